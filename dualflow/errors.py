@@ -1,0 +1,74 @@
+"""The error tree: every failure a user can cause is one of these, with one readable line.
+
+    DualflowError
+    ├── ConfigError          a config file or command-line value
+    ├── DataError            a study or a file in it
+    │   ├── HeaderError      a volume refused before its voxels are read
+    │   ├── GeometryError    an affine or grid that cannot be trusted
+    │   ├── IntensityError   voxels that cannot be used (NaN, constant, empty)
+    │   ├── PairingError     a target without its source, a subject named twice
+    │   └── RegistrationError an alignment whose quality figures fail
+    ├── CheckpointError      a model or training state that does not verify
+    ├── ShapeError           a tensor whose size the model cannot take
+    └── CommitError          an output that could not be made real
+
+A message names the value, what was expected and the remedy. `exit_code` is what the command line returns.
+"""
+
+from __future__ import annotations
+
+
+class DualflowError(Exception):
+    """Base of all errors that are reported as one line instead of a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(DualflowError):
+    """A configuration value that cannot be used."""
+
+    exit_code = 2
+
+
+class DataError(DualflowError):
+    """A study, subject or file that cannot be used."""
+
+    exit_code = 3
+
+
+class HeaderError(DataError):
+    """A volume whose header is refused before any voxel is read."""
+
+
+class GeometryError(DataError):
+    """An affine or grid that cannot be trusted."""
+
+
+class IntensityError(DataError):
+    """Voxel values that cannot be used."""
+
+
+class PairingError(DataError):
+    """Scans that do not form the pair a study needs."""
+
+
+class RegistrationError(DataError):
+    """An alignment whose quality figures are out of bounds."""
+
+
+class CheckpointError(DualflowError):
+    """A model or training state that does not verify."""
+
+    exit_code = 4
+
+
+class ShapeError(DualflowError, ValueError):
+    """A tensor whose size does not fit the model."""
+
+    exit_code = 5
+
+
+class CommitError(DualflowError):
+    """An output file that could not be made real."""
+
+    exit_code = 6

@@ -1,0 +1,177 @@
+"""The only code that spells a file name: BIDS names, derivative paths and run folders.
+
+Everything of one study lies under `Layout.root`:
+
+    bids/            the embedded cohort, where the study has no dataset of its own
+    index/           pairs.tsv, quarantine.tsv
+    derivatives/     BIDS derivatives: preprocessed pairs on the model grid and in native space, synthetic volumes
+    models/MODEL/seed-S/   checkpoints, history, model card
+    metrics/         tables that evaluation writes
+    manifests/       one file per finished step: what Snakemake sees
+    logs/ benchmarks/      text and timings
+    report.html
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from dualflow.errors import DataError
+from dualflow.modalities import Modality
+
+TEMPLATE_SPACE = "MNI152NLin2009aSym"
+LABEL = re.compile(r"^[A-Za-z0-9]+$")
+STUDY_NAME = re.compile(r"^[A-Za-z0-9_-]+$")
+
+
+@dataclass(frozen=True, order=True)
+class Scan:
+    """A subject at one session: the unit that is preprocessed and converted. Splits are by `subject`.
+
+    Attributes:
+        subject: BIDS subject label, without `sub-`.
+        session: BIDS session label, without `ses-`; None where the study has no sessions.
+    """
+
+    subject: str
+    session: str | None = None
+
+    def __post_init__(self) -> None:
+        for label in (self.subject, self.session):
+            if label is not None and not LABEL.match(label):
+                raise DataError(f"label '{label}' is not a BIDS label; use letters and digits only")
+
+    @property
+    def key(self) -> str:
+        """`sub-01` or `sub-01_ses-02`."""
+        return f"sub-{self.subject}" + (f"_ses-{self.session}" if self.session else "")
+
+    @property
+    def folder(self) -> Path:
+        """`sub-01` or `sub-01/ses-02`."""
+        return Path(f"sub-{self.subject}", *([f"ses-{self.session}"] if self.session else []))
+
+    @classmethod
+    def parse(cls, key: str) -> Scan:
+        """Read a scan back from its `key`.
+
+        Raises:
+            DataError: the key is not of the form `sub-LABEL[_ses-LABEL]`.
+        """
+        match = re.fullmatch(r"sub-([A-Za-z0-9]+)(?:_ses-([A-Za-z0-9]+))?", key)
+        if match is None:
+            raise DataError(f"scan '{key}' is not of the form sub-LABEL or sub-LABEL_ses-LABEL")
+        return cls(match[1], match[2])
+
+
+def bids_path(
+    root: Path,
+    scan: Scan,
+    row: Modality,
+    *,
+    suffix: str | None = None,
+    datatype: str | None = None,
+    space: str | None = None,
+    res: str | None = None,
+    desc: str | None = None,
+    extension: str = ".nii.gz",
+) -> Path:
+    """Path of one file of `scan` under a BIDS dataset, entities in the standard's order.
+
+    `suffix` and `datatype` stand in for the modality's own, for a mask or a figure.
+    """
+    suffix = suffix or row.suffix
+    entities = {"trc": row.tracer if suffix == row.suffix else None, "space": space, "res": res, "desc": desc}
+    name = "_".join([scan.key, *(f"{key}-{value}" for key, value in entities.items() if value), suffix])
+    return root / scan.folder / (datatype or row.datatype) / (name + extension)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Every path of one study below `root`."""
+
+    root: Path
+
+    @property
+    def bids(self) -> Path:
+        """The embedded cohort's BIDS dataset."""
+        return self.root / "bids"
+
+    @property
+    def derivatives(self) -> Path:
+        """The BIDS derivative dataset of preprocessing and conversion."""
+        return self.root / "derivatives" / "dualflow"
+
+    @property
+    def pairs(self) -> Path:
+        """Table of the usable scans: paths, side information, split."""
+        return self.root / "index" / "pairs.tsv"
+
+    @property
+    def quarantine(self) -> Path:
+        """Table of the scans set aside, each with its step and reason."""
+        return self.root / "quarantine.tsv"
+
+    @property
+    def report(self) -> Path:
+        """The HTML report."""
+        return self.root / "report.html"
+
+    @property
+    def tables(self) -> Path:
+        """Folder of the tables that evaluation writes."""
+        return self.root / "metrics"
+
+    def on_grid(self, scan: Scan, row: Modality) -> Path:
+        """A preprocessed volume on the model grid, normalised and masked."""
+        return bids_path(self.derivatives, scan, row, space=TEMPLATE_SPACE, res="model", desc="preproc")
+
+    def mask_on_grid(self, scan: Scan, source: Modality) -> Path:
+        """The brain mask on the model grid."""
+        return bids_path(
+            self.derivatives, scan, source, suffix="mask", space=TEMPLATE_SPACE, res="model", desc="brain"
+        )
+
+    def mask_native(self, scan: Scan, source: Modality) -> Path:
+        """The brain mask on the source scan's own grid."""
+        return bids_path(self.derivatives, scan, source, suffix="mask", space=source.suffix, desc="brain")
+
+    def target_native(self, scan: Scan, source: Modality, target: Modality) -> Path:
+        """The real target, normalised, on the source scan's own grid."""
+        return bids_path(self.derivatives, scan, target, space=source.suffix, desc="preproc")
+
+    def record(self, scan: Scan, source: Modality) -> Path:
+        """The JSON record beside the preprocessed source: transforms, intensities, quality, hashes."""
+        return self.on_grid(scan, source).with_name(
+            self.on_grid(scan, source).name.removesuffix(".nii.gz") + ".json"
+        )
+
+    def synthetic(self, scan: Scan, source: Modality, target: Modality, desc: str) -> Path:
+        """A synthetic volume on the source scan's own grid; `desc` is synth, synthmean, synthstd or synth01 .."""
+        return bids_path(self.derivatives, scan, target, space=source.suffix, desc=desc)
+
+    def figure(self, scan: Scan, name: str) -> Path:
+        """A picture of one scan, for quality control."""
+        return self.derivatives / f"sub-{scan.subject}" / "figures" / f"{scan.key}_{name}.png"
+
+    def model(self, name: str, seed: int) -> Path:
+        """Folder of one trained model."""
+        return self.root / "models" / name / f"seed-{seed}"
+
+    def manifest(self, step: str) -> Path:
+        """The file that says a step is done."""
+        return self.root / "manifests" / f"{step}.json"
+
+    def scan_manifest(self, scan: Scan) -> Path:
+        """The file that says a scan is preprocessed, or quarantined and why."""
+        return self.manifest(f"scans/{scan.key}")
+
+    def log(self, step: str) -> Path:
+        """A step's log."""
+        return self.root / "logs" / f"{step}.log"
+
+    def benchmark(self, step: str) -> Path:
+        """A step's wall time and peak memory, as Snakemake measures them."""
+        return self.root / "benchmarks" / f"{step}.tsv"
