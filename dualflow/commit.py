@@ -40,10 +40,12 @@ def committing(path: Path | str) -> Iterator[Path]:
         yield temp
         _fsync(temp)
         _verify(temp)
-        os.replace(temp, path)
+        temp.replace(path)
         _fsync(path.parent)
     except OSError as error:
-        raise CommitError(f"{path}: cannot be written ({error.strerror or error}); free space or change the output folder") from error
+        raise CommitError(
+            f"{path}: cannot be written ({error.strerror or error}); free space or change the output folder"
+        ) from error
     finally:
         temp.unlink(missing_ok=True)
 
@@ -91,6 +93,7 @@ def write_manifest(
 
     Args:
         path: the manifest, written last.
+        step: name of the finished work.
         outputs: name -> file made by this step.
         inputs: name -> hash of what it was made from.
         config: the part of the configuration the step depends on.
@@ -139,7 +142,7 @@ def read_manifest(
 
 
 def sweep_temporaries(folder: Path | str) -> int:
-    """Remove temporary files under `folder` whose writing process is gone (a killed run's leavings); return how many."""
+    """Remove temporary files under `folder` whose writing process is gone; return how many."""
     removed = 0
     for temp in Path(folder).rglob(f"{TEMP_PREFIX}*"):
         pid = temp.name[len(TEMP_PREFIX) :].split("-")[0]

@@ -24,7 +24,7 @@ class DualflowError(Exception):
     exit_code = 1
 
 
-class ConfigError(DualflowError):
+class ConfigError(DualflowError, ValueError):
     """A configuration value that cannot be used."""
 
     exit_code = 2

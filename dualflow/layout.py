@@ -130,9 +130,7 @@ class Layout:
 
     def mask_on_grid(self, scan: Scan, source: Modality) -> Path:
         """The brain mask on the model grid."""
-        return bids_path(
-            self.derivatives, scan, source, suffix="mask", space=TEMPLATE_SPACE, res="model", desc="brain"
-        )
+        return bids_path(self.derivatives, scan, source, suffix="mask", space=TEMPLATE_SPACE, res="model", desc="brain")
 
     def mask_native(self, scan: Scan, source: Modality) -> Path:
         """The brain mask on the source scan's own grid."""
@@ -144,9 +142,7 @@ class Layout:
 
     def record(self, scan: Scan, source: Modality) -> Path:
         """The JSON record beside the preprocessed source: transforms, intensities, quality, hashes."""
-        return self.on_grid(scan, source).with_name(
-            self.on_grid(scan, source).name.removesuffix(".nii.gz") + ".json"
-        )
+        return self.on_grid(scan, source).with_name(self.on_grid(scan, source).name.removesuffix(".nii.gz") + ".json")
 
     def synthetic(self, scan: Scan, source: Modality, target: Modality, desc: str) -> Path:
         """A synthetic volume on the source scan's own grid; `desc` is synth, synthmean, synthstd or synth01 .."""

@@ -1,0 +1,1 @@
+"""From a study to tensors: the index of usable scans, splits by subject, side information, datasets."""

@@ -1,0 +1,1 @@
+"""Metrics, regions, calibration, and comparison with confidence intervals."""

@@ -1,0 +1,1 @@
+"""Volumes: a header gate, geometry, bias field, brain mask, registration, intensity, and the pair pipeline."""

@@ -1,0 +1,1 @@
+"""From a trained model to synthetic volumes in native space."""
