@@ -12,7 +12,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,8 @@ def committing(path: Path | str) -> Iterator[Path]:
             f"{path}: cannot be written ({error.strerror or error}); free space or change the output folder"
         ) from error
     finally:
-        temp.unlink(missing_ok=True)
+        with suppress(OSError):  # where the folder itself cannot be, there is nothing to remove
+            temp.unlink(missing_ok=True)
 
 
 def commit_bytes(path: Path | str, data: bytes) -> None:

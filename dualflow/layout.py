@@ -17,7 +17,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from dualflow import __version__
 from dualflow.errors import DataError
 from dualflow.modalities import Modality
 
@@ -88,6 +90,17 @@ def bids_path(
     return root / scan.folder / (datatype or row.datatype) / (name + extension)
 
 
+def derivative_description(study: str) -> dict[str, Any]:
+    """`dataset_description.json` of a derivative dataset."""
+    return {
+        "Name": f"dualflow derivatives of {study}",
+        "BIDSVersion": "1.10.0",
+        "DatasetType": "derivative",
+        "License": "see the source dataset",
+        "GeneratedBy": [{"Name": "dualflow", "Version": __version__}],
+    }
+
+
 @dataclass(frozen=True)
 class Layout:
     """Every path of one study below `root`."""
@@ -108,6 +121,11 @@ class Layout:
     def pairs(self) -> Path:
         """Table of the usable scans: paths, side information, split."""
         return self.root / "index" / "pairs.tsv"
+
+    @property
+    def index_quarantine(self) -> Path:
+        """Table of the scans the index set aside, before any scan was preprocessed."""
+        return self.root / "index" / "quarantine.tsv"
 
     @property
     def quarantine(self) -> Path:

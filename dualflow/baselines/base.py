@@ -1,0 +1,48 @@
+"""What every baseline is: a module with a point estimate, made ready on training pairs and perhaps trained further."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Protocol, Self
+
+from torch import Tensor, nn
+
+
+class Pairs(Protocol):
+    """Training pairs: dicts of `source`, `target` [1, D, H, W], `mask` (the same, bool), `side` [S] (NaN unknown)."""
+
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+
+    def __getitem__(self, position: int, /) -> Mapping[str, Any]:
+        """Return one pair."""
+
+
+class Baseline(nn.Module, ABC):
+    """A rival of the flow, built from grid and number of side columns and saved by its state dict.
+
+    Attributes:
+        trainable: whether gradient steps follow `fit`; then forward(target, source, side, mask) returns a dict of
+            scalars with `loss`.
+    """
+
+    trainable: ClassVar[bool] = False
+
+    @abstractmethod
+    def fit(self, pairs: Pairs, folds: Sequence[int] | None = None) -> Self:
+        """Set, in place, what follows from the training pairs in closed form.
+
+        Args:
+            pairs: the training pairs.
+            folds: fold of each pair, one person's pairs in one fold; by default dealt out in turn.
+        """
+
+    @abstractmethod
+    def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:
+        """Return the target `[N, 1, D, H, W]` expected for the source `[N, 1, D, H, W]` and side values `[N, S]`."""
+
+
+def each(pairs: Pairs) -> Iterator[Mapping[str, Any]]:
+    """Iterate over pairs by position, for a torch dataset is no iterable."""
+    return (pairs[position] for position in range(len(pairs)))

@@ -1,0 +1,97 @@
+"""Baselines without training: the mean image, and the linear laws that follow from sums."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from dualflow.baselines.base import Baseline, Pairs, each
+from dualflow.errors import DataError
+from dualflow.flows.local_linear import RIDGES, SIGMAS, LocalLinear, Scan, fit_local_linear
+from dualflow.flows.voxel_features import IntensityFeatures, TissueFeatures, VoxelFeatures
+
+FOLDS = 4
+
+
+class MeanImage(Baseline):
+    """The mean training target, whoever is asked about: each voxel over the masks that hold it, 0 where none does.
+
+    Args:
+        shape: the grid, D, H, W.
+        side_features: number of side columns, which it ignores.
+    """
+
+    image: Tensor
+
+    def __init__(self, shape: tuple[int, int, int], side_features: int = 0) -> None:
+        super().__init__()
+        self.register_buffer("image", torch.zeros(1, *shape))
+
+    def fit(self, pairs: Pairs, folds: Sequence[int] | None = None) -> Self:
+        """Average the targets.
+
+        Raises:
+            DataError: there are no pairs.
+        """
+        if len(pairs) == 0:
+            raise DataError("no training pairs; check the split and the list of quarantined scans")
+        total, count = torch.zeros_like(self.image), torch.zeros_like(self.image)
+        for pair in each(pairs):
+            total += pair["target"] * pair["mask"]
+            count += pair["mask"]
+        self.image.copy_(total / count.clamp_min(1))
+        return self
+
+    def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:
+        """Return the image for each of the batch."""
+        return self.image.expand_as(source)
+
+
+class _Scans:
+    """Pairs as scans of their folds, re-iterable."""
+
+    def __init__(self, pairs: Pairs, folds: Sequence[int]) -> None:
+        self.pairs, self.folds = pairs, folds
+
+    def __iter__(self) -> Iterator[Scan]:
+        for pair, fold in zip(each(self.pairs), self.folds, strict=True):
+            yield Scan(pair["source"], pair["target"], pair["side"], pair["mask"], fold)
+
+
+class LocalLinearBaseline(Baseline):
+    """Local linear regression on tissue maps, as the flow's mean has it, alone.
+
+    Args:
+        shape: the grid, D, H, W.
+        side_features: number of side columns.
+    """
+
+    design: ClassVar[VoxelFeatures] = TissueFeatures()
+    ridges: ClassVar[tuple[float, ...]] = RIDGES
+    sigmas: ClassVar[tuple[float, ...]] = SIGMAS
+
+    def __init__(self, shape: tuple[int, int, int], side_features: int = 0) -> None:
+        super().__init__()
+        self.law = LocalLinear(shape, side_features, design=self.design)
+
+    def fit(self, pairs: Pairs, folds: Sequence[int] | None = None) -> Self:
+        """Fit the law."""
+        dealt = [position % FOLDS for position in range(len(pairs))] if folds is None else folds
+        fit_local_linear(_Scans(pairs, dealt), self.law, ridges=self.ridges, sigmas=self.sigmas)
+        return self
+
+    def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:
+        """Return the law's prediction."""
+        image: Tensor = self.law(source, side)
+        return image
+
+
+class VoxelwiseLinear(LocalLinearBaseline):
+    """Ordinary regression at each voxel on the source's intensity there and the side values; no sharing, no ridge."""
+
+    design = IntensityFeatures()
+    ridges = (1e-6,)
+    sigmas = (0.0,)

@@ -1,0 +1,213 @@
+"""One person's anatomy: size and pose, a smooth fold-free deformation of the template, and lost tissue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+from scipy.interpolate import make_interp_spline
+from scipy.spatial.transform import Rotation
+
+from dualflow.cohort.people import Person
+from dualflow.cohort.template import BRAIN, COARSE, COARSE_SHAPE, Floats, coarse_points, template
+from dualflow.cohort.uptake import Doubles, regions, tissue_loss
+
+Affine = npt.NDArray[np.float64]
+Points = Callable[[Floats], Floats]
+
+HEAD_CENTRE = (0.0, -18.0, -10.0)
+MIN_JACOBIAN = 0.2
+# (control spacing, standard deviation) in mm of the layers of the random displacement: head shape, lobes, gyri.
+_LAYERS = ((60.0, 2.6), (32.0, 1.0), (16.0, 0.32))
+_STRIDE = 3
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What makes a person's head out of the template.
+
+    Attributes:
+        to_template: 4x4, points map from the T1 world to the template world before the deformation.
+        displacement: mm [3, *COARSE_SHAPE], added to a point in the template world; trilinear between the nodes.
+        loss: fraction of each region's grey matter that has become fluid [R].
+    """
+
+    to_template: Affine
+    displacement: Floats
+    loss: Doubles
+
+    def template_points(self, points: Floats) -> Floats:
+        """Take points [3, ...] of the T1 world to the template world, deformation included."""
+        return self.deform(transform(self.to_template, points))
+
+    def deform(self, points: Floats) -> Floats:
+        """Add the displacement to points [3, ...] of the template world."""
+        at = COARSE.index(points)
+        moves = [ndimage.map_coordinates(part, at, order=1, mode="nearest") for part in self.displacement]
+        return points + np.stack(moves)
+
+
+@dataclass(frozen=True)
+class Tissue:
+    """Tissue at the voxels of a grid that lie in the head, in the brain, each given as a flat index.
+
+    Attributes:
+        head: flat indices of voxels in or near the head.
+        soft: muscle and skin fraction at `head`.
+        fat: fat and marrow fraction at `head`.
+        brain: flat indices of voxels in or near the brain.
+        grey: grey-matter fraction at `brain`, and so on.
+        white: white-matter fraction.
+        fluid: fluid fraction.
+        detail: T1 signal beyond the fractions.
+        mask: in the template's brain mask.
+        grey_region: row of the regions table for grey matter.
+        white_region: the same for white matter.
+    """
+
+    head: npt.NDArray[np.intp]
+    soft: Floats
+    fat: Floats
+    brain: npt.NDArray[np.intp]
+    grey: Floats
+    white: Floats
+    fluid: Floats
+    detail: Floats
+    mask: npt.NDArray[np.bool_]
+    grey_region: npt.NDArray[np.int16]
+    white_region: npt.NDArray[np.int16]
+
+
+def anatomy(person: Person) -> Anatomy:
+    """Draw the anatomy of a person."""
+    draw = person.generator("anatomy")
+    loss = tissue_loss(person)
+    size = draw.normal(0.955 if person.sex == "M" else 0.915, 0.022) * (1 + draw.normal(0, 0.012, 3))
+    rotation = Rotation.from_euler("xyz", np.clip(draw.normal(0, (5, 3, 4)), -12, 12), degrees=True).as_matrix()
+    to_template = np.eye(4)
+    to_template[:3, :3] = np.diag(1 / size) @ rotation
+    to_template[:3, 3] = np.asarray(HEAD_CENTRE) - to_template[:3, :3] @ np.clip(draw.normal(0, 4, 3), -9, 9)
+    return Anatomy(to_template, _fold_free(_random(draw) + _atrophy(person, loss, draw)), loss)
+
+
+def transform(affine: Affine, points: Floats) -> Floats:
+    """Apply a 4x4 to points [3, ...]."""
+    moved = np.tensordot(affine[:3, :3].astype(np.float32), points, axes=1)
+    return np.asarray(moved + affine[:3, 3].astype(np.float32).reshape(3, *(1,) * (points.ndim - 1)), np.float32)
+
+
+def lattice(affine: Affine, shape: tuple[int, int, int], stride: int = _STRIDE) -> tuple[Floats, Affine]:
+    """World points [3, ...] of every `stride`-th voxel, reaching past the grid's end, and the lattice's affine."""
+    counts = [(n - 1) // stride + 2 for n in shape]
+    coarse = affine @ np.diag([stride, stride, stride, 1.0])
+    return transform(coarse, np.indices(counts, dtype=np.float32)), coarse
+
+
+def points_on_grid(points: Points, affine: Affine, shape: tuple[int, int, int]) -> Floats:
+    """Evaluate a smooth map at every voxel [3, *shape], by a cubic spline through every third voxel."""
+    world, _ = lattice(affine, shape)
+    fine = points(world)
+    for axis, n in enumerate(shape, start=1):
+        fine = np.moveaxis(np.tensordot(_spline(fine.shape[axis], n), fine, axes=(1, axis)), 0, axis)
+    return np.ascontiguousarray(fine)
+
+
+def jacobian(displacement: Floats, spacing: float = COARSE.spacing) -> Floats:
+    """Determinant of the derivative of x + u(x) at every node, u in mm [3, ...]."""
+    rows = np.stack([np.stack(np.gradient(part, spacing, axis=(0, 1, 2))) for part in displacement])
+    return np.asarray(np.linalg.det(np.moveaxis(rows, (0, 1), (-2, -1)) + np.eye(3, dtype=np.float32)), np.float32)
+
+
+def best_affine(person_anatomy: Anatomy) -> Affine:
+    """Least-squares 4x4 of the whole points map, deformation included, over the brain."""
+    base, q = template(), coarse_points()
+    near = np.round(base.head.index(q)).astype(int)
+    near = np.minimum(near, np.reshape(base.zone.shape, (3, 1, 1, 1)) - 1)
+    chosen = q[:, base.zone[tuple(near)] == BRAIN]
+    moved = person_anatomy.deform(chosen).astype(np.float64)
+    solution, *_ = np.linalg.lstsq(np.vstack([chosen, np.ones_like(chosen[:1])]).T.astype(np.float64), moved.T)
+    fitted = np.eye(4)
+    fitted[:3] = solution.T
+    return np.asarray(fitted @ person_anatomy.to_template)
+
+
+def tissue(person_anatomy: Anatomy, points: Floats) -> Tissue:
+    """Look up tissue at template-world points [3, ...] of a whole grid."""
+    base = template()
+    flat = points.reshape(3, -1)
+    zone = _lookup(base.zone, base.head.index(flat))
+    head, brain = np.flatnonzero(zone), np.flatnonzero(zone == BRAIN)
+    at_head, at = base.head.index(flat[:, head]), base.brain.index(flat[:, brain])
+    grey_region = _lookup(base.grey_region, at)
+    grey, fluid = _linear(base.grey, at), _linear(base.fluid, at)
+    # Thinning starts where fluid is near: sulci open before gyri shrink.
+    give = person_anatomy.loss.astype(np.float32)[grey_region] * (0.4 + 2.0 * _linear(base.exposure, at))
+    lost = grey * np.minimum(give, 0.9)
+    return Tissue(
+        head=head,
+        soft=_linear(base.soft, at_head),
+        fat=_linear(base.fat, at_head),
+        brain=brain,
+        grey=grey - lost,
+        white=_linear(base.white, at),
+        fluid=fluid + lost,
+        detail=_linear(base.detail, at),
+        mask=_lookup(base.mask, at),
+        grey_region=grey_region,
+        white_region=_lookup(base.white_region, at),
+    )
+
+
+def _random(draw: np.random.Generator) -> Floats:
+    """Band-limited displacement [3, *COARSE_SHAPE]: cubic splines through normal values on three lattices."""
+    total = np.zeros((3, *COARSE_SHAPE), np.float32)
+    for spacing, sd in _LAYERS:
+        step = round(spacing / COARSE.spacing)
+        counts = [(n - 1) // step + 4 for n in COARSE_SHAPE]
+        layer = draw.normal(0, sd, (3, *counts)).astype(np.float32)
+        for axis, n in enumerate(COARSE_SHAPE, start=1):
+            layer = np.moveaxis(np.tensordot(_spline(counts[axis - 1], n, step), layer, axes=(1, axis)), 0, axis)
+        total += layer
+    return total
+
+
+def _atrophy(person: Person, loss: Doubles, draw: np.random.Generator) -> Floats:
+    """Displacement of growing ventricles (sampled nearer their middle) and shrinking hippocampi (farther from it)."""
+    pull = template().pull
+    ventricles = -1.0 + 4.5 * ((person.age - 50) / 40) ** 1.5 + 3.5 * person.atrophy + draw.normal(0, 0.8)
+    total = pull["ventricles"] * np.float32(np.clip(ventricles, -1.5, 6.5))
+    lost = dict(zip(regions().index, loss, strict=True))
+    for half in ("Left", "Right"):
+        total = total - pull[f"{half.lower()} hippocampus"] * np.float32(7.0 * lost[f"{half}-Hippocampus"])
+    return np.asarray(total, np.float32)
+
+
+def _fold_free(displacement: Floats) -> Floats:
+    """Scale a displacement down until no cell is squeezed below MIN_JACOBIAN."""
+    while jacobian(displacement).min() < MIN_JACOBIAN:
+        displacement = displacement * np.float32(0.93)
+    return displacement
+
+
+@cache
+def _spline(nodes: int, n: int, step: int = _STRIDE) -> Floats:
+    """Matrix [n, nodes] of cubic spline interpolation from every `step`-th position to positions 0 .. n-1."""
+    spline = make_interp_spline(step * np.arange(nodes), np.eye(nodes), k=min(3, nodes - 1))
+    return np.asarray(spline(np.arange(n)), dtype=np.float32)
+
+
+def _linear(image: Floats, at: Floats) -> Floats:
+    return np.asarray(ndimage.map_coordinates(image, at, order=1, mode="nearest", output=np.float32))
+
+
+def _lookup(image: npt.NDArray[np.generic], at: Floats) -> npt.NDArray[np.generic]:
+    """Nearest voxel's value, and zero beyond the image."""
+    index = np.rint(at).astype(np.int32)
+    size = np.reshape(image.shape, (3, 1))
+    inside = ((index >= 0) & (index < size)).all(axis=0)
+    index = np.clip(index, 0, size - 1)
+    return np.where(inside, image[tuple(index)], image.dtype.type(0))

@@ -1,0 +1,231 @@
+"""The cohort as a BIDS dataset, with what is known of it in the derivative dataset `derivatives/truth`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from dualflow import __version__
+from dualflow.cohort.anatomy import Affine, anatomy, best_affine
+from dualflow.cohort.people import Person
+from dualflow.cohort.scanner import SCANNERS, Pet, acquire_pet, acquire_t1, deformation_field
+from dualflow.cohort.template import Floats
+from dualflow.cohort.uptake import effect_table, expected_uptake, own_uptake, regions, tissue_loss
+from dualflow.commit import commit_json, commit_text, committing
+from dualflow.layout import TEMPLATE_SPACE, Scan, bids_path
+from dualflow.modalities import MODALITIES
+
+BIDS_VERSION = "1.10.0"
+_T1W, _FDG = MODALITIES["T1w"], MODALITIES["FDG"]
+
+
+def truth_root(out: Path) -> Path:
+    """Folder of the truth dataset of the cohort at `out`."""
+    return out / "derivatives" / "truth"
+
+
+def write_subject(out: Path, person: Person) -> None:
+    """Simulate one person and write T1w, PET, sidecars and truth; the same person gives the same bytes.
+
+    Args:
+        out: root of the BIDS dataset.
+        person: who; nothing else decides what is written.
+    """
+    shape = anatomy(person)
+    own, expected = own_uptake(person, shape.loss), expected_uptake(person, shape.loss)
+    t1, affine, brain_ml = acquire_t1(person, shape)
+    pet = acquire_pet(person, shape, own, expected)
+    linear = best_affine(shape)
+    field, lattice_affine = deformation_field(shape, affine, t1.shape, linear)
+    del shape
+
+    scan, truth = Scan(person.label), truth_root(out)
+    _write(bids_path(out, scan, _T1W), t1, affine, levels=2000, sidecar=_t1w_sidecar(person))
+    _write(bids_path(out, scan, _FDG), pet.measured, pet.affine, levels=8000, sidecar=_pet_sidecar(person, pet))
+    known = {
+        "TargetToSource": pet.to_t1.tolist(),
+        "SourceToTemplate": linear.tolist(),
+        "BrainVolume": round(brain_ml, 1),
+        "BlurFWHM": round(pet.blur, 3),
+    }
+    for desc, volume in (("noisefree", pet.noisefree), ("expected", pet.expected)):
+        sidecar = {**_TRUTH_SIDECAR, "Description": _DESCRIPTIONS[desc], **(known if desc == "noisefree" else {})}
+        _write(bids_path(truth, scan, _FDG, desc=desc), volume, pet.affine, levels=30000, sidecar=sidecar)
+    path = bids_path(truth, scan, _T1W, suffix="xfm", space=TEMPLATE_SPACE, desc="residual")
+    _write(path, np.moveaxis(field, 0, -1)[..., None, :], lattice_affine, levels=30000, sidecar=None, intent="vector")
+
+
+def write_dataset(out: Path, people: Sequence[Person]) -> None:
+    """Write what belongs to the whole dataset: descriptions, participants and the tables of the truth.
+
+    Args:
+        out: root of the BIDS dataset, whose subjects are written already.
+        people: everyone in it.
+    """
+    truth = truth_root(out)
+    commit_json(out / "dataset_description.json", _description("raw", "dualflow embedded cohort"))
+    commit_text(out / "README.md", _README)
+    commit_json(out / "participants.json", _COLUMNS)
+    _write_table(out / "participants.tsv", pd.DataFrame([_row(person) for person in people]))
+
+    commit_json(truth / "dataset_description.json", _description("derivative", "dualflow embedded cohort: truth"))
+    commit_text(truth / "README.md", _TRUTH_README)
+    commit_text(truth / ".bidsignore", "*_xfm.nii.gz\nuptake.tsv\nexpected_uptake.tsv\neffects.tsv\npeople.tsv\n")
+    losses = [tissue_loss(person) for person in people]
+    for name, model in (("uptake", own_uptake), ("expected_uptake", expected_uptake)):
+        values = np.stack([model(person, loss) for person, loss in zip(people, losses, strict=True)])
+        table = pd.DataFrame(values, columns=list(regions().index)).round(5)
+        table.insert(0, "participant_id", [f"sub-{person.label}" for person in people])
+        _write_table(truth / f"{name}.tsv", table)
+    _write_table(truth / "effects.tsv", effect_table().round(5).reset_index())
+    _write_table(truth / "people.tsv", pd.DataFrame([_true_row(person) for person in people]))
+
+
+def _row(person: Person) -> dict[str, Any]:
+    """What participants.tsv says of a person: some values are not reported."""
+    row = {"age": person.age, "sex": person.sex, "diagnosis": person.diagnosis, "site": person.site}
+    known = {column: "n/a" if column in person.unreported else value for column, value in row.items()}
+    return {"participant_id": f"sub-{person.label}", **known}
+
+
+def _true_row(person: Person) -> dict[str, Any]:
+    return {
+        "participant_id": f"sub-{person.label}",
+        "age": person.age,
+        "sex": person.sex,
+        "diagnosis": person.diagnosis,
+        "site": person.site,
+        "atrophy": round(person.atrophy, 4),
+        "metabolism": round(person.metabolism, 4),
+    }
+
+
+def _write(
+    path: Path,
+    values: Floats,
+    affine: Affine,
+    *,
+    levels: int,
+    sidecar: Mapping[str, Any] | None,
+    intent: str = "none",
+) -> None:
+    """Write int16 NIfTI with a slope, so that `levels` steps span the range, and the sidecar beside it."""
+    slope = float(np.abs(values).max()) / levels
+    voxels: npt.NDArray[np.int16] = np.rint(values / np.float32(slope)).astype(np.int16)
+    image = nib.Nifti1Image(voxels, affine)
+    image.header.set_slope_inter(slope, 0)
+    image.header.set_xyzt_units("mm")
+    image.header.set_intent(intent)
+    # The quaternion cannot hold every affine to the last bit; sform repeats what it does hold, so that both agree.
+    image.set_qform(affine, 1)
+    image.set_sform(image.get_qform(), 1)
+    with committing(path) as temp:
+        image.to_filename(temp)
+    if sidecar is not None:
+        commit_json(path.with_name(path.name.removesuffix(".nii.gz") + ".json"), sidecar)
+
+
+def _write_table(path: Path, table: pd.DataFrame) -> None:
+    commit_text(path, table.to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n"))
+
+
+def _t1w_sidecar(person: Person) -> dict[str, Any]:
+    scanner = SCANNERS[person.site]
+    return {
+        "Modality": "MR",
+        "MagneticFieldStrength": scanner.field,
+        "Manufacturer": "Simulated",
+        "ManufacturersModelName": scanner.model,
+        "PulseSequenceType": "simulated T1-weighted gradient echo",
+    }
+
+
+def _pet_sidecar(person: Person, pet: Pet) -> dict[str, Any]:
+    return {
+        "Modality": "PT",
+        "Manufacturer": "Simulated",
+        "ManufacturersModelName": SCANNERS[person.site].model,
+        "Units": "Bq/mL",
+        "BodyPart": "BRAIN",
+        "TracerName": "FDG",
+        "TracerRadionuclide": "F18",
+        "InjectedRadioactivity": pet.dose,
+        "InjectedRadioactivityUnits": "MBq",
+        "InjectedMass": "n/a",
+        "InjectedMassUnits": "n/a",
+        "SpecificRadioactivity": "n/a",
+        "SpecificRadioactivityUnits": "n/a",
+        "BodyWeight": pet.weight,
+        "BodyWeightUnits": "kg",
+        "ModeOfAdministration": "bolus",
+        "TimeZero": "10:00:00",
+        "ScanStart": 1800,
+        "InjectionStart": 0,
+        "FrameTimesStart": [0],
+        "FrameDuration": [1200],
+        "AcquisitionMode": "static",
+        "ImageDecayCorrected": True,
+        "ImageDecayCorrectionTime": 0,
+        "ReconMethodName": "simulated",
+        "ReconMethodParameterLabels": ["none"],
+        "ReconMethodParameterUnits": ["none"],
+        "ReconMethodParameterValues": [0],
+        "ReconFilterType": "none",
+        "AttenuationCorrection": "simulated without attenuation",
+    }
+
+
+def _description(kind: str, name: str) -> dict[str, Any]:
+    return {
+        "Name": name,
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": kind,
+        "License": "CC0",
+        "Authors": ["dualflow"],
+        "GeneratedBy": [{"Name": "dualflow", "Version": __version__, "Description": "simulation: cohort"}],
+    }
+
+
+_TRUTH_SIDECAR: Mapping[str, Any] = {"SkullStripped": False, "Units": "Bq/mL", "TracerName": "FDG", "Simulated": True}
+_DESCRIPTIONS: Mapping[str, str] = {
+    "noisefree": "The person's own uptake through their own scanner blur, without noise.",
+    "expected": "The person's anatomy with the uptake expected for age, sex, diagnosis and tissue loss, and the "
+    "scanner's usual blur: what a predictor could know at best.",
+}
+_COLUMNS: Mapping[str, Any] = {
+    "age": {"Description": "Age at scan", "Units": "year"},
+    "sex": {"Description": "Sex", "Levels": {"F": "female", "M": "male"}},
+    "diagnosis": {
+        "Description": "Simulated clinical diagnosis",
+        "Levels": {"CN": "cognitively normal", "MCI": "mild cognitive impairment", "AD": "Alzheimer's dementia"},
+    },
+    "site": {"Description": "Simulated scanner pair", "Levels": {"A": "3 T, sharper PET", "B": "1.5 T, softer PET"}},
+}
+_README = """# dualflow embedded cohort
+
+Simulated people, not patients. Anatomy: the ICBM152 2009a template, deformed and aged. FDG uptake: Desikan-Killiany
+regional figures fitted to a published group template (Della Rosa et al. 2014), with invented effects of age, sex,
+diagnosis and tissue loss and invented variation between people. T1w and PET lie in different poses and on different
+grids, from two simulated sites that differ in MR contrast, noise and PET resolution. A few values are missing (`n/a`).
+
+The noise-free and the expected PET, the transforms and the effects are known: see `derivatives/truth`.
+No clinical conclusion can be drawn from these data.
+"""
+_TRUTH_README = """# What is known of the simulated people
+
+- `desc-noisefree`: PET without noise. Its sidecar holds `TargetToSource` (4x4, points of the PET world to the T1
+  world, RAS mm, exact), `SourceToTemplate` (4x4, points of the T1 world to the template world, best affine of the
+  whole map over the brain), `BrainVolume` (mL) and `BlurFWHM` (mm).
+- `desc-expected`: PET with random variation between people at its mean; same scale as `desc-noisefree`.
+- `*_desc-residual_xfm.nii.gz`: displacement in mm that the best affine leaves, on the T1 world:
+  template point = SourceToTemplate(x) + displacement(x).
+- `uptake.tsv`, `expected_uptake.tsv`: uptake of pure tissue by region (1 = mean grey matter of the base figures).
+- `effects.tsv`: change of the mean log uptake by region with age, diagnosis and sex, at mean tissue loss.
+- `people.tsv`: all traits, with none missing, and the severities of atrophy and hypometabolism.
+"""

@@ -1,0 +1,87 @@
+"""Who is in the cohort: age, sex, diagnosis, scanner and the severity of disease, all from one seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Literal
+
+import numpy as np
+
+Diagnosis = Literal["CN", "MCI", "AD"]
+Sex = Literal["F", "M"]
+Site = Literal["A", "B"]
+
+
+@dataclass(frozen=True)
+class Person:
+    """One simulated person; everything about their scans follows from these fields.
+
+    Attributes:
+        label: BIDS subject label.
+        age: years, true even where it is not reported.
+        sex: F or M.
+        diagnosis: cognitively normal, mild cognitive impairment or Alzheimer's dementia.
+        site: scanner pair, which sets MR contrast and PET sharpness.
+        atrophy: severity of tissue loss, about 0 (CN) to 1 (AD); it shows in the MR.
+        metabolism: severity of hypometabolism on the same scale; coupled to `atrophy`, not determined by it.
+        seed: seed of the cohort.
+        index: place in the cohort, counted from 0.
+        unreported: columns that participants.tsv leaves `n/a`.
+    """
+
+    label: str
+    age: float
+    sex: Sex
+    diagnosis: Diagnosis
+    site: Site
+    atrophy: float
+    metabolism: float
+    seed: int
+    index: int
+    unreported: frozenset[str] = field(default_factory=frozenset)
+
+    def generator(self, purpose: str) -> np.random.Generator:
+        """Random numbers of this person for one purpose, independent of every other purpose and person."""
+        return _generator(self.seed, self.index, _PURPOSES[purpose])
+
+
+def participants(subjects: int, seed: int) -> list[Person]:
+    """Draw `subjects` people; person i of a seed is the same however many are drawn."""
+    return [_person(index, seed) for index in range(subjects)]
+
+
+def expected_metabolism(diagnosis: Diagnosis, atrophy: float) -> float:
+    """Mean severity of hypometabolism among people of this diagnosis and severity of atrophy."""
+    usual = SEVERITY[diagnosis]
+    return max(0.0, usual + _COUPLING * (atrophy - usual))
+
+
+def _person(index: int, seed: int) -> Person:
+    # Each block of six holds every diagnosis at both sites once, so that small cohorts are balanced too.
+    block, place = divmod(index, len(_CELLS))
+    order = _generator(seed, block, _PURPOSES["block"]).permutation(len(_CELLS))
+    diagnosis, site = _CELLS[order[place]]
+    draw = _generator(seed, index, _PURPOSES["person"])
+    age = float(np.round(np.clip(draw.normal(_MEAN_AGE[diagnosis], 8.5), 50, 89), 1))
+    atrophy = float(np.clip(SEVERITY[diagnosis] + draw.normal(0, 0.2), 0, 1.6))
+    metabolism = max(0.0, expected_metabolism(diagnosis, atrophy) + float(draw.normal(0, 0.12)))
+    sex: Sex = "M" if draw.random() < 0.5 else "F"
+    unreported = frozenset(column for column, share in UNREPORTED.items() if draw.random() < share)
+    return Person(
+        f"C{index + 1:04d}", age, sex, diagnosis, site, atrophy, metabolism, seed, index, unreported=unreported
+    )
+
+
+def _generator(*keys: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(keys))
+
+
+SEVERITY: Mapping[Diagnosis, float] = {"CN": 0.05, "MCI": 0.5, "AD": 1.0}
+UNREPORTED: Mapping[str, float] = {"age": 0.04, "sex": 0.02, "diagnosis": 0.06}
+_MEAN_AGE: Mapping[Diagnosis, float] = {"CN": 69.0, "MCI": 71.0, "AD": 73.0}
+_COUPLING = 0.5
+_SITES: tuple[Site, ...] = ("A", "B")
+_CELLS: tuple[tuple[Diagnosis, Site], ...] = tuple(product(SEVERITY, _SITES))
+_PURPOSES = {"block": 0, "person": 1, "anatomy": 2, "loss": 3, "uptake": 4, "tilt": 5, "mr": 6, "pet": 7}

@@ -1,0 +1,81 @@
+"""Scans set aside: each with the step that refused it and the reason, so that one bad scan never stops a study."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import pandas as pd
+
+from dualflow.commit import commit_text, read_manifest
+from dualflow.data.tables import read_table, table_text
+from dualflow.layout import Layout, Scan
+
+FACT = "quarantine"
+"""Key of a manifest's facts that holds `Quarantine.fact()` when a step refused the scan."""
+
+
+@dataclass(frozen=True, order=True)
+class Quarantine:
+    """One scan set aside.
+
+    Attributes:
+        scan: the scan's key, `sub-01` or `sub-01_ses-02`.
+        step: name of the step that refused it.
+        reason: one line that says what is wrong and what to do.
+    """
+
+    scan: str
+    step: str
+    reason: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", " ".join(self.reason.split()))
+
+    def fact(self) -> dict[str, str]:
+        """The entry under `FACT` in the facts of a scan's manifest."""
+        return {"step": self.step, "reason": self.reason}
+
+    @classmethod
+    def of_manifest(cls, scan: str, manifest: Mapping[str, Any]) -> Self | None:
+        """The quarantine a scan's manifest records, or None if the scan went through."""
+        fact = manifest.get("facts", {}).get(FACT)
+        return None if fact is None else cls(scan, fact["step"], fact["reason"])
+
+
+def collect(layout: Layout, scans: Iterable[str]) -> list[Quarantine]:
+    """All scans set aside so far, sorted: by the index, and by the steps that `scans` (keys) went through since.
+
+    A scan whose manifest is missing or does not verify is not in the list: its step has yet to run.
+    """
+    rows = set(read_quarantine(layout.index_quarantine))
+    for scan in scans:
+        manifest = read_manifest(layout.scan_manifest(Scan.parse(scan)))
+        found = manifest and Quarantine.of_manifest(scan, manifest)
+        if found:
+            rows.add(found)
+    return sorted(rows)
+
+
+def write_quarantine(path: Path, rows: Iterable[Quarantine]) -> None:
+    """Write the rows as a TSV table (scan, step, reason), atomically; without rows, the header alone."""
+    table = pd.DataFrame([asdict(row) for row in rows], columns=["scan", "step", "reason"])
+    commit_text(path, table_text(table))
+
+
+def read_quarantine(path: Path) -> list[Quarantine]:
+    """Read what `write_quarantine` wrote.
+
+    Raises:
+        DataError: the file cannot be read as a table.
+    """
+    table = read_table(path)
+    return [Quarantine(*row) for row in zip(table["scan"], table["step"], table["reason"], strict=True)]
+
+
+def usable(pairs: pd.DataFrame, rows: Iterable[Quarantine]) -> pd.DataFrame:
+    """The rows of `pairs` whose scan is not set aside."""
+    aside = {row.scan for row in rows}
+    return pairs[~pairs["scan"].isin(aside)].reset_index(drop=True)

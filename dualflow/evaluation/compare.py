@@ -1,0 +1,182 @@
+"""Models against models: means over subjects with bootstrap intervals, and paired differences.
+
+Tables have one row per model, seed and scan, and one column per metric. The unit that is drawn is the subject: seeds
+and visits of one person are averaged first, for they are not independent evidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import wilcoxon
+
+from dualflow.errors import DataError
+from dualflow.evaluation.metrics import METRICS
+from dualflow.layout import Scan
+
+KEYS = ("model", "seed", "scan")
+INTERVAL = (2.5, 97.5)
+SIGNIFICANT = 0.05
+SUMMARY = ("model", "metric", "mean", "low", "high", "sd", "subjects", "seeds")
+DIFFERENCES = (
+    "model", "reference", "metric", "difference", "low", "high", "gain", "gain_low", "gain_high", "verdict",
+    "p", "p_holm", "subjects",
+)  # fmt: skip
+
+
+def summarise(table: pd.DataFrame, *, bootstrap: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """Mean of each metric over the subjects of each model, with its 95 % bootstrap interval.
+
+    Returns:
+        One row per model and metric that applies to it: columns SUMMARY.
+
+    Raises:
+        DataError: the table lacks a key column or has no rows.
+    """
+    models, metrics, values = _by_subject(table)
+    low, high = _percentiles(_resampled(values, bootstrap, seed))
+    known = np.isfinite(values).sum(axis=0)
+    seeds = table.groupby("model")["seed"].nunique()
+    rows = [
+        (
+            model, metric, _mean(values)[m, q], low[m, q], high[m, q],
+            float(np.std(values[np.isfinite(values[:, m, q]), m, q], ddof=1)) if known[m, q] > 1 else float("nan"),
+            int(known[m, q]), int(seeds[model]),
+        )
+        for m, model in enumerate(models)
+        for q, metric in enumerate(metrics)
+        if known[m, q]
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=list(SUMMARY))
+
+
+def differences(table: pd.DataFrame, reference: str, *, bootstrap: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """Each model against `reference` on the same subjects.
+
+    `difference` is model minus reference with its paired bootstrap interval. `gain` is the same turned so that above
+    zero the model is better; for a metric with an ideal value, such as coverage, it is how much nearer to it the
+    model's mean lies. `p` is Wilcoxon's signed-rank test, `p_holm` the same after Holm's correction over the models of
+    one metric; neither is given for a metric with an ideal value. `verdict` is `better` or `worse` only where the
+    gain's interval excludes zero and `p_holm`, where there is one, is below 0.05: bootstrap intervals of few subjects
+    are too narrow to be believed alone.
+
+    Raises:
+        DataError: the table lacks a key column, has no rows, or `reference` is not in it.
+    """
+    models, metrics, values = _by_subject(table)
+    if reference not in models:
+        raise DataError(f"model '{reference}' is not in the table; choose from: {', '.join(models)}")
+    base = models.index(reference)
+    rows = []
+    for m, model in enumerate(models):
+        if m == base:
+            continue
+        # Only subjects that both models were scored on can be paired.
+        both = np.isfinite(values[:, m]) & np.isfinite(values[:, base])
+        pair = np.where(both[:, None], values[:, [m, base]], np.nan)
+        draws, means = _resampled(pair, bootstrap, seed), _mean(pair)
+        difference = np.stack([*_percentiles(draws[:, 0] - draws[:, 1]), means[0] - means[1]])
+        for q, metric in enumerate(metrics):
+            if not both[:, q].any():
+                continue
+            loss = METRICS[metric].loss
+            gain_draws = loss(draws[:, 1, q]) - loss(draws[:, 0, q])
+            gain = float(loss(means[1, q]) - loss(means[0, q]))
+            gain_low, gain_high = np.percentile(gain_draws, INTERVAL)
+            paired = pair[both[:, q], 0, q] - pair[both[:, q], 1, q]
+            p = float("nan") if METRICS[metric].better == "ideal" else _signed_rank(paired)
+            rows.append(
+                (
+                    model, reference, metric, difference[2, q], difference[0, q], difference[1, q],
+                    gain, gain_low, gain_high, "", p, float("nan"), len(paired),
+                )
+            )  # fmt: skip
+    result = pd.DataFrame(rows, columns=list(DIFFERENCES))
+    result["p_holm"] = result.groupby("metric")["p"].transform(lambda p: pd.Series(holm(p.to_numpy()), p.index))
+    result["verdict"] = [
+        _verdict(low, high, p)
+        for low, high, p in zip(result["gain_low"], result["gain_high"], result["p_holm"], strict=True)
+    ]
+    return result
+
+
+def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Holm's step-down adjustment of p-values `[T]` (Holm 1979); NaN entries are no tests and stay NaN."""
+    adjusted = np.full(len(p), np.nan)
+    tests = np.flatnonzero(np.isfinite(p))
+    order = tests[np.argsort(p[tests], kind="stable")]
+    steps = p[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0) if len(order) else steps
+    return adjusted
+
+
+def subject_means(table: pd.DataFrame) -> pd.DataFrame:
+    """Average seeds, then visits: one row per model and subject, columns model, subject and the metrics.
+
+    Raises:
+        DataError: the table lacks a key column or has no rows.
+    """
+    missing = [key for key in KEYS if key not in table]
+    if missing or table.empty:
+        raise DataError(
+            f"the table of scores has {len(table)} rows and lacks {missing or 'nothing'}; "
+            f"expected rows with columns {', '.join(KEYS)} and metrics"
+        )
+    scored = table.assign(subject=[Scan.parse(str(key)).subject for key in table["scan"]])
+    metrics = [name for name in METRICS if name in table]
+    by_scan = scored.groupby(["model", "subject", "scan"], sort=False)[metrics].mean()
+    return by_scan.groupby(level=["model", "subject"], sort=False).mean().reset_index()
+
+
+def _by_subject(table: pd.DataFrame) -> tuple[list[str], list[str], NDArray[np.float64]]:
+    """Models and metrics in table order, and values `[subjects, models, metrics]`, NaN where there is none."""
+    means = subject_means(table)
+    models = list(dict.fromkeys(str(model) for model in means["model"]))
+    metrics = [name for name in METRICS if name in means]
+    subjects = sorted(set(means["subject"]))
+    values = np.full((len(subjects), len(models), len(metrics)), np.nan)
+    rows = means["subject"].map({label: row for row, label in enumerate(subjects)}).to_numpy()
+    columns = means["model"].map({label: column for column, label in enumerate(models)}).to_numpy()
+    values[rows, columns] = means[metrics].to_numpy(np.float64)
+    return models, metrics, np.where(np.isfinite(values), values, np.nan)
+
+
+def _resampled(values: NDArray[np.float64], bootstrap: int, seed: int) -> NDArray[np.float64]:
+    """Means `[bootstrap, models, metrics]` over subjects drawn with replacement, the same draw for all models."""
+    subjects = len(values)
+    draws = np.random.default_rng(seed).multinomial(subjects, np.full(subjects, 1 / subjects), size=bootstrap)
+    known = np.isfinite(values)
+    flat = np.where(known, values, 0.0).reshape(subjects, -1)
+    counts = draws @ known.reshape(subjects, -1).astype(np.float64)
+    sums = draws @ flat
+    means = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+    return means.reshape(bootstrap, *values.shape[1:])
+
+
+def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    known = np.isfinite(values)
+    counts = known.sum(axis=0)
+    sums = np.where(known, values, 0.0).sum(axis=0)
+    means: NDArray[np.float64] = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+    return means
+
+
+def _percentiles(draws: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Ends of the percentile interval along the first axis; NaN where a metric applies to no subject."""
+    empty = ~np.isfinite(draws).any(axis=0)
+    low, high = np.nanpercentile(np.where(empty, 0.0, draws), INTERVAL, axis=0)
+    return np.where(empty, np.nan, low), np.where(empty, np.nan, high)
+
+
+def _signed_rank(paired: Sequence[float] | NDArray[np.float64]) -> float:
+    # The test is not defined where no pair differs.
+    return 1.0 if not np.any(paired) else float(wilcoxon(paired).pvalue)
+
+
+def _verdict(low: float, high: float, p: float) -> str:
+    if p >= SIGNIFICANT:
+        return "undecided"
+    return "better" if low > 0 else "worse" if high < 0 else "undecided"

@@ -1,0 +1,235 @@
+"""METRICS: one row per metric; each is taken inside the brain mask, with a stated range and unit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from monai.metrics.regression import compute_ssim_and_cs
+from scipy.ndimage import gaussian_filter
+
+from dualflow.errors import ShapeError
+from dualflow.evaluation.calibration import LEVELS, Law, coverage, mean_crps, region_law, voxel_law
+from dualflow.evaluation.prediction import Bools, Floats, Predictive
+from dualflow.evaluation.regions import RegionMap
+from dualflow.modalities import Modality
+
+SSIM_KERNEL = 11
+SSIM_SIGMA = 1.5
+SMOOTHING_FWHM_MM = 6.0
+_FWHM_TO_SIGMA = 1 / np.sqrt(8 * np.log(2))
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a metric may need beside the two images.
+
+    Attributes:
+        row: the target modality; its window is the data range of PSNR and SSIM.
+        regions: the regions on the images' grid.
+        voxels: predicted law of the voxels in the mask, or None.
+        region_means: predicted law of the region means, or None.
+        std: predicted standard deviation `[D, H, W]`, or None.
+    """
+
+    row: Modality
+    regions: RegionMap
+    voxels: Law | None = None
+    region_means: Law | None = None
+    std: Floats | None = None
+
+    @property
+    def data_range(self) -> float:
+        """Width of the modality's window."""
+        return self.row.window[1] - self.row.window[0]
+
+
+Function = Callable[[Floats, Floats, Bools, Context], float | None]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One row of METRICS.
+
+    Attributes:
+        function: (estimate `[D, H, W]`, target `[D, H, W]`, mask `[D, H, W]`, context) -> value, or None where the
+            metric does not apply, such as coverage of a model without a spread.
+        label: name in tables and figures.
+        unit: `target` for the unit of the modality, else the unit itself.
+        better: which way is better; `ideal` means the nearer to `ideal` the better.
+        ideal: the best value, where `better` is `ideal`.
+        digits: decimals worth printing.
+    """
+
+    function: Function
+    label: str
+    unit: Literal["target", "dB", "%", ""]
+    better: Literal["lower", "higher", "ideal"]
+    ideal: float = 0.0
+    digits: int = 3
+
+    def loss(self, value: Floats) -> Floats:
+        """Turn values into losses, for which lower is better."""
+        return np.asarray(_LOSSES[self.better](value, self.ideal))
+
+    def heading(self, row: Modality) -> str:
+        """Label with unit."""
+        unit = row.unit if self.unit == "target" else self.unit
+        return f"{self.label} ({unit})" if unit else self.label
+
+
+_LOSSES: dict[str, Callable[[Floats, float], Floats]] = {
+    "lower": lambda value, _: value,
+    "higher": lambda value, _: -value,
+    "ideal": lambda value, ideal: np.abs(value - ideal),
+}
+
+
+def score(prediction: Predictive, target: Floats, mask: Bools, regions: RegionMap, row: Modality) -> dict[str, float]:
+    """Every metric of METRICS that applies to `prediction` of the real `target` `[D, H, W]` inside `mask`.
+
+    Raises:
+        ShapeError: the arrays do not share one grid, or the mask is empty.
+    """
+    shapes = {prediction.mean.shape, prediction.std.shape, target.shape, mask.shape, regions.labels.shape}
+    if len(shapes) > 1 or not mask.any():
+        raise ShapeError(
+            f"prediction, target, mask and regions have shapes {sorted(shapes)} and {int(mask.sum())} voxels in the "
+            "mask; expected one model grid and a mask that is not empty"
+        )
+    context = Context(row, regions, voxel_law(prediction, mask), region_law(prediction, mask, regions), prediction.std)
+    values = {name: metric.function(prediction.mean, target, mask, context) for name, metric in METRICS.items()}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def mae(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float:
+    """Mean absolute error over the mask."""
+    return float(np.abs(estimate[mask] - target[mask]).mean(dtype=np.float64))
+
+
+def psnr(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float:
+    """Peak signal-to-noise ratio over the mask in dB; the peak is the width of the modality's window."""
+    error = np.square(estimate[mask] - target[mask], dtype=np.float64).mean()
+    return float(10 * np.log10(context.data_range**2 / error)) if error > 0 else float("inf")
+
+
+def ssim(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float:
+    """Structural similarity (Wang et al. 2004) in 3D, its map averaged over the mask.
+
+    Both images are set to the modality's background outside the mask, so that nothing there can change the value.
+    """
+    images = np.where(mask, np.stack([estimate, target]), context.row.background).astype(np.float32)
+    # The filter keeps no border: padding by its radius puts the map on the images' own grid.
+    padded = np.pad(images, [(0, 0), *[(SSIM_KERNEL // 2,) * 2] * 3], mode="edge")
+    first, second = torch.from_numpy(padded)[:, None, None]
+    similarity, _ = compute_ssim_and_cs(
+        first, second, 3, (SSIM_KERNEL,) * 3, (SSIM_SIGMA,) * 3, data_range=context.data_range
+    )
+    return float(similarity[0, 0].numpy()[mask].mean(dtype=np.float64))
+
+
+def pearson_r(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float:
+    """Pearson correlation over the voxels of the mask."""
+    return correlation(estimate[mask], target[mask])
+
+
+def region_r(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float:
+    """Pearson correlation over the region means of one subject."""
+    return correlation(context.regions.means(estimate, mask), context.regions.means(target, mask))
+
+
+def region_mae(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float:
+    """Mean over the regions of the absolute difference of means, in % of the real mean."""
+    return float(np.nanmean(np.abs(_region_difference(estimate, target, mask, context))))
+
+
+def region_bias(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float:
+    """Mean over the regions of the signed difference of means, in % of the real mean; positive is too high."""
+    return float(np.nanmean(_region_difference(estimate, target, mask, context)))
+
+
+def voxel_crps(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float:
+    """Continuous ranked probability score over the voxels; without a spread it is the mean absolute error."""
+    return mae(estimate, target, mask, context) if context.voxels is None else mean_crps(context.voxels, target[mask])
+
+
+def region_crps(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float:
+    """The score over region means; without a law of the regions it is their mean absolute difference."""
+    real = context.regions.means(target, mask)
+    if context.region_means is None:
+        return float(np.nanmean(np.abs(context.regions.means(estimate, mask) - real)))
+    return mean_crps(context.region_means, real)
+
+
+def spread_error_r(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float | None:
+    """Correlation over the mask of the predicted standard deviation with |error|, both smoothed within the mask.
+
+    A single |error| is nearly all chance; a 6 mm average shows whether the spread is wide where errors are large.
+    """
+    if context.std is None or not np.ptp(context.std[mask]) > 0:
+        return None
+    sigma = [SMOOTHING_FWHM_MM * _FWHM_TO_SIGMA / edge for edge in context.regions.voxel_mm]
+    weight = gaussian_filter(mask.astype(np.float64), sigma, mode="constant")[mask]
+    spread, error = (
+        gaussian_filter(np.where(mask, image, 0.0).astype(np.float64), sigma, mode="constant")[mask] / weight
+        for image in (context.std, np.abs(estimate - target))
+    )
+    return correlation(spread, error)
+
+
+def correlation(first: Floats, second: Floats) -> float:
+    """Pearson correlation of the entries known in both; NaN where one of them does not vary."""
+    known = np.isfinite(first) & np.isfinite(second)
+    left, right = (np.asarray(values[known], np.float64) for values in (first, second))
+    if len(left) < 2 or not (np.ptp(left) > 0 and np.ptp(right) > 0):
+        return float("nan")
+    return float(np.corrcoef(left, right)[0, 1])
+
+
+def _region_difference(estimate: Floats, target: Floats, mask: Bools, context: Context) -> Floats:
+    real = context.regions.means(target, mask)
+    return 100 * (context.regions.means(estimate, mask) - real) / real
+
+
+def _voxel_coverage(level: float) -> Function:
+    def function(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float | None:
+        return None if context.voxels is None else coverage(context.voxels, target[mask], level)
+
+    return function
+
+
+def _region_coverage(level: float) -> Function:
+    def function(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float | None:
+        law = context.region_means
+        return None if law is None else coverage(law, context.regions.means(target, mask), level)
+
+    return function
+
+
+METRICS: dict[str, Metric] = {
+    "mae": Metric(mae, "MAE", "target", "lower", digits=4),
+    "psnr": Metric(psnr, "PSNR", "dB", "higher", digits=2),
+    "ssim": Metric(ssim, "SSIM", "", "higher"),
+    "pearson_r": Metric(pearson_r, "Pearson r", "", "higher"),
+    "region_r": Metric(region_r, "Region r", "", "higher"),
+    "region_mae": Metric(region_mae, "Region error", "%", "lower", digits=2),
+    "region_bias": Metric(region_bias, "Region bias", "%", "ideal", 0.0, digits=2),
+    "voxel_crps": Metric(voxel_crps, "Voxel CRPS", "target", "lower", digits=4),
+    "region_crps": Metric(region_crps, "Region CRPS", "target", "lower", digits=4),
+    "spread_error_r": Metric(spread_error_r, "Spread-error r", "", "higher"),
+    **{
+        f"voxel_coverage_{100 * level:.0f}": Metric(
+            _voxel_coverage(level), f"Voxels in {100 * level:.0f} % interval", "", "ideal", level
+        )
+        for level in LEVELS
+    },
+    **{
+        f"region_coverage_{100 * level:.0f}": Metric(
+            _region_coverage(level), f"Regions in {100 * level:.0f} % interval", "", "ideal", level
+        )
+        for level in LEVELS
+    },
+}

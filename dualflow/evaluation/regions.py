@@ -1,0 +1,82 @@
+"""Grey-matter regions of the Desikan-Killiany atlas on the model grid, and means over them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from nibabel.processing import resample_from_to
+from numpy.typing import NDArray
+
+from dualflow.config import PreprocessConfig
+from dualflow.errors import ShapeError
+from dualflow.evaluation.prediction import Bools, Floats
+from dualflow.imaging.atlas import desikan_killiany
+from dualflow.imaging.preprocess import model_grid
+
+MINIMUM_VOXELS = 5
+# FreeSurfer's names: cortical parcels of either hemisphere, and the grey structures below the cortex.
+GREY_MATTER = re.compile(
+    r"ctx-[lr]h-(?!unknown)\w+"
+    r"|(Left|Right)-(Cerebellum-Cortex|Thalamus(-Proper)?|Caudate|Putamen|Pallidum|Hippocampus|Amygdala|Accumbens-area)"
+)
+
+
+@dataclass(frozen=True)
+class RegionMap:
+    """Regions as integer labels on a grid.
+
+    Attributes:
+        labels: `[D, H, W]`; 0 is no region, r + 1 is region `names[r]`.
+        names: the R region names, left and right apart.
+        voxel_mm: edge lengths of a voxel in mm.
+    """
+
+    labels: NDArray[np.integer]
+    names: tuple[str, ...]
+    voxel_mm: tuple[float, float, float]
+
+    def means(self, volume: Floats, mask: Bools) -> NDArray[np.float64]:
+        """Mean of `volume` `[..., D, H, W]` over each region's voxels in `mask` `[D, H, W]`, as `[..., R]`.
+
+        A region without a voxel in the mask is NaN.
+
+        Raises:
+            ShapeError: the volume or the mask is not on the regions' grid.
+        """
+        grid = self.labels.shape
+        if volume.shape[-3:] != grid or mask.shape != grid:
+            raise ShapeError(
+                f"volume {volume.shape} and mask {mask.shape} do not lie on the regions' grid {grid}; "
+                "make the regions for the grid of this study"
+            )
+        chosen = np.flatnonzero((self.labels > 0) & mask)
+        region = self.labels.reshape(-1)[chosen] - 1
+        values = volume.reshape(-1, mask.size)[:, chosen]
+        rows, count = len(values), len(self.names)
+        bins = (np.arange(rows)[:, None] * count + region).reshape(-1)
+        sums = np.bincount(bins, weights=values.reshape(-1), minlength=rows * count).reshape(rows, count)
+        voxels = np.bincount(region, minlength=count).astype(np.float64)
+        voxels[voxels == 0] = np.nan
+        return (sums / voxels).reshape(*volume.shape[:-3], count)
+
+
+def region_map(config: PreprocessConfig) -> RegionMap:
+    """Put the atlas's grey-matter regions on the model grid; regions too small to be seen there are left out."""
+    atlas, names = desikan_killiany()
+    affine, shape = model_grid(config)
+    nearest = resample_from_to(atlas, (shape, affine), order=0)
+    return from_labels(np.asarray(nearest.dataobj).astype(np.int32), names, (config.spacing_mm,) * 3)
+
+
+def from_labels(
+    labels: NDArray[np.integer], names: Mapping[int, str], voxel_mm: tuple[float, float, float]
+) -> RegionMap:
+    """Number the grey-matter regions among atlas `labels` `[D, H, W]` from 1 on, by the atlas's own order."""
+    sizes = np.bincount(labels.reshape(-1), minlength=max(names, default=0) + 1)
+    kept = [label for label in sorted(names) if GREY_MATTER.fullmatch(names[label]) and sizes[label] >= MINIMUM_VOXELS]
+    renumber = np.zeros(len(sizes), np.int32)
+    renumber[kept] = np.arange(1, len(kept) + 1)
+    return RegionMap(renumber[labels], tuple(names[label] for label in kept), voxel_mm)

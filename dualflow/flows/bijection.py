@@ -1,0 +1,91 @@
+"""The contract of every invertible piece: `forward` goes data -> latent, `inverse` goes back, both give a log-det."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+class Bijection(nn.Module, ABC):
+    """An invertible map `z = f(x; context)` whose Jacobian determinant is known.
+
+    Sign law, everywhere: `forward` returns `log |det dz/dx|` and `inverse` returns its negative. Log-determinants have
+    shape `[N]` and are float32 or wider, whatever the precision of the networks inside.
+    """
+
+    @abstractmethod
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map data to latent; return `(z, log_det[N])`."""
+
+    @abstractmethod
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map latent to data; return `(x, -log_det[N])`."""
+
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Set what depends on data from one batch, and return that batch mapped forward."""
+        z: Tensor = self(x, context)[0]
+        return z
+
+
+class Sequential(Bijection):
+    """Composition `f_K o ... o f_1`: log-determinants add."""
+
+    def __init__(self, pieces: Iterable[Bijection]) -> None:
+        super().__init__()
+        self.pieces = nn.ModuleList(pieces)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Apply the pieces first to last."""
+        log_det = zero_log_det(x)
+        for piece in self.pieces:
+            x, term = piece(x, context)
+            log_det = log_det + term
+        return x, log_det
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Apply the inverses last to first."""
+        log_det = zero_log_det(z)
+        for piece in reversed(self.pieces):
+            assert isinstance(piece, Bijection)
+            z, term = piece.inverse(z, context)
+            log_det = log_det + term
+        return z, log_det
+
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Initialise each piece on what the pieces before it make of the batch."""
+        for piece in self.pieces:
+            assert isinstance(piece, Bijection)
+            x = piece.initialize(x, context)
+        return x
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """The tensor in float32 or wider: the precision of log-determinants, densities and solves."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def zero_log_det(x: Tensor) -> Tensor:
+    """`[N]` zeros: the log-determinant of a volume-preserving map."""
+    return wide(x.new_zeros(x.shape[0]))
+
+
+def sum_per_sample(x: Tensor) -> Tensor:
+    """Sum of everything but the batch axis, `[N, ...] -> [N]`."""
+    return wide(x).flatten(1).sum(1)
+
+
+def soft_bound(raw: Tensor, bound: float) -> Tensor:
+    """`bound * tanh(raw / bound)`: the identity near 0, never beyond `bound`.
+
+    A scale `exp(soft_bound(...))` and its reciprocal are both finite, so that neither direction of a deep flow can
+    explode (Behrmann et al. 2021).
+    """
+    return bound * torch.tanh(raw / bound)
+
+
+def soft_bound_inverse(value: Tensor, bound: float) -> Tensor:
+    """The raw parameter whose `soft_bound` is `value`, kept off the flat ends where no gradient passes."""
+    return bound * torch.atanh((value / bound).clamp(-0.99, 0.99))

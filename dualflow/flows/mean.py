@@ -1,0 +1,178 @@
+"""The conditional mean mu(source, side) that a flow is shifted by: x - mu is a bijection with log-determinant 0."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dualflow.errors import ShapeError
+from dualflow.flows.local_linear import LocalLinear
+from dualflow.flows.network import ZeroConv
+from dualflow.flows.squeeze import HaarSqueeze
+
+GROUP = 4
+
+
+class NoMean(nn.Module):
+    """A mean of zero: the flow has everything to explain.
+
+    Args:
+        shape: the grid, D, H, W.
+        side_features: number of side columns.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], side_features: int = 0) -> None:
+        super().__init__()
+
+    def forward(self, source: Tensor, side: Tensor | None = None) -> Tensor:
+        """Return zeros like the source."""
+        return torch.zeros_like(source)
+
+
+def known_side(side: Tensor | None, like: Tensor, count: int) -> Tensor:
+    """Return side values with a flag each, `[N, 2S]`: unknown (NaN) is value 0 and flag 0.
+
+    Raises:
+        ShapeError: side is not `[N, count]`.
+    """
+    if side is None:
+        return like.new_zeros(like.shape[0], 2 * count)
+    if side.shape != (like.shape[0], count):
+        raise ShapeError(f"side is {tuple(side.shape)}; expected [{like.shape[0]}, {count}], NaN where unknown")
+    return torch.cat([torch.nan_to_num(side, nan=0.0), (~side.isnan()).to(side.dtype)], dim=1)
+
+
+def coordinates(shape: tuple[int, int, int]) -> Tensor:
+    """Return the position of each voxel in -1..1 along the three axes, `[1, 3, D, H, W]`."""
+    axes = [torch.linspace(-1, 1, size) for size in shape]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
+
+
+def masked_l1(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean absolute error over the mask's voxels, in the target's unit."""
+    inside = mask.to(target.dtype)
+    return ((prediction - target).abs() * inside).sum() / inside.sum().clamp_min(1)
+
+
+class _Block(nn.Module):
+    """Two 3^3 convolutions with GroupNorm; side information scales and shifts in between (FiLM, Perez et al. 2018)."""
+
+    def __init__(self, in_channels: int, out_channels: int, side_channels: int, stride: int = 1) -> None:
+        super().__init__()
+        self.first = nn.Conv3d(in_channels, out_channels, 3, stride=stride, padding=1)
+        self.first_norm = nn.GroupNorm(out_channels // GROUP, out_channels)
+        self.film = nn.Linear(side_channels, 2 * out_channels)
+        self.second = nn.Conv3d(out_channels, out_channels, 3, padding=1)
+        self.second_norm = nn.GroupNorm(out_channels // GROUP, out_channels)
+        nn.init.zeros_(self.film.weight)
+        nn.init.zeros_(self.film.bias)
+
+    def forward(self, x: Tensor, side: Tensor) -> Tensor:
+        scale, shift = self.film(side)[:, :, None, None, None].chunk(2, dim=1)
+        hidden = F.silu(self.first_norm(self.first(x)) * (1 + scale) + shift)
+        return hidden + F.silu(self.second_norm(self.second(hidden)))
+
+
+class NetworkMean(nn.Module):
+    """A half-resolution encoder-decoder whose output is added to a template, or to a closed-form mean it is also shown.
+
+    It sees the source's Haar bands and the voxel's position, so that it may answer differently in different places;
+    working on bands at half the resolution costs an eighth of the full grid.
+
+    Args:
+        shape: the grid, D, H, W: even sizes.
+        side_features: number of side columns.
+        width: channels at half resolution, a multiple of 4; doubled at each of two coarser scales.
+        base: closed-form mean to correct, kept as it is; without it, a template image.
+    """
+
+    template: Tensor
+    position: Tensor
+
+    def __init__(
+        self, shape: tuple[int, int, int], side_features: int = 0, *, width: int = 16, base: LocalLinear | None = None
+    ) -> None:
+        super().__init__()
+        if any(size % 2 for size in shape):
+            raise ShapeError(f"grid {tuple(shape)} cannot be halved; choose even sizes")
+        self.side_features, self.base = side_features, base
+        self.haar = HaarSqueeze()
+        half = (shape[0] // 2, shape[1] // 2, shape[2] // 2)
+        self.register_buffer("template", torch.zeros(1, 1, *shape))
+        self.register_buffer("position", coordinates(half), persistent=False)
+        # One constant stands for the side values where there are none, so that FiLM's layer is never empty.
+        side_channels = 2 * side_features + 1
+        self.stem = _Block(2 * 8 + 3, width, side_channels)
+        self.down = _Block(width, 2 * width, side_channels, stride=2)
+        self.bottom = _Block(2 * width, 4 * width, side_channels, stride=2)
+        self.up = _Block(6 * width, 2 * width, side_channels)
+        self.top = _Block(3 * width, width, side_channels)
+        self.head = ZeroConv(width, 8, 3)
+
+    def set_template(self, image: Tensor) -> None:
+        """Set the template `[D, H, W]`, `[1, D, H, W]` or `[1, 1, D, H, W]`: the training targets' mean."""
+        self.template.copy_(image.reshape(self.template.shape))
+
+    def forward(self, source: Tensor, side: Tensor | None = None, start: Tensor | None = None) -> Tensor:
+        """Return the conditional mean `[N, 1, D, H, W]`, in the target's unit.
+
+        Args:
+            source: `[N, 1, D, H, W]`.
+            side: `[N, S]`, NaN where unknown; None if all is.
+            start: image to correct in place of template or base: in training the base's cross-fitted prediction,
+                whose errors are as large as those on new people.
+        """
+        if start is None:
+            start = self.template.expand_as(source) if self.base is None else self.base(source, side)
+        flags = F.pad(known_side(side, source, self.side_features), (0, 1), value=1.0)
+        position = self.position.expand(source.shape[0], -1, -1, -1, -1)
+        bands = [self.haar(image)[0] for image in (source, start)]
+        fine = self.stem(torch.cat([*bands, position.to(source.dtype)], dim=1), flags)
+        middle = self.down(fine, flags)
+        coarse = self.bottom(middle, flags)
+        middle = self.up(torch.cat([_resized(coarse, middle), middle], dim=1), flags)
+        fine = self.top(torch.cat([_resized(middle, fine), fine], dim=1), flags)
+        correction: Tensor = self.haar.inverse(self.head(fine))[0]
+        return start + correction.to(start.dtype)
+
+
+def _resized(x: Tensor, like: Tensor) -> Tensor:
+    return F.interpolate(x, size=like.shape[2:], mode="nearest")
+
+
+class MeanTraining(nn.Module):
+    """Training of a mean by the absolute error inside the mask, as the training loop calls it.
+
+    Args:
+        mean: the mean to train.
+    """
+
+    def __init__(self, mean: NetworkMean) -> None:
+        super().__init__()
+        self.mean = mean
+
+    def forward(
+        self,
+        target: Tensor,
+        source: Tensor,
+        side: Tensor | None = None,
+        mask: Tensor | None = None,
+        mean: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the loss; without a mask every voxel counts; `mean` is the cross-fitted image to correct."""
+        inside = torch.ones_like(target, dtype=torch.bool) if mask is None else mask
+        error = masked_l1(self.mean(source, side, mean), target, inside)
+        return {"loss": error, "l1": error.detach()}
+
+    def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:
+        """Return the mean `[N, 1, D, H, W]`."""
+        image: Tensor = self.mean(source, side)
+        return image
+
+
+MEANS: dict[str, type[NoMean] | type[NetworkMean] | type[LocalLinear]] = {
+    "none": NoMean,
+    "network": NetworkMean,
+    "local_linear": LocalLinear,
+}

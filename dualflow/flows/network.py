@@ -1,0 +1,75 @@
+"""The networks that flows are given: plain convolutions, free of any invertibility constraint."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dualflow.flows.bijection import wide
+
+
+class RMSNorm(nn.Module):
+    """Divide each voxel's channel vector by its root mean square, then apply a learnt gain per channel.
+
+    Without batch statistics it is the same map in training and inference. Before an output layer it keeps heads alive
+    whose inputs would otherwise fade, and bounds what the layer can put out (Zhang & Sennrich 2019).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(channels, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise `[N, C, D, H, W]` over C, in float32 or wider."""
+        power = wide(x).square().mean(1, keepdim=True)
+        return x * (torch.rsqrt(power + 1e-6) * self.gain).to(x.dtype)
+
+
+class ZeroConv(nn.Module):
+    """A convolution that starts at zero, so that what it parametrises starts as the identity.
+
+    One step of an adaptive optimiser moves every weight by about the learning rate, whatever the gradient, and so the
+    output of F inputs by F times that: a gain of `sqrt(WIDE / F)` keeps wide layers (5^3 x 128 inputs) from bursting in
+    the first steps.
+    """
+
+    WIDE = 256
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(in_channels, out_channels, kernel, padding=kernel // 2)
+        self.gain = min(1.0, sqrt(self.WIDE / (in_channels * kernel**3)))
+        for parameter in self.conv.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve `[N, C, D, H, W]` with zero padding."""
+        out: Tensor = self.conv(x) * self.gain
+        return out
+
+
+class Conditioner(nn.Module):
+    """Glow's coupling network (conv 3^3, conv 1^3, zero conv 3^3) with the context added, not concatenated.
+
+    The sum `conv(x_a) + context` is what a convolution of the concatenation would give, without the copy. The context
+    `[N, hidden, D, H, W]` is projected to the hidden width once per level, for all its steps.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, hidden_channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv3d(in_channels, hidden_channels, 3, padding=1)
+        self.middle = nn.Conv3d(hidden_channels, hidden_channels, 1)
+        self.norm = RMSNorm(hidden_channels)
+        self.last = ZeroConv(hidden_channels, out_channels, 3)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Map `[N, in, D, H, W]` to `[N, out, D, H, W]`."""
+        hidden = self.first(x)
+        if context is not None:
+            hidden = hidden + context
+        hidden = self.middle(F.silu(hidden, inplace=True))
+        out: Tensor = self.last(self.norm(F.silu(hidden, inplace=True)))
+        return out

@@ -1,0 +1,73 @@
+"""Side information (age, diagnosis, ...): a learnt token where it is unknown, and networks that hunt it down."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+from torch.nn import functional as F
+
+from dualflow.flows.bijection import wide
+from dualflow.flows.network import RMSNorm
+
+
+class SideTokens(nn.Module):
+    """Embed side information `[N, S]`, in which NaN stands for unknown.
+
+    Every feature has a learnt token that takes the place of an unknown value. In training, known values are hidden at
+    random, one by one and row by row (a whole row, because the columns of one category vanish together), so that
+    any pattern of missing values is an input the model has seen, and the effect of a feature can be switched off.
+    """
+
+    def __init__(self, features: int, embedding: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.token = nn.Parameter(torch.zeros(features))
+        self.embed = nn.Sequential(nn.Linear(features, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+
+    def forward(self, side: Tensor) -> Tensor:
+        """Return the embedding `[N, E]`."""
+        out: Tensor = self.embed(self.filled(side))
+        return out
+
+    def filled(self, side: Tensor) -> Tensor:
+        """Replace NaN, and what dropout hides, by the tokens."""
+        unknown = side.isnan()
+        if self.training and self.dropout:
+            unknown = unknown | (torch.rand_like(side) < self.dropout) | (torch.rand_like(side[:, :1]) < self.dropout)
+        return torch.where(unknown, self.token, side.nan_to_num())
+
+
+class _Reverse(torch.autograd.Function):
+    """Identity forward, sign flip backward (Ganin & Lempitsky 2015)."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
+        return -gradient
+
+
+class SideDiscriminator(nn.Module):
+    """Predict side information from the latents of a level that should not carry it.
+
+    One loss serves both players: the discriminator descends its squared error, and through the gradient reversal in
+    front of it the flow ascends it. Nonlinear, so that it finds more than a shift of means; its features are
+    normalised, so that the flow cannot win by merely scaling latents up.
+    """
+
+    def __init__(self, channels: int, features: int, hidden: int = 16) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(channels, hidden, 3, padding=1)
+        self.norm = RMSNorm(hidden)
+        self.head = nn.Sequential(nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, features))
+
+    def forward(self, latent: Tensor, side: Tensor) -> Tensor:
+        """Mean squared error over the known values of `side[N, S]`, a scalar; 0 if none is known."""
+        reversed_latent: Tensor = _Reverse.apply(latent)  # type: ignore[no-untyped-call]
+        pooled = self.norm(F.silu(self.conv(reversed_latent))).mean(dim=(2, 3, 4))
+        known = ~side.isnan()
+        error = (wide(self.head(pooled)) - side.nan_to_num()).square() * known
+        return error.sum() / known.sum().clamp_min(1)

@@ -1,0 +1,79 @@
+"""Normalisers: each fits an invertible straight line to the brain's values and records it.
+
+normalised = clip((raw - intercept) / slope); raw = normalised * slope + intercept. The record alone inverts it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dualflow.errors import IntensityError
+from dualflow.imaging.geometry import BoolArray, FloatArray
+
+PERCENTILES = (0.5, 99.5)
+ROBUST_CLIP = (-0.5, 1.5)
+
+Record = dict[str, Any]
+
+
+def normalise(values: FloatArray, mask: BoolArray, normaliser: str, name: str = "image") -> tuple[FloatArray, Record]:
+    """Fit a normaliser within `mask` and apply it everywhere.
+
+    Args:
+        values: raw voxels `[D, H, W]`.
+        mask: brain `[D, H, W]`, which is also the reference region.
+        normaliser: a row of NORMALISERS.
+        name: how an error names the image.
+
+    Raises:
+        IntensityError: the mask is empty, or the values in it cannot carry the normaliser.
+    """
+    inside = values[mask].astype(np.float64)
+    if inside.size == 0:
+        raise IntensityError(f"{name}: no voxel lies in the brain mask; check that the scan shows the head")
+    record = NORMALISERS[normaliser](inside, name)
+    return apply(values, record), record
+
+
+def apply(values: NDArray[Any], record: Mapping[str, Any]) -> FloatArray:
+    """Raw to normalised values, by a record."""
+    result = (np.asarray(values, dtype=np.float64) - record["intercept"]) / record["slope"]
+    if record["clip"] is not None:
+        result = np.clip(result, *record["clip"])
+    return np.asarray(result, dtype=np.float32)
+
+
+def invert(values: NDArray[Any], record: Mapping[str, Any]) -> FloatArray:
+    """Normalised to raw values, by a record; exact for values that were not clipped."""
+    result = np.asarray(values, dtype=np.float64) * record["slope"] + record["intercept"]
+    return np.asarray(result, dtype=np.float32)
+
+
+def _robust(inside: NDArray[np.float64], name: str) -> Record:
+    low, high = (float(value) for value in np.percentile(inside, PERCENTILES))
+    if not high > low:
+        raise IntensityError(f"{name}: the brain's values are all {low:g}, expected contrast; export the scan again")
+    return {
+        "normaliser": "robust",
+        "slope": high - low,
+        "intercept": low,
+        "clip": list(ROBUST_CLIP),
+        "percentiles": list(PERCENTILES),
+    }
+
+
+def _suvr(inside: NDArray[np.float64], name: str) -> Record:
+    reference = float(inside.mean())
+    if not reference > 0:
+        raise IntensityError(
+            f"{name}: the reference region's mean is {reference:g}, expected uptake above 0; check the scan's units"
+        )
+    return {"normaliser": "suvr", "slope": reference, "intercept": 0.0, "clip": None, "reference_region": "brain"}
+
+
+NORMALISERS: dict[str, Callable[[NDArray[np.float64], str], Record]] = {"robust": _robust, "suvr": _suvr}
+"""One row per `Modality.normaliser`: values inside the reference region -> record."""

@@ -1,0 +1,126 @@
+"""From source volumes on the model grid to predictions: a point estimate, a spread, and joint samples where a model has them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dualflow.baselines import BASELINES
+from dualflow.data.side import SideEncoder
+from dualflow.errors import CheckpointError
+from dualflow.flows.model import DualFlow
+from dualflow.flows.spec import FlowSpec
+from dualflow.training.checkpoint import load_card, load_weights
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A predicted volume on the model grid, in the target's normalised unit (SUVR for PET).
+
+    Attributes:
+        mean: point estimate `[D, H, W]`.
+        std: standard deviation per voxel `[D, H, W]`.
+        samples: joint samples `[K, D, H, W]`; None for a model that has no joint distribution.
+        region_std: standard deviation of each region's mean `[R]`; None where samples say it.
+    """
+
+    mean: Floats
+    std: Floats
+    samples: Floats | None = None
+    region_std: Floats | None = None
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A trained model with its card, ready to predict.
+
+    Attributes:
+        model: a flow or a baseline.
+        card: what `model.json` says: kind, sizes, side encoder, preprocessing, constant spread.
+    """
+
+    model: nn.Module
+    card: dict[str, Any]
+
+    @property
+    def side(self) -> SideEncoder:
+        """How side columns become the model's numbers."""
+        return SideEncoder.from_dict(self.card["side"])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        return tensors[0].device if tensors else torch.device("cpu")
+
+    @torch.no_grad()
+    def predict(
+        self, source: Tensor, side: Tensor, mask: Tensor, *, samples: int, temperature: float, seed: int
+    ) -> Prediction:
+        """Predict one scan.
+
+        Args:
+            source: `[1, D, H, W]`.
+            side: `[S]`, NaN where unknown.
+            mask: brain `[1, D, H, W]`; outside it everything is zero.
+            samples: how many samples of a flow.
+            temperature: scale of the latent noise.
+            seed: the same seed gives the same samples.
+        """
+        batch = source[None].to(self.device), side[None].to(self.device)
+        inside = mask[0].cpu().numpy()
+        point = np.where(inside, _volume(self.model.point_estimate(*batch)[0, 0]), np.float32(0))  # type: ignore[operator]
+        if not isinstance(self.model, DualFlow):
+            spread = self.card.get("constant_spread", {"voxel": 0.0, "region": 0.0})
+            regions = np.full(spread.get("regions", 0), spread["region"], np.float32) if spread.get("regions") else None
+            return Prediction(point, np.where(inside, np.float32(spread["voxel"]), np.float32(0)), None, regions)
+        generator = torch.Generator(self.device).manual_seed(seed)
+        drawn = self.model.sample(*batch, n=samples, temperature=temperature, generator=generator)
+        volumes = np.where(inside, _volume(drawn[:, 0, 0]), np.float32(0))
+        return Prediction(point, volumes.std(axis=0, ddof=1), volumes)
+
+
+def load_predictor(folder: Path, device: str = "cpu") -> Predictor:
+    """Load a trained model.
+
+    Raises:
+        CheckpointError: the folder holds no model, a broken one, or one of an unknown kind.
+    """
+    card = load_card(folder)
+    weights = load_weights(folder)
+    try:
+        model = build_model(card)
+        model.load_state_dict(weights)
+    except (KeyError, RuntimeError) as error:
+        first = str(error).splitlines()[0]
+        raise CheckpointError(f"{folder}: card and weights do not fit this version ({first}); train again") from error
+    return Predictor(model.to(device).eval(), card)
+
+
+def build_model(card: dict[str, Any]) -> nn.Module:
+    """Build the untrained model that a card describes.
+
+    Raises:
+        CheckpointError: the card names an unknown kind.
+    """
+    shape = tuple(card["shape"])
+    side_features = len(SideEncoder.from_dict(card["side"]).names)
+    if card["kind"] == "flow":
+        return DualFlow(FlowSpec.from_dict(card["spec"]), shape=shape, side_features=side_features)
+    if card["kind"] in BASELINES:
+        model: nn.Module = BASELINES[card["kind"]].build(shape, side_features, **card.get("options", {}))
+        return model
+    raise CheckpointError(f"model kind '{card['kind']}' is unknown; choose from: flow, {', '.join(BASELINES)}")
+
+
+def _volume(tensor: Tensor) -> Floats:
+    array: Floats = tensor.float().cpu().numpy()
+    return array

@@ -1,0 +1,106 @@
+"""One way of showing progress: a live bar on a terminal, lines in a log, and a small file that `dualflow run` reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:  # rich takes a while to import; the log needs none of it
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+T = TypeVar("T")
+PROGRESS_FOLDER = "DUALFLOW_PROGRESS"
+_EVERY_S = 0.5
+_LOG_EVERY_S = 20.0
+
+
+class Progress:
+    """Counts `done` of `total` under a label and says so, at most twice a second; see `progress`."""
+
+    def __init__(self, label: str, total: int) -> None:
+        self.label, self.total, self.done, self.note = label, total, 0, ""
+        self._started = self._said = self._logged = time.monotonic()
+        self._folder = os.environ.get(PROGRESS_FOLDER)
+        self._live = None if self._folder or not sys.stderr.isatty() else _live_bar(label, total)
+        self._say(force=True)
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Count `count` more as done; `note` is shown behind the bar."""
+        self.done += count
+        self.note = note or self.note
+        self._say(force=self.done >= self.total)
+
+    def close(self) -> None:
+        """End the display."""
+        self._say(force=True)
+        if self._live is not None:
+            self._live[0].stop()
+
+    def _say(self, force: bool = False) -> None:
+        now = time.monotonic()
+        if not force and now - self._said < _EVERY_S:
+            return
+        self._said = now
+        if self._live is not None:
+            display, task = self._live
+            display.update(task, completed=self.done, note=self.note)
+        elif force or now - self._logged > _LOG_EVERY_S:
+            self._logged = now
+            line = f"{self.label}: {self.done}/{self.total} after {now - self._started:.0f} s {self.note}"
+            print(line.rstrip(), file=sys.stderr, flush=True)
+        if self._folder:
+            # Display only: losing it loses nothing, so it is renamed into place but not flushed to disk.
+            file = Path(self._folder) / f"{os.getpid()}.json"
+            temp = file.with_suffix(".tmp")
+            state = {"label": self.label, "done": self.done, "total": self.total, "note": self.note}
+            try:
+                descriptor = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+                with os.fdopen(descriptor, "w") as stream:
+                    json.dump(state, stream)
+                temp.replace(file)
+            except OSError:
+                self._folder = None
+
+
+def _live_bar(label: str, total: int) -> tuple[Bars, TaskID]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    display = Bars(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=Console(stderr=True),
+    )
+    display.start()
+    return display, display.add_task(label, total=total, note="")
+
+
+@contextmanager
+def progress(label: str, total: int) -> Iterator[Progress]:
+    """Show progress while the block runs."""
+    shown = Progress(label, total)
+    try:
+        yield shown
+    finally:
+        shown.close()
+
+
+def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
+    """Yield the items, showing how many are done."""
+    count = total if total is not None else len(items) if isinstance(items, Sized) else 0
+    with progress(label, count) as shown:
+        for item in items:
+            yield item
+            shown.advance()

@@ -1,0 +1,95 @@
+"""The report: one HTML file that holds everything, opens from disk, and asks no other host for anything."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+
+import pandas as pd
+from jinja2 import Environment, StrictUndefined
+from matplotlib.figure import Figure
+
+from dualflow.commit import commit_text
+from dualflow.errors import ConfigError
+from dualflow.report.figures import to_png
+from dualflow.report.tables import Table
+
+# Sections that hold tables and figures, in reading order, each with the sentence that leads into it.
+SECTIONS: dict[str, tuple[str, str]] = {
+    "subjects": (
+        "Subjects",
+        "Real and synthetic images of test subjects, in neurological orientation: the subject's left is on the left.",
+    ),
+    "comparison": (
+        "Comparison",
+        "All models on the same held-out subjects, inside the brain mask. Brackets and bars are 95 % bootstrap "
+        "intervals over subjects; bold is the best mean of a column.",
+    ),
+    "uncertainty": (
+        "Uncertainty",
+        "Whether the stated intervals hold, for single voxels and for the mean of whole regions.",
+    ),
+    "condition": (
+        "Condition use",
+        "Whether the model reads the source image: the real target should be likelier under the subject's own.",
+    ),
+    "training": ("Training", "How each model learnt."),
+}
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything a report shows.
+
+    Attributes:
+        title: heading of the page.
+        facts: short facts of the study, name -> value.
+        findings: what the numbers say, in sentences.
+        tables: section (a key of SECTIONS) -> its tables.
+        figures: section -> its figures, as (caption, figure).
+        quarantine: scans set aside: columns scan, step, reason; empty if there are none.
+        method: paragraphs on how the numbers came about.
+        limits: what the numbers do not mean, in sentences.
+        versions: what made this page, name -> version, hash or seed.
+    """
+
+    title: str
+    facts: Mapping[str, object]
+    findings: Sequence[str]
+    quarantine: pd.DataFrame
+    method: Sequence[str]
+    limits: Sequence[str]
+    versions: Mapping[str, object]
+    tables: Mapping[str, Sequence[Table]] = field(default_factory=dict)
+    figures: Mapping[str, Sequence[tuple[str, Figure]]] = field(default_factory=dict)
+
+
+def render(report: ReportData, path: Path) -> None:
+    """Write `report` to `path` atomically; equal reports give equal bytes.
+
+    Raises:
+        ConfigError: tables or figures are given for a section that does not exist.
+    """
+    unknown = sorted({*report.tables, *report.figures} - set(SECTIONS))
+    if unknown:
+        raise ConfigError(f"report section '{unknown[0]}' does not exist; choose from: {', '.join(SECTIONS)}")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(files("dualflow.report").joinpath("report.html").read_text("utf-8"))
+    sections = [
+        {
+            "key": key,
+            "name": name,
+            "lead": lead,
+            "tables": list(report.tables.get(key, ())),
+            "figures": [(caption, _data_uri(figure)) for caption, figure in report.figures.get(key, ())],
+        }
+        for key, (name, lead) in SECTIONS.items()
+    ]
+    commit_text(path, template.render(report=report, sections=sections))
+
+
+def _data_uri(figure: Figure) -> str:
+    return "data:image/png;base64," + base64.b64encode(to_png(figure)).decode("ascii")

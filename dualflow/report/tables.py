@@ -1,0 +1,105 @@
+"""Tables of the report: numbers become text here, and the best of each column is marked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from dualflow.evaluation.metrics import METRICS
+from dualflow.modalities import Modality
+
+VERDICTS = {"better": "better", "worse": "worse", "undecided": "no clear difference"}
+UNKNOWN = "–"  # noqa: RUF001 - an en dash, as typeset tables have it
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as it is printed.
+
+    Attributes:
+        caption: one sentence that says what the numbers are.
+        frame: cells as text, or as values that `str` prints well.
+        best: (row, column) positions to print bold.
+    """
+
+    caption: str
+    frame: pd.DataFrame
+    best: frozenset[tuple[int, int]] = field(default_factory=frozenset)
+
+
+def comparison_table(
+    summary: pd.DataFrame, row: Modality, metrics: Sequence[str], caption: str, *, without: Sequence[str] = ()
+) -> Table:
+    """One row per model, one column per metric: mean and 95 % interval; the best mean of a column is bold.
+
+    Models to which none of the metrics applies have no row. Models in `without`, such as a ceiling that knows the truth, are shown and never marked.
+    """
+    present = [metric for metric in metrics if metric in set(summary["metric"])]
+    indexed = summary.set_index(["model", "metric"])
+    models = list(dict.fromkeys(summary.loc[summary["metric"].isin(present), "model"]))
+    cells = {
+        METRICS[metric].heading(row): [_mean_cell(indexed, model, metric) for model in models] for metric in present
+    }
+    best = set()
+    for column, metric in enumerate(present, 1):
+        losses = [
+            float(METRICS[metric].loss(np.asarray(indexed.loc[(model, metric), "mean"])))
+            if (model, metric) in indexed.index and model not in without
+            else np.inf
+            for model in models
+        ]
+        # Equal printed losses are equally good: bold marks no difference that the table does not show.
+        digits = METRICS[metric].digits
+        best |= {(i, column) for i, loss in enumerate(losses) if np.isfinite(loss) and _same(loss, min(losses), digits)}
+    return Table(caption, pd.DataFrame({"Model": models, **cells}), frozenset(best))
+
+
+def difference_table(differences: pd.DataFrame, row: Modality, metrics: Sequence[str], caption: str) -> Table:
+    """One row per model and metric: paired difference to the reference, its interval, p and a verdict in words."""
+    chosen = differences[differences["metric"].isin(list(metrics))]
+    rows = [
+        {
+            "Model": entry["model"],
+            "Against": entry["reference"],
+            "Metric": METRICS[entry["metric"]].heading(row),
+            "Difference": _interval(entry["difference"], entry["low"], entry["high"], entry["metric"], signed=True),
+            "p (Holm)": _p_value(entry["p_holm"]),
+            "The model is": VERDICTS[entry["verdict"]],
+        }
+        for _, entry in chosen.iterrows()
+    ]
+    return Table(caption, pd.DataFrame(rows))
+
+
+def plain_table(frame: pd.DataFrame, caption: str, *, digits: int = 3) -> Table:
+    """Any small table: floats rounded, unknown values as a dash."""
+    return Table(caption, frame.map(lambda value: _plain(value, digits)))
+
+
+def _mean_cell(indexed: pd.DataFrame, model: str, metric: str) -> str:
+    if (model, metric) not in indexed.index:
+        return UNKNOWN
+    mean, low, high = (float(value) for value in indexed.loc[(model, metric), ["mean", "low", "high"]].to_numpy())
+    return _interval(mean, low, high, metric)
+
+
+def _interval(value: float, low: float, high: float, metric: str, *, signed: bool = False) -> str:
+    digits, sign = METRICS[metric].digits, "+" if signed else ""
+    return f"{value:{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+
+
+def _same(first: float, second: float, digits: int) -> bool:
+    return round(first, digits) == round(second, digits)
+
+
+def _p_value(value: float) -> str:
+    return UNKNOWN if np.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _plain(value: object, digits: int) -> str:
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return UNKNOWN
+    return f"{value:.{digits}f}" if isinstance(value, float) else str(value)

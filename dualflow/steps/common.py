@@ -1,0 +1,61 @@
+"""What several steps share: which scans are usable, and the sections a step's result depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from pydantic import BaseModel
+
+from dualflow.commit import read_manifest
+from dualflow.config import Config
+from dualflow.data.dataset import PairDataset, load_pairs
+from dualflow.data.index import read_pairs
+from dualflow.data.quarantine import Quarantine
+from dualflow.data.side import SideEncoder
+from dualflow.errors import DataError
+from dualflow.evaluation.regions import RegionMap, region_map
+from dualflow.layout import Scan
+
+
+def dump(*sections: BaseModel, without: Sequence[str] = ()) -> dict[str, Any]:
+    """Sections of the configuration as plain values, by class name, without the fields that change no result."""
+    return {
+        type(section).__name__.removesuffix("Config").lower(): section.model_dump(mode="json", exclude=set(without))
+        for section in sections
+    }
+
+
+def shard_of(items: Sequence[Any], shard: int, shards: int) -> list[Any]:
+    """Every `shards`-th item, from `shard` on."""
+    return list(items[shard::shards])
+
+
+def usable_pairs(config: Config) -> pd.DataFrame:
+    """Rows of the index whose scans are preprocessed and not quarantined.
+
+    Raises:
+        DataError: a scan has not been preprocessed, or none is usable.
+    """
+    pairs = read_pairs(config.layout)
+    kept = []
+    for key in pairs["scan"]:
+        path = config.layout.scan_manifest(Scan.parse(key))
+        manifest = read_manifest(path)
+        if manifest is None:
+            raise DataError(f"{key}: not preprocessed, or changed since ({path}); run the preprocess step again")
+        kept.append(Quarantine.of_manifest(key, manifest) is None)
+    if not any(kept):
+        raise DataError(f"no usable scan is left; the reasons are in {config.layout.quarantine}")
+    return pairs[kept].reset_index(drop=True)
+
+
+def load_split(config: Config, pairs: pd.DataFrame, split: str, encoder: SideEncoder) -> PairDataset:
+    """The preprocessed scans of one split."""
+    return load_pairs(config.layout, pairs[pairs["split"] == split], config.study, encoder)
+
+
+def regions_of(config: Config) -> RegionMap:
+    """The atlas regions on this study's model grid."""
+    return region_map(config.preprocess)

@@ -1,0 +1,128 @@
+"""From nothing to preprocessed pairs: cohort, index, preprocess, collect."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from dualflow import cohort
+from dualflow.commit import commit_json, read_manifest, sha256, sweep_temporaries, write_manifest
+from dualflow.config import Config
+from dualflow.data.index import build_index, read_pairs
+from dualflow.data.quarantine import FACT, Quarantine, collect, write_quarantine
+from dualflow.errors import CommitError, DualflowError
+from dualflow.imaging.preprocess import preprocess_pair, write_pair
+from dualflow.layout import Scan, derivative_description
+from dualflow.modalities import modality
+from dualflow.progress import track
+from dualflow.steps.common import dump, shard_of
+
+
+def make_cohort(config: Config, shard: int) -> None:
+    """Make one shard of the embedded cohort's people; people who are there and whole are left as they are."""
+    layout, seed = config.layout, config.cohort.seed
+    people = shard_of(cohort.participants(config.cohort.subjects, seed), shard, config.preprocess.shards)
+    done = {}
+    for person in track(people, f"cohort, part {shard + 1}"):
+        manifest = layout.manifest(f"cohort/sub-{person.label}")
+        if read_manifest(manifest, inputs={}, config={"seed": seed}) is None:
+            cohort.write_subject(layout.bids, person)
+            files = {str(file.relative_to(layout.bids)): file for file in cohort.subject_files(layout.bids, person)}
+            write_manifest(manifest, step="cohort", outputs=files, inputs={}, config={"seed": seed})
+        done[person.label] = manifest
+    write_manifest(
+        layout.manifest(f"cohort/shard-{shard}"), step="cohort", outputs=done, inputs={}, config={"seed": seed}
+    )
+
+
+def finish_cohort(config: Config) -> None:
+    """Write what describes the cohort as a whole: participants, dataset description, truth tables."""
+    layout = config.layout
+    cohort.write_dataset(layout.bids, cohort.participants(config.cohort.subjects, config.cohort.seed))
+    write_manifest(
+        layout.manifest("cohort"),
+        step="cohort",
+        outputs={"participants": layout.bids / "participants.tsv"},
+        inputs={},
+        config=dump(config.cohort),
+    )
+
+
+def make_index(config: Config) -> None:
+    """List the usable scans, draw the splits, and say what was found."""
+    layout = config.layout
+    index = build_index(config.bids, config.study, config.split)
+    index.write(layout)
+    print(index.summary(), file=sys.stderr)
+    write_manifest(
+        layout.manifest("index"),
+        step="index",
+        outputs={"pairs": layout.pairs, "quarantine": layout.index_quarantine},
+        inputs={},
+        config=dump(config.study, config.split),
+        facts={"scans": len(index.pairs), "quarantined": len(index.quarantined)},
+    )
+
+
+def preprocess(config: Config, shard: int) -> None:
+    """Preprocess one shard of the scans; a scan that cannot be used is quarantined with its reason, the rest go on."""
+    layout = config.layout
+    sweep_temporaries(layout.derivatives)
+    pairs, shards = read_pairs(layout), config.preprocess.shards
+    rows = shard_of(list(zip(pairs["scan"], pairs["source"], pairs["target"], strict=True)), shard, shards)
+    done = {}
+    for key, source, target in track(rows, f"preprocess, part {shard + 1}"):
+        scan = Scan.parse(key)
+        _preprocess_scan(config, scan, config.bids / source, config.bids / target if target else None)
+        done[key] = layout.scan_manifest(scan)
+    write_manifest(
+        layout.manifest(f"preprocess/shard-{shard}"),
+        step="preprocess",
+        outputs=done,
+        inputs={},
+        config=dump(config.preprocess),
+    )
+
+
+def _preprocess_scan(config: Config, scan: Scan, source: Path, target: Path | None) -> None:
+    layout = config.layout
+    source_row, target_row = modality(config.study.source), modality(config.study.target)
+    manifest = layout.scan_manifest(scan)
+    files = {"source": source} | ({"target": target} if target else {})
+    section = dump(config.preprocess, without=("shards",)) | {
+        "source": config.study.source,
+        "target": config.study.target,
+    }
+    try:
+        inputs = {name: sha256(file) for name, file in files.items()}
+        if read_manifest(manifest, inputs=inputs, config=section) is not None:
+            return
+        pair = preprocess_pair(source, target, source_row, target_row, config.preprocess)
+        outputs = write_pair(pair, layout, scan, source_row, target_row)
+        facts = {"quality": pair.record["quality"]}
+    except CommitError:  # a full disk is no fault of the scan
+        raise
+    except Exception as error:  # one bad scan must not take the others down, whatever is wrong with it
+        known = isinstance(error, DualflowError)
+        reason = str(error) if known else f"{source.name}: unexpected {type(error).__name__}: {error}"
+        print(f"{scan.key}: quarantined: {reason}", file=sys.stderr)
+        inputs, outputs = {name: "unreadable" for name in files}, {}
+        facts = {FACT: Quarantine(scan.key, "preprocess", reason).fact()}
+    write_manifest(manifest, step="preprocess", outputs=outputs, inputs=inputs, config=section, facts=facts)
+
+
+def finish_preprocess(config: Config) -> None:
+    """Gather the shards: one quarantine table, one dataset description."""
+    layout = config.layout
+    scans = list(read_pairs(layout)["scan"])
+    quarantined = collect(layout, scans)
+    write_quarantine(layout.quarantine, quarantined)
+    commit_json(layout.derivatives / "dataset_description.json", derivative_description(config.study.name))
+    write_manifest(
+        layout.manifest("preprocess"),
+        step="preprocess",
+        outputs={scan: layout.scan_manifest(Scan.parse(scan)) for scan in scans} | {"quarantine": layout.quarantine},
+        inputs={},
+        config=dump(config.preprocess, without=("shards",)),
+        facts={"usable": len(scans) - sum(row.step != "pairing" for row in quarantined), "set_aside": len(quarantined)},
+    )

@@ -1,0 +1,205 @@
+"""Train one model with one seed: a flow or a baseline, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from dualflow import __version__
+from dualflow.baselines import BASELINES, width_for
+from dualflow.commit import commit_text, digest_of, sha256, write_manifest
+from dualflow.config import Config
+from dualflow.data.dataset import PairDataset
+from dualflow.data.side import SideEncoder
+from dualflow.errors import ConfigError
+from dualflow.flows.model import DualFlow
+from dualflow.flows.presets import preset
+from dualflow.layout import Scan
+from dualflow.modalities import modality
+from dualflow.steps.common import dump, load_split, regions_of, usable_pairs
+from dualflow.training.checkpoint import save_model
+from dualflow.training.engine import History, fit, forget_states
+from dualflow.training.flow import FOLDS, parameter_count, train_flow
+from dualflow.training.tracking import Run, tracked
+from dualflow.flows.local_linear import grouped_folds
+
+PICTURE_SEED = 0
+
+
+def train(config: Config, name: str, seed: int) -> None:
+    """Train model `name` with `seed`, track it, and write its folder.
+
+    Raises:
+        ConfigError: the name is neither a flow of the configuration nor a baseline.
+    """
+    if name not in config.flows and name not in BASELINES:
+        raise ConfigError(f"unknown model '{name}'; choose from: {', '.join([*config.flows, *BASELINES])}")
+    layout, folder = config.layout, config.layout.model(name, seed)
+    pairs = usable_pairs(config)
+    encoder = SideEncoder.fit(pairs[pairs["split"] == "train"], config.study.side)
+    training, validation = (load_split(config, pairs, split, encoder) for split in ("train", "validation"))
+    data = {key: _input_hash(config, key) for key in [*training.scans, *validation.scans]}
+    with tracked(config.tracking, config.study.name, f"{name} seed {seed}", {"model": name, "seed": str(seed)}) as run:
+        run.parameters(config.model_dump(mode="json", exclude={"tracking"}))
+        run.data(pairs[["scan", "split"]].assign(sha256=[data.get(key, "") for key in pairs["scan"]]), "pairs", "training")
+        watch = _watcher(config, run, validation)
+        if name in config.flows:
+            model, history, facts = _train_flow(config, name, seed, encoder, training, validation, folder, watch)
+        else:
+            model, history, facts = _train_baseline(config, name, seed, encoder, training, validation, folder, watch)
+        card = {
+            "name": name,
+            "seed": seed,
+            "dualflow": __version__,
+            "torch": torch.__version__,
+            "shape": list(training[0]["source"].shape[1:]),
+            "side": encoder.to_dict(),
+            "study": {key: config.study.model_dump(mode="json")[key] for key in ("name", "source", "target", "side")},
+            "preprocess": config.preprocess.model_dump(mode="json"),
+            "parameters": parameter_count(model),
+            "data_digest": digest_of(data),
+            "train_seconds": history.seconds,
+            "skipped_steps": history.skipped,
+            "best_step": history.best_step,
+            "constant_spread": _constant_spread(config, model, validation),
+            **facts,
+        }
+        files = save_model(folder, model.state_dict(), card)
+        if history.entries:
+            table = pd.DataFrame(history.entries).to_csv(sep="\t", index=False)
+            commit_text(folder / "history.tsv", table)
+            files.append(folder / "history.tsv")
+        for file in files:
+            run.file(file, "model")
+        run.metrics({"train/seconds": history.seconds, "train/skipped_steps": float(history.skipped)})
+    forget_states(folder)
+    write_manifest(
+        layout.manifest(f"train/{name}_seed-{seed}"),
+        step="train",
+        outputs={file.name: file for file in files if file.name != "history.tsv"},
+        inputs=data,
+        config={"name": name, "seed": seed, **dump(config.study, config.train, config.baselines)},
+    )
+
+
+Trained = tuple[nn.Module, History, dict[str, Any]]
+
+
+def _train_flow(
+    config: Config,
+    name: str,
+    seed: int,
+    encoder: SideEncoder,
+    training: PairDataset,
+    validation: PairDataset,
+    folder: Path,
+    watch: Any,
+) -> Trained:
+    result = train_flow(
+        config.flows[name],
+        training,
+        validation,
+        config.train,
+        side_features=len(encoder.names),
+        label=f"train {name}, seed {seed}",
+        seed=seed,
+        folder=folder,
+        watch=watch,
+    )
+    return result.model, result.history, {"kind": "flow", "spec": result.model.spec.to_dict(), **result.facts}
+
+
+def _train_baseline(
+    config: Config,
+    name: str,
+    seed: int,
+    encoder: SideEncoder,
+    training: PairDataset,
+    validation: PairDataset,
+    folder: Path,
+    watch: Any,
+) -> Trained:
+    shape, count = tuple(training[0]["source"].shape[1:]), len(encoder.names)
+    options: dict[str, Any] = {}
+    if name == "unet":
+        flow = DualFlow(preset(config.model.preset, **config.model.options), shape=shape, side_features=count)
+        options["width"] = width_for(parameter_count(flow), count)
+    torch.manual_seed(seed)
+    model = BASELINES[name](shape, count, **options)
+    model.fit(training, grouped_folds([Scan.parse(key).subject for key in training.scans], FOLDS))
+    facts = {"kind": name, "options": options}
+    if not model.trainable:
+        return model.eval(), History(), facts
+    weights, history = fit(
+        model,
+        training,
+        validation,
+        config.train,
+        label=f"train {name}, seed {seed}",
+        steps=config.baselines.unet_steps,
+        learning_rate=config.baselines.unet_learning_rate,
+        seed=seed,
+        folder=folder,
+        watch=watch,
+    )
+    model.load_state_dict(weights)
+    return model.eval(), history, facts
+
+
+@torch.no_grad()
+def _constant_spread(config: Config, model: nn.Module, validation: PairDataset) -> dict[str, float]:
+    """Root mean squared error on the validation pairs, per voxel and per region mean: a spread for point estimates."""
+    if not len(validation):
+        return {"voxel": 0.0, "region": 0.0, "regions": 0}
+    regions = regions_of(config)
+    voxel, region = [], []
+    for index in range(len(validation)):
+        item = validation[index]
+        mask = item["mask"][0].numpy()
+        estimate = model.point_estimate(item["source"][None], item["side"][None])[0, 0].float()  # type: ignore[operator]
+        error = (estimate - item["target"][0]).numpy()
+        voxel.append(np.square(error[mask]).mean())
+        region.append(np.nanmean(np.square(regions.means(error, mask))))
+    return {
+        "voxel": float(np.sqrt(np.mean(voxel))),
+        "region": float(np.sqrt(np.mean(region))),
+        "regions": len(regions.names),
+    }
+
+
+def _watcher(config: Config, run: Run, validation: PairDataset) -> Any:
+    """Deliver metrics and a picture of the first validation scan at every validation."""
+    window = modality(config.study.target).window
+
+    def watch(step: int, metrics: Mapping[str, float], model: nn.Module | None) -> None:
+        named = {key if "/" in key else f"train/{key}": value for key, value in metrics.items() if key != "step"}
+        run.metrics(named, step)
+        if model is not None and len(validation):
+            run.image(_picture(model, validation, window), "validation/axial", step)
+
+    return watch
+
+
+@torch.no_grad()
+def _picture(model: nn.Module, validation: PairDataset, window: tuple[float, float]) -> Any:
+    """Middle axial slice of source, real target, estimate and, for a flow, one sample; values in [0, 1]."""
+    item = validation[0]
+    source, side, mask = item["source"][None], item["side"][None], item["mask"][0]
+    images: list[Tensor] = [item["target"][0], model.point_estimate(source, side)[0, 0].float()]  # type: ignore[operator]
+    if isinstance(model, DualFlow):
+        generator = torch.Generator().manual_seed(PICTURE_SEED)
+        images.append(model.sample(source, side, generator=generator)[0, 0, 0].float())
+    low, high = window
+    shown = [item["source"][0], *((image * mask - low) / (high - low) for image in images)]
+    row = torch.cat([image[:, :, image.shape[2] // 2].T.flip(0) for image in shown], dim=1)
+    return row.clamp(0, 1).numpy()
+
+
+def _input_hash(config: Config, key: str) -> str:
+    return sha256(config.layout.scan_manifest(Scan.parse(key)))

@@ -1,0 +1,140 @@
+"""The training loop, for anything whose forward returns a loss: the flow and the networks it is compared with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dualflow.config import TrainConfig
+from dualflow.data.dataset import Item, PairDataset, batches
+from dualflow.errors import DualflowError
+from dualflow.progress import progress
+from dualflow.training.checkpoint import load_newest_state, save_state, states
+from dualflow.training.optimiser import Optimiser
+from dualflow.training.precision import autocast
+from dualflow.training.validation import validate
+
+INPUTS = ("target", "source", "side", "mask", "mean")
+Watcher = Callable[[int, Mapping[str, float], nn.Module | None], None]
+
+
+@dataclass
+class History:
+    """What happened in training: one entry per validation, and the totals.
+
+    Attributes:
+        entries: step, learning rate, gradient norm, training terms and `validation/` terms.
+        best: lowest validation loss so far.
+        best_step: the step it was reached at.
+        skipped: steps whose loss or gradient was not finite, which changed nothing.
+        seconds: time spent in optimiser steps, over all resumptions.
+    """
+
+    entries: list[dict[str, float]] = field(default_factory=list)
+    best: float = float("inf")
+    best_step: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+
+
+def fit(
+    model: nn.Module,
+    train: PairDataset,
+    validation: PairDataset,
+    config: TrainConfig,
+    *,
+    label: str,
+    steps: int,
+    learning_rate: float,
+    seed: int,
+    folder: Path,
+    watch: Watcher | None = None,
+) -> tuple[dict[str, Tensor], History]:
+    """Train `model`; return the averaged weights of the best validation, and the history.
+
+    A state is written to `folder` at every validation, and a run that was stopped goes on from the newest whole one
+    as if it had never stopped. The states are removed by `forget_states` once the model itself is saved.
+
+    Args:
+        model: forward(target, source, side, mask[, mean]) -> dict with `loss`; already initialised.
+        train: pairs to learn from.
+        validation: pairs to choose the weights on; if empty, the last weights are taken.
+        config: batch size, precision, and so on.
+        label: what the progress display says.
+        steps: optimiser steps.
+        learning_rate: peak learning rate.
+        seed: of the order of the scans and the noise.
+        folder: where states go.
+        watch: called with step, metrics and averaged model at every validation, for tracking.
+
+    Raises:
+        DualflowError: `config.max_skipped` steps in a row were not finite.
+    """
+    device = next(model.parameters()).device
+    torch.manual_seed(seed)
+    optimiser = Optimiser(model, config, steps, learning_rate)
+    history, start, best = History(), 0, dict(model.state_dict())
+    if (found := load_newest_state(folder)) is not None:
+        tensors, facts = found
+        start = int(facts["step"])
+        optimiser.load(tensors, start)
+        torch.set_rng_state(tensors["rng"])
+        history = History(**facts["history"])
+        best = {key.removeprefix("best."): value for key, value in tensors.items() if key.startswith("best.")}
+    in_a_row = 0
+    sums: dict[str, list[float]] = {}
+    with progress(label, steps) as shown:
+        shown.advance(start)
+        for step, batch in enumerate(batches(train, config.batch_size, steps, seed, start), start + 1):
+            model.train()
+            begun = time.perf_counter()
+            with autocast(config.precision, device):
+                terms = model(**to_inputs(batch, device))
+            norm = optimiser.step(terms["loss"])
+            history.seconds += time.perf_counter() - begun
+            if norm is None:
+                history.skipped, in_a_row = history.skipped + 1, in_a_row + 1
+                if in_a_row > config.max_skipped:
+                    raise DualflowError(
+                        f"{label}: {in_a_row} steps in a row were not finite, the last at step {step}; lower "
+                        f"train.learning_rate (now {config.learning_rate}) or use train.precision: float32"
+                    )
+                continue
+            in_a_row = 0
+            for name, value in {**{key: float(term) for key, term in terms.items()}, "gradient_norm": norm}.items():
+                sums.setdefault(name, []).append(value)
+            shown.advance(note=f"loss {float(terms['loss']):.3f}")
+            if step % config.validate_every and step != steps:
+                continue
+            entry = {"step": float(step), "learning_rate": float(optimiser.schedule.get_last_lr()[0])}
+            entry |= {name: sum(values) / len(values) for name, values in sums.items()}
+            sums = {}
+            if len(validation):
+                found_terms = validate(optimiser.averaged, validation, config.batch_size, config.precision)
+                entry |= {f"validation/{name}": value for name, value in found_terms.items()}
+            history.entries.append(entry)
+            loss = entry.get("validation/loss", float("-inf"))
+            if loss <= history.best:
+                history.best, history.best_step = loss, step
+                best = {key: value.detach().clone() for key, value in optimiser.averaged.state_dict().items()}
+            if watch is not None:
+                watch(step, entry, optimiser.averaged)
+            tensors = optimiser.tensors() | {f"best.{key}": value for key, value in best.items()}
+            save_state(folder, step, tensors | {"rng": torch.get_rng_state()}, {"step": step, "history": vars(history)})
+    return best, history
+
+
+def forget_states(folder: Path) -> None:
+    """Remove the training states of a model that is saved."""
+    for state in states(folder):
+        state.unlink()
+
+
+def to_inputs(batch: Item, device: torch.device) -> dict[str, Tensor]:
+    """The model's inputs of a batch, on its device."""
+    return {name: batch[name].to(device, non_blocking=True) for name in INPUTS if name in batch}

@@ -1,0 +1,102 @@
+"""AdamW, its schedule and the running mean of the weights, and their states as named tensors."""
+
+from __future__ import annotations
+
+import warnings
+from math import cos, pi
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from dualflow.config import TrainConfig
+from dualflow.errors import CheckpointError
+
+
+class Optimiser:
+    """AdamW with warm-up then cosine to zero, clipping, and an exponential running mean of the weights.
+
+    Args:
+        model: what is trained.
+        config: rates, decay, clipping, EMA.
+        steps: length of the schedule.
+        learning_rate: peak rate.
+    """
+
+    def __init__(self, model: nn.Module, config: TrainConfig, steps: int, learning_rate: float) -> None:
+        self.model, self.config = model, config
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.adam = AdamW(self.parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay)
+        warmup = max(1, round(config.warmup * steps))
+
+        def rate(step: int) -> float:
+            return min((step + 1) / warmup, 0.5 * (1 + cos(pi * min(1.0, step / steps))))
+
+        self.schedule = LambdaLR(self.adam, rate)
+        self.average = AveragedModel(model, multi_avg_fn=_running_mean(config.ema), use_buffers=False)
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The model with averaged weights."""
+        module: nn.Module = self.average.module
+        return module
+
+    def step(self, loss: Tensor) -> float | None:
+        """Take one step; return the gradient norm, or None if something was not finite and nothing was changed."""
+        self.adam.zero_grad(set_to_none=True)
+        norm = float("nan")
+        if torch.isfinite(loss):
+            loss.backward()  # type: ignore[no-untyped-call]
+            norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm))
+        finite = norm == norm and abs(norm) != float("inf")
+        if finite:
+            self.adam.step()
+            self.average.update_parameters(self.model)
+        # The schedule counts attempts, so that a resumed run stays in step with its data.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a schedule that steps without the optimiser: a skipped step
+            self.schedule.step()
+        return norm if finite else None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything needed to go on exactly: weights, their mean, Adam's moments."""
+        found = {f"model.{key}": value for key, value in self.model.state_dict().items()}
+        found |= {f"average.{key}": value for key, value in self.average.state_dict().items()}
+        for index, state in self.adam.state_dict()["state"].items():
+            found |= {f"adam.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
+        return found
+
+    def load(self, tensors: dict[str, Tensor], step: int) -> None:
+        """Take up what `tensors` gave after `step` steps.
+
+        Raises:
+            CheckpointError: the state belongs to another model.
+        """
+        try:
+            self.model.load_state_dict(_section(tensors, "model."))
+            self.average.load_state_dict(_section(tensors, "average."))
+        except RuntimeError as error:
+            first = str(error).splitlines()[0]
+            raise CheckpointError(f"training state of another model ({first}); remove the state files") from error
+        moments: dict[int, dict[str, Any]] = {}
+        for key, value in _section(tensors, "adam.").items():
+            index, name = key.split(".", 1)
+            moments.setdefault(int(index), {})[name] = value
+        self.adam.load_state_dict({"state": moments, "param_groups": self.adam.state_dict()["param_groups"]})
+        schedule = self.schedule.state_dict()
+        self.schedule.load_state_dict({**schedule, "last_epoch": step, "_step_count": step + 1})
+        for group, base, scale in zip(
+            self.adam.param_groups, self.schedule.base_lrs, self.schedule.lr_lambdas, strict=True
+        ):
+            group["lr"] = base * scale(step)
+
+
+def _running_mean(decay: float) -> Any:
+    return get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+
+
+def _section(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

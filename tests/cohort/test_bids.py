@@ -1,0 +1,152 @@
+import hashlib
+import json
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from dualflow.cohort import participants, write_subject
+from dualflow.cohort.anatomy import anatomy, points_on_grid, tissue, transform
+from dualflow.cohort.bids import truth_root
+from dualflow.layout import Scan, bids_path
+from dualflow.modalities import MODALITIES
+
+T1W, FDG = MODALITIES["T1w"], MODALITIES["FDG"]
+
+
+def _load(path):
+    image = nib.load(path)
+    return image, image.get_fdata(dtype=np.float32)
+
+
+def _truth(out, person, desc):
+    return bids_path(truth_root(out), Scan(person.label), FDG, desc=desc)
+
+
+def _sidecar(path):
+    return json.loads(Path(str(path).replace(".nii.gz", ".json")).read_text())
+
+
+def test_same_seed_same_bytes(cohort, tmp_path):
+    """A person written again, in another place and alone, is the same to the byte."""
+    out, people = cohort
+    write_subject(tmp_path, participants(1, people[0].seed)[0])
+    files = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
+    assert len(files) == 9
+    for file in files:
+        assert hashlib.sha256((tmp_path / file).read_bytes()).digest() == (
+            hashlib.sha256((out / file).read_bytes()).digest()
+        ), file
+
+
+def test_headers_agree(cohort):
+    """qform equals sform, both with code 1, and MR and PET lie on different grids."""
+    out, people = cohort
+    for person in people:
+        grids = []
+        for path in (bids_path(out, Scan(person.label), T1W), bids_path(out, Scan(person.label), FDG)):
+            image = nib.load(path)
+            np.testing.assert_allclose(image.get_qform(), image.get_sform(), atol=1e-4)
+            assert int(image.header["qform_code"]) == int(image.header["sform_code"]) == 1
+            grids.append(image.affine)
+        assert not np.allclose(*grids)
+
+
+def test_pet_is_noise_around_the_noisefree_truth(cohort):
+    """Measured, noise-free and expected PET share one grid and one scale; only the noise and the person differ."""
+    out, people = cohort
+    for person in people:
+        image, measured = _load(bids_path(out, Scan(person.label), FDG))
+        _, noisefree = _load(_truth(out, person, "noisefree"))
+        other, expected = _load(_truth(out, person, "expected"))
+        np.testing.assert_array_equal(image.affine, other.affine)
+        bright = noisefree > 0.5 * noisefree.max()
+        assert measured[bright].mean() == pytest.approx(noisefree[bright].mean(), rel=0.01)
+        assert expected[bright].mean() == pytest.approx(noisefree[bright].mean(), rel=0.12)
+        assert 3e3 < noisefree[bright].mean() < 6e4
+        noise = (measured - noisefree)[bright].std() / noisefree[bright].mean()
+        deviation = (expected - noisefree)[bright].std() / noisefree[bright].mean()
+        assert 0.03 < noise < 0.15
+        assert 0.02 < deviation < 0.10
+
+
+def test_transform_in_the_sidecar_takes_pet_to_t1(cohort):
+    """Through `TargetToSource`, bright T1 tissue (the head) and PET uptake lie on each other; without it, less."""
+    out, people = cohort
+    for person in people:
+        image, pet = _load(_truth(out, person, "noisefree"))
+        to_t1 = np.array(_sidecar(_truth(out, person, "noisefree"))["TargetToSource"])
+        shape = anatomy(person)
+        scores = []
+        for points_map in (to_t1, np.eye(4)):
+            grid = points_on_grid(
+                lambda p, m=points_map, s=shape: s.template_points(transform(m, p)), image.affine, pet.shape
+            )
+            parts, density = tissue(shape, grid), np.zeros(pet.size, np.float32)
+            density[parts.brain] = parts.grey + 0.45 * parts.white
+            scores.append(np.corrcoef(density, pet.ravel())[0, 1])
+        assert scores[0] > 0.88
+        assert scores[0] > scores[1] + 0.03
+
+
+def test_t1_signal_follows_tissue(cohort):
+    """On the T1 as written, white matter is brighter than grey and grey than fluid, at both sites."""
+    out, people = cohort
+    for person in people:
+        image, t1 = _load(bids_path(out, Scan(person.label), T1W))
+        shape = anatomy(person)
+        parts = tissue(shape, points_on_grid(shape.template_points, image.affine, t1.shape))
+        values = t1.ravel()[parts.brain]
+        white, grey, fluid = (
+            np.median(values[part > 0.9]) for part in (parts.white, parts.grey, parts.fluid * parts.mask)
+        )
+        assert white > 1.15 * grey > 1.15 * 1.5 * fluid
+        brain = parts.mask.sum() * abs(np.linalg.det(image.affine[:3, :3])) / 1000
+        assert _sidecar(_truth(out, person, "noisefree"))["BrainVolume"] == pytest.approx(brain, rel=0.005)
+
+
+def test_residual_field_completes_the_affine(cohort):
+    """SourceToTemplate plus the stored displacement is the person's whole map."""
+    out, people = cohort
+    person = people[0]
+    path = bids_path(
+        truth_root(out), Scan(person.label), T1W, suffix="xfm", space="MNI152NLin2009aSym", desc="residual"
+    )
+    image, field = _load(path)
+    assert field.shape[3:] == (1, 3)
+    linear = np.array(_sidecar(_truth(out, person, "noisefree"))["SourceToTemplate"])
+    voxels = np.random.default_rng(0).integers(0, field.shape[:3], (200, 3)).T
+    world = transform(image.affine, voxels.astype(np.float32))
+    stored = transform(linear, world) + field[*voxels, 0].T
+    np.testing.assert_allclose(stored, anatomy(person).template_points(world), atol=0.02)
+
+
+def test_participants_report_less_than_the_truth(cohort):
+    """participants.tsv repeats people.tsv but for the values that are not reported."""
+    out, people = cohort
+    told = pd.read_csv(out / "participants.tsv", sep="\t", keep_default_na=False, dtype=str)
+    known = pd.read_csv(truth_root(out) / "people.tsv", sep="\t", dtype=str)
+    assert list(told["participant_id"]) == [f"sub-{person.label}" for person in people]
+    for column in ("age", "sex", "diagnosis"):
+        for person, value, true in zip(people, told[column], known[column], strict=True):
+            assert value == ("n/a" if column in person.unreported else true)
+    assert not known.isna().any().any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", [".", "derivatives/truth"])
+def test_bids_validator_accepts(cohort, part):
+    """The cohort and its truth are valid BIDS."""
+    program = shutil.which("bids-validator-deno", path=sysconfig.get_path("scripts"))
+    if program is None:
+        pytest.skip("bids-validator-deno is not installed")
+    out, _ = cohort
+    done = subprocess.run(
+        [program, str(out / part), "--ignoreWarnings", "--format", "json"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-2000:]

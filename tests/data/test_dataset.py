@@ -1,0 +1,120 @@
+from itertools import islice
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from dualflow.config import StudyConfig
+from dualflow.data.dataset import PairDataset, batch_positions, batches, collate, load_pairs
+from dualflow.data.side import SideEncoder
+from dualflow.errors import DataError, ShapeError
+from dualflow.layout import Layout, Scan
+from dualflow.modalities import MODALITIES
+
+STUDY = StudyConfig(name="t", side=("age",))
+PAIRS = pd.DataFrame({"scan": ["sub-1", "sub-2_ses-b"], "target": ["x.nii.gz", ""], "age": [60.0, np.nan]})
+SHAPE = (4, 5, 6)
+
+
+def save(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nib.Nifti1Image(array, np.diag([4.0, 4.0, 4.0, 1.0]))
+    image.set_qform(image.affine, code=1)
+    image.set_sform(image.affine, code=1)
+    nib.save(image, path)
+
+
+@pytest.fixture
+def layout(tmp_path) -> Layout:
+    layout = Layout(tmp_path)
+    values = np.random.default_rng(0)
+    for key, target in zip(PAIRS["scan"], PAIRS["target"], strict=True):
+        scan = Scan.parse(key)
+        save(layout.on_grid(scan, MODALITIES["T1w"]), values.normal(size=SHAPE).astype(np.float32))
+        save(layout.mask_on_grid(scan, MODALITIES["T1w"]), (values.random(SHAPE) > 0.5).astype(np.uint8))
+        if target:
+            save(layout.on_grid(scan, MODALITIES["FDG"]), values.random(SHAPE).astype(np.float32))
+    return layout
+
+
+def toy(length: int) -> PairDataset:
+    return PairDataset([{"source": torch.full((1, 1, 1, 1), float(i)), "scan": f"sub-{i}"} for i in range(length)])
+
+
+def test_items_hold_the_preprocessed_volumes(layout):
+    """An item is the volumes as written, with a channel axis; a scan without target has no such entry."""
+    encoder = SideEncoder.fit(PAIRS, ["age"])
+    dataset = load_pairs(layout, PAIRS, STUDY, encoder)
+    first, second = dataset[0], dataset[1]
+    target = nib.load(layout.on_grid(Scan("1"), MODALITIES["FDG"])).get_fdata(dtype=np.float32)
+    np.testing.assert_array_equal(first["target"][0].numpy(), target)
+    mask = np.asarray(nib.load(layout.mask_on_grid(Scan("1"), MODALITIES["T1w"])).dataobj) > 0
+    np.testing.assert_array_equal(first["mask"][0].numpy(), mask)
+    assert first["source"].shape == (1, *SHAPE)
+    assert first["source"].dtype == torch.float32
+    assert "target" not in second
+    assert second["side"].isnan().tolist() == [True]
+    assert dataset.scans == ["sub-1", "sub-2_ses-b"]
+
+
+def test_volumes_on_different_grids_are_refused(layout):
+    """A volume of another size is named before any batch is made."""
+    save(layout.on_grid(Scan("2", "b"), MODALITIES["T1w"]), np.arange(150, dtype=np.float32).reshape(5, 5, 6))
+    with pytest.raises(DataError, match=r"sub-2_ses-b.*T1w.*grid \(5, 5, 6\), expected \(4, 5, 6\)"):
+        load_pairs(layout, PAIRS, STUDY, SideEncoder())
+
+
+def test_collate_stacks_and_refuses_a_mixture(layout):
+    """Tensors gain a batch axis and keys become a list; scans with and without target do not share a batch."""
+    dataset = load_pairs(layout, PAIRS, STUDY, SideEncoder())
+    batch = collate([dataset[0], dataset[0]])
+    assert batch["target"].shape == (2, 1, *SHAPE)
+    assert batch["side"].shape == (2, 0)
+    assert batch["scan"] == ["sub-1", "sub-1"]
+    with pytest.raises(DataError, match="differ in: target"):
+        collate([dataset[0], dataset[1]])
+
+
+def test_with_means_adds_without_changing_the_original():
+    """The new dataset carries the means, the old one does not, and counts and sizes must fit."""
+    dataset = toy(2)
+    means = [torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)]
+    assert dataset.with_means(means)[1]["mean"].item() == 1
+    assert "mean" not in dataset[1]
+    with pytest.raises(ShapeError, match="1 means for 2 scans"):
+        dataset.with_means(means[:1])
+    with pytest.raises(ShapeError, match="sub-1: mean of shape"):
+        dataset.with_means([means[0], torch.zeros(1, 2, 1, 1)])
+
+
+def test_epochs_are_without_replacement():
+    """Every epoch holds each item once, and epochs and seeds differ in order."""
+    stream = [position for step in range(10) for position in batch_positions(7, 7, step, seed=0)]
+    epochs = [stream[first : first + 7] for first in range(0, 70, 7)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 5
+    assert batch_positions(50, 50, 0, seed=0) != batch_positions(50, 50, 0, seed=1)
+
+
+def test_stream_does_not_depend_on_how_it_is_cut():
+    """Batches of 2 and of 3 walk through one stream, also across epochs and past the number of items."""
+    twos = [position for step in range(12) for position in batch_positions(5, 2, step, seed=4)]
+    eights = [position for step in range(3) for position in batch_positions(5, 8, step, seed=4)]
+    assert twos == eights
+
+
+def test_resumed_stream_is_the_same_stream():
+    """Batches from step 3 on equal those of a run from step 0, and there are `steps` in all."""
+    dataset = toy(5)
+    whole = [batch["scan"] for batch in batches(dataset, 2, steps=9, seed=1)]
+    assert len(whole) == 9
+    assert [batch["scan"] for batch in batches(dataset, 2, steps=9, seed=1, start_step=3)] == whole[3:]
+    assert [batch["scan"] for batch in islice(batches(dataset, 2, 9, seed=2), 9)] != whole
+
+
+def test_no_scans_is_an_error():
+    """An empty dataset says where to look."""
+    with pytest.raises(DataError, match="no scans"):
+        next(batches(toy(0), 2, 1, seed=0))

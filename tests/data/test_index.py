@@ -1,0 +1,173 @@
+import random
+
+import pandas as pd
+import pytest
+
+from dualflow.config import SplitConfig, StudyConfig
+from dualflow.data.index import build_index, pair_scans, read_pairs
+from dualflow.data.quarantine import read_quarantine
+from dualflow.errors import ConfigError, DataError
+from dualflow.layout import Layout
+
+STUDY = StudyConfig(name="t")
+EVERYONE_TRAINS = SplitConfig(validation=0, test=0)
+
+
+def reasons(index) -> dict[str, str]:
+    return {row.scan: row.reason for row in index.quarantined}
+
+
+def test_pairs_by_subject_and_session(make_bids, pair_files):
+    """Source and target meet only within one session, and paths are relative to the dataset."""
+    root = make_bids([*pair_files("01", "a"), "sub-01/ses-b/anat/sub-01_ses-b_T1w.nii.gz", *pair_files("2")])
+    pairs = build_index(root, STUDY, EVERYONE_TRAINS).pairs
+    assert pairs["scan"].tolist() == ["sub-01_ses-a", "sub-01_ses-b", "sub-2"]
+    assert pairs["target"].tolist() == [pair_files("01", "a")[1], "", pair_files("2")[1]]
+    assert pairs["source"].tolist()[0] == pair_files("01", "a")[0]
+    assert pairs["split"].tolist() == ["train", "convert", "train"]
+    assert pairs["session"].tolist() == ["a", "b", None]
+
+
+@pytest.mark.parametrize("name", ["ds000001-1.0.0", "study[1]", ".hidden"])
+def test_any_folder_name_is_indexed(make_bids, pair_files, name):
+    """A dataset is found whatever its folder is called, such as an OpenNeuro download with its version."""
+    assert len(build_index(make_bids(pair_files("1"), name=name), STUDY, EVERYONE_TRAINS).pairs) == 1
+
+
+def test_derivatives_and_other_files_play_no_part(make_bids, pair_files):
+    """Derivatives, sidecars, other modalities and other tracers are not taken for a scan."""
+    extra = [
+        "derivatives/x/sub-2/anat/sub-2_T1w.nii.gz",
+        "sub-1/anat/sub-1_T1w.json",
+        "sub-1/anat/sub-1_FLAIR.nii.gz",
+        "sub-1/pet/sub-1_trc-AV45_pet.nii.gz",
+    ]
+    index = build_index(make_bids([*pair_files("1"), *extra]), STUDY, EVERYONE_TRAINS)
+    assert index.pairs["scan"].tolist() == ["sub-1"]
+    assert index.pairs["target"].tolist() == [pair_files("1")[1]]
+    assert index.quarantined == []
+
+
+def test_target_without_source_is_set_aside_with_a_remedy(make_bids, pair_files):
+    """A target whose session lacks the source is refused, and the reason names the file that is missing."""
+    root = make_bids([*pair_files("1"), "sub-2/ses-p/pet/sub-2_ses-p_trc-FDG_pet.nii.gz"])
+    found = reasons(build_index(root, STUDY, EVERYONE_TRAINS))
+    assert list(found) == ["sub-2_ses-p"]
+    assert "sub-2/ses-p/anat/sub-2_ses-p_T1w.nii.gz" in found["sub-2_ses-p"]
+
+
+@pytest.mark.parametrize(
+    "second", ["sub-1/anat/sub-1_run-2_T1w.nii.gz", "sub-1/anat/sub-1_T1w.nii", "sub-1/pet/sub-1_trc-18FFDG_pet.nii.gz"]
+)
+def test_ambiguous_scan_is_set_aside(make_bids, pair_files, second):
+    """Two files that could be the source or the target are never chosen between."""
+    index = build_index(make_bids([*pair_files("1"), *pair_files("2"), second]), STUDY, EVERYONE_TRAINS)
+    assert index.pairs["scan"].tolist() == ["sub-2"]
+    assert "keep one" in reasons(index)["sub-1"]
+    assert second.split("/")[-1] in reasons(index)["sub-1"]
+
+
+def test_unnamed_tracer_counts_only_where_it_is_clear(make_bids):
+    """A PET file without trc- is the target in a dataset of one tracer, and refused beside another tracer."""
+    files = ["sub-1/anat/sub-1_T1w.nii.gz", "sub-1/pet/sub-1_pet.nii.gz", "sub-2/anat/sub-2_T1w.nii.gz"]
+    assert build_index(make_bids(files), STUDY, EVERYONE_TRAINS).pairs["split"].tolist() == ["train", "convert"]
+    mixed = pair_scans(make_bids([*files, "sub-2/pet/sub-2_trc-AV45_pet.nii.gz"], name="mixed"), STUDY)
+    assert mixed.pairs["scan"].tolist() == ["sub-2"]
+    assert "AV45" in reasons(mixed)["sub-1"]
+
+
+def test_links_out_of_the_dataset_are_set_aside(make_bids, pair_files, tmp_path):
+    """A file, folder or subject that is a link leading out of the dataset, or nowhere, is refused; inside is fine."""
+    root = make_bids([*pair_files("1"), *pair_files("3")])
+    outside = tmp_path / "outside" / "sub-2"
+    (outside / "anat").mkdir(parents=True)
+    (outside / "anat" / "sub-2_T1w.nii.gz").touch()
+    (root / "sub-2").symlink_to(outside)
+    (root / "store").mkdir()
+    (root / pair_files("3")[0]).rename(root / "store" / "annexed")
+    (root / pair_files("3")[0]).symlink_to(root / "store" / "annexed")
+    (root / "sub-4" / "anat").mkdir(parents=True)
+    (root / "sub-4" / "anat" / "sub-4_T1w.nii.gz").symlink_to(root / "store" / "gone")
+    index = build_index(root, STUDY, EVERYONE_TRAINS)
+    assert index.pairs["scan"].tolist() == ["sub-1", "sub-3"]
+    assert "leaves the dataset" in reasons(index)["sub-2"]
+    assert "not there" in reasons(index)["sub-4"]
+
+
+def test_names_that_do_not_fit_are_set_aside(make_bids, pair_files):
+    """A file in another person's folder and a label that BIDS does not allow cost that scan alone."""
+    wrong = ["sub-2/anat/sub-3_T1w.nii.gz", "sub-4-b/anat/sub-4-b_T1w.nii.gz"]
+    index = build_index(make_bids([*pair_files("1"), *wrong]), STUDY, EVERYONE_TRAINS)
+    assert index.pairs["scan"].tolist() == ["sub-1"]
+    assert set(reasons(index)) == {"sub-2", "sub-4-b"}
+
+
+def test_dataset_without_scans_is_an_error(make_bids, pair_files, tmp_path):
+    """A missing root, an empty root, and a root without the source modality each say what is missing."""
+    with pytest.raises(DataError, match="no such folder"):
+        pair_scans(tmp_path / "nowhere", STUDY)
+    with pytest.raises(DataError, match=r"no sub-\* folder"):
+        pair_scans(make_bids([]), STUDY)
+    with pytest.raises(DataError, match="no usable FLAIR"):
+        pair_scans(make_bids(pair_files("1"), name="t1"), StudyConfig(name="t", source="FLAIR"))
+
+
+def test_no_one_to_train_on_is_an_error(make_bids):
+    """A study without any pair can be converted, not trained on."""
+    root = make_bids(["sub-1/anat/sub-1_T1w.nii.gz"])
+    assert pair_scans(root, STUDY).pairs["split"].tolist() == ["convert"]
+    with pytest.raises(DataError, match="left to train on"):
+        build_index(root, STUDY, SplitConfig())
+
+
+def test_unknown_name_in_split_is_listed(make_bids, pair_files):
+    """A person named for the test set who is not in the dataset is named in the error."""
+    root = make_bids([*pair_files("1"), *pair_files("2")])
+    with pytest.raises(ConfigError, match="nobody"):
+        build_index(root, STUDY, SplitConfig(test_subjects=("1", "nobody")))
+
+
+def test_index_does_not_depend_on_the_order_of_files_and_rows(make_bids, pair_files):
+    """The same people give the same table, byte for byte, in whatever order the files and rows were made."""
+    labels = [f"{number:02d}" for number in range(12)]
+    texts = []
+    for attempt in range(2):
+        random.Random(attempt).shuffle(labels)
+        table = "participant_id\tsex\n" + "".join(f"sub-{label}\t{'FM'[int(label) % 2]}\n" for label in labels)
+        root = make_bids([file for label in labels for file in pair_files(label)], table, name=f"study{attempt}")
+        layout = Layout(root / "out")
+        build_index(root, StudyConfig(name="t", side=("sex",)), SplitConfig(seed=3)).write(layout)
+        texts.append(layout.pairs.read_bytes())
+    assert texts[0] == texts[1]
+
+
+def test_write_and_read_give_the_same_table(make_bids, pair_files):
+    """Labels such as 01 stay text, missing cells are n/a on disk, and the table reads back as it was."""
+    table = "participant_id\tage\tsex\nsub-01\t70.5\tF\nsub-02\tn/a\tn/a\n"
+    root = make_bids([*pair_files("01", "1"), "sub-02/anat/sub-02_T1w.nii.gz"], table)
+    index = build_index(root, StudyConfig(name="t", side=("age", "sex")), EVERYONE_TRAINS)
+    layout = Layout(root / "out")
+    index.write(layout)
+    assert layout.pairs.read_text().splitlines()[2].split("\t")[2:5] == ["n/a", "sub-02/anat/sub-02_T1w.nii.gz", "n/a"]
+    pd.testing.assert_frame_equal(read_pairs(layout), index.pairs, check_dtype=False)
+    assert read_pairs(layout)["session"].tolist() == ["1", None]
+    assert read_pairs(layout)["age"].dtype == float
+    assert read_quarantine(layout.index_quarantine) == []
+
+
+def test_read_pairs_refuses_another_table(tmp_path):
+    """A table without the index's columns is named, not used."""
+    layout = Layout(tmp_path)
+    layout.pairs.parent.mkdir()
+    layout.pairs.write_text("subject\tsource\n1\tx\n")
+    with pytest.raises(DataError, match=r"pairs\.tsv.*build the index again"):
+        read_pairs(layout)
+
+
+def test_summary_tells_counts_and_reasons(make_bids, pair_files):
+    """The summary counts pairs and splits and gives each refused scan with its reason."""
+    root = make_bids([*pair_files("1"), *pair_files("2"), *pair_files("3"), "sub-4/pet/sub-4_trc-FDG_pet.nii.gz"])
+    summary = build_index(root, STUDY, SplitConfig()).summary()
+    assert "usable scans: 3, with target: 3" in summary
+    assert [line.split() for line in summary.splitlines()][3] == ["test", "scans:", "1", "people:", "1"]
+    assert "sub-4: has FDG but no T1w" in summary

@@ -1,0 +1,153 @@
+"""Image metrics against other implementations and by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+from scipy.stats import pearsonr
+
+from dualflow.errors import ShapeError
+from dualflow.evaluation.metrics import METRICS, Context, mae, psnr, ssim
+from dualflow.evaluation.metrics import score as score_prediction
+from dualflow.evaluation.regions import RegionMap
+from dualflow.modalities import MODALITIES
+
+ROW = MODALITIES["FDG"]
+SHAPE = (16, 18, 14)
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A prediction with the attributes that evaluation asks for."""
+
+    mean: NDArray
+    std: NDArray
+    samples: NDArray | None = None
+    region_std: NDArray | None = None
+
+
+@pytest.fixture
+def scene() -> tuple[NDArray, NDArray, NDArray, RegionMap]:
+    rng = np.random.default_rng(0)
+    target = np.clip(1 + gaussian_filter(rng.normal(size=SHAPE), 2) * 3, 0, None).astype(np.float32)
+    estimate = (target + 0.1 * rng.normal(size=SHAPE)).astype(np.float32)
+    mask = np.zeros(SHAPE, bool)
+    mask[2:-2, 2:-2, 2:-2] = True
+    labels = np.where(mask, np.arange(SHAPE[0])[:, None, None] // 3, 0)
+    return estimate, target, mask, RegionMap(labels, tuple("abcd"), (4.0, 4.0, 4.0))
+
+
+def test_perfect_prediction(scene):
+    """The truth itself has no error, full similarity, and no coverage, for it states no spread."""
+    _, target, mask, regions = scene
+    scores = score_prediction(Guess(target, np.zeros(SHAPE)), target, mask, regions, ROW)
+    assert scores["mae"] == scores["region_mae"] == scores["voxel_crps"] == 0
+    assert scores["ssim"] == pytest.approx(1, abs=1e-6)
+    assert scores["pearson_r"] == pytest.approx(1)
+    assert scores["psnr"] == np.inf
+    assert not any("coverage" in name or "spread" in name for name in scores)
+
+
+def test_mae_psnr_and_region_errors_by_hand():
+    """A constant 0.1 SUVR too much on an image of 1: 0.1, 26.02 dB over a range of 2, and 10 % in every region."""
+    target, mask = np.ones((4, 4, 4)), np.ones((4, 4, 4), bool)
+    labels = 1 + (np.arange(64).reshape(4, 4, 4) > 31)
+    scores = score_prediction(
+        Guess(target + 0.1, np.zeros_like(target)), target, mask, RegionMap(labels, ("a", "b"), (4, 4, 4)), ROW
+    )
+    assert scores["mae"] == pytest.approx(0.1)
+    assert scores["psnr"] == pytest.approx(20 * np.log10(2 / 0.1))
+    assert scores["region_mae"] == pytest.approx(10)
+    assert scores["region_bias"] == pytest.approx(10)
+
+
+def test_region_bias_keeps_its_sign_and_region_error_does_not():
+    """Errors that cancel over regions leave no bias but a mean absolute error."""
+    labels = 1 + (np.arange(64).reshape(4, 4, 4) > 31)
+    estimate = np.where(labels == 1, 1.2, 0.8)
+    regions = RegionMap(labels, ("a", "b"), (4, 4, 4))
+    scores = score_prediction(Guess(estimate, 0 * estimate), np.ones((4, 4, 4)), labels > 0, regions, ROW)
+    assert scores["region_bias"] == pytest.approx(0, abs=1e-9)
+    assert scores["region_mae"] == pytest.approx(20)
+
+
+def test_ssim_agrees_with_another_implementation(scene):
+    """The masked mean of scikit-image's Gaussian SSIM map gives the same value."""
+    skimage = pytest.importorskip("skimage.metrics")
+    estimate, target, _, regions = scene
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 2.0}
+    everything = ssim(estimate, target, np.ones(SHAPE, bool), Context(ROW, regions))
+    padded = [np.pad(image, 5, mode="edge") for image in (estimate, target)]
+    _, similarity = skimage.structural_similarity(*padded, full=True, win_size=11, **options)
+    assert similarity[5:-5, 5:-5, 5:-5].mean() == pytest.approx(everything, abs=1e-5)
+
+
+def test_nothing_outside_the_mask_counts(scene):
+    """Any change outside the mask leaves every metric as it is."""
+    estimate, target, mask, regions = scene
+    rng = np.random.default_rng(1)
+    samples = estimate + 0.1 * rng.normal(size=(8, *SHAPE)).astype(np.float32)
+    first = Guess(estimate, samples.std(0), samples)
+    spoilt = Guess(
+        *(np.where(mask, image, 50 * rng.random(SHAPE)) for image in (estimate, samples.std(0))),
+        np.where(mask, samples, -7),
+    )
+    there = np.where(mask, target, 99)
+    assert score_prediction(first, target, mask, regions, ROW) == pytest.approx(
+        score_prediction(spoilt, there, mask, regions, ROW)
+    )
+
+
+def test_correlations_agree_with_scipy(scene):
+    """Pearson r over voxels and over region means is scipy's."""
+    estimate, target, mask, regions = scene
+    scores = score_prediction(Guess(estimate, np.zeros(SHAPE)), target, mask, regions, ROW)
+    assert scores["pearson_r"] == pytest.approx(pearsonr(estimate[mask], target[mask]).statistic, abs=1e-6)
+    means = regions.means(estimate, mask), regions.means(target, mask)
+    assert scores["region_r"] == pytest.approx(pearsonr(*means).statistic, abs=1e-6)
+
+
+def test_spread_error_r_sees_where_errors_are_large(scene):
+    """A spread that follows the true noise level goes with the smoothed error, its reverse against it."""
+    _, target, mask, regions = scene
+    level = np.linspace(0.02, 0.4, SHAPE[0], dtype=np.float32)[:, None, None] * np.ones(SHAPE, np.float32)
+    estimate = target + level * np.random.default_rng(2).normal(size=SHAPE).astype(np.float32)
+    right = score_prediction(Guess(estimate, level), target, mask, regions, ROW)["spread_error_r"]
+    wrong = score_prediction(Guess(estimate, 0.5 - level), target, mask, regions, ROW)["spread_error_r"]
+    assert right > 0.6
+    assert wrong == pytest.approx(-right, abs=1e-6)
+
+
+def test_psnr_range_is_the_modality_window(scene):
+    """A window half as wide costs 6.02 dB."""
+    estimate, target, mask, regions = scene
+    wide = psnr(estimate, target, mask, Context(ROW, regions))
+    narrow = psnr(estimate, target, mask, Context(replace(ROW, window=(0.0, 1.0)), regions))
+    assert wide - narrow == pytest.approx(20 * np.log10(2))
+
+
+def test_losses_order_values_the_right_way():
+    """The loss of a better value is smaller in every way of being better."""
+    assert METRICS["mae"].loss(np.array(0.1)) < METRICS["mae"].loss(np.array(0.2))
+    assert METRICS["ssim"].loss(np.array(0.9)) < METRICS["ssim"].loss(np.array(0.8))
+    assert METRICS["region_coverage_80"].loss(np.array(0.82)) < METRICS["region_coverage_80"].loss(np.array(0.95))
+
+
+def test_empty_mask_and_other_grids_are_refused(scene):
+    """An empty mask or another grid is an error that names both."""
+    estimate, target, mask, regions = scene
+    with pytest.raises(ShapeError, match="0 voxels"):
+        score_prediction(Guess(estimate, 0 * estimate), target, mask & False, regions, ROW)
+    with pytest.raises(ShapeError, match="grid"):
+        score_prediction(Guess(estimate[1:], 0 * estimate[1:]), target, mask, regions, ROW)
+
+
+def test_mae_is_exact_in_float32(scene):
+    """The mean runs in double precision, whatever the images are."""
+    estimate, target, mask, regions = scene
+    exact = np.abs(estimate.astype(float) - target)[mask].mean()
+    assert mae(estimate, target, mask, Context(ROW, regions)) == pytest.approx(exact, rel=1e-6)

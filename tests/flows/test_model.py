@@ -1,0 +1,134 @@
+"""DualFlow: what the whole model promises beyond the contract."""
+
+from __future__ import annotations
+
+from math import log, pi
+
+import pytest
+import torch
+from flow_zoo import batch, build
+
+from dualflow.errors import ConfigError, ShapeError
+from dualflow.flows.model import DualFlow
+from dualflow.flows.presets import preset
+
+
+def test_log_prob_is_prior_plus_log_det():
+    """Before training the priors are standard normal, and log_prob is the textbook sum."""
+    flow, (target, source, side) = build("dual_glow").eval(), batch()
+    with torch.no_grad():
+        latents, log_det = flow.encode(target, source, side)
+        normal = sum(-0.5 * (z.square() + log(2 * pi)).flatten(1).sum(1) for z in latents)
+        torch.testing.assert_close(flow.log_prob(target, source, side), normal + log_det)
+        nll = flow(target, source, side)["nll"]
+    torch.testing.assert_close(nll, -(normal + log_det).mean() / 64)
+
+
+def test_density_counts_the_unit_of_the_target():
+    """Halving the residual scale of an untrained, identity-like flow changes the log-determinant by M log 2."""
+    spec = preset("dualflow", levels=1, steps=[1], hidden=[4], low_rank=0)
+    target, source, _ = batch()
+    dets = []
+    for scale in (0.1, 0.05):
+        torch.manual_seed(0)
+        flow = DualFlow(spec.replace(residual_scale=scale), shape=(4, 4, 4)).double().eval()
+        dets.append(flow.encode(target, source)[1])
+    torch.testing.assert_close(dets[1] - dets[0], torch.full((3,), 64 * log(2), dtype=torch.float64))
+
+
+def test_given_mean_replaces_the_mean_model():
+    """A cross-fitted mean shifts the residual: the loss with target + c and mean + c is the loss without."""
+    flow, (target, source, side) = build("dualflow").eval(), batch()
+    zero = torch.zeros_like(target)
+    loss = flow(target, source, side, mean=zero)["nll"]
+    torch.testing.assert_close(loss, flow(target, source, side)["nll"])
+    moved = flow(target + 0.01, source, side, mean=zero + 0.01)["nll"]
+    torch.testing.assert_close(moved, loss, rtol=1e-6, atol=1e-6)
+    with pytest.raises(ConfigError, match="mean: none"):
+        build("dual_glow")(target, source, side, mean=zero)
+
+
+def test_noise_is_added_in_training_only():
+    """Two evaluations agree, two training passes do not."""
+    flow, (target, source, _) = build("dualflow"), batch()
+    assert flow(target, source)["nll"] != flow(target, source)["nll"]
+    flow.eval()
+    assert flow(target, source)["nll"] == flow(target, source)["nll"]
+
+
+def test_mean_model_is_frozen():
+    """It has no trainable parameter and stays in evaluation mode when the flow trains."""
+    flow = DualFlow(preset("dualflow", mean="network", low_rank=0), shape=(16, 16, 16))
+    assert not any(parameter.requires_grad for parameter in flow.mean_model.parameters())
+    assert flow.train().training
+    assert not flow.mean_model.training
+
+
+def test_point_estimate_is_mean_or_mode():
+    """With a mean model it is the mean image, without one the decode at temperature 0."""
+    _, source, side = batch()
+    with_mean, without = build("dualflow").eval(), build("dual_glow").eval()
+    assert torch.equal(with_mean.point_estimate(source, side), with_mean.mean(source, side))
+    assert torch.equal(without.point_estimate(source, side), without.sample(source, side, temperature=0.0)[0])
+
+
+def test_unknown_side_is_an_input():
+    """All-NaN side equals none given, and a wrong size is refused."""
+    flow, (target, source, side) = build("dualflow").eval(), batch()
+    unknown = torch.full_like(side, torch.nan)
+    assert torch.equal(flow.log_prob(target, source), flow.log_prob(target, source, unknown))
+    with pytest.raises(ShapeError, match="one row per volume"):
+        flow.log_prob(target, source, side[:, :2])
+
+
+def test_dual_glow_side_enters_the_coarsest_prior_only():
+    """Another side value leaves all latents as they are, and moves only the coarsest level's mean."""
+    torch.manual_seed(0)
+    flow, (target, source, side) = build("dual_glow").eval(), batch()
+    for prior in flow.priors:
+        if prior.side is not None:
+            torch.nn.init.normal_(prior.side.weight)
+    mine, other = (flow.encode(flow.sample(source, s, temperature=0.0)[0], source, s)[0] for s in (side, side + 1))
+    torch.testing.assert_close(mine[0], other[0])
+    assert not torch.allclose(mine[1], other[1])
+
+
+def test_discriminators_do_not_change_the_density_gradient_sign():
+    """dual_glow reports its three terms, and the loss is their weighted sum."""
+    flow, (target, source, side) = build("dual_glow").eval(), batch()
+    out = flow(target, source, side)
+    expected = out["nll"] + 0.001 * out["source_nll"] + 0.01 * out["discriminator"]
+    torch.testing.assert_close(out["loss"], expected)
+
+
+def test_initialisation_standardises_latents():
+    """After initialize the finest latents of the same scans have about unit variance."""
+    flow, (target, source, side) = build("dualflow"), batch(16)
+    flow.initialize(target, source, side)
+    latents, _ = flow.eval().encode(target, source, side)
+    assert 0.6 < latents[0].std() < 1.6
+
+
+def test_sizes_that_do_not_divide_are_refused_with_sizes_that_do():
+    """The message names the nearest sizes; a volume off the model's grid names the grid."""
+    with pytest.raises(ShapeError, match=r"multiples of 8, the nearest \(40, 48, 40\) and \(48, 48, 48\)"):
+        DualFlow(preset("dualflow"), shape=(45, 48, 46))
+    target, source, side = batch(shape=(8, 4, 4))
+    with pytest.raises(ShapeError, match=r"source of size \(3, 1, 8, 4, 4\), expected \(N, 1, 4, 4, 4\)"):
+        build("dualflow").log_prob(target, source, side)
+
+
+def test_sample_spread_follows_the_low_rank_base():
+    """Correlated coarsest latents make the mean over the volume vary more than independent ones do."""
+    torch.manual_seed(0)
+    flow, (_, source, side) = build("dualflow").eval(), batch(1)
+    base = flow.priors[-1].base
+    with torch.no_grad():
+        base.factors.zero_()
+        lonely = (
+            flow.sample(source, side, n=400, generator=torch.Generator().manual_seed(0)).mean((1, 2, 3, 4, 5)).std()
+        )
+        # The first coarsest channel is the low-pass one.
+        base.factors[:1, 0] = 3.0
+        joint = flow.sample(source, side, n=400, generator=torch.Generator().manual_seed(0)).mean((1, 2, 3, 4, 5)).std()
+    assert joint > 2 * lonely

@@ -1,0 +1,124 @@
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from dualflow.config import Config, Section, load_config, parse_config
+from dualflow.errors import ConfigError
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+MINIMAL = "study: {name: test}\n"
+
+
+def sections() -> list[type[BaseModel]]:
+    return [Config, *Section.__subclasses__()]
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text: str) -> Path:
+        path = tmp_path / "study.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_a_name_is_enough(write):
+    """Everything but the study's name has a default, and results lie under it."""
+    config = load_config(write(MINIMAL))
+    assert config.layout.root == Path("results/test")
+    assert config.bids == config.layout.bids
+    assert list(config.flows) == ["dualflow"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (MINIMAL + "train: {stesp: 5}", r"unknown key 'train\.stesp'; did you mean 'steps'\?"),
+        (MINIMAL + "trainn: {}", r"unknown key 'trainn'; did you mean 'train'\?"),
+        (MINIMAL + "cohort: {zzz: 1}", r"unknown key 'cohort\.zzz'; choose from: seed, subjects"),
+        (MINIMAL + "extra_models: {a: {prest: c_glow}}", r"unknown key 'extra_models\.a\.prest'.*'preset'"),
+    ],
+)
+def test_unknown_key_is_named_with_a_suggestion(write, text, message):
+    """A misspelt key stops with the key that was probably meant, or with the keys there are."""
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        (MINIMAL + "train: {steps: many}", ["train.steps", "'many'", "integer"]),
+        (MINIMAL + "split: {test: 1.5}", ["split.test", "1.5", "less than 1"]),
+        (MINIMAL + "train: {precision: half}", ["train.precision", "'half'", "'float32' or 'bfloat16'"]),
+        ("study: {name: 'a b'}", ["study.name", "'a b'", "[A-Za-z0-9_-]"]),
+        ("study: {name: a, target: FDGG}", ["unknown modality 'FDGG'", "FDG, FLAIR"]),
+        ("cohort: {subjects: 3}", ["study", "required"]),
+    ],
+)
+def test_wrong_value_names_key_value_and_expectation(write, text, parts):
+    """A refused value is shown with its key, the value given and what was expected, after the file's name."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(text))
+    assert "\n" not in str(caught.value)
+    assert all(part in str(caught.value) for part in ["study.yaml", *parts]), str(caught.value)
+
+
+def test_all_mistakes_are_told_at_once(write):
+    """Two mistakes take one run to find."""
+    with pytest.raises(ConfigError, match=r"train\.steps.*convert\.samples"):
+        load_config(write(MINIMAL + "train: {steps: 0}\nconvert: {samples: 1}"))
+
+
+@pytest.mark.parametrize("text", ["- a\n", "", "study: [", "text"])
+def test_file_that_is_no_mapping_is_named(write, text):
+    """Lists, text, nothing and broken YAML are each one line with the file's name."""
+    with pytest.raises(ConfigError, match=r"study\.yaml"):
+        load_config(write(text))
+
+
+def test_missing_file_is_named(tmp_path):
+    """A path that does not exist is the message."""
+    with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_yaml_tags_are_not_executed(write):
+    """A YAML tag that would run code is refused."""
+    with pytest.raises(ConfigError, match="is not YAML"):
+        load_config(write("study: !!python/object/apply:os.getcwd []"))
+
+
+def test_overrides_win_and_are_checked(write):
+    """`section.key=value` replaces or adds a value of any type, and goes through the same checks."""
+    path = write(MINIMAL + "train: {steps: 5}")
+    config = load_config(path, ["train.steps=7", "split.test=0.5", "train.seeds=[1, 2]", "model.options.depth=4"])
+    assert (config.train.steps, config.split.test, config.train.seeds) == (7, 0.5, (1, 2))
+    assert config.model.options == {"depth": 4}
+    with pytest.raises(ConfigError, match=r"train\.stesp"):
+        load_config(path, ["train.stesp=7"])
+    with pytest.raises(ConfigError, match=r"section\.key=value"):
+        load_config(path, ["train.steps"])
+
+
+def test_configuration_is_frozen():
+    """No part of the program can change the configuration under another."""
+    config = parse_config({"study": {"name": "a"}})
+    with pytest.raises(ValidationError, match="frozen"):
+        config.train.steps = 3
+
+
+@pytest.mark.parametrize("section", sections(), ids=lambda section: section.__name__)
+def test_every_field_is_described(section):
+    """Each key says in one sentence what it does."""
+    for name, field in section.model_fields.items():
+        assert field.description, f"{section.__name__}.{name}"
+        assert field.description.rstrip().endswith("."), f"{section.__name__}.{name}"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_shipped_configurations_are_valid(path):
+    """Every file in configs/ is accepted as it is."""
+    assert load_config(path).study.name

@@ -1,0 +1,75 @@
+from pathlib import Path
+
+import pytest
+
+from dualflow.errors import ConfigError, DataError
+from dualflow.layout import Layout, Scan, bids_path
+from dualflow.modalities import MODALITIES, modality
+
+T1W, FDG = MODALITIES["T1w"], MODALITIES["FDG"]
+
+
+@pytest.mark.parametrize(
+    ("scan", "key", "folder"),
+    [(Scan("01"), "sub-01", "sub-01"), (Scan("01", "m06"), "sub-01_ses-m06", "sub-01/ses-m06")],
+)
+def test_scan_key_and_folder(scan, key, folder):
+    """A scan's key reads back as the same scan, with and without a session."""
+    assert scan.key == key
+    assert scan.folder == Path(folder)
+    assert Scan.parse(key) == scan
+
+
+@pytest.mark.parametrize("label", ["", "a_b", "a-b", "../x", "a b", "é"])
+def test_labels_that_could_leave_their_folder_are_refused(label):
+    """Only letters and digits make a label, so that no label can name another file or folder."""
+    with pytest.raises(DataError, match="BIDS label"):
+        Scan(label)
+    with pytest.raises(DataError, match="BIDS label"):
+        Scan("01", label)
+
+
+@pytest.mark.parametrize("key", ["", "01", "sub-01/ses-1", "sub-01_ses-", "sub-01_run-1", "sub-01_ses-1_T1w"])
+def test_parse_refuses_what_is_no_key(key):
+    """A string that is not exactly a key is not read as one."""
+    with pytest.raises(DataError, match="not of the form"):
+        Scan.parse(key)
+
+
+def test_bids_names():
+    """Entities come in the standard's order, the tracer only on PET, and a mask takes its own suffix."""
+    scan = Scan("01", "a")
+    assert bids_path(Path("d"), scan, FDG, space="T1w", desc="synth") == Path(
+        "d/sub-01/ses-a/pet/sub-01_ses-a_trc-FDG_space-T1w_desc-synth_pet.nii.gz"
+    )
+    assert bids_path(Path("d"), scan, T1W) == Path("d/sub-01/ses-a/anat/sub-01_ses-a_T1w.nii.gz")
+    assert "trc" not in bids_path(Path("d"), scan, FDG, suffix="mask").name
+
+
+def test_no_two_files_share_a_path():
+    """Every file of a study has a path of its own, all below the study's root."""
+    layout = Layout(Path("results/study"))
+    scans = [Scan("01"), Scan("01", "1"), Scan("02", "1")]
+    paths = [layout.pairs, layout.index_quarantine, layout.quarantine, layout.report, layout.manifest("index")]
+    paths += [layout.model("dualflow", 0), layout.model("dualflow", 1), layout.log("index"), layout.benchmark("index")]
+    for scan in scans:
+        paths += [layout.on_grid(scan, T1W), layout.on_grid(scan, FDG), layout.mask_on_grid(scan, T1W)]
+        paths += [layout.mask_native(scan, T1W), layout.target_native(scan, T1W, FDG), layout.record(scan, T1W)]
+        paths += [layout.synthetic(scan, T1W, FDG, desc) for desc in ("synth", "synthmean", "synthstd", "synth01")]
+        paths += [layout.figure(scan, "qc"), layout.scan_manifest(scan)]
+    assert len(set(paths)) == len(paths)
+    assert all(path.is_relative_to(layout.root) for path in paths)
+
+
+def test_record_lies_beside_its_volume():
+    """The record is the sidecar of the preprocessed source."""
+    layout = Layout(Path("r"))
+    record = layout.record(Scan("01"), T1W)
+    assert record.parent == layout.on_grid(Scan("01"), T1W).parent
+    assert record.name == layout.on_grid(Scan("01"), T1W).name.replace(".nii.gz", ".json")
+
+
+def test_unknown_modality_lists_the_rows():
+    """A modality without a row is answered with the rows there are."""
+    with pytest.raises(ConfigError, match="unknown modality 'CT'; choose from: FDG, FLAIR, T1w, T2w"):
+        modality("CT")
