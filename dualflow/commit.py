@@ -81,6 +81,12 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def listing_digest(folder: Path) -> str:
+    """Digest of the names and sizes of all files under `folder` but its derivatives: changes when scans come or go."""
+    files = (file for file in folder.rglob("*") if file.is_file() and "derivatives" not in file.parts)
+    return digest_of(sorted((str(file.relative_to(folder)), file.stat().st_size) for file in files))
+
+
 def write_manifest(
     path: Path | str,
     *,

@@ -5,6 +5,7 @@ Each rule of the workflow takes only its own section, so a changed value reruns 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,9 +14,13 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from dualflow.commit import commit_json
 from dualflow.errors import ConfigError
 from dualflow.layout import STUDY_NAME, Layout
 from dualflow.modalities import modality
+
+SEEDED = ("unet",)
+"""Baselines that are trained by gradient steps, and so with every seed."""
 
 
 class Section(BaseModel):
@@ -51,7 +56,7 @@ class CohortConfig(Section):
 
     subjects: int = Field(default=40, ge=3)
     """How many people."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Same seed, same bytes."""
 
 
@@ -62,7 +67,7 @@ class SplitConfig(Section):
     """Share of the people used to choose between models and to stop."""
     test: float = Field(default=0.25, ge=0, lt=1)
     """Share of the people that nothing is chosen on."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Seed of the draw."""
     test_subjects: tuple[str, ...] = ()
     """People held out by name (labels without `sub-`); replaces the drawn test set."""
@@ -101,12 +106,14 @@ class TrainConfig(Section):
     """One training per seed."""
     steps: int = Field(default=600, ge=1)
     """Optimiser steps of the flow."""
-    mean_steps: int = Field(default=0, ge=0)
-    """Optimiser steps of the network mean, a candidate beside the closed-form one; 0 leaves it out."""
+    mean_steps: int = Field(default=300, ge=1)
+    """Optimiser steps of the mean, where the preset has a network for it."""
     batch_size: int = Field(default=2, ge=1)
     """Scans per step; on a CPU at least 2, below that float32 convolutions lose their fast path."""
     learning_rate: float = Field(default=2e-3, gt=0)
     """Peak rate of AdamW, after warm-up and before the cosine."""
+    mean_learning_rate: float = Field(default=2e-3, gt=0)
+    """Peak rate of the network mean."""
     warmup: float = Field(default=0.05, ge=0, lt=1)
     """Share of the steps over which the rate rises from zero."""
     weight_decay: float = Field(default=1e-4, ge=0)
@@ -145,7 +152,7 @@ class ConvertConfig(Section):
     """How many single samples are written beside them."""
     temperature: float = Field(default=1.0, ge=0)
     """Scale of the latent noise."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Seed of the samples."""
 
 
@@ -156,7 +163,7 @@ class EvaluateConfig(Section):
     """Resamples of the subjects for confidence intervals."""
     samples: int = Field(default=32, ge=4)
     """Samples per subject for coverage and CRPS."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Seed of the bootstrap and the samples."""
 
 
@@ -206,6 +213,14 @@ class Config(Section):
         return self.study.bids or self.layout.bids
 
     @property
+    def trainings(self) -> list[tuple[str, int]]:
+        """Every model with every seed it is trained with; a closed-form baseline has no seed but the first."""
+        seeds = self.train.seeds
+        flows = [(name, seed) for name in self.flows for seed in seeds]
+        rivals = [(name, s) for name in self.baselines.models for s in (seeds if name in SEEDED else seeds[:1])]
+        return [*flows, *rivals]
+
+    @property
     def flows(self) -> dict[str, ModelConfig]:
         """All flows to train, by name: the main one first."""
         return {self.model.preset: self.model, **self.extra_models}
@@ -242,6 +257,19 @@ def parse_config(raw: Mapping[str, Any], name: str = "configuration") -> Config:
         return Config.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(f"{name}: " + "; ".join(_explain(entry) for entry in error.errors())) from None
+
+
+def write_resolved(config: Config) -> Path:
+    """Write every value of the configuration, defaults included, beside the results; return the file.
+
+    An equal file is left untouched, so that nothing that depends on it looks changed.
+    """
+    path = config.layout.resolved_config
+    values = config.model_dump(mode="json")
+    text = json.dumps(values, indent=2, sort_keys=True) + "\n"
+    if not path.is_file() or path.read_text() != text:
+        commit_json(path, values)
+    return path
 
 
 def _override(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

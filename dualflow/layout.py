@@ -90,6 +90,15 @@ def bids_path(
     return root / scan.folder / (datatype or row.datatype) / (name + extension)
 
 
+def truth_path(bids: Path, scan: Scan, row: Modality, desc: str) -> Path:
+    """A volume of the embedded cohort's known truth, on the target's own grid; `desc` is noisefree or expected."""
+    return bids_path(bids / "derivatives" / "truth", scan, row, desc=desc)
+
+
+NOT_BIDS = ("figures", "manifests", "quarantine.tsv")
+"""What `.bidsignore` of a derivative dataset names: our own files beside the standard's."""
+
+
 def derivative_description(study: str) -> dict[str, Any]:
     """`dataset_description.json` of a derivative dataset."""
     return {
@@ -103,9 +112,20 @@ def derivative_description(study: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Layout:
-    """Every path of one study below `root`."""
+    """Every path of one study below `root`.
+
+    Attributes:
+        root: folder of the study's results.
+        derivatives_folder: where under it the BIDS derivative dataset lies; `.` where the root is that dataset.
+    """
 
     root: Path
+    derivatives_folder: str = "derivatives/dualflow"
+
+    @property
+    def resolved_config(self) -> Path:
+        """The whole configuration with its defaults, beside the results."""
+        return self.root / "config.json"
 
     @property
     def bids(self) -> Path:
@@ -115,7 +135,7 @@ class Layout:
     @property
     def derivatives(self) -> Path:
         """The BIDS derivative dataset of preprocessing and conversion."""
-        return self.root / "derivatives" / "dualflow"
+        return self.root / self.derivatives_folder
 
     @property
     def pairs(self) -> Path:
@@ -141,6 +161,10 @@ class Layout:
     def tables(self) -> Path:
         """Folder of the tables that evaluation writes."""
         return self.root / "metrics"
+
+    def table(self, name: str) -> Path:
+        """One table that evaluation writes."""
+        return self.tables / f"{name}.tsv"
 
     def on_grid(self, scan: Scan, row: Modality) -> Path:
         """A preprocessed volume on the model grid, normalised and masked."""

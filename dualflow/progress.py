@@ -104,3 +104,15 @@ def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[
         for item in items:
             yield item
             shown.advance()
+
+
+def read_states(folder: Path) -> dict[str, tuple[str, int, int, str]]:
+    """What the processes that write to `folder` last said: process -> (label, done, total, note)."""
+    found = {}
+    for file in sorted(folder.glob("*.json")):
+        try:
+            state = json.loads(file.read_text())
+            found[f"{file.stem} {state['label']}"] = (state["label"], state["done"], state["total"], state["note"])
+        except (OSError, ValueError, KeyError):
+            continue  # replaced or removed while being read: the next look will find it
+    return found

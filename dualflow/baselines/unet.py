@@ -1,14 +1,14 @@
-"""The rival to beat: MONAI's residual U-Net at half resolution, correcting a closed-form estimate."""
+"""The rival to beat: MONAI's residual nnU-Net at half resolution, correcting a closed-form estimate."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from math import log
-from typing import ClassVar, Self
+from math import log, prod
+from typing import Self
 
 import torch
-from monai.networks.nets import UNet as MonaiUNet
+from monai.networks.nets import DynUNet
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -23,7 +23,8 @@ BASES: dict[str, type[Baseline]] = {
     "voxelwise_linear": VoxelwiseLinear,
     "local_linear": LocalLinearBaseline,
 }
-STRIDES = (2, 2)
+STRIDES = (1, 2, 2)
+GROUPS = 2
 WIDTHS = range(6, 129, 2)
 
 
@@ -41,7 +42,6 @@ class UNet(Baseline):
     """
 
     trainable = True
-    groups: ClassVar[int] = 2
     position: Tensor
 
     def __init__(
@@ -58,7 +58,7 @@ class UNet(Baseline):
         self.haar = HaarSqueeze()
         self.network = _network(side_features, width)
         self.register_buffer("position", coordinates((half[0], half[1], half[2])), persistent=False)
-        unit = 2 ** len(STRIDES)
+        unit = prod(STRIDES)
         self.padding = [extra for size in reversed(half) for extra in (0, -size % unit)]
 
     def fit(self, pairs: Pairs, folds: Sequence[int] | None = None) -> Self:
@@ -102,16 +102,22 @@ class UNet(Baseline):
         return start + self.haar.inverse(bands)[0].to(start.dtype)
 
 
-def _network(side_features: int, width: int) -> MonaiUNet:
-    return MonaiUNet(
+def _network(side_features: int, width: int) -> DynUNet:
+    network = DynUNet(
         spatial_dims=3,
         in_channels=2 * 8 + 3 + 2 * side_features,
         out_channels=8,
-        channels=[width * 2**scale for scale in range(len(STRIDES) + 1)],
+        kernel_size=[3] * len(STRIDES),
         strides=STRIDES,
-        num_res_units=2,
-        norm=("group", {"num_groups": UNet.groups}),
+        upsample_kernel_size=STRIDES[1:],
+        filters=[width * 2**scale for scale in range(len(STRIDES))],
+        norm_name=("group", {"num_groups": GROUPS}),
+        res_block=True,
     )
+    # The correction starts at zero, and the estimate therefore at the base.
+    for parameter in network.output_block.parameters():
+        torch.nn.init.zeros_(parameter)
+    return network
 
 
 @cache

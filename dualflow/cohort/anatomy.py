@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from dualflow.cohort.uptake import Doubles, regions, tissue_loss
 
 Affine = npt.NDArray[np.float64]
 Points = Callable[[Floats], Floats]
+Voxel = TypeVar("Voxel", bound=np.generic)
 
 HEAD_CENTRE = (0.0, -18.0, -10.0)
 MIN_JACOBIAN = 0.2
@@ -48,7 +50,7 @@ class Anatomy:
         """Add the displacement to points [3, ...] of the template world."""
         at = COARSE.index(points)
         moves = [ndimage.map_coordinates(part, at, order=1, mode="nearest") for part in self.displacement]
-        return points + np.stack(moves)
+        return np.asarray(points + np.stack(moves), np.float32)
 
 
 @dataclass(frozen=True)
@@ -204,10 +206,12 @@ def _linear(image: Floats, at: Floats) -> Floats:
     return np.asarray(ndimage.map_coordinates(image, at, order=1, mode="nearest", output=np.float32))
 
 
-def _lookup(image: npt.NDArray[np.generic], at: Floats) -> npt.NDArray[np.generic]:
+def _lookup(image: npt.NDArray[Voxel], at: Floats) -> npt.NDArray[Voxel]:
     """Nearest voxel's value, and zero beyond the image."""
     index = np.rint(at).astype(np.int32)
     size = np.reshape(image.shape, (3, 1))
     inside = ((index >= 0) & (index < size)).all(axis=0)
     index = np.clip(index, 0, size - 1)
-    return np.where(inside, image[tuple(index)], image.dtype.type(0))
+    found: npt.NDArray[Voxel] = image[tuple(index)]
+    found[~inside] = 0
+    return found

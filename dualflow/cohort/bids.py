@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from dualflow import __version__
 from dualflow.cohort.anatomy import Affine, anatomy, best_affine
@@ -37,13 +38,14 @@ def write_subject(out: Path, person: Person) -> None:
         out: root of the BIDS dataset.
         person: who; nothing else decides what is written.
     """
-    shape = anatomy(person)
-    own, expected = own_uptake(person, shape.loss), expected_uptake(person, shape.loss)
-    t1, affine, brain_ml = acquire_t1(person, shape)
-    pet = acquire_pet(person, shape, own, expected)
-    linear = best_affine(shape)
-    field, lattice_affine = deformation_field(shape, affine, t1.shape, linear)
-    del shape
+    # The order of BLAS sums, and so the last bit, depends on the number of threads.
+    with threadpool_limits(1, user_api="blas"):
+        shape = anatomy(person)
+        own, expected = own_uptake(person, shape.loss), expected_uptake(person, shape.loss)
+        t1, affine, brain_ml = acquire_t1(person, shape)
+        pet = acquire_pet(person, shape, own, expected)
+        linear = best_affine(shape)
+        field, lattice_affine = deformation_field(shape, affine, t1.shape, linear)
 
     scan, truth = Scan(person.label), truth_root(out)
     _write(bids_path(out, scan, _T1W), t1, affine, levels=2000, sidecar=_t1w_sidecar(person))
@@ -59,6 +61,12 @@ def write_subject(out: Path, person: Person) -> None:
         _write(bids_path(truth, scan, _FDG, desc=desc), volume, pet.affine, levels=30000, sidecar=sidecar)
     path = bids_path(truth, scan, _T1W, suffix="xfm", space=TEMPLATE_SPACE, desc="residual")
     _write(path, np.moveaxis(field, 0, -1)[..., None, :], lattice_affine, levels=30000, sidecar=None, intent="vector")
+
+
+def subject_files(out: Path, person: Person) -> list[Path]:
+    """Everything that `write_subject` wrote, sorted."""
+    folders = (out / Scan(person.label).folder, truth_root(out) / Scan(person.label).folder)
+    return sorted(file for folder in folders for file in folder.rglob("[!.]*") if file.is_file())
 
 
 def write_dataset(out: Path, people: Sequence[Person]) -> None:

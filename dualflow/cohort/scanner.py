@@ -108,7 +108,7 @@ def acquire_pet(person: Person, shape: Anatomy, own: Doubles, expected: Doubles)
     to_t1 = np.eye(4)
     to_t1[:3, :3] = Rotation.from_euler("xyz", np.clip(draw.normal(0, 3.5, 3), -9, 9), degrees=True).as_matrix()
     # The head rests in the PET scanner so that the brain, not the chin, fills its shorter axis.
-    to_t1[:3, 3] = np.clip(draw.normal(0, 5, 3), -12, 12) + (0.0, 0.0, 12.0)
+    to_t1[:3, 3] = np.clip(draw.normal(0, 5, 3), -12, 12) + np.array([0.0, 0.0, 12.0])
     dose, weight = draw.normal(185, 20), np.clip(draw.normal(80 if person.sex == "M" else 67, 11), 42, 130)
     # An uptake of 1 is a standardised uptake value of about 8 g/mL.
     scale = np.float32(8.0 * np.exp(draw.normal(0, 0.13)) * dose * 1e6 / (weight * 1e3))
@@ -153,7 +153,8 @@ def _receive_field(draw: np.random.Generator, affine: Affine, size: Shape, stren
         value = np.tensordot(linear, scaled, axes=1) - np.tensordot(square, scaled**2, axes=1)
         return np.asarray(value[None], np.float32)
 
-    return points_on_grid(field, affine, size)[0]
+    gain: Floats = points_on_grid(field, affine, size)[0]
+    return gain
 
 
 def _activity(parts: Tissue, uptake: Doubles, extracerebral: float) -> Floats:
@@ -172,7 +173,8 @@ def _resolve(activity: Floats, middle: float, edge: float) -> Floats:
     x, y = (voxel * (np.arange(n) - (n - 1) / 2) for n, voxel in zip(PET_SHAPE[:2], PET_VOXEL[:2], strict=True))
     radius = np.hypot(x[:, None], y[None, :])[:, :, None]
     share = np.minimum((radius / 100) ** 2, 1).astype(np.float32)
-    return (1 - share) * _blurred(activity, middle) + share * _blurred(activity, edge)
+    blended = (1 - share) * _blurred(activity, middle) + share * _blurred(activity, edge)
+    return np.asarray(blended, np.float32)
 
 
 def _blurred(activity: Floats, fwhm: float) -> Floats:

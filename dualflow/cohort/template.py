@@ -32,7 +32,7 @@ class Frame:
 
     def index(self, points: npt.NDArray[Any]) -> Floats:
         """Voxel coordinates [3, ...] of world points [3, ...]."""
-        origin = np.reshape(np.float32(self.origin), (3,) + (1,) * (points.ndim - 1))
+        origin = np.reshape(np.asarray(self.origin, np.float32), (3,) + (1,) * (points.ndim - 1))
         return np.asarray((points - origin) / np.float32(self.spacing), dtype=np.float32)
 
 
@@ -86,7 +86,8 @@ _SHARPEN = 1.5
 def template() -> Template:
     """Make the template once per process (a few seconds)."""
     image = datasets.load_mni152_brain_mask(resolution=1)
-    brain = Frame(tuple(float(value) for value in image.affine[:3, 3]), 1.0)
+    x, y, z = (float(value) for value in image.affine[:3, 3])
+    brain = Frame((x, y, z), 1.0)
     mask = np.asarray(image.dataobj) > 0
     grey, white, fluid = _tissue(mask)
     labels, names = _labels(brain, mask.shape)
@@ -176,7 +177,8 @@ def _head(brain: Frame, mask: npt.NDArray[np.bool_]) -> tuple[Floats, Floats, np
     x, y, z = (o + 2.0 * axis for o, axis in zip(_HEAD.origin, axes, strict=True))
 
     def ellipsoid(centre: Sequence[float], radii: Sequence[float]) -> npt.NDArray[np.bool_]:
-        return sum(((a - c) / r) ** 2 for a, c, r in zip((x, y, z), centre, radii, strict=True)) < 1
+        (u, v, w), (a, b, c) = centre, radii
+        return np.asarray(((x - u) / a) ** 2 + ((y - v) / b) ** 2 + ((z - w) / c) ** 2 < 1)
 
     neck = (((x / 60) ** 2 + ((y + 28) / 62) ** 2) < 1) & (z < -50)
     skull = distance < 9.5

@@ -79,7 +79,7 @@ def own_uptake(person: Person, loss: Doubles) -> Doubles:
 
 
 def effect_table() -> pd.DataFrame:
-    """Change of mean log uptake by region: from 60 to 80 years, MCI and AD against CN, being male; at mean tissue loss."""
+    """Change of mean log uptake by region: from 60 to 80 years, MCI and AD against CN, being male."""
 
     def mean(age: float, diagnosis: Diagnosis, sex: Sex = "F") -> Doubles:
         table = regions()

@@ -61,6 +61,12 @@ def side_values(root: Path, scans: Sequence[Scan], columns: Sequence[str]) -> tu
     return pd.DataFrame(typed), refused
 
 
+def known_columns(root: Path) -> list[str]:
+    """The columns that participants.tsv has; none where there is no such table."""
+    path = root / "participants.tsv"
+    return [str(name) for name in read_table(path).columns] if path.is_file() else []
+
+
 def _typed(column: pd.Series, name: str, *, coded: bool) -> tuple[pd.Series, list[int]]:
     """The column as numbers or as text, and the positions whose cell is no number in a numeric column."""
     if coded:

@@ -1,7 +1,7 @@
 """Couplings: half of the channels is transformed by parameters that a network reads from the other half.
 
-Under autocast the data stays float32 and only the network is rounded; its input in the inverse may round the other way, so
-a bfloat16 round trip is good to bfloat16's step (1e-3) and a float32 one to 1e-6. Train in either, decode in float32.
+Under autocast the data stays float32 and only the network is rounded; its input in the inverse may round the other way,
+so a bfloat16 round trip is good to bfloat16's step (1e-3), a float32 one to 1e-6. Train in either, decode in float32.
 """
 
 from __future__ import annotations

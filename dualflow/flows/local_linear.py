@@ -25,9 +25,10 @@ INTERCEPT_VARIANCE = 1e-3
 GLOBAL_RIDGE = 1e-6
 # The sums are float32: this share of each diagonal keeps a singular system from being indefinite by their rounding.
 ROUNDING = 1e-6
-# Strengths are compared on every third voxel, which are enough to rank them.
-STRIDE = 3
-SOLVE_CHUNK = 8192
+# Strengths are compared on every fourth voxel, which are enough to rank them.
+STRIDE = 4
+SOLVE_CHUNK = 2048
+SMOOTH_CHUNK = 16
 
 
 class Scan(NamedTuple):
@@ -100,8 +101,11 @@ class LocalLinearFit:
         voxels = int(self.domain.sum())
         if voxels == 0:
             raise DataError("the training masks hold no voxel; check the brain masks of the training scans")
-        self.row, self.column = torch.triu_indices(model.count, model.count)
-        self.gram = torch.zeros(folds, len(self.row), voxels)
+        row, column = torch.triu_indices(model.count, model.count)
+        self.unpacking = torch.zeros(model.count, model.count, dtype=torch.long)
+        self.unpacking[row, column] = self.unpacking[column, row] = torch.arange(len(row))
+        self.unpacking = self.unpacking.flatten()
+        self.gram = torch.zeros(folds, len(row), voxels)
         self.moment = torch.zeros(folds, model.count, voxels)
         self.energy = torch.zeros(folds, voxels)
 
@@ -119,16 +123,19 @@ class LocalLinearFit:
             start += length
 
     def _smooth(self, sums: Tensor, sigma: float) -> Tensor:
+        """Smooth maps `[M, V]` over the domain, in place."""
         if sigma == 0:
             return sums
         occupied = [self.domain.any(dim=other).nonzero() for other in ((1, 2), (0, 2), (0, 1))]
         box = tuple(slice(int(axis.min()), int(axis.max()) + 1) for axis in occupied)
         inside = self.domain[box]
-        smoothed, dense = torch.empty_like(sums), torch.zeros(inside.shape)
-        for index, values in enumerate(sums):
-            dense[inside] = values
-            smoothed[index] = blur(dense, sigma)[inside]
-        return smoothed
+        places = inside.flatten().nonzero()[:, 0]
+        for start in range(0, len(sums), SMOOTH_CHUNK):
+            maps = sums[start : start + SMOOTH_CHUNK]
+            dense = torch.zeros(len(maps), inside.numel())
+            dense.index_copy_(1, places, maps)
+            torch.index_select(blur(dense.view(-1, *inside.shape), sigma).flatten(1), 1, places, out=maps)
+        return sums
 
     def smoothed(self, sigma: float, exclude: int | None = None) -> tuple[Tensor, Tensor]:
         """Return gram `[P(P+1)/2, V]` and moment `[P, V]` of all folds but `exclude`, smoothed by `sigma` voxels."""
@@ -140,37 +147,39 @@ class LocalLinearFit:
         return self._smooth(gram, sigma), self._smooth(moment, sigma)
 
     def _full(self, packed: Tensor) -> Tensor:
-        full = packed.new_zeros(packed.shape[1], self.model.count, self.model.count)
-        full[:, self.row, self.column] = packed.T
-        full[:, self.column, self.row] = packed.T
-        return full
+        """Return the symmetric matrices `[V, P, P]` in float64 of packed upper triangles `[P(P+1)/2, V]`."""
+        return packed.T.double()[:, self.unpacking].view(-1, self.model.count, self.model.count)
 
-    def solve(self, gram: Tensor, moment: Tensor, ridge: float) -> Tensor:
-        """Return coefficients `[P, V]` of smoothed sums; `ridge` counts as so many scans that say "as everywhere".
-
-        The penalty of each feature is its variance over the brain, so that it is isotropic in standardised features.
-        Solved in float64 as the departure from the global law.
-        """
+    def everywhere(self, gram: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the coefficients `[P]` of all voxels together, and the variance of each feature over them."""
         whole, right = self._full(gram.double().sum(dim=1, keepdim=True))[0], moment.double().sum(dim=1)
         average = whole / whole[0, 0]
         variance = (average.diagonal() - average[0] ** 2).clamp_min(INTERCEPT_VARIANCE)
-        law = torch.linalg.solve(average + GLOBAL_RIDGE * variance.diag(), right / whole[0, 0])
-        penalty = (ridge * variance).diag()
+        return torch.linalg.solve(average + GLOBAL_RIDGE * variance.diag(), right / whole[0, 0]), variance
+
+    def solve(self, gram: Tensor, moment: Tensor, ridge: float, everywhere: tuple[Tensor, Tensor]) -> Tensor:
+        """Return coefficients `[P, V]` of smoothed sums; `ridge` counts as so many scans that say "as everywhere".
+
+        The penalty of each feature is its variance over the brain, so that it is isotropic in standardised features.
+        Solved in float64 as the departure from the law of all voxels.
+        """
+        law, variance = everywhere
+        penalty = ridge * variance
         parts = []
         for start in range(0, gram.shape[1], SOLVE_CHUNK):
             chunk = slice(start, start + SOLVE_CHUNK)
-            full = self._full(gram[:, chunk].double())
+            full = self._full(gram[:, chunk])
             departure = moment[:, chunk].T.double() - full @ law
-            loading = penalty + torch.diag_embed(ROUNDING * full.diagonal(dim1=1, dim2=2))
-            factor = torch.linalg.cholesky(full + loading)
+            full.diagonal(dim1=1, dim2=2).mul_(1 + ROUNDING).add_(penalty)
+            factor = torch.linalg.cholesky(full)
             parts.append(law + torch.cholesky_solve(departure[..., None], factor)[..., 0])
         return torch.cat(parts).T.float()
 
     def held_out_error(self, coefficients: Tensor, fold: int, voxels: slice) -> float:
         """Return the summed squared error of coefficients `[P, v]` on a fold, from its sums alone."""
-        gram = self._full(self.gram[fold][:, voxels].double())
+        gram = self._full(self.gram[fold][:, voxels])
         beta, moment = coefficients.T.double(), self.moment[fold][:, voxels].T.double()
-        quadratic = torch.einsum("vp,vpq,vq->v", beta, gram, beta)
+        quadratic = (beta * (gram @ beta[..., None])[..., 0]).sum(dim=1)
         return float((self.energy[fold][voxels] - 2 * (beta * moment).sum(dim=1) + quadratic).sum())
 
     def choose(self, ridges: Sequence[float] = RIDGES, sigmas: Sequence[float] = SIGMAS) -> dict[str, float]:
@@ -179,8 +188,9 @@ class LocalLinearFit:
         errors = dict.fromkeys(product(ridges, sigmas), 0.0)
         for sigma, fold in product(sigmas, range(self.folds)):
             gram, moment = self.smoothed(sigma, fold)
+            everywhere = self.everywhere(gram, moment)
             for ridge in ridges:
-                coefficients = self.solve(gram[:, voxels], moment[:, voxels], ridge)
+                coefficients = self.solve(gram[:, voxels], moment[:, voxels], ridge, everywhere)
                 errors[ridge, sigma] += self.held_out_error(coefficients, fold, voxels)
         ridge, sigma = min(errors, key=errors.__getitem__)
         seen = float(self.gram[:, 0, voxels].sum())
@@ -189,7 +199,8 @@ class LocalLinearFit:
     def coefficients(self, exclude: int | None, ridge: float, sigma: float) -> Tensor:
         """Return the coefficients `[P, D, H, W]` fitted without fold `exclude` (`None`: on all)."""
         dense = torch.zeros_like(self.model.coefficients)
-        dense[:, self.domain] = self.solve(*self.smoothed(sigma, exclude), ridge)
+        gram, moment = self.smoothed(sigma, exclude)
+        dense[:, self.domain] = self.solve(gram, moment, ridge, self.everywhere(gram, moment))
         return dense
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from math import sqrt
+
 import torch
 from torch import Tensor, nn
 
 from dualflow.flows.bijection import Bijection, soft_bound, soft_bound_inverse, wide
 
 LOG_DIAGONAL_BOUND = 5.0
+# Channels up to which the triangles are stored as they are. Wider ones carry a gain, because one optimiser step moves
+# all of their C^2 / 2 entries, and small moves of a wide triangle make it near singular.
+NARROW = 8
 
 
 class InvertibleMixing(Bijection):
@@ -30,8 +35,9 @@ class InvertibleMixing(Bijection):
         diagonal = upper.diagonal()
         self.register_buffer("permutation", permutation)
         self.register_buffer("sign", diagonal.sign())
-        self.lower = nn.Parameter(lower.tril(-1))
-        self.upper = nn.Parameter(upper.triu(1))
+        self.gain = min(1.0, sqrt(NARROW / len(rotation)))
+        self.lower = nn.Parameter(lower.tril(-1) / self.gain)
+        self.upper = nn.Parameter(upper.triu(1) / self.gain)
         self.raw_log_diagonal = nn.Parameter(soft_bound_inverse(diagonal.abs().log(), LOG_DIAGONAL_BOUND))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -52,8 +58,8 @@ class InvertibleMixing(Bijection):
 
     def _factors(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         log_diagonal = soft_bound(wide(self.raw_log_diagonal), LOG_DIAGONAL_BOUND)
-        lower = self.lower.tril(-1) + torch.eye(len(log_diagonal), dtype=self.lower.dtype, device=x.device)
-        upper = self.upper.triu(1) + torch.diag(self.sign * log_diagonal.exp())
+        lower = self.gain * self.lower.tril(-1) + torch.eye(len(log_diagonal), dtype=self.lower.dtype, device=x.device)
+        upper = self.gain * self.upper.triu(1) + torch.diag(self.sign * log_diagonal.exp())
         return lower, upper, (x[0, 0].numel() * log_diagonal.sum()).expand(x.shape[0])
 
 

@@ -271,6 +271,7 @@ class DualFlow(nn.Module):
     def _log_prior(self, latents: list[Tensor], coarser: list[Tensor | None], condition: Condition) -> Tensor:
         total = torch.zeros_like(wide(latents[0][:, 0, 0, 0, 0]))
         for prior, z, h, features in zip(self.priors, latents, coarser, condition.features, strict=True):
+            assert isinstance(prior, LevelPrior)
             total = total + prior.log_prob(z, Evidence(features, h, condition.side))
         return total
 

@@ -1,4 +1,4 @@
-"""N4 bias field correction, estimated on a coarse copy and applied at full resolution."""
+"""N4 bias field correction, estimated on a coarse copy of the brain and applied at full resolution."""
 
 from __future__ import annotations
 
@@ -9,36 +9,43 @@ import SimpleITK as sitk  # noqa: N813
 
 from dualflow.imaging.geometry import BoolArray, Volume, from_sitk, to_sitk
 
-# The field is smooth over centimetres, so that a copy of this spacing carries all of it.
-WORKING_MM = 4.0
+# The field is smooth over centimetres: at this spacing white matter comes out as even as at 4 mm, three times faster.
+WORKING_MM = 6.0
 ITERATIONS = (30, 30, 20)
 CONTROL_POINTS = (4, 4, 4)
+_MARGIN = 4
+# N4 takes logarithms: voxels below this share of the maximum stay out.
+_FLOOR = 1e-6
 
 
 def correct_bias(volume: Volume, mask: BoolArray) -> Volume:
-    """Divide `volume` by its bias field (Tustison et al., IEEE TMI 2010), normalised to mean log 0 in the mask.
+    """Divide `volume` by its bias field (Tustison et al., IEEE TMI 2010), whose mean logarithm in the mask is 0.
 
     Args:
         volume: scan with non-negative voxels `[I, J, K]`.
-        mask: brain `[I, J, K]`, where the field is fitted; beyond it the fitted surface goes on.
+        mask: brain `[I, J, K]`, where the field is fitted; away from it the field stays as it is at the rim.
     """
-    image = to_sitk(np.maximum(volume.array, 0), volume.affine)
+    inside = np.argwhere(mask)
+    low = np.maximum(inside.min(axis=0) - _MARGIN, 0)
+    size = np.minimum(inside.max(axis=0) + 1 + _MARGIN, mask.shape) - low
+    whole = to_sitk(np.maximum(volume.array, 0), volume.affine)
+    image, region = (
+        sitk.RegionOfInterest(one, size.tolist(), low.tolist())
+        for one in (whole, to_sitk(mask.astype(np.float32), volume.affine))
+    )
     factors = [
-        max(1, min(round(WORKING_MM / spacing), size // 8))
-        for spacing, size in zip(image.GetSpacing(), image.GetSize(), strict=True)
+        max(1, min(round(WORKING_MM / edge), count // 8))
+        for edge, count in zip(image.GetSpacing(), image.GetSize(), strict=True)
     ]
-    small = sitk.BinShrink(image, factors)
-    region = sitk.BinShrink(to_sitk(mask.astype(np.float32), volume.affine), factors) > 0.5
-    region = sitk.And(region, small > 1e-6 * float(volume.array.max()))
+    image = sitk.BinShrink(image, factors)
+    region = sitk.And(sitk.BinShrink(region, factors) > 0.5, image > _FLOOR * float(volume.array.max()))
     n4 = sitk.N4BiasFieldCorrectionImageFilter()
-    n4.SetNumberOfThreads(1)
     n4.SetMaximumNumberOfIterations(ITERATIONS)
     n4.SetNumberOfControlPoints(CONTROL_POINTS)
-    n4.Execute(small, region)
+    n4.Execute(image, region)
     resampler = sitk.ResampleImageFilter()
-    resampler.SetNumberOfThreads(1)
-    resampler.SetReferenceImage(image)
+    resampler.SetReferenceImage(whole)
     resampler.UseNearestNeighborExtrapolatorOn()
-    log_field, _ = from_sitk(resampler.Execute(sitk.Cast(n4.GetLogBiasFieldAsImage(small), sitk.sitkFloat32)))
+    log_field, _ = from_sitk(resampler.Execute(sitk.Cast(n4.GetLogBiasFieldAsImage(image), sitk.sitkFloat32)))
     log_field = log_field - log_field[mask].mean()
-    return replace(volume, array=(volume.array * np.exp(-log_field)).astype(np.float32))
+    return replace(volume, array=np.asarray(volume.array * np.exp(-log_field), dtype=np.float32))

@@ -42,6 +42,8 @@ SMOOTHING_MM = (6.0, 3.0, 0.0)
 SAMPLED = (1.0, 1.0, 0.3)
 # Mutual information in nats that aligned scans of a brain exceed; below it the runner-up is tried too.
 POOR_NATS = 0.15
+# Below this, more than twice what unrelated noise scores on these samples, two scans have nothing in common.
+MIN_NATS = 0.05
 # Share of the source's brain that a target must show; bounds that an aligned brain keeps.
 MIN_COVERAGE = 0.9
 VOLUME_RATIO = (0.4, 2.5)
@@ -95,6 +97,11 @@ def register_rigid(target: Volume, source: Volume, source_mask: BoolArray) -> Al
     moved = apply_map(to_target, points)
     index = apply_map(np.linalg.inv(target.affine), moved)
     seen = float(((index > -0.5) & (index < np.array(target.array.shape) - 0.5)).all(axis=1).mean())
+    if information < MIN_NATS:
+        raise RegistrationError(
+            f"{target.path}: aligned with {source.path.name} they share {information:.3f} nats, expected at least "
+            f"{MIN_NATS}; check that it is a scan of the same head"
+        )
     if seen < MIN_COVERAGE:
         raise RegistrationError(
             f"{target.path}: aligned with {source.path.name} it shows {seen:.0%} of the brain, expected at least "
@@ -135,7 +142,6 @@ def _search(
 ) -> tuple[Transform, float]:
     """Return the best transform found, fixed to moving, and its mutual information."""
     method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)
     method.SetMetricAsMattesMutualInformation(BINS)
     method.SetMetricFixedMask(region)
     method.SetMetricSamplingStrategy(method.RANDOM)

@@ -1,4 +1,4 @@
-"""From source volumes on the model grid to predictions: a point estimate, a spread, and joint samples where a model has them."""
+"""From sources on the model grid to predictions: a point estimate, a spread, and joint samples where there are any."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def build_model(card: dict[str, Any]) -> nn.Module:
     if card["kind"] == "flow":
         return DualFlow(FlowSpec.from_dict(card["spec"]), shape=shape, side_features=side_features)
     if card["kind"] in BASELINES:
-        model: nn.Module = BASELINES[card["kind"]].build(shape, side_features, **card.get("options", {}))
+        model: nn.Module = BASELINES[card["kind"]](shape, side_features, **card["options"])
         return model
     raise CheckpointError(f"model kind '{card['kind']}' is unknown; choose from: flow, {', '.join(BASELINES)}")
 

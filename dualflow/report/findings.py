@@ -16,10 +16,10 @@ Entries = dict[str, dict[Hashable, Any]]
 TOLERANCE = 0.03
 LEVEL = 80
 WAYS = {
-    "better": "is better than {other}: its mean absolute error is {size} lower ({low} to {high}, paired 95 % interval{p})",
-    "worse": "is worse than {other}: its mean absolute error is {size} higher ({low} to {high}, paired 95 % interval{p})",
+    "better": "is better than {other}: its mean absolute error is {size} lower ({low} to {high}, {basis})",
+    "worse": "is worse than {other}: its mean absolute error is {size} higher ({low} to {high}, {basis})",
     "undecided": "cannot be told from {other}: its mean absolute error differs by {signed} "
-    "({signed_low} to {signed_high}, paired 95 % interval{p})",
+    "({signed_low} to {signed_high}, {basis})",
 }
 OPPOSITE = {"better": "worse", "worse": "better", "undecided": "undecided"}
 LIMITS_ALWAYS = (
@@ -100,7 +100,8 @@ def _comparisons(differences: pd.DataFrame, model: str, row: Modality) -> list[s
         small, large = sorted((abs(low), abs(high)))
         said = WAYS[verdict].format(
             other=other, size=f"{abs(gain):.4f} {row.unit}", low=f"{small:.4f}", high=f"{large:.4f}",
-            p=f"; p = {entry['p_holm']:.3f} after Holm", signed=f"{-gain:+.4f} {row.unit}", signed_low=f"{-high:+.4f}", signed_high=f"{-low:+.4f}",
+            basis=f"paired 95 % interval; p = {entry['p_holm']:.3f} after Holm", signed=f"{-gain:+z.4f} {row.unit}",
+            signed_low=f"{-high:+z.4f}", signed_high=f"{-low:+z.4f}",
         )  # fmt: skip
         sentences.append(f"{model} {said}.")
     return sentences

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 
 from dualflow.commit import commit_text
 from dualflow.errors import ConfigError
-from dualflow.report.figures import to_png
+from dualflow.report.style import to_png
 from dualflow.report.tables import Table
 
 # Sections that hold tables and figures, in reading order, each with the sentence that leads into it.
@@ -38,6 +39,9 @@ SECTIONS: dict[str, tuple[str, str]] = {
     ),
     "training": ("Training", "How each model learnt."),
 }
+
+# Figures are rendered finer than shown, for sharp screens.
+PIXELS_PER_INCH = 100
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ def render(report: ReportData, path: Path) -> None:
     if unknown:
         raise ConfigError(f"report section '{unknown[0]}' does not exist; choose from: {', '.join(SECTIONS)}")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["tie"] = _tie
     template = environment.from_string(files("dualflow.report").joinpath("report.html").read_text("utf-8"))
     sections = [
         {
@@ -84,11 +89,19 @@ def render(report: ReportData, path: Path) -> None:
             "name": name,
             "lead": lead,
             "tables": list(report.tables.get(key, ())),
-            "figures": [(caption, _data_uri(figure)) for caption, figure in report.figures.get(key, ())],
+            "figures": [
+                (caption, _data_uri(figure), round(PIXELS_PER_INCH * figure.get_figwidth()))
+                for caption, figure in report.figures.get(key, ())
+            ],
         }
         for key, (name, lead) in SECTIONS.items()
     ]
     commit_text(path, template.render(report=report, sections=sections))
+
+
+def _tie(text: object) -> str:
+    """Keep a per cent sign and a p-value on one line."""
+    return re.sub(r" (?=%)|(?<=\bp) (?== )|(?<=\bp =) ", "\N{NO-BREAK SPACE}", str(text))
 
 
 def _data_uri(figure: Figure) -> str:

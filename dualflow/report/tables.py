@@ -35,7 +35,8 @@ def comparison_table(
 ) -> Table:
     """One row per model, one column per metric: mean and 95 % interval; the best mean of a column is bold.
 
-    Models to which none of the metrics applies have no row. Models in `without`, such as a ceiling that knows the truth, are shown and never marked.
+    Models to which none of the metrics applies have no row. Models in `without`, such as a ceiling that knows the
+    truth, are shown and never marked.
     """
     present = [metric for metric in metrics if metric in set(summary["metric"])]
     indexed = summary.set_index(["model", "metric"])
@@ -87,8 +88,9 @@ def _mean_cell(indexed: pd.DataFrame, model: str, metric: str) -> str:
 
 
 def _interval(value: float, low: float, high: float, metric: str, *, signed: bool = False) -> str:
-    digits, sign = METRICS[metric].digits, "+" if signed else ""
-    return f"{value:{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+    # z: a value that rounds to zero has no sign.
+    form = f"{'+' if signed else ''}z.{METRICS[metric].digits}f"
+    return f"{value:{form}} [{low:{form}}, {high:{form}}]"
 
 
 def _same(first: float, second: float, digits: int) -> bool:

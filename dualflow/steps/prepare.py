@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from dualflow import cohort
-from dualflow.commit import commit_json, read_manifest, sha256, sweep_temporaries, write_manifest
+from dualflow.commit import commit_json, read_manifest, sweep_temporaries, write_manifest
 from dualflow.config import Config
 from dualflow.data.index import build_index, read_pairs
-from dualflow.data.quarantine import FACT, Quarantine, collect, write_quarantine
-from dualflow.errors import CommitError, DualflowError
-from dualflow.imaging.preprocess import preprocess_pair, write_pair
+from dualflow.data.prepare import prepare_scan
+from dualflow.data.quarantine import collect, write_quarantine
 from dualflow.layout import Scan, derivative_description
-from dualflow.modalities import modality
 from dualflow.progress import track
 from dualflow.steps.common import dump, shard_of
 
@@ -73,7 +70,8 @@ def preprocess(config: Config, shard: int) -> None:
     done = {}
     for key, source, target in track(rows, f"preprocess, part {shard + 1}"):
         scan = Scan.parse(key)
-        _preprocess_scan(config, scan, config.bids / source, config.bids / target if target else None)
+        paths = config.bids / source, config.bids / target if target else None
+        prepare_scan(layout, scan, *paths, config.study, config.preprocess)
         done[key] = layout.scan_manifest(scan)
     write_manifest(
         layout.manifest(f"preprocess/shard-{shard}"),
@@ -82,33 +80,6 @@ def preprocess(config: Config, shard: int) -> None:
         inputs={},
         config=dump(config.preprocess),
     )
-
-
-def _preprocess_scan(config: Config, scan: Scan, source: Path, target: Path | None) -> None:
-    layout = config.layout
-    source_row, target_row = modality(config.study.source), modality(config.study.target)
-    manifest = layout.scan_manifest(scan)
-    files = {"source": source} | ({"target": target} if target else {})
-    section = dump(config.preprocess, without=("shards",)) | {
-        "source": config.study.source,
-        "target": config.study.target,
-    }
-    try:
-        inputs = {name: sha256(file) for name, file in files.items()}
-        if read_manifest(manifest, inputs=inputs, config=section) is not None:
-            return
-        pair = preprocess_pair(source, target, source_row, target_row, config.preprocess)
-        outputs = write_pair(pair, layout, scan, source_row, target_row)
-        facts = {"quality": pair.record["quality"]}
-    except CommitError:  # a full disk is no fault of the scan
-        raise
-    except Exception as error:  # one bad scan must not take the others down, whatever is wrong with it
-        known = isinstance(error, DualflowError)
-        reason = str(error) if known else f"{source.name}: unexpected {type(error).__name__}: {error}"
-        print(f"{scan.key}: quarantined: {reason}", file=sys.stderr)
-        inputs, outputs = {name: "unreadable" for name in files}, {}
-        facts = {FACT: Quarantine(scan.key, "preprocess", reason).fact()}
-    write_manifest(manifest, step="preprocess", outputs=outputs, inputs=inputs, config=section, facts=facts)
 
 
 def finish_preprocess(config: Config) -> None:

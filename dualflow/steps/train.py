@@ -18,6 +18,7 @@ from dualflow.config import Config
 from dualflow.data.dataset import PairDataset
 from dualflow.data.side import SideEncoder
 from dualflow.errors import ConfigError
+from dualflow.flows.local_linear import grouped_folds
 from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import preset
 from dualflow.layout import Scan
@@ -27,7 +28,6 @@ from dualflow.training.checkpoint import save_model
 from dualflow.training.engine import History, fit, forget_states
 from dualflow.training.flow import FOLDS, parameter_count, train_flow
 from dualflow.training.tracking import Run, tracked
-from dualflow.flows.local_linear import grouped_folds
 
 PICTURE_SEED = 0
 
@@ -47,7 +47,8 @@ def train(config: Config, name: str, seed: int) -> None:
     data = {key: _input_hash(config, key) for key in [*training.scans, *validation.scans]}
     with tracked(config.tracking, config.study.name, f"{name} seed {seed}", {"model": name, "seed": str(seed)}) as run:
         run.parameters(config.model_dump(mode="json", exclude={"tracking"}))
-        run.data(pairs[["scan", "split"]].assign(sha256=[data.get(key, "") for key in pairs["scan"]]), "pairs", "training")
+        hashes = [data.get(key, "") for key in pairs["scan"]]
+        run.data(pairs[["scan", "split"]].assign(sha256=hashes), "pairs", "training")
         watch = _watcher(config, run, validation)
         if name in config.flows:
             model, history, facts = _train_flow(config, name, seed, encoder, training, validation, folder, watch)

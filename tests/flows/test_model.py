@@ -84,7 +84,7 @@ def test_unknown_side_is_an_input():
 def test_dual_glow_side_enters_the_coarsest_prior_only():
     """Another side value leaves all latents as they are, and moves only the coarsest level's mean."""
     torch.manual_seed(0)
-    flow, (target, source, side) = build("dual_glow").eval(), batch()
+    flow, (_, source, side) = build("dual_glow").eval(), batch()
     for prior in flow.priors:
         if prior.side is not None:
             torch.nn.init.normal_(prior.side.weight)
@@ -93,7 +93,7 @@ def test_dual_glow_side_enters_the_coarsest_prior_only():
     assert not torch.allclose(mine[1], other[1])
 
 
-def test_discriminators_do_not_change_the_density_gradient_sign():
+def test_dual_glow_loss_is_its_terms():
     """dual_glow reports its three terms, and the loss is their weighted sum."""
     flow, (target, source, side) = build("dual_glow").eval(), batch()
     out = flow(target, source, side)

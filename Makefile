@@ -1,0 +1,43 @@
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+CONFIG ?= configs/quickstart.yaml
+CORES  ?= all
+READY  := $(VENV)/.ready
+
+.PHONY: help setup run test lint benchmark ui clean
+
+help:  ## Show the targets.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY)  ## Create the environment and install dualflow into it.
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dualflow needs Python 3.11 or newer; set PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+run: $(READY)  ## Run the whole workflow on CONFIG (default: the embedded cohort).
+	@$(BIN)/dualflow run --config $(CONFIG) --cores $(CORES)
+
+test: $(READY)  ## Run the tests.
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+lint: $(READY)  ## Check style, types, spelling and the workflow.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell dualflow pipelines tests configs README.md CHANGELOG.md
+	$(BIN)/snakefmt --check --compact-diff Snakefile pipelines
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/snakemake --lint
+
+benchmark: $(READY)  ## Compute the numbers of the README (over an hour on 2 cores).
+	@$(BIN)/dualflow run --config configs/benchmark.yaml --cores $(CORES)
+
+ui: $(READY)  ## Open the MLflow pages of the tracked runs on 127.0.0.1:5000.
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///results/mlflow.db
+
+clean:  ## Remove all results.
+	rm -rf results .snakemake

@@ -1,0 +1,185 @@
+"""The `dualflow` command. Heavy imports stay inside the commands, so that `--help` is instant."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dualflow import __version__
+from dualflow.errors import DualflowError
+
+CONFIG = click.option(
+    "--config",
+    "config_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("configs/quickstart.yaml"),
+    show_default=True,
+    help="The study's configuration.",
+)
+OVERRIDES = click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Replace one value.")
+THREADS = click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads to use.")
+
+
+class OneLineErrors(click.Group):
+    """Turns a DualflowError into one line and its exit code; `DUALFLOW_TRACEBACK=1` shows where it came from."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except DualflowError as error:
+            if os.environ.get("DUALFLOW_TRACEBACK"):
+                raise
+            click.echo(f"dualflow: {error}", err=True)
+            ctx.exit(error.exit_code)
+
+
+@click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    r"""Learn PET from MR with an exact-likelihood 3D flow, and fill in what is missing.
+
+    \b
+    dualflow run                      everything, on the embedded cohort
+    dualflow run --config MY.yaml     everything, on your own BIDS study
+    dualflow convert STUDY --model MODEL --out DERIVATIVES
+                                      synthetic volumes for new scans
+
+    The other commands are the workflow's single steps; each skips what is done and verified.
+    """
+
+
+@main.command()
+@CONFIG
+@OVERRIDES
+@click.option("--cores", default="all", show_default=True, help="CPU cores to use at once.")
+@click.argument("snakemake_options", nargs=-1, type=click.UNPROCESSED)
+def run(config_path: Path, overrides: tuple[str, ...], cores: str, snakemake_options: tuple[str, ...]) -> None:
+    """Run the whole workflow with one progress display; what is done is not done again.
+
+    Anything after `--` goes to Snakemake as it is, for example `dualflow run -- --profile configs/profiles/slurm`.
+    """
+    from dualflow.config import load_config
+    from dualflow.run import run_workflow
+
+    sys.exit(run_workflow(load_config(config_path, overrides), cores, snakemake_options))
+
+
+@main.command()
+@click.argument("out", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--subjects", type=click.IntRange(1), default=40, show_default=True, help="How many people.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same bytes.")
+@THREADS
+def cohort(out: Path, subjects: int, seed: int, threads: int) -> None:
+    """Write the embedded cohort, a BIDS dataset of simulated people with known truth, to OUT."""
+    set_threads(threads)
+    from dualflow.cohort import participants, write_dataset, write_subject
+    from dualflow.progress import track
+
+    people = participants(subjects, seed)
+    for person in track(people, "cohort"):
+        write_subject(out, person)
+    write_dataset(out, people)
+
+
+@main.command()
+@click.argument("study", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--model", required=True, type=click.Path(file_okay=False, path_type=Path), help="A trained model folder."
+)
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Where derivatives go.")
+@click.option("--samples", type=click.IntRange(2), default=16, show_default=True, help="Samples per scan.")
+@click.option("--keep-samples", type=click.IntRange(0), default=2, show_default=True, help="Samples written per scan.")
+@click.option("--temperature", type=click.FloatRange(0), default=1.0, show_default=True, help="Scale of the noise.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the samples.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes, one core each.")
+def convert(study: Path, model: Path, out: Path, workers: int, **options: Any) -> None:
+    """Convert every scan of the BIDS dataset STUDY with a trained model, each onto its own grid.
+
+    Raw scans go in; they are preprocessed as the model's training scans were. A scan that cannot be used is set aside
+    in quarantine.tsv with its reason, the others go on, and the exit code is not 0. Scans that are done are skipped.
+    """
+    set_threads(1)
+    from dualflow.config import ConvertConfig
+    from dualflow.inference.batch import convert_study
+
+    convert_study(study, model, out, ConvertConfig(**options), workers)
+
+
+@main.command()
+@click.argument("name", required=False)
+def presets(name: str | None) -> None:
+    """List the flows that a configuration can name, or the pieces of one."""
+    from dualflow.flows.presets import PRESETS, preset
+
+    if name is None:
+        for key, spec in PRESETS.items():
+            click.echo(f"{key:<12} source {spec.source}, mean {spec.mean}, {spec.squeeze} squeeze, steps {spec.steps}")
+        return
+    for key, value in preset(name).to_dict().items():
+        click.echo(f"{key}: {value}")
+
+
+def set_threads(count: int) -> None:
+    """Give every library the same number of threads; each would take all cores otherwise."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
+        os.environ[name] = str(count)
+    import torch
+
+    torch.set_num_threads(count)
+
+
+def _step(name: str, text: str, *options: Callable[[Any], Any]) -> None:
+    """Register the workflow step `name` as a command."""
+
+    def command(config_path: Path, overrides: tuple[str, ...], threads: int, **arguments: Any) -> None:
+        set_threads(threads)
+        from importlib import import_module
+
+        from dualflow.config import load_config
+
+        module, function = STEPS[name]
+        getattr(import_module(f"dualflow.steps.{module}"), function)(load_config(config_path, overrides), **arguments)
+
+    command.__doc__ = text
+    for option in reversed([CONFIG, OVERRIDES, THREADS, *options]):
+        command = option(command)
+    main.command(name)(command)
+
+
+STEPS = {
+    "cohort-shard": ("prepare", "make_cohort"),
+    "cohort-finish": ("prepare", "finish_cohort"),
+    "index": ("prepare", "make_index"),
+    "preprocess": ("prepare", "preprocess"),
+    "preprocess-finish": ("prepare", "finish_preprocess"),
+    "train": ("train", "train"),
+    "convert-study": ("convert", "convert"),
+    "evaluate": ("evaluate", "evaluate"),
+    "evaluate-ceilings": ("evaluate", "evaluate_ceilings"),
+    "report": ("report", "report"),
+    "check": ("check", "check"),
+}
+_SHARD = click.option("--shard", type=click.IntRange(0), default=0, show_default=True, help="Which part of the scans.")
+_NAME = click.option("--model", "name", default="dualflow", show_default=True, help="A flow or baseline by name.")
+_SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Which of the seeds.")
+
+_step("cohort-shard", "Step: make one part of the embedded cohort.", _SHARD)
+_step("cohort-finish", "Step: describe the embedded cohort once all its people are there.")
+_step("index", "Step: list the usable scans of the study and draw the splits.")
+_step("preprocess", "Step: bring one part of the scans onto the model grid.", _SHARD)
+_step("preprocess-finish", "Step: gather the parts and the quarantine table.")
+_step("train", "Step: train one model with one seed.", _NAME, _SEED)
+_step("convert-study", "Step: synthetic volumes for the held-out and unpaired scans.", _NAME, _SEED)
+_step("evaluate", "Step: score one model on the held-out scans.", _NAME, _SEED)
+_step("evaluate-ceilings", "Step: score what no predictor can beat, where the truth is known.")
+_step("report", "Step: compare all models and write the HTML report.")
+_step("check", "Step: fail if any scan was set aside.")
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Many raw scans to synthetic volumes: each independent, several at once by Dask, done ones skipped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dualflow.commit import commit_json, commit_text, read_manifest, sha256, sweep_temporaries, write_manifest
+from dualflow.config import ConvertConfig, PreprocessConfig, StudyConfig
+from dualflow.data.dataset import load_pairs
+from dualflow.data.index import pair_scans
+from dualflow.data.participants import known_columns
+from dualflow.data.prepare import prepare_scan
+from dualflow.data.quarantine import Quarantine, write_quarantine
+from dualflow.errors import DataError
+from dualflow.inference.convert import convert_scan
+from dualflow.inference.predict import Predictor, load_predictor
+from dualflow.layout import NOT_BIDS, Layout, Scan, derivative_description
+from dualflow.modalities import modality
+from dualflow.progress import track
+
+WORKER_MEMORY = "4GiB"
+
+
+def convert_study(bids: Path, model: Path, out: Path, config: ConvertConfig, workers: int = 1) -> None:
+    """Convert every scan of a BIDS dataset that has the model's source modality.
+
+    Args:
+        bids: the dataset, raw.
+        model: folder of a trained model; its card says how scans are preprocessed.
+        out: becomes a BIDS derivative dataset.
+        config: how samples are drawn.
+        workers: processes, one core each.
+
+    Raises:
+        DataError: the dataset cannot be read; or, after everything else is done, some scans were set aside.
+    """
+    card = load_predictor(model).card
+    columns = known_columns(bids)
+    side = tuple(name for name in card["study"]["side"] if name in columns)
+    study = StudyConfig(name="convert", source=card["study"]["source"], target=card["study"]["target"], side=side)
+    layout = Layout(out, ".")
+    sweep_temporaries(out)
+    index = pair_scans(bids, study)
+    commit_json(out / "dataset_description.json", derivative_description(bids.name))
+    commit_text(out / ".bidsignore", "\n".join(NOT_BIDS) + "\n")
+    rows = [row for _, row in index.pairs.iterrows()]
+    tasks = [(row.to_frame().T, bids, model, layout, study, config) for row in rows]
+    outcomes = list(track(_outcomes(tasks, workers), f"convert {bids.name}", len(tasks)))
+    set_aside = sorted([*index.quarantined, *(outcome for outcome in outcomes if outcome is not None)])
+    write_quarantine(layout.quarantine, set_aside)
+    if set_aside:
+        raise DataError(
+            f"{len(set_aside)} scans were set aside, the others are done; {layout.quarantine} has the reasons, the "
+            f"first is {set_aside[0].scan}: {set_aside[0].reason}"
+        )
+
+
+Task = tuple[pd.DataFrame, Path, Path, Layout, StudyConfig, ConvertConfig]
+
+
+def _outcomes(tasks: list[Task], workers: int) -> Iterator[Quarantine | None]:
+    """Do the tasks, here or in worker processes, in the order in which they end."""
+    if workers == 1 or len(tasks) < 2:
+        for task in tasks:
+            yield _convert(*task)
+        return
+    from distributed import Client, LocalCluster, as_completed
+
+    with (
+        LocalCluster(
+            n_workers=min(workers, len(tasks)),
+            threads_per_worker=1,
+            memory_limit=WORKER_MEMORY,
+            host="127.0.0.1",
+            dashboard_address=None,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        futures = {client.submit(_convert, *task, pure=False, retries=1): task for task in tasks}
+        for future in as_completed(futures):
+            # A worker that dies again on the same scan costs that scan, not the batch.
+            scan = str(futures[future][0]["scan"].iloc[0])
+            error = future.exception()
+            yield future.result() if error is None else Quarantine(scan, "convert", f"{type(error).__name__}: {error}")
+
+
+@cache
+def _predictor(model: Path) -> Predictor:
+    import torch
+
+    torch.set_num_threads(1)
+    return load_predictor(model)
+
+
+def _convert(
+    row: pd.DataFrame, bids: Path, model: Path, layout: Layout, study: StudyConfig, config: ConvertConfig
+) -> Quarantine | None:
+    """Preprocess and convert one scan unless that is done; return why it was set aside, or None."""
+    predictor = _predictor(model)
+    scan, source_row, target_row = Scan.parse(row["scan"].iloc[0]), modality(study.source), modality(study.target)
+    preprocess = PreprocessConfig.model_validate(predictor.card["preprocess"])
+    refused = prepare_scan(layout, scan, bids / row["source"].iloc[0], None, study, preprocess)
+    if refused is not None:
+        return refused
+    manifest, section = layout.manifest(f"convert/{scan.key}"), config.model_dump(mode="json")
+    inputs = {"model": predictor.card["weights_sha256"], "scan": sha256(layout.scan_manifest(scan))}
+    if read_manifest(manifest, inputs=inputs, config=section) is None:
+        item = load_pairs(layout, row.assign(target=""), study, predictor.side).items[0]
+        record: dict[str, Any] = json.loads(layout.record(scan, source_row).read_text())
+        files = convert_scan(predictor, item, record, layout, source_row, target_row, config)
+        write_manifest(manifest, step="convert", outputs=files, inputs=inputs, config=section)
+    return None

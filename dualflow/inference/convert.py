@@ -1,0 +1,110 @@
+"""One preprocessed scan to synthetic volumes on the source scan's own grid, as BIDS derivatives."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.ndimage import distance_transform_edt
+
+from dualflow import __version__
+from dualflow.config import ConvertConfig
+from dualflow.data.dataset import Item
+from dualflow.imaging.preprocess import to_native
+from dualflow.imaging.volume import read_volume, write_volume
+from dualflow.inference.predict import Predictor
+from dualflow.layout import Layout, Scan
+from dualflow.modalities import Modality
+
+NOTICE = (
+    "Synthetic: drawn from a model of the target given the source, not measured. It shows what is expected of people "
+    "with such a source image, not this person's own findings. For research only, not for clinical use."
+)
+
+
+def convert_scan(
+    predictor: Predictor,
+    item: Item,
+    record: Mapping[str, Any],
+    layout: Layout,
+    source_row: Modality,
+    target_row: Modality,
+    config: ConvertConfig,
+) -> dict[str, Path]:
+    """Write point estimate, mean, standard deviation and some samples of one scan; return the files by name.
+
+    Each volume is interpolated once, from the model grid to the source's own grid, and cut to the brain mask there.
+    """
+    scan = Scan.parse(item["scan"])
+    prediction = predictor.predict(
+        item["source"],
+        item["side"],
+        item["mask"],
+        samples=config.samples,
+        temperature=config.temperature,
+        seed=seed_of(config.seed, scan),
+    )
+    volumes = {"synth": prediction.mean, "synthstd": prediction.std}
+    if prediction.samples is not None:
+        volumes["synthmean"] = prediction.samples.mean(axis=0)
+        for index, sample in enumerate(prediction.samples[: config.keep_samples], 1):
+            volumes[f"synth{index:02d}"] = sample
+    brain = read_volume(layout.mask_native(scan, source_row)).array > 0.5
+    files = {}
+    for desc, volume in volumes.items():
+        # The grid's edge voxels are the mask's: without them the interpolation would fade the rim of the brain.
+        native, affine = to_native(fill_outside(volume, item["mask"][0].numpy()), record, background=0.0)
+        native = np.where(brain, native, np.float32(0.0 if desc == "synthstd" else target_row.background))
+        files[desc] = layout.synthetic(scan, source_row, target_row, desc)
+        write_volume(files[desc], native, affine, sidecar=_sidecar(desc, predictor, item, target_row, config))
+    return files
+
+
+def fill_outside(volume: np.ndarray[Any, Any], mask: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Give voxels outside the mask the value of the nearest voxel inside."""
+    if not mask.any():
+        return volume
+    nearest = distance_transform_edt(~mask, return_distances=False, return_indices=True)
+    filled: np.ndarray[Any, Any] = volume[tuple(nearest)]
+    return filled
+
+
+def seed_of(seed: int, scan: Scan) -> int:
+    """A seed of this scan alone, so that its samples do not depend on which others are converted with it."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{scan.key}".encode()).digest()[:4], "little")
+
+
+_MEANINGS = {
+    "synth": "Point estimate: the expected target given source and side information",
+    "synthmean": "Mean of the samples",
+    "synthstd": "Standard deviation of the samples, per voxel",
+}
+
+
+def _sidecar(desc: str, predictor: Predictor, item: Item, row: Modality, config: ConvertConfig) -> dict[str, Any]:
+    card = predictor.card
+    return {
+        "Description": f"{_MEANINGS.get(desc, 'One joint sample')}. {NOTICE}",
+        "Synthetic": True,
+        "SyntheticModel": {
+            key: card[key] for key in ("name", "seed", "dualflow", "data_digest", "weights_sha256") if key in card
+        },
+        "NumberOfSamples": config.samples,
+        "Temperature": config.temperature,
+        "Seed": config.seed,
+        "Units": row.unit,
+        "SkullStripped": True,
+        "SpatialReference": "orig",
+        "Resolution": "The source scan's own grid",
+        "SideInformation": dict(
+            zip(
+                predictor.side.names,
+                [None if value != value else round(float(value), 4) for value in item["side"]],
+                strict=True,
+            )
+        ),
+        "GeneratedBy": f"dualflow {__version__}",
+    } | ({"TracerName": row.tracer} if row.tracer else {})

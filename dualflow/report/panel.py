@@ -1,0 +1,126 @@
+"""One subject in pictures: what went in, what is real, what the model made of it, and how sure it is."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from dualflow.evaluation.prediction import Bools, Floats
+from dualflow.modalities import Modality
+from dualflow.report.style import MUTED, styled
+
+SOURCE_MAP, TARGET_MAP, ERROR_MAP, SPREAD_MAP = "gray", "magma", "RdBu_r", "viridis"
+PLANES = {"axial": ("L", "R"), "coronal": ("L", "R"), "sagittal": ("P", "A")}
+
+
+class Column(NamedTuple):
+    """One column of a subject's panel."""
+
+    name: str
+    volume: Floats | None
+    colours: str
+    window: tuple[float, float]
+    unit: str
+
+
+@styled
+def subject_panel(
+    source: Floats,
+    mean: Floats,
+    std: Floats,
+    mask: Bools,
+    row: Modality,
+    *,
+    source_row: Modality,
+    target: Floats | None = None,
+    sample: Floats | None = None,
+    title: str = "",
+) -> Figure:
+    """One subject in three planes: source, real target, synthetic mean, one sample, error, uncertainty.
+
+    Volumes `[D, H, W]` lie on a RAS-aligned grid and are shown in neurological orientation (the subject's left is on
+    the left). Every column of target images has the modality's one window. Columns without data are left out.
+    """
+    error = None if target is None else np.where(mask, mean - target, 0.0)
+    limit = _nice(float(np.percentile(np.abs(error[mask]), 99))) if error is not None else 1.0
+    reach = _nice(float(np.percentile(std[mask], 99)))
+    source_name = f"{source_row.suffix} MR" if source_row.datatype == "anat" else source_row.suffix
+    columns = [
+        Column(source_name, source, SOURCE_MAP, source_row.window, source_row.unit),
+        Column("Real", target, TARGET_MAP, row.window, row.unit),
+        Column("Synthetic mean", mean, TARGET_MAP, row.window, row.unit),
+        Column("One sample", sample, TARGET_MAP, row.window, row.unit),
+        Column("Mean - real", error, ERROR_MAP, (-limit, limit), row.unit),
+        Column("Uncertainty (SD)", std, SPREAD_MAP, (0.0, reach), row.unit),
+    ]
+    shown = [column for column in columns if column.volume is not None]
+    centre, box = _centre(mask), _box(mask)
+    heights = [box[1].stop - box[1].start, box[2].stop - box[2].start, box[2].stop - box[2].start]
+    figure = Figure(figsize=(1.62 * len(shown) + 0.35, 5.1), layout="constrained")
+    grid = figure.subplots(3, len(shown), gridspec_kw={"height_ratios": heights}, squeeze=False)
+    for column, (name, image, colours, window, unit) in enumerate(shown):
+        assert image is not None
+        volume = np.where(mask, image, np.nan)
+        palette = mpl.colormaps[colours].with_extremes(bad="white" if colours == ERROR_MAP else "#101418")
+        for line, (plane, ends) in enumerate(PLANES.items()):
+            axes = grid[line, column]
+            picture = axes.imshow(
+                _slice(volume, line, centre, box), cmap=palette, vmin=window[0], vmax=window[1], origin="lower",
+                interpolation="nearest",
+            )  # fmt: skip
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+            if column == 0:
+                axes.set_ylabel(plane, color=MUTED)
+                for x, label, side in ((0.03, ends[0], "left"), (0.97, ends[1], "right")):
+                    axes.text(
+                        x, 0.97, label, transform=axes.transAxes, ha=side, va="top", color="white", fontweight="bold"
+                    )
+        grid[0, column].set_title(name)
+        bar = figure.colorbar(picture, ax=grid[:, column], location="bottom", aspect=14, pad=0.015, shrink=0.9)
+        bar.outline.set_visible(False)
+        bar.set_ticks(list(window), labels=[f"{end:g}" for end in window])
+        bar.ax.tick_params(labelsize=7, length=2)
+        lowest, highest = bar.ax.get_xticklabels()
+        lowest.set_horizontalalignment("left")
+        highest.set_horizontalalignment("right")
+        bar.set_label(unit, fontsize=7.5, color=MUTED)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=9.5, color=MUTED)
+    return figure
+
+
+def _slice(volume: Floats, line: int, centre: tuple[int, int, int], box: tuple[slice, slice, slice]) -> Floats:
+    """One plane as rows from bottom to top and columns from left to right of the picture."""
+    axis = (2, 1, 0)[line]
+    cut = [*box]
+    plane = np.take(volume, centre[axis], axis=axis)
+    kept = [cut[other] for other in range(3) if other != axis]
+    return np.asarray(plane[kept[0], kept[1]].T)
+
+
+def _centre(mask: Bools) -> tuple[int, int, int]:
+    """The middle of the mask, with the sagittal plane a little off the midline, where there is tissue to see."""
+    middle = [round(float(places.mean())) for places in np.nonzero(mask)]
+    width = int(np.ptp(np.nonzero(mask)[0]))
+    return middle[0] - width // 10, middle[1], middle[2]
+
+
+def _box(mask: Bools) -> tuple[slice, slice, slice]:
+    bounds = [
+        (max(int(p.min()) - 1, 0), min(int(p.max()) + 2, size))
+        for p, size in zip(np.nonzero(mask), mask.shape, strict=True)
+    ]
+    first, second, third = (slice(*bound) for bound in bounds)
+    return first, second, third
+
+
+def _nice(value: float) -> float:
+    """Round a limit up to one leading digit, so that colour bars read well."""
+    if not value > 0:
+        return 1.0
+    step = 10.0 ** np.floor(np.log10(value))
+    return float(np.ceil(value / step - 1e-9) * step)

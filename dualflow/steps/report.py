@@ -1,0 +1,263 @@
+"""Bring all scores together: summary, paired differences, the HTML report, and one MLflow run to compare by."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from dualflow import __version__
+from dualflow.commit import commit_text, digest_of, write_manifest
+from dualflow.config import Config
+from dualflow.data.dataset import load_pairs
+from dualflow.data.index import read_pairs
+from dualflow.data.quarantine import read_quarantine
+from dualflow.errors import DataError
+from dualflow.evaluation.compare import differences, summarise
+from dualflow.evaluation.nll import ConditionCheck, condition_check
+from dualflow.inference.convert import seed_of
+from dualflow.inference.predict import load_predictor
+from dualflow.layout import Scan
+from dualflow.modalities import modality
+from dualflow.report.figures import metric_comparison, region_scatter, reliability_curve, subject_panel, training_curves
+from dualflow.report.findings import findings, limits
+from dualflow.report.html import ReportData, render
+from dualflow.report.tables import Table, comparison_table, difference_table, plain_table
+from dualflow.steps.common import dump, usable_pairs
+from dualflow.steps.evaluate import CEILINGS
+from dualflow.training.checkpoint import load_card
+from dualflow.training.tracking import tracked
+
+IMAGE_METRICS = ("mae", "psnr", "ssim", "pearson_r", "region_r", "region_mae", "region_bias")
+SPREAD_METRICS = (
+    "voxel_crps", "region_crps", "voxel_coverage_50", "voxel_coverage_80", "voxel_coverage_95",
+    "region_coverage_50", "region_coverage_80", "region_coverage_95", "spread_error_r",
+)  # fmt: skip
+CURVES = {"loss": "training loss", "validation/loss": "validation loss", "validation/mae": "validation MAE"}
+PANELS = 3
+
+
+def report(config: Config) -> None:
+    """Write the summary tables and the HTML report of a study."""
+    matplotlib.use("Agg")
+    layout, row = config.layout, modality(config.study.target)
+    main, models = config.model.preset, config.trainings
+    scores = pd.concat(
+        [pd.read_csv(layout.table(f"scans_{name}_seed-{seed}"), sep="\t") for name, seed in models]
+        + [pd.read_csv(layout.table("scans_ceilings"), sep="\t")]
+    )
+    if scores.empty:
+        raise DataError(f"{config.study.name}: no test scan was scored; give split.test a share or name test_subjects")
+    options = {"bootstrap": config.evaluate.bootstrap, "seed": config.evaluate.seed}
+    summary = summarise(scores, **options)
+    paired = differences(scores[~scores["model"].isin(CEILINGS)], main, **options)
+    check = _condition(scores, main)
+    cards = {f"{name} seed {seed}": load_card(layout.model(name, seed)) for name, seed in models}
+    tables = {
+        "comparison": [
+            comparison_table(summary, row, IMAGE_METRICS, "Images, on the model grid", without=tuple(CEILINGS)),
+            difference_table(paired, row, ("mae", "pearson_r", "region_mae"), f"Against {main}, same subjects"),
+        ],
+        "uncertainty": [
+            comparison_table(summary, row, SPREAD_METRICS, "Spread", without=tuple(CEILINGS)),
+            difference_table(paired, row, ("voxel_crps", "region_crps"), f"Against {main}, same subjects"),
+        ],
+        "condition": [_flow_table(scores, list(config.flows))],
+        "training": [plain_table(_budgets(cards), "What each training took")],
+    }
+    figures = _figures(config, summary, main)
+    quarantine = read_quarantine(layout.quarantine)
+    pairs = read_pairs(layout)
+    data = ReportData(
+        title=f"{config.study.name}: {config.study.source} to {config.study.target}",
+        facts=_facts(config, pairs, len(quarantine)),
+        findings=findings(summary, paired, check, model=main, row=row, mean_target=_mean_target(config)),
+        quarantine=pd.DataFrame([vars(entry) for entry in quarantine], columns=["scan", "step", "reason"]),
+        method=_method(config),
+        limits=limits(simulated=config.study.bids is None, subjects=_people(pairs, "test")),
+        versions=_versions(config, cards),
+        tables=tables,
+        figures=figures,
+    )
+    files = {"summary": layout.table("summary"), "differences": layout.table("differences")}
+    commit_text(files["summary"], summary.to_csv(sep="\t", index=False))
+    commit_text(files["differences"], paired.to_csv(sep="\t", index=False))
+    render(data, layout.report)
+    _track(config, summary, scores, figures)
+    write_manifest(
+        layout.manifest("report"),
+        step="report",
+        outputs={**files, "report": layout.report},
+        inputs={name: card["weights_sha256"] for name, card in cards.items()},
+        config=dump(config.evaluate),
+    )
+
+
+def _condition(scores: pd.DataFrame, model: str) -> ConditionCheck | None:
+    own = scores[scores["model"] == model]
+    if "nll_true" not in own or own["nll_true"].isna().all():
+        return None
+    by_scan = own.groupby("scan")[["nll_true", "nll_wrong"]].mean()
+    return condition_check(by_scan["nll_true"].to_numpy(), by_scan["nll_wrong"].to_numpy())
+
+
+def _flow_table(scores: pd.DataFrame, flows: list[str]) -> Table:
+    """Likelihood with the true and a wrong source, sample errors, and round trips of each flow."""
+    rows = []
+    for name in flows:
+        own = scores[scores["model"] == name]
+        check = _condition(scores, name)
+        assert check is not None
+        rows.append(
+            {
+                "Model": name,
+                "NLL, own source (nats/voxel)": own["nll_true"].mean(),
+                "NLL, another's source": own["nll_wrong"].mean(),
+                "Own source wins": f"{100 * check.share:.0f} % ({100 * check.low:.0f} to {100 * check.high:.0f})",
+                "MAE of one sample": own["mae_one_sample"].mean(),
+                "MAE of the samples' mean": own["mae_sample_mean"].mean(),
+                "Round trip, float32": f"{own['round_trip_float32'].max():.1e}",
+                "Round trip, float64": f"{own['round_trip_float64'].max():.1e}",
+            }
+        )
+    return plain_table(pd.DataFrame(rows), "Likelihood, samples and invertibility of the flows", digits=4)
+
+
+def _budgets(cards: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {
+                "Model": name,
+                "Trained parameters": card["parameters"],
+                "Gradient training (s)": round(card["train_seconds"], 1),
+                "Closed-form mean (s)": round(card.get("mean_seconds", 0.0), 1),
+                "Best step": card["best_step"],
+                "Skipped steps": card["skipped_steps"],
+            }
+            for name, card in cards.items()
+        ]
+    )
+
+
+def _figures(config: Config, summary: pd.DataFrame, main: str) -> dict[str, list[tuple[str, Figure]]]:
+    layout, row = config.layout, modality(config.study.target)
+    seed = config.train.seeds[0]
+    spread = [(name, number) for name, number in config.trainings if number == seed]
+    curves = pd.concat([pd.read_csv(layout.table(f"reliability_{n}_seed-{s}"), sep="\t") for n, s in spread])
+    regional = pd.read_csv(layout.table(f"regions_{main}_seed-{seed}"), sep="\t")
+    real, estimate = (
+        regional.pivot(index="scan", columns="region", values=value).to_numpy() for value in ("real", "estimate")
+    )
+    histories = {
+        f"{name}, seed {number}": pd.read_csv(path, sep="\t")
+        for name, number in config.trainings
+        if (path := layout.model(name, number) / "history.tsv").is_file()
+    }
+    figures = {
+        "subjects": _panels(config, main, seed),
+        "comparison": [
+            ("Means with 95 % intervals over subjects.", metric_comparison(summary, IMAGE_METRICS[:6], row)),
+            ("Region means, real against synthetic.", region_scatter(real, estimate, row, model=main)),
+        ],
+        "uncertainty": [("Share of true values inside the stated intervals.", reliability_curve(curves))],
+    }
+    for name, history in histories.items():
+        figures.setdefault("training", []).append((name, training_curves({name: history}, CURVES)))
+    return figures
+
+
+def _panels(config: Config, main: str, seed: int) -> list[tuple[str, Figure]]:
+    """The first held-out subjects as pictures, drawn as conversion drew them."""
+    source_row, row = modality(config.study.source), modality(config.study.target)
+    predictor = load_predictor(config.layout.model(main, seed))
+    pairs = usable_pairs(config)
+    test = pairs[pairs["split"] == "test"].head(PANELS)
+    panels = []
+    for item in load_pairs(config.layout, test, config.study, predictor.side).items:
+        prediction = predictor.predict(
+            item["source"], item["side"], item["mask"],
+            samples=config.convert.samples, temperature=config.convert.temperature,
+            seed=seed_of(config.convert.seed, Scan.parse(item["scan"])),
+        )  # fmt: skip
+        panel = subject_panel(
+            item["source"][0].numpy(), prediction.mean, prediction.std, item["mask"][0].numpy(), row,
+            source_row=source_row, target=item["target"][0].numpy(),
+            sample=None if prediction.samples is None else prediction.samples[0], title=item["scan"],
+        )  # fmt: skip
+        panels.append((f"{item['scan']}, held out; left is left.", panel))
+    return panels
+
+
+def _facts(config: Config, pairs: pd.DataFrame, quarantined: int) -> dict[str, object]:
+    counts = {f"people, {split}": _people(pairs, split) for split in ("train", "validation", "test", "convert")}
+    return {
+        "dataset": "embedded cohort, simulated" if config.study.bids is None else config.study.bids.name,
+        "source to target": f"{config.study.source} to {config.study.target}",
+        "side information": ", ".join(config.study.side) or "none",
+        "model grid": f"{' x '.join(map(str, config.preprocess.shape))} at {config.preprocess.spacing_mm:g} mm",
+        **{name: count for name, count in counts.items() if count},
+        "scans set aside": quarantined,
+    }
+
+
+def _people(pairs: pd.DataFrame, split: str) -> int:
+    return int(pairs.loc[pairs["split"] == split, "subject"].nunique())
+
+
+def _mean_target(config: Config) -> float:
+    pairs = usable_pairs(config)
+    encoder = load_predictor(config.layout.model(config.model.preset, config.train.seeds[0])).side
+    test = load_pairs(config.layout, pairs[pairs["split"] == "test"], config.study, encoder)
+    return float(np.mean([item["target"][item["mask"]].mean() for item in test.items]))
+
+
+def _method(config: Config) -> list[str]:
+    row = modality(config.study.target)
+    low, high = row.window
+    return [
+        f"Each source is corrected for its bias field, its brain is masked, and it is registered affinely to the "
+        f"template; each target is registered rigidly to its source. One interpolation brings each onto the model grid "
+        f"of {config.preprocess.spacing_mm:g} mm. Targets are in {row.unit}.",
+        f"All scores are taken on the model grid inside the brain mask of people on whom nothing was fitted or chosen; "
+        f"PSNR and SSIM use the range {low:g} to {high:g} {row.unit}. Intervals are 95 % bootstrap intervals over "
+        f"subjects; seeds and visits of one person are averaged first.",
+        f"Flows are scored on {config.evaluate.samples} joint samples per scan at temperature "
+        f"{config.convert.temperature:g}. Models without a distribution get a constant spread from the validation "
+        f"people, one for voxels and one for region means. 'attainable' is the true anatomy with the uptake expected "
+        f"for the person; 'oracle' the person's own noise-free image: ceilings, known only for a simulated cohort.",
+    ]
+
+
+def _versions(config: Config, cards: dict[str, dict[str, Any]]) -> dict[str, object]:
+    libraries = {name: version(name) for name in ("torch", "monai", "SimpleITK", "nibabel", "mlflow", "snakemake")}
+    first = next(iter(cards.values()))
+    return {
+        "dualflow": __version__,
+        **libraries,
+        "data digest": first["data_digest"][:16],
+        "configuration digest": digest_of(config.model_dump(mode="json"))[:16],
+        "seeds": ", ".join(map(str, config.train.seeds)),
+        "threads per training": config.train.threads,
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+    }
+
+
+def _track(
+    config: Config, summary: pd.DataFrame, scores: pd.DataFrame, figures: dict[str, list[tuple[str, Figure]]]
+) -> None:
+    with tracked(config.tracking, config.study.name, "evaluation", {"model": "all"}) as run:
+        run.parameters(config.model_dump(mode="json", exclude={"tracking"}))
+        names = summary["model"] + "/" + summary["metric"]
+        run.metrics(dict(zip(names, summary["mean"].astype(float), strict=True)))
+        run.table(summary, "summary.json")
+        run.table(scores, "scores_per_scan.json")
+        for section, entries in figures.items():
+            for index, (_, figure) in enumerate(entries):
+                run.figure(figure, f"figures/{section}_{index}.png")
+        run.file(Path(config.layout.report))

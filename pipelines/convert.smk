@@ -1,0 +1,18 @@
+rule convert:
+    input:
+        manifest(f"train/{MAIN}_seed-{SEEDS[0]}"),
+    output:
+        manifest("convert"),
+    log:
+        log_of("convert"),
+    benchmark:
+        benchmark_of("convert")
+    params:
+        config=CONFIG,
+        model=MAIN,
+        seed=SEEDS[0],
+        section=section("convert"),
+        version=__version__,
+    shell:
+        "dualflow convert-study --config {params.config} --threads {threads}"
+        " --model {params.model} --seed {params.seed} 2>&1 | tee {log}"

@@ -1,0 +1,66 @@
+rule evaluate:
+    input:
+        manifest("train/{model}_seed-{seed}"),
+    output:
+        manifest("evaluate/{model}_seed-{seed}"),
+    log:
+        log_of("evaluate/{model}_seed-{seed}"),
+    benchmark:
+        benchmark_of("evaluate/{model}_seed-{seed}")
+    params:
+        config=CONFIG,
+        section=section("evaluate", without=("bootstrap",)),
+        temperature=study.convert.temperature,
+        version=__version__,
+    shell:
+        "dualflow evaluate --config {params.config} --threads {threads}"
+        " --model {wildcards.model} --seed {wildcards.seed} 2>&1 | tee {log}"
+
+
+rule evaluate_ceilings:
+    input:
+        index=manifest("index"),
+        pairs=manifest("preprocess"),
+    output:
+        manifest("evaluate/ceilings"),
+    log:
+        log_of("evaluate/ceilings"),
+    benchmark:
+        benchmark_of("evaluate/ceilings")
+    params:
+        config=CONFIG,
+        version=__version__,
+    shell:
+        "dualflow evaluate-ceilings --config {params.config} --threads {threads} 2>&1 | tee {log}"
+
+
+rule report:
+    input:
+        scores=trained(manifest("evaluate/{model}_seed-{seed}")),
+        ceilings=manifest("evaluate/ceilings"),
+        volumes=manifest("convert"),
+    output:
+        manifest("report"),
+    log:
+        log_of("report"),
+    benchmark:
+        benchmark_of("report")
+    params:
+        config=CONFIG,
+        section=section("evaluate"),
+        version=__version__,
+    shell:
+        "dualflow report --config {params.config} --threads {threads} 2>&1 | tee {log}"
+
+
+rule check:
+    input:
+        manifest("report"),
+    output:
+        manifest("check"),
+    log:
+        log_of("check"),
+    params:
+        config=CONFIG,
+    shell:
+        "dualflow check --config {params.config} 2>&1 | tee {log}"

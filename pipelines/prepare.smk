@@ -1,0 +1,81 @@
+if EMBEDDED:
+
+    rule cohort_part:
+        output:
+            manifest("cohort/shard-{shard}"),
+        log:
+            log_of("cohort/shard-{shard}"),
+        benchmark:
+            benchmark_of("cohort/shard-{shard}")
+        params:
+            config=CONFIG,
+            section=section("cohort"),
+            shards=len(SHARDS),
+            version=__version__,
+        shell:
+            "dualflow cohort-shard --config {params.config} --shard {wildcards.shard} 2>&1 | tee {log}"
+
+    rule cohort:
+        input:
+            expand(manifest("cohort/shard-{shard}"), shard=SHARDS),
+        output:
+            manifest("cohort"),
+        log:
+            log_of("cohort"),
+        benchmark:
+            benchmark_of("cohort")
+        params:
+            config=CONFIG,
+            section=section("cohort"),
+        shell:
+            "dualflow cohort-finish --config {params.config} 2>&1 | tee {log}"
+
+
+rule index:
+    input:
+        dataset,
+    output:
+        manifest("index"),
+    log:
+        log_of("index"),
+    benchmark:
+        benchmark_of("index")
+    params:
+        config=CONFIG,
+        section=section("study", "split", without=("results",)),
+        files="" if EMBEDDED else listing_digest(study.bids),
+        version=__version__,
+    shell:
+        "dualflow index --config {params.config} 2>&1 | tee {log}"
+
+
+rule preprocess_part:
+    input:
+        manifest("index"),
+    output:
+        manifest("preprocess/shard-{shard}"),
+    log:
+        log_of("preprocess/shard-{shard}"),
+    benchmark:
+        benchmark_of("preprocess/shard-{shard}")
+    params:
+        config=CONFIG,
+        section=section("preprocess"),
+        version=__version__,
+    shell:
+        "dualflow preprocess --config {params.config} --shard {wildcards.shard} 2>&1 | tee {log}"
+
+
+rule preprocess:
+    input:
+        expand(manifest("preprocess/shard-{shard}"), shard=SHARDS),
+    output:
+        manifest("preprocess"),
+    log:
+        log_of("preprocess"),
+    benchmark:
+        benchmark_of("preprocess")
+    params:
+        config=CONFIG,
+    shell:
+        "dualflow preprocess-finish --config {params.config} 2>&1 | tee {log}"

@@ -1,0 +1,19 @@
+rule train:
+    input:
+        index=manifest("index"),
+        pairs=manifest("preprocess"),
+    output:
+        manifest("train/{model}_seed-{seed}"),
+    log:
+        log_of("train/{model}_seed-{seed}"),
+    benchmark:
+        benchmark_of("train/{model}_seed-{seed}")
+    retries: 1
+    threads: study.train.threads
+    params:
+        config=CONFIG,
+        section=model_section,
+        version=__version__,
+    shell:
+        "dualflow train --config {params.config} --threads {threads}"
+        " --model {wildcards.model} --seed {wildcards.seed} 2>&1 | tee {log}"

@@ -1,0 +1,75 @@
+"""Closed-form baselines against numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from dualflow.baselines.closed_form import LocalLinearBaseline, MeanImage, VoxelwiseLinear
+from dualflow.baselines.table import BASELINES
+from dualflow.errors import DataError
+
+SHAPE = (8, 8, 8)
+
+
+def make_pairs(count: int = 16, sides: int = 1) -> list[dict[str, torch.Tensor]]:
+    """Pairs whose target is a steep function of intensity and side value, plus noise."""
+    generator = torch.Generator().manual_seed(0)
+    pairs = []
+    for _ in range(count):
+        source, side = torch.rand(1, *SHAPE, generator=generator), torch.randn(sides, generator=generator)
+        target = 0.2 + 1.5 * source + 0.3 * side.sum() + 0.1 * torch.randn(1, *SHAPE, generator=generator)
+        mask = torch.rand(1, *SHAPE, generator=generator) < 0.9
+        pairs.append({"source": source, "target": target, "side": side, "mask": mask})
+    return pairs
+
+
+def test_voxelwise_linear_is_least_squares_at_a_voxel():
+    """The prediction at a voxel is numpy's least-squares fit to the scans whose mask holds it."""
+    pairs = make_pairs()
+    model = VoxelwiseLinear(SHAPE, 1).fit(pairs)
+    at = (0, 3, 4, 5)
+    seen = [pair for pair in pairs if pair["mask"][at]]
+    rows = np.array([[1.0, float(pair["source"][at]), float(pair["side"][0])] for pair in seen])
+    solution = np.linalg.lstsq(rows, np.array([float(pair["target"][at]) for pair in seen]), rcond=None)[0]
+    new = make_pairs(20)[-1]
+    predicted = float(model.point_estimate(new["source"][None], new["side"][None])[0][at])
+    assert predicted == pytest.approx(solution @ [1.0, float(new["source"][at]), float(new["side"][0])], abs=2e-4)
+
+
+def test_mean_image_averages_over_the_masks():
+    """Each voxel is averaged over the scans whose mask holds it, and is 0 where none does."""
+    pairs = make_pairs(4)
+    for pair in pairs:
+        pair["mask"][0, 0, 0, 0] = False
+    image = MeanImage(SHAPE).fit(pairs).point_estimate(torch.zeros(2, 1, *SHAPE))
+    at = (0, 2, 2, 2)
+    expected = np.mean([float(pair["target"][at]) for pair in pairs if pair["mask"][at]])
+    assert image.shape == (2, 1, *SHAPE)
+    assert float(image[1][at]) == pytest.approx(expected, rel=1e-5)
+    assert image[0, 0, 0, 0, 0] == 0
+
+
+def test_no_pairs_are_refused():
+    """An empty training set is an error that says so."""
+    for baseline in (MeanImage, LocalLinearBaseline):
+        with pytest.raises(DataError, match="training"):
+            baseline(SHAPE, 1).fit([])
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_every_baseline_keeps_the_protocol(name):
+    """Fitted, saved and loaded, it gives one finite image per source, the same to the bit, whatever is unknown."""
+    torch.manual_seed(0)
+    pairs = make_pairs(8, sides=2)
+    first, second = BASELINES[name](SHAPE, 2).fit(pairs), BASELINES[name](SHAPE, 2)
+    second.load_state_dict(first.state_dict())
+    source = torch.stack([pair["source"] for pair in pairs[:2]])
+    side = torch.tensor([[torch.nan, 0.4], [torch.nan, torch.nan]])
+    with torch.no_grad():
+        image = first.point_estimate(source, side)
+        assert image.shape == source.shape
+        assert image.isfinite().all()
+        assert torch.equal(image, second.point_estimate(source, side))
+        assert torch.equal(first.point_estimate(source[1:], side[1:]), first.point_estimate(source[1:]))

@@ -1,0 +1,59 @@
+"""The U-Net baseline learns, starts from its base, and can be sized."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dualflow.baselines.unet import UNet, width_for
+from dualflow.errors import ConfigError, ShapeError
+
+SHAPE = (12, 8, 8)
+
+
+def two_scans() -> dict[str, torch.Tensor]:
+    """A batch of two scans that differ in source and side value."""
+    generator = torch.Generator().manual_seed(0)
+    source, side = torch.rand(2, 1, *SHAPE, generator=generator), torch.tensor([[1.0], [torch.nan]])
+    target = torch.sin(3 * source) + torch.tensor([0.3, -0.3]).view(2, 1, 1, 1, 1)
+    mask = torch.rand(2, 1, *SHAPE, generator=generator) < 0.8
+    return {"target": target, "source": source, "side": side, "mask": mask}
+
+
+def test_unet_overfits_two_scans():
+    """A few steps bring the error inside the mask to a fraction of the start, on a grid that needs padding."""
+    torch.manual_seed(0)
+    model, batch = UNet(SHAPE, 1, width=8), two_scans()
+    optimiser = torch.optim.Adam(model.parameters(), lr=5e-3)
+    losses = []
+    for _ in range(120):
+        optimiser.zero_grad()
+        loss = model(**batch)["loss"]
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.25 * losses[0]
+
+
+def test_loss_is_the_error_of_the_point_estimate_inside_the_mask():
+    """What training minimises is what evaluation measures."""
+    torch.manual_seed(0)
+    model, batch = UNet(SHAPE, 1, width=8), two_scans()
+    error = (model.point_estimate(batch["source"], batch["side"]) - batch["target"]).abs()[batch["mask"]].mean()
+    assert model(**batch)["l1"].item() == pytest.approx(error.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("parameters", [60_000, 200_000, 300_000, 1_000_000, 5_000_000])
+def test_width_for_comes_near_the_count(parameters):
+    """The network of the width found has the asked number of parameters within a fifth."""
+    model = UNet(SHAPE, 3, width=width_for(parameters, 3))
+    found = sum(parameter.numel() for parameter in model.parameters())
+    assert found == pytest.approx(parameters, rel=0.2)
+
+
+def test_wrong_choices_are_refused():
+    """Odd grids and unknown bases are named."""
+    with pytest.raises(ShapeError, match="even"):
+        UNet((8, 7, 8))
+    with pytest.raises(ConfigError, match="mean_image"):
+        UNet(SHAPE, base="nothing")

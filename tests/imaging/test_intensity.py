@@ -1,0 +1,63 @@
+"""Normalisers fit, clip and invert."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from dualflow.errors import IntensityError
+from dualflow.imaging import intensity
+from dualflow.modalities import MODALITIES
+
+DRAW = np.random.default_rng(0)
+VALUES = DRAW.gamma(9.0, 100.0, (12, 12, 12)).astype(np.float32)
+MASK = DRAW.random(VALUES.shape) > 0.5
+
+
+def test_every_modality_has_its_normaliser():
+    """No row of MODALITIES names a normaliser that does not exist."""
+    assert {row.normaliser for row in MODALITIES.values()} <= set(intensity.NORMALISERS)
+
+
+@pytest.mark.parametrize("name", sorted(intensity.NORMALISERS))
+def test_the_record_alone_inverts(name):
+    """Unclipped values come back through JSON, to float32 precision."""
+    values, record = intensity.normalise(VALUES, MASK, name)
+    back = intensity.invert(values, json.loads(json.dumps(record)))
+    kept = np.ones_like(MASK) if record["clip"] is None else (values > -0.5) & (values < 1.5)
+    assert kept.mean() > 0.98
+    np.testing.assert_allclose(back[kept], VALUES[kept], rtol=1e-5)
+
+
+def test_robust_sets_the_brains_percentiles():
+    """0.5 % of the brain lies below 0 and 0.5 % above 1, whatever lies outside, and the scale does not matter."""
+    values, _ = intensity.normalise(np.where(MASK, VALUES, 1e6).astype(np.float32), MASK, "robust")
+    assert (values[MASK] < 0).mean() == pytest.approx(0.005, abs=0.002)
+    assert (values[MASK] > 1).mean() == pytest.approx(0.005, abs=0.002)
+    assert values.max() == 1.5
+    scaled, _ = intensity.normalise(7 * VALUES + 3, MASK, "robust")
+    np.testing.assert_allclose(scaled[MASK], values[MASK], atol=1e-5)
+
+
+def test_suvr_has_mean_one_in_the_reference_region():
+    """The mean uptake in the brain is 1 SUVR, and the recorded slope is the reference value."""
+    values, record = intensity.normalise(VALUES, MASK, "suvr")
+    assert values[MASK].mean() == pytest.approx(1, abs=1e-6)
+    assert record["slope"] == pytest.approx(VALUES[MASK].mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "mask", "name", "words"),
+    [
+        (VALUES, np.zeros_like(MASK), "suvr", "no voxel"),
+        (-VALUES, MASK, "suvr", "above 0"),
+        (np.ones_like(VALUES), MASK, "robust", "contrast"),
+    ],
+)
+def test_values_that_cannot_be_normalised_are_refused(values, mask, name, words):
+    """An empty mask, negative uptake and a flat brain each have their message, with the image's name."""
+    with pytest.raises(IntensityError, match=words) as caught:
+        intensity.normalise(values, mask, name, "scan.nii.gz")
+    assert str(caught.value).startswith("scan.nii.gz")

@@ -1,0 +1,205 @@
+"""The header gate and the checks behind it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import struct
+import tracemalloc
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dualflow.errors import GeometryError, HeaderError, IntensityError
+from dualflow.imaging.volume import read_volume, write_volume
+
+SHAPE = (9, 8, 7)
+AFFINE = np.array([[2.0, 0, 0, -8], [0, 2.0, 0, -7], [0, 0, 3.0, -9], [0, 0, 0, 1]])
+ARRAY = np.random.default_rng(0).normal(100, 10, SHAPE).astype(np.float32)
+
+
+@pytest.fixture
+def good(tmp_path):
+    path = tmp_path / "scan.nii"
+    write_volume(path, ARRAY, AFFINE)
+    return path
+
+
+def patched(path, *fields, cut=None):
+    """Rewrite header fields (`struct` format, offset, values) of an uncompressed NIfTI-1 file."""
+    data = bytearray(path.read_bytes())
+    for layout, offset, *values in fields:
+        struct.pack_into("<" + layout, data, offset, *values)
+    path.write_bytes(bytes(data[:cut]))
+    return path
+
+
+def saved(path, array, affine=AFFINE):
+    nib.save(nib.Nifti1Image(array, affine), path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz"])
+def test_what_is_written_is_read_back(tmp_path, name):
+    """Voxels, affine and path survive, with and without compression."""
+    write_volume(tmp_path / name, ARRAY, AFFINE)
+    volume = read_volume(tmp_path / name)
+    np.testing.assert_array_equal(volume.array, ARRAY)
+    np.testing.assert_allclose(volume.affine, AFFINE)
+    assert volume.array.dtype == np.float32
+    assert volume.path == tmp_path / name
+
+
+def test_same_content_gives_same_bytes_and_equal_forms(tmp_path):
+    """Neither clock nor file name enters a compressed file, and qform and sform are one."""
+    for name in ("one.nii.gz", "two.nii.gz"):
+        write_volume(tmp_path / name, ARRAY, AFFINE, sidecar={"Units": "SUVR"})
+    assert (tmp_path / "one.nii.gz").read_bytes() == (tmp_path / "two.nii.gz").read_bytes()
+    header = nib.load(tmp_path / "one.nii.gz").header
+    assert header["qform_code"] == header["sform_code"] == 1
+    np.testing.assert_allclose(header.get_qform(), header.get_sform(), atol=1e-5)
+    assert json.loads((tmp_path / "one.json").read_text()) == {"Units": "SUVR"}
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_scaling_versions_and_byte_orders(tmp_path, kind, order):
+    """Integer voxels are scaled by slope and intercept, in both NIfTI versions and byte orders."""
+    header = kind.header_class(endianness=order)
+    header.set_data_dtype(np.dtype("i2").newbyteorder(order))
+    image = kind(ARRAY, AFFINE, header)
+    nib.save(image, tmp_path / "scan.nii.gz")
+    volume = read_volume(tmp_path / "scan.nii.gz")
+    np.testing.assert_allclose(volume.array, ARRAY, atol=0.01)
+    np.testing.assert_allclose(volume.affine, AFFINE)
+
+
+def test_a_single_frame_is_a_volume(tmp_path):
+    """A fourth axis of length 1 is dropped; as a 4D read it is kept only where asked for."""
+    path = saved(tmp_path / "scan.nii.gz", ARRAY[..., None])
+    assert read_volume(path).array.shape == SHAPE
+    frames = saved(tmp_path / "frames.nii.gz", np.stack([ARRAY, ARRAY], axis=-1))
+    assert read_volume(frames, dimensions=4).array.shape == (*SHAPE, 2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "cut", "error", "words"),
+    [
+        ([("4s", 344, b"ni1\0")], None, HeaderError, "magic"),
+        ([("i", 0, 347)], None, HeaderError, "NIfTI header"),
+        ([], 200, HeaderError, "NIfTI header"),
+        ([], 0, HeaderError, "NIfTI header"),
+        ([], -1, HeaderError, "cut short"),
+        ([("8h", 40, 3, 30000, 30000, 30000, 1, 1, 1, 1)], None, HeaderError, "GiB"),
+        ([("8h", 40, 3, 9, -8, 7, 1, 1, 1, 1)], None, HeaderError, "positive length"),
+        ([("8h", 40, 9, 9, 8, 7, 1, 1, 1, 1)], None, HeaderError, "axes"),
+        ([("8h", 40, 2, 9, 8, 1, 1, 1, 1, 1)], None, HeaderError, "3D"),
+        ([("8h", 40, 3, 9, 8, 1, 1, 1, 1, 1)], None, HeaderError, "slices"),
+        ([("8h", 40, 4, 9, 8, 2, 3, 1, 1, 1)], None, HeaderError, "average the frames"),
+        ([("h", 70, 128)], None, HeaderError, "datatype"),
+        ([("h", 70, 32)], None, HeaderError, "datatype"),
+        ([("h", 70, 1234)], None, HeaderError, "datatype"),
+        ([("f", 108, float("nan"))], None, HeaderError, "vox_offset"),
+        ([("f", 108, 1e12)], None, HeaderError, "vox_offset"),
+        ([("f", 108, 0.0)], None, HeaderError, "vox_offset"),
+        ([("8f", 76, 1, 2, 0, 3, 1, 1, 1, 1)], None, GeometryError, "pixdim"),
+        ([("8f", 76, 1, 2, float("nan"), 3, 1, 1, 1, 1)], None, GeometryError, "pixdim"),
+        ([("b", 123, 3)], None, GeometryError, "micron"),
+        ([("2h", 252, 0, 0)], None, GeometryError, "both 0"),
+        ([("f", 268, 0.3)], None, GeometryError, "apart"),
+        ([("h", 252, 0), ("4f", 280, 0, 0, 0, 0)], None, GeometryError, "singular"),
+        ([("h", 252, 0), ("4f", 280, 2, 0, 0, float("inf"))], None, GeometryError, "finite"),
+        ([("h", 252, 0), ("4f", 280, 2, 1, 0, 0)], None, GeometryError, "shear"),
+        ([("h", 254, 0), ("3f", 256, 9, 9, 9)], None, GeometryError, "qform"),
+        ([("f", 352, float("nan"))], None, IntensityError, "NaN"),
+        ([("f", 352, float("-inf"))], None, IntensityError, "infinite"),
+    ],
+)
+def test_a_bad_file_is_refused_with_its_reason(good, fields, cut, error, words):
+    """Each defect gives its own error, which names the file and says what to do."""
+    with pytest.raises(error, match=words) as caught:
+        read_volume(patched(good, *fields, cut=cut))
+    assert str(good) in str(caught.value)
+    assert ";" in str(caught.value) or ":" in str(caught.value).removeprefix(str(good))
+
+
+def test_every_cut_of_a_compressed_file_is_refused(tmp_path):
+    """However many bytes a broken copy lost, it is never taken for whole: not even the checksum's last byte."""
+    path = tmp_path / "scan.nii.gz"
+    write_volume(path, ARRAY, AFFINE)
+    data = path.read_bytes()
+    for length in [*range(0, len(data), 97), len(data) - 1]:
+        path.write_bytes(data[:length])
+        with pytest.raises(HeaderError):
+            read_volume(path)
+
+
+def test_a_wrong_checksum_is_refused(tmp_path):
+    """A flipped bit in the stored checksum is noticed."""
+    path = tmp_path / "scan.nii.gz"
+    write_volume(path, ARRAY, AFFINE)
+    data = bytearray(path.read_bytes())
+    data[-6] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(HeaderError, match="to its end"):
+        read_volume(path)
+
+
+def test_a_gzip_bomb_is_not_unpacked(good, tmp_path):
+    """A stream that holds far more than its header declares is stopped at the slack."""
+    bomb = tmp_path / "bomb.nii.gz"
+    with gzip.open(bomb, "wb") as stream:
+        stream.write(good.read_bytes())
+        for _ in range(64):
+            stream.write(bytes(1 << 20))
+    tracemalloc.start()
+    with pytest.raises(HeaderError, match="unpacks to more"):
+        read_volume(bomb)
+    assert tracemalloc.get_traced_memory()[1] < 50 << 20
+    tracemalloc.stop()
+
+
+def test_a_small_file_that_claims_gigabytes_costs_nothing(good):
+    """The claimed size is weighed before anything is allocated."""
+    patched(good, ("8h", 40, 3, 2000, 2000, 2000, 1, 1, 1, 1))
+    tracemalloc.start()
+    with pytest.raises(HeaderError, match="GiB"):
+        read_volume(good)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("value", [0, 7])
+def test_a_constant_image_is_refused(tmp_path, value):
+    """All zeros, or all anything, is no image."""
+    path = saved(tmp_path / "scan.nii.gz", np.full(SHAPE, value, np.uint8))
+    with pytest.raises(IntensityError, match="every voxel"):
+        read_volume(path)
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    """A folder and a missing path are named as such."""
+    for path in (tmp_path, tmp_path / "missing.nii.gz"):
+        with pytest.raises(HeaderError, match="regular file"):
+            read_volume(path)
+
+
+def test_near_half_turns_are_not_taken_for_a_conflict(tmp_path):
+    """A float32 quaternion near a half turn is imprecise; equal forms written by nibabel are still accepted."""
+    draw = np.random.default_rng(1)
+    for tilt in draw.uniform(-2e-3, 2e-3, (20, 2)):
+        x, y = tilt
+        turn = np.diag([-1.0, -1.0, 1.0]) @ _rotation(x, y)
+        affine = np.eye(4)
+        affine[:3, :3], affine[:3, 3] = turn * [1, 1, 2], [90, 120, -60]
+        big = np.zeros((200, 220, 2), np.float32)
+        big[100] = 1
+        write_volume(tmp_path / "scan.nii", big, affine)
+        np.testing.assert_allclose(read_volume(tmp_path / "scan.nii").affine, affine, atol=1e-5)
+
+
+def _rotation(x, y):
+    about_x = np.array([[1, 0, 0], [0, np.cos(x), -np.sin(x)], [0, np.sin(x), np.cos(x)]])
+    about_y = np.array([[np.cos(y), 0, np.sin(y)], [0, 1, 0], [-np.sin(y), 0, np.cos(y)]])
+    return about_x @ about_y
