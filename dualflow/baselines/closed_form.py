@@ -90,8 +90,11 @@ class LocalLinearBaseline(Baseline):
 
 
 class VoxelwiseLinear(LocalLinearBaseline):
-    """Ordinary regression at each voxel on the source's intensity there and the side values; no sharing, no ridge."""
+    """Regression at each voxel on the source's intensity there and the side values, each voxel for itself.
+
+    Least squares where there are scans enough; with few, cross-fitting chooses a ridge.
+    """
 
     design = IntensityFeatures()
-    ridges = (1e-6,)
+    ridges = (1e-6, 0.1, 1.0, 10.0)
     sigmas = (0.0,)

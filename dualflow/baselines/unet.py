@@ -1,4 +1,4 @@
-"""The rival to beat: MONAI's residual nnU-Net at half resolution, correcting a closed-form estimate."""
+"""The rival to beat: MONAI's residual U-Net at half resolution, correcting the mean image."""
 
 from __future__ import annotations
 
@@ -13,48 +13,39 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dualflow.baselines.base import Baseline, Pairs
-from dualflow.baselines.closed_form import LocalLinearBaseline, MeanImage, VoxelwiseLinear
-from dualflow.errors import ConfigError, ShapeError
+from dualflow.baselines.closed_form import MeanImage
+from dualflow.errors import ShapeError
 from dualflow.flows.mean import coordinates, known_side, masked_l1
 from dualflow.flows.squeeze import HaarSqueeze
 
-BASES: dict[str, type[Baseline]] = {
-    "mean_image": MeanImage,
-    "voxelwise_linear": VoxelwiseLinear,
-    "local_linear": LocalLinearBaseline,
-}
 STRIDES = (1, 2, 2)
 GROUPS = 2
 WIDTHS = range(6, 129, 2)
 
 
 class UNet(Baseline):
-    """U-Net from the source's Haar bands, the base's, position and side values to the bands of a correction.
+    """nnU-Net's network (Isensee et al. 2021) from Haar bands to the bands of a correction of the mean target.
 
     Working on the eight bands at half the resolution costs an eighth of the full grid and loses nothing, for the
-    transform is invertible. Side values are constant channels, each with a flag that says whether it is known.
+    transform is invertible. Besides the source it sees template and position, so that it may answer differently in
+    different places. Side values are constant channels, each with a flag that says whether it is known.
 
     Args:
         shape: the grid, D, H, W: even sizes; it is padded where it does not divide by eight.
         side_features: number of side columns.
         width: channels at half resolution, even; doubled at each of the two coarser scales.
-        base: closed-form estimate that is corrected: a row of BASES.
     """
 
     trainable = True
     position: Tensor
 
-    def __init__(
-        self, shape: tuple[int, int, int], side_features: int = 0, *, width: int = 16, base: str = "mean_image"
-    ) -> None:
+    def __init__(self, shape: tuple[int, int, int], side_features: int = 0, *, width: int = 16) -> None:
         super().__init__()
         if any(size % 2 for size in shape):
             raise ShapeError(f"grid {tuple(shape)} cannot be halved; choose even sizes")
-        if base not in BASES:
-            raise ConfigError(f"unknown base '{base}' of the U-Net; choose from: {', '.join(BASES)}")
         half = [size // 2 for size in shape]
         self.side_features = side_features
-        self.base = BASES[base](shape, side_features)
+        self.template = MeanImage(shape, side_features)
         self.haar = HaarSqueeze()
         self.network = _network(side_features, width)
         self.register_buffer("position", coordinates((half[0], half[1], half[2])), persistent=False)
@@ -62,17 +53,12 @@ class UNet(Baseline):
         self.padding = [extra for size in reversed(half) for extra in (0, -size % unit)]
 
     def fit(self, pairs: Pairs, folds: Sequence[int] | None = None) -> Self:
-        """Fit the base; training by gradient steps follows."""
-        self.base.fit(pairs, folds)
+        """Set the template; training by gradient steps follows."""
+        self.template.fit(pairs, folds)
         return self
 
     def forward(
-        self,
-        target: Tensor,
-        source: Tensor,
-        side: Tensor | None = None,
-        mask: Tensor | None = None,
-        mean: Tensor | None = None,
+        self, target: Tensor, source: Tensor, side: Tensor | None = None, mask: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Return the absolute error inside the mask, in the target's unit; without a mask every voxel counts.
 
@@ -81,25 +67,21 @@ class UNet(Baseline):
             source: `[N, 1, D, H, W]`.
             side: `[N, S]`, NaN where unknown; None if all is.
             mask: `[N, 1, D, H, W]` bool.
-            mean: image to correct in place of the base's, such as its cross-fitted prediction.
         """
         inside = torch.ones_like(target, dtype=torch.bool) if mask is None else mask
-        start = self.base.point_estimate(source, side) if mean is None else mean
-        error = masked_l1(self._corrected(start, source, side), target, inside)
+        error = masked_l1(self.point_estimate(source, side), target, inside)
         return {"loss": error, "l1": error.detach()}
 
     def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:
-        """Return the corrected base."""
-        return self._corrected(self.base.point_estimate(source, side), source, side)
-
-    def _corrected(self, start: Tensor, source: Tensor, side: Tensor | None) -> Tensor:
+        """Return the corrected template."""
+        start = self.template.point_estimate(source)
         bands = [self.haar(image)[0] for image in (source, start)]
         size = bands[0].shape[2:]
         position = self.position.expand(len(source), -1, -1, -1, -1)
         values = known_side(side, source, self.side_features)[:, :, None, None, None].expand(-1, -1, *size)
-        bands = self.network(F.pad(torch.cat([*bands, position, values], dim=1), self.padding))
-        bands = bands[:, :, : size[0], : size[1], : size[2]]
-        return start + self.haar.inverse(bands)[0].to(start.dtype)
+        out = self.network(F.pad(torch.cat([*bands, position, values], dim=1), self.padding))
+        correction = self.haar.inverse(out[:, :, : size[0], : size[1], : size[2]])[0]
+        return start + correction.to(start.dtype)
 
 
 def _network(side_features: int, width: int) -> DynUNet:
@@ -114,7 +96,7 @@ def _network(side_features: int, width: int) -> DynUNet:
         norm_name=("group", {"num_groups": GROUPS}),
         res_block=True,
     )
-    # The correction starts at zero, and the estimate therefore at the base.
+    # The correction starts at zero, and the estimate therefore at the template.
     for parameter in network.output_block.parameters():
         torch.nn.init.zeros_(parameter)
     return network

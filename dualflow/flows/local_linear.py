@@ -22,7 +22,7 @@ RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0)
 SIGMAS = (0.7, 1.1, 1.8)
 # The constant feature is all but free: where the level differs from the global law is the first thing to learn.
 INTERCEPT_VARIANCE = 1e-3
-GLOBAL_RIDGE = 1e-6
+GLOBAL_RIDGE = 1e-4
 # The sums are float32: this share of each diagonal keeps a singular system from being indefinite by their rounding.
 ROUNDING = 1e-6
 # Strengths are compared on every fourth voxel, which are enough to rank them.

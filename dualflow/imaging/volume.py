@@ -31,7 +31,7 @@ __all__ = ["MAX_BYTES", "Volume", "read_volume", "write_volume"]
 MAX_BYTES = 2 << 30
 # Room for header extensions before the voxels, and for padding after them.
 _SLACK = 16 << 20
-_SCANNER = 1
+_SCANNER, _LAST_CODE = 1, 5
 _DATATYPES = {2: 1, 4: 2, 8: 4, 16: 4, 64: 8, 256: 1, 512: 2, 768: 4, 1024: 8, 1280: 8}
 _UNITS = {0: "unknown", 1: "metre", 2: "mm", 3: "micron"}
 
@@ -47,12 +47,15 @@ class _Form:
     pixdim: tuple[str, int]
     vox_offset: tuple[str, int]
     units: tuple[str, int]
+    codes: tuple[str, int]
     reader: type[nib.Nifti1Header]
 
 
 _FORMS = {
-    348: _Form(348, (344, b"n+1\0"), ("8h", 40), 70, ("8f", 76), ("f", 108), ("b", 123), nib.Nifti1Header),
-    540: _Form(540, (4, b"n+2\0\r\n\x1a\n"), ("8q", 16), 12, ("8d", 104), ("q", 168), ("i", 500), nib.Nifti2Header),
+    348: _Form(348, (344, b"n+1\0"), ("8h", 40), 70, ("8f", 76), ("f", 108), ("b", 123), ("2h", 252), nib.Nifti1Header),
+    540: _Form(
+        540, (4, b"n+2\0\r\n\x1a\n"), ("8q", 16), 12, ("8d", 104), ("q", 168), ("i", 500), ("2i", 344), nib.Nifti2Header
+    ),
 }
 
 
@@ -62,7 +65,6 @@ class _Gate:
 
     form: _Form
     shape: tuple[int, ...]
-    offset: int
     length: int
     compressed: bool
 
@@ -161,10 +163,15 @@ def _check_header(path: Path, dimensions: int) -> _Gate:
         raise GeometryError(
             f"{path}: its length unit is {_UNITS.get(unit, unit)}, expected mm; convert the affine and set xyzt_units"
         )
+    codes = get(*form.codes)
+    if not all(0 <= form_code <= _LAST_CODE for form_code in codes):
+        raise GeometryError(
+            f"{path}: qform_code and sform_code are {codes}, expected 0 to {_LAST_CODE}; convert it again from DICOM"
+        )
     (offset,) = get(*form.vox_offset)
     if not math.isfinite(offset) or not form.size <= offset <= form.size + _SLACK:
         raise HeaderError(f"{path}: vox_offset is {offset}, expected {form.size + 4} or a little more; mend the header")
-    return _Gate(form, shape, int(offset), int(offset) + voxels * _DATATYPES[code], compressed)
+    return _Gate(form, shape, int(offset) + voxels * _DATATYPES[code], compressed)
 
 
 @dataclass(frozen=True)

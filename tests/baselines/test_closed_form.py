@@ -27,15 +27,31 @@ def make_pairs(count: int = 16, sides: int = 1) -> list[dict[str, torch.Tensor]]
 
 def test_voxelwise_linear_is_least_squares_at_a_voxel():
     """The prediction at a voxel is numpy's least-squares fit to the scans whose mask holds it."""
-    pairs = make_pairs()
-    model = VoxelwiseLinear(SHAPE, 1).fit(pairs)
+    pairs = make_pairs(40)
+    model = VoxelwiseLinear(SHAPE, 1)
+    model.ridges = (1e-6,)
+    model.fit(pairs)
     at = (0, 3, 4, 5)
     seen = [pair for pair in pairs if pair["mask"][at]]
     rows = np.array([[1.0, float(pair["source"][at]), float(pair["side"][0])] for pair in seen])
     solution = np.linalg.lstsq(rows, np.array([float(pair["target"][at]) for pair in seen]), rcond=None)[0]
-    new = make_pairs(20)[-1]
+    new = make_pairs(41)[-1]
     predicted = float(model.point_estimate(new["source"][None], new["side"][None])[0][at])
     assert predicted == pytest.approx(solution @ [1.0, float(new["source"][at]), float(new["side"][0])], abs=2e-4)
+
+
+def test_voxelwise_linear_survives_few_scans():
+    """With fewer scans than coefficients the error on new scans stays below the mean image's."""
+    pairs, new = make_pairs(5, sides=3)[:5], make_pairs(12, sides=3)[5:]
+    errors = []
+    for model in (VoxelwiseLinear(SHAPE, 3).fit(pairs), MeanImage(SHAPE).fit(pairs)):
+        images = [model.point_estimate(pair["source"][None], pair["side"][None])[0] for pair in new]
+        inside = [pair["mask"] & (images[0] != 0) for pair in new]
+        differences = [
+            (image - pair["target"])[mask].abs().mean() for image, pair, mask in zip(images, new, inside, strict=True)
+        ]
+        errors.append(torch.stack(differences).mean().item())
+    assert errors[0] < 0.5 * errors[1]
 
 
 def test_mean_image_averages_over_the_masks():
@@ -73,3 +89,19 @@ def test_every_baseline_keeps_the_protocol(name):
         assert image.isfinite().all()
         assert torch.equal(image, second.point_estimate(source, side))
         assert torch.equal(first.point_estimate(source[1:], side[1:]), first.point_estimate(source[1:]))
+
+
+@pytest.mark.parametrize("baseline", [VoxelwiseLinear, LocalLinearBaseline])
+def test_columns_of_one_category_may_be_collinear(baseline):
+    """One-hot columns, which sum to one, leave the law sensible for known and unknown people."""
+    pairs = make_pairs(16)
+    for index, pair in enumerate(pairs):
+        pair["side"] = torch.tensor([1.0, 0.0] if index % 2 else [0.0, 1.0])
+        pair["target"] = 1.5 * pair["source"] + 0.3 * pair["side"][0]
+    model = baseline(SHAPE, 2).fit(pairs)
+    source = pairs[0]["source"][None]
+    images = [model.point_estimate(source, torch.tensor([side])) for side in ([1.0, 0.0], [0.0, 1.0])]
+    difference = (images[0] - images[1]).mean().item()
+    assert difference == pytest.approx(0.3, abs=0.05)
+    between = model.point_estimate(source) - images[1]
+    assert between.mean().item() == pytest.approx(0.15, abs=0.05)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dualflow.baselines.unet import UNet, width_for
-from dualflow.errors import ConfigError, ShapeError
+from dualflow.errors import ShapeError
 
 SHAPE = (12, 8, 8)
 
@@ -51,9 +51,17 @@ def test_width_for_comes_near_the_count(parameters):
     assert found == pytest.approx(parameters, rel=0.2)
 
 
-def test_wrong_choices_are_refused():
-    """Odd grids and unknown bases are named."""
+def test_untrained_unet_is_the_template():
+    """Before the first step the estimate is the mean of the training targets."""
+    batch = two_scans()
+    pairs = [{name: batch[name][index] for name in batch} for index in range(2)]
+    model = UNet(SHAPE, 1, width=8).fit(pairs)
+    image = model.point_estimate(batch["source"], batch["side"])
+    both = batch["mask"].all(dim=0)
+    assert torch.allclose(image[0][both], batch["target"].mean(dim=0)[both], atol=1e-6)
+
+
+def test_odd_grid_is_refused():
+    """Halving needs even sizes."""
     with pytest.raises(ShapeError, match="even"):
         UNet((8, 7, 8))
-    with pytest.raises(ConfigError, match="mean_image"):
-        UNet(SHAPE, base="nothing")

@@ -107,6 +107,7 @@ def test_a_single_frame_is_a_volume(tmp_path):
         ([("8f", 76, 1, 2, float("nan"), 3, 1, 1, 1, 1)], None, GeometryError, "pixdim"),
         ([("b", 123, 3)], None, GeometryError, "micron"),
         ([("2h", 252, 0, 0)], None, GeometryError, "both 0"),
+        ([("2h", 252, 1, 255)], None, GeometryError, "0 to 5"),
         ([("f", 268, 0.3)], None, GeometryError, "apart"),
         ([("h", 252, 0), ("4f", 280, 0, 0, 0, 0)], None, GeometryError, "singular"),
         ([("h", 252, 0), ("4f", 280, 2, 0, 0, float("inf"))], None, GeometryError, "finite"),

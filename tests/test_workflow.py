@@ -1,0 +1,204 @@
+"""The real graph, tiny: five simulated people on an 8 mm grid, through every step, and what must hold around it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.xdist_group("workflow")]
+
+ROOT = Path(__file__).parents[1]
+TINY = {
+    "study": {"name": "tiny", "side": ["age", "sex", "diagnosis"]},
+    "cohort": {"subjects": 6},
+    "split": {"validation": 0.2, "test": 0.3},
+    "preprocess": {"spacing_mm": 8.0, "shape": [24, 32, 24]},
+    "model": {"preset": "dualflow", "options": {"low_rank": 2}},
+    "train": {"steps": 4, "validate_every": 2, "precision": "float32"},
+    "baselines": {"models": ["mean_image", "unet"], "unet_steps": 4},
+    "convert": {"samples": 2, "keep_samples": 1},
+    "evaluate": {"bootstrap": 100, "samples": 4},
+}
+
+
+def tool(*arguments, folder, **options):
+    """Run one of the installed commands in `folder`, as a user would."""
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment.pop("PYTHONWARNINGS", None)
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=folder, env=environment, text=True, capture_output=True, check=False,
+        timeout=900, **options,
+    )  # fmt: skip
+
+
+def snakemake(folder, *arguments):
+    return tool("snakemake", "--configfile", "tiny.yaml", *arguments, folder=folder)
+
+
+def write_config(folder, values):
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(values))
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory):
+    """A working folder with the workflow in it, run to the end once."""
+    folder = tmp_path_factory.mktemp("home")
+    for name in ("Snakefile", "pipelines", "configs"):
+        (folder / name).symlink_to(ROOT / name)
+    write_config(folder, TINY)
+    done = tool("dualflow.cli", "run", "--config", "tiny.yaml", folder=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "mlflow ui" in done.stdout
+    return folder
+
+
+def planned(folder):
+    """Names of the jobs that a dry run plans."""
+    dry = snakemake(folder, "-n", "--quiet", "rules")
+    assert dry.returncode == 0, dry.stderr
+    full = snakemake(folder, "-n")
+    return {
+        line.split()[1].rstrip(":") for line in full.stdout.splitlines() if line.startswith(("rule ", "localrule "))
+    }
+
+
+def test_synthetic_volumes_lie_on_the_subjects_own_grid(home):
+    """Every held-out person has point estimate, spread and sample with the T1's affine and shape, in SUVR."""
+    pairs = pd.read_csv(home / "results/tiny/index/pairs.tsv", sep="\t")
+    held_out = pairs[pairs["split"] == "test"]
+    assert len(held_out)
+    for key, source in zip(held_out["scan"], held_out["source"], strict=True):
+        t1 = nib.load(home / "results/tiny/bids" / source)
+        folder = home / "results/tiny/derivatives/dualflow" / key / "pet"
+        for desc in ("synth", "synthmean", "synthstd", "synth01"):
+            made = nib.load(folder / f"{key}_trc-FDG_space-T1w_desc-{desc}_pet.nii.gz")
+            assert made.shape == t1.shape
+            np.testing.assert_allclose(made.affine, t1.affine, atol=1e-4)
+            assert made.header["sform_code"] == made.header["qform_code"] > 0
+        sidecar = json.loads((folder / f"{key}_trc-FDG_space-T1w_desc-synth_pet.json").read_text())
+        assert sidecar["Synthetic"] is True
+        assert sidecar["Units"] == "SUVR"
+
+
+def test_report_and_tables_hold_every_model_and_the_ceilings(home):
+    """The summary has a row of each model and both ceilings; the report is one file."""
+    summary = pd.read_csv(home / "results/tiny/metrics/summary.tsv", sep="\t")
+    assert set(summary["model"]) == {"dualflow", "mean_image", "unet", "attainable", "oracle"}
+    mae = summary[summary["metric"] == "mae"].set_index("model")["mean"]
+    assert mae["oracle"] < mae["attainable"] < mae["mean_image"]
+    assert "<h2" in (home / "results/tiny/report.html").read_text()
+
+
+def test_runs_are_tracked_with_model_curves_and_data(home):
+    """MLflow has a run per training with parameters, curves and the model, and no account name."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{home}/results/mlflow.db")
+    experiment = client.get_experiment_by_name("tiny")
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert set(runs) == {"dualflow seed 0", "mean_image seed 0", "unet seed 0", "evaluation"}
+    flow = runs["dualflow seed 0"]
+    assert flow.info.status == "FINISHED"
+    assert flow.data.params["train.steps"] == "4"
+    assert len(client.get_metric_history(flow.info.run_id, "validation/loss")) == 2
+    assert flow.inputs.dataset_inputs
+    assert {"model/model.safetensors", "model/model.json"} <= {
+        f.path for f in client.list_artifacts(flow.info.run_id, "model")
+    }
+    assert all(run.data.tags["mlflow.user"] == "dualflow" for run in runs.values())
+
+
+def test_a_finished_study_plans_nothing(home):
+    """Run again, it does nothing."""
+    assert planned(home) == set()
+
+
+def test_a_changed_value_reruns_only_what_depends_on_it(home):
+    """More bootstrap resamples touch the report alone; another learning rate the trainings and what follows them."""
+    try:
+        write_config(home, TINY | {"evaluate": TINY["evaluate"] | {"bootstrap": 200}})
+        assert planned(home) == {"report", "check", "all"}
+        write_config(home, TINY | {"train": TINY["train"] | {"learning_rate": 1e-3}})
+        assert planned(home) == {"train", "evaluate", "convert", "report", "check", "all"}
+        write_config(home, TINY | {"split": TINY["split"] | {"seed": 1}})
+        assert planned(home) >= {"index", "train"}
+        assert not planned(home) & {"cohort_part", "cohort"}
+    finally:
+        write_config(home, TINY)
+
+
+def test_a_wrong_configuration_is_one_line(home):
+    """An unknown key stops the workflow with a line that names it and what was meant."""
+    try:
+        write_config(home, TINY | {"trian": {}})
+        refused = tool("dualflow.cli", "run", "--config", "tiny.yaml", folder=home)
+        assert refused.returncode == 2
+        assert refused.stderr.strip().splitlines() == [
+            "dualflow: tiny.yaml: unknown key 'trian'; did you mean 'train'?"
+        ]
+        assert "unknown key 'trian'" in snakemake(home, "-n").stderr
+    finally:
+        write_config(home, TINY)
+
+
+def test_bad_scans_are_set_aside_and_the_rest_converted(home, tmp_path):
+    """A batch with a truncated, an empty and an impossible scan converts the good one, says why, and is not 0."""
+    study, out = tmp_path / "study", tmp_path / "out"
+    people = sorted((home / "results/tiny/bids").glob("sub-*"))[:4]
+    for person in people:
+        shutil.copytree(person / "anat", study / person.name / "anat")
+    (study / "dataset_description.json").write_text('{"Name": "batch", "BIDSVersion": "1.10.0"}')
+    t1 = [next((study / person.name / "anat").glob("*_T1w.nii.gz")) for person in people]
+    t1[1].write_bytes(t1[1].read_bytes()[:5000])
+    t1[2].write_bytes(b"")
+    image = nib.load(t1[3])
+    nib.save(nib.Nifti1Image(np.full(image.shape, np.nan, np.float32), image.affine), t1[3])
+    model = home / "results/tiny/models/dualflow/seed-0"
+    command = ["dualflow.cli", "convert", str(study), "--model", str(model), "--out", str(out), "--samples", "2"]
+    done = tool(*command, folder=tmp_path)
+    assert done.returncode == 3
+    assert len([line for line in done.stderr.splitlines() if line.startswith("dualflow: ")]) == 1
+    table = pd.read_csv(out / "quarantine.tsv", sep="\t")
+    assert list(table["scan"]) == [person.name for person in people[1:]]
+    assert all(name in reason for name, reason in zip([path.name for path in t1[1:]], table["reason"], strict=True))
+    good = out / people[0].name / "pet" / f"{people[0].name}_trc-FDG_space-T1w_desc-synth_pet.nii.gz"
+    before = good.stat().st_mtime_ns
+    assert np.isfinite(nib.load(good).get_fdata()).all()
+    assert tool(*command, "--workers", "2", folder=tmp_path).returncode == 3
+    assert good.stat().st_mtime_ns == before, "what is done is done again"
+
+
+def test_killed_at_any_moment_it_completes_when_given_again(home, tmp_path):
+    """SIGKILL to the whole group in training and in conversion; given again, it ends with the very same model."""
+    for name in ("Snakefile", "pipelines", "configs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    shutil.copytree(home / "results", tmp_path / "results")
+    results = tmp_path / "results/tiny"
+    expected = (results / "models/dualflow/seed-0/model.safetensors").read_bytes()
+    for gone in ("models", "manifests/train", "manifests/evaluate", "metrics"):
+        shutil.rmtree(results / gone)
+    for gone in ("convert", "report", "check"):
+        (results / f"manifests/{gone}.json").unlink()
+    write_config(tmp_path, TINY)
+    for wait in (6.0, 14.0):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dualflow.cli", "run", "--config", "tiny.yaml"],
+            cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        time.sleep(wait)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    done = tool("dualflow.cli", "run", "--config", "tiny.yaml", folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (results / "models/dualflow/seed-0/model.safetensors").read_bytes() == expected
+    assert not list(results.rglob(".tmp-*"))
