@@ -21,7 +21,6 @@ class Modality:
         normaliser: `robust` maps the brain's 0.5 and 99.5 percentiles to 0 and 1; `suvr` divides by the mean
             of the reference region.
         unit: unit of the normalised values, as written to sidecars.
-        background: normalised value outside the brain.
         window: lower and upper normalised value of pictures, and the data range of PSNR and SSIM.
         bias_field: whether N4 is applied before anything else.
     """
@@ -32,7 +31,6 @@ class Modality:
     unit: str
     window: tuple[float, float]
     tracer: str | None = None
-    background: float = 0.0
     bias_field: bool = False
 
 

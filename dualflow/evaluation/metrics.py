@@ -119,9 +119,9 @@ def psnr(estimate: Floats, target: Floats, mask: Bools, context: Context) -> flo
 def ssim(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float:
     """Structural similarity (Wang et al. 2004) in 3D, its map averaged over the mask.
 
-    Both images are set to the modality's background outside the mask, so that nothing there can change the value.
+    Both images are set to 0 outside the mask, so that nothing there can change the value.
     """
-    images = np.where(mask, np.stack([estimate, target]), context.row.background).astype(np.float32)
+    images = np.where(mask, np.stack([estimate, target]), 0.0).astype(np.float32)
     # The filter keeps no border: padding by its radius puts the map on the images' own grid.
     padded = np.pad(images, [(0, 0), *[(SSIM_KERNEL // 2,) * 2] * 3], mode="edge")
     first, second = torch.from_numpy(padded)[:, None, None]

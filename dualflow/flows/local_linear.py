@@ -44,6 +44,9 @@ class Scan(NamedTuple):
 class LocalLinear(nn.Module):
     """The fitted law; its coefficients are buffers, zero (so predicting the background) outside the training masks.
 
+    Where the source is exactly 0, its value outside the person's brain mask, the prediction is 0 too: a flow shifted by
+    it sees no residual there.
+
     Args:
         shape: the grid, D, H, W.
         side_features: number of side columns.
@@ -84,7 +87,8 @@ class LocalLinear(nn.Module):
     def forward(self, source: Tensor, side: Tensor | None = None) -> Tensor:
         """Return the conditional mean `[N, 1, D, H, W]`, in the target's unit."""
         features = self.features(source, side)
-        return (features * self.coefficients).sum(dim=1, keepdim=True)
+        # Voxels outside this person's own brain are exactly the source's background, and so background here.
+        return (features * self.coefficients).sum(dim=1, keepdim=True) * (source != 0)
 
 
 class LocalLinearFit:

@@ -134,7 +134,8 @@ class NetworkMean(nn.Module):
         middle = self.up(torch.cat([_resized(coarse, middle), middle], dim=1), flags)
         fine = self.top(torch.cat([_resized(middle, fine), fine], dim=1), flags)
         correction: Tensor = self.haar.inverse(self.head(fine))[0]
-        return start + correction.to(start.dtype)
+        # Outside the person's own brain, where the source is exactly its background, nothing was trained.
+        return (start + correction.to(start.dtype)) * (source != 0)
 
 
 def _resized(x: Tensor, like: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import torch
+from monai.transforms import Compose, MaskIntensity, ScaleIntensityRange, ThresholdIntensity
 from numpy.typing import NDArray
 
 from dualflow.errors import IntensityError
@@ -21,7 +23,7 @@ Record = dict[str, Any]
 
 
 def normalise(values: FloatArray, mask: BoolArray, normaliser: str, name: str = "image") -> tuple[FloatArray, Record]:
-    """Fit a normaliser within `mask` and apply it everywhere.
+    """Fit a normaliser within `mask` and apply it there; outside it the result is 0.
 
     Args:
         values: raw voxels `[D, H, W]`.
@@ -36,15 +38,22 @@ def normalise(values: FloatArray, mask: BoolArray, normaliser: str, name: str = 
     if inside.size == 0:
         raise IntensityError(f"{name}: no voxel lies in the brain mask; check that the scan shows the head")
     record = NORMALISERS[normaliser](inside, name)
-    return apply(values, record), record
+    return apply(values, record, mask), record
 
 
-def apply(values: NDArray[Any], record: Mapping[str, Any]) -> FloatArray:
-    """Raw to normalised values, by a record."""
-    result = (np.asarray(values, dtype=np.float64) - record["intercept"]) / record["slope"]
+def apply(values: NDArray[Any], record: Mapping[str, Any], mask: BoolArray | None = None) -> FloatArray:
+    """Raw to normalised values by a record, and 0 outside `mask` if one is given: MONAI's array transforms in a row."""
+    low = record["intercept"]
+    steps: list[Any] = [ScaleIntensityRange(a_min=low, a_max=low + record["slope"], b_min=0.0, b_max=1.0)]
     if record["clip"] is not None:
-        result = np.clip(result, *record["clip"])
-    return np.asarray(result, dtype=np.float32)
+        least, most = record["clip"]
+        steps.append(ThresholdIntensity(threshold=least, above=True, cval=least))
+        steps.append(ThresholdIntensity(threshold=most, above=False, cval=most))
+    if mask is not None:
+        steps.append(MaskIntensity(mask[None]))
+    # Scaled in float64, for raw PET in Bq/mL has more digits than float32 keeps through a difference.
+    result: FloatArray = Compose(steps)(torch.from_numpy(np.asarray(values, dtype=np.float64))[None])[0].numpy()
+    return result.astype(np.float32)
 
 
 def invert(values: NDArray[Any], record: Mapping[str, Any]) -> FloatArray:

@@ -33,7 +33,7 @@ from dualflow.imaging.volume import read_volume, sidecar_path, write_volume
 from dualflow.layout import TEMPLATE_SPACE, Layout, Scan
 from dualflow.modalities import Modality
 
-_LIBRARIES = ("SimpleITK", "deepbet", "nibabel", "nilearn", "numpy", "scipy", "torch")
+_LIBRARIES = ("SimpleITK", "deepbet", "monai", "nibabel", "nilearn", "numpy", "scipy", "torch")
 _ACQUISITION = (
     "Units",
     "TracerName",
@@ -112,7 +112,6 @@ def preprocess_pair(
     brain = Volume(native_mask.astype(np.float32), scan.affine)
     mask = onto_grid(brain, record, (affine, shape), world="source") > 0.5
     values, record["source"]["intensity"] = intensity.normalise(raw, mask, source_row.normaliser, str(source))
-    values = np.where(mask, values, np.float32(source_row.background))
     pair = Pair(values, None, mask, record, corrected, native_mask, None)
     return pair if target is None else _add_target(pair, target, target_row, config)
 
@@ -135,12 +134,11 @@ def _add_target(pair: Pair, path: Path, row: Modality, config: PreprocessConfig)
     values, fitted = intensity.normalise(raw, pair.mask, row.normaliser, str(path))
     record["target"]["intensity"] = fitted
     native = resample(volume, *source.grid, points_map=np.linalg.inv(alignment.points_map))
-    background = np.float32(row.background)
     return replace(
         pair,
-        target=np.where(pair.mask, values, background),
+        target=values,
         record=record,
-        target_native=np.where(pair.native_mask, intensity.apply(native, fitted), background),
+        target_native=intensity.apply(native, fitted, pair.native_mask),
         target_volume=volume,
     )
 

@@ -57,7 +57,7 @@ def convert_scan(
     for desc, volume in volumes.items():
         # The grid's edge voxels are the mask's: without them the interpolation would fade the rim of the brain.
         native, affine = to_native(fill_outside(volume, item["mask"][0].numpy()), record, background=0.0)
-        native = np.where(brain, native, np.float32(0.0 if desc == "synthstd" else target_row.background))
+        native = np.where(brain, native, np.float32(0))
         files[desc] = layout.synthetic(scan, source_row, target_row, desc)
         write_volume(files[desc], native, affine, sidecar=_sidecar(desc, predictor, item, target_row, config))
     return files

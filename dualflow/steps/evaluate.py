@@ -111,7 +111,7 @@ def _ceilings(config: Config, scan: Scan, mask: NDArray[np.bool_]) -> Iterator[t
         if path.is_file():
             raw = onto_grid(read_volume(path), record, grid, world="target")
             values, _ = normalise(raw, mask, row.normaliser, str(path))
-            yield name, np.where(mask, values, np.float32(row.background))
+            yield name, values
 
 
 def _sample_scores(prediction: Prediction, target: NDArray[np.float32], mask: NDArray[np.bool_]) -> dict[str, float]:

@@ -22,7 +22,7 @@ def make_scans(count: int, law=None, *, seed: int = 0, noise: float = 0.05, fold
     mask[:, 1:-1, 1:-1, 1:-1] = True
     scans = []
     for index in range(count):
-        source = (0.5 + blur(torch.randn(1, *SHAPE, generator=generator), 0.7)).clamp(0, 1)
+        source = (0.5 + blur(torch.randn(1, *SHAPE, generator=generator), 0.7)).clamp(0.01, 1)
         side = torch.randn(SIDE, generator=generator)
         clean = torch.sin(3 * source) + 0.1 * side[0] if law is None else law(source, side)
         target = clean + noise * torch.randn(1, *SHAPE, generator=generator)
@@ -225,6 +225,20 @@ def test_network_corrects_a_frozen_base():
     source, side = scans[0].source[None], scans[0].side[None]
     assert torch.equal(network(source, side), base(source, side))
     assert torch.equal(network(source, side, scans[0].target[None]), scans[0].target[None])
+
+
+@pytest.mark.parametrize("name", ["network", "local_linear"])
+def test_background_of_the_source_is_background(name):
+    """Where a person's source is exactly 0, outside the own brain mask, the mean is 0 and leaves no residual."""
+    mean = MEANS[name](SHAPE, SIDE)
+    with torch.no_grad():
+        for value in mean.state_dict().values():
+            value.fill_(0.3)
+    source = torch.rand(1, 1, *SHAPE) + 0.1
+    source[..., 2:4] = 0
+    image = mean(source)
+    assert not image[..., 2:4].any()
+    assert image[..., 4:].abs().min() > 0
 
 
 def test_odd_grid_is_refused():
