@@ -97,6 +97,8 @@ class ModelConfig(Section):
     """A row of PRESETS."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Fields of the preset to replace, by name: see `dualflow presets`."""
+    steps: int | None = Field(default=None, ge=1)
+    """Optimiser steps of this flow, where it is to have others than `train.steps`."""
 
 
 class TrainConfig(Section):

@@ -35,11 +35,11 @@ class Progress:
         """Count `count` more as done; `note` is shown behind the bar."""
         self.done += count
         self.note = note or self.note
-        self._say(force=self.done >= self.total)
+        self._say(force=0 < self.total <= self.done)
 
     def close(self) -> None:
         """End the display."""
-        self._say(force=True)
+        self._say(force=not 0 < self.total <= self.done)  # the end was said when it was reached
         if self._live is not None:
             self._live[0].stop()
 

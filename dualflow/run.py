@@ -106,6 +106,7 @@ class _Bars:
             BarColumn,
             MofNCompleteColumn,
             Progress,
+            TaskID,
             TextColumn,
             TimeElapsedColumn,
             TimeRemainingColumn,
@@ -121,15 +122,16 @@ class _Bars:
         )
         self.bars.start()
         self.overall = self.bars.add_task("[bold]all steps", total=None, note="")
-        self.tasks: dict[str, object] = {}
+        self.tasks: dict[str, TaskID] = {}
 
     def show(self, jobs: dict[str, tuple[str, int, int, str]], done: int, total: int) -> None:
         """Show running jobs (label, done, total, note) and finished steps."""
         self.bars.update(self.overall, completed=done, total=total or None)
         for key, (label, count, of, note) in jobs.items():
-            task = self.tasks.setdefault(key, self.bars.add_task(label, total=of, note="") if of else None)
-            if task is not None:
-                self.bars.update(task, completed=count, note=note)  # type: ignore[arg-type]
+            if of and key not in self.tasks:
+                self.tasks[key] = self.bars.add_task(label, total=of, note="")
+            if key in self.tasks:
+                self.bars.update(self.tasks[key], completed=count, note=note)
 
     def close(self) -> None:
         """End the display."""

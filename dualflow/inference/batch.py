@@ -10,20 +10,29 @@ from typing import Any
 
 import pandas as pd
 
-from dualflow.commit import commit_json, commit_text, read_manifest, sha256, sweep_temporaries, write_manifest
+from dualflow.commit import (
+    commit_json,
+    commit_text,
+    digest_of,
+    read_manifest,
+    sha256,
+    sweep_temporaries,
+    write_manifest,
+)
 from dualflow.config import ConvertConfig, PreprocessConfig, StudyConfig
 from dualflow.data.dataset import load_pairs
 from dualflow.data.index import pair_scans
 from dualflow.data.participants import known_columns
 from dualflow.data.prepare import prepare_scan
 from dualflow.data.quarantine import Quarantine, write_quarantine
-from dualflow.errors import DataError
+from dualflow.errors import CommitError, DataError, DualflowError
 from dualflow.inference.convert import convert_scan
 from dualflow.inference.predict import Predictor, load_predictor
 from dualflow.layout import NOT_BIDS, Layout, Scan, derivative_description
 from dualflow.modalities import modality
 from dualflow.progress import track
 
+STEP = "convert"
 WORKER_MEMORY = "4GiB"
 
 
@@ -47,7 +56,7 @@ def convert_study(bids: Path, model: Path, out: Path, config: ConvertConfig, wor
     layout = Layout(out, ".")
     sweep_temporaries(out)
     index = pair_scans(bids, study)
-    commit_json(out / "dataset_description.json", derivative_description(bids.name))
+    commit_json(out / "dataset_description.json", derivative_description(bids.resolve().name))
     commit_text(out / ".bidsignore", "\n".join(NOT_BIDS) + "\n")
     rows = [row for _, row in index.pairs.iterrows()]
     tasks = [(row.to_frame().T, bids, model, layout, study, config) for row in rows]
@@ -82,12 +91,14 @@ def _outcomes(tasks: list[Task], workers: int) -> Iterator[Quarantine | None]:
         ) as cluster,
         Client(cluster) as client,
     ):
-        futures = {client.submit(_convert, *task, pure=False, retries=1): task for task in tasks}
+        futures = {client.submit(_convert, *task, pure=False): task for task in tasks}
         for future in as_completed(futures):
-            # A worker that dies again on the same scan costs that scan, not the batch.
+            # A worker that dies again and again on the same scan costs that scan, not the batch.
             scan = str(futures[future][0]["scan"].iloc[0])
             error = future.exception()
-            yield future.result() if error is None else Quarantine(scan, "convert", f"{type(error).__name__}: {error}")
+            if isinstance(error, CommitError):
+                raise error
+            yield future.result() if error is None else Quarantine(scan, STEP, f"{type(error).__name__}: {error}")
 
 
 @cache
@@ -108,11 +119,21 @@ def _convert(
     refused = prepare_scan(layout, scan, bids / row["source"].iloc[0], None, study, preprocess)
     if refused is not None:
         return refused
-    manifest, section = layout.manifest(f"convert/{scan.key}"), config.model_dump(mode="json")
-    inputs = {"model": predictor.card["weights_sha256"], "scan": sha256(layout.scan_manifest(scan))}
-    if read_manifest(manifest, inputs=inputs, config=section) is None:
-        item = load_pairs(layout, row.assign(target=""), study, predictor.side).items[0]
-        record: dict[str, Any] = json.loads(layout.record(scan, source_row).read_text())
-        files = convert_scan(predictor, item, record, layout, source_row, target_row, config)
-        write_manifest(manifest, step="convert", outputs=files, inputs=inputs, config=section)
+    manifest, section = layout.manifest(f"{STEP}/{scan.key}"), config.model_dump(mode="json")
+    try:
+        inputs = {
+            "model": predictor.card["weights_sha256"],
+            "scan": sha256(layout.scan_manifest(scan)),
+            "side": digest_of(predictor.side.encode(row).tolist()),
+        }
+        if read_manifest(manifest, inputs=inputs, config=section) is None:
+            item = load_pairs(layout, row.assign(target=""), study, predictor.side).items[0]
+            record: dict[str, Any] = json.loads(layout.record(scan, source_row).read_text())
+            files = convert_scan(predictor, item, record, layout, source_row, target_row, config)
+            write_manifest(manifest, step=STEP, outputs=files, inputs=inputs, config=section)
+    except CommitError:  # a full disk is no fault of the scan
+        raise
+    except Exception as error:  # one bad scan must not take the others down, whatever is wrong with it
+        reason = str(error) if isinstance(error, DualflowError) else f"{type(error).__name__}: {error}"
+        return Quarantine(scan.key, STEP, reason)
     return None

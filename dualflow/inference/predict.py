@@ -99,7 +99,7 @@ def load_predictor(folder: Path, device: str = "cpu") -> Predictor:
     try:
         model = build_model(card)
         model.load_state_dict(weights)
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, TypeError, RuntimeError) as error:
         first = str(error).splitlines()[0]
         raise CheckpointError(f"{folder}: card and weights do not fit this version ({first}); train again") from error
     return Predictor(model.to(device).eval(), card)

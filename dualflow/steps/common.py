@@ -27,6 +27,13 @@ def dump(*sections: BaseModel, without: Sequence[str] = ()) -> dict[str, Any]:
     }
 
 
+def tracked_values(config: Config) -> dict[str, Any]:
+    """The configuration as a run records it: without the folders of this machine."""
+    private = {"tracking": True, "study": {"bids", "results"}}
+    values: dict[str, Any] = config.model_dump(mode="json", exclude=private)  # type: ignore[arg-type]
+    return values
+
+
 def shard_of(items: Sequence[Any], shard: int, shards: int) -> list[Any]:
     """Every `shards`-th item, from `shard` on."""
     return list(items[shard::shards])

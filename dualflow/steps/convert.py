@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from dualflow.commit import read_manifest, sha256, write_manifest
+from dualflow.commit import digest_of, read_manifest, sha256, write_manifest
 from dualflow.config import Config
 from dualflow.inference.convert import convert_scan
 from dualflow.inference.predict import load_predictor
@@ -29,7 +29,11 @@ def convert(config: Config, name: str, seed: int) -> None:
     for item in track(items, f"convert with {name}"):
         scan = Scan.parse(item["scan"])
         manifest = layout.manifest(f"convert/{scan.key}")
-        inputs = {"model": predictor.card["weights_sha256"], "scan": sha256(layout.scan_manifest(scan))}
+        inputs = {
+            "model": predictor.card["weights_sha256"],
+            "scan": sha256(layout.scan_manifest(scan)),
+            "side": digest_of(item["side"].tolist()),
+        }
         if read_manifest(manifest, inputs=inputs, config=section) is None:
             record = json.loads(layout.record(scan, source_row).read_text())
             files = convert_scan(predictor, item, record, layout, source_row, target_row, config.convert)

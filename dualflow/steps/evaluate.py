@@ -15,6 +15,7 @@ from dualflow.commit import commit_text, write_manifest
 from dualflow.config import Config
 from dualflow.data.dataset import PairDataset
 from dualflow.data.side import SideEncoder
+from dualflow.errors import DataError
 from dualflow.evaluation.calibration import reliability
 from dualflow.evaluation.metrics import score
 from dualflow.flows.model import DualFlow
@@ -34,11 +35,17 @@ CEILINGS = {"attainable": "expected", "oracle": "noisefree"}
 
 
 def evaluate(config: Config, name: str, seed: int) -> None:
-    """Write the scores of model `name` on the test scans."""
+    """Write the scores of model `name` on the test scans.
+
+    Raises:
+        DataError: there are none.
+    """
     layout = config.layout
     predictor = load_predictor(layout.model(name, seed))
     pairs = usable_pairs(config)
     test = load_split(config, pairs, "test", predictor.side)
+    if not len(test):
+        raise DataError(f"{config.study.name}: no test scan to score; give split.test a share or name test_subjects")
     regions, row = regions_of(config), modality(config.study.target)
     rows, curves, regional = [], [], []
     likelihood = _likelihoods(predictor, test) if isinstance(predictor.model, DualFlow) else [{}] * len(test)

@@ -29,7 +29,7 @@ from dualflow.report.figures import metric_comparison, region_scatter, reliabili
 from dualflow.report.findings import findings, limits
 from dualflow.report.html import ReportData, render
 from dualflow.report.tables import Table, comparison_table, difference_table, plain_table
-from dualflow.steps.common import dump, usable_pairs
+from dualflow.steps.common import dump, tracked_values, usable_pairs
 from dualflow.steps.evaluate import CEILINGS
 from dualflow.training.checkpoint import load_card
 from dualflow.training.tracking import tracked
@@ -252,7 +252,7 @@ def _track(
     config: Config, summary: pd.DataFrame, scores: pd.DataFrame, figures: dict[str, list[tuple[str, Figure]]]
 ) -> None:
     with tracked(config.tracking, config.study.name, "evaluation", {"model": "all"}) as run:
-        run.parameters(config.model_dump(mode="json", exclude={"tracking"}))
+        run.parameters(tracked_values(config))
         names = summary["model"] + "/" + summary["metric"]
         run.metrics(dict(zip(names, summary["mean"].astype(float), strict=True)))
         run.table(summary, "summary.json")

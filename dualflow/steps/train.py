@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,16 @@ from dualflow.commit import commit_text, digest_of, sha256, write_manifest
 from dualflow.config import Config
 from dualflow.data.dataset import PairDataset
 from dualflow.data.side import SideEncoder
-from dualflow.errors import ConfigError
+from dualflow.errors import ConfigError, DataError
 from dualflow.flows.local_linear import grouped_folds
 from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import preset
 from dualflow.layout import Scan
 from dualflow.modalities import modality
-from dualflow.steps.common import dump, load_split, regions_of, usable_pairs
+from dualflow.steps.common import dump, load_split, regions_of, tracked_values, usable_pairs
 from dualflow.training.checkpoint import save_model
 from dualflow.training.engine import History, fit, forget_states
-from dualflow.training.flow import FOLDS, parameter_count, train_flow
+from dualflow.training.flow import FOLDS, mean_folder, parameter_count, train_flow
 from dualflow.training.tracking import Run, tracked
 
 PICTURE_SEED = 0
@@ -44,16 +44,24 @@ def train(config: Config, name: str, seed: int) -> None:
     pairs = usable_pairs(config)
     encoder = SideEncoder.fit(pairs[pairs["split"] == "train"], config.study.side)
     training, validation = (load_split(config, pairs, split, encoder) for split in ("train", "validation"))
+    if not len(training):
+        raise DataError("no training pairs are left; check the splits and the quarantine table")
     data = {key: _input_hash(config, key) for key in [*training.scans, *validation.scans]}
-    with tracked(config.tracking, config.study.name, f"{name} seed {seed}", {"model": name, "seed": str(seed)}) as run:
-        run.parameters(config.model_dump(mode="json", exclude={"tracking"}))
+    identity = _identity(config, name, data, (training, validation))
+    tags = {"model": name, "seed": str(seed), "training": identity[:16]}
+    with tracked(config.tracking, config.study.name, f"{name} seed {seed}", tags) as run:
+        run.parameters(tracked_values(config))
         hashes = [data.get(key, "") for key in pairs["scan"]]
         run.data(pairs[["scan", "split"]].assign(sha256=hashes), "pairs", "training")
         watch = _watcher(config, run, validation)
         if name in config.flows:
-            model, history, facts = _train_flow(config, name, seed, encoder, training, validation, folder, watch)
+            model, history, facts = _train_flow(
+                config, name, seed, encoder, training, validation, folder, identity, watch
+            )
         else:
-            model, history, facts = _train_baseline(config, name, seed, encoder, training, validation, folder, watch)
+            model, history, facts = _train_baseline(
+                config, name, seed, encoder, training, validation, folder, identity, watch
+            )
         card = {
             "name": name,
             "seed": seed,
@@ -79,7 +87,6 @@ def train(config: Config, name: str, seed: int) -> None:
         for file in files:
             run.file(file, "model")
         run.metrics({"train/seconds": history.seconds, "train/skipped_steps": float(history.skipped)})
-    forget_states(folder)
     write_manifest(
         layout.manifest(f"train/{name}_seed-{seed}"),
         step="train",
@@ -87,6 +94,9 @@ def train(config: Config, name: str, seed: int) -> None:
         inputs=data,
         config={"name": name, "seed": seed, **dump(config.study, config.train, config.baselines)},
     )
+    # Only now: killed before the manifest, a training would start from nothing.
+    for states in (folder, mean_folder(folder)):
+        forget_states(states)
 
 
 Trained = tuple[nn.Module, History, dict[str, Any]]
@@ -100,6 +110,7 @@ def _train_flow(
     training: PairDataset,
     validation: PairDataset,
     folder: Path,
+    identity: str,
     watch: Any,
 ) -> Trained:
     result = train_flow(
@@ -111,6 +122,7 @@ def _train_flow(
         label=f"train {name}, seed {seed}",
         seed=seed,
         folder=folder,
+        identity=identity,
         watch=watch,
     )
     return result.model, result.history, {"kind": "flow", "spec": result.model.spec.to_dict(), **result.facts}
@@ -124,6 +136,7 @@ def _train_baseline(
     training: PairDataset,
     validation: PairDataset,
     folder: Path,
+    identity: str,
     watch: Any,
 ) -> Trained:
     shape, count = tuple(training[0]["source"].shape[1:]), len(encoder.names)
@@ -147,6 +160,7 @@ def _train_baseline(
         learning_rate=config.baselines.unet_learning_rate,
         seed=seed,
         folder=folder,
+        identity=identity,
         watch=watch,
     )
     model.load_state_dict(weights)
@@ -200,6 +214,13 @@ def _picture(model: nn.Module, validation: PairDataset, window: tuple[float, flo
     shown = [item["source"][0], *((image * mask - low) / (high - low) for image in images)]
     row = torch.cat([image[:, :, image.shape[2] // 2].T.flip(0) for image in shown], dim=1)
     return row.clamp(0, 1).numpy()
+
+
+def _identity(config: Config, name: str, data: Mapping[str, str], splits: Sequence[PairDataset]) -> str:
+    """Digest of what a training depends on beside its seed: states of another one are not gone on from."""
+    sections = dump(config.train, config.baselines, config.flows.get(name, config.model), without=("seeds", "models"))
+    scans = [[(item["scan"], data[item["scan"]], item["side"].tolist()) for item in split.items] for split in splits]
+    return digest_of({"version": __version__, "name": name, "scans": scans, **sections})
 
 
 def _input_hash(config: Config, key: str) -> str:

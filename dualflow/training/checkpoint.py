@@ -35,14 +35,16 @@ def load_card(folder: Path) -> dict[str, Any]:
     """Read a model's card.
 
     Raises:
-        CheckpointError: there is none, or it is not JSON.
+        CheckpointError: there is none, or it is not a JSON object.
     """
     try:
-        card: dict[str, Any] = json.loads((folder / CARD).read_text())
+        card: Any = json.loads((folder / CARD).read_text())
     except OSError as error:
         raise CheckpointError(f"{folder}: no {CARD} ({error.strerror}); name the folder of a trained model") from error
     except ValueError as error:
         raise CheckpointError(f"{folder / CARD}: is not JSON; train the model again") from error
+    if not isinstance(card, dict):
+        raise CheckpointError(f"{folder / CARD}: holds {type(card).__name__}, not a card; train the model again")
     return card
 
 

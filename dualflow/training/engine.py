@@ -53,6 +53,7 @@ def fit(
     learning_rate: float,
     seed: int,
     folder: Path,
+    identity: str = "",
     watch: Watcher | None = None,
 ) -> tuple[dict[str, Tensor], History]:
     """Train `model`; return the averaged weights of the best validation, and the history.
@@ -70,6 +71,8 @@ def fit(
         learning_rate: peak learning rate.
         seed: of the order of the scans and the noise.
         folder: where states go.
+        identity: digest of everything else the training depends on: data, model, configuration. States of another
+            identity are removed, for going on from them would mix two trainings.
         watch: called with step, metrics and averaged model at every validation, for tracking.
 
     Raises:
@@ -78,15 +81,18 @@ def fit(
     device = next(model.parameters()).device
     torch.manual_seed(seed)
     optimiser = Optimiser(model, config, steps, learning_rate)
-    history, start, best = History(), 0, dict(model.state_dict())
-    if (found := load_newest_state(folder)) is not None:
+    history, start, in_a_row, best = History(), 0, 0, _copy(model)
+    found = load_newest_state(folder)
+    if found is not None and found[1].get("identity") != identity:
+        forget_states(folder)
+        found = None
+    if found is not None:
         tensors, facts = found
-        start = int(facts["step"])
+        start, in_a_row = int(facts["step"]), int(facts["in_a_row"])
         optimiser.load(tensors, start)
         torch.set_rng_state(tensors["rng"])
         history = History(**facts["history"])
         best = {key.removeprefix("best."): value for key, value in tensors.items() if key.startswith("best.")}
-    in_a_row = 0
     sums: dict[str, list[float]] = {}
     with progress(label, steps) as shown:
         shown.advance(start)
@@ -101,14 +107,15 @@ def fit(
                 history.skipped, in_a_row = history.skipped + 1, in_a_row + 1
                 if in_a_row > config.max_skipped:
                     raise DualflowError(
-                        f"{label}: {in_a_row} steps in a row were not finite, the last at step {step}; lower "
-                        f"train.learning_rate (now {config.learning_rate}) or use train.precision: float32"
+                        f"{label}: {in_a_row} steps in a row were not finite, the last at step {step}; lower its "
+                        f"learning rate (now {learning_rate:g}) or use train.precision: float32"
                     )
-                continue
-            in_a_row = 0
-            for name, value in {**{key: float(term) for key, term in terms.items()}, "gradient_norm": norm}.items():
-                sums.setdefault(name, []).append(value)
-            shown.advance(note=f"loss {float(terms['loss']):.3f}")
+            else:
+                in_a_row = 0
+                values = {name: float(term.detach()) for name, term in terms.items()} | {"gradient_norm": norm}
+                for name, value in values.items():
+                    sums.setdefault(name, []).append(value)
+            shown.advance(note=f"loss {float(terms['loss'].detach()):.3f}")
             if step % config.validate_every and step != steps:
                 continue
             entry = {"step": float(step), "learning_rate": float(optimiser.schedule.get_last_lr()[0])}
@@ -121,18 +128,23 @@ def fit(
             loss = entry.get("validation/loss", float("-inf"))
             if loss <= history.best:
                 history.best, history.best_step = loss, step
-                best = {key: value.detach().clone() for key, value in optimiser.averaged.state_dict().items()}
+                best = _copy(optimiser.averaged)
             if watch is not None:
                 watch(step, entry, optimiser.averaged)
             tensors = optimiser.tensors() | {f"best.{key}": value for key, value in best.items()}
-            save_state(folder, step, tensors | {"rng": torch.get_rng_state()}, {"step": step, "history": vars(history)})
+            facts = {"step": step, "in_a_row": in_a_row, "identity": identity, "history": vars(history)}
+            save_state(folder, step, tensors | {"rng": torch.get_rng_state()}, facts)
     return best, history
 
 
 def forget_states(folder: Path) -> None:
-    """Remove the training states of a model that is saved."""
+    """Remove the training states in `folder`."""
     for state in states(folder):
         state.unlink()
+
+
+def _copy(model: nn.Module) -> dict[str, Tensor]:
+    return {key: value.detach().clone() for key, value in model.state_dict().items()}
 
 
 def to_inputs(batch: Item, device: torch.device) -> dict[str, Tensor]:

@@ -20,7 +20,6 @@ from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import preset
 from dualflow.layout import Scan as Key
 from dualflow.training.engine import History, Watcher, fit
-from dualflow.training.validation import validate
 
 FOLDS = 4
 
@@ -50,13 +49,14 @@ def train_flow(
     label: str,
     seed: int,
     folder: Path,
+    identity: str = "",
     watch: Watcher | None = None,
 ) -> TrainedFlow:
     """Fit the mean, then the flow.
 
     A closed-form mean is cross-fitted: the flow sees each training person's residual from a mean that was fitted
-    without that person, as it will for new people; otherwise it would learn residuals that are too small. With
-    `config.mean_steps` a network that corrects the closed-form mean is a candidate too, and validation chooses.
+    without that person, as it will for new people; otherwise it would learn residuals that are too small.
+    `identity` is that of `fit`.
 
     Raises:
         DataError: there is nothing to train on.
@@ -74,7 +74,9 @@ def train_flow(
         means, facts["mean"] = _fit_closed_form(model.mean_model, train)
         train = train.with_means(means)
     elif isinstance(model.mean_model, NetworkMean):
-        train, facts["mean"] = _fit_network(model.mean_model, train, validation, config, label, seed, folder / "mean")
+        train, facts["mean"] = _fit_network(
+            model.mean_model, train, validation, config, label, seed, mean_folder(folder), identity
+        )
     facts["mean_seconds"] = perf_counter() - begun
     begun = perf_counter()
     everyone = collate([train[index] for index in range(len(train))])
@@ -86,10 +88,11 @@ def train_flow(
         validation,
         config,
         label=label,
-        steps=config.steps,
+        steps=choice.steps or config.steps,
         learning_rate=config.learning_rate,
         seed=seed,
         folder=folder,
+        identity=identity,
         watch=watch,
     )
     model.load_state_dict(weights)
@@ -122,6 +125,7 @@ def _fit_network(
     label: str,
     seed: int,
     folder: Path,
+    identity: str,
 ) -> tuple[PairDataset, dict[str, float]]:
     """Train the network mean; where it corrects a closed-form mean, from that one's cross-fitted images."""
     facts: dict[str, float] = {}
@@ -144,6 +148,7 @@ def _fit_network(
         learning_rate=config.mean_learning_rate,
         seed=seed,
         folder=folder,
+        identity=identity,
     )
     trainer.load_state_dict(weights)
     trainer.eval().requires_grad_(False)
@@ -158,9 +163,11 @@ def _fit_network(
     return train.with_means(images), facts
 
 
+def mean_folder(folder: Path) -> Path:
+    """Where the states of a network mean go, below the folder of its flow."""
+    return folder / "mean"
+
+
 def parameter_count(model: nn.Module) -> int:
     """Number of parameters that gradients train; closed-form coefficients are buffers and do not count."""
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-__all__ = ["TrainedFlow", "parameter_count", "train_flow", "validate"]

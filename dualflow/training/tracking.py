@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -72,11 +73,14 @@ class Run:
 
         def deliver(client: Any) -> None:
             import mlflow
+            from mlflow.data.code_dataset_source import CodeDatasetSource
             from mlflow.entities import DatasetInput, InputTag
 
+            # Without a source, MLflow would take the account name and the path of the script.
+            source = CodeDatasetSource(tags={"mlflow.source.name": "dualflow"})
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # advice on integer columns of a table that is only recorded
-                dataset = mlflow.data.from_pandas(frame, name=name)
+                dataset = mlflow.data.from_pandas(frame, source=source, name=name)
             tag = InputTag("mlflow.data.context", context)
             client.log_inputs(self.run_id, [DatasetInput(dataset._to_mlflow_entity(), [tag])])
 
@@ -97,7 +101,7 @@ class Run:
             from mlflow import MlflowClient
 
             action(MlflowClient())
-        except Exception as error:
+        except Exception as error:  # whatever a store or a server may raise must not stop the science
             _warn(error)
 
 
@@ -109,6 +113,9 @@ def tracked(
 
     A run left open under the same name and tags by a process that was killed is taken up again, so that a resumed
     training is one run.
+
+    Raises:
+        ConfigError: the URI is of the file store, which MLflow no longer offers.
     """
     run = Run(_start(config, experiment, name, tags, run_id))
     status = "FAILED"
@@ -142,7 +149,9 @@ def _start(
         # MLflow would record the account name and the command line; neither belongs to the study.
         private = {"mlflow.user": "dualflow", "mlflow.source.name": "dualflow", "mlflow.source.type": "PROJECT"}
         created: str = client.create_run(experiment_id, run_name=name, tags={**private, **tags}).info.run_id
-    except Exception as error:
+    except ConfigError:  # to be told at once, for it would be wrong in every run
+        raise
+    except Exception as error:  # whatever a store or a server may raise must not stop the science
         _warn(error)
         return None
     return created
@@ -195,7 +204,8 @@ _warned: set[str] = set()
 
 
 def _warn(error: Exception) -> None:
-    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    # An address of an object in the message would make every failure look new.
+    reason = re.sub(r" at 0x[0-9a-f]+", "", " ".join(str(error).split()))[:300] or type(error).__name__
     if reason not in _warned:
         _warned.add(reason)
         print(f"warning: MLflow: {reason}; going on without it, results are kept beside the model", file=sys.stderr)

@@ -1,0 +1,31 @@
+"""Models on disk, as training leaves them."""
+
+import pytest
+import torch
+
+from dualflow.flows.model import DualFlow
+from dualflow.flows.presets import preset
+from dualflow.training.checkpoint import save_model
+
+
+@pytest.fixture(scope="session")
+def save_flow():
+    """Write a flow, initialised on pairs but not trained, with its card; return the folder."""
+
+    def save(folder, choice, card, pairs=None):
+        torch.manual_seed(0)
+        spec = preset(choice.preset, **choice.options)
+        model = DualFlow(spec, shape=tuple(card["shape"]), side_features=1)
+        if pairs is not None:
+            stacked = (torch.stack([item[name] for item in pairs.items]) for name in ("target", "source", "side"))
+            model.initialize(*stacked)
+        save_model(folder, model.state_dict(), card | {"spec": spec.to_dict()})
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory, save_flow, small_flow, card, phantoms):
+    """A small flow for the phantoms."""
+    return save_flow(tmp_path_factory.mktemp("model"), small_flow, card, phantoms)

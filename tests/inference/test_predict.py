@@ -1,0 +1,108 @@
+"""Loading of models, and what they predict."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from dualflow.baselines import BASELINES
+from dualflow.errors import CheckpointError
+from dualflow.inference.predict import load_predictor
+from dualflow.training.checkpoint import save_model
+
+
+@pytest.fixture(scope="module")
+def predict(model_folder, phantoms):
+    """Predict the first person."""
+    predictor, item = load_predictor(model_folder), phantoms[0]
+
+    def go(**options):
+        options = {"samples": 4, "temperature": 1.0, "seed": 5} | options
+        return predictor.predict(item["source"], item["side"], item["mask"], **options)
+
+    return go
+
+
+def test_the_seed_decides_the_samples(predict):
+    """Same seed, same bits; another seed, other samples, but the same point estimate."""
+    first, again, other = predict(), predict(), predict(seed=6)
+    assert np.array_equal(first.samples, again.samples)
+    assert not np.array_equal(first.samples, other.samples)
+    assert np.array_equal(first.mean, other.mean)
+    assert not np.array_equal(first.samples[0], first.samples[1])
+
+
+def test_torch_state_is_neither_read_nor_changed(predict):
+    """Samples come from the seed alone."""
+    torch.manual_seed(1)
+    before, first = torch.get_rng_state(), predict()
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(2)
+    assert np.array_equal(first.samples, predict().samples)
+
+
+def test_everything_is_zero_outside_the_mask(predict, phantoms):
+    """Mean, spread and every sample; inside, the spread is that of the samples."""
+    prediction, inside = predict(), phantoms[0]["mask"][0].numpy()
+    for volume in (prediction.mean, prediction.std, *prediction.samples):
+        assert volume.dtype == np.float32
+        assert volume.shape == inside.shape
+        assert not volume[~inside].any()
+    assert (prediction.std[inside] > 0).all()
+    np.testing.assert_allclose(prediction.std, prediction.samples.std(axis=0, ddof=1))
+
+
+def test_temperature_scales_the_spread(predict):
+    """At 0 all samples are one; the spread grows with it."""
+    cold, cool, warm = (predict(temperature=value).std.mean() for value in (0.0, 0.5, 1.0))
+    assert cold < 1e-6 < cool < warm
+
+
+def test_a_model_without_a_distribution_has_the_cards_spread(tmp_path, card, phantoms):
+    """Constant in the mask and per region; no samples."""
+    model = BASELINES["mean_image"](tuple(card["shape"]), 1).fit(phantoms)
+    save_model(tmp_path, model.state_dict(), card | {"kind": "mean_image", "options": {}})
+    item = phantoms[0]
+    prediction = load_predictor(tmp_path).predict(
+        item["source"], item["side"], item["mask"], samples=4, temperature=1.0, seed=0
+    )
+    inside = item["mask"][0].numpy()
+    assert prediction.samples is None
+    assert set(np.unique(prediction.std)) == {0.0, 0.25}
+    assert (prediction.std == 0.25)[inside].all()
+    assert prediction.region_std.tolist() == [0.125] * 3
+    expected = torch.stack([entry["target"][0] for entry in phantoms.items]).mean(dim=0).numpy()
+    np.testing.assert_allclose(prediction.mean[inside], expected[inside], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "wizard"}, "'wizard' is unknown; choose from: flow, mean_image"),
+        ({"kind": "mean_image", "options": {}}, "do not fit this version"),
+        ({"kind": "mean_image", "options": {"width": 3}}, "do not fit this version"),
+        ({"shape": [8, 8, 8]}, "do not fit this version"),
+        ({"shape": None}, "do not fit this version"),
+        ({"side": {"columns": []}}, "do not fit this version"),
+        ({"weights_sha256": "0"}, "does not match the hash"),
+    ],
+)
+def test_a_model_of_another_kind_is_refused(model_folder, tmp_path, change, message):
+    """Whatever the card says that the weights are not."""
+    shutil.copytree(model_folder, tmp_path / "model")
+    path = tmp_path / "model" / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(CheckpointError, match=message) as error:
+        load_predictor(tmp_path / "model")
+    assert "\n" not in str(error.value)
+
+
+def test_a_card_without_its_kind_is_refused(model_folder, tmp_path):
+    """A missing entry is named."""
+    shutil.copytree(model_folder, tmp_path / "model")
+    path = tmp_path / "model" / "model.json"
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "kind"}))
+    with pytest.raises(CheckpointError, match="'kind'"):
+        load_predictor(tmp_path / "model")

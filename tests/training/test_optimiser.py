@@ -1,0 +1,84 @@
+"""One step of AdamW, its schedule, and the running mean of the weights."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from dualflow.config import TrainConfig
+from dualflow.errors import CheckpointError
+from dualflow.training.optimiser import Optimiser
+
+CONFIG = TrainConfig(warmup=0.2, ema=0.5, clip_norm=0.1, weight_decay=0.0)
+
+
+def new(steps=10):
+    torch.manual_seed(0)
+    return Optimiser(nn.Linear(3, 1), CONFIG, steps, 0.01)
+
+
+def take(optimiser, scale=1.0):
+    return optimiser.step(scale * optimiser.model(torch.ones(1, 3)).square().mean())
+
+
+def test_rate_rises_then_falls_to_zero():
+    """Warm-up over its share of the steps, then a cosine that ends at zero."""
+    optimiser, rates = new(), []
+    for _ in range(10):
+        rates.append(optimiser.adam.param_groups[0]["lr"])
+        take(optimiser)
+    assert rates[0] == pytest.approx(0.005)
+    assert max(rates) == rates[1]
+    assert all(later < earlier for earlier, later in zip(rates[1:], rates[2:], strict=False))
+    assert optimiser.adam.param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
+
+
+def test_average_is_the_exponential_mean_of_the_weights():
+    """The first step sets the mean, each later one moves it by 1 - decay."""
+    optimiser = new()
+    take(optimiser)
+    expected = optimiser.model.weight.detach().clone()
+    torch.testing.assert_close(optimiser.averaged.weight, expected)
+    for _ in range(3):
+        take(optimiser)
+        expected = 0.5 * expected + 0.5 * optimiser.model.weight.detach()
+        torch.testing.assert_close(optimiser.averaged.weight, expected)
+
+
+@pytest.mark.parametrize("factor", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_changes_nothing_but_the_schedule(factor):
+    """Weights, mean and moments stay as they are, bit for bit; the rate moves on with the data."""
+    optimiser = new()
+    take(optimiser)
+    before = {key: value.clone() for key, value in optimiser.tensors().items()}
+    rate = optimiser.adam.param_groups[0]["lr"]
+    assert take(optimiser, factor) is None
+    after = optimiser.tensors()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+    assert optimiser.adam.param_groups[0]["lr"] != rate
+
+
+def test_a_finite_loss_with_a_gradient_that_is_not_changes_nothing():
+    """The square root has an infinite slope at 0 where its value is finite."""
+    optimiser = new()
+    before = optimiser.model.weight.detach().clone()
+    assert optimiser.step((optimiser.model.weight * 0).abs().sqrt().sum()) is None
+    assert torch.equal(before, optimiser.model.weight)
+
+
+def test_norm_is_that_before_clipping():
+    """What is returned is the raw norm, so that a diverging training shows."""
+    optimiser = new()
+    optimiser.adam.zero_grad()
+    loss = 100 * optimiser.model(torch.ones(1, 3)).sum()
+    assert optimiser.step(loss) == pytest.approx(100 * math.sqrt(4), rel=1e-5)
+    assert nn.utils.get_total_norm([p.grad for p in optimiser.parameters]) == pytest.approx(0.1, rel=1e-3)
+
+
+def test_a_state_of_another_model_is_refused():
+    """The message says what to remove."""
+    other = Optimiser(nn.Linear(4, 1), CONFIG, 10, 0.01)
+    with pytest.raises(CheckpointError, match="remove the state files"):
+        new().load(other.tensors(), 0)
