@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dualflow.baselines.base import Baseline, Pairs
-from dualflow.baselines.closed_form import MeanImage
+from dualflow.baselines.closed_form import MeanImage, VoxelwiseLinear
 from dualflow.errors import ShapeError
 from dualflow.flows.mean import coordinates, known_side, masked_l1
 from dualflow.flows.squeeze import HaarSqueeze
@@ -27,8 +27,9 @@ class UNet(Baseline):
     """nnU-Net's network (Isensee et al. 2021) from Haar bands to the bands of a correction of the mean target.
 
     Working on the eight bands at half the resolution costs an eighth of the full grid and loses nothing, for the
-    transform is invertible. Besides the source it sees template and position, so that it may answer differently in
-    different places. Side values are constant channels, each with a flag that says whether it is known.
+    transform is invertible. Besides the source it sees the position, the mean target and what the voxelwise
+    regression predicts: with few scans the local relation is more than it learns from the source alone. Side values
+    are constant channels, each with a flag that says whether it is known.
 
     Args:
         shape: the grid, D, H, W: even sizes; it is padded where it does not divide by eight.
@@ -46,6 +47,7 @@ class UNet(Baseline):
         half = [size // 2 for size in shape]
         self.side_features = side_features
         self.template = MeanImage(shape, side_features)
+        self.voxelwise = VoxelwiseLinear(shape, side_features)
         self.haar = HaarSqueeze()
         self.network = _network(side_features, width)
         self.register_buffer("position", coordinates((half[0], half[1], half[2])), persistent=False)
@@ -53,8 +55,9 @@ class UNet(Baseline):
         self.padding = [extra for size in reversed(half) for extra in (0, -size % unit)]
 
     def fit(self, pairs: Pairs, folds: Sequence[int] | None = None) -> Self:
-        """Set the template; training by gradient steps follows."""
+        """Fit template and voxelwise regression; training by gradient steps follows."""
         self.template.fit(pairs, folds)
+        self.voxelwise.fit(pairs, folds)
         return self
 
     def forward(
@@ -75,7 +78,7 @@ class UNet(Baseline):
     def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:
         """Return the corrected template."""
         start = self.template.point_estimate(source)
-        bands = [self.haar(image)[0] for image in (source, start)]
+        bands = [self.haar(image)[0] for image in (source, start, self.voxelwise.point_estimate(source, side))]
         size = bands[0].shape[2:]
         position = self.position.expand(len(source), -1, -1, -1, -1)
         values = known_side(side, source, self.side_features)[:, :, None, None, None].expand(-1, -1, *size)
@@ -87,7 +90,7 @@ class UNet(Baseline):
 def _network(side_features: int, width: int) -> DynUNet:
     network = DynUNet(
         spatial_dims=3,
-        in_channels=2 * 8 + 3 + 2 * side_features,
+        in_channels=3 * 8 + 3 + 2 * side_features,
         out_channels=8,
         kernel_size=[3] * len(STRIDES),
         strides=STRIDES,

@@ -6,15 +6,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dualflow.commit import read_manifest, sha256, write_manifest
+from dualflow.commit import commit_json, commit_text, read_manifest, sha256, write_manifest
 from dualflow.config import PreprocessConfig, StudyConfig
 from dualflow.data.quarantine import FACT, Quarantine
 from dualflow.errors import CommitError, DualflowError
 from dualflow.imaging.preprocess import preprocess_pair, write_pair
-from dualflow.layout import Layout, Scan
+from dualflow.layout import NOT_BIDS, Layout, Scan, derivative_description
 from dualflow.modalities import modality
 
 STEP = "preprocess"
+
+
+def describe_derivatives(layout: Layout, name: str) -> None:
+    """Write what makes the derivatives of study `name` a valid BIDS dataset."""
+    commit_json(layout.derivatives / "dataset_description.json", derivative_description(name))
+    commit_text(layout.derivatives / ".bidsignore", "\n".join(NOT_BIDS) + "\n")
 
 
 def prepare_scan(

@@ -11,8 +11,6 @@ from typing import Any
 import pandas as pd
 
 from dualflow.commit import (
-    commit_json,
-    commit_text,
     digest_of,
     read_manifest,
     sha256,
@@ -23,12 +21,12 @@ from dualflow.config import ConvertConfig, PreprocessConfig, StudyConfig
 from dualflow.data.dataset import load_pairs
 from dualflow.data.index import pair_scans
 from dualflow.data.participants import known_columns
-from dualflow.data.prepare import prepare_scan
+from dualflow.data.prepare import describe_derivatives, prepare_scan
 from dualflow.data.quarantine import Quarantine, write_quarantine
 from dualflow.errors import CommitError, DataError, DualflowError
 from dualflow.inference.convert import convert_scan
 from dualflow.inference.predict import Predictor, load_predictor
-from dualflow.layout import NOT_BIDS, Layout, Scan, derivative_description
+from dualflow.layout import Layout, Scan
 from dualflow.modalities import modality
 from dualflow.progress import track
 
@@ -56,8 +54,7 @@ def convert_study(bids: Path, model: Path, out: Path, config: ConvertConfig, wor
     layout = Layout(out, ".")
     sweep_temporaries(out)
     index = pair_scans(bids, study)
-    commit_json(out / "dataset_description.json", derivative_description(bids.resolve().name))
-    commit_text(out / ".bidsignore", "\n".join(NOT_BIDS) + "\n")
+    describe_derivatives(layout, bids.resolve().name)
     rows = [row for _, row in index.pairs.iterrows()]
     tasks = [(row.to_frame().T, bids, model, layout, study, config) for row in rows]
     outcomes = list(track(_outcomes(tasks, workers), f"convert {bids.name}", len(tasks)))

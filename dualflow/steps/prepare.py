@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 
 from dualflow import cohort
-from dualflow.commit import commit_json, read_manifest, sweep_temporaries, write_manifest
+from dualflow.commit import read_manifest, sweep_temporaries, write_manifest
 from dualflow.config import Config
 from dualflow.data.index import build_index, read_pairs
-from dualflow.data.prepare import prepare_scan
+from dualflow.data.prepare import describe_derivatives, prepare_scan
 from dualflow.data.quarantine import collect, write_quarantine
-from dualflow.layout import Scan, derivative_description
+from dualflow.layout import Scan
 from dualflow.progress import track
 from dualflow.steps.common import dump, shard_of
 
@@ -88,7 +88,7 @@ def finish_preprocess(config: Config) -> None:
     scans = list(read_pairs(layout)["scan"])
     quarantined = collect(layout, scans)
     write_quarantine(layout.quarantine, quarantined)
-    commit_json(layout.derivatives / "dataset_description.json", derivative_description(config.study.name))
+    describe_derivatives(layout, config.study.name)
     write_manifest(
         layout.manifest("preprocess"),
         step="preprocess",

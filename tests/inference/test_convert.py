@@ -17,7 +17,7 @@ from dualflow.modalities import MODALITIES
 T1W, FDG = MODALITIES["T1w"], MODALITIES["FDG"]
 GRID = np.array([[4.0, 0, 0, -30], [0, 4, 0, -30], [0, 0, 4, -30], [0, 0, 0, 1]])
 # Oblique, left-handed, and finer than the model grid.
-NATIVE = np.array([[0.0, 0.4, 2.9, -35], [-2.0, 0, 0, 32], [0, 2.5, -0.4, -25], [0, 0, 0, 1]])
+NATIVE = np.array([[0.0, 1.5, 2.4, -35], [-2.0, 0, 0, 32], [0, 2.0, -1.8, -5], [0, 0, 0, 1]])
 NATIVE_SHAPE = (32, 20, 20)
 CONFIG = ConvertConfig(samples=3, keep_samples=2, seed=1)
 

@@ -1,0 +1,118 @@
+"""A batch of raw scans, in worker processes and in this one."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dualflow.cohort import participants, write_subject
+from dualflow.config import ConvertConfig, PreprocessConfig
+from dualflow.data.quarantine import read_quarantine
+from dualflow.errors import CommitError, DataError
+from dualflow.inference import batch
+from dualflow.inference.batch import convert_study
+
+CONFIG = ConvertConfig(samples=2, keep_samples=1)
+PREPROCESS = PreprocessConfig(spacing_mm=8.0, shape=(24, 32, 24))
+DESCS = {"synth", "synthmean", "synthstd", "synth01"}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """Three raw scans: a head, the same cut short, and one of noise without a head; ages of two."""
+    bids = tmp_path_factory.mktemp("study") / "bids"
+    write_subject(bids, participants(1, 0)[0])
+    (bids / "dataset_description.json").write_text('{"Name": "batch", "BIDSVersion": "1.10.0"}')
+    (bids / "participants.tsv").write_text("participant_id\tage\nsub-C0001\t71\nsub-C0002\tn/a\n")
+    whole = next((bids / "sub-C0001/anat").glob("*_T1w.nii.gz"))
+    for label in ("C0002", "C0003"):
+        path = bids / f"sub-{label}/anat/sub-{label}_T1w.nii.gz"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(whole.read_bytes()[:9000])
+    noise = np.random.default_rng(0).normal(size=(40, 40, 40)).astype(np.float32)
+    nib.save(nib.Nifti1Image(noise, np.diag([4.0, 4, 4, 1])), path)
+    return bids
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, save_flow, small_flow, card):
+    """A flow for the coarse grid, not trained."""
+    about = card | {"shape": list(PREPROCESS.shape), "preprocess": PREPROCESS.model_dump(mode="json")}
+    return save_flow(tmp_path_factory.mktemp("model"), small_flow, about)
+
+
+@pytest.fixture(scope="module")
+def converted(study, model, tmp_path_factory):
+    """Output and error of a conversion by two worker processes."""
+    out = tmp_path_factory.mktemp("out")
+    with pytest.raises(DataError) as error:
+        convert_study(study, model, out, CONFIG, workers=2)
+    return out, str(error.value)
+
+
+def made(out):
+    return {path.name.split("desc-")[1].split("_")[0]: path for path in out.glob("sub-*/pet/*.nii.gz")}
+
+
+@pytest.mark.slow
+def test_workers_convert_what_is_good_and_set_aside_the_rest(converted, study):
+    """All volumes of the head on its own grid; the others in the table, each with its reason."""
+    out, message = converted
+    rows = read_quarantine(out / "quarantine.tsv")
+    assert [row.scan for row in rows] == ["sub-C0002", "sub-C0003"]
+    assert all(row.step == "preprocess" and row.reason for row in rows)
+    assert message.startswith("2 scans were set aside, the others are done;")
+    assert "\n" not in message
+    source = nib.load(next((study / "sub-C0001/anat").glob("*_T1w.nii.gz")))
+    assert set(made(out)) == DESCS
+    for path in made(out).values():
+        image = nib.load(path)
+        assert image.shape == source.shape
+        np.testing.assert_allclose(image.affine, source.affine, atol=1e-4)
+    description = json.loads((out / "dataset_description.json").read_text())
+    assert description["Name"] == "dualflow derivatives of bids"
+    sidecar = json.loads(next((out / "sub-C0001/pet").glob("*desc-synth_pet.json")).read_text())
+    assert sidecar["SideInformation"] == {"age": 0.125}
+    assert not list(out.rglob(".tmp-*"))
+
+
+@pytest.mark.slow
+def test_what_is_done_is_left_and_what_changed_is_done_again(converted, study, model):
+    """Nothing is written again for the same inputs; another number of samples or another age is another conversion."""
+    out, _ = converted
+
+    def again(config):
+        before = {desc: (path.stat().st_mtime_ns, path.read_bytes()) for desc, path in made(out).items()}
+        with pytest.raises(DataError, match="2 scans were set aside"):
+            convert_study(study, model, out, config)
+        after = {desc: (path.stat().st_mtime_ns, path.read_bytes()) for desc, path in made(out).items()}
+        return {desc for desc in DESCS if before[desc][0] != after[desc][0]}, before, after
+
+    assert again(CONFIG)[0] == set()
+    written, before, after = again(CONFIG.model_copy(update={"samples": 3}))
+    assert written == DESCS
+    assert before["synth"][1] == after["synth"][1]
+    table = study / "participants.tsv"
+    text = table.read_text()
+    try:
+        table.write_text(text.replace("71", "n/a"))
+        assert again(CONFIG.model_copy(update={"samples": 3}))[0] == DESCS
+    finally:
+        table.write_text(text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("error", "stops"), [(CommitError("disk full"), True), (ValueError("odd"), False)])
+def test_a_scan_that_fails_in_conversion_is_set_aside_alone(converted, study, model, monkeypatch, error, stops):
+    """But an output that cannot be written stops the batch."""
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(batch, "convert_scan", fail)
+    config = ConvertConfig(samples=5)
+    with pytest.raises(CommitError if stops else DataError):
+        convert_study(study, model, converted[0], config)
+    if not stops:
+        assert read_quarantine(converted[0] / "quarantine.tsv")[0].reason == "ValueError: odd"
