@@ -161,7 +161,7 @@ STEPS = {
     "train": ("train", "train"),
     "convert-study": ("convert", "convert"),
     "evaluate": ("evaluate", "evaluate"),
-    "evaluate-ceilings": ("evaluate", "evaluate_ceilings"),
+    "evaluate-ceilings": ("truth", "evaluate_ceilings"),
     "report": ("report", "report"),
     "check": ("check", "check"),
 }

@@ -69,20 +69,25 @@ class Progress:
                 self._folder = None
 
 
-def _live_bar(label: str, total: int) -> tuple[Bars, TaskID]:
+def live_bars() -> Bars:
+    """Bars for a terminal, on standard error; each task has a field `note`."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    display = Bars(
+    return Bars(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("[dim]{task.fields[note]}"),
         console=Console(stderr=True),
     )
+
+
+def _live_bar(label: str, total: int) -> tuple[Bars, TaskID]:
+    display = live_bars()
     display.start()
     return display, display.add_task(label, total=total, note="")
 

@@ -11,14 +11,15 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 from dualflow.commit import sweep_temporaries
 from dualflow.config import Config, write_resolved
 from dualflow.errors import ConfigError
-from dualflow.progress import PROGRESS_FOLDER, read_states
+from dualflow.progress import PROGRESS_FOLDER, live_bars, read_states
 
 POLL_S = 0.5
+LINE_EVERY_S = 60.0
 OVERALL = re.compile(r"^(\d+) of (\d+) steps")
 
 
@@ -102,27 +103,10 @@ class _Bars:
     """Live bars on a terminal."""
 
     def __init__(self) -> None:
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TaskID,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        self.bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("[dim]{task.fields[note]}"),
-        )
+        self.bars = live_bars()
         self.bars.start()
         self.overall = self.bars.add_task("[bold]all steps", total=None, note="")
-        self.tasks: dict[str, TaskID] = {}
+        self.tasks: dict[str, Any] = {}
 
     def show(self, jobs: dict[str, tuple[str, int, int, str]], done: int, total: int) -> None:
         """Show running jobs (label, done, total, note) and finished steps."""
@@ -139,15 +123,15 @@ class _Bars:
 
 
 class _Lines:
-    """A line per finished step, where there is no terminal."""
+    """A line per finished step and one a minute, where there is no terminal."""
 
     def __init__(self) -> None:
-        self.said = -1
+        self.said, self.when = -1, time.monotonic()
 
     def show(self, jobs: dict[str, tuple[str, int, int, str]], done: int, total: int) -> None:
-        """Say how many steps are done when that changes, and what is at work."""
-        if done != self.said:
-            self.said = done
+        """Say how many steps are done and what is at work."""
+        if done != self.said or time.monotonic() - self.when > LINE_EVERY_S:
+            self.said, self.when = done, time.monotonic()
             at_work = ", ".join(f"{label} {count}/{of}" for label, count, of, _ in jobs.values() if count < of)
             print(f"{done} of {total or '?'} steps done" + (f"; {at_work}" if at_work else ""), flush=True)
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import torch
@@ -14,24 +10,17 @@ from numpy.typing import NDArray
 from dualflow.commit import commit_text, write_manifest
 from dualflow.config import Config
 from dualflow.data.dataset import PairDataset
-from dualflow.data.side import SideEncoder
 from dualflow.errors import DataError
 from dualflow.evaluation.calibration import reliability
 from dualflow.evaluation.metrics import score
 from dualflow.flows.model import DualFlow
-from dualflow.imaging.intensity import normalise
-from dualflow.imaging.preprocess import model_grid, onto_grid
-from dualflow.imaging.volume import read_volume
 from dualflow.inference.convert import seed_of
 from dualflow.inference.predict import Prediction, Predictor, load_predictor
-from dualflow.layout import Scan, truth_path
+from dualflow.layout import Scan
 from dualflow.modalities import modality
 from dualflow.progress import track
 from dualflow.steps.common import dump, load_split, regions_of, usable_pairs
 from dualflow.training.validation import round_trip_error
-
-CEILINGS = {"attainable": "expected", "oracle": "noisefree"}
-"""Rows of the table that are no models: the truth's volume each is made of."""
 
 
 def evaluate(config: Config, name: str, seed: int) -> None:
@@ -81,44 +70,6 @@ def evaluate(config: Config, name: str, seed: int) -> None:
         inputs={"model": predictor.card["weights_sha256"]},
         config=dump(config.evaluate, config.convert),
     )
-
-
-def evaluate_ceilings(config: Config) -> None:
-    """Score what no predictor can beat, where the truth is known: expected and own noise-free volumes."""
-    layout, row = config.layout, modality(config.study.target)
-    pairs = usable_pairs(config)
-    test = load_split(config, pairs, "test", SideEncoder.fit(pairs, ()))
-    regions = regions_of(config)
-    rows = []
-    for item in track(test.items, "evaluate ceilings"):
-        mask, target = item["mask"][0].numpy(), item["target"][0].numpy()
-        for name, estimate in _ceilings(config, Scan.parse(item["scan"]), mask):
-            prediction = Prediction(estimate, np.zeros_like(estimate))
-            rows.append(
-                {"model": name, "seed": 0, "scan": item["scan"], **score(prediction, target, mask, regions, row)}
-            )
-    files = {"scans": layout.table("scans_ceilings")}
-    commit_text(files["scans"], pd.DataFrame(rows, columns=_columns(rows)).to_csv(sep="\t", index=False))
-    write_manifest(
-        layout.manifest("evaluate/ceilings"), step="evaluate", outputs=files, inputs={}, config=dump(config.evaluate)
-    )
-
-
-def _columns(rows: list[dict[str, Any]]) -> list[str]:
-    return list(rows[0]) if rows else ["model", "seed", "scan"]
-
-
-def _ceilings(config: Config, scan: Scan, mask: NDArray[np.bool_]) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """The truth's volumes on the model grid, each normalised as a target is; none for a study without truth."""
-    source_row, row = modality(config.study.source), modality(config.study.target)
-    record = json.loads(config.layout.record(scan, source_row).read_text())
-    grid = model_grid(config.preprocess)
-    for name, desc in CEILINGS.items():
-        path = truth_path(config.bids, scan, row, desc)
-        if path.is_file():
-            raw = onto_grid(read_volume(path), record, grid, world="target")
-            values, _ = normalise(raw, mask, row.normaliser, str(path))
-            yield name, values
 
 
 def _sample_scores(prediction: Prediction, target: NDArray[np.float32], mask: NDArray[np.bool_]) -> dict[str, float]:

@@ -28,13 +28,15 @@ from dualflow.modalities import modality
 from dualflow.report.figures import metric_comparison, region_scatter, reliability_curve, subject_panel, training_curves
 from dualflow.report.findings import findings, limits
 from dualflow.report.html import ReportData, render
+from dualflow.report.style import palette
 from dualflow.report.tables import Table, comparison_table, difference_table, plain_table
 from dualflow.steps.common import dump, tracked_values, usable_pairs
-from dualflow.steps.evaluate import CEILINGS
+from dualflow.steps.truth import CEILINGS
 from dualflow.training.checkpoint import load_card
 from dualflow.training.tracking import tracked
 
 IMAGE_METRICS = ("mae", "psnr", "ssim", "pearson_r", "region_r", "region_mae", "region_bias")
+DOTS = IMAGE_METRICS[:6]
 SPREAD_METRICS = (
     "voxel_crps", "region_crps", "voxel_coverage_50", "voxel_coverage_80", "voxel_coverage_95",
     "region_coverage_50", "region_coverage_80", "region_coverage_95", "spread_error_r",
@@ -159,13 +161,20 @@ def _figures(config: Config, summary: pd.DataFrame, main: str) -> dict[str, list
         for name, number in config.trainings
         if (path := layout.model(name, number) / "history.tsv").is_file()
     }
+    # One colour per model through the whole page.
+    colours = palette(list(dict.fromkeys(summary["model"])))
     figures = {
         "subjects": _panels(config, main, seed),
         "comparison": [
-            ("Means with 95 % intervals over subjects.", metric_comparison(summary, IMAGE_METRICS[:6], row)),
+            (
+                "Means with 95 % intervals over subjects.",
+                metric_comparison(summary, IMAGE_METRICS[:6], row, colours=colours),
+            ),
             ("Region means, real against synthetic.", region_scatter(real, estimate, row, model=main)),
         ],
-        "uncertainty": [("Share of true values inside the stated intervals.", reliability_curve(curves))],
+        "uncertainty": [
+            ("Share of true values inside the stated intervals.", reliability_curve(curves, colours=colours))
+        ],
     }
     for name, history in histories.items():
         figures.setdefault("training", []).append((name, training_curves({name: history}, CURVES)))
@@ -203,7 +212,15 @@ def _facts(config: Config, pairs: pd.DataFrame, quarantined: int) -> dict[str, o
         "model grid": f"{' x '.join(map(str, config.preprocess.shape))} at {config.preprocess.spacing_mm:g} mm",
         **{name: count for name, count in counts.items() if count},
         "scans set aside": quarantined,
+        **_registration(config),
     }
+
+
+def _registration(config: Config) -> dict[str, object]:
+    errors = pd.read_csv(config.layout.table("registration"), sep="\t")["mean_mm"]
+    if errors.empty:
+        return {}
+    return {"target to source error": f"median {errors.median():.2f} mm, worst {errors.max():.2f} mm"}
 
 
 def _people(pairs: pd.DataFrame, split: str) -> int:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from dualflow.flows.local_linear import Scan, fit_local_linear
 from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import preset
 from dualflow.training.checkpoint import save_model
@@ -10,13 +11,18 @@ from dualflow.training.checkpoint import save_model
 
 @pytest.fixture(scope="session")
 def save_flow():
-    """Write a flow, initialised on pairs but not trained, with its card; return the folder."""
+    """Write a flow with its card, not trained but, given pairs, with mean and initialisation; return the folder."""
 
     def save(folder, choice, card, pairs=None):
         torch.manual_seed(0)
         spec = preset(choice.preset, **choice.options)
         model = DualFlow(spec, shape=tuple(card["shape"]), side_features=1)
         if pairs is not None:
+            scans = [
+                Scan(item["source"], item["target"], item["side"], item["mask"], fold % 2)
+                for fold, item in enumerate(pairs.items)
+            ]
+            fit_local_linear(scans, model.mean_model)
             stacked = (torch.stack([item[name] for item in pairs.items]) for name in ("target", "source", "side"))
             model.initialize(*stacked)
         save_model(folder, model.state_dict(), card | {"spec": spec.to_dict()})

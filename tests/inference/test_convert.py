@@ -45,7 +45,7 @@ def convert(tmp_path, model_folder, phantoms):
 
 
 def test_every_volume_lies_on_the_native_grid_and_ends_at_the_brain(convert):
-    """Point estimate, mean, spread and the kept samples, with the source's affine and shape, BIDS names and sidecars."""
+    """Point estimate, mean, spread and the kept samples, with the source's affine and shape, and sidecars."""
     go, brain, _ = convert
     files = go()
     assert set(files) == {"synth", "synthmean", "synthstd", "synth01", "synth02"}

@@ -128,7 +128,9 @@ def test_too_many_skipped_steps_in_a_row_end_it_with_the_remedy(train, quick):
     """One line that names training, step, rate and what to do; a step that works starts the count again."""
     config = quick.model_copy(update={"max_skipped": 2})
     train(Toy(spoilt=(1, 2, 4, 5)), "works", config)
-    with pytest.raises(DualflowError, match=r"toy: 3 steps in a row .* at step 5; lower .*0\.01\) or use train\.precision"):
+    with pytest.raises(
+        DualflowError, match=r"toy: 3 steps in a row .* at step 5; lower .*0\.01\) or use train\.precision"
+    ):
         train(Toy(spoilt=(3, 4, 5)), "ends", config)
 
 

@@ -1,6 +1,7 @@
 """One step of AdamW, its schedule, and the running mean of the weights."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ def test_rate_rises_then_falls_to_zero():
         take(optimiser)
     assert rates[0] == pytest.approx(0.005)
     assert max(rates) == rates[1]
-    assert all(later < earlier for earlier, later in zip(rates[1:], rates[2:], strict=False))
+    assert all(later < earlier for earlier, later in pairwise(rates[1:]))
     assert optimiser.adam.param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
 
 

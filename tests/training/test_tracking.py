@@ -114,9 +114,14 @@ def test_a_run_that_a_killed_process_left_open_is_taken_up(config):
 @pytest.mark.slow
 def test_a_run_that_fails_says_so(config):
     """The error goes through, the run is marked."""
-    with pytest.raises(ZeroDivisionError), tracked(config, "study", "failing", {}) as run:
-        run.metrics({"loss": 1.0})
-        raise ZeroDivisionError
+
+    def fail():
+        with tracked(config, "study", "failing", {}) as run:
+            run.metrics({"loss": 1.0})
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert runs(config)["failing"].info.status == "FAILED"
 
 
