@@ -282,8 +282,15 @@ def _override(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
         *sections, last = key.split(".")
         node = raw
         for section in sections:
-            node = node.setdefault(section, {})
-        node[last] = yaml.safe_load(value)
+            if node.get(section) is None:  # left out, or left empty
+                node[section] = {}
+            node = node[section]
+            if not isinstance(node, dict):
+                raise ConfigError(f"override '{override}': '{section}' is a value, not a section")
+        try:
+            node[last] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"override '{override}': '{value}' is not a YAML value; mend or quote it") from None
     return raw
 
 

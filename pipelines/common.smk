@@ -6,9 +6,12 @@ from dualflow import __version__
 from dualflow.commit import listing_digest
 from dualflow.config import parse_config, write_resolved
 from dualflow.errors import ConfigError
+from dualflow.flows.presets import preset
 
 try:
     study = parse_config(config)
+    for flow in study.flows.values():
+        preset(flow.preset, **flow.options)
 except ConfigError as error:
     raise WorkflowError(str(error))
 

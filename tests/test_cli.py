@@ -68,6 +68,8 @@ CASES = {
     "unknown key": (["index", "--config", "tiny.yaml", "--set", "trian.steps=3"], 2, "did you mean 'train'?"),
     "bad value": (["index", "--config", "tiny.yaml", "--set", "train.steps=no"], 2, "train.steps = False"),
     "bad override": (["index", "--config", "tiny.yaml", "--set", "steps"], 2, "'steps' is not of the form"),
+    "override in a value": (["index", "--config", "tiny.yaml", "--set", "study.name.x=1"], 2, "'name' is a value"),
+    "override not YAML": (["index", "--config", "tiny.yaml", "--set", "train.steps=[1"], 2, "'[1' is not a YAML value"),
     "unknown model": (
         ["train", "--config", "tiny.yaml", "--model", "nope"],
         2,

@@ -9,7 +9,6 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 
 from dualflow import __version__
@@ -261,7 +260,7 @@ def _versions(config: Config, cards: dict[str, dict[str, Any]]) -> dict[str, obj
         "configuration digest": digest_of(config.model_dump(mode="json"))[:16],
         "seeds": ", ".join(map(str, config.train.seeds)),
         "threads per training": config.train.threads,
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "device": "cpu",
     }
 
 

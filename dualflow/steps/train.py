@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from dualflow.layout import Scan
 from dualflow.modalities import modality
 from dualflow.steps.common import dump, load_split, regions_of, tracked_values, usable_pairs
 from dualflow.training.checkpoint import save_model
-from dualflow.training.engine import History, fit, forget_states
+from dualflow.training.engine import History, Watcher, fit, forget_states
 from dualflow.training.flow import FOLDS, mean_folder, parameter_count, train_flow
 from dualflow.training.tracking import Run, tracked
 
@@ -54,14 +54,8 @@ def train(config: Config, name: str, seed: int) -> None:
         hashes = [data.get(key, "") for key in pairs["scan"]]
         run.data(pairs[["scan", "split"]].assign(sha256=hashes), "pairs", "training")
         watch = _watcher(config, run, validation)
-        if name in config.flows:
-            model, history, facts = _train_flow(
-                config, name, seed, encoder, training, validation, folder, identity, watch
-            )
-        else:
-            model, history, facts = _train_baseline(
-                config, name, seed, encoder, training, validation, folder, identity, watch
-            )
+        job = Job(config, name, seed, encoder, training, validation, identity, watch)
+        model, history, facts = _train_flow(job) if name in config.flows else _train_baseline(job)
         card = {
             "name": name,
             "seed": seed,
@@ -102,66 +96,63 @@ def train(config: Config, name: str, seed: int) -> None:
 Trained = tuple[nn.Module, History, dict[str, Any]]
 
 
-def _train_flow(
-    config: Config,
-    name: str,
-    seed: int,
-    encoder: SideEncoder,
-    training: PairDataset,
-    validation: PairDataset,
-    folder: Path,
-    identity: str,
-    watch: Any,
-) -> Trained:
+@dataclass(frozen=True)
+class Job:
+    """One training: what is trained, on what, and who watches."""
+
+    config: Config
+    name: str
+    seed: int
+    encoder: SideEncoder
+    training: PairDataset
+    validation: PairDataset
+    identity: str
+    watch: Watcher
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """What every kind of training is given alike."""
+        return {
+            "label": f"train {self.name}, seed {self.seed}",
+            "seed": self.seed,
+            "folder": self.config.layout.model(self.name, self.seed),
+            "identity": self.identity,
+            "watch": self.watch,
+        }
+
+
+def _train_flow(job: Job) -> Trained:
     result = train_flow(
-        config.flows[name],
-        training,
-        validation,
-        config.train,
-        side_features=len(encoder.names),
-        label=f"train {name}, seed {seed}",
-        seed=seed,
-        folder=folder,
-        identity=identity,
-        watch=watch,
+        job.config.flows[job.name],
+        job.training,
+        job.validation,
+        job.config.train,
+        side_features=len(job.encoder.names),
+        **job.shared,
     )
     return result.model, result.history, {"kind": "flow", "spec": result.model.spec.to_dict(), **result.facts}
 
 
-def _train_baseline(
-    config: Config,
-    name: str,
-    seed: int,
-    encoder: SideEncoder,
-    training: PairDataset,
-    validation: PairDataset,
-    folder: Path,
-    identity: str,
-    watch: Any,
-) -> Trained:
-    shape, count = tuple(training[0]["source"].shape[1:]), len(encoder.names)
+def _train_baseline(job: Job) -> Trained:
+    config, shape, count = job.config, tuple(job.training[0]["source"].shape[1:]), len(job.encoder.names)
     options: dict[str, Any] = {}
-    if name == "unet":
+    if job.name == "unet":
         flow = DualFlow(preset(config.model.preset, **config.model.options), shape=shape, side_features=count)
         options["width"] = width_for(parameter_count(flow), count)
-    torch.manual_seed(seed)
-    model = BASELINES[name](shape, count, **options)
-    model.fit(training, grouped_folds([Scan.parse(key).subject for key in training.scans], FOLDS))
-    facts = {"kind": name, "options": options}
+    torch.manual_seed(job.seed)
+    model = BASELINES[job.name](shape, count, **options)
+    model.fit(job.training, grouped_folds([Scan.parse(key).subject for key in job.training.scans], FOLDS))
+    facts = {"kind": job.name, "options": options}
     if not model.trainable:
         return model.eval(), History(), facts
     weights, history = fit(
         model,
-        training,
-        validation,
+        job.training,
+        job.validation,
         config.train,
-        label=f"train {name}, seed {seed}",
         steps=config.baselines.unet_steps,
         learning_rate=config.baselines.unet_learning_rate,
-        seed=seed,
-        folder=folder,
-        identity=identity,
-        watch=watch,
+        **job.shared,
     )
     model.load_state_dict(weights)
     return model.eval(), history, facts
@@ -188,7 +179,7 @@ def _constant_spread(config: Config, model: nn.Module, validation: PairDataset) 
     }
 
 
-def _watcher(config: Config, run: Run, validation: PairDataset) -> Any:
+def _watcher(config: Config, run: Run, validation: PairDataset) -> Watcher:
     """Deliver metrics and a picture of the first validation scan at every validation."""
     window = modality(config.study.target).window
 
