@@ -110,6 +110,8 @@ class TrainConfig(Section):
     """Optimiser steps of the flow."""
     mean_steps: int = Field(default=300, ge=1)
     """Optimiser steps of the mean, where the preset has a network for it."""
+    choose_mean: bool = False
+    """Fit the closed-form mean and the network, and keep whichever validates better."""
     batch_size: int = Field(default=2, ge=1)
     """Scans per step; on a CPU at least 2, below that float32 convolutions lose their fast path."""
     learning_rate: float = Field(default=2e-3, gt=0)

@@ -75,7 +75,7 @@ class _Block(nn.Module):
 
 
 class NetworkMean(nn.Module):
-    """A half-resolution encoder-decoder whose output is added to a template, or to a closed-form mean it is also shown.
+    """A half-resolution encoder-decoder whose output is added to a template image it is also shown.
 
     It sees the source's Haar bands and the voxel's position, so that it may answer differently in different places;
     working on bands at half the resolution costs an eighth of the full grid.
@@ -84,19 +84,16 @@ class NetworkMean(nn.Module):
         shape: the grid, D, H, W: even sizes.
         side_features: number of side columns.
         width: channels at half resolution, a multiple of 4; doubled at each of two coarser scales.
-        base: closed-form mean to correct, kept as it is; without it, a template image.
     """
 
     template: Tensor
     position: Tensor
 
-    def __init__(
-        self, shape: tuple[int, int, int], side_features: int = 0, *, width: int = 16, base: LocalLinear | None = None
-    ) -> None:
+    def __init__(self, shape: tuple[int, int, int], side_features: int = 0, *, width: int = 16) -> None:
         super().__init__()
         if any(size % 2 for size in shape):
             raise ShapeError(f"grid {tuple(shape)} cannot be halved; choose even sizes")
-        self.side_features, self.base = side_features, base
+        self.side_features = side_features
         self.haar = HaarSqueeze()
         half = (shape[0] // 2, shape[1] // 2, shape[2] // 2)
         self.register_buffer("template", torch.zeros(1, 1, *shape))
@@ -114,17 +111,9 @@ class NetworkMean(nn.Module):
         """Set the template `[D, H, W]`, `[1, D, H, W]` or `[1, 1, D, H, W]`: the training targets' mean."""
         self.template.copy_(image.reshape(self.template.shape))
 
-    def forward(self, source: Tensor, side: Tensor | None = None, start: Tensor | None = None) -> Tensor:
-        """Return the conditional mean `[N, 1, D, H, W]`, in the target's unit.
-
-        Args:
-            source: `[N, 1, D, H, W]`.
-            side: `[N, S]`, NaN where unknown; None if all is.
-            start: image to correct in place of template or base: in training the base's cross-fitted prediction,
-                whose errors are as large as those on new people.
-        """
-        if start is None:
-            start = self.template.expand_as(source) if self.base is None else self.base(source, side)
+    def forward(self, source: Tensor, side: Tensor | None = None) -> Tensor:
+        """Return the conditional mean `[N, 1, D, H, W]`, in the target's unit."""
+        start = self.template.expand_as(source)
         flags = F.pad(known_side(side, source, self.side_features), (0, 1), value=1.0)
         position = self.position.expand(source.shape[0], -1, -1, -1, -1)
         bands = [self.haar(image)[0] for image in (source, start)]
@@ -143,13 +132,13 @@ def _resized(x: Tensor, like: Tensor) -> Tensor:
 
 
 class MeanTraining(nn.Module):
-    """Training of a mean by the absolute error inside the mask, as the training loop calls it.
+    """A mean and its absolute error inside the mask, as training and validation call them.
 
     Args:
-        mean: the mean to train.
+        mean: a row of MEANS.
     """
 
-    def __init__(self, mean: NetworkMean) -> None:
+    def __init__(self, mean: nn.Module) -> None:
         super().__init__()
         self.mean = mean
 
@@ -159,11 +148,10 @@ class MeanTraining(nn.Module):
         source: Tensor,
         side: Tensor | None = None,
         mask: Tensor | None = None,
-        mean: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Return the loss; without a mask every voxel counts; `mean` is the cross-fitted image to correct."""
+        """Return the loss; without a mask every voxel counts."""
         inside = torch.ones_like(target, dtype=torch.bool) if mask is None else mask
-        error = masked_l1(self.mean(source, side, mean), target, inside)
+        error = masked_l1(self.mean(source, side), target, inside)
         return {"loss": error, "l1": error.detach()}
 
     def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:

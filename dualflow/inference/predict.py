@@ -17,6 +17,7 @@ from dualflow.errors import CheckpointError
 from dualflow.flows.model import DualFlow
 from dualflow.flows.spec import FlowSpec
 from dualflow.training.checkpoint import load_card, load_weights
+from dualflow.training.precision import device_of
 
 Floats = NDArray[np.float32]
 
@@ -58,8 +59,7 @@ class Predictor:
     @property
     def device(self) -> torch.device:
         """Where the model lives."""
-        tensors = [*self.model.parameters(), *self.model.buffers()]
-        return tensors[0].device if tensors else torch.device("cpu")
+        return device_of(self.model)
 
     @torch.no_grad()
     def predict(

@@ -18,7 +18,6 @@ from dualflow.config import Config
 from dualflow.data.dataset import PairDataset
 from dualflow.data.side import SideEncoder
 from dualflow.errors import ConfigError, DataError
-from dualflow.flows.local_linear import grouped_folds
 from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import preset
 from dualflow.layout import Scan
@@ -26,7 +25,8 @@ from dualflow.modalities import modality
 from dualflow.steps.common import dump, load_split, regions_of, tracked_values, usable_pairs
 from dualflow.training.checkpoint import save_model
 from dualflow.training.engine import History, Watcher, fit, forget_states
-from dualflow.training.flow import FOLDS, mean_folder, parameter_count, train_flow
+from dualflow.training.flow import mean_folder, parameter_count, train_flow
+from dualflow.training.mean import person_folds
 from dualflow.training.tracking import Run, tracked
 
 PICTURE_SEED = 0
@@ -141,7 +141,7 @@ def _train_baseline(job: Job) -> Trained:
         options["width"] = width_for(parameter_count(flow), count)
     torch.manual_seed(job.seed)
     model = BASELINES[job.name](shape, count, **options)
-    model.fit(job.training, grouped_folds([Scan.parse(key).subject for key in job.training.scans], FOLDS))
+    model.fit(job.training, person_folds(job.training))
     facts = {"kind": job.name, "options": options}
     if not model.trainable:
         return model.eval(), History(), facts

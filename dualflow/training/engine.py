@@ -16,7 +16,7 @@ from dualflow.errors import DualflowError
 from dualflow.progress import progress
 from dualflow.training.checkpoint import load_newest_state, save_state, states
 from dualflow.training.optimiser import Optimiser
-from dualflow.training.precision import autocast
+from dualflow.training.precision import autocast, device_of
 from dualflow.training.validation import validate
 
 INPUTS = ("target", "source", "side", "mask", "mean")
@@ -78,7 +78,7 @@ def fit(
     Raises:
         DualflowError: `config.max_skipped` steps in a row were not finite.
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     torch.manual_seed(seed)
     optimiser = Optimiser(model, config, steps, learning_rate)
     history, start, in_a_row, best = History(), 0, 0, _copy(model)

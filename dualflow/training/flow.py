@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dualflow.config import ModelConfig, TrainConfig
 from dualflow.data.dataset import PairDataset, collate
 from dualflow.errors import DataError
-from dualflow.flows.local_linear import LocalLinear, Scan, fit_local_linear, grouped_folds
-from dualflow.flows.mean import MeanTraining, NetworkMean
 from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import preset
-from dualflow.layout import Scan as Key
 from dualflow.training.engine import History, Watcher, fit
-
-FOLDS = 4
+from dualflow.training.mean import fit_mean
 
 
 @dataclass(frozen=True)
@@ -64,20 +59,25 @@ def train_flow(
     """
     if not len(train):
         raise DataError("no training pairs are left; check the splits and the quarantine table")
-    torch.manual_seed(seed)
     spec = preset(choice.preset, **choice.options)
-    shape = tuple(train[0]["source"].shape[1:])
-    model = DualFlow(spec, shape=shape, side_features=side_features)
-    facts: dict[str, Any] = {}
     begun = perf_counter()
-    if isinstance(model.mean_model, LocalLinear):
-        means, facts["mean"] = _fit_closed_form(model.mean_model, train)
-        train = train.with_means(means)
-    elif isinstance(model.mean_model, NetworkMean):
-        train, facts["mean"] = _fit_network(
-            model.mean_model, train, validation, config, label, seed, mean_folder(folder), identity
-        )
-    facts["mean_seconds"] = perf_counter() - begun
+    mean = fit_mean(
+        spec.mean,
+        train,
+        validation,
+        config,
+        side_features=side_features,
+        label=label,
+        seed=seed,
+        folder=mean_folder(folder),
+        identity=identity,
+    )
+    facts: dict[str, Any] = {"mean": mean.facts, "mean_seconds": perf_counter() - begun}
+    train = train if mean.images is None else train.with_means(mean.images)
+    torch.manual_seed(seed)
+    shape = tuple(train[0]["source"].shape[1:])
+    model = DualFlow(spec.replace(mean=mean.name), shape=shape, side_features=side_features)
+    model.mean_model.load_state_dict(mean.model.state_dict())
     begun = perf_counter()
     everyone = collate([train[index] for index in range(len(train))])
     model.initialize(everyone["target"], everyone["source"], everyone["side"], everyone.get("mean"))
@@ -97,70 +97,6 @@ def train_flow(
     )
     model.load_state_dict(weights)
     return TrainedFlow(model.eval(), history, facts)
-
-
-class _Scans:
-    """Training pairs as the closed-form fit reads them, more than once."""
-
-    def __init__(self, pairs: PairDataset, folds: Sequence[int]) -> None:
-        self.pairs, self.folds = pairs, folds
-
-    def __iter__(self) -> Iterator[Scan]:
-        for index, fold in enumerate(self.folds):
-            item = self.pairs[index]
-            yield Scan(item["source"], item["target"], item["side"], item["mask"], fold)
-
-
-def _fit_closed_form(mean: LocalLinear, train: PairDataset) -> tuple[list[Tensor], dict[str, float]]:
-    folds = grouped_folds([Key.parse(key).subject for key in train.scans], FOLDS)
-    _, means, chosen = fit_local_linear(_Scans(train, folds), mean)
-    return means, chosen
-
-
-def _fit_network(
-    mean: NetworkMean,
-    train: PairDataset,
-    validation: PairDataset,
-    config: TrainConfig,
-    label: str,
-    seed: int,
-    folder: Path,
-    identity: str,
-) -> tuple[PairDataset, dict[str, float]]:
-    """Train the network mean; where it corrects a closed-form mean, from that one's cross-fitted images."""
-    facts: dict[str, float] = {}
-    if mean.base is None:
-        mean.set_template(torch.stack([train[index]["target"] for index in range(len(train))]).mean(dim=0))
-    else:
-        means, facts = _fit_closed_form(mean.base, train)
-        train = train.with_means(means)
-    trainer = MeanTraining(mean)
-    mean.requires_grad_(True)
-    if mean.base is not None:
-        mean.base.requires_grad_(False)
-    weights, history = fit(
-        trainer,
-        train,
-        validation,
-        config,
-        label=f"{label}, mean",
-        steps=max(1, config.mean_steps),
-        learning_rate=config.mean_learning_rate,
-        seed=seed,
-        folder=folder,
-        identity=identity,
-    )
-    trainer.load_state_dict(weights)
-    trainer.eval().requires_grad_(False)
-    facts |= {"network_steps": float(config.mean_steps), "network_seconds": history.seconds}
-    if mean.base is None:
-        return train, facts
-    with torch.no_grad():
-        images = [
-            mean(item["source"][None], item["side"][None], item["mean"][None])[0]
-            for item in (train[index] for index in range(len(train)))
-        ]
-    return train.with_means(images), facts
 
 
 def mean_folder(folder: Path) -> Path:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dualflow.data.dataset import PairDataset, collate
-from dualflow.training.precision import autocast
+from dualflow.training.precision import autocast, device_of
 
 NOISE_SEED = 0
 
@@ -17,7 +17,7 @@ def validate(model: nn.Module, pairs: PairDataset, batch_size: int, precision: s
 
     The noise that a flow adds to its targets is drawn from one fixed seed, so that validations compare.
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     model.eval()
     sums: dict[str, float] = {}
     with torch.random.fork_rng(devices=[]):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from dualflow.imaging.preprocess import model_grid
 
 from dualflow.config import PreprocessConfig
 from dualflow.errors import ShapeError
 from dualflow.evaluation.regions import MINIMUM_VOXELS, RegionMap, from_labels, region_map
 from dualflow.imaging.atlas import desikan_killiany
+from dualflow.imaging.preprocess import model_grid
 
 
 @pytest.fixture(scope="module")

@@ -217,16 +217,6 @@ def test_network_starts_at_template_and_learns():
     assert loss.item() < 0.4 * first
 
 
-def test_network_corrects_a_frozen_base():
-    """With a base the untrained network is the base, and the base gets no gradient."""
-    scans = make_scans(6)
-    base, _, _ = fit_local_linear(scans, LocalLinear(SHAPE, SIDE))
-    network = NetworkMean(SHAPE, SIDE, width=8, base=base)
-    source, side = scans[0].source[None], scans[0].side[None]
-    assert torch.equal(network(source, side), base(source, side))
-    assert torch.equal(network(source, side, scans[0].target[None]), scans[0].target[None])
-
-
 @pytest.mark.parametrize("name", ["network", "local_linear"])
 def test_background_of_the_source_is_background(name):
     """Where a person's source is exactly 0, outside the own brain mask, the mean is 0 and leaves no residual."""

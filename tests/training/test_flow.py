@@ -94,6 +94,18 @@ def test_a_network_mean_is_trained_first_and_then_kept(train, tmp_path, quick):
     assert all(torch.equal(value, right[key]) for key, value in left.items())
 
 
+def test_validation_chooses_between_the_means(train, tmp_path, quick):
+    """With `choose_mean` both are fitted, the better one is kept, and the card says how well each did."""
+    options = {"steps": [1, 1, 1], "hidden": [8, 8, 8], "low_rank": 0}
+    trained = train(
+        ModelConfig(preset="dualflow", options=options),
+        config=quick.model_copy(update={"choose_mean": True, "mean_steps": 3, "steps": 2}),
+    )
+    errors = trained.facts["mean"]["validation_mae"]
+    assert set(errors) == {"local_linear", "network"}
+    assert trained.model.spec.mean == min(errors, key=errors.get)
+
+
 def test_nothing_to_train_on_is_said(train, small_flow):
     """One line, before anything is built."""
     with pytest.raises(DataError, match="no training pairs"):
