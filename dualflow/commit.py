@@ -148,6 +148,19 @@ def read_manifest(
     return manifest
 
 
+def forget_broken(folder: Path) -> list[str]:
+    """Remove manifests under `folder` whose outputs no longer verify, and those that rest on them; return their names.
+
+    Snakemake sees only the manifest: without it, the step is done again.
+    """
+    forgotten = []
+    while broken := [path for path in sorted(folder.rglob("*.json")) if read_manifest(path) is None]:
+        for path in broken:
+            path.unlink()
+            forgotten.append(str(path.relative_to(folder).with_suffix("")))
+    return forgotten
+
+
 def sweep_temporaries(folder: Path | str) -> int:
     """Remove temporary files under `folder` whose writing process is gone; return how many."""
     removed = 0

@@ -5,7 +5,6 @@ Each rule of the workflow takes only its own section, so a changed value reruns 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from dualflow.commit import commit_json
+from dualflow.commit import commit_json, digest_of
 from dualflow.errors import ConfigError
 from dualflow.layout import STUDY_NAME, Layout
 from dualflow.modalities import modality
@@ -266,12 +265,11 @@ def parse_config(raw: Mapping[str, Any], name: str = "configuration") -> Config:
 def write_resolved(config: Config) -> Path:
     """Write every value of the configuration, defaults included, beside the results; return the file.
 
-    An equal file is left untouched, so that nothing that depends on it looks changed.
+    Its name is its content's digest: a changed configuration is another file, so that a run at work keeps its own.
     """
-    path = config.layout.resolved_config
     values = config.model_dump(mode="json")
-    text = json.dumps(values, indent=2, sort_keys=True) + "\n"
-    if not path.is_file() or path.read_text() != text:
+    path = config.layout.resolved_config(digest_of(values)[:12])
+    if not path.is_file():
         commit_json(path, values)
     return path
 

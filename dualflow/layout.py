@@ -8,6 +8,7 @@ Everything of one study lies under `Layout.root`:
     models/MODEL/seed-S/   checkpoints, history, model card
     metrics/         tables that evaluation writes
     manifests/       one file per finished step: what Snakemake sees
+    configs/         the resolved configurations
     logs/ benchmarks/      text and timings
     report.html
 """
@@ -122,10 +123,9 @@ class Layout:
     root: Path
     derivatives_folder: str = "derivatives/dualflow"
 
-    @property
-    def resolved_config(self) -> Path:
-        """The whole configuration with its defaults, beside the results."""
-        return self.root / "config.json"
+    def resolved_config(self, digest: str) -> Path:
+        """The whole configuration with its defaults, beside the results, one file per configuration that was run."""
+        return self.root / "configs" / f"{digest}.json"
 
     @property
     def bids(self) -> Path:

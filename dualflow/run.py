@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from dualflow.commit import sweep_temporaries
+from dualflow.commit import forget_broken, sweep_temporaries
 from dualflow.config import Config, write_resolved
 from dualflow.errors import ConfigError
 from dualflow.progress import PROGRESS_FOLDER, live_bars, read_states
@@ -48,6 +48,8 @@ def run_workflow(config: Config, cores: str, options: Sequence[str]) -> int:
     with _only_one(Path(".snakemake") / "dualflow.lock") as lock:
         resolved = write_resolved(config)
         sweep_temporaries(layout.root)
+        for step in forget_broken(layout.root / "manifests"):
+            print(f"{step}: its outputs were changed or removed since; it will be done again")
         folder = layout.log("progress").with_suffix("")
         folder.mkdir(parents=True, exist_ok=True)
         for stale in folder.iterdir():

@@ -16,6 +16,7 @@ except ConfigError as error:
     raise WorkflowError(str(error))
 
 LAYOUT = study.layout
+# Not a parameter of the rules: each has its own sections, and only their change reruns it.
 CONFIG = str(write_resolved(study))
 SHARDS = list(range(study.preprocess.shards))
 SEEDS = list(study.train.seeds)

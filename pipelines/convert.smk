@@ -8,11 +8,10 @@ rule convert:
     benchmark:
         benchmark_of("convert")
     params:
-        config=CONFIG,
         model=MAIN,
         seed=SEEDS[0],
         section=section("convert"),
         version=__version__,
     shell:
-        "dualflow convert-study --config {params.config} --threads {threads}"
-        " --model {params.model} --seed {params.seed} 2>&1 | tee {log}"
+        "dualflow convert-study --config {CONFIG:q} --threads {threads}"
+        " --model {params.model} --seed {params.seed} 2>&1 | tee {log:q}"

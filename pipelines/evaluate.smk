@@ -8,13 +8,12 @@ rule evaluate:
     benchmark:
         benchmark_of("evaluate/{model}_seed-{seed}")
     params:
-        config=CONFIG,
         section=section("evaluate", without=("bootstrap",)),
         temperature=study.convert.temperature,
         version=__version__,
     shell:
-        "dualflow evaluate --config {params.config} --threads {threads}"
-        " --model {wildcards.model} --seed {wildcards.seed} 2>&1 | tee {log}"
+        "dualflow evaluate --config {CONFIG:q} --threads {threads}"
+        " --model {wildcards.model} --seed {wildcards.seed} 2>&1 | tee {log:q}"
 
 
 rule evaluate_ceilings:
@@ -28,10 +27,9 @@ rule evaluate_ceilings:
     benchmark:
         benchmark_of("evaluate/ceilings")
     params:
-        config=CONFIG,
         version=__version__,
     shell:
-        "dualflow evaluate-ceilings --config {params.config} --threads {threads} 2>&1 | tee {log}"
+        "dualflow evaluate-ceilings --config {CONFIG:q} --threads {threads} 2>&1 | tee {log:q}"
 
 
 rule report:
@@ -46,11 +44,10 @@ rule report:
     benchmark:
         benchmark_of("report")
     params:
-        config=CONFIG,
         section=section("evaluate"),
         version=__version__,
     shell:
-        "dualflow report --config {params.config} --threads {threads} 2>&1 | tee {log}"
+        "dualflow report --config {CONFIG:q} --threads {threads} 2>&1 | tee {log:q}"
 
 
 rule check:
@@ -60,7 +57,5 @@ rule check:
         manifest("check"),
     log:
         log_of("check"),
-    params:
-        config=CONFIG,
     shell:
-        "dualflow check --config {params.config} 2>&1 | tee {log}"
+        "dualflow check --config {CONFIG:q} 2>&1 | tee {log:q}"

@@ -8,12 +8,11 @@ if EMBEDDED:
         benchmark:
             benchmark_of("cohort/shard-{shard}")
         params:
-            config=CONFIG,
             section=section("cohort"),
             shards=len(SHARDS),
             version=__version__,
         shell:
-            "dualflow cohort-shard --config {params.config} --shard {wildcards.shard} 2>&1 | tee {log}"
+            "dualflow cohort-shard --config {CONFIG:q} --shard {wildcards.shard} 2>&1 | tee {log:q}"
 
     rule cohort:
         input:
@@ -25,10 +24,9 @@ if EMBEDDED:
         benchmark:
             benchmark_of("cohort")
         params:
-            config=CONFIG,
             section=section("cohort"),
         shell:
-            "dualflow cohort-finish --config {params.config} 2>&1 | tee {log}"
+            "dualflow cohort-finish --config {CONFIG:q} 2>&1 | tee {log:q}"
 
 
 rule index:
@@ -41,12 +39,11 @@ rule index:
     benchmark:
         benchmark_of("index")
     params:
-        config=CONFIG,
         section=section("study", "split", without=("results",)),
         files="" if EMBEDDED else listing_digest(study.bids),
         version=__version__,
     shell:
-        "dualflow index --config {params.config} 2>&1 | tee {log}"
+        "dualflow index --config {CONFIG:q} 2>&1 | tee {log:q}"
 
 
 rule preprocess_part:
@@ -59,11 +56,10 @@ rule preprocess_part:
     benchmark:
         benchmark_of("preprocess/shard-{shard}")
     params:
-        config=CONFIG,
         section=section("preprocess"),
         version=__version__,
     shell:
-        "dualflow preprocess --config {params.config} --shard {wildcards.shard} 2>&1 | tee {log}"
+        "dualflow preprocess --config {CONFIG:q} --shard {wildcards.shard} 2>&1 | tee {log:q}"
 
 
 rule preprocess:
@@ -75,7 +71,5 @@ rule preprocess:
         log_of("preprocess"),
     benchmark:
         benchmark_of("preprocess")
-    params:
-        config=CONFIG,
     shell:
-        "dualflow preprocess-finish --config {params.config} 2>&1 | tee {log}"
+        "dualflow preprocess-finish --config {CONFIG:q} 2>&1 | tee {log:q}"

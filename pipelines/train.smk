@@ -11,9 +11,8 @@ rule train:
     retries: 1
     threads: study.train.threads
     params:
-        config=CONFIG,
         section=model_section,
         version=__version__,
     shell:
-        "dualflow train --config {params.config} --threads {threads}"
-        " --model {wildcards.model} --seed {wildcards.seed} 2>&1 | tee {log}"
+        "dualflow train --config {CONFIG:q} --threads {threads}"
+        " --model {wildcards.model} --seed {wildcards.seed} 2>&1 | tee {log:q}"

@@ -15,6 +15,7 @@ from dualflow.commit import (
     commit_text,
     committing,
     digest_of,
+    forget_broken,
     read_manifest,
     sha256,
     sweep_temporaries,
@@ -194,3 +195,21 @@ def test_damaged_work_does_not_count(manifest, damage):
 def test_missing_manifest_is_not_done(tmp_path):
     """No manifest, not done."""
     assert read_manifest(tmp_path / "none.json") is None
+
+
+def test_a_step_whose_output_is_gone_is_forgotten_with_all_that_rests_on_it(tmp_path):
+    """The damaged step and the one that lists its manifest lose theirs; an untouched one keeps it."""
+    kept, damaged = tmp_path / "kept.txt", tmp_path / "damaged.txt"
+    for path in (kept, damaged):
+        commit_text(path, "content")
+    folder = tmp_path / "manifests"
+    for name, outputs in (
+        ("kept", {"file": kept}),
+        ("deep/damaged", {"file": damaged}),
+        ("rests", {"part": folder / "deep/damaged.json"}),
+    ):
+        write_manifest(folder / f"{name}.json", step="s", outputs=outputs, inputs={}, config={})
+    assert forget_broken(folder) == []
+    damaged.write_text("another")
+    assert sorted(forget_broken(folder)) == ["deep/damaged", "rests"]
+    assert [path.name for path in folder.rglob("*.json")] == ["kept.json"]

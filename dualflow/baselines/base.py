@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
@@ -23,19 +23,22 @@ class Baseline(nn.Module, ABC):
     """A rival of the flow, built from grid and number of side columns and saved by its state dict.
 
     Attributes:
-        trainable: whether gradient steps follow `fit`; then forward(target, source, side, mask) returns a dict of
-            scalars with `loss`.
+        trainable: whether gradient steps follow `fit`; then forward(target, source, side, mask, mean) returns a
+            dict of scalars with `loss`; `mean` is what `fit` returned for the scans.
     """
 
     trainable: ClassVar[bool] = False
 
     @abstractmethod
-    def fit(self, pairs: Pairs, folds: Sequence[int] | None = None) -> Self:
+    def fit(self, pairs: Pairs, folds: Sequence[int] | None = None) -> list[Tensor] | None:
         """Set, in place, what follows from the training pairs in closed form.
 
         Args:
             pairs: the training pairs.
             folds: fold of each pair, one person's pairs in one fold; by default dealt out in turn.
+
+        Returns:
+            The linear prediction of each pair `[1, D, H, W]` from a fit without its fold; None where there is none.
         """
 
     @abstractmethod

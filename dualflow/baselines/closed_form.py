@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ class MeanImage(Baseline):
         super().__init__()
         self.register_buffer("image", torch.zeros(1, *shape))
 
-    def fit(self, pairs: Pairs, folds: Sequence[int] | None = None) -> Self:
+    def fit(self, pairs: Pairs, folds: Sequence[int] | None = None) -> None:
         """Average the targets.
 
         Raises:
@@ -43,7 +43,6 @@ class MeanImage(Baseline):
             total += pair["target"] * pair["mask"]
             count += pair["mask"]
         self.image.copy_(total / count.clamp_min(1))
-        return self
 
     def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:
         """Return the image for each of the batch."""
@@ -77,11 +76,11 @@ class LocalLinearBaseline(Baseline):
         super().__init__()
         self.law = LocalLinear(shape, side_features, design=self.design)
 
-    def fit(self, pairs: Pairs, folds: Sequence[int] | None = None) -> Self:
-        """Fit the law."""
+    def fit(self, pairs: Pairs, folds: Sequence[int] | None = None) -> list[Tensor]:
+        """Fit the law; return its cross-fitted predictions."""
         dealt = [position % FOLDS for position in range(len(pairs))] if folds is None else folds
-        fit_local_linear(_Scans(pairs, dealt), self.law, ridges=self.ridges, sigmas=self.sigmas)
-        return self
+        _, images, _ = fit_local_linear(_Scans(pairs, dealt), self.law, ridges=self.ridges, sigmas=self.sigmas)
+        return images
 
     def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:
         """Return the law's prediction."""

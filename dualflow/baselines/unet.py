@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from math import log, prod
-from typing import Self
 
 import torch
 from monai.networks.nets import DynUNet
@@ -28,7 +27,8 @@ class UNet(Baseline):
 
     Working on the eight bands at half the resolution costs an eighth of the full grid and loses nothing, for the
     transform is invertible. Besides the source it sees the position, the mean target and what the voxelwise
-    regression predicts: with few scans the local relation is more than it learns from the source alone. Side values
+    regression predicts: with few scans the local relation is more than it learns from the source alone. In training
+    that prediction is cross-fitted, or the network would trust it more than it deserves on new people. Side values
     are constant channels, each with a flag that says whether it is known.
 
     Args:
@@ -54,14 +54,18 @@ class UNet(Baseline):
         unit = prod(STRIDES)
         self.padding = [extra for size in reversed(half) for extra in (0, -size % unit)]
 
-    def fit(self, pairs: Pairs, folds: Sequence[int] | None = None) -> Self:
-        """Fit template and voxelwise regression; training by gradient steps follows."""
+    def fit(self, pairs: Pairs, folds: Sequence[int] | None = None) -> list[Tensor]:
+        """Fit template and voxelwise regression; return the regression's cross-fitted predictions, to train on."""
         self.template.fit(pairs, folds)
-        self.voxelwise.fit(pairs, folds)
-        return self
+        return self.voxelwise.fit(pairs, folds)
 
     def forward(
-        self, target: Tensor, source: Tensor, side: Tensor | None = None, mask: Tensor | None = None
+        self,
+        target: Tensor,
+        source: Tensor,
+        side: Tensor | None = None,
+        mask: Tensor | None = None,
+        mean: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return the absolute error inside the mask, in the target's unit; without a mask every voxel counts.
 
@@ -70,15 +74,20 @@ class UNet(Baseline):
             source: `[N, 1, D, H, W]`.
             side: `[N, S]`, NaN where unknown; None if all is.
             mask: `[N, 1, D, H, W]` bool.
+            mean: `[N, 1, D, H, W]`, the voxelwise prediction that `fit` returned; None for people it has not seen.
         """
         inside = torch.ones_like(target, dtype=torch.bool) if mask is None else mask
-        error = masked_l1(self.point_estimate(source, side), target, inside)
+        error = masked_l1(self._estimate(source, side, mean), target, inside)
         return {"loss": error, "l1": error.detach()}
 
     def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:
         """Return the corrected template."""
+        return self._estimate(source, side, None)
+
+    def _estimate(self, source: Tensor, side: Tensor | None, mean: Tensor | None) -> Tensor:
         start = self.template.point_estimate(source)
-        bands = [self.haar(image)[0] for image in (source, start, self.voxelwise.point_estimate(source, side))]
+        linear = self.voxelwise.point_estimate(source, side) if mean is None else mean
+        bands = [self.haar(image)[0] for image in (source, start, linear)]
         size = bands[0].shape[2:]
         position = self.position.expand(len(source), -1, -1, -1, -1)
         values = known_side(side, source, self.side_features)[:, :, None, None, None].expand(-1, -1, *size)

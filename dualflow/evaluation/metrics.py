@@ -151,17 +151,15 @@ def region_bias(estimate: Floats, target: Floats, mask: Bools, context: Context)
     return float(np.nanmean(_region_difference(estimate, target, mask, context)))
 
 
-def voxel_crps(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float:
-    """Continuous ranked probability score over the voxels; without a spread it is the mean absolute error."""
-    return mae(estimate, target, mask, context) if context.voxels is None else mean_crps(context.voxels, target[mask])
+def voxel_crps(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float | None:
+    """Continuous ranked probability score over the voxels; None without a spread."""
+    return None if context.voxels is None else mean_crps(context.voxels, target[mask])
 
 
-def region_crps(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float:
-    """The score over region means; without a law of the regions it is their mean absolute difference."""
-    real = context.regions.means(target, mask)
-    if context.region_means is None:
-        return float(np.nanmean(np.abs(context.regions.means(estimate, mask) - real)))
-    return mean_crps(context.region_means, real)
+def region_crps(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float | None:
+    """The score over region means; None without a law of the regions."""
+    law = context.region_means
+    return None if law is None else mean_crps(law, context.regions.means(target, mask))
 
 
 def spread_error_r(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float | None:

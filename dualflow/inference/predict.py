@@ -28,9 +28,9 @@ class Prediction:
 
     Attributes:
         mean: point estimate `[D, H, W]`.
-        std: standard deviation per voxel `[D, H, W]`.
+        std: standard deviation per voxel `[D, H, W]`; zero everywhere where none is known.
         samples: joint samples `[K, D, H, W]`; None for a model that has no joint distribution.
-        region_std: standard deviation of each region's mean `[R]`; None where samples say it.
+        region_std: standard deviation of each region's mean `[R]`; None where samples say it, or none is known.
     """
 
     mean: Floats
@@ -79,7 +79,9 @@ class Predictor:
         inside = mask[0].cpu().numpy()
         point = np.where(inside, _volume(self.model.point_estimate(*batch)[0, 0]), np.float32(0))  # type: ignore[operator]
         if not isinstance(self.model, DualFlow):
-            spread = self.card.get("constant_spread", {"voxel": 0.0, "region": 0.0})
+            spread = self.card.get("constant_spread")
+            if spread is None:
+                return Prediction(point, np.zeros_like(point))
             regions = np.full(spread.get("regions", 0), spread["region"], np.float32) if spread.get("regions") else None
             return Prediction(point, np.where(inside, np.float32(spread["voxel"]), np.float32(0)), None, regions)
         generator = torch.Generator(self.device).manual_seed(seed)

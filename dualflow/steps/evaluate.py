@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from dualflow.commit import commit_text, write_manifest
 from dualflow.config import Config
-from dualflow.data.dataset import PairDataset
+from dualflow.data.dataset import Item, PairDataset
 from dualflow.errors import DataError
 from dualflow.evaluation.calibration import reliability
 from dualflow.evaluation.metrics import score
 from dualflow.flows.model import DualFlow
-from dualflow.inference.convert import seed_of
+from dualflow.inference.convert import fill_outside, seed_of
 from dualflow.inference.predict import Prediction, Predictor, load_predictor
 from dualflow.layout import Scan
 from dualflow.modalities import modality
@@ -87,7 +87,8 @@ def _sample_scores(prediction: Prediction, target: NDArray[np.float32], mask: ND
 def _likelihoods(predictor: Predictor, test: PairDataset) -> list[dict[str, float]]:
     """NLL of each target (nats per voxel) under its own and under the next person's source, and round-trip errors.
 
-    Only the source is exchanged; side information stays the target's own, so that it cannot give the answer away.
+    Only the anatomy inside the brain is exchanged: brain mask and side information stay the target's own, so that
+    neither can give the answer away.
     """
     model = predictor.model
     assert isinstance(model, DualFlow)
@@ -98,7 +99,7 @@ def _likelihoods(predictor: Predictor, test: PairDataset) -> list[dict[str, floa
         target, side = item["target"][None], item["side"][None]
         others = [(index + shift) % len(test) for shift in range(1, len(test))]
         other = next((place for place in others if people[place] != people[index]), index)
-        own, wrong = item["source"][None], test[other]["source"][None]
+        own, wrong = item["source"][None], in_brain_of(item, test[other])[None]
         sources = torch.cat([own, wrong])
         log_prob = model.log_prob(target.repeat(2, 1, 1, 1, 1), sources, side.repeat(2, 1)) / target.numel()
         row = {"nll_true": -float(log_prob[0]), "nll_wrong": -float(log_prob[1])}
@@ -109,6 +110,13 @@ def _likelihoods(predictor: Predictor, test: PairDataset) -> list[dict[str, floa
             model.float()
         rows.append(row)
     return rows
+
+
+def in_brain_of(item: Item, other: Item) -> torch.Tensor:
+    """The source `[1, D, H, W]` of `other` in the brain mask of `item`; the nearest voxel fills what is missing."""
+    filled = fill_outside(other["source"][0].numpy(), other["mask"][0].numpy())
+    exchanged: torch.Tensor = torch.from_numpy(filled)[None] * item["mask"]
+    return exchanged
 
 
 def _region_table(scans: list[str], names: tuple[str, ...], means: list[NDArray[np.float64]]) -> pd.DataFrame:

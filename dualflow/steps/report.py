@@ -243,10 +243,14 @@ def _method(config: Config) -> list[str]:
         f"All scores are taken on the model grid inside the brain mask of people on whom nothing was fitted or chosen; "
         f"PSNR and SSIM use the range {low:g} to {high:g} {row.unit}. Intervals are 95 % bootstrap intervals over "
         f"subjects; seeds and visits of one person are averaged first.",
-        f"Flows are scored on {config.evaluate.samples} joint samples per scan at temperature "
-        f"{config.convert.temperature:g}. Models without a distribution get a constant spread from the validation "
-        f"people, one for voxels and one for region means. 'attainable' is the true anatomy with the uptake expected "
-        f"for the person; 'oracle' the person's own noise-free image: ceilings, known only for a simulated cohort.",
+        f"The point estimate of a flow with a mean model is that mean: its accuracy is the mean's, and what the flow "
+        f"adds is the distribution around it. Flows are scored on {config.evaluate.samples} joint samples per scan at "
+        f"temperature {config.convert.temperature:g}. Models without a distribution get a constant spread from the "
+        f"validation people, one for voxels and one for region means, so part of a flow's gain in CRPS is that its "
+        f"spread differs from place to place. The NLL covers the whole grid; for another's source only the anatomy "
+        f"inside the person's own brain mask is exchanged.",
+        "'attainable' is the true anatomy with the uptake expected for the person, 'oracle' the person's own "
+        "noise-free image: bounds that are known only for a simulated cohort.",
     ]
 
 

@@ -141,13 +141,13 @@ def _train_baseline(job: Job) -> Trained:
         options["width"] = width_for(parameter_count(flow), count)
     torch.manual_seed(job.seed)
     model = BASELINES[job.name](shape, count, **options)
-    model.fit(job.training, person_folds(job.training))
+    means = model.fit(job.training, person_folds(job.training))
     facts = {"kind": job.name, "options": options}
     if not model.trainable:
         return model.eval(), History(), facts
     weights, history = fit(
         model,
-        job.training,
+        job.training if means is None else job.training.with_means(means),
         job.validation,
         config.train,
         steps=config.baselines.unet_steps,
@@ -159,10 +159,13 @@ def _train_baseline(job: Job) -> Trained:
 
 
 @torch.no_grad()
-def _constant_spread(config: Config, model: nn.Module, validation: PairDataset) -> dict[str, float]:
-    """Root mean squared error on the validation pairs, per voxel and per region mean: a spread for point estimates."""
+def _constant_spread(config: Config, model: nn.Module, validation: PairDataset) -> dict[str, float] | None:
+    """Root mean squared error on the validation pairs, per voxel and per region mean: a spread for point estimates.
+
+    Without validation pairs there is None, for residuals on the training pairs would be too small.
+    """
     if not len(validation):
-        return {"voxel": 0.0, "region": 0.0, "regions": 0}
+        return None
     regions = regions_of(config)
     voxel, region = [], []
     for index in range(len(validation)):

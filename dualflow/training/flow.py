@@ -18,6 +18,10 @@ from dualflow.flows.presets import preset
 from dualflow.training.engine import History, Watcher, fit
 from dualflow.training.mean import fit_mean
 
+# Initialisation passes its scans through the flow as one batch: memory must not grow with the study, and the moments
+# it sets vary little from this many scans on.
+INITIALISATION_SCANS = 64
+
 
 @dataclass(frozen=True)
 class TrainedFlow:
@@ -79,8 +83,9 @@ def train_flow(
     model = DualFlow(spec.replace(mean=mean.name), shape=shape, side_features=side_features)
     model.mean_model.load_state_dict(mean.model.state_dict())
     begun = perf_counter()
-    everyone = collate([train[index] for index in range(len(train))])
-    model.initialize(everyone["target"], everyone["source"], everyone["side"], everyone.get("mean"))
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+    some = collate([train[index] for index in order[:INITIALISATION_SCANS].tolist()])
+    model.initialize(some["target"], some["source"], some["side"], some.get("mean"))
     facts["initialize_seconds"] = perf_counter() - begun
     weights, history = fit(
         model,

@@ -44,7 +44,8 @@ def test_voxelwise_linear_survives_few_scans():
     """With fewer scans than coefficients the error on new scans stays below the mean image's."""
     pairs, new = make_pairs(5, sides=3)[:5], make_pairs(12, sides=3)[5:]
     errors = []
-    for model in (VoxelwiseLinear(SHAPE, 3).fit(pairs), MeanImage(SHAPE).fit(pairs)):
+    for model in (VoxelwiseLinear(SHAPE, 3), MeanImage(SHAPE)):
+        model.fit(pairs)
         images = [model.point_estimate(pair["source"][None], pair["side"][None])[0] for pair in new]
         inside = [pair["mask"] & (images[0] != 0) for pair in new]
         differences = [
@@ -59,7 +60,9 @@ def test_mean_image_averages_over_the_masks():
     pairs = make_pairs(4)
     for pair in pairs:
         pair["mask"][0, 0, 0, 0] = False
-    image = MeanImage(SHAPE).fit(pairs).point_estimate(torch.zeros(2, 1, *SHAPE))
+    model = MeanImage(SHAPE)
+    model.fit(pairs)
+    image = model.point_estimate(torch.zeros(2, 1, *SHAPE))
     at = (0, 2, 2, 2)
     expected = np.mean([float(pair["target"][at]) for pair in pairs if pair["mask"][at]])
     assert image.shape == (2, 1, *SHAPE)
@@ -79,7 +82,8 @@ def test_every_baseline_keeps_the_protocol(name):
     """Fitted, saved and loaded, it gives one finite image per source, the same to the bit, whatever is unknown."""
     torch.manual_seed(0)
     pairs = make_pairs(8, sides=2)
-    first, second = BASELINES[name](SHAPE, 2).fit(pairs), BASELINES[name](SHAPE, 2)
+    first, second = BASELINES[name](SHAPE, 2), BASELINES[name](SHAPE, 2)
+    first.fit(pairs)
     second.load_state_dict(first.state_dict())
     source = torch.stack([pair["source"] for pair in pairs[:2]])
     side = torch.tensor([[torch.nan, 0.4], [torch.nan, torch.nan]])
@@ -98,7 +102,8 @@ def test_columns_of_one_category_may_be_collinear(baseline):
     for index, pair in enumerate(pairs):
         pair["side"] = torch.tensor([1.0, 0.0] if index % 2 else [0.0, 1.0])
         pair["target"] = 1.5 * pair["source"] + 0.3 * pair["side"][0]
-    model = baseline(SHAPE, 2).fit(pairs)
+    model = baseline(SHAPE, 2)
+    model.fit(pairs)
     source = pairs[0]["source"][None]
     images = [model.point_estimate(source, torch.tensor([side])) for side in ([1.0, 0.0], [0.0, 1.0])]
     difference = (images[0] - images[1]).mean().item()

@@ -55,10 +55,38 @@ def test_untrained_unet_is_the_template():
     """Before the first step the estimate is the mean of the training targets."""
     batch = two_scans()
     pairs = [{name: batch[name][index] for name in batch} for index in range(2)]
-    model = UNet(SHAPE, 1, width=8).fit(pairs)
+    model = UNet(SHAPE, 1, width=8)
+    model.fit(pairs)
     image = model.point_estimate(batch["source"], batch["side"])
     both = batch["mask"].all(dim=0)
     assert torch.allclose(image[0][both], batch["target"].mean(dim=0)[both], atol=1e-6)
+
+
+def test_training_sees_a_linear_prediction_that_does_not_know_the_scan():
+    """What `fit` returns for a scan does not change with its own target, is what `forward` takes, and is worse."""
+    torch.manual_seed(0)
+    batch = two_scans()
+    pairs = [{name: value[index % 2] for name, value in batch.items()} for index in range(6)]
+    for pair in pairs:
+        pair["target"] = pair["target"] + 0.2 * torch.randn(1, *SHAPE)
+    spoilt = [{**pairs[0], "target": pairs[0]["target"] + 5}, *pairs[1:]]
+    model, other = UNet(SHAPE, 1, width=8), UNet(SHAPE, 1, width=8)
+    for linear in (model.voxelwise, other.voxelwise):
+        linear.ridges = (1.0,)
+    folds = [0, 1, 2, 3, 4, 5]
+    means, changed = model.fit(pairs, folds), other.fit(spoilt, folds)
+    assert torch.allclose(means[0], changed[0], atol=1e-4)
+    assert not torch.allclose(means[1], changed[1], atol=1e-2)
+    item = {name: value[None] for name, value in pairs[0].items()}
+    full = model.voxelwise.point_estimate(item["source"], item["side"])
+    inside = item["mask"]
+    assert (means[0] - item["target"])[inside].abs().mean() > (full - item["target"])[inside].abs().mean()
+    # The correction starts at zero, so that the linear prediction does not show before the last layer is set.
+    torch.nn.init.normal_(model.network.output_block.conv.conv.weight)
+    with torch.no_grad():
+        crossed, plain, same = (model(**item, mean=mean)["l1"] for mean in (means[0][None], None, full))
+    assert plain == same
+    assert crossed != plain
 
 
 def test_odd_grid_is_refused():

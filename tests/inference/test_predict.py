@@ -62,7 +62,8 @@ def test_temperature_scales_the_spread(predict):
 
 def test_a_model_without_a_distribution_has_the_cards_spread(tmp_path, card, phantoms):
     """Constant in the mask and per region; no samples."""
-    model = BASELINES["mean_image"](tuple(card["shape"]), 1).fit(phantoms)
+    model = BASELINES["mean_image"](tuple(card["shape"]), 1)
+    model.fit(phantoms)
     save_model(tmp_path, model.state_dict(), card | {"kind": "mean_image", "options": {}})
     item = phantoms[0]
     prediction = load_predictor(tmp_path).predict(
@@ -75,6 +76,20 @@ def test_a_model_without_a_distribution_has_the_cards_spread(tmp_path, card, pha
     assert prediction.region_std.tolist() == [0.125] * 3
     expected = torch.stack([entry["target"][0] for entry in phantoms.items]).mean(dim=0).numpy()
     np.testing.assert_allclose(prediction.mean[inside], expected[inside], rtol=1e-5)
+
+
+def test_no_spread_is_said_to_be_none(tmp_path, card, phantoms):
+    """A card without a constant spread gives none, per voxel or per region."""
+    model = BASELINES["mean_image"](tuple(card["shape"]), 1)
+    save_model(tmp_path, model.state_dict(), card | {"kind": "mean_image", "options": {}, "constant_spread": None})
+    item = phantoms[0]
+    prediction = load_predictor(tmp_path).predict(
+        item["source"], item["side"], item["mask"], samples=4, temperature=1.0, seed=0
+    )
+    assert prediction.std.shape == prediction.mean.shape
+    assert not prediction.std.any()
+    assert prediction.samples is None
+    assert prediction.region_std is None
 
 
 @pytest.mark.parametrize(

@@ -60,10 +60,23 @@ def test_error_is_put_in_proportion_to_the_uptake():
 
 def test_intervals_are_judged_per_voxel_and_per_region():
     """Narrow, wide and right intervals are told apart for voxels and regions separately."""
-    text = said(0.0, voxels=0.79, regions=0.4)
-    assert "79 % of the voxels (79 to 79 %); they hold what they promise" in text
+    text = said(0.0, voxels=0.8, regions=0.4)
+    assert "80 % of the voxels (80 to 80 %); they hold what they promise" in text
     assert "40 % of the region means (40 to 40 %); they are too narrow" in text
     assert "95 % of the voxels (95 to 95 %); they are too wide" in said(0.0, voxels=0.95)
+
+
+@pytest.mark.parametrize(
+    ("mean", "low", "high", "held"),
+    [(0.77, 0.70, 0.84, True), (0.74, 0.60, 0.88, False), (0.88, 0.79, 0.97, False), (0.78, 0.77, 0.79, False)],
+)
+def test_coverage_must_be_near_its_level_and_agree_with_it(mean, low, high, held):
+    """A wide interval around a coverage far from its level is no success, nor is a near one that excludes it."""
+    entry = {"model": "m", "metric": "voxel_coverage_80", "mean": mean, "low": low, "high": high, "subjects": 5}
+    none = pd.DataFrame(columns=["metric"])
+    (sentence,) = findings(pd.DataFrame([entry]), none, None, model="m", row=ROW, mean_target=1.0)
+    assert sentence.endswith("; they hold what they promise.") == held
+    assert ("is not shown" in sentence) != held
 
 
 def test_a_model_without_spread_or_condition():

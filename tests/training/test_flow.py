@@ -66,6 +66,25 @@ def test_the_flow_is_trained_on_cross_fitted_means(train, small_flow, phantoms, 
     assert "mean" not in phantoms[0]
 
 
+def test_initialisation_takes_a_capped_seeded_choice_of_scans(train, small_flow, phantoms, monkeypatch):
+    """However many there are; the seed decides which, and they come with their own means."""
+    chosen = []
+
+    def spy(model, target, source, side, mean):
+        chosen.append([next(i for i in range(len(phantoms)) if torch.equal(phantoms[i]["target"], t)) for t in target])
+        assert mean.shape == target.shape
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module.DualFlow, "initialize", spy)
+    monkeypatch.setattr(module, "INITIALISATION_SCANS", 3)
+    for seed in (0, 0, 1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            train(small_flow, seed=seed)
+    assert all(len(set(positions)) == 3 for positions in chosen)
+    assert chosen[0] == chosen[1]
+    assert len({tuple(positions) for positions in chosen}) > 1
+
+
 def test_a_resumed_flow_equals_an_unbroken_one_bit_for_bit(train, small_flow):
     """With mean, actnorms and low-rank base, stopped between two validations."""
 
