@@ -82,9 +82,18 @@ def digest_of(value: Any) -> str:
 
 
 def listing_digest(folder: Path) -> str:
-    """Digest of the names and sizes of all files under `folder` but its derivatives: changes when scans come or go."""
-    files = (file for file in folder.rglob("*") if file.is_file() and "derivatives" not in file.parts)
-    return digest_of(sorted((str(file.relative_to(folder)), file.stat().st_size) for file in files))
+    """Digest of what a study reads from a BIDS dataset: changes when scans come, go or are replaced.
+
+    Tables and sidecars count by content, images by size and time, for hashing a whole study takes long.
+    """
+    tables = [*folder.glob("participants.*"), *folder.glob("sub-*/*_sessions.tsv")]
+    scans = [file for kind in ("anat", "pet") for file in folder.glob(f"sub-*/**/{kind}/*") if file.is_file()]
+    entries = []
+    for file in [*tables, *scans]:
+        small = file.suffix in (".tsv", ".json")
+        mark = sha256(file) if small else f"{file.stat().st_size}:{file.stat().st_mtime_ns}"
+        entries.append((str(file.relative_to(folder)), mark))
+    return digest_of(sorted(entries))
 
 
 def write_manifest(

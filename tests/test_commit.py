@@ -16,6 +16,7 @@ from dualflow.commit import (
     committing,
     digest_of,
     forget_broken,
+    listing_digest,
     read_manifest,
     sha256,
     sweep_temporaries,
@@ -213,3 +214,19 @@ def test_a_step_whose_output_is_gone_is_forgotten_with_all_that_rests_on_it(tmp_
     damaged.write_text("another")
     assert sorted(forget_broken(folder)) == ["deep/damaged", "rests"]
     assert [path.name for path in folder.rglob("*.json")] == ["kept.json"]
+
+
+def test_the_listing_changes_with_what_is_read_and_with_nothing_else(tmp_path):
+    """A table edited at equal length and a replaced scan change it; a README and derivatives do not."""
+    study = tmp_path / "derivatives" / "study"
+    table, scan = study / "participants.tsv", study / "sub-1" / "ses-1" / "anat" / "sub-1_ses-1_T1w.nii.gz"
+    commit_text(table, "age 71")
+    commit_bytes(scan, gzip.compress(b"scan"))
+    seen = {listing_digest(study)}
+    commit_text(study / "README", "edited")
+    commit_text(study / "derivatives" / "x" / "sub-1" / "anat" / "x.json", "{}")
+    assert listing_digest(study) in seen
+    for change in (lambda: commit_text(table, "age 72"), lambda: commit_bytes(scan, gzip.compress(b"snac"))):
+        change()
+        assert listing_digest(study) not in seen
+        seen.add(listing_digest(study))

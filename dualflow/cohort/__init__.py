@@ -1,7 +1,7 @@
 """The embedded cohort: template anatomy and regional uptake figures made into a BIDS dataset with known truth."""
 
-from dualflow.cohort.bids import subject_files, write_dataset, write_subject
+from dualflow.cohort.bids import subject_files, truth_root, write_dataset, write_subject
 from dualflow.cohort.people import Person, participants
 from dualflow.cohort.uptake import uptake_table
 
-__all__ = ["Person", "participants", "subject_files", "uptake_table", "write_dataset", "write_subject"]
+__all__ = ["Person", "participants", "subject_files", "truth_root", "uptake_table", "write_dataset", "write_subject"]

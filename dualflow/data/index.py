@@ -152,5 +152,5 @@ def _strata(pairs: pd.DataFrame, side: Sequence[str]) -> dict[str, str]:
     """Subject label -> value of the first categorical side column at the person's first scan ('' if unknown)."""
     first = pairs.drop_duplicates("subject").set_index("subject")
     column = next((name for name in side if not all_numbers(first[name])), None)
-    values = [""] * len(first) if column is None else [value or "" for value in first[column]]
+    values = [""] * len(first) if column is None else ["" if pd.isna(value) else str(value) for value in first[column]]
     return dict(zip(first.index, values, strict=True))

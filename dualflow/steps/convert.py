@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from dualflow.commit import digest_of, read_manifest, sha256, write_manifest
 from dualflow.config import Config
+from dualflow.imaging.volume import sidecar_path
 from dualflow.inference.convert import convert_scan
 from dualflow.inference.predict import load_predictor
 from dualflow.layout import Scan
@@ -35,10 +37,16 @@ def convert(config: Config, name: str, seed: int) -> None:
             "side": digest_of(item["side"].tolist()),
         }
         if read_manifest(manifest, inputs=inputs, config=section) is None:
+            _remove_volumes(manifest)
             record = json.loads(layout.record(scan, source_row).read_text())
             files = convert_scan(predictor, item, record, layout, source_row, target_row, config.convert)
             write_manifest(manifest, step="convert", outputs=files, inputs=inputs, config=section)
         done[scan.key] = manifest
+    # After another split or a new quarantine, volumes of people who are no longer converted must not stay.
+    for manifest in layout.manifest("convert/any").parent.glob("*.json"):
+        if manifest.stem not in done:
+            _remove_volumes(manifest)
+            manifest.unlink()
     write_manifest(
         layout.manifest("convert"),
         step="convert",
@@ -46,3 +54,15 @@ def convert(config: Config, name: str, seed: int) -> None:
         inputs={"model": predictor.card["weights_sha256"]},
         config=section,
     )
+
+
+def _remove_volumes(manifest: Path) -> None:
+    """Remove the volumes that an earlier conversion of a scan wrote, with their sidecars."""
+    try:
+        outputs = json.loads(manifest.read_text())["outputs"].values()
+    except (OSError, ValueError, KeyError, AttributeError):
+        return
+    for entry in outputs:
+        volume = manifest.parent / entry["path"]
+        volume.unlink(missing_ok=True)
+        sidecar_path(volume).unlink(missing_ok=True)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 
 from dualflow import cohort
-from dualflow.commit import read_manifest, sweep_temporaries, write_manifest
+from dualflow.commit import listing_digest, read_manifest, sweep_temporaries, write_manifest
 from dualflow.config import Config
 from dualflow.data.index import build_index, read_pairs
 from dualflow.data.prepare import describe_derivatives, prepare_scan
 from dualflow.data.quarantine import collect, write_quarantine
-from dualflow.layout import Scan
+from dualflow.layout import Layout, Scan
 from dualflow.progress import track
 from dualflow.steps.common import dump, shard_of
 
@@ -34,8 +35,9 @@ def make_cohort(config: Config, shard: int) -> None:
 
 def finish_cohort(config: Config) -> None:
     """Write what describes the cohort as a whole: participants, dataset description, truth tables."""
-    layout = config.layout
-    cohort.write_dataset(layout.bids, cohort.participants(config.cohort.subjects, config.cohort.seed))
+    layout, people = config.layout, cohort.participants(config.cohort.subjects, config.cohort.seed)
+    _remove_others(layout, {person.label for person in people})
+    cohort.write_dataset(layout.bids, people)
     write_manifest(
         layout.manifest("cohort"),
         step="cohort",
@@ -43,6 +45,15 @@ def finish_cohort(config: Config) -> None:
         inputs={},
         config=dump(config.cohort),
     )
+
+
+def _remove_others(layout: Layout, labels: set[str]) -> None:
+    """Remove people of an earlier, larger cohort, whom the index would take for people nothing is known of."""
+    for parent in (layout.bids, cohort.truth_root(layout.bids)):
+        for folder in parent.glob("sub-*"):
+            if folder.name.removeprefix("sub-") not in labels:
+                shutil.rmtree(folder)
+                layout.manifest(f"cohort/{folder.name}").unlink(missing_ok=True)
 
 
 def make_index(config: Config) -> None:
@@ -55,7 +66,7 @@ def make_index(config: Config) -> None:
         layout.manifest("index"),
         step="index",
         outputs={"pairs": layout.pairs, "quarantine": layout.index_quarantine},
-        inputs={},
+        inputs={"files": listing_digest(config.bids)},
         config=dump(config.study, config.split),
         facts={"scans": len(index.pairs), "quarantined": len(index.quarantined)},
     )

@@ -171,3 +171,13 @@ def test_summary_tells_counts_and_reasons(make_bids, pair_files):
     assert "usable scans: 3, with target: 3" in summary
     assert [line.split() for line in summary.splitlines()][3] == ["test", "scans:", "1", "people:", "1"]
     assert "sub-4: has FDG but no T1w" in summary
+
+
+def test_coded_column_with_an_unknown_value_is_stratified(make_bids, pair_files):
+    """Codes with Levels and one n/a: the person with the unknown value is a stratum, not a crash."""
+    files = [file for label in ("1", "2", "3", "4") for file in pair_files(label)]
+    table = "participant_id\tsex\n1\t1\n2\t2\n3\tn/a\n4\t1\n"
+    root = make_bids(files, table, {"sex": {"Levels": {"1": "male", "2": "female"}}})
+    index = build_index(root, StudyConfig(name="x", side=("sex",)), SplitConfig())
+    assert index.pairs["sex"].isna().sum() == 1
+    assert (index.pairs["split"] == "train").any()
