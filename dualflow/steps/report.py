@@ -15,7 +15,6 @@ from dualflow import __version__
 from dualflow.commit import commit_text, digest_of, write_manifest
 from dualflow.config import Config
 from dualflow.data.dataset import load_pairs
-from dualflow.data.index import read_pairs
 from dualflow.data.quarantine import read_quarantine
 from dualflow.errors import DataError
 from dualflow.evaluation.compare import differences, summarise
@@ -74,7 +73,7 @@ def report(config: Config) -> None:
     }
     figures = _figures(config, summary, main)
     quarantine = read_quarantine(layout.quarantine)
-    pairs = read_pairs(layout)
+    pairs = usable_pairs(config)
     data = ReportData(
         title=f"{config.study.name}: {config.study.source} to {config.study.target}",
         facts=_facts(config, pairs, len(quarantine)),
@@ -104,8 +103,10 @@ def _condition(scores: pd.DataFrame, model: str) -> ConditionCheck | None:
     own = scores[scores["model"] == model]
     if "nll_true" not in own or own["nll_true"].isna().all():
         return None
-    by_scan = own.groupby("scan")[["nll_true", "nll_wrong"]].mean()
-    return condition_check(by_scan["nll_true"].to_numpy(), by_scan["nll_wrong"].to_numpy())
+    # Seeds and visits of one person are no independent evidence.
+    people = [Scan.parse(key).subject for key in own["scan"]]
+    by_person = own.groupby(people)[["nll_true", "nll_wrong"]].mean()
+    return condition_check(by_person["nll_true"].to_numpy(), by_person["nll_wrong"].to_numpy())
 
 
 def _flow_table(scores: pd.DataFrame, flows: list[str]) -> Table:
