@@ -86,10 +86,11 @@ def listing_digest(folder: Path) -> str:
 
     Tables and sidecars count by content, images by size and time, for hashing a whole study takes long.
     """
-    tables = [*folder.glob("participants.*"), *folder.glob("sub-*/*_sessions.tsv")]
-    scans = [file for kind in ("anat", "pet") for file in folder.glob(f"sub-*/**/{kind}/*") if file.is_file()]
+    # Spelled out, for `**` does not enter a session folder that is a link, and the index does.
+    scans = [f"sub-*/{session}{kind}/*" for session in ("", "ses-*/") for kind in ("anat", "pet")]
+    patterns = ["participants.tsv", "participants.json", "sub-*/*_sessions.tsv", *scans]
     entries = []
-    for file in [*tables, *scans]:
+    for file in (file for pattern in patterns for file in folder.glob(pattern) if file.is_file()):
         small = file.suffix in (".tsv", ".json")
         mark = sha256(file) if small else f"{file.stat().st_size}:{file.stat().st_mtime_ns}"
         entries.append((str(file.relative_to(folder)), mark))

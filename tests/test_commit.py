@@ -230,3 +230,14 @@ def test_the_listing_changes_with_what_is_read_and_with_nothing_else(tmp_path):
         change()
         assert listing_digest(study) not in seen
         seen.add(listing_digest(study))
+
+
+def test_the_listing_sees_what_the_index_sees(tmp_path):
+    """A scan in a session folder that is a link counts; a participants table that is a dead link does not."""
+    study, session = tmp_path / "study", tmp_path / "elsewhere"
+    (study / "sub-1").mkdir(parents=True)
+    (study / "participants.tsv").symlink_to(tmp_path / "nowhere")
+    empty = listing_digest(study)
+    commit_bytes(session / "pet" / "sub-1_ses-1_pet.nii.gz", gzip.compress(b"scan"))
+    (study / "sub-1" / "ses-1").symlink_to(session)
+    assert listing_digest(study) != empty

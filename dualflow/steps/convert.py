@@ -60,9 +60,9 @@ def _remove_volumes(manifest: Path) -> None:
     """Remove the volumes that an earlier conversion of a scan wrote, with their sidecars."""
     try:
         outputs = json.loads(manifest.read_text())["outputs"].values()
-    except (OSError, ValueError, KeyError, AttributeError):
+        volumes = [manifest.parent / entry["path"] for entry in outputs]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return
-    for entry in outputs:
-        volume = manifest.parent / entry["path"]
+    for volume in volumes:
         volume.unlink(missing_ok=True)
         sidecar_path(volume).unlink(missing_ok=True)
