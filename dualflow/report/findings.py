@@ -101,11 +101,15 @@ def _comparisons(differences: pd.DataFrame, model: str, row: Modality) -> list[s
         small, large = sorted((abs(low), abs(high)))
         said = WAYS[verdict].format(
             other=other, size=f"{abs(gain):.4f} {row.unit}", low=f"{small:.4f}", high=f"{large:.4f}",
-            basis=f"paired 95 % interval; p = {entry['p_holm']:.3f} after Holm", signed=f"{-gain:+z.4f} {row.unit}",
+            basis=f"paired 95 % interval; {_p_value(entry['p_holm'])} after Holm", signed=f"{-gain:+z.4f} {row.unit}",
             signed_low=f"{-high:+z.4f}", signed_high=f"{-low:+z.4f}",
         )  # fmt: skip
         sentences.append(f"{model} {said}.")
     return sentences
+
+
+def _p_value(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
 
 
 def _intervals(own: Entries) -> list[str]:
