@@ -18,7 +18,9 @@ CONFIG = click.option(
     "config_path",
     type=click.Path(dir_okay=False, path_type=Path),
     default=Path("configs/quickstart.yaml"),
+    envvar="DUALFLOW_CONFIG",
     show_default=True,
+    show_envvar=True,
     help="The study's configuration.",
 )
 OVERRIDES = click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Replace one value.")

@@ -1,5 +1,7 @@
 """What all rules share: the checked configuration, paths, and the sections a rule's result depends on."""
 
+from shlex import quote
+
 from snakemake.exceptions import WorkflowError
 
 from dualflow import __version__
@@ -16,8 +18,11 @@ except ConfigError as error:
     raise WorkflowError(str(error))
 
 LAYOUT = study.layout
-# Not a parameter of the rules: each has its own sections, and only their change reruns it.
-CONFIG = str(write_resolved(study))
+# The steps find the configuration in their environment. It is no parameter of the rules: each rule has its own sections
+# as parameters, and only their change reruns it.
+shell.prefix(
+    f"set -euo pipefail; export DUALFLOW_CONFIG={quote(str(write_resolved(study)))}; "
+)
 SHARDS = list(range(study.preprocess.shards))
 SEEDS = list(study.train.seeds)
 MAIN = study.model.preset

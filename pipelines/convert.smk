@@ -13,5 +13,5 @@ rule convert:
         section=section("convert"),
         version=__version__,
     shell:
-        "dualflow convert-study --config {CONFIG:q} --threads {threads}"
+        "dualflow convert-study --threads {threads}"
         " --model {params.model} --seed {params.seed} 2>&1 | tee {log:q}"

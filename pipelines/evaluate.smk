@@ -12,7 +12,7 @@ rule evaluate:
         temperature=study.convert.temperature,
         version=__version__,
     shell:
-        "dualflow evaluate --config {CONFIG:q} --threads {threads}"
+        "dualflow evaluate --threads {threads}"
         " --model {wildcards.model} --seed {wildcards.seed} 2>&1 | tee {log:q}"
 
 
@@ -29,7 +29,7 @@ rule evaluate_ceilings:
     params:
         version=__version__,
     shell:
-        "dualflow evaluate-ceilings --config {CONFIG:q} --threads {threads} 2>&1 | tee {log:q}"
+        "dualflow evaluate-ceilings --threads {threads} 2>&1 | tee {log:q}"
 
 
 rule report:
@@ -47,7 +47,7 @@ rule report:
         section=section("evaluate"),
         version=__version__,
     shell:
-        "dualflow report --config {CONFIG:q} --threads {threads} 2>&1 | tee {log:q}"
+        "dualflow report --threads {threads} 2>&1 | tee {log:q}"
 
 
 rule check:
@@ -58,4 +58,4 @@ rule check:
     log:
         log_of("check"),
     shell:
-        "dualflow check --config {CONFIG:q} 2>&1 | tee {log:q}"
+        "dualflow check 2>&1 | tee {log:q}"

@@ -12,7 +12,7 @@ if EMBEDDED:
             shards=len(SHARDS),
             version=__version__,
         shell:
-            "dualflow cohort-shard --config {CONFIG:q} --shard {wildcards.shard} 2>&1 | tee {log:q}"
+            "dualflow cohort-shard --shard {wildcards.shard} 2>&1 | tee {log:q}"
 
     rule cohort:
         input:
@@ -26,7 +26,7 @@ if EMBEDDED:
         params:
             section=section("cohort"),
         shell:
-            "dualflow cohort-finish --config {CONFIG:q} 2>&1 | tee {log:q}"
+            "dualflow cohort-finish 2>&1 | tee {log:q}"
 
 
 rule index:
@@ -43,7 +43,7 @@ rule index:
         files="" if EMBEDDED else listing_digest(study.bids),
         version=__version__,
     shell:
-        "dualflow index --config {CONFIG:q} 2>&1 | tee {log:q}"
+        "dualflow index 2>&1 | tee {log:q}"
 
 
 rule preprocess_part:
@@ -59,7 +59,7 @@ rule preprocess_part:
         section=section("preprocess"),
         version=__version__,
     shell:
-        "dualflow preprocess --config {CONFIG:q} --shard {wildcards.shard} 2>&1 | tee {log:q}"
+        "dualflow preprocess --shard {wildcards.shard} 2>&1 | tee {log:q}"
 
 
 rule preprocess:
@@ -72,4 +72,4 @@ rule preprocess:
     benchmark:
         benchmark_of("preprocess")
     shell:
-        "dualflow preprocess-finish --config {CONFIG:q} 2>&1 | tee {log:q}"
+        "dualflow preprocess-finish 2>&1 | tee {log:q}"

@@ -14,5 +14,5 @@ rule train:
         section=model_section,
         version=__version__,
     shell:
-        "dualflow train --config {CONFIG:q} --threads {threads}"
+        "dualflow train --threads {threads}"
         " --model {wildcards.model} --seed {wildcards.seed} 2>&1 | tee {log:q}"
