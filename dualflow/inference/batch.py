@@ -84,7 +84,7 @@ def _outcomes(tasks: list[Task], workers: int) -> Iterator[Quarantine | None]:
             threads_per_worker=1,
             memory_limit=WORKER_MEMORY,
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # any free port, so that two conversions can run at once
         ) as cluster,
         Client(cluster) as client,
     ):
