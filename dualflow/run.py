@@ -160,7 +160,7 @@ def _say_where(config: Config, code: int, log: Path, start: int) -> None:
         text = stream.read().decode(errors="replace")
     problems = sorted({line for line in text.splitlines() if line.startswith("dualflow: ")})
     if code:
-        print(f"\nNot finished (exit code {code}). Snakemake's log: {log}", file=sys.stderr)
+        print(f"\nEnded with exit code {code}. Snakemake's log: {log}", file=sys.stderr)
         for line in problems or text.splitlines()[-5:]:
             print(f"  {line}", file=sys.stderr)
     if not layout.report.is_file():
