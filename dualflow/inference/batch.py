@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from dualflow.commit import (
-    digest_of,
-    read_manifest,
-    sha256,
-    sweep_temporaries,
-    write_manifest,
-)
+from dualflow.commit import sweep_temporaries
 from dualflow.config import ConvertConfig, PreprocessConfig, StudyConfig
 from dualflow.data.dataset import load_pairs
 from dualflow.data.index import pair_scans
@@ -24,13 +16,12 @@ from dualflow.data.participants import known_columns
 from dualflow.data.prepare import describe_derivatives, prepare_scan
 from dualflow.data.quarantine import Quarantine, write_quarantine
 from dualflow.errors import CommitError, DataError, DualflowError
-from dualflow.inference.convert import convert_scan
+from dualflow.inference.convert import STEP, convert_once
 from dualflow.inference.predict import Predictor, load_predictor
 from dualflow.layout import Layout, Scan
 from dualflow.modalities import modality
 from dualflow.progress import track
 
-STEP = "convert"
 WORKER_MEMORY = "4GiB"
 
 
@@ -116,18 +107,9 @@ def _convert(
     refused = prepare_scan(layout, scan, bids / row["source"].iloc[0], None, study, preprocess)
     if refused is not None:
         return refused
-    manifest, section = layout.manifest(f"{STEP}/{scan.key}"), config.model_dump(mode="json")
     try:
-        inputs = {
-            "model": predictor.card["weights_sha256"],
-            "scan": sha256(layout.scan_manifest(scan)),
-            "side": digest_of(predictor.side.encode(row).tolist()),
-        }
-        if read_manifest(manifest, inputs=inputs, config=section) is None:
-            item = load_pairs(layout, row.assign(target=""), study, predictor.side).items[0]
-            record: dict[str, Any] = json.loads(layout.record(scan, source_row).read_text())
-            files = convert_scan(predictor, item, record, layout, source_row, target_row, config)
-            write_manifest(manifest, step=STEP, outputs=files, inputs=inputs, config=section)
+        item = load_pairs(layout, row.assign(target=""), study, predictor.side).items[0]
+        convert_once(predictor, item, layout, source_row, target_row, config)
     except CommitError:  # a full disk is no fault of the scan
         raise
     except Exception as error:  # one bad scan must not take the others down, whatever is wrong with it

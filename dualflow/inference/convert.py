@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from dualflow import __version__
+from dualflow.commit import digest_of, read_manifest, sha256, write_manifest
 from dualflow.config import ConvertConfig
 from dualflow.data.dataset import Item
 from dualflow.imaging.preprocess import to_native
-from dualflow.imaging.volume import read_volume, write_volume
+from dualflow.imaging.volume import read_volume, sidecar_path, write_volume
 from dualflow.inference.predict import Predictor
 from dualflow.layout import Layout, Scan
 from dualflow.modalities import Modality
@@ -23,6 +25,48 @@ NOTICE = (
     "Synthetic: drawn from a model of the target given the source, not measured. It shows what is expected of people "
     "with such a source image, not this person's own findings. For research only, not for clinical use."
 )
+
+
+STEP = "convert"
+
+
+def convert_once(
+    predictor: Predictor,
+    item: Item,
+    layout: Layout,
+    source_row: Modality,
+    target_row: Modality,
+    config: ConvertConfig,
+) -> Path:
+    """Convert a preprocessed scan unless that is done and unchanged; return its manifest.
+
+    What an earlier conversion wrote goes first, for it may have kept more samples.
+    """
+    scan = Scan.parse(item["scan"])
+    manifest, section = layout.manifest(f"{STEP}/{scan.key}"), config.model_dump(mode="json")
+    inputs = {
+        "model": predictor.card["weights_sha256"],
+        "scan": sha256(layout.scan_manifest(scan)),
+        "side": digest_of(item["side"].tolist()),
+    }
+    if read_manifest(manifest, inputs=inputs, config=section) is None:
+        remove_volumes(manifest)
+        record = json.loads(layout.record(scan, source_row).read_text())
+        files = convert_scan(predictor, item, record, layout, source_row, target_row, config)
+        write_manifest(manifest, step=STEP, outputs=files, inputs=inputs, config=section)
+    return manifest
+
+
+def remove_volumes(manifest: Path) -> None:
+    """Remove the volumes that an earlier conversion of a scan wrote, with their sidecars."""
+    try:
+        outputs = json.loads(manifest.read_text())["outputs"].values()
+        volumes = [manifest.parent / entry["path"] for entry in outputs]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return
+    for volume in volumes:
+        volume.unlink(missing_ok=True)
+        sidecar_path(volume).unlink(missing_ok=True)
 
 
 def convert_scan(

@@ -12,7 +12,7 @@ from dualflow.commit import read_manifest
 from dualflow.config import Config
 from dualflow.data.dataset import PairDataset, load_pairs
 from dualflow.data.index import read_pairs
-from dualflow.data.quarantine import Quarantine
+from dualflow.data.quarantine import Quarantine, usable
 from dualflow.data.side import SideEncoder
 from dualflow.errors import DataError
 from dualflow.evaluation.regions import RegionMap, region_map
@@ -46,16 +46,18 @@ def usable_pairs(config: Config) -> pd.DataFrame:
         DataError: a scan has not been preprocessed, or none is usable.
     """
     pairs = read_pairs(config.layout)
-    kept = []
+    refused = []
     for key in pairs["scan"]:
         path = config.layout.scan_manifest(Scan.parse(key))
         manifest = read_manifest(path)
         if manifest is None:
             raise DataError(f"{key}: not preprocessed, or changed since ({path}); run the preprocess step again")
-        kept.append(Quarantine.of_manifest(key, manifest) is None)
-    if not any(kept):
+        if (quarantine := Quarantine.of_manifest(key, manifest)) is not None:
+            refused.append(quarantine)
+    kept = usable(pairs, refused)
+    if kept.empty:
         raise DataError(f"no usable scan is left; the reasons are in {config.layout.quarantine}")
-    return pairs[kept].reset_index(drop=True)
+    return kept
 
 
 def load_split(config: Config, pairs: pd.DataFrame, split: str, encoder: SideEncoder) -> PairDataset:

@@ -14,13 +14,13 @@ from matplotlib.figure import Figure
 from dualflow import __version__
 from dualflow.commit import commit_text, digest_of, write_manifest
 from dualflow.config import Config
-from dualflow.data.dataset import load_pairs
+from dualflow.data.dataset import PairDataset
 from dualflow.data.quarantine import read_quarantine
 from dualflow.errors import DataError
 from dualflow.evaluation.compare import differences, summarise
 from dualflow.evaluation.nll import ConditionCheck, condition_check
 from dualflow.inference.convert import seed_of
-from dualflow.inference.predict import load_predictor
+from dualflow.inference.predict import Predictor, load_predictor
 from dualflow.layout import Scan
 from dualflow.modalities import modality
 from dualflow.report.figures import metric_comparison, region_scatter, reliability_curve, subject_panel, training_curves
@@ -28,7 +28,7 @@ from dualflow.report.findings import findings, limits
 from dualflow.report.html import ReportData, render
 from dualflow.report.style import palette
 from dualflow.report.tables import Table, comparison_table, difference_table, plain_table
-from dualflow.steps.common import dump, tracked_values, usable_pairs
+from dualflow.steps.common import dump, load_split, tracked_values, usable_pairs
 from dualflow.steps.truth import CEILINGS
 from dualflow.training.checkpoint import load_card
 from dualflow.training.tracking import tracked
@@ -71,13 +71,15 @@ def report(config: Config) -> None:
         "condition": [_flow_table(scores, list(config.flows))],
         "training": [plain_table(_budgets(cards), "What each training took")],
     }
-    figures = _figures(config, summary, main)
-    quarantine = read_quarantine(layout.quarantine)
     pairs = usable_pairs(config)
+    predictor = load_predictor(layout.model(main, config.train.seeds[0]))
+    test = load_split(config, pairs, "test", predictor.side)
+    figures = _figures(config, summary, main) | {"subjects": _panels(config, predictor, test)}
+    quarantine = read_quarantine(layout.quarantine)
     data = ReportData(
         title=f"{config.study.name}: {config.study.source} to {config.study.target}",
         facts=_facts(config, pairs, len(quarantine)),
-        findings=findings(summary, paired, check, model=main, row=row, mean_target=_mean_target(config)),
+        findings=findings(summary, paired, check, model=main, row=row, mean_target=_mean_target(test)),
         quarantine=pd.DataFrame([vars(entry) for entry in quarantine], columns=["scan", "step", "reason"]),
         method=_method(config),
         limits=limits(simulated=config.study.bids is None, subjects=_people(pairs, "test")),
@@ -164,7 +166,6 @@ def _figures(config: Config, summary: pd.DataFrame, main: str) -> dict[str, list
     # One colour per model through the whole page.
     colours = palette(list(dict.fromkeys(summary["model"])))
     figures = {
-        "subjects": _panels(config, main, seed),
         "comparison": [
             (
                 "Means with 95 % intervals over subjects.",
@@ -181,14 +182,11 @@ def _figures(config: Config, summary: pd.DataFrame, main: str) -> dict[str, list
     return figures
 
 
-def _panels(config: Config, main: str, seed: int) -> list[tuple[str, Figure]]:
+def _panels(config: Config, predictor: Predictor, test: PairDataset) -> list[tuple[str, Figure]]:
     """The first held-out subjects as pictures, drawn as conversion drew them."""
     source_row, row = modality(config.study.source), modality(config.study.target)
-    predictor = load_predictor(config.layout.model(main, seed))
-    pairs = usable_pairs(config)
-    test = pairs[pairs["split"] == "test"].head(PANELS)
     panels = []
-    for item in load_pairs(config.layout, test, config.study, predictor.side).items:
+    for item in test.items[:PANELS]:
         prediction = predictor.predict(
             item["source"], item["side"], item["mask"],
             samples=config.convert.samples, temperature=config.convert.temperature,
@@ -227,10 +225,7 @@ def _people(pairs: pd.DataFrame, split: str) -> int:
     return int(pairs.loc[pairs["split"] == split, "subject"].nunique())
 
 
-def _mean_target(config: Config) -> float:
-    pairs = usable_pairs(config)
-    encoder = load_predictor(config.layout.model(config.model.preset, config.train.seeds[0])).side
-    test = load_pairs(config.layout, pairs[pairs["split"] == "test"], config.study, encoder)
+def _mean_target(test: PairDataset) -> float:
     return float(np.mean([item["target"][item["mask"]].mean() for item in test.items]))
 
 

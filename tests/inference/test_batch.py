@@ -10,7 +10,7 @@ from dualflow.cohort import participants, write_subject
 from dualflow.config import ConvertConfig, PreprocessConfig
 from dualflow.data.quarantine import read_quarantine
 from dualflow.errors import CommitError, DataError
-from dualflow.inference import batch
+from dualflow.inference import convert
 from dualflow.inference.batch import convert_study
 
 CONFIG = ConvertConfig(samples=2, keep_samples=1)
@@ -110,7 +110,7 @@ def test_a_scan_that_fails_in_conversion_is_set_aside_alone(converted, study, mo
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(batch, "convert_scan", fail)
+    monkeypatch.setattr(convert, "convert_scan", fail)
     config = ConvertConfig(samples=5)
     with pytest.raises(CommitError if stops else DataError):
         convert_study(study, model, converted[0], config)

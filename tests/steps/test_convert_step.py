@@ -1,7 +1,7 @@
 """Volumes of an earlier conversion do not outlive it."""
 
 from dualflow.commit import commit_bytes, commit_json, write_manifest
-from dualflow.steps.convert import _remove_volumes
+from dualflow.inference.convert import remove_volumes
 
 
 def test_volumes_of_an_earlier_conversion_go_with_their_sidecars(tmp_path):
@@ -12,11 +12,11 @@ def test_volumes_of_an_earlier_conversion_go_with_their_sidecars(tmp_path):
     commit_json(other, {})
     commit_bytes(listed, b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\x03\x00\x00\x00\x00\x00\x00\x00\x00\x00")
     manifest = tmp_path / "manifests" / "convert" / "sub-1.json"
-    _remove_volumes(manifest)
+    remove_volumes(manifest)
     write_manifest(manifest, step="convert", outputs={"synth": listed}, inputs={}, config={})
-    _remove_volumes(manifest)
+    remove_volumes(manifest)
     assert not listed.exists()
     assert not sidecar.exists()
     assert other.exists()
     manifest.write_text("{")
-    _remove_volumes(manifest)
+    remove_volumes(manifest)
