@@ -13,16 +13,21 @@ import click
 from dualflow import __version__
 from dualflow.errors import DualflowError
 
-CONFIG = click.option(
-    "--config",
-    "config_path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("configs/quickstart.yaml"),
-    envvar="DUALFLOW_CONFIG",
-    show_default=True,
-    show_envvar=True,
-    help="The study's configuration.",
-)
+
+def _config(default: str, variable: str | None = None) -> Callable[[Any], Any]:
+    return click.option(
+        "--config",
+        "config_path",
+        type=click.Path(dir_okay=False, path_type=Path),
+        default=Path(default),
+        envvar=variable,
+        show_default=True,
+        show_envvar=True,
+        help="The study's configuration.",
+    )
+
+
+CONFIG = _config("configs/quickstart.yaml", "DUALFLOW_CONFIG")
 OVERRIDES = click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Replace one value.")
 THREADS = click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads to use.")
 
@@ -44,16 +49,17 @@ class OneLineErrors(click.Group):
 @click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def main() -> None:
-    r"""Learn PET from MR with an exact-likelihood 3D flow, and fill in what is missing.
+    """Learn PET from MR with an exact-likelihood 3D flow, and fill in what is missing.
 
     \b
     dualflow run                      everything, on the embedded cohort
     dualflow run --config MY.yaml     everything, on your own BIDS study
     dualflow convert STUDY --model MODEL --out DERIVATIVES
                                       synthetic volumes for new scans
+    dualflow bench presets            every flow at one equal budget, in one table
 
     The other commands are the workflow's single steps; each skips what is done and verified.
-    """
+    """  # noqa: D301 - click's mark of a paragraph to keep as it is is the character itself
 
 
 @main.command()
@@ -120,11 +126,62 @@ def presets(name: str | None) -> None:
     from dualflow.flows.presets import PRESETS, preset
 
     if name is None:
-        for key, spec in PRESETS.items():
-            click.echo(f"{key:<12} source {spec.source}, mean {spec.mean}, {spec.squeeze} squeeze, steps {spec.steps}")
+        for key, row in PRESETS.items():
+            click.echo(f"{key:<10} {row.paper}: {row.idea}")
         return
     for key, value in preset(name).to_dict().items():
         click.echo(f"{key}: {value}")
+
+
+@main.group()
+def bench() -> None:
+    """Measure what the flows cost and what they give for it."""
+
+
+@bench.command("presets")
+@_config("configs/presets.yaml")
+@OVERRIDES
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=150.0,
+    show_default=True,
+    help="Optimiser time of each flow and seed.",
+)
+@click.option("--presets", "names", default="", metavar="A,B,C", help="Train these flows only.  [default: all]")
+@click.option("--cores", default="1", show_default=True, help="CPU cores; trainings side by side slow each other.")
+def bench_presets(config_path: Path, overrides: tuple[str, ...], seconds: float, names: str, cores: str) -> None:
+    """Train every flow of a configuration at one equal budget, and compare them in one table.
+
+    \b
+    dualflow bench presets
+                    all flows of configs/presets.yaml
+    dualflow bench presets --presets dual_glow,dualflow
+                    some of them; the table keeps what is done
+    dualflow bench presets --set study.bids=results/benchmark/bids
+                    on people that are there already
+    dualflow bench presets --set train.seeds=[0,1,2]
+                    three trainings of each flow
+    dualflow bench presets --set 'extra_models.wide={preset: dualflow,
+                    options: {low_rank: 48}}'
+                    a variation as one more row
+
+    The flows are `model` and `extra_models` of the configuration. First the optimiser step of each is timed on random
+    volumes, for some seconds in which the machine should do nothing else, and the steps that fit into the budget are
+    written to RESULTS/STUDY/bench/plan.json; they replace the configuration's own steps. Then the workflow trains and
+    scores each flow. A closed-form mean is fitted outside the budget and its seconds are a column of their own.
+
+    Given again, the command takes the plan over and does only what is not done; remove the plan to time again. The
+    table is printed, written to RESULTS/STUDY/metrics/presets.tsv and presets.md, and is in MLflow the run 'preset
+    comparison' with one metric per cell, named FLOW/METRIC. Flows that failed have no row, and the exit code is not 0.
+    """  # noqa: D301 - click's mark of a paragraph to keep as it is is the character itself
+    from dualflow.config import load_config
+
+    config = load_config(config_path, overrides)
+    set_threads(config.train.threads)
+    from dualflow.bench.presets import bench_presets as compare
+
+    sys.exit(compare(config, seconds=seconds, names=[name for name in names.split(",") if name], cores=cores))
 
 
 def set_threads(count: int) -> None:

@@ -131,6 +131,9 @@ class TrainConfig(Section):
     """Steps between validations, sample pictures and checkpoints."""
     max_skipped: int = Field(default=10, ge=0)
     """Non-finite steps in a row after which training stops with an error."""
+    max_round_trip: float = Field(default=0.01, gt=0)
+    """Largest difference between a validation scan and the decode of its encoding, in the target's unit (SUVR) and in
+    float32, beyond which training stops with an error."""
     threads: int = Field(default=1, ge=1)
     """CPU threads of one training, the same for the flow and the networks it is compared with."""
 
@@ -166,6 +169,11 @@ class EvaluateConfig(Section):
     """Resamples of the subjects for confidence intervals."""
     samples: int = Field(default=32, ge=4)
     """Samples per subject for coverage and CRPS."""
+    background_draws: int = Field(default=4, ge=1)
+    """Draws of the background over which the density inside the mask is bounded."""
+    stress: int = Field(default=0, ge=0)
+    """Extra samples of each flow, over temperatures 0 to 1 and over own and others' sources, to count values that are
+    not finite; 0 draws none."""
     seed: int = Field(default=0, ge=0)
     """Seed of the bootstrap and the samples."""
 

@@ -7,6 +7,7 @@ Everything of one study lies under `Layout.root`:
     derivatives/     BIDS derivatives: preprocessed pairs on the model grid and in native space, synthetic volumes
     models/MODEL/seed-S/   checkpoints, history, model card
     metrics/         tables that evaluation writes
+    bench/           plan.json: the steps of flows that are compared at an equal budget
     manifests/       one file per finished step: what Snakemake sees
     configs/         the resolved configurations
     logs/ benchmarks/      text and timings
@@ -165,6 +166,19 @@ class Layout:
     def table(self, name: str) -> Path:
         """One table that evaluation writes."""
         return self.tables / f"{name}.tsv"
+
+    def stress(self, name: str, seed: int) -> Path:
+        """What a flow's stress test found."""
+        return self.table(f"stress_{name}_seed-{seed}")
+
+    def page(self, name: str) -> Path:
+        """The table `name` as Markdown, for a page."""
+        return self.table(name).with_suffix(".md")
+
+    @property
+    def bench_plan(self) -> Path:
+        """The steps that flows are given to compare them at an equal budget."""
+        return self.root / "bench" / "plan.json"
 
     def on_grid(self, scan: Scan, row: Modality) -> Path:
         """A preprocessed volume on the model grid, normalised and masked."""

@@ -11,7 +11,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = [
     {"cli"},
-    {"steps", "run"},
+    {"steps", "run", "bench"},
     {"report", "inference", "training", "evaluation", "baselines"},
     {"data", "flows"},
     {"imaging", "cohort"},
@@ -19,6 +19,7 @@ LAYERS = [
     {"errors"},
 ]
 SIDEWAYS = {
+    "bench": {"steps", "run"},
     "inference": {"training", "baselines"},
     "evaluation": {"inference"},
     "report": {"evaluation", "inference", "training"},

@@ -57,13 +57,15 @@ def test_help_imports_nothing_heavy():
 def test_presets_lists_the_flows_and_shows_one(invoke):
     """By name, and piece by piece as a configuration names them."""
     listed = invoke("presets")
-    assert [line.split()[0] for line in listed.output.splitlines()] == list(PRESETS)
+    lines = listed.output.splitlines()
+    assert [line.split()[0] for line in lines] == list(PRESETS)
     shown = yaml.safe_load(invoke("presets", "dual_glow").output)
-    assert shown == PRESETS["dual_glow"].to_dict()
+    assert shown == PRESETS["dual_glow"].spec.to_dict()
+    assert all(row.paper in line and row.idea in line for row, line in zip(PRESETS.values(), lines, strict=True))
 
 
 CASES = {
-    "unknown preset": (["presets", "nope"], 2, "unknown preset 'nope'; choose from: dual_glow, dualflow"),
+    "unknown preset": (["presets", "nope"], 2, f"unknown preset 'nope'; choose from: {', '.join(sorted(PRESETS))}"),
     "no file": (["index", "--config", "gone.yaml"], 2, "gone.yaml: cannot be read"),
     "unknown key": (["index", "--config", "tiny.yaml", "--set", "trian.steps=3"], 2, "did you mean 'train'?"),
     "bad value": (["index", "--config", "tiny.yaml", "--set", "train.steps=no"], 2, "train.steps = False"),

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import BaseModel, ValidationError
 
 from dualflow.config import Config, Section, load_config, parse_config
@@ -116,6 +117,19 @@ def test_every_field_is_described(section):
     for name, field in section.model_fields.items():
         assert field.description, f"{section.__name__}.{name}"
         assert field.description.rstrip().endswith("."), f"{section.__name__}.{name}"
+
+
+def test_the_template_lists_every_key_with_its_default():
+    """Whoever copies it sees all there is; only the study itself is filled in with examples."""
+    path = Path(__file__).parents[1] / "configs" / "study.yaml"
+    listed = yaml.safe_load(path.read_text())
+    defaults = parse_config({"study": listed["study"]}).model_dump(mode="json")
+    assert listed.keys() == defaults.keys()
+    for section in listed.keys() - {"extra_models"}:
+        assert listed[section].keys() == defaults[section].keys(), section
+    assert {name: listed[name] for name in listed if name != "study"} == {
+        name: defaults[name] for name in defaults if name != "study"
+    }
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)

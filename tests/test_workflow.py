@@ -27,7 +27,7 @@ TINY = {
     "train": {"steps": 4, "validate_every": 2, "precision": "float32"},
     "baselines": {"models": ["mean_image", "unet"], "unet_steps": 4},
     "convert": {"samples": 2, "keep_samples": 1},
-    "evaluate": {"bootstrap": 100, "samples": 4},
+    "evaluate": {"bootstrap": 100, "samples": 4, "stress": 9},
 }
 
 
@@ -97,6 +97,8 @@ def test_report_and_tables_hold_every_model_and_the_ceilings(home):
     mae = summary[summary["metric"] == "mae"].set_index("model")["mean"]
     assert mae["oracle"] < mae["attainable"] < mae["mean_image"]
     assert "<h2" in (home / "results/tiny/report.html").read_text()
+    assert {"bits_in_mask"} <= set(summary.loc[summary["model"] == "dualflow", "metric"])
+    assert pd.read_csv(home / "results/tiny/metrics/stress_dualflow_seed-0.tsv", sep="\t")["samples"].sum() == 9
 
 
 def test_runs_are_tracked_with_model_curves_and_data(home):

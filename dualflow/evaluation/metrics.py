@@ -33,6 +33,7 @@ class Context:
         voxels: predicted law of the voxels in the mask, or None.
         region_means: predicted law of the region means, or None.
         std: predicted standard deviation `[D, H, W]`, or None.
+        bits: `bits_in_mask` of `likelihood.likelihood`, or None for a model without a density.
     """
 
     row: Modality
@@ -40,6 +41,7 @@ class Context:
     voxels: Law | None = None
     region_means: Law | None = None
     std: Floats | None = None
+    bits: float | None = None
 
     @property
     def data_range(self) -> float:
@@ -66,7 +68,7 @@ class Metric:
 
     function: Function
     label: str
-    unit: Literal["target", "dB", "%", ""]
+    unit: Literal["target", "dB", "%", "bits/voxel", ""]
     better: Literal["lower", "higher", "ideal"]
     ideal: float = 0.0
     digits: int = 3
@@ -88,8 +90,17 @@ _LOSSES: dict[str, Callable[[Floats, float], Floats]] = {
 }
 
 
-def score(prediction: Predictive, target: Floats, mask: Bools, regions: RegionMap, row: Modality) -> dict[str, float]:
+def score(
+    prediction: Predictive,
+    target: Floats,
+    mask: Bools,
+    regions: RegionMap,
+    row: Modality,
+    bits: float | None = None,
+) -> dict[str, float]:
     """Every metric of METRICS that applies to `prediction` of the real `target` `[D, H, W]` inside `mask`.
+
+    `bits` is what a model with a density says of the target: `bits_in_mask` of `likelihood.likelihood`.
 
     Raises:
         ShapeError: the arrays do not share one grid, or the mask is empty.
@@ -100,7 +111,8 @@ def score(prediction: Predictive, target: Floats, mask: Bools, regions: RegionMa
             f"prediction, target, mask and regions have shapes {sorted(shapes)} and {int(mask.sum())} voxels in the "
             "mask; expected one model grid and a mask that is not empty"
         )
-    context = Context(row, regions, voxel_law(prediction, mask), region_law(prediction, mask, regions), prediction.std)
+    voxels, region_means = voxel_law(prediction, mask), region_law(prediction, mask, regions)
+    context = Context(row, regions, voxels, region_means, prediction.std, bits)
     values = {name: metric.function(prediction.mean, target, mask, context) for name, metric in METRICS.items()}
     return {name: value for name, value in values.items() if value is not None}
 
@@ -178,6 +190,11 @@ def spread_error_r(estimate: Floats, target: Floats, mask: Bools, context: Conte
     return correlation(spread, error)
 
 
+def bits_in_mask(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float | None:
+    """Upper bound of the bits per voxel of the mask that the target costs; None for a model without a density."""
+    return context.bits
+
+
 def correlation(first: Floats, second: Floats) -> float:
     """Pearson correlation of the entries known in both; NaN where one of them does not vary."""
     known = np.isfinite(first) & np.isfinite(second)
@@ -217,6 +234,7 @@ METRICS: dict[str, Metric] = {
     "region_bias": Metric(region_bias, "Region bias", "%", "ideal", 0.0, digits=2),
     "voxel_crps": Metric(voxel_crps, "Voxel CRPS", "target", "lower", digits=4),
     "region_crps": Metric(region_crps, "Region CRPS", "target", "lower", digits=4),
+    "bits_in_mask": Metric(bits_in_mask, "Bits in the mask", "bits/voxel", "lower"),
     "spread_error_r": Metric(spread_error_r, "Spread-error r", "", "higher"),
     **{
         f"voxel_coverage_{100 * level:.0f}": Metric(

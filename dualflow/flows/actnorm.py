@@ -1,4 +1,4 @@
-"""Activation normalisation: one scale and shift per channel, set from data before training."""
+"""Activation normalisation: a scale and shift per channel, set from data before training, or predicted per person."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dualflow.flows.bijection import Bijection, soft_bound, soft_bound_inverse, wide
+from dualflow.flows.network import PooledHead
 
 LOG_SCALE_BOUND = 6.0
 CONSTANT_CHANNEL = 1e-4
@@ -31,13 +32,13 @@ class ActNorm(Bijection):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Shift, then scale."""
-        log_scale = soft_bound(self.raw_log_scale, LOG_SCALE_BOUND)
-        return (x + self.shift) * log_scale.exp(), self._log_det(x, log_scale)
+        shift, log_scale = self._shift_and_log_scale(context)
+        return (x + shift) * log_scale.exp(), self._log_det(x, log_scale)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Divide, then shift back."""
-        log_scale = soft_bound(self.raw_log_scale, LOG_SCALE_BOUND)
-        return z * (-log_scale).exp() - self.shift, -self._log_det(z, log_scale)
+        shift, log_scale = self._shift_and_log_scale(context)
+        return z * (-log_scale).exp() - shift, -self._log_det(z, log_scale)
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -51,6 +52,38 @@ class ActNorm(Bijection):
             self.initialized.fill_(True)
         return super().initialize(x, context)
 
+    def _shift_and_log_scale(self, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Shift and log-scale, `[C, 1, 1, 1]` or `[N, C, 1, 1, 1]`."""
+        return self.shift, soft_bound(self.raw_log_scale, LOG_SCALE_BOUND)
+
     @staticmethod
     def _log_det(x: Tensor, log_scale: Tensor) -> Tensor:
-        return (x[0, 0].numel() * wide(log_scale).sum()).expand(x.shape[0])
+        per_voxel = wide(log_scale).flatten(-4).sum(-1)
+        return (x[0, 0].numel() * per_voxel).expand(x.shape[0])
+
+
+class ConditionalActNorm(ActNorm):
+    """Actnorm whose scale and shift depend on the source (Lu & Huang 2020, section 4.1; Sorkhei et al. 2021).
+
+        (b(u), log s(u)) = (b, log s) + CN(pooled u),    z_c = s_c(u) (x_c + b_c(u)),    log|det| = V sum_c log s_c(u)
+
+    The network's last layer starts at zero, so that the piece starts as the actnorm that data has initialised. What is
+    pooled cannot say where: this carries the contrast of the whole image, not its detail.
+    """
+
+    def __init__(self, channels: int, context_channels: int) -> None:
+        super().__init__(channels)
+        self.head = PooledHead(context_channels, 2 * channels)
+
+    def _shift_and_log_scale(self, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        assert context is not None
+        shift, raw = self.head(context)[:, :, None, None, None].to(self.shift.dtype).chunk(2, dim=1)
+        return self.shift + shift, soft_bound(self.raw_log_scale + raw, LOG_SCALE_BOUND)
+
+
+def plain_actnorm(channels: int, context_channels: int) -> ActNorm:
+    """Glow's."""
+    return ActNorm(channels)
+
+
+ACTNORMS = {"plain": plain_actnorm, "conditional": ConditionalActNorm}

@@ -1,4 +1,4 @@
-"""Couplings: half of the channels is transformed by parameters that a network reads from the other half.
+"""Couplings and injectors: an elementwise transform whose parameters a network reads elsewhere.
 
 Under autocast the data stays float32 and only the network is rounded; its input in the inverse may round the other way,
 so a bfloat16 round trip is good to bfloat16's step (1e-3), a float32 one to 1e-6. Train in either, decode in float32.
@@ -6,7 +6,7 @@ so a bfloat16 round trip is good to bfloat16's step (1e-3), a float32 one to 1e-
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,37 +15,89 @@ from dualflow.errors import ShapeError
 from dualflow.flows.bijection import Bijection, soft_bound, sum_per_sample, zero_log_det
 
 
-class Coupling(Bijection):
-    """`(x_a, x_b) -> (x_a, g(x_b; network(x_a, context)))`: triangular, so any network is allowed (Dinh et al. 2017).
-
-    The network is injected: from C/2 channels it makes `parameters_per_channel * C/2`.
-    """
+class Transform(Protocol):
+    """An elementwise bijection with `parameters_per_channel` numbers per element, given along the channel axis."""
 
     parameters_per_channel: int
 
-    def __init__(self, network: nn.Module) -> None:
+    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the transformed elements and the log-determinant `[N]`."""
+
+    def inverse(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Undo `forward`; return the elements and the negative log-determinant."""
+
+
+class Affine:
+    """Shift, then scale.
+
+        z = s (x + t),    log s = bound * tanh(raw / bound),    log|det| = sum log s
+
+    The bound holds the scale within `[exp(-bound), exp(bound)]`: it can contract and expand, and its reciprocal is as
+    harmless as itself. The shift is limited by the normalisation in front of the network's last layer.
+    """
+
+    parameters_per_channel = 2
+
+    def __init__(self, log_scale_bound: float) -> None:
+        self.log_scale_bound = log_scale_bound
+
+    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """`z = s (x + t)`."""
+        shift, log_scale = self._read(parameters)
+        return (x + shift) * log_scale.exp(), sum_per_sample(log_scale)
+
+    def inverse(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """`x = z / s - t`."""
+        shift, log_scale = self._read(parameters)
+        return z * (-log_scale).exp() - shift, -sum_per_sample(log_scale)
+
+    def _read(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        shift, raw = parameters.chunk(2, dim=1)
+        return shift, soft_bound(raw, self.log_scale_bound)
+
+
+class Additive:
+    """Shift only (Dinh et al. 2015): `z = x + t`, log|det| = 0."""
+
+    parameters_per_channel = 1
+
+    def __init__(self, log_scale_bound: float = 0.0) -> None:
+        """Take the bound that every transform is offered; there is no scale to bound."""
+
+    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """`z = x + t`."""
+        return x + parameters, zero_log_det(x)
+
+    def inverse(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """`x = z - t`."""
+        return z - parameters, zero_log_det(z)
+
+
+class Coupling(Bijection):
+    """Half of the channels is transformed by what a network reads from the other half (Dinh et al. 2017).
+
+        (x_a, x_b) -> (x_a, transform(x_b; network(x_a, context)))
+
+    Triangular, so any network is allowed: from C/2 channels it makes `transform.parameters_per_channel * C/2`. With the
+    source's features as context it is the conditional coupling of c-Glow and SRFlow; with the activations of the same
+    step of the source's own flow, that of C-Flow and Full-Glow.
+    """
+
+    def __init__(self, network: nn.Module, transform: Transform) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.transform = network, transform
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Transform the second half."""
         x_a, x_b = self._halves(x)
-        z_b, log_det = self.transform(x_b, self.network(x_a, context).to(x.dtype))
+        z_b, log_det = self.transform.forward(x_b, self.network(x_a, context).to(x.dtype))
         return torch.cat([x_a, z_b], dim=1), log_det
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Undo the transform; the first half, from which its parameters come, is unchanged."""
         z_a, z_b = self._halves(z)
-        x_b, log_det = self.restore(z_b, self.network(z_a, context).to(z.dtype))
+        x_b, log_det = self.transform.inverse(z_b, self.network(z_a, context).to(z.dtype))
         return torch.cat([z_a, x_b], dim=1), log_det
-
-    @abstractmethod
-    def transform(self, x_b: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Map the second half forward; return it and the log-determinant."""
-
-    @abstractmethod
-    def restore(self, z_b: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Undo `transform`; return the second half and the negative log-determinant."""
 
     @staticmethod
     def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,55 +107,26 @@ class Coupling(Bijection):
         return x_a, x_b
 
 
-class AffineCoupling(Coupling):
-    """Scale and shift.
+class Injector(Bijection):
+    """All channels and voxels transformed by the source alone (Lugmayr et al. 2020, equation 6).
 
-        z_b = s (x_b + t),    log s = bound * tanh(raw / bound),    log|det| = sum log s
+        z = transform(x; network(u)),    affine: log|det| = sum over channels and voxels of log s(u)
 
-    The bound holds the scale within `[exp(-bound), exp(bound)]`: it can contract and expand, and its reciprocal is as
-    harmless as itself. The shift is limited by the normalisation in front of the network's last layer.
+    The parameters do not depend on x, so the Jacobian is diagonal; the source speaks to every channel directly, where a
+    coupling lets it reach one half only.
     """
 
-    parameters_per_channel = 2
+    def __init__(self, network: nn.Module, transform: Transform) -> None:
+        super().__init__()
+        self.network, self.transform = network, transform
 
-    def __init__(self, network: nn.Module, log_scale_bound: float) -> None:
-        super().__init__(network)
-        self.log_scale_bound = log_scale_bound
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Transform everything."""
+        return self.transform.forward(x, self.network(context).to(x.dtype))
 
-    def transform(self, x_b: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """`z_b = s (x_b + t)`."""
-        shift, log_scale = self._read(parameters)
-        return (x_b + shift) * log_scale.exp(), sum_per_sample(log_scale)
-
-    def restore(self, z_b: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """`x_b = z_b / s - t`."""
-        shift, log_scale = self._read(parameters)
-        return z_b * (-log_scale).exp() - shift, -sum_per_sample(log_scale)
-
-    def _read(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        shift, raw = parameters.chunk(2, dim=1)
-        return shift, soft_bound(raw, self.log_scale_bound)
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Undo it with the same parameters."""
+        return self.transform.inverse(z, self.network(context).to(z.dtype))
 
 
-class AdditiveCoupling(Coupling):
-    """Shift only (Dinh et al. 2015): `z_b = x_b + t`, log|det| = 0."""
-
-    parameters_per_channel = 1
-
-    def __init__(self, network: nn.Module, log_scale_bound: float = 0.0) -> None:
-        """Take the bound that all couplings are offered; there is no scale to bound."""
-        super().__init__(network)
-
-    def transform(self, x_b: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """`z_b = x_b + t`."""
-        return x_b + parameters, zero_log_det(x_b)
-
-    def restore(self, z_b: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """`x_b = z_b - t`."""
-        return z_b - parameters, zero_log_det(z_b)
-
-
-COUPLINGS: dict[str, type[AffineCoupling] | type[AdditiveCoupling]] = {
-    "affine": AffineCoupling,
-    "additive": AdditiveCoupling,
-}
+TRANSFORMS: dict[str, type[Affine] | type[Additive]] = {"affine": Affine, "additive": Additive}

@@ -1,4 +1,4 @@
-"""Invertible 1x1x1 convolution: a learnt linear map across channels, the same at every voxel."""
+"""Invertible 1x1x1 convolution: a learnt linear map across channels, the same at every voxel of a person."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from math import sqrt
 import torch
 from torch import Tensor, nn
 
-from dualflow.flows.bijection import Bijection, soft_bound, soft_bound_inverse, wide
+from dualflow.flows.bijection import Bijection, Sequential, soft_bound, soft_bound_inverse, wide
+from dualflow.flows.network import PooledHead
 
 LOG_DIAGONAL_BOUND = 5.0
 # Channels up to which the triangles are stored as they are. Wider ones carry a gain, because one optimiser step moves
 # all of their C^2 / 2 entries, and small moves of a wide triangle make it near singular.
 NARROW = 8
+# Bounds of what the source may do to the matrix: sum of |entries| of a row beside the diagonal, and |log| of a diagonal
+# entry. With them no source makes it worse conditioned than ((1 + r) / (1 - r))^2 exp(2 b) = 12 in the maximum norm.
+CONDITIONAL_ROW = 1 / 3
+CONDITIONAL_LOG_DIAGONAL = 0.5
 
 
 class InvertibleMixing(Bijection):
@@ -63,6 +68,59 @@ class InvertibleMixing(Bijection):
         return lower, upper, (x[0, 0].numel() * log_diagonal.sum()).expand(x.shape[0])
 
 
+class ConditionalTriangles(Bijection):
+    """A matrix per person, invertible by construction whatever the network says.
+
+        z_v = M(u) x_v,    M(u) = (I + l(u)) diag(exp a(u)) (I + r(u)),    log|det| = V sum_c a_c(u)
+
+    `l` is strictly lower and `r` strictly upper triangular with absolute row sums below 1/3, |a| < 1/2: M is well
+    conditioned, and its inverse is two triangular solves. The network's last layer starts at zero: M at the identity.
+    """
+
+    def __init__(self, channels: int, context_channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.head = PooledHead(context_channels, channels**2)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Multiply every voxel's channel vector by the person's M."""
+        lower, diagonal, upper = self._factors(context)
+        with torch.autocast(x.device.type, enabled=False):
+            scaled = diagonal.exp()[:, :, None] * upper
+            return ((lower @ scaled) @ wide(x).flatten(2)).view_as(x), x[0, 0].numel() * diagonal.sum(1)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Solve for the channel vector that M maps to z."""
+        lower, diagonal, upper = self._factors(context)
+        with torch.autocast(z.device.type, enabled=False):
+            x = torch.linalg.solve_triangular(lower, wide(z).flatten(2), upper=False, unitriangular=True)
+            x = (-diagonal).exp()[:, :, None] * x
+            x = torch.linalg.solve_triangular(upper, x, upper=True, unitriangular=True)
+            return x.view_as(z), -z[0, 0].numel() * diagonal.sum(1)
+
+    def _factors(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Unit lower triangle, log-diagonal `[N, C]` and unit upper triangle, `[N, C, C]`."""
+        assert context is not None
+        raw = wide(self.head(context)).view(-1, self.channels, self.channels)
+        entries = soft_bound(raw, CONDITIONAL_ROW / self.channels)
+        identity = torch.eye(self.channels, dtype=raw.dtype, device=raw.device)
+        diagonal = soft_bound(raw.diagonal(dim1=1, dim2=2), CONDITIONAL_LOG_DIAGONAL)
+        return identity + entries.tril(-1), diagonal, identity + entries.triu(1)
+
+
+def plain_mixing(rotation: Tensor, context_channels: int) -> Bijection:
+    """Glow's 1x1x1 convolution."""
+    return InvertibleMixing(rotation)
+
+
+def conditional_mixing(rotation: Tensor, context_channels: int) -> Bijection:
+    """W(u) = M(u) W (Lu & Huang 2020, section 4.1): a learnt matrix for all, then one that the source chooses."""
+    return Sequential([InvertibleMixing(rotation), ConditionalTriangles(len(rotation), context_channels)])
+
+
+MIXINGS = {"lu": plain_mixing, "conditional_lu": conditional_mixing}
+
+
 def random_rotations(channels: int, count: int, *, closing: bool) -> list[Tensor]:
     """Draw `count` orthogonal `[C, C]` matrices; `closing` makes the last one undo the product of the others.
 
@@ -70,7 +128,7 @@ def random_rotations(channels: int, count: int, *, closing: bool) -> list[Tensor
     after Haar factors out detail bands and not a blend of all of them.
     """
     rotations = [torch.linalg.qr(torch.randn(channels, channels))[0] for _ in range(count)]
-    if closing:
+    if closing and rotations:
         product = torch.eye(channels)
         for rotation in rotations[:-1]:
             product = rotation @ product

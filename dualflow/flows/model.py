@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import log, prod
 from typing import NamedTuple, Self
 
@@ -13,15 +13,19 @@ from dualflow.errors import ConfigError, ShapeError
 from dualflow.flows.base import LowRankGaussian, StandardNormal
 from dualflow.flows.bijection import wide
 from dualflow.flows.mean import MEANS
-from dualflow.flows.multiscale import MultiScaleFlow, level_channels, level_shapes
+from dualflow.flows.multiscale import Code, FlowMaps, MultiScaleFlow, level_channels, level_shapes
+from dualflow.flows.noise import NOISES, uniform_noise, with_background
+from dualflow.flows.objective import BACKGROUND_SEED, objective
 from dualflow.flows.prior import Evidence, LevelChannels, LevelPrior
 from dualflow.flows.side import SideDiscriminator, SideTokens
-from dualflow.flows.source import SOURCES
+from dualflow.flows.source import SOURCES, GlowSource
 from dualflow.flows.spec import FlowSpec
 
 SIDE_EMBEDDING = 8
 # Samples decoded together: on a CPU, float32 convolutions of a single volume miss their fast path.
 SAMPLES_AT_ONCE = 8
+# Seed of what a point estimate draws.
+POINT_SEED = 0
 
 
 class Condition(NamedTuple):
@@ -30,21 +34,32 @@ class Condition(NamedTuple):
     Attributes:
         mean: `[N, C, D, H, W]`, in the target's unit.
         features: one source feature map per level, finest first.
+        maps: what the pieces of each step see of the source.
         side: embedding `[N, E]`, or None.
         source_log_prob: log p(source) in nats `[N]`, or None.
     """
 
     mean: Tensor
     features: list[Tensor]
+    maps: FlowMaps
     side: Tensor | None
     source_log_prob: Tensor | None
 
     def repeat(self, count: int) -> Condition:
         """The same conditions `count` times along the batch axis."""
+        done: dict[int, Tensor] = {}
+
+        def repeated(tensor: Tensor) -> Tensor:
+            # Pieces share maps: each is repeated once.
+            if id(tensor) not in done:
+                done[id(tensor)] = tensor.repeat(count, *[1] * (tensor.dim() - 1))
+            return done[id(tensor)]
+
         return Condition(
-            _repeat(self.mean, count),
-            [_repeat(feature, count) for feature in self.features],
-            None if self.side is None else _repeat(self.side, count),
+            repeated(self.mean),
+            [repeated(feature) for feature in self.features],
+            [[{name: repeated(seen) for name, seen in step.items()} for step in level] for level in self.maps],
+            None if self.side is None else repeated(self.side),
             None,
         )
 
@@ -74,6 +89,9 @@ class DualFlow(nn.Module):
         ShapeError: the shape does not divide by `2**levels`.
     """
 
+    spec: FlowSpec
+    discriminators: nn.ModuleList
+
     def __init__(
         self,
         spec: FlowSpec,
@@ -90,13 +108,14 @@ class DualFlow(nn.Module):
         embedding = SIDE_EMBEDDING if side_features else 0
         has_mean = spec.mean != "none"
 
+        # Set by whoever trains; everything is as at the end of a training until then.
+        self.progress = 1.0
         self.mean_model = MEANS[spec.mean](shape, side_features).requires_grad_(False)
         self.side_tokens = SideTokens(side_features, embedding, spec.side_dropout) if side_features else None
         self.source = SOURCES[spec.source](
             spec, source_channels, target_channels * has_mean, embedding * spec.side_in_context
         )
-        couplings_see = self.source.channels if spec.coupling_context == "level" else ()
-        self.flow = MultiScaleFlow(spec, target_channels, couplings_see)
+        self.flow = MultiScaleFlow(spec, target_channels, self.source.map_channels)
         self.priors = nn.ModuleList(self._level_priors(0 if spec.side_in_context else embedding))
         self.discriminators = nn.ModuleList(
             SideDiscriminator(channels, side_features)
@@ -138,52 +157,55 @@ class DualFlow(nn.Module):
             target: `[N, C, D, H, W]`, in its unit (SUVR).
             source: `[N, C, D, H, W]`.
             side: `[N, S]`, NaN where unknown; None if all is.
-            mask: accepted because every trainable model gets one; a density covers the whole volume.
+            mask: `[N, C, D, H, W]`, bool; outside of it the target is replaced by noise of a known law.
             mean: mean image to use in place of the mean model's, such as one cross-fitted without these people,
                 whose residuals are as large as those of new people.
 
         Returns:
-            `loss`; `nll` and `source_nll` in nats per voxel; `discriminator`, mean squared error of standardised
-            side values over the finer levels; `temperature0_l1` in the target's unit. Terms that the spec does not
-            have are left out.
+            `loss`, and every term by its name: see `objective`.
         """
-        spec = self.spec
-        if self.training:
-            target = target + spec.noise * torch.randn_like(target)
-            if spec.source == "glow":
-                source = source + spec.source_noise * torch.randn_like(source)
-        side = self._side(source, side)
-        condition = self.condition(source, side, mean)
-        latents, coarser, log_det = self._encode(target, condition)
-        nll = -(self._log_prior(latents, coarser, condition) + log_det).mean() / target[0].numel()
-        loss, terms = nll, {"nll": nll}
-        if condition.source_log_prob is not None:
-            terms["source_nll"] = -condition.source_log_prob.mean() / source[0].numel()
-            loss = loss + spec.source_nll_weight * terms["source_nll"]
-        if len(self.discriminators):
-            errors = [hunt(z, side) for hunt, z in zip(self.discriminators, latents, strict=False)]
-            terms["discriminator"] = torch.stack(errors).mean()
-            loss = loss + spec.discriminator_weight * terms["discriminator"]
-        if spec.temperature0_l1:
-            terms["temperature0_l1"] = (self._sample(condition, 0.0, None) - target).abs().mean()
-            loss = loss + spec.temperature0_l1 * terms["temperature0_l1"]
-        return {"loss": loss, **terms}
+        return objective(self, target, source, self.known_side(source, side), mask, mean)
+
+    def set_progress(self, share: float) -> None:
+        """Tell how much of the training is done, 0 to 1, which what is scheduled in an objective goes by."""
+        self.progress = share
 
     def log_prob(self, target: Tensor, source: Tensor, side: Tensor | None = None) -> Tensor:
         """Return `log p(target | source, side)` in nats, `[N]`."""
-        condition = self.condition(source, self._side(source, side))
-        latents, coarser, log_det = self._encode(target, condition)
-        return self._log_prior(latents, coarser, condition) + log_det
+        return self.density(target, self.condition(source, self.known_side(source, side)))[0]
+
+    def log_mass(
+        self,
+        target: Tensor,
+        source: Tensor,
+        side: Tensor | None = None,
+        draws: int = 1,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Lower bound of `log P(target | source, side)` in nats, `[N]`, for a target of multiples of `bin_width`.
+
+            log P(y) = log int_bin p(v) dv >= E_u log p(y + w u) + M log w,    u uniform on [0, 1)^M, w = bin_width
+
+        The expectation is a mean over `draws` (Theis et al. 2016; Lu & Huang 2020, section 4.2).
+
+        Raises:
+            ConfigError: the flow was not built for integers.
+        """
+        if self.spec.dequantisation == "none":
+            raise ConfigError("log_mass is for targets that are dequantised; choose dequantisation: uniform")
+        condition, width = self.condition(source, self.known_side(source, side)), self.spec.bin_width
+        terms = [self.density(target + width * uniform_noise(target, generator), condition)[0] for _ in range(draws)]
+        return torch.stack(terms).mean(dim=0) + target[0].numel() * log(width)
 
     def encode(self, target: Tensor, source: Tensor, side: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
         """Return the latents, finest first, and `log |det dz/dtarget|`, `[N]`."""
-        latents, _, log_det = self._encode(target, self.condition(source, self._side(source, side)))
-        return latents, log_det
+        code = self._encode(target, self.condition(source, self.known_side(source, side)))
+        return code.latents, code.log_det
 
     def decode(self, latents: Sequence[Tensor], source: Tensor, side: Tensor | None = None) -> Tensor:
         """Return the target `[N, C, D, H, W]` whose latents these are."""
-        condition = self.condition(source, self._side(source, side))
-        return self._decode(self.flow.decode(lambda level, _: latents[level], self._contexts(condition))[0], condition)
+        condition = self.condition(source, self.known_side(source, side))
+        return self._decode(lambda level, _: latents[level], condition)
 
     @torch.no_grad()
     def sample(
@@ -193,48 +215,84 @@ class DualFlow(nn.Module):
         n: int = 1,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
+        latents: str | None = None,
     ) -> Tensor:
-        """Draw n targets per source, `[n, N, C, D, H, W]`; the same generator state gives the same targets."""
-        condition = self.condition(source, self._side(source, side))
+        """Draw n targets per source, `[n, N, C, D, H, W]`; the same generator state gives the same targets.
+
+        `latents` names what is done to drawn latents (a row of LATENT_TOOLS) in place of the spec's choice.
+        """
+        condition = self.condition(source, self.known_side(source, side))
         at_once = max(1, SAMPLES_AT_ONCE // len(source))
         counts = [min(at_once, n - start) for start in range(0, n, at_once)]
-        drawn = [self._sample(condition.repeat(count), temperature, generator) for count in counts]
-        return torch.cat(drawn).view(n, *condition.mean.shape)
+        drawn = torch.cat([self.draw(condition.repeat(count), temperature, generator, latents) for count in counts])
+        if self.spec.dequantisation == "uniform":
+            drawn = self.spec.bin_width * torch.floor(drawn / self.spec.bin_width)
+        return drawn.view(n, *condition.mean.shape)
 
     @torch.no_grad()
     def mean(self, source: Tensor, side: Tensor | None = None) -> Tensor:
         """Return the mean model's image `[N, C, D, H, W]`; zeros without a mean model."""
         if self.spec.mean == "none":
             return source.new_zeros(len(source), self.target_channels, *self.shape)
-        image: Tensor = self.mean_model(source, self._side(source, side))
+        image: Tensor = self.mean_model(source, self.known_side(source, side))
         return image
 
+    def predict(self, source: Tensor, side: Tensor | None, kind: str) -> Tensor:
+        """Return one image `[N, C, D, H, W]` by the prediction named `kind`, a row of PREDICTIONS.
+
+        What is drawn for it is drawn from a fixed seed, so that a prediction is a function of its inputs.
+        """
+        if kind not in PREDICTIONS:
+            raise ConfigError(f"unknown prediction '{kind}'; choose from: {', '.join(PREDICTIONS)}")
+        return PREDICTIONS[kind](self, source, side)
+
     def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:
-        """Return one best image: the mean model's, or without one the decode at temperature 0."""
-        if self.spec.mean != "none":
-            return self.mean(source, side)
-        return self.sample(source, side, n=1, temperature=0.0)[0]
+        """Return the one best image `[N, C, D, H, W]`, by the spec's prediction."""
+        return self.predict(source, side, self.spec.prediction)
+
+    @torch.no_grad()
+    def explained(
+        self, target: Tensor, source: Tensor, side: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """Share of each level's latent variance that the prior's mean explains, `[L]`, finest first.
+
+            1 - sum (z - mean)^2 / sum (z - m_c)^2,    m_c: the channel's mean over voxels and batch
+
+        0: the prior knows nothing; 1: the latent follows from source, side and coarser latents.
+        """
+        target = with_background(target, mask, self.spec, torch.Generator().manual_seed(BACKGROUND_SEED))
+        condition = self.condition(source, self.known_side(source, side))
+        code, shares = self._encode(target, condition), []
+        for level, z in enumerate(code.latents):
+            mean, _ = self._prior(level).mean_and_log_scale(self._evidence(level, code.coarser[level], condition), z)
+            spread = z - z.mean(dim=(0, 2, 3, 4), keepdim=True)
+            shares.append(1 - wide(z - mean).square().sum() / wide(spread).square().sum())
+        return torch.stack(shares)
 
     @torch.no_grad()
     def initialize(
-        self, target: Tensor, source: Tensor, side: Tensor | None = None, mean: Tensor | None = None
+        self,
+        target: Tensor,
+        source: Tensor,
+        side: Tensor | None = None,
+        mask: Tensor | None = None,
+        mean: Tensor | None = None,
     ) -> None:
         """Set actnorms and the low-rank base from training scans, once, before training and before DDP wraps the model.
 
         The more scans the better: actnorms take their moments, the base its principal components from this one batch.
         """
-        target = target + self.spec.noise * torch.randn_like(target)
-        if self.spec.source == "glow":
+        target = with_background(NOISES[self.spec.dequantisation](target, self.spec), mask, self.spec)
+        if isinstance(self.source, GlowSource):
             self.source.initialize(source + self.spec.source_noise * torch.randn_like(source))
-        condition = self.condition(source, self._side(source, side), mean)
-        latents, coarser = self.flow.initialize(self._residual(target, condition), self._contexts(condition))
-        prior = self.priors[-1]
-        assert isinstance(prior, LevelPrior)
-        e, _ = prior.standardise(latents[-1], Evidence(condition.features[-1], coarser[-1], condition.side))
+        condition = self.condition(source, self.known_side(source, side), mean)
+        code, last = self.flow.initialize(self._residual(target, condition), condition.maps), self.spec.levels - 1
+        prior = self._prior(last)
+        e, _ = prior.standardise(code.latents[last], self._evidence(last, None, condition))
         prior.base.initialize(e.flatten(1))
 
     def condition(self, source: Tensor, side: Tensor, mean: Tensor | None = None) -> Condition:
-        """Compute what the target's flow is conditioned on.
+        """Compute what the target's flow is conditioned on; the target itself is no part of it.
 
         Raises:
             ShapeError: a volume is not of the model's size.
@@ -246,47 +304,44 @@ class DualFlow(nn.Module):
         mean = self.mean(source, side) if mean is None else mean
         self._check(mean, self.target_channels, "mean")
         embedding = None if self.side_tokens is None else self.side_tokens(side)
-        code = self.source(
-            source,
-            mean if self.spec.mean != "none" else None,
-            embedding if self.spec.side_in_context else None,
-        )
-        return Condition(mean, code.features, embedding, code.log_prob)
+        frozen = self.training and self.progress < self.spec.source_frozen
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            code = self.source(
+                source,
+                mean if self.spec.mean != "none" else None,
+                embedding if self.spec.side_in_context else None,
+            )
+        return Condition(mean, code.features, code.maps, embedding, code.log_prob)
 
-    def _encode(self, target: Tensor, condition: Condition) -> tuple[list[Tensor], list[Tensor | None], Tensor]:
-        self._check(target, self.target_channels, "target")
-        residual = self._residual(target, condition)
-        latents, coarser, log_det = self.flow.encode(residual, self._contexts(condition))
-        return latents, coarser, log_det - target[0].numel() * log(self.spec.residual_scale)
+    def density(self, target: Tensor, condition: Condition) -> tuple[Tensor, Code]:
+        """Return `log p(target | condition)` in nats, `[N]`, and the code it was computed from."""
+        code = self._encode(target, condition)
+        total = code.log_det
+        for level, z in enumerate(code.latents):
+            evidence = self._evidence(level, code.coarser[level], condition)
+            total = total + self._prior(level).log_prob(z, evidence)
+        return total, code
 
-    def _residual(self, target: Tensor, condition: Condition) -> Tensor:
-        return wide(target - condition.mean) / self.spec.residual_scale
-
-    def _decode(self, residual: Tensor, condition: Condition) -> Tensor:
-        return residual * self.spec.residual_scale + condition.mean
-
-    def _contexts(self, condition: Condition) -> Sequence[Tensor | None]:
-        return condition.features if self.spec.coupling_context == "level" else [None] * self.spec.levels
-
-    def _log_prior(self, latents: list[Tensor], coarser: list[Tensor | None], condition: Condition) -> Tensor:
-        total = torch.zeros_like(wide(latents[0][:, 0, 0, 0, 0]))
-        for prior, z, h, features in zip(self.priors, latents, coarser, condition.features, strict=True):
-            assert isinstance(prior, LevelPrior)
-            total = total + prior.log_prob(z, Evidence(features, h, condition.side))
-        return total
-
-    def _sample(self, condition: Condition, temperature: float, generator: torch.Generator | None) -> Tensor:
+    def draw(
+        self,
+        condition: Condition,
+        temperature: float,
+        generator: torch.Generator | None = None,
+        latents: str | None = None,
+    ) -> Tensor:
+        """Draw one target per condition, `[N, C, D, H, W]`; gradients pass."""
         channels = level_channels(self.target_channels, self.spec.levels)
+        tool = self.spec.latents if latents is None else latents
 
-        def draw(level: int, coarser: Tensor | None) -> Tensor:
-            prior, features = self.priors[level], condition.features[level]
-            assert isinstance(prior, LevelPrior)
-            like = wide(condition.mean).new_empty(len(features), channels[level], *features.shape[2:])
-            return prior.sample(Evidence(features, coarser, condition.side), like, temperature, generator)
+        def choose(level: int, coarser: Tensor | None) -> Tensor:
+            shape = condition.features[level].shape
+            like = wide(condition.mean).new_empty(shape[0], channels[level], *shape[2:])
+            evidence = self._evidence(level, coarser, condition)
+            return self._prior(level).sample(evidence, like, temperature, generator, tool)
 
-        return self._decode(self.flow.decode(draw, self._contexts(condition))[0], condition)
+        return self._decode(choose, condition)
 
-    def _side(self, source: Tensor, side: Tensor | None) -> Tensor:
+    def known_side(self, source: Tensor, side: Tensor | None) -> Tensor:
         """Side information `[N, S]`; all unknown if there is none.
 
         Raises:
@@ -300,6 +355,25 @@ class DualFlow(nn.Module):
                 "give one row per volume, NaN where a value is unknown"
             )
         return side
+
+    def _encode(self, target: Tensor, condition: Condition) -> Code:
+        self._check(target, self.target_channels, "target")
+        code = self.flow.encode(self._residual(target, condition), condition.maps)
+        return code._replace(log_det=code.log_det - target[0].numel() * log(self.spec.residual_scale))
+
+    def _decode(self, choose: Callable[[int, Tensor | None], Tensor], condition: Condition) -> Tensor:
+        return self.flow.decode(choose, condition.maps)[0] * self.spec.residual_scale + condition.mean
+
+    def _residual(self, target: Tensor, condition: Condition) -> Tensor:
+        return wide(target - condition.mean) / self.spec.residual_scale
+
+    def _evidence(self, level: int, coarser: Tensor | None, condition: Condition) -> Evidence:
+        return Evidence(condition.features[level], coarser, condition.side)
+
+    def _prior(self, level: int) -> LevelPrior:
+        prior = self.priors[level]
+        assert isinstance(prior, LevelPrior)
+        return prior
 
     def _check(self, volume: Tensor, channels: int, name: str) -> None:
         if volume.dim() != 5 or tuple(volume.shape[1:]) != (channels, *self.shape):
@@ -325,5 +399,22 @@ def check_divisible(shape: Sequence[int], levels: int) -> None:
         )
 
 
-def _repeat(tensor: Tensor, count: int) -> Tensor:
-    return tensor.repeat(count, *[1] * (tensor.dim() - 1))
+def _temperature0(flow: DualFlow, source: Tensor, side: Tensor | None) -> Tensor:
+    return flow.sample(source, side, temperature=0.0)[0]
+
+
+def _one_sample(flow: DualFlow, source: Tensor, side: Tensor | None) -> Tensor:
+    return flow.sample(source, side, generator=torch.Generator(source.device).manual_seed(POINT_SEED))[0]
+
+
+def _sample_mean(flow: DualFlow, source: Tensor, side: Tensor | None) -> Tensor:
+    generator = torch.Generator(source.device).manual_seed(POINT_SEED)
+    return flow.sample(source, side, n=flow.spec.prediction_samples, generator=generator).mean(dim=0)
+
+
+PREDICTIONS: dict[str, Callable[[DualFlow, Tensor, Tensor | None], Tensor]] = {
+    "mean": DualFlow.mean,
+    "temperature0": _temperature0,
+    "one_sample": _one_sample,
+    "sample_mean": _sample_mean,
+}

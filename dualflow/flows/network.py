@@ -73,3 +73,31 @@ class Conditioner(nn.Module):
         hidden = self.middle(F.silu(hidden, inplace=True))
         out: Tensor = self.last(self.norm(F.silu(hidden, inplace=True)))
         return out
+
+
+class PooledHead(nn.Module):
+    """A vector from a whole map: conv 3^3, average over a coarse grid, two linear layers, the last one zero.
+
+    Its size does not depend on the volume's. Only the last layer starts at zero: a stack of zero layers with ReLU
+    between them passes no gradient and never learns (the published c-Glow code has that fault). The normalised vector
+    in front of it keeps it alive when features fade.
+    """
+
+    GRID = 2
+    HIDDEN = 32
+
+    def __init__(self, in_channels: int, out_features: int) -> None:
+        super().__init__()
+        hidden = self.HIDDEN
+        self.conv = nn.Conv3d(in_channels, hidden, 3, padding=1)
+        self.middle = nn.Linear(hidden * self.GRID**3, hidden)
+        self.norm = nn.LayerNorm(hidden)
+        self.last = nn.Linear(hidden, out_features)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[N, C, D, H, W]` to `[N, out]`."""
+        pooled = F.adaptive_avg_pool3d(F.silu(self.conv(x)), self.GRID).flatten(1)
+        out: Tensor = self.last(self.norm(F.silu(self.middle(pooled))))
+        return out

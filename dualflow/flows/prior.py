@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from dualflow.errors import ShapeError
 from dualflow.flows.base import LowRankGaussian, StandardNormal
 from dualflow.flows.bijection import soft_bound, sum_per_sample
+from dualflow.flows.latents import LATENT_TOOLS
 from dualflow.flows.network import ZeroConv
 from dualflow.flows.spec import FlowSpec
 
@@ -121,18 +122,33 @@ class LevelPrior(nn.Module):
 
     def standardise(self, z: Tensor, evidence: Evidence) -> tuple[Tensor, Tensor]:
         """Return `(e, log sigma)`."""
-        mean, log_scale = self._mean_and_scale(evidence, z)
+        mean, log_scale = self.mean_and_log_scale(evidence, z)
         return (z - mean) * (-log_scale).exp(), log_scale
 
     def sample(
-        self, evidence: Evidence, like: Tensor, temperature: float, generator: torch.Generator | None = None
+        self,
+        evidence: Evidence,
+        like: Tensor,
+        temperature: float,
+        generator: torch.Generator | None = None,
+        latents: str = "none",
     ) -> Tensor:
-        """Draw a latent with the size and type of `like`; temperature 0 gives the mean."""
-        mean, log_scale = self._mean_and_scale(evidence, like)
-        e = self.base.sample(len(like), like[0], generator).view_as(like)
-        return mean + log_scale.exp() * temperature * e
+        """Draw a latent with the size and type of `like`; temperature 0 gives the mean.
 
-    def _mean_and_scale(self, evidence: Evidence, like: Tensor) -> tuple[Tensor, Tensor]:
+        `latents` names what is done to the standardised draw, a row of LATENT_TOOLS.
+        """
+        mean, log_scale = self.mean_and_log_scale(evidence, like)
+        if temperature == 0:
+            return mean
+        e = temperature * self.base.sample(len(like), like[0], generator).view_as(like)
+        return mean + log_scale.exp() * LATENT_TOOLS[latents](e, evidence.source, temperature, generator)
+
+    def mean_and_log_scale(self, evidence: Evidence, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-scale of the latent, of the size of `like`.
+
+        Raises:
+            ShapeError: the latent and the evidence are not of one grid.
+        """
         if evidence.source.shape[2:] != like.shape[2:]:
             raise ShapeError(
                 f"latent of size {tuple(like.shape[2:])} with evidence of size {tuple(evidence.source.shape[2:])}; "

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from math import exp
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
 from dualflow.flows.bijection import wide
 from dualflow.flows.network import RMSNorm
+
+RAMP = 10.0
 
 
 class SideTokens(nn.Module):
@@ -39,15 +43,24 @@ class SideTokens(nn.Module):
 
 
 class _Reverse(torch.autograd.Function):
-    """Identity forward, sign flip backward (Ganin & Lempitsky 2015)."""
+    """Identity forward, `-strength` backward (Ganin & Lempitsky 2015)."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, strength: float) -> Tensor:
+        ctx.strength = strength
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
-        return -gradient
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return -ctx.strength * gradient, None
+
+
+def reversal_strength(progress: float) -> float:
+    """Strength of the reversal at a share of the training, 0 to 1 (Ganin & Lempitsky 2015, section 4.1).
+
+    The discriminators learn from the first step; the flow gives way to them only as they come to know something.
+    """
+    return 2 / (1 + exp(-RAMP * progress)) - 1
 
 
 class SideDiscriminator(nn.Module):
@@ -64,10 +77,25 @@ class SideDiscriminator(nn.Module):
         self.norm = RMSNorm(hidden)
         self.head = nn.Sequential(nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, features))
 
-    def forward(self, latent: Tensor, side: Tensor) -> Tensor:
-        """Mean squared error over the known values of `side[N, S]`, a scalar; 0 if none is known."""
-        reversed_latent: Tensor = _Reverse.apply(latent)  # type: ignore[no-untyped-call]
+    def forward(self, latent: Tensor, strength: float = 1.0) -> Tensor:
+        """Guess the standardised side values `[N, S]`; gradients leave towards the latent reversed."""
+        reversed_latent: Tensor = _Reverse.apply(latent, strength)  # type: ignore[no-untyped-call]
         pooled = self.norm(F.silu(self.conv(reversed_latent))).mean(dim=(2, 3, 4))
-        known = ~side.isnan()
-        error = (wide(self.head(pooled)) - side.nan_to_num()).square() * known
-        return error.sum() / known.sum().clamp_min(1)
+        guess: Tensor = wide(self.head(pooled))
+        return guess
+
+
+def probe_error(guess: Tensor, side: Tensor) -> Tensor:
+    """Mean squared error over the known values, a scalar: 1 for knowing nothing but the mean; 0 if none is known."""
+    known = ~side.isnan()
+    return ((guess - side.nan_to_num()).square() * known).sum() / known.sum().clamp_min(1)
+
+
+def probe_accuracy(guess: Tensor, side: Tensor) -> Tensor:
+    """Share of the known values that are guessed to the right side of the training mean, a scalar.
+
+    For a standardised two-valued or one-hot column that is the accuracy of the class; for a continuous one, how often
+    above-average is told from below. Chance is the larger class's share, about 0.5 for continuous columns.
+    """
+    known = ~side.isnan()
+    return ((guess > 0) == (side.nan_to_num() > 0)).logical_and(known).sum() / known.sum().clamp_min(1)

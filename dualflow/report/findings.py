@@ -43,6 +43,8 @@ def findings(
     model: str,
     row: Modality,
     mean_target: float,
+    blurred: ConditionCheck | None = None,
+    stress: pd.DataFrame | None = None,
 ) -> list[str]:
     """Sentences on `model`, computed from the tables of `evaluation.compare`.
 
@@ -53,6 +55,8 @@ def findings(
         model: the model this is about.
         row: the target modality, for its unit.
         mean_target: mean of the real target inside the masks, to put errors in proportion.
+        blurred: check that the model uses more of its source than a blurred image shows.
+        stress: from `learnt.stress_totals`, where samples were drawn to find values that are not finite.
     """
     own: Entries = {str(entry["metric"]): entry for entry in summary[summary["model"] == model].to_dict("records")}
     return [
@@ -60,6 +64,8 @@ def findings(
         *_comparisons(differences, model, row),
         *_intervals(own),
         *_condition(condition),
+        *_blurred(blurred),
+        *_stress(stress, row),
     ]
 
 
@@ -149,7 +155,35 @@ def _condition(check: ConditionCheck | None) -> list[str]:
     return [
         f"The real target is likelier under the subject's own source image than under another subject's for "
         f"{100 * check.share:.0f} % of {check.subjects} subjects ({100 * check.low:.0f} to {100 * check.high:.0f} %; "
-        f"chance is 50 %): {verdict}."
+        f"chance is 50 %), on average by {check.gain:z.3f} nats per voxel of the mask: {verdict}."
+    ]
+
+
+def _blurred(check: ConditionCheck | None) -> list[str]:
+    if check is None:
+        return []
+    verdict = (
+        "the model uses the detail of the source image"
+        if check.low > 0.5
+        else "that the model uses more than the outline and large structures is not shown"
+    )
+    return [
+        f"The real target is likelier under the sharp source image than under the same image blurred for "
+        f"{100 * check.share:.0f} % of the subjects ({100 * check.low:.0f} to {100 * check.high:.0f} %), on average by "
+        f"{check.gain:z.3f} nats per voxel of the mask: {verdict}."
+    ]
+
+
+def _stress(totals: pd.DataFrame | None, row: Modality) -> list[str]:
+    if totals is None:
+        return []
+    return [
+        f"{entry['model']} is not safe: {entry['nonfinite_voxels']} voxels of its {entry['samples']} stress samples "
+        f"were not finite numbers."
+        if entry["nonfinite_voxels"]
+        else f"All voxels of {entry['samples']} stress samples of {entry['model']} were finite numbers, at most "
+        f"{entry['largest']:.3g} {row.unit} in size."
+        for entry in totals.to_dict("records")
     ]
 
 

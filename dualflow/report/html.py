@@ -33,9 +33,10 @@ SECTIONS: dict[str, tuple[str, str]] = {
         "Uncertainty",
         "Whether the stated intervals hold, for single voxels and for the mean of whole regions.",
     ),
-    "condition": (
-        "Condition use",
-        "Whether the model reads the source image: the real target should be likelier under the subject's own.",
+    "learnt": (
+        "What the flow learnt",
+        "Its density of real images inside the brain mask, whether that rests on the source image, the images it "
+        "gives, and whether it is safe to compute with.",
     ),
     "training": ("Training", "How each model learnt."),
 }

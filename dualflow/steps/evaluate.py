@@ -1,21 +1,26 @@
-"""Score one trained model, or the ceilings, on the held-out scans."""
+"""Score one trained model on the held-out scans."""
 
 from __future__ import annotations
+
+import sys
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from dualflow.commit import commit_text, write_manifest
 from dualflow.config import Config
 from dualflow.data.dataset import Item, PairDataset
 from dualflow.errors import DataError
 from dualflow.evaluation.calibration import reliability
+from dualflow.evaluation.likelihood import another_person, likelihood
 from dualflow.evaluation.metrics import score
+from dualflow.evaluation.stress import stress
 from dualflow.flows.model import DualFlow
-from dualflow.inference.convert import fill_outside, seed_of
-from dualflow.inference.predict import Prediction, Predictor, load_predictor
+from dualflow.inference.convert import seed_of
+from dualflow.inference.predict import Prediction, load_predictor
 from dualflow.layout import Scan
 from dualflow.modalities import modality
 from dualflow.progress import track
@@ -37,7 +42,6 @@ def evaluate(config: Config, name: str, seed: int) -> None:
         raise DataError(f"{config.study.name}: no test scan to score; give split.test a share or name test_subjects")
     regions, row = regions_of(config), modality(config.study.target)
     rows, curves, regional = [], [], []
-    likelihood = _likelihoods(predictor, test) if isinstance(predictor.model, DualFlow) else [{}] * len(test)
     for index, item in enumerate(track(test.items, f"evaluate {name}, seed {seed}")):
         mask, target = item["mask"][0].numpy(), item["target"][0].numpy()
         prediction = predictor.predict(
@@ -48,75 +52,74 @@ def evaluate(config: Config, name: str, seed: int) -> None:
             temperature=config.convert.temperature,
             seed=seed_of(config.evaluate.seed, Scan.parse(item["scan"])),
         )
-        scores = score(prediction, target, mask, regions, row) | _sample_scores(prediction, target, mask)
-        rows.append({"model": name, "seed": seed, "scan": item["scan"], **scores, **likelihood[index]})
+        density = _density_scores(predictor.model, test, index, config)
+        scores = score(prediction, target, mask, regions, row, density.get("bits_in_mask"))
+        flow = density | _sample_scores(predictor.model, item, prediction)
+        rows.append({"model": name, "seed": seed, "scan": item["scan"], **scores, **flow})
         curves.append(reliability(prediction, target, mask, regions).assign(model=name))
         regional.append(np.stack([regions.means(target, mask), regions.means(prediction.mean, mask)]))
-    table = pd.DataFrame(rows)
     curve = pd.concat(curves).groupby(["model", "kind", "level"], as_index=False)["coverage"].mean()
     stem = f"{name}_seed-{seed}"
-    files = {
-        "scans": layout.table(f"scans_{stem}"),
-        "reliability": layout.table(f"reliability_{stem}"),
-        "regions": layout.table(f"regions_{stem}"),
+    tables = {
+        layout.table(f"scans_{stem}"): pd.DataFrame(rows),
+        layout.table(f"reliability_{stem}"): curve,
+        layout.table(f"regions_{stem}"): _region_table(test.scans, regions.names, regional),
     }
-    commit_text(files["scans"], table.to_csv(sep="\t", index=False))
-    commit_text(files["reliability"], curve.to_csv(sep="\t", index=False))
-    commit_text(files["regions"], _region_table(test.scans, regions.names, regional).to_csv(sep="\t", index=False))
+    if config.evaluate.stress and isinstance(predictor.model, DualFlow):
+        tables[layout.stress(name, seed)] = _stress(predictor.model, test, config, f"{name}, seed {seed}")
+    for path, table in tables.items():
+        commit_text(path, table.to_csv(sep="\t", index=False))
     write_manifest(
         layout.manifest(f"evaluate/{stem}"),
         step="evaluate",
-        outputs=files,
+        outputs={path.stem.removesuffix(f"_{stem}"): path for path in tables},
         inputs={"model": predictor.card["weights_sha256"]},
         config=dump(config.evaluate, config.convert),
     )
 
 
-def _sample_scores(prediction: Prediction, target: NDArray[np.float32], mask: NDArray[np.bool_]) -> dict[str, float]:
-    """MAE of one sample and of the samples' mean, beside the point estimate's: three predictions with three names."""
-    if prediction.samples is None:
-        return {}
-    one, mean = prediction.samples[0], prediction.samples.mean(axis=0)
-    return {
-        "mae_one_sample": float(np.abs(one - target)[mask].mean()),
-        "mae_sample_mean": float(np.abs(mean - target)[mask].mean()),
-    }
-
-
 @torch.no_grad()
-def _likelihoods(predictor: Predictor, test: PairDataset) -> list[dict[str, float]]:
-    """NLL of each target (nats per voxel) under its own and under the next person's source, and round-trip errors.
-
-    Only the anatomy inside the brain is exchanged: brain mask and side information stay the target's own, so that
-    neither can give the answer away.
-    """
-    model = predictor.model
-    assert isinstance(model, DualFlow)
-    people = [Scan.parse(key).subject for key in test.scans]
-    rows = []
-    for index in range(len(test)):
-        item = test[index]
-        target, side = item["target"][None], item["side"][None]
-        others = [(index + shift) % len(test) for shift in range(1, len(test))]
-        other = next((place for place in others if people[place] != people[index]), index)
-        own, wrong = item["source"][None], in_brain_of(item, test[other])[None]
-        sources = torch.cat([own, wrong])
-        log_prob = model.log_prob(target.repeat(2, 1, 1, 1, 1), sources, side.repeat(2, 1)) / target.numel()
-        row = {"nll_true": -float(log_prob[0]), "nll_wrong": -float(log_prob[1])}
-        row["round_trip_float32"] = round_trip_error(model, target, own, side)
-        if index == 0:
-            wide = model.double()
-            row["round_trip_float64"] = round_trip_error(wide, target.double(), own.double(), side.double())
-            model.float()
-        rows.append(row)
-    return rows
+def _density_scores(model: nn.Module, test: PairDataset, index: int, config: Config) -> dict[str, float]:
+    """What a flow's density says of one test scan, and how well it inverts; nothing for another model."""
+    if not isinstance(model, DualFlow):
+        return {}
+    item = test[index]
+    scores = likelihood(
+        model,
+        item,
+        test[another_person(test.scans, index)],
+        voxel_mm=(config.preprocess.spacing_mm,) * 3,
+        draws=config.evaluate.background_draws,
+        seed=seed_of(config.evaluate.seed, Scan.parse(item["scan"])),
+    )
+    target, source, side = (item[name][None] for name in ("target", "source", "side"))
+    scores["round_trip_float32"] = round_trip_error(model, target, source, side)
+    if index == 0:
+        scores["round_trip_float64"] = round_trip_error(model.double(), target.double(), source.double(), side.double())
+        model.float()
+    return scores
 
 
-def in_brain_of(item: Item, other: Item) -> torch.Tensor:
-    """The source `[1, D, H, W]` of `other` in the brain mask of `item`; the nearest voxel fills what is missing."""
-    filled = fill_outside(other["source"][0].numpy(), other["mask"][0].numpy())
-    exchanged: torch.Tensor = torch.from_numpy(filled)[None] * item["mask"]
-    return exchanged
+def _sample_scores(model: nn.Module, item: Item, prediction: Prediction) -> dict[str, float]:
+    """MAE of the three images a flow can give beside its point estimate, and the wall time of one sample."""
+    if not isinstance(model, DualFlow) or prediction.samples is None or prediction.sample_seconds is None:
+        return {}
+    mask, target = item["mask"][0].numpy(), item["target"][0].numpy()
+    images = {
+        "mae_temperature0": model.predict(item["source"][None], item["side"][None], "temperature0")[0, 0].numpy(),
+        "mae_one_sample": prediction.samples[0],
+        "mae_sample_mean": prediction.samples.mean(axis=0),
+    }
+    errors = {column: float(np.abs(image - target)[mask].mean()) for column, image in images.items()}
+    return errors | {"sample_seconds": prediction.sample_seconds}
+
+
+def _stress(model: DualFlow, test: PairDataset, config: Config, label: str) -> pd.DataFrame:
+    """Table of the stress test; values that are not finite are also told on standard error."""
+    table = stress(model, test, config.evaluate.stress, config.evaluate.seed, f"stress {label}")
+    if bad := int(table["nonfinite_voxels"].sum()):
+        print(f"warning: {label}: {bad} voxels of {config.evaluate.stress} samples are not finite", file=sys.stderr)
+    return table
 
 
 def _region_table(scans: list[str], names: tuple[str, ...], means: list[NDArray[np.float64]]) -> pd.DataFrame:

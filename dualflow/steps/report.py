@@ -18,7 +18,6 @@ from dualflow.data.dataset import PairDataset
 from dualflow.data.quarantine import read_quarantine
 from dualflow.errors import DataError
 from dualflow.evaluation.compare import differences, summarise
-from dualflow.evaluation.nll import ConditionCheck, condition_check
 from dualflow.inference.convert import seed_of
 from dualflow.inference.predict import Predictor, load_predictor
 from dualflow.layout import Scan
@@ -26,6 +25,15 @@ from dualflow.modalities import modality
 from dualflow.report.figures import metric_comparison, region_scatter, reliability_curve, subject_panel, training_curves
 from dualflow.report.findings import findings, limits
 from dualflow.report.html import ReportData, render
+from dualflow.report.learnt import (
+    check_against,
+    explained_table,
+    image_table,
+    learnt,
+    safety_table,
+    source_table,
+    stress_totals,
+)
 from dualflow.report.style import palette
 from dualflow.report.tables import Table, comparison_table, difference_table, plain_table
 from dualflow.steps.common import dump, load_split, tracked_values, usable_pairs
@@ -39,6 +47,7 @@ SPREAD_METRICS = (
     "voxel_crps", "region_crps", "voxel_coverage_50", "voxel_coverage_80", "voxel_coverage_95",
     "region_coverage_50", "region_coverage_80", "region_coverage_95", "spread_error_r",
 )  # fmt: skip
+BITS = ("bits_in_mask",)
 CURVES = {"loss": "training loss", "validation/loss": "validation loss", "validation/mae": "validation MAE"}
 PANELS = 3
 
@@ -57,7 +66,7 @@ def report(config: Config) -> None:
     options = {"bootstrap": config.evaluate.bootstrap, "seed": config.evaluate.seed}
     summary = summarise(scores, **options)
     paired = differences(scores[~scores["model"].isin(CEILINGS)], main, **options)
-    check = _condition(scores, main)
+    numbers, totals = learnt(scores, list(config.flows)), _stress(config)
     cards = {f"{name} seed {seed}": load_card(layout.model(name, seed)) for name, seed in models}
     tables = {
         "comparison": [
@@ -68,7 +77,7 @@ def report(config: Config) -> None:
             comparison_table(summary, row, SPREAD_METRICS, "Spread", without=tuple(CEILINGS)),
             difference_table(paired, row, ("voxel_crps", "region_crps"), f"Against {main}, same subjects"),
         ],
-        "condition": [_flow_table(scores, list(config.flows))],
+        "learnt": _learnt_tables(summary, paired, numbers, totals, config),
         "training": [plain_table(_budgets(cards), "What each training took")],
     }
     pairs = usable_pairs(config)
@@ -79,7 +88,16 @@ def report(config: Config) -> None:
     data = ReportData(
         title=f"{config.study.name}: {config.study.source} to {config.study.target}",
         facts=_facts(config, pairs, len(quarantine)),
-        findings=findings(summary, paired, check, model=main, row=row, mean_target=_mean_target(test)),
+        findings=findings(
+            summary,
+            paired,
+            check_against(scores, main),
+            model=main,
+            row=row,
+            mean_target=_mean_target(test),
+            blurred=check_against(scores, main, "nll_blurred"),
+            stress=totals,
+        ),
         quarantine=pd.DataFrame([vars(entry) for entry in quarantine], columns=["scan", "step", "reason"]),
         method=_method(config),
         limits=limits(simulated=config.study.bids is None, subjects=_people(pairs, "test")),
@@ -87,11 +105,12 @@ def report(config: Config) -> None:
         tables=tables,
         figures=figures,
     )
-    files = {"summary": layout.table("summary"), "differences": layout.table("differences")}
+    files = {name: layout.table(name) for name in ("summary", "differences", "learnt")}
     commit_text(files["summary"], summary.to_csv(sep="\t", index=False))
     commit_text(files["differences"], paired.to_csv(sep="\t", index=False))
+    commit_text(files["learnt"], numbers.to_csv(sep="\t", index=False))
     render(data, layout.report)
-    _track(config, summary, scores, figures)
+    _track(config, summary, numbers, scores, figures)
     write_manifest(
         layout.manifest("report"),
         step="report",
@@ -101,36 +120,32 @@ def report(config: Config) -> None:
     )
 
 
-def _condition(scores: pd.DataFrame, model: str) -> ConditionCheck | None:
-    own = scores[scores["model"] == model]
-    if "nll_true" not in own or own["nll_true"].isna().all():
+def _stress(config: Config) -> pd.DataFrame | None:
+    """Totals of the flows' stress tests, where the configuration asks for them."""
+    if not config.evaluate.stress:
         return None
-    # Seeds and visits of one person are no independent evidence.
-    people = [Scan.parse(key).subject for key in own["scan"]]
-    by_person = own.groupby(people)[["nll_true", "nll_wrong"]].mean()
-    return condition_check(by_person["nll_true"].to_numpy(), by_person["nll_wrong"].to_numpy())
+    flows = [(name, seed) for name in config.flows for seed in config.train.seeds]
+    tables = [pd.read_csv(config.layout.stress(name, seed), sep="\t").assign(model=name) for name, seed in flows]
+    return stress_totals(pd.concat(tables))
 
 
-def _flow_table(scores: pd.DataFrame, flows: list[str]) -> Table:
-    """Likelihood with the true and a wrong source, sample errors, and round trips of each flow."""
-    rows = []
-    for name in flows:
-        own = scores[scores["model"] == name]
-        check = _condition(scores, name)
-        assert check is not None
-        rows.append(
-            {
-                "Model": name,
-                "NLL, own source (nats/voxel)": own["nll_true"].mean(),
-                "NLL, another's source": own["nll_wrong"].mean(),
-                "Own source wins": f"{100 * check.share:.0f} % ({100 * check.low:.0f} to {100 * check.high:.0f})",
-                "MAE of one sample": own["mae_one_sample"].mean(),
-                "MAE of the samples' mean": own["mae_sample_mean"].mean(),
-                "Round trip, float32": f"{own['round_trip_float32'].max():.1e}",
-                "Round trip, float64": f"{own['round_trip_float64'].max():.1e}",
-            }
-        )
-    return plain_table(pd.DataFrame(rows), "Likelihood, samples and invertibility of the flows", digits=4)
+def _learnt_tables(
+    summary: pd.DataFrame, paired: pd.DataFrame, numbers: pd.DataFrame, totals: pd.DataFrame | None, config: Config
+) -> list[Table]:
+    row, main = modality(config.study.target), config.model.preset
+    bits = [
+        comparison_table(
+            summary, row, BITS, f"Upper bound of the bits per voxel of the mask, for intensities in {row.unit}"
+        ),
+        difference_table(paired, row, BITS, f"Against {main}, same subjects"),
+    ]
+    return [
+        *bits[: 2 if len(config.flows) > 1 else 1],
+        source_table(numbers),
+        image_table(numbers, row),
+        explained_table(numbers),
+        safety_table(numbers, totals, row),
+    ]
 
 
 def _budgets(cards: dict[str, dict[str, Any]]) -> pd.DataFrame:
@@ -139,7 +154,7 @@ def _budgets(cards: dict[str, dict[str, Any]]) -> pd.DataFrame:
             {
                 "Model": name,
                 "Trained parameters": card["parameters"],
-                "Gradient training (s)": round(card["train_seconds"], 1),
+                "Gradient training (s)": round(card["train_seconds"] + card.get("pretrain_seconds", 0.0), 1),
                 "Closed-form mean (s)": round(card.get("mean_seconds", 0.0), 1),
                 "Best step": card["best_step"],
                 "Skipped steps": card["skipped_steps"],
@@ -243,8 +258,10 @@ def _method(config: Config) -> list[str]:
         f"adds is the distribution around it. Flows are scored on {config.evaluate.samples} joint samples per scan at "
         f"temperature {config.convert.temperature:g}. Models without a distribution get a constant spread from the "
         f"validation people, one for voxels and one for region means, so part of a flow's gain in CRPS is that its "
-        f"spread differs from place to place. The NLL covers the whole grid; for another's source only the anatomy "
-        f"inside the person's own brain mask is exchanged.",
+        f"spread differs from place to place.",
+        "NLL and bits are those of the density of the mask's voxels alone, per voxel of the mask, as the upper bound "
+        f"that comes of drawing the background from the law it has in training, {config.evaluate.background_draws} "
+        "times. The draws are the same for every source of a scan.",
         "'attainable' is the true anatomy with the uptake expected for the person, 'oracle' the person's own "
         "noise-free image: bounds that are known only for a simulated cohort.",
     ]
@@ -265,12 +282,18 @@ def _versions(config: Config, cards: dict[str, dict[str, Any]]) -> dict[str, obj
 
 
 def _track(
-    config: Config, summary: pd.DataFrame, scores: pd.DataFrame, figures: dict[str, list[tuple[str, Figure]]]
+    config: Config,
+    summary: pd.DataFrame,
+    numbers: pd.DataFrame,
+    scores: pd.DataFrame,
+    figures: dict[str, list[tuple[str, Figure]]],
 ) -> None:
     with tracked(config.tracking, config.study.name, "evaluation", {"model": "all"}) as run:
         run.parameters(tracked_values(config))
         names = summary["model"] + "/" + summary["metric"]
         run.metrics(dict(zip(names, summary["mean"].astype(float), strict=True)))
+        for entry in numbers.to_dict("records"):
+            run.metrics({f"{entry['model']}/{key}": value for key, value in entry.items() if key != "model"})
         run.table(summary, "summary.json")
         run.table(scores, "scores_per_scan.json")
         for section, entries in figures.items():

@@ -25,7 +25,7 @@ from dualflow.modalities import modality
 from dualflow.steps.common import dump, load_split, regions_of, tracked_values, usable_pairs
 from dualflow.training.checkpoint import save_model
 from dualflow.training.engine import History, Watcher, fit, forget_states
-from dualflow.training.flow import mean_folder, parameter_count, train_flow
+from dualflow.training.flow import mean_folder, parameter_count, source_folder, train_flow
 from dualflow.training.mean import person_folds
 from dualflow.training.tracking import Run, tracked
 
@@ -89,7 +89,7 @@ def train(config: Config, name: str, seed: int) -> None:
         config={"name": name, "seed": seed, **dump(config.study, config.train, config.baselines)},
     )
     # Only now: killed before the manifest, a training would start from nothing.
-    for states in (folder, mean_folder(folder)):
+    for states in (folder, mean_folder(folder), source_folder(folder)):
         forget_states(states)
 
 

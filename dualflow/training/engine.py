@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dualflow.config import TrainConfig
 from dualflow.data.dataset import Item, PairDataset, batches
 from dualflow.errors import DualflowError
+from dualflow.flows.model import DualFlow
 from dualflow.progress import progress
 from dualflow.training.checkpoint import load_newest_state, save_state, states
 from dualflow.training.optimiser import Optimiser
@@ -76,7 +77,8 @@ def fit(
         watch: called with step, metrics and averaged model at every validation, for tracking.
 
     Raises:
-        DualflowError: `config.max_skipped` steps in a row were not finite.
+        DualflowError: `config.max_skipped` steps in a row were not finite, or the round trip drifted beyond
+            `config.max_round_trip`.
     """
     device = device_of(model)
     torch.manual_seed(seed)
@@ -98,6 +100,8 @@ def fit(
         shown.advance(start)
         for step, batch in enumerate(batches(train, config.batch_size, steps, seed, start), start + 1):
             model.train()
+            if isinstance(model, DualFlow):
+                model.set_progress((step - 1) / steps)
             begun = time.perf_counter()
             with autocast(config.precision, device):
                 terms = model(**to_inputs(batch, device))
@@ -124,6 +128,7 @@ def fit(
             if len(validation):
                 found_terms = validate(optimiser.averaged, validation, config.batch_size, config.precision)
                 entry |= {f"validation/{name}": value for name, value in found_terms.items()}
+                _check_round_trip(label, step, found_terms, config.max_round_trip)
             history.entries.append(entry)
             loss = entry.get("validation/loss", float("-inf"))
             if loss <= history.best:
@@ -135,6 +140,16 @@ def fit(
             facts = {"step": step, "in_a_row": in_a_row, "identity": identity, "history": vars(history)}
             save_state(folder, step, tensors | {"rng": torch.get_rng_state()}, facts)
     return best, history
+
+
+def _check_round_trip(label: str, step: int, terms: Mapping[str, float], bound: float) -> None:
+    """Stop when decoding no longer undoes encoding: neither samples nor likelihoods could be believed."""
+    error = terms.get("round_trip", 0.0)
+    if not error <= bound:  # also if it is not a number
+        raise DualflowError(
+            f"{label}: at step {step} a decoded scan differs from the encoded one by {error:g}, more than "
+            f"train.max_round_trip = {bound:g}; lower train.learning_rate or the flow's log_scale_bound"
+        )
 
 
 def forget_states(folder: Path) -> None:

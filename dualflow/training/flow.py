@@ -15,6 +15,7 @@ from dualflow.data.dataset import PairDataset, collate
 from dualflow.errors import DataError
 from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import preset
+from dualflow.flows.pretrain import SourcePretraining
 from dualflow.training.engine import History, Watcher, fit
 from dualflow.training.mean import fit_mean
 
@@ -51,7 +52,7 @@ def train_flow(
     identity: str = "",
     watch: Watcher | None = None,
 ) -> TrainedFlow:
-    """Fit the mean, then the flow.
+    """Fit the mean, pre-train the source where the flow asks for it, then train the flow.
 
     A closed-form mean is cross-fitted: the flow sees each training person's residual from a mean that was fitted
     without that person, as it will for new people; otherwise it would learn residuals that are too small.
@@ -79,13 +80,20 @@ def train_flow(
     facts: dict[str, Any] = {"mean": mean.facts, "mean_seconds": perf_counter() - begun}
     train = train if mean.images is None else train.with_means(mean.images)
     torch.manual_seed(seed)
+    steps = choice.steps or config.steps
     shape = tuple(train[0]["source"].shape[1:])
     model = DualFlow(spec.replace(mean=mean.name), shape=shape, side_features=side_features)
     model.mean_model.load_state_dict(mean.model.state_dict())
+    # However large its share, a step is left for the flow.
+    facts["pretrain_steps"] = pretrained = min(round(spec.source_pretrain * steps), steps - 1)
+    if pretrained:
+        facts["pretrain_seconds"] = fit_source(
+            model, train, validation, config, label, pretrained, seed, folder, identity
+        )
     begun = perf_counter()
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
     some = collate([train[index] for index in order[:INITIALISATION_SCANS].tolist()])
-    model.initialize(some["target"], some["source"], some["side"], some.get("mean"))
+    model.initialize(some["target"], some["source"], some["side"], some["mask"], some.get("mean"))
     facts["initialize_seconds"] = perf_counter() - begun
     weights, history = fit(
         model,
@@ -93,7 +101,7 @@ def train_flow(
         validation,
         config,
         label=label,
-        steps=choice.steps or config.steps,
+        steps=steps - pretrained,
         learning_rate=config.learning_rate,
         seed=seed,
         folder=folder,
@@ -102,6 +110,40 @@ def train_flow(
     )
     model.load_state_dict(weights)
     return TrainedFlow(model.eval(), history, facts)
+
+
+def fit_source(
+    flow: DualFlow,
+    train: PairDataset,
+    validation: PairDataset,
+    config: TrainConfig,
+    label: str,
+    steps: int,
+    seed: int,
+    folder: Path,
+    identity: str,
+) -> float:
+    """Pre-train the flow's source, in place; return the seconds its optimiser steps took."""
+    trainer = SourcePretraining(flow)
+    weights, history = fit(
+        trainer,
+        train,
+        validation,
+        config,
+        label=f"{label}, source",
+        steps=steps,
+        learning_rate=config.learning_rate,
+        seed=seed,
+        folder=source_folder(folder),
+        identity=identity,
+    )
+    trainer.load_state_dict(weights)
+    return history.seconds
+
+
+def source_folder(folder: Path) -> Path:
+    """Where the states of a pre-trained source go, below the folder of its flow."""
+    return folder / "source"
 
 
 def mean_folder(folder: Path) -> Path:

@@ -11,9 +11,11 @@ from dualflow.training.precision import autocast, device_of
 
 @torch.no_grad()
 def validate(model: nn.Module, pairs: PairDataset, batch_size: int, precision: str) -> dict[str, float]:
-    """Means over the pairs: the model's loss terms, the image error in the mask, and the round-trip error of a flow.
+    """Means over the pairs: the model's loss terms, the image error in the mask, and what is asked of a flow alone.
 
-    In evaluation a model adds no noise to its targets, so validations compare.
+    Of a flow: `explained_level_1` .., finest first, the share of the latents' variance that the prior's mean explains
+    (mean of the batches' shares), and on the first batch, in float32, the round-trip error. In evaluation a model adds
+    no noise to its targets, so validations compare.
     """
     device = device_of(model)
     model.eval()
@@ -24,6 +26,9 @@ def validate(model: nn.Module, pairs: PairDataset, batch_size: int, precision: s
         with autocast(precision, device):
             terms = {name: float(value) for name, value in model(target, source, side, mask).items()}
             image = estimate(model, source, side)
+            if hasattr(model, "explained"):
+                shares: list[float] = model.explained(target, source, side, mask).tolist()  # type: ignore[operator]
+                terms |= {f"explained_level_{level}": share for level, share in enumerate(shares, 1)}
         terms["mae"] = float(((image - target).abs() * mask).sum() / mask.sum())
         correlations = [_pearson(i[m], t[m]) for i, t, m in zip(image, target, mask, strict=True)]
         terms["pearson_r"] = sum(correlations) / len(correlations)

@@ -1,102 +1,289 @@
-"""The pieces and whole flows that the contract runs over; a new mechanism is a line here."""
+"""The pieces and whole flows that the contract runs over: rows of the tables, and combinations drawn from them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import fields
+from functools import cache, partial
+from random import Random
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
-from dualflow.flows.actnorm import ActNorm
+from dualflow.errors import ConfigError
+from dualflow.flows.actnorm import ACTNORMS, ActNorm
+from dualflow.flows.attention import ATTENTIONS
 from dualflow.flows.bijection import Bijection, Sequential
-from dualflow.flows.coupling import AdditiveCoupling, AffineCoupling
-from dualflow.flows.mixing import InvertibleMixing, random_rotations
+from dualflow.flows.coupling import TRANSFORMS, Coupling, Injector
+from dualflow.flows.level import Level, Step
+from dualflow.flows.mixing import MIXINGS, InvertibleMixing, random_rotations
 from dualflow.flows.model import DualFlow
-from dualflow.flows.multiscale import Level, MultiScaleFlow, level_channels, level_shapes
+from dualflow.flows.multiscale import MultiScaleFlow, level_channels, level_shapes
 from dualflow.flows.network import Conditioner
-from dualflow.flows.presets import preset
+from dualflow.flows.presets import PRESETS
+from dualflow.flows.source import PIECES as STEP_PIECES
 from dualflow.flows.spec import FlowSpec
-from dualflow.flows.squeeze import HaarSqueeze, Squeeze
+from dualflow.flows.squeeze import SQUEEZES
 
-SMALL = {"levels": 2, "steps": [2, 2], "hidden": [6, 7]}
 SIDE = 3
-SHAPE = (4, 4, 4)
+# Two tokens of attention at either level, and axes that cannot be taken for each other.
+SHAPE = (8, 4, 4)
+BIN_WIDTH = 0.25
+TRAINING_STEPS = 200
+BATCH = 4
+COMBINATIONS = 8
+CONTEXT = 5
+
+
+def small(name: str, **options: Any) -> FlowSpec:
+    """A row of PRESETS with two levels of two narrow steps and one."""
+    spec = PRESETS[name].spec
+    size = {"levels": 2, "steps": [2, 1], "hidden": [6, 7], "context_channels": 4, "low_rank": min(spec.low_rank, 3)}
+    return spec.replace(**{**size, "bin_width": BIN_WIDTH, **options})
+
+
+class FlatStep(Bijection):
+    """A step as one bijection: each of its pieces sees the one context, as wide as the couplings are."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        spec = small(name)
+        self.step = Step(spec, random_rotations(8, 1, closing=False)[0], CONTEXT, CONTEXT * (spec.context != "none"))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.step(x, maps_of(context))
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.step.inverse(z, maps_of(context))
+
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.step.initialize(x, maps_of(context))
+
+
+class FlatLevel(Bijection):
+    """The finest level as one bijection, of two steps."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        spec = small(name)
+        self.level = Level(spec, 0, 1, CONTEXT * (spec.context != "none"))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.level(x, steps_of(context, 2))
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.level.inverse(z, steps_of(context, 2))
+
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.level.initialize(x, steps_of(context, 2))
 
 
 class FlatMultiScale(Bijection):
-    """A multi-scale flow as one bijection: latents flattened and joined, the context pooled down to each level."""
+    """A multi-scale flow as one bijection: latents flattened and joined, the context thinned for each level."""
 
-    def __init__(self, flow: MultiScaleFlow, spec: FlowSpec) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__()
-        self.flow, self.spec = flow, spec
+        self.spec = small(name)
+        self.flow = MultiScaleFlow(self.spec, 1, [CONTEXT * (self.spec.context != "none")] * self.spec.levels)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        latents, _, log_det = self.flow.encode(x, self._contexts(context))
-        return torch.cat([z.flatten(1) for z in latents], dim=1), log_det
+        code = self.flow.encode(x, self._maps(context))
+        return torch.cat([z.flatten(1) for z in code.latents], dim=1), code.log_det
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         channels, shapes = level_channels(1, self.spec.levels), level_shapes(SHAPE, self.spec.levels)
         sizes = [count * torch.Size(shape).numel() for count, shape in zip(channels, shapes, strict=True)]
         parts = z.split(sizes, dim=1)
         return self.flow.decode(
-            lambda level, _: parts[level].view(len(z), channels[level], *shapes[level]), self._contexts(context)
+            lambda level, _: parts[level].view(len(z), channels[level], *shapes[level]), self._maps(context)
         )
 
-    def _contexts(self, context: Tensor | None) -> Sequence[Tensor | None]:
-        if context is None:
-            return [None] * self.spec.levels
-        return [context[:, :, :: 2**level, :: 2**level, :: 2**level] for level in range(self.spec.levels)]
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        self.flow.initialize(x, self._maps(context))
+        return self(x, context)[0]
+
+    def _maps(self, context: Tensor | None) -> list[list[Mapping[str, Tensor]]]:
+        thinned = [
+            None if context is None else context[..., :: 2**k, :: 2**k, :: 2**k] for k in range(self.spec.levels)
+        ]
+        return [steps_of(seen, count) for seen, count in zip(thinned, self.spec.steps, strict=True)]
 
 
-def _mixing(channels: int) -> InvertibleMixing:
-    return InvertibleMixing(random_rotations(channels, 1, closing=False)[0])
+def maps_of(context: Tensor | None) -> Mapping[str, Tensor]:
+    """One context for every piece of a step."""
+    return {} if context is None else dict.fromkeys(STEP_PIECES, context)
 
 
-def _multiscale(name: str, context: int) -> FlatMultiScale:
-    spec = preset(name, **SMALL)
-    return FlatMultiScale(MultiScaleFlow(spec, 1, [context] * spec.levels), spec)
+def steps_of(context: Tensor | None, count: int) -> list[Mapping[str, Tensor]]:
+    """The maps of a level's steps, each of which sees other channels first."""
+    return [maps_of(None if context is None else context.roll(step, 1)) for step in range(count)]
 
 
-# name: (factory, size of one sample, size of its context or None)
-PIECES: dict[str, tuple[Callable[[], Bijection], tuple[int, ...], tuple[int, ...] | None]] = {
-    "actnorm": (lambda: ActNorm(3), (3, 4, 4, 4), None),
-    "mixing": (lambda: _mixing(4), (4, 4, 4, 4), None),
-    "squeeze": (Squeeze, (2, 4, 4, 4), None),
-    "haar": (HaarSqueeze, (2, 4, 4, 4), None),
-    "affine": (lambda: AffineCoupling(Conditioner(2, 4, 5), 0.5), (4, 4, 4, 4), None),
-    "affine in context": (lambda: AffineCoupling(Conditioner(2, 4, 5), 1.0), (4, 4, 4, 4), (5, 4, 4, 4)),
-    "additive in context": (lambda: AdditiveCoupling(Conditioner(2, 2, 5)), (4, 4, 4, 4), (5, 4, 4, 4)),
-    "sequential": (lambda: Sequential([Squeeze(), ActNorm(8), _mixing(8), HaarSqueeze()]), (1, 4, 4, 4), None),
-    "plain level": (lambda: Level(preset("dual_glow", **SMALL), 0, 1), (1, 4, 4, 4), None),
-    "haar level in context": (lambda: Level(preset("dualflow", **SMALL), 0, 1, 3), (1, 4, 4, 4), (3, 2, 2, 2)),
-    "dual_glow multi-scale": (lambda: _multiscale("dual_glow", 0), (1, *SHAPE), None),
-    "dualflow multi-scale": (lambda: _multiscale("dualflow", 3), (1, *SHAPE), (3, 2, 2, 2)),
+def _rotation(channels: int = 4) -> Tensor:
+    return random_rotations(channels, 1, closing=False)[0]
+
+
+def _coupling(name: str) -> Bijection:
+    transform = TRANSFORMS[name](0.5)
+    return Coupling(Conditioner(2, 2 * transform.parameters_per_channel, CONTEXT), transform)
+
+
+def _injector(name: str) -> Bijection:
+    transform = TRANSFORMS[name](0.5)
+    return Injector(Conditioner(CONTEXT, 4 * transform.parameters_per_channel, 6), transform)
+
+
+Piece = tuple[Callable[[], Bijection], tuple[int, ...], tuple[int, ...] | None]
+"""Factory, size of one sample, size of its context or None."""
+
+
+def _pieces() -> Iterator[tuple[str, Piece]]:
+    """Every row of every table of bijections, then the compositions that every preset makes of them."""
+    flat, seen = (4, *SHAPE), (CONTEXT, *SHAPE)
+    for name, actnorm in ACTNORMS.items():
+        yield f"{name} actnorm", (partial(actnorm, 4, CONTEXT), flat, None if name == "plain" else seen)
+    for name, mixing in MIXINGS.items():
+        yield (
+            f"{name} mixing",
+            (lambda mixing=mixing: mixing(_rotation(), CONTEXT), flat, None if name == "lu" else seen),
+        )
+    for name in TRANSFORMS:
+        yield f"{name} coupling", (partial(_coupling, name), flat, None)
+        yield f"{name} coupling in context", (partial(_coupling, name), flat, seen)
+        yield f"{name} injector", (partial(_injector, name), flat, seen)
+    for name, attention in ATTENTIONS.items():
+        yield f"{name} attention", (partial(attention, 4, 0, 2), flat, None)
+        if name != "none":
+            yield f"{name} attention in context", (partial(attention, 4, CONTEXT, 2), flat, seen)
+    for name, squeeze in SQUEEZES.items():
+        yield f"{name} squeeze", (squeeze, (2, *SHAPE), None)
+    yield "transition step", (lambda: Sequential([ActNorm(4), InvertibleMixing(_rotation())]), flat, None)
+    for name, row in PRESETS.items():
+        half = None if row.spec.context == "none" else (CONTEXT, 4, 2, 2)
+        yield f"{name} step", (partial(FlatStep, name), (8, 4, 2, 2), half)
+        yield f"{name} level", (partial(FlatLevel, name), (1, *SHAPE), half)
+        yield f"{name} multi-scale", (partial(FlatMultiScale, name), (1, *SHAPE), half)
+
+
+PIECES: dict[str, Piece] = dict(_pieces())
+
+TINY: dict[str, Any] = {"steps": [1, 1], "low_rank": 2}
+# What draws choose from where the type does not list it; whatever is not named here keeps its default.
+AMOUNTS: dict[str, Sequence[Any]] = {
+    "transition_steps": (0, 1),
+    "prior_kernel": (1, 3),
+    "low_rank": (0, 2),
+    "residual_scale": (0.5, 1.0),
+    "log_scale_bound": (0.5, 1.0),
+    "source_nll_weight": (0.0, 1e-3),
+    "discriminator_weight": (0.0, 0.05),
+    "decode_l1": (0.0, 0.5),
+    "decode_temperature": (0.0, 0.5),
+    "source_frozen": (0.0, 0.25),
 }
 
-# Variations that put every row of every table into some flow.
-FLOWS: dict[str, FlowSpec] = {
-    "dual_glow": preset("dual_glow", **SMALL),
-    "dualflow": preset("dualflow", **SMALL, low_rank=3),
-    "dualflow, no mean": preset("dualflow", **SMALL, low_rank=3, mean="none", temperature0_l1=1.0),
-    "split prior": preset("dualflow", **SMALL, low_rank=0, mean="none", prior="split", prior_mean=True),
-    "standard prior, additive": preset("dualflow", **SMALL, low_rank=2, prior="standard", coupling="additive"),
-    "source flow in couplings": preset(
-        "dual_glow", **SMALL, coupling_context="level", side_in_context=True, discriminator_weight=0.0, low_rank=2
+
+def choices() -> dict[str, Sequence[Any]]:
+    """For every field of FlowSpec that can be chosen freely, what there is."""
+    hints = get_type_hints(FlowSpec)
+    found = {field.name: hints[field.name] for field in fields(FlowSpec)}
+    listed = {name: get_args(hint) for name, hint in found.items() if get_origin(hint) is Literal}
+    return {**listed, **{name: (False, True) for name, hint in found.items() if hint is bool}, **AMOUNTS}
+
+
+def combinations(count: int, others: Sequence[FlowSpec], seed: int = 0) -> dict[str, FlowSpec]:
+    """Draw specs from the product of all choices, without those that FlowSpec calls contradictions.
+
+    The first ones are kept only if they add to what the others have, until every choice is in some spec.
+    """
+    random, found = Random(seed), dict[str, FlowSpec]()
+    offered = choices()
+    missing = {(name, option) for name, options in offered.items() for option in options}
+    missing -= {(name, getattr(spec, name)) for name in offered for spec in others}
+    while missing or len(found) < count:
+        drawn = {name: random.choice(options) for name, options in offered.items()}
+        if missing and missing.isdisjoint(drawn.items()):
+            continue
+        try:
+            found[f"combination {len(found)}"] = small("dualflow", **{**TINY, **drawn})
+        except ConfigError:
+            continue
+        missing -= set(drawn.items())
+    return found
+
+
+# A combination that no paper used is a line here, too.
+NAMED: dict[str, FlowSpec] = {
+    **{name: small(name) for name in PRESETS},
+    "network mean, imap, integers": small(
+        "dualflow",
+        **TINY,
+        mean="network",
+        attention="imap",
+        dequantisation="uniform",
+        prediction="one_sample",
+        prior_mean=True,
     ),
-    "coarser latents": preset("dual_glow", **SMALL, prior_coarser=True, prior_scale=True, prior_leaky=True),
 }
+FLOWS: dict[str, FlowSpec] = {**NAMED, **combinations(COMBINATIONS, list(NAMED.values()))}
+# One flow after the other, so that workers beside each other do not all train all of them.
+each_flow = pytest.mark.parametrize("name", FLOWS, scope="session")
+
+
+def flows_with(**options: Any) -> list[str]:
+    """Names of the flows whose spec has these values."""
+    return [name for name, spec in FLOWS.items() if all(getattr(spec, key) == value for key, value in options.items())]
 
 
 def build(name: str, seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> DualFlow:
     """A small flow in float64."""
+    return build_spec(FLOWS[name], seed, shape)
+
+
+def build_spec(spec: FlowSpec, seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> DualFlow:
+    """A flow in float64."""
     torch.manual_seed(seed)
-    return DualFlow(FLOWS[name], shape=shape, side_features=SIDE).double()
+    return DualFlow(spec, shape=shape, side_features=SIDE).double()
 
 
 def batch(count: int = 3, seed: int = 1, shape: tuple[int, int, int] = SHAPE) -> tuple[Tensor, Tensor, Tensor]:
-    """Random target, source and side, of which some is unknown."""
+    """Target, source and side, of which some is unknown; the target follows both."""
     generator = torch.Generator().manual_seed(seed)
-    target, source = torch.rand(2, count, 1, *shape, generator=generator, dtype=torch.float64)
+    noise = torch.randn(count, 1, *shape, generator=generator, dtype=torch.float64)
+    blocks = torch.rand(count, 1, *(size // 2 for size in shape), generator=generator, dtype=torch.float64)
+    contrast = 0.5 + torch.rand(count, 1, 1, 1, 1, generator=generator, dtype=torch.float64)
+    source = contrast * interpolate(blocks, scale_factor=2.0) + 0.1 * torch.rand(noise.shape, generator=generator)
     side = torch.randn(count, SIDE, generator=generator, dtype=torch.float64)
+    effect = 0.3 * side[:, :1, None, None, None]
     side[0, 1] = torch.nan
-    return target, source, side
+    return source * (1 + effect) + source.mean((2, 3, 4), keepdim=True) + 0.1 * noise, source, side
+
+
+def rounded(target: Tensor) -> Tensor:
+    """The nearest multiples of BIN_WIDTH."""
+    return BIN_WIDTH * (target / BIN_WIDTH).round()
+
+
+def trained(name: str) -> DualFlow:
+    """The flow after real optimiser steps on the real objective, in evaluation mode; a copy to do as one likes with."""
+    return deepcopy(_trained(name))
+
+
+@cache
+def _trained(name: str) -> DualFlow:
+    flow, (target, source, side) = build(name), batch(TRAINING_STEPS * BATCH, seed=0)
+    pool = (rounded(target) if flow.spec.dequantisation == "uniform" else target, source, side)
+    flow.initialize(*(tensor[:32] for tensor in pool))
+    optimiser = torch.optim.Adam(flow.parameters(), lr=2e-3, fused=True)
+    for step in range(TRAINING_STEPS):
+        flow.set_progress(step / TRAINING_STEPS)
+        optimiser.zero_grad()
+        flow(*(tensor[step * BATCH : (step + 1) * BATCH] for tensor in pool))["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(flow.parameters(), 5.0)
+        optimiser.step()
+    flow.set_progress(1.0)
+    return flow.eval()

@@ -9,15 +9,17 @@ from bijection_contract import (
     check_gradients,
     check_log_det,
     check_round_trip,
+    jacobian,
     standard_nll,
     unsettle,
 )
-from flow_zoo import FLOWS, PIECES, batch, build
+from flow_zoo import BIN_WIDTH, FLOWS, PIECES, batch, build, choices, each_flow, trained
 from safetensors.torch import load, save
 from torch import Tensor
 
 from dualflow.flows.bijection import Bijection
-from dualflow.flows.model import DualFlow
+
+each_piece = pytest.mark.parametrize("name", PIECES)
 
 
 def make(name: str, count: int = 2) -> tuple[Bijection, Tensor, Tensor | None]:
@@ -28,21 +30,27 @@ def make(name: str, count: int = 2) -> tuple[Bijection, Tensor, Tensor | None]:
 
 
 def moved(name: str, count: int = 2) -> tuple[Bijection, Tensor, Tensor | None]:
-    piece, x, context = make(name, count)
+    """The piece initialised and pushed about on a larger batch, of which some is returned."""
+    piece, x, context = make(name, 16)
     piece.initialize(x, context)
     unsettle(piece, lambda: standard_nll(piece, x, context))
-    return piece, x, context
+    return piece, x[:count], None if context is None else context[:count]
 
 
-def moved_flow(name: str) -> tuple[DualFlow, Tensor, Tensor, Tensor]:
-    flow, (target, source, side) = build(name), batch()
-    flow.initialize(target, source, side)
-    unsettle(flow, lambda: flow(target, source, side)["loss"])
-    return flow.eval(), target, source, side
+each_state = pytest.mark.parametrize("state", [make, moved])
+each_age = pytest.mark.parametrize("state", [build, trained], ids=["fresh", "trained"])
 
 
-@pytest.mark.parametrize("name", PIECES)
-@pytest.mark.parametrize("state", [make, moved])
+@pytest.mark.parametrize(
+    ("field", "option"), [(name, option) for name, options in choices().items() for option in options]
+)
+def test_every_choice_is_in_some_flow(field, option):
+    """No row of a table is left out of the flows that the contract runs over."""
+    assert any(getattr(spec, field) == option for spec in FLOWS.values())
+
+
+@each_piece
+@each_state
 def test_piece_round_trip(name, state):
     """Inverse undoes forward to 1e-9 in float64 and 1e-4 in float32, and log-determinants cancel."""
     piece, x, context = state(name)
@@ -50,14 +58,14 @@ def test_piece_round_trip(name, state):
     check_round_trip(piece.float(), x.float(), None if context is None else context.float(), 1e-4)
 
 
-@pytest.mark.parametrize("name", PIECES)
-@pytest.mark.parametrize("state", [make, moved])
+@each_piece
+@each_state
 def test_piece_log_det(name, state):
     """The log-determinant is the Jacobian's, and samples of a batch do not mix."""
     check_log_det(*state(name))
 
 
-@pytest.mark.parametrize("name", PIECES)
+@each_piece
 def test_piece_batch_and_gradients(name):
     """A batch of three equals three singles, and every parameter learns."""
     check_batch(*moved(name, count=3))
@@ -71,75 +79,77 @@ def test_piece_uses_its_own_context(name):
     piece, x, context = moved(name)
     assert context is not None
     other = context.clone()
-    other[0] += 1
+    other[0] = torch.randn_like(other[0])
     with torch.no_grad():
         z, changed = piece(x, context)[0], piece(x, other)[0]
     assert not torch.allclose(z[0], changed[0], atol=1e-6)
     torch.testing.assert_close(z[1], changed[1])
 
 
-@pytest.mark.parametrize("name", FLOWS)
-def test_flow_round_trip(name):
-    """decode(encode(x)) = x in float64 and float32, fresh and trained."""
-    fresh, (target, source, side) = build(name).eval(), batch()
-    for flow in (fresh, moved_flow(name)[0]):
-        with torch.no_grad():
-            back = flow.decode(flow.encode(target, source, side)[0], source, side)
-            torch.testing.assert_close(back, target, rtol=0, atol=1e-9)
-            flow, narrow = flow.float(), [tensor.float() for tensor in (target, source, side)]
-            back = flow.decode(flow.encode(*narrow)[0], *narrow[1:])
-            torch.testing.assert_close(back, narrow[0], rtol=0, atol=1e-4)
+@each_flow
+@each_age
+def test_flow_round_trip(name, state):
+    """decode(encode(x)) = x to 1e-9 in float64 and 1e-4 in float32, and the two log-determinants cancel."""
+    flow, (target, source, side) = state(name).eval(), batch()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            flow.decode(flow.encode(target, source, side)[0], source, side), target, rtol=0, atol=1e-9
+        )
+        maps = flow.condition(source, side).maps
+        code = flow.flow.encode(target, maps)
+        negative = flow.flow.decode(lambda level, _: code.latents[level], maps)[1]
+        torch.testing.assert_close(negative, -code.log_det, rtol=1e-9, atol=1e-9)
+        flow, narrow = flow.float(), [tensor.float() for tensor in (target, source, side)]
+        back = flow.decode(flow.encode(*narrow)[0], *narrow[1:])
+        torch.testing.assert_close(back, narrow[0], rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", FLOWS)
-def test_flow_log_det(name):
+@each_flow
+@each_age
+def test_flow_log_det(name, state):
     """The whole flow's log-determinant, residual scale included, is the Jacobian's."""
-    flow, target, source, side = moved_flow(name)
+    flow, (target, source, side) = state(name).eval(), batch(1, seed=5)
 
     def flat(x: Tensor) -> Tensor:
-        latents, _ = flow.encode(x[None], source[:1], side[:1])
-        return torch.cat([z.flatten() for z in latents])
+        latents, _ = flow.encode(x, source.expand_as(x), side.expand(len(x), -1))
+        return torch.cat([z.flatten(1) for z in latents], dim=1)
 
-    jacobian = torch.autograd.functional.jacobian(flat, target[0])
-    assert isinstance(jacobian, Tensor)
-    expected = torch.linalg.slogdet(jacobian.flatten(1))[1]
+    expected = torch.linalg.slogdet(jacobian(flat, target[0]))[1]
     torch.testing.assert_close(flow.encode(target, source, side)[1][0].detach(), expected, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", FLOWS)
-def test_flow_batch(name):
-    """log_prob of a batch of three equals that of three singles."""
-    flow, *tensors = moved_flow(name)
+@each_flow
+def test_flow_samples_do_not_see_each_other(name):
+    """log_prob of a batch of three equals that of three singles, and has no gradient with respect to another sample."""
+    flow, tensors = trained(name), batch()
     with torch.no_grad():
         together = flow.log_prob(*tensors)
         alone = torch.cat([flow.log_prob(*(tensor[i : i + 1] for tensor in tensors)) for i in range(3)])
     assert together.shape == (3,)
     torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-9)
+    target, source, side = (tensor.requires_grad_() for tensor in tensors)
+    gradients = torch.autograd.grad(flow.log_prob(target, source, side)[1], (target, source, side))
+    for gradient in gradients:
+        assert gradient[1].any()
+        assert not gradient[[0, 2]].any()
 
 
-@pytest.mark.parametrize("name", FLOWS)
+@each_flow
 def test_flow_gradients(name):
-    """Every trainable parameter has a gradient by the second step."""
+    """Every trainable parameter has a gradient by the second step.
+
+    Where a source flow is heard only through heads that start at zero, its own couplings, zero too, take a third.
+    """
     flow, (target, source, side) = build(name), batch()
     flow.initialize(target, source, side)
-    check_gradients(flow, lambda: flow(target, source, side)["loss"])
+    silent = flow.spec.source == "glow" and not flow.spec.source_nll_weight
+    check_gradients(flow, lambda: flow(target, source, side)["loss"], by_step=3 if silent else 2)
 
 
-@pytest.mark.parametrize("name", FLOWS)
-def test_flow_uses_source_and_side(name):
-    """After training, another source or other side information means another density."""
-    flow, target, source, side = moved_flow(name)
-    with torch.no_grad():
-        density = flow.log_prob(target, source, side)
-        assert ((flow.log_prob(target, source.flip(0), side) - density).abs()[[0, 2]] > 1e-3).all()
-        assert ((flow.log_prob(target, source, side + 1) - density).abs() > 1e-4).all()
-        assert ((flow.log_prob(target, source, None) - density).abs() > 1e-4).all()
-
-
-@pytest.mark.parametrize("name", FLOWS)
+@each_flow
 def test_flow_restores_from_safetensors(name):
     """Weights survive safetensors bit by bit, into a model of another seed, and are not initialised again."""
-    flow, target, source, side = moved_flow(name)
+    flow, (target, source, side) = trained(name), batch()
     twin = build(name, seed=9).eval()
     twin.load_state_dict(load(save(flow.state_dict())))
     with torch.no_grad():
@@ -149,11 +159,10 @@ def test_flow_restores_from_safetensors(name):
         assert torch.equal(twin.state_dict()[key], value), f"{key} was initialised a second time"
 
 
-@pytest.mark.parametrize("name", FLOWS)
+@each_flow
 def test_flow_under_bfloat16(name):
     """Under bfloat16 autocast log_prob is float32 and near its float32 value, the round trip within bfloat16's step."""
-    flow, *tensors = moved_flow(name)
-    flow, (target, source, side) = flow.float(), [tensor.float() for tensor in tensors]
+    flow, (target, source, side) = trained(name).float(), [tensor.float() for tensor in batch()]
     with torch.no_grad():
         exact = flow.log_prob(target, source, side)
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -161,20 +170,23 @@ def test_flow_under_bfloat16(name):
             back = flow.decode(flow.encode(target, source, side)[0], source, side)
     assert rounded.dtype == torch.float32
     torch.testing.assert_close(rounded / target[0].numel(), exact / target[0].numel(), rtol=0.02, atol=0.05)
-    torch.testing.assert_close(back, target, rtol=0, atol=4e-3)
+    torch.testing.assert_close(back, target, rtol=0, atol=0.01 * target.abs().max().item())
 
 
-@pytest.mark.parametrize("name", FLOWS)
+@each_flow
 def test_flow_samples(name):
-    """Samples are finite at every temperature and repeat with the generator's seed."""
-    flow, _, source, side = moved_flow(name)
-    for temperature in (0.0, 0.5, 1.0):
-        draws = [
-            flow.sample(source, side, n=4, temperature=temperature, generator=torch.Generator().manual_seed(seed))
-            for seed in (5, 5, 6)
-        ]
-        assert draws[0].shape == (4, *source.shape)
+    """Samples are finite at every temperature, of true and of shuffled sources, and repeat with the seed."""
+    flow, (target, source, side) = trained(name), batch(4, seed=3)
+    for temperature in (0.0, 0.5, 0.8, 1.0):
+        seeds = [torch.Generator().manual_seed(seed) for seed in (5, 5, 6)]
+        draws = [flow.sample(source, side, n=4, temperature=temperature, generator=seed) for seed in seeds]
+        assert draws[0].shape == (4, *target.shape)
         assert draws[0].isfinite().all()
+        assert draws[0].abs().max() < 100
         assert torch.equal(draws[0], draws[1])
         assert torch.equal(draws[0], draws[2]) == (temperature == 0)
         assert torch.allclose(draws[0][0], draws[0][1]) == (temperature == 0)
+        shuffled = flow.sample(source.roll(1, 0), side, n=4, temperature=temperature, generator=seeds[0])
+        assert shuffled.isfinite().all()
+        if flow.spec.dequantisation == "uniform":
+            torch.testing.assert_close(draws[0] / BIN_WIDTH, (draws[0] / BIN_WIDTH).round())

@@ -6,11 +6,12 @@ from math import log, pi
 
 import pytest
 import torch
-from flow_zoo import batch, build
+from flow_zoo import batch, build, build_spec, small
 
 from dualflow.errors import ConfigError, ShapeError
 from dualflow.flows.model import DualFlow
-from dualflow.flows.presets import preset
+from dualflow.flows.noise import with_background
+from dualflow.flows.presets import PRESETS, preset
 
 
 def test_log_prob_is_prior_plus_log_det():
@@ -21,13 +22,13 @@ def test_log_prob_is_prior_plus_log_det():
         normal = sum(-0.5 * (z.square() + log(2 * pi)).flatten(1).sum(1) for z in latents)
         torch.testing.assert_close(flow.log_prob(target, source, side), normal + log_det)
         nll = flow(target, source, side)["nll"]
-    torch.testing.assert_close(nll, -(normal + log_det).mean() / 64)
+    torch.testing.assert_close(nll, -(normal + log_det).mean() / target[0].numel())
 
 
 def test_density_counts_the_unit_of_the_target():
     """Halving the residual scale of an untrained, identity-like flow changes the log-determinant by M log 2."""
     spec = preset("dualflow", levels=1, steps=[1], hidden=[4], low_rank=0)
-    target, source, _ = batch()
+    target, source, _ = batch(shape=(4, 4, 4))
     dets = []
     for scale in (0.1, 0.05):
         torch.manual_seed(0)
@@ -113,9 +114,46 @@ def test_sizes_that_do_not_divide_are_refused_with_sizes_that_do():
     """The message names the nearest sizes; a volume off the model's grid names the grid."""
     with pytest.raises(ShapeError, match=r"multiples of 8, the nearest \(40, 48, 40\) and \(48, 48, 48\)"):
         DualFlow(preset("dualflow"), shape=(45, 48, 46))
-    target, source, side = batch(shape=(8, 4, 4))
-    with pytest.raises(ShapeError, match=r"source of size \(3, 1, 8, 4, 4\), expected \(N, 1, 4, 4, 4\)"):
+    target, source, side = batch(shape=(4, 4, 4))
+    with pytest.raises(ShapeError, match=r"source of size \(3, 1, 4, 4, 4\), expected \(N, 1, 8, 4, 4\)"):
         build("dualflow").log_prob(target, source, side)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_names_sizes_that_do(name):
+    """No flow is built for a grid that its levels cannot halve; the message names grids that would do."""
+    with pytest.raises(ShapeError, match=r"multiples of 8, the nearest \(8, 8, 8\) and \(16, 8, 16\)"):
+        DualFlow(preset(name), shape=(12, 8, 9))
+
+
+def test_background_is_drawn_in_training_and_in_evaluation():
+    """What a target holds outside the mask has no part in the objective; evaluations draw it from a fixed seed."""
+    spec = small("c_flow", background_noise=0.3)
+    flow, (target, source, side) = build_spec(spec).eval(), batch()
+    inside = torch.zeros_like(target, dtype=torch.bool)
+    inside[:, :, 2:6] = True
+    first, second = (flow(image, source, side, inside) for image in (target, torch.where(inside, target, 99.0)))
+    torch.testing.assert_close(first["nll"], second["nll"], rtol=0, atol=0)
+    assert first["nll"] != flow(target, source, side)["nll"]
+    flow.train()
+    with torch.no_grad():
+        assert flow(target, source, side, inside)["nll"] != flow(target, source, side, inside)["nll"]
+    torch.manual_seed(0)
+    drawn = with_background(target, inside, spec)
+    assert torch.equal(drawn[inside], target[inside])
+    assert drawn[~inside].std().item() == pytest.approx(0.3, rel=0.2)
+    assert with_background(target, None, spec) is target
+    assert with_background(target, inside, spec.replace(background_noise=0.0)) is target
+
+
+def test_l1_of_a_decode_counts_the_mask():
+    """Voxels outside the mask have no part in the error of a decode."""
+    flow, (target, source, side) = build_spec(small("c_flow", decode_temperature=0.0)).eval(), batch()
+    inside = torch.zeros_like(target, dtype=torch.bool)
+    inside[:, :, 2:6] = True
+    drawn = flow.sample(source, side, temperature=0.0)[0]
+    expected = (drawn - target).abs()[inside].mean()
+    torch.testing.assert_close(flow(target, source, side, inside)["decode_l1"].detach(), expected)
 
 
 def test_sample_spread_follows_the_low_rank_base():

@@ -89,6 +89,27 @@ def test_a_model_without_spread_or_condition():
     assert "not shown" in text
 
 
+def test_a_blur_that_costs_nothing_is_said_to():
+    """Where the blurred source does as well, the use of its detail is not claimed."""
+    none = pd.DataFrame(columns=["metric", "model"])
+    for values, words in ((np.ones(12), "uses the detail"), (np.zeros(12), "is not shown")):
+        check = condition_check(np.zeros(12), values)
+        (_, sentence) = findings(none, none, None, model="m", row=ROW, mean_target=1.0, blurred=check)
+        assert words in sentence
+
+
+def test_values_that_are_not_finite_are_said_plainly():
+    """A flow with any of them is called unsafe with their number; a sound one has its largest value told."""
+    none = pd.DataFrame(columns=["metric", "model"])
+    totals = pd.DataFrame(
+        {"model": ["a", "b"], "samples": [500, 500], "nonfinite_voxels": [12, 0], "largest": [9.0, 2.5]}
+    )
+    _, bad, good = findings(none, none, None, model="a", row=ROW, mean_target=1.0, stress=totals)
+    assert "a is not safe: 12 voxels of its 500" in bad
+    assert "not safe" not in good
+    assert "2.5 SUVR" in good
+
+
 def test_limits_name_the_simulation_only_where_there_is_one():
     """A simulated cohort and a small test set are named; both are silent otherwise."""
     assert any("simulated" in sentence for sentence in limits(simulated=True, subjects=10))
@@ -97,3 +118,12 @@ def test_limits_name_the_simulation_only_where_there_is_one():
     assert "simulated" not in real
     assert "200" not in real
     assert "diagnosis" in real
+
+
+def test_how_much_the_source_is_worth_is_told_with_its_sign():
+    """In nats per voxel of the mask, for another's source and for a blurred one, gain or loss."""
+    none = pd.DataFrame(columns=["metric", "model"])
+    gain, loss = (condition_check(np.zeros(12), np.full(12, size)) for size in (0.25, -0.125))
+    (_, other, blurred) = findings(none, none, gain, model="m", row=ROW, mean_target=1.0, blurred=loss)
+    assert "on average by 0.250 nats per voxel of the mask" in other
+    assert "on average by -0.125 nats per voxel of the mask" in blurred

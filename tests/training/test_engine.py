@@ -39,6 +39,20 @@ class Toy(nn.Module):
         return self.convolution(source)
 
 
+class Leaky(Toy):
+    """A toy that claims to be invertible; what it decodes is off by `drift`, one entry per validation."""
+
+    def __init__(self, drift):
+        super().__init__()
+        self.drift = drift
+
+    def encode(self, target, source, side):
+        return target, None
+
+    def decode(self, latents, source, side):
+        return latents + self.drift[self.validations - 1]
+
+
 @pytest.fixture
 def train(phantoms, held_out, quick, tmp_path):
     """Fit a toy; by default seven steps with a validation after every two and after the last."""
@@ -132,6 +146,18 @@ def test_too_many_skipped_steps_in_a_row_end_it_with_the_remedy(train, quick):
         DualflowError, match=r"toy: 3 steps in a row .* at step 5; lower .*0\.01\) or use train\.precision"
     ):
         train(Toy(spoilt=(3, 4, 5)), "ends", config)
+
+
+@pytest.mark.parametrize("drift", [0.25, float("nan")])
+def test_a_round_trip_that_drifts_ends_it_with_the_remedy(train, tmp_path, quick, drift):
+    """One line that names training, step, error and bound; the state before stays, the bad one is not written."""
+    config = quick.model_copy(update={"max_round_trip": 0.125})
+    said = rf"^toy: at step 4 .* by {drift:g}, more than train\.max_round_trip = 0\.125; lower train\.learning_rate.*$"
+    with pytest.raises(DualflowError, match=said):
+        train(Leaky([0.0625, drift]), config=config)
+    assert [path.stem for path in states(tmp_path / "states")] == ["state-00000002"]
+    _, history = train(Leaky([0.0625] * 4), "sound", config)
+    assert [entry["validation/round_trip"] for entry in history.entries] == pytest.approx([0.0625] * 4, abs=1e-6)
 
 
 def test_weights_are_the_averaged_ones_of_the_best_validation(train):

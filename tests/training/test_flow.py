@@ -11,8 +11,8 @@ from dualflow.errors import DataError
 from dualflow.flows.mean import NetworkMean
 from dualflow.inference.predict import load_predictor
 from dualflow.training import flow as module
-from dualflow.training.checkpoint import save_model, states
-from dualflow.training.flow import mean_folder, train_flow
+from dualflow.training.checkpoint import load_newest_state, save_model, states
+from dualflow.training.flow import mean_folder, source_folder, train_flow
 
 
 @pytest.fixture
@@ -70,9 +70,10 @@ def test_initialisation_takes_a_capped_seeded_choice_of_scans(train, small_flow,
     """However many there are; the seed decides which, and they come with their own means."""
     chosen = []
 
-    def spy(model, target, source, side, mean):
+    def spy(model, target, source, side, mask, mean):
         chosen.append([next(i for i in range(len(phantoms)) if torch.equal(phantoms[i]["target"], t)) for t in target])
-        assert mean.shape == target.shape
+        assert mask.dtype == torch.bool
+        assert mask.shape == mean.shape == target.shape
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module.DualFlow, "initialize", spy)
@@ -99,6 +100,123 @@ def test_a_resumed_flow_equals_an_unbroken_one_bit_for_bit(train, small_flow):
     left, right = (result.model.state_dict() for result in (unbroken, resumed))
     assert all(torch.equal(value, right[key]) for key, value in left.items())
     assert unbroken.history.entries == resumed.history.entries
+
+
+def test_a_flow_is_told_how_much_of_its_training_is_done(train, small_flow, monkeypatch):
+    """Before each of six steps, from 0 on, and also after a resumption."""
+    told = []
+    monkeypatch.setattr(module.DualFlow, "set_progress", lambda model, share: told.append(share))
+
+    def stop(step, metrics, model):
+        if step == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(small_flow, watch=stop)
+    assert told == pytest.approx([step / 6 for step in range(4)])
+    told.clear()
+    train(small_flow)  # from the state of step 2
+    assert told == pytest.approx([step / 6 for step in range(2, 6)])
+
+
+class Steps:
+    """Counts the training steps of pre-training, and stops before a given one."""
+
+    def __init__(self, monkeypatch):
+        self.taken, self.stop, forward = 0, None, module.SourcePretraining.forward
+
+        def counted(trainer, *args, **inputs):
+            if trainer.training and self.taken == self.stop:
+                raise KeyboardInterrupt
+            self.taken += trainer.training
+            return forward(trainer, *args, **inputs)
+
+        monkeypatch.setattr(module.SourcePretraining, "forward", counted)
+
+
+PRETRAINED = ModelConfig(
+    preset="srflow",
+    options={
+        "steps": [1, 1, 1], "hidden": [8, 8, 8], "context_channels": 8, "transition_steps": 1,
+        "source_pretrain": 0.5, "source_frozen": 0.5,
+    },
+)  # fmt: skip
+
+
+def source_of(model):
+    return {key: value.clone() for key, value in model.source.state_dict().items()}
+
+
+def test_a_source_is_trained_first_and_frozen_for_its_share(train, tmp_path, monkeypatch):
+    """Of six steps three; then it is held for half of the flow's own, and the card tells steps and seconds of both."""
+    steps, sources = Steps(monkeypatch), []
+    told = module.DualFlow.set_progress
+
+    def watched(model, share):
+        sources.append(source_of(model))
+        told(model, share)
+
+    monkeypatch.setattr(module.DualFlow, "set_progress", watched)
+    trained = train(PRETRAINED, watch=lambda step, metrics, model: sources.append(source_of(model)))
+    assert steps.taken == trained.facts["pretrain_steps"] == 3
+    assert [entry["step"] for entry in trained.history.entries] == [2, 3]
+    assert trained.facts["pretrain_seconds"] > 0
+    start, second, after_second, third, end = sources
+    torch.manual_seed(0)
+    untrained = source_of(module.DualFlow(trained.model.spec, shape=(16, 16, 16), side_features=1))
+    assert not torch.equal(start["stem.weight"], untrained["stem.weight"])
+    found = load_newest_state(source_folder(tmp_path / "states"))
+    assert found is not None
+    assert torch.equal(start["stem.weight"], found[0]["best.flow.source.stem.weight"])
+    # progress 0 and 1/3 are frozen, 2/3 is not
+    for held in (second, after_second, third):
+        assert all(torch.equal(value, held[key]) for key, value in start.items())
+    assert not torch.equal(end["stem.weight"], start["stem.weight"])
+
+
+def test_a_flow_without_pretraining_says_nothing_of_it(train, small_flow, monkeypatch):
+    """Nothing is trained before, and no seconds are told."""
+    steps = Steps(monkeypatch)
+    facts = train(small_flow).facts
+    assert steps.taken == facts["pretrain_steps"] == 0
+    assert "pretrain_seconds" not in facts
+
+
+@pytest.mark.parametrize(("stop", "left"), [(2, 1), (None, 0)], ids=["while its source learns", "afterwards"])
+def test_a_resumed_pretraining_equals_an_unbroken_one_bit_for_bit(train, tmp_path, monkeypatch, stop, left):
+    """It goes on from its own states, below the flow's; what is done is not done again, and its seconds are kept."""
+    steps = Steps(monkeypatch)
+    unbroken = train(PRETRAINED, "unbroken")
+
+    def stop_flow(step, metrics, model):
+        raise KeyboardInterrupt
+
+    steps.taken, steps.stop = 0, stop
+    with pytest.raises(KeyboardInterrupt):
+        train(PRETRAINED, "broken", watch=stop_flow)
+    assert "state-00000002" in [state.stem for state in states(source_folder(tmp_path / "broken"))]
+    steps.taken, steps.stop = 0, None
+    resumed = train(PRETRAINED, "broken")
+    assert steps.taken == left
+    assert resumed.facts["pretrain_seconds"] > 0
+    weights = resumed.model.state_dict()
+    assert all(torch.equal(value, weights[key]) for key, value in unbroken.model.state_dict().items())
+
+
+def test_a_source_of_another_training_is_not_gone_on_from(train, monkeypatch):
+    """Its states have the identity of the flow's."""
+    steps = Steps(monkeypatch)
+    for identity, taken in (("one", 3), ("one", 3), ("other", 6)):
+        train(PRETRAINED, identity=identity)
+        assert steps.taken == taken
+
+
+def test_pretraining_leaves_a_step_for_the_flow(train, quick):
+    """However large its share."""
+    options = PRETRAINED.options | {"source_pretrain": 0.9}
+    trained = train(PRETRAINED.model_copy(update={"options": options, "steps": 2}))
+    assert trained.facts["pretrain_steps"] == 1
+    assert [entry["step"] for entry in trained.history.entries] == [1]
 
 
 def test_a_network_mean_is_trained_first_and_then_kept(train, tmp_path, quick):

@@ -1,0 +1,1 @@
+"""Measurements across flows: what each costs and what it gives for it."""

@@ -1,0 +1,136 @@
+"""The table of a comparison: one row per flow, gathered from what training and evaluation left on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import bootstrap
+
+from dualflow.bench.plan import Plan, identity_of
+from dualflow.commit import read_manifest
+from dualflow.config import Config
+from dualflow.errors import CheckpointError
+from dualflow.evaluation.compare import summarise
+from dualflow.evaluation.nll import condition_check
+from dualflow.layout import Scan
+from dualflow.training.checkpoint import load_card
+
+CARD_SECONDS = ("mean_seconds", "pretrain_seconds", "initialize_seconds")
+"""What a training spends beside its optimiser steps, by the card's names."""
+SHARES = {"own_beats_other": ("nll_true", "nll_wrong"), "own_beats_blurred": ("nll_true", "nll_blurred")}
+"""Shares of the people whose first NLL is the lower one."""
+
+
+def collect(config: Config, plan: Plan) -> pd.DataFrame:
+    """One row per flow that is trained and scored as planned; a metric's interval is in METRIC_low and METRIC_high.
+
+    Cost is the mean over the seeds, memory the largest of them. Scores are means over people, seeds averaged first,
+    with 95 % bootstrap intervals; shares have Wilson's.
+    """
+    done = {name: list(_finished(config, plan, name)) for name in config.flows}
+    done = {name: seeds for name, seeds in done.items() if seeds}
+    if not done:
+        return pd.DataFrame()
+    scores = pd.concat([seed.scores for seeds in done.values() for seed in seeds], ignore_index=True)
+    summary = summarise(scores, bootstrap=config.evaluate.bootstrap, seed=config.evaluate.seed)
+    rows = []
+    for name, seeds in done.items():
+        known = summary[summary["model"] == name].set_index("metric")
+        people = {Scan.parse(key).subject for seed in seeds for key in seed.scores["scan"]}
+        row = {"model": name, "seeds": len(seeds), "people": len(people), **_cost(seeds)}
+        for metric, entry in known.iterrows():
+            row |= _with_interval(str(metric), entry["mean"], entry["low"], entry["high"])
+        row |= _further(config, scores[scores["model"] == name], without=set(known.index))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class Seed:
+    """One finished training of a flow and its scores.
+
+    Attributes:
+        card: of the model.
+        steps: optimiser steps of the flow itself, after any pre-training of its source.
+        memory_mib: peak memory of its training, MiB; NaN where it was not measured.
+        scores: one row per held-out scan.
+    """
+
+    card: dict[str, Any]
+    steps: int
+    memory_mib: float
+    scores: pd.DataFrame
+
+
+def _finished(config: Config, plan: Plan, name: str) -> Iterator[Seed]:
+    """Seeds of a flow whose scores belong to its model, and whose model to the plan."""
+    layout, entry = config.layout, plan.flows.get(name)
+    if entry is None or entry.identity != identity_of(config, config.flows[name]):
+        return
+    for seed in config.train.seeds:
+        stem, folder = f"{name}_seed-{seed}", layout.model(name, seed)
+        manifest = read_manifest(layout.manifest(f"evaluate/{stem}"))
+        try:
+            card = load_card(folder)
+        except CheckpointError:
+            continue
+        history = folder / "history.tsv"
+        if manifest is None or manifest["inputs"].get("model") != card["weights_sha256"] or not history.is_file():
+            continue
+        steps = int(pd.read_csv(history, sep="\t")["step"].iloc[-1])
+        if steps + card.get("pretrain_steps", 0) == entry.steps:
+            benchmark = layout.benchmark(f"train/{stem}")
+            memory = pd.read_csv(benchmark, sep="\t")["max_rss"] if benchmark.is_file() else pd.Series([np.nan])
+            scores = pd.read_csv(layout.table(f"scans_{stem}"), sep="\t")
+            yield Seed(card, steps, float(pd.to_numeric(memory, errors="coerce").max()), scores)
+
+
+def _cost(seeds: list[Seed]) -> dict[str, float]:
+    spent = {
+        key: float(np.mean([seed.card[key] for seed in seeds]))
+        for key in CARD_SECONDS
+        if all(key in seed.card for seed in seeds)
+    }
+    train = float(np.mean([seed.card["train_seconds"] for seed in seeds]))
+    return {
+        "parameters": seeds[0].card["parameters"],
+        "steps": seeds[0].steps + seeds[0].card.get("pretrain_steps", 0),
+        "step_seconds": train / seeds[0].steps,
+        "train_seconds": train,
+        **spent,
+        "memory_mib": max(seed.memory_mib for seed in seeds),
+    }
+
+
+def _further(config: Config, own: pd.DataFrame, without: set[Any]) -> dict[str, float]:
+    """What one flow's per-scan table says beside METRICS: shares, and the mean of every other number."""
+    people = own.assign(subject=[Scan.parse(key).subject for key in own["scan"]])
+    by_scan = people.groupby(["subject", "scan"]).mean(numeric_only=True)
+    means = by_scan.groupby(level="subject").mean().drop(columns=["seed", *without], errors="ignore")
+    row: dict[str, float] = {}
+    for name, pair in SHARES.items():
+        known = means.reindex(columns=list(pair)).dropna()
+        if len(known):
+            check = condition_check(known[pair[0]].to_numpy(), known[pair[1]].to_numpy())
+            row |= _with_interval(name, check.share, check.low, check.high)
+    for metric, column in means.items():
+        values = column.dropna().to_numpy()
+        if len(values):
+            row |= _with_interval(str(metric), values.mean(), *_interval(config, values))
+    return row
+
+
+def _interval(config: Config, values: np.ndarray[Any, Any]) -> tuple[float, float]:
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    options = {"n_resamples": config.evaluate.bootstrap, "rng": config.evaluate.seed, "method": "percentile"}
+    found = bootstrap((values,), np.mean, **options).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def _with_interval(name: str, value: float, low: float, high: float) -> dict[str, float]:
+    return {name: float(value), f"{name}_low": float(low), f"{name}_high": float(high)}

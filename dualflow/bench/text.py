@@ -1,0 +1,115 @@
+"""A comparison's table as text: Markdown for a page, with columns that also line up on a terminal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from dualflow.bench.plan import Plan
+from dualflow.config import Config
+from dualflow.evaluation.calibration import LEVELS
+from dualflow.evaluation.metrics import METRICS
+from dualflow.modalities import Modality, modality
+
+UNKNOWN = "n/a"
+EXPLAINED = re.compile(r"explained_level_\d+")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the text.
+
+    Attributes:
+        heading: what stands above.
+        names: columns of the frame that share it, in order.
+        digits: decimals.
+        interval: whether the interval is shown behind the value.
+        scale: what a value is multiplied with.
+    """
+
+    heading: str
+    names: Sequence[str]
+    digits: int = 3
+    interval: bool = False
+    scale: float = 1.0
+
+
+def markdown(frame: pd.DataFrame, config: Config, plan: Plan) -> str:
+    """The table in parts that fit a page, below a paragraph that says what it is."""
+    row, people = modality(config.study.target), int(frame["people"].max())
+    head = (
+        f"{config.study.name}: {plan.seconds:g} s of optimiser steps for each flow, on {config.train.threads} "
+        f"thread(s) of {plan.machine['processor']} ({plan.machine['instructions']}), torch {plan.machine['torch']}; "
+        f"{people} {'simulated ' if config.study.bids is None else ''}people held out, seeds "
+        f"{', '.join(map(str, config.train.seeds))}. Parentheses: 95 % intervals over people. Memory: peak of the "
+        "training process."
+    )
+    explained = [str(name) for name in frame if EXPLAINED.fullmatch(str(name))]
+    parts = [
+        COST,
+        [_metric(name, row, interval=True) for name in ACCURACY],
+        [*(_metric(name, row, interval=True) for name in SCORES), *COVERAGE],
+        [*LIKELIHOOD, Column("latents explained by level, finest first", explained, 2)],
+    ]
+    return "\n\n".join([head, *(part for columns in parts if (part := _part(frame, columns)))]) + "\n"
+
+
+ACCURACY = ("mae", "psnr", "ssim", "pearson_r", "region_r")
+SCORES = ("voxel_crps", "region_crps")
+COST = [
+    Column("parameters", ["parameters"], 0),
+    Column("steps", ["steps"], 0),
+    Column("s/step", ["step_seconds"]),
+    Column("training (s)", ["train_seconds"], 0),
+    Column("pretraining (s)", ["pretrain_seconds"], 0),
+    Column("mean (s)", ["mean_seconds"], 0),
+    Column("memory (MiB)", ["memory_mib"], 0),
+    Column("s/sample", ["sample_seconds"]),
+]
+COVERAGE = [
+    Column(
+        f"{what}s in {' / '.join(f'{100 * level:.0f}' for level in LEVELS)} %",
+        [f"{what}_coverage_{100 * level:.0f}" for level in LEVELS],
+    )
+    for what in ("voxel", "region")
+]
+LIKELIHOOD = [
+    Column("bits per voxel of the mask", ["bits_in_mask"], 3, interval=True),
+    Column("own MR wins over another's (%)", ["own_beats_other"], 0, interval=True, scale=100),
+    Column("over its blur (%)", ["own_beats_blurred"], 0, interval=True, scale=100),
+]
+
+
+def _metric(name: str, row: Modality, *, interval: bool) -> Column:
+    return Column(METRICS[name].heading(row), [name], METRICS[name].digits, interval)
+
+
+def _part(frame: pd.DataFrame, columns: Sequence[Column]) -> str:
+    """One Markdown table of the columns that any flow has a value in; empty if there is none."""
+    values = frame.reindex(columns=[name for column in columns for name in column.names])
+    shown = [column for column in columns if values[list(column.names)].notna().to_numpy().any()]
+    if not shown:
+        return ""
+    lines = [["flow", *(column.heading for column in shown)]]
+    lines += [[str(row["model"]), *(_cell(row, column) for column in shown)] for _, row in frame.iterrows()]
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    padded = [[cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])] for cells in lines]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [padded[0], rule, *padded[1:]])
+
+
+def _cell(row: pd.Series, column: Column) -> str:
+    text = " / ".join(_number(row.get(name), column) for name in column.names)
+    low, high = (row.get(f"{column.names[0]}_{end}") for end in ("low", "high"))
+    if not column.interval or pd.isna(low) or pd.isna(high):
+        return text
+    return f"{text} ({_number(low, column)} to {_number(high, column)})"
+
+
+def _number(value: Any, column: Column) -> str:
+    # z: a value that rounds to zero has no sign.
+    return UNKNOWN if pd.isna(value) else f"{column.scale * float(value):z,.{column.digits}f}"

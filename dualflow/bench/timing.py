@@ -1,0 +1,112 @@
+"""How long one optimiser step of a flow takes on this machine, and what this machine is."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean, median
+from time import perf_counter
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from dualflow.config import Config, ModelConfig
+from dualflow.errors import DualflowError
+from dualflow.flows.local_linear import LocalLinear
+from dualflow.flows.model import DualFlow
+from dualflow.flows.presets import preset
+from dualflow.flows.pretrain import SourcePretraining
+from dualflow.training.optimiser import Optimiser
+from dualflow.training.precision import autocast, device_of
+
+PHASES = (0.125, 0.375, 0.625, 0.875)
+"""Places in the training at which steps are timed: a preset may freeze pieces for a part of it."""
+WARM, TIMED, ROUNDS = 1, 4, 2
+SCHEDULE = 1000
+"""Length of the pretended schedule: its warm-up keeps the weights near their start while steps are timed."""
+
+
+def step_seconds(config: Config, name: str, choice: ModelConfig) -> float:
+    """Seconds of one optimiser step as training takes it, at the study's grid, batch size, precision and threads.
+
+    The volumes are random, for the time does not depend on their values. A step is forward, backward, clipping, AdamW
+    and the running mean; the time is the median of a few warm ones, averaged over PHASES, and over pre-training of the
+    source and training of the flow by their shares of the steps. Of the medians of a phase, one for every round through
+    all phases, the smallest is taken: other work on the machine can only make a step longer.
+
+    Raises:
+        DualflowError: a step was not finite, so that its time means nothing.
+    """
+    torch.manual_seed(0)
+    spec, features = preset(choice.preset, **choice.options), len(config.study.side)
+    model = DualFlow(spec, shape=config.preprocess.shape, side_features=features)
+    batch = _random_batch(config, features)
+    if not isinstance(model.mean_model, LocalLinear):
+        del batch["mean"]  # only a closed-form mean is cross-fitted and handed to each step
+    early = _mean_step(config, name, SourcePretraining(model), batch, PHASES[:1]) if spec.source_pretrain else 0.0
+    model.initialize(batch["target"], batch["source"], batch["side"], batch["mask"], batch.get("mean"))
+    late = _mean_step(config, name, model, batch, PHASES)
+    return spec.source_pretrain * early + (1 - spec.source_pretrain) * late
+
+
+def _mean_step(config: Config, name: str, model: nn.Module, batch: dict[str, Tensor], phases: Sequence[float]) -> float:
+    """Mean over `phases` of the time of a step of `model`, in seconds: the smallest median of ROUNDS."""
+    optimiser = Optimiser(model, config.train, SCHEDULE, config.train.learning_rate)
+    model.train()
+    rounds = []
+    for _ in range(ROUNDS):
+        medians = []
+        for phase in phases:
+            if isinstance(model, DualFlow):
+                model.set_progress(phase)
+            times = [_timed_step(config, name, model, optimiser, batch) for _ in range(WARM + TIMED)]
+            medians.append(median(times[WARM:]))
+        rounds.append(medians)
+    return fmean(map(min, zip(*rounds, strict=True)))
+
+
+def _timed_step(config: Config, name: str, model: nn.Module, optimiser: Optimiser, batch: dict[str, Tensor]) -> float:
+    begun = perf_counter()
+    with autocast(config.train.precision, device_of(model)):
+        loss = model(**batch)["loss"]
+    norm = optimiser.step(loss)
+    seconds = perf_counter() - begun
+    if norm is None:
+        raise DualflowError(
+            f"{name}: a step on random volumes was not finite, so its time means nothing; try "
+            "train.precision: float32, or leave the flow out with --presets"
+        )
+    return seconds
+
+
+def machine() -> dict[str, str]:
+    """What step times depend on, without the machine's name."""
+    return {
+        "processor": _processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "cores": str(os.cpu_count()),
+        "memory_gib": f"{psutil.virtual_memory().total / 2**30:.0f}",
+        "system": platform.system(),
+        "torch": torch.__version__,
+    }
+
+
+def _random_batch(config: Config, features: int) -> dict[str, Tensor]:
+    size = (config.train.batch_size, 1, *config.preprocess.shape)
+    batch: dict[str, Any] = {key: torch.randn(size) for key in ("target", "source", "mean")}
+    return {
+        **batch,
+        "side": torch.randn(config.train.batch_size, features),
+        "mask": torch.ones(size, dtype=torch.bool),
+    }
+
+
+def _processor() -> str:
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text().splitlines() if facts.is_file() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()

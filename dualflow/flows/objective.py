@@ -1,0 +1,109 @@
+"""What a flow is trained on: the negative log-likelihood and the named terms that papers put beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dualflow.flows.mean import masked_l1
+from dualflow.flows.multiscale import Code
+from dualflow.flows.noise import NOISES, with_background
+from dualflow.flows.side import SideDiscriminator, probe_accuracy, probe_error, reversal_strength
+
+if TYPE_CHECKING:
+    from dualflow.flows.model import Condition, DualFlow
+
+
+# Seed of the background in evaluation, so that validations compare.
+BACKGROUND_SEED = 0
+
+
+class Draft(NamedTuple):
+    """One batch on its way through the flow: what the terms are computed from."""
+
+    flow: DualFlow
+    target: Tensor
+    side: Tensor
+    mask: Tensor | None
+    condition: Condition
+    log_prob: Tensor
+    code: Code
+
+
+def objective(
+    flow: DualFlow, target: Tensor, source: Tensor, side: Tensor, mask: Tensor | None, mean: Tensor | None
+) -> dict[str, Tensor]:
+    """Return `loss` and its terms, each a mean over the batch.
+
+        loss = sum_t weight_t term_t
+
+    In training, noise is added first: to the target by NOISES, to the source where it has a density of its own. Terms
+    whose weight is 0 are left out, but for `nll`, which is always told; numbers that are only watched have weight 0.
+    """
+    spec = flow.spec
+    if flow.training:
+        target = with_background(NOISES[spec.dequantisation](target, spec), mask, spec)
+        if spec.source == "glow":
+            source = source + spec.source_noise * torch.randn_like(source)
+    else:
+        target = with_background(target, mask, spec, torch.Generator().manual_seed(BACKGROUND_SEED))
+    condition = flow.condition(source, side, mean)
+    draft = Draft(flow, target, side, mask, condition, *flow.density(target, condition))
+    terms = {name: term(draft) for name, (term, weight) in TERMS.items() if weight(flow) or name == "nll"}
+    loss = torch.stack([TERMS[name][1](flow) * value for name, value in terms.items()]).sum()
+    return {"loss": loss, **terms, **_watched(draft)}
+
+
+def nll(draft: Draft) -> Tensor:
+    """`-log p(target | source, side)`, nats per voxel."""
+    return -draft.log_prob.mean() / draft.target[0].numel()
+
+
+def source_nll(draft: Draft) -> Tensor:
+    """`-log p(source)` of a source that is a flow, nats per voxel: the joint objective of DUAL-GLOW and C-Flow."""
+    log_prob = draft.condition.source_log_prob
+    assert log_prob is not None
+    return -log_prob.mean() / draft.target[0, 0].numel()
+
+
+def discriminator(draft: Draft) -> Tensor:
+    """Mean squared error of side values guessed from the finer levels' latents; the flow ascends it (DUAL-GLOW)."""
+    strength = reversal_strength(draft.flow.progress)
+    guesses = _guesses(draft, strength)
+    return torch.stack([probe_error(guess, draft.side) for guess in guesses]).mean()
+
+
+def decode_l1(draft: Draft) -> Tensor:
+    """`|decode(z) - target|` in the mask and the target's unit, z drawn at a temperature (C-Flow; PU-Flow's L1)."""
+    drawn = draft.flow.draw(draft.condition, draft.flow.spec.decode_temperature)
+    return masked_l1(drawn, draft.target, torch.ones_like(drawn) if draft.mask is None else draft.mask)
+
+
+def _guesses(draft: Draft, strength: float) -> list[Tensor]:
+    hunters = [hunter for hunter in draft.flow.discriminators if isinstance(hunter, SideDiscriminator)]
+    return [hunter(z, strength) for hunter, z in zip(hunters, draft.code.latents, strict=False)]
+
+
+@torch.no_grad()
+def _watched(draft: Draft) -> dict[str, Tensor]:
+    """Numbers that tell how the adversaries stand."""
+    if not len(draft.flow.discriminators):
+        return {}
+    accuracies = [probe_accuracy(guess, draft.side) for guess in _guesses(draft, 0.0)]
+    strength = reversal_strength(draft.flow.progress)
+    return {
+        "discriminator_strength": draft.target.new_tensor(strength),
+        "probe_accuracy": torch.stack(accuracies).mean(),
+    }
+
+
+TERMS: dict[str, tuple[Callable[[Draft], Tensor], Callable[[DualFlow], float]]] = {
+    "nll": (nll, lambda flow: flow.spec.nll_weight),
+    "source_nll": (source_nll, lambda flow: flow.spec.source_nll_weight * (flow.spec.source == "glow")),
+    # Without side information there is nothing to hunt.
+    "discriminator": (discriminator, lambda flow: flow.spec.discriminator_weight * bool(len(flow.discriminators))),
+    "decode_l1": (decode_l1, lambda flow: flow.spec.decode_l1),
+}

@@ -1,0 +1,170 @@
+"""Nats inside the mask against laws whose marginal is known, and the rivals of a person's own source."""
+
+from math import log
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import MultivariateNormal, Normal, kl_divergence
+
+from dualflow.data.dataset import collate
+from dualflow.evaluation.likelihood import another_person, blurred, in_brain_of, likelihood, mask_nll
+from dualflow.flows.model import DualFlow
+from dualflow.flows.presets import preset
+
+WIDTH = 0.2
+SPEC = preset("dualflow", background_noise=WIDTH)
+MASK = torch.tensor([1, 1, 1, 0, 0, 1, 0, 0], dtype=torch.bool).view(1, 2, 2, 2)
+INSIDE = MASK.flatten()
+
+
+def gaussian(covariance):
+    """A Gaussian law of eight voxels as a density of volumes, and itself."""
+    law = MultivariateNormal(torch.zeros(8, dtype=torch.float64), covariance)
+    return (lambda volumes: law.log_prob(volumes.flatten(1).double())), law
+
+
+def correlated():
+    """A covariance in which brain and background depend on each other."""
+    root = torch.randn(8, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    return 0.05 * root @ root.T + 0.1 * torch.eye(8, dtype=torch.float64)
+
+
+def nll(density, target, *, spec=SPEC, draws=4, seed=0):
+    return mask_nll(density, target, MASK, spec, draws=draws, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("noises", "width"),
+    [
+        ({"background_noise": 0.3, "noise": 0.05}, 0.3),
+        ({"background_noise": 0.0, "noise": 0.05}, 0.05),
+        ({"background_noise": 0.0, "noise": 0.0}, 0.01),
+    ],
+    ids=["background noise", "noise alone", "no noise"],
+)
+def test_the_bound_is_exact_where_the_background_has_the_law_it_is_drawn_from(noises, width):
+    """Independent of the brain and of the right width, it leaves the NLL of the brain's marginal after one draw."""
+    density, _ = gaussian(torch.diag(torch.where(INSIDE, 1.5, width).double() ** 2))
+    target = torch.where(MASK, torch.randn(MASK.shape, generator=torch.Generator().manual_seed(1)), 7.0)
+    truth = -Normal(0.0, 1.5).log_prob(target[MASK]).mean()
+    assert nll(density, target, spec=SPEC.replace(**noises), draws=1) == pytest.approx(float(truth), rel=1e-5)
+
+
+def test_the_bound_lies_above_the_truth_by_the_divergence_of_the_background():
+    """For a correlated Gaussian the excess is KL(q || p(background | brain)) per voxel of the mask."""
+    covariance = correlated()
+    density, law = gaussian(covariance)
+    torch.manual_seed(3)
+    target = torch.where(MASK, law.sample().view(MASK.shape).float(), 0.0)
+    brain, rest = (covariance[INSIDE][:, INSIDE], covariance[~INSIDE][:, INSIDE])
+    x = target[MASK].double()
+    marginal = MultivariateNormal(torch.zeros(4, dtype=torch.float64), brain)
+    gain = rest @ torch.linalg.inv(brain)
+    conditional = MultivariateNormal(gain @ x, covariance[~INSIDE][:, ~INSIDE] - gain @ rest.T)
+    q = MultivariateNormal(torch.zeros(4, dtype=torch.float64), WIDTH**2 * torch.eye(4, dtype=torch.float64))
+    truth = -float(marginal.log_prob(x)) / 4
+    excess = float(kl_divergence(q, conditional)) / 4
+    assert excess > 0.1
+    assert nll(density, target, draws=20000) == pytest.approx(truth + excess, abs=0.02 * excess)
+    assert nll(density, target) == nll(density, target) != nll(density, target, seed=1)
+
+
+def test_laws_are_compared_on_the_same_draws():
+    """Two that differ by a factor differ by its logarithm, exactly, however few the draws."""
+    density, _ = gaussian(correlated())
+    target = torch.where(MASK, 0.3, 0.0)
+    lower = nll(lambda volumes: density(volumes) + 2.0, target, draws=1)
+    assert nll(density, target, draws=1) - lower == pytest.approx(2.0 / 4, rel=1e-12)
+
+
+def test_a_dequantised_target_has_the_density_of_its_bins():
+    """Where the law is flat in each bin, every draw gives the mass of the bins over their width.
+
+    Where it rises within a bin as 2u, u in [0, 1), the bound lies above that by -E log 2u = 1 - log 2.
+    """
+    width, share = 0.5, 0.25
+
+    def density(volumes):
+        # of four bins from 0 on, the first has the share, the others the rest in equal parts
+        inside = (torch.where(volumes < width, share, (1 - share) / 3) / width).log()
+        return torch.where(MASK, inside, Normal(0.0, WIDTH).log_prob(volumes)).flatten(1).double().sum(1)
+
+    target = torch.zeros(MASK.shape)
+    target.view(-1)[0] = 2 * width
+    spec = SPEC.replace(dequantisation="uniform", bin_width=width)
+    truth = -(3 * log(share / width) + log(0.25 / width)) / 4
+    assert nll(density, target, spec=spec, draws=3) == pytest.approx(truth, rel=1e-6)
+
+    def rising(volumes):
+        place = torch.where(MASK, volumes / width % 1, 0.5)
+        return density(volumes) + (2 * place).log().flatten(1).double().sum(1)
+
+    assert nll(rising, target, spec=spec, draws=40000) == pytest.approx(truth + 1 - log(2), abs=0.01)
+
+
+def test_the_blur_stays_inside_the_mask_and_is_measured_in_mm(phantoms):
+    """What is constant stays constant up to the rim, detail goes, and half the voxel means twice the voxels."""
+    item = phantoms[0]
+    flat = {**item, "source": 0.7 * item["mask"].float()}
+    assert torch.allclose(blurred(flat, (4.0,) * 3), flat["source"], atol=1e-6)
+    coarse, fine = blurred(item, (4.0,) * 3), blurred(item, (2.0,) * 3)
+    assert not coarse[~item["mask"]].any()
+    spread = [float(image[item["mask"]].std()) for image in (item["source"], coarse, fine)]
+    assert spread[0] > 1.5 * spread[1] > 1.5 * spread[2]
+    assert torch.equal(fine, blurred(item, (4.0,) * 3, sigma_mm=16.0))
+
+
+def test_another_brain_fills_the_own_mask_and_nothing_else(phantoms):
+    """Every voxel of the mask has a value of the other brain, also where that brain is smaller."""
+    item, other = phantoms[0], dict(phantoms[1])
+    other["mask"] = other["mask"] & (torch.arange(16) < 9)
+    other["source"] = torch.where(other["mask"], other["source"].abs() + 1, 0.0)
+    exchanged = in_brain_of(item, other)
+    assert not exchanged[~item["mask"]].any()
+    assert (exchanged[item["mask"]] >= 1).all()
+    both = item["mask"] & other["mask"]
+    assert torch.equal(exchanged[both], other["source"][both])
+
+
+def test_another_person_is_no_visit_of_the_same(phantoms):
+    """The next scan of somebody else, round the end of the list; a lone person has only themselves."""
+    scans = ["sub-1_ses-a", "sub-1_ses-b", "sub-2", "sub-3"]
+    assert [another_person(scans, index) for index in range(4)] == [2, 2, 3, 0]
+    assert another_person(["sub-1_ses-a", "sub-1_ses-b"], 1) == 1
+
+
+def test_scores_of_a_flow(flow, phantoms):
+    """Each NLL is the bound under its own source; shares are the model's own, one per level."""
+    item, other = phantoms[0], phantoms[1]
+    scores = likelihood(flow, item, other, voxel_mm=(4.0,) * 3, draws=2, seed=0)
+    target, side, mask = (item[name][None] for name in ("target", "side", "mask"))
+    sources = {
+        "nll_true": item["source"],
+        "nll_wrong": in_brain_of(item, other),
+        "nll_blurred": blurred(item, (4.0,) * 3),
+    }
+    for column, source in sources.items():
+
+        def density(volumes, source=source):
+            return torch.cat([flow.log_prob(volume[None], source[None], side) for volume in volumes])
+
+        with torch.no_grad():
+            bound = mask_nll(density, item["target"], item["mask"], flow.spec, draws=2, seed=0)
+        assert scores[column] == pytest.approx(bound, rel=1e-4)
+    assert len({round(scores[column], 6) for column in sources}) == 3
+    shares = [scores[f"explained_level_{level}"] for level in (1, 2, 3)]
+    np.testing.assert_allclose(shares, flow.explained(target, item["source"][None], side, mask), rtol=1e-5)
+    assert scores["bits_in_mask"] == pytest.approx(scores["nll_true"] / log(2))
+    assert len(scores) == 7
+
+
+def test_a_flow_that_ignores_its_source_is_as_likely_under_any(phantoms):
+    """A relation that has learnt nothing yet gives the same number three times: nothing but the source differs."""
+    torch.manual_seed(0)
+    spec = preset("dual_glow", steps=[1, 1, 1], hidden=[8, 8, 8])
+    blind = DualFlow(spec, shape=tuple(phantoms[0]["source"].shape[1:]), side_features=1)
+    some = collate(phantoms.items)
+    blind.initialize(some["target"], some["source"], some["side"], some["mask"])
+    scores = likelihood(blind.eval(), phantoms[0], phantoms[1], voxel_mm=(4.0,) * 3, draws=1, seed=0)
+    assert scores["nll_true"] == scores["nll_wrong"] == scores["nll_blurred"]

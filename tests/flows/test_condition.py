@@ -1,0 +1,267 @@
+"""Where the source enters a flow and where it must not: no leak from the target, causal wiring, and real use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from flow_zoo import FLOWS, SHAPE, batch, build, build_spec, each_flow, flows_with, small, trained
+from torch import Tensor
+
+from dualflow.flows.actnorm import ConditionalActNorm
+from dualflow.flows.attention import Tokens
+from dualflow.flows.bijection import Bijection
+from dualflow.flows.level import Level, StepMaps
+from dualflow.flows.mixing import ConditionalTriangles
+from dualflow.flows.model import Condition, DualFlow
+from dualflow.flows.presets import PRESETS
+
+STEPWISE = flows_with(context="step")
+
+
+def tensors_of(condition: Condition) -> Iterator[Tensor]:
+    """Everything a condition says."""
+    yield condition.mean
+    yield from condition.features
+    for level in condition.maps:
+        for step in level:
+            yield from step.values()
+    if condition.source_log_prob is not None:
+        yield condition.source_log_prob
+
+
+def conditions_of(flow: DualFlow, monkeypatch: pytest.MonkeyPatch) -> list[Condition]:
+    """Collect the conditions that the flow computes from now on."""
+    seen: list[Condition] = []
+
+    def spy(*given: Tensor) -> Condition:
+        seen.append(DualFlow.condition(flow, *given))
+        return seen[-1]
+
+    monkeypatch.setattr(flow, "condition", spy)
+    return seen
+
+
+@each_flow
+def test_condition_never_sees_the_target(name, monkeypatch):
+    """In training, no feature, map, mean or source density has a gradient with respect to the target, or its value."""
+    flow, (target, source, side) = trained(name).train(), batch()
+    seen = conditions_of(flow, monkeypatch)
+    target.requires_grad_()
+    for image in (target, 2 - target):
+        torch.manual_seed(0)
+        flow(image, source, side)
+    first, second = (list(tensors_of(condition)) for condition in seen)
+    for mine, other in zip(first, second, strict=True):
+        assert mine.grad_fn is None or torch.autograd.grad(mine.sum(), target, allow_unused=True)[0] is None
+        torch.testing.assert_close(mine, other, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", flows_with(source="glow"))
+def test_source_density_is_the_sources_own(name):
+    """The source's density is the same number, bit by bit, whatever the target is, and follows the source."""
+    flow, (target, source, side) = trained(name), batch()
+    density = flow.condition(source, side).source_log_prob
+    other = flow.condition(source.flip(0), side).source_log_prob
+    assert density is not None
+    assert other is not None
+    torch.testing.assert_close(density, other.flip(0))
+    if flow.spec.source_nll_weight:
+        terms = [flow(image, source, side)["source_nll"] for image in (target, target.flip(0), 3 * target)]
+        assert torch.equal(terms[0], terms[1])
+        assert torch.equal(terms[0], terms[2])
+        torch.testing.assert_close(terms[0], -density.mean() / source[0].numel())
+
+
+def perturbed(maps: list[list[StepMaps]], level: int, step: int) -> list[list[StepMaps]]:
+    """The maps with those of one step moved."""
+    copies = [list(steps) for steps in maps]
+    copies[level][step] = {name: seen + 0.3 * torch.randn_like(seen) for name, seen in copies[level][step].items()}
+    return copies
+
+
+@pytest.mark.parametrize("name", STEPWISE)
+def test_steps_are_causal(name):
+    """Moving the maps of step k leaves all steps before it as they are, bit by bit, and changes it and all after it."""
+    flow, (target, source, side) = trained(name), batch(2)
+    condition, steps = flow.condition(source, side), flow.spec.steps
+    order = [(level, step) for level in range(flow.spec.levels) for step in range(steps[level])]
+    with torch.no_grad():
+        before = flow.flow.trace(target, condition.maps)
+        for place, (level, step) in enumerate(order):
+            after = flow.flow.trace(target, perturbed(condition.maps, level, step))
+            for other, (there, k) in enumerate(order):
+                mine, moved = before.activations[there][k], after.activations[there][k]
+                if other < place:
+                    assert all(torch.equal(mine[piece], moved[piece]) for piece in mine)
+                # What a level's last coupling has moved leaves behind it, and never reaches the coarser levels.
+                elif there == level or step + 1 < steps[level]:
+                    assert not torch.allclose(mine["coupling"], moved["coupling"], atol=1e-7)
+            for finer in range(level):
+                assert torch.equal(before.latents[finer], after.latents[finer])
+            assert not torch.allclose(before.latents[level], after.latents[level], atol=1e-7)
+            assert (before.log_det != after.log_det).all() or flow.spec.coupling == "additive"
+
+
+@pytest.mark.parametrize("name", flows_with(source="glow", context="step"))
+def test_a_step_sees_its_twin(name):
+    """Each piece's map is what the same piece of the same step of the source's own flow put out, then side values."""
+    flow, (_, source, side) = trained(name), batch()
+    maps = flow.condition(source, side).maps
+    twins = flow.source.flow.trace(source, flow.source.none).activations
+    for level, steps in enumerate(twins):
+        for k, outputs in enumerate(steps):
+            assert set(maps[level][k]) >= {"actnorm", "mixing", "coupling"}
+            for piece, output in outputs.items():
+                torch.testing.assert_close(maps[level][k][piece][:, : output.shape[1]], output)
+    torch.testing.assert_close(maps[0][0]["injector"], maps[0][0]["coupling"])
+
+
+@pytest.mark.parametrize("name", flows_with(source="encoder", context="step"))
+def test_encoder_makes_a_map_for_each_step(name):
+    """Maps of different steps differ, and each is a function of the one before it."""
+    flow, (_, source, side) = trained(name), batch()
+    maps = flow.condition(source, side).maps
+    for level, count in enumerate(flow.spec.steps):
+        assert len(maps[level]) == count
+        for k in range(1, count):
+            assert not torch.allclose(maps[level][k]["coupling"], maps[level][k - 1]["coupling"], atol=1e-3)
+    with torch.no_grad():
+        flow.source.blocks[0][0][0].weight.add_(0.1)
+        changed = flow.condition(source, side).maps
+    assert all(not torch.allclose(maps[0][k]["coupling"], changed[0][k]["coupling"]) for k in range(flow.spec.steps[0]))
+
+
+@each_flow
+def test_true_source_and_side_are_more_likely_than_others(name):
+    """On people it was not trained on the flow prefers their own source, and side values change the density."""
+    flow, (target, source, side) = trained(name), batch(64, seed=7)
+    with torch.no_grad():
+        own = flow.log_prob(target, source, side)
+        other = flow.log_prob(target, source.roll(1, 0), side)
+        assert own.mean() > other.mean()
+        assert (own > other).double().mean() > 0.5
+        assert ((flow.log_prob(target, source.flip(0), side) - own).abs() > 1e-3).all()
+        for changed in (side + 1, None):
+            difference = (flow.log_prob(target, source, changed) - own).abs()
+            assert (difference > 0).all()
+            assert difference.median() > 1e-3
+
+
+@each_flow
+def test_samples_follow_the_source(name):
+    """Samples of another source are other samples, from the same random numbers."""
+    flow, (_, source, side) = trained(name), batch()
+
+    def samples(source: Tensor) -> Tensor:
+        return flow.sample(source, side, n=8, generator=torch.Generator().manual_seed(0))
+
+    assert ((samples(source) - samples(source.roll(1, 0))).abs().amax((0, 2, 3, 4, 5)) > 1e-4).all()
+
+
+INJECTOR_ONLY = [
+    name
+    for name in flows_with(injector=True, actnorm="plain", mixing="lu", mean="none", attention="none")
+    if FLOWS[name].prior != "relation"
+]
+
+
+def silence_couplings(flow: DualFlow) -> None:
+    """Zero what couplings are told of the source."""
+    with torch.no_grad():
+        for level in flow.flow.levels:
+            assert isinstance(level, Level)
+            for parameter in level.projections.parameters():
+                parameter.zero_()
+
+
+@pytest.mark.parametrize("name", INJECTOR_ONLY)
+def test_injector_alone_carries_the_source(name):
+    """With nothing of the source left in the couplings, people's own sources are still the likelier ones."""
+    flow, (target, source, side) = trained(name), batch(64, seed=7)
+    silence_couplings(flow)
+    with torch.no_grad():
+        own, other = flow.log_prob(target, source, side), flow.log_prob(target, source.roll(1, 0), side)
+        assert ((own - other).abs() > 1e-3).all()
+        assert own.mean() > other.mean()
+        for module in flow.modules():
+            if isinstance(module, Level):
+                for step in module.steps:
+                    del step.pieces["injector"]
+        torch.testing.assert_close(flow.log_prob(target, source, None), flow.log_prob(target, source.roll(1, 0), None))
+
+
+def test_injector_presets_are_tested():
+    """The flows in which the source has no other way than coupling and injector include SRFlow and PU-Flow."""
+    assert {"srflow", "puflow"} <= set(INJECTOR_ONLY)
+
+
+def response(piece: Bijection, context: Tensor) -> Tensor:
+    """What a linear or affine piece does to the channels, `[N, C, C + 1]`: its columns at the unit vectors and at 0."""
+    channels = piece.channels if isinstance(piece, ConditionalTriangles) else len(piece.shift)
+    vectors = torch.cat([torch.eye(channels), torch.zeros(channels, 1)], dim=1).to(context.dtype)
+    with torch.no_grad():
+        return piece(vectors[None, :, :, None, None].expand(len(context), -1, -1, -1, -1), context)[0].flatten(2)
+
+
+def pooled_pieces(flow: DualFlow) -> Iterator[tuple[Bijection, int, int, str]]:
+    """Every conditional actnorm and matrix with its place: level, step, piece."""
+    for index, level in enumerate(flow.flow.levels):
+        for k, step in enumerate(level.steps):
+            for name, piece in step.pieces.items():
+                for module in piece.modules():
+                    if isinstance(module, ConditionalActNorm | ConditionalTriangles):
+                        yield module, index, k, name
+
+
+@pytest.mark.parametrize("name", sorted({*flows_with(actnorm="conditional"), *flows_with(mixing="conditional_lu")}))
+def test_pooled_networks_learn(name):
+    """After 200 steps every conditional actnorm and matrix differs between people, most by 1e-3 of its size."""
+    flow, (_, source, side) = trained(name), batch(16, seed=7)
+    maps, spreads = flow.condition(source, side).maps, []
+    for piece, level, step, key in pooled_pieces(flow):
+        matrices = response(piece, maps[level][step][key]).flatten(1)
+        differences = torch.cdist(matrices, matrices)
+        assert (differences + torch.eye(len(matrices)) > 0).all()
+        spreads.append(float(differences.max() / matrices[0].norm()))
+    kinds = (flow.spec.actnorm == "conditional") + (flow.spec.mixing == "conditional_lu")
+    assert len(spreads) == kinds * sum(flow.spec.steps)
+    assert min(spreads) > 1e-4
+    assert sorted(spreads)[len(spreads) // 2] > 1e-3
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_conditional_networks_do_not_grow_with_the_volume(name):
+    """Source, flow and priors have as many parameters for a volume eight times as large; only a low-rank base grows."""
+    options = {"low_rank": 0}
+    sizes = [build_spec(small(name, **options), shape=tuple(scale * size for size in SHAPE)) for scale in (1, 2)]
+    counts = [
+        [sum(value.numel() for value in part.parameters()) for part in (flow.source, flow.flow, flow.priors)]
+        for flow in sizes
+    ]
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("name", [name for name in FLOWS if FLOWS[name].attention != "none"])
+def test_attention_reads_the_source(name):
+    """Without the source in attention's tokens the density is another one."""
+    flow, (target, source, side) = trained(name), batch()
+    with torch.no_grad():
+        density, read = flow.log_prob(target, source, side), 0
+        for tokens in flow.modules():
+            if isinstance(tokens, Tokens) and tokens.context is not None:
+                tokens.context.weight.zero_()
+                read += 1
+        assert ((flow.log_prob(target, source, side) - density).abs() > 1e-5).all()
+    assert read >= flow.spec.levels
+
+
+@each_flow
+def test_mixed_batch_of_sources(name):
+    """A condition for several people, repeated for several samples, is each person's own condition."""
+    flow, (_, source, side) = build(name).eval(), batch()
+    together = list(tensors_of(flow.condition(source, side).repeat(2)._replace(source_log_prob=None)))
+    alone = [flow.condition(source[i : i + 1], side[i : i + 1])._replace(source_log_prob=None) for i in range(3)]
+    for mine, *others in zip(together, *map(tensors_of, alone), strict=True):
+        torch.testing.assert_close(mine, torch.cat([*others, *others]))

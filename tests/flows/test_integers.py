@@ -1,0 +1,139 @@
+"""Targets that are whole multiples of a bin: noise spreads them, samples return to them, masses are bounded."""
+
+from __future__ import annotations
+
+from math import log, pi, sqrt
+
+import pytest
+import torch
+from bijection_contract import unsettle
+from flow_zoo import BIN_WIDTH, SIDE, batch, flows_with, rounded, small, trained
+from scipy.stats import kstest, norm
+from torch import Tensor
+
+from dualflow.errors import ConfigError
+from dualflow.flows.model import DualFlow
+from dualflow.flows.noise import NOISES, uniform_noise
+from dualflow.flows.presets import preset
+
+INTEGERS = flows_with(dequantisation="uniform")
+EIGHT = (2, 2, 2)
+ONE_LEVEL = {"levels": 1, "steps": [1], "hidden": [6], "low_rank": 0, "dequantisation": "uniform"}
+
+
+def eight_voxels(bin_width: float) -> DualFlow:
+    """A flow of 2^3 voxels: before training an orthonormal transform of white noise."""
+    torch.manual_seed(0)
+    spec = preset("dualflow", **ONE_LEVEL, bin_width=bin_width, residual_scale=1.0)
+    return DualFlow(spec, shape=EIGHT, side_features=SIDE).double().eval()
+
+
+def test_uniform_noise_fills_the_bin():
+    """Integers are spread evenly over [0, bin_width) above them, from the generator that was given."""
+    spec = small("c_glow", dequantisation="uniform")
+    target = torch.full((4, 1, 16, 16, 16), 3 * BIN_WIDTH)
+    torch.manual_seed(0)
+    noise = (NOISES["uniform"](target, spec) - target) / BIN_WIDTH
+    assert kstest(noise.flatten().numpy(), "uniform").pvalue > 0.01
+    assert noise.min() >= 0
+    assert noise.max() < 1
+    draws = [uniform_noise(target, torch.Generator().manual_seed(4)) for _ in range(2)]
+    assert torch.equal(*draws)
+
+
+def test_real_values_get_gaussian_noise():
+    """A real-valued target gets normal noise of the spec's deviation."""
+    spec = small("c_glow", noise=0.2)
+    torch.manual_seed(0)
+    noise = NOISES["none"](torch.zeros(4, 1, 16, 16, 16), spec)
+    assert kstest((noise / 0.2).flatten().numpy(), "norm").pvalue > 0.01
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+def test_samples_are_multiples(name):
+    """Samples and their likes fall on the bins, at every temperature; the mean of samples need not."""
+    flow, (_, source, side) = trained(name), batch()
+    drawn = flow.sample(source, side, n=3)
+    assert torch.equal(drawn, rounded(drawn))
+    for kind in ("temperature0", "one_sample"):
+        image = flow.predict(source, side, kind)
+        assert torch.equal(image, rounded(image))
+    average = flow.predict(source, side, "sample_mean")
+    assert not torch.equal(average, rounded(average))
+
+
+def test_samples_fall_into_the_bins_of_the_noise():
+    """A value is the lower end of its bin: samples of a standard normal, rounded down, average half a bin less."""
+    flow, (_, source, side) = eight_voxels(1.0), batch(1, shape=EIGHT)
+    drawn = flow.sample(source, side, n=4000, generator=torch.Generator().manual_seed(0))
+    assert drawn.mean().item() == pytest.approx(-0.5, abs=0.03)
+    zeros = (drawn == 0).double().mean().item()
+    assert zeros == pytest.approx(norm.cdf(1) - norm.cdf(0), abs=0.01)
+
+
+@pytest.mark.parametrize("width", [0.5, 1.0])
+def test_log_mass_bounds_the_mass(width):
+    """For white noise: the mean over draws is E log p + M log w, which is below the true log-mass but close to it."""
+    flow, (_, source, side) = eight_voxels(width), batch(3, shape=EIGHT)
+    torch.manual_seed(0)
+    target = width * torch.randint(-2, 2, (3, 1, *EIGHT)).double()
+    found = flow.log_mass(target, source, side, draws=1500, generator=torch.Generator().manual_seed(0)).detach()
+    # E (y + w u)^2 = (y + w / 2)^2 + w^2 / 12
+    second = (target + width / 2).square() + width**2 / 12
+    expected = (-0.5 * (second + log(2 * pi)) + log(width)).sum((1, 2, 3, 4))
+    torch.testing.assert_close(found, expected, rtol=0, atol=6 * width * sqrt(8 / 1500))
+    mass = torch.from_numpy(norm.cdf(target + width) - norm.cdf(target)).log().sum((1, 2, 3, 4))
+    assert (expected < mass).all()
+    assert (expected > mass - 0.8).all()
+
+
+def test_masses_of_all_values_sum_to_at_most_one():
+    """Over the 4^8 images of eight voxels with four values each, of a flow that has been pushed about."""
+    flow, (_, source, side) = eight_voxels(1.0), batch(16, shape=EIGHT)
+    people = torch.randint(-2, 2, (16, 1, *EIGHT), generator=torch.Generator().manual_seed(0)).double()
+    torch.manual_seed(1)
+    unsettle(flow, lambda: flow(people, source, side)["loss"])
+    images = torch.cartesian_prod(*[torch.arange(-2.0, 2.0)] * 8).double().view(-1, 1, *EIGHT)
+    with torch.no_grad():
+        log_masses = torch.cat(
+            [
+                flow.log_mass(part, source[:1].expand_as(part), side[:1].expand(len(part), -1))
+                for part in images.split(8192)
+            ]
+        )
+    assert 0.1 < log_masses.exp().sum() < 1
+
+
+def test_log_mass_repeats_with_the_generator():
+    """The bound is a function of its inputs and the seed; one draw is noisier than many."""
+    flow, (target, source, side) = trained(INTEGERS[0]), batch()
+    target = rounded(target)
+    many, again, other = (
+        flow.log_mass(target, source, side, draws=3, generator=torch.Generator().manual_seed(seed)).detach()
+        for seed in (0, 0, 1)
+    )
+    assert many.shape == (3,)
+    assert torch.equal(many, again)
+    assert not torch.equal(many, other)
+
+
+def test_log_mass_is_for_integers():
+    """A flow of real values has no masses."""
+    flow, tensors = trained("c_glow"), batch()
+    with pytest.raises(ConfigError, match="choose dequantisation: uniform"):
+        flow.log_mass(*tensors)
+
+
+def test_the_training_objective_is_the_bound():
+    """In training `nll` is minus the bound per voxel, but for the constant of the bin's width."""
+    flow, (target, source, side) = trained(INTEGERS[0]), batch()
+    target = rounded(target)
+
+    def average(values: list[Tensor]) -> float:
+        return torch.stack(values).mean().item()
+
+    with torch.no_grad():
+        bound = average([flow.log_mass(target, source, side).mean() / 128 - log(BIN_WIDTH) for _ in range(100)])
+        flow.train()
+        flow.side_tokens.eval()
+        assert average([-flow(target, source, side)["nll"] for _ in range(100)]) == pytest.approx(bound, abs=0.02)

@@ -1,0 +1,199 @@
+"""The objective is the weighted sum of its terms, and each term is what its name says."""
+
+from __future__ import annotations
+
+from math import exp
+
+import pytest
+import torch
+from flow_zoo import FLOWS, SIDE, batch, build, build_spec, each_flow, small, trained
+from torch import Tensor
+
+from dualflow.flows.model import DualFlow
+from dualflow.flows.objective import TERMS
+from dualflow.flows.presets import PRESETS
+from dualflow.flows.side import SideDiscriminator, probe_accuracy, probe_error, reversal_strength
+from dualflow.flows.spec import FlowSpec
+
+WEIGHTS = {
+    "nll": "nll_weight",
+    "source_nll": "source_nll_weight",
+    "discriminator": "discriminator_weight",
+    "decode_l1": "decode_l1",
+}
+DECODING = [name for name in FLOWS if FLOWS[name].decode_l1]
+
+
+def weight(spec: FlowSpec, term: str) -> float:
+    return float(getattr(spec, WEIGHTS[term])) * (term != "source_nll" or spec.source == "glow")
+
+
+def gradients(value: Tensor, module: torch.nn.Module) -> Tensor:
+    """All gradients of a number in one vector, zero where there is none."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    found = torch.autograd.grad(value, parameters, allow_unused=True, retain_graph=True)
+    return torch.cat(
+        [torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(parameters, found, strict=True)]
+    )
+
+
+def test_every_term_has_its_weight_here():
+    """A new row of TERMS must come with its weight in this file."""
+    assert set(TERMS) == set(WEIGHTS)
+
+
+@each_flow
+@pytest.mark.parametrize("training", [False, True])
+def test_loss_is_the_weighted_sum(name, training):
+    """The loss is the sum of weight times term, and just the weighted terms and `nll` are told."""
+    flow, tensors = trained(name).train(training), batch()
+    out = flow(*tensors)
+    told = {term for term in WEIGHTS if weight(flow.spec, term)} | {"nll"}
+    assert set(out) - {"loss", "discriminator_strength", "probe_accuracy"} == told
+    torch.testing.assert_close(out["loss"], sum(weight(flow.spec, term) * out[term] for term in told))
+    assert all(value.isfinite() and value.dim() == 0 for value in out.values())
+
+
+@each_flow
+def test_nll_is_the_density_per_voxel(name):
+    """Without noise, `nll` is the mean of -log p(target | source, side) over the batch, in nats per voxel."""
+    flow, (target, source, side) = trained(name), batch()
+    expected = -flow.log_prob(target, source, side).mean() / target[0].numel()
+    torch.testing.assert_close(flow(target, source, side)["nll"], expected)
+
+
+@pytest.mark.parametrize("name", DECODING)
+def test_decode_l1_is_the_error_of_a_draw(name):
+    """`decode_l1` is the mean absolute error of a draw at the spec's temperature, in the target's unit."""
+    flow, (target, source, side) = trained(name), batch()
+    torch.manual_seed(3)
+    term = flow(target, source, side)["decode_l1"]
+    torch.manual_seed(3)
+    drawn = flow.draw(flow.condition(source, side), flow.spec.decode_temperature)
+    torch.testing.assert_close(term, (drawn - target).abs().mean())
+    if flow.spec.decode_temperature == 0 and flow.spec.dequantisation == "none":
+        assert torch.equal(drawn.detach(), flow.sample(source, side, temperature=0.0)[0])
+
+
+@pytest.mark.parametrize("name", DECODING)
+def test_decode_l1_reaches_flow_and_source(name):
+    """Its gradient passes through the inverse into the flow and its source, and is finite."""
+    flow, tensors = trained(name).train(), batch()
+    term = flow(*tensors)["decode_l1"]
+    for part in (flow.flow, flow.source):
+        found = gradients(term, part)
+        assert found.isfinite().all()
+        assert found.any()
+
+
+@pytest.mark.parametrize("latents", ["none", "global", "local", "spatial", "interpolate"])
+@pytest.mark.parametrize("temperature", [0.0, 0.5])
+def test_decode_l1_has_finite_gradients_behind_latent_tools(latents, temperature):
+    """Whatever is done to drawn latents, and at temperature 0 too, a learnt base gets finite gradients."""
+    spec = small("c_flow", latents=latents, decode_temperature=temperature, low_rank=2)
+    flow, tensors = build_spec(spec), batch(2)
+    flow.initialize(*tensors)
+    flow(*tensors)["loss"].backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in flow.parameters())
+
+
+def test_without_the_decode_c_flow_is_the_joint_likelihood():
+    """With no weight on the decode, C-Flow's loss is the target's nll plus the weighted source's."""
+    torch.manual_seed(0)
+    flow, (target, source, side) = build_spec(small("c_flow", decode_l1=0.0, source_nll_weight=1.0)).eval(), batch()
+    flow.initialize(target, source, side)
+    condition = flow.condition(source, side)
+    joint = flow.log_prob(target, source, side) + condition.source_log_prob
+    torch.testing.assert_close(flow(target, source, side)["loss"], -joint.mean() / 128, rtol=1e-6, atol=1e-6)
+    lighter = build_spec(small("c_flow", decode_l1=0.0)).eval()
+    lighter.load_state_dict(flow.state_dict())
+    out = lighter(target, source, side)
+    torch.testing.assert_close(out["loss"], out["nll"] + 1e-4 * out["source_nll"], rtol=1e-6, atol=1e-6)
+
+
+def test_the_sources_weight_decides_what_its_likelihood_teaches():
+    """The source flow's gradient from its own likelihood grows with lambda; the target's flow gets none from it."""
+    flow, tensors = trained("full_glow"), batch()
+    out = flow(*tensors)
+    assert gradients(out["source_nll"], flow.source).any()
+    assert not gradients(out["source_nll"], flow.flow).any()
+    assert gradients(out["nll"], flow.source).any()
+
+
+def test_strength_follows_the_progress():
+    """The reversal starts at 0, rises, and ends at 1; the objective tells it."""
+    values = [reversal_strength(share) for share in (0, 0.05, 0.2, 0.5, 1)]
+    assert values[0] == 0
+    assert values == sorted(values)
+    assert values[1] == pytest.approx(2 / (1 + exp(-0.5)) - 1)
+    assert values[-1] > 0.999
+    flow, tensors = build("dual_glow"), batch()
+    for share, value in zip((0, 0.05, 0.2, 0.5, 1), values, strict=True):
+        flow.set_progress(share)
+        assert flow(*tensors)["discriminator_strength"].item() == pytest.approx(value, rel=1e-6)
+
+
+def test_reversal_acts_with_the_strength():
+    """The flow ascends the discriminators' error by the strength of the day; they descend it from the first step."""
+    flow, (target, source, side) = trained("dual_glow"), batch()
+    latents = flow.encode(target, source, side)[0]
+    hunters = [hunter for hunter in flow.discriminators if isinstance(hunter, SideDiscriminator)]
+    assert len(hunters) == flow.spec.levels - 1
+    errors = [probe_error(hunter(z, -1.0), side) for hunter, z in zip(hunters, latents, strict=False)]
+    plain = gradients(torch.stack(errors).mean(), flow.flow)
+    assert plain.any()
+    learnt = []
+    for share in (0.0, 0.1, 1.0):
+        flow.set_progress(share)
+        term = flow(target, source, side)["discriminator"]
+        torch.testing.assert_close(gradients(term, flow.flow), -reversal_strength(share) * plain)
+        learnt.append(gradients(term, flow.discriminators))
+    assert learnt[0].any()
+    torch.testing.assert_close(learnt[0], learnt[2])
+
+
+def test_probe_accuracy_counts_known_values():
+    """A perfect guess scores 1, the opposite 0, half right a half; unknown values do not count."""
+    side = torch.tensor([[1.0, -0.5], [-2.0, torch.nan], [0.7, 3.0]])
+    assert probe_accuracy(side.nan_to_num(-9), side) == 1
+    assert probe_accuracy(-side.nan_to_num(), side) == 0
+    assert probe_accuracy(torch.ones_like(side), side) == pytest.approx(3 / 5)
+    assert probe_accuracy(side.nan_to_num(), torch.full_like(side, torch.nan)) == 0
+
+
+def test_watched_accuracy_is_that_of_the_discriminators():
+    """Discriminators that know the answer are told to."""
+    flow, (target, source, side) = trained("dual_glow"), batch()
+    side = torch.ones_like(side)
+    with torch.no_grad():
+        for hunter in flow.discriminators:
+            hunter.head[-1].weight.zero_()
+            hunter.head[-1].bias.fill_(1.0)
+    out = flow(target, source, side)
+    assert out["probe_accuracy"] == 1
+    assert out["discriminator"] == 0
+    assert flow(target, source, -side)["probe_accuracy"] == 0
+
+
+def test_without_side_information_nothing_is_hunted():
+    """A flow without side columns, or of one level, has no discriminator and no such term."""
+    target, source, side = batch()
+    flow = DualFlow(small("dual_glow"), shape=(8, 4, 4)).double()
+    assert set(flow(target, source)) == {"loss", "nll", "source_nll"}
+    one_level = small("dual_glow", levels=1, steps=[1], hidden=[6])
+    flow = DualFlow(one_level, shape=(8, 4, 4), side_features=SIDE).double()
+    assert set(flow(target, source, side)) == {"loss", "nll", "source_nll"}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_weigh_the_terms_of_their_papers(name):
+    """A method has the terms of its paper and no others; every one counts its own likelihood in full."""
+    extra = {
+        "dual_glow": {"source_nll", "discriminator"},
+        "full_glow": {"source_nll"},
+        "c_flow": {"source_nll", "decode_l1"},
+        "puflow": {"decode_l1"},
+    }
+    spec = PRESETS[name].spec
+    assert spec.nll_weight == 1
+    assert {term for term in WEIGHTS if weight(spec, term)} == {"nll"} | extra.get(name, set())

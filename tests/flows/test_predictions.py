@@ -1,0 +1,132 @@
+"""One image per person: the ways to predict, what is done to latents, and how much a prior explains."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from flow_zoo import batch, build, build_spec, each_flow, small, trained
+
+from dualflow.errors import ConfigError
+from dualflow.flows.latents import LATENT_TOOLS
+from dualflow.flows.model import POINT_SEED, PREDICTIONS
+from dualflow.flows.presets import PRESETS
+
+
+@each_flow
+def test_predictions_are_functions_of_their_inputs(name):
+    """Each prediction is one finite image per person, twice the same, and takes no global random number."""
+    flow, (target, source, side) = trained(name), batch()
+    for kind in PREDICTIONS:
+        state = torch.get_rng_state()
+        image = flow.predict(source, side, kind)
+        assert image.shape == target.shape
+        assert image.isfinite().all()
+        assert not image.requires_grad
+        assert torch.equal(torch.get_rng_state(), state)
+        torch.manual_seed(9)
+        assert torch.equal(image, flow.predict(source, side, kind))
+    assert torch.equal(flow.point_estimate(source, side), flow.predict(source, side, flow.spec.prediction))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_predictions_are_what_their_names_say(name):
+    """They are the mean image, the decode at temperature 0, the seed's first sample, and the mean of its samples."""
+    flow, (_, source, side) = trained(name), batch()
+
+    def samples(n: int) -> torch.Tensor:
+        return flow.sample(source, side, n=n, generator=torch.Generator().manual_seed(POINT_SEED))
+
+    expected = {
+        "mean": flow.mean(source, side),
+        "temperature0": flow.sample(source, side, temperature=0.0)[0],
+        "one_sample": samples(1)[0],
+        "sample_mean": samples(flow.spec.prediction_samples).mean(0),
+    }
+    assert set(expected) == set(PREDICTIONS)
+    for kind, image in expected.items():
+        torch.testing.assert_close(flow.predict(source, side, kind), image)
+
+
+def test_c_glow_predicts_by_the_mean_of_ten():
+    """Its point estimate is the mean of ten samples, with a smaller error than a single one."""
+    flow, (target, source, side) = trained("c_glow"), batch(32, seed=7)
+    assert (flow.spec.prediction, flow.spec.prediction_samples) == ("sample_mean", 10)
+    errors = {
+        kind: (flow.predict(source, side, kind) - target).square().mean() for kind in ("sample_mean", "one_sample")
+    }
+    assert torch.equal(flow.point_estimate(source, side), flow.predict(source, side, "sample_mean"))
+    assert errors["sample_mean"] < 0.8 * errors["one_sample"]
+
+
+def test_unknown_predictions_are_refused():
+    """The message lists the rows."""
+    flow, (_, source, side) = build("c_glow"), batch()
+    with pytest.raises(ConfigError, match="unknown prediction 'median'; choose from: mean, temperature0, one_sample"):
+        flow.predict(source, side, "median")
+
+
+@each_flow
+@pytest.mark.parametrize("tool", LATENT_TOOLS)
+def test_latent_tools(name, tool):
+    """Every tool gives finite samples that repeat with the seed; at temperature 0 none changes anything."""
+    flow, (_, source, side) = trained(name), batch(2)
+
+    def sample(temperature: float, tool: str | None) -> torch.Tensor:
+        return flow.sample(source, side, 2, temperature, torch.Generator().manual_seed(1), tool)
+
+    drawn = sample(0.8, tool)
+    assert drawn.isfinite().all()
+    assert torch.equal(drawn, sample(0.8, tool))
+    assert torch.equal(drawn, sample(0.8, "none")) == (tool == "none")
+    assert torch.equal(sample(0.0, tool), sample(0.0, "none"))
+    if tool == flow.spec.latents:
+        assert torch.equal(drawn, sample(0.8, None))
+
+
+@each_flow
+def test_explained_of_the_untrained_is_nothing(name):
+    """A prior that has learnt nothing has mean 0, and explains none of the latents that initialisation has centred."""
+    flow, (target, source, side) = build(name), batch(32)
+    flow.initialize(target, source, side)
+    shares = flow.eval().explained(target, source, side)
+    assert shares.shape == (flow.spec.levels,)
+    assert (shares < 1e-6).all()
+    assert (shares > -0.2).all()
+
+
+def test_explained_of_the_certain_is_everything():
+    """Where the target is the source, its flow the source's and the relation the identity, every level is explained."""
+    flow, (_, source, side) = build_spec(small("dual_glow")).eval(), batch(8)
+    flow.initialize(source, source, side)
+    flow.source.flow.load_state_dict(flow.flow.state_dict())
+    with torch.no_grad():
+        for prior, channels in zip(flow.priors, flow.source.channels, strict=True):
+            conv = prior.moments.conv
+            centre = conv.conv.weight[:, :, 2, 2, 2]
+            centre.copy_(torch.eye(channels) / conv.gain)
+    shares = flow.explained(source, source, side)
+    torch.testing.assert_close(shares, torch.ones_like(shares), rtol=0, atol=1e-9)
+    with torch.no_grad():
+        for prior in flow.priors:
+            prior.moments.conv.conv.weight.mul_(0.5)
+    halves = flow.explained(source, source, side)
+    assert ((halves > 0.6) & (halves < 0.8)).all()
+
+
+def test_training_explains_more():
+    """After training the relation prior of DUAL-GLOW explains a good part of the coarsest latents of other people."""
+    flow, (target, source, side) = trained("dual_glow"), batch(32, seed=7)
+    assert flow.explained(target, source, side)[-1] > 0.3
+    shuffled = flow.explained(target, source.roll(1, 0), side)
+    assert (shuffled < flow.explained(target, source, side)).all()
+
+
+@pytest.mark.parametrize("tool", LATENT_TOOLS)
+def test_latent_tools_have_gradients_of_equal_latents(tool):
+    """Sets of latents without any spread pass finite gradients on."""
+    features = torch.randn(2, 3, 2, 2, 2)
+    for temperature in (0.0, 0.5):
+        e = torch.zeros(2, 4, 2, 2, 2, requires_grad=True)
+        LATENT_TOOLS[tool](e, features, temperature, torch.Generator().manual_seed(0)).square().sum().backward()
+        assert e.grad is not None
+        assert e.grad.isfinite().all()

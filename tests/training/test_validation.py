@@ -1,0 +1,41 @@
+"""What validation measures of a flow."""
+
+import pytest
+import torch
+
+from dualflow.data.dataset import PairDataset, collate
+from dualflow.flows.model import DualFlow
+from dualflow.flows.presets import preset
+from dualflow.training.validation import validate
+
+
+@pytest.fixture(scope="module")
+def flow(phantoms):
+    """A small DUAL-GLOW, initialised, its prior moved off zero."""
+    torch.manual_seed(0)
+    spec = preset("dual_glow", steps=[1, 1, 1], hidden=[8, 8, 8])
+    model = DualFlow(spec, shape=tuple(phantoms[0]["source"].shape[1:]), side_features=1)
+    some = collate(phantoms.items)
+    model.initialize(some["target"], some["source"], some["side"], some["mask"])
+    with torch.no_grad():
+        for parameter in model.priors.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def test_explained_variance_is_told_level_by_level(flow, phantoms):
+    """The mean of the batches' shares, each batch by its size, so that a curve can be drawn over training."""
+    people = PairDataset(phantoms.items[:3])
+    terms = validate(flow, people, 2, "float32")
+    batches = [collate(people.items[:2]), collate(people.items[2:])]
+    shares = [flow.explained(batch["target"], batch["source"], batch["side"], batch["mask"]) for batch in batches]
+    expected = (2 * shares[0] + shares[1]) / 3
+    assert [terms[f"explained_level_{level}"] for level in (1, 2, 3)] == pytest.approx(expected.tolist(), rel=1e-4)
+    assert len(set(expected.tolist())) == 3
+
+
+def test_the_round_trip_is_measured_in_float32_whatever_the_training_has(flow, held_out):
+    """Rounding of bfloat16 convolutions is no fault of the inverse."""
+    precise, mixed = (validate(flow, held_out, 2, precision) for precision in ("float32", "bfloat16"))
+    assert mixed["round_trip"] == precise["round_trip"] < 1e-4
+    assert mixed["nll"] != precise["nll"]
