@@ -104,6 +104,11 @@ def cohort(out: Path, subjects: int, seed: int, threads: int) -> None:
 @click.option("--samples", type=click.IntRange(2), default=16, show_default=True, help="Samples per scan.")
 @click.option("--keep-samples", type=click.IntRange(0), default=2, show_default=True, help="Samples written per scan.")
 @click.option("--temperature", type=click.FloatRange(0), default=1.0, show_default=True, help="Scale of the noise.")
+@click.option(
+    "--latents",
+    type=click.Choice(["none", "global", "local", "spatial", "interpolate"]),
+    help="What is done to drawn latents: normalised over a set, or interpolated.  [default: the model's own choice]",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the samples.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes, one core each.")
 def convert(study: Path, model: Path, out: Path, workers: int, **options: Any) -> None:

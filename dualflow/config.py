@@ -158,6 +158,9 @@ class ConvertConfig(Section):
     """How many single samples are written beside them."""
     temperature: float = Field(default=1.0, ge=0)
     """Scale of the latent noise."""
+    latents: Literal["none", "global", "local", "spatial", "interpolate"] | None = None
+    """What is done to drawn latents: SRFlow's normalisation over a set, or PU-Flow's interpolation between neighbours;
+    left out, what the flow's preset says."""
     seed: int = Field(default=0, ge=0)
     """Seed of the samples."""
 

@@ -244,6 +244,8 @@ class DualFlow(nn.Module):
         """
         if kind not in PREDICTIONS:
             raise ConfigError(f"unknown prediction '{kind}'; choose from: {', '.join(PREDICTIONS)}")
+        if kind == "mean" and self.spec.mean == "none":
+            raise ConfigError("prediction 'mean' of a flow with mean: none; choose temperature0, or sample_mean")
         return PREDICTIONS[kind](self, source, side)
 
     def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:

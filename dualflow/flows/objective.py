@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from dualflow.flows.model import Condition, DualFlow
 
 
-# Seed of the background in evaluation, so that validations compare.
-BACKGROUND_SEED = 0
+# Seeds of the background and of decoded draws in evaluation, so that validations compare.
+BACKGROUND_SEED, DRAW_SEED = 0, 1
 
 
 class Draft(NamedTuple):
@@ -78,7 +78,9 @@ def discriminator(draft: Draft) -> Tensor:
 
 def decode_l1(draft: Draft) -> Tensor:
     """`|decode(z) - target|` in the mask and the target's unit, z drawn at a temperature (C-Flow; PU-Flow's L1)."""
-    drawn = draft.flow.draw(draft.condition, draft.flow.spec.decode_temperature)
+    # In evaluation from a fixed seed, so that validations compare.
+    generator = None if draft.flow.training else torch.Generator().manual_seed(DRAW_SEED)
+    drawn = draft.flow.draw(draft.condition, draft.flow.spec.decode_temperature, generator)
     return masked_l1(drawn, draft.target, torch.ones_like(drawn) if draft.mask is None else draft.mask)
 
 
@@ -93,11 +95,10 @@ def _watched(draft: Draft) -> dict[str, Tensor]:
     if not len(draft.flow.discriminators):
         return {}
     accuracies = [probe_accuracy(guess, draft.side) for guess in _guesses(draft, 0.0)]
-    strength = reversal_strength(draft.flow.progress)
-    return {
-        "discriminator_strength": draft.target.new_tensor(strength),
-        "probe_accuracy": torch.stack(accuracies).mean(),
-    }
+    watched = {"probe_accuracy": torch.stack(accuracies).mean()}
+    if draft.flow.training:  # what is evaluated has no progress
+        watched["discriminator_strength"] = draft.target.new_tensor(reversal_strength(draft.flow.progress))
+    return watched
 
 
 TERMS: dict[str, tuple[Callable[[Draft], Tensor], Callable[[DualFlow], float]]] = {

@@ -137,6 +137,8 @@ PRESETS: dict[str, Preset] = {
         prior_mean=False,
         mean="local_linear",
         residual_scale=0.05,
+        background_noise=0.1,
+        context_channels=8,
         low_rank=24,
         prediction="mean",
     ),

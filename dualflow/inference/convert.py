@@ -89,6 +89,7 @@ def convert_scan(
         item["mask"],
         samples=config.samples,
         temperature=config.temperature,
+        latents=config.latents,
         seed=seed_of(config.seed, scan),
     )
     volumes = {"synth": prediction.mean, "synthstd": prediction.std}
@@ -138,6 +139,7 @@ def _sidecar(desc: str, predictor: Predictor, item: Item, row: Modality, config:
         },
         "NumberOfSamples": config.samples,
         "Temperature": config.temperature,
+        "Latents": config.latents or "as the model's card says",
         "Seed": config.seed,
         "Units": row.unit,
         "SkullStripped": True,

@@ -66,7 +66,15 @@ class Predictor:
 
     @torch.no_grad()
     def predict(
-        self, source: Tensor, side: Tensor, mask: Tensor, *, samples: int, temperature: float, seed: int
+        self,
+        source: Tensor,
+        side: Tensor,
+        mask: Tensor,
+        *,
+        samples: int,
+        temperature: float,
+        seed: int,
+        latents: str | None = None,
     ) -> Prediction:
         """Predict one scan.
 
@@ -77,6 +85,7 @@ class Predictor:
             samples: how many samples of a flow.
             temperature: scale of the latent noise.
             seed: the same seed gives the same samples.
+            latents: what is done to drawn latents, a row of LATENT_TOOLS; None for the flow's own choice.
         """
         batch = source[None].to(self.device), side[None].to(self.device)
         inside = mask[0].cpu().numpy()
@@ -89,7 +98,7 @@ class Predictor:
             return Prediction(point, np.where(inside, np.float32(spread["voxel"]), np.float32(0)), None, regions)
         generator = torch.Generator(self.device).manual_seed(seed)
         begun = perf_counter()
-        drawn = _volume(self.model.sample(*batch, n=samples, temperature=temperature, generator=generator)[:, 0, 0])
+        drawn = _volume(self.model.sample(*batch, samples, temperature, generator, latents)[:, 0, 0])
         seconds = (perf_counter() - begun) / samples
         volumes = np.where(inside, drawn, np.float32(0))
         return Prediction(point, volumes.std(axis=0, ddof=1), volumes, sample_seconds=seconds)

@@ -50,6 +50,7 @@ def evaluate(config: Config, name: str, seed: int) -> None:
             item["mask"],
             samples=config.evaluate.samples,
             temperature=config.convert.temperature,
+            latents=config.convert.latents,
             seed=seed_of(config.evaluate.seed, Scan.parse(item["scan"])),
         )
         density = _density_scores(predictor.model, test, index, config)
