@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap
 
 from dualflow.bench.plan import Plan, identity_of
 from dualflow.commit import read_manifest
 from dualflow.config import Config
 from dualflow.errors import CheckpointError
-from dualflow.evaluation.compare import summarise
+from dualflow.evaluation.compare import subject_means, summarise
 from dualflow.evaluation.nll import condition_check
 from dualflow.layout import Scan
 from dualflow.training.checkpoint import load_card
@@ -28,7 +27,7 @@ SHARES = {"own_beats_other": ("nll_true", "nll_wrong"), "own_beats_blurred": ("n
 def collect(config: Config, plan: Plan) -> pd.DataFrame:
     """One row per flow that is trained and scored as planned; a metric's interval is in METRIC_low and METRIC_high.
 
-    Cost is the mean over the seeds, memory the largest of them. Scores are means over people, seeds averaged first,
+    Seconds of a step are the plan's; other costs are means over the seeds, memory the largest of them. Scores are means over people, seeds averaged first,
     with 95 % bootstrap intervals; shares have Wilson's.
     """
     done = {name: list(_finished(config, plan, name)) for name in config.flows}
@@ -36,15 +35,16 @@ def collect(config: Config, plan: Plan) -> pd.DataFrame:
     if not done:
         return pd.DataFrame()
     scores = pd.concat([seed.scores for seeds in done.values() for seed in seeds], ignore_index=True)
-    summary = summarise(scores, bootstrap=config.evaluate.bootstrap, seed=config.evaluate.seed)
+    numbers = [str(name) for name in scores.select_dtypes("number") if name != "seed"]
+    summary = summarise(scores, bootstrap=config.evaluate.bootstrap, seed=config.evaluate.seed, metrics=numbers)
     rows = []
     for name, seeds in done.items():
         known = summary[summary["model"] == name].set_index("metric")
         people = {Scan.parse(key).subject for seed in seeds for key in seed.scores["scan"]}
-        row = {"model": name, "seeds": len(seeds), "people": len(people), **_cost(seeds)}
+        row = {"model": name, "seeds": len(seeds), "people": len(people), **_cost(seeds, plan.flows[name].step_seconds)}
         for metric, entry in known.iterrows():
             row |= _with_interval(str(metric), entry["mean"], entry["low"], entry["high"])
-        row |= _further(config, scores[scores["model"] == name], without=set(known.index))
+        row |= _shares(scores[scores["model"] == name])
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -89,47 +89,31 @@ def _finished(config: Config, plan: Plan, name: str) -> Iterator[Seed]:
             yield Seed(card, steps, float(pd.to_numeric(memory, errors="coerce").max()), scores)
 
 
-def _cost(seeds: list[Seed]) -> dict[str, float]:
+def _cost(seeds: list[Seed], step_seconds: float) -> dict[str, float]:
     spent = {
         key: float(np.mean([seed.card[key] for seed in seeds]))
         for key in CARD_SECONDS
         if all(key in seed.card for seed in seeds)
     }
-    train = float(np.mean([seed.card["train_seconds"] for seed in seeds]))
     return {
         "parameters": seeds[0].card["parameters"],
         "steps": seeds[0].steps + seeds[0].card.get("pretrain_steps", 0),
-        "step_seconds": train / seeds[0].steps,
-        "train_seconds": train,
+        "step_seconds": step_seconds,
+        "train_seconds": float(np.mean([seed.card["train_seconds"] for seed in seeds])),
         **spent,
         "memory_mib": max(seed.memory_mib for seed in seeds),
     }
 
 
-def _further(config: Config, own: pd.DataFrame, without: set[Any]) -> dict[str, float]:
-    """What one flow's per-scan table says beside METRICS: shares, and the mean of every other number."""
-    people = own.assign(subject=[Scan.parse(key).subject for key in own["scan"]])
-    by_scan = people.groupby(["subject", "scan"]).mean(numeric_only=True)
-    means = by_scan.groupby(level="subject").mean().drop(columns=["seed", *without], errors="ignore")
+def _shares(own: pd.DataFrame) -> dict[str, float]:
+    """Share of the people who win each of SHARES, from one flow's per-scan table."""
     row: dict[str, float] = {}
     for name, pair in SHARES.items():
-        known = means.reindex(columns=list(pair)).dropna()
-        if len(known):
+        people = subject_means(own, pair)
+        if set(pair) <= set(people) and len(known := people.dropna(subset=list(pair))):
             check = condition_check(known[pair[0]].to_numpy(), known[pair[1]].to_numpy())
             row |= _with_interval(name, check.share, check.low, check.high)
-    for metric, column in means.items():
-        values = column.dropna().to_numpy()
-        if len(values):
-            row |= _with_interval(str(metric), values.mean(), *_interval(config, values))
     return row
-
-
-def _interval(config: Config, values: np.ndarray[Any, Any]) -> tuple[float, float]:
-    if len(values) < 2:
-        return float("nan"), float("nan")
-    options = {"n_resamples": config.evaluate.bootstrap, "rng": config.evaluate.seed, "method": "percentile"}
-    found = bootstrap((values,), np.mean, **options).confidence_interval
-    return float(found.low), float(found.high)
 
 
 def _with_interval(name: str, value: float, low: float, high: float) -> dict[str, float]:

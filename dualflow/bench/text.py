@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,10 @@ from dualflow.evaluation.metrics import METRICS
 from dualflow.modalities import Modality, modality
 
 UNKNOWN = "n/a"
-EXPLAINED = re.compile(r"explained_level_\d+")
+EXPLAINED = {
+    "explained_level_": "latents explained by level, finest first",
+    "explained_other_level_": "by another's source",
+}
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,17 @@ def markdown(frame: pd.DataFrame, config: Config, plan: Plan) -> str:
         f"thread(s) of {plan.machine['processor']} ({plan.machine['instructions']}), torch {plan.machine['torch']}; "
         f"{people} {'simulated ' if config.study.bids is None else ''}people held out, seeds "
         f"{', '.join(map(str, config.train.seeds))}. Parentheses: 95 % intervals over people. Memory: peak of the "
-        "training process."
+        f"training process. Bits: -log2 of the density of intensities in {row.unit}, below 0 where it is narrow."
     )
-    explained = [str(name) for name in frame if EXPLAINED.fullmatch(str(name))]
+    explained = [
+        Column(heading, [str(name) for name in frame if str(name).removeprefix(start).isdigit()], 2)
+        for start, heading in EXPLAINED.items()
+    ]
     parts = [
         COST,
         [_metric(name, row, interval=True) for name in ACCURACY],
         [*(_metric(name, row, interval=True) for name in SCORES), *COVERAGE],
-        [*LIKELIHOOD, Column("latents explained by level, finest first", explained, 2)],
+        [*_likelihood(config.study.source), *(column for column in explained if column.names)],
     ]
     return "\n\n".join([head, *(part for columns in parts if (part := _part(frame, columns)))]) + "\n"
 
@@ -77,11 +82,14 @@ COVERAGE = [
     )
     for what in ("voxel", "region")
 ]
-LIKELIHOOD = [
-    Column("bits per voxel of the mask", ["bits_in_mask"], 3, interval=True),
-    Column("own MR wins over another's (%)", ["own_beats_other"], 0, interval=True, scale=100),
-    Column("over its blur (%)", ["own_beats_blurred"], 0, interval=True, scale=100),
-]
+
+
+def _likelihood(source: str) -> list[Column]:
+    return [
+        Column("bits per voxel of the mask", ["bits_in_mask"], 3, interval=True),
+        Column(f"own {source} wins over another's (%)", ["own_beats_other"], 0, interval=True, scale=100),
+        Column("over its blur (%)", ["own_beats_blurred"], 0, interval=True, scale=100),
+    ]
 
 
 def _metric(name: str, row: Modality, *, interval: bool) -> Column:

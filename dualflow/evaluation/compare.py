@@ -6,7 +6,7 @@ and visits of one person are averaged first, for they are not independent eviden
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pandas as pd
@@ -27,8 +27,10 @@ DIFFERENCES = (
 )  # fmt: skip
 
 
-def summarise(table: pd.DataFrame, *, bootstrap: int = 2000, seed: int = 0) -> pd.DataFrame:
-    """Mean of each metric over the subjects of each model, with its 95 % bootstrap interval.
+def summarise(
+    table: pd.DataFrame, *, bootstrap: int = 2000, seed: int = 0, metrics: Collection[str] = METRICS.keys()
+) -> pd.DataFrame:
+    """Mean of each of `metrics` over the subjects of each model, with its 95 % bootstrap interval.
 
     Returns:
         One row per model and metric that applies to it: columns SUMMARY.
@@ -36,7 +38,7 @@ def summarise(table: pd.DataFrame, *, bootstrap: int = 2000, seed: int = 0) -> p
     Raises:
         DataError: the table lacks a key column or has no rows.
     """
-    models, metrics, values = _by_subject(table)
+    models, metrics, values = _by_subject(table, metrics)
     low, high = _percentiles(_resampled(values, bootstrap, seed))
     known = np.isfinite(values).sum(axis=0)
     seeds = table.groupby("model")["seed"].nunique()
@@ -66,7 +68,7 @@ def differences(table: pd.DataFrame, reference: str, *, bootstrap: int = 2000, s
     Raises:
         DataError: the table lacks a key column, has no rows, or `reference` is not in it.
     """
-    models, metrics, values = _by_subject(table)
+    models, metrics, values = _by_subject(table, METRICS)
     if reference not in models:
         raise DataError(f"model '{reference}' is not in the table; choose from: {', '.join(models)}")
     base = models.index(reference)
@@ -113,8 +115,8 @@ def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
     return adjusted
 
 
-def subject_means(table: pd.DataFrame) -> pd.DataFrame:
-    """Average seeds, then visits: one row per model and subject, columns model, subject and the metrics.
+def subject_means(table: pd.DataFrame, metrics: Collection[str] = METRICS.keys()) -> pd.DataFrame:
+    """Average seeds, then visits: one row per model and subject, columns model, subject and those of `metrics` there.
 
     Raises:
         DataError: the table lacks a key column or has no rows.
@@ -126,22 +128,22 @@ def subject_means(table: pd.DataFrame) -> pd.DataFrame:
             f"expected rows with columns {', '.join(KEYS)} and metrics"
         )
     scored = table.assign(subject=[Scan.parse(str(key)).subject for key in table["scan"]])
-    metrics = [name for name in METRICS if name in table]
-    by_scan = scored.groupby(["model", "subject", "scan"], sort=False)[metrics].mean()
+    there = [name for name in metrics if name in table]
+    by_scan = scored.groupby(["model", "subject", "scan"], sort=False)[there].mean()
     return by_scan.groupby(level=["model", "subject"], sort=False).mean().reset_index()
 
 
-def _by_subject(table: pd.DataFrame) -> tuple[list[str], list[str], NDArray[np.float64]]:
-    """Models and metrics in table order, and values `[subjects, models, metrics]`, NaN where there is none."""
-    means = subject_means(table)
+def _by_subject(table: pd.DataFrame, metrics: Collection[str]) -> tuple[list[str], list[str], NDArray[np.float64]]:
+    """Models in table order, those metrics there, and values `[subjects, models, metrics]`, NaN where there is none."""
+    means = subject_means(table, metrics)
     models = list(dict.fromkeys(str(model) for model in means["model"]))
-    metrics = [name for name in METRICS if name in means]
+    there = [name for name in metrics if name in means]
     subjects = sorted(set(means["subject"]))
-    values = np.full((len(subjects), len(models), len(metrics)), np.nan)
+    values = np.full((len(subjects), len(models), len(there)), np.nan)
     rows = means["subject"].map({label: row for row, label in enumerate(subjects)}).to_numpy()
     columns = means["model"].map({label: column for column, label in enumerate(models)}).to_numpy()
-    values[rows, columns] = means[metrics].to_numpy(np.float64)
-    return models, metrics, np.where(np.isfinite(values), values, np.nan)
+    values[rows, columns] = means[there].to_numpy(np.float64)
+    return models, there, np.where(np.isfinite(values), values, np.nan)
 
 
 def _resampled(values: NDArray[np.float64], bootstrap: int, seed: int) -> NDArray[np.float64]:

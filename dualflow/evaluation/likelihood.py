@@ -31,14 +31,14 @@ AT_ONCE = 8
 
 @torch.no_grad()
 def likelihood(
-    model: DualFlow, item: Item, other: Item, *, voxel_mm: Sequence[float], draws: int, seed: int
+    model: DualFlow, item: Item, other: Item | None, *, voxel_mm: Sequence[float], draws: int, seed: int
 ) -> dict[str, float]:
     """What `model` says of the real target of `item`, as columns of the table of scores.
 
     Args:
         model: a trained flow in evaluation mode.
         item: the scan.
-        other: a scan of somebody else, whose anatomy stands in for the wrong source.
+        other: a scan of somebody else, whose anatomy stands in for the wrong source; None where there is nobody else.
         voxel_mm: edge lengths of a voxel in mm.
         draws: see `mask_nll`.
         seed: of those draws.
@@ -47,10 +47,12 @@ def likelihood(
         `nll_true`, `nll_wrong`, `nll_blurred`: NLL in nats per voxel of the mask (see `mask_nll`), under the person's
         own source, another's, and its own without its detail; `bits_in_mask`, the first of them in bits;
         `explained_level_1` .., finest first: share of the variance of the latents of a level that the prior's mean
-        explains.
+        explains, and `explained_other_level_1` .. the same with another's source, which is what all people share.
+        Where there is nobody else, what would need them is left out.
     """
     target, side, mask = item["target"][None], item["side"][None], item["mask"]
-    sources = {"true": item["source"], "wrong": in_brain_of(item, other), "blurred": blurred(item, voxel_mm)}
+    wrong = None if other is None else in_brain_of(item, other)
+    sources = {"true": item["source"], "wrong": wrong, "blurred": blurred(item, voxel_mm)}
 
     def nll(source: Tensor) -> float:
         def density(volumes: Tensor) -> Tensor:
@@ -58,13 +60,13 @@ def likelihood(
 
         return mask_nll(density, item["target"], mask, model.spec, draws=draws, seed=seed)
 
-    scores = {f"nll_{name}": nll(source) for name, source in sources.items()}
-    explained = model.explained(target, item["source"][None], side, mask[None]).tolist()
-    return {
-        **scores,
-        "bits_in_mask": scores["nll_true"] / log(2),
-        **{f"explained_level_{level}": share for level, share in enumerate(explained, 1)},
-    }
+    scores = {f"nll_{name}": nll(source) for name, source in sources.items() if source is not None}
+    scores["bits_in_mask"] = scores["nll_true"] / log(2)
+    for name, source in (("explained", item["source"]), ("explained_other", wrong)):
+        if source is not None:
+            shares = model.explained(target, source[None], side, mask[None]).tolist()
+            scores |= {f"{name}_level_{level}": share for level, share in enumerate(shares, 1)}
+    return scores
 
 
 def mask_nll(density: Density, target: Tensor, mask: Tensor, spec: FlowSpec, *, draws: int, seed: int) -> float:
@@ -127,11 +129,11 @@ def blurred(item: Item, voxel_mm: Sequence[float], sigma_mm: float = BLUR_MM) ->
     return torch.from_numpy(smooth.astype(np.float32))[None]
 
 
-def another_person(scans: Sequence[str], index: int) -> int:
-    """Place of the next scan of somebody else than scan `index`; the scan itself where there is nobody else."""
+def another_person(scans: Sequence[str], index: int) -> int | None:
+    """Place of the next scan of somebody else than scan `index`; None where there is nobody else."""
     people = [Scan.parse(key).subject for key in scans]
     others = ((index + shift) % len(people) for shift in range(1, len(people)))
-    return next((place for place in others if people[place] != people[index]), index)
+    return next((place for place in others if people[place] != people[index]), None)
 
 
 def _repeat(tensor: Tensor, count: int) -> Tensor:

@@ -22,15 +22,17 @@ COLUMNS = ("temperature", "source", "samples", "nonfinite_voxels", "largest")
 def stress(model: DualFlow, people: PairDataset, samples: int, seed: int, label: str = "stress") -> pd.DataFrame:
     """Draw exactly `samples` samples over TEMPERATURES, SOURCES and people, and count what is not finite.
 
-    Sample k takes setting k mod 8 and scan k div 8, and round again. `other` is somebody else's anatomy in the
-    person's own brain mask. At temperature 0 a scan that comes round again gives the same image.
+    Sample k takes setting k mod S of S and scan k div S, and round again. `other` is somebody else's anatomy in the
+    person's own brain mask, left out where there is nobody else. At temperature 0 a scan that comes round again gives
+    the same image.
 
     Returns:
         One row per setting, columns COLUMNS: over the whole grid, how many voxels of its samples were NaN or
         infinite, and the largest absolute value of the others, in the target's unit.
     """
     generator = torch.Generator().manual_seed(seed)
-    settings = list(product(TEMPERATURES, SOURCES))
+    alone = another_person(people.scans, 0) is None
+    settings = list(product(TEMPERATURES, SOURCES[:1] if alone else SOURCES))
     rows = []
     for place, (temperature, kind) in enumerate(track(settings, label)):
         scans = [number // len(settings) % len(people) for number in range(place, samples, len(settings))]
@@ -50,4 +52,5 @@ def stress(model: DualFlow, people: PairDataset, samples: int, seed: int, label:
 def _source(people: PairDataset, index: int, kind: str) -> Tensor:
     item = people[index]
     source: Tensor = item["source"]
-    return source if kind == "own" else in_brain_of(item, people[another_person(people.scans, index)])
+    other = None if kind == "own" else another_person(people.scans, index)
+    return source if other is None else in_brain_of(item, people[other])

@@ -191,18 +191,19 @@ def check_grid(shape: tuple[int, ...], patch: int, max_tokens: int | None = None
     """Refuse a grid that the patches do not tile, or tile with too many.
 
     Raises:
-        ShapeError: with the grids and patches that would do.
+        ShapeError: with the grid that would do.
     """
-    common = gcd(*shape)
-    if common % patch:
+    if gcd(*shape) % patch:
         padded = tuple(ceil(size / patch) * patch for size in shape)
-        fits = [size for size in range(1, common + 1) if common % size == 0]
-        raise ShapeError(f"grid {shape} does not divide by patch {patch}; pad it to {padded} or use a patch of {fits}")
-    voxels = torch.Size(shape).numel()
-    if max_tokens is not None and voxels // patch**3 > max_tokens:
-        fits = [size for size in range(patch, common + 1) if common % size == 0 and voxels // size**3 <= max_tokens]
-        remedy = f"use a patch of {fits}" if fits else "use it on a coarser level"
-        raise ShapeError(f"grid {shape} in patches of {patch} makes more than {max_tokens} tokens; {remedy}")
+        raise ShapeError(
+            f"grid {shape} does not divide by patch {patch}; pad it to {padded}, or choose attention: none"
+        )
+    tokens = torch.Size(shape).numel() // patch**3
+    if max_tokens is not None and tokens > max_tokens:
+        raise ShapeError(
+            f"grid {shape} in patches of {patch} makes {tokens} tokens, more than {max_tokens}; "
+            "choose more levels, or attention: none"
+        )
 
 
 def _to_heads(x: Tensor, heads: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import log, pi
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from dualflow.errors import ShapeError
 from dualflow.flows.bijection import soft_bound, soft_bound_inverse, wide
 
+NoiseTool = Callable[[Tensor], Tensor]
 LOG_DIAGONAL_BOUND = 4.0
 # Share of a latent's variance that the factors may never take at the start; keeps the diagonal well away from zero.
 UNEXPLAINED = 0.1
@@ -24,9 +26,12 @@ class StandardNormal(nn.Module):
         """Log-density in nats, `[N, M] -> [N]`."""
         return -0.5 * (wide(e).square() + log(2 * pi)).sum(1)
 
-    def sample(self, count: int, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw `[count, M]` with the size M, type and device of `like[M]`."""
-        return standard_noise((count, like.numel()), like, generator)
+    def sample(
+        self, count: int, like: Tensor, generator: torch.Generator | None = None, tool: NoiseTool | None = None
+    ) -> Tensor:
+        """Draw `[count, M]` with the size M, type and device of `like[M]`; `tool` may work on the noise."""
+        noise = standard_noise((count, like.numel()), like, generator)
+        return noise if tool is None else tool(noise)
 
     def initialize(self, latents: Tensor) -> None:
         """Nothing to set."""
@@ -66,13 +71,19 @@ class LowRankGaussian(nn.Module):
             density: Tensor = -0.5 * (distance + log_volume + e.shape[1] * log(2 * pi))
             return density
 
-    def sample(self, count: int, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw `[count, M]` as `d * eps + A xi` with standard normal eps and xi."""
+    def sample(
+        self, count: int, like: Tensor, generator: torch.Generator | None = None, tool: NoiseTool | None = None
+    ) -> Tensor:
+        """Draw `[count, M]` as `d * eps + A xi` with standard normal eps and xi; `tool` may work on eps.
+
+        Tools take their noise to be white: they are not given what the factors have correlated.
+        """
         self._check(like.numel())
         with torch.autocast(like.device.type, enabled=False):
             factors = wide(self.factors)
             eps = standard_noise((count, len(factors)), factors, generator)
             xi = standard_noise((count, factors.shape[1]), factors, generator)
+            eps = eps if tool is None else tool(eps)
             return (eps * self._diagonal()[0] + xi @ factors.T).to(like.dtype)
 
     @torch.no_grad()

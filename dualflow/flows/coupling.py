@@ -1,7 +1,7 @@
 """Couplings and injectors: an elementwise transform whose parameters a network reads elsewhere.
 
 Under autocast the data stays float32 and only the network is rounded; its input in the inverse may round the other way,
-so a bfloat16 round trip is good to bfloat16's step (1e-3), a float32 one to 1e-6. Train in either, decode in float32.
+so a bfloat16 round trip is good to percents only, a float32 one to 1e-5. Train in either, decode in float32.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Coupling(Bijection):
 
 
 class Injector(Bijection):
-    """All channels and voxels transformed by the source alone (Lugmayr et al. 2020, equation 6).
+    """All channels and voxels transformed by the source alone (Lugmayr et al. 2020, SRFlow).
 
         z = transform(x; network(u)),    affine: log|det| = sum over channels and voxels of log s(u)
 

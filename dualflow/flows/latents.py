@@ -1,6 +1,6 @@
-"""Tools on the standardised latents of one level, between the base's draw and the decoder: sampling, not likelihood.
+"""Tools on white latents of one level, before the base colours them: sampling, not likelihood.
 
-`e[N, C, d, h, w]` comes as the base drew it, already times the temperature. Normalisation gives sets of latents the
+`e[N, C, d, h, w]` is noise of deviation `temperature`. Normalisation gives sets of latents the
 moments that white noise of that temperature would have (Lugmayr et al. 2020, SRFlow); interpolation weighs neighbours
 by how alike the source looks there (Mao et al. 2022, PU-Flow).
 """
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dualflow.errors import ConfigError, ShapeError
+from dualflow.errors import ShapeError
 from dualflow.flows.base import standard_noise
 from dualflow.flows.bijection import wide
 
@@ -23,7 +23,6 @@ LatentTool = Callable[[Tensor, Tensor | None, float, torch.Generator | None], Te
 
 # The axes of `[N, C, d, h, w]` over which a set of latents extends.
 ALL_ENTRIES, ONE_VOXEL, ONE_CHANNEL = (1, 2, 3, 4), (1,), (2, 3, 4)
-STEPS = (-1, 0, 1)
 # A neighbour whose features are orthogonal to the voxel's own weighs exp(-8) = 1/3000 of it.
 SHARPNESS = 8.0
 
@@ -59,20 +58,12 @@ def interpolate_noise(
 ) -> Tensor:
     """Interpolated latents that keep the variance of independent ones: noise that follows the source's structures.
 
-    The weighted sum of independent latents of variance tau has variance `tau sum_p W_vp^2`, where `W_vp` is all the
-    weight that voxel v gives to the latent p, be it through several repeated copies.
-
-    Raises:
-        ConfigError: there are no features to weigh by.
+    The weighted sum of independent latents of variance tau has variance `tau sum_k w_vk^2`. A flow whose latents are
+    drawn so no longer samples its own density: neighbours rise and fall together.
     """
-    if features is None:
-        raise ConfigError("latents: interpolate weighs by source features and got none; set context: level or step")
+    assert features is not None
     weights = neighbour_weights(features, SHARPNESS)
-    shares = weights.new_zeros(weights.shape)
-    parents = _parents(_factors(e, weights), tuple(weights.shape[2:]), weights.device)
-    shares.scatter_add_(1, parents.expand_as(weights), weights)
-    gain = shares.square().sum(1, keepdim=True).rsqrt()
-    return interpolate(e, weights) * gain.to(e.dtype)
+    return interpolate(e, weights) * weights.square().sum(1, keepdim=True).rsqrt().to(e.dtype)
 
 
 def neighbour_weights(features: Tensor, sharpness: float) -> Tensor:
@@ -133,17 +124,6 @@ def _factors(e: Tensor, weights: Tensor) -> tuple[int, ...]:
             "resample the features to an integer multiple of the latents' grid"
         )
     return tuple(large // small for large, small in zip(fine, coarse, strict=True))
-
-
-def _parents(factors: tuple[int, ...], shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Which of the 27 coarse latents around its own each neighbour repeats, `[27, D, H, W]` in 0..26."""
-    along = []
-    for factor, size in zip(factors, shape, strict=True):
-        place, step = torch.arange(size, device=device), torch.tensor(STEPS, device=device)
-        along.append((place + step[:, None]).div(factor, rounding_mode="floor") - place // factor + 1)
-    i, j, k = along
-    index = 9 * i[:, None, None, :, None, None] + 3 * j[None, :, None, None, :, None] + k[None, None, :, None, None, :]
-    return index.flatten(0, 2)
 
 
 LATENT_TOOLS: dict[str, LatentTool] = {

@@ -15,7 +15,7 @@ LOG_DIAGONAL_BOUND = 5.0
 # all of their C^2 / 2 entries, and small moves of a wide triangle make it near singular.
 NARROW = 8
 # Bounds of what the source may do to the matrix: sum of |entries| of a row beside the diagonal, and |log| of a diagonal
-# entry. With them no source makes it worse conditioned than ((1 + r) / (1 - r))^2 exp(2 b) = 12 in the maximum norm.
+# entry. With them no source makes it worse conditioned than ((1 + r) / (1 - r))^2 exp(2 b) = 11 in the maximum norm.
 CONDITIONAL_ROW = 1 / 3
 CONDITIONAL_LOG_DIAGONAL = 0.5
 
@@ -102,10 +102,12 @@ class ConditionalTriangles(Bijection):
         """Unit lower triangle, log-diagonal `[N, C]` and unit upper triangle, `[N, C, C]`."""
         assert context is not None
         raw = wide(self.head(context)).view(-1, self.channels, self.channels)
-        entries = soft_bound(raw, CONDITIONAL_ROW / self.channels)
+        lower, upper = (
+            part * CONDITIONAL_ROW / (1 + part.abs().sum(2, keepdim=True)) for part in (raw.tril(-1), raw.triu(1))
+        )
         identity = torch.eye(self.channels, dtype=raw.dtype, device=raw.device)
         diagonal = soft_bound(raw.diagonal(dim1=1, dim2=2), CONDITIONAL_LOG_DIAGONAL)
-        return identity + entries.tril(-1), diagonal, identity + entries.triu(1)
+        return identity + lower, diagonal, identity + upper
 
 
 def plain_mixing(rotation: Tensor, context_channels: int) -> Bijection:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from math import log, prod
 from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dualflow.errors import ConfigError, ShapeError
 from dualflow.flows.base import LowRankGaussian, StandardNormal
 from dualflow.flows.bijection import wide
+from dualflow.flows.latents import LATENT_TOOLS
 from dualflow.flows.mean import MEANS
 from dualflow.flows.multiscale import Code, FlowMaps, MultiScaleFlow, level_channels, level_shapes
-from dualflow.flows.noise import NOISES, uniform_noise, with_background
-from dualflow.flows.objective import BACKGROUND_SEED, objective
+from dualflow.flows.noise import prepared, uniform_noise
+from dualflow.flows.objective import EVALUATION_SEED, objective
 from dualflow.flows.prior import Evidence, LevelChannels, LevelPrior
 from dualflow.flows.side import SideDiscriminator, SideTokens
 from dualflow.flows.source import SOURCES, GlowSource
@@ -24,8 +27,6 @@ from dualflow.flows.spec import FlowSpec
 SIDE_EMBEDDING = 8
 # Samples decoded together: on a CPU, float32 convolutions of a single volume miss their fast path.
 SAMPLES_AT_ONCE = 8
-# Seed of what a point estimate draws.
-POINT_SEED = 0
 
 
 class Condition(NamedTuple):
@@ -191,6 +192,8 @@ class DualFlow(nn.Module):
         Raises:
             ConfigError: the flow was not built for integers.
         """
+        if draws < 1:
+            raise ConfigError(f"log_mass of {draws} draws; give at least 1")
         if self.spec.dequantisation == "none":
             raise ConfigError("log_mass is for targets that are dequantised; choose dequantisation: uniform")
         condition, width = self.condition(source, self.known_side(source, side)), self.spec.bin_width
@@ -204,6 +207,8 @@ class DualFlow(nn.Module):
 
     def decode(self, latents: Sequence[Tensor], source: Tensor, side: Tensor | None = None) -> Tensor:
         """Return the target `[N, C, D, H, W]` whose latents these are."""
+        if len(latents) != self.spec.levels:
+            raise ShapeError(f"{len(latents)} latents for {self.spec.levels} levels; give what encode returns")
         condition = self.condition(source, self.known_side(source, side))
         return self._decode(lambda level, _: latents[level], condition)
 
@@ -219,8 +224,16 @@ class DualFlow(nn.Module):
     ) -> Tensor:
         """Draw n targets per source, `[n, N, C, D, H, W]`; the same generator state gives the same targets.
 
-        `latents` names what is done to drawn latents (a row of LATENT_TOOLS) in place of the spec's choice.
+        `latents` names what is done to drawn latents (a row of LATENT_TOOLS) in place of the spec's choice; with any
+        but `none` the draws are no longer those of `log_prob`.
+
+        Raises:
+            ConfigError: `latents` has no row, n is below 1, or the temperature is negative.
         """
+        if latents is not None and latents not in LATENT_TOOLS:
+            raise ConfigError(f"unknown latents '{latents}'; choose from: {', '.join(LATENT_TOOLS)}")
+        if n < 1 or temperature < 0:
+            raise ConfigError(f"{n} samples at temperature {temperature:g}; give at least 1 at 0 or more")
         condition = self.condition(source, self.known_side(source, side))
         at_once = max(1, SAMPLES_AT_ONCE // len(source))
         counts = [min(at_once, n - start) for start in range(0, n, at_once)]
@@ -234,13 +247,14 @@ class DualFlow(nn.Module):
         """Return the mean model's image `[N, C, D, H, W]`; zeros without a mean model."""
         if self.spec.mean == "none":
             return source.new_zeros(len(source), self.target_channels, *self.shape)
-        image: Tensor = self.mean_model(source, self.known_side(source, side))
+        with torch.autocast(source.device.type, enabled=False):  # what is subtracted must be the same image everywhere
+            image: Tensor = self.mean_model(source, self.known_side(source, side))
         return image
 
     def predict(self, source: Tensor, side: Tensor | None, kind: str) -> Tensor:
         """Return one image `[N, C, D, H, W]` by the prediction named `kind`, a row of PREDICTIONS.
 
-        What is drawn for it is drawn from a fixed seed, so that a prediction is a function of its inputs.
+        What is drawn for it comes from a seed that the source gives: a prediction is a function of its inputs.
         """
         if kind not in PREDICTIONS:
             raise ConfigError(f"unknown prediction '{kind}'; choose from: {', '.join(PREDICTIONS)}")
@@ -258,17 +272,19 @@ class DualFlow(nn.Module):
     ) -> Tensor:
         """Share of each level's latent variance that the prior's mean explains, `[L]`, finest first.
 
-            1 - sum (z - mean)^2 / sum (z - m_c)^2,    m_c: the channel's mean over voxels and batch
+            1 - sum w |z - mean|^2 / sum w |z|^2,    w: share of the mask in the latent's voxel
 
-        0: the prior knows nothing; 1: the latent follows from source, side and coarser latents.
+        0: no better than the mean 0 of a standard normal, and it may be worse; 1: the latent follows from source, side
+        and coarser latents. What all people have in common is explained too: compare with another's source.
         """
-        target = with_background(target, mask, self.spec, torch.Generator().manual_seed(BACKGROUND_SEED))
+        target = prepared(target, mask, self.spec, torch.Generator().manual_seed(EVALUATION_SEED))
         condition = self.condition(source, self.known_side(source, side))
         code, shares = self._encode(target, condition), []
         for level, z in enumerate(code.latents):
             mean, _ = self._prior(level).mean_and_log_scale(self._evidence(level, code.coarser[level], condition), z)
-            spread = z - z.mean(dim=(0, 2, 3, 4), keepdim=True)
-            shares.append(1 - wide(z - mean).square().sum() / wide(spread).square().sum())
+            inside = torch.ones_like(target) if mask is None else mask.to(target.dtype)
+            weight = F.avg_pool3d(inside[:, :1], 2 ** (level + 1))
+            shares.append(1 - (weight * wide(z - mean).square()).sum() / (weight * wide(z).square()).sum())
         return torch.stack(shares)
 
     @torch.no_grad()
@@ -284,7 +300,7 @@ class DualFlow(nn.Module):
 
         The more scans the better: actnorms take their moments, the base its principal components from this one batch.
         """
-        target = with_background(NOISES[self.spec.dequantisation](target, self.spec), mask, self.spec)
+        target = prepared(target, mask, self.spec, training=True)
         if isinstance(self.source, GlowSource):
             self.source.initialize(source + self.spec.source_noise * torch.randn_like(source))
         condition = self.condition(source, self.known_side(source, side), mean)
@@ -406,12 +422,26 @@ def _temperature0(flow: DualFlow, source: Tensor, side: Tensor | None) -> Tensor
 
 
 def _one_sample(flow: DualFlow, source: Tensor, side: Tensor | None) -> Tensor:
-    return flow.sample(source, side, generator=torch.Generator(source.device).manual_seed(POINT_SEED))[0]
+    return _person_by_person(flow, source, side, 1)
 
 
 def _sample_mean(flow: DualFlow, source: Tensor, side: Tensor | None) -> Tensor:
-    generator = torch.Generator(source.device).manual_seed(POINT_SEED)
-    return flow.sample(source, side, n=flow.spec.prediction_samples, generator=generator).mean(dim=0)
+    return _person_by_person(flow, source, side, flow.spec.prediction_samples)
+
+
+def _person_by_person(flow: DualFlow, source: Tensor, side: Tensor | None, n: int) -> Tensor:
+    """Mean of n samples of each person, `[N, C, D, H, W]`.
+
+    Each person's noise comes from a seed that is a digest of that person's source: it does not depend on who else is in
+    the batch, and different people have different noise, so that it averages out over a study.
+    """
+    means = []
+    for index, one in enumerate(torch.split(source, 1)):
+        digest = sha256(one.detach().cpu().float().numpy().tobytes()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))
+        own = None if side is None else side[index : index + 1]
+        means.append(flow.sample(one, own, n, generator=generator).mean(dim=0))
+    return torch.cat(means)
 
 
 PREDICTIONS: dict[str, Callable[[DualFlow, Tensor, Tensor | None], Tensor]] = {

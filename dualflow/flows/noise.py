@@ -11,14 +11,32 @@ from dualflow.flows.base import standard_noise
 from dualflow.flows.spec import FlowSpec
 
 
-def gaussian(target: Tensor, spec: FlowSpec) -> Tensor:
+def prepared(
+    target: Tensor,
+    mask: Tensor | None,
+    spec: FlowSpec,
+    generator: torch.Generator | None = None,
+    *,
+    training: bool = False,
+) -> Tensor:
+    """A target as the flow sees it: with its noise, and with the background that training shows.
+
+    Real values get noise in training only; integers are dequantised always, for on the edges of their bins they have no
+    density.
+    """
+    if training or spec.dequantisation == "uniform":
+        target = NOISES[spec.dequantisation](target, spec, generator)
+    return with_background(target, mask, spec, generator)
+
+
+def gaussian(target: Tensor, spec: FlowSpec, generator: torch.Generator | None = None) -> Tensor:
     """A real-valued target with N(0, noise^2): what happens to be constant gets a density that is large, but finite."""
-    return target + spec.noise * torch.randn_like(target)
+    return target + spec.noise * standard_noise(tuple(target.shape), target, generator)
 
 
-def uniform(target: Tensor, spec: FlowSpec) -> Tensor:
+def uniform(target: Tensor, spec: FlowSpec, generator: torch.Generator | None = None) -> Tensor:
     """A target of multiples of `bin_width`, spread evenly over its bins: the density then bounds the mass."""
-    return target + spec.bin_width * uniform_noise(target)
+    return target + spec.bin_width * uniform_noise(target, generator)
 
 
 def uniform_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -45,4 +63,4 @@ def with_background(
     return torch.where(mask, target, spec.background_noise * standard_noise(tuple(target.shape), target, generator))
 
 
-NOISES: dict[str, Callable[[Tensor, FlowSpec], Tensor]] = {"none": gaussian, "uniform": uniform}
+NOISES: dict[str, Callable[[Tensor, FlowSpec, torch.Generator | None], Tensor]] = {"none": gaussian, "uniform": uniform}

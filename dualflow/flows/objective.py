@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -10,15 +10,15 @@ from torch import Tensor
 
 from dualflow.flows.mean import masked_l1
 from dualflow.flows.multiscale import Code
-from dualflow.flows.noise import NOISES, with_background
+from dualflow.flows.noise import prepared
 from dualflow.flows.side import SideDiscriminator, probe_accuracy, probe_error, reversal_strength
 
 if TYPE_CHECKING:
     from dualflow.flows.model import Condition, DualFlow
 
 
-# Seeds of the background and of decoded draws in evaluation, so that validations compare.
-BACKGROUND_SEED, DRAW_SEED = 0, 1
+# Seed of what is drawn in evaluation, so that validations compare.
+EVALUATION_SEED = 0
 
 
 class Draft(NamedTuple):
@@ -44,17 +44,27 @@ def objective(
     whose weight is 0 are left out, but for `nll`, which is always told; numbers that are only watched have weight 0.
     """
     spec = flow.spec
+    if mean is None and spec.mean != "none":
+        mean = flow.mean(source, side)  # of the source as it is, before noise
     if flow.training:
-        target = with_background(NOISES[spec.dequantisation](target, spec), mask, spec)
+        target = prepared(target, mask, spec, training=True)
         if spec.source == "glow":
             source = source + spec.source_noise * torch.randn_like(source)
     else:
-        target = with_background(target, mask, spec, torch.Generator().manual_seed(BACKGROUND_SEED))
+        target = prepared(target, mask, spec, torch.Generator().manual_seed(EVALUATION_SEED))
     condition = flow.condition(source, side, mean)
     draft = Draft(flow, target, side, mask, condition, *flow.density(target, condition))
     terms = {name: term(draft) for name, (term, weight) in TERMS.items() if weight(flow) or name == "nll"}
     loss = torch.stack([TERMS[name][1](flow) * value for name, value in terms.items()]).sum()
     return {"loss": loss, **terms, **_watched(draft)}
+
+
+def selection(flow: DualFlow, terms: Mapping[str, float]) -> float:
+    """What the weights of the best validation are chosen by: the part of the loss that is about the target alone.
+
+    The flow ascends its discriminators' error, so a small one is no merit; the source's likelihood is a means.
+    """
+    return sum(TERMS[name][1](flow) * terms[name] for name in ("nll", "decode_l1") if name in terms)
 
 
 def nll(draft: Draft) -> Tensor:
@@ -66,7 +76,7 @@ def source_nll(draft: Draft) -> Tensor:
     """`-log p(source)` of a source that is a flow, nats per voxel: the joint objective of DUAL-GLOW and C-Flow."""
     log_prob = draft.condition.source_log_prob
     assert log_prob is not None
-    return -log_prob.mean() / draft.target[0, 0].numel()
+    return -log_prob.mean() / (draft.target[0, 0].numel() * draft.flow.source_channels)
 
 
 def discriminator(draft: Draft) -> Tensor:
@@ -79,7 +89,7 @@ def discriminator(draft: Draft) -> Tensor:
 def decode_l1(draft: Draft) -> Tensor:
     """`|decode(z) - target|` in the mask and the target's unit, z drawn at a temperature (C-Flow; PU-Flow's L1)."""
     # In evaluation from a fixed seed, so that validations compare.
-    generator = None if draft.flow.training else torch.Generator().manual_seed(DRAW_SEED)
+    generator = None if draft.flow.training else torch.Generator().manual_seed(EVALUATION_SEED)
     drawn = draft.flow.draw(draft.condition, draft.flow.spec.decode_temperature, generator)
     return masked_l1(drawn, draft.target, torch.ones_like(drawn) if draft.mask is None else draft.mask)
 

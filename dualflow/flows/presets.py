@@ -53,7 +53,7 @@ PRESETS: dict[str, Preset] = {
         source_nll_weight=0.001,
         discriminator_weight=0.01,
     ),
-    # Predicts by the mean of ten samples (section 4.3). Its two pooled networks learn here; in the published code
+    # Predicts by the mean of ten samples. Its two pooled networks learn here; in the published code
     # stacked zero layers keep them from ever changing.
     "c_glow": row(
         "c-Glow (Lu & Huang 2020)",
@@ -98,6 +98,7 @@ PRESETS: dict[str, Preset] = {
         source_pretrain=0.25,
         source_frozen=0.5,
     ),
+    # There the injector comes behind the coupling. Samples with interpolated latents are not those of its density.
     # The published weights make it a supervised regressor (NLL 1e-4); weight 1 keeps its likelihood comparable.
     "puflow": row(
         "PU-Flow (Mao et al. 2022)",

@@ -135,13 +135,17 @@ class LevelPrior(nn.Module):
     ) -> Tensor:
         """Draw a latent with the size and type of `like`; temperature 0 gives the mean.
 
-        `latents` names what is done to the standardised draw, a row of LATENT_TOOLS.
+        `latents` names what is done to the white noise that the base starts from, a row of LATENT_TOOLS.
         """
         mean, log_scale = self.mean_and_log_scale(evidence, like)
         if temperature == 0:
             return mean
-        e = temperature * self.base.sample(len(like), like[0], generator).view_as(like)
-        return mean + log_scale.exp() * LATENT_TOOLS[latents](e, evidence.source, temperature, generator)
+
+        def tool(noise: Tensor) -> Tensor:
+            return LATENT_TOOLS[latents](noise.view_as(like), evidence.source, 1.0, generator).flatten(1)
+
+        e = self.base.sample(len(like), like[0], generator, tool).view_as(like)
+        return mean + log_scale.exp() * temperature * e
 
     def mean_and_log_scale(self, evidence: Evidence, like: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-scale of the latent, of the size of `like`.

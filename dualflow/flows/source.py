@@ -86,7 +86,7 @@ class EncoderSource(nn.Module):
     adds the upsampled coarser one, so that every feature knows its surroundings. Each output is normalised over the
     whole volume, so that heads that read it cannot starve; not voxel by voxel, for the length of a voxel's feature
     vector is the intensity it has to tell. With context `step` a further convolution per step makes one map for each
-    step out of the one before it (PU-Flow, section 4).
+    step out of the one before it (PU-Flow).
     """
 
     def __init__(self, spec: FlowSpec, source_channels: int, map_channels: int, side_channels: int) -> None:

@@ -158,6 +158,10 @@ class FlowSpec:
             "source_pretrain and source_frozen are an encoder's; choose source: encoder",
         )
         yield (
+            self.source == "encoder" and self.source_nll_weight > 0,
+            "source_nll_weight needs a source with a density; choose source: glow, or weight 0",
+        )
+        yield (
             self.prediction == "mean" and self.mean == "none",
             "prediction = 'mean' needs a mean model; choose mean: local_linear, or prediction: temperature0",
         )

@@ -7,8 +7,8 @@ from math import nan
 
 import pandas as pd
 
+from dualflow.evaluation.compare import subject_means
 from dualflow.evaluation.nll import ConditionCheck, condition_check
-from dualflow.layout import Scan
 from dualflow.modalities import Modality
 from dualflow.report.tables import Table, plain_table
 
@@ -19,7 +19,8 @@ IMAGES = {
     "mae_one_sample": "One sample",
     "mae_sample_mean": "Mean of samples",
 }
-EXPLAINED = "explained_level_"
+# Column names up to the level's number, and what a heading says after it.
+EXPLAINED = {"explained_level_": "", "explained_other_level_": ", another's source"}
 ROUND_TRIPS = ("round_trip_float32", "round_trip_float64")
 
 
@@ -28,7 +29,7 @@ def check_against(scores: pd.DataFrame, model: str, rival: str = "nll_wrong") ->
     own = scores[scores["model"] == model]
     if rival not in own or own[rival].isna().all():
         return None
-    people = _by_person(own, ["nll_true", rival])
+    people = subject_means(own, ["nll_true", rival])
     return condition_check(people["nll_true"].to_numpy(), people[rival].to_numpy())
 
 
@@ -37,11 +38,12 @@ def learnt(scores: pd.DataFrame, flows: Sequence[str]) -> pd.DataFrame:
 
     A check has `share`, `low`, `high` and `gain` of `ConditionCheck`, under names such as `nll_wrong/share`.
     """
-    levels = _levels(scores)
+    columns = ["nll_true", *RIVALS, *IMAGES, "sample_seconds", *_levels(scores)]
     rows = []
     for name in flows:
         own = scores[scores["model"] == name]
-        row = _by_person(own, ["nll_true", *RIVALS, *IMAGES, "sample_seconds", *levels]).mean().to_dict()
+        # Seeds and visits of one person are no independent evidence.
+        row = subject_means(own, columns).reindex(columns=columns).mean().to_dict()
         for rival in RIVALS:
             # A broken flow has no density to check, and is shown as that.
             check = check_against(scores, name, rival) or ConditionCheck(nan, nan, nan, 0, nan)
@@ -87,10 +89,12 @@ def image_table(numbers: pd.DataFrame, row: Modality) -> Table:
 def explained_table(numbers: pd.DataFrame) -> Table:
     """Share of the latents' variance that the prior's mean explains, level by level, from `learnt`."""
     frame = numbers[["model", *_levels(numbers)]].rename(columns={"model": "Model"})
-    frame.columns = frame.columns.str.replace(EXPLAINED, "Level ")
+    for start, heading in EXPLAINED.items():
+        frame.columns = frame.columns.str.replace(f"^{start}(.*)", rf"Level \1{heading}", regex=True)
     caption = (
-        "Share of the variance of a scan's latents that the prior's mean explains; level 1 is the finest. Structure "
-        "that all people share counts too. Where a mean image has taken out what can be explained, nothing is left."
+        "Share of the variance of a scan's latents that the prior's mean explains; level 1 is the finest. What another "
+        "person's source explains is what all people share. Where a mean image has taken out what can be explained, "
+        "nothing is left."
     )
     return plain_table(frame, caption)
 
@@ -120,10 +124,4 @@ def stress_totals(tables: pd.DataFrame) -> pd.DataFrame:
 
 
 def _levels(table: pd.DataFrame) -> list[str]:
-    return [str(column) for column in table if str(column).startswith(EXPLAINED)]
-
-
-def _by_person(own: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    # Seeds and visits of one person are no independent evidence.
-    people = [Scan.parse(key).subject for key in own["scan"]]
-    return own.groupby(people)[list(columns)].mean()
+    return [str(column) for column in table if str(column).startswith(tuple(EXPLAINED))]

@@ -84,11 +84,11 @@ def _density_scores(model: nn.Module, test: PairDataset, index: int, config: Con
     """What a flow's density says of one test scan, and how well it inverts; nothing for another model."""
     if not isinstance(model, DualFlow):
         return {}
-    item = test[index]
+    item, other = test[index], another_person(test.scans, index)
     scores = likelihood(
         model,
         item,
-        test[another_person(test.scans, index)],
+        None if other is None else test[other],
         voxel_mm=(config.preprocess.spacing_mm,) * 3,
         draws=config.evaluate.background_draws,
         seed=seed_of(config.evaluate.seed, Scan.parse(item["scan"])),
@@ -101,18 +101,16 @@ def _density_scores(model: nn.Module, test: PairDataset, index: int, config: Con
     return scores
 
 
+@torch.no_grad()
 def _sample_scores(model: nn.Module, item: Item, prediction: Prediction) -> dict[str, float]:
-    """MAE of the three images a flow can give beside its point estimate, and the wall time of one sample."""
-    if not isinstance(model, DualFlow) or prediction.samples is None or prediction.sample_seconds is None:
+    """MAE of the images a flow can give beside its point estimate, by their names, and the wall time of one sample."""
+    if not isinstance(model, DualFlow) or prediction.sample_seconds is None:
         return {}
-    mask, target = item["mask"][0].numpy(), item["target"][0].numpy()
-    images = {
-        "mae_temperature0": model.predict(item["source"][None], item["side"][None], "temperature0")[0, 0].numpy(),
-        "mae_one_sample": prediction.samples[0],
-        "mae_sample_mean": prediction.samples.mean(axis=0),
-    }
-    errors = {column: float(np.abs(image - target)[mask].mean()) for column, image in images.items()}
-    return errors | {"sample_seconds": prediction.sample_seconds}
+    mask, target, scores = item["mask"], item["target"], {"sample_seconds": prediction.sample_seconds}
+    for kind in ("temperature0", "one_sample", "sample_mean"):
+        image = model.predict(item["source"][None], item["side"][None], kind)[0]
+        scores[f"mae_{kind}"] = float((image - target).abs()[mask].mean())
+    return scores
 
 
 def _stress(model: DualFlow, test: PairDataset, config: Config, label: str) -> pd.DataFrame:

@@ -63,9 +63,9 @@ def report(config: Config) -> None:
     )
     if scores.empty:
         raise DataError(f"{config.study.name}: no test scan was scored; give split.test a share or name test_subjects")
-    options = {"bootstrap": config.evaluate.bootstrap, "seed": config.evaluate.seed}
-    summary = summarise(scores, **options)
-    paired = differences(scores[~scores["model"].isin(CEILINGS)], main, **options)
+    bootstrap, seed = config.evaluate.bootstrap, config.evaluate.seed
+    summary = summarise(scores, bootstrap=bootstrap, seed=seed)
+    paired = differences(scores[~scores["model"].isin(CEILINGS)], main, bootstrap=bootstrap, seed=seed)
     numbers, totals = learnt(scores, list(config.flows)), _stress(config)
     cards = {f"{name} seed {seed}": load_card(layout.model(name, seed)) for name, seed in models}
     tables = {

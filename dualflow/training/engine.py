@@ -14,6 +14,7 @@ from dualflow.config import TrainConfig
 from dualflow.data.dataset import Item, PairDataset, batches
 from dualflow.errors import DualflowError
 from dualflow.flows.model import DualFlow
+from dualflow.flows.objective import selection
 from dualflow.progress import progress
 from dualflow.training.checkpoint import load_newest_state, save_state, states
 from dualflow.training.optimiser import Optimiser
@@ -126,11 +127,11 @@ def fit(
             entry |= {name: sum(values) / len(values) for name, values in sums.items()}
             sums = {}
             if len(validation):
-                found_terms = validate(optimiser.averaged, validation, config.batch_size, config.precision)
+                found_terms = validate(optimiser.averaged, validation, config.batch_size)
                 entry |= {f"validation/{name}": value for name, value in found_terms.items()}
                 _check_round_trip(label, step, found_terms, config.max_round_trip)
             history.entries.append(entry)
-            loss = entry.get("validation/loss", float("-inf"))
+            loss = _selection(model, entry)
             if loss <= history.best:
                 history.best, history.best_step = loss, step
                 best = _copy(optimiser.averaged)
@@ -139,7 +140,20 @@ def fit(
             tensors = optimiser.tensors() | {f"best.{key}": value for key, value in best.items()}
             facts = {"step": step, "in_a_row": in_a_row, "identity": identity, "history": vars(history)}
             save_state(folder, step, tensors | {"rng": torch.get_rng_state()}, facts)
+    if len(validation) and not history.best_step:
+        raise DualflowError(
+            f"{label}: no validation loss was finite, so no weights can be chosen; lower its learning rate "
+            f"(now {learning_rate:g}) or use train.precision: float32"
+        )
     return best, history
+
+
+def _selection(model: nn.Module, entry: Mapping[str, float]) -> float:
+    """What weights are chosen by, the lower the better; the last ones where there was no validation."""
+    found = {key.removeprefix("validation/"): value for key, value in entry.items() if key.startswith("validation/")}
+    if not found:
+        return float("-inf")
+    return selection(model, found) if isinstance(model, DualFlow) else found["loss"]
 
 
 def _check_round_trip(label: str, step: int, terms: Mapping[str, float], bound: float) -> None:

@@ -67,10 +67,7 @@ def fit_mean(
         fitted.append(FittedMean(candidate, model.eval().requires_grad_(False), images, facts))
     if len(fitted) == 1:
         return fitted[0]
-    errors = {
-        found.name: validate(MeanTraining(found.model), validation, config.batch_size, "float32")["mae"]
-        for found in fitted
-    }
+    errors = {found.name: validate(MeanTraining(found.model), validation, config.batch_size)["mae"] for found in fitted}
     best = min(fitted, key=lambda found: errors[found.name])
     return FittedMean(best.name, best.model, best.images, {**best.facts, "validation_mae": errors})
 

@@ -6,15 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from dualflow.data.dataset import PairDataset, collate
-from dualflow.training.precision import autocast, device_of
+from dualflow.training.precision import device_of
 
 
 @torch.no_grad()
-def validate(model: nn.Module, pairs: PairDataset, batch_size: int, precision: str) -> dict[str, float]:
-    """Means over the pairs: the model's loss terms, the image error in the mask, and what is asked of a flow alone.
+def validate(model: nn.Module, pairs: PairDataset, batch_size: int) -> dict[str, float]:
+    """Means over the pairs, in float32: the model's loss terms, the image error, and what is asked of a flow alone.
 
     Of a flow: `explained_level_1` .., finest first, the share of the latents' variance that the prior's mean explains
-    (mean of the batches' shares), and on the first batch, in float32, the round-trip error. In evaluation a model adds
+    (mean of the batches' shares), and on the first batch the round-trip error. In evaluation a model adds
     no noise to its targets, so validations compare.
     """
     device = device_of(model)
@@ -23,12 +23,11 @@ def validate(model: nn.Module, pairs: PairDataset, batch_size: int, precision: s
     for start in range(0, len(pairs), batch_size):
         batch = collate([pairs[index] for index in range(start, min(start + batch_size, len(pairs)))])
         target, source, side, mask = (batch[name].to(device) for name in ("target", "source", "side", "mask"))
-        with autocast(precision, device):
-            terms = {name: float(value) for name, value in model(target, source, side, mask).items()}
-            image = estimate(model, source, side)
-            if hasattr(model, "explained"):
-                shares: list[float] = model.explained(target, source, side, mask).tolist()  # type: ignore[operator]
-                terms |= {f"explained_level_{level}": share for level, share in enumerate(shares, 1)}
+        terms = {name: float(value) for name, value in model(target, source, side, mask).items()}
+        image = estimate(model, source, side)
+        if hasattr(model, "explained"):
+            shares: list[float] = model.explained(target, source, side, mask).tolist()  # type: ignore[operator]
+            terms |= {f"explained_level_{level}": share for level, share in enumerate(shares, 1)}
         terms["mae"] = float(((image - target).abs() * mask).sum() / mask.sum())
         correlations = [_pearson(i[m], t[m]) for i, t, m in zip(image, target, mask, strict=True)]
         terms["pearson_r"] = sum(correlations) / len(correlations)

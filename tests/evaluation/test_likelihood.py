@@ -128,10 +128,10 @@ def test_another_brain_fills_the_own_mask_and_nothing_else(phantoms):
 
 
 def test_another_person_is_no_visit_of_the_same(phantoms):
-    """The next scan of somebody else, round the end of the list; a lone person has only themselves."""
+    """The next scan of somebody else, round the end of the list; nobody for a lone person."""
     scans = ["sub-1_ses-a", "sub-1_ses-b", "sub-2", "sub-3"]
     assert [another_person(scans, index) for index in range(4)] == [2, 2, 3, 0]
-    assert another_person(["sub-1_ses-a", "sub-1_ses-b"], 1) == 1
+    assert another_person(["sub-1_ses-a", "sub-1_ses-b"], 1) is None
 
 
 def test_scores_of_a_flow(flow, phantoms):
@@ -156,7 +156,18 @@ def test_scores_of_a_flow(flow, phantoms):
     shares = [scores[f"explained_level_{level}"] for level in (1, 2, 3)]
     np.testing.assert_allclose(shares, flow.explained(target, item["source"][None], side, mask), rtol=1e-5)
     assert scores["bits_in_mask"] == pytest.approx(scores["nll_true"] / log(2))
-    assert len(scores) == 7
+    others = [scores[f"explained_other_level_{level}"] for level in (1, 2, 3)]
+    wrong = sources["nll_wrong"][None]
+    np.testing.assert_allclose(others, flow.explained(target, wrong, side, mask), rtol=1e-5)
+    assert len(scores) == 10
+
+
+def test_a_lone_person_is_compared_with_nobody(flow, phantoms):
+    """What needs somebody else is left out, not made up."""
+    scores = likelihood(flow, phantoms[0], None, voxel_mm=(4.0,) * 3, draws=1, seed=0)
+    assert "nll_wrong" not in scores
+    assert not any(name.startswith("explained_other") for name in scores)
+    assert scores["nll_true"] != scores["nll_blurred"]
 
 
 def test_a_flow_that_ignores_its_source_is_as_likely_under_any(phantoms):

@@ -55,6 +55,13 @@ def test_every_person_takes_part_at_every_setting(people):
     assert sorted(model.seen) == sorted((*setting, place) for setting in settings for place in range(len(people)))
 
 
+def test_a_lone_person_has_no_other(people):
+    """All samples are of their own source."""
+    table = stress(Fake(people), PairDataset(people.items[:1]), 10, seed=0)
+    assert set(table["source"]) == {"own"}
+    assert table["samples"].sum() == 10
+
+
 def test_a_flow_is_repeatable(flow, phantoms):
     """The seed decides the table, and a sound flow has no bad values."""
     first, again = (stress(flow, phantoms, 8, seed=1) for _ in range(2))

@@ -10,7 +10,8 @@ from flow_zoo import FLOWS, SIDE, batch, build, build_spec, each_flow, small, tr
 from torch import Tensor
 
 from dualflow.flows.model import DualFlow
-from dualflow.flows.objective import DRAW_SEED, TERMS
+from dualflow.flows.noise import prepared
+from dualflow.flows.objective import EVALUATION_SEED, TERMS
 from dualflow.flows.presets import PRESETS
 from dualflow.flows.side import SideDiscriminator, probe_accuracy, probe_error, reversal_strength
 from dualflow.flows.spec import FlowSpec
@@ -37,6 +38,11 @@ def gradients(value: Tensor, module: torch.nn.Module) -> Tensor:
     )
 
 
+def seen(flow: DualFlow, target: Tensor) -> Tensor:
+    """A target as evaluation shows it to the flow: integers with their noise, from a fixed seed."""
+    return prepared(target, None, flow.spec, torch.Generator().manual_seed(EVALUATION_SEED))
+
+
 def test_every_term_has_its_weight_here():
     """A new row of TERMS must come with its weight in this file."""
     assert set(TERMS) == set(WEIGHTS)
@@ -56,9 +62,9 @@ def test_loss_is_the_weighted_sum(name, training):
 
 @each_flow
 def test_nll_is_the_density_per_voxel(name):
-    """Without noise, `nll` is the mean of -log p(target | source, side) over the batch, in nats per voxel."""
+    """In evaluation, `nll` is the mean of -log p(target | source, side) over the batch, in nats per voxel."""
     flow, (target, source, side) = trained(name), batch()
-    expected = -flow.log_prob(target, source, side).mean() / target[0].numel()
+    expected = -flow.log_prob(seen(flow, target), source, side).mean() / target[0].numel()
     torch.testing.assert_close(flow(target, source, side)["nll"], expected)
 
 
@@ -67,9 +73,9 @@ def test_decode_l1_is_the_error_of_a_draw(name):
     """`decode_l1` is the mean absolute error of a draw at the spec's temperature, in evaluation from a fixed seed."""
     flow, (target, source, side) = trained(name), batch()
     term = flow(target, source, side)["decode_l1"]
-    generator = torch.Generator().manual_seed(DRAW_SEED)
+    generator = torch.Generator().manual_seed(EVALUATION_SEED)
     drawn = flow.draw(flow.condition(source, side), flow.spec.decode_temperature, generator)
-    torch.testing.assert_close(term, (drawn - target).abs().mean())
+    torch.testing.assert_close(term, (drawn - seen(flow, target)).abs().mean())
     if flow.spec.decode_temperature == 0 and flow.spec.dequantisation == "none":
         assert torch.equal(drawn.detach(), flow.sample(source, side, temperature=0.0)[0])
 

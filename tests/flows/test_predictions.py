@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+
 import pytest
 import torch
 from flow_zoo import batch, build, build_spec, each_flow, small, trained
 
 from dualflow.errors import ConfigError
 from dualflow.flows.latents import LATENT_TOOLS
-from dualflow.flows.model import POINT_SEED, PREDICTIONS
+from dualflow.flows.model import PREDICTIONS
 from dualflow.flows.presets import PRESETS
 
 
@@ -38,17 +40,32 @@ def test_predictions_are_what_their_names_say(name):
     flow, (_, source, side) = trained(name), batch()
 
     def samples(n: int) -> torch.Tensor:
-        return flow.sample(source, side, n=n, generator=torch.Generator().manual_seed(POINT_SEED))
+        """Mean of n samples of each person, from the seed that the person's source gives."""
+        seeds = [int.from_bytes(sha256(one.float().numpy().tobytes()).digest()[:4], "little") for one in source]
+        drawn = [
+            flow.sample(source[i : i + 1], side[i : i + 1], n, generator=torch.Generator().manual_seed(seed)).mean(0)
+            for i, seed in enumerate(seeds)
+        ]
+        return torch.cat(drawn)
 
     expected = {
         **({} if flow.spec.mean == "none" else {"mean": flow.mean(source, side)}),
         "temperature0": flow.sample(source, side, temperature=0.0)[0],
-        "one_sample": samples(1)[0],
-        "sample_mean": samples(flow.spec.prediction_samples).mean(0),
+        "one_sample": samples(1),
+        "sample_mean": samples(flow.spec.prediction_samples),
     }
     assert set(expected) | {"mean"} == set(PREDICTIONS)
     for kind, image in expected.items():
         torch.testing.assert_close(flow.predict(source, side, kind), image)
+
+
+@each_flow
+def test_predictions_do_not_depend_on_the_batch(name):
+    """A person's prediction is the same alone, and its noise is that person's own."""
+    flow, (_, source, side) = trained(name), batch()
+    for kind in ("one_sample", "sample_mean"):
+        together = flow.predict(source, side, kind)
+        torch.testing.assert_close(flow.predict(source[1:2], side[1:2], kind), together[1:2], rtol=1e-6, atol=1e-9)
 
 
 def test_c_glow_predicts_by_the_mean_of_ten():

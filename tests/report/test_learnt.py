@@ -26,6 +26,7 @@ def scores():
         "scan": scans, "nll_true": [1.0, 1.0, 1.0, 3.0], "nll_wrong": [2.0, 3.0, 4.0, 2.0], "nll_blurred": 5.0,
         "mae": [0.1, 0.1, 0.1, 0.3], "mae_temperature0": 0.2, "mae_one_sample": 0.4, "mae_sample_mean": 0.25,
         "sample_seconds": 0.5, "explained_level_1": 0.1, "explained_level_2": 0.2,
+        "explained_other_level_1": 0.05,
         "round_trip_float32": [1e-6, 4e-6, 1e-6, 1e-6], "round_trip_float64": [1e-15, np.nan, np.nan, np.nan],
     }  # fmt: skip
     return pd.concat(
@@ -70,6 +71,14 @@ def test_a_flow_without_a_finite_density_is_shown(scores):
     assert len(source_table(numbers.reset_index()).frame) == 4
 
 
+def test_a_lone_person_has_no_rival(scores):
+    """Where nobody else was scored, the columns that need somebody else are missing, and the rest is shown."""
+    alone = scores.drop(columns=["nll_wrong", "explained_other_level_1"])
+    numbers = learnt(alone, ["flow"])
+    assert np.isnan(numbers.loc[0, "nll_wrong"])
+    assert len(source_table(numbers).frame) == 2
+
+
 def test_tables_show_the_numbers(scores):
     """Each flow meets each rival, a level it does not have is a dash, and every image has its column."""
     numbers = learnt(scores, ["flow", "glow"])
@@ -81,7 +90,8 @@ def test_tables_show_the_numbers(scores):
     assert images.columns.tolist()[1:5] == ["Point estimate", "Temperature 0", "One sample", "Mean of samples"]
     assert images.iloc[0, 1:].tolist() == ["0.2000", "0.2000", "0.4000", "0.2500", "0.5000"]
     levels = explained_table(numbers).frame
-    assert levels.columns.tolist() == ["Model", "Level 1", "Level 2", "Level 3"]
+    assert levels.columns.tolist() == ["Model", "Level 1", "Level 2", "Level 1, another's source", "Level 3"]
+    assert levels["Level 1, another's source"].tolist() == ["0.050", "0.050"]
     assert levels["Level 3"].tolist() == ["0.300", "–"]  # noqa: RUF001
 
 
