@@ -27,8 +27,8 @@ SHARES = {"own_beats_other": ("nll_true", "nll_wrong"), "own_beats_blurred": ("n
 def collect(config: Config, plan: Plan) -> pd.DataFrame:
     """One row per flow that is trained and scored as planned; a metric's interval is in METRIC_low and METRIC_high.
 
-    Seconds of a step are the plan's; other costs are means over the seeds, memory the largest of them. Scores are means over people, seeds averaged first,
-    with 95 % bootstrap intervals; shares have Wilson's.
+    Seconds of a step are the plan's; other costs are means over the seeds, memory the largest of them. Scores are means
+    over people, seeds averaged first, with 95 % bootstrap intervals; shares have Wilson's.
     """
     done = {name: list(_finished(config, plan, name)) for name in config.flows}
     done = {name: seeds for name, seeds in done.items() if seeds}
@@ -45,6 +45,7 @@ def collect(config: Config, plan: Plan) -> pd.DataFrame:
         for metric, entry in known.iterrows():
             row |= _with_interval(str(metric), entry["mean"], entry["low"], entry["high"])
         row |= _shares(scores[scores["model"] == name])
+        row |= _safety(seeds)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -58,12 +59,14 @@ class Seed:
         steps: optimiser steps of the flow itself, after any pre-training of its source.
         memory_mib: peak memory of its training, MiB; NaN where it was not measured.
         scores: one row per held-out scan.
+        stress: its stress test, where there was one.
     """
 
     card: dict[str, Any]
     steps: int
     memory_mib: float
     scores: pd.DataFrame
+    stress: pd.DataFrame | None
 
 
 def _finished(config: Config, plan: Plan, name: str) -> Iterator[Seed]:
@@ -86,7 +89,9 @@ def _finished(config: Config, plan: Plan, name: str) -> Iterator[Seed]:
             benchmark = layout.benchmark(f"train/{stem}")
             memory = pd.read_csv(benchmark, sep="\t")["max_rss"] if benchmark.is_file() else pd.Series([np.nan])
             scores = pd.read_csv(layout.table(f"scans_{stem}"), sep="\t")
-            yield Seed(card, steps, float(pd.to_numeric(memory, errors="coerce").max()), scores)
+            tested = layout.stress(name, seed)
+            stress = pd.read_csv(tested, sep="\t") if tested.is_file() else None
+            yield Seed(card, steps, float(pd.to_numeric(memory, errors="coerce").max()), scores, stress)
 
 
 def _cost(seeds: list[Seed], step_seconds: float) -> dict[str, float]:
@@ -114,6 +119,15 @@ def _shares(own: pd.DataFrame) -> dict[str, float]:
             check = condition_check(known[pair[0]].to_numpy(), known[pair[1]].to_numpy())
             row |= _with_interval(name, check.share, check.low, check.high)
     return row
+
+
+def _safety(seeds: list[Seed]) -> dict[str, float]:
+    """Totals of the stress tests of all seeds; nothing where there was none."""
+    tables = [seed.stress for seed in seeds if seed.stress is not None]
+    if not tables:
+        return {}
+    table = pd.concat(tables)
+    return {"stress_samples": int(table["samples"].sum()), "stress_nonfinite": int(table["nonfinite_voxels"].sum())}
 
 
 def _with_interval(name: str, value: float, low: float, high: float) -> dict[str, float]:

@@ -58,7 +58,7 @@ def markdown(frame: pd.DataFrame, config: Config, plan: Plan) -> str:
         COST,
         [_metric(name, row, interval=True) for name in ACCURACY],
         [*(_metric(name, row, interval=True) for name in SCORES), *COVERAGE],
-        [*_likelihood(config.study.source), *(column for column in explained if column.names)],
+        [*_likelihood(config.study.source), *(column for column in explained if column.names), *SAFETY],
     ]
     return "\n\n".join([head, *(part for columns in parts if (part := _part(frame, columns)))]) + "\n"
 
@@ -81,6 +81,10 @@ COVERAGE = [
         [f"{what}_coverage_{100 * level:.0f}" for level in LEVELS],
     )
     for what in ("voxel", "region")
+]
+SAFETY = [
+    Column("stress samples", ["stress_samples"], 0),
+    Column("voxels not finite", ["stress_nonfinite"], 0),
 ]
 
 

@@ -218,6 +218,20 @@ def test_the_table_gathers_cost_and_scores(config):
     assert 2 <= row["bits_in_mask_low"] < row["bits_in_mask"] < row["bits_in_mask_high"] <= 7
 
 
+def test_bad_values_of_the_stress_test_are_told(config):
+    """The samples and the bad voxels of all seeds are added up; without a stress test there is no such column."""
+    plan = make_plan(config, ["dualflow"], 1, Clock())
+    for seed in (0, 1):
+        train_and_score(config, "dualflow", seed, 10)
+    assert "stress samples" not in markdown(collect(config, plan), config, plan)
+    for seed in (0, 1):
+        table = pd.DataFrame({"samples": [250, 250], "nonfinite_voxels": [0, 3 * seed]})
+        commit_text(config.layout.stress("dualflow", seed), table.to_csv(sep="\t", index=False))
+    (row,) = collect(config, plan).to_dict("records")
+    assert (row["stress_samples"], row["stress_nonfinite"]) == (1000, 3)
+    assert "voxels not finite" in markdown(collect(config, plan), config, plan)
+
+
 def test_pretraining_counts_among_the_steps(config):
     """A flow whose source is trained first has done its plan with fewer steps of its own."""
     plan = make_plan(config, ["dualflow"], 1, Clock())
