@@ -33,7 +33,7 @@ lint: $(READY)  ## Check style, types, spelling and the workflow.
 	$(BIN)/snakefmt --check --compact-diff Snakefile pipelines
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/snakemake --lint
 
-benchmark: $(READY)  ## Compute the numbers of the README (half an hour on 2 cores).
+benchmark: $(READY)  ## Compute the numbers of the README (25 minutes on 2 cores).
 	@$(BIN)/dualflow run --config configs/benchmark.yaml --cores $(CORES)
 
 ui: $(READY)  ## Open the MLflow pages of the tracked runs on 127.0.0.1:5000.
