@@ -96,7 +96,7 @@ def cohort(out: Path, subjects: int, seed: int, threads: int) -> None:
 
 
 @main.command()
-@click.argument("study", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("study", type=click.Path(path_type=Path))
 @click.option(
     "--model", required=True, type=click.Path(file_okay=False, path_type=Path), help="A trained model folder."
 )
@@ -112,7 +112,7 @@ def cohort(out: Path, subjects: int, seed: int, threads: int) -> None:
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the samples.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes, one core each.")
 def convert(study: Path, model: Path, out: Path, workers: int, **options: Any) -> None:
-    """Convert every scan of the BIDS dataset STUDY with a trained model, each onto its own grid.
+    """Convert every scan of STUDY, a BIDS dataset or a table of samples, with a trained model, each onto its own grid.
 
     Raw scans go in; they are preprocessed as the model's training scans were. A scan that cannot be used is set aside
     in quarantine.tsv with its reason, the others go on, and the exit code is not 0. Scans that are done are skipped.
@@ -189,13 +189,35 @@ def bench_presets(config_path: Path, overrides: tuple[str, ...], seconds: float,
     sys.exit(compare(config, seconds=seconds, names=[name for name in names.split(",") if name], cores=cores))
 
 
+@bench.command("preprocess")
+@CONFIG
+@OVERRIDES
+@click.option("--scans", type=click.IntRange(1), default=2, show_default=True, help="How many scans to time.")
+def bench_preprocess(config_path: Path, overrides: tuple[str, ...], scans: int) -> None:
+    """Time the preprocessing of some scans on one core, step by step, with its peak memory.
+
+    \b
+    dualflow bench preprocess
+                    simulated people on the grid of configs/quickstart.yaml
+    dualflow bench preprocess --set study.bids=PATH --set study.target=FLAIR
+                    --set preprocess.spacing_mm=2 --set 'preprocess.shape=[96,112,96]'
+                    a study of your own, on a finer grid
+
+    The scans are the first of the study; without one, people are simulated first. Nothing is kept.
+    """  # noqa: D301 - click's mark of a paragraph to keep as it is is the character itself
+    set_threads(1)
+    from dualflow.bench.preprocess import bench_preprocess as measure
+    from dualflow.config import load_config
+
+    measure(load_config(config_path, overrides), scans)
+
+
 def set_threads(count: int) -> None:
     """Give every library the same number of threads; each would take all cores otherwise."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
         os.environ[name] = str(count)
-    import torch
-
-    torch.set_num_threads(count)
+    if torch := sys.modules.get("torch"):  # where it is yet to be imported, it will look at the environment
+        torch.set_num_threads(count)
 
 
 def _step(name: str, text: str, *options: Callable[[Any], Any]) -> None:
@@ -219,9 +241,10 @@ def _step(name: str, text: str, *options: Callable[[Any], Any]) -> None:
 STEPS = {
     "cohort-shard": ("prepare", "make_cohort"),
     "cohort-finish": ("prepare", "finish_cohort"),
-    "index": ("prepare", "make_index"),
+    "index": ("index", "make_index"),
     "preprocess": ("prepare", "preprocess"),
     "preprocess-finish": ("prepare", "finish_preprocess"),
+    "qc": ("qc", "qc"),
     "train": ("train", "train"),
     "convert-study": ("convert", "convert"),
     "evaluate": ("evaluate", "evaluate"),
@@ -230,14 +253,18 @@ STEPS = {
     "check": ("check", "check"),
 }
 _SHARD = click.option("--shard", type=click.IntRange(0), default=0, show_default=True, help="Which part of the scans.")
+_WORKERS = click.option(
+    "--workers", type=click.IntRange(1), help="Worker processes, one core each.  [default: preprocess.workers]"
+)
 _NAME = click.option("--model", "name", default="dualflow", show_default=True, help="A flow or baseline by name.")
 _SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Which of the seeds.")
 
 _step("cohort-shard", "Step: make one part of the embedded cohort.", _SHARD)
 _step("cohort-finish", "Step: describe the embedded cohort once all its people are there.")
-_step("index", "Step: list the usable scans of the study and draw the splits.")
-_step("preprocess", "Step: bring one part of the scans onto the model grid.", _SHARD)
+_step("index", "Step: list the usable scans, draw the splits, and print and write an account (index/account.md).")
+_step("preprocess", "Step: bring one part of the scans onto the model grid.", _SHARD, _WORKERS)
 _step("preprocess-finish", "Step: gather the parts and the quarantine table.")
+_step("qc", "Step: write the quality control page, a card per scan with those to review first.")
 _step("train", "Step: train one model with one seed.", _NAME, _SEED)
 _step("convert-study", "Step: synthetic volumes for the held-out and unpaired scans.", _NAME, _SEED)
 _step("evaluate", "Step: score one model on the held-out scans.", _NAME, _SEED)

@@ -10,16 +10,23 @@ import gzip
 import hashlib
 import json
 import os
+import platform
 import secrets
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from dualflow import __version__
 from dualflow.errors import CommitError
 
 TEMP_PREFIX = ".tmp-"
+HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+"""This machine in names of temporary files: a process number means nothing on another that shares the folder."""
+_STALE_S = 24 * 3600.0
 _CHUNK = 1 << 20
 
 
@@ -34,7 +41,7 @@ def committing(path: Path | str) -> Iterator[Path]:
         CommitError: the block wrote nothing, or what it wrote does not verify, or the disk refused it.
     """
     path = Path(path)
-    temp = path.with_name(f"{TEMP_PREFIX}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+    temp = path.with_name(f"{TEMP_PREFIX}{HOST}-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temp
@@ -79,22 +86,6 @@ def sha256(path: Path | str) -> str:
 def digest_of(value: Any) -> str:
     """Hex SHA-256 of a JSON-serialisable value, independent of key order."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def listing_digest(folder: Path) -> str:
-    """Digest of what a study reads from a BIDS dataset: changes when scans come, go or are replaced.
-
-    Tables and sidecars count by content, images by size and time, for hashing a whole study takes long.
-    """
-    # Spelled out, for `**` does not enter a session folder that is a link, and the index does.
-    scans = [f"sub-*/{session}{kind}/*" for session in ("", "ses-*/") for kind in ("anat", "pet")]
-    patterns = ["participants.tsv", "participants.json", "sub-*/*_sessions.tsv", *scans]
-    entries = []
-    for file in (file for pattern in patterns for file in folder.glob(pattern) if file.is_file()):
-        small = file.suffix in (".tsv", ".json")
-        mark = sha256(file) if small else f"{file.stat().st_size}:{file.stat().st_mtime_ns}"
-        entries.append((str(file.relative_to(folder)), mark))
-    return digest_of(sorted(entries))
 
 
 def write_manifest(
@@ -172,24 +163,35 @@ def forget_broken(folder: Path) -> list[str]:
 
 
 def sweep_temporaries(folder: Path | str) -> int:
-    """Remove temporary files under `folder` whose writing process is gone; return how many."""
+    """Remove temporary files under `folder` whose writing process is gone; return how many.
+
+    Those of another machine, whose processes cannot be seen, go when they are a day old.
+    """
     removed = 0
     for temp in Path(folder).rglob(f"{TEMP_PREFIX}*"):
-        pid = temp.name[len(TEMP_PREFIX) :].split("-")[0]
-        if pid.isdigit() and not _alive(int(pid)):
+        host, _, rest = temp.name.removeprefix(TEMP_PREFIX).partition("-")
+        pid = rest.partition("-")[0]
+        if pid.isdigit() and not (_alive(int(pid)) if host == HOST else _recent(temp)):
             temp.unlink(missing_ok=True)
             removed += 1
     return removed
 
 
+def _recent(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime < _STALE_S
+    except OSError:  # made real, or removed by another
+        return True
+
+
 def _alive(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        # In a container nobody may collect the processes whose parent was killed.
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
         return False
-    except PermissionError:
+    except psutil.AccessDenied:
         return True
-    return True
 
 
 def _fsync(path: Path) -> None:

@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveFloat, ValidationError, model_validator
 
 from dualflow.commit import commit_json, digest_of
 from dualflow.errors import ConfigError
 from dualflow.layout import STUDY_NAME, Layout
-from dualflow.modalities import modality
+from dualflow.modalities import REFERENCES, modality, reference
 
 SEEDED = ("unet",)
 """Baselines that are trained by gradient steps, and so with every seed."""
@@ -35,18 +35,57 @@ class StudyConfig(Section):
     """Short name; results go to `<results>/<name>` and MLflow runs to an experiment of this name."""
     bids: Path | None = None
     """The BIDS dataset. Left out, the embedded cohort of section `cohort` is made and used."""
+    samples: Path | None = None
+    """A table in place of a BIDS dataset: one row per scan with `subject`, `session`, a column of paths for each
+    modality by its name (or `source` and `target`), and the side columns; the files lie in the table's folder or below,
+    and paths are relative to it."""
     source: str = "T1w"
-    """Modality everyone has: a row of MODALITIES."""
+    """Modality everyone has, a row of MODALITIES: its grid, brain mask and template registration are the scan's."""
+    extra_sources: tuple[str, ...] = ()
+    """More modalities that everyone has and the model sees beside `source`; each is aligned with it."""
     target: str = "FDG"
     """Modality to learn: a row of MODALITIES."""
     side: tuple[str, ...] = ()
-    """Columns of participants.tsv given to the model; missing values (`n/a`) are supported inputs."""
+    """Columns of participants.tsv, sessions.tsv or `samples` given to the model; missing values (`n/a`) are supported
+    inputs."""
+    where: dict[str, dict[str, str]] = Field(default_factory=dict)
+    """Which of several files is meant: BIDS entities by modality, such as `{T1w: {acq: mprage}}`; an empty label means
+    a name without the entity."""
+    runs: Literal["refuse", "first", "last"] = "refuse"
+    """Which of several files of a modality is taken that differ only in their run; `refuse` sets the scan aside."""
+    masks: Path | None = None
+    """The study's own brain masks, a BIDS derivative dataset with `desc-brain_mask` files on the source's grid; scans
+    without one, and all where this is left out, get deepbet's."""
     results: Path = Path("results")
     """Folder that holds one folder per study."""
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """All modalities that the model sees, in the order of its channels: `source` first."""
+        return (self.source, *self.extra_sources)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The sources, then the target."""
+        return (*self.sources, self.target)
+
+    @model_validator(mode="after")
+    def _one_dataset(self) -> Self:
+        if self.bids and self.samples:
+            raise ConfigError("bids and samples are two datasets; keep one")
+        if self.samples and (self.where or self.runs != "refuse"):
+            raise ConfigError("where and runs choose among names of a BIDS dataset; samples names the files itself")
+        if unused := sorted(self.where.keys() - set(self.modalities)):
+            raise ConfigError(f"where names {', '.join(unused)}; the study uses {', '.join(self.modalities)}")
+        return self
+
     @model_validator(mode="after")
     def _known_modalities(self) -> Self:
-        modality(self.source), modality(self.target)
+        names = self.modalities
+        for name in names:
+            modality(name)
+        if len(set(names)) < len(names):
+            raise ConfigError(f"source, extra_sources and target are {', '.join(names)}; name each modality once")
         return self
 
 
@@ -72,6 +111,25 @@ class SplitConfig(Section):
     """People held out by name (labels without `sub-`); replaces the drawn test set."""
     validation_subjects: tuple[str, ...] = ()
     """People used for validation by name; replaces the drawn validation set."""
+    stratify: tuple[str, ...] = ()
+    """Columns, as for `study.side`, whose values each split has its share of, numbers by quartile; left out, the first
+    categorical one of `study.side`."""
+    folds: Annotated[int, Field(ge=2)] | Literal["leave-one-out"] | None = None
+    """Number of folds in place of the share `test`: fold `fold` is held out, and every person is in just one."""
+    fold: int = Field(default=0, ge=0)
+    """Which fold is held out, from 0."""
+    file: Path | None = None
+    """A kept table in place of drawing, such as an earlier `index/splits.tsv`: its column `split` for everyone with a
+    pair, or with `folds` its column `fold`; people whom the study does not have may be in it."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        named = self.test_subjects or self.validation_subjects
+        if named and (self.folds or self.file):
+            raise ConfigError("test_subjects and validation_subjects go with neither folds nor file; choose one way")
+        if self.fold and (self.folds is None or (isinstance(self.folds, int) and self.fold >= self.folds)):
+            raise ConfigError(f"there is no fold {self.fold} with folds = {self.folds}; folds are counted from 0")
+        return self
 
 
 class PreprocessConfig(Section):
@@ -83,10 +141,69 @@ class PreprocessConfig(Section):
     """Size of the model grid in voxels, centred on the template's brain."""
     bias_field: bool = True
     """Correct the source's bias field (N4)."""
-    reference_region: Literal["brain"] = "brain"
-    """Region whose mean uptake is 1 SUVR."""
+    aligned: bool = False
+    """Trust that targets and extra sources lie in the source's space already (hybrid PET/MR, registered upstream)."""
+    reference_region: str = "brain"
+    """Region whose mean uptake is 1 SUVR: a row of REFERENCES, or the path of a mask in template space."""
+    pet_window_s: tuple[FiniteFloat, FiniteFloat] | None = None
+    """Start and end, in seconds after injection, of the part of a dynamic PET series that is averaged; None: all."""
+    pet_motion: bool = True
+    """Align the frames of a dynamic PET series with each other before they are averaged."""
+    pet_resolution_mm: float | None = Field(default=None, gt=0)
+    """Common resolution (FWHM) that PET is smoothed to; None: PET stays as it is."""
+    scanner_resolution_mm: dict[str, PositiveFloat] = Field(default_factory=dict)
+    """FWHM of each scanner, by the sidecar's ManufacturersModelName, as `pet_resolution_mm` needs it."""
     shards: int = Field(default=2, ge=1)
-    """How many jobs share the scans; each job takes one core."""
+    """How many jobs share the scans; each job takes `workers` cores."""
+    workers: int = Field(default=1, ge=1)
+    """Worker processes of one job, for thousands of small scans; each takes one core and at most 4 GiB of memory."""
+
+    @model_validator(mode="after")
+    def _usable_pet_options(self) -> Self:
+        reference(self.reference_region)
+        if self.pet_window_s and not self.pet_window_s[0] < self.pet_window_s[1]:
+            start, end = self.pet_window_s
+            raise ConfigError(f"pet_window_s goes from {start:g} to {end:g}; give a start before its end")
+        if self.pet_resolution_mm and not self.scanner_resolution_mm:
+            raise ConfigError("pet_resolution_mm needs the resolution of each scanner; fill scanner_resolution_mm")
+        coarser = {
+            name: own for name, own in self.scanner_resolution_mm.items() if own > (self.pet_resolution_mm or own)
+        }
+        if coarser:
+            raise ConfigError(
+                f"pet_resolution_mm is {self.pet_resolution_mm:g}, finer than the scanners' {coarser}; raise it to "
+                "that of the coarsest"
+            )
+        return self
+
+
+class ReviewConfig(Section):
+    """Quality figures beyond which a scan is flagged for review; it is used all the same."""
+
+    min_mutual_information: float = 0.15
+    """Nats that an aligned target shares with its source, and a source with the template."""
+    min_template_overlap: float = 0.9
+    """Dice of the aligned brain with the template's."""
+    min_target_coverage: float = 0.98
+    """Share of the brain that the target shows."""
+    max_displacement_mm: float = 60.0
+    """Mean distance by which an alignment moves the brain."""
+    brain_ml: tuple[float, float] = (900.0, 1900.0)
+    """Volume of a brain."""
+    min_mask_solidity: float = 0.8
+    """Volume of the brain mask over that of its convex hull; neck, eyes and leaks lower it."""
+    min_mask_core: float = 0.985
+    """Share of the brain mask that an opening by a ball of 8 mm leaves in one piece; leaks and islands lower it."""
+    max_mask_outside: float = 0.005
+    """Share of the aligned brain mask that lies more than 8 mm outside the template's brain."""
+    max_mask_missing: float = 0.02
+    """Share of the template's brain, deeper than 8 mm, that the aligned mask lacks."""
+    min_mask_symmetry: float = 0.94
+    """Dice of the aligned brain mask with its mirror image."""
+    max_mask_stretch: float = 1.3
+    """Largest over smallest scale of the alignment with the template; half a brain is stretched to a whole one."""
+    max_deviation: float = 4.0
+    """Distance of a figure from the study's median, in robust standard deviations (1.48 MAD)."""
 
 
 class ModelConfig(Section):
@@ -201,6 +318,8 @@ class Config(Section):
     """Who is used for what."""
     preprocess: PreprocessConfig = PreprocessConfig()
     """From raw scans to the model grid."""
+    review: ReviewConfig = ReviewConfig()
+    """When a scan is flagged for review."""
     model: ModelConfig = ModelConfig()
     """Which flow."""
     extra_models: dict[str, ModelConfig] = Field(default_factory=dict)
@@ -216,6 +335,17 @@ class Config(Section):
     tracking: TrackingConfig = TrackingConfig()
     """Where runs are recorded."""
 
+    @model_validator(mode="after")
+    def _reference_mask_is_there(self) -> Self:
+        # Not in the section itself: a model's card holds it too, and converting needs no reference.
+        region = self.preprocess.reference_region
+        if region not in REFERENCES and not Path(region).is_file():
+            raise ConfigError(
+                f"preprocess.reference_region {region} is not a file; name a mask in template space, or one of: "
+                f"{', '.join(REFERENCES)}"
+            )
+        return self
+
     @property
     def layout(self) -> Layout:
         """Every path of this study."""
@@ -223,8 +353,13 @@ class Config(Section):
 
     @property
     def bids(self) -> Path:
-        """The dataset in use: the study's own, or the embedded cohort."""
-        return self.study.bids or self.layout.bids
+        """Root of the dataset in use, which paths are relative to: the study's own, or the embedded cohort."""
+        return self.study.samples.parent if self.study.samples else self.study.bids or self.layout.bids
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the dataset in use is the embedded cohort."""
+        return self.study.bids is None and self.study.samples is None
 
     @property
     def trainings(self) -> list[tuple[str, int]]:
@@ -309,7 +444,8 @@ def _explain(entry: Any) -> str:
     """One readable clause of a pydantic error."""
     where = ".".join(str(part) for part in entry["loc"])
     if entry["type"] != "extra_forbidden":
-        return f"{where} = {entry['input']!r}: {entry['msg'].removeprefix('Value error, ')}"
+        text = str(entry["msg"]).removeprefix("Value error, ")
+        return f"{where} = {entry['input']!r}: {text}" if where else text
     known = _fields_at(entry["loc"][:-1])
     close = get_close_matches(str(entry["loc"][-1]), known, n=1)
     hint = f"did you mean '{close[0]}'?" if close else f"choose from: {', '.join(known)}"

@@ -17,11 +17,24 @@ A message names the value, what was expected and the remedy. `exit_code` is what
 
 from __future__ import annotations
 
+_LONGEST = 2000
+
+
+def printable(text: str) -> str:
+    """`text` on one line: names of files may hold line ends, terminal codes and bytes that are no text."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
 
 class DualflowError(Exception):
     """Base of all errors that are reported as one line instead of a traceback."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if len(text) > _LONGEST:  # what is named may be a damaged file's content; the remedy comes last
+            text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 4 :]}"
+        return printable(text)
 
 
 class ConfigError(DualflowError, ValueError):

@@ -3,7 +3,7 @@
 Everything of one study lies under `Layout.root`:
 
     bids/            the embedded cohort, where the study has no dataset of its own
-    index/           pairs.tsv, quarantine.tsv
+    index/           pairs.tsv, quarantine.tsv, splits.tsv, account.md; digests.tsv keeps what was read
     derivatives/     BIDS derivatives: preprocessed pairs on the model grid and in native space, synthetic volumes
     models/MODEL/seed-S/   checkpoints, history, model card
     metrics/         tables that evaluation writes
@@ -11,7 +11,7 @@ Everything of one study lies under `Layout.root`:
     manifests/       one file per finished step: what Snakemake sees
     configs/         the resolved configurations
     logs/ benchmarks/      text and timings
-    report.html
+    quality.tsv qc.html report.html
 """
 
 from __future__ import annotations
@@ -97,8 +97,20 @@ def truth_path(bids: Path, scan: Scan, row: Modality, desc: str) -> Path:
     return bids_path(bids / "derivatives" / "truth", scan, row, desc=desc)
 
 
-NOT_BIDS = ("figures", "manifests", "quarantine.tsv")
-"""What `.bidsignore` of a derivative dataset names: our own files beside the standard's."""
+def own_mask_names(masks: Path, scan: Scan, source: Path, row: Modality) -> list[Path]:
+    """Where a BIDS derivative dataset may keep the brain mask of a scan's `source`, the name that says most first.
+
+    A mask carries the entities of its image; pipelines that merge runs leave those out, some name the space.
+    """
+    stem, folder = source.name.split(".")[0], masks / scan.folder / row.datatype
+    own = [stem.removesuffix(f"_{row.suffix}")] if stem.startswith(f"{scan.key}_") else []
+    spaces = ("", f"_space-{row.suffix}", "_space-orig")
+    names = [f"{start}{space}_desc-brain_mask" for start in dict.fromkeys([*own, scan.key]) for space in spaces]
+    return [folder / (name + extension) for name in names for extension in (".nii.gz", ".nii")]
+
+
+NOT_BIDS = ("benchmarks", "ct", "figures", "manifests", "quarantine.tsv")
+"""What `.bidsignore` of a derivative dataset names: what the standard does not know."""
 
 
 def derivative_description(study: str) -> dict[str, Any]:
@@ -149,9 +161,34 @@ class Layout:
         return self.root / "index" / "quarantine.tsv"
 
     @property
+    def splits(self) -> Path:
+        """Table of the people with a pair: fold, split and strata."""
+        return self.root / "index" / "splits.tsv"
+
+    @property
+    def account(self) -> Path:
+        """What the index found, to read."""
+        return self.root / "index" / "account.md"
+
+    @property
+    def digests(self) -> Path:
+        """Table of the voxel digests of the scans as they were when they were last read."""
+        return self.root / "index" / "digests.tsv"
+
+    @property
     def quarantine(self) -> Path:
         """Table of the scans set aside, each with its step and reason."""
         return self.root / "quarantine.tsv"
+
+    @property
+    def quality(self) -> Path:
+        """Table of the quality figures of every scan on the model grid, with what is to be reviewed."""
+        return self.root / "quality.tsv"
+
+    @property
+    def qc(self) -> Path:
+        """The quality control page: a picture and the quality figures of every scan."""
+        return self.root / "qc.html"
 
     @property
     def report(self) -> Path:
@@ -206,7 +243,7 @@ class Layout:
 
     def figure(self, scan: Scan, name: str) -> Path:
         """A picture of one scan, for quality control."""
-        return self.derivatives / f"sub-{scan.subject}" / "figures" / f"{scan.key}_{name}.png"
+        return self.derivatives / f"sub-{scan.subject}" / "figures" / f"{scan.key}_{name}.jpg"
 
     def model(self, name: str, seed: int) -> Path:
         """Folder of one trained model."""
@@ -219,6 +256,10 @@ class Layout:
     def scan_manifest(self, scan: Scan) -> Path:
         """The file that says a scan is preprocessed, or quarantined and why."""
         return self.manifest(f"scans/{scan.key}")
+
+    def scan_seconds(self, scan: Scan) -> Path:
+        """How long each step of a scan's preprocessing took."""
+        return self.root / "benchmarks" / "scans" / f"{scan.key}.json"
 
     def log(self, step: str) -> Path:
         """A step's log."""

@@ -163,9 +163,11 @@ def _say_where(config: Config, code: int, log: Path, start: int) -> None:
         print(f"\nEnded with exit code {code}. Snakemake's log: {log}", file=sys.stderr)
         for line in problems or text.splitlines()[-5:]:
             print(f"  {line}", file=sys.stderr)
+    if layout.qc.is_file():
+        print("\nquality of the scans", layout.qc)
     if not layout.report.is_file():
         return
-    print("\nreport              ", layout.report)
+    print("report              ", layout.report)
     print("synthetic volumes   ", layout.derivatives)
     print("tables              ", layout.tables)
     print("quarantined scans   ", layout.quarantine)

@@ -1,12 +1,13 @@
 """What all rules share: the checked configuration, paths, and the sections a rule's result depends on."""
 
+from pathlib import Path
 from shlex import quote
 
 from snakemake.exceptions import WorkflowError
 
 from dualflow import __version__
-from dualflow.commit import listing_digest
 from dualflow.config import parse_config, write_resolved
+from dualflow.data.listing import study_digest
 from dualflow.errors import ConfigError
 from dualflow.flows.presets import preset
 
@@ -26,7 +27,7 @@ shell.prefix(
 SHARDS = list(range(study.preprocess.shards))
 SEEDS = list(study.train.seeds)
 MAIN = study.model.preset
-EMBEDDED = study.study.bids is None
+EMBEDDED = study.embedded
 
 
 wildcard_constraints:
@@ -76,9 +77,14 @@ def model_section(wildcards):
     return section("train", "baselines", "model", without=("seeds", "models"))
 
 
+def reference_mask(wildcards):
+    """The reference region where it is a file of the user's."""
+    region = study.preprocess.reference_region
+    return [region] if Path(region).is_file() else []
+
+
 def dataset(wildcards):
-    """What the index reads: the cohort's manifest, or the study's own participants table."""
-    if EMBEDDED:
-        return [manifest("cohort")]
-    table = study.bids / "participants.tsv"
-    return [str(table)] if table.is_file() else []
+    """What the index reads: the cohort's manifest or the study's own table, and the splits that were kept."""
+    own = None if EMBEDDED else study.study.samples or study.bids / "participants.tsv"
+    tables = [str(file) for file in (own, study.split.file) if file and file.is_file()]
+    return [manifest("cohort"), *tables] if EMBEDDED else tables

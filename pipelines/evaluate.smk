@@ -37,6 +37,7 @@ rule report:
         scores=trained(manifest("evaluate/{model}_seed-{seed}")),
         ceilings=manifest("evaluate/ceilings"),
         volumes=manifest("convert"),
+        quality=manifest("qc"),
     output:
         manifest("report"),
     log:

@@ -40,7 +40,7 @@ rule index:
         benchmark_of("index")
     params:
         section=section("study", "split", without=("results",)),
-        files="" if EMBEDDED else listing_digest(study.bids),
+        files="" if EMBEDDED else study_digest(study),
         version=__version__,
     shell:
         "dualflow index 2>&1 | tee {log:q}"
@@ -49,17 +49,20 @@ rule index:
 rule preprocess_part:
     input:
         manifest("index"),
+        reference_mask,
     output:
         manifest("preprocess/shard-{shard}"),
     log:
         log_of("preprocess/shard-{shard}"),
     benchmark:
         benchmark_of("preprocess/shard-{shard}")
+    threads: study.preprocess.workers
     params:
-        section=section("preprocess"),
+        section=section("preprocess", without=("workers",)),
         version=__version__,
     shell:
-        "dualflow preprocess --shard {wildcards.shard} 2>&1 | tee {log:q}"
+        "dualflow preprocess --workers {threads}"
+        " --shard {wildcards.shard} 2>&1 | tee {log:q}"
 
 
 rule preprocess:
@@ -73,3 +76,21 @@ rule preprocess:
         benchmark_of("preprocess")
     shell:
         "dualflow preprocess-finish 2>&1 | tee {log:q}"
+
+
+rule qc:
+    input:
+        manifest("preprocess"),
+    output:
+        manifest("qc"),
+    log:
+        log_of("qc"),
+    benchmark:
+        benchmark_of("qc")
+    # Before the trainings, which are ready at the same time and take all cores for long.
+    priority: 1
+    params:
+        section=section("review"),
+        version=__version__,
+    shell:
+        "dualflow qc 2>&1 | tee {log:q}"

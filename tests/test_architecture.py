@@ -15,7 +15,7 @@ LAYERS = [
     {"report", "inference", "training", "evaluation", "baselines"},
     {"data", "flows"},
     {"imaging", "cohort"},
-    {"modalities", "layout", "config", "commit", "progress"},
+    {"modalities", "layout", "config", "commit", "progress", "workers"},
     {"errors"},
 ]
 SIDEWAYS = {
@@ -29,8 +29,8 @@ SIDEWAYS = {
 }
 ONLY_IN = {
     "mlflow": ["training/tracking.py"],
-    "dask": ["inference/batch.py"],
-    "distributed": ["inference/batch.py"],
+    "dask": ["workers.py"],
+    "distributed": ["workers.py"],
     "click": ["cli.py"],
     "SimpleITK": ["imaging/", "cohort/"],
     "monai": ["imaging/", "data/", "baselines/", "evaluation/"],

@@ -37,15 +37,19 @@ def test_help_lists_every_command(invoke):
     assert __version__ in invoke("--version").output
 
 
-def test_help_imports_nothing_heavy():
-    """Neither torch nor pandas nor MLflow; help is instant."""
-    code = (
-        "import sys; from click.testing import CliRunner; from dualflow.cli import main; "
-        "CliRunner().invoke(main, ['--help']); "
-        "print([name for name in ('torch', 'pandas', 'mlflow', 'monai', 'numpy') if name in sys.modules])"
-    )
+QUICK = {
+    "help": ("from click.testing import CliRunner; from dualflow.cli import main; CliRunner().invoke(main, ['--help'])",
+             ("torch", "pandas", "mlflow", "monai", "numpy")),
+    "index": ("import dualflow.steps.index", ("torch", "mlflow", "monai", "nilearn", "distributed", "matplotlib")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", QUICK)
+def test_what_needs_nothing_heavy_imports_nothing_heavy(case):
+    """Help is instant, and the index of a study takes no longer than its files ask for."""
+    code, heavy = QUICK[case]
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", f"import sys; {code}; print([name for name in {heavy} if name in sys.modules])"],
         capture_output=True,
         text=True,
         check=True,

@@ -9,6 +9,7 @@ import pytest
 
 from dualflow import commit
 from dualflow.commit import (
+    HOST,
     TEMP_PREFIX,
     commit_bytes,
     commit_json,
@@ -16,7 +17,6 @@ from dualflow.commit import (
     committing,
     digest_of,
     forget_broken,
-    listing_digest,
     read_manifest,
     sha256,
     sweep_temporaries,
@@ -131,17 +131,20 @@ def test_killed_writer_leaves_the_old_file(tmp_path):
 
 
 def test_sweep_spares_living_writers_and_other_files(tmp_path):
-    """Only temporary files of processes that are gone are removed, at any depth."""
+    """Only files of processes that are gone are removed, collected or not; another machine's only when they are old."""
     child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     (tmp_path / "deep").mkdir()
-    dead = tmp_path / "deep" / f"{TEMP_PREFIX}{child.pid}-ab-x.txt"
-    keep = [tmp_path / f"{TEMP_PREFIX}{os.getpid()}-ab-x.txt", tmp_path / f"{TEMP_PREFIX}note", tmp_path / "x.txt"]
-    for path in (dead, *keep):
+    gone, here, there = f"{child.pid}-ab-x.txt", f"{TEMP_PREFIX}{HOST}-", f"{TEMP_PREFIX}another-"
+    dead = [tmp_path / "deep" / f"{here}{gone}", tmp_path / f"{there}1{gone}"]
+    keep = [f"{here}{os.getpid()}-ab-x.txt", f"{there}{gone}", f"{TEMP_PREFIX}note", "x.txt"]
+    for path in (*dead, *(tmp_path / name for name in keep)):
         path.touch()
-    assert sweep_temporaries(tmp_path) == 1
-    assert not dead.exists()
-    assert all(path.exists() for path in keep)
+    os.utime(dead[1], (0, 0))
+    assert sweep_temporaries(tmp_path) == 2
+    child.wait()
+    assert names(tmp_path) == sorted(["deep", *keep])
+    assert names(tmp_path / "deep") == []
 
 
 @pytest.fixture
@@ -214,30 +217,3 @@ def test_a_step_whose_output_is_gone_is_forgotten_with_all_that_rests_on_it(tmp_
     damaged.write_text("another")
     assert sorted(forget_broken(folder)) == ["deep/damaged", "rests"]
     assert [path.name for path in folder.rglob("*.json")] == ["kept.json"]
-
-
-def test_the_listing_changes_with_what_is_read_and_with_nothing_else(tmp_path):
-    """A table edited at equal length and a replaced scan change it; a README and derivatives do not."""
-    study = tmp_path / "derivatives" / "study"
-    table, scan = study / "participants.tsv", study / "sub-1" / "ses-1" / "anat" / "sub-1_ses-1_T1w.nii.gz"
-    commit_text(table, "age 71")
-    commit_bytes(scan, gzip.compress(b"scan"))
-    seen = {listing_digest(study)}
-    commit_text(study / "README", "edited")
-    commit_text(study / "derivatives" / "x" / "sub-1" / "anat" / "x.json", "{}")
-    assert listing_digest(study) in seen
-    for change in (lambda: commit_text(table, "age 72"), lambda: commit_bytes(scan, gzip.compress(b"snac"))):
-        change()
-        assert listing_digest(study) not in seen
-        seen.add(listing_digest(study))
-
-
-def test_the_listing_sees_what_the_index_sees(tmp_path):
-    """A scan in a session folder that is a link counts; a participants table that is a dead link does not."""
-    study, session = tmp_path / "study", tmp_path / "elsewhere"
-    (study / "sub-1").mkdir(parents=True)
-    (study / "participants.tsv").symlink_to(tmp_path / "nowhere")
-    empty = listing_digest(study)
-    commit_bytes(session / "pet" / "sub-1_ses-1_pet.nii.gz", gzip.compress(b"scan"))
-    (study / "sub-1" / "ses-1").symlink_to(session)
-    assert listing_digest(study) != empty

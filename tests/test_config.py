@@ -56,6 +56,23 @@ def test_unknown_key_is_named_with_a_suggestion(write, text, message):
         (MINIMAL + "train: {precision: half}", ["train.precision", "'half'", "'float32' or 'bfloat16'"]),
         ("study: {name: 'a b'}", ["study.name", "'a b'", "[A-Za-z0-9_-]"]),
         ("study: {name: a, target: FDGG}", ["unknown modality 'FDGG'", "FDG, FLAIR"]),
+        ("study: {name: a, extra_sources: [ASL]}", ["unknown modality 'ASL'", "CBF"]),
+        ("study: {name: a, extra_sources: [T1w]}", ["T1w, T1w, FDG", "name each modality once"]),
+        ("study: {name: a, target: T1w}", ["T1w, T1w", "name each modality once"]),
+        ("study: {name: a, bids: x, samples: y}", ["bids and samples", "keep one"]),
+        ("study: {name: a, samples: y, runs: last}", ["samples names the files itself"]),
+        ("study: {name: a, where: {FLAIR: {acq: x}}}", ["where names FLAIR", "T1w, FDG"]),
+        ("study: {name: a, where: {T1w: {run: 1}}}", ["study.where.T1w.run = 1", "valid string"]),
+        (MINIMAL + "split: {folds: 1}", ["split.folds", "greater than or equal to 2"]),
+        (MINIMAL + "split: {folds: 3, fold: 3}", ["no fold 3", "counted from 0"]),
+        (MINIMAL + "split: {fold: 1}", ["no fold 1 with folds = None"]),
+        (MINIMAL + "split: {folds: 3, test_subjects: ['1']}", ["test_subjects", "choose one way"]),
+        (MINIMAL + "preprocess: {reference_region: ponz}", ["region 'ponz'", "pons", "mask in template space"]),
+        (MINIMAL + "preprocess: {reference_region: no/mask.nii}", ["no/mask.nii is not a file", "cerebellum"]),
+        (MINIMAL + "preprocess: {pet_window_s: [600, 300]}", ["600 to 300", "a start before its end"]),
+        (MINIMAL + "preprocess: {pet_window_s: [0, .inf]}", ["pet_window_s.1", "finite"]),
+        (MINIMAL + "preprocess: {pet_resolution_mm: 8}", ["fill scanner_resolution_mm"]),
+        (MINIMAL + "preprocess: {pet_resolution_mm: 5, scanner_resolution_mm: {A: 6}}", ["5, finer than", "'A': 6"]),
         ("cohort: {subjects: 3}", ["study", "required"]),
     ],
 )
@@ -65,6 +82,15 @@ def test_wrong_value_names_key_value_and_expectation(write, text, parts):
         load_config(write(text))
     assert "\n" not in str(caught.value)
     assert all(part in str(caught.value) for part in ["study.yaml", *parts]), str(caught.value)
+
+
+def test_the_dataset_in_use_is_the_one_that_is_named(write):
+    """Paths are relative to the BIDS dataset, to the folder of the table of samples, or to the embedded cohort."""
+    expected = {"bids: x/y": ("x/y", False), "samples: x/y.tsv": ("x", False)}
+    for text, (root, embedded) in expected.items():
+        config = load_config(write(f"study: {{name: a, {text}}}"))
+        assert (config.bids, config.embedded) == (Path(root), embedded)
+    assert load_config(write(MINIMAL)).embedded
 
 
 def test_all_mistakes_are_told_at_once(write):

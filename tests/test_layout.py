@@ -53,12 +53,13 @@ def test_no_two_files_share_a_path():
     paths = [layout.pairs, layout.index_quarantine, layout.quarantine, layout.report, layout.manifest("index")]
     paths += [layout.model("dualflow", 0), layout.model("dualflow", 1), layout.log("index"), layout.benchmark("index")]
     paths += [layout.table("scans_dualflow_seed-0"), layout.stress("dualflow", 0), layout.stress("dualflow", 1)]
-    paths += [layout.table("presets"), layout.page("presets"), layout.bench_plan]
+    paths += [layout.table("presets"), layout.page("presets"), layout.bench_plan, layout.qc, layout.quality]
+    paths += [layout.splits, layout.account, layout.digests]
     for scan in scans:
         paths += [layout.on_grid(scan, T1W), layout.on_grid(scan, FDG), layout.mask_on_grid(scan, T1W)]
         paths += [layout.mask_native(scan, T1W), layout.target_native(scan, T1W, FDG), layout.record(scan, T1W)]
         paths += [layout.synthetic(scan, T1W, FDG, desc) for desc in ("synth", "synthmean", "synthstd", "synth01")]
-        paths += [layout.figure(scan, "qc"), layout.scan_manifest(scan)]
+        paths += [layout.figure(scan, "qc"), layout.scan_manifest(scan), layout.scan_seconds(scan)]
     assert len(set(paths)) == len(paths)
     assert all(path.is_relative_to(layout.root) for path in paths)
 
@@ -73,5 +74,5 @@ def test_record_lies_beside_its_volume():
 
 def test_unknown_modality_lists_the_rows():
     """A modality without a row is answered with the rows there are."""
-    with pytest.raises(ConfigError, match="unknown modality 'CT'; choose from: FDG, FLAIR, T1w, T2w"):
-        modality("CT")
+    with pytest.raises(ConfigError, match=f"unknown modality 'T3w'; choose from: {', '.join(sorted(MODALITIES))}"):
+        modality("T3w")

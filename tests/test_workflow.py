@@ -126,10 +126,15 @@ def test_a_finished_study_plans_nothing(home):
 
 
 def test_a_changed_value_reruns_only_what_depends_on_it(home):
-    """More bootstrap resamples touch the report alone; another learning rate the trainings and what follows them."""
+    """More bootstrap resamples touch the report alone; another learning rate the trainings and what follows them.
+
+    What is flagged for review is on the quality page, and moves neither scans nor trainings.
+    """
     try:
         write_config(home, TINY | {"evaluate": TINY["evaluate"] | {"bootstrap": 200}})
         assert planned(home) == {"report", "check", "all"}
+        write_config(home, TINY | {"review": {"max_displacement_mm": 5.0}})
+        assert planned(home) == {"qc", "report", "check", "all"}
         write_config(home, TINY | {"train": TINY["train"] | {"learning_rate": 1e-3}})
         assert planned(home) == {"train", "evaluate", "convert", "report", "check", "all"}
         write_config(home, TINY | {"split": TINY["split"] | {"seed": 1}})
@@ -206,3 +211,29 @@ def test_killed_at_any_moment_it_completes_when_given_again(home, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert (results / "models/dualflow/seed-0/model.safetensors").read_bytes() == expected
     assert not list(results.rglob(".tmp-*"))
+
+
+def test_a_table_of_samples_is_a_study(tmp_path):
+    """Given as samples.tsv in a folder with a space, it is indexed, and again when one of its files changes."""
+    for name in ("Snakefile", "pipelines", "configs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    data = tmp_path / "my data"
+    data.mkdir()
+    rows = ["subject\tsource\ttarget"]
+    for label in "123456":
+        names = [f"person {label} {role}.nii.gz" for role in ("source", "target")]
+        for name in names:
+            nib.save(
+                nib.Nifti1Image(np.random.default_rng().integers(0, 99, (6, 6, 6), np.int16), np.eye(4)), data / name
+            )
+        rows.append("\t".join([label, *names]))
+    (data / "samples.tsv").write_text("\n".join(rows) + "\n")
+    split = {"folds": 3, "fold": 2}
+    write_config(tmp_path, {"study": {"name": "tiny", "samples": "my data/samples.tsv"}, "split": split})
+    done = snakemake(tmp_path, "--cores", "1", "--until", "index")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "results/tiny/index"
+    assert pd.read_csv(folder / "splits.tsv", sep="\t")["split"].value_counts()["test"] == 2
+    assert "| pairs, with FDG" in (folder / "account.md").read_text()
+    os.utime(data / names[0])
+    assert "index" in planned(tmp_path)

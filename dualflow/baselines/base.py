@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Pairs(Protocol):
-    """Training pairs: dicts of `source`, `target` [1, D, H, W], `mask` (the same, bool), `side` [S] (NaN unknown)."""
+    """Training pairs: dicts of `source` [C, D, H, W], `target`, bool `mask` [1, D, H, W], `side` [S] (NaN unknown)."""
 
     def __len__(self) -> int:
         """Return the number of pairs."""
@@ -20,7 +20,7 @@ class Pairs(Protocol):
 
 
 class Baseline(nn.Module, ABC):
-    """A rival of the flow, built from grid and number of side columns and saved by its state dict.
+    """A rival of the flow, built from grid and numbers of side columns and source channels; saved by its state dict.
 
     Attributes:
         trainable: whether gradient steps follow `fit`; then forward(target, source, side, mask, mean) returns a
@@ -43,7 +43,7 @@ class Baseline(nn.Module, ABC):
 
     @abstractmethod
     def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:
-        """Return the target `[N, 1, D, H, W]` expected for the source `[N, 1, D, H, W]` and side values `[N, S]`."""
+        """Return the target `[N, 1, D, H, W]` expected for the source `[N, C, D, H, W]` and side values `[N, S]`."""
 
 
 def each(pairs: Pairs) -> Iterator[Mapping[str, Any]]:

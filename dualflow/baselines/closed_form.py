@@ -22,11 +22,12 @@ class MeanImage(Baseline):
     Args:
         shape: the grid, D, H, W.
         side_features: number of side columns, which it ignores.
+        source_channels: channels of the source, which it ignores.
     """
 
     image: Tensor
 
-    def __init__(self, shape: tuple[int, int, int], side_features: int = 0) -> None:
+    def __init__(self, shape: tuple[int, int, int], side_features: int = 0, source_channels: int = 1) -> None:
         super().__init__()
         self.register_buffer("image", torch.zeros(1, *shape))
 
@@ -46,7 +47,7 @@ class MeanImage(Baseline):
 
     def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:
         """Return the image for each of the batch."""
-        return self.image.expand_as(source)
+        return self.image.expand(len(source), -1, -1, -1, -1)
 
 
 class _Scans:
@@ -66,15 +67,16 @@ class LocalLinearBaseline(Baseline):
     Args:
         shape: the grid, D, H, W.
         side_features: number of side columns.
+        source_channels: channels of the source.
     """
 
     design: ClassVar[VoxelFeatures] = TissueFeatures()
     ridges: ClassVar[tuple[float, ...]] = RIDGES
     sigmas: ClassVar[tuple[float, ...]] = SIGMAS
 
-    def __init__(self, shape: tuple[int, int, int], side_features: int = 0) -> None:
+    def __init__(self, shape: tuple[int, int, int], side_features: int = 0, source_channels: int = 1) -> None:
         super().__init__()
-        self.law = LocalLinear(shape, side_features, design=self.design)
+        self.law = LocalLinear(shape, side_features, source_channels, design=self.design)
 
     def fit(self, pairs: Pairs, folds: Sequence[int] | None = None) -> list[Tensor]:
         """Fit the law; return its cross-fitted predictions."""
@@ -89,7 +91,7 @@ class LocalLinearBaseline(Baseline):
 
 
 class VoxelwiseLinear(LocalLinearBaseline):
-    """Regression at each voxel on the source's intensity there and the side values, each voxel for itself.
+    """Regression at each voxel on the sources' intensities there and the side values, each voxel for itself.
 
     Least squares where there are scans enough; with few, cross-fitting chooses a ridge.
     """

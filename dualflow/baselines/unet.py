@@ -34,22 +34,25 @@ class UNet(Baseline):
     Args:
         shape: the grid, D, H, W: even sizes; it is padded where it does not divide by eight.
         side_features: number of side columns.
+        source_channels: channels of the source.
         width: channels at half resolution, even; doubled at each of the two coarser scales.
     """
 
     trainable = True
     position: Tensor
 
-    def __init__(self, shape: tuple[int, int, int], side_features: int = 0, *, width: int = 16) -> None:
+    def __init__(
+        self, shape: tuple[int, int, int], side_features: int = 0, source_channels: int = 1, *, width: int = 16
+    ) -> None:
         super().__init__()
         if any(size % 2 for size in shape):
             raise ShapeError(f"grid {tuple(shape)} cannot be halved; choose even sizes")
         half = [size // 2 for size in shape]
         self.side_features = side_features
-        self.template = MeanImage(shape, side_features)
-        self.voxelwise = VoxelwiseLinear(shape, side_features)
+        self.template = MeanImage(shape, side_features, source_channels)
+        self.voxelwise = VoxelwiseLinear(shape, side_features, source_channels)
         self.haar = HaarSqueeze()
-        self.network = _network(side_features, width)
+        self.network = _network(side_features, source_channels, width)
         self.register_buffer("position", coordinates((half[0], half[1], half[2])), persistent=False)
         unit = prod(STRIDES)
         self.padding = [extra for size in reversed(half) for extra in (0, -size % unit)]
@@ -71,7 +74,7 @@ class UNet(Baseline):
 
         Args:
             target: `[N, 1, D, H, W]`.
-            source: `[N, 1, D, H, W]`.
+            source: `[N, C, D, H, W]`.
             side: `[N, S]`, NaN where unknown; None if all is.
             mask: `[N, 1, D, H, W]` bool.
             mean: `[N, 1, D, H, W]`, the voxelwise prediction that `fit` returned; None for people it has not seen.
@@ -96,10 +99,10 @@ class UNet(Baseline):
         return start + correction.to(start.dtype)
 
 
-def _network(side_features: int, width: int) -> DynUNet:
+def _network(side_features: int, source_channels: int, width: int) -> DynUNet:
     network = DynUNet(
         spatial_dims=3,
-        in_channels=3 * 8 + 3 + 2 * side_features,
+        in_channels=8 * (source_channels + 2) + 3 + 2 * side_features,
         out_channels=8,
         kernel_size=[3] * len(STRIDES),
         strides=STRIDES,
@@ -115,11 +118,11 @@ def _network(side_features: int, width: int) -> DynUNet:
 
 
 @cache
-def _parameters(side_features: int, width: int) -> int:
+def _parameters(side_features: int, source_channels: int, width: int) -> int:
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in _network(side_features, width).parameters())
+        return sum(parameter.numel() for parameter in _network(side_features, source_channels, width).parameters())
 
 
-def width_for(parameters: int, side_features: int = 0) -> int:
+def width_for(parameters: int, side_features: int = 0, source_channels: int = 1) -> int:
     """Return the width whose U-Net has most nearly so many parameters, by ratio."""
-    return min(WIDTHS, key=lambda width: abs(log(_parameters(side_features, width) / parameters)))
+    return min(WIDTHS, key=lambda width: abs(log(_parameters(side_features, source_channels, width) / parameters)))

@@ -46,7 +46,7 @@ def markdown(frame: pd.DataFrame, config: Config, plan: Plan) -> str:
     head = (
         f"{config.study.name}: {plan.seconds:g} s of optimiser steps for each flow, on {config.train.threads} "
         f"thread(s) of {plan.machine['processor']} ({plan.machine['instructions']}), torch {plan.machine['torch']}; "
-        f"{people} {'simulated ' if config.study.bids is None else ''}people held out, seeds "
+        f"{people} {'simulated ' if config.embedded else ''}people held out, seeds "
         f"{', '.join(map(str, config.train.seeds))}. Parentheses: 95 % intervals over people. Memory: peak of the "
         f"training process. Bits: -log2 of the density of intensities in {row.unit}, below 0 where it is narrow."
     )
@@ -58,9 +58,9 @@ def markdown(frame: pd.DataFrame, config: Config, plan: Plan) -> str:
         COST,
         [_metric(name, row, interval=True) for name in ACCURACY],
         [*(_metric(name, row, interval=True) for name in SCORES), *COVERAGE],
-        [*_likelihood(config.study.source), *(column for column in explained if column.names), *SAFETY],
+        [*_likelihood(" + ".join(config.study.sources)), *(column for column in explained if column.names), *SAFETY],
     ]
-    return "\n\n".join([head, *(part for columns in parts if (part := _part(frame, columns)))]) + "\n"
+    return "\n\n".join([head, *(part for columns in parts if (part := table(frame, columns)))]) + "\n"
 
 
 ACCURACY = ("mae", "psnr", "ssim", "pearson_r", "region_r")
@@ -100,14 +100,21 @@ def _metric(name: str, row: Modality, *, interval: bool) -> Column:
     return Column(METRICS[name].heading(row), [name], METRICS[name].digits, interval)
 
 
-def _part(frame: pd.DataFrame, columns: Sequence[Column]) -> str:
-    """One Markdown table of the columns that any flow has a value in; empty if there is none."""
+def table(frame: pd.DataFrame, columns: Sequence[Column], label: str = "model", heading: str = "flow") -> str:
+    """One Markdown table of the columns that any row of `frame` has a value in; empty if there is none.
+
+    Args:
+        frame: a row per line of the table.
+        columns: what is shown of it.
+        label: the frame's column that names a row.
+        heading: what stands above the names.
+    """
     values = frame.reindex(columns=[name for column in columns for name in column.names])
     shown = [column for column in columns if values[list(column.names)].notna().to_numpy().any()]
     if not shown:
         return ""
-    lines = [["flow", *(column.heading for column in shown)]]
-    lines += [[str(row["model"]), *(_cell(row, column) for column in shown)] for _, row in frame.iterrows()]
+    lines = [[heading, *(column.heading for column in shown)]]
+    lines += [[str(row[label]), *(_cell(row, column) for column in shown)] for _, row in frame.iterrows()]
     widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     padded = [[cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])] for cells in lines]

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, median
 from time import perf_counter
-from typing import Any
 
 import psutil
 import torch
@@ -43,7 +42,8 @@ def step_seconds(config: Config, name: str, choice: ModelConfig) -> float:
     """
     torch.manual_seed(0)
     spec, features = preset(choice.preset, **choice.options), len(config.study.side)
-    model = DualFlow(spec, shape=config.preprocess.shape, side_features=features)
+    channels = len(config.study.sources)
+    model = DualFlow(spec, shape=config.preprocess.shape, side_features=features, source_channels=channels)
     batch = _random_batch(config, features)
     if not isinstance(model.mean_model, LocalLinear):
         del batch["mean"]  # only a closed-form mean is cross-fitted and handed to each step
@@ -96,13 +96,10 @@ def machine() -> dict[str, str]:
 
 
 def _random_batch(config: Config, features: int) -> dict[str, Tensor]:
-    size = (config.train.batch_size, 1, *config.preprocess.shape)
-    batch: dict[str, Any] = {key: torch.randn(size) for key in ("target", "source", "mean")}
-    return {
-        **batch,
-        "side": torch.randn(config.train.batch_size, features),
-        "mask": torch.ones(size, dtype=torch.bool),
-    }
+    count, channels = config.train.batch_size, {"target": 1, "source": len(config.study.sources), "mean": 1}
+    volumes = {name: torch.randn(count, width, *config.preprocess.shape) for name, width in channels.items()}
+    mask = torch.ones_like(volumes["target"], dtype=torch.bool)
+    return {**volumes, "side": torch.randn(count, features), "mask": mask}
 
 
 def _processor() -> str:

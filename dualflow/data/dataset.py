@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -21,11 +22,12 @@ Item = dict[str, Any]
 
 
 class PairDataset(Dataset[Item]):
-    """Scans as dicts: `source`, `target`, `mean` [1, D, H, W] float32, `mask` (the same, bool), `side` [S], `scan` key.
+    """Scans as dicts: `source` [C, D, H, W], `target`, `mean` and bool `mask` [1, D, H, W], `side` [S], `scan` key.
 
-    `target` is left out of a scan that has none, `mean` of a dataset without means. Everything is held in memory:
-    9 bytes per voxel and scan, which is 1.2 MB on the 4 mm grid and 9 MB on a 2 mm one, so a thousand scans at 2 mm
-    take 9 GB.
+    A source has a channel per source modality, the main one first. `target` is left out of a scan that has none, `mean`
+    of a dataset without means. Everything is held in memory: with one source 9 bytes per voxel and scan, which is
+    1.2 MB on the 4 mm grid and 9 MB on a 2 mm one, so a thousand scans at 2 mm take 9 GB; 4 bytes more per voxel for
+    each further source.
     """
 
     def __init__(self, items: Sequence[Item]) -> None:
@@ -51,10 +53,9 @@ class PairDataset(Dataset[Item]):
         if len(means) != len(self.items):
             raise ShapeError(f"{len(means)} means for {len(self.items)} scans; give one per scan")
         for item, mean in zip(self.items, means, strict=True):
-            if mean.shape != item["source"].shape:
-                raise ShapeError(
-                    f"{item['scan']}: mean of shape {tuple(mean.shape)}, expected {tuple(item['source'].shape)}"
-                )
+            expected = (1, *item["source"].shape[1:])
+            if mean.shape != expected:
+                raise ShapeError(f"{item['scan']}: mean of shape {tuple(mean.shape)}, expected {expected}")
         return type(self)([{**item, "mean": mean} for item, mean in zip(self.items, means, strict=True)])
 
 
@@ -64,24 +65,36 @@ def load_pairs(layout: Layout, pairs: pd.DataFrame, study: StudyConfig, encoder:
     Raises:
         DataError: a volume is missing or refused, or the volumes are not all on one grid.
     """
-    source_row, target_row = modality(study.source), modality(study.target)
     items: list[Item] = []
+    grid: tuple[int, ...] | None = None
     for key, target, side in zip(pairs["scan"], pairs["target"], encoder.encode(pairs), strict=True):
         scan = Scan.parse(key)
-        paths = {"source": layout.on_grid(scan, source_row), "mask": layout.mask_on_grid(scan, source_row)}
+        paths = {
+            "source": [layout.on_grid(scan, modality(name)) for name in study.sources],
+            "mask": [layout.mask_on_grid(scan, modality(study.source))],
+        }
         if target:
-            paths["target"] = layout.on_grid(scan, target_row)
-        volumes = {name: torch.tensor(read_volume(path).array)[None] for name, path in paths.items()}
-        expected = items[0]["source"].shape if items else volumes["source"].shape
-        for name, volume in volumes.items():
-            if volume.shape != expected:
-                raise DataError(
-                    f"{paths[name]}: grid {tuple(volume.shape[1:])}, expected {tuple(expected[1:])} as for the others; "
-                    "preprocess the study again with one grid"
-                )
+            paths["target"] = [layout.on_grid(scan, modality(study.target))]
+        volumes = {}
+        for name, files in paths.items():
+            volumes[name] = _channels(files, grid)
+            grid = volumes[name].shape[1:]
         volumes["mask"] = volumes["mask"] > 0.5
         items.append({**volumes, "side": side, "scan": key})
     return PairDataset(items)
+
+
+def _channels(paths: Sequence[Path], grid: tuple[int, ...] | None) -> torch.Tensor:
+    """Read volumes of one grid as channels `[C, D, H, W]`; `grid` None takes the first one's."""
+    channels = [torch.tensor(read_volume(path).array) for path in paths]
+    grid = channels[0].shape if grid is None else grid
+    for path, channel in zip(paths, channels, strict=True):
+        if channel.shape != grid:
+            raise DataError(
+                f"{path}: grid {tuple(channel.shape)}, expected {tuple(grid)} as for the others; "
+                "preprocess the study again with one grid"
+            )
+    return torch.stack(channels)
 
 
 def collate(items: Sequence[Item]) -> Item:

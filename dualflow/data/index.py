@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 
 from dualflow.commit import commit_text
 from dualflow.config import SplitConfig, StudyConfig
-from dualflow.data.files import choose, find_candidates, other_tracers
-from dualflow.data.participants import side_values
+from dualflow.data.duplicates import Entry, find_duplicates, refuse_duplicates
+from dualflow.data.files import Files, Refused, find_scans
+from dualflow.data.participants import listed_people, side_values
 from dualflow.data.quarantine import Quarantine, write_quarantine
-from dualflow.data.split import assign_splits
+from dualflow.data.samples import find_samples, sample_values, sampled_people
+from dualflow.data.split import assign_folds, assign_splits
+from dualflow.data.strata import first_categorical, strata_of, strata_table
 from dualflow.data.tables import all_numbers, numbers, read_table, table_text
-from dualflow.errors import DataError, PairingError
+from dualflow.errors import ConfigError, DataError, PairingError
 from dualflow.layout import Layout, Scan
-from dualflow.modalities import modality
+from dualflow.modalities import MODALITIES, modality
 
 STEP = "pairing"
 COLUMNS = ["scan", "subject", "session", "source", "target", "split"]
-SPLITS = ("train", "validation", "test", "convert")
+EXTRA = [f"source_{name}" for name in MODALITIES]
+"""Columns that a study of several sources has between `COLUMNS` and the side columns, one for each further source."""
 
 
 @dataclass(frozen=True)
@@ -30,101 +34,108 @@ class Index:
 
     Attributes:
         pairs: one row per usable scan, sorted by `scan`: the columns `COLUMNS` (session None where there is none, paths
-            relative to the dataset, target '' where there is none, split one of `SPLITS`), then the side columns.
+            relative to the dataset, target '' where there is none, split one of `SPLITS` or `convert`), then those of
+            `EXTRA` that the study has, then the side columns.
         quarantined: the scans set aside, sorted.
+        missing: what was looked for in vain -> labels of the people or scans that lack it.
+        duplicates: groups of files with the same voxels.
+        splits: one row per person with a pair: subject, fold (None without folds), split, then the strata.
     """
 
     pairs: pd.DataFrame
     quarantined: list[Quarantine]
+    missing: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    duplicates: Sequence[Sequence[Entry]] = ()
+    splits: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["subject", "fold", "split"]))
 
-    def summary(self) -> str:
-        """What was found, in a few readable lines."""
-        by_split = self.pairs.groupby("split")
-        counts = {name: (len(rows), rows["subject"].nunique()) for name, rows in by_split}
-        lines = [f"usable scans: {len(self.pairs)}, with target: {int((self.pairs['target'] != '').sum())}"]
-        for split in SPLITS:
-            scans, people = counts.get(split, (0, 0))
-            lines.append(f"  {split:<12} scans: {scans:<5} people: {people}")
-        for name in self.pairs.columns.drop(COLUMNS):
-            unknown = int(self.pairs[name].isna().sum())
-            lines.append(f"  {name:<12} known: {len(self.pairs) - unknown:<5} unknown: {unknown}")
-        lines.append(f"set aside: {len(self.quarantined)}")
-        lines += [f"  {row.scan}: {row.reason}" for row in self.quarantined]
-        return "\n".join(lines)
+    def without(self, refused: Refused) -> Index:
+        """The index with further scans set aside."""
+        quarantined = sorted([*self.quarantined, *(Quarantine(key, STEP, str(refused[key])) for key in refused)])
+        pairs = self.pairs[~self.pairs["scan"].isin(list(refused))].reset_index(drop=True)
+        return replace(self, pairs=pairs, quarantined=quarantined)
 
     def write(self, layout: Layout) -> None:
-        """Write `layout.index_quarantine`, then `layout.pairs`; each atomically, missing cells as `n/a`."""
+        """Write `layout.index_quarantine`, `splits`, then `pairs`; each atomically, missing cells as `n/a`."""
         write_quarantine(layout.index_quarantine, self.quarantined)
-        commit_text(
-            layout.pairs, table_text(self.pairs.assign(target=self.pairs["target"].mask(self.pairs["target"] == "")))
-        )
+        commit_text(layout.splits, table_text(self.splits))
+        targets = self.pairs["target"].mask(self.pairs["target"] == "")
+        commit_text(layout.pairs, table_text(self.pairs.assign(target=targets)))
 
 
-def build_index(bids: Path, study: StudyConfig, split: SplitConfig) -> Index:
-    """Pair the scans of a BIDS dataset and draw the splits.
+def build_index(bids: Path, study: StudyConfig, split: SplitConfig, digests: Path | None = None) -> Index:
+    """Pair the scans of a study, look for duplicates, and draw the splits.
+
+    Args:
+        bids: root of the dataset: a BIDS dataset, or the folder of `study.samples`.
+        study: what is looked for.
+        split: who is used for what.
+        digests: cache of what `find_duplicates` read; without it, every scan is read each time.
 
     Raises:
-        DataError: the dataset or its participants.tsv cannot be used, or there is no one to train on.
-        ConfigError: `split` names people who do not exist or leaves nothing to train on.
+        DataError: the dataset or one of its tables cannot be used, or there is no one to train on.
+        ConfigError: `study` or `split` names what does not exist, or `split` leaves nothing to train on.
     """
-    index = pair_scans(bids, study)
+    columns = tuple(dict.fromkeys([*study.side, *split.stratify]))
+    index = pair_scans(bids, study.model_copy(update={"side": columns}))
+    duplicates = find_duplicates(bids, _files(index.pairs), digests)
+    index = replace(index.without(refuse_duplicates(duplicates)), duplicates=duplicates)
+    _require_usable(index, bids, study)
+
     paired = index.pairs["target"] != ""
-    strata = _strata(index.pairs[paired], study.side)
-    known = [*index.pairs["subject"], *(row.scan.removeprefix("sub-").split("_")[0] for row in index.quarantined)]
-    splits = assign_splits(strata, split, known)
+    if not paired.any():
+        raise DataError(
+            f"{bids}: none of {len(paired)} scans with {study.source} has {study.target} too, so there is nothing to "
+            "learn from; check study.target and how its files are named"
+        )
+    table = index.pairs[paired]
+    levels = strata_table(table, split.stratify or first_categorical(table, study.side))
+    strata = strata_of(levels)
+    known = [*index.pairs["subject"], *(_subject(row.scan) for row in index.quarantined)]
+    folds = assign_folds(strata, split)
+    splits = assign_splits(strata, split, folds, known)
+    rows = [(label, folds.get(label), splits[label]) for label in sorted(splits)]
+    people = pd.DataFrame(rows, columns=["subject", "fold", "split"], dtype=object)
     column = index.pairs["subject"].map(splits).where(paired, "convert")
-    return replace(index, pairs=index.pairs.assign(split=column))
+    return replace(
+        index,
+        pairs=index.pairs.assign(split=column).drop(columns=[name for name in columns if name not in study.side]),
+        splits=people.join(levels, on="subject"),
+    )
 
 
 def pair_scans(bids: Path, study: StudyConfig) -> Index:
-    """Pair the scans of a BIDS dataset by subject and session; no splits are drawn, every row is `convert`.
+    """Pair the scans of a study by subject and session; no splits are drawn, every row is `convert`.
 
-    A scan is set aside when its target has no source, when several files could be one of the two, when a file is a
-    link that leaves the dataset, and when its side information cannot be read.
+    A scan is set aside when it lacks one of the sources, when several files could be the one, when a file is not there
+    or leads out of the dataset, and when its side information cannot be read.
 
     Raises:
-        DataError: the dataset has no usable source at all, or a side column is in no table.
+        DataError: there is no usable scan, a table cannot be used, or a side column is in no table.
+        ConfigError: `study.where` asks for what no file has.
     """
-    _require_dataset(bids)
-    rows = {"source": modality(study.source), "target": modality(study.target)}
-    found, refused = {}, {}
-    for role, row in rows.items():
-        found[role], unreadable = find_candidates(bids, row)
-        refused.update(unreadable)
-    others = {role: other_tracers(found[role], row) for role, row in rows.items()}
+    if taken := [name for name in study.side if name in [*COLUMNS, *EXTRA]]:
+        raise ConfigError(f"side column '{taken[0]}' has the name of a column of the index; give it another name")
+    table = study.samples
+    files, refused = find_samples(table, study) if table else find_scans(bids, study)
+    people = sampled_people(table) if table else listed_people(bids)
+    incomplete, missing = _incomplete({scan: files[scan] for scan in files if scan.key not in refused}, study)
+    refused |= incomplete
+    scans = sorted((scan for scan in files if scan.key not in refused and files[scan]), key=lambda scan: scan.key)
+    seen = {scan.subject for scan in scans} | {_subject(key) for key in refused}
+    missing[f"people in {table.name if table else 'participants.tsv'} without a scan"] = sorted(set(people) - seen)
 
-    files: dict[Scan, tuple[Path, Path | None]] = {}
-    for scan in sorted({*found["source"], *found["target"]}, key=lambda scan: scan.key):
-        try:
-            source, target = (choose(bids, found[role].get(scan, []), row, others[role]) for role, row in rows.items())
-            if source is None and target is not None:
-                raise PairingError(
-                    f"has {study.target} but no {study.source} in the same session; "
-                    f"add {scan.folder / rows['source'].datatype}/{scan.key}_{rows['source'].suffix}.nii.gz"
-                )
-        except DataError as error:
-            refused[scan.key] = error
-            continue
-        if source is not None and scan.key not in refused:
-            files[scan] = (source, target)
-
-    side, unusable = side_values(bids, list(files), study.side)
-    refused.update(unusable)
-    pairs = pd.DataFrame(
-        [
-            (scan.key, scan.subject, scan.session, source.as_posix(), target.as_posix() if target else "", "convert")
-            for scan, (source, target) in files.items()
-        ],
-        columns=COLUMNS,
-        dtype=object,
-    )
-    pairs = pairs.join(side)
-    pairs = pairs[~pairs["scan"].isin(list(refused))].reset_index(drop=True)
-    quarantined = sorted(Quarantine(key, STEP, str(error)) for key, error in refused.items())
-    if pairs.empty:
-        first = f" (the first of {len(quarantined)} set aside: {quarantined[0].reason})" if quarantined else ""
-        raise DataError(f"{bids}: no usable {study.source} scan{first}; check the dataset and study.source")
-    return Index(pairs, quarantined)
+    side, unusable = sample_values(table, scans, study.side) if table else side_values(bids, scans, study.side)
+    extra = {f"source_{name}": name for name in study.extra_sources}
+    columns = {"source": study.source, "target": study.target, **extra}
+    rows = [
+        {"scan": scan.key, "subject": scan.subject, "session": scan.session, "split": "convert"}
+        | {column: files[scan][name].as_posix() if name in files[scan] else "" for column, name in columns.items()}
+        for scan in scans
+    ]
+    pairs = pd.DataFrame(rows, columns=[*COLUMNS, *extra], dtype=object)
+    index = Index(pairs.join(side), [], missing).without(refused | unusable)
+    _require_usable(index, bids, study)
+    return index
 
 
 def read_pairs(layout: Layout) -> pd.DataFrame:
@@ -137,20 +148,47 @@ def read_pairs(layout: Layout) -> pd.DataFrame:
     if list(table.columns[: len(COLUMNS)]) != COLUMNS:
         raise DataError(f"{layout.pairs}: expected the columns {', '.join(COLUMNS)} first; build the index again")
     table["target"] = [target or "" for target in table["target"]]
-    side = {name: numbers(table[name]) for name in table.columns.drop(COLUMNS) if all_numbers(table[name])}
-    return table.assign(**side)
+    side = side_columns(table)
+    return table.assign(**{name: numbers(table[name]) for name in side if all_numbers(table[name])})
 
 
-def _require_dataset(bids: Path) -> None:
-    if not bids.is_dir():
-        raise DataError(f"{bids}: no such folder; set study.bids to the root of a BIDS dataset")
-    if not any(bids.glob("sub-*")):
-        raise DataError(f"{bids}: holds no sub-* folder; set study.bids to the root of a BIDS dataset")
+def side_columns(pairs: pd.DataFrame) -> list[str]:
+    """Names of the side columns of `Index.pairs`."""
+    return [str(name) for name in pairs.columns if name not in [*COLUMNS, *EXTRA]]
 
 
-def _strata(pairs: pd.DataFrame, side: Sequence[str]) -> dict[str, str]:
-    """Subject label -> value of the first categorical side column at the person's first scan ('' if unknown)."""
-    first = pairs.drop_duplicates("subject").set_index("subject")
-    column = next((name for name in side if not all_numbers(first[name])), None)
-    values = [""] * len(first) if column is None else ["" if pd.isna(value) else str(value) for value in first[column]]
-    return dict(zip(first.index, values, strict=True))
+def _incomplete(files: Files, study: StudyConfig) -> tuple[Refused, dict[str, list[str]]]:
+    """The scans that lack one of the sources, with the reason; and by what they lack."""
+    refused: Refused = {}
+    missing: dict[str, list[str]] = {}
+    for scan in sorted(files, key=lambda scan: scan.key):
+        lacking = [name for name in study.sources if name not in files[scan]]
+        if files[scan] and lacking:
+            has = f"{' and '.join(files[scan])} but no {' and '.join(lacking)}"
+            refused[scan.key] = PairingError(f"has {has}; {_remedy(scan, lacking[0], study.samples)}")
+            missing.setdefault(f"scans with {has}", []).append(scan.key)
+    return refused, missing
+
+
+def _require_usable(index: Index, root: Path, study: StudyConfig) -> None:
+    if index.pairs.empty:
+        aside = index.quarantined
+        first = f" (the first of {len(aside)} set aside: {aside[0].reason})" if aside else ""
+        raise DataError(f"{root}: no usable {study.source} scan{first}; check the dataset and study.source")
+
+
+def _subject(key: str) -> str:
+    """Subject label in a scan's key, also where the key is of no scan."""
+    return key.removeprefix("sub-").split("_ses-")[0]
+
+
+def _files(pairs: pd.DataFrame) -> list[Entry]:
+    columns = [name for name in pairs.columns if name in ["source", "target", *EXTRA]]
+    rows = pairs.to_dict("records")
+    return [(Scan.parse(row["scan"]), Path(row[name])) for row in rows for name in columns if row[name]]
+
+
+def _remedy(scan: Scan, name: str, table: Path | None) -> str:
+    row = modality(name)
+    file = f"{scan.folder.as_posix()}/{row.datatype}/{scan.key}_{row.suffix}.nii.gz"
+    return f"give its path in {table.name}" if table else f"add {file} (the same session) or leave the scan out"

@@ -107,26 +107,26 @@ def mask_nll(density: Density, target: Tensor, mask: Tensor, spec: FlowSpec, *, 
 
 
 def in_brain_of(item: Item, other: Item) -> Tensor:
-    """The source `[1, D, H, W]` of `other` in the brain mask of `item`; the nearest voxel fills what is missing.
+    """The source `[C, D, H, W]` of `other` in the brain mask of `item`; the nearest voxel fills what is missing.
 
     Only the anatomy inside the brain is exchanged: brain mask and side information stay the person's own, so that
     neither can give the answer away.
     """
-    filled = fill_outside(other["source"][0].numpy(), other["mask"][0].numpy())
-    exchanged: Tensor = torch.from_numpy(filled)[None] * item["mask"]
+    filled = fill_outside(other["source"].numpy(), other["mask"][0].numpy())
+    exchanged: Tensor = torch.from_numpy(filled) * item["mask"]
     return exchanged
 
 
 def blurred(item: Item, voxel_mm: Sequence[float], sigma_mm: float = BLUR_MM) -> Tensor:
-    """The source `[1, D, H, W]` of `item` without its detail: Gaussian averages over the mask, the outline kept."""
-    mask = item["mask"][0].numpy()
-    sigma = [sigma_mm / edge for edge in voxel_mm]
+    """The source `[C, D, H, W]` of `item` without its detail: Gaussian averages over the mask, the outline kept."""
+    mask = item["mask"].numpy()
+    sigma = [0.0, *(sigma_mm / edge for edge in voxel_mm)]
     image, weight = (
         gaussian_filter(volume.astype(np.float64), sigma, mode="constant")
-        for volume in (np.where(mask, item["source"][0].numpy(), 0.0), mask)
+        for volume in (np.where(mask, item["source"].numpy(), 0.0), mask)
     )
     smooth: NDArray[np.float64] = np.divide(image, weight, out=np.zeros_like(image), where=mask)
-    return torch.from_numpy(smooth.astype(np.float32))[None]
+    return torch.from_numpy(smooth.astype(np.float32))
 
 
 def another_person(scans: Sequence[str], index: int) -> int | None:

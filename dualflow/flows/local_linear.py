@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dualflow.errors import DataError, ShapeError
-from dualflow.flows.voxel_features import TissueFeatures, VoxelFeatures, blur
+from dualflow.flows.voxel_features import TissueFeatures, VoxelFeatures, blur, shown
 
 RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0)
 SIGMAS = (0.7, 1.1, 1.8)
@@ -32,7 +32,7 @@ SMOOTH_CHUNK = 16
 
 
 class Scan(NamedTuple):
-    """One training scan: source, target `[1, D, H, W]`, side `[S]` (NaN unknown), mask `[1, D, H, W]` bool, fold."""
+    """One training scan: source `[C, D, H, W]`, target and bool mask `[1, D, H, W]`, side `[S]` (NaN unknown), fold."""
 
     source: Tensor
     target: Tensor
@@ -50,6 +50,7 @@ class LocalLinear(nn.Module):
     Args:
         shape: the grid, D, H, W.
         side_features: number of side columns.
+        source_channels: channels of the source.
         design: the features.
     """
 
@@ -57,12 +58,17 @@ class LocalLinear(nn.Module):
     side_mean: Tensor
 
     def __init__(
-        self, shape: tuple[int, int, int], side_features: int = 0, *, design: VoxelFeatures | None = None
+        self,
+        shape: tuple[int, int, int],
+        side_features: int = 0,
+        source_channels: int = 1,
+        *,
+        design: VoxelFeatures | None = None,
     ) -> None:
         super().__init__()
-        self.shape, self.side_features = tuple(shape), side_features
+        self.shape, self.side_features, self.source_channels = tuple(shape), side_features, source_channels
         self.design = TissueFeatures() if design is None else design
-        self.count = self.design.count(side_features)
+        self.count = self.design.count(side_features, source_channels)
         self.register_buffer("coefficients", torch.zeros(self.count, *shape))
         self.register_buffer("side_mean", torch.zeros(side_features))
 
@@ -70,10 +76,11 @@ class LocalLinear(nn.Module):
         """Return the features `[N, P, D, H, W]`; an unknown side value counts as its training mean.
 
         Raises:
-            ShapeError: the source is not `[N, 1, D, H, W]` on the model's grid, or side not `[N, S]`.
+            ShapeError: the source is not `[N, C, D, H, W]` on the model's grid, or side not `[N, S]`.
         """
-        if source.ndim != 5 or source.shape[1] != 1 or tuple(source.shape[2:]) != self.shape:
-            raise ShapeError(f"source is {tuple(source.shape)}; expected [N, 1, {', '.join(map(str, self.shape))}]")
+        expected = (self.source_channels, *self.shape)
+        if source.ndim != 5 or tuple(source.shape[1:]) != expected:
+            raise ShapeError(f"source is {tuple(source.shape)}; expected [N, {', '.join(map(str, expected))}]")
         if side is None:
             side = source.new_full((source.shape[0], self.side_features), torch.nan)
         if side.shape != (source.shape[0], self.side_features):
@@ -88,7 +95,7 @@ class LocalLinear(nn.Module):
         """Return the conditional mean `[N, 1, D, H, W]`, in the target's unit."""
         features = self.features(source, side)
         # Voxels outside this person's own brain are exactly the source's background, and so background here.
-        return (features * self.coefficients).sum(dim=1, keepdim=True) * (source != 0)
+        return (features * self.coefficients).sum(dim=1, keepdim=True) * shown(source)
 
 
 class LocalLinearFit:
@@ -114,7 +121,7 @@ class LocalLinearFit:
         self.energy = torch.zeros(folds, voxels)
 
     def add(self, source: Tensor, target: Tensor, side: Tensor, mask: Tensor, fold: int) -> None:
-        """Add one scan (`[1, D, H, W]`, side `[S]`) to its fold's sums; only voxels of its own mask count."""
+        """Add one scan, its values as in `Scan`, to its fold's sums; only voxels of its own mask count."""
         weight = mask[0][self.domain].float()
         features = self.model.features(source[None], side[None])[0][:, self.domain]
         values = target[0][self.domain].float() * weight

@@ -10,6 +10,7 @@ from dualflow.errors import ShapeError
 from dualflow.flows.local_linear import LocalLinear
 from dualflow.flows.network import ZeroConv
 from dualflow.flows.squeeze import HaarSqueeze
+from dualflow.flows.voxel_features import shown
 
 GROUP = 4
 
@@ -20,14 +21,15 @@ class NoMean(nn.Module):
     Args:
         shape: the grid, D, H, W.
         side_features: number of side columns.
+        source_channels: channels of the source.
     """
 
-    def __init__(self, shape: tuple[int, int, int], side_features: int = 0) -> None:
+    def __init__(self, shape: tuple[int, int, int], side_features: int = 0, source_channels: int = 1) -> None:
         super().__init__()
 
     def forward(self, source: Tensor, side: Tensor | None = None) -> Tensor:
-        """Return zeros like the source."""
-        return torch.zeros_like(source)
+        """Return zeros like a channel of the source."""
+        return torch.zeros_like(source[:, :1])
 
 
 def known_side(side: Tensor | None, like: Tensor, count: int) -> Tensor:
@@ -83,13 +85,16 @@ class NetworkMean(nn.Module):
     Args:
         shape: the grid, D, H, W: even sizes.
         side_features: number of side columns.
+        source_channels: channels of the source.
         width: channels at half resolution, a multiple of 4; doubled at each of two coarser scales.
     """
 
     template: Tensor
     position: Tensor
 
-    def __init__(self, shape: tuple[int, int, int], side_features: int = 0, *, width: int = 16) -> None:
+    def __init__(
+        self, shape: tuple[int, int, int], side_features: int = 0, source_channels: int = 1, *, width: int = 16
+    ) -> None:
         super().__init__()
         if any(size % 2 for size in shape):
             raise ShapeError(f"grid {tuple(shape)} cannot be halved; choose even sizes")
@@ -100,7 +105,7 @@ class NetworkMean(nn.Module):
         self.register_buffer("position", coordinates(half), persistent=False)
         # One constant stands for the side values where there are none, so that FiLM's layer is never empty.
         side_channels = 2 * side_features + 1
-        self.stem = _Block(2 * 8 + 3, width, side_channels)
+        self.stem = _Block(8 * (source_channels + 1) + 3, width, side_channels)
         self.down = _Block(width, 2 * width, side_channels, stride=2)
         self.bottom = _Block(2 * width, 4 * width, side_channels, stride=2)
         self.up = _Block(6 * width, 2 * width, side_channels)
@@ -113,7 +118,7 @@ class NetworkMean(nn.Module):
 
     def forward(self, source: Tensor, side: Tensor | None = None) -> Tensor:
         """Return the conditional mean `[N, 1, D, H, W]`, in the target's unit."""
-        start = self.template.expand_as(source)
+        start = self.template.expand(len(source), -1, -1, -1, -1)
         flags = F.pad(known_side(side, source, self.side_features), (0, 1), value=1.0)
         position = self.position.expand(source.shape[0], -1, -1, -1, -1)
         bands = [self.haar(image)[0] for image in (source, start)]
@@ -124,7 +129,7 @@ class NetworkMean(nn.Module):
         fine = self.top(torch.cat([_resized(middle, fine), fine], dim=1), flags)
         correction: Tensor = self.haar.inverse(self.head(fine))[0]
         # Outside the person's own brain, where the source is exactly its background, nothing was trained.
-        return (start + correction.to(start.dtype)) * (source != 0)
+        return (start + correction.to(start.dtype)) * shown(source)
 
 
 def _resized(x: Tensor, like: Tensor) -> Tensor:

@@ -111,7 +111,7 @@ class DualFlow(nn.Module):
 
         # Set by whoever trains; everything is as at the end of a training until then.
         self.progress = 1.0
-        self.mean_model = MEANS[spec.mean](shape, side_features).requires_grad_(False)
+        self.mean_model = MEANS[spec.mean](shape, side_features, source_channels).requires_grad_(False)
         self.side_tokens = SideTokens(side_features, embedding, spec.side_dropout) if side_features else None
         self.source = SOURCES[spec.source](
             spec, source_channels, target_channels * has_mean, embedding * spec.side_in_context

@@ -1,4 +1,4 @@
-"""What a voxelwise linear law may see of the source: blurred soft tissue maps, their gradients, side information."""
+"""What a voxelwise linear law may see of the sources: blurred soft tissue maps, their gradients, side information."""
 
 from __future__ import annotations
 
@@ -35,12 +35,17 @@ def blur(volume: Tensor, sigma: float) -> Tensor:
 
 
 def soft_tissue(source: Tensor) -> Tensor:
-    """Soft assignment of each voxel's intensity to six classes, `[N, 1, D, H, W]` in 0..1 to `[N, 6, D, H, W]`.
+    """Soft assignment of each voxel's intensity to six classes, `[N, C, D, H, W]` in 0..1 to `[N, 6C, D, H, W]`.
 
     Radial basis functions, so that a law linear in them is nonlinear in intensity and bounded outside the range seen.
     """
     centres = torch.tensor(CENTRES, dtype=source.dtype, device=source.device).view(1, -1, 1, 1, 1)
-    return torch.exp(-0.5 * ((source - centres) / WIDTH) ** 2)
+    return torch.exp(-0.5 * ((source.unsqueeze(2) - centres) / WIDTH) ** 2).flatten(1, 2)
+
+
+def shown(source: Tensor) -> Tensor:
+    """Where the person's own brain mask is, `[N, 1, D, H, W]` bool: outside it every channel is exactly 0."""
+    return (source != 0).any(dim=1, keepdim=True)
 
 
 def gradients(volume: Tensor) -> Tensor:
@@ -52,11 +57,11 @@ def gradients(volume: Tensor) -> Tensor:
 class VoxelFeatures(Protocol):
     """A design: how many features for so many side columns, and their values; feature 0 is the constant one."""
 
-    def count(self, side_features: int) -> int:
+    def count(self, side_features: int, source_channels: int = 1) -> int:
         """Return the number of features."""
 
     def __call__(self, source: Tensor, side: Tensor) -> Tensor:
-        """Return `[N, P, D, H, W]` from the source `[N, 1, D, H, W]` and complete side values `[N, S]`."""
+        """Return `[N, P, D, H, W]` from the source `[N, C, D, H, W]` and complete side values `[N, S]`."""
 
 
 def _everywhere(side: Tensor, like: Tensor) -> Tensor:
@@ -64,15 +69,15 @@ def _everywhere(side: Tensor, like: Tensor) -> Tensor:
 
 
 class IntensityFeatures:
-    """One, the source's intensity, and the side values: the plain voxelwise regression."""
+    """One, the sources' intensities, and the side values: the plain voxelwise regression."""
 
-    def count(self, side_features: int) -> int:
+    def count(self, side_features: int, source_channels: int = 1) -> int:
         """Return the number of features."""
-        return 2 + side_features
+        return 1 + source_channels + side_features
 
     def __call__(self, source: Tensor, side: Tensor) -> Tensor:
         """Return `[N, P, D, H, W]`."""
-        return torch.cat([torch.ones_like(source), source, _everywhere(side, source)], dim=1)
+        return torch.cat([torch.ones_like(source[:, :1]), source, _everywhere(side, source)], dim=1)
 
 
 class TissueFeatures:
@@ -80,7 +85,8 @@ class TissueFeatures:
 
     Blurred maps model the scanner's point spread and partial volume. To first order a shift of the map is its gradient
     times the displacement, so gradients let each voxel correct what the affine registration left (implicit
-    registration). Side values times grey matter let an effect of age act where there is tissue to act on.
+    registration). Side values times grey matter let an effect of age act where there is tissue to act on. Gradients and
+    grey matter are those of the first source alone: the others lie in its space, and share its displacements.
 
     Args:
         narrow: standard deviation of the PET-resolution blur, voxels; 0.8 is 7.5 mm full width at half maximum on a
@@ -88,17 +94,17 @@ class TissueFeatures:
         wide: standard deviation of the wider blur, voxels.
     """
 
-    # Classes whose gradients are taken: fluid, grey and white matter span the edges of a brain.
+    # Classes of the first source whose gradients are taken: fluid, grey and white matter span the edges of a brain.
     edges = (0, 2, 4)
-    # Classes whose sum stands for grey matter in the interactions with side values.
+    # Classes of it whose sum stands for grey matter in the interactions with side values.
     grey = (2, 3)
 
     def __init__(self, narrow: float = 0.8, wide: float = 2.5) -> None:
         self.narrow, self.wide = narrow, wide
 
-    def count(self, side_features: int) -> int:
+    def count(self, side_features: int, source_channels: int = 1) -> int:
         """Return the number of features."""
-        return 1 + 2 * len(CENTRES) + 3 * len(self.edges) + 2 * side_features
+        return 1 + 2 * len(CENTRES) * source_channels + 3 * len(self.edges) + 2 * side_features
 
     def __call__(self, source: Tensor, side: Tensor) -> Tensor:
         """Return `[N, P, D, H, W]`."""
@@ -106,5 +112,5 @@ class TissueFeatures:
         wide = blur(narrow, (self.wide**2 - self.narrow**2) ** 0.5)
         grey = narrow[:, list(self.grey)].sum(dim=1, keepdim=True)
         everywhere = _everywhere(side, source)
-        parts = [torch.ones_like(source), narrow, wide, gradients(narrow[:, list(self.edges)])]
+        parts = [torch.ones_like(source[:, :1]), narrow, wide, gradients(narrow[:, list(self.edges)])]
         return torch.cat([*parts, everywhere, everywhere * grey], dim=1)

@@ -3,10 +3,6 @@
 All affines and maps are 4x4 float64 in RAS+ millimetres, as nibabel has them. A *points map* from A to B takes a world
 point of image A to the world point of image B that shows the same anatomy. SimpleITK works in LPS+; only this module
 crosses that border, and no file is ever opened by SimpleITK, so the two libraries cannot read a header differently.
-
-The rule for the two affines of a NIfTI header: at least one must be coded; where both are, they must place the
-image's corners within 0.1 mm of each other; the sform is used where it is coded, else the qform; left and right are
-never guessed.
 """
 
 from __future__ import annotations
@@ -16,14 +12,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
-from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
-
-from dualflow.errors import GeometryError
 
 FloatArray = NDArray[np.float32]
 Points = NDArray[np.floating[Any]]
@@ -31,15 +23,15 @@ Affine = NDArray[np.floating[Any]]
 BoolArray = NDArray[np.bool_]
 Grid = tuple[Affine, tuple[int, int, int]]
 
-CORNER_TOLERANCE_MM = 0.1
-SHEAR_TOLERANCE = 1e-3
 # A Gaussian for a ratio this close to 1 is far narrower than a voxel and would only cost time.
 COARSENING = 1.1
+FWHM = float(np.sqrt(8 * np.log(2)))
+"""Full width at half maximum of a Gaussian, in standard deviations."""
 # Sums over threads end in another order each run: with one, equal scans give equal bytes, and scans run side by side.
 sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 
+_NEGLIGIBLE = 1e-12
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_FWHM = float(np.sqrt(8 * np.log(2)))
 _INTERPOLATORS = {0: sitk.sitkNearestNeighbor, 1: sitk.sitkLinear, 3: sitk.sitkBSpline}
 
 
@@ -62,69 +54,6 @@ class Volume:
         """Affine and shape."""
         i, j, k = self.array.shape
         return self.affine, (i, j, k)
-
-
-def resolve_affine(header: nib.Nifti1Header, shape: tuple[int, int, int], path: Path) -> Affine:
-    """Return the one affine of a header, by the rule of this module.
-
-    Raises:
-        GeometryError: no form is coded, the two disagree, or the one in use is not a rigid grid.
-    """
-    try:
-        qform, sform = (
-            None if affine is None else np.asarray(affine, dtype=np.float64)
-            for affine in (header.get_qform(coded=True)[0], header.get_sform(coded=True)[0])
-        )
-    except (ValueError, np.linalg.LinAlgError, HeaderDataError) as error:
-        raise GeometryError(
-            f"{path}: the qform cannot be read ({error}); write the scan again from its DICOM"
-        ) from error
-    affine = qform if sform is None else sform
-    if affine is None:
-        raise GeometryError(
-            f"{path}: qform_code and sform_code are both 0, expected at least one coded affine; without it left and "
-            "right are unknown: convert the scan again from its DICOM"
-        )
-    check_affine(affine, str(path))
-    if qform is not None and sform is not None:
-        check_affine(qform, str(path))
-        gap = min(corner_distance(form, qform, shape) for form in (sform, _as_quaternion(sform, header)))
-        if gap > CORNER_TOLERANCE_MM:
-            raise GeometryError(
-                f"{path}: qform and sform place the image's corners {gap:.2f} mm apart, expected at most "
-                f"{CORNER_TOLERANCE_MM} mm; decide which is right and copy it over the other"
-            )
-    return affine
-
-
-def check_affine(affine: Affine, name: str) -> None:
-    """Refuse an affine that is not finite, invertible and free of shear.
-
-    Raises:
-        GeometryError: it is one of these.
-    """
-    if affine.shape != (4, 4) or not np.isfinite(affine).all():
-        raise GeometryError(f"{name}: the affine is not 4x4 and finite; write the scan again from its DICOM")
-    spacing = spacing_of(affine)
-    if spacing.min() < 1e-6 or abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-3:
-        raise GeometryError(
-            f"{name}: the affine is singular (voxel edges {spacing.round(4).tolist()} mm), expected three independent "
-            "axes of positive length; write the scan again from its DICOM"
-        )
-    axes = affine[:3, :3] / spacing
-    shear = float(np.abs(axes.T @ axes - np.eye(3)).max())
-    if shear > SHEAR_TOLERANCE:
-        raise GeometryError(
-            f"{name}: the affine is sheared (cosine {shear:.4f} between two axes), expected at most {SHEAR_TOLERANCE}; "
-            "resample the scan onto a grid with right angles"
-        )
-
-
-def _as_quaternion(affine: Affine, header: nib.Nifti1Header) -> Affine:
-    """`affine` as a float32 quaternion holds it: near half turns up to a milliradian is lost, which is no conflict."""
-    copy = header.copy()
-    copy.set_qform(affine, code=1)
-    return np.asarray(copy.get_qform(), dtype=np.float64)
 
 
 def spacing_of(affine: Affine) -> Points:
@@ -154,12 +83,19 @@ def centred_affine(centre: Points, spacing: float, shape: tuple[int, int, int]) 
     return affine
 
 
+def _entries(matrix: Affine) -> list[float]:
+    """Entries of a matrix of order 1 as SimpleITK takes them."""
+    # Beside an entry of 1e-300 ITK's inversion fails without an error, and what is resampled is background.
+    entries: list[float] = np.where(np.abs(matrix) < _NEGLIGIBLE, 0, matrix).ravel().tolist()
+    return entries
+
+
 def to_sitk(array: NDArray[np.generic], affine: Affine) -> sitk.Image:
     """Hand voxels `[I, J, K]` and their RAS affine to SimpleITK."""
     image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
     spacing, lps = spacing_of(affine), _LPS @ affine
     image.SetSpacing(spacing.tolist())
-    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+    image.SetDirection(_entries(lps[:3, :3] / spacing))
     image.SetOrigin(lps[:3, 3].tolist())
     return image
 
@@ -176,7 +112,7 @@ def to_transform(points_map: Affine) -> sitk.AffineTransform:
     """A RAS points map as SimpleITK's transform of LPS points."""
     lps = _LPS @ points_map @ _LPS
     transform = sitk.AffineTransform(3)
-    transform.SetMatrix(lps[:3, :3].ravel().tolist())
+    transform.SetMatrix(_entries(lps[:3, :3]))
     transform.SetTranslation(lps[:3, 3].tolist())
     return transform
 
@@ -218,7 +154,7 @@ def resample(
         step = np.linalg.inv(volume.affine) @ points_map @ affine
         ratio = np.linalg.norm(step[:3, :3], axis=1)
         if (ratio > COARSENING).any():
-            sigma = np.where(ratio > COARSENING, np.sqrt(np.maximum(ratio**2 - 1, 0)) / _FWHM, 0)
+            sigma = np.where(ratio > COARSENING, np.sqrt(np.maximum(ratio**2 - 1, 0)) / FWHM, 0)
             array = gaussian_filter(array, sigma, mode="nearest", truncate=3)
     spacing, lps = spacing_of(affine), _LPS @ affine
     resampler = sitk.ResampleImageFilter()
@@ -227,7 +163,7 @@ def resample(
     resampler.SetTransform(to_transform(points_map))
     resampler.SetSize(list(shape))
     resampler.SetOutputSpacing(spacing.tolist())
-    resampler.SetOutputDirection((lps[:3, :3] / spacing).ravel().tolist())
+    resampler.SetOutputDirection(_entries(lps[:3, :3] / spacing))
     resampler.SetOutputOrigin(lps[:3, 3].tolist())
     result, _ = from_sitk(resampler.Execute(to_sitk(array, volume.affine)))
     return np.ascontiguousarray(result, dtype=np.float32)

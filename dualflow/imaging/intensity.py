@@ -17,24 +17,28 @@ from dualflow.errors import IntensityError
 from dualflow.imaging.geometry import BoolArray, FloatArray
 
 PERCENTILES = (0.5, 99.5)
-ROBUST_CLIP = (-0.5, 1.5)
+CLIP = (-0.5, 1.5)
+BRAIN_WINDOW_HU = (0.0, 80.0)
 
 Record = dict[str, Any]
 
 
-def normalise(values: FloatArray, mask: BoolArray, normaliser: str, name: str = "image") -> tuple[FloatArray, Record]:
-    """Fit a normaliser within `mask` and apply it there; outside it the result is 0.
+def normalise(
+    values: FloatArray, mask: BoolArray, normaliser: str, name: str = "image", region: BoolArray | None = None
+) -> tuple[FloatArray, Record]:
+    """Fit a normaliser within `region` and apply it within `mask`; outside that the result is 0.
 
     Args:
         values: raw voxels `[D, H, W]`.
-        mask: brain `[D, H, W]`, which is also the reference region.
+        mask: brain `[D, H, W]`.
         normaliser: a row of NORMALISERS.
         name: how an error names the image.
+        region: voxels `[D, H, W]` that the normaliser looks at, such as SUVR's reference region; left out, the mask.
 
     Raises:
-        IntensityError: the mask is empty, or the values in it cannot carry the normaliser.
+        IntensityError: the region is empty, or the values in it cannot carry the normaliser.
     """
-    inside = values[mask].astype(np.float64)
+    inside = values[mask if region is None else region].astype(np.float64)
     if inside.size == 0:
         raise IntensityError(f"{name}: no voxel lies in the brain mask; check that the scan shows the head")
     record = NORMALISERS[normaliser](inside, name)
@@ -70,19 +74,35 @@ def _robust(inside: NDArray[np.float64], name: str) -> Record:
         "normaliser": "robust",
         "slope": high - low,
         "intercept": low,
-        "clip": list(ROBUST_CLIP),
+        "clip": list(CLIP),
         "percentiles": list(PERCENTILES),
     }
 
 
 def _suvr(inside: NDArray[np.float64], name: str) -> Record:
+    """Uptake over that of the reference region, whatever the unit; what is in SUVR already is divided all the same."""
     reference = float(inside.mean())
     if not reference > 0:
         raise IntensityError(
             f"{name}: the reference region's mean is {reference:g}, expected uptake above 0; check the scan's units"
         )
-    return {"normaliser": "suvr", "slope": reference, "intercept": 0.0, "clip": None, "reference_region": "brain"}
+    return {"normaliser": "suvr", "slope": reference, "intercept": 0.0, "clip": None, "reference_value": reference}
 
 
-NORMALISERS: dict[str, Callable[[NDArray[np.float64], str], Record]] = {"robust": _robust, "suvr": _suvr}
-"""One row per `Modality.normaliser`: values inside the reference region -> record."""
+def _hounsfield(inside: NDArray[np.float64], name: str) -> Record:
+    """The radiologist's brain window; clipped like the others, for the skull beside the brain has thousands of HU."""
+    (low, high), middle = BRAIN_WINDOW_HU, float(np.median(inside))
+    if not low < middle < high:
+        raise IntensityError(
+            f"{name}: the brain's median is {middle:.0f}, expected {low:g} to {high:g} Hounsfield units; "
+            "convert the scan again with its rescale slope and intercept"
+        )
+    return {"normaliser": "hounsfield", "slope": high - low, "intercept": low, "clip": list(CLIP)}
+
+
+NORMALISERS: dict[str, Callable[[NDArray[np.float64], str], Record]] = {
+    "robust": _robust,
+    "suvr": _suvr,
+    "hounsfield": _hounsfield,
+}
+"""One row per `Modality.normaliser`: values inside the region it looks at -> record."""

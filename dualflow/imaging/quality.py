@@ -1,61 +1,169 @@
-"""One picture per pair for quality control: brain outline on the source, source edges over the target."""
+"""One picture per scan for quality control, small enough for hundreds of them on one page.
+
+A row per image: three planes through the brain's middle, and how the image's values are spread inside the brain mask.
+The source has the mask's outline over it; every other image has the source's edges over it, before and after alignment.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from scipy.ndimage import gaussian_gradient_magnitude
+from scipy.ndimage import binary_dilation, gaussian_gradient_magnitude, gaussian_laplace
 
 from dualflow.commit import committing
 from dualflow.imaging.geometry import BoolArray, FloatArray
 
-# Share of the brain's pixels that count as its edges.
-EDGE_SHARE = 0.12
-_PLANES = ("sagittal", "coronal", "axial")
+# Share of the brain's voxels whose gradient is strong enough for an edge.
+EDGE_SHARE = 0.2
+# Quantile of the brain's values that counts as its brightest, and how much brighter white is: lines must show on it.
+BRIGHTEST, HEADROOM = 0.998, 1.25
+# Pixels: the three planes side by side, the histogram beside them, the label above, the gap between.
+PLANES, HISTOGRAM, LABEL, GAP = 430, 140, 20, 6
+# Full colour resolution, or the thin coloured lines are smeared.
+JPEG = {"quality": 50, "subsampling": 0, "optimize": True, "progressive": True}
+OUTLINE, EDGES, INK = "#ff5a36", "#5fe0ff", "#c8ced6"
+COLOURS = {"pet": "inferno", "perf": "inferno"}
+"""Colour map of images of a BIDS datatype, where it is not gray."""
+_DPI = 100
+_BINS = 48
 
 
-def save_figure(path: Path, *, title: str, source: FloatArray, mask: BoolArray, targets: dict[str, FloatArray]) -> None:
-    """Draw three planes through the brain's middle: the mask's outline on the source, its edges over each target.
+@dataclass(frozen=True)
+class Image:
+    """One image of a scan, on a RAS-aligned isotropic grid.
+
+    Attributes:
+        name: what the picture calls it.
+        values: `[D, H, W]`, aligned with the source.
+        before: the same image before its alignment; None where it was not aligned here.
+        colours: matplotlib colour map.
+    """
+
+    name: str
+    values: FloatArray
+    before: FloatArray | None = None
+    colours: str = "gray"
+
+    @property
+    def rows(self) -> list[tuple[str, FloatArray]]:
+        """Label and values of the picture's rows."""
+        if self.before is None:
+            return [(f"{self.name} as it came", self.values)]
+        return [(f"{self.name} before alignment", self.before), (f"{self.name} after alignment", self.values)]
+
+
+def save_figure(path: Path, source: Image, others: Sequence[Image], mask: BoolArray) -> None:
+    """Draw `source` under the outline of `mask`, and each other image under the source's edges, as a JPEG.
 
     Args:
-        path: PNG file.
-        title: what stands above the picture.
-        source: source `[D, H, W]` on a RAS-aligned isotropic grid.
+        path: JPEG file.
+        source: the image on which the mask was found.
+        others: images on the same grid, such as the target; may be empty.
         mask: brain on that grid.
-        targets: row label -> target on that grid, such as before and after alignment; may be empty.
     """
-    middle = [int(np.median(index)) for index in np.nonzero(mask)]
-    edges = gaussian_gradient_magnitude(source, 1.0)
-    threshold = float(np.quantile(edges[mask], 1 - EDGE_SHARE))
-    rows = len(targets) + 1
-    figure = Figure(figsize=(9, 3 * rows + 0.4), layout="constrained", facecolor="black")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, 3, squeeze=False)
-    figure.suptitle(title, color="white", fontsize=11)
-    white = float(np.quantile(source[mask], 0.995))
-    for axis, plane in enumerate(_PLANES):
-        outline = _slice(mask.astype(np.float32), axis, middle[axis])
-        _draw(axes[0, axis], _slice(source, axis, middle[axis]), "gray", white, f"brain mask, {plane}")
-        axes[0, axis].contour(outline, levels=[0.5], colors="#ff5533", linewidths=0.8)
-        here = _slice(edges, axis, middle[axis])
-        for row, (label, target) in enumerate(targets.items(), start=1):
-            high = float(np.quantile(target[mask], 0.995)) or 1.0
-            _draw(axes[row, axis], _slice(target, axis, middle[axis]), "inferno", high, f"{label}, {plane}")
-            axes[row, axis].contour(here, levels=[threshold], colors="#55ddff", linewidths=0.5)
+    outline, edges = _Lines(mask.astype(np.float32), 0.5, OUTLINE), _Lines(_edges(source.values, mask), 0.0, EDGES)
+    rows = [(f"{source.name} with brain mask", source.values, source, outline)]
+    rows += [(label, values, image, edges) for image in others for label, values in image.rows]
+    centre = [int(np.median(index)) for index in np.nonzero(mask)]
+    canvas = _Canvas(mask.shape, len(rows))
+    for place, (label, values, image, lines) in enumerate(rows):
+        # One window before and after, or an image that misses the brain would be all white.
+        low, high = _window(image.values[mask])
+        canvas.label(place, label)
+        for axis, index in enumerate(centre):
+            axes = canvas.plane(place, axis)
+            plane, white = _slice(values, axis, index), low + HEADROOM * (high - low)
+            axes.imshow(plane, origin="lower", cmap=image.colours, vmin=low, vmax=white)
+            lines.draw(axes, axis, index)
+        _histogram(canvas.histogram(place), values[mask], (low, high))
     with committing(path) as temp:
-        figure.savefig(temp, dpi=100, metadata={"Software": None})
+        canvas.figure.savefig(temp, format="jpeg", pil_kwargs=JPEG)
+
+
+class _Lines(NamedTuple):
+    """Thin lines where a volume passes a level."""
+
+    volume: FloatArray
+    level: float
+    colour: str
+
+    def draw(self, axes: Axes, axis: int, index: int) -> None:
+        """Draw the lines of one plane, if it has any."""
+        plane = _slice(self.volume, axis, index)
+        if np.nanmin(plane, initial=np.inf) < self.level < np.nanmax(plane, initial=-np.inf):
+            axes.contour(plane, levels=[self.level], colors=self.colour, linewidths=0.6)
+
+
+class _Canvas:
+    """Axes at exact pixels: a layout engine would draw every picture twice."""
+
+    def __init__(self, shape: tuple[int, ...], rows: int) -> None:
+        x, y, z = shape
+        self.scale = PLANES / (y + 2 * x)
+        self.sizes = [(width * self.scale, height * self.scale) for width, height in ((y, z), (x, z), (x, y))]
+        self.height = max(height for _, height in self.sizes) + LABEL + GAP
+        self.width, self.total = PLANES + HISTOGRAM + 4 * GAP, rows * self.height
+        self.figure = Figure(figsize=(self.width / _DPI, self.total / _DPI), dpi=_DPI, facecolor="black")
+        FigureCanvasAgg(self.figure)
+
+    def label(self, row: int, text: str) -> None:
+        """Write above a row."""
+        y = 1 - (row * self.height + LABEL / 2) / self.total
+        self.figure.text(GAP / self.width, y, text, color="white", fontsize=9.5, va="center")
+
+    def plane(self, row: int, axis: int) -> Axes:
+        """Axes of the plane across `axis`, in the middle of its row."""
+        width, height = self.sizes[axis]
+        left = sum(size[0] for size in self.sizes[:axis]) + (axis + 1) * GAP / 2
+        axes = self._axes(left, row, (self.height - LABEL - GAP - height) / 2, width, height)
+        axes.set_axis_off()
+        return axes
+
+    def histogram(self, row: int) -> Axes:
+        """Axes to the right of the planes, with room for numbers below."""
+        height = self.height - LABEL - GAP
+        return self._axes(PLANES + 3 * GAP, row, 0.2 * height, HISTOGRAM - GAP, 0.6 * height)
+
+    def _axes(self, left: float, row: int, top: float, width: float, height: float) -> Axes:
+        bottom = self.total - row * self.height - LABEL - top - height
+        return self.figure.add_axes(
+            (left / self.width, bottom / self.total, width / self.width, height / self.total), facecolor="black"
+        )
+
+
+def _edges(source: FloatArray, mask: BoolArray) -> FloatArray:
+    """An image that crosses zero on the source's edges, NaN where there is none: lines of one voxel's precision."""
+    strength = gaussian_gradient_magnitude(source, 1.0)
+    # A line is drawn between voxels: with their neighbours, it does not break off at every weak one.
+    strong = binary_dilation(strength > np.quantile(strength[mask], 1 - EDGE_SHARE))
+    return np.where(strong, gaussian_laplace(source, 1.0), np.nan)
+
+
+def _window(inside: FloatArray) -> tuple[float, float]:
+    """Range of values that is shown: from 0, or from below where an image has negative values, to the brightest few."""
+    low, high = (float(end) for end in np.quantile(inside, [1 - BRIGHTEST, BRIGHTEST]))
+    low = min(low, 0.0)
+    return low, high if high > low else low + 1
+
+
+def _histogram(axes: Axes, inside: FloatArray, window: tuple[float, float]) -> None:
+    axes.stairs(*np.histogram(inside, bins=_BINS, range=window), fill=True, color=INK)
+    axes.spines[:].set_visible(False)
+    axes.set(xlim=window, yticks=[])
+    axes.set_xticks(window, [f"{float(f'{end:.3g}'):g}" for end in window])
+    axes.tick_params(colors=INK, labelsize=8.5, length=2)
+    first, last = axes.get_xticklabels()
+    first.set_horizontalalignment("left")
+    last.set_horizontalalignment("right")
 
 
 def _slice(volume: FloatArray, axis: int, index: int) -> FloatArray:
     """One plane as the picture's rows and columns: superior or anterior up, right to the right."""
     return np.asarray(np.take(volume, index, axis=axis).T)
-
-
-def _draw(axes: Axes, image: FloatArray, colours: str, high: float, label: str) -> None:
-    axes.imshow(image, origin="lower", cmap=colours, vmin=0, vmax=high)
-    axes.set_title(label, color="white", fontsize=9)
-    axes.set_axis_off()

@@ -1,8 +1,9 @@
-"""Many raw scans to synthetic volumes: each independent, several at once by Dask, done ones skipped."""
+"""Many raw scans to synthetic volumes: each independent, in worker processes, done ones skipped."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -13,23 +14,23 @@ from dualflow.config import ConvertConfig, PreprocessConfig, StudyConfig
 from dualflow.data.dataset import load_pairs
 from dualflow.data.index import pair_scans
 from dualflow.data.participants import known_columns
-from dualflow.data.prepare import describe_derivatives, prepare_scan
+from dualflow.data.prepare import ScanFiles, describe_derivatives, prepare_scan
 from dualflow.data.quarantine import Quarantine, write_quarantine
+from dualflow.data.tables import read_table
 from dualflow.errors import CommitError, DataError, DualflowError
 from dualflow.inference.convert import STEP, convert_once
-from dualflow.inference.predict import Predictor, load_predictor
+from dualflow.inference.predict import Predictor, extra_sources, load_predictor
 from dualflow.layout import Layout, Scan
 from dualflow.modalities import modality
 from dualflow.progress import track
+from dualflow.workers import Lost, in_workers
 
-WORKER_MEMORY = "4GiB"
 
-
-def convert_study(bids: Path, model: Path, out: Path, config: ConvertConfig, workers: int = 1) -> None:
-    """Convert every scan of a BIDS dataset that has the model's source modality.
+def convert_study(data: Path, model: Path, out: Path, config: ConvertConfig, workers: int = 1) -> None:
+    """Convert every scan of a dataset that has the model's source modalities.
 
     Args:
-        bids: the dataset, raw.
+        data: root of a BIDS dataset, raw, or a table of samples.
         model: folder of a trained model; its card says how scans are preprocessed.
         out: becomes a BIDS derivative dataset.
         config: how samples are drawn.
@@ -39,16 +40,25 @@ def convert_study(bids: Path, model: Path, out: Path, config: ConvertConfig, wor
         DataError: the dataset cannot be read; or, after everything else is done, some scans were set aside.
     """
     card = load_predictor(model).card
-    columns = known_columns(bids)
+    table = data if data.is_file() else None
+    root = data.parent if table else data
+    columns = read_table(table).columns if table else known_columns(root)
     side = tuple(name for name in card["study"]["side"] if name in columns)
-    study = StudyConfig(name="convert", source=card["study"]["source"], target=card["study"]["target"], side=side)
+    study = StudyConfig(
+        name="convert",
+        samples=table,
+        source=card["study"]["source"],
+        extra_sources=extra_sources(card),
+        target=card["study"]["target"],
+        side=side,
+    )
     layout = Layout(out, ".")
     sweep_temporaries(out)
-    index = pair_scans(bids, study)
-    describe_derivatives(layout, bids.resolve().name)
+    index = pair_scans(root, study)
+    describe_derivatives(layout, root.resolve().name)
     rows = [row for _, row in index.pairs.iterrows()]
-    tasks = [(row.to_frame().T, bids, model, layout, study, config) for row in rows]
-    outcomes = list(track(_outcomes(tasks, workers), f"convert {bids.name}", len(tasks)))
+    tasks = [(row.to_frame().T, root, model, layout, study, config) for row in rows]
+    outcomes = list(track(_outcomes(tasks, workers), f"convert {root.name}", len(tasks)))
     set_aside = sorted([*index.quarantined, *(outcome for outcome in outcomes if outcome is not None)])
     write_quarantine(layout.quarantine, set_aside)
     if set_aside:
@@ -62,31 +72,15 @@ Task = tuple[pd.DataFrame, Path, Path, Layout, StudyConfig, ConvertConfig]
 
 
 def _outcomes(tasks: list[Task], workers: int) -> Iterator[Quarantine | None]:
-    """Do the tasks, here or in worker processes, in the order in which they end."""
-    if workers == 1 or len(tasks) < 2:
-        for task in tasks:
-            yield _convert(*task)
-        return
-    from distributed import Client, LocalCluster, as_completed
-
-    with (
-        LocalCluster(
-            n_workers=min(workers, len(tasks)),
-            threads_per_worker=1,
-            memory_limit=WORKER_MEMORY,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",  # any free port, so that two conversions can run at once
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        futures = {client.submit(_convert, *task, pure=False): task for task in tasks}
-        for future in as_completed(futures):
-            # A worker that dies again and again on the same scan costs that scan, not the batch.
-            scan = str(futures[future][0]["scan"].iloc[0])
-            error = future.exception()
-            if isinstance(error, CommitError):
-                raise error
-            yield future.result() if error is None else Quarantine(scan, STEP, f"{type(error).__name__}: {error}")
+    """Do the tasks in worker processes, in the order in which they end."""
+    for place, outcome in in_workers(_convert, tasks, workers):
+        if isinstance(outcome, Lost):
+            row, _, _, layout, *_ = tasks[place]
+            scan = Scan.parse(row["scan"].iloc[0])
+            sweep_temporaries(layout.derivatives / scan.folder)
+            yield Quarantine(scan.key, STEP, f"{Path(row['source'].iloc[0]).name}: {outcome.reason}")
+        else:
+            yield outcome
 
 
 @cache
@@ -98,13 +92,14 @@ def _predictor(model: Path) -> Predictor:
 
 
 def _convert(
-    row: pd.DataFrame, bids: Path, model: Path, layout: Layout, study: StudyConfig, config: ConvertConfig
+    row: pd.DataFrame, root: Path, model: Path, layout: Layout, study: StudyConfig, config: ConvertConfig
 ) -> Quarantine | None:
     """Preprocess and convert one scan unless that is done; return why it was set aside, or None."""
     predictor = _predictor(model)
     scan, source_row, target_row = Scan.parse(row["scan"].iloc[0]), modality(study.source), modality(study.target)
     preprocess = PreprocessConfig.model_validate(predictor.card["preprocess"])
-    refused = prepare_scan(layout, scan, bids / row["source"].iloc[0], None, study, preprocess)
+    files = replace(ScanFiles.of_row(root, row.iloc[0].to_dict(), study), target=None)
+    refused = prepare_scan(layout, scan, files, study, preprocess)
     if refused is not None:
         return refused
     try:

@@ -109,11 +109,11 @@ def convert_scan(
 
 
 def fill_outside(volume: np.ndarray[Any, Any], mask: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Give voxels outside the mask the value of the nearest voxel inside."""
+    """Give voxels `[..., D, H, W]` outside the mask `[D, H, W]` the value of the nearest voxel inside."""
     if not mask.any():
         return volume
     nearest = distance_transform_edt(~mask, return_distances=False, return_indices=True)
-    filled: np.ndarray[Any, Any] = volume[tuple(nearest)]
+    filled: np.ndarray[Any, Any] = volume[(..., *nearest)]
     return filled
 
 

@@ -79,7 +79,7 @@ class Predictor:
         """Predict one scan.
 
         Args:
-            source: `[1, D, H, W]`.
+            source: `[C, D, H, W]`.
             side: `[S]`, NaN where unknown.
             mask: brain `[1, D, H, W]`; outside it everything is zero.
             samples: how many samples of a flow.
@@ -129,12 +129,19 @@ def build_model(card: dict[str, Any]) -> nn.Module:
     """
     shape = tuple(card["shape"])
     side_features = len(SideEncoder.from_dict(card["side"]).names)
+    channels = 1 + len(extra_sources(card))
     if card["kind"] == "flow":
-        return DualFlow(FlowSpec.from_dict(card["spec"]), shape=shape, side_features=side_features)
+        spec = FlowSpec.from_dict(card["spec"])
+        return DualFlow(spec, shape=shape, side_features=side_features, source_channels=channels)
     if card["kind"] in BASELINES:
-        model: nn.Module = BASELINES[card["kind"]](shape, side_features, **card["options"])
+        model: nn.Module = BASELINES[card["kind"]](shape, side_features, channels, **card["options"])
         return model
     raise CheckpointError(f"model kind '{card['kind']}' is unknown; choose from: flow, {', '.join(BASELINES)}")
+
+
+def extra_sources(card: dict[str, Any]) -> tuple[str, ...]:
+    """Modalities that the model sees beside the main source; cards of older versions do not know of any."""
+    return tuple(card["study"].get("extra_sources", ()))
 
 
 def _volume(tensor: Tensor) -> Floats:

@@ -6,11 +6,10 @@ import base64
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 
 import pandas as pd
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from matplotlib.figure import Figure
 
 from dualflow.commit import commit_text
@@ -81,9 +80,6 @@ def render(report: ReportData, path: Path) -> None:
     unknown = sorted({*report.tables, *report.figures} - set(SECTIONS))
     if unknown:
         raise ConfigError(f"report section '{unknown[0]}' does not exist; choose from: {', '.join(SECTIONS)}")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["tie"] = _tie
-    template = environment.from_string(files("dualflow.report").joinpath("report.html").read_text("utf-8"))
     sections = [
         {
             "key": key,
@@ -91,19 +87,33 @@ def render(report: ReportData, path: Path) -> None:
             "lead": lead,
             "tables": list(report.tables.get(key, ())),
             "figures": [
-                (caption, _data_uri(figure), round(PIXELS_PER_INCH * figure.get_figwidth()))
+                (caption, data_uri(to_png(figure), "image/png"), round(PIXELS_PER_INCH * figure.get_figwidth()))
                 for caption, figure in report.figures.get(key, ())
             ],
         }
         for key, (name, lead) in SECTIONS.items()
     ]
-    commit_text(path, template.render(report=report, sections=sections))
+    commit_text(path, template("report.html").render(title=report.title, report=report, sections=sections))
+
+
+def template(name: str) -> Template:
+    """A page of this package by its file name: what it is given is escaped, and a value it lacks is an error."""
+    environment = Environment(
+        loader=PackageLoader("dualflow.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["tie"] = _tie
+    return environment.get_template(name)
+
+
+def data_uri(data: bytes, kind: str) -> str:
+    """A file of MIME type `kind` as an address that holds the file itself."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def _tie(text: object) -> str:
     """Keep a per cent sign and a p-value on one line."""
     return re.sub(r" (?=%)|(?<=\bp) (?== )|(?<=\bp =) ", "\N{NO-BREAK SPACE}", str(text))
-
-
-def _data_uri(figure: Figure) -> str:
-    return "data:image/png;base64," + base64.b64encode(to_png(figure)).decode("ascii")

@@ -29,7 +29,7 @@ def dump(*sections: BaseModel, without: Sequence[str] = ()) -> dict[str, Any]:
 
 def tracked_values(config: Config) -> dict[str, Any]:
     """The configuration as a run records it: without the folders of this machine."""
-    private = {"tracking": True, "study": {"bids", "results"}}
+    private = {"tracking": True, "study": {"bids", "samples", "masks", "results"}, "split": {"file"}}
     values: dict[str, Any] = config.model_dump(mode="json", exclude=private)  # type: ignore[arg-type]
     return values
 

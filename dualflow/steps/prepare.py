@@ -1,15 +1,14 @@
-"""From nothing to preprocessed pairs: cohort, index, preprocess, collect."""
+"""From nothing to preprocessed pairs: cohort, preprocess, collect."""
 
 from __future__ import annotations
 
 import shutil
-import sys
 
 from dualflow import cohort
-from dualflow.commit import listing_digest, read_manifest, sweep_temporaries, write_manifest
+from dualflow.commit import read_manifest, sweep_temporaries, write_manifest
 from dualflow.config import Config
-from dualflow.data.index import build_index, read_pairs
-from dualflow.data.prepare import describe_derivatives, prepare_scan
+from dualflow.data.index import read_pairs
+from dualflow.data.prepare import PARALLEL, ScanFiles, describe_derivatives, prepare_scans
 from dualflow.data.quarantine import collect, write_quarantine
 from dualflow.layout import Layout, Scan
 from dualflow.progress import track
@@ -56,40 +55,25 @@ def _remove_others(layout: Layout, labels: set[str]) -> None:
                 layout.manifest(f"cohort/{folder.name}").unlink(missing_ok=True)
 
 
-def make_index(config: Config) -> None:
-    """List the usable scans, draw the splits, and say what was found."""
-    layout = config.layout
-    index = build_index(config.bids, config.study, config.split)
-    index.write(layout)
-    print(index.summary(), file=sys.stderr)
-    write_manifest(
-        layout.manifest("index"),
-        step="index",
-        outputs={"pairs": layout.pairs, "quarantine": layout.index_quarantine},
-        inputs={"files": listing_digest(config.bids)},
-        config=dump(config.study, config.split),
-        facts={"scans": len(index.pairs), "quarantined": len(index.quarantined)},
-    )
+def preprocess(config: Config, shard: int, workers: int | None = None) -> None:
+    """Preprocess one shard of the scans; a scan that cannot be used is quarantined with its reason, the rest go on.
 
-
-def preprocess(config: Config, shard: int) -> None:
-    """Preprocess one shard of the scans; a scan that cannot be used is quarantined with its reason, the rest go on."""
-    layout = config.layout
+    `workers` replaces the configuration's own number of worker processes.
+    """
+    layout, choice = config.layout, config.preprocess
     sweep_temporaries(layout.derivatives)
-    pairs, shards = read_pairs(layout), config.preprocess.shards
-    rows = shard_of(list(zip(pairs["scan"], pairs["source"], pairs["target"], strict=True)), shard, shards)
-    done = {}
-    for key, source, target in track(rows, f"preprocess, part {shard + 1}"):
-        scan = Scan.parse(key)
-        paths = config.bids / source, config.bids / target if target else None
-        prepare_scan(layout, scan, *paths, config.study, config.preprocess)
-        done[key] = layout.scan_manifest(scan)
+    rows = shard_of(read_pairs(layout).to_dict("records"), shard, choice.shards)
+    scans = [Scan.parse(row["scan"]) for row in rows]
+    files = [ScanFiles.of_row(config.bids, row, config.study) for row in rows]
+    tasks = [(layout, scan, own, config.study, choice) for scan, own in zip(scans, files, strict=True)]
+    for _ in track(prepare_scans(tasks, workers or choice.workers), f"preprocess, part {shard + 1}", len(tasks)):
+        pass
     write_manifest(
         layout.manifest(f"preprocess/shard-{shard}"),
         step="preprocess",
-        outputs=done,
+        outputs={scan.key: layout.scan_manifest(scan) for scan in scans},
         inputs={},
-        config=dump(config.preprocess),
+        config=dump(choice, without=("workers",)),
     )
 
 
@@ -105,6 +89,6 @@ def finish_preprocess(config: Config) -> None:
         step="preprocess",
         outputs={scan: layout.scan_manifest(Scan.parse(scan)) for scan in scans} | {"quarantine": layout.quarantine},
         inputs={},
-        config=dump(config.preprocess, without=("shards",)),
+        config=dump(config.preprocess, without=PARALLEL),
         facts={"usable": len(scans) - sum(row.step != "pairing" for row in quarantined), "set_aside": len(quarantined)},
     )

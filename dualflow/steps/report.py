@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -86,7 +85,7 @@ def report(config: Config) -> None:
     figures = _figures(config, summary, main) | {"subjects": _panels(config, predictor, test)}
     quarantine = read_quarantine(layout.quarantine)
     data = ReportData(
-        title=f"{config.study.name}: {config.study.source} to {config.study.target}",
+        title=f"{config.study.name}: {_sources(config)} to {config.study.target}",
         facts=_facts(config, pairs, len(quarantine)),
         findings=findings(
             summary,
@@ -100,7 +99,7 @@ def report(config: Config) -> None:
         ),
         quarantine=pd.DataFrame([vars(entry) for entry in quarantine], columns=["scan", "step", "reason"]),
         method=_method(config),
-        limits=limits(simulated=config.study.bids is None, subjects=_people(pairs, "test")),
+        limits=limits(simulated=config.embedded, subjects=_people(pairs, "test")),
         versions=_versions(config, cards),
         tables=tables,
         figures=figures,
@@ -219,14 +218,18 @@ def _panels(config: Config, predictor: Predictor, test: PairDataset) -> list[tup
 def _facts(config: Config, pairs: pd.DataFrame, quarantined: int) -> dict[str, object]:
     counts = {f"people, {split}": _people(pairs, split) for split in ("train", "validation", "test", "convert")}
     return {
-        "dataset": "embedded cohort, simulated" if config.study.bids is None else config.study.bids.name,
-        "source to target": f"{config.study.source} to {config.study.target}",
+        "dataset": "embedded cohort, simulated" if config.embedded else config.bids.resolve().name,
+        "source to target": f"{_sources(config)} to {config.study.target}",
         "side information": ", ".join(config.study.side) or "none",
         "model grid": f"{' x '.join(map(str, config.preprocess.shape))} at {config.preprocess.spacing_mm:g} mm",
         **{name: count for name, count in counts.items() if count},
         "scans set aside": quarantined,
         **_registration(config),
     }
+
+
+def _sources(config: Config) -> str:
+    return " + ".join(config.study.sources)
 
 
 def _registration(config: Config) -> dict[str, object]:
@@ -247,10 +250,12 @@ def _mean_target(test: PairDataset) -> float:
 def _method(config: Config) -> list[str]:
     row = modality(config.study.target)
     low, high = row.window
+    moved = "target and further source" if config.study.extra_sources else "target"
+    placed = "is taken to lie on" if config.preprocess.aligned else "is registered rigidly to"
     return [
         f"Each source is corrected for its bias field, its brain is masked, and it is registered affinely to the "
-        f"template; each target is registered rigidly to its source. One interpolation brings each onto the model grid "
-        f"of {config.preprocess.spacing_mm:g} mm. Targets are in {row.unit}.",
+        f"template; each {moved} {placed} its source. One interpolation brings each onto the model grid of "
+        f"{config.preprocess.spacing_mm:g} mm. Targets are in {row.unit}.",
         f"All scores are taken on the model grid inside the brain mask of people on whom nothing was fitted or chosen; "
         f"PSNR and SSIM use the range {low:g} to {high:g} {row.unit}. Intervals are 95 % bootstrap intervals over "
         f"subjects; seeds and visits of one person are averaged first.",
@@ -299,4 +304,5 @@ def _track(
         for section, entries in figures.items():
             for index, (_, figure) in enumerate(entries):
                 run.figure(figure, f"figures/{section}_{index}.png")
-        run.file(Path(config.layout.report))
+        for page in (config.layout.report, config.layout.qc):
+            run.file(page)

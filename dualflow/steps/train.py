@@ -30,6 +30,8 @@ from dualflow.training.mean import person_folds
 from dualflow.training.tracking import Run, tracked
 
 PICTURE_SEED = 0
+CARD_STUDY = ("name", "source", "extra_sources", "target", "side")
+"""What a model's card says of its study."""
 
 
 def train(config: Config, name: str, seed: int) -> None:
@@ -63,7 +65,7 @@ def train(config: Config, name: str, seed: int) -> None:
             "torch": torch.__version__,
             "shape": list(training[0]["source"].shape[1:]),
             "side": encoder.to_dict(),
-            "study": {key: config.study.model_dump(mode="json")[key] for key in ("name", "source", "target", "side")},
+            "study": {key: config.study.model_dump(mode="json")[key] for key in CARD_STUDY},
             "preprocess": config.preprocess.model_dump(mode="json"),
             "parameters": parameter_count(model),
             "data_digest": digest_of(data),
@@ -134,13 +136,15 @@ def _train_flow(job: Job) -> Trained:
 
 
 def _train_baseline(job: Job) -> Trained:
-    config, shape, count = job.config, tuple(job.training[0]["source"].shape[1:]), len(job.encoder.names)
-    options: dict[str, Any] = {}
+    config, count = job.config, len(job.encoder.names)
+    channels, *sizes = job.training[0]["source"].shape
+    shape, options = tuple(sizes), dict[str, Any]()
     if job.name == "unet":
-        flow = DualFlow(preset(config.model.preset, **config.model.options), shape=shape, side_features=count)
-        options["width"] = width_for(parameter_count(flow), count)
+        spec = preset(config.model.preset, **config.model.options)
+        flow = DualFlow(spec, shape=shape, side_features=count, source_channels=channels)
+        options["width"] = width_for(parameter_count(flow), count, channels)
     torch.manual_seed(job.seed)
-    model = BASELINES[job.name](shape, count, **options)
+    model = BASELINES[job.name](shape, count, channels, **options)
     means = model.fit(job.training, person_folds(job.training))
     facts = {"kind": job.name, "options": options}
     if not model.trainable:

@@ -81,8 +81,10 @@ def train_flow(
     train = train if mean.images is None else train.with_means(mean.images)
     torch.manual_seed(seed)
     steps = choice.steps or config.steps
-    shape = tuple(train[0]["source"].shape[1:])
-    model = DualFlow(spec.replace(mean=mean.name), shape=shape, side_features=side_features)
+    channels, *shape = train[0]["source"].shape
+    model = DualFlow(
+        spec.replace(mean=mean.name), shape=tuple(shape), side_features=side_features, source_channels=channels
+    )
     model.mean_model.load_state_dict(mean.model.state_dict())
     # However large its share, a step is left for the flow.
     facts["pretrain_steps"] = pretrained = min(round(spec.source_pretrain * steps), steps - 1)

@@ -53,12 +53,12 @@ def fit_mean(
     identity: str = "",
 ) -> FittedMean:
     """Fit mean `name`; with `config.choose_mean` every candidate, and keep the one with the least validation MAE."""
-    shape = tuple(train[0]["source"].shape[1:])
+    channels, *shape = train[0]["source"].shape
     names = CANDIDATES if config.choose_mean and name in CANDIDATES and len(validation) else (name,)
     fitted = []
     for candidate in names:
         torch.manual_seed(seed)
-        model = MEANS[candidate](shape, side_features)
+        model = MEANS[candidate](tuple(shape), side_features, channels)
         images, facts = None, dict[str, Any]()
         if isinstance(model, LocalLinear):
             images, facts = _fit_closed_form(model, train)

@@ -13,31 +13,34 @@ from dualflow.errors import DataError
 SHAPE = (8, 8, 8)
 
 
-def make_pairs(count: int = 16, sides: int = 1) -> list[dict[str, torch.Tensor]]:
-    """Pairs whose target is a steep function of intensity and side value, plus noise."""
+def make_pairs(count: int = 16, sides: int = 1, channels: int = 1) -> list[dict[str, torch.Tensor]]:
+    """Pairs whose target is a steep function of intensities and side value, plus noise."""
     generator = torch.Generator().manual_seed(0)
     pairs = []
     for _ in range(count):
-        source, side = torch.rand(1, *SHAPE, generator=generator), torch.randn(sides, generator=generator)
-        target = 0.2 + 1.5 * source + 0.3 * side.sum() + 0.1 * torch.randn(1, *SHAPE, generator=generator)
+        source, side = torch.rand(channels, *SHAPE, generator=generator), torch.randn(sides, generator=generator)
+        seen = source.sum(dim=0, keepdim=True)
+        target = 0.2 + 1.5 * seen + 0.3 * side.sum() + 0.1 * torch.randn(1, *SHAPE, generator=generator)
         mask = torch.rand(1, *SHAPE, generator=generator) < 0.9
         pairs.append({"source": source, "target": target, "side": side, "mask": mask})
     return pairs
 
 
-def test_voxelwise_linear_is_least_squares_at_a_voxel():
+@pytest.mark.parametrize("channels", [1, 2])
+def test_voxelwise_linear_is_least_squares_at_a_voxel(channels):
     """The prediction at a voxel is numpy's least-squares fit to the scans whose mask holds it."""
-    pairs = make_pairs(40)
-    model = VoxelwiseLinear(SHAPE, 1)
+    pairs = make_pairs(40, channels=channels)
+    model = VoxelwiseLinear(SHAPE, 1, channels)
     model.ridges = (1e-6,)
     model.fit(pairs)
     at = (0, 3, 4, 5)
     seen = [pair for pair in pairs if pair["mask"][at]]
-    rows = np.array([[1.0, float(pair["source"][at]), float(pair["side"][0])] for pair in seen])
+    rows = np.array([[1.0, *pair["source"][:, *at[1:]].tolist(), float(pair["side"][0])] for pair in seen])
     solution = np.linalg.lstsq(rows, np.array([float(pair["target"][at]) for pair in seen]), rcond=None)[0]
-    new = make_pairs(41)[-1]
+    new = make_pairs(41, channels=channels)[-1]
     predicted = float(model.point_estimate(new["source"][None], new["side"][None])[0][at])
-    assert predicted == pytest.approx(solution @ [1.0, float(new["source"][at]), float(new["side"][0])], abs=2e-4)
+    row = [1.0, *new["source"][:, *at[1:]].tolist(), float(new["side"][0])]
+    assert predicted == pytest.approx(solution @ row, abs=2e-4)
 
 
 def test_voxelwise_linear_survives_few_scans():
@@ -77,19 +80,20 @@ def test_no_pairs_are_refused():
             baseline(SHAPE, 1).fit([])
 
 
+@pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("name", BASELINES)
-def test_every_baseline_keeps_the_protocol(name):
+def test_every_baseline_keeps_the_protocol(name, channels):
     """Fitted, saved and loaded, it gives one finite image per source, the same to the bit, whatever is unknown."""
     torch.manual_seed(0)
-    pairs = make_pairs(8, sides=2)
-    first, second = BASELINES[name](SHAPE, 2), BASELINES[name](SHAPE, 2)
+    pairs = make_pairs(8, sides=2, channels=channels)
+    first, second = BASELINES[name](SHAPE, 2, channels), BASELINES[name](SHAPE, 2, channels)
     first.fit(pairs)
     second.load_state_dict(first.state_dict())
     source = torch.stack([pair["source"] for pair in pairs[:2]])
     side = torch.tensor([[torch.nan, 0.4], [torch.nan, torch.nan]])
     with torch.no_grad():
         image = first.point_estimate(source, side)
-        assert image.shape == source.shape
+        assert image.shape == (2, 1, *SHAPE)
         assert image.isfinite().all()
         assert torch.equal(image, second.point_estimate(source, side))
         assert torch.equal(first.point_estimate(source[1:], side[1:]), first.point_estimate(source[1:]))

@@ -59,6 +59,23 @@ def test_items_hold_the_preprocessed_volumes(layout):
     assert dataset.scans == ["sub-1", "sub-2_ses-b"]
 
 
+def test_further_sources_are_channels_in_the_studys_order(layout):
+    """The main source comes first; a volume of another grid is named by its own file."""
+    scan, values = Scan("1"), np.random.default_rng(1)
+    images = {name: values.random(SHAPE).astype(np.float32) for name in ("FLAIR", "CBF")}
+    for name, image in images.items():
+        save(layout.on_grid(scan, MODALITIES[name]), image)
+    t1w = nib.load(layout.on_grid(scan, MODALITIES["T1w"])).get_fdata(dtype=np.float32)
+    for extra in (("FLAIR", "CBF"), ("CBF", "FLAIR")):
+        study = StudyConfig(name="t", extra_sources=extra)
+        item = load_pairs(layout, PAIRS[:1], study, SideEncoder())[0]
+        np.testing.assert_array_equal(item["source"].numpy(), np.stack([t1w, *(images[name] for name in extra)]))
+        assert item["target"].shape == item["mask"].shape == (1, *SHAPE)
+    save(layout.on_grid(scan, MODALITIES["CBF"]), np.arange(150, dtype=np.float32).reshape(5, 5, 6))
+    with pytest.raises(DataError, match=r"_cbf\.nii\.gz: grid \(5, 5, 6\), expected \(4, 5, 6\)"):
+        load_pairs(layout, PAIRS[:1], study, SideEncoder())
+
+
 def test_volumes_on_different_grids_are_refused(layout):
     """A volume of another size is named before any batch is made."""
     save(layout.on_grid(Scan("2", "b"), MODALITIES["T1w"]), np.arange(150, dtype=np.float32).reshape(5, 5, 6))
@@ -87,6 +104,8 @@ def test_with_means_adds_without_changing_the_original():
         dataset.with_means(means[:1])
     with pytest.raises(ShapeError, match="sub-1: mean of shape"):
         dataset.with_means([means[0], torch.zeros(1, 2, 1, 1)])
+    two = PairDataset([{**item, "source": torch.zeros(2, 1, 1, 1)} for item in dataset.items])
+    assert two.with_means(means)[0]["mean"].shape == (1, 1, 1, 1)
 
 
 def test_epochs_are_without_replacement():

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from dualflow.config import SplitConfig, StudyConfig
-from dualflow.data.index import build_index, pair_scans, read_pairs
+from dualflow.data.index import build_index, pair_scans, read_pairs, side_columns
 from dualflow.data.quarantine import read_quarantine
 from dualflow.errors import ConfigError, DataError
 from dualflow.layout import Layout
@@ -57,14 +57,80 @@ def test_target_without_source_is_set_aside_with_a_remedy(make_bids, pair_files)
 
 
 @pytest.mark.parametrize(
-    "second", ["sub-1/anat/sub-1_run-2_T1w.nii.gz", "sub-1/anat/sub-1_T1w.nii", "sub-1/pet/sub-1_trc-18FFDG_pet.nii.gz"]
+    ("second", "remedy"),
+    [
+        ("sub-1/anat/sub-1_run-2_T1w.nii.gz", "study.runs or study.where, such as {T1w: {run: '2'}}"),
+        ("sub-1/anat/sub-1_acq-x_run-2_T1w.nii.gz", "study.where, such as {T1w: {acq: 'x'}}"),
+        ("sub-1/anat/sub-1_T1w.nii", "keep one"),
+        ("sub-1/pet/sub-1_trc-18FFDG_pet.nii.gz", "study.where, such as {FDG: {trc: '18FFDG'}}"),
+    ],
 )
-def test_ambiguous_scan_is_set_aside(make_bids, pair_files, second):
-    """Two files that could be the source or the target are never chosen between."""
+def test_ambiguous_scan_is_set_aside(make_bids, pair_files, second, remedy):
+    """Two files that could be the source or the target are never chosen between unasked; the reason says how to ask."""
     index = build_index(make_bids([*pair_files("1"), *pair_files("2"), second]), STUDY, EVERYONE_TRAINS)
     assert index.pairs["scan"].tolist() == ["sub-2"]
-    assert "keep one" in reasons(index)["sub-1"]
+    assert remedy in reasons(index)["sub-1"]
     assert second.split("/")[-1] in reasons(index)["sub-1"]
+
+
+CHOICES = [
+    ({"where": {"T1w": {"acq": "a"}}, "runs": "first"}, "sub-1_acq-a_run-2_T1w.nii"),
+    ({"where": {"T1w": {"acq": "a"}}, "runs": "last"}, "sub-1_acq-a_run-10_T1w.nii"),
+    ({"where": {"T1w": {"acq": "a", "run": "10"}}}, "sub-1_acq-a_run-10_T1w.nii"),
+    ({"where": {"T1w": {"acq": ""}}}, "sub-1_T1w.nii"),
+    ({"runs": "first"}, None),
+    ({"where": {"T1w": {"acq": "a"}}}, None),
+]
+
+
+@pytest.mark.parametrize(("choice", "expected"), CHOICES)
+def test_files_are_chosen_by_entities_and_runs(make_bids, choice, expected):
+    """Entities pick among files, runs among those that differ in nothing else, in the order of their numbers."""
+    names = ["sub-1_T1w.nii", "sub-1_acq-a_run-2_T1w.nii", "sub-1_acq-a_run-10_T1w.nii", "sub-1_acq-b_T1w.nii"]
+    # others, so that there is a usable scan and each label is there
+    names = [*names, *(f"sub-2_acq-{acq}_T1w.nii" for acq in "a"), "sub-3_T1w.nii"]
+    root = make_bids([f"{name[:5]}/anat/{name}" for name in names])
+    index = pair_scans(root, StudyConfig(name="t", **choice))
+    found = dict(zip(index.pairs["scan"], index.pairs["source"], strict=True)).get("sub-1")
+    assert (found and found.split("/")[-1]) == expected
+    assert ("sub-1" in reasons(index)) == (expected is None)
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ({"T1w": {"acq": "y"}}, "no T1w file has acq-y; their names have: acq-x, rec-z"),
+        ({"T1w": {"aqc": "x"}}, "no T1w file has aqc-x; their names have: acq-x, rec-z"),
+        ({"T1w": {"acq": "x", "rec": "z"}}, "no T1w file has rec-z; their names have: acq-x"),
+        ({"FDG": {"trc": ""}}, "no FDG file is without trc; their names have: trc-FDG"),
+    ],
+)
+def test_entities_that_no_file_has_are_an_error(make_bids, pair_files, where, message):
+    """A misspelt entity or label names those there are, instead of leaving an empty study."""
+    files = ["sub-2/anat/sub-2_acq-x_T1w.nii.gz", "sub-3/anat/sub-3_rec-z_T1w.nii.gz"]
+    with pytest.raises(ConfigError) as caught:
+        pair_scans(make_bids([*pair_files("1"), *files]), StudyConfig(name="t", where=where))
+    assert message in str(caught.value)
+
+
+def test_a_tracer_may_be_named_where_names_are_mixed(make_bids):
+    """study.where can say that the PET files without a tracer are the target's, beside others that name one."""
+    files = ["sub-1/anat/sub-1_T1w.nii", "sub-1/pet/sub-1_pet.nii", "sub-1/pet/sub-1_trc-AV45_pet.nii"]
+    root = make_bids(files)
+    chosen = StudyConfig(name="t", where={"FDG": {"trc": ""}})
+    assert pair_scans(root, chosen).pairs["target"].tolist() == ["sub-1/pet/sub-1_pet.nii"]
+
+
+def test_further_sources_are_columns(make_bids, pair_files):
+    """Each has a column before the side columns; a scan that lacks one is set aside and told what is missing."""
+    files = [*pair_files("1"), "sub-1/anat/sub-1_FLAIR.nii.gz", *pair_files("2"), "sub-3/anat/sub-3_FLAIR.nii.gz"]
+    study = StudyConfig(name="t", extra_sources=("FLAIR",), side=("source_site",))
+    index = build_index(make_bids(files, "participant_id\tsource_site\n1\t7\n"), study, EVERYONE_TRAINS)
+    assert index.pairs.columns.tolist()[5:] == ["split", "source_FLAIR", "source_site"]
+    assert index.pairs["source_FLAIR"].tolist() == ["sub-1/anat/sub-1_FLAIR.nii.gz"]
+    assert side_columns(index.pairs) == ["source_site"]
+    assert "has T1w and FDG but no FLAIR; add sub-2/anat/sub-2_FLAIR.nii.gz" in reasons(index)["sub-2"]
+    assert "has FLAIR but no T1w" in reasons(index)["sub-3"]
 
 
 def test_unnamed_tracer_counts_only_where_it_is_clear(make_bids):
@@ -90,7 +156,7 @@ def test_links_out_of_the_dataset_are_set_aside(make_bids, pair_files, tmp_path)
     (root / "sub-4" / "anat" / "sub-4_T1w.nii.gz").symlink_to(root / "store" / "gone")
     index = build_index(root, STUDY, EVERYONE_TRAINS)
     assert index.pairs["scan"].tolist() == ["sub-1", "sub-3"]
-    assert "leaves the dataset" in reasons(index)["sub-2"]
+    assert "leads out of the dataset" in reasons(index)["sub-2"]
     assert "not there" in reasons(index)["sub-4"]
 
 
@@ -116,7 +182,7 @@ def test_no_one_to_train_on_is_an_error(make_bids):
     """A study without any pair can be converted, not trained on."""
     root = make_bids(["sub-1/anat/sub-1_T1w.nii.gz"])
     assert pair_scans(root, STUDY).pairs["split"].tolist() == ["convert"]
-    with pytest.raises(DataError, match="left to train on"):
+    with pytest.raises(DataError, match="none of 1 scans with T1w has FDG too"):
         build_index(root, STUDY, SplitConfig())
 
 
@@ -164,13 +230,32 @@ def test_read_pairs_refuses_another_table(tmp_path):
         read_pairs(layout)
 
 
-def test_summary_tells_counts_and_reasons(make_bids, pair_files):
-    """The summary counts pairs and splits and gives each refused scan with its reason."""
-    root = make_bids([*pair_files("1"), *pair_files("2"), *pair_files("3"), "sub-4/pet/sub-4_trc-FDG_pet.nii.gz"])
-    summary = build_index(root, STUDY, SplitConfig()).summary()
-    assert "usable scans: 3, with target: 3" in summary
-    assert [line.split() for line in summary.splitlines()][3] == ["test", "scans:", "1", "people:", "1"]
-    assert "sub-4: has FDG but no T1w" in summary
+@pytest.mark.parametrize("name", ["session", "split", "source_FLAIR"])
+def test_a_side_column_cannot_have_the_name_of_one_of_the_index(make_bids, pair_files, name):
+    """Such a table could not be told apart; the column is named."""
+    root = make_bids(pair_files("1"), f"participant_id\t{name}\n1\tx\n")
+    with pytest.raises(ConfigError, match=name):
+        pair_scans(root, StudyConfig(name="t", side=(name,)))
+
+
+def test_splits_are_kept_by_person_with_fold_and_strata(make_bids, pair_files):
+    """splits.tsv has a row per person with a pair; what is only stratified by is no side column of the pairs."""
+    labels = [f"{number:02d}" for number in range(12)]
+    files = [file for label in labels for file in pair_files(label, "a")]
+    table = "participant_id\tage\tsite\n" + "".join(f"{label}\t{60 + int(label)}\tAB\n" for label in labels)
+    root = make_bids([*files, "sub-00/ses-b/anat/sub-00_ses-b_T1w.nii", "sub-99/anat/sub-99_T1w.nii"], table)
+    split = SplitConfig(folds=3, fold=1, stratify=("age", "site"), validation=0.2)
+    index = build_index(root, StudyConfig(name="t", side=("age",)), split)
+    layout = Layout(root / "out")
+    index.write(layout)
+    splits = pd.read_csv(layout.splits, sep="\t", dtype=str)
+    assert splits.columns.tolist() == ["subject", "fold", "split", "age", "site"]
+    assert splits["subject"].tolist() == labels
+    assert (splits["split"] == "test").tolist() == (splits["fold"] == "1").tolist()
+    assert splits["age"].unique().tolist() == ["60 to 62.75", "62.75 to 65.5", "65.5 to 68.25", "68.25 to 71"]
+    assert index.pairs.columns.tolist()[6:] == ["age"]
+    again = build_index(root, StudyConfig(name="t", side=("age",)), SplitConfig(file=layout.splits))
+    pd.testing.assert_frame_equal(again.pairs, index.pairs)
 
 
 def test_coded_column_with_an_unknown_value_is_stratified(make_bids, pair_files):

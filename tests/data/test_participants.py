@@ -1,6 +1,6 @@
 import pytest
 
-from dualflow.data.participants import side_values
+from dualflow.data.participants import known_columns, side_values
 from dualflow.errors import DataError
 from dualflow.layout import Scan
 
@@ -17,6 +17,8 @@ def test_missing_column_names_what_there_is(make_bids):
     with pytest.raises(DataError, match=r"participants\.tsv is missing"):
         side_values(make_bids([], name="bare"), people("1"), ["age"])
     assert side_values(root, people("1"), [])[0].shape == (1, 0)
+    with pytest.raises(DataError, match=r"participants\.tsv has no rows"):
+        side_values(make_bids([], "participant_id\tage\n", name="empty"), people("1"), ["age"])
 
 
 def test_unknown_values_are_supported(make_bids):
@@ -27,6 +29,16 @@ def test_unknown_values_are_supported(make_bids):
     assert table["sex"].tolist()[0] == "F"
     assert table.isna().sum().tolist() == [2, 2]
     assert refused == {}
+
+
+def test_known_columns_are_those_of_people_and_visits(make_bids):
+    """What a conversion may give a model: both tables count, a damaged one does not matter."""
+    root = make_bids(["sub-1/x", "sub-2/x"], "participant_id\tsex\n1\tF\n2\tM\n")
+    (root / "sub-1/sub-1_sessions.tsv").write_text("session_id\tage\nses-1\t70\n")
+    (root / "sub-2/sub-2_sessions.tsv").write_bytes(b"\xff\x00")
+    assert {"sex", "age"} <= set(known_columns(root))
+    (root / "participants.tsv").unlink()
+    assert known_columns(root) == []
 
 
 def test_word_in_a_numeric_column_costs_that_scan(make_bids):
@@ -59,9 +71,23 @@ def test_person_with_two_rows_is_refused(make_bids):
     assert set(side_values(root, people("1", "2"), ["age"])[1]) == {"sub-1"}
 
 
-@pytest.mark.parametrize("text", [b"participant_id,age\n1,70\n", b"participant_id\tage\n1\t\xff\n", b""])
+@pytest.mark.parametrize("text", [b"session_id,age\nses-a,61\n", b"\xff", b"", b"session_id\tage\nses-a\t61\t\n"])
+def test_a_sessions_table_that_cannot_be_read_costs_that_person(make_bids, text):
+    """The others keep their values; all visits of the person are set aside with the name of the table."""
+    root = make_bids(["sub-1/ses-a/x", "sub-2/ses-a/x"], "participant_id\tage\n1\t60\n2\t62\n")
+    (root / "sub-1" / "sub-1_sessions.tsv").write_bytes(text)
+    table, refused = side_values(root, [Scan("1", "a"), Scan("1", "b"), Scan("2", "a")], ["age"])
+    assert set(refused) == {"sub-1_ses-a", "sub-1_ses-b"}
+    assert all("sub-1_sessions.tsv" in str(error) for error in refused.values())
+    assert table["age"].tolist()[2] == 62
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"participant_id,age\n1,70\n", b"participant_id\tage\n1\t\xff\n", b"", b"participant_id\tage\n1\t70\t\n"],
+)
 def test_table_that_is_no_bids_table_is_named(make_bids, text):
-    """A comma-separated, non-UTF-8 or empty participants.tsv is one clear error."""
+    """A comma-separated, non-UTF-8 or empty participants.tsv is one clear error; so are cells without a heading."""
     root = make_bids([])
     (root / "participants.tsv").write_bytes(text)
     with pytest.raises(DataError, match=r"participants\.tsv"):

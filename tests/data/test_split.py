@@ -1,11 +1,14 @@
 from collections import Counter
 
+import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dualflow.config import SplitConfig
-from dualflow.data.split import assign_splits
+from dualflow.data.split import assign_folds, assign_splits
+from dualflow.data.strata import first_categorical, strata_of, strata_table
 from dualflow.errors import ConfigError, DataError
 
 
@@ -80,3 +83,112 @@ def test_named_person_set_aside_is_no_error():
     splits = assign_splits(people(4), SplitConfig(test_subjects=("001", "900")), known=["900"])
     assert "900" not in splits
     assert splits["001"] == "test"
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(2, 40), st.integers(2, 8) | st.just("leave-one-out"), st.integers(1, 12), st.integers(0, 99))
+def test_every_person_is_in_one_fold(count, folds, strata, seed):
+    """For any sizes of strata, even of one person, folds are as many as asked for and of equal size to within one."""
+    labels = {f"{number:03d}": str(number**2 % strata) for number in range(count)}
+    config = SplitConfig(folds=folds, seed=seed)
+    expected = count if folds == "leave-one-out" else folds
+    if expected > count:
+        with pytest.raises(DataError, match=f"{count} people"):
+            assign_folds(labels, config)
+        return
+    assigned = assign_folds(labels, config)
+    sizes = Counter(assigned.values())
+    assert assigned.keys() == labels.keys()
+    assert sorted(sizes) == list(range(expected))
+    assert max(sizes.values()) - min(sizes.values()) <= 1
+    assert assigned == assign_folds(dict(reversed(labels.items())), config)
+
+
+def test_folds_are_balanced_over_strata_and_depend_on_the_seed():
+    """Each fold has its share of each stratum, and another seed is another division."""
+    strata = {f"{number:03d}": ["AD", "CN", "MCI"][number % 3] for number in range(60)}
+    draws = [assign_folds(strata, SplitConfig(folds=5, seed=seed)) for seed in range(3)]
+    for folds in draws:
+        assert set(Counter((fold, strata[label]) for label, fold in folds.items()).values()) == {4}
+    assert draws[0] != draws[1] != draws[2]
+
+
+@pytest.mark.parametrize("folds", [4, "leave-one-out"])
+def test_the_folds_are_the_test_sets_of_a_cross_validation(folds):
+    """Over all folds everyone is tested once, and each time others validate."""
+    strata, tested = people(12), Counter()
+    for fold in range(12 if folds == "leave-one-out" else folds):
+        config = SplitConfig(folds=folds, fold=fold, validation=0.25)
+        splits = assign_splits(strata, config, assign_folds(strata, config))
+        tested.update(label for label, split in splits.items() if split == "test")
+        assert Counter(splits.values())["validation"] == 3
+    assert tested == Counter(list(strata))
+
+
+KEPT = "subject\tfold\tsplit\n000\t1\ttest\nsub-001\t0\ttrain\n002\t1\tvalidation\nelse\tn/a\ttest\n"
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """Write a kept table."""
+
+    def kept(text=KEPT):
+        path = tmp_path / "kept.tsv"
+        path.write_text(text)
+        return path
+
+    return kept
+
+
+def test_kept_splits_are_used_as_they_are(kept):
+    """Everyone is where the table says; its other people do not matter."""
+    splits = assign_splits(people(3), SplitConfig(file=kept()))
+    assert splits == {"000": "test", "001": "train", "002": "validation"}
+
+
+def test_kept_folds_are_used_as_they_are(kept):
+    """With folds, the table's column fold decides who is tested, and validation is drawn."""
+    config = SplitConfig(file=kept(), folds=2, fold=0, validation=0.4)
+    folds = assign_folds(people(3), config)
+    assert folds == {"000": 1, "001": 0, "002": 1}
+    splits = assign_splits(people(3), config, folds)
+    assert splits["001"] == "test"
+    assert Counter(splits.values()) == {"test": 1, "train": 1, "validation": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "config", "message"),
+    [
+        (KEPT.replace("002", "009"), {}, "says nothing of 002"),
+        (KEPT.replace("validation", "n/a"), {}, "says nothing of 002"),
+        (KEPT.replace("002", "000"), {}, "more than one row for 000"),
+        (KEPT.replace("validation", "dev"), {}, "train, validation, test .found: dev"),
+        (KEPT.replace("train", "test"), {}, "left to train on"),
+        (KEPT.replace("subject", "person"), {}, "no column 'subject'"),
+        (KEPT.replace("split", "use"), {}, "no column 'split' .found: subject, fold, use"),
+        (KEPT, {"folds": 3, "fold": 2}, "2 among them .found: 0, 1"),
+        (KEPT.replace("\t1\t", "\tone\t"), {"folds": 2}, "expected whole numbers"),
+    ],
+)
+def test_kept_splits_that_cannot_be_used_say_why(kept, text, config, message):
+    """A person left out, named twice or placed nowhere is an error, for no one is placed unasked."""
+    config = SplitConfig(file=kept(text), **config)
+    with pytest.raises(DataError, match=message):
+        assign_splits(people(3), config, assign_folds(people(3), config))
+
+
+def test_numbers_are_stratified_by_quartile():
+    """Many different numbers become four groups of equal size, a few stay as they are, words too."""
+    frame = pd.DataFrame({
+        "subject": [f"{number:02d}" for number in range(16)] + ["00"],
+        "age": [*np.arange(16.0) ** 2, 999.0],
+        "rare": [*[0.0] * 14, 1.0, np.nan, 0.0],
+        "sex": [*["F", "M"] * 7, "F", None, "M"],
+    })  # fmt: skip
+    table = strata_table(frame, ["age", "rare", "sex"])
+    assert table["age"].value_counts().tolist() == [4, 4, 4, 4]
+    assert table["rare"].value_counts(dropna=False).tolist() == [14, 1, 1]
+    assert table.loc["00", ["rare", "sex"]].tolist() == ["0", "F"]
+    assert len(set(strata_of(table).values())) > 4
+    assert first_categorical(frame, ["age", "sex"]) == ("sex",)
+    assert first_categorical(frame, ["age"]) == ()

@@ -127,6 +127,15 @@ def test_another_brain_fills_the_own_mask_and_nothing_else(phantoms):
     assert torch.equal(exchanged[both], other["source"][both])
 
 
+def test_every_source_is_exchanged_and_blurred_as_it_would_be_alone(phantoms):
+    """With several, each channel is what it is with one."""
+    people = [{**item, "source": torch.cat([item["source"], item["source"] ** 2])} for item in phantoms.items]
+    for channel in (slice(0, 1), slice(1, 2)):
+        one, another = ({**item, "source": item["source"][channel]} for item in people[:2])
+        assert torch.equal(in_brain_of(*people[:2])[channel], in_brain_of(one, another))
+        assert torch.equal(blurred(people[0], (4.0,) * 3)[channel], blurred(one, (4.0,) * 3))
+
+
 def test_another_person_is_no_visit_of_the_same(phantoms):
     """The next scan of somebody else, round the end of the list; nobody for a lone person."""
     scans = ["sub-1_ses-a", "sub-1_ses-b", "sub-2", "sub-3"]

@@ -244,10 +244,12 @@ def build(name: str, seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> Dual
     return build_spec(FLOWS[name], seed, shape)
 
 
-def build_spec(spec: FlowSpec, seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> DualFlow:
+def build_spec(
+    spec: FlowSpec, seed: int = 0, shape: tuple[int, int, int] = SHAPE, source_channels: int = 1
+) -> DualFlow:
     """A flow in float64."""
     torch.manual_seed(seed)
-    return DualFlow(spec, shape=shape, side_features=SIDE).double()
+    return DualFlow(spec, shape=shape, side_features=SIDE, source_channels=source_channels).double()
 
 
 def batch(count: int = 3, seed: int = 1, shape: tuple[int, int, int] = SHAPE) -> tuple[Tensor, Tensor, Tensor]:

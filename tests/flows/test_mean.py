@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -15,16 +17,18 @@ SHAPE = (8, 10, 8)
 SIDE = 2
 
 
-def make_scans(count: int, law=None, *, seed: int = 0, noise: float = 0.05, folds: int = 3) -> list[Scan]:
-    """Random smooth sources; the target is `law(source, side)` (default: a nonlinear one) plus noise."""
+def make_scans(
+    count: int, law=None, *, seed: int = 0, noise: float = 0.05, folds: int = 3, channels: int = 1
+) -> list[Scan]:
+    """Random smooth sources; the target is `law(source, side)` (default: nonlinear in all channels) plus noise."""
     generator = torch.Generator().manual_seed(seed)
     mask = torch.zeros(1, *SHAPE, dtype=torch.bool)
     mask[:, 1:-1, 1:-1, 1:-1] = True
     scans = []
     for index in range(count):
-        source = (0.5 + blur(torch.randn(1, *SHAPE, generator=generator), 0.7)).clamp(0.01, 1)
+        source = (0.5 + blur(torch.randn(channels, *SHAPE, generator=generator), 0.7)).clamp(0.01, 1)
         side = torch.randn(SIDE, generator=generator)
-        clean = torch.sin(3 * source) + 0.1 * side[0] if law is None else law(source, side)
+        clean = torch.sin(3 * source).sum(dim=0, keepdim=True) + 0.1 * side[0] if law is None else law(source, side)
         target = clean + noise * torch.randn(1, *SHAPE, generator=generator)
         scans.append(Scan(source, target, side, mask, index % folds))
     return scans
@@ -43,12 +47,13 @@ def test_blur_is_a_gaussian_of_the_stated_width(sigma):
     assert torch.allclose(blur(torch.full((1, 5, 6, 7), 3.0), sigma), torch.tensor(3.0))
 
 
-def test_local_law_is_recovered():
+@pytest.mark.parametrize("channels", [1, 2])
+def test_local_law_is_recovered(channels):
     """A law linear in the features whose coefficients vary from voxel to voxel is predicted for new people."""
-    truth = LocalLinear(SHAPE, SIDE, design=IntensityFeatures())
+    truth = LocalLinear(SHAPE, SIDE, channels, design=IntensityFeatures())
     truth.coefficients.copy_(torch.randn(truth.coefficients.shape, generator=torch.Generator().manual_seed(5)))
-    scans = make_scans(24, lambda x, s: truth(x[None], s[None])[0], noise=0.0)
-    model = LocalLinear(SHAPE, SIDE, design=IntensityFeatures())
+    scans = make_scans(24, lambda x, s: truth(x[None], s[None])[0], noise=0.0, channels=channels)
+    model = LocalLinear(SHAPE, SIDE, channels, design=IntensityFeatures())
     fit_local_linear(scans[:18], model, ridges=(1e-6, 1.0), sigmas=(0.0, 1.0))
     for scan in scans[18:]:
         error = (model(scan.source[None], scan.side[None])[0] - scan.target).abs()
@@ -169,31 +174,57 @@ def test_features_stay_exact_under_autocast():
 
 def test_feature_count_is_what_is_made():
     """A design's count is the number of maps that it makes, so that coefficients can be sized before fitting."""
-    for design in (IntensityFeatures(), TissueFeatures()):
-        for side in (0, 3):
-            assert design(torch.rand(2, 1, *SHAPE), torch.zeros(2, side)).shape == (2, design.count(side), *SHAPE)
+    for design, side, channels in product((IntensityFeatures(), TissueFeatures()), (0, 3), (1, 2)):
+        made = design(torch.rand(2, channels, *SHAPE), torch.zeros(2, side))
+        assert made.shape == (2, design.count(side, channels), *SHAPE)
+
+
+def test_a_further_source_adds_features_and_changes_none():
+    """The features of the first source are what they are alone, and the constant stays the first of all."""
+    design, source, side = TissueFeatures(), torch.rand(2, 2, *SHAPE), torch.rand(2, SIDE)
+    both, alone = design(source, side), design(source[:, :1], side)
+    assert all(any(torch.equal(one, other) for other in both.unbind(1)) for one in alone.unbind(1))
+    assert torch.equal(both[:, 0], torch.ones_like(both[:, 0]))
+    assert not torch.equal(design(source.flip(1), side), both)
+
+
+def test_a_second_source_explains_what_the_first_does_not():
+    """Where the target follows both, the law of two sources errs less on new people than that of one."""
+    scans = make_scans(30, channels=2)
+    errors = []
+    for count in (1, 2):
+        seen = [scan._replace(source=scan.source[:count]) for scan in scans]
+        model, _, _ = fit_local_linear(seen[:24], LocalLinear(SHAPE, SIDE, count))
+        images = [model(scan.source[None], scan.side[None])[0] for scan in seen[24:]]
+        errors.append(
+            torch.stack([(i - s.target)[s.mask].abs().mean() for i, s in zip(images, seen[24:], strict=True)])
+        )
+    assert (errors[1] < 0.85 * errors[0]).all()
 
 
 def test_wrong_grid_is_refused():
     """A source of another grid is named with both sizes."""
     with pytest.raises(ShapeError, match="expected"):
         LocalLinear(SHAPE, SIDE)(torch.zeros(1, 1, 8, 8, 8))
+    with pytest.raises(ShapeError, match=r"\(1, 1, 8, 10, 8\); expected \[N, 2, 8, 10, 8\]"):
+        LocalLinear(SHAPE, SIDE, 2)(torch.zeros(1, 1, *SHAPE))
     with pytest.raises(ShapeError, match="NaN where unknown"):
         LocalLinear(SHAPE, SIDE)(torch.zeros(1, 1, *SHAPE), torch.zeros(1, 5))
 
 
+@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", MEANS)
-def test_every_mean_has_the_contract(name):
-    """One image like the source from source and side, and a state dict that carries everything over."""
+def test_every_mean_has_the_contract(name, channels):
+    """One image like a source from sources and side, and a state dict that carries everything over."""
     torch.manual_seed(0)
-    first, second = MEANS[name](SHAPE, SIDE), MEANS[name](SHAPE, SIDE)
+    first, second = MEANS[name](SHAPE, SIDE, channels), MEANS[name](SHAPE, SIDE, channels)
     with torch.no_grad():
         for value in first.state_dict().values():
             value.copy_(torch.randn(value.shape))
     second.load_state_dict(first.state_dict())
-    source, side = torch.rand(2, 1, *SHAPE), torch.tensor([[0.1, torch.nan], [torch.nan, torch.nan]])
+    source, side = torch.rand(2, channels, *SHAPE), torch.tensor([[0.1, torch.nan], [torch.nan, torch.nan]])
     image = first(source, side)
-    assert image.shape == source.shape
+    assert image.shape == (2, 1, *SHAPE)
     assert image.isfinite().all()
     assert torch.equal(image, second(source, side))
 
@@ -217,15 +248,17 @@ def test_network_starts_at_template_and_learns():
     assert loss.item() < 0.4 * first
 
 
+@pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("name", ["network", "local_linear"])
-def test_background_of_the_source_is_background(name):
-    """Where a person's source is exactly 0, outside the own brain mask, the mean is 0 and leaves no residual."""
-    mean = MEANS[name](SHAPE, SIDE)
+def test_background_of_the_source_is_background(name, channels):
+    """Where all of a person's sources are exactly 0, outside the own brain, the mean is 0 and leaves no residual."""
+    mean = MEANS[name](SHAPE, SIDE, channels)
     with torch.no_grad():
         for value in mean.state_dict().values():
             value.fill_(0.3)
-    source = torch.rand(1, 1, *SHAPE) + 0.1
+    source = torch.rand(1, channels, *SHAPE) + 0.1
     source[..., 2:4] = 0
+    source[:, 1:, :, :, 6:] = 0  # one source alone may be 0 inside the brain
     image = mean(source)
     assert not image[..., 2:4].any()
     assert image[..., 4:].abs().min() > 0

@@ -6,7 +6,7 @@ from math import log, pi
 
 import pytest
 import torch
-from flow_zoo import batch, build, build_spec, small
+from flow_zoo import FLOWS, batch, build, build_spec, each_flow, rounded, small
 
 from dualflow.errors import ConfigError, ShapeError
 from dualflow.flows.model import DualFlow
@@ -80,6 +80,32 @@ def test_unknown_side_is_an_input():
     assert torch.equal(flow.log_prob(target, source), flow.log_prob(target, source, unknown))
     with pytest.raises(ShapeError, match="one row per volume"):
         flow.log_prob(target, source, side[:, :2])
+
+
+@each_flow
+def test_every_flow_takes_several_sources(name):
+    """Given two, it trains, inverts, samples one target, and its density follows each of them."""
+    spec = FLOWS[name]
+    flow, (target, source, side) = build_spec(spec, source_channels=2), batch(4)
+    source = torch.cat([source, source.square().flip(2)], dim=1)
+    target = rounded(target) if spec.dequantisation == "uniform" else target
+    flow.initialize(target, source, side)
+    optimiser = torch.optim.Adam(flow.parameters(), lr=1e-2)
+    for _ in range(3):
+        optimiser.zero_grad()
+        flow(target, source, side)["loss"].backward()
+        optimiser.step()
+    flow.eval()
+    with torch.no_grad():
+        latents, _ = flow.encode(target, source, side)
+        torch.testing.assert_close(flow.decode(latents, source, side), target)
+        assert flow.sample(source, side, n=2).shape == (2, *target.shape)
+        assert flow.point_estimate(source, side).shape == target.shape
+    flow.log_prob(target, source.requires_grad_(), side).sum().backward()
+    assert source.grad is not None
+    assert (source.grad.abs().amax(dim=(0, 2, 3, 4)) > 0).all()
+    with pytest.raises(ShapeError, match=r"source of size \(4, 1, 8, 4, 4\), expected \(N, 2, 8, 4, 4\)"):
+        flow.log_prob(target, source[:, :1], side)
 
 
 def test_dual_glow_side_enters_the_coarsest_prior_only():

@@ -98,6 +98,16 @@ def test_resample_reads_the_mapped_point(order):
     np.testing.assert_allclose(result.ravel(), expected, atol=tolerance)
 
 
+@pytest.mark.parametrize("tiny", [1e-300, 6.8e-302, 1e-308])
+def test_an_entry_near_nothing_changes_nothing(tiny):
+    """ITK's own inversion breaks down beside such entries, and would give background alone."""
+    array = np.random.default_rng(0).normal(size=(9, 9, 9)).astype(np.float32)
+    affine = np.diag([3.93, 3.93, -3.93, 1.0])
+    affine[:2, :2] += [[0, tiny], [-tiny, 0]]
+    result = geometry.resample(Volume(array, affine), affine, array.shape, np.eye(4) + tiny * np.eye(4, k=1))
+    np.testing.assert_allclose(result, array, atol=1e-5)
+
+
 def test_outside_is_background():
     """Beyond the volume the background value stands."""
     volume = Volume(np.ones((4, 4, 4), np.float32), np.eye(4))

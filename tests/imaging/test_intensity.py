@@ -13,6 +13,8 @@ from dualflow.modalities import MODALITIES
 
 DRAW = np.random.default_rng(0)
 VALUES = DRAW.gamma(9.0, 100.0, (12, 12, 12)).astype(np.float32)
+# What the values of a normaliser's images are like, where it is not the same to it.
+SCALES = {"hounsfield": 0.04}
 MASK = DRAW.random(VALUES.shape) > 0.5
 
 
@@ -24,12 +26,13 @@ def test_every_modality_has_its_normaliser():
 @pytest.mark.parametrize("name", sorted(intensity.NORMALISERS))
 def test_the_record_alone_inverts(name):
     """Unclipped values come back through JSON, to float32 precision."""
-    values, record = intensity.normalise(VALUES, MASK, name)
+    raw = np.float32(SCALES.get(name, 1)) * VALUES
+    values, record = intensity.normalise(raw, MASK, name)
     assert not values[~MASK].any()
     back = intensity.invert(values, json.loads(json.dumps(record)))
     kept = MASK if record["clip"] is None else MASK & (values > -0.5) & (values < 1.5)
     assert kept.sum() > 0.98 * MASK.sum()
-    np.testing.assert_allclose(back[kept], VALUES[kept], rtol=1e-5)
+    np.testing.assert_allclose(back[kept], raw[kept], rtol=1e-5)
 
 
 def test_robust_sets_the_brains_percentiles():
@@ -65,3 +68,17 @@ def test_values_that_cannot_be_normalised_are_refused(values, mask, name, words)
     with pytest.raises(IntensityError, match=words) as caught:
         intensity.normalise(values, mask, name, "scan.nii.gz")
     assert str(caught.value).startswith("scan.nii.gz")
+
+
+def test_hounsfield_is_one_line_for_everyone():
+    """Water is 0 and 80 HU is 1 in every scan, bone is clipped, and values with an offset left in are refused."""
+    scan = np.float32(SCALES["hounsfield"]) * VALUES
+    water, bright, bone = (tuple(place) for place in np.argwhere(MASK)[:3])
+    for scale in (1.0, 1.3):
+        raw = np.float32(scale) * scan
+        raw[water], raw[bright], raw[bone] = 0.0, 80.0, 1900.0
+        values, record = intensity.normalise(raw, MASK, "hounsfield")
+        assert (record["slope"], record["intercept"]) == (80.0, 0.0)
+        assert [values[place] for place in (water, bright, bone)] == [0.0, 1.0, 1.5]
+    with pytest.raises(IntensityError, match=r"ct\.nii: the brain's median is 1\d\d\d, expected 0 to 80 Hounsfield"):
+        intensity.normalise(scan + 1024, MASK, "hounsfield", "ct.nii")

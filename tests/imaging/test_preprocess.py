@@ -9,16 +9,20 @@ import nibabel as nib
 import nilearn.datasets
 import numpy as np
 import pytest
+from pet_files import save_pet
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
+from dualflow.commit import sha256
 from dualflow.config import PreprocessConfig
 from dualflow.errors import DataError, IntensityError, RegistrationError
 from dualflow.imaging import mask as masks
 from dualflow.imaging import preprocess, registration
 from dualflow.imaging.bias import correct_bias
 from dualflow.imaging.geometry import Volume, apply_map, centred_affine, resample
-from dualflow.imaging.volume import read_volume, write_volume
+from dualflow.imaging.reference import reference_mask
+from dualflow.imaging.shape import BOUNDS
+from dualflow.imaging.volume import read_volume, sidecar_path, write_volume
 from dualflow.layout import Layout, Scan
 from dualflow.modalities import MODALITIES
 
@@ -180,6 +184,28 @@ def test_a_scan_without_target_gives_the_same_source(head, pair, monkeypatch):
         preprocess.onto_grid(alone.source_volume, alone.record, preprocess.model_grid(CONFIG), world="target")
 
 
+def test_the_studys_own_mask_takes_the_networks_place(head, pair, tmp_path):
+    """The same mask from a file gives the same images; the record says whose it is, and nothing of how long it took."""
+    file = tmp_path / "mask.nii.gz"
+    write_volume(file, pair.native_mask, pair.source_volume.affine, dtype=np.uint8)
+    own = preprocess.preprocess_pair(head / "source.nii.gz", None, T1W, FDG, CONFIG, mask=file)
+    np.testing.assert_array_equal(own.source, pair.source)
+    assert own.record["brain_mask"] == {"file": "mask.nii.gz", "sha256": sha256(file)}
+    assert pair.record["brain_mask"] == {"made_by": "deepbet"}
+    assert own.record["quality"] == {key: pair.record["quality"][key] for key in own.record["quality"]}
+    assert list(own.clock.seconds) == ["read", "brain_mask", "bias_field", "template", "grid"]
+    assert "seconds" not in json.dumps(own.record)
+
+
+def test_the_record_tells_how_the_scans_lay_before(pair):
+    """Target and source shared less by the scanner's coordinates; the template's are no scanner's."""
+    quality = pair.record["quality"]
+    found = quality["target_to_source"]
+    assert found["mutual_information_nats"] > 2 * found["before"]["mutual_information_nats"]
+    assert quality["source_to_template"]["before"] is None
+    assert not [name for name, (_, least, most) in BOUNDS.items() if not least <= quality["brain_mask"][name] <= most]
+
+
 def test_an_anatomical_target_needs_no_special_case(head, monkeypatch):
     """The same code takes a robustly normalised target with its bias field corrected in its own space."""
     monkeypatch.setattr(preprocess, "brain_mask", by_threshold)
@@ -187,6 +213,67 @@ def test_an_anatomical_target_needs_no_special_case(head, monkeypatch):
     pair = preprocess.preprocess_pair(head / "source.nii.gz", head / "target.nii.gz", T1W, FLAIR, config)
     assert pair.record["target"]["intensity"]["normaliser"] == "robust"
     assert (pair.target[pair.mask] > 1).mean() == pytest.approx(0.005, abs=0.005)
+
+
+@pytest.fixture(scope="module")
+def both(head):
+    """The source with a FLAIR beside it that is also the target."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preprocess, "brain_mask", by_threshold)
+        image = head / "target.nii.gz"
+        return preprocess.preprocess_pair(head / "source.nii.gz", image, T1W, FDG, CONFIG, extra={"FLAIR": image})
+
+
+def test_a_further_source_goes_the_targets_way(both, pair, head):
+    """It is aligned as a target is, normalised by its own row, and recorded; source and target stay what they were."""
+    np.testing.assert_array_equal(both.source, pair.source)
+    np.testing.assert_array_equal(both.target, pair.target)
+    values, found = both.extra["FLAIR"].values, both.record["extra_sources"]["FLAIR"]
+    assert found["to_source"] == pair.record["target_to_source"]
+    assert found["file"] == "target.nii.gz"
+    assert found["intensity"]["normaliser"] == "robust"
+    assert both.record["quality"]["FLAIR_to_source"] == pair.record["quality"]["target_to_source"]
+    assert both.record.keys() == pair.record.keys()
+    assert (values[~pair.mask] == 0).all()
+    assert np.corrcoef(values[pair.mask], pair.target[pair.mask])[0, 1] > 0.99
+    volume, record = read_volume(head / "target.nii.gz"), json.loads(json.dumps(both.record))
+    placed = [
+        preprocess.onto_grid(volume, record, preprocess.model_grid(CONFIG), world=world)
+        for world in ("FLAIR", "target")
+    ]
+    np.testing.assert_array_equal(*placed)
+
+
+def test_aligned_images_are_trusted_but_measured(head, pair, tmp_path, monkeypatch):
+    """With `aligned` no image moves by so much as a rounding error, and one that shares nothing there is refused."""
+    monkeypatch.setattr(preprocess, "brain_mask", by_threshold)
+    config = CONFIG.model_copy(update={"aligned": True})
+    place, noise = tmp_path / "there.nii.gz", tmp_path / "noise.nii.gz"
+    there = resample(pair.target_volume, *pair.source_volume.grid, np.linalg.inv(TARGET_TO_SOURCE))
+    write_volume(place, there, pair.source_volume.affine)
+    write_volume(noise, np.random.default_rng(0).random(there.shape), pair.source_volume.affine)
+    source = head / "source.nii.gz"
+    trusted = preprocess.preprocess_pair(source, place, T1W, FDG, config, extra={"FLAIR": place})
+    moved = [trusted.record["target_to_source"], trusted.record["extra_sources"]["FLAIR"]["to_source"]]
+    assert moved == [np.eye(4).tolist()] * 2
+    for name in ("target_to_source", "FLAIR_to_source"):
+        quality, registered = trusted.record["quality"][name], pair.record["quality"]["target_to_source"]
+        assert quality["displacement_mm"] == 0
+        assert quality["mutual_information_nats"] > 0.5 * registered["mutual_information_nats"]
+    assert np.corrcoef(trusted.target[pair.mask], pair.target[pair.mask])[0, 1] > 0.95
+    with pytest.raises(RegistrationError, match=r"noise\.nii\.gz: aligned with source\.nii\.gz they share"):
+        preprocess.preprocess_pair(source, noise, T1W, FDG, config)
+
+
+def test_a_further_source_is_written_beside_the_others(both, tmp_path):
+    """Its volume and what was done with it lie where the data set looks for it; the picture shows it."""
+    layout, scan = Layout(tmp_path), Scan("01")
+    files = preprocess.write_pair(both, layout, scan, T1W, FDG)
+    assert files["FLAIR"] == layout.on_grid(scan, FLAIR)
+    np.testing.assert_array_equal(read_volume(files["FLAIR"]).array, both.extra["FLAIR"].values)
+    sidecar = json.loads(sidecar_path(files["FLAIR"]).read_text())
+    assert sidecar["Intensity"] == both.record["extra_sources"]["FLAIR"]["intensity"]
+    assert sidecar["SpatialReference"] == json.loads(files["record"].read_text())["SpatialReference"]
 
 
 def test_written_files_tell_what_they_are(pair, tmp_path):
@@ -206,10 +293,38 @@ def test_written_files_tell_what_they_are(pair, tmp_path):
     np.testing.assert_allclose(native.affine, pair.source_volume.affine, atol=1e-4)
     np.testing.assert_array_equal(native.array, pair.target_native)
     assert json.loads(layout.on_grid(scan, FDG).with_suffix("").with_suffix(".json").read_text())["TracerName"] == "FDG"
-    assert files["figure"].read_bytes().startswith(b"\x89PNG")
+    assert files["figure"].read_bytes().startswith(b"\xff\xd8")
     before = {name: file.read_bytes() for name, file in files.items()}
     preprocess.write_pair(pair, layout, scan, T1W, FDG)
     assert before == {name: file.read_bytes() for name, file in files.items()}
+
+
+def test_a_series_is_averaged_and_divided_by_its_reference_region(head, pair, tmp_path, monkeypatch):
+    """Of a dynamic PET whose field of view ends in the cerebellum, the window's mean is 1 where that is shown."""
+    monkeypatch.setattr(preprocess, "brain_mask", by_threshold)
+    target = read_volume(head / "target.nii.gz")
+    first = 14  # a quarter of the cerebellum lies below this slice, and 5 % of the brain
+    affine = target.affine @ rigid((0, 0, 0), (0, 0, first))
+    frames = np.stack([target.array.max() - target.array, target.array])[..., first:]
+    times = {"InjectionStart": 0, "FrameTimesStart": [0, 600], "FrameDuration": [600, 600], "Units": "BQML"}
+    path = save_pet(tmp_path / "series.nii.gz", frames, affine, **times)
+    options = {"pet_window_s": (600, 1200), "reference_region": "cerebellum"}
+    config = CONFIG.model_copy(update=options)
+    found = preprocess.preprocess_pair(head / "source.nii.gz", path, T1W, FDG, config)
+    region, grid = reference_mask("cerebellum", preprocess.model_grid(config)), preprocess.model_grid(config)
+    field = replace(target, array=np.ones_like(frames[0]), affine=affine)
+    shown = preprocess.onto_grid(field, found.record, grid, world="target") > 0
+    used = region & found.mask & shown
+    assert 20 <= used.sum() < (region & found.mask).sum()
+    assert found.target[used].mean() == pytest.approx(1, abs=1e-5)
+    fitted = found.record["target"]["intensity"]
+    assert fitted["reference_value"] == fitted["slope"]
+    assert (fitted["reference_region"], fitted["reference_unit"]) == ("cerebellum", "Bq/mL")
+    assert fitted["reference_voxels"] == used.sum()
+    assert fitted["reference_shown"] == pytest.approx(used.sum() / (region & found.mask).sum(), abs=1e-4)
+    assert found.record["target"]["pet"]["seconds_by_frame"] == {"1": 600}
+    assert np.corrcoef(found.target[pair.mask & shown], pair.target[pair.mask & shown])[0, 1] > 0.97
+    assert json.loads(json.dumps(found.record)) == found.record
 
 
 def test_n4_evens_out_a_known_field():

@@ -16,7 +16,8 @@ def save_flow():
     def save(folder, choice, card, pairs=None):
         torch.manual_seed(0)
         spec = preset(choice.preset, **choice.options)
-        model = DualFlow(spec, shape=tuple(card["shape"]), side_features=1)
+        channels = 1 + len(card["study"].get("extra_sources", ()))
+        model = DualFlow(spec, shape=tuple(card["shape"]), side_features=1, source_channels=channels)
         if pairs is not None:
             scans = [
                 Scan(item["source"], item["target"], item["side"], item["mask"], fold % 2)

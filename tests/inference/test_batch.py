@@ -1,6 +1,7 @@
 """A batch of raw scans, in worker processes and in this one."""
 
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -10,7 +11,7 @@ from dualflow.cohort import participants, write_subject
 from dualflow.config import ConvertConfig, PreprocessConfig
 from dualflow.data.quarantine import read_quarantine
 from dualflow.errors import CommitError, DataError
-from dualflow.inference import convert
+from dualflow.inference import batch, convert
 from dualflow.inference.batch import convert_study
 
 CONFIG = ConvertConfig(samples=2, keep_samples=1)
@@ -103,6 +104,38 @@ def test_what_is_done_is_left_and_what_changed_is_done_again(converted, study, m
 
 
 @pytest.mark.slow
+def test_a_table_of_samples_is_converted_by_a_model_of_two_sources(study, save_flow, small_flow, card, tmp_path):
+    """The card names the further source: it is aligned, recorded and seen; a row without it is set aside."""
+    about = card | {"shape": list(PREPROCESS.shape), "preprocess": PREPROCESS.model_dump(mode="json")}
+    model = save_flow(tmp_path / "model", small_flow, about | {"study": card["study"] | {"extra_sources": ["FLAIR"]}})
+    data, out = tmp_path / "my data", tmp_path / "out"
+    t1w = next((study / "sub-C0001/anat").glob("*_T1w.nii.gz"))
+    data.mkdir()
+    shutil.copy(t1w, data / "a head.nii.gz")
+    rows = ["subject\tT1w\tFLAIR\tage", "C0001\ta head.nii.gz\tits FLAIR.nii.gz\t71", "C0002\ta head.nii.gz\tn/a\t70"]
+    (data / "samples.tsv").write_text("\n".join(rows) + "\n")
+    image, moved = nib.load(t1w), np.eye(4)
+    moved[:3, 3] = (6, -4, 3)
+    values = image.get_fdata(dtype=np.float32)
+    flair = np.where(values > 0.1 * values.max(), 1.2 * values.max() - values, values)
+    nib.save(nib.Nifti1Image(flair, moved @ image.affine), data / "its FLAIR.nii.gz")
+    with pytest.raises(DataError, match="1 scans were set aside"):
+        convert_study(data / "samples.tsv", model, out, CONFIG)
+    [row] = read_quarantine(out / "quarantine.tsv")
+    assert row.scan == "sub-C0002"
+    assert "FLAIR" in row.reason
+    assert set(made(out)) == DESCS
+    record = json.loads(next(out.glob("sub-C0001/anat/*_desc-preproc_T1w.json")).read_text())
+    found = record["extra_sources"]["FLAIR"]
+    assert found["file"] == "its FLAIR.nii.gz"
+    np.testing.assert_allclose(found["to_source"], np.linalg.inv(moved), atol=1)
+    shown = next(out.glob("sub-C0001/anat/*_desc-preproc_FLAIR.nii.gz"))
+    assert nib.load(shown).shape == PREPROCESS.shape
+    sidecar = json.loads(next((out / "sub-C0001/pet").glob("*desc-synth_pet.json")).read_text())
+    assert sidecar["SideInformation"] == {"age": 0.125}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("error", "stops"), [(CommitError("disk full"), True), (ValueError("odd"), False)])
 def test_a_scan_that_fails_in_conversion_is_set_aside_alone(converted, study, model, monkeypatch, error, stops):
     """But an output that cannot be written stops the batch."""
@@ -111,6 +144,8 @@ def test_a_scan_that_fails_in_conversion_is_set_aside_alone(converted, study, mo
         raise error
 
     monkeypatch.setattr(convert, "convert_scan", fail)
+    # In this process, where the conversion that fails is.
+    monkeypatch.setattr(batch, "in_workers", lambda function, tasks, _: enumerate(function(*task) for task in tasks))
     config = ConvertConfig(samples=5)
     with pytest.raises(CommitError if stops else DataError):
         convert_study(study, model, converted[0], config)

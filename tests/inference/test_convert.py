@@ -118,3 +118,5 @@ def test_voxels_outside_take_the_nearest_value_inside():
     volume[0, 0], mask[0, 0, 1:3] = range(10, 16), True
     assert fill_outside(volume, mask)[0, 0].tolist() == [11, 11, 12, 12, 12, 12]
     assert fill_outside(volume, np.zeros_like(mask)) is volume
+    several = fill_outside(np.stack([volume, 2 * volume]), mask)
+    np.testing.assert_array_equal(several, np.stack([1, 2])[:, None, None, None] * fill_outside(volume, mask))

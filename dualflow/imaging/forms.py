@@ -1,0 +1,123 @@
+"""The one affine of a NIfTI header, from the two forms in which it may be written.
+
+The rule: at least one must be coded; where both are, they must place the image's corners within 0.1 mm of each other;
+the sform is used where it is coded, else the qform; an sform must have the voxel edges of pixdim, to the same 0.1 mm
+over the image; left and right are never guessed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from dualflow.errors import GeometryError
+from dualflow.imaging.geometry import Affine, Points, corner_distance, spacing_of
+
+CORNER_TOLERANCE_MM = 0.1
+SHEAR_TOLERANCE = 1e-3
+SPACING_MM = 0.01, 100.0
+FURTHEST_MM = 10_000.0
+
+
+def resolve_affine(header: nib.Nifti1Header, shape: tuple[int, int, int], path: Path) -> Affine:
+    """Return the one affine of a header, by the rule of this module.
+
+    Raises:
+        GeometryError: no form is coded, the two disagree, or the one in use is not a rigid grid.
+    """
+    sform = np.asarray(header.get_sform(), dtype=np.float64) if header["sform_code"] else None
+    qform = _read_qform(header, path) if header["qform_code"] else None
+    affine = qform if sform is None else sform
+    if affine is None:
+        raise GeometryError(
+            f"{path}: qform_code and sform_code are both 0, expected at least one coded affine; without it left and "
+            "right are unknown: convert the scan again from its DICOM"
+        )
+    check_affine(affine, f"{path}: {'qform' if sform is None else 'sform'}")
+    if sform is None:
+        return affine
+    if qform is not None:
+        check_affine(qform, f"{path}: qform")
+        gap = min(corner_distance(form, qform, shape) for form in (sform, _as_quaternion(sform, header)))
+        if gap > CORNER_TOLERANCE_MM:
+            mirrored = ", one mirrored" if np.linalg.det(sform[:3, :3]) * np.linalg.det(qform[:3, :3]) < 0 else ""
+            raise GeometryError(
+                f"{path}: qform and sform place the image's corners {gap:.2f} mm apart{mirrored}, expected at most "
+                f"{CORNER_TOLERANCE_MM} mm; decide which is right and copy it over the other"
+            )
+    # Readers that take the voxel edges from pixdim, as ITK does, would scale the image.
+    edges = header["pixdim"][1:4].astype(np.float64)
+    if (np.abs(edges - spacing_of(sform)) * (np.array(shape) - 1)).max() > CORNER_TOLERANCE_MM:
+        raise GeometryError(
+            f"{path}: voxel edges are {_text(edges)} mm by pixdim and {_text(spacing_of(sform))} mm by the sform, "
+            "expected the same; decide which is right and mend the other"
+        )
+    return affine
+
+
+def _read_qform(header: nib.Nifti1Header, path: Path) -> Affine:
+    handedness = header["pixdim"][0].item()
+    if handedness not in (-1, 0, 1):
+        raise GeometryError(
+            f"{path}: pixdim[0] is {handedness:g}, expected 1 or -1; it tells left from right in the qform: convert "
+            "the scan again from its DICOM"
+        )
+    copy = header.copy()
+    copy["pixdim"][0] = handedness or 1  # 0 means 1, says the standard; nibabel wants it said
+    try:
+        return np.asarray(copy.get_qform(), dtype=np.float64)
+    except ValueError as error:
+        quaternion = _text(np.array([header[f"quatern_{name}"] for name in "bcd"]))
+        raise GeometryError(
+            f"{path}: the qform's quatern_b, c, d are {quaternion}, expected a vector no longer than 1; convert the "
+            "scan again from its DICOM"
+        ) from error
+
+
+def check_affine(affine: Affine, name: str) -> None:
+    """Refuse an affine that is not finite, near the scanner, invertible, of a scan's spacing and free of shear.
+
+    Raises:
+        GeometryError: it is one of these.
+    """
+    if not np.isfinite(affine).all():
+        wrong = affine[~np.isfinite(affine)][0]
+        raise GeometryError(
+            f"{name}: the affine holds {wrong}, expected finite numbers; write the scan again from its DICOM"
+        )
+    if (furthest := np.abs(affine).max()) > FURTHEST_MM:
+        raise GeometryError(
+            f"{name}: the affine goes {furthest:.3g} mm far, expected at most {FURTHEST_MM:g} mm; write the scan again "
+            "from its DICOM"
+        )
+    spacing = spacing_of(affine)
+    if spacing.min() < 1e-6 or abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-3:
+        raise GeometryError(
+            f"{name}: the affine is singular (voxel edges {_text(spacing)} mm), expected three independent axes of "
+            "positive length; write the scan again from its DICOM"
+        )
+    if spacing.min() < SPACING_MM[0] or spacing.max() > SPACING_MM[1]:
+        raise GeometryError(
+            f"{name}: voxel edges are {_text(spacing)} mm, expected {SPACING_MM[0]:g} to {SPACING_MM[1]:g} mm; give "
+            "the affine and pixdim in mm"
+        )
+    axes = affine[:3, :3] / spacing
+    shear = float(np.abs(axes.T @ axes - np.eye(3)).max())
+    if shear > SHEAR_TOLERANCE:
+        raise GeometryError(
+            f"{name}: the affine is sheared (cosine {shear:.4f} between two axes), expected at most {SHEAR_TOLERANCE}; "
+            "resample the scan onto a grid with right angles"
+        )
+
+
+def _text(values: Points) -> str:
+    return ", ".join(f"{value:.4g}" for value in values.tolist())
+
+
+def _as_quaternion(affine: Affine, header: nib.Nifti1Header) -> Affine:
+    """`affine` as a float32 quaternion holds it: near half turns up to a milliradian is lost, which is no conflict."""
+    copy = header.copy()
+    copy.set_qform(affine, code=1)
+    return np.asarray(copy.get_qform(), dtype=np.float64)

@@ -1,0 +1,162 @@
+"""Motion between the frames of a PET series: each frame's rigid map to one reference frame.
+
+Frames are registered on small smoothed copies, for a frame of a minute is mostly noise at full resolution; the maps are
+applied to the frames themselves, once. The metric is mutual information, for the uptake changes between frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813
+from scipy.ndimage import binary_dilation, gaussian_filter, label
+
+from dualflow.imaging.geometry import (
+    FWHM,
+    Affine,
+    BoolArray,
+    FloatArray,
+    Points,
+    Volume,
+    apply_map,
+    from_sitk,
+    from_transform,
+    spacing_of,
+    to_sitk,
+)
+
+WORKING_MM = 4.0
+SMOOTHING_MM = 8.0
+"""Full width at half maximum of the copies' Gaussian."""
+# The head is what exceeds this share of the copy's 99th percentile; the metric looks some voxels beyond its edge.
+HEAD = 0.2
+RIM = 2
+# A frame with less than this share of the reference's counts shows too little of the head to be placed.
+FEWEST_COUNTS = 0.05
+# A placed frame shares more with the reference, in nats; noise alone shares less.
+MIN_NATS = 0.1
+# A head in its holder does not go further; where the optimiser does, it has lost the head.
+FURTHEST_MM = 40.0
+# Below this a frame is left as it is: interpolating it would cost more than the motion does.
+STILL_MM = 0.5
+BINS = 32
+SAMPLED = 0.5
+SEED = 1
+
+
+@dataclass(frozen=True)
+class Motion:
+    """How one frame lies to the reference frame.
+
+    Attributes:
+        to_frame: points map from the reference's world to the frame's.
+        mean_mm: mean distance that it moves points of the head.
+        max_mm: the largest.
+        placed_by: the frame that was registered: itself, or its neighbour in time where that failed.
+        note: what kept the frame from being registered, or None.
+    """
+
+    to_frame: Affine
+    mean_mm: float
+    max_mm: float
+    placed_by: int
+    note: str | None = None
+
+    @property
+    def still(self) -> bool:
+        """Whether the frame is used as it is."""
+        return self.mean_mm < STILL_MM
+
+
+def working_copy(frame: Volume) -> Volume:
+    """A frame, shrunk and smoothed for registration."""
+    edges = zip(spacing_of(frame.affine), frame.array.shape, strict=True)
+    factors = [max(1, min(round(WORKING_MM / edge), size // 2)) for edge, size in edges]
+    array, affine = from_sitk(sitk.BinShrink(to_sitk(frame.array, frame.affine), factors))
+    sigma = SMOOTHING_MM / FWHM / spacing_of(affine)
+    return Volume(gaussian_filter(np.asarray(array, dtype=np.float32), sigma, mode="nearest"), affine, frame.path)
+
+
+def find_motion(copies: Mapping[int, Volume], seconds: Mapping[int, float]) -> tuple[int, dict[int, Motion]]:
+    """Register working copies with the one of most counts; one that cannot be lies as its neighbour in time does.
+
+    Args:
+        copies: working copy by frame.
+        seconds: duration by frame.
+
+    Returns:
+        The reference frame, and every frame's motion.
+    """
+    whole = sum(seconds[index] * copy.array for index, copy in copies.items())
+    around = _head(np.asarray(whole))
+    counts = {index: seconds[index] * float(copy.array[around].sum()) for index, copy in copies.items()}
+    reference = max(counts, key=counts.__getitem__)
+    fixed = copies[reference]
+    head = _head(fixed.array)
+    if not head.any() or counts[reference] <= 0:
+        return reference, {index: Motion(np.eye(4), 0.0, 0.0, index, "shows no head") for index in copies}
+    points = apply_map(fixed.affine, np.argwhere(head).astype(np.float64))
+    maps: dict[int, Affine] = {reference: np.eye(4)}
+    notes: dict[int, str] = {}
+    for index in sorted(copies.keys() - maps.keys()):
+        share = counts[index] / counts[reference]
+        few = f"has {share:.1%} of the reference frame's counts"
+        found = _register(fixed, head, points, copies[index]) if share >= FEWEST_COUNTS else few
+        if isinstance(found, str):
+            notes[index] = found
+        else:
+            maps[index] = found
+    motions = {}
+    for index in sorted(copies):
+        nearest = min(maps, key=lambda other: abs(other - index))
+        distance = _distances(maps[nearest], points)
+        motions[index] = Motion(maps[nearest], float(distance.mean()), float(distance.max()), nearest, notes.get(index))
+    return reference, motions
+
+
+def _head(array: FloatArray) -> BoolArray:
+    """The largest bright thing."""
+    parts, _ = label(array > HEAD * np.percentile(array, 99))
+    return np.asarray(parts == 1 + np.bincount(parts.ravel(), minlength=2)[1:].argmax())
+
+
+def _register(fixed: Volume, head: BoolArray, points: Points, moving: Volume) -> Affine | str:
+    """Rigid points map from `fixed` to `moving`, the identity where no other is better by the metric; or why not."""
+    one, other = (to_sitk(volume.array, volume.affine) for volume in (fixed, moving))
+    method = sitk.ImageRegistrationMethod()
+    method.SetMetricAsMattesMutualInformation(BINS)
+    method.SetMetricFixedMask(to_sitk(binary_dilation(head, iterations=RIM).astype(np.uint8), fixed.affine))
+    method.SetMetricSamplingStrategy(method.RANDOM)
+    method.SetMetricSamplingPercentage(SAMPLED, SEED)
+    method.SetInterpolator(sitk.sitkLinear)
+    method.SetOptimizerScalesFromPhysicalShift()
+    method.SetOptimizerAsRegularStepGradientDescent(
+        learningRate=2.0,
+        minStep=0.001,
+        numberOfIterations=200,
+        relaxationFactor=0.8,
+        gradientMagnitudeTolerance=1e-8,
+    )
+    transform = sitk.Euler3DTransform()
+    transform.SetCenter((points.mean(axis=0) * (-1, -1, 1)).tolist())
+    method.SetInitialTransform(transform, inPlace=True)
+    try:
+        still = -float(method.MetricEvaluate(one, other))
+        method.Execute(one, other)
+        moved = -float(method.MetricEvaluate(one, other))
+    except RuntimeError:  # the optimiser went where the images hardly overlap, or the frame is all the same
+        return "cannot be laid over the reference frame"
+    if max(still, moved) < MIN_NATS:
+        return f"shares {max(still, moved):.3f} nats with the reference frame"
+    if moved <= still:
+        return np.eye(4)
+    to_frame = from_transform(transform)
+    furthest = float(_distances(to_frame, points).max())
+    return to_frame if furthest <= FURTHEST_MM else f"fits the reference frame best {furthest:.0f} mm away"
+
+
+def _distances(points_map: Affine, points: Points) -> Points:
+    """How far in mm a map moves each point."""
+    return np.asarray(np.linalg.norm(apply_map(points_map, points) - points, axis=1))

@@ -1,0 +1,122 @@
+"""The reference region of SUVR on the model grid.
+
+A region comes from the installed Desikan-Killiany atlas with the labels of FreeSurfer's aseg, or is the user's own mask
+in template space. Atlas regions are eroded, so that neither the uptake of a neighbour, which PET smears over some
+millimetres, nor the few millimetres that an affine registration leaves reach the mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.ndimage import distance_transform_edt, find_objects
+
+from dualflow.commit import sha256
+from dualflow.errors import IntensityError
+from dualflow.imaging.atlas import desikan_killiany, merged_name
+from dualflow.imaging.geometry import BoolArray, FloatArray, Grid, Volume, resample, spacing_of
+from dualflow.imaging.volume import read_volume
+from dualflow.modalities import REFERENCES
+
+ERODE_MM = 3.0
+"""Half the resolution (FWHM) of a usual PET scanner; on a grid coarser than twice this, half a voxel."""
+SHARE = 0.5
+"""Part of a voxel that must lie in the region, and value from which a voxel of a user's mask does."""
+MIN_VOXELS = 20
+PONS_Z = (-48.0, -20.0)
+"""MNI z of the pontomedullary and the pontomesencephalic sulcus, between which the brain stem is pons.
+
+They show in the atlas's own Brain-Stem label: going up, its front leaps forward from y = -31 to -22 at z = -51 to -47,
+where the belly of the pons begins, and back from y = -15 to -21 at z = -20, where it ends. Clinica's eroded mask of the
+pons spans z = -38 to -28 (Routier et al. 2021, Frontiers in Neuroinformatics 15:689675).
+"""
+WHOLE_BRAIN = "brain"
+_MARGIN = 8
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A reference region of one scan.
+
+    Attributes:
+        mask: `[D, H, W]` on the model grid.
+        record: its name, its voxels and the share of it that the scan shows, for the scan's intensity record.
+    """
+
+    mask: BoolArray
+    record: dict[str, Any]
+
+
+def reference_region(name: str, grid: Grid, brain: BoolArray, shown: BoolArray, image: Path) -> Reference:
+    """Return the reference region within what a PET shows of the brain.
+
+    Args:
+        name: a row of REFERENCES, of which `brain` is the whole brain, or the path of a mask in template space.
+        grid: affine and shape of the model grid, which lies in template space.
+        brain: brain mask `[D, H, W]` of the scan on that grid.
+        shown: voxels `[D, H, W]` in the PET's field of view: outside it nothing was measured, not an uptake of 0.
+        image: the PET, as an error names it.
+
+    Raises:
+        IntensityError: the PET shows too few voxels of the region on this grid.
+        DataError: the atlas or the mask cannot be read; the subclass says why.
+    """
+    whole = brain if name == WHOLE_BRAIN else reference_mask(name, grid) & brain
+    about: dict[str, Any] = {"reference_region": name}
+    if name not in REFERENCES:  # folders are left out, they may name people
+        about = {"reference_region": Path(name).name, "reference_sha256": sha256(Path(name))}
+    mask = whole & shown
+    count = int(mask.sum())
+    if count < MIN_VOXELS:
+        raise IntensityError(
+            f"{image}: shows {count} voxels of reference region '{about['reference_region']}' on the grid of "
+            f"{spacing_of(grid[0])[0]:g} mm, expected at least {MIN_VOXELS}; choose a larger region, a finer grid, or "
+            "check the field of view"
+        )
+    return Reference(mask, about | {"reference_voxels": count, "reference_shown": round(count / int(whole.sum()), 4)})
+
+
+def reference_mask(name: str, grid: Grid) -> BoolArray:
+    """Voxels `[D, H, W]` of a grid in template space that belong to a reference region.
+
+    Raises:
+        DataError: the atlas or the mask cannot be read; the subclass says why.
+    """
+    affine, shape = grid
+    if name in REFERENCES:
+        region = _eroded(name, max(ERODE_MM, float(spacing_of(affine).max()) / 2))
+    else:
+        own = read_volume(Path(name))
+        region = Volume((own.array >= SHARE).astype(np.float32), own.affine, own.path)
+    return np.asarray(resample(region, affine, shape) >= SHARE)
+
+
+@cache
+def _eroded(name: str, depth_mm: float) -> Volume:
+    """What of an atlas region lies deeper than `depth_mm`, cropped to its surroundings."""
+    image, _ = desikan_killiany()
+    inside = _region(name)
+    (box,) = find_objects(inside.astype(np.uint8))
+    window = tuple(slice(max(0, part.start - _MARGIN), part.stop + _MARGIN) for part in box)
+    depth = distance_transform_edt(np.pad(inside[window], 1), sampling=spacing_of(image.affine))[1:-1, 1:-1, 1:-1]
+    affine = np.array(image.affine, dtype=np.float64)
+    affine[:3, 3] += affine[:3, :3] @ [part.start for part in window]
+    kept: FloatArray = (depth > depth_mm).astype(np.float32)
+    return Volume(kept, affine, Path(name))
+
+
+def _region(name: str) -> BoolArray:
+    """The whole region on the atlas's own grid."""
+    image, names = desikan_killiany()
+    labels = np.asarray(image.dataobj)
+    structures = REFERENCES[name]
+    inside = np.isin(labels, [label for label, full in names.items() if merged_name(full) in structures])
+    if "Pons" in structures:
+        z = image.affine[2, 3] + image.affine[2, 2] * np.arange(labels.shape[2])
+        stem = next(label for label, full in names.items() if full == "Brain-Stem")
+        inside |= (labels == stem) & ((z > PONS_Z[0]) & (z < PONS_Z[1]))
+    return np.asarray(inside)

@@ -1,0 +1,62 @@
+"""A PET series: its header is checked once, its frames are read one at a time, so that memory holds one frame."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dualflow.imaging.forms import resolve_affine
+from dualflow.imaging.geometry import Affine, Volume
+from dualflow.imaging.header import Gate, check_header
+from dualflow.imaging.volume import check_range, real_voxels, stored_voxels, value_range
+
+
+@dataclass(frozen=True)
+class Series:
+    """A 3D or 4D file whose header is in order.
+
+    Attributes:
+        path: the file.
+        count: number of frames; 1 for a 3D file.
+        affine: voxel index to world (RAS+ mm), the same for every frame.
+        gate: what the header claims.
+    """
+
+    path: Path
+    count: int
+    affine: Affine
+    gate: Gate
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Size of a frame."""
+        i, j, k = self.gate.shape[:3]
+        return i, j, k
+
+    def frames(self, wanted: Collection[int]) -> Iterator[tuple[int, Volume]]:
+        """Read the frames `wanted`, in the file's order, and the file to its end.
+
+        Raises:
+            HeaderError: the file is shorter or much longer than its header says, or damaged.
+            IntensityError: a frame has voxels that are not finite.
+        """
+        for index, stored in enumerate(stored_voxels(self.gate, math.prod(self.shape))):
+            if index in wanted:
+                check_range(*value_range(stored), self.gate)
+                frame = real_voxels(stored, self.gate).reshape(self.shape, order="F")
+                yield index, Volume(frame, self.affine, self.path)
+
+
+def open_series(path: Path) -> Series:
+    """Check a file's header and place in the world; no voxel is read.
+
+    Raises:
+        HeaderError: the file is not NIfTI, claims too much memory, or has neither three nor four dimensions.
+        GeometryError: its place in the world cannot be trusted.
+    """
+    gate = check_header(path, 4, series=True)
+    i, j, k = gate.shape[:3]
+    affine = resolve_affine(gate.header, (i, j, k), gate.path)
+    return Series(gate.path, gate.shape[3] if len(gate.shape) > 3 else 1, affine, gate)

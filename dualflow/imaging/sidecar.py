@@ -1,0 +1,78 @@
+"""What BIDS says of an image: its JSON sidecars, by the inheritance principle.
+
+bids2table takes names apart; its own `load_bids_metadata` passes over a file that is not JSON and remembers what it
+read, and for a measurement's timing neither will do.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bids2table import parse_bids_entities
+
+from dualflow.errors import DataError
+from dualflow.imaging.volume import sidecar_path
+
+MAX_BYTES = 4 << 20
+# From a file up to its dataset's root: datatype, session, subject, root.
+_LEVELS = 4
+
+
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """Everything the sidecars of an image say, what lies nearer to it ruling; empty where there is none.
+
+    Raises:
+        DataError: a sidecar is not a JSON object.
+    """
+    merged: dict[str, Any] = {}
+    for file in (*_inherited(path), sidecar_path(path)):
+        if file.is_file():
+            merged |= read_object(file)
+    return merged
+
+
+def _inherited(path: Path) -> Iterator[Path]:
+    """Sidecars above or beside an image that hold for it too, from the dataset's root down."""
+    folders = [path.parent, *path.parent.parents][:_LEVELS]
+    root = next(
+        (level for level, folder in enumerate(folders) if (folder / "dataset_description.json").is_file()), None
+    )
+    if root is None:  # no BIDS dataset: only a file of the image's own name is about it
+        return
+    entities = {name: value for name, value in parse_bids_entities(path).items() if name not in ("datatype", "ext")}
+    for folder in reversed(folders[: root + 1]):
+        for file in sorted(folder.glob(f"*{entities.get('suffix', '')}.json")):
+            others = parse_bids_entities(file)
+            same = all(entities.get(name) == value for name, value in others.items() if name not in ("datatype", "ext"))
+            if same and file != sidecar_path(path):
+                yield file
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """Read a JSON file of one object, such as a sidecar.
+
+    Raises:
+        DataError: it is too large, no JSON, or holds something else.
+    """
+    try:
+        if (size := file.stat().st_size) > MAX_BYTES:
+            raise DataError(f"{file}: has {size} bytes, expected a sidecar of a few thousand; remove it")
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror}); make it a readable file") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: is not UTF-8 text, expected JSON; save it as UTF-8") from error
+    except RecursionError as error:
+        raise DataError(f"{file}: is nested too deeply, expected a sidecar; mend or remove it") from error
+    except ValueError as error:
+        raise DataError(f"{file}: is not JSON ({error}); mend or remove it") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{file}: holds {type(content).__name__}, expected a JSON object; mend or remove it")
+    try:
+        json.dumps(content, allow_nan=False)
+    except ValueError as error:
+        raise DataError(f"{file}: holds numbers that are not finite, expected JSON; mend or remove it") from error
+    return content

@@ -1,0 +1,54 @@
+// Sorts and filters the cards. Without it the page shows all of them, flagged ones first.
+"use strict";
+{
+  const [controls, sheet, find, flagged, order, descending, size, shown] = [
+    "controls", "sheet", "find", "flagged", "order", "descending", "size", "shown",
+  ].map((id) => document.getElementById(id));
+
+  const cards = Array.from(sheet.querySelectorAll(".card"), (node, index) => ({
+    node,
+    scan: node.dataset.scan,
+    flagged: node.classList.contains("flagged"),
+    values: { ...JSON.parse(node.dataset.values), "flagged first": index },
+  }));
+  [...cards]
+    .sort((a, b) => a.scan.localeCompare(b.scan, "en", { numeric: true }))
+    .forEach((card, index) => { card.values.scan = index; });
+
+  const sort = () => {
+    const sign = descending.checked ? -1 : 1;
+    const value = (card) => card.values[order.value];
+    const known = cards.filter((card) => value(card) !== undefined).sort((a, b) => sign * (value(a) - value(b)));
+    const unknown = cards.filter((card) => value(card) === undefined);
+    sheet.append(...[...known, ...unknown].map((card) => card.node));
+  };
+
+  const filter = () => {
+    const text = find.value.trim().toLowerCase();
+    for (const card of cards) {
+      card.node.hidden = !card.scan.toLowerCase().includes(text) || (flagged.checked && !card.flagged);
+    }
+    const count = cards.filter((card) => !card.node.hidden).length;
+    shown.textContent = `${count} of ${cards.length} shown`;
+  };
+
+  // A dot of a strip plot leads to its card, filtered out or not.
+  const reveal = () => {
+    const card = cards.find(({ node }) => node.id === decodeURIComponent(location.hash.slice(1)));
+    if (card?.node.hidden) {
+      find.value = "";
+      flagged.checked = false;
+      filter();
+      card.node.scrollIntoView();
+    }
+  };
+
+  find.addEventListener("input", filter);
+  flagged.addEventListener("change", filter);
+  order.addEventListener("change", sort);
+  descending.addEventListener("change", sort);
+  size.addEventListener("input", () => sheet.style.setProperty("--card", `${size.value}rem`));
+  addEventListener("hashchange", reveal);
+  filter();
+  controls.hidden = false;
+}

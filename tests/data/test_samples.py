@@ -1,0 +1,134 @@
+"""A study as a plain table: the same index as from a BIDS dataset."""
+
+import pandas as pd
+import pytest
+
+from dualflow.config import SplitConfig, StudyConfig
+from dualflow.data.index import build_index, pair_scans
+from dualflow.errors import DataError
+
+EVERYONE_TRAINS = SplitConfig(validation=0, test=0)
+
+
+@pytest.fixture
+def index(tmp_path):
+    """Write a table of samples and the files it names (unless they start with `no`), and index it."""
+
+    def index(text, *, study=None, split=EVERYONE_TRAINS, files=("a.nii", "b.nii", "c.nii", "d.nii")):
+        folder = tmp_path / "data"
+        for file in files:
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / file).touch()
+        (folder / "samples.tsv").write_text(text, encoding="utf-8")
+        config = StudyConfig(name="t", samples=folder / "samples.tsv", **(study or {}))
+        return build_index(folder, config, split) if split else pair_scans(folder, config)
+
+    return index
+
+
+def reasons(index) -> dict[str, str]:
+    return {row.scan: row.reason for row in index.quarantined}
+
+
+@pytest.mark.parametrize("heads", ["T1w\tFDG", "source\ttarget"])
+def test_rows_become_scans(index, heads):
+    """Columns by modality or role, labels with and without prefix, n/a for what is missing, side values at the scan."""
+    text = f"subject\tsession\t{heads}\tage\nsub-2\tses-x\ta.nii\tb.nii\t70\n1\tn/a\tc.nii\tn/a\t71.5\n"
+    pairs = index(text, study={"side": ("age",)}).pairs
+    assert pairs["scan"].tolist() == ["sub-1", "sub-2_ses-x"]
+    assert pairs["session"].tolist() == [None, "x"]
+    assert pairs["source"].tolist() == ["c.nii", "a.nii"]
+    assert pairs["target"].tolist() == ["", "b.nii"]
+    assert pairs["split"].tolist() == ["convert", "train"]
+    assert pairs["age"].tolist() == [71.5, 70]
+
+
+def test_without_targets_there_is_something_to_convert_and_nothing_to_learn(index):
+    """A table of sources alone is one of scans to convert; a study to learn from says what it lacks."""
+    text = "subject\tT1w\n1\ta.nii\n2\tb.nii\n"
+    assert index(text, split=None).pairs[["target", "split"]].values.tolist() == [["", "convert"]] * 2
+    with pytest.raises(DataError, match="none of 2 scans with T1w has FDG too"):
+        index(text)
+
+
+def test_the_index_is_that_of_the_same_study_in_bids(index, make_bids, pair_files):
+    """Pairs and splits do not depend on how the study was handed over."""
+    labels = [f"{number:02d}" for number in range(8)]
+    files = [file for label in labels for file in pair_files(label)]
+    people = "".join(f"{label}\t{'FM'[int(label) % 2]}\n" for label in labels)
+    study = {"side": ("sex",)}
+    bids = build_index(
+        make_bids(files, "participant_id\tsex\n" + people), StudyConfig(name="t", **study), SplitConfig()
+    )
+    rows = "".join("\t".join([row[:2], *pair_files(row[:2]), row[3:]]) + "\n" for row in people.splitlines())
+    table = index("subject\tT1w\tFDG\tsex\n" + rows, study=study, split=SplitConfig(), files=files)
+    pd.testing.assert_frame_equal(table.pairs, bids.pairs)
+    pd.testing.assert_frame_equal(table.splits, bids.splits)
+
+
+def test_names_with_spaces_and_other_scripts_work(index):
+    """A file may be called anything that a table can hold."""
+    names = ["my scans/Müller T1 (1).nii", "画像/頭.nii.gz", "a'b&c;$d.nii", "{x}*?[1].nii"]
+    rows = "".join(f"{number}\t{name}\tn/a\n" for number, name in enumerate(names))
+    found = index("subject\tT1w\tFDG\n" + rows, split=None, files=names)
+    assert found.pairs["source"].tolist() == names
+
+
+def test_files_stay_in_the_folder_of_the_table(index, tmp_path):
+    """A path or link that leads out is refused, absolute or not; an absolute path inside is taken as a relative one."""
+    (tmp_path / "outside.nii").touch()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/link.nii").symlink_to(tmp_path / "outside.nii")
+    (tmp_path / "data/circle.nii").symlink_to("circle.nii")
+    paths = ["../outside.nii", str(tmp_path / "outside.nii"), "link.nii", "circle.nii", "gone.nii", ".", "n" * 300]
+    rows = "".join(f"{number}\t{path}\tn/a\n" for number, path in enumerate([*paths, tmp_path / "data/a.nii"]))
+    found = index("subject\tT1w\tFDG\n" + rows, split=None)
+    assert found.pairs[["scan", "source"]].values.tolist() == [["sub-7", "a.nii"]]
+    expected = [*["leads out"] * 3, "cannot be looked up", "is not there", "is a folder", "cannot be looked up"]
+    assert all(text in reasons(found)[f"sub-{number}"] for number, text in enumerate(expected)), reasons(found)
+
+
+def test_rows_that_cannot_be_used_are_set_aside(index):
+    """A label BIDS does not allow, two rows of one scan, a target alone and a side value that is no number."""
+    rows = ["1\ta.nii\tb.nii\t70", "0_S_1\ta.nii\tb.nii\t71", "2\ta.nii\tb.nii\t72", "2\tc.nii\td.nii\t72",
+            "3\tn/a\tb.nii\t73", "4\tc.nii\tn/a\told", "5\tn/a\tn/a\t74", "6\tc.nii\td.nii\t75"]  # fmt: skip
+    found = index("subject\tT1w\tFDG\tage\n" + "\n".join(rows), study={"side": ("age",)})
+    assert found.pairs["scan"].tolist() == ["sub-1", "sub-6"]
+    expected = {
+        "sub-0_S_1": "letters and digits only",
+        "sub-2": "more than one row",
+        "sub-3": "has FDG but no T1w; give its path in samples.tsv",
+        "sub-4": "'age' is 'old'",
+    }
+    assert reasons(found).keys() == expected.keys()
+    assert all(text in reasons(found)[key] for key, text in expected.items())
+    assert found.missing["people in samples.tsv without a scan"] == ["5"]
+
+
+@pytest.mark.parametrize(
+    ("text", "study", "message"),
+    [
+        ("", {}, r"samples\.tsv: is not a table"),
+        ("subject\tT1w\tFDG\n", {}, "no rows"),
+        ("person\tT1w\tFDG\n1\ta.nii\tb.nii\n", {}, "'subject'.*found: person, T1w, FDG"),
+        ("subject\tT1w\tFDG\n1\ta.nii\tb.nii\nn/a\tc.nii\td.nii\n", {}, "row 2 below the header has no subject"),
+        ("subject\tT1\tFDG\n1\ta.nii\tb.nii\n", {}, "'T1w' or 'source'.*found: subject, T1, FDG"),
+        ("subject\tT1w\tsource\tFDG\n1\ta.nii\ta.nii\tb.nii\n", {}, "one column 'T1w' or 'source'"),
+        ("subject\tT1w\tFDG\n1\ta.nii\tb.nii\n", {"extra_sources": ("FLAIR",)}, "one column 'FLAIR'"),
+        ("subject\tT1w\tFDG\tage\n1\ta.nii\tb.nii\t7\n", {"side": ("iq",)}, r"'iq' \(found: FDG, T1w, age\)"),
+        ("subject\tT1w\tFDG\n1\ta.nii\tb.nii\t7\n", {}, "more cells than its header"),
+    ],
+)
+def test_a_table_that_cannot_be_used_says_why(index, text, study, message):
+    """One line that names the table, what was expected and what is there."""
+    with pytest.raises(DataError, match=message) as caught:
+        index(text, study=study)
+    assert "\n" not in str(caught.value)
+
+
+def test_codes_that_a_json_file_explains_are_text(index, tmp_path):
+    """Levels in samples.json make a column of codes categorical, as participants.json does."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/samples.json").write_text('{"group": {"Levels": {"0": "control", "1": "AD"}}}')
+    found = index("subject\tT1w\tFDG\tgroup\n1\ta.nii\tb.nii\t1\n", study={"side": ("group",)})
+    assert found.pairs["group"].tolist() == ["group-1"]

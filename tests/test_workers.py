@@ -1,0 +1,97 @@
+"""Work in worker processes: what dies costs the task it was at, and no process outlives the work."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from dualflow import workers
+from dualflow.workers import THREADS, Lost, in_workers
+
+pytestmark = pytest.mark.slow
+
+
+def work(how: str, folder: Path) -> tuple[str, int, set[str | None]]:
+    """End the process in some way, or return `how`, the process and its numbers of threads."""
+    if how == "abort":
+        os.abort()
+    if how == "die once" and not (folder / "died").exists():
+        (folder / "died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "exit":
+        os._exit(7)
+    if how == "fill memory":
+        filled = [np.ones(1 << 27)]
+        threading.Event().wait(len(filled) * 600)
+    return how, os.getpid(), {os.environ.get(name) for name in THREADS}
+
+
+def hang(folder: Path) -> None:
+    """Write down which process this is, and work without end."""
+    (folder / str(os.getpid())).touch()
+    print(os.getpid(), flush=True)
+    threading.Event().wait(600)
+
+
+def hang_or_fail(folder: Path, hangs: bool) -> None:
+    """Hang or, once another does, raise."""
+    if hangs:
+        hang(folder)
+    while not list(folder.iterdir()):
+        threading.Event().wait(0.05)
+    raise ValueError("stop")
+
+
+def test_a_process_that_dies_costs_its_task_alone(tmp_path, monkeypatch):
+    """Each way to die has its reason, a task that died once is done when tried again, and all others are done."""
+    monkeypatch.setattr(workers, "MEMORY_GIB", 1)
+    tasks = ["fine", "abort", "die once", "exit", "kill", "fill memory", "fine too"]
+    outcomes = dict(in_workers(work, [(how, tmp_path) for how in tasks], workers=2))
+    assert sorted(outcomes) == list(range(len(tasks)))
+    named = {how: outcomes[place] for place, how in enumerate(tasks)}
+    expected = {"abort": "SIGABRT", "kill": "SIGKILL", "fill memory": "SIGTERM", "exit": "exit code 7"}
+    for how, text in expected.items():
+        outcome = named.pop(how)
+        assert isinstance(outcome, Lost), how
+        assert text in outcome.reason
+        assert "; " in outcome.reason, "what to do"
+        assert "\n" not in outcome.reason
+    assert [how for how, _, _ in named.values()] == ["fine", "die once", "fine too"]
+    assert all(process != os.getpid() and threads == {"1"} for _, process, threads in named.values())
+
+
+def test_an_error_ends_all_work(tmp_path):
+    """What a task raises arrives here, and the worker that is at another task is ended."""
+    with pytest.raises(ValueError, match="stop"):
+        list(in_workers(hang_or_fail, [(tmp_path, True), (tmp_path, False)], workers=2))
+    [process] = [int(file.name) for file in tmp_path.iterdir()]
+    assert not psutil.pid_exists(process)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_their_master(tmp_path, number):
+    """Whether it is asked to end or killed, none of its workers goes on."""
+    code = "import sys, test_workers as t; list(t.in_workers(t.hang, [(t.Path(sys.argv[1]),)]))"
+    master = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        cwd=Path(__file__).parent, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    assert int(master.stdout.readline()) != master.pid
+    master.send_signal(number)
+    # Its end of the pipe is the workers' too: this waits for the last of them.
+    master.communicate(timeout=120)
+    assert master.returncode == (-number if number == signal.SIGKILL else 128 + number)
+
+
+def test_no_tasks_need_no_workers(monkeypatch):
+    """Nothing is started for nothing."""
+    monkeypatch.delattr(workers, "_cluster")
+    assert list(in_workers(hang, [])) == []
