@@ -12,6 +12,7 @@ import click
 
 from dualflow import __version__
 from dualflow.errors import DualflowError
+from dualflow.threads import THREAD_VARIABLES
 
 
 def _config(default: str, variable: str | None = None) -> Callable[[Any], Any]:
@@ -214,7 +215,7 @@ def bench_preprocess(config_path: Path, overrides: tuple[str, ...], scans: int) 
 
 def set_threads(count: int) -> None:
     """Give every library the same number of threads; each would take all cores otherwise."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
+    for name in THREAD_VARIABLES:
         os.environ[name] = str(count)
     if torch := sys.modules.get("torch"):  # where it is yet to be imported, it will look at the environment
         torch.set_num_threads(count)

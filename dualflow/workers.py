@@ -19,11 +19,12 @@ from typing import Any, ClassVar, TypeVar
 import dask
 from distributed import Client, KilledWorker, LocalCluster, Nanny, as_completed
 
+from dualflow.threads import THREAD_VARIABLES
+
 R = TypeVar("R")
 
 MEMORY_GIB = 4
 """What one worker process may take; a process that takes more is ended."""
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 _START_S, _LATE_S = 300, 30
 _SETTINGS: dict[str, Any] = {
     # A dead worker's tasks come back at once: who is tried again, and when, is decided here.
@@ -106,7 +107,7 @@ def _cluster(workers: int) -> Iterator[LocalCluster]:
             threads_per_worker=1,
             memory_limit=MEMORY_GIB << 30,
             worker_class=_Nanny,
-            env=dict.fromkeys(THREADS, "1"),
+            env=dict.fromkeys(THREAD_VARIABLES, "1"),
             host="127.0.0.1",
             security=True,
             local_directory=scratch,

@@ -16,7 +16,7 @@ LAYERS = [
     {"data", "flows"},
     {"imaging", "cohort"},
     {"modalities", "layout", "config", "commit", "progress", "workers"},
-    {"errors"},
+    {"errors", "threads"},
 ]
 SIDEWAYS = {
     "bench": {"steps", "run"},

@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from dualflow import workers
-from dualflow.workers import THREADS, Lost, in_workers
+from dualflow.threads import THREAD_VARIABLES
+from dualflow.workers import Lost, in_workers
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +32,7 @@ def work(how: str, folder: Path) -> tuple[str, int, set[str | None]]:
     if how == "fill memory":
         filled = [np.ones(1 << 27)]
         threading.Event().wait(len(filled) * 600)
-    return how, os.getpid(), {os.environ.get(name) for name in THREADS}
+    return how, os.getpid(), {os.environ.get(name) for name in THREAD_VARIABLES}
 
 
 def hang(folder: Path) -> None:

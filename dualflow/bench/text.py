@@ -10,6 +10,7 @@ import pandas as pd
 
 from dualflow.bench.plan import Plan
 from dualflow.config import Config
+from dualflow.data.tables import markdown_table
 from dualflow.evaluation.calibration import LEVELS
 from dualflow.evaluation.metrics import METRICS
 from dualflow.modalities import Modality, modality
@@ -115,10 +116,7 @@ def table(frame: pd.DataFrame, columns: Sequence[Column], label: str = "model", 
         return ""
     lines = [[heading, *(column.heading for column in shown)]]
     lines += [[str(row[label]), *(_cell(row, column) for column in shown)] for _, row in frame.iterrows()]
-    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    padded = [[cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])] for cells in lines]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [padded[0], rule, *padded[1:]])
+    return markdown_table(lines)
 
 
 def _cell(row: pd.Series, column: Column) -> str:

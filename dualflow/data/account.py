@@ -11,7 +11,7 @@ from dualflow.data.duplicates import entry_name
 from dualflow.data.files import natural_order
 from dualflow.data.index import Index, side_columns
 from dualflow.data.split import SPLITS
-from dualflow.data.tables import shortlist
+from dualflow.data.tables import markdown_table, shortlist
 from dualflow.errors import printable
 
 PLACES = [*SPLITS, "convert"]
@@ -43,7 +43,9 @@ def _scans(index: Index, study: StudyConfig) -> str:
     }
     counts = [(name, str(len(rows[name])), str(rows[name]["subject"].nunique())) for name in rows]
     aside = {row.scan.split("_ses-")[0] for row in index.quarantined}
-    return _table(["", "scans", "people"], [*counts, ("set aside", str(len(index.quarantined)), str(len(aside)))])
+    return markdown_table(
+        [("", "scans", "people"), *counts, ("set aside", str(len(index.quarantined)), str(len(aside)))]
+    )
 
 
 def _how(index: Index, split: SplitConfig) -> str:
@@ -64,7 +66,7 @@ def _splits(index: Index) -> str:
         for level in sorted(levels.unique(), key=natural_order):
             counts = _counts(index.splits["split"][levels == level].value_counts())
             rows.append((f"people, {name} {level}", *counts[: len(SPLITS)], ""))
-    return _table(["", *PLACES], rows)
+    return markdown_table([("", *PLACES), *rows])
 
 
 def _strata(index: Index) -> list[str]:
@@ -87,12 +89,3 @@ def _bullets(lines: Sequence[str], table: str = "") -> str:
     """The lines as a list; of a long one the first, and where the others are."""
     more = [f"and {len(lines) - _MOST} more" + (f", in {table}" if table else "")] if len(lines) > _MOST else []
     return "\n".join(f"- {line}" for line in [*lines[:_MOST], *more]) or "None."
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns also line up on a terminal: names to the left, numbers to the right."""
-    cells = [list(head), *map(list, rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
-    lines = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in cells]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])

@@ -60,6 +60,18 @@ def table_text(table: pd.DataFrame) -> str:
     return table.to_csv(sep="\t", na_rep="n/a", index=False, lineterminator="\n")
 
 
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose columns also line up on a terminal: names to the left, numbers to the right.
+
+    Args:
+        rows: the head, then the lines; the first cell of each is a name.
+    """
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = [[cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])] for cells in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
+
+
 def shortlist(names: Sequence[str], most: int = 12) -> str:
     """Names for one line of text: all, or the first and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

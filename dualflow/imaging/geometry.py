@@ -108,6 +108,13 @@ def from_sitk(image: sitk.Image) -> tuple[NDArray[np.generic], Affine]:
     return sitk.GetArrayFromImage(image).transpose(2, 1, 0), _LPS @ lps
 
 
+def shrink(volume: Volume, spacing: float) -> sitk.Image:
+    """Average blocks of voxels to about `spacing` in mm; at least two voxels are left along each axis."""
+    edges = zip(spacing_of(volume.affine), volume.array.shape, strict=True)
+    factors = [max(1, min(round(spacing / edge), size // 2)) for edge, size in edges]
+    return sitk.BinShrink(to_sitk(volume.array, volume.affine), factors)
+
+
 def to_transform(points_map: Affine) -> sitk.AffineTransform:
     """A RAS points map as SimpleITK's transform of LPS points."""
     lps = _LPS @ points_map @ _LPS

@@ -194,9 +194,8 @@ def _check_memory(shape: tuple[int, ...], dtype: np.dtype[np.generic], path: Pat
 
 def _check_scaling(header: nib.Nifti1Header, path: Path) -> tuple[float, float]:
     slope, intercept = header["scl_slope"].item(), header["scl_inter"].item()
-    if slope == 0 or math.isnan(
-        slope
-    ):  # the standard's way of saying that values are stored as they are, and nibabel's
+    # The standard's way of saying that values are stored as they are, and nibabel's.
+    if slope == 0 or math.isnan(slope):
         return 1.0, 0.0
     if not (math.isfinite(slope) and math.isfinite(intercept)):
         raise IntensityError(

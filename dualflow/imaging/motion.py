@@ -23,9 +23,11 @@ from dualflow.imaging.geometry import (
     apply_map,
     from_sitk,
     from_transform,
+    shrink,
     spacing_of,
     to_sitk,
 )
+from dualflow.imaging.registration import SEED, mutual_information
 
 WORKING_MM = 4.0
 SMOOTHING_MM = 8.0
@@ -41,9 +43,7 @@ MIN_NATS = 0.1
 FURTHEST_MM = 40.0
 # Below this a frame is left as it is: interpolating it would cost more than the motion does.
 STILL_MM = 0.5
-BINS = 32
 SAMPLED = 0.5
-SEED = 1
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,7 @@ class Motion:
 
 def working_copy(frame: Volume) -> Volume:
     """A frame, shrunk and smoothed for registration."""
-    edges = zip(spacing_of(frame.affine), frame.array.shape, strict=True)
-    factors = [max(1, min(round(WORKING_MM / edge), size // 2)) for edge, size in edges]
-    array, affine = from_sitk(sitk.BinShrink(to_sitk(frame.array, frame.affine), factors))
+    array, affine = from_sitk(shrink(frame, WORKING_MM))
     sigma = SMOOTHING_MM / FWHM / spacing_of(affine)
     return Volume(gaussian_filter(np.asarray(array, dtype=np.float32), sigma, mode="nearest"), affine, frame.path)
 
@@ -125,12 +123,9 @@ def _head(array: FloatArray) -> BoolArray:
 def _register(fixed: Volume, head: BoolArray, points: Points, moving: Volume) -> Affine | str:
     """Rigid points map from `fixed` to `moving`, the identity where no other is better by the metric; or why not."""
     one, other = (to_sitk(volume.array, volume.affine) for volume in (fixed, moving))
-    method = sitk.ImageRegistrationMethod()
-    method.SetMetricAsMattesMutualInformation(BINS)
-    method.SetMetricFixedMask(to_sitk(binary_dilation(head, iterations=RIM).astype(np.uint8), fixed.affine))
-    method.SetMetricSamplingStrategy(method.RANDOM)
+    region = to_sitk(binary_dilation(head, iterations=RIM).astype(np.uint8), fixed.affine)
+    method = mutual_information(region)
     method.SetMetricSamplingPercentage(SAMPLED, SEED)
-    method.SetInterpolator(sitk.sitkLinear)
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetOptimizerAsRegularStepGradientDescent(
         learningRate=2.0,

@@ -31,12 +31,12 @@ from dualflow.imaging.geometry import (
     apply_map,
     from_transform,
     resample,
-    spacing_of,
-    to_sitk,
+    shrink,
 )
 
 Transform: TypeAlias = sitk.Euler3DTransform | sitk.AffineTransform
 Turn: TypeAlias = tuple[float, float, float]
+Measure: TypeAlias = Callable[[Transform], float]
 
 # Registration sees copies of about this spacing: it places them to a small fraction of a voxel.
 WORKING_MM = 2.5
@@ -113,9 +113,10 @@ def register_rigid(target: Volume, source: Volume, source_mask: BoolArray) -> Al
     middle = apply_map(target.affine, (np.array([target.array.shape]) - 1) / 2)[0]
     ends = (centre, _mass_centre(bright), middle)
     starts = [_rigid_start(centre, end, turn) for end, turn in product(ends, TURNS)]
-    transform, information = _search(source, mask, target, starts)
+    measure = _measure(source, mask, target)
+    transform, information = _search(source, mask, target, starts, measure)
     to_target = np.eye(4) if transform is starts[0] else from_transform(transform)
-    before = _measure(source, mask, target)(sitk.Euler3DTransform()), _seen(_points(mask), np.eye(4), target)
+    before = measure(sitk.Euler3DTransform()), _seen(_points(mask), np.eye(4), target)
     return replace(_accepted(to_target, information, target, source, mask), before=before)
 
 
@@ -160,7 +161,8 @@ def register_affine(source: Volume, source_mask: BoolArray) -> Alignment:
     # The rim outside the template's brain lets the metric see where the source's brain ends.
     rim = Volume(binary_dilation(template_mask.array > 0, iterations=RIM).astype(np.float32), template_mask.affine)
     here, there = _points(template_mask), _points(mask)
-    transform, information = _search(image, rim, brain, [_affine_start(here, there, turn) for turn in TURNS])
+    starts = [_affine_start(here, there, turn) for turn in TURNS]
+    transform, information = _search(image, rim, brain, starts, _measure(image, rim, brain))
     to_source = from_transform(transform)
     i, j, k = template_mask.array.shape
     mapped, expected = resample(mask, template_mask.affine, (i, j, k), to_source) > 0.5, template_mask.array > 0.5
@@ -176,13 +178,15 @@ def register_affine(source: Volume, source_mask: BoolArray) -> Alignment:
     return Alignment(np.linalg.inv(to_source), information, _mean_distance(apply_map(to_source, points), points), dice)
 
 
-def _search(fixed: Volume, region: Volume, moving: Volume, starts: Sequence[Transform]) -> tuple[Transform, float]:
+def _search(
+    fixed: Volume, region: Volume, moving: Volume, starts: Sequence[Transform], measure: Measure
+) -> tuple[Transform, float]:
     """Return the best transform found, fixed to moving, and its mutual information within the fixed `region`.
 
     It is the first of the `starts` itself where no other is better: scans that lie aligned are not moved for nothing.
     """
-    one, other, measure = _shrink(fixed, WORKING_MM), _shrink(moving, WORKING_MM), _measure(fixed, region, moving)
-    method = _metric(_shrink(region, WORKING_MM) > 0.5)
+    one, other = shrink(fixed, WORKING_MM), shrink(moving, WORKING_MM)
+    method = mutual_information(shrink(region, WORKING_MM) > 0.5)
     method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetOptimizerAsRegularStepGradientDescent(
@@ -213,8 +217,8 @@ def _search(fixed: Volume, region: Volume, moving: Volume, starts: Sequence[Tran
 
 def _rank(fixed: Volume, region: Volume, moving: Volume, starts: Sequence[Transform]) -> list[Transform]:
     """The starts, best first, by the metric on coarse copies; equal ones in the order given."""
-    method = _metric(_shrink(region, COARSE_MM) > 0.5)
-    one, other, points = _shrink(fixed, COARSE_MM), _shrink(moving, COARSE_MM), _points(region)[::10]
+    method = mutual_information(shrink(region, COARSE_MM) > 0.5)
+    one, other, points = shrink(fixed, COARSE_MM), shrink(moving, COARSE_MM), _points(region)[::10]
 
     def score(start: Transform) -> float:
         if _seen(points, from_transform(start), moving) < LEAST_SEEN:
@@ -225,10 +229,10 @@ def _rank(fixed: Volume, region: Volume, moving: Volume, starts: Sequence[Transf
     return sorted(starts, key=score, reverse=True)
 
 
-def _measure(fixed: Volume, region: Volume, moving: Volume) -> Callable[[Transform], float]:
+def _measure(fixed: Volume, region: Volume, moving: Volume) -> Measure:
     """The mutual information of two images by a transform; 0 where the second hardly shows the first one's `region`."""
-    one, other, points = _shrink(fixed, WORKING_MM), _shrink(moving, WORKING_MM), _points(region)
-    method = _metric(_shrink(region, WORKING_MM) > 0.5)
+    one, other, points = shrink(fixed, WORKING_MM), shrink(moving, WORKING_MM), _points(region)
+    method = mutual_information(shrink(region, WORKING_MM) > 0.5)
     method.SetMetricSamplingPercentage(SAMPLED[-1], SEED)
 
     def measured(transform: Transform) -> float:
@@ -250,7 +254,7 @@ def _seen(points: Points, to_moving: Affine, moving: Volume) -> float:
     return float(((index > -0.5) & (index < np.array(moving.array.shape) - 0.5)).all(axis=1).mean())
 
 
-def _metric(region: sitk.Image) -> sitk.ImageRegistrationMethod:
+def mutual_information(region: sitk.Image) -> sitk.ImageRegistrationMethod:
     """Mutual information on samples of the `region` of the fixed image."""
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(BINS)
@@ -259,13 +263,6 @@ def _metric(region: sitk.Image) -> sitk.ImageRegistrationMethod:
     method.SetMetricSamplingPercentagePerLevel(SAMPLED, SEED)
     method.SetInterpolator(sitk.sitkLinear)
     return method
-
-
-def _shrink(volume: Volume, spacing: float) -> sitk.Image:
-    """Average blocks of voxels to about `spacing` in mm."""
-    image = to_sitk(volume.array, volume.affine)
-    edges = zip(spacing_of(volume.affine), volume.array.shape, strict=True)
-    return sitk.BinShrink(image, [max(1, min(round(spacing / edge), size // 2)) for edge, size in edges])
 
 
 def _rigid_start(centre: Points, end: Points, turn: Turn) -> sitk.Euler3DTransform:
