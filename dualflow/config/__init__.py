@@ -1,0 +1,36 @@
+"""The one configuration, in sections.
+
+Each rule of the workflow takes only its own section, so a changed value reruns only what depends on it.
+"""
+
+from dualflow.config.data import CohortConfig, SplitConfig, StudyConfig
+from dualflow.config.imaging import PreprocessConfig, ReviewConfig
+from dualflow.config.learning import (
+    BaselineConfig,
+    ConvertConfig,
+    EvaluateConfig,
+    ModelConfig,
+    TrackingConfig,
+    TrainConfig,
+)
+from dualflow.config.section import Section
+from dualflow.config.whole import Config, load_config, parse_config, write_resolved
+
+__all__ = [
+    "BaselineConfig",
+    "CohortConfig",
+    "Config",
+    "ConvertConfig",
+    "EvaluateConfig",
+    "ModelConfig",
+    "PreprocessConfig",
+    "ReviewConfig",
+    "Section",
+    "SplitConfig",
+    "StudyConfig",
+    "TrackingConfig",
+    "TrainConfig",
+    "load_config",
+    "parse_config",
+    "write_resolved",
+]

@@ -1,0 +1,111 @@
+"""Sections of learning: the flow, its training, what it is compared with, and how it is used and recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from dualflow.config.section import Section
+
+
+class ModelConfig(Section):
+    """Which flow: a preset, and what is changed in it."""
+
+    preset: str = "dualflow"
+    """A row of PRESETS."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the preset to replace, by name: see `dualflow presets`."""
+    steps: int | None = Field(default=None, ge=1)
+    """Optimiser steps of this flow, where it is to have others than `train.steps`."""
+
+
+class TrainConfig(Section):
+    """How a flow is trained."""
+
+    seeds: tuple[int, ...] = (0,)
+    """One training per seed."""
+    steps: int = Field(default=600, ge=1)
+    """Optimiser steps of the flow."""
+    mean_steps: int = Field(default=300, ge=1)
+    """Optimiser steps of the mean, where the preset has a network for it."""
+    choose_mean: bool = False
+    """Fit the closed-form mean and the network, and keep whichever validates better."""
+    batch_size: int = Field(default=2, ge=1)
+    """Scans per step; on a CPU at least 2, below that float32 convolutions lose their fast path."""
+    learning_rate: float = Field(default=2e-3, gt=0)
+    """Peak rate of AdamW, after warm-up and before the cosine."""
+    mean_learning_rate: float = Field(default=2e-3, gt=0)
+    """Peak rate of the network mean."""
+    warmup: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the steps over which the rate rises from zero."""
+    weight_decay: float = Field(default=1e-4, ge=0)
+    """AdamW's decoupled decay."""
+    clip_norm: float = Field(default=1.0, gt=0)
+    """Gradient norm above which gradients are scaled down."""
+    ema: float = Field(default=0.99, ge=0, lt=1)
+    """Decay of the running mean of the weights, which validation and sampling use."""
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    """Number format of the convolutions; log-determinants and solves stay float32 or wider."""
+    validate_every: int = Field(default=100, ge=1)
+    """Steps between validations, sample pictures and checkpoints."""
+    max_skipped: int = Field(default=10, ge=0)
+    """Non-finite steps in a row after which training stops with an error."""
+    max_round_trip: float = Field(default=0.01, gt=0)
+    """Largest difference between a validation scan and the decode of its encoding, in the target's unit (SUVR) and in
+    float32, beyond which training stops with an error."""
+    threads: int = Field(default=1, ge=1)
+    """CPU threads of one training, the same for the flow and the networks it is compared with."""
+
+
+class BaselineConfig(Section):
+    """What the flow is compared with."""
+
+    models: tuple[str, ...] = ("mean_image", "voxelwise_linear", "local_linear", "unet")
+    """Rows of BASELINES."""
+    unet_steps: int = Field(default=600, ge=1)
+    """Optimiser steps of the U-Net, set so that its training takes as long as the flow's."""
+    unet_learning_rate: float = Field(default=4e-3, gt=0)
+    """Peak rate of the U-Net's AdamW."""
+
+
+class ConvertConfig(Section):
+    """How synthetic volumes are drawn."""
+
+    samples: int = Field(default=16, ge=2)
+    """Samples per scan, from which mean and standard deviation are taken."""
+    keep_samples: int = Field(default=2, ge=0)
+    """How many single samples are written beside them."""
+    temperature: float = Field(default=1.0, ge=0)
+    """Scale of the latent noise."""
+    latents: Literal["none", "global", "local", "spatial", "interpolate"] | None = None
+    """What is done to drawn latents: SRFlow's normalisation over a set, or PU-Flow's interpolation between neighbours;
+    left out, what the flow's preset says."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the samples."""
+
+
+class EvaluateConfig(Section):
+    """How models are compared."""
+
+    bootstrap: int = Field(default=2000, ge=100)
+    """Resamples of the subjects for confidence intervals."""
+    samples: int = Field(default=32, ge=4)
+    """Samples per subject for coverage and CRPS."""
+    background_draws: int = Field(default=4, ge=1)
+    """Draws of the background over which the density inside the mask is bounded."""
+    stress: int = Field(default=0, ge=0)
+    """Extra samples of each flow, over temperatures 0 to 1 and over own and others' sources, to count values that are
+    not finite; 0 draws none."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the bootstrap and the samples."""
+
+
+class TrackingConfig(Section):
+    """Where runs are recorded."""
+
+    uri: str = "sqlite:///results/mlflow.db"
+    """MLflow tracking URI: a local SQLite file or a server."""
+    artifacts: Path = Path("results/mlartifacts")
+    """Folder of artifacts for a local store."""
