@@ -78,7 +78,6 @@ def assert_seen(path, reader, marker, affine):
     found = np.argwhere(array == 1)
     assert found.tolist() == [[int(place) for place in marker]]
     assert corner_distance(seen, affine, SHAPE) <= CORNER_MM
-    assert nib.aff2axcodes(seen) == nib.aff2axcodes(affine)
     everywhere = apply_map(seen, np.argwhere(array >= 0).astype(float))[:, 0]
     assert apply_map(seen, found.astype(float))[0, 0] <= everywhere.min() + CORNER_MM
 
@@ -101,6 +100,8 @@ def test_no_flip(tmp_path, codes, case, reader):
     assert corner_distance(volume.affine, affine, SHAPE) <= CORNER_MM
     write_volume(tmp_path / "out.nii", volume.array, volume.affine)
     assert_seen(tmp_path / "out.nii", reader, marker, affine)
+    # Not in oblique grids: between two equally near axes rounding decides.
+    assert nib.aff2axcodes(READERS[reader](tmp_path / "out.nii")[1]) == nib.aff2axcodes(affine)
 
 
 def test_the_table_is_whole():
