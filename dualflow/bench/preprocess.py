@@ -20,7 +20,8 @@ from dualflow.config import Config, PreprocessConfig, StudyConfig
 from dualflow.data.index import pair_scans
 from dualflow.data.prepare import ScanFiles
 from dualflow.errors import DataError, DualflowError
-from dualflow.imaging.preprocess import preprocess_pair, write_pair
+from dualflow.imaging.outputs import write_pair
+from dualflow.imaging.preprocess import preprocess_pair
 from dualflow.layout import Layout, Scan
 from dualflow.modalities import modality
 from dualflow.progress import track

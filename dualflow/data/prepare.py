@@ -22,7 +22,8 @@ from dualflow.data.files import find_mask
 from dualflow.data.quarantine import FACT, Quarantine
 from dualflow.errors import CommitError, DualflowError
 from dualflow.imaging.header import check_header
-from dualflow.imaging.preprocess import preprocess_pair, write_pair
+from dualflow.imaging.outputs import write_pair
+from dualflow.imaging.preprocess import preprocess_pair
 from dualflow.imaging.sidecar import read_sidecar
 from dualflow.imaging.volume import check_scan
 from dualflow.layout import NOT_BIDS, Layout, Scan, derivative_description

@@ -15,7 +15,7 @@ import pandas as pd
 
 from dualflow.config import ReviewConfig, StudyConfig
 from dualflow.data.tables import numbers
-from dualflow.errors import DataError
+from dualflow.imaging.record import read_record
 from dualflow.layout import Layout, Scan
 from dualflow.modalities import modality
 
@@ -34,6 +34,8 @@ class Measure(NamedTuple):
         form: format of a value.
         worse: the side of the study's median that is looked at; '' where neither says anything.
         ratio: whether it is compared by its logarithm.
+        least: robust standard deviation that a study has at least, so that trifles are not far from equal values; of
+            the logarithm where that is compared.
     """
 
     label: str
@@ -41,6 +43,7 @@ class Measure(NamedTuple):
     form: str = ".4g"
     worse: Literal["low", "high", "both", ""] = ""
     ratio: bool = False
+    least: float = 0.0
 
     def text(self, value: float) -> str:
         """The value with its unit, or a dash where it is not known."""
@@ -48,20 +51,20 @@ class Measure(NamedTuple):
 
 
 MEASURES = {
-    "brain_ml": Measure("brain volume", "mL", ".0f", "both"),
-    "mask_solidity": Measure("mask solidity", "", ".3f", "low"),
-    "mask_core": Measure("mask core", "", ".3f", "low"),
-    "mask_outside": Measure("mask outside the template", "", ".2%", "high"),
-    "mask_missing": Measure("missing from the mask", "", ".2%", "high"),
-    "mask_symmetry": Measure("mask symmetry", "", ".3f", "low"),
-    "mask_stretch": Measure("stretch to the template", "", ".2f", "high"),
-    "reference_value": Measure("reference value", "", ".5g", "both", ratio=True),
+    "brain_ml": Measure("brain volume", "mL", ".0f", "both", least=20.0),
+    "mask_solidity": Measure("mask solidity", "", ".3f", "low", least=0.005),
+    "mask_core": Measure("mask core", "", ".3f", "low", least=0.001),
+    "mask_outside": Measure("mask outside the template", "", ".2%", "high", least=0.0005),
+    "mask_missing": Measure("missing from the mask", "", ".2%", "high", least=0.002),
+    "mask_symmetry": Measure("mask symmetry", "", ".3f", "low", least=0.003),
+    "mask_stretch": Measure("stretch to the template", "", ".2f", "high", least=0.01),
+    "reference_value": Measure("reference value", "", ".5g", "both", ratio=True, least=0.05),
     "seconds": Measure("computing time", "s", ".0f"),
-    "mi": Measure("MI", "nats", ".3f", "low"),
+    "mi": Measure("MI", "nats", ".3f", "low", least=0.01),
     "mi_before": Measure("MI before alignment", "nats", ".3f"),
-    "dice": Measure("Dice", "", ".3f", "low"),
-    "coverage": Measure("coverage", "", ".3f", "low"),
-    "mm": Measure("moved by", "mm", ".1f", "high"),
+    "dice": Measure("Dice", "", ".3f", "low", least=0.003),
+    "coverage": Measure("coverage", "", ".3f", "low", least=0.002),
+    "mm": Measure("moved by", "mm", ".1f", "high", least=1.0),
 }
 """Columns of the quality table, by name or by ending: `target_mi` is the `mi` of the target."""
 
@@ -111,7 +114,8 @@ def quality_table(layout: Layout, scans: Sequence[str], study: StudyConfig, revi
         DataError: a scan's record cannot be read.
     """
     parsed = [Scan.parse(key) for key in scans]
-    records = [_record(layout, scan, study) for scan in parsed]
+    row = modality(study.source)
+    records = [read_record(layout.record(scan, row)) for scan in parsed]
     rows = [
         {"scan": scan.key, "subject": scan.subject, **figures(record), "seconds": _seconds(layout, scan)}
         for scan, record in zip(parsed, records, strict=True)
@@ -173,9 +177,7 @@ def _robust_distance(values: pd.Series, row: Measure) -> pd.Series:
         return none
     scale = np.log(values.where(values > 0)) if row.ratio else values
     apart = scale - scale.median()
-    spread = _MAD * apart.abs().median()
-    if not spread > 0:
-        return none
+    spread = max(row.least, _MAD * apart.abs().median())
     sides = {"low": (-np.inf, 0.0), "high": (0.0, np.inf), "both": (-np.inf, np.inf)}
     return (apart / spread).clip(*sides[row.worse]).fillna(0.0)
 
@@ -202,15 +204,6 @@ def _columns(study: StudyConfig) -> list[str]:
         *(f"{source}_{name}" for source in study.extra_sources for name in moved),
         *(name for name in MEASURES if name.startswith("mask_")),
     ]
-
-
-def _record(layout: Layout, scan: Scan, study: StudyConfig) -> dict[str, Any]:
-    path = layout.record(scan, modality(study.source))
-    try:
-        record: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read, expected a scan's record; run the preprocess step again") from error
-    return record
 
 
 def _seconds(layout: Layout, scan: Scan) -> float:

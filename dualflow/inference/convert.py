@@ -15,7 +15,7 @@ from dualflow import __version__
 from dualflow.commit import digest_of, read_manifest, sha256, write_manifest
 from dualflow.config import ConvertConfig
 from dualflow.data.dataset import Item
-from dualflow.imaging.preprocess import to_native
+from dualflow.imaging.record import read_record, to_native
 from dualflow.imaging.volume import read_volume, sidecar_path, write_volume
 from dualflow.inference.predict import Predictor
 from dualflow.layout import Layout, Scan
@@ -51,7 +51,7 @@ def convert_once(
     }
     if read_manifest(manifest, inputs=inputs, config=section) is None:
         remove_volumes(manifest)
-        record = json.loads(layout.record(scan, source_row).read_text())
+        record = read_record(layout.record(scan, source_row))
         files = convert_scan(predictor, item, record, layout, source_row, target_row, config)
         write_manifest(manifest, step=STEP, outputs=files, inputs=inputs, config=section)
     return manifest

@@ -16,7 +16,8 @@ from dualflow.data.side import SideEncoder
 from dualflow.evaluation.metrics import score
 from dualflow.imaging.geometry import apply_map
 from dualflow.imaging.intensity import normalise
-from dualflow.imaging.preprocess import model_grid, onto_grid
+from dualflow.imaging.preprocess import model_grid
+from dualflow.imaging.record import onto_grid, read_record
 from dualflow.imaging.volume import read_volume, sidecar_path
 from dualflow.inference.predict import Prediction
 from dualflow.layout import Scan, truth_path
@@ -58,9 +59,7 @@ def _table(rows: list[dict[str, Any]], columns: list[str]) -> str:
 
 
 def _record(config: Config, scan: Scan) -> dict[str, Any]:
-    path = config.layout.record(scan, modality(config.study.source))
-    record: dict[str, Any] = json.loads(path.read_text())
-    return record
+    return read_record(config.layout.record(scan, modality(config.study.source)))
 
 
 def _ceilings(config: Config, scan: Scan, mask: NDArray[np.bool_]) -> Iterator[tuple[str, NDArray[np.float32]]]:

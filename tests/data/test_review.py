@@ -131,10 +131,20 @@ def test_few_scans_are_not_compared(tmp_path):
     assert set(table(tmp_path, [*others, record(information=0.3)])["flags"]) == {None}
 
 
-def test_a_figure_that_is_the_same_for_most_flags_nobody():
-    """Without a spread there is no distance, as for a coverage of 1."""
-    frame = pd.DataFrame({"target_coverage": [1.0] * 15 + [0.99]})
-    assert flags(frame, ReviewConfig()) == [[] for _ in range(16)]
+@pytest.mark.parametrize(
+    ("column", "usual", "trifle", "odd"),
+    [
+        ("target_coverage", 1.0, 0.995, 0.985),
+        ("mask_outside", 0.0003, 0.0007, 0.004),
+        ("reference_value", 9000.0, 9900.0, 90.0),
+        ("brain_ml", 1400.0, 1450.0, 1100.0),
+    ],
+)
+def test_a_trifle_is_not_far_from_figures_that_are_all_the_same(column, usual, trifle, odd):
+    """A study without a spread of its own is given a least one; beyond it a scan is far."""
+    found = flags(pd.DataFrame({column: [usual] * 15 + [trifle, odd]}), ReviewConfig())
+    assert found[:-1] == [[] for _ in range(16)]
+    assert "far " in found[-1][0]
 
 
 def test_a_scan_that_lacks_the_studys_own_mask_is_told(tmp_path):

@@ -17,7 +17,8 @@ from dualflow.commit import sha256
 from dualflow.config import PreprocessConfig
 from dualflow.errors import DataError, IntensityError, RegistrationError
 from dualflow.imaging import mask as masks
-from dualflow.imaging import preprocess, registration
+from dualflow.imaging import outputs, preprocess, registration
+from dualflow.imaging import record as record_of
 from dualflow.imaging.bias import correct_bias
 from dualflow.imaging.geometry import Volume, apply_map, centred_affine, resample
 from dualflow.imaging.reference import reference_mask
@@ -154,8 +155,8 @@ def test_to_native_needs_only_the_json_record(pair):
     source = pair.source_volume
     points = apply_map(source.affine, np.argwhere(np.ones(source.array.shape)).astype(float))
     wave = np.cos(points @ (0.03, 0.05, -0.04)).reshape(source.array.shape).astype(np.float32)
-    on_model = preprocess.onto_grid(replace(source, array=wave), record, preprocess.model_grid(CONFIG), world="source")
-    back, affine = preprocess.to_native(on_model, record, background=-7.0)
+    on_model = record_of.onto_grid(replace(source, array=wave), record, preprocess.model_grid(CONFIG), world="source")
+    back, affine = record_of.to_native(on_model, record, background=-7.0)
     np.testing.assert_array_equal(affine, source.affine)
     inside = pair.native_mask & (back != -7)
     assert inside.sum() > 0.99 * pair.native_mask.sum()
@@ -166,11 +167,11 @@ def test_to_native_needs_only_the_json_record(pair):
 def test_onto_grid_places_the_target_world(head, pair):
     """Any image on the target's grid lands where the target did; an unknown world is refused."""
     target, grid = read_volume(head / "target.nii.gz"), preprocess.model_grid(CONFIG)
-    again = preprocess.onto_grid(target, pair.record, grid, world="target")
+    again = record_of.onto_grid(target, pair.record, grid, world="target")
     slope = pair.record["target"]["intensity"]["slope"]
     np.testing.assert_allclose(again[pair.mask] / slope, pair.target[pair.mask], rtol=1e-5)
     with pytest.raises(DataError, match="world"):
-        preprocess.onto_grid(target, pair.record, grid, world="moon")
+        record_of.onto_grid(target, pair.record, grid, world="moon")
 
 
 def test_a_scan_without_target_gives_the_same_source(head, pair, monkeypatch):
@@ -181,7 +182,7 @@ def test_a_scan_without_target_gives_the_same_source(head, pair, monkeypatch):
     assert alone.target is None
     assert alone.target_native is None
     with pytest.raises(DataError, match="world"):
-        preprocess.onto_grid(alone.source_volume, alone.record, preprocess.model_grid(CONFIG), world="target")
+        record_of.onto_grid(alone.source_volume, alone.record, preprocess.model_grid(CONFIG), world="target")
 
 
 def test_the_studys_own_mask_takes_the_networks_place(head, pair, tmp_path):
@@ -238,8 +239,7 @@ def test_a_further_source_goes_the_targets_way(both, pair, head):
     assert np.corrcoef(values[pair.mask], pair.target[pair.mask])[0, 1] > 0.99
     volume, record = read_volume(head / "target.nii.gz"), json.loads(json.dumps(both.record))
     placed = [
-        preprocess.onto_grid(volume, record, preprocess.model_grid(CONFIG), world=world)
-        for world in ("FLAIR", "target")
+        record_of.onto_grid(volume, record, preprocess.model_grid(CONFIG), world=world) for world in ("FLAIR", "target")
     ]
     np.testing.assert_array_equal(*placed)
 
@@ -268,7 +268,7 @@ def test_aligned_images_are_trusted_but_measured(head, pair, tmp_path, monkeypat
 def test_a_further_source_is_written_beside_the_others(both, tmp_path):
     """Its volume and what was done with it lie where the data set looks for it; the picture shows it."""
     layout, scan = Layout(tmp_path), Scan("01")
-    files = preprocess.write_pair(both, layout, scan, T1W, FDG)
+    files = outputs.write_pair(both, layout, scan, T1W, FDG)
     assert files["FLAIR"] == layout.on_grid(scan, FLAIR)
     np.testing.assert_array_equal(read_volume(files["FLAIR"]).array, both.extra["FLAIR"].values)
     sidecar = json.loads(sidecar_path(files["FLAIR"]).read_text())
@@ -279,7 +279,7 @@ def test_a_further_source_is_written_beside_the_others(both, tmp_path):
 def test_written_files_tell_what_they_are(pair, tmp_path):
     """Every output exists and reads back; the record is the source's sidecar; no folder name or stray tag leaks."""
     layout, scan = Layout(tmp_path), Scan("01", "02")
-    files = preprocess.write_pair(pair, layout, scan, T1W, FDG)
+    files = outputs.write_pair(pair, layout, scan, T1W, FDG)
     assert files["record"] == layout.record(scan, T1W)
     record = json.loads(files["record"].read_text())
     assert record.items() >= json.loads(json.dumps(pair.record)).items()
@@ -295,7 +295,7 @@ def test_written_files_tell_what_they_are(pair, tmp_path):
     assert json.loads(layout.on_grid(scan, FDG).with_suffix("").with_suffix(".json").read_text())["TracerName"] == "FDG"
     assert files["figure"].read_bytes().startswith(b"\xff\xd8")
     before = {name: file.read_bytes() for name, file in files.items()}
-    preprocess.write_pair(pair, layout, scan, T1W, FDG)
+    outputs.write_pair(pair, layout, scan, T1W, FDG)
     assert before == {name: file.read_bytes() for name, file in files.items()}
 
 
@@ -313,7 +313,7 @@ def test_a_series_is_averaged_and_divided_by_its_reference_region(head, pair, tm
     found = preprocess.preprocess_pair(head / "source.nii.gz", path, T1W, FDG, config)
     region, grid = reference_mask("cerebellum", preprocess.model_grid(config)), preprocess.model_grid(config)
     field = replace(target, array=np.ones_like(frames[0]), affine=affine)
-    shown = preprocess.onto_grid(field, found.record, grid, world="target") > 0
+    shown = record_of.onto_grid(field, found.record, grid, world="target") > 0
     used = region & found.mask & shown
     assert 20 <= used.sum() < (region & found.mask).sum()
     assert found.target[used].mean() == pytest.approx(1, abs=1e-5)

@@ -15,7 +15,8 @@ from scipy.spatial.transform import Rotation
 
 from dualflow.config import PreprocessConfig
 from dualflow.imaging.geometry import Volume, apply_map, centred_affine, corner_distance, spacing_of
-from dualflow.imaging.preprocess import model_grid, onto_grid, to_native
+from dualflow.imaging.preprocess import model_grid
+from dualflow.imaging.record import onto_grid, to_native
 from dualflow.imaging.volume import read_volume
 
 DTYPES = ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"]
