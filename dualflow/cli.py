@@ -96,6 +96,18 @@ def cohort(out: Path, subjects: int, seed: int, threads: int) -> None:
     write_dataset(out, people)
 
 
+def _where(chosen: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    """BIDS entities by modality, from `MODALITY.ENTITY=LABEL`; an empty label means a name without the entity."""
+    found: dict[str, dict[str, str]] = {}
+    for one in chosen:
+        key, equals, label = one.partition("=")
+        name, dot, entity = key.partition(".")
+        if not (equals and dot and name and entity):
+            raise click.BadParameter(f"'{one}' is not of the form MODALITY.ENTITY=LABEL, such as T1w.acq=mprage")
+        found.setdefault(name, {})[entity] = label
+    return found
+
+
 @main.command()
 @click.argument("study", type=click.Path(path_type=Path))
 @click.option(
@@ -112,7 +124,35 @@ def cohort(out: Path, subjects: int, seed: int, threads: int) -> None:
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the samples.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes, one core each.")
-def convert(study: Path, model: Path, out: Path, workers: int, **options: Any) -> None:
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="MODALITY.ENTITY=LABEL",
+    callback=lambda _context, _option, chosen: _where(chosen),
+    help="Which of several files is meant, such as T1w.acq=mprage; repeatable.  [a BIDS dataset only]",
+)
+@click.option(
+    "--runs",
+    type=click.Choice(["refuse", "first", "last"]),
+    default="refuse",
+    show_default=True,
+    help="Which of several runs is taken; refuse sets the scan aside.  [a BIDS dataset only]",
+)
+@click.option(
+    "--masks",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Your own brain masks, a BIDS derivative dataset.  [default: deepbet's]",
+)
+def convert(
+    study: Path,
+    model: Path,
+    out: Path,
+    workers: int,
+    where: dict[str, dict[str, str]],
+    runs: str,
+    masks: Path | None,
+    **options: Any,
+) -> None:
     """Convert every scan of STUDY, a BIDS dataset or a table of samples, with a trained model, each onto its own grid.
 
     Raw scans go in; they are preprocessed as the model's training scans were. A scan that cannot be used is set aside
@@ -122,7 +162,8 @@ def convert(study: Path, model: Path, out: Path, workers: int, **options: Any) -
     from dualflow.config import ConvertConfig
     from dualflow.inference.batch import convert_study
 
-    convert_study(study, model, out, ConvertConfig(**options), workers)
+    chosen = {"where": where, "runs": runs, "masks": masks}
+    convert_study(study, model, out, ConvertConfig(**options), workers, chosen)
 
 
 @main.command()

@@ -14,7 +14,7 @@ from dualflow.config.learning import (
     TrainConfig,
 )
 from dualflow.config.section import Section
-from dualflow.config.whole import Config, load_config, parse_config, write_resolved
+from dualflow.config.whole import Config, checked, load_config, parse_config, write_resolved
 
 __all__ = [
     "BaselineConfig",
@@ -30,6 +30,7 @@ __all__ = [
     "StudyConfig",
     "TrackingConfig",
     "TrainConfig",
+    "checked",
     "load_config",
     "parse_config",
     "write_resolved",

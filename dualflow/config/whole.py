@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -25,6 +25,8 @@ from dualflow.config.section import Section
 from dualflow.errors import ConfigError
 from dualflow.layout import Layout
 from dualflow.modalities import REFERENCES
+
+S = TypeVar("S", bound=Section)
 
 SEEDED = ("unet",)
 """Baselines that are trained by gradient steps, and so with every seed."""
@@ -125,10 +127,19 @@ def parse_config(raw: Mapping[str, Any], name: str = "configuration") -> Config:
     Raises:
         ConfigError: a key or value is not accepted.
     """
+    return checked(Config, raw, name)
+
+
+def checked(section: type[S], raw: Mapping[str, Any], name: str) -> S:
+    """Check the values of a section; errors begin with `name`.
+
+    Raises:
+        ConfigError: a key or value is not accepted.
+    """
     try:
-        return Config.model_validate(raw)
+        return section.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(f"{name}: " + "; ".join(_explain(entry) for entry in error.errors())) from None
+        raise ConfigError(f"{name}: " + "; ".join(_explain(entry, section) for entry in error.errors())) from None
 
 
 def write_resolved(config: Config) -> Path:
@@ -163,20 +174,20 @@ def _override(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     return raw
 
 
-def _explain(entry: Any) -> str:
+def _explain(entry: Any, section: type[Section]) -> str:
     """One readable clause of a pydantic error."""
     where = ".".join(str(part) for part in entry["loc"])
     if entry["type"] != "extra_forbidden":
         text = str(entry["msg"]).removeprefix("Value error, ")
         return f"{where} = {entry['input']!r}: {text}" if where else text
-    known = _fields_at(entry["loc"][:-1])
+    known = _fields_at(entry["loc"][:-1], section)
     close = get_close_matches(str(entry["loc"][-1]), known, n=1)
     hint = f"did you mean '{close[0]}'?" if close else f"choose from: {', '.join(known)}"
     return f"unknown key '{where}'; {hint}"
 
 
-def _fields_at(location: Sequence[Any]) -> list[str]:
-    model: Any = Config
+def _fields_at(location: Sequence[Any], section: type[Section]) -> list[str]:
+    model: Any = section
     for part in location:
         if isinstance(model, type) and issubclass(model, Section) and part in model.model_fields:
             model = model.model_fields[part].annotation

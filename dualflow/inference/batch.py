@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from dualflow.commit import sweep_temporaries
-from dualflow.config import ConvertConfig, PreprocessConfig, StudyConfig
+from dualflow.config import ConvertConfig, PreprocessConfig, StudyConfig, checked
 from dualflow.data.dataset import load_pairs
 from dualflow.data.index import pair_scans
 from dualflow.data.participants import known_columns
@@ -26,7 +27,14 @@ from dualflow.progress import track
 from dualflow.workers import Lost, in_workers
 
 
-def convert_study(data: Path, model: Path, out: Path, config: ConvertConfig, workers: int = 1) -> None:
+def convert_study(
+    data: Path,
+    model: Path,
+    out: Path,
+    config: ConvertConfig,
+    workers: int = 1,
+    chosen: Mapping[str, Any] | None = None,
+) -> None:
     """Convert every scan of a dataset that has the model's source modalities.
 
     Args:
@@ -35,8 +43,10 @@ def convert_study(data: Path, model: Path, out: Path, config: ConvertConfig, wor
         out: becomes a BIDS derivative dataset.
         config: how samples are drawn.
         workers: processes, one core each.
+        chosen: which files are meant: fields `where`, `runs` and `masks` of the section `study`.
 
     Raises:
+        ConfigError: `chosen` does not fit the dataset.
         DataError: the dataset cannot be read; or, after everything else is done, some scans were set aside.
     """
     card = load_predictor(model).card
@@ -44,14 +54,16 @@ def convert_study(data: Path, model: Path, out: Path, config: ConvertConfig, wor
     root = data.parent if table else data
     columns = read_table(table).columns if table else known_columns(root)
     side = tuple(name for name in card["study"]["side"] if name in columns)
-    study = StudyConfig(
-        name="convert",
-        samples=table,
-        source=card["study"]["source"],
-        extra_sources=extra_sources(card),
-        target=card["study"]["target"],
-        side=side,
-    )
+    values = {
+        "name": "convert",
+        "samples": table,
+        "source": card["study"]["source"],
+        "extra_sources": extra_sources(card),
+        "target": card["study"]["target"],
+        "side": side,
+        **(chosen or {}),
+    }
+    study = checked(StudyConfig, values, "convert")
     layout = Layout(out, ".")
     sweep_temporaries(out)
     index = pair_scans(root, study)

@@ -6,7 +6,9 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from dualflow.cli import main
 from dualflow.cohort import participants, write_subject
 from dualflow.config import ConvertConfig, PreprocessConfig
 from dualflow.data.quarantine import read_quarantine
@@ -151,3 +153,37 @@ def test_a_scan_that_fails_in_conversion_is_set_aside_alone(converted, study, mo
         convert_study(study, model, converted[0], config)
     if not stops:
         assert read_quarantine(converted[0] / "quarantine.tsv")[0].reason == "ValueError: odd"
+
+
+def test_which_of_several_files_is_converted_is_for_the_user_to_say(study, model, tmp_path, monkeypatch):
+    """Acquisition, run and own masks reach the study that is converted; what does not fit is refused in a line."""
+    bids, masks, seen = tmp_path / "bids", tmp_path / "masks", []
+    shutil.copytree(study / "sub-C0001", bids / "sub-C0001")
+    shutil.copy(study / "dataset_description.json", bids)
+    masks.mkdir()
+    whole = next((bids / "sub-C0001/anat").glob("*_T1w.nii.gz"))
+    for middle in ("acq-thin_run-1", "acq-thin_run-2", "acq-thick_run-1"):
+        shutil.copy(whole, whole.with_name(f"sub-C0001_{middle}_T1w.nii.gz"))
+    whole.unlink()
+
+    def outcomes(tasks, _):
+        seen.extend((row["source"].iloc[0], chosen.masks) for row, _, _, _, chosen, _ in tasks)
+        return [None] * len(tasks)
+
+    def run(*options):
+        command = ["convert", str(bids), "--model", str(model), "--out", str(tmp_path / "out"), *options]
+        done = CliRunner().invoke(main, command)
+        return done.exit_code, done.output + str(done.exception)
+
+    monkeypatch.setattr(batch, "_outcomes", outcomes)
+    code, said = run()
+    assert (code != 0, "3 files fit T1w" in said) == (True, True), said
+    assert run("--where", "T1w.acq=thin", "--runs", "last", "--masks", str(masks))[0] == 0
+    assert seen == [("sub-C0001/anat/sub-C0001_acq-thin_run-2_T1w.nii.gz", masks)]
+    for where, reason in [
+        ("acq=thin", "of the form MODALITY.ENTITY=LABEL"),
+        ("CT.acq=thin", "where names CT"),
+        ("T1w.acq=thinner", "has acq-thinner"),
+    ]:
+        code, said = run("--where", where)
+        assert (code != 0, reason in said) == (True, True), said
