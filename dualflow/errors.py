@@ -81,6 +81,12 @@ class ShapeError(DualflowError, ValueError):
     exit_code = 5
 
 
+class DriftError(DualflowError):
+    """A flow whose inverse no longer undoes it closely enough to learn by."""
+
+    exit_code = 7
+
+
 class CommitError(DualflowError):
     """An output file that could not be made real."""
 

@@ -48,6 +48,9 @@ class TrainConfig(Section):
     """Decay of the running mean of the weights, which validation and sampling use."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     """Number format of the convolutions; log-determinants and solves stay float32 or wider."""
+    memory: Literal["stored", "checkpoint", "reversible"] = "stored"
+    """What is kept for the backward pass: every activation; one per step, which is run again; or one per level, from
+    which the others are recovered by the flow's inverse, so that memory does not grow with depth."""
     validate_every: int = Field(default=100, ge=1)
     """Steps between validations, sample pictures and checkpoints."""
     max_skipped: int = Field(default=10, ge=0)

@@ -24,6 +24,19 @@ class Bijection(nn.Module, ABC):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map latent to data; return `(x, -log_det[N])`."""
 
+    def retrace(
+        self, out: Tensor, context: Tensor | None = None, *, inverse: bool = False
+    ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+        """Recover the input from the output of `forward`, or of `inverse`, and apply it again with a graph.
+
+        Returns:
+            The input as leaves, which along the channel axis are the whole of it; the output; the log-determinant.
+        """
+        undo, apply = (self, self.inverse) if inverse else (self.inverse, self)
+        with torch.no_grad():
+            x = undo(out, context)[0]
+        return (x.requires_grad_(),), *apply(x, context)
+
     def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Set what depends on data from one batch, and return that batch mapped forward."""
         z: Tensor = self(x, context)[0]

@@ -99,6 +99,15 @@ class Coupling(Bijection):
         x_b, log_det = self.transform.inverse(z_b, self.network(z_a, context).to(z.dtype))
         return torch.cat([z_a, x_b], dim=1), log_det
 
+    def retrace(
+        self, out: Tensor, context: Tensor | None = None, *, inverse: bool = False
+    ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+        """As any bijection's, but the network, which reads the half that does not change, is run once for both."""
+        a, b = (half.detach() for half in self._halves(out))
+        parameters = self.network(a.requires_grad_(), context).to(out.dtype)
+        b, again, log_det = _retraced(self.transform, b, parameters, inverse=inverse)
+        return (a, b), torch.cat([a, again], dim=1), log_det
+
     @staticmethod
     def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
         if x.shape[1] % 2:
@@ -127,6 +136,21 @@ class Injector(Bijection):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Undo it with the same parameters."""
         return self.transform.inverse(z, self.network(context).to(z.dtype))
+
+    def retrace(
+        self, out: Tensor, context: Tensor | None = None, *, inverse: bool = False
+    ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+        """As any bijection's, but the network is run once for both."""
+        x, again, log_det = _retraced(self.transform, out, self.network(context).to(out.dtype), inverse=inverse)
+        return (x,), again, log_det
+
+
+def _retraced(transform: Transform, out: Tensor, parameters: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """The elements that a transform made `out` of, as a leaf; the transform of them; its log-determinant."""
+    undo, apply = (transform.forward, transform.inverse) if inverse else (transform.inverse, transform.forward)
+    with torch.no_grad():
+        x = undo(out, parameters)[0]
+    return x.requires_grad_(), *apply(x, parameters)
 
 
 TRANSFORMS: dict[str, type[Affine] | type[Additive]] = {"affine": Affine, "additive": Additive}

@@ -10,6 +10,7 @@ from dualflow.flows.actnorm import ACTNORMS, ActNorm
 from dualflow.flows.attention import ATTENTIONS
 from dualflow.flows.bijection import Bijection, Sequential, zero_log_det
 from dualflow.flows.coupling import TRANSFORMS, Affine, Coupling, Injector
+from dualflow.flows.memory import Link, Memory, run, run_chain
 from dualflow.flows.mixing import MIXINGS, InvertibleMixing, random_rotations
 from dualflow.flows.network import Conditioner
 from dualflow.flows.spec import FlowSpec
@@ -43,8 +44,7 @@ class Step(nn.Module):
 
     def forward(self, x: Tensor, maps: StepMaps) -> tuple[Tensor, Tensor]:
         """Apply the pieces first to last."""
-        z, log_det, _ = self.trace(x, maps)
-        return z, log_det
+        return run(self.links(maps), x)
 
     def trace(self, x: Tensor, maps: StepMaps) -> tuple[Tensor, Tensor, StepMaps]:
         """`forward`, and what each piece put out: what a source's step has to tell the target's."""
@@ -56,12 +56,12 @@ class Step(nn.Module):
 
     def inverse(self, z: Tensor, maps: StepMaps) -> tuple[Tensor, Tensor]:
         """Undo the pieces last to first."""
-        log_det = zero_log_det(z)
-        for name, piece in reversed(list(self.pieces.items())):
-            assert isinstance(piece, Bijection)
-            z, term = piece.inverse(z, maps.get(name))
-            log_det = log_det + term
-        return z, log_det
+        return run(self.links(maps, inverse=True), z)
+
+    def links(self, maps: StepMaps, *, inverse: bool = False) -> list[Link]:
+        """The pieces with their maps, in the order in which they are applied."""
+        links = [Link(piece, maps.get(name), inverse) for name, piece in self.pieces.items()]  # type: ignore[arg-type]
+        return links[::-1] if inverse else links
 
     def initialize(self, x: Tensor, maps: StepMaps) -> Tensor:
         """Initialise each piece on what the pieces before it make of the batch."""
@@ -98,17 +98,21 @@ class Level(nn.Module):
         self.projections = nn.ModuleList(
             nn.Conv3d(context_channels, hidden, 1) for _ in range(shared if context_channels else 0)
         )
+        # What is kept for the backward pass; a training chooses it, and it changes no result.
+        self.memory: Memory = "stored"
         # Patches that make as many tokens at every level as the coarsest one has positions.
         patch = 2 ** (spec.levels - 1 - index)
         self.attention = ATTENTIONS[spec.attention](channels, context_channels, patch)
 
     def forward(self, x: Tensor, maps: Sequence[StepMaps]) -> tuple[Tensor, Tensor]:
         """Squeeze, transitions, steps, attention."""
-        z, log_det, _ = self.trace(x, maps)
-        return z, log_det
+        x, log_det = self.transitions(self.squeeze(x)[0])
+        x, term = run_chain(self._links(maps), x, self.memory)
+        x, last = self.attention(x, maps[-1].get("coupling"))
+        return x, log_det + term + last
 
     def trace(self, x: Tensor, maps: Sequence[StepMaps]) -> tuple[Tensor, Tensor, list[StepMaps]]:
-        """`forward`, and the activations of each step."""
+        """`forward`, and the activations of each step, which are all kept."""
         activations: list[StepMaps] = []
         x, log_det = self.transitions(self.squeeze(x)[0])
         for step, seen in zip(self.steps, self._projected(maps), strict=True):
@@ -122,12 +126,9 @@ class Level(nn.Module):
     def inverse(self, z: Tensor, maps: Sequence[StepMaps]) -> tuple[Tensor, Tensor]:
         """Undo attention, steps, transitions and squeeze."""
         z, log_det = self.attention.inverse(z, maps[-1].get("coupling"))
-        for step, seen in reversed(list(zip(self.steps, self._projected(maps), strict=True))):
-            assert isinstance(step, Step)
-            z, term = step.inverse(z, seen)
-            log_det = log_det + term
-        z, term = self.transitions.inverse(z)
-        return self.squeeze.inverse(z)[0], log_det + term
+        z, term = run_chain(self._links(maps, inverse=True), z, self.memory)
+        z, last = self.transitions.inverse(z)
+        return self.squeeze.inverse(z)[0], log_det + term + last
 
     def initialize(self, x: Tensor, maps: Sequence[StepMaps]) -> Tensor:
         """Initialise everything on a batch, and return it mapped forward."""
@@ -136,6 +137,12 @@ class Level(nn.Module):
             assert isinstance(step, Step)
             x = step.initialize(x, seen)
         return self.attention.initialize(x, maps[-1].get("coupling"))
+
+    def _links(self, maps: Sequence[StepMaps], *, inverse: bool = False) -> list[list[Link]]:
+        """The pieces of each step with their maps, in the order in which they are applied."""
+        steps = zip(self.steps, self._projected(maps), strict=True)
+        links: list[list[Link]] = [step.links(seen, inverse=inverse) for step, seen in steps]  # type: ignore[operator]
+        return links[::-1] if inverse else links
 
     def _projected(self, maps: Sequence[StepMaps]) -> list[StepMaps]:
         """The maps with those for couplings brought to their hidden width."""

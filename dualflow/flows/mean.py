@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from dualflow.errors import ShapeError
 from dualflow.flows.local_linear import LocalLinear
-from dualflow.flows.network import ZeroConv
+from dualflow.flows.network import Convolution, ZeroConv
 from dualflow.flows.squeeze import HaarSqueeze
 from dualflow.flows.voxel_features import shown
 
@@ -62,10 +62,10 @@ class _Block(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, side_channels: int, stride: int = 1) -> None:
         super().__init__()
-        self.first = nn.Conv3d(in_channels, out_channels, 3, stride=stride, padding=1)
+        self.first = Convolution(in_channels, out_channels, 3, stride=stride)
         self.first_norm = nn.GroupNorm(out_channels // GROUP, out_channels)
         self.film = nn.Linear(side_channels, 2 * out_channels)
-        self.second = nn.Conv3d(out_channels, out_channels, 3, padding=1)
+        self.second = Convolution(out_channels, out_channels, 3)
         self.second_norm = nn.GroupNorm(out_channels // GROUP, out_channels)
         nn.init.zeros_(self.film.weight)
         nn.init.zeros_(self.film.bias)

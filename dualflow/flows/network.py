@@ -11,6 +11,23 @@ from torch.nn import functional as F
 from dualflow.flows.bijection import wide
 
 
+class Convolution(nn.Conv3d):
+    """A 3D convolution that keeps its size, and float32 where the volume is smaller than the kernel.
+
+    There oneDNN's weight gradients in bfloat16 are garbage, often infinite (torch 2.13, a CPU with AVX-512).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, bias: bool = True) -> None:
+        super().__init__(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve `[N, C, D, H, W]` with zero padding."""
+        if min(x.shape[2:]) >= self.kernel_size[0] or not torch.is_autocast_enabled(x.device.type):
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.to(self.weight.dtype))
+
+
 class RMSNorm(nn.Module):
     """Divide each voxel's channel vector by its root mean square, then apply a learnt gain per channel.
 
@@ -40,7 +57,7 @@ class ZeroConv(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
         super().__init__()
-        self.conv = nn.Conv3d(in_channels, out_channels, kernel, padding=kernel // 2)
+        self.conv = Convolution(in_channels, out_channels, kernel)
         self.gain = min(1.0, sqrt(self.WIDE / (in_channels * kernel**3)))
         for parameter in self.conv.parameters():
             nn.init.zeros_(parameter)
@@ -60,8 +77,8 @@ class Conditioner(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, hidden_channels: int) -> None:
         super().__init__()
-        self.first = nn.Conv3d(in_channels, hidden_channels, 3, padding=1)
-        self.middle = nn.Conv3d(hidden_channels, hidden_channels, 1)
+        self.first = Convolution(in_channels, hidden_channels, 3)
+        self.middle = Convolution(hidden_channels, hidden_channels, 1)
         self.norm = RMSNorm(hidden_channels)
         self.last = ZeroConv(hidden_channels, out_channels, 3)
 
@@ -89,7 +106,7 @@ class PooledHead(nn.Module):
     def __init__(self, in_channels: int, out_features: int) -> None:
         super().__init__()
         hidden = self.HIDDEN
-        self.conv = nn.Conv3d(in_channels, hidden, 3, padding=1)
+        self.conv = Convolution(in_channels, hidden, 3)
         self.middle = nn.Linear(hidden * self.GRID**3, hidden)
         self.norm = nn.LayerNorm(hidden)
         self.last = nn.Linear(hidden, out_features)

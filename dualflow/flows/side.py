@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dualflow.flows.bijection import wide
-from dualflow.flows.network import RMSNorm
+from dualflow.flows.network import Convolution, RMSNorm
 
 RAMP = 10.0
 
@@ -73,7 +73,7 @@ class SideDiscriminator(nn.Module):
 
     def __init__(self, channels: int, features: int, hidden: int = 16) -> None:
         super().__init__()
-        self.conv = nn.Conv3d(channels, hidden, 3, padding=1)
+        self.conv = Convolution(channels, hidden, 3)
         self.norm = RMSNorm(hidden)
         self.head = nn.Sequential(nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, features))
 

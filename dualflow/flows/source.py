@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from dualflow.flows.base import StandardNormal
 from dualflow.flows.level import StepMaps, no_maps
 from dualflow.flows.multiscale import FlowMaps, MultiScaleFlow, level_channels, step_channels
+from dualflow.flows.network import Convolution
 from dualflow.flows.spec import FlowSpec
 from dualflow.flows.squeeze import Squeeze
 
@@ -63,7 +64,8 @@ class GlowSource(nn.Module):
 
     def forward(self, source: Tensor, maps: Tensor | None = None, side: Tensor | None = None) -> SourceCode:
         """Encode `[N, C, D, H, W]`."""
-        code = self.flow.trace(source, self.none)
+        # Only steps that are seen keep their activations; the others keep what the training's memory mode says.
+        code = (self.flow.trace if self.context == "step" else self.flow.encode)(source, self.none)
         log_prob = code.log_det
         for z in code.latents:
             log_prob = log_prob + self.base.log_prob(z.flatten(1))
@@ -97,7 +99,7 @@ class EncoderSource(nn.Module):
         self.channels = widths
         self.map_channels = [width * (spec.context != "none") for width in widths]
         self.squeeze = Squeeze()
-        self.stem = nn.Conv3d(8 * (source_channels + map_channels), widths[0], 3, padding=1)
+        self.stem = Convolution(8 * (source_channels + map_channels), widths[0], 3)
         self.side = nn.Linear(side_channels, widths[0]) if side_channels else None
         self.start = nn.Sequential(nn.GroupNorm(1, widths[0]), nn.SiLU())
         self.down = nn.ModuleList(_block(fine, coarse, stride=2) for fine, coarse in pairs)
@@ -140,7 +142,7 @@ class EncoderSource(nn.Module):
 
 def _block(in_channels: int, out_channels: int, stride: int = 1) -> nn.Module:
     # No bias, and normalised before the nonlinearity: a constant offset would soon drown what varies over the volume.
-    conv = nn.Conv3d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+    conv = Convolution(in_channels, out_channels, 3, stride=stride, bias=False)
     return nn.Sequential(conv, nn.GroupNorm(1, out_channels), nn.SiLU())
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dualflow.config import TrainConfig
 from dualflow.data.dataset import Item, PairDataset, batches
 from dualflow.errors import DualflowError
+from dualflow.flows.memory import set_memory
 from dualflow.flows.model import DualFlow
 from dualflow.flows.objective import selection
 from dualflow.progress import progress
@@ -82,6 +83,7 @@ def fit(
             `config.max_round_trip`.
     """
     device = device_of(model)
+    set_memory(model, config.memory)
     torch.manual_seed(seed)
     optimiser = Optimiser(model, config, steps, learning_rate)
     history, start, in_a_row, best = History(), 0, 0, _copy(model)
