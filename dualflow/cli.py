@@ -231,6 +231,31 @@ def bench_presets(config_path: Path, overrides: tuple[str, ...], seconds: float,
     sys.exit(compare(config, seconds=seconds, names=[name for name in names.split(",") if name], cores=cores))
 
 
+@bench.command("step")
+@CONFIG
+@OVERRIDES
+def bench_step(config_path: Path, overrides: tuple[str, ...]) -> None:
+    """Time an optimiser step in each memory mode, against the bare cost of its convolutions.
+
+    \b
+    dualflow bench step
+                    the flow of configs/quickstart.yaml on its grid
+    dualflow bench step --set model.preset=dual_glow
+                    --set preprocess.spacing_mm=2 --set 'preprocess.shape=[96,112,96]'
+                    another flow, on a finer grid
+
+    Each mode is measured in a process of its own on random volumes; do nothing else meanwhile. Stacks of equal size
+    made with FrEIA and MemCNN are measured too where these are installed.
+    """  # noqa: D301 - click's mark of a paragraph to keep as it is is the character itself
+    from dualflow.config import load_config
+
+    config = load_config(config_path, overrides)
+    set_threads(config.train.threads)
+    from dualflow.bench.step import bench_step as compare
+
+    compare(config)
+
+
 @bench.command("preprocess")
 @CONFIG
 @OVERRIDES

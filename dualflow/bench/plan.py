@@ -117,7 +117,7 @@ def read_plan(config: Config) -> Plan | None:
 def identity_of(config: Config, choice: ModelConfig) -> str:
     """Digest of what the time of a flow's step depends on: its pieces, the grid, and how it is trained."""
     spec = preset(choice.preset, **choice.options).to_dict()
-    train = config.train.model_dump(include={"batch_size", "precision", "threads", "choose_mean"})
+    train = config.train.model_dump(include={"batch_size", "precision", "memory", "threads", "choose_mean"})
     return digest_of([spec, config.preprocess.shape, len(config.study.side), train])[:16]
 
 

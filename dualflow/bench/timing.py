@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dualflow.config import Config, ModelConfig
 from dualflow.errors import DualflowError
 from dualflow.flows.local_linear import LocalLinear
+from dualflow.flows.memory import set_memory
 from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import preset
 from dualflow.flows.pretrain import SourcePretraining
@@ -40,17 +41,25 @@ def step_seconds(config: Config, name: str, choice: ModelConfig) -> float:
     Raises:
         DualflowError: a step was not finite, so that its time means nothing.
     """
+    model, batch = random_training(config, choice)
+    pretrain = model.spec.source_pretrain
+    early = _mean_step(config, name, SourcePretraining(model), batch, PHASES[:1]) if pretrain else 0.0
+    late = _mean_step(config, name, model, batch, PHASES)
+    return pretrain * early + (1 - pretrain) * late
+
+
+def random_training(config: Config, choice: ModelConfig) -> tuple[DualFlow, dict[str, Tensor]]:
+    """An initialised flow of the study's grid, and a batch of random volumes for it."""
     torch.manual_seed(0)
     spec, features = preset(choice.preset, **choice.options), len(config.study.side)
     channels = len(config.study.sources)
     model = DualFlow(spec, shape=config.preprocess.shape, side_features=features, source_channels=channels)
+    set_memory(model, config.train.memory)
     batch = _random_batch(config, features)
     if not isinstance(model.mean_model, LocalLinear):
         del batch["mean"]  # only a closed-form mean is cross-fitted and handed to each step
-    early = _mean_step(config, name, SourcePretraining(model), batch, PHASES[:1]) if spec.source_pretrain else 0.0
     model.initialize(batch["target"], batch["source"], batch["side"], batch["mask"], batch.get("mean"))
-    late = _mean_step(config, name, model, batch, PHASES)
-    return spec.source_pretrain * early + (1 - spec.source_pretrain) * late
+    return model, batch
 
 
 def _mean_step(config: Config, name: str, model: nn.Module, batch: dict[str, Tensor], phases: Sequence[float]) -> float:

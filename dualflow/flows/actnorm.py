@@ -32,12 +32,12 @@ class ActNorm(Bijection):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Shift, then scale."""
-        shift, log_scale = self._shift_and_log_scale(context)
+        shift, log_scale = self.shift_and_log_scale(context)
         return (x + shift) * log_scale.exp(), self._log_det(x, log_scale)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Divide, then shift back."""
-        shift, log_scale = self._shift_and_log_scale(context)
+        shift, log_scale = self.shift_and_log_scale(context)
         return z * (-log_scale).exp() - shift, -self._log_det(z, log_scale)
 
     @torch.no_grad()
@@ -52,7 +52,7 @@ class ActNorm(Bijection):
             self.initialized.fill_(True)
         return super().initialize(x, context)
 
-    def _shift_and_log_scale(self, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    def shift_and_log_scale(self, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Shift and log-scale, `[C, 1, 1, 1]` or `[N, C, 1, 1, 1]`."""
         return self.shift, soft_bound(self.raw_log_scale, LOG_SCALE_BOUND)
 
@@ -75,7 +75,8 @@ class ConditionalActNorm(ActNorm):
         super().__init__(channels)
         self.head = PooledHead(context_channels, 2 * channels)
 
-    def _shift_and_log_scale(self, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    def shift_and_log_scale(self, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Those of each person, `[N, C, 1, 1, 1]`."""
         assert context is not None
         shift, raw = self.head(context)[:, :, None, None, None].to(self.shift.dtype).chunk(2, dim=1)
         return self.shift + shift, soft_bound(self.raw_log_scale + raw, LOG_SCALE_BOUND)

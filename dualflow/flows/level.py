@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -11,8 +12,8 @@ from dualflow.flows.attention import ATTENTIONS
 from dualflow.flows.bijection import Bijection, Sequential, zero_log_det
 from dualflow.flows.coupling import TRANSFORMS, Affine, Coupling, Injector
 from dualflow.flows.memory import Link, Memory, run, run_chain
-from dualflow.flows.mixing import MIXINGS, InvertibleMixing, random_rotations
-from dualflow.flows.network import Conditioner
+from dualflow.flows.mixing import MIXINGS, InvertibleMixing, NormalisedMixing, random_rotations
+from dualflow.flows.network import Conditioner, Convolution
 from dualflow.flows.spec import FlowSpec
 from dualflow.flows.squeeze import SQUEEZES
 
@@ -59,8 +60,12 @@ class Step(nn.Module):
         return run(self.links(maps, inverse=True), z)
 
     def links(self, maps: StepMaps, *, inverse: bool = False) -> list[Link]:
-        """The pieces with their maps, in the order in which they are applied."""
-        links = [Link(piece, maps.get(name), inverse) for name, piece in self.pieces.items()]  # type: ignore[arg-type]
+        """The pieces with their maps, in the order in which they are applied; a plain actnorm within the mixing."""
+        pieces: dict[str, Any] = dict(self.pieces.items())
+        actnorm, mixing = pieces["actnorm"], pieces["mixing"]
+        if type(actnorm) is ActNorm and isinstance(mixing, InvertibleMixing):
+            pieces["mixing"] = NormalisedMixing(pieces.pop("actnorm"), mixing)
+        links = [Link(piece, maps.get(name), inverse) for name, piece in pieces.items()]
         return links[::-1] if inverse else links
 
     def initialize(self, x: Tensor, maps: StepMaps) -> Tensor:
@@ -96,7 +101,7 @@ class Level(nn.Module):
         )
         shared = 1 if spec.context == "level" else count
         self.projections = nn.ModuleList(
-            nn.Conv3d(context_channels, hidden, 1) for _ in range(shared if context_channels else 0)
+            Convolution(context_channels, hidden, 1) for _ in range(shared if context_channels else 0)
         )
         # What is kept for the backward pass; a training chooses it, and it changes no result.
         self.memory: Memory = "stored"

@@ -7,6 +7,7 @@ from math import sqrt
 import torch
 from torch import Tensor, nn
 
+from dualflow.flows.actnorm import ActNorm
 from dualflow.flows.bijection import Bijection, Sequential, soft_bound, soft_bound_inverse, wide
 from dualflow.flows.network import PooledHead
 
@@ -48,9 +49,8 @@ class InvertibleMixing(Bijection):
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Multiply every voxel's channel vector by W."""
         with torch.autocast(x.device.type, enabled=False):
-            lower, upper, log_det = self._factors(x)
-            mixed = (self.permutation @ lower @ upper) @ wide(x).flatten(2)
-            return mixed.view_as(x), log_det
+            matrix, log_det = self.matrix(x)
+            return (matrix @ wide(x).flatten(2)).view_as(x), log_det
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Solve for the channel vector that W maps to z."""
@@ -61,11 +61,54 @@ class InvertibleMixing(Bijection):
             x = torch.linalg.solve_triangular(upper, x, upper=True)
             return x.view_as(z), -log_det
 
+    def matrix(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """W `[C, C]`, and the log-determinant `[N]` for a volume of the size of x."""
+        lower, upper, log_det = self._factors(x)
+        return self.permutation @ lower @ upper, log_det
+
     def _factors(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         log_diagonal = soft_bound(wide(self.raw_log_diagonal), LOG_DIAGONAL_BOUND)
         lower = self.gain * self.lower.tril(-1) + torch.eye(len(log_diagonal), dtype=self.lower.dtype, device=x.device)
         upper = self.gain * self.upper.triu(1) + torch.diag(self.sign * log_diagonal.exp())
         return lower, upper, (x[0, 0].numel() * log_diagonal.sum()).expand(x.shape[0])
+
+
+class NormalisedMixing(Bijection):
+    """An actnorm and the mixing behind it as one matrix and one shift, for one pass over the volume.
+
+        z_v = W diag(s) (x_v + b) = A x_v + A b,    log|det| = V (sum_c log s_c + log|det W|)
+
+    It owns nothing: its parameters are those of the two. The inverse matrix is found in float64.
+    """
+
+    def __init__(self, actnorm: ActNorm, mixing: InvertibleMixing) -> None:
+        super().__init__()
+        self.actnorm, self.mixing = actnorm, mixing
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Shift, scale and mix."""
+        with torch.autocast(x.device.type, enabled=False):
+            matrix, shift, log_det = self._affine(x)
+            return torch.baddbmm(matrix @ shift, matrix, wide(x).flatten(2)).view_as(x), log_det
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Undo it."""
+        with torch.autocast(z.device.type, enabled=False):
+            matrix, shift, log_det = self._affine(z)
+            inverse = torch.linalg.inv(matrix.double()).to(matrix.dtype)
+            return torch.baddbmm(-shift, inverse, wide(z).flatten(2)).view_as(z), -log_det
+
+    def _affine(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Matrix A `[N, C, C]`, shift b `[N, C, 1]` and log-determinant `[N]`."""
+        count, channels = x.shape[:2]
+        shift, log_scale = self.actnorm.shift_and_log_scale()
+        matrix, log_det = self.mixing.matrix(x)
+        scaled = matrix * log_scale.exp().view(1, channels)
+        return (
+            scaled.expand(count, channels, channels),
+            shift.view(1, channels, 1).expand(count, channels, 1),
+            log_det + x[0, 0].numel() * wide(log_scale).sum(),
+        )
 
 
 class ConditionalTriangles(Bijection):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from math import sqrt
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from dualflow.flows.bijection import wide
@@ -19,13 +21,60 @@ class Convolution(nn.Conv3d):
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, bias: bool = True) -> None:
         super().__init__(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=bias)
+        self.pointwise = kernel == stride == 1
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve `[N, C, D, H, W]` with zero padding."""
+    def forward(self, x: Tensor, gain: Tensor | float = 1.0, scale: float = 1.0) -> Tensor:
+        """Convolve `[N, C, D, H, W]` with zero padding.
+
+        `gain` is what the input's channels `[C, 1, 1, 1]` would be multiplied with before, `scale` what the output
+        would be after: on the weights it is the same, without a pass over the volume.
+        """
+        weight, bias = self.weight * (gain * scale), None if self.bias is None else self.bias * scale
+        if self.pointwise:
+            return pointwise(x, weight, bias)
         if min(x.shape[2:]) >= self.kernel_size[0] or not torch.is_autocast_enabled(x.device.type):
-            return super().forward(x)
+            return self._whole(x, weight, bias)
         with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x.to(self.weight.dtype))
+            return self._whole(x.to(weight.dtype), weight, bias)
+
+    def _whole(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.conv3d(x, weight, bias, self.stride, self.padding)
+
+
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 1x1x1 convolution as a product of matrices, which on a CPU takes two thirds of its time or less."""
+    matrix, voxels = weight.flatten(1).expand(len(x), *weight.shape[:2]), x.flatten(2)
+    if bias is None:
+        return (matrix @ voxels).view(len(x), len(weight), *x.shape[2:])
+    return torch.baddbmm(bias.view(1, -1, 1), matrix, voxels).view(len(x), len(weight), *x.shape[2:])
+
+
+class UnitRMS(torch.autograd.Function):
+    """Divide each voxel's channel vector by its root mean square, `[N, C, D, H, W]`, which is in float32 or wider.
+
+        y = x r,    r = (mean_c x^2 + eps)^(-1/2),    dx = r (dy - y mean_c(y dy))
+
+    By itself autograd would take ten times as long on a CPU, for its reductions and their transposes.
+    """
+
+    EPSILON = 1e-6
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """Normalise."""
+        power = wide(x)
+        scale = torch.rsqrt((power * power).mean(1, keepdim=True) + UnitRMS.EPSILON).to(x.dtype)
+        y = x * scale
+        ctx.save_for_backward(y, scale)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """The gradient of the input."""
+        (y, scale), (gradient,) = ctx.saved_tensors, gradients
+        along = wide(y * gradient).mean(1, keepdim=True).to(y.dtype)
+        return torch.addcmul(gradient, y, along, value=-1).mul_(scale)
 
 
 class RMSNorm(nn.Module):
@@ -40,9 +89,13 @@ class RMSNorm(nn.Module):
         self.gain = nn.Parameter(torch.ones(channels, 1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise `[N, C, D, H, W]` over C, in float32 or wider."""
-        power = wide(x).square().mean(1, keepdim=True)
-        return x * (torch.rsqrt(power + 1e-6) * self.gain).to(x.dtype)
+        """Normalise `[N, C, D, H, W]` over C."""
+        return self.without_gain(x) * self.gain.to(x.dtype)
+
+    def without_gain(self, x: Tensor) -> Tensor:
+        """Normalise alone, for a next layer that takes the gain up."""
+        normalised: Tensor = UnitRMS.apply(x)  # type: ignore[no-untyped-call]
+        return normalised
 
 
 class ZeroConv(nn.Module):
@@ -62,9 +115,9 @@ class ZeroConv(nn.Module):
         for parameter in self.conv.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve `[N, C, D, H, W]` with zero padding."""
-        out: Tensor = self.conv(x) * self.gain
+    def forward(self, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
+        """Convolve `[N, C, D, H, W]` with zero padding, its channels first multiplied with `gain`."""
+        out: Tensor = self.conv(x, gain, self.gain)
         return out
 
 
@@ -88,7 +141,7 @@ class Conditioner(nn.Module):
         if context is not None:
             hidden = hidden + context
         hidden = self.middle(F.silu(hidden, inplace=True))
-        out: Tensor = self.last(self.norm(F.silu(hidden, inplace=True)))
+        out: Tensor = self.last(self.norm.without_gain(F.silu(hidden, inplace=True)), self.norm.gain)
         return out
 
 

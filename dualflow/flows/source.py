@@ -103,7 +103,7 @@ class EncoderSource(nn.Module):
         self.side = nn.Linear(side_channels, widths[0]) if side_channels else None
         self.start = nn.Sequential(nn.GroupNorm(1, widths[0]), nn.SiLU())
         self.down = nn.ModuleList(_block(fine, coarse, stride=2) for fine, coarse in pairs)
-        self.up = nn.ModuleList(nn.Conv3d(coarse, fine, 1) for fine, coarse in pairs)
+        self.up = nn.ModuleList(Convolution(coarse, fine, 1) for fine, coarse in pairs)
         self.refine = nn.ModuleList(_block(width, width) for width in widths)
         self.norms = nn.ModuleList(nn.GroupNorm(1, width) for width in widths)
         self.blocks = nn.ModuleList(
