@@ -29,7 +29,8 @@ class Optimiser:
     def __init__(self, model: nn.Module, config: TrainConfig, steps: int, learning_rate: float) -> None:
         self.model, self.config = model, config
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.adam = AdamW(self.parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay)
+        decay, betas = config.weight_decay, (0.9, 0.98)
+        self.adam = AdamW(self.parameters, lr=learning_rate, betas=betas, weight_decay=decay, fused=True)
         warmup = max(1, round(config.warmup * steps))
 
         def rate(step: int) -> float:
