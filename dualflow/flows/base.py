@@ -108,6 +108,12 @@ class LowRankGaussian(nn.Module):
         self.raw_log_diagonal.copy_(soft_bound_inverse(0.5 * left.log(), LOG_DIAGONAL_BOUND))
         self.initialized.fill_(True)
 
+    @torch.no_grad()
+    def rescale(self, scale: float) -> None:
+        """Multiply every standard deviation by `scale`; correlations stay."""
+        self.factors.mul_(scale)
+        self.raw_log_diagonal.copy_(soft_bound_inverse(self._diagonal()[1] + log(scale), LOG_DIAGONAL_BOUND))
+
     def _diagonal(self) -> tuple[Tensor, Tensor]:
         log_diagonal = soft_bound(wide(self.raw_log_diagonal), LOG_DIAGONAL_BOUND)
         return log_diagonal.exp(), log_diagonal

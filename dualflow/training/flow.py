@@ -16,6 +16,7 @@ from dualflow.errors import DataError
 from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import preset
 from dualflow.flows.pretrain import SourcePretraining
+from dualflow.training.calibrate import calibrate
 from dualflow.training.engine import History, Watcher, fit
 from dualflow.training.mean import fit_mean
 
@@ -52,7 +53,7 @@ def train_flow(
     identity: str = "",
     watch: Watcher | None = None,
 ) -> TrainedFlow:
-    """Fit the mean, pre-train the source where the flow asks for it, then train the flow.
+    """Fit the mean, pre-train the source where the flow asks for it, train the flow, then set its spread right.
 
     A closed-form mean is cross-fitted: the flow sees each training person's residual from a mean that was fitted
     without that person, as it will for new people; otherwise it would learn residuals that are too small.
@@ -111,6 +112,8 @@ def train_flow(
         watch=watch,
     )
     model.load_state_dict(weights)
+    begun = perf_counter()
+    facts |= {"spread_scale": calibrate(model, validation, seed), "calibrate_seconds": perf_counter() - begun}
     return TrainedFlow(model.eval(), history, facts)
 
 

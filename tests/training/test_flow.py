@@ -11,6 +11,7 @@ from dualflow.errors import DataError
 from dualflow.flows.mean import NetworkMean
 from dualflow.inference.predict import load_predictor
 from dualflow.training import flow as module
+from dualflow.training.calibrate import calibrate
 from dualflow.training.checkpoint import load_newest_state, save_model, states
 from dualflow.training.flow import mean_folder, source_folder, train_flow
 
@@ -247,3 +248,22 @@ def test_nothing_to_train_on_is_said(train, small_flow):
     """One line, before anything is built."""
     with pytest.raises(DataError, match="no training pairs"):
         train(small_flow, pairs=PairDataset([]))
+
+
+@pytest.mark.parametrize("off", [0.6, 1.0, 1.6])
+def test_the_spread_is_set_right_on_people_held_out(train, held_out, off):
+    """However wide training left the law, samples come to vary as much as targets do, and the card says by what."""
+    choice = ModelConfig(preset="dualflow", options={"levels": 2, "steps": [1, 1], "hidden": [4, 4], "low_rank": 2})
+    flow = train(choice).model
+    calibrate(flow, held_out, 0)
+    flow.priors[-1].base.rescale(off)
+    before = flow.priors[-1].base.factors.detach().clone()
+    scale = calibrate(flow, held_out, 1)
+    torch.testing.assert_close(flow.priors[-1].base.factors, scale * before)
+    assert scale * off == pytest.approx(1, rel=0.15)
+
+
+def test_a_flow_without_a_low_rank_base_is_left_as_it_is(train, small_flow):
+    """There is nothing that a scale could be taken up by, and the card says so."""
+    options = {**small_flow.options, "low_rank": 0}
+    assert train(small_flow.model_copy(update={"options": options})).facts["spread_scale"] is None
