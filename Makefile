@@ -5,7 +5,7 @@ CONFIG ?= configs/quickstart.yaml
 CORES  ?= all
 READY  := $(VENV)/.ready
 
-.PHONY: help setup run test lint benchmark ui clean
+.PHONY: help setup run test lint benchmark crash-test ui clean
 
 help:  ## Show the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,9 @@ lint: $(READY)  ## Check style, types, spelling and the workflow.
 
 benchmark: $(READY)  ## Compute the numbers of the README (25 minutes on 2 cores).
 	@$(BIN)/dualflow run --config configs/benchmark.yaml --cores $(CORES)
+
+crash-test: $(READY)  ## Kill a tiny training 300 times and hold what it becomes against an unbroken one.
+	$(BIN)/python tests/crash_test.py
 
 ui: $(READY)  ## Open the MLflow pages of the tracked runs on 127.0.0.1:5000.
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///results/mlflow.db

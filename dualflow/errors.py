@@ -87,6 +87,12 @@ class DriftError(DualflowError):
     exit_code = 7
 
 
+class StoppedError(DualflowError):
+    """A training that was asked to end, and did so with its state kept; to be started again."""
+
+    exit_code = 75
+
+
 class CommitError(DualflowError):
     """An output file that could not be made real."""
 

@@ -9,10 +9,11 @@ rule train:
     benchmark:
         benchmark_of("train/{model}_seed-{seed}")
     retries: 1
-    threads: study.train.threads
+    threads: study.train.threads * study.train.processes
     params:
         section=model_section,
         version=__version__,
+        threads=study.train.threads,
     shell:
-        "dualflow train --threads {threads}"
+        "dualflow train --threads {params.threads}"
         " --model {wildcards.model} --seed {wildcards.seed} 2>&1 | tee {log:q}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dualflow.config.section import Section
+from dualflow.errors import ConfigError
 
 
 class ModelConfig(Section):
@@ -59,7 +60,17 @@ class TrainConfig(Section):
     """Largest difference between a validation scan and the decode of its encoding, in the target's unit (SUVR) and in
     float32, beyond which training stops with an error."""
     threads: int = Field(default=1, ge=1)
-    """CPU threads of one training, the same for the flow and the networks it is compared with."""
+    """CPU threads of each process of a training, the same for the flow and the networks it is compared with."""
+    processes: int = Field(default=1, ge=1)
+    """Processes that share each batch of a training (DistributedDataParallel); `batch_size` is a multiple of it."""
+
+    @model_validator(mode="after")
+    def _shared_evenly(self) -> Self:
+        if self.batch_size % self.processes:
+            raise ConfigError(
+                f"batch_size {self.batch_size} cannot be shared by {self.processes} processes; make it a multiple"
+            )
+        return self
 
 
 class BaselineConfig(Section):

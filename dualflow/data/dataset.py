@@ -111,10 +111,19 @@ def collate(items: Sequence[Item]) -> Item:
     return batch
 
 
-def batches(dataset: PairDataset, batch_size: int, steps: int, seed: int, start_step: int = 0) -> Iterator[Item]:
-    """Batches `start_step` .. `steps` - 1 of an endless shuffled stream; each is a function of seed and step alone."""
+ALL = slice(None)
+
+
+def batches(
+    dataset: PairDataset, batch_size: int, steps: int, seed: int, start_step: int = 0, rows: slice = ALL
+) -> Iterator[Item]:
+    """Batches `start_step` .. `steps` - 1 of an endless shuffled stream; each is a function of seed and step alone.
+
+    Of each batch, `rows` are given: the share of one of several processes.
+    """
     for step in range(start_step, steps):
-        yield collate([dataset[position] for position in batch_positions(len(dataset), batch_size, step, seed)])
+        positions = batch_positions(len(dataset), batch_size, step, seed)
+        yield collate([dataset[position] for position in positions[rows]])
 
 
 def batch_positions(length: int, batch_size: int, step: int, seed: int) -> list[int]:

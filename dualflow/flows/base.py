@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dualflow.errors import ShapeError
 from dualflow.flows.bijection import soft_bound, soft_bound_inverse, wide
+from dualflow.flows.draws import standard_noise
 
 NoiseTool = Callable[[Tensor], Tensor]
 LOG_DIAGONAL_BOUND = 4.0
@@ -124,9 +125,3 @@ class LowRankGaussian(nn.Module):
                 f"the low-rank base was built for {len(self.factors)} latents and got {size}; "
                 "give volumes of the size the model was built for, or set low_rank: 0"
             )
-
-
-def standard_noise(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Standard normal numbers on `like`'s device, drawn where the generator lives."""
-    device = like.device if generator is None else generator.device
-    return torch.randn(shape, generator=generator, device=device, dtype=like.dtype).to(like.device)

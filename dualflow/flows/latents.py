@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dualflow.errors import ShapeError
-from dualflow.flows.base import standard_noise
 from dualflow.flows.bijection import wide
+from dualflow.flows.draws import standard_noise
 
 LatentTool = Callable[[Tensor, Tensor | None, float, torch.Generator | None], Tensor]
 

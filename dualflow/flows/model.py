@@ -14,10 +14,11 @@ from torch.nn import functional as F
 from dualflow.errors import ConfigError, ShapeError
 from dualflow.flows.base import LowRankGaussian, StandardNormal
 from dualflow.flows.bijection import wide
+from dualflow.flows.draws import standard_noise, uniform_noise
 from dualflow.flows.latents import LATENT_TOOLS
 from dualflow.flows.mean import MEANS
 from dualflow.flows.multiscale import Code, FlowMaps, MultiScaleFlow, level_channels, level_shapes
-from dualflow.flows.noise import prepared, uniform_noise
+from dualflow.flows.noise import prepared
 from dualflow.flows.objective import EVALUATION_SEED, objective
 from dualflow.flows.prior import Evidence, LevelChannels, LevelPrior
 from dualflow.flows.side import SideDiscriminator, SideTokens
@@ -302,7 +303,7 @@ class DualFlow(nn.Module):
         """
         target = prepared(target, mask, self.spec, training=True)
         if isinstance(self.source, GlowSource):
-            self.source.initialize(source + self.spec.source_noise * torch.randn_like(source))
+            self.source.initialize(source + self.spec.source_noise * standard_noise(tuple(source.shape), source))
         condition = self.condition(source, self.known_side(source, side), mean)
         code, last = self.flow.initialize(self._residual(target, condition), condition.maps), self.spec.levels - 1
         prior = self._prior(last)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dualflow.flows.base import standard_noise
+from dualflow.flows.draws import standard_noise, uniform_noise
 from dualflow.flows.spec import FlowSpec
 
 
@@ -37,12 +37,6 @@ def gaussian(target: Tensor, spec: FlowSpec, generator: torch.Generator | None =
 def uniform(target: Tensor, spec: FlowSpec, generator: torch.Generator | None = None) -> Tensor:
     """A target of multiples of `bin_width`, spread evenly over its bins: the density then bounds the mass."""
     return target + spec.bin_width * uniform_noise(target, generator)
-
-
-def uniform_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Numbers in [0, 1) on `like`'s device, drawn where the generator lives."""
-    device = like.device if generator is None else generator.device
-    return torch.rand(like.shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
 
 
 def with_background(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from dualflow.flows.draws import standard_noise
 from dualflow.flows.mean import masked_l1
 from dualflow.flows.multiscale import Code
 from dualflow.flows.noise import prepared
@@ -49,7 +50,7 @@ def objective(
     if flow.training:
         target = prepared(target, mask, spec, training=True)
         if spec.source == "glow":
-            source = source + spec.source_noise * torch.randn_like(source)
+            source = source + spec.source_noise * standard_noise(tuple(source.shape), source)
     else:
         target = prepared(target, mask, spec, torch.Generator().manual_seed(EVALUATION_SEED))
     condition = flow.condition(source, side, mean)

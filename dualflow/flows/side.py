@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dualflow.flows.bijection import wide
+from dualflow.flows.draws import uniform_noise
 from dualflow.flows.network import Convolution, RMSNorm
 
 RAMP = 10.0
@@ -38,7 +39,7 @@ class SideTokens(nn.Module):
         """Replace NaN, and what dropout hides, by the tokens."""
         unknown = side.isnan()
         if self.training and self.dropout:
-            unknown = unknown | (torch.rand_like(side) < self.dropout) | (torch.rand_like(side[:, :1]) < self.dropout)
+            unknown = unknown | (uniform_noise(side) < self.dropout) | (uniform_noise(side[:, :1]) < self.dropout)
         return torch.where(unknown, self.token, side.nan_to_num())
 
 

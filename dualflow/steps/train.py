@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +29,7 @@ from dualflow.training.checkpoint import save_model
 from dualflow.training.engine import History, Watcher, fit, forget_states
 from dualflow.training.flow import mean_folder, parameter_count, source_folder, train_flow
 from dualflow.training.mean import person_folds
+from dualflow.training.ranks import Ranks, joined, launch, launched
 from dualflow.training.tracking import Run, tracked
 
 PICTURE_SEED = 0
@@ -42,6 +45,8 @@ def train(config: Config, name: str, seed: int) -> None:
     """
     if name not in config.flows and name not in BASELINES:
         raise ConfigError(f"unknown model '{name}'; choose from: {', '.join([*config.flows, *BASELINES])}")
+    if config.train.processes > 1 and not launched():
+        launch(config.train.processes, sys.argv[1:])
     layout, folder = config.layout, config.layout.model(name, seed)
     pairs = usable_pairs(config)
     encoder = SideEncoder.fit(pairs[pairs["split"] == "train"], config.study.side)
@@ -51,13 +56,16 @@ def train(config: Config, name: str, seed: int) -> None:
     data = {key: _input_hash(config, key) for key in [*training.scans, *validation.scans]}
     identity = _identity(config, name, data, (training, validation))
     tags = {"model": name, "seed": str(seed), "training": identity[:16]}
-    with tracked(config.tracking, config.study.name, f"{name} seed {seed}", tags) as run:
+    with joined() as ranks, _tracked(config, f"{name} seed {seed}", tags, ranks) as run:
         run.parameters(tracked_values(config))
         hashes = [data.get(key, "") for key in pairs["scan"]]
         run.data(pairs[["scan", "split"]].assign(sha256=hashes), "pairs", "training")
         watch = _watcher(config, run, validation)
-        job = Job(config, name, seed, encoder, training, validation, identity, watch)
+        job = Job(config, name, seed, encoder, training, validation, identity, watch, ranks)
         model, history, facts = _train_flow(job) if name in config.flows else _train_baseline(job)
+        if not ranks.first:  # what follows is written by one process
+            ranks.wait()
+            return
         card = {
             "name": name,
             "seed": seed,
@@ -83,6 +91,7 @@ def train(config: Config, name: str, seed: int) -> None:
         for file in files:
             run.file(file, "model")
         run.metrics({"train/seconds": history.seconds, "train/skipped_steps": float(history.skipped)})
+        ranks.wait()
     write_manifest(
         layout.manifest(f"train/{name}_seed-{seed}"),
         step="train",
@@ -95,12 +104,17 @@ def train(config: Config, name: str, seed: int) -> None:
         forget_states(states)
 
 
+def _tracked(config: Config, run_name: str, tags: Mapping[str, str], ranks: Ranks) -> AbstractContextManager[Run]:
+    """The tracked run of the first process; the others have none, and what they tell goes nowhere."""
+    return tracked(config.tracking, config.study.name, run_name, tags) if ranks.first else nullcontext(Run(None))
+
+
 Trained = tuple[nn.Module, History, dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One training: what is trained, on what, and who watches."""
+    """One training: what is trained, on what, who watches, and which process this is."""
 
     config: Config
     name: str
@@ -110,6 +124,7 @@ class Job:
     validation: PairDataset
     identity: str
     watch: Watcher
+    ranks: Ranks
 
     @property
     def shared(self) -> dict[str, Any]:
@@ -120,6 +135,7 @@ class Job:
             "folder": self.config.layout.model(self.name, self.seed),
             "identity": self.identity,
             "watch": self.watch,
+            "ranks": self.ranks,
         }
 
 
@@ -216,7 +232,8 @@ def _picture(model: nn.Module, validation: PairDataset, window: tuple[float, flo
 
 def _identity(config: Config, name: str, data: Mapping[str, str], splits: Sequence[PairDataset]) -> str:
     """Digest of what a training depends on beside its seed: states of another one are not gone on from."""
-    sections = dump(config.train, config.baselines, config.flows.get(name, config.model), without=("seeds", "models"))
+    choice = config.flows.get(name, config.model)
+    sections = dump(config.train, config.baselines, choice, without=("seeds", "models", "processes"))
     scans = [[(item["scan"], data[item["scan"]], item["side"].tolist()) for item in split.items] for split in splits]
     return digest_of({"version": __version__, "name": name, "scans": scans, **sections})
 

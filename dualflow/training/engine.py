@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from dualflow.config import TrainConfig
 from dualflow.data.dataset import Item, PairDataset, batches
-from dualflow.errors import DualflowError
+from dualflow.errors import DualflowError, StoppedError
+from dualflow.flows.draws import part_of_batch
 from dualflow.flows.memory import set_memory
 from dualflow.flows.model import DualFlow
 from dualflow.flows.objective import selection
@@ -20,6 +23,7 @@ from dualflow.progress import progress
 from dualflow.training.checkpoint import load_newest_state, save_state, states
 from dualflow.training.optimiser import Optimiser
 from dualflow.training.precision import autocast, device_of
+from dualflow.training.ranks import Ranks, Stop
 from dualflow.training.validation import validate
 
 INPUTS = ("target", "source", "side", "mask", "mean")
@@ -58,11 +62,14 @@ def fit(
     folder: Path,
     identity: str = "",
     watch: Watcher | None = None,
+    ranks: Ranks | None = None,
 ) -> tuple[dict[str, Tensor], History]:
     """Train `model`; return the averaged weights of the best validation, and the history.
 
     A state is written to `folder` at every validation, and a run that was stopped goes on from the newest whole one
-    as if it had never stopped. The states are removed by `forget_states` once the model itself is saved.
+    as if it had never stopped. SIGTERM, by which a scheduler announces that it takes the machine away, ends the run
+    after the step at hand with a state of that step. The states are removed by `forget_states` once the model itself is
+    saved.
 
     Args:
         model: forward(target, source, side, mask[, mean]) -> dict with `loss`; already initialised.
@@ -77,77 +84,158 @@ def fit(
         identity: digest of everything else the training depends on: data, model, configuration. States of another
             identity are removed, for going on from them would mix two trainings.
         watch: called with step, metrics and averaged model at every validation, for tracking.
+        ranks: this process among those that share the training, each with its rows of every batch: together they
+            train as one process would, up to rounding. Only the first writes and tracks.
 
     Raises:
+        StoppedError: SIGTERM came.
+        ConfigError: the batch cannot be shared evenly by the processes.
         DualflowError: `config.max_skipped` steps in a row were not finite, or the round trip drifted beyond
             `config.max_round_trip`.
     """
-    device = device_of(model)
+    ranks = ranks or Ranks()
     set_memory(model, config.memory)
     torch.manual_seed(seed)
-    optimiser = Optimiser(model, config, steps, learning_rate)
-    history, start, in_a_row, best = History(), 0, 0, _copy(model)
-    found = load_newest_state(folder)
-    if found is not None and found[1].get("identity") != identity:
-        forget_states(folder)
-        found = None
-    if found is not None:
-        tensors, facts = found
-        start, in_a_row = int(facts["step"]), int(facts["in_a_row"])
-        optimiser.load(tensors, start)
-        torch.set_rng_state(tensors["rng"])
-        history = History(**facts["history"])
-        best = {key.removeprefix("best."): value for key, value in tensors.items() if key.startswith("best.")}
-    sums: dict[str, list[float]] = {}
-    with progress(label, steps) as shown:
-        shown.advance(start)
-        for step, batch in enumerate(batches(train, config.batch_size, steps, seed, start), start + 1):
-            model.train()
-            if isinstance(model, DualFlow):
-                model.set_progress((step - 1) / steps)
-            begun = time.perf_counter()
-            with autocast(config.precision, device):
-                terms = model(**to_inputs(batch, device))
-            norm = optimiser.step(terms["loss"])
-            history.seconds += time.perf_counter() - begun
-            if norm is None:
-                history.skipped, in_a_row = history.skipped + 1, in_a_row + 1
-                if in_a_row > config.max_skipped:
-                    raise DualflowError(
-                        f"{label}: {in_a_row} steps in a row were not finite, the last at step {step}; lower its "
-                        f"learning rate (now {learning_rate:g}) or use train.precision: float32"
-                    )
-            else:
-                in_a_row = 0
-                values = {name: float(term.detach()) for name, term in terms.items()} | {"gradient_norm": norm}
-                for name, value in values.items():
-                    sums.setdefault(name, []).append(value)
-            shown.advance(note=f"loss {float(terms['loss'].detach()):.3f}")
-            if step % config.validate_every and step != steps:
-                continue
-            entry = {"step": float(step), "learning_rate": float(optimiser.schedule.get_last_lr()[0])}
-            entry |= {name: sum(values) / len(values) for name, values in sums.items()}
-            sums = {}
-            if len(validation):
-                found_terms = validate(optimiser.averaged, validation, config.batch_size)
-                entry |= {f"validation/{name}": value for name, value in found_terms.items()}
-                _check_round_trip(label, step, found_terms, config.max_round_trip)
-            history.entries.append(entry)
-            loss = _selection(model, entry)
-            if loss <= history.best:
-                history.best, history.best_step = loss, step
-                best = _copy(optimiser.averaged)
-            if watch is not None:
-                watch(step, entry, optimiser.averaged)
-            tensors = optimiser.tensors() | {f"best.{key}": value for key, value in best.items()}
-            facts = {"step": step, "in_a_row": in_a_row, "identity": identity, "history": vars(history)}
-            save_state(folder, step, tensors | {"rng": torch.get_rng_state()}, facts)
-    if len(validation) and not history.best_step:
+    run = _Run(model, config, steps, learning_rate, ranks, folder, label, identity)
+    start = run.resume()
+    stream = batches(train, config.batch_size, steps, seed, start, ranks.rows(config.batch_size))
+    shown = progress(label, steps) if ranks.first else nullcontext(Silent())
+    with Stop().listening() as stop, shown as bar:
+        bar.advance(start)
+        for step, batch in enumerate(stream, start + 1):
+            loss = run.step(step, batch)
+            bar.advance(note=f"loss {loss:.3f}")
+            if step % config.validate_every == 0 or step == steps:
+                entry = run.validated(step, validation)
+                if watch is not None and ranks.first:
+                    watch(step, entry, run.optimiser.averaged)
+                run.save(step)
+            if not ranks.all_agree(not stop.asked)[0] and step < steps:
+                run.save(step)
+                raise StoppedError(f"{label}: stopped by SIGTERM after step {step}; given again, it goes on from there")
+    if len(validation) and not run.history.best_step:
         raise DualflowError(
             f"{label}: no validation loss was finite, so no weights can be chosen; lower its learning rate "
             f"(now {learning_rate:g}) or use train.precision: float32"
         )
-    return best, history
+    return run.best, run.history
+
+
+class Silent:
+    """A progress display that shows nothing: the first process shows all there is to see."""
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Show nothing."""
+
+
+class _Run:
+    """A training at work: model, optimiser, history and best weights, which states keep and bring back."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: TrainConfig,
+        steps: int,
+        learning_rate: float,
+        ranks: Ranks,
+        folder: Path,
+        label: str,
+        identity: str,
+    ) -> None:
+        self.model, self.config, self.steps, self.learning_rate = model, config, steps, learning_rate
+        self.ranks, self.folder, self.label, self.identity = ranks, folder, label, identity
+        self.device = device_of(model)
+        self.optimiser = Optimiser(model, config, steps, learning_rate)
+        # Gradients are averaged over the processes as they are made.
+        self.shared: nn.Module = (
+            model
+            if ranks.count == 1
+            # A preset may freeze pieces for a part of the training; buffers are the same everywhere from the start.
+            else DistributedDataParallel(model, find_unused_parameters=True, broadcast_buffers=False)
+        )
+        self.history, self.in_a_row, self.best = History(), 0, _copy(model)
+        self.sums: dict[str, list[float]] = {}
+
+    def resume(self) -> int:
+        """Take up the newest whole state of this very training; return the step it is of, 0 if there is none."""
+        found = load_newest_state(self.folder)
+        if found is not None and found[1].get("identity") != self.identity:
+            self.ranks.wait()  # all have looked
+            if self.ranks.first:
+                forget_states(self.folder)
+            found = None
+        if found is None:
+            return 0
+        tensors, facts = found
+        self.in_a_row, self.sums = int(facts["in_a_row"]), facts["sums"]
+        self.optimiser.load(tensors, int(facts["step"]))
+        torch.set_rng_state(tensors["rng"])
+        self.history = History(**facts["history"])
+        self.best = {key.removeprefix("best."): value for key, value in tensors.items() if key.startswith("best.")}
+        return int(facts["step"])
+
+    def save(self, step: int) -> None:
+        """Keep a state that the training can go on from as if it had never stopped."""
+        if self.ranks.first:
+            tensors = self.optimiser.tensors() | {f"best.{key}": value for key, value in self.best.items()}
+            facts = {
+                "step": step,
+                "in_a_row": self.in_a_row,
+                "sums": self.sums,
+                "identity": self.identity,
+                "history": vars(self.history),
+            }
+            save_state(self.folder, step, tensors | {"rng": torch.get_rng_state()}, facts)
+        self.ranks.wait()
+
+    def step(self, step: int, batch: Item) -> float:
+        """One optimiser step on this process's rows of a batch; return their loss.
+
+        Raises:
+            DualflowError: too many steps in a row were not finite.
+        """
+        self.model.train()
+        if isinstance(self.model, DualFlow):
+            self.model.set_progress((step - 1) / self.steps)
+        begun = time.perf_counter()
+        with autocast(self.config.precision, self.device), part_of_batch(self.ranks.rank, self.ranks.count):
+            terms = self.shared(**to_inputs(batch, self.device))
+        norm = self.optimiser.step(terms["loss"], self.ranks)
+        self.history.seconds += time.perf_counter() - begun
+        if norm is None:
+            self.history.skipped, self.in_a_row = self.history.skipped + 1, self.in_a_row + 1
+            if self.in_a_row > self.config.max_skipped:
+                raise DualflowError(
+                    f"{self.label}: {self.in_a_row} steps in a row were not finite, the last at step {step}; lower its "
+                    f"learning rate (now {self.learning_rate:g}) or use train.precision: float32"
+                )
+        else:
+            self.in_a_row = 0
+            values = {name: float(term.detach()) for name, term in terms.items()} | {"gradient_norm": norm}
+            for name, value in values.items():
+                self.sums.setdefault(name, []).append(value)
+        return float(terms["loss"].detach())
+
+    def validated(self, step: int, validation: PairDataset) -> dict[str, float]:
+        """Close the books since the last validation, validate, and keep the weights if they are the best so far.
+
+        Raises:
+            DualflowError: the round trip drifted beyond `max_round_trip`.
+        """
+        entry = {"step": float(step), "learning_rate": float(self.optimiser.schedule.get_last_lr()[0])}
+        means = self.ranks.sums({name: sum(values) / len(values) for name, values in self.sums.items()})
+        entry |= {name: value / self.ranks.count for name, value in means.items()}
+        self.sums = {}
+        if len(validation):
+            terms = validate(self.optimiser.averaged, validation, self.config.batch_size, self.ranks)
+            entry |= {f"validation/{name}": value for name, value in terms.items()}
+            _check_round_trip(self.label, step, terms, self.config.max_round_trip)
+        self.history.entries.append(entry)
+        loss = _selection(self.model, entry)
+        if loss <= self.history.best:
+            self.history.best, self.history.best_step = loss, step
+            self.best = _copy(self.optimiser.averaged)
+        return entry
 
 
 def _selection(model: nn.Module, entry: Mapping[str, float]) -> float:

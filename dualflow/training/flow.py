@@ -19,6 +19,7 @@ from dualflow.flows.pretrain import SourcePretraining
 from dualflow.training.calibrate import calibrate
 from dualflow.training.engine import History, Watcher, fit
 from dualflow.training.mean import fit_mean
+from dualflow.training.ranks import Ranks
 
 # Initialisation passes its scans through the flow as one batch: memory must not grow with the study, and the moments
 # it sets vary little from this many scans on.
@@ -52,12 +53,13 @@ def train_flow(
     folder: Path,
     identity: str = "",
     watch: Watcher | None = None,
+    ranks: Ranks | None = None,
 ) -> TrainedFlow:
     """Fit the mean, pre-train the source where the flow asks for it, train the flow, then set its spread right.
 
     A closed-form mean is cross-fitted: the flow sees each training person's residual from a mean that was fitted
     without that person, as it will for new people; otherwise it would learn residuals that are too small.
-    `identity` is that of `fit`.
+    `identity` and `ranks` are those of `fit`; what is fitted in closed form each process fits by itself, to the same.
 
     Raises:
         DataError: there is nothing to train on.
@@ -77,6 +79,7 @@ def train_flow(
         seed=seed,
         folder=mean_folder(folder),
         identity=identity,
+        ranks=ranks,
     )
     facts: dict[str, Any] = {"mean": mean.facts, "mean_seconds": perf_counter() - begun}
     train = train if mean.images is None else train.with_means(mean.images)
@@ -91,7 +94,7 @@ def train_flow(
     facts["pretrain_steps"] = pretrained = min(round(spec.source_pretrain * steps), steps - 1)
     if pretrained:
         facts["pretrain_seconds"] = fit_source(
-            model, train, validation, config, label, pretrained, seed, folder, identity
+            model, train, validation, config, label, pretrained, seed, folder, identity, ranks
         )
     begun = perf_counter()
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
@@ -110,6 +113,7 @@ def train_flow(
         folder=folder,
         identity=identity,
         watch=watch,
+        ranks=ranks,
     )
     model.load_state_dict(weights)
     begun = perf_counter()
@@ -127,6 +131,7 @@ def fit_source(
     seed: int,
     folder: Path,
     identity: str,
+    ranks: Ranks | None,
 ) -> float:
     """Pre-train the flow's source, in place; return the seconds its optimiser steps took."""
     trainer = SourcePretraining(flow)
@@ -141,6 +146,7 @@ def fit_source(
         seed=seed,
         folder=source_folder(folder),
         identity=identity,
+        ranks=ranks,
     )
     trainer.load_state_dict(weights)
     return history.seconds

@@ -16,6 +16,7 @@ from dualflow.flows.local_linear import LocalLinear, Scan, fit_local_linear, gro
 from dualflow.flows.mean import MEANS, MeanTraining, NetworkMean
 from dualflow.layout import Scan as Key
 from dualflow.training.engine import fit
+from dualflow.training.ranks import Ranks
 from dualflow.training.validation import validate
 
 FOLDS = 4
@@ -51,6 +52,7 @@ def fit_mean(
     seed: int,
     folder: Path,
     identity: str = "",
+    ranks: Ranks | None = None,
 ) -> FittedMean:
     """Fit mean `name`; with `config.choose_mean` every candidate, and keep the one with the least validation MAE."""
     channels, *shape = train[0]["source"].shape
@@ -63,7 +65,7 @@ def fit_mean(
         if isinstance(model, LocalLinear):
             images, facts = _fit_closed_form(model, train)
         elif isinstance(model, NetworkMean):
-            facts = _fit_network(model, train, validation, config, f"{label}, mean", seed, folder, identity)
+            facts = _fit_network(model, train, validation, config, f"{label}, mean", seed, folder, identity, ranks)
         fitted.append(FittedMean(candidate, model.eval().requires_grad_(False), images, facts))
     if len(fitted) == 1:
         return fitted[0]
@@ -103,6 +105,7 @@ def _fit_network(
     seed: int,
     folder: Path,
     identity: str,
+    ranks: Ranks | None,
 ) -> dict[str, float]:
     mean.set_template(torch.stack([train[index]["target"] for index in range(len(train))]).mean(dim=0))
     trainer = MeanTraining(mean)
@@ -117,6 +120,7 @@ def _fit_network(
         seed=seed,
         folder=folder,
         identity=identity,
+        ranks=ranks,
     )
     trainer.load_state_dict(weights)
     return {"network_steps": float(config.mean_steps), "network_seconds": history.seconds}

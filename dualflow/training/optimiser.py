@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dualflow.config import TrainConfig
 from dualflow.errors import CheckpointError
+from dualflow.training.ranks import Ranks
 
 
 class Optimiser:
@@ -45,11 +46,15 @@ class Optimiser:
         module: nn.Module = self.average.module
         return module
 
-    def step(self, loss: Tensor) -> float | None:
-        """Take one step; return the gradient norm, or None if something was not finite and nothing was changed."""
+    def step(self, loss: Tensor, ranks: Ranks | None = None) -> float | None:
+        """Take one step; return the gradient norm, or None if something was not finite and nothing was changed.
+
+        What is finite in one of several processes counts only if it is in all: they go on together.
+        """
+        ranks = ranks or Ranks()
         self.adam.zero_grad(set_to_none=True)
         norm = float("nan")
-        if torch.isfinite(loss):
+        if ranks.all_agree(bool(torch.isfinite(loss)))[0]:
             loss.backward()  # type: ignore[no-untyped-call]
             norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm))
         finite = norm == norm and abs(norm) != float("inf")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from dualflow.config import TrackingConfig
-from dualflow.errors import ConfigError
+from dualflow.errors import ConfigError, StoppedError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -122,8 +122,16 @@ def tracked(
     try:
         yield run
         status = "FINISHED"
+    except StoppedError:  # it will go on, as the same run
+        status = "RUNNING"
+        raise
     finally:
-        run._deliver(lambda client: client.set_terminated(run.run_id, status))
+        run._deliver(lambda client: _close(client, run.run_id, status))
+
+
+def _close(client: Any, run_id: str | None, status: str) -> None:
+    if status != "RUNNING":
+        client.set_terminated(run_id, status)
 
 
 def _start(

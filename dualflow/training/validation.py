@@ -7,20 +7,22 @@ from torch import Tensor, nn
 
 from dualflow.data.dataset import PairDataset, collate
 from dualflow.training.precision import device_of
+from dualflow.training.ranks import Ranks
 
 
 @torch.no_grad()
-def validate(model: nn.Module, pairs: PairDataset, batch_size: int) -> dict[str, float]:
+def validate(model: nn.Module, pairs: PairDataset, batch_size: int, ranks: Ranks | None = None) -> dict[str, float]:
     """Means over the pairs, in float32: the model's loss terms, the image error, and what is asked of a flow alone.
 
     Of a flow: `explained_level_1` .., finest first, the share of the latents' variance that the prior's mean explains
     (mean of the batches' shares), and on the first batch the round-trip error. In evaluation a model adds
-    no noise to its targets, so validations compare.
+    no noise to its targets, so validations compare. Several processes share the batches and get the same means.
     """
+    ranks = ranks or Ranks()
     device = device_of(model)
     model.eval()
     sums: dict[str, float] = {}
-    for start in range(0, len(pairs), batch_size):
+    for start in range(ranks.rank * batch_size, len(pairs), ranks.count * batch_size):
         batch = collate([pairs[index] for index in range(start, min(start + batch_size, len(pairs)))])
         target, source, side, mask = (batch[name].to(device) for name in ("target", "source", "side", "mask"))
         terms = {name: float(value) for name, value in model(target, source, side, mask).items()}
@@ -37,7 +39,7 @@ def validate(model: nn.Module, pairs: PairDataset, batch_size: int) -> dict[str,
             # the round trip is measured on the first batch only
             share = 1.0 if name == "round_trip" else len(target) / len(pairs)
             sums[name] = sums.get(name, 0.0) + share * value
-    return sums
+    return ranks.sums(sums)
 
 
 def estimate(model: nn.Module, source: Tensor, side: Tensor | None) -> Tensor:

@@ -12,8 +12,9 @@ from scipy.stats import kstest, norm
 from torch import Tensor
 
 from dualflow.errors import ConfigError
+from dualflow.flows.draws import uniform_noise
 from dualflow.flows.model import DualFlow
-from dualflow.flows.noise import NOISES, uniform_noise
+from dualflow.flows.noise import NOISES
 from dualflow.flows.presets import preset
 
 INTEGERS = flows_with(dequantisation="uniform")

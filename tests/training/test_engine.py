@@ -1,11 +1,15 @@
 """The loop: resumption bit for bit, skipped steps, the choice of the weights."""
 
+import os
+import signal
+
 import pytest
 import torch
 from torch import nn
 
 from dualflow.data.dataset import PairDataset
 from dualflow.errors import DualflowError
+from dualflow.errors import StoppedError as TrainingStopped
 from dualflow.training.checkpoint import load_newest_state, states
 from dualflow.training.engine import fit, forget_states
 
@@ -37,6 +41,20 @@ class Toy(nn.Module):
 
     def point_estimate(self, source, side):
         return self.convolution(source)
+
+
+class Preempted(Toy):
+    """A toy to which a scheduler sends SIGTERM at the `at`-th training call."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.at = at
+
+    def forward(self, target, source, side, mask, mean=None):
+        terms = super().forward(target, source, side, mask, mean)
+        if self.training and self.calls == self.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return terms
 
 
 class Leaky(Toy):
@@ -196,3 +214,22 @@ def test_only_the_newest_states_are_kept_until_they_are_forgotten(train, tmp_pat
     assert [path.stem for path in states(tmp_path / "states")] == ["state-00000006", "state-00000007"]
     forget_states(tmp_path / "states")
     assert not states(tmp_path / "states")
+
+
+@pytest.mark.parametrize("at", [1, 3, 6])
+def test_sigterm_ends_a_run_with_a_state_of_the_step_at_hand(train, tmp_path, at):
+    """It exits with a code of its own, nothing done is lost, and what goes on equals an unbroken run bit for bit."""
+    weights, history = train(Toy(), folder="unbroken")
+    with pytest.raises(TrainingStopped, match=f"SIGTERM after step {at}") as error:
+        train(Preempted(at))
+    assert error.value.exit_code == 75
+    assert load_newest_state(tmp_path / "states")[1]["step"] == at
+    again, resumed = train(Toy())
+    assert_same(again, weights)
+    assert facts(resumed) == facts(history)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_sigterm_at_the_last_step_changes_nothing(train):
+    """The work is done."""
+    assert_same(train(Preempted(7))[0], train(Toy(), folder="unbroken")[0])

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from dualflow.config import TrackingConfig, parse_config
-from dualflow.errors import ConfigError
+from dualflow.errors import ConfigError, StoppedError
 from dualflow.steps.common import tracked_values
 from dualflow.training import tracking
 from dualflow.training.tracking import tracked
@@ -109,6 +109,17 @@ def test_a_run_that_a_killed_process_left_open_is_taken_up(config):
     with tracked(config, "study", "resumed", {"seed": "1"}) as later:
         assert later.run_id not in (identifier, None)
     left.__exit__(None, None, None)
+
+
+@pytest.mark.slow
+def test_a_training_that_was_asked_to_end_goes_on_as_the_same_run(config):
+    """SIGTERM closes nothing: what is given again finds the run open."""
+    with pytest.raises(StoppedError), tracked(config, "study", "preempted", {"model": "toy"}) as first:
+        raise StoppedError("stopped by SIGTERM")
+    assert runs(config)["preempted"].info.status == "RUNNING"
+    with tracked(config, "study", "preempted", {"model": "toy"}) as second:
+        assert second.run_id == first.run_id
+    assert runs(config)["preempted"].info.status == "FINISHED"
 
 
 @pytest.mark.slow
