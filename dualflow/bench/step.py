@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from ctypes import CDLL
 from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
@@ -141,8 +143,7 @@ def run_bare(calls: list[Call]) -> None:
 def _costs(step: Callable[[], None], find: Callable[[], list[Call]], batch: int) -> Row:
     """Times of steps and of their bare convolutions in turns: each the least of some, for load only adds to them."""
     step()  # the optimiser's moments are part of what is there before
-    process = psutil.Process()
-    before = process.memory_info().rss
+    before = _forget_peak()
     step()
     peak = _peak_bytes()
     calls = find()
@@ -162,10 +163,23 @@ def _costs(step: Callable[[], None], find: Callable[[], list[Call]], batch: int)
     }
 
 
+def _forget_peak() -> float:
+    """Give free memory back to the system, start counting the peak from here, and return what is held."""
+    with suppress(OSError, AttributeError):  # of glibc, of Linux
+        CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    return float(psutil.Process().memory_info().rss)
+
+
 def _peak_bytes() -> float:
-    """The most memory this process has held; `ru_maxrss` would count what its parent held when it was forked."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return float(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+    """The most memory this process has held since; NaN where the system does not tell.
+
+    `ru_maxrss` would also count what the parent held when this process was forked.
+    """
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.is_file() else []
+    held = [line.split()[1] for line in lines if line.startswith("VmHWM")]
+    return float(held[0]) * 1024 if held else float("nan")
 
 
 def _alone(name: str, job: Callable[..., Row], arguments: tuple[Any, ...]) -> Row:

@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -146,13 +148,7 @@ class _Run:
         self.ranks, self.folder, self.label, self.identity = ranks, folder, label, identity
         self.device = device_of(model)
         self.optimiser = Optimiser(model, config, steps, learning_rate)
-        # Gradients are averaged over the processes as they are made.
-        self.shared: nn.Module = (
-            model
-            if ranks.count == 1
-            # A preset may freeze pieces for a part of the training; buffers are the same everywhere from the start.
-            else DistributedDataParallel(model, find_unused_parameters=True, broadcast_buffers=False)
-        )
+        self.shared: nn.Module = model if ranks.count == 1 else _distributed(model)
         self.history, self.in_a_row, self.best = History(), 0, _copy(model)
         self.sums: dict[str, list[float]] = {}
 
@@ -236,6 +232,16 @@ class _Run:
             self.history.best, self.history.best_step = loss, step
             self.best = _copy(self.optimiser.averaged)
         return entry
+
+
+def _distributed(model: nn.Module) -> nn.Module:
+    """The model with its gradients averaged over the processes as they are made; buffers are the same anyway."""
+    # A flow uses all it has in every step, unless its source is frozen for a part of the training.
+    partly = not isinstance(model, DualFlow) or model.spec.source_frozen > 0
+    # What later releases of torch call it.
+    known = "forward_sync_buffers" in signature(DistributedDataParallel).parameters
+    buffers: dict[str, Any] = {"forward_sync_buffers" if known else "broadcast_buffers": False}
+    return DistributedDataParallel(model, find_unused_parameters=partly, **buffers)
 
 
 def _selection(model: nn.Module, entry: Mapping[str, float]) -> float:

@@ -10,11 +10,19 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import distributed
 
 from dualflow.config import TrainConfig
+from dualflow.data.dataset import collate
 from dualflow.errors import ConfigError
 from dualflow.flows.draws import part_of_batch, standard_noise, uniform_noise
+from dualflow.flows.memory import set_memory
+from dualflow.flows.model import DualFlow
+from dualflow.flows.presets import PRESETS, preset
+from dualflow.training.engine import _distributed, to_inputs
 from dualflow.training.ranks import Ranks
+
+SMALL = {"levels": 3, "steps": [1, 1, 1], "hidden": [8, 8, 8], "context_channels": 8}
 
 SCRIPT = Path(__file__).with_name("shared_training.py")
 STEPS = 20
@@ -72,3 +80,29 @@ def test_a_batch_that_cannot_be_shared_is_refused():
     with pytest.raises(ConfigError, match="cannot be shared by 2 processes"):
         Ranks(1, 2).rows(3)
     assert Ranks(1, 2).rows(4) == slice(2, 4)
+
+
+@pytest.fixture(scope="module")
+def _group():
+    """A process group of this process alone."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("_group")
+@pytest.mark.parametrize("memory", ["stored", "reversible"])
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_can_be_shared(name, memory, phantoms):
+    """In every step each parameter that gradients are averaged of gets one, or the next step is refused."""
+    torch.manual_seed(0)
+    batch = to_inputs(collate(phantoms.items[:2]), torch.device("cpu"))
+    flow = DualFlow(preset(name, **SMALL | {"low_rank": 2 * (name == "dualflow")}), shape=(16, 16, 16), side_features=1)
+    flow.initialize(**batch)
+    set_memory(flow, memory)
+    shared, optimiser = _distributed(flow.train()), torch.optim.Adam(flow.parameters())
+    for step in range(4):
+        flow.set_progress(step / 4)
+        optimiser.zero_grad()
+        shared(**batch)["loss"].backward()
+        optimiser.step()
