@@ -18,6 +18,8 @@ from typing import Any, NoReturn
 
 import torch
 from torch import distributed
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from dualflow.errors import ConfigError
 
@@ -100,9 +102,12 @@ def joined() -> Iterator[Ranks]:
     if count == 1:
         yield Ranks()
         return
-    distributed.init_process_group("gloo", timeout=PATIENCE)
+    store, rank, count = next(iter(rendezvous("env://", timeout=PATIENCE)))
+    # After a restart the store is the same, and in it are the addresses of the processes that have gone.
+    fresh = PrefixStore(f"restart-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    distributed.init_process_group("gloo", store=fresh, rank=rank, world_size=count, timeout=PATIENCE)
     try:
-        yield Ranks(distributed.get_rank(), count)
+        yield Ranks(rank, count)
     finally:
         distributed.destroy_process_group()
 

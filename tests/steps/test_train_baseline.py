@@ -9,6 +9,7 @@ from dualflow.data.dataset import PairDataset
 from dualflow.data.side import SideEncoder
 from dualflow.steps import train as module
 from dualflow.steps.train import Job, _constant_spread, _train_baseline
+from dualflow.training.ranks import Ranks
 
 
 def test_the_unet_is_trained_on_cross_fitted_predictions(phantoms, held_out, card, monkeypatch):
@@ -22,7 +23,7 @@ def test_the_unet_is_trained_on_cross_fitted_predictions(phantoms, held_out, car
     monkeypatch.setattr(module, "fit", spy)
     config = parse_config({"study": {"name": "tiny"}})
     people = PairDataset([{**item, "scan": f"{item['scan']}_ses-1"} for item in phantoms.items])
-    job = Job(config, "unet", 0, SideEncoder.from_dict(card["side"]), people, held_out, "", lambda *_: None)
+    job = Job(config, "unet", 0, SideEncoder.from_dict(card["side"]), people, held_out, "", lambda *_: None, Ranks())
     with pytest.raises(KeyboardInterrupt):
         _train_baseline(job)
     errors = {"left out": 0.0, "seen": 0.0}

@@ -31,7 +31,7 @@ STEPS = 20
 def run(out, processes, *arguments):
     """Train in `processes` processes; return the history's entries and the weights."""
     out.mkdir()
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "--max-restarts=1"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "--max-restarts=3"]
     command = [sys.executable, *(launcher if processes > 1 else []), str(SCRIPT), str(out), str(STEPS), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
