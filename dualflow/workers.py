@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from typing import Any, ClassVar, TypeVar
 import dask
 from distributed import Client, KilledWorker, LocalCluster, Nanny, as_completed
 
+from dualflow.signals import on_sigterm
 from dualflow.threads import THREAD_VARIABLES
 
 R = TypeVar("R")
@@ -79,7 +79,7 @@ def in_workers(
     """
     if not tasks:
         return
-    with _ended_by_sigterm(), _cluster(min(workers, len(tasks))) as cluster, Client(cluster) as client:
+    with on_sigterm(_exit), _cluster(min(workers, len(tasks))) as cluster, Client(cluster) as client:
         died = []
         futures = {client.submit(function, *task, pure=False): place for place, task in enumerate(tasks)}
         for future in as_completed(futures):
@@ -143,18 +143,6 @@ def _reason(error: KilledWorker) -> str:
     return f"the process that worked on it was ended twice by {number.name}, {_CAUSES.get(number, _NATIVE)}"
 
 
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end this process as an error would, with its workers."""
-    if threading.current_thread() is not threading.main_thread():  # only there Python handles signals
-        yield
-        return
-    previous = signal.signal(signal.SIGTERM, _exit)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
 def _exit(number: int, _: object) -> None:
+    """End this process as an error would, with its workers."""
     raise SystemExit(128 + number)

@@ -16,7 +16,7 @@ LAYERS = [
     {"data", "flows"},
     {"imaging", "cohort"},
     {"modalities", "layout", "config", "commit", "progress", "workers"},
-    {"errors", "threads"},
+    {"errors", "threads", "signals"},
 ]
 SIDEWAYS = {
     "bench": {"steps", "run"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from dualflow.bench.text import Column, table
-from dualflow.bench.timing import machine
+from dualflow.bench.timing import machine, peak_bytes
 from dualflow.cohort import participants, write_subject
 from dualflow.config import Config, PreprocessConfig, StudyConfig
 from dualflow.data.index import pair_scans
@@ -82,7 +81,7 @@ def measure(
         "other": seconds - sum(steps.values()),
         "seconds": seconds,
         "cpu_seconds": process_time() - cpu,
-        "peak_gib": _peak_gib(),
+        "peak_gib": peak_bytes() / (1 << 30),
     }
 
 
@@ -121,9 +120,3 @@ def _failure(outcome: Row | DualflowError | Lost) -> str:
     if isinstance(outcome, Lost):
         return outcome.reason
     return str(outcome) if isinstance(outcome, DualflowError) else ""
-
-
-def _peak_gib() -> float:
-    """Most memory this process has held, in GiB."""
-    unit = 1 if sys.platform == "darwin" else 1 << 10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / (1 << 30)

@@ -20,13 +20,13 @@ from torch.nn import functional as F
 
 from dualflow.bench.rivals import STACKS, installed, stack
 from dualflow.bench.text import Column, table
-from dualflow.bench.timing import machine, random_training
+from dualflow.bench.timing import SCHEDULE, machine, peak_bytes, random_training, timed_step
 from dualflow.config import Config
 from dualflow.errors import DualflowError
 from dualflow.flows.memory import Memory
 from dualflow.progress import track
 from dualflow.training.optimiser import Optimiser
-from dualflow.training.precision import autocast
+from dualflow.training.precision import autocast, device_of
 
 WARM, TIMED = 2, 5
 MIB = 1 << 20
@@ -87,17 +87,14 @@ def measure(config: Config, memory: Memory) -> Row:
     train = config.train.model_copy(update={"memory": memory})
     config = config.model_copy(update={"train": train})
     model, batch = random_training(config, config.model)
-    optimiser = Optimiser(model, train, 1000, train.learning_rate)
+    optimiser = Optimiser(model, train, SCHEDULE, train.learning_rate)
     model.train()
 
     def step() -> None:
-        with autocast(train.precision, torch.device("cpu")):
-            loss = model(**batch)["loss"]
-        if optimiser.step(loss) is None:
-            raise DualflowError(f"{memory}: a step on random volumes was not finite; try train.precision: float32")
+        timed_step(config, memory, model, optimiser, batch)
 
     def once() -> None:
-        with autocast(train.precision, torch.device("cpu")):
+        with autocast(train.precision, device_of(model)):
             model(**batch)
 
     return _costs(step, lambda: convolutions(model, once), train.batch_size)
@@ -145,7 +142,7 @@ def _costs(step: Callable[[], None], find: Callable[[], list[Call]], batch: int)
     step()  # the optimiser's moments are part of what is there before
     before = _forget_peak()
     step()
-    peak = _peak_bytes()
+    peak = peak_bytes()
     calls = find()
     times: dict[str, list[float]] = {"step": [], "bare": []}
     for _ in range(WARM + TIMED):
@@ -169,17 +166,6 @@ def _forget_peak() -> float:
         CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
     return float(psutil.Process().memory_info().rss)
-
-
-def _peak_bytes() -> float:
-    """The most memory this process has held since; NaN where the system does not tell.
-
-    `ru_maxrss` would also count what the parent held when this process was forked.
-    """
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.is_file() else []
-    held = [line.split()[1] for line in lines if line.startswith("VmHWM")]
-    return float(held[0]) * 1024 if held else float("nan")
 
 
 def _alone(name: str, job: Callable[..., Row], arguments: tuple[Any, ...]) -> Row:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, median
@@ -72,13 +74,18 @@ def _mean_step(config: Config, name: str, model: nn.Module, batch: dict[str, Ten
         for phase in phases:
             if isinstance(model, DualFlow):
                 model.set_progress(phase)
-            times = [_timed_step(config, name, model, optimiser, batch) for _ in range(WARM + TIMED)]
+            times = [timed_step(config, name, model, optimiser, batch) for _ in range(WARM + TIMED)]
             medians.append(median(times[WARM:]))
         rounds.append(medians)
     return fmean(map(min, zip(*rounds, strict=True)))
 
 
-def _timed_step(config: Config, name: str, model: nn.Module, optimiser: Optimiser, batch: dict[str, Tensor]) -> float:
+def timed_step(config: Config, name: str, model: nn.Module, optimiser: Optimiser, batch: dict[str, Tensor]) -> float:
+    """Take one optimiser step; return its seconds.
+
+    Raises:
+        DualflowError: it was not finite.
+    """
     begun = perf_counter()
     with autocast(config.train.precision, device_of(model)):
         loss = model(**batch)["loss"]
@@ -87,9 +94,19 @@ def _timed_step(config: Config, name: str, model: nn.Module, optimiser: Optimise
     if norm is None:
         raise DualflowError(
             f"{name}: a step on random volumes was not finite, so its time means nothing; try "
-            "train.precision: float32, or leave the flow out with --presets"
+            "train.precision: float32, or leave the flow out (bench presets: --presets)"
         )
     return seconds
+
+
+def peak_bytes() -> int:
+    """Most memory this process has held; on Linux since the count was last set back."""
+    status = Path("/proc/self/status")
+    held = [line.split()[1] for line in _lines(status) if line.startswith("VmHWM")]
+    if held:
+        return int(held[0]) << 10
+    # Also counts what the parent held when this process was forked.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1 << 10)
 
 
 def machine() -> dict[str, str]:
@@ -112,7 +129,11 @@ def _random_batch(config: Config, features: int) -> dict[str, Tensor]:
 
 
 def _processor() -> str:
-    facts = Path("/proc/cpuinfo")
-    lines = facts.read_text().splitlines() if facts.is_file() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    facts = _lines(Path("/proc/cpuinfo"))
+    named = [line.partition(":")[2].strip() for line in facts if line.startswith("model name")]
     return named[0] if named else platform.processor() or platform.machine()
+
+
+def _lines(facts: Path) -> list[str]:
+    """What the kernel tells in a file; nothing where the system has no such file."""
+    return facts.read_text().splitlines() if facts.is_file() else []

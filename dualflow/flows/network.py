@@ -23,22 +23,22 @@ class Convolution(nn.Conv3d):
         super().__init__(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=bias)
         self.pointwise = kernel == stride == 1
 
-    def forward(self, x: Tensor, gain: Tensor | float = 1.0, scale: float = 1.0) -> Tensor:
+    def forward(self, x: Tensor, gain: Tensor | None = None, scale: float = 1.0) -> Tensor:
         """Convolve `[N, C, D, H, W]` with zero padding.
 
         `gain` is what the input's channels `[C, 1, 1, 1]` would be multiplied with before, `scale` what the output
         would be after: on the weights it is the same, without a pass over the volume.
         """
-        weight, bias = self.weight * (gain * scale), None if self.bias is None else self.bias * scale
+        weight, bias = self.weight, self.bias
+        if gain is not None or scale != 1.0:
+            weight = weight * (scale if gain is None else gain * scale)
+            bias = None if bias is None else bias * scale
         if self.pointwise:
             return pointwise(x, weight, bias)
         if min(x.shape[2:]) >= self.kernel_size[0] or not torch.is_autocast_enabled(x.device.type):
-            return self._whole(x, weight, bias)
+            return F.conv3d(x, weight, bias, self.stride, self.padding)
         with torch.autocast(x.device.type, enabled=False):
-            return self._whole(x.to(weight.dtype), weight, bias)
-
-    def _whole(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return F.conv3d(x, weight, bias, self.stride, self.padding)
+            return F.conv3d(x.to(weight.dtype), weight, bias, self.stride, self.padding)
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -115,7 +115,7 @@ class ZeroConv(nn.Module):
         for parameter in self.conv.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
+    def forward(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
         """Convolve `[N, C, D, H, W]` with zero padding, its channels first multiplied with `gain`."""
         out: Tensor = self.conv(x, gain, self.gain)
         return out

@@ -25,7 +25,7 @@ from dualflow.progress import progress
 from dualflow.training.checkpoint import load_newest_state, save_state, states
 from dualflow.training.optimiser import Optimiser
 from dualflow.training.precision import autocast, device_of
-from dualflow.training.ranks import Ranks, Stop
+from dualflow.training.ranks import ALONE, Ranks, Stop
 from dualflow.training.validation import validate
 
 INPUTS = ("target", "source", "side", "mask", "mean")
@@ -64,7 +64,7 @@ def fit(
     folder: Path,
     identity: str = "",
     watch: Watcher | None = None,
-    ranks: Ranks | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[dict[str, Tensor], History]:
     """Train `model`; return the averaged weights of the best validation, and the history.
 
@@ -95,14 +95,14 @@ def fit(
         DualflowError: `config.max_skipped` steps in a row were not finite, or the round trip drifted beyond
             `config.max_round_trip`.
     """
-    ranks = ranks or Ranks()
     set_memory(model, config.memory)
     torch.manual_seed(seed)
     run = _Run(model, config, steps, learning_rate, ranks, folder, label, identity)
     start = run.resume()
     stream = batches(train, config.batch_size, steps, seed, start, ranks.rows(config.batch_size))
     shown = progress(label, steps) if ranks.first else nullcontext(Silent())
-    with Stop().listening() as stop, shown as bar:
+    stop = Stop()
+    with stop.listening(), shown as bar:
         bar.advance(start)
         for step, batch in enumerate(stream, start + 1):
             loss = run.step(step, batch)
@@ -112,7 +112,7 @@ def fit(
                 if watch is not None and ranks.first:
                     watch(step, entry, run.optimiser.averaged)
                 run.save(step)
-            if not ranks.all_agree(not stop.asked)[0] and step < steps:
+            if not ranks.all_agree(not stop.asked) and step < steps:
                 run.save(step)
                 raise StoppedError(f"{label}: stopped by SIGTERM after step {step}; given again, it goes on from there")
     if len(validation) and not run.history.best_step:

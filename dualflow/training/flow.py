@@ -19,7 +19,7 @@ from dualflow.flows.pretrain import SourcePretraining
 from dualflow.training.calibrate import calibrate
 from dualflow.training.engine import History, Watcher, fit
 from dualflow.training.mean import fit_mean
-from dualflow.training.ranks import Ranks
+from dualflow.training.ranks import ALONE, Ranks
 
 # Initialisation passes its scans through the flow as one batch: memory must not grow with the study, and the moments
 # it sets vary little from this many scans on.
@@ -53,7 +53,7 @@ def train_flow(
     folder: Path,
     identity: str = "",
     watch: Watcher | None = None,
-    ranks: Ranks | None = None,
+    ranks: Ranks = ALONE,
 ) -> TrainedFlow:
     """Fit the mean, pre-train the source where the flow asks for it, train the flow, then set its spread right.
 
@@ -131,7 +131,7 @@ def fit_source(
     seed: int,
     folder: Path,
     identity: str,
-    ranks: Ranks | None,
+    ranks: Ranks,
 ) -> float:
     """Pre-train the flow's source, in place; return the seconds its optimiser steps took."""
     trainer = SourcePretraining(flow)

@@ -16,7 +16,7 @@ from dualflow.flows.local_linear import LocalLinear, Scan, fit_local_linear, gro
 from dualflow.flows.mean import MEANS, MeanTraining, NetworkMean
 from dualflow.layout import Scan as Key
 from dualflow.training.engine import fit
-from dualflow.training.ranks import Ranks
+from dualflow.training.ranks import ALONE, Ranks
 from dualflow.training.validation import validate
 
 FOLDS = 4
@@ -52,7 +52,7 @@ def fit_mean(
     seed: int,
     folder: Path,
     identity: str = "",
-    ranks: Ranks | None = None,
+    ranks: Ranks = ALONE,
 ) -> FittedMean:
     """Fit mean `name`; with `config.choose_mean` every candidate, and keep the one with the least validation MAE."""
     channels, *shape = train[0]["source"].shape
@@ -105,7 +105,7 @@ def _fit_network(
     seed: int,
     folder: Path,
     identity: str,
-    ranks: Ranks | None,
+    ranks: Ranks,
 ) -> dict[str, float]:
     mean.set_template(torch.stack([train[index]["target"] for index in range(len(train))]).mean(dim=0))
     trainer = MeanTraining(mean)

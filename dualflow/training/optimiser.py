@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dualflow.config import TrainConfig
 from dualflow.errors import CheckpointError
-from dualflow.training.ranks import Ranks
+from dualflow.training.ranks import ALONE, Ranks
 
 
 class Optimiser:
@@ -46,15 +46,14 @@ class Optimiser:
         module: nn.Module = self.average.module
         return module
 
-    def step(self, loss: Tensor, ranks: Ranks | None = None) -> float | None:
+    def step(self, loss: Tensor, ranks: Ranks = ALONE) -> float | None:
         """Take one step; return the gradient norm, or None if something was not finite and nothing was changed.
 
         What is finite in one of several processes counts only if it is in all: they go on together.
         """
-        ranks = ranks or Ranks()
         self.adam.zero_grad(set_to_none=True)
         norm = float("nan")
-        if ranks.all_agree(bool(torch.isfinite(loss)))[0]:
+        if ranks.all_agree(bool(torch.isfinite(loss))):
             loss.backward()  # type: ignore[no-untyped-call]
             norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm))
         finite = norm == norm and abs(norm) != float("inf")

@@ -7,11 +7,9 @@ everything here costs nothing.
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NoReturn
@@ -22,6 +20,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from dualflow.errors import ConfigError
+from dualflow.signals import on_sigterm
 
 PATIENCE = timedelta(minutes=10)
 """How long processes wait for each other before they end with an error."""
@@ -58,13 +57,13 @@ class Ranks:
         part = batch_size // self.count
         return slice(self.rank * part, (self.rank + 1) * part)
 
-    def all_agree(self, *flags: bool) -> list[bool]:
-        """Of each flag, whether it is true in every process."""
+    def all_agree(self, flag: bool) -> bool:
+        """Whether `flag` is true in every process."""
         if self.count == 1:
-            return list(flags)
-        told = torch.tensor([float(flag) for flag in flags])
+            return flag
+        told = torch.tensor(float(flag))
         distributed.all_reduce(told, distributed.ReduceOp.MIN)
-        return [bool(flag) for flag in told]
+        return bool(told)
 
     def sums(self, values: Mapping[str, float]) -> dict[str, float]:
         """Each number summed over all processes, in their order, so that all get the same; a missing one is 0."""
@@ -81,9 +80,13 @@ class Ranks:
             distributed.barrier()
 
 
+ALONE = Ranks()
+"""A process that shares its training with nobody."""
+
+
 def launched() -> bool:
     """Whether torchrun started this process."""
-    return "TORCHELASTIC_RUN_ID" in os.environ or {"RANK", "WORLD_SIZE"} <= os.environ.keys()
+    return {"RANK", "WORLD_SIZE"} <= os.environ.keys()
 
 
 def launch(processes: int, arguments: Sequence[str]) -> NoReturn:
@@ -98,9 +101,9 @@ def launch(processes: int, arguments: Sequence[str]) -> NoReturn:
 @contextmanager
 def joined() -> Iterator[Ranks]:
     """Join the other processes of this training, where there are any, and leave them at the end."""
-    count = int(os.environ.get("WORLD_SIZE", "1")) if launched() else 1
+    count = int(os.environ["WORLD_SIZE"]) if launched() else 1
     if count == 1:
-        yield Ranks()
+        yield ALONE
         return
     store, rank, count = next(iter(rendezvous("env://", timeout=PATIENCE)))
     # After a restart the store is the same, and in it are the addresses of the processes that have gone.
@@ -118,17 +121,9 @@ class Stop:
     def __init__(self) -> None:
         self.asked = False
 
-    @contextmanager
-    def listening(self) -> Iterator[Stop]:
+    def listening(self) -> AbstractContextManager[None]:
         """Within, SIGTERM sets `asked` and does nothing else."""
-        if threading.current_thread() is not threading.main_thread():  # only there Python handles signals
-            yield self
-            return
-        previous = signal.signal(signal.SIGTERM, self._ask)
-        try:
-            yield self
-        finally:
-            signal.signal(signal.SIGTERM, previous)
+        return on_sigterm(self._ask)
 
     def _ask(self, _number: int, _frame: object) -> None:
         self.asked = True

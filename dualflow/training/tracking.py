@@ -118,20 +118,16 @@ def tracked(
         ConfigError: the URI is of the file store, which MLflow no longer offers.
     """
     run = Run(_start(config, experiment, name, tags, run_id))
-    status = "FAILED"
+    status: str | None = "FAILED"
     try:
         yield run
         status = "FINISHED"
     except StoppedError:  # it will go on, as the same run
-        status = "RUNNING"
+        status = None
         raise
     finally:
-        run._deliver(lambda client: _close(client, run.run_id, status))
-
-
-def _close(client: Any, run_id: str | None, status: str) -> None:
-    if status != "RUNNING":
-        client.set_terminated(run_id, status)
+        if status is not None:
+            run._deliver(lambda client: client.set_terminated(run.run_id, status))
 
 
 def _start(

@@ -7,18 +7,17 @@ from torch import Tensor, nn
 
 from dualflow.data.dataset import PairDataset, collate
 from dualflow.training.precision import device_of
-from dualflow.training.ranks import Ranks
+from dualflow.training.ranks import ALONE, Ranks
 
 
 @torch.no_grad()
-def validate(model: nn.Module, pairs: PairDataset, batch_size: int, ranks: Ranks | None = None) -> dict[str, float]:
+def validate(model: nn.Module, pairs: PairDataset, batch_size: int, ranks: Ranks = ALONE) -> dict[str, float]:
     """Means over the pairs, in float32: the model's loss terms, the image error, and what is asked of a flow alone.
 
     Of a flow: `explained_level_1` .., finest first, the share of the latents' variance that the prior's mean explains
     (mean of the batches' shares), and on the first batch the round-trip error. In evaluation a model adds
     no noise to its targets, so validations compare. Several processes share the batches and get the same means.
     """
-    ranks = ranks or Ranks()
     device = device_of(model)
     model.eval()
     sums: dict[str, float] = {}
