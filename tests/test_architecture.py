@@ -16,7 +16,7 @@ LAYERS = [
     {"data", "flows"},
     {"imaging", "cohort"},
     {"modalities", "layout", "config", "commit", "progress", "workers"},
-    {"errors", "threads", "signals"},
+    {"errors", "threads", "signals", "heap"},
 ]
 SIDEWAYS = {
     "bench": {"steps", "run"},

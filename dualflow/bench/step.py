@@ -6,7 +6,6 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from ctypes import CDLL
 from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
@@ -24,6 +23,7 @@ from dualflow.bench.timing import SCHEDULE, machine, peak_bytes, random_training
 from dualflow.config import Config
 from dualflow.errors import DualflowError
 from dualflow.flows.memory import Memory
+from dualflow.heap import give_back_free_memory, keep_freed_memory
 from dualflow.progress import track
 from dualflow.training.optimiser import Optimiser
 from dualflow.training.precision import autocast, device_of
@@ -83,6 +83,7 @@ STACKS_ARE = (
 
 def measure(config: Config, memory: Memory) -> Row:
     """The cost of a training step in one memory mode; of its convolutions alone, taken in turns with it."""
+    keep_freed_memory()
     torch.set_num_threads(config.train.threads)
     train = config.train.model_copy(update={"memory": memory})
     config = config.model_copy(update={"train": train})
@@ -102,6 +103,7 @@ def measure(config: Config, memory: Memory) -> Row:
 
 def measure_stack(name: str) -> Row:
     """The cost of forward and backward of a stack of STACKS."""
+    keep_freed_memory()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model, objective, x = stack(name)
@@ -162,8 +164,8 @@ def _costs(step: Callable[[], None], find: Callable[[], list[Call]], batch: int)
 
 def _forget_peak() -> float:
     """Give free memory back to the system, start counting the peak from here, and return what is held."""
-    with suppress(OSError, AttributeError):  # of glibc, of Linux
-        CDLL(None).malloc_trim(0)
+    give_back_free_memory()
+    with suppress(OSError):  # of Linux
         Path("/proc/self/clear_refs").write_text("5")
     return float(psutil.Process().memory_info().rss)
 

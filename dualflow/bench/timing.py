@@ -53,15 +53,19 @@ def step_seconds(config: Config, name: str, choice: ModelConfig) -> float:
 def random_training(config: Config, choice: ModelConfig) -> tuple[DualFlow, dict[str, Tensor]]:
     """An initialised flow of the study's grid, and a batch of random volumes for it."""
     torch.manual_seed(0)
+    model = untrained(config, choice)
+    batch = random_batch(config, model, config.train.batch_size)
+    model.initialize(**batch)
+    return model, batch
+
+
+def untrained(config: Config, choice: ModelConfig) -> DualFlow:
+    """A flow of the study's grid, in the configuration's memory mode."""
     spec, features = preset(choice.preset, **choice.options), len(config.study.side)
     channels = len(config.study.sources)
     model = DualFlow(spec, shape=config.preprocess.shape, side_features=features, source_channels=channels)
     set_memory(model, config.train.memory)
-    batch = _random_batch(config, features)
-    if not isinstance(model.mean_model, LocalLinear):
-        del batch["mean"]  # only a closed-form mean is cross-fitted and handed to each step
-    model.initialize(batch["target"], batch["source"], batch["side"], batch["mask"], batch.get("mean"))
-    return model, batch
+    return model
 
 
 def _mean_step(config: Config, name: str, model: nn.Module, batch: dict[str, Tensor], phases: Sequence[float]) -> float:
@@ -121,11 +125,14 @@ def machine() -> dict[str, str]:
     }
 
 
-def _random_batch(config: Config, features: int) -> dict[str, Tensor]:
-    count, channels = config.train.batch_size, {"target": 1, "source": len(config.study.sources), "mean": 1}
+def random_batch(config: Config, model: DualFlow, count: int) -> dict[str, Tensor]:
+    """Random volumes of `count` people, as a step of training is given them."""
+    channels = {"target": 1, "source": len(config.study.sources)}
+    if isinstance(model.mean_model, LocalLinear):  # only a closed-form mean is cross-fitted and handed to each step
+        channels["mean"] = 1
     volumes = {name: torch.randn(count, width, *config.preprocess.shape) for name, width in channels.items()}
     mask = torch.ones_like(volumes["target"], dtype=torch.bool)
-    return {**volumes, "side": torch.randn(count, features), "mask": mask}
+    return {**volumes, "side": torch.randn(count, len(config.study.side)), "mask": mask}
 
 
 def _processor() -> str:

@@ -34,7 +34,7 @@ class TrainConfig(Section):
     choose_mean: bool = False
     """Fit the closed-form mean and the network, and keep whichever validates better."""
     batch_size: int = Field(default=2, ge=1)
-    """Scans per step; on a CPU at least 2, below that float32 convolutions lose their fast path."""
+    """Scans per step, of all processes together."""
     learning_rate: float = Field(default=2e-3, gt=0)
     """Peak rate of AdamW, after warm-up and before the cosine."""
     mean_learning_rate: float = Field(default=2e-3, gt=0)
@@ -59,10 +59,13 @@ class TrainConfig(Section):
     max_round_trip: float = Field(default=0.01, gt=0)
     """Largest difference between a validation scan and the decode of its encoding, in the target's unit (SUVR) and in
     float32, beyond which training stops with an error."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where models are trained and used; auto takes a GPU where there is one."""
     threads: int = Field(default=1, ge=1)
     """CPU threads of each process of a training, the same for the flow and the networks it is compared with."""
     processes: int = Field(default=1, ge=1)
-    """Processes that share each batch of a training (DistributedDataParallel); `batch_size` is a multiple of it."""
+    """Processes that share each batch of a training (DistributedDataParallel), on a GPU each if there are any;
+    `batch_size` is a multiple of it."""
 
     @model_validator(mode="after")
     def _shared_evenly(self) -> Self:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dualflow.errors import ShapeError
 from dualflow.flows.bijection import Bijection, soft_bound, sum_per_sample, zero_log_det
+from dualflow.flows.network import like_data
 
 
 class Transform(Protocol):
@@ -90,13 +91,13 @@ class Coupling(Bijection):
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Transform the second half."""
         x_a, x_b = self._halves(x)
-        z_b, log_det = self.transform.forward(x_b, self.network(x_a, context).to(x.dtype))
+        z_b, log_det = self.transform.forward(x_b, like_data(self.network(x_a, context), x))
         return torch.cat([x_a, z_b], dim=1), log_det
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Undo the transform; the first half, from which its parameters come, is unchanged."""
         z_a, z_b = self._halves(z)
-        x_b, log_det = self.transform.inverse(z_b, self.network(z_a, context).to(z.dtype))
+        x_b, log_det = self.transform.inverse(z_b, like_data(self.network(z_a, context), z))
         return torch.cat([z_a, x_b], dim=1), log_det
 
     def retrace(
@@ -104,7 +105,7 @@ class Coupling(Bijection):
     ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
         """As any bijection's, but the network, which reads the half that does not change, is run once for both."""
         a, b = (half.detach() for half in self._halves(out))
-        parameters = self.network(a.requires_grad_(), context).to(out.dtype)
+        parameters = like_data(self.network(a.requires_grad_(), context), out)
         b, again, log_det = _retraced(self.transform, b, parameters, inverse=inverse)
         return (a, b), torch.cat([a, again], dim=1), log_det
 
@@ -131,17 +132,17 @@ class Injector(Bijection):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Transform everything."""
-        return self.transform.forward(x, self.network(context).to(x.dtype))
+        return self.transform.forward(x, like_data(self.network(context), x))
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Undo it with the same parameters."""
-        return self.transform.inverse(z, self.network(context).to(z.dtype))
+        return self.transform.inverse(z, like_data(self.network(context), z))
 
     def retrace(
         self, out: Tensor, context: Tensor | None = None, *, inverse: bool = False
     ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
         """As any bijection's, but the network is run once for both."""
-        x, again, log_det = _retraced(self.transform, out, self.network(context).to(out.dtype), inverse=inverse)
+        x, again, log_det = _retraced(self.transform, out, like_data(self.network(context), out), inverse=inverse)
         return (x,), again, log_det
 
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from dualflow.errors import ShapeError
 from dualflow.flows.local_linear import LocalLinear
-from dualflow.flows.network import Convolution, ZeroConv
+from dualflow.flows.network import Convolution, VolumeNorm, ZeroConv
 from dualflow.flows.squeeze import HaarSqueeze
 from dualflow.flows.voxel_features import shown
 
@@ -63,10 +63,10 @@ class _Block(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, side_channels: int, stride: int = 1) -> None:
         super().__init__()
         self.first = Convolution(in_channels, out_channels, 3, stride=stride)
-        self.first_norm = nn.GroupNorm(out_channels // GROUP, out_channels)
+        self.first_norm = VolumeNorm(out_channels, out_channels // GROUP)
         self.film = nn.Linear(side_channels, 2 * out_channels)
         self.second = Convolution(out_channels, out_channels, 3)
-        self.second_norm = nn.GroupNorm(out_channels // GROUP, out_channels)
+        self.second_norm = VolumeNorm(out_channels, out_channels // GROUP)
         nn.init.zeros_(self.film.weight)
         nn.init.zeros_(self.film.bias)
 

@@ -26,8 +26,11 @@ from dualflow.flows.source import SOURCES, GlowSource
 from dualflow.flows.spec import FlowSpec
 
 SIDE_EMBEDDING = 8
-# Samples decoded together: on a CPU, float32 convolutions of a single volume miss their fast path.
+# Samples decoded together: few volumes at a time leave the processor waiting.
 SAMPLES_AT_ONCE = 8
+# What passes through the flow at once in its initialisation: 64 scans at 4 mm, 8 at 2 mm. Memory does not grow with the
+# grid, and the moments that are set vary little from this many voxels on.
+INITIALISATION_VOXELS = 64 * 48 * 56 * 48
 
 
 class Condition(NamedTuple):
@@ -299,16 +302,23 @@ class DualFlow(nn.Module):
     ) -> None:
         """Set actnorms and the low-rank base from training scans, once, before training and before DDP wraps the model.
 
-        The more scans the better: actnorms take their moments, the base its principal components from this one batch.
+        The more scans the better: actnorms take their moments from as many as pass through the flow at once, the base
+        its principal components from all.
         """
-        target = prepared(target, mask, self.spec, training=True)
+        target, known = prepared(target, mask, self.spec, training=True), self.known_side(source, side)
+        count, last = max(1, INITIALISATION_VOXELS // prod(self.shape)), self.spec.levels - 1
         if isinstance(self.source, GlowSource):
-            self.source.initialize(source + self.spec.source_noise * standard_noise(tuple(source.shape), source))
-        condition = self.condition(source, self.known_side(source, side), mean)
-        code, last = self.flow.initialize(self._residual(target, condition), condition.maps), self.spec.levels - 1
-        prior = self._prior(last)
-        e, _ = prior.standardise(code.latents[last], self._evidence(last, None, condition))
-        prior.base.initialize(e.flatten(1))
+            some = source[:count]
+            self.source.initialize(some + self.spec.source_noise * standard_noise(tuple(some.shape), some))
+        prior, latents = self._prior(last), list[Tensor]()
+        apply = self.flow.initialize
+        for rows in (slice(start, start + count) for start in range(0, len(target), count)):
+            condition = self.condition(source[rows], known[rows], None if mean is None else mean[rows])
+            code = apply(self._residual(target[rows], condition), condition.maps)
+            e, _ = prior.standardise(code.latents[last], self._evidence(last, None, condition))
+            latents.append(e.flatten(1))
+            apply = self.flow.encode
+        prior.base.initialize(torch.cat(latents))
 
     def condition(self, source: Tensor, side: Tensor, mean: Tensor | None = None) -> Condition:
         """Compute what the target's flow is conditioned on; the target itself is no part of it.

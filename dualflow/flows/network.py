@@ -10,7 +10,18 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from dualflow.flows.bijection import wide
+
+def laid_out(x: Tensor) -> Tensor:
+    """A volume as networks want it: on a CPU with the channels of a voxel side by side.
+
+    There oneDNN's 3D convolutions take a half to nine tenths of the time that they take channel by channel.
+    """
+    return x.contiguous(memory_format=torch.channels_last_3d) if x.device.type == "cpu" else x
+
+
+def like_data(out: Tensor, data: Tensor) -> Tensor:
+    """What a network put out, in the number format of the flow's data and channel by channel, as its halves want it."""
+    return out.to(data.dtype, memory_format=torch.contiguous_format)
 
 
 class Convolution(nn.Conv3d):
@@ -24,7 +35,7 @@ class Convolution(nn.Conv3d):
         self.pointwise = kernel == stride == 1
 
     def forward(self, x: Tensor, gain: Tensor | None = None, scale: float = 1.0) -> Tensor:
-        """Convolve `[N, C, D, H, W]` with zero padding.
+        """Convolve `[N, C, D, H, W]` with zero padding; the result is `laid_out`.
 
         `gain` is what the input's channels `[C, 1, 1, 1]` would be multiplied with before, `scale` what the output
         would be after: on the weights it is the same, without a pass over the volume.
@@ -33,20 +44,22 @@ class Convolution(nn.Conv3d):
         if gain is not None or scale != 1.0:
             weight = weight * (scale if gain is None else gain * scale)
             bias = None if bias is None else bias * scale
+        x = laid_out(x)
         if self.pointwise:
-            return pointwise(x, weight, bias)
+            return F.linear(x.movedim(1, -1), weight.flatten(1), bias).movedim(-1, 1)
         if min(x.shape[2:]) >= self.kernel_size[0] or not torch.is_autocast_enabled(x.device.type):
-            return F.conv3d(x, weight, bias, self.stride, self.padding)
+            return self._convolve(x, weight, bias)
         with torch.autocast(x.device.type, enabled=False):
-            return F.conv3d(x.to(weight.dtype), weight, bias, self.stride, self.padding)
+            return self._convolve(x.to(weight.dtype), weight, bias)
 
-
-def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A 1x1x1 convolution as a product of matrices, which on a CPU takes two thirds of its time or less."""
-    matrix, voxels = weight.flatten(1).expand(len(x), *weight.shape[:2]), x.flatten(2)
-    if bias is None:
-        return (matrix @ voxels).view(len(x), len(weight), *x.shape[2:])
-    return torch.baddbmm(bias.view(1, -1, 1), matrix, voxels).view(len(x), len(weight), *x.shape[2:])
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if len(x) > 1 or x.device.type != "cpu" or x.shape[2] % 2 or self.stride != (1, 1, 1):
+            return F.conv3d(x, weight, bias, self.stride, self.padding)
+        # One volume alone misses torch's fast path on a CPU: its halves, each with what it sees of the other, make two.
+        edge, half = self.kernel_size[0] // 2, x.shape[2] // 2
+        x = F.pad(x, (0, 0, 0, 0, edge, edge))
+        halves = torch.cat([x[:, :, : half + 2 * edge], x[:, :, half:]])
+        return torch.cat(F.conv3d(laid_out(halves), weight, bias, 1, (0, edge, edge)).chunk(2), dim=2)
 
 
 class UnitRMS(torch.autograd.Function):
@@ -62,8 +75,7 @@ class UnitRMS(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         """Normalise."""
-        power = wide(x)
-        scale = torch.rsqrt((power * power).mean(1, keepdim=True) + UnitRMS.EPSILON).to(x.dtype)
+        scale = _dense(torch.rsqrt(_channel_mean(x * x) + UnitRMS.EPSILON), x)
         y = x * scale
         ctx.save_for_backward(y, scale)
         return y
@@ -73,8 +85,20 @@ class UnitRMS(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         """The gradient of the input."""
         (y, scale), (gradient,) = ctx.saved_tensors, gradients
-        along = wide(y * gradient).mean(1, keepdim=True).to(y.dtype)
+        along = _dense(_channel_mean(y * gradient), y)
         return torch.addcmul(gradient, y, along, value=-1).mul_(scale)
+
+
+def _channel_mean(x: Tensor) -> Tensor:
+    """Mean over the channels, `[N, 1, D, H, W]`: a product with a vector, the fastest way where they lie together."""
+    with torch.autocast(x.device.type, enabled=False):
+        share = x.new_full((x.shape[1], 1), 1 / x.shape[1])
+        return (x.movedim(1, -1) @ share).movedim(-1, 1)
+
+
+def _dense(one: Tensor, x: Tensor) -> Tensor:
+    """One number per voxel as x wants it: in bfloat16 written out, for torch spreads it over few channels slowly."""
+    return laid_out(one.expand_as(x)) if x.dtype == torch.bfloat16 else one
 
 
 class RMSNorm(nn.Module):
@@ -96,6 +120,17 @@ class RMSNorm(nn.Module):
         """Normalise alone, for a next layer that takes the gain up."""
         normalised: Tensor = UnitRMS.apply(x)  # type: ignore[no-untyped-call]
         return normalised
+
+
+class VolumeNorm(nn.GroupNorm):
+    """Subtract a group's mean over the volume, divide by its standard deviation, then apply a learnt affine map."""
+
+    def __init__(self, channels: int, groups: int = 1) -> None:
+        super().__init__(groups, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise `[N, C, D, H, W]`, channel by channel: the other way round torch takes ten times as long."""
+        return super().forward(x.contiguous())
 
 
 class ZeroConv(nn.Module):
@@ -140,8 +175,8 @@ class Conditioner(nn.Module):
         hidden = self.first(x)
         if context is not None:
             hidden = hidden + context
-        hidden = self.middle(F.silu(hidden, inplace=True))
-        out: Tensor = self.last(self.norm.without_gain(F.silu(hidden, inplace=True)), self.norm.gain)
+        hidden = self.middle(F.silu(hidden))
+        out: Tensor = self.last(self.norm.without_gain(F.silu(hidden)), self.norm.gain)
         return out
 
 

@@ -12,7 +12,7 @@ from dualflow.errors import ShapeError
 from dualflow.flows.base import LowRankGaussian, StandardNormal
 from dualflow.flows.bijection import soft_bound, sum_per_sample
 from dualflow.flows.latents import LATENT_TOOLS
-from dualflow.flows.network import ZeroConv
+from dualflow.flows.network import ZeroConv, laid_out, like_data
 from dualflow.flows.spec import FlowSpec
 
 LEAKY_SLOPE = 0.2
@@ -71,7 +71,7 @@ class ConvMoments(nn.Module):
         if self.coarser:
             assert evidence.coarser is not None
             seen.append(evidence.coarser)
-        out = self.conv(torch.cat(seen, dim=1)).to(like.dtype)
+        out = like_data(self.conv(torch.cat([laid_out(part) for part in seen], dim=1)), like)
         if self.spec.prior_leaky:
             out = F.leaky_relu(out, LEAKY_SLOPE)
         count = like.shape[1]

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from dualflow.flows.base import StandardNormal
 from dualflow.flows.level import StepMaps, no_maps
 from dualflow.flows.multiscale import FlowMaps, MultiScaleFlow, level_channels, step_channels
-from dualflow.flows.network import Convolution
+from dualflow.flows.network import Convolution, VolumeNorm
 from dualflow.flows.spec import FlowSpec
 from dualflow.flows.squeeze import Squeeze
 
@@ -101,11 +101,11 @@ class EncoderSource(nn.Module):
         self.squeeze = Squeeze()
         self.stem = Convolution(8 * (source_channels + map_channels), widths[0], 3)
         self.side = nn.Linear(side_channels, widths[0]) if side_channels else None
-        self.start = nn.Sequential(nn.GroupNorm(1, widths[0]), nn.SiLU())
+        self.start = nn.Sequential(VolumeNorm(widths[0]), nn.SiLU())
         self.down = nn.ModuleList(_block(fine, coarse, stride=2) for fine, coarse in pairs)
         self.up = nn.ModuleList(Convolution(coarse, fine, 1) for fine, coarse in pairs)
         self.refine = nn.ModuleList(_block(width, width) for width in widths)
-        self.norms = nn.ModuleList(nn.GroupNorm(1, width) for width in widths)
+        self.norms = nn.ModuleList(VolumeNorm(width) for width in widths)
         self.blocks = nn.ModuleList(
             nn.ModuleList(_block(width, width) for _ in range(count))
             for width, count in (zip(widths, spec.steps, strict=True) if spec.context == "step" else ())
@@ -143,7 +143,7 @@ class EncoderSource(nn.Module):
 def _block(in_channels: int, out_channels: int, stride: int = 1) -> nn.Module:
     # No bias, and normalised before the nonlinearity: a constant offset would soon drown what varies over the volume.
     conv = Convolution(in_channels, out_channels, 3, stride=stride, bias=False)
-    return nn.Sequential(conv, nn.GroupNorm(1, out_channels), nn.SiLU())
+    return nn.Sequential(conv, VolumeNorm(out_channels), nn.SiLU())
 
 
 def _repeated(features: Sequence[Tensor], none: FlowMaps, context: str) -> FlowMaps:

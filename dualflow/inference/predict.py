@@ -96,7 +96,7 @@ class Predictor:
                 return Prediction(point, np.zeros_like(point))
             regions = np.full(spread.get("regions", 0), spread["region"], np.float32) if spread.get("regions") else None
             return Prediction(point, np.where(inside, np.float32(spread["voxel"]), np.float32(0)), None, regions)
-        generator = torch.Generator(self.device).manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
         begun = perf_counter()
         drawn = _volume(self.model.sample(*batch, samples, temperature, generator, latents)[:, 0, 0])
         seconds = (perf_counter() - begun) / samples

@@ -29,6 +29,7 @@ from dualflow.training.checkpoint import save_model
 from dualflow.training.engine import History, Watcher, fit, forget_states
 from dualflow.training.flow import mean_folder, parameter_count, source_folder, train_flow
 from dualflow.training.mean import person_folds
+from dualflow.training.precision import device_of
 from dualflow.training.ranks import Ranks, joined, launch, launched
 from dualflow.training.tracking import Run, tracked
 
@@ -56,7 +57,7 @@ def train(config: Config, name: str, seed: int) -> None:
     data = {key: _input_hash(config, key) for key in [*training.scans, *validation.scans]}
     identity = _identity(config, name, data, (training, validation))
     tags = {"model": name, "seed": str(seed), "training": identity[:16]}
-    with joined() as ranks, _tracked(config, f"{name} seed {seed}", tags, ranks) as run:
+    with joined(config.train.device) as ranks, _tracked(config, f"{name} seed {seed}", tags, ranks) as run:
         run.parameters(tracked_values(config))
         hashes = [data.get(key, "") for key in pairs["scan"]]
         run.data(pairs[["scan", "split"]].assign(sha256=hashes), "pairs", "training")
@@ -189,9 +190,10 @@ def _constant_spread(config: Config, model: nn.Module, validation: PairDataset) 
     regions = regions_of(config)
     voxel, region = [], []
     for index in range(len(validation)):
-        item = validation[index]
+        item, device = validation[index], device_of(model)
         mask = item["mask"][0].numpy()
-        estimate = model.point_estimate(item["source"][None], item["side"][None])[0, 0].float()  # type: ignore[operator]
+        source, side = item["source"][None].to(device), item["side"][None].to(device)
+        estimate = model.point_estimate(source, side)[0, 0].float().cpu()  # type: ignore[operator]
         error = (estimate - item["target"][0]).numpy()
         voxel.append(np.square(error[mask]).mean())
         region.append(np.nanmean(np.square(regions.means(error, mask))))
@@ -218,12 +220,12 @@ def _watcher(config: Config, run: Run, validation: PairDataset) -> Watcher:
 @torch.no_grad()
 def _picture(model: nn.Module, validation: PairDataset, window: tuple[float, float]) -> Any:
     """Middle axial slice of source, real target, estimate and, for a flow, one sample; values in [0, 1]."""
-    item = validation[0]
-    source, side, mask = item["source"][None], item["side"][None], item["mask"][0]
-    images: list[Tensor] = [item["target"][0], model.point_estimate(source, side)[0, 0].float()]  # type: ignore[operator]
+    item, device = validation[0], device_of(model)
+    source, side, mask = item["source"][None].to(device), item["side"][None].to(device), item["mask"][0]
+    images: list[Tensor] = [item["target"][0], model.point_estimate(source, side)[0, 0].float().cpu()]  # type: ignore[operator]
     if isinstance(model, DualFlow):
         generator = torch.Generator().manual_seed(PICTURE_SEED)
-        images.append(model.sample(source, side, generator=generator)[0, 0, 0].float())
+        images.append(model.sample(source, side, generator=generator)[0, 0, 0].float().cpu())
     low, high = window
     shown = [item["source"][0], *((image * mask - low) / (high - low) for image in images)]
     row = torch.cat([image[:, :, image.shape[2] // 2].T.flip(0) for image in shown], dim=1)
@@ -233,7 +235,7 @@ def _picture(model: nn.Module, validation: PairDataset, window: tuple[float, flo
 def _identity(config: Config, name: str, data: Mapping[str, str], splits: Sequence[PairDataset]) -> str:
     """Digest of what a training depends on beside its seed: states of another one are not gone on from."""
     choice = config.flows.get(name, config.model)
-    sections = dump(config.train, config.baselines, choice, without=("seeds", "models", "processes"))
+    sections = dump(config.train, config.baselines, choice, without=("seeds", "models", "processes", "device"))
     scans = [[(item["scan"], data[item["scan"]], item["side"].tolist()) for item in split.items] for split in splits]
     return digest_of({"version": __version__, "name": name, "scans": scans, **sections})
 

@@ -21,10 +21,11 @@ from dualflow.flows.draws import part_of_batch
 from dualflow.flows.memory import set_memory
 from dualflow.flows.model import DualFlow
 from dualflow.flows.objective import selection
+from dualflow.heap import keep_freed_memory
 from dualflow.progress import progress
 from dualflow.training.checkpoint import load_newest_state, save_state, states
 from dualflow.training.optimiser import Optimiser
-from dualflow.training.precision import autocast, device_of
+from dualflow.training.precision import autocast
 from dualflow.training.ranks import ALONE, Ranks, Stop
 from dualflow.training.validation import validate
 
@@ -95,7 +96,8 @@ def fit(
         DualflowError: `config.max_skipped` steps in a row were not finite, or the round trip drifted beyond
             `config.max_round_trip`.
     """
-    set_memory(model, config.memory)
+    keep_freed_memory()
+    set_memory(model.to(ranks.device), config.memory)
     torch.manual_seed(seed)
     run = _Run(model, config, steps, learning_rate, ranks, folder, label, identity)
     start = run.resume()
@@ -146,7 +148,6 @@ class _Run:
     ) -> None:
         self.model, self.config, self.steps, self.learning_rate = model, config, steps, learning_rate
         self.ranks, self.folder, self.label, self.identity = ranks, folder, label, identity
-        self.device = device_of(model)
         self.optimiser = Optimiser(model, config, steps, learning_rate)
         self.shared: nn.Module = model if ranks.count == 1 else _distributed(model)
         self.history, self.in_a_row, self.best = History(), 0, _copy(model)
@@ -194,8 +195,8 @@ class _Run:
         if isinstance(self.model, DualFlow):
             self.model.set_progress((step - 1) / self.steps)
         begun = time.perf_counter()
-        with autocast(self.config.precision, self.device), part_of_batch(self.ranks.rank, self.ranks.count):
-            terms = self.shared(**to_inputs(batch, self.device))
+        with autocast(self.config.precision, self.ranks.device), part_of_batch(self.ranks.rank, self.ranks.count):
+            terms = self.shared(**to_inputs(batch, self.ranks.device))
         norm = self.optimiser.step(terms["loss"], self.ranks)
         self.history.seconds += time.perf_counter() - begun
         if norm is None:

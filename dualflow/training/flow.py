@@ -17,12 +17,11 @@ from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import preset
 from dualflow.flows.pretrain import SourcePretraining
 from dualflow.training.calibrate import calibrate
-from dualflow.training.engine import History, Watcher, fit
+from dualflow.training.engine import History, Watcher, fit, to_inputs
 from dualflow.training.mean import fit_mean
 from dualflow.training.ranks import ALONE, Ranks
 
-# Initialisation passes its scans through the flow as one batch: memory must not grow with the study, and the moments
-# it sets vary little from this many scans on.
+# Memory must not grow with the study, and what initialisation sets varies little from this many scans on.
 INITIALISATION_SCANS = 64
 
 
@@ -99,7 +98,7 @@ def train_flow(
     begun = perf_counter()
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
     some = collate([train[index] for index in order[:INITIALISATION_SCANS].tolist()])
-    model.initialize(some["target"], some["source"], some["side"], some["mask"], some.get("mean"))
+    model.to(ranks.device).initialize(**to_inputs(some, ranks.device))
     facts["initialize_seconds"] = perf_counter() - begun
     weights, history = fit(
         model,

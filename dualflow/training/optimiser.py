@@ -38,7 +38,9 @@ class Optimiser:
             return min((step + 1) / warmup, 0.5 * (1 + cos(pi * min(1.0, step / steps))))
 
         self.schedule = LambdaLR(self.adam, rate)
-        self.average = AveragedModel(model, multi_avg_fn=_running_mean(config.ema), use_buffers=False)
+        self.towards = _running_mean(config.ema)
+        self.average = AveragedModel(model, multi_avg_fn=self.towards, use_buffers=False)
+        self.averages = [own for own in self.average.module.parameters() if own.requires_grad]
 
     @property
     def averaged(self) -> nn.Module:
@@ -59,12 +61,21 @@ class Optimiser:
         finite = norm == norm and abs(norm) != float("inf")
         if finite:
             self.adam.step()
-            self.average.update_parameters(self.model)
+            self._update_average()
         # The schedule counts attempts, so that a resumed run stays in step with its data.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a schedule that steps without the optimiser: a skipped step
             self.schedule.step()
         return norm if finite else None
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        """As `AveragedModel.update_parameters`, which also copies all buffers; they are those of a fitted mean."""
+        if self.average.n_averaged == 0:
+            self.average.update_parameters(self.model)
+            return
+        self.towards(self.averages, self.parameters, self.average.n_averaged)
+        self.average.n_averaged += 1
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything needed to go on exactly: weights, their mean, Adam's moments."""

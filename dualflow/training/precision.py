@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import nn
+
+from dualflow.errors import ConfigError
+
+
+def chosen_device(choice: str) -> torch.device:
+    """The device of this process: `cpu`, `cuda`, or with `auto` a GPU where there is one.
+
+    Of several processes on one machine, which torchrun numbers, each gets a GPU of its own.
+
+    Raises:
+        ConfigError: there are fewer GPUs than were asked for.
+    """
+    found, place = torch.cuda.device_count() if torch.cuda.is_available() else 0, int(os.environ.get("LOCAL_RANK", "0"))
+    if choice == "cpu" or (choice == "auto" and not found):
+        return torch.device("cpu")
+    if place >= found:
+        raise ConfigError(
+            f"train.device = {choice}: {place + 1} GPUs were asked for and torch {torch.__version__} finds {found}; "
+            "set train.processes to the number of GPUs, or train.device: cpu"
+        )
+    return torch.device("cuda", place)
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -21,10 +21,16 @@ from torch.distributed.rendezvous import rendezvous
 
 from dualflow.errors import ConfigError
 from dualflow.signals import on_sigterm
+from dualflow.training.precision import chosen_device
 
 PATIENCE = timedelta(minutes=10)
 """How long processes wait for each other before they end with an error."""
 RESTARTS = 3
+
+
+CPU = torch.device("cpu")
+BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
+"""How processes talk to each other, by the device they train on."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +40,12 @@ class Ranks:
     Attributes:
         rank: its number, from 0; the first one writes and tracks.
         count: how many there are.
+        device: where this process trains.
     """
 
     rank: int = 0
     count: int = 1
+    device: torch.device = CPU
 
     @property
     def first(self) -> bool:
@@ -99,18 +107,24 @@ def launch(processes: int, arguments: Sequence[str]) -> NoReturn:
 
 
 @contextmanager
-def joined() -> Iterator[Ranks]:
-    """Join the other processes of this training, where there are any, and leave them at the end."""
-    count = int(os.environ["WORLD_SIZE"]) if launched() else 1
+def joined(device: str = "cpu") -> Iterator[Ranks]:
+    """Join the other processes of this training, where there are any, and leave them at the end.
+
+    Raises:
+        ConfigError: `device` (`auto`, `cpu` or `cuda`) asks for more GPUs than there are.
+    """
+    count, own = int(os.environ["WORLD_SIZE"]) if launched() else 1, chosen_device(device)
+    if own.type == "cuda":
+        torch.cuda.set_device(own)
     if count == 1:
-        yield ALONE
+        yield Ranks(device=own)
         return
     store, rank, count = next(iter(rendezvous("env://", timeout=PATIENCE)))
     # After a restart the store is the same, and in it are the addresses of the processes that have gone.
     fresh = PrefixStore(f"restart-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-    distributed.init_process_group("gloo", store=fresh, rank=rank, world_size=count, timeout=PATIENCE)
+    distributed.init_process_group(BACKENDS[own.type], store=fresh, rank=rank, world_size=count, timeout=PATIENCE)
     try:
-        yield Ranks(rank, count)
+        yield Ranks(rank, count, own)
     finally:
         distributed.destroy_process_group()
 

@@ -196,3 +196,22 @@ def test_sample_spread_follows_the_low_rank_base():
         base.factors[:1, 0] = 3.0
         joint = flow.sample(source, side, n=400, generator=torch.Generator().manual_seed(0)).mean((1, 2, 3, 4, 5)).std()
     assert joint > 2 * lonely
+
+
+def test_initialisation_takes_as_many_scans_at_once_as_fit(monkeypatch):
+    """In parts the actnorms see the first only, the low-rank base all; one part is what it was without parts."""
+    spec, shape, scans = preset("dualflow", levels=2, steps=(1, 1), hidden=(4, 4), low_rank=3), (8, 8, 8), 6
+    target, source = torch.randn(scans, 1, *shape), torch.randn(scans, 1, *shape)
+    weights = []
+    for count in (6, 2):
+        monkeypatch.setattr("dualflow.flows.model.INITIALISATION_VOXELS", count * 8**3)
+        torch.manual_seed(0)
+        flow = DualFlow(spec, shape=shape)
+        shown = []
+        base = flow.priors[-1].base
+        monkeypatch.setattr(base, "initialize", lambda e, shown=shown: shown.append(e))
+        flow.initialize(target, source)
+        weights.append((shown[0], flow.flow.levels[0].steps[0].pieces["actnorm"].shift.clone()))
+    (whole, shift), (parts, shift_of_first) = weights
+    assert whole.shape == parts.shape
+    assert not torch.equal(shift, shift_of_first)

@@ -1,0 +1,48 @@
+"""Nothing a flow makes on its way stays on another device than its data.
+
+There need be no GPU for it: on torch's device of sizes without numbers, operations that mix devices fail as well.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from flow_zoo import small
+
+from dualflow.flows.memory import Memory, set_memory, sizes_only
+from dualflow.flows.model import DualFlow
+from dualflow.flows.presets import PRESETS
+
+SHAPE = (16, 16, 16)
+
+
+@pytest.fixture(autouse=True)
+def _no_autocast(monkeypatch):
+    """Autocast does not know the device."""
+    monkeypatch.setattr(torch, "autocast", lambda *_args, **_kwargs: nullcontext())
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
+    monkeypatch.setattr(torch, "get_autocast_dtype", lambda *_: torch.float32)
+
+
+@pytest.mark.parametrize("memory", Memory.__args__)
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_step_and_a_sample_stay_on_the_device(name, memory):
+    """Loss, gradients and samples are where model and volumes are; noise comes from the CPU to them."""
+    with sizes_only():
+        flow = DualFlow(small(name), shape=SHAPE, side_features=2).to("meta").train()
+        set_memory(flow, memory)
+        volume = torch.empty(2, 1, *SHAPE, device="meta")
+        side = torch.empty(2, 2, device="meta")
+        loss = flow(volume, volume, side, volume > 0)["loss"]
+        loss.backward()
+        drawn = flow.eval().sample(volume, side, 2, generator=torch.Generator())
+    assert {loss.device.type, drawn.device.type} == {"meta"}
+    assert all(p.grad is None or p.grad.device.type == "meta" for p in flow.parameters())
+
+
+def test_a_stray_tensor_would_be_found():
+    """The device of the tests above does refuse to mix."""
+    with pytest.raises(RuntimeError, match="device"):
+        torch.empty(2, device="meta") + torch.empty(2)
