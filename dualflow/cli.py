@@ -256,6 +256,40 @@ def bench_step(config_path: Path, overrides: tuple[str, ...]) -> None:
     compare(config)
 
 
+@bench.command("forecast")
+@CONFIG
+@OVERRIDES
+@click.option(
+    "--memory",
+    "memory_gib",
+    type=click.FloatRange(0, min_open=True),
+    metavar="GIB",
+    help="Memory to fit into.  [default: this machine's, or its GPU's]",
+)
+def bench_forecast(config_path: Path, overrides: tuple[str, ...], memory_gib: float | None) -> None:
+    """Say what a training will take before it is begun: memory, seconds per step, hours, and what would fit.
+
+    \b
+    dualflow bench forecast --config configs/dualglow-paper.yaml
+                    the flow of a configuration, on this machine
+    dualflow bench forecast --memory 12
+                    into 12 GiB
+    dualflow bench forecast --set train.batch_size=8 --set train.processes=4
+                    a larger batch, shared by four processes
+
+    Memory is followed through one step without allocating it, for each memory mode. Steps that fit are timed on random
+    volumes, of a deep flow with few steps per level, so do nothing else meanwhile. Hours are those of the optimiser's
+    steps and the validations, without the closed-form mean.
+    """  # noqa: D301 - click's mark of a paragraph to keep as it is is the character itself
+    from dualflow.config import load_config
+
+    config = load_config(config_path, overrides)
+    set_threads(config.train.threads)
+    from dualflow.bench.forecast import bench_forecast as forecast
+
+    forecast(config, memory_gib)
+
+
 @bench.command("preprocess")
 @CONFIG
 @OVERRIDES

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from dualflow.errors import ShapeError
 from dualflow.flows.bijection import Bijection, Sequential, soft_bound, sum_per_sample, wide
+from dualflow.flows.matrices import log_abs_det, solve
 from dualflow.flows.network import RMSNorm, ZeroConv
 
 WIDTH = 32
@@ -148,7 +149,7 @@ class ITransAttention(Bijection):
         with torch.autocast(z.device.type, enabled=False):
             z_a, z_b = wide(z).chunk(2, dim=1)
             mixing = self._mixing(z_a, context)
-            solved = torch.linalg.solve(mixing, to_patches(z_b, self.heads, self.patch))
+            solved = solve(mixing, to_patches(z_b, self.heads, self.patch))
             return torch.cat([z_a, from_patches(solved, z_b.shape, self.patch)], dim=1), -self._log_det(mixing, z_b)
 
     def _mixing(self, x_a: Tensor, context: Tensor | None) -> Tensor:
@@ -162,7 +163,7 @@ class ITransAttention(Bijection):
 
     def _log_det(self, mixing: Tensor, x_b: Tensor) -> Tensor:
         copies = x_b[0].numel() // (self.heads * mixing.shape[3])
-        log_det: Tensor = copies * torch.linalg.slogdet(mixing)[1].sum(1)
+        log_det: Tensor = copies * log_abs_det(mixing).sum(1)
         return log_det
 
 

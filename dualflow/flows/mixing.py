@@ -89,26 +89,23 @@ class NormalisedMixing(Bijection):
         """Shift, scale and mix."""
         with torch.autocast(x.device.type, enabled=False):
             matrix, shift, log_det = self._affine(x)
-            return torch.baddbmm(matrix @ shift, matrix, wide(x).flatten(2)).view_as(x), log_det
+            moved = (matrix @ shift).expand(len(x), -1, -1)
+            return torch.baddbmm(moved, matrix.expand(len(x), -1, -1), wide(x).flatten(2)).view_as(x), log_det
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Undo it."""
         with torch.autocast(z.device.type, enabled=False):
             matrix, shift, log_det = self._affine(z)
-            inverse = torch.linalg.inv(matrix.double()).to(matrix.dtype)
-            return torch.baddbmm(-shift, inverse, wide(z).flatten(2)).view_as(z), -log_det
+            inverse = torch.linalg.inv(matrix.double()).to(matrix.dtype).expand(len(z), -1, -1)
+            return torch.baddbmm(-shift.expand(len(z), -1, -1), inverse, wide(z).flatten(2)).view_as(z), -log_det
 
     def _affine(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Matrix A `[N, C, C]`, shift b `[N, C, 1]` and log-determinant `[N]`."""
-        count, channels = x.shape[:2]
+        """Matrix A `[C, C]`, shift b `[C, 1]` and log-determinant `[N]`."""
+        channels = x.shape[1]
         shift, log_scale = self.actnorm.shift_and_log_scale()
         matrix, log_det = self.mixing.matrix(x)
         scaled = matrix * log_scale.exp().view(1, channels)
-        return (
-            scaled.expand(count, channels, channels),
-            shift.view(1, channels, 1).expand(count, channels, 1),
-            log_det + x[0, 0].numel() * wide(log_scale).sum(),
-        )
+        return scaled, shift.view(channels, 1), log_det + x[0, 0].numel() * wide(log_scale).sum()
 
 
 class ConditionalTriangles(Bijection):

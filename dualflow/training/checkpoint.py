@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -90,8 +89,13 @@ def states(folder: Path) -> list[Path]:
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None) -> None:
-    whole = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-    # Tied or sliced tensors share storage, which the format refuses: give each its own.
-    whole = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in whole.items()}
+    whole, known = dict[str, Tensor](), set[int]()
+    for name, tensor in tensors.items():
+        own = tensor.detach().to("cpu").contiguous()
+        # Tied or sliced tensors share storage, which the format refuses; a copy of all would take as much again.
+        if own.untyped_storage().nbytes() > own.nbytes or own.data_ptr() in known:
+            own = own.clone()
+        known.add(own.data_ptr())
+        whole[name] = own
     with committing(path) as temp:
         save_file(whole, temp, metadata)
