@@ -167,6 +167,23 @@ def convert(
 
 
 @main.command()
+@CONFIG
+@OVERRIDES
+def deliver(config_path: Path, overrides: tuple[str, ...]) -> None:
+    """Hand in what trainings could not deliver to MLflow, for its server was away.
+
+    It waits in RESULTS/STUDY/undelivered. The next training of the same model and the report hand it in too.
+    """
+    from dualflow.config import load_config
+    from dualflow.training.tracking import deliver as hand_in
+
+    config = load_config(config_path, overrides)
+    done, left = hand_in(config.tracking, config.layout.outbox)
+    click.echo(f"{done} runs delivered to {config.tracking.uri}, {left} still wait")
+    sys.exit(bool(left))
+
+
+@main.command()
 @click.argument("name", required=False)
 def presets(name: str | None) -> None:
     """List the flows that a configuration can name, or the pieces of one."""
@@ -288,6 +305,30 @@ def bench_forecast(config_path: Path, overrides: tuple[str, ...], memory_gib: fl
     from dualflow.bench.forecast import bench_forecast as forecast
 
     forecast(config, memory_gib)
+
+
+@bench.command("rate")
+@CONFIG
+@OVERRIDES
+def bench_rate(config_path: Path, overrides: tuple[str, ...]) -> None:
+    """Find a learning rate: the loss along rates from too small to too large, on the study's own pairs.
+
+    \b
+    dualflow bench rate
+                    the flow of configs/quickstart.yaml, once it is preprocessed
+    dualflow bench rate --set train.batch_size=8
+                    the same with larger batches
+
+    120 steps of training, of which nothing is kept. The default holds for the presets at 4 mm; a deeper flow, a finer
+    grid or larger batches are worth the minutes.
+    """  # noqa: D301 - click's mark of a paragraph to keep as it is is the character itself
+    from dualflow.config import load_config
+
+    config = load_config(config_path, overrides)
+    set_threads(config.train.threads)
+    from dualflow.bench.rate import bench_rate as find
+
+    find(config)
 
 
 @bench.command("preprocess")

@@ -249,6 +249,11 @@ class Layout:
         """Folder of one trained model."""
         return self.root / "models" / name / f"seed-{seed}"
 
+    @property
+    def outbox(self) -> Path:
+        """Folder of what waits for the tracking server to come back."""
+        return self.root / "undelivered"
+
     def manifest(self, step: str) -> Path:
         """The file that says a step is done."""
         return self.root / "manifests" / f"{step}.json"

@@ -20,6 +20,7 @@ from dualflow.progress import PROGRESS_FOLDER, live_bars, read_states
 
 POLL_S = 0.5
 LINE_EVERY_S = 60.0
+GPUS = Path("/proc/driver/nvidia/gpus")
 OVERALL = re.compile(r"^(\d+) of (\d+) steps")
 
 
@@ -65,7 +66,7 @@ def run_workflow(config: Config, cores: str, options: Sequence[str]) -> int:
             subprocess.run([*command, "--unlock"], stdout=stream, stderr=stream, env=environment, check=False)
             start = stream.tell()
             process = subprocess.Popen(
-                [*command, "--cores", cores, "--rerun-incomplete", "--show-failed-logs", *options],
+                [*command, "--cores", cores, *_gpus(config), "--rerun-incomplete", "--show-failed-logs", *options],
                 stdout=stream,
                 stderr=stream,
                 env=environment,
@@ -74,6 +75,13 @@ def run_workflow(config: Config, cores: str, options: Sequence[str]) -> int:
             code = _watch(process, folder, log, start)
     _say_where(config, code, log, start)
     return code
+
+
+def _gpus(config: Config) -> list[str]:
+    """On a machine with GPUs, room for one training at a time: each takes the first ones."""
+    if config.train.device == "cpu" or not GPUS.is_dir():
+        return []
+    return ["--resources", f"gpu={config.train.processes}"]
 
 
 def _watch(process: subprocess.Popen[bytes], folder: Path, log: Path, start: int) -> int:

@@ -8,8 +8,11 @@ rule train:
         log_of("train/{model}_seed-{seed}"),
     benchmark:
         benchmark_of("train/{model}_seed-{seed}")
-    retries: 1
+    # A training that is preempted, or killed, goes on from its newest state.
+    retries: 3
     threads: study.train.threads * study.train.processes
+    resources:
+        gpu=0 if study.train.device == "cpu" else study.train.processes,
     params:
         section=model_section,
         version=__version__,

@@ -25,6 +25,7 @@ from dualflow.heap import keep_freed_memory
 from dualflow.progress import track
 from dualflow.training.optimiser import Optimiser
 from dualflow.training.precision import chosen_device
+from dualflow.training.store import load_client
 from dualflow.training.validation import validate
 
 GIB = 1 << 30
@@ -163,10 +164,9 @@ def _libraries(device: torch.device) -> int:
     """What a training holds before it has read anything: interpreter, torch, MLflow."""
     if device.type == "cuda":
         return CONTEXT
-    import mlflow  # noqa: F401
-
     import dualflow.steps.train  # noqa: F401
 
+    load_client()
     return int(psutil.Process().memory_info().rss)
 
 

@@ -80,7 +80,7 @@ def _publish(config: Config, plan: Plan, names: Sequence[str]) -> None:
 
 def _track(config: Config, plan: Plan, frame: pd.DataFrame, text: str, *, complete: bool) -> None:
     tags = {"model": "all", "seconds": f"{plan.seconds:g}", "complete": str(complete).lower()}
-    with tracked(config.tracking, config.study.name, RUN_NAME, tags) as run:
+    with tracked(config.tracking, config.study.name, RUN_NAME, tags, config.layout.outbox) as run:
         run.parameters(tracked_values(config))
         run.parameters(plan.model_dump(), "plan")
         values = frame.set_index("model").select_dtypes("number")

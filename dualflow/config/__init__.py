@@ -6,6 +6,7 @@ Each rule of the workflow takes only its own section, so a changed value reruns 
 from dualflow.config.data import CohortConfig, SplitConfig, StudyConfig
 from dualflow.config.imaging import PreprocessConfig, ReviewConfig
 from dualflow.config.learning import (
+    AugmentConfig,
     BaselineConfig,
     ConvertConfig,
     EvaluateConfig,
@@ -17,6 +18,7 @@ from dualflow.config.section import Section
 from dualflow.config.whole import Config, checked, load_config, parse_config, write_resolved
 
 __all__ = [
+    "AugmentConfig",
     "BaselineConfig",
     "CohortConfig",
     "Config",

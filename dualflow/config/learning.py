@@ -22,6 +22,23 @@ class ModelConfig(Section):
     """Optimiser steps of this flow, where it is to have others than `train.steps`."""
 
 
+class AugmentConfig(Section):
+    """Random changes of the training scans, source and target together."""
+
+    probability: float = Field(default=0.0, ge=0, le=1)
+    """Share of the scans of a batch that are changed; 0 leaves all as they are."""
+    rotation_deg: float = Field(default=3.0, ge=0, lt=90)
+    """Largest rotation about each axis."""
+    shift_voxels: float = Field(default=0.5, ge=0)
+    """Largest shift along each axis, voxels of the model grid."""
+    scale: float = Field(default=0.03, ge=0, lt=0.5)
+    """Largest relative change of size along each axis."""
+    bias: float = Field(default=0.1, ge=0)
+    """Largest coefficient of the polynomial whose exponential multiplies the source."""
+    gamma: float = Field(default=0.1, ge=0)
+    """The source's intensities are raised to a power between 1 / (1 + gamma) and 1 + gamma."""
+
+
 class TrainConfig(Section):
     """How a flow is trained."""
 
@@ -54,6 +71,10 @@ class TrainConfig(Section):
     which the others are recovered by the flow's inverse, so that memory does not grow with depth."""
     validate_every: int = Field(default=100, ge=1)
     """Steps between validations, sample pictures and checkpoints."""
+    patience: int | None = Field(default=10, ge=1)
+    """Validations in a row without a better one after which training ends; null trains all steps."""
+    augment: AugmentConfig = AugmentConfig()
+    """Random changes of the training scans."""
     max_skipped: int = Field(default=10, ge=0)
     """Non-finite steps in a row after which training stops with an error."""
     max_round_trip: float = Field(default=0.01, gt=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -115,15 +115,23 @@ ALL = slice(None)
 
 
 def batches(
-    dataset: PairDataset, batch_size: int, steps: int, seed: int, start_step: int = 0, rows: slice = ALL
+    dataset: PairDataset,
+    batch_size: int,
+    steps: int,
+    seed: int,
+    start_step: int = 0,
+    rows: slice = ALL,
+    change: Callable[[Item, tuple[int, ...]], Item] | None = None,
 ) -> Iterator[Item]:
     """Batches `start_step` .. `steps` - 1 of an endless shuffled stream; each is a function of seed and step alone.
 
-    Of each batch, `rows` are given: the share of one of several processes.
+    Of each batch, `rows` are given: the share of one of several processes. `change(item, seed)` gives what is seen of a
+    scan, with a seed for every step and place in the batch.
     """
     for step in range(start_step, steps):
         positions = batch_positions(len(dataset), batch_size, step, seed)
-        yield collate([dataset[position] for position in positions[rows]])
+        items = [(place, dataset[position]) for place, position in enumerate(positions)][rows]
+        yield collate([item if change is None else change(item, (seed, step, place)) for place, item in items])
 
 
 def batch_positions(length: int, batch_size: int, step: int, seed: int) -> list[int]:

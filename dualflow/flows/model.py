@@ -342,14 +342,14 @@ class DualFlow(nn.Module):
             )
         return Condition(mean, code.features, code.maps, embedding, code.log_prob)
 
-    def density(self, target: Tensor, condition: Condition) -> tuple[Tensor, Code]:
-        """Return `log p(target | condition)` in nats, `[N]`, and the code it was computed from."""
+    def density(self, target: Tensor, condition: Condition) -> tuple[Tensor, Code, list[Tensor]]:
+        """Return `log p(target | condition)` in nats, `[N]`, the code it was computed from, and each level's part."""
         code = self._encode(target, condition)
-        total = code.log_det
-        for level, z in enumerate(code.latents):
-            evidence = self._evidence(level, code.coarser[level], condition)
-            total = total + self._prior(level).log_prob(z, evidence)
-        return total, code
+        parts = [
+            self._prior(level).log_prob(z, self._evidence(level, code.coarser[level], condition))
+            for level, z in enumerate(code.latents)
+        ]
+        return code.log_det + torch.stack(parts).sum(0), code, parts
 
     def draw(
         self,

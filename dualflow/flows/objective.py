@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import log
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -32,6 +33,7 @@ class Draft(NamedTuple):
     condition: Condition
     log_prob: Tensor
     code: Code
+    level_log_probs: list[Tensor]
 
 
 def objective(
@@ -102,7 +104,15 @@ def _guesses(draft: Draft, strength: float) -> list[Tensor]:
 
 @torch.no_grad()
 def _watched(draft: Draft) -> dict[str, Tensor]:
-    """Numbers that tell how the adversaries stand."""
+    """Numbers that tell what the latents of each level cost, in bits per dimension, and how the adversaries stand."""
+    levels = enumerate(zip(draft.level_log_probs, draft.code.latents, strict=True), 1)
+    bits = {
+        f"bits_per_dim_level_{level}": -log_prob.mean() / (z[0].numel() * log(2)) for level, (log_prob, z) in levels
+    }
+    return {**bits, **_adversaries(draft)}
+
+
+def _adversaries(draft: Draft) -> dict[str, Tensor]:
     if not len(draft.flow.discriminators):
         return {}
     accuracies = [probe_accuracy(guess, draft.side) for guess in _guesses(draft, 0.0)]

@@ -38,7 +38,7 @@ from dualflow.report.tables import Table, comparison_table, difference_table, pl
 from dualflow.steps.common import dump, load_split, tracked_values, usable_pairs
 from dualflow.steps.truth import CEILINGS
 from dualflow.training.checkpoint import load_card
-from dualflow.training.tracking import tracked
+from dualflow.training.tracking import deliver, tracked
 
 IMAGE_METRICS = ("mae", "psnr", "ssim", "pearson_r", "region_r", "region_mae", "region_bias")
 DOTS = IMAGE_METRICS[:6]
@@ -293,7 +293,8 @@ def _track(
     scores: pd.DataFrame,
     figures: dict[str, list[tuple[str, Figure]]],
 ) -> None:
-    with tracked(config.tracking, config.study.name, "evaluation", {"model": "all"}) as run:
+    deliver(config.tracking, config.layout.outbox)  # what trainings could not
+    with tracked(config.tracking, config.study.name, "evaluation", {"model": "all"}, config.layout.outbox) as run:
         run.parameters(tracked_values(config))
         names = summary["model"] + "/" + summary["metric"]
         run.metrics(dict(zip(names, summary["mean"].astype(float), strict=True)))

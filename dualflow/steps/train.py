@@ -29,6 +29,7 @@ from dualflow.training.checkpoint import save_model
 from dualflow.training.engine import History, Watcher, fit, forget_states
 from dualflow.training.flow import mean_folder, parameter_count, source_folder, train_flow
 from dualflow.training.mean import person_folds
+from dualflow.training.names import tracked_name
 from dualflow.training.precision import device_of
 from dualflow.training.ranks import Ranks, joined, launch, launched
 from dualflow.training.tracking import Run, tracked
@@ -61,9 +62,10 @@ def train(config: Config, name: str, seed: int) -> None:
         run.parameters(tracked_values(config))
         hashes = [data.get(key, "") for key in pairs["scan"]]
         run.data(pairs[["scan", "split"]].assign(sha256=hashes), "pairs", "training")
-        watch = _watcher(config, run, validation)
+        watch = _watcher(config, run, validation, flow=name in config.flows)
         job = Job(config, name, seed, encoder, training, validation, identity, watch, ranks)
-        model, history, facts = _train_flow(job) if name in config.flows else _train_baseline(job)
+        with run.system():
+            model, history, facts = _train_flow(job) if name in config.flows else _train_baseline(job)
         if not ranks.first:  # what follows is written by one process
             ranks.wait()
             return
@@ -107,7 +109,9 @@ def train(config: Config, name: str, seed: int) -> None:
 
 def _tracked(config: Config, run_name: str, tags: Mapping[str, str], ranks: Ranks) -> AbstractContextManager[Run]:
     """The tracked run of the first process; the others have none, and what they tell goes nowhere."""
-    return tracked(config.tracking, config.study.name, run_name, tags) if ranks.first else nullcontext(Run(None))
+    if not ranks.first:
+        return nullcontext(Run())
+    return tracked(config.tracking, config.study.name, run_name, tags, config.layout.outbox)
 
 
 Trained = tuple[nn.Module, History, dict[str, Any]]
@@ -204,15 +208,15 @@ def _constant_spread(config: Config, model: nn.Module, validation: PairDataset) 
     }
 
 
-def _watcher(config: Config, run: Run, validation: PairDataset) -> Watcher:
+def _watcher(config: Config, run: Run, validation: PairDataset, *, flow: bool) -> Watcher:
     """Deliver metrics and a picture of the first validation scan at every validation."""
-    window = modality(config.study.target).window
+    row = modality(config.study.target)
 
     def watch(step: int, metrics: Mapping[str, float], model: nn.Module | None) -> None:
-        named = {key if "/" in key else f"train/{key}": value for key, value in metrics.items() if key != "step"}
+        named = {tracked_name(key, row.unit, flow=flow): value for key, value in metrics.items() if key != "step"}
         run.metrics(named, step)
         if model is not None and len(validation):
-            run.image(_picture(model, validation, window), "validation/axial", step)
+            run.image(_picture(model, validation, row.window), "validation/axial", step)
 
     return watch
 

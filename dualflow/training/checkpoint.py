@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dualflow.commit import commit_json, committing, sha256
-from dualflow.errors import CheckpointError
+from dualflow.errors import CheckpointError, CommitError
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
 _FACTS = "facts"
@@ -65,7 +65,11 @@ def load_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def save_state(folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], keep: int = 2) -> None:
-    """Write the training state of `step` and drop all but the `keep` newest."""
+    """Write the training state of `step` and drop all but the `keep` newest.
+
+    Raises:
+        CommitError: the disk refused it; the states that are there stay.
+    """
     _save(folder / f"state-{step:08d}.safetensors", tensors, {_FACTS: json.dumps(facts)})
     for old in states(folder)[:-keep]:
         old.unlink()
@@ -97,5 +101,8 @@ def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | 
             own = own.clone()
         known.add(own.data_ptr())
         whole[name] = own
-    with committing(path) as temp:
-        save_file(whole, temp, metadata)
+    try:
+        with committing(path) as temp:
+            save_file(whole, temp, metadata)
+    except SafetensorError as error:  # of the library's own writing, as when the disk is full
+        raise CommitError(f"{path}: cannot be written ({error}); free space or change the output folder") from error

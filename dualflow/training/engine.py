@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dualflow.config import TrainConfig
+from dualflow.data.augment import Augment
 from dualflow.data.dataset import Item, PairDataset, batches
-from dualflow.errors import DualflowError, StoppedError
+from dualflow.errors import CommitError, DualflowError, StoppedError
 from dualflow.flows.draws import part_of_batch
 from dualflow.flows.memory import set_memory
 from dualflow.flows.model import DualFlow
@@ -101,7 +103,9 @@ def fit(
     torch.manual_seed(seed)
     run = _Run(model, config, steps, learning_rate, ranks, folder, label, identity)
     start = run.resume()
-    stream = batches(train, config.batch_size, steps, seed, start, ranks.rows(config.batch_size))
+    change = Augment(config.augment) if config.augment.probability else None
+    last = start if run.exhausted(start) else steps
+    stream = batches(train, config.batch_size, last, seed, start, ranks.rows(config.batch_size), change)
     shown = progress(label, steps) if ranks.first else nullcontext(Silent())
     stop = Stop()
     with stop.listening(), shown as bar:
@@ -112,8 +116,10 @@ def fit(
             if step % config.validate_every == 0 or step == steps:
                 entry = run.validated(step, validation)
                 if watch is not None and ranks.first:
-                    watch(step, entry, run.optimiser.averaged)
+                    watch(step, entry | {"samples_per_second": run.pace()}, run.optimiser.averaged)
                 run.save(step)
+                if run.exhausted(step):
+                    break
             if not ranks.all_agree(not stop.asked) and step < steps:
                 run.save(step)
                 raise StoppedError(f"{label}: stopped by SIGTERM after step {step}; given again, it goes on from there")
@@ -152,6 +158,17 @@ class _Run:
         self.shared: nn.Module = model if ranks.count == 1 else _distributed(model)
         self.history, self.in_a_row, self.best = History(), 0, _copy(model)
         self.sums: dict[str, list[float]] = {}
+        self.paced = (0, 0.0)
+
+    def exhausted(self, step: int) -> bool:
+        """Whether no validation has been better for as long as patience lasts."""
+        patience, since = self.config.patience, step - self.history.best_step
+        return patience is not None and self.history.best_step > 0 and since >= patience * self.config.validate_every
+
+    def pace(self) -> float:
+        """Samples per second of the steps since it was last asked for."""
+        (steps, seconds), self.paced = self.paced, (0, 0.0)
+        return steps * self.config.batch_size / seconds if seconds else 0.0
 
     def resume(self) -> int:
         """Take up the newest whole state of this very training; return the step it is of, 0 if there is none."""
@@ -182,7 +199,10 @@ class _Run:
                 "identity": self.identity,
                 "history": vars(self.history),
             }
-            save_state(self.folder, step, tensors | {"rng": torch.get_rng_state()}, facts)
+            try:
+                save_state(self.folder, step, tensors | {"rng": torch.get_rng_state()}, facts)
+            except CommitError as error:  # such as a full disk: hours of training are worth more than this state
+                print(f"warning: {self.label}: no state of step {step}, the one before stays: {error}", file=sys.stderr)
         self.ranks.wait()
 
     def step(self, step: int, batch: Item) -> float:
@@ -198,7 +218,9 @@ class _Run:
         with autocast(self.config.precision, self.ranks.device), part_of_batch(self.ranks.rank, self.ranks.count):
             terms = self.shared(**to_inputs(batch, self.ranks.device))
         norm = self.optimiser.step(terms["loss"], self.ranks)
-        self.history.seconds += time.perf_counter() - begun
+        seconds = time.perf_counter() - begun
+        self.history.seconds += seconds
+        self.paced = (self.paced[0] + 1, self.paced[1] + seconds)
         if norm is None:
             self.history.skipped, self.in_a_row = self.history.skipped + 1, self.in_a_row + 1
             if self.in_a_row > self.config.max_skipped:

@@ -56,13 +56,50 @@ def train_flow(
 ) -> TrainedFlow:
     """Fit the mean, pre-train the source where the flow asks for it, train the flow, then set its spread right.
 
-    A closed-form mean is cross-fitted: the flow sees each training person's residual from a mean that was fitted
-    without that person, as it will for new people; otherwise it would learn residuals that are too small.
     `identity` and `ranks` are those of `fit`; what is fitted in closed form each process fits by itself, to the same.
 
     Raises:
         DataError: there is nothing to train on.
         DualflowError: training diverged.
+    """
+    shared: dict[str, Any] = {"label": label, "seed": seed, "folder": folder, "identity": identity, "ranks": ranks}
+    model, train, facts = prepared_flow(choice, train, validation, config, side_features=side_features, **shared)
+    weights, history = fit(
+        model,
+        train,
+        validation,
+        config,
+        steps=(choice.steps or config.steps) - facts["pretrain_steps"],
+        learning_rate=config.learning_rate,
+        watch=watch,
+        **shared,
+    )
+    model.load_state_dict(weights)
+    begun = perf_counter()
+    facts |= {"spread_scale": calibrate(model, validation, seed), "calibrate_seconds": perf_counter() - begun}
+    return TrainedFlow(model.eval(), history, facts)
+
+
+def prepared_flow(
+    choice: ModelConfig,
+    train: PairDataset,
+    validation: PairDataset,
+    config: TrainConfig,
+    *,
+    side_features: int,
+    label: str,
+    seed: int,
+    folder: Path,
+    identity: str = "",
+    ranks: Ranks = ALONE,
+) -> tuple[DualFlow, PairDataset, dict[str, Any]]:
+    """A flow that is ready for its first step, the pairs it is to see, and facts for its card.
+
+    A closed-form mean is cross-fitted: the flow sees each training person's residual from a mean that was fitted
+    without that person, as it will for new people; otherwise it would learn residuals that are too small.
+
+    Raises:
+        DataError: there is nothing to train on.
     """
     if not len(train):
         raise DataError("no training pairs are left; check the splits and the quarantine table")
@@ -100,24 +137,7 @@ def train_flow(
     some = collate([train[index] for index in order[:INITIALISATION_SCANS].tolist()])
     model.to(ranks.device).initialize(**to_inputs(some, ranks.device))
     facts["initialize_seconds"] = perf_counter() - begun
-    weights, history = fit(
-        model,
-        train,
-        validation,
-        config,
-        label=label,
-        steps=steps - pretrained,
-        learning_rate=config.learning_rate,
-        seed=seed,
-        folder=folder,
-        identity=identity,
-        watch=watch,
-        ranks=ranks,
-    )
-    model.load_state_dict(weights)
-    begun = perf_counter()
-    facts |= {"spread_scale": calibrate(model, validation, seed), "calibrate_seconds": perf_counter() - begun}
-    return TrainedFlow(model.eval(), history, facts)
+    return model, train, facts
 
 
 def fit_source(

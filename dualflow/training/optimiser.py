@@ -16,6 +16,9 @@ from dualflow.config import TrainConfig
 from dualflow.errors import CheckpointError
 from dualflow.training.ranks import ALONE, Ranks
 
+LEAST_WARMUP = 20
+"""Steps of warm-up, however short the training: at its full rate the first step of a deep flow alone can burst it."""
+
 
 class Optimiser:
     """AdamW with warm-up then cosine to zero, clipping, and an exponential running mean of the weights.
@@ -32,7 +35,7 @@ class Optimiser:
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         decay, betas = config.weight_decay, (0.9, 0.98)
         self.adam = AdamW(self.parameters, lr=learning_rate, betas=betas, weight_decay=decay, fused=True)
-        warmup = max(1, round(config.warmup * steps))
+        warmup = max(LEAST_WARMUP, round(config.warmup * steps))
 
         def rate(step: int) -> float:
             return min((step + 1) / warmup, 0.5 * (1 + cos(pi * min(1.0, step / steps))))

@@ -69,7 +69,7 @@ def config(tmp_path_factory, phantoms, held_out):
     write_quarantine(config.layout.quarantine, [])
     with pytest.MonkeyPatch.context() as patch:
         for module in (training, reporting):
-            patch.setattr(module, "tracked", lambda *_: nullcontext(Run(None)))
+            patch.setattr(module, "tracked", lambda *_: nullcontext(Run()))
         for name, seed in config.trainings:
             training.train(config, name, seed)
             evaluate(config, name, seed)

@@ -35,7 +35,7 @@ def test_the_card_tells_of_pretraining_and_its_states_are_forgotten(config, phan
     monkeypatch.setattr(module, "usable_pairs", lambda config: pairs)
     monkeypatch.setattr(module, "load_split", lambda config, pairs, split, encoder: splits[split])
     monkeypatch.setattr(module, "_input_hash", lambda config, key: key)
-    monkeypatch.setattr(module, "tracked", lambda *_: nullcontext(Run(None)))
+    monkeypatch.setattr(module, "tracked", lambda *_: nullcontext(Run()))
     folder, write = config.layout.model("srflow", 0), module.write_manifest
     kept = []
 

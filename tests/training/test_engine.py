@@ -1,6 +1,7 @@
 """The loop: resumption bit for bit, skipped steps, the choice of the weights."""
 
 import os
+import resource
 import signal
 
 import pytest
@@ -233,3 +234,51 @@ def test_sigterm_ends_a_run_with_a_state_of_the_step_at_hand(train, tmp_path, at
 def test_sigterm_at_the_last_step_changes_nothing(train):
     """The work is done."""
     assert_same(train(Preempted(7))[0], train(Toy(), folder="unbroken")[0])
+
+
+def test_patience_ends_a_training_that_no_longer_improves(train, quick):
+    """After two validations without a better one; given again, or stopped on the way, it ends at the same step."""
+    patient = quick.model_copy(update={"patience": 2})
+    model = Toy(good=2)
+    weights, history = train(model, "patient", config=patient, steps=40)
+    assert (history.best_step, history.entries[-1]["step"], model.calls) == (4, 8.0, 8)
+    model = Toy(good=2)
+    again, _ = train(model, "patient", config=patient, steps=40)
+    assert model.calls == 0
+    assert_same(weights, again)
+    endless = quick.model_copy(update={"patience": None})
+    assert train(Toy(good=2), "endless", config=endless, steps=20)[1].entries[-1]["step"] == 20
+
+
+def test_a_full_disk_costs_a_state_and_not_the_training(train, tmp_path, capsys):
+    """The state before stays, it is said, and the weights are those of a disk with room."""
+    weights, _ = train(Toy(), "roomy")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(step, _entry, _model):
+        if step == 4:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+
+    try:
+        full, _ = train(Toy(), "full", watch=fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert_same(weights, full)
+    assert [path.name for path in states(tmp_path / "full")] == ["state-00000002.safetensors"]
+    said = capsys.readouterr().err
+    assert "warning: toy: no state of step 4, the one before stays" in said
+    assert "free space or change the output folder" in said
+    again, _ = train(Toy(), "full")
+    assert_same(weights, again)
+
+
+def test_augmentation_is_a_function_of_seed_and_step(train, quick):
+    """A run that was stopped sees the same changes as one that was not, and other ones than another seed."""
+    changed = quick.model_copy(update={"augment": quick.augment.model_copy(update={"probability": 0.8})})
+    weights, _ = train(Toy(), "whole", config=changed)
+    with pytest.raises(StoppedError):
+        train(Toy(stop=4), "broken", config=changed)
+    resumed, _ = train(Toy(), "broken", config=changed)
+    assert_same(weights, resumed)
+    plain, _ = train(Toy(), "plain")
+    assert not torch.equal(plain["convolution.weight"], weights["convolution.weight"])

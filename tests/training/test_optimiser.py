@@ -9,6 +9,7 @@ from torch import nn
 
 from dualflow.config import TrainConfig
 from dualflow.errors import CheckpointError
+from dualflow.training import optimiser as module
 from dualflow.training.optimiser import Optimiser
 
 CONFIG = TrainConfig(warmup=0.2, ema=0.5, clip_norm=0.1, weight_decay=0.0)
@@ -23,8 +24,9 @@ def take(optimiser, scale=1.0):
     return optimiser.step(scale * optimiser.model(torch.ones(1, 3)).square().mean())
 
 
-def test_rate_rises_then_falls_to_zero():
+def test_rate_rises_then_falls_to_zero(monkeypatch):
     """Warm-up over its share of the steps, then a cosine that ends at zero."""
+    monkeypatch.setattr(module, "LEAST_WARMUP", 1)
     optimiser, rates = new(), []
     for _ in range(10):
         rates.append(optimiser.adam.param_groups[0]["lr"])
@@ -33,6 +35,16 @@ def test_rate_rises_then_falls_to_zero():
     assert max(rates) == rates[1]
     assert all(later < earlier for earlier, later in pairwise(rates[1:]))
     assert optimiser.adam.param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
+
+
+def test_a_short_training_warms_up_too():
+    """Over twenty steps at the least: a deep flow would burst at once."""
+    optimiser, rates = new(), []
+    for _ in range(3):
+        rates.append(optimiser.adam.param_groups[0]["lr"])
+        take(optimiser)
+    peak = optimiser.schedule.base_lrs[0]
+    assert rates == pytest.approx([peak * share for share in (0.05, 0.1, 0.15)])
 
 
 def test_average_is_the_exponential_mean_of_the_weights():

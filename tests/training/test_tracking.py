@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -11,7 +12,8 @@ from dualflow.config import TrackingConfig, parse_config
 from dualflow.errors import ConfigError, StoppedError
 from dualflow.steps.common import tracked_values
 from dualflow.training import tracking
-from dualflow.training.tracking import tracked
+from dualflow.training.store import Subject
+from dualflow.training.tracking import deliver, tracked
 
 ACCOUNT = "someaccountname"
 PROCESS = """
@@ -137,31 +139,116 @@ def test_a_run_that_fails_says_so(config):
 
 
 def test_an_unreachable_server_is_warned_about_once(tmp_path, capsys, monkeypatch):
-    """Everything after it is silent and the block is run to its end."""
+    """The block is run to its end, what was said waits, and where it waits is said last."""
     monkeypatch.setattr(tracking, "_warned", set())
     config = TrackingConfig(uri="http://127.0.0.1:9", artifacts=tmp_path / "artifacts")
-    with tracked(config, "study", "lonely", {}) as run:
+    with tracked(config, "study", "lonely seed 0", {}, tmp_path / "outbox") as run:
         run.parameters({"a": 1})
         run.metrics({"loss": 1.0})
         run.table(pd.DataFrame({"a": [1]}), "table.json")
-        ended = True
+        with run.system():
+            ended = True
     lines = capsys.readouterr().err.splitlines()
     assert ended
     assert run.run_id is None
-    assert [line[:16] for line in lines] == ["warning: MLflow:"]
+    assert lines[0].startswith("warning: MLflow:")
+    assert lines[1:] == [
+        f"warning: MLflow: 4 records of 'lonely seed 0' wait in {tmp_path / 'outbox/lonely-seed-0'}; "
+        "`dualflow deliver` hands them in"
+    ]
+
+
+def say_all(run):
+    """One call of each kind that can wait."""
+    run.parameters({"train": {"steps": 4}})
+    for step in range(3):
+        run.metrics({"loss": 1.0 / (step + 1)}, step)
+        run.image(np.full((4, 6), 0.5), "validation/axial", step)
+    run.data(pd.DataFrame({"scan": ["sub-01"], "split": ["train"]}), "pairs", "training")
+    run.table(pd.DataFrame({"a": [1, 2]}), "table.json")
+    run.text("hello", "notes/hello.txt")
+
+
+def recorded(config, name):
+    """What a run holds, however it came there."""
+    from mlflow import MlflowClient
+
+    run, client = runs(config)[name], MlflowClient(config.uri)
+    history = [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "loss")]
+    images = len(client.list_artifacts(run.info.run_id, "images"))
+    tables = [file.path for file in client.list_artifacts(run.info.run_id) if file.path.endswith(".json")]
+    inputs = [entry.dataset.digest for entry in run.inputs.dataset_inputs]
+    return run.info.status, run.data.params, history, images, tables, inputs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("back", ["while it trains", "after it ended", "after it was killed"])
+def test_what_a_server_that_was_away_missed_is_delivered_later(config, tmp_path, monkeypatch, back):
+    """Once it is back, everything is there as if it had never been away: nothing lost, nothing twice."""
+    monkeypatch.setattr(tracking, "RETRY_S", 0.0)
+    present, name = f"present, {back}", f"away, back {back}"
+    with tracked(config, "study", present, {}) as run:
+        say_all(run)
+    away, outbox = config.model_copy(update={"uri": "http://127.0.0.1:9"}), tmp_path / "outbox"
+    unfinished = tracked(away, "study", name, {}, outbox)
+    run = unfinished.__enter__()
+    say_all(run)
+    if back == "while it trains":
+        run.config = config
+    if back != "after it was killed":
+        unfinished.__exit__(None, None, None)
+    else:  # the same is begun again, and first hands in what was said
+        with tracked(config, "study", name, {}, outbox):
+            pass
+    if back == "after it ended":
+        assert deliver(away, outbox) == (0, 1)
+        assert deliver(config, outbox) == (1, 0)
+    assert deliver(config, outbox) == (0, 0)
+    assert recorded(config, name) == recorded(config, present)
+    assert not list(outbox.glob("*"))
+
+
+@pytest.mark.slow
+def test_a_server_that_goes_away_in_between(config, tmp_path, monkeypatch):
+    """What is said meanwhile joins the run that was begun, in order."""
+    monkeypatch.setattr(tracking, "RETRY_S", 0.0)
+    outbox, delivered = tmp_path / "outbox", tracking.CALLS["metrics"]
+
+    def refused(*_):
+        raise ConnectionError("refused")
+
+    with tracked(config, "study", "gap", {}, outbox) as run:
+        began = run.run_id
+        for step in range(6):
+            monkeypatch.setitem(tracking.CALLS, "metrics", refused if step in (2, 3) else delivered)
+            run.metrics({"loss": float(step)}, step)
+    assert runs(config)["gap"].info.run_id == began
+    assert recorded(config, "gap")[2] == [(step, float(step)) for step in range(6)]
+
+
+def test_a_full_disk_does_not_stop_it_either(tmp_path, monkeypatch, capsys):
+    """Neither server nor folder: a warning, and on."""
+    monkeypatch.setattr(tracking, "_warned", set())
+    (tmp_path / "outbox").write_text("a file where the folder should be")
+    config = TrackingConfig(uri="http://127.0.0.1:9", artifacts=tmp_path / "artifacts")
+    with tracked(config, "study", "lost", {}, tmp_path / "outbox") as run:
+        run.metrics({"loss": 1.0})
+    assert "cannot be written" in capsys.readouterr().err
 
 
 def test_a_server_that_goes_away_is_warned_about_once(capsys, monkeypatch, tmp_path):
     """Failures that differ only in the address of an object are one failure."""
     monkeypatch.setattr(tracking, "_warned", set())
+    monkeypatch.setattr(tracking, "RETRY_S", 0.0)
     errors = iter(ConnectionError(f"<Connection object at 0x7f00{number}> refused") for number in range(3))
 
     def fail(client):
         raise next(errors)
 
-    run = tracking.Run("some run")
+    config = TrackingConfig(uri=f"sqlite:///{tmp_path}/mlflow.db", artifacts=tmp_path / "artifacts")
+    run = tracking.Run(config, Subject("study", "run", {}), run_id="some run")
     for _ in range(3):
-        run._deliver(fail)
+        run._try(fail)
     assert capsys.readouterr().err.count("warning:") == 1
 
 

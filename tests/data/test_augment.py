@@ -1,0 +1,72 @@
+"""Changed pairs stay pairs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import center_of_mass
+
+from dualflow.config import AugmentConfig
+from dualflow.data.augment import Augment
+
+STILL = {"rotation_deg": 0.0, "shift_voxels": 0.0, "scale": 0.0}
+
+
+@pytest.fixture(scope="module")
+def item():
+    """A ball with a brighter half, whose target is twice its source, in a background of zero."""
+    axes = torch.meshgrid(*[torch.arange(24.0) - 11.5] * 3, indexing="ij")
+    mask = (sum(axis**2 for axis in axes) < 64)[None]
+    source = torch.where(mask, 0.5 + 0.2 * (axes[0] > 0), 0.0)
+    return {
+        "source": source, "target": 2 * source, "mean": source / 2, "mask": mask,
+        "side": torch.zeros(1), "scan": "sub-01",
+    }  # fmt: skip
+
+
+def test_what_is_moved_is_moved_as_one(item):
+    """Without changes of intensity, source, target and mean stay multiples of each other, and the mask on them."""
+    moved = Augment(AugmentConfig(probability=1, rotation_deg=20, shift_voxels=3, bias=0, gamma=0))(item, (1, 2))
+    assert not torch.allclose(moved["source"], item["source"], atol=0.1)
+    torch.testing.assert_close(moved["target"], 2 * moved["source"])
+    torch.testing.assert_close(moved["mean"], moved["source"] / 2)
+    assert moved["mask"].dtype == torch.bool
+    overlap = (moved["mask"] & (moved["source"] > 0.25)).sum() / moved["mask"].sum()
+    assert overlap > 0.97
+    centres = [center_of_mass(moved[name][0].float().numpy()) for name in ("mask", "target")]
+    np.testing.assert_allclose(*centres, atol=0.6)
+
+
+def test_brightness_is_the_sources_alone(item):
+    """A target in SUVR means what it says; the background stays one."""
+    changed = Augment(AugmentConfig(probability=1, bias=0.5, gamma=0.5, **STILL))(item, (1, 2))
+    torch.testing.assert_close(changed["target"], item["target"])
+    assert torch.equal(changed["mask"], item["mask"])
+    inside = item["mask"]
+    assert (changed["source"] - item["source"]).abs()[inside].max() > 0.02
+    assert changed["source"][~inside].abs().max() < 0.02
+
+
+def test_a_seed_decides(item):
+    """The same seed gives the same change, another one another, and a share of the scans stays as it is."""
+    augment = Augment(AugmentConfig(probability=0.5))
+    seen = [augment(item, (0, step, 0))["source"] for step in range(40)]
+    again = [augment(item, (0, step, 0))["source"] for step in range(40)]
+    assert all(torch.equal(one, other) for one, other in zip(seen, again, strict=True))
+    same = sum(one is item["source"] for one in seen)
+    assert 10 < same < 30
+    assert len({one.sum().item() for one in seen}) == 40 - same + 1
+
+
+def test_the_original_is_not_touched(item):
+    """It is seen again in the next epoch."""
+    before = {name: item[name].clone() for name in ("source", "target", "mask")}
+    Augment(AugmentConfig(probability=1))(item, (3,))
+    assert all(torch.equal(item[name], value) for name, value in before.items())
+
+
+def test_a_pair_without_a_mean_stays_one(item):
+    """Only what is there is changed."""
+    plain = {name: value for name, value in item.items() if name != "mean"}
+    assert Augment(AugmentConfig(probability=1))(plain, (3,)).keys() == plain.keys()
