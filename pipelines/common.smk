@@ -69,12 +69,16 @@ def section(*names, without=()):
     }
 
 
+# Values of train that do not change what comes out of one training.
+ELSEWHERE = ("seeds", "processes", "device")
+
+
 def model_section(wildcards):
     """What the training of one model depends on."""
     if wildcards.model in study.flows:
         flow = study.flows[wildcards.model].model_dump(mode="json")
-        return {"flow": flow, **section("train", without=("seeds",))}
-    return section("train", "baselines", "model", without=("seeds", "models"))
+        return {"flow": flow, **section("train", without=ELSEWHERE)}
+    return section("train", "baselines", "model", without=(*ELSEWHERE, "models"))
 
 
 def reference_mask(wildcards):

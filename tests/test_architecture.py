@@ -28,7 +28,7 @@ SIDEWAYS = {
     "config": {"layout", "modalities", "commit"},
 }
 ONLY_IN = {
-    "mlflow": ["training/tracking.py", "training/store.py"],
+    "mlflow": ["training/tracking.py", "training/store.py", "training/calls.py"],
     "dask": ["workers.py"],
     "distributed": ["workers.py"],
     "click": ["cli.py"],

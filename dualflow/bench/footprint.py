@@ -27,8 +27,9 @@ from dualflow.training.precision import autocast
 
 BYTES_PER_VOXEL = 13
 """Of a scan in memory: source, target and cross-fitted mean, 4 bytes each, and the mask; a further source has 4."""
-COPIES = 5
-"""Of each trained number: weight, its running mean, the best so far, and two moments of Adam; gradients come and go."""
+COPIES, SHARED = 5, 1
+"""Of each trained number: weight, running mean, the best so far, and two moments of Adam, while gradients come and go.
+Processes that share a batch hold one more, to add gradients up in."""
 FITTED = 3
 """Of each number of a fitted mean: in the model, in its running mean and in the best so far."""
 BRAIN = 0.25
@@ -47,7 +48,7 @@ class Footprint:
         weights: what is held of the model between steps.
         step: the most that a step adds.
         mean: the most that the closed-form fit of the mean holds, before the flow is there.
-        start: the most that initialisation adds.
+        start: the most that initialisation adds, its scans included.
     """
 
     parameters: int
@@ -59,8 +60,13 @@ class Footprint:
 
     @property
     def peak(self) -> int:
-        """The most of all: phases come one after the other."""
-        return self.scans + max(self.mean, self.weights + max(self.step, self.start))
+        """The most of all, on a CPU: phases come one after the other."""
+        return self.scans + max(self.mean, self.on_device)
+
+    @property
+    def on_device(self) -> int:
+        """The most that a GPU holds of it: scans and the closed-form fit stay with the CPU."""
+        return self.weights + max(self.step, self.start)
 
 
 def footprint(config: Config, scans: int) -> Footprint:
@@ -78,6 +84,8 @@ def footprint(config: Config, scans: int) -> Footprint:
         step = _most(model, random_batch(config, model, share), partial(_step, config))
         some = max(1, min(INITIALISATION_VOXELS // voxels, INITIALISATION_SCANS, scans))
         start = _most(model, random_batch(config, model, some), _start)
+        # All its scans are there at once, and once more with noise.
+        start += 2 * min(INITIALISATION_SCANS, scans) * BYTES_PER_VOXEL * voxels
     mean = 0
     if isinstance(model.mean_model, LocalLinear):
         count = model.mean_model.count
@@ -86,7 +94,7 @@ def footprint(config: Config, scans: int) -> Footprint:
     return Footprint(
         parameters=sum(parameter.numel() for parameter in trained),
         scans=scans * (BYTES_PER_VOXEL + more) * voxels,
-        weights=COPIES * _bytes(trained) + FITTED * fitted,
+        weights=(COPIES + SHARED * (config.train.processes > 1)) * _bytes(trained) + FITTED * fitted,
         step=step,
         mean=mean,
         start=start,

@@ -30,7 +30,9 @@ from dualflow.training.validation import validate
 
 GIB = 1 << 30
 SHALLOW = 16
-"""Steps of flow up to which a model is timed as it is; a deeper one is timed with a step per level, and one more."""
+"""Steps of flow up to which a model is timed as it is; a deeper one is timed with a step per level, and a few more."""
+DEEPER = 3
+"""How many more: what one adds would be lost in the noise of the timing."""
 WARM, TIMED = 1, 3
 CONTEXT = int(0.6 * GIB)
 """What CUDA takes of a GPU for itself."""
@@ -67,9 +69,9 @@ def bench_forecast(config: Config, memory_gib: float | None = None) -> pd.DataFr
     rows = []
     for mode in track(MODES, "forecast"):
         own = _with(config, memory=mode)
-        held = libraries + _all_processes(own, study)
-        row = {"mode": mode, "memory_gib": held / GIB, "batch": _largest_batch(own, study, limit - libraries)}
-        if held <= limit:
+        held = _held(own, study, libraries)
+        row = {"mode": mode, "memory_gib": held / GIB, "batch": _largest_batch(own, study, libraries, limit)}
+        if held <= min(limit, _memory_of(device)):
             seconds, validation = step_seconds(own)
             row |= {"seconds": seconds, "hours": _hours(own, study, seconds, validation)}
         rows.append(row)
@@ -91,7 +93,7 @@ def scans_of(config: Config) -> Study:
 def step_seconds(config: Config) -> tuple[float, float]:
     """Seconds of a step, and of the validation of a batch; of a deep flow from shallow ones of the same levels.
 
-    t(K_1, ..., K_L) = t(1, ..., 1) + sum_l (K_l - 1) (t(1, .., 2, .., 1) - t(1, ..., 1))
+    t(K_1, ..., K_L) = t(1, ..., 1) + sum_l (K_l - 1) (t(1, .., 1 + d, .., 1) - t(1, ..., 1)) / d
     """
     depth = preset(config.model.preset, **config.model.options).steps
     if sum(depth) <= SHALLOW:
@@ -100,20 +102,18 @@ def step_seconds(config: Config) -> tuple[float, float]:
     step, validation = _timed(config, ones)
     total = [step, validation]
     for level, count in enumerate(depth):
-        deeper = _timed(config, [2 if index == level else 1 for index in range(len(depth))])
+        deeper = _timed(config, [1 + DEEPER if index == level else 1 for index in range(len(depth))])
         for kind, (more, less) in enumerate(zip(deeper, (step, validation), strict=True)):
-            total[kind] += (count - 1) * max(0.0, more - less)
+            total[kind] += (count - 1) * max(0.0, more - less) / DEEPER
     return total[0], total[1]
 
 
 def _timed(config: Config, depth: Sequence[int]) -> tuple[float, float]:
-    """Seconds of a step and of the validation of a batch, each the least of some."""
+    """Seconds of a step, the least of some, and of the validation of a batch."""
     share = config.train.batch_size // config.train.processes
     choice = config.model.model_copy(update={"options": {**config.model.options, "steps": list(depth)}})
     own = _with(config, batch_size=share, processes=1)
     model, batch = random_training(own, choice)
-    device = chosen_device(config.train.device)
-    model, batch = model.to(device), {name: tensor.to(device) for name, tensor in batch.items()}
     optimiser = Optimiser(model, config.train, SCHEDULE, config.train.learning_rate)
     model.train()
     steps = [timed_step(own, config.train.memory, model, optimiser, batch) for _ in range(WARM + TIMED)]
@@ -131,23 +131,28 @@ def _hours(config: Config, study: Study, seconds: float, validation: float) -> f
     return (steps * seconds + ceil(steps / train.validate_every) * batches * validation) / 3600
 
 
-def _all_processes(config: Config, study: Study) -> int:
-    """Bytes beside the libraries, of all processes on a CPU and of one on a GPU of its own."""
+def _held(config: Config, study: Study, libraries: int) -> int:
+    """Bytes that a training holds: of a GPU one process's, of a machine without one all processes'."""
     one = footprint(config, study.train + study.validation)
     if chosen_device(config.train.device).type == "cuda":
-        return one.peak - one.scans
-    return one.peak * config.train.processes
+        return libraries + one.on_device
+    return config.train.processes * (libraries + one.peak)
 
 
-def _largest_batch(config: Config, study: Study, room: int) -> int:
+def _largest_batch(config: Config, study: Study, libraries: int, limit: int) -> int:
     """The largest batch of which a step would fit, its memory taken to grow evenly with the batch."""
-    scans, processes = study.train + study.validation, config.train.processes
-    one, two = (footprint(_with(config, batch_size=count * processes), scans) for count in (1, 2))
-    each = room // (1 if chosen_device(config.train.device).type == "cuda" else processes)
-    beside = one.scans + one.weights + one.step - (two.step - one.step)
-    if each < max(one.peak, beside):
+    processes = config.train.processes
+    one = _held(_with(config, batch_size=processes), study, libraries)
+    steps = [footprint(_with(config, batch_size=count * processes), study.train + study.validation) for count in (1, 2)]
+    each = max(1, steps[1].step - steps[0].step)
+    if one > limit:
         return 0
-    return processes * max(0, (each - beside) // max(1, two.step - one.step))
+    # Up to where a step holds more than the other phases do, batches are free.
+    cuda = chosen_device(config.train.device).type == "cuda"
+    free = (steps[0].on_device if cuda else steps[0].peak) - steps[0].weights - steps[0].step
+    free -= 0 if cuda else steps[0].scans
+    room = (limit - one) // (1 if cuda else processes)
+    return processes * (1 + max(0, free + room) // each)
 
 
 def _with(config: Config, **train: object) -> Config:

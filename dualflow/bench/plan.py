@@ -125,4 +125,6 @@ def budgeted(config: Config, plan: Plan, names: Sequence[str]) -> Config:
     """The configuration in which the flows `names` have the plan's steps; other extra flows are left out of it."""
     flows = {name: config.flows[name].model_copy(update={"steps": plan.flows[name].steps}) for name in names}
     model = flows.pop(config.model.preset, config.model)
-    return config.model_copy(update={"model": model, "extra_models": flows})
+    # Each flow takes its whole budget.
+    train = config.train.model_copy(update={"patience": None})
+    return config.model_copy(update={"model": model, "extra_models": flows, "train": train})

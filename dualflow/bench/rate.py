@@ -19,11 +19,11 @@ from dualflow.flows.memory import set_memory
 from dualflow.heap import keep_freed_memory
 from dualflow.progress import progress
 from dualflow.steps.common import load_split, usable_pairs
-from dualflow.training.engine import to_inputs
 from dualflow.training.flow import prepared_flow
 from dualflow.training.optimiser import Optimiser
 from dualflow.training.precision import autocast, chosen_device
 from dualflow.training.ranks import Ranks
+from dualflow.training.session import to_inputs
 
 LOW, HIGH, STEPS = 1e-5, 0.1, 120
 SMOOTHING = 0.15

@@ -65,7 +65,8 @@ def bench_step(config: Config) -> None:
     print(
         f"\n{config.model.preset}, {grid} voxels, batch {train.batch_size}, {train.precision}, {train.threads} "
         f"thread(s) of {here['processor']}, torch {here['torch']}. A step is forward, backward, clipping, AdamW and "
-        "running mean; memory is the most that it takes beside the model and its optimiser.\n"
+        "running mean; memory is the most that it takes beside the model and its optimiser. "
+        "Bare convolutions lie in memory as torch lays them by itself, channel by channel.\n"
     )
     print(table(modes, COLUMNS, heading="memory mode"))
     print(f"\nEqual stacks in float32: {STACKS_ARE}\n")

@@ -23,7 +23,8 @@ from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import preset
 from dualflow.flows.pretrain import SourcePretraining
 from dualflow.training.optimiser import Optimiser
-from dualflow.training.precision import autocast, device_of
+from dualflow.training.precision import autocast, chosen_device, device_of
+from dualflow.training.session import to_inputs
 
 PHASES = (0.125, 0.375, 0.625, 0.875)
 """Places in the training at which steps are timed: a preset may freeze pieces for a part of it."""
@@ -51,11 +52,12 @@ def step_seconds(config: Config, name: str, choice: ModelConfig) -> float:
 
 
 def random_training(config: Config, choice: ModelConfig) -> tuple[DualFlow, dict[str, Tensor]]:
-    """An initialised flow of the study's grid, and a batch of random volumes for it."""
+    """An initialised flow of the study's grid where it would be trained, and a batch of random volumes for it."""
     torch.manual_seed(0)
     model = untrained(config, choice)
-    batch = random_batch(config, model, config.train.batch_size)
-    model.initialize(**batch)
+    device = chosen_device(config.train.device)
+    batch = to_inputs(random_batch(config, model, config.train.batch_size), device)
+    model.to(device).initialize(**batch)
     return model, batch
 
 
@@ -120,6 +122,7 @@ def machine() -> dict[str, str]:
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": str(os.cpu_count()),
         "memory_gib": f"{psutil.virtual_memory().total / 2**30:.0f}",
+        "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu",
         "system": platform.system(),
         "torch": torch.__version__,
     }

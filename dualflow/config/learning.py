@@ -57,7 +57,7 @@ class TrainConfig(Section):
     mean_learning_rate: float = Field(default=2e-3, gt=0)
     """Peak rate of the network mean."""
     warmup: float = Field(default=0.05, ge=0, lt=1)
-    """Share of the steps over which the rate rises from zero."""
+    """Share of the steps over which the rate rises from zero; 20 steps at the least."""
     weight_decay: float = Field(default=1e-4, ge=0)
     """AdamW's decoupled decay."""
     clip_norm: float = Field(default=1.0, gt=0)
@@ -81,7 +81,7 @@ class TrainConfig(Section):
     """Largest difference between a validation scan and the decode of its encoding, in the target's unit (SUVR) and in
     float32, beyond which training stops with an error."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where models are trained and used; auto takes a GPU where there is one."""
+    """Where models are trained; auto takes a GPU where there is one."""
     threads: int = Field(default=1, ge=1)
     """CPU threads of each process of a training, the same for the flow and the networks it is compared with."""
     processes: int = Field(default=1, ge=1)

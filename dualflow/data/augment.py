@@ -6,11 +6,12 @@ from math import radians
 from typing import Any
 
 import numpy as np
+import torch
 
 from dualflow.config import AugmentConfig
 from dualflow.data.dataset import Item
 
-IMAGES = ("source", "target", "mean")
+IMAGES, LABELS = ("source", "target", "mean"), ("mask", "shown")
 
 
 class Augment:
@@ -29,20 +30,19 @@ class Augment:
 
         self.config = config
         angle = radians(config.rotation_deg)
-        affine = RandAffined(
-            keys=[*IMAGES, "mask"],
+        self.move = RandAffined(
+            keys=[*IMAGES, *LABELS],
             prob=1.0,
             rotate_range=[(-angle, angle)] * 3,
             translate_range=[(-config.shift_voxels, config.shift_voxels)] * 3,
             scale_range=[(-config.scale, config.scale)] * 3,
-            mode=["bilinear"] * len(IMAGES) + ["nearest"],
+            mode=["bilinear"] * len(IMAGES) + ["nearest"] * len(LABELS),
             padding_mode="zeros",
             allow_missing_keys=True,
         )
         gamma = (1 / (1 + config.gamma), 1 + config.gamma)
-        self.change = Compose(
+        self.shade = Compose(
             [
-                affine,
                 RandBiasFieldd(keys=["source"], coeff_range=(-config.bias, config.bias), prob=1.0),
                 RandAdjustContrastd(keys=["source"], gamma=gamma, prob=1.0),
             ]
@@ -53,8 +53,12 @@ class Augment:
         state = np.random.default_rng(seed)
         if state.random() >= self.config.probability:
             return item
-        self.change.set_random_state(seed=int(state.integers(2**32)))
-        mask = item["mask"]
-        changed: dict[str, Any] = self.change({**item, "mask": mask.float()})
-        plain = {name: changed[name].as_tensor() for name in (*IMAGES, "mask") if name in item}
-        return {**item, **plain, "mask": plain["mask"] > 0.5}
+        for transform in (self.move, self.shade):
+            transform.set_random_state(seed=int(state.integers(2**32)))
+        labels = {"mask": item["mask"].float(), "shown": (item["source"] != 0).float()}
+        moved: dict[str, Any] = self.move({**item, **labels})
+        plain = {name: moved[name].as_tensor() for name in (*IMAGES, *LABELS) if name in moved}
+        shaded = self.shade({"source": moved["source"]})["source"].as_tensor()
+        # A source's background is exactly 0, which a power of intensities that reach below 0 would move.
+        source = torch.where(plain.pop("shown") > 0.5, shaded, 0.0)
+        return {**item, **plain, "source": source, "mask": plain["mask"] > 0.5}

@@ -63,7 +63,7 @@ class Convolution(nn.Conv3d):
 
 
 class UnitRMS(torch.autograd.Function):
-    """Divide each voxel's channel vector by its root mean square, `[N, C, D, H, W]`, which is in float32 or wider.
+    """Divide each voxel's channel vector by its root mean square, `[N, C, D, H, W]`.
 
         y = x r,    r = (mean_c x^2 + eps)^(-1/2),    dx = r (dy - y mean_c(y dy))
 

@@ -282,7 +282,7 @@ def _versions(config: Config, cards: dict[str, dict[str, Any]]) -> dict[str, obj
         "configuration digest": digest_of(config.model_dump(mode="json"))[:16],
         "seeds": ", ".join(map(str, config.train.seeds)),
         "threads per training": config.train.threads,
-        "device": "cpu",
+        "device": first.get("device", "cpu"),
     }
 
 

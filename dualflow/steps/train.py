@@ -25,13 +25,14 @@ from dualflow.flows.presets import preset
 from dualflow.layout import Scan
 from dualflow.modalities import modality
 from dualflow.steps.common import dump, load_split, regions_of, tracked_values, usable_pairs
-from dualflow.training.checkpoint import save_model
-from dualflow.training.engine import History, Watcher, fit, forget_states
+from dualflow.training.checkpoint import forget_states, save_model
+from dualflow.training.engine import Watcher, fit
 from dualflow.training.flow import mean_folder, parameter_count, source_folder, train_flow
 from dualflow.training.mean import person_folds
 from dualflow.training.names import tracked_name
 from dualflow.training.precision import device_of
 from dualflow.training.ranks import Ranks, joined, launch, launched
+from dualflow.training.session import History
 from dualflow.training.tracking import Run, tracked
 
 PICTURE_SEED = 0
@@ -74,6 +75,7 @@ def train(config: Config, name: str, seed: int) -> None:
             "seed": seed,
             "dualflow": __version__,
             "torch": torch.__version__,
+            "device": ranks.device.type,
             "shape": list(training[0]["source"].shape[1:]),
             "side": encoder.to_dict(),
             "study": {key: config.study.model_dump(mode="json")[key] for key in CARD_STUDY},
@@ -91,10 +93,10 @@ def train(config: Config, name: str, seed: int) -> None:
             table = pd.DataFrame(history.entries).to_csv(sep="\t", index=False)
             commit_text(folder / "history.tsv", table)
             files.append(folder / "history.tsv")
+        ranks.wait()  # before what may take long: the others wait for a while only
         for file in files:
             run.file(file, "model")
         run.metrics({"train/seconds": history.seconds, "train/skipped_steps": float(history.skipped)})
-        ranks.wait()
     write_manifest(
         layout.manifest(f"train/{name}_seed-{seed}"),
         step="train",

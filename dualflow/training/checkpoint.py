@@ -92,6 +92,12 @@ def states(folder: Path) -> list[Path]:
     return sorted(folder.glob("state-*.safetensors"))
 
 
+def forget_states(folder: Path) -> None:
+    """Remove the training states in `folder`."""
+    for state in states(folder):
+        state.unlink()
+
+
 def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None) -> None:
     whole, known = dict[str, Tensor](), set[int]()
     for name, tensor in tensors.items():

@@ -17,9 +17,10 @@ from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import preset
 from dualflow.flows.pretrain import SourcePretraining
 from dualflow.training.calibrate import calibrate
-from dualflow.training.engine import History, Watcher, fit, to_inputs
+from dualflow.training.engine import Watcher, fit
 from dualflow.training.mean import fit_mean
 from dualflow.training.ranks import ALONE, Ranks
+from dualflow.training.session import History, to_inputs
 
 # Memory must not grow with the study, and what initialisation sets varies little from this many scans on.
 INITIALISATION_SCANS = 64

@@ -123,4 +123,4 @@ def _fit_network(
         ranks=ranks,
     )
     trainer.load_state_dict(weights)
-    return {"network_steps": float(config.mean_steps), "network_seconds": history.seconds}
+    return {"network_steps": history.entries[-1]["step"], "network_seconds": history.seconds}

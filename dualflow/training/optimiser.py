@@ -56,7 +56,6 @@ class Optimiser:
 
         What is finite in one of several processes counts only if it is in all: they go on together.
         """
-        self.adam.zero_grad(set_to_none=True)
         norm = float("nan")
         if ranks.all_agree(bool(torch.isfinite(loss))):
             loss.backward()  # type: ignore[no-untyped-call]
@@ -65,6 +64,7 @@ class Optimiser:
         if finite:
             self.adam.step()
             self._update_average()
+        self.adam.zero_grad(set_to_none=True)  # here, so that the next forward pass has their memory
         # The schedule counts attempts, so that a resumed run stays in step with its data.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a schedule that steps without the optimiser: a skipped step

@@ -1,17 +1,19 @@
 """What could not be delivered, as small files that wait for the server to come back.
 
 A folder holds `run.json`, which says what run it is for, and a file for each call, numbered in their order. A file is
-removed once it is delivered: killed in between, a call is made twice, and MLflow takes the same number at the same step
-and time for one.
+removed once it is delivered: killed in between, a call is made twice, which `calls` takes for once. What the server
+will not have is set aside as `refused-*`, and the rest goes on.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from dualflow.commit import commit_json
 
@@ -19,7 +21,9 @@ RUN = "run.json"
 
 
 class Outbox:
-    """The calls of one run that wait, oldest first; the folder is there only while there are any.
+    """The calls of one run that wait, oldest first.
+
+    One training puts calls in; that, or somebody else beside it, hands them in.
 
     Args:
         folder: of this run alone.
@@ -39,31 +43,51 @@ class Outbox:
         return cls(folder, run) if isinstance(run, dict) else None
 
     def __len__(self) -> int:
-        return len(self._files())
+        return len(self.files())
 
-    def put(self, call: str, arguments: dict[str, Any]) -> None:
-        """Keep a call."""
-        self.note()
-        files = self._files()
+    def files(self) -> list[Path]:
+        """The calls that wait, oldest first."""
+        return sorted(self.folder.glob("[0-9]*.json"))
+
+    def put(self, call: str, arguments: dict[str, Any], run_id: str | None) -> None:
+        """Keep a call for the run, whose id may not be known yet."""
+        if not (self.folder / RUN).is_file():
+            self.note(run_id)
+        files = self.files()
         number = int(files[-1].stem) + 1 if files else 0
         commit_json(self.folder / f"{number:08d}.json", {"call": call, "arguments": arguments})
 
-    def note(self, **facts: Any) -> None:
-        """Write down what is known of the run, and `facts` with it."""
-        if facts or not (self.folder / RUN).is_file():
-            self.run = {**self.run, **facts}
-            commit_json(self.folder / RUN, self.run)
+    def note(self, run_id: str | None) -> None:
+        """Write down the run and its id."""
+        self.run = {**self.run, "run_id": run_id}
+        commit_json(self.folder / RUN, self.run)
 
-    def take(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield the calls, each removed when the next one is asked for; an error in between leaves it there."""
-        for file in self._files():
-            found = json.loads(file.read_text())
-            yield found["call"], found["arguments"]
-            file.unlink()
+    @contextmanager
+    def handing_in(self) -> Iterator[bool]:
+        """Within, nobody else hands these calls in; False if somebody is at it."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder.with_suffix(".lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+            if not self.files():
+                (self.folder / RUN).unlink(missing_ok=True)
+                with suppress(OSError):  # something was refused, and stays
+                    self.folder.rmdir()
+        finally:
+            lock.release()
 
-    def forget(self) -> None:
-        """Remove the folder, once all is delivered."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _files(self) -> list[Path]:
-        return sorted(self.folder.glob("[0-9]*.json"))
+def read_call(file: Path) -> tuple[str, dict[str, Any]]:
+    """The call in a file, and its arguments."""
+    found = json.loads(file.read_text())
+    return found["call"], found["arguments"]
+
+
+def refuse(file: Path) -> None:
+    """Set a call aside that the server will not have."""
+    file.rename(file.with_name(f"refused-{file.name}"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ class Subject:
 
 
 def load_client() -> Any:
-    """MLflow's client class, whose import takes seconds and some 50 MB."""
+    """MLflow's client class, whose import takes seconds."""
     from mlflow import MlflowClient
 
     return MlflowClient
@@ -50,7 +51,7 @@ def open_run(config: TrackingConfig, subject: Subject, run_id: str | None = None
     """
     os.environ.update({key: value for key, value in _QUIET.items() if key not in os.environ})
     import mlflow
-    from mlflow import MlflowClient
+    from mlflow import MlflowClient, MlflowException
 
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
@@ -63,8 +64,9 @@ def open_run(config: TrackingConfig, subject: Subject, run_id: str | None = None
         open_runs = client.search_runs([experiment_id], f"attributes.status = 'RUNNING' and {match}", max_results=1)
         run_id = open_runs[0].info.run_id if open_runs else None
     if run_id is not None:
-        client.update_run(run_id, status="RUNNING")
-        return run_id
+        with suppress(MlflowException):  # it was deleted meanwhile
+            client.update_run(run_id, status="RUNNING")
+            return run_id
     # MLflow would record the account name and the command line; neither belongs to the study.
     private = {"mlflow.user": "dualflow", "mlflow.source.name": "dualflow", "mlflow.source.type": "PROJECT"}
     created: str = client.create_run(experiment_id, run_name=subject.name, tags={**private, **subject.tags}).info.run_id

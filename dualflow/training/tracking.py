@@ -8,17 +8,18 @@ from __future__ import annotations
 import re
 import sys
 import time
-import warnings
-from base64 import b64decode, b64encode
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dualflow.commit import digest_of
 from dualflow.config import TrackingConfig
 from dualflow.errors import ConfigError, StoppedError
-from dualflow.training.outbox import Outbox
-from dualflow.training.store import Subject, open_run
+from dualflow.training.calls import CALLS, is_refusal
+from dualflow.training.outbox import Outbox, read_call, refuse
+from dualflow.training.store import Subject, load_client, open_run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 RETRY_S = 60.0
 """How long a server that did not answer is left alone."""
+FLUSH_S = 30.0
+"""How long a training stops to hand in what waits, before it goes on."""
 
 
 class Run:
@@ -36,26 +39,15 @@ class Run:
         config: where runs are recorded.
         subject: which run it is; None for one that is recorded nowhere.
         outbox: folder for what cannot be delivered; None to let it go.
-        run_id: of a run to go on with.
     """
 
     def __init__(
-        self,
-        config: TrackingConfig | None = None,
-        subject: Subject | None = None,
-        outbox: Path | None = None,
-        run_id: str | None = None,
+        self, config: TrackingConfig | None = None, subject: Subject | None = None, outbox: Outbox | None = None
     ) -> None:
-        self.config, self.subject, self.run_id = config, subject, run_id
-        self.outbox = None
-        if outbox is not None and subject is not None:
-            known = {"experiment": subject.experiment, "name": subject.name, "tags": dict(subject.tags)}
-            left = Outbox.load(outbox)
-            # Of an earlier attempt at the same run: what it has to say comes first.
-            if left is not None and all(left.run.get(key) == value for key, value in known.items()):
-                self.outbox, self.run_id = left, run_id or left.run.get("run_id")
-            else:
-                self.outbox = Outbox(outbox, known)
+        self.config, self.subject, self.outbox = config, subject, outbox
+        # Of an earlier process, whose records come first.
+        self.run_id: str | None = None if outbox is None else outbox.run.get("run_id")
+        self._open = False
         self._failed_at = -RETRY_S
 
     def parameters(self, values: Mapping[str, Any], prefix: str = "") -> None:
@@ -71,7 +63,7 @@ class Run:
         """Log a picture with values in [0, 1] to the image grid."""
         grey = (255 * pixels.clip(0, 1)).round().astype("uint8")
         coded = {"bytes": b64encode(grey.tobytes()).decode(), "shape": list(grey.shape)}
-        self._do("image", {**coded, "key": key, "step": step})
+        self._do("image", {**coded, "key": key, "step": step, "milliseconds": int(time.time() * 1000)})
 
     def table(self, frame: pd.DataFrame, name: str) -> None:
         """Log a table under `name`, a .json file."""
@@ -91,12 +83,12 @@ class Run:
 
     def figure(self, figure: Figure, name: str) -> None:
         """Log a figure under `name`; one that cannot be delivered is in the report."""
-        if self.run_id is not None and not self._waiting():
+        if not self._waiting():
             self._try(lambda client: client.log_figure(self.run_id, figure, name))
 
     @contextmanager
     def system(self) -> Iterator[None]:
-        """Within, log the load and memory of this machine and its GPUs every few seconds, where the server is there."""
+        """Within, log load and memory of this machine every few seconds, of GPUs where there is pynvml."""
         monitor: Any = None
 
         def start(_client: Any) -> None:
@@ -115,75 +107,81 @@ class Run:
                 monitor.finish()
 
     def begin(self) -> None:
-        """Open the run, and deliver what waits for it.
+        """Open the run, after what waits from an earlier process.
 
         Raises:
             ConfigError: the URI is of the file store, which MLflow no longer offers.
         """
-        if self.subject is not None:
-            self._try(lambda _client: None)
-            self._flush()
+        self.flush()
+        self._try(lambda _client: None)
 
     def end(self, status: str) -> None:
         """Close the run as `FINISHED` or `FAILED`, now or when it is delivered."""
-        if self.subject is None:
-            return
         self._do("end", {"status": status})
         self._failed_at = -RETRY_S  # once more, before all is left to another time
-        self._flush()
-        if self.outbox is not None and (count := len(self.outbox)):
+        self.flush()
+        if self.outbox is not None and self.subject is not None and (count := len(self.outbox)):
             print(
                 f"warning: MLflow: {count} records of '{self.subject.name}' wait in {self.outbox.folder}; "
                 "`dualflow deliver` hands them in",
                 file=sys.stderr,
             )
 
+    def flush(self, seconds: float = float("inf")) -> None:
+        """Hand in what waits, for so long, if the server may be back."""
+        if self.outbox is None or not self._waiting():
+            return
+        begun = time.monotonic()
+        with self.outbox.handing_in() as ours:
+            for file in self.outbox.files() if ours else []:
+                try:
+                    call, arguments = read_call(file)
+                except (OSError, ValueError, KeyError):
+                    refuse(file)
+                    continue
+                found = self._try(lambda client, c=call, a=arguments: CALLS[c](client, self.run_id, a))  # type: ignore[misc]
+                if found is None:
+                    refuse(file)
+                elif found:
+                    file.unlink(missing_ok=True)
+                if found is False or time.monotonic() - begun > seconds:
+                    return
+                if call == "end":  # what follows is of a run that was begun later
+                    self.run_id, self._open = None, False
+
     def _do(self, call: str, arguments: dict[str, Any]) -> None:
         if self.subject is None:
             return
-        self._flush()
-        if not self._waiting() and self._try(lambda client: CALLS[call](client, self.run_id, arguments)):
+        # Others may wait for this process, and they do not do so for ever.
+        self.flush(FLUSH_S)
+        if not self._waiting() and self._try(lambda client: CALLS[call](client, self.run_id, arguments)) is not False:
             return
         if self.outbox is not None:
             try:
-                self.outbox.run = {**self.outbox.run, "run_id": self.run_id}
-                self.outbox.put(call, arguments)
+                self.outbox.put(call, arguments, self.run_id)
             except Exception as error:  # such as a full disk, which must not stop the science either
                 _warn(error)
 
     def _waiting(self) -> bool:
         return self.outbox is not None and len(self.outbox) > 0
 
-    def _flush(self) -> None:
-        """Deliver what waits, if there is anything and the server may be back."""
-        if self.outbox is None or not self._waiting() or time.monotonic() - self._failed_at < RETRY_S:
-            return
-        waiting = self.outbox
-
-        def deliver(client: Any) -> None:
-            for call, arguments in waiting.take():
-                CALLS[call](client, self.run_id, arguments)
-
-        if self._try(deliver):
-            waiting.forget()
-
-    def _try(self, action: Callable[[Any], None]) -> bool:
-        """Whether the action succeeded; the run is opened before it if need be."""
+    def _try(self, action: Callable[[Any], None]) -> bool | None:
+        """Whether the action succeeded, on the opened run; None if the server is there and will not have it."""
         if self.config is None or self.subject is None or time.monotonic() - self._failed_at < RETRY_S:
             return False
         try:
-            if self.run_id is None:
-                self.run_id = open_run(self.config, self.subject)
+            if not self._open:
+                self.run_id, self._open = open_run(self.config, self.subject, self.run_id), True
                 if self._waiting() and self.outbox is not None:
-                    self.outbox.note(run_id=self.run_id)
-            from mlflow import MlflowClient
-
-            action(MlflowClient())
+                    self.outbox.note(self.run_id)
+            action(load_client()())
         except ConfigError:  # to be told at once, for it would be wrong in every run
             raise
         except Exception as error:  # whatever a store or a server may raise must not stop the science
-            self._failed_at = time.monotonic()
             _warn(error)
+            if self._open and is_refusal(error):
+                return None
+            self._failed_at = time.monotonic()
             return False
         return True
 
@@ -200,8 +198,8 @@ def tracked(
     Raises:
         ConfigError: the URI is of the file store, which MLflow no longer offers.
     """
-    folder = None if outbox is None else outbox / re.sub(r"[^A-Za-z0-9_-]+", "-", name)
-    run = Run(config, Subject(experiment, name, tags), folder)
+    subject = Subject(experiment, name, tags)
+    run = Run(config, subject, None if outbox is None else outbox_of(subject, outbox))
     run.begin()
     status: str | None = "FAILED"
     try:
@@ -215,6 +213,13 @@ def tracked(
             run.end(status)
 
 
+def outbox_of(subject: Subject, folder: Path) -> Outbox:
+    """The outbox of a run among those in `folder`, with what an earlier process left in it."""
+    run = {"experiment": subject.experiment, "name": subject.name, "tags": dict(subject.tags)}
+    own = folder / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', subject.name)}-{digest_of(run)[:8]}"
+    return Outbox.load(own) or Outbox(own, run)
+
+
 def deliver(config: TrackingConfig, outbox: Path) -> tuple[int, int]:
     """Hand in what waits in the folders of `outbox`; return how many runs were handed in, and how many still wait."""
     done = left = 0
@@ -222,64 +227,10 @@ def deliver(config: TrackingConfig, outbox: Path) -> tuple[int, int]:
         found = Outbox.load(folder)
         if found is None or not len(found):
             continue
-        subject = Subject(found.run["experiment"], found.run["name"], found.run["tags"])
-        run = Run(config, subject, folder)
-        run.begin()
-        done, left = (done, left + 1) if run._waiting() else (done + 1, left)
+        run = Run(config, Subject(found.run["experiment"], found.run["name"], found.run["tags"]), found)
+        run.flush()
+        done, left = (done, left + 1) if len(found) else (done + 1, left)
     return done, left
-
-
-def _log_data(client: Any, run_id: str, frame: str, name: str, context: str) -> None:
-    import mlflow
-    from mlflow.data.code_dataset_source import CodeDatasetSource
-    from mlflow.entities import DatasetInput, InputTag
-
-    # Without a source, MLflow would take the account name and the path of the script.
-    source = CodeDatasetSource(tags={"mlflow.source.name": "dualflow"})
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # advice on integer columns of a table that is only recorded
-        dataset = mlflow.data.from_pandas(_frame(frame), source=source, name=name)
-    tag = InputTag("mlflow.data.context", context)
-    client.log_inputs(run_id, [DatasetInput(dataset._to_mlflow_entity(), [tag])])
-
-
-def _log_image(client: Any, run_id: str, given: Mapping[str, Any]) -> None:
-    import numpy as np
-
-    pixels = np.frombuffer(b64decode(given["bytes"]), np.uint8).reshape(given["shape"])
-    client.log_image(run_id, pixels, key=given["key"], step=given["step"], synchronous=True)
-
-
-def _log_metrics(client: Any, run_id: str, values: Mapping[str, float], step: int, milliseconds: int) -> None:
-    from mlflow.entities import Metric
-
-    client.log_batch(run_id, metrics=[Metric(key, value, milliseconds, step) for key, value in values.items()])
-
-
-def _log_parameters(client: Any, run_id: str, values: Mapping[str, str]) -> None:
-    for key, value in values.items():
-        client.log_param(run_id, key, value)
-
-
-def _frame(text: str) -> pd.DataFrame:
-    from io import StringIO
-
-    import pandas as pd
-
-    return pd.read_json(StringIO(text), orient="split", dtype=False)
-
-
-CALLS: dict[str, Callable[[Any, Any, dict[str, Any]], Any]] = {
-    "parameters": _log_parameters,
-    "metrics": lambda client, run_id, given: _log_metrics(client, run_id, **given),
-    "image": _log_image,
-    "table": lambda client, run_id, given: client.log_table(run_id, _frame(given["frame"]), given["name"]),
-    "data": lambda client, run_id, given: _log_data(client, run_id, **given),
-    "file": lambda client, run_id, given: client.log_artifact(run_id, given["path"], given["folder"]),
-    "text": lambda client, run_id, given: client.log_text(run_id, given["text"], given["name"]),
-    "end": lambda client, run_id, given: client.set_terminated(run_id, given["status"]),
-}
-"""What is asked of a client, by name and with JSON values, so that it can wait in a file."""
 
 
 def _flatten(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

@@ -16,7 +16,7 @@ from conftest import SMALL, phantom
 
 from dualflow.config import ModelConfig, TrainConfig
 from dualflow.data.dataset import PairDataset
-from dualflow.training import engine
+from dualflow.training import session
 from dualflow.training.flow import train_flow
 from dualflow.training.ranks import joined
 
@@ -25,7 +25,7 @@ def main(out: Path, steps: int, die_at: int) -> None:
     """Train the small default flow on the phantoms; the last process kills itself once, before step `die_at`."""
     torch.set_num_threads(1)
     config = TrainConfig(steps=steps, validate_every=5, precision="float32", batch_size=2)
-    whole = engine.to_inputs
+    whole = session.to_inputs
     calls, marker = [0], out / "died"
 
     def inputs(batch, device):
@@ -35,7 +35,7 @@ def main(out: Path, steps: int, die_at: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return whole(batch, device)
 
-    engine.to_inputs = inputs
+    session.to_inputs = inputs
     pairs, held_out = (PairDataset([phantom(index) for index in some]) for some in (range(1, 7), (7, 8, 9)))
     with joined() as ranks:
         trained = train_flow(

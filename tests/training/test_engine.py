@@ -11,8 +11,8 @@ from torch import nn
 from dualflow.data.dataset import PairDataset
 from dualflow.errors import DualflowError
 from dualflow.errors import StoppedError as TrainingStopped
-from dualflow.training.checkpoint import load_newest_state, states
-from dualflow.training.engine import fit, forget_states
+from dualflow.training.checkpoint import forget_states, load_newest_state, states
+from dualflow.training.engine import fit
 
 
 class StoppedError(Exception):

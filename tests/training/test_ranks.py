@@ -19,8 +19,8 @@ from dualflow.flows.draws import part_of_batch, standard_noise, uniform_noise
 from dualflow.flows.memory import set_memory
 from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import PRESETS, preset
-from dualflow.training.engine import _distributed, to_inputs
 from dualflow.training.ranks import Ranks
+from dualflow.training.session import _distributed, to_inputs
 
 SMALL = {"levels": 3, "steps": [1, 1, 1], "hidden": [8, 8, 8], "context_channels": 8}
 

@@ -3,11 +3,14 @@
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 
+from dualflow.cli import main
 from dualflow.config import TrackingConfig, parse_config
 from dualflow.errors import ConfigError, StoppedError
 from dualflow.steps.common import tracked_values
@@ -153,9 +156,9 @@ def test_an_unreachable_server_is_warned_about_once(tmp_path, capsys, monkeypatc
     assert run.run_id is None
     assert lines[0].startswith("warning: MLflow:")
     assert lines[1:] == [
-        f"warning: MLflow: 4 records of 'lonely seed 0' wait in {tmp_path / 'outbox/lonely-seed-0'}; "
-        "`dualflow deliver` hands them in"
+        f"warning: MLflow: 4 records of 'lonely seed 0' wait in {run.outbox.folder}; `dualflow deliver` hands them in"
     ]
+    assert run.outbox.folder.name.startswith("lonely-seed-0-")
 
 
 def say_all(run):
@@ -181,6 +184,20 @@ def recorded(config, name):
     return run.info.status, run.data.params, history, images, tables, inputs
 
 
+def in_a_process_of_its_own(config, folder, outbox):
+    """`dualflow deliver`, which knows of the run what is written in its outbox."""
+    study = folder / "study.yaml"
+    (folder / "mine").mkdir()
+    outbox.rename(folder / "mine/undelivered")
+    store = f"tracking: {{uri: '{config.uri}', artifacts: '{config.artifacts}'}}"
+    study.write_text(f"study: {{name: mine, results: {folder}}}\n{store}\n")
+    command = [sys.executable, "-m", "dualflow.cli", "deliver", "--config", str(study)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    assert "1 runs delivered" in done.stdout, done.stderr
+    (folder / "mine/undelivered").rename(outbox)
+    assert not list(folder.glob("*.db"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("back", ["while it trains", "after it ended", "after it was killed"])
 def test_what_a_server_that_was_away_missed_is_delivered_later(config, tmp_path, monkeypatch, back):
@@ -202,10 +219,10 @@ def test_what_a_server_that_was_away_missed_is_delivered_later(config, tmp_path,
             pass
     if back == "after it ended":
         assert deliver(away, outbox) == (0, 1)
-        assert deliver(config, outbox) == (1, 0)
+        in_a_process_of_its_own(config, tmp_path, outbox)
     assert deliver(config, outbox) == (0, 0)
     assert recorded(config, name) == recorded(config, present)
-    assert not list(outbox.glob("*"))
+    assert not [path for path in outbox.iterdir() if path.is_dir()]
 
 
 @pytest.mark.slow
@@ -224,6 +241,50 @@ def test_a_server_that_goes_away_in_between(config, tmp_path, monkeypatch):
             run.metrics({"loss": float(step)}, step)
     assert runs(config)["gap"].info.run_id == began
     assert recorded(config, "gap")[2] == [(step, float(step)) for step in range(6)]
+
+
+@pytest.mark.slow
+def test_what_a_server_will_not_have_is_set_aside(config, tmp_path, monkeypatch):
+    """The rest goes on: a value that was changed keeps its first one, a file that is gone is left out."""
+    outbox, away = tmp_path / "outbox", config.model_copy(update={"uri": "http://127.0.0.1:9"})
+    monkeypatch.setattr(tracking, "RETRY_S", 0.0)
+    with tracked(away, "study", "refusing", {}, outbox) as run:
+        run.parameters({"a": 1})
+        run.parameters({"a": 2, "b": 3})
+        run.file(tmp_path / "gone")
+        run.metrics({"loss": 1.0})
+    assert deliver(config, outbox) == (1, 0)
+    status, parameters, history, *_ = recorded(config, "refusing")
+    assert (status, parameters, history) == ("FINISHED", {"a": "1", "b": "3"}, [(0, 1.0)])
+    assert [path.name for path in run.outbox.folder.iterdir()] == ["refused-00000002.json"]
+    assert deliver(config, outbox) == (0, 0)
+
+
+@pytest.mark.slow
+def test_trainings_that_differ_do_not_share_an_outbox(config, tmp_path, monkeypatch):
+    """The same name with other tags, or begun anew after its end, is another run."""
+    outbox, away = tmp_path / "outbox", config.model_copy(update={"uri": "http://127.0.0.1:9"})
+    monkeypatch.setattr(tracking, "RETRY_S", 0.0)
+    for training, value in (("a", 1.0), ("b", 2.0), ("b", 3.0)):
+        with tracked(away, "study", "shared", {"training": training}, outbox) as run:
+            run.metrics({"loss": value})
+    assert deliver(config, outbox) == (2, 0)
+    from mlflow import MlflowClient
+
+    client = MlflowClient(config.uri)
+    experiment = client.get_experiment_by_name("study").experiment_id
+    found = client.search_runs([experiment], "tags.`mlflow.runName` = 'shared'")
+    told = sorted((run.data.tags["training"], run.data.metrics["loss"], run.info.status) for run in found)
+    assert told == [("a", 1.0, "FINISHED"), ("b", 2.0, "FINISHED"), ("b", 3.0, "FINISHED")]
+
+
+def test_only_one_hands_in_at_a_time(tmp_path):
+    """The other goes on and leaves it to the first."""
+    first = tracking.outbox_of(Subject("study", "run", {}), tmp_path)
+    first.put("metrics", {}, None)
+    second = tracking.outbox_of(Subject("study", "run", {}), tmp_path)
+    with first.handing_in() as ours, second.handing_in() as theirs:
+        assert (ours, theirs) == (True, False)
 
 
 def test_a_full_disk_does_not_stop_it_either(tmp_path, monkeypatch, capsys):
@@ -246,10 +307,10 @@ def test_a_server_that_goes_away_is_warned_about_once(capsys, monkeypatch, tmp_p
         raise next(errors)
 
     config = TrackingConfig(uri=f"sqlite:///{tmp_path}/mlflow.db", artifacts=tmp_path / "artifacts")
-    run = tracking.Run(config, Subject("study", "run", {}), run_id="some run")
+    run = tracking.Run(config, Subject("study", "run", {}))
     for _ in range(3):
         run._try(fail)
-    assert capsys.readouterr().err.count("warning:") == 1
+    assert capsys.readouterr().err.count("warning: MLflow: <Connection object> refused") == 1
 
 
 @pytest.mark.parametrize("uri", ["file:///somewhere", "./mlruns", "/somewhere/mlruns"])
@@ -260,3 +321,39 @@ def test_a_file_store_is_refused_at_once(tmp_path, uri):
         tracked(TrackingConfig(uri=uri, artifacts=tmp_path / "artifacts"), "study", "run", {}),
     ):
         pass
+
+
+@pytest.mark.slow
+def test_the_machine_is_watched_while_it_trains(config, monkeypatch):
+    """Load and memory under names that end in their unit; a run that is gone on with goes on counting."""
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
+
+    def preempted():
+        time.sleep(1.5)
+        raise StoppedError("preempted")
+
+    for _ in range(2):
+        with pytest.raises(StoppedError), tracked(config, "study", "watched", {}) as run, run.system():
+            preempted()
+    metrics = runs(config)["watched"].data.metrics
+    assert 0 < metrics["system/system_memory_usage_percentage"] < 100
+    assert "system/cpu_utilization_percentage" in metrics
+    from mlflow import MlflowClient
+
+    client = MlflowClient(config.uri)
+    steps = [m.step for m in client.get_metric_history(run.run_id, "system/cpu_utilization_percentage")]
+    assert sorted(steps) == list(range(len(steps)))
+
+
+def test_deliver_says_how_many_runs_wait(tmp_path):
+    """As a command: 0 when all is handed in, 1 while the server is away."""
+    study = tmp_path / "study.yaml"
+    study.write_text(f"study: {{name: mine, results: {tmp_path}/results}}\ntracking: {{uri: 'http://127.0.0.1:9'}}\n")
+    command = CliRunner()
+    assert "0 runs delivered" in command.invoke(main, ["deliver", "--config", str(study)]).output
+    config = TrackingConfig(uri="http://127.0.0.1:9", artifacts=tmp_path / "artifacts")
+    with tracked(config, "mine", "run", {}, tmp_path / "results/mine/undelivered") as run:
+        run.metrics({"loss": 1.0})
+    found = command.invoke(main, ["deliver", "--config", str(study)])
+    assert found.exit_code == 1
+    assert "0 runs delivered to http://127.0.0.1:9, 1 still wait" in found.output
