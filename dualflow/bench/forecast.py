@@ -12,7 +12,7 @@ import pandas as pd
 import psutil
 import torch
 
-from dualflow.bench.footprint import footprint
+from dualflow.bench.footprint import Footprint, footprint
 from dualflow.bench.text import Column, table
 from dualflow.bench.timing import SCHEDULE, machine, random_batch, random_training, timed_step
 from dualflow.commit import read_manifest
@@ -65,12 +65,12 @@ def bench_forecast(config: Config, memory_gib: float | None = None) -> pd.DataFr
     keep_freed_memory()
     study, device = scans_of(config), chosen_device(config.train.device)
     limit = _memory_of(device) if memory_gib is None else int(memory_gib * GIB)
-    libraries = _libraries(device)
+    libraries, scans = _libraries(device), study.train + study.validation
     rows = []
     for mode in track(MODES, "forecast"):
         own = _with(config, memory=mode)
-        held = _held(own, study, libraries)
-        row = {"mode": mode, "memory_gib": held / GIB, "batch": _largest_batch(own, study, libraries, limit)}
+        held = _held(own, footprint(own, scans), libraries)
+        row = {"mode": mode, "memory_gib": held / GIB, "batch": _largest_batch(own, scans, libraries, limit)}
         if held <= min(limit, _memory_of(device)):
             seconds, validation = step_seconds(own)
             row |= {"seconds": seconds, "hours": _hours(own, study, seconds, validation)}
@@ -131,28 +131,21 @@ def _hours(config: Config, study: Study, seconds: float, validation: float) -> f
     return (steps * seconds + ceil(steps / train.validate_every) * batches * validation) / 3600
 
 
-def _held(config: Config, study: Study, libraries: int) -> int:
-    """Bytes that a training holds: of a GPU one process's, of a machine without one all processes'."""
-    one = footprint(config, study.train + study.validation)
+def _held(config: Config, one: Footprint, libraries: int) -> int:
+    """Bytes that a training holds: on a GPU one process's, on a CPU all processes'."""
     if chosen_device(config.train.device).type == "cuda":
         return libraries + one.on_device
     return config.train.processes * (libraries + one.peak)
 
 
-def _largest_batch(config: Config, study: Study, libraries: int, limit: int) -> int:
+def _largest_batch(config: Config, scans: int, libraries: int, limit: int) -> int:
     """The largest batch of which a step would fit, its memory taken to grow evenly with the batch."""
-    processes = config.train.processes
-    one = _held(_with(config, batch_size=processes), study, libraries)
-    steps = [footprint(_with(config, batch_size=count * processes), study.train + study.validation) for count in (1, 2)]
-    each = max(1, steps[1].step - steps[0].step)
-    if one > limit:
+    processes, cuda = config.train.processes, chosen_device(config.train.device).type == "cuda"
+    one, two = (footprint(_with(config, batch_size=count * processes), scans) for count in (1, 2))
+    if _held(config, one, libraries) > limit:
         return 0
-    # Up to where a step holds more than the other phases do, batches are free.
-    cuda = chosen_device(config.train.device).type == "cuda"
-    free = (steps[0].on_device if cuda else steps[0].peak) - steps[0].weights - steps[0].step
-    free -= 0 if cuda else steps[0].scans
-    room = (limit - one) // (1 if cuda else processes)
-    return processes * (1 + max(0, free + room) // each)
+    room = limit - libraries if cuda else limit // processes - libraries - one.scans
+    return processes * (1 + (room - one.weights - one.step) // max(1, two.step - one.step))
 
 
 def _with(config: Config, **train: object) -> Config:
