@@ -21,7 +21,6 @@ from dualflow.data.dataset import PairDataset
 from dualflow.data.index import read_pairs
 from dualflow.flows.memory import Memory
 from dualflow.flows.presets import preset
-from dualflow.heap import keep_freed_memory
 from dualflow.progress import track
 from dualflow.training.optimiser import Optimiser
 from dualflow.training.precision import chosen_device
@@ -62,7 +61,6 @@ def bench_forecast(config: Config, memory_gib: float | None = None) -> pd.DataFr
         config: of the study.
         memory_gib: memory to fit into; None for this machine's, or its GPU's.
     """
-    keep_freed_memory()
     study, device = scans_of(config), chosen_device(config.train.device)
     limit = _memory_of(device) if memory_gib is None else int(memory_gib * GIB)
     libraries, scans = _libraries(device), study.train + study.validation

@@ -84,7 +84,6 @@ STACKS_ARE = (
 
 def measure(config: Config, memory: Memory) -> Row:
     """The cost of a training step in one memory mode; of its convolutions alone, taken in turns with it."""
-    keep_freed_memory()
     torch.set_num_threads(config.train.threads)
     train = config.train.model_copy(update={"memory": memory})
     config = config.model_copy(update={"train": train})

@@ -22,6 +22,7 @@ from dualflow.flows.memory import set_memory
 from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import preset
 from dualflow.flows.pretrain import SourcePretraining
+from dualflow.heap import keep_freed_memory
 from dualflow.training.optimiser import Optimiser
 from dualflow.training.precision import autocast, chosen_device, device_of
 from dualflow.training.session import to_inputs
@@ -53,6 +54,7 @@ def step_seconds(config: Config, name: str, choice: ModelConfig) -> float:
 
 def random_training(config: Config, choice: ModelConfig) -> tuple[DualFlow, dict[str, Tensor]]:
     """An initialised flow of the study's grid where it would be trained, and a batch of random volumes for it."""
+    keep_freed_memory()  # as a training does
     torch.manual_seed(0)
     model = untrained(config, choice)
     device = chosen_device(config.train.device)
