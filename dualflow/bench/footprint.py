@@ -45,14 +45,16 @@ class Footprint:
     Attributes:
         parameters: how many numbers are trained.
         scans: the study's volumes.
-        weights: what is held of the model between steps.
+        model: the model alone.
+        weights: what is held of it between steps: the model, its running mean, the best so far, Adam's moments.
         step: the most that a step adds.
         mean: the most that the closed-form fit of the mean holds, before the flow is there.
-        start: the most that initialisation adds, its scans included.
+        start: the most that initialisation adds to the model alone, its scans included.
     """
 
     parameters: int
     scans: int
+    model: int
     weights: int
     step: int
     mean: int
@@ -66,7 +68,7 @@ class Footprint:
     @property
     def on_device(self) -> int:
         """The most that a GPU holds of it: scans and the closed-form fit stay with the CPU."""
-        return self.weights + max(self.step, self.start)
+        return max(self.weights + self.step, self.model + self.start)
 
 
 def footprint(config: Config, scans: int) -> Footprint:
@@ -94,6 +96,7 @@ def footprint(config: Config, scans: int) -> Footprint:
     return Footprint(
         parameters=sum(parameter.numel() for parameter in trained),
         scans=scans * (BYTES_PER_VOXEL + more) * voxels,
+        model=_bytes(trained) + fitted,
         weights=(COPIES + SHARED * (config.train.processes > 1)) * _bytes(trained) + FITTED * fitted,
         step=step,
         mean=mean,

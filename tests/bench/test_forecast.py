@@ -52,7 +52,8 @@ def test_the_footprint_names_the_parameters_of_the_model():
     fitted += sum(p.numel() * 4 for p in model.parameters() if not p.requires_grad)
     assert found.weights == 5 * 4 * trained + 3 * fitted
     assert found.scans == 10 * 13 * 16**3
-    assert found.peak == found.scans + max(found.mean, found.weights + max(found.step, found.start))
+    assert found.model == 4 * trained + fitted
+    assert found.peak == found.scans + max(found.mean, found.weights + found.step, found.model + found.start)
 
 
 def test_depth_costs_memory_stored_and_none_reversible():
