@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import radians
 from typing import Any
 
@@ -27,8 +28,11 @@ class Augment:
     def __init__(self, config: AugmentConfig) -> None:
         # An import of seconds, only where it is asked for.
         from monai.transforms import Compose, RandAdjustContrastd, RandAffined, RandBiasFieldd
+        from monai.utils import convert_to_tensor
 
-        self.config = config
+        self.config, self.plain = config, partial(convert_to_tensor, track_meta=False)
+        # Moving interpolates, even if by nothing.
+        self.moves = bool(config.rotation_deg or config.shift_voxels or config.scale)
         angle = radians(config.rotation_deg)
         self.move = RandAffined(
             keys=[*IMAGES, *LABELS],
@@ -56,9 +60,9 @@ class Augment:
         for transform in (self.move, self.shade):
             transform.set_random_state(seed=int(state.integers(2**32)))
         labels = {"mask": item["mask"].float(), "shown": (item["source"] != 0).float()}
-        moved: dict[str, Any] = self.move({**item, **labels})
-        plain = {name: moved[name].as_tensor() for name in (*IMAGES, *LABELS) if name in moved}
-        shaded = self.shade({"source": moved["source"]})["source"].as_tensor()
+        moved: dict[str, Any] = self.move({**item, **labels}) if self.moves else {**item, **labels}
+        plain = {name: self.plain(moved[name]) for name in (*IMAGES, *LABELS) if name in moved}
+        shaded = self.plain(self.shade({"source": moved["source"]})["source"])
         # A source's background is exactly 0, which a power of intensities that reach below 0 would move.
         source = torch.where(plain.pop("shown") > 0.5, shaded, 0.0)
         return {**item, **plain, "source": source, "mask": plain["mask"] > 0.5}
