@@ -112,7 +112,7 @@ def test_runs_are_tracked_with_model_curves_and_data(home):
     flow = runs["dualflow seed 0"]
     assert flow.info.status == "FINISHED"
     assert flow.data.params["train.steps"] == "4"
-    assert len(client.get_metric_history(flow.info.run_id, "validation/loss")) == 2
+    assert len(client.get_metric_history(flow.info.run_id, "validation/loss_nats_per_voxel")) == 2
     assert flow.inputs.dataset_inputs
     assert {"model/model.safetensors", "model/model.json"} <= {
         f.path for f in client.list_artifacts(flow.info.run_id, "model")
