@@ -78,6 +78,7 @@ def footprint(config: Config, scans: int) -> Footprint:
     """
     share = config.train.batch_size // config.train.processes
     voxels = prod(config.preprocess.shape)
+    scan = (BYTES_PER_VOXEL + 4 * (len(config.study.sources) - 1)) * voxels
     with FakeTensorMode(), sizes_only():
         model = untrained(config, config.model)
         model.train()
@@ -87,15 +88,14 @@ def footprint(config: Config, scans: int) -> Footprint:
         some = max(1, min(INITIALISATION_VOXELS // voxels, INITIALISATION_SCANS, scans))
         start = _most(model, random_batch(config, model, some), _start)
         # All its scans are there at once, and once more with noise.
-        start += 2 * min(INITIALISATION_SCANS, scans) * BYTES_PER_VOXEL * voxels
+        start += 2 * min(INITIALISATION_SCANS, scans) * scan
     mean = 0
     if isinstance(model.mean_model, LocalLinear):
         count = model.mean_model.count
         mean = int(SOLVING * FOLDS * (count * (count + 1) // 2 + count + 1) * BRAIN * voxels * 4)
-    more = 4 * (len(config.study.sources) - 1)
     return Footprint(
         parameters=sum(parameter.numel() for parameter in trained),
-        scans=scans * (BYTES_PER_VOXEL + more) * voxels,
+        scans=scans * scan,
         model=_bytes(trained) + fitted,
         weights=(COPIES + SHARED * (config.train.processes > 1)) * _bytes(trained) + FITTED * fitted,
         step=step,

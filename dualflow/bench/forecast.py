@@ -67,14 +67,15 @@ def bench_forecast(config: Config, memory_gib: float | None = None) -> pd.DataFr
     rows = []
     for mode in track(MODES, "forecast"):
         own = _with(config, memory=mode)
-        held = _held(own, footprint(own, scans), libraries)
+        found = footprint(own, scans)
+        held = _held(own, found, libraries)
         row = {"mode": mode, "memory_gib": held / GIB, "batch": _largest_batch(own, scans, libraries, limit)}
         if held <= min(limit, _memory_of(device)):
             seconds, validation = step_seconds(own)
             row |= {"seconds": seconds, "hours": _hours(own, study, seconds, validation)}
         rows.append(row)
     frame = pd.DataFrame(rows).reindex(columns=["mode", *(name for column in COLUMNS for name in column.names)])
-    _say(config, study, device, limit, frame)
+    _say(config, study, device, limit, found.parameters, frame)
     return frame
 
 
@@ -166,15 +167,14 @@ def _libraries(device: torch.device) -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def _say(config: Config, study: Study, device: torch.device, limit: int, frame: pd.DataFrame) -> None:
+def _say(config: Config, study: Study, device: torch.device, limit: int, parameters: int, frame: pd.DataFrame) -> None:
     train, here = config.train, machine()
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{train.threads} thread(s) of "
     where += "" if device.type == "cuda" else here["processor"]
-    held = footprint(config, study.train + study.validation)
     print(
         f"\n{config.model.preset}, {' x '.join(map(str, config.preprocess.shape))} voxels, batch {train.batch_size}"
         f"{f' over {train.processes} processes' if train.processes > 1 else ''}, {train.precision}: "
-        f"{held.parameters / 1e6:.1f} million parameters, {config.model.steps or train.steps} steps, {study.train} "
+        f"{parameters / 1e6:.1f} million parameters, {config.model.steps or train.steps} steps, {study.train} "
         f"scans to learn from and {study.validation} to validate on. {where}, {limit / GIB:.0f} GiB.\n"
     )
     print(table(frame, COLUMNS, label="mode", heading="train.memory"))

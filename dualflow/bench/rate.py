@@ -13,12 +13,11 @@ from torch import nn
 from dualflow.bench.text import Column, table
 from dualflow.config import Config
 from dualflow.data.dataset import Item, batches
-from dualflow.data.side import SideEncoder
 from dualflow.errors import DualflowError
 from dualflow.flows.memory import set_memory
 from dualflow.heap import keep_freed_memory
 from dualflow.progress import progress
-from dualflow.steps.common import load_split, usable_pairs
+from dualflow.steps.common import learning_pairs
 from dualflow.training.flow import prepared_flow
 from dualflow.training.optimiser import Optimiser
 from dualflow.training.precision import autocast, chosen_device
@@ -42,9 +41,7 @@ def bench_rate(config: Config) -> float:
         DualflowError: the loss never fell.
     """
     keep_freed_memory()
-    pairs = usable_pairs(config)
-    encoder = SideEncoder.fit(pairs[pairs["split"] == "train"], config.study.side)
-    training, validation = (load_split(config, pairs, split, encoder) for split in ("train", "validation"))
+    _, encoder, training, validation = learning_pairs(config)
     label, seed = f"rates for {config.model.preset}", config.train.seeds[0]
     with TemporaryDirectory() as folder:
         model, training, _ = prepared_flow(

@@ -65,6 +65,20 @@ def load_split(config: Config, pairs: pd.DataFrame, split: str, encoder: SideEnc
     return load_pairs(config.layout, pairs[pairs["split"] == split], config.study, encoder)
 
 
+def learning_pairs(config: Config) -> tuple[pd.DataFrame, SideEncoder, PairDataset, PairDataset]:
+    """Usable rows of the index, the side encoder fitted on those to learn from, and the scans to train and validate on.
+
+    Raises:
+        DataError: there is nothing to train on.
+    """
+    pairs = usable_pairs(config)
+    encoder = SideEncoder.fit(pairs[pairs["split"] == "train"], config.study.side)
+    training, validation = (load_split(config, pairs, split, encoder) for split in ("train", "validation"))
+    if not len(training):
+        raise DataError("no training pairs are left; check the splits and the quarantine table")
+    return pairs, encoder, training, validation
+
+
 def regions_of(config: Config) -> RegionMap:
     """The atlas regions on this study's model grid."""
     return region_map(config.preprocess)

@@ -19,18 +19,18 @@ from dualflow.commit import commit_text, digest_of, sha256, write_manifest
 from dualflow.config import Config
 from dualflow.data.dataset import PairDataset
 from dualflow.data.side import SideEncoder
-from dualflow.errors import ConfigError, DataError
+from dualflow.errors import ConfigError
 from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import preset
 from dualflow.layout import Scan
 from dualflow.modalities import modality
-from dualflow.steps.common import dump, load_split, regions_of, tracked_values, usable_pairs
+from dualflow.steps.common import dump, learning_pairs, regions_of, tracked_values
 from dualflow.training.checkpoint import forget_states, save_model
 from dualflow.training.engine import Watcher, fit
 from dualflow.training.flow import mean_folder, parameter_count, source_folder, train_flow
 from dualflow.training.mean import person_folds
 from dualflow.training.names import tracked_name
-from dualflow.training.precision import device_of
+from dualflow.training.precision import source_and_side
 from dualflow.training.ranks import Ranks, joined, launch, launched
 from dualflow.training.session import History
 from dualflow.training.tracking import Run, tracked
@@ -51,11 +51,7 @@ def train(config: Config, name: str, seed: int) -> None:
     if config.train.processes > 1 and not launched():
         launch(config.train.processes, sys.argv[1:])
     layout, folder = config.layout, config.layout.model(name, seed)
-    pairs = usable_pairs(config)
-    encoder = SideEncoder.fit(pairs[pairs["split"] == "train"], config.study.side)
-    training, validation = (load_split(config, pairs, split, encoder) for split in ("train", "validation"))
-    if not len(training):
-        raise DataError("no training pairs are left; check the splits and the quarantine table")
+    pairs, encoder, training, validation = learning_pairs(config)
     data = {key: _input_hash(config, key) for key in [*training.scans, *validation.scans]}
     identity = _identity(config, name, data, (training, validation))
     tags = {"model": name, "seed": str(seed), "training": identity[:16]}
@@ -196,10 +192,9 @@ def _constant_spread(config: Config, model: nn.Module, validation: PairDataset) 
     regions = regions_of(config)
     voxel, region = [], []
     for index in range(len(validation)):
-        item, device = validation[index], device_of(model)
+        item = validation[index]
         mask = item["mask"][0].numpy()
-        source, side = item["source"][None].to(device), item["side"][None].to(device)
-        estimate = model.point_estimate(source, side)[0, 0].float().cpu()  # type: ignore[operator]
+        estimate = model.point_estimate(*source_and_side(item, model))[0, 0].float().cpu()  # type: ignore[operator]
         error = (estimate - item["target"][0]).numpy()
         voxel.append(np.square(error[mask]).mean())
         region.append(np.nanmean(np.square(regions.means(error, mask))))
@@ -226,8 +221,8 @@ def _watcher(config: Config, run: Run, validation: PairDataset, *, flow: bool) -
 @torch.no_grad()
 def _picture(model: nn.Module, validation: PairDataset, window: tuple[float, float]) -> Any:
     """Middle axial slice of source, real target, estimate and, for a flow, one sample; values in [0, 1]."""
-    item, device = validation[0], device_of(model)
-    source, side, mask = item["source"][None].to(device), item["side"][None].to(device), item["mask"][0]
+    item = validation[0]
+    (source, side), mask = source_and_side(item, model), item["mask"][0]
     images: list[Tensor] = [item["target"][0], model.point_estimate(source, side)[0, 0].float().cpu()]  # type: ignore[operator]
     if isinstance(model, DualFlow):
         generator = torch.Generator().manual_seed(PICTURE_SEED)

@@ -12,7 +12,7 @@ from dualflow.data.dataset import PairDataset
 from dualflow.flows.base import LowRankGaussian
 from dualflow.flows.model import DualFlow
 from dualflow.flows.prior import LevelPrior
-from dualflow.training.precision import device_of
+from dualflow.training.precision import source_and_side
 
 SAMPLES = 8
 MOST = 64
@@ -51,11 +51,9 @@ def calibrate(flow: DualFlow, validation: PairDataset, seed: int) -> float | Non
 def _variance_ratio(flow: DualFlow, pairs: PairDataset, seed: int) -> float:
     """Variance that samples have, over that of the targets about the samples' mean."""
     predicted = found = 0.0
-    device = device_of(flow)
     for index in range(min(len(pairs), MOST)):
         item, generator = pairs[index], torch.Generator().manual_seed(seed + index)
-        source, side = item["source"][None].to(device), item["side"][None].to(device)
-        drawn = flow.sample(source, side, SAMPLES, generator=generator)[:, 0].double().cpu()
+        drawn = flow.sample(*source_and_side(item, flow), SAMPLES, generator=generator)[:, 0].double().cpu()
         variance, mean = torch.var_mean(drawn, dim=0)
         predicted += float(((1 + 1 / SAMPLES) * variance * item["mask"]).sum())
         found += float(((item["target"] - mean).square() * item["mask"]).sum())

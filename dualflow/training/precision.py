@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dualflow.errors import ConfigError
 
@@ -36,6 +37,12 @@ def device_of(model: nn.Module) -> torch.device:
     """The device of a model's tensors; the CPU for one without any."""
     tensor = next(chain(model.parameters(), model.buffers()), None)
     return torch.device("cpu") if tensor is None else tensor.device
+
+
+def source_and_side(item: Mapping[str, Any], model: nn.Module) -> tuple[Tensor, Tensor]:
+    """A scan's source and side values as a batch of one, where the model lives."""
+    device = device_of(model)
+    return item["source"][None].to(device), item["side"][None].to(device)
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from dualflow.config import parse_config
+from dualflow.steps import common
 from dualflow.steps import train as module
 from dualflow.training.checkpoint import load_card, states
 from dualflow.training.flow import source_folder
@@ -32,8 +33,8 @@ def test_the_card_tells_of_pretraining_and_its_states_are_forgotten(config, phan
     """Steps and seconds are in the card; states of flow and source are there until the manifest is written."""
     splits = {"train": phantoms, "validation": held_out}
     pairs = pd.DataFrame({"scan": phantoms.scans, "split": "train", "age": range(len(phantoms))})
-    monkeypatch.setattr(module, "usable_pairs", lambda config: pairs)
-    monkeypatch.setattr(module, "load_split", lambda config, pairs, split, encoder: splits[split])
+    monkeypatch.setattr(common, "usable_pairs", lambda config: pairs)
+    monkeypatch.setattr(common, "load_split", lambda config, pairs, split, encoder: splits[split])
     monkeypatch.setattr(module, "_input_hash", lambda config, key: key)
     monkeypatch.setattr(module, "tracked", lambda *_: nullcontext(Run()))
     folder, write = config.layout.model("srflow", 0), module.write_manifest
