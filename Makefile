@@ -37,7 +37,7 @@ benchmark: $(READY)  ## Compute the numbers of the README (25 minutes on 2 cores
 	@$(BIN)/dualflow run --config configs/benchmark.yaml --cores $(CORES)
 
 crash-test: $(READY)  ## Kill a tiny training 300 times and hold what it becomes against an unbroken one.
-	$(BIN)/python tests/kill_training.py
+	$(BIN)/python tests/benchmarks/kill_training.py
 
 ui: $(READY)  ## Open the MLflow pages of the tracked runs on 127.0.0.1:5000.
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///results/mlflow.db

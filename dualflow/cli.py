@@ -12,7 +12,7 @@ import click
 
 from dualflow import __version__
 from dualflow.errors import DualflowError
-from dualflow.threads import THREAD_VARIABLES
+from dualflow.process import set_threads
 
 
 def _config(default: str, variable: str | None = None) -> Callable[[Any], Any]:
@@ -73,8 +73,8 @@ def run(config_path: Path, overrides: tuple[str, ...], cores: str, snakemake_opt
 
     Anything after `--` goes to Snakemake as it is, for example `dualflow run -- --profile configs/profiles/slurm`.
     """
+    from dualflow.commands.run import run_workflow
     from dualflow.config import load_config
-    from dualflow.run import run_workflow
 
     sys.exit(run_workflow(load_config(config_path, overrides), cores, snakemake_options))
 
@@ -175,7 +175,7 @@ def deliver(config_path: Path, overrides: tuple[str, ...]) -> None:
     It waits in RESULTS/STUDY/undelivered. The next training of the same model and the report hand it in too.
     """
     from dualflow.config import load_config
-    from dualflow.training.tracking import deliver as hand_in
+    from dualflow.tracking.tracked_run import deliver as hand_in
 
     config = load_config(config_path, overrides)
     done, left = hand_in(config.tracking, config.layout.outbox)
@@ -243,34 +243,9 @@ def bench_presets(config_path: Path, overrides: tuple[str, ...], seconds: float,
 
     config = load_config(config_path, overrides)
     set_threads(config.train.threads)
-    from dualflow.bench.presets import bench_presets as compare
+    from dualflow.commands.compare import bench_presets as compare
 
     sys.exit(compare(config, seconds=seconds, names=[name for name in names.split(",") if name], cores=cores))
-
-
-@bench.command("step")
-@CONFIG
-@OVERRIDES
-def bench_step(config_path: Path, overrides: tuple[str, ...]) -> None:
-    """Time an optimiser step in each memory mode, against the bare cost of its convolutions.
-
-    \b
-    dualflow bench step
-                    the flow of configs/quickstart.yaml on its grid
-    dualflow bench step --set model.preset=dual_glow
-                    --set preprocess.spacing_mm=2 --set 'preprocess.shape=[96,112,96]'
-                    another flow, on a finer grid
-
-    Each mode is measured in a process of its own on random volumes; do nothing else meanwhile. Stacks of equal size
-    made with FrEIA and MemCNN are measured too where these are installed.
-    """  # noqa: D301 - click's mark of a paragraph to keep as it is is the character itself
-    from dualflow.config import load_config
-
-    config = load_config(config_path, overrides)
-    set_threads(config.train.threads)
-    from dualflow.bench.step import bench_step as compare
-
-    compare(config)
 
 
 @bench.command("forecast")
@@ -302,7 +277,7 @@ def bench_forecast(config_path: Path, overrides: tuple[str, ...], memory_gib: fl
 
     config = load_config(config_path, overrides)
     set_threads(config.train.threads)
-    from dualflow.bench.forecast import bench_forecast as forecast
+    from dualflow.training.forecast import bench_forecast as forecast
 
     forecast(config, memory_gib)
 
@@ -326,40 +301,9 @@ def bench_rate(config_path: Path, overrides: tuple[str, ...]) -> None:
 
     config = load_config(config_path, overrides)
     set_threads(config.train.threads)
-    from dualflow.bench.rate import bench_rate as find
+    from dualflow.training.learning_rate import bench_rate as find
 
     find(config)
-
-
-@bench.command("preprocess")
-@CONFIG
-@OVERRIDES
-@click.option("--scans", type=click.IntRange(1), default=2, show_default=True, help="How many scans to time.")
-def bench_preprocess(config_path: Path, overrides: tuple[str, ...], scans: int) -> None:
-    """Time the preprocessing of some scans on one core, step by step, with its peak memory.
-
-    \b
-    dualflow bench preprocess
-                    simulated people on the grid of configs/quickstart.yaml
-    dualflow bench preprocess --set study.bids=PATH --set study.target=FLAIR
-                    --set preprocess.spacing_mm=2 --set 'preprocess.shape=[96,112,96]'
-                    a study of your own, on a finer grid
-
-    The scans are the first of the study; without one, people are simulated first. Nothing is kept.
-    """  # noqa: D301 - click's mark of a paragraph to keep as it is is the character itself
-    set_threads(1)
-    from dualflow.bench.preprocess import bench_preprocess as measure
-    from dualflow.config import load_config
-
-    measure(load_config(config_path, overrides), scans)
-
-
-def set_threads(count: int) -> None:
-    """Give every library the same number of threads; each would take all cores otherwise."""
-    for name in THREAD_VARIABLES:
-        os.environ[name] = str(count)
-    if torch := sys.modules.get("torch"):  # where it is yet to be imported, it will look at the environment
-        torch.set_num_threads(count)
 
 
 def _step(name: str, text: str, *options: Callable[[Any], Any]) -> None:
@@ -372,7 +316,9 @@ def _step(name: str, text: str, *options: Callable[[Any], Any]) -> None:
         from dualflow.config import load_config
 
         module, function = STEPS[name]
-        getattr(import_module(f"dualflow.steps.{module}"), function)(load_config(config_path, overrides), **arguments)
+        getattr(import_module(f"dualflow.commands.{module}"), function)(
+            load_config(config_path, overrides), **arguments
+        )
 
     command.__doc__ = text
     for option in reversed([CONFIG, OVERRIDES, THREADS, *options]):
@@ -381,16 +327,16 @@ def _step(name: str, text: str, *options: Callable[[Any], Any]) -> None:
 
 
 STEPS = {
-    "cohort-shard": ("prepare", "make_cohort"),
-    "cohort-finish": ("prepare", "finish_cohort"),
-    "index": ("index", "make_index"),
-    "preprocess": ("prepare", "preprocess"),
-    "preprocess-finish": ("prepare", "finish_preprocess"),
+    "cohort-shard": ("preprocess", "make_cohort"),
+    "cohort-finish": ("preprocess", "finish_cohort"),
+    "index": ("make_index", "make_index"),
+    "preprocess": ("preprocess", "preprocess"),
+    "preprocess-finish": ("preprocess", "finish_preprocess"),
     "qc": ("qc", "qc"),
     "train": ("train", "train"),
-    "convert-study": ("convert", "convert"),
+    "convert-study": ("convert_study", "convert"),
     "evaluate": ("evaluate", "evaluate"),
-    "evaluate-ceilings": ("truth", "evaluate_ceilings"),
+    "evaluate-ceilings": ("ceilings", "evaluate_ceilings"),
     "report": ("report", "report"),
     "check": ("check", "check"),
 }

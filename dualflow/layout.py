@@ -97,7 +97,7 @@ def truth_path(bids: Path, scan: Scan, row: Modality, desc: str) -> Path:
     return bids_path(bids / "derivatives" / "truth", scan, row, desc=desc)
 
 
-def own_mask_names(masks: Path, scan: Scan, source: Path, row: Modality) -> list[Path]:
+def study_mask_paths(masks: Path, scan: Scan, source: Path, row: Modality) -> list[Path]:
     """Where a BIDS derivative dataset may keep the brain mask of a scan's `source`, the name that says most first.
 
     A mask carries the entities of its image; pipelines that merge runs leave those out, some name the space.

@@ -18,8 +18,7 @@ from typing import Any, ClassVar, TypeVar
 import dask
 from distributed import Client, KilledWorker, LocalCluster, Nanny, as_completed
 
-from dualflow.signals import on_sigterm
-from dualflow.threads import THREAD_VARIABLES
+from dualflow.process import THREAD_VARIABLES, on_sigterm
 
 R = TypeVar("R")
 

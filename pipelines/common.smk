@@ -7,7 +7,7 @@ from snakemake.exceptions import WorkflowError
 
 from dualflow import __version__
 from dualflow.config import parse_config, write_resolved
-from dualflow.data.listing import study_digest
+from dualflow.data.fingerprint import study_digest
 from dualflow.errors import ConfigError
 from dualflow.flows.presets import preset
 

@@ -7,7 +7,7 @@ from scipy.ndimage import gaussian_filter
 
 from dualflow.config import ModelConfig, TrainConfig
 from dualflow.data.dataset import PairDataset
-from dualflow.data.side import SideEncoder
+from dualflow.data.side_encoder import SideEncoder
 
 SHAPE = (16, 16, 16)
 SMALL = {"steps": [1, 1, 1], "hidden": [8, 8, 8], "context_channels": 8, "low_rank": 2}

@@ -11,32 +11,33 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = [
     {"cli"},
-    {"steps", "run", "bench"},
-    {"report", "inference", "training", "evaluation", "baselines"},
-    {"data", "flows"},
+    {"commands"},
+    {"report"},
+    {"evaluation"},
+    {"inference"},
+    {"training"},
+    {"models", "tracking"},
+    {"data", "baselines"},
+    {"flows"},
     {"imaging", "cohort"},
-    {"modalities", "layout", "config", "commit", "progress", "workers"},
-    {"errors", "threads", "signals", "heap"},
+    {"config", "modalities", "layout", "commit", "progress", "workers"},
+    {"errors", "process"},
 ]
 SIDEWAYS = {
-    "bench": {"steps", "run"},
-    "inference": {"training", "baselines"},
-    "evaluation": {"inference"},
-    "report": {"evaluation", "inference", "training"},
     "cohort": {"imaging"},
     "layout": {"modalities"},
     "config": {"layout", "modalities", "commit"},
 }
 ONLY_IN = {
-    "mlflow": ["training/tracking.py", "training/store.py", "training/calls.py"],
+    "mlflow": ["tracking/"],
     "dask": ["workers.py"],
     "distributed": ["workers.py"],
     "click": ["cli.py"],
     "SimpleITK": ["imaging/", "cohort/"],
     "monai": ["imaging/", "data/", "baselines/", "evaluation/"],
 }
-# The commit function itself; the runner, whose log and lock are no results; a counter of the kernel's that is set back.
-WRITERS = {"commit.py", "run.py", "bench/step.py"}
+# The commit function itself; the runner, whose log and lock are no results.
+WRITERS = {"commit.py", "commands/run.py"}
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 UNSAFE_CALLS = {
     "eval", "exec", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load", "yaml.full_load",

@@ -44,6 +44,7 @@ from click.testing import CliRunner
 
 from dualflow.cli import main
 from dualflow.cohort import participants, write_subject
+from dualflow.commands.preprocess import finish_preprocess, preprocess
 from dualflow.config import load_config
 from dualflow.data.index import pair_scans, read_pairs
 from dualflow.data.quarantine import read_quarantine
@@ -51,7 +52,6 @@ from dualflow.errors import CommitError, DataError, printable
 from dualflow.imaging.volume import read_volume, write_volume
 from dualflow.layout import Scan
 from dualflow.modalities import MODALITIES
-from dualflow.steps.prepare import finish_preprocess, preprocess
 
 MOST_MIB, MOST_S = 512, 2.0
 STAGED = [*CONTAINERS, *STREAMS, *CLAIMS, *PLACES, *VOXELS]
@@ -71,7 +71,7 @@ class Refusal:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     """What a process of its own found."""
-    script = Path(__file__).with_name("refuse_all.py")
+    script = Path(__file__).parent / "support" / "refuse_all.py"
     command = [sys.executable, str(script), str(tmp_path_factory.mktemp("corpus"))]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     return json.loads(done.stdout)

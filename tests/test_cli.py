@@ -40,7 +40,8 @@ def test_help_lists_every_command(invoke):
 QUICK = {
     "help": ("from click.testing import CliRunner; from dualflow.cli import main; CliRunner().invoke(main, ['--help'])",
              ("torch", "pandas", "mlflow", "monai", "numpy")),
-    "index": ("import dualflow.steps.index", ("torch", "mlflow", "monai", "nilearn", "distributed", "matplotlib")),
+    "index": ("import dualflow.commands.make_index",
+              ("torch", "mlflow", "monai", "nilearn", "distributed", "matplotlib")),
 }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import pytest
 from bids2table import parse_bids_entities
 
 from dualflow.config import StudyConfig, parse_config
-from dualflow.data.listing import study_digest
+from dualflow.data.fingerprint import study_fingerprint
 from dualflow.errors import ConfigError
 from dualflow.imaging.intensity import NORMALISERS
 from dualflow.layout import Layout, Scan, bids_path
@@ -36,10 +36,10 @@ def test_its_files_are_named_as_the_index_reads_names(name, tmp_path):
     found = parse_bids_entities(path)
     assert (found["datatype"], found["suffix"], found.get("trc")) == (row.datatype, row.suffix, row.tracer)
     config = parse_config({"study": {"name": "x", "bids": str(tmp_path)}})
-    before = study_digest(config)
+    before = study_fingerprint(config)
     path.parent.mkdir(parents=True)
     path.touch()
-    assert study_digest(config) != before
+    assert study_fingerprint(config) != before
 
 
 def test_no_two_rows_share_a_file():

@@ -6,8 +6,8 @@ from contextlib import suppress
 
 import pytest
 
+from dualflow.commands.run import _Bars, _Lines
 from dualflow.progress import PROGRESS_FOLDER, progress, read_states, track
-from dualflow.run import _Bars, _Lines
 
 
 @pytest.fixture

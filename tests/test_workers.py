@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from dualflow import workers
-from dualflow.threads import THREAD_VARIABLES
+from dualflow.process import THREAD_VARIABLES
 from dualflow.workers import Lost, in_workers
 
 pytestmark = pytest.mark.slow

@@ -1,6 +1,6 @@
 """What the flow is compared with; networks come from MONAI."""
 
-from dualflow.baselines.table import BASELINES
+from dualflow.baselines.registry import BASELINES
 from dualflow.baselines.unet import width_for
 
 __all__ = ["BASELINES", "width_for"]

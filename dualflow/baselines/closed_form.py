@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dualflow.baselines.base import Baseline, Pairs, each
+from dualflow.baselines.baseline import Baseline, Pairs, each
 from dualflow.errors import DataError
 from dualflow.flows.local_linear import RIDGES, SIGMAS, LocalLinear, Scan, fit_local_linear
 from dualflow.flows.voxel_features import IntensityFeatures, TissueFeatures, VoxelFeatures

@@ -11,10 +11,10 @@ from monai.networks.nets import DynUNet
 from torch import Tensor
 from torch.nn import functional as F
 
-from dualflow.baselines.base import Baseline, Pairs
+from dualflow.baselines.baseline import Baseline, Pairs
 from dualflow.baselines.closed_form import MeanImage, VoxelwiseLinear
 from dualflow.errors import ShapeError
-from dualflow.flows.mean import coordinates, known_side, masked_l1
+from dualflow.flows.mean_models import coordinates, known_side, masked_l1
 from dualflow.flows.squeeze import HaarSqueeze
 
 STRIDES = (1, 2, 2)

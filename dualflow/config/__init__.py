@@ -14,8 +14,8 @@ from dualflow.config.learning import (
     TrackingConfig,
     TrainConfig,
 )
-from dualflow.config.section import Section
-from dualflow.config.whole import Config, checked, load_config, parse_config, write_resolved
+from dualflow.config.section import Section, dump_sections
+from dualflow.config.whole import Config, checked, load_config, parse_config, public_values, write_resolved
 
 __all__ = [
     "AugmentConfig",
@@ -33,7 +33,9 @@ __all__ = [
     "TrackingConfig",
     "TrainConfig",
     "checked",
+    "dump_sections",
     "load_config",
     "parse_config",
+    "public_values",
     "write_resolved",
 ]

@@ -154,6 +154,13 @@ def write_resolved(config: Config) -> Path:
     return path
 
 
+def public_values(config: Config) -> dict[str, Any]:
+    """Return the configuration as tracked runs record it: without paths of this machine."""
+    private = {"tracking": True, "study": {"bids", "samples", "masks", "results"}, "split": {"file"}}
+    values: dict[str, Any] = config.model_dump(mode="json", exclude=private)  # type: ignore[arg-type]
+    return values
+
+
 def _override(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     for override in overrides:
         key, found, value = override.partition("=")

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import Dataset, default_collate
 
 from dualflow.config import StudyConfig
-from dualflow.data.side import SideEncoder
+from dualflow.data.side_encoder import SideEncoder
 from dualflow.errors import DataError, ShapeError
 from dualflow.imaging.volume import read_volume
 from dualflow.layout import Layout, Scan

@@ -11,10 +11,10 @@ from pathlib import Path
 import pandas as pd
 
 from dualflow.commit import commit_text
-from dualflow.data.files import Refused, natural_order
-from dualflow.data.tables import read_table, shortlist, table_text
+from dualflow.data.bids_files import Refused, natural_order
+from dualflow.data.tsv import read_table, shortlist, table_text
 from dualflow.errors import DataError, PairingError
-from dualflow.imaging.header import check_header
+from dualflow.imaging.nifti_header import check_header
 from dualflow.imaging.volume import stored_voxels
 from dualflow.layout import Scan
 from dualflow.progress import track

@@ -10,14 +10,14 @@ import pandas as pd
 
 from dualflow.commit import commit_text
 from dualflow.config import SplitConfig, StudyConfig
+from dualflow.data.bids_files import Files, Refused, find_scans
 from dualflow.data.duplicates import Entry, find_duplicates, refuse_duplicates
-from dualflow.data.files import Files, Refused, find_scans
 from dualflow.data.participants import listed_people, side_values
 from dualflow.data.quarantine import Quarantine, write_quarantine
-from dualflow.data.samples import find_samples, sample_values, sampled_people
+from dualflow.data.scan_table import find_samples, sample_values, sampled_people
 from dualflow.data.split import assign_folds, assign_splits
 from dualflow.data.strata import first_categorical, strata_of, strata_table
-from dualflow.data.tables import all_numbers, numbers, read_table, table_text
+from dualflow.data.tsv import all_numbers, numbers, read_table, table_text
 from dualflow.errors import ConfigError, DataError, PairingError
 from dualflow.layout import Layout, Scan
 from dualflow.modalities import MODALITIES, modality

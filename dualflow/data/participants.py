@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dualflow.data.tables import all_numbers, numbers, read_table
+from dualflow.data.tsv import all_numbers, numbers, read_table
 from dualflow.errors import DataError
 from dualflow.imaging.sidecar import read_object
 from dualflow.layout import Scan

@@ -10,7 +10,7 @@ from typing import Any, Self
 import pandas as pd
 
 from dualflow.commit import commit_text, read_manifest
-from dualflow.data.tables import read_table, table_text
+from dualflow.data.tsv import read_table, table_text
 from dualflow.layout import Layout, Scan
 
 FACT = "quarantine"

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from dualflow.config import SplitConfig
-from dualflow.data.tables import read_table, shortlist
+from dualflow.data.tsv import read_table, shortlist
 from dualflow.errors import ConfigError, DataError
 
 SPLITS = ("train", "validation", "test")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from dualflow.data.tables import all_numbers, numbers
+from dualflow.data.tsv import all_numbers, numbers
 
 QUANTILES = 4
 """Groups of equal size that the values of a numeric column are put into."""

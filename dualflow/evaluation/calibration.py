@@ -23,7 +23,7 @@ LEVELS = (0.5, 0.8, 0.95)
 CURVE = tuple(round(0.05 * step, 2) for step in range(1, 20))
 
 
-class Law(Protocol):
+class PredictiveDistribution(Protocol):
     """A predictive law for M quantities."""
 
     def interval(self, level: float) -> tuple[Floats, Floats]:
@@ -95,7 +95,7 @@ class Normal:
         return np.asarray(norm.cdf(truth, self.mean, self.std))
 
 
-def voxel_law(prediction: Predictive, mask: Bools) -> Law | None:
+def voxel_law(prediction: Predictive, mask: Bools) -> PredictiveDistribution | None:
     """The law of the voxels in `mask` `[D, H, W]`; None where the prediction carries no spread."""
     if prediction.samples is not None:
         return Ensemble(np.sort(prediction.samples[:, mask], axis=0))
@@ -103,7 +103,7 @@ def voxel_law(prediction: Predictive, mask: Bools) -> Law | None:
     return Normal(prediction.mean[mask], std) if bool((std > 0).all()) else None
 
 
-def region_law(prediction: Predictive, mask: Bools, regions: RegionMap) -> Law | None:
+def region_law(prediction: Predictive, mask: Bools, regions: RegionMap) -> PredictiveDistribution | None:
     """The law of the region means `[R]`; None where the prediction says nothing about whole regions.
 
     A spread per voxel alone says nothing: how far a region's mean may be off rests on how its voxels hang together.
@@ -115,7 +115,7 @@ def region_law(prediction: Predictive, mask: Bools, regions: RegionMap) -> Law |
     return Normal(regions.means(prediction.mean, mask), prediction.region_std)
 
 
-def coverage(law: Law, truth: Floats, level: float) -> float:
+def coverage(law: PredictiveDistribution, truth: Floats, level: float) -> float:
     """Share of `truth` `[M]` inside the law's central interval of `level`; NaN entries do not count."""
     lower, upper = law.interval(level)
     known = np.isfinite(truth) & np.isfinite(lower)
@@ -123,7 +123,7 @@ def coverage(law: Law, truth: Floats, level: float) -> float:
     return float(inside[known].mean()) if bool(known.any()) else float("nan")
 
 
-def mean_crps(law: Law, truth: Floats) -> float:
+def mean_crps(law: PredictiveDistribution, truth: Floats) -> float:
     """Mean CRPS of `truth` `[M]`; NaN entries do not count."""
     return float(np.nanmean(law.crps(truth)))
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from dualflow.data.dataset import Item
-from dualflow.flows.draws import standard_noise, uniform_noise
 from dualflow.flows.model import DualFlow
+from dualflow.flows.rng import standard_noise, uniform_noise
 from dualflow.flows.spec import FlowSpec
 from dualflow.inference.convert import fill_outside
 from dualflow.layout import Scan

@@ -12,7 +12,7 @@ from monai.metrics.regression import compute_ssim_and_cs
 from scipy.ndimage import gaussian_filter
 
 from dualflow.errors import ShapeError
-from dualflow.evaluation.calibration import LEVELS, Law, coverage, mean_crps, region_law, voxel_law
+from dualflow.evaluation.calibration import LEVELS, PredictiveDistribution, coverage, mean_crps, region_law, voxel_law
 from dualflow.evaluation.prediction import Bools, Floats, Predictive
 from dualflow.evaluation.regions import RegionMap
 from dualflow.modalities import Modality
@@ -38,8 +38,8 @@ class Context:
 
     row: Modality
     regions: RegionMap
-    voxels: Law | None = None
-    region_means: Law | None = None
+    voxels: PredictiveDistribution | None = None
+    region_means: PredictiveDistribution | None = None
     std: Floats | None = None
     bits: float | None = None
 

@@ -14,7 +14,7 @@ from dualflow.config import PreprocessConfig
 from dualflow.errors import ShapeError
 from dualflow.evaluation.prediction import Bools, Floats
 from dualflow.imaging.atlas import desikan_killiany
-from dualflow.imaging.preprocess import model_grid
+from dualflow.imaging.pipeline import model_grid
 
 MINIMUM_VOXELS = 5
 # FreeSurfer's names: cortical parcels of either hemisphere, and the grey structures below the cortex.

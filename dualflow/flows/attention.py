@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from dualflow.errors import ShapeError
 from dualflow.flows.bijection import Bijection, Sequential, soft_bound, sum_per_sample, wide
-from dualflow.flows.matrices import log_abs_det, solve
+from dualflow.flows.linalg import log_abs_det, solve
 from dualflow.flows.network import RMSNorm, ZeroConv
 
 WIDTH = 32

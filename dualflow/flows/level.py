@@ -11,7 +11,7 @@ from dualflow.flows.actnorm import ACTNORMS, ActNorm
 from dualflow.flows.attention import ATTENTIONS
 from dualflow.flows.bijection import Bijection, Sequential, zero_log_det
 from dualflow.flows.coupling import TRANSFORMS, Affine, Coupling, Injector
-from dualflow.flows.memory import Link, Memory, run, run_chain
+from dualflow.flows.memory import BoundPiece, Memory, run, run_chain
 from dualflow.flows.mixing import MIXINGS, InvertibleMixing, NormalisedMixing, random_rotations
 from dualflow.flows.network import Conditioner, Convolution
 from dualflow.flows.spec import FlowSpec
@@ -59,13 +59,13 @@ class Step(nn.Module):
         """Undo the pieces last to first."""
         return run(self.links(maps, inverse=True), z)
 
-    def links(self, maps: StepMaps, *, inverse: bool = False) -> list[Link]:
+    def links(self, maps: StepMaps, *, inverse: bool = False) -> list[BoundPiece]:
         """The pieces with their maps, in the order in which they are applied; a plain actnorm within the mixing."""
         pieces: dict[str, Any] = dict(self.pieces.items())
         actnorm, mixing = pieces["actnorm"], pieces["mixing"]
         if type(actnorm) is ActNorm and isinstance(mixing, InvertibleMixing):
             pieces["mixing"] = NormalisedMixing(pieces.pop("actnorm"), mixing)
-        links = [Link(piece, maps.get(name), inverse) for name, piece in pieces.items()]
+        links = [BoundPiece(piece, maps.get(name), inverse) for name, piece in pieces.items()]
         return links[::-1] if inverse else links
 
     def initialize(self, x: Tensor, maps: StepMaps) -> Tensor:
@@ -143,10 +143,10 @@ class Level(nn.Module):
             x = step.initialize(x, seen)
         return self.attention.initialize(x, maps[-1].get("coupling"))
 
-    def _links(self, maps: Sequence[StepMaps], *, inverse: bool = False) -> list[list[Link]]:
+    def _links(self, maps: Sequence[StepMaps], *, inverse: bool = False) -> list[list[BoundPiece]]:
         """The pieces of each step with their maps, in the order in which they are applied."""
         steps = zip(self.steps, self._projected(maps), strict=True)
-        links: list[list[Link]] = [step.links(seen, inverse=inverse) for step, seen in steps]  # type: ignore[operator]
+        links: list[list[BoundPiece]] = [step.links(seen, inverse=inverse) for step, seen in steps]  # type: ignore[operator]
         return links[::-1] if inverse else links
 
     def _projected(self, maps: Sequence[StepMaps]) -> list[StepMaps]:

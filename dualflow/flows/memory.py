@@ -28,7 +28,7 @@ PROBES = 4096
 DRIFT = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1}
 
 
-class Link(NamedTuple):
+class BoundPiece(NamedTuple):
     """One piece of a chain: its context, and whether it is applied backwards."""
 
     piece: Bijection
@@ -41,7 +41,7 @@ class Link(NamedTuple):
         return found
 
 
-def run(links: Sequence[Link], x: Tensor) -> tuple[Tensor, Tensor]:
+def run(links: Sequence[BoundPiece], x: Tensor) -> tuple[Tensor, Tensor]:
     """Apply the links first to last; return the result and the sum of their log-determinants, `[N]`."""
     log_det = zero_log_det(x)
     for link in links:
@@ -50,7 +50,7 @@ def run(links: Sequence[Link], x: Tensor) -> tuple[Tensor, Tensor]:
     return x, log_det
 
 
-def run_chain(steps: Sequence[Sequence[Link]], x: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+def run_chain(steps: Sequence[Sequence[BoundPiece]], x: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
     """`run` of all steps' links, keeping for the backward pass what `memory` says.
 
     Raises:
@@ -67,7 +67,7 @@ def run_chain(steps: Sequence[Sequence[Link]], x: Tensor, memory: Memory) -> tup
     return x, log_det
 
 
-def _run_reversible(links: Sequence[Link], x: Tensor) -> tuple[Tensor, Tensor]:
+def _run_reversible(links: Sequence[BoundPiece], x: Tensor) -> tuple[Tensor, Tensor]:
     contexts = list({id(link.context): link.context for link in links if link.context is not None}.values())
     parameters = list(dict.fromkeys(p for link in links for p in link.piece.parameters() if p.requires_grad))
     found: tuple[Tensor, Tensor] = _Reversible.apply(links, x, *contexts, *parameters)  # type: ignore[no-untyped-call]
@@ -82,7 +82,7 @@ class _Reversible(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, links: Sequence[Link], x: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, links: Sequence[BoundPiece], x: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         device = x.device.type
         ctx.autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
         with _autocast(ctx.autocast):

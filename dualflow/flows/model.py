@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dualflow.errors import ConfigError, ShapeError
-from dualflow.flows.base import LowRankGaussian, StandardNormal
+from dualflow.flows.base_distributions import LowRankGaussian, StandardNormal
 from dualflow.flows.bijection import wide
-from dualflow.flows.draws import standard_noise, uniform_noise
-from dualflow.flows.latents import LATENT_TOOLS
-from dualflow.flows.mean import MEANS
+from dualflow.flows.dequantization import prepared
+from dualflow.flows.latent_sampling import LATENT_TOOLS
+from dualflow.flows.mean_models import MEANS
 from dualflow.flows.multiscale import Code, FlowMaps, MultiScaleFlow, level_channels, level_shapes
-from dualflow.flows.noise import prepared
 from dualflow.flows.objective import EVALUATION_SEED, objective
-from dualflow.flows.prior import Evidence, LevelChannels, LevelPrior
-from dualflow.flows.side import SideDiscriminator, SideTokens
+from dualflow.flows.prior import LevelChannels, LevelPrior, PriorContext
+from dualflow.flows.rng import standard_noise, uniform_noise
+from dualflow.flows.side_information import SideDiscriminator, SideTokens
 from dualflow.flows.source import SOURCES, GlowSource
 from dualflow.flows.spec import FlowSpec
 
@@ -396,8 +396,8 @@ class DualFlow(nn.Module):
     def _residual(self, target: Tensor, condition: Condition) -> Tensor:
         return wide(target - condition.mean) / self.spec.residual_scale
 
-    def _evidence(self, level: int, coarser: Tensor | None, condition: Condition) -> Evidence:
-        return Evidence(condition.features[level], coarser, condition.side)
+    def _evidence(self, level: int, coarser: Tensor | None, condition: Condition) -> PriorContext:
+        return PriorContext(condition.features[level], coarser, condition.side)
 
     def _prior(self, level: int) -> LevelPrior:
         prior = self.priors[level]

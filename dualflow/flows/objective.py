@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from dualflow.flows.draws import standard_noise
-from dualflow.flows.mean import masked_l1
+from dualflow.flows.dequantization import prepared
+from dualflow.flows.mean_models import masked_l1
 from dualflow.flows.multiscale import Code
-from dualflow.flows.noise import prepared
-from dualflow.flows.side import SideDiscriminator, probe_accuracy, probe_error, reversal_strength
+from dualflow.flows.rng import standard_noise
+from dualflow.flows.side_information import SideDiscriminator, probe_accuracy, probe_error, reversal_strength
 
 if TYPE_CHECKING:
     from dualflow.flows.model import Condition, DualFlow
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 EVALUATION_SEED = 0
 
 
-class Draft(NamedTuple):
+class ForwardPass(NamedTuple):
     """One batch on its way through the flow: what the terms are computed from."""
 
     flow: DualFlow
@@ -56,7 +56,7 @@ def objective(
     else:
         target = prepared(target, mask, spec, torch.Generator().manual_seed(EVALUATION_SEED))
     condition = flow.condition(source, side, mean)
-    draft = Draft(flow, target, side, mask, condition, *flow.density(target, condition))
+    draft = ForwardPass(flow, target, side, mask, condition, *flow.density(target, condition))
     terms = {name: term(draft) for name, (term, weight) in TERMS.items() if weight(flow) or name == "nll"}
     loss = torch.stack([TERMS[name][1](flow) * value for name, value in terms.items()]).sum()
     return {"loss": loss, **terms, **_watched(draft)}
@@ -70,26 +70,26 @@ def selection(flow: DualFlow, terms: Mapping[str, float]) -> float:
     return sum(TERMS[name][1](flow) * terms[name] for name in ("nll", "decode_l1") if name in terms)
 
 
-def nll(draft: Draft) -> Tensor:
+def nll(draft: ForwardPass) -> Tensor:
     """`-log p(target | source, side)`, nats per voxel."""
     return -draft.log_prob.mean() / draft.target[0].numel()
 
 
-def source_nll(draft: Draft) -> Tensor:
+def source_nll(draft: ForwardPass) -> Tensor:
     """`-log p(source)` of a source that is a flow, nats per voxel: the joint objective of DUAL-GLOW and C-Flow."""
     log_prob = draft.condition.source_log_prob
     assert log_prob is not None
     return -log_prob.mean() / (draft.target[0, 0].numel() * draft.flow.source_channels)
 
 
-def discriminator(draft: Draft) -> Tensor:
+def discriminator(draft: ForwardPass) -> Tensor:
     """Mean squared error of side values guessed from the finer levels' latents; the flow ascends it (DUAL-GLOW)."""
     strength = reversal_strength(draft.flow.progress)
     guesses = _guesses(draft, strength)
     return torch.stack([probe_error(guess, draft.side) for guess in guesses]).mean()
 
 
-def decode_l1(draft: Draft) -> Tensor:
+def decode_l1(draft: ForwardPass) -> Tensor:
     """`|decode(z) - target|` in the mask and the target's unit, z drawn at a temperature (C-Flow; PU-Flow's L1)."""
     # In evaluation from a fixed seed, so that validations compare.
     generator = None if draft.flow.training else torch.Generator().manual_seed(EVALUATION_SEED)
@@ -97,13 +97,13 @@ def decode_l1(draft: Draft) -> Tensor:
     return masked_l1(drawn, draft.target, torch.ones_like(drawn) if draft.mask is None else draft.mask)
 
 
-def _guesses(draft: Draft, strength: float) -> list[Tensor]:
+def _guesses(draft: ForwardPass, strength: float) -> list[Tensor]:
     hunters = [hunter for hunter in draft.flow.discriminators if isinstance(hunter, SideDiscriminator)]
     return [hunter(z, strength) for hunter, z in zip(hunters, draft.code.latents, strict=False)]
 
 
 @torch.no_grad()
-def _watched(draft: Draft) -> dict[str, Tensor]:
+def _watched(draft: ForwardPass) -> dict[str, Tensor]:
     """Numbers that tell what the latents of each level cost, in bits per dimension, and how the adversaries stand."""
     levels = enumerate(zip(draft.level_log_probs, draft.code.latents, strict=True), 1)
     bits = {
@@ -112,7 +112,7 @@ def _watched(draft: Draft) -> dict[str, Tensor]:
     return {**bits, **_adversaries(draft)}
 
 
-def _adversaries(draft: Draft) -> dict[str, Tensor]:
+def _adversaries(draft: ForwardPass) -> dict[str, Tensor]:
     if not len(draft.flow.discriminators):
         return {}
     accuracies = [probe_accuracy(guess, draft.side) for guess in _guesses(draft, 0.0)]
@@ -122,7 +122,7 @@ def _adversaries(draft: Draft) -> dict[str, Tensor]:
     return watched
 
 
-TERMS: dict[str, tuple[Callable[[Draft], Tensor], Callable[[DualFlow], float]]] = {
+TERMS: dict[str, tuple[Callable[[ForwardPass], Tensor], Callable[[DualFlow], float]]] = {
     "nll": (nll, lambda flow: flow.spec.nll_weight),
     "source_nll": (source_nll, lambda flow: flow.spec.source_nll_weight * (flow.spec.source == "glow")),
     # Without side information there is nothing to hunt.

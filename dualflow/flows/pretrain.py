@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dualflow.flows.mean import masked_l1
+from dualflow.flows.mean_models import masked_l1
 from dualflow.flows.model import DualFlow
 from dualflow.flows.network import ZeroConv
 from dualflow.flows.squeeze import Squeeze

@@ -9,16 +9,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dualflow.errors import ShapeError
-from dualflow.flows.base import LowRankGaussian, StandardNormal
+from dualflow.flows.base_distributions import LowRankGaussian, StandardNormal
 from dualflow.flows.bijection import soft_bound, sum_per_sample
-from dualflow.flows.latents import LATENT_TOOLS
+from dualflow.flows.latent_sampling import LATENT_TOOLS
 from dualflow.flows.network import ZeroConv, laid_out, like_data
 from dualflow.flows.spec import FlowSpec
 
 LEAKY_SLOPE = 0.2
 
 
-class Evidence(NamedTuple):
+class PriorContext(NamedTuple):
     """What a level's prior may look at.
 
     Attributes:
@@ -45,7 +45,7 @@ class LevelChannels(NamedTuple):
 class StandardMoments(nn.Module):
     """Mean 0 and scale 1, whatever the evidence."""
 
-    def forward(self, evidence: Evidence, like: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, evidence: PriorContext, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return zeros."""
         return torch.zeros_like(like), torch.zeros_like(like)
 
@@ -65,7 +65,7 @@ class ConvMoments(nn.Module):
         seen = channels.source * self.source + channels.coarser * self.coarser
         self.conv = ZeroConv(seen, channels.latent * (spec.prior_mean + spec.prior_scale), spec.prior_kernel)
 
-    def forward(self, evidence: Evidence, like: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, evidence: PriorContext, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return `(mean, log_scale)`."""
         seen = [evidence.source] if self.source else []
         if self.coarser:
@@ -111,7 +111,7 @@ class LevelPrior(nn.Module):
         if self.side is not None:
             nn.init.zeros_(self.side.weight)
 
-    def log_prob(self, z: Tensor, evidence: Evidence) -> Tensor:
+    def log_prob(self, z: Tensor, evidence: PriorContext) -> Tensor:
         """Log-density of the latent in nats, `[N]`.
 
         Raises:
@@ -120,14 +120,14 @@ class LevelPrior(nn.Module):
         e, log_scale = self.standardise(z, evidence)
         return self.base.log_prob(e.flatten(1)) - sum_per_sample(log_scale)
 
-    def standardise(self, z: Tensor, evidence: Evidence) -> tuple[Tensor, Tensor]:
+    def standardise(self, z: Tensor, evidence: PriorContext) -> tuple[Tensor, Tensor]:
         """Return `(e, log sigma)`."""
         mean, log_scale = self.mean_and_log_scale(evidence, z)
         return (z - mean) * (-log_scale).exp(), log_scale
 
     def sample(
         self,
-        evidence: Evidence,
+        evidence: PriorContext,
         like: Tensor,
         temperature: float,
         generator: torch.Generator | None = None,
@@ -147,7 +147,7 @@ class LevelPrior(nn.Module):
         e = self.base.sample(len(like), like[0], generator, tool).view_as(like)
         return mean + log_scale.exp() * temperature * e
 
-    def mean_and_log_scale(self, evidence: Evidence, like: Tensor) -> tuple[Tensor, Tensor]:
+    def mean_and_log_scale(self, evidence: PriorContext, like: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-scale of the latent, of the size of `like`.
 
         Raises:

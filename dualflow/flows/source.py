@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dualflow.flows.base import StandardNormal
+from dualflow.flows.base_distributions import StandardNormal
 from dualflow.flows.level import StepMaps, no_maps
 from dualflow.flows.multiscale import FlowMaps, MultiScaleFlow, level_channels, step_channels
 from dualflow.flows.network import Convolution, VolumeNorm

@@ -12,7 +12,7 @@ import numpy as np
 from deepbet.bet import BrainExtraction
 
 from dualflow.errors import GeometryError, IntensityError
-from dualflow.imaging import shape
+from dualflow.imaging import mask_qc as shape
 from dualflow.imaging.geometry import BoolArray, Volume, corners, resample, spacing_of
 from dualflow.imaging.volume import read_volume
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from dualflow.imaging.geometry import Volume, centred_affine
-from dualflow.imaging.preprocess import Pair, template_centre
-from dualflow.imaging.quality import COLOURS, Image, save_figure
+from dualflow.imaging.pipeline import Pair, template_centre
+from dualflow.imaging.qc_figure import COLOURS, Image, save_figure
 from dualflow.imaging.record import onto_grid, worlds
 from dualflow.imaging.volume import write_volume
 from dualflow.layout import TEMPLATE_SPACE, Layout, Scan

@@ -15,11 +15,11 @@ from scipy.ndimage import gaussian_filter
 
 from dualflow.config import PreprocessConfig
 from dualflow.errors import DataError, IntensityError
+from dualflow.imaging.frame_times import FrameTimes, Window, frame_times
 from dualflow.imaging.geometry import FWHM, FloatArray, Volume, resample, spacing_of
 from dualflow.imaging.motion import Motion, find_motion, working_copy
 from dualflow.imaging.series import Series, open_series
 from dualflow.imaging.sidecar import read_sidecar
-from dualflow.imaging.timing import FrameTimes, Window, frame_times
 from dualflow.imaging.units import UNKNOWN, oddities, recognise
 from dualflow.imaging.volume import read_volume
 from dualflow.modalities import Modality

@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dualflow.imaging.forms import resolve_affine
+from dualflow.imaging.affines import resolve_affine
 from dualflow.imaging.geometry import Affine, Volume
-from dualflow.imaging.header import Gate, check_header
+from dualflow.imaging.nifti_header import NiftiInfo, check_header
 from dualflow.imaging.volume import check_range, real_voxels, stored_voxels, value_range
 
 
@@ -27,7 +27,7 @@ class Series:
     path: Path
     count: int
     affine: Affine
-    gate: Gate
+    gate: NiftiInfo
 
     @property
     def shape(self) -> tuple[int, int, int]:

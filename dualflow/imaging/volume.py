@@ -17,10 +17,10 @@ from numpy.typing import DTypeLike, NDArray
 
 from dualflow.commit import commit_json, committing
 from dualflow.errors import HeaderError, IntensityError
-from dualflow.imaging.forms import resolve_affine
+from dualflow.imaging.affines import resolve_affine
 from dualflow.imaging.geometry import Affine, FloatArray, Volume, corner_distance
-from dualflow.imaging.header import SLACK, Gate, check_header
-from dualflow.imaging.opening import opened
+from dualflow.imaging.nifti_header import SLACK, NiftiInfo, check_header
+from dualflow.imaging.nifti_stream import opened
 
 __all__ = ["Volume", "check_scan", "read_volume", "write_volume"]
 
@@ -68,7 +68,7 @@ def check_scan(path: Path) -> None:
         _check_contrast(gate)
 
 
-def stored_voxels(gate: Gate, size: int = _PIECE) -> Iterator[NDArray[np.generic]]:
+def stored_voxels(gate: NiftiInfo, size: int = _PIECE) -> Iterator[NDArray[np.generic]]:
     """The voxels as the file stores them, `size` at a time, in its order; then the rest of it, up to its checksum.
 
     Raises:
@@ -92,7 +92,7 @@ def stored_voxels(gate: Gate, size: int = _PIECE) -> Iterator[NDArray[np.generic
             )
 
 
-def real_voxels(stored: NDArray[np.generic], gate: Gate) -> FloatArray:
+def real_voxels(stored: NDArray[np.generic], gate: NiftiInfo) -> FloatArray:
     """Stored values in the image's unit, by the header's slope and intercept."""
     values = stored.astype(np.float32)
     if (gate.slope, gate.intercept) != (1.0, 0.0):
@@ -107,7 +107,7 @@ def value_range(stored: NDArray[np.generic]) -> tuple[float, float]:
         return float(stored.min()), float(stored.max())
 
 
-def check_range(low: float, high: float, gate: Gate) -> tuple[float, float]:
+def check_range(low: float, high: float, gate: NiftiInfo) -> tuple[float, float]:
     """Least and largest value in the image's unit, from those stored.
 
     Raises:
@@ -127,7 +127,7 @@ def check_range(low: float, high: float, gate: Gate) -> tuple[float, float]:
     return min(real), max(real)
 
 
-def _check_contrast(gate: Gate) -> None:
+def _check_contrast(gate: NiftiInfo) -> None:
     # The whole file is read before anything is said of its values, for a damaged one may hold any.
     ranges = np.array([value_range(piece) for piece in stored_voxels(gate)])
     low, high = (np.float32(end) for end in check_range(float(ranges.min()), float(ranges.max()), gate))

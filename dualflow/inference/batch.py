@@ -15,9 +15,9 @@ from dualflow.config import ConvertConfig, PreprocessConfig, StudyConfig, checke
 from dualflow.data.dataset import load_pairs
 from dualflow.data.index import pair_scans
 from dualflow.data.participants import known_columns
-from dualflow.data.prepare import ScanFiles, describe_derivatives, prepare_scan
 from dualflow.data.quarantine import Quarantine, write_quarantine
-from dualflow.data.tables import read_table
+from dualflow.data.raw_scans import ScanFiles, describe_derivatives, prepare_scan
+from dualflow.data.tsv import read_table
 from dualflow.errors import CommitError, DataError, DualflowError
 from dualflow.inference.convert import STEP, convert_once
 from dualflow.inference.predict import Predictor, extra_sources, load_predictor

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dualflow.baselines import BASELINES
-from dualflow.data.side import SideEncoder
+from dualflow.data.side_encoder import SideEncoder
 from dualflow.errors import CheckpointError
 from dualflow.flows.model import DualFlow
 from dualflow.flows.spec import FlowSpec
 from dualflow.training.checkpoint import load_card, load_weights
-from dualflow.training.precision import device_of
+from dualflow.training.device import device_of
 
 Floats = NDArray[np.float32]
 

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from dualflow.evaluation.metrics import METRICS, correlation
 from dualflow.evaluation.prediction import Floats
 from dualflow.modalities import Modality
-from dualflow.report.panel import subject_panel
 from dualflow.report.style import COLOURS, GRID, INK, MUTED, palette, styled
+from dualflow.report.subject_figure import subject_panel
 
 __all__ = ["metric_comparison", "region_scatter", "reliability_curve", "subject_panel", "training_curves"]
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 
 from dualflow.data.dataset import PairDataset
-from dualflow.flows.base import LowRankGaussian
+from dualflow.flows.base_distributions import LowRankGaussian
 from dualflow.flows.model import DualFlow
 from dualflow.flows.prior import LevelPrior
-from dualflow.training.precision import source_and_side
+from dualflow.training.device import source_and_side
 
 SAMPLES = 8
 MOST = 64

@@ -14,9 +14,9 @@ from dualflow.data.augment import Augment
 from dualflow.data.dataset import PairDataset, batches
 from dualflow.errors import DualflowError, StoppedError
 from dualflow.flows.memory import set_memory
-from dualflow.heap import keep_freed_memory
+from dualflow.process import keep_freed_memory
 from dualflow.progress import progress
-from dualflow.training.ranks import ALONE, Ranks, Stop
+from dualflow.training.distributed import ALONE, Ranks, Stop
 from dualflow.training.session import History, Session
 
 Watcher = Callable[[int, Mapping[str, float], nn.Module | None], None]

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dualflow.config import TrainConfig
 from dualflow.errors import CheckpointError
-from dualflow.training.ranks import ALONE, Ranks
+from dualflow.training.distributed import ALONE, Ranks
 
 LEAST_WARMUP = 20
 """Steps of warm-up, however short the training: at its full rate the first step of a deep flow alone can burst it."""

@@ -17,13 +17,13 @@ from torch.nn.parallel import DistributedDataParallel
 from dualflow.config import TrainConfig
 from dualflow.data.dataset import Item, PairDataset
 from dualflow.errors import CommitError, DualflowError
-from dualflow.flows.draws import part_of_batch
 from dualflow.flows.model import DualFlow
 from dualflow.flows.objective import selection
+from dualflow.flows.rng import batch_shard
 from dualflow.training.checkpoint import forget_states, load_newest_state, save_state
+from dualflow.training.device import autocast
+from dualflow.training.distributed import Ranks
 from dualflow.training.optimiser import Optimiser
-from dualflow.training.precision import autocast
-from dualflow.training.ranks import Ranks
 from dualflow.training.validation import validate
 
 INPUTS = ("target", "source", "side", "mask", "mean")
@@ -125,7 +125,7 @@ class Session:
         if isinstance(self.model, DualFlow):
             self.model.set_progress((step - 1) / self.steps)
         begun = time.perf_counter()
-        with autocast(self.config.precision, self.ranks.device), part_of_batch(self.ranks.rank, self.ranks.count):
+        with autocast(self.config.precision, self.ranks.device), batch_shard(self.ranks.rank, self.ranks.count):
             terms = self.shared(**to_inputs(batch, self.ranks.device))
         norm = self.optimiser.step(terms["loss"], self.ranks)
         seconds = time.perf_counter() - begun

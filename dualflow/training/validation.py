@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from dualflow.data.dataset import PairDataset, collate
-from dualflow.training.precision import device_of
-from dualflow.training.ranks import ALONE, Ranks
+from dualflow.training.device import device_of
+from dualflow.training.distributed import ALONE, Ranks
 
 
 @torch.no_grad()

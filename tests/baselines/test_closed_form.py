@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dualflow.baselines.closed_form import LocalLinearBaseline, MeanImage, VoxelwiseLinear
-from dualflow.baselines.table import BASELINES
+from dualflow.baselines.registry import BASELINES
 from dualflow.errors import DataError
 
 SHAPE = (8, 8, 8)

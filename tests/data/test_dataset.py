@@ -8,7 +8,7 @@ import torch
 
 from dualflow.config import StudyConfig
 from dualflow.data.dataset import PairDataset, batch_positions, batches, collate, load_pairs
-from dualflow.data.side import SideEncoder
+from dualflow.data.side_encoder import SideEncoder
 from dualflow.errors import DataError, ShapeError
 from dualflow.layout import Layout, Scan
 from dualflow.modalities import MODALITIES

@@ -11,14 +11,14 @@ from flow_zoo import SIDE, batch, rounded
 from torch import Tensor
 
 from dualflow.flows.actnorm import ACTNORMS
-from dualflow.flows.base import LowRankGaussian
+from dualflow.flows.base_distributions import LowRankGaussian
 from dualflow.flows.bijection import Bijection, Sequential
 from dualflow.flows.coupling import TRANSFORMS, Affine, Coupling, Injector
 from dualflow.flows.mixing import MIXINGS, random_rotations
 from dualflow.flows.model import DualFlow
 from dualflow.flows.network import Conditioner
 from dualflow.flows.presets import PRESETS, preset
-from dualflow.flows.prior import Evidence, LevelChannels, LevelPrior
+from dualflow.flows.prior import LevelChannels, LevelPrior, PriorContext
 
 SEEN = 8
 EIGHT = (2, 2, 2)
@@ -63,9 +63,9 @@ def test_density_of_two_numbers_integrates_to_one(actnorm, mixing, coupling):
 def integral(flow: Bijection, prior: LevelPrior, source: Tensor) -> Tensor:
     """Sum of the density over a grid that reaches eight deviations about the samples' mean."""
 
-    def given(count: int) -> tuple[Tensor, Evidence]:
+    def given(count: int) -> tuple[Tensor, PriorContext]:
         context = source.expand(count, -1, -1, -1, -1)
-        return context, Evidence(context[:, :3], None, torch.ones(count, 2, dtype=torch.float64))
+        return context, PriorContext(context[:, :3], None, torch.ones(count, 2, dtype=torch.float64))
 
     context, known = given(2000)
     drawn = flow.inverse(prior.sample(known, context[:, :2], 1.0), context)[0].flatten(1)

@@ -12,10 +12,10 @@ from scipy.stats import kstest, norm
 from torch import Tensor
 
 from dualflow.errors import ConfigError
-from dualflow.flows.draws import uniform_noise
+from dualflow.flows.dequantization import NOISES
 from dualflow.flows.model import DualFlow
-from dualflow.flows.noise import NOISES
 from dualflow.flows.presets import preset
+from dualflow.flows.rng import uniform_noise
 
 INTEGERS = flows_with(dequantisation="uniform")
 EIGHT = (2, 2, 2)

@@ -11,7 +11,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from dualflow.errors import DriftError
 from dualflow.flows.bijection import Bijection
 from dualflow.flows.level import Level
-from dualflow.flows.memory import Link, run_chain, set_memory
+from dualflow.flows.memory import BoundPiece, run_chain, set_memory
 from dualflow.flows.model import DualFlow
 from dualflow.flows.network import Convolution
 from dualflow.flows.presets import PRESETS, preset
@@ -130,7 +130,7 @@ class Leaky(Bijection):
 def test_drift_is_an_error_and_not_a_wrong_gradient(error, stops):
     """What is recovered is held against what came in."""
     x = torch.randn(2, 4, 4, 4, 4, requires_grad=True)
-    z, _ = run_chain([[Link(Leaky(error), None, False)]], x, "reversible")
+    z, _ = run_chain([[BoundPiece(Leaky(error), None, False)]], x, "reversible")
     if not stops:
         z.sum().backward()
         torch.testing.assert_close(x.grad, torch.ones_like(x))

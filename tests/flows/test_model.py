@@ -9,8 +9,8 @@ import torch
 from flow_zoo import FLOWS, batch, build, build_spec, each_flow, rounded, small
 
 from dualflow.errors import ConfigError, ShapeError
+from dualflow.flows.dequantization import with_background
 from dualflow.flows.model import DualFlow
-from dualflow.flows.noise import with_background
 from dualflow.flows.presets import PRESETS, preset
 
 

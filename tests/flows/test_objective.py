@@ -9,11 +9,11 @@ import torch
 from flow_zoo import FLOWS, SIDE, batch, build, build_spec, each_flow, small, trained
 from torch import Tensor
 
+from dualflow.flows.dequantization import prepared
 from dualflow.flows.model import DualFlow
-from dualflow.flows.noise import prepared
 from dualflow.flows.objective import EVALUATION_SEED, TERMS
 from dualflow.flows.presets import PRESETS
-from dualflow.flows.side import SideDiscriminator, probe_accuracy, probe_error, reversal_strength
+from dualflow.flows.side_information import SideDiscriminator, probe_accuracy, probe_error, reversal_strength
 from dualflow.flows.spec import FlowSpec
 
 WEIGHTS = {

@@ -16,7 +16,7 @@ from dualflow.flows.level import Level, no_maps
 from dualflow.flows.mixing import ConditionalTriangles, InvertibleMixing, random_rotations
 from dualflow.flows.network import Conditioner, PooledHead
 from dualflow.flows.presets import preset
-from dualflow.flows.side import SideDiscriminator, SideTokens, probe_error
+from dualflow.flows.side_information import SideDiscriminator, SideTokens, probe_error
 from dualflow.flows.squeeze import HaarSqueeze, Squeeze
 
 

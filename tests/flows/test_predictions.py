@@ -9,7 +9,7 @@ import torch
 from flow_zoo import batch, build, build_spec, each_flow, small, trained
 
 from dualflow.errors import ConfigError
-from dualflow.flows.latents import LATENT_TOOLS
+from dualflow.flows.latent_sampling import LATENT_TOOLS
 from dualflow.flows.model import PREDICTIONS
 from dualflow.flows.presets import PRESETS
 

@@ -11,11 +11,11 @@ from dualflow.errors import ConfigError
 from dualflow.flows.actnorm import ACTNORMS
 from dualflow.flows.attention import ATTENTIONS
 from dualflow.flows.coupling import TRANSFORMS
-from dualflow.flows.latents import LATENT_TOOLS
-from dualflow.flows.mean import MEANS
+from dualflow.flows.dequantization import NOISES
+from dualflow.flows.latent_sampling import LATENT_TOOLS
+from dualflow.flows.mean_models import MEANS
 from dualflow.flows.mixing import MIXINGS
 from dualflow.flows.model import PREDICTIONS
-from dualflow.flows.noise import NOISES
 from dualflow.flows.presets import PRESETS, preset
 from dualflow.flows.prior import PRIORS
 from dualflow.flows.source import SOURCES

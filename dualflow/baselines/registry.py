@@ -1,0 +1,14 @@
+"""BASELINES: what the flow is compared with, by the name a configuration gives it."""
+
+from __future__ import annotations
+
+from dualflow.baselines.baseline import Baseline
+from dualflow.baselines.closed_form import LocalLinearBaseline, MeanImage, VoxelwiseLinear
+from dualflow.baselines.unet import UNet
+
+BASELINES: dict[str, type[Baseline]] = {
+    "mean_image": MeanImage,
+    "voxelwise_linear": VoxelwiseLinear,
+    "local_linear": LocalLinearBaseline,
+    "unet": UNet,
+}

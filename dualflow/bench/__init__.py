@@ -1,1 +1,0 @@
-"""Measurements across flows: what each costs and what it gives for it."""

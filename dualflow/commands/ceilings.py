@@ -1,0 +1,91 @@
+"""What only a cohort with known truth can say: ceilings that no predictor can pass, and the error of registration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from dualflow.commit import commit_text, write_manifest
+from dualflow.config import Config, dump_sections
+from dualflow.data.side_encoder import SideEncoder
+from dualflow.data.study_pairs import load_split, usable_pairs
+from dualflow.evaluation.metrics import score
+from dualflow.evaluation.regions import region_map
+from dualflow.imaging.geometry import apply_map
+from dualflow.imaging.intensity import normalise
+from dualflow.imaging.pipeline import model_grid
+from dualflow.imaging.record import onto_grid, read_record
+from dualflow.imaging.volume import read_volume, sidecar_path
+from dualflow.inference.predict import Prediction
+from dualflow.layout import Scan, truth_path
+from dualflow.modalities import modality
+from dualflow.progress import track
+
+CEILINGS = {"attainable": "expected", "oracle": "noisefree"}
+"""Rows of the table that are no models: the truth's volume each is made of."""
+EVERY = 50
+"""Registration error is taken at every so many voxels of the brain."""
+
+
+def evaluate_ceilings(config: Config) -> None:
+    """Score expected and own noise-free targets as predictions, and measure registration; empty without a truth."""
+    layout, row = config.layout, modality(config.study.target)
+    pairs = usable_pairs(config)
+    test = load_split(config, pairs, "test", SideEncoder.fit(pairs, ()))
+    regions = region_map(config.preprocess)
+    scores, errors = [], []
+    for item in track(test.items, "evaluate ceilings"):
+        scan, mask, target = Scan.parse(item["scan"]), item["mask"][0].numpy(), item["target"][0].numpy()
+        for name, estimate in _ceilings(config, scan, mask):
+            values = score(Prediction(estimate, np.zeros_like(estimate)), target, mask, regions, row)
+            scores.append({"model": name, "seed": 0, "scan": scan.key, **values})
+    for key in pairs.loc[pairs["target"] != "", "scan"]:
+        errors += [{"scan": key, **found} for found in _registration_error(config, Scan.parse(key))]
+    files = {"scans": layout.table("scans_ceilings"), "registration": layout.table("registration")}
+    commit_text(files["scans"], _table(scores, ["model", "seed", "scan"]))
+    commit_text(files["registration"], _table(errors, ["scan", "mean_mm", "max_mm"]))
+    write_manifest(
+        layout.manifest("evaluate/ceilings"),
+        step="evaluate",
+        outputs=files,
+        inputs={},
+        config=dump_sections(config.evaluate),
+    )
+
+
+def _table(rows: list[dict[str, Any]], columns: list[str]) -> str:
+    text: str = pd.DataFrame(rows, columns=list(rows[0]) if rows else columns).to_csv(sep="\t", index=False)
+    return text
+
+
+def _record(config: Config, scan: Scan) -> dict[str, Any]:
+    return read_record(config.layout.record(scan, modality(config.study.source)))
+
+
+def _ceilings(config: Config, scan: Scan, mask: NDArray[np.bool_]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """The truth's volumes on the model grid, each normalised as a target is."""
+    row, grid = modality(config.study.target), model_grid(config.preprocess)
+    for name, desc in CEILINGS.items():
+        path = truth_path(config.bids, scan, row, desc)
+        if path.is_file():
+            raw = onto_grid(read_volume(path), _record(config, scan), grid, world="target")
+            values, _ = normalise(raw, mask, row.normaliser, str(path))
+            yield name, values
+
+
+def _registration_error(config: Config, scan: Scan) -> Iterator[dict[str, float]]:
+    """Distances in mm between where true and estimated map put the brain's points in the target scan."""
+    sidecar = sidecar_path(truth_path(config.bids, scan, modality(config.study.target), "noisefree"))
+    if not sidecar.is_file():
+        return
+    true = np.array(json.loads(sidecar.read_text())["TargetToSource"])
+    found = np.array(_record(config, scan)["target_to_source"])
+    brain = read_volume(config.layout.mask_native(scan, modality(config.study.source)))
+    points = apply_map(brain.affine, np.argwhere(brain.array > 0.5)[::EVERY].astype(np.float64))
+    distance = np.linalg.norm(apply_map(np.linalg.inv(true), points) - apply_map(np.linalg.inv(found), points), axis=-1)
+    yield {"mean_mm": float(distance.mean()), "max_mm": float(distance.max())}

@@ -1,0 +1,37 @@
+"""Synthetic volumes for everyone the model was not trained on: held-out people, and those without a target."""
+
+from __future__ import annotations
+
+from dualflow.commit import write_manifest
+from dualflow.config import Config, dump_sections
+from dualflow.data.study_pairs import load_split, usable_pairs
+from dualflow.inference.convert import convert_once, remove_volumes
+from dualflow.inference.predict import load_predictor
+from dualflow.modalities import modality
+from dualflow.progress import track
+
+CONVERTED = ("test", "convert")
+
+
+def convert(config: Config, name: str, seed: int) -> None:
+    """Convert the scans of the splits CONVERTED with model `name`; one that is done and unchanged is left as it is."""
+    layout = config.layout
+    source_row, target_row = modality(config.study.source), modality(config.study.target)
+    predictor = load_predictor(layout.model(name, seed))
+    pairs = usable_pairs(config)
+    items = [item for split in CONVERTED for item in load_split(config, pairs, split, predictor.side).items]
+    done = {}
+    for item in track(items, f"convert with {name}"):
+        done[item["scan"]] = convert_once(predictor, item, layout, source_row, target_row, config.convert)
+    # After another split or a new quarantine, volumes of people who are no longer converted must not stay.
+    for manifest in layout.manifest("convert/any").parent.glob("*.json"):
+        if manifest.stem not in done:
+            remove_volumes(manifest)
+            manifest.unlink()
+    write_manifest(
+        layout.manifest("convert"),
+        step="convert",
+        outputs=done,
+        inputs={"model": predictor.card["weights_sha256"]},
+        config=dump_sections(config.convert),
+    )

@@ -1,0 +1,141 @@
+"""Score one trained model on the held-out scans."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from dualflow.commit import commit_text, write_manifest
+from dualflow.config import Config, dump_sections
+from dualflow.data.dataset import Item, PairDataset
+from dualflow.data.study_pairs import load_split, usable_pairs
+from dualflow.errors import DataError
+from dualflow.evaluation.calibration import reliability
+from dualflow.evaluation.likelihood import another_person, likelihood
+from dualflow.evaluation.metrics import score
+from dualflow.evaluation.regions import region_map
+from dualflow.evaluation.stress import stress
+from dualflow.flows.model import DualFlow
+from dualflow.inference.convert import seed_of
+from dualflow.inference.predict import Prediction, load_predictor
+from dualflow.layout import Scan
+from dualflow.modalities import modality
+from dualflow.progress import track
+from dualflow.training.validation import round_trip_error
+
+
+def evaluate(config: Config, name: str, seed: int) -> None:
+    """Write the scores of model `name` on the test scans.
+
+    Raises:
+        DataError: there are none.
+    """
+    layout = config.layout
+    predictor = load_predictor(layout.model(name, seed))
+    pairs = usable_pairs(config)
+    test = load_split(config, pairs, "test", predictor.side)
+    if not len(test):
+        raise DataError(f"{config.study.name}: no test scan to score; give split.test a share or name test_subjects")
+    regions, row = region_map(config.preprocess), modality(config.study.target)
+    rows, curves, regional = [], [], []
+    for index, item in enumerate(track(test.items, f"evaluate {name}, seed {seed}")):
+        mask, target = item["mask"][0].numpy(), item["target"][0].numpy()
+        prediction = predictor.predict(
+            item["source"],
+            item["side"],
+            item["mask"],
+            samples=config.evaluate.samples,
+            temperature=config.convert.temperature,
+            latents=config.convert.latents,
+            seed=seed_of(config.evaluate.seed, Scan.parse(item["scan"])),
+        )
+        density = _density_scores(predictor.model, test, index, config)
+        scores = score(prediction, target, mask, regions, row, density.get("bits_in_mask"))
+        flow = density | _sample_scores(predictor.model, item, prediction)
+        rows.append({"model": name, "seed": seed, "scan": item["scan"], **scores, **flow})
+        curves.append(reliability(prediction, target, mask, regions).assign(model=name))
+        regional.append(np.stack([regions.means(target, mask), regions.means(prediction.mean, mask)]))
+    curve = pd.concat(curves).groupby(["model", "kind", "level"], as_index=False)["coverage"].mean()
+    stem = f"{name}_seed-{seed}"
+    tables = {
+        layout.table(f"scans_{stem}"): pd.DataFrame(rows),
+        layout.table(f"reliability_{stem}"): curve,
+        layout.table(f"regions_{stem}"): _region_table(test.scans, regions.names, regional),
+    }
+    if config.evaluate.stress and isinstance(predictor.model, DualFlow):
+        tables[layout.stress(name, seed)] = _stress(predictor.model, test, config, f"{name}, seed {seed}")
+    for path, table in tables.items():
+        commit_text(path, table.to_csv(sep="\t", index=False))
+    write_manifest(
+        layout.manifest(f"evaluate/{stem}"),
+        step="evaluate",
+        outputs={path.stem.removesuffix(f"_{stem}"): path for path in tables},
+        inputs={"model": predictor.card["weights_sha256"]},
+        config=dump_sections(config.evaluate, config.convert),
+    )
+
+
+@torch.no_grad()
+def _density_scores(model: nn.Module, test: PairDataset, index: int, config: Config) -> dict[str, float]:
+    """What a flow's density says of one test scan, and how well it inverts; nothing for another model."""
+    if not isinstance(model, DualFlow):
+        return {}
+    item, other = test[index], another_person(test.scans, index)
+    scores = likelihood(
+        model,
+        item,
+        None if other is None else test[other],
+        voxel_mm=(config.preprocess.spacing_mm,) * 3,
+        draws=config.evaluate.background_draws,
+        seed=seed_of(config.evaluate.seed, Scan.parse(item["scan"])),
+    )
+    target, source, side = (item[name][None] for name in ("target", "source", "side"))
+    scores["round_trip_float32"] = round_trip_error(model, target, source, side)
+    if index == 0:
+        scores["round_trip_float64"] = round_trip_error(model.double(), target.double(), source.double(), side.double())
+        model.float()
+    return scores
+
+
+@torch.no_grad()
+def _sample_scores(model: nn.Module, item: Item, prediction: Prediction) -> dict[str, float]:
+    """MAE of the images a flow can give beside its point estimate, by their names, and the wall time of one sample.
+
+    One sample and the mean of samples are those of the prediction, for drawing more would take most of an evaluation.
+    """
+    if not isinstance(model, DualFlow) or prediction.samples is None or prediction.sample_seconds is None:
+        return {}
+    mask, target = item["mask"][0].numpy(), item["target"][0].numpy()
+    centre = model.predict(item["source"][None], item["side"][None], "temperature0")[0, 0].numpy()
+    images = {
+        "temperature0": centre,
+        "one_sample": prediction.samples[0],
+        "sample_mean": prediction.samples.mean(axis=0),
+    }
+    errors = {f"mae_{kind}": float(np.abs(image - target)[mask].mean()) for kind, image in images.items()}
+    return {"sample_seconds": prediction.sample_seconds, **errors}
+
+
+def _stress(model: DualFlow, test: PairDataset, config: Config, label: str) -> pd.DataFrame:
+    """Table of the stress test; values that are not finite are also told on standard error."""
+    table = stress(model, test, config.evaluate.stress, config.evaluate.seed, f"stress {label}")
+    if bad := int(table["nonfinite_voxels"].sum()):
+        print(f"warning: {label}: {bad} voxels of {config.evaluate.stress} samples are not finite", file=sys.stderr)
+    return table
+
+
+def _region_table(scans: list[str], names: tuple[str, ...], means: list[NDArray[np.float64]]) -> pd.DataFrame:
+    """Real and estimated mean of each region of each scan."""
+    return pd.DataFrame(
+        [
+            (scan, region, real, estimate)
+            for scan, pair in zip(scans, means, strict=True)
+            for region, real, estimate in zip(names, pair[0], pair[1], strict=True)
+        ],
+        columns=["scan", "region", "real", "estimate"],
+    )

@@ -1,0 +1,32 @@
+"""The index of a study: a step of its own, for it needs none of the imaging and is over in seconds."""
+
+from __future__ import annotations
+
+from dualflow.commit import commit_text, write_manifest
+from dualflow.config import Config
+from dualflow.data.fingerprint import study_fingerprint
+from dualflow.data.index import build_index
+from dualflow.data.study_summary import account
+
+
+def make_index(config: Config) -> None:
+    """List the usable scans, draw the splits, and give an account of what was found."""
+    layout, digest = config.layout, study_fingerprint(config)
+    index = build_index(config.bids, config.study, config.split, layout.digests)
+    index.write(layout)
+    text = account(index, config.study, config.split)
+    commit_text(layout.account, text)
+    print(text)
+    write_manifest(
+        layout.manifest("index"),
+        step="index",
+        outputs={
+            "pairs": layout.pairs,
+            "splits": layout.splits,
+            "quarantine": layout.index_quarantine,
+            "account": layout.account,
+        },
+        inputs={"files": digest},
+        config=config.model_dump(mode="json", include={"study", "split"}),
+        facts={"scans": len(index.pairs), "quarantined": len(index.quarantined)},
+    )

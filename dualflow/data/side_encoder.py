@@ -1,0 +1,148 @@
+"""Side information as numbers: standardised columns and one-hot levels, NaN where a value is unknown."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import torch
+
+from dualflow.data.tsv import all_numbers, numbers
+from dualflow.errors import CheckpointError, DataError
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Continuous:
+    """A numeric column, standardised by the training scans.
+
+    Attributes:
+        name: the column.
+        mean: training mean; None where no training scan has a value, which leaves the column unknown for all.
+        sd: training standard deviation; 0 where the column did not vary, which gives 0 for every known value, for
+            nothing can be learnt from it.
+    """
+
+    name: str
+    mean: float | None
+    sd: float
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the features: the column's own."""
+        return [self.name]
+
+    def encode(self, column: pd.Series) -> np.ndarray:
+        """Features [N, 1] of a column."""
+        values = numbers(column).to_numpy(dtype=float)
+        if (wrong := column.notna().to_numpy() & np.isnan(values)).any():
+            raise DataError(
+                f"side column '{self.name}' is '{column[wrong].iloc[0]}', expected a number as in training; "
+                "correct it or write n/a"
+            )
+        centre = np.nan if self.mean is None else self.mean
+        return ((values - centre) / self.sd if self.sd else (values - centre) * 0.0)[:, None]
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """A text column, one feature per level that training saw.
+
+    Attributes:
+        name: the column.
+        levels: the training levels, sorted.
+    """
+
+    name: str
+    levels: tuple[str, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the features, such as `sex=F`."""
+        return [f"{self.name}={level}" for level in self.levels]
+
+    def encode(self, column: pd.Series) -> np.ndarray:
+        """Features [N, levels] of a column; a level that training did not see is unknown."""
+        values = column.to_numpy(dtype=object)
+        if unseen := sorted({str(value) for value in column.dropna() if value not in self.levels}):
+            _log.warning("side column '%s': %s not seen in training, taken as unknown", self.name, ", ".join(unseen))
+        features = np.array([[float(value == level) for level in self.levels] for value in values])
+        features = features.reshape(len(values), len(self.levels))
+        features[features.sum(axis=1) == 0] = np.nan
+        return features
+
+
+@dataclass(frozen=True)
+class SideEncoder:
+    """Turns side columns of a table into features; fitted on training scans, kept with the model.
+
+    Attributes:
+        columns: one encoder per side column, in the order of the features.
+    """
+
+    columns: tuple[Continuous | Categorical, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the features, [S]."""
+        return [name for column in self.columns for name in column.names]
+
+    @classmethod
+    def fit(cls, table: pd.DataFrame, columns: Sequence[str]) -> Self:
+        """Learn means, standard deviations and levels from the training rows of `pairs`."""
+        return cls(tuple(_fit(table[name], name) for name in columns))
+
+    def encode(self, table: pd.DataFrame) -> torch.Tensor:
+        """Features [N, S], float32; NaN is unknown. A column the table lacks is unknown for all.
+
+        Raises:
+            DataError: a cell of a numeric column is not a number.
+        """
+        unknown = pd.Series([None] * len(table), dtype=object)
+        parts = [column.encode(table.get(column.name, unknown)) for column in self.columns]
+        return torch.from_numpy(np.concatenate([np.empty((len(table), 0)), *parts], axis=1).astype(np.float32))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form."""
+        return {"columns": [{"kind": type(column).__name__, **asdict(column)} for column in self.columns]}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Self:
+        """Read back what `to_dict` gave, before or after a trip through JSON.
+
+        Raises:
+            CheckpointError: the value was not written by `to_dict`.
+        """
+        try:
+            return cls(tuple(_KINDS[entry["kind"]](entry) for entry in value["columns"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"side encoder does not read back ({error!r}); fetch the model again") from error
+
+
+def _fit(column: pd.Series, name: str) -> Continuous | Categorical:
+    if not all_numbers(column):
+        return Categorical(name, tuple(sorted({str(value) for value in column.dropna()})))
+    known = numbers(column).dropna().to_numpy()
+    if not len(known):
+        return Continuous(name, None, 0.0)
+    return Continuous(name, float(known.mean()), float(known.std()) if np.ptp(known) > 0 else 0.0)
+
+
+def _continuous(entry: Mapping[str, Any]) -> Continuous:
+    mean = entry["mean"]
+    return Continuous(str(entry["name"]), None if mean is None else float(mean), float(entry["sd"]))
+
+
+def _categorical(entry: Mapping[str, Any]) -> Categorical:
+    return Categorical(str(entry["name"]), tuple(map(str, entry["levels"])))
+
+
+_KINDS: dict[str, Callable[[Mapping[str, Any]], Continuous | Categorical]] = {
+    "Continuous": _continuous,
+    "Categorical": _categorical,
+}

@@ -1,0 +1,244 @@
+"""The header gate of NIfTI files: what a file claims is held against bounds, and against its size, before it is read.
+
+Looking costs a few hundred bytes. No reader sees a file that asks for more memory than the cap, that cannot hold what
+its header declares, whose voxels are of a kind this project does not use, or whose place in the world is undefined.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.nifti1 import data_type_codes
+
+from dualflow.errors import GeometryError, HeaderError, IntensityError
+from dualflow.imaging.nifti_stream import first_bytes, require_file
+
+MAX_BYTES = 1 << 30
+MAX_SERIES_BYTES = 16 << 30
+MAX_FRAMES = 1024
+# Room for header extensions before the voxels, and for padding after them.
+SLACK = 16 << 20
+# Deflate packs 1032 bytes into one at best. A scan does not come near it; masks do, and they are small.
+_BEST_RATIO = 1032
+_SCAN_RATIO = 200
+_SMALL = 512 << 20
+_LAST_CODE = 5
+_UNITS = {0: "unknown", 1: "metre", 2: "mm", 3: "micron"}
+_HEADERS = {348: (nib.Nifti1Header, b"n+1"), 540: (nib.Nifti2Header, b"n+2")}
+_LINE_ENDS = (13, 10, 26, 10)
+# What files named .nii.gz turn out to be: where a mark stands, the mark, what it means, and the remedy.
+_OTHERS = (
+    (0, b"\x1f\x8b", "a gzip file inside another", "unpack it once"),
+    (0, b"PK\x03\x04", "a zip archive", "unpack it"),
+    (0, b"BZh", "a bzip2 file", "unpack it"),
+    (0, b"\xfd7zXZ", "an xz file", "unpack it"),
+    (0, b"\x28\xb5\x2f\xfd", "a zstandard file", "unpack it"),
+    (0, b"\x89HDF", "an HDF5 or MINC file", "convert it to .nii.gz"),
+    (128, b"DICM", "a DICOM file", "convert the whole series to .nii.gz, such as with dcm2niix"),
+    (0, b"version https://git-lfs", "a pointer of Git LFS", "fetch the file with git lfs pull"),
+    (0, b"/annex/objects/", "a pointer of git-annex", "fetch the file with datalad get"),
+)
+
+
+@dataclass(frozen=True)
+class NiftiInfo:
+    """What a header claims, within bounds: enough to read the file.
+
+    Attributes:
+        path: the file.
+        shape: voxels along each axis.
+        dtype: the type of a stored voxel, with its byte order.
+        offset: bytes before the first voxel.
+        slope: factor from stored to real values.
+        intercept: what is added after that.
+        compressed: whether the file is a gzip stream.
+        header: the whole header, for its two affines.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype[np.generic]
+    offset: int
+    slope: float
+    intercept: float
+    compressed: bool
+    header: nib.Nifti1Header
+
+    @property
+    def length(self) -> int:
+        """Bytes of the unpacked file up to its last voxel."""
+        return self.offset + math.prod(self.shape) * self.dtype.itemsize
+
+
+def check_header(path: Path, dimensions: int, *, series: bool = False) -> NiftiInfo:
+    """Look at a file's header and size alone.
+
+    Args:
+        path: `.nii` or `.nii.gz`.
+        dimensions: how many axes the image has; further ones of length 1 are dropped.
+        series: the image may lack its last axis, and is read frame by frame: the memory cap holds for one frame.
+
+    Raises:
+        HeaderError: the file is not NIfTI, is cut short, claims too much memory, or has other dimensions.
+        GeometryError: its spacing, unit or codes place it nowhere.
+        IntensityError: its scaling is not finite.
+    """
+    path = Path(path)
+    stored = require_file(path)
+    if stored == 0:
+        raise HeaderError(f"{path}: is empty, expected a NIfTI header and voxels; copy it again")
+    block, compressed = first_bytes(path, max(_HEADERS))
+    header = _find_header(block, path)
+    shape = _check_shape(header, dimensions, path, least=3 if series else dimensions)
+    dtype = _check_type(header, path)
+    _check_memory(shape, dtype, path, series=series)
+    slope, intercept = _check_scaling(header, path)
+    gate = NiftiInfo(path, shape, dtype, _check_offset(header, path), slope, intercept, compressed, header)
+    _check_length(gate, stored)
+    _check_place(header, path)
+    return gate
+
+
+def _find_header(block: bytes, path: Path) -> nib.Nifti1Header:
+    sizes = {order: struct.unpack(order + "i", block[:4].ljust(4, b"\0"))[0] for order in "<>"}
+    for order, size in sizes.items():
+        if size in _HEADERS and len(block) < size:
+            raise HeaderError(
+                f"{path}: holds {len(block)} bytes, expected a NIfTI header of {size}; it is cut short: copy it again"
+            )
+        if size in _HEADERS:
+            kind, magic = _HEADERS[size]
+            header = kind(block[:size], endianness=order, check=False)
+            _check_magic(header, magic, path)
+            return header
+    for start, mark, what, remedy in _OTHERS:
+        if block[start : start + len(mark)] == mark:
+            raise HeaderError(f"{path}: is {what}, expected a NIfTI header; {remedy}")
+    if not block:
+        raise HeaderError(f"{path}: is a gzip stream of nothing, expected a NIfTI header; copy it again")
+    if block.isascii() and (text := " ".join(block[:20].decode().split())).isprintable():
+        raise HeaderError(f"{path}: is text ('{text}'), expected a NIfTI header; check the path or convert it again")
+    raise HeaderError(
+        f"{path}: sizeof_hdr is {sizes['<']}, expected a NIfTI header of {' or '.join(map(str, _HEADERS))}; convert it "
+        "to .nii.gz or copy it again"
+    )
+
+
+def _check_magic(header: nib.Nifti1Header, expected: bytes, path: Path) -> None:
+    magic = header["magic"].item()
+    if magic != expected:
+        raise HeaderError(
+            f"{path}: its magic is {magic!r}, expected {expected!r}; Analyze and two-file NIfTI are not read: "
+            "convert it to .nii.gz"
+        )
+    marks = tuple(header["eol_check"].tolist()) if expected == b"n+2" else _LINE_ENDS
+    if marks != _LINE_ENDS:
+        raise HeaderError(
+            f"{path}: the line ends behind its magic are {marks}, expected {_LINE_ENDS}; it was transferred as text: "
+            "copy it again as binary"
+        )
+
+
+def _check_shape(header: nib.Nifti1Header, dimensions: int, path: Path, *, least: int) -> tuple[int, ...]:
+    count, *sizes = header["dim"].tolist()
+    shape = tuple(sizes[: max(count, 0)])
+    if not 1 <= count <= 7 or any(size < 1 for size in shape):
+        mixed = ", and its byte order is mixed" if 1 <= header["dim"].byteswap()[0] <= 7 < abs(count) else ""
+        raise HeaderError(
+            f"{path}: dim is {[count, *sizes]}{mixed}, expected 1 to 7 axes of positive length; mend the header"
+        )
+    while len(shape) > dimensions and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) < least or any(size < 2 for size in shape[:3]):
+        raise HeaderError(
+            f"{path}: its size is {shape}, expected a {dimensions}D image of several slices; use a 3D scan"
+        )
+    if len(shape) > dimensions:
+        raise HeaderError(
+            f"{path}: its size is {shape}, expected {dimensions} dimensions; average the frames or pick one"
+        )
+    return shape
+
+
+def _check_type(header: nib.Nifti1Header, path: Path) -> np.dtype[np.generic]:
+    code = header["datatype"].item()
+    dtype, label = (
+        (np.dtype(data_type_codes.dtype[code]), data_type_codes.label[code])
+        if code in data_type_codes.label
+        else (np.dtype("V"), "unknown")
+    )
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+        raise HeaderError(
+            f"{path}: datatype {code} ({label}) is not a real number of at most 64 bits; store the scan as int16 or "
+            "float32"
+        )
+    return dtype.newbyteorder(header.endianness)
+
+
+def _check_memory(shape: tuple[int, ...], dtype: np.dtype[np.generic], path: Path, *, series: bool) -> None:
+    for read, most in ((shape[:3] if series else shape, MAX_BYTES), (shape, MAX_SERIES_BYTES)):
+        claimed = math.prod(read) * max(dtype.itemsize, 4)
+        if claimed > most:
+            raise HeaderError(
+                f"{path}: dimensions {read} need {claimed / 2**30:.1f} GiB, expected at most {most >> 30} GiB; crop "
+                "or resample the scan, or mend its header"
+            )
+    if series and shape[3:] > (MAX_FRAMES,):
+        raise HeaderError(f"{path}: claims {shape[3]} frames, expected at most {MAX_FRAMES}; mend its header")
+
+
+def _check_scaling(header: nib.Nifti1Header, path: Path) -> tuple[float, float]:
+    slope, intercept = header["scl_slope"].item(), header["scl_inter"].item()
+    # The standard's way of saying that values are stored as they are, and nibabel's.
+    if slope == 0 or math.isnan(slope):
+        return 1.0, 0.0
+    if not (math.isfinite(slope) and math.isfinite(intercept)):
+        raise IntensityError(
+            f"{path}: scl_slope and scl_inter are {slope:g} and {intercept:g}, expected finite numbers; mend the header"
+        )
+    return slope, intercept
+
+
+def _check_offset(header: nib.Nifti1Header, path: Path) -> int:
+    offset, least = header["vox_offset"].item(), header.single_vox_offset
+    if not least <= offset <= least + SLACK or offset != int(offset):
+        raise HeaderError(f"{path}: vox_offset is {offset:g}, expected {least} or a little more; mend the header")
+    return int(offset)
+
+
+def _check_length(gate: NiftiInfo, stored: int) -> None:
+    """Hold what the header declares against the size of the file, so that a small file cannot claim much memory."""
+    path, length = gate.path, gate.length
+    if stored * (_BEST_RATIO if gate.compressed else 1) < length:
+        raise HeaderError(
+            f"{path}: holds {stored} bytes, too few for the {length} that its header declares; it is cut short: copy "
+            "it again"
+        )
+    if gate.compressed and length > max(_SMALL, _SCAN_RATIO * stored):
+        raise HeaderError(
+            f"{path}: packs {length / 2**20:.0f} MiB into {stored / 2**20:.1f} MiB, expected at most {_SCAN_RATIO} to "
+            "1; no scan is that empty: export it again"
+        )
+    if not gate.compressed and stored > length + SLACK:
+        raise HeaderError(f"{path}: holds more than the {length} bytes its header declares; mend dim or copy it again")
+
+
+def _check_place(header: nib.Nifti1Header, path: Path) -> None:
+    spacing = header["pixdim"][1:4].tolist()
+    if not all(math.isfinite(edge) and edge > 0 for edge in spacing):
+        raise GeometryError(f"{path}: voxel edges are {spacing} mm, expected positive numbers; mend pixdim")
+    unit = header["xyzt_units"].item() & 7
+    if unit not in (0, 2):
+        raise GeometryError(
+            f"{path}: its length unit is {_UNITS.get(unit, unit)}, expected mm; convert the affine and set xyzt_units"
+        )
+    codes = header["qform_code"].item(), header["sform_code"].item()
+    if not all(0 <= code <= _LAST_CODE for code in codes):
+        raise GeometryError(
+            f"{path}: qform_code and sform_code are {codes}, expected 0 to {_LAST_CODE}; convert it again from DICOM"
+        )

@@ -1,0 +1,56 @@
+"""The images a flow can give, and what is said of values that are not finite."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from dualflow.commands import evaluate as module
+from dualflow.commands.evaluate import _density_scores, _sample_scores, _stress
+from dualflow.config import parse_config
+from dualflow.evaluation.stress import COLUMNS
+from dualflow.flows.model import DualFlow
+from dualflow.flows.presets import preset
+from dualflow.inference.predict import Prediction
+
+
+@pytest.fixture(scope="module")
+def flow(phantoms):
+    """A small flow that was never trained."""
+    torch.manual_seed(0)
+    spec = preset("dual_glow", steps=[1, 1, 1], hidden=[8, 8, 8])
+    return DualFlow(spec, shape=tuple(phantoms[0]["source"].shape[1:]), side_features=1).eval()
+
+
+def test_each_image_has_its_own_error(flow, phantoms):
+    """Errors inside the mask of samples off by 2 and -3, of their mean, and of the decode at temperature 0."""
+    item = phantoms[0]
+    target, mask = item["target"][0].numpy(), item["mask"][0].numpy()
+    samples = np.stack([np.where(mask, target + shift, 99.0) for shift in (2.0, -3.0)]).astype(np.float32)
+    scores = _sample_scores(flow, item, Prediction(target, target, samples, sample_seconds=0.25))
+    cold = flow.sample(item["source"][None], item["side"][None], temperature=0.0)[0, 0, 0].numpy()
+    assert scores["mae_one_sample"] == pytest.approx(2, rel=1e-5)
+    assert scores["mae_sample_mean"] == pytest.approx(0.5, rel=1e-5)
+    assert scores["mae_temperature0"] == pytest.approx(np.abs(cold - target)[mask].mean(), rel=1e-5)
+    assert scores["sample_seconds"] == 0.25
+
+
+def test_other_models_have_none_of_it(phantoms):
+    """A model without a density leaves the columns out."""
+    item = phantoms[0]
+    config = parse_config({"study": {"name": "tiny"}})
+    image = item["target"][0].numpy()
+    assert _density_scores(nn.Identity(), phantoms, 0, config) == {}
+    assert _sample_scores(nn.Identity(), item, Prediction(image, image)) == {}
+
+
+def test_values_that_are_not_finite_raise_a_warning(monkeypatch, capsys, phantoms):
+    """Their number and the model are told on standard error; a sound flow is silent."""
+    config = parse_config({"study": {"name": "tiny"}, "evaluate": {"stress": 4}})
+    for bad in (0, 5):
+        table = pd.DataFrame([(1.0, "own", 2, bad, 1.0), (1.0, "other", 2, bad, 1.0)], columns=list(COLUMNS))
+        monkeypatch.setattr(module, "stress", lambda *_, table=table: table)
+        _stress(None, phantoms, config, "flow, seed 0")
+        said = capsys.readouterr().err
+        assert ("warning: flow, seed 0: 10 voxels" in said) == bool(bad)

@@ -1,0 +1,143 @@
+"""A study with two sources, from preprocessed volumes to the report: FDG from T1w and FLAIR of eight phantoms."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from dualflow.commands import report as reporting
+from dualflow.commands import train as training
+from dualflow.commands.ceilings import evaluate_ceilings
+from dualflow.commands.convert_study import convert
+from dualflow.commands.evaluate import evaluate
+from dualflow.commit import write_manifest
+from dualflow.config import parse_config
+from dualflow.data.quarantine import write_quarantine
+from dualflow.data.tsv import table_text
+from dualflow.imaging.pipeline import model_grid
+from dualflow.imaging.volume import write_volume
+from dualflow.inference.predict import load_predictor
+from dualflow.layout import Scan
+from dualflow.modalities import MODALITIES
+from dualflow.tracking.tracked_run import Run
+from dualflow.training.checkpoint import load_card
+
+T1W, FLAIR, FDG = (MODALITIES[name] for name in ("T1w", "FLAIR", "FDG"))
+OPTIONS = {"steps": [1, 1, 1], "hidden": [8, 8, 8], "context_channels": 8, "low_rank": 2}
+STUDY = {
+    "preprocess": {"shape": [16, 16, 16], "spacing_mm": 12.0},
+    "model": {"preset": "dualflow", "options": OPTIONS},
+    "extra_models": {"full_glow": {"preset": "full_glow", "options": {"steps": [1, 1, 1], "hidden": [8, 8, 8]}}},
+    "train": {"steps": 4, "validate_every": 2, "precision": "float32"},
+    "baselines": {"unet_steps": 2},
+    "convert": {"samples": 2, "keep_samples": 1},
+    "evaluate": {"bootstrap": 100, "samples": 4, "background_draws": 1, "stress": 16},
+}
+SPLITS = ["train"] * 4 + ["validation"] * 2 + ["test"] * 2
+
+
+def two_sources(item):
+    """The phantom, with a second source that the target follows too."""
+    draw = np.random.default_rng(int(item["scan"].removeprefix("sub-")))
+    inside = item["mask"].numpy()
+    flair = np.where(inside, 0.5 + 0.2 * draw.normal(size=inside.shape), 0).astype(np.float32)
+    target = item["target"].numpy() + np.where(inside, flair - 0.5, 0).astype(np.float32)
+    return {"T1w": item["source"].numpy()[0], "FLAIR": flair[0], "FDG": target[0]}, inside[0]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory, phantoms, held_out):
+    """The study with index and preprocessed volumes in place, every model trained and scored, test scans converted."""
+    root = tmp_path_factory.mktemp("study")
+    about = {"name": "two", "results": str(root), "bids": str(root), "extra_sources": ["FLAIR"], "side": ["age"]}
+    config = parse_config({"study": about, **STUDY})
+    people = [*phantoms.items, *held_out.items]
+    for item in people:
+        _write(config, item)
+    rows = [(item["scan"], item["scan"].removeprefix("sub-"), None, "t1w", "fdg") for item in people]
+    pairs = pd.DataFrame(rows, columns=["scan", "subject", "session", "source", "target"])
+    ages = [70 + 8 * float(item["side"]) for item in people]
+    path = config.layout.pairs
+    path.parent.mkdir(parents=True)
+    path.write_text(table_text(pairs.assign(split=SPLITS, source_FLAIR="flair", age=ages)))
+    write_quarantine(config.layout.quarantine, [])
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (training, reporting):
+            patch.setattr(module, "tracked", lambda *_: nullcontext(Run()))
+        for name, seed in config.trainings:
+            training.train(config, name, seed)
+            evaluate(config, name, seed)
+        evaluate_ceilings(config)
+        convert(config, "dualflow", 0)
+        reporting.report(config)
+    return config
+
+
+def _write(config, item):
+    """What preprocessing leaves of one scan."""
+    layout, scan, (affine, shape) = config.layout, Scan.parse(item["scan"]), model_grid(config.preprocess)
+    volumes, mask = two_sources(item)
+    grid = {"affine": affine.tolist(), "shape": list(shape)}
+    record = {"grid": grid, "native_grid": grid, "source_to_template": np.eye(4).tolist()}
+    files = {name: layout.on_grid(scan, MODALITIES[name]) for name in volumes}
+    for name, path in files.items():
+        write_volume(path, volumes[name], affine, code=4, sidecar=record if name == "T1w" else {})
+    for path in (layout.mask_on_grid(scan, T1W), layout.mask_native(scan, T1W)):
+        write_volume(path, mask, affine, dtype=np.uint8)
+    write_manifest(layout.scan_manifest(scan), step="preprocess", outputs=files, inputs={}, config={})
+
+
+def test_cards_tell_the_sources_and_models_see_all_of_them(config, held_out):
+    """A model that is read back predicts something else for another FLAIR of the same person."""
+    volumes, _ = two_sources(held_out[0])
+    source = torch.tensor(np.stack([volumes["T1w"], volumes["FLAIR"]]))
+    other = torch.stack([source[0], source[1].flip(0) * held_out[0]["mask"][0]])
+    for name, seed in config.trainings:
+        folder = config.layout.model(name, seed)
+        assert load_card(folder)["study"]["extra_sources"] == ["FLAIR"]
+        predict, mask = load_predictor(folder).predict, held_out[0]["mask"]
+        side = held_out[0]["side"]
+        first, second = (predict(seen, side, mask, samples=2, temperature=1.0, seed=0) for seen in (source, other))
+        assert np.isfinite(first.mean).all()
+        assert (not np.array_equal(first.mean, second.mean)) == (name != "mean_image")
+
+
+def test_every_model_is_scored(config):
+    """Images, densities under own and others' sources, stress: finite for both held-out people."""
+    for name, seed in config.trainings:
+        scores = pd.read_csv(config.layout.table(f"scans_{name}_seed-{seed}"), sep="\t")
+        assert scores["scan"].tolist() == ["sub-07", "sub-08"]
+        columns = ["mae", "psnr"]
+        if name in config.flows:
+            columns += ["nll_true", "nll_wrong", "nll_blurred", "bits_in_mask", "round_trip_float32"]
+            assert (scores["nll_true"] != scores["nll_wrong"]).all()
+            stress = pd.read_csv(config.layout.stress(name, seed), sep="\t")
+            assert not stress["nonfinite_voxels"].any()
+        assert np.isfinite(scores[columns]).all(axis=None)
+
+
+def test_test_scans_are_converted(config):
+    """Point estimate and sample are made of both sources and lie on the main source's own grid."""
+    for scan in (Scan("07"), Scan("08")):
+        for desc in ("synth", "synthstd", "synth01"):
+            path = config.layout.synthetic(scan, T1W, FDG, desc)
+            image = nib.load(path)
+            assert image.shape == (16, 16, 16)
+            assert np.abs(image.get_fdata()).max() > 0
+        sidecar = json.loads(
+            config.layout.synthetic(scan, T1W, FDG, "synth").with_suffix("").with_suffix(".json").read_text()
+        )
+        assert sidecar["Units"] == "SUVR"
+
+
+def test_the_report_names_the_sources(config):
+    """Title, facts and method say what was learnt from what."""
+    page = config.layout.report.read_text()
+    assert "T1w + FLAIR to FDG" in page
+    assert "each target and further source is registered rigidly to its source" in page

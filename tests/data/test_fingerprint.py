@@ -1,0 +1,71 @@
+"""What makes the index of a study be built again, and what does not."""
+
+import gzip
+
+import pytest
+
+from dualflow.commit import commit_bytes, commit_text
+from dualflow.config import parse_config
+from dualflow.data.fingerprint import study_fingerprint
+
+SCAN = "sub-1/ses-1/anat/sub-1_ses-1_T1w.nii.gz"
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A BIDS dataset and a table of samples with the same scan, own masks and kept splits."""
+    root = tmp_path / "derivatives" / "study"
+    commit_text(root / "participants.tsv", "age 71")
+    commit_text(root / "samples.tsv", f"subject\tT1w\n1\t{SCAN}\n1\tno/file\n")
+    commit_bytes(root / SCAN, gzip.compress(b"scan"))
+    return root
+
+
+def digest(root, **study):
+    values = {"name": "x", **{name: str(root / path) for name, path in study.items()}}
+    return study_fingerprint(parse_config({"study": values, "split": {"file": str(root / "kept.tsv")}}))
+
+
+@pytest.mark.parametrize("how", [{"bids": ""}, {"samples": "samples.tsv"}, {"bids": "", "masks": "masks"}])
+def test_the_digest_changes_with_what_is_read_and_with_nothing_else(study, how):
+    """Edited tables, sidecars, scans and masks change it, at equal length too; a README and derivatives do not."""
+    table = study / how.get("samples", "participants.tsv")
+    text = table.read_text()
+    changes = [
+        lambda: commit_text(table, text.replace("1", "2", 1)),
+        lambda: commit_text(table, text),
+        lambda: commit_bytes(study / SCAN, gzip.compress(b"snac")),
+        lambda: commit_text(study / SCAN.replace(".nii.gz", ".json"), "{}"),
+        lambda: commit_text(study / "kept.tsv", "subject\tsplit\n"),
+    ]
+    if "bids" in how:  # sidecars that hold for scans below them
+        changes += [lambda: commit_text(study / "T1w.json", "{}"), lambda: commit_text(study / "sub-1/pet.json", "{}")]
+    if "masks" in how:
+        mask = study / "masks/sub-1/ses-1/anat/sub-1_ses-1_desc-brain_mask.nii.gz"
+        changes.append(lambda: commit_bytes(mask, gzip.compress(b"mask")))
+    seen = {digest(study, **how)}
+    commit_text(study / "README", "edited")
+    commit_text(study / "derivatives" / "x" / "sub-1" / "anat" / "x.json", "{}")
+    assert digest(study, **how) in seen
+    for position, change in enumerate(changes):
+        change()
+        assert (digest(study, **how) in seen) == (position == 1), position
+        seen.add(digest(study, **how))
+
+
+def test_the_digest_sees_what_the_index_sees(tmp_path):
+    """A scan in a session folder that is a link counts; a participants table that is a dead link does not."""
+    study, session = tmp_path / "study", tmp_path / "elsewhere"
+    (study / "sub-1").mkdir(parents=True)
+    (study / "participants.tsv").symlink_to(tmp_path / "nowhere")
+    empty = digest(study, bids="")
+    commit_bytes(session / "pet" / "sub-1_ses-1_pet.nii.gz", gzip.compress(b"scan"))
+    (study / "sub-1" / "ses-1").symlink_to(session)
+    assert digest(study, bids="") != empty
+
+
+@pytest.mark.parametrize("text", [b"", b"\xff\x00\tx", b"subject\n" + b"x" * 5000])
+def test_a_table_that_cannot_be_used_has_a_digest(tmp_path, text):
+    """What is wrong with it is for the index to say, not for the workflow's plan."""
+    (tmp_path / "samples.tsv").write_bytes(text)
+    assert digest(tmp_path, samples="samples.tsv") != digest(tmp_path, samples="gone.tsv")

@@ -1,0 +1,180 @@
+"""The quality table: each odd scan is flagged with a plain reason, each ordinary one is left in peace."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dualflow.config import ReviewConfig, StudyConfig
+from dualflow.data.quality_metrics import figures, flags, measure, quality_table
+from dualflow.data.tsv import read_table, table_text
+from dualflow.errors import DataError
+from dualflow.layout import Layout, Scan
+from dualflow.modalities import MODALITIES
+
+STUDY = StudyConfig(name="x", extra_sources=("FLAIR",))
+SHAPE = {"solidity": 0.85, "core": 0.99, "outside": 0.0, "missing": 0.001, "symmetry": 0.97, "stretch": 1.1}
+
+
+def fit(information, overlap, moved, before=None):
+    figures = {"mutual_information_nats": information, "overlap": overlap, "displacement_mm": moved}
+    return figures | {
+        "before": None if before is None else {"mutual_information_nats": before[0], "overlap": before[1]}
+    }
+
+
+def record(target=True, brain_ml=1400.0, information=0.4, notes=(), mask=None, slope=9000.0):
+    """What preprocessing writes of a scan, as far as its figures go."""
+    quality = {
+        "brain_ml": brain_ml,
+        "brain_mask": SHAPE | (mask or {}),
+        "source_to_template": fit(0.5, 0.96, 30.0),
+        "FLAIR_to_source": fit(0.6, 1.0, 2.0, (0.3, 0.99)),
+    }
+    image = {"intensity": {"normaliser": "suvr", "slope": slope}, "pet": {"notes": list(notes)}}
+    return {
+        "quality": quality | ({"target_to_source": fit(information, 0.995, 12.0, (0.1, 0.9))} if target else {}),
+        "target": image if target else None,
+        "extra_sources": {"FLAIR": {"intensity": {"normaliser": "robust"}}},
+        "brain_mask": {"made_by": "deepbet"},
+    }
+
+
+def table(tmp_path, records, study=STUDY, review=None):
+    """The quality table of scans with these records, as it is read back from its file."""
+    layout, scans = Layout(tmp_path), [Scan(f"{index:02d}") for index in range(len(records))]
+    for scan, one in zip(scans, records, strict=True):
+        path = layout.record(scan, MODALITIES["T1w"])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(one))
+    made = quality_table(layout, [scan.key for scan in scans], study, review or ReviewConfig())
+    layout.quality.write_text(table_text(made))
+    return read_table(layout.quality)
+
+
+def test_the_table_has_a_column_for_every_figure(tmp_path):
+    """In the order in which the steps go, the same whether a scan has a target or not; what is unknown is n/a."""
+    found = table(tmp_path, [record(), record(target=False)])
+    assert list(found.columns) == [
+        "scan", "subject", "brain_ml", "template_mi", "template_dice", "template_mm",
+        "target_mi_before", "target_mi", "target_coverage", "target_mm", "reference_value",
+        "FLAIR_mi_before", "FLAIR_mi", "FLAIR_coverage", "FLAIR_mm",
+        "mask_solidity", "mask_core", "mask_outside", "mask_missing", "mask_symmetry", "mask_stretch",
+        "seconds", "flags",
+    ]  # fmt: skip
+    first, second = found.to_dict("records")
+    assert (first["target_mi_before"], first["target_mi"], first["reference_value"]) == ("0.1", "0.4", "9000.0")
+    assert second["target_mi"] is second["reference_value"] is second["flags"] is first["flags"] is None
+    assert set(figures(record())) <= set(found.columns)
+
+
+def test_seconds_are_those_that_were_measured(tmp_path):
+    """They are summed over the steps, and unknown where nothing was kept."""
+    path = Layout(tmp_path).scan_seconds(Scan("00"))
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"read": 1.5, "template": 2.25}))
+    assert list(table(tmp_path, [record(), record()])["seconds"]) == ["3.8", None]
+
+
+@pytest.mark.parametrize(
+    ("odd", "reason"),
+    [
+        ({"brain_ml": 700.0}, "brain volume 700 mL, expected at least 900 mL"),
+        ({"brain_ml": 2100.0}, "brain volume 2100 mL, expected at most 1900 mL"),
+        ({"information": 0.09}, "target MI 0.090 nats, expected at least 0.150 nats"),
+        ({"mask": {"stretch": 1.8}}, "stretch to the template 1.80, expected at most 1.30"),
+        ({"notes": ["unit 'cps' is not known; check\n Units"]}, "target: unit 'cps' is not known, check Units"),
+    ],
+)
+def test_a_scan_is_flagged_in_plain_words(tmp_path, odd, reason):
+    """One reason, on the scan that has it; a reason has no semicolon and no line end, which would cut it in two."""
+    assert list(table(tmp_path, [record(), record(**odd)])["flags"]) == [None, reason]
+
+
+def test_reasons_are_joined(tmp_path):
+    """Everything odd of a scan is told."""
+    (cell,) = table(tmp_path, [record(brain_ml=700.0, information=0.09, notes=["a"])])["flags"]
+    assert cell.split("; ")[0] == "target: a"
+    assert len(cell.split("; ")) == 3
+
+
+def test_thresholds_are_the_configurations(tmp_path):
+    """Another threshold changes the flags of the same records."""
+    strict = ReviewConfig(min_mutual_information=0.45)
+    assert (
+        "target MI 0.400 nats, expected at least 0.450 nats" in table(tmp_path, [record()], review=strict)["flags"][0]
+    )
+
+
+def test_a_scan_far_from_the_others_is_flagged(tmp_path):
+    """Within every threshold, but not like the rest; and only on the side that is worse."""
+    draw = np.random.default_rng(0)
+    others = [
+        record(information=0.5 + 0.01 * value, slope=9000 * np.exp(0.2 * value)) for value in draw.normal(size=20)
+    ]
+    odd = [record(information=0.3), record(information=0.9), record(information=0.5, slope=9.0)]
+    *ordinary, low, high, dose = table(tmp_path, [*others, *odd])["flags"]
+    assert ordinary == [None] * 20
+    assert re.fullmatch(r"target MI 0\.300 nats, far below the study's 0\.\d+ nats", low)
+    assert high is None
+    assert re.fullmatch(r"reference value 9, far below the study's \d{4,5}\.?\d*", dose)
+
+
+def test_few_scans_are_not_compared(tmp_path):
+    """The spread of a handful says nothing."""
+    draw = np.random.default_rng(0)
+    others = [record(information=0.5 + 0.01 * value) for value in draw.normal(size=8)]
+    assert set(table(tmp_path, [*others, record(information=0.3)])["flags"]) == {None}
+
+
+@pytest.mark.parametrize(
+    ("column", "usual", "trifle", "odd"),
+    [
+        ("target_coverage", 1.0, 0.995, 0.985),
+        ("mask_outside", 0.0003, 0.0007, 0.004),
+        ("reference_value", 9000.0, 9900.0, 90.0),
+        ("brain_ml", 1400.0, 1450.0, 1100.0),
+    ],
+)
+def test_a_trifle_is_not_far_from_figures_that_are_all_the_same(column, usual, trifle, odd):
+    """A study without a spread of its own is given a least one; beyond it a scan is far."""
+    found = flags(pd.DataFrame({column: [usual] * 15 + [trifle, odd]}), ReviewConfig())
+    assert found[:-1] == [[] for _ in range(16)]
+    assert "far " in found[-1][0]
+
+
+def test_a_scan_that_lacks_the_studys_own_mask_is_told(tmp_path):
+    """Where a study brings masks, one that got deepbet's is not passed over in silence."""
+    study = STUDY.model_copy(update={"masks": tmp_path})
+    own = record() | {"brain_mask": {"file": "m.nii.gz", "sha256": "0"}}
+    first, second = table(tmp_path, [own, record()], study)["flags"]
+    assert first is None
+    assert "no brain mask in study.masks" in second
+
+
+def test_a_lost_record_is_an_error_with_a_remedy(tmp_path):
+    """It names the file and the step that makes it."""
+    with pytest.raises(DataError, match="run the preprocess step again"):
+        quality_table(Layout(tmp_path), ["sub-01"], STUDY, ReviewConfig())
+
+
+@pytest.mark.parametrize(
+    ("column", "label", "value", "text"),
+    [
+        ("brain_ml", "brain volume", 1421.3, "1421 mL"),
+        ("target_mi", "target MI", 0.25, "0.250 nats"),
+        ("FLAIR_mi_before", "FLAIR MI before alignment", 0.25, "0.250 nats"),
+        ("FLAIR_mm", "FLAIR moved by", 3.21, "3.2 mm"),
+        ("reference_value", "reference value", 18472.25, "18472"),
+        ("mask_outside", "mask outside the template", 0.0125, "1.25%"),
+        ("snr_head", "snr head", 12.3456, "12.35"),
+    ],
+)
+def test_figures_are_printed_with_name_and_unit(column, label, value, text):
+    """A column is known by its name or its ending, and an unknown one is shown as it is."""
+    assert measure(column).label == label
+    assert measure(column).text(value) == text

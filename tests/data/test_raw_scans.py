@@ -1,0 +1,219 @@
+"""What is done with each scan of a study, whatever happens; stand-ins do the imaging."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dualflow.commands.make_index import make_index
+from dualflow.commands.preprocess import preprocess
+from dualflow.commit import TEMP_PREFIX, commit_text, committing, read_manifest
+from dualflow.config import Config, PreprocessConfig, StudyConfig, parse_config
+from dualflow.data import raw_scans as prepare
+from dualflow.data.quarantine import Quarantine
+from dualflow.data.raw_scans import ScanFiles, prepare_scan, prepare_scans
+from dualflow.errors import CommitError, DataError
+from dualflow.imaging.stopwatch import Stopwatch
+from dualflow.layout import Layout, Scan
+
+STUDY, PREPROCESS = StudyConfig(name="t"), PreprocessConfig()
+PAIR = SimpleNamespace(record={"quality": {"overlap": 1.0}}, clock=Stopwatch())
+
+
+def write_image(path: Path, seed: int = 0) -> None:
+    """A tiny volume."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(np.random.default_rng(seed).integers(0, 99, (4, 4, 4), np.int16), np.eye(4)), path)
+
+
+def volume_path(layout: Layout, scan: Scan) -> Path:
+    return layout.derivatives / scan.folder / "anat" / "volume.txt"
+
+
+@pytest.fixture
+def files(tmp_path) -> ScanFiles:
+    """The raw files of one scan in a BIDS dataset, with a sidecar beside one and one that holds for all."""
+    root = tmp_path / "bids"
+    names = {"source": "anat/sub-1_T1w.nii", "target": "pet/sub-1_pet.nii", "FLAIR": "anat/sub-1_FLAIR.nii"}
+    paths = {role: root / "sub-1" / name for role, name in names.items()}
+    for seed, path in enumerate(paths.values()):
+        write_image(path, seed)
+    commit_text(root / "dataset_description.json", "{}")
+    commit_text(paths["target"].with_suffix(".json"), '{"Units": "Bq/mL"}')
+    commit_text(root / "T1w.json", '{"MagneticFieldStrength": 3}')
+    return ScanFiles(paths["source"], paths["target"], {"FLAIR": paths["FLAIR"]})
+
+
+@pytest.fixture
+def attempts(monkeypatch):
+    """The scans that were worked on, as often as they were; `attempts.error` is what working on one raises."""
+    found = SimpleNamespace(sources=[], error=None)
+
+    def preprocess_pair(source, *_, **__):
+        found.sources.append(source.name)
+        if found.error:
+            raise found.error
+        return PAIR
+
+    def write_pair(_, layout, scan, *__):
+        commit_text(volume_path(layout, scan), "voxels")
+        return {"source": volume_path(layout, scan)}
+
+    monkeypatch.setattr(prepare, "preprocess_pair", preprocess_pair)
+    monkeypatch.setattr(prepare, "write_pair", write_pair)
+    return found
+
+
+def test_what_is_done_is_done_again_only_if_something_changed(files, attempts, tmp_path):
+    """Any image, sidecar, own mask, output or value that counts; not how many workers and jobs share the scans."""
+    layout, scan, config = Layout(tmp_path / "out"), Scan("1"), PREPROCESS
+    root, region = files.source.parents[2], tmp_path / "region.nii"
+    write_image(region)
+
+    def again(**changed):
+        before = len(attempts.sources)
+        assert prepare_scan(layout, scan, files, STUDY, config.model_copy(update=changed)) is None
+        assert read_manifest(layout.scan_manifest(scan))["facts"]["quality"] == PAIR.record["quality"]
+        return len(attempts.sources) > before
+
+    assert again()
+    assert not again()
+    assert not again(workers=5, shards=7)
+    for name in ("sub-1/anat/sub-1_T1w.nii", "sub-1/anat/sub-1_FLAIR.nii", "sub-1/pet/sub-1_pet.nii"):
+        write_image(root / name, 7)
+        assert again(), name
+    for name in ("sub-1/pet/sub-1_pet.json", "T1w.json", "sub-1/sub-1_FLAIR.json"):
+        commit_text(root / name, '{"EchoTime": 1}')
+        assert again(), name
+    volume_path(layout, scan).write_text("half")
+    assert again()
+    config = PREPROCESS.model_copy(update={"reference_region": str(region)})
+    assert again()
+    write_image(region, 1)
+    assert again()
+    assert not again()
+
+
+@pytest.mark.parametrize(("error", "kept"), [(DataError("it is bad"), True), (ValueError("odd"), False)])
+def test_a_refused_scan_is_remembered_as_long_as_its_files_are_the_same(files, attempts, tmp_path, error, kept):
+    """The reason is kept with the scan; what nobody foresaw may be another's fault, and is tried again."""
+    layout, scan = Layout(tmp_path / "out"), Scan("1")
+    attempts.error = error
+    reason = "it is bad" if kept else "sub-1_T1w.nii: ValueError: odd"
+    for _ in range(2):
+        assert prepare_scan(layout, scan, files, STUDY, PREPROCESS) == Quarantine("sub-1", "preprocess", reason)
+    assert len(attempts.sources) == (1 if kept else 2)
+    attempts.error = None
+    write_image(files.source, 7)
+    assert prepare_scan(layout, scan, files, STUDY, PREPROCESS) is None
+
+
+def test_a_scan_whose_files_cannot_be_read_is_set_aside(files, attempts, tmp_path):
+    """Gone since the index, or with a sidecar that is no JSON; the imaging is not even tried."""
+    for path, text in ((files.target.with_suffix(".json"), "{"), (files.source, None)):
+        path.unlink() if text is None else path.write_text(text)
+        assert path.name in prepare_scan(Layout(tmp_path / "out"), Scan("1"), files, STUDY, PREPROCESS).reason
+        path.with_suffix(".json").unlink(missing_ok=True)
+    assert attempts.sources == []
+
+
+def test_an_output_that_cannot_be_written_is_no_fault_of_the_scan(files, attempts, tmp_path):
+    """It stops the step, and the scan is not set aside."""
+    layout, scan = Layout(tmp_path / "out"), Scan("1")
+    commit_text(layout.derivatives / "sub-1", "a file where a folder has to be")
+    with pytest.raises(CommitError):
+        prepare_scan(layout, scan, files, STUDY, PREPROCESS)
+    assert not layout.scan_manifest(scan).exists()
+
+
+def abort_at_one(layout: Layout, scan: Scan, *_: object) -> None:
+    """Stand-in for `prepare_scan`: a native library gives up in the middle of writing."""
+    if scan.subject == "2":
+        with committing(volume_path(layout, scan)) as temp:
+            temp.write_text("half")
+            os.abort()
+
+
+@pytest.mark.slow
+def test_a_scan_at_which_the_process_aborts_is_set_aside_alone(files, attempts, monkeypatch, tmp_path):
+    """With its reason and nothing half-written; the others go on, and it is tried again when next asked for."""
+    layout = Layout(tmp_path / "out")
+    tasks = [(layout, Scan(label), files, STUDY, PREPROCESS) for label in ("1", "2", "3")]
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "prepare_scan", abort_at_one)
+        outcomes = list(prepare_scans(tasks))
+    [refused] = [outcome for outcome in outcomes if outcome]
+    assert outcomes.count(None) == 2
+    assert (refused.scan, refused.step) == ("sub-2", "preprocess")
+    assert refused.reason.startswith("sub-1_T1w.nii: the process that worked on it was ended twice by SIGABRT, ")
+    assert Quarantine.of_manifest("sub-2", read_manifest(layout.scan_manifest(Scan("2")))) == refused
+    assert not list(layout.derivatives.rglob("*.txt"))
+    assert prepare_scan(*tasks[1]) is None
+    assert len(attempts.sources) == 1
+
+
+def study_of(folder: Path) -> Config:
+    study = {"name": "t", "bids": str(folder / "bids"), "results": str(folder / "results")}
+    return parse_config({"study": study, "preprocess": {"shards": 1}, "split": {"validation": 0, "test": 0}})
+
+
+def hanging_scan(layout: Layout, scan: Scan, *others: object) -> Quarantine | None:
+    """`prepare_scan` without imaging; where a file `hang` lies in the folder, it hangs in the middle of scan 2."""
+
+    def write_pair(_, layout: Layout, scan: Scan, *__: object) -> dict[str, Path]:
+        first, second = volume_path(layout, scan), volume_path(layout, scan).with_name("second.txt")
+        commit_text(first, scan.key)
+        with committing(second) as temp:
+            temp.write_text("half")
+            if scan.subject == "2" and (layout.root.parents[1] / "hang").exists():
+                print("hangs", flush=True)
+                threading.Event().wait(600)
+            temp.write_text("whole")
+        return {"first": first, "second": second}
+
+    prepare.preprocess_pair, prepare.write_pair = lambda *_, **__: PAIR, write_pair
+    return prepare_scan(layout, scan, *others)
+
+
+@pytest.mark.slow
+def test_a_killed_step_goes_on_where_it_was(make_bids, pair_files, tmp_path, monkeypatch):
+    """SIGKILL in the middle of a scan: finished scans are left as they are, and nothing half-written counts."""
+    root = make_bids(pair_files("1") + pair_files("2") + pair_files("3"), name="bids")
+    for seed, file in enumerate(root.rglob("*.nii.gz")):
+        write_image(file, seed)
+    config = study_of(tmp_path)
+    layout = config.layout
+    make_index(config)
+    (tmp_path / "hang").touch()
+    code = (
+        "import sys, test_prepare_scans as t; from pathlib import Path; t.prepare.prepare_scan = t.hanging_scan; "
+        "t.preprocess(t.study_of(Path(sys.argv[1])), 0)"
+    )
+    killed = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True
+    )
+    assert killed.stdout.readline() == "hangs\n"
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate(timeout=120)
+    (tmp_path / "hang").unlink()
+
+    done = [read_manifest(layout.scan_manifest(Scan(label))) for label in "123"]
+    assert [manifest is not None for manifest in done] == [True, False, False]
+    assert len(list(layout.derivatives.rglob(f"{TEMP_PREFIX}*"))) == 1
+    before = {file: file.stat().st_mtime_ns for file in layout.derivatives.glob("sub-1/anat/*")}
+
+    monkeypatch.setattr(prepare, "prepare_scan", hanging_scan)
+    preprocess(config, 0)
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    made = {str(file.relative_to(layout.derivatives)): file.read_text() for file in layout.derivatives.rglob("*.*")}
+    assert made == {f"sub-{label}/anat/volume.txt": f"sub-{label}" for label in "123"} | {
+        f"sub-{label}/anat/second.txt": "whole" for label in "123"
+    }
+    assert read_manifest(layout.manifest("preprocess/shard-0")) is not None

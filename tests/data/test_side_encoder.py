@@ -1,0 +1,61 @@
+import json
+import logging
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from dualflow.data.side_encoder import SideEncoder
+from dualflow.errors import CheckpointError, DataError
+
+TABLE = pd.DataFrame({"age": [60.0, 70.0, np.nan, 80.0], "sex": ["F", "M", "F", None]})
+
+
+def test_encoding_of_known_and_unknown():
+    """Numbers are standardised over the known training values, text is one-hot, unknown is NaN throughout."""
+    encoder = SideEncoder.fit(TABLE, ["age", "sex"])
+    assert encoder.names == ["age", "sex=F", "sex=M"]
+    sd = np.std([60, 70, 80])
+    expected = [[-10 / sd, 1, 0], [0, 0, 1], [np.nan, 1, 0], [10 / sd, np.nan, np.nan]]
+    np.testing.assert_allclose(encoder.encode(TABLE).numpy(), expected, rtol=1e-6)
+    assert encoder.encode(TABLE).dtype == torch.float32
+
+
+def test_statistics_come_from_fit_alone():
+    """Encoding one row does not depend on the rows beside it."""
+    encoder = SideEncoder.fit(TABLE, ["age", "sex"])
+    torch.testing.assert_close(encoder.encode(TABLE.iloc[[1]]), encoder.encode(TABLE)[[1]])
+
+
+def test_json_round_trip_is_exact():
+    """The encoder read back from JSON encodes alike, also where a column was unknown for everyone."""
+    table = TABLE.assign(iq=[np.nan] * 4)
+    encoder = SideEncoder.fit(table, ["age", "sex", "iq"])
+    again = SideEncoder.from_dict(json.loads(json.dumps(encoder.to_dict(), allow_nan=False)))
+    assert again == encoder
+    assert encoder.encode(table)[:, 3].isnan().all()
+    with pytest.raises(CheckpointError, match="side encoder"):
+        SideEncoder.from_dict({"columns": [{"kind": "Polynomial"}]})
+
+
+def test_new_values_at_conversion(caplog):
+    """An unseen level is unknown and logged, a word for a number is refused, a lacking column is unknown."""
+    encoder = SideEncoder.fit(TABLE, ["age", "sex"])
+    with caplog.at_level(logging.WARNING):
+        features = encoder.encode(pd.DataFrame({"sex": ["X"]}))
+    assert features.isnan().all()
+    assert "X not seen in training" in caplog.text
+    with pytest.raises(DataError, match="'age' is 'old'"):
+        encoder.encode(pd.DataFrame({"age": ["old"], "sex": ["F"]}))
+
+
+def test_constant_column_has_no_say():
+    """A column that did not vary in training gives 0 for any value, so that it cannot move an output."""
+    encoder = SideEncoder.fit(pd.DataFrame({"age": [70.0, 70.0]}), ["age"])
+    assert encoder.encode(pd.DataFrame({"age": [70.0, 5.0]})).tolist() == [[0.0], [0.0]]
+
+
+def test_no_side_columns():
+    """Without columns the features are [N, 0]."""
+    assert SideEncoder.fit(TABLE, []).encode(TABLE).shape == (4, 0)

@@ -1,0 +1,114 @@
+"""Summaries and paired differences of models."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import false_discovery_control, wilcoxon
+
+from dualflow.errors import DataError
+from dualflow.evaluation.statistics import differences, holm, subject_means, summarise
+
+
+def table(subjects: int = 20, shift: float = -0.003, seed: int = 0) -> pd.DataFrame:
+    """Two models on the same subjects, whose difficulty varies far more than the models differ."""
+    rng = np.random.default_rng(seed)
+    hardness = 0.05 + 0.02 * rng.random(subjects)
+    rows = []
+    for model, extra, seeds in (("flow", shift, (0, 1)), ("unet", 0.0, (0,))):
+        for train_seed in seeds:
+            noise = 0.002 * rng.normal(size=subjects)
+            for subject in range(subjects):
+                error = hardness[subject] + extra + noise[subject]
+                rows.append((model, train_seed, f"sub-{subject:02d}", error, 1 - error))
+    return pd.DataFrame(rows, columns=["model", "seed", "scan", "mae", "ssim"])
+
+
+def test_seeds_and_visits_are_averaged_before_subjects():
+    """A person with two visits and a model with two seeds weigh as much as any other."""
+    rows = [("m", 0, "sub-1_ses-a", 1.0), ("m", 1, "sub-1_ses-a", 3.0), ("m", 0, "sub-1_ses-b", 6.0)]
+    frame = pd.DataFrame([*rows, ("m", 0, "sub-2", 10.0)], columns=["model", "seed", "scan", "mae"])
+    assert subject_means(frame)["mae"].tolist() == [4.0, 10.0]
+    summary = summarise(frame, bootstrap=200).iloc[0]
+    assert (summary["mean"], summary["subjects"], summary["seeds"]) == (7.0, 2, 2)
+
+
+def test_bootstrap_interval_covers_the_true_mean():
+    """About 95 % of the intervals hold the mean that the subjects were drawn around."""
+    rng = np.random.default_rng(1)
+    hits = 0
+    for _ in range(200):
+        frame = pd.DataFrame({"model": "m", "seed": 0, "scan": [f"sub-{i}" for i in range(30)]})
+        row = summarise(frame.assign(mae=rng.normal(1.0, 0.3, 30)), bootstrap=500).iloc[0]
+        hits += row["low"] <= 1.0 <= row["high"]
+    assert 178 <= hits <= 198
+
+
+def test_paired_difference_sees_what_single_intervals_do_not():
+    """Where the intervals of two means overlap, the paired difference, model minus reference, still excludes zero."""
+    frame = table()
+    summary = summarise(frame).set_index(["model", "metric"])
+    assert summary.loc[("flow", "mae"), "high"] > summary.loc[("unet", "mae"), "low"]
+    result = differences(frame, "unet").set_index("metric")
+    assert result.loc["mae", "high"] < 0
+    assert result.loc["mae", "verdict"] == result.loc["ssim", "verdict"] == "better"
+    assert result.loc["mae", "gain"] == pytest.approx(-result.loc["mae", "difference"])
+    assert result.loc["ssim", "gain"] == pytest.approx(result.loc["ssim", "difference"])
+    means = subject_means(frame).pivot(index="subject", columns="model", values="mae")
+    assert result.loc["mae", "p"] == pytest.approx(wilcoxon(means["flow"], means["unet"]).pvalue)
+
+
+def test_a_worse_model_and_an_equal_one_are_called_so():
+    """Worse is said as plainly as better, and noise is left undecided."""
+    verdicts = differences(table(shift=0.003), "unet").set_index("metric")["verdict"]
+    assert set(verdicts) == {"worse"}
+    rng = np.random.default_rng(4)
+    frame = pd.DataFrame({"model": ["a"] * 15 + ["b"] * 15, "seed": 0, "scan": [f"sub-{i}" for i in range(15)] * 2})
+    assert differences(frame.assign(mae=rng.normal(size=30)), "b")["verdict"].tolist() == ["undecided"]
+
+
+def test_coverage_is_judged_by_its_distance_from_the_nominal_level():
+    """A coverage above the level is no better than one below it, and no rank test is given."""
+    scans = [f"sub-{i}" for i in range(12)]
+    near, far = np.full(12, 0.82), np.full(12, 0.97)
+    frame = pd.DataFrame({"model": ["a"] * 12 + ["b"] * 12, "seed": 0, "scan": scans * 2})
+    row = differences(frame.assign(region_coverage_80=np.r_[near, far]), "b").iloc[0]
+    assert row["verdict"] == "better"
+    assert row["gain"] == pytest.approx(0.15)
+    assert np.isnan(row["p"])
+
+
+def test_metrics_that_do_not_apply_and_missing_subjects():
+    """A metric no subject has is left out; a pair counts only the subjects both models were scored on."""
+    frame = table().assign(voxel_coverage_50=np.nan)
+    frame.loc[frame["model"] == "flow", "voxel_coverage_50"] = 0.5
+    frame = frame[~((frame["model"] == "unet") & (frame["scan"] == "sub-03"))]
+    summary = summarise(frame).set_index(["model", "metric"])
+    assert ("unet", "voxel_coverage_50") not in summary.index
+    assert summary.loc[("flow", "mae"), "subjects"] == 20
+    result = differences(frame, "unet").set_index("metric")
+    assert result.loc["mae", "subjects"] == 19
+    assert "voxel_coverage_50" not in result.index
+
+
+def test_equal_seeds_give_equal_tables():
+    """The bootstrap is seeded."""
+    pd.testing.assert_frame_equal(summarise(table(), seed=3), summarise(table(), seed=3))
+    pd.testing.assert_frame_equal(differences(table(), "unet", seed=3), differences(table(), "unet", seed=3))
+
+
+def test_holm_by_hand():
+    """Sorted p-values times 3, 2, 1, never falling, at most 1; unknown entries are no tests."""
+    np.testing.assert_allclose(holm(np.array([0.04, 0.01, np.nan, 0.03])), [0.06, 0.03, np.nan, 0.06])
+    np.testing.assert_allclose(holm(np.array([0.9, 0.8])), [1.0, 1.0])
+    p = np.array([0.001, 0.02, 0.03, 0.4])
+    assert (holm(p) >= false_discovery_control(p)).all()
+
+
+def test_unusable_tables_are_refused():
+    """A missing column or an unknown reference is named."""
+    with pytest.raises(DataError, match="scan"):
+        summarise(pd.DataFrame({"model": ["m"], "seed": [0], "mae": [1.0]}))
+    with pytest.raises(DataError, match="choose from: flow, unet"):
+        differences(table(), "u-net")

@@ -1,0 +1,361 @@
+"""The pair pipeline on a small head made from the template, whose true maps are known."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import nibabel as nib
+import nilearn.datasets
+import numpy as np
+import pytest
+from pet_files import save_pet
+from scipy.ndimage import gaussian_filter
+from scipy.spatial.transform import Rotation
+
+from dualflow.commit import sha256
+from dualflow.config import PreprocessConfig
+from dualflow.errors import DataError, IntensityError, RegistrationError
+from dualflow.imaging import mask as masks
+from dualflow.imaging import outputs, pipeline, registration
+from dualflow.imaging import record as record_of
+from dualflow.imaging.bias import correct_bias
+from dualflow.imaging.geometry import Volume, apply_map, centred_affine, resample
+from dualflow.imaging.mask_qc import BOUNDS
+from dualflow.imaging.reference import reference_mask
+from dualflow.imaging.volume import read_volume, sidecar_path, write_volume
+from dualflow.layout import Layout, Scan
+from dualflow.modalities import MODALITIES
+
+T1W, FDG, FLAIR = MODALITIES["T1w"], MODALITIES["FDG"], MODALITIES["FLAIR"]
+CONFIG = PreprocessConfig(spacing_mm=8, shape=(24, 28, 24), bias_field=False)
+
+
+def rigid(angles, shift):
+    points_map = np.eye(4)
+    points_map[:3, :3] = Rotation.from_euler("xyz", angles, degrees=True).as_matrix()
+    points_map[:3, 3] = shift
+    return points_map
+
+
+TARGET_TO_SOURCE = rigid((6, -4, 8), (14, -9, 20))
+SOURCE_TO_TEMPLATE = rigid((-5, 3, 4), (4, 12, -8)) @ np.diag([1.08, 0.95, 1.04, 1.0])
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory):
+    """A source in LPS order and a blurred, noisy target of another contrast, each on a grid of its own."""
+    folder = tmp_path_factory.mktemp("head")
+    image, mask = registration.template()
+    source_affine = np.diag([-3.0, -3.0, 3.0, 1.0])
+    source_affine[:3, 3] = (105, 90, -100)
+    # The template is symmetric: a dark spot on the left tells the sides apart.
+    world = apply_map(image.affine, np.argwhere(np.ones(image.array.shape)).astype(float))
+    spot = (np.linalg.norm(world - (-40, -20, 30), axis=1) < 14).reshape(image.array.shape)
+    image = replace(image, array=np.where(spot, 0.3, image.array).astype(np.float32))
+    source = resample(image, source_affine, (70, 76, 66), SOURCE_TO_TEMPLATE)
+    uptake = replace(image, array=np.exp(-(((image.array - 0.6) / 0.2) ** 2)) * (mask.array > 0))
+    target_affine = centred_affine(np.array([0.0, -20.0, -10.0]), 4.0, (56, 60, 50))
+    target = resample(uptake, target_affine, (56, 60, 50), SOURCE_TO_TEMPLATE @ TARGET_TO_SOURCE)
+    target = gaussian_filter(target, 0.7) + np.random.default_rng(0).normal(0, 0.03, target.shape)
+    write_volume(folder / "source.nii.gz", 900 * source, source_affine)
+    write_volume(folder / "target.nii.gz", 5000 * target, target_affine, sidecar={"Units": "Bq/mL", "Patient": "Ada"})
+    return folder
+
+
+def by_threshold(volume):
+    """Stands in for the network: the head is skull-stripped already."""
+    return gaussian_filter(volume.array, 1) > 100
+
+
+@pytest.fixture(scope="module")
+def pair(head):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "brain_mask", by_threshold)
+        return pipeline.preprocess_pair(head / "source.nii.gz", head / "target.nii.gz", T1W, FDG, CONFIG)
+
+
+def mean_error(pair, estimated, true, world_points):
+    return np.linalg.norm(apply_map(np.array(estimated), world_points) - apply_map(true, world_points), axis=1).mean()
+
+
+def test_registration_recovers_the_known_maps(pair):
+    """Target to source within 1 mm, source to template within 2 mm, on average over the brain."""
+    points = apply_map(pair.source_volume.affine, np.argwhere(pair.native_mask)[::20].astype(float))
+    at_target = apply_map(np.linalg.inv(TARGET_TO_SOURCE), points)
+    assert mean_error(pair, pair.record["target_to_source"], TARGET_TO_SOURCE, at_target) < 1
+    assert mean_error(pair, pair.record["source_to_template"], SOURCE_TO_TEMPLATE, points) < 2
+    quality = pair.record["quality"]["target_to_source"]
+    moved = np.linalg.norm(at_target - points, axis=1).mean()
+    assert quality["displacement_mm"] == pytest.approx(moved, abs=1)
+    assert quality["overlap"] == 1
+
+
+def test_registration_is_deterministic(head, pair):
+    """The same scans give the same map to the last bit."""
+    target = read_volume(head / "target.nii.gz")
+    again = registration.register_rigid(target, pair.source_volume, pair.native_mask)
+    assert again.points_map.tolist() == pair.record["target_to_source"]
+
+
+def test_unrelated_scans_are_refused(head, pair):
+    """Noise shares nothing with a head, and a target that misses the brain is named."""
+    target = read_volume(head / "target.nii.gz")
+    noise = replace(target, array=np.random.default_rng(1).normal(size=target.array.shape).astype(np.float32))
+    with pytest.raises(RegistrationError, match="nats"):
+        registration.register_rigid(noise, pair.source_volume, pair.native_mask)
+    slab = replace(target, array=target.array[:, :, 20:34], affine=target.affine @ rigid((0, 0, 0), (0, 0, 20)))
+    with pytest.raises(RegistrationError, match="of the brain"):
+        registration.register_rigid(slab, pair.source_volume, pair.native_mask)
+
+
+def test_the_model_grid_is_centred_on_the_templates_brain():
+    """RAS-aligned, isotropic, its middle in the middle of the brain's bounding box, and the brain fits the default."""
+    config = PreprocessConfig()
+    affine, shape = pipeline.model_grid(config)
+    assert nib.aff2axcodes(affine) == ("R", "A", "S")
+    np.testing.assert_array_equal(affine[:3, :3], np.eye(3) * config.spacing_mm)
+    brain = nilearn.datasets.load_mni152_brain_mask(resolution=1)
+    points = apply_map(brain.affine, np.argwhere(np.asarray(brain.dataobj) > 0).astype(float))
+    middle = apply_map(affine, (np.array([shape]) - 1) / 2)[0]
+    np.testing.assert_allclose(middle, (points.min(axis=0) + points.max(axis=0)) / 2)
+    index = apply_map(np.linalg.inv(affine), points)
+    assert index.min() > 0
+    assert (index.max(axis=0) < np.array(shape) - 1).all()
+
+
+def test_the_pair_is_normalised_and_masked(pair):
+    """SUVR has mean 1 in the brain; outside it both images are background; the source lies on 0..1."""
+    assert pair.source.shape == pair.target.shape == pair.mask.shape == CONFIG.shape
+    assert pair.source.dtype == pair.target.dtype == pair.target_native.dtype == np.float32
+    assert pair.target[pair.mask].mean() == pytest.approx(1, abs=1e-5)
+    assert (pair.target[~pair.mask] == 0).all()
+    assert (pair.source[~pair.mask] == 0).all()
+    assert (pair.target_native[~pair.native_mask] == 0).all()
+    assert np.median(pair.source[pair.mask]) == pytest.approx(0.7, abs=0.25)
+    assert pair.target_native[pair.native_mask].mean() == pytest.approx(1, abs=0.05)
+
+
+def test_the_pair_lies_over_the_template(pair):
+    """On the model grid the source correlates with the template itself: left is left."""
+    image, _ = registration.template()
+    affine, shape = pipeline.model_grid(CONFIG)
+    expected = resample(image, affine, shape)
+    assert np.corrcoef(pair.source[pair.mask], expected[pair.mask])[0, 1] > 0.95
+    left, right = (
+        tuple(apply_map(np.linalg.inv(affine), np.array([[side * 40.0, -20, 30]]))[0].round().astype(int))
+        for side in (-1, 1)
+    )
+    assert pair.source[left] < 0.6 * pair.source[right]
+
+
+def test_to_native_needs_only_the_json_record(pair):
+    """A smooth image goes from the source's grid to the model grid and back: r > 0.99 in the brain, else background."""
+    record = json.loads(json.dumps(pair.record))
+    source = pair.source_volume
+    points = apply_map(source.affine, np.argwhere(np.ones(source.array.shape)).astype(float))
+    wave = np.cos(points @ (0.03, 0.05, -0.04)).reshape(source.array.shape).astype(np.float32)
+    on_model = record_of.onto_grid(replace(source, array=wave), record, pipeline.model_grid(CONFIG), world="source")
+    back, affine = record_of.to_native(on_model, record, background=-7.0)
+    np.testing.assert_array_equal(affine, source.affine)
+    inside = pair.native_mask & (back != -7)
+    assert inside.sum() > 0.99 * pair.native_mask.sum()
+    assert np.corrcoef(back[inside], wave[inside])[0, 1] > 0.99
+    assert (back == -7).any()
+
+
+def test_onto_grid_places_the_target_world(head, pair):
+    """Any image on the target's grid lands where the target did; an unknown world is refused."""
+    target, grid = read_volume(head / "target.nii.gz"), pipeline.model_grid(CONFIG)
+    again = record_of.onto_grid(target, pair.record, grid, world="target")
+    slope = pair.record["target"]["intensity"]["slope"]
+    np.testing.assert_allclose(again[pair.mask] / slope, pair.target[pair.mask], rtol=1e-5)
+    with pytest.raises(DataError, match="world"):
+        record_of.onto_grid(target, pair.record, grid, world="moon")
+
+
+def test_a_scan_without_target_gives_the_same_source(head, pair, monkeypatch):
+    """What is fed to the model does not depend on whether a target exists."""
+    monkeypatch.setattr(pipeline, "brain_mask", by_threshold)
+    alone = pipeline.preprocess_pair(head / "source.nii.gz", None, T1W, FDG, CONFIG)
+    np.testing.assert_array_equal(alone.source, pair.source)
+    assert alone.target is None
+    assert alone.target_native is None
+    with pytest.raises(DataError, match="world"):
+        record_of.onto_grid(alone.source_volume, alone.record, pipeline.model_grid(CONFIG), world="target")
+
+
+def test_the_studys_own_mask_takes_the_networks_place(head, pair, tmp_path):
+    """The same mask from a file gives the same images; the record says whose it is, and nothing of how long it took."""
+    file = tmp_path / "mask.nii.gz"
+    write_volume(file, pair.native_mask, pair.source_volume.affine, dtype=np.uint8)
+    own = pipeline.preprocess_pair(head / "source.nii.gz", None, T1W, FDG, CONFIG, mask=file)
+    np.testing.assert_array_equal(own.source, pair.source)
+    assert own.record["brain_mask"] == {"file": "mask.nii.gz", "sha256": sha256(file)}
+    assert pair.record["brain_mask"] == {"made_by": "deepbet"}
+    assert own.record["quality"] == {key: pair.record["quality"][key] for key in own.record["quality"]}
+    assert list(own.clock.seconds) == ["read", "brain_mask", "bias_field", "template", "grid"]
+    assert "seconds" not in json.dumps(own.record)
+
+
+def test_the_record_tells_how_the_scans_lay_before(pair):
+    """Target and source shared less by the scanner's coordinates; the template's are no scanner's."""
+    quality = pair.record["quality"]
+    found = quality["target_to_source"]
+    assert found["mutual_information_nats"] > 2 * found["before"]["mutual_information_nats"]
+    assert quality["source_to_template"]["before"] is None
+    assert not [name for name, (_, least, most) in BOUNDS.items() if not least <= quality["brain_mask"][name] <= most]
+
+
+def test_an_anatomical_target_needs_no_special_case(head, monkeypatch):
+    """The same code takes a robustly normalised target with its bias field corrected in its own space."""
+    monkeypatch.setattr(pipeline, "brain_mask", by_threshold)
+    config = CONFIG.model_copy(update={"bias_field": True})
+    pair = pipeline.preprocess_pair(head / "source.nii.gz", head / "target.nii.gz", T1W, FLAIR, config)
+    assert pair.record["target"]["intensity"]["normaliser"] == "robust"
+    assert (pair.target[pair.mask] > 1).mean() == pytest.approx(0.005, abs=0.005)
+
+
+@pytest.fixture(scope="module")
+def both(head):
+    """The source with a FLAIR beside it that is also the target."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "brain_mask", by_threshold)
+        image = head / "target.nii.gz"
+        return pipeline.preprocess_pair(head / "source.nii.gz", image, T1W, FDG, CONFIG, extra={"FLAIR": image})
+
+
+def test_a_further_source_goes_the_targets_way(both, pair, head):
+    """It is aligned as a target is, normalised by its own row, and recorded; source and target stay what they were."""
+    np.testing.assert_array_equal(both.source, pair.source)
+    np.testing.assert_array_equal(both.target, pair.target)
+    values, found = both.extra["FLAIR"].values, both.record["extra_sources"]["FLAIR"]
+    assert found["to_source"] == pair.record["target_to_source"]
+    assert found["file"] == "target.nii.gz"
+    assert found["intensity"]["normaliser"] == "robust"
+    assert both.record["quality"]["FLAIR_to_source"] == pair.record["quality"]["target_to_source"]
+    assert both.record.keys() == pair.record.keys()
+    assert (values[~pair.mask] == 0).all()
+    assert np.corrcoef(values[pair.mask], pair.target[pair.mask])[0, 1] > 0.99
+    volume, record = read_volume(head / "target.nii.gz"), json.loads(json.dumps(both.record))
+    placed = [
+        record_of.onto_grid(volume, record, pipeline.model_grid(CONFIG), world=world) for world in ("FLAIR", "target")
+    ]
+    np.testing.assert_array_equal(*placed)
+
+
+def test_aligned_images_are_trusted_but_measured(head, pair, tmp_path, monkeypatch):
+    """With `aligned` no image moves by so much as a rounding error, and one that shares nothing there is refused."""
+    monkeypatch.setattr(pipeline, "brain_mask", by_threshold)
+    config = CONFIG.model_copy(update={"aligned": True})
+    place, noise = tmp_path / "there.nii.gz", tmp_path / "noise.nii.gz"
+    there = resample(pair.target_volume, *pair.source_volume.grid, np.linalg.inv(TARGET_TO_SOURCE))
+    write_volume(place, there, pair.source_volume.affine)
+    write_volume(noise, np.random.default_rng(0).random(there.shape), pair.source_volume.affine)
+    source = head / "source.nii.gz"
+    trusted = pipeline.preprocess_pair(source, place, T1W, FDG, config, extra={"FLAIR": place})
+    moved = [trusted.record["target_to_source"], trusted.record["extra_sources"]["FLAIR"]["to_source"]]
+    assert moved == [np.eye(4).tolist()] * 2
+    for name in ("target_to_source", "FLAIR_to_source"):
+        quality, registered = trusted.record["quality"][name], pair.record["quality"]["target_to_source"]
+        assert quality["displacement_mm"] == 0
+        assert quality["mutual_information_nats"] > 0.5 * registered["mutual_information_nats"]
+    assert np.corrcoef(trusted.target[pair.mask], pair.target[pair.mask])[0, 1] > 0.95
+    with pytest.raises(RegistrationError, match=r"noise\.nii\.gz: aligned with source\.nii\.gz they share"):
+        pipeline.preprocess_pair(source, noise, T1W, FDG, config)
+
+
+def test_a_further_source_is_written_beside_the_others(both, tmp_path):
+    """Its volume and what was done with it lie where the data set looks for it; the picture shows it."""
+    layout, scan = Layout(tmp_path), Scan("01")
+    files = outputs.write_pair(both, layout, scan, T1W, FDG)
+    assert files["FLAIR"] == layout.on_grid(scan, FLAIR)
+    np.testing.assert_array_equal(read_volume(files["FLAIR"]).array, both.extra["FLAIR"].values)
+    sidecar = json.loads(sidecar_path(files["FLAIR"]).read_text())
+    assert sidecar["Intensity"] == both.record["extra_sources"]["FLAIR"]["intensity"]
+    assert sidecar["SpatialReference"] == json.loads(files["record"].read_text())["SpatialReference"]
+
+
+def test_written_files_tell_what_they_are(pair, tmp_path):
+    """Every output exists and reads back; the record is the source's sidecar; no folder name or stray tag leaks."""
+    layout, scan = Layout(tmp_path), Scan("01", "02")
+    files = outputs.write_pair(pair, layout, scan, T1W, FDG)
+    assert files["record"] == layout.record(scan, T1W)
+    record = json.loads(files["record"].read_text())
+    assert record.items() >= json.loads(json.dumps(pair.record)).items()
+    assert record["SkullStripped"] is True
+    assert record["target"]["acquisition"] == {"Units": "Bq/mL"}
+    assert record["source"]["file"] == "source.nii.gz"
+    assert "Ada" not in files["record"].read_text()
+    np.testing.assert_array_equal(read_volume(layout.on_grid(scan, FDG)).array, pair.target)
+    np.testing.assert_array_equal(read_volume(layout.mask_native(scan, T1W)).array > 0, pair.native_mask)
+    native = read_volume(layout.target_native(scan, T1W, FDG))
+    np.testing.assert_allclose(native.affine, pair.source_volume.affine, atol=1e-4)
+    np.testing.assert_array_equal(native.array, pair.target_native)
+    assert json.loads(layout.on_grid(scan, FDG).with_suffix("").with_suffix(".json").read_text())["TracerName"] == "FDG"
+    assert files["figure"].read_bytes().startswith(b"\xff\xd8")
+    before = {name: file.read_bytes() for name, file in files.items()}
+    outputs.write_pair(pair, layout, scan, T1W, FDG)
+    assert before == {name: file.read_bytes() for name, file in files.items()}
+
+
+def test_a_series_is_averaged_and_divided_by_its_reference_region(head, pair, tmp_path, monkeypatch):
+    """Of a dynamic PET whose field of view ends in the cerebellum, the window's mean is 1 where that is shown."""
+    monkeypatch.setattr(pipeline, "brain_mask", by_threshold)
+    target = read_volume(head / "target.nii.gz")
+    first = 14  # a quarter of the cerebellum lies below this slice, and 5 % of the brain
+    affine = target.affine @ rigid((0, 0, 0), (0, 0, first))
+    frames = np.stack([target.array.max() - target.array, target.array])[..., first:]
+    times = {"InjectionStart": 0, "FrameTimesStart": [0, 600], "FrameDuration": [600, 600], "Units": "BQML"}
+    path = save_pet(tmp_path / "series.nii.gz", frames, affine, **times)
+    options = {"pet_window_s": (600, 1200), "reference_region": "cerebellum"}
+    config = CONFIG.model_copy(update=options)
+    found = pipeline.preprocess_pair(head / "source.nii.gz", path, T1W, FDG, config)
+    region, grid = reference_mask("cerebellum", pipeline.model_grid(config)), pipeline.model_grid(config)
+    field = replace(target, array=np.ones_like(frames[0]), affine=affine)
+    shown = record_of.onto_grid(field, found.record, grid, world="target") > 0
+    used = region & found.mask & shown
+    assert 20 <= used.sum() < (region & found.mask).sum()
+    assert found.target[used].mean() == pytest.approx(1, abs=1e-5)
+    fitted = found.record["target"]["intensity"]
+    assert fitted["reference_value"] == fitted["slope"]
+    assert (fitted["reference_region"], fitted["reference_unit"]) == ("cerebellum", "Bq/mL")
+    assert fitted["reference_voxels"] == used.sum()
+    assert fitted["reference_shown"] == pytest.approx(used.sum() / (region & found.mask).sum(), abs=1e-4)
+    assert found.record["target"]["pet"]["seconds_by_frame"] == {"1": 600}
+    assert np.corrcoef(found.target[pair.mask & shown], pair.target[pair.mask & shown])[0, 1] > 0.97
+    assert json.loads(json.dumps(found.record)) == found.record
+
+
+def test_n4_evens_out_a_known_field():
+    """A smooth field of 30 % across the brain is mostly removed, and the mean logarithm is kept."""
+    image, mask = registration.template()
+    inside = mask.array > 0
+    ramp = np.linspace(-0.3, 0.3, image.array.shape[1], dtype=np.float32)[None, :, None]
+    biased = replace(image, array=image.array * np.exp(ramp) * 500)
+    clean, fixed = correct_bias(replace(image, array=image.array * 500), inside), correct_bias(biased, inside)
+    bright = inside & (image.array > 0.5)
+    left = np.log(fixed.array[bright] / clean.array[bright])
+    assert left.std() < 0.25 * np.log(biased.array[bright] / (500 * image.array[bright])).std()
+
+
+@pytest.mark.parametrize(
+    ("spacing", "words"), [((1.0, 1.0, 1.0), "ml"), ((9.0, 9.0, 9.0), "ml"), ((8.0, 2.2, 2.0), "mm along")]
+)
+def test_a_mask_that_is_no_brain_is_refused(spacing, words):
+    """A ball too small, too large, or stretched is not taken for a brain."""
+    index = np.stack(np.meshgrid(*[np.arange(40)] * 3, indexing="ij"))
+    ball = ((index - 19.5) ** 2).sum(axis=0) < 18.0**2
+    with pytest.raises(IntensityError, match=words):
+        masks.check_mask(ball, Volume(ball.astype(np.float32), np.diag([*spacing, 1.0])))
+
+
+@pytest.mark.slow
+def test_the_network_finds_the_templates_brain_in_any_orientation():
+    """The mask agrees with the template's by Dice > 0.9, and turning the array turns the mask."""
+    image, mask = registration.template()
+    found = masks.brain_mask(image)
+    assert 2 * (found & (mask.array > 0)).sum() / (found.sum() + mask.array.sum()) > 0.9
+    turned = nib.as_closest_canonical(nib.Nifti1Image(image.array, image.affine)).slicer[::-1, ::-1]
+    again = masks.brain_mask(Volume(np.asarray(turned.dataobj).transpose(2, 0, 1), turned.affine[:, [2, 0, 1, 3]]))
+    np.testing.assert_array_equal(again.transpose(1, 2, 0)[::-1, ::-1], found)

@@ -1,0 +1,122 @@
+"""What the page says the flows learnt."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dualflow.modalities import MODALITIES
+from dualflow.report.likelihood_tables import (
+    check_against,
+    explained_table,
+    image_table,
+    learnt,
+    safety_table,
+    source_table,
+    stress_totals,
+)
+
+ROW = MODALITIES["FDG"]
+
+
+@pytest.fixture
+def scores():
+    """A flow of three levels, one of two, and a model that is no flow; one person has three visits."""
+    scans = ["sub-1_ses-a", "sub-1_ses-b", "sub-1_ses-c", "sub-2"]
+    common = {
+        "scan": scans, "nll_true": [1.0, 1.0, 1.0, 3.0], "nll_wrong": [2.0, 3.0, 4.0, 2.0], "nll_blurred": 5.0,
+        "mae": [0.1, 0.1, 0.1, 0.3], "mae_temperature0": 0.2, "mae_one_sample": 0.4, "mae_sample_mean": 0.25,
+        "sample_seconds": 0.5, "explained_level_1": 0.1, "explained_level_2": 0.2,
+        "explained_other_level_1": 0.05,
+        "round_trip_float32": [1e-6, 4e-6, 1e-6, 1e-6], "round_trip_float64": [1e-15, np.nan, np.nan, np.nan],
+    }  # fmt: skip
+    return pd.concat(
+        [
+            pd.DataFrame({"model": "flow", "seed": 0, **common, "explained_level_3": 0.3}),
+            pd.DataFrame({"model": "glow", "seed": 0, **common}),
+            pd.DataFrame({"model": "unet", "seed": 0, "scan": scans, "mae": 0.1}),
+        ]
+    )
+
+
+def test_visits_of_one_person_count_once(scores):
+    """Three visits that win and one other person who loses are one win of two, and both weigh the same in the gain."""
+    check = check_against(scores, "flow")
+    assert check is not None
+    assert (check.subjects, check.share) == (2, 0.5)
+    assert check.gain == pytest.approx((2.0 - 1.0) / 2)
+    blurred = check_against(scores, "flow", "nll_blurred")
+    assert blurred is not None
+    assert (blurred.share, blurred.gain) == (1.0, 3.0)
+    assert check_against(scores, "unet") is None
+    assert check_against(scores.drop(columns="nll_wrong"), "flow") is None
+
+
+def test_numbers_are_means_over_people(scores):
+    """A person with three visits weighs as much as one with a single visit; of round trips the largest is told."""
+    numbers = learnt(scores, ["flow", "glow"]).set_index("model")
+    assert numbers.loc["flow", "mae"] == pytest.approx(0.2)
+    assert numbers.loc["flow", "round_trip_float32"] == 4e-6
+    assert numbers.loc["flow", "round_trip_float64"] == 1e-15
+    assert numbers.loc["flow", "nll_blurred/gain"] == 3.0
+    assert numbers.loc["flow", "explained_level_3"] == pytest.approx(0.3)
+    assert np.isnan(numbers.loc["glow", "explained_level_3"])
+
+
+def test_a_flow_without_a_finite_density_is_shown(scores):
+    """It has its row, with the numbers that are known."""
+    scores.loc[scores["model"] == "glow", ["nll_true", "nll_wrong", "nll_blurred"]] = np.nan
+    numbers = learnt(scores, ["flow", "glow"]).set_index("model")
+    assert np.isnan(numbers.loc["glow", "nll_wrong/share"])
+    assert numbers.loc["glow", "mae_one_sample"] == pytest.approx(0.4)
+    assert len(source_table(numbers.reset_index()).frame) == 4
+
+
+def test_a_lone_person_has_no_rival(scores):
+    """Where nobody else was scored, the columns that need somebody else are missing, and the rest is shown."""
+    alone = scores.drop(columns=["nll_wrong", "explained_other_level_1"])
+    numbers = learnt(alone, ["flow"])
+    assert np.isnan(numbers.loc[0, "nll_wrong"])
+    assert len(source_table(numbers).frame) == 2
+
+
+def test_tables_show_the_numbers(scores):
+    """Each flow meets each rival, a level it does not have is a dash, and every image has its column."""
+    numbers = learnt(scores, ["flow", "glow"])
+    sources = source_table(numbers).frame
+    assert sources["Model"].tolist() == ["flow", "flow", "glow", "glow"]
+    assert sources["Own wins"].iloc[0].startswith("50 % [")
+    assert sources["Own is better by"].tolist()[:2] == ["0.5000", "3.0000"]
+    images = image_table(numbers, ROW).frame
+    assert images.columns.tolist()[1:5] == ["Point estimate", "Temperature 0", "One sample", "Mean of samples"]
+    assert images.iloc[0, 1:].tolist() == ["0.2000", "0.2000", "0.4000", "0.2500", "0.5000"]
+    levels = explained_table(numbers).frame
+    assert levels.columns.tolist() == ["Model", "Level 1", "Level 2", "Level 1, another's source", "Level 3"]
+    assert levels["Level 1, another's source"].tolist() == ["0.050", "0.050"]
+    assert levels["Level 3"].tolist() == ["0.300", "–"]  # noqa: RUF001
+
+
+def test_stress_tables_of_all_seeds_are_added_up(scores):
+    """Bad values of any seed and setting are in the table; without a stress test it says so."""
+    numbers = learnt(scores, ["flow", "glow"])
+    part = {
+        "temperature": [0.0, 1.0],
+        "source": "own",
+        "samples": [3, 2],
+        "nonfinite_voxels": [0, 7],
+        "largest": [2, 4],
+    }
+    tables = pd.concat([pd.DataFrame(part).assign(model=name) for name in ("glow", "glow", "flow")])
+    totals = stress_totals(tables)
+    safe = safety_table(numbers, totals, ROW)
+    assert safe.frame["Model"].tolist() == ["flow", "glow"]
+    assert safe.frame["Stress samples"].tolist() == ["5", "10"]
+    assert safe.frame["Voxels not finite"].tolist() == ["7", "14"]
+    assert "No stress samples" in safety_table(numbers, None, ROW).caption
+
+
+def test_the_unit_of_the_density_is_told(scores):
+    """Nats per voxel of the mask, not of the grid."""
+    table = source_table(learnt(scores, ["flow"]))
+    assert "nats per voxel of the mask" in table.caption
+    assert table.frame["NLL, own source"].tolist() == ["2.0000", "2.0000"]
+    assert table.frame["Own is better by"].tolist() == ["0.5000", "3.0000"]

@@ -1,0 +1,258 @@
+"""The quality control page is one whole, self-contained, readable file, whatever the scans are like."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from dualflow.commands.qc import qc
+from dualflow.commit import read_manifest, write_manifest
+from dualflow.config import parse_config
+from dualflow.data.quarantine import Quarantine, write_quarantine
+from dualflow.data.tsv import read_table, table_text
+from dualflow.layout import Scan
+from dualflow.modalities import MODALITIES
+from dualflow.report.qc_page import render_sheet
+
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>&"
+
+
+class Page(HTMLParser):
+    """Collects tags with their attributes and the text, in the order of the page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.words = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        if self.tags and self.tags[-1][0] == "script" and not self.scripts:
+            self.scripts.append(data)
+        elif data.strip():
+            self.words += " ".join(data.split()) + "\n"
+
+    def all(self, name: str) -> list[dict[str, str | None]]:
+        """Attributes of every tag of one name."""
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+    @property
+    def cards(self) -> list[dict[str, str | None]]:
+        """Attributes of the scans' cards."""
+        return self.all("article")
+
+
+def quality(count: int, flags: dict[int, str] | None = None) -> pd.DataFrame:
+    """A quality table as it is read from its file: text cells, None for what is missing."""
+    rng = np.random.default_rng(0)
+    figures = {
+        "brain_ml": 1400 + 100 * rng.normal(size=count),
+        "template_mi": rng.random(count),
+        "template_dice": 0.9 + 0.1 * rng.random(count),
+        "target_mi": rng.random(count),
+        "seconds": 20 + rng.random(count),
+    }
+    table = pd.DataFrame({name: [f"{value:.4f}" for value in values] for name, values in figures.items()}, dtype=object)
+    table.insert(0, "scan", [f"sub-{index:02d}" for index in range(count)])
+    table.insert(1, "subject", [f"{index:02d}" for index in range(count)])
+    return table.assign(flags=[(flags or {}).get(index) for index in range(count)])
+
+
+@pytest.fixture
+def picture(tmp_path):
+    """A picture that every scan shares, but for a missing one and one that is no picture."""
+    Image.new("RGB", (60, 40)).save(tmp_path / "any.jpg")
+    (tmp_path / "sub-03_qc.jpg").write_bytes(b"no picture")
+    special = {scan: tmp_path / f"{scan}_qc.jpg" for scan in ("sub-02", "sub-03")}
+    return lambda scan: special.get(scan, tmp_path / "any.jpg")
+
+
+@pytest.fixture
+def render(tmp_path, picture):
+    """Write a page and parse it."""
+
+    def page(table, quarantine=(), title="study") -> Page:
+        render_sheet(tmp_path / "qc.html", title, table, quarantine, picture)
+        return Page((tmp_path / "qc.html").read_text())
+
+    return page
+
+
+def test_the_page_asks_nobody_for_anything(render, tmp_path):
+    """Pictures are embedded, links stay inside, the only script is the one the policy names; no temporary is left."""
+    page = render(quality(5, {1: "a"}), [Quarantine("sub-9", "pairing", "no target")])
+    addresses = [
+        value for _, attributes in page.tags for name, value in attributes.items() if name in {"src", "href", "srcset"}
+    ]
+    assert all(address.startswith(("data:image/jpeg;base64,", "#")) for address in addresses)
+    assert {link[1:] for link in addresses if link.startswith("#")} <= {tag.get("id") for _, tag in page.tags}
+    assert not {"link", "iframe", "object", "form", "base"} & {tag for tag, _ in page.tags}
+    (script,) = page.scripts
+    policy = next(tag["content"] for tag in page.all("meta") if tag.get("http-equiv") == "Content-Security-Policy")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy == f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    assert len(page.all("script")) == 1
+    text = re.sub(r"base64,[^\"]+", "", (tmp_path / "qc.html").read_text())
+    assert not re.search(r"https?:|//[a-z]+\.|@import|url\(", text)
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_flagged_scans_come_first_and_tell_why(render):
+    """More flags first, then by key; each flag is a line of its own, and the others have no list of flags."""
+    page = render(quality(5, {1: "too small", 4: "too large; too far"}))
+    assert [card["id"] for card in page.cards] == ["sub-04", "sub-01", "sub-00", "sub-02", "sub-03"]
+    assert [card["class"] for card in page.cards] == ["card flagged"] * 2 + ["card"] * 3
+    assert [tag.get("class") for tag in page.all("ul")] == ["flags", "flags"]
+    assert "too large\ntoo far\n" in page.words
+    assert "5 scans on the model grid, 2 flagged for review, 0 set aside." in page.words
+    assert "No scan was set aside." in page.words
+
+
+def test_scans_set_aside_are_listed_at_the_top(render):
+    """Step and reason of each stand before the first card, and they are counted."""
+    rows = [Quarantine("sub-8", "pairing", "two T1w files"), Quarantine("sub-9", "preprocess", "cut short")]
+    words = render(quality(2), rows).words
+    assert "2 scans on the model grid, 0 flagged for review, 2 set aside." in words
+    for text in ("sub-8\npairing\ntwo T1w files", "sub-9\npreprocess\ncut short"):
+        assert words.index(text) < words.index("sub-00")
+
+
+def test_all_is_shown_without_the_script(render):
+    """Every card stands in the page itself; only the controls wait for the script, and all of them have a name."""
+    page = render(quality(3))
+    hidden = [attributes["id"] for _, attributes in page.tags if "hidden" in attributes]
+    assert hidden == ["controls"]
+    assert len(page.cards) == 3
+    assert len(page.all("label")) == len(page.all("input")) + len(page.all("select"))
+
+
+def test_cards_can_be_sorted_by_every_figure(render):
+    """There is an order for each figure, and each card holds the numbers that are known of it."""
+    table = quality(3)
+    table.loc[1, "target_mi"] = None
+    page = render(table.assign(note="text", reference_value=None))
+    orders = [tag["value"] for tag in page.all("option") if "value" in tag]
+    assert orders == ["brain_ml", "template_mi", "template_dice", "target_mi", "seconds"]
+    values = [json.loads(card["data-values"]) for card in page.cards]
+    assert [set(orders) - set(known) for known in values] == [set(), {"target_mi"}, set()]
+    assert values[2]["brain_ml"] == float(table["brain_ml"][2])
+    assert f"brain volume\n{float(table['brain_ml'][2]):.0f} mL\n" in page.words
+    assert page.words.count("target MI\n–\n") == 1  # noqa: RUF001 - the dash of a value that is not known
+
+
+def test_each_figure_has_a_strip_of_dots_that_lead_to_the_cards(render):
+    """One dot per known value inside its frame, flagged ones last so that they lie on top; one scan needs no strip."""
+    table = quality(4, {0: "a"})
+    table.loc[1, "seconds"] = None
+    page = render(table.assign(template_dice="0.9"))
+    dots = page.all("circle")
+    assert len(page.all("svg")) == 5
+    assert len(dots) == 4 * 5 - 1
+    assert all(0 < float(dot["cx"]) < 240 and 0 < float(dot["cy"]) < 36 for dot in dots)
+    assert [index for index, dot in enumerate(dots) if dot.get("class") == "flagged"] == [3, 7, 11, 15, 18]
+    assert not render(quality(1)).all("svg")
+
+
+def test_whatever_a_study_is_called_is_only_text(render, tmp_path):
+    """Hostile keys, flags, reasons, titles and column names make no tag and no attribute."""
+    table = quality(2, {0: HOSTILE}).rename(columns={"brain_ml": HOSTILE})
+    table.loc[1, "scan"] = HOSTILE
+    page = render(table, [Quarantine(HOSTILE, HOSTILE, HOSTILE)], title=HOSTILE)
+    assert len(page.all("script")) == 1
+    assert len(page.all("img")) == 2
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+    assert page.cards[1]["id"] == page.cards[1]["data-scan"] == HOSTILE
+    assert HOSTILE in json.loads(page.cards[0]["data-values"])
+    assert page.words.count(HOSTILE) >= 6
+    assert HOSTILE not in (tmp_path / "qc.html").read_text()
+
+
+def test_missing_pictures_are_named(render):
+    """A picture that is not there, and a file that is none, are named on their cards; the rest have theirs."""
+    page = render(quality(5))
+    assert len(page.all("img")) == 3
+    assert all((image["width"], image["height"], image["loading"]) == ("60", "40", "lazy") for image in page.all("img"))
+    for scan in ("sub-02", "sub-03"):
+        assert f"The picture {scan}_qc.jpg is missing or cannot be read; preprocess this scan again." in page.words
+
+
+def test_a_study_with_nothing_left_has_its_page(render):
+    """Without a single usable scan the page says so and lists what was set aside."""
+    page = render(quality(0), [Quarantine("sub-9", "pairing", "no source")])
+    assert "0 scans on the model grid" in page.words
+    assert "No scan is on the model grid." in page.words
+    assert "no source" in page.words
+    assert not page.cards
+    assert "1 scan on the model grid" in render(quality(1)).words
+
+
+def test_the_page_is_the_pictures_and_little_more(render, tmp_path, picture):
+    """Hundreds of scans add their pictures and a few kilobytes each, and equal inputs give equal bytes."""
+    table = quality(300, dict.fromkeys(range(0, 300, 7), "target shares 0.09 nats with the source, expected 0.15"))
+    render(table)
+    first = (tmp_path / "qc.html").read_bytes()
+    assert len(first) < 300 * (4 * picture("sub-00").stat().st_size / 3 + 4000)
+    render(table)
+    assert (tmp_path / "qc.html").read_bytes() == first
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A study of two scans on the model grid, one with a brain too small, and one scan set aside."""
+    values = {"study": {"name": "x", "results": str(tmp_path), "extra_sources": ["FLAIR"]}}
+    layout = parse_config(values).layout
+    rows = [(f"sub-{label}", label, None, "t1w", "fdg", "train", "flair") for label in ("00", "01", "9")]
+    columns = ["scan", "subject", "session", "source", "target", "split", "source_FLAIR"]
+    layout.pairs.parent.mkdir(parents=True)
+    layout.pairs.write_text(table_text(pd.DataFrame(rows, columns=columns)))
+    write_quarantine(layout.quarantine, [Quarantine("sub-9", "preprocess", "no brain")])
+    write_manifest(layout.manifest("preprocess"), step="preprocess", outputs={}, inputs={}, config={})
+    fit = {"mutual_information_nats": 0.5, "overlap": 0.99, "displacement_mm": 3.0, "before": None}
+    for label, size in (("00", 1400.0), ("01", 700.0)):
+        quality = {"brain_ml": size, "brain_mask": {}, "source_to_template": fit, "FLAIR_to_source": fit}
+        record = {"quality": quality, "target": None, "extra_sources": {"FLAIR": {}}, "brain_mask": {}}
+        path = layout.record(Scan(label), MODALITIES["T1w"])
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(record))
+    file = layout.figure(Scan("00"), "qc")
+    file.parent.mkdir(parents=True)
+    Image.new("RGB", (6, 4)).save(file)
+    return values
+
+
+def test_the_step_makes_table_and_page_from_what_preprocessing_left(study):
+    """Records and pictures of the study go in; the table, the page and a manifest that verifies come out."""
+    config = parse_config(study)
+    qc(config)
+    page = Page(config.layout.qc.read_text())
+    assert "x: T1w + FLAIR to FDG, quality control" in page.words
+    assert [card["id"] for card in page.cards] == ["sub-01", "sub-00"]
+    assert "brain volume 700 mL, expected at least 900 mL" in page.words
+    assert "sub-9\npreprocess\nno brain" in page.words
+    assert "The picture sub-01_qc.jpg is missing" in page.words
+    assert list(read_table(config.layout.quality)["scan"]) == ["sub-00", "sub-01"]
+    manifest = read_manifest(config.layout.manifest("qc"))
+    assert list(manifest["outputs"]) == ["page", "quality"]
+
+
+def test_another_threshold_changes_the_page_alone(study):
+    """The scans are not touched when a threshold of review changes; the flags are others."""
+    qc(parse_config(study))
+    config = parse_config(study | {"review": {"brain_ml": [600, 1000]}})
+    before = {file: file.read_bytes() for file in config.layout.derivatives.rglob("*") if file.is_file()}
+    qc(config)
+    assert [card["id"] for card in Page(config.layout.qc.read_text()).cards] == ["sub-00", "sub-01"]
+    assert read_table(config.layout.quality)["flags"][1] is None
+    assert before == {file: file.read_bytes() for file in config.layout.derivatives.rglob("*") if file.is_file()}

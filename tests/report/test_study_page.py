@@ -1,0 +1,189 @@
+"""The report is one whole, self-contained, repeatable file."""
+
+from __future__ import annotations
+
+import io
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+
+from dualflow.errors import ConfigError
+from dualflow.evaluation.statistics import differences, summarise
+from dualflow.modalities import MODALITIES
+from dualflow.report.figures import metric_comparison, region_scatter, reliability_curve, training_curves
+from dualflow.report.study_page import SECTIONS, ReportData, render
+from dualflow.report.style import palette, to_png, write_figure
+from dualflow.report.subject_figure import subject_panel
+from dualflow.report.tables import comparison_table, difference_table, plain_table
+
+ROW = MODALITIES["FDG"]
+
+
+class Page(HTMLParser):
+    """Collects tags, ids, links and text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.opened: list[str] = []
+        self.words = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.opened.append(tag)
+        self.ids += [value for name, value in attrs if name == "id"]
+        self.links += [value for name, value in attrs if name in {"href", "src", "srcset", "action", "data"}]
+
+    def handle_data(self, data):
+        self.words += data
+
+
+@pytest.fixture(scope="module")
+def scores() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    rows = [
+        {"model": model, "seed": 0, "scan": f"sub-{i}", "mae": error + 0.001 * rng.normal(), "ssim": 1 - error}
+        | ({"region_coverage_80": 0.8} if model == "flow" else {})
+        for model, error in (("flow", 0.05), ("unet", 0.04))
+        for i in range(8)
+    ]
+    return pd.DataFrame(rows)
+
+
+def report(scores: pd.DataFrame) -> ReportData:
+    """A small report with one table and one figure in each of two sections."""
+    summary = summarise(scores, bootstrap=200)
+    return ReportData(
+        title="study <one>",
+        facts={"Subjects": 12},
+        findings=["The flow is worse."],
+        quarantine=pd.DataFrame({"scan": ["sub-9"], "step": ["header"], "reason": ["voxel size 0 mm"]}),
+        method=["Trained & scored."],
+        limits=["Not clinical."],
+        versions={"dualflow": "0"},
+        tables={"comparison": [comparison_table(summary, ROW, ["mae", "ssim"], "All models.")]},
+        figures={"comparison": [("Dots.", metric_comparison(summary, ["mae", "ssim", "region_coverage_80"], ROW))]},
+    )
+
+
+def test_the_page_is_self_contained_and_whole(tmp_path, scores):
+    """Every section is there, every link stays inside the page, and no address of another host occurs."""
+    render(report(scores), tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    page = Page(text)
+    assert {"summary", *SECTIONS, "quarantine", "method", "provenance"} <= set(page.ids)
+    assert all(link.startswith(("#", "data:image/png;base64,")) for link in page.links)
+    assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
+    assert not re.search(r"(https?:)?//[a-z]", re.sub(r"base64,[^\"]+", "", text))
+    assert "script" not in page.opened
+    assert page.opened.count("img") == 1
+    for words in (
+        "study <one>",
+        "The flow is worse.",
+        "sub-9",
+        "Trained & scored.",
+        "Not clinical.",
+        "Nothing was recorded",
+    ):
+        assert words in page.words
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_equal_reports_give_equal_bytes(tmp_path, scores):
+    """Nothing but the content decides the bytes: no clock, no random ids."""
+    for name in ("a.html", "b.html"):
+        render(report(scores), tmp_path / name)
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+def test_an_unknown_section_is_refused(tmp_path, scores):
+    """A table for a section that the page does not have would be lost silently."""
+    data = ReportData("t", {}, [], pd.DataFrame(), [], [], {}, tables={"metrics": []})
+    with pytest.raises(ConfigError, match="'metrics' does not exist"):
+        render(data, tmp_path / "report.html")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_best_value_of_each_column_is_bold(scores):
+    """Lower MAE and higher SSIM are marked, never a ceiling, and a tie as printed marks both."""
+    summary = summarise(scores, bootstrap=200)
+    table = comparison_table(summary, ROW, ["mae", "ssim", "region_coverage_80"], "c")
+    assert list(table.frame.columns) == ["Model", "MAE (SUVR)", "SSIM", "Regions in 80 % interval"]
+    assert table.best == {(1, 1), (1, 2), (0, 3)}
+    without = comparison_table(summary, ROW, ["mae"], "c", without=["unet"])
+    assert without.best == {(0, 1)}
+    tied = summary.assign(mean=0.5)
+    assert comparison_table(tied, ROW, ["mae"], "c").best == {(0, 1), (1, 1)}
+    assert comparison_table(summary, ROW, ["region_coverage_80"], "c").frame["Model"].tolist() == ["flow"]
+
+
+def test_differences_are_printed_with_sign_and_verdict(scores):
+    """A model with the larger error has a positive difference and is called worse."""
+    table = difference_table(differences(scores, "unet", bootstrap=200), ROW, ["mae"], "c").frame.iloc[0]
+    assert table["Difference"].startswith("+0.0")
+    assert table["The model is"] == "worse"
+    assert plain_table(pd.DataFrame({"a": [1.23456, np.nan]}), "c").frame["a"].tolist() == ["1.235", "–"]  # noqa: RUF001
+
+
+def brain() -> tuple[np.ndarray, np.ndarray]:
+    """A box with a bright spot at its front right top, and its mask."""
+    mask = np.zeros((12, 14, 10), bool)
+    mask[2:-2, 2:-2, 2:-2] = True
+    volume = np.where(mask, 0.5, 0.0).astype(np.float32)
+    volume[8:10, 10:12, :] = 1.5
+    return volume, mask
+
+
+def test_panel_shows_left_on_the_left_and_front_on_top():
+    """In the axial plane a spot at the subject's front right lies in the upper right of the picture."""
+    volume, mask = brain()
+    figure = subject_panel(volume, volume, 0.1 * volume, mask, ROW, source_row=MODALITIES["T1w"])
+    axial = figure.axes[0]
+    picture = np.nan_to_num(axial.images[0].get_array().filled(np.nan))
+    assert axial.images[0].origin == "lower"
+    row, column = np.unravel_index(np.argmax(picture), picture.shape)
+    assert row > picture.shape[0] / 2
+    assert column > picture.shape[1] / 2
+    assert [text.get_text() for text in axial.texts] == ["L", "R"]
+
+
+def test_panel_has_one_window_and_no_column_without_data():
+    """Target images share the modality's window; error and sample columns need their data."""
+    volume, mask = brain()
+    common = {"source_row": MODALITIES["T1w"]}
+    full = subject_panel(volume, volume, 0.1 * volume, mask, ROW, target=volume + 0.1, sample=volume, **common)
+    titles = {axes.get_title(loc="left"): axes.images[0].get_clim() for axes in full.axes if axes.get_title(loc="left")}
+    assert list(titles) == ["T1w MR", "Real", "Synthetic mean", "One sample", "Mean - real", "Uncertainty (SD)"]
+    assert titles["Real"] == titles["Synthetic mean"] == titles["One sample"] == ROW.window
+    assert titles["Mean - real"][0] == -titles["Mean - real"][1]
+    short = subject_panel(volume, volume, 0.1 * volume, mask, ROW, **common)
+    assert [a.get_title(loc="left") for a in short.axes if a.get_title(loc="left")] == [
+        "T1w MR",
+        "Synthetic mean",
+        "Uncertainty (SD)",
+    ]
+
+
+def test_every_figure_renders_and_leaves_settings_alone(tmp_path: Path, scores):
+    """Curves and scatters draw without a warning, into PNG files, and matplotlib's settings are as before."""
+    before = dict(mpl.rcParams)
+    rng = np.random.default_rng(0)
+    curves = pd.DataFrame({"model": "flow", "kind": ["voxel", "region"] * 2, "level": [0.5, 0.5, 0.8, 0.8]})
+    history = pd.DataFrame({"step": [0, 10, 20], "loss": [3.0, 2.0, np.nan]})
+    figures = [
+        reliability_curve(curves.assign(coverage=[0.5, 0.4, 0.8, 0.7]), colours=palette(["unet", "flow"])),
+        training_curves({"flow": history, "unet": history}, {"loss": "Loss", "missing": "Not there"}),
+        region_scatter(rng.random((4, 5)), rng.random((4, 5)), ROW, model="flow"),
+    ]
+    for number, figure in enumerate(figures):
+        write_figure(tmp_path / f"{number}.png", figure)
+        assert (tmp_path / f"{number}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+        assert io.BytesIO(to_png(figure)).getvalue() == (tmp_path / f"{number}.png").read_bytes()
+    assert len(figures[1].axes) == 1
+    assert dict(mpl.rcParams) == before

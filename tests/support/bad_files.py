@@ -1,0 +1,403 @@
+"""Broken images, and folders around them, each with the reason to be given: `python tests/support/bad_files.py OUT`.
+
+`DEFECTS` are images that are to be refused, `SIDECARS` images with a broken JSON file beside them. `SOUND` are images
+that look odd and are to be read. What is wrong with whole studies is in `bad_studies.py`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import struct
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from dualflow.errors import DataError, GeometryError, HeaderError, IntensityError
+
+SHAPE = (9, 8, 7)
+AFFINE = np.array([[2.0, 0, 0, -8], [0, 2.0, 0, -7], [0, 0, 3.0, -9], [0, 0, 0, 1]])
+IMAGE = np.random.default_rng(0).normal(100, 10, SHAPE).astype(np.float32)
+NAN, INF = float("nan"), float("inf")
+ONE, TWO = nib.Nifti1Header, nib.Nifti2Header
+MAGIC = b"\x1f\x8b"
+Make = Callable[[Path], Iterator[Path]]
+Content = bytes | Iterable[bytes]
+
+
+@dataclass(frozen=True)
+class Defect:
+    """A class of broken files.
+
+    Attributes:
+        name: of the folder its files are put in.
+        error: what reading one must raise.
+        words: what the reason must contain (a regular expression).
+        make: writes the files into an empty folder and yields their paths.
+    """
+
+    name: str
+    error: type[DataError]
+    words: str
+    make: Make
+
+
+def nifti(array=IMAGE, kind=ONE, order="<", gap=4, **fields):
+    """Bytes of an image file: a good header with `fields` replaced, `gap` bytes, the voxels."""
+    header = kind(endianness=order)
+    header.set_data_shape(array.shape)
+    header.set_data_dtype(array.dtype)
+    header["pixdim"][1:4] = np.diag(AFFINE)[:3]
+    header.set_qform(AFFINE, 1)
+    header.set_sform(AFFINE, 1)
+    header["xyzt_units"] = 2
+    header["vox_offset"] = header.single_vox_offset - 4 + gap
+    for name, value in fields.items():
+        header[name] = value
+    return header.binaryblock + bytes(gap) + array.astype(header.get_data_dtype()).tobytes(order="F")
+
+
+def of_each(name, *values, **others):
+    """One file for each value of a header field."""
+    return [nifti(**others, **{name: value}) for value in values]
+
+
+def dims(*sizes):
+    """The field `dim`, its rest filled with 1."""
+    return (*sizes, *[1] * (8 - len(sizes)))
+
+
+def sized(*shapes, **others):
+    """One file for each claimed shape; what follows the header is the good image's voxels."""
+    return [nifti(dim=dims(len(shape), *shape), **others) for shape in shapes]
+
+
+def spaced(*edges, **others):
+    """One file for each pixdim."""
+    return of_each("pixdim", *[(*([1] if len(row) == 3 else []), *row, *[1] * 4) for row in edges], **others)
+
+
+def placed(*changes, **others):
+    """One file with an sform alone for each set of changes (row, column, value) to its affine."""
+    made = []
+    for change in changes:
+        affine = AFFINE.copy()
+        for row, column, value in change:
+            affine[row, column] = value
+        rows = {f"srow_{axis}": affine[row] for row, axis in enumerate("xyz")}
+        made.append(nifti(**{"qform_code": 0} | rows | others))
+    return made
+
+
+def with_voxels(*values, at=(4, 4, 4), dtype=np.float32):
+    """One file for each value that a single voxel of the good image is given."""
+    made = []
+    for value in values:
+        array = IMAGE.astype(dtype)
+        array[at] = value
+        made.append(nifti(array))
+    return made
+
+
+def packed(data: bytes) -> bytes:
+    """A gzip stream."""
+    return gzip.compress(data, mtime=0)
+
+
+GOOD, GOOD_TWO = nifti(), nifti(kind=TWO)
+PACKED = packed(GOOD)
+
+
+def cuts(data: bytes, lengths: Iterable[int]) -> list[bytes]:
+    """What is left of a file that was not copied to its end."""
+    return [data[:length] for length in lengths]
+
+
+def flips(data: bytes, places: Iterable[int], bits: int = 1) -> list[bytes]:
+    """The file with one byte changed."""
+    return [data[:at] + bytes([data[at] ^ bits]) + data[at + 1 :] for at in places]
+
+
+def put(data: bytes, at: int, new: bytes) -> bytes:
+    """The file with some bytes replaced."""
+    return data[:at] + new + data[at + len(new) :]
+
+
+def inflating(mib: int, start: bytes) -> bytes:
+    """A small gzip stream that unpacks to `start` and MiBs of zeros; no such image is ever in memory."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    head, block = (packer.compress(data) + packer.flush(zlib.Z_FULL_FLUSH) for data in (start, bytes(1 << 20)))
+    return MAGIC + b"\x08" + bytes(7) + head + mib * block + packer.flush() + bytes(8)
+
+
+def files(*contents: Content) -> Make:
+    """A file for each of these bytes."""
+
+    def make(folder: Path) -> Iterator[Path]:
+        flat = [one for entry in contents for one in ([entry] if isinstance(entry, bytes) else entry)]
+        for number, content in enumerate(flat):
+            path = folder / f"{number:02d}.nii{'.gz' if content[:2] == MAGIC else ''}"
+            path.write_bytes(content)
+            yield path
+
+    return make
+
+
+def both(*contents: Content) -> Make:
+    """The same, each plain and compressed."""
+
+    def make(folder: Path) -> Iterator[Path]:
+        for path in files(*contents)(folder):
+            yield path
+            path.with_suffix(".nii.gz").write_bytes(packed(path.read_bytes()))
+            yield path.with_suffix(".nii.gz")
+
+    return make
+
+
+def with_hole(start: bytes, size: int) -> Make:
+    """A file that ends in a hole."""
+
+    def make(folder: Path) -> Iterator[Path]:
+        path = folder / "sparse.nii"
+        with path.open("wb") as stream:
+            stream.write(start)
+            stream.truncate(size)
+        yield path
+
+    return make
+
+
+def special(*makes: Callable[[Path], object], names: tuple[str, ...] = ("scan.nii", "scan.nii.gz")) -> Make:
+    """What each of `makes` puts at a path in place of a file, under each of `names`."""
+
+    def make(folder: Path) -> Iterator[Path]:
+        for number, at in enumerate(makes):
+            (folder / str(number)).mkdir()
+            for name in names:
+                at(folder / str(number) / name)
+                yield folder / str(number) / name
+
+    return make
+
+
+def nothing(path: Path) -> None:
+    """Leaves the path free."""
+
+
+def loop(path: Path) -> None:
+    other = path.with_name(f"other-{path.name}")
+    path.symlink_to(other)
+    other.symlink_to(path)
+
+
+def locked(path: Path) -> None:
+    path.write_bytes(GOOD)
+    path.chmod(0)
+
+
+def beside(*contents: Content) -> Make:
+    """A good image for each JSON file, which lies beside it."""
+
+    def make(folder: Path) -> Iterator[Path]:
+        for path in files(*contents)(folder):
+            path.rename(path.with_suffix(".json"))
+            path.write_bytes(GOOD)
+            yield path
+
+    return make
+
+
+def huge_json(folder: Path) -> Iterator[Path]:
+    (folder / "scan.nii").write_bytes(GOOD)
+    with (folder / "scan.json").open("wb") as stream:
+        stream.truncate(4 << 30)
+    yield folder / "scan.nii"
+
+
+NOISE = [np.random.default_rng(1).bytes(size) for size in (5, 348, 352, 9000)]
+TEXTS = [b"participant_id\tage\nsub-01\t71\n" * 20, b"hello", b"abc"]
+TYPES = [np.dtype(code) for code in ("u1", "i1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8")]
+PIXDIM_ONLY = {"sform_code": 0}
+END = len(PACKED)
+ODD_NAMES = ("a b.nii", "naïve-脑.nii", "$(touch x);.nii", "line\nend.nii", "tab\tt.nii", "\x1b[31m.nii", "-rf.nii",
+             "'\".nii", os.fsdecode(b"\xff\xfe.nii"))  # fmt: skip
+
+CONTAINERS = [
+    Defect("empty", HeaderError, "is empty", files(b"")),
+    Defect("empty_gzip", HeaderError, "gzip stream of nothing", files(packed(b""))),
+    Defect("text", HeaderError, "is text", both(TEXTS)),
+    Defect("noise", HeaderError, "sizeof_hdr", both(NOISE)),
+    Defect("dicom", HeaderError, "DICOM.*dcm2niix", both(bytes(128) + b"DICM" + bytes(900))),
+    Defect("zip", HeaderError, "zip archive", files(b"PK\x03\x04" + bytes(900))),
+    Defect("bzip2", HeaderError, "bzip2", files(b"BZh9" + bytes(900))),
+    Defect("xz", HeaderError, "an xz file", files(b"\xfd7zXZ\0" + bytes(900))),
+    Defect("zstandard", HeaderError, "zstandard", files(b"\x28\xb5\x2f\xfd" + bytes(900))),
+    Defect("minc", HeaderError, "MINC", both(b"\x89HDF\r\n\x1a\n" + bytes(900))),
+    Defect("gzip_twice", HeaderError, "gzip file inside another", files(packed(PACKED))),
+    Defect("git_lfs", HeaderError, "git lfs pull", files(b"version https://git-lfs.github.com/spec/v1\noid x\n")),
+    Defect("git_annex", HeaderError, "datalad get", files(b"/annex/objects/MD5E-s1--0.nii.gz\n")),
+    Defect("analyze", HeaderError, "magic is b''", both(nifti(magic=b""), nifti(order=">", magic=b""))),
+    Defect("two_files", HeaderError, "magic is b'ni", both(nifti(magic=b"ni1"), nifti(kind=TWO, magic=b"ni2"))),
+    Defect("magic", HeaderError, "expected b'n", both(of_each("magic", b"n+3", b"N+1", b"n 1", b"n+1x", b"n+2"))),
+    Defect("text_mode", HeaderError, "again as binary", both(nifti(kind=TWO, eol_check=(10, 26, 10, 0)))),
+    Defect("sizeof_hdr", HeaderError, "sizeof_hdr", both(of_each("sizeof_hdr", 0, -1, 347, 349))),
+    Defect("cut_header", HeaderError, "NIfTI header of 348", both(cuts(GOOD, (2, 3, 4, 40, 200, 344, 347)))),
+    Defect("cut_header_2", HeaderError, "NIfTI header of 540", both(cuts(GOOD_TWO, (4, 100, 348, 539)))),
+]
+STREAMS = [
+    Defect("cut_gzip", HeaderError, "too early", files(cuts(PACKED, range(12, END, END // 40)))),
+    Defect("cut_gzip_end", HeaderError, "too early", files(cuts(PACKED, range(END - 8, END)))),
+    Defect("gzip_checksum", HeaderError, "damaged", files(flips(PACKED, range(END - 8, END - 4)))),
+    Defect("gzip_length", HeaderError, "damaged", files(flips(PACKED, range(END - 4, END)))),
+    Defect("gzip_body", HeaderError, "damaged|too early|ends before",
+           files(flips(PACKED, range(40, END - 8, END // 24), bits=0x55))),
+    Defect("gzip_method", HeaderError, "damaged", files([put(PACKED, 2, bytes([code])) for code in (0, 7, 255)])),
+    Defect("gzip_tail", HeaderError, "damaged|too early", files(PACKED + b"more", PACKED + GOOD, PACKED + MAGIC)),
+    Defect("cut", HeaderError, "cut short", files(cuts(GOOD, range(352, len(GOOD), len(GOOD) // 12)))),
+    Defect("cut_last_byte", HeaderError, "cut short", files(GOOD[:-1], GOOD_TWO[:-1], nifti(order=">")[:-1])),
+    Defect("cut_inside", HeaderError, "ends before", files([packed(cut) for cut in cuts(GOOD, (352, 900, -1))])),
+    Defect("too_long", HeaderError, "holds more", with_hole(GOOD, 40 << 20)),
+    Defect("bomb_behind_small_header", HeaderError, "unpacks to more",
+           files(inflating(64, GOOD), inflating(900, GOOD), inflating(64, GOOD_TWO))),
+    Defect("bomb_as_declared", HeaderError, "no scan is that empty", files(
+        inflating(600, sized((512, 512, 600))[0][:352]),
+        inflating(1000, sized((1024, 1024, 125), datatype=64)[0][:352]),
+    )),
+]  # fmt: skip
+CLAIMS = [
+    Defect("huge", HeaderError, "GiB, expected at most",
+           both(sized((30000, 30000, 30000), (32767, 32767, 2), (2, 32767, 32767), (9000, 9000, 9000, 1)))),
+    Defect("huge_2", HeaderError, "GiB, expected at most", both(sized(
+        (2**62, 2, 2), (2**21, 2**21, 2**22), (2**32, 2**32, 2), (2**63 - 1, 2**63 - 1, 9), kind=TWO
+    ))),
+    Defect("hollow", HeaderError, "too few for the", both(sized((500, 1000, 500), (600, 600, 700)))),
+    Defect("negative_size", HeaderError, "positive length", both(sized((-9, 8, 7), (9, -8, 7), (9, 8, -7)))),
+    Defect("zero_size", HeaderError, "positive length", both(sized((0, 8, 7), (9, 0, 7), (9, 8, 0)))),
+    Defect("axes", HeaderError, "1 to 7 axes", both([nifti(dim=dims(count, *SHAPE)) for count in (0, -1, 8, 99)])),
+    Defect("flat", HeaderError, "several slices",
+           both(sized((9, 56), (504,), (72, 7, 1), (1, 72, 7), (9, 1, 56)))),
+    Defect("frames", HeaderError, "average the frames", both(sized((9, 4, 7, 2)))),
+    Defect("five_axes", HeaderError, "average the frames", both(sized((3, 4, 7, 2, 3), (9, 4, 7, 1, 2)))),
+    Defect("complex", HeaderError, "complex", both(of_each("datatype", 32, 1792, 2048))),
+    Defect("colour", HeaderError, "RGB", both(of_each("datatype", 128, 2304))),
+    Defect("bits", HeaderError, "binary", both(put(GOOD, 70, struct.pack("<2h", 1, 1)))),
+    Defect("float128", HeaderError, "float128", both(put(GOOD, 70, struct.pack("<2h", 1536, 128)))),
+    Defect("datatype", HeaderError, "datatype",
+           both([put(GOOD, 70, struct.pack("<h", code)) for code in (0, 3, 255, 1234, -4)])),
+    Defect("vox_offset", HeaderError, "vox_offset", both(of_each("vox_offset", 0, 348, -352, NAN, INF, 352.5, 1e12))),
+    Defect("huge_extension", HeaderError, "vox_offset", with_hole(nifti(vox_offset=20 << 20), 21 << 20)),
+    Defect("mixed_byte_order", HeaderError, "byte order is mixed",
+           both(put(GOOD, 0, struct.pack(">i", 348)), put(GOOD, 40, struct.pack(">8h", *dims(3, *SHAPE))))),
+]  # fmt: skip
+PLACES = [
+    Defect("zero_spacing", GeometryError, "positive numbers", both(spaced((0, 2, 3), (2, 0, 3), (2, 2, 0)))),
+    Defect("negative_spacing", GeometryError, "positive numbers", both(spaced((-2, 2, 3), (2, -2, 3), (2, 2, -3)))),
+    Defect("spacing_not_finite", GeometryError, "positive numbers", both(spaced((NAN, 2, 3), (2, INF, 3)))),
+    Defect("spacing_of_no_scan", GeometryError, "0.01 to 100 mm",
+           both(spaced((0.002, 0.002, 0.003), (2000, 2000, 3000), **PIXDIM_ONLY))),
+    Defect("unit", GeometryError, "length unit", both(of_each("xyzt_units", 1, 3, 5, 7))),
+    Defect("codes", GeometryError, "0 to 5", both(of_each("qform_code", -1, 6, 255), of_each("sform_code", -1, 6))),
+    Defect("no_code", GeometryError, "both 0", both(nifti(qform_code=0, sform_code=0),
+                                                     nifti(qform_code=0, sform_code=0, kind=TWO))),
+    Defect("singular", GeometryError, "singular", both(placed(
+        [(0, 0, 0)], [(1, 1, 0)], [(2, 2, 0)], [(0, 1, 2), (1, 1, 0)], [(0, 0, 0), (1, 1, 0), (2, 2, 0)]
+    ))),
+    Defect("sheared", GeometryError, "sheared",
+           both(placed([(0, 1, 1)], [(0, 2, 0.5)], [(1, 2, -1)], [(1, 0, 0.01)]))),
+    Defect("sform_not_finite", GeometryError, "sform: the affine holds",
+           both(placed([(0, 0, NAN)], [(1, 2, NAN)], [(2, 3, INF)], [(0, 3, -INF)]))),
+    Defect("far_away", GeometryError, "mm far", both(placed([(0, 3, 1e6)], [(1, 3, -1e30)], [(2, 2, 1e20)]))),
+    Defect("sform_against_pixdim", GeometryError, "by pixdim and",
+           both(spaced((1, 1, 1), (2, 2, 3.3), qform_code=0))),
+    Defect("quaternion", GeometryError, "no longer than 1", both(of_each("quatern_b", 1.5, -2, 1e30, **PIXDIM_ONLY))),
+    Defect("qform_not_finite", GeometryError, "qform: the affine holds",
+           both(of_each("quatern_c", NAN, **PIXDIM_ONLY), of_each("qoffset_x", NAN, INF, **PIXDIM_ONLY))),
+    Defect("handedness", GeometryError, "left from right",
+           both(spaced((2, 2, 2, 3), (-3, 2, 2, 3), (0.5, 2, 2, 3), (NAN, 2, 2, 3)))),
+    Defect("forms_shifted", GeometryError, "apart", both(of_each("qoffset_x", -7.8, 5), of_each("qoffset_z", 900))),
+    Defect("forms_turned", GeometryError, "apart", both(of_each("quatern_b", 0.05, 0.7, 1))),
+    Defect("forms_scaled", GeometryError, "apart", both(spaced((2.2, 2, 3), (2, 2, 2)))),
+    Defect("forms_mirrored", GeometryError, "apart, one mirrored",
+           both(placed([(0, 0, -2)], [(2, 2, -3)], qform_code=1), spaced((-1, 2, 2, 3)))),
+]  # fmt: skip
+VOXELS = [
+    Defect("nan", IntensityError, "are NaN", both(
+        with_voxels(NAN), with_voxels(NAN, at=(0, 0, 0)), with_voxels(NAN, at=(8, 7, 6), dtype=np.float64),
+        put(GOOD, 400, b"\x01\x00\x80\x7f"), nifti(IMAGE * np.float32(NAN)),
+    )),
+    Defect("infinite", IntensityError, "are infinite", both(with_voxels(INF, -INF))),
+    Defect("all_zero", IntensityError, "every voxel is 0", both([nifti(np.zeros(SHAPE, dtype)) for dtype in TYPES])),
+    Defect("constant", IntensityError, "every voxel is 7", both([nifti(np.full(SHAPE, 7, dtype)) for dtype in TYPES])),
+    Defect("large_and_constant", IntensityError, "every voxel is 5",
+           with_hole(sized((512, 512, 384), scl_slope=1, scl_inter=5)[0][:352], 352 + 4 * 512 * 512 * 384)),
+    Defect("scaled_too_far", IntensityError, "values reach", both(
+        [nifti(IMAGE.astype(np.int16), scl_slope=slope) for slope in (1e37, -1e38, 3e38)],
+        nifti(IMAGE.astype(np.int16), scl_slope=3e36, scl_inter=3e38), with_voxels(1e39, -1e300, dtype=np.float64),
+    )),
+    Defect("scaling_not_finite", IntensityError, "scl_slope and scl_inter",
+           both(of_each("scl_slope", INF, -INF), of_each("scl_inter", NAN, INF, -INF, scl_slope=1))),
+    Defect("scaled_flat", IntensityError, "every voxel is",
+           both(of_each("scl_inter", 1e30, -1e12, scl_slope=1), nifti(IMAGE / 1e9, scl_slope=1, scl_inter=100))),
+]  # fmt: skip
+PATHS = [
+    Defect("missing", HeaderError, "No such file", special(nothing)),
+    Defect("name_too_long", HeaderError, "File name too long", special(nothing, names=("x" * 300 + ".nii",))),
+    Defect("folder", HeaderError, "a folder", special(Path.mkdir)),
+    Defect("pipe", HeaderError, "a named pipe", special(os.mkfifo)),
+    Defect("device", HeaderError, "a device",
+           special(lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to("/dev/null"))),
+    Defect("dangling_link", HeaderError, "a link to what is not there",
+           special(lambda path: path.symlink_to("gone.nii"))),
+    Defect("looping_link", HeaderError, "levels of symbolic links",
+           special(loop, lambda path: path.symlink_to(path.name))),
+    Defect("odd_names", HeaderError, "cut short", special(lambda path: path.write_bytes(GOOD[:-2]), names=ODD_NAMES)),
+]  # fmt: skip
+if os.geteuid():  # nothing is locked to root
+    PATHS.append(Defect("locked", HeaderError, "Permission denied", special(locked)))
+DEFECTS = [*CONTAINERS, *STREAMS, *CLAIMS, *PLACES, *VOXELS, *PATHS]
+SIDECARS = [
+    Defect("json_cut", DataError, "is not JSON", beside(b"", b'{"EchoTime": ', b'{"EchoTime": 1', b"EchoTime = 1")),
+    Defect("json_list", DataError, "expected a JSON object", beside(b"[]", b"1", b'"text"', b"null", b"[{}]")),
+    Defect("json_deep", DataError, "nested too deeply", beside(b"[" * 200_000, b'{"a":' * 200_000)),
+    Defect("json_encoding", DataError, "UTF-8", beside('{"a": "é"}'.encode("latin-1"), b"\xff\xfe\0")),
+    Defect("json_number", DataError, "not finite", beside(b'{"a": NaN}', b'{"a": [-Infinity]}', b'{"a": 1e999}')),
+    Defect("json_huge", DataError, "bytes, expected a sidecar", huge_json),
+]
+SOUND = {
+    "no_scaling.nii": nifti(scl_slope=0, scl_inter=NAN),
+    "unset_scaling.nii": nifti(scl_slope=NAN, scl_inter=NAN),
+    "big_endian.nii": nifti(order=">"),
+    "nifti_2.nii.gz": packed(nifti(kind=TWO, order=">")),
+    "extension.nii": nifti(gap=4 + (64 << 10)),
+    "padded.nii": GOOD + bytes(4096),
+    "padded_gzip.nii.gz": PACKED + bytes(512),
+    "two_members.nii.gz": packed(GOOD[:900]) + packed(GOOD[900:]),
+    "plain_under_a_gzip_name.nii.gz": GOOD,
+    "gzip_under_a_plain_name.nii": PACKED,
+    "one_frame.nii": sized((9, 8, 7, 1, 1))[0],
+    "unknown_unit.nii": nifti(xyzt_units=0),
+    "handedness_0.nii": spaced((0, 2, 2, 3))[0],
+    "wrong_bitpix.nii": nifti(bitpix=0),
+    **{name.replace(".nii", "_sound.nii"): GOOD for name in ODD_NAMES},
+}
+"""Images that are unusual and all the same `IMAGE` at `AFFINE`, by file name."""
+
+
+def write_corpus(out: Path, defects: Iterable[Defect]) -> Iterator[tuple[Defect, Path]]:
+    """Write every file of every class below `out`, a folder for each class."""
+    for defect in defects:
+        folder = out / defect.name
+        folder.mkdir(parents=True)
+        for path in defect.make(folder):
+            yield defect, path
+
+
+if __name__ == "__main__":
+    made = list(write_corpus(Path(sys.argv[1]), [*DEFECTS, *SIDECARS]))
+    print(f"{len({defect.name for defect, _ in made})} classes, {len(made)} files")
