@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dualflow.baselines.baseline import Baseline, Pairs, each
 from dualflow.errors import DataError
-from dualflow.flows.local_linear import RIDGES, SIGMAS, LocalLinear, Scan, fit_local_linear
+from dualflow.flows.local_linear import RIDGES, SIGMAS, LocalLinear, RegressionScan, fit_local_linear
 from dualflow.flows.voxel_features import IntensityFeatures, TissueFeatures, VoxelFeatures
 
 FOLDS = 4
@@ -56,9 +56,9 @@ class _Scans:
     def __init__(self, pairs: Pairs, folds: Sequence[int]) -> None:
         self.pairs, self.folds = pairs, folds
 
-    def __iter__(self) -> Iterator[Scan]:
+    def __iter__(self) -> Iterator[RegressionScan]:
         for pair, fold in zip(each(self.pairs), self.folds, strict=True):
-            yield Scan(pair["source"], pair["target"], pair["side"], pair["mask"], fold)
+            yield RegressionScan(pair["source"], pair["target"], pair["side"], pair["mask"], fold)
 
 
 class LocalLinearBaseline(Baseline):

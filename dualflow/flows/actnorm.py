@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dualflow.flows.bijection import Bijection, soft_bound, soft_bound_inverse, wide
+from dualflow.flows.bijection import Bijection, soft_bound, soft_bound_inverse, upcast
 from dualflow.flows.network import PooledHead
 
 LOG_SCALE_BOUND = 6.0
@@ -44,7 +44,7 @@ class ActNorm(Bijection):
     def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Set scale and shift from the batch `[N, C, D, H, W]`, unless that has been done."""
         if not self.initialized:
-            channels = wide(x).transpose(0, 1).flatten(1)
+            channels = upcast(x).transpose(0, 1).flatten(1)
             deviation = channels.std(1)
             log_scale = torch.where(deviation > CONSTANT_CHANNEL, -deviation.log(), torch.zeros_like(deviation))
             self.shift.copy_(-channels.mean(1).view_as(self.shift))
@@ -58,7 +58,7 @@ class ActNorm(Bijection):
 
     @staticmethod
     def _log_det(x: Tensor, log_scale: Tensor) -> Tensor:
-        per_voxel = wide(log_scale).flatten(-4).sum(-1)
+        per_voxel = upcast(log_scale).flatten(-4).sum(-1)
         return (x[0, 0].numel() * per_voxel).expand(x.shape[0])
 
 

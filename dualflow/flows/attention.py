@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dualflow.errors import ShapeError
-from dualflow.flows.bijection import Bijection, Sequential, soft_bound, sum_per_sample, wide
+from dualflow.flows.bijection import Bijection, Sequential, soft_bound, sum_per_sample, upcast
 from dualflow.flows.linalg import log_abs_det, solve
 from dualflow.flows.network import RMSNorm, ZeroConv
 
@@ -28,7 +28,7 @@ MAX_TOKENS = 4096
 STRONGEST = 1 / 1.1
 
 
-class Tokens(nn.Module):
+class PatchEmbedding(nn.Module):
     """Read one token per `patch^3` cube from data and context on the same grid: strided convolutions, added."""
 
     def __init__(self, channels: int, context_channels: int, patch: int) -> None:
@@ -62,8 +62,8 @@ class GlobalScale(nn.Module):
     def __init__(self, channels: int, context_channels: int, patch: int) -> None:
         super().__init__()
         self.patch = patch
-        self.tokens = Tokens(channels, context_channels, patch)
-        self.local = Tokens(channels, context_channels, 1)
+        self.tokens = PatchEmbedding(channels, context_channels, patch)
+        self.local = PatchEmbedding(channels, context_channels, 1)
         self.token_norm = RMSNorm(WIDTH)
         self.queries_keys_values = nn.Conv3d(WIDTH, 3 * WIDTH, 1, bias=False)
         self.norm = RMSNorm(WIDTH)
@@ -131,7 +131,7 @@ class ITransAttention(Bijection):
             raise ShapeError(f"attention across a channel split needs an even number of channels, got {channels}")
         self.patch = patch
         self.heads = gcd(HEADS, channels // 2)
-        self.tokens = Tokens(channels // 2, context_channels, patch)
+        self.tokens = PatchEmbedding(channels // 2, context_channels, patch)
         self.norm = RMSNorm(WIDTH)
         self.queries_keys = nn.Conv3d(WIDTH, 2 * WIDTH, 1, bias=False)
         self.raw_strength = nn.Parameter(torch.zeros(self.heads, 1, 1))
@@ -139,7 +139,7 @@ class ITransAttention(Bijection):
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Multiply the second half's tokens by G."""
         with torch.autocast(x.device.type, enabled=False):
-            x_a, x_b = wide(x).chunk(2, dim=1)
+            x_a, x_b = upcast(x).chunk(2, dim=1)
             mixing = self._mixing(x_a, context)
             z_b = from_patches(mixing @ to_patches(x_b, self.heads, self.patch), x_b.shape, self.patch)
             return torch.cat([x_a, z_b], dim=1), self._log_det(mixing, x_b)
@@ -147,7 +147,7 @@ class ITransAttention(Bijection):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Solve G x_b = z_b; the first half, from which G comes, is unchanged."""
         with torch.autocast(z.device.type, enabled=False):
-            z_a, z_b = wide(z).chunk(2, dim=1)
+            z_a, z_b = upcast(z).chunk(2, dim=1)
             mixing = self._mixing(z_a, context)
             solved = solve(mixing, to_patches(z_b, self.heads, self.patch))
             return torch.cat([z_a, from_patches(solved, z_b.shape, self.patch)], dim=1), -self._log_det(mixing, z_b)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from dualflow.errors import ShapeError
-from dualflow.flows.bijection import soft_bound, soft_bound_inverse, wide
+from dualflow.flows.bijection import soft_bound, soft_bound_inverse, upcast
 from dualflow.flows.rng import standard_noise
 
-NoiseTool = Callable[[Tensor], Tensor]
+NoiseTransform = Callable[[Tensor], Tensor]
 LOG_DIAGONAL_BOUND = 4.0
 # Share of a latent's variance that the factors may never take at the start; keeps the diagonal well away from zero.
 UNEXPLAINED = 0.1
@@ -25,10 +25,10 @@ class StandardNormal(nn.Module):
 
     def log_prob(self, e: Tensor) -> Tensor:
         """Log-density in nats, `[N, M] -> [N]`."""
-        return -0.5 * (wide(e).square() + log(2 * pi)).sum(1)
+        return -0.5 * (upcast(e).square() + log(2 * pi)).sum(1)
 
     def sample(
-        self, count: int, like: Tensor, generator: torch.Generator | None = None, tool: NoiseTool | None = None
+        self, count: int, like: Tensor, generator: torch.Generator | None = None, tool: NoiseTransform | None = None
     ) -> Tensor:
         """Draw `[count, M]` with the size M, type and device of `like[M]`; `tool` may work on the noise."""
         noise = standard_noise((count, like.numel()), like, generator)
@@ -61,9 +61,9 @@ class LowRankGaussian(nn.Module):
         """Log-density in nats, `[N, M] -> [N]`."""
         self._check(e.shape[1])
         with torch.autocast(e.device.type, enabled=False):
-            log_diagonal, factors = self._diagonal()[1], wide(self.factors)
+            log_diagonal, factors = self._diagonal()[1], upcast(self.factors)
             scaled = factors * (-log_diagonal).exp()[:, None]
-            whitened = wide(e) * (-log_diagonal).exp()
+            whitened = upcast(e) * (-log_diagonal).exp()
             identity = torch.eye(factors.shape[1], dtype=factors.dtype, device=factors.device)
             root = torch.linalg.cholesky(identity + scaled.T @ scaled)
             explained = torch.linalg.solve_triangular(root, (whitened @ scaled).T, upper=False)
@@ -73,7 +73,7 @@ class LowRankGaussian(nn.Module):
             return density
 
     def sample(
-        self, count: int, like: Tensor, generator: torch.Generator | None = None, tool: NoiseTool | None = None
+        self, count: int, like: Tensor, generator: torch.Generator | None = None, tool: NoiseTransform | None = None
     ) -> Tensor:
         """Draw `[count, M]` as `d * eps + A xi` with standard normal eps and xi; `tool` may work on eps.
 
@@ -81,7 +81,7 @@ class LowRankGaussian(nn.Module):
         """
         self._check(like.numel())
         with torch.autocast(like.device.type, enabled=False):
-            factors = wide(self.factors)
+            factors = upcast(self.factors)
             eps = standard_noise((count, len(factors)), factors, generator)
             xi = standard_noise((count, factors.shape[1]), factors, generator)
             eps = eps if tool is None else tool(eps)
@@ -97,7 +97,7 @@ class LowRankGaussian(nn.Module):
         self._check(latents.shape[1])
         if self.initialized:
             return
-        latents = wide(latents)
+        latents = upcast(latents)
         count = min(len(latents), self.factors.shape[1])
         variance = latents.square().mean(0).clamp_min(1e-6)
         # Principal components of few long vectors through the small matrix of their inner products.
@@ -116,7 +116,7 @@ class LowRankGaussian(nn.Module):
         self.raw_log_diagonal.copy_(soft_bound_inverse(self._diagonal()[1] + log(scale), LOG_DIAGONAL_BOUND))
 
     def _diagonal(self) -> tuple[Tensor, Tensor]:
-        log_diagonal = soft_bound(wide(self.raw_log_diagonal), LOG_DIAGONAL_BOUND)
+        log_diagonal = soft_bound(upcast(self.raw_log_diagonal), LOG_DIAGONAL_BOUND)
         return log_diagonal.exp(), log_diagonal
 
     def _check(self, size: int) -> None:

@@ -24,7 +24,7 @@ class Bijection(nn.Module, ABC):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map latent to data; return `(x, -log_det[N])`."""
 
-    def retrace(
+    def reconstruct(
         self, out: Tensor, context: Tensor | None = None, *, inverse: bool = False
     ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
         """Recover the input from the output of `forward`, or of `inverse`, and apply it again with a graph.
@@ -75,19 +75,19 @@ class Sequential(Bijection):
         return x
 
 
-def wide(tensor: Tensor) -> Tensor:
+def upcast(tensor: Tensor) -> Tensor:
     """The tensor in float32 or wider: the precision of log-determinants, densities and solves."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def zero_log_det(x: Tensor) -> Tensor:
     """`[N]` zeros: the log-determinant of a volume-preserving map."""
-    return wide(x.new_zeros(x.shape[0]))
+    return upcast(x.new_zeros(x.shape[0]))
 
 
 def sum_per_sample(x: Tensor) -> Tensor:
     """Sum of everything but the batch axis, `[N, ...] -> [N]`."""
-    return wide(x).flatten(1).sum(1)
+    return upcast(x).flatten(1).sum(1)
 
 
 def soft_bound(raw: Tensor, bound: float) -> Tensor:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from dualflow.errors import ShapeError
 from dualflow.flows.bijection import Bijection, soft_bound, sum_per_sample, zero_log_det
-from dualflow.flows.network import like_data
+from dualflow.flows.network import to_data_format
 
 
-class Transform(Protocol):
+class ElementwiseTransform(Protocol):
     """An elementwise bijection with `parameters_per_channel` numbers per element, given along the channel axis."""
 
     parameters_per_channel: int
@@ -84,28 +84,28 @@ class Coupling(Bijection):
     step of the source's own flow, that of C-Flow and Full-Glow.
     """
 
-    def __init__(self, network: nn.Module, transform: Transform) -> None:
+    def __init__(self, network: nn.Module, transform: ElementwiseTransform) -> None:
         super().__init__()
         self.network, self.transform = network, transform
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Transform the second half."""
+        """ElementwiseTransform the second half."""
         x_a, x_b = self._halves(x)
-        z_b, log_det = self.transform.forward(x_b, like_data(self.network(x_a, context), x))
+        z_b, log_det = self.transform.forward(x_b, to_data_format(self.network(x_a, context), x))
         return torch.cat([x_a, z_b], dim=1), log_det
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Undo the transform; the first half, from which its parameters come, is unchanged."""
         z_a, z_b = self._halves(z)
-        x_b, log_det = self.transform.inverse(z_b, like_data(self.network(z_a, context), z))
+        x_b, log_det = self.transform.inverse(z_b, to_data_format(self.network(z_a, context), z))
         return torch.cat([z_a, x_b], dim=1), log_det
 
-    def retrace(
+    def reconstruct(
         self, out: Tensor, context: Tensor | None = None, *, inverse: bool = False
     ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
         """As any bijection's, but the network, which reads the half that does not change, is run once for both."""
         a, b = (half.detach() for half in self._halves(out))
-        parameters = like_data(self.network(a.requires_grad_(), context), out)
+        parameters = to_data_format(self.network(a.requires_grad_(), context), out)
         b, again, log_det = _retraced(self.transform, b, parameters, inverse=inverse)
         return (a, b), torch.cat([a, again], dim=1), log_det
 
@@ -126,27 +126,29 @@ class Injector(Bijection):
     coupling lets it reach one half only.
     """
 
-    def __init__(self, network: nn.Module, transform: Transform) -> None:
+    def __init__(self, network: nn.Module, transform: ElementwiseTransform) -> None:
         super().__init__()
         self.network, self.transform = network, transform
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Transform everything."""
-        return self.transform.forward(x, like_data(self.network(context), x))
+        """ElementwiseTransform everything."""
+        return self.transform.forward(x, to_data_format(self.network(context), x))
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Undo it with the same parameters."""
-        return self.transform.inverse(z, like_data(self.network(context), z))
+        return self.transform.inverse(z, to_data_format(self.network(context), z))
 
-    def retrace(
+    def reconstruct(
         self, out: Tensor, context: Tensor | None = None, *, inverse: bool = False
     ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
         """As any bijection's, but the network is run once for both."""
-        x, again, log_det = _retraced(self.transform, out, like_data(self.network(context), out), inverse=inverse)
+        x, again, log_det = _retraced(self.transform, out, to_data_format(self.network(context), out), inverse=inverse)
         return (x,), again, log_det
 
 
-def _retraced(transform: Transform, out: Tensor, parameters: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _retraced(
+    transform: ElementwiseTransform, out: Tensor, parameters: Tensor, *, inverse: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """The elements that a transform made `out` of, as a leaf; the transform of them; its log-determinant."""
     undo, apply = (transform.forward, transform.inverse) if inverse else (transform.inverse, transform.forward)
     with torch.no_grad():
@@ -154,4 +156,4 @@ def _retraced(transform: Transform, out: Tensor, parameters: Tensor, *, inverse:
     return x.requires_grad_(), *apply(x, parameters)
 
 
-TRANSFORMS: dict[str, type[Affine] | type[Additive]] = {"affine": Affine, "additive": Additive}
+COUPLING_TRANSFORMS: dict[str, type[Affine] | type[Additive]] = {"affine": Affine, "additive": Additive}

@@ -11,7 +11,7 @@ from dualflow.flows.rng import standard_noise, uniform_noise
 from dualflow.flows.spec import FlowSpec
 
 
-def prepared(
+def prepare_target(
     target: Tensor,
     mask: Tensor | None,
     spec: FlowSpec,
@@ -25,7 +25,7 @@ def prepared(
     density.
     """
     if training or spec.dequantisation == "uniform":
-        target = NOISES[spec.dequantisation](target, spec, generator)
+        target = DEQUANTIZATIONS[spec.dequantisation](target, spec, generator)
     return with_background(target, mask, spec, generator)
 
 
@@ -57,4 +57,7 @@ def with_background(
     return torch.where(mask, target, spec.background_noise * standard_noise(tuple(target.shape), target, generator))
 
 
-NOISES: dict[str, Callable[[Tensor, FlowSpec, torch.Generator | None], Tensor]] = {"none": gaussian, "uniform": uniform}
+DEQUANTIZATIONS: dict[str, Callable[[Tensor, FlowSpec, torch.Generator | None], Tensor]] = {
+    "none": gaussian,
+    "uniform": uniform,
+}

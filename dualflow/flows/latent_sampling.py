@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dualflow.errors import ShapeError
-from dualflow.flows.bijection import wide
+from dualflow.flows.bijection import upcast
 from dualflow.flows.rng import standard_noise
 
-LatentTool = Callable[[Tensor, Tensor | None, float, torch.Generator | None], Tensor]
+LatentTransform = Callable[[Tensor, Tensor | None, float, torch.Generator | None], Tensor]
 
 # The axes of `[N, C, d, h, w]` over which a set of latents extends.
 ALL_ENTRIES, ONE_VOXEL, ONE_CHANNEL = (1, 2, 3, 4), (1,), (2, 3, 4)
@@ -74,7 +74,7 @@ def neighbour_weights(features: Tensor, sharpness: float) -> Tensor:
     Neighbours outside the grid get none, so that the weights of every voxel sum to 1. The larger the sharpness, the
     more a voxel keeps to itself.
     """
-    unit = F.normalize(wide(features), dim=1)
+    unit = F.normalize(upcast(features), dim=1)
     alike = torch.stack([(unit * neighbour).sum(1) for neighbour in _neighbours(unit)], dim=1)
     inside = torch.cat(list(_neighbours(unit.new_ones(1, 1, *unit.shape[2:]))), dim=1)
     return torch.softmax((sharpness * alike).masked_fill(inside == 0, -torch.inf), dim=1)
@@ -126,7 +126,7 @@ def _factors(e: Tensor, weights: Tensor) -> tuple[int, ...]:
     return tuple(large // small for large, small in zip(fine, coarse, strict=True))
 
 
-LATENT_TOOLS: dict[str, LatentTool] = {
+LATENT_TRANSFORMS: dict[str, LatentTransform] = {
     "none": keep,
     "global": partial(normalise, axes=ALL_ENTRIES),
     "local": partial(normalise, axes=ONE_VOXEL),

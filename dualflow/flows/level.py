@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dualflow.flows.actnorm import ACTNORMS, ActNorm
 from dualflow.flows.attention import ATTENTIONS
 from dualflow.flows.bijection import Bijection, Sequential, zero_log_det
-from dualflow.flows.coupling import TRANSFORMS, Affine, Coupling, Injector
+from dualflow.flows.coupling import COUPLING_TRANSFORMS, Affine, Coupling, Injector
 from dualflow.flows.memory import BoundPiece, Memory, run, run_chain
 from dualflow.flows.mixing import MIXINGS, InvertibleMixing, NormalisedMixing, random_rotations
 from dualflow.flows.network import Conditioner, Convolution
@@ -31,7 +31,7 @@ class Step(nn.Module):
         super().__init__()
         channels = len(rotation)
         half = channels // 2
-        transform = TRANSFORMS[spec.coupling](spec.log_scale_bound)
+        transform = COUPLING_TRANSFORMS[spec.coupling](spec.log_scale_bound)
         pieces: dict[str, Bijection] = {
             "actnorm": ACTNORMS[spec.actnorm](channels, context_channels),
             "mixing": MIXINGS[spec.mixing](rotation, context_channels),

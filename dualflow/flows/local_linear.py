@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dualflow.errors import DataError, ShapeError
-from dualflow.flows.voxel_features import TissueFeatures, VoxelFeatures, blur, shown
+from dualflow.flows.voxel_features import TissueFeatures, VoxelFeatures, blur, foreground
 
 RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0)
 SIGMAS = (0.7, 1.1, 1.8)
@@ -31,7 +31,7 @@ SOLVE_CHUNK = 2048
 SMOOTH_CHUNK = 16
 
 
-class Scan(NamedTuple):
+class RegressionScan(NamedTuple):
     """One training scan: source `[C, D, H, W]`, target and bool mask `[1, D, H, W]`, side `[S]` (NaN unknown), fold."""
 
     source: Tensor
@@ -95,7 +95,7 @@ class LocalLinear(nn.Module):
         """Return the conditional mean `[N, 1, D, H, W]`, in the target's unit."""
         features = self.features(source, side)
         # Voxels outside this person's own brain are exactly the source's background, and so background here.
-        return (features * self.coefficients).sum(dim=1, keepdim=True) * shown(source)
+        return (features * self.coefficients).sum(dim=1, keepdim=True) * foreground(source)
 
 
 class LocalLinearFit:
@@ -121,7 +121,7 @@ class LocalLinearFit:
         self.energy = torch.zeros(folds, voxels)
 
     def add(self, source: Tensor, target: Tensor, side: Tensor, mask: Tensor, fold: int) -> None:
-        """Add one scan, its values as in `Scan`, to its fold's sums; only voxels of its own mask count."""
+        """Add one scan, its values as in `RegressionScan`, to its fold's sums; only voxels of its own mask count."""
         weight = mask[0][self.domain].float()
         features = self.model.features(source[None], side[None])[0][:, self.domain]
         values = target[0][self.domain].float() * weight
@@ -216,7 +216,7 @@ class LocalLinearFit:
 
 
 def fit_local_linear(
-    scans: Iterable[Scan],
+    scans: Iterable[RegressionScan],
     model: LocalLinear,
     *,
     ridges: Sequence[float] = RIDGES,

@@ -10,7 +10,7 @@ from dualflow.errors import ShapeError
 from dualflow.flows.local_linear import LocalLinear
 from dualflow.flows.network import Convolution, VolumeNorm, ZeroConv
 from dualflow.flows.squeeze import HaarSqueeze
-from dualflow.flows.voxel_features import shown
+from dualflow.flows.voxel_features import foreground
 
 GROUP = 4
 
@@ -129,7 +129,7 @@ class NetworkMean(nn.Module):
         fine = self.top(torch.cat([_resized(middle, fine), fine], dim=1), flags)
         correction: Tensor = self.haar.inverse(self.head(fine))[0]
         # Outside the person's own brain, where the source is exactly its background, nothing was trained.
-        return (start + correction.to(start.dtype)) * shown(source)
+        return (start + correction.to(start.dtype)) * foreground(source)
 
 
 def _resized(x: Tensor, like: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from dualflow.errors import DriftError
-from dualflow.flows.bijection import Bijection, wide, zero_log_det
+from dualflow.flows.bijection import Bijection, upcast, zero_log_det
 
 Memory = Literal["stored", "checkpoint", "reversible"]
 # Numbers of the input that a chain keeps, to hold the recovered input against.
@@ -99,7 +99,7 @@ class _Reversible(torch.autograd.Function):
         for link in reversed(ctx.links):
             with torch.enable_grad(), _autocast(ctx.autocast):
                 context = None if link.context is None else _leaf(link.context)
-                leaves, again, log_det = link.piece.retrace(z, context, inverse=link.inverse)
+                leaves, again, log_det = link.piece.reconstruct(z, context, inverse=link.inverse)
             wanted = [(p, id(p)) for p in link.piece.parameters() if p.requires_grad]
             if context is not None and context.requires_grad:
                 wanted.append((context, id(link.context)))
@@ -141,7 +141,7 @@ _numbers = True
 
 
 @contextmanager
-def sizes_only() -> Iterator[None]:
+def without_drift_check() -> Iterator[None]:
     """Within, tensors have sizes but no numbers, as in a forecast of memory: there is no drift to look at."""
     global _numbers
     _numbers = False
@@ -155,8 +155,8 @@ def _check_drift(x: Tensor, probes: Tensor, autocast: tuple[str, torch.dtype, bo
     if not _numbers:
         return
     dtype = autocast[1] if autocast[2] else x.dtype
-    size = max(1.0, float(wide(probes).square().mean().sqrt()))  # at temperature 0 a latent is 0
-    error = float((wide(_probes(x)) - wide(probes)).square().mean().sqrt()) / size
+    size = max(1.0, float(upcast(probes).square().mean().sqrt()))  # at temperature 0 a latent is 0
+    error = float((upcast(_probes(x)) - upcast(probes)).square().mean().sqrt()) / size
     if not error <= DRIFT[dtype]:  # also if it is not a number
         raise DriftError(
             f"reversible memory: what was recovered in the backward pass differs from the true input by {error:.2g} of "

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dualflow.flows.actnorm import ActNorm
-from dualflow.flows.bijection import Bijection, Sequential, soft_bound, soft_bound_inverse, wide
+from dualflow.flows.bijection import Bijection, Sequential, soft_bound, soft_bound_inverse, upcast
 from dualflow.flows.network import PooledHead
 
 LOG_DIAGONAL_BOUND = 5.0
@@ -50,13 +50,13 @@ class InvertibleMixing(Bijection):
         """Multiply every voxel's channel vector by W."""
         with torch.autocast(x.device.type, enabled=False):
             matrix, log_det = self.matrix(x)
-            return (matrix @ wide(x).flatten(2)).view_as(x), log_det
+            return (matrix @ upcast(x).flatten(2)).view_as(x), log_det
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Solve for the channel vector that W maps to z."""
         with torch.autocast(z.device.type, enabled=False):
             lower, upper, log_det = self._factors(z)
-            x = self.permutation.T @ wide(z).flatten(2)
+            x = self.permutation.T @ upcast(z).flatten(2)
             x = torch.linalg.solve_triangular(lower, x, upper=False, unitriangular=True)
             x = torch.linalg.solve_triangular(upper, x, upper=True)
             return x.view_as(z), -log_det
@@ -67,7 +67,7 @@ class InvertibleMixing(Bijection):
         return self.permutation @ lower @ upper, log_det
 
     def _factors(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        log_diagonal = soft_bound(wide(self.raw_log_diagonal), LOG_DIAGONAL_BOUND)
+        log_diagonal = soft_bound(upcast(self.raw_log_diagonal), LOG_DIAGONAL_BOUND)
         lower = self.gain * self.lower.tril(-1) + torch.eye(len(log_diagonal), dtype=self.lower.dtype, device=x.device)
         upper = self.gain * self.upper.triu(1) + torch.diag(self.sign * log_diagonal.exp())
         return lower, upper, (x[0, 0].numel() * log_diagonal.sum()).expand(x.shape[0])
@@ -90,14 +90,14 @@ class NormalisedMixing(Bijection):
         with torch.autocast(x.device.type, enabled=False):
             matrix, shift, log_det = self._affine(x)
             moved = (matrix @ shift).expand(len(x), -1, -1)
-            return torch.baddbmm(moved, matrix.expand(len(x), -1, -1), wide(x).flatten(2)).view_as(x), log_det
+            return torch.baddbmm(moved, matrix.expand(len(x), -1, -1), upcast(x).flatten(2)).view_as(x), log_det
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Undo it."""
         with torch.autocast(z.device.type, enabled=False):
             matrix, shift, log_det = self._affine(z)
             inverse = torch.linalg.inv(matrix.double()).to(matrix.dtype).expand(len(z), -1, -1)
-            return torch.baddbmm(-shift.expand(len(z), -1, -1), inverse, wide(z).flatten(2)).view_as(z), -log_det
+            return torch.baddbmm(-shift.expand(len(z), -1, -1), inverse, upcast(z).flatten(2)).view_as(z), -log_det
 
     def _affine(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Matrix A `[C, C]`, shift b `[C, 1]` and log-determinant `[N]`."""
@@ -105,7 +105,7 @@ class NormalisedMixing(Bijection):
         shift, log_scale = self.actnorm.shift_and_log_scale()
         matrix, log_det = self.mixing.matrix(x)
         scaled = matrix * log_scale.exp().view(1, channels)
-        return scaled, shift.view(channels, 1), log_det + x[0, 0].numel() * wide(log_scale).sum()
+        return scaled, shift.view(channels, 1), log_det + x[0, 0].numel() * upcast(log_scale).sum()
 
 
 class ConditionalTriangles(Bijection):
@@ -127,13 +127,13 @@ class ConditionalTriangles(Bijection):
         lower, diagonal, upper = self._factors(context)
         with torch.autocast(x.device.type, enabled=False):
             scaled = diagonal.exp()[:, :, None] * upper
-            return ((lower @ scaled) @ wide(x).flatten(2)).view_as(x), x[0, 0].numel() * diagonal.sum(1)
+            return ((lower @ scaled) @ upcast(x).flatten(2)).view_as(x), x[0, 0].numel() * diagonal.sum(1)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Solve for the channel vector that M maps to z."""
         lower, diagonal, upper = self._factors(context)
         with torch.autocast(z.device.type, enabled=False):
-            x = torch.linalg.solve_triangular(lower, wide(z).flatten(2), upper=False, unitriangular=True)
+            x = torch.linalg.solve_triangular(lower, upcast(z).flatten(2), upper=False, unitriangular=True)
             x = (-diagonal).exp()[:, :, None] * x
             x = torch.linalg.solve_triangular(upper, x, upper=True, unitriangular=True)
             return x.view_as(z), -z[0, 0].numel() * diagonal.sum(1)
@@ -141,7 +141,7 @@ class ConditionalTriangles(Bijection):
     def _factors(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Unit lower triangle, log-diagonal `[N, C]` and unit upper triangle, `[N, C, C]`."""
         assert context is not None
-        raw = wide(self.head(context)).view(-1, self.channels, self.channels)
+        raw = upcast(self.head(context)).view(-1, self.channels, self.channels)
         lower, upper = (
             part * CONDITIONAL_ROW / (1 + part.abs().sum(2, keepdim=True)) for part in (raw.tril(-1), raw.triu(1))
         )

@@ -16,7 +16,7 @@ FlowMaps = Sequence[Sequence[StepMaps]]
 """The context of a whole flow: for each level, finest first, the maps of each step."""
 
 
-class Code(NamedTuple):
+class Encoding(NamedTuple):
     """What a multi-scale flow makes of a volume; lists have one entry per level, finest first.
 
     Attributes:
@@ -46,16 +46,16 @@ class MultiScaleFlow(nn.Module):
             Level(spec, index, in_channels * 4**index, contexts[index]) for index in range(spec.levels)
         )
 
-    def encode(self, x: Tensor, maps: FlowMaps) -> Code:
+    def encode(self, x: Tensor, maps: FlowMaps) -> Encoding:
         """Map data to latents."""
         return self._descend(x, maps, lambda level, h, seen: (*level(h, seen), []))
 
-    def trace(self, x: Tensor, maps: FlowMaps) -> Code:
+    def trace(self, x: Tensor, maps: FlowMaps) -> Encoding:
         """Map data to latents, and keep the activations."""
         return self._descend(x, maps, Level.trace)
 
     @torch.no_grad()
-    def initialize(self, x: Tensor, maps: FlowMaps) -> Code:
+    def initialize(self, x: Tensor, maps: FlowMaps) -> Encoding:
         """Set every actnorm from the batch, level by level; the log-determinant returned is not meant."""
         return self._descend(x, maps, lambda level, h, seen: (level.initialize(h, seen), zero_log_det(h), []))
 
@@ -82,8 +82,8 @@ class MultiScaleFlow(nn.Module):
         x: Tensor,
         maps: FlowMaps,
         apply: Callable[[Level, Tensor, Sequence[StepMaps]], tuple[Tensor, Tensor, list[StepMaps]]],
-    ) -> Code:
-        code = Code([], [], zero_log_det(x), [])
+    ) -> Encoding:
+        code = Encoding([], [], zero_log_det(x), [])
         for index, level in enumerate(self.levels):
             assert isinstance(level, Level)
             x, term, activations = apply(level, x, maps[index])

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
-def laid_out(x: Tensor) -> Tensor:
+def channels_last(x: Tensor) -> Tensor:
     """A volume as networks want it: on a CPU with the channels of a voxel side by side.
 
     There oneDNN's 3D convolutions take a half to nine tenths of the time that they take channel by channel.
@@ -19,7 +19,7 @@ def laid_out(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last_3d) if x.device.type == "cpu" else x
 
 
-def like_data(out: Tensor, data: Tensor) -> Tensor:
+def to_data_format(out: Tensor, data: Tensor) -> Tensor:
     """What a network put out, in the number format of the flow's data and channel by channel, as its halves want it."""
     return out.to(data.dtype, memory_format=torch.contiguous_format)
 
@@ -35,7 +35,7 @@ class Convolution(nn.Conv3d):
         self.pointwise = kernel == stride == 1
 
     def forward(self, x: Tensor, gain: Tensor | None = None, scale: float = 1.0) -> Tensor:
-        """Convolve `[N, C, D, H, W]` with zero padding; the result is `laid_out`.
+        """Convolve `[N, C, D, H, W]` with zero padding; the result is `channels_last`.
 
         `gain` is what the input's channels `[C, 1, 1, 1]` would be multiplied with before, `scale` what the output
         would be after: on the weights it is the same, without a pass over the volume.
@@ -44,7 +44,7 @@ class Convolution(nn.Conv3d):
         if gain is not None or scale != 1.0:
             weight = weight * (scale if gain is None else gain * scale)
             bias = None if bias is None else bias * scale
-        x = laid_out(x)
+        x = channels_last(x)
         if self.pointwise:
             return F.linear(x.movedim(1, -1), weight.flatten(1), bias).movedim(-1, 1)
         if min(x.shape[2:]) >= self.kernel_size[0] or not torch.is_autocast_enabled(x.device.type):
@@ -59,7 +59,7 @@ class Convolution(nn.Conv3d):
         edge, half = self.kernel_size[0] // 2, x.shape[2] // 2
         x = F.pad(x, (0, 0, 0, 0, edge, edge))
         halves = torch.cat([x[:, :, : half + 2 * edge], x[:, :, half:]])
-        return torch.cat(F.conv3d(laid_out(halves), weight, bias, 1, (0, edge, edge)).chunk(2), dim=2)
+        return torch.cat(F.conv3d(channels_last(halves), weight, bias, 1, (0, edge, edge)).chunk(2), dim=2)
 
 
 class UnitRMS(torch.autograd.Function):
@@ -98,7 +98,7 @@ def _channel_mean(x: Tensor) -> Tensor:
 
 def _dense(one: Tensor, x: Tensor) -> Tensor:
     """One number per voxel as x wants it: in bfloat16 written out, for torch spreads it over few channels slowly."""
-    return laid_out(one.expand_as(x)) if x.dtype == torch.bfloat16 else one
+    return channels_last(one.expand_as(x)) if x.dtype == torch.bfloat16 else one
 
 
 class RMSNorm(nn.Module):

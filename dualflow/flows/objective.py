@@ -9,11 +9,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from dualflow.flows.dequantization import prepared
+from dualflow.flows.dequantization import prepare_target
 from dualflow.flows.mean_models import masked_l1
-from dualflow.flows.multiscale import Code
+from dualflow.flows.multiscale import Encoding
 from dualflow.flows.rng import standard_noise
-from dualflow.flows.side_information import SideDiscriminator, probe_accuracy, probe_error, reversal_strength
+from dualflow.flows.side_information import (
+    SideDiscriminator,
+    discriminator_accuracy,
+    discriminator_error,
+    reversal_strength,
+)
 
 if TYPE_CHECKING:
     from dualflow.flows.model import Condition, DualFlow
@@ -32,7 +37,7 @@ class ForwardPass(NamedTuple):
     mask: Tensor | None
     condition: Condition
     log_prob: Tensor
-    code: Code
+    code: Encoding
     level_log_probs: list[Tensor]
 
 
@@ -43,18 +48,18 @@ def objective(
 
         loss = sum_t weight_t term_t
 
-    In training, noise is added first: to the target by NOISES, to the source where it has a density of its own. Terms
-    whose weight is 0 are left out, but for `nll`, which is always told; numbers that are only watched have weight 0.
+    In training, noise is added first: to the target by DEQUANTIZATIONS, to the source where it has a density of its own.
+    Terms whose weight is 0 are left out, but for `nll`, which is always told; numbers that are only watched have weight 0.
     """
     spec = flow.spec
     if mean is None and spec.mean != "none":
         mean = flow.mean(source, side)  # of the source as it is, before noise
     if flow.training:
-        target = prepared(target, mask, spec, training=True)
+        target = prepare_target(target, mask, spec, training=True)
         if spec.source == "glow":
             source = source + spec.source_noise * standard_noise(tuple(source.shape), source)
     else:
-        target = prepared(target, mask, spec, torch.Generator().manual_seed(EVALUATION_SEED))
+        target = prepare_target(target, mask, spec, torch.Generator().manual_seed(EVALUATION_SEED))
     condition = flow.condition(source, side, mean)
     draft = ForwardPass(flow, target, side, mask, condition, *flow.density(target, condition))
     terms = {name: term(draft) for name, (term, weight) in TERMS.items() if weight(flow) or name == "nll"}
@@ -86,7 +91,7 @@ def discriminator(draft: ForwardPass) -> Tensor:
     """Mean squared error of side values guessed from the finer levels' latents; the flow ascends it (DUAL-GLOW)."""
     strength = reversal_strength(draft.flow.progress)
     guesses = _guesses(draft, strength)
-    return torch.stack([probe_error(guess, draft.side) for guess in guesses]).mean()
+    return torch.stack([discriminator_error(guess, draft.side) for guess in guesses]).mean()
 
 
 def decode_l1(draft: ForwardPass) -> Tensor:
@@ -115,8 +120,8 @@ def _watched(draft: ForwardPass) -> dict[str, Tensor]:
 def _adversaries(draft: ForwardPass) -> dict[str, Tensor]:
     if not len(draft.flow.discriminators):
         return {}
-    accuracies = [probe_accuracy(guess, draft.side) for guess in _guesses(draft, 0.0)]
-    watched = {"probe_accuracy": torch.stack(accuracies).mean()}
+    accuracies = [discriminator_accuracy(guess, draft.side) for guess in _guesses(draft, 0.0)]
+    watched = {"discriminator_accuracy": torch.stack(accuracies).mean()}
     if draft.flow.training:  # what is evaluated has no progress
         watched["discriminator_strength"] = draft.target.new_tensor(reversal_strength(draft.flow.progress))
     return watched

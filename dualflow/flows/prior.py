@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from dualflow.errors import ShapeError
 from dualflow.flows.base_distributions import LowRankGaussian, StandardNormal
 from dualflow.flows.bijection import soft_bound, sum_per_sample
-from dualflow.flows.latent_sampling import LATENT_TOOLS
-from dualflow.flows.network import ZeroConv, laid_out, like_data
+from dualflow.flows.latent_sampling import LATENT_TRANSFORMS
+from dualflow.flows.network import ZeroConv, channels_last, to_data_format
 from dualflow.flows.spec import FlowSpec
 
 LEAKY_SLOPE = 0.2
@@ -71,7 +71,7 @@ class ConvMoments(nn.Module):
         if self.coarser:
             assert evidence.coarser is not None
             seen.append(evidence.coarser)
-        out = like_data(self.conv(torch.cat([laid_out(part) for part in seen], dim=1)), like)
+        out = to_data_format(self.conv(torch.cat([channels_last(part) for part in seen], dim=1)), like)
         if self.spec.prior_leaky:
             out = F.leaky_relu(out, LEAKY_SLOPE)
         count = like.shape[1]
@@ -135,14 +135,14 @@ class LevelPrior(nn.Module):
     ) -> Tensor:
         """Draw a latent with the size and type of `like`; temperature 0 gives the mean.
 
-        `latents` names what is done to the white noise that the base starts from, a row of LATENT_TOOLS.
+        `latents` names what is done to the white noise that the base starts from, a row of LATENT_TRANSFORMS.
         """
         mean, log_scale = self.mean_and_log_scale(evidence, like)
         if temperature == 0:
             return mean
 
         def tool(noise: Tensor) -> Tensor:
-            return LATENT_TOOLS[latents](noise.view_as(like), evidence.source, 1.0, generator).flatten(1)
+            return LATENT_TRANSFORMS[latents](noise.view_as(like), evidence.source, 1.0, generator).flatten(1)
 
         e = self.base.sample(len(like), like[0], generator, tool).view_as(like)
         return mean + log_scale.exp() * temperature * e

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dualflow.flows.bijection import wide
+from dualflow.flows.bijection import upcast
 from dualflow.flows.network import Convolution, RMSNorm
 from dualflow.flows.rng import uniform_noise
 
@@ -82,17 +82,17 @@ class SideDiscriminator(nn.Module):
         """Guess the standardised side values `[N, S]`; gradients leave towards the latent reversed."""
         reversed_latent: Tensor = _Reverse.apply(latent, strength)  # type: ignore[no-untyped-call]
         pooled = self.norm(F.silu(self.conv(reversed_latent))).mean(dim=(2, 3, 4))
-        guess: Tensor = wide(self.head(pooled))
+        guess: Tensor = upcast(self.head(pooled))
         return guess
 
 
-def probe_error(guess: Tensor, side: Tensor) -> Tensor:
+def discriminator_error(guess: Tensor, side: Tensor) -> Tensor:
     """Mean squared error over the known values, a scalar: 1 for knowing nothing but the mean; 0 if none is known."""
     known = ~side.isnan()
     return ((guess - side.nan_to_num()).square() * known).sum() / known.sum().clamp_min(1)
 
 
-def probe_accuracy(guess: Tensor, side: Tensor) -> Tensor:
+def discriminator_accuracy(guess: Tensor, side: Tensor) -> Tensor:
     """Share of the known values that are guessed to the right side of the training mean, a scalar.
 
     For a standardised two-valued or one-hot column that is the accuracy of the class; for a continuous one, how often

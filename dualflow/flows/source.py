@@ -22,7 +22,7 @@ GROWTH = 3
 PIECES = ("actnorm", "mixing", "injector", "coupling")
 
 
-class SourceCode(NamedTuple):
+class SourceEncoding(NamedTuple):
     """What a source has to say.
 
     Attributes:
@@ -62,7 +62,7 @@ class GlowSource(nn.Module):
         of_steps = [count + side_channels for count in step_channels(source_channels, spec.levels)]
         self.map_channels = inside.get(spec.context, of_steps)
 
-    def forward(self, source: Tensor, maps: Tensor | None = None, side: Tensor | None = None) -> SourceCode:
+    def forward(self, source: Tensor, maps: Tensor | None = None, side: Tensor | None = None) -> SourceEncoding:
         """Encode `[N, C, D, H, W]`."""
         # Only steps that are seen keep their activations; the others keep what the training's memory mode says.
         code = (self.flow.trace if self.context == "step" else self.flow.encode)(source, self.none)
@@ -71,10 +71,10 @@ class GlowSource(nn.Module):
             log_prob = log_prob + self.base.log_prob(z.flatten(1))
         features = [_append(z, side) for z in code.latents]
         if self.context == "step":
-            return SourceCode(
+            return SourceEncoding(
                 features, [[_of_step(seen, side) for seen in level] for level in code.activations], log_prob
             )
-        return SourceCode(features, _repeated(features, self.none, self.context), log_prob)
+        return SourceEncoding(features, _repeated(features, self.none, self.context), log_prob)
 
     def initialize(self, source: Tensor) -> None:
         """Set the actnorms from a batch of sources."""
@@ -111,7 +111,7 @@ class EncoderSource(nn.Module):
             for width, count in (zip(widths, spec.steps, strict=True) if spec.context == "step" else ())
         )
 
-    def forward(self, source: Tensor, maps: Tensor | None = None, side: Tensor | None = None) -> SourceCode:
+    def forward(self, source: Tensor, maps: Tensor | None = None, side: Tensor | None = None) -> SourceEncoding:
         """Encode `[N, C, D, H, W]`, other maps on the same grid, and a side embedding `[N, E]`."""
         x, _ = self.squeeze(source if maps is None else torch.cat([source, maps], dim=1))
         x = self.stem(x)
@@ -127,14 +127,14 @@ class EncoderSource(nn.Module):
                 x = x + F.interpolate(self.up[index](features[0]), scale_factor=2, mode="nearest")
             features.insert(0, self.norms[index](x + self.refine[index](x)))
         if self.context != "step":
-            return SourceCode(features, _repeated(features, self.none, self.context), None)
+            return SourceEncoding(features, _repeated(features, self.none, self.context), None)
         chains: list[list[StepMaps]] = []
         for x, blocks in zip(features, self.blocks, strict=True):
             chains.append([])
             for block in blocks:  # type: ignore[attr-defined]
                 x = x + block(x)
                 chains[-1].append(dict.fromkeys(PIECES, x))
-        return SourceCode(features, chains, None)
+        return SourceEncoding(features, chains, None)
 
     def initialize(self, source: Tensor) -> None:
         """Nothing depends on data."""

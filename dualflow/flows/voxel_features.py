@@ -43,7 +43,7 @@ def soft_tissue(source: Tensor) -> Tensor:
     return torch.exp(-0.5 * ((source.unsqueeze(2) - centres) / WIDTH) ** 2).flatten(1, 2)
 
 
-def shown(source: Tensor) -> Tensor:
+def foreground(source: Tensor) -> Tensor:
     """Where the person's own brain mask is, `[N, 1, D, H, W]` bool: outside it every channel is exactly 0."""
     return (source != 0).any(dim=1, keepdim=True)
 

@@ -85,7 +85,7 @@ class Predictor:
             samples: how many samples of a flow.
             temperature: scale of the latent noise.
             seed: the same seed gives the same samples.
-            latents: what is done to drawn latents, a row of LATENT_TOOLS; None for the flow's own choice.
+            latents: what is done to drawn latents, a row of LATENT_TRANSFORMS; None for the flow's own choice.
         """
         batch = source[None].to(self.device), side[None].to(self.device)
         inside = mask[0].cpu().numpy()

@@ -10,7 +10,7 @@ UNITS = {
     "nll": "nats_per_voxel",
     "source_nll": "nats_per_voxel",
     "discriminator": "of_variance",
-    "probe_accuracy": "share",
+    "discriminator_accuracy": "share",
     "decode_l1": TARGET,
     "mae": TARGET,
     "round_trip": TARGET,

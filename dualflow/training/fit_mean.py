@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dualflow.config import TrainConfig
 from dualflow.data.dataset import PairDataset
-from dualflow.flows.local_linear import LocalLinear, Scan, fit_local_linear, grouped_folds
+from dualflow.flows.local_linear import LocalLinear, RegressionScan, fit_local_linear, grouped_folds
 from dualflow.flows.mean_models import MEANS, MeanTraining, NetworkMean
 from dualflow.layout import Scan as Key
 from dualflow.training.distributed import ALONE, Ranks
@@ -80,10 +80,10 @@ class _Scans:
     def __init__(self, pairs: PairDataset, folds: Sequence[int]) -> None:
         self.pairs, self.folds = pairs, folds
 
-    def __iter__(self) -> Iterator[Scan]:
+    def __iter__(self) -> Iterator[RegressionScan]:
         for index, fold in enumerate(self.folds):
             item = self.pairs[index]
-            yield Scan(item["source"], item["target"], item["side"], item["mask"], fold)
+            yield RegressionScan(item["source"], item["target"], item["side"], item["mask"], fold)
 
 
 def person_folds(pairs: PairDataset) -> list[int]:

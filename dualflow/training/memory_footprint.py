@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from dualflow.config import Config
 from dualflow.flows.local_linear import LocalLinear
-from dualflow.flows.memory import sizes_only
+from dualflow.flows.memory import without_drift_check
 from dualflow.flows.model import INITIALISATION_VOXELS
 from dualflow.training.device import autocast
 from dualflow.training.fit_mean import FOLDS
@@ -79,7 +79,7 @@ def footprint(config: Config, scans: int) -> Footprint:
     share = config.train.batch_size // config.train.processes
     voxels = prod(config.preprocess.shape)
     scan = (BYTES_PER_VOXEL + 4 * (len(config.study.sources) - 1)) * voxels
-    with FakeTensorMode(), sizes_only():
+    with FakeTensorMode(), without_drift_check():
         model = untrained(config, config.model)
         model.train()
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -10,7 +10,7 @@ from flow_zoo import FLOWS, SHAPE, batch, build, build_spec, each_flow, flows_wi
 from torch import Tensor
 
 from dualflow.flows.actnorm import ConditionalActNorm
-from dualflow.flows.attention import Tokens
+from dualflow.flows.attention import PatchEmbedding
 from dualflow.flows.bijection import Bijection
 from dualflow.flows.level import Level, StepMaps
 from dualflow.flows.mixing import ConditionalTriangles
@@ -250,7 +250,7 @@ def test_attention_reads_the_source(name):
     with torch.no_grad():
         density, read = flow.log_prob(target, source, side), 0
         for tokens in flow.modules():
-            if isinstance(tokens, Tokens) and tokens.context is not None:
+            if isinstance(tokens, PatchEmbedding) and tokens.context is not None:
                 tokens.context.weight.zero_()
                 read += 1
         assert ((flow.log_prob(target, source, side) - density).abs() > 1e-5).all()

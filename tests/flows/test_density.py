@@ -13,7 +13,7 @@ from torch import Tensor
 from dualflow.flows.actnorm import ACTNORMS
 from dualflow.flows.base_distributions import LowRankGaussian
 from dualflow.flows.bijection import Bijection, Sequential
-from dualflow.flows.coupling import TRANSFORMS, Affine, Coupling, Injector
+from dualflow.flows.coupling import COUPLING_TRANSFORMS, Affine, Coupling, Injector
 from dualflow.flows.mixing import MIXINGS, random_rotations
 from dualflow.flows.model import DualFlow
 from dualflow.flows.network import Conditioner
@@ -26,7 +26,7 @@ EIGHT = (2, 2, 2)
 
 def step(actnorm: str, mixing: str, coupling: str, rotation: Tensor) -> list[Bijection]:
     """A step of flow on two channels with an injector, all of whose pieces read a context of 8 channels."""
-    transform = TRANSFORMS[coupling](1.0)
+    transform = COUPLING_TRANSFORMS[coupling](1.0)
     return [
         ACTNORMS[actnorm](2, SEEN),
         MIXINGS[mixing](rotation, SEEN),

@@ -12,7 +12,7 @@ from scipy.stats import kstest, norm
 from torch import Tensor
 
 from dualflow.errors import ConfigError
-from dualflow.flows.dequantization import NOISES
+from dualflow.flows.dequantization import DEQUANTIZATIONS
 from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import preset
 from dualflow.flows.rng import uniform_noise
@@ -34,7 +34,7 @@ def test_uniform_noise_fills_the_bin():
     spec = small("c_glow", dequantisation="uniform")
     target = torch.full((4, 1, 16, 16, 16), 3 * BIN_WIDTH)
     torch.manual_seed(0)
-    noise = (NOISES["uniform"](target, spec) - target) / BIN_WIDTH
+    noise = (DEQUANTIZATIONS["uniform"](target, spec) - target) / BIN_WIDTH
     assert kstest(noise.flatten().numpy(), "uniform").pvalue > 0.01
     assert noise.min() >= 0
     assert noise.max() < 1
@@ -46,7 +46,7 @@ def test_real_values_get_gaussian_noise():
     """A real-valued target gets normal noise of the spec's deviation."""
     spec = small("c_glow", noise=0.2)
     torch.manual_seed(0)
-    noise = NOISES["none"](torch.zeros(4, 1, 16, 16, 16), spec)
+    noise = DEQUANTIZATIONS["none"](torch.zeros(4, 1, 16, 16, 16), spec)
     assert kstest((noise / 0.2).flatten().numpy(), "norm").pvalue > 0.01
 
 

@@ -10,7 +10,7 @@ from scipy.stats import gamma, kstest
 from torch import Tensor
 
 from dualflow.errors import ShapeError
-from dualflow.flows.latent_sampling import LATENT_TOOLS, interpolate, neighbour_weights
+from dualflow.flows.latent_sampling import LATENT_TRANSFORMS, interpolate, neighbour_weights
 
 AXES = {"global": (1, 2, 3, 4), "local": (1,), "spatial": (2, 3, 4)}
 SHAPE = (2, 8, 6, 7, 6)
@@ -28,7 +28,7 @@ def seeded(seed: int = 3) -> torch.Generator:
 def test_global_normalisation_brings_moments_back(temperature):
     """Latents far off their distribution get mean 0 and variance tau, within the errors of so many numbers."""
     wrong, tau = 3 + 5 * noise() ** 3, temperature**2
-    e = LATENT_TOOLS["global"](wrong, None, temperature, seeded())
+    e = LATENT_TRANSFORMS["global"](wrong, None, temperature, seeded())
     count = e[0].numel()
     for sample in e:
         assert sample.mean().abs() < 3 * sqrt(tau / count)
@@ -41,7 +41,7 @@ def test_moments_follow_their_laws(name, axes):
     """Over many sets the new mean is N(0, tau / n) and the new variance Gamma((n - 1) / 2, scale 2 tau / (n - 1))."""
     shape = {"global": (4000, 2, 1, 2, 1), "local": (20, 4, 5, 8, 5), "spatial": (500, 8, 1, 2, 2)}[name]
     tau = 0.49
-    e = LATENT_TOOLS[name](2 + 9 * noise(shape), None, sqrt(tau), seeded())
+    e = LATENT_TRANSFORMS[name](2 + 9 * noise(shape), None, sqrt(tau), seeded())
     mean, variance = e.mean(axes).flatten() / sqrt(tau / 4), e.var(axes).flatten()
     assert len(mean) == 4000
     assert kstest(mean.numpy(), "norm").pvalue > 0.01
@@ -52,7 +52,7 @@ def test_moments_follow_their_laws(name, axes):
 @pytest.mark.parametrize(("name", "axes"), AXES.items())
 def test_white_noise_stays_white(name, axes):
     """Normalising a draw of the base keeps its law entry by entry: normal, uncorrelated within the set."""
-    e = LATENT_TOOLS[name](0.8 * noise((400, 3, 2, 1, 2)), None, 0.8, seeded()) / 0.8
+    e = LATENT_TRANSFORMS[name](0.8 * noise((400, 3, 2, 1, 2)), None, 0.8, seeded()) / 0.8
     assert kstest(e.flatten().numpy(), "norm").pvalue > 0.01
     covariance = torch.cov(e.flatten(1).T)
     torch.testing.assert_close(covariance, torch.eye(12, dtype=e.dtype), rtol=0, atol=0.25)
@@ -62,9 +62,9 @@ def test_white_noise_stays_white(name, axes):
 @pytest.mark.parametrize("shape", [(2, 4, 3, 3, 3), (2, 1, 1, 1, 1)])
 def test_temperature_zero_and_lonely_latents(name, shape):
     """Temperature 0 gives exactly 0; a set of one latent, or of equal ones, gets a finite new value."""
-    assert not LATENT_TOOLS[name](torch.zeros(shape), None, 0.0, seeded()).any()
+    assert not LATENT_TRANSFORMS[name](torch.zeros(shape), None, 0.0, seeded()).any()
     for e in (torch.zeros(shape), torch.full(shape, 2.0)):
-        drawn = LATENT_TOOLS[name](e, None, 1.0, seeded())
+        drawn = LATENT_TRANSFORMS[name](e, None, 1.0, seeded())
         assert drawn.isfinite().all()
         assert drawn.abs().max() < 5
 
@@ -106,24 +106,24 @@ def test_sharp_weights_return_the_latents(factor):
 def test_interpolated_noise_has_unit_variance():
     """Every voxel's variance over draws is 1, at edges too, and neighbours are correlated."""
     features, sizes = noise((1, 2, 4, 4, 6), seed=1), (4, 4, 6)
-    e = LATENT_TOOLS["interpolate"](noise((1, 20000, *sizes)), features, 1.0, None)
+    e = LATENT_TRANSFORMS["interpolate"](noise((1, 20000, *sizes)), features, 1.0, None)
     assert e.shape == (1, 20000, *sizes)
     torch.testing.assert_close(e.var(1), torch.ones_like(e[:, 0]), rtol=0, atol=6 * sqrt(2 / 20000))
     neighbours = (e[..., 1:] * e[..., :-1]).mean(1)
     assert neighbours.mean() > 0.1
 
 
-@pytest.mark.parametrize("name", LATENT_TOOLS)
+@pytest.mark.parametrize("name", LATENT_TRANSFORMS)
 def test_tools_repeat_with_the_seed(name):
     """The same generator state gives the same latents, sample by sample of shape and type, and global state is left."""
     e, features = 0.7 * noise().float(), noise((2, 4, *SHAPE[2:]), seed=2).float()
     state = torch.get_rng_state()
-    first = LATENT_TOOLS[name](e, features, 0.7, seeded())
-    assert torch.equal(first, LATENT_TOOLS[name](e, features, 0.7, seeded()))
+    first = LATENT_TRANSFORMS[name](e, features, 0.7, seeded())
+    assert torch.equal(first, LATENT_TRANSFORMS[name](e, features, 0.7, seeded()))
     assert torch.equal(torch.get_rng_state(), state)
     assert (first.shape, first.dtype) == (e.shape, e.dtype)
     assert torch.equal(first, e) == (name == "none")
-    other = LATENT_TOOLS[name](e, features, 0.7, seeded(4))
+    other = LATENT_TRANSFORMS[name](e, features, 0.7, seeded(4))
     assert torch.equal(first, other) == (name in ("none", "interpolate"))
 
 
@@ -133,11 +133,11 @@ def test_samples_do_not_mix():
     changed, other = e.clone(), features.clone()
     changed[0] += 1
     other[0] += 1
-    for tool in LATENT_TOOLS.values():
+    for tool in LATENT_TRANSFORMS.values():
         assert torch.equal(tool(e, features, 1.0, seeded())[1], tool(changed, other, 1.0, seeded())[1])
 
 
 def test_bad_features_are_refused():
     """Interpolation on a grid that does not nest says what to do."""
     with pytest.raises(ShapeError, match=r"\(6, 7, 6\) cannot be repeated onto features on grid \(6, 6, 6\)"):
-        LATENT_TOOLS["interpolate"](noise(), noise((2, 4, 6, 6, 6)), 1.0, None)
+        LATENT_TRANSFORMS["interpolate"](noise(), noise((2, 4, 6, 6, 6)), 1.0, None)

@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from dualflow.errors import DataError, ShapeError
-from dualflow.flows.local_linear import STRIDE, LocalLinear, LocalLinearFit, Scan, fit_local_linear, grouped_folds
+from dualflow.flows.local_linear import (
+    STRIDE,
+    LocalLinear,
+    LocalLinearFit,
+    RegressionScan,
+    fit_local_linear,
+    grouped_folds,
+)
 from dualflow.flows.mean_models import MEANS, MeanTraining, NetworkMean
 from dualflow.flows.voxel_features import IntensityFeatures, TissueFeatures, blur
 
@@ -19,7 +26,7 @@ SIDE = 2
 
 def make_scans(
     count: int, law=None, *, seed: int = 0, noise: float = 0.05, folds: int = 3, channels: int = 1
-) -> list[Scan]:
+) -> list[RegressionScan]:
     """Random smooth sources; the target is `law(source, side)` (default: nonlinear in all channels) plus noise."""
     generator = torch.Generator().manual_seed(seed)
     mask = torch.zeros(1, *SHAPE, dtype=torch.bool)
@@ -30,7 +37,7 @@ def make_scans(
         side = torch.randn(SIDE, generator=generator)
         clean = torch.sin(3 * source).sum(dim=0, keepdim=True) + 0.1 * side[0] if law is None else law(source, side)
         target = clean + noise * torch.randn(1, *SHAPE, generator=generator)
-        scans.append(Scan(source, target, side, mask, index % folds))
+        scans.append(RegressionScan(source, target, side, mask, index % folds))
     return scans
 
 

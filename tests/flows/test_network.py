@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dualflow.flows.network import Conditioner, Convolution, UnitRMS, VolumeNorm, laid_out, like_data
+from dualflow.flows.network import Conditioner, Convolution, UnitRMS, VolumeNorm, channels_last, to_data_format
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -39,7 +39,7 @@ def test_unit_rms_has_the_gradient_of_its_formula(layout):
 def test_unit_rms_in_bfloat16_is_the_rounded_one():
     """Values and gradients are those of float32 up to what bfloat16 can hold."""
     torch.manual_seed(0)
-    x = laid_out(torch.randn(2, 16, 4, 4, 4)).requires_grad_()
+    x = channels_last(torch.randn(2, 16, 4, 4, 4)).requires_grad_()
     weights = torch.randn_like(x)
     (wide,) = torch.autograd.grad((UnitRMS.apply(x) * weights).sum(), x)
     (narrow,) = torch.autograd.grad((UnitRMS.apply(x.bfloat16()) * weights.bfloat16()).sum(), x)
@@ -51,7 +51,7 @@ def test_a_volume_norm_is_torchs_group_norm():
     """Same names in a checkpoint, same values whatever the layout."""
     ours, theirs = VolumeNorm(6, 2), nn.GroupNorm(2, 6)
     ours.load_state_dict(theirs.state_dict())
-    x = laid_out(torch.randn(2, 6, 4, 4, 4))
+    x = channels_last(torch.randn(2, 6, 4, 4, 4))
     torch.testing.assert_close(ours(x), theirs(x))
 
 
@@ -61,6 +61,6 @@ def test_a_network_hands_back_what_the_flow_works_on():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = Conditioner(8, 4, 6)(data)
     assert out.dtype == torch.bfloat16
-    back = like_data(out, data)
+    back = to_data_format(out, data)
     assert back.dtype == torch.float32
     assert back.is_contiguous()

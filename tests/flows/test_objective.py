@@ -9,11 +9,16 @@ import torch
 from flow_zoo import FLOWS, SIDE, batch, build, build_spec, each_flow, small, trained
 from torch import Tensor
 
-from dualflow.flows.dequantization import prepared
+from dualflow.flows.dequantization import prepare_target
 from dualflow.flows.model import DualFlow
 from dualflow.flows.objective import EVALUATION_SEED, TERMS
 from dualflow.flows.presets import PRESETS
-from dualflow.flows.side_information import SideDiscriminator, probe_accuracy, probe_error, reversal_strength
+from dualflow.flows.side_information import (
+    SideDiscriminator,
+    discriminator_accuracy,
+    discriminator_error,
+    reversal_strength,
+)
 from dualflow.flows.spec import FlowSpec
 
 WEIGHTS = {
@@ -40,7 +45,7 @@ def gradients(value: Tensor, module: torch.nn.Module) -> Tensor:
 
 def seen(flow: DualFlow, target: Tensor) -> Tensor:
     """A target as evaluation shows it to the flow: integers with their noise, from a fixed seed."""
-    return prepared(target, None, flow.spec, torch.Generator().manual_seed(EVALUATION_SEED))
+    return prepare_target(target, None, flow.spec, torch.Generator().manual_seed(EVALUATION_SEED))
 
 
 def test_every_term_has_its_weight_here():
@@ -71,7 +76,7 @@ def test_loss_is_the_weighted_sum(name, training):
     flow, tensors = trained(name).train(training), batch()
     out = flow(*tensors)
     told = {term for term in WEIGHTS if weight(flow.spec, term)} | {"nll"}
-    assert terms_of(out) - {"discriminator_strength", "probe_accuracy"} == told
+    assert terms_of(out) - {"discriminator_strength", "discriminator_accuracy"} == told
     torch.testing.assert_close(out["loss"], sum(weight(flow.spec, term) * out[term] for term in told))
     assert all(value.isfinite() and value.dim() == 0 for value in out.values())
 
@@ -160,7 +165,7 @@ def test_reversal_acts_with_the_strength():
     latents = flow.encode(target, source, side)[0]
     hunters = [hunter for hunter in flow.discriminators if isinstance(hunter, SideDiscriminator)]
     assert len(hunters) == flow.spec.levels - 1
-    errors = [probe_error(hunter(z, -1.0), side) for hunter, z in zip(hunters, latents, strict=False)]
+    errors = [discriminator_error(hunter(z, -1.0), side) for hunter, z in zip(hunters, latents, strict=False)]
     plain = gradients(torch.stack(errors).mean(), flow.flow)
     assert plain.any()
     learnt = []
@@ -173,13 +178,13 @@ def test_reversal_acts_with_the_strength():
     torch.testing.assert_close(learnt[0], learnt[2])
 
 
-def test_probe_accuracy_counts_known_values():
+def test_discriminator_accuracy_counts_known_values():
     """A perfect guess scores 1, the opposite 0, half right a half; unknown values do not count."""
     side = torch.tensor([[1.0, -0.5], [-2.0, torch.nan], [0.7, 3.0]])
-    assert probe_accuracy(side.nan_to_num(-9), side) == 1
-    assert probe_accuracy(-side.nan_to_num(), side) == 0
-    assert probe_accuracy(torch.ones_like(side), side) == pytest.approx(3 / 5)
-    assert probe_accuracy(side.nan_to_num(), torch.full_like(side, torch.nan)) == 0
+    assert discriminator_accuracy(side.nan_to_num(-9), side) == 1
+    assert discriminator_accuracy(-side.nan_to_num(), side) == 0
+    assert discriminator_accuracy(torch.ones_like(side), side) == pytest.approx(3 / 5)
+    assert discriminator_accuracy(side.nan_to_num(), torch.full_like(side, torch.nan)) == 0
 
 
 def test_watched_accuracy_is_that_of_the_discriminators():
@@ -191,9 +196,9 @@ def test_watched_accuracy_is_that_of_the_discriminators():
             hunter.head[-1].weight.zero_()
             hunter.head[-1].bias.fill_(1.0)
     out = flow(target, source, side)
-    assert out["probe_accuracy"] == 1
+    assert out["discriminator_accuracy"] == 1
     assert out["discriminator"] == 0
-    assert flow(target, source, -side)["probe_accuracy"] == 0
+    assert flow(target, source, -side)["discriminator_accuracy"] == 0
 
 
 def test_without_side_information_nothing_is_hunted():

@@ -16,7 +16,7 @@ from dualflow.flows.level import Level, no_maps
 from dualflow.flows.mixing import ConditionalTriangles, InvertibleMixing, random_rotations
 from dualflow.flows.network import Conditioner, PooledHead
 from dualflow.flows.presets import preset
-from dualflow.flows.side_information import SideDiscriminator, SideTokens, probe_error
+from dualflow.flows.side_information import SideDiscriminator, SideTokens, discriminator_error
 from dualflow.flows.squeeze import HaarSqueeze, Squeeze
 
 
@@ -204,13 +204,13 @@ def test_gradient_reversal_works_against_the_discriminator():
     )
     side[0] = torch.nan
     latent.requires_grad_()
-    error = probe_error(hunter(latent), side)
+    error = discriminator_error(hunter(latent), side)
     error.backward()
     assert latent.grad is not None
     assert not latent.grad[0].any()
     with torch.no_grad():
-        assert probe_error(hunter(latent - 0.1 * latent.grad), side) > error
+        assert discriminator_error(hunter(latent - 0.1 * latent.grad), side) > error
         for parameter in hunter.parameters():
             parameter -= 0.01 * parameter.grad
-        assert probe_error(hunter(latent), side) < error
-    assert probe_error(hunter(latent), torch.full_like(side, torch.nan)) == 0
+        assert discriminator_error(hunter(latent), side) < error
+    assert discriminator_error(hunter(latent), torch.full_like(side, torch.nan)) == 0

@@ -9,7 +9,7 @@ import torch
 from flow_zoo import batch, build, build_spec, each_flow, small, trained
 
 from dualflow.errors import ConfigError
-from dualflow.flows.latent_sampling import LATENT_TOOLS
+from dualflow.flows.latent_sampling import LATENT_TRANSFORMS
 from dualflow.flows.model import PREDICTIONS
 from dualflow.flows.presets import PRESETS
 
@@ -87,7 +87,7 @@ def test_unknown_predictions_are_refused():
 
 
 @each_flow
-@pytest.mark.parametrize("tool", LATENT_TOOLS)
+@pytest.mark.parametrize("tool", LATENT_TRANSFORMS)
 def test_latent_tools(name, tool):
     """Every tool gives finite samples that repeat with the seed; at temperature 0 none changes anything."""
     flow, (_, source, side) = trained(name), batch(2)
@@ -142,12 +142,12 @@ def test_training_explains_more():
     assert (shuffled < flow.explained(target, source, side)).all()
 
 
-@pytest.mark.parametrize("tool", LATENT_TOOLS)
+@pytest.mark.parametrize("tool", LATENT_TRANSFORMS)
 def test_latent_tools_have_gradients_of_equal_latents(tool):
     """Sets of latents without any spread pass finite gradients on."""
     features = torch.randn(2, 3, 2, 2, 2)
     for temperature in (0.0, 0.5):
         e = torch.zeros(2, 4, 2, 2, 2, requires_grad=True)
-        LATENT_TOOLS[tool](e, features, temperature, torch.Generator().manual_seed(0)).square().sum().backward()
+        LATENT_TRANSFORMS[tool](e, features, temperature, torch.Generator().manual_seed(0)).square().sum().backward()
         assert e.grad is not None
         assert e.grad.isfinite().all()

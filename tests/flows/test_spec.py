@@ -10,9 +10,9 @@ import pytest
 from dualflow.errors import ConfigError
 from dualflow.flows.actnorm import ACTNORMS
 from dualflow.flows.attention import ATTENTIONS
-from dualflow.flows.coupling import TRANSFORMS
-from dualflow.flows.dequantization import NOISES
-from dualflow.flows.latent_sampling import LATENT_TOOLS
+from dualflow.flows.coupling import COUPLING_TRANSFORMS
+from dualflow.flows.dequantization import DEQUANTIZATIONS
+from dualflow.flows.latent_sampling import LATENT_TRANSFORMS
 from dualflow.flows.mean_models import MEANS
 from dualflow.flows.mixing import MIXINGS
 from dualflow.flows.model import PREDICTIONS
@@ -26,14 +26,14 @@ TABLES = {
     "squeeze": SQUEEZES,
     "actnorm": ACTNORMS,
     "mixing": MIXINGS,
-    "coupling": TRANSFORMS,
+    "coupling": COUPLING_TRANSFORMS,
     "attention": ATTENTIONS,
     "source": SOURCES,
     "prior": PRIORS,
     "mean": MEANS,
-    "dequantisation": NOISES,
+    "dequantisation": DEQUANTIZATIONS,
     "prediction": PREDICTIONS,
-    "latents": LATENT_TOOLS,
+    "latents": LATENT_TRANSFORMS,
 }
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dualflow.flows.local_linear import Scan, fit_local_linear
+from dualflow.flows.local_linear import RegressionScan, fit_local_linear
 from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import preset
 from dualflow.training.checkpoint import save_model
@@ -20,7 +20,7 @@ def save_flow():
         model = DualFlow(spec, shape=tuple(card["shape"]), side_features=1, source_channels=channels)
         if pairs is not None:
             scans = [
-                Scan(item["source"], item["target"], item["side"], item["mask"], fold % 2)
+                RegressionScan(item["source"], item["target"], item["side"], item["mask"], fold % 2)
                 for fold, item in enumerate(pairs.items)
             ]
             fit_local_linear(scans, model.mean_model)

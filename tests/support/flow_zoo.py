@@ -18,7 +18,7 @@ from dualflow.errors import ConfigError
 from dualflow.flows.actnorm import ACTNORMS, ActNorm
 from dualflow.flows.attention import ATTENTIONS
 from dualflow.flows.bijection import Bijection, Sequential
-from dualflow.flows.coupling import TRANSFORMS, Coupling, Injector
+from dualflow.flows.coupling import COUPLING_TRANSFORMS, Coupling, Injector
 from dualflow.flows.level import Level, Step
 from dualflow.flows.mixing import MIXINGS, InvertibleMixing, random_rotations
 from dualflow.flows.model import DualFlow
@@ -128,12 +128,12 @@ def _rotation(channels: int = 4) -> Tensor:
 
 
 def _coupling(name: str) -> Bijection:
-    transform = TRANSFORMS[name](0.5)
+    transform = COUPLING_TRANSFORMS[name](0.5)
     return Coupling(Conditioner(2, 2 * transform.parameters_per_channel, CONTEXT), transform)
 
 
 def _injector(name: str) -> Bijection:
-    transform = TRANSFORMS[name](0.5)
+    transform = COUPLING_TRANSFORMS[name](0.5)
     return Injector(Conditioner(CONTEXT, 4 * transform.parameters_per_channel, 6), transform)
 
 
@@ -151,7 +151,7 @@ def _pieces() -> Iterator[tuple[str, Piece]]:
             f"{name} mixing",
             (lambda mixing=mixing: mixing(_rotation(), CONTEXT), flat, None if name == "lu" else seen),
         )
-    for name in TRANSFORMS:
+    for name in COUPLING_TRANSFORMS:
         yield f"{name} coupling", (partial(_coupling, name), flat, None)
         yield f"{name} coupling in context", (partial(_coupling, name), flat, seen)
         yield f"{name} injector", (partial(_injector, name), flat, seen)
