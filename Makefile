@@ -5,10 +5,10 @@ CONFIG ?= configs/quickstart.yaml
 CORES  ?= all
 READY  := $(VENV)/.ready
 
-.PHONY: help setup run test lint benchmark crash-test ui clean
+.PHONY: help setup run test lint benchmark bench-step bench-preprocessing crash-test ui clean
 
 help:  ## Show the targets.
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
 
 setup: $(READY)  ## Create the environment and install dualflow into it.
 
@@ -36,7 +36,13 @@ lint: $(READY)  ## Check style, types, spelling and the workflow.
 benchmark: $(READY)  ## Compute the numbers of the README (25 minutes on 2 cores).
 	@$(BIN)/dualflow run --config configs/benchmark.yaml --cores $(CORES)
 
-crash-test: $(READY)  ## Kill a tiny training 300 times and hold what it becomes against an unbroken one.
+bench-step: $(READY)  ## Time an optimiser step of CONFIG in each memory mode.
+	@$(BIN)/python tests/benchmarks/step.py --config $(CONFIG)
+
+bench-preprocessing: $(READY)  ## Time the preprocessing of two scans of CONFIG.
+	@$(BIN)/python tests/benchmarks/preprocessing.py --config $(CONFIG)
+
+crash-test: $(READY)  ## Kill a tiny training 300 times and compare its weights with an uninterrupted one.
 	$(BIN)/python tests/benchmarks/kill_training.py
 
 ui: $(READY)  ## Open the MLflow pages of the tracked runs on 127.0.0.1:5000.

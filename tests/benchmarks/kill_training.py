@@ -1,8 +1,8 @@
-"""`make crash-test`: kill a tiny training at random moments, go on each time, and compare with an unbroken one.
+"""`make crash-test`: kill a tiny training at random moments, resume it, and compare with an uninterrupted one.
 
-Each trial is a training that is killed by SIGKILL once, at a moment drawn from the length of an unbroken one; of every
-ten, one dies inside a write instead: before a file is flushed, before it is renamed, or after. It is then given again
-until it ends. Its weights must be those of the unbroken training bit for bit, and nothing half-written may be taken up.
+Each trial kills its training once by SIGKILL, at a moment drawn from the length of an uninterrupted one. In every tenth
+trial the training dies inside a write instead: before a file is flushed, before it is renamed, or half written. The
+training then resumes until it ends. Its weights must equal the uninterrupted ones bit for bit.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ import time
 from pathlib import Path
 
 import torch
-from conftest import SMALL, phantom
 from safetensors.torch import load_file, save_file
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from conftest import SMALL, phantom
 
 from dualflow.commit import TEMP_PREFIX, committing, sweep_temporaries
 from dualflow.config import ModelConfig, TrainConfig
@@ -31,8 +33,8 @@ CALLS = ("fsync", "replace", "write")
 
 
 def train(folder: Path) -> None:
-    """The training: small default flow, phantoms, a state at every second step."""
-    pairs, held_out = (PairDataset([phantom(index) for index in some]) for some in (range(1, 7), (7, 8)))
+    """Train the small default flow on phantoms, with a checkpoint at every second step."""
+    pairs, held_out = (PairDataset([phantom(index) for index in indices]) for indices in (range(1, 7), (7, 8)))
     trained = train_flow(
         ModelConfig(preset="dualflow", options=SMALL), pairs, held_out, CONFIG,
         side_features=1, label="crash", seed=0, folder=folder / "states",
@@ -42,13 +44,13 @@ def train(folder: Path) -> None:
 
 
 def in_a_child(folder: Path, die_in_write: tuple[str, int] | None = None) -> int:
-    """Start the training in a process of its own; return its number."""
+    """Start the training in a child process; return its process ID."""
     child = os.fork()
     if child:
         return child
-    silent = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silent, 1)
-    os.dup2(silent, 2)
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 1)
+    os.dup2(devnull, 2)
     if die_in_write:
         _die_at(*die_in_write)
     try:
@@ -59,7 +61,7 @@ def in_a_child(folder: Path, die_in_write: tuple[str, int] | None = None) -> int
 
 
 def _die_at(call: str, count: int) -> None:
-    """Let this process kill itself at the `count`-th call of os.fsync, of a rename, or with half of a file written."""
+    """Make this process kill itself at the `count`-th flush, rename, or write of a file, which it leaves half written."""
     left = [count]
 
     def dying(real):
@@ -87,7 +89,7 @@ def _die_at(call: str, count: int) -> None:
 
 
 def trial(number: int, seed: int, length: float, expected: dict[str, torch.Tensor], folder: Path) -> str:
-    """Kill one training and go on with it; return what was wrong, '' if nothing."""
+    """Kill one training, resume it, and return a description of the failure, or ''."""
     draw = random.Random(f"{seed}:{number}")
     in_write = (draw.choice(CALLS), draw.randint(1, 6)) if number % 10 == 0 else None
     child = in_a_child(folder, in_write)
@@ -100,37 +102,37 @@ def trial(number: int, seed: int, length: float, expected: dict[str, torch.Tenso
     sweep_temporaries(folder)
     _, status = os.waitpid(in_a_child(folder), 0)
     if status:
-        return f"went on and ended with {status}"
+        return f"the resumed training ended with status {status}"
     if left := [path.name for path in folder.rglob(f"{TEMP_PREFIX}*")]:
-        return f"left {left}"
-    found = load_file(folder / "weights.safetensors")
-    differing = [name for name, value in expected.items() if not torch.equal(found[name], value)]
+        return f"left temporary files: {left}"
+    weights = load_file(folder / "weights.safetensors")
+    differing = [name for name, value in expected.items() if not torch.equal(weights[name], value)]
     return f"{len(differing)} tensors differ, such as {differing[0]}" if differing else ""
 
 
 def main(kills: int, seed: int) -> int:
-    """Run all trials; return the number of those that failed."""
+    """Run all trials; return the number of failures."""
     torch.set_num_threads(1)
     failed = 0
     with tempfile.TemporaryDirectory(prefix="dualflow-crash-") as scratch:
         root = Path(scratch)
         times = []
-        for name in ("warm", "unbroken"):
+        for name in ("warm-up", "uninterrupted"):
             begun = time.perf_counter()
             _, status = os.waitpid(in_a_child(root / name), 0)
-            assert status == 0, "the unbroken training failed"
+            assert status == 0, "the uninterrupted training failed"
             times.append(time.perf_counter() - begun)
-        expected = load_file(root / "unbroken/weights.safetensors")
-        print(f"an unbroken training takes {times[-1]:.1f} s; {kills} are killed", flush=True)
+        expected = load_file(root / "uninterrupted/weights.safetensors")
+        print(f"an uninterrupted training takes {times[-1]:.1f} s; {kills} trials follow", flush=True)
         for number in range(kills):
             folder = root / f"trial-{number}"
-            if wrong := trial(number, seed, 1.05 * times[-1], expected, folder):
+            if failure := trial(number, seed, 1.05 * times[-1], expected, folder):
                 failed += 1
-                print(f"trial {number}: {wrong}", flush=True)
+                print(f"trial {number}: {failure}", flush=True)
             shutil.rmtree(folder, ignore_errors=True)
             if (number + 1) % 25 == 0:
                 print(f"{number + 1} of {kills}, {failed} failed", flush=True)
-    print(f"{kills} kills, {failed} failed: weights equal the unbroken training's bit for bit in {kills - failed}")
+    print(f"{kills} kills, {failed} failures; the other {kills - failed} trainings have bit-identical weights")
     return failed
 
 

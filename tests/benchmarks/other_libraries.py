@@ -1,4 +1,4 @@
-"""Stacks of flow steps of one size, ours and those of FrEIA and MemCNN, to be timed against each other."""
+"""Stacks of flow steps of equal size from dualflow, FrEIA and MemCNN, which `step.py` times."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from dualflow.flows.spec import FlowSpec
 
 BATCH, CHANNELS, SHAPE, HIDDEN, STEPS = 2, 8, (24, 28, 24), 16, 16
 Stack = tuple[nn.Module, Callable[[Tensor], Tensor], Tensor]
-"""A model, its loss of an input, and an input."""
+"""Model, loss as a function of its input, and an input `[N, C, D, H, W]`."""
 
 
-def stack(name: str) -> Stack:
-    """Build a row of STACKS."""
+def build_stack(name: str) -> Stack:
+    """Build a stack of STACKS."""
     return STACKS[name][1]()
 
 
 def installed(name: str) -> bool:
-    """Whether the library of a stack is there."""
+    """Whether the library of a stack is installed."""
     return find_spec(STACKS[name][0]) is not None
 
 
@@ -44,7 +44,7 @@ def _subnet(in_channels: int, out_channels: int) -> nn.Module:
     )
 
 
-def _ours(memory: Memory) -> Stack:
+def _dualflow(memory: Memory) -> Stack:
     spec = FlowSpec(levels=1, steps=(STEPS,), hidden=(HIDDEN,), source="glow", prior="relation", context="none")
     level, maps = Level(spec, 0, 1), no_maps(spec)[0]
     set_memory(level, memory)
@@ -70,14 +70,14 @@ def _memcnn() -> Stack:
             for _ in range(STEPS // 2)
         )
     )
-    # It frees its input's storage: each pass gets its own.
+    # MemCNN frees the storage of its input, so each pass gets a copy.
     return network, lambda x: _nll(network(x.clone().requires_grad_()), 0.0), torch.randn(BATCH, CHANNELS, *SHAPE)
 
 
 STACKS: dict[str, tuple[str, Callable[[], Stack]]] = {
-    "dualflow, stored": ("torch", lambda: _ours("stored")),
-    "dualflow, reversible": ("torch", lambda: _ours("reversible")),
+    "dualflow, stored": ("torch", lambda: _dualflow("stored")),
+    "dualflow, reversible": ("torch", lambda: _dualflow("reversible")),
     "FrEIA AllInOneBlock": ("FrEIA", _freia),
     "MemCNN additive": ("memcnn", _memcnn),
 }
-"""By name: the library it is made with, and how."""
+"""Name -> the library that a stack needs, and its builder."""

@@ -1,4 +1,4 @@
-"""`dualflow bench preprocess`: what it takes to preprocess a scan on one core, step by step."""
+"""`python tests/benchmarks/preprocessing.py`: time each step of preprocessing on one core, and its peak memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from tempfile import TemporaryDirectory
 from time import perf_counter, process_time
 from typing import Any
 
+import click
 import pandas as pd
+from command import with_config
 
 from dualflow.cohort import participants, write_subject
 from dualflow.config import Config, PreprocessConfig, StudyConfig
@@ -22,6 +24,7 @@ from dualflow.imaging.outputs import write_pair
 from dualflow.imaging.pipeline import preprocess_pair
 from dualflow.layout import Layout, Scan
 from dualflow.modalities import modality
+from dualflow.process import set_threads
 from dualflow.progress import track
 from dualflow.training.step_time import machine, peak_bytes
 from dualflow.workers import Lost, in_workers
@@ -30,13 +33,17 @@ Row = dict[str, Any]
 TOTALS = [Column("seconds", ["seconds"], 1), Column("CPU seconds", ["cpu_seconds"], 1), Column("GiB", ["peak_gib"], 2)]
 
 
-def bench_preprocess(config: Config, scans: int) -> None:
-    """Preprocess the first `scans` scans of the study in one worker process, and print what each took.
+def benchmark_preprocessing(config: Config, scans: int) -> None:
+    """Preprocess the first scans of the study in one worker process, and print the time and memory of each.
 
-    Nothing is kept: the volumes go to a folder that is removed. Without a study, people are simulated first.
+    The volumes go to a temporary folder. Without a study, subjects are simulated first.
+
+    Args:
+        config: study, grid and preprocessing.
+        scans: number of scans to time.
 
     Raises:
-        DataError: none of the scans could be preprocessed; the message has the first one's reason.
+        DataError: no scan could be preprocessed; the message holds the reason of the first.
     """
     study = config.study.model_copy(update={"side": ()})
     with _dataset(config, scans) as root, TemporaryDirectory(prefix="dualflow-") as out:
@@ -45,11 +52,11 @@ def bench_preprocess(config: Config, scans: int) -> None:
             (Layout(Path(out)), Scan.parse(row["scan"]), ScanFiles.of_row(root, row, study), study, config.preprocess)
             for row in rows
         ]
-        # One after the other, in one process: what is loaded once shows in the first scan.
+        # A single worker takes the scans in turn, so libraries and templates load within the first scan.
         outcomes = dict(track(in_workers(measure, tasks), "preprocess", len(tasks)))
-    reasons = {rows[place]["scan"]: failed for place, row in sorted(outcomes.items()) if (failed := _failure(row))}
+    reasons = {rows[index]["scan"]: reason for index, row in sorted(outcomes.items()) if (reason := _failure(row))}
     for scan, reason in reasons.items():
-        print(f"{scan}: set aside: {reason}", file=sys.stderr)
+        print(f"{scan}: excluded: {reason}", file=sys.stderr)
     measured = [row for _, row in sorted(outcomes.items()) if isinstance(row, dict)]
     if not measured:
         raise DataError(f"none of {len(rows)} scans could be preprocessed; the first: {next(iter(reasons.values()))}")
@@ -59,9 +66,9 @@ def bench_preprocess(config: Config, scans: int) -> None:
 def measure(
     layout: Layout, scan: Scan, files: ScanFiles, study: StudyConfig, config: PreprocessConfig
 ) -> Row | DualflowError:
-    """Preprocess and write one scan; return the seconds of each step, of all, and the peak memory of this process.
+    """Preprocess and write one scan; return the seconds of each step and in total, and this process's peak memory.
 
-    What is wrong with a scan is returned, not raised.
+    An error of the scan is returned and not raised, because the other scans go on.
     """
     source_row, target_row = modality(study.source), modality(study.target)
     begun, cpu = perf_counter(), process_time()
@@ -86,37 +93,60 @@ def measure(
 
 
 def report(frame: pd.DataFrame, config: Config) -> str:
-    """The measurements, a row per scan, as text below a line that says of what they are.
+    """Format the measurements as a Markdown table below a line about the study, the grid and the machine.
 
     Args:
         frame: rows of `measure`.
-        config: what was done.
+        config: the configuration that was measured.
     """
     known = [name for column in TOTALS for name in column.names]
     steps = [Column(str(name), [str(name)], 1) for name in frame if name not in ("scan", *known)]
-    grid, here = " x ".join(map(str, config.preprocess.shape)), machine()
+    grid, host = " x ".join(map(str, config.preprocess.shape)), machine()
     head = (
         f"{' + '.join(config.study.sources)} to {config.study.target}, {grid} voxels of "
-        f"{config.preprocess.spacing_mm:g} mm, on one core of {here['processor']}. Seconds; CPU seconds do not count "
-        "waiting for other work on this machine. GiB: peak memory of the worker process so far."
+        f"{config.preprocess.spacing_mm:g} mm, on one core of {host['processor']}. Seconds are wall time; CPU seconds exclude "
+        "time spent waiting for other processes. GiB: peak memory of the worker process so far."
     )
     return f"{head}\n\n{table(frame, [*steps, *TOTALS], 'scan', 'scan')}"
 
 
 @contextmanager
-def _dataset(config: Config, people: int) -> Iterator[Path]:
-    """Root of the study's dataset, or of simulated people who are removed afterwards."""
+def _dataset(config: Config, subjects: int) -> Iterator[Path]:
+    """Root of the study's dataset, or of a temporary one with simulated subjects."""
     if not config.embedded:
         yield config.bids
         return
     with TemporaryDirectory(prefix="dualflow-") as folder:
-        for person in track(participants(people, config.cohort.seed), "cohort"):
+        for person in track(participants(subjects, config.cohort.seed), "cohort"):
             write_subject(Path(folder), person)
         yield Path(folder)
 
 
 def _failure(outcome: Row | DualflowError | Lost) -> str:
-    """Why a scan was not preprocessed; '' if it was."""
+    """Reason why a scan was not preprocessed, or ''."""
     if isinstance(outcome, Lost):
         return outcome.reason
     return str(outcome) if isinstance(outcome, DualflowError) else ""
+
+
+@click.command()
+@with_config
+@click.option("--scans", type=click.IntRange(1), default=2, show_default=True, help="Number of scans to time.")
+def main(config: Config, scans: int) -> None:
+    """Time the preprocessing of some scans on one core, step by step, with its peak memory.
+
+    \b
+    python tests/benchmarks/preprocessing.py
+                    simulated subjects on the grid of configs/quickstart.yaml
+    python tests/benchmarks/preprocessing.py --set study.bids=PATH --set study.target=FLAIR
+                    --set preprocess.spacing_mm=2 --set 'preprocess.shape=[96,112,96]'
+                    your own study, on a finer grid
+
+    The scans are the first of the study. Without a study, subjects are simulated first. Nothing is kept.
+    """  # noqa: D301 - click reads the character itself as the mark of a preformatted paragraph
+    set_threads(1)
+    benchmark_preprocessing(config, scans)
+
+
+if __name__ == "__main__":
+    main()

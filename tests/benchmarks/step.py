@@ -1,4 +1,4 @@
-"""`dualflow bench step`: what an optimiser step costs in each memory mode, over the bare cost of its convolutions."""
+"""`python tests/benchmarks/step.py`: time optimiser steps against their bare convolutions, by memory mode."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple, get_args
 
+import click
 import pandas as pd
 import psutil
 import torch
-from benchmarks.other_libraries import STACKS, installed, stack
+from command import with_config
+from other_libraries import STACKS, build_stack, installed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,7 +24,7 @@ from dualflow.config import Config
 from dualflow.data.markdown import Column, table
 from dualflow.errors import DualflowError
 from dualflow.flows.memory import Memory
-from dualflow.process import keep_freed_memory, release_freed_memory
+from dualflow.process import keep_freed_memory, release_freed_memory, set_threads
 from dualflow.progress import track
 from dualflow.training.device import autocast, device_of
 from dualflow.training.optimiser import Optimiser
@@ -37,19 +39,23 @@ COLUMNS = [
     Column("samples/s", ["samples_per_second"], 2),
     Column("memory (MiB)", ["memory_mib"], 0),
 ]
+STACKS_NOTE = (
+    "16 steps on 2 x 8 x 24 x 28 x 24, hidden 16, forward and backward of a mean log-likelihood; MemCNN's is additive "
+    "and has no log-determinant."
+)
 Row = dict[str, Any]
 
 
 class Call(NamedTuple):
-    """One convolution of a step: its input, and what is done to it."""
+    """One convolution of a step: its input, its module and its number format."""
 
     x: Tensor
     module: nn.Conv3d
     dtype: torch.dtype
 
 
-def bench_step(config: Config) -> None:
-    """Print what a step of the configuration's flow costs in each memory mode, and equal stacks of other libraries.
+def benchmark_step(config: Config) -> None:
+    """Print the cost of a step of the configuration's flow in each memory mode, and of equal stacks of other libraries.
 
     Raises:
         DualflowError: a step was not finite, or its process ended early.
@@ -58,32 +64,26 @@ def bench_step(config: Config) -> None:
         (mode, measure, (config, mode)) for mode in get_args(Memory)
     ]
     jobs += [(name, measure_stack, (name,)) for name in STACKS if installed(name)]
-    rows = {name: _alone(name, job, arguments) for name, job, arguments in track(jobs, "time the steps")}
+    rows = {name: _in_new_process(name, job, arguments) for name, job, arguments in track(jobs, "time the steps")}
     modes = pd.DataFrame([{"model": name, **rows[name]} for name in get_args(Memory)])
     stacks = pd.DataFrame([{"model": name, **rows[name]} for name in STACKS if name in rows])
-    here, train, grid = machine(), config.train, " x ".join(map(str, config.preprocess.shape))
+    host, train, grid = machine(), config.train, " x ".join(map(str, config.preprocess.shape))
     print(
         f"\n{config.model.preset}, {grid} voxels, batch {train.batch_size}, {train.precision}, {train.threads} "
-        f"thread(s) of {here['processor']}, torch {here['torch']}. A step is forward, backward, clipping, AdamW and "
-        "running mean; memory is the most that it takes beside the model and its optimiser. "
-        "Bare convolutions lie in memory as torch lays them by itself, channel by channel.\n"
+        f"thread(s) of {host['processor']}, torch {host['torch']}. A step is forward, backward, clipping, AdamW and "
+        "running mean. Memory is the peak beyond the model and its optimiser. "
+        "Bare convolutions use torch's default memory layout (contiguous channels).\n"
     )
     print(table(modes, COLUMNS, heading="memory mode"))
-    print(f"\nEqual stacks in float32: {STACKS_ARE}\n")
+    print(f"\nEqual stacks in float32: {STACKS_NOTE}\n")
     print(table(stacks, COLUMNS, heading="stack"))
     missing = [name for name in STACKS if name not in rows]
     if missing:
         print(f"\nnot installed: {', '.join(missing)} (pip install FrEIA memcnn)")
 
 
-STACKS_ARE = (
-    "16 steps on 2 x 8 x 24 x 28 x 24, hidden 16, forward and backward of a mean log-likelihood; MemCNN's is additive "
-    "and has no log-determinant."
-)
-
-
 def measure(config: Config, memory: Memory) -> Row:
-    """The cost of a training step in one memory mode; of its convolutions alone, taken in turns with it."""
+    """Time training steps in one memory mode, and their bare convolutions in turns with them."""
     torch.set_num_threads(config.train.threads)
     train = config.train.model_copy(update={"memory": memory})
     config = config.model_copy(update={"train": train})
@@ -94,19 +94,19 @@ def measure(config: Config, memory: Memory) -> Row:
     def step() -> None:
         timed_step(config, memory, model, optimiser, batch)
 
-    def once() -> None:
+    def forward() -> None:
         with autocast(train.precision, device_of(model)):
             model(**batch)
 
-    return _costs(step, lambda: convolutions(model, once), train.batch_size)
+    return _costs(step, lambda: convolutions(model, forward), train.batch_size)
 
 
 def measure_stack(name: str) -> Row:
-    """The cost of forward and backward of a stack of STACKS."""
+    """Time forward and backward passes of a stack of STACKS, and their bare convolutions."""
     keep_freed_memory()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model, objective, x = stack(name)
+    model, objective, x = build_stack(name)
 
     def step() -> None:
         model.zero_grad(set_to_none=True)
@@ -115,63 +115,64 @@ def measure_stack(name: str) -> Row:
     return _costs(step, lambda: convolutions(model, lambda: objective(x)), len(x))
 
 
-def convolutions(model: nn.Module, once: Callable[[], object]) -> list[Call]:
-    """The convolutions of one forward pass, with random inputs of the sizes and number formats that they had."""
+def convolutions(model: nn.Module, forward: Callable[[], object]) -> list[Call]:
+    """Record the convolutions of one forward pass, with random inputs of the same shapes and number formats."""
     calls: list[Call] = []
 
-    def note(module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
+    def record(module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
         assert isinstance(module, nn.Conv3d)
         calls.append(Call(torch.randn(inputs[0].shape, dtype=out.dtype), module, out.dtype))
 
-    hooks = [m.register_forward_hook(note) for m in model.modules() if isinstance(m, nn.Conv3d)]
-    once()
+    hooks = [module.register_forward_hook(record) for module in model.modules() if isinstance(module, nn.Conv3d)]
+    forward()
     for hook in hooks:
         hook.remove()
     return calls
 
 
 def run_bare(calls: list[Call]) -> None:
-    """Forward and backward of the convolutions and of nothing else."""
-    for x, module, dtype in calls:
-        weight = module.weight.detach().to(dtype).requires_grad_()
-        seen = x.requires_grad_()
-        out = F.conv3d(seen, weight, None, module.stride, module.padding)
-        torch.autograd.grad(out, (seen, weight), torch.ones_like(out))
+    """Run forward and backward of the convolutions and of nothing else."""
+    for call in calls:
+        module = call.module
+        weight = module.weight.detach().to(call.dtype).requires_grad_()
+        x = call.x.requires_grad_()
+        out = F.conv3d(x, weight, None, module.stride, module.padding)
+        torch.autograd.grad(out, (x, weight), torch.ones_like(out))
 
 
-def _costs(step: Callable[[], None], find: Callable[[], list[Call]], batch: int) -> Row:
-    """Times of steps and of their bare convolutions in turns: each the least of some, for load only adds to them."""
-    step()  # the optimiser's moments are part of what is there before
-    before = _forget_peak()
+def _costs(step: Callable[[], None], record: Callable[[], list[Call]], batch_size: int) -> Row:
+    """Time steps and their bare convolutions in turns; take the minimum of each, because load only adds time."""
+    step()  # allocates the optimiser's moments, which do not count
+    before = _reset_peak()
     step()
     peak = peak_bytes()
-    calls = find()
+    calls = record()
     times: dict[str, list[float]] = {"step": [], "bare": []}
     for _ in range(WARM + TIMED):
         for name, run in (("step", step), ("bare", lambda: run_bare(calls))):
             begun = perf_counter()
             run()
             times[name].append(perf_counter() - begun)
-    seconds, bare = (min(found[WARM:]) for found in times.values())
+    seconds, bare = min(times["step"][WARM:]), min(times["bare"][WARM:])
     return {
         "seconds": seconds,
         "bare_seconds": bare,
         "ratio": seconds / bare,
-        "samples_per_second": batch / seconds,
+        "samples_per_second": batch_size / seconds,
         "memory_mib": (peak - before) / MIB,
     }
 
 
-def _forget_peak() -> float:
-    """Give free memory back to the system, start counting the peak from here, and return what is held."""
+def _reset_peak() -> float:
+    """Return freed memory to the system, reset the peak, and return the bytes in use."""
     release_freed_memory()
-    with suppress(OSError):  # of Linux
+    with suppress(OSError):  # Linux only
         Path("/proc/self/clear_refs").write_text("5")
     return float(psutil.Process().memory_info().rss)
 
 
-def _alone(name: str, job: Callable[..., Row], arguments: tuple[Any, ...]) -> Row:
-    """Do the job in a process of its own, so that nobody else's memory counts."""
+def _in_new_process(name: str, job: Callable[..., Row], arguments: tuple[Any, ...]) -> Row:
+    """Run the job in a new process, so that its peak memory is its own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
             return pool.submit(job, *arguments).result()
@@ -179,3 +180,26 @@ def _alone(name: str, job: Callable[..., Row], arguments: tuple[Any, ...]) -> Ro
             raise DualflowError(
                 f"{name}: its process ended early, as when memory runs out; try a smaller grid"
             ) from None
+
+
+@click.command()
+@with_config
+def main(config: Config) -> None:
+    """Time an optimiser step in each memory mode, against the bare cost of its convolutions.
+
+    \b
+    python tests/benchmarks/step.py
+                    the flow of configs/quickstart.yaml on its grid
+    python tests/benchmarks/step.py --set model.preset=dual_glow
+                    --set preprocess.spacing_mm=2 --set 'preprocess.shape=[96,112,96]'
+                    another flow, on a finer grid
+
+    Each mode is measured in a process of its own, on random volumes. Leave the machine idle meanwhile. Stacks of equal
+    size made with FrEIA and MemCNN are measured too if these libraries are installed.
+    """  # noqa: D301 - click reads the character itself as the mark of a preformatted paragraph
+    set_threads(config.train.threads)
+    benchmark_step(config)
+
+
+if __name__ == "__main__":
+    main()

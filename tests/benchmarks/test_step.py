@@ -1,16 +1,18 @@
-"""`dualflow bench step`: what is measured, and what is said where a library is not there."""
+"""The step benchmark: its measurements, its table, and a library that is not installed."""
 
 from __future__ import annotations
 
 import math
 
+import other_libraries
 import pytest
+import step
 import torch
-from benchmarks import other_libraries as rivals
-from benchmarks import step
+from click.testing import CliRunner
 from torch import nn
 
 from dualflow.config import parse_config
+from dualflow.errors import ConfigError
 from dualflow.flows.memory import Memory
 from dualflow.flows.network import Convolution
 
@@ -32,25 +34,25 @@ def config(monkeypatch):
 
 
 def test_a_step_is_measured_with_its_convolutions(config):
-    """Time, the part of it that bare convolutions take, and memory."""
-    found = step.measure(config, "reversible")
-    assert 0 < found["bare_seconds"] < found["seconds"]
-    assert found["ratio"] == found["seconds"] / found["bare_seconds"]
-    assert found["samples_per_second"] == 2 / found["seconds"]
-    assert math.isfinite(found["memory_mib"])
+    """A row holds the time of a step, the time of its bare convolutions, and memory."""
+    row = step.measure(config, "reversible")
+    assert 0 < row["bare_seconds"] < row["seconds"]
+    assert row["ratio"] == row["seconds"] / row["bare_seconds"]
+    assert row["samples_per_second"] == 2 / row["seconds"]
+    assert math.isfinite(row["memory_mib"])
 
 
 def test_every_convolution_of_a_pass_counts_with_its_own_size():
-    """As often as it is run, at the size and in the number format that it had."""
+    """Each call of a convolution is recorded, with the shape and number format of its input."""
     first, second = Convolution(1, 3, 3), Convolution(3, 2, 3, stride=2)
     model, x = nn.Sequential(first, second), torch.randn(2, 1, 8, 8, 8)
 
-    def once():
+    def forward():
         with torch.autocast("cpu", dtype=torch.bfloat16):
             model(x)
             first(x)
 
-    calls = step.convolutions(model, once)
+    calls = step.convolutions(model, forward)
     assert [(tuple(call.x.shape), call.module is first) for call in calls] == [
         ((2, 1, 8, 8, 8), True), ((2, 3, 8, 8, 8), False), ((2, 1, 8, 8, 8), True)
     ]  # fmt: skip
@@ -59,27 +61,38 @@ def test_every_convolution_of_a_pass_counts_with_its_own_size():
     assert not first._forward_hooks
 
 
-def test_the_table_has_all_modes_and_says_what_is_not_installed(config, monkeypatch, capsys):
-    """A row per memory mode and per stack that can be built; the others are named with the remedy."""
-    asked = []
+def test_the_table_has_all_modes_and_names_missing_libraries(config, monkeypatch, capsys):
+    """The tables have a row per memory mode and per stack whose library is installed; the rest are named."""
+    jobs = []
 
-    def alone(name, job, arguments):
-        asked.append((name, job.__name__, arguments[-1]))
+    def in_new_process(name, job, arguments):
+        jobs.append((name, job.__name__, arguments[-1]))
         return {"seconds": 0.5, "bare_seconds": 0.4, "ratio": 1.25, "samples_per_second": 4.0, "memory_mib": 7.0}
 
-    monkeypatch.setattr(step, "_alone", alone)
-    monkeypatch.setattr(rivals, "find_spec", lambda name: None if name == "memcnn" else object())
-    step.bench_step(config)
-    said = capsys.readouterr().out
-    assert [name for name, *_ in asked] == [*Memory.__args__, *(set_ for set_ in rivals.STACKS if "MemCNN" not in set_)]
-    assert "not installed: MemCNN additive (pip install FrEIA memcnn)" in said
-    assert "| reversible  |  0.500 |" in said
+    monkeypatch.setattr(step, "_in_new_process", in_new_process)
+    monkeypatch.setattr(other_libraries, "find_spec", lambda name: None if name == "memcnn" else object())
+    step.benchmark_step(config)
+    output = capsys.readouterr().out
+    assert [name for name, *_ in jobs] == [
+        *Memory.__args__,
+        *(name for name in other_libraries.STACKS if "MemCNN" not in name),
+    ]
+    assert "not installed: MemCNN additive (pip install FrEIA memcnn)" in output
+    assert "| reversible  |  0.500 |" in output
 
 
 @pytest.mark.parametrize("name", ["dualflow, stored", "dualflow, reversible"])
-def test_our_stacks_learn(name, monkeypatch):
-    """What is timed is a real step: every parameter gets a gradient."""
-    monkeypatch.setattr(rivals, "SHAPE", (4, 4, 4))
-    model, objective, x = rivals.stack(name)
+def test_every_parameter_of_our_stacks_gets_a_gradient(name, monkeypatch):
+    """The benchmark times a real training step."""
+    monkeypatch.setattr(other_libraries, "SHAPE", (4, 4, 4))
+    model, objective, x = other_libraries.build_stack(name)
     objective(x).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_an_error_of_the_configuration_is_one_line():
+    """The script fails as the `dualflow` command does: with the error's exit code and no traceback."""
+    done = CliRunner().invoke(step.main, ["--set", "train.batch_size=0"])
+    assert done.exit_code == ConfigError.exit_code
+    assert len(done.stderr.splitlines()) == 1
+    assert "batch_size" in done.stderr
