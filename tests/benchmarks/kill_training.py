@@ -61,7 +61,7 @@ def in_a_child(folder: Path, die_in_write: tuple[str, int] | None = None) -> int
 
 
 def _die_at(call: str, count: int) -> None:
-    """Make this process kill itself at the `count`-th flush, rename, or write of a file, which it leaves half written."""
+    """Make this process kill itself at the `count`-th flush, rename or (half-finished) write of a file."""
     left = [count]
 
     def dying(real):

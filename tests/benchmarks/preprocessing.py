@@ -104,8 +104,8 @@ def report(frame: pd.DataFrame, config: Config) -> str:
     grid, host = " x ".join(map(str, config.preprocess.shape)), machine()
     head = (
         f"{' + '.join(config.study.sources)} to {config.study.target}, {grid} voxels of "
-        f"{config.preprocess.spacing_mm:g} mm, on one core of {host['processor']}. Seconds are wall time; CPU seconds exclude "
-        "time spent waiting for other processes. GiB: peak memory of the worker process so far."
+        f"{config.preprocess.spacing_mm:g} mm, on one core of {host['processor']}. Seconds are wall time; CPU seconds "
+        "exclude time spent waiting for other processes. GiB: peak memory of the worker process so far."
     )
     return f"{head}\n\n{table(frame, [*steps, *TOTALS], 'scan', 'scan')}"
 
