@@ -172,13 +172,13 @@ def convert(
 def deliver(config_path: Path, overrides: tuple[str, ...]) -> None:
     """Hand in what trainings could not deliver to MLflow, for its server was away.
 
-    It waits in RESULTS/STUDY/undelivered. The next training of the same model and the report hand it in too.
+    It waits in RESULTS/STUDY/pending. The next training of the same model and the report hand it in too.
     """
     from dualflow.config import load_config
     from dualflow.tracking.tracked_run import deliver as hand_in
 
     config = load_config(config_path, overrides)
-    done, left = hand_in(config.tracking, config.layout.outbox)
+    done, left = hand_in(config.tracking, config.layout.pending_records)
     click.echo(f"{done} runs delivered to {config.tracking.uri}, {left} still wait")
     sys.exit(bool(left))
 
@@ -232,7 +232,7 @@ def bench_presets(config_path: Path, overrides: tuple[str, ...], seconds: float,
 
     The flows are `model` and `extra_models` of the configuration. First the optimiser step of each is timed on random
     volumes, for some seconds in which the machine should do nothing else, and the steps that fit into the budget are
-    written to RESULTS/STUDY/bench/plan.json; they replace the configuration's own steps. Then the workflow trains and
+    written to RESULTS/STUDY/compare/plan.json; they replace the configuration's own steps. Then the workflow trains and
     scores each flow. A closed-form mean is fitted outside the budget and its seconds are a column of their own.
 
     Given again, the command takes the plan over and does only what is not done; remove the plan to time again. The
@@ -349,7 +349,7 @@ _SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=T
 
 _step("cohort-shard", "Step: make one part of the embedded cohort.", _SHARD)
 _step("cohort-finish", "Step: describe the embedded cohort once all its people are there.")
-_step("index", "Step: list the usable scans, draw the splits, and print and write an account (index/account.md).")
+_step("index", "Step: list the usable scans, draw the splits, and print and write a summary (index/summary.md).")
 _step("preprocess", "Step: bring one part of the scans onto the model grid.", _SHARD, _WORKERS)
 _step("preprocess-finish", "Step: gather the parts and the quarantine table.")
 _step("qc", "Step: write the quality control page, a card per scan with those to review first.")

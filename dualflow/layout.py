@@ -3,11 +3,12 @@
 Everything of one study lies under `Layout.root`:
 
     bids/            the embedded cohort, where the study has no dataset of its own
-    index/           pairs.tsv, quarantine.tsv, splits.tsv, account.md; digests.tsv keeps what was read
+    index/           pairs.tsv, quarantine.tsv, splits.tsv, summary.md; digests.tsv caches voxel digests
     derivatives/     BIDS derivatives: preprocessed pairs on the model grid and in native space, synthetic volumes
     models/MODEL/seed-S/   checkpoints, history, model card
     metrics/         tables that evaluation writes
-    bench/           plan.json: the steps of flows that are compared at an equal budget
+    compare/         plan.json: optimiser steps of each flow at an equal budget
+    pending/         tracking records queued while the server is unreachable
     manifests/       one file per finished step: what Snakemake sees
     configs/         the resolved configurations
     logs/ benchmarks/      text and timings
@@ -166,9 +167,9 @@ class Layout:
         return self.root / "index" / "splits.tsv"
 
     @property
-    def account(self) -> Path:
-        """What the index found, to read."""
-        return self.root / "index" / "account.md"
+    def study_summary(self) -> Path:
+        """The summary of the index, as Markdown."""
+        return self.root / "index" / "summary.md"
 
     @property
     def digests(self) -> Path:
@@ -213,9 +214,9 @@ class Layout:
         return self.table(name).with_suffix(".md")
 
     @property
-    def bench_plan(self) -> Path:
-        """The steps that flows are given to compare them at an equal budget."""
-        return self.root / "bench" / "plan.json"
+    def comparison_plan(self) -> Path:
+        """Optimiser steps of each flow in a comparison at an equal budget."""
+        return self.root / "compare" / "plan.json"
 
     def on_grid(self, scan: Scan, row: Modality) -> Path:
         """A preprocessed volume on the model grid, normalised and masked."""
@@ -250,9 +251,9 @@ class Layout:
         return self.root / "models" / name / f"seed-{seed}"
 
     @property
-    def outbox(self) -> Path:
-        """Folder of what waits for the tracking server to come back."""
-        return self.root / "undelivered"
+    def pending_records(self) -> Path:
+        """Folder of the tracking records queued while the server is unreachable."""
+        return self.root / "pending"
 
     def manifest(self, step: str) -> Path:
         """The file that says a step is done."""

@@ -53,8 +53,8 @@ def test_no_two_files_share_a_path():
     paths = [layout.pairs, layout.index_quarantine, layout.quarantine, layout.report, layout.manifest("index")]
     paths += [layout.model("dualflow", 0), layout.model("dualflow", 1), layout.log("index"), layout.benchmark("index")]
     paths += [layout.table("scans_dualflow_seed-0"), layout.stress("dualflow", 0), layout.stress("dualflow", 1)]
-    paths += [layout.table("presets"), layout.page("presets"), layout.bench_plan, layout.qc, layout.quality]
-    paths += [layout.splits, layout.account, layout.digests]
+    paths += [layout.table("presets"), layout.page("presets"), layout.comparison_plan, layout.qc, layout.quality]
+    paths += [layout.splits, layout.study_summary, layout.digests]
     for scan in scans:
         paths += [layout.on_grid(scan, T1W), layout.on_grid(scan, FDG), layout.mask_on_grid(scan, T1W)]
         paths += [layout.mask_native(scan, T1W), layout.target_native(scan, T1W, FDG), layout.record(scan, T1W)]

@@ -6,16 +6,16 @@ from dualflow.commit import commit_text, write_manifest
 from dualflow.config import Config
 from dualflow.data.fingerprint import study_fingerprint
 from dualflow.data.index import build_index
-from dualflow.data.study_summary import account
+from dualflow.data.study_summary import study_summary
 
 
 def make_index(config: Config) -> None:
-    """List the usable scans, draw the splits, and give an account of what was found."""
+    """List the usable scans, draw the splits, and write a summary."""
     layout, digest = config.layout, study_fingerprint(config)
     index = build_index(config.bids, config.study, config.split, layout.digests)
     index.write(layout)
-    text = account(index, config.study, config.split)
-    commit_text(layout.account, text)
+    text = study_summary(index, config.study, config.split)
+    commit_text(layout.study_summary, text)
     print(text)
     write_manifest(
         layout.manifest("index"),
@@ -24,7 +24,7 @@ def make_index(config: Config) -> None:
             "pairs": layout.pairs,
             "splits": layout.splits,
             "quarantine": layout.index_quarantine,
-            "account": layout.account,
+            "study_summary": layout.study_summary,
         },
         inputs={"files": digest},
         config=config.model_dump(mode="json", include={"study", "split"}),

@@ -293,8 +293,8 @@ def _track(
     scores: pd.DataFrame,
     figures: dict[str, list[tuple[str, Figure]]],
 ) -> None:
-    deliver(config.tracking, config.layout.outbox)  # what trainings could not
-    with tracked(config.tracking, config.study.name, "evaluation", {"model": "all"}, config.layout.outbox) as run:
+    deliver(config.tracking, config.layout.pending_records)  # what trainings could not
+    with tracked(config.tracking, config.study.name, "evaluation", {"model": "all"}, config.layout.pending_records) as run:
         run.parameters(public_values(config))
         names = summary["model"] + "/" + summary["metric"]
         run.metrics(dict(zip(names, summary["mean"].astype(float), strict=True)))

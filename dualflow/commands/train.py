@@ -110,7 +110,7 @@ def _tracked(config: Config, run_name: str, tags: Mapping[str, str], ranks: Rank
     """The tracked run of the first process; the others have none, and what they tell goes nowhere."""
     if not ranks.first:
         return nullcontext(Run())
-    return tracked(config.tracking, config.study.name, run_name, tags, config.layout.outbox)
+    return tracked(config.tracking, config.study.name, run_name, tags, config.layout.pending_records)
 
 
 Trained = tuple[nn.Module, History, dict[str, Any]]

@@ -1,4 +1,4 @@
-"""The account of a study's index: a page to read before anything is computed, and to keep."""
+"""The summary of a study's index, as Markdown."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST = 40
 """Lines that a list of the page may have; the tables beside it have them all."""
 
 
-def account(index: Index, study: StudyConfig, split: SplitConfig) -> str:
+def study_summary(index: Index, study: StudyConfig, split: SplitConfig) -> str:
     """What a study has, what it lacks, what was set aside and why, and who is used for what, as Markdown."""
     sections = {
         f"{study.name}: {' + '.join(study.sources)} to {study.target}": _scans(index, study),

@@ -1,4 +1,4 @@
-"""The account of the index, as it is read."""
+"""The summary of the index."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from dualflow.config import SplitConfig, StudyConfig
 from dualflow.data.duplicates import Entry
 from dualflow.data.index import Index, build_index
 from dualflow.data.quarantine import Quarantine
-from dualflow.data.study_summary import account
+from dualflow.data.study_summary import study_summary
 from dualflow.layout import Scan
 
 
@@ -28,7 +28,7 @@ def test_the_account_tells_what_there_is_and_what_is_missing(make_bids, pair_fil
     table = "participant_id\tsex\n" + "".join(f"sub-{label}\t{'FM'[int(label) % 2]}\n" for label in [*labels, "10"])
     study = StudyConfig(name="mine", side=("sex",))
     split = SplitConfig(validation=0.25, test=0.25, seed=3)
-    text = account(build_index(make_bids(files, table), study, split), study, split)
+    text = study_summary(build_index(make_bids(files, table), study, split), study, split)
     assert text.startswith("# mine: T1w to FDG\n")
     assert cells(text, "usable") == ["9", "9"]
     assert cells(text, "pairs, with FDG") == ["8", "8"]
@@ -57,7 +57,7 @@ def test_long_lists_are_cut_and_duplicates_are_shown():
     group: list[Entry] = [(Scan("1"), Path("x.nii")), (Scan("2"), Path("a/sub-2_T1w.nii"))]
     aside = [Quarantine(f"sub-{number}", "pairing", "bad") for number in range(100, 143)]
     gaps = {"gone": [str(number) for number in range(99)]}
-    text = account(Index(pairs, aside, gaps, [group]), StudyConfig(name="t"), SplitConfig())
+    text = study_summary(Index(pairs, aside, gaps, [group]), StudyConfig(name="t"), SplitConfig())
     assert "- gone: 99 (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 87 more)" in text
     assert "- x.nii (sub-1) = a/sub-2_T1w.nii\n" in text
     assert text.endswith("- sub-139: bad\n- and 3 more, in quarantine.tsv\n")
@@ -77,4 +77,4 @@ def test_where_the_splits_come_from_is_told(make_bids, pair_files, split, expect
     (root / "kept.tsv").write_text("subject\tsplit\n" + "".join(f"{label}\ttrain\n" for label in "12345678"))
     config = SplitConfig(**split | ({"file": root / "kept.tsv"} if "file" in split else {}))
     study = StudyConfig(name="t")
-    assert f"\n{expected} splits.tsv" in account(build_index(root, study, config), study, config)
+    assert f"\n{expected} splits.tsv" in study_summary(build_index(root, study, config), study, config)

@@ -234,6 +234,6 @@ def test_a_table_of_samples_is_a_study(tmp_path):
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "results/tiny/index"
     assert pd.read_csv(folder / "splits.tsv", sep="\t")["split"].value_counts()["test"] == 2
-    assert "| pairs, with FDG" in (folder / "account.md").read_text()
+    assert "| pairs, with FDG" in (folder / "summary.md").read_text()
     os.utime(data / names[0])
     assert "index" in planned(tmp_path)
