@@ -1,7 +1,7 @@
-"""Broken images, and folders around them, each with the reason to be given: `python tests/support/bad_files.py OUT`.
+"""Corpus of broken images and sidecars, with the expected error of each: `python tests/support/bad_files.py OUT`.
 
-`DEFECTS` are images that are to be refused, `SIDECARS` images with a broken JSON file beside them. `SOUND` are images
-that look odd and are to be read. What is wrong with whole studies is in `bad_studies.py`.
+The reader must refuse the images of `DEFECTS` and the sidecars of `SIDECARS`. It must read the unusual but valid images
+of `SOUND`. Broken studies are in `bad_studies.py`.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ Content = bytes | Iterable[bytes]
 
 @dataclass(frozen=True)
 class Defect:
-    """A class of broken files.
+    """One way in which a file can be broken.
 
     Attributes:
-        name: of the folder its files are put in.
-        error: what reading one must raise.
-        words: what the reason must contain (a regular expression).
+        name: name of the defect, and of the folder of its files.
+        error: exception that the reader must raise.
+        words: regular expression that the message must match.
         make: writes the files into an empty folder and yields their paths.
     """
 
@@ -48,7 +48,7 @@ class Defect:
 
 
 def nifti(array=IMAGE, kind=ONE, order="<", gap=4, **fields):
-    """Bytes of an image file: a good header with `fields` replaced, `gap` bytes, the voxels."""
+    """Bytes of an image file: a valid header with `fields` replaced, `gap` zero bytes, and the voxels."""
     header = kind(endianness=order)
     header.set_data_shape(array.shape)
     header.set_data_dtype(array.dtype)
@@ -62,46 +62,46 @@ def nifti(array=IMAGE, kind=ONE, order="<", gap=4, **fields):
     return header.binaryblock + bytes(gap) + array.astype(header.get_data_dtype()).tobytes(order="F")
 
 
-def of_each(name, *values, **others):
+def of_each(name, *values, **fields):
     """One file for each value of a header field."""
-    return [nifti(**others, **{name: value}) for value in values]
+    return [nifti(**fields, **{name: value}) for value in values]
 
 
 def dims(*sizes):
-    """The field `dim`, its rest filled with 1."""
+    """The header field `dim`, padded with 1."""
     return (*sizes, *[1] * (8 - len(sizes)))
 
 
-def sized(*shapes, **others):
-    """One file for each claimed shape; what follows the header is the good image's voxels."""
-    return [nifti(dim=dims(len(shape), *shape), **others) for shape in shapes]
+def sized(*shapes, **fields):
+    """One file for each declared shape; the voxels are always those of the valid image."""
+    return [nifti(dim=dims(len(shape), *shape), **fields) for shape in shapes]
 
 
-def spaced(*edges, **others):
+def spaced(*spacings, **fields):
     """One file for each pixdim."""
-    return of_each("pixdim", *[(*([1] if len(row) == 3 else []), *row, *[1] * 4) for row in edges], **others)
+    return of_each("pixdim", *[(*([1] if len(row) == 3 else []), *row, *[1] * 4) for row in spacings], **fields)
 
 
-def placed(*changes, **others):
-    """One file with an sform alone for each set of changes (row, column, value) to its affine."""
-    made = []
+def placed(*changes, **fields):
+    """One file without a qform for each set of changes (row, column, value) to the affine of its sform."""
+    images = []
     for change in changes:
         affine = AFFINE.copy()
         for row, column, value in change:
             affine[row, column] = value
         rows = {f"srow_{axis}": affine[row] for row, axis in enumerate("xyz")}
-        made.append(nifti(**{"qform_code": 0} | rows | others))
-    return made
+        images.append(nifti(**{"qform_code": 0} | rows | fields))
+    return images
 
 
 def with_voxels(*values, at=(4, 4, 4), dtype=np.float32):
-    """One file for each value that a single voxel of the good image is given."""
-    made = []
+    """One file for each value, which replaces a single voxel of the valid image."""
+    images = []
     for value in values:
         array = IMAGE.astype(dtype)
         array[at] = value
-        made.append(nifti(array))
-    return made
+        images.append(nifti(array))
+    return images
 
 
 def packed(data: bytes) -> bytes:
@@ -114,32 +114,32 @@ PACKED = packed(GOOD)
 
 
 def cuts(data: bytes, lengths: Iterable[int]) -> list[bytes]:
-    """What is left of a file that was not copied to its end."""
+    """The file truncated to each length."""
     return [data[:length] for length in lengths]
 
 
-def flips(data: bytes, places: Iterable[int], bits: int = 1) -> list[bytes]:
-    """The file with one byte changed."""
-    return [data[:at] + bytes([data[at] ^ bits]) + data[at + 1 :] for at in places]
+def flips(data: bytes, offsets: Iterable[int], bits: int = 1) -> list[bytes]:
+    """One copy of the file for each offset, with `bits` of that byte flipped."""
+    return [data[:offset] + bytes([data[offset] ^ bits]) + data[offset + 1 :] for offset in offsets]
 
 
-def put(data: bytes, at: int, new: bytes) -> bytes:
-    """The file with some bytes replaced."""
-    return data[:at] + new + data[at + len(new) :]
+def put(data: bytes, offset: int, new: bytes) -> bytes:
+    """The file with the bytes at `offset` replaced."""
+    return data[:offset] + new + data[offset + len(new) :]
 
 
 def inflating(mib: int, start: bytes) -> bytes:
-    """A small gzip stream that unpacks to `start` and MiBs of zeros; no such image is ever in memory."""
+    """A small gzip stream that unpacks to `start` and `mib` MiB of zeros, built without holding them in memory."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     head, block = (packer.compress(data) + packer.flush(zlib.Z_FULL_FLUSH) for data in (start, bytes(1 << 20)))
     return MAGIC + b"\x08" + bytes(7) + head + mib * block + packer.flush() + bytes(8)
 
 
 def files(*contents: Content) -> Make:
-    """A file for each of these bytes."""
+    """Write one file for each content."""
 
     def make(folder: Path) -> Iterator[Path]:
-        flat = [one for entry in contents for one in ([entry] if isinstance(entry, bytes) else entry)]
+        flat = [item for content in contents for item in ([content] if isinstance(content, bytes) else content)]
         for number, content in enumerate(flat):
             path = folder / f"{number:02d}.nii{'.gz' if content[:2] == MAGIC else ''}"
             path.write_bytes(content)
@@ -149,7 +149,7 @@ def files(*contents: Content) -> Make:
 
 
 def both(*contents: Content) -> Make:
-    """The same, each plain and compressed."""
+    """Write each content twice, plain and compressed."""
 
     def make(folder: Path) -> Iterator[Path]:
         for path in files(*contents)(folder):
@@ -161,7 +161,7 @@ def both(*contents: Content) -> Make:
 
 
 def with_hole(start: bytes, size: int) -> Make:
-    """A file that ends in a hole."""
+    """Write a sparse file of `size` bytes that begins with `start`."""
 
     def make(folder: Path) -> Iterator[Path]:
         path = folder / "sparse.nii"
@@ -174,20 +174,20 @@ def with_hole(start: bytes, size: int) -> Make:
 
 
 def special(*makes: Callable[[Path], object], names: tuple[str, ...] = ("scan.nii", "scan.nii.gz")) -> Make:
-    """What each of `makes` puts at a path in place of a file, under each of `names`."""
+    """Call each of `makes` with a path of each of `names`, where the reader expects a file."""
 
     def make(folder: Path) -> Iterator[Path]:
-        for number, at in enumerate(makes):
+        for number, create in enumerate(makes):
             (folder / str(number)).mkdir()
             for name in names:
-                at(folder / str(number) / name)
+                create(folder / str(number) / name)
                 yield folder / str(number) / name
 
     return make
 
 
 def nothing(path: Path) -> None:
-    """Leaves the path free."""
+    """Create no file."""
 
 
 def loop(path: Path) -> None:
@@ -202,7 +202,7 @@ def locked(path: Path) -> None:
 
 
 def beside(*contents: Content) -> Make:
-    """A good image for each JSON file, which lies beside it."""
+    """Write a valid image beside each JSON file."""
 
     def make(folder: Path) -> Iterator[Path]:
         for path in files(*contents)(folder):
@@ -358,7 +358,7 @@ PATHS = [
            special(loop, lambda path: path.symlink_to(path.name))),
     Defect("odd_names", HeaderError, "cut short", special(lambda path: path.write_bytes(GOOD[:-2]), names=ODD_NAMES)),
 ]  # fmt: skip
-if os.geteuid():  # nothing is locked to root
+if os.geteuid():  # root may read every file
     PATHS.append(Defect("locked", HeaderError, "Permission denied", special(locked)))
 DEFECTS = [*CONTAINERS, *STREAMS, *CLAIMS, *PLACES, *VOXELS, *PATHS]
 SIDECARS = [
@@ -386,11 +386,11 @@ SOUND = {
     "wrong_bitpix.nii": nifti(bitpix=0),
     **{name.replace(".nii", "_sound.nii"): GOOD for name in ODD_NAMES},
 }
-"""Images that are unusual and all the same `IMAGE` at `AFFINE`, by file name."""
+"""File name -> an unusual but valid file that holds `IMAGE` at `AFFINE`."""
 
 
 def write_corpus(out: Path, defects: Iterable[Defect]) -> Iterator[tuple[Defect, Path]]:
-    """Write every file of every class below `out`, a folder for each class."""
+    """Write the files of each defect to a folder of its own below `out`; yield each with its defect."""
     for defect in defects:
         folder = out / defect.name
         folder.mkdir(parents=True)
@@ -399,5 +399,5 @@ def write_corpus(out: Path, defects: Iterable[Defect]) -> Iterator[tuple[Defect,
 
 
 if __name__ == "__main__":
-    made = list(write_corpus(Path(sys.argv[1]), [*DEFECTS, *SIDECARS]))
-    print(f"{len({defect.name for defect, _ in made})} classes, {len(made)} files")
+    corpus = list(write_corpus(Path(sys.argv[1]), [*DEFECTS, *SIDECARS]))
+    print(f"{len({defect.name for defect, _ in corpus})} defects, {len(corpus)} files")

@@ -1,6 +1,6 @@
-"""Refuses the whole corpus in a process of its own, under a limit of memory: `python tests/support/refuse_all.py OUT`.
+"""Read the whole corpus of broken files under a memory limit: `python tests/support/refuse_all.py OUT`.
 
-Prints each refusal and the peak of memory as JSON.
+Prints each error and the peak memory as JSON. The limit holds for the process, so this is a script.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LIMIT = 512 << 20
 
 
 def refuse(name, path, read):
-    """Class, path, error's name and reason of a file, and the seconds that this process took to refuse it."""
+    """Read a file; return its defect, path, error type, error message, and the CPU seconds it took."""
     error, start = None, time.process_time()
     try:
         read(path)
@@ -32,10 +32,10 @@ def refuse(name, path, read):
 
 
 def main(out):
-    """Refuse all files, with `LIMIT` bytes of address space beyond what the imported libraries take."""
+    """Read all files, with `LIMIT` bytes of address space beyond the use of the imported libraries."""
     corpus = list(write_corpus(out, [*DEFECTS, *SIDECARS]))
-    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (taken + LIMIT, resource.RLIM_INFINITY))
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + LIMIT, resource.RLIM_INFINITY))
     refusals = [
         refuse(defect.name, path, read_sidecar if defect in SIDECARS else read_volume) for defect, path in corpus
     ]
