@@ -20,19 +20,20 @@ LAYERS = [
     {"data", "baselines"},
     {"flows"},
     {"imaging", "cohort"},
-    {"config", "modalities", "layout", "commit", "progress", "workers"},
+    {"config", "modalities", "layout", "manifest", "commit", "progress", "workers"},
     {"errors", "process"},
 ]
 SIDEWAYS = {
     "cohort": {"imaging"},
     "layout": {"modalities"},
+    "manifest": {"commit"},
     "config": {"layout", "modalities", "commit"},
 }
 ONLY_IN = {
     "mlflow": ["tracking/"],
     "dask": ["workers.py"],
     "distributed": ["workers.py"],
-    "click": ["cli.py"],
+    "click": ["cli/"],
     "SimpleITK": ["imaging/", "cohort/"],
     "monai": ["imaging/", "data/", "baselines/", "evaluation/"],
 }

@@ -2,12 +2,16 @@ import gzip
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from dualflow import commit
 from dualflow.commit import (
     HOST,
     TEMP_PREFIX,
@@ -16,11 +20,7 @@ from dualflow.commit import (
     commit_text,
     committing,
     digest_of,
-    forget_broken,
-    read_manifest,
-    sha256,
     sweep_temporaries,
-    write_manifest,
 )
 from dualflow.errors import CommitError
 
@@ -147,73 +147,23 @@ def test_sweep_spares_living_writers_and_other_files(tmp_path):
     assert names(tmp_path / "deep") == []
 
 
-@pytest.fixture
-def manifest(tmp_path):
-    output = tmp_path / "out" / "x.txt"
-    commit_text(output, "result")
-    path = tmp_path / "manifests" / "step.json"
-    write_manifest(path, step="step", outputs={"x": output}, inputs={"in": "abc"}, config={"k": 1}, facts={"n": 2})
-    return path
-
-
-def test_manifest_of_finished_work_verifies(manifest):
-    """The manifest reads back with its facts, for the same inputs and configuration and without asking."""
-    assert read_manifest(manifest, inputs={"in": "abc"}, config={"k": 1})["facts"] == {"n": 2}
-    assert read_manifest(manifest)["outputs"]["x"]["sha256"] == sha256(manifest.parents[1] / "out" / "x.txt")
-
-
-def test_manifest_survives_a_moved_study(manifest, tmp_path):
-    """Outputs are relative to the manifest, so a study that is moved as a whole is still done."""
-    study = manifest.parents[1]
-    moved = study.rename(study.with_name("moved"))
-    assert read_manifest(moved / "manifests" / "step.json") is not None
-
-
-@pytest.mark.parametrize(
-    "asked", [{"inputs": {"in": "xyz"}}, {"inputs": {}}, {"config": {"k": 2}}, {"config": {"k": 1, "new": 0}}]
-)
-def test_manifest_of_other_work_does_not_count(manifest, asked):
-    """Other inputs or another configuration mean that the work has to be done again."""
-    assert read_manifest(manifest, **asked) is None
-
-
-def test_manifest_of_another_version_does_not_count(manifest, monkeypatch):
-    """Work of another version of dualflow is done again."""
-    monkeypatch.setattr(commit, "__version__", "0.0.0")
-    assert read_manifest(manifest, config={"k": 1}) is None
-
-
-@pytest.mark.parametrize("damage", ["changed", "removed", "cut", "other"])
-def test_damaged_work_does_not_count(manifest, damage):
-    """A changed or lost output, and a manifest that is no manifest, mean not done - never a traceback."""
-    output = manifest.parents[1] / "out" / "x.txt"
-    if damage == "changed":
-        output.write_text("resulT")
-    elif damage == "removed":
-        output.unlink()
-    else:
-        manifest.write_text("[1]" if damage == "other" else manifest.read_text()[:-9])
-    assert read_manifest(manifest) is None
-
-
-def test_missing_manifest_is_not_done(tmp_path):
-    """No manifest, not done."""
-    assert read_manifest(tmp_path / "none.json") is None
-
-
-def test_a_step_whose_output_is_gone_is_forgotten_with_all_that_rests_on_it(tmp_path):
-    """The damaged step and the one that lists its manifest lose theirs; an untouched one keeps it."""
-    kept, damaged = tmp_path / "kept.txt", tmp_path / "damaged.txt"
-    for path in (kept, damaged):
-        commit_text(path, "content")
-    folder = tmp_path / "manifests"
-    for name, outputs in (
-        ("kept", {"file": kept}),
-        ("deep/damaged", {"file": damaged}),
-        ("rests", {"part": folder / "deep/damaged.json"}),
-    ):
-        write_manifest(folder / f"{name}.json", step="s", outputs=outputs, inputs={}, config={})
-    assert forget_broken(folder) == []
-    damaged.write_text("another")
-    assert sorted(forget_broken(folder)) == ["deep/damaged", "rests"]
-    assert [path.name for path in folder.rglob("*.json")] == ["kept.json"]
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002])
+@pytest.mark.parametrize("library", ["write_bytes", "mkstemp", "save_file"])
+def test_mode_follows_the_umask(tmp_path, umask, library):
+    """A file has the mode of the umask, also if a library writes it with 0600."""
+    path, previous = tmp_path / "x.safetensors", os.umask(umask)
+    try:
+        with committing(path) as temp:
+            if library == "write_bytes":
+                temp.write_bytes(safetensors())
+            elif library == "mkstemp":
+                descriptor, name = tempfile.mkstemp(dir=tmp_path)
+                os.write(descriptor, safetensors())
+                os.close(descriptor)
+                Path(name).replace(temp)
+                assert stat.S_IMODE(temp.stat().st_mode) == 0o600
+            else:
+                save_file({"w": np.zeros(4, np.float32)}, temp)
+    finally:
+        os.umask(previous)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask

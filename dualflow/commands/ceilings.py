@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dualflow.commit import commit_text, write_manifest
+from dualflow.commit import commit_text
 from dualflow.config import Config, dump_sections
 from dualflow.data.side_encoder import SideEncoder
 from dualflow.data.study_pairs import load_split, usable_pairs
@@ -23,6 +23,7 @@ from dualflow.imaging.record import onto_grid, read_record
 from dualflow.imaging.volume import read_volume, sidecar_path
 from dualflow.inference.predict import Prediction
 from dualflow.layout import Scan, truth_path
+from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
 from dualflow.progress import track
 

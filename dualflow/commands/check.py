@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dualflow.commit import write_manifest
 from dualflow.config import Config
 from dualflow.data.quarantine import read_quarantine
 from dualflow.errors import DataError
+from dualflow.manifest import write_manifest
 
 
 def check(config: Config) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dualflow.commit import write_manifest
 from dualflow.config import Config, dump_sections
 from dualflow.data.study_pairs import load_split, usable_pairs
 from dualflow.inference.convert import convert_once, remove_volumes
 from dualflow.inference.predict import load_predictor
+from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
 from dualflow.progress import track
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from dualflow.commit import commit_text, write_manifest
+from dualflow.commit import commit_text
 from dualflow.config import Config, dump_sections
 from dualflow.data.dataset import Item, PairDataset
 from dualflow.data.study_pairs import load_split, usable_pairs
@@ -24,6 +24,7 @@ from dualflow.flows.model import DualFlow
 from dualflow.inference.convert import seed_of
 from dualflow.inference.predict import Prediction, load_predictor
 from dualflow.layout import Scan
+from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
 from dualflow.progress import track
 from dualflow.training.validation import round_trip_error

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dualflow.commit import commit_text, write_manifest
+from dualflow.commit import commit_text
 from dualflow.config import Config
 from dualflow.data.fingerprint import study_fingerprint
 from dualflow.data.index import build_index
 from dualflow.data.study_summary import study_summary
+from dualflow.manifest import write_manifest
 
 
 def make_index(config: Config) -> None:

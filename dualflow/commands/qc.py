@@ -5,13 +5,14 @@ They are a step of their own, for a changed threshold of review must not make th
 
 from __future__ import annotations
 
-from dualflow.commit import commit_text, sha256, write_manifest
+from dualflow.commit import commit_text, sha256
 from dualflow.config import Config, dump_sections
 from dualflow.data.index import read_pairs
 from dualflow.data.quality_metrics import quality_table
 from dualflow.data.quarantine import read_quarantine, usable
 from dualflow.data.tsv import read_table, table_text
 from dualflow.layout import Scan
+from dualflow.manifest import write_manifest
 from dualflow.report.qc_page import render_sheet
 
 

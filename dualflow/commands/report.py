@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from dualflow import __version__
 from dualflow.commands.ceilings import CEILINGS
-from dualflow.commit import commit_text, digest_of, write_manifest
+from dualflow.commit import commit_text, digest_of
 from dualflow.config import Config, dump_sections, public_values
 from dualflow.data.dataset import PairDataset
 from dualflow.data.quarantine import read_quarantine
@@ -22,6 +22,7 @@ from dualflow.evaluation.statistics import differences, summarise
 from dualflow.inference.convert import seed_of
 from dualflow.inference.predict import Predictor, load_predictor
 from dualflow.layout import Scan
+from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
 from dualflow.report.figures import metric_comparison, region_scatter, reliability_curve, subject_panel, training_curves
 from dualflow.report.likelihood_tables import (

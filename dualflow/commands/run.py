@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from dualflow.commit import forget_broken, sweep_temporaries
+from dualflow.commit import sweep_temporaries
 from dualflow.config import Config, write_resolved
 from dualflow.errors import ConfigError
+from dualflow.manifest import forget_broken
 from dualflow.progress import PROGRESS_FOLDER, live_bars, read_states
 
 POLL_S = 0.5

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dualflow import __version__
 from dualflow.baselines import BASELINES, width_for
-from dualflow.commit import commit_text, digest_of, sha256, write_manifest
+from dualflow.commit import commit_text, digest_of, sha256
 from dualflow.config import Config, dump_sections, public_values
 from dualflow.data.dataset import PairDataset
 from dualflow.data.side_encoder import SideEncoder
@@ -25,6 +25,7 @@ from dualflow.evaluation.regions import region_map
 from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import preset
 from dualflow.layout import Scan
+from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
 from dualflow.tracking.metric_names import tracked_name
 from dualflow.tracking.tracked_run import Run, tracked

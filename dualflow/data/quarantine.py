@@ -9,9 +9,10 @@ from typing import Any, Self
 
 import pandas as pd
 
-from dualflow.commit import commit_text, read_manifest
+from dualflow.commit import commit_text
 from dualflow.data.tsv import read_table, table_text
 from dualflow.layout import Layout, Scan
+from dualflow.manifest import read_manifest
 
 FACT = "quarantine"
 """Key of a manifest's facts that holds `Quarantine.fact()` when a step refused the scan."""

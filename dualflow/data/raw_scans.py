@@ -8,15 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from dualflow.commit import (
-    commit_json,
-    commit_text,
-    digest_of,
-    read_manifest,
-    sha256,
-    sweep_temporaries,
-    write_manifest,
-)
+from dualflow.commit import commit_json, commit_text, digest_of, sha256, sweep_temporaries
 from dualflow.config import PreprocessConfig, StudyConfig
 from dualflow.data.bids_files import find_mask
 from dualflow.data.quarantine import FACT, Quarantine
@@ -27,6 +19,7 @@ from dualflow.imaging.pipeline import preprocess_pair
 from dualflow.imaging.sidecar import read_sidecar
 from dualflow.imaging.volume import check_scan
 from dualflow.layout import NOT_BIDS, Layout, Scan, derivative_description
+from dualflow.manifest import read_manifest, write_manifest
 from dualflow.modalities import modality
 from dualflow.workers import Lost, in_workers
 

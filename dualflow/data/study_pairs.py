@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pandas as pd
 
-from dualflow.commit import read_manifest
 from dualflow.config import Config
 from dualflow.data.dataset import PairDataset, load_pairs
 from dualflow.data.index import read_pairs
@@ -12,6 +11,7 @@ from dualflow.data.quarantine import Quarantine, usable
 from dualflow.data.side_encoder import SideEncoder
 from dualflow.errors import DataError
 from dualflow.layout import Scan
+from dualflow.manifest import read_manifest
 
 
 def usable_pairs(config: Config) -> pd.DataFrame:

@@ -12,13 +12,14 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from dualflow import __version__
-from dualflow.commit import digest_of, read_manifest, sha256, write_manifest
+from dualflow.commit import digest_of, sha256
 from dualflow.config import ConvertConfig
 from dualflow.data.dataset import Item
 from dualflow.imaging.record import read_record, to_native
 from dualflow.imaging.volume import read_volume, sidecar_path, write_volume
 from dualflow.inference.predict import Predictor
 from dualflow.layout import Layout, Scan
+from dualflow.manifest import read_manifest, write_manifest
 from dualflow.modalities import Modality
 
 NOTICE = (

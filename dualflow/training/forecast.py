@@ -12,13 +12,13 @@ import pandas as pd
 import psutil
 import torch
 
-from dualflow.commit import read_manifest
 from dualflow.config import Config
 from dualflow.data.dataset import PairDataset
 from dualflow.data.index import read_pairs
 from dualflow.data.markdown import Column, table
 from dualflow.flows.memory import Memory
 from dualflow.flows.presets import preset
+from dualflow.manifest import read_manifest
 from dualflow.progress import track
 from dualflow.tracking.store import load_client
 from dualflow.training.device import chosen_device

@@ -1,7 +1,8 @@
 """Volumes of an earlier conversion do not outlive it."""
 
-from dualflow.commit import commit_bytes, commit_json, write_manifest
+from dualflow.commit import commit_bytes, commit_json
 from dualflow.inference.convert import remove_volumes
+from dualflow.manifest import write_manifest
 
 
 def test_volumes_of_an_earlier_conversion_go_with_their_sidecars(tmp_path):

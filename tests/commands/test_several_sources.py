@@ -16,7 +16,6 @@ from dualflow.commands import train as training
 from dualflow.commands.ceilings import evaluate_ceilings
 from dualflow.commands.convert_study import convert
 from dualflow.commands.evaluate import evaluate
-from dualflow.commit import write_manifest
 from dualflow.config import parse_config
 from dualflow.data.quarantine import write_quarantine
 from dualflow.data.tsv import table_text
@@ -24,6 +23,7 @@ from dualflow.imaging.pipeline import model_grid
 from dualflow.imaging.volume import write_volume
 from dualflow.inference.predict import load_predictor
 from dualflow.layout import Scan
+from dualflow.manifest import write_manifest
 from dualflow.modalities import MODALITIES
 from dualflow.tracking.tracked_run import Run
 from dualflow.training.checkpoint import load_card

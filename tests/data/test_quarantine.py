@@ -1,8 +1,8 @@
 import pandas as pd
 
-from dualflow.commit import write_manifest
 from dualflow.data.quarantine import FACT, Quarantine, collect, read_quarantine, usable, write_quarantine
 from dualflow.layout import Layout, Scan
+from dualflow.manifest import write_manifest
 
 
 def test_collect_merges_index_and_manifests(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 
 from dualflow.commands.make_index import make_index
 from dualflow.commands.preprocess import preprocess
-from dualflow.commit import TEMP_PREFIX, commit_text, committing, read_manifest
+from dualflow.commit import TEMP_PREFIX, commit_text, committing
 from dualflow.config import Config, PreprocessConfig, StudyConfig, parse_config
 from dualflow.data import raw_scans as prepare
 from dualflow.data.quarantine import Quarantine
@@ -22,6 +22,7 @@ from dualflow.data.raw_scans import ScanFiles, prepare_scan, prepare_scans
 from dualflow.errors import CommitError, DataError
 from dualflow.imaging.stopwatch import Stopwatch
 from dualflow.layout import Layout, Scan
+from dualflow.manifest import read_manifest
 
 STUDY, PREPROCESS = StudyConfig(name="t"), PreprocessConfig()
 PAIR = SimpleNamespace(record={"quality": {"overlap": 1.0}}, clock=Stopwatch())

@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 from dualflow.commands.qc import qc
-from dualflow.commit import read_manifest, write_manifest
 from dualflow.config import parse_config
 from dualflow.data.quarantine import Quarantine, write_quarantine
 from dualflow.data.tsv import read_table, table_text
 from dualflow.layout import Scan
+from dualflow.manifest import read_manifest, write_manifest
 from dualflow.modalities import MODALITIES
 from dualflow.report.qc_page import render_sheet
 

@@ -1,0 +1,164 @@
+"""Manifests: one JSON file per finished step, with the digests of its inputs and outputs.
+
+A step is done when its manifest exists and its outputs still have the digests recorded there. An output that merely
+exists may be a part of a file, or another run's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dualflow import __version__
+from dualflow.commit import TEMP_PREFIX, commit_json, digest_of, sha256
+
+
+class OutputFile(NamedTuple):
+    """A file that a manifest lists.
+
+    Attributes:
+        path: where it is.
+        sha256: the digest it had when the step finished.
+    """
+
+    path: Path
+    sha256: str
+
+
+class DigestCache:
+    """SHA-256 digests of files within one process.
+
+    A file is hashed again only when its inode, size or modification time has changed.
+    """
+
+    def __init__(self) -> None:
+        self._digests: dict[str, tuple[tuple[int, int, int], str]] = {}
+
+    def sha256(self, path: Path) -> str:
+        """Return the hex SHA-256 of a file.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        key, status = os.path.abspath(path), path.stat()  # noqa: PTH100 - removes `..`, which Path.absolute keeps
+        state = status.st_ino, status.st_size, status.st_mtime_ns
+        known_state, digest = self._digests.get(key, (None, ""))
+        if known_state != state:
+            digest = sha256(path)
+            self._digests[key] = state, digest
+        return digest
+
+
+def write_manifest(
+    path: Path | str,
+    *,
+    step: str,
+    outputs: Mapping[str, Path],
+    inputs: Mapping[str, str],
+    config: Any,
+    facts: Mapping[str, Any] | None = None,
+) -> None:
+    """Record that a step is done, with the digests of its outputs.
+
+    Args:
+        path: the manifest; it is written last.
+        step: name of the step.
+        outputs: name -> file written by the step. Paths are stored relative to the manifest.
+        inputs: name -> digest of what the step read.
+        config: the part of the configuration that the step depends on.
+        facts: small results to keep. They must hold no clock times, so that equal work gives equal bytes.
+    """
+    path = Path(path)
+    commit_json(
+        path,
+        {
+            "step": step,
+            "version": __version__,
+            "config": config,
+            "inputs": dict(inputs),
+            "outputs": {
+                name: {"path": os.path.relpath(file, path.parent), "sha256": sha256(file)}
+                for name, file in outputs.items()
+            },
+            "facts": dict(facts or {}),
+        },
+    )
+
+
+def read_manifest(
+    path: Path | str,
+    *,
+    inputs: Mapping[str, str] | None = None,
+    config: Any = None,
+    verify: bool = True,
+    digests: DigestCache | None = None,
+) -> dict[str, Any] | None:
+    """Return a manifest, or None if the step has to be run.
+
+    Args:
+        path: the manifest.
+        inputs: if given, a manifest with other inputs does not count.
+        config: if given, a manifest of another configuration or another version of dualflow does not count.
+        verify: hash the outputs; a manifest whose outputs are missing or changed does not count. Steps that only ask
+            whether others are done leave this to whoever reads the outputs.
+        digests: cache of digests, if several manifests are verified.
+    """
+    path, digests = Path(path), digests or DigestCache()
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+        outputs = manifest_outputs(path, manifest)
+        if verify and any(digests.sha256(file) != digest for file, digest in outputs.values()):
+            return None
+        if inputs is not None and manifest["inputs"] != dict(inputs):
+            return None
+        if config is not None and (
+            digest_of(manifest["config"]) != digest_of(config) or manifest["version"] != __version__
+        ):
+            return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return manifest
+
+
+def manifest_outputs(path: Path, manifest: Mapping[str, Any]) -> dict[str, OutputFile]:
+    """Return the output files by name of the manifest read from `path`."""
+    return {
+        name: OutputFile(Path(os.path.normpath(path.parent / entry["path"])), entry["sha256"])
+        for name, entry in manifest["outputs"].items()
+    }
+
+
+def verify_manifests(folder: Path, digests: DigestCache | None = None) -> list[str]:
+    """Return the names of the manifests under `folder` that do not verify, sorted.
+
+    A manifest that lists another manifest as an output does not verify if that one does not. With the same `digests`,
+    a second call hashes only files that changed since the first.
+    """
+    digests = digests or DigestCache()
+    broken: set[Path] = set()
+    outputs: dict[Path, set[Path]] = {}
+    for path in sorted(folder.rglob("*.json")):
+        if path.name.startswith(TEMP_PREFIX):
+            continue
+        manifest = read_manifest(path, digests=digests)
+        if manifest is None:
+            broken.add(path)
+        else:
+            outputs[path] = {file for file, _ in manifest_outputs(path, manifest).values()}
+    while dependents := {path for path, files in outputs.items() if path not in broken and files & broken}:
+        broken |= dependents
+    return sorted(str(path.relative_to(folder).with_suffix("")) for path in broken)
+
+
+def forget_broken(folder: Path, digests: DigestCache | None = None) -> list[str]:
+    """Remove the manifests that `verify_manifests` finds broken, and return their names.
+
+    Snakemake sees only manifests, so it runs these steps again.
+    """
+    broken = verify_manifests(folder, digests)
+    for name in broken:
+        (folder / f"{name}.json").unlink()
+    return broken

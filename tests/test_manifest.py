@@ -1,0 +1,128 @@
+import os
+
+import pytest
+
+from dualflow import manifest as module
+from dualflow.commit import commit_text, sha256
+from dualflow.manifest import DigestCache, forget_broken, read_manifest, verify_manifests, write_manifest
+
+
+@pytest.fixture
+def hashed(monkeypatch) -> list[str]:
+    """Names of the files that are hashed, in order."""
+    names = []
+    monkeypatch.setattr(module, "sha256", lambda path: names.append(path.name) or sha256(path))
+    return names
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    output = tmp_path / "out" / "x.txt"
+    commit_text(output, "result")
+    path = tmp_path / "manifests" / "step.json"
+    write_manifest(path, step="step", outputs={"x": output}, inputs={"in": "abc"}, config={"k": 1}, facts={"n": 2})
+    return path
+
+
+def test_manifest_of_finished_work_verifies(manifest):
+    """The manifest reads back with its facts, for the same inputs and configuration and without asking."""
+    assert read_manifest(manifest, inputs={"in": "abc"}, config={"k": 1})["facts"] == {"n": 2}
+    assert read_manifest(manifest)["outputs"]["x"]["sha256"] == sha256(manifest.parents[1] / "out" / "x.txt")
+
+
+def test_manifest_survives_a_moved_study(manifest, tmp_path):
+    """Outputs are relative to the manifest, so a study that is moved as a whole is still done."""
+    study = manifest.parents[1]
+    moved = study.rename(study.with_name("moved"))
+    assert read_manifest(moved / "manifests" / "step.json") is not None
+
+
+@pytest.mark.parametrize(
+    "asked", [{"inputs": {"in": "xyz"}}, {"inputs": {}}, {"config": {"k": 2}}, {"config": {"k": 1, "new": 0}}]
+)
+def test_manifest_of_other_work_does_not_count(manifest, asked):
+    """Other inputs or another configuration mean that the work has to be done again."""
+    assert read_manifest(manifest, **asked) is None
+
+
+def test_manifest_of_another_version_does_not_count(manifest, monkeypatch):
+    """Work of another version of dualflow is done again."""
+    monkeypatch.setattr(module, "__version__", "0.0.0")
+    assert read_manifest(manifest, config={"k": 1}) is None
+
+
+@pytest.mark.parametrize("damage", ["changed", "removed", "cut", "other"])
+def test_damaged_work_does_not_count(manifest, damage):
+    """A changed or lost output, and a manifest that is no manifest, mean not done - never a traceback."""
+    output = manifest.parents[1] / "out" / "x.txt"
+    if damage == "changed":
+        output.write_text("resulT")
+    elif damage == "removed":
+        output.unlink()
+    else:
+        manifest.write_text("[1]" if damage == "other" else manifest.read_text()[:-9])
+    assert read_manifest(manifest) is None
+
+
+def test_missing_manifest_is_not_done(tmp_path):
+    """No manifest, not done."""
+    assert read_manifest(tmp_path / "none.json") is None
+
+
+@pytest.fixture
+def manifests(tmp_path):
+    """Manifests of two steps, and of one that lists the first one's manifest."""
+    for name in ("kept", "damaged"):
+        commit_text(tmp_path / f"{name}.txt", "content")
+    folder = tmp_path / "manifests"
+    for name, outputs in (
+        ("kept", {"file": tmp_path / "kept.txt"}),
+        ("deep/damaged", {"file": tmp_path / "damaged.txt"}),
+        ("rests", {"part": folder / "deep/damaged.json"}),
+        ("rests_on_rests", {"part": folder / "rests.json"}),
+    ):
+        write_manifest(folder / f"{name}.json", step="s", outputs=outputs, inputs={}, config={})
+    return folder
+
+
+def test_broken_steps_are_forgotten_with_their_dependents(manifests):
+    """The damaged step and those that list its manifest lose theirs; an untouched one keeps it."""
+    assert verify_manifests(manifests) == forget_broken(manifests) == []
+    (manifests.parent / "damaged.txt").write_text("another")
+    assert verify_manifests(manifests) == ["deep/damaged", "rests", "rests_on_rests"]
+    assert len(list(manifests.rglob("*.json"))) == 4, "verification removes nothing"
+    assert forget_broken(manifests) == ["deep/damaged", "rests", "rests_on_rests"]
+    assert [path.name for path in manifests.rglob("*.json")] == ["kept.json"]
+
+
+def test_a_cache_hashes_each_file_once(manifests, hashed):
+    """A second verification with the same cache hashes only what changed since, whether or not its size did."""
+    digests, output = DigestCache(), manifests.parent / "damaged.txt"
+    assert verify_manifests(manifests, digests) == []
+    assert sorted(hashed) == ["damaged.json", "damaged.txt", "kept.txt", "rests.json"]
+    hashed.clear()
+    assert forget_broken(manifests, digests) == []
+    assert hashed == []
+    commit_text(output, "CONTENT")
+    assert verify_manifests(manifests, digests) == ["deep/damaged", "rests", "rests_on_rests"]
+    assert hashed == ["damaged.txt"]
+
+
+def test_a_cache_sees_a_file_of_the_same_size_and_time(tmp_path):
+    """A file that is replaced is hashed again, even if size and time are those of the old one."""
+    path, digests = tmp_path / "x.txt", DigestCache()
+    commit_text(path, "old")
+    before, times = digests.sha256(path), path.stat()
+    commit_text(path, "new")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert digests.sha256(path) == sha256(path) != before
+
+
+def test_a_manifest_is_read_without_hashing(manifest, hashed):
+    """Without verification only the manifest itself counts: its presence, inputs and configuration."""
+    (manifest.parents[1] / "out" / "x.txt").unlink()
+    assert read_manifest(manifest, verify=False, config={"k": 1})["facts"] == {"n": 2}
+    assert read_manifest(manifest, verify=False, config={"k": 2}) is None
+    assert read_manifest(manifest.with_name("none.json"), verify=False) is None
+    assert hashed == []
+    assert read_manifest(manifest) is None
