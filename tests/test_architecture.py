@@ -1,14 +1,19 @@
+"""Rules of the package as a whole: layers, libraries, safety, files and names."""
+
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "dualflow"
+TESTS = Path(__file__).parent
+PACKAGE = TESTS.parent / "dualflow"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
+# From top to bottom: a package imports from the layers below its own.
 LAYERS = [
     {"cli"},
     {"commands"},
@@ -23,12 +28,14 @@ LAYERS = [
     {"config", "modalities", "layout", "manifest", "commit", "progress", "workers"},
     {"errors", "process"},
 ]
+# Imports within a layer.
 SIDEWAYS = {
     "cohort": {"imaging"},
     "layout": {"modalities"},
     "manifest": {"commit"},
     "config": {"layout", "modalities", "commit"},
 }
+# Library -> the only places that import it.
 ONLY_IN = {
     "mlflow": ["tracking/"],
     "dask": ["workers.py"],
@@ -37,7 +44,7 @@ ONLY_IN = {
     "SimpleITK": ["imaging/", "cohort/"],
     "monai": ["imaging/", "data/", "baselines/", "evaluation/"],
 }
-# The commit function itself; the runner, whose log and lock are no results.
+# The commit function itself, and the runner, whose log and lock are no results.
 WRITERS = {"commit.py", "commands/run.py"}
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 UNSAFE_CALLS = {
@@ -46,9 +53,29 @@ UNSAFE_CALLS = {
 }  # fmt: skip
 HEAVY = {"torch", "monai", "mlflow", "SimpleITK", "nibabel", "pandas", "numpy", "matplotlib", "nilearn", "dask"}
 
+MAX_LINES = 400
+# These names say nothing about the value.
+EMPTY_NAMES = {"found", "own", "there", "told", "said"}
+# Tests of several modules, which lie in folders of their own.
+UNMIRRORED = {"benchmarks", "contracts", "docs", "support", "workflow"}
+# Tests that their owners are about to rename.
+MID_RENAME = {
+    "commands/test_several_sources.py",
+    "commands/test_train_baseline.py",
+    "commands/test_train_identity.py",
+    "commands/test_train_states.py",
+    "data/test_masks.py",
+    "flows/test_density.py",
+    "flows/test_device.py",
+    "flows/test_integers.py",
+    "flows/test_pieces.py",
+    "imaging/test_orientations.py",
+    "imaging/test_roundtrip_properties.py",
+}
 
-def room(name: str) -> str:
-    """`flows` for `flows/model.py` or `dualflow.flows.model`; '' for the package itself."""
+
+def package_of(name: str) -> str:
+    """Package or top-level module: `flows` for `flows/model.py` or `dualflow.flows.model`, '' for dualflow itself."""
     return name.removeprefix("dualflow").strip("./").removesuffix(".py").replace("/", ".").split(".")[0]
 
 
@@ -62,40 +89,40 @@ def imports(tree: ast.AST) -> Iterator[tuple[str, str]]:
             yield from ((node.module or "", alias.name) for alias in node.names)
 
 
-def rooms_used(tree: ast.AST) -> set[str]:
-    """The rooms of dualflow a module imports from."""
-    named = [f"{module}.{name}" if module == "dualflow" else module for module, name in imports(tree)]
-    used = {room(name) for name in named if name.split(".")[0] == "dualflow"}
+def packages_used(tree: ast.AST) -> set[str]:
+    """The packages of dualflow that a module imports from."""
+    names = [f"{module}.{name}" if module == "dualflow" else module for module, name in imports(tree)]
+    used = {package_of(name) for name in names if name.split(".")[0] == "dualflow"}
     return used - {"", "__version__"}
 
 
-def allowed(name: str) -> set[str]:
-    """What a room may import: itself, its sideways edges, all layers below."""
-    place = next((level for level, names in enumerate(LAYERS) if name in names), None)
-    assert place is not None, f"dualflow/{name} has no place in LAYERS"
-    if name == "flows":
+def allowed(package: str) -> set[str]:
+    """The packages that a package may import from: itself, its sideways edges, and the layers below."""
+    level = next((level for level, packages in enumerate(LAYERS) if package in packages), None)
+    assert level is not None, f"dualflow/{package} has no layer in LAYERS"
+    if package == "flows":
         return {"flows", "errors"}
-    return {name, *SIDEWAYS.get(name, ()), *(lower for names in LAYERS[place + 1 :] for lower in names)}
+    return {package, *SIDEWAYS.get(package, ()), *(lower for packages in LAYERS[level + 1 :] for lower in packages)}
 
 
-def breaches(tree: ast.AST, *, writes: bool) -> list[str]:
+def violations(tree: ast.AST, *, writes: bool) -> list[str]:
     """Calls that load or run untrusted content or, with `writes`, write a file outside a `committing` block."""
     nodes = list(ast.walk(tree))
     blocks = [node for node in nodes if isinstance(node, ast.With) and opens_commit(node)]
-    sheltered = {id(inner) for block in blocks for inner in ast.walk(block)}
-    found = [f"import {module}" for module, _ in imports(tree) if module.split(".")[0] in UNSAFE_MODULES]
-    found += [f"from {module} import {name}" for module, name in imports(tree) if f"{module}.{name}" in UNSAFE_CALLS]
+    committed = {id(inner) for block in blocks for inner in ast.walk(block)}
+    result = [f"import {module}" for module, _ in imports(tree) if module.split(".")[0] in UNSAFE_MODULES]
+    result += [f"from {module} import {name}" for module, name in imports(tree) if f"{module}.{name}" in UNSAFE_CALLS]
     for call in nodes:
         if not isinstance(call, ast.Call):
             continue
         name, where = ast.unparse(call.func), f" at line {call.lineno}"
         if name in UNSAFE_CALLS or name.endswith(".to_pickle"):
-            found.append(name + where)
+            result.append(name + where)
         if any(word.arg == "shell" and ast.unparse(word.value) != "False" for word in call.keywords):
-            found.append("shell" + where)
-        if writes and id(call) not in sheltered and is_write(call, name.split(".")[-1]):
-            found.append(f"{name} outside committing" + where)
-    return found
+            result.append("shell" + where)
+        if writes and id(call) not in committed and is_write(call, name.split(".")[-1]):
+            result.append(f"{name} outside committing" + where)
+    return result
 
 
 def opens_commit(block: ast.With) -> bool:
@@ -107,11 +134,29 @@ def is_write(call: ast.Call, method: str) -> bool:
     """Whether a call is `write_text`, `write_bytes`, or `open` with a mode that writes."""
     if method in {"write_text", "write_bytes"}:
         return True
-    # the mode is the first argument of path.open, the second of open(path) and gzip.open(path)
+    # The mode is the first argument of path.open, and the second of open(path) and gzip.open(path).
     function = ast.unparse(call.func)
-    place = 1 if function in {"open", "io.open", "gzip.open", "bz2.open", "lzma.open"} else 0
-    modes = [*call.args[place : place + 1], *(word.value for word in call.keywords if word.arg == "mode")]
+    position = 1 if function in {"open", "io.open", "gzip.open", "bz2.open", "lzma.open"} else 0
+    modes = [*call.args[position : position + 1], *(word.value for word in call.keywords if word.arg == "mode")]
     return method == "open" and any(set(ast.unparse(mode)) & set("wax+") for mode in modes)
+
+
+def defined_names(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Every variable, argument, function and class that a module defines, with its line."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id, node.lineno
+        elif isinstance(node, ast.arg):
+            yield node.arg, node.lineno
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name, node.lineno
+
+
+def is_mirrored(test: Path) -> bool:
+    """Whether a test file is named after a module or package of dualflow, or lies in a folder of UNMIRRORED."""
+    path = test.relative_to(TESTS)
+    module = PACKAGE / path.parent / path.name.removeprefix("test_")
+    return path.parts[0] in UNMIRRORED or module.is_file() or module.with_suffix("").is_dir()
 
 
 @pytest.fixture(params=FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
@@ -121,32 +166,50 @@ def module(request) -> tuple[str, ast.AST]:
 
 
 def test_imports_point_one_way(module):
-    """A room imports only from the layers below it and over the few sideways edges."""
+    """A package imports only from the layers below it, and over the few sideways edges."""
     path, tree = module
     if path != "__init__.py":
-        wrong = rooms_used(tree) - allowed(room(path))
+        wrong = packages_used(tree) - allowed(package_of(path))
         assert not wrong, f"{path} may not import from {wrong}"
 
 
-def test_each_service_has_one_home(module):
+def test_each_library_has_its_place(module):
     """MLflow, dask, click and the image libraries are imported in their own places only."""
     path, tree = module
     for library in {module.split(".")[0] for module, _ in imports(tree)} & set(ONLY_IN):
-        assert any(path.startswith(home) for home in ONLY_IN[library]), f"{path} may not import {library}"
+        assert any(path.startswith(place) for place in ONLY_IN[library]), f"{path} may not import {library}"
 
 
 def test_flows_need_torch_alone(module):
-    """The flow library stands on torch and the standard library, without configuration, files or arrays of others."""
+    """The flow library imports torch and the standard library only."""
     path, tree = module
-    if room(path) == "flows":
+    if package_of(path) == "flows":
         used = {module.split(".")[0] for module, _ in imports(tree)}
         assert used <= {"torch", "dualflow", *sys.stdlib_module_names}
 
 
-def test_nothing_is_executed_and_writes_are_committed(module):
+def test_no_untrusted_code_runs_and_writes_are_committed(module):
     """No module unpickles, evaluates or shells out, and files are written through dualflow.commit."""
     path, tree = module
-    assert breaches(tree, writes=path not in WRITERS) == []
+    assert violations(tree, writes=path not in WRITERS) == []
+
+
+def test_modules_are_short(module):
+    """A module holds one idea."""
+    path, _ = module
+    assert len((PACKAGE / path).read_text().splitlines()) <= MAX_LINES
+
+
+def test_file_names_differ_between_packages():
+    """A file name identifies a module; a command may be named after the module that it calls."""
+    names = [file.name for file in FILES if file.name != "__init__.py" and file.parent.name != "commands"]
+    assert [name for name, count in Counter(names).items() if count > 1] == []
+
+
+def test_tests_mirror_modules():
+    """tests/data/test_split.py tests dualflow/data/split.py; what several modules do together is a contract."""
+    unmirrored = {str(test.relative_to(TESTS)) for test in TESTS.rglob("test_*.py") if not is_mirrored(test)}
+    assert unmirrored - {Path(__file__).name} - MID_RENAME == set()
 
 
 @pytest.mark.parametrize(
@@ -163,9 +226,9 @@ def test_nothing_is_executed_and_writes_are_committed(module):
         "gzip.open(path, mode='wt')",
     ],
 )
-def test_the_walk_sees_what_it_forbids(code):
-    """Each forbidden construct is found, so that a clean result means something."""
-    assert breaches(ast.parse(code), writes=True)
+def test_violations_are_detected(code):
+    """Each forbidden construct is reported, so that a clean result means something."""
+    assert violations(ast.parse(code), writes=True)
 
 
 @pytest.mark.parametrize(
@@ -178,9 +241,9 @@ def test_the_walk_sees_what_it_forbids(code):
         "with committing(path) as temp:\n    temp.write_text('x')",
     ],
 )
-def test_the_walk_raises_no_false_alarm(code):
-    """What is allowed is not reported."""
-    assert breaches(ast.parse(code), writes=True) == []
+def test_valid_code_is_not_reported(code):
+    """Allowed constructs are no violations."""
+    assert violations(ast.parse(code), writes=True) == []
 
 
 def test_help_loads_nothing_heavy():
