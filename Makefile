@@ -29,7 +29,7 @@ lint: $(READY)  ## Check style, types, spelling and the workflow.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/codespell dualflow pipelines tests configs README.md CHANGELOG.md
+	$(BIN)/codespell configs docker docs dualflow pipelines tests Makefile Snakefile mkdocs.yml pyproject.toml *.md
 	$(BIN)/snakefmt --check --compact-diff Snakefile pipelines
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/snakemake --lint
 

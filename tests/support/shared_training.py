@@ -1,4 +1,4 @@
-"""One process of a training that several share: `torchrun ... shared_training.py OUT STEPS [DIE_AT]`."""
+"""One rank of a distributed training: `torchrun ... shared_training.py OUT STEPS [DIE_AT]`."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from dualflow.training.train_flow import train_flow
 
 
 def main(out: Path, steps: int, die_at: int) -> None:
-    """Train the small default flow on the phantoms; the last process kills itself once, before step `die_at`."""
+    """Train the small default flow on phantoms; rank 1 kills itself once, before step `die_at`."""
     torch.set_num_threads(1)
     config = TrainConfig(steps=steps, validate_every=5, precision="float32", batch_size=2)
-    whole = session.to_inputs
+    to_inputs = session.to_inputs
     calls, marker = [0], out / "died"
 
     def inputs(batch, device):
@@ -33,10 +33,10 @@ def main(out: Path, steps: int, die_at: int) -> None:
         if die_at and calls[0] == die_at and os.environ.get("RANK") == "1" and not marker.exists():
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return whole(batch, device)
+        return to_inputs(batch, device)
 
     session.to_inputs = inputs
-    pairs, held_out = (PairDataset([phantom(index) for index in some]) for some in (range(1, 7), (7, 8, 9)))
+    pairs, held_out = (PairDataset([phantom(index) for index in indices]) for indices in (range(1, 7), (7, 8, 9)))
     with joined() as ranks:
         trained = train_flow(
             ModelConfig(preset="dualflow", options=SMALL), pairs, held_out, config,
