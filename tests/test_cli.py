@@ -1,6 +1,7 @@
 """The command line: what it offers, and errors as one line with an exit code."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -9,8 +10,9 @@ import yaml
 from click.testing import CliRunner
 
 from dualflow import __version__
-from dualflow.cli import STEPS, main
-from dualflow.errors import ConfigError
+from dualflow.cli import USER_COMMANDS, WORKFLOW_STEPS, main
+from dualflow.cli.group import EXIT_CODES
+from dualflow.errors import ConfigError, DualflowError
 from dualflow.flows.presets import PRESETS
 
 
@@ -24,17 +26,66 @@ def invoke(tmp_path, monkeypatch):
     return lambda *arguments: CliRunner().invoke(main, list(arguments))
 
 
-def test_help_lists_every_command(invoke):
-    """Short and long form; each step has its own help."""
+def test_help_lists_every_command_in_its_section(invoke):
+    """Short and long form; people's commands come before the workflow's steps, and no sentence is cut off."""
     listing = invoke("-h")
     assert listing.exit_code == 0
     assert listing.output == invoke("--help").output
-    for name in ("run", "cohort", "convert", "presets", *STEPS):
-        assert f"\n  {name} " in listing.output
-        shown = invoke(name, "--help")
-        assert shown.exit_code == 0, name
-        assert "Usage:" in shown.output
+    commands, steps = listing.output.split("\nCommands:\n")[1].split("\nWorkflow steps:\n")
+    for text, names in ((commands, USER_COMMANDS), (steps, WORKFLOW_STEPS)):
+        for name in names:
+            assert f"\n  {name} " in f"\n{text}"
+    assert "..." not in commands + steps
     assert __version__ in invoke("--version").output
+
+
+@pytest.mark.parametrize("name", [*USER_COMMANDS, *WORKFLOW_STEPS])
+def test_every_command_has_help(invoke, name):
+    """A summary, and examples for the commands that people give."""
+    shown = invoke(name, "--help")
+    assert shown.exit_code == 0
+    assert shown.output.startswith(f"Usage: main {name}")
+    if name in USER_COMMANDS:
+        assert f"\n  dualflow {name}" in shown.output
+
+
+def test_help_documents_every_exit_code(invoke):
+    """Each error class ends with a code that the help explains."""
+    text = invoke("--help").output.split("\nExit codes:\n")[1]
+    for code, meaning in EXIT_CODES.items():
+        assert re.search(rf"^  {code} +{re.escape(meaning)}$", text, re.MULTILINE)
+    classes = [DualflowError]
+    for error in classes:
+        classes += error.__subclasses__()
+        assert error.exit_code in EXIT_CODES
+
+
+def test_the_module_is_the_command():
+    """`python -m dualflow.cli` works like `dualflow`."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dualflow.cli", "presets", "nope"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("dualflow: unknown preset 'nope'")
+    shown = subprocess.run([sys.executable, "-m", "dualflow.cli", "--help"], capture_output=True, text=True, check=True)
+    assert shown.stdout.startswith("Usage: dualflow ")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [("dualflow ini", "init"), ("dualflow pres", "presets"), ("dualflow run --config quick", "quickstart")],
+)
+def test_the_shell_completes(words, expected):
+    """Commands and packaged configurations, as click's completion script asks for them."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dualflow.cli"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ
+        | {"_DUALFLOW_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)},
+    )
+    assert f"plain,{expected}" in done.stdout.splitlines()
 
 
 QUICK = {
@@ -85,8 +136,13 @@ CASES = {
     "no index": (["train", "--config", "tiny.yaml"], 3, "pairs.tsv"),
     "no dataset": (["index", "--config", "tiny.yaml"], 3, "set study.bids to the root of a BIDS dataset"),
     "no model": (["evaluate", "--config", "tiny.yaml"], 4, "no model.json"),
-    "no model to convert with": (["convert", "study", "--model", "gone", "--out", "out"], 4, "gone: no model.json"),
-    "no workflow": (["run", "--config", "tiny.yaml"], 2, "holds no Snakefile"),
+    "no model to convert with": (["convert", ".", "--model", "gone", "--out", "out"], 4, "gone: no model.json"),
+    "nothing to convert": (
+        ["convert", "gone", "--model", "model", "--out", "out"],
+        3,
+        "STUDY gone does not exist; name a BIDS dataset's root folder",
+    ),
+    "no such configuration": (["run", "--config", "nope"], 2, "no configuration 'nope'; name a YAML file, or one of"),
 }
 
 

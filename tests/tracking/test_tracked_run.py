@@ -184,15 +184,15 @@ def recorded(config, name):
 
 
 def in_a_process_of_its_own(config, folder, outbox):
-    """`dualflow deliver`, which knows of the run what is written in its outbox."""
+    """`dualflow sync`, which knows of the run what is written in its outbox."""
     study = folder / "study.yaml"
     (folder / "mine").mkdir()
     outbox.rename(folder / "mine/pending")
     store = f"tracking: {{uri: '{config.uri}', artifacts: '{config.artifacts}'}}"
     study.write_text(f"study: {{name: mine, results: {folder}}}\n{store}\n")
-    command = [sys.executable, "-m", "dualflow.cli", "deliver", "--config", str(study)]
+    command = [sys.executable, "-m", "dualflow.cli", "sync", "--config", str(study)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
-    assert "1 runs delivered" in done.stdout, done.stderr
+    assert "1 runs uploaded" in done.stdout, done.stderr
     (folder / "mine/pending").rename(outbox)
     assert not list(folder.glob("*.db"))
 
@@ -349,10 +349,10 @@ def test_deliver_says_how_many_runs_wait(tmp_path):
     study = tmp_path / "study.yaml"
     study.write_text(f"study: {{name: mine, results: {tmp_path}/results}}\ntracking: {{uri: 'http://127.0.0.1:9'}}\n")
     command = CliRunner()
-    assert "0 runs delivered" in command.invoke(main, ["deliver", "--config", str(study)]).output
+    assert "0 runs uploaded" in command.invoke(main, ["sync", "--config", str(study)]).output
     config = TrackingConfig(uri="http://127.0.0.1:9", artifacts=tmp_path / "artifacts")
     with tracked(config, "mine", "run", {}, tmp_path / "results/mine/pending") as run:
         run.metrics({"loss": 1.0})
-    found = command.invoke(main, ["deliver", "--config", str(study)])
+    found = command.invoke(main, ["sync", "--config", str(study)])
     assert found.exit_code == 1
-    assert "0 runs delivered to http://127.0.0.1:9, 1 still wait" in found.output
+    assert "0 runs uploaded to http://127.0.0.1:9, 1 still queued" in found.output

@@ -1,17 +1,17 @@
-"""The cohort's folder holds the configured people and nobody else."""
+"""The cohort's folder holds the configured subjects and no others."""
 
 import pandas as pd
 
 from dualflow.cohort import participants, truth_root
-from dualflow.commands.preprocess import finish_cohort
+from dualflow.commands.make_cohort import finish_cohort
 from dualflow.config import parse_config
 
 
-def test_a_smaller_cohort_keeps_nobody_of_the_larger(tmp_path):
-    """People beyond the new number go with their truth and manifest; the table names those who stay."""
+def test_a_smaller_cohort_removes_the_surplus_subjects(tmp_path):
+    """Surplus subjects go with their truth and manifest; the table lists the remaining ones."""
     config = parse_config({"study": {"name": "x", "results": str(tmp_path)}, "cohort": {"subjects": 3}})
     layout = config.layout
-    labels = [person.label for person in participants(5, 0)]
+    labels = [subject.label for subject in participants(5, 0)]
     for label in labels:
         for parent in (layout.bids, truth_root(layout.bids)):
             (parent / f"sub-{label}" / "anat").mkdir(parents=True)

@@ -1,0 +1,69 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from dualflow.commands.workflow_files import find_config, packaged_configs
+
+Decorator = Callable[[Any], Any]
+
+
+class ConfigFile(click.ParamType):
+    """A YAML file, or the bare name of a configuration that comes with dualflow."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The path of the configuration."""
+        return value if isinstance(value, Path) else find_config(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Names of packaged configurations, and files."""
+        names = [CompletionItem(name) for name in packaged_configs() if name.startswith(incomplete)]
+        return [*names, CompletionItem(incomplete, type="file")]
+
+
+def config_option(default: str, variable: str | None = None) -> Decorator:
+    """The option `--config` with a default, and an environment variable that replaces the default."""
+    return click.option(
+        "--config",
+        "config_path",
+        type=ConfigFile(),
+        metavar="FILE",
+        default=default,
+        envvar=variable,
+        show_default=True,
+        show_envvar=True,
+        help="Study configuration: a YAML file, or the name of one that comes with dualflow.",
+    )
+
+
+CONFIG = config_option("quickstart", "DUALFLOW_CONFIG")
+OVERRIDES = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="SECTION.KEY=VALUE",
+    help="Replace one value of the configuration; repeatable.",
+)
+THREADS = click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads to use.")
+
+
+def parse_entities(
+    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
+) -> dict[str, dict[str, str]]:
+    """BIDS entities by modality, from `MODALITY.ENTITY=LABEL`; an empty label means a name without the entity."""
+    entities: dict[str, dict[str, str]] = {}
+    for value in values:
+        key, equals, label = value.partition("=")
+        modality, dot, entity = key.partition(".")
+        if not (equals and dot and modality and entity):
+            raise click.BadParameter(f"'{value}' is not of the form MODALITY.ENTITY=LABEL, such as T1w.acq=mprage")
+        entities.setdefault(modality, {})[entity] = label
+    return entities

@@ -1,0 +1,331 @@
+"""The commands for people: run a workflow, prepare it, use its models."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dualflow.cli.options import CONFIG, OVERRIDES, THREADS, config_option, parse_entities
+from dualflow.errors import DataError
+from dualflow.process import set_threads
+
+
+@click.command()
+@CONFIG
+@OVERRIDES
+@click.option("--cores", default="all", show_default=True, help="CPU cores to use at once.")
+@click.option("-n", "--dry-run", is_flag=True, help="List the steps that would run, each with its reason, and stop.")
+@click.argument("snakemake_options", nargs=-1, type=click.UNPROCESSED)
+def run(
+    config_path: Path,
+    overrides: tuple[str, ...],
+    cores: str,
+    dry_run: bool,
+    snakemake_options: tuple[str, ...],
+) -> None:
+    """Run the whole workflow: preprocess, train, convert, evaluate, report.
+
+    \b
+    dualflow run
+                    a simulated cohort, results in results/quickstart
+    dualflow run --config my-study.yaml --dry-run
+                    list what would run on your own study, and why
+    dualflow run --config my-study.yaml -- --profile configs/profiles/slurm
+                    pass everything after -- to Snakemake
+
+    Re-running is a no-op, interrupted runs resume, and an edited configuration reruns only the affected steps. Results
+    go to RESULTS/STUDY below the current folder. The command succeeds only if every step is done and all files verify.
+    """  # noqa: D301 - \b keeps click from rewrapping a paragraph
+    from dualflow.config import load_config
+
+    config = load_config(config_path, overrides)
+    if dry_run:
+        from dualflow.commands.dry_run import list_steps
+
+        sys.exit(list_steps(config, snakemake_options))
+    from dualflow.commands.run import run_workflow
+
+    sys.exit(run_workflow(config, cores, snakemake_options))
+
+
+@click.command()
+@click.argument("bids", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write.  [default: DIR's name + .yaml, here]"
+)
+@click.option("--force", is_flag=True, help="Overwrite the file if it exists.")
+def init(bids: Path, out: Path | None, force: bool) -> None:
+    """Write a commented study configuration for the BIDS dataset in DIR.
+
+    \b
+    dualflow init data/my-study
+                    look at the dataset, write my-study.yaml
+    dualflow init data/my-study --out configs/fdg.yaml --force
+                    write another file, over an earlier one
+
+    The command looks at modalities, PET tracers, sessions and the columns of participants.tsv, and chooses source,
+    target and side information. Read the file before you run it.
+    """  # noqa: D301 - \b keeps click from rewrapping a paragraph
+    from dualflow.commands.init import write_study_config
+
+    click.echo(write_study_config(bids, out, force=force))
+
+
+@click.command()
+@click.option("--config", "config_name", metavar="FILE", help="Also check this configuration and its folders.")
+@OVERRIDES
+def doctor(config_name: str | None, overrides: tuple[str, ...]) -> None:
+    """Check Python, torch, GPU, threads, memory, disk, Snakemake and tracking.
+
+    \b
+    dualflow doctor
+                    check this machine
+    dualflow doctor --config my-study.yaml
+                    check it for a study: data, disk and tracking server
+
+    Each line is ok, warn or fail, and says what to do. The exit code is 1 if a check fails.
+    """  # noqa: D301 - \b keeps click from rewrapping a paragraph
+    from dualflow.commands.doctor import diagnose
+
+    sys.exit(diagnose(config_name, overrides))
+
+
+@click.command()
+@click.argument("study", type=click.Path(path_type=Path))
+@click.option("--model", required=True, type=click.Path(file_okay=False, path_type=Path), help="Trained model folder.")
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Output folder.")
+@click.option("--samples", type=click.IntRange(2), default=16, show_default=True, help="Samples drawn per scan.")
+@click.option("--keep-samples", type=click.IntRange(0), default=2, show_default=True, help="Samples written per scan.")
+@click.option("--temperature", type=click.FloatRange(0), default=1.0, show_default=True, help="Scale of the noise.")
+@click.option(
+    "--latents",
+    type=click.Choice(["none", "global", "local", "spatial", "interpolate"]),
+    help="Transform of the drawn latents: a normalisation over a set, or an interpolation.  [default: the model's]",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the samples.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes, one core each.")
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="MODALITY.ENTITY=LABEL",
+    callback=parse_entities,
+    help="Which of several files to take, such as T1w.acq=mprage; repeatable.  [BIDS datasets only]",
+)
+@click.option(
+    "--runs",
+    type=click.Choice(["refuse", "first", "last"]),
+    default="refuse",
+    show_default=True,
+    help="Which of several runs to take; refuse excludes the scan.  [BIDS datasets only]",
+)
+@click.option(
+    "--masks",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A BIDS derivative dataset with your own brain masks.  [default: deepbet's masks]",
+)
+def convert(
+    study: Path,
+    model: Path,
+    out: Path,
+    workers: int,
+    where: dict[str, dict[str, str]],
+    runs: str,
+    masks: Path | None,
+    **options: Any,
+) -> None:
+    """Synthesise the target of every scan of STUDY with a trained model.
+
+    \b
+    dualflow convert data/new --model results/my-study/models/dualflow/seed-0 --out derivatives
+                    convert a BIDS dataset
+    dualflow convert data/samples.tsv --model MODEL --out derivatives --workers 4
+                    convert a table of samples with four processes
+
+    STUDY is a BIDS dataset or a table of samples, with raw scans. They are preprocessed as the model's training scans
+    were, and each result lies on its own scan's grid. A scan that cannot be used is excluded: quarantine.tsv gives the
+    reason, the other scans are converted, and the exit code is 3. Finished scans are skipped.
+    """  # noqa: D301 - \b keeps click from rewrapping a paragraph
+    if not study.exists():
+        raise DataError(f"STUDY {study} does not exist; name a BIDS dataset's root folder or a table of samples")
+    set_threads(1)
+    from dualflow.config import ConvertConfig
+    from dualflow.inference.batch import convert_study
+
+    selection = {"where": where, "runs": runs, "masks": masks}
+    convert_study(study, model, out, ConvertConfig(**options), workers, selection)
+
+
+@click.command()
+@config_option("presets")
+@OVERRIDES
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=150.0,
+    show_default=True,
+    help="Optimiser time of each flow and seed.",
+)
+@click.option("--presets", "names", default="", metavar="A,B,C", help="Compare these flows only.  [default: all]")
+@click.option("--cores", default="1", show_default=True, help="CPU cores; parallel trainings slow each other down.")
+def compare(config_path: Path, overrides: tuple[str, ...], seconds: float, names: str, cores: str) -> None:
+    """Train flows with one equal time budget and compare them in one table.
+
+    \b
+    dualflow compare
+                    all flows of configs/presets.yaml
+    dualflow compare --presets dual_glow,dualflow
+                    two flows; the table keeps finished flows
+    dualflow compare --set 'extra_models.wide={preset: dualflow,
+                    options: {low_rank: 48}}'
+                    one more row, a variant of a preset
+
+    The flows are `model` and `extra_models` of the configuration. The command first times the optimiser step of each
+    flow on random volumes; keep the machine idle for these seconds. RESULTS/STUDY/compare/plan.json records the number
+    of steps that fit into the budget, and these replace the configuration's steps. Then the workflow trains and scores
+    each flow. The fit of a closed-form mean is not part of the budget; a column of the table gives its seconds.
+
+    A second call reuses the plan and does only what is missing; remove the plan to time again. The table is printed and
+    written to RESULTS/STUDY/metrics/comparison.tsv and comparison.md. In MLflow it is the run 'comparison', with one
+    metric FLOW/METRIC per cell. A failed flow has no row, and the exit code is not 0.
+    """  # noqa: D301 - \b keeps click from rewrapping a paragraph
+    from dualflow.config import load_config
+
+    config = load_config(config_path, overrides)
+    set_threads(config.train.threads)
+    from dualflow.commands.compare import compare as compare_flows
+
+    flows = [name for name in names.split(",") if name]
+    sys.exit(compare_flows(config, seconds=seconds, names=flows, cores=cores))
+
+
+@click.command()
+@CONFIG
+@OVERRIDES
+@click.option(
+    "--memory",
+    "memory_gib",
+    type=click.FloatRange(0, min_open=True),
+    metavar="GIB",
+    help="Memory limit.  [default: the memory of this machine or its GPU]",
+)
+def forecast(config_path: Path, overrides: tuple[str, ...], memory_gib: float | None) -> None:
+    """Forecast the memory, seconds per step and hours of a training.
+
+    \b
+    dualflow forecast --config dualglow-paper
+                    the flow of a configuration, on this machine
+    dualflow forecast --memory 12
+                    what fits into 12 GiB
+    dualflow forecast --set train.batch_size=8 --set train.processes=4
+                    a larger batch on four processes
+
+    Memory is computed for one step and each memory mode without allocating it. Steps that fit are timed on random
+    volumes; keep the machine idle meanwhile. Deep flows are timed with few steps per level. The hours include the
+    optimiser's steps and the validations, not the fit of a closed-form mean.
+    """  # noqa: D301 - \b keeps click from rewrapping a paragraph
+    from dualflow.config import load_config
+
+    config = load_config(config_path, overrides)
+    set_threads(config.train.threads)
+    from dualflow.training.forecast import bench_forecast
+
+    bench_forecast(config, memory_gib)
+
+
+@click.command("lr-find")
+@CONFIG
+@OVERRIDES
+def lr_find(config_path: Path, overrides: tuple[str, ...]) -> None:
+    """Suggest a learning rate from a range test on the study's own pairs.
+
+    \b
+    dualflow lr-find
+                    the flow of the quickstart, after preprocessing
+    dualflow lr-find --config my-study.yaml --set train.batch_size=8
+                    your own study, with larger batches
+
+    The test takes 120 training steps with a rising rate and keeps no weights. The default rate suits the presets at
+    4 mm; use the test for a deeper flow, a finer grid or larger batches.
+    """  # noqa: D301 - \b keeps click from rewrapping a paragraph
+    from dualflow.config import load_config
+
+    config = load_config(config_path, overrides)
+    set_threads(config.train.threads)
+    from dualflow.training.learning_rate import bench_rate
+
+    bench_rate(config)
+
+
+@click.command()
+@click.argument("name", required=False)
+def presets(name: str | None) -> None:
+    """List the flows a configuration can name, or the fields of one.
+
+    \b
+    dualflow presets
+                    one line per flow: paper and idea
+    dualflow presets dualflow
+                    the fields that model.options can replace
+    """  # noqa: D301 - \b keeps click from rewrapping a paragraph
+    from dualflow.flows.presets import PRESETS, preset
+
+    if name is None:
+        for key, row in PRESETS.items():
+            click.echo(f"{key:<10} {row.paper}: {row.idea}")
+        return
+    for key, value in preset(name).to_dict().items():
+        click.echo(f"{key}: {value}")
+
+
+@click.command()
+@CONFIG
+@OVERRIDES
+def sync(config_path: Path, overrides: tuple[str, ...]) -> None:
+    """Upload tracking records queued while the MLflow server was unreachable.
+
+    \b
+    dualflow sync --config my-study.yaml
+
+    The queue is RESULTS/STUDY/pending. The next training of the same model and the report upload it too. The exit code
+    is 1 if records remain in the queue.
+    """  # noqa: D301 - \b keeps click from rewrapping a paragraph
+    from dualflow.config import load_config
+    from dualflow.tracking.tracked_run import deliver
+
+    config = load_config(config_path, overrides)
+    uploaded, queued = deliver(config.tracking, config.layout.pending_records)
+    click.echo(f"{uploaded} runs uploaded to {config.tracking.uri}, {queued} still queued")
+    sys.exit(bool(queued))
+
+
+@click.command()
+@click.argument("out", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--subjects", type=click.IntRange(1), default=40, show_default=True, help="Number of subjects.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Equal seeds give equal bytes.")
+@THREADS
+def cohort(out: Path, subjects: int, seed: int, threads: int) -> None:
+    """Write a simulated BIDS dataset with known ground truth to OUT.
+
+    \b
+    dualflow cohort data/simulated --subjects 12
+                    twelve subjects with T1w, FDG PET and participants.tsv
+    """  # noqa: D301 - \b keeps click from rewrapping a paragraph
+    set_threads(threads)
+    from dualflow.cohort import participants, write_dataset, write_subject
+    from dualflow.progress import track
+
+    people = participants(subjects, seed)
+    for person in track(people, "cohort"):
+        write_subject(out, person)
+    write_dataset(out, people)
+
+
+USER_COMMANDS: dict[str, click.Command] = {
+    command.name: command
+    for command in (run, init, doctor, convert, compare, forecast, lr_find, presets, sync, cohort)
+    if command.name
+}
+"""Command name -> command, in the order of the help."""

@@ -1,0 +1,84 @@
+"""The workflow's steps as commands. Snakemake calls them; a person seldom needs to.
+
+Each step checks its manifest, so a finished step is not repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dualflow.cli.options import CONFIG, OVERRIDES, THREADS, Decorator
+from dualflow.process import set_threads
+
+WORKFLOW_STEPS: dict[str, click.Command] = {}
+"""Step name -> command, in the order of the workflow."""
+
+SHARD = click.option("--shard", type=click.IntRange(0), default=0, show_default=True, help="Shard, from 0.")
+WORKERS = click.option(
+    "--workers", type=click.IntRange(1), help="Worker processes, one core each.  [default: preprocess.workers]"
+)
+MODEL = click.option("--model", "name", default="dualflow", show_default=True, help="Name of a flow or baseline.")
+MODELS = click.option(
+    "--model",
+    "names",
+    multiple=True,
+    default=("dualflow",),
+    show_default=True,
+    help="Name of a flow or baseline; repeatable.",
+)
+SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the training.")
+
+
+def _add_step(name: str, module: str, function: str, summary: str, *options: Decorator) -> None:
+    """Register the step `name`, which calls `function` of `dualflow.commands.<module>` with the configuration."""
+
+    def run_step(config_path: Path, overrides: tuple[str, ...], threads: int, **arguments: Any) -> None:
+        set_threads(threads)
+        from dualflow.config import load_config
+
+        config = load_config(config_path, overrides)
+        step: Callable[..., None] = getattr(import_module(f"dualflow.commands.{module}"), function)
+        names = arguments.pop("names", None)
+        if names is None:
+            step(config, **arguments)
+            return
+        for model in names:
+            step(config, name=model, **arguments)
+
+    run_step.__doc__ = summary
+    for option in reversed([CONFIG, OVERRIDES, THREADS, *options]):
+        run_step = option(run_step)
+    WORKFLOW_STEPS[name] = click.command(name)(run_step)
+
+
+_add_step("cohort-shard", "make_cohort", "make_cohort", "Simulate one shard of the cohort's subjects.", SHARD)
+_add_step("cohort-finish", "make_cohort", "finish_cohort", "Write the cohort's participants table and description.")
+_add_step("index", "make_index", "make_index", "List the usable scans, draw the splits, and write index/summary.md.")
+_add_step(
+    "preprocess", "preprocess", "preprocess", "Resample one shard of the scans onto the model grid.", SHARD, WORKERS
+)
+_add_step("preprocess-finish", "preprocess", "finish_preprocess", "Merge the shards and write quarantine.tsv.")
+_add_step("qc", "qc", "qc", "Write the quality control page, scans to review first.")
+_add_step("train", "train", "train", "Train models with one seed.", MODELS, SEED)
+_add_step(
+    "convert-study",
+    "convert_study",
+    "convert",
+    "Synthesise the held-out and unpaired scans of a study.",
+    MODEL,
+    SEED,
+)
+_add_step("evaluate", "evaluate", "evaluate", "Score trained models on the held-out scans.", MODELS, SEED)
+_add_step(
+    "evaluate-ceilings",
+    "ceilings",
+    "evaluate_ceilings",
+    "Score the upper bounds from a simulated cohort's truth.",
+)
+_add_step("report", "report", "report", "Compare all models and write the HTML report.")
+_add_step("check", "check", "check", "Fail if any scan was excluded.")
