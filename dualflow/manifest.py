@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from dualflow import __version__
 from dualflow.commit import TEMP_PREFIX, commit_json, digest_of, sha256
+from dualflow.errors import CommitError
 
 
 class OutputFile(NamedTuple):
@@ -70,8 +71,14 @@ def write_manifest(
         inputs: name -> digest of what the step read.
         config: the part of the configuration that the step depends on.
         facts: small results to keep. They must hold no clock times, so that equal work gives equal bytes.
+
+    Raises:
+        CommitError: an output is missing.
     """
     path = Path(path)
+    for file in outputs.values():
+        if not file.is_file():
+            raise CommitError(f"{file}: missing, expected an output of step {step}; run the steps before it first")
     commit_json(
         path,
         {

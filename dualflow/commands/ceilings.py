@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dualflow.commit import commit_text
 from dualflow.config import Config, dump_sections
+from dualflow.data.preprocessed_scan import PreprocessedScan
 from dualflow.data.side_encoder import SideEncoder
 from dualflow.data.study_pairs import load_split, usable_pairs
 from dualflow.evaluation.metrics import score
@@ -19,7 +20,7 @@ from dualflow.evaluation.regions import region_map
 from dualflow.imaging.geometry import apply_map
 from dualflow.imaging.intensity import normalise
 from dualflow.imaging.pipeline import model_grid
-from dualflow.imaging.record import onto_grid, read_record
+from dualflow.imaging.record import onto_grid
 from dualflow.imaging.volume import read_volume, sidecar_path
 from dualflow.inference.predict import Prediction
 from dualflow.layout import Scan, truth_path
@@ -64,17 +65,14 @@ def _table(rows: list[dict[str, Any]], columns: list[str]) -> str:
     return text
 
 
-def _record(config: Config, scan: Scan) -> dict[str, Any]:
-    return read_record(config.layout.record(scan, modality(config.study.source)))
-
-
 def _ceilings(config: Config, scan: Scan, mask: NDArray[np.bool_]) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """The truth's volumes on the model grid, each normalised as a target is."""
     row, grid = modality(config.study.target), model_grid(config.preprocess)
     for name, desc in CEILINGS.items():
         path = truth_path(config.bids, scan, row, desc)
         if path.is_file():
-            raw = onto_grid(read_volume(path), _record(config, scan), grid, world="target")
+            record = PreprocessedScan.from_manifest(config.layout, scan).record()
+            raw = onto_grid(read_volume(path), record, grid, world="target")
             values, _ = normalise(raw, mask, row.normaliser, str(path))
             yield name, values
 
@@ -85,8 +83,8 @@ def _registration_error(config: Config, scan: Scan) -> Iterator[dict[str, float]
     if not sidecar.is_file():
         return
     true = np.array(json.loads(sidecar.read_text())["TargetToSource"])
-    found = np.array(_record(config, scan)["target_to_source"])
-    brain = read_volume(config.layout.mask_native(scan, modality(config.study.source)))
+    preprocessed = PreprocessedScan.from_manifest(config.layout, scan)
+    found, brain = np.array(preprocessed.record()["target_to_source"]), preprocessed.volume("mask_native")
     points = apply_map(brain.affine, np.argwhere(brain.array > 0.5)[::EVERY].astype(np.float64))
     distance = np.linalg.norm(apply_map(np.linalg.inv(true), points) - apply_map(np.linalg.inv(found), points), axis=-1)
     yield {"mean_mm": float(distance.mean()), "max_mm": float(distance.max())}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -12,11 +11,11 @@ import torch
 from torch.utils.data import Dataset, default_collate
 
 from dualflow.config import StudyConfig
+from dualflow.data.preprocessed_scan import PreprocessedScan
 from dualflow.data.side_encoder import SideEncoder
 from dualflow.errors import DataError, ShapeError
-from dualflow.imaging.volume import read_volume
+from dualflow.imaging.geometry import Volume
 from dualflow.layout import Layout, Scan
-from dualflow.modalities import modality
 
 Item = dict[str, Any]
 
@@ -62,39 +61,37 @@ class PairDataset(Dataset[Item]):
 def load_pairs(layout: Layout, pairs: pd.DataFrame, study: StudyConfig, encoder: SideEncoder) -> PairDataset:
     """Read the preprocessed volumes of `pairs` (rows of the index) into memory.
 
+    Each file is read once and verified against the digest in its scan's manifest.
+
     Raises:
-        DataError: a volume is missing or refused, or the volumes are not all on one grid.
+        DataError: a scan is not preprocessed, a volume is missing or has changed since, or the grids differ.
     """
     items: list[Item] = []
     grid: tuple[int, ...] | None = None
     for key, target, side in zip(pairs["scan"], pairs["target"], encoder.encode(pairs), strict=True):
-        scan = Scan.parse(key)
-        paths = {
-            "source": [layout.on_grid(scan, modality(name)) for name in study.sources],
-            "mask": [layout.mask_on_grid(scan, modality(study.source))],
-        }
-        if target:
-            paths["target"] = [layout.on_grid(scan, modality(study.target))]
+        scan = PreprocessedScan.from_manifest(layout, Scan.parse(key))
+        names = {"source": ["source", *study.extra_sources], "mask": ["mask"]} | (
+            {"target": ["target"]} if target else {}
+        )
         volumes = {}
-        for name, files in paths.items():
-            volumes[name] = _channels(files, grid)
-            grid = volumes[name].shape[1:]
+        for role, files in names.items():
+            volumes[role] = _channels([scan.volume(name) for name in files], grid)
+            grid = volumes[role].shape[1:]
         volumes["mask"] = volumes["mask"] > 0.5
         items.append({**volumes, "side": side, "scan": key})
     return PairDataset(items)
 
 
-def _channels(paths: Sequence[Path], grid: tuple[int, ...] | None) -> torch.Tensor:
-    """Read volumes of one grid as channels `[C, D, H, W]`; `grid` None takes the first one's."""
-    channels = [torch.tensor(read_volume(path).array) for path in paths]
-    grid = channels[0].shape if grid is None else grid
-    for path, channel in zip(paths, channels, strict=True):
-        if channel.shape != grid:
+def _channels(volumes: Sequence[Volume], grid: tuple[int, ...] | None) -> torch.Tensor:
+    """Stack volumes of one grid as channels `[C, D, H, W]`; `grid` None takes the first volume's."""
+    grid = volumes[0].array.shape if grid is None else grid
+    for volume in volumes:
+        if volume.array.shape != grid:
             raise DataError(
-                f"{path}: grid {tuple(channel.shape)}, expected {tuple(grid)} as for the others; "
+                f"{volume.path}: grid {volume.array.shape}, expected {tuple(grid)} as in the other scans; "
                 "preprocess the study again with one grid"
             )
-    return torch.stack(channels)
+    return torch.stack([torch.tensor(volume.array) for volume in volumes])
 
 
 def collate(items: Sequence[Item]) -> Item:
@@ -144,7 +141,7 @@ def batch_positions(length: int, batch_size: int, step: int, seed: int) -> list[
         DataError: there are no items.
     """
     if length == 0:
-        raise DataError("no scans to draw batches from; check the splits and the quarantine table")
+        raise DataError("no scans to draw batches from; check the splits and the excluded scans")
     first = step * batch_size
     places = [divmod(place, length) for place in range(first, first + batch_size)]
     orders = {epoch: _order(length, epoch, seed) for epoch, _ in places}

@@ -7,31 +7,26 @@ import pandas as pd
 from dualflow.config import Config
 from dualflow.data.dataset import PairDataset, load_pairs
 from dualflow.data.index import read_pairs
-from dualflow.data.quarantine import Quarantine, usable
+from dualflow.data.preprocessed_scan import PreprocessedScan
+from dualflow.data.quarantine import usable
 from dualflow.data.side_encoder import SideEncoder
 from dualflow.errors import DataError
 from dualflow.layout import Scan
-from dualflow.manifest import read_manifest
 
 
 def usable_pairs(config: Config) -> pd.DataFrame:
-    """Rows of the index whose scans are preprocessed and not quarantined.
+    """Rows of the index whose scans are preprocessed and not excluded.
+
+    Only manifests are read; `load_split` verifies the volumes as it reads them.
 
     Raises:
-        DataError: a scan has not been preprocessed, or none is usable.
+        DataError: a scan is not preprocessed, or none is usable.
     """
     pairs = read_pairs(config.layout)
-    refused = []
-    for key in pairs["scan"]:
-        path = config.layout.scan_manifest(Scan.parse(key))
-        manifest = read_manifest(path)
-        if manifest is None:
-            raise DataError(f"{key}: not preprocessed, or changed since ({path}); run the preprocess step again")
-        if (quarantine := Quarantine.of_manifest(key, manifest)) is not None:
-            refused.append(quarantine)
-    kept = usable(pairs, refused)
+    scans = [PreprocessedScan.from_manifest(config.layout, Scan.parse(key)) for key in pairs["scan"]]
+    kept = usable(pairs, [scan.quarantine for scan in scans if scan.quarantine is not None])
     if kept.empty:
-        raise DataError(f"no usable scan is left; the reasons are in {config.layout.quarantine}")
+        raise DataError(f"no usable scan is left; {config.layout.quarantine} lists the reasons")
     return kept
 
 
@@ -41,14 +36,14 @@ def load_split(config: Config, pairs: pd.DataFrame, split: str, encoder: SideEnc
 
 
 def learning_pairs(config: Config) -> tuple[pd.DataFrame, SideEncoder, PairDataset, PairDataset]:
-    """Usable rows of the index, the side encoder fitted on those to learn from, and the scans to train and validate on.
+    """Usable rows of the index, the side encoder fitted on the training scans, and the training and validation scans.
 
     Raises:
-        DataError: there is nothing to train on.
+        DataError: there are no training pairs.
     """
     pairs = usable_pairs(config)
     encoder = SideEncoder.fit(pairs[pairs["split"] == "train"], config.study.side)
     training, validation = (load_split(config, pairs, split, encoder) for split in ("train", "validation"))
     if not len(training):
-        raise DataError("no training pairs are left; check the splits and the quarantine table")
+        raise DataError("no training pairs are left; check the splits and the excluded scans")
     return pairs, encoder, training, validation

@@ -15,8 +15,9 @@ from dualflow import __version__
 from dualflow.commit import digest_of, sha256
 from dualflow.config import ConvertConfig
 from dualflow.data.dataset import Item
-from dualflow.imaging.record import read_record, to_native
-from dualflow.imaging.volume import read_volume, sidecar_path, write_volume
+from dualflow.data.preprocessed_scan import PreprocessedScan
+from dualflow.imaging.record import to_native
+from dualflow.imaging.volume import sidecar_path, write_volume
 from dualflow.inference.predict import Predictor
 from dualflow.layout import Layout, Scan
 from dualflow.manifest import read_manifest, write_manifest
@@ -52,8 +53,9 @@ def convert_once(
     }
     if read_manifest(manifest, inputs=inputs, config=section) is None:
         remove_volumes(manifest)
-        record = read_record(layout.record(scan, source_row))
-        files = convert_scan(predictor, item, record, layout, source_row, target_row, config)
+        preprocessed = PreprocessedScan.from_manifest(layout, scan)
+        record, brain = preprocessed.record(), preprocessed.volume("mask_native").array > 0.5
+        files = convert_scan(predictor, item, record, brain, layout, source_row, target_row, config)
         write_manifest(manifest, step=STEP, outputs=files, inputs=inputs, config=section)
     return manifest
 
@@ -74,6 +76,7 @@ def convert_scan(
     predictor: Predictor,
     item: Item,
     record: Mapping[str, Any],
+    brain: np.ndarray[Any, Any],
     layout: Layout,
     source_row: Modality,
     target_row: Modality,
@@ -81,7 +84,7 @@ def convert_scan(
 ) -> dict[str, Path]:
     """Write point estimate, mean, standard deviation and some samples of one scan; return the files by name.
 
-    Each volume is interpolated once, from the model grid to the source's own grid, and cut to the brain mask there.
+    Each volume is interpolated once, from the model grid to the source's own grid, and cut to `brain` [I, J, K] there.
     """
     scan = Scan.parse(item["scan"])
     prediction = predictor.predict(
@@ -98,7 +101,6 @@ def convert_scan(
         volumes["synthmean"] = prediction.samples.mean(axis=0)
         for index, sample in enumerate(prediction.samples[: config.keep_samples], 1):
             volumes[f"synth{index:02d}"] = sample
-    brain = read_volume(layout.mask_native(scan, source_row)).array > 0.5
     files = {}
     for desc, volume in volumes.items():
         # The grid's edge voxels are the mask's: without them the interpolation would fade the rim of the brain.

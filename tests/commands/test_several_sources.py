@@ -85,11 +85,14 @@ def _write(config, item):
     volumes, mask = two_sources(item)
     grid = {"affine": affine.tolist(), "shape": list(shape)}
     record = {"grid": grid, "native_grid": grid, "source_to_template": np.eye(4).tolist()}
-    files = {name: layout.on_grid(scan, MODALITIES[name]) for name in volumes}
-    for name, path in files.items():
-        write_volume(path, volumes[name], affine, code=4, sidecar=record if name == "T1w" else {})
-    for path in (layout.mask_on_grid(scan, T1W), layout.mask_native(scan, T1W)):
-        write_volume(path, mask, affine, dtype=np.uint8)
+    files = {"source": "T1w", "FLAIR": "FLAIR", "target": "FDG"}
+    files = {name: layout.on_grid(scan, MODALITIES[row]) for name, row in files.items()}
+    for row, path in zip(volumes, files.values(), strict=True):
+        write_volume(path, volumes[row], affine, code=4, sidecar=record if row == "T1w" else {})
+    files |= {"mask": layout.mask_on_grid(scan, T1W), "mask_native": layout.mask_native(scan, T1W)}
+    for name in ("mask", "mask_native"):
+        write_volume(files[name], mask, affine, dtype=np.uint8)
+    files["record"] = layout.record(scan, T1W)
     write_manifest(layout.scan_manifest(scan), step="preprocess", outputs=files, inputs={}, config={})
 
 

@@ -2,7 +2,14 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from dualflow.commit import commit_json
+from dualflow.imaging.volume import write_volume
+from dualflow.layout import Layout, Scan
+from dualflow.manifest import write_manifest
+from dualflow.modalities import modality
 
 
 @pytest.fixture
@@ -43,3 +50,27 @@ def pair(label: str, session: str = "") -> list[str]:
 def pair_files() -> Callable[..., list[str]]:
     """See `pair`."""
     return pair
+
+
+@pytest.fixture
+def write_scan() -> Callable[..., None]:
+    """Write volumes (by modality, or `mask`) on the model grid with the scan's manifest, as preprocessing does.
+
+    The first modality is the source; of the others, PET is the target.
+    """
+
+    def write(layout: Layout, scan: Scan, volumes: Mapping[str, np.ndarray], **facts: object) -> None:
+        source, *others = [modality(name) for name in volumes if name != "mask"]
+        files = {"source": layout.on_grid(scan, source), "mask": layout.mask_on_grid(scan, source)}
+        files |= {
+            "target" if row.datatype == "pet" else row.suffix.upper(): layout.on_grid(scan, row) for row in others
+        }
+        arrays = [volumes[name] for name in volumes if name != "mask"]
+        arrays.insert(1, volumes["mask"])
+        for path, array in zip(files.values(), arrays, strict=True):
+            write_volume(path, array, np.diag([4.0, 4.0, 4.0, 1.0]), dtype=np.uint8 if "_mask" in path.name else "f4")
+        commit_json(layout.record(scan, source), {"scan": scan.key})
+        files["record"] = layout.record(scan, source)
+        write_manifest(layout.scan_manifest(scan), step="preprocess", outputs=files, inputs={}, config={}, facts=facts)
+
+    return write

@@ -1,4 +1,5 @@
 from itertools import islice
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -18,24 +19,12 @@ PAIRS = pd.DataFrame({"scan": ["sub-1", "sub-2_ses-b"], "target": ["x.nii.gz", "
 SHAPE = (4, 5, 6)
 
 
-def save(path, array):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = nib.Nifti1Image(array, np.diag([4.0, 4.0, 4.0, 1.0]))
-    image.set_qform(image.affine, code=1)
-    image.set_sform(image.affine, code=1)
-    nib.save(image, path)
-
-
 @pytest.fixture
-def layout(tmp_path) -> Layout:
-    layout = Layout(tmp_path)
-    values = np.random.default_rng(0)
+def layout(tmp_path, write_scan) -> Layout:
+    layout, draw = Layout(tmp_path), np.random.default_rng(0)
     for key, target in zip(PAIRS["scan"], PAIRS["target"], strict=True):
-        scan = Scan.parse(key)
-        save(layout.on_grid(scan, MODALITIES["T1w"]), values.normal(size=SHAPE).astype(np.float32))
-        save(layout.mask_on_grid(scan, MODALITIES["T1w"]), (values.random(SHAPE) > 0.5).astype(np.uint8))
-        if target:
-            save(layout.on_grid(scan, MODALITIES["FDG"]), values.random(SHAPE).astype(np.float32))
+        volumes = {"T1w": draw.normal(size=SHAPE), "mask": draw.random(SHAPE) > 0.5}
+        write_scan(layout, Scan.parse(key), volumes | ({"FDG": draw.random(SHAPE)} if target else {}))
     return layout
 
 
@@ -59,28 +48,45 @@ def test_items_hold_the_preprocessed_volumes(layout):
     assert dataset.scans == ["sub-1", "sub-2_ses-b"]
 
 
-def test_further_sources_are_channels_in_the_studys_order(layout):
+def test_further_sources_are_channels_in_the_studys_order(layout, write_scan):
     """The main source comes first; a volume of another grid is named by its own file."""
-    scan, values = Scan("1"), np.random.default_rng(1)
-    images = {name: values.random(SHAPE).astype(np.float32) for name in ("FLAIR", "CBF")}
-    for name, image in images.items():
-        save(layout.on_grid(scan, MODALITIES[name]), image)
-    t1w = nib.load(layout.on_grid(scan, MODALITIES["T1w"])).get_fdata(dtype=np.float32)
+    scan, draw = Scan("1"), np.random.default_rng(1)
+    volumes = {name: draw.random(SHAPE).astype(np.float32) for name in ("T1w", "mask", "FDG", "FLAIR", "CBF")}
+    write_scan(layout, scan, volumes)
     for extra in (("FLAIR", "CBF"), ("CBF", "FLAIR")):
         study = StudyConfig(name="t", extra_sources=extra)
         item = load_pairs(layout, PAIRS[:1], study, SideEncoder())[0]
-        np.testing.assert_array_equal(item["source"].numpy(), np.stack([t1w, *(images[name] for name in extra)]))
+        np.testing.assert_array_equal(item["source"].numpy(), np.stack([volumes[name] for name in ("T1w", *extra)]))
         assert item["target"].shape == item["mask"].shape == (1, *SHAPE)
-    save(layout.on_grid(scan, MODALITIES["CBF"]), np.arange(150, dtype=np.float32).reshape(5, 5, 6))
+    write_scan(layout, scan, volumes | {"CBF": np.arange(150).reshape(5, 5, 6)})
     with pytest.raises(DataError, match=r"_cbf\.nii\.gz: grid \(5, 5, 6\), expected \(4, 5, 6\)"):
         load_pairs(layout, PAIRS[:1], study, SideEncoder())
 
 
-def test_volumes_on_different_grids_are_refused(layout):
+def test_volumes_on_different_grids_are_refused(layout, write_scan):
     """A volume of another size is named before any batch is made."""
-    save(layout.on_grid(Scan("2", "b"), MODALITIES["T1w"]), np.arange(150, dtype=np.float32).reshape(5, 5, 6))
+    write_scan(layout, Scan("2", "b"), {"T1w": np.arange(150).reshape(5, 5, 6), "mask": np.ones(SHAPE)})
     with pytest.raises(DataError, match=r"sub-2_ses-b.*T1w.*grid \(5, 5, 6\), expected \(4, 5, 6\)"):
         load_pairs(layout, PAIRS, STUDY, SideEncoder())
+
+
+@pytest.mark.parametrize("changed", ["T1w", "FDG", "mask"])
+def test_a_volume_changed_since_preprocessing_is_refused(layout, changed):
+    """A file that is whole but not what preprocessing wrote is named with the remedy."""
+    scan, row = Scan("1"), MODALITIES["T1w"]
+    path = layout.mask_on_grid(scan, row) if changed == "mask" else layout.on_grid(scan, MODALITIES[changed])
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(image.get_fdata()[::-1], image.affine), path)
+    with pytest.raises(DataError, match=rf"{path.name}: changed since preprocessing; run the preprocess step again"):
+        load_pairs(layout, PAIRS, STUDY, SideEncoder())
+
+
+def test_every_file_is_read_once(layout, monkeypatch):
+    """Loading opens each volume once, for its digest and its voxels together."""
+    names, read = [], Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: names.append(path.name) or read(path))
+    load_pairs(layout, PAIRS, STUDY, SideEncoder())
+    assert len(names) == len(set(names)) == 5
 
 
 def test_collate_stacks_and_refuses_a_mixture(layout):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dualflow.config import ConvertConfig
-from dualflow.imaging.volume import read_volume, write_volume
+from dualflow.imaging.volume import read_volume
 from dualflow.inference.convert import convert_scan, fill_outside, seed_of
 from dualflow.inference.predict import load_predictor
 from dualflow.layout import Layout, Scan
@@ -36,10 +36,9 @@ def convert(tmp_path, model_folder, phantoms):
     points = np.moveaxis(np.indices(NATIVE_SHAPE), 0, -1) @ NATIVE[:3, :3].T + NATIVE[:3, 3]
     brain = np.linalg.norm(points, axis=-1) < 20
     layout = Layout(tmp_path, ".")
-    write_volume(layout.mask_native(Scan("01"), T1W), brain, NATIVE, dtype=np.uint8)
 
     def go(config=CONFIG, **change):
-        return convert_scan(predictor, {**item, **change}, record, layout, T1W, FDG, config)
+        return convert_scan(predictor, {**item, **change}, record, brain, layout, T1W, FDG, config)
 
     return go, brain, predictor
 
