@@ -1,4 +1,4 @@
-"""`dualflow bench presets`: every flow of a configuration at one equal budget of training, in one table."""
+"""`dualflow compare`: train every flow of a configuration at one equal budget, and compare them in one table."""
 
 from __future__ import annotations
 
@@ -12,44 +12,45 @@ from dualflow.commit import commit_text
 from dualflow.config import Config, public_values, write_resolved
 from dualflow.data.tsv import table_text
 from dualflow.errors import ConfigError
-from dualflow.evaluation.comparison_table import collect
-from dualflow.report.comparison_text import markdown
+from dualflow.evaluation.comparison_table import comparison_table
+from dualflow.report.comparison_text import comparison_markdown
 from dualflow.tracking.tracked_run import tracked
-from dualflow.training.budget import Plan, budgeted, make_plan
+from dualflow.training.budget import Plan, apply_plan, make_plan
 
-RUN_NAME = "preset comparison"
+NAME = "comparison"
+"""Name of the table's files and of the MLflow run."""
 
 
-def bench_presets(config: Config, *, seconds: float, names: Sequence[str] = (), cores: str = "1") -> int:
-    """Train and score the flows `names` (all, if none is named) with the workflow; return its exit code.
+def compare(config: Config, *, seconds: float, names: Sequence[str] = (), cores: str = "1") -> int:
+    """Train and score the flows `names` (default: all) with the workflow; return its exit code.
 
-    The table holds every flow of the configuration that is trained and scored as planned, also where others failed or
-    were not asked for this time. It goes to the screen, to `metrics/presets.tsv` and `.md`, and to MLflow.
+    The table holds every flow of the configuration that is trained and scored as planned, including flows of earlier
+    calls. It is printed, written to `metrics/comparison.tsv` and `.md`, and tracked in MLflow.
 
     Raises:
-        ConfigError: a name is no flow of the configuration.
+        ConfigError: a name is not a flow of the configuration.
     """
-    names = chosen(config, names)
+    names = select_flows(config, names)
     plan = make_plan(config, names, seconds)
-    print(f"{seconds:g} s of optimiser steps each, {config.train.threads} thread(s):")
+    print(f"{seconds:g} s of optimiser steps per flow, {config.train.threads} thread(s):")
     for name in names:
         print(f"  {name:<24} {plan.flows[name].steps:>6} steps of {plan.flows[name].step_seconds:.3f} s")
-    study = budgeted(config, plan, names)
-    # Conversion and report are left out: the comparison needs the scores alone.
+    study = apply_plan(config, plan, names)
+    # The comparison needs the scores alone, so conversion and report are not requested.
     targets = [
         str(study.layout.manifest(f"evaluate/{name}_seed-{seed}")) for name in names for seed in study.train.seeds
     ]
-    code = run_workflow(study, cores, ["--keep-going", *targets])
+    exit_code = run_workflow(study, cores, ["--keep-going", *targets])
     _publish(config, plan, names)
     print(f"report and volumes   dualflow run --config {write_resolved(study)}")
-    return code
+    return exit_code
 
 
-def chosen(config: Config, names: Sequence[str]) -> list[str]:
-    """The flows `names` in the configuration's order; all of them if none is named.
+def select_flows(config: Config, names: Sequence[str]) -> list[str]:
+    """The flows `names` in the configuration's order; all of them if no name is given.
 
     Raises:
-        ConfigError: a name is no flow of the configuration.
+        ConfigError: a name is not a flow of the configuration.
     """
     unknown = [name for name in names if name not in config.flows]
     if unknown:
@@ -58,31 +59,31 @@ def chosen(config: Config, names: Sequence[str]) -> list[str]:
 
 
 def _publish(config: Config, plan: Plan, names: Sequence[str]) -> None:
-    """Print, track and write the table of what is done; say what is not."""
-    frame = collect(config, plan)
-    done = set() if frame.empty else set(frame.loc[frame["seeds"] == len(config.train.seeds), "model"])
-    undone = [name for name in names if name not in done]
-    if undone:
-        print(f"not, or not with every seed, done: {', '.join(undone)}", file=sys.stderr)
+    """Print, track and write the table; list the incomplete flows on standard error."""
+    frame = comparison_table(config, plan)
+    complete = set() if frame.empty else set(frame.loc[frame["seeds"] == len(config.train.seeds), "model"])
+    incomplete = [name for name in names if name not in complete]
+    if incomplete:
+        print(f"incomplete (a seed failed or is missing): {', '.join(incomplete)}", file=sys.stderr)
     if frame.empty:
         return
-    text, table, page = markdown(frame, config, plan), config.layout.table("presets"), config.layout.page("presets")
+    text, tsv, page = comparison_markdown(frame, config, plan), config.layout.table(NAME), config.layout.page(NAME)
     print(f"\n{text}")
     values = table_text(frame)
-    if not table.is_file() or table.read_text() != values:
-        # Tracked before it is written: killed in between, it is tracked again, not lost.
-        _track(config, plan, frame, text, complete=not undone)
+    if not tsv.is_file() or tsv.read_text() != values:
+        # Tracking precedes writing: a run killed in between is tracked twice rather than never.
+        _track(config, plan, frame, text, complete=not incomplete)
     commit_text(page, text)
-    commit_text(table, values)
-    print(f"\ntable                {table}\nfor a page           {page}")
+    commit_text(tsv, values)
+    print(f"\ntable                {tsv}\nmarkdown             {page}")
 
 
 def _track(config: Config, plan: Plan, frame: pd.DataFrame, text: str, *, complete: bool) -> None:
     tags = {"model": "all", "seconds": f"{plan.seconds:g}", "complete": str(complete).lower()}
-    with tracked(config.tracking, config.study.name, RUN_NAME, tags, config.layout.outbox) as run:
+    with tracked(config.tracking, config.study.name, NAME, tags, config.layout.pending_records) as run:
         run.parameters(public_values(config))
         run.parameters(plan.model_dump(), "plan")
         values = frame.set_index("model").select_dtypes("number")
         run.metrics({f"{name}/{key}": float(value) for name, row in values.iterrows() for key, value in row.items()})
-        run.table(frame, "presets.json")
-        run.text(text, "presets.md")
+        run.table(frame, f"{NAME}.json")
+        run.text(text, f"{NAME}.md")

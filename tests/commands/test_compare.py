@@ -77,8 +77,8 @@ def invoke(tmp_path, monkeypatch, values):
     return lambda *arguments: CliRunner().invoke(main, ["compare", *arguments])
 
 
-def test_help_teaches(invoke):
-    """Examples stand on lines of their own, and what is written where is named."""
+def test_help_has_examples(invoke):
+    """The help keeps one example per line and names every file that the command reads or writes."""
     shown = invoke("--help")
     assert shown.exit_code == 0
     assert "\n  dualflow compare --presets dual_glow,dualflow\n" in shown.output
@@ -102,7 +102,7 @@ def test_help_teaches(invoke):
     ids=["no such flow", "no such piece"],
 )
 def test_errors_are_one_line(invoke, arguments, message):
-    """With exit code 2, before anything is measured."""
+    """A wrong flow or piece ends with exit code 2 before any measurement."""
     done = invoke("--config", "tiny.yaml", *arguments)
     assert done.exit_code == 2, done.output
     assert done.stderr.startswith("dualflow: ")
@@ -110,7 +110,7 @@ def test_errors_are_one_line(invoke, arguments, message):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_budget_is_positive(invoke, tmp_path):
-    """Refused as wrong usage, with nothing written."""
+def test_the_budget_is_positive(invoke, tmp_path):
+    """A budget of zero is a usage error; nothing is written."""
     assert invoke("--config", "tiny.yaml", "--seconds", "0").exit_code == 2
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]

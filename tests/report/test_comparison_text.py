@@ -1,0 +1,30 @@
+"""The comparison table as Markdown."""
+
+import pytest
+from comparison import FakeTimer, study_values, train_and_score
+
+from dualflow.config import parse_config
+from dualflow.evaluation.comparison_table import comparison_table
+from dualflow.report.comparison_text import comparison_markdown
+from dualflow.training.budget import make_plan
+
+
+@pytest.fixture
+def config(tmp_path):
+    return parse_config(study_values(tmp_path))
+
+
+def test_columns_line_up_and_empty_ones_are_dropped(config):
+    """All lines of a part have one width, a column without values is omitted, a missing cell is n/a."""
+    plan = make_plan(config, ["dualflow", "dual_glow"], 1, FakeTimer())
+    train_and_score(config, "dualflow", 0, 10, voxel_crps=0.05, nll_true=1.0, nll_blurred=2.0)
+    train_and_score(config, "dual_glow", 0, 2)
+    text = comparison_markdown(comparison_table(config, plan), config, plan)
+    parts = [part.splitlines() for part in text.strip().split("\n\n")[1:]]
+    assert all(len({len(line) for line in part}) == 1 for part in parts)
+    assert [part[0].split()[1] for part in parts] == ["flow"] * 4
+    assert "0.1000 (0.1000 to 0.1000)" in parts[1][2]
+    assert parts[2][3].split(" | ")[-1].strip(" |") == "n/a"
+    assert "100 (44 to 100)" in parts[3][2]
+    for absent in ("bits per voxel", "another subject's", "SSIM", "pre-training", "s/sample"):
+        assert absent not in text

@@ -1,0 +1,57 @@
+"""A study of three flows, and the files that their trainings and evaluations leave, without any training."""
+
+import pandas as pd
+import torch
+
+from dualflow.commit import commit_text
+from dualflow.manifest import write_manifest
+from dualflow.training.checkpoint import load_card, save_model
+
+TIMES = {"dualflow": 0.1, "dual_glow": 0.4, "wide": 0.2}
+
+
+def study_values(folder):
+    """Configuration values of a study of three flows in `folder`; `wide` is a variation of the default."""
+    return {
+        "study": {"name": "x", "results": str(folder / "results"), "side": ["age"]},
+        "preprocess": {"shape": [16, 16, 16]},
+        "model": {"preset": "dualflow", "options": {"low_rank": 2}},
+        "extra_models": {
+            "dual_glow": {"preset": "dual_glow", "steps": 7},
+            "wide": {"preset": "dualflow", "options": {"low_rank": 2, "hidden": [8, 8, 8]}},
+        },
+        "train": {"seeds": [0, 1], "precision": "float32"},
+        "evaluate": {"bootstrap": 100},
+        "tracking": {"uri": f"sqlite:///{folder}/mlflow.db", "artifacts": str(folder / "artifacts")},
+    }
+
+
+class FakeTimer:
+    """Stands in for the measurement of step times, and records the flows it measured."""
+
+    def __init__(self):
+        self.measured = []
+
+    def __call__(self, config, name, choice):
+        self.measured.append(name)
+        return TIMES[name]
+
+
+def train_and_score(config, name, seed, steps, *, mae=0.1, pretrain=0, memory="900.5", **columns):
+    """Write the results of one flow and seed with the workflow's own functions."""
+    layout, stem, folder = config.layout, f"{name}_seed-{seed}", config.layout.model(name, seed)
+    card = {"parameters": 1000, "train_seconds": 6.0 + seed, "mean_seconds": 2.0, "pretrain_steps": pretrain}
+    card |= {"pretrain_seconds": 3.0} if pretrain else {}
+    save_model(folder, {"w": torch.full((1,), float(len(name) + seed + steps))}, card)
+    commit_text(folder / "history.tsv", f"step\tloss\n1.0\t0.5\n{steps - pretrain}.0\t0.1\n")
+    scans = ["sub-1_ses-1", "sub-1_ses-2", "sub-2", "sub-3"]
+    scores = pd.DataFrame({"model": name, "seed": seed, "scan": scans, "mae": mae, **columns})
+    commit_text(layout.table(f"scans_{stem}"), scores.to_csv(sep="\t", index=False))
+    commit_text(layout.benchmark(f"train/{stem}"), f"s\tmax_rss\n10.0\t{memory}\n")
+    write_manifest(
+        layout.manifest(f"evaluate/{stem}"),
+        step="evaluate",
+        outputs={"scans": layout.table(f"scans_{stem}")},
+        inputs={"model": load_card(folder)["weights_sha256"]},
+        config={},
+    )
