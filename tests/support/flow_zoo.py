@@ -230,8 +230,12 @@ NAMED: dict[str, FlowSpec] = {
     ),
 }
 FLOWS: dict[str, FlowSpec] = {**NAMED, **combinations(COMBINATIONS, list(NAMED.values()))}
+# `make test-fast` takes these flows only, because training each takes seconds.
+FAST = {"dualflow", "dual_glow"}
 # One flow after the other, so that workers beside each other do not all train all of them.
-each_flow = pytest.mark.parametrize("name", FLOWS, scope="session")
+each_flow = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in FLOWS], scope="session"
+)
 
 
 def flows_with(**options: Any) -> list[str]:
