@@ -6,15 +6,13 @@ from shlex import quote
 from snakemake.exceptions import WorkflowError
 
 from dualflow import __version__
-from dualflow.config import parse_config, write_resolved
-from dualflow.data.fingerprint import study_digest
+from dualflow.commands.study_config import parse_study_config
+from dualflow.config import write_resolved
+from dualflow.data.fingerprint import study_fingerprint
 from dualflow.errors import ConfigError
-from dualflow.flows.presets import preset
 
 try:
-    study = parse_config(config)
-    for flow in study.flows.values():
-        preset(flow.preset, **flow.options)
+    study = parse_study_config(config)
 except ConfigError as error:
     raise WorkflowError(str(error))
 

@@ -39,9 +39,9 @@ def run(
     Re-running is a no-op, interrupted runs resume, and an edited configuration reruns only the affected steps. Results
     go to RESULTS/STUDY below the current folder. The command succeeds only if every step is done and all files verify.
     """  # noqa: D301 - \b keeps click from rewrapping a paragraph
-    from dualflow.config import load_config
+    from dualflow.commands.study_config import load_study_config
 
-    config = load_config(config_path, overrides)
+    config = load_study_config(config_path, overrides)
     if dry_run:
         from dualflow.commands.dry_run import list_steps
 
@@ -191,9 +191,9 @@ def compare(config_path: Path, overrides: tuple[str, ...], seconds: float, names
     written to RESULTS/STUDY/metrics/comparison.tsv and comparison.md. In MLflow it is the run 'comparison', with one
     metric FLOW/METRIC per cell. A failed flow has no row, and the exit code is not 0.
     """  # noqa: D301 - \b keeps click from rewrapping a paragraph
-    from dualflow.config import load_config
+    from dualflow.commands.study_config import load_study_config
 
-    config = load_config(config_path, overrides)
+    config = load_study_config(config_path, overrides)
     set_threads(config.train.threads)
     from dualflow.commands.compare import compare as compare_flows
 
@@ -226,9 +226,9 @@ def forecast(config_path: Path, overrides: tuple[str, ...], memory_gib: float | 
     volumes; keep the machine idle meanwhile. Deep flows are timed with few steps per level. The hours include the
     optimiser's steps and the validations, not the fit of a closed-form mean.
     """  # noqa: D301 - \b keeps click from rewrapping a paragraph
-    from dualflow.config import load_config
+    from dualflow.commands.study_config import load_study_config
 
-    config = load_config(config_path, overrides)
+    config = load_study_config(config_path, overrides)
     set_threads(config.train.threads)
     from dualflow.training.forecast import bench_forecast
 
@@ -250,9 +250,9 @@ def lr_find(config_path: Path, overrides: tuple[str, ...]) -> None:
     The test takes 120 training steps with a rising rate and keeps no weights. The default rate suits the presets at
     4 mm; use the test for a deeper flow, a finer grid or larger batches.
     """  # noqa: D301 - \b keeps click from rewrapping a paragraph
-    from dualflow.config import load_config
+    from dualflow.commands.study_config import load_study_config
 
-    config = load_config(config_path, overrides)
+    config = load_study_config(config_path, overrides)
     set_threads(config.train.threads)
     from dualflow.training.learning_rate import bench_rate
 
@@ -292,10 +292,10 @@ def sync(config_path: Path, overrides: tuple[str, ...]) -> None:
     The queue is RESULTS/STUDY/pending. The next training of the same model and the report upload it too. The exit code
     is 1 if records remain in the queue.
     """  # noqa: D301 - \b keeps click from rewrapping a paragraph
-    from dualflow.config import load_config
+    from dualflow.commands.study_config import load_study_config
     from dualflow.tracking.tracked_run import deliver
 
-    config = load_config(config_path, overrides)
+    config = load_study_config(config_path, overrides)
     uploaded, queued = deliver(config.tracking, config.layout.pending_records)
     click.echo(f"{uploaded} runs uploaded to {config.tracking.uri}, {queued} still queued")
     sys.exit(bool(queued))

@@ -39,9 +39,9 @@ def _add_step(name: str, module: str, function: str, summary: str, *options: Dec
 
     def run_step(config_path: Path, overrides: tuple[str, ...], threads: int, **arguments: Any) -> None:
         set_threads(threads)
-        from dualflow.config import load_config
+        from dualflow.commands.study_config import load_study_config
 
-        config = load_config(config_path, overrides)
+        config = load_study_config(config_path, overrides)
         step: Callable[..., None] = getattr(import_module(f"dualflow.commands.{module}"), function)
         names = arguments.pop("names", None)
         if names is None:

@@ -1,8 +1,9 @@
-"""The one configuration, in sections.
+"""The configuration of a study, in sections.
 
-Each rule of the workflow takes only its own section, so a changed value reruns only what depends on it.
+Each rule of the workflow depends only on the sections it uses, so a changed value reruns only what depends on it.
 """
 
+from dualflow.config.config import Config, public_values, write_resolved
 from dualflow.config.data import CohortConfig, SplitConfig, StudyConfig
 from dualflow.config.imaging import PreprocessConfig, ReviewConfig
 from dualflow.config.learning import (
@@ -14,8 +15,8 @@ from dualflow.config.learning import (
     TrackingConfig,
     TrainConfig,
 )
+from dualflow.config.load import checked, load_config, parse_config
 from dualflow.config.section import Section, dump_sections
-from dualflow.config.whole import Config, checked, load_config, parse_config, public_values, write_resolved
 
 __all__ = [
     "AugmentConfig",

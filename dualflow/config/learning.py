@@ -100,7 +100,12 @@ class TrainConfig(Section):
 class BaselineConfig(Section):
     """What the flow is compared with."""
 
-    models: tuple[str, ...] = ("mean_image", "voxelwise_linear", "local_linear", "unet")
+    models: tuple[Literal["mean_image", "voxelwise_linear", "local_linear", "unet"], ...] = (
+        "mean_image",
+        "voxelwise_linear",
+        "local_linear",
+        "unet",
+    )
     """Rows of BASELINES."""
     unet_steps: int = Field(default=600, ge=1)
     """Optimiser steps of the U-Net, set so that its training takes as long as the flow's."""

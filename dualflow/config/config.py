@@ -1,0 +1,132 @@
+"""The whole configuration of a study, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from dualflow.commit import commit_json, digest_of
+from dualflow.config.data import CohortConfig, SplitConfig, StudyConfig
+from dualflow.config.imaging import PreprocessConfig, ReviewConfig
+from dualflow.config.learning import (
+    BaselineConfig,
+    ConvertConfig,
+    EvaluateConfig,
+    ModelConfig,
+    TrackingConfig,
+    TrainConfig,
+)
+from dualflow.config.section import Section
+from dualflow.errors import ConfigError
+from dualflow.layout import STUDY_NAME, Layout
+from dualflow.modalities import REFERENCES
+
+SEEDED = ("unet",)
+"""Baselines trained by gradient steps, and therefore with every seed."""
+
+
+class Config(Section):
+    """The whole configuration."""
+
+    study: StudyConfig
+    """Modalities, files and side information."""
+    cohort: CohortConfig = CohortConfig()
+    """The embedded cohort."""
+    split: SplitConfig = SplitConfig()
+    """Training, validation and test subjects."""
+    preprocess: PreprocessConfig = PreprocessConfig()
+    """From raw scans to the model grid."""
+    review: ReviewConfig = ReviewConfig()
+    """Thresholds beyond which a scan is flagged for review."""
+    model: ModelConfig = ModelConfig()
+    """The main flow."""
+    extra_models: dict[str, ModelConfig] = Field(default_factory=dict)
+    """Further flows to train, by name."""
+    train: TrainConfig = TrainConfig()
+    """Training of flows and networks."""
+    baselines: BaselineConfig = BaselineConfig()
+    """Models that the flows are compared with."""
+    convert: ConvertConfig = ConvertConfig()
+    """Sampling of synthetic volumes."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """Evaluation of the models."""
+    tracking: TrackingConfig = TrackingConfig()
+    """Experiment tracking."""
+
+    @model_validator(mode="after")
+    def _files_exist(self) -> Self:
+        # Not in the sections: a model card holds them too, and converting needs none of these files.
+        study, region = self.study, self.preprocess.reference_region
+        _require(study.bids, Path.is_dir, "study.bids", "a folder", "the root of a BIDS dataset")
+        _require(study.samples, Path.is_file, "study.samples", "a file", "a table of scans")
+        _require(study.masks, Path.is_dir, "study.masks", "a folder", "the root of a BIDS dataset of brain masks")
+        _require(self.split.file, Path.is_file, "split.file", "a file", "a table of splits such as index/splits.tsv")
+        if region not in REFERENCES:
+            remedy = f"a mask in template space, or one of: {', '.join(REFERENCES)}"
+            _require(Path(region), Path.is_file, "preprocess.reference_region", "a file", remedy)
+        return self
+
+    @model_validator(mode="after")
+    def _model_names_differ(self) -> Self:
+        for name in self.extra_models:
+            if not STUDY_NAME.match(name):
+                raise ConfigError(f"extra_models: '{name}' cannot name a folder; use letters, digits, _ and - only")
+            if name in (self.model.preset, *self.baselines.models):
+                raise ConfigError(f"extra_models: '{name}' is the name of another model; choose another name")
+        return self
+
+    @property
+    def layout(self) -> Layout:
+        """Every path of this study."""
+        return Layout(self.study.results / self.study.name)
+
+    @property
+    def bids(self) -> Path:
+        """Root of the dataset, which paths are relative to: the study's own, or the embedded cohort's."""
+        return self.study.samples.parent if self.study.samples else self.study.bids or self.layout.bids
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the dataset is the embedded cohort."""
+        return self.study.bids is None and self.study.samples is None
+
+    @property
+    def trainings(self) -> list[tuple[str, int]]:
+        """Every model with each of its seeds; closed-form baselines are fitted once, with the first seed."""
+        seeds = self.train.seeds
+        flows = [(name, seed) for name in self.flows for seed in seeds]
+        baselines = [(name, s) for name in self.baselines.models for s in (seeds if name in SEEDED else seeds[:1])]
+        return [*flows, *baselines]
+
+    @property
+    def flows(self) -> dict[str, ModelConfig]:
+        """All flows to train by name, the main one first."""
+        return {self.model.preset: self.model, **self.extra_models}
+
+
+def write_resolved(config: Config) -> Path:
+    """Write every value of the configuration, defaults included, beside the results; return the file.
+
+    The file name is a digest of the content, so a changed configuration does not disturb a run in progress.
+    """
+    values = config.model_dump(mode="json")
+    path = config.layout.resolved_config(digest_of(values)[:12])
+    if not path.is_file():
+        commit_json(path, values)
+    return path
+
+
+def public_values(config: Config) -> dict[str, Any]:
+    """Return the configuration for tracked runs, without paths of this machine."""
+    private = {"tracking": True, "study": {"bids", "samples", "masks", "results"}, "split": {"file"}}
+    values: dict[str, Any] = config.model_dump(mode="json", exclude=private)  # type: ignore[arg-type]
+    return values
+
+
+def _require(path: Path | None, exists: Callable[[Path], bool], key: str, kind: str, remedy: str) -> None:
+    if path is not None and not exists(path):
+        problem = f"is not {kind}" if path.exists() else "does not exist"
+        raise ConfigError(f"{key} = {path}: {problem}, expected {kind}; name {remedy}")

@@ -1,0 +1,101 @@
+"""Reading a configuration: a YAML file with overrides becomes checked, frozen sections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from dualflow.config.config import Config
+from dualflow.config.learning import ModelConfig
+from dualflow.config.section import Section
+from dualflow.errors import ConfigError
+
+S = TypeVar("S", bound=Section)
+
+
+def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file, apply `section.key=value` overrides and check every key and value.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key or value is not accepted.
+    """
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); name an existing YAML file") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: is not YAML ({' '.join(str(error).split())}); correct that line") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(
+            f"{path}: holds {type(raw).__name__}, expected sections such as 'study:'; see configs/study.yaml"
+        )
+    return parse_config(_override(raw, overrides), str(path))
+
+
+def parse_config(raw: Mapping[str, Any], name: str = "configuration") -> Config:
+    """Check a mapping such as Snakemake's `config`.
+
+    Raises:
+        ConfigError: a key or value is not accepted.
+    """
+    return checked(Config, raw, name)
+
+
+def checked(section: type[S], raw: Mapping[str, Any], name: str) -> S:
+    """Check the values of one section; error messages begin with `name`.
+
+    Raises:
+        ConfigError: a key or value is not accepted.
+    """
+    try:
+        return section.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{name}: " + "; ".join(_explain(entry, section) for entry in error.errors())) from None
+
+
+def _override(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise ConfigError(f"override '{override}' is not of the form section.key=value; add the key or the value")
+        *sections, last = key.split(".")
+        node = raw
+        for section in sections:
+            if node.get(section) is None:  # left out, or left empty
+                node[section] = {}
+            node = node[section]
+            if not isinstance(node, dict):
+                raise ConfigError(f"override '{override}': '{section}' is a value, expected a section; check the key")
+        try:
+            node[last] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"override '{override}': '{value}' is not a YAML value; quote it") from None
+    return raw
+
+
+def _explain(entry: Any, section: type[Section]) -> str:
+    """One readable clause of a pydantic error."""
+    where = ".".join(str(part) for part in entry["loc"])
+    if entry["type"] != "extra_forbidden":
+        text = str(entry["msg"]).removeprefix("Value error, ")
+        return f"{where} = {entry['input']!r}: {text}" if where else text
+    known = _fields_at(entry["loc"][:-1], section)
+    close = get_close_matches(str(entry["loc"][-1]), known, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"choose from: {', '.join(known)}"
+    return f"unknown key '{where}'; {hint}"
+
+
+def _fields_at(location: Sequence[Any], section: type[Section]) -> list[str]:
+    model: Any = section
+    for part in location:
+        if isinstance(model, type) and issubclass(model, Section) and part in model.model_fields:
+            model = model.model_fields[part].annotation
+        else:
+            model = ModelConfig
+    return sorted(model.model_fields)

@@ -1,0 +1,15 @@
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a configuration, and return its path."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "study.yaml"
+        path.write_text(text)
+        return path
+
+    return write

@@ -1,0 +1,112 @@
+import typing
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from dualflow.baselines import BASELINES
+from dualflow.commands.study_config import load_study_config
+from dualflow.config import BaselineConfig, Config, Section, parse_config
+from dualflow.errors import ConfigError
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+
+
+def sections() -> list[type[BaseModel]]:
+    return [Config, *Section.__subclasses__()]
+
+
+@pytest.fixture
+def example_folder(tmp_path, monkeypatch):
+    """A working directory with the datasets that the shipped configurations name."""
+    monkeypatch.chdir(tmp_path)
+    for path in CONFIGS:
+        if bids := yaml.safe_load(path.read_text())["study"].get("bids"):
+            Path(bids).mkdir(parents=True)
+
+
+def test_a_name_is_enough():
+    """Everything but the study's name has a default, and results lie under it."""
+    config = parse_config({"study": {"name": "test"}})
+    assert config.layout.root == Path("results/test")
+    assert config.bids == config.layout.bids
+    assert list(config.flows) == ["dualflow"]
+
+
+def test_paths_are_relative_to_the_dataset(tmp_path):
+    """The root is the BIDS dataset, the folder of the table of scans, or the embedded cohort."""
+    table = tmp_path / "scans.tsv"
+    table.touch()
+    for key, path, root in (("bids", tmp_path, tmp_path), ("samples", table, tmp_path)):
+        config = parse_config({"study": {"name": "a", key: str(path)}})
+        assert (config.bids, config.embedded) == (root, False)
+    assert parse_config({"study": {"name": "a"}}).embedded
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [("study.bids", "folder"), ("study.samples", "file"), ("study.masks", "folder"), ("split.file", "file"),
+     ("preprocess.reference_region", "file")],
+)  # fmt: skip
+def test_a_missing_file_or_folder_is_named(tmp_path, key, kind):
+    """The message has the key, the path, what was expected and the remedy; a file is no folder."""
+    missing, other = tmp_path / "none.nii.gz", tmp_path / "other.nii.gz"
+    other.mkdir() if kind == "file" else other.touch()
+    for path, problem in ((missing, "does not exist"), (other, f"is not a {kind}")):
+        section, field = key.split(".")
+        values = {"study": {"name": "a"}}
+        values.setdefault(section, {})[field] = str(path)
+        with pytest.raises(ConfigError) as caught:
+            parse_config(values)
+        assert f"{key} = {path}: {problem}, expected a {kind}; name " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [("a b", "cannot name a folder"), ("unet", "name of another model"), ("dualflow", "name of another model")],
+)
+def test_models_have_names_of_their_own(name, problem):
+    """Two models of one name would share a folder."""
+    with pytest.raises(ConfigError, match=f"extra_models: '{name}' .*{problem}"):
+        parse_config({"study": {"name": "a"}, "extra_models": {name: {"preset": "c_glow"}}})
+
+
+def test_every_baseline_can_be_chosen():
+    """The names that a configuration accepts are the rows of BASELINES."""
+    (names, _) = typing.get_args(BaselineConfig.model_fields["models"].annotation)
+    assert typing.get_args(names) == tuple(BASELINES)
+
+
+def test_configuration_is_frozen():
+    """No part of the program can change the configuration under another."""
+    config = parse_config({"study": {"name": "a"}})
+    with pytest.raises(ValidationError, match="frozen"):
+        config.train.steps = 3
+
+
+@pytest.mark.parametrize("section", sections(), ids=lambda section: section.__name__)
+def test_every_field_is_described(section):
+    """Each key says in one sentence what it does."""
+    for name, field in section.model_fields.items():
+        assert field.description, f"{section.__name__}.{name}"
+        assert field.description.rstrip().endswith("."), f"{section.__name__}.{name}"
+
+
+def test_the_template_lists_every_key_with_its_default(example_folder):
+    """Whoever copies it sees all there is; only the study itself is filled in with examples."""
+    path = Path(__file__).parents[2] / "configs" / "study.yaml"
+    listed = yaml.safe_load(path.read_text())
+    defaults = parse_config({"study": listed["study"]}).model_dump(mode="json")
+    assert listed.keys() == defaults.keys()
+    for section in listed.keys() - {"extra_models"}:
+        assert listed[section].keys() == defaults[section].keys(), section
+    assert {name: listed[name] for name in listed if name != "study"} == {
+        name: defaults[name] for name in defaults if name != "study"
+    }
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_shipped_configurations_are_valid(path, example_folder):
+    """Every file in configs/ is accepted as it is, once the dataset that it names exists."""
+    assert load_study_config(path).study.name
