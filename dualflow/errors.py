@@ -9,7 +9,8 @@
     │   ├── PairingError     a target without its source, a subject named twice
     │   └── RegistrationError an alignment whose quality figures fail
     ├── CheckpointError      a model or training state that does not verify
-    ├── ShapeError           a tensor whose size the model cannot take
+    ├── InputError           a tensor the model cannot take
+    │   └── ShapeError       one whose size does not fit
     └── CommitError          an output that could not be made real
 
 A message names the value, what was expected and the remedy. `exit_code` is what the command line returns.
@@ -75,10 +76,14 @@ class CheckpointError(DualflowError):
     exit_code = 4
 
 
-class ShapeError(DualflowError, ValueError):
-    """A tensor whose size does not fit the model."""
+class InputError(DualflowError, ValueError):
+    """A tensor that a model cannot take: its number format or its values."""
 
     exit_code = 5
+
+
+class ShapeError(InputError):
+    """A tensor whose size does not fit the model."""
 
 
 class DriftError(DualflowError):

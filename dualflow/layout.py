@@ -251,6 +251,11 @@ class Layout:
         return self.root / "models" / name / f"seed-{seed}"
 
     @property
+    def closed_form_cache(self) -> Path:
+        """Folder of closed-form fits that several trainings share."""
+        return self.root / "models" / ".closed_form"
+
+    @property
     def pending_records(self) -> Path:
         """Folder of the tracking records queued while the server is unreachable."""
         return self.root / "pending"

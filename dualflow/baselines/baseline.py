@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
+
+from dualflow.flows.interface import ConditionalModel
+from dualflow.flows.local_linear import Solver, fit_local_linear
+from dualflow.flows.objective import Objective
 
 
 class Pairs(Protocol):
@@ -19,31 +23,30 @@ class Pairs(Protocol):
         """Return one pair."""
 
 
-class Baseline(nn.Module, ABC):
-    """A rival of the flow, built from grid and numbers of side columns and source channels; saved by its state dict.
+class Baseline(ConditionalModel):
+    """A model that the flow is compared with.
 
-    Attributes:
-        trainable: whether gradient steps follow `fit`; then forward(target, source, side, mask, mean) returns a
-            dict of scalars with `loss`; `mean` is what `fit` returned for the scans.
+    It is built from the grid and the numbers of side features and source channels, and saved by its state dict.
     """
 
-    trainable: ClassVar[bool] = False
+    def objective(self) -> Objective | None:
+        """Return the objective of the gradient steps after `fit`; None for a closed form."""
+        return None
 
     @abstractmethod
-    def fit(self, pairs: Pairs, folds: Sequence[int] | None = None) -> list[Tensor] | None:
+    def fit(
+        self, pairs: Pairs, folds: Sequence[int] | None = None, solve: Solver = fit_local_linear
+    ) -> list[Tensor] | None:
         """Set, in place, what follows from the training pairs in closed form.
 
         Args:
             pairs: the training pairs.
-            folds: fold of each pair, one person's pairs in one fold; by default dealt out in turn.
+            folds: fold of each pair, one subject's pairs in one fold; by default dealt out in turn.
+            solve: fits a local linear regression; a caller may keep and reuse its results.
 
         Returns:
             The linear prediction of each pair `[1, D, H, W]` from a fit without its fold; None where there is none.
         """
-
-    @abstractmethod
-    def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:
-        """Return the target `[N, 1, D, H, W]` expected for the source `[N, C, D, H, W]` and side values `[N, S]`."""
 
 
 def each(pairs: Pairs) -> Iterator[Mapping[str, Any]]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dualflow.baselines.baseline import Baseline, Pairs, each
 from dualflow.errors import DataError
-from dualflow.flows.local_linear import RIDGES, SIGMAS, LocalLinear, RegressionScan, fit_local_linear
+from dualflow.flows.local_linear import RIDGES, SIGMAS, LocalLinear, RegressionScan, Solver, fit_local_linear
 from dualflow.flows.voxel_features import IntensityFeatures, TissueFeatures, VoxelFeatures
 
 FOLDS = 4
@@ -31,7 +31,7 @@ class MeanImage(Baseline):
         super().__init__()
         self.register_buffer("image", torch.zeros(1, *shape))
 
-    def fit(self, pairs: Pairs, folds: Sequence[int] | None = None) -> None:
+    def fit(self, pairs: Pairs, folds: Sequence[int] | None = None, solve: Solver = fit_local_linear) -> None:
         """Average the targets.
 
         Raises:
@@ -78,10 +78,10 @@ class LocalLinearBaseline(Baseline):
         super().__init__()
         self.law = LocalLinear(shape, side_features, source_channels, design=self.design)
 
-    def fit(self, pairs: Pairs, folds: Sequence[int] | None = None) -> list[Tensor]:
+    def fit(self, pairs: Pairs, folds: Sequence[int] | None = None, solve: Solver = fit_local_linear) -> list[Tensor]:
         """Fit the law; return its cross-fitted predictions."""
         dealt = [position % FOLDS for position in range(len(pairs))] if folds is None else folds
-        _, images, _ = fit_local_linear(_Scans(pairs, dealt), self.law, ridges=self.ridges, sigmas=self.sigmas)
+        _, images, _ = solve(_Scans(pairs, dealt), self.law, ridges=self.ridges, sigmas=self.sigmas)
         return images
 
     def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:

@@ -14,7 +14,9 @@ from torch.nn import functional as F
 from dualflow.baselines.baseline import Baseline, Pairs
 from dualflow.baselines.closed_form import MeanImage, VoxelwiseLinear
 from dualflow.errors import ShapeError
-from dualflow.flows.mean_models import coordinates, known_side, masked_l1
+from dualflow.flows.local_linear import Solver, fit_local_linear
+from dualflow.flows.mean_models import coordinates, known_side
+from dualflow.flows.objective import ImageObjective, Objective
 from dualflow.flows.squeeze import HaarSqueeze
 
 STRIDES = (1, 2, 2)
@@ -38,7 +40,6 @@ class UNet(Baseline):
         width: channels at half resolution, even; doubled at each of the two coarser scales.
     """
 
-    trainable = True
     position: Tensor
 
     def __init__(
@@ -57,37 +58,21 @@ class UNet(Baseline):
         unit = prod(STRIDES)
         self.padding = [extra for size in reversed(half) for extra in (0, -size % unit)]
 
-    def fit(self, pairs: Pairs, folds: Sequence[int] | None = None) -> list[Tensor]:
+    def fit(self, pairs: Pairs, folds: Sequence[int] | None = None, solve: Solver = fit_local_linear) -> list[Tensor]:
         """Fit template and voxelwise regression; return the regression's cross-fitted predictions, to train on."""
         self.template.fit(pairs, folds)
-        return self.voxelwise.fit(pairs, folds)
+        return self.voxelwise.fit(pairs, folds, solve)
 
-    def forward(
-        self,
-        target: Tensor,
-        source: Tensor,
-        side: Tensor | None = None,
-        mask: Tensor | None = None,
-        mean: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """Return the absolute error inside the mask, in the target's unit; without a mask every voxel counts.
-
-        Args:
-            target: `[N, 1, D, H, W]`.
-            source: `[N, C, D, H, W]`.
-            side: `[N, S]`, NaN where unknown; None if all is.
-            mask: `[N, 1, D, H, W]` bool.
-            mean: `[N, 1, D, H, W]`, the voxelwise prediction that `fit` returned; None for people it has not seen.
-        """
-        inside = torch.ones_like(target, dtype=torch.bool) if mask is None else mask
-        error = masked_l1(self._estimate(source, side, mean), target, inside)
-        return {"loss": error, "l1": error.detach()}
+    def objective(self) -> Objective:
+        """Return the absolute error inside the mask."""
+        return ImageObjective(self, takes_mean=True)
 
     def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:
         """Return the corrected template."""
-        return self._estimate(source, side, None)
+        return self(source, side)  # type: ignore[no-any-return]
 
-    def _estimate(self, source: Tensor, side: Tensor | None, mean: Tensor | None) -> Tensor:
+    def forward(self, source: Tensor, side: Tensor | None = None, mean: Tensor | None = None) -> Tensor:
+        """Return the corrected template, `mean` in place of the voxelwise prediction where given."""
         start = self.template.point_estimate(source)
         linear = self.voxelwise.point_estimate(source, side) if mean is None else mean
         bands = [self.haar(image)[0] for image in (source, start, linear)]

@@ -19,7 +19,7 @@ def convert(config: Config, name: str, seed: int) -> None:
     source_row, target_row = modality(config.study.source), modality(config.study.target)
     predictor = load_predictor(layout.model(name, seed))
     pairs = usable_pairs(config)
-    items = [item for split in CONVERTED for item in load_split(config, pairs, split, predictor.side).items]
+    items = [item for split in CONVERTED for item in load_split(config, pairs, split, predictor.card.side).items]
     done = {}
     for item in track(items, f"convert with {name}"):
         done[item["scan"]] = convert_once(predictor, item, layout, source_row, target_row, config.convert)
@@ -32,6 +32,6 @@ def convert(config: Config, name: str, seed: int) -> None:
         layout.manifest("convert"),
         step="convert",
         outputs=done,
-        inputs={"model": predictor.card["weights_sha256"]},
+        inputs={"model": predictor.card.weights_sha256},
         config=dump_sections(config.convert),
     )

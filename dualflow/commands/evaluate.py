@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from dualflow.commit import commit_text
 from dualflow.config import Config, dump_sections
@@ -20,14 +19,15 @@ from dualflow.evaluation.likelihood import another_person, likelihood
 from dualflow.evaluation.metrics import score
 from dualflow.evaluation.regions import region_map
 from dualflow.evaluation.stress import stress
+from dualflow.flows.diagnostics import round_trip_error
 from dualflow.flows.model import DualFlow
+from dualflow.flows.predictions import predict
 from dualflow.inference.convert import seed_of
 from dualflow.inference.predict import Prediction, load_predictor
 from dualflow.layout import Scan
 from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
 from dualflow.progress import track
-from dualflow.training.validation import round_trip_error
 
 
 def evaluate(config: Config, name: str, seed: int) -> None:
@@ -39,7 +39,7 @@ def evaluate(config: Config, name: str, seed: int) -> None:
     layout = config.layout
     predictor = load_predictor(layout.model(name, seed))
     pairs = usable_pairs(config)
-    test = load_split(config, pairs, "test", predictor.side)
+    test = load_split(config, pairs, "test", predictor.card.side)
     if not len(test):
         raise DataError(f"{config.study.name}: no test scan to score; give split.test a share or name test_subjects")
     regions, row = region_map(config.preprocess), modality(config.study.target)
@@ -55,9 +55,9 @@ def evaluate(config: Config, name: str, seed: int) -> None:
             latents=config.convert.latents,
             seed=seed_of(config.evaluate.seed, Scan.parse(item["scan"])),
         )
-        density = _density_scores(predictor.model, test, index, config)
+        density = {} if predictor.flow is None else _density_scores(predictor.flow, test, index, config)
         scores = score(prediction, target, mask, regions, row, density.get("bits_in_mask"))
-        flow = density | _sample_scores(predictor.model, item, prediction)
+        flow = density | ({} if predictor.flow is None else _sample_scores(predictor.flow, item, prediction))
         rows.append({"model": name, "seed": seed, "scan": item["scan"], **scores, **flow})
         curves.append(reliability(prediction, target, mask, regions).assign(model=name))
         regional.append(np.stack([regions.means(target, mask), regions.means(prediction.mean, mask)]))
@@ -68,24 +68,22 @@ def evaluate(config: Config, name: str, seed: int) -> None:
         layout.table(f"reliability_{stem}"): curve,
         layout.table(f"regions_{stem}"): _region_table(test.scans, regions.names, regional),
     }
-    if config.evaluate.stress and isinstance(predictor.model, DualFlow):
-        tables[layout.stress(name, seed)] = _stress(predictor.model, test, config, f"{name}, seed {seed}")
+    if config.evaluate.stress and predictor.flow is not None:
+        tables[layout.stress(name, seed)] = _stress(predictor.flow, test, config, f"{name}, seed {seed}")
     for path, table in tables.items():
         commit_text(path, table.to_csv(sep="\t", index=False))
     write_manifest(
         layout.manifest(f"evaluate/{stem}"),
         step="evaluate",
         outputs={path.stem.removesuffix(f"_{stem}"): path for path in tables},
-        inputs={"model": predictor.card["weights_sha256"]},
+        inputs={"model": predictor.card.weights_sha256},
         config=dump_sections(config.evaluate, config.convert),
     )
 
 
 @torch.no_grad()
-def _density_scores(model: nn.Module, test: PairDataset, index: int, config: Config) -> dict[str, float]:
+def _density_scores(model: DualFlow, test: PairDataset, index: int, config: Config) -> dict[str, float]:
     """What a flow's density says of one test scan, and how well it inverts; nothing for another model."""
-    if not isinstance(model, DualFlow):
-        return {}
     item, other = test[index], another_person(test.scans, index)
     scores = likelihood(
         model,
@@ -104,15 +102,15 @@ def _density_scores(model: nn.Module, test: PairDataset, index: int, config: Con
 
 
 @torch.no_grad()
-def _sample_scores(model: nn.Module, item: Item, prediction: Prediction) -> dict[str, float]:
+def _sample_scores(model: DualFlow, item: Item, prediction: Prediction) -> dict[str, float]:
     """MAE of the images a flow can give beside its point estimate, by their names, and the wall time of one sample.
 
     One sample and the mean of samples are those of the prediction, for drawing more would take most of an evaluation.
     """
-    if not isinstance(model, DualFlow) or prediction.samples is None or prediction.sample_seconds is None:
+    if prediction.samples is None or prediction.sample_seconds is None:
         return {}
     mask, target = item["mask"][0].numpy(), item["target"][0].numpy()
-    centre = model.predict(item["source"][None], item["side"][None], "temperature0")[0, 0].numpy()
+    centre = predict(model, item["source"][None], item["side"][None], "temperature0")[0, 0].numpy()
     images = {
         "temperature0": centre,
         "one_sample": prediction.samples[0],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -24,6 +23,8 @@ from dualflow.inference.predict import Predictor, load_predictor
 from dualflow.layout import Scan
 from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
+from dualflow.models.card import ModelCard
+from dualflow.models.store import load_card
 from dualflow.report.figures import metric_comparison, region_scatter, reliability_curve, subject_panel, training_curves
 from dualflow.report.likelihood_tables import (
     check_against,
@@ -39,7 +40,6 @@ from dualflow.report.style import palette
 from dualflow.report.summary_text import findings, limits
 from dualflow.report.tables import Table, comparison_table, difference_table, plain_table
 from dualflow.tracking.tracked_run import deliver, tracked
-from dualflow.training.checkpoint import load_card
 
 IMAGE_METRICS = ("mae", "psnr", "ssim", "pearson_r", "region_r", "region_mae", "region_bias")
 DOTS = IMAGE_METRICS[:6]
@@ -82,7 +82,7 @@ def report(config: Config) -> None:
     }
     pairs = usable_pairs(config)
     predictor = load_predictor(layout.model(main, config.train.seeds[0]))
-    test = load_split(config, pairs, "test", predictor.side)
+    test = load_split(config, pairs, "test", predictor.card.side)
     figures = _figures(config, summary, main) | {"subjects": _panels(config, predictor, test)}
     quarantine = read_quarantine(layout.quarantine)
     data = ReportData(
@@ -115,7 +115,7 @@ def report(config: Config) -> None:
         layout.manifest("report"),
         step="report",
         outputs={**files, "report": layout.report},
-        inputs={name: card["weights_sha256"] for name, card in cards.items()},
+        inputs={name: card.weights_sha256 for name, card in cards.items()},
         config=dump_sections(config.evaluate),
     )
 
@@ -148,16 +148,16 @@ def _learnt_tables(
     ]
 
 
-def _budgets(cards: dict[str, dict[str, Any]]) -> pd.DataFrame:
+def _budgets(cards: dict[str, ModelCard]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
                 "Model": name,
-                "Trained parameters": card["parameters"],
-                "Gradient training (s)": round(card["train_seconds"] + card.get("pretrain_seconds", 0.0), 1),
-                "Closed-form mean (s)": round(card.get("mean_seconds", 0.0), 1),
-                "Best step": card["best_step"],
-                "Skipped steps": card["skipped_steps"],
+                "Trained parameters": card.parameters,
+                "Gradient training (s)": round(card.training.seconds + card.training.pretrain_seconds, 1),
+                "Closed-form mean (s)": round(card.training.mean_seconds, 1),
+                "Best step": card.training.best_step,
+                "Skipped steps": card.training.skipped_steps,
             }
             for name, card in cards.items()
         ]
@@ -273,17 +273,17 @@ def _method(config: Config) -> list[str]:
     ]
 
 
-def _versions(config: Config, cards: dict[str, dict[str, Any]]) -> dict[str, object]:
+def _versions(config: Config, cards: dict[str, ModelCard]) -> dict[str, object]:
     libraries = {name: version(name) for name in ("torch", "monai", "SimpleITK", "nibabel", "mlflow", "snakemake")}
     first = next(iter(cards.values()))
     return {
         "dualflow": __version__,
         **libraries,
-        "data digest": first["data_digest"][:16],
+        "data digest": first.data_digest[:16],
         "configuration digest": digest_of(config.model_dump(mode="json"))[:16],
         "seeds": ", ".join(map(str, config.train.seeds)),
         "threads per training": config.train.threads,
-        "device": first.get("device", "cpu"),
+        "device": first.device,
     }
 
 
@@ -295,7 +295,9 @@ def _track(
     figures: dict[str, list[tuple[str, Figure]]],
 ) -> None:
     deliver(config.tracking, config.layout.pending_records)  # what trainings could not
-    with tracked(config.tracking, config.study.name, "evaluation", {"model": "all"}, config.layout.pending_records) as run:
+    with tracked(
+        config.tracking, config.study.name, "evaluation", {"model": "all"}, config.layout.pending_records
+    ) as run:
         run.parameters(public_values(config))
         names = summary["model"] + "/" + summary["metric"]
         run.metrics(dict(zip(names, summary["mean"].astype(float), strict=True)))

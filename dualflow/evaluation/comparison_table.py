@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,8 +14,9 @@ from dualflow.evaluation.nll import condition_check
 from dualflow.evaluation.statistics import subject_means, summarise
 from dualflow.layout import Scan
 from dualflow.manifest import read_manifest
+from dualflow.models.card import ModelCard
+from dualflow.models.store import load_card
 from dualflow.training.budget import Plan, step_identity
-from dualflow.training.checkpoint import load_card
 
 CARD_SECONDS = ("mean_seconds", "pretrain_seconds", "initialize_seconds")
 """Fields of the model card with the seconds that a training spends outside its optimiser steps."""
@@ -36,7 +36,7 @@ class SeedResult:
         stress: table of the stress test, or None.
     """
 
-    card: dict[str, Any]
+    card: ModelCard
     steps: int
     memory_mib: float
     scores: pd.DataFrame
@@ -82,10 +82,10 @@ def _finished_seeds(config: Config, plan: Plan, name: str) -> Iterator[SeedResul
         except CheckpointError:
             continue
         history = folder / "history.tsv"
-        if manifest is None or manifest["inputs"].get("model") != card["weights_sha256"] or not history.is_file():
+        if manifest is None or manifest["inputs"].get("model") != card.weights_sha256 or not history.is_file():
             continue
         steps = int(pd.read_csv(history, sep="\t")["step"].iloc[-1])
-        if steps + card.get("pretrain_steps", 0) == budget.steps:
+        if steps + card.training.pretrain_steps == budget.steps:
             benchmark = layout.benchmark(f"train/{stem}")
             memory = pd.read_csv(benchmark, sep="\t")["max_rss"] if benchmark.is_file() else pd.Series([np.nan])
             scores = pd.read_csv(layout.table(f"scans_{stem}"), sep="\t")
@@ -95,16 +95,12 @@ def _finished_seeds(config: Config, plan: Plan, name: str) -> Iterator[SeedResul
 
 
 def _cost(seeds: list[SeedResult], step_seconds: float) -> dict[str, float]:
-    card_seconds = {
-        key: float(np.mean([seed.card[key] for seed in seeds]))
-        for key in CARD_SECONDS
-        if all(key in seed.card for seed in seeds)
-    }
+    card_seconds = {key: float(np.mean([getattr(seed.card.training, key) for seed in seeds])) for key in CARD_SECONDS}
     return {
-        "parameters": seeds[0].card["parameters"],
-        "steps": seeds[0].steps + seeds[0].card.get("pretrain_steps", 0),
+        "parameters": seeds[0].card.parameters,
+        "steps": seeds[0].steps + seeds[0].card.training.pretrain_steps,
         "step_seconds": step_seconds,
-        "train_seconds": float(np.mean([seed.card["train_seconds"] for seed in seeds])),
+        "train_seconds": float(np.mean([seed.card.training.seconds for seed in seeds])),
         **card_seconds,
         "memory_mib": max(seed.memory_mib for seed in seeds),
     }

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from dualflow.data.dataset import Item
+from dualflow.flows.diagnostics import explained_variance
 from dualflow.flows.model import DualFlow
 from dualflow.flows.rng import standard_noise, uniform_noise
 from dualflow.flows.spec import FlowSpec
@@ -63,7 +64,7 @@ def likelihood(
     scores["bits_in_mask"] = scores["nll_true"] / log(2)
     for name, source in (("explained", item["source"]), ("explained_other", wrong)):
         if source is not None:
-            shares = model.explained(target, source[None], side, mask[None]).tolist()
+            shares = explained_variance(model, target, source[None], side, mask[None]).tolist()
             scores |= {f"{name}_level_{level}": share for level, share in enumerate(shares, 1)}
     return scores
 

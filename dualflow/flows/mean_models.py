@@ -51,12 +51,6 @@ def coordinates(shape: tuple[int, int, int]) -> Tensor:
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
 
 
-def masked_l1(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean absolute error over the mask's voxels, in the target's unit."""
-    inside = mask.to(target.dtype)
-    return ((prediction - target).abs() * inside).sum() / inside.sum().clamp_min(1)
-
-
 class _Block(nn.Module):
     """Two 3^3 convolutions with GroupNorm; side information scales and shifts in between (FiLM, Perez et al. 2018)."""
 
@@ -134,35 +128,6 @@ class NetworkMean(nn.Module):
 
 def _resized(x: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(x, size=like.shape[2:], mode="nearest")
-
-
-class MeanTraining(nn.Module):
-    """A mean and its absolute error inside the mask, as training and validation call them.
-
-    Args:
-        mean: a row of MEANS.
-    """
-
-    def __init__(self, mean: nn.Module) -> None:
-        super().__init__()
-        self.mean = mean
-
-    def forward(
-        self,
-        target: Tensor,
-        source: Tensor,
-        side: Tensor | None = None,
-        mask: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """Return the loss; without a mask every voxel counts."""
-        inside = torch.ones_like(target, dtype=torch.bool) if mask is None else mask
-        error = masked_l1(self.mean(source, side), target, inside)
-        return {"loss": error, "l1": error.detach()}
-
-    def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:
-        """Return the mean `[N, 1, D, H, W]`."""
-        image: Tensor = self.mean(source, side)
-        return image
 
 
 MEANS: dict[str, type[NoMean] | type[NetworkMean] | type[LocalLinear]] = {

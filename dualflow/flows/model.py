@@ -11,29 +11,25 @@ from torch import Tensor, nn
 
 from dualflow.errors import ConfigError
 from dualflow.flows.base_distributions import LowRankGaussian, StandardNormal
-from dualflow.flows.bijection import wide
-from dualflow.flows.condition import Condition, InputCheck, check_divisible, check_values
-from dualflow.flows.dequantization import prepared
-from dualflow.flows.latent_sampling import LATENT_TOOLS
+from dualflow.flows.bijection import upcast
+from dualflow.flows.condition import Condition, InputCheck, check_divisible
+from dualflow.flows.interface import ConditionalDensity
+from dualflow.flows.latent_sampling import LATENT_TRANSFORMS
 from dualflow.flows.mean_models import MEANS
-from dualflow.flows.multiscale import Code, MultiScaleFlow, level_channels, level_shapes
+from dualflow.flows.multiscale import Encoding, MultiScaleFlow, level_channels, level_shapes
 from dualflow.flows.predictions import predict
 from dualflow.flows.prior import LevelChannels, LevelPrior, PriorContext
-from dualflow.flows.rng import standard_noise, uniform_noise
+from dualflow.flows.rng import uniform_noise
 from dualflow.flows.side_information import SideTokens
-from dualflow.flows.source import SOURCES, GlowSource
+from dualflow.flows.source import SOURCES
 from dualflow.flows.spec import FlowSpec
 
 SIDE_EMBEDDING = 8
 SAMPLES_AT_ONCE = 8
 """Samples decoded together; fewer leave the processor idle."""
-INITIALISATION_VOXELS = 64 * 48 * 56 * 48
-"""Voxels that initialisation passes through the flow at once: 64 scans at 4 mm, 8 at 2 mm.
-
-Memory then does not grow with the grid, and the moments hardly change beyond this many voxels."""
 
 
-class DualFlow(nn.Module):
+class DualFlow(ConditionalDensity):
     """Exact conditional density of a target volume given a source volume and side information.
 
     With the mean image m = mean(source, side), r = residual_scale, the multi-scale flow f and M target voxels:
@@ -45,7 +41,7 @@ class DualFlow(nn.Module):
     DUAL-GLOW's conditional likelihood (Sun et al. 2019) with a mean, and with couplings that may see the source.
 
     The mean model is fitted elsewhere and frozen here. A training wraps the model in a `FlowObjective`; call
-    `initialize` once before that.
+    `initialize_flow` once before that.
 
     Args:
         spec: which pieces; a row of PRESETS or a variation of one.
@@ -77,7 +73,7 @@ class DualFlow(nn.Module):
             )
         self.spec, self.shape, self.side_features = spec, tuple(shape), side_features
         self.source_channels, self.target_channels = source_channels, target_channels
-        self.check = InputCheck(shape, source_channels, target_channels, side_features)
+        self.check = InputCheck(shape, source_channels, target_channels, side_features, spec.levels)
         embedding = SIDE_EMBEDDING if side_features else 0
 
         self.mean_model = MEANS[spec.mean](shape, side_features, source_channels).requires_grad_(False)
@@ -119,7 +115,7 @@ class DualFlow(nn.Module):
         Raises:
             InputError: an input has the wrong size, number format or values.
         """
-        self.check_inputs(source, side, target=target)
+        self._check_inputs(source, side, target=target)
         return self.density(target, self.condition(source, side))[0]
 
     def log_mass(
@@ -144,7 +140,7 @@ class DualFlow(nn.Module):
             raise ConfigError(f"log_mass of {draws} draws; give at least 1")
         if self.spec.dequantisation == "none":
             raise ConfigError("log_mass is for targets that are dequantised; choose dequantisation: uniform")
-        self.check_inputs(source, side, target=target)
+        self._check_inputs(source, side, target=target)
         condition, width = self.condition(source, side), self.spec.bin_width
         terms = [self.density(target + width * uniform_noise(target, generator), condition)[0] for _ in range(draws)]
         return torch.stack(terms).mean(dim=0) + target[0].numel() * log(width)
@@ -155,7 +151,7 @@ class DualFlow(nn.Module):
         Raises:
             InputError: an input has the wrong size, number format or values.
         """
-        self.check_inputs(source, side, target=target)
+        self._check_inputs(source, side, target=target)
         code = self.encoding(target, self.condition(source, side))
         return code.latents, code.log_det
 
@@ -165,7 +161,7 @@ class DualFlow(nn.Module):
         Raises:
             InputError: an input has the wrong size, number format or values.
         """
-        self.check_inputs(source, side, latents=latents)
+        self._check_inputs(source, side, latents=latents)
         condition = self.condition(source, side)
         return self._decode(lambda level, _: latents[level], condition)
 
@@ -181,18 +177,18 @@ class DualFlow(nn.Module):
     ) -> Tensor:
         """Draw n targets per source, `[n, N, C, D, H, W]`; the same generator state gives the same targets.
 
-        `latents` names a transform of drawn latents (a row of LATENT_TOOLS) in place of the spec's choice; with any
-        but `none` the samples are no longer those of `log_prob`.
+        `latents` names a row of LATENT_TRANSFORMS in place of the spec's choice; with any but `none` the samples are no
+        longer those of `log_prob`.
 
         Raises:
             ConfigError: `latents` has no row, n is below 1, or the temperature is negative.
             InputError: an input has the wrong size, number format or values.
         """
-        if latents is not None and latents not in LATENT_TOOLS:
-            raise ConfigError(f"unknown latents '{latents}'; choose from: {', '.join(LATENT_TOOLS)}")
+        if latents is not None and latents not in LATENT_TRANSFORMS:
+            raise ConfigError(f"unknown latents '{latents}'; choose from: {', '.join(LATENT_TRANSFORMS)}")
         if n < 1 or not 0 <= temperature < float("inf"):
             raise ConfigError(f"{n} samples at temperature {temperature:g}; give at least 1 at 0 or more")
-        self.check_inputs(source, side)
+        self._check_inputs(source, side)
         condition = self.condition(source, side)
         at_once = max(1, SAMPLES_AT_ONCE // len(source))
         counts = [min(at_once, n - start) for start in range(0, n, at_once)]
@@ -210,48 +206,14 @@ class DualFlow(nn.Module):
             image: Tensor = self.mean_model(source, self.check.side(side, source))
         return image
 
-    def predict(self, source: Tensor, side: Tensor | None, kind: str) -> Tensor:
-        """Return one image `[N, C, D, H, W]` by the prediction named `kind`, a row of PREDICTIONS.
+    def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:
+        """Return the point estimate `[N, C, D, H, W]`, by the spec's prediction.
 
         Raises:
-            ConfigError: the kind has no row, or needs a mean model.
             InputError: an input has the wrong size, number format or values.
         """
-        self.check_inputs(source, side)
-        return predict(self, source, side, kind)
-
-    def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:
-        """Return the point estimate `[N, C, D, H, W]`, by the spec's prediction."""
-        return self.predict(source, side, self.spec.prediction)
-
-    @torch.no_grad()
-    def initialize(
-        self,
-        target: Tensor,
-        source: Tensor,
-        side: Tensor | None = None,
-        mask: Tensor | None = None,
-        mean: Tensor | None = None,
-    ) -> None:
-        """Set actnorms and the low-rank base from training scans, once, before training and before DDP.
-
-        The more scans the better: actnorms take their moments from as many as pass through the flow at once, the base
-        takes its principal components from all.
-        """
-        target, known = prepared(target, mask, self.spec, training=True), self.check.side(side, source)
-        count, last = max(1, INITIALISATION_VOXELS // prod(self.shape)), self.spec.levels - 1
-        if isinstance(self.source, GlowSource):
-            first = source[:count]
-            self.source.initialize(first + self.spec.source_noise * standard_noise(tuple(first.shape), first))
-        prior, latents = self.prior(last), list[Tensor]()
-        apply = self.flow.initialize
-        for rows in (slice(start, start + count) for start in range(0, len(target), count)):
-            condition = self.condition(source[rows], known[rows], None if mean is None else mean[rows])
-            code = apply(self._residual(target[rows], condition), condition.maps)
-            e, _ = prior.standardise(code.latents[last], self.prior_context(last, None, condition))
-            latents.append(e.flatten(1))
-            apply = self.flow.encode
-        prior.base.initialize(torch.cat(latents))
+        self._check_inputs(source, side)
+        return predict(self, source, side, self.spec.prediction)
 
     def condition(
         self, source: Tensor, side: Tensor | None = None, mean: Tensor | None = None, *, train_source: bool = True
@@ -283,7 +245,7 @@ class DualFlow(nn.Module):
             )
         return Condition(mean, code.features, code.maps, embedding, code.log_prob)
 
-    def density(self, target: Tensor, condition: Condition) -> tuple[Tensor, Code, list[Tensor]]:
+    def density(self, target: Tensor, condition: Condition) -> tuple[Tensor, Encoding, list[Tensor]]:
         """Return `log p(target | condition)` in nats `[N]`, the code it was computed from, and each level's part."""
         code = self.encoding(target, condition)
         parts = [
@@ -305,16 +267,16 @@ class DualFlow(nn.Module):
 
         def choose(level: int, coarser: Tensor | None) -> Tensor:
             shape = condition.features[level].shape
-            like = wide(condition.mean).new_empty(shape[0], channels[level], *shape[2:])
+            like = upcast(condition.mean).new_empty(shape[0], channels[level], *shape[2:])
             context = self.prior_context(level, coarser, condition)
             return self.prior(level).sample(context, like, temperature, generator, transform)
 
         return self._decode(choose, condition)
 
-    def encoding(self, target: Tensor, condition: Condition) -> Code:
+    def encoding(self, target: Tensor, condition: Condition) -> Encoding:
         """Return the latents of a target with everything the priors need; log-det in the target's unit."""
         self.check.volume(target, "target", len(condition.mean))
-        code = self.flow.encode(self._residual(target, condition), condition.maps)
+        code = self.flow.encode(self.residual(target, condition), condition.maps)
         return code._replace(log_det=code.log_det - target[0].numel() * log(self.spec.residual_scale))
 
     def prior_context(self, level: int, coarser: Tensor | None, condition: Condition) -> PriorContext:
@@ -327,33 +289,18 @@ class DualFlow(nn.Module):
         assert isinstance(prior, LevelPrior)
         return prior
 
-    def check_inputs(
+    def _check_inputs(
         self,
         source: Tensor,
         side: Tensor | None,
-        *,
         target: Tensor | None = None,
         latents: Sequence[Tensor] | None = None,
     ) -> None:
-        """Check size, number format and values of all inputs; gradients are not touched.
-
-        Raises:
-            InputError: the message names the input, its value, and the remedy.
-        """
-        self.check.volume(source, "source")
-        self.check.side(side, source)
-        if target is not None:
-            self.check.volume(target, "target", len(source))
-        if latents is not None:
-            sizes = zip(level_channels(self.target_channels, self.spec.levels), self._level_shapes(), strict=True)
-            self.check.latents(latents, [(channels, *shape) for channels, shape in sizes], len(source))
-        check_values(next(self.parameters()), side=side, source=source, target=target, latents=latents)
-
-    def _level_shapes(self) -> list[tuple[int, ...]]:
-        return level_shapes(self.shape, self.spec.levels)
+        self.check(next(self.parameters()), source, side, target=target, latents=latents)
 
     def _decode(self, choose: Callable[[int, Tensor | None], Tensor], condition: Condition) -> Tensor:
         return self.flow.decode(choose, condition.maps)[0] * self.spec.residual_scale + condition.mean
 
-    def _residual(self, target: Tensor, condition: Condition) -> Tensor:
-        return wide(target - condition.mean) / self.spec.residual_scale
+    def residual(self, target: Tensor, condition: Condition) -> Tensor:
+        """Return what the flow sees of a target, in units of the residual scale."""
+        return upcast(target - condition.mean) / self.spec.residual_scale

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from dualflow.commit import sweep_temporaries
-from dualflow.config import ConvertConfig, PreprocessConfig, StudyConfig, checked
+from dualflow.config import ConvertConfig, StudyConfig, checked
 from dualflow.data.dataset import load_pairs
 from dualflow.data.index import pair_scans
 from dualflow.data.participants import known_columns
@@ -20,11 +20,11 @@ from dualflow.data.raw_scans import ScanFiles, describe_derivatives, prepare_sca
 from dualflow.data.tsv import read_table
 from dualflow.errors import CommitError, DataError, DualflowError
 from dualflow.inference.convert import STEP, convert_once
-from dualflow.inference.predict import Predictor, extra_sources, load_predictor
+from dualflow.inference.predict import Predictor, load_predictor
 from dualflow.layout import Layout, Scan
 from dualflow.modalities import modality
 from dualflow.progress import track
-from dualflow.workers import Lost, in_workers
+from dualflow.workers import CrashedTask, run_in_workers
 
 
 def convert_study(
@@ -53,13 +53,13 @@ def convert_study(
     table = data if data.is_file() else None
     root = data.parent if table else data
     columns = read_table(table).columns if table else known_columns(root)
-    side = tuple(name for name in card["study"]["side"] if name in columns)
+    side = tuple(name for name in card.study.side if name in columns)
     values = {
         "name": "convert",
         "samples": table,
-        "source": card["study"]["source"],
-        "extra_sources": extra_sources(card),
-        "target": card["study"]["target"],
+        "source": card.study.source,
+        "extra_sources": card.study.extra_sources,
+        "target": card.study.target,
         "side": side,
         **(chosen or {}),
     }
@@ -85,8 +85,8 @@ Task = tuple[pd.DataFrame, Path, Path, Layout, StudyConfig, ConvertConfig]
 
 def _outcomes(tasks: list[Task], workers: int) -> Iterator[Quarantine | None]:
     """Do the tasks in worker processes, in the order in which they end."""
-    for place, outcome in in_workers(_convert, tasks, workers):
-        if isinstance(outcome, Lost):
+    for place, outcome in run_in_workers(_convert, tasks, workers):
+        if isinstance(outcome, CrashedTask):
             row, _, _, layout, *_ = tasks[place]
             scan = Scan.parse(row["scan"].iloc[0])
             sweep_temporaries(layout.derivatives / scan.folder)
@@ -109,13 +109,13 @@ def _convert(
     """Preprocess and convert one scan unless that is done; return why it was set aside, or None."""
     predictor = _predictor(model)
     scan, source_row, target_row = Scan.parse(row["scan"].iloc[0]), modality(study.source), modality(study.target)
-    preprocess = PreprocessConfig.model_validate(predictor.card["preprocess"])
+    preprocess = predictor.card.preprocess
     files = replace(ScanFiles.of_row(root, row.iloc[0].to_dict(), study), target=None)
     refused = prepare_scan(layout, scan, files, study, preprocess)
     if refused is not None:
         return refused
     try:
-        item = load_pairs(layout, row.assign(target=""), study, predictor.side).items[0]
+        item = load_pairs(layout, row.assign(target=""), study, predictor.card.side).items[0]
         convert_once(predictor, item, layout, source_row, target_row, config)
     except CommitError:  # a full disk is no fault of the scan
         raise

@@ -47,7 +47,7 @@ def convert_once(
     scan = Scan.parse(item["scan"])
     manifest, section = layout.manifest(f"{STEP}/{scan.key}"), config.model_dump(mode="json")
     inputs = {
-        "model": predictor.card["weights_sha256"],
+        "model": predictor.card.weights_sha256,
         "scan": sha256(layout.scan_manifest(scan)),
         "side": digest_of(item["side"].tolist()),
     }
@@ -138,7 +138,7 @@ def _sidecar(desc: str, predictor: Predictor, item: Item, row: Modality, config:
         "Description": f"{_MEANINGS.get(desc, 'One joint sample')}. {NOTICE}",
         "Synthetic": True,
         "SyntheticModel": {
-            key: card[key] for key in ("name", "seed", "dualflow", "data_digest", "weights_sha256") if key in card
+            key: getattr(card, key) for key in ("name", "seed", "dualflow", "data_digest", "weights_sha256")
         },
         "NumberOfSamples": config.samples,
         "Temperature": config.temperature,
@@ -150,7 +150,7 @@ def _sidecar(desc: str, predictor: Predictor, item: Item, row: Modality, config:
         "Resolution": "The source scan's own grid",
         "SideInformation": dict(
             zip(
-                predictor.side.names,
+                card.side.names,
                 [None if value != value else round(float(value), 4) for value in item["side"]],
                 strict=True,
             )

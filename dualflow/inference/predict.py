@@ -1,23 +1,17 @@
-"""From sources on the model grid to predictions: a point estimate, a spread, and joint samples where there are any."""
+"""From sources on the model grid to predictions: a point estimate, a spread, and joint samples of a flow."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from dualflow.baselines import BASELINES
-from dualflow.data.side_encoder import SideEncoder
-from dualflow.errors import CheckpointError
-from dualflow.flows.model import DualFlow
-from dualflow.flows.spec import FlowSpec
-from dualflow.training.checkpoint import load_card, load_weights
+from dualflow.models.store import TrainedModel, load_model
 from dualflow.training.device import device_of
 
 Floats = NDArray[np.float32]
@@ -29,10 +23,10 @@ class Prediction:
 
     Attributes:
         mean: point estimate `[D, H, W]`.
-        std: standard deviation per voxel `[D, H, W]`; zero everywhere where none is known.
-        samples: joint samples `[K, D, H, W]`; None for a model that has no joint distribution.
-        region_std: standard deviation of each region's mean `[R]`; None where samples say it, or none is known.
-        sample_seconds: wall time per sample, of all samples drawn together; None where there are none.
+        std: standard deviation per voxel `[D, H, W]`; zero everywhere where it is unknown.
+        samples: joint samples `[K, D, H, W]`; None for a model without a distribution.
+        region_std: standard deviation of each region's mean `[R]`; None where samples give it, or it is unknown.
+        sample_seconds: wall time per sample; None without samples.
     """
 
     mean: Floats
@@ -42,27 +36,8 @@ class Prediction:
     sample_seconds: float | None = None
 
 
-@dataclass(frozen=True)
-class Predictor:
-    """A trained model with its card, ready to predict.
-
-    Attributes:
-        model: a flow or a baseline.
-        card: what `model.json` says: kind, sizes, side encoder, preprocessing, constant spread.
-    """
-
-    model: nn.Module
-    card: dict[str, Any]
-
-    @property
-    def side(self) -> SideEncoder:
-        """How side columns become the model's numbers."""
-        return SideEncoder.from_dict(self.card["side"])
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model lives."""
-        return device_of(self.model)
+class Predictor(TrainedModel):
+    """A trained model that predicts one scan at a time."""
 
     @torch.no_grad()
     def predict(
@@ -82,66 +57,40 @@ class Predictor:
             source: `[C, D, H, W]`.
             side: `[S]`, NaN where unknown.
             mask: brain `[1, D, H, W]`; outside it everything is zero.
-            samples: how many samples of a flow.
+            samples: number of samples of a flow.
             temperature: scale of the latent noise.
-            seed: the same seed gives the same samples.
-            latents: what is done to drawn latents, a row of LATENT_TRANSFORMS; None for the flow's own choice.
+            seed: equal seeds give equal samples.
+            latents: transform of drawn latents, a row of LATENT_TRANSFORMS; None for the flow's own.
         """
-        batch = source[None].to(self.device), side[None].to(self.device)
+        device = device_of(self.model)
+        batch = source[None].to(device), side[None].to(device)
         inside = mask[0].cpu().numpy()
-        point = np.where(inside, _volume(self.model.point_estimate(*batch)[0, 0]), np.float32(0))  # type: ignore[operator]
-        if not isinstance(self.model, DualFlow):
-            spread = self.card.get("constant_spread")
-            if spread is None:
-                return Prediction(point, np.zeros_like(point))
-            regions = np.full(spread.get("regions", 0), spread["region"], np.float32) if spread.get("regions") else None
-            return Prediction(point, np.where(inside, np.float32(spread["voxel"]), np.float32(0)), None, regions)
+        point = np.where(inside, _volume(self.model.point_estimate(*batch)[0, 0]), np.float32(0))
+        if self.flow is None:
+            return self._with_constant_spread(point, inside)
         generator = torch.Generator().manual_seed(seed)
-        begun = perf_counter()
-        drawn = _volume(self.model.sample(*batch, samples, temperature, generator, latents)[:, 0, 0])
-        seconds = (perf_counter() - begun) / samples
+        begin = perf_counter()
+        drawn = _volume(self.flow.sample(*batch, samples, temperature, generator, latents)[:, 0, 0])
+        seconds = (perf_counter() - begin) / samples
         volumes = np.where(inside, drawn, np.float32(0))
         return Prediction(point, volumes.std(axis=0, ddof=1), volumes, sample_seconds=seconds)
 
-
-def load_predictor(folder: Path, device: str = "cpu") -> Predictor:
-    """Load a trained model.
-
-    Raises:
-        CheckpointError: the folder holds no model, a broken one, or one of an unknown kind.
-    """
-    card = load_card(folder)
-    weights = load_weights(folder)
-    try:
-        model = build_model(card)
-        model.load_state_dict(weights)
-    except (KeyError, TypeError, RuntimeError) as error:
-        first = str(error).splitlines()[0]
-        raise CheckpointError(f"{folder}: card and weights do not fit this version ({first}); train again") from error
-    return Predictor(model.to(device).eval(), card)
+    def _with_constant_spread(self, point: Floats, inside: NDArray[np.bool_]) -> Prediction:
+        spread = self.card.constant_spread
+        if spread is None:
+            return Prediction(point, np.zeros_like(point))
+        regions = np.full(spread.regions, spread.region, np.float32) if spread.regions else None
+        return Prediction(point, np.where(inside, np.float32(spread.voxel), np.float32(0)), None, regions)
 
 
-def build_model(card: dict[str, Any]) -> nn.Module:
-    """Build the untrained model that a card describes.
+def load_predictor(folder: Path | str, device: str = "cpu") -> Predictor:
+    """Load a trained model for prediction.
 
     Raises:
-        CheckpointError: the card names an unknown kind.
+        CheckpointError: the folder holds no model, a broken one, or one of another version.
     """
-    shape = tuple(card["shape"])
-    side_features = len(SideEncoder.from_dict(card["side"]).names)
-    channels = 1 + len(extra_sources(card))
-    if card["kind"] == "flow":
-        spec = FlowSpec.from_dict(card["spec"])
-        return DualFlow(spec, shape=shape, side_features=side_features, source_channels=channels)
-    if card["kind"] in BASELINES:
-        model: nn.Module = BASELINES[card["kind"]](shape, side_features, channels, **card["options"])
-        return model
-    raise CheckpointError(f"model kind '{card['kind']}' is unknown; choose from: flow, {', '.join(BASELINES)}")
-
-
-def extra_sources(card: dict[str, Any]) -> tuple[str, ...]:
-    """Modalities that the model sees beside the main source; cards of older versions do not know of any."""
-    return tuple(card["study"].get("extra_sources", ()))
+    trained = load_model(Path(folder), device)
+    return Predictor(trained.model, trained.card)
 
 
 def _volume(tensor: Tensor) -> Floats:

@@ -1,7 +1,7 @@
-"""The spread of a trained flow, held against people that it has not seen.
+"""Calibration of a trained flow's spread on held-out scans.
 
-Maximum likelihood on few people does not settle it: what a low-rank covariance loses in directions that no training
-person has, it makes up for by being too wide in the others, and its likelihood hardly tells.
+Maximum likelihood on few subjects does not determine it: a low-rank covariance compensates for directions that no
+training subject has by being too wide in the others, and its likelihood barely changes.
 """
 
 from __future__ import annotations
@@ -11,50 +11,48 @@ import torch
 from dualflow.data.dataset import PairDataset
 from dualflow.flows.base_distributions import LowRankGaussian
 from dualflow.flows.model import DualFlow
-from dualflow.flows.prior import LevelPrior
 from dualflow.training.device import source_and_side
 
 SAMPLES = 8
-MOST = 64
-"""Scans that are looked at: more would not change a single number."""
+MAX_SCANS = 64
+"""Scans used; more would not change a single number."""
 BOUNDS = (0.5, 2.0)
-_TRIED = 0.5
+_TRIAL = 0.5
 
 
 @torch.no_grad()
 def calibrate(flow: DualFlow, validation: PairDataset, seed: int) -> float | None:
-    """Scale the low-rank base, in place, until samples vary as much as validation targets differ from their mean.
+    """Scale the low-rank base in place until the samples vary as much as validation targets vary about their mean.
 
         s^2:  sum of var(samples) (1 + 1/K) = sum of (target - mean of K samples)^2,  over the voxels of all masks
 
-    Density and samples stay those of one law. The left side is measured at two scales and taken as linear in s^2.
+    Density and samples stay those of one distribution. The left side is measured at two scales and is linear in s^2.
 
     Returns:
-        s; None where the flow has no such base or there is nobody to look at.
+        s; None where the flow has no such base or there are no validation scans.
     """
-    prior = flow.priors[-1]
-    assert isinstance(prior, LevelPrior)
-    if not isinstance(prior.base, LowRankGaussian) or not len(validation):
+    base = flow.prior(flow.spec.levels - 1).base
+    if not isinstance(base, LowRankGaussian) or not len(validation):
         return None
     flow.eval()
-    whole = _variance_ratio(flow, validation, seed)
-    prior.base.rescale(_TRIED)
-    part = _variance_ratio(flow, validation, seed)
-    slope = (whole - part) / (1 - _TRIED**2)
+    ratio = _variance_ratio(flow, validation, seed)
+    base.rescale(_TRIAL)
+    trial_ratio = _variance_ratio(flow, validation, seed)
+    slope = (ratio - trial_ratio) / (1 - _TRIAL**2)
     low, high = BOUNDS
-    squared = (1 - (whole - slope)) / slope if slope > 0 else 1.0
+    squared = (1 - (ratio - slope)) / slope if slope > 0 else 1.0
     scale = min(max(squared, low**2), high**2) ** 0.5
-    prior.base.rescale(scale / _TRIED)
+    base.rescale(scale / _TRIAL)
     return float(scale)
 
 
 def _variance_ratio(flow: DualFlow, pairs: PairDataset, seed: int) -> float:
-    """Variance that samples have, over that of the targets about the samples' mean."""
-    predicted = found = 0.0
-    for index in range(min(len(pairs), MOST)):
+    """Variance of samples over that of the targets about the samples' mean."""
+    predicted = observed = 0.0
+    for index in range(min(len(pairs), MAX_SCANS)):
         item, generator = pairs[index], torch.Generator().manual_seed(seed + index)
-        drawn = flow.sample(*source_and_side(item, flow), SAMPLES, generator=generator)[:, 0].double().cpu()
-        variance, mean = torch.var_mean(drawn, dim=0)
+        samples = flow.sample(*source_and_side(item, flow), SAMPLES, generator=generator)[:, 0].double().cpu()
+        variance, mean = torch.var_mean(samples, dim=0)
         predicted += float(((1 + 1 / SAMPLES) * variance * item["mask"]).sum())
-        found += float(((item["target"] - mean).square() * item["mask"]).sum())
-    return predicted / found
+        observed += float(((item["target"] - mean).square() * item["mask"]).sum())
+    return predicted / observed

@@ -1,7 +1,7 @@
-"""Several processes that train one model: who each is, what is said to all, and how they end together.
+"""The processes of one training: rank, collectives, start and shutdown.
 
-`torchrun` starts the processes and says by environment variables who is who; without it there is one process, and
-everything here costs nothing.
+`torchrun` starts the processes and sets their environment variables. Without it there is one process, and every
+collective returns at once.
 """
 
 from __future__ import annotations
@@ -21,123 +21,123 @@ from torch.distributed.rendezvous import rendezvous
 
 from dualflow.errors import ConfigError
 from dualflow.process import on_sigterm
-from dualflow.training.device import chosen_device
+from dualflow.training.device import select_device
 
-PATIENCE = timedelta(minutes=10)
-"""How long processes wait for each other before they end with an error."""
+TIMEOUT = timedelta(minutes=10)
+"""Time that processes wait for each other before they fail."""
 RESTARTS = 3
-
-
 CPU = torch.device("cpu")
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
-"""How processes talk to each other, by the device they train on."""
+"""Backend of the collectives, by the device of the training."""
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """This process among all that train one model.
+class ProcessGroup:
+    """This process among those that train one model.
 
     Attributes:
-        rank: its number, from 0; the first one writes and tracks.
-        count: how many there are.
+        rank: number of this process, from 0.
+        world_size: number of processes.
         device: where this process trains.
     """
 
     rank: int = 0
-    count: int = 1
+    world_size: int = 1
     device: torch.device = CPU
 
     @property
-    def first(self) -> bool:
-        """Whether this is the process that writes."""
+    def is_main(self) -> bool:
+        """Whether this process writes and tracks."""
         return self.rank == 0
 
     def rows(self, batch_size: int) -> slice:
-        """The rows of a batch that are this process's.
+        """Return this process's rows of a batch.
 
         Raises:
-            ConfigError: the batch cannot be shared evenly.
+            ConfigError: the processes cannot share the batch evenly.
         """
-        if batch_size % self.count:
+        if batch_size % self.world_size:
             raise ConfigError(
-                f"train.batch_size = {batch_size} cannot be shared by {self.count} processes; make it a multiple"
+                f"train.batch_size = {batch_size} cannot be shared by {self.world_size} processes; make it a multiple"
             )
-        part = batch_size // self.count
-        return slice(self.rank * part, (self.rank + 1) * part)
+        share = batch_size // self.world_size
+        return slice(self.rank * share, (self.rank + 1) * share)
 
     def all_agree(self, flag: bool) -> bool:
-        """Whether `flag` is true in every process."""
-        if self.count == 1:
+        """Return whether `flag` is true in every process."""
+        if self.world_size == 1:
             return flag
-        told = torch.tensor(float(flag))
-        distributed.all_reduce(told, distributed.ReduceOp.MIN)
-        return bool(told)
+        smallest = torch.tensor(float(flag))
+        distributed.all_reduce(smallest, distributed.ReduceOp.MIN)
+        return bool(smallest)
 
     def sums(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Each number summed over all processes, in their order, so that all get the same; a missing one is 0."""
-        if self.count == 1:
+        """Return each number summed over all processes in rank order; a missing number counts as 0."""
+        if self.world_size == 1:
             return dict(values)
-        told: list[Any] = [None] * self.count
-        distributed.all_gather_object(told, dict(values))
-        names = dict.fromkeys(name for one in told for name in one)
-        return {name: sum(one.get(name, 0.0) for one in told) for name in names}
+        gathered: list[Any] = [None] * self.world_size
+        distributed.all_gather_object(gathered, dict(values))
+        names = dict.fromkeys(name for numbers in gathered for name in numbers)
+        return {name: sum(numbers.get(name, 0.0) for numbers in gathered) for name in names}
 
     def wait(self) -> None:
-        """Go on when all have come here."""
-        if self.count > 1:
+        """Wait until every process has called this."""
+        if self.world_size > 1:
             distributed.barrier()
 
 
-ALONE = Ranks()
-"""A process that shares its training with nobody."""
+SINGLE_PROCESS = ProcessGroup()
+"""A training in one process on the CPU."""
 
 
-def launched() -> bool:
-    """Whether torchrun started this process."""
+def under_torchrun() -> bool:
+    """Return whether torchrun started this process."""
     return {"RANK", "WORLD_SIZE"} <= os.environ.keys()
 
 
 def launch(processes: int, arguments: Sequence[str]) -> NoReturn:
-    """Become torchrun, which starts `dualflow ARGUMENTS` `processes` times on this machine.
+    """Replace this process by torchrun, which starts `dualflow ARGUMENTS` `processes` times on this machine.
 
-    Where one of them dies, all are started again and go on from the newest state.
+    If one of them dies, torchrun restarts all from the newest state.
     """
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     os.execv(sys.executable, [*run, f"--max-restarts={RESTARTS}", "-m", "dualflow.cli", *arguments])
 
 
 @contextmanager
-def joined(device: str = "cpu") -> Iterator[Ranks]:
-    """Join the other processes of this training, where there are any, and leave them at the end.
+def process_group(device: str = "cpu") -> Iterator[ProcessGroup]:
+    """Join the process group of this training, if torchrun made one, and leave it at the end.
 
     Raises:
         ConfigError: `device` (`auto`, `cpu` or `cuda`) asks for more GPUs than there are.
     """
-    count, own = int(os.environ["WORLD_SIZE"]) if launched() else 1, chosen_device(device)
-    if own.type == "cuda":
-        torch.cuda.set_device(own)
-    if count == 1:
-        yield Ranks(device=own)
+    selected = select_device(device)
+    if selected.type == "cuda":
+        torch.cuda.set_device(selected)
+    if not under_torchrun() or int(os.environ["WORLD_SIZE"]) == 1:
+        yield ProcessGroup(device=selected)
         return
-    store, rank, count = next(iter(rendezvous("env://", timeout=PATIENCE)))
-    # After a restart the store is the same, and in it are the addresses of the processes that have gone.
-    fresh = PrefixStore(f"restart-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-    distributed.init_process_group(BACKENDS[own.type], store=fresh, rank=rank, world_size=count, timeout=PATIENCE)
+    store, rank, world_size = next(iter(rendezvous("env://", timeout=TIMEOUT)))
+    # A restart reuses the store, which still holds the addresses of the dead processes.
+    store = PrefixStore(f"restart-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    distributed.init_process_group(
+        BACKENDS[selected.type], store=store, rank=rank, world_size=world_size, timeout=TIMEOUT
+    )
     try:
-        yield Ranks(rank, count, own)
+        yield ProcessGroup(rank, world_size, selected)
     finally:
         distributed.destroy_process_group()
 
 
-class Stop:
-    """Whether SIGTERM has asked this process to end, as a scheduler does before it takes a machine away."""
+class StopRequest:
+    """Records SIGTERM, which schedulers send before they reclaim a machine."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
 
     def listening(self) -> AbstractContextManager[None]:
-        """Within, SIGTERM sets `asked` and does nothing else."""
-        return on_sigterm(self._ask)
+        """Set `requested` on SIGTERM inside the block, instead of ending the process."""
+        return on_sigterm(self._request)
 
-    def _ask(self, _number: int, _frame: object) -> None:
-        self.asked = True
+    def _request(self, _number: int, _frame: object) -> None:
+        self.requested = True

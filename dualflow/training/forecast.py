@@ -1,4 +1,4 @@
-"""`dualflow bench forecast`: what a training will take, said before it is begun, and what would fit."""
+"""`dualflow forecast`: memory, seconds per step and hours of a training before it starts, and what fits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dualflow.flows.presets import preset
 from dualflow.manifest import read_manifest
 from dualflow.progress import track
 from dualflow.tracking.store import load_client
-from dualflow.training.device import chosen_device
+from dualflow.training.device import select_device
 from dualflow.training.memory_footprint import Footprint, footprint
 from dualflow.training.optimiser import Optimiser
 from dualflow.training.step_time import SCHEDULE, machine, random_batch, random_training, timed_step
@@ -29,12 +29,12 @@ from dualflow.training.validation import validate
 
 GIB = 1 << 30
 SHALLOW = 16
-"""Steps of flow up to which a model is timed as it is; a deeper one is timed with a step per level, and a few more."""
+"""Flow steps up to which a model is timed directly; the time of a deeper one is extrapolated from shallow ones."""
 DEEPER = 3
-"""How many more: what one adds would be lost in the noise of the timing."""
+"""Extra flow steps of a level in the extrapolation; the time of a single one would drown in timing noise."""
 WARM, TIMED = 1, 3
 CONTEXT = int(0.6 * GIB)
-"""What CUDA takes of a GPU for itself."""
+"""GPU memory of the CUDA context, in bytes."""
 MODES: tuple[Memory, ...] = get_args(Memory)
 COLUMNS = [
     Column("memory (GiB)", ["memory_gib"], 1),
@@ -45,109 +45,109 @@ COLUMNS = [
 
 
 @dataclass(frozen=True)
-class Study:
-    """How many scans are trained and validated on."""
+class ScanCounts:
+    """Numbers of scans for training and for validation."""
 
     train: int
     validation: int
 
 
-def bench_forecast(config: Config, memory_gib: float | None = None) -> pd.DataFrame:
-    """Print what the training of the configuration's flow will take in each memory mode, and return it.
+def forecast_training(config: Config, memory_gib: float | None = None) -> pd.DataFrame:
+    """Print and return memory, time and largest batch of the training of the configuration's flow per memory mode.
 
-    Memory is followed through one step by sizes alone; time is measured here, on random volumes, of steps that fit.
+    Memory is computed from the tensor sizes of one step. Steps that fit are timed on this machine, on random volumes.
 
     Args:
-        config: of the study.
-        memory_gib: memory to fit into; None for this machine's, or its GPU's.
+        config: configuration of the study.
+        memory_gib: memory limit; None for the memory of this machine or its GPU.
     """
-    study, device = scans_of(config), chosen_device(config.train.device)
+    counts, device = scan_counts(config), select_device(config.train.device)
     limit = _memory_of(device) if memory_gib is None else int(memory_gib * GIB)
-    libraries, scans = _libraries(device), study.train + study.validation
+    libraries, scans = _library_bytes(device), counts.train + counts.validation
     rows = []
     for mode in track(MODES, "forecast"):
-        own = _with(config, memory=mode)
-        found = footprint(own, scans)
-        held = _held(own, found, libraries)
-        row = {"mode": mode, "memory_gib": held / GIB, "batch": _largest_batch(own, scans, libraries, limit)}
-        if held <= min(limit, _memory_of(device)):
-            seconds, validation = step_seconds(own)
-            row |= {"seconds": seconds, "hours": _hours(own, study, seconds, validation)}
+        variant = _with_train(config, memory=mode)
+        sizes = footprint(variant, scans)
+        needed = _needed_bytes(variant, sizes, libraries)
+        row = {"mode": mode, "memory_gib": needed / GIB, "batch": _largest_batch(variant, scans, libraries, limit)}
+        if needed <= min(limit, _memory_of(device)):
+            seconds, validation = estimate_step_seconds(variant)
+            row |= {"seconds": seconds, "hours": _hours(variant, counts, seconds, validation)}
         rows.append(row)
     frame = pd.DataFrame(rows).reindex(columns=["mode", *(name for column in COLUMNS for name in column.names)])
-    _say(config, study, device, limit, found.parameters, frame)
+    _print_forecast(config, counts, device, limit, sizes.parameters, frame)
     return frame
 
 
-def scans_of(config: Config) -> Study:
-    """Scans of the index where there is one, else the embedded cohort's; a study without an index has none yet."""
+def scan_counts(config: Config) -> ScanCounts:
+    """Scan counts of the index, or of the embedded cohort before indexing; zero for a study without an index."""
     if read_manifest(config.layout.manifest("index")) is not None:
         counts = read_pairs(config.layout)["split"].value_counts()
-        return Study(int(counts.get("train", 0)), int(counts.get("validation", 0)))
-    people = config.cohort.subjects if config.embedded else 0
-    validation, test = (round(people * share) for share in (config.split.validation, config.split.test))
-    return Study(people - validation - test, validation)
+        return ScanCounts(int(counts.get("train", 0)), int(counts.get("validation", 0)))
+    subjects = config.cohort.subjects if config.embedded else 0
+    validation, test = (round(subjects * share) for share in (config.split.validation, config.split.test))
+    return ScanCounts(subjects - validation - test, validation)
 
 
-def step_seconds(config: Config) -> tuple[float, float]:
-    """Seconds of a step, and of the validation of a batch; of a deep flow from shallow ones of the same levels.
+def estimate_step_seconds(config: Config) -> tuple[float, float]:
+    """Seconds of a training step and of the validation of one batch; deep flows are extrapolated from shallow ones.
 
     t(K_1, ..., K_L) = t(1, ..., 1) + sum_l (K_l - 1) (t(1, .., 1 + d, .., 1) - t(1, ..., 1)) / d
     """
     depth = preset(config.model.preset, **config.model.options).steps
     if sum(depth) <= SHALLOW:
-        return _timed(config, depth)
+        return _time_steps(config, depth)
     ones = [1] * len(depth)
-    step, validation = _timed(config, ones)
+    step, validation = _time_steps(config, ones)
     total = [step, validation]
     for level, count in enumerate(depth):
-        deeper = _timed(config, [1 + DEEPER if index == level else 1 for index in range(len(depth))])
-        for kind, (more, less) in enumerate(zip(deeper, (step, validation), strict=True)):
-            total[kind] += (count - 1) * max(0.0, more - less) / DEEPER
+        deeper = _time_steps(config, [1 + DEEPER if index == level else 1 for index in range(len(depth))])
+        for kind, (deep, shallow) in enumerate(zip(deeper, (step, validation), strict=True)):
+            total[kind] += (count - 1) * max(0.0, deep - shallow) / DEEPER
     return total[0], total[1]
 
 
-def _timed(config: Config, depth: Sequence[int]) -> tuple[float, float]:
-    """Seconds of a step, the least of some, and of the validation of a batch."""
+def _time_steps(config: Config, depth: Sequence[int]) -> tuple[float, float]:
+    """Seconds of the fastest of a few training steps, and of the validation of one batch."""
     share = config.train.batch_size // config.train.processes
     choice = config.model.model_copy(update={"options": {**config.model.options, "steps": list(depth)}})
-    own = _with(config, batch_size=share, processes=1)
-    model, batch = random_training(own, choice)
-    optimiser = Optimiser(model, config.train, SCHEDULE, config.train.learning_rate)
-    model.train()
-    steps = [timed_step(own, config.train.memory, model, optimiser, batch) for _ in range(WARM + TIMED)]
-    volumes = random_batch(own, model, share)
+    single = _with_train(config, batch_size=share, processes=1)
+    objective, batch = random_training(single, choice)
+    optimiser = Optimiser(objective, config.train, SCHEDULE, config.train.learning_rate)
+    objective.train()
+    steps = [timed_step(single, config.train.memory, objective, optimiser, batch) for _ in range(WARM + TIMED)]
+    volumes = random_batch(single, objective.flow, share)
     items = [{name: tensor[index] for name, tensor in volumes.items()} for index in range(share)]
-    begun = perf_counter()
-    validate(model, PairDataset([{**item, "scan": str(index)} for index, item in enumerate(items)]), share)
-    return min(steps[WARM:]), perf_counter() - begun
+    start = perf_counter()
+    validate(objective, PairDataset([{**item, "scan": str(index)} for index, item in enumerate(items)]), share)
+    return min(steps[WARM:]), perf_counter() - start
 
 
-def _hours(config: Config, study: Study, seconds: float, validation: float) -> float:
+def _hours(config: Config, counts: ScanCounts, seconds: float, validation: float) -> float:
     train = config.train
     steps = config.model.steps or train.steps
-    batches = ceil(study.validation / train.batch_size)
+    batches = ceil(counts.validation / train.batch_size)
     return (steps * seconds + ceil(steps / train.validate_every) * batches * validation) / 3600
 
 
-def _held(config: Config, one: Footprint, libraries: int) -> int:
-    """Bytes that a training holds: on a GPU one process's, on a CPU all processes'."""
-    if chosen_device(config.train.device).type == "cuda":
-        return libraries + one.on_device
-    return config.train.processes * (libraries + one.peak)
+def _needed_bytes(config: Config, sizes: Footprint, libraries: int) -> int:
+    """Memory of a training in bytes: of one process on a GPU, of all processes on a CPU."""
+    if select_device(config.train.device).type == "cuda":
+        return libraries + sizes.on_device
+    return config.train.processes * (libraries + sizes.peak)
 
 
 def _largest_batch(config: Config, scans: int, libraries: int, limit: int) -> int:
-    """The largest batch of which a step would fit, its memory taken to grow evenly with the batch."""
-    processes, cuda = config.train.processes, chosen_device(config.train.device).type == "cuda"
-    one, two = (footprint(_with(config, batch_size=count * processes), scans) for count in (1, 2))
-    if _held(config, one, libraries) > limit:
+    """The largest batch whose step fits, assuming that memory grows linearly with the batch."""
+    processes, cuda = config.train.processes, select_device(config.train.device).type == "cuda"
+    one, two = (footprint(_with_train(config, batch_size=count * processes), scans) for count in (1, 2))
+    if _needed_bytes(config, one, libraries) > limit:
         return 0
     room = limit - libraries if cuda else limit // processes - libraries - one.scans
     return processes * (1 + (room - one.weights - one.step) // max(1, two.step - one.step))
 
 
-def _with(config: Config, **train: object) -> Config:
+def _with_train(config: Config, **train: object) -> Config:
     return config.model_copy(update={"train": config.train.model_copy(update=train)})
 
 
@@ -157,8 +157,8 @@ def _memory_of(device: torch.device) -> int:
     return int(psutil.virtual_memory().total)
 
 
-def _libraries(device: torch.device) -> int:
-    """What a training holds before it has read anything: interpreter, torch, MLflow."""
+def _library_bytes(device: torch.device) -> int:
+    """Memory of a training process before it reads any data: interpreter, torch, MLflow."""
     if device.type == "cuda":
         return CONTEXT
     import dualflow.training.train_flow  # noqa: F401
@@ -167,22 +167,26 @@ def _libraries(device: torch.device) -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def _say(config: Config, study: Study, device: torch.device, limit: int, parameters: int, frame: pd.DataFrame) -> None:
-    train, here = config.train, machine()
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{train.threads} thread(s) of "
-    where += "" if device.type == "cuda" else here["processor"]
+def _print_forecast(
+    config: Config, counts: ScanCounts, device: torch.device, limit: int, parameters: int, frame: pd.DataFrame
+) -> None:
+    train = config.train
+    if device.type == "cuda":
+        hardware = torch.cuda.get_device_name(device)
+    else:
+        hardware = f"{train.threads} thread(s) of {machine()['processor']}"
     print(
         f"\n{config.model.preset}, {' x '.join(map(str, config.preprocess.shape))} voxels, batch {train.batch_size}"
         f"{f' over {train.processes} processes' if train.processes > 1 else ''}, {train.precision}: "
-        f"{parameters / 1e6:.1f} million parameters, {config.model.steps or train.steps} steps, {study.train} "
-        f"scans to learn from and {study.validation} to validate on. {where}, {limit / GIB:.0f} GiB.\n"
+        f"{parameters / 1e6:.1f} million parameters, {config.model.steps or train.steps} steps, {counts.train} "
+        f"training and {counts.validation} validation scans. {hardware}, {limit / GIB:.0f} GiB.\n"
     )
     print(table(frame, COLUMNS, label="mode", heading="train.memory"))
     fitting = frame[frame["memory_gib"] <= limit / GIB]
     if fitting.empty:
         print(
-            f"\nNothing fits into {limit / GIB:.1f} GiB. Try a smaller train.batch_size, fewer hidden channels "
-            "(model.options: {hidden: [...]}), or a coarser preprocess.spacing_mm"
+            f"\nNo memory mode fits into {limit / GIB:.1f} GiB. Try a smaller train.batch_size, fewer hidden channels "
+            "(model.options: {hidden: [...]}), or a coarser preprocess.spacing_mm."
         )
         return
-    print(f"\nThe fastest that fits is train.memory: {fitting.sort_values('seconds')['mode'].iloc[0]}")
+    print(f"\nFastest mode that fits: train.memory: {fitting.sort_values('seconds')['mode'].iloc[0]}")

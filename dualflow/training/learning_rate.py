@@ -1,4 +1,4 @@
-"""`dualflow bench rate`: learning rates from too small to too large, tried on the study's own pairs (Smith 2017)."""
+"""`dualflow lr-find`: learning-rate range test on the study's own pairs (Smith 2017)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pandas as pd
-from torch import nn
 
 from dualflow.config import Config
 from dualflow.data.dataset import Item, batches
@@ -16,72 +15,73 @@ from dualflow.data.markdown import Column, table
 from dualflow.data.study_pairs import learning_pairs
 from dualflow.errors import DualflowError
 from dualflow.flows.memory import set_memory
+from dualflow.flows.objective import Objective
 from dualflow.process import keep_freed_memory
 from dualflow.progress import progress
-from dualflow.training.device import autocast, chosen_device
-from dualflow.training.distributed import Ranks
+from dualflow.training.context import TrainingContext
+from dualflow.training.device import autocast, select_device
+from dualflow.training.distributed import ProcessGroup
 from dualflow.training.optimiser import Optimiser
-from dualflow.training.session import to_inputs
-from dualflow.training.train_flow import prepared_flow
+from dualflow.training.train_flow import prepare_flow
+from dualflow.training.trainer import to_inputs
 
 LOW, HIGH, STEPS = 1e-5, 0.1, 120
 SMOOTHING = 0.15
-"""Share of a step's loss in the running mean; the rest is what it was."""
-BELOW = 2.0
-"""How far below the rate of the lowest loss the advice is: there a step up already makes it worse."""
-SHOWN = 13
+"""Weight of the current step in the running mean of the loss."""
+DIVISOR = 2.0
+"""Suggested rate = rate at the minimum loss / DIVISOR; the minimum is already at the edge of divergence."""
+ROWS = 13
+"""Approximate number of rows of the printed table."""
 COLUMNS = [Column("loss (nats/voxel)", ["loss"], 3), Column("gradient norm", ["gradient_norm"], 3)]
 
 
-def bench_rate(config: Config) -> float:
-    """Print the loss along rising learning rates and the rate that it advises, and return that.
+def find_learning_rate(config: Config) -> float:
+    """Print the loss over rising learning rates and a suggested rate; return the rate.
 
     Raises:
-        DataError: the study has not been preprocessed.
-        DualflowError: the loss never fell.
+        DataError: the study is not preprocessed.
+        DualflowError: the loss never decreased.
     """
     keep_freed_memory()
     _, encoder, training, validation = learning_pairs(config)
-    label, seed = f"rates for {config.model.preset}", config.train.seeds[0]
+    label, seed = f"learning rates of {config.model.preset}", config.train.seeds[0]
     with TemporaryDirectory() as folder:
-        model, training, _ = prepared_flow(
-            config.model,
-            training,
-            validation,
+        context = TrainingContext(
             config.train,
-            side_features=len(encoder.names),
+            Path(folder),
+            seed,
             label=label,
-            seed=seed,
-            folder=Path(folder),
-            ranks=Ranks(device=chosen_device(config.train.device)),
+            group=ProcessGroup(device=select_device(config.train.device)),
         )
-    set_memory(model, config.train.memory)
+        prepared = prepare_flow(config.model, training, validation, context, side_features=len(encoder.names))
+    objective, training = prepared.objective, prepared.train
+    set_memory(objective, config.train.memory)
     stream = batches(training, config.train.batch_size, STEPS, seed)
-    with progress(label, STEPS) as shown:
+    with progress(label, STEPS) as bar:
         rows = []
-        for row in tried(model, config, stream):
+        for row in sweep(objective, config, stream):
             rows.append(row)
-            shown.advance(note=f"rate {row['rate']:.1e} loss {row['loss']:.3f}")
+            bar.advance(note=f"rate {row['rate']:.1e} loss {row['loss']:.3f}")
     frame = pd.DataFrame(rows)
-    rate = advised(frame)
-    chosen = frame.iloc[:: max(1, len(frame) // SHOWN)]
+    rate = suggest_rate(frame)
+    chosen = frame.iloc[:: max(1, len(frame) // ROWS)]
     print("\n" + table(chosen.assign(rate=[f"{value:.1e}" for value in chosen["rate"]]), COLUMNS, "rate", "rate"))
-    print(f"\nIts lowest mean is at {BELOW * rate:.1e}; half of that is a peak to train with:")
-    print(f"train.learning_rate: {rate:.1e}   (now {config.train.learning_rate:.1e})")
+    print(f"\nThe loss is lowest at {DIVISOR * rate:.1e}. Suggested peak rate, half of that:")
+    print(f"train.learning_rate: {rate:.1e}   (current: {config.train.learning_rate:.1e})")
     return rate
 
 
-def tried(model: nn.Module, config: Config, stream: Iterable[Item]) -> Iterator[dict[str, float]]:
-    """Yield rate, running mean of the loss, and gradient norm of each step, until the loss is back where it began."""
-    optimiser, device = Optimiser(model, config.train, STEPS, 1.0), chosen_device(config.train.device)
-    model.train()
+def sweep(objective: Objective, config: Config, stream: Iterable[Item]) -> Iterator[dict[str, float]]:
+    """Yield rate, running mean of the loss and gradient norm of each step, until the loss exceeds its first value."""
+    optimiser, device = Optimiser(objective, config.train, STEPS, 1.0), select_device(config.train.device)
+    objective.train()
     mean = first = None
     for step, batch in enumerate(stream):
         rate = LOW * (HIGH / LOW) ** (step / (STEPS - 1))
         for group in optimiser.adam.param_groups:
             group["lr"] = rate
         with autocast(config.train.precision, device):
-            terms = model(**to_inputs(batch, device))
+            terms = objective(**to_inputs(batch, device))
         loss, norm = float(terms["loss"].detach()), optimiser.step(terms["loss"])
         mean = loss if mean is None else SMOOTHING * loss + (1 - SMOOTHING) * mean
         first = loss if first is None else first
@@ -90,12 +90,12 @@ def tried(model: nn.Module, config: Config, stream: Iterable[Item]) -> Iterator[
         yield {"rate": rate, "loss": mean, "gradient_norm": norm}
 
 
-def advised(frame: pd.DataFrame) -> float:
-    """Half of the rate with the lowest mean loss.
+def suggest_rate(frame: pd.DataFrame) -> float:
+    """The rate at the lowest mean loss, divided by DIVISOR.
 
     Raises:
-        DualflowError: the loss never fell.
+        DualflowError: the loss never decreased.
     """
     if frame.empty or frame["loss"].min() >= frame["loss"].iloc[0]:
-        raise DualflowError("the loss fell at no learning rate; try train.precision: float32, or look at the data")
-    return float(frame["rate"].iloc[int(frame["loss"].argmin())]) / BELOW
+        raise DualflowError("the loss decreased at no learning rate; try train.precision: float32, or inspect the data")
+    return float(frame["rate"].iloc[int(frame["loss"].argmin())]) / DIVISOR

@@ -1,4 +1,4 @@
-"""How much memory a training holds, found by following one step through tensors that have sizes but no numbers."""
+"""Memory of a training, from the sizes of the tensors of one step; nothing is allocated (FakeTensorMode)."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dualflow.config import Config
+from dualflow.flows.initialization import INITIALISATION_VOXELS
 from dualflow.flows.local_linear import LocalLinear
 from dualflow.flows.memory import without_drift_check
-from dualflow.flows.model import INITIALISATION_VOXELS
+from dualflow.training.closed_form import FOLDS
 from dualflow.training.device import autocast
-from dualflow.training.fit_mean import FOLDS
 from dualflow.training.step_time import random_batch, untrained
 from dualflow.training.train_flow import INITIALISATION_SCANS
 
 BYTES_PER_VOXEL = 13
-"""Of a scan in memory: source, target and cross-fitted mean, 4 bytes each, and the mask; a further source has 4."""
+"""A scan in memory: source, target and cross-fitted mean of 4 bytes each, and the mask; each extra source adds 4."""
 COPIES, SHARED = 5, 1
-"""Of each trained number: weight, running mean, the best so far, and two moments of Adam, while gradients come and go.
-Processes that share a batch hold one more, to add gradients up in."""
+"""Copies of each trained parameter: weight, weight average, best weights, and two moments of Adam; gradients belong to
+the step. Processes that share a batch hold one more copy to reduce gradients."""
 FITTED = 3
-"""Of each number of a fitted mean: in the model, in its running mean and in the best so far."""
+"""Copies of each fixed parameter of a fitted mean: model, weight average and best weights."""
 BRAIN = 0.25
-"""Share of the grid that the union of the training masks takes."""
+"""Share of the grid that the union of the training masks covers."""
 SOLVING = 3.3
-"""What the least squares hold at most, over their sums alone (measured at 4 mm)."""
+"""Peak memory of the least-squares fit relative to its sums (measured at 4 mm)."""
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes that one process of a training holds.
+    """Memory of one training process, in bytes.
 
     Attributes:
-        parameters: how many numbers are trained.
-        scans: the study's volumes.
-        model: the model alone.
-        weights: what is held of it between steps: the model, its running mean, the best so far, Adam's moments.
-        step: the most that a step adds.
-        mean: the most that the closed-form fit of the mean holds, before the flow is there.
-        start: the most that initialisation adds to the model alone, its scans included.
+        parameters: number of trained parameters.
+        scans: volumes of the study.
+        model: model alone.
+        weights: model, weight average, best weights and Adam's moments, held between steps.
+        step: peak that a step adds.
+        mean: peak of the closed-form fit of the mean, before the flow exists.
+        start: peak that the initialisation adds to the model, including its scans.
     """
 
     parameters: int
@@ -62,20 +62,17 @@ class Footprint:
 
     @property
     def peak(self) -> int:
-        """The most of all, on a CPU: phases come one after the other."""
+        """Peak on a CPU, where fit, initialisation and steps follow each other."""
         return self.scans + max(self.mean, self.on_device)
 
     @property
     def on_device(self) -> int:
-        """The most that a GPU holds of it: scans and the closed-form fit stay with the CPU."""
+        """Peak on a GPU; scans and the closed-form fit stay in CPU memory."""
         return max(self.weights + self.step, self.model + self.start)
 
 
 def footprint(config: Config, scans: int) -> Footprint:
-    """What one process of a training of the configuration's flow will hold, on `scans` scans in its share of the batch.
-
-    Nothing is allocated: each operation is asked for its sizes alone (FakeTensorMode).
-    """
+    """Memory of one training process of the configuration's flow, with its share of the batch and `scans` scans."""
     share = config.train.batch_size // config.train.processes
     voxels = prod(config.preprocess.shape)
     scan = (BYTES_PER_VOXEL + 4 * (len(config.study.sources) - 1)) * voxels
@@ -84,14 +81,14 @@ def footprint(config: Config, scans: int) -> Footprint:
         model.train()
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         fitted = _bytes([*model.buffers(), *(p for p in model.parameters() if not p.requires_grad)])
-        step = _most(model, random_batch(config, model, share), partial(_step, config))
-        some = max(1, min(INITIALISATION_VOXELS // voxels, INITIALISATION_SCANS, scans))
-        start = _most(model, random_batch(config, model, some), _start)
-        # All its scans are there at once, and once more with noise.
+        step = _peak_bytes(model, random_batch(config, model.flow, share), partial(_step, config))
+        count = max(1, min(INITIALISATION_VOXELS // voxels, INITIALISATION_SCANS, scans))
+        start = _peak_bytes(model, random_batch(config, model.flow, some), _start)
+        # Its scans are in memory twice, the second time with noise.
         start += 2 * min(INITIALISATION_SCANS, scans) * scan
     mean = 0
-    if isinstance(model.mean_model, LocalLinear):
-        count = model.mean_model.count
+    if isinstance(model.flow.mean_model, LocalLinear):
+        count = model.flow.mean_model.count
         mean = int(SOLVING * FOLDS * (count * (count + 1) // 2 + count + 1) * BRAIN * voxels * 4)
     return Footprint(
         parameters=sum(parameter.numel() for parameter in trained),
@@ -111,58 +108,60 @@ def _step(config: Config, model: nn.Module, batch: dict[str, Tensor]) -> None:
 
 
 @torch.no_grad()
-def _start(model: nn.Module, batch: dict[str, Tensor]) -> None:
-    model(**batch)  # as initialisation does, but for a flag in it that has no number here
+def _initialise(model: nn.Module, batch: dict[str, Tensor]) -> None:
+    model(**batch)  # initialisation without its flag, which has no value in fake tensors
 
 
-def _most(model: nn.Module, batch: dict[str, Tensor], action: Callable[[nn.Module, dict[str, Tensor]], None]) -> int:
-    """The most bytes that `action` holds at once beside the model and the batch."""
-    with _counting([*model.parameters(), *model.buffers(), *batch.values()]) as alive:
+def _peak_bytes(
+    model: nn.Module, batch: dict[str, Tensor], action: Callable[[nn.Module, dict[str, Tensor]], None]
+) -> int:
+    """Peak memory of `action` in bytes, excluding the model and the batch."""
+    with _count_live_bytes([*model.parameters(), *model.buffers(), *batch.values()]) as live:
         action(model, batch)
     for parameter in model.parameters():
         parameter.grad = None
-    return alive.most
+    return live.peak
 
 
-class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of the storages that operations make, until they are freed."""
+class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of the storages that operations create, until they are freed."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.now = self.most = 0
-        self.known: WeakKeyDictionary[UntypedStorage, int] = WeakKeyDictionary()
+        self.current = self.peak = 0
+        self.sizes: WeakKeyDictionary[UntypedStorage, int] = WeakKeyDictionary()
 
-    def know(self, tensor: Tensor, size: int) -> None:
-        """Count `size` bytes for the tensor's storage, if it is new."""
+    def add(self, tensor: Tensor, size: int) -> None:
+        """Count `size` bytes for the tensor's storage, unless it is counted already."""
         storage = tensor.untyped_storage()
-        if storage in self.known:
+        if storage in self.sizes:
             return
-        self.known[storage] = size
-        self.now += size
-        self.most = max(self.most, self.now)
-        finalize(storage, self._forget, size)
+        self.sizes[storage] = size
+        self.current += size
+        self.peak = max(self.peak, self.current)
+        finalize(storage, self._remove, size)
 
-    def _forget(self, size: int) -> None:
-        self.now -= size
+    def _remove(self, size: int) -> None:
+        self.current -= size
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Do the operation and count what is new."""
+        """Run the operation and count its new storages."""
         out = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor):
-                self.know(leaf, leaf.untyped_storage().nbytes())
+                self.add(leaf, leaf.untyped_storage().nbytes())
         return out
 
 
 @contextmanager
-def _counting(there: Iterable[Tensor]) -> Iterator[_Alive]:
-    alive = _Alive()
-    for tensor in there:
-        alive.know(tensor, 0)
-    with alive:
-        yield alive
+def _count_live_bytes(excluded: Iterable[Tensor]) -> Iterator[_LiveBytes]:
+    live = _LiveBytes()
+    for tensor in excluded:
+        live.add(tensor, 0)
+    with live:
+        yield live
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

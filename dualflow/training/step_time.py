@@ -1,4 +1,4 @@
-"""How long one optimiser step of a flow takes on this machine, and what this machine is."""
+"""Time of one optimiser step of a flow on this machine, and a description of the machine."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, median
 from time import perf_counter
+from typing import Any
 
 import psutil
 import torch
@@ -17,108 +18,114 @@ from torch import Tensor, nn
 
 from dualflow.config import Config, ModelConfig
 from dualflow.errors import DualflowError
+from dualflow.flows.flow_objective import FlowObjective
+from dualflow.flows.initialization import initialize_flow
 from dualflow.flows.local_linear import LocalLinear
 from dualflow.flows.memory import set_memory
 from dualflow.flows.model import DualFlow
+from dualflow.flows.objective import Objective
 from dualflow.flows.presets import preset
-from dualflow.flows.pretrain import SourcePretraining
+from dualflow.flows.source_objective import SourceObjective
 from dualflow.process import keep_freed_memory
-from dualflow.training.device import autocast, chosen_device, device_of
+from dualflow.training.device import autocast, device_of, select_device
 from dualflow.training.optimiser import Optimiser
-from dualflow.training.session import to_inputs
+from dualflow.training.trainer import to_inputs
 
 PHASES = (0.125, 0.375, 0.625, 0.875)
-"""Places in the training at which steps are timed: a preset may freeze pieces for a part of it."""
+"""Fractions of the training at which steps are timed, because a preset may freeze pieces for a part of it."""
 WARM, TIMED, ROUNDS = 1, 4, 2
 SCHEDULE = 1000
-"""Length of the pretended schedule: its warm-up keeps the weights near their start while steps are timed."""
+"""Length of the learning-rate schedule; its warm-up keeps the weights near their start during the timing."""
 
 
 def step_seconds(config: Config, name: str, choice: ModelConfig) -> float:
-    """Seconds of one optimiser step as training takes it, at the study's grid, batch size, precision and threads.
+    """Seconds of one optimiser step of training, at the study's grid, batch size, precision and threads.
 
-    The volumes are random, for the time does not depend on their values. A step is forward, backward, clipping, AdamW
-    and the running mean; the time is the median of a few warm ones, averaged over PHASES, and over pre-training of the
-    source and training of the flow by their shares of the steps. Of the medians of a phase, one for every round through
-    all phases, the smallest is taken: other work on the machine can only make a step longer.
+    The volumes are random because the time does not depend on their values. A step is forward, backward, clipping,
+    AdamW and the weight average. The time of a phase is the median of a few steps after a warm-up, and the smallest
+    median over ROUNDS, because other load can only lengthen a step. Phases are averaged; pre-training of the source and
+    training of the flow are weighted by their shares of the steps.
 
     Raises:
-        DualflowError: a step was not finite, so that its time means nothing.
+        DualflowError: a step was not finite, so its time is invalid.
     """
-    model, batch = random_training(config, choice)
-    pretrain = model.spec.source_pretrain
-    early = _mean_step(config, name, SourcePretraining(model), batch, PHASES[:1]) if pretrain else 0.0
-    late = _mean_step(config, name, model, batch, PHASES)
-    return pretrain * early + (1 - pretrain) * late
+    objective, batch = random_training(config, choice)
+    pretrain = objective.flow.spec.source_pretrain
+    source_step = _mean_step(config, name, SourceObjective(objective.flow), batch, PHASES[:1]) if pretrain else 0.0
+    flow_step = _mean_step(config, name, objective, batch, PHASES)
+    return pretrain * source_step + (1 - pretrain) * flow_step
 
 
-def random_training(config: Config, choice: ModelConfig) -> tuple[DualFlow, dict[str, Tensor]]:
-    """An initialised flow of the study's grid where it would be trained, and a batch of random volumes for it."""
-    keep_freed_memory()  # as a training does
+def random_training(config: Config, choice: ModelConfig) -> tuple[FlowObjective, dict[str, Tensor]]:
+    """An initialised flow on the study's grid and training device, and a batch of random volumes."""
+    keep_freed_memory()  # as in training
     torch.manual_seed(0)
-    model = untrained(config, choice)
-    device = chosen_device(config.train.device)
-    batch = to_inputs(random_batch(config, model, config.train.batch_size), device)
-    model.to(device).initialize(**batch)
-    return model, batch
+    objective = untrained(config, choice)
+    device = select_device(config.train.device)
+    batch = to_inputs(random_batch(config, objective.flow, config.train.batch_size), device)
+    initialize_flow(objective.to(device).flow, **batch)
+    return objective, batch
 
 
-def untrained(config: Config, choice: ModelConfig) -> DualFlow:
-    """A flow of the study's grid, in the configuration's memory mode."""
+def untrained(config: Config, choice: ModelConfig) -> FlowObjective:
+    """An untrained flow on the study's grid, in the configuration's memory mode."""
     spec, features = preset(choice.preset, **choice.options), len(config.study.side)
     channels = len(config.study.sources)
     model = DualFlow(spec, shape=config.preprocess.shape, side_features=features, source_channels=channels)
     set_memory(model, config.train.memory)
-    return model
+    return FlowObjective(model)
 
 
-def _mean_step(config: Config, name: str, model: nn.Module, batch: dict[str, Tensor], phases: Sequence[float]) -> float:
-    """Mean over `phases` of the time of a step of `model`, in seconds: the smallest median of ROUNDS."""
-    optimiser = Optimiser(model, config.train, SCHEDULE, config.train.learning_rate)
-    model.train()
+def _mean_step(
+    config: Config, name: str, objective: Objective, batch: dict[str, Tensor], phases: Sequence[float]
+) -> float:
+    """Mean over `phases` of the step time of `objective` in seconds, each phase with its smallest median of ROUNDS."""
+    optimiser = Optimiser(objective, config.train, SCHEDULE, config.train.learning_rate)
+    objective.train()
     rounds = []
     for _ in range(ROUNDS):
         medians = []
         for phase in phases:
-            if isinstance(model, DualFlow):
-                model.set_progress(phase)
-            times = [timed_step(config, name, model, optimiser, batch) for _ in range(WARM + TIMED)]
+            objective.set_progress(phase)
+            times = [timed_step(config, name, objective, optimiser, batch) for _ in range(WARM + TIMED)]
             medians.append(median(times[WARM:]))
         rounds.append(medians)
     return fmean(map(min, zip(*rounds, strict=True)))
 
 
-def timed_step(config: Config, name: str, model: nn.Module, optimiser: Optimiser, batch: dict[str, Tensor]) -> float:
-    """Take one optimiser step; return its seconds.
+def timed_step(
+    config: Config, name: str, objective: nn.Module, optimiser: Optimiser[Any], batch: dict[str, Tensor]
+) -> float:
+    """Take one optimiser step and return its seconds.
 
     Raises:
-        DualflowError: it was not finite.
+        DualflowError: the step was not finite.
     """
-    begun = perf_counter()
-    with autocast(config.train.precision, device_of(model)):
-        loss = model(**batch)["loss"]
+    start = perf_counter()
+    with autocast(config.train.precision, device_of(objective)):
+        loss = objective(**batch)["loss"]
     norm = optimiser.step(loss)
-    seconds = perf_counter() - begun
+    seconds = perf_counter() - start
     if norm is None:
         raise DualflowError(
-            f"{name}: a step on random volumes was not finite, so its time means nothing; try "
-            "train.precision: float32, or leave the flow out (bench presets: --presets)"
+            f"{name}: a step on random volumes was not finite, so its time is invalid; try train.precision: float32, "
+            "or exclude the flow (dualflow compare --presets)"
         )
     return seconds
 
 
 def peak_bytes() -> int:
-    """Most memory this process has held; on Linux since the count was last set back."""
+    """Peak resident memory of this process in bytes; on Linux since the counter was last reset."""
     status = Path("/proc/self/status")
-    held = [line.split()[1] for line in _lines(status) if line.startswith("VmHWM")]
-    if held:
-        return int(held[0]) << 10
-    # Also counts what the parent held when this process was forked.
+    high_water_mark = [line.split()[1] for line in _lines(status) if line.startswith("VmHWM")]
+    if high_water_mark:
+        return int(high_water_mark[0]) << 10
+    # Includes the parent's memory at the fork.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1 << 10)
 
 
 def machine() -> dict[str, str]:
-    """What step times depend on, without the machine's name."""
+    """Properties of the machine that step times depend on, without its host name."""
     return {
         "processor": _processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
@@ -131,9 +138,9 @@ def machine() -> dict[str, str]:
 
 
 def random_batch(config: Config, model: DualFlow, count: int) -> dict[str, Tensor]:
-    """Random volumes of `count` people, as a step of training is given them."""
+    """Random volumes of `count` scans, as one training step receives them."""
     channels = {"target": 1, "source": len(config.study.sources)}
-    if isinstance(model.mean_model, LocalLinear):  # only a closed-form mean is cross-fitted and handed to each step
+    if isinstance(model.mean_model, LocalLinear):  # only a closed-form mean is cross-fitted and part of the batch
         channels["mean"] = 1
     volumes = {name: torch.randn(count, width, *config.preprocess.shape) for name, width in channels.items()}
     mask = torch.ones_like(volumes["target"], dtype=torch.bool)
@@ -141,11 +148,11 @@ def random_batch(config: Config, model: DualFlow, count: int) -> dict[str, Tenso
 
 
 def _processor() -> str:
-    facts = _lines(Path("/proc/cpuinfo"))
-    named = [line.partition(":")[2].strip() for line in facts if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
+    lines = _lines(Path("/proc/cpuinfo"))
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
-def _lines(facts: Path) -> list[str]:
-    """What the kernel tells in a file; nothing where the system has no such file."""
-    return facts.read_text().splitlines() if facts.is_file() else []
+def _lines(path: Path) -> list[str]:
+    """Lines of a file of the kernel; empty if the system has no such file."""
+    return path.read_text().splitlines() if path.is_file() else []

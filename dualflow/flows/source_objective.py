@@ -1,24 +1,23 @@
-"""Pre-training of an encoder source: first it learns to predict the target, then the flow reads its features."""
+"""Pre-training of an encoder source: it learns to predict the target before the flow reads its features."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dualflow.flows.mean_models import masked_l1
 from dualflow.flows.model import DualFlow
 from dualflow.flows.network import ZeroConv
+from dualflow.flows.objective import Objective, masked_l1
 from dualflow.flows.squeeze import Squeeze
 
 
-class SourcePretraining(nn.Module):
-    """A linear head on the source's finest features, trained by L1: the encoder's start (Lugmayr et al. 2020).
+class SourceObjective(Objective):
+    """L1 of a linear head on the source's finest features: the encoder's start (Lugmayr et al. 2020).
 
-    What the head adds is added to the mean model's image, so that with a mean the features learn what that has left.
-    The flow's source and side tokens are trained in place; the head is thrown away.
+    The head's output is added to the mean model's image: with a mean, the features learn its residual. The flow's
+    source and side tokens are trained in place; the head is discarded.
 
     Args:
-        flow: whose source is pre-trained.
+        flow: its source is pre-trained.
     """
 
     def __init__(self, flow: DualFlow) -> None:
@@ -34,14 +33,13 @@ class SourcePretraining(nn.Module):
         mask: Tensor | None = None,
         mean: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Return the loss; without a mask every voxel counts."""
-        inside = torch.ones_like(target, dtype=torch.bool) if mask is None else mask
-        return {"loss": masked_l1(self._image(source, side, mean), target, inside)}
+        """Return the loss."""
+        return {"loss": masked_l1(self._image(source, side, mean), target, mask)}
 
     def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:
         """Return the predicted target `[N, C, D, H, W]`."""
         return self._image(source, side, None)
 
     def _image(self, source: Tensor, side: Tensor | None, mean: Tensor | None) -> Tensor:
-        condition = self.flow.condition(source, self.flow.known_side(source, side), mean)
+        condition = self.flow.condition(source, side, mean)
         return condition.mean + self.squeeze.inverse(self.head(condition.features[0]))[0]

@@ -1,0 +1,180 @@
+"""What a flow is conditioned on, computed once per batch, and the checks of every tensor a model is given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dualflow.errors import InputError, ShapeError
+from dualflow.flows.multiscale import FlowMaps, level_channels, level_shapes
+
+
+class Condition(NamedTuple):
+    """Everything the target's flow is conditioned on.
+
+    Attributes:
+        mean: `[N, C, D, H, W]`, in the target's unit.
+        features: one source feature map per level, finest first, `[N, F_l, d_l, h_l, w_l]`.
+        maps: source maps for the layers of each step.
+        side: embedding `[N, E]`, or None.
+        source_log_prob: log p(source) in nats `[N]`, or None.
+    """
+
+    mean: Tensor
+    features: list[Tensor]
+    maps: FlowMaps
+    side: Tensor | None
+    source_log_prob: Tensor | None
+
+    def repeat(self, count: int) -> Condition:
+        """Repeat the conditions `count` times along the batch axis."""
+        cache: dict[int, Tensor] = {}
+
+        def repeated(tensor: Tensor) -> Tensor:
+            # Layers share maps: each is repeated once.
+            if id(tensor) not in cache:
+                cache[id(tensor)] = tensor.repeat(count, *[1] * (tensor.dim() - 1))
+            return cache[id(tensor)]
+
+        return Condition(
+            repeated(self.mean),
+            [repeated(feature) for feature in self.features],
+            [[{name: repeated(value) for name, value in step.items()} for step in level] for level in self.maps],
+            None if self.side is None else repeated(self.side),
+            None,
+        )
+
+
+@dataclass(frozen=True)
+class InputCheck:
+    """Checks of the tensors that a model is given; each failure is one clear error.
+
+    Attributes:
+        shape: spatial size `(D, H, W)` of all volumes.
+        source_channels: channels of the source.
+        target_channels: channels of the target.
+        side_features: number S of side values per subject.
+        levels: levels of the target's flow.
+    """
+
+    shape: tuple[int, int, int]
+    source_channels: int
+    target_channels: int
+    side_features: int
+    levels: int
+
+    def __call__(
+        self,
+        like: Tensor,
+        source: Tensor,
+        side: Tensor | None,
+        *,
+        target: Tensor | None = None,
+        latents: Sequence[Tensor] | None = None,
+    ) -> None:
+        """Check size, number format and values of all inputs; NaN is allowed in `side` alone.
+
+        Args:
+            like: a parameter of the model, whose number format the inputs share.
+            source: `[N, C, D, H, W]`.
+            side: `[N, S]`, NaN where unknown.
+            target: `[N, C, D, H, W]`.
+            latents: one per level, finest first.
+
+        Raises:
+            InputError: the message names the input, its value, and the remedy.
+        """
+        self.volume(source, "source")
+        if bool(self.side(side, source).isinf().any()):
+            raise InputError("side information holds infinite values; give finite ones, NaN where a value is unknown")
+        _check_values(source, "source", like)
+        if target is not None:
+            self.volume(target, "target", len(source))
+            _check_values(target, "target", like)
+        if latents is not None:
+            self.latents(latents, len(source))
+            for level, latent in enumerate(latents, 1):
+                _check_values(latent, f"latent of level {level}", like)
+
+    def volume(self, volume: Tensor, name: str, count: int | None = None) -> None:
+        """Check the size of a `source`, `target` or `mean` `[N, C, D, H, W]`; N is `count` where given.
+
+        Raises:
+            ShapeError: the volume has another size, or the batch is empty.
+        """
+        channels = self.source_channels if name == "source" else self.target_channels
+        if volume.dim() != 5 or tuple(volume.shape[1:]) != (channels, *self.shape):
+            raise ShapeError(
+                f"{name} of size {tuple(volume.shape)}, expected (N, {channels}, {', '.join(map(str, self.shape))}); "
+                "resample it to the grid the model was built for"
+            )
+        if not len(volume):
+            raise ShapeError(f"{name} holds 0 volumes, expected at least 1; check how the batch was made")
+        if count is not None and len(volume) != count:
+            raise ShapeError(
+                f"{name} holds {len(volume)} volumes, expected {count} as in the source; match the batches"
+            )
+
+    def side(self, side: Tensor | None, source: Tensor) -> Tensor:
+        """Return side values `[N, S]`, all unknown (NaN) where none are given.
+
+        Raises:
+            ShapeError: they are not `[N, S]`.
+        """
+        expected = (len(source), self.side_features)
+        if side is None:
+            return source.new_full(expected, torch.nan)
+        if tuple(side.shape) != expected:
+            raise ShapeError(
+                f"side information of size {tuple(side.shape)}, expected {expected}; "
+                "give one row per volume, NaN where a value is unknown"
+            )
+        return side
+
+    def latents(self, latents: Sequence[Tensor], count: int) -> None:
+        """Check that there is one latent per level, each of its level's size.
+
+        Raises:
+            ShapeError: a latent is missing or has another size.
+        """
+        if len(latents) != self.levels:
+            raise ShapeError(f"{len(latents)} latents for {self.levels} levels; give what encode returns")
+        channels, shapes = level_channels(self.target_channels, self.levels), level_shapes(self.shape, self.levels)
+        for level, (latent, width, shape) in enumerate(zip(latents, channels, shapes, strict=True), 1):
+            if tuple(latent.shape) != (count, width, *shape):
+                raise ShapeError(
+                    f"latent of level {level} has size {tuple(latent.shape)}, expected {(count, width, *shape)}; "
+                    "give what encode returns"
+                )
+
+
+def _check_values(tensor: Tensor, name: str, like: Tensor) -> None:
+    """Refuse another number format than that of `like`, and values that are not finite."""
+    if tensor.dtype != like.dtype:
+        given, expected = (str(dtype).removeprefix("torch.") for dtype in (tensor.dtype, like.dtype))
+        raise InputError(
+            f"{name} holds {given}, expected {expected} as the model; convert it with .to(torch.{expected})"
+        )
+    if not bool(torch.isfinite(tensor).all()):
+        count = int((~torch.isfinite(tensor)).sum())
+        raise InputError(f"{name} holds {count} NaN or infinite values, expected finite ones; replace or mask them")
+
+
+def check_divisible(shape: Sequence[int], levels: int) -> None:
+    """Raise unless every size can be halved `levels` times.
+
+    Raises:
+        ShapeError: the message names the nearest valid sizes.
+    """
+    unit = 2**levels
+    if len(shape) != 3 or any(size < unit or size % unit for size in shape):
+        larger = tuple(-(-max(size, 1) // unit) * unit for size in shape)
+        smaller = tuple(max(size // unit, 1) * unit for size in shape)
+        raise ShapeError(
+            f"volume of size {tuple(shape)} cannot be halved {levels} times; "
+            f"valid sizes are multiples of {unit}, the nearest {smaller} and {larger}"
+        )

@@ -1,0 +1,208 @@
+"""FlowObjective: a flow's negative log-likelihood and the terms that papers add to it, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import log
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dualflow.flows.condition import Condition
+from dualflow.flows.dequantization import prepare_target
+from dualflow.flows.diagnostics import explained_variance, round_trip_error
+from dualflow.flows.model import DualFlow
+from dualflow.flows.multiscale import Encoding, level_channels
+from dualflow.flows.objective import Objective, masked_l1
+from dualflow.flows.rng import EVALUATION_SEED, standard_noise
+from dualflow.flows.side_information import (
+    SideDiscriminator,
+    discriminator_accuracy,
+    discriminator_error,
+    reversal_strength,
+)
+
+
+class FlowObjective(Objective):
+    """The weighted sum of TERMS for one flow.
+
+        loss = sum_t weight_t term_t
+
+    In training, noise is added first: to the target by DEQUANTIZATIONS, to the source where it has a density of its
+    own. Terms of weight 0 are left out, except `nll`. Monitored numbers have no weight.
+
+    Args:
+        flow: trained in place.
+    """
+
+    def __init__(self, flow: DualFlow) -> None:
+        super().__init__()
+        self.flow = flow
+        self.discriminators = nn.ModuleList(
+            SideDiscriminator(channels, flow.side_features)
+            for channels in level_channels(flow.target_channels, flow.spec.levels)[:-1]
+            if flow.side_features and flow.spec.discriminator_weight
+        )
+        self.progress = 1.0
+
+    @property
+    def uses_all_parameters(self) -> bool:
+        """Whether every step trains all of the flow: not while its source is frozen."""
+        return self.flow.spec.source_frozen == 0
+
+    def forward(
+        self,
+        target: Tensor,
+        source: Tensor,
+        side: Tensor | None = None,
+        mask: Tensor | None = None,
+        mean: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Return `loss`, every term by its name, and monitored numbers, each a mean over the batch.
+
+        Args:
+            target: `[N, C, D, H, W]`, in its unit (SUVR).
+            source: `[N, C, D, H, W]`.
+            side: `[N, S]`, NaN where unknown; None if all is.
+            mask: `[N, C, D, H, W]`, bool; outside of it the target is replaced by background noise.
+            mean: mean image in place of the mean model's; cross-fitted ones leave residuals as large as those of new
+                subjects.
+        """
+        batch = self._forward_pass(target, source, side, mask, mean)
+        weights = {name: term.weight(self) for name, term in TERMS.items()}
+        terms = {name: term.value(self, batch) for name, term in TERMS.items() if weights[name] or name == "nll"}
+        loss = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
+        return {"loss": loss, **terms, **self._monitored(batch)}
+
+    def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:
+        """Return the flow's point estimate `[N, C, D, H, W]`."""
+        return self.flow.point_estimate(source, side)
+
+    def set_progress(self, share: float) -> None:
+        """Set the share of the training that is done, 0 to 1: it schedules the reversal and a frozen source."""
+        self.progress = share
+
+    def selection_score(self, terms: Mapping[str, float]) -> float:
+        """Return the part of the loss that is about the target alone; lower is better.
+
+        The flow ascends its discriminators' error, so a small one is no merit; the source's likelihood is a means.
+        """
+        return sum(TERMS[name].weight(self) * terms[name] for name in ("nll", "decode_l1") if name in terms)
+
+    def diagnostics(
+        self, target: Tensor, source: Tensor, side: Tensor, mask: Tensor, *, round_trip: bool
+    ) -> dict[str, float]:
+        """Return `explained_level_1` .., finest first, and on request the `round_trip` error in the target's unit."""
+        shares = explained_variance(self.flow, target, source, side, mask).tolist()
+        numbers = {f"explained_level_{level}": share for level, share in enumerate(shares, 1)}
+        return numbers | ({"round_trip": round_trip_error(self.flow, target, source, side)} if round_trip else {})
+
+    def guesses(self, latents: list[Tensor], strength: float) -> list[Tensor]:
+        """Return the discriminators' guesses of the side values from the finer levels' latents, `[N, S]` each."""
+        return [probe(z, strength) for probe, z in zip(self.discriminators, latents, strict=False)]
+
+    def _forward_pass(
+        self, target: Tensor, source: Tensor, side: Tensor | None, mask: Tensor | None, mean: Tensor | None
+    ) -> ForwardPass:
+        flow, spec = self.flow, self.flow.spec
+        side = flow.check.side(side, source)
+        if mean is None and spec.mean != "none":
+            mean = flow.mean(source, side)  # of the source before noise
+        if self.training:
+            target = prepare_target(target, mask, spec, training=True)
+            if spec.source == "glow":
+                source = source + spec.source_noise * standard_noise(tuple(source.shape), source)
+        else:
+            target = prepare_target(target, mask, spec, torch.Generator().manual_seed(EVALUATION_SEED))
+        frozen = self.training and self.progress < spec.source_frozen
+        condition = flow.condition(source, side, mean, train_source=not frozen)
+        return ForwardPass(target, side, mask, condition, *flow.density(target, condition))
+
+    @torch.no_grad()
+    def _monitored(self, batch: ForwardPass) -> dict[str, Tensor]:
+        """Bits per dimension of each level's latents, and the state of the discriminators."""
+        levels = enumerate(zip(batch.level_log_probs, batch.code.latents, strict=True), 1)
+        numbers = {
+            f"bits_per_dim_level_{level}": -log_prob.mean() / (z[0].numel() * log(2)) for level, (log_prob, z) in levels
+        }
+        if len(self.discriminators):
+            accuracies = [discriminator_accuracy(guess, batch.side) for guess in self.guesses(batch.code.latents, 0.0)]
+            numbers["discriminator_accuracy"] = torch.stack(accuracies).mean()
+            if self.training:
+                numbers["discriminator_strength"] = batch.target.new_tensor(reversal_strength(self.progress))
+        return numbers
+
+
+class ForwardPass(NamedTuple):
+    """One batch after its pass through the flow.
+
+    Attributes:
+        target: `[N, C, D, H, W]` with its noise.
+        side: `[N, S]`.
+        mask: `[N, C, D, H, W]`, bool, or None.
+        condition: of the batch.
+        log_prob: log p(target | condition), `[N]`.
+        code: the latents.
+        level_log_probs: the prior's part of each level, `[N]` each.
+    """
+
+    target: Tensor
+    side: Tensor
+    mask: Tensor | None
+    condition: Condition
+    log_prob: Tensor
+    code: Encoding
+    level_log_probs: list[Tensor]
+
+
+def nll(objective: FlowObjective, batch: ForwardPass) -> Tensor:
+    """Return `-log p(target | source, side)`, nats per voxel."""
+    return -batch.log_prob.mean() / batch.target[0].numel()
+
+
+def source_nll(objective: FlowObjective, batch: ForwardPass) -> Tensor:
+    """Return `-log p(source)` of a Glow source, nats per voxel: the joint objective of DUAL-GLOW and C-Flow."""
+    log_prob = batch.condition.source_log_prob
+    assert log_prob is not None
+    return -log_prob.mean() / (batch.target[0, 0].numel() * objective.flow.source_channels)
+
+
+def discriminator(objective: FlowObjective, batch: ForwardPass) -> Tensor:
+    """Return the discriminators' mean squared error; the flow ascends it (DUAL-GLOW, equation 8)."""
+    guesses = objective.guesses(batch.code.latents, reversal_strength(objective.progress))
+    return torch.stack([discriminator_error(guess, batch.side) for guess in guesses]).mean()
+
+
+def decode_l1(objective: FlowObjective, batch: ForwardPass) -> Tensor:
+    """Return `|decode(z) - target|` in the mask, z drawn at a temperature (C-Flow's cycle; PU-Flow's L1)."""
+    # A fixed seed in evaluation makes validations comparable.
+    generator = None if objective.training else torch.Generator().manual_seed(EVALUATION_SEED)
+    drawn = objective.flow.draw(batch.condition, objective.flow.spec.decode_temperature, generator)
+    return masked_l1(drawn, batch.target, batch.mask)
+
+
+class Term(NamedTuple):
+    """One term of the objective.
+
+    Attributes:
+        value: the term, a mean over the batch.
+        weight: its weight; 0 leaves it out.
+    """
+
+    value: Callable[[FlowObjective, ForwardPass], Tensor]
+    weight: Callable[[FlowObjective], float]
+
+
+TERMS: dict[str, Term] = {
+    "nll": Term(nll, lambda objective: objective.flow.spec.nll_weight),
+    "source_nll": Term(
+        source_nll,
+        lambda objective: objective.flow.spec.source_nll_weight * (objective.flow.spec.source == "glow"),
+    ),
+    "discriminator": Term(
+        discriminator,
+        lambda objective: objective.flow.spec.discriminator_weight * bool(len(objective.discriminators)),
+    ),
+    "decode_l1": Term(decode_l1, lambda objective: objective.flow.spec.decode_l1),
+}

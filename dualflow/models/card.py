@@ -1,0 +1,161 @@
+"""ModelCard: everything that is known of a trained model, typed, with one JSON form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+
+from dualflow import __version__
+from dualflow.baselines import BASELINES
+from dualflow.config import PreprocessConfig, StudyConfig
+from dualflow.data.side_encoder import SideEncoder
+from dualflow.errors import CheckpointError
+from dualflow.flows.spec import FlowSpec
+
+FLOW = "flow"
+MAX_EDGE = 1024
+"""Largest edge of a model grid in voxels; a card that asks for more is damaged or hostile."""
+
+
+class Record(BaseModel):
+    """Base of the parts of a card: frozen, nothing unknown."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True)
+
+
+class StudyRecord(Record):
+    """The study that a model was trained on."""
+
+    name: str
+    """Name of the study."""
+    source: str
+    """Modality of the main source."""
+    extra_sources: tuple[str, ...] = ()
+    """Further source modalities, in the order of the channels."""
+    target: str
+    """Modality of the target."""
+    side: tuple[str, ...] = ()
+    """Side columns."""
+
+    @classmethod
+    def of(cls, study: StudyConfig) -> StudyRecord:
+        """Return the record of a study's configuration, without its folders."""
+        return cls(
+            name=study.name,
+            source=study.source,
+            extra_sources=study.extra_sources,
+            target=study.target,
+            side=study.side,
+        )
+
+
+class ConstantSpread(Record):
+    """Root mean squared errors on the validation pairs: the spread of a model without a distribution."""
+
+    voxel: float = Field(ge=0)
+    """Of voxels, in the target's unit."""
+    region: float = Field(ge=0)
+    """Of region means, in the target's unit."""
+    regions: int = Field(ge=0)
+    """Number of regions."""
+
+
+class TrainingRecord(Record):
+    """How a training went."""
+
+    seconds: float = 0.0
+    """Time in optimiser steps."""
+    best_step: int = 0
+    """Step of the selected weights; 0 without gradient steps."""
+    skipped_steps: int = 0
+    """Steps whose loss or gradient was not finite."""
+    mean: dict[str, Any] = Field(default_factory=dict)
+    """Results of fitting the mean, such as its ridge."""
+    mean_seconds: float = 0.0
+    """Time to fit the mean."""
+    pretrain_steps: int = 0
+    """Steps in which the source was pre-trained."""
+    pretrain_seconds: float = 0.0
+    """Time of those steps."""
+    initialize_seconds: float = 0.0
+    """Time of the data-dependent initialisation."""
+    calibrate_seconds: float = 0.0
+    """Time of the calibration of the spread."""
+    spread_scale: float | None = None
+    """Factor by which calibration scaled the low-rank base; None where there was nothing to scale."""
+
+
+def _spec(value: Any) -> Any:
+    return FlowSpec.from_dict(dict(value)) if isinstance(value, Mapping) else value
+
+
+def _encoder(value: Any) -> Any:
+    return value if isinstance(value, SideEncoder) else SideEncoder.from_dict(value)
+
+
+class ModelCard(Record):
+    """Everything that is known of a trained model.
+
+    Together with the weights it is enough to convert scans: sizes, preprocessing, side encoder, provenance.
+    """
+
+    format: Literal[1] = 1
+    """Version of this layout."""
+    name: str
+    """Name of the model in its study."""
+    seed: int
+    """Seed of the training."""
+    kind: str
+    """`flow`, or a row of BASELINES."""
+    spec: Annotated[FlowSpec, BeforeValidator(_spec), PlainSerializer(FlowSpec.to_dict)] | None = None
+    """Pieces of a flow."""
+    options: dict[str, int] = Field(default_factory=dict)
+    """Constructor options of a baseline."""
+    shape: tuple[int, int, int]
+    """Model grid, D, H, W."""
+    study: StudyRecord
+    """The study."""
+    side: Annotated[SideEncoder, BeforeValidator(_encoder), PlainSerializer(SideEncoder.to_dict)]
+    """How side columns become numbers."""
+    preprocess: PreprocessConfig = PreprocessConfig()
+    """How scans come onto the model grid."""
+    constant_spread: ConstantSpread | None = None
+    """Spread of a model without a distribution; None without validation pairs."""
+    parameters: int = 0
+    """Number of trained parameters."""
+    data_digest: str = ""
+    """Digest of the training and validation scans."""
+    weights_sha256: str = ""
+    """SHA-256 of the weights; set when they are saved."""
+    training: TrainingRecord = TrainingRecord()
+    """How the training went."""
+    dualflow: str = __version__
+    """Version of dualflow."""
+    torch: str = ""
+    """Version of torch."""
+    device: str = "cpu"
+    """Type of the device of the training."""
+
+    @model_validator(mode="after")
+    def _known_kind(self) -> ModelCard:
+        if self.kind != FLOW and self.kind not in BASELINES:
+            raise CheckpointError(f"model kind '{self.kind}' is unknown; choose from: {FLOW}, {', '.join(BASELINES)}")
+        if (self.kind == FLOW) != (self.spec is not None):
+            raise CheckpointError(
+                f"kind '{self.kind}' with spec {self.spec}; only a flow has a spec, and every flow has"
+            )
+        if not all(1 <= edge <= MAX_EDGE for edge in self.shape):
+            raise CheckpointError(f"shape {self.shape}; expected edges of 1 to {MAX_EDGE} voxels")
+        return self
+
+    @property
+    def source_channels(self) -> int:
+        """Number of source channels."""
+        return 1 + len(self.study.extra_sources)
+
+    @property
+    def label(self) -> str:
+        """Name and seed, for people."""
+        return f"{self.name} seed {self.seed}"

@@ -1,0 +1,113 @@
+"""Saving and loading of trained models: a folder with `model.safetensors` and `model.json`, the card.
+
+The card is written last and holds the hash of the weights; weights that do not match it are refused. Neither file can
+run code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dualflow.baselines import BASELINES
+from dualflow.commit import commit_text, sha256
+from dualflow.errors import CheckpointError, DualflowError
+from dualflow.flows.interface import ConditionalModel
+from dualflow.flows.model import DualFlow
+from dualflow.models.card import FLOW, ModelCard
+from dualflow.models.tensors import save_tensors
+
+WEIGHTS, CARD = "model.safetensors", "model.json"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained model with its card.
+
+    Attributes:
+        model: a flow or a baseline, in evaluation mode.
+        card: what is known of it.
+    """
+
+    model: ConditionalModel
+    card: ModelCard
+
+    @property
+    def flow(self) -> DualFlow | None:
+        """The model if it is a flow, else None."""
+        return self.model if isinstance(self.model, DualFlow) else None
+
+
+def save_model(folder: Path, model: torch.nn.Module, card: ModelCard) -> tuple[ModelCard, list[Path]]:
+    """Write a model folder; return the card with the hash of the weights, and the files."""
+    weights, path = folder / WEIGHTS, folder / CARD
+    save_tensors(weights, model.state_dict())
+    card = card.model_copy(update={"weights_sha256": sha256(weights)})
+    commit_text(path, card.model_dump_json(indent=2) + "\n")
+    return card, [weights, path]
+
+
+def load_card(folder: Path) -> ModelCard:
+    """Read a model's card.
+
+    Raises:
+        CheckpointError: there is none, or it is not a card of this version.
+    """
+    path = folder / CARD
+    try:
+        return ModelCard.model_validate_json(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{folder}: no {CARD} ({reason}); name the folder of a trained model") from error
+    except ValidationError as error:
+        entry = error.errors()[0]
+        where = ".".join(map(str, entry["loc"]))
+        raise CheckpointError(
+            f"{path}: is not a model card of this version ({f'{where}: ' if where else ''}{entry['msg']}); "
+            "train the model again"
+        ) from None
+    except DualflowError as error:
+        raise CheckpointError(f"{path}: {error}; train the model again") from error
+
+
+def load_model(folder: Path, device: str = "cpu") -> TrainedModel:
+    """Load a trained model.
+
+    Raises:
+        CheckpointError: the folder holds no model, a broken one, or one of another version.
+    """
+    card = load_card(folder)
+    weights = _load_weights(folder, card)
+    try:
+        model = build_model(card)
+        model.load_state_dict(weights)
+    except (KeyError, TypeError, RuntimeError, DualflowError) as error:
+        first = str(error).splitlines()[0]
+        raise CheckpointError(f"{folder}: card and weights do not fit this version ({first}); train again") from error
+    return TrainedModel(model.to(device).eval(), card)
+
+
+def build_model(card: ModelCard) -> ConditionalModel:
+    """Build the untrained model that a card describes."""
+    features, channels = len(card.side.names), card.source_channels
+    if card.kind == FLOW:
+        assert card.spec is not None
+        return DualFlow(card.spec, shape=card.shape, side_features=features, source_channels=channels)
+    return BASELINES[card.kind](card.shape, features, channels, **card.options)
+
+
+def _load_weights(folder: Path, card: ModelCard) -> dict[str, Tensor]:
+    path = folder / WEIGHTS
+    if not path.is_file() or sha256(path) != card.weights_sha256:
+        raise CheckpointError(f"{path}: does not match the hash in {CARD}; copy the folder again, or train again")
+    try:
+        weights: dict[str, Tensor] = load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: is not a safetensors file ({error}); train again") from error
+    return weights

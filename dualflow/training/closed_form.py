@@ -1,0 +1,103 @@
+"""Closed-form fits that several trainings of a study share: fitted once, then read from disk.
+
+The local linear mean of a flow and the baseline of that name are the same regression on the same scans.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from time import perf_counter
+
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from dualflow.commit import digest_of
+from dualflow.data.dataset import PairDataset
+from dualflow.flows.local_linear import LocalLinear, RegressionScan, Solver, fit_local_linear, grouped_folds
+from dualflow.layout import Scan
+from dualflow.models.tensors import save_tensors
+
+FOLDS = 4
+KEPT = 4
+"""Fits kept in a cache folder; the oldest are removed."""
+_CHOSEN, _SECONDS, _IMAGE, _MODEL = "chosen", "seconds", "image.", "model."
+
+
+class RegressionScans:
+    """Training pairs as a regression reads them, more than once."""
+
+    def __init__(self, pairs: PairDataset, folds: Sequence[int]) -> None:
+        self.pairs, self.folds = pairs, folds
+
+    def __iter__(self) -> Iterator[RegressionScan]:
+        for index, fold in enumerate(self.folds):
+            item = self.pairs[index]
+            yield RegressionScan(item["source"], item["target"], item["side"], item["mask"], fold)
+
+
+def subject_folds(pairs: PairDataset) -> list[int]:
+    """Return a fold for each scan; all scans of a subject share it."""
+    return grouped_folds([Scan.parse(key).subject for key in pairs.scans], FOLDS)
+
+
+class ClosedFormCache(Solver):
+    """`fit_local_linear` with a cache folder.
+
+    Args:
+        folder: of the cache; None fits anew each time.
+        data: digest of the scans and their side values.
+
+    Attributes:
+        seconds: time that the last fit took when it was computed.
+    """
+
+    def __init__(self, folder: Path | None = None, data: str = "") -> None:
+        self.folder, self.data, self.seconds = folder, data, 0.0
+
+    def __call__(
+        self, scans: Iterable[RegressionScan], model: LocalLinear, *, ridges: Sequence[float], sigmas: Sequence[float]
+    ) -> tuple[LocalLinear, list[Tensor], dict[str, float]]:
+        """Fit `model` in place, or load the same fit; processes that want the same fit at once wait for the first."""
+        if self.folder is None:
+            return self._fit(scans, model, ridges, sigmas)
+        sizes = {name: list(value.shape) for name, value in model.state_dict().items()}
+        key = digest_of([self.data, type(model.design).__name__, sizes, list(ridges), list(sigmas)])[:16]
+        path = self.folder / f"{key}.safetensors"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            cached = self._load(path, model)
+            if cached is not None:
+                return cached
+            fitted, images, chosen = self._fit(scans, model, ridges, sigmas)
+            tensors = {f"{_MODEL}{name}": value for name, value in fitted.state_dict().items()}
+            tensors |= {f"{_IMAGE}{index:06d}": image for index, image in enumerate(images)}
+            save_tensors(path, tensors, {_CHOSEN: json.dumps(chosen), _SECONDS: str(self.seconds)})
+            for old in sorted(self.folder.glob("*.safetensors"), key=lambda file: file.stat().st_mtime)[:-KEPT]:
+                old.unlink(missing_ok=True)
+        return fitted, images, chosen
+
+    def _fit(
+        self, scans: Iterable[RegressionScan], model: LocalLinear, ridges: Sequence[float], sigmas: Sequence[float]
+    ) -> tuple[LocalLinear, list[Tensor], dict[str, float]]:
+        begin = perf_counter()
+        result = fit_local_linear(scans, model, ridges=ridges, sigmas=sigmas)
+        self.seconds = perf_counter() - begin
+        return result
+
+    def _load(self, path: Path, model: LocalLinear) -> tuple[LocalLinear, list[Tensor], dict[str, float]] | None:
+        """Load a cached fit into `model`; None if there is none, or a damaged one."""
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, framework="pt") as stream:
+                chosen, seconds = json.loads(stream.metadata()[_CHOSEN]), float(stream.metadata()[_SECONDS])
+                tensors = {name: stream.get_tensor(name) for name in sorted(stream.keys())}
+            images = [tensors[name] for name in tensors if name.startswith(_IMAGE)]
+            model.load_state_dict({n.removeprefix(_MODEL): t for n, t in tensors.items() if n.startswith(_MODEL)})
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError):
+            return None
+        self.seconds = seconds
+        return model, images, chosen

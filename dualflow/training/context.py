@@ -1,0 +1,45 @@
+"""TrainingContext: everything a training needs beside its model and its data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from dualflow.config import TrainConfig
+from dualflow.flows.objective import Objective
+from dualflow.training.closed_form import ClosedFormCache
+from dualflow.training.distributed import SINGLE_PROCESS, ProcessGroup
+
+Watcher = Callable[[int, Mapping[str, float], Objective], None]
+"""Called with step, metrics and the averaged objective at every validation."""
+
+
+@dataclass(frozen=True)
+class TrainingContext:
+    """One training in one process.
+
+    Attributes:
+        config: batch size, precision, and so on.
+        folder: where training states go.
+        seed: of the order of the scans and of the noise.
+        label: name in the progress display and in errors.
+        fingerprint: digest of everything the result depends on: data, model, configuration. States with another
+            fingerprint are removed, because resuming from them would mix two trainings.
+        group: this process among those that share the training; only the main one writes and tracks.
+        watch: called at every validation, for tracking.
+        closed_form: solves local linear regressions, and shares fits between the trainings of a study.
+    """
+
+    config: TrainConfig
+    folder: Path
+    seed: int
+    label: str = "training"
+    fingerprint: str = ""
+    group: ProcessGroup = SINGLE_PROCESS
+    watch: Watcher | None = None
+    closed_form: ClosedFormCache = field(default_factory=ClosedFormCache)
+
+    def part(self, name: str) -> TrainingContext:
+        """Return the context of a part of this training, such as its mean: a folder of its own, not watched."""
+        return replace(self, folder=self.folder / name, label=f"{self.label}, {name}", watch=None)

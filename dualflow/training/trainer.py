@@ -1,0 +1,247 @@
+"""The training loop, for every objective: flows, their means and sources, and the networks they are compared with."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import nullcontext
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dualflow.data.augment import Augment
+from dualflow.data.dataset import Item, PairDataset, batches
+from dualflow.errors import CommitError, DualflowError, StoppedError
+from dualflow.flows.memory import set_memory
+from dualflow.flows.objective import Objective
+from dualflow.flows.rng import batch_shard
+from dualflow.process import keep_freed_memory
+from dualflow.progress import progress
+from dualflow.training.checkpoint import forget_states, load_newest_state, save_state
+from dualflow.training.context import TrainingContext
+from dualflow.training.device import autocast
+from dualflow.training.distributed import StopRequest
+from dualflow.training.history import History
+from dualflow.training.optimiser import Optimiser
+from dualflow.training.validation import validate
+
+INPUTS = ("target", "source", "side", "mask", "mean")
+
+
+class Trainer:
+    """Trains one objective in one process.
+
+    A state is written at every validation, and an interrupted training resumes from the newest intact one bit for bit.
+    SIGTERM ends the training after the current step, with a state of that step. `forget_states` removes the states
+    once the model itself is saved.
+
+    Args:
+        objective: already initialised; trained in place.
+        train: pairs to learn from.
+        validation: pairs to select the weights on; if empty, the last weights are taken.
+        context: configuration, folder, seed, processes.
+        steps: optimiser steps.
+        learning_rate: peak learning rate.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        train: PairDataset,
+        validation: PairDataset,
+        context: TrainingContext,
+        *,
+        steps: int,
+        learning_rate: float,
+    ) -> None:
+        keep_freed_memory()
+        self.context, self.config, self.group = context, context.config, context.group
+        self.objective, self.train, self.validation = objective, train, validation
+        self.steps, self.learning_rate = steps, learning_rate
+        set_memory(objective.to(self.group.device), self.config.memory)
+        torch.manual_seed(context.seed)
+        self.optimiser = Optimiser(objective, self.config, steps, learning_rate)
+        self.distributed: nn.Module = objective if self.group.world_size == 1 else _distributed(objective)
+        self.history, self.skipped_in_a_row, self.best = History(), 0, _copy(objective)
+        self.term_values: dict[str, list[float]] = {}
+        self.timed_steps, self.timed_seconds = 0, 0.0
+
+    def fit(self) -> History:
+        """Train, and load the averaged weights of the best validation into the objective; return the history.
+
+        Raises:
+            StoppedError: SIGTERM ended the training early.
+            ConfigError: the processes cannot share the batch evenly.
+            DualflowError: `max_skipped` steps in a row were not finite, or the round trip drifted beyond
+                `max_round_trip`.
+        """
+        context, config, start = self.context, self.config, self._resume()
+        augment = Augment(config.augment) if config.augment.probability else None
+        last = start if self._patience_exhausted(start) else self.steps
+        rows = self.group.rows(config.batch_size)
+        stream = batches(self.train, config.batch_size, last, context.seed, start, rows, augment)
+        display = progress(context.label, self.steps) if self.group.is_main else nullcontext(_NoProgress())
+        stop = StopRequest()
+        with stop.listening(), display as bar:
+            bar.advance(start)
+            for step, batch in enumerate(stream, start + 1):
+                loss = self.train_step(step, batch)
+                bar.advance(note=f"loss {loss:.3f}")
+                if step % config.validate_every == 0 or step == self.steps:
+                    self.validate(step)
+                    self._save(step)
+                    if self._patience_exhausted(step):
+                        bar.advance(self.steps - step, f"no better than step {self.history.best_step}")
+                        break
+                if not self.group.all_agree(not stop.requested) and step < self.steps:
+                    self._save(step)
+                    raise StoppedError(f"{context.label}: stopped by SIGTERM after step {step}; run it again to resume")
+        if len(self.validation) and not self.history.best_step:
+            raise DualflowError(
+                f"{context.label}: no validation loss was finite, so no weights can be selected; lower its learning "
+                f"rate (now {self.learning_rate:g}) or use train.precision: float32"
+            )
+        self.objective.load_state_dict(self.best)
+        return self.history
+
+    def train_step(self, step: int, batch: Item) -> float:
+        """Take one optimiser step on this process's rows of a batch; return their loss.
+
+        Raises:
+            DualflowError: too many steps in a row were not finite.
+        """
+        self.objective.train()
+        self.objective.set_progress((step - 1) / self.steps)
+        begin = time.perf_counter()
+        with (
+            autocast(self.config.precision, self.group.device),
+            batch_shard(self.group.rank, self.group.world_size),
+        ):
+            terms = self.distributed(**to_inputs(batch, self.group.device))
+        norm = self.optimiser.step(terms["loss"], self.group)
+        seconds = time.perf_counter() - begin
+        self.history.seconds += seconds
+        self.timed_steps, self.timed_seconds = self.timed_steps + 1, self.timed_seconds + seconds
+        if norm is None:
+            self._count_skipped(step)
+        else:
+            self.skipped_in_a_row = 0
+            values = {name: float(term.detach()) for name, term in terms.items()} | {"gradient_norm": norm}
+            for name, value in values.items():
+                self.term_values.setdefault(name, []).append(value)
+        return float(terms["loss"].detach())
+
+    def validate(self, step: int) -> None:
+        """Average the training terms since the last validation, validate, and keep the weights if they are the best.
+
+        Raises:
+            DualflowError: the round trip drifted beyond `max_round_trip`.
+        """
+        entry = {"step": float(step), "learning_rate": float(self.optimiser.schedule.get_last_lr()[0])}
+        means = self.group.sums({name: sum(values) / len(values) for name, values in self.term_values.items()})
+        entry |= {name: value / self.group.world_size for name, value in means.items()}
+        self.term_values = {}
+        score = float("-inf")  # without validation the last weights are the best
+        if len(self.validation):
+            terms = validate(self.optimiser.averaged, self.validation, self.config.batch_size, self.group)
+            entry |= {f"validation/{name}": value for name, value in terms.items()}
+            self._check_round_trip(step, terms.get("round_trip", 0.0))
+            score = self.objective.selection_score(terms)
+        self.history.entries.append(entry)
+        if score <= self.history.best:
+            self.history.best, self.history.best_step = score, step
+            self.best = _copy(self.optimiser.averaged)
+        if self.context.watch is not None and self.group.is_main:
+            self.context.watch(step, entry | {"samples_per_second": self._pace()}, self.optimiser.averaged)
+
+    def _count_skipped(self, step: int) -> None:
+        self.history.skipped, self.skipped_in_a_row = self.history.skipped + 1, self.skipped_in_a_row + 1
+        if self.skipped_in_a_row > self.config.max_skipped:
+            raise DualflowError(
+                f"{self.context.label}: {self.skipped_in_a_row} steps in a row were not finite, the last at step "
+                f"{step}; lower its learning rate (now {self.learning_rate:g}) or use train.precision: float32"
+            )
+
+    def _check_round_trip(self, step: int, error: float) -> None:
+        """Stop when decoding no longer inverts encoding: samples and likelihoods would be meaningless."""
+        bound = self.config.max_round_trip
+        if not error <= bound:  # also catches NaN
+            raise DualflowError(
+                f"{self.context.label}: at step {step} a decoded scan differs from the encoded one by {error:g}, more "
+                f"than train.max_round_trip = {bound:g}; lower train.learning_rate or the flow's log_scale_bound"
+            )
+
+    def _patience_exhausted(self, step: int) -> bool:
+        patience, best_step = self.config.patience, self.history.best_step
+        return patience is not None and best_step > 0 and step - best_step >= patience * self.config.validate_every
+
+    def _pace(self) -> float:
+        """Samples per second since the last call."""
+        steps, seconds = self.timed_steps, self.timed_seconds
+        self.timed_steps, self.timed_seconds = 0, 0.0
+        return steps * self.config.batch_size / seconds if seconds else 0.0
+
+    def _resume(self) -> int:
+        """Load the newest intact state of this training; return its step, 0 if there is none."""
+        state = load_newest_state(self.context.folder)
+        if state is not None and state[1].get("fingerprint") != self.context.fingerprint:
+            self.group.wait()  # until all processes have looked
+            if self.group.is_main:
+                forget_states(self.context.folder)
+            state = None
+        if state is None:
+            return 0
+        tensors, facts = state
+        self.skipped_in_a_row, self.term_values = int(facts["skipped_in_a_row"]), facts["term_values"]
+        self.optimiser.load(tensors, int(facts["step"]))
+        torch.set_rng_state(tensors["rng"])
+        self.history = History(**facts["history"])
+        self.best = {key.removeprefix("best."): value for key, value in tensors.items() if key.startswith("best.")}
+        return int(facts["step"])
+
+    def _save(self, step: int) -> None:
+        """Write a state from which the training resumes exactly."""
+        if self.group.is_main:
+            tensors = self.optimiser.tensors() | {f"best.{key}": value for key, value in self.best.items()}
+            facts = {
+                "step": step,
+                "skipped_in_a_row": self.skipped_in_a_row,
+                "term_values": self.term_values,
+                "fingerprint": self.context.fingerprint,
+                "history": vars(self.history),
+            }
+            try:
+                save_state(self.context.folder, step, tensors | {"rng": torch.get_rng_state()}, facts)
+            except CommitError as error:  # a full disk costs this state, not hours of training
+                print(
+                    f"warning: {self.context.label}: no state of step {step}, the previous one stays: {error}",
+                    file=sys.stderr,
+                )
+        self.group.wait()
+
+
+class _NoProgress:
+    """A progress display that shows nothing; the main process shows the progress of all."""
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Show nothing."""
+
+
+def to_inputs(batch: Item, device: torch.device) -> dict[str, Tensor]:
+    """Return the inputs of an objective in a batch, on a device."""
+    return {name: batch[name].to(device, non_blocking=True) for name in INPUTS if name in batch}
+
+
+def _distributed(objective: Objective) -> nn.Module:
+    """Wrap the objective so that the processes average its gradients; its buffers are equal anyway."""
+    # Renamed in later releases of torch.
+    renamed = "forward_sync_buffers" in signature(DistributedDataParallel).parameters
+    buffers: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
+    return DistributedDataParallel(objective, find_unused_parameters=not objective.uses_all_parameters, **buffers)
+
+
+def _copy(model: nn.Module) -> dict[str, Tensor]:
+    return {key: value.detach().clone() for key, value in model.state_dict().items()}
