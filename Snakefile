@@ -3,10 +3,10 @@ from snakemake.utils import min_version
 min_version("9.5")
 
 
-# A configuration given on the command line stands alone: nothing of the default leaks into it.
+# A configuration from the command line replaces the default one; the two are not merged.
 if "study" not in config:
 
-    configfile: "configs/quickstart.yaml"
+    configfile: f"{workflow.basedir}/configs/quickstart.yaml"
 
 
 container: "docker://dualflow:latest"
@@ -19,7 +19,8 @@ include: "pipelines/convert.smk"
 include: "pipelines/evaluate.smk"
 
 
+# Every manifest is a target. With the last one alone, a missing manifest in the middle would not be made again.
 rule all:
     default_target: True
     input:
-        manifest("check"),
+        [manifest(step) for step in step_names(study)],

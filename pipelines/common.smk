@@ -1,4 +1,4 @@
-"""What all rules share: the checked configuration, paths, and the sections a rule's result depends on."""
+"""Shared by all rules: the checked configuration, paths, and the sections that a rule's result depends on."""
 
 from pathlib import Path
 from shlex import quote
@@ -6,6 +6,7 @@ from shlex import quote
 from snakemake.exceptions import WorkflowError
 
 from dualflow import __version__
+from dualflow.commands.steps import closed_form_baselines, step_names
 from dualflow.commands.study_config import parse_study_config
 from dualflow.config import write_resolved
 from dualflow.data.fingerprint import study_fingerprint
@@ -17,8 +18,8 @@ except ConfigError as error:
     raise WorkflowError(str(error))
 
 LAYOUT = study.layout
-# The steps find the configuration in their environment. It is no parameter of the rules: each rule has its own sections
-# as parameters, and only their change reruns it.
+# The steps read the configuration's path from their environment. It is not a parameter of the rules: each rule's
+# parameters are its own sections, and only their change reruns it.
 shell.prefix(
     f"set -euo pipefail; export DUALFLOW_CONFIG={quote(str(write_resolved(study)))}; "
 )
@@ -26,32 +27,40 @@ SHARDS = list(range(study.preprocess.shards))
 SEEDS = list(study.train.seeds)
 MAIN = study.model.preset
 EMBEDDED = study.embedded
+# Closed-form baselines take seconds, so one job fits them all and one job scores them all.
+CLOSED_FORM = closed_form_baselines(study)
+GRADIENT = sorted({name for name, _ in study.trainings} - set(CLOSED_FORM))
 
 
 wildcard_constraints:
     shard=r"\d+",
     seed=r"\d+",
-    model="|".join([*study.flows, *study.baselines.models]),
+    model="|".join(GRADIENT),
 
 
 def manifest(step):
-    """The file that says a step is done."""
+    """The manifest of a step; its existence tells Snakemake that the step is done."""
     return str(LAYOUT.manifest(step))
 
 
 def log_of(step):
-    """A step's log."""
+    """The log of a step."""
     return str(LAYOUT.log(step))
 
 
 def benchmark_of(step):
-    """A step's wall time and memory."""
+    """Wall time and memory of a step."""
     return str(LAYOUT.benchmark(step))
 
 
-def trained(pattern):
+def per_model(pattern):
     """One path per model and seed."""
     return [pattern.format(model=name, seed=seed) for name, seed in study.trainings]
+
+
+def per_closed_form(pattern):
+    """One path per closed-form baseline."""
+    return [pattern.format(model=name, seed=SEEDS[0]) for name in CLOSED_FORM]
 
 
 def section(*names, without=()):
@@ -67,26 +76,26 @@ def section(*names, without=()):
     }
 
 
-# Values of train that do not change what comes out of one training.
-ELSEWHERE = ("seeds", "processes", "device")
+# Values of section train that do not change the result of one training.
+WITHOUT_EFFECT = ("seeds", "processes", "device")
 
 
 def model_section(wildcards):
-    """What the training of one model depends on."""
+    """The values that the training of one model depends on."""
     if wildcards.model in study.flows:
         flow = study.flows[wildcards.model].model_dump(mode="json")
-        return {"flow": flow, **section("train", without=ELSEWHERE)}
-    return section("train", "baselines", "model", without=(*ELSEWHERE, "models"))
+        return {"flow": flow, **section("train", without=WITHOUT_EFFECT)}
+    return section("train", "baselines", "model", without=(*WITHOUT_EFFECT, "models"))
 
 
 def reference_mask(wildcards):
-    """The reference region where it is a file of the user's."""
+    """The reference region, if it is a file of the user."""
     region = study.preprocess.reference_region
     return [region] if Path(region).is_file() else []
 
 
 def dataset(wildcards):
-    """What the index reads: the cohort's manifest or the study's own table, and the splits that were kept."""
-    own = None if EMBEDDED else study.study.samples or study.bids / "participants.tsv"
-    tables = [str(file) for file in (own, study.split.file) if file and file.is_file()]
-    return [manifest("cohort"), *tables] if EMBEDDED else tables
+    """Input of the index: the cohort's manifest or the study's own table, and the kept splits."""
+    table = None if EMBEDDED else study.study.samples or study.bids / "participants.tsv"
+    files = [str(file) for file in (table, study.split.file) if file and file.is_file()]
+    return [manifest("cohort"), *files] if EMBEDDED else files

@@ -16,6 +16,28 @@ rule evaluate:
         " --model {wildcards.model} --seed {wildcards.seed} 2>&1 | tee {log:q}"
 
 
+if CLOSED_FORM:
+
+    rule evaluate_closed_form:
+        input:
+            per_closed_form(manifest("train/{model}_seed-{seed}")),
+        output:
+            per_closed_form(manifest("evaluate/{model}_seed-{seed}")),
+        log:
+            log_of("evaluate/closed_form"),
+        benchmark:
+            benchmark_of("evaluate/closed_form")
+        params:
+            models=" ".join(f"--model {name}" for name in CLOSED_FORM),
+            seed=SEEDS[0],
+            section=section("evaluate", without=("bootstrap",)),
+            temperature=study.convert.temperature,
+            version=__version__,
+        shell:
+            "dualflow evaluate {params.models}"
+            " --seed {params.seed} 2>&1 | tee {log:q}"
+
+
 rule evaluate_ceilings:
     input:
         index=manifest("index"),
@@ -34,7 +56,7 @@ rule evaluate_ceilings:
 
 rule report:
     input:
-        scores=trained(manifest("evaluate/{model}_seed-{seed}")),
+        scores=per_model(manifest("evaluate/{model}_seed-{seed}")),
         ceilings=manifest("evaluate/ceilings"),
         volumes=manifest("convert"),
         quality=manifest("qc"),

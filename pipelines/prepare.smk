@@ -1,6 +1,6 @@
 if EMBEDDED:
 
-    rule cohort_part:
+    rule cohort_shard:
         output:
             manifest("cohort/shard-{shard}"),
         log:
@@ -46,7 +46,7 @@ rule index:
         "dualflow index 2>&1 | tee {log:q}"
 
 
-rule preprocess_part:
+rule preprocess_shard:
     input:
         manifest("index"),
         reference_mask,
@@ -87,8 +87,8 @@ rule qc:
         log_of("qc"),
     benchmark:
         benchmark_of("qc")
-    # Before the trainings, which are ready at the same time and take all cores for long.
-    priority: 1
+    # The page is wanted before the trainings end, and they are ready at the same time and take all cores.
+    priority: 2
     params:
         section=section("review"),
         version=__version__,

@@ -8,7 +8,9 @@ rule train:
         log_of("train/{model}_seed-{seed}"),
     benchmark:
         benchmark_of("train/{model}_seed-{seed}")
-    # A training that is preempted, or killed, goes on from its newest state.
+    # Gradient training takes longest, so it starts before the other jobs that are ready.
+    priority: 1
+    # A preempted or killed training resumes from its newest checkpoint.
     retries: 3
     threads: study.train.threads * study.train.processes
     resources:
@@ -20,3 +22,25 @@ rule train:
     shell:
         "dualflow train --threads {params.threads}"
         " --model {wildcards.model} --seed {wildcards.seed} 2>&1 | tee {log:q}"
+
+
+if CLOSED_FORM:
+
+    # One core and no GPU: the fits are short.
+    rule fit_closed_form:
+        input:
+            index=manifest("index"),
+            pairs=manifest("preprocess"),
+        output:
+            per_closed_form(manifest("train/{model}_seed-{seed}")),
+        log:
+            log_of("train/closed_form"),
+        benchmark:
+            benchmark_of("train/closed_form")
+        params:
+            models=" ".join(f"--model {name}" for name in CLOSED_FORM),
+            seed=SEEDS[0],
+            version=__version__,
+        shell:
+            "dualflow train --set train.device=cpu --set train.processes=1"
+            " {params.models} --seed {params.seed} 2>&1 | tee {log:q}"

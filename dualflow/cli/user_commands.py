@@ -230,9 +230,9 @@ def forecast(config_path: Path, overrides: tuple[str, ...], memory_gib: float | 
 
     config = load_study_config(config_path, overrides)
     set_threads(config.train.threads)
-    from dualflow.training.forecast import bench_forecast
+    from dualflow.training.forecast import forecast_training
 
-    bench_forecast(config, memory_gib)
+    forecast_training(config, memory_gib)
 
 
 @click.command("lr-find")
@@ -254,9 +254,9 @@ def lr_find(config_path: Path, overrides: tuple[str, ...]) -> None:
 
     config = load_study_config(config_path, overrides)
     set_threads(config.train.threads)
-    from dualflow.training.learning_rate import bench_rate
+    from dualflow.training.learning_rate import find_learning_rate
 
-    bench_rate(config)
+    find_learning_rate(config)
 
 
 @click.command()

@@ -43,12 +43,7 @@ def _add_step(name: str, module: str, function: str, summary: str, *options: Dec
 
         config = load_study_config(config_path, overrides)
         step: Callable[..., None] = getattr(import_module(f"dualflow.commands.{module}"), function)
-        names = arguments.pop("names", None)
-        if names is None:
-            step(config, **arguments)
-            return
-        for model in names:
-            step(config, name=model, **arguments)
+        step(config, **arguments)
 
     run_step.__doc__ = summary
     for option in reversed([CONFIG, OVERRIDES, THREADS, *options]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -23,22 +24,27 @@ from dualflow.flows.diagnostics import round_trip_error
 from dualflow.flows.model import DualFlow
 from dualflow.flows.predictions import predict
 from dualflow.inference.convert import seed_of
-from dualflow.inference.predict import Prediction, load_predictor
+from dualflow.inference.predict import Prediction, Predictor, load_predictor
 from dualflow.layout import Scan
 from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
 from dualflow.progress import track
 
 
-def evaluate(config: Config, name: str, seed: int) -> None:
-    """Write the scores of model `name` on the test scans.
+def evaluate(config: Config, names: Sequence[str], seed: int) -> None:
+    """Score the models `names` on the test scans, one after the other.
 
     Raises:
-        DataError: there are none.
+        DataError: there are no test scans.
     """
-    layout = config.layout
-    predictor = load_predictor(layout.model(name, seed))
+    predictors = {name: load_predictor(config.layout.model(name, seed)) for name in names}
     pairs = usable_pairs(config)
+    for name, predictor in predictors.items():
+        _evaluate(config, name, seed, predictor, pairs)
+
+
+def _evaluate(config: Config, name: str, seed: int, predictor: Predictor, pairs: pd.DataFrame) -> None:
+    layout = config.layout
     test = load_split(config, pairs, "test", predictor.card.side)
     if not len(test):
         raise DataError(f"{config.study.name}: no test scan to score; give split.test a share or name test_subjects")

@@ -7,6 +7,7 @@ from dualflow.config import Config, dump_sections
 from dualflow.data.index import read_pairs
 from dualflow.data.quarantine import collect, write_quarantine
 from dualflow.data.raw_scans import PARALLEL, ScanFiles, describe_derivatives, prepare_scans
+from dualflow.data.scan_digests import read_digests
 from dualflow.layout import Scan
 from dualflow.manifest import write_manifest
 from dualflow.progress import track
@@ -24,7 +25,8 @@ def preprocess(config: Config, shard: int, workers: int | None = None) -> None:
     sweep_temporaries(layout.derivatives)
     rows = list(read_pairs(layout).to_dict("records"))[shard :: section.shards]
     scans = [Scan.parse(row["scan"]) for row in rows]
-    scan_files = [ScanFiles.of_row(config.bids, row, config.study) for row in rows]
+    digests = read_digests(layout.digests)
+    scan_files = [ScanFiles.of_row(config.bids, row, config.study, digests) for row in rows]
     tasks = [(layout, scan, files, config.study, section) for scan, files in zip(scans, scan_files, strict=True)]
     for _ in track(prepare_scans(tasks, workers or section.workers), f"preprocess, shard {shard}", len(tasks)):
         pass

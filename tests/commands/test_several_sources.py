@@ -72,7 +72,7 @@ def config(tmp_path_factory, phantoms, held_out):
             patch.setattr(module, "tracked", lambda *_: nullcontext(Run()))
         for name, seed in config.trainings:
             training.train(config, name, seed)
-            evaluate(config, name, seed)
+            evaluate(config, [name], seed)
         evaluate_ceilings(config)
         convert(config, "dualflow", 0)
         reporting.report(config)
