@@ -293,10 +293,10 @@ def sync(config_path: Path, overrides: tuple[str, ...]) -> None:
     is 1 if records remain in the queue.
     """  # noqa: D301 - \b keeps click from rewrapping a paragraph
     from dualflow.commands.study_config import load_study_config
-    from dualflow.tracking.tracked_run import deliver
+    from dualflow.tracking.sync import sync as upload
 
     config = load_study_config(config_path, overrides)
-    uploaded, queued = deliver(config.tracking, config.layout.pending_records)
+    uploaded, queued = upload(config.tracking, config.layout.pending_records)
     click.echo(f"{uploaded} runs uploaded to {config.tracking.uri}, {queued} still queued")
     sys.exit(bool(queued))
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from dualflow.commands.run import run_workflow
+from dualflow.commands.steps import scoring_steps
 from dualflow.commit import commit_text
 from dualflow.config import Config, public_values, write_resolved
 from dualflow.data.tsv import table_text
@@ -37,10 +38,7 @@ def compare(config: Config, *, seconds: float, names: Sequence[str] = (), cores:
         print(f"  {name:<24} {plan.flows[name].steps:>6} steps of {plan.flows[name].step_seconds:.3f} s")
     study = apply_plan(config, plan, names)
     # The comparison needs the scores alone, so conversion and report are not requested.
-    targets = [
-        str(study.layout.manifest(f"evaluate/{name}_seed-{seed}")) for name in names for seed in study.train.seeds
-    ]
-    exit_code = run_workflow(study, cores, ["--keep-going", *targets])
+    exit_code = run_workflow(study, cores, ["--keep-going"], scoring_steps(study, names))
     _publish(config, plan, names)
     print(f"report and volumes   dualflow run --config {write_resolved(study)}")
     return exit_code

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from dualflow.config import Config
 from dualflow.config.config import SEEDED
 
@@ -12,15 +14,10 @@ def closed_form_baselines(config: Config) -> list[str]:
 
 
 def step_names(config: Config) -> list[str]:
-    """Names of the manifests that a finished study has, in the order of the workflow."""
-    shards = range(config.preprocess.shards)
-    cohort = [*(f"cohort/shard-{shard}" for shard in shards), "cohort"] if config.embedded else []
+    """Steps of a finished study, in the order of the workflow."""
     models = [f"{name}_seed-{seed}" for name, seed in config.trainings]
     return [
-        *cohort,
-        "index",
-        *(f"preprocess/shard-{shard}" for shard in shards),
-        "preprocess",
+        *_preparation(config),
         "qc",
         *(f"train/{model}" for model in models),
         "convert",
@@ -29,3 +26,20 @@ def step_names(config: Config) -> list[str]:
         "report",
         "check",
     ]
+
+
+def scoring_steps(config: Config, flows: Sequence[str]) -> list[str]:
+    """Steps that train and score `flows` with every seed, without conversion and report."""
+    models = [f"{name}_seed-{seed}" for name in flows for seed in config.train.seeds]
+    return [
+        *_preparation(config),
+        *(f"train/{model}" for model in models),
+        *(f"evaluate/{model}" for model in models),
+    ]
+
+
+def _preparation(config: Config) -> list[str]:
+    """Steps from nothing to preprocessed pairs."""
+    shards = range(config.preprocess.shards)
+    cohort = [*(f"cohort/shard-{shard}" for shard in shards), "cohort"] if config.embedded else []
+    return [*cohort, "index", *(f"preprocess/shard-{shard}" for shard in shards), "preprocess"]

@@ -40,8 +40,8 @@ def test_a_partial_comparison_is_published_once(config, monkeypatch, capsys):
 
     calls = []
 
-    def workflow(study, cores, options):
-        calls.append((cores, options))
+    def workflow(study, cores, options, steps):
+        calls.append((cores, options, steps))
         train_and_score(study, "dualflow", 0, study.model.steps)
         return 1
 
@@ -49,10 +49,10 @@ def test_a_partial_comparison_is_published_once(config, monkeypatch, capsys):
     make_plan(config, list(TIMES), 1, FakeTimer())
     for _ in range(2):
         assert compare(config, seconds=1, names=["dualflow", "wide"], cores="3") == 1
-    cores, (flag, *targets) = calls[0]
-    assert (cores, flag) == ("3", "--keep-going")
-    assert targets == [
-        str(config.layout.manifest(f"evaluate/{name}_seed-{seed}")) for name in ("dualflow", "wide") for seed in (0, 1)
+    cores, options, steps = calls[0]
+    assert (cores, options) == ("3", ["--keep-going"])
+    assert [step for step in steps if step.startswith(("evaluate", "convert", "report"))] == [
+        f"evaluate/{name}_seed-{seed}" for name in ("dualflow", "wide") for seed in (0, 1)
     ]
     shown = capsys.readouterr()
     assert "| dualflow |" in shown.out

@@ -1,0 +1,104 @@
+"""`dualflow run --dry-run`: the steps that would run, each with its reason in plain words."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dualflow.commands.run import snakemake_command
+from dualflow.commands.snakemake_log import parse_jobs
+from dualflow.config import Config
+from dualflow.manifest import verify_manifests
+
+_PARAMETERS = re.compile(r"before: (.*) now: (.*)$")
+_REASONS = {
+    "Forced execution": "its outputs were changed or removed",
+    "Missing output files": "not done yet",
+    "Incomplete output files": "interrupted",
+    "Updated input files": "newer input: {files}",
+    "Input files updated by another job": "after {files}",
+    "Set of input files has changed": "its inputs are others now",
+    "Code has changed": "the workflow's code changed",
+    "Params have changed": "configuration changed{values}",
+    "Software environment definition has changed": "the software environment changed",
+}
+"""Start of a clause of Snakemake's reason -> plain words."""
+
+
+def list_steps(config: Config, options: Sequence[str] = ()) -> int:
+    """Print the steps that a run would take, and why; return Snakemake's exit code."""
+    layout = config.layout
+    broken = verify_manifests(layout.root / "manifests")
+    forced = ["--forcerun", *(str(layout.manifest(step)) for step in broken)] if broken else []
+    done = subprocess.run(
+        [*snakemake_command(config), "--dry-run", *options, *forced], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        print("\n".join((done.stdout + done.stderr).splitlines()[-5:]), file=sys.stderr)
+        return done.returncode
+    rows = [
+        (job.label, plain_reason(job.reason, layout.root / "manifests")) for job in parse_jobs(done.stdout.splitlines())
+    ]
+    if not rows:
+        print("nothing to do: all steps are done")
+        return 0
+    width = max(len(label) for label, _ in rows)
+    print(f"{len(rows)} steps would run:")
+    for label, reason in rows:
+        print(f"  {label:<{width}}  {reason}")
+    return 0
+
+
+def plain_reason(reason: str, manifests: Path) -> str:
+    """Snakemake's reason in plain words.
+
+    Args:
+        reason: clauses that are separated by semicolons.
+        manifests: folder of the manifests; files below it are named as steps.
+    """
+    clauses = []
+    for clause in reason.split("; "):
+        start = next((start for start in _REASONS if clause.startswith(start)), None)
+        if start is None:
+            clauses.append(clause)
+            continue
+        _, _, details = clause.partition(": ")
+        files = [_step_name(file, manifests) for file in details.split(", ")]
+        clauses.append(_REASONS[start].format(files=", ".join(files), values=_changed_values(clause)))
+    # A step that has never run also waits for its inputs; that adds nothing.
+    return clauses[0] if clauses[0] == _REASONS["Missing output files"] else "; ".join(clauses)
+
+
+def _step_name(file: str, manifests: Path) -> str:
+    path = Path(file)
+    return str(path.relative_to(manifests).with_suffix("")) if path.is_relative_to(manifests) else file
+
+
+def _changed_values(clause: str) -> str:
+    """The changed values of the configuration, as `: section.key old -> new`; empty if they cannot be told."""
+    parameters = _PARAMETERS.search(clause)
+    if parameters is None:
+        return ""
+    try:
+        old, new = (dict(_leaves(ast.literal_eval(f"[{text}]"))) for text in parameters.groups())
+    except (ValueError, SyntaxError):
+        return ""
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    return ": " + ", ".join(f"{name} {old.get(name)} -> {new.get(name)}" for name in names) if names else ""
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested mappings, by their dotted names."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list) and not name:
+        for inner in value:
+            yield from _leaves(inner)
+    else:
+        yield name or "value", value
