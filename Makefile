@@ -4,8 +4,10 @@ BIN    := $(VENV)/bin
 CONFIG ?= configs/quickstart.yaml
 CORES  ?= all
 READY  := $(VENV)/.ready
+# Packages whose tests `make test-fast` runs, beside those of the top-level modules.
+FAST_TESTS := $(wildcard tests/test_*.py) $(addprefix tests/,benchmarks contracts data evaluation flows imaging report training)
 
-.PHONY: help setup run test lint benchmark bench-step bench-preprocessing crash-test ui clean
+.PHONY: help setup run test test-fast lint benchmark bench-step bench-preprocessing crash-test docs figure ui clean
 
 help:  ## Show the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -22,8 +24,11 @@ $(READY): pyproject.toml
 run: $(READY)  ## Run the whole workflow on CONFIG (default: the embedded cohort).
 	@$(BIN)/dualflow run --config $(CONFIG) --cores $(CORES)
 
-test: $(READY)  ## Run the tests.
+test: $(READY)  ## Run all tests (12 minutes on 2 cores).
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-fast: $(READY)  ## Run the tests of the main contracts (1 minute on 2 cores).
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow" $(FAST_TESTS)
 
 lint: $(READY)  ## Check style, types, spelling and the workflow.
 	$(BIN)/ruff check .
@@ -33,7 +38,7 @@ lint: $(READY)  ## Check style, types, spelling and the workflow.
 	$(BIN)/snakefmt --check --compact-diff Snakefile pipelines
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/snakemake --lint
 
-benchmark: $(READY)  ## Compute the numbers of the README (25 minutes on 2 cores).
+benchmark: $(READY)  ## Compute the numbers of docs/results.md (25 minutes on 2 cores).
 	@$(BIN)/dualflow run --config configs/benchmark.yaml --cores $(CORES)
 
 bench-step: $(READY)  ## Time an optimiser step of CONFIG in each memory mode.
@@ -44,6 +49,12 @@ bench-preprocessing: $(READY)  ## Time the preprocessing of two scans of CONFIG.
 
 crash-test: $(READY)  ## Kill a tiny training 300 times and compare its weights with an uninterrupted one.
 	$(BIN)/python tests/benchmarks/kill_training.py
+
+docs: $(READY)  ## Build the documentation into site/, warnings are errors.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+figure: $(READY)  ## Draw docs/images/example.png from a finished CONFIG.
+	$(BIN)/python docs/scripts/make_figure.py --config $(CONFIG)
 
 ui: $(READY)  ## Open the MLflow pages of the tracked runs on 127.0.0.1:5000.
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///results/mlflow.db

@@ -1,0 +1,255 @@
+"""Reference tables as Markdown, from the code itself: commands, configuration, flow options, presets, exit codes."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, fields
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import click
+import yaml
+from griffe import Docstring, DocstringSectionKind
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from dualflow import errors
+from dualflow.baselines import BASELINES
+from dualflow.cli import main
+from dualflow.cli.group import EXIT_CODES
+from dualflow.config import Config
+from dualflow.evaluation.metrics import METRICS
+from dualflow.flows.presets import PRESETS
+from dualflow.flows.spec import FlowSpec
+from dualflow.modalities import MODALITIES, REFERENCES
+
+
+def table(headings: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def code(value: Any) -> str:
+    """A value as inline code, written as YAML."""
+    text = yaml.safe_dump(plain(value), default_flow_style=True, width=10_000).removesuffix("\n").removesuffix("\n...")
+    return f"`{text}`"
+
+
+def plain(value: Any) -> Any:
+    """A value as YAML types: tuples become lists, paths become strings."""
+    if isinstance(value, tuple | list):
+        return [plain(entry) for entry in value]
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def one_line(text: str | None) -> str:
+    """Text without line breaks."""
+    return " ".join((text or "").split())
+
+
+def type_name(annotation: Any) -> str:
+    """A type as a reader writes it: `int`, `'a' or 'b'`, `list of str`."""
+    return f"`{_type_text(annotation)}`"
+
+
+def _type_text(annotation: Any) -> str:
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type_text(inner[0])
+    if origin is Literal:
+        return " or ".join(map(repr, inner))
+    if origin in (Union, UnionType):
+        return " or ".join(map(_type_text, inner))
+    if origin is tuple:
+        count = "" if inner[-1] is Ellipsis else f"{len(inner)} "
+        return f"list of {count}{_type_text(inner[0])}"
+    if origin is dict:
+        return f"mapping of {_type_text(inner[1])}"
+    names = {NoneType: "null", Path: "path", bool: "true or false"}
+    return names.get(annotation) or str(annotation.__name__)
+
+
+# --- commands ----------------------------------------------------------------------------------------------------
+
+
+def commands() -> str:
+    """Every command of the click tree, in the sections and the order of its help."""
+    context = click.Context(main, info_name="dualflow")
+    parts = [_command(main, context, 2)]
+    for heading, section in main.sections.items():
+        parts.append(f"## {heading}")
+        for name, command in section.items():
+            parts.append(_command(command, click.Context(command, info_name=name, parent=context), 3))
+    return "\n\n".join(parts)
+
+
+def _command(command: click.Command, context: click.Context, depth: int) -> str:
+    usage = " ".join(command.collect_usage_pieces(context))
+    parts = [f"{'#' * depth} {context.command_path}", f"```\n{context.command_path} {usage}\n```", *_help(command)]
+    options = [option for option in command.params if isinstance(option, click.Option) and not option.hidden]
+    if options:
+        parts.append(table(["option", "default", "description"], [_option(option, context) for option in options]))
+    return "\n\n".join(parts)
+
+
+def _help(command: click.Command) -> Iterator[str]:
+    """Paragraphs of a command's help; those that click is told not to wrap keep their lines."""
+    for paragraph in re.split(r"\n\s*\n", inspect.cleandoc(command.help or "")):
+        if paragraph.startswith("\b"):
+            yield "```\n" + paragraph.removeprefix("\b").strip("\n") + "\n```"
+        elif paragraph:
+            yield one_line(paragraph)
+
+
+def _option(option: click.Option, context: click.Context) -> list[str]:
+    names = " ".join(f"`{name}`" for name in [*option.opts, *option.secondary_opts])
+    metavar = "" if option.is_flag else f" `{option.make_metavar(context)}`"
+    repeat = " Repeatable." if option.multiple and "epeat" not in (option.help or "") else ""
+    variable = f" Environment variable: `{option.envvar}`." if option.envvar else ""
+    required = "required" if option.required else ""
+    missing = option.default is None or option.multiple or "UNSET" in repr(option.default)
+    default = required if missing or option.is_flag else f"`{option.default}`"
+    return [names + metavar, default, (one_line(option.help) + repeat + variable).replace("<", "&lt;")]
+
+
+# --- configuration -----------------------------------------------------------------------------------------------
+
+
+def configuration() -> str:
+    """Every section and key, with type, default and description."""
+    parts = []
+    for name, field in Config.model_fields.items():
+        section = _section_of(field.annotation)
+        if section is None:
+            continue
+        heading = f"## {name}" if isinstance(field.annotation, type) else f"## {name}.NAME"
+        parts.append(f"{heading}\n\n{one_line(field.description)}")
+        parts.append(table(["key", "type", "default", "description"], list(_keys(section))))
+    return "\n\n".join(parts)
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """The pydantic model of a field: the annotation itself, or the values of a mapping."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for inner in getattr(annotation, "__args__", ()) if (found := _section_of(inner))), None)
+
+
+def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[list[str]]:
+    for name, field in section.model_fields.items():
+        inner = _section_of(field.annotation)
+        if inner is not None:
+            yield from _keys(inner, f"{prefix}{name}.")
+            continue
+        default = field.get_default(call_default_factory=True)
+        shown = "required" if default is PydanticUndefined else code(default)
+        limits = ", ".join(text for entry in field.metadata if (text := _limit(entry)))
+        kind = type_name(field.annotation) + (f" ({limits})" if limits else "")
+        yield [f"`{prefix}{name}`", kind, shown, one_line(field.description)]
+
+
+def _limit(entry: Any) -> str:
+    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+    return ", ".join(f"{sign} {getattr(entry, name):g}" for name, sign in signs.items() if hasattr(entry, name))
+
+
+def flow_options() -> str:
+    """Every field of FlowSpec, which `model.options` sets."""
+    descriptions = _attributes(FlowSpec)
+    hints = get_type_hints(FlowSpec)
+    rows = []
+    for field in fields(FlowSpec):
+        default = "set by the preset" if field.default is MISSING else code(field.default)
+        rows.append([f"`{field.name}`", type_name(hints[field.name]), default, descriptions.get(field.name, "")])
+    return table(["option", "type", "default", "description"], rows)
+
+
+def _attributes(cls: type) -> dict[str, str]:
+    """Descriptions in a docstring's section `Attributes`."""
+    sections = Docstring(inspect.getdoc(cls) or "").parse("google", warnings=False)
+    attributes = (section.value for section in sections if section.kind is DocstringSectionKind.attributes)
+    return {entry.name: one_line(entry.description) for value in attributes for entry in value}
+
+
+# --- tables of the code ------------------------------------------------------------------------------------------
+
+
+def presets() -> str:
+    """The rows of PRESETS."""
+    rows = [[f"[`{name}`]({name}.md)", row.paper, one_line(row.idea)] for name, row in PRESETS.items()]
+    return table(["preset", "paper", "how the source enters"], rows)
+
+
+def preset(name: str) -> str:
+    """The YAML that chooses a preset, and every piece of it that differs from FlowSpec's defaults."""
+    spec, defaults = PRESETS[name].spec, {field.name: field.default for field in fields(FlowSpec)}
+    pieces = {key: plain(value) for key, value in spec.to_dict().items() if value != defaults[key]}
+    lines = "\n".join(f"    {key}: {code(value).strip('`')}" for key, value in pieces.items())
+    note = "the preset's own values; write only those that you change"
+    return f"```yaml\nmodel:\n  preset: {name}\n  options:  # {note}\n{lines}\n```"
+
+
+def modalities() -> str:
+    """The rows of MODALITIES."""
+    rows = [
+        [
+            f"`{name}`",
+            f"`{row.datatype}/*_{row.suffix}`",
+            row.normaliser,
+            row.unit,
+            f"{row.window[0]:g} to {row.window[1]:g}",
+        ]
+        for name, row in MODALITIES.items()
+    ]
+    return table(["name", "BIDS file", "normaliser", "unit", "window"], rows)
+
+
+def references() -> str:
+    """The names in REFERENCES."""
+    return ", ".join(f"`{name}`" for name in REFERENCES)
+
+
+def metrics() -> str:
+    """The rows of METRICS."""
+    rows = [
+        [f"`{name}`", row.label, {"target": "unit of the target"}.get(row.unit, row.unit) or "none", row.better]
+        for name, row in METRICS.items()
+    ]
+    return table(["name", "label", "unit", "better"], rows)
+
+
+def baselines() -> str:
+    """The rows of BASELINES."""
+    rows = [[f"`{name}`", one_line((inspect.getdoc(kind) or "").split("\n\n")[0])] for name, kind in BASELINES.items()]
+    return table(["name", "what it is"], rows)
+
+
+def exit_codes() -> str:
+    """Every exit code, its meaning, and the error classes that have it."""
+    kinds = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.DualflowError)]
+    rows = []
+    for number, meaning in EXIT_CODES.items():
+        names = [f"`{kind.__name__}`" for kind in kinds if kind.exit_code == number]
+        rows.append([str(number), f"{meaning[0].upper()}{meaning[1:]}.", ", ".join(names)])
+    return table(["exit code", "meaning", "error classes"], rows)
+
+
+GENERATORS: dict[str, Callable[..., str]] = {
+    "commands": commands,
+    "configuration": configuration,
+    "flow-options": flow_options,
+    "presets": presets,
+    "preset": preset,
+    "modalities": modalities,
+    "references": references,
+    "metrics": metrics,
+    "baselines": baselines,
+    "exit-codes": exit_codes,
+}
+"""What a page includes by the line `<!-- generate: NAME [ARGUMENT] -->`."""
