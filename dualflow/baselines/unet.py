@@ -7,8 +7,7 @@ from functools import cache
 from math import log, prod
 
 import torch
-from monai.networks.nets import DynUNet
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dualflow.baselines.baseline import Baseline, Pairs
@@ -84,8 +83,10 @@ class UNet(Baseline):
         return start + correction.to(start.dtype)
 
 
-def _network(side_features: int, source_channels: int, width: int) -> DynUNet:
-    network = DynUNet(
+def _network(side_features: int, source_channels: int, width: int) -> nn.Module:
+    from monai.networks.nets import DynUNet  # takes seconds to import
+
+    network: nn.Module = DynUNet(
         spatial_dims=3,
         in_channels=8 * (source_channels + 2) + 3 + 2 * side_features,
         out_channels=8,
@@ -97,7 +98,7 @@ def _network(side_features: int, source_channels: int, width: int) -> DynUNet:
         res_block=True,
     )
     # The correction starts at zero, and the estimate therefore at the template.
-    for parameter in network.output_block.parameters():
+    for parameter in network.get_submodule("output_block").parameters():
         torch.nn.init.zeros_(parameter)
     return network
 
