@@ -1,7 +1,7 @@
-"""Work in worker processes of this machine, by Dask: one that dies costs the task it was at, not the job.
+"""Tasks in local Dask worker processes: a crashed worker fails its task, not the job.
 
-Code that runs natively cannot be trusted to come back: a reader may abort on a damaged file, and the system ends the
-process that takes the last memory. So such work is done in worker processes, also where there is only one of them.
+Native code may end its process: a reader aborts on a damaged file, or the system kills a process that takes too much
+memory. Such work therefore runs in worker processes, even if there is only one.
 """
 
 from __future__ import annotations
@@ -23,38 +23,36 @@ from dualflow.process import THREAD_VARIABLES, on_sigterm
 R = TypeVar("R")
 
 MEMORY_GIB = 4
-"""What one worker process may take; a process that takes more is ended."""
+"""Memory limit of a worker process; a process that exceeds it is terminated."""
 _START_S, _LATE_S = 300, 30
 _SETTINGS: dict[str, Any] = {
-    # A dead worker's tasks come back at once: who is tried again, and when, is decided here.
+    # A crashed worker's tasks fail at once, because this module decides about retries.
     "distributed.scheduler.allowed-failures": 0,
     "distributed.scheduler.worker-saturation": 1.0,
-    # A worker deep in native code may be silent for long, and a new one takes its time on a busy machine.
+    # A worker in native code may be silent for long, and a new one starts slowly on a busy machine.
     "distributed.scheduler.worker-ttl": None,
     "distributed.deploy.lost-worker-timeout": f"{_START_S} s",
     "distributed.scheduler.no-workers-timeout": f"{_START_S} s",
-    # Workers hold no data of Dask's that could be moved to disk, so memory is either fine or too much.
+    # Workers hold no Dask data that could be spilled to disk.
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": 1.0,
     "distributed.worker.profile.enabled": False,
-    # Dask's servers show their state to whoever asks; nobody has to.
+    # Dask's servers would publish their state over HTTP.
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
 }
-_NATIVE = (
-    "as it is where a library fails on a damaged file; look at the file in a viewer and write it again from its DICOM"
-)
+_NATIVE = "probably a library that failed on a damaged file; check the file in a viewer or convert it again from DICOM"
 _CAUSES = {
-    signal.SIGKILL: "as the system does when memory runs out; use fewer workers, or more memory",
-    signal.SIGTERM: f"as is done when it takes more than {MEMORY_GIB} GiB; check the size of the scan",
+    signal.SIGKILL: "probably because memory ran out; use fewer workers or more memory",
+    signal.SIGTERM: f"probably because it used more than {MEMORY_GIB} GiB; check the size of the scan",
 }
 
 
 @dataclass(frozen=True)
-class Lost:
-    """Outcome of a task at which its worker process died twice.
+class CrashedTask:
+    """Outcome of a task whose worker process crashed twice.
 
     Attributes:
         reason: how the process ended and what to do, without the name of the task.
@@ -63,41 +61,41 @@ class Lost:
     reason: str
 
 
-def in_workers(
+def run_in_workers(
     function: Callable[..., R], tasks: Sequence[tuple[Any, ...]], workers: int = 1
-) -> Iterator[tuple[int, R | Lost]]:
-    """Call `function(*task)` for each task in worker processes; yield (place of the task, outcome) as they end.
+) -> Iterator[tuple[int, R | CrashedTask]]:
+    """Call `function(*task)` for each task in worker processes; yield (index of the task, outcome) as tasks finish.
 
-    A task whose worker died is tried once more after all others and by itself, so that it cannot be blamed for what
-    another did. What `function` raises ends everything, with the workers: what is wrong with one task it must return.
+    A task whose worker crashed is retried once, alone, after all others: another task cannot have caused the second
+    crash. An exception in `function` ends all work, so `function` returns the failure of a single task instead.
 
     Args:
-        function: importable by its name; it and the tasks travel between processes of this program alone.
+        function: a function that can be imported by its name.
         tasks: the arguments of each call.
-        workers: processes, one thread each.
+        workers: number of processes, one thread each.
     """
     if not tasks:
         return
     with on_sigterm(_exit), _cluster(min(workers, len(tasks))) as cluster, Client(cluster) as client:
-        died = []
-        futures = {client.submit(function, *task, pure=False): place for place, task in enumerate(tasks)}
+        crashed = []
+        futures = {client.submit(function, *task, pure=False): index for index, task in enumerate(tasks)}
         for future in as_completed(futures):
-            place = futures.pop(future)
+            index = futures.pop(future)
             if isinstance(future.exception(), KilledWorker):
-                died.append(place)
+                crashed.append(index)
             else:
-                yield place, future.result()
-        for place in died:
+                yield index, future.result()
+        for index in crashed:
             client.wait_for_workers(1, timeout=_START_S)
-            _Nanny.ends.clear()
-            future = client.submit(function, *tasks[place], pure=False)
+            _Nanny.exit_codes.clear()
+            future = client.submit(function, *tasks[index], pure=False)
             error = future.exception()
-            yield place, Lost(_reason(error)) if isinstance(error, KilledWorker) else future.result()
+            yield index, CrashedTask(_reason(error)) if isinstance(error, KilledWorker) else future.result()
 
 
 @contextmanager
 def _cluster(workers: int) -> Iterator[LocalCluster]:
-    """New worker processes that end with the block; all that is said to them is encrypted and stays on this machine."""
+    """Worker processes that end with the block; their connections are encrypted and local to this machine."""
     with (
         TemporaryDirectory(prefix="dualflow-", ignore_cleanup_errors=True) as scratch,
         dask.config.set(_SETTINGS),
@@ -111,7 +109,7 @@ def _cluster(workers: int) -> Iterator[LocalCluster]:
             security=True,
             local_directory=scratch,
             silence_logs=logging.CRITICAL,
-            # Any free port, so that two jobs can run side by side.
+            # Any free port: two jobs can run side by side.
             scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
         ) as cluster,
     ):
@@ -119,29 +117,29 @@ def _cluster(workers: int) -> Iterator[LocalCluster]:
 
 
 class _Nanny(Nanny):  # type: ignore[misc]
-    """A worker's keeper that remembers how its last process ended."""
+    """A nanny that records the exit code of its last worker process."""
 
-    ends: ClassVar[dict[int, int]] = {}
-    """Exit code by the worker's name: minus the signal's number, where a signal ended the process."""
+    exit_codes: ClassVar[dict[int, int]] = {}
+    """Exit code by the worker's name; minus the signal's number if a signal ended the process."""
 
     def _on_worker_exit_sync(self, exitcode: int) -> None:
-        self.ends[self.name] = exitcode
+        self.exit_codes[self.name] = exitcode
         super()._on_worker_exit_sync(exitcode)
 
 
 def _reason(error: KilledWorker) -> str:
-    """How the worker process of a task ended, and what to do."""
+    """How a task's worker process ended, and what to do."""
     name, deadline = error.last_worker.name, time.monotonic() + _LATE_S
-    # The lost connection is noticed before the process has been waited for.
-    while name not in _Nanny.ends and time.monotonic() < deadline:
+    # The lost connection is reported before the exit code.
+    while name not in _Nanny.exit_codes and time.monotonic() < deadline:
         time.sleep(0.02)
-    code = _Nanny.ends.get(name, 0)
+    code = _Nanny.exit_codes.get(name, 0)
     if code >= 0:
-        return f"the process that worked on it ended twice with exit code {code}, {_NATIVE}"
+        return f"its worker process ended twice with exit code {code}, {_NATIVE}"
     number = signal.Signals(-code)
-    return f"the process that worked on it was ended twice by {number.name}, {_CAUSES.get(number, _NATIVE)}"
+    return f"its worker process was ended twice by {number.name}, {_CAUSES.get(number, _NATIVE)}"
 
 
 def _exit(number: int, _: object) -> None:
-    """End this process as an error would, with its workers."""
+    """End this process and its workers as an error would."""
     raise SystemExit(128 + number)

@@ -1,4 +1,4 @@
-"""Work in worker processes: what dies costs the task it was at, and no process outlives the work."""
+"""A crashed worker fails its task alone, and no worker outlives the job."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ import pytest
 
 from dualflow import workers
 from dualflow.process import THREAD_VARIABLES
-from dualflow.workers import Lost, in_workers
+from dualflow.workers import CrashedTask, run_in_workers
 
 pytestmark = pytest.mark.slow
 
@@ -51,17 +51,17 @@ def hang_or_fail(folder: Path, hangs: bool) -> None:
     raise ValueError("stop")
 
 
-def test_a_process_that_dies_costs_its_task_alone(tmp_path, monkeypatch):
-    """Each way to die has its reason, a task that died once is done when tried again, and all others are done."""
+def test_a_crashed_worker_fails_its_task_alone(tmp_path, monkeypatch):
+    """Each kind of crash has its reason, a task that crashed once succeeds on retry, and all others succeed."""
     monkeypatch.setattr(workers, "MEMORY_GIB", 1)
     tasks = ["fine", "abort", "die once", "exit", "kill", "fill memory", "fine too"]
-    outcomes = dict(in_workers(work, [(how, tmp_path) for how in tasks], workers=2))
+    outcomes = dict(run_in_workers(work, [(how, tmp_path) for how in tasks], workers=2))
     assert sorted(outcomes) == list(range(len(tasks)))
     named = {how: outcomes[place] for place, how in enumerate(tasks)}
     expected = {"abort": "SIGABRT", "kill": "SIGKILL", "fill memory": "SIGTERM", "exit": "exit code 7"}
     for how, text in expected.items():
         outcome = named.pop(how)
-        assert isinstance(outcome, Lost), how
+        assert isinstance(outcome, CrashedTask), how
         assert text in outcome.reason
         assert "; " in outcome.reason, "what to do"
         assert "\n" not in outcome.reason
@@ -70,17 +70,17 @@ def test_a_process_that_dies_costs_its_task_alone(tmp_path, monkeypatch):
 
 
 def test_an_error_ends_all_work(tmp_path):
-    """What a task raises arrives here, and the worker that is at another task is ended."""
+    """An exception in a task is raised here, and the worker of another task is ended."""
     with pytest.raises(ValueError, match="stop"):
-        list(in_workers(hang_or_fail, [(tmp_path, True), (tmp_path, False)], workers=2))
+        list(run_in_workers(hang_or_fail, [(tmp_path, True), (tmp_path, False)], workers=2))
     [process] = [int(file.name) for file in tmp_path.iterdir()]
     assert not psutil.pid_exists(process)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_workers_end_with_their_master(tmp_path, number):
-    """Whether it is asked to end or killed, none of its workers goes on."""
-    code = "import sys, test_workers as t; list(t.in_workers(t.hang, [(t.Path(sys.argv[1]),)]))"
+    """No worker outlives its master, whether that is terminated or killed."""
+    code = "import sys, test_workers as t; list(t.run_in_workers(t.hang, [(t.Path(sys.argv[1]),)]))"
     master = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)],
         cwd=Path(__file__).parent, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
@@ -93,6 +93,6 @@ def test_workers_end_with_their_master(tmp_path, number):
 
 
 def test_no_tasks_need_no_workers(monkeypatch):
-    """Nothing is started for nothing."""
+    """Without tasks, no worker starts."""
     monkeypatch.delattr(workers, "_cluster")
-    assert list(in_workers(hang, [])) == []
+    assert list(run_in_workers(hang, [])) == []

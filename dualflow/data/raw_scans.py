@@ -21,7 +21,7 @@ from dualflow.imaging.volume import check_scan
 from dualflow.layout import NOT_BIDS, Layout, Scan, derivative_description
 from dualflow.manifest import read_manifest, write_manifest
 from dualflow.modalities import modality
-from dualflow.workers import Lost, in_workers
+from dualflow.workers import CrashedTask, run_in_workers
 
 STEP = "preprocess"
 PARALLEL = ("shards", "workers")
@@ -89,8 +89,8 @@ def prepare_scans(tasks: Sequence[Task], workers: int = 1) -> Iterator[Quarantin
     Raises:
         CommitError: an output cannot be written.
     """
-    for place, outcome in in_workers(prepare_scan, tasks, workers):
-        if isinstance(outcome, Lost):
+    for place, outcome in run_in_workers(prepare_scan, tasks, workers):
+        if isinstance(outcome, CrashedTask):
             layout, scan, files, study, config = tasks[place]
             # What the process was writing when it ended.
             sweep_temporaries(layout.derivatives / scan.folder)

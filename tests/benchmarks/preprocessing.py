@@ -27,7 +27,7 @@ from dualflow.modalities import modality
 from dualflow.process import set_threads
 from dualflow.progress import track
 from dualflow.training.step_time import machine, peak_bytes
-from dualflow.workers import Lost, in_workers
+from dualflow.workers import CrashedTask, run_in_workers
 
 Row = dict[str, Any]
 TOTALS = [Column("seconds", ["seconds"], 1), Column("CPU seconds", ["cpu_seconds"], 1), Column("GiB", ["peak_gib"], 2)]
@@ -53,7 +53,7 @@ def benchmark_preprocessing(config: Config, scans: int) -> None:
             for row in rows
         ]
         # A single worker takes the scans in turn, so libraries and templates load within the first scan.
-        outcomes = dict(track(in_workers(measure, tasks), "preprocess", len(tasks)))
+        outcomes = dict(track(run_in_workers(measure, tasks), "preprocess", len(tasks)))
     reasons = {rows[index]["scan"]: reason for index, row in sorted(outcomes.items()) if (reason := _failure(row))}
     for scan, reason in reasons.items():
         print(f"{scan}: excluded: {reason}", file=sys.stderr)
@@ -122,9 +122,9 @@ def _dataset(config: Config, subjects: int) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _failure(outcome: Row | DualflowError | Lost) -> str:
+def _failure(outcome: Row | DualflowError | CrashedTask) -> str:
     """Reason why a scan was not preprocessed, or ''."""
-    if isinstance(outcome, Lost):
+    if isinstance(outcome, CrashedTask):
         return outcome.reason
     return str(outcome) if isinstance(outcome, DualflowError) else ""
 

@@ -153,7 +153,7 @@ def test_a_scan_at_which_the_process_aborts_is_set_aside_alone(files, attempts, 
     [refused] = [outcome for outcome in outcomes if outcome]
     assert outcomes.count(None) == 2
     assert (refused.scan, refused.step) == ("sub-2", "preprocess")
-    assert refused.reason.startswith("sub-1_T1w.nii: the process that worked on it was ended twice by SIGABRT, ")
+    assert refused.reason.startswith("sub-1_T1w.nii: its worker process was ended twice by SIGABRT, ")
     assert Quarantine.of_manifest("sub-2", read_manifest(layout.scan_manifest(Scan("2")))) == refused
     assert not list(layout.derivatives.rglob("*.txt"))
     assert prepare_scan(*tasks[1]) is None

@@ -147,7 +147,9 @@ def test_a_scan_that_fails_in_conversion_is_set_aside_alone(converted, study, mo
 
     monkeypatch.setattr(convert, "convert_scan", fail)
     # In this process, where the conversion that fails is.
-    monkeypatch.setattr(batch, "in_workers", lambda function, tasks, _: enumerate(function(*task) for task in tasks))
+    monkeypatch.setattr(
+        batch, "run_in_workers", lambda function, tasks, _: enumerate(function(*task) for task in tasks)
+    )
     config = ConvertConfig(samples=5)
     with pytest.raises(CommitError if stops else DataError):
         convert_study(study, model, converted[0], config)
