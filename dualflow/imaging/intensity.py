@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import torch
-from monai.transforms import Compose, MaskIntensity, ScaleIntensityRange, ThresholdIntensity
 from numpy.typing import NDArray
 
 from dualflow.errors import IntensityError
@@ -46,18 +44,17 @@ def normalise(
 
 
 def apply(values: NDArray[Any], record: Mapping[str, Any], mask: BoolArray | None = None) -> FloatArray:
-    """Raw to normalised values by a record, and 0 outside `mask` if one is given: MONAI's array transforms in a row."""
+    """Normalise raw values by a record; outside `mask`, if one is given, the result is 0."""
     low = record["intercept"]
-    steps: list[Any] = [ScaleIntensityRange(a_min=low, a_max=low + record["slope"], b_min=0.0, b_max=1.0)]
+    # In float64, because raw PET in Bq/mL has more digits than float32 keeps through a difference. The span is that of
+    # the end points, and adding 0 turns -0 into 0.
+    scaled = (np.asarray(values, dtype=np.float64) - low) / ((low + record["slope"]) - low) + 0.0
+    result: FloatArray = scaled.astype(np.float32)
     if record["clip"] is not None:
-        least, most = record["clip"]
-        steps.append(ThresholdIntensity(threshold=least, above=True, cval=least))
-        steps.append(ThresholdIntensity(threshold=most, above=False, cval=most))
-    if mask is not None:
-        steps.append(MaskIntensity(mask[None]))
-    # Scaled in float64, for raw PET in Bq/mL has more digits than float32 keeps through a difference.
-    result: FloatArray = Compose(steps)(torch.from_numpy(np.asarray(values, dtype=np.float64))[None])[0].numpy()
-    return result.astype(np.float32)
+        least, most = (np.float32(bound) for bound in record["clip"])
+        result = np.where(result > least, result, least)  # NaN becomes the lower bound
+        result = np.where(result < most, result, most)
+    return result if mask is None else result * mask
 
 
 def invert(values: NDArray[Any], record: Mapping[str, Any]) -> FloatArray:
