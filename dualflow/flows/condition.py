@@ -89,7 +89,8 @@ class InputCheck:
             InputError: the message names the input, its value, and the remedy.
         """
         self.volume(source, "source")
-        if bool(self.side(side, source).isinf().any()):
+        values = self.side(side, source)
+        if not values.is_meta and bool(values.isinf().any()):
             raise InputError("side information holds infinite values; give finite ones, NaN where a value is unknown")
         _check_values(source, "source", like)
         if target is not None:
@@ -159,7 +160,7 @@ def _check_values(tensor: Tensor, name: str, like: Tensor) -> None:
         raise InputError(
             f"{name} holds {given}, expected {expected} as the model; convert it with .to(torch.{expected})"
         )
-    if not bool(torch.isfinite(tensor).all()):
+    if not tensor.is_meta and not bool(torch.isfinite(tensor).all()):
         count = int((~torch.isfinite(tensor)).sum())
         raise InputError(f"{name} holds {count} NaN or infinite values, expected finite ones; replace or mask them")
 

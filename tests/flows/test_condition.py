@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from flow_zoo import FLOWS, SHAPE, batch, build, build_spec, each_flow, flows_with, small, trained
+from flow_zoo import FLOWS, SHAPE, batch, build, build_spec, each_flow, flows_with, small, terms, trained
 from torch import Tensor
 
+from dualflow.errors import ConfigError, InputError, ShapeError
 from dualflow.flows.actnorm import ConditionalActNorm
 from dualflow.flows.attention import PatchEmbedding
 from dualflow.flows.bijection import Bijection
@@ -35,8 +36,8 @@ def conditions_of(flow: DualFlow, monkeypatch: pytest.MonkeyPatch) -> list[Condi
     """Collect the conditions that the flow computes from now on."""
     seen: list[Condition] = []
 
-    def spy(*given: Tensor) -> Condition:
-        seen.append(DualFlow.condition(flow, *given))
+    def spy(*given: Tensor, **options: bool) -> Condition:
+        seen.append(DualFlow.condition(flow, *given, **options))
         return seen[-1]
 
     monkeypatch.setattr(flow, "condition", spy)
@@ -51,7 +52,7 @@ def test_condition_never_sees_the_target(name, monkeypatch):
     target.requires_grad_()
     for image in (target, 2 - target):
         torch.manual_seed(0)
-        flow(image, source, side)
+        terms(flow, image, source, side)
     first, second = (list(tensors_of(condition)) for condition in seen)
     for mine, other in zip(first, second, strict=True):
         assert mine.grad_fn is None or torch.autograd.grad(mine.sum(), target, allow_unused=True)[0] is None
@@ -68,10 +69,10 @@ def test_source_density_is_the_sources_own(name):
     assert other is not None
     torch.testing.assert_close(density, other.flip(0))
     if flow.spec.source_nll_weight:
-        terms = [flow(image, source, side)["source_nll"] for image in (target, target.flip(0), 3 * target)]
-        assert torch.equal(terms[0], terms[1])
-        assert torch.equal(terms[0], terms[2])
-        torch.testing.assert_close(terms[0], -density.mean() / source[0].numel())
+        values = [terms(flow, image, source, side)["source_nll"] for image in (target, target.flip(0), 3 * target)]
+        assert torch.equal(values[0], values[1])
+        assert torch.equal(values[0], values[2])
+        torch.testing.assert_close(values[0], -density.mean() / source[0].numel())
 
 
 def perturbed(maps: list[list[StepMaps]], level: int, step: int) -> list[list[StepMaps]]:
@@ -109,7 +110,7 @@ def test_a_step_sees_its_twin(name):
     """Each piece's map is what the same piece of the same step of the source's own flow put out, then side values."""
     flow, (_, source, side) = trained(name), batch()
     maps = flow.condition(source, side).maps
-    twins = flow.source.flow.trace(source, flow.source.none).activations
+    twins = flow.source.flow.trace(source, flow.source.no_maps).activations
     for level, steps in enumerate(twins):
         for k, outputs in enumerate(steps):
             assert set(maps[level][k]) >= {"actnorm", "mixing", "coupling"}
@@ -265,3 +266,57 @@ def test_mixed_batch_of_sources(name):
     alone = [flow.condition(source[i : i + 1], side[i : i + 1])._replace(source_log_prob=None) for i in range(3)]
     for mine, *others in zip(together, *map(tensors_of, alone), strict=True):
         torch.testing.assert_close(mine, torch.cat([*others, *others]))
+
+
+BAD_INPUTS = {
+    "NaN target": (
+        lambda t, s, c: (t.index_fill(4, torch.tensor([0]), torch.nan), s, c),
+        "target holds .* NaN or infinite",
+    ),
+    "infinite source": (lambda t, s, c: (t, s * torch.inf, c), "source holds .* NaN or infinite"),
+    "infinite side": (lambda t, s, c: (t, s, torch.full_like(c, torch.inf)), "side information holds infinite"),
+    "float32 target": (lambda t, s, c: (t.float(), s, c), "target holds float32, expected float64"),
+    "float32 source": (lambda t, s, c: (t, s.float(), c), "source holds float32, expected float64"),
+    "empty batch": (lambda t, s, c: (t[:0], s[:0], c[:0]), "source holds 0 volumes, expected at least 1"),
+    "fewer targets": (lambda t, s, c: (t[:1], s, c), "target holds 1 volumes, expected 3 as in the source"),
+    "fewer side rows": (lambda t, s, c: (t, s, c[:1]), "one row per volume"),
+    "a channel too many": (lambda t, s, c: (torch.cat([t, t], 1), s, c), r"target of size \(3, 2, 8, 4, 4\)"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUTS)
+def test_bad_inputs_are_one_clear_error(case):
+    """Wrong sizes, number formats and values are named with the expectation and the remedy; nothing becomes NaN."""
+    change, message = BAD_INPUTS[case]
+    flow = build("dualflow").eval()
+    with pytest.raises(InputError, match=message) as error:
+        flow.log_prob(*change(*batch()))
+    assert "\n" not in str(error.value)
+    assert error.value.exit_code == 5
+
+
+def test_latents_of_another_size_are_refused():
+    """Decoding names the level, its size and the expected one; a missing level is named too."""
+    flow, (target, source, side) = build("dualflow").eval(), batch()
+    latents, _ = flow.encode(target, source, side)
+    with pytest.raises(ShapeError, match=f"{len(latents) - 1} latents for {len(latents)} levels"):
+        flow.decode(latents[:-1], source, side)
+    with pytest.raises(ShapeError, match="latent of level 1 has size .* expected"):
+        flow.decode([latents[0][:, :1], *latents[1:]], source, side)
+    with pytest.raises(InputError, match="latent of level 2 holds .* NaN"):
+        flow.decode([latents[0], latents[1] * torch.nan, *latents[2:]], source, side)
+
+
+def test_unknown_side_values_are_no_bad_input():
+    """NaN in the side information means unknown."""
+    flow, (target, source, side) = build("dualflow").eval(), batch()
+    assert flow.log_prob(target, source, torch.full_like(side, torch.nan)).isfinite().all()
+
+
+def test_a_mean_of_two_channels_is_refused_when_the_flow_is_built():
+    """A mean model predicts one channel."""
+    with pytest.raises(ConfigError, match="predicts one channel and the target has 2; choose mean: none"):
+        DualFlow(small("dualflow"), shape=SHAPE, target_channels=2)
+    flow = DualFlow(small("dual_glow"), shape=SHAPE, target_channels=2).double().eval()
+    target, source, _ = batch()
+    assert flow.log_prob(torch.cat([target, target], 1), source).isfinite().all()

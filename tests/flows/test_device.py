@@ -11,6 +11,7 @@ import pytest
 import torch
 from flow_zoo import small
 
+from dualflow.flows.flow_objective import FlowObjective
 from dualflow.flows.memory import Memory, set_memory, without_drift_check
 from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import PRESETS
@@ -31,15 +32,15 @@ def _no_autocast(monkeypatch):
 def test_a_step_and_a_sample_stay_on_the_device(name, memory):
     """Loss, gradients and samples are where model and volumes are; noise comes from the CPU to them."""
     with without_drift_check():
-        flow = DualFlow(small(name), shape=SHAPE, side_features=2).to("meta").train()
-        set_memory(flow, memory)
+        objective = FlowObjective(DualFlow(small(name), shape=SHAPE, side_features=2)).to("meta").train()
+        set_memory(objective, memory)
         volume = torch.empty(2, 1, *SHAPE, device="meta")
         side = torch.empty(2, 2, device="meta")
-        loss = flow(volume, volume, side, volume > 0)["loss"]
+        loss = objective(volume, volume, side, volume > 0)["loss"]
         loss.backward()
-        drawn = flow.eval().sample(volume, side, 2, generator=torch.Generator())
+        drawn = objective.eval().flow.sample(volume, side, 2, generator=torch.Generator())
     assert {loss.device.type, drawn.device.type} == {"meta"}
-    assert all(p.grad is None or p.grad.device.type == "meta" for p in flow.parameters())
+    assert all(p.grad is None or p.grad.device.type == "meta" for p in objective.parameters())
 
 
 def test_a_stray_tensor_would_be_found():

@@ -17,7 +17,8 @@ from dualflow.flows.local_linear import (
     fit_local_linear,
     grouped_folds,
 )
-from dualflow.flows.mean_models import MEANS, MeanTraining, NetworkMean
+from dualflow.flows.mean_models import MEANS, NetworkMean
+from dualflow.flows.objective import ImageObjective
 from dualflow.flows.voxel_features import IntensityFeatures, TissueFeatures, blur
 
 SHAPE = (8, 10, 8)
@@ -244,7 +245,7 @@ def test_network_starts_at_template_and_learns():
     network = NetworkMean(SHAPE, SIDE, width=8)
     network.set_template(target.mean(dim=0))
     assert torch.equal(network(source, side)[1], target.mean(dim=0))
-    training = MeanTraining(network)
+    training = ImageObjective(network)
     optimiser = torch.optim.Adam(training.parameters(), lr=5e-3)
     first = training(target, source, side, mask)["loss"].item()
     for _ in range(50):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from flow_zoo import batch, build, each_flow, small, trained
+from flow_zoo import batch, build, each_flow, objective_of, small, trained_objective
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from dualflow.errors import DriftError
 from dualflow.flows.bijection import Bijection
+from dualflow.flows.flow_objective import FlowObjective
+from dualflow.flows.initialization import initialize_flow
 from dualflow.flows.level import Level
 from dualflow.flows.memory import BoundPiece, run_chain, set_memory
 from dualflow.flows.model import DualFlow
@@ -20,15 +22,15 @@ MODES = ["checkpoint", "reversible"]
 each_mode = pytest.mark.parametrize("mode", MODES)
 
 
-def gradients(flow, inputs, mode, *, bfloat16=False):
+def gradients(objective, inputs, mode, *, bfloat16=False):
     """Loss and gradients of one training step."""
-    set_memory(flow, mode)
-    flow.train().zero_grad()
+    set_memory(objective, mode)
+    objective.train().zero_grad()
     torch.manual_seed(0)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
-        loss = flow(*inputs)["loss"]
+        loss = objective(*inputs)["loss"]
     loss.backward()
-    return loss.detach(), {name: p.grad.clone() for name, p in flow.named_parameters() if p.grad is not None}
+    return loss.detach(), {name: p.grad.clone() for name, p in objective.named_parameters() if p.grad is not None}
 
 
 def furthest(expected, found):
@@ -42,13 +44,13 @@ def furthest(expected, found):
 @each_mode
 def test_gradients_are_those_of_the_stored_mode(name, mode):
     """Of every parameter, to 1e-8 in float64 and 1e-3 in float32, where training has brought the flow."""
-    flow, inputs = trained(name), batch()
-    loss, expected = gradients(flow, inputs, "stored")
-    again, found = gradients(flow, inputs, mode)
+    objective, inputs = trained_objective(name), batch()
+    loss, expected = gradients(objective, inputs, "stored")
+    again, found = gradients(objective, inputs, mode)
     torch.testing.assert_close(again, loss, rtol=1e-12, atol=1e-12)
     assert furthest(expected, found) < 1e-8
-    flow, inputs = flow.float(), [tensor.float() for tensor in inputs]
-    assert furthest(gradients(flow, inputs, "stored")[1], gradients(flow, inputs, mode)[1]) < 1e-3
+    objective, inputs = objective.float(), [tensor.float() for tensor in inputs]
+    assert furthest(gradients(objective, inputs, "stored")[1], gradients(objective, inputs, mode)[1]) < 1e-3
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -57,16 +59,17 @@ def test_recomputation_is_under_autocast_again(name):
     torch.manual_seed(0)
     flow = DualFlow(preset(name, steps=(2, 2, 2), low_rank=0), shape=(16, 16, 16), side_features=3)
     inputs = [tensor.float() for tensor in batch(2, shape=(16, 16, 16))]
-    flow.initialize(*inputs)
+    initialize_flow(flow, *inputs)
+    objective = FlowObjective(flow)
     rounded: list[torch.dtype] = []
     for module in flow.flow.modules():
         if isinstance(module, Convolution):
             module.register_forward_hook(lambda _, __, out: rounded.append(out.dtype))
-    expected = gradients(flow, inputs, "stored", bfloat16=True)[1]
+    expected = gradients(objective, inputs, "stored", bfloat16=True)[1]
     kinds = set(rounded)
     for mode in MODES:
         rounded.clear()
-        assert furthest(expected, gradients(flow, inputs, mode, bfloat16=True)[1]) < 0.1
+        assert furthest(expected, gradients(objective, inputs, mode, bfloat16=True)[1]) < 0.1
         assert set(rounded) == kinds
 
 
@@ -99,15 +102,15 @@ def test_what_a_level_keeps_does_not_grow_with_its_depth(name):
 
 def test_accumulated_gradients_add():
     """Two backward passes give the sum, as always."""
-    flow, inputs = build("dualflow"), batch()
-    set_memory(flow, "reversible")
+    objective, inputs = objective_of(build("dualflow")), batch()
+    set_memory(objective, "reversible")
     sums = []
     for repeats in (1, 2):
-        flow.zero_grad()
+        objective.zero_grad()
         for _ in range(repeats):
             torch.manual_seed(0)
-            flow(*inputs)["loss"].backward()
-        sums.append({name: p.grad.clone() for name, p in flow.named_parameters() if p.grad is not None})
+            objective(*inputs)["loss"].backward()
+        sums.append({name: p.grad.clone() for name, p in objective.named_parameters() if p.grad is not None})
     for name, value in sums[0].items():
         torch.testing.assert_close(sums[1][name], 2 * value)
 

@@ -15,7 +15,7 @@ from dualflow.flows.dequantization import DEQUANTIZATIONS
 from dualflow.flows.latent_sampling import LATENT_TRANSFORMS
 from dualflow.flows.mean_models import MEANS
 from dualflow.flows.mixing import MIXINGS
-from dualflow.flows.model import PREDICTIONS
+from dualflow.flows.predictions import PREDICTIONS
 from dualflow.flows.presets import PRESETS, preset
 from dualflow.flows.prior import PRIORS
 from dualflow.flows.source import SOURCES

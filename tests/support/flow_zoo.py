@@ -19,6 +19,8 @@ from dualflow.flows.actnorm import ACTNORMS, ActNorm
 from dualflow.flows.attention import ATTENTIONS
 from dualflow.flows.bijection import Bijection, Sequential
 from dualflow.flows.coupling import COUPLING_TRANSFORMS, Coupling, Injector
+from dualflow.flows.flow_objective import FlowObjective
+from dualflow.flows.initialization import initialize_flow
 from dualflow.flows.level import Level, Step
 from dualflow.flows.mixing import MIXINGS, InvertibleMixing, random_rotations
 from dualflow.flows.model import DualFlow
@@ -274,22 +276,37 @@ def rounded(target: Tensor) -> Tensor:
     return BIN_WIDTH * (target / BIN_WIDTH).round()
 
 
+def objective_of(flow: DualFlow) -> FlowObjective:
+    """A new objective of a flow, in the flow's number format and mode."""
+    return FlowObjective(flow).to(next(flow.parameters()).dtype).train(flow.training)
+
+
+def terms(flow: DualFlow, *tensors: Tensor | None, **options: Tensor) -> dict[str, Tensor]:
+    """Loss and terms of a batch under a new objective."""
+    return objective_of(flow)(*tensors, **options)
+
+
 def trained(name: str) -> DualFlow:
-    """The flow after real optimiser steps on the real objective, in evaluation mode; a copy to do as one likes with."""
+    """The flow after real optimiser steps on the real objective, in evaluation mode; a copy of its own."""
+    return trained_objective(name).flow
+
+
+def trained_objective(name: str) -> FlowObjective:
+    """The objective of `trained`, with trained discriminators."""
     return deepcopy(_trained(name))
 
 
 @cache
-def _trained(name: str) -> DualFlow:
-    flow, (target, source, side) = build(name), batch(TRAINING_STEPS * BATCH, seed=0)
-    pool = (rounded(target) if flow.spec.dequantisation == "uniform" else target, source, side)
-    flow.initialize(*(tensor[:32] for tensor in pool))
-    optimiser = torch.optim.Adam(flow.parameters(), lr=2e-3, fused=True)
+def _trained(name: str) -> FlowObjective:
+    objective, (target, source, side) = objective_of(build(name)), batch(TRAINING_STEPS * BATCH, seed=0)
+    pool = (rounded(target) if objective.flow.spec.dequantisation == "uniform" else target, source, side)
+    initialize_flow(objective.flow, *(tensor[:32] for tensor in pool))
+    optimiser = torch.optim.Adam(objective.parameters(), lr=2e-3, fused=True)
     for step in range(TRAINING_STEPS):
-        flow.set_progress(step / TRAINING_STEPS)
+        objective.set_progress(step / TRAINING_STEPS)
         optimiser.zero_grad()
-        flow(*(tensor[step * BATCH : (step + 1) * BATCH] for tensor in pool))["loss"].backward()
-        torch.nn.utils.clip_grad_norm_(flow.parameters(), 5.0)
+        objective(*(tensor[step * BATCH : (step + 1) * BATCH] for tensor in pool))["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(objective.parameters(), 5.0)
         optimiser.step()
-    flow.set_progress(1.0)
-    return flow.eval()
+    objective.set_progress(1.0)
+    return objective.eval()

@@ -4,53 +4,54 @@ from __future__ import annotations
 
 import pytest
 import torch
-from flow_zoo import batch, build, build_spec, each_flow, small, trained
+from flow_zoo import batch, build, build_spec, each_flow, small, terms, trained_objective
 
-from dualflow.flows.model import DualFlow
-from dualflow.flows.pretrain import SourcePretraining
+from dualflow.flows.flow_objective import FlowObjective
+from dualflow.flows.initialization import initialize_flow
+from dualflow.flows.source_objective import SourceObjective
 
 
-def with_gradient(flow: DualFlow) -> set[str]:
-    """First names of the parameters that the loss of one batch reaches: source, flow, priors, ..."""
-    flow.zero_grad()
-    flow(*batch())["loss"].backward()
-    reached = [name for name, value in flow.named_parameters() if value.grad is not None and value.grad.any()]
+def with_gradient(objective: FlowObjective) -> set[str]:
+    """First names of the flow's parameters that the loss of one batch reaches: source, flow, priors, ..."""
+    objective.zero_grad()
+    objective(*batch())["loss"].backward()
+    reached = [name for name, value in objective.flow.named_parameters() if value.grad is not None and value.grad.any()]
     return {name.split(".")[0] for name in reached}
 
 
 def test_a_frozen_source_does_not_learn():
     """Before the share of the training given by source_frozen no gradient reaches the source; after it one does."""
-    flow = trained("srflow").train()
-    assert flow.spec.source_frozen == 0.5
+    objective = trained_objective("srflow").train()
+    assert objective.flow.spec.source_frozen == 0.5
     for share in (0.0, 0.3, 0.4999):
-        flow.set_progress(share)
-        assert "flow" in with_gradient(flow)
-        assert all(value.grad is None for value in flow.source.parameters())
+        objective.set_progress(share)
+        assert "flow" in with_gradient(objective)
+        assert all(value.grad is None for value in objective.flow.source.parameters())
     for share in (0.5, 1.0):
-        flow.set_progress(share)
-        assert {"source", "flow"} <= with_gradient(flow)
-    flow.eval().set_progress(0.0)
-    assert "source" in with_gradient(flow)
+        objective.set_progress(share)
+        assert {"source", "flow"} <= with_gradient(objective)
+    objective.eval().set_progress(0.0)
+    assert "source" in with_gradient(objective)
 
 
 def test_freezing_changes_no_density():
     """Frozen or not, the loss is the same number."""
-    flow, tensors, losses = trained("srflow").train(), batch(), []
+    objective, tensors, losses = trained_objective("srflow").train(), batch(), []
     for share in (0.0, 1.0):
-        flow.set_progress(share)
+        objective.set_progress(share)
         torch.manual_seed(0)
-        losses.append(flow(*tensors)["loss"])
+        losses.append(objective(*tensors)["loss"])
     assert torch.equal(*losses)
 
 
 @each_flow
 def test_only_what_is_frozen_follows_the_progress(name):
     """From the end of freezing on, and with no discriminators, the loss does not depend on the progress."""
-    flow, tensors, losses = trained(name).train(), batch(), []
-    for share in (flow.spec.source_frozen, 1.0):
-        flow.set_progress(share)
+    objective, tensors, losses = trained_objective(name).train(), batch(), []
+    for share in (objective.flow.spec.source_frozen, 1.0):
+        objective.set_progress(share)
         torch.manual_seed(0)
-        losses.append(flow(*tensors)["loss"])
+        losses.append(objective(*tensors)["loss"])
     assert torch.equal(*losses)
 
 
@@ -59,7 +60,7 @@ def test_pretraining_moves_the_source_alone(name):
     """A pre-training lowers the error of the predicted target and leaves everything but source and side tokens."""
     flow, (target, source, side) = build(name), batch(24)
     before = {key: value.clone() for key, value in flow.state_dict().items()}
-    trainer = SourcePretraining(flow).double()
+    trainer = SourceObjective(flow).double()
     start = trainer(target, source, side)["loss"].item()
     assert torch.equal(trainer.point_estimate(source, side), flow.mean(source, side))
     optimiser = torch.optim.Adam([value for value in trainer.parameters() if value.requires_grad], lr=5e-3, fused=True)
@@ -77,7 +78,7 @@ def test_pretraining_moves_the_source_alone(name):
 
 def test_pretraining_counts_the_mask_and_takes_a_mean():
     """Voxels outside the mask have no part in its loss; a cross-fitted mean takes the place of the model's."""
-    trainer, (target, source, side) = SourcePretraining(build("dualflow")).double(), batch()
+    trainer, (target, source, side) = SourceObjective(build("dualflow")).double(), batch()
     inside = torch.zeros_like(target, dtype=torch.bool)
     inside[..., 0] = True
     loss = trainer(target, source, side, inside)["loss"]
@@ -89,7 +90,7 @@ def test_source_flow_is_initialised_from_noisy_sources():
     """The source's own actnorms are set by the batch too, so that its latents start with about unit variance."""
     flow, (target, source, side) = build("full_glow"), batch(32)
     assert not any(flag for name, flag in flow.named_buffers() if name.endswith("initialized"))
-    flow.initialize(target, source, side)
+    initialize_flow(flow, target, source, side)
     assert all(flag for name, flag in flow.named_buffers() if name.endswith("initialized"))
     latents = flow.source(source).features
     assert all(0.5 < z.std() < 2 for z in latents)
@@ -100,9 +101,9 @@ def test_source_noise_is_for_densities_only():
     tensors = batch()
     for name, same in (("c_glow", True), ("full_glow", False)):
         flow = build_spec(small(name, noise=0.0, side_dropout=0.0, source_noise=0.5))
-        flow.initialize(*tensors)
+        initialize_flow(flow, *tensors)
         # Heads at zero hear nothing of the source yet.
         with torch.no_grad():
             for parameter in flow.parameters():
                 parameter += 0.05 * torch.randn_like(parameter)
-        assert torch.equal(flow(*tensors)["nll"], flow(*tensors)["nll"]) == same
+        assert torch.equal(terms(flow, *tensors)["nll"], terms(flow, *tensors)["nll"]) == same

@@ -6,13 +6,27 @@ from math import exp, log
 
 import pytest
 import torch
-from flow_zoo import FLOWS, SIDE, batch, build, build_spec, each_flow, small, trained
+from flow_zoo import (
+    FLOWS,
+    SIDE,
+    batch,
+    build,
+    build_spec,
+    each_flow,
+    objective_of,
+    small,
+    terms,
+    trained,
+    trained_objective,
+)
 from torch import Tensor
 
 from dualflow.flows.dequantization import prepare_target
+from dualflow.flows.flow_objective import TERMS
+from dualflow.flows.initialization import initialize_flow
 from dualflow.flows.model import DualFlow
-from dualflow.flows.objective import EVALUATION_SEED, TERMS
 from dualflow.flows.presets import PRESETS
+from dualflow.flows.rng import EVALUATION_SEED
 from dualflow.flows.side_information import (
     SideDiscriminator,
     discriminator_accuracy,
@@ -53,8 +67,8 @@ def test_every_term_has_its_weight_here():
     assert set(TERMS) == set(WEIGHTS)
 
 
-def terms_of(out):
-    """Names of what is told, without the loss and what the latents of each level cost."""
+def names_of(out):
+    """Names of the terms and monitored numbers, without the loss and the bits of each level."""
     return {name for name in out if name != "loss" and not name.startswith("bits_per_dim_level_")}
 
 
@@ -62,7 +76,7 @@ def terms_of(out):
 def test_levels_and_log_determinant_make_the_nll(name):
     """What the latents cost in bits, weighted by the sizes of their levels, less the log-determinant, is the NLL."""
     flow, (target, source, side) = trained(name), batch()
-    out, shown = flow(target, source, side), seen(flow, target)
+    out, shown = terms(flow, target, source, side), seen(flow, target)
     latents, log_det = flow.encode(shown, source, side)
     sizes = [z[0].numel() for z in latents]
     bits = sum(size * out[f"bits_per_dim_level_{level}"] for level, size in enumerate(sizes, 1))
@@ -72,12 +86,12 @@ def test_levels_and_log_determinant_make_the_nll(name):
 @each_flow
 @pytest.mark.parametrize("training", [False, True])
 def test_loss_is_the_weighted_sum(name, training):
-    """The loss is the sum of weight times term, and just the weighted terms and `nll` are told."""
+    """The loss is the sum of weight times term, and it comes with exactly the weighted terms and `nll`."""
     flow, tensors = trained(name).train(training), batch()
-    out = flow(*tensors)
-    told = {term for term in WEIGHTS if weight(flow.spec, term)} | {"nll"}
-    assert terms_of(out) - {"discriminator_strength", "discriminator_accuracy"} == told
-    torch.testing.assert_close(out["loss"], sum(weight(flow.spec, term) * out[term] for term in told))
+    out = terms(flow, *tensors)
+    expected = {term for term in WEIGHTS if weight(flow.spec, term)} | {"nll"}
+    assert names_of(out) - {"discriminator_strength", "discriminator_accuracy"} == expected
+    torch.testing.assert_close(out["loss"], sum(weight(flow.spec, term) * out[term] for term in expected))
     assert all(value.isfinite() and value.dim() == 0 for value in out.values())
 
 
@@ -86,14 +100,14 @@ def test_nll_is_the_density_per_voxel(name):
     """In evaluation, `nll` is the mean of -log p(target | source, side) over the batch, in nats per voxel."""
     flow, (target, source, side) = trained(name), batch()
     expected = -flow.log_prob(seen(flow, target), source, side).mean() / target[0].numel()
-    torch.testing.assert_close(flow(target, source, side)["nll"], expected)
+    torch.testing.assert_close(terms(flow, target, source, side)["nll"], expected)
 
 
 @pytest.mark.parametrize("name", DECODING)
 def test_decode_l1_is_the_error_of_a_draw(name):
     """`decode_l1` is the mean absolute error of a draw at the spec's temperature, in evaluation from a fixed seed."""
     flow, (target, source, side) = trained(name), batch()
-    term = flow(target, source, side)["decode_l1"]
+    term = terms(flow, target, source, side)["decode_l1"]
     generator = torch.Generator().manual_seed(EVALUATION_SEED)
     drawn = flow.draw(flow.condition(source, side), flow.spec.decode_temperature, generator)
     torch.testing.assert_close(term, (drawn - seen(flow, target)).abs().mean())
@@ -105,7 +119,7 @@ def test_decode_l1_is_the_error_of_a_draw(name):
 def test_decode_l1_reaches_flow_and_source(name):
     """Its gradient passes through the inverse into the flow and its source, and is finite."""
     flow, tensors = trained(name).train(), batch()
-    term = flow(*tensors)["decode_l1"]
+    term = terms(flow, *tensors)["decode_l1"]
     for part in (flow.flow, flow.source):
         found = gradients(term, part)
         assert found.isfinite().all()
@@ -118,8 +132,8 @@ def test_decode_l1_has_finite_gradients_behind_latent_tools(latents, temperature
     """Whatever is done to drawn latents, and at temperature 0 too, a learnt base gets finite gradients."""
     spec = small("c_flow", latents=latents, decode_temperature=temperature, low_rank=2)
     flow, tensors = build_spec(spec), batch(2)
-    flow.initialize(*tensors)
-    flow(*tensors)["loss"].backward()
+    initialize_flow(flow, *tensors)
+    terms(flow, *tensors)["loss"].backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in flow.parameters())
 
 
@@ -127,20 +141,20 @@ def test_without_the_decode_c_flow_is_the_joint_likelihood():
     """With no weight on the decode, C-Flow's loss is the target's nll plus the weighted source's."""
     torch.manual_seed(0)
     flow, (target, source, side) = build_spec(small("c_flow", decode_l1=0.0, source_nll_weight=1.0)).eval(), batch()
-    flow.initialize(target, source, side)
+    initialize_flow(flow, target, source, side)
     condition = flow.condition(source, side)
     joint = flow.log_prob(target, source, side) + condition.source_log_prob
-    torch.testing.assert_close(flow(target, source, side)["loss"], -joint.mean() / 128, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(terms(flow, target, source, side)["loss"], -joint.mean() / 128, rtol=1e-6, atol=1e-6)
     lighter = build_spec(small("c_flow", decode_l1=0.0)).eval()
     lighter.load_state_dict(flow.state_dict())
-    out = lighter(target, source, side)
+    out = terms(lighter, target, source, side)
     torch.testing.assert_close(out["loss"], out["nll"] + 1e-4 * out["source_nll"], rtol=1e-6, atol=1e-6)
 
 
 def test_the_sources_weight_decides_what_its_likelihood_teaches():
     """The source flow's gradient from its own likelihood grows with lambda; the target's flow gets none from it."""
     flow, tensors = trained("full_glow"), batch()
-    out = flow(*tensors)
+    out = terms(flow, *tensors)
     assert gradients(out["source_nll"], flow.source).any()
     assert not gradients(out["source_nll"], flow.flow).any()
     assert gradients(out["nll"], flow.source).any()
@@ -153,29 +167,33 @@ def test_strength_follows_the_progress():
     assert values == sorted(values)
     assert values[1] == pytest.approx(2 / (1 + exp(-0.5)) - 1)
     assert values[-1] > 0.999
-    flow, tensors = build("dual_glow"), batch()
+    objective, tensors = objective_of(build("dual_glow")), batch()
     for share, value in zip((0, 0.05, 0.2, 0.5, 1), values, strict=True):
-        flow.set_progress(share)
-        assert flow(*tensors)["discriminator_strength"].item() == pytest.approx(value, rel=1e-6)
+        objective.set_progress(share)
+        assert objective(*tensors)["discriminator_strength"].item() == pytest.approx(value, rel=1e-6)
 
 
 def test_reversal_acts_with_the_strength():
-    """The flow ascends the discriminators' error by the strength of the day; they descend it from the first step."""
-    flow, (target, source, side) = trained("dual_glow"), batch()
+    """The flow ascends the discriminators' error by the current strength; they descend it from the first step."""
+    objective, (target, source, side) = trained_objective("dual_glow"), batch()
+    flow = objective.flow
     latents = flow.encode(target, source, side)[0]
-    hunters = [hunter for hunter in flow.discriminators if isinstance(hunter, SideDiscriminator)]
-    assert len(hunters) == flow.spec.levels - 1
-    errors = [discriminator_error(hunter(z, -1.0), side) for hunter, z in zip(hunters, latents, strict=False)]
+    discriminators = [module for module in objective.discriminators if isinstance(module, SideDiscriminator)]
+    assert len(discriminators) == flow.spec.levels - 1
+    errors = [
+        discriminator_error(discriminator(z, -1.0), side)
+        for discriminator, z in zip(discriminators, latents, strict=False)
+    ]
     plain = gradients(torch.stack(errors).mean(), flow.flow)
     assert plain.any()
-    learnt = []
+    learned = []
     for share in (0.0, 0.1, 1.0):
-        flow.set_progress(share)
-        term = flow(target, source, side)["discriminator"]
+        objective.set_progress(share)
+        term = objective(target, source, side)["discriminator"]
         torch.testing.assert_close(gradients(term, flow.flow), -reversal_strength(share) * plain)
-        learnt.append(gradients(term, flow.discriminators))
-    assert learnt[0].any()
-    torch.testing.assert_close(learnt[0], learnt[2])
+        learned.append(gradients(term, objective.discriminators))
+    assert learned[0].any()
+    torch.testing.assert_close(learned[0], learned[2])
 
 
 def test_discriminator_accuracy_counts_known_values():
@@ -187,28 +205,28 @@ def test_discriminator_accuracy_counts_known_values():
     assert discriminator_accuracy(side.nan_to_num(), torch.full_like(side, torch.nan)) == 0
 
 
-def test_watched_accuracy_is_that_of_the_discriminators():
-    """Discriminators that know the answer are told to."""
-    flow, (target, source, side) = trained("dual_glow"), batch()
+def test_monitored_accuracy_is_that_of_the_discriminators():
+    """Discriminators that know the answer have accuracy 1."""
+    objective, (target, source, side) = trained_objective("dual_glow"), batch()
     side = torch.ones_like(side)
     with torch.no_grad():
-        for hunter in flow.discriminators:
-            hunter.head[-1].weight.zero_()
-            hunter.head[-1].bias.fill_(1.0)
-    out = flow(target, source, side)
+        for discriminator in objective.discriminators:
+            discriminator.head[-1].weight.zero_()
+            discriminator.head[-1].bias.fill_(1.0)
+    out = objective(target, source, side)
     assert out["discriminator_accuracy"] == 1
     assert out["discriminator"] == 0
-    assert flow(target, source, -side)["discriminator_accuracy"] == 0
+    assert objective(target, source, -side)["discriminator_accuracy"] == 0
 
 
-def test_without_side_information_nothing_is_hunted():
+def test_without_side_information_there_is_no_discriminator():
     """A flow without side columns, or of one level, has no discriminator and no such term."""
     target, source, side = batch()
     flow = DualFlow(small("dual_glow"), shape=(8, 4, 4)).double()
-    assert terms_of(flow(target, source)) == {"nll", "source_nll"}
+    assert names_of(terms(flow, target, source)) == {"nll", "source_nll"}
     one_level = small("dual_glow", levels=1, steps=[1], hidden=[6])
     flow = DualFlow(one_level, shape=(8, 4, 4), side_features=SIDE).double()
-    assert terms_of(flow(target, source, side)) == {"nll", "source_nll"}
+    assert names_of(terms(flow, target, source, side)) == {"nll", "source_nll"}
 
 
 @pytest.mark.parametrize("name", PRESETS)
