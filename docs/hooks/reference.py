@@ -125,7 +125,7 @@ def configuration() -> str:
     """Every section and key, with type, default and description."""
     parts = []
     for name, field in Config.model_fields.items():
-        section = _section_of(field.annotation)
+        section = section_of(field.annotation)
         if section is None:
             continue
         heading = f"## {name}" if isinstance(field.annotation, type) else f"## {name}.NAME"
@@ -134,16 +134,16 @@ def configuration() -> str:
     return "\n\n".join(parts)
 
 
-def _section_of(annotation: Any) -> type[BaseModel] | None:
+def section_of(annotation: Any) -> type[BaseModel] | None:
     """The pydantic model of a field: the annotation itself, or the values of a mapping."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((found for inner in getattr(annotation, "__args__", ()) if (found := _section_of(inner))), None)
+    return next((found for inner in getattr(annotation, "__args__", ()) if (found := section_of(inner))), None)
 
 
 def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[list[str]]:
     for name, field in section.model_fields.items():
-        inner = _section_of(field.annotation)
+        inner = section_of(field.annotation)
         if inner is not None:
             yield from _keys(inner, f"{prefix}{name}.")
             continue
@@ -184,6 +184,30 @@ def presets() -> str:
     """The rows of PRESETS."""
     rows = [[f"[`{name}`]({name}.md)", row.paper, one_line(row.idea)] for name, row in PRESETS.items()]
     return table(["preset", "paper", "how the source enters"], rows)
+
+
+def preset_pieces() -> str:
+    """Which pieces of each preset see the source, and what its objective adds to the likelihood."""
+    rows = []
+    for name, row in PRESETS.items():
+        spec = row.spec
+        sees = {
+            "actnorm": spec.actnorm == "conditional",
+            "mixing": spec.mixing != "lu",
+            "injector": spec.injector,
+            "coupling": spec.context != "none",
+            "attention": spec.attention != "none" and spec.context != "none",
+            "prior": spec.prior == "relation",
+            "mean": spec.mean != "none",
+        }
+        weights = {"L1 of a decode": spec.decode_l1, "discriminators": spec.discriminator_weight}
+        if spec.source == "glow":
+            weights = {"NLL of the source": spec.source_nll_weight, **weights}
+        terms = [f"{weight:g} {term}" for term, weight in weights.items() if weight]
+        marks = ["yes" if value else "" for value in sees.values()]
+        rows.append([f"`{name}`", f"{spec.source}, {spec.context}", *marks, "; ".join(terms)])
+    pieces = ["actnorm", "mixing", "injector", "coupling", "attention", "prior", "mean"]
+    return table(["preset", "source, context", *pieces, "beside the likelihood"], rows)
 
 
 def preset(name: str) -> str:
@@ -246,6 +270,7 @@ GENERATORS: dict[str, Callable[..., str]] = {
     "flow-options": flow_options,
     "presets": presets,
     "preset": preset,
+    "preset-pieces": preset_pieces,
     "modalities": modalities,
     "references": references,
     "metrics": metrics,
