@@ -1,7 +1,7 @@
-"""The quality table: figures of every scan on the model grid, and why a person should look at it.
+"""The quality table: metrics of every preprocessed scan, and flags for review.
 
-A scan is flagged where a figure passes a threshold of the configuration, where it lies far from those of the study's
-other scans, and where preprocessing noted something. A flag drops nothing: whether a scan is used is for its reader.
+A scan is flagged if a metric passes a threshold of the configuration, if it is an outlier of the study, or if
+preprocessing left a note. A flag excludes nothing: the reader decides whether a scan is used.
 """
 
 from __future__ import annotations
@@ -19,73 +19,73 @@ from dualflow.imaging.record import read_record
 from dualflow.layout import Layout, Scan
 from dualflow.modalities import modality
 
-UNKNOWN = "–"  # noqa: RUF001 - a dash, as tables show what is not known
-FEWEST = 10
-"""Scans whose figure is known, from which on one of them can lie far from the others."""
-_MAD = 1.4826
+UNKNOWN = "–"  # noqa: RUF001 - an en dash, as in printed tables
+MIN_SCANS = 10
+"""Minimum number of scans with a known value for outlier detection."""
+_SD_PER_MAD = 1.4826
 
 
-class Measure(NamedTuple):
-    """How a quality figure is shown, and which of its values are odd.
+class QualityMetric(NamedTuple):
+    """How a quality metric is shown, and which of its values are outliers.
 
     Attributes:
-        label: what it is called.
-        unit: of its values.
-        form: format of a value.
-        worse: the side of the study's median that is looked at; '' where neither says anything.
-        ratio: whether it is compared by its logarithm.
-        least: robust standard deviation that a study has at least, so that trifles are not far from equal values; of
-            the logarithm where that is compared.
+        label: name in tables.
+        unit: unit of the values.
+        format_spec: format of a value.
+        outlier_side: side of the study's median on which values are checked; '' for neither.
+        log_scale: whether logarithms are compared.
+        min_sd: floor on the study's robust SD, so that negligible differences are not flagged; of the logarithm if
+            `log_scale`.
     """
 
     label: str
     unit: str = ""
-    form: str = ".4g"
-    worse: Literal["low", "high", "both", ""] = ""
-    ratio: bool = False
-    least: float = 0.0
+    format_spec: str = ".4g"
+    outlier_side: Literal["low", "high", "both", ""] = ""
+    log_scale: bool = False
+    min_sd: float = 0.0
 
     def text(self, value: float) -> str:
-        """The value with its unit, or a dash where it is not known."""
-        return UNKNOWN if np.isnan(value) else f"{value:{self.form}} {self.unit}".rstrip()
+        """The value with its unit, or a dash if it is unknown."""
+        return UNKNOWN if np.isnan(value) else f"{value:{self.format_spec}} {self.unit}".rstrip()
 
 
-MEASURES = {
-    "brain_ml": Measure("brain volume", "mL", ".0f", "both", least=20.0),
-    "mask_solidity": Measure("mask solidity", "", ".3f", "low", least=0.005),
-    "mask_core": Measure("mask core", "", ".3f", "low", least=0.001),
-    "mask_outside": Measure("mask outside the template", "", ".2%", "high", least=0.0005),
-    "mask_missing": Measure("missing from the mask", "", ".2%", "high", least=0.002),
-    "mask_symmetry": Measure("mask symmetry", "", ".3f", "low", least=0.003),
-    "mask_stretch": Measure("stretch to the template", "", ".2f", "high", least=0.01),
-    "reference_value": Measure("reference value", "", ".5g", "both", ratio=True, least=0.05),
-    "seconds": Measure("computing time", "s", ".0f"),
-    "mi": Measure("MI", "nats", ".3f", "low", least=0.01),
-    "mi_before": Measure("MI before alignment", "nats", ".3f"),
-    "dice": Measure("Dice", "", ".3f", "low", least=0.003),
-    "coverage": Measure("coverage", "", ".3f", "low", least=0.002),
-    "mm": Measure("moved by", "mm", ".1f", "high", least=1.0),
+METRICS = {
+    "brain_ml": QualityMetric("brain volume", "mL", ".0f", "both", min_sd=20.0),
+    "mask_solidity": QualityMetric("mask solidity", "", ".3f", "low", min_sd=0.005),
+    "mask_core": QualityMetric("mask core", "", ".3f", "low", min_sd=0.001),
+    "mask_outside": QualityMetric("mask outside the template", "", ".2%", "high", min_sd=0.0005),
+    "mask_missing": QualityMetric("missing from the mask", "", ".2%", "high", min_sd=0.002),
+    "mask_symmetry": QualityMetric("mask symmetry", "", ".3f", "low", min_sd=0.003),
+    "mask_stretch": QualityMetric("stretch to the template", "", ".2f", "high", min_sd=0.01),
+    "reference_value": QualityMetric("reference value", "", ".5g", "both", log_scale=True, min_sd=0.05),
+    "seconds": QualityMetric("computing time", "s", ".0f"),
+    "mi": QualityMetric("MI", "nats", ".3f", "low", min_sd=0.01),
+    "mi_before": QualityMetric("MI before alignment", "nats", ".3f"),
+    "dice": QualityMetric("Dice", "", ".3f", "low", min_sd=0.003),
+    "coverage": QualityMetric("coverage", "", ".3f", "low", min_sd=0.002),
+    "mm": QualityMetric("moved by", "mm", ".1f", "high", min_sd=1.0),
 }
-"""Columns of the quality table, by name or by ending: `target_mi` is the `mi` of the target."""
+"""Metrics by the name or suffix of their column: `target_mi` is the `mi` of the target."""
 
 
-def ending(column: str) -> str | None:
-    """The row of MEASURES that a column belongs to, or None."""
-    endings = (name for name in MEASURES if column == name or column.endswith(f"_{name}"))
-    return max(endings, key=len, default=None)
+def metric_name(column: str) -> str | None:
+    """The row of METRICS that a column belongs to, or None."""
+    suffixes = (name for name in METRICS if column == name or column.endswith(f"_{name}"))
+    return max(suffixes, key=len, default=None)
 
 
-def measure(column: str) -> Measure:
-    """How a column of the quality table is shown."""
-    name = ending(column)
+def quality_metric(column: str) -> QualityMetric:
+    """The metric of a column of the quality table, labelled with its image."""
+    name = metric_name(column)
     if name is None:
-        return Measure(column.replace("_", " "))
-    whose = column.removesuffix(name).rstrip("_")
-    return MEASURES[name]._replace(label=f"{whose} {MEASURES[name].label}".lstrip())
+        return QualityMetric(column.replace("_", " "))
+    image = column.removesuffix(name).rstrip("_")
+    return METRICS[name]._replace(label=f"{image} {METRICS[name].label}".lstrip())
 
 
-def limits(review: ReviewConfig) -> dict[str, tuple[float, float]]:
-    """Lowest and highest value, by row of MEASURES, beyond which a scan is flagged."""
+def thresholds(review: ReviewConfig) -> dict[str, tuple[float, float]]:
+    """Lowest and highest value of each metric beyond which a scan is flagged, by row of METRICS."""
     return {
         "brain_ml": review.brain_ml,
         "mask_solidity": (review.min_mask_solidity, np.inf),
@@ -102,13 +102,13 @@ def limits(review: ReviewConfig) -> dict[str, tuple[float, float]]:
 
 
 def quality_table(layout: Layout, scans: Sequence[str], study: StudyConfig, review: ReviewConfig) -> pd.DataFrame:
-    """One row per preprocessed scan: `scan`, `subject`, the figures, and `flags`, reasons joined by '; '.
+    """One row per preprocessed scan: `scan`, `subject`, the metrics, and `flags`, joined by '; '.
 
     Args:
-        layout: where the scans' records are.
-        scans: keys of the scans on the model grid.
-        study: the study they are of.
-        review: when a scan is flagged.
+        layout: paths of the scans' records.
+        scans: keys of the preprocessed scans.
+        study: their study.
+        review: thresholds.
 
     Raises:
         DataError: a scan's record cannot be read.
@@ -117,17 +117,17 @@ def quality_table(layout: Layout, scans: Sequence[str], study: StudyConfig, revi
     row = modality(study.source)
     records = [read_record(layout.record(scan, row)) for scan in parsed]
     rows = [
-        {"scan": scan.key, "subject": scan.subject, **figures(record), "seconds": _seconds(layout, scan)}
+        {"scan": scan.key, "subject": scan.subject, **record_metrics(record), "seconds": _seconds(layout, scan)}
         for scan, record in zip(parsed, records, strict=True)
     ]
     table = pd.DataFrame(rows, columns=["scan", "subject", *_columns(study), "seconds"])
-    told = [notes(record, study) for record in records]
-    found = [[*noted, *odd] for noted, odd in zip(told, flags(table, review), strict=True)]
-    return table.assign(flags=pd.Series(["; ".join(one) or None for one in found], dtype=object))
+    notes = [record_notes(record, study) for record in records]
+    flags = ["; ".join([*noted, *flagged]) for noted, flagged in zip(notes, flag_scans(table, review), strict=True)]
+    return table.assign(flags=pd.Series([text or None for text in flags], dtype=object))
 
 
-def figures(record: Mapping[str, Any]) -> dict[str, float]:
-    """The figures in a scan's record, by column."""
+def record_metrics(record: Mapping[str, Any]) -> dict[str, float]:
+    """The quality metrics in a scan's record, by column."""
     quality, target = record["quality"], record["target"] or {}
     row = {"brain_ml": round(quality["brain_ml"], 1)}
     row |= {f"mask_{name}": value for name, value in quality["brain_mask"].items()}
@@ -139,75 +139,72 @@ def figures(record: Mapping[str, Any]) -> dict[str, float]:
     return row
 
 
-def notes(record: Mapping[str, Any], study: StudyConfig) -> list[str]:
-    """What preprocessing noted of a scan, as flags."""
+def record_notes(record: Mapping[str, Any], study: StudyConfig) -> list[str]:
+    """Notes that preprocessing left on a scan, as flags."""
     images = {"target": record["target"] or {}, **record["extra_sources"]}
-    found = [f"{name}: {note}" for name, image in images.items() for note in image.get("pet", {}).get("notes", [])]
+    notes = [f"{name}: {note}" for name, image in images.items() for note in image.get("pet", {}).get("notes", [])]
     if study.masks and "file" not in record["brain_mask"]:
-        found.append("has no brain mask in study.masks, and was given deepbet's")
-    return [" ".join(note.replace(";", ",").split()) for note in found]
+        notes.append("no brain mask in study.masks, so deepbet's is used")
+    return [" ".join(note.replace(";", ",").split()) for note in notes]
 
 
-def flags(table: pd.DataFrame, review: ReviewConfig) -> list[list[str]]:
-    """Why each row of a table of figures is to be looked at; each figure gives one reason at most."""
-    bounds, found = limits(review), [list[str]() for _ in range(len(table))]
+def flag_scans(table: pd.DataFrame, review: ReviewConfig) -> list[list[str]]:
+    """The flags of each row of a table of metrics, at most one per metric."""
+    bounds, flags = thresholds(review), [list[str]() for _ in range(len(table))]
     for column in table.columns:
-        name, values = ending(str(column)), numbers(table[column])
+        name, values = metric_name(str(column)), numbers(table[column])
         if name is None:
             continue
-        row, (low, high) = measure(str(column)), bounds.get(name, (-np.inf, np.inf))
-        apart = _robust_distance(values, row)
-        for place, (value, distance) in enumerate(zip(values, apart, strict=True)):
+        metric, (low, high) = quality_metric(str(column)), bounds.get(name, (-np.inf, np.inf))
+        for row, (value, z) in enumerate(zip(values, _robust_z(values, metric), strict=True)):
             if value < low:
-                found[place].append(f"{row.label} {row.text(value)}, expected at least {row.text(low)}")
+                flags[row].append(f"{metric.label} {metric.text(value)}, expected at least {metric.text(low)}")
             elif value > high:
-                found[place].append(f"{row.label} {row.text(value)}, expected at most {row.text(high)}")
-            elif abs(distance) > review.max_deviation:
-                side = "above" if distance > 0 else "below"
-                found[place].append(
-                    f"{row.label} {row.text(value)}, far {side} the study's {row.text(values.median())}"
-                )
-    return found
+                flags[row].append(f"{metric.label} {metric.text(value)}, expected at most {metric.text(high)}")
+            elif abs(z) > review.max_deviation:
+                side, median = "above" if z > 0 else "below", metric.text(values.median())
+                flags[row].append(f"{metric.label} {metric.text(value)}, far {side} the study's median of {median}")
+    return flags
 
 
-def _robust_distance(values: pd.Series, row: Measure) -> pd.Series:
-    """Distance from the median in robust standard deviations, 0 on the side that is not looked at."""
-    none = pd.Series(0.0, index=values.index)
-    if not row.worse or values.notna().sum() < FEWEST:
-        return none
-    scale = np.log(values.where(values > 0)) if row.ratio else values
-    apart = scale - scale.median()
-    spread = max(row.least, _MAD * apart.abs().median())
+def _robust_z(values: pd.Series, metric: QualityMetric) -> pd.Series:
+    """Distance from the median in robust SDs, 0 on a side that is not checked and for unknown values."""
+    if not metric.outlier_side or values.notna().sum() < MIN_SCANS:
+        return pd.Series(0.0, index=values.index)
+    scaled = np.log(values.where(values > 0)) if metric.log_scale else values
+    deviation = scaled - scaled.median()
+    sd = max(metric.min_sd, _SD_PER_MAD * deviation.abs().median())
     sides = {"low": (-np.inf, 0.0), "high": (0.0, np.inf), "both": (-np.inf, np.inf)}
-    return (apart / spread).clip(*sides[row.worse]).fillna(0.0)
+    return (deviation / sd).clip(*sides[metric.outlier_side]).fillna(0.0)
 
 
-def _alignment(name: str, found: Mapping[str, Any] | None, overlap: str) -> dict[str, float]:
-    if found is None:
+def _alignment(name: str, quality: Mapping[str, Any] | None, overlap: str) -> dict[str, float]:
+    if quality is None:
         return {}
-    before = {f"{name}_mi_before": round(found["before"]["mutual_information_nats"], 4)} if found["before"] else {}
-    return before | {
-        f"{name}_mi": round(found["mutual_information_nats"], 4),
-        f"{name}_{overlap}": round(found["overlap"], 4),
-        f"{name}_mm": round(found["displacement_mm"], 2),
+    before = quality["before"]
+    columns = {f"{name}_mi_before": round(before["mutual_information_nats"], 4)} if before else {}
+    return columns | {
+        f"{name}_mi": round(quality["mutual_information_nats"], 4),
+        f"{name}_{overlap}": round(quality["overlap"], 4),
+        f"{name}_mm": round(quality["displacement_mm"], 2),
     }
 
 
 def _columns(study: StudyConfig) -> list[str]:
-    """The columns of figures that a study has, known of any scan or not."""
-    moved = ("mi_before", "mi", "coverage", "mm")
+    """The metric columns of a study, whether or not any scan has a value."""
+    aligned = ("mi_before", "mi", "coverage", "mm")
     return [
         "brain_ml",
         *(f"template_{name}" for name in ("mi", "dice", "mm")),
-        *(f"target_{name}" for name in moved),
+        *(f"target_{name}" for name in aligned),
         "reference_value",
-        *(f"{source}_{name}" for source in study.extra_sources for name in moved),
-        *(name for name in MEASURES if name.startswith("mask_")),
+        *(f"{source}_{name}" for source in study.extra_sources for name in aligned),
+        *(name for name in METRICS if name.startswith("mask_")),
     ]
 
 
 def _seconds(layout: Layout, scan: Scan) -> float:
-    """How long a scan took; NaN where that is not known."""
+    """Preprocessing time of a scan; NaN if unknown."""
     try:
         return round(float(sum(json.loads(layout.scan_seconds(scan).read_text()).values())), 1)
     except (OSError, ValueError):

@@ -17,7 +17,7 @@ import pandas as pd
 from PIL import Image
 
 from dualflow.commit import committing
-from dualflow.data.quality_metrics import measure
+from dualflow.data.quality_metrics import quality_metric
 from dualflow.data.quarantine import Quarantine
 from dualflow.data.tsv import all_numbers, numbers
 from dualflow.report.study_page import data_uri, template
@@ -99,7 +99,7 @@ def render_sheet(
             f"{len(quarantine)} set aside.",
         ),
         strips=[_strip(table, name) for name in columns] if len(table) > 1 else [],
-        orders={name: measure(name).label for name in columns},
+        orders={name: quality_metric(name).label for name in columns},
         cards=_cards(table, columns, picture),
         script=script,
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -129,7 +129,7 @@ def _summary(scans: int, flagged: int, aside: int) -> str:
 
 
 def _strip(table: pd.DataFrame, column: str) -> Strip:
-    row, values = measure(column), numbers(table[column])
+    row, values = quality_metric(column), numbers(table[column])
     low, median, high = values.min(), values.median(), values.max()
     room = Strip.WIDTH - 2 * Strip.MARGIN
 
@@ -156,7 +156,7 @@ def _cards(table: pd.DataFrame, columns: Sequence[str], picture: Callable[[str],
         yield Card(
             scan=scan,
             flags=_flags(flags),
-            figures=[(measure(name).label, measure(name).text(value)) for name, value in row.items()],
+            figures=[(quality_metric(name).label, quality_metric(name).text(value)) for name, value in row.items()],
             values={name: value for name, value in row.items() if not np.isnan(value)},
             picture=uri,
             size=size,

@@ -1,4 +1,4 @@
-"""The quality table: each odd scan is flagged with a plain reason, each ordinary one is left in peace."""
+"""The quality table flags outliers with a plain reason, and ordinary scans not at all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from dualflow.config import ReviewConfig, StudyConfig
-from dualflow.data.quality_metrics import figures, flags, measure, quality_table
+from dualflow.data.quality_metrics import flag_scans, quality_metric, quality_table, record_metrics
 from dualflow.data.tsv import read_table, table_text
 from dualflow.errors import DataError
 from dualflow.layout import Layout, Scan
@@ -28,7 +28,7 @@ def fit(information, overlap, moved, before=None):
 
 
 def record(target=True, brain_ml=1400.0, information=0.4, notes=(), mask=None, slope=9000.0):
-    """What preprocessing writes of a scan, as far as its figures go."""
+    """The metrics in the record of a preprocessed scan."""
     quality = {
         "brain_ml": brain_ml,
         "brain_mask": SHAPE | (mask or {}),
@@ -56,24 +56,24 @@ def table(tmp_path, records, study=STUDY, review=None):
     return read_table(layout.quality)
 
 
-def test_the_table_has_a_column_for_every_figure(tmp_path):
-    """In the order in which the steps go, the same whether a scan has a target or not; what is unknown is n/a."""
-    found = table(tmp_path, [record(), record(target=False)])
-    assert list(found.columns) == [
+def test_the_table_has_a_column_for_every_metric(tmp_path):
+    """Columns follow the order of the steps and do not depend on whether a scan has a target; unknown is n/a."""
+    quality = table(tmp_path, [record(), record(target=False)])
+    assert list(quality.columns) == [
         "scan", "subject", "brain_ml", "template_mi", "template_dice", "template_mm",
         "target_mi_before", "target_mi", "target_coverage", "target_mm", "reference_value",
         "FLAIR_mi_before", "FLAIR_mi", "FLAIR_coverage", "FLAIR_mm",
         "mask_solidity", "mask_core", "mask_outside", "mask_missing", "mask_symmetry", "mask_stretch",
         "seconds", "flags",
     ]  # fmt: skip
-    first, second = found.to_dict("records")
+    first, second = quality.to_dict("records")
     assert (first["target_mi_before"], first["target_mi"], first["reference_value"]) == ("0.1", "0.4", "9000.0")
     assert second["target_mi"] is second["reference_value"] is second["flags"] is first["flags"] is None
-    assert set(figures(record())) <= set(found.columns)
+    assert set(record_metrics(record())) <= set(quality.columns)
 
 
 def test_seconds_are_those_that_were_measured(tmp_path):
-    """They are summed over the steps, and unknown where nothing was kept."""
+    """Seconds are summed over the steps, and unknown if none were recorded."""
     path = Layout(tmp_path).scan_seconds(Scan("00"))
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"read": 1.5, "template": 2.25}))
@@ -96,7 +96,7 @@ def test_a_scan_is_flagged_in_plain_words(tmp_path, odd, reason):
 
 
 def test_reasons_are_joined(tmp_path):
-    """Everything odd of a scan is told."""
+    """A scan lists all of its flags."""
     (cell,) = table(tmp_path, [record(brain_ml=700.0, information=0.09, notes=["a"])])["flags"]
     assert cell.split("; ")[0] == "target: a"
     assert len(cell.split("; ")) == 3
@@ -110,8 +110,8 @@ def test_thresholds_are_the_configurations(tmp_path):
     )
 
 
-def test_a_scan_far_from_the_others_is_flagged(tmp_path):
-    """Within every threshold, but not like the rest; and only on the side that is worse."""
+def test_an_outlier_is_flagged(tmp_path):
+    """An outlier within all thresholds is flagged, but only on the worse side."""
     draw = np.random.default_rng(0)
     others = [
         record(information=0.5 + 0.01 * value, slope=9000 * np.exp(0.2 * value)) for value in draw.normal(size=20)
@@ -119,20 +119,20 @@ def test_a_scan_far_from_the_others_is_flagged(tmp_path):
     odd = [record(information=0.3), record(information=0.9), record(information=0.5, slope=9.0)]
     *ordinary, low, high, dose = table(tmp_path, [*others, *odd])["flags"]
     assert ordinary == [None] * 20
-    assert re.fullmatch(r"target MI 0\.300 nats, far below the study's 0\.\d+ nats", low)
+    assert re.fullmatch(r"target MI 0\.300 nats, far below the study's median of 0\.\d+ nats", low)
     assert high is None
-    assert re.fullmatch(r"reference value 9, far below the study's \d{4,5}\.?\d*", dose)
+    assert re.fullmatch(r"reference value 9, far below the study's median of \d{4,5}\.?\d*", dose)
 
 
 def test_few_scans_are_not_compared(tmp_path):
-    """The spread of a handful says nothing."""
+    """A handful of scans gives no robust SD."""
     draw = np.random.default_rng(0)
     others = [record(information=0.5 + 0.01 * value) for value in draw.normal(size=8)]
     assert set(table(tmp_path, [*others, record(information=0.3)])["flags"]) == {None}
 
 
 @pytest.mark.parametrize(
-    ("column", "usual", "trifle", "odd"),
+    ("column", "usual", "negligible", "odd"),
     [
         ("target_coverage", 1.0, 0.995, 0.985),
         ("mask_outside", 0.0003, 0.0007, 0.004),
@@ -140,15 +140,15 @@ def test_few_scans_are_not_compared(tmp_path):
         ("brain_ml", 1400.0, 1450.0, 1100.0),
     ],
 )
-def test_a_trifle_is_not_far_from_figures_that_are_all_the_same(column, usual, trifle, odd):
-    """A study without a spread of its own is given a least one; beyond it a scan is far."""
-    found = flags(pd.DataFrame({column: [usual] * 15 + [trifle, odd]}), ReviewConfig())
-    assert found[:-1] == [[] for _ in range(16)]
-    assert "far " in found[-1][0]
+def test_negligible_differences_are_not_flagged(column, usual, negligible, odd):
+    """The robust SD has a floor, so that a study of equal values has no outliers nearby."""
+    flags = flag_scans(pd.DataFrame({column: [usual] * 15 + [negligible, odd]}), ReviewConfig())
+    assert flags[:-1] == [[] for _ in range(16)]
+    assert "far " in flags[-1][0]
 
 
-def test_a_scan_that_lacks_the_studys_own_mask_is_told(tmp_path):
-    """Where a study brings masks, one that got deepbet's is not passed over in silence."""
+def test_a_scan_without_its_own_mask_is_flagged(tmp_path):
+    """In a study with its own masks, a scan that was masked by deepbet is flagged."""
     study = STUDY.model_copy(update={"masks": tmp_path})
     own = record() | {"brain_mask": {"file": "m.nii.gz", "sha256": "0"}}
     first, second = table(tmp_path, [own, record()], study)["flags"]
@@ -157,7 +157,7 @@ def test_a_scan_that_lacks_the_studys_own_mask_is_told(tmp_path):
 
 
 def test_a_lost_record_is_an_error_with_a_remedy(tmp_path):
-    """It names the file and the step that makes it."""
+    """The message names the file and the step that writes it."""
     with pytest.raises(DataError, match="run the preprocess step again"):
         quality_table(Layout(tmp_path), ["sub-01"], STUDY, ReviewConfig())
 
@@ -174,7 +174,7 @@ def test_a_lost_record_is_an_error_with_a_remedy(tmp_path):
         ("snr_head", "snr head", 12.3456, "12.35"),
     ],
 )
-def test_figures_are_printed_with_name_and_unit(column, label, value, text):
-    """A column is known by its name or its ending, and an unknown one is shown as it is."""
-    assert measure(column).label == label
-    assert measure(column).text(value) == text
+def test_metrics_are_printed_with_name_and_unit(column, label, value, text):
+    """A column is known by its name or suffix; an unknown column is shown as it is."""
+    assert quality_metric(column).label == label
+    assert quality_metric(column).text(value) == text

@@ -9,7 +9,7 @@ import pytest
 from scipy.ndimage import distance_transform_edt
 
 from dualflow.config import ReviewConfig
-from dualflow.data.quality_metrics import limits
+from dualflow.data.quality_metrics import thresholds
 from dualflow.errors import IntensityError
 from dualflow.imaging import mask_qc as shape
 from dualflow.imaging.geometry import apply_map
@@ -68,7 +68,7 @@ def odd(inside, affine, to_template=None):
     """Figures of a mask that the default thresholds of review flag."""
     to_template = np.eye(4) if to_template is None else to_template
     found = shape.figures(shape.shape_of(inside, affine), shape.likeness_of(inside, affine, to_template))
-    bounds = limits(ReviewConfig())
+    bounds = thresholds(ReviewConfig())
     return {name for name in found if not bounds[f"mask_{name}"][0] <= found[name] <= bounds[f"mask_{name}"][1]}
 
 
