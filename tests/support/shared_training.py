@@ -16,36 +16,34 @@ from conftest import SMALL, phantom
 
 from dualflow.config import ModelConfig, TrainConfig
 from dualflow.data.dataset import PairDataset
-from dualflow.training import session
-from dualflow.training.distributed import joined
+from dualflow.training.context import TrainingContext
+from dualflow.training.distributed import process_group
 from dualflow.training.train_flow import train_flow
+from dualflow.training.trainer import Trainer
 
 
 def main(out: Path, steps: int, die_at: int) -> None:
     """Train the small default flow on phantoms; rank 1 kills itself once, before step `die_at`."""
     torch.set_num_threads(1)
     config = TrainConfig(steps=steps, validate_every=5, precision="float32", batch_size=2)
-    to_inputs = session.to_inputs
-    calls, marker = [0], out / "died"
+    train_step, marker = Trainer.train_step, out / "died"
 
-    def inputs(batch, device):
-        calls[0] += 1
-        if die_at and calls[0] == die_at and os.environ.get("RANK") == "1" and not marker.exists():
+    def dying_step(trainer, step, batch):
+        if step == die_at and os.environ.get("RANK") == "1" and not marker.exists():
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return to_inputs(batch, device)
+        return train_step(trainer, step, batch)
 
-    session.to_inputs = inputs
+    Trainer.train_step = dying_step
     pairs, held_out = (PairDataset([phantom(index) for index in indices]) for indices in (range(1, 7), (7, 8, 9)))
-    with joined() as ranks:
-        trained = train_flow(
-            ModelConfig(preset="dualflow", options=SMALL), pairs, held_out, config,
-            side_features=1, label="shared", seed=0, folder=out / "states", ranks=ranks,
-        )  # fmt: skip
-        if ranks.first:
+    with process_group() as group:
+        context = TrainingContext(config, out / "states", seed=0, label="shared", group=group)
+        choice = ModelConfig(preset="dualflow", options=SMALL)
+        trained = train_flow(choice, pairs, held_out, context, side_features=1)
+        if group.is_main:
             save_file(trained.model.state_dict(), out / "weights.safetensors")
             (out / "history.json").write_text(json.dumps(trained.history.entries))
-        ranks.wait()
+        group.wait()
 
 
 if __name__ == "__main__":
