@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 from scipy.ndimage import gaussian_filter
 
 from dualflow.errors import ShapeError
@@ -133,7 +132,8 @@ def ssim(estimate: Floats, target: Floats, mask: Bools, context: Context) -> flo
     Both images are set to 0 outside the mask, so that nothing there can change the value.
     """
     images = np.where(mask, np.stack([estimate, target]), 0.0).astype(np.float32)
-    from monai.metrics.regression import compute_ssim_and_cs  # takes seconds to import
+    import torch  # both take seconds to import, and tables need only the names of metrics
+    from monai.metrics.regression import compute_ssim_and_cs
 
     # The filter keeps no border: padding by its radius puts the map on the images' own grid.
     padded = np.pad(images, [(0, 0), *[(SSIM_KERNEL // 2,) * 2] * 3], mode="edge")

@@ -7,15 +7,17 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-from matplotlib.figure import Figure
 
 from dualflow.commit import commit_text
 from dualflow.errors import ConfigError
-from dualflow.report.style import to_png
 from dualflow.report.tables import Table
+
+if TYPE_CHECKING:  # the quality control page needs no matplotlib
+    from matplotlib.figure import Figure
 
 # Sections that hold tables and figures, in reading order, each with the sentence that leads into it.
 SECTIONS: dict[str, tuple[str, str]] = {
@@ -77,6 +79,8 @@ def render(report: ReportData, path: Path) -> None:
     Raises:
         ConfigError: tables or figures are given for a section that does not exist.
     """
+    from dualflow.report.style import to_png
+
     unknown = sorted({*report.tables, *report.figures} - set(SECTIONS))
     if unknown:
         raise ConfigError(f"report section '{unknown[0]}' does not exist; choose from: {', '.join(SECTIONS)}")
