@@ -4,8 +4,10 @@ BIN    := $(VENV)/bin
 CONFIG ?= configs/quickstart.yaml
 CORES  ?= all
 READY  := $(VENV)/.ready
-# Packages whose tests `make test-fast` runs, beside those of the top-level modules.
-FAST_TESTS := $(wildcard tests/test_*.py) $(addprefix tests/,benchmarks contracts data evaluation flows imaging report training)
+# What `make test-fast` runs, without the tests marked slow. Two flows stand for the family.
+FAST_TESTS := $(wildcard tests/test_*.py) $(addprefix tests/,config contracts data evaluation models report \
+	flows/test_spec.py flows/test_model.py imaging/test_geometry.py imaging/test_orientations.py \
+	imaging/test_volume.py training/test_train_flow.py)
 
 .PHONY: help setup run test test-fast lint benchmark bench-step bench-preprocessing crash-test docs figure ui clean
 
