@@ -227,6 +227,35 @@ def memory() -> Drawing:
     return drawing
 
 
+def calibration() -> Drawing:
+    """Nominal against observed coverage of region means, read from the tables of the results page."""
+    drawing = Drawing(960, 330, "Share of region means inside their intervals, with and without the low-rank level")
+    results, nominal = (IMAGES.parent / "results.md").read_text(), (0.5, 0.8, 0.95)
+    left, base, size = 110, 270, 230
+    for tick in (0.0, 0.5, 1.0):
+        drawing.text(left + size * tick, base + 18, f"{tick:.0%}", GREY, 12, "middle")
+        drawing.text(left - 10, base - size * tick, f"{tick:.0%}", GREY, 12, "end")
+        drawing.rule(left, base - size * tick, left + size, base - size * tick, "#e3e7eb")
+    drawing.rule(left, base, left + size, base - size)
+    rows = [("dualflow", "with the low-rank level", PET), ("dualflow_no_low_rank", "without it", MR)]
+    for line, (flow, label, colour) in enumerate(rows):
+        row = next(row for row in results.split("## Ablations")[1].splitlines() if row.startswith(f"| {flow} "))
+        observed = [float(value) for value in row.strip("| ").split(" | ")[-1].split(" / ")]
+        xs, ys = [left + size * level for level in nominal], [base - size * share for share in observed]
+        drawing.curve(xs, ys, colour, 2.4)
+        for x, y in zip(xs, ys, strict=True):
+            drawing.dot(x, y, True, colour)
+        y = 90 + 76 * line
+        drawing.dot(430, y, True, colour)
+        drawing.text(450, y, label, colour, 16)
+        shares = " / ".join(f"{share:.0%}" for share in observed)
+        drawing.text(450, y + 26, f"{shares} of the region means inside 50% / 80% / 95% intervals", GREY, 14)
+    drawing.text(450, 246, "the diagonal is perfect calibration", GREY, 14)
+    drawing.text(left + size / 2, base + 42, "nominal coverage", GREY, 14, "middle")
+    drawing.text(left - 46, 20, "observed", GREY, 14)
+    return drawing
+
+
 DRAWINGS: dict[str, Callable[[], Drawing]] = {
     "pipeline": pipeline,
     "mean": mean,
@@ -234,6 +263,7 @@ DRAWINGS: dict[str, Callable[[], Drawing]] = {
     "step": step,
     "low_rank": low_rank,
     "memory": memory,
+    "calibration": calibration,
 }
 
 
