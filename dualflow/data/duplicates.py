@@ -12,7 +12,7 @@ import pandas as pd
 
 from dualflow.commit import commit_text
 from dualflow.data.bids_files import Refused, natural_order
-from dualflow.data.tsv import read_table, shortlist, table_text
+from dualflow.data.tsv import read_table, summarise_names, table_text
 from dualflow.errors import DataError, PairingError
 from dualflow.imaging.nifti_header import check_header
 from dualflow.imaging.volume import stored_voxels
@@ -73,7 +73,7 @@ def refuse_duplicates(groups: Iterable[Sequence[Entry]]) -> Refused:
         spared = scans[0] if one_person and len(scans) > 1 else None
         for scan, path in group:
             others = [entry_name(*entry) for entry in group if entry != (scan, path)]
-            error = PairingError(f"{path} holds the same voxels as {shortlist(others)}; replace or take out the copy")
+            error = PairingError(f"{path} holds the same voxels as {summarise_names(others)}; replace or take out the copy")
             if scan != spared:
                 refused.setdefault(scan.key, error)
     return refused

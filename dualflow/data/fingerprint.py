@@ -1,4 +1,4 @@
-"""What the index of a study rests on, in one digest: it changes when scans or tables come, go or are replaced."""
+"""The fingerprint of a study: a digest that changes when its scans or tables are added, removed or replaced."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ from dualflow.modalities import MODALITIES
 
 
 def study_fingerprint(config: Config) -> str:
-    """Digest of the dataset, the study's own masks and the kept splits.
+    """Digest of the files that the index reads: the dataset, the study's own masks and its table of splits.
 
-    Tables and sidecars count by content, images by size and time, for hashing a whole study takes long; so do tables
-    that are too large to be one.
+    Tables and sidecars count by content. Images count by size and modification time because hashing a whole study
+    takes long; so do tables that are too large to be valid.
     """
     study = config.study
-    samples = _named_in(study.samples) if study.samples else _dataset(config.bids)
-    masks = _dataset(study.masks) if study.masks else []
-    return digest_of([_marks(samples), _marks(masks), _marks([config.split.file] if config.split.file else [])])
+    scans = _table_files(study.samples) if study.samples else _dataset_files(config.bids)
+    masks = _dataset_files(study.masks) if study.masks else []
+    splits = [config.split.file] if config.split.file else []
+    return digest_of([_states(scans), _states(masks), _states(splits)])
 
 
-def _dataset(root: Path) -> list[Path]:
-    """What a study reads from a BIDS dataset."""
+def _dataset_files(root: Path) -> list[Path]:
+    """The files of a BIDS dataset that a study reads."""
     kinds = sorted({row.datatype for row in MODALITIES.values()})
-    # Spelled out, for `**` does not enter a session folder that is a link, and the index does.
+    # `**` would not enter a session folder that is a link, as the index does.
     scans = [f"sub-*/{session}{kind}/*" for session in ("", "ses-*/") for kind in kinds]
     tables = ["participants.tsv", "sub-*/*_sessions.tsv"]
     inherited = ["*.json", "sub-*/*.json", "sub-*/ses-*/*.json"]
     return [file for pattern in [*tables, *inherited, *scans] for file in root.glob(pattern)]
 
 
-def _named_in(table: Path) -> list[Path]:
-    """A table of samples and all that its cells name; whether it can be used is for the index to say."""
+def _table_files(table: Path) -> list[Path]:
+    """A table of scans and the files that its cells name; the index checks whether they are usable."""
     readable = table.is_file() and table.stat().st_size <= MAX_BYTES
     text = table.read_bytes().decode(errors="replace") if readable else ""
     cells = {cell.strip() for line in text.splitlines() for cell in line.split("\t")} - {""}
@@ -43,17 +44,17 @@ def _named_in(table: Path) -> list[Path]:
     return [table, table.with_suffix(".json"), *files, *map(sidecar_path, files)]
 
 
-def _marks(files: Iterable[Path]) -> list[tuple[str, str]]:
-    return sorted((str(file), mark) for file in files if (mark := _mark(file)))
+def _states(files: Iterable[Path]) -> list[tuple[str, str]]:
+    return sorted((str(file), state) for file in files if (state := _state(file)))
 
 
-def _mark(file: Path) -> str:
-    """What changes with a file's content; '' where there is no file."""
+def _state(file: Path) -> str:
+    """A text that changes with a file's content; '' if there is no file."""
     try:
         if not file.is_file():
             return ""
-        state = file.stat()
-        small = file.suffix in (".tsv", ".json") and state.st_size <= MAX_BYTES
-    except OSError:  # a cell too long to be a name
+        status = file.stat()
+        small = file.suffix in (".tsv", ".json") and status.st_size <= MAX_BYTES
+    except OSError:  # a cell that is too long for a file name
         return ""
-    return sha256(file) if small else f"{state.st_size}:{state.st_mtime_ns}"
+    return sha256(file) if small else f"{status.st_size}:{status.st_mtime_ns}"

@@ -16,11 +16,11 @@ class Column:
     """One column of the text.
 
     Attributes:
-        heading: what stands above.
+        heading: heading of the column.
         names: columns of the frame that share it, in order.
         digits: decimals.
-        interval: whether the interval is shown behind the value.
-        scale: what a value is multiplied with.
+        interval: whether the confidence interval follows the value.
+        scale: factor that values are multiplied by.
     """
 
     heading: str
@@ -31,10 +31,10 @@ class Column:
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns also line up on a terminal: names to the left, numbers to the right.
+    """A Markdown table aligned for a terminal: names to the left, numbers to the right.
 
     Args:
-        rows: the head, then the lines; the first cell of each is a name.
+        rows: the header, then the rows; the first cell of each is a name.
     """
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
@@ -43,13 +43,13 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def table(frame: pd.DataFrame, columns: Sequence[Column], label: str = "model", heading: str = "flow") -> str:
-    """One Markdown table of the columns that any row of `frame` has a value in; empty if there is none.
+    """A Markdown table of the columns that have a value in any row of `frame`; empty if none has.
 
     Args:
-        frame: a row per line of the table.
-        columns: what is shown of it.
-        label: the frame's column that names a row.
-        heading: what stands above the names.
+        frame: a row per row of the table.
+        columns: the columns to show.
+        label: the frame's column of row names.
+        heading: heading of the row names.
     """
     values = frame.reindex(columns=[name for column in columns for name in column.names])
     shown = [column for column in columns if values[list(column.names)].notna().to_numpy().any()]
@@ -69,5 +69,5 @@ def _cell(row: pd.Series, column: Column) -> str:
 
 
 def _number(value: Any, column: Column) -> str:
-    # z: a value that rounds to zero has no sign.
+    # z: no minus sign before a value that rounds to zero.
     return UNKNOWN if pd.isna(value) else f"{column.scale * float(value):z,.{column.digits}f}"

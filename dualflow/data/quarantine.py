@@ -1,4 +1,4 @@
-"""Scans set aside: each with the step that refused it and the reason, so that one bad scan never stops a study."""
+"""Excluded scans, each with the step that excluded it and the reason: one bad scan never stops a study."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from dualflow.layout import Layout, Scan
 from dualflow.manifest import read_manifest
 
 FACT = "quarantine"
-"""Key of a manifest's facts that holds `Quarantine.fact()` when a step refused the scan."""
+"""Key of `Quarantine.fact()` in the facts of the manifest of an excluded scan."""
 
 
 @dataclass(frozen=True, order=True)
 class Quarantine:
-    """One scan set aside.
+    """One excluded scan.
 
     Attributes:
         scan: the scan's key, `sub-01` or `sub-01_ses-02`.
-        step: name of the step that refused it.
-        reason: one line that says what is wrong and what to do.
+        step: name of the step that excluded it.
+        reason: what is wrong and what to do, on one line.
     """
 
     scan: str
@@ -36,32 +36,32 @@ class Quarantine:
         object.__setattr__(self, "reason", " ".join(self.reason.split()))
 
     def fact(self) -> dict[str, str]:
-        """The entry under `FACT` in the facts of a scan's manifest."""
+        """The value of `FACT` in the facts of a scan's manifest."""
         return {"step": self.step, "reason": self.reason}
 
     @classmethod
     def of_manifest(cls, scan: str, manifest: Mapping[str, Any]) -> Self | None:
-        """The quarantine a scan's manifest records, or None if the scan went through."""
+        """The quarantine that a scan's manifest records, or None if the scan is usable."""
         fact = manifest.get("facts", {}).get(FACT)
         return None if fact is None else cls(scan, fact["step"], fact["reason"])
 
 
 def collect(layout: Layout, scans: Iterable[str]) -> list[Quarantine]:
-    """All scans set aside so far, sorted: by the index, and by the steps that `scans` (keys) went through since.
+    """All excluded scans, sorted: those of the index, and those of `scans` (keys) that preprocessing excluded.
 
     Scans without a manifest are left out because their step has yet to run. Outputs are not verified.
     """
     rows = set(read_quarantine(layout.index_quarantine))
     for scan in scans:
         manifest = read_manifest(layout.scan_manifest(Scan.parse(scan)), verify=False)
-        found = manifest and Quarantine.of_manifest(scan, manifest)
-        if found:
-            rows.add(found)
+        excluded = manifest and Quarantine.of_manifest(scan, manifest)
+        if excluded:
+            rows.add(excluded)
     return sorted(rows)
 
 
 def write_quarantine(path: Path, rows: Iterable[Quarantine]) -> None:
-    """Write the rows as a TSV table (scan, step, reason), atomically; without rows, the header alone."""
+    """Write the rows as a TSV table (scan, step, reason), atomically; without rows, only the header."""
     table = pd.DataFrame([asdict(row) for row in rows], columns=["scan", "step", "reason"])
     commit_text(path, table_text(table))
 
@@ -77,6 +77,6 @@ def read_quarantine(path: Path) -> list[Quarantine]:
 
 
 def usable(pairs: pd.DataFrame, rows: Iterable[Quarantine]) -> pd.DataFrame:
-    """The rows of `pairs` whose scan is not set aside."""
-    aside = {row.scan for row in rows}
-    return pairs[~pairs["scan"].isin(aside)].reset_index(drop=True)
+    """The rows of `pairs` whose scan is not excluded."""
+    excluded = {row.scan for row in rows}
+    return pairs[~pairs["scan"].isin(excluded)].reset_index(drop=True)

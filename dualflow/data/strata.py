@@ -1,4 +1,4 @@
-"""Strata of people: what each split should have its share of."""
+"""Strata of subjects, by which splits are balanced."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pandas as pd
 from dualflow.data.tsv import all_numbers, numbers
 
 QUANTILES = 4
-"""Groups of equal size that the values of a numeric column are put into."""
+"""Number of groups of equal size for the values of a numeric column."""
 
 
 def strata_table(pairs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """The level of every person in each of `columns` at the person's first scan: text, None where unknown.
+    """The level of every subject in each of `columns` at the first scan: text, None if unknown.
 
     Returns:
-        One row per person, in the order of `pairs`, indexed by subject label.
+        One row per subject, in the order of `pairs`, indexed by subject label.
     """
     first = pairs.drop_duplicates("subject").set_index("subject")
     levels = {name: pd.Series(_levels(first[name]), index=first.index, dtype=object) for name in columns}
@@ -24,22 +24,22 @@ def strata_table(pairs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def first_categorical(pairs: pd.DataFrame, columns: Sequence[str]) -> tuple[str, ...]:
-    """The first of `columns` that is not numeric: what is stratified by where nothing is asked for."""
+    """The first of `columns` that is not numeric, the default for stratification; empty if all are numeric."""
     return tuple([name for name in columns if not all_numbers(pairs[name])][:1])
 
 
 def strata_of(table: pd.DataFrame) -> dict[str, str]:
-    """Subject label -> one text for all levels of the person, '' for those unknown."""
+    """Subject label -> stratum: all levels of the subject as one text, '' for unknown levels."""
     joined = ["\t".join("" if pd.isna(level) else level for level in levels) for levels in table.to_numpy()]
     return dict(zip(map(str, table.index), joined, strict=True))
 
 
 def _levels(column: pd.Series) -> list[str | None]:
-    """Levels of one column; many different numbers become ranges."""
+    """Levels of one column; a column of many different numbers is cut into ranges."""
     if not all_numbers(column):
         return [None if pd.isna(value) else str(value) for value in column]
     values = numbers(column)
     if values.nunique() <= QUANTILES:
         return [None if pd.isna(value) else f"{value:g}" for value in values]
     ranges, edges = pd.qcut(values, QUANTILES, labels=False, retbins=True, duplicates="drop")
-    return [None if pd.isna(place) else f"{edges[int(place)]:g} to {edges[int(place) + 1]:g}" for place in ranges]
+    return [None if pd.isna(index) else f"{edges[int(index)]:g} to {edges[int(index) + 1]:g}" for index in ranges]

@@ -1,4 +1,4 @@
-"""Tab-separated tables as BIDS writes them: text in, `n/a` for what is missing, numbers only where all is numbers."""
+"""Tab-separated tables as in BIDS: text columns, `n/a` for missing cells, numbers only if a whole column is numeric."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dualflow.errors import DataError
 MAX_BYTES = 16 << 20
 MAX_COLUMNS, MAX_CELLS = 5_000, 2_000_000
 MISSING = ("n/a", "N/A", "NA", "NaN", "nan", "")
-"""Cells that say nothing; BIDS asks for the first, studies use them all."""
+"""Cells that mean an unknown value; BIDS specifies the first, studies use them all."""
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -26,25 +26,26 @@ def read_table(path: Path) -> pd.DataFrame:
     try:
         if (size := path.stat().st_size) > MAX_BYTES:
             raise DataError(
-                f"{path}: has {size / 2**20:.0f} MiB, expected a table of at most {MAX_BYTES >> 20}; mend it"
+                f"{path}: has {size / 2**20:.0f} MiB, expected a table of at most {MAX_BYTES >> 20} MiB; "
+                "keep the columns and rows that the study needs"
             )
         text = path.read_text(encoding="utf-8-sig")
         _check_size(text, path)
         table = pd.read_csv(StringIO(text), sep="\t", dtype=str, keep_default_na=False)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); make it a readable file") from error
-    except ValueError as error:  # covers UnicodeDecodeError and pandas' parser errors
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from error
+    except ValueError as error:  # including UnicodeDecodeError and pandas' parser errors
         reason = " ".join(str(error).split())
         raise DataError(
             f"{path}: is not a table ({reason}); save it as UTF-8 text with tab-separated columns"
         ) from error
-    if not isinstance(table.index, pd.RangeIndex):  # pandas takes the cells that are too many for row names
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes surplus cells for row names
         raise DataError(f"{path}: its rows have more cells than its header; give every column a name")
     return pd.DataFrame({str(name).strip(): _cells(column) for name, column in table.items()}, dtype=object)
 
 
 def _check_size(text: str, path: Path) -> None:
-    """Refuse what would take pandas gigabytes and minutes: each cell costs far more than its byte in the file."""
+    """Refuse tables that would cost pandas gigabytes and minutes: a cell takes far more memory than disk space."""
     header, _, rows = text.partition("\n")
     columns = header.count("\t") + 1
     cells = columns + rows.count("\t") + rows.count("\n")
@@ -56,24 +57,24 @@ def _check_size(text: str, path: Path) -> None:
 
 
 def table_text(table: pd.DataFrame) -> str:
-    """The TSV text of a table, `n/a` for missing cells; equal tables give equal text."""
+    """The TSV text of a table, with `n/a` for missing cells; equal tables give equal text."""
     return table.to_csv(sep="\t", na_rep="n/a", index=False, lineterminator="\n")
 
 
-def shortlist(names: Sequence[str], most: int = 12) -> str:
-    """Names for one line of text: all, or the first and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def summarise_names(names: Sequence[str], limit: int = 12) -> str:
+    """The names on one line: the first `limit`, and how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
 
 
 def numbers(column: pd.Series) -> pd.Series:
-    """The column as float64; what is missing or no finite number is NaN."""
+    """The column as float64; NaN for missing cells and cells that are not finite numbers."""
     values = pd.to_numeric(column, errors="coerce").astype(float)
     return values.where(np.isfinite(values))
 
 
 def all_numbers(column: pd.Series) -> bool:
-    """Whether every known cell is a finite number (true for a column with nothing known)."""
+    """Whether every known cell is a finite number; true if no cell is known."""
     return bool((numbers(column).notna() | column.isna()).all())
 
 

@@ -48,9 +48,9 @@ from dualflow.commands.preprocess import finish_preprocess, preprocess
 from dualflow.config import load_config
 from dualflow.data.index import pair_scans, read_pairs
 from dualflow.data.quarantine import read_quarantine
-from dualflow.errors import CommitError, DataError, printable
+from dualflow.errors import CommitError, ConfigError, DataError, printable
 from dualflow.imaging.volume import read_volume, write_volume
-from dualflow.layout import Scan
+from dualflow.layout import Layout, Scan
 from dualflow.modalities import MODALITIES
 
 MAX_MIB, MAX_S = 512, 2.0
@@ -237,16 +237,17 @@ def test_bad_subjects_are_excluded_and_the_others_form_pairs(study, tmp_path):
 
 @pytest.mark.parametrize("name", bad_studies.STUDIES)
 def test_an_unusable_study_ends_with_its_reason(study, tmp_path, name):
-    """The index fails with one line and the exit code of bad data, and writes no pairs."""
+    """The index fails with one line and an exit code, and writes no pairs."""
     words, make = bad_studies.STUDIES[name]
     make(study)
     config = configured(tmp_path / "out", bids=str(study), side=["age"])
     code, errors = invoke("index", config)
-    assert code == DataError.exit_code
+    expected = ConfigError if name in bad_studies.REFUSED_WITH_THE_CONFIGURATION else DataError
+    assert code == expected.exit_code
     assert len(errors) == 1
     assert re.search(words, errors[0])
     assert str(study) in errors[0]
-    assert not load_config(config).layout.pairs.exists()
+    assert not Layout(tmp_path / "out" / "s").pairs.exists()
 
 
 @pytest.mark.parametrize("name", bad_studies.TABLES)

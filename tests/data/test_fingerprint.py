@@ -1,11 +1,11 @@
-"""What makes the index of a study be built again, and what does not."""
+"""Which changes of a study rebuild its index."""
 
 import gzip
 
 import pytest
 
 from dualflow.commit import commit_bytes, commit_text
-from dualflow.config import parse_config
+from dualflow.config import SplitConfig, StudyConfig, parse_config
 from dualflow.data.fingerprint import study_fingerprint
 
 SCAN = "sub-1/ses-1/anat/sub-1_ses-1_T1w.nii.gz"
@@ -13,7 +13,7 @@ SCAN = "sub-1/ses-1/anat/sub-1_ses-1_T1w.nii.gz"
 
 @pytest.fixture
 def study(tmp_path):
-    """A BIDS dataset and a table of samples with the same scan, own masks and kept splits."""
+    """A BIDS dataset and a table of scans with the same scan, masks and splits."""
     root = tmp_path / "derivatives" / "study"
     commit_text(root / "participants.tsv", "age 71")
     commit_text(root / "samples.tsv", f"subject\tT1w\n1\t{SCAN}\n1\tno/file\n")
@@ -22,12 +22,16 @@ def study(tmp_path):
 
 
 def digest(root, **study):
-    values = {"name": "x", **{name: str(root / path) for name, path in study.items()}}
-    return study_fingerprint(parse_config({"study": values, "split": {"file": str(root / "kept.tsv")}}))
+    # Also of files that do not exist, which a configuration could not name.
+    chosen = {
+        "study": StudyConfig(name="x", **{name: root / path for name, path in study.items()}),
+        "split": SplitConfig(file=root / "kept.tsv"),
+    }
+    return study_fingerprint(parse_config({"study": {"name": "x"}}).model_copy(update=chosen))
 
 
 @pytest.mark.parametrize("how", [{"bids": ""}, {"samples": "samples.tsv"}, {"bids": "", "masks": "masks"}])
-def test_the_digest_changes_with_what_is_read_and_with_nothing_else(study, how):
+def test_the_fingerprint_changes_only_with_what_the_index_reads(study, how):
     """Edited tables, sidecars, scans and masks change it, at equal length too; a README and derivatives do not."""
     table = study / how.get("samples", "participants.tsv")
     text = table.read_text()
@@ -53,7 +57,7 @@ def test_the_digest_changes_with_what_is_read_and_with_nothing_else(study, how):
         seen.add(digest(study, **how))
 
 
-def test_the_digest_sees_what_the_index_sees(tmp_path):
+def test_the_fingerprint_sees_what_the_index_sees(tmp_path):
     """A scan in a session folder that is a link counts; a participants table that is a dead link does not."""
     study, session = tmp_path / "study", tmp_path / "elsewhere"
     (study / "sub-1").mkdir(parents=True)
@@ -65,7 +69,7 @@ def test_the_digest_sees_what_the_index_sees(tmp_path):
 
 
 @pytest.mark.parametrize("text", [b"", b"\xff\x00\tx", b"subject\n" + b"x" * 5000])
-def test_a_table_that_cannot_be_used_has_a_digest(tmp_path, text):
-    """What is wrong with it is for the index to say, not for the workflow's plan."""
+def test_an_unusable_table_has_a_fingerprint(tmp_path, text):
+    """The index, not the fingerprint, reports what is wrong with a table."""
     (tmp_path / "samples.tsv").write_bytes(text)
     assert digest(tmp_path, samples="samples.tsv") != digest(tmp_path, samples="gone.tsv")

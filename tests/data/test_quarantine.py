@@ -6,7 +6,7 @@ from dualflow.manifest import write_manifest
 
 
 def test_collect_merges_index_and_manifests(tmp_path):
-    """Rows of the index and of scans refused later are one sorted list; scans that went through are not in it."""
+    """Scans excluded by the index and by preprocessing form one sorted list; usable scans are not in it."""
     layout = Layout(tmp_path)
     early = Quarantine("sub-9", "pairing", "no source")
     late = Quarantine("sub-1", "preprocess", "constant image")
@@ -25,7 +25,7 @@ def test_reasons_stay_on_one_line(tmp_path):
     assert [row.reason for row in read_quarantine(path)] == ['a b "c"']
 
 
-def test_usable_leaves_out_scans_set_aside():
-    """Only rows whose scan is not set aside are left."""
+def test_usable_leaves_out_excluded_scans():
+    """Only rows of scans that are not excluded remain."""
     pairs = pd.DataFrame({"scan": ["sub-1", "sub-2"], "split": "train"})
     assert usable(pairs, [Quarantine("sub-1", "x", "y")])["scan"].tolist() == ["sub-2"]

@@ -12,25 +12,25 @@ from dualflow.data.strata import first_categorical, strata_of, strata_table
 from dualflow.errors import ConfigError, DataError
 
 
-def people(count: int) -> dict[str, str]:
+def subjects(count: int) -> dict[str, str]:
     return {f"{number:03d}": "AD" if number % 2 else "CN" for number in range(count)}
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(3, 60), st.floats(0.01, 0.49), st.floats(0.01, 0.49), st.integers(0, 99))
-def test_every_share_above_zero_gets_someone(count, validation, test, seed):
-    """With three people or more each split has someone, sizes keep to the shares, and no one is left out."""
-    splits = assign_splits(people(count), SplitConfig(validation=validation, test=test, seed=seed))
+def test_every_share_above_zero_gets_a_subject(count, validation, test, seed):
+    """With three subjects or more, no split is empty, sizes follow the shares, and no subject is left out."""
+    splits = assign_splits(subjects(count), SplitConfig(validation=validation, test=test, seed=seed))
     sizes = Counter(splits.values())
-    assert set(splits) == set(people(count))
+    assert set(splits) == set(subjects(count))
     assert min(sizes["train"], sizes["validation"], sizes["test"]) >= 1
     assert abs(sizes["test"] - test * count) <= 1
     assert abs(sizes["validation"] - validation * count) <= 1
 
 
 def test_seed_decides_and_order_does_not():
-    """One seed gives one draw for any order of people; other seeds give other draws."""
-    strata = people(20)
+    """One seed gives one draw for any order of subjects; other seeds give other draws."""
+    strata = subjects(20)
     turned = dict(reversed(strata.items()))
     assert assign_splits(strata, SplitConfig(seed=1)) == assign_splits(turned, SplitConfig(seed=1))
     draws = {tuple(assign_splits(strata, SplitConfig(seed=seed)).values()) for seed in range(8)}
@@ -38,7 +38,7 @@ def test_seed_decides_and_order_does_not():
 
 
 def test_strata_are_balanced():
-    """Each stratum has its share of the test and validation sets to within one person."""
+    """Each stratum has its share of the test and validation sets to within one subject."""
     strata = {f"{number:03d}": ["AD", "CN", "MCI"][number % 3] for number in range(24)}
     for seed in range(10):
         splits = assign_splits(strata, SplitConfig(test=0.25, validation=0.25, seed=seed))
@@ -47,53 +47,53 @@ def test_strata_are_balanced():
             assert all(abs(counts[stratum] - 2) <= 1 for stratum in ("AD", "CN", "MCI"))
 
 
-def test_every_person_can_be_drawn():
-    """Over many seeds each person is tested about as often as any other."""
+def test_every_subject_can_be_drawn():
+    """Over many seeds, each subject is tested about equally often."""
     counts = Counter(
         label
         for seed in range(200)
-        for label, split in assign_splits(people(8), SplitConfig(seed=seed)).items()
+        for label, split in assign_splits(subjects(8), SplitConfig(seed=seed)).items()
         if split == "test"
     )
     assert len(counts) == 8
     assert all(25 < count < 80 for count in counts.values())
 
 
-def test_named_people_replace_the_draw():
-    """People named for a set are that whole set; the other set is still drawn from the rest."""
-    splits = assign_splits(people(10), SplitConfig(test_subjects=("sub-003", "004"), validation=0.2))
+def test_named_subjects_replace_the_draw():
+    """Subjects named for a set are the whole set; the other set is drawn from the rest."""
+    splits = assign_splits(subjects(10), SplitConfig(test_subjects=("sub-003", "004"), validation=0.2))
     assert [label for label, split in splits.items() if split == "test"] == ["003", "004"]
     assert Counter(splits.values())["validation"] == 2
 
 
 def test_refused_splits_say_why():
-    """Unknown names, a person named twice, shares of one and no one left to train on are each refused."""
-    with pytest.raises(ConfigError, match="no such people: 997, 998"):
-        assign_splits(people(4), SplitConfig(validation_subjects=("998", "997")))
+    """Unknown names, a subject named twice, shares of one and an empty training set are refused."""
+    with pytest.raises(ConfigError, match="no such subjects: 997, 998"):
+        assign_splits(subjects(4), SplitConfig(validation_subjects=("998", "997")))
     with pytest.raises(ConfigError, match="001 is named for test and for validation"):
-        assign_splits(people(4), SplitConfig(test_subjects=("001",), validation_subjects=("001",)))
+        assign_splits(subjects(4), SplitConfig(test_subjects=("001",), validation_subjects=("001",)))
     with pytest.raises(ConfigError, match="below 1"):
-        assign_splits(people(4), SplitConfig(test=0.6, validation=0.4))
+        assign_splits(subjects(4), SplitConfig(test=0.6, validation=0.4))
     with pytest.raises(DataError, match="train on"):
-        assign_splits(people(2), SplitConfig(test_subjects=("000", "001")))
+        assign_splits(subjects(2), SplitConfig(test_subjects=("000", "001")))
 
 
-def test_named_person_set_aside_is_no_error():
-    """A person of the dataset who has been set aside may stay in the list of names."""
-    splits = assign_splits(people(4), SplitConfig(test_subjects=("001", "900")), known=["900"])
+def test_a_named_subject_may_be_excluded():
+    """An excluded subject of the dataset may stay in the list of names."""
+    splits = assign_splits(subjects(4), SplitConfig(test_subjects=("001", "900")), known=["900"])
     assert "900" not in splits
     assert splits["001"] == "test"
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(2, 40), st.integers(2, 8) | st.just("leave-one-out"), st.integers(1, 12), st.integers(0, 99))
-def test_every_person_is_in_one_fold(count, folds, strata, seed):
-    """For any sizes of strata, even of one person, folds are as many as asked for and of equal size to within one."""
+def test_every_subject_is_in_one_fold(count, folds, strata, seed):
+    """For strata of any size, the number of folds is as configured and their sizes differ by at most one."""
     labels = {f"{number:03d}": str(number**2 % strata) for number in range(count)}
     config = SplitConfig(folds=folds, seed=seed)
     expected = count if folds == "leave-one-out" else folds
     if expected > count:
-        with pytest.raises(DataError, match=f"{count} people"):
+        with pytest.raises(DataError, match=f"{count} subjects"):
             assign_folds(labels, config)
         return
     assigned = assign_folds(labels, config)
@@ -115,8 +115,8 @@ def test_folds_are_balanced_over_strata_and_depend_on_the_seed():
 
 @pytest.mark.parametrize("folds", [4, "leave-one-out"])
 def test_the_folds_are_the_test_sets_of_a_cross_validation(folds):
-    """Over all folds everyone is tested once, and each time others validate."""
-    strata, tested = people(12), Counter()
+    """Over all folds, every subject is tested once, and others validate."""
+    strata, tested = subjects(12), Counter()
     for fold in range(12 if folds == "leave-one-out" else folds):
         config = SplitConfig(folds=folds, fold=fold, validation=0.25)
         splits = assign_splits(strata, config, assign_folds(strata, config))
@@ -141,17 +141,17 @@ def kept(tmp_path):
 
 
 def test_kept_splits_are_used_as_they_are(kept):
-    """Everyone is where the table says; its other people do not matter."""
-    splits = assign_splits(people(3), SplitConfig(file=kept()))
+    """Each subject has the split of the table; its other subjects do not matter."""
+    splits = assign_splits(subjects(3), SplitConfig(file=kept()))
     assert splits == {"000": "test", "001": "train", "002": "validation"}
 
 
 def test_kept_folds_are_used_as_they_are(kept):
-    """With folds, the table's column fold decides who is tested, and validation is drawn."""
+    """With folds, the table's column fold gives the test set, and the validation set is drawn."""
     config = SplitConfig(file=kept(), folds=2, fold=0, validation=0.4)
-    folds = assign_folds(people(3), config)
+    folds = assign_folds(subjects(3), config)
     assert folds == {"000": 1, "001": 0, "002": 1}
-    splits = assign_splits(people(3), config, folds)
+    splits = assign_splits(subjects(3), config, folds)
     assert splits["001"] == "test"
     assert Counter(splits.values()) == {"test": 1, "train": 1, "validation": 1}
 
@@ -159,22 +159,22 @@ def test_kept_folds_are_used_as_they_are(kept):
 @pytest.mark.parametrize(
     ("text", "config", "message"),
     [
-        (KEPT.replace("002", "009"), {}, "says nothing of 002"),
-        (KEPT.replace("validation", "n/a"), {}, "says nothing of 002"),
+        (KEPT.replace("002", "009"), {}, "column 'split' has no value for 002"),
+        (KEPT.replace("validation", "n/a"), {}, "column 'split' has no value for 002"),
         (KEPT.replace("002", "000"), {}, "more than one row for 000"),
-        (KEPT.replace("validation", "dev"), {}, "train, validation, test .found: dev"),
+        (KEPT.replace("validation", "dev"), {}, "column 'split' has dev, expected train, validation, test"),
         (KEPT.replace("train", "test"), {}, "left to train on"),
-        (KEPT.replace("subject", "person"), {}, "no column 'subject'"),
+        (KEPT.replace("subject", "participant"), {}, "no column 'subject'"),
         (KEPT.replace("split", "use"), {}, "no column 'split' .found: subject, fold, use"),
-        (KEPT, {"folds": 3, "fold": 2}, "2 among them .found: 0, 1"),
+        (KEPT, {"folds": 3, "fold": 2}, "column 'fold' has 0, 1, expected whole numbers with 2 among them"),
         (KEPT.replace("\t1\t", "\tone\t"), {"folds": 2}, "expected whole numbers"),
     ],
 )
 def test_kept_splits_that_cannot_be_used_say_why(kept, text, config, message):
-    """A person left out, named twice or placed nowhere is an error, for no one is placed unasked."""
+    """A subject that is missing, listed twice or without a valid value is an error."""
     config = SplitConfig(file=kept(text), **config)
     with pytest.raises(DataError, match=message):
-        assign_splits(people(3), config, assign_folds(people(3), config))
+        assign_splits(subjects(3), config, assign_folds(subjects(3), config))
 
 
 def test_numbers_are_stratified_by_quartile():

@@ -20,8 +20,8 @@ def cells(text: str, name: str) -> list[str]:
     )
 
 
-def test_the_account_tells_what_there_is_and_what_is_missing(make_bids, pair_files):
-    """Pairs, people, splits by stratum, gaps by name, and each scan set aside with its reason."""
+def test_the_summary_lists_scans_splits_and_missing_data(make_bids, pair_files):
+    """Pairs, subjects, splits by stratum, missing data by name, and each excluded scan with its reason."""
     labels = [f"{number:02d}" for number in range(8)]
     files = [file for label in labels for file in pair_files(label)]
     files += ["sub-08/anat/sub-08_T1w.nii", "sub-09/pet/sub-09_trc-FDG_pet.nii"]
@@ -33,14 +33,14 @@ def test_the_account_tells_what_there_is_and_what_is_missing(make_bids, pair_fil
     assert cells(text, "usable") == ["9", "9"]
     assert cells(text, "pairs, with FDG") == ["8", "8"]
     assert cells(text, "to convert, without FDG") == ["1", "1"]
-    assert cells(text, "set aside") == ["1", "1"]
+    assert cells(text, "excluded") == ["1", "1"]
     assert cells(text, "scans") == ["4", "2", "2", "1"]
-    by_sex = [cells(text, f"people, sex {level}")[:3] for level in "FM"]
+    by_sex = [cells(text, f"subjects, sex {level}")[:3] for level in "FM"]
     assert [sum(map(int, column)) for column in zip(*by_sex, strict=True)] == [4, 2, 2]
     for line in (
-        "Drawn with seed 3, each split with its share of every sex. splits.tsv has everyone's place",
+        "Drawn with seed 3, stratified by sex. splits.tsv lists the split of each subject",
         "- scans with FDG but no T1w: 1 (sub-09)",
-        "- people in participants.tsv without a scan: 1 (10)",
+        "- subjects in participants.tsv without a scan: 1 (10)",
         "- scans without FDG: 1 (sub-08)",
         "- scans with sex unknown: 1 (sub-08)",
         "- sub-09: has FDG but no T1w; add sub-09/anat/sub-09_T1w.nii.gz",
@@ -50,14 +50,14 @@ def test_the_account_tells_what_there_is_and_what_is_missing(make_bids, pair_fil
 
 
 def test_long_lists_are_cut_and_duplicates_are_shown():
-    """A page stays readable with hundreds of gaps and of scans set aside; copies are listed side by side."""
+    """A page stays readable with hundreds of missing and excluded scans; copies are listed side by side."""
     pairs = pd.DataFrame(
         [("sub-1", "1", None, "a", "b", "train")], columns=["scan", "subject", "session", "source", "target", "split"]
     )
     group: list[Entry] = [(Scan("1"), Path("x.nii")), (Scan("2"), Path("a/sub-2_T1w.nii"))]
-    aside = [Quarantine(f"sub-{number}", "pairing", "bad") for number in range(100, 143)]
+    excluded = [Quarantine(f"sub-{number}", "pairing", "bad") for number in range(100, 143)]
     gaps = {"gone": [str(number) for number in range(99)]}
-    text = study_summary(Index(pairs, aside, gaps, [group]), StudyConfig(name="t"), SplitConfig())
+    text = study_summary(Index(pairs, excluded, gaps, [group]), StudyConfig(name="t"), SplitConfig())
     assert "- gone: 99 (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 87 more)" in text
     assert "- x.nii (sub-1) = a/sub-2_T1w.nii\n" in text
     assert text.endswith("- sub-139: bad\n- and 3 more, in quarantine.tsv\n")
@@ -68,11 +68,11 @@ def test_long_lists_are_cut_and_duplicates_are_shown():
     [
         ({"folds": 4, "fold": 2}, "Drawn with seed 0; fold 2 of 4 is the test set."),
         ({"folds": "leave-one-out"}, "Drawn with seed 0; fold 0 of 8 is the test set."),
-        ({"file": "kept.tsv"}, "As kept.tsv says."),
+        ({"file": "kept.tsv"}, "Read from kept.tsv."),
     ],
 )
-def test_where_the_splits_come_from_is_told(make_bids, pair_files, split, expected):
-    """Folds, leave-one-out and a kept table each in a line."""
+def test_the_origin_of_the_splits_is_named(make_bids, pair_files, split, expected):
+    """Folds, leave-one-out and a table are named in one line each."""
     root = make_bids([file for label in "12345678" for file in pair_files(label)])
     (root / "kept.tsv").write_text("subject\tsplit\n" + "".join(f"{label}\ttrain\n" for label in "12345678"))
     config = SplitConfig(**split | ({"file": root / "kept.tsv"} if "file" in split else {}))

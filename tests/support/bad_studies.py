@@ -204,8 +204,8 @@ def without_images(root: Path) -> None:
 
 
 STUDIES = {
-    "no_folder": ("no such folder", lambda root: root.rename(root.with_name("moved"))),
-    "a_file": ("no such folder", lambda root: [root.rename(root.with_name("moved")), root.write_bytes(b"")]),
+    "no_folder": ("study.bids = .*: does not exist, expected a folder", lambda root: root.rename(root.with_name("moved"))),
+    "a_file": ("study.bids = .*: is not a folder, expected a folder", lambda root: [root.rename(root.with_name("moved")), root.write_bytes(b"")]),
     "no_subjects": ("holds no sub-", without_subjects),
     "no_images": ("no usable T1w", without_images),
     "participants_empty": ("not a table", table(b"")),
@@ -229,6 +229,8 @@ STUDIES = {
     "participants_json_deep": ("nested too deeply", described(b"[" * 200_000)),
 }
 """Name -> expected reason, and a function that makes a valid study unusable."""
+REFUSED_WITH_THE_CONFIGURATION = ("no_folder", "a_file")
+"""Those of STUDIES that are found when the configuration is read."""
 TABLES = {
     "samples_empty": ("not a table", b""),
     "samples_binary": ("not a table", b"\xff\xfe\0\1"),
