@@ -1,4 +1,4 @@
-"""Activation normalisation: a scale and shift per channel, set from data before training, or predicted per person."""
+"""Activation normalisation: a scale and shift per channel, set from data or predicted from the source."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ class ActNorm(Bijection):
 
         z_c = s_c (x_c + b_c),    log|det| = V sum_c log s_c,    V = D H W voxels
 
-    `initialize` makes every channel of the given batch zero-mean and unit-variance, once: the flag is a buffer, so
-    that a restored model is never re-initialised. A channel that is constant keeps scale 1, for its reciprocal
-    deviation means nothing.
+    `initialize` gives every channel of a batch zero mean and unit variance, once. The flag is a buffer, so a restored
+    model is never re-initialised. A constant channel keeps scale 1, because its reciprocal deviation is meaningless.
     """
 
     initialized: Tensor
@@ -42,7 +41,7 @@ class ActNorm(Bijection):
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Set scale and shift from the batch `[N, C, D, H, W]`, unless that has been done."""
+        """Set scale and shift from the batch `[N, C, D, H, W]`; later calls change nothing."""
         if not self.initialized:
             channels = upcast(x).transpose(0, 1).flatten(1)
             deviation = channels.std(1)
@@ -53,7 +52,7 @@ class ActNorm(Bijection):
         return super().initialize(x, context)
 
     def shift_and_log_scale(self, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Shift and log-scale, `[C, 1, 1, 1]` or `[N, C, 1, 1, 1]`."""
+        """Return shift and log-scale, `[C, 1, 1, 1]` or `[N, C, 1, 1, 1]`."""
         return self.shift, soft_bound(self.raw_log_scale, LOG_SCALE_BOUND)
 
     @staticmethod
@@ -63,12 +62,12 @@ class ActNorm(Bijection):
 
 
 class ConditionalActNorm(ActNorm):
-    """Actnorm whose scale and shift depend on the source (Lu & Huang 2020, section 4.1; Sorkhei et al. 2021).
+    """Actnorm with source-dependent scale and shift (Lu & Huang 2020, section 4.1; Sorkhei et al. 2021).
 
         (b(u), log s(u)) = (b, log s) + CN(pooled u),    z_c = s_c(u) (x_c + b_c(u)),    log|det| = V sum_c log s_c(u)
 
-    The network's last layer starts at zero, so that the piece starts as the actnorm that data has initialised. What is
-    pooled cannot say where: this carries the contrast of the whole image, not its detail.
+    The network's last layer starts at zero, so the layer starts as a data-initialised actnorm. Pooling removes
+    positions: the layer carries the contrast of the whole image, not its detail.
     """
 
     def __init__(self, channels: int, context_channels: int) -> None:
@@ -76,14 +75,14 @@ class ConditionalActNorm(ActNorm):
         self.head = PooledHead(context_channels, 2 * channels)
 
     def shift_and_log_scale(self, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Those of each person, `[N, C, 1, 1, 1]`."""
+        """Return shift and log-scale of each sample, `[N, C, 1, 1, 1]`."""
         assert context is not None
         shift, raw = self.head(context)[:, :, None, None, None].to(self.shift.dtype).chunk(2, dim=1)
         return self.shift + shift, soft_bound(self.raw_log_scale + raw, LOG_SCALE_BOUND)
 
 
 def plain_actnorm(channels: int, context_channels: int) -> ActNorm:
-    """Glow's."""
+    """Build Glow's actnorm."""
     return ActNorm(channels)
 
 

@@ -1,4 +1,4 @@
-"""The contract of every invertible piece: `forward` goes data -> latent, `inverse` goes back, both give a log-det."""
+"""Bijection: the interface of every invertible layer, with `forward`, `inverse` and their log-determinants."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 
 class Bijection(nn.Module, ABC):
-    """An invertible map `z = f(x; context)` whose Jacobian determinant is known.
+    """An invertible map `z = f(x; context)` with a known Jacobian determinant.
 
-    Sign law, everywhere: `forward` returns `log |det dz/dx|` and `inverse` returns its negative. Log-determinants have
+    Sign convention: `forward` returns `log |det dz/dx|` and `inverse` returns its negative. Log-determinants have
     shape `[N]` and are float32 or wider, whatever the precision of the networks inside.
     """
 
@@ -27,10 +27,15 @@ class Bijection(nn.Module, ABC):
     def reconstruct(
         self, out: Tensor, context: Tensor | None = None, *, inverse: bool = False
     ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
-        """Recover the input from the output of `forward`, or of `inverse`, and apply it again with a graph.
+        """Recover the input from the output, and apply the map to it again with an autograd graph.
+
+        Args:
+            out: output of `forward`, or of `inverse`.
+            context: the context of that call.
+            inverse: whether `out` is the output of `inverse`.
 
         Returns:
-            The input as leaves, which along the channel axis are the whole of it; the output; the log-determinant.
+            The input as leaf tensors that concatenate along the channel axis; the output; the log-determinant.
         """
         undo, apply = (self, self.inverse) if inverse else (self.inverse, self)
         with torch.no_grad():
@@ -38,13 +43,13 @@ class Bijection(nn.Module, ABC):
         return (x.requires_grad_(),), *apply(x, context)
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Set what depends on data from one batch, and return that batch mapped forward."""
+        """Set data-dependent parameters from one batch, and return the batch mapped forward."""
         z: Tensor = self(x, context)[0]
         return z
 
 
 class Sequential(Bijection):
-    """Composition `f_K o ... o f_1`: log-determinants add."""
+    """Composition `f_K o ... o f_1` of bijections; log-determinants add."""
 
     def __init__(self, pieces: Iterable[Bijection]) -> None:
         super().__init__()
@@ -68,7 +73,7 @@ class Sequential(Bijection):
         return z, log_det
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Initialise each piece on what the pieces before it make of the batch."""
+        """Initialise each piece on the output of the pieces before it."""
         for piece in self.pieces:
             assert isinstance(piece, Bijection)
             x = piece.initialize(x, context)
@@ -76,29 +81,29 @@ class Sequential(Bijection):
 
 
 def upcast(tensor: Tensor) -> Tensor:
-    """The tensor in float32 or wider: the precision of log-determinants, densities and solves."""
+    """Return the tensor in float32 or wider, the precision of log-determinants, densities and solves."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def zero_log_det(x: Tensor) -> Tensor:
-    """`[N]` zeros: the log-determinant of a volume-preserving map."""
+    """Return `[N]` zeros, the log-determinant of a volume-preserving map."""
     return upcast(x.new_zeros(x.shape[0]))
 
 
 def sum_per_sample(x: Tensor) -> Tensor:
-    """Sum of everything but the batch axis, `[N, ...] -> [N]`."""
+    """Sum over all axes but the batch axis, `[N, ...] -> [N]`."""
     return upcast(x).flatten(1).sum(1)
 
 
 def soft_bound(raw: Tensor, bound: float) -> Tensor:
-    """`bound * tanh(raw / bound)`: the identity near 0, never beyond `bound`.
+    """Return `bound * tanh(raw / bound)`: the identity near 0, never beyond `bound`.
 
-    A scale `exp(soft_bound(...))` and its reciprocal are both finite, so that neither direction of a deep flow can
-    explode (Behrmann et al. 2021).
+    A scale `exp(soft_bound(...))` and its reciprocal are both finite, so neither direction of a deep flow can explode
+    (Behrmann et al. 2021).
     """
     return bound * torch.tanh(raw / bound)
 
 
 def soft_bound_inverse(value: Tensor, bound: float) -> Tensor:
-    """The raw parameter whose `soft_bound` is `value`, kept off the flat ends where no gradient passes."""
+    """Return the raw parameter with this `soft_bound`, clamped away from the ends where the gradient vanishes."""
     return bound * torch.atanh((value / bound).clamp(-0.99, 0.99))

@@ -1,4 +1,4 @@
-"""Noise that training adds to a target: a floor for densities of real values, dequantisation for integers."""
+"""Noise added to a target: Gaussian noise for real values, uniform dequantisation for integers."""
 
 from __future__ import annotations
 
@@ -19,10 +19,16 @@ def prepare_target(
     *,
     training: bool = False,
 ) -> Tensor:
-    """A target as the flow sees it: with its noise, and with the background that training shows.
+    """Add dequantisation noise to a target, and fill its background with noise.
 
-    Real values get noise in training only; integers are dequantised always, for on the edges of their bins they have no
-    density.
+    Real values get noise in training only. Integers are always dequantised, because discrete values have no density.
+
+    Args:
+        target: `[N, C, D, H, W]`, in its unit.
+        mask: bool, `[N, C, D, H, W]`; None keeps the background.
+        spec: the flow's choices of dequantisation and noise.
+        generator: source of the noise; None takes torch's global one.
+        training: whether real values get noise.
     """
     if training or spec.dequantisation == "uniform":
         target = DEQUANTIZATIONS[spec.dequantisation](target, spec, generator)
@@ -30,27 +36,27 @@ def prepare_target(
 
 
 def gaussian(target: Tensor, spec: FlowSpec, generator: torch.Generator | None = None) -> Tensor:
-    """A real-valued target with N(0, noise^2): what happens to be constant gets a density that is large, but finite."""
+    """Add N(0, noise^2), so a constant region of a real-valued target has a finite density."""
     return target + spec.noise * standard_noise(tuple(target.shape), target, generator)
 
 
 def uniform(target: Tensor, spec: FlowSpec, generator: torch.Generator | None = None) -> Tensor:
-    """A target of multiples of `bin_width`, spread evenly over its bins: the density then bounds the mass."""
+    """Spread multiples of `bin_width` evenly over their bins, so that the density bounds the probability mass."""
     return target + spec.bin_width * uniform_noise(target, generator)
 
 
 def with_background(
     target: Tensor, mask: Tensor | None, spec: FlowSpec, generator: torch.Generator | None = None
 ) -> Tensor:
-    """The target inside the mask, and N(0, background_noise^2) outside of it, where an image has nothing to say.
+    """Replace the target outside the mask by N(0, background_noise^2).
 
-    A background that is exactly constant has a density without bound: its gradients, larger by the ratio of the
-    standard deviations, would be nearly all that a flow learns from. Drawn from a known law q(b), it is an auxiliary
-    variable, and the density of the voxels x inside the mask is bounded by
+    A constant background has an unbounded density, and its gradients would dominate training. Drawn from a known
+    distribution q(b), the background is an auxiliary variable, and the density of the voxels x inside the mask has the
+    lower bound
 
         log p(x) = log int p(x, b) db >= E_q[log p(x, b) - log q(b)]
 
-    Without a mask, or with `background_noise` 0, the target is returned as it is.
+    Without a mask, or with `background_noise` 0, the target is returned unchanged.
     """
     if mask is None or not spec.background_noise:
         return target

@@ -1,8 +1,8 @@
-"""Tools on white latents of one level, before the base colours them: sampling, not likelihood.
+"""Transforms of sampled latents: they change samples and leave the density as it is.
 
-`e[N, C, d, h, w]` is noise of deviation `temperature`. Normalisation gives sets of latents the
-moments that white noise of that temperature would have (Lugmayr et al. 2020, SRFlow); interpolation weighs neighbours
-by how alike the source looks there (Mao et al. 2022, PU-Flow).
+The input `e[N, C, d, h, w]` is white noise of one level with standard deviation `temperature`. Normalisation gives sets
+of latents the moments of white noise of that temperature (Lugmayr et al. 2020, SRFlow). Interpolation averages
+neighbouring latents, weighted by the similarity of their source features (Mao et al. 2022, PU-Flow).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from dualflow.flows.rng import standard_noise
 
 LatentTransform = Callable[[Tensor, Tensor | None, float, torch.Generator | None], Tensor]
 
-# The axes of `[N, C, d, h, w]` over which a set of latents extends.
-ALL_ENTRIES, ONE_VOXEL, ONE_CHANNEL = (1, 2, 3, 4), (1,), (2, 3, 4)
-# A neighbour whose features are orthogonal to the voxel's own weighs exp(-8) = 1/3000 of it.
+# Axes of `[N, C, d, h, w]` that a set of latents covers.
+SAMPLE_AXES, VOXEL_AXES, CHANNEL_AXES = (1, 2, 3, 4), (1,), (2, 3, 4)
 SHARPNESS = 8.0
+"""Inverse temperature of the weights: a neighbour with orthogonal features weighs exp(-8) = 1/3000 of the voxel."""
 
 
-def keep(e: Tensor, features: Tensor | None, temperature: float, generator: torch.Generator | None) -> Tensor:
-    """The latents as they were drawn."""
+def identity(e: Tensor, features: Tensor | None, temperature: float, generator: torch.Generator | None) -> Tensor:
+    """Return the latents unchanged."""
     return e
 
 
@@ -40,13 +40,13 @@ def normalise(
     *,
     axes: tuple[int, ...],
 ) -> Tensor:
-    """Give every set of latents the mean and deviation of a fresh draw (SRFlow's latent space normalisation).
+    """Give every set of latents the mean and standard deviation of a new draw (SRFlow's latent normalisation).
 
         e^ = s^ / s~ (e - m~) + m^,    m^ ~ N(0, tau / n),    s^^2 ~ Gamma((n - 1) / 2, scale 2 tau / (n - 1))
 
-    Here m~, s~ are the set's own moments, n its size and tau = temperature^2. The moments of n independent normal
-    numbers of variance tau have just these distributions and are independent, so they are taken from such numbers.
-    White latents therefore stay white. A set of equal latents, as at temperature 0, becomes its new mean.
+    Here m~, s~ are the moments of the set, n its size and tau = temperature^2. The new moments are those of n
+    independent normal numbers of variance tau, which have these distributions, so white latents stay white. A set of
+    equal latents, as at temperature 0, becomes its new mean.
     """
     mean, deviation = _moments(e, axes)
     new_mean, new_deviation = _moments(temperature * standard_noise(tuple(e.shape), e, generator), axes)
@@ -56,10 +56,10 @@ def normalise(
 def interpolate_noise(
     e: Tensor, features: Tensor | None, temperature: float, generator: torch.Generator | None
 ) -> Tensor:
-    """Interpolated latents that keep the variance of independent ones: noise that follows the source's structures.
+    """Interpolate latents along the source's structures, and rescale them to unit variance.
 
-    The weighted sum of independent latents of variance tau has variance `tau sum_k w_vk^2`. A flow whose latents are
-    drawn so no longer samples its own density: neighbours rise and fall together.
+    The weighted sum of independent latents of variance tau has variance `tau sum_k w_vk^2`. Neighbouring latents become
+    correlated, so the samples are no longer those of the flow's density.
     """
     assert features is not None
     weights = neighbour_weights(features, SHARPNESS)
@@ -67,24 +67,24 @@ def interpolate_noise(
 
 
 def neighbour_weights(features: Tensor, sharpness: float) -> Tensor:
-    """Weights `[N, 27, D, H, W]` of the voxels around each voxel, from the alikeness of `features[N, F, D, H, W]`.
+    """Return weights `[N, 27, D, H, W]` of each voxel's neighbours, from the similarity of `features[N, F, D, H, W]`.
 
         w_vk = softmax_k(sharpness * cos(u_v, u_n(k)))
 
-    Neighbours outside the grid get none, so that the weights of every voxel sum to 1. The larger the sharpness, the
-    more a voxel keeps to itself.
+    Neighbours outside the grid have weight 0, and the weights of every voxel sum to 1. A larger sharpness gives the
+    voxel itself more weight.
     """
     unit = F.normalize(upcast(features), dim=1)
-    alike = torch.stack([(unit * neighbour).sum(1) for neighbour in _neighbours(unit)], dim=1)
+    similarity = torch.stack([(unit * neighbour).sum(1) for neighbour in _neighbours(unit)], dim=1)
     inside = torch.cat(list(_neighbours(unit.new_ones(1, 1, *unit.shape[2:]))), dim=1)
-    return torch.softmax((sharpness * alike).masked_fill(inside == 0, -torch.inf), dim=1)
+    return torch.softmax((sharpness * similarity).masked_fill(inside == 0, -torch.inf), dim=1)
 
 
 def interpolate(e: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sum over the 27 neighbours, `e~_v = sum_k w_vk e_n(k)` (PU-Flow, on a grid).
+    """Return the weighted sum over the 27 neighbours, `e~_v = sum_k w_vk e_n(k)` (PU-Flow, on a grid).
 
-    Latents on a grid that is coarser than the weights' by an integer factor are first repeated for the voxels they
-    cover, so the result `[N, C, D, H, W]` is on the weights' grid.
+    Latents on a grid coarser by an integer factor are first repeated onto the weights' grid; the result
+    `[N, C, D, H, W]` is on that grid.
 
     Raises:
         ShapeError: the grids do not differ by an integer factor.
@@ -98,9 +98,9 @@ def interpolate(e: Tensor, weights: Tensor) -> Tensor:
 
 
 def _moments(e: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased deviation over the axes, which stay as 1.
+    """Return mean and unbiased standard deviation over the axes, with those axes kept as 1.
 
-    Of equal numbers the deviation is not 0 but tiny: it can be divided by, and has a gradient.
+    The deviation of equal numbers is tiny, not 0, so that it is a valid divisor with a finite gradient.
     """
     mean = e.mean(axes, keepdim=True)
     freedom = max(e[:1].numel() // mean[:1].numel() - 1, 1)
@@ -109,7 +109,7 @@ def _moments(e: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 
 def _neighbours(x: Tensor) -> Iterator[Tensor]:
-    """The 27 shifted copies of `x[N, C, D, H, W]`, zero where they reach over the edge; the 14th is x itself."""
+    """Yield the 27 shifted copies of `x[N, C, D, H, W]`, zero beyond the edge; the 14th is x itself."""
     d, h, w = x.shape[2:]
     padded = F.pad(x, (1,) * 6)
     for i, j, k in product(range(3), repeat=3):
@@ -117,6 +117,7 @@ def _neighbours(x: Tensor) -> Iterator[Tensor]:
 
 
 def _factors(e: Tensor, weights: Tensor) -> tuple[int, ...]:
+    """Return the integer ratio of the two grids along each axis."""
     coarse, fine = tuple(e.shape[2:]), tuple(weights.shape[2:])
     if any(large % small for large, small in zip(fine, coarse, strict=True)):
         raise ShapeError(
@@ -127,9 +128,9 @@ def _factors(e: Tensor, weights: Tensor) -> tuple[int, ...]:
 
 
 LATENT_TRANSFORMS: dict[str, LatentTransform] = {
-    "none": keep,
-    "global": partial(normalise, axes=ALL_ENTRIES),
-    "local": partial(normalise, axes=ONE_VOXEL),
-    "spatial": partial(normalise, axes=ONE_CHANNEL),
+    "none": identity,
+    "global": partial(normalise, axes=SAMPLE_AXES),
+    "local": partial(normalise, axes=VOXEL_AXES),
+    "spatial": partial(normalise, axes=CHANNEL_AXES),
     "interpolate": interpolate_noise,
 }

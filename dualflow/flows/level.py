@@ -1,4 +1,4 @@
-"""Steps and levels: the one order in which every flow's pieces are composed."""
+"""Steps and levels: the order in which a flow composes its layers."""
 
 from __future__ import annotations
 
@@ -18,13 +18,19 @@ from dualflow.flows.spec import FlowSpec
 from dualflow.flows.squeeze import SQUEEZES
 
 StepMaps = Mapping[str, Tensor]
-"""What one step may see of the source: a map on the step's grid for each of its pieces, by the piece's name."""
+"""Context of one step: a source feature map on the step's grid for each layer, by the layer's name."""
 
 
 class Step(nn.Module):
-    """Actnorm, 1x1x1 mixing, injector (where there is one), coupling: one step of flow on `[N, C, D, H, W]`.
+    """One step of flow on `[N, C, D, H, W]`: actnorm, 1x1x1 mixing, optional injector, coupling.
 
-    Forward and inverse are a Bijection's, with one map for each piece as context; a piece without a map gets None.
+    Forward and inverse are those of a Bijection, with one map per layer as context. A layer without a map gets None.
+
+    Args:
+        spec: the flow's choices.
+        rotation: initial mixing matrix `[C, C]`.
+        hidden: width of the coupling network.
+        context_channels: channels of the maps, 0 without context.
     """
 
     def __init__(self, spec: FlowSpec, rotation: Tensor, hidden: int, context_channels: int) -> None:
@@ -44,11 +50,11 @@ class Step(nn.Module):
         self.pieces = nn.ModuleDict(pieces)
 
     def forward(self, x: Tensor, maps: StepMaps) -> tuple[Tensor, Tensor]:
-        """Apply the pieces first to last."""
-        return run(self.links(maps), x)
+        """Apply the layers first to last."""
+        return run(self.bound_pieces(maps), x)
 
     def trace(self, x: Tensor, maps: StepMaps) -> tuple[Tensor, Tensor, StepMaps]:
-        """`forward`, and what each piece put out: what a source's step has to tell the target's."""
+        """Apply `forward`, and return each layer's output too, as context for a step of the target's flow."""
         log_det, activations = zero_log_det(x), dict[str, Tensor]()
         for name, piece in self.pieces.items():
             x, term = piece(x, maps.get(name))
@@ -56,20 +62,20 @@ class Step(nn.Module):
         return x, log_det, activations
 
     def inverse(self, z: Tensor, maps: StepMaps) -> tuple[Tensor, Tensor]:
-        """Undo the pieces last to first."""
-        return run(self.links(maps, inverse=True), z)
+        """Undo the layers last to first."""
+        return run(self.bound_pieces(maps, inverse=True), z)
 
-    def links(self, maps: StepMaps, *, inverse: bool = False) -> list[BoundPiece]:
-        """The pieces with their maps, in the order in which they are applied; a plain actnorm within the mixing."""
+    def bound_pieces(self, maps: StepMaps, *, inverse: bool = False) -> list[BoundPiece]:
+        """Return the layers with their maps in order of application; a plain actnorm is fused with the mixing."""
         pieces: dict[str, Any] = dict(self.pieces.items())
         actnorm, mixing = pieces["actnorm"], pieces["mixing"]
         if type(actnorm) is ActNorm and isinstance(mixing, InvertibleMixing):
             pieces["mixing"] = NormalisedMixing(pieces.pop("actnorm"), mixing)
-        links = [BoundPiece(piece, maps.get(name), inverse) for name, piece in pieces.items()]
-        return links[::-1] if inverse else links
+        bound = [BoundPiece(piece, maps.get(name), inverse) for name, piece in pieces.items()]
+        return bound[::-1] if inverse else bound
 
     def initialize(self, x: Tensor, maps: StepMaps) -> Tensor:
-        """Initialise each piece on what the pieces before it make of the batch."""
+        """Initialise each layer on the output of the layers before it."""
         for name, piece in self.pieces.items():
             assert isinstance(piece, Bijection)
             x = piece.initialize(x, maps.get(name))
@@ -79,12 +85,17 @@ class Step(nn.Module):
 class Level(nn.Module):
     """One resolution: squeeze, transition steps, steps of flow, attention (Kingma & Dhariwal 2018, figure 2).
 
-    A transition step is an actnorm and a mixing without context: it blends the channels that the squeeze made of
-    neighbouring voxels before any of them is conditioned (Lugmayr et al. 2020). Attention, where there is any, is the
-    last layer, across the halves that the split behind it will part.
+    A transition step is an actnorm and a mixing without context. It mixes the squeezed neighbouring voxels before any
+    conditioning (Lugmayr et al. 2020). Attention is the last layer and acts across the two halves of the next split.
 
-    The context is a map for each piece of each step, or an empty mapping. Maps for couplings are projected to the
-    couplings' hidden width first: once for all steps where they share one map, else once per step.
+    The context is a map for each layer of each step, or an empty mapping. Maps for couplings are first projected to the
+    couplings' hidden width: once per level if the steps share a map, otherwise once per step.
+
+    Args:
+        spec: the flow's choices.
+        index: index of the level, 0 the finest.
+        in_channels: channels of the input.
+        context_channels: channels of the maps, 0 without context.
     """
 
     def __init__(self, spec: FlowSpec, index: int, in_channels: int, context_channels: int = 0) -> None:
@@ -103,60 +114,62 @@ class Level(nn.Module):
         self.projections = nn.ModuleList(
             Convolution(context_channels, hidden, 1) for _ in range(shared if context_channels else 0)
         )
-        # What is kept for the backward pass; a training chooses it, and it changes no result.
+        # Training chooses the activation memory; it does not change the results.
         self.memory: Memory = "stored"
-        # Patches that make as many tokens at every level as the coarsest one has positions.
+        # With these patches every level has as many tokens as the coarsest level has voxels.
         patch = 2 ** (spec.levels - 1 - index)
         self.attention = ATTENTIONS[spec.attention](channels, context_channels, patch)
 
     def forward(self, x: Tensor, maps: Sequence[StepMaps]) -> tuple[Tensor, Tensor]:
-        """Squeeze, transitions, steps, attention."""
-        x, log_det = self.transitions(self.squeeze(x)[0])
-        x, term = run_chain(self._links(maps), x, self.memory)
-        x, last = self.attention(x, maps[-1].get("coupling"))
-        return x, log_det + term + last
+        """Apply squeeze, transition steps, steps and attention."""
+        x, transition_term = self.transitions(self.squeeze(x)[0])
+        x, step_term = run_chain(self._bound_pieces(maps), x, self.memory)
+        x, attention_term = self.attention(x, maps[-1].get("coupling"))
+        return x, transition_term + step_term + attention_term
 
     def trace(self, x: Tensor, maps: Sequence[StepMaps]) -> tuple[Tensor, Tensor, list[StepMaps]]:
-        """`forward`, and the activations of each step, which are all kept."""
+        """Apply `forward`, and return the activations of each step too."""
         activations: list[StepMaps] = []
         x, log_det = self.transitions(self.squeeze(x)[0])
-        for step, seen in zip(self.steps, self._projected(maps), strict=True):
+        for step, step_maps in zip(self.steps, self._projected(maps), strict=True):
             assert isinstance(step, Step)
-            x, term, outputs = step.trace(x, seen)
+            x, term, outputs = step.trace(x, step_maps)
             log_det = log_det + term
             activations.append(outputs)
         x, term = self.attention(x, maps[-1].get("coupling"))
         return x, log_det + term, activations
 
     def inverse(self, z: Tensor, maps: Sequence[StepMaps]) -> tuple[Tensor, Tensor]:
-        """Undo attention, steps, transitions and squeeze."""
-        z, log_det = self.attention.inverse(z, maps[-1].get("coupling"))
-        z, term = run_chain(self._links(maps, inverse=True), z, self.memory)
-        z, last = self.transitions.inverse(z)
-        return self.squeeze.inverse(z)[0], log_det + term + last
+        """Undo attention, steps, transition steps and squeeze."""
+        z, attention_term = self.attention.inverse(z, maps[-1].get("coupling"))
+        z, step_term = run_chain(self._bound_pieces(maps, inverse=True), z, self.memory)
+        z, transition_term = self.transitions.inverse(z)
+        return self.squeeze.inverse(z)[0], attention_term + step_term + transition_term
 
     def initialize(self, x: Tensor, maps: Sequence[StepMaps]) -> Tensor:
-        """Initialise everything on a batch, and return it mapped forward."""
+        """Initialise all layers on a batch, and return the batch mapped forward."""
         x = self.transitions.initialize(self.squeeze(x)[0])
-        for step, seen in zip(self.steps, self._projected(maps), strict=True):
+        for step, step_maps in zip(self.steps, self._projected(maps), strict=True):
             assert isinstance(step, Step)
-            x = step.initialize(x, seen)
+            x = step.initialize(x, step_maps)
         return self.attention.initialize(x, maps[-1].get("coupling"))
 
-    def _links(self, maps: Sequence[StepMaps], *, inverse: bool = False) -> list[list[BoundPiece]]:
-        """The pieces of each step with their maps, in the order in which they are applied."""
-        steps = zip(self.steps, self._projected(maps), strict=True)
-        links: list[list[BoundPiece]] = [step.links(seen, inverse=inverse) for step, seen in steps]  # type: ignore[operator]
-        return links[::-1] if inverse else links
+    def _bound_pieces(self, maps: Sequence[StepMaps], *, inverse: bool = False) -> list[list[BoundPiece]]:
+        """Return the layers of each step with their maps, in order of application."""
+        bound: list[list[BoundPiece]] = []
+        for step, step_maps in zip(self.steps, self._projected(maps), strict=True):
+            assert isinstance(step, Step)
+            bound.append(step.bound_pieces(step_maps, inverse=inverse))
+        return bound[::-1] if inverse else bound
 
     def _projected(self, maps: Sequence[StepMaps]) -> list[StepMaps]:
-        """The maps with those for couplings brought to their hidden width."""
+        """Project the couplings' maps to the couplings' hidden width."""
         if not self.projections:
             return list(maps)
-        projected = [project(seen["coupling"]) for project, seen in zip(self.projections, maps, strict=False)]
-        return [{**seen, "coupling": projected[min(k, len(projected) - 1)]} for k, seen in enumerate(maps)]
+        projected = [project(step["coupling"]) for project, step in zip(self.projections, maps, strict=False)]
+        return [{**step, "coupling": projected[min(k, len(projected) - 1)]} for k, step in enumerate(maps)]
 
 
 def no_maps(spec: FlowSpec) -> list[list[StepMaps]]:
-    """The context of a flow that has none: an empty mapping for each step of each level."""
+    """Return the context of a flow without context: an empty mapping for each step of each level."""
     return [[{} for _ in range(count)] for count in spec.steps]

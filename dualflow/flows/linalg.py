@@ -1,7 +1,7 @@
-"""Solves and determinants of several matrices, one after the other.
+"""Batched solves and determinants, computed one matrix at a time.
 
-Torch's own LU of several matrices of 160 rows or more at once is wrong on a CPU with more than one thread, silently or
-with an error about pivots (torch 2.13 with oneMKL); of a single one it is right.
+Torch's batched LU is wrong for matrices of 160 rows or more on a CPU with more than one thread (torch 2.13 with
+oneMKL): it returns wrong numbers or an error about pivots. LU of a single matrix is right.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from torch import Tensor
 
 
 def solve(matrices: Tensor, right: Tensor) -> Tensor:
-    """X of `A X = B` for each of the matrices, `[..., T, T]` and `[..., T, M]`."""
-    return _each(torch.linalg.solve, matrices, right)
+    """Solve `A X = B` for each matrix, `[..., T, T]` and `[..., T, M]`."""
+    return _map(torch.linalg.solve, matrices, right)
 
 
 def log_abs_det(matrices: Tensor) -> Tensor:
-    """`log|det A|` of each of the matrices, `[..., T, T] -> [...]`."""
-    return _each(lambda matrix: torch.linalg.slogdet(matrix)[1], matrices)
+    """Return `log|det A|` of each matrix, `[..., T, T] -> [...]`."""
+    return _map(lambda matrix: torch.linalg.slogdet(matrix)[1], matrices)
 
 
-def _each(function: Callable[..., Tensor], *batches: Tensor) -> Tensor:
+def _map(function: Callable[..., Tensor], *batches: Tensor) -> Tensor:
+    """Apply a function of matrices to each entry of the leading axes."""
     leading = batches[0].shape[:-2]
     flat = [batch.flatten(0, len(leading) - 1) for batch in batches]
-    results = torch.stack([function(*some) for some in zip(*flat, strict=True)])
+    results = torch.stack([function(*matrices) for matrices in zip(*flat, strict=True)])
     return results.view(*leading, *results.shape[1:])

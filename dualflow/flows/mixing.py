@@ -1,4 +1,4 @@
-"""Invertible 1x1x1 convolution: a learnt linear map across channels, the same at every voxel of a person."""
+"""Invertible 1x1x1 convolutions: a learnt linear map across channels, the same at every voxel of a volume."""
 
 from __future__ import annotations
 
@@ -12,13 +12,19 @@ from dualflow.flows.bijection import Bijection, Sequential, soft_bound, soft_bou
 from dualflow.flows.network import PooledHead
 
 LOG_DIAGONAL_BOUND = 5.0
-# Channels up to which the triangles are stored as they are. Wider ones carry a gain, because one optimiser step moves
-# all of their C^2 / 2 entries, and small moves of a wide triangle make it near singular.
 NARROW = 8
-# Bounds of what the source may do to the matrix: sum of |entries| of a row beside the diagonal, and |log| of a diagonal
-# entry. With them no source makes it worse conditioned than ((1 + r) / (1 - r))^2 exp(2 b) = 11 in the maximum norm.
+"""Number of channels up to which the triangles have gain 1.
+
+One optimiser step moves all C^2 / 2 entries, and small moves of a wide triangle make it nearly singular, so wider
+triangles carry a smaller gain.
+"""
 CONDITIONAL_ROW = 1 / 3
+"""Bound on the sum of the absolute off-diagonal entries of a row of the source-dependent triangles."""
 CONDITIONAL_LOG_DIAGONAL = 0.5
+"""Bound on |log| of a diagonal entry of the source-dependent matrix.
+
+With both bounds r and b the condition number is at most ((1 + r) / (1 - r))^2 exp(2 b) = 11 in the maximum norm.
+"""
 
 
 class InvertibleMixing(Bijection):
@@ -26,16 +32,18 @@ class InvertibleMixing(Bijection):
 
         z_v = W x_v,    W = P L (U + diag(sign * s)),    log|det| = V sum_c log s_c
 
-    `P` and `sign` stay fixed, `L` is unit lower and `U` strictly upper triangular, `log s` is bounded: W can neither
-    become singular nor change orientation. The inverse is two triangular solves. Both directions run outside
-    autocast, for data that is rounded to bfloat16 on the way cannot be recovered.
+    `P` and `sign` stay fixed, `L` is unit lower and `U` strictly upper triangular, and `log s` is bounded, so W can
+    neither become singular nor change orientation. The inverse is two triangular solves. Both directions run outside
+    autocast, because data rounded to bfloat16 cannot be recovered.
+
+    Args:
+        rotation: initial invertible matrix `[C, C]`, in practice a rotation.
     """
 
     permutation: Tensor
     sign: Tensor
 
     def __init__(self, rotation: Tensor) -> None:
-        """Start at a given invertible matrix `[C, C]`, in practice a rotation."""
         super().__init__()
         permutation, lower, upper = torch.linalg.lu(rotation)
         diagonal = upper.diagonal()
@@ -62,7 +70,7 @@ class InvertibleMixing(Bijection):
             return x.view_as(z), -log_det
 
     def matrix(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """W `[C, C]`, and the log-determinant `[N]` for a volume of the size of x."""
+        """Return W `[C, C]`, and the log-determinant `[N]` for a volume of the size of x."""
         lower, upper, log_det = self._factors(x)
         return self.permutation @ lower @ upper, log_det
 
@@ -74,11 +82,11 @@ class InvertibleMixing(Bijection):
 
 
 class NormalisedMixing(Bijection):
-    """An actnorm and the mixing behind it as one matrix and one shift, for one pass over the volume.
+    """An actnorm and the mixing after it, fused into one pass over the volume.
 
         z_v = W diag(s) (x_v + b) = A x_v + A b,    log|det| = V (sum_c log s_c + log|det W|)
 
-    It owns nothing: its parameters are those of the two. The inverse matrix is found in float64.
+    The parameters are those of the two layers. The inverse matrix is computed in float64.
     """
 
     def __init__(self, actnorm: ActNorm, mixing: InvertibleMixing) -> None:
@@ -89,18 +97,18 @@ class NormalisedMixing(Bijection):
         """Shift, scale and mix."""
         with torch.autocast(x.device.type, enabled=False):
             matrix, shift, log_det = self._affine(x)
-            moved = (matrix @ shift).expand(len(x), -1, -1)
-            return torch.baddbmm(moved, matrix.expand(len(x), -1, -1), upcast(x).flatten(2)).view_as(x), log_det
+            offset = (matrix @ shift).expand(len(x), -1, -1)
+            return torch.baddbmm(offset, matrix.expand(len(x), -1, -1), upcast(x).flatten(2)).view_as(x), log_det
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Undo it."""
+        """Multiply by the inverse matrix, then shift back."""
         with torch.autocast(z.device.type, enabled=False):
             matrix, shift, log_det = self._affine(z)
             inverse = torch.linalg.inv(matrix.double()).to(matrix.dtype).expand(len(z), -1, -1)
             return torch.baddbmm(-shift.expand(len(z), -1, -1), inverse, upcast(z).flatten(2)).view_as(z), -log_det
 
     def _affine(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Matrix A `[C, C]`, shift b `[C, 1]` and log-determinant `[N]`."""
+        """Return matrix A `[C, C]`, shift b `[C, 1]` and log-determinant `[N]`."""
         channels = x.shape[1]
         shift, log_scale = self.actnorm.shift_and_log_scale()
         matrix, log_det = self.mixing.matrix(x)
@@ -109,12 +117,13 @@ class NormalisedMixing(Bijection):
 
 
 class ConditionalTriangles(Bijection):
-    """A matrix per person, invertible by construction whatever the network says.
+    """A channel-mixing matrix per sample, predicted by a network and invertible by construction.
 
         z_v = M(u) x_v,    M(u) = (I + l(u)) diag(exp a(u)) (I + r(u)),    log|det| = V sum_c a_c(u)
 
-    `l` is strictly lower and `r` strictly upper triangular with absolute row sums below 1/3, |a| < 1/2: M is well
-    conditioned, and its inverse is two triangular solves. The network's last layer starts at zero: M at the identity.
+    `l` is strictly lower and `r` strictly upper triangular with absolute row sums below 1/3, and |a| < 1/2. M is
+    therefore well conditioned, and its inverse is two triangular solves. The network's last layer starts at zero, so M
+    starts as the identity.
     """
 
     def __init__(self, channels: int, context_channels: int) -> None:
@@ -123,7 +132,7 @@ class ConditionalTriangles(Bijection):
         self.head = PooledHead(context_channels, channels**2)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Multiply every voxel's channel vector by the person's M."""
+        """Multiply every voxel's channel vector by the sample's M."""
         lower, diagonal, upper = self._factors(context)
         with torch.autocast(x.device.type, enabled=False):
             scaled = diagonal.exp()[:, :, None] * upper
@@ -139,7 +148,7 @@ class ConditionalTriangles(Bijection):
             return x.view_as(z), -z[0, 0].numel() * diagonal.sum(1)
 
     def _factors(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Unit lower triangle, log-diagonal `[N, C]` and unit upper triangle, `[N, C, C]`."""
+        """Return the unit lower triangle `[N, C, C]`, log-diagonal `[N, C]` and unit upper triangle `[N, C, C]`."""
         assert context is not None
         raw = upcast(self.head(context)).view(-1, self.channels, self.channels)
         lower, upper = (
@@ -151,12 +160,12 @@ class ConditionalTriangles(Bijection):
 
 
 def plain_mixing(rotation: Tensor, context_channels: int) -> Bijection:
-    """Glow's 1x1x1 convolution."""
+    """Build Glow's 1x1x1 convolution."""
     return InvertibleMixing(rotation)
 
 
 def conditional_mixing(rotation: Tensor, context_channels: int) -> Bijection:
-    """W(u) = M(u) W (Lu & Huang 2020, section 4.1): a learnt matrix for all, then one that the source chooses."""
+    """Build W(u) = M(u) W, a learnt matrix followed by a source-dependent one (Lu & Huang 2020, section 4.1)."""
     return Sequential([InvertibleMixing(rotation), ConditionalTriangles(len(rotation), context_channels)])
 
 
@@ -164,10 +173,10 @@ MIXINGS = {"lu": plain_mixing, "conditional_lu": conditional_mixing}
 
 
 def random_rotations(channels: int, count: int, *, closing: bool) -> list[Tensor]:
-    """Draw `count` orthogonal `[C, C]` matrices; `closing` makes the last one undo the product of the others.
+    """Draw `count` random orthogonal `[C, C]` matrices; with `closing` their product is the identity.
 
-    A closed set leaves the channels of an untrained level in the order in which its squeeze gave them, so that a split
-    after Haar factors out detail bands and not a blend of all of them.
+    A closed set keeps the channel order of the squeeze in an untrained level. A split after a Haar squeeze then
+    factors out detail bands, not a mixture of all bands.
     """
     rotations = [torch.linalg.qr(torch.randn(channels, channels))[0] for _ in range(count)]
     if closing and rotations:

@@ -1,4 +1,4 @@
-"""The networks that flows are given: plain convolutions, free of any invertibility constraint."""
+"""Layers and networks inside the flow's layers: ordinary convolutions without any invertibility constraint."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from torch.nn import functional as F
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """A volume as networks want it: on a CPU with the channels of a voxel side by side.
+    """Return a volume in channels-last memory format on a CPU, and unchanged elsewhere.
 
-    There oneDNN's 3D convolutions take a half to nine tenths of the time that they take channel by channel.
+    oneDNN's 3D convolutions take 50 to 90 % of the time of the contiguous format.
     """
     return x.contiguous(memory_format=torch.channels_last_3d) if x.device.type == "cpu" else x
 
 
 def to_data_format(out: Tensor, data: Tensor) -> Tensor:
-    """What a network put out, in the number format of the flow's data and channel by channel, as its halves want it."""
+    """Return a network's output in the type of the flow's data and in contiguous memory format."""
     return out.to(data.dtype, memory_format=torch.contiguous_format)
 
 
 class Convolution(nn.Conv3d):
-    """A 3D convolution that keeps its size, and float32 where the volume is smaller than the kernel.
+    """A 3D convolution with "same" padding, in float32 if the volume is smaller than the kernel.
 
-    There oneDNN's weight gradients in bfloat16 are garbage, often infinite (torch 2.13, a CPU with AVX-512).
+    For such volumes oneDNN's bfloat16 weight gradients are wrong, often infinite (torch 2.13, a CPU with AVX-512).
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, bias: bool = True) -> None:
@@ -35,10 +35,12 @@ class Convolution(nn.Conv3d):
         self.pointwise = kernel == stride == 1
 
     def forward(self, x: Tensor, gain: Tensor | None = None, scale: float = 1.0) -> Tensor:
-        """Convolve `[N, C, D, H, W]` with zero padding; the result is `channels_last`.
+        """Convolve `[N, C, D, H, W]` with zero padding; the result is channels-last on a CPU.
 
-        `gain` is what the input's channels `[C, 1, 1, 1]` would be multiplied with before, `scale` what the output
-        would be after: on the weights it is the same, without a pass over the volume.
+        Args:
+            x: the volume.
+            gain: factor of each input channel, `[C, 1, 1, 1]`; applied to the weights, without a pass over the volume.
+            scale: factor of the output, applied to weights and bias.
         """
         weight, bias = self.weight, self.bias
         if gain is not None or scale != 1.0:
@@ -55,7 +57,7 @@ class Convolution(nn.Conv3d):
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if len(x) > 1 or x.device.type != "cpu" or x.shape[2] % 2 or self.stride != (1, 1, 1):
             return F.conv3d(x, weight, bias, self.stride, self.padding)
-        # One volume alone misses torch's fast path on a CPU: its halves, each with what it sees of the other, make two.
+        # Torch's fast path on a CPU needs two volumes or more, so a single volume is split in overlapping halves.
         edge, half = self.kernel_size[0] // 2, x.shape[2] // 2
         x = F.pad(x, (0, 0, 0, 0, edge, edge))
         halves = torch.cat([x[:, :, : half + 2 * edge], x[:, :, half:]])
@@ -67,7 +69,7 @@ class UnitRMS(torch.autograd.Function):
 
         y = x r,    r = (mean_c x^2 + eps)^(-1/2),    dx = r (dy - y mean_c(y dy))
 
-    By itself autograd would take ten times as long on a CPU, for its reductions and their transposes.
+    Autograd's own backward pass takes ten times as long on a CPU.
     """
 
     EPSILON = 1e-6
@@ -83,29 +85,29 @@ class UnitRMS(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        """The gradient of the input."""
+        """Return the gradient of the input."""
         (y, scale), (gradient,) = ctx.saved_tensors, gradients
-        along = _dense(_channel_mean(y * gradient), y)
-        return torch.addcmul(gradient, y, along, value=-1).mul_(scale)
+        projection = _dense(_channel_mean(y * gradient), y)
+        return torch.addcmul(gradient, y, projection, value=-1).mul_(scale)
 
 
 def _channel_mean(x: Tensor) -> Tensor:
-    """Mean over the channels, `[N, 1, D, H, W]`: a product with a vector, the fastest way where they lie together."""
+    """Return the mean over the channels `[N, 1, D, H, W]`, as a matrix product: the fastest way in channels-last."""
     with torch.autocast(x.device.type, enabled=False):
         share = x.new_full((x.shape[1], 1), 1 / x.shape[1])
         return (x.movedim(1, -1) @ share).movedim(-1, 1)
 
 
-def _dense(one: Tensor, x: Tensor) -> Tensor:
-    """One number per voxel as x wants it: in bfloat16 written out, for torch spreads it over few channels slowly."""
-    return channels_last(one.expand_as(x)) if x.dtype == torch.bfloat16 else one
+def _dense(per_voxel: Tensor, x: Tensor) -> Tensor:
+    """Expand one number per voxel to the size of x in bfloat16, because torch broadcasts bfloat16 slowly."""
+    return channels_last(per_voxel.expand_as(x)) if x.dtype == torch.bfloat16 else per_voxel
 
 
 class RMSNorm(nn.Module):
     """Divide each voxel's channel vector by its root mean square, then apply a learnt gain per channel.
 
-    Without batch statistics it is the same map in training and inference. Before an output layer it keeps heads alive
-    whose inputs would otherwise fade, and bounds what the layer can put out (Zhang & Sennrich 2019).
+    It has no batch statistics, so training and inference agree. Before an output layer it keeps the gradients from
+    vanishing and bounds the layer's output (Zhang & Sennrich 2019).
     """
 
     def __init__(self, channels: int) -> None:
@@ -117,28 +119,27 @@ class RMSNorm(nn.Module):
         return self.without_gain(x) * self.gain.to(x.dtype)
 
     def without_gain(self, x: Tensor) -> Tensor:
-        """Normalise alone, for a next layer that takes the gain up."""
+        """Normalise without the gain, for a next layer that applies the gain."""
         normalised: Tensor = UnitRMS.apply(x)  # type: ignore[no-untyped-call]
         return normalised
 
 
 class VolumeNorm(nn.GroupNorm):
-    """Subtract a group's mean over the volume, divide by its standard deviation, then apply a learnt affine map."""
+    """Group normalisation over the volume; by default all channels are one group."""
 
     def __init__(self, channels: int, groups: int = 1) -> None:
         super().__init__(groups, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise `[N, C, D, H, W]`, channel by channel: the other way round torch takes ten times as long."""
+        """Normalise `[N, C, D, H, W]` in contiguous format, because channels-last takes torch ten times as long."""
         return super().forward(x.contiguous())
 
 
 class ZeroConv(nn.Module):
-    """A convolution that starts at zero, so that what it parametrises starts as the identity.
+    """A convolution that starts at zero, so that the transform it parametrises starts as the identity.
 
-    One step of an adaptive optimiser moves every weight by about the learning rate, whatever the gradient, and so the
-    output of F inputs by F times that: a gain of `sqrt(WIDE / F)` keeps wide layers (5^3 x 128 inputs) from bursting in
-    the first steps.
+    One step of an adaptive optimiser moves every weight by about the learning rate, and the output of F inputs by F
+    times as much. A gain of `sqrt(WIDE / F)` keeps wide layers (5^3 x 128 inputs) from diverging in the first steps.
     """
 
     WIDE = 256
@@ -151,7 +152,7 @@ class ZeroConv(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
-        """Convolve `[N, C, D, H, W]` with zero padding, its channels first multiplied with `gain`."""
+        """Convolve `[N, C, D, H, W]` with zero padding, after multiplying the channels by `gain`."""
         out: Tensor = self.conv(x, gain, self.gain)
         return out
 
@@ -159,8 +160,8 @@ class ZeroConv(nn.Module):
 class Conditioner(nn.Module):
     """Glow's coupling network (conv 3^3, conv 1^3, zero conv 3^3) with the context added, not concatenated.
 
-    The sum `conv(x_a) + context` is what a convolution of the concatenation would give, without the copy. The context
-    `[N, hidden, D, H, W]` is projected to the hidden width once per level, for all its steps.
+    The sum `conv(x_a) + context` equals a convolution of the concatenation, without the copy. The context
+    `[N, hidden, D, H, W]` is already projected to the hidden width.
     """
 
     def __init__(self, in_channels: int, out_channels: int, hidden_channels: int) -> None:
@@ -181,11 +182,11 @@ class Conditioner(nn.Module):
 
 
 class PooledHead(nn.Module):
-    """A vector from a whole map: conv 3^3, average over a coarse grid, two linear layers, the last one zero.
+    """A vector from a feature map: conv 3^3, average over a coarse grid, two linear layers, the last one zero.
 
-    Its size does not depend on the volume's. Only the last layer starts at zero: a stack of zero layers with ReLU
-    between them passes no gradient and never learns (the published c-Glow code has that fault). The normalised vector
-    in front of it keeps it alive when features fade.
+    The vector's size does not depend on the volume's. Only the last layer starts at zero: stacked zero layers with ReLU
+    pass no gradient and never learn, as in the published c-Glow code. The normalisation before the last layer keeps its
+    gradient from vanishing.
     """
 
     GRID = 2

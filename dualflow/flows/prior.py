@@ -1,4 +1,4 @@
-"""Conditional Gaussian priors: what the source says about the target's latents, level by level."""
+"""Conditional Gaussian priors of the target's latents, level by level."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ LEAKY_SLOPE = 0.2
 
 
 class PriorContext(NamedTuple):
-    """What a level's prior may look at.
+    """Inputs of a level's prior.
 
     Attributes:
         source: source features or source latents of this level, `[N, F, d, h, w]`.
-        coarser: what the target flow passed on below this level, a bijection of all coarser target latents;
-            None at the coarsest level.
+        coarser: input of the target flow's next level, a bijection of all coarser target latents; None at the coarsest
+            level.
         side: embedding of the side information, `[N, E]`, or None.
     """
 
@@ -34,7 +34,7 @@ class PriorContext(NamedTuple):
 
 
 class LevelChannels(NamedTuple):
-    """Channel counts of one level: its latent, and each kind of evidence (0: there is none)."""
+    """Channels of one level's latent and of each field of its PriorContext; 0 for an absent field."""
 
     latent: int
     source: int
@@ -43,35 +43,35 @@ class LevelChannels(NamedTuple):
 
 
 class StandardMoments(nn.Module):
-    """Mean 0 and scale 1, whatever the evidence."""
+    """Moments of the standard normal, for any context."""
 
-    def forward(self, evidence: PriorContext, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Return zeros."""
+    def forward(self, context: PriorContext, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean 0 and log-scale 0."""
         return torch.zeros_like(like), torch.zeros_like(like)
 
 
 class ConvMoments(nn.Module):
-    """Mean and log-scale from one convolution of the evidence u, which starts at the standard normal.
+    """Mean and log-scale from one convolution of the context u, initialised at the standard normal.
 
         mean = c_1(u),    log sigma = bound * tanh(c_2(u) / bound)
 
-    Either may be switched off, and is then 0. With the source's latents as evidence, mean only and an edge of 5 this is
-    DUAL-GLOW's relation network; with the coarser target latents it is Glow's split prior.
+    Either may be switched off, and is then 0. With the source's latents as context, the mean alone and a kernel of 5
+    this is DUAL-GLOW's relation network; with the coarser target latents it is Glow's split prior.
     """
 
     def __init__(self, channels: LevelChannels, spec: FlowSpec, *, source: bool, coarser: bool) -> None:
         super().__init__()
         self.spec, self.source, self.coarser = spec, source, coarser and channels.coarser > 0
-        seen = channels.source * self.source + channels.coarser * self.coarser
-        self.conv = ZeroConv(seen, channels.latent * (spec.prior_mean + spec.prior_scale), spec.prior_kernel)
+        in_channels = channels.source * self.source + channels.coarser * self.coarser
+        self.conv = ZeroConv(in_channels, channels.latent * (spec.prior_mean + spec.prior_scale), spec.prior_kernel)
 
-    def forward(self, evidence: PriorContext, like: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, context: PriorContext, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return `(mean, log_scale)`."""
-        seen = [evidence.source] if self.source else []
+        inputs = [context.source] if self.source else []
         if self.coarser:
-            assert evidence.coarser is not None
-            seen.append(evidence.coarser)
-        out = to_data_format(self.conv(torch.cat([channels_last(part) for part in seen], dim=1)), like)
+            assert context.coarser is not None
+            inputs.append(context.coarser)
+        out = to_data_format(self.conv(torch.cat([channels_last(part) for part in inputs], dim=1)), like)
         if self.spec.prior_leaky:
             out = F.leaky_relu(out, LEAKY_SLOPE)
         count = like.shape[1]
@@ -81,26 +81,26 @@ class ConvMoments(nn.Module):
 
 
 def standard_moments(channels: LevelChannels, spec: FlowSpec) -> nn.Module:
-    """The standard normal."""
+    """Build the moments of the standard normal."""
     return StandardMoments()
 
 
 def split_moments(channels: LevelChannels, spec: FlowSpec) -> nn.Module:
-    """Glow's prior: from the coarser target latents; standard at the coarsest level, where there are none."""
+    """Build Glow's split prior from the coarser target latents; the coarsest level is standard normal."""
     return ConvMoments(channels, spec, source=False, coarser=True) if channels.coarser else StandardMoments()
 
 
 def relation_moments(channels: LevelChannels, spec: FlowSpec) -> nn.Module:
-    """From the source's features of the same level, and the coarser target latents if the spec says so."""
+    """Build a prior from the source features of the level, and from the coarser target latents with `prior_coarser`."""
     return ConvMoments(channels, spec, source=True, coarser=spec.prior_coarser)
 
 
 class LevelPrior(nn.Module):
-    """Density of one level's latent: `e = (z - mean - side shift) / sigma` is distributed as the base.
+    """Density of one level's latent: `e = (z - mean - side shift) / sigma` follows the base distribution.
 
-        log p(z | evidence) = log p_base(e) - sum log sigma
+        log p(z | context) = log p_base(e) - sum log sigma
 
-    Sampling inverts the same line with the same sigma: `z = mean + shift + sigma * temperature * e`.
+    Sampling inverts this map with the same sigma: `z = mean + shift + sigma * temperature * e`.
     """
 
     def __init__(self, channels: LevelChannels, spec: FlowSpec, base: StandardNormal | LowRankGaussian) -> None:
@@ -111,23 +111,23 @@ class LevelPrior(nn.Module):
         if self.side is not None:
             nn.init.zeros_(self.side.weight)
 
-    def log_prob(self, z: Tensor, evidence: PriorContext) -> Tensor:
-        """Log-density of the latent in nats, `[N]`.
+    def log_prob(self, z: Tensor, context: PriorContext) -> Tensor:
+        """Return the log-density of the latent in nats, `[N]`.
 
         Raises:
-            ShapeError: the latent and the evidence are not of one grid.
+            ShapeError: the latent and the source features differ in grid size.
         """
-        e, log_scale = self.standardise(z, evidence)
+        e, log_scale = self.standardise(z, context)
         return self.base.log_prob(e.flatten(1)) - sum_per_sample(log_scale)
 
-    def standardise(self, z: Tensor, evidence: PriorContext) -> tuple[Tensor, Tensor]:
+    def standardise(self, z: Tensor, context: PriorContext) -> tuple[Tensor, Tensor]:
         """Return `(e, log sigma)`."""
-        mean, log_scale = self.mean_and_log_scale(evidence, z)
+        mean, log_scale = self.mean_and_log_scale(context, z)
         return (z - mean) * (-log_scale).exp(), log_scale
 
     def sample(
         self,
-        evidence: PriorContext,
+        context: PriorContext,
         like: Tensor,
         temperature: float,
         generator: torch.Generator | None = None,
@@ -135,33 +135,33 @@ class LevelPrior(nn.Module):
     ) -> Tensor:
         """Draw a latent with the size and type of `like`; temperature 0 gives the mean.
 
-        `latents` names what is done to the white noise that the base starts from, a row of LATENT_TRANSFORMS.
+        `latents` names a row of LATENT_TRANSFORMS, which is applied to the base's white noise.
         """
-        mean, log_scale = self.mean_and_log_scale(evidence, like)
+        mean, log_scale = self.mean_and_log_scale(context, like)
         if temperature == 0:
             return mean
 
-        def tool(noise: Tensor) -> Tensor:
-            return LATENT_TRANSFORMS[latents](noise.view_as(like), evidence.source, 1.0, generator).flatten(1)
+        def transform(noise: Tensor) -> Tensor:
+            return LATENT_TRANSFORMS[latents](noise.view_as(like), context.source, 1.0, generator).flatten(1)
 
-        e = self.base.sample(len(like), like[0], generator, tool).view_as(like)
+        e = self.base.sample(len(like), like[0], generator, transform).view_as(like)
         return mean + log_scale.exp() * temperature * e
 
-    def mean_and_log_scale(self, evidence: PriorContext, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-scale of the latent, of the size of `like`.
+    def mean_and_log_scale(self, context: PriorContext, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and log-scale of the latent, with the size of `like`.
 
         Raises:
-            ShapeError: the latent and the evidence are not of one grid.
+            ShapeError: the latent and the source features differ in grid size.
         """
-        if evidence.source.shape[2:] != like.shape[2:]:
+        if context.source.shape[2:] != like.shape[2:]:
             raise ShapeError(
-                f"latent of size {tuple(like.shape[2:])} with evidence of size {tuple(evidence.source.shape[2:])}; "
-                "give both for the same level"
+                f"latent grid {tuple(like.shape[2:])} differs from the source features' grid "
+                f"{tuple(context.source.shape[2:])}; pass both for the same level"
             )
-        mean, log_scale = self.moments(evidence, like)
+        mean, log_scale = self.moments(context, like)
         if self.side is not None:
-            assert evidence.side is not None
-            mean = mean + self.side(evidence.side).to(like.dtype)[:, :, None, None, None]
+            assert context.side is not None
+            mean = mean + self.side(context.side).to(like.dtype)[:, :, None, None, None]
         return mean, log_scale
 
 

@@ -1,4 +1,4 @@
-"""Side information (age, diagnosis, ...): a learnt token where it is unknown, and networks that hunt it down."""
+"""Side information (age, diagnosis, ...): embedding with tokens for unknown values, adversarial discriminators."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ from dualflow.flows.bijection import upcast
 from dualflow.flows.network import Convolution, RMSNorm
 from dualflow.flows.rng import uniform_noise
 
-RAMP = 10.0
+REVERSAL_SLOPE = 10.0
 
 
 class SideTokens(nn.Module):
-    """Embed side information `[N, S]`, in which NaN stands for unknown.
+    """Embedding of side information `[N, S]`; NaN marks an unknown value.
 
-    Every feature has a learnt token that takes the place of an unknown value. In training, known values are hidden at
-    random, one by one and row by row (a whole row, because the columns of one category vanish together), so that
-    any pattern of missing values is an input the model has seen, and the effect of a feature can be switched off.
+    A learnt token per feature replaces unknown values. Training hides known values at random, single values and whole
+    rows (because the columns of one category are missing together). The model therefore sees every pattern of missing
+    values, and the effect of a feature can be switched off.
+
+    Args:
+        features: number of features, S.
+        embedding: size of the embedding, E.
+        dropout: probability of hiding a value, and of hiding a row.
     """
 
     def __init__(self, features: int, embedding: int, dropout: float) -> None:
@@ -36,15 +41,15 @@ class SideTokens(nn.Module):
         return out
 
     def filled(self, side: Tensor) -> Tensor:
-        """Replace NaN, and what dropout hides, by the tokens."""
+        """Replace NaN and dropped values by the tokens."""
         unknown = side.isnan()
         if self.training and self.dropout:
             unknown = unknown | (uniform_noise(side) < self.dropout) | (uniform_noise(side[:, :1]) < self.dropout)
         return torch.where(unknown, self.token, side.nan_to_num())
 
 
-class _Reverse(torch.autograd.Function):
-    """Identity forward, `-strength` backward (Ganin & Lempitsky 2015)."""
+class _GradientReversal(torch.autograd.Function):
+    """Identity in the forward pass, times `-strength` in the backward pass (Ganin & Lempitsky 2015)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, strength: float) -> Tensor:
@@ -57,19 +62,25 @@ class _Reverse(torch.autograd.Function):
 
 
 def reversal_strength(progress: float) -> float:
-    """Strength of the reversal at a share of the training, 0 to 1 (Ganin & Lempitsky 2015, section 4.1).
+    """Return the strength of the gradient reversal at a training progress of 0 to 1.
 
-    The discriminators learn from the first step; the flow gives way to them only as they come to know something.
+    The strength rises from 0 to 1, so the discriminators learn before the flow adapts to them (Ganin & Lempitsky 2015,
+    section 4.1).
     """
-    return 2 / (1 + exp(-RAMP * progress)) - 1
+    return 2 / (1 + exp(-REVERSAL_SLOPE * progress)) - 1
 
 
 class SideDiscriminator(nn.Module):
-    """Predict side information from the latents of a level that should not carry it.
+    """Discriminator that predicts side information from the latents of one level.
 
-    One loss serves both players: the discriminator descends its squared error, and through the gradient reversal in
-    front of it the flow ascends it. Nonlinear, so that it finds more than a shift of means; its features are
-    normalised, so that the flow cannot win by merely scaling latents up.
+    One loss serves both players: the discriminator descends its squared error, and the flow ascends it through the
+    gradient reversal. The network is nonlinear, so it detects more than a shift of means. Its features are normalised,
+    so the flow cannot gain by scaling its latents.
+
+    Args:
+        channels: channels of the latents.
+        features: number of side features, S.
+        hidden: width of the network.
     """
 
     def __init__(self, channels: int, features: int, hidden: int = 16) -> None:
@@ -79,24 +90,27 @@ class SideDiscriminator(nn.Module):
         self.head = nn.Sequential(nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, features))
 
     def forward(self, latent: Tensor, strength: float = 1.0) -> Tensor:
-        """Guess the standardised side values `[N, S]`; gradients leave towards the latent reversed."""
-        reversed_latent: Tensor = _Reverse.apply(latent, strength)  # type: ignore[no-untyped-call]
+        """Predict the standardised side values `[N, S]`; the gradient to the latent is reversed."""
+        reversed_latent: Tensor = _GradientReversal.apply(latent, strength)  # type: ignore[no-untyped-call]
         pooled = self.norm(F.silu(self.conv(reversed_latent))).mean(dim=(2, 3, 4))
-        guess: Tensor = upcast(self.head(pooled))
-        return guess
+        prediction: Tensor = upcast(self.head(pooled))
+        return prediction
 
 
-def discriminator_error(guess: Tensor, side: Tensor) -> Tensor:
-    """Mean squared error over the known values, a scalar: 1 for knowing nothing but the mean; 0 if none is known."""
-    known = ~side.isnan()
-    return ((guess - side.nan_to_num()).square() * known).sum() / known.sum().clamp_min(1)
+def discriminator_error(prediction: Tensor, side: Tensor) -> Tensor:
+    """Return the mean squared error over the known values, a scalar.
 
-
-def discriminator_accuracy(guess: Tensor, side: Tensor) -> Tensor:
-    """Share of the known values that are guessed to the right side of the training mean, a scalar.
-
-    For a standardised two-valued or one-hot column that is the accuracy of the class; for a continuous one, how often
-    above-average is told from below. Chance is the larger class's share, about 0.5 for continuous columns.
+    Predicting the mean gives 1. The error is 0 if no value is known.
     """
     known = ~side.isnan()
-    return ((guess > 0) == (side.nan_to_num() > 0)).logical_and(known).sum() / known.sum().clamp_min(1)
+    return ((prediction - side.nan_to_num()).square() * known).sum() / known.sum().clamp_min(1)
+
+
+def discriminator_accuracy(prediction: Tensor, side: Tensor) -> Tensor:
+    """Return the share of known values predicted on the correct side of the training mean, a scalar.
+
+    For a two-valued or one-hot column this is the classification accuracy; for a continuous column it is the accuracy
+    of above against below average. Chance is the share of the larger class, about 0.5 for continuous columns.
+    """
+    known = ~side.isnan()
+    return ((prediction > 0) == (side.nan_to_num() > 0)).logical_and(known).sum() / known.sum().clamp_min(1)

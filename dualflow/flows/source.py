@@ -1,4 +1,4 @@
-"""Sources: what turns the conditioning image into maps for every level, and every step, of the target's flow."""
+"""Sources: networks that turn the source image into feature maps for every level and step of the target's flow."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from dualflow.flows.network import Convolution, VolumeNorm
 from dualflow.flows.spec import FlowSpec
 from dualflow.flows.squeeze import Squeeze
 
-# Channels of an encoder's features, from one level to the next coarser one.
-GROWTH = 3
+CHANNEL_GROWTH = 3
+"""Factor between the encoder's channels of one level and of the next coarser level."""
 PIECES = ("actnorm", "mixing", "injector", "coupling")
+"""Names of the layers of a step that may have a map."""
 
 
 class SourceEncoding(NamedTuple):
-    """What a source has to say.
+    """Output of a source.
 
     Attributes:
-        features: one map per level for the prior, finest first, `[N, F_l, d_l, h_l, w_l]`.
-        maps: for each step of each level, one map per piece, `[N, G_l, d_l, h_l, w_l]`; empty if context is none.
-        log_prob: log p(source) in nats, `[N]`, from a source that is a density itself; otherwise None.
+        features: feature map of each level for its prior, finest first, `[N, F_l, d_l, h_l, w_l]`.
+        maps: maps of each layer of each step of each level, `[N, G_l, d_l, h_l, w_l]`; empty if context is none.
+        log_prob: log p(source) in nats, `[N]`, from a source with a density; otherwise None.
     """
 
     features: list[Tensor]
@@ -37,65 +38,79 @@ class SourceEncoding(NamedTuple):
 
 
 class GlowSource(nn.Module):
-    """An unconditional multi-scale Glow of the target flow's depth: its latents are the features (DUAL-GLOW).
+    """An unconditional multi-scale Glow of the source; its latents are the features (DUAL-GLOW).
 
         log p(x_s) = sum_l log N(z_s^l; 0, I) + log |det dz_s / dx_s|
 
-    With context `step`, step k of the target sees what the pieces of step k put out here: the activation after actnorm,
-    after mixing and after coupling (C-Flow uses the last, Full-Glow all three). Nothing of the target ever comes here,
-    and one forward pass of the source serves any number of samples.
+    It has as many levels and steps as the target's flow. With context `step`, step k of the target sees the outputs of
+    the layers of step k here: after actnorm, mixing and coupling (C-Flow uses the last, Full-Glow all three). The
+    source does not depend on the target, so one forward pass serves any number of samples.
 
-    Maps other than the source itself have no place in that density; the side embedding is appended to what is put out.
+    The density covers the source alone: extra input maps are ignored, and the side embedding is appended to the
+    outputs.
+
+    Args:
+        spec: the flow's choices.
+        source_channels: channels of the source.
+        map_channels: channels of the extra input maps, which are ignored.
+        side_channels: size of the side embedding, 0 without one.
     """
 
     def __init__(self, spec: FlowSpec, source_channels: int, map_channels: int, side_channels: int) -> None:
         super().__init__()
-        plain = spec.replace(
+        unconditional = spec.replace(
             context="none", actnorm="plain", mixing="lu", injector=False, attention="none", prior="relation",
             prior_mean=True,
         )  # fmt: skip
-        self.context, self.none = spec.context, no_maps(spec)
-        self.flow = MultiScaleFlow(plain, source_channels)
+        self.context, self.no_maps = spec.context, no_maps(spec)
+        self.flow = MultiScaleFlow(unconditional, source_channels)
         self.base = StandardNormal()
         self.channels = [count + side_channels for count in level_channels(source_channels, spec.levels)]
-        inside = {"none": [0] * spec.levels, "level": self.channels}
-        of_steps = [count + side_channels for count in step_channels(source_channels, spec.levels)]
-        self.map_channels = inside.get(spec.context, of_steps)
+        self.map_channels = {
+            "none": [0] * spec.levels,
+            "level": self.channels,
+            "step": [count + side_channels for count in step_channels(source_channels, spec.levels)],
+        }[spec.context]
 
     def forward(self, source: Tensor, maps: Tensor | None = None, side: Tensor | None = None) -> SourceEncoding:
         """Encode `[N, C, D, H, W]`."""
-        # Only steps that are seen keep their activations; the others keep what the training's memory mode says.
-        code = (self.flow.trace if self.context == "step" else self.flow.encode)(source, self.none)
-        log_prob = code.log_det
-        for z in code.latents:
+        # Only context `step` needs the activations; otherwise the training's memory mode decides what is stored.
+        encoding = (self.flow.trace if self.context == "step" else self.flow.encode)(source, self.no_maps)
+        log_prob = encoding.log_det
+        for z in encoding.latents:
             log_prob = log_prob + self.base.log_prob(z.flatten(1))
-        features = [_append(z, side) for z in code.latents]
+        features = [_append(z, side) for z in encoding.latents]
         if self.context == "step":
-            return SourceEncoding(
-                features, [[_of_step(seen, side) for seen in level] for level in code.activations], log_prob
-            )
-        return SourceEncoding(features, _repeated(features, self.none, self.context), log_prob)
+            maps_by_level = [[_step_maps(step, side) for step in level] for level in encoding.activations]
+            return SourceEncoding(features, maps_by_level, log_prob)
+        return SourceEncoding(features, _level_maps(features, self.no_maps, self.context), log_prob)
 
     def initialize(self, source: Tensor) -> None:
         """Set the actnorms from a batch of sources."""
-        self.flow.initialize(source, self.none)
+        self.flow.initialize(source, self.no_maps)
 
 
 class EncoderSource(nn.Module):
-    """A feature pyramid that starts at half resolution, where the flow's finest level lives.
+    """A feature pyramid network that starts at half resolution, the grid of the flow's finest level.
 
-    Down: a convolution per level, to `GROWTH` times the channels, for a coarse voxel has more to tell. Up: each level
-    adds the upsampled coarser one, so that every feature knows its surroundings. Each output is normalised over the
-    whole volume, so that heads that read it cannot starve; not voxel by voxel, for the length of a voxel's feature
-    vector is the intensity it has to tell. With context `step` a further convolution per step makes one map for each
-    step out of the one before it (PU-Flow).
+    Down: a convolution per level, with `CHANNEL_GROWTH` times the channels of the finer level. Up: each level adds the
+    upsampled coarser features, so every feature has a wide receptive field. Each output is normalised over the whole
+    volume, so the heads that read it keep their gradients. Voxelwise normalisation would remove the intensity, which is
+    the length of a voxel's feature vector. With context `step` a residual convolution per step maps the previous step's
+    features to the next step's (PU-Flow).
+
+    Args:
+        spec: the flow's choices.
+        source_channels: channels of the source.
+        map_channels: channels of the extra input maps, such as a mean image.
+        side_channels: size of the side embedding, 0 without one.
     """
 
     def __init__(self, spec: FlowSpec, source_channels: int, map_channels: int, side_channels: int) -> None:
         super().__init__()
-        widths = [spec.context_channels * GROWTH**level for level in range(spec.levels)]
+        widths = [spec.context_channels * CHANNEL_GROWTH**level for level in range(spec.levels)]
         pairs = list(pairwise(widths))
-        self.context, self.none = spec.context, no_maps(spec)
+        self.context, self.no_maps = spec.context, no_maps(spec)
         self.channels = widths
         self.map_channels = [width * (spec.context != "none") for width in widths]
         self.squeeze = Squeeze()
@@ -112,54 +127,55 @@ class EncoderSource(nn.Module):
         )
 
     def forward(self, source: Tensor, maps: Tensor | None = None, side: Tensor | None = None) -> SourceEncoding:
-        """Encode `[N, C, D, H, W]`, other maps on the same grid, and a side embedding `[N, E]`."""
+        """Encode `[N, C, D, H, W]`, extra maps on the same grid, and a side embedding `[N, E]`."""
         x, _ = self.squeeze(source if maps is None else torch.cat([source, maps], dim=1))
         x = self.stem(x)
         if self.side is not None:
             x = x + self.side(side)[:, :, None, None, None]
-        path = [self.start(x)]
+        pyramid = [self.start(x)]
         for block in self.down:
-            path.append(block(path[-1]))
+            pyramid.append(block(pyramid[-1]))
         features: list[Tensor] = []
-        for index in reversed(range(len(path))):
-            x = path[index]
+        for index in reversed(range(len(pyramid))):
+            x = pyramid[index]
             if features:
                 x = x + F.interpolate(self.up[index](features[0]), scale_factor=2, mode="nearest")
             features.insert(0, self.norms[index](x + self.refine[index](x)))
         if self.context != "step":
-            return SourceEncoding(features, _repeated(features, self.none, self.context), None)
-        chains: list[list[StepMaps]] = []
+            return SourceEncoding(features, _level_maps(features, self.no_maps, self.context), None)
+        maps_by_level: list[list[StepMaps]] = []
         for x, blocks in zip(features, self.blocks, strict=True):
-            chains.append([])
+            maps_by_level.append([])
             for block in blocks:  # type: ignore[attr-defined]
                 x = x + block(x)
-                chains[-1].append(dict.fromkeys(PIECES, x))
-        return SourceEncoding(features, chains, None)
+                maps_by_level[-1].append(dict.fromkeys(PIECES, x))
+        return SourceEncoding(features, maps_by_level, None)
 
     def initialize(self, source: Tensor) -> None:
-        """Nothing depends on data."""
+        """Do nothing, because no parameter depends on data."""
 
 
 def _block(in_channels: int, out_channels: int, stride: int = 1) -> nn.Module:
-    # No bias, and normalised before the nonlinearity: a constant offset would soon drown what varies over the volume.
+    # Without a bias and with normalisation before the nonlinearity, a constant offset cannot dominate the variation.
     conv = Convolution(in_channels, out_channels, 3, stride=stride, bias=False)
     return nn.Sequential(conv, VolumeNorm(out_channels), nn.SiLU())
 
 
-def _repeated(features: Sequence[Tensor], none: FlowMaps, context: str) -> FlowMaps:
-    """The level's features for every piece of every step, or nothing."""
+def _level_maps(features: Sequence[Tensor], no_maps: FlowMaps, context: str) -> FlowMaps:
+    """Return the level's features for every layer of every step; no maps with context `none`."""
     if context == "none":
-        return none
-    return [[dict.fromkeys(PIECES, feature)] * len(level) for feature, level in zip(features, none, strict=True)]
+        return no_maps
+    return [[dict.fromkeys(PIECES, feature)] * len(level) for feature, level in zip(features, no_maps, strict=True)]
 
 
-def _of_step(activations: StepMaps, side: Tensor | None) -> StepMaps:
-    """One source step's activations as maps of one target step; an injector sees what the coupling sees."""
+def _step_maps(activations: StepMaps, side: Tensor | None) -> StepMaps:
+    """Return the activations of a source step as maps of a target step; an injector sees the coupling's map."""
     maps = {name: _append(activation, side) for name, activation in activations.items()}
     return {**maps, "injector": maps["coupling"]}
 
 
 def _append(z: Tensor, side: Tensor | None) -> Tensor:
+    """Append the side embedding to the channels, constant over the volume."""
     if side is None:
         return z
     constant = side.to(z.dtype)[:, :, None, None, None].expand(-1, -1, *z.shape[2:])

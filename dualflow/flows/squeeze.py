@@ -1,4 +1,4 @@
-"""Squeezes: eight channels for one at half the resolution, volume-preserving."""
+"""Squeezes: volume-preserving maps from one channel to eight channels at half the resolution."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from torch import Tensor
 from dualflow.errors import ShapeError
 from dualflow.flows.bijection import Bijection, zero_log_det
 
-# The eight corners (or wavelet bands) of a 2x2x2 block, by how many axes they take detail from: the all-low band
-# comes first, so that a split that keeps the first channels keeps the low-pass image.
 BANDS = sorted(((i, j, k) for i in (0, 1) for j in (0, 1) for k in (0, 1)), key=sum)
+"""The eight corners (or wavelet bands) of a 2x2x2 block, ordered by the number of axes with detail.
+
+The low-pass band comes first, so a split that keeps the first channels keeps the low-pass image.
+"""
 
 
 class Squeeze(Bijection):
     """Plain squeeze `[N, C, D, H, W] -> [N, 8C, D/2, H/2, W/2]`: a permutation, log|det| = 0."""
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Move each 2x2x2 block into channels, corner-major.
+        """Move each 2x2x2 block into channels, in corner-major order.
 
         Raises:
             ShapeError: a spatial size is odd.
@@ -46,21 +48,21 @@ class Squeeze(Bijection):
 class HaarSqueeze(Squeeze):
     """Orthonormal 3D Haar transform, `kron(h, h, h)` with `h = [[1, 1], [1, -1]] / sqrt 2`: log|det| = 0.
 
-    Of the eight bands the low-pass one comes first, then those with detail along one, two and three axes.
+    The low-pass band comes first, then the bands with detail along one, two and three axes.
     """
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Squeeze, then a butterfly across the corners of each axis."""
+        """Squeeze, then apply a butterfly across the corners of each axis."""
         z, log_det = super().forward(x)
         return _butterflies(z), log_det
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The same butterflies, which are their own inverse, then unsqueeze."""
+        """Apply the same butterflies, which are their own inverse, then unsqueeze."""
         return super().inverse(_butterflies(z) if z.shape[1] % 8 == 0 else z)
 
 
 def _butterflies(blocks: Tensor) -> Tensor:
-    """Apply h along each of the three axes of the 2x2x2 blocks; additions only, so exact under autocast too."""
+    """Apply h along the three axes of the 2x2x2 blocks, by additions alone, which autocast does not round."""
     parts = dict(zip(BANDS, blocks.chunk(8, dim=1), strict=True))
     for axis in range(3):
         lows = [band for band in BANDS if band[axis] == 0]
