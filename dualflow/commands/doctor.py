@@ -1,0 +1,194 @@
+"""`dualflow doctor`: whether this machine, and a study's configuration, are ready for a run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, NamedTuple
+from urllib.error import URLError
+from urllib.parse import urlsplit
+from urllib.request import urlopen
+
+import psutil
+
+from dualflow import __version__
+from dualflow.commands.study_config import load_study_config
+from dualflow.commands.workflow_files import find_config, workflow_root
+from dualflow.config import Config, TrackingConfig
+from dualflow.errors import DualflowError
+from dualflow.process import THREAD_VARIABLES
+
+MIN_PYTHON, MIN_SNAKEMAKE = (3, 11), (9, 5)
+LOW_MEMORY_GIB, LOW_DISK_GIB, NO_DISK_GIB = 8, 10, 1
+SERVER_TIMEOUT_S = 5.0
+NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
+OPTIONAL_PROGRAMS = {
+    "bids-validator-deno": "checks a dataset; pip install bids-validator-deno",
+    "dcm2niix": "converts DICOM to BIDS; see https://github.com/rordenlab/dcm2niix",
+}
+
+
+class Finding(NamedTuple):
+    """The result of one check.
+
+    Attributes:
+        level: `fail` prevents a run, `warn` may slow or limit it.
+        subject: what was checked.
+        detail: what is there, and what to do if it is not ok.
+    """
+
+    level: Literal["ok", "warn", "fail"]
+    subject: str
+    detail: str
+
+
+def diagnose(config_name: str | None = None, overrides: Sequence[str] = ()) -> int:
+    """Print the findings; return 1 if a check fails, else 0.
+
+    Args:
+        config_name: a configuration to check too: a YAML file, or the name of a packaged one.
+        overrides: `section.key=value` for it.
+    """
+    config, findings = None, []
+    if config_name:
+        try:
+            config = load_study_config(find_config(config_name), overrides)
+            findings.append(Finding("ok", "configuration", f"{config_name} is valid"))
+        except DualflowError as error:
+            findings.append(Finding("fail", "configuration", str(error)))
+    checks = [check_installation(), check_torch(config), check_machine(config), check_tracking(config)]
+    findings += [finding for check in checks for finding in check]
+    findings += [*check_data(config)] if config else []
+    for finding in findings:
+        print(f"{finding.level:<5} {finding.subject:<20} {finding.detail}")
+    return int(any(finding.level == "fail" for finding in findings))
+
+
+def check_installation() -> Iterator[Finding]:
+    """Python, dualflow with its workflow, Snakemake, and optional programs."""
+    python = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info >= MIN_PYTHON:
+        yield Finding("ok", "Python", python)
+    else:
+        yield Finding("fail", "Python", f"{python}; install Python {'.'.join(map(str, MIN_PYTHON))} or newer")
+    try:
+        yield Finding("ok", "dualflow", f"{__version__}, workflow in {workflow_root()}")
+    except DualflowError as error:
+        yield Finding("fail", "dualflow", str(error))
+    try:
+        installed = version("snakemake")
+        recent = tuple(map(int, installed.split(".")[:2])) >= MIN_SNAKEMAKE
+        remedy = "" if recent else f"; install snakemake>={'.'.join(map(str, MIN_SNAKEMAKE))}"
+        yield Finding("ok" if recent else "fail", "Snakemake", installed + remedy)
+    except PackageNotFoundError:
+        yield Finding("fail", "Snakemake", "not installed; pip install snakemake")
+    for program, use in OPTIONAL_PROGRAMS.items():
+        path = shutil.which(
+            program, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        )
+        yield Finding("ok" if path else "warn", program, path or f"not found, optional: {use}")
+
+
+def check_torch(config: Config | None) -> Iterator[Finding]:
+    """The build of torch, and the GPUs that it sees."""
+    if find_spec("torch") is None:
+        yield Finding("fail", "torch", "not installed; pip install torch, see https://pytorch.org/get-started/locally")
+        return
+    import torch
+
+    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU build"
+    yield Finding("ok", "torch", f"{torch.__version__}, {build}")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for number in range(count):
+        properties = torch.cuda.get_device_properties(number)
+        yield Finding("ok", f"GPU {number}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+    needed = config.train.processes if config and config.train.device == "cuda" else 0
+    if count < needed:
+        yield Finding("fail", "GPU", f"torch sees {count}, train asks for {needed}; set train.device: auto or cpu")
+    elif not count and NVIDIA_GPUS.is_dir():
+        remedy = "update the driver" if torch.version.cuda else "install a CUDA build of torch"
+        yield Finding("warn", "GPU", f"this machine has an NVIDIA GPU that torch cannot use; {remedy}")
+    elif not count:
+        yield Finding("ok", "GPU", "none; models are trained on the CPU")
+
+
+def check_machine(config: Config | None) -> Iterator[Finding]:
+    """CPU cores and thread limits, memory, and free disk space."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limits = {name: value for name in THREAD_VARIABLES if (value := os.environ.get(name))}
+    too_many = [f"{name}={value}" for name, value in limits.items() if value.isdigit() and int(value) > cores]
+    if config and config.train.threads * config.train.processes > cores:
+        threads = f"{config.train.threads} threads x {config.train.processes} processes"
+        yield Finding("warn", "CPU", f"{cores} cores, a training asks for {threads}; lower train.threads")
+    elif too_many:
+        yield Finding("warn", "CPU", f"{cores} cores, but {', '.join(too_many)}; lower or unset it")
+    else:
+        yield Finding("ok", "CPU", f"{cores} cores")
+    memory = psutil.virtual_memory()
+    total, free = memory.total / 2**30, memory.available / 2**30
+    low = "" if total >= LOW_MEMORY_GIB else "; use preprocess.shards: 1, and see `dualflow forecast`"
+    yield Finding("warn" if low else "ok", "memory", f"{total:.0f} GiB, {free:.0f} GiB available{low}")
+    results = (config.study.results if config else Path("results")).absolute()
+    existing = next(folder for folder in (results, *results.parents) if folder.is_dir())
+    space = shutil.disk_usage(existing).free / 2**30
+    if not os.access(existing, os.W_OK):
+        yield Finding("fail", "results folder", f"{existing} is not writable; set study.results")
+    elif space < LOW_DISK_GIB:
+        level: Literal["warn", "fail"] = "fail" if space < NO_DISK_GIB else "warn"
+        yield Finding(level, "disk", f"{space:.1f} GiB free in {existing}; free space or set study.results")
+    else:
+        yield Finding("ok", "disk", f"{space:.0f} GiB free in {existing}")
+
+
+def check_tracking(config: Config | None) -> Iterator[Finding]:
+    """Whether the MLflow store can be reached or written."""
+    uri = (config.tracking if config else TrackingConfig()).uri
+    scheme, _, path, *_ = urlsplit(uri)
+    if find_spec("mlflow") is None:
+        yield Finding("fail", "MLflow", "not installed; pip install mlflow")
+    elif scheme in ("http", "https"):
+        try:
+            with urlopen(f"{uri.rstrip('/')}/health", timeout=SERVER_TIMEOUT_S):
+                yield Finding("ok", "MLflow", f"{uri} answers")
+        except (URLError, OSError, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            yield Finding(
+                "warn", "MLflow", f"{uri} does not answer ({reason}); runs are queued, upload: `dualflow sync`"
+            )
+    elif scheme == "sqlite":
+        file = Path(path.removeprefix("/")).absolute()
+        target = next(entry for entry in (file, *file.parents) if entry.exists())
+        if os.access(target, os.W_OK):
+            yield Finding("ok", "MLflow", f"{uri} is writable")
+        else:
+            yield Finding("fail", "MLflow", f"{target} is not writable; set tracking.uri")
+    else:
+        yield Finding("ok", "MLflow", f"{uri} (not checked)")
+
+
+def check_data(config: Config) -> Iterator[Finding]:
+    """The study's dataset."""
+    if config.embedded:
+        yield Finding("ok", "data", f"{config.cohort.subjects} subjects are simulated; set study.bids for your own")
+        return
+    from dualflow.data.index import pair_scans
+
+    try:
+        index = pair_scans(config.bids, config.study)
+    except DualflowError as error:
+        yield Finding("fail", "data", str(error))
+        return
+    pairs = int((index.pairs["target"] != "").sum())
+    text = f"{len(index.pairs)} scans, {pairs} with {config.study.target}, {len(index.quarantined)} excluded"
+    if not pairs:
+        yield Finding("fail", "data", f"{text}; a training needs scans with {config.study.target}")
+    elif index.quarantined:
+        first = index.quarantined[0]
+        yield Finding("warn", "data", f"{text}; the first is {first.scan}: {first.reason}")
+    else:
+        yield Finding("ok", "data", text)

@@ -1,0 +1,126 @@
+"""`dualflow init`: a commented study configuration for a BIDS dataset."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from dualflow.commands.study_config import load_study_config
+from dualflow.commit import commit_text
+from dualflow.data.dataset_overview import DatasetOverview, describe_dataset, is_pet
+from dualflow.errors import ConfigError
+
+REFERENCE_REGIONS = {"AV45": "cerebellum", "FBB": "cerebellum", "PIB": "cerebellar_grey", "AV1451": "cerebellar_grey"}
+"""Usual reference region of a tracer; the others are scaled by the whole brain."""
+SIDE_COLUMNS = re.compile(r"age|sex|gender|diagnosis|dx|group", re.IGNORECASE)
+"""Columns that the written configuration gives to the model."""
+
+TEMPLATE = """\
+# Study configuration for {bids}, written by `dualflow init`.
+# Keys that are left out keep their defaults. The template configs/study.yaml of dualflow lists all keys.
+
+study:
+  name: {name}
+  bids: {bids_value}
+  source: {source}    # every scan needs it: {sources} scans
+  target: {target}    # {pairs} scans have both
+{more_modalities}\
+  side: [{side}]    # columns of participants.tsv that the model sees; n/a is supported
+{more_columns}{choices}\
+
+split:    # subjects are divided, so all scans of a subject are in one split
+  validation: 0.15    # models are chosen on these
+  test: 0.25    # nothing is chosen on these
+
+preprocess:
+  spacing_mm: 4.0    # voxel size of the model grid
+{pet}\
+  shards: 2    # preprocessing jobs that run in parallel
+
+train:
+  seeds: [0]    # one training per seed
+  steps: 600    # optimiser steps of the flow
+  device: auto    # a GPU if there is one
+"""
+PET_LINES = """\
+  reference_region: {region}    # its mean uptake is 1 SUVR
+  # pet_window_s: [3000, 4200]    # part of a dynamic series to average, in seconds after injection
+"""
+
+
+def write_study_config(bids: Path, out: Path | None = None, *, force: bool = False) -> str:
+    """Write a configuration for the dataset `bids`; return a summary that ends with the next command.
+
+    Args:
+        bids: root of a BIDS dataset.
+        out: file to write; None writes NAME.yaml to the current folder.
+        force: overwrite an existing file.
+
+    Raises:
+        ConfigError: the file exists, or no scan has two modalities.
+        DataError: `bids` is not a BIDS dataset.
+    """
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", bids.resolve().name).strip("-") or "study"
+    out = out or Path(f"{name}.yaml")
+    if out.exists() and not force:
+        raise ConfigError(f"{out} exists; choose another file with --out, or overwrite it with --force")
+    overview = describe_dataset(bids)
+    commit_text(out, study_yaml(bids, name, overview))
+    load_study_config(out)
+    return f"{overview.summary()}\n\nwrote {out}; read it, then:\n  dualflow run --config {out} --dry-run"
+
+
+def study_yaml(bids: Path, name: str, overview: DatasetOverview) -> str:
+    """The configuration of a dataset as YAML with comments.
+
+    Raises:
+        ConfigError: no scan has two modalities.
+    """
+    source, target = overview.choose_pair()
+    extra = [f"{other} ({overview.pairs(source, other)})" for other in overview.scans if other not in (source, target)]
+    side = [column for column in overview.columns if SIDE_COLUMNS.fullmatch(column)]
+    other_columns = [column for column in overview.columns if column not in side]
+    region = REFERENCE_REGIONS.get(target, "brain")
+    return TEMPLATE.format(
+        bids=bids,
+        name=name,
+        bids_value=_quote(str(bids)),
+        source=source,
+        target=target,
+        sources=len(overview.scans[source]),
+        pairs=overview.pairs(source, target),
+        more_modalities=_comment("scans that have {} and", source, extra),
+        side=", ".join(map(_quote, side)),
+        more_columns=_comment("other columns{}", "", other_columns),
+        choices=_choices(overview, (source, target)),
+        pet=PET_LINES.format(region=region) if is_pet(target) else "",
+    )
+
+
+def _choices(overview: DatasetOverview, modalities: tuple[str, str]) -> str:
+    """Lines of `where` and `runs`, where scans have several files of a modality: the most frequent label of each."""
+    where, comments, runs = {}, [], ""
+    for name in modalities:
+        labels = {entity: counts for entity, counts in overview.entities[name].items() if entity != "run"}
+        if labels:
+            where[name] = {entity: counts.most_common(1)[0][0] for entity, counts in labels.items()}
+            comments += [f"{name} {entity}: {_counts(counts)}" for entity, counts in labels.items()]
+        if "run" in overview.entities[name]:
+            runs = "  runs: last    # of several runs: first, last, or refuse to exclude the scan\n"
+    if not where:
+        return runs
+    return f"  # several files per scan; labels are {'; '.join(comments)}\n  where: {json.dumps(where)}\n{runs}"
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{label or 'none'} ({count} files)" for label, count in counts.items())
+
+
+def _comment(text: str, value: str, items: list[str]) -> str:
+    return f"  # {text.format(value)}: {', '.join(items)}\n" if items else ""
+
+
+def _quote(text: str) -> str:
+    """Text as a YAML scalar, in quotes where it needs them."""
+    return text if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_/.-]*", text) else json.dumps(text)

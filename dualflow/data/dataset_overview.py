@@ -1,0 +1,135 @@
+"""What a BIDS dataset holds: scans of each modality, sessions, and columns of participants.tsv."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+from bids2table import parse_bids_entities
+
+from dualflow.data.participants import known_columns
+from dualflow.errors import ConfigError, DataError
+from dualflow.modalities import MODALITIES, Modality
+
+EXTENSIONS = (".nii", ".nii.gz")
+IDENTIFIERS = ("participant_id", "session_id")
+_NO_CHOICE = ("sub", "ses", "datatype", "suffix", "ext", "trc")
+"""Entities that do not choose between several files of one modality."""
+
+ScanKey = tuple[str, str | None]
+"""Subject and session label."""
+
+
+@dataclass(frozen=True)
+class DatasetOverview:
+    """The content of a BIDS dataset.
+
+    Attributes:
+        scans: modality -> subject and session of the scans that have it.
+        entities: modality -> entity -> count of each label, for entities that differ within a scan; '' counts the
+            names without the entity.
+        unnamed_pet: number of PET files whose names give no tracer that MODALITIES knows.
+        columns: columns of participants.tsv and the sessions tables.
+    """
+
+    scans: dict[str, set[ScanKey]]
+    entities: dict[str, dict[str, Counter[str]]]
+    unnamed_pet: int
+    columns: list[str]
+
+    def pairs(self, first: str, second: str) -> int:
+        """Number of scans with both modalities."""
+        return len(self.scans[first] & self.scans[second])
+
+    def choose_pair(self) -> tuple[str, str]:
+        """Source and target: an MR modality, T1w first, and the PET tracer or other modality with most pairs.
+
+        Raises:
+            ConfigError: no scan has two modalities.
+        """
+        candidates = [
+            (target, source) if _rank(source) > _rank(target) else (source, target)
+            for source, target in combinations(self.scans, 2)
+            if self.pairs(source, target)
+        ]
+        if not candidates:
+            counts = ", ".join(f"{name} {len(scans)}" for name, scans in self.scans.items())
+            raise ConfigError(
+                f"no scan has two modalities ({counts}), expected a source such as T1w and a target such as FDG; "
+                "check the names of the files"
+            )
+        return max(
+            candidates,
+            key=lambda pair: (pair[0] == "T1w", is_pet(pair[1]), self.pairs(*pair), -_rank(pair[0]), -_rank(pair[1])),
+        )
+
+    def summary(self) -> str:
+        """A few lines for the terminal."""
+        keys = set().union(*self.scans.values())
+        subjects, sessions = {subject for subject, _ in keys}, {session for _, session in keys if session}
+        lines = [f"{len(subjects)} subjects, {len(keys)} scans" + (f", {len(sessions)} sessions" if sessions else "")]
+        lines += [f"  {name:<8}{len(scans)} scans" for name, scans in self.scans.items()]
+        if self.unnamed_pet:
+            lines.append(f"  {self.unnamed_pet} PET files name no known tracer; add trc-LABEL to their names")
+        lines.append(f"  columns: {', '.join(self.columns) or 'none'}")
+        return "\n".join(lines)
+
+
+def describe_dataset(root: Path) -> DatasetOverview:
+    """Look at the file names and tables of a BIDS dataset.
+
+    Raises:
+        DataError: `root` holds no subjects, or none of their scans has a known modality.
+    """
+    if not any(root.glob("sub-*")):
+        raise DataError(f"{root}: has no sub-* folder; name the root folder of a BIDS dataset")
+    files: dict[str, dict[ScanKey, list[dict[str, str]]]] = {name: defaultdict(list) for name in MODALITIES}
+    unnamed_pet = 0
+    for datatype in sorted({row.datatype for row in MODALITIES.values()}):
+        for file in [*root.glob(f"sub-*/{datatype}/sub-*"), *root.glob(f"sub-*/ses-*/{datatype}/sub-*")]:
+            entities = {key: str(value) for key, value in parse_bids_entities(file).items()}
+            if entities.get("ext") not in EXTENSIONS:
+                continue
+            name = next((name for name, row in MODALITIES.items() if _fits(entities, row)), None)
+            if name:
+                files[name][entities["sub"], entities.get("ses")].append(entities)
+            else:
+                unnamed_pet += entities.get("suffix") == "pet"
+    scans = {name: set(by_scan) for name, by_scan in files.items() if by_scan}
+    if not scans:
+        raise DataError(f"{root}: no scan has a known modality, expected one of: {', '.join(MODALITIES)}")
+    differing = {name: _differing(list(files[name].values())) for name in scans}
+    columns = [column for column in known_columns(root) if column not in IDENTIFIERS]
+    return DatasetOverview(scans, differing, unnamed_pet, columns)
+
+
+def is_pet(name: str) -> bool:
+    """Whether a modality is a PET tracer."""
+    return MODALITIES[name].datatype == "pet"
+
+
+def _rank(name: str) -> int:
+    return list(MODALITIES).index(name)
+
+
+def _fits(entities: dict[str, str], row: Modality) -> bool:
+    """Whether a file name is of a modality; datasets write a tracer as `FDG` or, with its isotope, as `18FFDG`."""
+    if entities.get("suffix") != row.suffix or entities.get("datatype") != row.datatype:
+        return False
+    tracer = rf"(\d+[A-Z][a-z]?)?{row.tracer}"
+    return row.tracer is None or re.fullmatch(tracer, entities.get("trc", ""), re.IGNORECASE) is not None
+
+
+def _differing(scans: list[list[dict[str, str]]]) -> dict[str, Counter[str]]:
+    """The entities that tell apart several files of one scan, with the count of each label over all scans."""
+    names = {
+        entity
+        for files in scans
+        for file in files
+        for entity in file
+        if entity not in _NO_CHOICE and len({other.get(entity, "") for other in files}) > 1
+    }
+    return {name: Counter(file.get(name, "") for files in scans for file in files) for name in sorted(names)}

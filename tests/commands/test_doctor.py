@@ -1,0 +1,61 @@
+"""`dualflow doctor`: its findings and exit code."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from dualflow.cli import main
+from dualflow.commands import doctor
+
+
+@pytest.fixture
+def diagnose(tmp_path, monkeypatch):
+    """Run the command with `study.yaml` of the given sections; return exit code and findings by subject."""
+    monkeypatch.chdir(tmp_path)
+    for name in doctor.THREAD_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*arguments, **sections):
+        Path("study.yaml").write_text(yaml.safe_dump({"study": {"name": "x"}} | sections))
+        done = CliRunner().invoke(main, ["doctor", *arguments])
+        lines = done.output.splitlines()
+        return done.exit_code, {line[6:26].strip(): (line[:5].strip(), line[27:]) for line in lines}
+
+    return run
+
+
+def test_a_machine_that_is_ready(diagnose):
+    """Every check has a line, and none fails."""
+    code, findings = diagnose()
+    assert code == 0
+    assert {"Python", "dualflow", "Snakemake", "torch", "CPU", "memory", "MLflow"} <= set(findings)
+    assert all(level in ("ok", "warn") for level, _ in findings.values())
+    assert findings["dualflow"][1].endswith(str(Path(doctor.workflow_root())))
+
+
+def test_a_configuration_is_checked_too(diagnose):
+    """A valid one, a wrong key, data that do not exist, and a server that does not answer."""
+    code, findings = diagnose("--config", "study.yaml")
+    assert (code, findings["configuration"]) == (0, ("ok", "study.yaml is valid"))
+    assert findings["data"] == ("ok", "40 subjects are simulated; set study.bids for your own")
+    code, findings = diagnose("--config", "study.yaml", trian={})
+    assert code == 1
+    assert findings["configuration"] == ("fail", "study.yaml: unknown key 'trian'; did you mean 'train'?")
+    code, findings = diagnose("--config", "study.yaml", tracking={"uri": "http://127.0.0.1:9"})
+    assert code == 0
+    assert findings["MLflow"][0] == "warn"
+    assert "`dualflow sync`" in findings["MLflow"][1]
+
+
+def test_what_prevents_a_run_fails(diagnose, monkeypatch, tmp_path):
+    """More GPUs than there are, a store that cannot be written, and a disk that is full."""
+    monkeypatch.setattr(doctor, "NO_DISK_GIB", 1e9)
+    monkeypatch.setattr(doctor, "LOW_DISK_GIB", 1e9)
+    monkeypatch.setattr(doctor.os, "access", lambda path, mode: Path(path) == tmp_path)
+    train = {"device": "cuda", "processes": 99, "batch_size": 99}
+    code, findings = diagnose("--config", "study.yaml", train=train, tracking={"uri": "sqlite:////proc/x.db"})
+    assert code == 1
+    assert {subject for subject, (level, _) in findings.items() if level == "fail"} == {"GPU", "disk", "MLflow"}
+    assert "lower train.threads" in findings["CPU"][1]

@@ -1,0 +1,37 @@
+"""Snakemake's reasons in plain words."""
+
+from pathlib import Path
+
+import pytest
+
+from dualflow.commands.dry_run import plain_reason
+
+MANIFESTS = Path("results/x/manifests")
+OLD = "{'flow': {'preset': 'dualflow'}, 'train': {'steps': 600, 'learning_rate': 0.002}}"
+NEW = "{'flow': {'preset': 'dualflow'}, 'train': {'steps': 900, 'learning_rate': 0.002}}"
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        (f"Missing output files: {MANIFESTS}/qc.json; Input files updated by another job: x", "not done yet"),
+        (f"Input files updated by another job: {MANIFESTS}/train/a_seed-0.json, y.tsv", "after train/a_seed-0, y.tsv"),
+        ("Updated input files: data/participants.tsv", "newer input: data/participants.tsv"),
+        (
+            "Params have changed since last execution: Union of exclusive params before and now across all output: "
+            f"before: {OLD} now: {NEW} ",
+            "configuration changed: train.steps 600 -> 900",
+        ),
+        (
+            "Params have changed since last execution: Union of exclusive params before and now across all output: "
+            "before: '0.1.0' now: <nothing exclusive> ",
+            "configuration changed",
+        ),
+        ("Forced execution", "its outputs were changed or removed"),
+        ("Code has changed since last execution", "the workflow's code changed"),
+        ("Something new", "Something new"),
+    ],
+)
+def test_reasons_are_plain(reason, expected):
+    """The step's own reason; a step that never ran needs no second one."""
+    assert plain_reason(reason, MANIFESTS) == expected

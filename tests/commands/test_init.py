@@ -1,0 +1,90 @@
+"""`dualflow init`: what it finds in a dataset, what it writes, and when it refuses."""
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from dualflow.cli import main
+from dualflow.config import load_config
+
+
+@pytest.fixture
+def dataset(tmp_path, monkeypatch):
+    """Write empty files of a dataset with the given names per subject, and enter its parent folder."""
+
+    def write(names, columns="age\tsex\tsite", subjects="123"):
+        (tmp_path / "my study").mkdir()
+        for label in subjects:
+            for name in names:
+                path = tmp_path / "my study" / f"sub-{label}" / name.format(f"sub-{label}")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
+        rows = [f"sub-{label}\t" + "\t".join(["1"] * len(columns.split("\t"))) for label in subjects]
+        (tmp_path / "my study" / "participants.tsv").write_text("\n".join([f"participant_id\t{columns}", *rows]) + "\n")
+
+    monkeypatch.chdir(tmp_path)
+    return write
+
+
+def init(*arguments):
+    return CliRunner().invoke(main, ["init", *arguments])
+
+
+def test_the_written_configuration_loads(dataset, tmp_path):
+    """Modalities, side columns and the choice among several files; the last line is the next command."""
+    dataset(["anat/{}_acq-a_T1w.nii.gz", "anat/{}_acq-b_T1w.nii.gz", "anat/{}_FLAIR.nii.gz",
+             "pet/{}_trc-18FAV45_run-1_pet.nii.gz", "pet/{}_trc-18FAV45_run-2_pet.nii.gz"])  # fmt: skip
+    done = init("my study")
+    assert done.exit_code == 0, done.output
+    assert done.output.splitlines()[0] == "3 subjects, 3 scans"
+    assert done.output.splitlines()[-1] == "  dualflow run --config my-study.yaml --dry-run"
+    config = load_config(tmp_path / "my-study.yaml")
+    assert (config.study.name, str(config.study.bids)) == ("my-study", "my study")
+    assert (config.study.source, config.study.target) == ("T1w", "AV45")
+    assert config.study.side == ("age", "sex")
+    assert config.study.where == {"T1w": {"acq": "a"}}
+    assert config.study.runs == "last"
+    assert config.preprocess.reference_region == "cerebellum"
+    text = (tmp_path / "my-study.yaml").read_text()
+    assert "# scans that have T1w and: FLAIR (3)" in text
+    assert "# other columns: site" in text
+
+
+def test_sessions_and_modalities_without_pet(dataset, tmp_path):
+    """Each session is a scan; without PET the target is another MR modality."""
+    dataset(["ses-a/anat/{}_ses-a_T1w.nii.gz", "ses-a/anat/{}_ses-a_FLAIR.nii.gz", "ses-b/anat/{}_ses-b_T1w.nii.gz"])
+    done = init("my study", "--out", "configs/x.yaml")
+    assert done.output.splitlines()[0] == "3 subjects, 6 scans, 2 sessions"
+    config = load_config(tmp_path / "configs/x.yaml")
+    assert (config.study.source, config.study.target) == ("T1w", "FLAIR")
+    assert config.preprocess.reference_region == "brain"
+
+
+def test_a_file_is_overwritten_only_with_force(dataset, tmp_path):
+    """Without --force the file stays as it is."""
+    dataset(["anat/{}_T1w.nii.gz", "pet/{}_trc-FDG_pet.nii.gz"])
+    (tmp_path / "my-study.yaml").write_text("mine")
+    done = init("my study")
+    assert done.exit_code == 2
+    assert "--force" in done.stderr
+    assert (tmp_path / "my-study.yaml").read_text() == "mine"
+    assert init("my study", "--force").exit_code == 0
+    assert yaml.safe_load((tmp_path / "my-study.yaml").read_text())["study"]["target"] == "FDG"
+
+
+@pytest.mark.parametrize(
+    ("names", "code", "message"),
+    [
+        ([], 3, "has no sub-* folder; name the root folder of a BIDS dataset"),
+        (["anat/{}_bold.nii.gz"], 3, "no scan has a known modality, expected one of: T1w"),
+        (["anat/{}_T1w.nii.gz"], 2, "no scan has two modalities (T1w 3)"),
+    ],
+    ids=["no subjects", "nothing known", "no pair"],
+)
+def test_a_dataset_without_pairs_is_refused(dataset, tmp_path, names, code, message):
+    """One line, and nothing is written."""
+    dataset(names)
+    done = init("my study")
+    assert done.exit_code == code
+    assert message in done.stderr
+    assert not (tmp_path / "my-study.yaml").exists()

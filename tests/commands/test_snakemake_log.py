@@ -1,0 +1,79 @@
+"""The log of Snakemake as data, read while it grows."""
+
+from dualflow.commands.snakemake_log import LogFollower, parse_jobs
+
+PLAN = """host: machine
+Building DAG of jobs...
+Job stats:
+job          count
+---------  -------
+all              1
+preprocess_shard     2
+train            1
+total            4
+
+"""
+START = """[Thu Nov 26 02:17:04 2026]
+rule preprocess_shard:
+    output: results/x/manifests/preprocess/shard-0.json
+    jobid: 1
+    reason: Missing output files: results/x/manifests/preprocess/shard-0.json
+    wildcards: shard=0
+    resources: tmpdir=/tmp
+
+[Thu Nov 26 02:17:04 2026]
+rule train:
+    jobid: 7
+    reason: Params have changed since last execution: x
+    wildcards: model=dualflow, seed=0
+
+"""
+END = """[Thu Nov 26 02:18:27 2026]
+Finished jobid: 1 (Rule: preprocess_shard)
+1 of 4 steps (25%) done
+"""
+ERROR = """[Thu Nov 26 02:18:30 2026]
+Error in rule train:
+    message: None
+    jobid: 7
+    output: results/x/manifests/train/dualflow_seed-0.json
+
+"""
+TARGET = """localrule all:
+    input: results/x/manifests/check.json
+    jobid: 0
+    reason: Input files updated by another job: results/x/manifests/check.json
+
+"""
+
+
+def test_jobs_are_named_in_words():
+    """Rule and wildcards become a label; the target rule is no job."""
+    jobs = list(parse_jobs((PLAN + START + TARGET).splitlines()))
+    assert [(job.jobid, job.label) for job in jobs] == [("1", "preprocess shard 0"), ("7", "train dualflow seed 0")]
+    assert jobs[0].reason == "Missing output files: results/x/manifests/preprocess/shard-0.json"
+
+
+def test_a_growing_log_is_followed(tmp_path):
+    """Planned, running and finished steps with their seconds; a failed one stops running, a partial line waits."""
+    log, clock = tmp_path / "snakemake.log", iter([10.0, 12.0, 95.0, 96.0])
+    log.write_text("an earlier run\ntotal 9\n")
+    follower = LogFollower(log, log.stat().st_size, lambda: next(clock))
+    for text in (PLAN, START, END + ERROR[:10], ERROR[10:] + TARGET):
+        with log.open("a") as stream:
+            stream.write(text)
+        follower.update()
+    assert follower.total == 3
+    assert follower.finished == [("preprocess shard 0", 83.0)]
+    assert follower.running == {}
+    assert not follower.nothing_to_do
+    assert follower.text == PLAN + START + END + ERROR + TARGET
+
+
+def test_a_run_without_work_is_recognised(tmp_path):
+    """Snakemake's own sentence."""
+    log = tmp_path / "snakemake.log"
+    log.write_text("Building DAG of jobs...\nNothing to be done (all requested files are present and up to date).\n")
+    follower = LogFollower(log, 0)
+    follower.update()
+    assert follower.nothing_to_do

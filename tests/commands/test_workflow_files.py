@@ -1,0 +1,39 @@
+"""Where the workflow's files are found, in a checkout and in a wheel."""
+
+from pathlib import Path
+
+import pytest
+
+from dualflow.commands import workflow_files
+from dualflow.commands.workflow_files import find_config, packaged_configs, workflow_root
+from dualflow.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_checkout_uses_its_own_files():
+    """The Snakefile beside the package."""
+    assert workflow_root() == ROOT
+    assert {"quickstart", "benchmark", "study"} <= set(packaged_configs())
+
+
+def test_a_wheel_uses_the_copy_in_the_package(tmp_path, monkeypatch):
+    """`_workflow` below the package, and an error if there is none."""
+    package = tmp_path / "dualflow"
+    monkeypatch.setattr(workflow_files, "PACKAGE", package)
+    with pytest.raises(ConfigError, match="has no workflow files; install dualflow again"):
+        workflow_root()
+    (package / "_workflow/pipelines").mkdir(parents=True)
+    (package / "_workflow/Snakefile").touch()
+    assert workflow_root() == package / "_workflow"
+
+
+def test_a_configuration_is_a_file_or_a_bare_name(tmp_path, monkeypatch):
+    """A file wins over a packaged name; a path is left to the reader; an unknown name lists the choices."""
+    monkeypatch.chdir(tmp_path)
+    assert find_config("quickstart") == ROOT / "configs/quickstart.yaml"
+    assert find_config("gone.yaml") == Path("gone.yaml")
+    Path("quickstart").touch()
+    assert find_config("quickstart") == Path("quickstart")
+    with pytest.raises(ConfigError, match="no configuration 'nope'; name a YAML file, or one of: benchmark, "):
+        find_config("nope")
