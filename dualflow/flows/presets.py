@@ -1,9 +1,9 @@
-"""PRESETS: published methods and our own default as rows of one table, made of the same pieces.
+"""PRESETS: published methods and the default flow as rows of one table, built from the same layers.
 
-All are sized alike for a CPU, three levels of four steps, so that comparing them compares their mechanisms. Common
-differences from the published code: the 1x1x1 is in LU form; scales are bounded by tanh and may expand (there mostly
-sigmoid(h + 2), which only contracts); coupling networks use SiLU and RMS-norm, not ReLU and actnorm; what starts at
-zero is the last layer only; noise is Gaussian in the target's unit.
+The published methods have the same size, three levels of four steps for a CPU, so a comparison compares their
+mechanisms. Common differences from the published code: the 1x1x1 convolution is in LU form; scales are bounded by tanh
+and may expand (most published code uses sigmoid(h + 2), which only contracts); coupling networks use SiLU and RMS-norm,
+not ReLU and actnorm; only the last layer is initialised to zero; noise is Gaussian in the target's unit.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Preset:
     """A named flow.
 
     Attributes:
-        paper: where it comes from.
-        idea: how the source enters, in one line.
-        spec: its pieces.
+        paper: publication of the method.
+        idea: how the method uses the source, in one line.
+        spec: options of the flow.
     """
 
     paper: str
@@ -32,18 +32,19 @@ class Preset:
     spec: FlowSpec
 
 
-def row(paper: str, idea: str, **pieces: Any) -> Preset:
-    """A preset of the common size, but for what `pieces` say."""
-    return Preset(paper, idea, FlowSpec(**{**SIZE, **pieces}))
+def _row(paper: str, idea: str, **options: Any) -> Preset:
+    """Build a preset of the common size, with these options."""
+    return Preset(paper, idea, FlowSpec(**{**SIZE, **options}))
 
 
 PRESETS: dict[str, Preset] = {
-    # p(z_target | z_source) = N(relation(z_source), 1) level by level, one 5^3 convolution as relation, lambda = 0.001
-    # on the source's likelihood; side information in the coarsest prior. The paper's depth is levels 4, steps 16 each;
-    # its code has steps [1, 4, 8, 4], hidden 512 and a LeakyReLU on the relation (prior_leaky).
-    "dual_glow": row(
+    # p(z_target | z_source) = N(relation(z_source), 1) for each level, with a 5^3 convolution as relation network and
+    # lambda = 0.001 on the source's likelihood. Side information enters the coarsest prior. The paper has 4 levels of
+    # 16 steps; its code has steps [1, 4, 8, 4], hidden 512 and a LeakyReLU on the relation (prior_leaky).
+    "dual_glow": _row(
         "DUAL-GLOW (Sun et al. 2019)",
-        "two Glows; the prior of each level's latents follows the source's; side information hunted by discriminators",
+        "two Glows; a conditional Gaussian prior links the latents of each level; discriminators keep side information "
+        "out of the finer levels",
         source="glow",
         context="none",
         prior="relation",
@@ -53,9 +54,9 @@ PRESETS: dict[str, Preset] = {
         source_nll_weight=0.001,
         discriminator_weight=0.01,
     ),
-    # Predicts by the mean of ten samples. Its two pooled networks learn here; in the published code
-    # stacked zero layers keep them from ever changing.
-    "c_glow": row(
+    # The prediction is the mean of ten samples. The pooled networks learn here; in the published code stacked zero
+    # layers pass them no gradient.
+    "c_glow": _row(
         "c-Glow (Lu & Huang 2020)",
         "actnorm, 1x1x1 and coupling of every step are conditioned on features of the source",
         source="encoder",
@@ -65,9 +66,9 @@ PRESETS: dict[str, Preset] = {
         prior="split",
         prediction="sample_mean",
     ),
-    "full_glow": row(
+    "full_glow": _row(
         "Full-Glow (Sorkhei et al. 2021)",
-        "as c-Glow, but each piece sees the activation of its twin in the source's own Glow",
+        "as c-Glow, but each layer sees the activation of the same layer in a Glow of the source",
         source="glow",
         context="step",
         actnorm="conditional",
@@ -75,11 +76,11 @@ PRESETS: dict[str, Preset] = {
         prior="split",
         source_nll_weight=0.0001,
     ),
-    # The joint likelihood of source and target with the source's part weighed down, for its entropy would rule; L1
-    # between target and the decode of latents drawn at temperature 0.5, our reading of the cycle term.
-    "c_flow": row(
+    # The source's part of the joint likelihood has a small weight, because its entropy would dominate. The cycle term
+    # is read as the L1 distance between the target and a sample at temperature 0.5.
+    "c_flow": _row(
         "C-Flow (Pumarola et al. 2020)",
-        "couplings see the activation of the same step of the source's Glow; L1 on decoded samples",
+        "couplings see the activations of the same step in a Glow of the source; L1 loss on samples",
         source="glow",
         context="step",
         prior="split",
@@ -87,9 +88,9 @@ PRESETS: dict[str, Preset] = {
         decode_l1=1.0,
         decode_temperature=0.5,
     ),
-    "srflow": row(
+    "srflow": _row(
         "SRFlow (Lugmayr et al. 2020)",
-        "an encoder, trained to predict the target and then frozen for half of the steps, feeds injector and coupling",
+        "a pre-trained encoder, frozen for half of the training, conditions injectors and couplings",
         source="encoder",
         context="level",
         injector=True,
@@ -98,12 +99,12 @@ PRESETS: dict[str, Preset] = {
         source_pretrain=0.25,
         source_frozen=0.5,
     ),
-    # There the injector comes behind the coupling. Samples with interpolated latents are not those of its density.
-    # The published weights make it a supervised regressor (NLL 1e-4); weight 1 keeps its likelihood comparable.
-    "puflow": row(
+    # In the paper the injector follows the coupling. Samples with interpolated latents do not follow the density. The
+    # published weights make a supervised regressor (NLL weight 1e-4); weight 1 keeps the likelihood comparable.
+    "puflow": _row(
         "PU-Flow (Mao et al. 2022)",
-        "one feature map per step feeds an additive coupling and an injector; latents interpolated between neighbours; "
-        "L1 on the decode",
+        "a feature map per step conditions an additive coupling and an injector; sampled latents are interpolated "
+        "between neighbours; L1 loss on samples",
         source="encoder",
         context="step",
         injector=True,
@@ -112,9 +113,9 @@ PRESETS: dict[str, Preset] = {
         decode_l1=1.0,
         latents="interpolate",
     ),
-    "attn_flow": row(
+    "attn_flow": _row(
         "AttnFlow (Sukthanker et al. 2022)",
-        "invertible attention over the whole volume between splits, on top of SRFlow's injector and coupling",
+        "SRFlow's injectors and couplings, with invertible attention over the whole volume before each split",
         source="encoder",
         context="level",
         injector=True,
@@ -122,12 +123,13 @@ PRESETS: dict[str, Preset] = {
         attention="itrans",
         prior="split",
     ),
-    # A closed-form mean takes the conditional expectation, and a small Haar flow models what is left. Couplings and
-    # prior scales are conditioned on features of source, mean image and side information; the prior's mean is zero, for
-    # the mean model has done that work; the coarsest level's low-rank covariance carries the errors of whole regions.
-    "dualflow": row(
+    # A closed-form mean estimates the conditional expectation, and a small Haar flow models the residual. Couplings and
+    # prior scales depend on features of source, mean image and side information. The prior's mean is zero, because the
+    # mean model replaces it. The coarsest level's low-rank covariance models errors of whole regions.
+    "dualflow": _row(
         "the default",
-        "a closed-form mean, then a residual flow: conditional couplings, prior scales, low-rank coarsest level",
+        "a closed-form mean and a flow of the residual, with conditional couplings and prior scales, and a low-rank "
+        "covariance at the coarsest level",
         steps=(2, 2, 4),
         hidden=(16, 24, 32),
         squeeze="haar",
@@ -147,10 +149,10 @@ PRESETS: dict[str, Preset] = {
 
 
 def preset(name: str, **options: Any) -> FlowSpec:
-    """Return the pieces of a row of PRESETS with fields replaced.
+    """Return the spec of a preset with options replaced.
 
     Raises:
-        ConfigError: the name has no row, or an option is not accepted.
+        ConfigError: the preset is unknown, or an option is not accepted.
     """
     if name not in PRESETS:
         raise ConfigError(f"unknown preset '{name}'; choose from: {', '.join(sorted(PRESETS))}")

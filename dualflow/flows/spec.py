@@ -1,4 +1,4 @@
-"""FlowSpec: the independent choices that make a flow, checked at birth."""
+"""FlowSpec: the options of a flow, validated on construction."""
 
 from __future__ import annotations
 
@@ -17,57 +17,66 @@ POSITIVE = (
 
 @dataclass(frozen=True)
 class FlowSpec:
-    """Everything that decides which conditional flow is built, and its objective; a named combination is in PRESETS.
+    """The choices that define a conditional flow and its training objective.
+
+    Published combinations and the default are rows of PRESETS. A preset in a configuration file may replace any field.
 
     Attributes:
-        levels: squeezes of the flow; a volume must divide by `2**levels`.
-        steps: steps of flow (actnorm, 1x1x1, injector, coupling) per level, finest first.
-        hidden: width of the coupling networks per level.
-        squeeze: `plain` permutation or orthonormal `haar` wavelet.
-        source: what turns the source into context: `glow`, an exact flow of its own, or `encoder`, a feature network.
-        context: which of the source's maps the pieces of a step see: `none`, the `level`'s features, or what belongs to
-            that `step` (the glow source's activations, or a feature map of its own from the encoder).
-        actnorm: `plain` or `conditional` on the source.
-        mixing: `lu` 1x1x1 or `conditional_lu`, which the source turns further.
-        injector: affine transform of all channels by the source alone, in every step.
-        coupling: `affine` or `additive`; sees the source's maps unless context is none.
-        transition_steps: steps of actnorm and mixing without context behind every squeeze.
-        attention: invertible attention behind the steps of every level: `none`, `imap`, or `itrans`.
-        log_scale_bound: largest |log s| of one affine coupling or injector.
-        context_channels: width of the encoder's features at the finest level; three times wider with every level.
-        prior: of each level: `standard` normal, `split` (Gaussian given the coarser target latents), or `relation`
-            (Gaussian given the source's features of that level).
-        prior_coarser: whether `relation` sees the coarser target latents too.
-        prior_mean: whether the prior's mean is learnt; otherwise it is 0.
-        prior_scale: whether the prior's scale is learnt; otherwise it is 1.
-        prior_scale_bound: largest |log sigma| of a learnt prior scale.
-        prior_kernel: edge of the prior's one convolution, in voxels.
-        prior_leaky: LeakyReLU on the prior's output, as in the reference code; squeezes negative means.
-        low_rank: rank of the covariance factors of the coarsest level; 0 for independent latents.
-        low_rank_shrinkage: share of the variance found in training latents that the factors start with.
-        mean: data-level shift: `none`, `network` or closed-form `local_linear`.
-        residual_scale: unit in which the flow sees `target - mean`, in target units (SUVR).
-        dequantisation: `none` for real-valued targets, `uniform` for integers and other multiples of `bin_width`.
-        bin_width: distance of neighbouring values of a target that is dequantised, in target units.
-        noise: standard deviation of the Gaussian noise added to the target in training, in target units (SUVR): the
-            floor of every density.
-        background_noise: standard deviation of the known law that fills the target outside the mask, in target units.
-        source_noise: standard deviation of the Gaussian noise added to the source while its own flow is trained.
-        side_in_context: side information joins the source's features, and so reaches every level; otherwise it
-            enters the coarsest level's prior only.
-        side_dropout: share of known side values, and of whole rows, hidden in training.
-        nll_weight: weight of the target's negative log-likelihood in the objective, per voxel.
-        source_nll_weight: weight lambda of the source flow's own negative log-likelihood.
-        discriminator_weight: weight of the discriminators that keep side information out of the finer levels.
-        decode_l1: weight of the mean absolute error between the target and a decode of drawn latents.
-        decode_temperature: temperature of those latents; at 0 they are the prior's means.
-        source_pretrain: share of the training steps for which an encoder learns to predict the target before the flow.
-        source_frozen: share of the flow's training steps for which the source is held as it is.
-        prediction: the point estimate: the `mean` model's image, the decode at `temperature0`, `one_sample`, or
-            `sample_mean`.
-        prediction_samples: samples that `sample_mean` averages.
-        latents: what samplers do to drawn latents: `none`; SRFlow's normalisation over `global`, `local` or `spatial`
-            sets; or PU-Flow's `interpolate` between neighbours.
+        levels: Number of resolution levels. Every spatial size must be divisible by `2**levels`.
+        steps: Number of steps of flow (actnorm, 1x1x1 mixing, injector, coupling) of each level, finest first.
+        hidden: Width of the coupling networks of each level, finest first.
+        squeeze: Downsampling between levels: a `plain` permutation of voxels, or an orthonormal `haar` wavelet.
+        source: Network that reads the source image: `glow` is a flow with its own likelihood, `encoder` is a feature
+            pyramid.
+        context: Source features that the layers of a step see: `none`, the features of the `level`, or features of the
+            `step` (the activations of the same step of the `glow` source, or a feature map per step of the `encoder`).
+        actnorm: Activation normalisation: `plain`, or `conditional` on the source features.
+        mixing: Invertible 1x1x1 convolution: `lu`, or `conditional_lu` with a further source-dependent matrix.
+        injector: Adds an affine transform of all channels, with parameters from the source, to every step.
+        coupling: Transform of the coupling layers: `affine` or `additive`. It sees the source unless context is `none`.
+        transition_steps: Number of steps of actnorm and mixing, without context, after every squeeze.
+        attention: Invertible attention after the steps of every level: `none`, `imap` or `itrans`.
+        log_scale_bound: Largest absolute log-scale of an affine coupling or injector.
+        context_channels: Channels of the encoder's features at the finest level. Each coarser level has three times as
+            many.
+        prior: Prior of each level's latents: `standard` normal, `split` (Gaussian given the coarser target latents), or
+            `relation` (Gaussian given the source features of the level).
+        prior_coarser: Lets the `relation` prior depend on the coarser target latents too.
+        prior_mean: Learns the mean of the prior. Otherwise the mean is 0.
+        prior_scale: Learns the scale of the prior. Otherwise the scale is 1.
+        prior_scale_bound: Largest absolute log-scale of a learnt prior.
+        prior_kernel: Kernel size of the prior's convolution, in voxels. It must be odd.
+        prior_leaky: Applies a LeakyReLU to the prior's output, as DUAL-GLOW's reference code does. It shrinks negative
+            means.
+        low_rank: Number of factors of the coarsest level's low-rank covariance. With 0 the latents are independent.
+        low_rank_shrinkage: Share of the variance of each principal component of the training latents that the factors
+            start with.
+        mean: Conditional mean subtracted from the target: `none`, a `network`, or closed-form `local_linear`
+            regression.
+        residual_scale: Unit of `target - mean` inside the flow, in target units (SUVR).
+        dequantisation: Noise for discrete targets: `none` for real values, `uniform` for multiples of `bin_width`.
+        bin_width: Distance between neighbouring values of a dequantised target, in target units.
+        noise: Standard deviation of the Gaussian noise added to the target in training, in target units (SUVR). It
+            bounds the density.
+        background_noise: Standard deviation of the Gaussian noise that replaces the target outside the mask in
+            training, in target units. With 0 the background is kept.
+        source_noise: Standard deviation of the Gaussian noise added to the source in the training of a `glow` source.
+        side_in_context: Adds side information to the source features of every level. Otherwise side information enters
+            the prior of the coarsest level only.
+        side_dropout: Probability of hiding a known side value in training, and of hiding a whole row.
+        nll_weight: Weight of the target's negative log-likelihood per voxel.
+        source_nll_weight: Weight of the source's negative log-likelihood per voxel, for a `glow` source.
+        discriminator_weight: Weight of the adversarial discriminators that remove side information from the finer
+            levels.
+        decode_l1: Weight of the mean absolute error between the target and a decoded sample.
+        decode_temperature: Temperature of the sample of `decode_l1`. At 0 its latents are the prior's means.
+        source_pretrain: Share of the training steps in which an encoder is first trained to predict the target.
+        source_frozen: Share of the flow's training steps in which the source is frozen.
+        prediction: Point estimate: the `mean` model's image, the decoded prior mean (`temperature0`), `one_sample`, or
+            the `sample_mean`.
+        prediction_samples: Number of samples that `sample_mean` averages.
+        latents: Transform of sampled latents: `none`, SRFlow's normalisation over `global`, `local` or `spatial` sets,
+            or PU-Flow's `interpolate` between neighbours.
     """
 
     levels: int
@@ -114,7 +123,11 @@ class FlowSpec:
     latents: Literal["none", "global", "local", "spatial", "interpolate"] = "none"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built, naming field, value and choices."""
+        """Validate every field and their combination.
+
+        Raises:
+            ConfigError: a value is not accepted; the message names field, value and choices.
+        """
         hints = get_type_hints(FlowSpec)
         for field in fields(self):
             _check(field.name, getattr(self, field.name), hints[field.name])
@@ -129,37 +142,39 @@ class FlowSpec:
                 raise ConfigError(f"{name} = {getattr(self, name)}: expected at least 0 and below 1")
         if self.prior_kernel % 2 == 0:
             raise ConfigError(f"prior_kernel = {self.prior_kernel}: expected an odd number")
-        for wrong, message in self._contradictions():
-            if wrong:
+        for contradictory, message in self._contradictions():
+            if contradictory:
                 raise ConfigError(message)
 
     def _contradictions(self) -> Iterator[tuple[bool, str]]:
-        """Combinations that mean nothing, each with its remedy."""
+        """Yield whether the spec has each invalid combination, and its error message."""
         yield (
             self.prior != "standard" and not (self.prior_mean or self.prior_scale),
-            f"prior = {self.prior!r} with neither prior_mean nor prior_scale learns nothing; choose prior: standard",
+            f"prior = {self.prior!r} has neither prior_mean nor prior_scale, so it learns nothing; "
+            "choose prior: standard",
         )
         yield (
             bool(self.discriminator_weight) and self.side_in_context,
-            "discriminator_weight > 0 needs side_in_context: false, or side enters where it is hunted",
+            "discriminator_weight > 0 needs side_in_context: false, because the discriminators remove side information "
+            "from the finer levels",
         )
-        for name, asks in (
+        for option, chosen in (
             ("actnorm: conditional", self.actnorm == "conditional"),
             ("mixing: conditional_lu", self.mixing == "conditional_lu"),
             ("injector: true", self.injector),
         ):
-            yield asks and self.context == "none", f"{name} needs the source; choose context: level, or step"
+            yield chosen and self.context == "none", f"{option} needs the source; choose context: level, or step"
         yield (
             self.prior != "relation" and self.context == "none",
-            f"source {self.source!r} is used by nothing; choose prior: relation, or context: level",
+            f"source {self.source!r} is unused; choose prior: relation, or context: level",
         )
         yield (
             self.source == "glow" and (self.source_pretrain > 0 or self.source_frozen > 0),
-            "source_pretrain and source_frozen are an encoder's; choose source: encoder",
+            "source_pretrain and source_frozen need an encoder; choose source: encoder, or set both to 0",
         )
         yield (
             self.source == "encoder" and self.source_nll_weight > 0,
-            "source_nll_weight needs a source with a density; choose source: glow, or weight 0",
+            "source_nll_weight > 0 needs a source with a density; choose source: glow, or set it to 0",
         )
         yield (
             self.prediction == "mean" and self.mean == "none",
@@ -167,11 +182,11 @@ class FlowSpec:
         )
         yield (
             not (self.nll_weight or self.decode_l1),
-            "nll_weight = 0 and decode_l1 = 0 leave nothing to learn; give one of them a weight",
+            "nll_weight = 0 and decode_l1 = 0 leave nothing to learn; set one of them above 0",
         )
 
     def replace(self, **options: Any) -> Self:
-        """Return this choice with fields replaced, as a configuration file names them.
+        """Return the spec with fields replaced; lists from YAML become tuples.
 
         Raises:
             ConfigError: a field is unknown or its value is not accepted.
@@ -182,32 +197,32 @@ class FlowSpec:
                 close = get_close_matches(name, known, n=1)
                 hint = f"did you mean '{close[0]}'?" if close else f"choose from: {', '.join(known)}"
                 raise ConfigError(f"unknown flow option '{name}'; {hint}")
-        # YAML has lists where this has tuples.
-        values: dict[str, Any] = {}
-        for name, value in options.items():
-            values[name] = tuple(value) if isinstance(value, list) else value
-        return replace(self, **values)
+        return replace(self, **_tuples(options))
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as plain JSON values, which `from_dict` reads."""
+        """Return all fields as JSON values, for `from_dict`."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Read what `to_dict` wrote.
+        """Build a spec from the output of `to_dict`.
 
         Raises:
             ConfigError: a field is unknown, missing, or its value is not accepted.
         """
-        values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         try:
-            return cls(**values)
+            return cls(**_tuples(values))
         except TypeError as error:
             raise ConfigError(f"flow description: {error}; expected the fields of FlowSpec") from None
 
 
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """Convert lists, as YAML and JSON have them, to tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
 def _check(name: str, value: object, hint: Any) -> None:
-    """Raise unless `value` is of the annotated kind; numbers must not be negative."""
+    """Raise unless `value` has the annotated type; numbers must not be negative."""
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             raise ConfigError(f"{name} = {value!r}: choose from: {', '.join(get_args(hint))}")
