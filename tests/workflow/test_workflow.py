@@ -1,7 +1,8 @@
-"""The real graph, tiny: five simulated people on an 8 mm grid, through every step, and what must hold around it."""
+"""The whole workflow on six simulated subjects and an 8 mm grid, and what holds when it runs again."""
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import yaml
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.xdist_group("workflow")]
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TINY = {
     "study": {"name": "tiny", "side": ["age", "sex", "diagnosis"]},
     "cohort": {"subjects": 6},
@@ -42,7 +43,13 @@ def tool(*arguments, folder, **options):
 
 
 def snakemake(folder, *arguments):
-    return tool("snakemake", "--configfile", "tiny.yaml", *arguments, folder=folder)
+    return tool(
+        "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--configfile", "tiny.yaml", *arguments, folder=folder
+    )
+
+
+def run(folder, *arguments):
+    return tool("dualflow.cli", "run", "--config", "tiny.yaml", *arguments, folder=folder)
 
 
 def write_config(folder, values):
@@ -51,14 +58,18 @@ def write_config(folder, values):
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory):
-    """A working folder with the workflow in it, run to the end once."""
+    """A working folder in which the workflow has run to the end."""
     folder = tmp_path_factory.mktemp("home")
-    for name in ("Snakefile", "pipelines", "configs"):
-        (folder / name).symlink_to(ROOT / name)
     write_config(folder, TINY)
-    done = tool("dualflow.cli", "run", "--config", "tiny.yaml", folder=folder)
+    done = run(folder)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "mlflow ui" in done.stdout
+    lines = done.stdout.splitlines()
+    steps = [line for line in lines if line.startswith("[")]
+    assert len(steps) == 18
+    assert re.fullmatch(r"\[18/18\] check: \d+ s", steps[-1])
+    assert any(re.fullmatch(r"\[\d+/18\] train dualflow seed 0: \d+ s", line) for line in steps)
+    assert "report               results/tiny/report.html" in lines
+    assert "mlflow ui" in lines[-1]
     return folder
 
 
@@ -73,7 +84,7 @@ def planned(folder):
 
 
 def test_synthetic_volumes_lie_on_the_subjects_own_grid(home):
-    """Every held-out person has point estimate, spread and sample with the T1's affine and shape, in SUVR."""
+    """Every held-out subject has point estimate, spread and sample with the T1's affine and shape, in SUVR."""
     pairs = pd.read_csv(home / "results/tiny/index/pairs.tsv", sep="\t")
     held_out = pairs[pairs["split"] == "test"]
     assert len(held_out)
@@ -120,9 +131,66 @@ def test_runs_are_tracked_with_model_curves_and_data(home):
     assert all(run.data.tags["mlflow.user"] == "dualflow" for run in runs.values())
 
 
-def test_a_finished_study_plans_nothing(home):
-    """Run again, it does nothing."""
+def test_a_finished_study_has_nothing_to_do(home):
+    """Run again, it says so, and how to see the results."""
     assert planned(home) == set()
+    again = run(home)
+    assert again.returncode == 0, again.stderr
+    # manifests of two models are one step each, so there are more manifests than jobs
+    assert re.match(r"nothing to do: all \d+ steps are done\n", again.stdout)
+    assert "report               results/tiny/report.html" in again.stdout
+    assert run(home, "--dry-run").stdout == "nothing to do: all steps are done\n"
+
+
+def test_a_dry_run_lists_steps_with_reasons(home):
+    """A changed value by its name, an output that was removed, and the steps after them; nothing is run or removed."""
+
+    def listed():
+        shown = run(home, "--dry-run")
+        assert shown.returncode == 0, shown.stderr
+        return [re.split("  +", line.strip()) for line in shown.stdout.splitlines()]
+
+    page = home / "results/tiny/qc.html"
+    text = page.read_text()
+    try:
+        write_config(home, TINY | {"evaluate": TINY["evaluate"] | {"bootstrap": 200}})
+        assert listed() == [
+            ["2 steps would run:"],
+            ["report", "configuration changed: evaluate.bootstrap 100 -> 200"],
+            ["check", "after report"],
+        ]
+        write_config(home, TINY)
+        page.unlink()
+        assert listed() == [
+            ["3 steps would run:"],
+            ["qc", "its outputs were changed or removed"],
+            ["report", "after qc"],
+            ["check", "after report"],
+        ]
+        assert (home / "results/tiny/manifests/qc.json").is_file()
+    finally:
+        write_config(home, TINY)
+        page.write_text(text)
+
+
+def test_a_failed_run_stays_failed_until_it_is_repaired(home, tmp_path):
+    """A step that fails in the middle fails again, although the report of an earlier run is there."""
+    shutil.copytree(home / "results", tmp_path / "results")
+    write_config(tmp_path, TINY)
+    model, manifest = "models/mean_image/seed-0", "manifests/train/mean_image_seed-0.json"
+    shutil.rmtree(tmp_path / "results/tiny" / model)
+    (tmp_path / "results/tiny" / model).touch()
+    for _ in range(2):
+        failed = run(tmp_path)
+        assert failed.returncode == 1
+        assert "report.html" not in failed.stdout
+        assert "failed with exit code 1 after 0 of 4 steps" in failed.stderr
+        assert any(line.startswith("  dualflow: ") and model in line for line in failed.stderr.splitlines())
+        assert not (tmp_path / "results/tiny" / manifest).exists()
+    (tmp_path / "results/tiny" / model).unlink()
+    repaired = run(tmp_path)
+    assert repaired.returncode == 0, repaired.stderr
+    assert "[4/4] check: " in repaired.stdout
 
 
 def test_a_changed_value_reruns_only_what_depends_on_it(home):
@@ -139,7 +207,7 @@ def test_a_changed_value_reruns_only_what_depends_on_it(home):
         assert planned(home) == {"train", "evaluate", "convert", "report", "check", "all"}
         write_config(home, TINY | {"split": TINY["split"] | {"seed": 1}})
         assert planned(home) >= {"index", "train"}
-        assert not planned(home) & {"cohort_part", "cohort"}
+        assert not planned(home) & {"cohort_shard", "cohort"}
     finally:
         write_config(home, TINY)
 
@@ -148,7 +216,7 @@ def test_a_wrong_configuration_is_one_line(home):
     """An unknown key stops the workflow with a line that names it and what was meant."""
     try:
         write_config(home, TINY | {"trian": {}})
-        refused = tool("dualflow.cli", "run", "--config", "tiny.yaml", folder=home)
+        refused = run(home)
         assert refused.returncode == 2
         assert refused.stderr.strip().splitlines() == [
             "dualflow: tiny.yaml: unknown key 'trian'; did you mean 'train'?"
@@ -160,14 +228,14 @@ def test_a_wrong_configuration_is_one_line(home):
         write_config(home, TINY)
 
 
-def test_bad_scans_are_set_aside_and_the_rest_converted(home, tmp_path):
-    """A batch with a truncated, an empty and an impossible scan converts the good one, says why, and is not 0."""
+def test_bad_scans_are_excluded_and_the_rest_converted(home, tmp_path):
+    """A batch with a truncated, an empty and a NaN scan converts the good one, gives reasons, and exits with 3."""
     study, out = tmp_path / "study", tmp_path / "out"
-    people = sorted((home / "results/tiny/bids").glob("sub-*"))[:4]
-    for person in people:
-        shutil.copytree(person / "anat", study / person.name / "anat")
+    subjects = sorted((home / "results/tiny/bids").glob("sub-*"))[:4]
+    for subject in subjects:
+        shutil.copytree(subject / "anat", study / subject.name / "anat")
     (study / "dataset_description.json").write_text('{"Name": "batch", "BIDSVersion": "1.10.0"}')
-    t1 = [next((study / person.name / "anat").glob("*_T1w.nii.gz")) for person in people]
+    t1 = [next((study / subject.name / "anat").glob("*_T1w.nii.gz")) for subject in subjects]
     t1[1].write_bytes(t1[1].read_bytes()[:5000])
     t1[2].write_bytes(b"")
     image = nib.load(t1[3])
@@ -178,19 +246,17 @@ def test_bad_scans_are_set_aside_and_the_rest_converted(home, tmp_path):
     assert done.returncode == 3
     assert len([line for line in done.stderr.splitlines() if line.startswith("dualflow: ")]) == 1
     table = pd.read_csv(out / "quarantine.tsv", sep="\t")
-    assert list(table["scan"]) == [person.name for person in people[1:]]
+    assert list(table["scan"]) == [subject.name for subject in subjects[1:]]
     assert all(name in reason for name, reason in zip([path.name for path in t1[1:]], table["reason"], strict=True))
-    good = out / people[0].name / "pet" / f"{people[0].name}_trc-FDG_space-T1w_desc-synth_pet.nii.gz"
+    good = out / subjects[0].name / "pet" / f"{subjects[0].name}_trc-FDG_space-T1w_desc-synth_pet.nii.gz"
     before = good.stat().st_mtime_ns
     assert np.isfinite(nib.load(good).get_fdata()).all()
     assert tool(*command, "--workers", "2", folder=tmp_path).returncode == 3
-    assert good.stat().st_mtime_ns == before, "what is done is done again"
+    assert good.stat().st_mtime_ns == before, "a finished scan was converted again"
 
 
-def test_killed_at_any_moment_it_completes_when_given_again(home, tmp_path):
-    """SIGKILL to the whole group in training and in conversion; given again, it ends with the very same model."""
-    for name in ("Snakefile", "pipelines", "configs"):
-        (tmp_path / name).symlink_to(ROOT / name)
+def test_a_killed_run_resumes(home, tmp_path):
+    """SIGKILL to the whole process group, twice; the run after it ends with the same weights."""
     shutil.copytree(home / "results", tmp_path / "results")
     results = tmp_path / "results/tiny"
     expected = (results / "models/dualflow/seed-0/model.safetensors").read_bytes()
@@ -207,16 +273,14 @@ def test_killed_at_any_moment_it_completes_when_given_again(home, tmp_path):
         time.sleep(wait)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    done = tool("dualflow.cli", "run", "--config", "tiny.yaml", folder=tmp_path)
+    done = run(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (results / "models/dualflow/seed-0/model.safetensors").read_bytes() == expected
     assert not list(results.rglob(".tmp-*"))
 
 
 def test_a_table_of_samples_is_a_study(tmp_path):
-    """Given as samples.tsv in a folder with a space, it is indexed, and again when one of its files changes."""
-    for name in ("Snakefile", "pipelines", "configs"):
-        (tmp_path / name).symlink_to(ROOT / name)
+    """A samples.tsv in a folder with a space is indexed, and again when one of its files changes."""
     data = tmp_path / "my data"
     data.mkdir()
     rows = ["subject\tsource\ttarget"]

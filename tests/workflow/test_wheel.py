@@ -1,0 +1,77 @@
+"""`dualflow run` from a wheel in an environment of its own, in a folder outside of the checkout."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.xdist_group("wheel")]
+
+ROOT = Path(__file__).parents[2]
+SOURCES = ("dualflow", "pipelines", "configs", "Snakefile", "pyproject.toml", "setup.py", "README.md", "LICENSE")
+TINY = {
+    "study": {"name": "tiny"},
+    "cohort": {"subjects": 5},
+    "split": {"validation": 0.2, "test": 0.2},
+    "preprocess": {"spacing_mm": 8.0, "shape": [24, 32, 24], "bias_field": False},
+    "model": {"preset": "dualflow", "options": {"low_rank": 2}},
+    "train": {"steps": 2, "validate_every": 2, "precision": "float32"},
+    "baselines": {"models": ["mean_image"]},
+    "convert": {"samples": 2, "keep_samples": 0},
+    "evaluate": {"bootstrap": 50, "samples": 2, "background_draws": 1},
+}
+
+
+def call(*command, folder):
+    """Run a command without this checkout on its path."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "DUALFLOW"))}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, text=True, capture_output=True, check=False, timeout=900
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    """The `dualflow` program of a new environment: its wheel, and the libraries of this environment."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    source.mkdir()
+    for name in SOURCES:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, source / name)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    call(*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", "dist", "./source", folder=folder)
+    venv.create(folder / "venv", with_pip=False)
+    python = folder / "venv/bin/python"
+    (wheel,) = (folder / "dist").glob("dualflow-*.whl")
+    call(*pip, "--python", str(python), "install", "--no-deps", "--no-index", str(wheel), folder=folder)
+    packages = call(str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", folder=folder).strip()
+    # A line of a .pth file extends the path; .pth files below it, such as that of an editable install, are not read.
+    (Path(packages) / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    location = call(str(python), "-c", "import dualflow; print(dualflow.__file__)", folder=folder)
+    assert location.startswith(packages)
+    return folder / "venv/bin/dualflow"
+
+
+def test_a_packaged_configuration_is_found_by_name(program, tmp_path):
+    """The default and a named one, without any file in the current folder."""
+    assert "train dualflow seed 0" in call(program, "run", "--dry-run", folder=tmp_path)
+    shown = call(program, "run", "--config", "benchmark", "-n", folder=tmp_path)
+    assert "train dualflow seed 2" in shown
+    assert "_workflow" in call(program, "doctor", folder=tmp_path)
+
+
+def test_the_workflow_runs_to_the_end(program, tmp_path):
+    """From nothing to the report."""
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    shown = call(program, "run", "--config", "tiny.yaml", "--cores", "2", folder=tmp_path)
+    assert "report               results/tiny/report.html" in shown.splitlines()
+    assert (tmp_path / "results/tiny/report.html").is_file()
