@@ -20,7 +20,7 @@ from dualflow.evaluation.regions import region_map
 from dualflow.imaging.geometry import apply_map
 from dualflow.imaging.intensity import normalise
 from dualflow.imaging.pipeline import model_grid
-from dualflow.imaging.record import onto_grid
+from dualflow.imaging.record import resample_to_grid
 from dualflow.imaging.volume import read_volume, sidecar_path
 from dualflow.inference.predict import Prediction
 from dualflow.layout import Scan, truth_path
@@ -72,7 +72,7 @@ def _ceilings(config: Config, scan: Scan, mask: NDArray[np.bool_]) -> Iterator[t
         path = truth_path(config.bids, scan, row, desc)
         if path.is_file():
             record = PreprocessedScan.from_manifest(config.layout, scan).record()
-            raw = onto_grid(read_volume(path), record, grid, world="target")
+            raw = resample_to_grid(read_volume(path), record, grid, world="target")
             values, _ = normalise(raw, mask, row.normaliser, str(path))
             yield name, values
 

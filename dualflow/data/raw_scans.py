@@ -1,4 +1,4 @@
-"""Raw scans to the model grid, or into quarantine: what the workflow and a batch conversion do with each scan."""
+"""Preprocesses raw scans, or excludes them with a reason: shared by the workflow and batch conversion."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from dualflow.data.bids_files import find_mask
 from dualflow.data.quarantine import FACT, Quarantine
 from dualflow.errors import CommitError, DualflowError
 from dualflow.imaging.nifti_header import check_header
-from dualflow.imaging.outputs import write_pair
-from dualflow.imaging.pipeline import preprocess_pair
+from dualflow.imaging.raw_image import ImageDigest, RawImage, check_scan, digest_image
 from dualflow.imaging.sidecar import read_sidecar
-from dualflow.imaging.volume import check_scan
 from dualflow.layout import NOT_BIDS, Layout, Scan, derivative_description
 from dualflow.manifest import read_manifest, write_manifest
 from dualflow.modalities import modality
@@ -25,7 +23,7 @@ from dualflow.workers import CrashedTask, run_in_workers
 
 STEP = "preprocess"
 PARALLEL = ("shards", "workers")
-"""Fields of the configuration that say how many share the work; they change no result."""
+"""Fields of the configuration that divide the work; they change no result."""
 
 
 @dataclass(frozen=True)
@@ -36,65 +34,87 @@ class ScanFiles:
         source: image of the source modality.
         target: image of the target modality; None where there is none.
         extra: images of the further source modalities, by name.
-        mask: the study's own brain mask; None where it has none.
+        mask: the study's brain mask; None where it has none.
+        digests: known digests by file, such as the index's; each holds as long as it is current.
     """
 
     source: Path
     target: Path | None = None
     extra: Mapping[str, Path] = field(default_factory=dict)
     mask: Path | None = None
+    digests: Mapping[Path, ImageDigest] = field(default_factory=dict)
 
     @classmethod
-    def of_row(cls, root: Path, row: Mapping[Any, Any], study: StudyConfig) -> Self:
-        """The files that a row of the index names; `root` is the dataset.
+    def of_row(
+        cls, root: Path, row: Mapping[Any, Any], study: StudyConfig, digests: Mapping[Path, ImageDigest] | None = None
+    ) -> Self:
+        """The files that a row of the index names.
+
+        Args:
+            root: folder of the study.
+            row: a row of the index.
+            study: modalities and masks of the study.
+            digests: known digests by path below `root`; None where there is no index.
 
         Raises:
-            DataError: the folder of the study's own masks is not there.
+            DataError: the folder of the study's masks does not exist.
         """
+        columns = {name: f"source_{name}" for name in study.extra_sources}
         source, target = root / row["source"], root / row["target"] if row["target"] else None
-        extra = {name: root / row[f"source_{name}"] for name in study.extra_sources}
-        return cls(source, target, extra, find_mask(study, Scan.parse(row["scan"]), source))
+        extra = {name: root / row[column] for name, column in columns.items()}
+        names = [Path(row[column]) for column in ("source", "target", *columns.values()) if row[column]]
+        known = {root / name: digests[name] for name in names if digests and name in digests}
+        return cls(source, target, extra, find_mask(study, Scan.parse(row["scan"]), source), known)
 
     @property
-    def images(self) -> dict[str, Path]:
-        """The files that there are, by role."""
-        others = {name: path for name, path in (("target", self.target), ("mask", self.mask)) if path}
-        return {"source": self.source, **self.extra, **others}
+    def paths(self) -> dict[str, Path]:
+        """The files by role: `source`, `target`, `mask`, or the modality of a further source."""
+        optional = {name: path for name, path in (("target", self.target), ("mask", self.mask)) if path}
+        return {"source": self.source, **self.extra, **optional}
 
-    def digests(self) -> dict[str, str]:
-        """What identifies the contents of the images and of the sidecars that hold for them, by name.
+    def open(self) -> dict[str, RawImage]:
+        """Sidecar and digest of each file, by role; a file whose digest is known is not read.
 
         Raises:
-            OSError: an image cannot be read.
-            DataError: an image is refused by its header, or a sidecar cannot be used.
+            DataError: a file cannot be read, or its header or sidecar is refused.
         """
-        for path in self.images.values():
-            check_header(path, 4, series=True)  # before it is hashed, for a file may claim to be of any size
-        sidecars = {f"{name}_sidecar": digest_of(read_sidecar(path)) for name, path in self.images.items()}
-        return {name: sha256(path) for name, path in self.images.items()} | sidecars
+        for path in self.paths.values():
+            check_header(path, 4, series=True)  # before any file is read, because a file may claim any size
+        sidecars = {name: read_sidecar(path) for name, path in self.paths.items()}
+        return {name: RawImage(path, sidecars[name], self._digest(path)) for name, path in self.paths.items()}
+
+    def _digest(self, path: Path) -> ImageDigest:
+        known = self.digests.get(path)
+        return known if known and known.is_current(path) else digest_image(path)
+
+
+def input_digests(images: Mapping[str, RawImage]) -> dict[str, str]:
+    """Digests of the images and their sidecars, by role, for the manifest of a scan."""
+    sidecars = {f"{name}_sidecar": digest_of(image.sidecar) for name, image in images.items()}
+    return {name: image.digest.sha256 for name, image in images.items()} | sidecars
 
 
 Task = tuple[Layout, Scan, ScanFiles, StudyConfig, PreprocessConfig]
 
 
 def describe_derivatives(layout: Layout, name: str) -> None:
-    """Write what makes the derivatives of study `name` a valid BIDS dataset."""
+    """Write the files that make the derivatives of study `name` a valid BIDS dataset."""
     commit_json(layout.derivatives / "dataset_description.json", derivative_description(name))
     commit_text(layout.derivatives / ".bidsignore", "\n".join(NOT_BIDS) + "\n")
 
 
 def prepare_scans(tasks: Sequence[Task], workers: int = 1) -> Iterator[Quarantine | None]:
-    """Do `prepare_scan` with each task in worker processes; yield what it returns, in the order in which they end.
+    """Run `prepare_scan` on each task in worker processes; yield the results in the order in which they finish.
 
     Raises:
         CommitError: an output cannot be written.
     """
-    for place, outcome in run_in_workers(prepare_scan, tasks, workers):
+    for index, outcome in run_in_workers(prepare_scan, tasks, workers):
         if isinstance(outcome, CrashedTask):
-            layout, scan, files, study, config = tasks[place]
-            # What the process was writing when it ended.
+            layout, scan, files, study, config = tasks[index]
+            # Remove what the process was writing when it ended.
             sweep_temporaries(layout.derivatives / scan.folder)
-            yield _set_aside(layout, scan, f"{files.source.name}: {outcome.reason}", {}, _section(study, config))
+            yield _exclude(layout, scan, f"{files.source.name}: {outcome.reason}", {}, _section(study, config))
         else:
             yield outcome
 
@@ -102,58 +122,69 @@ def prepare_scans(tasks: Sequence[Task], workers: int = 1) -> Iterator[Quarantin
 def prepare_scan(
     layout: Layout, scan: Scan, files: ScanFiles, study: StudyConfig, config: PreprocessConfig
 ) -> Quarantine | None:
-    """Preprocess a scan unless that is done and unchanged; return why it was set aside, or None.
+    """Preprocess a scan unless that is done and unchanged; return why it was excluded, or None.
 
-    Whatever is wrong with a scan sets that scan aside and nothing else; only an output that cannot be written stops.
+    A defect of a scan excludes that scan alone; only an output that cannot be written is an error.
 
     Raises:
         CommitError: an output cannot be written.
     """
+    # Imported by the workers alone: the process that hands out the tasks starts at once.
+    from dualflow.imaging.outputs import write_pair
+    from dualflow.imaging.pipeline import preprocess_pair
+
     manifest, section, inputs = layout.scan_manifest(scan), _section(study, config), dict[str, str]()
     source_row, target_row = modality(study.source), modality(study.target)
     try:
-        inputs = files.digests()
+        images = files.open()
+        inputs = input_digests(images)
         if (done := read_manifest(manifest, inputs=inputs, config=section)) is not None:
             return Quarantine.of_manifest(scan.key, done)
-        for path in files.images.values():  # before the long work on the first of them
-            check_scan(path)
+        for image in images.values():  # before the long work on the first of them
+            check_scan(image.path, image.digest)
         pair = preprocess_pair(
-            files.source, files.target, source_row, target_row, config, extra=files.extra, mask=files.mask
+            images["source"],
+            images.get("target"),
+            source_row,
+            target_row,
+            config,
+            extra={name: images[name] for name in files.extra},
+            mask=images.get("mask"),
         )
         with pair.clock("write"):
             outputs = write_pair(pair, layout, scan, source_row, target_row)
-        # Apart from what is hashed: equal scans have equal manifests, and models trained on them one identity.
+        # Not in the manifest: equal scans have equal manifests, and the models trained on them one identity.
         commit_json(layout.scan_seconds(scan), {step: round(time, 2) for step, time in pair.clock.seconds.items()})
-    except CommitError:  # a full disk is no fault of the scan
+    except CommitError:  # a full disk is no defect of the scan
         raise
     except DualflowError as error:
-        return _set_aside(layout, scan, str(error), inputs, section)
-    except Exception as error:  # one bad scan must not take the others down, whatever is wrong with it
-        return _set_aside(layout, scan, f"{files.source.name}: {type(error).__name__}: {error}", {}, section)
+        return _exclude(layout, scan, str(error), inputs, section)
+    except Exception as error:  # no defect of one scan may stop the others
+        return _exclude(layout, scan, f"{files.source.name}: {type(error).__name__}: {error}", {}, section)
     facts = {"quality": pair.record["quality"]}
     write_manifest(manifest, step=STEP, outputs=outputs, inputs=inputs, config=section, facts=facts)
     return None
 
 
-def _set_aside(
+def _exclude(
     layout: Layout, scan: Scan, reason: str, inputs: Mapping[str, str], section: Mapping[str, Any]
 ) -> Quarantine:
-    """Write down why a scan was set aside; without `inputs`, it will be tried again when next asked for."""
+    """Record why a scan is excluded; without `inputs`, the next run tries it again."""
     refused = Quarantine(scan.key, STEP, reason)
-    print(f"{scan.key}: set aside: {refused.reason}", file=sys.stderr)
+    print(f"{scan.key}: excluded: {refused.reason}", file=sys.stderr)
     facts = {FACT: refused.fact()}
     write_manifest(layout.scan_manifest(scan), step=STEP, outputs={}, inputs=inputs, config=section, facts=facts)
     return refused
 
 
 def _section(study: StudyConfig, config: PreprocessConfig) -> dict[str, Any]:
-    """What the result of preprocessing a scan depends on beside its files."""
-    chosen: dict[str, Any] = {
+    """The configuration that the result of preprocessing a scan depends on."""
+    section: dict[str, Any] = {
         "source": study.source,
         "extra_sources": list(study.extra_sources),
         "target": study.target,
     }
     region = Path(config.reference_region)
-    if region.is_file():  # a mask of the study's own: its content counts, not its name
-        chosen |= {"reference_mask": sha256(region)}
-    return config.model_dump(mode="json", exclude=set(PARALLEL)) | chosen
+    if region.is_file():  # the content of the study's mask counts, not its name
+        section |= {"reference_mask": sha256(region)}
+    return config.model_dump(mode="json", exclude=set(PARALLEL)) | section

@@ -1,4 +1,4 @@
-"""Brain mask by deepbet (Fisch et al., 2024) or the study's own, and the checks that it is a brain."""
+"""The brain mask, from deepbet (Fisch et al., 2024) or the study itself, and the check that it is a brain."""
 
 from __future__ import annotations
 
@@ -6,37 +6,45 @@ import warnings
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
-from deepbet.bet import BrainExtraction
 
 from dualflow.errors import GeometryError, IntensityError
-from dualflow.imaging import mask_qc as shape
 from dualflow.imaging.geometry import BoolArray, Volume, corners, resample, spacing_of
+from dualflow.imaging.mask_qc import MaskShape, check_metrics, measure_shape
 from dualflow.imaging.volume import read_volume
+
+if TYPE_CHECKING:
+    from deepbet.bet import BrainExtraction
 
 VOLUME_ML = (600.0, 2500.0)
 EXTENT_MM = (80.0, 230.0)
-# Measured against the network's own 256^3 on raw clinical scans: Dice 0.99, less than half the time.
+# Against the network's native 256^3, on raw clinical scans: Dice 0.99 in less than half the time.
 WORKING_SHAPE = (192, 192, 192)
-# How far, in voxels, the corners of a mask may lie from the scan's: what rounding in two headers leaves.
+# Largest distance, in voxels, between the corners of a mask and the scan's: the rounding of two headers.
 GRID_VOXELS = 0.1
 
 
 @cache
 def _extractor() -> BrainExtraction:
     """The two networks, loaded once per process from the package's own files."""
+    from deepbet.bet import BrainExtraction
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return BrainExtraction(no_gpu=True)
 
 
-def brain_mask(volume: Volume) -> BoolArray:
-    """Return the brain `[I, J, K]` of a head scan, one connected region without holes.
+def brain_mask(volume: Volume) -> tuple[BoolArray, MaskShape]:
+    """Extract the brain of a head scan by deepbet.
+
+    Returns:
+        The mask `[I, J, K]`, one connected region without holes, and its shape metrics.
 
     Raises:
-        IntensityError: no brain is found, or what is found has not the size of one.
+        IntensityError: no brain is found, or the mask does not have the size and shape of a brain.
     """
     extractor = _extractor()
     to_ras = nib.io_orientation(volume.affine)
@@ -49,35 +57,36 @@ def brain_mask(volume: Volume) -> BoolArray:
         ) from error
     from_ras = nib.orientations.ornt_transform(nib.io_orientation(np.eye(4)), to_ras)
     result = np.ascontiguousarray(nib.apply_orientation(mask, from_ras), dtype=bool)
-    check_mask(result, volume)
-    return result
+    return result, check_mask(result, volume)
 
 
-def own_mask(path: Path, volume: Volume) -> BoolArray:
-    """Read a brain mask `[I, J, K]` that was made elsewhere; its voxels are the scan's, in any order of the axes.
+def study_mask(path: Path, volume: Volume) -> tuple[BoolArray, MaskShape]:
+    """Read a brain mask that the study brings, already verified; its axes may be in any order.
+
+    Returns:
+        The mask `[I, J, K]` on the scan's grid, and its shape metrics.
 
     Raises:
         GeometryError: it is not on the scan's grid.
-        IntensityError: it is no mask, or has not the size or shape of a brain.
+        IntensityError: it is not a mask, or does not have the size and shape of a brain.
         DataError: the file cannot be used; the subclass says why.
     """
-    own = read_volume(path)
-    there = corners(np.linalg.inv(own.affine) @ volume.affine, volume.grid[1])
-    apart = np.abs(there[:, None] - corners(np.eye(4), own.grid[1])).max(axis=-1)
-    if (gap := max(apart.min(axis=0).max(), apart.min(axis=1).max())) > GRID_VOXELS:
+    image = read_volume(path, verified=True)
+    scan_corners = corners(np.linalg.inv(image.affine) @ volume.affine, volume.grid[1])
+    distances = np.abs(scan_corners[:, None] - corners(np.eye(4), image.grid[1])).max(axis=-1)
+    if (gap := max(distances.min(axis=0).max(), distances.min(axis=1).max())) > GRID_VOXELS:
         raise GeometryError(
             f"{path}: its corners lie {gap:.1f} voxels from those of {volume.path.name}, expected the same grid; "
             "interpolate the mask onto the scan's grid (nearest neighbour)"
         )
-    values = np.unique(own.array)
+    values = np.unique(image.array)
     if len(values) != 2 or values[0] != 0:
         raise IntensityError(
             f"{path}: holds {len(values)} values from {values[0]:g} to {values[-1]:g}, expected 0 outside the brain "
             "and one other value in it; threshold it, or pick its label"
         )
-    mask = resample(own, *volume.grid, order=0) > 0
-    check_mask(mask, replace(volume, path=path))
-    return mask
+    mask = resample(image, *volume.grid, order=0) > 0
+    return mask, check_mask(mask, replace(volume, path=path))
 
 
 def brain_volume_ml(mask: BoolArray, volume: Volume) -> float:
@@ -85,11 +94,11 @@ def brain_volume_ml(mask: BoolArray, volume: Volume) -> float:
     return float(mask.sum() * np.prod(spacing_of(volume.affine)) / 1000)
 
 
-def check_mask(mask: BoolArray, volume: Volume) -> None:
-    """Refuse a mask that has not the size and shape of a brain.
+def check_mask(mask: BoolArray, volume: Volume) -> MaskShape:
+    """Refuse a mask that does not have the size and shape of a brain; return its shape metrics.
 
     Raises:
-        IntensityError: its volume, one of its extents or a figure of its shape is out of range.
+        IntensityError: its volume, one of its extents or a shape metric is out of range.
     """
     size = brain_volume_ml(mask, volume)
     if not VOLUME_ML[0] <= size <= VOLUME_ML[1]:
@@ -106,4 +115,6 @@ def check_mask(mask: BoolArray, volume: Volume) -> None:
             f"{volume.path}: the brain found in it measures {[round(edge) for edge in extent]} mm, expected "
             f"{EXTENT_MM[0]:.0f} to {EXTENT_MM[1]:.0f} mm along each axis; check its field of view and voxel size"
         )
-    shape.check(shape.shape_of(mask, volume.affine), volume.path)
+    shape = measure_shape(mask, volume.affine)
+    check_metrics(shape, volume.path)
+    return shape

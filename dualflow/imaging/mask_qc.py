@@ -1,7 +1,7 @@
-"""Shape of a brain mask: what tells a whole brain from one that is cut, or that took in neck, eyes or skull.
+"""Quality metrics of a brain mask, which tell a whole brain from one that is cut or includes neck, eyes or skull.
 
-Two figures need the mask alone, so that a gross failure is refused before anything rests on it; the others compare it
-with the template's brain once they are aligned. All are measured on copies of some millimetres.
+Two metrics need the mask alone, so that gross failures are refused before registration. The others compare the mask
+with the template's brain after alignment. All are computed on downsampled copies.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from dualflow.imaging.geometry import Affine, BoolArray, Volume, apply_map, resa
 from dualflow.imaging.registration import template
 
 WORKING_MM = 3.0
-# What is thinner than twice this is no brain: leaks along the dura, optic nerves, stray islands.
+# Parts thinner than twice this are not brain: leaks along the dura, optic nerves, islands.
 OPENING_MM = 8.0
-# What an affine map leaves between two healthy brains stays below this.
+# Residual distance between two healthy brains after an affine alignment.
 TOLERANCE_MM = 8.0
 BOUNDS = {
     "solidity": ("share of its convex hull that it fills", 0.65, 1.1),
@@ -32,16 +32,16 @@ BOUNDS = {
     "symmetry": ("Dice with its mirror image", 0.8, 1.0),
     "stretch": ("largest over smallest scale to the template", 1.0, 1.7),
 }
-"""By figure: what it is, and the least and the most that a mask of a brain has, however its owner is."""
+"""Description and plausible range of each metric, over all subjects."""
 
 
 @dataclass(frozen=True)
-class Shape:
-    """Figures of a mask by itself.
+class MaskShape:
+    """Metrics of a mask by itself.
 
     Attributes:
         solidity: its volume over that of its convex hull.
-        core: share of it that is left after an opening by a ball, in one piece.
+        core: share that an opening by a ball leaves in one piece.
     """
 
     solidity: float
@@ -49,13 +49,13 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Likeness:
-    """Figures of a mask aligned with the template's brain.
+class TemplateAgreement:
+    """Metrics of a mask aligned with the template's brain.
 
     Attributes:
-        outside: share of it that lies clearly outside the template's brain.
-        missing: share of the template's inner brain that it lacks.
-        symmetry: Dice of it and its mirror image.
+        outside: share of the mask clearly outside the template's brain.
+        missing: share of the template's inner brain that the mask lacks.
+        symmetry: Dice of the mask and its mirror image.
         stretch: largest over smallest scale of the alignment.
     """
 
@@ -65,27 +65,27 @@ class Likeness:
     stretch: float
 
 
-def shape_of(mask: BoolArray, affine: Affine) -> Shape:
+def measure_shape(mask: BoolArray, affine: Affine) -> MaskShape:
     """Measure a mask `[I, J, K]` that is not empty."""
-    copy = thinned(mask, affine)
-    inside, edges = copy.array > 0, spacing_of(copy.affine)
-    return Shape(_solidity(inside), _core(inside, edges))
+    small = downsampled(mask, affine)
+    inside, edges = small.array > 0, spacing_of(small.affine)
+    return MaskShape(_solidity(inside), _core(inside, edges))
 
 
-def likeness_of(mask: BoolArray, affine: Affine, to_template: Affine) -> Likeness:
+def compare_with_template(mask: BoolArray, affine: Affine, to_template: Affine) -> TemplateAgreement:
     """Compare a mask `[I, J, K]`, aligned by the points map `to_template`, with the template's brain."""
-    copy, depth = thinned(mask, affine), _template_depth()
+    small, depth = downsampled(mask, affine), _template_depth()
     (_, grid), to_mask = template(), np.linalg.inv(to_template)
     mapped, mirrored = (
-        resample(copy, *grid.grid, points_map=to_mask @ side) > 0.5 for side in (np.eye(4), np.diag([-1.0, 1, 1, 1]))
+        resample(small, *grid.grid, points_map=to_mask @ flip) > 0.5 for flip in (np.eye(4), np.diag([-1.0, 1, 1, 1]))
     )
-    # At the mask's own voxels, for the template's grid may end before a neck does.
-    to_grid = np.linalg.inv(grid.affine) @ to_template @ copy.affine
-    places = apply_map(to_grid, np.argwhere(copy.array > 0).astype(np.float64))
-    depths = map_coordinates(depth, places.T, order=1, cval=-np.inf)
+    # Sampled at the mask's voxels, because the template's grid may end above the neck.
+    to_grid = np.linalg.inv(grid.affine) @ to_template @ small.affine
+    points = apply_map(to_grid, np.argwhere(small.array > 0).astype(np.float64))
+    depths = map_coordinates(depth, points.T, order=1, cval=-np.inf)
     inner = depth > TOLERANCE_MM
     scales = np.linalg.svd(to_template[:3, :3], compute_uv=False)
-    return Likeness(
+    return TemplateAgreement(
         outside=float((depths < -TOLERANCE_MM).mean()),
         missing=float((inner & ~mapped).sum() / inner.sum()),
         symmetry=float(2 * (mapped & mirrored).sum() / max(1, mapped.sum() + mirrored.sum())),
@@ -93,28 +93,28 @@ def likeness_of(mask: BoolArray, affine: Affine, to_template: Affine) -> Likenes
     )
 
 
-def check(found: Shape | Likeness, path: Path) -> None:
-    """Refuse a brain mask whose figures no brain has; `path` is the scan's or the mask's.
+def check_metrics(metrics: MaskShape | TemplateAgreement, path: Path) -> None:
+    """Refuse a brain mask with implausible metrics; `path` is the scan's or the mask's.
 
     Raises:
-        IntensityError: a figure is out of bounds.
+        IntensityError: a metric is out of bounds.
     """
-    for name, value in asdict(found).items():
-        what, least, most = BOUNDS[name]
-        if not least <= value <= most:
+    for name, value in asdict(metrics).items():
+        description, low, high = BOUNDS[name]
+        if not low <= value <= high:
             raise IntensityError(
-                f"{path}: has a brain mask whose {name} ({what}) is {value:.2f}, expected {least:g} to {most:g}; look "
-                "at the scan for a cut or strange field of view, or give a mask of your own in study.masks"
+                f"{path}: has a brain mask whose {name} ({description}) is {value:.2f}, expected {low:g} to {high:g}; "
+                "check the scan for a cut or unusual field of view, or give a mask in study.masks"
             )
 
 
-def figures(*found: Shape | Likeness) -> dict[str, float]:
-    """The figures by name, as the record of a scan has them."""
-    return {name: round(value, 4) for one in found for name, value in asdict(one).items()}
+def mask_metrics(shape: MaskShape, agreement: TemplateAgreement) -> dict[str, float]:
+    """All metrics by name, rounded, as in the record of a scan."""
+    return {name: round(value, 4) for name, value in (asdict(shape) | asdict(agreement)).items()}
 
 
-def thinned(mask: BoolArray, affine: Affine) -> Volume:
-    """A copy of every n-th voxel, about `WORKING_MM` apart, with a rim of background."""
+def downsampled(mask: BoolArray, affine: Affine) -> Volume:
+    """Every n-th voxel, about `WORKING_MM` apart, with a rim of background."""
     steps = [max(1, round(WORKING_MM / edge)) for edge in spacing_of(affine)]
     kept = np.pad(mask[:: steps[0], :: steps[1], :: steps[2]], 1).astype(np.float32)
     coarse = affine @ np.diag([*steps, 1.0])
@@ -123,13 +123,13 @@ def thinned(mask: BoolArray, affine: Affine) -> Volume:
 
 
 def _solidity(inside: BoolArray) -> float:
-    # The ends of each line of voxels are all that a hull needs, with the corners that voxels have.
+    # The corners of the first and last voxel of each line span the hull.
     lines = inside.any(axis=0)
     first, last = inside.argmax(axis=0), inside.shape[0] - 1 - inside[::-1].argmax(axis=0)
     j, k = np.nonzero(lines)
-    ends = np.concatenate([np.column_stack([side[lines], j, k]) for side in (first, last)])
-    corners = np.array(np.meshgrid(*[(-0.5, 0.5)] * 3)).reshape(3, 8).T
-    hull = ConvexHull((ends[:, None] + corners).reshape(-1, 3))
+    ends = np.concatenate([np.column_stack([i[lines], j, k]) for i in (first, last)])
+    offsets = np.array(np.meshgrid(*[(-0.5, 0.5)] * 3)).reshape(3, 8).T
+    hull = ConvexHull((ends[:, None] + offsets).reshape(-1, 3))
     return float(inside.sum() / hull.volume)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813
 from scipy.ndimage import binary_dilation, gaussian_filter, label
 
+from dualflow.imaging.alignment_search import SEED, mutual_information
 from dualflow.imaging.geometry import (
     FWHM,
     Affine,
@@ -27,7 +28,6 @@ from dualflow.imaging.geometry import (
     spacing_of,
     to_sitk,
 )
-from dualflow.imaging.registration import SEED, mutual_information
 
 WORKING_MM = 4.0
 SMOOTHING_MM = 8.0

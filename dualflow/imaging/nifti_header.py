@@ -1,4 +1,4 @@
-"""The header gate of NIfTI files: what a file claims is held against bounds, and against its size, before it is read.
+"""The header info of NIfTI files: what a file claims is held against bounds, and against its size, before it is read.
 
 Looking costs a few hundred bytes. No reader sees a file that asks for more memory than the cap, that cannot hold what
 its header declares, whose voxels are of a kind this project does not use, or whose place in the world is undefined.
@@ -98,10 +98,10 @@ def check_header(path: Path, dimensions: int, *, series: bool = False) -> NiftiI
     dtype = _check_type(header, path)
     _check_memory(shape, dtype, path, series=series)
     slope, intercept = _check_scaling(header, path)
-    gate = NiftiInfo(path, shape, dtype, _check_offset(header, path), slope, intercept, compressed, header)
-    _check_length(gate, stored)
+    info = NiftiInfo(path, shape, dtype, _check_offset(header, path), slope, intercept, compressed, header)
+    _check_length(info, stored)
     _check_place(header, path)
-    return gate
+    return info
 
 
 def _find_header(block: bytes, path: Path) -> nib.Nifti1Header:
@@ -211,20 +211,20 @@ def _check_offset(header: nib.Nifti1Header, path: Path) -> int:
     return int(offset)
 
 
-def _check_length(gate: NiftiInfo, stored: int) -> None:
+def _check_length(info: NiftiInfo, stored: int) -> None:
     """Hold what the header declares against the size of the file, so that a small file cannot claim much memory."""
-    path, length = gate.path, gate.length
-    if stored * (_BEST_RATIO if gate.compressed else 1) < length:
+    path, length = info.path, info.length
+    if stored * (_BEST_RATIO if info.compressed else 1) < length:
         raise HeaderError(
             f"{path}: holds {stored} bytes, too few for the {length} that its header declares; it is cut short: copy "
             "it again"
         )
-    if gate.compressed and length > max(_SMALL, _SCAN_RATIO * stored):
+    if info.compressed and length > max(_SMALL, _SCAN_RATIO * stored):
         raise HeaderError(
             f"{path}: packs {length / 2**20:.0f} MiB into {stored / 2**20:.1f} MiB, expected at most {_SCAN_RATIO} to "
             "1; no scan is that empty: export it again"
         )
-    if not gate.compressed and stored > length + SLACK:
+    if not info.compressed and stored > length + SLACK:
         raise HeaderError(f"{path}: holds more than the {length} bytes its header declares; mend dim or copy it again")
 
 

@@ -1,18 +1,20 @@
-"""Opening files that come from anywhere: regular ones alone, packed or not, and what goes wrong put into one line."""
+"""Access to files of any origin: only regular files are opened, and every failure becomes one line of text."""
 
 from __future__ import annotations
 
 import gzip
+import io
 import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 from dualflow.errors import HeaderError
 
 _GZIP = b"\x1f\x8b"
+_CHUNK = 1 << 20
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -22,20 +24,27 @@ _KINDS = {
 }
 
 
+class Hasher(Protocol):
+    """A running digest, such as `hashlib.sha256()`."""
+
+    def update(self, data: Any, /) -> None:
+        """Add bytes."""
+
+
 def require_file(path: Path) -> int:
-    """Size in bytes of a regular file; nothing else is opened, for a pipe would let its reader wait for ever.
+    """Size in bytes of a regular file; anything else is refused unopened, because reading a pipe can block forever.
 
     Raises:
-        HeaderError: there is no such file, or it is something else.
+        HeaderError: the file does not exist or is not a regular file.
     """
     try:
         state = path.stat()
     except (OSError, ValueError) as error:
         if isinstance(error, FileNotFoundError) and path.is_symlink():
             raise HeaderError(
-                f"{path}: is a link to what is not there, expected a regular file; fetch it (such as with datalad get)"
+                f"{path}: is a broken link, expected a regular file; fetch it (such as with datalad get)"
             ) from error
-        reason = getattr(error, "strerror", None) or "not a name of a file"
+        reason = getattr(error, "strerror", None) or "not a file name"
         raise HeaderError(
             f"{path}: cannot be looked up ({reason}), expected a regular file; check its name and permissions"
         ) from error
@@ -46,15 +55,42 @@ def require_file(path: Path) -> int:
 
 
 @contextmanager
-def opened(path: Path, *, compressed: bool) -> Iterator[BinaryIO]:
-    """Open a regular file to read, unpacked if need be.
+def open_image(path: Path, *, compressed: bool, file_hash: Hasher | None = None) -> Iterator[BinaryIO]:
+    """Open a regular file for reading, decompressed if it is a gzip stream.
+
+    Args:
+        path: the file.
+        compressed: whether it is a gzip stream.
+        file_hash: updated with every byte as stored on disk, below the decompression.
 
     Raises:
-        HeaderError: the system or the decompressor gives up, then or later.
+        HeaderError: the file cannot be read or decompressed, on opening or later.
     """
+    with _readable_errors(path), path.open("rb") as file:
+        raw = cast(BinaryIO, io.BufferedReader(_HashedFile(file, file_hash), _CHUNK)) if file_hash else file
+        yield cast(BinaryIO, gzip.GzipFile(fileobj=raw, mode="rb")) if compressed else raw
+        while file_hash and raw.read(_CHUNK):  # bytes that the reader left
+            pass
+
+
+def first_bytes(path: Path, count: int) -> tuple[bytes, bool]:
+    """The first bytes of a regular file, at most `count`, decompressed; and whether they were compressed.
+
+    Raises:
+        HeaderError: the file cannot be read.
+    """
+    with _readable_errors(path), path.open("rb") as file:
+        compressed = file.read(len(_GZIP)) == _GZIP
+        file.seek(0)
+        stream = cast(BinaryIO, gzip.GzipFile(fileobj=file, mode="rb")) if compressed else file
+        return stream.read(count), compressed
+
+
+@contextmanager
+def _readable_errors(path: Path) -> Iterator[None]:
+    """Turn what the system and the decompressor raise into errors that name the file and the remedy."""
     try:
-        with gzip.open(path) if compressed else path.open("rb") as stream:
-            yield cast(BinaryIO, stream)
+        yield
     except EOFError as error:
         raise HeaderError(
             f"{path}: its {require_file(path)} bytes end too early for a gzip stream, cannot be read to its end; copy "
@@ -68,13 +104,17 @@ def opened(path: Path, *, compressed: bool) -> Iterator[BinaryIO]:
         raise HeaderError(f"{path}: cannot be read ({error.strerror}); check the disk and permissions") from error
 
 
-def first_bytes(path: Path, count: int) -> tuple[bytes, bool]:
-    """The first bytes of a regular file, at most `count`, unpacked if need be, and whether they were packed.
+class _HashedFile(io.RawIOBase):
+    """A file whose bytes go into a digest as they are read."""
 
-    Raises:
-        HeaderError: it cannot be read.
-    """
-    with opened(path, compressed=False) as stream:
-        compressed = stream.read(len(_GZIP)) == _GZIP
-    with opened(path, compressed=compressed) as stream:
-        return stream.read(count), compressed
+    def __init__(self, file: BinaryIO, file_hash: Hasher) -> None:
+        self._file, self._hash = file, file_hash
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(len(buffer))
+        self._hash.update(data)
+        buffer[: len(data)] = data
+        return len(data)

@@ -1,4 +1,4 @@
-"""What is written of a preprocessed pair: images with their sidecars, its record, and the picture to review it by."""
+"""Writes a preprocessed pair: images with sidecars, the record, and the quality-control figure."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from typing import Any
 import numpy as np
 
 from dualflow.imaging.geometry import Volume, centred_affine
-from dualflow.imaging.pipeline import Pair, template_centre
+from dualflow.imaging.model_grid import template_centre
+from dualflow.imaging.pair import PreprocessedPair
 from dualflow.imaging.qc_figure import COLOURS, Image, save_figure
-from dualflow.imaging.record import onto_grid, worlds
+from dualflow.imaging.record import maps_to_source, resample_to_grid
 from dualflow.imaging.volume import write_volume
 from dualflow.layout import TEMPLATE_SPACE, Layout, Scan
 from dualflow.modalities import Modality, modality
 
 _MNI = 4
-_PICTURE_MM = 2.0
+_FIGURE_MM = 2.0
 
 
-def write_pair(pair: Pair, layout: Layout, scan: Scan, source_row: Modality, target_row: Modality) -> dict[str, Path]:
-    """Write a pair's images, sidecars, record and picture; return their paths by name."""
+def write_pair(
+    pair: PreprocessedPair, layout: Layout, scan: Scan, source_row: Modality, target_row: Modality
+) -> dict[str, Path]:
+    """Write a pair's images, sidecars, record and figure; return their paths by name."""
     grid = np.array(pair.record["grid"]["affine"])
     native = pair.source_volume.affine
     on_grid = {
@@ -44,41 +47,41 @@ def write_pair(pair: Pair, layout: Layout, scan: Scan, source_row: Modality, tar
     write_volume(files["mask"], pair.mask, grid, dtype=np.uint8, code=_MNI, sidecar=on_grid | mask)
     write_volume(files["mask_native"], pair.native_mask, native, dtype=np.uint8, sidecar=in_native | mask)
     if pair.target is not None and pair.target_native is not None:
-        about = _about(target_row, pair.record["target"])
+        metadata = _metadata(target_row, pair.record["target"])
         files |= {
             "target": layout.on_grid(scan, target_row),
             "target_native": layout.target_native(scan, source_row, target_row),
         }
-        write_volume(files["target"], pair.target, grid, code=_MNI, sidecar=about | on_grid)
-        write_volume(files["target_native"], pair.target_native, native, sidecar=about | in_native)
-    for name, partner in pair.extra.items():
-        about = _about(modality(name), partner.record)
+        write_volume(files["target"], pair.target, grid, code=_MNI, sidecar=metadata | on_grid)
+        write_volume(files["target_native"], pair.target_native, native, sidecar=metadata | in_native)
+    for name, aligned in pair.extra.items():
+        metadata = _metadata(modality(name), aligned.record)
         files[name] = layout.on_grid(scan, modality(name))
-        write_volume(files[name], partner.values, grid, code=_MNI, sidecar=about | on_grid)
-    _save_picture(files["figure"], pair, source_row, target_row)
+        write_volume(files[name], aligned.values, grid, code=_MNI, sidecar=metadata | on_grid)
+    _save_figure(files["figure"], pair, source_row, target_row)
     return files
 
 
-def _about(row: Modality, record: Mapping[str, Any]) -> dict[str, Any]:
+def _metadata(row: Modality, record: Mapping[str, Any]) -> dict[str, Any]:
     tracer = {"TracerName": row.tracer} if row.tracer else {}
     return {"Units": row.unit, "Intensity": record["intensity"], **tracer}
 
 
-def _save_picture(path: Path, pair: Pair, source_row: Modality, target_row: Modality) -> None:
-    """The quality picture, on a template-aligned grid fine enough to see a shift of a voxel."""
+def _save_figure(path: Path, pair: PreprocessedPair, source_row: Modality, target_row: Modality) -> None:
+    """Save the quality-control figure, on a template-aligned grid fine enough to show a shift of a voxel."""
     centre, extent = np.array(template_centre()), np.array([192.0, 228.0, 204.0])
-    i, j, k = (round(edge / _PICTURE_MM) for edge in extent)
-    grid = centred_affine(centre, _PICTURE_MM, (i, j, k)), (i, j, k)
+    i, j, k = (round(edge / _FIGURE_MM) for edge in extent)
+    grid = centred_affine(centre, _FIGURE_MM, (i, j, k)), (i, j, k)
     brain = Volume(pair.native_mask.astype(np.float32), pair.source_volume.affine)
-    source = onto_grid(pair.source_volume, pair.record, grid, world="source")
-    others = [(name, modality(name), partner.volume) for name, partner in pair.extra.items()]
+    source = resample_to_grid(pair.source_volume, pair.record, grid, world="source")
+    others = [(name, modality(name), aligned.volume) for name, aligned in pair.extra.items()]
     if pair.target_volume is not None:
         others.append(("target", target_row, pair.target_volume))
     images = []
     for world, row, volume in others:
-        moved = not np.array_equal(worlds(pair.record)[world], np.eye(4))
-        before = onto_grid(volume, pair.record, grid, world="source") if moved else None
-        after = onto_grid(volume, pair.record, grid, world=world)
+        moved = not np.array_equal(maps_to_source(pair.record)[world], np.eye(4))
+        before = resample_to_grid(volume, pair.record, grid, world="source") if moved else None
+        after = resample_to_grid(volume, pair.record, grid, world=world)
         images.append(Image(row.tracer or row.suffix, after, before, COLOURS.get(row.datatype, "gray")))
-    mask = onto_grid(brain, pair.record, grid, world="source") > 0.5
+    mask = resample_to_grid(brain, pair.record, grid, world="source") > 0.5
     save_figure(path, Image(source_row.suffix, source), images, mask)

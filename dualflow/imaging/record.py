@@ -1,6 +1,6 @@
-"""The record of a scan: everything that was done to it, as JSON, and the ways through space that are in it.
+"""The record of a preprocessed scan: its files, transforms, intensities and quality metrics, as JSON.
 
-The way back to the source's own grid needs nothing else.
+The record alone maps an image back onto the source's own grid.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from dualflow.commit import sha256
 from dualflow.errors import DataError
 from dualflow.imaging.geometry import Affine, FloatArray, Grid, Volume, resample
+from dualflow.imaging.raw_image import RawImage
 from dualflow.imaging.registration import Alignment
-from dualflow.imaging.sidecar import read_sidecar
 
 _ACQUISITION = (
     "Units",
@@ -35,7 +34,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """Read the record of a preprocessed scan.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the file cannot be read.
     """
     try:
         record: dict[str, Any] = json.loads(path.read_text())
@@ -44,27 +43,38 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def onto_grid(
+def resample_to_grid(
     volume: Volume, record: Mapping[str, Any], grid: Grid, *, world: str, order: int = 1, background: float = 0.0
 ) -> FloatArray:
-    """Interpolate any image that lies in the world of one of the pair's images onto the model grid.
+    """Interpolate an image onto a grid in template space.
 
-    `world` is `source`, `target`, or the modality of a further source.
+    Args:
+        volume: an image in the world of one of the scan's images.
+        record: the scan's record.
+        grid: affine and shape of the result.
+        world: `source`, `target`, or the modality of a further source.
+        order: 0 nearest, 1 linear, 3 cubic B-spline.
+        background: value outside the image.
 
     Raises:
-        DataError: the record knows no such world.
+        DataError: the record has no such world.
     """
-    known, (affine, shape) = worlds(record), grid
-    if world not in known:
-        raise DataError(f"world '{world}' is not in this record; choose from: {', '.join(known)}")
-    return resample(volume, affine, shape, through_source(record, known[world]), order, background)
+    to_source, (affine, shape) = maps_to_source(record), grid
+    if world not in to_source:
+        raise DataError(f"world '{world}' is not in this record; choose from: {', '.join(to_source)}")
+    return resample(volume, affine, shape, template_to_image(record, to_source[world]), order, background)
 
 
 def to_native(array: FloatArray, record: Mapping[str, Any], *, background: float) -> tuple[FloatArray, Affine]:
-    """Interpolate `[D, H, W]` on the model grid once, onto the source's own grid; needs only the record.
+    """Interpolate an image on the model grid once, onto the source's own grid.
+
+    Args:
+        array: `[D, H, W]` on the model grid.
+        record: the scan's record.
+        background: value outside the model grid.
 
     Returns:
-        The image `[I, J, K]`, `background` outside the model grid, and its affine.
+        The image `[I, J, K]` and its affine.
     """
     volume = Volume(np.asarray(array, dtype=np.float32), np.array(record["grid"]["affine"]))
     affine = np.array(record["native_grid"]["affine"])
@@ -73,15 +83,15 @@ def to_native(array: FloatArray, record: Mapping[str, Any], *, background: float
     return resample(volume, affine, (i, j, k), points_map, background=background), affine
 
 
-def worlds(record: Mapping[str, Any]) -> dict[str, Affine]:
+def maps_to_source(record: Mapping[str, Any]) -> dict[str, Affine]:
     """Points map from the world of each of the record's images to the source's."""
-    targets = {"target": record["target_to_source"]} if record["target"] else {}
-    extra = {name: found["to_source"] for name, found in record["extra_sources"].items()}
-    return {name: np.array(found) for name, found in {"source": np.eye(4), **targets, **extra}.items()}
+    target = {"target": record["target_to_source"]} if record["target"] else {}
+    extra = {name: image["to_source"] for name, image in record["extra_sources"].items()}
+    return {name: np.array(matrix) for name, matrix in {"source": np.eye(4), **target, **extra}.items()}
 
 
-def through_source(record: Mapping[str, Any], to_source: Affine) -> Affine:
-    """Points map from the template's world, through the source's, to that of an image that `to_source` leads from."""
+def template_to_image(record: Mapping[str, Any], to_source: Affine) -> Affine:
+    """Points map from the template's world to an image's, through the source's; `to_source` maps the image's world."""
     return np.asarray(np.linalg.inv(to_source) @ np.linalg.inv(np.array(record["source_to_template"])))
 
 
@@ -90,15 +100,14 @@ def grid_record(affine: Affine, shape: tuple[int, int, int]) -> dict[str, Any]:
     return {"affine": affine.tolist(), "shape": list(shape)}
 
 
-def file_record(path: Path) -> dict[str, Any]:
-    """Name, hash and what the BIDS sidecar tells of the acquisition; folders are left out, they may name people."""
-    sidecar = read_sidecar(path)
-    known = {key: sidecar[key] for key in _ACQUISITION if key in sidecar}
-    return {"file": path.name, "sha256": sha256(path), "acquisition": known}
+def file_record(image: RawImage) -> dict[str, Any]:
+    """Name, hash and acquisition parameters of an image; folders are left out because they may name people."""
+    acquisition = {key: image.sidecar[key] for key in _ACQUISITION if key in image.sidecar}
+    return {"file": image.path.name, "sha256": image.digest.sha256, "acquisition": acquisition}
 
 
 def quality_record(alignment: Alignment) -> dict[str, Any]:
-    """How well two images lie on each other, and how far one was moved for it."""
+    """Mutual information, overlap and displacement of an alignment."""
     information, overlap = alignment.mutual_information, alignment.overlap
     before = None if alignment.before is None else _fit(*alignment.before)
     return _fit(information, overlap) | {"displacement_mm": round(alignment.displacement_mm, 4), "before": before}

@@ -90,8 +90,8 @@ def reference_mask(name: str, grid: Grid) -> BoolArray:
     if name in REFERENCES:
         region = _eroded(name, max(ERODE_MM, float(spacing_of(affine).max()) / 2))
     else:
-        own = read_volume(Path(name))
-        region = Volume((own.array >= SHARE).astype(np.float32), own.affine, own.path)
+        mask = read_volume(Path(name))
+        region = Volume((mask.array >= SHARE).astype(np.float32), mask.affine, mask.path)
     return np.asarray(resample(region, affine, shape) >= SHARE)
 
 

@@ -21,18 +21,18 @@ class Series:
         path: the file.
         count: number of frames; 1 for a 3D file.
         affine: voxel index to world (RAS+ mm), the same for every frame.
-        gate: what the header claims.
+        info: what the header claims.
     """
 
     path: Path
     count: int
     affine: Affine
-    gate: NiftiInfo
+    info: NiftiInfo
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Size of a frame."""
-        i, j, k = self.gate.shape[:3]
+        i, j, k = self.info.shape[:3]
         return i, j, k
 
     def frames(self, wanted: Collection[int]) -> Iterator[tuple[int, Volume]]:
@@ -42,10 +42,10 @@ class Series:
             HeaderError: the file is shorter or much longer than its header says, or damaged.
             IntensityError: a frame has voxels that are not finite.
         """
-        for index, stored in enumerate(stored_voxels(self.gate, math.prod(self.shape))):
+        for index, stored in enumerate(stored_voxels(self.info, math.prod(self.shape))):
             if index in wanted:
-                check_range(*value_range(stored), self.gate)
-                frame = real_voxels(stored, self.gate).reshape(self.shape, order="F")
+                check_range(*value_range(stored), self.info)
+                frame = real_voxels(stored, self.info).reshape(self.shape, order="F")
                 yield index, Volume(frame, self.affine, self.path)
 
 
@@ -56,7 +56,7 @@ def open_series(path: Path) -> Series:
         HeaderError: the file is not NIfTI, claims too much memory, or has neither three nor four dimensions.
         GeometryError: its place in the world cannot be trusted.
     """
-    gate = check_header(path, 4, series=True)
-    i, j, k = gate.shape[:3]
-    affine = resolve_affine(gate.header, (i, j, k), gate.path)
-    return Series(gate.path, gate.shape[3] if len(gate.shape) > 3 else 1, affine, gate)
+    info = check_header(path, 4, series=True)
+    i, j, k = info.shape[:3]
+    affine = resolve_affine(info.header, (i, j, k), info.path)
+    return Series(info.path, info.shape[3] if len(info.shape) > 3 else 1, affine, info)

@@ -1,4 +1,4 @@
-"""The unit of a PET image: how sidecars spell it, and values that do not go with it."""
+"""The unit of a PET image: its spellings in sidecars, and the range of values it allows."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from dualflow.imaging.geometry import FloatArray
 
 @dataclass(frozen=True)
 class Unit:
-    """How a unit is spelt, and what a brain's brightest voxels can be in it.
+    """A unit of PET images.
 
     Attributes:
-        name: as it is recorded.
+        name: as recorded.
         spelling: regular expression of the sidecar's text in lower case, without spaces, underscores and brackets.
-        peak: least and largest 99.9th percentile that a scan of a head has.
+        peak: smallest and largest plausible 99.9th percentile of a head scan.
     """
 
     name: str
@@ -34,25 +34,25 @@ UNITS = (
     Unit("SUVR", r"suvr|ratio", (0.2, 20.0)),
 )
 UNKNOWN = "unknown"
-# Filtered backprojection leaves some; below minus this share of the brightest voxels' value they are not noise.
+# Filtered back-projection leaves some negative voxels; beyond this share of the peak they are not noise.
 NEGATIVE = 0.5
 
 
-def recognise(stated: str) -> Unit | None:
-    """The unit that a sidecar states, or None."""
+def parse_unit(stated: str) -> Unit | None:
+    """The unit that a sidecar states; None if it is unknown."""
     text = re.sub(r"[\s_{}()\[\]]", "", stated).lower()
     return next((unit for unit in UNITS if re.fullmatch(unit.spelling, text)), None)
 
 
-def oddities(unit: Unit | None, stated: str, array: FloatArray) -> list[str]:
-    """What a person should look at: a unit that is not known, values that no brain has in it."""
-    peak, least = float(np.percentile(array, 99.9)), float(array.min())
+def unit_warnings(unit: Unit | None, stated: str, array: FloatArray) -> list[str]:
+    """Notes for the reviewer: an unknown unit, or values that are implausible in it."""
+    peak, minimum = float(np.percentile(array, 99.9)), float(array.min())
     notes = []
     if stated and unit is None:
-        notes.append(f"unit '{stated[:40]}' is not known")
+        notes.append(f"unit '{stated[:40]}' is unknown")
     if unit and not unit.peak[0] <= peak <= unit.peak[1]:
         low, high = unit.peak
         notes.append(f"the brightest voxels have {peak:g} {unit.name}, expected {low:g} to {high:g}: check Units")
-    if least < -NEGATIVE * abs(peak):
-        notes.append(f"the least voxel has {least:g}, the brightest {peak:g}, expected no large negative values")
+    if minimum < -NEGATIVE * abs(peak):
+        notes.append(f"the smallest voxel is {minimum:g}, the brightest {peak:g}, expected no large negative values")
     return notes

@@ -1,13 +1,13 @@
-"""NIfTI in and out: the header gate first, then a look at every voxel, then the array.
+"""Reading and writing NIfTI volumes.
 
-The look goes through the file in small pieces and keeps none: a file that is cut short, damaged, not finite or all the
-same costs a few MiB to refuse, however large it is or claims to be.
+A file that is cut short, damaged, not finite or constant costs a few MiB to refuse, whatever size it claims: its voxels
+are checked in small pieces before memory is taken for them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from dualflow.errors import HeaderError, IntensityError
 from dualflow.imaging.affines import resolve_affine
 from dualflow.imaging.geometry import Affine, FloatArray, Volume, corner_distance
 from dualflow.imaging.nifti_header import SLACK, NiftiInfo, check_header
-from dualflow.imaging.nifti_stream import opened
+from dualflow.imaging.nifti_stream import Hasher, open_image
 
-__all__ = ["Volume", "check_scan", "read_volume", "write_volume"]
+__all__ = ["Volume", "read_volume", "write_volume"]
 
 _SCANNER = 1
 _PIECE = 1 << 20
@@ -30,109 +30,117 @@ _LARGEST = float(np.finfo(np.float32).max)
 _QUATERNION_MM = 0.005
 
 
-def read_volume(path: Path, *, dimensions: int = 3) -> Volume:
-    """Read one scan as float32 with the affine that the header's two forms agree on.
+def read_volume(path: Path, *, dimensions: int = 3, verified: bool = False) -> Volume:
+    """Read one image as float32 with its affine.
 
-    Trailing axes of length 1 beyond `dimensions` are dropped.
+    Args:
+        path: `.nii` or `.nii.gz`.
+        dimensions: axes of the image; further axes of length 1 are dropped.
+        verified: the file has passed `check_scan`, so it is read once; otherwise one more pass comes first, so that a
+            bad file is refused before memory is taken for it.
 
     Raises:
         HeaderError: the file is not NIfTI, is cut short, claims too much memory, or has other dimensions.
-        GeometryError: its place in the world cannot be trusted.
+        GeometryError: its affine cannot be trusted.
         IntensityError: its voxels are not finite, or all the same.
     """
-    gate = check_header(path, dimensions)
-    i, j, k = gate.shape[:3]
-    affine = resolve_affine(gate.header, (i, j, k), gate.path)
-    _check_contrast(gate)
-    array, start = np.empty(math.prod(gate.shape), dtype=np.float32), 0
-    for piece in stored_voxels(gate):
-        array[start : start + piece.size] = real_voxels(piece, gate)
+    info = check_header(path, dimensions)
+    i, j, k = info.shape[:3]
+    affine = resolve_affine(info.header, (i, j, k), info.path)
+    if not verified:
+        check_contrast(*merged_range(value_range(piece) for piece in stored_voxels(info)), info)
+    array, start, ranges = np.empty(math.prod(info.shape), dtype=np.float32), 0, []
+    for piece in stored_voxels(info):
+        ranges.append(value_range(piece))
+        array[start : start + piece.size] = real_voxels(piece, info)
         start += piece.size
-    return Volume(array.reshape(gate.shape, order="F"), affine, gate.path)
+    # Again for a verified file, because it can have changed since.
+    check_contrast(*merged_range(ranges), info)
+    return Volume(array.reshape(info.shape, order="F"), affine, info.path)
 
 
-def check_scan(path: Path) -> None:
-    """Refuse an image of one or more frames by its header and place, and by its voxels where it is a single frame.
+def stored_voxels(
+    info: NiftiInfo, size: int = _PIECE, file_hash: Hasher | None = None
+) -> Iterator[NDArray[np.generic]]:
+    """Voxels as stored, `size` at a time, in the file's order; reads the file to its end and checks its length.
 
-    Nothing is kept, so that all files of a scan can be looked at before the long work on the first of them begins.
-
-    Raises:
-        HeaderError: as `read_volume`.
-        GeometryError: as `read_volume`.
-        IntensityError: as `read_volume`.
-    """
-    gate = check_header(path, 4, series=True)
-    i, j, k = gate.shape[:3]
-    resolve_affine(gate.header, (i, j, k), gate.path)
-    if len(gate.shape) == 3:
-        _check_contrast(gate)
-
-
-def stored_voxels(gate: NiftiInfo, size: int = _PIECE) -> Iterator[NDArray[np.generic]]:
-    """The voxels as the file stores them, `size` at a time, in its order; then the rest of it, up to its checksum.
+    Args:
+        info: the file's header.
+        size: voxels per piece.
+        file_hash: updated with every byte of the file.
 
     Raises:
-        HeaderError: the file cannot be read, or is shorter or much longer than its header says.
+        HeaderError: the file cannot be read, or is shorter or much longer than its header declares.
     """
-    with opened(gate.path, compressed=gate.compressed) as stream:
-        stream.read(gate.offset)
-        left = math.prod(gate.shape)
+    with open_image(info.path, compressed=info.compressed, file_hash=file_hash) as stream:
+        stream.read(info.offset)
+        left = math.prod(info.shape)
         while left:
-            data = stream.read(min(size, left) * gate.dtype.itemsize)
-            if len(data) < min(size, left) * gate.dtype.itemsize:
+            count = min(size, left)
+            data = stream.read(count * info.dtype.itemsize)
+            if len(data) < count * info.dtype.itemsize:
                 raise HeaderError(
-                    f"{gate.path}: ends before the {gate.length} bytes that its header declares; it is cut short: "
+                    f"{info.path}: ends before the {info.length} bytes that its header declares; it is cut short: "
                     "copy it again"
                 )
-            left -= min(size, left)
-            yield np.frombuffer(data, gate.dtype)
+            left -= count
+            yield np.frombuffer(data, info.dtype)
         if len(stream.read(SLACK + 1)) > SLACK:
             raise HeaderError(
-                f"{gate.path}: unpacks to more than the {gate.length} bytes its header declares; copy it again"
+                f"{info.path}: unpacks to more than the {info.length} bytes its header declares; copy it again"
             )
 
 
-def real_voxels(stored: NDArray[np.generic], gate: NiftiInfo) -> FloatArray:
+def real_voxels(stored: NDArray[np.generic], info: NiftiInfo) -> FloatArray:
     """Stored values in the image's unit, by the header's slope and intercept."""
     values = stored.astype(np.float32)
-    if (gate.slope, gate.intercept) != (1.0, 0.0):
-        values *= np.float32(gate.slope)
-        values += np.float32(gate.intercept)
+    if (info.slope, info.intercept) != (1.0, 0.0):
+        values *= np.float32(info.slope)
+        values += np.float32(info.intercept)
     return values
 
 
 def value_range(stored: NDArray[np.generic]) -> tuple[float, float]:
-    """Least and largest of some stored values; NaN where there is one among them."""
+    """Minimum and maximum of stored values; NaN if any of them is."""
     with np.errstate(invalid="ignore"):
         return float(stored.min()), float(stored.max())
 
 
-def check_range(low: float, high: float, gate: NiftiInfo) -> tuple[float, float]:
-    """Least and largest value in the image's unit, from those stored.
+def merged_range(ranges: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    """Range of the pieces of one image, from the range of each; NaN if any of them is."""
+    table = np.array(list(ranges))
+    return float(table.min()), float(table.max())
+
+
+def check_range(low: float, high: float, info: NiftiInfo) -> tuple[float, float]:
+    """Range of an image in its unit, from the range of its stored values.
 
     Raises:
-        IntensityError: a voxel is NaN or infinite, or more than float32 holds.
+        IntensityError: a voxel is NaN or infinite, or exceeds float32.
     """
     if not (math.isfinite(low) and math.isfinite(high)):
-        what = "NaN" if math.isnan(low) else "infinite"
-        raise IntensityError(f"{gate.path}: some voxels are {what}, expected finite values; replace or mask them")
-    scaled = [end * gate.slope for end in (low, high)]
-    real = [end + gate.intercept for end in scaled]
-    reached = max(abs(end) for end in (low, high, *scaled, *real))
-    if reached > _LARGEST:
+        defect = "NaN" if math.isnan(low) else "infinite"
+        raise IntensityError(f"{info.path}: some voxels are {defect}, expected finite values; replace or mask them")
+    scaled = [end * info.slope for end in (low, high)]
+    real = [end + info.intercept for end in scaled]
+    largest = max(abs(end) for end in (low, high, *scaled, *real))
+    if largest > _LARGEST:
         raise IntensityError(
-            f"{gate.path}: its values reach {reached:.1e}, expected at most {_LARGEST:.1e}, what float32 holds; mend "
+            f"{info.path}: its values reach {largest:.1e}, expected at most {_LARGEST:.1e}, the largest float32; mend "
             "scl_slope or scale the image"
         )
     return min(real), max(real)
 
 
-def _check_contrast(gate: NiftiInfo) -> None:
-    # The whole file is read before anything is said of its values, for a damaged one may hold any.
-    ranges = np.array([value_range(piece) for piece in stored_voxels(gate)])
-    low, high = (np.float32(end) for end in check_range(float(ranges.min()), float(ranges.max()), gate))
+def check_contrast(low: float, high: float, info: NiftiInfo) -> None:
+    """Refuse an image by the range of its stored values.
+
+    Raises:
+        IntensityError: a voxel is NaN or infinite or exceeds float32, or all voxels are the same.
+    """
+    low, high = (float(np.float32(end)) for end in check_range(low, high, info))
     if low == high:
-        raise IntensityError(f"{gate.path}: every voxel is {low:g}, expected an image; export the scan again")
+        raise IntensityError(f"{info.path}: every voxel is {low:g}, expected an image; export the scan again")
 
 
 def write_volume(
@@ -144,16 +152,16 @@ def write_volume(
     sidecar: Mapping[str, Any] | None = None,
     code: int = _SCANNER,
 ) -> None:
-    """Write an image and its JSON sidecar, each atomically, the sidecar first so that no image lacks one.
+    """Write an image and its JSON sidecar, each atomically; the sidecar comes first, so that no image lacks one.
 
     Args:
         path: `.nii.gz` or `.nii`.
         array: voxels.
-        affine: written as qform and sform alike; as sform alone within a milliradian of a half turn, where the
-            float32 quaternion of a qform is not exact.
+        affine: written as both qform and sform; as sform alone within a milliradian of a half turn, where the float32
+            quaternion of a qform is not exact.
         dtype: voxel type on disk.
-        sidecar: what the JSON file beside it says; none is written where left out.
-        code: NIfTI code of both forms: 1 scanner, 2 aligned, 4 the MNI template.
+        sidecar: contents of the JSON file beside the image; None writes none.
+        code: NIfTI code of qform and sform: 1 scanner, 2 aligned, 4 the MNI template.
     """
     path = Path(path)
     image = nib.Nifti1Image(np.asarray(array).astype(dtype), affine)

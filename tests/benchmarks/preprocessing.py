@@ -22,6 +22,7 @@ from dualflow.data.raw_scans import ScanFiles
 from dualflow.errors import DataError, DualflowError
 from dualflow.imaging.outputs import write_pair
 from dualflow.imaging.pipeline import preprocess_pair
+from dualflow.imaging.raw_image import check_scan
 from dualflow.layout import Layout, Scan
 from dualflow.modalities import modality
 from dualflow.process import set_threads
@@ -73,9 +74,12 @@ def measure(
     source_row, target_row = modality(study.source), modality(study.target)
     begun, cpu = perf_counter(), process_time()
     try:
-        pair = preprocess_pair(
-            files.source, files.target, source_row, target_row, config, extra=files.extra, mask=files.mask
-        )
+        images = files.open()
+        for image in images.values():
+            check_scan(image.path, image.digest)
+        extra = {name: images[name] for name in files.extra}
+        source, target, mask = (images.get(name) for name in ("source", "target", "mask"))
+        pair = preprocess_pair(source, target, source_row, target_row, config, extra=extra, mask=mask)
     except DualflowError as error:
         return error
     with pair.clock("write"):

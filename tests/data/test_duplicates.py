@@ -1,6 +1,5 @@
 """The same voxels under two names: found whatever else differs, and set aside."""
 
-import gzip
 from pathlib import Path
 
 import nibabel as nib
@@ -8,11 +7,8 @@ import numpy as np
 import pytest
 
 from dualflow.config import SplitConfig, StudyConfig
-from dualflow.data import duplicates
-from dualflow.data.duplicates import find_duplicates, voxel_digest
 from dualflow.data.index import build_index
-from dualflow.errors import DataError, HeaderError
-from dualflow.layout import Scan
+from dualflow.errors import DataError
 
 EVERYONE_TRAINS = SplitConfig(validation=0, test=0)
 
@@ -44,30 +40,6 @@ def study(make_bids):
 
 def index(root, **extra):
     return build_index(root, StudyConfig(name="t", **extra), EVERYONE_TRAINS)
-
-
-def test_header_and_name_do_not_count(tmp_path):
-    """Another place in space, note and compression leave the digest as it is; voxels, size and type do not."""
-    first = voxel_digest(write(tmp_path / "a.nii.gz", 1))
-    assert voxel_digest(write(tmp_path / "b.nii", 1, shift=3.0, note="anonymised")) == first
-    others = [
-        write(tmp_path / "c.nii", 2),
-        write(tmp_path / "d.nii", 1, shape=(5, 4, 6)),
-        write(tmp_path / "e.nii", 1, dtype=np.uint16),
-        write(tmp_path / "f.nii", 1, shape=(4, 5, 6, 2)),
-    ]
-    assert len({first, *map(voxel_digest, others)}) == 5
-
-
-@pytest.mark.parametrize("damage", [b"", b"no image", "cut", "packed and cut"])
-def test_what_cannot_be_read_has_no_digest(tmp_path, damage):
-    """An empty, foreign or shortened file is refused with its name."""
-    path = write(tmp_path / "a.nii", 1)
-    whole = path.read_bytes()
-    texts = {"cut": whole[:-9], "packed and cut": gzip.compress(whole)[:-40]}
-    path.write_bytes(texts.get(damage, damage))
-    with pytest.raises(HeaderError, match=r"a\.nii"):
-        voxel_digest(path)
 
 
 def test_two_people_with_one_scan_are_both_set_aside(study, pair_files):
@@ -110,26 +82,3 @@ def test_damaged_files_are_left_to_preprocessing(study, pair_files):
     for file in (files[0], files[2]):
         (root / file).write_bytes(b"damaged")
     assert index(root).quarantined == []
-
-
-def test_what_was_read_is_not_read_again(tmp_path, monkeypatch):
-    """With the cache a second look opens nothing but what changed, and a damaged cache is made anew."""
-    entries = [(Scan(str(number)), Path(f"{number}.nii")) for number in (1, 2, 3)]
-    for number, seed in ((1, 5), (2, 6), (3, 5)):
-        write(tmp_path / f"{number}.nii", seed)
-    opened: list[str] = []
-    monkeypatch.setattr(duplicates, "voxel_digest", lambda path: opened.append(path.name) or voxel_digest(path))
-    cache = tmp_path / "digests.tsv"
-
-    def look():
-        opened.clear()
-        groups = find_duplicates(tmp_path, entries, cache)
-        return [[scan.subject for scan, _ in group] for group in groups], list(opened)
-
-    assert look() == ([["1", "3"]], ["1.nii", "2.nii", "3.nii"])
-    assert look() == ([["1", "3"]], [])
-    write(tmp_path / "3.nii", 6, shape=(6, 5, 4))
-    assert look() == ([], ["3.nii"])
-    cache.write_text("damaged")
-    assert look() == ([], ["1.nii", "2.nii", "3.nii"])
-    assert look() == ([], [])

@@ -16,10 +16,11 @@ from dualflow.commands.make_index import make_index
 from dualflow.commands.preprocess import preprocess
 from dualflow.commit import TEMP_PREFIX, commit_text, committing
 from dualflow.config import Config, PreprocessConfig, StudyConfig, parse_config
-from dualflow.data import raw_scans as prepare
+from dualflow.data import raw_scans
 from dualflow.data.quarantine import Quarantine
 from dualflow.data.raw_scans import ScanFiles, prepare_scan, prepare_scans
 from dualflow.errors import CommitError, DataError
+from dualflow.imaging import outputs, pipeline
 from dualflow.imaging.stopwatch import Stopwatch
 from dualflow.layout import Layout, Scan
 from dualflow.manifest import read_manifest
@@ -55,21 +56,21 @@ def files(tmp_path) -> ScanFiles:
 @pytest.fixture
 def attempts(monkeypatch):
     """The scans that were worked on, as often as they were; `attempts.error` is what working on one raises."""
-    found = SimpleNamespace(sources=[], error=None)
+    log = SimpleNamespace(sources=[], error=None)
 
     def preprocess_pair(source, *_, **__):
-        found.sources.append(source.name)
-        if found.error:
-            raise found.error
+        log.sources.append(source.path.name)
+        if log.error:
+            raise log.error
         return PAIR
 
     def write_pair(_, layout, scan, *__):
         commit_text(volume_path(layout, scan), "voxels")
         return {"source": volume_path(layout, scan)}
 
-    monkeypatch.setattr(prepare, "preprocess_pair", preprocess_pair)
-    monkeypatch.setattr(prepare, "write_pair", write_pair)
-    return found
+    monkeypatch.setattr(pipeline, "preprocess_pair", preprocess_pair)
+    monkeypatch.setattr(outputs, "write_pair", write_pair)
+    return log
 
 
 def test_what_is_done_is_done_again_only_if_something_changed(files, attempts, tmp_path):
@@ -148,7 +149,7 @@ def test_a_scan_at_which_the_process_aborts_is_set_aside_alone(files, attempts, 
     layout = Layout(tmp_path / "out")
     tasks = [(layout, Scan(label), files, STUDY, PREPROCESS) for label in ("1", "2", "3")]
     with monkeypatch.context() as patch:
-        patch.setattr(prepare, "prepare_scan", abort_at_one)
+        patch.setattr(raw_scans, "prepare_scan", abort_at_one)
         outcomes = list(prepare_scans(tasks))
     [refused] = [outcome for outcome in outcomes if outcome]
     assert outcomes.count(None) == 2
@@ -179,7 +180,7 @@ def hanging_scan(layout: Layout, scan: Scan, *others: object) -> Quarantine | No
             temp.write_text("whole")
         return {"first": first, "second": second}
 
-    prepare.preprocess_pair, prepare.write_pair = lambda *_, **__: PAIR, write_pair
+    pipeline.preprocess_pair, outputs.write_pair = lambda *_, **__: PAIR, write_pair
     return prepare_scan(layout, scan, *others)
 
 
@@ -194,7 +195,7 @@ def test_a_killed_step_goes_on_where_it_was(make_bids, pair_files, tmp_path, mon
     make_index(config)
     (tmp_path / "hang").touch()
     code = (
-        "import sys, test_prepare_scans as t; from pathlib import Path; t.prepare.prepare_scan = t.hanging_scan; "
+        "import sys, test_raw_scans as t; from pathlib import Path; t.raw_scans.prepare_scan = t.hanging_scan; "
         "t.preprocess(t.study_of(Path(sys.argv[1])), 0)"
     )
     killed = subprocess.Popen(
@@ -210,7 +211,7 @@ def test_a_killed_step_goes_on_where_it_was(make_bids, pair_files, tmp_path, mon
     assert len(list(layout.derivatives.rglob(f"{TEMP_PREFIX}*"))) == 1
     before = {file: file.stat().st_mtime_ns for file in layout.derivatives.glob("sub-1/anat/*")}
 
-    monkeypatch.setattr(prepare, "prepare_scan", hanging_scan)
+    monkeypatch.setattr(raw_scans, "prepare_scan", hanging_scan)
     preprocess(config, 0)
     assert {file: file.stat().st_mtime_ns for file in before} == before
     made = {str(file.relative_to(layout.derivatives)): file.read_text() for file in layout.derivatives.rglob("*.*")}

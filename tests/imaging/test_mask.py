@@ -7,7 +7,7 @@ import pytest
 
 from dualflow.errors import GeometryError, IntensityError
 from dualflow.imaging.geometry import Volume, centred_affine
-from dualflow.imaging.mask import own_mask
+from dualflow.imaging.mask import study_mask
 from dualflow.imaging.volume import write_volume
 
 SHAPE = (40, 44, 38)
@@ -28,7 +28,7 @@ def test_a_mask_on_the_scans_grid_is_taken_as_it_is(scan, tmp_path, value):
     """Whatever number stands for the brain."""
     volume, inside = scan
     write_volume(tmp_path / "m.nii.gz", value * inside, AFFINE, dtype=np.uint8)
-    np.testing.assert_array_equal(own_mask(tmp_path / "m.nii.gz", volume), inside)
+    np.testing.assert_array_equal(study_mask(tmp_path / "m.nii.gz", volume)[0], inside)
 
 
 def test_the_same_voxels_in_another_order_are_the_same_mask(scan, tmp_path):
@@ -38,7 +38,7 @@ def test_the_same_voxels_in_another_order_are_the_same_mask(scan, tmp_path):
     affine = AFFINE[:, [2, 0, 1, 3]] @ np.diag([1.0, -1, 1, 1])
     affine[:3, 3] = AFFINE[:3, 3] + AFFINE[:3, 0] * (SHAPE[0] - 1)
     write_volume(tmp_path / "m.nii.gz", turned, affine, dtype=np.uint8)
-    np.testing.assert_array_equal(own_mask(tmp_path / "m.nii.gz", volume), inside)
+    np.testing.assert_array_equal(study_mask(tmp_path / "m.nii.gz", volume)[0], inside)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_mask_on_another_grid_is_refused(scan, tmp_path, change):
     array, affine = change(inside, AFFINE)
     write_volume(tmp_path / "m.nii.gz", array, affine, dtype=np.uint8)
     with pytest.raises(GeometryError, match=r"m\.nii\.gz: its corners lie \d+\.\d voxels from those of t1\.nii\.gz"):
-        own_mask(tmp_path / "m.nii.gz", volume)
+        study_mask(tmp_path / "m.nii.gz", volume)
 
 
 @pytest.mark.parametrize(
@@ -76,4 +76,4 @@ def test_what_is_no_brain_mask_is_refused(scan, tmp_path, values, words):
     volume, inside = scan
     write_volume(tmp_path / "m.nii.gz", values(inside), AFFINE)
     with pytest.raises(IntensityError, match=rf"m\.nii\.gz: .*{words}"):
-        own_mask(tmp_path / "m.nii.gz", volume)
+        study_mask(tmp_path / "m.nii.gz", volume)

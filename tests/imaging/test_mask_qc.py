@@ -11,8 +11,8 @@ from scipy.ndimage import distance_transform_edt
 from dualflow.config import ReviewConfig
 from dualflow.data.quality_metrics import thresholds
 from dualflow.errors import IntensityError
-from dualflow.imaging import mask_qc as shape
 from dualflow.imaging.geometry import apply_map
+from dualflow.imaging.mask_qc import check_metrics, compare_with_template, mask_metrics, measure_shape
 from dualflow.imaging.registration import template
 
 PAD = 14
@@ -67,7 +67,7 @@ FAILURES = {
 def odd(inside, affine, to_template=None):
     """Figures of a mask that the default thresholds of review flag."""
     to_template = np.eye(4) if to_template is None else to_template
-    found = shape.figures(shape.shape_of(inside, affine), shape.likeness_of(inside, affine, to_template))
+    found = mask_metrics(measure_shape(inside, affine), compare_with_template(inside, affine, to_template))
     bounds = thresholds(ReviewConfig())
     return {name for name in found if not bounds[f"mask_{name}"][0] <= found[name] <= bounds[f"mask_{name}"][1]}
 
@@ -92,7 +92,7 @@ def test_some_failures_show_before_any_alignment(brain, failure):
     """Leaks and missing pieces change how round and how thick a mask is."""
     inside, _, world = brain
     before, after = (
-        shape.shape_of(mask, np.diag([3.0, 3, 3, 1])) for mask in (inside, FAILURES[failure](inside, world))
+        measure_shape(mask, np.diag([3.0, 3, 3, 1])) for mask in (inside, FAILURES[failure](inside, world))
     )
     assert min(after.solidity / before.solidity, after.core / before.core) < 0.93
 
@@ -110,7 +110,7 @@ def test_a_mirrored_mask_has_the_same_figures(brain):
     inside, affine, world = brain
     mask = FAILURES["no temporal lobe"](inside, world)
     mirror = np.diag([-1.0, 1, 1, 1]) @ affine
-    one, other = (shape.likeness_of(mask, grid, np.eye(4)) for grid in (affine, mirror))
+    one, other = (compare_with_template(mask, grid, np.eye(4)) for grid in (affine, mirror))
     assert one.missing == pytest.approx(other.missing, abs=0.005)
     assert one.symmetry == pytest.approx(other.symmetry, abs=0.005)
 
@@ -121,15 +121,15 @@ def test_a_mirrored_mask_has_the_same_figures(brain):
 def test_gross_failures_are_refused(brain, failure, figure):
     """The error names the file, the figure, its value and what to do."""
     inside, affine, world = brain
-    found = shape.likeness_of(FAILURES[failure](inside, world), affine, np.eye(4))
+    found = compare_with_template(FAILURES[failure](inside, world), affine, np.eye(4))
     with pytest.raises(IntensityError, match=rf"^a\.nii: has a brain mask whose {figure} .* is 0\.\d\d, expected"):
-        shape.check(found, Path("a.nii"))
+        check_metrics(found, Path("a.nii"))
 
 
 def test_dust_is_no_brain():
     """A mask without any solid part has no core, and is refused before it is aligned."""
     dust = np.random.default_rng(0).random((30, 30, 30)) > 0.5
-    found = shape.shape_of(dust, np.diag([3.0, 3, 3, 1]))
+    found = measure_shape(dust, np.diag([3.0, 3, 3, 1]))
     assert found.core == 0
     with pytest.raises(IntensityError, match="solidity"):
-        shape.check(found, Path("a.nii"))
+        check_metrics(found, Path("a.nii"))

@@ -12,6 +12,8 @@ from dualflow.config import PreprocessConfig
 from dualflow.errors import DataError, GeometryError, IntensityError
 from dualflow.imaging.geometry import FWHM
 from dualflow.imaging.pet import read_pet, read_scan
+from dualflow.imaging.raw_image import verify_image
+from dualflow.imaging.sidecar import read_sidecar
 from dualflow.modalities import MODALITIES
 
 CONFIG = PreprocessConfig(pet_motion=False)
@@ -30,7 +32,7 @@ def with_(**options):
 def test_frames_count_for_their_seconds_in_the_window(tmp_path, window, weights):
     """The mean is weighted by the time that each frame shares with the window, and the record tells the times."""
     path = save_pet(tmp_path / "pet.nii.gz", FRAMES, **TIMES, **BQ)
-    volume, record = read_pet(path, with_(pet_window_s=window))
+    volume, record = read_pet(path, read_sidecar(path), with_(pet_window_s=window))
     np.testing.assert_allclose(volume.array, np.average(FRAMES, axis=0, weights=weights), rtol=1e-5)
     assert record["seconds_by_frame"] == {str(index): time for index, time in enumerate(weights) if time}
     assert (record["frames"], record["unit"], record["acquired_s"]) == (3, "Bq/mL", [0, 480])
@@ -40,10 +42,10 @@ def test_frames_count_for_their_seconds_in_the_window(tmp_path, window, weights)
 def test_a_window_that_is_half_covered_is_noted(tmp_path):
     """The mean of what there is, is taken, and told."""
     path = save_pet(tmp_path / "pet.nii", FRAMES, **TIMES, **BQ)
-    _, record = read_pet(path, with_(pet_window_s=(240, 720)))
+    _, record = read_pet(path, read_sidecar(path), with_(pet_window_s=(240, 720)))
     assert record["window_covered"] == 0.5
     assert record["notes"] == ["its frames cover 50% of the window"]
-    assert read_pet(path, with_(pet_window_s=(240, 480)))[1]["notes"] == []
+    assert read_pet(path, read_sidecar(path), with_(pet_window_s=(240, 480)))[1]["notes"] == []
 
 
 def test_times_may_stand_higher_up_in_the_dataset(tmp_path):
@@ -53,7 +55,7 @@ def test_times_may_stand_higher_up_in_the_dataset(tmp_path):
     (tmp_path / "dataset_description.json").write_text("{}")
     (tmp_path / "trc-FDG_pet.json").write_text(json.dumps(TIMES | BQ))
     path = save_pet(folder / "sub-1_trc-FDG_pet.nii", FRAMES, FrameDuration=[60, 60, 60])
-    volume, record = read_pet(path, CONFIG)
+    volume, record = read_pet(path, read_sidecar(path), CONFIG)
     np.testing.assert_allclose(volume.array, FRAMES.mean(axis=0), rtol=1e-5)
     assert record["unit"] == "Bq/mL"
 
@@ -71,18 +73,18 @@ def test_a_series_needs_its_times(tmp_path, sidecar, window, words):
     """What cannot be averaged as asked is refused with the remedy."""
     path = save_pet(tmp_path / "pet.nii", FRAMES, **sidecar)
     with pytest.raises(DataError, match=words) as caught:
-        read_pet(path, with_(pet_window_s=window))
+        read_pet(path, read_sidecar(path), with_(pet_window_s=window))
     assert str(caught.value).startswith(f"{path}: ")
 
 
 def test_a_still_image_needs_no_times(tmp_path):
     """Without a window nothing is missing; with one, it is noted that the image could not be held against it."""
     path = save_pet(tmp_path / "pet.nii", FRAMES[0], **BQ)
-    volume, record = read_pet(path, CONFIG)
+    volume, record = read_pet(path, read_sidecar(path), CONFIG)
     np.testing.assert_array_equal(volume.array, FRAMES[0])
     assert record == {"frames": 1, "unit": "Bq/mL", "notes": []}
     for sidecar in (BQ, BQ | {"FrameTimesStart": [0], "FrameDuration": [60]}):
-        (note,) = read_pet(save_pet(path, FRAMES[0], **sidecar), with_(pet_window_s=(0, 60)))[1]["notes"]
+        (note,) = read_pet(save_pet(path, FRAMES[0], **sidecar), sidecar, with_(pet_window_s=(0, 60)))[1]["notes"]
         assert note.startswith("not held against the window: ")
         assert "missing" in note
 
@@ -91,17 +93,17 @@ def test_a_still_image_is_held_against_the_window(tmp_path):
     """One within it is fine, one that goes beyond is noted, one that misses it is refused."""
     times = {"InjectionStart": 0, "FrameTimesStart": [1800, 2100], "FrameDuration": [300, 300]}
     path = save_pet(tmp_path / "pet.nii", FRAMES[0], **times, **BQ)
-    assert read_pet(path, with_(pet_window_s=(1800, 2400)))[1]["notes"] == []
-    (note,) = read_pet(path, with_(pet_window_s=(2000, 2400)))[1]["notes"]
+    assert read_pet(path, read_sidecar(path), with_(pet_window_s=(1800, 2400)))[1]["notes"] == []
+    (note,) = read_pet(path, read_sidecar(path), with_(pet_window_s=(2000, 2400)))[1]["notes"]
     assert note == "is one image of 1800 to 2400 s, expected 2000 to 2400 s"
     with pytest.raises(DataError, match="expected part of it in the window"):
-        read_pet(path, with_(pet_window_s=(3000, 3600)))
+        read_pet(path, read_sidecar(path), with_(pet_window_s=(3000, 3600)))
 
 
 def test_frames_that_decay_are_noted(tmp_path):
     """Their mean favours the early ones."""
     path = save_pet(tmp_path / "pet.nii", FRAMES, ImageDecayCorrected=False, **TIMES, **BQ)
-    assert "decay" in read_pet(path, CONFIG)[1]["notes"][0]
+    assert "decay" in read_pet(path, read_sidecar(path), CONFIG)[1]["notes"][0]
 
 
 def test_an_empty_series_is_refused(tmp_path):
@@ -109,7 +111,7 @@ def test_an_empty_series_is_refused(tmp_path):
     path = save_pet(tmp_path / "pet.nii", np.zeros((3, *SHAPE)), **TIMES)
     for motion in (False, True):
         with pytest.raises(IntensityError, match="every voxel of its mean is 0"):
-            read_pet(path, with_(pet_motion=motion))
+            read_pet(path, read_sidecar(path), with_(pet_motion=motion))
 
 
 def test_a_series_without_a_place_in_the_world_is_refused(tmp_path):
@@ -119,16 +121,16 @@ def test_a_series_without_a_place_in_the_world_is_refused(tmp_path):
     data[280:328] = bytes(48)  # the sform's three rows
     path.write_bytes(bytes(data))
     with pytest.raises(GeometryError, match="singular"):
-        read_pet(path, CONFIG)
+        read_pet(path, read_sidecar(path), CONFIG)
 
 
 def test_other_modalities_are_read_as_they_are(tmp_path):
     """An MR scan has no record of PET, and must not be a series."""
     path = save_pet(tmp_path / "t1.nii", FRAMES[0])
-    volume, record = read_scan(path, MODALITIES["T1w"], CONFIG)
+    volume, record = read_scan(verify_image(path), MODALITIES["T1w"], CONFIG)
     assert record == {}
     np.testing.assert_array_equal(volume.array, FRAMES[0])
-    assert read_scan(path, MODALITIES["FDG"], CONFIG)[1].keys() == {"pet"}
+    assert read_scan(verify_image(path), MODALITIES["FDG"], CONFIG)[1].keys() == {"pet"}
 
 
 def width_mm(array, axis, edge):
@@ -157,7 +159,7 @@ def test_variances_add_up_to_the_common_resolution(tmp_path, model, own):
         ManufacturersModelName=model,
     )
     config = with_(pet_resolution_mm=8.0, scanner_resolution_mm={"HR+": 5.0, "HRRT": 3.0, "Old": 8.0})
-    volume, record = read_pet(path, config)
+    volume, record = read_pet(path, read_sidecar(path), config)
     widths = [width_mm(volume.array, axis, edge) for axis, edge in enumerate(spacing)]
     np.testing.assert_allclose(widths, 8.0, rtol=0.02)
     assert record["resolution"]["own_fwhm_mm"] == own
@@ -169,4 +171,6 @@ def test_a_scanner_that_cannot_be_brought_there_is_refused(tmp_path, model, word
     """An unknown one, and one that is coarser than the common resolution."""
     path = save_pet(tmp_path / "pet.nii", FRAMES[0], ManufacturersModelName=model)
     with pytest.raises(DataError, match=words):
-        read_pet(path, with_(pet_resolution_mm=8.0, scanner_resolution_mm={"HR+": 5.0, "Coarse": 9.0}))
+        read_pet(
+            path, read_sidecar(path), with_(pet_resolution_mm=8.0, scanner_resolution_mm={"HR+": 5.0, "Coarse": 9.0})
+        )

@@ -21,7 +21,9 @@ from dualflow.imaging import outputs, pipeline, registration
 from dualflow.imaging import record as record_of
 from dualflow.imaging.bias import correct_bias
 from dualflow.imaging.geometry import Volume, apply_map, centred_affine, resample
-from dualflow.imaging.mask_qc import BOUNDS
+from dualflow.imaging.mask_qc import BOUNDS, measure_shape
+from dualflow.imaging.model_grid import model_grid
+from dualflow.imaging.raw_image import verify_image
 from dualflow.imaging.reference import reference_mask
 from dualflow.imaging.volume import read_volume, sidecar_path, write_volume
 from dualflow.layout import Layout, Scan
@@ -65,14 +67,22 @@ def head(tmp_path_factory):
 
 def by_threshold(volume):
     """Stands in for the network: the head is skull-stripped already."""
-    return gaussian_filter(volume.array, 1) > 100
+    mask = gaussian_filter(volume.array, 1) > 100
+    return mask, measure_shape(mask, volume.affine)
 
 
 @pytest.fixture(scope="module")
 def pair(head):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "brain_mask", by_threshold)
-        return pipeline.preprocess_pair(head / "source.nii.gz", head / "target.nii.gz", T1W, FDG, CONFIG)
+        return preprocess(head / "source.nii.gz", head / "target.nii.gz", T1W, FDG, CONFIG)
+
+
+def preprocess(source, target, *others, extra=None, mask=None):
+    """`preprocess_pair` of files."""
+    images = {name: verify_image(path) for name, path in (extra or {}).items()}
+    target, mask = (path and verify_image(path) for path in (target, mask))
+    return pipeline.preprocess_pair(verify_image(source), target, *others, extra=images, mask=mask)
 
 
 def mean_error(pair, estimated, true, world_points):
@@ -112,7 +122,7 @@ def test_unrelated_scans_are_refused(head, pair):
 def test_the_model_grid_is_centred_on_the_templates_brain():
     """RAS-aligned, isotropic, its middle in the middle of the brain's bounding box, and the brain fits the default."""
     config = PreprocessConfig()
-    affine, shape = pipeline.model_grid(config)
+    affine, shape = model_grid(config)
     assert nib.aff2axcodes(affine) == ("R", "A", "S")
     np.testing.assert_array_equal(affine[:3, :3], np.eye(3) * config.spacing_mm)
     brain = nilearn.datasets.load_mni152_brain_mask(resolution=1)
@@ -139,7 +149,7 @@ def test_the_pair_is_normalised_and_masked(pair):
 def test_the_pair_lies_over_the_template(pair):
     """On the model grid the source correlates with the template itself: left is left."""
     image, _ = registration.template()
-    affine, shape = pipeline.model_grid(CONFIG)
+    affine, shape = model_grid(CONFIG)
     expected = resample(image, affine, shape)
     assert np.corrcoef(pair.source[pair.mask], expected[pair.mask])[0, 1] > 0.95
     left, right = (
@@ -155,7 +165,7 @@ def test_to_native_needs_only_the_json_record(pair):
     source = pair.source_volume
     points = apply_map(source.affine, np.argwhere(np.ones(source.array.shape)).astype(float))
     wave = np.cos(points @ (0.03, 0.05, -0.04)).reshape(source.array.shape).astype(np.float32)
-    on_model = record_of.onto_grid(replace(source, array=wave), record, pipeline.model_grid(CONFIG), world="source")
+    on_model = record_of.resample_to_grid(replace(source, array=wave), record, model_grid(CONFIG), world="source")
     back, affine = record_of.to_native(on_model, record, background=-7.0)
     np.testing.assert_array_equal(affine, source.affine)
     inside = pair.native_mask & (back != -7)
@@ -164,32 +174,32 @@ def test_to_native_needs_only_the_json_record(pair):
     assert (back == -7).any()
 
 
-def test_onto_grid_places_the_target_world(head, pair):
+def test_resample_to_grid_places_the_target_world(head, pair):
     """Any image on the target's grid lands where the target did; an unknown world is refused."""
-    target, grid = read_volume(head / "target.nii.gz"), pipeline.model_grid(CONFIG)
-    again = record_of.onto_grid(target, pair.record, grid, world="target")
+    target, grid = read_volume(head / "target.nii.gz"), model_grid(CONFIG)
+    again = record_of.resample_to_grid(target, pair.record, grid, world="target")
     slope = pair.record["target"]["intensity"]["slope"]
     np.testing.assert_allclose(again[pair.mask] / slope, pair.target[pair.mask], rtol=1e-5)
     with pytest.raises(DataError, match="world"):
-        record_of.onto_grid(target, pair.record, grid, world="moon")
+        record_of.resample_to_grid(target, pair.record, grid, world="moon")
 
 
 def test_a_scan_without_target_gives_the_same_source(head, pair, monkeypatch):
     """What is fed to the model does not depend on whether a target exists."""
     monkeypatch.setattr(pipeline, "brain_mask", by_threshold)
-    alone = pipeline.preprocess_pair(head / "source.nii.gz", None, T1W, FDG, CONFIG)
+    alone = preprocess(head / "source.nii.gz", None, T1W, FDG, CONFIG)
     np.testing.assert_array_equal(alone.source, pair.source)
     assert alone.target is None
     assert alone.target_native is None
     with pytest.raises(DataError, match="world"):
-        record_of.onto_grid(alone.source_volume, alone.record, pipeline.model_grid(CONFIG), world="target")
+        record_of.resample_to_grid(alone.source_volume, alone.record, model_grid(CONFIG), world="target")
 
 
 def test_the_studys_own_mask_takes_the_networks_place(head, pair, tmp_path):
     """The same mask from a file gives the same images; the record says whose it is, and nothing of how long it took."""
     file = tmp_path / "mask.nii.gz"
     write_volume(file, pair.native_mask, pair.source_volume.affine, dtype=np.uint8)
-    own = pipeline.preprocess_pair(head / "source.nii.gz", None, T1W, FDG, CONFIG, mask=file)
+    own = preprocess(head / "source.nii.gz", None, T1W, FDG, CONFIG, mask=file)
     np.testing.assert_array_equal(own.source, pair.source)
     assert own.record["brain_mask"] == {"file": "mask.nii.gz", "sha256": sha256(file)}
     assert pair.record["brain_mask"] == {"made_by": "deepbet"}
@@ -211,7 +221,7 @@ def test_an_anatomical_target_needs_no_special_case(head, monkeypatch):
     """The same code takes a robustly normalised target with its bias field corrected in its own space."""
     monkeypatch.setattr(pipeline, "brain_mask", by_threshold)
     config = CONFIG.model_copy(update={"bias_field": True})
-    pair = pipeline.preprocess_pair(head / "source.nii.gz", head / "target.nii.gz", T1W, FLAIR, config)
+    pair = preprocess(head / "source.nii.gz", head / "target.nii.gz", T1W, FLAIR, config)
     assert pair.record["target"]["intensity"]["normaliser"] == "robust"
     assert (pair.target[pair.mask] > 1).mean() == pytest.approx(0.005, abs=0.005)
 
@@ -222,7 +232,7 @@ def both(head):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "brain_mask", by_threshold)
         image = head / "target.nii.gz"
-        return pipeline.preprocess_pair(head / "source.nii.gz", image, T1W, FDG, CONFIG, extra={"FLAIR": image})
+        return preprocess(head / "source.nii.gz", image, T1W, FDG, CONFIG, extra={"FLAIR": image})
 
 
 def test_a_further_source_goes_the_targets_way(both, pair, head):
@@ -239,7 +249,7 @@ def test_a_further_source_goes_the_targets_way(both, pair, head):
     assert np.corrcoef(values[pair.mask], pair.target[pair.mask])[0, 1] > 0.99
     volume, record = read_volume(head / "target.nii.gz"), json.loads(json.dumps(both.record))
     placed = [
-        record_of.onto_grid(volume, record, pipeline.model_grid(CONFIG), world=world) for world in ("FLAIR", "target")
+        record_of.resample_to_grid(volume, record, model_grid(CONFIG), world=world) for world in ("FLAIR", "target")
     ]
     np.testing.assert_array_equal(*placed)
 
@@ -253,7 +263,7 @@ def test_aligned_images_are_trusted_but_measured(head, pair, tmp_path, monkeypat
     write_volume(place, there, pair.source_volume.affine)
     write_volume(noise, np.random.default_rng(0).random(there.shape), pair.source_volume.affine)
     source = head / "source.nii.gz"
-    trusted = pipeline.preprocess_pair(source, place, T1W, FDG, config, extra={"FLAIR": place})
+    trusted = preprocess(source, place, T1W, FDG, config, extra={"FLAIR": place})
     moved = [trusted.record["target_to_source"], trusted.record["extra_sources"]["FLAIR"]["to_source"]]
     assert moved == [np.eye(4).tolist()] * 2
     for name in ("target_to_source", "FLAIR_to_source"):
@@ -262,7 +272,7 @@ def test_aligned_images_are_trusted_but_measured(head, pair, tmp_path, monkeypat
         assert quality["mutual_information_nats"] > 0.5 * registered["mutual_information_nats"]
     assert np.corrcoef(trusted.target[pair.mask], pair.target[pair.mask])[0, 1] > 0.95
     with pytest.raises(RegistrationError, match=r"noise\.nii\.gz: aligned with source\.nii\.gz they share"):
-        pipeline.preprocess_pair(source, noise, T1W, FDG, config)
+        preprocess(source, noise, T1W, FDG, config)
 
 
 def test_a_further_source_is_written_beside_the_others(both, tmp_path):
@@ -310,10 +320,10 @@ def test_a_series_is_averaged_and_divided_by_its_reference_region(head, pair, tm
     path = save_pet(tmp_path / "series.nii.gz", frames, affine, **times)
     options = {"pet_window_s": (600, 1200), "reference_region": "cerebellum"}
     config = CONFIG.model_copy(update=options)
-    found = pipeline.preprocess_pair(head / "source.nii.gz", path, T1W, FDG, config)
-    region, grid = reference_mask("cerebellum", pipeline.model_grid(config)), pipeline.model_grid(config)
+    found = preprocess(head / "source.nii.gz", path, T1W, FDG, config)
+    region, grid = reference_mask("cerebellum", model_grid(config)), model_grid(config)
     field = replace(target, array=np.ones_like(frames[0]), affine=affine)
-    shown = record_of.onto_grid(field, found.record, grid, world="target") > 0
+    shown = record_of.resample_to_grid(field, found.record, grid, world="target") > 0
     used = region & found.mask & shown
     assert 20 <= used.sum() < (region & found.mask).sum()
     assert found.target[used].mean() == pytest.approx(1, abs=1e-5)
@@ -354,8 +364,8 @@ def test_a_mask_that_is_no_brain_is_refused(spacing, words):
 def test_the_network_finds_the_templates_brain_in_any_orientation():
     """The mask agrees with the template's by Dice > 0.9, and turning the array turns the mask."""
     image, mask = registration.template()
-    found = masks.brain_mask(image)
+    found = masks.brain_mask(image)[0]
     assert 2 * (found & (mask.array > 0)).sum() / (found.sum() + mask.array.sum()) > 0.9
     turned = nib.as_closest_canonical(nib.Nifti1Image(image.array, image.affine)).slicer[::-1, ::-1]
-    again = masks.brain_mask(Volume(np.asarray(turned.dataobj).transpose(2, 0, 1), turned.affine[:, [2, 0, 1, 3]]))
+    again = masks.brain_mask(Volume(np.asarray(turned.dataobj).transpose(2, 0, 1), turned.affine[:, [2, 0, 1, 3]]))[0]
     np.testing.assert_array_equal(again.transpose(1, 2, 0)[::-1, ::-1], found)

@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 from dualflow.config import PreprocessConfig
 from dualflow.imaging.geometry import Volume, apply_map, centred_affine, corner_distance, spacing_of
 from dualflow.imaging.pipeline import model_grid
-from dualflow.imaging.record import onto_grid, to_native
+from dualflow.imaging.record import resample_to_grid, to_native
 from dualflow.imaging.volume import read_volume
 
 DTYPES = ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"]
@@ -92,7 +92,7 @@ def waves(seed):
 
 def there_and_back(volume, scan, grid):
     record = scan.record(grid)
-    on_grid = onto_grid(volume, record, grid, world="source")
+    on_grid = resample_to_grid(volume, record, grid, world="source")
     assert on_grid.shape == grid[1]
     native, affine = to_native(on_grid, record, background=0.0)
     assert native.shape == scan.shape
@@ -170,7 +170,7 @@ def test_there_is_one_interpolation_each_way(scan, seed):
     draw = np.random.default_rng(seed)
     noise, back = draw.normal(size=scan.shape).astype(np.float32), np.linalg.inv(scan.to_template)
     fine = centred_affine(CENTRE, 1.5, (20, 20, 20)), (20, 20, 20)
-    there = onto_grid(Volume(noise, scan.affine), scan.record(fine), fine, world="source")
+    there = resample_to_grid(Volume(noise, scan.affine), scan.record(fine), fine, world="source")
     expected, inside = interpolated(noise, scan.affine, fine, back)
     np.testing.assert_allclose(there[inside], expected, atol=1e-3)
     affine, shape = COARSE[-1]
@@ -189,7 +189,7 @@ def test_source_and_target_meet_on_the_model_grid(grid, source, target, seed):
     pair = {"source": source, "target": target}
     seen, covered = (
         {
-            world: onto_grid(Volume(scan.seen(field).astype(np.float32), scan.affine), record, grid, world=world)
+            world: resample_to_grid(Volume(scan.seen(field).astype(np.float32), scan.affine), record, grid, world=world)
             for world, scan in pair.items()
         }
         for field in (waves(seed), lambda points: np.ones(len(points)))

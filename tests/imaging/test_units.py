@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dualflow.imaging.units import oddities, recognise
+from dualflow.imaging.units import parse_unit, unit_warnings
 
 SCAN = np.random.default_rng(0).gamma(4.0, 1.0, (12, 12, 12)).astype(np.float32)
 
@@ -23,14 +23,14 @@ SCAN = np.random.default_rng(0).gamma(4.0, 1.0, (12, 12, 12)).astype(np.float32)
 )
 def test_a_unit_is_known_by_all_its_spellings(name, spellings):
     """The recorded name is one for all of them, and what is no unit of PET is none."""
-    found = {spelling: recognise(spelling) for spelling in spellings}
+    found = {spelling: parse_unit(spelling) for spelling in spellings}
     assert {spelling: unit and unit.name for spelling, unit in found.items()} == dict.fromkeys(spellings, name)
 
 
 @pytest.mark.parametrize(("stated", "scale"), [("Bq/mL", 3000), ("kBq/mL", 3), ("SUV", 1), ("SUVR", 0.3), ("", 7)])
 def test_usual_values_are_not_remarked_on(stated, scale):
     """A head in its unit, and any values in a unit that is not stated."""
-    assert oddities(recognise(stated), stated, np.float32(scale) * SCAN) == []
+    assert unit_warnings(parse_unit(stated), stated, np.float32(scale) * SCAN) == []
 
 
 @pytest.mark.parametrize(
@@ -40,17 +40,17 @@ def test_usual_values_are_not_remarked_on(stated, scale):
         ("Bq/mL", 1, "check Units"),
         ("kBq/mL", 3000, "check Units"),
         ("SUVR", 3000, "check Units"),
-        ("CNTS", 1, "'CNTS' is not known"),
+        ("CNTS", 1, "'CNTS' is unknown"),
     ],
 )
 def test_another_units_values_are_noted(stated, scale, words):
     """A file in Bq/mL that says SUV, and the other way round, is told."""
-    (note,) = oddities(recognise(stated), stated, np.float32(scale) * SCAN)
+    (note,) = unit_warnings(parse_unit(stated), stated, np.float32(scale) * SCAN)
     assert words in note
 
 
 def test_only_large_negative_values_are_noted():
     """The noise of filtered backprojection is not; an offset that was lost is."""
-    assert oddities(None, "", SCAN - 2) == []
-    (note,) = oddities(None, "", SCAN - 8)
+    assert unit_warnings(None, "", SCAN - 2) == []
+    (note,) = unit_warnings(None, "", SCAN - 8)
     assert "negative" in note

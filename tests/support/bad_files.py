@@ -352,7 +352,7 @@ PATHS = [
     Defect("pipe", HeaderError, "a named pipe", special(os.mkfifo)),
     Defect("device", HeaderError, "a device",
            special(lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to("/dev/null"))),
-    Defect("dangling_link", HeaderError, "a link to what is not there",
+    Defect("dangling_link", HeaderError, "is a broken link",
            special(lambda path: path.symlink_to("gone.nii"))),
     Defect("looping_link", HeaderError, "levels of symbolic links",
            special(loop, lambda path: path.symlink_to(path.name))),

@@ -1,0 +1,70 @@
+"""The table of digests of raw files: each file is read again only when its size or modification time has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple
+from itertools import islice
+from pathlib import Path
+
+import pandas as pd
+
+from dualflow.commit import commit_text
+from dualflow.data.tsv import read_table, table_text
+from dualflow.errors import DataError
+from dualflow.imaging.raw_image import ImageDigest, digest_image
+from dualflow.progress import track
+
+COLUMNS = ["path", "size", "mtime_ns", "sha256", "voxels_sha256", "minimum", "maximum"]
+_SAVE_EVERY = 100
+
+
+def digest_files(root: Path, paths: Sequence[Path], table: Path | None = None) -> dict[Path, ImageDigest]:
+    """Digest the files of a study; a file that cannot be read has no digest.
+
+    Args:
+        root: folder of the study.
+        paths: files relative to it.
+        table: table of known digests, which is updated as files are read; None reads every file.
+
+    Raises:
+        CommitError: the table cannot be written.
+    """
+    known = read_digests(table) if table else {}
+    digests = {path: known[path] for path in paths if path in known and known[path].is_current(root / path)}
+    unread = [path for path in paths if path not in digests]
+    results = ((path, digest) for path in track(unread, "look for duplicates") if (digest := _digest(root / path)))
+    while batch := dict(islice(results, _SAVE_EVERY)):
+        digests |= batch
+        if table:
+            write_digests(table, digests)
+    return digests
+
+
+def read_digests(table: Path) -> dict[Path, ImageDigest]:
+    """Digests by path; empty where the table is missing or damaged."""
+    try:
+        rows = read_table(table)[COLUMNS].itertuples(index=False)
+        return {
+            Path(path): ImageDigest(int(size), int(mtime), sha256, voxels, float(low or "nan"), float(high or "nan"))
+            for path, size, mtime, sha256, voxels, low, high in rows
+        }
+    except (DataError, KeyError, TypeError, ValueError):
+        return {}
+
+
+def write_digests(table: Path, digests: Mapping[Path, ImageDigest]) -> None:
+    """Write digests, sorted by path.
+
+    Raises:
+        CommitError: the table cannot be written.
+    """
+    rows = [(path.as_posix(), *astuple(digests[path])) for path in sorted(digests)]
+    commit_text(table, table_text(pd.DataFrame(rows, columns=COLUMNS)))
+
+
+def _digest(file: Path) -> ImageDigest | None:
+    try:
+        return digest_image(file)
+    except DataError:
+        return None

@@ -1,0 +1,110 @@
+"""A raw image on its way to the model grid: one pass verifies the file, a second one loads it.
+
+The first pass is handed on: the index keeps the digests of every file it read, and preprocessing takes them from there
+as long as the file has the same size and modification time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dualflow.imaging.affines import resolve_affine
+from dualflow.imaging.nifti_header import check_header
+from dualflow.imaging.sidecar import read_sidecar
+from dualflow.imaging.volume import check_contrast, merged_range, stored_voxels, value_range
+
+
+@dataclass(frozen=True)
+class ImageDigest:
+    """Digests and value range of an image file.
+
+    Attributes:
+        size: bytes of the file.
+        mtime_ns: its modification time.
+        sha256: hex SHA-256 of the file.
+        voxels_sha256: hex SHA-256 of shape, voxel type and stored voxels; equal for copies that differ in name,
+            compression or other header fields.
+        minimum: smallest stored value; NaN if any voxel is.
+        maximum: largest stored value.
+    """
+
+    size: int
+    mtime_ns: int
+    sha256: str
+    voxels_sha256: str
+    minimum: float
+    maximum: float
+
+    def is_current(self, path: Path) -> bool:
+        """Whether the file still has the size and modification time it was read with."""
+        try:
+            state = path.stat()
+        except OSError:
+            return False
+        return (state.st_size, state.st_mtime_ns) == (self.size, self.mtime_ns)
+
+
+@dataclass(frozen=True)
+class RawImage:
+    """A raw image that passed verification, not yet loaded.
+
+    Attributes:
+        path: the file.
+        sidecar: its BIDS metadata.
+        digest: digests and value range of the file.
+    """
+
+    path: Path
+    sidecar: dict[str, Any]
+    digest: ImageDigest
+
+
+def digest_image(path: Path) -> ImageDigest:
+    """Read a file once, in small pieces, for its digests and value range.
+
+    Raises:
+        DataError: the file is refused by its header, or cannot be read to its end.
+    """
+    info = check_header(path, 4, series=True)
+    state = info.path.stat()  # before the pass: a file that changes meanwhile does not look current
+    file_hash = hashlib.sha256()
+    voxel_hash = hashlib.sha256(f"{info.shape} {info.dtype.str}".encode())
+    ranges = []
+    for piece in stored_voxels(info, file_hash=file_hash):
+        voxel_hash.update(piece.data)
+        ranges.append(value_range(piece))
+    minimum, maximum = merged_range(ranges)
+    return ImageDigest(
+        state.st_size, state.st_mtime_ns, file_hash.hexdigest(), voxel_hash.hexdigest(), minimum, maximum
+    )
+
+
+def check_scan(path: Path, digest: ImageDigest) -> None:
+    """Refuse an image by its header and affine, and by its value range where it has a single frame.
+
+    Only the header is read.
+
+    Raises:
+        HeaderError: the file is not NIfTI, is cut short, claims too much memory, or has other dimensions.
+        GeometryError: its affine cannot be trusted.
+        IntensityError: its voxels are not finite, or all the same.
+    """
+    info = check_header(path, 4, series=True)
+    i, j, k = info.shape[:3]
+    resolve_affine(info.header, (i, j, k), info.path)
+    if len(info.shape) == 3:  # frames of a series outside the window may be anything
+        check_contrast(digest.minimum, digest.maximum, info)
+
+
+def verify_image(path: Path) -> RawImage:
+    """Read an image's sidecar, digest its file and check it.
+
+    Raises:
+        DataError: as `read_sidecar`, `digest_image` and `check_scan`.
+    """
+    image = RawImage(path, read_sidecar(path), digest_image(path))
+    check_scan(path, image.digest)
+    return image

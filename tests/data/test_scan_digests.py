@@ -1,0 +1,71 @@
+"""Digests of a study's files are kept, and a file is read again only when it has changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dualflow.commit import sha256
+from dualflow.data import scan_digests
+from dualflow.data.scan_digests import digest_files, read_digests
+
+FILES = [Path(f"{number}.nii") for number in (1, 2, 3)]
+
+
+def write(path: Path, seed: int, shape=(4, 5, 6)):
+    voxels = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    voxels[0, 0, 0] = np.nan if seed == 9 else 0
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), path)
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """Three files; `study()` digests them and returns the names of those that were read."""
+    for seed, file in enumerate(FILES):
+        write(tmp_path / file, seed)
+    read: list[str] = []
+    digest_image = scan_digests.digest_image
+    monkeypatch.setattr(scan_digests, "digest_image", lambda path: read.append(path.name) or digest_image(path))
+
+    def study():
+        read.clear()
+        return digest_files(tmp_path, FILES, tmp_path / "digests.tsv"), list(read)
+
+    return study
+
+
+def test_what_was_read_is_not_read_again(study, tmp_path):
+    """A second look opens nothing but what changed, and a damaged table is made anew."""
+    first, read = study()
+    assert read == [file.name for file in FILES]
+    assert study() == (first, [])
+    write(tmp_path / FILES[2], 6, shape=(6, 5, 4))
+    assert study()[1] == ["3.nii"]
+    (tmp_path / "digests.tsv").write_text("damaged")
+    assert study()[1] == [file.name for file in FILES]
+    assert study()[1] == []
+
+
+def test_the_table_holds_all_of_a_digest(study, tmp_path):
+    """Both digests and the exact value range, NaN included."""
+    write(tmp_path / FILES[1], 9)
+    digests, _ = study()
+    table = read_digests(tmp_path / "digests.tsv")
+    assert repr(table) == repr(digests)
+    assert np.isnan(table[FILES[1]].minimum)
+    assert table[FILES[0]].sha256 == sha256(tmp_path / FILES[0])
+
+
+def test_a_table_of_an_earlier_version_is_not_used(tmp_path):
+    """Without the digest of the file, it is as good as none."""
+    (tmp_path / "digests.tsv").write_text("path\tsize\tmtime_ns\tvoxels_sha256\n1.nii\t4\t5\tab\n")
+    assert read_digests(tmp_path / "digests.tsv") == {}
+
+
+def test_a_file_that_cannot_be_read_has_no_digest(study, tmp_path):
+    """The others have theirs."""
+    (tmp_path / FILES[0]).write_bytes(b"damaged")
+    assert study()[0].keys() == {FILES[1], FILES[2]}

@@ -1,0 +1,117 @@
+"""One pass over a raw file gives its digests and value range, from which it is checked without another one."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dualflow.errors import GeometryError, HeaderError, IntensityError
+from dualflow.imaging.raw_image import check_scan, digest_image, verify_image
+
+
+def write(path: Path, seed: int, *, shape=(4, 5, 6), dtype=np.int16, shift=0.0, note=""):
+    """A small image whose voxels depend on the seed alone."""
+    voxels = np.random.default_rng(seed).integers(0, 100, shape).astype(dtype)
+    image = nib.Nifti1Image(voxels, np.diag([2, 2, 2, 1.0]) + np.eye(4)[:, [3, 0, 1, 2]] * shift)
+    image.header["descrip"] = note
+    nib.save(image, path)
+    return path
+
+
+def voxels_digest(path):
+    return digest_image(path).voxels_sha256
+
+
+def test_header_and_name_do_not_count(tmp_path):
+    """Another affine, note and compression leave the voxel digest as it is; voxels, size and type do not."""
+    first = voxels_digest(write(tmp_path / "a.nii.gz", 1))
+    assert voxels_digest(write(tmp_path / "b.nii", 1, shift=3.0, note="anonymised")) == first
+    others = [
+        write(tmp_path / "c.nii", 2),
+        write(tmp_path / "d.nii", 1, shape=(5, 4, 6)),
+        write(tmp_path / "e.nii", 1, dtype=np.uint16),
+        write(tmp_path / "f.nii", 1, shape=(4, 5, 6, 2)),
+    ]
+    assert len({first, *map(voxels_digest, others)}) == 5
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "padded.nii", "members.nii.gz"])
+def test_the_file_is_hashed_as_it_is_stored(tmp_path, name):
+    """Below the decompression, with whatever follows the voxels."""
+    path = write(tmp_path / name, 1)
+    if name == "padded.nii":
+        path.write_bytes(path.read_bytes() + bytes(3 << 20))
+    if name == "members.nii.gz":
+        path.write_bytes(path.read_bytes() + gzip.compress(b"tail") + bytes(100))
+    digest = digest_image(path)
+    assert digest.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert digest.size == path.stat().st_size
+    voxels = np.asarray(nib.load(path).dataobj)
+    assert (digest.minimum, digest.maximum) == (voxels.min(), voxels.max())
+
+
+@pytest.mark.parametrize("damage", [b"", b"no image", "cut", "packed and cut"])
+def test_what_cannot_be_read_has_no_digest(tmp_path, damage):
+    """An empty, foreign or shortened file is refused with its name."""
+    path = write(tmp_path / "a.nii", 1)
+    whole = path.read_bytes()
+    texts = {"cut": whole[:-9], "packed and cut": gzip.compress(whole)[:-40]}
+    path.write_bytes(texts.get(damage, damage))
+    with pytest.raises(HeaderError, match=r"a\.nii"):
+        digest_image(path)
+
+
+def test_a_digest_is_current_as_long_as_the_file_is_the_same(tmp_path):
+    """By its size and modification time; a missing file has no current digest."""
+    path = write(tmp_path / "a.nii", 1)
+    digest = digest_image(path)
+    assert digest.is_current(path)
+    write(path, 1)
+    assert not digest.is_current(path)
+    path.unlink()
+    assert not digest.is_current(path)
+
+
+def saved(path, array, affine):
+    nib.save(nib.Nifti1Image(array, affine), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "words"),
+    [(np.nan, IntensityError, "NaN"), (np.inf, IntensityError, "infinite"), (0.0, IntensityError, "every voxel is 0")],
+)
+def test_values_are_refused_by_the_digest_alone(tmp_path, value, error, words):
+    """The check reads the header, not the voxels."""
+    array = np.full((4, 5, 6), value, np.float32)
+    if value:
+        array[0] = 1
+    path = saved(tmp_path / "a.nii.gz", array, np.eye(4))
+    digest = digest_image(path)
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:352]) + bytes(len(array.tobytes())))
+    with pytest.raises(error, match=words):
+        check_scan(path, digest)
+
+
+def test_a_series_may_have_frames_of_any_value(tmp_path):
+    """Frames outside the window are not used; those that are, are checked when they are loaded."""
+    frames = np.random.default_rng(0).random((4, 5, 6, 2), np.float32)
+    frames[..., 0] = np.nan
+    assert verify_image(saved(tmp_path / "a.nii", frames, np.eye(4))).sidecar == {}
+
+
+def test_a_sheared_affine_is_refused(tmp_path):
+    """Before the voxels are loaded."""
+    affine = np.eye(4)
+    affine[0, 1] = 0.5
+    image = nib.Nifti1Image(np.arange(120, dtype=np.int16).reshape(4, 5, 6), affine)
+    image.set_qform(None, 0)
+    image.header["pixdim"][1:4] = 1
+    nib.save(image, tmp_path / "a.nii")
+    with pytest.raises(GeometryError, match="shear"):
+        verify_image(tmp_path / "a.nii")
