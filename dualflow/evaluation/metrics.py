@@ -15,8 +15,6 @@ from dualflow.evaluation.prediction import Bools, Floats, Predictive
 from dualflow.evaluation.regions import RegionMap
 from dualflow.modalities import Modality
 
-SSIM_KERNEL = 11
-SSIM_SIGMA = 1.5
 SMOOTHING_FWHM_MM = 6.0
 _FWHM_TO_SIGMA = 1 / np.sqrt(8 * np.log(2))
 
@@ -132,16 +130,15 @@ def ssim(estimate: Floats, target: Floats, mask: Bools, context: Context) -> flo
     Both images are set to 0 outside the mask, so that nothing there can change the value.
     """
     images = np.where(mask, np.stack([estimate, target]), 0.0).astype(np.float32)
-    import torch  # both take seconds to import, and tables need only the names of metrics
-    from monai.metrics.regression import compute_ssim_and_cs
+    import torch  # takes a second to import, and tables need only the names of metrics
+
+    from dualflow.evaluation.ssim import KERNEL, ssim_map
 
     # The filter keeps no border: padding by its radius puts the map on the images' own grid.
-    padded = np.pad(images, [(0, 0), *[(SSIM_KERNEL // 2,) * 2] * 3], mode="edge")
-    first, second = torch.from_numpy(padded)[:, None, None]
-    similarity, _ = compute_ssim_and_cs(
-        first, second, 3, (SSIM_KERNEL,) * 3, (SSIM_SIGMA,) * 3, data_range=context.data_range
-    )
-    return float(similarity[0, 0].numpy()[mask].mean(dtype=np.float64))
+    padded = np.pad(images, [(0, 0), *[(KERNEL // 2,) * 2] * 3], mode="edge")
+    first, second = torch.from_numpy(padded)
+    similarity = ssim_map(first, second, context.data_range)
+    return float(similarity.numpy()[mask].mean(dtype=np.float64))
 
 
 def pearson_r(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float:
