@@ -83,13 +83,13 @@ def footprint(config: Config, scans: int) -> Footprint:
         fitted = _bytes([*model.buffers(), *(p for p in model.parameters() if not p.requires_grad)])
         step = _peak_bytes(model, random_batch(config, model.flow, share), partial(_step, config))
         count = max(1, min(INITIALISATION_VOXELS // voxels, INITIALISATION_SCANS, scans))
-        start = _peak_bytes(model, random_batch(config, model.flow, some), _start)
+        start = _peak_bytes(model, random_batch(config, model.flow, count), _initialise)
         # Its scans are in memory twice, the second time with noise.
         start += 2 * min(INITIALISATION_SCANS, scans) * scan
     mean = 0
     if isinstance(model.flow.mean_model, LocalLinear):
-        count = model.flow.mean_model.count
-        mean = int(SOLVING * FOLDS * (count * (count + 1) // 2 + count + 1) * BRAIN * voxels * 4)
+        features = model.flow.mean_model.count
+        mean = int(SOLVING * FOLDS * (features * (features + 1) // 2 + features + 1) * BRAIN * voxels * 4)
     return Footprint(
         parameters=sum(parameter.numel() for parameter in trained),
         scans=scans * scan,

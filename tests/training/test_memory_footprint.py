@@ -1,0 +1,72 @@
+"""Memory of a training, computed from tensor sizes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dualflow.config import parse_config
+from dualflow.training import memory_footprint as module
+from dualflow.training.memory_footprint import footprint
+from dualflow.training.step_time import random_training
+
+OPTIONS = {"levels": 2, "steps": [1, 1], "hidden": [4, 4], "low_rank": 2}
+
+
+def config(*, train=None, options=OPTIONS, preset="dualflow", edge=16):
+    """A tiny flow."""
+    return parse_config(
+        {
+            "study": {"name": "tiny"},
+            "cohort": {"subjects": 20},
+            "preprocess": {"shape": [edge] * 3, "spacing_mm": 12.0},
+            "model": {"preset": preset, "options": options},
+            "train": train or {},
+        }
+    )
+
+
+def test_peak_bytes_match_a_count_by_hand():
+    """Peak of two operations by hand: a square of 4 kB and its sum of 4 kB are alive at once, later only one."""
+
+    def action(_model, batch):
+        squared = batch["x"] * batch["x"]
+        total = squared + 1
+        del squared
+        total + 1
+
+    x = torch.zeros(1024)
+    assert module._peak_bytes(torch.nn.Linear(1, 1), {"x": x}, action) == 2 * 4096
+
+
+def test_the_footprint_matches_the_model():
+    """Parameters match the real model, which is held in five copies between steps."""
+    study = config()
+    model, _ = random_training(study, study.model)
+    sizes = footprint(study, scans=10)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert sizes.parameters == trained
+    fitted = sum(t.numel() * t.element_size() for t in model.buffers())
+    fitted += sum(p.numel() * 4 for p in model.parameters() if not p.requires_grad)
+    assert sizes.weights == 5 * 4 * trained + 3 * fitted
+    assert sizes.scans == 10 * 13 * 16**3
+    assert sizes.model == 4 * trained + fitted
+    assert sizes.peak == sizes.scans + max(sizes.mean, sizes.weights + sizes.step, sizes.model + sizes.start)
+
+
+def test_depth_costs_memory_unless_reversible():
+    """Stored activations of a deep flow exceed reversible ones several times and grow with the batch."""
+
+    def step_bytes(memory, depth, batch=2):
+        options = {"levels": 1, "steps": [depth], "hidden": [16]}
+        study = config(train={"memory": memory, "batch_size": batch}, options=options, preset="dual_glow", edge=48)
+        return footprint(study, scans=10).step
+
+    assert step_bytes("reversible", 24) < 1.5 * step_bytes("reversible", 4)
+    assert step_bytes("stored", 24) > 4 * step_bytes("reversible", 24)
+    assert step_bytes("stored", 24, batch=4) == pytest.approx(2 * step_bytes("stored", 24), rel=0.1)
+
+
+def test_processes_share_the_batch():
+    """Each process holds the activations of its share."""
+    assert footprint(config(train={"batch_size": 4, "processes": 2}), 10).step == footprint(config(), 10).step
