@@ -14,7 +14,7 @@ from dualflow.commands.workflow_files import find_config, packaged_configs
 Decorator = Callable[[Any], Any]
 
 
-class ConfigFile(click.ParamType):
+class ConfigFile(click.ParamType):  # type: ignore[type-arg] - generic since click 8.3
     """A YAML file, or the bare name of a configuration that comes with dualflow."""
 
     name = "file"

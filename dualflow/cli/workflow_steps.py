@@ -39,9 +39,11 @@ def _add_step(name: str, module: str, function: str, summary: str, *options: Dec
 
     def run_step(config_path: Path, overrides: tuple[str, ...], threads: int, **arguments: Any) -> None:
         set_threads(threads)
+        from dualflow.commands.steps import require_inputs
         from dualflow.commands.study_config import load_study_config
 
         config = load_study_config(config_path, overrides)
+        require_inputs(config, name)
         step: Callable[..., None] = getattr(import_module(f"dualflow.commands.{module}"), function)
         step(config, **arguments)
 

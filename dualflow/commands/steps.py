@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dualflow.config import Config
 from dualflow.config.config import SEEDED
+from dualflow.errors import DataError
 
 
 def closed_form_baselines(config: Config) -> list[str]:
@@ -38,8 +39,43 @@ def scoring_steps(config: Config, flows: Sequence[str]) -> list[str]:
     ]
 
 
+def require_inputs(config: Config, command: str) -> None:
+    """Check that the steps before a command are done, for the commands that gather the results of several steps.
+
+    Raises:
+        DataError: a manifest is missing.
+    """
+    inputs = INPUTS.get(command)
+    missing = [step for step in inputs(config) if not config.layout.manifest(step).is_file()] if inputs else []
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise DataError(
+            f"{command}: step {missing[0]}{more} before it is not done in {config.layout.root}; `dualflow run` runs "
+            "all steps in order"
+        )
+
+
+def _cohort(config: Config) -> list[str]:
+    return [f"cohort/shard-{shard}" for shard in range(config.preprocess.shards)]
+
+
+def _shards(config: Config) -> list[str]:
+    return [f"preprocess/shard-{shard}" for shard in range(config.preprocess.shards)]
+
+
 def _preparation(config: Config) -> list[str]:
     """Steps from nothing to preprocessed pairs."""
-    shards = range(config.preprocess.shards)
-    cohort = [*(f"cohort/shard-{shard}" for shard in shards), "cohort"] if config.embedded else []
-    return [*cohort, "index", *(f"preprocess/shard-{shard}" for shard in shards), "preprocess"]
+    cohort = [*_cohort(config), "cohort"] if config.embedded else []
+    return [*cohort, "index", *_shards(config), "preprocess"]
+
+
+INPUTS: dict[str, Callable[[Config], list[str]]] = {
+    "cohort-finish": _cohort,
+    "index": lambda config: ["cohort"] if config.embedded else [],
+    "preprocess-finish": _shards,
+    "qc": lambda _: ["preprocess"],
+    "evaluate-ceilings": lambda _: ["preprocess"],
+    "report": lambda config: [step for step in step_names(config) if step not in ("report", "check")],
+    "check": lambda _: ["report"],
+}
+"""Command -> manifests that it needs. The other commands name a missing input themselves."""
