@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
@@ -14,19 +13,10 @@ from dualflow.commands.workflow_files import find_config, packaged_configs
 Decorator = Callable[[Any], Any]
 
 
-class ConfigFile(click.ParamType):  # type: ignore[type-arg] - generic since click 8.3
-    """A YAML file, or the bare name of a configuration that comes with dualflow."""
-
-    name = "file"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """The path of the configuration."""
-        return value if isinstance(value, Path) else find_config(value)
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Names of packaged configurations, and files."""
-        names = [CompletionItem(name) for name in packaged_configs() if name.startswith(incomplete)]
-        return [*names, CompletionItem(incomplete, type="file")]
+def _complete_config(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of packaged configurations, and files."""
+    names = [CompletionItem(name) for name in packaged_configs() if name.startswith(incomplete)]
+    return [*names, CompletionItem(incomplete, type="file")]
 
 
 def config_option(default: str, variable: str | None = None) -> Decorator:
@@ -34,8 +24,9 @@ def config_option(default: str, variable: str | None = None) -> Decorator:
     return click.option(
         "--config",
         "config_path",
-        type=ConfigFile(),
         metavar="FILE",
+        callback=lambda _context, _parameter, value: find_config(value),
+        shell_complete=_complete_config,
         default=default,
         envvar=variable,
         show_default=True,
