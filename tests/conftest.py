@@ -7,7 +7,12 @@ from scipy.ndimage import gaussian_filter
 
 from dualflow.config import ModelConfig, TrainConfig
 from dualflow.data.dataset import PairDataset
-from dualflow.data.side_encoder import SideEncoder
+from dualflow.flows.initialization import initialize_flow
+from dualflow.flows.local_linear import RegressionScan, fit_local_linear
+from dualflow.flows.model import DualFlow
+from dualflow.flows.presets import preset
+from dualflow.models.card import ModelCard
+from dualflow.models.store import save_model
 
 SHAPE = (16, 16, 16)
 SMALL = {"steps": [1, 1, 1], "hidden": [8, 8, 8], "context_channels": 8, "low_rank": 2}
@@ -53,15 +58,42 @@ def quick():
 
 @pytest.fixture(scope="session")
 def card():
-    """What the card of a flow for the phantoms says beside its spec."""
-    assert SideEncoder.from_dict(SIDE).names == ["age"]
-    return {
-        "name": "dualflow", "seed": 0, "kind": "flow", "shape": list(SHAPE), "side": SIDE,
-        "study": {"name": "phantoms", "source": "T1w", "target": "FDG", "side": ["age"]},
-        "constant_spread": {"voxel": 0.25, "region": 0.125, "regions": 3},
-    }  # fmt: skip
+    """The card of a flow for the phantoms; tests replace its spec or kind."""
+    return ModelCard(
+        name="dualflow", seed=0, kind="flow", shape=SHAPE, side=SIDE, spec=preset("dualflow", **SMALL),
+        study={"name": "phantoms", "source": "T1w", "target": "FDG", "side": ["age"]},
+        constant_spread={"voxel": 0.25, "region": 0.125, "regions": 3},
+    )  # fmt: skip
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def save_flow():
+    """Write a flow with its card, not trained but, given pairs, with mean and initialisation; return the folder."""
+
+    def save(folder, choice, card, pairs=None):
+        torch.manual_seed(0)
+        spec = preset(choice.preset, **choice.options)
+        model = DualFlow(spec, shape=card.shape, side_features=1, source_channels=card.source_channels)
+        if pairs is not None:
+            scans = [
+                RegressionScan(item["source"], item["target"], item["side"], item["mask"], fold % 2)
+                for fold, item in enumerate(pairs.items)
+            ]
+            fit_local_linear(scans, model.mean_model)
+            stacked = (torch.stack([item[name] for item in pairs.items]) for name in ("target", "source", "side"))
+            initialize_flow(model, *stacked)
+        save_model(folder, model, card.model_copy(update={"spec": spec}))
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory, save_flow, small_flow, card, phantoms):
+    """A small flow for the phantoms."""
+    return save_flow(tmp_path_factory.mktemp("model"), small_flow, card, phantoms)

@@ -20,7 +20,7 @@ from dualflow.flows.memory import Memory
 from dualflow.flows.presets import preset
 from dualflow.manifest import read_manifest
 from dualflow.progress import track
-from dualflow.tracking.store import load_client
+from dualflow.tracking.mlflow_store import load_client
 from dualflow.training.device import select_device
 from dualflow.training.memory_footprint import Footprint, footprint
 from dualflow.training.optimiser import Optimiser

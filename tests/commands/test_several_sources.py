@@ -25,8 +25,8 @@ from dualflow.inference.predict import load_predictor
 from dualflow.layout import Scan
 from dualflow.manifest import write_manifest
 from dualflow.modalities import MODALITIES
+from dualflow.models.store import load_card
 from dualflow.tracking.tracked_run import Run
-from dualflow.training.checkpoint import load_card
 
 T1W, FLAIR, FDG = (MODALITIES[name] for name in ("T1w", "FLAIR", "FDG"))
 OPTIONS = {"steps": [1, 1, 1], "hidden": [8, 8, 8], "context_channels": 8, "low_rank": 2}
@@ -71,7 +71,7 @@ def config(tmp_path_factory, phantoms, held_out):
         for module in (training, reporting):
             patch.setattr(module, "tracked", lambda *_: nullcontext(Run()))
         for name, seed in config.trainings:
-            training.train(config, name, seed)
+            training.train(config, [name], seed)
             evaluate(config, [name], seed)
         evaluate_ceilings(config)
         convert(config, "dualflow", 0)
@@ -103,7 +103,7 @@ def test_cards_tell_the_sources_and_models_see_all_of_them(config, held_out):
     other = torch.stack([source[0], source[1].flip(0) * held_out[0]["mask"][0]])
     for name, seed in config.trainings:
         folder = config.layout.model(name, seed)
-        assert load_card(folder)["study"]["extra_sources"] == ["FLAIR"]
+        assert load_card(folder).study.extra_sources == ("FLAIR",)
         predict, mask = load_predictor(folder).predict, held_out[0]["mask"]
         side = held_out[0]["side"]
         first, second = (predict(seen, side, mask, samples=2, temperature=1.0, seed=0) for seen in (source, other))

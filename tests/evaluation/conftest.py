@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from dualflow.data.dataset import collate
+from dualflow.flows.initialization import initialize_flow
 from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import preset
 
@@ -15,7 +16,7 @@ def flow(phantoms):
     spec = preset("dual_glow", steps=[1, 1, 1], hidden=[8, 8, 8])
     model = DualFlow(spec, shape=tuple(phantoms[0]["source"].shape[1:]), side_features=1)
     some = collate(phantoms.items)
-    model.initialize(some["target"], some["source"], some["side"], some["mask"])
+    initialize_flow(model, some["target"], some["source"], some["side"], some["mask"])
     with torch.no_grad():
         for parameter in model.priors.parameters():
             parameter.add_(0.01 * torch.randn_like(parameter))

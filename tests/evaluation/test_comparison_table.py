@@ -3,15 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from comparison import TIMES, FakeTimer, study_values, train_and_score
+from comparison import TIMES, FakeTimer, save_card, study_values, train_and_score
 
 from dualflow.commit import commit_text
 from dualflow.config import parse_config
 from dualflow.evaluation.comparison_table import comparison_table
 from dualflow.report.comparison_text import comparison_markdown
 from dualflow.training.budget import make_plan
-from dualflow.training.checkpoint import save_model
 
 
 @pytest.fixture
@@ -75,7 +73,7 @@ def test_only_trainings_that_follow_the_plan_are_listed(config):
     train_and_score(config, "dualflow", 0, 10, memory="-")
     train_and_score(config, "dual_glow", 0, 300)
     train_and_score(config, "wide", 0, 5)
-    save_model(config.layout.model("wide", 0), {"w": torch.zeros(1)}, {"parameters": 1})
+    save_card(config.layout.model("wide", 0), "wide", 0, 0.0)
     (row,) = comparison_table(config, plan).to_dict("records")
     assert (row["model"], row["seeds"]) == ("dualflow", 1)
     assert np.isnan(row["memory_mib"])

@@ -41,8 +41,8 @@ def study(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory, save_flow, small_flow, card):
     """A flow for the coarse grid, not trained."""
-    about = card | {"shape": list(PREPROCESS.shape), "preprocess": PREPROCESS.model_dump(mode="json")}
-    return save_flow(tmp_path_factory.mktemp("model"), small_flow, about)
+    coarse = card.model_copy(update={"shape": PREPROCESS.shape, "preprocess": PREPROCESS})
+    return save_flow(tmp_path_factory.mktemp("model"), small_flow, coarse)
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +108,9 @@ def test_what_is_done_is_left_and_what_changed_is_done_again(converted, study, m
 @pytest.mark.slow
 def test_a_table_of_samples_is_converted_by_a_model_of_two_sources(study, save_flow, small_flow, card, tmp_path):
     """The card names the further source: it is aligned, recorded and seen; a row without it is set aside."""
-    about = card | {"shape": list(PREPROCESS.shape), "preprocess": PREPROCESS.model_dump(mode="json")}
-    model = save_flow(tmp_path / "model", small_flow, about | {"study": card["study"] | {"extra_sources": ["FLAIR"]}})
+    record = card.study.model_copy(update={"extra_sources": ("FLAIR",)})
+    changes = {"shape": PREPROCESS.shape, "preprocess": PREPROCESS, "study": record}
+    model = save_flow(tmp_path / "model", small_flow, card.model_copy(update=changes))
     data, out = tmp_path / "my data", tmp_path / "out"
     t1w = next((study / "sub-C0001/anat").glob("*_T1w.nii.gz"))
     data.mkdir()

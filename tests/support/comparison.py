@@ -5,7 +5,8 @@ import torch
 
 from dualflow.commit import commit_text
 from dualflow.manifest import write_manifest
-from dualflow.training.checkpoint import load_card, save_model
+from dualflow.models.card import ModelCard, TrainingRecord
+from dualflow.models.store import load_card, save_model
 
 TIMES = {"dualflow": 0.1, "dual_glow": 0.4, "wide": 0.2}
 
@@ -37,12 +38,33 @@ class FakeTimer:
         return TIMES[name]
 
 
+def save_card(folder, name, seed, weight, record=None):
+    """Write a model folder with a card and a single weight."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(model.weight, weight)
+    card = ModelCard(
+        name=name,
+        seed=seed,
+        kind="mean_image",
+        shape=(16, 16, 16),
+        side={"columns": []},
+        study={"name": "x", "source": "T1w", "target": "FDG"},
+        parameters=1000,
+        training=record or TrainingRecord(),
+    )
+    save_model(folder, model, card)
+
+
 def train_and_score(config, name, seed, steps, *, mae=0.1, pretrain=0, memory="900.5", **columns):
     """Write the results of one flow and seed with the workflow's own functions."""
     layout, stem, folder = config.layout, f"{name}_seed-{seed}", config.layout.model(name, seed)
-    card = {"parameters": 1000, "train_seconds": 6.0 + seed, "mean_seconds": 2.0, "pretrain_steps": pretrain}
-    card |= {"pretrain_seconds": 3.0} if pretrain else {}
-    save_model(folder, {"w": torch.full((1,), float(len(name) + seed + steps))}, card)
+    record = TrainingRecord(
+        seconds=6.0 + seed,
+        mean_seconds=2.0,
+        pretrain_steps=pretrain,
+        pretrain_seconds=3.0 if pretrain else 0.0,
+    )
+    save_card(folder, name, seed, float(len(name) + seed + steps), record)
     commit_text(folder / "history.tsv", f"step\tloss\n1.0\t0.5\n{steps - pretrain}.0\t0.1\n")
     scans = ["sub-1_ses-1", "sub-1_ses-2", "sub-2", "sub-3"]
     scores = pd.DataFrame({"model": name, "seed": seed, "scan": scans, "mae": mae, **columns})
@@ -52,6 +74,6 @@ def train_and_score(config, name, seed, steps, *, mae=0.1, pretrain=0, memory="9
         layout.manifest(f"evaluate/{stem}"),
         step="evaluate",
         outputs={"scans": layout.table(f"scans_{stem}")},
-        inputs={"model": load_card(folder)["weights_sha256"]},
+        inputs={"model": load_card(folder).weights_sha256},
         config={},
     )

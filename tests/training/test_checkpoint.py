@@ -1,54 +1,14 @@
-"""Models and states on disk."""
+"""Training states on disk."""
 
 import json
 
-import pytest
 import torch
 
-from dualflow.errors import CheckpointError
-from dualflow.training.checkpoint import load_card, load_newest_state, load_weights, save_model, save_state, states
-
-WEIGHTS = {"a": torch.arange(6.0).view(2, 3), "steps": torch.tensor(3)}
+from dualflow.training.checkpoint import forget_states, load_newest_state, save_state, states
 
 
-def test_a_model_reads_back(tmp_path):
-    """Weights bit for bit, also views and shared ones, and the card with the hash of the weights."""
-    tied = WEIGHTS | {"view": WEIGHTS["a"].T, "tied": WEIGHTS["a"]}
-    files = save_model(tmp_path / "model", tied, {"kind": "flow"})
-    assert [file.name for file in files] == ["model.safetensors", "model.json"]
-    read = load_weights(tmp_path / "model")
-    assert all(torch.equal(read[key], value) for key, value in tied.items())
-    assert load_card(tmp_path / "model")["kind"] == "flow"
-
-
-@pytest.mark.parametrize("harm", ["flip", "cut", "remove", "exchange"])
-def test_weights_that_do_not_match_their_card_are_refused(tmp_path, harm):
-    """One flipped bit is enough."""
-    files = save_model(tmp_path / "model", WEIGHTS, {})
-    other = save_model(tmp_path / "other", WEIGHTS | {"a": WEIGHTS["a"] + 1}, {})
-    data = bytearray(files[0].read_bytes())
-    data[-1] ^= 1
-    {
-        "flip": lambda: files[0].write_bytes(data),
-        "cut": lambda: files[0].write_bytes(data[:-4]),
-        "remove": files[0].unlink,
-        "exchange": lambda: files[0].write_bytes(other[0].read_bytes()),
-    }[harm]()
-    with pytest.raises(CheckpointError, match=r"model\.safetensors: does not match the hash"):
-        load_weights(tmp_path / "model")
-
-
-@pytest.mark.parametrize("text", [None, "{", "[]"])
-def test_a_folder_without_a_card_is_no_model(tmp_path, text):
-    """Missing, cut short, or something else."""
-    if text is not None:
-        (tmp_path / "model.json").write_text(text)
-    with pytest.raises(CheckpointError, match=r"model\.json"):
-        load_card(tmp_path)
-
-
-def test_the_newest_whole_state_is_found(tmp_path, capsys):
-    """Not the oldest, not one that is cut short or without its facts, and none where none is whole."""
+def test_the_newest_intact_state_is_loaded(tmp_path, capsys):
+    """Not the oldest, not one that is cut short or without its facts, and none where none is intact."""
     assert load_newest_state(tmp_path) is None
     for step in (1, 20, 300):
         save_state(tmp_path, step, {"a": torch.full((2,), float(step))}, {"step": step, "best": float("inf")})
@@ -60,4 +20,12 @@ def test_the_newest_whole_state_is_found(tmp_path, capsys):
     assert load_newest_state(tmp_path)[1]["step"] == 20
     states(tmp_path)[0].write_bytes(b"")
     assert load_newest_state(tmp_path) is None
-    assert "going back" in capsys.readouterr().out
+    assert "trying the previous one" in capsys.readouterr().err
+
+
+def test_states_of_a_training_and_its_parts_are_forgotten(tmp_path):
+    """Those of the mean and the source go with those of the flow."""
+    for folder in (tmp_path, tmp_path / "mean", tmp_path / "source"):
+        save_state(folder, 1, {"a": torch.zeros(1)}, {})
+    forget_states(tmp_path)
+    assert not list(tmp_path.rglob("state-*"))

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from dualflow.errors import ConfigError
-from dualflow.training import device as precision
-from dualflow.training.device import chosen_device
-from dualflow.training.distributed import BACKENDS, joined
+from dualflow.training import device as module
+from dualflow.training.device import select_device
+from dualflow.training.distributed import BACKENDS, process_group
 
 
 @pytest.fixture
@@ -16,8 +16,8 @@ def gpus(monkeypatch):
     """Pretend that there are so many."""
 
     def pretend(count):
-        monkeypatch.setattr(precision.torch.cuda, "is_available", lambda: count > 0)
-        monkeypatch.setattr(precision.torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(module.torch.cuda, "is_available", lambda: count > 0)
+        monkeypatch.setattr(module.torch.cuda, "device_count", lambda: count)
 
     return pretend
 
@@ -36,8 +36,8 @@ def test_each_process_has_a_gpu_of_its_own(gpus, monkeypatch, choice, count, pla
     """By its number on this machine; without a GPU, or asked for it, the CPU."""
     gpus(count)
     monkeypatch.setenv("LOCAL_RANK", place)
-    assert chosen_device(choice) == torch.device(device)
-    assert chosen_device(choice).type in BACKENDS
+    assert select_device(choice) == torch.device(device)
+    assert select_device(choice).type in BACKENDS
 
 
 @pytest.mark.parametrize(("choice", "count", "place"), [("cuda", 0, "0"), ("auto", 1, "1"), ("cuda", 2, "2")])
@@ -45,13 +45,11 @@ def test_too_few_gpus_are_an_error_with_a_remedy(gpus, monkeypatch, choice, coun
     """It names how many were asked for and found."""
     gpus(count)
     monkeypatch.setenv("LOCAL_RANK", place)
-    with pytest.raises(
-        ConfigError, match=rf"{int(place) + 1} GPUs were asked for .* finds {count}; set train.processes"
-    ):
-        chosen_device(choice)
+    with pytest.raises(ConfigError, match=rf"{int(place) + 1} GPUs are needed .* finds {count}; set train.processes"):
+        select_device(choice)
 
 
 def test_a_process_alone_joins_nobody():
     """And trains where it is told to."""
-    with joined("cpu") as ranks:
-        assert (ranks.rank, ranks.count, ranks.device.type) == (0, 1, "cpu")
+    with process_group("cpu") as group:
+        assert (group.rank, group.world_size, group.device.type) == (0, 1, "cpu")

@@ -15,12 +15,14 @@ from torch import distributed
 from dualflow.config import TrainConfig
 from dualflow.data.dataset import collate
 from dualflow.errors import ConfigError
+from dualflow.flows.flow_objective import FlowObjective
+from dualflow.flows.initialization import initialize_flow
 from dualflow.flows.memory import set_memory
 from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import PRESETS, preset
 from dualflow.flows.rng import batch_shard, standard_noise, uniform_noise
-from dualflow.training.distributed import Ranks
-from dualflow.training.session import _distributed, to_inputs
+from dualflow.training.distributed import ProcessGroup
+from dualflow.training.trainer import _distributed, to_inputs
 
 SMALL = {"levels": 3, "steps": [1, 1, 1], "hidden": [8, 8, 8], "context_channels": 8}
 
@@ -78,8 +80,8 @@ def test_a_batch_that_cannot_be_shared_is_refused():
     with pytest.raises(ValueError, match="cannot be shared by 2 processes"):
         TrainConfig(batch_size=3, processes=2)
     with pytest.raises(ConfigError, match="cannot be shared by 2 processes"):
-        Ranks(1, 2).rows(3)
-    assert Ranks(1, 2).rows(4) == slice(2, 4)
+        ProcessGroup(1, 2).rows(3)
+    assert ProcessGroup(1, 2).rows(4) == slice(2, 4)
 
 
 @pytest.fixture(scope="module")
@@ -98,11 +100,12 @@ def test_every_preset_can_be_shared(name, memory, phantoms):
     torch.manual_seed(0)
     batch = to_inputs(collate(phantoms.items[:2]), torch.device("cpu"))
     flow = DualFlow(preset(name, **SMALL | {"low_rank": 2 * (name == "dualflow")}), shape=(16, 16, 16), side_features=1)
-    flow.initialize(**batch)
-    set_memory(flow, memory)
-    shared, optimiser = _distributed(flow.train()), torch.optim.Adam(flow.parameters())
+    initialize_flow(flow, **batch)
+    objective = FlowObjective(flow).train()
+    set_memory(objective, memory)
+    shared, optimiser = _distributed(objective), torch.optim.Adam(objective.parameters())
     for step in range(4):
-        flow.set_progress(step / 4)
+        objective.set_progress(step / 4)
         optimiser.zero_grad()
         shared(**batch)["loss"].backward()
         optimiser.step()

@@ -26,7 +26,7 @@ def take(optimiser, scale=1.0):
 
 def test_rate_rises_then_falls_to_zero(monkeypatch):
     """Warm-up over its share of the steps, then a cosine that ends at zero."""
-    monkeypatch.setattr(module, "LEAST_WARMUP", 1)
+    monkeypatch.setattr(module, "MIN_WARMUP", 1)
     optimiser, rates = new(), []
     for _ in range(10):
         rates.append(optimiser.adam.param_groups[0]["lr"])

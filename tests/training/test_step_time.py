@@ -48,7 +48,7 @@ def test_other_load_of_the_machine_is_excluded(config, monkeypatch):
 
 def test_pretraining_is_weighted_by_its_share_of_the_steps(config, monkeypatch):
     """A quarter of the steps of SRFlow are those of its source."""
-    seconds = {"SourcePretraining": 1.0, "DualFlow": 3.0}
+    seconds = {"SourceObjective": 1.0, "FlowObjective": 3.0}
     monkeypatch.setattr(step_time, "_mean_step", lambda config, name, model, *_: seconds[type(model).__name__])
     choice = ModelConfig(preset="srflow", options={"steps": [1, 1, 1], "hidden": [8, 8, 8]})
     assert step_seconds(config, "srflow", choice) == pytest.approx(0.25 * 1.0 + 0.75 * 3.0)

@@ -10,19 +10,21 @@ from dualflow.data.dataset import PairDataset
 from dualflow.errors import DataError
 from dualflow.flows.mean_models import NetworkMean
 from dualflow.inference.predict import load_predictor
+from dualflow.models.store import save_model
 from dualflow.training import train_flow as module
 from dualflow.training.calibrate import calibrate
-from dualflow.training.checkpoint import load_newest_state, save_model, states
-from dualflow.training.train_flow import mean_folder, source_folder, train_flow
+from dualflow.training.checkpoint import load_newest_state, states
+from dualflow.training.context import TrainingContext
+from dualflow.training.train_flow import train_flow
 
 
 @pytest.fixture
 def train(phantoms, held_out, quick, tmp_path):
     """Train a flow in a folder."""
 
-    def go(choice, folder="states", config=quick, pairs=phantoms, **options):
-        options = {"side_features": 1, "label": "flow", "seed": 0, "folder": tmp_path / folder} | options
-        return train_flow(choice, pairs, held_out, config, **options)
+    def go(choice, folder="states", config=quick, pairs=phantoms, seed=0, **options):
+        context = TrainingContext(config, tmp_path / folder, seed, label="flow", **options)
+        return train_flow(choice, pairs, held_out, context, side_features=1)
 
     return go
 
@@ -33,8 +35,8 @@ def test_trained_flow_has_a_finite_history_and_reads_back(train, small_flow, car
     assert [entry["step"] for entry in trained.history.entries] == [2, 4, 6]
     assert all(math.isfinite(value) for entry in trained.history.entries for value in entry.values())
     assert all(entry["validation/round_trip"] < 1e-3 for entry in trained.history.entries)
-    assert trained.facts["mean"]["ridge"] > 0
-    save_model(tmp_path / "model", trained.model.state_dict(), card | {"spec": trained.model.spec.to_dict()})
+    assert trained.record.mean["ridge"] > 0
+    save_model(tmp_path / "model", trained.model, card.model_copy(update={"spec": trained.model.spec}))
     loaded = load_predictor(tmp_path / "model").model
     item = held_out[0]
     target, source, side = (item[name][None] for name in ("target", "source", "side"))
@@ -50,11 +52,11 @@ def test_the_flow_is_trained_on_cross_fitted_means(train, small_flow, phantoms, 
     """Its means are those of people left out: worse than the final law's on the same people, which has seen them."""
     given = {}
 
-    def spy(model, pairs, *rest, **options):
-        given.update(model=model, pairs=pairs)
+    def spy(trainer):
+        given.update(model=trainer.objective.flow, pairs=trainer.train)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "fit", spy)
+    monkeypatch.setattr(module.Trainer, "fit", spy)
     with pytest.raises(KeyboardInterrupt):
         train(small_flow)
     errors = {"left out": 0.0, "seen": 0.0}
@@ -77,7 +79,7 @@ def test_initialisation_takes_a_capped_seeded_choice_of_scans(train, small_flow,
         assert mask.shape == mean.shape == target.shape
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module.DualFlow, "initialize", spy)
+    monkeypatch.setattr(module, "initialize_flow", spy)
     monkeypatch.setattr(module, "INITIALISATION_SCANS", 3)
     for seed in (0, 0, 1, 2):
         with pytest.raises(KeyboardInterrupt):
@@ -106,7 +108,7 @@ def test_a_resumed_flow_equals_an_unbroken_one_bit_for_bit(train, small_flow):
 def test_a_flow_is_told_how_much_of_its_training_is_done(train, small_flow, monkeypatch):
     """Before each of six steps, from 0 on, and also after a resumption."""
     told = []
-    monkeypatch.setattr(module.DualFlow, "set_progress", lambda model, share: told.append(share))
+    monkeypatch.setattr(module.FlowObjective, "set_progress", lambda objective, share: told.append(share))
 
     def stop(step, metrics, model):
         if step == 4:
@@ -124,7 +126,7 @@ class Steps:
     """Counts the training steps of pre-training, and stops before a given one."""
 
     def __init__(self, monkeypatch):
-        self.taken, self.stop, forward = 0, None, module.SourcePretraining.forward
+        self.taken, self.stop, forward = 0, None, module.SourceObjective.forward
 
         def counted(trainer, *args, **inputs):
             if trainer.training and self.taken == self.stop:
@@ -132,7 +134,7 @@ class Steps:
             self.taken += trainer.training
             return forward(trainer, *args, **inputs)
 
-        monkeypatch.setattr(module.SourcePretraining, "forward", counted)
+        monkeypatch.setattr(module.SourceObjective, "forward", counted)
 
 
 PRETRAINED = ModelConfig(
@@ -151,22 +153,22 @@ def source_of(model):
 def test_a_source_is_trained_first_and_frozen_for_its_share(train, tmp_path, monkeypatch):
     """Of six steps three; then it is held for half of the flow's own, and the card tells steps and seconds of both."""
     steps, sources = Steps(monkeypatch), []
-    told = module.DualFlow.set_progress
+    set_progress = module.FlowObjective.set_progress
 
-    def watched(model, share):
-        sources.append(source_of(model))
-        told(model, share)
+    def watched(objective, share):
+        sources.append(source_of(objective.flow))
+        set_progress(objective, share)
 
-    monkeypatch.setattr(module.DualFlow, "set_progress", watched)
-    trained = train(PRETRAINED, watch=lambda step, metrics, model: sources.append(source_of(model)))
-    assert steps.taken == trained.facts["pretrain_steps"] == 3
+    monkeypatch.setattr(module.FlowObjective, "set_progress", watched)
+    trained = train(PRETRAINED, watch=lambda step, metrics, objective: sources.append(source_of(objective.flow)))
+    assert steps.taken == trained.record.pretrain_steps == 3
     assert [entry["step"] for entry in trained.history.entries] == [2, 3]
-    assert trained.facts["pretrain_seconds"] > 0
+    assert trained.record.pretrain_seconds > 0
     start, second, after_second, third, end = sources
     torch.manual_seed(0)
     untrained = source_of(module.DualFlow(trained.model.spec, shape=(16, 16, 16), side_features=1))
     assert not torch.equal(start["stem.weight"], untrained["stem.weight"])
-    found = load_newest_state(source_folder(tmp_path / "states"))
+    found = load_newest_state(tmp_path / "states" / "source")
     assert found is not None
     assert torch.equal(start["stem.weight"], found[0]["best.flow.source.stem.weight"])
     # progress 0 and 1/3 are frozen, 2/3 is not
@@ -178,9 +180,9 @@ def test_a_source_is_trained_first_and_frozen_for_its_share(train, tmp_path, mon
 def test_a_flow_without_pretraining_says_nothing_of_it(train, small_flow, monkeypatch):
     """Nothing is trained before, and no seconds are told."""
     steps = Steps(monkeypatch)
-    facts = train(small_flow).facts
-    assert steps.taken == facts["pretrain_steps"] == 0
-    assert "pretrain_seconds" not in facts
+    record = train(small_flow).record
+    assert steps.taken == record.pretrain_steps == 0
+    assert record.pretrain_seconds == 0
 
 
 @pytest.mark.parametrize(("stop", "left"), [(2, 1), (None, 0)], ids=["while its source learns", "afterwards"])
@@ -195,20 +197,20 @@ def test_a_resumed_pretraining_equals_an_unbroken_one_bit_for_bit(train, tmp_pat
     steps.taken, steps.stop = 0, stop
     with pytest.raises(KeyboardInterrupt):
         train(PRETRAINED, "broken", watch=stop_flow)
-    assert "state-00000002" in [state.stem for state in states(source_folder(tmp_path / "broken"))]
+    assert "state-00000002" in [state.stem for state in states(tmp_path / "broken" / "source")]
     steps.taken, steps.stop = 0, None
     resumed = train(PRETRAINED, "broken")
     assert steps.taken == left
-    assert resumed.facts["pretrain_seconds"] > 0
+    assert resumed.record.pretrain_seconds > 0
     weights = resumed.model.state_dict()
     assert all(torch.equal(value, weights[key]) for key, value in unbroken.model.state_dict().items())
 
 
 def test_a_source_of_another_training_is_not_gone_on_from(train, monkeypatch):
-    """Its states have the identity of the flow's."""
+    """Its states have the fingerprint of the flow's."""
     steps = Steps(monkeypatch)
-    for identity, taken in (("one", 3), ("one", 3), ("other", 6)):
-        train(PRETRAINED, identity=identity)
+    for fingerprint, taken in (("one", 3), ("one", 3), ("other", 6)):
+        train(PRETRAINED, fingerprint=fingerprint)
         assert steps.taken == taken
 
 
@@ -216,7 +218,7 @@ def test_pretraining_leaves_a_step_for_the_flow(train, quick):
     """However large its share."""
     options = PRETRAINED.options | {"source_pretrain": 0.9}
     trained = train(PRETRAINED.model_copy(update={"options": options, "steps": 2}))
-    assert trained.facts["pretrain_steps"] == 1
+    assert trained.record.pretrain_steps == 1
     assert [entry["step"] for entry in trained.history.entries] == [1]
 
 
@@ -226,7 +228,7 @@ def test_a_network_mean_is_trained_first_and_then_kept(train, tmp_path, quick):
     choice = ModelConfig(preset="dualflow", options=options)
     trained = train(choice, config=quick.model_copy(update={"mean_steps": 3, "steps": 2}))
     assert isinstance(trained.model.mean_model, NetworkMean)
-    assert [state.stem for state in states(mean_folder(tmp_path / "states"))] == ["state-00000002", "state-00000003"]
+    assert [state.stem for state in states(tmp_path / "states" / "mean")] == ["state-00000002", "state-00000003"]
     again = train(choice, config=quick.model_copy(update={"mean_steps": 3, "steps": 4}))
     left, right = (result.model.mean_model.state_dict() for result in (trained, again))
     assert all(torch.equal(value, right[key]) for key, value in left.items())
@@ -239,7 +241,7 @@ def test_validation_chooses_between_the_means(train, tmp_path, quick):
         ModelConfig(preset="dualflow", options=options),
         config=quick.model_copy(update={"choose_mean": True, "mean_steps": 3, "steps": 2}),
     )
-    errors = trained.facts["mean"]["validation_mae"]
+    errors = trained.record.mean["validation_mae"]
     assert set(errors) == {"local_linear", "network"}
     assert trained.model.spec.mean == min(errors, key=errors.get)
 
@@ -266,4 +268,4 @@ def test_the_spread_is_set_right_on_people_held_out(train, held_out, off):
 def test_a_flow_without_a_low_rank_base_is_left_as_it_is(train, small_flow):
     """There is nothing that a scale could be taken up by, and the card says so."""
     options = {**small_flow.options, "low_rank": 0}
-    assert train(small_flow.model_copy(update={"options": options})).facts["spread_scale"] is None
+    assert train(small_flow.model_copy(update={"options": options})).record.spread_scale is None

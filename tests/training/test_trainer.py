@@ -1,4 +1,4 @@
-"""The loop: resumption bit for bit, skipped steps, the choice of the weights."""
+"""The training loop: resumption bit for bit, skipped steps, selection of the weights."""
 
 import os
 import resource
@@ -11,15 +11,17 @@ from torch import nn
 from dualflow.data.dataset import PairDataset
 from dualflow.errors import DualflowError
 from dualflow.errors import StoppedError as TrainingStopped
+from dualflow.flows.objective import Objective
 from dualflow.training.checkpoint import forget_states, load_newest_state, states
-from dualflow.training.engine import fit
+from dualflow.training.context import TrainingContext
+from dualflow.training.trainer import Trainer
 
 
 class StoppedError(Exception):
     """Stands for the kill of a process."""
 
 
-class Toy(nn.Module):
+class Toy(Objective):
     """A convolution with dropout, whose loss is `spoilt` or which stops at given training calls.
 
     The loss of the `good`-th validation is lower by 10.
@@ -31,7 +33,7 @@ class Toy(nn.Module):
         self.convolution, self.dropout = nn.Conv3d(1, 1, 3, padding=1), nn.Dropout(0.3)
         self.spoilt, self.stop, self.good, self.calls, self.validations = spoilt, stop, good, 0, 0
 
-    def forward(self, target, source, side, mask, mean=None):
+    def forward(self, target, source, side=None, mask=None, mean=None):
         self.calls += self.training
         if self.training and self.calls == self.stop:
             raise StoppedError
@@ -40,7 +42,7 @@ class Toy(nn.Module):
         bonus = 10.0 if not self.training and self.validations == self.good else 0.0
         return {"loss": factor * (self.point_estimate(self.dropout(source), side) - target).square().mean() - bonus}
 
-    def point_estimate(self, source, side):
+    def point_estimate(self, source, side=None):
         return self.convolution(source)
 
 
@@ -51,7 +53,7 @@ class Preempted(Toy):
         super().__init__()
         self.at = at
 
-    def forward(self, target, source, side, mask, mean=None):
+    def forward(self, target, source, side=None, mask=None, mean=None):
         terms = super().forward(target, source, side, mask, mean)
         if self.training and self.calls == self.at:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -59,26 +61,24 @@ class Preempted(Toy):
 
 
 class Leaky(Toy):
-    """A toy that claims to be invertible; what it decodes is off by `drift`, one entry per validation."""
+    """A toy that claims to be invertible, with round-trip errors `drift`, one per validation."""
 
     def __init__(self, drift):
         super().__init__()
         self.drift = drift
 
-    def encode(self, target, source, side):
-        return target, None
-
-    def decode(self, latents, source, side):
-        return latents + self.drift[self.validations - 1]
+    def diagnostics(self, target, source, side, mask, *, round_trip):
+        return {"round_trip": self.drift[self.validations - 1]} if round_trip else {}
 
 
 @pytest.fixture
 def train(phantoms, held_out, quick, tmp_path):
     """Fit a toy; by default seven steps with a validation after every two and after the last."""
 
-    def go(model, folder="states", config=quick, validation=held_out, **options):
-        options = {"label": "toy", "steps": 7, "learning_rate": 0.01, "seed": 3} | options
-        return fit(model, phantoms, validation, config, folder=tmp_path / folder, **options)
+    def go(model, folder="states", config=quick, validation=held_out, steps=7, seed=3, **options):
+        context = TrainingContext(config, tmp_path / folder, seed, label="toy", **options)
+        history = Trainer(model, phantoms, validation, context, steps=steps, learning_rate=0.01).fit()
+        return model.state_dict(), history
 
     return go
 
@@ -131,18 +131,18 @@ def test_a_broken_newest_state_falls_back_to_the_one_before(train, tmp_path, cap
     model = Toy()
     again, _ = train(model, "broken")
     assert model.calls == 5
-    assert newest.name in capsys.readouterr().out
+    assert newest.name in capsys.readouterr().err
     assert_same(weights, again)
 
 
 def test_states_of_another_training_are_not_gone_on_from(train, tmp_path):
-    """Another identity starts from nothing and removes them, also those that are further on."""
-    train(Toy(), identity="old")
+    """Another fingerprint starts from nothing and removes them, also those of later steps."""
+    train(Toy(), fingerprint="old")
     model = Toy()
     with pytest.raises(StoppedError):
-        train(Toy(stop=4), identity="new")
+        train(Toy(stop=4), fingerprint="new")
     assert [path.stem for path in states(tmp_path / "states")] == ["state-00000002"]
-    train(model, identity="new")
+    train(model, fingerprint="new")
     assert model.calls == 5
 
 
@@ -266,7 +266,7 @@ def test_a_full_disk_costs_a_state_and_not_the_training(train, tmp_path, capsys)
     assert_same(weights, full)
     assert [path.name for path in states(tmp_path / "full")] == ["state-00000002.safetensors"]
     said = capsys.readouterr().err
-    assert "warning: toy: no state of step 4, the one before stays" in said
+    assert "warning: toy: no state of step 4, the previous one stays" in said
     assert "free space or change the output folder" in said
     again, _ = train(Toy(), "full")
     assert_same(weights, again)

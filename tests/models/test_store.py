@@ -1,0 +1,98 @@
+"""Models on disk: card and weights are saved together, and loaded only if they fit."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from dualflow.baselines import BASELINES
+from dualflow.errors import CheckpointError
+from dualflow.models.store import load_card, load_model, save_model
+
+
+@pytest.fixture
+def mean_image(card):
+    """A mean image and its card."""
+    model = BASELINES["mean_image"](card.shape, 1)
+    torch.nn.init.normal_(model.image)
+    return model, card.model_copy(update={"kind": "mean_image", "spec": None})
+
+
+def test_a_model_reads_back(mean_image, tmp_path):
+    """Weights bit for bit, and the card with the hash of the weights."""
+    model, card = mean_image
+    saved, files = save_model(tmp_path / "model", model, card)
+    assert [file.name for file in files] == ["model.safetensors", "model.json"]
+    loaded = load_model(tmp_path / "model")
+    assert torch.equal(loaded.model.image, model.image)
+    assert loaded.card == saved == load_card(tmp_path / "model")
+    assert len(saved.weights_sha256) == 64
+    assert loaded.flow is None
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "remove", "exchange"])
+def test_weights_that_do_not_match_their_card_are_refused(mean_image, tmp_path, harm):
+    """One flipped bit is enough."""
+    model, card = mean_image
+    _, files = save_model(tmp_path / "model", model, card)
+    torch.nn.init.zeros_(model.image)
+    _, other = save_model(tmp_path / "other", model, card)
+    data = bytearray(files[0].read_bytes())
+    data[-1] ^= 1
+    {
+        "flip": lambda: files[0].write_bytes(data),
+        "cut": lambda: files[0].write_bytes(data[:-4]),
+        "remove": files[0].unlink,
+        "exchange": lambda: files[0].write_bytes(other[0].read_bytes()),
+    }[harm]()
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: does not match the hash"):
+        load_model(tmp_path / "model")
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", "{}", "\x00\udcff"])
+def test_a_folder_without_a_card_is_no_model(tmp_path, text):
+    """Missing, cut short, or something else."""
+    if text is not None:
+        (tmp_path / "model.json").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(CheckpointError, match=r"model\.json") as error:
+        load_card(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "wizard"}, "'wizard' is unknown; choose from: flow, mean_image"),
+        ({"kind": "mean_image"}, "only a flow has a spec"),
+        ({"kind": "mean_image", "spec": None}, "do not fit this version"),
+        ({"kind": "mean_image", "spec": None, "options": {"width": 3}}, "do not fit this version"),
+        ({"shape": [8, 8, 8]}, "do not fit this version"),
+        ({"shape": [9, 8, 8]}, "do not fit this version"),
+        ({"shape": [8, 8, 1 << 20]}, "expected edges of 1 to 1024"),
+        ({"shape": None}, "shape: Input should be a valid array"),
+        ({"study": 1}, "study: Input should be"),
+        ({"preprocess": {"aligned": "x"}}, "preprocess.aligned: Input should be a valid boolean"),
+        ({"side": {"columns": []}}, "do not fit this version"),
+        ({"side": {"columns": [{"kind": "wizard"}]}}, "side encoder does not read back"),
+        ({"weights_sha256": "0"}, "does not match the hash"),
+        ({"unheard_of": 1}, "unheard_of: Extra inputs are not permitted"),
+    ],
+)
+def test_a_card_that_does_not_fit_is_refused(model_folder, tmp_path, change, message):
+    """Each unusable field is one line that names it."""
+    shutil.copytree(model_folder, tmp_path / "model")
+    path = tmp_path / "model" / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(CheckpointError, match=message) as error:
+        load_model(tmp_path / "model")
+    assert "\n" not in str(error.value)
+
+
+def test_a_card_without_its_kind_is_refused(model_folder, tmp_path):
+    """A missing field is named."""
+    shutil.copytree(model_folder, tmp_path / "model")
+    path = tmp_path / "model" / "model.json"
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "kind"}))
+    with pytest.raises(CheckpointError, match="kind: Field required"):
+        load_model(tmp_path / "model")
