@@ -1,4 +1,4 @@
-"""The index of a study: which scans form pairs, which are only to be converted, which are set aside, and the splits."""
+"""The index of a study: its pairs, the scans to convert, the excluded scans, and the splits."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from dualflow.commit import commit_text
 from dualflow.config import SplitConfig, StudyConfig
 from dualflow.data.bids_files import Files, Refused, find_scans
 from dualflow.data.duplicates import Entry, find_duplicates, refuse_duplicates
-from dualflow.data.participants import listed_people, side_values
+from dualflow.data.participants import listed_subjects, side_values
 from dualflow.data.quarantine import Quarantine, write_quarantine
-from dualflow.data.scan_table import find_samples, sample_values, sampled_people
+from dualflow.data.scan_table import find_samples, sample_values, table_subjects
 from dualflow.data.split import assign_folds, assign_splits
 from dualflow.data.strata import first_categorical, strata_of, strata_table
 from dualflow.data.tsv import all_numbers, numbers, read_table, table_text
@@ -25,7 +25,7 @@ from dualflow.modalities import MODALITIES, modality
 STEP = "pairing"
 COLUMNS = ["scan", "subject", "session", "source", "target", "split"]
 EXTRA = [f"source_{name}" for name in MODALITIES]
-"""Columns that a study of several sources has between `COLUMNS` and the side columns, one for each further source."""
+"""Columns of further sources, between `COLUMNS` and the side columns."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class Index:
     """A study's scans.
 
     Attributes:
-        pairs: one row per usable scan, sorted by `scan`: the columns `COLUMNS` (session None where there is none, paths
-            relative to the dataset, target '' where there is none, split one of `SPLITS` or `convert`), then those of
-            `EXTRA` that the study has, then the side columns.
-        quarantined: the scans set aside, sorted.
-        missing: what was looked for in vain -> labels of the people or scans that lack it.
+        pairs: one row per usable scan, sorted by `scan`: the columns `COLUMNS` (session None if there is none, paths
+            relative to the dataset, target '' if there is none, split one of `SPLITS` or `convert`), the study's
+            columns of `EXTRA`, then the side columns.
+        quarantined: the excluded scans, sorted.
+        missing: kind of missing data -> labels of the subjects or scans without it.
         duplicates: groups of files with the same voxels.
-        splits: one row per person with a pair: subject, fold (None without folds), split, then the strata.
+        splits: one row per subject with a pair: subject, fold (None without folds), split, then the strata.
     """
 
     pairs: pd.DataFrame
@@ -49,13 +49,13 @@ class Index:
     splits: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["subject", "fold", "split"]))
 
     def without(self, refused: Refused) -> Index:
-        """The index with further scans set aside."""
+        """The index without further scans, which are excluded."""
         quarantined = sorted([*self.quarantined, *(Quarantine(key, STEP, str(refused[key])) for key in refused)])
         pairs = self.pairs[~self.pairs["scan"].isin(list(refused))].reset_index(drop=True)
         return replace(self, pairs=pairs, quarantined=quarantined)
 
     def write(self, layout: Layout) -> None:
-        """Write `layout.index_quarantine`, `splits`, then `pairs`; each atomically, missing cells as `n/a`."""
+        """Write the tables `index_quarantine`, `splits` and `pairs`, each atomically."""
         write_quarantine(layout.index_quarantine, self.quarantined)
         commit_text(layout.splits, table_text(self.splits))
         targets = self.pairs["target"].mask(self.pairs["target"] == "")
@@ -63,17 +63,17 @@ class Index:
 
 
 def build_index(bids: Path, study: StudyConfig, split: SplitConfig, digests: Path | None = None) -> Index:
-    """Pair the scans of a study, look for duplicates, and draw the splits.
+    """Pair the scans of a study, exclude duplicates and assign the splits.
 
     Args:
         bids: root of the dataset: a BIDS dataset, or the folder of `study.samples`.
-        study: what is looked for.
-        split: who is used for what.
-        digests: cache of what `find_duplicates` read; without it, every scan is read each time.
+        study: modalities and side columns.
+        split: how subjects are split.
+        digests: table that caches voxel digests; without it, every scan is read.
 
     Raises:
-        DataError: the dataset or one of its tables cannot be used, or there is no one to train on.
-        ConfigError: `study` or `split` names what does not exist, or `split` leaves nothing to train on.
+        DataError: the dataset or one of its tables cannot be used, or there is no training subject.
+        ConfigError: `study` or `split` names a column or subject that does not exist, or leaves no training set.
     """
     columns = tuple(dict.fromkeys([*study.side, *split.stratify]))
     index = pair_scans(bids, study.model_copy(update={"side": columns}))
@@ -84,8 +84,8 @@ def build_index(bids: Path, study: StudyConfig, split: SplitConfig, digests: Pat
     paired = index.pairs["target"] != ""
     if not paired.any():
         raise DataError(
-            f"{bids}: none of {len(paired)} scans with {study.source} has {study.target} too, so there is nothing to "
-            "learn from; check study.target and how its files are named"
+            f"{bids}: none of {len(paired)} scans with {study.source} has {study.target} too, expected pairs to train "
+            "on; check study.target and the names of its files"
         )
     table = index.pairs[paired]
     levels = strata_table(table, split.stratify or first_categorical(table, study.side))
@@ -94,37 +94,38 @@ def build_index(bids: Path, study: StudyConfig, split: SplitConfig, digests: Pat
     folds = assign_folds(strata, split)
     splits = assign_splits(strata, split, folds, known)
     rows = [(label, folds.get(label), splits[label]) for label in sorted(splits)]
-    people = pd.DataFrame(rows, columns=["subject", "fold", "split"], dtype=object)
+    subjects = pd.DataFrame(rows, columns=["subject", "fold", "split"], dtype=object)
     column = index.pairs["subject"].map(splits).where(paired, "convert")
     return replace(
         index,
         pairs=index.pairs.assign(split=column).drop(columns=[name for name in columns if name not in study.side]),
-        splits=people.join(levels, on="subject"),
+        splits=subjects.join(levels, on="subject"),
     )
 
 
 def pair_scans(bids: Path, study: StudyConfig) -> Index:
-    """Pair the scans of a study by subject and session; no splits are drawn, every row is `convert`.
+    """Pair the scans of a study by subject and session, without splits: every row is `convert`.
 
-    A scan is set aside when it lacks one of the sources, when several files could be the one, when a file is not there
-    or leads out of the dataset, and when its side information cannot be read.
+    A scan is excluded if it lacks a source, if several files match a modality, if a file is missing or lies outside
+    the dataset, or if its side information is invalid.
 
     Raises:
         DataError: there is no usable scan, a table cannot be used, or a side column is in no table.
-        ConfigError: `study.where` asks for what no file has.
+        ConfigError: no file matches `study.where`.
     """
-    if taken := [name for name in study.side if name in [*COLUMNS, *EXTRA]]:
-        raise ConfigError(f"side column '{taken[0]}' has the name of a column of the index; give it another name")
+    if reserved := [name for name in study.side if name in [*COLUMNS, *EXTRA]]:
+        raise ConfigError(f"side column '{reserved[0]}' has the name of a column of the index; rename the column")
     table = study.samples
     files, refused = find_samples(table, study) if table else find_scans(bids, study)
-    people = sampled_people(table) if table else listed_people(bids)
+    listed = table_subjects(table) if table else listed_subjects(bids)
     incomplete, missing = _incomplete({scan: files[scan] for scan in files if scan.key not in refused}, study)
     refused |= incomplete
     scans = sorted((scan for scan in files if scan.key not in refused and files[scan]), key=lambda scan: scan.key)
-    seen = {scan.subject for scan in scans} | {_subject(key) for key in refused}
-    missing[f"people in {table.name if table else 'participants.tsv'} without a scan"] = sorted(set(people) - seen)
+    with_scan = {scan.subject for scan in scans} | {_subject(key) for key in refused}
+    listing = table.name if table else "participants.tsv"
+    missing[f"subjects in {listing} without a scan"] = sorted(set(listed) - with_scan)
 
-    side, unusable = sample_values(table, scans, study.side) if table else side_values(bids, scans, study.side)
+    side, invalid = sample_values(table, scans, study.side) if table else side_values(bids, scans, study.side)
     extra = {f"source_{name}": name for name in study.extra_sources}
     columns = {"source": study.source, "target": study.target, **extra}
     rows = [
@@ -133,13 +134,13 @@ def pair_scans(bids: Path, study: StudyConfig) -> Index:
         for scan in scans
     ]
     pairs = pd.DataFrame(rows, columns=[*COLUMNS, *extra], dtype=object)
-    index = Index(pairs.join(side), [], missing).without(refused | unusable)
+    index = Index(pairs.join(side), [], missing).without(refused | invalid)
     _require_usable(index, bids, study)
     return index
 
 
 def read_pairs(layout: Layout) -> pd.DataFrame:
-    """Read the table that `Index.write` wrote, as `Index.pairs` was.
+    """Read the table of `Index.pairs` that `Index.write` wrote.
 
     Raises:
         DataError: the table is missing or was not written by the index.
@@ -158,27 +159,27 @@ def side_columns(pairs: pd.DataFrame) -> list[str]:
 
 
 def _incomplete(files: Files, study: StudyConfig) -> tuple[Refused, dict[str, list[str]]]:
-    """The scans that lack one of the sources, with the reason; and by what they lack."""
+    """The scans that lack a source with the reason, and the scans by missing modality."""
     refused: Refused = {}
     missing: dict[str, list[str]] = {}
     for scan in sorted(files, key=lambda scan: scan.key):
-        lacking = [name for name in study.sources if name not in files[scan]]
-        if files[scan] and lacking:
-            has = f"{' and '.join(files[scan])} but no {' and '.join(lacking)}"
-            refused[scan.key] = PairingError(f"has {has}; {_remedy(scan, lacking[0], study.samples)}")
-            missing.setdefault(f"scans with {has}", []).append(scan.key)
+        absent = [name for name in study.sources if name not in files[scan]]
+        if files[scan] and absent:
+            images = f"{' and '.join(files[scan])} but no {' and '.join(absent)}"
+            refused[scan.key] = PairingError(f"has {images}; {_remedy(scan, absent[0], study.samples)}")
+            missing.setdefault(f"scans with {images}", []).append(scan.key)
     return refused, missing
 
 
 def _require_usable(index: Index, root: Path, study: StudyConfig) -> None:
     if index.pairs.empty:
-        aside = index.quarantined
-        first = f" (the first of {len(aside)} set aside: {aside[0].reason})" if aside else ""
+        excluded = index.quarantined
+        first = f" (the first of {len(excluded)} excluded: {excluded[0].reason})" if excluded else ""
         raise DataError(f"{root}: no usable {study.source} scan{first}; check the dataset and study.source")
 
 
 def _subject(key: str) -> str:
-    """Subject label in a scan's key, also where the key is of no scan."""
+    """Subject label in a scan's key, also if the key is invalid."""
     return key.removeprefix("sub-").split("_ses-")[0]
 
 
@@ -191,4 +192,4 @@ def _files(pairs: pd.DataFrame) -> list[Entry]:
 def _remedy(scan: Scan, name: str, table: Path | None) -> str:
     row = modality(name)
     file = f"{scan.folder.as_posix()}/{row.datatype}/{scan.key}_{row.suffix}.nii.gz"
-    return f"give its path in {table.name}" if table else f"add {file} (the same session) or leave the scan out"
+    return f"add its path to {table.name}" if table else f"add {file} (the same session) or remove the scan"

@@ -1,4 +1,4 @@
-"""Side information of scans from participants.tsv and, where a person has one, the sessions table."""
+"""Side information of scans from participants.tsv and the subjects' sessions tables."""
 
 from __future__ import annotations
 
@@ -15,87 +15,87 @@ from dualflow.layout import Scan
 
 
 def side_values(root: Path, scans: Sequence[Scan], columns: Sequence[str]) -> tuple[pd.DataFrame, dict[str, DataError]]:
-    """The side columns of `scans`, and the scans (by key) whose cells cannot be used, with the reason.
+    """The side columns of `scans`, and the scans (by key) whose cells are invalid with the reason.
 
-    A known cell of the sessions table stands before the participant's. A person without a row is unknown throughout.
-    Columns are typed by `typed_values`, where participants.json tells of `Levels`.
+    A known cell of the sessions table precedes that of participants.tsv. All values of a subject without a row are
+    unknown. `typed_values` types the columns; participants.json lists categorical ones by their `Levels`.
 
     Returns:
-        One row per scan in the order of `scans`: float64 or text columns, NaN or None where unknown.
+        One row per scan in the order of `scans`: float64 or text columns, NaN or None if unknown.
 
     Raises:
-        DataError: participants.tsv is missing or empty, or a column is in no table; the message names the columns
-            there are.
+        DataError: participants.tsv is missing or empty, or a column is in no table.
     """
     if not columns:
         return pd.DataFrame(index=range(len(scans))), {}
-    path, asked = root / "participants.tsv", ", ".join(columns)
+    path, names = root / "participants.tsv", ", ".join(columns)
     if not path.is_file():
-        raise DataError(f"{path} is missing, and the study asks for {asked}; add it or empty study.side")
-    people = _rows(path, "participant_id", "sub-")
-    visits, refused = _visits(root, scans)
-    require_columns(path, columns, [people, *visits.values()])
-    if not len(people):
-        raise DataError(f"{path} has no rows, and the study asks for {asked}; fill it or empty study.side")
+        raise DataError(f"{path} is missing, expected columns {names}; add it or empty study.side")
+    participants = _rows(path, "participant_id", "sub-")
+    sessions, refused = _session_tables(root, scans)
+    require_columns(path, columns, [participants, *sessions.values()])
+    if not len(participants):
+        raise DataError(f"{path} has no rows, expected {names} of each subject; fill it or empty study.side")
 
     cells = []
     for scan in scans:
         try:
-            person = _cells(people, scan.subject, path.name)
-            visit = _cells(visits[scan.subject], scan.session, "its sessions table") if scan.subject in visits else {}
+            subject = _cells(participants, scan.subject, path.name)
+            table = sessions.get(scan.subject)
+            session = {} if table is None else _cells(table, scan.session, "its sessions table")
         except DataError as error:
             refused[scan.key] = error
-            person = visit = {}
-        cells.append([visit.get(name) or person.get(name) for name in columns])
+            subject = session = {}
+        cells.append([session.get(name) or subject.get(name) for name in columns])
     text = pd.DataFrame(cells, columns=list(columns), dtype=object)
-    values, wrong = typed_values(text, scans, columns_with_levels(root / "participants.json"))
-    return values, refused | wrong
+    values, invalid = typed_values(text, scans, columns_with_levels(root / "participants.json"))
+    return values, refused | invalid
 
 
 def typed_values(
     text: pd.DataFrame, scans: Sequence[Scan], coded: Collection[str]
 ) -> tuple[pd.DataFrame, dict[str, DataError]]:
-    """Columns of text, one row per scan, as numbers where they are numbers; and the scans whose cell is none.
+    """Text columns, one row per scan, with numeric columns as float64; and the scans with an invalid number.
 
-    A column is numeric when more than half of its known cells are numbers and it is not among `coded`; numeric codes
-    that are become text (`group-1`), for their distance means nothing.
+    A column is numeric if more than half of its known cells are numbers and it is not in `coded`. Numeric codes in
+    `coded` become text (`group-1`) because their distances mean nothing.
     """
     typed, refused = {}, {}
     for name in text.columns:
-        typed[name], bad = _typed(text[name], name, coded=name in coded)
-        for position in bad:
+        typed[name], invalid = _typed(text[name], name, coded=name in coded)
+        for position in invalid:
             refused[scans[position].key] = DataError(
-                f"side column '{name}' is '{text[name][position]}', expected a number as for the others; "
+                f"side column '{name}' is '{text[name][position]}', expected a number as in other rows; "
                 "correct it or write n/a"
             )
     return pd.DataFrame(typed, index=text.index), refused
 
 
-def listed_people(root: Path) -> list[str]:
-    """Labels of the people in participants.tsv; none where there is no such table.
+def listed_subjects(root: Path) -> list[str]:
+    """Labels of the subjects in participants.tsv; none if the table is missing.
 
     Raises:
-        DataError: the table cannot be used.
+        DataError: the table cannot be read.
     """
     path = root / "participants.tsv"
     return [str(label) for label in _rows(path, "participant_id", "sub-").index if label] if path.is_file() else []
 
 
 def known_columns(root: Path) -> list[str]:
-    """The columns of participants.tsv and the sessions tables; none where the first is not there or has no rows."""
+    """The columns of participants.tsv and the sessions tables; none if participants.tsv is missing or empty."""
     path = root / "participants.tsv"
     table = read_table(path) if path.is_file() else pd.DataFrame()
     if not len(table):
         return []
     columns = list(table.columns)
-    for visits in sorted(root.glob("sub-*/*_sessions.tsv")):
-        with suppress(DataError):  # the scans it is about will be set aside
-            columns.extend(read_table(visits).columns)
+    for sessions in sorted(root.glob("sub-*/*_sessions.tsv")):
+        with suppress(DataError):  # the index excludes its scans
+            columns.extend(read_table(sessions).columns)
     return list(dict.fromkeys(columns))
 
 
 def _typed(column: pd.Series, name: str, *, coded: bool) -> tuple[pd.Series, list[int]]:
-    """The column as numbers or as text, and the positions whose cell is no number in a numeric column."""
+    """The column as numbers or text, and the positions of invalid cells in a numeric column."""
     if coded:
         return (column.map(lambda code: f"{name}-{code}", na_action="ignore") if all_numbers(column) else column), []
     values = numbers(column)
@@ -108,22 +108,22 @@ def _rows(path: Path, key: str, prefix: str) -> pd.DataFrame:
     """A table indexed by the BIDS label in its column `key`."""
     table = read_table(path)
     if key not in table.columns:
-        raise DataError(f"{path} has no column '{key}' (found: {', '.join(table.columns)}); BIDS puts it first")
+        raise DataError(f"{path} has no column '{key}' (found: {', '.join(table.columns)}); add it as the first column")
     labels = [(label or "").removeprefix(prefix) for label in table[key]]
     return table.drop(columns=key).set_axis(labels, axis="index")
 
 
-def _visits(root: Path, scans: Sequence[Scan]) -> tuple[dict[str, pd.DataFrame], dict[str, DataError]]:
-    """The sessions tables by subject, and the scans of those people whose table cannot be read."""
-    visits, refused = {}, {}
+def _session_tables(root: Path, scans: Sequence[Scan]) -> tuple[dict[str, pd.DataFrame], dict[str, DataError]]:
+    """The sessions tables by subject, and the scans of subjects whose table cannot be read."""
+    tables, refused = {}, {}
     for subject in sorted({scan.subject for scan in scans if scan.session}):
         path = root / f"sub-{subject}" / f"sub-{subject}_sessions.tsv"
         try:
             if path.is_file():
-                visits[subject] = _rows(path, "session_id", "ses-")
+                tables[subject] = _rows(path, "session_id", "ses-")
         except DataError as error:
             refused.update({scan.key: error for scan in scans if scan.subject == subject})
-    return visits, refused
+    return tables, refused
 
 
 def _cells(table: pd.DataFrame, label: str | None, name: str) -> Mapping[str, str | None]:
@@ -137,22 +137,22 @@ def require_columns(path: Path, columns: Sequence[str], tables: Sequence[pd.Data
     """Refuse side columns that none of `tables` has.
 
     Raises:
-        DataError: with the columns there are; `path` is the table to add to.
+        DataError: a column is in none of them; the message names `path` and the known columns.
     """
-    there = sorted({str(column) for table in tables for column in table.columns})
-    missing = [f"'{name}'" for name in columns if name not in there]
+    known = sorted({str(column) for table in tables for column in table.columns})
+    missing = [f"'{name}'" for name in columns if name not in known]
     if missing:
         raise DataError(
-            f"{path} has no column {', '.join(missing)} (found: {', '.join(there) or 'none'}); "
-            "add the column or take it out of study.side and split.stratify"
+            f"{path} has no column {', '.join(missing)} (found: {', '.join(known) or 'none'}); "
+            "add the column or remove it from study.side and split.stratify"
         )
 
 
 def columns_with_levels(path: Path) -> set[str]:
-    """The columns that the JSON file of a table explains by `Levels`; none where there is no such file.
+    """The columns that a table's JSON sidecar describes by `Levels`; none if the sidecar is missing.
 
     Raises:
-        DataError: the file is not JSON as BIDS has it.
+        DataError: the sidecar is not a JSON object.
     """
     if not path.is_file():
         return set()

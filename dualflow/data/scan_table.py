@@ -1,7 +1,7 @@
-"""A study as a plain table, `samples.tsv`: one row per scan with the paths of its files and its side information.
+"""A study as a table of scans, `samples.tsv`: one row per scan with the paths of its files and side information.
 
-Paths are relative to the table's folder, or absolute; either way a file must lie in that folder or below, links
-followed, as in a BIDS dataset, so that a table that came from elsewhere reaches nothing else.
+Paths are absolute or relative to the table's folder. Every file must lie in that folder after links are resolved, so
+a table from elsewhere cannot reach other files.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from dualflow.layout import Scan
 
 
 def find_samples(path: Path, study: StudyConfig) -> tuple[Files, Refused]:
-    """The files of a study's modalities by scan, and the rows that cannot be used with the reason.
+    """The files of a study's modalities by scan, and the invalid rows with their reason.
 
-    The columns of paths are named by modality; `source` and `target` stand for the study's own. A table of scans to
-    convert needs no column of targets.
+    Columns of paths have the names of modalities, or `source` and `target`. A table of scans to convert needs no
+    target column.
 
     Raises:
         DataError: the table cannot be read, or lacks a column.
     """
     table = _read(path)
-    found = {name: _path_column(table, path, name, study) for name in study.modalities}
-    columns = {name: column for name, column in found.items() if column}
+    path_columns = {name: _path_column(table, path, name, study) for name in study.modalities}
+    columns = {name: column for name, column in path_columns.items() if column}
     files: Files = {}
     refused: Refused = {}
     for row in table.to_dict("records"):
         try:
             scan = Scan(row["subject"], row["session"])
             if scan in files:
-                raise PairingError(f"{path.name} has more than one row for it; keep one, or tell them apart by session")
+                raise PairingError(f"{path.name} has more than one row for it; keep one, or give each a session")
             files[scan] = {name: Path(row[column]) for name, column in columns.items() if row[column] is not None}
             files[scan] = {name: _relative(path.parent, file) for name, file in files[scan].items()}
         except DataError as error:
@@ -46,9 +46,9 @@ def find_samples(path: Path, study: StudyConfig) -> tuple[Files, Refused]:
 
 
 def sample_values(path: Path, scans: Sequence[Scan], columns: Sequence[str]) -> tuple[pd.DataFrame, Refused]:
-    """The side columns of `scans` that the table at `path` has, as `participants.side_values` gives them.
+    """The side columns of `scans` in the table at `path`, as from `participants.side_values`.
 
-    A JSON file of the table's name may tell of `Levels`, as participants.json does.
+    The table's JSON sidecar may list categorical columns by their `Levels`, as participants.json does.
 
     Raises:
         DataError: the table cannot be read, or lacks a column.
@@ -60,19 +60,19 @@ def sample_values(path: Path, scans: Sequence[Scan], columns: Sequence[str]) -> 
     return typed_values(text, scans, columns_with_levels(path.with_suffix(".json")))
 
 
-def sampled_people(path: Path) -> list[str]:
-    """Labels of the people whom the table has a row for."""
+def table_subjects(path: Path) -> list[str]:
+    """Labels of the subjects that have a row in the table."""
     return [str(label) for label in _read(path)["subject"]]
 
 
 def _read(path: Path) -> pd.DataFrame:
-    """The table with labels as BIDS has them, without `sub-` and `ses-`, and a column `session` in any case."""
+    """The table with labels without `sub-` and `ses-`, and with a column `session`."""
     if not path.is_file():
-        raise DataError(f"{path}: no such file; set study.samples to a table of scans")
+        raise DataError(f"{path}: no such file, expected a table of scans; check the path")
     table = read_table(path)
     if "subject" not in table or table.empty:
-        found = ", ".join(table.columns) if "subject" not in table else "no rows"
-        raise DataError(f"{path}: expected a column 'subject' and a row per scan (found: {found}); fill it")
+        content = ", ".join(table.columns) if "subject" not in table else "no rows"
+        raise DataError(f"{path}: expected a column 'subject' and a row per scan (found: {content}); add them")
     if table["subject"].isna().any():
         row = int(table["subject"].isna().to_numpy().argmax()) + 1
         raise DataError(f"{path}: row {row} below the header has no subject; fill it in")
@@ -85,24 +85,28 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _path_column(table: pd.DataFrame, path: Path, name: str, study: StudyConfig) -> str | None:
-    names = [name, *(role for role, own in (("source", study.source), ("target", study.target)) if own == name)]
-    there = [column for column in names if column in table]
-    if not there and name == study.target:
+    """The column with the paths of modality `name`; None for a target in a table of scans to convert."""
+    roles = {"source": study.source, "target": study.target}
+    names = [name, *(role for role, modality in roles.items() if modality == name)]
+    matches = [column for column in names if column in table]
+    if not matches and name == study.target:
         return None
-    if len(there) != 1:
+    if len(matches) != 1:
         expected = " or ".join(f"'{column}'" for column in names)
-        found = ", ".join(str(column) for column in table)
-        raise DataError(f"{path}: expected one column {expected} with the paths of {name} (found: {found}); mend it")
-    return there[0]
+        columns = ", ".join(str(column) for column in table)
+        raise DataError(
+            f"{path}: expected one column {expected} with the paths of {name} (found: {columns}); rename the column"
+        )
+    return matches[0]
 
 
 def _relative(root: Path, file: Path) -> Path:
-    """`file` as a path below `root`, without the way there if it is absolute."""
+    """The path of `file` relative to `root`."""
     require_inside(root, file)
     base = next((base for base in (root.absolute(), root.resolve()) if file.is_relative_to(base)), None)
     return file.relative_to(base) if base else file
 
 
 def _key(row: Mapping[Hashable, str | None]) -> str:
-    """What `Scan.key` is, also where the labels make no scan."""
+    """The key of a row's scan, also if its labels are invalid."""
     return f"sub-{row['subject']}" + (f"_ses-{row['session']}" if row["session"] else "")

@@ -48,12 +48,12 @@ def test_derivatives_and_other_files_play_no_part(make_bids, pair_files):
     assert index.quarantined == []
 
 
-def test_target_without_source_is_set_aside_with_a_remedy(make_bids, pair_files):
+def test_a_target_without_source_is_excluded_with_a_remedy(make_bids, pair_files):
     """A target whose session lacks the source is refused, and the reason names the file that is missing."""
     root = make_bids([*pair_files("1"), "sub-2/ses-p/pet/sub-2_ses-p_trc-FDG_pet.nii.gz"])
-    found = reasons(build_index(root, STUDY, EVERYONE_TRAINS))
-    assert list(found) == ["sub-2_ses-p"]
-    assert "sub-2/ses-p/anat/sub-2_ses-p_T1w.nii.gz" in found["sub-2_ses-p"]
+    excluded = reasons(build_index(root, STUDY, EVERYONE_TRAINS))
+    assert list(excluded) == ["sub-2_ses-p"]
+    assert "sub-2/ses-p/anat/sub-2_ses-p_T1w.nii.gz" in excluded["sub-2_ses-p"]
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,8 @@ def test_target_without_source_is_set_aside_with_a_remedy(make_bids, pair_files)
         ("sub-1/pet/sub-1_trc-18FFDG_pet.nii.gz", "study.where, such as {FDG: {trc: '18FFDG'}}"),
     ],
 )
-def test_ambiguous_scan_is_set_aside(make_bids, pair_files, second, remedy):
-    """Two files that could be the source or the target are never chosen between unasked; the reason says how to ask."""
+def test_an_ambiguous_scan_is_excluded(make_bids, pair_files, second, remedy):
+    """Two files that match are never chosen between by default; the reason says how to choose."""
     index = build_index(make_bids([*pair_files("1"), *pair_files("2"), second]), STUDY, EVERYONE_TRAINS)
     assert index.pairs["scan"].tolist() == ["sub-2"]
     assert remedy in reasons(index)["sub-1"]
@@ -91,18 +91,18 @@ def test_files_are_chosen_by_entities_and_runs(make_bids, choice, expected):
     names = [*names, *(f"sub-2_acq-{acq}_T1w.nii" for acq in "a"), "sub-3_T1w.nii"]
     root = make_bids([f"{name[:5]}/anat/{name}" for name in names])
     index = pair_scans(root, StudyConfig(name="t", **choice))
-    found = dict(zip(index.pairs["scan"], index.pairs["source"], strict=True)).get("sub-1")
-    assert (found and found.split("/")[-1]) == expected
+    chosen = dict(zip(index.pairs["scan"], index.pairs["source"], strict=True)).get("sub-1")
+    assert (chosen and chosen.split("/")[-1]) == expected
     assert ("sub-1" in reasons(index)) == (expected is None)
 
 
 @pytest.mark.parametrize(
     ("where", "message"),
     [
-        ({"T1w": {"acq": "y"}}, "no T1w file has acq-y; their names have: acq-x, rec-z"),
-        ({"T1w": {"aqc": "x"}}, "no T1w file has aqc-x; their names have: acq-x, rec-z"),
-        ({"T1w": {"acq": "x", "rec": "z"}}, "no T1w file has rec-z; their names have: acq-x"),
-        ({"FDG": {"trc": ""}}, "no FDG file is without trc; their names have: trc-FDG"),
+        ({"T1w": {"acq": "y"}}, "no T1w file has acq-y; choose from: acq-x, rec-z"),
+        ({"T1w": {"aqc": "x"}}, "no T1w file has aqc-x; choose from: acq-x, rec-z"),
+        ({"T1w": {"acq": "x", "rec": "z"}}, "no T1w file has rec-z; choose from: acq-x"),
+        ({"FDG": {"trc": ""}}, "no FDG file is without trc; choose from: trc-FDG"),
     ],
 )
 def test_entities_that_no_file_has_are_an_error(make_bids, pair_files, where, message):
@@ -122,7 +122,7 @@ def test_a_tracer_may_be_named_where_names_are_mixed(make_bids):
 
 
 def test_further_sources_are_columns(make_bids, pair_files):
-    """Each has a column before the side columns; a scan that lacks one is set aside and told what is missing."""
+    """Each has a column before the side columns; a scan that lacks one is excluded, and the reason names it."""
     files = [*pair_files("1"), "sub-1/anat/sub-1_FLAIR.nii.gz", *pair_files("2"), "sub-3/anat/sub-3_FLAIR.nii.gz"]
     study = StudyConfig(name="t", extra_sources=("FLAIR",), side=("source_site",))
     index = build_index(make_bids(files, "participant_id\tsource_site\n1\t7\n"), study, EVERYONE_TRAINS)
@@ -142,7 +142,7 @@ def test_unnamed_tracer_counts_only_where_it_is_clear(make_bids):
     assert "AV45" in reasons(mixed)["sub-1"]
 
 
-def test_links_out_of_the_dataset_are_set_aside(make_bids, pair_files, tmp_path):
+def test_links_out_of_the_dataset_are_excluded(make_bids, pair_files, tmp_path):
     """A file, folder or subject that is a link leading out of the dataset, or nowhere, is refused; inside is fine."""
     root = make_bids([*pair_files("1"), *pair_files("3")])
     outside = tmp_path / "outside" / "sub-2"
@@ -160,8 +160,8 @@ def test_links_out_of_the_dataset_are_set_aside(make_bids, pair_files, tmp_path)
     assert "not there" in reasons(index)["sub-4"]
 
 
-def test_names_that_do_not_fit_are_set_aside(make_bids, pair_files):
-    """A file in another person's folder and a label that BIDS does not allow cost that scan alone."""
+def test_invalid_names_are_excluded(make_bids, pair_files):
+    """A file in another subject's folder and an invalid label exclude that scan alone."""
     wrong = ["sub-2/anat/sub-3_T1w.nii.gz", "sub-4-b/anat/sub-4-b_T1w.nii.gz"]
     index = build_index(make_bids([*pair_files("1"), *wrong]), STUDY, EVERYONE_TRAINS)
     assert index.pairs["scan"].tolist() == ["sub-1"]
@@ -178,8 +178,8 @@ def test_dataset_without_scans_is_an_error(make_bids, pair_files, tmp_path):
         pair_scans(make_bids(pair_files("1"), name="t1"), StudyConfig(name="t", source="FLAIR"))
 
 
-def test_no_one_to_train_on_is_an_error(make_bids):
-    """A study without any pair can be converted, not trained on."""
+def test_a_study_without_pairs_is_an_error(make_bids):
+    """A study without pairs can be converted, not trained on."""
     root = make_bids(["sub-1/anat/sub-1_T1w.nii.gz"])
     assert pair_scans(root, STUDY).pairs["split"].tolist() == ["convert"]
     with pytest.raises(DataError, match="none of 1 scans with T1w has FDG too"):
@@ -187,14 +187,14 @@ def test_no_one_to_train_on_is_an_error(make_bids):
 
 
 def test_unknown_name_in_split_is_listed(make_bids, pair_files):
-    """A person named for the test set who is not in the dataset is named in the error."""
+    """The error names a test subject who is not in the dataset."""
     root = make_bids([*pair_files("1"), *pair_files("2")])
     with pytest.raises(ConfigError, match="nobody"):
         build_index(root, STUDY, SplitConfig(test_subjects=("1", "nobody")))
 
 
 def test_index_does_not_depend_on_the_order_of_files_and_rows(make_bids, pair_files):
-    """The same people give the same table, byte for byte, in whatever order the files and rows were made."""
+    """The same subjects give the same table, byte for byte, for any order of files and rows."""
     labels = [f"{number:02d}" for number in range(12)]
     texts = []
     for attempt in range(2):
@@ -238,8 +238,8 @@ def test_a_side_column_cannot_have_the_name_of_one_of_the_index(make_bids, pair_
         pair_scans(root, StudyConfig(name="t", side=(name,)))
 
 
-def test_splits_are_kept_by_person_with_fold_and_strata(make_bids, pair_files):
-    """splits.tsv has a row per person with a pair; what is only stratified by is no side column of the pairs."""
+def test_splits_are_listed_by_subject_with_fold_and_strata(make_bids, pair_files):
+    """splits.tsv has a row per subject with a pair; a column that only stratifies is no side column of the pairs."""
     labels = [f"{number:02d}" for number in range(12)]
     files = [file for label in labels for file in pair_files(label, "a")]
     table = "participant_id\tage\tsite\n" + "".join(f"{label}\t{60 + int(label)}\tAB\n" for label in labels)
@@ -259,7 +259,7 @@ def test_splits_are_kept_by_person_with_fold_and_strata(make_bids, pair_files):
 
 
 def test_coded_column_with_an_unknown_value_is_stratified(make_bids, pair_files):
-    """Codes with Levels and one n/a: the person with the unknown value is a stratum, not a crash."""
+    """Codes with Levels and one n/a: the subject with the unknown value is a stratum, not a crash."""
     files = [file for label in ("1", "2", "3", "4") for file in pair_files(label)]
     table = "participant_id\tsex\n1\t1\n2\t2\n3\tn/a\n4\t1\n"
     root = make_bids(files, table, {"sex": {"Levels": {"1": "male", "2": "female"}}})

@@ -5,7 +5,7 @@ from dualflow.errors import DataError
 from dualflow.layout import Scan
 
 
-def people(*labels: str) -> list[Scan]:
+def scans(*labels: str) -> list[Scan]:
     return [Scan(label) for label in labels]
 
 
@@ -13,26 +13,26 @@ def test_missing_column_names_what_there_is(make_bids):
     """A column no table has stops the study and lists the columns that exist; so does a missing table."""
     root = make_bids([], "participant_id\tage\tsex\n")
     with pytest.raises(DataError, match=r"'iq' \(found: age, sex\)"):
-        side_values(root, people("1"), ["age", "iq"])
+        side_values(root, scans("1"), ["age", "iq"])
     with pytest.raises(DataError, match=r"participants\.tsv is missing"):
-        side_values(make_bids([], name="bare"), people("1"), ["age"])
-    assert side_values(root, people("1"), [])[0].shape == (1, 0)
+        side_values(make_bids([], name="bare"), scans("1"), ["age"])
+    assert side_values(root, scans("1"), [])[0].shape == (1, 0)
     with pytest.raises(DataError, match=r"participants\.tsv has no rows"):
-        side_values(make_bids([], "participant_id\tage\n", name="empty"), people("1"), ["age"])
+        side_values(make_bids([], "participant_id\tage\n", name="empty"), scans("1"), ["age"])
 
 
 def test_unknown_values_are_supported(make_bids):
-    """n/a, an empty cell and a person without a row are all unknown; no one is refused for it."""
+    """n/a, an empty cell and a subject without a row are unknown; nobody is excluded for it."""
     root = make_bids([], "participant_id\tage\tsex\nsub-1\t70\tF\nsub-2\tn/a\t\n")
-    table, refused = side_values(root, people("1", "2", "3"), ["age", "sex"])
+    table, refused = side_values(root, scans("1", "2", "3"), ["age", "sex"])
     assert table["age"].tolist()[0] == 70
     assert table["sex"].tolist()[0] == "F"
     assert table.isna().sum().tolist() == [2, 2]
     assert refused == {}
 
 
-def test_known_columns_are_those_of_people_and_visits(make_bids):
-    """What a conversion may give a model: both tables count, a damaged one does not matter."""
+def test_known_columns_are_those_of_both_tables(make_bids):
+    """Columns of participants and sessions tables are known; a damaged sessions table does not matter."""
     root = make_bids(["sub-1/x", "sub-2/x"], "participant_id\tsex\n1\tF\n2\tM\n")
     (root / "sub-1/sub-1_sessions.tsv").write_text("session_id\tage\nses-1\t70\n")
     (root / "sub-2/sub-2_sessions.tsv").write_bytes(b"\xff\x00")
@@ -41,10 +41,10 @@ def test_known_columns_are_those_of_people_and_visits(make_bids):
     assert known_columns(root) == []
 
 
-def test_word_in_a_numeric_column_costs_that_scan(make_bids):
-    """Where most cells are numbers, a cell that is none is refused with its column and value."""
+def test_a_word_in_a_numeric_column_excludes_the_scan(make_bids):
+    """In a column of mostly numbers, another cell excludes the scan, with column and value."""
     root = make_bids([], "participant_id\tage\n1\t70\n2\t89+\n3\t71\n4\tinf\n5\t65\n")
-    table, refused = side_values(root, people("1", "2", "3", "4", "5"), ["age"])
+    table, refused = side_values(root, scans("1", "2", "3", "4", "5"), ["age"])
     assert set(refused) == {"sub-2", "sub-4"}
     assert "'age' is '89+'" in str(refused["sub-2"])
     assert table["age"].dtype == float
@@ -53,11 +53,11 @@ def test_word_in_a_numeric_column_costs_that_scan(make_bids):
 def test_numeric_codes_with_levels_are_text(make_bids):
     """A column of codes that participants.json explains by Levels is categorical, not a quantity."""
     root = make_bids([], "participant_id\tgroup\n1\t0\n2\t2\n", {"group": {"Levels": {"0": "control", "2": "AD"}}})
-    assert side_values(root, people("1", "2"), ["group"])[0]["group"].tolist() == ["group-0", "group-2"]
+    assert side_values(root, scans("1", "2"), ["group"])[0]["group"].tolist() == ["group-0", "group-2"]
 
 
 def test_sessions_table_stands_before_participants(make_bids):
-    """The age at a visit is taken from the visit's row; what the visit leaves out comes from the person."""
+    """The age of a session is that of its row; missing cells come from participants.tsv."""
     root = make_bids(["sub-1/ses-a/x"], "participant_id\tage\tsex\n1\t60\tF\n")
     (root / "sub-1" / "sub-1_sessions.tsv").write_text("session_id\tage\nses-a\t61.5\nses-b\tn/a\n")
     table, _ = side_values(root, [Scan("1", "a"), Scan("1", "b"), Scan("1", "c")], ["age", "sex"])
@@ -65,15 +65,15 @@ def test_sessions_table_stands_before_participants(make_bids):
     assert table["sex"].tolist() == ["F", "F", "F"]
 
 
-def test_person_with_two_rows_is_refused(make_bids):
-    """Two rows for one person are not chosen between."""
+def test_a_subject_with_two_rows_is_excluded(make_bids):
+    """Two rows of one subject are ambiguous."""
     root = make_bids([], "participant_id\tage\n1\t60\n1\t61\n2\t62\n")
-    assert set(side_values(root, people("1", "2"), ["age"])[1]) == {"sub-1"}
+    assert set(side_values(root, scans("1", "2"), ["age"])[1]) == {"sub-1"}
 
 
 @pytest.mark.parametrize("text", [b"session_id,age\nses-a,61\n", b"\xff", b"", b"session_id\tage\nses-a\t61\t\n"])
-def test_a_sessions_table_that_cannot_be_read_costs_that_person(make_bids, text):
-    """The others keep their values; all visits of the person are set aside with the name of the table."""
+def test_an_unreadable_sessions_table_excludes_its_subject(make_bids, text):
+    """Other subjects keep their values; all sessions of the subject are excluded with the name of the table."""
     root = make_bids(["sub-1/ses-a/x", "sub-2/ses-a/x"], "participant_id\tage\n1\t60\n2\t62\n")
     (root / "sub-1" / "sub-1_sessions.tsv").write_bytes(text)
     table, refused = side_values(root, [Scan("1", "a"), Scan("1", "b"), Scan("2", "a")], ["age"])
@@ -91,4 +91,4 @@ def test_table_that_is_no_bids_table_is_named(make_bids, text):
     root = make_bids([])
     (root / "participants.tsv").write_bytes(text)
     with pytest.raises(DataError, match=r"participants\.tsv"):
-        side_values(root, people("1"), ["age"])
+        side_values(root, scans("1"), ["age"])

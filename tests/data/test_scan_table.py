@@ -1,4 +1,4 @@
-"""A study as a plain table: the same index as from a BIDS dataset."""
+"""A table of scans gives the same index as a BIDS dataset."""
 
 import pandas as pd
 import pytest
@@ -70,8 +70,8 @@ def test_names_with_spaces_and_other_scripts_work(index):
     """A file may be called anything that a table can hold."""
     names = ["my scans/Müller T1 (1).nii", "画像/頭.nii.gz", "a'b&c;$d.nii", "{x}*?[1].nii"]
     rows = "".join(f"{number}\t{name}\tn/a\n" for number, name in enumerate(names))
-    found = index("subject\tT1w\tFDG\n" + rows, split=None, files=names)
-    assert found.pairs["source"].tolist() == names
+    indexed = index("subject\tT1w\tFDG\n" + rows, split=None, files=names)
+    assert indexed.pairs["source"].tolist() == names
 
 
 def test_files_stay_in_the_folder_of_the_table(index, tmp_path):
@@ -82,27 +82,27 @@ def test_files_stay_in_the_folder_of_the_table(index, tmp_path):
     (tmp_path / "data/circle.nii").symlink_to("circle.nii")
     paths = ["../outside.nii", str(tmp_path / "outside.nii"), "link.nii", "circle.nii", "gone.nii", ".", "n" * 300]
     rows = "".join(f"{number}\t{path}\tn/a\n" for number, path in enumerate([*paths, tmp_path / "data/a.nii"]))
-    found = index("subject\tT1w\tFDG\n" + rows, split=None)
-    assert found.pairs[["scan", "source"]].values.tolist() == [["sub-7", "a.nii"]]
+    indexed = index("subject\tT1w\tFDG\n" + rows, split=None)
+    assert indexed.pairs[["scan", "source"]].values.tolist() == [["sub-7", "a.nii"]]
     expected = [*["leads out"] * 3, "cannot be looked up", "is not there", "is a folder", "cannot be looked up"]
-    assert all(text in reasons(found)[f"sub-{number}"] for number, text in enumerate(expected)), reasons(found)
+    assert all(text in reasons(indexed)[f"sub-{number}"] for number, text in enumerate(expected)), reasons(indexed)
 
 
-def test_rows_that_cannot_be_used_are_set_aside(index):
+def test_invalid_rows_are_excluded(index):
     """A label BIDS does not allow, two rows of one scan, a target alone and a side value that is no number."""
     rows = ["1\ta.nii\tb.nii\t70", "0_S_1\ta.nii\tb.nii\t71", "2\ta.nii\tb.nii\t72", "2\tc.nii\td.nii\t72",
             "3\tn/a\tb.nii\t73", "4\tc.nii\tn/a\told", "5\tn/a\tn/a\t74", "6\tc.nii\td.nii\t75"]  # fmt: skip
-    found = index("subject\tT1w\tFDG\tage\n" + "\n".join(rows), study={"side": ("age",)})
-    assert found.pairs["scan"].tolist() == ["sub-1", "sub-6"]
+    indexed = index("subject\tT1w\tFDG\tage\n" + "\n".join(rows), study={"side": ("age",)})
+    assert indexed.pairs["scan"].tolist() == ["sub-1", "sub-6"]
     expected = {
         "sub-0_S_1": "letters and digits only",
         "sub-2": "more than one row",
-        "sub-3": "has FDG but no T1w; give its path in samples.tsv",
+        "sub-3": "has FDG but no T1w; add its path to samples.tsv",
         "sub-4": "'age' is 'old'",
     }
-    assert reasons(found).keys() == expected.keys()
-    assert all(text in reasons(found)[key] for key, text in expected.items())
-    assert found.missing["people in samples.tsv without a scan"] == ["5"]
+    assert reasons(indexed).keys() == expected.keys()
+    assert all(text in reasons(indexed)[key] for key, text in expected.items())
+    assert indexed.missing["subjects in samples.tsv without a scan"] == ["5"]
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_rows_that_cannot_be_used_are_set_aside(index):
     [
         ("", {}, r"samples\.tsv: is not a table"),
         ("subject\tT1w\tFDG\n", {}, "no rows"),
-        ("person\tT1w\tFDG\n1\ta.nii\tb.nii\n", {}, "'subject'.*found: person, T1w, FDG"),
+        ("participant\tT1w\tFDG\n1\ta.nii\tb.nii\n", {}, "'subject'.*found: participant, T1w, FDG"),
         ("subject\tT1w\tFDG\n1\ta.nii\tb.nii\nn/a\tc.nii\td.nii\n", {}, "row 2 below the header has no subject"),
         ("subject\tT1\tFDG\n1\ta.nii\tb.nii\n", {}, "'T1w' or 'source'.*found: subject, T1, FDG"),
         ("subject\tT1w\tsource\tFDG\n1\ta.nii\ta.nii\tb.nii\n", {}, "one column 'T1w' or 'source'"),
@@ -130,5 +130,5 @@ def test_codes_that_a_json_file_explains_are_text(index, tmp_path):
     """Levels in samples.json make a column of codes categorical, as participants.json does."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data/samples.json").write_text('{"group": {"Levels": {"0": "control", "1": "AD"}}}')
-    found = index("subject\tT1w\tFDG\tgroup\n1\ta.nii\tb.nii\t1\n", study={"side": ("group",)})
-    assert found.pairs["group"].tolist() == ["group-1"]
+    indexed = index("subject\tT1w\tFDG\tgroup\n1\ta.nii\tb.nii\t1\n", study={"side": ("group",)})
+    assert indexed.pairs["group"].tolist() == ["group-1"]
