@@ -1,4 +1,4 @@
-"""What the flow is compared with; networks come from MONAI."""
+"""Baselines: the models that the flow is compared with."""
 
 from dualflow.baselines.registry import BASELINES
 from dualflow.baselines.unet import width_for

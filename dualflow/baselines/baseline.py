@@ -1,4 +1,4 @@
-"""What every baseline is: a module with a point estimate, made ready on training pairs and perhaps trained further."""
+"""Baseline: the interface of all baselines, with a closed-form fit, an optional objective and a point estimate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from dualflow.flows.objective import Objective
 
 
 class Pairs(Protocol):
-    """Training pairs: dicts of `source` [C, D, H, W], `target`, bool `mask` [1, D, H, W], `side` [S] (NaN unknown)."""
+    """Training pairs by position.
+
+    A pair maps `source` to `[C, D, H, W]`, `target` and bool `mask` to `[1, D, H, W]`, and `side` to `[S]`, NaN where
+    unknown.
+    """
 
     def __len__(self) -> int:
         """Return the number of pairs."""
@@ -26,7 +30,8 @@ class Pairs(Protocol):
 class Baseline(ConditionalModel):
     """A model that the flow is compared with.
 
-    It is built from the grid and the numbers of side features and source channels, and saved by its state dict.
+    Its constructor takes the grid and the numbers of side features and source channels. Its state dict is all that is
+    saved.
     """
 
     def objective(self) -> Objective | None:
@@ -37,18 +42,18 @@ class Baseline(ConditionalModel):
     def fit(
         self, pairs: Pairs, folds: Sequence[int] | None = None, solve: Solver = fit_local_linear
     ) -> list[Tensor] | None:
-        """Set, in place, what follows from the training pairs in closed form.
+        """Fit the closed-form parts of the model in place.
 
         Args:
             pairs: the training pairs.
-            folds: fold of each pair, one subject's pairs in one fold; by default dealt out in turn.
-            solve: fits a local linear regression; a caller may keep and reuse its results.
+            folds: fold of each pair, with all pairs of a subject in one fold; by default the folds alternate.
+            solve: fits a local linear regression; a caller may cache its results.
 
         Returns:
-            The linear prediction of each pair `[1, D, H, W]` from a fit without its fold; None where there is none.
+            The cross-fitted linear prediction of each pair `[1, D, H, W]`; None without a linear model.
         """
 
 
-def each(pairs: Pairs) -> Iterator[Mapping[str, Any]]:
-    """Iterate over pairs by position, for a torch dataset is no iterable."""
+def iterate_pairs(pairs: Pairs) -> Iterator[Mapping[str, Any]]:
+    """Iterate over pairs by position, because a torch dataset is not an iterable."""
     return (pairs[position] for position in range(len(pairs)))

@@ -1,4 +1,4 @@
-"""Baselines without training: the mean image, and the linear laws that follow from sums."""
+"""Closed-form baselines: the mean image and voxelwise linear regressions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dualflow.baselines.baseline import Baseline, Pairs, each
+from dualflow.baselines.baseline import Baseline, Pairs, iterate_pairs
 from dualflow.errors import DataError
 from dualflow.flows.local_linear import RIDGES, SIGMAS, LocalLinear, RegressionScan, Solver, fit_local_linear
 from dualflow.flows.voxel_features import IntensityFeatures, TissueFeatures, VoxelFeatures
@@ -17,7 +17,7 @@ FOLDS = 4
 
 
 class MeanImage(Baseline):
-    """The mean training target, whoever is asked about: each voxel over the masks that hold it, 0 where none does.
+    """The mean of the training targets, each voxel over the scans whose mask includes it; 0 outside all masks.
 
     Args:
         shape: the grid, D, H, W.
@@ -40,29 +40,29 @@ class MeanImage(Baseline):
         if len(pairs) == 0:
             raise DataError("no training pairs; check the split and the list of quarantined scans")
         total, count = torch.zeros_like(self.image), torch.zeros_like(self.image)
-        for pair in each(pairs):
+        for pair in iterate_pairs(pairs):
             total += pair["target"] * pair["mask"]
             count += pair["mask"]
         self.image.copy_(total / count.clamp_min(1))
 
     def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:
-        """Return the image for each of the batch."""
+        """Return the mean image for each sample of the batch."""
         return self.image.expand(len(source), -1, -1, -1, -1)
 
 
 class _Scans:
-    """Pairs as scans of their folds, re-iterable."""
+    """Re-iterable training scans of a regression, from pairs and their folds."""
 
     def __init__(self, pairs: Pairs, folds: Sequence[int]) -> None:
         self.pairs, self.folds = pairs, folds
 
     def __iter__(self) -> Iterator[RegressionScan]:
-        for pair, fold in zip(each(self.pairs), self.folds, strict=True):
+        for pair, fold in zip(iterate_pairs(self.pairs), self.folds, strict=True):
             yield RegressionScan(pair["source"], pair["target"], pair["side"], pair["mask"], fold)
 
 
 class LocalLinearBaseline(Baseline):
-    """Local linear regression on tissue maps, as the flow's mean has it, alone.
+    """Local linear regression on tissue features, the `local_linear` mean of a flow as a model of its own.
 
     Args:
         shape: the grid, D, H, W.
@@ -79,21 +79,21 @@ class LocalLinearBaseline(Baseline):
         self.law = LocalLinear(shape, side_features, source_channels, design=self.design)
 
     def fit(self, pairs: Pairs, folds: Sequence[int] | None = None, solve: Solver = fit_local_linear) -> list[Tensor]:
-        """Fit the law; return its cross-fitted predictions."""
-        dealt = [position % FOLDS for position in range(len(pairs))] if folds is None else folds
-        _, images, _ = solve(_Scans(pairs, dealt), self.law, ridges=self.ridges, sigmas=self.sigmas)
+        """Fit the regression; return its cross-fitted predictions."""
+        folds = [position % FOLDS for position in range(len(pairs))] if folds is None else folds
+        _, images, _ = solve(_Scans(pairs, folds), self.law, ridges=self.ridges, sigmas=self.sigmas)
         return images
 
     def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:
-        """Return the law's prediction."""
+        """Return the regression's prediction."""
         image: Tensor = self.law(source, side)
         return image
 
 
 class VoxelwiseLinear(LocalLinearBaseline):
-    """Regression at each voxel on the sources' intensities there and the side values, each voxel for itself.
+    """Independent linear regression at each voxel, on the source intensities at that voxel and the side values.
 
-    Least squares where there are scans enough; with few, cross-fitting chooses a ridge.
+    Cross-fitting chooses the ridge, which is close to least squares with many scans.
     """
 
     design = IntensityFeatures()

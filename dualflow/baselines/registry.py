@@ -1,4 +1,4 @@
-"""BASELINES: what the flow is compared with, by the name a configuration gives it."""
+"""BASELINES: the baselines by their name in a configuration."""
 
 from __future__ import annotations
 

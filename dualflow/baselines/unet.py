@@ -1,4 +1,4 @@
-"""The rival to beat: MONAI's residual U-Net at half resolution, correcting the mean image."""
+"""UNet: MONAI's residual U-Net at half resolution, which predicts a correction of the mean image."""
 
 from __future__ import annotations
 
@@ -24,16 +24,15 @@ WIDTHS = range(6, 129, 2)
 
 
 class UNet(Baseline):
-    """nnU-Net's network (Isensee et al. 2021) from Haar bands to the bands of a correction of the mean target.
+    """nnU-Net's network (Isensee et al. 2021), from Haar bands to the bands of a correction of the mean target.
 
-    Working on the eight bands at half the resolution costs an eighth of the full grid and loses nothing, for the
-    transform is invertible. Besides the source it sees the position, the mean target and what the voxelwise
-    regression predicts: with few scans the local relation is more than it learns from the source alone. In training
-    that prediction is cross-fitted, or the network would trust it more than it deserves on new people. Side values
-    are constant channels, each with a flag that says whether it is known.
+    The eight bands at half the resolution cost an eighth of the full grid, and the transform is invertible. The inputs
+    are the source, the voxel position, the mean target and the prediction of a voxelwise regression, which helps with
+    few scans. In training this prediction is cross-fitted; otherwise the network would rely on it too much for new
+    subjects. Each side value is a constant channel with a second channel that flags known values.
 
     Args:
-        shape: the grid, D, H, W: even sizes; it is padded where it does not divide by eight.
+        shape: the grid, D, H, W: even sizes, padded internally to multiples of eight.
         side_features: number of side columns.
         source_channels: channels of the source.
         width: channels at half resolution, even; doubled at each of the two coarser scales.
@@ -58,12 +57,12 @@ class UNet(Baseline):
         self.padding = [extra for size in reversed(half) for extra in (0, -size % unit)]
 
     def fit(self, pairs: Pairs, folds: Sequence[int] | None = None, solve: Solver = fit_local_linear) -> list[Tensor]:
-        """Fit template and voxelwise regression; return the regression's cross-fitted predictions, to train on."""
+        """Fit template and voxelwise regression; return the regression's cross-fitted predictions for training."""
         self.template.fit(pairs, folds)
         return self.voxelwise.fit(pairs, folds, solve)
 
     def objective(self) -> Objective:
-        """Return the absolute error inside the mask."""
+        """Return the mean absolute error inside the mask."""
         return ImageObjective(self, takes_mean=True)
 
     def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:
@@ -71,20 +70,21 @@ class UNet(Baseline):
         return self(source, side)  # type: ignore[no-any-return]
 
     def forward(self, source: Tensor, side: Tensor | None = None, mean: Tensor | None = None) -> Tensor:
-        """Return the corrected template, `mean` in place of the voxelwise prediction where given."""
-        start = self.template.point_estimate(source)
+        """Return the corrected template; `mean` replaces the voxelwise prediction if given."""
+        template = self.template.point_estimate(source)
         linear = self.voxelwise.point_estimate(source, side) if mean is None else mean
-        bands = [self.haar(image)[0] for image in (source, start, linear)]
+        bands = [self.haar(image)[0] for image in (source, template, linear)]
         size = bands[0].shape[2:]
         position = self.position.expand(len(source), -1, -1, -1, -1)
         values = known_side(side, source, self.side_features)[:, :, None, None, None].expand(-1, -1, *size)
         out = self.network(F.pad(torch.cat([*bands, position, values], dim=1), self.padding))
         correction = self.haar.inverse(out[:, :, : size[0], : size[1], : size[2]])[0]
-        return start + correction.to(start.dtype)
+        return template + correction.to(template.dtype)
 
 
 def _network(side_features: int, source_channels: int, width: int) -> nn.Module:
-    from monai.networks.nets import DynUNet  # takes seconds to import
+    # Importing MONAI takes seconds, and only this network needs it.
+    from monai.networks.nets import DynUNet
 
     network: nn.Module = DynUNet(
         spatial_dims=3,
@@ -97,7 +97,7 @@ def _network(side_features: int, source_channels: int, width: int) -> nn.Module:
         norm_name=("group", {"num_groups": GROUPS}),
         res_block=True,
     )
-    # The correction starts at zero, and the estimate therefore at the template.
+    # The correction starts at zero, so the estimate starts as the template.
     for parameter in network.get_submodule("output_block").parameters():
         torch.nn.init.zeros_(parameter)
     return network
@@ -110,5 +110,5 @@ def _parameters(side_features: int, source_channels: int, width: int) -> int:
 
 
 def width_for(parameters: int, side_features: int = 0, source_channels: int = 1) -> int:
-    """Return the width whose U-Net has most nearly so many parameters, by ratio."""
+    """Return the width of the U-Net with the closest number of parameters, by ratio."""
     return min(WIDTHS, key=lambda width: abs(log(_parameters(side_features, source_channels, width) / parameters)))
