@@ -224,7 +224,7 @@ def modalities() -> str:
     rows = [
         [
             f"`{name}`",
-            f"`{row.datatype}/*_{row.suffix}`",
+            f"`{row.datatype}/*{f'_trc-{row.tracer}' if row.tracer else ''}_{row.suffix}`",
             row.normaliser,
             row.unit,
             f"{row.window[0]:g} to {row.window[1]:g}",
