@@ -39,7 +39,8 @@ from dualflow.report.study_page import ReportData, render
 from dualflow.report.style import palette
 from dualflow.report.summary_text import findings, limits
 from dualflow.report.tables import Table, comparison_table, difference_table, plain_table
-from dualflow.tracking.tracked_run import deliver, tracked
+from dualflow.tracking.sync import sync
+from dualflow.tracking.tracked_run import tracked
 
 IMAGE_METRICS = ("mae", "psnr", "ssim", "pearson_r", "region_r", "region_mae", "region_bias")
 DOTS = IMAGE_METRICS[:6]
@@ -294,7 +295,7 @@ def _track(
     scores: pd.DataFrame,
     figures: dict[str, list[tuple[str, Figure]]],
 ) -> None:
-    deliver(config.tracking, config.layout.pending_records)  # what trainings could not
+    sync(config.tracking, config.layout.pending_records)
     with tracked(
         config.tracking, config.study.name, "evaluation", {"model": "all"}, config.layout.pending_records
     ) as run:

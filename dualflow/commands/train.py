@@ -32,7 +32,7 @@ from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
 from dualflow.models.card import FLOW, ConstantSpread, ModelCard, StudyRecord, TrainingRecord
 from dualflow.models.store import save_model
-from dualflow.tracking.metric_names import tracked_name
+from dualflow.tracking.metric_names import metric_name
 from dualflow.tracking.tracked_run import Run, tracked
 from dualflow.training.checkpoint import forget_states
 from dualflow.training.closed_form import ClosedFormCache, subject_folds
@@ -258,7 +258,7 @@ def _watcher(config: Config, run: Run, validation: PairDataset, *, flow: bool) -
     row = modality(config.study.target)
 
     def watch(step: int, metrics: Mapping[str, float], objective: Objective) -> None:
-        named = {tracked_name(key, row.unit, flow=flow): value for key, value in metrics.items() if key != "step"}
+        named = {metric_name(key, row.unit, flow=flow): value for key, value in metrics.items() if key != "step"}
         run.metrics(named, step)
         if len(validation):
             run.image(_picture(objective, validation, row.window), "validation/axial", step)

@@ -1,28 +1,28 @@
-"""Names under which numbers of a training are tracked: where they come from, what they are, and their unit."""
+"""Names of tracked metrics: group, quantity and unit."""
 
 from __future__ import annotations
 
 import re
 
 TARGET = "{target}"
-"""Stands for the target's unit, such as SUVR."""
+"""Placeholder for the target's unit, such as SUVR."""
 UNITS = {
     "nll": "nats_per_voxel",
     "source_nll": "nats_per_voxel",
-    "discriminator": "of_variance",
-    "discriminator_accuracy": "share",
+    "discriminator": "fraction_of_variance",
+    "discriminator_accuracy": "fraction",
     "decode_l1": TARGET,
     "mae": TARGET,
     "round_trip": TARGET,
-    "explained_level": "share",
+    "explained_level": "fraction",
 }
-"""Unit behind the name of a number; one without a row is a pure number, or has its unit in its name."""
+"""Unit appended to a metric's name. Metrics without a row are dimensionless or name their unit already."""
 
 
-def tracked_name(key: str, target_unit: str, *, flow: bool) -> str:
-    """`nll` becomes `train/nll_nats_per_voxel`, `validation/mae` becomes `validation/mae_SUVR`.
+def metric_name(key: str, target_unit: str, *, flow: bool) -> str:
+    """Return the tracked name: `nll` becomes `train/nll_nats_per_voxel`, `validation/mae` `validation/mae_SUVR`.
 
-    The loss is a flow's negative log-likelihood with what is added to it, or a network's mean absolute error.
+    The loss of a flow is its negative log-likelihood plus auxiliary terms; that of a baseline is a mean absolute error.
     """
     group, _, name = key.rpartition("/")
     stem = re.sub(r"_\d+$", "", name)

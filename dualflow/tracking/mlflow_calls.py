@@ -1,10 +1,11 @@
-"""What is asked of an MLflow client: each call by name with JSON values, so that it can wait in a file.
+"""MLflow calls by name, with JSON arguments, so that a record can be stored in a file and sent later.
 
-A call that is made twice, because it was not known to have arrived, leaves what one leaves.
+Calls are idempotent: repeating one whose delivery was uncertain has no further effect.
 """
 
 from __future__ import annotations
 
+import re
 import warnings
 from base64 import b64decode
 from collections.abc import Callable, Mapping
@@ -13,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"}
-"""Codes of MLflow by which a server that is there says that it will never have a call."""
+PERMANENT_ERRORS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"}
+"""MLflow error codes that mean a request is permanently rejected."""
+MAX_PARAMETERS = 100
+"""Largest number of parameters that MLflow accepts in one request."""
 
 
-def is_refusal(error: Exception) -> bool:
-    """Whether the call itself is at fault, and not the way to the server."""
-    return isinstance(error, FileNotFoundError) or getattr(error, "error_code", None) in REFUSALS
+def is_permanent_error(error: Exception) -> bool:
+    """Whether the request itself is at fault, so that repeating it cannot succeed."""
+    return isinstance(error, FileNotFoundError) or getattr(error, "error_code", None) in PERMANENT_ERRORS
 
 
 def _log_data(client: Any, run_id: str, frame: str, name: str, context: str) -> None:
@@ -27,25 +30,27 @@ def _log_data(client: Any, run_id: str, frame: str, name: str, context: str) -> 
     from mlflow.data.code_dataset_source import CodeDatasetSource
     from mlflow.entities import DatasetInput, InputTag
 
-    # Without a source, MLflow would take the account name and the path of the script.
+    # Without a source, MLflow records the account name and the path of the script.
     source = CodeDatasetSource(tags={"mlflow.source.name": "dualflow"})
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # advice on integer columns of a table that is only recorded
-        dataset = mlflow.data.from_pandas(_frame(frame), source=source, name=name)
+        warnings.simplefilter("ignore")  # MLflow warns about integer columns, which matters only for model inputs
+        dataset = mlflow.data.from_pandas(_read_frame(frame), source=source, name=name)
     tag = InputTag("mlflow.data.context", context)
     client.log_inputs(run_id, [DatasetInput(dataset._to_mlflow_entity(), [tag])])
 
 
-def _log_image(client: Any, run_id: str, given: Mapping[str, Any]) -> None:
+def _log_image(client: Any, run_id: str, arguments: Mapping[str, Any]) -> None:
     import numpy as np
 
-    # MLflow gives every picture a name of its own.
-    there = f"{given['key'].replace('/', '#')}%step%{given['step']}%"
-    if any(there in file.path for file in client.list_artifacts(run_id, "images")):
+    # MLflow adds a random part to the file name of an image, so a repeated call would add a second file. Separators
+    # depend on its version: key#with#slashes%step%3%.. or key~with~slashes+step+3+..
+    key = "[#~]".join(re.escape(part) for part in arguments["key"].split("/"))
+    name = re.compile(rf"images/{key}[%+]step[%+]{arguments['step']}[%+]")
+    if any(name.match(file.path) for file in client.list_artifacts(run_id, "images")):
         return
-    pixels = np.frombuffer(b64decode(given["bytes"]), np.uint8).reshape(given["shape"])
-    when = {"step": given["step"], "timestamp": given["milliseconds"]}
-    client.log_image(run_id, pixels, key=given["key"], synchronous=True, **when)
+    pixels = np.frombuffer(b64decode(arguments["bytes"]), np.uint8).reshape(arguments["shape"])
+    when = {"step": arguments["step"], "timestamp": arguments["milliseconds"]}
+    client.log_image(run_id, pixels, key=arguments["key"], synchronous=True, **when)
 
 
 def _log_metrics(client: Any, run_id: str, values: Mapping[str, float], step: int, milliseconds: int) -> None:
@@ -55,20 +60,22 @@ def _log_metrics(client: Any, run_id: str, values: Mapping[str, float], step: in
 
 
 def _log_parameters(client: Any, run_id: str, values: Mapping[str, str]) -> None:
-    # A value cannot be changed; a training that is gone on with, such as with other processes, keeps its first ones.
-    known = client.get_run(run_id).data.params
-    for key, value in values.items():
-        if key not in known:
-            client.log_param(run_id, key, value)
+    from mlflow.entities import Param
+
+    # MLflow parameters are immutable: a resumed training with other settings, such as more processes, keeps the first.
+    logged = client.get_run(run_id).data.params
+    parameters = [Param(key, value) for key, value in values.items() if key not in logged]
+    for start in range(0, len(parameters), MAX_PARAMETERS):
+        client.log_batch(run_id, params=parameters[start : start + MAX_PARAMETERS])
 
 
 def _log_table(client: Any, run_id: str, frame: str, name: str) -> None:
-    # Logged again, its rows would be appended.
+    # MLflow appends to a table that exists, so a repeated call would duplicate its rows.
     if name not in {file.path for file in client.list_artifacts(run_id)}:
-        client.log_table(run_id, _frame(frame), name)
+        client.log_table(run_id, _read_frame(frame), name)
 
 
-def _frame(text: str) -> pd.DataFrame:
+def _read_frame(text: str) -> pd.DataFrame:
     from io import StringIO
 
     import pandas as pd
@@ -78,12 +85,12 @@ def _frame(text: str) -> pd.DataFrame:
 
 CALLS: dict[str, Callable[[Any, Any, dict[str, Any]], Any]] = {
     "parameters": _log_parameters,
-    "metrics": lambda client, run_id, given: _log_metrics(client, run_id, **given),
+    "metrics": lambda client, run_id, arguments: _log_metrics(client, run_id, **arguments),
     "image": _log_image,
-    "table": lambda client, run_id, given: _log_table(client, run_id, **given),
-    "data": lambda client, run_id, given: _log_data(client, run_id, **given),
-    "file": lambda client, run_id, given: client.log_artifact(run_id, given["path"], given["folder"]),
-    "text": lambda client, run_id, given: client.log_text(run_id, given["text"], given["name"]),
-    "end": lambda client, run_id, given: client.set_terminated(run_id, given["status"]),
+    "table": lambda client, run_id, arguments: _log_table(client, run_id, **arguments),
+    "data": lambda client, run_id, arguments: _log_data(client, run_id, **arguments),
+    "file": lambda client, run_id, arguments: client.log_artifact(run_id, arguments["path"], arguments["folder"]),
+    "text": lambda client, run_id, arguments: client.log_text(run_id, arguments["text"], arguments["name"]),
+    "end": lambda client, run_id, arguments: client.set_terminated(run_id, arguments["status"]),
 }
-"""By name: call(client, run_id, arguments)."""
+"""Calls by name, each a function of (client, run_id, arguments)."""

@@ -1,13 +1,14 @@
-"""What could not be delivered, as small files that wait for the server to come back.
+"""Queue on disk of the tracking records of one run, while its MLflow server is unreachable.
 
-A folder holds `run.json`, which says what run it is for, and a file for each call, numbered in their order. A file is
-removed once it is delivered: killed in between, a call is made twice, which `calls` takes for once. What the server
-will not have is set aside as `refused-*`, and the rest goes on.
+The folder of a run holds `run.json`, which identifies the run, and one numbered file per record. A record's file is
+removed after its call succeeds. If the process is killed in between, the call is repeated, which has no further effect.
+A record that the server rejects is renamed to `rejected-*` and does not hold up the next ones.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,29 +16,37 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from dualflow.commit import commit_json
+from dualflow.commit import commit_json, digest_of
+from dualflow.tracking.mlflow_store import RunKey
 
-RUN = "run.json"
+RUN_FILE = "run.json"
 
 
 class RecordQueue:
-    """The calls of one run that wait, oldest first.
+    """Pending records of one run, oldest first.
 
-    One training puts calls in; that, or somebody else beside it, hands them in.
+    Only the process that trains appends; any one process at a time sends.
 
     Args:
-        folder: of this run alone.
-        run: what is to be known of the run, JSON values.
+        folder: belongs to this run alone.
+        run: identifies the run: experiment, name, tags and, once known, run_id.
     """
 
     def __init__(self, folder: Path, run: dict[str, Any]) -> None:
         self.folder, self.run = folder, run
 
     @classmethod
+    def open(cls, pending: Path, key: RunKey) -> RecordQueue:
+        """Return the queue of a run in the folder `pending`, with the records that an earlier process left."""
+        run = {"experiment": key.experiment, "name": key.name, "tags": dict(key.tags)}
+        folder = pending / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', key.name)}-{digest_of(run)[:8]}"
+        return cls.load(folder) or cls(folder, run)
+
+    @classmethod
     def load(cls, folder: Path) -> RecordQueue | None:
-        """The outbox that another process left; None if there is none, or none that can be read."""
+        """Return the queue that another process left in `folder`; None if there is none or it is unreadable."""
         try:
-            run = json.loads((folder / RUN).read_text())
+            run = json.loads((folder / RUN_FILE).read_text())
         except (OSError, ValueError):
             return None
         return cls(folder, run) if isinstance(run, dict) else None
@@ -46,25 +55,28 @@ class RecordQueue:
         return len(self.files())
 
     def files(self) -> list[Path]:
-        """The calls that wait, oldest first."""
+        """Files of the pending records, oldest first."""
         return sorted(self.folder.glob("[0-9]*.json"))
 
-    def put(self, call: str, arguments: dict[str, Any], run_id: str | None) -> None:
-        """Keep a call for the run, whose id may not be known yet."""
-        if not (self.folder / RUN).is_file():
-            self.note(run_id)
+    def append(self, call: str, arguments: dict[str, Any], run_id: str | None) -> None:
+        """Store a record of the run, whose id may still be unknown."""
+        if not (self.folder / RUN_FILE).is_file():
+            self.set_run_id(run_id)
         files = self.files()
         number = int(files[-1].stem) + 1 if files else 0
         commit_json(self.folder / f"{number:08d}.json", {"call": call, "arguments": arguments})
 
-    def note(self, run_id: str | None) -> None:
-        """Write down the run and its id."""
+    def set_run_id(self, run_id: str | None) -> None:
+        """Store the MLflow id of the run beside its records."""
         self.run = {**self.run, "run_id": run_id}
-        commit_json(self.folder / RUN, self.run)
+        commit_json(self.folder / RUN_FILE, self.run)
 
     @contextmanager
-    def handing_in(self) -> Iterator[bool]:
-        """Within, nobody else hands these calls in; False if somebody is at it."""
+    def draining(self) -> Iterator[bool]:
+        """Lock the queue to send its records; yield False if another process holds the lock.
+
+        An empty queue is removed at the end.
+        """
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder.with_suffix(".lock"))
         try:
@@ -75,19 +87,23 @@ class RecordQueue:
         try:
             yield True
             if not self.files():
-                (self.folder / RUN).unlink(missing_ok=True)
-                with suppress(OSError):  # something was refused, and stays
+                (self.folder / RUN_FILE).unlink(missing_ok=True)
+                with suppress(OSError):  # rejected records stay
                     self.folder.rmdir()
         finally:
             lock.release()
 
 
-def read_call(file: Path) -> tuple[str, dict[str, Any]]:
-    """The call in a file, and its arguments."""
-    found = json.loads(file.read_text())
-    return found["call"], found["arguments"]
+def read_record(file: Path) -> tuple[str, dict[str, Any]]:
+    """Read a record: the name of its call, and the arguments.
+
+    Raises:
+        OSError, ValueError, KeyError: the file is not a record.
+    """
+    record = json.loads(file.read_text())
+    return record["call"], record["arguments"]
 
 
-def refuse(file: Path) -> None:
-    """Set a call aside that the server will not have."""
-    file.rename(file.with_name(f"refused-{file.name}"))
+def reject(file: Path) -> None:
+    """Take a record out of its queue and keep it as `rejected-*`."""
+    file.rename(file.with_name(f"rejected-{file.name}"))

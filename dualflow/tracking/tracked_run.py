@@ -1,6 +1,6 @@
-"""MLflow, and the rule that tracking never stops the science: what cannot be delivered waits, and is delivered later.
+"""MLflow runs that never stop the science: records that cannot be sent are queued on disk and sent later.
 
-The numbers themselves are kept beside the model in any case; MLflow is where runs are looked at and compared.
+The model's folder keeps all results in any case; MLflow is for reviewing and comparing runs.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dualflow.commit import digest_of
 from dualflow.config import TrackingConfig
 from dualflow.errors import ConfigError, StoppedError
-from dualflow.tracking.mlflow_calls import CALLS, is_refusal
-from dualflow.tracking.queue import RecordQueue, read_call, refuse
-from dualflow.tracking.store import Subject, load_client, open_run
+from dualflow.tracking.mlflow_calls import CALLS, is_permanent_error
+from dualflow.tracking.mlflow_store import RunKey, open_run
+from dualflow.tracking.queue import RecordQueue, read_record, reject
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,68 +26,70 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RETRY_S = 60.0
-"""How long a server that did not answer is left alone."""
+"""Seconds without another attempt after a server did not answer."""
 FLUSH_S = 30.0
-"""How long a training stops to hand in what waits, before it goes on."""
+"""Seconds after which sending of queued records pauses, so that the training goes on."""
 
 
 class Run:
-    """One MLflow run; every method either delivers, or warns once, keeps what it was given, and lets the caller go on.
+    """One MLflow run.
+
+    Each logging method sends its record. If that fails, it warns once, queues the record and returns.
 
     Args:
         config: where runs are recorded.
-        subject: which run it is; None for one that is recorded nowhere.
-        outbox: folder for what cannot be delivered; None to let it go.
+        key: identifies the run; None for a run that records nothing.
+        queue: keeps records that cannot be sent; None to drop them.
     """
 
     def __init__(
-        self, config: TrackingConfig | None = None, subject: Subject | None = None, outbox: RecordQueue | None = None
+        self, config: TrackingConfig | None = None, key: RunKey | None = None, queue: RecordQueue | None = None
     ) -> None:
-        self.config, self.subject, self.outbox = config, subject, outbox
-        # Of an earlier process, whose records come first.
-        self.run_id: str | None = None if outbox is None else outbox.run.get("run_id")
-        self._open = False
+        self.config, self.key, self.queue = config, key, queue
+        # An earlier process may have opened the run; its records come first.
+        self.run_id: str | None = None if queue is None else queue.run.get("run_id")
+        self._client: Any = None
         self._failed_at = -RETRY_S
 
     def parameters(self, values: Mapping[str, Any], prefix: str = "") -> None:
-        """Log configuration values, nested ones with dots in their names."""
-        self._do("parameters", {key: str(value)[:500] for key, value in _flatten(values, prefix)})
+        """Log configuration values; the names of nested ones are joined with dots."""
+        self._log("parameters", {key: str(value)[:500] for key, value in _flatten(values, prefix)})
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Log finite numbers at a step."""
+        """Log the finite values at a step."""
         finite = {key: float(value) for key, value in values.items() if abs(value) < float("inf")}
-        self._do("metrics", {"values": finite, "step": step, "milliseconds": int(time.time() * 1000)})
+        self._log("metrics", {"values": finite, "step": step, "milliseconds": int(time.time() * 1000)})
 
     def image(self, pixels: np.ndarray[Any, Any], key: str, step: int) -> None:
-        """Log a picture with values in [0, 1] to the image grid."""
+        """Log a grey-scale picture `[H, W]` with values in [0, 1] to the image grid."""
         grey = (255 * pixels.clip(0, 1)).round().astype("uint8")
-        coded = {"bytes": b64encode(grey.tobytes()).decode(), "shape": list(grey.shape)}
-        self._do("image", {**coded, "key": key, "step": step, "milliseconds": int(time.time() * 1000)})
+        encoded = {"bytes": b64encode(grey.tobytes()).decode(), "shape": list(grey.shape)}
+        self._log("image", {**encoded, "key": key, "step": step, "milliseconds": int(time.time() * 1000)})
 
     def table(self, frame: pd.DataFrame, name: str) -> None:
-        """Log a table under `name`, a .json file."""
-        self._do("table", {"frame": frame.to_json(orient="split"), "name": name})
+        """Log a table as the artifact `name`, a .json file."""
+        self._log("table", {"frame": frame.to_json(orient="split"), "name": name})
 
     def data(self, frame: pd.DataFrame, name: str, context: str) -> None:
-        """Log which scans were used, with a digest."""
-        self._do("data", {"frame": frame.to_json(orient="split"), "name": name, "context": context})
+        """Log the scans in use as a dataset with a digest."""
+        self._log("data", {"frame": frame.to_json(orient="split"), "name": name, "context": context})
 
     def file(self, path: Path, folder: str | None = None) -> None:
         """Log a file as an artifact."""
-        self._do("file", {"path": str(path.resolve()), "folder": folder})
+        self._log("file", {"path": str(path.resolve()), "folder": folder})
 
     def text(self, text: str, name: str) -> None:
-        """Log a text as an artifact."""
-        self._do("text", {"text": text, "name": name})
+        """Log a text as the artifact `name`."""
+        self._log("text", {"text": text, "name": name})
 
     def figure(self, figure: Figure, name: str) -> None:
-        """Log a figure under `name`; one that cannot be delivered is in the report."""
-        if not self._waiting():
+        """Log a figure as the artifact `name`; it is not queued, because the report contains it too."""
+        if not self._has_pending():
             self._try(lambda client: client.log_figure(self.run_id, figure, name))
 
     @contextmanager
     def system(self) -> Iterator[None]:
-        """Within, log load and memory of this machine every few seconds, of GPUs where there is pynvml."""
+        """Log load and memory of this machine at intervals within the block, and of GPUs if pynvml is installed."""
         monitor: Any = None
 
         def start(_client: Any) -> None:
@@ -98,7 +99,7 @@ class Run:
             monitor = SystemMetricsMonitor(self.run_id, resume_logging=True)
             monitor.start()
 
-        if not self._waiting():
+        if not self._has_pending():
             self._try(start)
         try:
             yield
@@ -107,79 +108,87 @@ class Run:
                 monitor.finish()
 
     def begin(self) -> None:
-        """Open the run, after what waits from an earlier process.
+        """Send the records that an earlier process queued, then open the run.
 
         Raises:
-            ConfigError: the URI is of the file store, which MLflow no longer offers.
+            ConfigError: the URI is that of a file store, which MLflow no longer supports.
         """
         self.flush()
         self._try(lambda _client: None)
 
     def end(self, status: str) -> None:
-        """Close the run as `FINISHED` or `FAILED`, now or when it is delivered."""
-        self._do("end", {"status": status})
-        self._failed_at = -RETRY_S  # once more, before all is left to another time
+        """Close the run as `FINISHED` or `FAILED`, or queue that for later."""
+        self._log("end", {"status": status})
+        self._failed_at = -RETRY_S  # one last attempt, whenever the previous one was
         self.flush()
-        if self.outbox is not None and self.subject is not None and (count := len(self.outbox)):
+        if self.queue is not None and self.key is not None and (count := len(self.queue)):
             print(
-                f"warning: MLflow: {count} records of '{self.subject.name}' wait in {self.outbox.folder}; "
-                "`dualflow deliver` hands them in",
+                f"warning: MLflow: {count} records of '{self.key.name}' are queued in {self.queue.folder}; "
+                "`dualflow sync` uploads them",
                 file=sys.stderr,
             )
 
     def flush(self, seconds: float = float("inf")) -> None:
-        """Hand in what waits, for so long, if the server may be back."""
-        if self.outbox is None or not self._waiting():
+        """Send queued records for at most about `seconds`, unless an attempt failed within RETRY_S."""
+        if self.queue is None or not self._has_pending():
             return
-        begun = time.monotonic()
-        with self.outbox.handing_in() as ours:
-            for file in self.outbox.files() if ours else []:
+        start = time.monotonic()
+        with self.queue.draining() as acquired:
+            for file in self.queue.files() if acquired else []:
                 try:
-                    call, arguments = read_call(file)
+                    call, arguments = read_record(file)
                 except (OSError, ValueError, KeyError):
-                    refuse(file)
+                    reject(file)
                     continue
-                found = self._try(lambda client, c=call, a=arguments: CALLS[c](client, self.run_id, a))  # type: ignore[misc]
-                if found is None:
-                    refuse(file)
-                elif found:
+                sent = self._try(lambda client, c=call, a=arguments: CALLS[c](client, self.run_id, a))  # type: ignore[misc]
+                if sent is None:
+                    reject(file)
+                elif sent:
                     file.unlink(missing_ok=True)
-                if found is False or time.monotonic() - begun > seconds:
+                if sent is False or time.monotonic() - start > seconds:
                     return
-                if call == "end":  # what follows is of a run that was begun later
-                    self.run_id, self._open = None, False
+                if call == "end":  # later records belong to a run that was started afterwards
+                    self.run_id, self._client = None, None
 
-    def _do(self, call: str, arguments: dict[str, Any]) -> None:
-        if self.subject is None:
+    def _log(self, call: str, arguments: dict[str, Any]) -> None:
+        """Send a record after the queued ones, or append it to the queue."""
+        if self.key is None:
             return
-        # Others may wait for this process, and they do not do so for ever.
+        # The limit matters in a distributed training, where the other ranks wait with a timeout.
         self.flush(FLUSH_S)
-        if not self._waiting() and self._try(lambda client: CALLS[call](client, self.run_id, arguments)) is not False:
+        if (
+            not self._has_pending()
+            and self._try(lambda client: CALLS[call](client, self.run_id, arguments)) is not False
+        ):
             return
-        if self.outbox is not None:
+        if self.queue is not None:
             try:
-                self.outbox.put(call, arguments, self.run_id)
-            except Exception as error:  # such as a full disk, which must not stop the science either
+                self.queue.append(call, arguments, self.run_id)
+            except Exception as error:  # such as a full disk, which must not stop the training either
                 _warn(error)
 
-    def _waiting(self) -> bool:
-        return self.outbox is not None and len(self.outbox) > 0
+    def _has_pending(self) -> bool:
+        return self.queue is not None and len(self.queue) > 0
 
     def _try(self, action: Callable[[Any], None]) -> bool | None:
-        """Whether the action succeeded, on the opened run; None if the server is there and will not have it."""
-        if self.config is None or self.subject is None or time.monotonic() - self._failed_at < RETRY_S:
+        """Run `action(client)` on the opened run.
+
+        Returns:
+            True on success, False if it may succeed later, None if the server rejects it permanently.
+        """
+        if self.config is None or self.key is None or time.monotonic() - self._failed_at < RETRY_S:
             return False
         try:
-            if not self._open:
-                self.run_id, self._open = open_run(self.config, self.subject, self.run_id), True
-                if self._waiting() and self.outbox is not None:
-                    self.outbox.note(self.run_id)
-            action(load_client()())
-        except ConfigError:  # to be told at once, for it would be wrong in every run
+            if self._client is None:
+                self._client, self.run_id = open_run(self.config, self.key, self.run_id)
+                if self._has_pending() and self.queue is not None:
+                    self.queue.set_run_id(self.run_id)
+            action(self._client)
+        except ConfigError:  # a wrong setting, which no later attempt mends
             raise
-        except Exception as error:  # whatever a store or a server may raise must not stop the science
+        except Exception as error:  # no error of a store or a server may stop the training
             _warn(error)
-            if self._open and is_refusal(error):
+            if self._client is not None and is_permanent_error(error):
                 return None
             self._failed_at = time.monotonic()
             return False
@@ -188,49 +197,36 @@ class Run:
 
 @contextmanager
 def tracked(
-    config: TrackingConfig, experiment: str, name: str, tags: Mapping[str, str], outbox: Path | None = None
+    config: TrackingConfig, experiment: str, name: str, tags: Mapping[str, str], pending: Path | None = None
 ) -> Iterator[Run]:
-    """Open a run in `experiment`; close it as finished or failed.
+    """Open a run in `experiment` and close it as finished or failed.
 
-    A run left open under the same name and tags by a process that was killed is taken up again, so that a resumed
-    training is one run. What cannot be delivered waits in a folder of `outbox`.
+    A run that a killed process left open under the same name and tags is continued, so that a resumed training is one
+    run.
+
+    Args:
+        config: where runs are recorded.
+        experiment: name of the MLflow experiment.
+        name: name of the run.
+        tags: distinguish runs of the same name.
+        pending: folder of the queues of all runs; None to drop records that cannot be sent.
 
     Raises:
-        ConfigError: the URI is of the file store, which MLflow no longer offers.
+        ConfigError: the URI is that of a file store, which MLflow no longer supports.
     """
-    subject = Subject(experiment, name, tags)
-    run = Run(config, subject, None if outbox is None else outbox_of(subject, outbox))
+    key = RunKey(experiment, name, tags)
+    run = Run(config, key, None if pending is None else RecordQueue.open(pending, key))
     run.begin()
     status: str | None = "FAILED"
     try:
         yield run
         status = "FINISHED"
-    except StoppedError:  # it will go on, as the same run
+    except StoppedError:  # the run stays open for the process that resumes the training
         status = None
         raise
     finally:
         if status is not None:
             run.end(status)
-
-
-def outbox_of(subject: Subject, folder: Path) -> RecordQueue:
-    """The outbox of a run among those in `folder`, with what an earlier process left in it."""
-    run = {"experiment": subject.experiment, "name": subject.name, "tags": dict(subject.tags)}
-    own = folder / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', subject.name)}-{digest_of(run)[:8]}"
-    return RecordQueue.load(own) or RecordQueue(own, run)
-
-
-def deliver(config: TrackingConfig, outbox: Path) -> tuple[int, int]:
-    """Hand in what waits in the folders of `outbox`; return how many runs were handed in, and how many still wait."""
-    done = left = 0
-    for folder in sorted(path for path in outbox.glob("*") if path.is_dir()):
-        found = RecordQueue.load(folder)
-        if found is None or not len(found):
-            continue
-        run = Run(config, Subject(found.run["experiment"], found.run["name"], found.run["tags"]), found)
-        run.flush()
-        done, left = (done, left + 1) if len(found) else (done + 1, left)
-    return done, left
 
 
 def _flatten(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
@@ -246,8 +242,11 @@ _warned: set[str] = set()
 
 
 def _warn(error: Exception) -> None:
-    # An address of an object in the message would make every failure look new.
+    # Object addresses would make every repetition of a failure look new.
     reason = re.sub(r" at 0x[0-9a-f]+", "", " ".join(str(error).split()))[:300] or type(error).__name__
     if reason not in _warned:
         _warned.add(reason)
-        print(f"warning: MLflow: {reason}; going on without it, results are kept beside the model", file=sys.stderr)
+        print(
+            f"warning: MLflow: {reason}; the training continues and its results are kept beside the model",
+            file=sys.stderr,
+        )

@@ -1,0 +1,128 @@
+"""Opening of an MLflow run in a local SQLite file or on a server."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from dualflow.config import TrackingConfig
+from dualflow.errors import ConfigError
+
+LOCK_SECONDS = 120
+# By default MLflow retries an unreachable server for hours; this environment limits it to seconds.
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+@dataclass(frozen=True)
+class RunKey:
+    """What identifies a run: its experiment, its name, and tags that distinguish runs of the same name."""
+
+    experiment: str
+    name: str
+    tags: Mapping[str, str]
+
+
+def load_client(uri: str = "") -> Any:
+    """Import MLflow, which takes about a second, and return its client class.
+
+    Args:
+        uri: tracking URI that will be opened; for a SQLite file the database modules are imported too.
+    """
+    # Thousands of new objects trigger full collections, a quarter of the import's time, that free nothing.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        from mlflow import MlflowClient
+
+        if uri.startswith("sqlite:"):
+            import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+    finally:
+        if collecting:
+            gc.enable()
+    return MlflowClient
+
+
+def open_run(config: TrackingConfig, key: RunKey, run_id: str | None = None) -> tuple[Any, str]:
+    """Return a client, and the id of a run that is open.
+
+    The run is `run_id`, or else the one that a killed process left open under `key`, or else a new one.
+
+    Raises:
+        ConfigError: the URI is that of a file store, which MLflow no longer supports.
+        Exception: any error of a store or a server.
+    """
+    client = open_store(config)
+    experiment_id = _experiment_id(client, config, key.experiment)
+    if run_id is None:
+        tags = {"mlflow.runName": key.name, **key.tags}
+        match = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in tags.items())
+        open_runs = client.search_runs([experiment_id], f"attributes.status = 'RUNNING' and {match}", max_results=1)
+        run_id = open_runs[0].info.run_id if open_runs else None
+    if run_id is not None:
+        from mlflow import MlflowException
+
+        with suppress(MlflowException):  # the run was deleted in the meantime
+            client.update_run(run_id, status="RUNNING")
+            return client, run_id
+    # By default MLflow records the account name and the command line, which are private.
+    private = {"mlflow.user": "dualflow", "mlflow.source.name": "dualflow", "mlflow.source.type": "PROJECT"}
+    created = client.create_run(experiment_id, run_name=key.name, tags={**private, **key.tags})
+    return client, created.info.run_id
+
+
+def open_store(config: TrackingConfig) -> Any:
+    """Connect to the store, creating a local SQLite file that does not exist yet; return the client.
+
+    Raises:
+        ConfigError: the URI is that of a file store, which MLflow no longer supports.
+    """
+    if config.uri.startswith(("file:", "./", "/")):
+        raise ConfigError(f"tracking.uri = {config.uri!r}: expected sqlite:///FILE or a server's http(s) URL")
+    os.environ.update({key: value for key, value in _ENVIRONMENT.items() if key not in os.environ})
+    client_class = load_client(config.uri)
+    import mlflow
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    mlflow.set_tracking_uri(config.uri)
+    if not config.uri.startswith("sqlite:///"):
+        return client_class()
+    path = Path(config.uri.removeprefix("sqlite:///"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Processes that create the tables of one file at the same time corrupt it.
+    with FileLock(path.with_suffix(".lock"), timeout=LOCK_SECONDS):
+        if not path.exists():
+            from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+            SqlAlchemyStore(config.uri, str(config.artifacts.resolve()))
+        return client_class()
+
+
+def _experiment_id(client: Any, config: TrackingConfig, name: str) -> str:
+    location = config.artifacts.resolve().as_uri() if config.uri.startswith("sqlite:") else None
+    config.artifacts.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(config.artifacts.with_suffix(".lock"), timeout=LOCK_SECONDS):
+        experiment = client.get_experiment_by_name(name)
+        if experiment is not None:
+            existing: str = experiment.experiment_id
+            return existing
+        created: str = client.create_experiment(
+            name,
+            artifact_location=f"{location}/{name}" if location else None,
+            tags={"mlflow.experimentKind": "custom_model_development"},
+        )
+    return created

@@ -1,0 +1,33 @@
+"""Upload of the records that trainings queued while the MLflow server was unreachable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dualflow.config import TrackingConfig
+from dualflow.tracking.mlflow_store import RunKey
+from dualflow.tracking.queue import RecordQueue
+from dualflow.tracking.tracked_run import Run
+
+
+def sync(config: TrackingConfig, pending: Path) -> tuple[int, int]:
+    """Send the queued records of all runs.
+
+    Args:
+        config: where runs are recorded.
+        pending: folder of the queues.
+
+    Returns:
+        The number of runs sent completely, and of runs with records left.
+    """
+    complete = incomplete = 0
+    for folder in sorted(path for path in pending.glob("*") if path.is_dir()):
+        queue = RecordQueue.load(folder)
+        if queue is None or not len(queue):
+            continue
+        Run(config, RunKey(queue.run["experiment"], queue.run["name"], queue.run["tags"]), queue).flush()
+        if len(queue):
+            incomplete += 1
+        else:
+            complete += 1
+    return complete, incomplete

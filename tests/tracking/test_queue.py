@@ -1,0 +1,58 @@
+"""The queue of records on disk keeps their order, belongs to one run, and is sent by one process at a time."""
+
+import json
+
+from dualflow.tracking.mlflow_store import RunKey
+from dualflow.tracking.queue import RecordQueue, read_record, reject
+
+KEY = RunKey("study", "unet seed 0", {"training": "a"})
+
+
+def test_records_keep_their_order_across_processes(tmp_path):
+    """A later process appends behind the records of the earlier one, and knows the run's id."""
+    RecordQueue.open(tmp_path, KEY).append("metrics", {"step": 1}, "run id")
+    queue = RecordQueue.open(tmp_path, KEY)
+    queue.append("metrics", {"step": 2}, "run id")
+    assert [read_record(file) for file in queue.files()] == [("metrics", {"step": 1}), ("metrics", {"step": 2})]
+    assert queue.run == {"experiment": "study", "name": "unet seed 0", "tags": {"training": "a"}, "run_id": "run id"}
+
+
+def test_runs_of_one_name_have_different_folders(tmp_path):
+    """Their tags differ; a folder is named after the run, without characters that need quoting."""
+    first = RecordQueue.open(tmp_path, KEY)
+    second = RecordQueue.open(tmp_path, RunKey("study", "unet seed 0", {"training": "b"}))
+    assert first.folder != second.folder
+    assert first.folder.name.startswith("unet-seed-0-")
+
+
+def test_an_unreadable_queue_is_no_queue(tmp_path):
+    """A folder without `run.json`, or with a broken one, is ignored."""
+    assert RecordQueue.load(tmp_path / "missing") is None
+    for text in ("{", "[]"):
+        (tmp_path / "run.json").write_text(text)
+        assert RecordQueue.load(tmp_path) is None
+    (tmp_path / "run.json").write_text(json.dumps({"name": "run"}))
+    assert RecordQueue.load(tmp_path).run == {"name": "run"}
+
+
+def test_only_one_process_sends_at_a_time(tmp_path):
+    """The second leaves the queue to the first."""
+    first = RecordQueue.open(tmp_path, KEY)
+    first.append("metrics", {}, None)
+    second = RecordQueue.open(tmp_path, KEY)
+    with first.draining() as first_acquired, second.draining() as second_acquired:
+        assert (first_acquired, second_acquired) == (True, False)
+
+
+def test_an_empty_queue_is_removed_but_rejected_records_stay(tmp_path):
+    """Rejected records are not pending; only their folder remains."""
+    queue = RecordQueue.open(tmp_path, KEY)
+    queue.append("metrics", {"step": 1}, None)
+    with queue.draining():
+        queue.files()[0].unlink()
+    assert not queue.folder.exists()
+    queue.append("metrics", {"step": 2}, None)
+    with queue.draining():
+        reject(queue.files()[0])
+    assert len(queue) == 0
+    assert [path.name for path in queue.folder.iterdir()] == ["rejected-00000000.json"]

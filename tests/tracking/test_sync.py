@@ -1,0 +1,102 @@
+"""Records that were queued while the server was unreachable are sent later, once and in order."""
+
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+from mlflow import MlflowClient
+from mlflow_runs import UNREACHABLE, log_all, read_records, unreachable
+
+from dualflow.cli import main
+from dualflow.config import TrackingConfig
+from dualflow.tracking.sync import sync
+from dualflow.tracking.tracked_run import tracked
+
+
+def sync_in_another_process(config, folder, pending):
+    """Call `dualflow sync`, which knows of the run only what its queue contains."""
+    study = folder / "study.yaml"
+    (folder / "mine").mkdir()
+    pending.rename(folder / "mine/pending")
+    store = f"tracking: {{uri: '{config.uri}', artifacts: '{config.artifacts}'}}"
+    study.write_text(f"study: {{name: mine, results: {folder}}}\n{store}\n")
+    command = [sys.executable, "-m", "dualflow.cli", "sync", "--config", str(study)]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    assert "1 runs uploaded" in result.stdout, result.stderr
+    (folder / "mine/pending").rename(pending)
+    assert not list(folder.glob("*.db"))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_wait")
+@pytest.mark.parametrize("returns", ["during the training", "after its end", "after it was killed"])
+def test_a_run_is_complete_once_the_server_is_back(config, tmp_path, returns):
+    """The run contains the same as one whose server was always reachable."""
+    online, offline = f"online, {returns}", f"offline, server returns {returns}"
+    with tracked(config, "study", online, {}) as run:
+        log_all(run)
+    away, pending = unreachable(config), tmp_path / "pending"
+    training = tracked(away, "study", offline, {}, pending)
+    run = training.__enter__()
+    log_all(run)
+    if returns == "during the training":
+        run.config = config
+    if returns != "after it was killed":
+        training.__exit__(None, None, None)
+    else:  # the resumed training sends the queued records first
+        with tracked(config, "study", offline, {}, pending):
+            pass
+    if returns == "after its end":
+        assert sync(away, pending) == (0, 1)
+        sync_in_another_process(config, tmp_path, pending)
+    assert sync(config, pending) == (0, 0)
+    assert read_records(config, offline) == read_records(config, online)
+    assert not [path for path in pending.iterdir() if path.is_dir()]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_wait")
+def test_a_rejected_record_does_not_hold_up_the_others(config, tmp_path):
+    """A changed parameter keeps its first value; a file that was removed is left out."""
+    pending = tmp_path / "pending"
+    with tracked(unreachable(config), "study", "rejected", {}, pending) as run:
+        run.parameters({"a": 1})
+        run.parameters({"a": 2, "b": 3})
+        run.file(tmp_path / "removed")
+        run.metrics({"loss": 1.0})
+    assert sync(config, pending) == (1, 0)
+    status, parameters, history, *_ = read_records(config, "rejected")
+    assert (status, parameters, history) == ("FINISHED", {"a": "1", "b": "3"}, [(0, 1.0)])
+    assert [path.name for path in run.queue.folder.iterdir()] == ["rejected-00000002.json"]
+    assert sync(config, pending) == (0, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_wait")
+def test_different_trainings_do_not_share_a_run(config, tmp_path):
+    """The same name with other tags is another run, and so is a training that starts again after its end."""
+    pending = tmp_path / "pending"
+    for training, loss in (("a", 1.0), ("b", 2.0), ("b", 3.0)):
+        with tracked(unreachable(config), "study", "shared", {"training": training}, pending) as run:
+            run.metrics({"loss": loss})
+    assert sync(config, pending) == (2, 0)
+    client = MlflowClient(config.uri)
+    experiment = client.get_experiment_by_name("study").experiment_id
+    runs = client.search_runs([experiment], "tags.`mlflow.runName` = 'shared'")
+    contents = sorted((run.data.tags["training"], run.data.metrics["loss"], run.info.status) for run in runs)
+    assert contents == [("a", 1.0, "FINISHED"), ("b", 2.0, "FINISHED"), ("b", 3.0, "FINISHED")]
+
+
+def test_the_command_reports_how_many_runs_are_queued(tmp_path):
+    """Its exit code is 0 once all records are sent, and 1 while the server is unreachable."""
+    study = tmp_path / "study.yaml"
+    study.write_text(f"study: {{name: mine, results: {tmp_path}/results}}\ntracking: {{uri: '{UNREACHABLE}'}}\n")
+    command = CliRunner()
+    assert "0 runs uploaded" in command.invoke(main, ["sync", "--config", str(study)]).output
+    config = TrackingConfig(uri=UNREACHABLE, artifacts=tmp_path / "artifacts")
+    with tracked(config, "mine", "run", {}, tmp_path / "results/mine/pending") as run:
+        run.metrics({"loss": 1.0})
+    result = command.invoke(main, ["sync", "--config", str(study)])
+    assert result.exit_code == 1
+    assert "0 runs uploaded to http://127.0.0.1:9, 1 still queued" in result.output
