@@ -16,7 +16,7 @@ from dualflow.data.dataset import Item, PairDataset
 from dualflow.data.study_pairs import load_split, usable_pairs
 from dualflow.errors import DataError
 from dualflow.evaluation.calibration import reliability
-from dualflow.evaluation.likelihood import another_person, likelihood
+from dualflow.evaluation.likelihood import another_subject, likelihood
 from dualflow.evaluation.metrics import score
 from dualflow.evaluation.regions import region_map
 from dualflow.evaluation.stress import stress
@@ -90,7 +90,7 @@ def _evaluate(config: Config, name: str, seed: int, predictor: Predictor, pairs:
 @torch.no_grad()
 def _density_scores(model: DualFlow, test: PairDataset, index: int, config: Config) -> dict[str, float]:
     """What a flow's density says of one test scan, and how well it inverts; nothing for another model."""
-    item, other = test[index], another_person(test.scans, index)
+    item, other = test[index], another_subject(test.scans, index)
     scores = likelihood(
         model,
         item,

@@ -1,7 +1,6 @@
-"""Whether a predicted spread is true: intervals, coverage, CRPS and reliability curves, per voxel and per region.
+"""Calibration of predictive distributions: intervals, coverage, CRPS and reliability, per voxel and per region.
 
-Everything here treats a prediction as a law for a vector of M quantities (the voxels of the mask, or the region
-means), so that one piece of code serves both.
+A prediction is a distribution of a vector of M quantities: the voxels of the mask, or the region means.
 """
 
 from __future__ import annotations
@@ -24,52 +23,52 @@ CURVE = tuple(round(0.05 * step, 2) for step in range(1, 20))
 
 
 class PredictiveDistribution(Protocol):
-    """A predictive law for M quantities."""
+    """A predictive distribution of M quantities."""
 
     def interval(self, level: float) -> tuple[Floats, Floats]:
-        """Lower and upper end `[M]` of the central interval that should hold a share `level` of the truth."""
+        """Lower and upper end `[M]` of the central interval with nominal coverage `level`."""
 
     def crps(self, truth: Floats) -> Floats:
         """Continuous ranked probability score `[M]`, in the unit of the quantities."""
 
     def pit(self, truth: Floats) -> Floats:
-        """Probability integral transform `[M]`: uniform on 0 to 1 under the true law."""
+        """Probability integral transform `[M]`: uniform on 0 to 1 if the truth follows the distribution."""
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """The law that K samples stand for; `ordered` `[K, M]` is sorted along its first axis."""
+    """Empirical distribution of K samples; `ordered` `[K, M]` is sorted along its first axis."""
 
     ordered: Floats
 
     def interval(self, level: float) -> tuple[Floats, Floats]:
         """Central interval between order statistics.
 
-        The i-th of K ordered samples lies at probability i / (K + 1), for that is where a further draw falls below it;
-        the naive quantile would make every interval too narrow. Between two samples the end is interpolated on the
-        scale of Gaussian quantiles; beyond the outermost it goes on along that scale by the samples' own standard
-        deviation, so that 95 % stays in reach of a few samples. Coverage of the true law is then within about
-        0.01 of nominal from 16 samples on.
+        The i-th of K ordered samples lies at probability i / (K + 1), the probability that a further sample falls
+        below it; the naive quantile makes every interval too narrow. Ends between two samples are interpolated on the
+        scale of Gaussian quantiles. Ends beyond the outermost sample are extrapolated on that scale with the sample
+        standard deviation. From 16 samples on, coverage is within about 0.01 of nominal if the truth follows the
+        distribution.
         """
         return self._quantile((1 - level) / 2), self._quantile((1 + level) / 2)
 
     def _quantile(self, probability: float) -> Floats:
         count = len(self.ordered)
         low = min(max(int(probability * (count + 1)), 1), count - 1)
-        start, stop, wanted = ndtri([low / (count + 1), (low + 1) / (count + 1), probability])
-        inner = min(max(wanted, start), stop)
+        start, stop, quantile = ndtri([low / (count + 1), (low + 1) / (count + 1), probability])
+        inner = min(max(quantile, start), stop)
         lower, upper = self.ordered[low - 1], self.ordered[low]
         value = lower + (inner - start) / (stop - start) * (upper - lower)
-        return np.asarray(value + (wanted - inner) * self.ordered.std(axis=0, ddof=1) if inner != wanted else value)
+        return np.asarray(value + (quantile - inner) * self.ordered.std(axis=0, ddof=1) if inner != quantile else value)
 
     def crps(self, truth: Floats) -> Floats:
-        """CRPS by probability-weighted moments, unbiased in K (Zamo and Naveau 2018, eq. PWM)."""
+        """CRPS by probability-weighted moments, unbiased for any K (Zamo and Naveau 2018, eq. PWM)."""
         return np.asarray(
             scoringrules.crps_ensemble(truth, self.ordered, m_axis=0, estimator="pwm", sorted_ensemble=True)
         )
 
     def pit(self, truth: Floats) -> Floats:
-        """Rank of the truth among the samples, at the middle of its step; ties count half."""
+        """Mid-rank of the truth among the samples, as a probability; ties count half."""
         below = (self.ordered < truth).sum(axis=0) + 0.5 * (self.ordered == truth).sum(axis=0)
         return np.asarray((below + 0.5) / (len(self.ordered) + 1))
 
@@ -82,9 +81,9 @@ class Normal:
     std: Floats
 
     def interval(self, level: float) -> tuple[Floats, Floats]:
-        """Mean plus and minus z standard deviations."""
-        reach = float(ndtri((1 + level) / 2)) * self.std
-        return self.mean - reach, self.mean + reach
+        """Mean plus or minus z standard deviations."""
+        half_width = float(ndtri((1 + level) / 2)) * self.std
+        return self.mean - half_width, self.mean + half_width
 
     def crps(self, truth: Floats) -> Floats:
         """Closed form (Gneiting and Raftery 2007, eq. 21)."""
@@ -95,18 +94,18 @@ class Normal:
         return np.asarray(norm.cdf(truth, self.mean, self.std))
 
 
-def voxel_law(prediction: Predictive, mask: Bools) -> PredictiveDistribution | None:
-    """The law of the voxels in `mask` `[D, H, W]`; None where the prediction carries no spread."""
+def voxel_distribution(prediction: Predictive, mask: Bools) -> PredictiveDistribution | None:
+    """Distribution of the voxels in `mask` `[D, H, W]`; None if the prediction has no spread."""
     if prediction.samples is not None:
         return Ensemble(np.sort(prediction.samples[:, mask], axis=0))
     std = prediction.std[mask]
     return Normal(prediction.mean[mask], std) if bool((std > 0).all()) else None
 
 
-def region_law(prediction: Predictive, mask: Bools, regions: RegionMap) -> PredictiveDistribution | None:
-    """The law of the region means `[R]`; None where the prediction says nothing about whole regions.
+def region_distribution(prediction: Predictive, mask: Bools, regions: RegionMap) -> PredictiveDistribution | None:
+    """Distribution of the region means `[R]`; None if the prediction has neither samples nor region spreads.
 
-    A spread per voxel alone says nothing: how far a region's mean may be off rests on how its voxels hang together.
+    A spread per voxel is not enough, because the spread of a region mean depends on the correlation of its voxels.
     """
     if prediction.samples is not None:
         return Ensemble(np.sort(regions.means(prediction.samples, mask), axis=0))
@@ -115,28 +114,31 @@ def region_law(prediction: Predictive, mask: Bools, regions: RegionMap) -> Predi
     return Normal(regions.means(prediction.mean, mask), prediction.region_std)
 
 
-def coverage(law: PredictiveDistribution, truth: Floats, level: float) -> float:
-    """Share of `truth` `[M]` inside the law's central interval of `level`; NaN entries do not count."""
-    lower, upper = law.interval(level)
+def coverage(distribution: PredictiveDistribution, truth: Floats, level: float) -> float:
+    """Share of `truth` `[M]` inside the central interval of `level`; NaN entries are ignored."""
+    lower, upper = distribution.interval(level)
     known = np.isfinite(truth) & np.isfinite(lower)
     inside = (truth >= lower) & (truth <= upper)
     return float(inside[known].mean()) if bool(known.any()) else float("nan")
 
 
-def mean_crps(law: PredictiveDistribution, truth: Floats) -> float:
-    """Mean CRPS of `truth` `[M]`; NaN entries do not count."""
-    return float(np.nanmean(law.crps(truth)))
+def mean_crps(distribution: PredictiveDistribution, truth: Floats) -> float:
+    """Mean CRPS of `truth` `[M]`; NaN entries are ignored."""
+    return float(np.nanmean(distribution.crps(truth)))
 
 
 def reliability(
     prediction: Predictive, target: Floats, mask: Bools, regions: RegionMap, levels: Sequence[float] = CURVE
 ) -> pd.DataFrame:
-    """Coverage of one subject at many levels: columns kind (voxel or region), level, coverage."""
+    """Coverage of one scan at many nominal levels: columns kind (voxel or region), level, coverage."""
     cases = (
-        ("voxel", voxel_law(prediction, mask), target[mask]),
-        ("region", region_law(prediction, mask, regions), regions.means(target, mask)),
+        ("voxel", voxel_distribution(prediction, mask), target[mask]),
+        ("region", region_distribution(prediction, mask, regions), regions.means(target, mask)),
     )
     rows = [
-        (kind, level, coverage(law, truth, level)) for kind, law, truth in cases if law is not None for level in levels
+        (kind, level, coverage(distribution, truth, level))
+        for kind, distribution, truth in cases
+        if distribution is not None
+        for level in levels
     ]
     return pd.DataFrame(rows, columns=["kind", "level", "coverage"])

@@ -10,7 +10,7 @@ import pandas as pd
 
 from dualflow.config import Config
 from dualflow.errors import CheckpointError
-from dualflow.evaluation.nll import condition_check
+from dualflow.evaluation.condition_check import condition_check
 from dualflow.evaluation.statistics import subject_means, summarise
 from dualflow.layout import Scan
 from dualflow.manifest import read_manifest

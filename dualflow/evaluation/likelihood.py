@@ -1,4 +1,4 @@
-"""What a flow's density says of a held-out target: nats inside the mask, and whether it rests on the right source."""
+"""Likelihood of held-out targets under a flow: nats inside the mask, under true, wrong and blurred sources."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ from dualflow.inference.convert import fill_outside
 from dualflow.layout import Scan
 
 Density = Callable[[Tensor], Tensor]
-"""Volumes `[N, C, D, H, W]` to log-densities `[N]` in nats."""
+"""Maps volumes `[N, C, D, H, W]` to log-densities `[N]` in nats."""
 
 BLUR_MM = 8.0
-"""Standard deviation of the blur: regional contrast of the cortex goes, the outline and the large structures stay."""
-AT_ONCE = 8
-"""Volumes that pass through a flow together."""
+"""Standard deviation of the blur, which removes cortical contrast and keeps the outline and large structures."""
+BATCH = 8
+"""Volumes per pass through a flow."""
 
 
 @torch.no_grad()
 def likelihood(
     model: DualFlow, item: Item, other: Item | None, *, voxel_mm: Sequence[float], draws: int, seed: int
 ) -> dict[str, float]:
-    """What `model` says of the real target of `item`, as columns of the table of scores.
+    """Score the density of the real target of `item` under `model`, as columns of the score table.
 
     Args:
         model: a trained flow in evaluation mode.
         item: the scan.
-        other: a scan of somebody else, whose anatomy stands in for the wrong source; None where there is nobody else.
+        other: a scan of another subject, which provides the wrong source; None if there is no other subject.
         voxel_mm: edge lengths of a voxel in mm.
-        draws: see `mask_nll`.
-        seed: of those draws.
+        draws: background draws of `mask_nll`.
+        seed: seed of the draws.
 
     Returns:
-        `nll_true`, `nll_wrong`, `nll_blurred`: NLL in nats per voxel of the mask (see `mask_nll`), under the person's
-        own source, another's, and its own without its detail; `bits_in_mask`, the first of them in bits;
-        `explained_level_1` .., finest first: share of the variance of the latents of a level that the prior's mean
-        explains, and `explained_other_level_1` .. the same with another's source, which is what all people share.
-        Where there is nobody else, what would need them is left out.
+        `nll_true`, `nll_wrong`, `nll_blurred`: NLL in nats per voxel of the mask (see `mask_nll`) under the true
+        source, another subject's source, and the blurred true source. `bits_in_mask`: `nll_true` in bits.
+        `explained_level_1` .., finest first: share of the latent variance of a level that the prior's mean explains.
+        `explained_other_level_1` ..: the same under another subject's source, which measures what subjects share.
+        Columns that need another subject are absent without one.
     """
     target, side, mask = item["target"][None], item["side"][None], item["mask"]
-    wrong = None if other is None else in_brain_of(item, other)
-    sources = {"true": item["source"], "wrong": wrong, "blurred": blurred(item, voxel_mm)}
+    wrong = None if other is None else exchange_source(item, other)
+    sources = {"true": item["source"], "wrong": wrong, "blurred": blur_source(item, voxel_mm)}
 
     def nll(source: Tensor) -> float:
         def density(volumes: Tensor) -> Tensor:
@@ -72,53 +72,51 @@ def likelihood(
 def mask_nll(density: Density, target: Tensor, mask: Tensor, spec: FlowSpec, *, draws: int, seed: int) -> float:
     """Upper bound of `-log p(x) / M`, for the intensities x of the M voxels inside the mask alone.
 
-    A density of the whole grid is mostly that of the empty background. With b the voxels outside the mask and any law
-    q of them, Jensen's inequality gives
+    The density of the whole grid is dominated by the empty background. For the voxels b outside the mask and any
+    distribution q of them, Jensen's inequality gives
 
         log p(x) = log E_q[p(x, b) / q(b)] >= E_q[log p(x, b) - log q(b)],
 
-    with equality where q(b) = p(b | x). Here q is the background as training shows it (see `with_background`). So the
-    background cancels, and flows compare. A target that is dequantised gets its noise inside too: the density is then
-    the mean over its bins, by the same inequality.
+    with equality if q(b) = p(b | x). Here q is the distribution of the background in training (see `with_background`).
+    The background cancels, so flows are comparable. A dequantised target also receives its noise inside the mask; the
+    same inequality then bounds the mean density of its bins.
 
     Args:
         density: log p of volumes `[N, C, D, H, W]` in nats.
         target: `[C, D, H, W]`, in its unit (SUVR).
         mask: `[C, D, H, W]`, bool.
-        spec: says which noise the targets had in training.
-        draws: draws of b over which the bound is averaged.
-        seed: of the draws.
+        spec: spec of the flow, for the noise of its training targets.
+        draws: number of draws of b over which the bound is averaged.
+        seed: seed of the draws.
 
     Returns:
-        Nats per voxel of the mask, for intensities in the target's unit; below zero where the law is narrower than
-        one unit.
+        Nats per voxel of the mask, for intensities in the target's unit; negative if the density exceeds 1.
     """
-    # A flow trained without noise has a bound all the same, for q may have any width.
+    # A flow trained without noise also has a bound, because q may have any width.
     width = spec.background_noise or spec.noise or 0.01
     generator = torch.Generator().manual_seed(seed)
-    like = target.expand(draws, *target.shape)
-    background = width * standard_noise(tuple(like.shape), like, generator)
+    targets = target.expand(draws, *target.shape)
+    background = width * standard_noise(tuple(targets.shape), targets, generator)
     if spec.dequantisation == "uniform":
-        like = like + spec.bin_width * uniform_noise(like, generator)
-    volumes = torch.where(mask, like, background)
+        targets = targets + spec.bin_width * uniform_noise(targets, generator)
+    volumes = torch.where(mask, targets, background)
     log_q = Normal(0.0, width).log_prob(background[:, ~mask].double()).sum(dim=1)  # type: ignore[no-untyped-call]
-    parts = [density(volumes[start : start + AT_ONCE]) for start in range(0, draws, AT_ONCE)]
+    parts = [density(volumes[start : start + BATCH]) for start in range(0, draws, BATCH)]
     return -float((torch.cat(parts).double() - log_q).mean()) / int(mask.sum())
 
 
-def in_brain_of(item: Item, other: Item) -> Tensor:
-    """The source `[C, D, H, W]` of `other` in the brain mask of `item`; the nearest voxel fills what is missing.
+def exchange_source(item: Item, other: Item) -> Tensor:
+    """The source `[C, D, H, W]` of `other` in the brain mask of `item`; missing voxels take their nearest neighbour.
 
-    Only the anatomy inside the brain is exchanged: brain mask and side information stay the person's own, so that
-    neither can give the answer away.
+    Brain mask and side information remain those of `item`, so only the anatomy inside the brain differs.
     """
     filled = fill_outside(other["source"].numpy(), other["mask"][0].numpy())
     exchanged: Tensor = torch.from_numpy(filled) * item["mask"]
     return exchanged
 
 
-def blurred(item: Item, voxel_mm: Sequence[float], sigma_mm: float = BLUR_MM) -> Tensor:
-    """The source `[C, D, H, W]` of `item` without its detail: Gaussian averages over the mask, the outline kept."""
+def blur_source(item: Item, voxel_mm: Sequence[float], sigma_mm: float = BLUR_MM) -> Tensor:
+    """The source `[C, D, H, W]` of `item`, smoothed by a Gaussian within the mask; the outline stays sharp."""
     mask = item["mask"].numpy()
     sigma = [0.0, *(sigma_mm / edge for edge in voxel_mm)]
     image, weight = (
@@ -129,11 +127,11 @@ def blurred(item: Item, voxel_mm: Sequence[float], sigma_mm: float = BLUR_MM) ->
     return torch.from_numpy(smooth.astype(np.float32))
 
 
-def another_person(scans: Sequence[str], index: int) -> int | None:
-    """Place of the next scan of somebody else than scan `index`; None where there is nobody else."""
-    people = [Scan.parse(key).subject for key in scans]
-    others = ((index + shift) % len(people) for shift in range(1, len(people)))
-    return next((place for place in others if people[place] != people[index]), None)
+def another_subject(scans: Sequence[str], index: int) -> int | None:
+    """Index of the next scan, cyclically, of another subject than scan `index`; None if there is no other subject."""
+    subjects = [Scan.parse(key).subject for key in scans]
+    candidates = ((index + shift) % len(subjects) for shift in range(1, len(subjects)))
+    return next((candidate for candidate in candidates if subjects[candidate] != subjects[index]), None)
 
 
 def _repeat(tensor: Tensor, count: int) -> Tensor:

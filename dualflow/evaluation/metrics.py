@@ -1,4 +1,4 @@
-"""METRICS: one row per metric; each is taken inside the brain mask, with a stated range and unit."""
+"""METRICS: one row per metric, computed inside the brain mask, with its unit and direction."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from dualflow.errors import ShapeError
-from dualflow.evaluation.calibration import LEVELS, PredictiveDistribution, coverage, mean_crps, region_law, voxel_law
+from dualflow.evaluation.calibration import (
+    LEVELS,
+    PredictiveDistribution,
+    coverage,
+    mean_crps,
+    region_distribution,
+    voxel_distribution,
+)
 from dualflow.evaluation.prediction import Bools, Floats, Predictive
 from dualflow.evaluation.regions import RegionMap
 from dualflow.modalities import Modality
@@ -21,13 +28,13 @@ _FWHM_TO_SIGMA = 1 / np.sqrt(8 * np.log(2))
 
 @dataclass(frozen=True)
 class Context:
-    """What a metric may need beside the two images.
+    """Inputs of a metric beside estimate and target.
 
     Attributes:
         row: the target modality; its window is the data range of PSNR and SSIM.
         regions: the regions on the images' grid.
-        voxels: predicted law of the voxels in the mask, or None.
-        region_means: predicted law of the region means, or None.
+        voxels: predicted distribution of the voxels in the mask, or None.
+        region_means: predicted distribution of the region means, or None.
         std: predicted standard deviation `[D, H, W]`, or None.
         bits: `bits_in_mask` of `likelihood.likelihood`, or None for a model without a density.
     """
@@ -45,7 +52,7 @@ class Context:
         return self.row.window[1] - self.row.window[0]
 
 
-Function = Callable[[Floats, Floats, Bools, Context], float | None]
+MetricFunction = Callable[[Floats, Floats, Bools, Context], float | None]
 
 
 @dataclass(frozen=True)
@@ -53,16 +60,16 @@ class Metric:
     """One row of METRICS.
 
     Attributes:
-        function: (estimate `[D, H, W]`, target `[D, H, W]`, mask `[D, H, W]`, context) -> value, or None where the
-            metric does not apply, such as coverage of a model without a spread.
+        function: (estimate `[D, H, W]`, target `[D, H, W]`, mask `[D, H, W]`, context) -> value, or None if the metric
+            does not apply, such as coverage of a model without a spread.
         label: name in tables and figures.
-        unit: `target` for the unit of the modality, else the unit itself.
-        better: which way is better; `ideal` means the nearer to `ideal` the better.
-        ideal: the best value, where `better` is `ideal`.
-        digits: decimals worth printing.
+        unit: unit of the metric; `target` is the unit of the modality.
+        better: direction of improvement; `ideal` means closer to `ideal`.
+        ideal: best value if `better` is `ideal`.
+        digits: printed decimals.
     """
 
-    function: Function
+    function: MetricFunction
     label: str
     unit: Literal["target", "dB", "%", "bits/voxel", ""]
     better: Literal["lower", "higher", "ideal"]
@@ -70,7 +77,7 @@ class Metric:
     digits: int = 3
 
     def loss(self, value: Floats) -> Floats:
-        """Turn values into losses, for which lower is better."""
+        """Convert values to losses; lower is better."""
         return np.asarray(_LOSSES[self.better](value, self.ideal))
 
     def heading(self, row: Modality) -> str:
@@ -94,9 +101,9 @@ def score(
     row: Modality,
     bits: float | None = None,
 ) -> dict[str, float]:
-    """Every metric of METRICS that applies to `prediction` of the real `target` `[D, H, W]` inside `mask`.
+    """Compute every applicable metric of METRICS for `prediction` of the real `target` `[D, H, W]` inside `mask`.
 
-    `bits` is what a model with a density says of the target: `bits_in_mask` of `likelihood.likelihood`.
+    `bits` is `bits_in_mask` of `likelihood.likelihood`, for models with a density.
 
     Raises:
         ShapeError: the arrays do not share one grid, or the mask is empty.
@@ -107,7 +114,7 @@ def score(
             f"prediction, target, mask and regions have shapes {sorted(shapes)} and {int(mask.sum())} voxels in the "
             "mask; expected one model grid and a mask that is not empty"
         )
-    voxels, region_means = voxel_law(prediction, mask), region_law(prediction, mask, regions)
+    voxels, region_means = voxel_distribution(prediction, mask), region_distribution(prediction, mask, regions)
     context = Context(row, regions, voxels, region_means, prediction.std, bits)
     values = {name: metric.function(prediction.mean, target, mask, context) for name, metric in METRICS.items()}
     return {name: value for name, value in values.items() if value is not None}
@@ -127,14 +134,14 @@ def psnr(estimate: Floats, target: Floats, mask: Bools, context: Context) -> flo
 def ssim(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float:
     """Structural similarity (Wang et al. 2004) in 3D, its map averaged over the mask.
 
-    Both images are set to 0 outside the mask, so that nothing there can change the value.
+    Both images are set to 0 outside the mask, so voxels outside have no effect.
     """
     images = np.where(mask, np.stack([estimate, target]), 0.0).astype(np.float32)
     import torch  # takes a second to import, and tables need only the names of metrics
 
     from dualflow.evaluation.ssim import KERNEL, ssim_map
 
-    # The filter keeps no border: padding by its radius puts the map on the images' own grid.
+    # The filter drops the border; padding by its radius keeps the map on the grid of the images.
     padded = np.pad(images, [(0, 0), *[(KERNEL // 2,) * 2] * 3], mode="edge")
     first, second = torch.from_numpy(padded)
     similarity = ssim_map(first, second, context.data_range)
@@ -162,20 +169,20 @@ def region_bias(estimate: Floats, target: Floats, mask: Bools, context: Context)
 
 
 def voxel_crps(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float | None:
-    """Continuous ranked probability score over the voxels; None without a spread."""
+    """Mean continuous ranked probability score of the voxels; None without a spread."""
     return None if context.voxels is None else mean_crps(context.voxels, target[mask])
 
 
 def region_crps(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float | None:
-    """The score over region means; None without a law of the regions."""
-    law = context.region_means
-    return None if law is None else mean_crps(law, context.regions.means(target, mask))
+    """Mean continuous ranked probability score of the region means; None without their distribution."""
+    distribution = context.region_means
+    return None if distribution is None else mean_crps(distribution, context.regions.means(target, mask))
 
 
 def spread_error_r(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float | None:
     """Correlation over the mask of the predicted standard deviation with |error|, both smoothed within the mask.
 
-    A single |error| is nearly all chance; a 6 mm average shows whether the spread is wide where errors are large.
+    A single |error| is mostly noise; its 6 mm average shows whether the spread is wide where errors are large.
     """
     if context.std is None or not np.ptp(context.std[mask]) > 0:
         return None
@@ -189,12 +196,12 @@ def spread_error_r(estimate: Floats, target: Floats, mask: Bools, context: Conte
 
 
 def bits_in_mask(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float | None:
-    """Upper bound of the bits per voxel of the mask that the target costs; None for a model without a density."""
+    """Upper bound of the negative log2 density per voxel of the mask; None for a model without a density."""
     return context.bits
 
 
 def correlation(first: Floats, second: Floats) -> float:
-    """Pearson correlation of the entries known in both; NaN where one of them does not vary."""
+    """Pearson correlation of the entries that are finite in both; NaN if either is constant."""
     known = np.isfinite(first) & np.isfinite(second)
     left, right = (np.asarray(values[known], np.float64) for values in (first, second))
     if len(left) < 2 or not (np.ptp(left) > 0 and np.ptp(right) > 0):
@@ -207,17 +214,17 @@ def _region_difference(estimate: Floats, target: Floats, mask: Bools, context: C
     return 100 * (context.regions.means(estimate, mask) - real) / real
 
 
-def _voxel_coverage(level: float) -> Function:
+def _voxel_coverage(level: float) -> MetricFunction:
     def function(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float | None:
         return None if context.voxels is None else coverage(context.voxels, target[mask], level)
 
     return function
 
 
-def _region_coverage(level: float) -> Function:
+def _region_coverage(level: float) -> MetricFunction:
     def function(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float | None:
-        law = context.region_means
-        return None if law is None else coverage(law, context.regions.means(target, mask), level)
+        distribution = context.region_means
+        return None if distribution is None else coverage(distribution, context.regions.means(target, mask), level)
 
     return function
 
@@ -236,13 +243,13 @@ METRICS: dict[str, Metric] = {
     "spread_error_r": Metric(spread_error_r, "Spread-error r", "", "higher"),
     **{
         f"voxel_coverage_{100 * level:.0f}": Metric(
-            _voxel_coverage(level), f"Voxels in {100 * level:.0f} % interval", "", "ideal", level
+            _voxel_coverage(level), f"Voxel coverage, {100 * level:.0f} % interval", "", "ideal", level
         )
         for level in LEVELS
     },
     **{
         f"region_coverage_{100 * level:.0f}": Metric(
-            _region_coverage(level), f"Regions in {100 * level:.0f} % interval", "", "ideal", level
+            _region_coverage(level), f"Region coverage, {100 * level:.0f} % interval", "", "ideal", level
         )
         for level in LEVELS
     },

@@ -1,4 +1,4 @@
-"""What evaluation asks of a prediction: attributes, not a class, so that any model can be scored."""
+"""Interface of a prediction as evaluation reads it; any object with these attributes can be scored."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Bools: TypeAlias = NDArray[np.bool_]
 
 
 class Predictive(Protocol):
-    """A predicted volume with its spread, in the target's normalised unit (SUVR for PET).
+    """A predicted volume and its spread, in the target's normalised unit (SUVR for PET).
 
     Attributes:
         mean: point estimate `[D, H, W]`.
         std: standard deviation per voxel `[D, H, W]`; zero everywhere for a model without uncertainty.
         samples: joint samples `[K, D, H, W]`, or None.
-        region_std: standard deviation of each region's mean `[R]`, or None where it is not known.
+        region_std: standard deviation of each region mean `[R]`, or None if unknown.
     """
 
     @property

@@ -1,4 +1,4 @@
-"""Grey-matter regions of the Desikan-Killiany atlas on the model grid, and means over them."""
+"""Grey-matter regions of the Desikan-Killiany atlas on the model grid, and region means."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from dualflow.config import PreprocessConfig
 from dualflow.errors import ShapeError
 from dualflow.evaluation.prediction import Bools, Floats
 from dualflow.imaging.atlas import desikan_killiany
-from dualflow.imaging.pipeline import model_grid
+from dualflow.imaging.model_grid import model_grid
 
 MINIMUM_VOXELS = 5
-# FreeSurfer's names: cortical parcels of either hemisphere, and the grey structures below the cortex.
+# FreeSurfer names of the cortical parcels and the subcortical grey-matter structures.
 GREY_MATTER = re.compile(
     r"ctx-[lr]h-(?!unknown)\w+"
     r"|(Left|Right)-(Cerebellum-Cortex|Thalamus(-Proper)?|Caudate|Putamen|Pallidum|Hippocampus|Amygdala|Accumbens-area)"
@@ -29,8 +29,8 @@ class RegionMap:
     """Regions as integer labels on a grid.
 
     Attributes:
-        labels: `[D, H, W]`; 0 is no region, r + 1 is region `names[r]`.
-        names: the R region names, left and right apart.
+        labels: `[D, H, W]`; 0 is background, r + 1 is region `names[r]`.
+        names: names of the R regions, separate for each hemisphere.
         voxel_mm: edge lengths of a voxel in mm.
     """
 
@@ -50,21 +50,21 @@ class RegionMap:
         if volume.shape[-3:] != grid or mask.shape != grid:
             raise ShapeError(
                 f"volume {volume.shape} and mask {mask.shape} do not lie on the regions' grid {grid}; "
-                "make the regions for the grid of this study"
+                "build the region map from the study's preprocess section"
             )
-        chosen = np.flatnonzero((self.labels > 0) & mask)
-        region = self.labels.reshape(-1)[chosen] - 1
-        values = volume.reshape(-1, mask.size)[:, chosen]
+        voxels = np.flatnonzero((self.labels > 0) & mask)
+        region = self.labels.reshape(-1)[voxels] - 1
+        values = volume.reshape(-1, mask.size)[:, voxels]
         rows, count = len(values), len(self.names)
         bins = (np.arange(rows)[:, None] * count + region).reshape(-1)
         sums = np.bincount(bins, weights=values.reshape(-1), minlength=rows * count).reshape(rows, count)
-        voxels = np.bincount(region, minlength=count).astype(np.float64)
-        voxels[voxels == 0] = np.nan
-        return (sums / voxels).reshape(*volume.shape[:-3], count)
+        sizes = np.bincount(region, minlength=count).astype(np.float64)
+        sizes[sizes == 0] = np.nan
+        return (sums / sizes).reshape(*volume.shape[:-3], count)
 
 
 def region_map(config: PreprocessConfig) -> RegionMap:
-    """Put the atlas's grey-matter regions on the model grid; regions too small to be seen there are left out."""
+    """Resample the atlas's grey-matter regions to the model grid; regions below MINIMUM_VOXELS are dropped."""
     atlas, names = desikan_killiany()
     affine, shape = model_grid(config)
     nearest = resample_from_to(atlas, (shape, affine), order=0)
@@ -74,7 +74,7 @@ def region_map(config: PreprocessConfig) -> RegionMap:
 def from_labels(
     labels: NDArray[np.integer], names: Mapping[int, str], voxel_mm: tuple[float, float, float]
 ) -> RegionMap:
-    """Number the grey-matter regions among atlas `labels` `[D, H, W]` from 1 on, by the atlas's own order."""
+    """Number the grey-matter regions of the atlas `labels` `[D, H, W]` from 1 in the order of the atlas."""
     sizes = np.bincount(labels.reshape(-1), minlength=max(names, default=0) + 1)
     kept = [label for label in sorted(names) if GREY_MATTER.fullmatch(names[label]) and sizes[label] >= MINIMUM_VOXELS]
     renumber = np.zeros(len(sizes), np.int32)

@@ -1,6 +1,6 @@
 """Structural similarity (Wang et al. 2004) of volumes.
 
-The arithmetic is MONAI's, operation by operation, because importing MONAI takes longer than scoring a model.
+The arithmetic repeats MONAI's operation by operation, because importing MONAI takes longer than scoring a model.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ def ssim_map(first: Tensor, second: Tensor, data_range: float) -> Tensor:
     """Structural similarity around each voxel.
 
     Args:
-        first: a volume `[D, H, W]`.
-        second: the other one.
-        data_range: width of the range of values.
+        first: volume `[D, H, W]`.
+        second: volume `[D, H, W]`.
+        data_range: width of the intensity range.
 
     Returns:
         `[D - 10, H - 10, W - 10]`, without the border that the window does not cover.

@@ -1,7 +1,7 @@
-"""Models against models: means over subjects with bootstrap intervals, and paired differences.
+"""Comparison of models: means over subjects with bootstrap intervals, and paired differences.
 
-Tables have one row per model, seed and scan, and one column per metric. The unit that is drawn is the subject: seeds
-and visits of one person are averaged first, for they are not independent evidence.
+Tables have one row per model, seed and scan, and one column per metric. The bootstrap resamples subjects. Seeds and
+visits of one subject are averaged first, because they are not independent.
 """
 
 from __future__ import annotations
@@ -56,17 +56,16 @@ def summarise(
 
 
 def differences(table: pd.DataFrame, reference: str, *, bootstrap: int = 2000, seed: int = 0) -> pd.DataFrame:
-    """Each model against `reference` on the same subjects.
+    """Compare each model with `reference` on the same subjects.
 
-    `difference` is model minus reference with its paired bootstrap interval. `gain` is the same turned so that above
-    zero the model is better; for a metric with an ideal value, such as coverage, it is how much nearer to it the
-    model's mean lies. `p` is Wilcoxon's signed-rank test, `p_holm` the same after Holm's correction over the models of
-    one metric; neither is given for a metric with an ideal value. `verdict` is `better` or `worse` only where the
-    gain's interval excludes zero and `p_holm`, where there is one, is below 0.05: bootstrap intervals of few subjects
-    are too narrow to be believed alone.
+    `difference` is model minus reference, with its paired bootstrap interval. `gain` is positive if the model is
+    better; for a metric with an ideal value, such as coverage, it is how much closer the model's mean is to that value.
+    `p` is the p-value of Wilcoxon's signed-rank test and `p_holm` its Holm adjustment over the models of one metric;
+    both are NaN for a metric with an ideal value. `verdict` is `better` or `worse` only if the interval of the gain
+    excludes zero and `p_holm`, if any, is below 0.05, because bootstrap intervals of few subjects are too narrow.
 
     Raises:
-        DataError: the table lacks a key column, has no rows, or `reference` is not in it.
+        DataError: the table lacks a key column, has no rows, or does not contain `reference`.
     """
     models, metrics, values = _by_subject(table, METRICS)
     if reference not in models:
@@ -76,7 +75,7 @@ def differences(table: pd.DataFrame, reference: str, *, bootstrap: int = 2000, s
     for m, model in enumerate(models):
         if m == base:
             continue
-        # Only subjects that both models were scored on can be paired.
+        # Pairs need subjects that both models were scored on.
         both = np.isfinite(values[:, m]) & np.isfinite(values[:, base])
         pair = np.where(both[:, None], values[:, [m, base]], np.nan)
         draws, means = _resampled(pair, bootstrap, seed), _mean(pair)
@@ -106,7 +105,7 @@ def differences(table: pd.DataFrame, reference: str, *, bootstrap: int = 2000, s
 
 
 def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Holm's step-down adjustment of p-values `[T]` (Holm 1979); NaN entries are no tests and stay NaN."""
+    """Holm's step-down adjustment of p-values `[T]` (Holm 1979); NaN entries are not tests and stay NaN."""
     adjusted = np.full(len(p), np.nan)
     tests = np.flatnonzero(np.isfinite(p))
     order = tests[np.argsort(p[tests], kind="stable")]
@@ -116,7 +115,7 @@ def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def subject_means(table: pd.DataFrame, metrics: Collection[str] = METRICS.keys()) -> pd.DataFrame:
-    """Average seeds, then visits: one row per model and subject, columns model, subject and those of `metrics` there.
+    """Average seeds, then visits: one row per model and subject, columns model, subject and the `metrics` present.
 
     Raises:
         DataError: the table lacks a key column or has no rows.
@@ -128,26 +127,26 @@ def subject_means(table: pd.DataFrame, metrics: Collection[str] = METRICS.keys()
             f"expected rows with columns {', '.join(KEYS)} and metrics"
         )
     scored = table.assign(subject=[Scan.parse(str(key)).subject for key in table["scan"]])
-    there = [name for name in metrics if name in table]
-    by_scan = scored.groupby(["model", "subject", "scan"], sort=False)[there].mean()
+    present = [name for name in metrics if name in table]
+    by_scan = scored.groupby(["model", "subject", "scan"], sort=False)[present].mean()
     return by_scan.groupby(level=["model", "subject"], sort=False).mean().reset_index()
 
 
 def _by_subject(table: pd.DataFrame, metrics: Collection[str]) -> tuple[list[str], list[str], NDArray[np.float64]]:
-    """Models in table order, those metrics there, and values `[subjects, models, metrics]`, NaN where there is none."""
+    """Models in table order, metrics present, and values `[subjects, models, metrics]` with NaN for missing ones."""
     means = subject_means(table, metrics)
     models = list(dict.fromkeys(str(model) for model in means["model"]))
-    there = [name for name in metrics if name in means]
+    present = [name for name in metrics if name in means]
     subjects = sorted(set(means["subject"]))
-    values = np.full((len(subjects), len(models), len(there)), np.nan)
+    values = np.full((len(subjects), len(models), len(present)), np.nan)
     rows = means["subject"].map({label: row for row, label in enumerate(subjects)}).to_numpy()
     columns = means["model"].map({label: column for column, label in enumerate(models)}).to_numpy()
-    values[rows, columns] = means[there].to_numpy(np.float64)
-    return models, there, np.where(np.isfinite(values), values, np.nan)
+    values[rows, columns] = means[present].to_numpy(np.float64)
+    return models, present, np.where(np.isfinite(values), values, np.nan)
 
 
 def _resampled(values: NDArray[np.float64], bootstrap: int, seed: int) -> NDArray[np.float64]:
-    """Means `[bootstrap, models, metrics]` over subjects drawn with replacement, the same draw for all models."""
+    """Means `[bootstrap, models, metrics]` over subjects drawn with replacement, the same draws for all models."""
     subjects = len(values)
     draws = np.random.default_rng(seed).multinomial(subjects, np.full(subjects, 1 / subjects), size=bootstrap)
     known = np.isfinite(values)
@@ -167,14 +166,14 @@ def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _percentiles(draws: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Ends of the percentile interval along the first axis; NaN where a metric applies to no subject."""
+    """Ends of the percentile interval along the first axis; NaN if a metric applies to no subject."""
     empty = ~np.isfinite(draws).any(axis=0)
     low, high = np.nanpercentile(np.where(empty, 0.0, draws), INTERVAL, axis=0)
     return np.where(empty, np.nan, low), np.where(empty, np.nan, high)
 
 
 def _signed_rank(paired: Sequence[float] | NDArray[np.float64]) -> float:
-    # The test is not defined where no pair differs.
+    # The test is undefined if no pair differs.
     return 1.0 if not np.any(paired) else float(wilcoxon(paired).pvalue)
 
 

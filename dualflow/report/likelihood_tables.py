@@ -7,7 +7,7 @@ from math import nan
 
 import pandas as pd
 
-from dualflow.evaluation.nll import ConditionCheck, condition_check
+from dualflow.evaluation.condition_check import ConditionCheck, condition_check
 from dualflow.evaluation.statistics import subject_means
 from dualflow.modalities import Modality
 from dualflow.report.tables import Table, plain_table

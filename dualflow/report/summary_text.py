@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from dualflow.evaluation.nll import ConditionCheck
+from dualflow.evaluation.condition_check import ConditionCheck
 from dualflow.modalities import Modality
 
 Entries = dict[str, dict[Hashable, Any]]

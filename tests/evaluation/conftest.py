@@ -15,8 +15,8 @@ def flow(phantoms):
     torch.manual_seed(0)
     spec = preset("dual_glow", steps=[1, 1, 1], hidden=[8, 8, 8])
     model = DualFlow(spec, shape=tuple(phantoms[0]["source"].shape[1:]), side_features=1)
-    some = collate(phantoms.items)
-    initialize_flow(model, some["target"], some["source"], some["side"], some["mask"])
+    batch = collate(phantoms.items)
+    initialize_flow(model, batch["target"], batch["source"], batch["side"], batch["mask"])
     with torch.no_grad():
         for parameter in model.priors.parameters():
             parameter.add_(0.01 * torch.randn_like(parameter))

@@ -1,4 +1,4 @@
-"""Coverage, CRPS and reliability under laws that are known."""
+"""Coverage, CRPS and reliability under known distributions."""
 
 from __future__ import annotations
 
@@ -8,10 +8,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dualflow.errors import ShapeError
-from dualflow.evaluation.calibration import Ensemble, Normal, coverage, mean_crps, region_law, reliability, voxel_law
+from dualflow.evaluation.calibration import (
+    Ensemble,
+    Normal,
+    coverage,
+    mean_crps,
+    region_distribution,
+    reliability,
+    voxel_distribution,
+)
 from dualflow.evaluation.metrics import score
-from dualflow.evaluation.nll import condition_check
 from dualflow.evaluation.regions import RegionMap
 from dualflow.modalities import MODALITIES
 
@@ -37,42 +43,42 @@ def truth() -> NDArray:
 
 @pytest.mark.parametrize("level", [0.5, 0.8, 0.95])
 @pytest.mark.parametrize("count", [16, 32, 50])
-def test_samples_of_the_true_law_cover_as_promised(truth, level, count):
-    """Samples drawn from the law of the truth give nominal coverage, from 16 on."""
+def test_samples_of_the_true_distribution_have_nominal_coverage(truth, level, count):
+    """Samples from the distribution of the truth give nominal coverage, from 16 samples on."""
     assert coverage(draws(count), truth, level) == pytest.approx(level, abs=0.011)
 
 
 @pytest.mark.parametrize("level", [0.5, 0.8, 0.95])
-def test_the_true_gaussian_covers_as_promised(truth, level):
-    """So does the Gaussian itself; half its spread does not."""
+def test_the_true_gaussian_has_nominal_coverage(truth, level):
+    """The true Gaussian has nominal coverage; half its spread does not."""
     assert coverage(Normal(np.zeros(SIZE), np.ones(SIZE)), truth, level) == pytest.approx(level, abs=0.01)
     assert coverage(Normal(np.zeros(SIZE), np.full(SIZE, 0.5)), truth, level) < level - 0.15
 
 
-def test_crps_is_least_for_the_right_spread(truth):
-    """CRPS is proper: too narrow and too wide both cost, for samples and for Gaussians alike."""
-    right, *wrong = (mean_crps(draws(16, scale), truth) for scale in (1, 0.5, 2))
-    assert right < min(wrong)
-    right, *wrong = (mean_crps(Normal(np.zeros(SIZE), np.full(SIZE, scale)), truth) for scale in (1.0, 0.5, 2.0))
-    assert right < min(wrong)
-    assert right == pytest.approx(1 / np.sqrt(np.pi), abs=0.01)
+def test_crps_is_lowest_for_the_true_spread(truth):
+    """CRPS is proper: spreads that are too narrow or too wide score worse, for samples and Gaussians."""
+    true, *wrong = (mean_crps(draws(16, scale), truth) for scale in (1, 0.5, 2))
+    assert true < min(wrong)
+    true, *wrong = (mean_crps(Normal(np.zeros(SIZE), np.full(SIZE, scale)), truth) for scale in (1.0, 0.5, 2.0))
+    assert true < min(wrong)
+    assert true == pytest.approx(1 / np.sqrt(np.pi), abs=0.01)
 
 
 def test_ensemble_crps_does_not_depend_on_the_number_of_samples(truth):
-    """The estimator is unbiased: 8 samples and the law itself score alike."""
+    """The estimator is unbiased: 8 samples score like the distribution itself."""
     assert mean_crps(draws(8), truth) == pytest.approx(1 / np.sqrt(np.pi), abs=0.015)
 
 
-def test_pit_is_uniform_under_the_true_law(truth):
+def test_pit_is_uniform_under_the_true_distribution(truth):
     """The probability integral transform has the mean and variance of a uniform variable."""
-    for law in (draws(32), Normal(np.zeros(SIZE), np.ones(SIZE))):
-        pit = law.pit(truth)
+    for distribution in (draws(32), Normal(np.zeros(SIZE), np.ones(SIZE))):
+        pit = distribution.pit(truth)
         assert pit.mean() == pytest.approx(0.5, abs=0.01)
         assert pit.var() == pytest.approx(1 / 12, abs=0.003)
 
 
 def test_joint_samples_cover_regions_and_independent_voxels_do_not():
-    """With a shared effect per region, joint samples cover region means; the same spread without the joint does not."""
+    """With a shared effect per region, joint samples cover region means; independent voxels of equal spread do not."""
     rng = np.random.default_rng(3)
     shape, count = (40, 10, 10), 24
     labels = 1 + np.broadcast_to(np.arange(40)[:, None, None], shape)
@@ -94,16 +100,16 @@ def test_joint_samples_cover_regions_and_independent_voxels_do_not():
     assert np.mean([s["region_crps"] for s in joint]) < np.mean([s["region_crps"] for s in independent])
 
 
-def test_a_spread_per_voxel_says_nothing_about_regions():
-    """Without samples the region law needs the regions' own spread; without any spread there is no law at all."""
+def test_a_spread_per_voxel_gives_no_region_distribution():
+    """Without samples the region distribution needs region spreads; without any spread there is no distribution."""
     shape = (2, 2, 2)
     regions, mask = RegionMap(np.ones(shape, int), ("a",), (4, 4, 4)), np.ones(shape, bool)
     ones = np.ones(shape)
-    assert voxel_law(Guess(ones, 0 * ones), mask) is None
-    assert isinstance(voxel_law(Guess(ones, ones), mask), Normal)
-    assert region_law(Guess(ones, ones), mask, regions) is None
-    assert isinstance(region_law(Guess(ones, ones, None, np.array([0.1])), mask, regions), Normal)
-    assert isinstance(region_law(Guess(ones, ones, np.ones((4, *shape))), mask, regions), Ensemble)
+    assert voxel_distribution(Guess(ones, 0 * ones), mask) is None
+    assert isinstance(voxel_distribution(Guess(ones, ones), mask), Normal)
+    assert region_distribution(Guess(ones, ones), mask, regions) is None
+    assert isinstance(region_distribution(Guess(ones, ones, None, np.array([0.1])), mask, regions), Normal)
+    assert isinstance(region_distribution(Guess(ones, ones, np.ones((4, *shape))), mask, regions), Ensemble)
 
 
 def test_reliability_rises_with_the_level():
@@ -116,12 +122,3 @@ def test_reliability_rises_with_the_level():
     assert set(curve["kind"]) == {"voxel"}
     assert curve["coverage"].is_monotonic_increasing
     np.testing.assert_allclose(curve["coverage"], curve["level"], atol=0.02)
-
-
-def test_condition_check():
-    """Wins are counted, ties are losses, and the interval holds the share."""
-    check = condition_check(np.array([1.0, 1.0, 1.0, 1.0]), np.array([2.0, 2.0, 2.0, 1.0]))
-    assert (check.share, check.subjects, check.gain) == (0.75, 4, 0.75)
-    assert 0 < check.low < 0.75 < check.high < 1
-    with pytest.raises(ShapeError, match="one value per subject"):
-        condition_check(np.zeros(2), np.zeros(3))

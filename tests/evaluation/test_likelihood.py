@@ -1,4 +1,4 @@
-"""Nats inside the mask against laws whose marginal is known, and the rivals of a person's own source."""
+"""NLL inside the mask against distributions with a known marginal, and the wrong and blurred sources."""
 
 from math import log
 
@@ -8,7 +8,7 @@ import torch
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from dualflow.data.dataset import collate
-from dualflow.evaluation.likelihood import another_person, blurred, in_brain_of, likelihood, mask_nll
+from dualflow.evaluation.likelihood import another_subject, blur_source, exchange_source, likelihood, mask_nll
 from dualflow.flows.diagnostics import explained_variance
 from dualflow.flows.initialization import initialize_flow
 from dualflow.flows.model import DualFlow
@@ -21,9 +21,9 @@ INSIDE = MASK.flatten()
 
 
 def gaussian(covariance):
-    """A Gaussian law of eight voxels as a density of volumes, and itself."""
-    law = MultivariateNormal(torch.zeros(8, dtype=torch.float64), covariance)
-    return (lambda volumes: law.log_prob(volumes.flatten(1).double())), law
+    """A Gaussian of eight voxels as a density of volumes, and as a distribution."""
+    distribution = MultivariateNormal(torch.zeros(8, dtype=torch.float64), covariance)
+    return (lambda volumes: distribution.log_prob(volumes.flatten(1).double())), distribution
 
 
 def correlated():
@@ -45,20 +45,20 @@ def nll(density, target, *, spec=SPEC, draws=4, seed=0):
     ],
     ids=["background noise", "noise alone", "no noise"],
 )
-def test_the_bound_is_exact_where_the_background_has_the_law_it_is_drawn_from(noises, width):
-    """Independent of the brain and of the right width, it leaves the NLL of the brain's marginal after one draw."""
+def test_the_bound_is_exact_if_the_background_is_drawn_from_its_distribution(noises, width):
+    """An independent background of the true width leaves the NLL of the brain's marginal after one draw."""
     density, _ = gaussian(torch.diag(torch.where(INSIDE, 1.5, width).double() ** 2))
     target = torch.where(MASK, torch.randn(MASK.shape, generator=torch.Generator().manual_seed(1)), 7.0)
     truth = -Normal(0.0, 1.5).log_prob(target[MASK]).mean()
     assert nll(density, target, spec=SPEC.replace(**noises), draws=1) == pytest.approx(float(truth), rel=1e-5)
 
 
-def test_the_bound_lies_above_the_truth_by_the_divergence_of_the_background():
+def test_the_excess_of_the_bound_is_the_divergence_of_the_background():
     """For a correlated Gaussian the excess is KL(q || p(background | brain)) per voxel of the mask."""
     covariance = correlated()
-    density, law = gaussian(covariance)
+    density, distribution = gaussian(covariance)
     torch.manual_seed(3)
-    target = torch.where(MASK, law.sample().view(MASK.shape).float(), 0.0)
+    target = torch.where(MASK, distribution.sample().view(MASK.shape).float(), 0.0)
     brain, rest = (covariance[INSIDE][:, INSIDE], covariance[~INSIDE][:, INSIDE])
     x = target[MASK].double()
     marginal = MultivariateNormal(torch.zeros(4, dtype=torch.float64), brain)
@@ -72,8 +72,8 @@ def test_the_bound_lies_above_the_truth_by_the_divergence_of_the_background():
     assert nll(density, target) == nll(density, target) != nll(density, target, seed=1)
 
 
-def test_laws_are_compared_on_the_same_draws():
-    """Two that differ by a factor differ by its logarithm, exactly, however few the draws."""
+def test_densities_are_compared_on_the_same_draws():
+    """Densities that differ by a factor differ by its logarithm exactly, for any number of draws."""
     density, _ = gaussian(correlated())
     target = torch.where(MASK, 0.3, 0.0)
     lower = nll(lambda volumes: density(volumes) + 2.0, target, draws=1)
@@ -81,14 +81,14 @@ def test_laws_are_compared_on_the_same_draws():
 
 
 def test_a_dequantised_target_has_the_density_of_its_bins():
-    """Where the law is flat in each bin, every draw gives the mass of the bins over their width.
+    """A density that is flat in each bin gives the mass of the bins over their width for every draw.
 
-    Where it rises within a bin as 2u, u in [0, 1), the bound lies above that by -E log 2u = 1 - log 2.
+    If it rises within a bin as 2u, u in [0, 1), the bound exceeds this by -E log 2u = 1 - log 2.
     """
     width, share = 0.5, 0.25
 
     def density(volumes):
-        # of four bins from 0 on, the first has the share, the others the rest in equal parts
+        # of four bins from 0, the first has the share; the others divide the rest equally
         inside = (torch.where(volumes < width, share, (1 - share) / 3) / width).log()
         return torch.where(MASK, inside, Normal(0.0, WIDTH).log_prob(volumes)).flatten(1).double().sum(1)
 
@@ -106,54 +106,54 @@ def test_a_dequantised_target_has_the_density_of_its_bins():
 
 
 def test_the_blur_stays_inside_the_mask_and_is_measured_in_mm(phantoms):
-    """What is constant stays constant up to the rim, detail goes, and half the voxel means twice the voxels."""
+    """A constant stays constant up to the edge, detail is removed, and the width of the blur is in mm."""
     item = phantoms[0]
     flat = {**item, "source": 0.7 * item["mask"].float()}
-    assert torch.allclose(blurred(flat, (4.0,) * 3), flat["source"], atol=1e-6)
-    coarse, fine = blurred(item, (4.0,) * 3), blurred(item, (2.0,) * 3)
+    assert torch.allclose(blur_source(flat, (4.0,) * 3), flat["source"], atol=1e-6)
+    coarse, fine = blur_source(item, (4.0,) * 3), blur_source(item, (2.0,) * 3)
     assert not coarse[~item["mask"]].any()
     spread = [float(image[item["mask"]].std()) for image in (item["source"], coarse, fine)]
     assert spread[0] > 1.5 * spread[1] > 1.5 * spread[2]
-    assert torch.equal(fine, blurred(item, (4.0,) * 3, sigma_mm=16.0))
+    assert torch.equal(fine, blur_source(item, (4.0,) * 3, sigma_mm=16.0))
 
 
-def test_another_brain_fills_the_own_mask_and_nothing_else(phantoms):
-    """Every voxel of the mask has a value of the other brain, also where that brain is smaller."""
+def test_another_brain_fills_the_mask_and_nothing_else(phantoms):
+    """Every voxel of the mask takes a value of the other brain, even if that brain is smaller."""
     item, other = phantoms[0], dict(phantoms[1])
     other["mask"] = other["mask"] & (torch.arange(16) < 9)
     other["source"] = torch.where(other["mask"], other["source"].abs() + 1, 0.0)
-    exchanged = in_brain_of(item, other)
+    exchanged = exchange_source(item, other)
     assert not exchanged[~item["mask"]].any()
     assert (exchanged[item["mask"]] >= 1).all()
     both = item["mask"] & other["mask"]
     assert torch.equal(exchanged[both], other["source"][both])
 
 
-def test_every_source_is_exchanged_and_blurred_as_it_would_be_alone(phantoms):
-    """With several, each channel is what it is with one."""
-    people = [{**item, "source": torch.cat([item["source"], item["source"] ** 2])} for item in phantoms.items]
+def test_channels_are_exchanged_and_blurred_independently(phantoms):
+    """Each of several channels equals the result for that channel alone."""
+    items = [{**item, "source": torch.cat([item["source"], item["source"] ** 2])} for item in phantoms.items]
     for channel in (slice(0, 1), slice(1, 2)):
-        one, another = ({**item, "source": item["source"][channel]} for item in people[:2])
-        assert torch.equal(in_brain_of(*people[:2])[channel], in_brain_of(one, another))
-        assert torch.equal(blurred(people[0], (4.0,) * 3)[channel], blurred(one, (4.0,) * 3))
+        first, second = ({**item, "source": item["source"][channel]} for item in items[:2])
+        assert torch.equal(exchange_source(*items[:2])[channel], exchange_source(first, second))
+        assert torch.equal(blur_source(items[0], (4.0,) * 3)[channel], blur_source(first, (4.0,) * 3))
 
 
-def test_another_person_is_no_visit_of_the_same(phantoms):
-    """The next scan of somebody else, round the end of the list; nobody for a lone person."""
+def test_another_subject_is_not_another_visit(phantoms):
+    """The next scan of another subject is found cyclically; a single subject has none."""
     scans = ["sub-1_ses-a", "sub-1_ses-b", "sub-2", "sub-3"]
-    assert [another_person(scans, index) for index in range(4)] == [2, 2, 3, 0]
-    assert another_person(["sub-1_ses-a", "sub-1_ses-b"], 1) is None
+    assert [another_subject(scans, index) for index in range(4)] == [2, 2, 3, 0]
+    assert another_subject(["sub-1_ses-a", "sub-1_ses-b"], 1) is None
 
 
 def test_scores_of_a_flow(flow, phantoms):
-    """Each NLL is the bound under its own source; shares are the model's own, one per level."""
+    """Each NLL is the bound under its source; there is one explained share per level."""
     item, other = phantoms[0], phantoms[1]
     scores = likelihood(flow, item, other, voxel_mm=(4.0,) * 3, draws=2, seed=0)
     target, side, mask = (item[name][None] for name in ("target", "side", "mask"))
     sources = {
         "nll_true": item["source"],
-        "nll_wrong": in_brain_of(item, other),
-        "nll_blurred": blurred(item, (4.0,) * 3),
+        "nll_wrong": exchange_source(item, other),
+        "nll_blurred": blur_source(item, (4.0,) * 3),
     }
     for column, source in sources.items():
 

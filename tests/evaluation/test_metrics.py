@@ -42,7 +42,7 @@ def scene() -> tuple[NDArray, NDArray, NDArray, RegionMap]:
 
 
 def test_perfect_prediction(scene):
-    """The truth itself has no error, full similarity, and no coverage or CRPS, for it states no spread."""
+    """The truth has no error and full similarity; without a spread it has neither coverage nor CRPS."""
     _, target, mask, regions = scene
     scores = score_prediction(Guess(target, np.zeros(SHAPE)), target, mask, regions, ROW)
     assert scores["mae"] == scores["region_mae"] == 0
@@ -53,7 +53,7 @@ def test_perfect_prediction(scene):
 
 
 def test_mae_psnr_and_region_errors_by_hand():
-    """A constant 0.1 SUVR too much on an image of 1: 0.1, 26.02 dB over a range of 2, and 10 % in every region."""
+    """A constant error of 0.1 SUVR on an image of 1 gives MAE 0.1, 26.02 dB over a range of 2, and 10 % per region."""
     target, mask = np.ones((4, 4, 4)), np.ones((4, 4, 4), bool)
     labels = 1 + (np.arange(64).reshape(4, 4, 4) > 31)
     scores = score_prediction(
@@ -66,7 +66,7 @@ def test_mae_psnr_and_region_errors_by_hand():
 
 
 def test_region_bias_keeps_its_sign_and_region_error_does_not():
-    """Errors that cancel over regions leave no bias but a mean absolute error."""
+    """Errors that cancel over regions give no bias, but a mean absolute error."""
     labels = 1 + (np.arange(64).reshape(4, 4, 4) > 31)
     estimate = np.where(labels == 1, 1.2, 0.8)
     regions = RegionMap(labels, ("a", "b"), (4, 4, 4))

@@ -12,21 +12,21 @@ from dualflow.evaluation.statistics import differences, holm, subject_means, sum
 
 
 def table(subjects: int = 20, shift: float = -0.003, seed: int = 0) -> pd.DataFrame:
-    """Two models on the same subjects, whose difficulty varies far more than the models differ."""
+    """Two models on the same subjects, whose difficulty varies more than the models differ."""
     rng = np.random.default_rng(seed)
-    hardness = 0.05 + 0.02 * rng.random(subjects)
+    difficulty = 0.05 + 0.02 * rng.random(subjects)
     rows = []
     for model, extra, seeds in (("flow", shift, (0, 1)), ("unet", 0.0, (0,))):
         for train_seed in seeds:
             noise = 0.002 * rng.normal(size=subjects)
             for subject in range(subjects):
-                error = hardness[subject] + extra + noise[subject]
+                error = difficulty[subject] + extra + noise[subject]
                 rows.append((model, train_seed, f"sub-{subject:02d}", error, 1 - error))
     return pd.DataFrame(rows, columns=["model", "seed", "scan", "mae", "ssim"])
 
 
 def test_seeds_and_visits_are_averaged_before_subjects():
-    """A person with two visits and a model with two seeds weigh as much as any other."""
+    """A subject with two visits and a model with two seeds have the weight of any other."""
     rows = [("m", 0, "sub-1_ses-a", 1.0), ("m", 1, "sub-1_ses-a", 3.0), ("m", 0, "sub-1_ses-b", 6.0)]
     frame = pd.DataFrame([*rows, ("m", 0, "sub-2", 10.0)], columns=["model", "seed", "scan", "mae"])
     assert subject_means(frame)["mae"].tolist() == [4.0, 10.0]
@@ -35,7 +35,7 @@ def test_seeds_and_visits_are_averaged_before_subjects():
 
 
 def test_bootstrap_interval_covers_the_true_mean():
-    """About 95 % of the intervals hold the mean that the subjects were drawn around."""
+    """About 95 % of the intervals contain the true mean."""
     rng = np.random.default_rng(1)
     hits = 0
     for _ in range(200):
@@ -45,8 +45,8 @@ def test_bootstrap_interval_covers_the_true_mean():
     assert 178 <= hits <= 198
 
 
-def test_paired_difference_sees_what_single_intervals_do_not():
-    """Where the intervals of two means overlap, the paired difference, model minus reference, still excludes zero."""
+def test_paired_differences_are_more_sensitive_than_separate_intervals():
+    """Although the intervals of the means overlap, that of the paired difference excludes zero."""
     frame = table()
     summary = summarise(frame).set_index(["model", "metric"])
     assert summary.loc[("flow", "mae"), "high"] > summary.loc[("unet", "mae"), "low"]
@@ -59,8 +59,8 @@ def test_paired_difference_sees_what_single_intervals_do_not():
     assert result.loc["mae", "p"] == pytest.approx(wilcoxon(means["flow"], means["unet"]).pvalue)
 
 
-def test_a_worse_model_and_an_equal_one_are_called_so():
-    """Worse is said as plainly as better, and noise is left undecided."""
+def test_worse_and_equal_models_have_their_verdicts():
+    """A worse model is called worse, and noise is undecided."""
     verdicts = differences(table(shift=0.003), "unet").set_index("metric")["verdict"]
     assert set(verdicts) == {"worse"}
     rng = np.random.default_rng(4)
@@ -69,7 +69,7 @@ def test_a_worse_model_and_an_equal_one_are_called_so():
 
 
 def test_coverage_is_judged_by_its_distance_from_the_nominal_level():
-    """A coverage above the level is no better than one below it, and no rank test is given."""
+    """Coverage above the level is no better than below it, and there is no rank test."""
     scans = [f"sub-{i}" for i in range(12)]
     near, far = np.full(12, 0.82), np.full(12, 0.97)
     frame = pd.DataFrame({"model": ["a"] * 12 + ["b"] * 12, "seed": 0, "scan": scans * 2})
@@ -80,7 +80,7 @@ def test_coverage_is_judged_by_its_distance_from_the_nominal_level():
 
 
 def test_metrics_that_do_not_apply_and_missing_subjects():
-    """A metric no subject has is left out; a pair counts only the subjects both models were scored on."""
+    """A metric without values is omitted; pairs are the subjects on which both models were scored."""
     frame = table().assign(voxel_coverage_50=np.nan)
     frame.loc[frame["model"] == "flow", "voxel_coverage_50"] = 0.5
     frame = frame[~((frame["model"] == "unet") & (frame["scan"] == "sub-03"))]
@@ -99,7 +99,7 @@ def test_equal_seeds_give_equal_tables():
 
 
 def test_holm_by_hand():
-    """Sorted p-values times 3, 2, 1, never falling, at most 1; unknown entries are no tests."""
+    """Sorted p-values times 3, 2, 1, non-decreasing, at most 1; NaN entries are not tests."""
     np.testing.assert_allclose(holm(np.array([0.04, 0.01, np.nan, 0.03])), [0.06, 0.03, np.nan, 0.06])
     np.testing.assert_allclose(holm(np.array([0.9, 0.8])), [1.0, 1.0])
     p = np.array([0.001, 0.02, 0.03, 0.4])
@@ -107,7 +107,7 @@ def test_holm_by_hand():
 
 
 def test_unusable_tables_are_refused():
-    """A missing column or an unknown reference is named."""
+    """The error names a missing column or an unknown reference."""
     with pytest.raises(DataError, match="scan"):
         summarise(pd.DataFrame({"model": ["m"], "seed": [0], "mae": [1.0]}))
     with pytest.raises(DataError, match="choose from: flow, unet"):

@@ -114,7 +114,7 @@ def test_the_best_value_of_each_column_is_bold(scores):
     """Lower MAE and higher SSIM are marked, never a ceiling, and a tie as printed marks both."""
     summary = summarise(scores, bootstrap=200)
     table = comparison_table(summary, ROW, ["mae", "ssim", "region_coverage_80"], "c")
-    assert list(table.frame.columns) == ["Model", "MAE (SUVR)", "SSIM", "Regions in 80 % interval"]
+    assert list(table.frame.columns) == ["Model", "MAE (SUVR)", "SSIM", "Region coverage, 80 % interval"]
     assert table.best == {(1, 1), (1, 2), (0, 3)}
     without = comparison_table(summary, ROW, ["mae"], "c", without=["unet"])
     assert without.best == {(0, 1)}

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dualflow.evaluation.nll import condition_check
+from dualflow.evaluation.condition_check import condition_check
 from dualflow.evaluation.statistics import differences, summarise
 from dualflow.modalities import MODALITIES
 from dualflow.report.summary_text import findings, limits

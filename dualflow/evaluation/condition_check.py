@@ -1,4 +1,4 @@
-"""Whether a model uses its condition: the density of a real target under its own and under another one's source."""
+"""Test of whether a model uses its source image: the likelihood of real targets under true and wrong sources."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from dualflow.evaluation.prediction import Floats
 
 @dataclass(frozen=True)
 class ConditionCheck:
-    """How often a target is likelier under its own source than under another subject's.
+    """Share of subjects whose target is likelier under the true source than under a wrong one.
 
     Attributes:
-        share: share of the subjects for whom it is; 0.5 is a model that ignores its source.
+        share: share of subjects; 0.5 for a model that ignores its source.
         low: lower end of the 95 % Wilson interval of the share.
-        high: upper end.
-        subjects: how many subjects were tried.
-        gain: mean of NLL under the wrong source minus NLL under the true one, in the unit of the NLLs.
+        high: upper end of the interval.
+        subjects: number of subjects.
+        gain: mean difference of the NLLs, wrong minus true, in their unit.
     """
 
     share: float
@@ -31,10 +31,10 @@ class ConditionCheck:
 
 
 def condition_check(nll_true: Floats, nll_wrong: Floats) -> ConditionCheck:
-    """Compare the NLL `[N]` under each subject's own source with that under another subject's; a tie is a loss.
+    """Compare the NLLs `[N]` of all subjects under true and wrong sources; a tie counts against the true source.
 
     Raises:
-        ShapeError: the arrays are empty or not of one length.
+        ShapeError: the arrays are empty or differ in length.
     """
     if nll_true.shape != nll_wrong.shape or nll_true.ndim != 1 or not len(nll_true):
         raise ShapeError(
