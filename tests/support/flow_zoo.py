@@ -234,9 +234,14 @@ NAMED: dict[str, FlowSpec] = {
 FLOWS: dict[str, FlowSpec] = {**NAMED, **combinations(COMBINATIONS, list(NAMED.values()))}
 # `make test-fast` takes these flows only, because training each takes seconds.
 FAST = {"dualflow", "dual_glow"}
-# One flow after the other, so that workers beside each other do not all train all of them.
+# The tests of a flow follow each other in one worker, so that each flow is trained once.
 each_flow = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in FLOWS], scope="session"
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.xdist_group(name), *([] if name in FAST else [pytest.mark.slow])])
+        for name in FLOWS
+    ],
+    scope="session",
 )
 
 
