@@ -1,4 +1,4 @@
-"""What only a cohort with known truth can say: ceilings that no predictor can pass, and the error of registration."""
+"""Upper bounds of every predictor, and the registration error, from the truth of a simulated cohort."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dualflow.evaluation.metrics import score
 from dualflow.evaluation.regions import region_map
 from dualflow.imaging.geometry import apply_map
 from dualflow.imaging.intensity import normalise
-from dualflow.imaging.pipeline import model_grid
+from dualflow.imaging.model_grid import model_grid
 from dualflow.imaging.record import resample_to_grid
 from dualflow.imaging.volume import read_volume, sidecar_path
 from dualflow.inference.predict import Prediction
@@ -29,13 +29,16 @@ from dualflow.modalities import modality
 from dualflow.progress import track
 
 CEILINGS = {"attainable": "expected", "oracle": "noisefree"}
-"""Rows of the table that are no models: the truth's volume each is made of."""
-EVERY = 50
-"""Registration error is taken at every so many voxels of the brain."""
+"""Row of the table -> `desc` of the true volume that is scored as its prediction."""
+STRIDE = 50
+"""Registration error is measured at every STRIDE-th voxel of the brain."""
 
 
 def evaluate_ceilings(config: Config) -> None:
-    """Score expected and own noise-free targets as predictions, and measure registration; empty without a truth."""
+    """Score expected and noise-free targets as predictions, and measure registration.
+
+    The tables are empty if the study has no truth.
+    """
     layout, row = config.layout, modality(config.study.target)
     pairs = usable_pairs(config)
     test = load_split(config, pairs, "test", SideEncoder.fit(pairs, ()))
@@ -47,7 +50,7 @@ def evaluate_ceilings(config: Config) -> None:
             values = score(Prediction(estimate, np.zeros_like(estimate)), target, mask, regions, row)
             scores.append({"model": name, "seed": 0, "scan": scan.key, **values})
     for key in pairs.loc[pairs["target"] != "", "scan"]:
-        errors += [{"scan": key, **found} for found in _registration_error(config, Scan.parse(key))]
+        errors += [{"scan": key, **distances} for distances in _registration_error(config, Scan.parse(key))]
     files = {"scans": layout.table("scans_ceilings"), "registration": layout.table("registration")}
     commit_text(files["scans"], _table(scores, ["model", "seed", "scan"]))
     commit_text(files["registration"], _table(errors, ["scan", "mean_mm", "max_mm"]))
@@ -66,7 +69,7 @@ def _table(rows: list[dict[str, Any]], columns: list[str]) -> str:
 
 
 def _ceilings(config: Config, scan: Scan, mask: NDArray[np.bool_]) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """The truth's volumes on the model grid, each normalised as a target is."""
+    """The true volumes on the model grid, normalised as targets are."""
     row, grid = modality(config.study.target), model_grid(config.preprocess)
     for name, desc in CEILINGS.items():
         path = truth_path(config.bids, scan, row, desc)
@@ -78,13 +81,14 @@ def _ceilings(config: Config, scan: Scan, mask: NDArray[np.bool_]) -> Iterator[t
 
 
 def _registration_error(config: Config, scan: Scan) -> Iterator[dict[str, float]]:
-    """Distances in mm between where true and estimated map put the brain's points in the target scan."""
+    """Mean and largest distance in mm between the true and the estimated place of the brain's points in the target."""
     sidecar = sidecar_path(truth_path(config.bids, scan, modality(config.study.target), "noisefree"))
     if not sidecar.is_file():
         return
     true = np.array(json.loads(sidecar.read_text())["TargetToSource"])
     preprocessed = PreprocessedScan.from_manifest(config.layout, scan)
-    found, brain = np.array(preprocessed.record()["target_to_source"]), preprocessed.volume("mask_native")
-    points = apply_map(brain.affine, np.argwhere(brain.array > 0.5)[::EVERY].astype(np.float64))
-    distance = np.linalg.norm(apply_map(np.linalg.inv(true), points) - apply_map(np.linalg.inv(found), points), axis=-1)
+    estimated, brain = np.array(preprocessed.record()["target_to_source"]), preprocessed.volume("mask_native")
+    points = apply_map(brain.affine, np.argwhere(brain.array > 0.5)[::STRIDE].astype(np.float64))
+    true_points, estimated_points = (apply_map(np.linalg.inv(matrix), points) for matrix in (true, estimated))
+    distance = np.linalg.norm(true_points - estimated_points, axis=-1)
     yield {"mean_mm": float(distance.mean()), "max_mm": float(distance.max())}

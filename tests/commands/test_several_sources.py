@@ -19,7 +19,7 @@ from dualflow.commands.evaluate import evaluate
 from dualflow.config import parse_config
 from dualflow.data.quarantine import write_quarantine
 from dualflow.data.tsv import table_text
-from dualflow.imaging.pipeline import model_grid
+from dualflow.imaging.model_grid import model_grid
 from dualflow.imaging.volume import write_volume
 from dualflow.inference.predict import load_predictor
 from dualflow.layout import Scan

@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from dualflow.errors import RegistrationError
 from dualflow.imaging import registration
+from dualflow.imaging.alignment_search import AlignmentSearch
 from dualflow.imaging.geometry import Volume, apply_map, centred_affine, resample
 
 SHAPE = (50, 58, 50)
@@ -64,7 +65,7 @@ def test_a_poor_result_is_tried_again_from_where_the_scans_came(head, monkeypatc
     source, inside, target = head
     true = placed((0, 0, 0), (4, 0, 0))
     wrong = registration._rigid_start(np.zeros(3), np.array([60.0, 60, 0]), (0, 0, 180))
-    monkeypatch.setattr(registration, "_rank", lambda *_: [wrong])
+    monkeypatch.setattr(AlignmentSearch, "_ranked", lambda *_: [wrong])
     assert error(registration.register_rigid(target(true), source, inside).points_map, true, inside) < 1
 
 
@@ -97,12 +98,12 @@ def test_a_trusted_target_that_shows_nothing_is_refused_in_a_line(head):
     away[:3, 3] = (1000, 0, 0)
     moved = replace(target(np.eye(4)), affine=away @ GRID)
     with pytest.raises(RegistrationError, match=r"share 0\.000 nats"):
-        registration.trust_alignment(moved, source, inside)
+        registration.assume_aligned(moved, source, inside)
 
 
 def test_trust_moves_nothing(head):
     """What is said to be aligned has no figures of before, and stays where it is."""
     source, inside, target = head
-    found = registration.trust_alignment(target(np.eye(4)), source, inside)
+    found = registration.assume_aligned(target(np.eye(4)), source, inside)
     assert found.before is None
     assert found.displacement_mm == 0

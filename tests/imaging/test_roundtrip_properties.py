@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from dualflow.config import PreprocessConfig
 from dualflow.imaging.geometry import Volume, apply_map, centred_affine, corner_distance, spacing_of
-from dualflow.imaging.pipeline import model_grid
+from dualflow.imaging.model_grid import model_grid
 from dualflow.imaging.record import resample_to_grid, to_native
 from dualflow.imaging.volume import read_volume
 
