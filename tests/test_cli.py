@@ -138,7 +138,7 @@ CASES = {
     "no dataset": (
         ["index", "--config", "tiny.yaml", "--set", "study.bids=."],
         3,
-        "set study.bids to the root of a BIDS dataset",
+        ".: holds no sub-* folder, expected the root of a BIDS dataset; check the path",
     ),
     "no shards": (
         ["preprocess-finish", "--config", "tiny.yaml"],
@@ -147,7 +147,7 @@ CASES = {
     ),
     "no scores": (["report", "--config", "tiny.yaml"], 3, "`dualflow run` runs all steps in order"),
     "no pages": (["qc", "--config", "tiny.yaml"], 3, "qc: step preprocess before it is not done"),
-    "no report": (["check", "--config", "tiny.yaml"], 3, "check: step report before it is not done"),
+    "no quarantine": (["check", "--config", "tiny.yaml"], 3, "check: step preprocess before it is not done"),
     "no model": (["evaluate", "--config", "tiny.yaml"], 4, "no model.json"),
     "no model to convert with": (["convert", ".", "--model", "gone", "--out", "out"], 4, "gone: no model.json"),
     "nothing to convert": (

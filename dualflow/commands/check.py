@@ -1,4 +1,4 @@
-"""The last step: a study with scans set aside does not end as if nothing had happened."""
+"""The last step of the workflow: it fails if a scan was excluded, after everything else is done."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dualflow.manifest import write_manifest
 
 
 def check(config: Config) -> None:
-    """Write the final manifest if no scan was set aside.
+    """Write the final manifest if no scan was excluded.
 
     Raises:
-        DataError: there are quarantined scans; everything else is finished.
+        DataError: scans were excluded; everything else is finished.
     """
     rows = read_quarantine(config.layout.quarantine)
     if rows:
         first = rows[0]
         raise DataError(
-            f"finished, but {len(rows)} of the scans were set aside: {config.layout.quarantine} has the reasons, "
-            f"the first is {first.scan}: {first.reason}"
+            f"finished, but {len(rows)} scans were excluded: {config.layout.quarantine} has the reasons, the first is "
+            f"{first.scan}: {first.reason}"
         )
     write_manifest(config.layout.manifest("check"), step="check", outputs={}, inputs={}, config={})

@@ -1,4 +1,4 @@
-"""Synthetic volumes for everyone the model was not trained on: held-out people, and those without a target."""
+"""Synthetic volumes of a study's scans that no model was trained on: held-out scans, and scans without a target."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from dualflow.modalities import modality
 from dualflow.progress import track
 
 CONVERTED = ("test", "convert")
+"""Splits whose scans are converted."""
 
 
 def convert(config: Config, name: str, seed: int) -> None:
-    """Convert the scans of the splits CONVERTED with model `name`; one that is done and unchanged is left as it is."""
+    """Convert the scans of the splits CONVERTED with model `name`; finished scans are skipped."""
     layout = config.layout
     source_row, target_row = modality(config.study.source), modality(config.study.target)
     predictor = load_predictor(layout.model(name, seed))
     pairs = usable_pairs(config)
     items = [item for split in CONVERTED for item in load_split(config, pairs, split, predictor.card.side).items]
-    done = {}
+    manifests = {}
     for item in track(items, f"convert with {name}"):
-        done[item["scan"]] = convert_once(predictor, item, layout, source_row, target_row, config.convert)
-    # After another split or a new quarantine, volumes of people who are no longer converted must not stay.
+        manifests[item["scan"]] = convert_once(predictor, item, layout, source_row, target_row, config.convert)
+    # Other splits or new exclusions leave volumes of scans that are no longer converted.
     for manifest in layout.manifest("convert/any").parent.glob("*.json"):
-        if manifest.stem not in done:
+        if manifest.stem not in manifests:
             remove_volumes(manifest)
             manifest.unlink()
     write_manifest(
         layout.manifest("convert"),
         step="convert",
-        outputs=done,
+        outputs=manifests,
         inputs={"model": predictor.card.weights_sha256},
         config=dump_sections(config.convert),
     )

@@ -1,4 +1,4 @@
-"""The index of a study: a step of its own, for it needs none of the imaging and is over in seconds."""
+"""The index of a study: usable scans, splits, and a summary. It imports no imaging library, so it takes seconds."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The quality table and the page made of it, once the scans are on the model grid and before models are trained.
+"""Quality control: the table of quality metrics and its page.
 
-They are a step of their own, for a changed threshold of review must not make the trainings run again.
+It is a step of its own, so that a changed review threshold does not rerun the trainings.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from dualflow.report.qc_page import render_sheet
 def qc(config: Config) -> None:
     """Write the quality table and the quality control page of a study."""
     layout, study = config.layout, config.study
-    aside = read_quarantine(layout.quarantine)
-    scans = list(usable(read_pairs(layout), aside)["scan"])
+    excluded = read_quarantine(layout.quarantine)
+    scans = list(usable(read_pairs(layout), excluded)["scan"])
     commit_text(layout.quality, table_text(quality_table(layout, scans, study, config.review)))
     render_sheet(
         layout.qc,
         f"{study.name}: {' + '.join(study.sources)} to {study.target}, quality control",
         read_table(layout.quality),
-        aside,
+        excluded,
         lambda scan: layout.figure(Scan.parse(scan), "qc"),
     )
     write_manifest(

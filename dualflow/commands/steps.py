@@ -76,6 +76,6 @@ INPUTS: dict[str, Callable[[Config], list[str]]] = {
     "qc": lambda _: ["preprocess"],
     "evaluate-ceilings": lambda _: ["preprocess"],
     "report": lambda config: [step for step in step_names(config) if step not in ("report", "check")],
-    "check": lambda _: ["report"],
+    "check": lambda _: ["preprocess"],
 }
 """Command -> manifests that it needs. The other commands name a missing input themselves."""

@@ -360,4 +360,4 @@ def test_each_file_has_its_row_and_the_valid_scan_is_preprocessed(staged):
     assert [folder.name for folder in layout.derivatives.glob("sub-*")] == [valid]
     code, errors = invoke("check", path)
     assert code == DataError.exit_code
-    assert f"{len(files)} of the scans were set aside" in errors[0]
+    assert f"{len(files)} scans were excluded" in errors[0]

@@ -24,7 +24,7 @@ TINY = {
     "train": {"steps": 2, "validate_every": 2, "precision": "float32"},
     "baselines": {"models": ["mean_image"]},
     "convert": {"samples": 2, "keep_samples": 0},
-    "evaluate": {"bootstrap": 50, "samples": 2, "background_draws": 1},
+    "evaluate": {"bootstrap": 100, "samples": 4, "background_draws": 1},
 }
 
 
