@@ -20,9 +20,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from dualflow import __version__
 from dualflow.errors import DataError
 from dualflow.modalities import Modality
 
@@ -108,21 +106,6 @@ def study_mask_paths(masks: Path, scan: Scan, source: Path, row: Modality) -> li
     spaces = ("", f"_space-{row.suffix}", "_space-orig")
     names = [f"{start}{space}_desc-brain_mask" for start in dict.fromkeys([*own, scan.key]) for space in spaces]
     return [folder / (name + extension) for name in names for extension in (".nii.gz", ".nii")]
-
-
-NOT_BIDS = ("benchmarks", "ct", "figures", "manifests", "quarantine.tsv")
-"""What `.bidsignore` of a derivative dataset names: what the standard does not know."""
-
-
-def derivative_description(study: str) -> dict[str, Any]:
-    """`dataset_description.json` of a derivative dataset."""
-    return {
-        "Name": f"dualflow derivatives of {study}",
-        "BIDSVersion": "1.10.0",
-        "DatasetType": "derivative",
-        "License": "see the source dataset",
-        "GeneratedBy": [{"Name": "dualflow", "Version": __version__}],
-    }
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dualflow.commit import sweep_temporaries
 from dualflow.config import Config, dump_sections
+from dualflow.data.derivative_dataset import describe_derivatives
 from dualflow.data.index import read_pairs
 from dualflow.data.quarantine import collect, write_quarantine
-from dualflow.data.raw_scans import PARALLEL, ScanFiles, describe_derivatives, prepare_scans
+from dualflow.data.raw_scans import PARALLEL, ScanFiles, prepare_scans
 from dualflow.data.scan_digests import read_digests
 from dualflow.layout import Scan
 from dualflow.manifest import write_manifest
@@ -45,7 +46,7 @@ def finish_preprocess(config: Config) -> None:
     scans = list(read_pairs(layout)["scan"])
     quarantined = collect(layout, scans)
     write_quarantine(layout.quarantine, quarantined)
-    describe_derivatives(layout, config.study.name)
+    describe_derivatives(layout, config.study.name, config.study)
     write_manifest(
         layout.manifest("preprocess"),
         step="preprocess",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from dualflow.commit import commit_json, commit_text, digest_of, sha256, sweep_temporaries
+from dualflow.commit import commit_json, digest_of, sha256, sweep_temporaries
 from dualflow.config import PreprocessConfig, StudyConfig
 from dualflow.data.bids_files import find_mask
 from dualflow.data.quarantine import FACT, Quarantine
@@ -16,7 +16,7 @@ from dualflow.errors import CommitError, DualflowError
 from dualflow.imaging.nifti_header import check_header
 from dualflow.imaging.raw_image import ImageDigest, RawImage, check_scan, digest_image
 from dualflow.imaging.sidecar import read_sidecar
-from dualflow.layout import NOT_BIDS, Layout, Scan, derivative_description
+from dualflow.layout import Layout, Scan
 from dualflow.manifest import read_manifest, write_manifest
 from dualflow.modalities import modality
 from dualflow.workers import CrashedTask, run_in_workers
@@ -95,12 +95,6 @@ def input_digests(images: Mapping[str, RawImage]) -> dict[str, str]:
 
 
 Task = tuple[Layout, Scan, ScanFiles, StudyConfig, PreprocessConfig]
-
-
-def describe_derivatives(layout: Layout, name: str) -> None:
-    """Write the files that make the derivatives of study `name` a valid BIDS dataset."""
-    commit_json(layout.derivatives / "dataset_description.json", derivative_description(name))
-    commit_text(layout.derivatives / ".bidsignore", "\n".join(NOT_BIDS) + "\n")
 
 
 def prepare_scans(tasks: Sequence[Task], workers: int = 1) -> Iterator[Quarantine | None]:

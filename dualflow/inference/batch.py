@@ -13,10 +13,11 @@ import pandas as pd
 from dualflow.commit import sweep_temporaries
 from dualflow.config import ConvertConfig, StudyConfig, checked
 from dualflow.data.dataset import load_pairs
+from dualflow.data.derivative_dataset import describe_derivatives
 from dualflow.data.index import pair_scans
 from dualflow.data.participants import known_columns
 from dualflow.data.quarantine import Quarantine, write_quarantine
-from dualflow.data.raw_scans import ScanFiles, describe_derivatives, prepare_scan
+from dualflow.data.raw_scans import ScanFiles, prepare_scan
 from dualflow.data.tsv import read_table
 from dualflow.errors import CommitError, DataError, DualflowError
 from dualflow.inference.convert import STEP, convert_once
@@ -67,7 +68,7 @@ def convert_study(
     layout = Layout(out, ".")
     sweep_temporaries(out)
     index = pair_scans(root, study)
-    describe_derivatives(layout, root.resolve().name)
+    describe_derivatives(layout, root.resolve().name, study)
     rows = [row for _, row in index.pairs.iterrows()]
     tasks = [(row.to_frame().T, root, model, layout, study, config) for row in rows]
     outcomes = list(track(_outcomes(tasks, workers), f"convert {root.name}", len(tasks)))

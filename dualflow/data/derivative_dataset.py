@@ -1,0 +1,100 @@
+"""The files that describe a BIDS derivative dataset as a whole: its description, its README and what BIDS ignores."""
+
+from __future__ import annotations
+
+import os
+from textwrap import fill
+
+from dualflow import __version__
+from dualflow.commit import commit_json, commit_text
+from dualflow.config import StudyConfig
+from dualflow.layout import TEMPLATE_SPACE, Layout, Scan
+from dualflow.modalities import Modality, Normaliser, modality
+
+NOT_BIDS = ("benchmarks", "ct", "figures", "manifests", "quarantine.tsv")
+"""Entries of `.bidsignore`: files that the BIDS standard does not define."""
+WIDTH = 100
+_ANY_SCAN = Scan("LABEL")
+_UNITS: dict[Normaliser, str] = {
+    "robust": "no physical unit; 0 and 1 are the 0.5 and 99.5 percentiles inside the brain",
+    "suvr": "SUVR, the uptake divided by the mean uptake of the reference region",
+    "hounsfield": "Hounsfield units divided by 80, so that 0 to 1 is the brain window",
+}
+
+
+def describe_derivatives(layout: Layout, name: str, study: StudyConfig) -> None:
+    """Write `dataset_description.json`, `README` and `.bidsignore` of the derivatives of dataset `name`."""
+    commit_json(
+        layout.derivatives / "dataset_description.json",
+        {
+            "Name": f"dualflow derivatives of {name}",
+            "BIDSVersion": "1.10.0",
+            "DatasetType": "derivative",
+            "License": "see the source dataset",
+            "GeneratedBy": [{"Name": "dualflow", "Version": __version__}],
+        },
+    )
+    commit_text(layout.derivatives / "README", derivatives_readme(layout, name, study))
+    commit_text(layout.derivatives / ".bidsignore", "\n".join(NOT_BIDS) + "\n")
+
+
+def derivatives_readme(layout: Layout, name: str, study: StudyConfig) -> str:
+    """The README of a derivative dataset: its files, their units, and how to trace them."""
+    source, target, sources = modality(study.source), modality(study.target), " and ".join(study.sources)
+    manifests, quarantine = (
+        os.path.relpath(path, layout.derivatives) for path in (layout.manifest("any").parent, layout.quarantine)
+    )
+    units = {study_name: _UNITS[modality(study_name).normaliser] for study_name in study.modalities}
+    paragraphs = [
+        f"dualflow derivatives of {name}",
+        f"dualflow {__version__} wrote this BIDS derivative dataset. It holds preprocessed scans "
+        f"({', '.join(study.modalities)}), and synthetic {study.target} volumes that a model generated from {sources}.",
+        "SYNTHETIC VOLUMES ARE NOT MEASUREMENTS",
+        f"Files with 'desc-synth' in their name are synthetic. They show which {study.target} is expected for such "
+        f"{sources} images, not the findings of the person. They are for research only, not for clinical use. The JSON "
+        'sidecar of each synthetic volume says "Synthetic": true.',
+        "FILES",
+        "LABEL is a subject label of the source dataset. Names of scans with sessions also have ses-LABEL.",
+        *(f"{file}\n{fill(text, WIDTH, initial_indent='    ', subsequent_indent='    ')}" for file, text in
+          _files(layout, study, source, target)),
+        "Every image has a JSON sidecar of the same name.",
+        "UNITS",
+        *(f"{study_name}: {unit}." for study_name, unit in units.items()),
+        "HOW TO TRACE A FILE",
+        f"The sidecar of the preprocessed {study.source} is the record of a scan: names and SHA-256 digests of the raw "
+        "files, transforms, intensity scales and quality metrics. The sidecar of a synthetic volume names its model by "
+        "name, seed and SHA-256 digest of the weights, the side information and the seed of the samples. The manifests "
+        f"in {manifests}/scans and {manifests}/convert list every file with its SHA-256 digest, the digests of its "
+        "inputs and the configuration.",
+        f"Scans that could not be used are listed with the reason in {quarantine}.",
+    ]  # fmt: skip
+    return "\n\n".join(text if "\n" in text else fill(text, WIDTH) for text in paragraphs) + "\n"
+
+
+def _files(layout: Layout, study: StudyConfig, source: Modality, target: Modality) -> list[tuple[str, str]]:
+    """Example name and description of each kind of file."""
+    grid = f"on the model grid, aligned with the template {TEMPLATE_SPACE}"
+    native = f"on the grid of the raw {study.source} scan"
+    extra = [
+        (layout.on_grid(_ANY_SCAN, modality(name)).name, f"Preprocessed {name}, skull-stripped, {grid}.")
+        for name in study.extra_sources
+    ]
+    synthetic = {
+        "synth": "Synthetic: point estimate",
+        "synthmean": "Synthetic: mean of the samples",
+        "synthstd": "Synthetic: standard deviation of the samples, the uncertainty of each voxel",
+        "synth01": "Synthetic: one of the samples (the others are synth02, ...)",
+    }
+    return [
+        (layout.on_grid(_ANY_SCAN, source).name, f"Preprocessed {study.source}, skull-stripped, {grid}."),
+        *extra,
+        (layout.on_grid(_ANY_SCAN, target).name, f"Measured {study.target}, if the scan has one, {grid}."),
+        (layout.target_native(_ANY_SCAN, source, target).name, f"Measured {study.target}, if any, {native}."),
+        (layout.mask_on_grid(_ANY_SCAN, source).name, f"Brain mask {grid}."),
+        (layout.mask_native(_ANY_SCAN, source).name, f"Brain mask {native}."),
+        *(
+            (layout.synthetic(_ANY_SCAN, source, target, desc).name, f"{text}, {native}.")
+            for desc, text in synthetic.items()
+        ),
+        (f"figures/{layout.figure(_ANY_SCAN, 'qc').name}", "Figure for quality control of the alignment."),
+    ]
