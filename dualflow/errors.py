@@ -3,17 +3,19 @@
     DualflowError
     ├── ConfigError          a config file or command-line value
     ├── DataError            a study or a file in it
-    │   ├── HeaderError      a volume refused before its voxels are read
-    │   ├── GeometryError    an affine or grid that cannot be trusted
-    │   ├── IntensityError   voxels that cannot be used (NaN, constant, empty)
+    │   ├── HeaderError      a volume whose header is invalid
+    │   ├── GeometryError    an affine or grid that is ambiguous or invalid
+    │   ├── IntensityError   voxels that are NaN, constant or empty
     │   ├── PairingError     a target without its source, a subject named twice
-    │   └── RegistrationError an alignment whose quality figures fail
-    ├── CheckpointError      a model or training state that does not verify
-    ├── InputError           a tensor the model cannot take
-    │   └── ShapeError       one whose size does not fit
-    └── CommitError          an output that could not be made real
+    │   └── RegistrationError an alignment of poor quality
+    ├── CheckpointError      a model or checkpoint that does not verify
+    ├── InputError           a tensor that a model cannot take
+    │   └── ShapeError       a tensor of the wrong size
+    ├── CommitError          an output that could not be written
+    ├── DriftError           a flow whose inverse is no longer accurate
+    └── StoppedError         a training that was interrupted and can resume
 
-A message names the value, what was expected and the remedy. `exit_code` is what the command line returns.
+A message names the value, what was expected and what to do. `exit_code` is the exit code of the command line.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ _LONGEST = 2000
 
 
 def printable(text: str) -> str:
-    """`text` on one line: names of files may hold line ends, terminal codes and bytes that are no text."""
+    """`text` on one line: file names may hold line ends, terminal escape sequences and undecodable bytes."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
@@ -33,7 +35,7 @@ class DualflowError(Exception):
 
     def __str__(self) -> str:
         text = super().__str__()
-        if len(text) > _LONGEST:  # what is named may be a damaged file's content; the remedy comes last
+        if len(text) > _LONGEST:  # the value may be a damaged file's content; the remedy comes last
             text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 4 :]}"
         return printable(text)
 
@@ -51,27 +53,27 @@ class DataError(DualflowError):
 
 
 class HeaderError(DataError):
-    """A volume whose header is refused before any voxel is read."""
+    """A volume whose header is invalid; no voxel is read."""
 
 
 class GeometryError(DataError):
-    """An affine or grid that cannot be trusted."""
+    """An affine or grid that is ambiguous or invalid."""
 
 
 class IntensityError(DataError):
-    """Voxel values that cannot be used."""
+    """Voxels that are NaN, infinite, constant or empty."""
 
 
 class PairingError(DataError):
-    """Scans that do not form the pair a study needs."""
+    """Scans that form no pair: a target without its source, a subject named twice."""
 
 
 class RegistrationError(DataError):
-    """An alignment whose quality figures are out of bounds."""
+    """An alignment whose quality metrics are out of bounds."""
 
 
 class CheckpointError(DualflowError):
-    """A model or training state that does not verify."""
+    """A model or checkpoint that does not verify."""
 
     exit_code = 4
 
@@ -87,18 +89,18 @@ class ShapeError(InputError):
 
 
 class DriftError(DualflowError):
-    """A flow whose inverse no longer undoes it closely enough to learn by."""
+    """A flow whose inverse is no longer accurate enough to train."""
 
     exit_code = 7
 
 
 class StoppedError(DualflowError):
-    """A training that was asked to end, and did so with its state kept; to be started again."""
+    """A training that was interrupted with its checkpoint written; run it again to resume."""
 
     exit_code = 75
 
 
 class CommitError(DualflowError):
-    """An output file that could not be made real."""
+    """An output file that could not be written."""
 
     exit_code = 6

@@ -1,15 +1,15 @@
-"""The only code that spells a file name: BIDS names, derivative paths and run folders.
+"""File names and paths of a study: BIDS names, derivatives, models, tables.
 
-Everything of one study lies under `Layout.root`:
+All results of a study lie under `Layout.root`:
 
-    bids/            the embedded cohort, where the study has no dataset of its own
+    bids/            the embedded cohort, if the study has no dataset of its own
     index/           pairs.tsv, quarantine.tsv, splits.tsv, summary.md; digests.tsv caches voxel digests
     derivatives/     BIDS derivatives: preprocessed pairs on the model grid and in native space, synthetic volumes
     models/MODEL/seed-S/   checkpoints, history, model card
-    metrics/         tables that evaluation writes
+    metrics/         tables written by evaluation
     compare/         plan.json: optimiser steps of each flow at an equal budget
     pending/         tracking records queued while the server is unreachable
-    manifests/       one file per finished step: what Snakemake sees
+    manifests/       one file per finished step, the outputs that Snakemake knows
     configs/         the resolved configurations
     logs/ benchmarks/      text and timings
     quality.tsv qc.html report.html
@@ -31,11 +31,11 @@ STUDY_NAME = re.compile(r"^[A-Za-z0-9_-]+$")
 
 @dataclass(frozen=True, order=True)
 class Scan:
-    """A subject at one session: the unit that is preprocessed and converted. Splits are by `subject`.
+    """A subject at one session: the unit of preprocessing and conversion. Splits are by `subject`.
 
     Attributes:
         subject: BIDS subject label, without `sub-`.
-        session: BIDS session label, without `ses-`; None where the study has no sessions.
+        session: BIDS session label, without `ses-`; None if the study has no sessions.
     """
 
     subject: str
@@ -58,7 +58,7 @@ class Scan:
 
     @classmethod
     def parse(cls, key: str) -> Scan:
-        """Read a scan back from its `key`.
+        """The scan with a `key`.
 
         Raises:
             DataError: the key is not of the form `sub-LABEL[_ses-LABEL]`.
@@ -81,9 +81,9 @@ def bids_path(
     desc: str | None = None,
     extension: str = ".nii.gz",
 ) -> Path:
-    """Path of one file of `scan` under a BIDS dataset, entities in the standard's order.
+    """Path of a file of `scan` in a BIDS dataset, with entities in the standard's order.
 
-    `suffix` and `datatype` stand in for the modality's own, for a mask or a figure.
+    `suffix` and `datatype` replace those of the modality, for example for a mask.
     """
     suffix = suffix or row.suffix
     entities = {"trc": row.tracer if suffix == row.suffix else None, "space": space, "res": res, "desc": desc}
@@ -92,36 +92,36 @@ def bids_path(
 
 
 def truth_path(bids: Path, scan: Scan, row: Modality, desc: str) -> Path:
-    """A volume of the embedded cohort's known truth, on the target's own grid; `desc` is noisefree or expected."""
+    """A volume of the embedded cohort's ground truth, on the target's grid; `desc` is noisefree or expected."""
     return bids_path(bids / "derivatives" / "truth", scan, row, desc=desc)
 
 
 def study_mask_paths(masks: Path, scan: Scan, source: Path, row: Modality) -> list[Path]:
-    """Where a BIDS derivative dataset may keep the brain mask of a scan's `source`, the name that says most first.
+    """Possible paths of the brain mask of a scan's `source` in a BIDS derivative dataset, the most specific first.
 
-    A mask carries the entities of its image; pipelines that merge runs leave those out, some name the space.
+    A mask has the entities of its image, except in pipelines that merge runs. Some pipelines name the space.
     """
     stem, folder = source.name.split(".")[0], masks / scan.folder / row.datatype
-    own = [stem.removesuffix(f"_{row.suffix}")] if stem.startswith(f"{scan.key}_") else []
+    image = [stem.removesuffix(f"_{row.suffix}")] if stem.startswith(f"{scan.key}_") else []
     spaces = ("", f"_space-{row.suffix}", "_space-orig")
-    names = [f"{start}{space}_desc-brain_mask" for start in dict.fromkeys([*own, scan.key]) for space in spaces]
+    names = [f"{start}{space}_desc-brain_mask" for start in dict.fromkeys([*image, scan.key]) for space in spaces]
     return [folder / (name + extension) for name in names for extension in (".nii.gz", ".nii")]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Every path of one study below `root`.
+    """The paths of a study.
 
     Attributes:
         root: folder of the study's results.
-        derivatives_folder: where under it the BIDS derivative dataset lies; `.` where the root is that dataset.
+        derivatives_folder: folder of the BIDS derivative dataset below `root`; `.` if `root` is that dataset.
     """
 
     root: Path
     derivatives_folder: str = "derivatives/dualflow"
 
     def resolved_config(self, digest: str) -> Path:
-        """The whole configuration with its defaults, beside the results, one file per configuration that was run."""
+        """The complete configuration of a run, with its defaults."""
         return self.root / "configs" / f"{digest}.json"
 
     @property
@@ -131,7 +131,7 @@ class Layout:
 
     @property
     def derivatives(self) -> Path:
-        """The BIDS derivative dataset of preprocessing and conversion."""
+        """The BIDS derivative dataset of preprocessed and synthetic volumes."""
         return self.root / self.derivatives_folder
 
     @property
@@ -141,12 +141,12 @@ class Layout:
 
     @property
     def index_quarantine(self) -> Path:
-        """Table of the scans the index set aside, before any scan was preprocessed."""
+        """Table of the scans that the index excluded."""
         return self.root / "index" / "quarantine.tsv"
 
     @property
     def splits(self) -> Path:
-        """Table of the people with a pair: fold, split and strata."""
+        """Table of the subjects with a pair: fold, split and strata."""
         return self.root / "index" / "splits.tsv"
 
     @property
@@ -156,22 +156,22 @@ class Layout:
 
     @property
     def digests(self) -> Path:
-        """Table of the voxel digests of the scans as they were when they were last read."""
+        """Table of cached voxel digests of the raw scans."""
         return self.root / "index" / "digests.tsv"
 
     @property
     def quarantine(self) -> Path:
-        """Table of the scans set aside, each with its step and reason."""
+        """Table of the excluded scans, each with its step and reason."""
         return self.root / "quarantine.tsv"
 
     @property
     def quality(self) -> Path:
-        """Table of the quality figures of every scan on the model grid, with what is to be reviewed."""
+        """Table of the quality metrics and flags of every preprocessed scan."""
         return self.root / "quality.tsv"
 
     @property
     def qc(self) -> Path:
-        """The quality control page: a picture and the quality figures of every scan."""
+        """The quality control page: a figure and the quality metrics of every scan."""
         return self.root / "qc.html"
 
     @property
@@ -181,19 +181,19 @@ class Layout:
 
     @property
     def tables(self) -> Path:
-        """Folder of the tables that evaluation writes."""
+        """Folder of the tables written by evaluation."""
         return self.root / "metrics"
 
     def table(self, name: str) -> Path:
-        """One table that evaluation writes."""
+        """A table written by evaluation."""
         return self.tables / f"{name}.tsv"
 
     def stress(self, name: str, seed: int) -> Path:
-        """What a flow's stress test found."""
+        """Table of a flow's stress test."""
         return self.table(f"stress_{name}_seed-{seed}")
 
     def page(self, name: str) -> Path:
-        """The table `name` as Markdown, for a page."""
+        """The table `name` as Markdown."""
         return self.table(name).with_suffix(".md")
 
     @property
@@ -210,11 +210,11 @@ class Layout:
         return bids_path(self.derivatives, scan, source, suffix="mask", space=TEMPLATE_SPACE, res="model", desc="brain")
 
     def mask_native(self, scan: Scan, source: Modality) -> Path:
-        """The brain mask on the source scan's own grid."""
+        """The brain mask on the grid of the raw source."""
         return bids_path(self.derivatives, scan, source, suffix="mask", space=source.suffix, desc="brain")
 
     def target_native(self, scan: Scan, source: Modality, target: Modality) -> Path:
-        """The real target, normalised, on the source scan's own grid."""
+        """The measured target, normalised, on the grid of the raw source."""
         return bids_path(self.derivatives, scan, target, space=source.suffix, desc="preproc")
 
     def record(self, scan: Scan, source: Modality) -> Path:
@@ -222,11 +222,11 @@ class Layout:
         return self.on_grid(scan, source).with_name(self.on_grid(scan, source).name.removesuffix(".nii.gz") + ".json")
 
     def synthetic(self, scan: Scan, source: Modality, target: Modality, desc: str) -> Path:
-        """A synthetic volume on the source scan's own grid; `desc` is synth, synthmean, synthstd or synth01 .."""
+        """A synthetic volume on the grid of the raw source; `desc` is synth, synthmean, synthstd or synth01, ..."""
         return bids_path(self.derivatives, scan, target, space=source.suffix, desc=desc)
 
     def figure(self, scan: Scan, name: str) -> Path:
-        """A picture of one scan, for quality control."""
+        """A figure of one scan, for quality control."""
         return self.derivatives / f"sub-{scan.subject}" / "figures" / f"{scan.key}_{name}.jpg"
 
     def model(self, name: str, seed: int) -> Path:
@@ -244,15 +244,15 @@ class Layout:
         return self.root / "pending"
 
     def manifest(self, step: str) -> Path:
-        """The file that says a step is done."""
+        """The manifest of a finished step."""
         return self.root / "manifests" / f"{step}.json"
 
     def scan_manifest(self, scan: Scan) -> Path:
-        """The file that says a scan is preprocessed, or quarantined and why."""
+        """The manifest of a scan that is preprocessed or excluded."""
         return self.manifest(f"scans/{scan.key}")
 
     def scan_seconds(self, scan: Scan) -> Path:
-        """How long each step of a scan's preprocessing took."""
+        """Seconds of each step of a scan's preprocessing."""
         return self.root / "benchmarks" / "scans" / f"{scan.key}.json"
 
     def log(self, step: str) -> Path:
@@ -260,5 +260,5 @@ class Layout:
         return self.root / "logs" / f"{step}.log"
 
     def benchmark(self, step: str) -> Path:
-        """A step's wall time and peak memory, as Snakemake measures them."""
+        """A step's wall time and peak memory, measured by Snakemake."""
         return self.root / "benchmarks" / f"{step}.tsv"

@@ -1,4 +1,4 @@
-"""MODALITIES: one row per modality says how its voxels are treated; adding a modality is adding a row."""
+"""MODALITIES: one row per modality with its BIDS names and intensity treatment."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ Normaliser = Literal["robust", "suvr", "hounsfield"]
 
 @dataclass(frozen=True)
 class Modality:
-    """How one modality is named in BIDS and treated between file and model.
+    """A modality's names in BIDS, and how its voxels are treated.
 
     Attributes:
         suffix: BIDS suffix of its files.
         datatype: BIDS folder of its files.
         tracer: BIDS `trc-` label, for PET.
         normaliser: `robust` maps the brain's 0.5 and 99.5 percentiles to 0 and 1; `suvr` divides by the mean
-            of the reference region; `hounsfield` maps the brain window of a CT, the same for everyone, to 0 and 1.
-        unit: unit of the normalised values, as written to sidecars.
-        window: lower and upper normalised value of pictures, and the data range of PSNR and SSIM.
-        bias_field: whether N4 is applied before anything else.
+            of the reference region; `hounsfield` maps a fixed brain window of CT to 0 and 1.
+        unit: unit of the normalised values in sidecars.
+        window: lower and upper normalised value in figures, and the data range of PSNR and SSIM.
+        bias_field: whether N4 corrects the bias field first.
     """
 
     suffix: str
@@ -38,9 +38,9 @@ MODALITIES: dict[str, Modality] = {
     "T1w": Modality("T1w", "anat", "robust", "arbitrary", (0.0, 1.0), bias_field=True),
     "T2w": Modality("T2w", "anat", "robust", "arbitrary", (0.0, 1.0), bias_field=True),
     "FLAIR": Modality("FLAIR", "anat", "robust", "arbitrary", (0.0, 1.0), bias_field=True),
-    # A map of cerebral blood flow as ASL pipelines write it: perf/*_cbf.nii.gz beside the raw series.
+    # Cerebral blood flow as ASL pipelines write it: perf/*_cbf.nii.gz beside the raw series.
     "CBF": Modality("cbf", "perf", "robust", "arbitrary", (0.0, 1.0)),
-    # Not yet in the BIDS standard; named as its extension proposal 24 does.
+    # Not in the BIDS standard; named as in extension proposal 24.
     "CT": Modality("ct", "ct", "hounsfield", "HU/80", (0.0, 1.0)),
     "FDG": Modality("pet", "pet", "suvr", "SUVR", (0.0, 2.0), tracer="FDG"),
     "AV45": Modality("pet", "pet", "suvr", "SUVR", (0.0, 3.0), tracer="AV45"),
@@ -51,7 +51,7 @@ MODALITIES: dict[str, Modality] = {
 
 
 def modality(name: str) -> Modality:
-    """Return the row of `name`.
+    """Return a row of MODALITIES.
 
     Raises:
         ConfigError: the name has no row.
@@ -73,11 +73,11 @@ REFERENCES: dict[str, tuple[str, ...]] = {
     "cerebellum_pons": (*CEREBELLUM, "Pons"),
     "cerebral_white": ("Cerebral-White-Matter",),
 }
-"""Reference regions of SUVR: structures of the atlas, both sides together; none for the scan's own brain mask."""
+"""Reference regions of SUVR: bilateral structures of the atlas; empty for the scan's brain mask."""
 
 
 def reference(name: str) -> str:
-    """Return `name` if it is a row of REFERENCES or names a NIfTI file.
+    """Return `name` if it is a row of REFERENCES or a NIfTI path.
 
     Raises:
         ConfigError: it is neither.

@@ -1,4 +1,4 @@
-"""One way of showing progress: a live bar on a terminal, lines in a log, and a small file that `dualflow run` reads."""
+"""Progress of a loop: a live bar on a terminal, lines in a log, and a state file that `dualflow run` reads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-if TYPE_CHECKING:  # rich takes a while to import; the log needs none of it
+if TYPE_CHECKING:  # rich is slow to import, and a log does not need it
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
@@ -22,32 +22,32 @@ _LOG_EVERY_S = 20.0
 
 
 class Progress:
-    """Counts `done` of `total` under a label and says so, at most twice a second; see `progress`."""
+    """Counts `done` of `total` under a label and shows the count at most twice a second; see `progress`."""
 
     def __init__(self, label: str, total: int) -> None:
         self.label, self.total, self.done, self.note = label, total, 0, ""
-        self._started = self._said = self._logged = time.monotonic()
+        self._started = self._shown = self._logged = time.monotonic()
         self._folder = os.environ.get(PROGRESS_FOLDER)
         self._live = None if self._folder or not sys.stderr.isatty() else _live_bar(label, total)
-        self._say(force=True)
+        self._show(force=True)
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        """Count `count` more as done; `note` is shown behind the bar."""
+        """Count `count` more items as done; `note` follows the count."""
         self.done += count
         self.note = note or self.note
-        self._say(force=0 < self.total <= self.done)
+        self._show(force=0 < self.total <= self.done)
 
     def close(self) -> None:
         """End the display."""
-        self._say(force=not 0 < self.total <= self.done)  # the end was said when it was reached
+        self._show(force=not 0 < self.total <= self.done)  # a complete count is shown already
         if self._live is not None:
             self._live[0].stop()
 
-    def _say(self, force: bool = False) -> None:
+    def _show(self, force: bool = False) -> None:
         now = time.monotonic()
-        if not force and now - self._said < _EVERY_S:
+        if not force and now - self._shown < _EVERY_S:
             return
-        self._said = now
+        self._shown = now
         if self._live is not None:
             display, task = self._live
             display.update(task, completed=self.done, note=self.note)
@@ -56,7 +56,7 @@ class Progress:
             line = f"{self.label}: {self.done}/{self.total} after {now - self._started:.0f} s {self.note}"
             print(line.rstrip(), file=sys.stderr, flush=True)
         if self._folder:
-            # Display only: losing it loses nothing, so it is renamed into place but not flushed to disk.
+            # For display only, so it is renamed into place but not flushed to disk.
             file = Path(self._folder) / f"{os.getpid()}.json"
             temp = file.with_suffix(".tmp")
             state = {"label": self.label, "done": self.done, "total": self.total, "note": self.note}
@@ -70,7 +70,7 @@ class Progress:
 
 
 def live_bars() -> Bars:
-    """Bars for a terminal, on standard error; each task has a field `note`."""
+    """Bars on standard error; each task has a field `note`."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
@@ -103,7 +103,7 @@ def progress(label: str, total: int) -> Iterator[Progress]:
 
 
 def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
-    """Yield the items, showing how many are done."""
+    """Yield the items and show how many are done."""
     count = total if total is not None else len(items) if isinstance(items, Sized) else 0
     with progress(label, count) as shown:
         for item in items:
@@ -112,12 +112,12 @@ def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[
 
 
 def read_states(folder: Path) -> dict[str, tuple[str, int, int, str]]:
-    """What the processes that write to `folder` last said: process -> (label, done, total, note)."""
-    found = {}
+    """The newest state of each process that writes to `folder`: process -> (label, done, total, note)."""
+    states = {}
     for file in sorted(folder.glob("*.json")):
         try:
             state = json.loads(file.read_text())
-            found[f"{file.stem} {state['label']}"] = (state["label"], state["done"], state["total"], state["note"])
+            states[f"{file.stem} {state['label']}"] = (state["label"], state["done"], state["total"], state["note"])
         except (OSError, ValueError, KeyError):
-            continue  # replaced or removed while being read: the next look will find it
-    return found
+            continue  # replaced or removed while it was read
+    return states

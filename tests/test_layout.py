@@ -47,7 +47,7 @@ def test_bids_names():
 
 
 def test_no_two_files_share_a_path():
-    """Every file of a study has a path of its own, all below the study's root."""
+    """Every file of a study has its own path below the study's root."""
     layout = Layout(Path("results/study"))
     scans = [Scan("01"), Scan("01", "1"), Scan("02", "1")]
     paths = [layout.pairs, layout.index_quarantine, layout.quarantine, layout.report, layout.manifest("index")]
@@ -73,6 +73,6 @@ def test_record_lies_beside_its_volume():
 
 
 def test_unknown_modality_lists_the_rows():
-    """A modality without a row is answered with the rows there are."""
+    """An unknown modality lists the rows."""
     with pytest.raises(ConfigError, match=f"unknown modality 'T3w'; choose from: {', '.join(sorted(MODALITIES))}"):
         modality("T3w")

@@ -1,4 +1,4 @@
-"""Every row of MODALITIES is a modality that the rest of the program can use without knowing it."""
+"""Every row of MODALITIES can be used as a source and as a target."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ each_row = pytest.mark.parametrize("name", MODALITIES)
 
 @each_row
 def test_its_treatment_is_complete(name):
-    """Its normaliser exists, its window is not empty, and PET - nothing else - has its name as tracer and SUVR."""
+    """The normaliser exists, the window is not empty, and PET alone has its name as tracer and SUVR as unit."""
     row = modality(name)
     assert row.normaliser in NORMALISERS
     assert row.window[0] < row.window[1]
@@ -30,11 +30,11 @@ def test_its_treatment_is_complete(name):
 
 @each_row
 def test_its_files_are_named_as_the_index_reads_names(name, tmp_path):
-    """A reader of BIDS names finds folder, suffix and tracer, and a file that comes changes the study's listing."""
+    """A BIDS parser reads folder, suffix and tracer, and a new file changes the study's fingerprint."""
     row = modality(name)
     path = bids_path(tmp_path, SCAN, row)
-    found = parse_bids_entities(path)
-    assert (found["datatype"], found["suffix"], found.get("trc")) == (row.datatype, row.suffix, row.tracer)
+    entities = parse_bids_entities(path)
+    assert (entities["datatype"], entities["suffix"], entities.get("trc")) == (row.datatype, row.suffix, row.tracer)
     config = parse_config({"study": {"name": "x", "bids": str(tmp_path)}})
     before = study_fingerprint(config)
     path.parent.mkdir(parents=True)
@@ -49,7 +49,7 @@ def test_no_two_rows_share_a_file():
 
 
 @each_row
-def test_it_may_be_learnt_and_be_learnt_from(name):
+def test_it_may_be_source_or_target(name):
     """A study names it as target, as source, and as one more source, by name alone."""
     first, second = [other for other in ("T1w", "FLAIR", "FDG") if other != name][:2]
     study = StudyConfig(name="x", source=first, extra_sources=(second,), target=name)
@@ -59,7 +59,7 @@ def test_it_may_be_learnt_and_be_learnt_from(name):
     assert StudyConfig(name="x", source=name, target=second).sources == (name,)
 
 
-def test_an_unknown_name_is_told_with_the_choices():
-    """The message lists what there is."""
+def test_an_unknown_name_lists_the_choices():
+    """The message lists the rows."""
     with pytest.raises(ConfigError, match="unknown modality 'PIBB'; choose from: AV1451, AV45, CBF, CT"):
         modality("PIBB")
