@@ -1,4 +1,4 @@
-"""Sections that say which data: the study, the embedded cohort, who is used for what."""
+"""Sections of the data: the study, the embedded cohort and the splits."""
 
 from __future__ import annotations
 
@@ -14,39 +14,38 @@ from dualflow.modalities import modality
 
 
 class StudyConfig(Section):
-    """What is learnt from what, and where the files are."""
+    """The study: its files, modalities and side information."""
 
     name: str = Field(pattern=STUDY_NAME.pattern)
-    """Short name; results go to `<results>/<name>` and MLflow runs to an experiment of this name."""
+    """Short name of the results folder and the MLflow experiment."""
     bids: Path | None = None
-    """The BIDS dataset. Left out, the embedded cohort of section `cohort` is made and used."""
+    """Root of the BIDS dataset; null for the embedded cohort of section `cohort`."""
     samples: Path | None = None
-    """A table in place of a BIDS dataset: one row per scan with `subject`, `session`, a column of paths for each
-    modality by its name (or `source` and `target`), and the side columns; the files lie in the table's folder or below,
-    and paths are relative to it."""
+    """A table of scans instead of a BIDS dataset: a row per scan with `subject`, `session`, a column of paths for each
+    modality (or `source` and `target`), and the side columns; files lie in the table's folder or below, and paths are
+    relative to it."""
     source: str = "T1w"
-    """Modality everyone has, a row of MODALITIES: its grid, brain mask and template registration are the scan's."""
+    """Source modality, a row of MODALITIES: every scan has it, on its grid and with its brain mask."""
     extra_sources: tuple[str, ...] = ()
-    """More modalities that everyone has and the model sees beside `source`; each is aligned with it."""
+    """Further source modalities of every scan; each is aligned with `source`."""
     target: str = "FDG"
-    """Modality to learn: a row of MODALITIES."""
+    """Target modality, a row of MODALITIES."""
     side: tuple[str, ...] = ()
-    """Columns of participants.tsv, sessions.tsv or `samples` given to the model; missing values (`n/a`) are supported
-    inputs."""
+    """Side information: columns of participants.tsv, sessions.tsv or `samples`; unknown values (`n/a`) are allowed."""
     where: dict[str, dict[str, str]] = Field(default_factory=dict)
-    """Which of several files is meant: BIDS entities by modality, such as `{T1w: {acq: mprage}}`; an empty label means
-    a name without the entity."""
+    """Selects among several files by BIDS entities of each modality, such as `{T1w: {acq: mprage}}`; an empty label
+    selects names without the entity."""
     runs: Literal["refuse", "first", "last"] = "refuse"
-    """Which of several files of a modality is taken that differ only in their run; `refuse` sets the scan aside."""
+    """Selects among files that differ only in their run; `refuse` excludes the scan."""
     masks: Path | None = None
-    """The study's own brain masks, a BIDS derivative dataset with `desc-brain_mask` files on the source's grid; scans
-    without one, and all where this is left out, get deepbet's."""
+    """Brain masks of the study, a BIDS derivative dataset with `desc-brain_mask` files on the source's grid; scans
+    without one are masked by deepbet."""
     results: Path = Path("results")
-    """Folder that holds one folder per study."""
+    """Parent folder of the results of all studies."""
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """All modalities that the model sees, in the order of its channels: `source` first."""
+        """All source modalities in channel order, `source` first."""
         return (self.source, *self.extra_sources)
 
     @property
@@ -59,9 +58,13 @@ class StudyConfig(Section):
         if self.bids and self.samples:
             raise ConfigError("bids and samples are two datasets; keep one")
         if self.samples and (self.where or self.runs != "refuse"):
-            raise ConfigError("where and runs choose among names of a BIDS dataset; samples names the files itself")
+            raise ConfigError(
+                "where and runs select files of a BIDS dataset, but samples names the files itself; remove them"
+            )
         if unused := sorted(self.where.keys() - set(self.modalities)):
-            raise ConfigError(f"where names {', '.join(unused)}; the study uses {', '.join(self.modalities)}")
+            raise ConfigError(
+                f"where names {', '.join(unused)}, expected modalities of the study: {', '.join(self.modalities)}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -75,43 +78,42 @@ class StudyConfig(Section):
 
 
 class CohortConfig(Section):
-    """The embedded cohort: template anatomy, regional uptake, known truth."""
+    """The embedded cohort of simulated subjects with known ground truth."""
 
     subjects: int = Field(default=40, ge=3)
-    """How many people."""
+    """Number of subjects."""
     seed: int = Field(default=0, ge=0)
-    """Same seed, same bytes."""
+    """Seed of the simulation; equal seeds give equal bytes."""
 
 
 class SplitConfig(Section):
-    """Who is used for what; a person is never split."""
+    """Training, validation and test subjects; all scans of a subject are in one split."""
 
     validation: float = Field(default=0.15, ge=0, lt=1)
-    """Share of the people used to choose between models and to stop."""
+    """Share of the subjects for validation and early stopping."""
     test: float = Field(default=0.25, ge=0, lt=1)
-    """Share of the people that nothing is chosen on."""
+    """Share of the subjects for testing."""
     seed: int = Field(default=0, ge=0)
-    """Seed of the draw."""
+    """Seed of the random split."""
     test_subjects: tuple[str, ...] = ()
-    """People held out by name (labels without `sub-`); replaces the drawn test set."""
+    """Test subjects by label without `sub-`; replaces the random test set."""
     validation_subjects: tuple[str, ...] = ()
-    """People used for validation by name; replaces the drawn validation set."""
+    """Validation subjects by label; replaces the random validation set."""
     stratify: tuple[str, ...] = ()
-    """Columns, as for `study.side`, whose values each split has its share of, numbers by quartile; left out, the first
-    categorical one of `study.side`."""
+    """Columns to stratify by, numbers by quartile; by default the first categorical column of `study.side`."""
     folds: Annotated[int, Field(ge=2)] | Literal["leave-one-out"] | None = None
-    """Number of folds in place of the share `test`: fold `fold` is held out, and every person is in just one."""
+    """Number of cross-validation folds instead of the share `test`; fold `fold` is the test set."""
     fold: int = Field(default=0, ge=0)
-    """Which fold is held out, from 0."""
+    """The fold that is the test set, from 0."""
     file: Path | None = None
-    """A kept table in place of drawing, such as an earlier `index/splits.tsv`: its column `split` for everyone with a
-    pair, or with `folds` its column `fold`; people whom the study does not have may be in it."""
+    """A table of splits instead of random ones, such as an earlier `index/splits.tsv`: its column `split`, or with
+    `folds` its column `fold`, for every subject with a pair; other subjects are ignored."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         named = self.test_subjects or self.validation_subjects
         if named and (self.folds or self.file):
-            raise ConfigError("test_subjects and validation_subjects go with neither folds nor file; choose one way")
+            raise ConfigError("test_subjects and validation_subjects exclude folds and file; choose one way")
         if self.fold and (self.folds is None or (isinstance(self.folds, int) and self.fold >= self.folds)):
             raise ConfigError(f"there is no fold {self.fold} with folds = {self.folds}; folds are counted from 0")
         return self

@@ -1,4 +1,4 @@
-"""What all sections of the configuration are."""
+"""The base class of all sections of the configuration."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
-    """Base of all sections: frozen, nothing unknown."""
+    """Base of all sections: frozen, without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 def dump_sections(*sections: BaseModel, without: Sequence[str] = ()) -> dict[str, Any]:
-    """Return sections as plain JSON values by class name, without the fields that change no result."""
+    """Return sections as JSON values by section name, without the fields of `without`, which change no result."""
     return {
         type(section).__name__.removesuffix("Config").lower(): section.model_dump(mode="json", exclude=set(without))
         for section in sections

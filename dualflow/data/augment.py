@@ -1,4 +1,4 @@
-"""Changes of a training pair that keep it a pair: moved as one, and the source alone made brighter or darker."""
+"""Random augmentation of training pairs by MONAI."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ import torch
 from dualflow.config import AugmentConfig
 from dualflow.data.dataset import Item
 
-IMAGES, LABELS = ("source", "target", "mean"), ("mask", "shown")
+IMAGES, LABELS = ("source", "target", "mean"), ("mask", "foreground")
 
 
 class Augment:
-    """Random changes of scans, by MONAI: each is a function of the seed it is given.
+    """Random augmentation of scans; each result is a function of the seed.
 
-    Source, target, mean and mask move together. Bias field and gamma, by which scanners differ, are the source's alone:
-    a target in SUVR means what it says.
+    The affine transform applies to source, target, mean and mask together. Bias field and gamma, by which scanners
+    differ, apply to the source only because the target's values are quantitative (SUVR).
 
     Args:
-        config: how much.
+        config: probability and amounts.
     """
 
     def __init__(self, config: AugmentConfig) -> None:
-        # An import of seconds, only where it is asked for.
+        # MONAI takes seconds to import.
         from monai.transforms import Compose, RandAdjustContrastd, RandAffined, RandBiasFieldd
         from monai.utils import convert_to_tensor
 
         self.config, self.plain = config, partial(convert_to_tensor, track_meta=False)
-        # Moving interpolates, even if by nothing.
+        # An identity transform would still interpolate.
         self.moves = bool(config.rotation_deg or config.shift_voxels or config.scale)
         angle = radians(config.rotation_deg)
         self.move = RandAffined(
@@ -53,16 +53,16 @@ class Augment:
         )
 
     def __call__(self, item: Item, seed: tuple[int, ...]) -> Item:
-        """The scan changed, or with probability 1 - p as it is."""
-        state = np.random.default_rng(seed)
-        if state.random() >= self.config.probability:
+        """Augment a scan, or return it unchanged with probability 1 - p."""
+        draw = np.random.default_rng(seed)
+        if draw.random() >= self.config.probability:
             return item
         for transform in (self.move, self.shade):
-            transform.set_random_state(seed=int(state.integers(2**32)))
-        labels = {"mask": item["mask"].float(), "shown": (item["source"] != 0).float()}
+            transform.set_random_state(seed=int(draw.integers(2**32)))
+        labels = {"mask": item["mask"].float(), "foreground": (item["source"] != 0).float()}
         moved: dict[str, Any] = self.move({**item, **labels}) if self.moves else {**item, **labels}
         plain = {name: self.plain(moved[name]) for name in (*IMAGES, *LABELS) if name in moved}
         shaded = self.plain(self.shade({"source": moved["source"]})["source"])
-        # A source's background is exactly 0, which a power of intensities that reach below 0 would move.
-        source = torch.where(plain.pop("shown") > 0.5, shaded, 0.0)
+        # The source's background is exactly 0, but gamma would shift it because intensities reach below 0.
+        source = torch.where(plain.pop("foreground") > 0.5, shaded, 0.0)
         return {**item, **plain, "source": source, "mask": plain["mask"] > 0.5}

@@ -1,4 +1,4 @@
-"""Preprocessed pairs in memory, and batches of them that can be resumed at any step."""
+"""Preprocessed pairs in memory, and batches of them that can resume at any step."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ Item = dict[str, Any]
 class PairDataset(Dataset[Item]):
     """Scans as dicts: `source` [C, D, H, W], `target`, `mean` and bool `mask` [1, D, H, W], `side` [S], `scan` key.
 
-    A source has a channel per source modality, the main one first. `target` is left out of a scan that has none, `mean`
-    of a dataset without means. Everything is held in memory: with one source 9 bytes per voxel and scan, which is
-    1.2 MB on the 4 mm grid and 9 MB on a 2 mm one, so a thousand scans at 2 mm take 9 GB; 4 bytes more per voxel for
-    each further source.
+    A source has a channel per source modality, the main one first. Scans without target have no `target`, datasets
+    without means no `mean`. All scans are in memory: 9 bytes per voxel and scan with one source, and 4 bytes more for
+    each further source. A scan takes 1.2 MB on the 4 mm grid and 9 MB on the 2 mm grid.
     """
 
     def __init__(self, items: Sequence[Item]) -> None:
@@ -44,13 +43,13 @@ class PairDataset(Dataset[Item]):
         return [item["scan"] for item in self.items]
 
     def with_means(self, means: Sequence[torch.Tensor]) -> Self:
-        """A dataset whose items also carry `mean`, one [1, D, H, W] per item; the volumes are shared, not copied.
+        """Return a dataset whose items also have a `mean` [1, D, H, W]; the volumes are shared, not copied.
 
         Raises:
-            ShapeError: there is not one mean of the volumes' size per item.
+            ShapeError: the means do not match the items in number or size.
         """
         if len(means) != len(self.items):
-            raise ShapeError(f"{len(means)} means for {len(self.items)} scans; give one per scan")
+            raise ShapeError(f"{len(means)} means for {len(self.items)} scans; pass one per scan")
         for item, mean in zip(self.items, means, strict=True):
             expected = (1, *item["source"].shape[1:])
             if mean.shape != expected:
@@ -95,15 +94,17 @@ def _channels(volumes: Sequence[Volume], grid: tuple[int, ...] | None) -> torch.
 
 
 def collate(items: Sequence[Item]) -> Item:
-    """Stack items into a batch: tensors [N, ...], `scan` a list of keys.
+    """Stack items to a batch: tensors [N, ...], `scan` a list of keys.
 
     Raises:
-        DataError: some of the items have a target or mean and others do not.
+        DataError: only some of the items have a target or mean.
     """
     for item in items:
         if item.keys() != items[0].keys():
             differ = ", ".join(sorted(item.keys() ^ items[0].keys()))
-            raise DataError(f"{item['scan']} and {items[0]['scan']} differ in: {differ}; batch scans of one kind")
+            raise DataError(
+                f"{item['scan']} and {items[0]['scan']} differ in: {differ}; batch only scans with the same entries"
+            )
     batch: Item = default_collate(list(items))
     return batch
 
@@ -120,22 +121,28 @@ def batches(
     rows: slice = ALL,
     change: Callable[[Item, tuple[int, ...]], Item] | None = None,
 ) -> Iterator[Item]:
-    """Batches `start_step` .. `steps` - 1 of an endless shuffled stream; each is a function of seed and step alone.
+    """Yield batches `start_step` to `steps` - 1 of an endless shuffled stream; each depends only on seed and step.
 
-    Of each batch, `rows` are given: the share of one of several processes. `change(item, seed)` gives what is seen of a
-    scan, with a seed for every step and place in the batch.
+    Args:
+        dataset: the scans.
+        batch_size: scans per batch, over all processes.
+        steps: end of the stream.
+        seed: seed of the order.
+        start_step: first batch to yield.
+        rows: the rows of each batch that this process takes.
+        change: augmentation, called with an item and a seed of its own for each step and row.
     """
     for step in range(start_step, steps):
         positions = batch_positions(len(dataset), batch_size, step, seed)
-        items = [(place, dataset[position]) for place, position in enumerate(positions)][rows]
-        yield collate([item if change is None else change(item, (seed, step, place)) for place, item in items])
+        items = [(row, dataset[position]) for row, position in enumerate(positions)][rows]
+        yield collate([item if change is None else change(item, (seed, step, row)) for row, item in items])
 
 
 def batch_positions(length: int, batch_size: int, step: int, seed: int) -> list[int]:
     """Positions of the items of one step.
 
-    The stream is one permutation of all items after the other, cut into batches, so that within an epoch no item comes
-    twice; a batch may span two epochs.
+    The stream concatenates one permutation of all items per epoch, so no item occurs twice in an epoch; a batch may
+    span two epochs.
 
     Raises:
         DataError: there are no items.
@@ -143,12 +150,12 @@ def batch_positions(length: int, batch_size: int, step: int, seed: int) -> list[
     if length == 0:
         raise DataError("no scans to draw batches from; check the splits and the excluded scans")
     first = step * batch_size
-    places = [divmod(place, length) for place in range(first, first + batch_size)]
-    orders = {epoch: _order(length, epoch, seed) for epoch, _ in places}
-    return [orders[epoch][position] for epoch, position in places]
+    draws = [divmod(index, length) for index in range(first, first + batch_size)]
+    orders = {epoch: _order(length, epoch, seed) for epoch, _ in draws}
+    return [orders[epoch][position] for epoch, position in draws]
 
 
 def _order(length: int, epoch: int, seed: int) -> list[int]:
-    # numpy mixes both numbers into the state; torch's CPU generator would see the lower 32 bits of a single one only
+    # numpy mixes both numbers into its state; torch's CPU generator uses only the lower 32 bits of one seed.
     order: list[int] = np.random.default_rng([seed, epoch]).permutation(length).tolist()
     return order

@@ -1,4 +1,4 @@
-"""Side information as numbers: standardised columns and one-hot levels, NaN where a value is unknown."""
+"""Side information as numbers: standardised columns and one-hot levels, with NaN for unknown values."""
 
 from __future__ import annotations
 
@@ -23,9 +23,8 @@ class Continuous:
 
     Attributes:
         name: the column.
-        mean: training mean; None where no training scan has a value, which leaves the column unknown for all.
-        sd: training standard deviation; 0 where the column did not vary, which gives 0 for every known value, for
-            nothing can be learnt from it.
+        mean: training mean; None if no training scan has a value, in which case the column is unknown for all scans.
+        sd: training standard deviation; 0 if the column is constant, in which case every known value becomes 0.
     """
 
     name: str
@@ -40,9 +39,9 @@ class Continuous:
     def encode(self, column: pd.Series) -> np.ndarray:
         """Features [N, 1] of a column."""
         values = numbers(column).to_numpy(dtype=float)
-        if (wrong := column.notna().to_numpy() & np.isnan(values)).any():
+        if (invalid := column.notna().to_numpy() & np.isnan(values)).any():
             raise DataError(
-                f"side column '{self.name}' is '{column[wrong].iloc[0]}', expected a number as in training; "
+                f"side column '{self.name}' is '{column[invalid].iloc[0]}', expected a number as in training; "
                 "correct it or write n/a"
             )
         centre = np.nan if self.mean is None else self.mean
@@ -51,7 +50,7 @@ class Continuous:
 
 @dataclass(frozen=True)
 class Categorical:
-    """A text column, one feature per level that training saw.
+    """A text column, with one feature per level of the training scans.
 
     Attributes:
         name: the column.
@@ -67,10 +66,10 @@ class Categorical:
         return [f"{self.name}={level}" for level in self.levels]
 
     def encode(self, column: pd.Series) -> np.ndarray:
-        """Features [N, levels] of a column; a level that training did not see is unknown."""
+        """Features [N, levels] of a column; a level without training scans is unknown."""
         values = column.to_numpy(dtype=object)
         if unseen := sorted({str(value) for value in column.dropna() if value not in self.levels}):
-            _log.warning("side column '%s': %s not seen in training, taken as unknown", self.name, ", ".join(unseen))
+            _log.warning("side column '%s': %s not seen in training, treated as unknown", self.name, ", ".join(unseen))
         features = np.array([[float(value == level) for level in self.levels] for value in values])
         features = features.reshape(len(values), len(self.levels))
         features[features.sum(axis=1) == 0] = np.nan
@@ -79,10 +78,10 @@ class Categorical:
 
 @dataclass(frozen=True)
 class SideEncoder:
-    """Turns side columns of a table into features; fitted on training scans, kept with the model.
+    """Encodes side columns of a table as features; fitted on training scans and saved with the model.
 
     Attributes:
-        columns: one encoder per side column, in the order of the features.
+        columns: one encoder per side column, in feature order.
     """
 
     columns: tuple[Continuous | Categorical, ...] = ()
@@ -94,11 +93,11 @@ class SideEncoder:
 
     @classmethod
     def fit(cls, table: pd.DataFrame, columns: Sequence[str]) -> Self:
-        """Learn means, standard deviations and levels from the training rows of `pairs`."""
+        """Fit means, standard deviations and levels to the training rows of `pairs`."""
         return cls(tuple(_fit(table[name], name) for name in columns))
 
     def encode(self, table: pd.DataFrame) -> torch.Tensor:
-        """Features [N, S], float32; NaN is unknown. A column the table lacks is unknown for all.
+        """Features [N, S], float32, NaN if unknown. A column that the table lacks is unknown for all scans.
 
         Raises:
             DataError: a cell of a numeric column is not a number.
@@ -108,20 +107,20 @@ class SideEncoder:
         return torch.from_numpy(np.concatenate([np.empty((len(table), 0)), *parts], axis=1).astype(np.float32))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able form."""
+        """Return plain JSON values, which `from_dict` reads."""
         return {"columns": [{"kind": type(column).__name__, **asdict(column)} for column in self.columns]}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """Read back what `to_dict` gave, before or after a trip through JSON.
+        """Read the values that `to_dict` returns.
 
         Raises:
-            CheckpointError: the value was not written by `to_dict`.
+            CheckpointError: the values are not those of a side encoder.
         """
         try:
             return cls(tuple(_KINDS[entry["kind"]](entry) for entry in value["columns"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"side encoder does not read back ({error!r}); fetch the model again") from error
+            raise CheckpointError(f"side encoder does not read back ({error!r}); copy the model again") from error
 
 
 def _fit(column: pd.Series, name: str) -> Continuous | Categorical:

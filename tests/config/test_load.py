@@ -33,8 +33,11 @@ def test_unknown_key_is_named_with_a_suggestion(write, text, message):
         ("study: {name: a, extra_sources: [T1w]}", ["T1w, T1w, FDG", "name each modality once"]),
         ("study: {name: a, target: T1w}", ["T1w, T1w", "name each modality once"]),
         ("study: {name: a, bids: x, samples: y}", ["bids and samples", "keep one"]),
-        ("study: {name: a, samples: y, runs: last}", ["samples names the files itself"]),
-        ("study: {name: a, where: {FLAIR: {acq: x}}}", ["where names FLAIR", "T1w, FDG"]),
+        ("study: {name: a, samples: y, runs: last}", ["samples names the files itself; remove them"]),
+        (
+            "study: {name: a, where: {FLAIR: {acq: x}}}",
+            ["where names FLAIR, expected modalities of the study: T1w, FDG"],
+        ),
         ("study: {name: a, where: {T1w: {run: 1}}}", ["study.where.T1w.run = 1", "valid string"]),
         (MINIMAL + "split: {folds: 1}", ["split.folds", "greater than or equal to 2"]),
         (MINIMAL + "split: {folds: 3, fold: 3}", ["no fold 3", "counted from 0"]),
