@@ -108,6 +108,11 @@ def study_mask_paths(masks: Path, scan: Scan, source: Path, row: Modality) -> li
     return [folder / (name + extension) for name in names for extension in (".nii.gz", ".nii")]
 
 
+def sidecar_path(path: Path) -> Path:
+    """The JSON sidecar beside an image."""
+    return path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+
+
 @dataclass(frozen=True)
 class Layout:
     """The paths of a study.
@@ -219,7 +224,7 @@ class Layout:
 
     def record(self, scan: Scan, source: Modality) -> Path:
         """The JSON record beside the preprocessed source: transforms, intensities, quality, hashes."""
-        return self.on_grid(scan, source).with_name(self.on_grid(scan, source).name.removesuffix(".nii.gz") + ".json")
+        return sidecar_path(self.on_grid(scan, source))
 
     def synthetic(self, scan: Scan, source: Modality, target: Modality, desc: str) -> Path:
         """A synthetic volume on the grid of the raw source; `desc` is synth, synthmean, synthstd or synth01, ..."""

@@ -21,9 +21,9 @@ from dualflow.imaging.geometry import apply_map
 from dualflow.imaging.intensity import normalise
 from dualflow.imaging.model_grid import model_grid
 from dualflow.imaging.record import resample_to_grid
-from dualflow.imaging.volume import read_volume, sidecar_path
+from dualflow.imaging.volume import read_volume
 from dualflow.inference.predict import Prediction
-from dualflow.layout import Scan, truth_path
+from dualflow.layout import Scan, sidecar_path, truth_path
 from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
 from dualflow.progress import track

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from dualflow.commit import digest_of, sha256
 from dualflow.config import Config
-from dualflow.data.tsv import MAX_BYTES
-from dualflow.imaging.volume import sidecar_path
+from dualflow.layout import sidecar_path
 from dualflow.modalities import MODALITIES
+
+# The largest table that `tsv.read_table` accepts. The Snakefile computes fingerprints, so pandas is not imported here.
+MAX_BYTES = 16 << 20
 
 
 def study_fingerprint(config: Config) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from bids2table import parse_bids_entities
 
 from dualflow.errors import DataError
-from dualflow.imaging.volume import sidecar_path
+from dualflow.layout import sidecar_path
 
 MAX_BYTES = 4 << 20
 # From a file up to its dataset's root: datatype, session, subject, root.

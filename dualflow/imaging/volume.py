@@ -21,6 +21,7 @@ from dualflow.imaging.affines import resolve_affine
 from dualflow.imaging.geometry import Affine, FloatArray, Volume, corner_distance
 from dualflow.imaging.nifti_header import SLACK, NiftiInfo, check_header
 from dualflow.imaging.nifti_stream import Hasher, open_image
+from dualflow.layout import sidecar_path
 
 __all__ = ["Volume", "read_volume", "write_volume"]
 
@@ -175,8 +176,3 @@ def write_volume(
         commit_json(sidecar_path(path), sidecar)
     with committing(path) as temp:
         nib.save(image, temp)
-
-
-def sidecar_path(path: Path) -> Path:
-    """The JSON file beside an image."""
-    return path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")

@@ -17,9 +17,9 @@ from dualflow.config import ConvertConfig
 from dualflow.data.dataset import Item
 from dualflow.data.preprocessed_scan import PreprocessedScan
 from dualflow.imaging.record import to_native
-from dualflow.imaging.volume import sidecar_path, write_volume
+from dualflow.imaging.volume import write_volume
 from dualflow.inference.predict import Predictor
-from dualflow.layout import Layout, Scan
+from dualflow.layout import Layout, Scan, sidecar_path
 from dualflow.manifest import read_manifest, write_manifest
 from dualflow.modalities import Modality
 

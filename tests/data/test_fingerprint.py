@@ -1,11 +1,14 @@
 """Which changes of a study rebuild its index."""
 
 import gzip
+import subprocess
+import sys
 
 import pytest
 
 from dualflow.commit import commit_bytes, commit_text
 from dualflow.config import SplitConfig, StudyConfig, parse_config
+from dualflow.data import fingerprint, tsv
 from dualflow.data.fingerprint import study_fingerprint
 
 SCAN = "sub-1/ses-1/anat/sub-1_ses-1_T1w.nii.gz"
@@ -73,3 +76,15 @@ def test_an_unusable_table_has_a_fingerprint(tmp_path, text):
     """The index, not the fingerprint, reports what is wrong with a table."""
     (tmp_path / "samples.tsv").write_bytes(text)
     assert digest(tmp_path, samples="samples.tsv") != digest(tmp_path, samples="gone.tsv")
+
+
+def test_large_tables_count_by_size_and_time():
+    """A fingerprint hashes every table that the index can read."""
+    assert fingerprint.MAX_BYTES == tsv.MAX_BYTES
+
+
+def test_a_fingerprint_needs_no_numerical_library():
+    """The Snakefile computes it whenever it is parsed."""
+    code = "import sys, dualflow.data.fingerprint; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "pandas", "numpy", "nibabel", "SimpleITK"} & set(modules)

@@ -25,8 +25,8 @@ from dualflow.imaging.mask_qc import BOUNDS, measure_shape
 from dualflow.imaging.model_grid import model_grid
 from dualflow.imaging.raw_image import verify_image
 from dualflow.imaging.reference import reference_mask
-from dualflow.imaging.volume import read_volume, sidecar_path, write_volume
-from dualflow.layout import Layout, Scan
+from dualflow.imaging.volume import read_volume, write_volume
+from dualflow.layout import Layout, Scan, sidecar_path
 from dualflow.modalities import MODALITIES
 
 T1W, FDG, FLAIR = MODALITIES["T1w"], MODALITIES["FDG"], MODALITIES["FLAIR"]
