@@ -14,13 +14,13 @@ SHAPE = (8, 8, 8)
 
 
 def make_pairs(count: int = 16, sides: int = 1, channels: int = 1) -> list[dict[str, torch.Tensor]]:
-    """Pairs whose target is a steep function of intensities and side value, plus noise."""
+    """Return pairs with a target that is linear in intensities and side values, plus noise."""
     generator = torch.Generator().manual_seed(0)
     pairs = []
     for _ in range(count):
         source, side = torch.rand(channels, *SHAPE, generator=generator), torch.randn(sides, generator=generator)
-        seen = source.sum(dim=0, keepdim=True)
-        target = 0.2 + 1.5 * seen + 0.3 * side.sum() + 0.1 * torch.randn(1, *SHAPE, generator=generator)
+        intensity = source.sum(dim=0, keepdim=True)
+        target = 0.2 + 1.5 * intensity + 0.3 * side.sum() + 0.1 * torch.randn(1, *SHAPE, generator=generator)
         mask = torch.rand(1, *SHAPE, generator=generator) < 0.9
         pairs.append({"source": source, "target": target, "side": side, "mask": mask})
     return pairs
@@ -28,23 +28,23 @@ def make_pairs(count: int = 16, sides: int = 1, channels: int = 1) -> list[dict[
 
 @pytest.mark.parametrize("channels", [1, 2])
 def test_voxelwise_linear_is_least_squares_at_a_voxel(channels):
-    """The prediction at a voxel is numpy's least-squares fit to the scans whose mask holds it."""
+    """The prediction at a voxel equals numpy's least-squares fit to the scans whose mask includes the voxel."""
     pairs = make_pairs(40, channels=channels)
     model = VoxelwiseLinear(SHAPE, 1, channels)
     model.ridges = (1e-6,)
     model.fit(pairs)
-    at = (0, 3, 4, 5)
-    seen = [pair for pair in pairs if pair["mask"][at]]
-    rows = np.array([[1.0, *pair["source"][:, *at[1:]].tolist(), float(pair["side"][0])] for pair in seen])
-    solution = np.linalg.lstsq(rows, np.array([float(pair["target"][at]) for pair in seen]), rcond=None)[0]
+    voxel = (0, 3, 4, 5)
+    inside = [pair for pair in pairs if pair["mask"][voxel]]
+    rows = np.array([[1.0, *pair["source"][:, *voxel[1:]].tolist(), float(pair["side"][0])] for pair in inside])
+    solution = np.linalg.lstsq(rows, np.array([float(pair["target"][voxel]) for pair in inside]), rcond=None)[0]
     new = make_pairs(41, channels=channels)[-1]
-    predicted = float(model.point_estimate(new["source"][None], new["side"][None])[0][at])
-    row = [1.0, *new["source"][:, *at[1:]].tolist(), float(new["side"][0])]
+    predicted = float(model.point_estimate(new["source"][None], new["side"][None])[0][voxel])
+    row = [1.0, *new["source"][:, *voxel[1:]].tolist(), float(new["side"][0])]
     assert predicted == pytest.approx(solution @ row, abs=2e-4)
 
 
-def test_voxelwise_linear_survives_few_scans():
-    """With fewer scans than coefficients the error on new scans stays below the mean image's."""
+def test_voxelwise_linear_works_with_few_scans():
+    """With few scans the error on new scans is less than half of the mean image's."""
     pairs, new = make_pairs(5, sides=3)[:5], make_pairs(12, sides=3)[5:]
     errors = []
     for model in (VoxelwiseLinear(SHAPE, 3), MeanImage(SHAPE)):
@@ -59,22 +59,22 @@ def test_voxelwise_linear_survives_few_scans():
 
 
 def test_mean_image_averages_over_the_masks():
-    """Each voxel is averaged over the scans whose mask holds it, and is 0 where none does."""
+    """Each voxel is averaged over the scans whose mask includes it, and is 0 outside all masks."""
     pairs = make_pairs(4)
     for pair in pairs:
         pair["mask"][0, 0, 0, 0] = False
     model = MeanImage(SHAPE)
     model.fit(pairs)
     image = model.point_estimate(torch.zeros(2, 1, *SHAPE))
-    at = (0, 2, 2, 2)
-    expected = np.mean([float(pair["target"][at]) for pair in pairs if pair["mask"][at]])
+    voxel = (0, 2, 2, 2)
+    expected = np.mean([float(pair["target"][voxel]) for pair in pairs if pair["mask"][voxel]])
     assert image.shape == (2, 1, *SHAPE)
-    assert float(image[1][at]) == pytest.approx(expected, rel=1e-5)
+    assert float(image[1][voxel]) == pytest.approx(expected, rel=1e-5)
     assert image[0, 0, 0, 0, 0] == 0
 
 
 def test_no_pairs_are_refused():
-    """An empty training set is an error that says so."""
+    """An empty training set raises DataError."""
     for baseline in (MeanImage, LocalLinearBaseline):
         with pytest.raises(DataError, match="training"):
             baseline(SHAPE, 1).fit([])
@@ -83,7 +83,7 @@ def test_no_pairs_are_refused():
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("name", BASELINES)
 def test_every_baseline_keeps_the_protocol(name, channels):
-    """Fitted, saved and loaded, it gives one finite image per source, the same to the bit, whatever is unknown."""
+    """A fitted, saved and loaded baseline gives the same finite image per source, also with unknown side values."""
     torch.manual_seed(0)
     pairs = make_pairs(8, sides=2, channels=channels)
     first, second = BASELINES[name](SHAPE, 2, channels), BASELINES[name](SHAPE, 2, channels)
@@ -101,7 +101,7 @@ def test_every_baseline_keeps_the_protocol(name, channels):
 
 @pytest.mark.parametrize("baseline", [VoxelwiseLinear, LocalLinearBaseline])
 def test_columns_of_one_category_may_be_collinear(baseline):
-    """One-hot columns, which sum to one, leave the law sensible for known and unknown people."""
+    """Collinear one-hot columns give the right effect for known side values, and its mean for unknown ones."""
     pairs = make_pairs(16)
     for index, pair in enumerate(pairs):
         pair["side"] = torch.tensor([1.0, 0.0] if index % 2 else [0.0, 1.0])
@@ -112,5 +112,5 @@ def test_columns_of_one_category_may_be_collinear(baseline):
     images = [model.point_estimate(source, torch.tensor([side])) for side in ([1.0, 0.0], [0.0, 1.0])]
     difference = (images[0] - images[1]).mean().item()
     assert difference == pytest.approx(0.3, abs=0.05)
-    between = model.point_estimate(source) - images[1]
-    assert between.mean().item() == pytest.approx(0.15, abs=0.05)
+    unknown = model.point_estimate(source) - images[1]
+    assert unknown.mean().item() == pytest.approx(0.15, abs=0.05)

@@ -1,4 +1,4 @@
-"""What every invertible piece owes: checks shared by all, on `piece(x, context) -> (z, log_det)` and its inverse."""
+"""Checks that every bijection passes: round trip, log-determinant, independent samples and gradients."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dualflow.flows.bijection import Bijection
 
 
 def unsettle(module: nn.Module, objective: Callable[[], Tensor], steps: int = 3) -> None:
-    """Take a few large optimiser steps and add noise: the state a training may bring a module to."""
+    """Move a module away from its initialisation by a few large optimiser steps and noise."""
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not parameters:
         return
@@ -32,20 +32,21 @@ def standard_nll(piece: Bijection, x: Tensor, context: Tensor | None) -> Tensor:
 
 
 def check_round_trip(piece: Bijection, x: Tensor, context: Tensor | None, tolerance: float) -> None:
-    """`inverse(forward(x)) = x` and the two log-determinants cancel."""
+    """Check that `inverse(forward(x)) = x` and that the two log-determinants cancel."""
     with torch.no_grad():
         z, log_det = piece(x, context)
-        back, negative = piece.inverse(z, context)
-    assert log_det.shape == negative.shape == (len(x),)
-    assert back.shape == x.shape
-    torch.testing.assert_close(back, x, rtol=0, atol=tolerance)
-    torch.testing.assert_close(log_det + negative, torch.zeros_like(log_det), rtol=0, atol=tolerance * x[0].numel())
+        recovered, inverse_log_det = piece.inverse(z, context)
+    assert log_det.shape == inverse_log_det.shape == (len(x),)
+    assert recovered.shape == x.shape
+    torch.testing.assert_close(recovered, x, rtol=0, atol=tolerance)
+    total = log_det + inverse_log_det
+    torch.testing.assert_close(total, torch.zeros_like(log_det), rtol=0, atol=tolerance * x[0].numel())
 
 
 def jacobian(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Jacobian `[M, M]` at one sample `[C, D, H, W]` of a map of batches whose samples do not see each other.
+    """Return the Jacobian `[M, M]` at one sample `[C, D, H, W]` of a map that treats samples independently.
 
-    Row i is the gradient of output i, taken at the i-th of M copies: one backward pass for all.
+    Row i is the gradient of output i at the i-th of M copies, so one backward pass gives all rows.
     """
     copies = x.expand(x.numel(), *x.shape).clone().requires_grad_()
     outputs = function(copies).flatten(1)
@@ -54,10 +55,10 @@ def jacobian(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def check_log_det(piece: Bijection, x: Tensor, context: Tensor | None) -> None:
-    """The log-determinant of a sample in a batch is its Jacobian's, and samples do not see each other."""
+    """Check that a sample's log-determinant equals its Jacobian's, and that samples are independent."""
     log_det = piece(x, context)[1].detach()
-    seen = None if context is None else context[-1].expand(x[0].numel(), *context.shape[1:])
-    matrix = jacobian(lambda copies: piece(copies, seen)[0], x[-1])
+    expanded = None if context is None else context[-1].expand(x[0].numel(), *context.shape[1:])
+    matrix = jacobian(lambda copies: piece(copies, expanded)[0], x[-1])
     torch.testing.assert_close(log_det[-1], torch.linalg.slogdet(matrix)[1], rtol=1e-6, atol=1e-9)
     x = x.detach().clone().requires_grad_()
     z = piece(x, context)[0]
@@ -68,18 +69,18 @@ def check_log_det(piece: Bijection, x: Tensor, context: Tensor | None) -> None:
 
 
 def check_batch(piece: Bijection, x: Tensor, context: Tensor | None) -> None:
-    """A batch equals its samples one by one."""
+    """Check that a batch equals its samples one by one."""
     with torch.no_grad():
         z, log_det = piece(x, context)
         for index in range(len(x)):
-            one = slice(index, index + 1)
-            z_one, log_det_one = piece(x[one], None if context is None else context[one])
-            torch.testing.assert_close(z_one, z[one], rtol=1e-9, atol=1e-9)
-            torch.testing.assert_close(log_det_one, log_det[one], rtol=1e-9, atol=1e-9)
+            row = slice(index, index + 1)
+            single_z, single_log_det = piece(x[row], None if context is None else context[row])
+            torch.testing.assert_close(single_z, z[row], rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(single_log_det, log_det[row], rtol=1e-9, atol=1e-9)
 
 
 def check_gradients(module: nn.Module, objective: Callable[[], Tensor], by_step: int = 2) -> None:
-    """Within so many optimiser steps every parameter has had a gradient: nothing is dead, nothing unused."""
+    """Check that every parameter has a nonzero gradient after `by_step` optimiser steps."""
     parameters = {name: value for name, value in module.named_parameters() if value.requires_grad}
     if not parameters:
         return

@@ -1,4 +1,4 @@
-"""Every piece and every whole flow keeps the contract, fresh and after training has moved it."""
+"""Every bijection and every flow passes the contract, untrained and trained."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def make(name: str, count: int = 2) -> tuple[Bijection, Tensor, Tensor | None]:
 
 
 def moved(name: str, count: int = 2) -> tuple[Bijection, Tensor, Tensor | None]:
-    """The piece initialised and pushed about on a larger batch, of which some is returned."""
+    """Initialise and unsettle a bijection on 16 samples; return it with the first `count`."""
     piece, x, context = make(name, 16)
     piece.initialize(x, context)
     unsettle(piece, lambda: standard_nll(piece, x, context))
@@ -46,7 +46,7 @@ each_age = pytest.mark.parametrize("state", [build, trained], ids=["fresh", "tra
     ("field", "option"), [(name, option) for name, options in choices().items() for option in options]
 )
 def test_every_choice_is_in_some_flow(field, option):
-    """No row of a table is left out of the flows that the contract runs over."""
+    """The tested flows cover every row of every table."""
     assert any(getattr(spec, field) == option for spec in FLOWS.values())
 
 
@@ -62,29 +62,29 @@ def test_piece_round_trip(name, state):
 @each_piece
 @each_state
 def test_piece_log_det(name, state):
-    """The log-determinant is the Jacobian's, and samples of a batch do not mix."""
+    """The log-determinant equals the Jacobian's, and samples of a batch are independent."""
     check_log_det(*state(name))
 
 
 @each_piece
 def test_piece_batch_and_gradients(name):
-    """A batch of three equals three singles, and every parameter learns."""
+    """A batch equals its samples one by one, and every parameter gets a gradient."""
     check_batch(*moved(name, count=3))
     piece, x, context = make(name)
     check_gradients(piece, lambda: standard_nll(piece, x, context))
 
 
 @pytest.mark.parametrize("name", [name for name, (_, _, context) in PIECES.items() if context])
-def test_piece_uses_its_own_context(name):
-    """Changing one sample's context changes that sample's latent and no other's."""
+def test_piece_depends_on_the_context_of_each_sample(name):
+    """Changing one sample's context changes that sample's latent alone."""
     piece, x, context = moved(name)
     assert context is not None
-    other = context.clone()
-    other[0] = torch.randn_like(other[0])
+    changed_context = context.clone()
+    changed_context[0] = torch.randn_like(changed_context[0])
     with torch.no_grad():
-        z, changed = piece(x, context)[0], piece(x, other)[0]
-    assert not torch.allclose(z[0], changed[0], atol=1e-6)
-    torch.testing.assert_close(z[1], changed[1])
+        z, changed_z = piece(x, context)[0], piece(x, changed_context)[0]
+    assert not torch.allclose(z[0], changed_z[0], atol=1e-6)
+    torch.testing.assert_close(z[1], changed_z[1])
 
 
 @each_flow
@@ -97,18 +97,18 @@ def test_flow_round_trip(name, state):
             flow.decode(flow.encode(target, source, side)[0], source, side), target, rtol=0, atol=1e-9
         )
         maps = flow.condition(source, side).maps
-        code = flow.flow.encode(target, maps)
-        negative = flow.flow.decode(lambda level, _: code.latents[level], maps)[1]
-        torch.testing.assert_close(negative, -code.log_det, rtol=1e-9, atol=1e-9)
-        flow, narrow = flow.float(), [tensor.float() for tensor in (target, source, side)]
-        back = flow.decode(flow.encode(*narrow)[0], *narrow[1:])
-        torch.testing.assert_close(back, narrow[0], rtol=0, atol=1e-4)
+        encoding = flow.flow.encode(target, maps)
+        inverse_log_det = flow.flow.decode(lambda level, _: encoding.latents[level], maps)[1]
+        torch.testing.assert_close(inverse_log_det, -encoding.log_det, rtol=1e-9, atol=1e-9)
+        flow, (target, source, side) = flow.float(), [tensor.float() for tensor in (target, source, side)]
+        recovered = flow.decode(flow.encode(target, source, side)[0], source, side)
+        torch.testing.assert_close(recovered, target, rtol=0, atol=1e-4)
 
 
 @each_flow
 @each_age
 def test_flow_log_det(name, state):
-    """The whole flow's log-determinant, residual scale included, is the Jacobian's."""
+    """The flow's log-determinant, including the residual scale, equals the Jacobian's."""
     flow, (target, source, side) = state(name).eval(), batch(1, seed=5)
 
     def flat(x: Tensor) -> Tensor:
@@ -120,14 +120,14 @@ def test_flow_log_det(name, state):
 
 
 @each_flow
-def test_flow_samples_do_not_see_each_other(name):
-    """log_prob of a batch of three equals that of three singles, and has no gradient with respect to another sample."""
+def test_flow_treats_samples_independently(name):
+    """log_prob of a batch equals that of single samples, and has no gradient with respect to another sample."""
     flow, tensors = trained(name), batch()
     with torch.no_grad():
-        together = flow.log_prob(*tensors)
-        alone = torch.cat([flow.log_prob(*(tensor[i : i + 1] for tensor in tensors)) for i in range(3)])
-    assert together.shape == (3,)
-    torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-9)
+        batched = flow.log_prob(*tensors)
+        single = torch.cat([flow.log_prob(*(tensor[i : i + 1] for tensor in tensors)) for i in range(3)])
+    assert batched.shape == (3,)
+    torch.testing.assert_close(batched, single, rtol=1e-9, atol=1e-9)
     target, source, side = (tensor.requires_grad_() for tensor in tensors)
     gradients = torch.autograd.grad(flow.log_prob(target, source, side)[1], (target, source, side))
     for gradient in gradients:
@@ -139,18 +139,19 @@ def test_flow_samples_do_not_see_each_other(name):
 def test_flow_gradients(name):
     """Every trainable parameter has a gradient by the second step.
 
-    Where a source flow is heard only through heads that start at zero, its own couplings, zero too, take a third.
+    A source flow without a likelihood weight takes three steps, because its couplings and the heads that read its
+    features both start at zero.
     """
     flow, (target, source, side) = build(name), batch()
     initialize_flow(flow, target, source, side)
-    silent = flow.spec.source == "glow" and not flow.spec.source_nll_weight
+    late_source = flow.spec.source == "glow" and not flow.spec.source_nll_weight
     objective = objective_of(flow)
-    check_gradients(objective, lambda: objective(target, source, side)["loss"], by_step=3 if silent else 2)
+    check_gradients(objective, lambda: objective(target, source, side)["loss"], by_step=3 if late_source else 2)
 
 
 @each_flow
 def test_flow_restores_from_safetensors(name):
-    """Weights survive safetensors bit by bit, into a model of another seed, and are not initialised again."""
+    """Weights restored from safetensors are equal bit by bit, and are not initialised again."""
     flow, (target, source, side) = trained(name), batch()
     twin = build(name, seed=9).eval()
     twin.load_state_dict(load(save(flow.state_dict())))
@@ -163,32 +164,34 @@ def test_flow_restores_from_safetensors(name):
 
 @each_flow
 def test_flow_under_bfloat16(name):
-    """Under bfloat16 autocast log_prob is float32 and near its float32 value, the round trip within bfloat16's step."""
+    """Under bfloat16 autocast log_prob is float32 and close to its float32 value; the round trip holds to 1 %."""
     flow, (target, source, side) = trained(name).float(), [tensor.float() for tensor in batch()]
     with torch.no_grad():
         exact = flow.log_prob(target, source, side)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             rounded = flow.log_prob(target, source, side)
-            back = flow.decode(flow.encode(target, source, side)[0], source, side)
+            recovered = flow.decode(flow.encode(target, source, side)[0], source, side)
     assert rounded.dtype == torch.float32
     torch.testing.assert_close(rounded / target[0].numel(), exact / target[0].numel(), rtol=0.02, atol=0.05)
-    torch.testing.assert_close(back, target, rtol=0, atol=0.01 * target.abs().max().item())
+    torch.testing.assert_close(recovered, target, rtol=0, atol=0.01 * target.abs().max().item())
 
 
 @each_flow
 def test_flow_samples(name):
-    """Samples are finite at every temperature, of true and of shuffled sources, and repeat with the seed."""
+    """Samples are finite at every temperature, for true and shuffled sources, and repeat with the seed."""
     flow, (target, source, side) = trained(name), batch(4, seed=3)
     for temperature in (0.0, 0.5, 0.8, 1.0):
-        seeds = [torch.Generator().manual_seed(seed) for seed in (5, 5, 6)]
-        draws = [flow.sample(source, side, n=4, temperature=temperature, generator=seed) for seed in seeds]
-        assert draws[0].shape == (4, *target.shape)
-        assert draws[0].isfinite().all()
-        assert draws[0].abs().max() < 100
-        assert torch.equal(draws[0], draws[1])
-        assert torch.equal(draws[0], draws[2]) == (temperature == 0)
-        assert torch.allclose(draws[0][0], draws[0][1]) == (temperature == 0)
-        shuffled = flow.sample(source.roll(1, 0), side, n=4, temperature=temperature, generator=seeds[0])
+        generators = [torch.Generator().manual_seed(seed) for seed in (5, 5, 6)]
+        first, repeated, other = (
+            flow.sample(source, side, n=4, temperature=temperature, generator=generator) for generator in generators
+        )
+        assert first.shape == (4, *target.shape)
+        assert first.isfinite().all()
+        assert first.abs().max() < 100
+        assert torch.equal(first, repeated)
+        assert torch.equal(first, other) == (temperature == 0)
+        assert torch.allclose(first[0], first[1]) == (temperature == 0)
+        shuffled = flow.sample(source.roll(1, 0), side, n=4, temperature=temperature, generator=generators[0])
         assert shuffled.isfinite().all()
         if flow.spec.dequantisation == "uniform":
-            torch.testing.assert_close(draws[0] / BIN_WIDTH, (draws[0] / BIN_WIDTH).round())
+            torch.testing.assert_close(first / BIN_WIDTH, (first / BIN_WIDTH).round())

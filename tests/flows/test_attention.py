@@ -1,4 +1,4 @@
-"""Both attention layers keep the bijections' contract, reach over the whole volume and read the context."""
+"""Attention layers: the bijection contract, the receptive field, and the use of the context."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SIZES = [(4, 1), (4, 2), (8, 1), (8, 2)]
 
 
 def make(name: str, channels: int, patch: int, count: int = 2, steps: int = 0) -> tuple[Bijection, Tensor, Tensor]:
-    """A layer in float64, fresh or after optimiser steps on data that is not white, with noise on every weight."""
+    """Return a layer in float64, untrained or after optimiser steps on correlated data with noise on every weight."""
     torch.manual_seed(0)
     piece = ATTENTIONS[name](channels, CONTEXT, patch).double()
     context = torch.randn(count, CONTEXT, 4, 4, 4, dtype=torch.float64)
@@ -38,7 +38,7 @@ def make(name: str, channels: int, patch: int, count: int = 2, steps: int = 0) -
 @pytest.mark.parametrize(("channels", "patch"), SIZES)
 @pytest.mark.parametrize("steps", [0, 200])
 def test_round_trip(name, channels, patch, steps):
-    """Inverse undoes forward to 1e-10 in float64 and 1e-4 in float32, fresh and trained."""
+    """Inverse undoes forward to 1e-10 in float64 and 1e-4 in float32, untrained and trained."""
     piece, x, context = make(name, channels, patch, steps=steps)
     check_round_trip(piece, x, context, 1e-10)
     check_round_trip(piece.float(), x.float(), context.float(), 1e-4)
@@ -47,26 +47,26 @@ def test_round_trip(name, channels, patch, steps):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("channels", "patch"), SIZES)
 def test_log_det(name, channels, patch):
-    """The log-determinant is the Jacobian's, sample by sample."""
+    """The log-determinant equals that of the Jacobian for each sample."""
     check_log_det(*make(name, channels, patch, steps=3))
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("patch", [1, 2])
 def test_batch_and_gradients(name, patch):
-    """A batch of three equals three singles, and every parameter learns, with a context and without."""
+    """A batch equals its samples one by one, and every parameter gets a gradient, with and without context."""
     check_batch(*make(name, 4, patch, count=3, steps=3))
     piece, x, context = make(name, 4, patch)
     check_gradients(piece, lambda: standard_nll(piece, x, context))
-    alone = ATTENTIONS[name](4, 0, patch).double()
-    check_gradients(alone, lambda: standard_nll(alone, x, None))
-    check_round_trip(alone, x, None, 1e-10)
+    unconditional = ATTENTIONS[name](4, 0, patch).double()
+    check_gradients(unconditional, lambda: standard_nll(unconditional, x, None))
+    check_round_trip(unconditional, x, None, 1e-10)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("patch", [1, 2])
-def test_reach(name, patch):
-    """A voxel in one corner depends on the data and on the context in the opposite corner."""
+def test_receptive_field(name, patch):
+    """A voxel in one corner depends on the data and the context in the opposite corner."""
     piece, x, context = make(name, 4, patch, count=1, steps=3)
     x.requires_grad_()
     context.requires_grad_()
@@ -77,8 +77,8 @@ def test_reach(name, patch):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_context_counts(name):
-    """Without its content the context makes another log-determinant, for its own sample only."""
+def test_context_changes_the_log_det(name):
+    """Setting one sample's context to zero changes the log-determinant of that sample only."""
     piece, x, context = make(name, 4, 2, steps=3)
     other = context.clone()
     other[0] = 0
@@ -91,7 +91,7 @@ def test_context_counts(name):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("patch", [1, 2])
 def test_hard_attention_inverts(name, patch):
-    """Logits a thousand times too large and the strongest weight still invert, with finite log-determinants."""
+    """Logits a thousand times too large at the largest strength invert, with finite log-determinants."""
     piece, x, context = make(name, 4, patch, steps=3)
     with torch.no_grad():
         for key, parameter in piece.named_parameters():
@@ -106,7 +106,7 @@ def test_hard_attention_inverts(name, patch):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_under_bfloat16(name):
-    """Under autocast the data and log-determinants stay float32; iTrans, a linear solve, is as exact as without."""
+    """Under autocast data and log-determinants stay float32; iTrans, a linear solve, stays exact."""
     piece, x, context = make(name, 4, 2, steps=3)
     piece, x, context = piece.float(), x.float(), context.float()
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
@@ -117,16 +117,16 @@ def test_under_bfloat16(name):
 
 
 @pytest.mark.parametrize("name", ATTENTIONS)
-def test_fresh_layers_are_the_identity(name):
-    """Before training attention changes nothing."""
+def test_untrained_layers_are_the_identity(name):
+    """Before training attention is the identity, with log-determinant 0."""
     piece, x, context = make(name, 4, 2)
     z, log_det = piece(x, context)
     assert torch.equal(z, x)
     assert not log_det.any()
 
 
-def test_itrans_learns_to_shrink_what_tokens_share():
-    """Trained on data with a common offset, attention takes a negative sign and gains likelihood over the identity."""
+def test_itrans_learns_to_shrink_a_common_offset():
+    """Trained on data with a common offset, the strength becomes negative and the likelihood beats the identity's."""
     torch.manual_seed(0)
     piece = ATTENTIONS["itrans"](4, 0, 1)
     optimiser = torch.optim.Adam(piece.parameters(), lr=1e-2)
@@ -146,7 +146,7 @@ def test_itrans_learns_to_shrink_what_tokens_share():
 
 
 def test_imap_scales_half_of_the_entries_by_constants():
-    """Half of each voxel's entries are scaled by their channel's constant, the others by one factor per voxel."""
+    """Half of each voxel's entries are scaled by a constant per channel, the other half by one factor per voxel."""
     piece, x, context = make("imap", 4, 2, steps=3)
     assert isinstance(piece, IMapAttention)
     ratio, mask = piece(x, context)[0].detach() / x, checkerboard(x)
@@ -159,8 +159,8 @@ def test_imap_scales_half_of_the_entries_by_constants():
     assert free[..., 0].std() > 1e-3
 
 
-def test_itrans_mixes_patches_as_wholes():
-    """Adding a pattern to one patch of the second half moves all patches by multiples of that very pattern."""
+def test_itrans_mixes_whole_patches():
+    """Adding a pattern to one patch of the second half changes all patches by multiples of that pattern."""
     piece, x, context = make("itrans", 4, 2, count=1, steps=3)
     assert isinstance(piece, ITransAttention)
     pattern = torch.randn(2, 2, 2, 2, dtype=torch.float64)
@@ -176,8 +176,8 @@ def test_itrans_mixes_patches_as_wholes():
     assert (ratio[:, 0] - ratio[:, 1]).abs().max() > 1e-6
 
 
-def test_patches_are_cubes_and_go_back():
-    """A row holds one cube's voxels, and the way back restores the tensor."""
+def test_patches_are_cubes():
+    """A row holds the voxels of one cube, and from_patches restores the tensor."""
     x = torch.randn(2, 4, 4, 8, 12)
     rows = to_patches(x, 2, 4)
     assert rows.shape == (2, 2, 6, 2 * 64)
@@ -187,7 +187,7 @@ def test_patches_are_cubes_and_go_back():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_bad_inputs_are_refused(name):
-    """Grids that patches do not tile and missing contexts raise ShapeError with the remedy."""
+    """Grids that patches do not tile, and a missing context, raise ShapeError with the remedy."""
     layer = ATTENTIONS[name](4, 2, 4)
     with pytest.raises(ShapeError, match=r"\(8, 12, 6\).*pad it to \(8, 12, 8\), or choose attention: none"):
         layer(torch.zeros(1, 4, 8, 12, 6), torch.zeros(1, 2, 8, 12, 6))
@@ -196,7 +196,7 @@ def test_bad_inputs_are_refused(name):
 
 
 def test_itrans_refuses_too_many_tokens_and_odd_channels():
-    """More than 4096 tokens are refused before anything is allocated for them."""
+    """More than 4096 tokens are refused before their allocation; an odd number of channels is refused."""
     with pytest.raises(ShapeError, match=r"more than 4096; choose more levels"):
         ITransAttention(2, 0, 1)(torch.zeros(1, 2, 32, 32, 32))
     with pytest.raises(ShapeError, match="choose more levels"):

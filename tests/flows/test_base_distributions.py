@@ -1,4 +1,4 @@
-"""Base distributions: the low-rank Gaussian is the dense one, cheaper."""
+"""Base distributions: the low-rank Gaussian against the dense one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dualflow.flows.base_distributions import LowRankGaussian, StandardNormal
 
 
 def low_rank(size: int = 6, rank: int = 2) -> tuple[LowRankGaussian, torch.Tensor]:
-    """A random low-rank Gaussian and its dense covariance."""
+    """Return a random low-rank Gaussian and its dense covariance."""
     torch.manual_seed(0)
     base = LowRankGaussian(size, rank).double()
     with torch.no_grad():
@@ -21,7 +21,7 @@ def low_rank(size: int = 6, rank: int = 2) -> tuple[LowRankGaussian, torch.Tenso
 
 
 def test_density_equals_the_dense_normal():
-    """Woodbury and the determinant lemma give torch's MultivariateNormal."""
+    """The Woodbury identity and the determinant lemma give the density of torch's MultivariateNormal."""
     base, covariance = low_rank()
     e = torch.randn(5, 6, dtype=torch.float64)
     dense = torch.distributions.MultivariateNormal(torch.zeros(6, dtype=torch.float64), covariance)
@@ -29,38 +29,38 @@ def test_density_equals_the_dense_normal():
 
 
 def test_samples_have_the_covariance():
-    """Samples of the density have its covariance and mean zero."""
+    """Samples have mean 0 and the covariance of the density."""
     base, covariance = low_rank()
     with torch.no_grad():
-        draws = base.sample(200_000, torch.zeros(6, dtype=torch.float64), torch.Generator().manual_seed(0))
-    torch.testing.assert_close(draws.T.cov(), covariance, rtol=0.03, atol=0.03)
-    assert draws.mean(0).abs().max() < 0.02
+        samples = base.sample(200_000, torch.zeros(6, dtype=torch.float64), torch.Generator().manual_seed(0))
+    torch.testing.assert_close(samples.T.cov(), covariance, rtol=0.03, atol=0.03)
+    assert samples.mean(0).abs().max() < 0.02
 
 
 def test_standard_normal_density():
-    """The standard base is a product of torch's Normal."""
+    """The standard normal equals a product of torch's Normal."""
     e = torch.randn(3, 4)
     expected = torch.distributions.Normal(0.0, 1.0).log_prob(e).sum(1)
     torch.testing.assert_close(StandardNormal().log_prob(e), expected)
 
 
-def test_initialisation_finds_planted_factors():
-    """From latents moved by two factors it takes their directions, shrunk, and keeps every latent's variance."""
+def test_initialisation_recovers_true_factors():
+    """Initialisation recovers the directions of two true factors, shrunk, and keeps each latent's variance."""
     torch.manual_seed(0)
     truth = torch.randn(40, 2, dtype=torch.float64)
     latents = torch.randn(500, 2, dtype=torch.float64) @ truth.T + 0.3 * torch.randn(500, 40, dtype=torch.float64)
     base = LowRankGaussian(40, 2, shrinkage=0.7).double()
     base.initialize(latents)
     factors, diagonal = base.factors.detach(), base._diagonal()[0].detach()
-    inside = torch.linalg.lstsq(truth, factors).solution
-    assert (truth @ inside - factors).norm() < 0.05 * factors.norm()
+    projection = torch.linalg.lstsq(truth, factors).solution
+    assert (truth @ projection - factors).norm() < 0.05 * factors.norm()
     torch.testing.assert_close(factors.square().sum(), 0.7 * truth.square().sum(), rtol=0.15, atol=0)
     variance = diagonal.square() + factors.square().sum(1)
     torch.testing.assert_close(variance, latents.square().mean(0), rtol=0.05, atol=0)
 
 
 def test_initialisation_with_fewer_latents_than_factors():
-    """Three latents give three components; the idle factors stay small, not zero, and the density finite."""
+    """Three latents set three factors; the other factors stay small and nonzero, and the density is finite."""
     torch.manual_seed(0)
     base, latents = LowRankGaussian(10, 5), torch.randn(3, 10)
     base.initialize(latents)
@@ -69,6 +69,6 @@ def test_initialisation_with_fewer_latents_than_factors():
 
 
 def test_wrong_size_is_refused():
-    """A latent of another size names both sizes and the remedy."""
+    """The error for a latent of another size names both sizes."""
     with pytest.raises(ShapeError, match="6 latents and got 7"):
         low_rank()[0].log_prob(torch.zeros(1, 7))

@@ -1,4 +1,4 @@
-"""What samplers' tools on latents promise: white noise stays white, weights are the source's, seeds repeat."""
+"""Transforms of sampled latents: white noise stays white, weights follow the source, seeds repeat."""
 
 from __future__ import annotations
 
@@ -25,19 +25,20 @@ def seeded(seed: int = 3) -> torch.Generator:
 
 
 @pytest.mark.parametrize("temperature", [0.5, 0.8, 1.0])
-def test_global_normalisation_brings_moments_back(temperature):
-    """Latents far off their distribution get mean 0 and variance tau, within the errors of so many numbers."""
-    wrong, tau = 3 + 5 * noise() ** 3, temperature**2
-    e = LATENT_TRANSFORMS["global"](wrong, None, temperature, seeded())
+def test_global_normalisation_restores_moments(temperature):
+    """Latents of another distribution get mean 0 and variance tau within the sampling error, and keep their order."""
+    distorted, tau = 3 + 5 * noise() ** 3, temperature**2
+    e = LATENT_TRANSFORMS["global"](distorted, None, temperature, seeded())
     count = e[0].numel()
     for sample in e:
         assert sample.mean().abs() < 3 * sqrt(tau / count)
         assert (sample.var() / tau - 1).abs() < 5 * sqrt(2 / count)
-    torch.testing.assert_close(torch.corrcoef(torch.stack([e[0].flatten(), wrong[0].flatten()]))[0, 1].item(), 1.0)
+    correlation = torch.corrcoef(torch.stack([e[0].flatten(), distorted[0].flatten()]))[0, 1]
+    torch.testing.assert_close(correlation.item(), 1.0)
 
 
 @pytest.mark.parametrize(("name", "axes"), AXES.items())
-def test_moments_follow_their_laws(name, axes):
+def test_moments_follow_their_distributions(name, axes):
     """Over many sets the new mean is N(0, tau / n) and the new variance Gamma((n - 1) / 2, scale 2 tau / (n - 1))."""
     shape = {"global": (4000, 2, 1, 2, 1), "local": (20, 4, 5, 8, 5), "spatial": (500, 8, 1, 2, 2)}[name]
     tau = 0.49
@@ -51,7 +52,7 @@ def test_moments_follow_their_laws(name, axes):
 
 @pytest.mark.parametrize(("name", "axes"), AXES.items())
 def test_white_noise_stays_white(name, axes):
-    """Normalising a draw of the base keeps its law entry by entry: normal, uncorrelated within the set."""
+    """Normalised white noise is normal, and uncorrelated within a set."""
     e = LATENT_TRANSFORMS[name](0.8 * noise((400, 3, 2, 1, 2)), None, 0.8, seeded()) / 0.8
     assert kstest(e.flatten().numpy(), "norm").pvalue > 0.01
     covariance = torch.cov(e.flatten(1).T)
@@ -60,17 +61,17 @@ def test_white_noise_stays_white(name, axes):
 
 @pytest.mark.parametrize("name", AXES)
 @pytest.mark.parametrize("shape", [(2, 4, 3, 3, 3), (2, 1, 1, 1, 1)])
-def test_temperature_zero_and_lonely_latents(name, shape):
-    """Temperature 0 gives exactly 0; a set of one latent, or of equal ones, gets a finite new value."""
+def test_temperature_zero_and_equal_latents(name, shape):
+    """Temperature 0 gives exactly 0; a set of one latent, or of equal latents, gets a finite value."""
     assert not LATENT_TRANSFORMS[name](torch.zeros(shape), None, 0.0, seeded()).any()
     for e in (torch.zeros(shape), torch.full(shape, 2.0)):
-        drawn = LATENT_TRANSFORMS[name](e, None, 1.0, seeded())
-        assert drawn.isfinite().all()
-        assert drawn.abs().max() < 5
+        normalised = LATENT_TRANSFORMS[name](e, None, 1.0, seeded())
+        assert normalised.isfinite().all()
+        assert normalised.abs().max() < 5
 
 
-def test_weights_come_from_the_source_and_sum_to_one():
-    """Weights of every voxel sum to 1, edges too, and favour neighbours whose features point the same way."""
+def test_weights_follow_the_source_and_sum_to_one():
+    """Weights sum to 1 at every voxel, edges included, and favour neighbours with parallel features."""
     features = torch.zeros(1, 2, 4, 4, 4, dtype=torch.float64)
     features[:, 0, :2], features[:, 1, 2:] = 1.0, 3.0
     weights = neighbour_weights(features, 20.0)
@@ -85,7 +86,7 @@ def test_weights_come_from_the_source_and_sum_to_one():
 
 @pytest.mark.parametrize("factor", [1, 2, 3])
 def test_a_constant_stays_constant(factor):
-    """Interpolation of equal latents returns them, on the features' grid."""
+    """Interpolation of equal latents returns them on the features' grid."""
     weights = neighbour_weights(noise((2, 5, 6, 12, 6)), 4.0)
     e = torch.full((2, 3, 6 // factor, 12 // factor, 6 // factor), 1.7, dtype=torch.float64)
     torch.testing.assert_close(interpolate(e, weights), torch.full((2, 3, 6, 12, 6), 1.7, dtype=torch.float64))
@@ -93,7 +94,7 @@ def test_a_constant_stays_constant(factor):
 
 @pytest.mark.parametrize("factor", [1, 2])
 def test_sharp_weights_return_the_latents(factor):
-    """With all weight on the voxel itself latents come back bit by bit, repeated where they are coarser."""
+    """With all weight on the voxel itself the latents are unchanged, bit by bit, and repeated from a coarser grid."""
     features = noise((2, 5, 4, 6, 8), seed=1)
     e = noise((2, 3, 4 // factor, 6 // factor, 8 // factor))
     repeated = torch.nn.functional.interpolate(e, scale_factor=factor, mode="nearest")
@@ -104,7 +105,7 @@ def test_sharp_weights_return_the_latents(factor):
 
 
 def test_interpolated_noise_has_unit_variance():
-    """Every voxel's variance over draws is 1, at edges too, and neighbours are correlated."""
+    """The variance is 1 at every voxel, edges included, and neighbours are correlated."""
     features, sizes = noise((1, 2, 4, 4, 6), seed=1), (4, 4, 6)
     e = LATENT_TRANSFORMS["interpolate"](noise((1, 20000, *sizes)), features, 1.0, None)
     assert e.shape == (1, 20000, *sizes)
@@ -114,8 +115,8 @@ def test_interpolated_noise_has_unit_variance():
 
 
 @pytest.mark.parametrize("name", LATENT_TRANSFORMS)
-def test_tools_repeat_with_the_seed(name):
-    """The same generator state gives the same latents, sample by sample of shape and type, and global state is left."""
+def test_transforms_repeat_with_the_seed(name):
+    """The same generator state gives the same latents, of the same shape and type; the global state is unchanged."""
     e, features = 0.7 * noise().float(), noise((2, 4, *SHAPE[2:]), seed=2).float()
     state = torch.get_rng_state()
     first = LATENT_TRANSFORMS[name](e, features, 0.7, seeded())
@@ -128,16 +129,17 @@ def test_tools_repeat_with_the_seed(name):
 
 
 def test_samples_do_not_mix():
-    """Another first sample leaves the second one's latents alone."""
+    """Changing the first sample does not change the second sample's latents."""
     e, features = noise(), noise((2, 4, *SHAPE[2:]), seed=2)
-    changed, other = e.clone(), features.clone()
-    changed[0] += 1
-    other[0] += 1
-    for tool in LATENT_TRANSFORMS.values():
-        assert torch.equal(tool(e, features, 1.0, seeded())[1], tool(changed, other, 1.0, seeded())[1])
+    changed_e, changed_features = e.clone(), features.clone()
+    changed_e[0] += 1
+    changed_features[0] += 1
+    for transform in LATENT_TRANSFORMS.values():
+        expected = transform(e, features, 1.0, seeded())[1]
+        assert torch.equal(transform(changed_e, changed_features, 1.0, seeded())[1], expected)
 
 
-def test_bad_features_are_refused():
-    """Interpolation on a grid that does not nest says what to do."""
+def test_grids_that_do_not_nest_are_refused():
+    """The error of an interpolation between grids that do not nest names both grids."""
     with pytest.raises(ShapeError, match=r"\(6, 7, 6\) cannot be repeated onto features on grid \(6, 6, 6\)"):
         LATENT_TRANSFORMS["interpolate"](noise(), noise((2, 4, 6, 6, 6)), 1.0, None)

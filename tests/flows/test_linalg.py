@@ -1,4 +1,4 @@
-"""Solves and log-determinants of several matrices are right however many threads there are."""
+"""Batched solves and log-determinants are right with several threads."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from dualflow.flows.mixing import InvertibleMixing, NormalisedMixing, random_rot
 
 @pytest.fixture(autouse=True)
 def _two_threads():
-    """Where torch's own are wrong."""
-    before = torch.get_num_threads()
+    """Use two threads, with which torch's batched LU is wrong."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
-    torch.set_num_threads(before)
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("size", [3, 200, 256])
 def test_solves_and_determinants(size):
-    """The product gives the right side back, and determinants are those of the matrices one by one."""
+    """The solution solves each system, and log-determinants equal those of single matrices."""
     torch.manual_seed(0)
     matrices = torch.eye(size) + 0.3 * torch.softmax(torch.randn(3, 2, size, size), -1)
     matrices, right = matrices.double(), torch.randn(3, 2, size, 4).double()
     torch.testing.assert_close(matrices @ solve(matrices, right), right)
-    single = torch.stack([torch.linalg.slogdet(one)[1] for one in matrices.flatten(0, 1)]).view(3, 2)
+    single = torch.stack([torch.linalg.slogdet(matrix)[1] for matrix in matrices.flatten(0, 1)]).view(3, 2)
     torch.testing.assert_close(log_abs_det(matrices), single)
 
 
-def test_a_wide_mixing_inverts():
-    """As wide as the coarsest of four levels."""
+def test_wide_mixing_inverts():
+    """A mixing of 512 channels, as at the coarsest of four levels, inverts in float32."""
     torch.manual_seed(0)
     mixing = NormalisedMixing(ActNorm(512), InvertibleMixing(random_rotations(512, 1, closing=False)[0]))
     x = torch.randn(2, 512, 2, 2, 2)

@@ -1,4 +1,4 @@
-"""FlowSpec and PRESETS: every wrong choice is refused in one readable line."""
+"""FlowSpec and PRESETS: accepted values, and one clear line for each wrong value."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ TABLES = {
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_survive_json(name):
-    """A preset written as JSON is read back equal."""
+    """A preset written as JSON and read back is equal."""
     assert FlowSpec.from_dict(json.loads(json.dumps(PRESETS[name].spec.to_dict()))) == PRESETS[name].spec
 
 
 @pytest.mark.parametrize(("field", "table"), TABLES.items())
-def test_choices_are_the_tables_rows(field, table):
-    """A choice is accepted exactly if its table has the row, and the error lists the rows."""
+def test_choices_are_the_rows_of_their_table(field, table):
+    """A value is accepted exactly if its table has the row, and the error lists the rows."""
     assert get_args(get_type_hints(FlowSpec)[field]) == tuple(table)
     for row in table:
         preset("dualflow", **{"prediction": "temperature0", field: row})
@@ -54,7 +54,7 @@ def test_choices_are_the_tables_rows(field, table):
 
 
 def test_every_named_choice_has_a_table():
-    """A field that takes a name is looked up in a table; only the kinds of context are not things to build."""
+    """Every field with named values has a table, except `context`."""
     named = {field for field, hint in get_type_hints(FlowSpec).items() if get_origin(hint) is Literal}
     assert named - {"context"} == set(TABLES)
 
@@ -96,6 +96,6 @@ def test_wrong_options_are_explained(options, message):
 
 
 def test_unknown_preset_lists_the_presets():
-    """An unknown preset names the rows there are."""
+    """The error of an unknown preset lists the presets."""
     with pytest.raises(ConfigError, match=r"unknown preset 'glow'; choose from: .*c_glow, .*dual_glow, dualflow"):
         preset("glow")

@@ -1,4 +1,4 @@
-"""The pieces and whole flows that the contract runs over: rows of the tables, and combinations drawn from them."""
+"""Bijections and flows for the contract tests: the rows of all tables, and random combinations of them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from dualflow.flows.spec import FlowSpec
 from dualflow.flows.squeeze import SQUEEZES
 
 SIDE = 3
-# Two tokens of attention at either level, and axes that cannot be taken for each other.
+# Two attention tokens at each level, and different sizes to detect swapped axes.
 SHAPE = (8, 4, 4)
 BIN_WIDTH = 0.25
 TRAINING_STEPS = 200
@@ -42,14 +42,14 @@ CONTEXT = 5
 
 
 def small(name: str, **options: Any) -> FlowSpec:
-    """A row of PRESETS with two levels of two narrow steps and one."""
+    """Return a small version of a preset: two levels, with two steps and one, and narrow networks."""
     spec = PRESETS[name].spec
     size = {"levels": 2, "steps": [2, 1], "hidden": [6, 7], "context_channels": 4, "low_rank": min(spec.low_rank, 3)}
     return spec.replace(**{**size, "bin_width": BIN_WIDTH, **options})
 
 
 class FlatStep(Bijection):
-    """A step as one bijection: each of its pieces sees the one context, as wide as the couplings are."""
+    """A step as a bijection: all layers share one context, which has the couplings' hidden width."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class FlatStep(Bijection):
 
 
 class FlatLevel(Bijection):
-    """The finest level as one bijection, of two steps."""
+    """The finest level, with two steps, as a bijection."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class FlatLevel(Bijection):
 
 
 class FlatMultiScale(Bijection):
-    """A multi-scale flow as one bijection: latents flattened and joined, the context thinned for each level."""
+    """A multi-scale flow as a bijection: latents are flattened and joined, the context is subsampled for each level."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -93,8 +93,8 @@ class FlatMultiScale(Bijection):
         self.flow = MultiScaleFlow(self.spec, 1, [CONTEXT * (self.spec.context != "none")] * self.spec.levels)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        code = self.flow.encode(x, self._maps(context))
-        return torch.cat([z.flatten(1) for z in code.latents], dim=1), code.log_det
+        encoding = self.flow.encode(x, self._maps(context))
+        return torch.cat([z.flatten(1) for z in encoding.latents], dim=1), encoding.log_det
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         channels, shapes = level_channels(1, self.spec.levels), level_shapes(SHAPE, self.spec.levels)
@@ -109,19 +109,19 @@ class FlatMultiScale(Bijection):
         return self(x, context)[0]
 
     def _maps(self, context: Tensor | None) -> list[list[Mapping[str, Tensor]]]:
-        thinned = [
+        subsampled = [
             None if context is None else context[..., :: 2**k, :: 2**k, :: 2**k] for k in range(self.spec.levels)
         ]
-        return [steps_of(seen, count) for seen, count in zip(thinned, self.spec.steps, strict=True)]
+        return [steps_of(level, count) for level, count in zip(subsampled, self.spec.steps, strict=True)]
 
 
 def maps_of(context: Tensor | None) -> Mapping[str, Tensor]:
-    """One context for every piece of a step."""
+    """Return the maps of a step with the same context for every layer."""
     return {} if context is None else dict.fromkeys(STEP_PIECES, context)
 
 
 def steps_of(context: Tensor | None, count: int) -> list[Mapping[str, Tensor]]:
-    """The maps of a level's steps, each of which sees other channels first."""
+    """Return the maps of a level's steps, with the channels in a different order for each step."""
     return [maps_of(None if context is None else context.roll(step, 1)) for step in range(count)]
 
 
@@ -140,11 +140,11 @@ def _injector(name: str) -> Bijection:
 
 
 Piece = tuple[Callable[[], Bijection], tuple[int, ...], tuple[int, ...] | None]
-"""Factory, size of one sample, size of its context or None."""
+"""Factory, size of one sample, and size of its context or None."""
 
 
 def _pieces() -> Iterator[tuple[str, Piece]]:
-    """Every row of every table of bijections, then the compositions that every preset makes of them."""
+    """Yield every row of every table of bijections, then every preset's step, level and multi-scale flow."""
     flat, seen = (4, *SHAPE), (CONTEXT, *SHAPE)
     for name, actnorm in ACTNORMS.items():
         yield f"{name} actnorm", (partial(actnorm, 4, CONTEXT), flat, None if name == "plain" else seen)
@@ -174,7 +174,7 @@ def _pieces() -> Iterator[tuple[str, Piece]]:
 PIECES: dict[str, Piece] = dict(_pieces())
 
 TINY: dict[str, Any] = {"steps": [1, 1], "low_rank": 2}
-# What draws choose from where the type does not list it; whatever is not named here keeps its default.
+# Values of numeric fields in random combinations; other numeric fields keep their defaults.
 AMOUNTS: dict[str, Sequence[Any]] = {
     "transition_steps": (0, 1),
     "prior_kernel": (1, 3),
@@ -190,35 +190,34 @@ AMOUNTS: dict[str, Sequence[Any]] = {
 
 
 def choices() -> dict[str, Sequence[Any]]:
-    """For every field of FlowSpec that can be chosen freely, what there is."""
+    """Return the values of every field of FlowSpec that the combinations choose from."""
     hints = get_type_hints(FlowSpec)
-    found = {field.name: hints[field.name] for field in fields(FlowSpec)}
-    listed = {name: get_args(hint) for name, hint in found.items() if get_origin(hint) is Literal}
-    return {**listed, **{name: (False, True) for name, hint in found.items() if hint is bool}, **AMOUNTS}
+    types = {field.name: hints[field.name] for field in fields(FlowSpec)}
+    named = {name: get_args(hint) for name, hint in types.items() if get_origin(hint) is Literal}
+    return {**named, **{name: (False, True) for name, hint in types.items() if hint is bool}, **AMOUNTS}
 
 
-def combinations(count: int, others: Sequence[FlowSpec], seed: int = 0) -> dict[str, FlowSpec]:
-    """Draw specs from the product of all choices, without those that FlowSpec calls contradictions.
+def combinations(count: int, covered: Sequence[FlowSpec], seed: int = 0) -> dict[str, FlowSpec]:
+    """Draw random valid specs, at least `count`, until every choice is in one of them or in a `covered` spec.
 
-    The first ones are kept only if they add to what the others have, until every choice is in some spec.
+    While choices are missing, only specs with a missing choice are kept.
     """
-    random, found = Random(seed), dict[str, FlowSpec]()
+    random, specs = Random(seed), dict[str, FlowSpec]()
     offered = choices()
     missing = {(name, option) for name, options in offered.items() for option in options}
-    missing -= {(name, getattr(spec, name)) for name in offered for spec in others}
-    while missing or len(found) < count:
-        drawn = {name: random.choice(options) for name, options in offered.items()}
-        if missing and missing.isdisjoint(drawn.items()):
+    missing -= {(name, getattr(spec, name)) for name in offered for spec in covered}
+    while missing or len(specs) < count:
+        options = {name: random.choice(values) for name, values in offered.items()}
+        if missing and missing.isdisjoint(options.items()):
             continue
         try:
-            found[f"combination {len(found)}"] = small("dualflow", **{**TINY, **drawn})
+            specs[f"combination {len(specs)}"] = small("dualflow", **{**TINY, **options})
         except ConfigError:
             continue
-        missing -= set(drawn.items())
-    return found
+        missing -= set(options.items())
+    return specs
 
 
-# A combination that no paper used is a line here, too.
 NAMED: dict[str, FlowSpec] = {
     **{name: small(name) for name in PRESETS},
     "network mean, imap, integers": small(
@@ -246,25 +245,25 @@ each_flow = pytest.mark.parametrize(
 
 
 def flows_with(**options: Any) -> list[str]:
-    """Names of the flows whose spec has these values."""
+    """Return the names of the flows with these options."""
     return [name for name, spec in FLOWS.items() if all(getattr(spec, key) == value for key, value in options.items())]
 
 
 def build(name: str, seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> DualFlow:
-    """A small flow in float64."""
+    """Build a small flow in float64."""
     return build_spec(FLOWS[name], seed, shape)
 
 
 def build_spec(
     spec: FlowSpec, seed: int = 0, shape: tuple[int, int, int] = SHAPE, source_channels: int = 1
 ) -> DualFlow:
-    """A flow in float64."""
+    """Build a flow in float64."""
     torch.manual_seed(seed)
     return DualFlow(spec, shape=shape, side_features=SIDE, source_channels=source_channels).double()
 
 
 def batch(count: int = 3, seed: int = 1, shape: tuple[int, int, int] = SHAPE) -> tuple[Tensor, Tensor, Tensor]:
-    """Target, source and side, of which some is unknown; the target follows both."""
+    """Return target, source and side information with an unknown value; the target depends on both."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(count, 1, *shape, generator=generator, dtype=torch.float64)
     blocks = torch.rand(count, 1, *(size // 2 for size in shape), generator=generator, dtype=torch.float64)
@@ -277,27 +276,27 @@ def batch(count: int = 3, seed: int = 1, shape: tuple[int, int, int] = SHAPE) ->
 
 
 def rounded(target: Tensor) -> Tensor:
-    """The nearest multiples of BIN_WIDTH."""
+    """Round to the nearest multiples of BIN_WIDTH."""
     return BIN_WIDTH * (target / BIN_WIDTH).round()
 
 
 def objective_of(flow: DualFlow) -> FlowObjective:
-    """A new objective of a flow, in the flow's number format and mode."""
+    """Return a new objective of a flow, with the flow's type and mode."""
     return FlowObjective(flow).to(next(flow.parameters()).dtype).train(flow.training)
 
 
 def terms(flow: DualFlow, *tensors: Tensor | None, **options: Tensor) -> dict[str, Tensor]:
-    """Loss and terms of a batch under a new objective."""
+    """Return loss and terms of a batch under a new objective."""
     return objective_of(flow)(*tensors, **options)
 
 
 def trained(name: str) -> DualFlow:
-    """The flow after real optimiser steps on the real objective, in evaluation mode; a copy of its own."""
+    """Return a copy of the flow after TRAINING_STEPS optimiser steps, in evaluation mode."""
     return trained_objective(name).flow
 
 
 def trained_objective(name: str) -> FlowObjective:
-    """The objective of `trained`, with trained discriminators."""
+    """Return a copy of the objective of `trained`, with trained discriminators."""
     return deepcopy(_trained(name))
 
 

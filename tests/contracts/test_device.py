@@ -1,6 +1,6 @@
-"""Nothing a flow makes on its way stays on another device than its data.
+"""Flows keep all tensors on the device of their data.
 
-There need be no GPU for it: on torch's device of sizes without numbers, operations that mix devices fail as well.
+The tests need no GPU: operations between torch's meta device and another device fail too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SHAPE = (16, 16, 16)
 
 @pytest.fixture(autouse=True)
 def _no_autocast(monkeypatch):
-    """Autocast does not know the device."""
+    """Replace autocast, which does not support the meta device."""
     monkeypatch.setattr(torch, "autocast", lambda *_args, **_kwargs: nullcontext())
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
     monkeypatch.setattr(torch, "get_autocast_dtype", lambda *_: torch.float32)
@@ -30,7 +30,7 @@ def _no_autocast(monkeypatch):
 @pytest.mark.parametrize("memory", Memory.__args__)
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_step_and_a_sample_stay_on_the_device(name, memory):
-    """Loss, gradients and samples are where model and volumes are; noise comes from the CPU to them."""
+    """Loss, gradients and samples are on the device of model and volumes, although noise comes from the CPU."""
     with without_drift_check():
         objective = FlowObjective(DualFlow(small(name), shape=SHAPE, side_features=2)).to("meta").train()
         set_memory(objective, memory)
@@ -38,12 +38,12 @@ def test_a_step_and_a_sample_stay_on_the_device(name, memory):
         side = torch.empty(2, 2, device="meta")
         loss = objective(volume, volume, side, volume > 0)["loss"]
         loss.backward()
-        drawn = objective.eval().flow.sample(volume, side, 2, generator=torch.Generator())
-    assert {loss.device.type, drawn.device.type} == {"meta"}
+        samples = objective.eval().flow.sample(volume, side, 2, generator=torch.Generator())
+    assert {loss.device.type, samples.device.type} == {"meta"}
     assert all(p.grad is None or p.grad.device.type == "meta" for p in objective.parameters())
 
 
-def test_a_stray_tensor_would_be_found():
-    """The device of the tests above does refuse to mix."""
+def test_mixed_devices_are_detected():
+    """Operations that mix the meta device with the CPU fail, so the test above detects stray tensors."""
     with pytest.raises(RuntimeError, match="device"):
         torch.empty(2, device="meta") + torch.empty(2)
