@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dualflow.baselines.baseline import Baseline
-from dualflow.baselines.closed_form import LocalLinearBaseline, MeanImage, VoxelwiseLinear
+from dualflow.baselines.linear_models import LocalLinearBaseline, MeanImage, VoxelwiseLinear
 from dualflow.baselines.unet import UNet
 
 BASELINES: dict[str, type[Baseline]] = {

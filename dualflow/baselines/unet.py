@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dualflow.baselines.baseline import Baseline, Pairs
-from dualflow.baselines.closed_form import MeanImage, VoxelwiseLinear
+from dualflow.baselines.linear_models import MeanImage, VoxelwiseLinear
 from dualflow.errors import ShapeError
 from dualflow.flows.local_linear import Solver, fit_local_linear
 from dualflow.flows.mean_models import coordinates, known_side

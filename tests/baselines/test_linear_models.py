@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dualflow.baselines.closed_form import LocalLinearBaseline, MeanImage, VoxelwiseLinear
+from dualflow.baselines.linear_models import LocalLinearBaseline, MeanImage, VoxelwiseLinear
 from dualflow.baselines.registry import BASELINES
 from dualflow.errors import DataError
 

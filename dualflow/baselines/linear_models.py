@@ -1,4 +1,4 @@
-"""Closed-form baselines: the mean image and voxelwise linear regressions."""
+"""Linear baselines in closed form: the mean image and voxelwise linear regressions."""
 
 from __future__ import annotations
 
