@@ -1,4 +1,4 @@
-"""Normalisers: each fits an invertible straight line to the brain's values and records it.
+"""Normalisers: each fits an invertible linear scale to the brain's values.
 
 normalised = clip((raw - intercept) / slope); raw = normalised * slope + intercept. The record alone inverts it.
 """
@@ -24,17 +24,17 @@ Record = dict[str, Any]
 def normalise(
     values: FloatArray, mask: BoolArray, normaliser: str, name: str = "image", region: BoolArray | None = None
 ) -> tuple[FloatArray, Record]:
-    """Fit a normaliser within `region` and apply it within `mask`; outside that the result is 0.
+    """Fit a normaliser within `region` and apply it within `mask`; the result is 0 outside the mask.
 
     Args:
         values: raw voxels `[D, H, W]`.
         mask: brain `[D, H, W]`.
-        normaliser: a row of NORMALISERS.
-        name: how an error names the image.
-        region: voxels `[D, H, W]` that the normaliser looks at, such as SUVR's reference region; left out, the mask.
+        normaliser: a key of NORMALISERS.
+        name: the image's name in errors.
+        region: voxels `[D, H, W]` to fit, such as SUVR's reference region; None fits the mask.
 
     Raises:
-        IntensityError: the region is empty, or the values in it cannot carry the normaliser.
+        IntensityError: the region is empty, or its values do not suit the normaliser.
     """
     inside = values[mask if region is None else region].astype(np.float64)
     if inside.size == 0:
@@ -44,21 +44,21 @@ def normalise(
 
 
 def apply(values: NDArray[Any], record: Mapping[str, Any], mask: BoolArray | None = None) -> FloatArray:
-    """Normalise raw values by a record; outside `mask`, if one is given, the result is 0."""
+    """Raw to normalised values by a record; 0 outside `mask` if one is given."""
     low = record["intercept"]
-    # In float64, because raw PET in Bq/mL has more digits than float32 keeps through a difference. The span is that of
-    # the end points, and adding 0 turns -0 into 0.
-    scaled = (np.asarray(values, dtype=np.float64) - low) / ((low + record["slope"]) - low) + 0.0
-    result: FloatArray = scaled.astype(np.float32)
+    # In float64, because raw PET in Bq/mL has more digits than float32 keeps through a difference.
+    scaled = (np.asarray(values, dtype=np.float64) - low) / (low + record["slope"] - low)
+    # Adding 0 turns -0 into 0.
+    result: FloatArray = (scaled + 0.0).astype(np.float32)
     if record["clip"] is not None:
-        least, most = (np.float32(bound) for bound in record["clip"])
-        result = np.where(result > least, result, least)  # NaN becomes the lower bound
+        least, most = (np.float32(end) for end in record["clip"])
+        result = np.where(result > least, result, least)
         result = np.where(result < most, result, most)
-    return result if mask is None else result * mask
+    return result if mask is None else result * mask.astype(np.float32)
 
 
 def invert(values: NDArray[Any], record: Mapping[str, Any]) -> FloatArray:
-    """Normalised to raw values, by a record; exact for values that were not clipped."""
+    """Normalised to raw values by a record; exact for values that were not clipped."""
     result = np.asarray(values, dtype=np.float64) * record["slope"] + record["intercept"]
     return np.asarray(result, dtype=np.float32)
 
@@ -77,7 +77,7 @@ def _robust(inside: NDArray[np.float64], name: str) -> Record:
 
 
 def _suvr(inside: NDArray[np.float64], name: str) -> Record:
-    """Uptake over that of the reference region, whatever the unit; what is in SUVR already is divided all the same."""
+    """Uptake relative to the reference region, in any unit; images in SUVR are divided too."""
     reference = float(inside.mean())
     if not reference > 0:
         raise IntensityError(
@@ -87,7 +87,7 @@ def _suvr(inside: NDArray[np.float64], name: str) -> Record:
 
 
 def _hounsfield(inside: NDArray[np.float64], name: str) -> Record:
-    """The radiologist's brain window; clipped like the others, for the skull beside the brain has thousands of HU."""
+    """The radiological brain window, clipped because the skull has thousands of HU."""
     (low, high), middle = BRAIN_WINDOW_HU, float(np.median(inside))
     if not low < middle < high:
         raise IntensityError(
@@ -102,4 +102,4 @@ NORMALISERS: dict[str, Callable[[NDArray[np.float64], str], Record]] = {
     "suvr": _suvr,
     "hounsfield": _hounsfield,
 }
-"""One row per `Modality.normaliser`: values inside the region it looks at -> record."""
+"""By `Modality.normaliser`: the function that fits the values of a region, and returns the record."""

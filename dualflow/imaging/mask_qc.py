@@ -17,7 +17,7 @@ from scipy.spatial import ConvexHull
 
 from dualflow.errors import IntensityError
 from dualflow.imaging.geometry import Affine, BoolArray, Volume, apply_map, resample, spacing_of
-from dualflow.imaging.registration import template
+from dualflow.imaging.mni_template import coarse_template
 
 WORKING_MM = 3.0
 # Parts thinner than twice this are not brain: leaks along the dura, optic nerves, islands.
@@ -75,7 +75,7 @@ def measure_shape(mask: BoolArray, affine: Affine) -> MaskShape:
 def compare_with_template(mask: BoolArray, affine: Affine, to_template: Affine) -> TemplateAgreement:
     """Compare a mask `[I, J, K]`, aligned by the points map `to_template`, with the template's brain."""
     small, depth = downsampled(mask, affine), _template_depth()
-    (_, grid), to_mask = template(), np.linalg.inv(to_template)
+    (_, grid), to_mask = coarse_template(), np.linalg.inv(to_template)
     mapped, mirrored = (
         resample(small, *grid.grid, points_map=to_mask @ flip) > 0.5 for flip in (np.eye(4), np.diag([-1.0, 1, 1, 1]))
     )
@@ -145,7 +145,7 @@ def _core(inside: BoolArray, edges: NDArray[np.floating]) -> float:
 @cache
 def _template_depth() -> NDArray[np.floating]:
     """Distance in mm to the surface of the template's brain, negative outside."""
-    _, mask = template()
+    _, mask = coarse_template()
     inside, edges = mask.array > 0, spacing_of(mask.affine)
     inward, outward = (distance_transform_edt(side, sampling=edges) for side in (inside, ~inside))
     return np.asarray(inward - outward)

@@ -7,11 +7,9 @@ does not fill the template's, is an error.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import product
 from typing import TypeAlias
 
-import nibabel as nib
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
 from scipy.ndimage import binary_dilation
@@ -20,6 +18,7 @@ from scipy.spatial.transform import Rotation
 from dualflow.errors import RegistrationError
 from dualflow.imaging.alignment_search import AlignmentSearch, coverage, mask_points
 from dualflow.imaging.geometry import Affine, BoolArray, Points, Volume, apply_map, from_transform, resample
+from dualflow.imaging.mni_template import coarse_template
 
 Angles: TypeAlias = tuple[float, float, float]
 
@@ -30,7 +29,6 @@ ROTATIONS = tuple(
         product((-45, -30, -15, 0, 15, 30, 45), (-30, 0, 30), (-30, 0, 30)), key=lambda angles: sum(map(abs, angles))
     )
 )
-TEMPLATE_MM = 3
 # Voxels of the template beyond its brain that enter the metric.
 RIM = 2
 # Mutual information in nats, more than twice that of unrelated noise on these samples.
@@ -60,15 +58,6 @@ class Alignment:
     displacement_mm: float
     overlap: float
     before: tuple[float, float] | None = None
-
-
-@cache
-def template() -> tuple[Volume, Volume]:
-    """The skull-stripped ICBM 2009a T1 template and its brain mask, from nilearn's own files."""
-    from nilearn.datasets import load_mni152_brain_mask, load_mni152_template
-
-    image, mask = (load(resolution=TEMPLATE_MM) for load in (load_mni152_template, load_mni152_brain_mask))
-    return _volume(image), _volume(mask)
 
 
 def register_rigid(target: Volume, source: Volume, source_mask: BoolArray) -> Alignment:
@@ -126,7 +115,7 @@ def register_affine(source: Volume, source_mask: BoolArray) -> Alignment:
     Raises:
         RegistrationError: the aligned brain does not fill the template's.
     """
-    image, template_mask = template()
+    image, template_mask = coarse_template()
     brain = Volume(np.where(source_mask, source.array, 0).astype(np.float32), source.affine)
     mask = Volume(source_mask.astype(np.float32), source.affine)
     # A rim outside the template's brain shows the metric where the source's brain ends.
@@ -201,8 +190,3 @@ def _mass_centre(volume: Volume) -> Points:
 def _mean_distance(points_map: Affine, points: Points) -> float:
     """Mean distance in mm by which a map moves points."""
     return float(np.linalg.norm(apply_map(points_map, points) - points, axis=1).mean())
-
-
-def _volume(image: nib.Nifti1Image) -> Volume:
-    """A nibabel image as a volume."""
-    return Volume(np.asarray(image.dataobj, dtype=np.float32), np.asarray(image.affine, dtype=np.float64))

@@ -13,7 +13,7 @@ from dualflow.data.quality_metrics import thresholds
 from dualflow.errors import IntensityError
 from dualflow.imaging.geometry import apply_map
 from dualflow.imaging.mask_qc import check_metrics, compare_with_template, mask_metrics, measure_shape
-from dualflow.imaging.registration import template
+from dualflow.imaging.mni_template import coarse_template
 
 PAD = 14
 
@@ -21,7 +21,7 @@ PAD = 14
 @pytest.fixture(scope="module")
 def brain():
     """The template's brain with room around it, its affine, and the world coordinates of its voxels."""
-    _, mask = template()
+    _, mask = coarse_template()
     affine = mask.affine.copy()
     affine[:3, 3] -= PAD * affine[:3, :3].sum(axis=1)
     inside = np.pad(mask.array > 0, PAD)

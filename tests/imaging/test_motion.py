@@ -9,15 +9,15 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
 from dualflow.config import PreprocessConfig
-from dualflow.imaging import registration
 from dualflow.imaging.geometry import Volume, apply_map, centred_affine, resample
+from dualflow.imaging.mni_template import coarse_template
 from dualflow.imaging.motion import STILL_MM, find_motion, working_copy
 from dualflow.imaging.pet import read_pet
 from dualflow.imaging.sidecar import read_sidecar
 
 SHAPE = (46, 54, 44)
 AFFINE = centred_affine(np.array([0.0, -18.0, 5.0]), 4.0, SHAPE)
-IMAGE, MASK = registration.template()
+IMAGE, MASK = coarse_template()
 POINTS = apply_map(MASK.affine, np.argwhere(MASK.array > 0)[::50].astype(float))
 
 
@@ -112,7 +112,8 @@ def series(tmp_path):
 
 def test_the_mean_is_free_of_motion(series):
     """The moved frame is brought back before the mean is taken; what was done is recorded and the motion noted."""
-    sharp, blurred = (read_pet(series, read_sidecar(series), PreprocessConfig(pet_motion=motion)) for motion in (True, False))
+    configs = (PreprocessConfig(pet_motion=motion) for motion in (True, False))
+    sharp, blurred = (read_pet(series, read_sidecar(series), config) for config in configs)
     truth = frame(STILL, noise=0.0).array
     errors = [np.sqrt(((volume.array - truth) ** 2).mean()) for volume, _ in (sharp, blurred)]
     assert errors[0] < 0.5 * errors[1]

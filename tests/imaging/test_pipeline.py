@@ -22,6 +22,7 @@ from dualflow.imaging import record as record_of
 from dualflow.imaging.bias import correct_bias
 from dualflow.imaging.geometry import Volume, apply_map, centred_affine, resample
 from dualflow.imaging.mask_qc import BOUNDS, measure_shape
+from dualflow.imaging.mni_template import coarse_template
 from dualflow.imaging.model_grid import model_grid
 from dualflow.imaging.raw_image import verify_image
 from dualflow.imaging.reference import reference_mask
@@ -48,7 +49,7 @@ SOURCE_TO_TEMPLATE = rigid((-5, 3, 4), (4, 12, -8)) @ np.diag([1.08, 0.95, 1.04,
 def head(tmp_path_factory):
     """A source in LPS order and a blurred, noisy target of another contrast, each on a grid of its own."""
     folder = tmp_path_factory.mktemp("head")
-    image, mask = registration.template()
+    image, mask = coarse_template()
     source_affine = np.diag([-3.0, -3.0, 3.0, 1.0])
     source_affine[:3, 3] = (105, 90, -100)
     # The template is symmetric: a dark spot on the left tells the sides apart.
@@ -148,7 +149,7 @@ def test_the_pair_is_normalised_and_masked(pair):
 
 def test_the_pair_lies_over_the_template(pair):
     """On the model grid the source correlates with the template itself: left is left."""
-    image, _ = registration.template()
+    image, _ = coarse_template()
     affine, shape = model_grid(CONFIG)
     expected = resample(image, affine, shape)
     assert np.corrcoef(pair.source[pair.mask], expected[pair.mask])[0, 1] > 0.95
@@ -339,7 +340,7 @@ def test_a_series_is_averaged_and_divided_by_its_reference_region(head, pair, tm
 
 def test_n4_evens_out_a_known_field():
     """A smooth field of 30 % across the brain is mostly removed, and the mean logarithm is kept."""
-    image, mask = registration.template()
+    image, mask = coarse_template()
     inside = mask.array > 0
     ramp = np.linspace(-0.3, 0.3, image.array.shape[1], dtype=np.float32)[None, :, None]
     biased = replace(image, array=image.array * np.exp(ramp) * 500)
@@ -363,7 +364,7 @@ def test_a_mask_that_is_no_brain_is_refused(spacing, words):
 @pytest.mark.slow
 def test_the_network_finds_the_templates_brain_in_any_orientation():
     """The mask agrees with the template's by Dice > 0.9, and turning the array turns the mask."""
-    image, mask = registration.template()
+    image, mask = coarse_template()
     found = masks.brain_mask(image)[0]
     assert 2 * (found & (mask.array > 0)).sum() / (found.sum() + mask.array.sum()) > 0.9
     turned = nib.as_closest_canonical(nib.Nifti1Image(image.array, image.affine)).slicer[::-1, ::-1]

@@ -13,6 +13,7 @@ from dualflow.errors import RegistrationError
 from dualflow.imaging import registration
 from dualflow.imaging.alignment_search import AlignmentSearch
 from dualflow.imaging.geometry import Volume, apply_map, centred_affine, resample
+from dualflow.imaging.mni_template import coarse_template
 
 SHAPE = (50, 58, 50)
 GRID = centred_affine(np.array([0.0, -18.0, 0.0]), 4.0, SHAPE)
@@ -30,7 +31,7 @@ def placed(angles, shift):
 @pytest.fixture(scope="module")
 def head():
     """The template as a source with its brain mask, and a function that makes a target of another contrast from it."""
-    image, mask = registration.template()
+    image, mask = coarse_template()
     source = Volume(900 * resample(image, GRID, SHAPE), GRID)
     inside = resample(mask, GRID, SHAPE) > 0.5
     uptake = Volume(np.exp(-(((image.array - 0.6) / 0.2) ** 2)) * (mask.array > 0), image.affine)
