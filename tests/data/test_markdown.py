@@ -1,0 +1,32 @@
+import numpy as np
+import pandas as pd
+
+from dualflow.data.markdown import Column, markdown_table, table
+
+FRAME = pd.DataFrame(
+    {"model": ["a", "b"], "mae": [0.12345, np.nan], "mae_low": [0.1, np.nan], "mae_high": [0.2, np.nan],
+     "share": [-0.00001, 0.5], "empty": [np.nan, np.nan]}
+)  # fmt: skip
+
+
+def test_columns_line_up():
+    """Names are aligned to the left and numbers to the right, also on a terminal."""
+    assert markdown_table([("name", "n"), ("long name", "1"), ("x", "100")]).splitlines() == [
+        "| name      |   n |",
+        "| --------- | --: |",
+        "| long name |   1 |",
+        "| x         | 100 |",
+    ]
+
+
+def test_values_have_digits_scale_and_interval():
+    """Unknown values are n/a, values that round to zero have no sign, and empty columns are dropped."""
+    columns = [
+        Column("MAE", ["mae"], 2, interval=True), Column("%", ["share"], 1, scale=100), Column("none", ["empty"]),
+        Column("both", ["share", "mae"], 1),
+    ]  # fmt: skip
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table(FRAME, columns).splitlines()]
+    assert rows[0] == ["flow", "MAE", "%", "both"]
+    assert rows[2] == ["a", "0.12 (0.10 to 0.20)", "0.0", "0.0 / 0.1"]
+    assert rows[3] == ["b", "n/a", "50.0", "0.5 / n/a"]
+    assert table(FRAME, [Column("none", ["empty"])]) == ""
