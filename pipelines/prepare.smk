@@ -87,8 +87,8 @@ rule qc:
         log_of("qc"),
     benchmark:
         benchmark_of("qc")
-    # The page is wanted before the trainings end, and they are ready at the same time and take all cores.
-    priority: 2
+    # Before the trainings, which are ready at the same time and take all cores: the page shows what they learn from.
+    priority: 3
     params:
         section=section("review"),
         version=__version__,

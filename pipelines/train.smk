@@ -8,8 +8,8 @@ rule train:
         log_of("train/{model}_seed-{seed}"),
     benchmark:
         benchmark_of("train/{model}_seed-{seed}")
-    # Gradient training takes longest, so it starts before the other jobs that are ready.
-    priority: 1
+    # Gradient training takes longest, so it starts first.
+    priority: 2
     # A preempted or killed training resumes from its newest checkpoint.
     retries: 3
     threads: study.train.threads * study.train.processes
@@ -37,6 +37,8 @@ if CLOSED_FORM:
             log_of("train/closed_form"),
         benchmark:
             benchmark_of("train/closed_form")
+        # After the flows, which need the same regression and hold its lock while they fit it.
+        priority: 1
         params:
             models=" ".join(f"--model {name}" for name in CLOSED_FORM),
             seed=SEEDS[0],

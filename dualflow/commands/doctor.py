@@ -23,7 +23,8 @@ from dualflow.config import Config, TrackingConfig
 from dualflow.errors import DualflowError
 from dualflow.process import THREAD_VARIABLES
 
-MIN_PYTHON, MIN_SNAKEMAKE = (3, 11), (9, 5)
+MIN_PYTHON = (3, 11)
+MIN_SNAKEMAKE = (9, 17)  # 9.10 to 9.16 start more jobs than there are cores and GPUs
 LOW_MEMORY_GIB, LOW_DISK_GIB, NO_DISK_GIB = 8, 10, 1
 SERVER_TIMEOUT_S = 5.0
 NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
