@@ -148,7 +148,7 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-def preset(name: str, **options: Any) -> FlowSpec:
+def preset(name: str, /, **options: Any) -> FlowSpec:
     """Return the spec of a preset with options replaced.
 
     Raises:

@@ -185,7 +185,7 @@ class FlowSpec:
             "nll_weight = 0 and decode_l1 = 0 leave nothing to learn; set one of them above 0",
         )
 
-    def replace(self, **options: Any) -> Self:
+    def replace(self, /, **options: Any) -> Self:
         """Return the spec with fields replaced; lists from YAML become tuples.
 
         Raises:

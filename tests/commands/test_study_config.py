@@ -41,6 +41,8 @@ def test_the_deepest_flow_decides():
     [
         ({"model": {"preset": "dualfow"}}, "x: model: unknown preset 'dualfow'; choose from: attn_flow, "),
         ({"model": {"options": {"depth": 4}}}, "x: model: unknown flow option 'depth'"),
+        ({"model": {"options": {"name": "x"}}}, "x: model: unknown flow option 'name'"),
+        ({"model": {"options": {"self": "x"}}}, "x: model: unknown flow option 'self'"),
         ({"model": {"options": {"hidden": [8]}}}, r"x: model: hidden = \(8,\): expected one entry per level"),
         ({"extra_models": {"b": {"preset": "c_glow", "options": {"levls": 3}}}}, "extra_models.b: .* mean 'levels'"),
     ],
