@@ -95,13 +95,13 @@ def _finished_seeds(config: Config, plan: Plan, name: str) -> Iterator[SeedResul
 
 
 def _cost(seeds: list[SeedResult], step_seconds: float) -> dict[str, float]:
-    card_seconds = {key: float(np.mean([getattr(seed.card.training, key) for seed in seeds])) for key in CARD_SECONDS}
+    means = {key: float(np.mean([getattr(seed.card.training, key) for seed in seeds])) for key in CARD_SECONDS}
     return {
         "parameters": seeds[0].card.parameters,
         "steps": seeds[0].steps + seeds[0].card.training.pretrain_steps,
         "step_seconds": step_seconds,
         "train_seconds": float(np.mean([seed.card.training.seconds for seed in seeds])),
-        **card_seconds,
+        **{key: seconds for key, seconds in means.items() if seconds > 0},
         "memory_mib": max(seed.memory_mib for seed in seeds),
     }
 

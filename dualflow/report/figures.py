@@ -1,4 +1,4 @@
-"""Figures of a whole study; each function returns a matplotlib Figure and touches no global state."""
+"""Figures of a whole study; each function returns a matplotlib Figure and leaves global state unchanged."""
 
 from __future__ import annotations
 
@@ -12,12 +12,9 @@ from dualflow.evaluation.metrics import METRICS, correlation
 from dualflow.evaluation.prediction import Floats
 from dualflow.modalities import Modality
 from dualflow.report.style import COLOURS, GRID, INK, MUTED, palette, styled
-from dualflow.report.subject_figure import subject_panel
-
-__all__ = ["metric_comparison", "region_scatter", "reliability_curve", "subject_panel", "training_curves"]
 
 KINDS = {"voxel": "Voxels", "region": "Region means"}
-HINTS = {"lower": "lower is better", "higher": "higher is better", "ideal": "dashed line is best"}
+HINTS = {"lower": "lower is better", "higher": "higher is better", "ideal": "dashed line is ideal"}
 
 
 @styled
@@ -29,34 +26,34 @@ def metric_comparison(
     colours: Mapping[str, str] | None = None,
     columns: int = 4,
 ) -> Figure:
-    """Each metric in its own frame: a dot per model with its 95 % interval, models from top to bottom."""
+    """One panel per metric: a dot per model with its 95 % interval, models from top to bottom."""
     present = [metric for metric in metrics if metric in set(summary["metric"])]
     models = list(dict.fromkeys(summary["model"]))
     colours = colours or palette(models)
     columns = max(1, min(columns, len(present)))
-    lines = max(1, -(-len(present) // columns))
-    size = (10.0, lines * (0.75 + 0.27 * len(models)))
+    rows = max(1, -(-len(present) // columns))
+    size = (10.0, rows * (0.75 + 0.27 * len(models)))
     figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for axes, metric in zip(grid.flat, present, strict=False):
-        chosen = summary[summary["metric"] == metric].set_index("model")
-        for place, model in enumerate(models):
-            if model in chosen.index:
-                value, low, high = (float(chosen.loc[model, name]) for name in ("mean", "low", "high"))
+        values = summary[summary["metric"] == metric].set_index("model")
+        for height, model in enumerate(models):
+            if model in values.index:
+                value, low, high = (float(values.loc[model, name]) for name in ("mean", "low", "high"))
                 colour = colours[model]
-                axes.plot([low, high], [place, place], color=colour, lw=2, alpha=0.45, solid_capstyle="round")
-                axes.plot(value, place, "o", color=colour, ms=5.5)
-        rule = METRICS[metric]
-        if rule.better == "ideal":
-            axes.axvline(rule.ideal, color=MUTED, lw=0.8, ls=(0, (4, 3)), zorder=0)
+                axes.plot([low, high], [height, height], color=colour, lw=2, alpha=0.45, solid_capstyle="round")
+                axes.plot(value, height, "o", color=colour, ms=5.5)
+        definition = METRICS[metric]
+        if definition.better == "ideal":
+            axes.axvline(definition.ideal, color=MUTED, lw=0.8, ls=(0, (4, 3)), zorder=0)
         axes.set_yticks(range(len(models)), models, color=INK)
         axes.set_ylim(len(models) - 0.5, -0.5)
         axes.locator_params(axis="x", nbins=4)
         axes.grid(axis="x", color=GRID, lw=0.6)
         axes.tick_params(axis="y", length=0)
         axes.set_axisbelow(True)
-        axes.set_title(rule.heading(row))
-        axes.set_xlabel(HINTS[rule.better], fontsize=7.5, color=MUTED)
+        axes.set_title(definition.heading(row))
+        axes.set_xlabel(HINTS[definition.better], fontsize=7.5, color=MUTED)
     for axes in grid.flat[len(present) :]:
         axes.set_visible(False)
     return figure
@@ -64,11 +61,11 @@ def metric_comparison(
 
 @styled
 def reliability_curve(curves: pd.DataFrame, *, colours: Mapping[str, str] | None = None) -> Figure:
-    """Coverage against promised level per voxel and per region, a line per model; on the diagonal promises are kept.
+    """Coverage against nominal level, for voxels and region means, with one line per model.
 
     Args:
-        curves: columns model, kind, level, coverage, of any number of subjects, which are averaged.
-        colours: colour of each model; left out, they are dealt in order.
+        curves: columns model, kind, level, coverage; rows of one model, kind and level are averaged.
+        colours: colour of each model; None assigns them in order.
     """
     figure = Figure(figsize=(7.2, 3.5), layout="constrained")
     models = list(dict.fromkeys(curves["model"]))
@@ -78,15 +75,15 @@ def reliability_curve(curves: pd.DataFrame, *, colours: Mapping[str, str] | None
         axes.text(0.07, 0.93, "too wide", color=MUTED, fontsize=7.5, va="top")
         axes.text(0.95, 0.06, "too narrow", color=MUTED, fontsize=7.5, ha="right")
         for model in models:
-            chosen = curves[(curves["model"] == model) & (curves["kind"] == kind)]
-            line = chosen.groupby("level")["coverage"].mean()
+            selected = curves[(curves["model"] == model) & (curves["kind"] == kind)]
+            line = selected.groupby("level")["coverage"].mean()
             if len(line):
                 axes.plot(line.index, line.to_numpy(), color=colours[model], lw=1.6, marker="o", ms=2.6, label=model)
-        axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="promised", title=name)
+        axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="nominal level", title=name)
         axes.grid(color=GRID, lw=0.6)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=7.5, loc="upper left", bbox_to_anchor=(0.0, 0.86))
-    figure.axes[0].set_ylabel("held")
+    figure.axes[0].set_ylabel("coverage")
     return figure
 
 
@@ -94,12 +91,12 @@ def reliability_curve(curves: pd.DataFrame, *, colours: Mapping[str, str] | None
 def training_curves(
     histories: Mapping[str, pd.DataFrame], columns: Mapping[str, str], *, colours: Mapping[str, str] | None = None
 ) -> Figure:
-    """Curves over the steps of training, a frame per column and a line per model.
+    """Curves over the training steps, one panel per column and one line per model.
 
     Args:
         histories: table of each model, with a column `step`.
-        columns: column -> axis label; a model without the column has no line there.
-        colours: colour of each model; left out, they are dealt in order.
+        columns: column -> title; a model without the column has no line.
+        colours: colour of each model; None assigns them in order.
     """
     colours = colours or palette(list(histories))
     present = {name: label for name, label in columns.items() if any(name in history for history in histories.values())}
@@ -120,15 +117,15 @@ def training_curves(
 
 @styled
 def region_scatter(real: Floats, synthetic: Floats, row: Modality, *, model: str) -> Figure:
-    """Region means of all subjects `[N, R]`, real against synthetic; and how well people are told apart.
+    """Real against synthetic region means `[N, R]`, absolute and relative to the mean over subjects.
 
-    The left frame holds every region of every subject: much of its correlation is that regions differ. The right frame
-    takes the mean over subjects out of each region, so that only differences between people are left.
+    The left panel shows every region of every subject; differences between regions dominate its correlation. The right
+    panel subtracts the mean over subjects from each region, so only differences between subjects remain.
     """
     figure = Figure(figsize=(7.2, 3.5), layout="constrained")
     centred = (real - np.nanmean(real, axis=0), synthetic - np.nanmean(synthetic, axis=0))
-    frames = (("All region means", (real, synthetic)), ("Differences between people", centred))
-    for axes, (name, (x, y)) in zip(figure.subplots(1, 2), frames, strict=True):
+    panels = (("All region means", (real, synthetic)), ("Differences between subjects", centred))
+    for axes, (name, (x, y)) in zip(figure.subplots(1, 2), panels, strict=True):
         low, high = (bound(np.concatenate([x.ravel(), y.ravel()])) for bound in (np.nanmin, np.nanmax))
         margin = 0.05 * (high - low)
         ends = (low - margin, high + margin)

@@ -1,4 +1,4 @@
-// Sorts and filters the cards. Without it the page shows all of them, flagged ones first.
+// Sorts and filters the cards. Without this script the page shows all cards, flagged ones first.
 "use strict";
 {
   const [controls, sheet, find, flagged, order, descending, size, shown] = [
@@ -32,7 +32,7 @@
     shown.textContent = `${count} of ${cards.length} shown`;
   };
 
-  // A dot of a strip plot leads to its card, filtered out or not.
+  // A dot of a strip plot links to its card, even if a filter hides the card.
   const reveal = () => {
     const card = cards.find(({ node }) => node.id === decodeURIComponent(location.hash.slice(1)));
     if (card?.node.hidden) {

@@ -1,4 +1,4 @@
-"""The report: one HTML file that holds everything, opens from disk, and asks no other host for anything."""
+"""The study report as one self-contained HTML file, without external resources."""
 
 from __future__ import annotations
 
@@ -19,65 +19,65 @@ from dualflow.report.tables import Table
 if TYPE_CHECKING:  # the quality control page needs no matplotlib
     from matplotlib.figure import Figure
 
-# Sections that hold tables and figures, in reading order, each with the sentence that leads into it.
+# Sections with tables and figures in reading order: key -> (heading, lead).
 SECTIONS: dict[str, tuple[str, str]] = {
     "subjects": (
         "Subjects",
-        "Real and synthetic images of test subjects, in neurological orientation: the subject's left is on the left.",
+        "Real and synthetic images of test subjects in neurological orientation: left is left.",
     ),
     "comparison": (
         "Comparison",
         "All models on the same held-out subjects, inside the brain mask. Brackets and bars are 95 % bootstrap "
-        "intervals over subjects; bold is the best mean of a column.",
+        "intervals over subjects. Bold marks the best mean of a column.",
     ),
     "uncertainty": (
         "Uncertainty",
-        "Whether the stated intervals hold, for single voxels and for the mean of whole regions.",
+        "Calibration of the predictive distributions, for voxels and for region means.",
     ),
-    "learnt": (
-        "What the flow learnt",
-        "Its density of real images inside the brain mask, whether that rests on the source image, the images it "
-        "gives, and whether it is safe to compute with.",
+    "likelihood": (
+        "Likelihood",
+        "Density of the real images under the flows, dependence of that density on the source image, accuracy of "
+        "point estimates and samples, and numerical stability.",
     ),
-    "training": ("Training", "How each model learnt."),
+    "training": ("Training", "Cost and course of each training."),
 }
 
-# Figures are rendered finer than shown, for sharp screens.
+# Figures are rendered at a higher resolution than shown, for high-density screens.
 PIXELS_PER_INCH = 100
 
 
 @dataclass(frozen=True)
 class ReportData:
-    """Everything a report shows.
+    """Content of a report.
 
     Attributes:
         title: heading of the page.
-        facts: short facts of the study, name -> value.
-        findings: what the numbers say, in sentences.
-        tables: section (a key of SECTIONS) -> its tables.
-        figures: section -> its figures, as (caption, figure).
-        quarantine: scans set aside: columns scan, step, reason; empty if there are none.
-        method: paragraphs on how the numbers came about.
-        limits: what the numbers do not mean, in sentences.
-        versions: what made this page, name -> version, hash or seed.
+        facts: facts of the study, name -> value.
+        summary: results in sentences.
+        excluded: excluded scans with columns scan, step, reason; may be empty.
+        method: paragraphs on the methods.
+        limitations: limits of interpretation, in sentences.
+        provenance: software and inputs, name -> version, digest or seed.
+        tables: section (a key of SECTIONS) -> tables.
+        figures: section -> figures, as (caption, figure).
     """
 
     title: str
     facts: Mapping[str, object]
-    findings: Sequence[str]
-    quarantine: pd.DataFrame
+    summary: Sequence[str]
+    excluded: pd.DataFrame
     method: Sequence[str]
-    limits: Sequence[str]
-    versions: Mapping[str, object]
+    limitations: Sequence[str]
+    provenance: Mapping[str, object]
     tables: Mapping[str, Sequence[Table]] = field(default_factory=dict)
     figures: Mapping[str, Sequence[tuple[str, Figure]]] = field(default_factory=dict)
 
 
 def render(report: ReportData, path: Path) -> None:
-    """Write `report` to `path` atomically; equal reports give equal bytes.
+    """Write `report` to `path` atomically; equal reports give identical bytes.
 
     Raises:
-        ConfigError: tables or figures are given for a section that does not exist.
+        ConfigError: a table or figure names an unknown section.
     """
     from dualflow.report.style import to_png
 
@@ -101,7 +101,7 @@ def render(report: ReportData, path: Path) -> None:
 
 
 def template(name: str) -> Template:
-    """A page of this package by its file name: what it is given is escaped, and a value it lacks is an error."""
+    """A template of this package by file name; values are escaped, and missing values are errors."""
     environment = Environment(
         loader=PackageLoader("dualflow.report", "."),
         autoescape=True,
@@ -109,15 +109,15 @@ def template(name: str) -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["tie"] = _tie
+    environment.filters["unbroken"] = _unbroken
     return environment.get_template(name)
 
 
 def data_uri(data: bytes, kind: str) -> str:
-    """A file of MIME type `kind` as an address that holds the file itself."""
+    """Content of a file of MIME type `kind` as a data URI."""
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def _tie(text: object) -> str:
-    """Keep a per cent sign and a p-value on one line."""
+def _unbroken(text: object) -> str:
+    """Replace the spaces before per cent signs and in p-values by no-break spaces."""
     return re.sub(r" (?=%)|(?<=\bp) (?== )|(?<=\bp =) ", "\N{NO-BREAK SPACE}", str(text))

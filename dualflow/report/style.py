@@ -1,4 +1,4 @@
-"""How all figures of the report look, and how they become files."""
+"""Style of the report's figures, and their rendering to PNG."""
 
 from __future__ import annotations
 
@@ -41,26 +41,26 @@ P = ParamSpec("P")
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draw under STYLE without changing matplotlib's settings for anyone else."""
+    """Decorator: draw under STYLE without changing matplotlib's global settings."""
 
     @wraps(draw)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
+    def draw_styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
         with mpl.rc_context(STYLE):
             return draw(*args, **kwargs)
 
-    return drawn
+    return draw_styled
 
 
 def palette(models: Sequence[str]) -> dict[str, str]:
-    """A colour for each model, to be used by all figures of a page."""
-    return {model: COLOURS[place % len(COLOURS)] for place, model in enumerate(models)}
+    """A colour for each model, shared by all figures of a page."""
+    return {model: COLOURS[index % len(COLOURS)] for index, model in enumerate(models)}
 
 
 def to_png(figure: Figure) -> bytes:
-    """Render to PNG bytes that depend on nothing but the figure."""
+    """Render to PNG bytes that depend on the figure alone."""
     buffer = io.BytesIO()
     with mpl.rc_context(STYLE):
-        # The layout creeps a little with every drawing: settle it once, so that a second rendering is the same.
+        # Each drawing shifts a constrained layout slightly; fixing it makes repeated renderings identical.
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
         figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})

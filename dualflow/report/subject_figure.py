@@ -1,4 +1,4 @@
-"""One subject in pictures: what went in, what is real, what the model made of it, and how sure it is."""
+"""Figure of one subject: source, real target, synthetic images, error and uncertainty."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PLANES = {"axial": ("L", "R"), "coronal": ("L", "R"), "sagittal": ("P", "A")}
 
 
 class Column(NamedTuple):
-    """One column of a subject's panel."""
+    """One column of the figure."""
 
     name: str
     volume: Floats | None
@@ -27,7 +27,7 @@ class Column(NamedTuple):
 
 
 @styled
-def subject_panel(
+def subject_figure(
     source: Floats,
     mean: Floats,
     std: Floats,
@@ -39,22 +39,22 @@ def subject_panel(
     sample: Floats | None = None,
     title: str = "",
 ) -> Figure:
-    """One subject in three planes: source, real target, synthetic mean, one sample, error, uncertainty.
+    """Draw source, real target, synthetic mean, one sample, error and uncertainty in three planes.
 
-    Volumes `[D, H, W]` lie on a RAS-aligned grid and are shown in neurological orientation (the subject's left is on
-    the left). Every column of target images has the modality's one window. Columns without data are left out.
+    Volumes `[D, H, W]` lie on a RAS-aligned grid and are shown in neurological orientation (left is left). All target
+    images share the modality's window. Columns without data are omitted.
     """
     error = None if target is None else np.where(mask, mean - target, 0.0)
-    limit = _nice(float(np.percentile(np.abs(error[mask]), 99))) if error is not None else 1.0
-    reach = _nice(float(np.percentile(std[mask], 99)))
+    error_limit = _round_up(float(np.percentile(np.abs(error[mask]), 99))) if error is not None else 1.0
+    spread_limit = _round_up(float(np.percentile(std[mask], 99)))
     source_name = f"{source_row.suffix} MR" if source_row.datatype == "anat" else source_row.suffix
     columns = [
         Column(source_name, source, SOURCE_MAP, source_row.window, source_row.unit),
         Column("Real", target, TARGET_MAP, row.window, row.unit),
         Column("Synthetic mean", mean, TARGET_MAP, row.window, row.unit),
         Column("One sample", sample, TARGET_MAP, row.window, row.unit),
-        Column("Mean - real", error, ERROR_MAP, (-limit, limit), row.unit),
-        Column("Uncertainty (SD)", std, SPREAD_MAP, (0.0, reach), row.unit),
+        Column("Mean - real", error, ERROR_MAP, (-error_limit, error_limit), row.unit),
+        Column("Uncertainty (SD)", std, SPREAD_MAP, (0.0, spread_limit), row.unit),
     ]
     shown = [column for column in columns if column.volume is not None]
     centre, box = _centre(mask), _box(mask)
@@ -94,17 +94,16 @@ def subject_panel(
 
 
 def _slice(volume: Floats, line: int, centre: tuple[int, int, int], box: tuple[slice, slice, slice]) -> Floats:
-    """One plane as rows from bottom to top and columns from left to right of the picture."""
+    """One plane with rows from bottom to top and columns from left to right."""
     axis = (2, 1, 0)[line]
-    cut = [*box]
     plane = np.take(volume, centre[axis], axis=axis)
-    kept = [cut[other] for other in range(3) if other != axis]
-    return np.asarray(plane[kept[0], kept[1]].T)
+    first, second = (box[other] for other in range(3) if other != axis)
+    return np.asarray(plane[first, second].T)
 
 
 def _centre(mask: Bools) -> tuple[int, int, int]:
-    """The middle of the mask, with the sagittal plane a little off the midline, where there is tissue to see."""
-    middle = [round(float(places.mean())) for places in np.nonzero(mask)]
+    """Centre of the mask, with the sagittal plane off the midline, where it shows tissue."""
+    middle = [round(float(indices.mean())) for indices in np.nonzero(mask)]
     width = int(np.ptp(np.nonzero(mask)[0]))
     return middle[0] - width // 10, middle[1], middle[2]
 
@@ -118,8 +117,8 @@ def _box(mask: Bools) -> tuple[slice, slice, slice]:
     return first, second, third
 
 
-def _nice(value: float) -> float:
-    """Round a limit up to one leading digit, so that colour bars read well."""
+def _round_up(value: float) -> float:
+    """Round up to one significant digit, for readable colour bars."""
     if not value > 0:
         return 1.0
     step = 10.0 ** np.floor(np.log10(value))

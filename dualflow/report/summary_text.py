@@ -1,4 +1,4 @@
-"""What the numbers say in plain words, in both directions: a model that loses is said to lose."""
+"""Sentences that summarise the results, favourable or not."""
 
 from __future__ import annotations
 
@@ -12,30 +12,31 @@ from dualflow.modalities import Modality
 
 Entries = dict[str, dict[Hashable, Any]]
 
-# How far a mean coverage may lie from its level and still be called right: an interval that holds the level is not
-# enough, for with few subjects it holds nearly anything.
 TOLERANCE = 0.05
+"""Largest deviation of a calibrated coverage from its level. Agreement with the confidence interval is not sufficient,
+because the interval of few subjects contains almost any level."""
 LEVEL = 80
-WAYS = {
-    "better": "is better than {other}: its mean absolute error is {size} lower ({low} to {high}, {basis})",
-    "worse": "is worse than {other}: its mean absolute error is {size} higher ({low} to {high}, {basis})",
-    "undecided": "cannot be told from {other}: its mean absolute error differs by {signed} "
-    "({signed_low} to {signed_high}, {basis})",
+COMPARISONS = {
+    "better": "is more accurate than {other}: its mean absolute error is {size} lower ({basis} {low} to {high}; {p})",
+    "worse": "is less accurate than {other}: its mean absolute error is {size} higher ({basis} {low} to {high}; {p})",
+    "undecided": "and {other} do not differ clearly: the difference of their mean absolute errors is {signed} "
+    "({basis} {signed_low} to {signed_high}; {p})",
 }
 OPPOSITE = {"better": "worse", "worse": "better", "undecided": "undecided"}
-LIMITS_ALWAYS = (
-    "A synthetic scan shows what is expected of people with this anatomy and this side information. "
-    "It cannot show what only the real scan of this person holds, such as a lesion that the MR does not betray.",
-    "The numbers describe the group of test subjects, not any one of them; the intervals are over those subjects only.",
-    "This is a research tool. It is not a medical device, and nothing here supports a diagnosis or a treatment.",
+GENERAL_LIMITATIONS = (
+    "A synthetic scan shows the expected image of subjects with this anatomy and side information. It cannot show "
+    "findings of an individual that the MR does not predict, such as a lesion visible on the real scan only.",
+    "The results describe the group of test subjects, not individual subjects. Intervals reflect the sampling of these "
+    "subjects only.",
+    "This is a research tool, not a medical device. The results do not support any diagnosis or treatment.",
 )
-LIMITS_SIMULATED = (
-    "The cohort is simulated from a template and a table of regional uptake. Scores on it show that the method works "
-    "as intended; they do not carry over to real scans.",
+SIMULATION_LIMITATIONS = (
+    "The cohort is simulated from a template and a table of regional uptake. Its scores verify the implementation; "
+    "they do not predict the performance on real scans.",
 )
 
 
-def findings(
+def summary_sentences(
     summary: pd.DataFrame,
     differences: pd.DataFrame,
     condition: ConditionCheck | None,
@@ -46,51 +47,51 @@ def findings(
     blurred: ConditionCheck | None = None,
     stress: pd.DataFrame | None = None,
 ) -> list[str]:
-    """Sentences on `model`, computed from the tables of `evaluation.compare`.
+    """Summarise the results of `model` in sentences.
 
     Args:
-        summary: from `summarise`; rows of `model` are read.
-        differences: from `differences`; every comparison that `model` takes part in is told, whichever side it is on.
-        condition: check that the model uses its source, where there is one.
-        model: the model this is about.
-        row: the target modality, for its unit.
-        mean_target: mean of the real target inside the masks, to put errors in proportion.
-        blurred: check that the model uses more of its source than a blurred image shows.
-        stress: from `learnt.stress_totals`, where samples were drawn to find values that are not finite.
+        summary: from `summarise`; rows of other models are ignored.
+        differences: from `differences`; comparisons with `model` as model or reference are reported.
+        condition: check against another subject's source, or None.
+        model: name of the model.
+        row: target modality, for its unit.
+        mean_target: mean of the real target inside the masks, the denominator of relative errors.
+        blurred: check against the blurred source, or None.
+        stress: from `stress_totals`, or None without stress tests.
     """
-    own: Entries = {str(entry["metric"]): entry for entry in summary[summary["model"] == model].to_dict("records")}
+    metrics: Entries = {str(entry["metric"]): entry for entry in summary[summary["model"] == model].to_dict("records")}
     return [
-        *_accuracy(own, model, row, mean_target),
+        *_accuracy(metrics, model, row, mean_target),
         *_comparisons(differences, model, row),
-        *_intervals(own),
-        *_condition(condition),
-        *_blurred(blurred),
+        *_calibration(metrics),
+        *_source_use(condition),
+        *_detail_use(blurred),
         *_stress(stress, row),
     ]
 
 
-def limits(*, simulated: bool, subjects: int) -> list[str]:
-    """What the report does not mean; `subjects` is the number of test subjects."""
-    small = (
-        (f"With {subjects} test subjects, differences have to be large to be seen at all.",) if subjects < 30 else ()
-    )
-    return [*(LIMITS_SIMULATED if simulated else ()), *LIMITS_ALWAYS, *small]
+def limitations(*, simulated: bool, subjects: int) -> list[str]:
+    """Limits of interpretation; `subjects` is the number of test subjects."""
+    small = (f"With {subjects} test subjects, only large differences are detectable.",) if subjects < 30 else ()
+    return [*(SIMULATION_LIMITATIONS if simulated else ()), *GENERAL_LIMITATIONS, *small]
 
 
-def _accuracy(own: Entries, model: str, row: Modality, mean_target: float) -> list[str]:
-    if "mae" not in own:
+def _accuracy(metrics: Entries, model: str, row: Modality, mean_target: float) -> list[str]:
+    if "mae" not in metrics:
         return []
-    error = own["mae"]
+    error, quantity = metrics["mae"], "uptake" if row.datatype == "pet" else "intensity"
     sentences = [
-        f"On {error['subjects']} test subjects, {model} is off by {error['mean']:.3f} {row.unit} per voxel on "
-        f"average ({error['low']:.3f} to {error['high']:.3f}): {100 * error['mean'] / mean_target:.1f} % of the mean "
-        f"{'uptake' if row.datatype == 'pet' else 'intensity'} in the brain."
+        f"On {error['subjects']} test subjects, the mean absolute error of {model} is {error['mean']:.3f} {row.unit} "
+        f"per voxel (95 % interval {error['low']:.3f} to {error['high']:.3f}), "
+        f"{100 * error['mean'] / mean_target:.1f} % of the mean {quantity} in the brain."
     ]
-    if {"region_mae", "region_bias"} <= own.keys():
-        size, bias = own["region_mae"]["mean"], own["region_bias"]["mean"]
-        # A bias smaller than a tenth of the error is not worth a direction.
-        way = "with no clear lean" if abs(bias) < 0.1 * size else f"on average {abs(bias):.1f} % too {_side(bias)}"
-        sentences.append(f"Averaged over a whole brain region the error is {size:.1f} % of the real value, {way}.")
+    if {"region_mae", "region_bias"} <= metrics.keys():
+        size, bias = metrics["region_mae"]["mean"], metrics["region_bias"]["mean"]
+        # A bias below a tenth of the error has no reliable direction.
+        direction = f"on average they are {abs(bias):.1f} % too {'high' if bias > 0 else 'low'}"
+        if abs(bias) < 0.1 * size:
+            direction = "they show no clear bias"
+        sentences.append(f"The mean absolute error of region means is {size:.1f} % of the real value; {direction}.")
     return sentences
 
 
@@ -105,12 +106,12 @@ def _comparisons(differences: pd.DataFrame, model: str, row: Modality) -> list[s
         low, high = sorted((flip * entry["gain_low"], flip * entry["gain_high"]))
         verdict = OPPOSITE[entry["verdict"]] if flip == -1 else entry["verdict"]
         small, large = sorted((abs(low), abs(high)))
-        said = WAYS[verdict].format(
+        text = COMPARISONS[verdict].format(
             other=other, size=f"{abs(gain):.4f} {row.unit}", low=f"{small:.4f}", high=f"{large:.4f}",
-            basis=f"paired 95 % interval; {_p_value(entry['p_holm'])} after Holm", signed=f"{-gain:+z.4f} {row.unit}",
-            signed_low=f"{-high:+z.4f}", signed_high=f"{-low:+z.4f}",
+            basis="paired 95 % interval", p=f"{_p_value(entry['p_holm'])}, Holm-adjusted",
+            signed=f"{-gain:+z.4f} {row.unit}", signed_low=f"{-high:+z.4f}", signed_high=f"{-low:+z.4f}",
         )  # fmt: skip
-        sentences.append(f"{model} {said}.")
+        sentences.append(f"{model} {text}.")
     return sentences
 
 
@@ -118,57 +119,57 @@ def _p_value(value: float) -> str:
     return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
 
 
-def _intervals(own: Entries) -> list[str]:
+def _calibration(metrics: Entries) -> list[str]:
     sentences = []
-    for kind, things in (("voxel", "voxels"), ("region", "region means")):
+    for kind, quantities in (("voxel", "voxels"), ("region", "region means")):
         name = f"{kind}_coverage_{LEVEL}"
-        if name not in own:
+        if name not in metrics:
             continue
-        held, low, high = (float(own[name][column]) for column in ("mean", "low", "high"))
+        coverage, low, high = (float(metrics[name][column]) for column in ("mean", "low", "high"))
         level = LEVEL / 100
-        near, possible = abs(held - level) <= TOLERANCE, low <= level <= high
-        if near and possible:
-            verdict = "they hold what they promise"
-        elif near or possible:
-            verdict = "that they hold what they promise is not shown"
-        elif held < level:
-            verdict = "they are too narrow: the model is more certain than it should be"
+        near, consistent = abs(coverage - level) <= TOLERANCE, low <= level <= high
+        if near and consistent:
+            verdict = "they are calibrated"
+        elif near or consistent:
+            verdict = "the evidence for their calibration is inconclusive"
+        elif coverage < level:
+            verdict = "they are too narrow (over-confident)"
         else:
-            verdict = "they are too wide: the model is more careful than it need be"
+            verdict = "they are too wide (under-confident)"
         sentences.append(
-            f"The {LEVEL} % intervals contain the real value of {100 * held:.0f} % of the {things} "
+            f"The {LEVEL} % intervals contain the real value of {100 * coverage:.0f} % of the {quantities} "
             f"({100 * low:.0f} to {100 * high:.0f} %); {verdict}."
         )
     if not sentences:
-        sentences.append("The model states no uncertainty that could be checked.")
+        sentences.append("The model provides no uncertainty to evaluate.")
     return sentences
 
 
-def _condition(check: ConditionCheck | None) -> list[str]:
+def _source_use(check: ConditionCheck | None) -> list[str]:
     if check is None:
         return []
     verdict = (
         "the model uses the source image"
         if check.low > 0.5
-        else "whether the model uses the source image at all is not shown"
+        else "there is no evidence that the model uses the source image"
     )
     return [
-        f"The real target is likelier under the subject's own source image than under another subject's for "
+        f"The real target is likelier under the true source image than under another subject's for "
         f"{100 * check.share:.0f} % of {check.subjects} subjects ({100 * check.low:.0f} to {100 * check.high:.0f} %; "
-        f"chance is 50 %), on average by {check.gain:z.3f} nats per voxel of the mask: {verdict}."
+        f"chance level 50 %), on average by {check.gain:z.3f} nats per voxel of the mask: {verdict}."
     ]
 
 
-def _blurred(check: ConditionCheck | None) -> list[str]:
+def _detail_use(check: ConditionCheck | None) -> list[str]:
     if check is None:
         return []
     verdict = (
         "the model uses the detail of the source image"
         if check.low > 0.5
-        else "that the model uses more than the outline and large structures is not shown"
+        else "there is no evidence that the model uses more than the outline and large structures"
     )
     return [
-        f"The real target is likelier under the sharp source image than under the same image blurred for "
+        f"The real target is likelier under the sharp source image than under its blurred version for "
         f"{100 * check.share:.0f} % of the subjects ({100 * check.low:.0f} to {100 * check.high:.0f} %), on average by "
         f"{check.gain:z.3f} nats per voxel of the mask: {verdict}."
     ]
@@ -178,14 +179,10 @@ def _stress(totals: pd.DataFrame | None, row: Modality) -> list[str]:
     if totals is None:
         return []
     return [
-        f"{entry['model']} is not safe: {entry['nonfinite_voxels']} voxels of its {entry['samples']} stress samples "
-        f"were not finite numbers."
+        f"{entry['model']} is numerically unstable: {entry['nonfinite_voxels']} voxels of its {entry['samples']} "
+        f"stress samples are not finite."
         if entry["nonfinite_voxels"]
-        else f"All voxels of {entry['samples']} stress samples of {entry['model']} were finite numbers, at most "
-        f"{entry['largest']:.3g} {row.unit} in size."
+        else f"All voxels of {entry['samples']} stress samples of {entry['model']} are finite; the largest absolute "
+        f"value is {entry['largest']:.3g} {row.unit}."
         for entry in totals.to_dict("records")
     ]
-
-
-def _side(bias: float) -> str:
-    return "high" if bias > 0 else "low"

@@ -1,4 +1,4 @@
-"""Tables of the report: numbers become text here, and the best of each column is marked."""
+"""Tables of the report: formatting of numbers, and marking of the best value of each column."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from dualflow.evaluation.metrics import METRICS
 from dualflow.modalities import Modality
 
 VERDICTS = {"better": "better", "worse": "worse", "undecided": "no clear difference"}
-UNKNOWN = "–"  # noqa: RUF001 - an en dash, as typeset tables have it
+UNKNOWN = "–"  # noqa: RUF001 - an en dash, as in typeset tables
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table as it is printed.
+    """A formatted table.
 
     Attributes:
-        caption: one sentence that says what the numbers are.
-        frame: cells as text, or as values that `str` prints well.
-        best: (row, column) positions to print bold.
+        caption: description of the numbers.
+        frame: cells as text, or as values with a readable `str`.
+        best: (row, column) positions printed in bold.
     """
 
     caption: str
@@ -30,13 +30,12 @@ class Table:
     best: frozenset[tuple[int, int]] = field(default_factory=frozenset)
 
 
-def comparison_table(
+def metric_table(
     summary: pd.DataFrame, row: Modality, metrics: Sequence[str], caption: str, *, without: Sequence[str] = ()
 ) -> Table:
-    """One row per model, one column per metric: mean and 95 % interval; the best mean of a column is bold.
+    """One row per model and one column per metric, with mean and 95 % interval; the best mean of a column is bold.
 
-    Models to which none of the metrics applies have no row. Models in `without`, such as a ceiling that knows the
-    truth, are shown and never marked.
+    Models without any of the metrics have no row. Models in `without`, such as upper bounds, are never bold.
     """
     present = [metric for metric in metrics if metric in set(summary["metric"])]
     indexed = summary.set_index(["model", "metric"])
@@ -52,31 +51,31 @@ def comparison_table(
             else np.inf
             for model in models
         ]
-        # Equal printed losses are equally good: bold marks no difference that the table does not show.
+        # Losses that print equally are equally good: bold shows no difference that the digits hide.
         digits = METRICS[metric].digits
         best |= {(i, column) for i, loss in enumerate(losses) if np.isfinite(loss) and _same(loss, min(losses), digits)}
     return Table(caption, pd.DataFrame({"Model": models, **cells}), frozenset(best))
 
 
 def difference_table(differences: pd.DataFrame, row: Modality, metrics: Sequence[str], caption: str) -> Table:
-    """One row per model and metric: paired difference to the reference, its interval, p and a verdict in words."""
-    chosen = differences[differences["metric"].isin(list(metrics))]
+    """One row per model and metric: paired difference to the reference with interval, p-value and verdict."""
+    selected = differences[differences["metric"].isin(list(metrics))]
     rows = [
         {
             "Model": entry["model"],
-            "Against": entry["reference"],
+            "Reference": entry["reference"],
             "Metric": METRICS[entry["metric"]].heading(row),
             "Difference": _interval(entry["difference"], entry["low"], entry["high"], entry["metric"], signed=True),
             "p (Holm)": _p_value(entry["p_holm"]),
-            "The model is": VERDICTS[entry["verdict"]],
+            "Verdict": VERDICTS[entry["verdict"]],
         }
-        for _, entry in chosen.iterrows()
+        for _, entry in selected.iterrows()
     ]
     return Table(caption, pd.DataFrame(rows))
 
 
 def plain_table(frame: pd.DataFrame, caption: str, *, digits: int = 3) -> Table:
-    """Any small table: floats rounded, unknown values as a dash."""
+    """Any small table, with rounded floats and a dash for missing values."""
     return Table(caption, frame.map(lambda value: _plain(value, digits)))
 
 

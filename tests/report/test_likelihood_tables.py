@@ -1,4 +1,4 @@
-"""What the page says the flows learnt."""
+"""Tables on likelihood, samples and numerical stability of the flows."""
 
 import numpy as np
 import pandas as pd
@@ -6,10 +6,10 @@ import pytest
 
 from dualflow.modalities import MODALITIES
 from dualflow.report.likelihood_tables import (
-    check_against,
+    check_condition,
     explained_table,
     image_table,
-    learnt,
+    likelihood_summary,
     safety_table,
     source_table,
     stress_totals,
@@ -20,7 +20,7 @@ ROW = MODALITIES["FDG"]
 
 @pytest.fixture
 def scores():
-    """A flow of three levels, one of two, and a model that is no flow; one person has three visits."""
+    """A flow of three levels, one of two, and a model without a density; one subject has three visits."""
     scans = ["sub-1_ses-a", "sub-1_ses-b", "sub-1_ses-c", "sub-2"]
     common = {
         "scan": scans, "nll_true": [1.0, 1.0, 1.0, 3.0], "nll_wrong": [2.0, 3.0, 4.0, 2.0], "nll_blurred": 5.0,
@@ -38,22 +38,22 @@ def scores():
     )
 
 
-def test_visits_of_one_person_count_once(scores):
-    """Three visits that win and one other person who loses are one win of two, and both weigh the same in the gain."""
-    check = check_against(scores, "flow")
+def test_visits_of_one_subject_count_once(scores):
+    """One subject with three wins and one with a loss are one win of two, with equal weights in the gain."""
+    check = check_condition(scores, "flow")
     assert check is not None
     assert (check.subjects, check.share) == (2, 0.5)
     assert check.gain == pytest.approx((2.0 - 1.0) / 2)
-    blurred = check_against(scores, "flow", "nll_blurred")
+    blurred = check_condition(scores, "flow", "nll_blurred")
     assert blurred is not None
     assert (blurred.share, blurred.gain) == (1.0, 3.0)
-    assert check_against(scores, "unet") is None
-    assert check_against(scores.drop(columns="nll_wrong"), "flow") is None
+    assert check_condition(scores, "unet") is None
+    assert check_condition(scores.drop(columns="nll_wrong"), "flow") is None
 
 
-def test_numbers_are_means_over_people(scores):
-    """A person with three visits weighs as much as one with a single visit; of round trips the largest is told."""
-    numbers = learnt(scores, ["flow", "glow"]).set_index("model")
+def test_numbers_are_means_over_subjects(scores):
+    """Subjects have equal weights whatever their visits; round-trip errors are maxima."""
+    numbers = likelihood_summary(scores, ["flow", "glow"]).set_index("model")
     assert numbers.loc["flow", "mae"] == pytest.approx(0.2)
     assert numbers.loc["flow", "round_trip_float32"] == 4e-6
     assert numbers.loc["flow", "round_trip_float64"] == 1e-15
@@ -62,61 +62,61 @@ def test_numbers_are_means_over_people(scores):
     assert np.isnan(numbers.loc["glow", "explained_level_3"])
 
 
-def test_a_flow_without_a_finite_density_is_shown(scores):
-    """It has its row, with the numbers that are known."""
+def test_a_flow_without_a_finite_density_keeps_its_row(scores):
+    """Its row holds the numbers that are known."""
     scores.loc[scores["model"] == "glow", ["nll_true", "nll_wrong", "nll_blurred"]] = np.nan
-    numbers = learnt(scores, ["flow", "glow"]).set_index("model")
+    numbers = likelihood_summary(scores, ["flow", "glow"]).set_index("model")
     assert np.isnan(numbers.loc["glow", "nll_wrong/share"])
     assert numbers.loc["glow", "mae_one_sample"] == pytest.approx(0.4)
     assert len(source_table(numbers.reset_index()).frame) == 4
 
 
-def test_a_lone_person_has_no_rival(scores):
-    """Where nobody else was scored, the columns that need somebody else are missing, and the rest is shown."""
-    alone = scores.drop(columns=["nll_wrong", "explained_other_level_1"])
-    numbers = learnt(alone, ["flow"])
+def test_a_single_subject_has_no_alternative_source(scores):
+    """Without another subject, the scores that need one are NaN and the others are present."""
+    single = scores.drop(columns=["nll_wrong", "explained_other_level_1"])
+    numbers = likelihood_summary(single, ["flow"])
     assert np.isnan(numbers.loc[0, "nll_wrong"])
     assert len(source_table(numbers).frame) == 2
 
 
 def test_tables_show_the_numbers(scores):
-    """Each flow meets each rival, a level it does not have is a dash, and every image has its column."""
-    numbers = learnt(scores, ["flow", "glow"])
+    """Each flow has a row per alternative source, a dash for a missing level, and a column per image."""
+    numbers = likelihood_summary(scores, ["flow", "glow"])
     sources = source_table(numbers).frame
     assert sources["Model"].tolist() == ["flow", "flow", "glow", "glow"]
-    assert sources["Own wins"].iloc[0].startswith("50 % [")
-    assert sources["Own is better by"].tolist()[:2] == ["0.5000", "3.0000"]
+    assert sources["True source likelier"].iloc[0].startswith("50 % [")
+    assert sources["Difference"].tolist()[:2] == ["0.5000", "3.0000"]
     images = image_table(numbers, ROW).frame
     assert images.columns.tolist()[1:5] == ["Point estimate", "Temperature 0", "One sample", "Mean of samples"]
     assert images.iloc[0, 1:].tolist() == ["0.2000", "0.2000", "0.4000", "0.2500", "0.5000"]
     levels = explained_table(numbers).frame
-    assert levels.columns.tolist() == ["Model", "Level 1", "Level 2", "Level 1, another's source", "Level 3"]
-    assert levels["Level 1, another's source"].tolist() == ["0.050", "0.050"]
+    assert levels.columns.tolist() == ["Model", "Level 1", "Level 2", "Level 1, another subject's source", "Level 3"]
+    assert levels["Level 1, another subject's source"].tolist() == ["0.050", "0.050"]
     assert levels["Level 3"].tolist() == ["0.300", "–"]  # noqa: RUF001
 
 
-def test_stress_tables_of_all_seeds_are_added_up(scores):
-    """Bad values of any seed and setting are in the table; without a stress test it says so."""
-    numbers = learnt(scores, ["flow", "glow"])
-    part = {
+def test_stress_tables_are_summed_over_seeds(scores):
+    """The table counts the non-finite voxels of all seeds and settings; the caption states a missing stress test."""
+    numbers = likelihood_summary(scores, ["flow", "glow"])
+    settings = {
         "temperature": [0.0, 1.0],
         "source": "own",
         "samples": [3, 2],
         "nonfinite_voxels": [0, 7],
         "largest": [2, 4],
     }
-    tables = pd.concat([pd.DataFrame(part).assign(model=name) for name in ("glow", "glow", "flow")])
+    tables = pd.concat([pd.DataFrame(settings).assign(model=name) for name in ("glow", "glow", "flow")])
     totals = stress_totals(tables)
-    safe = safety_table(numbers, totals, ROW)
-    assert safe.frame["Model"].tolist() == ["flow", "glow"]
-    assert safe.frame["Stress samples"].tolist() == ["5", "10"]
-    assert safe.frame["Voxels not finite"].tolist() == ["7", "14"]
+    table = safety_table(numbers, totals, ROW)
+    assert table.frame["Model"].tolist() == ["flow", "glow"]
+    assert table.frame["Stress samples"].tolist() == ["5", "10"]
+    assert table.frame["Non-finite voxels"].tolist() == ["7", "14"]
     assert "No stress samples" in safety_table(numbers, None, ROW).caption
 
 
-def test_the_unit_of_the_density_is_told(scores):
-    """Nats per voxel of the mask, not of the grid."""
-    table = source_table(learnt(scores, ["flow"]))
+def test_the_caption_names_the_unit_of_the_density(scores):
+    """The NLL is in nats per voxel of the mask, not of the grid."""
+    table = source_table(likelihood_summary(scores, ["flow"]))
     assert "nats per voxel of the mask" in table.caption
-    assert table.frame["NLL, own source"].tolist() == ["2.0000", "2.0000"]
-    assert table.frame["Own is better by"].tolist() == ["0.5000", "3.0000"]
+    assert table.frame["NLL, true source"].tolist() == ["2.0000", "2.0000"]
+    assert table.frame["Difference"].tolist() == ["0.5000", "3.0000"]

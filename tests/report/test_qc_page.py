@@ -1,4 +1,4 @@
-"""The quality control page is one whole, self-contained, readable file, whatever the scans are like."""
+"""The quality control page is one complete, self-contained file, for any scans."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ def render(tmp_path, picture):
     return page
 
 
-def test_the_page_asks_nobody_for_anything(render, tmp_path):
-    """Pictures are embedded, links stay inside, the only script is the one the policy names; no temporary is left."""
+def test_the_page_is_self_contained(render, tmp_path):
+    """Pictures are embedded, links are internal, the policy names the only script, and no temporary file is left."""
     page = render(quality(5, {1: "a"}), [Quarantine("sub-9", "pairing", "no target")])
     addresses = [
         value for _, attributes in page.tags for name, value in attributes.items() if name in {"src", "href", "srcset"}
@@ -109,28 +109,28 @@ def test_the_page_asks_nobody_for_anything(render, tmp_path):
     assert not list(tmp_path.glob(".tmp-*"))
 
 
-def test_flagged_scans_come_first_and_tell_why(render):
-    """More flags first, then by key; each flag is a line of its own, and the others have no list of flags."""
+def test_flagged_scans_come_first_with_reasons(render):
+    """Cards are sorted by number of flags, then by key; each flag is a separate line."""
     page = render(quality(5, {1: "too small", 4: "too large; too far"}))
     assert [card["id"] for card in page.cards] == ["sub-04", "sub-01", "sub-00", "sub-02", "sub-03"]
     assert [card["class"] for card in page.cards] == ["card flagged"] * 2 + ["card"] * 3
     assert [tag.get("class") for tag in page.all("ul")] == ["flags", "flags"]
     assert "too large\ntoo far\n" in page.words
-    assert "5 scans on the model grid, 2 flagged for review, 0 set aside." in page.words
-    assert "No scan was set aside." in page.words
+    assert "5 scans on the model grid, 2 flagged for review, 0 excluded." in page.words
+    assert "No scan was excluded." in page.words
 
 
-def test_scans_set_aside_are_listed_at_the_top(render):
-    """Step and reason of each stand before the first card, and they are counted."""
+def test_excluded_scans_are_listed_at_the_top(render):
+    """Step and reason of each excluded scan precede the first card; the lead counts them."""
     rows = [Quarantine("sub-8", "pairing", "two T1w files"), Quarantine("sub-9", "preprocess", "cut short")]
     words = render(quality(2), rows).words
-    assert "2 scans on the model grid, 0 flagged for review, 2 set aside." in words
+    assert "2 scans on the model grid, 0 flagged for review, 2 excluded." in words
     for text in ("sub-8\npairing\ntwo T1w files", "sub-9\npreprocess\ncut short"):
         assert words.index(text) < words.index("sub-00")
 
 
-def test_all_is_shown_without_the_script(render):
-    """Every card stands in the page itself; only the controls wait for the script, and all of them have a name."""
+def test_the_page_is_complete_without_the_script(render):
+    """All cards are in the page; only the controls need the script, and each has a label."""
     page = render(quality(3))
     hidden = [attributes["id"] for _, attributes in page.tags if "hidden" in attributes]
     assert hidden == ["controls"]
@@ -138,8 +138,8 @@ def test_all_is_shown_without_the_script(render):
     assert len(page.all("label")) == len(page.all("input")) + len(page.all("select"))
 
 
-def test_cards_can_be_sorted_by_every_figure(render):
-    """There is an order for each figure, and each card holds the numbers that are known of it."""
+def test_cards_can_be_sorted_by_every_metric(render):
+    """Each metric is a sort order, and each card holds its known metrics."""
     table = quality(3)
     table.loc[1, "target_mi"] = None
     page = render(table.assign(note="text", reference_value=None))
@@ -152,8 +152,8 @@ def test_cards_can_be_sorted_by_every_figure(render):
     assert page.words.count("target MI\n–\n") == 1  # noqa: RUF001 - the dash of a value that is not known
 
 
-def test_each_figure_has_a_strip_of_dots_that_lead_to_the_cards(render):
-    """One dot per known value inside its frame, flagged ones last so that they lie on top; one scan needs no strip."""
+def test_each_metric_has_a_strip_of_dots_linked_to_the_cards(render):
+    """There is one dot per known value, flagged ones last and on top; a single scan has no strip."""
     table = quality(4, {0: "a"})
     table.loc[1, "seconds"] = None
     page = render(table.assign(template_dice="0.9"))
@@ -165,8 +165,8 @@ def test_each_figure_has_a_strip_of_dots_that_lead_to_the_cards(render):
     assert not render(quality(1)).all("svg")
 
 
-def test_whatever_a_study_is_called_is_only_text(render, tmp_path):
-    """Hostile keys, flags, reasons, titles and column names make no tag and no attribute."""
+def test_hostile_names_are_escaped(render, tmp_path):
+    """Hostile keys, flags, reasons, titles and column names create no tag and no attribute."""
     table = quality(2, {0: HOSTILE}).rename(columns={"brain_ml": HOSTILE})
     table.loc[1, "scan"] = HOSTILE
     page = render(table, [Quarantine(HOSTILE, HOSTILE, HOSTILE)], title=HOSTILE)
@@ -180,7 +180,7 @@ def test_whatever_a_study_is_called_is_only_text(render, tmp_path):
 
 
 def test_missing_pictures_are_named(render):
-    """A picture that is not there, and a file that is none, are named on their cards; the rest have theirs."""
+    """Cards name a picture that is missing or unreadable; all other cards show theirs."""
     page = render(quality(5))
     assert len(page.all("img")) == 3
     assert all((image["width"], image["height"], image["loading"]) == ("60", "40", "lazy") for image in page.all("img"))
@@ -188,18 +188,18 @@ def test_missing_pictures_are_named(render):
         assert f"The picture {scan}_qc.jpg is missing or cannot be read; preprocess this scan again." in page.words
 
 
-def test_a_study_with_nothing_left_has_its_page(render):
-    """Without a single usable scan the page says so and lists what was set aside."""
+def test_a_study_without_usable_scans_has_a_page(render):
+    """Without a usable scan, the page says so and lists the excluded scans."""
     page = render(quality(0), [Quarantine("sub-9", "pairing", "no source")])
     assert "0 scans on the model grid" in page.words
-    assert "No scan is on the model grid." in page.words
+    assert "No scan was preprocessed." in page.words
     assert "no source" in page.words
     assert not page.cards
     assert "1 scan on the model grid" in render(quality(1)).words
 
 
-def test_the_page_is_the_pictures_and_little_more(render, tmp_path, picture):
-    """Hundreds of scans add their pictures and a few kilobytes each, and equal inputs give equal bytes."""
+def test_the_page_is_little_larger_than_its_pictures(render, tmp_path, picture):
+    """Each of hundreds of scans adds its picture and a few kilobytes; equal inputs give identical bytes."""
     table = quality(300, dict.fromkeys(range(0, 300, 7), "target shares 0.09 nats with the source, expected 0.15"))
     render(table)
     first = (tmp_path / "qc.html").read_bytes()
@@ -210,7 +210,7 @@ def test_the_page_is_the_pictures_and_little_more(render, tmp_path, picture):
 
 @pytest.fixture
 def study(tmp_path):
-    """A study of two scans on the model grid, one with a brain too small, and one scan set aside."""
+    """A study of two scans on the model grid, one with a brain too small, and one excluded scan."""
     values = {"study": {"name": "x", "results": str(tmp_path), "extra_sources": ["FLAIR"]}}
     layout = parse_config(values).layout
     rows = [(f"sub-{label}", label, None, "t1w", "fdg", "train", "flair") for label in ("00", "01", "9")]
@@ -232,8 +232,8 @@ def study(tmp_path):
     return values
 
 
-def test_the_step_makes_table_and_page_from_what_preprocessing_left(study):
-    """Records and pictures of the study go in; the table, the page and a manifest that verifies come out."""
+def test_the_step_writes_table_page_and_manifest(study):
+    """The step reads records and pictures, and writes the table, the page and a manifest that verifies."""
     config = parse_config(study)
     qc(config)
     page = Page(config.layout.qc.read_text())
@@ -247,8 +247,8 @@ def test_the_step_makes_table_and_page_from_what_preprocessing_left(study):
     assert list(manifest["outputs"]) == ["page", "quality"]
 
 
-def test_another_threshold_changes_the_page_alone(study):
-    """The scans are not touched when a threshold of review changes; the flags are others."""
+def test_another_threshold_changes_only_the_page(study):
+    """A changed review threshold changes the flags and leaves the scans untouched."""
     qc(parse_config(study))
     config = parse_config(study | {"review": {"brain_ml": [600, 1000]}})
     before = {file: file.read_bytes() for file in config.layout.derivatives.rglob("*") if file.is_file()}

@@ -1,4 +1,4 @@
-"""The report is one whole, self-contained, repeatable file."""
+"""The report is one complete, self-contained, reproducible file."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from dualflow.modalities import MODALITIES
 from dualflow.report.figures import metric_comparison, region_scatter, reliability_curve, training_curves
 from dualflow.report.study_page import SECTIONS, ReportData, render
 from dualflow.report.style import palette, to_png, write_figure
-from dualflow.report.subject_figure import subject_panel
-from dualflow.report.tables import comparison_table, difference_table, plain_table
+from dualflow.report.subject_figure import subject_figure
+from dualflow.report.tables import difference_table, metric_table, plain_table
 
 ROW = MODALITIES["FDG"]
 
@@ -62,22 +62,22 @@ def report(scores: pd.DataFrame) -> ReportData:
     return ReportData(
         title="study <one>",
         facts={"Subjects": 12},
-        findings=["The flow is worse."],
-        quarantine=pd.DataFrame({"scan": ["sub-9"], "step": ["header"], "reason": ["voxel size 0 mm"]}),
+        summary=["The flow is worse."],
+        excluded=pd.DataFrame({"scan": ["sub-9"], "step": ["header"], "reason": ["voxel size 0 mm"]}),
         method=["Trained & scored."],
-        limits=["Not clinical."],
-        versions={"dualflow": "0"},
-        tables={"comparison": [comparison_table(summary, ROW, ["mae", "ssim"], "All models.")]},
+        limitations=["Not clinical."],
+        provenance={"dualflow": "0"},
+        tables={"comparison": [metric_table(summary, ROW, ["mae", "ssim"], "All models.")]},
         figures={"comparison": [("Dots.", metric_comparison(summary, ["mae", "ssim", "region_coverage_80"], ROW))]},
     )
 
 
-def test_the_page_is_self_contained_and_whole(tmp_path, scores):
-    """Every section is there, every link stays inside the page, and no address of another host occurs."""
+def test_the_page_is_self_contained_and_complete(tmp_path, scores):
+    """The page has every section, only internal links, and no address of another host."""
     render(report(scores), tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
     page = Page(text)
-    assert {"summary", *SECTIONS, "quarantine", "method", "provenance"} <= set(page.ids)
+    assert {"summary", *SECTIONS, "excluded", "method", "provenance"} <= set(page.ids)
     assert all(link.startswith(("#", "data:image/png;base64,")) for link in page.links)
     assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
     assert not re.search(r"(https?:)?//[a-z]", re.sub(r"base64,[^\"]+", "", text))
@@ -89,21 +89,21 @@ def test_the_page_is_self_contained_and_whole(tmp_path, scores):
         "sub-9",
         "Trained & scored.",
         "Not clinical.",
-        "Nothing was recorded",
+        "No results for this section",
     ):
         assert words in page.words
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 
 def test_equal_reports_give_equal_bytes(tmp_path, scores):
-    """Nothing but the content decides the bytes: no clock, no random ids."""
+    """The bytes depend on the content alone, not on a clock or random ids."""
     for name in ("a.html", "b.html"):
         render(report(scores), tmp_path / name)
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
 def test_an_unknown_section_is_refused(tmp_path, scores):
-    """A table for a section that the page does not have would be lost silently."""
+    """A table of an unknown section is an error and not silently lost."""
     data = ReportData("t", {}, [], pd.DataFrame(), [], [], {}, tables={"metrics": []})
     with pytest.raises(ConfigError, match="'metrics' does not exist"):
         render(data, tmp_path / "report.html")
@@ -111,23 +111,23 @@ def test_an_unknown_section_is_refused(tmp_path, scores):
 
 
 def test_the_best_value_of_each_column_is_bold(scores):
-    """Lower MAE and higher SSIM are marked, never a ceiling, and a tie as printed marks both."""
+    """Lower MAE and higher SSIM are bold, upper bounds never, and ties as printed both."""
     summary = summarise(scores, bootstrap=200)
-    table = comparison_table(summary, ROW, ["mae", "ssim", "region_coverage_80"], "c")
+    table = metric_table(summary, ROW, ["mae", "ssim", "region_coverage_80"], "c")
     assert list(table.frame.columns) == ["Model", "MAE (SUVR)", "SSIM", "Region coverage, 80 % interval"]
     assert table.best == {(1, 1), (1, 2), (0, 3)}
-    without = comparison_table(summary, ROW, ["mae"], "c", without=["unet"])
+    without = metric_table(summary, ROW, ["mae"], "c", without=["unet"])
     assert without.best == {(0, 1)}
     tied = summary.assign(mean=0.5)
-    assert comparison_table(tied, ROW, ["mae"], "c").best == {(0, 1), (1, 1)}
-    assert comparison_table(summary, ROW, ["region_coverage_80"], "c").frame["Model"].tolist() == ["flow"]
+    assert metric_table(tied, ROW, ["mae"], "c").best == {(0, 1), (1, 1)}
+    assert metric_table(summary, ROW, ["region_coverage_80"], "c").frame["Model"].tolist() == ["flow"]
 
 
 def test_differences_are_printed_with_sign_and_verdict(scores):
-    """A model with the larger error has a positive difference and is called worse."""
+    """A model with a larger error has a positive difference and the verdict worse."""
     table = difference_table(differences(scores, "unet", bootstrap=200), ROW, ["mae"], "c").frame.iloc[0]
     assert table["Difference"].startswith("+0.0")
-    assert table["The model is"] == "worse"
+    assert table["Verdict"] == "worse"
     assert plain_table(pd.DataFrame({"a": [1.23456, np.nan]}), "c").frame["a"].tolist() == ["1.235", "–"]  # noqa: RUF001
 
 
@@ -143,7 +143,7 @@ def brain() -> tuple[np.ndarray, np.ndarray]:
 def test_panel_shows_left_on_the_left_and_front_on_top():
     """In the axial plane a spot at the subject's front right lies in the upper right of the picture."""
     volume, mask = brain()
-    figure = subject_panel(volume, volume, 0.1 * volume, mask, ROW, source_row=MODALITIES["T1w"])
+    figure = subject_figure(volume, volume, 0.1 * volume, mask, ROW, source_row=MODALITIES["T1w"])
     axial = figure.axes[0]
     picture = np.nan_to_num(axial.images[0].get_array().filled(np.nan))
     assert axial.images[0].origin == "lower"
@@ -157,12 +157,12 @@ def test_panel_has_one_window_and_no_column_without_data():
     """Target images share the modality's window; error and sample columns need their data."""
     volume, mask = brain()
     common = {"source_row": MODALITIES["T1w"]}
-    full = subject_panel(volume, volume, 0.1 * volume, mask, ROW, target=volume + 0.1, sample=volume, **common)
+    full = subject_figure(volume, volume, 0.1 * volume, mask, ROW, target=volume + 0.1, sample=volume, **common)
     titles = {axes.get_title(loc="left"): axes.images[0].get_clim() for axes in full.axes if axes.get_title(loc="left")}
     assert list(titles) == ["T1w MR", "Real", "Synthetic mean", "One sample", "Mean - real", "Uncertainty (SD)"]
     assert titles["Real"] == titles["Synthetic mean"] == titles["One sample"] == ROW.window
     assert titles["Mean - real"][0] == -titles["Mean - real"][1]
-    short = subject_panel(volume, volume, 0.1 * volume, mask, ROW, **common)
+    short = subject_figure(volume, volume, 0.1 * volume, mask, ROW, **common)
     assert [a.get_title(loc="left") for a in short.axes if a.get_title(loc="left")] == [
         "T1w MR",
         "Synthetic mean",
@@ -170,8 +170,8 @@ def test_panel_has_one_window_and_no_column_without_data():
     ]
 
 
-def test_every_figure_renders_and_leaves_settings_alone(tmp_path: Path, scores):
-    """Curves and scatters draw without a warning, into PNG files, and matplotlib's settings are as before."""
+def test_every_figure_renders_and_leaves_settings_unchanged(tmp_path: Path, scores):
+    """Curves and scatters are drawn to PNG without a warning and leave matplotlib's settings unchanged."""
     before = dict(mpl.rcParams)
     rng = np.random.default_rng(0)
     curves = pd.DataFrame({"model": "flow", "kind": ["voxel", "region"] * 2, "level": [0.5, 0.5, 0.8, 0.8]})
