@@ -30,7 +30,7 @@ def names(folder) -> list[str]:
 
 
 def test_file_appears_only_when_whole(tmp_path):
-    """Inside the block the target does not exist; afterwards it does, folders are made, and no temp is left."""
+    """The target exists only after the block; its folders are created, and no temporary file remains."""
     path = tmp_path / "a" / "b" / "x.nii.gz"
     with committing(path) as temp:
         assert temp.suffixes[-2:] == [".nii", ".gz"]
@@ -40,7 +40,7 @@ def test_file_appears_only_when_whole(tmp_path):
 
 
 def test_error_inside_leaves_the_old_file(tmp_path):
-    """An exception in the block passes through, the old content stays and the temporary file is gone."""
+    """An exception in the block is raised, the old content stays and the temporary file is removed."""
     path = tmp_path / "x.txt"
     commit_text(path, "old")
 
@@ -74,7 +74,7 @@ def safetensors(cut: int = 0) -> bytes:
     ],
 )
 def test_damaged_content_is_refused(tmp_path, name, data):
-    """What is cut short or does not parse is not committed over a good file."""
+    """Truncated or malformed content never replaces a valid file."""
     path = tmp_path / name
     path.write_bytes(b"old")
     with pytest.raises(CommitError, match=r"does not verify|nothing was written"):
@@ -83,28 +83,28 @@ def test_damaged_content_is_refused(tmp_path, name, data):
     assert names(tmp_path) == [name]
 
 
-def test_whole_content_is_accepted(tmp_path):
-    """The checks let good files pass."""
+def test_valid_content_is_accepted(tmp_path):
+    """The checks accept valid files."""
     for name, data in {"x.gz": gzip.compress(b"1"), "x.json": b"[]", "x.safetensors": safetensors()}.items():
         commit_bytes(tmp_path / name, data)
         assert (tmp_path / name).read_bytes() == data
 
 
 def test_block_that_writes_nothing_is_an_error(tmp_path):
-    """A writer that forgot to write is told so instead of leaving a stale or empty file."""
+    """A block that writes nothing is an error, and leaves no stale or empty file."""
     with pytest.raises(CommitError, match=r"x\.txt"), committing(tmp_path / "x.txt"):
         pass
 
 
 def test_unwritable_folder_is_one_clear_error(tmp_path):
-    """A path below a file cannot be made: the message names it and says what to do."""
+    """A path below a file cannot be created; the message names it and says what to do."""
     (tmp_path / "file").touch()
     with pytest.raises(CommitError, match="change the output folder"):
         commit_text(tmp_path / "file" / "x.txt", "x")
 
 
 def test_json_is_stable_and_strict(tmp_path):
-    """Key order does not matter to the bytes, and NaN is refused."""
+    """The bytes do not depend on key order, and NaN is refused."""
     commit_json(tmp_path / "a.json", {"b": 1, "a": 2})
     commit_json(tmp_path / "b.json", {"a": 2, "b": 1})
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
@@ -114,7 +114,7 @@ def test_json_is_stable_and_strict(tmp_path):
 
 
 def test_killed_writer_leaves_the_old_file(tmp_path):
-    """After SIGKILL inside a block the old file is whole, and the orphan is swept, for its process is gone."""
+    """After SIGKILL inside a block, the old file is intact, and the temporary file is swept."""
     path = tmp_path / "x.txt"
     commit_text(path, "old")
     code = (
@@ -131,7 +131,7 @@ def test_killed_writer_leaves_the_old_file(tmp_path):
 
 
 def test_sweep_spares_living_writers_and_other_files(tmp_path):
-    """Only files of processes that are gone are removed, collected or not; another machine's only when they are old."""
+    """Only files of processes that have ended are removed, reaped or not; another machine's when they are old."""
     child = subprocess.Popen([sys.executable, "-c", ""])
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     (tmp_path / "deep").mkdir()

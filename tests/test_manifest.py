@@ -25,13 +25,13 @@ def manifest(tmp_path):
 
 
 def test_manifest_of_finished_work_verifies(manifest):
-    """The manifest reads back with its facts, for the same inputs and configuration and without asking."""
+    """The manifest is read with its facts, with and without expected inputs and configuration."""
     assert read_manifest(manifest, inputs={"in": "abc"}, config={"k": 1})["facts"] == {"n": 2}
     assert read_manifest(manifest)["outputs"]["x"]["sha256"] == sha256(manifest.parents[1] / "out" / "x.txt")
 
 
 def test_manifest_survives_a_moved_study(manifest, tmp_path):
-    """Outputs are relative to the manifest, so a study that is moved as a whole is still done."""
+    """Outputs are relative to the manifest, so a study can be moved as a whole."""
     study = manifest.parents[1]
     moved = study.rename(study.with_name("moved"))
     assert read_manifest(moved / "manifests" / "step.json") is not None
@@ -41,19 +41,19 @@ def test_manifest_survives_a_moved_study(manifest, tmp_path):
     "asked", [{"inputs": {"in": "xyz"}}, {"inputs": {}}, {"config": {"k": 2}}, {"config": {"k": 1, "new": 0}}]
 )
 def test_manifest_of_other_work_does_not_count(manifest, asked):
-    """Other inputs or another configuration mean that the work has to be done again."""
+    """With other inputs or another configuration, the step has to run again."""
     assert read_manifest(manifest, **asked) is None
 
 
 def test_manifest_of_another_version_does_not_count(manifest, monkeypatch):
-    """Work of another version of dualflow is done again."""
+    """After an update of dualflow, the step has to run again."""
     monkeypatch.setattr(module, "__version__", "0.0.0")
     assert read_manifest(manifest, config={"k": 1}) is None
 
 
 @pytest.mark.parametrize("damage", ["changed", "removed", "cut", "other"])
 def test_damaged_work_does_not_count(manifest, damage):
-    """A changed or lost output, and a manifest that is no manifest, mean not done - never a traceback."""
+    """A changed or missing output, and a damaged manifest, mean that the step is not done."""
     output = manifest.parents[1] / "out" / "x.txt"
     if damage == "changed":
         output.write_text("resulT")
@@ -65,7 +65,7 @@ def test_damaged_work_does_not_count(manifest, damage):
 
 
 def test_missing_manifest_is_not_done(tmp_path):
-    """No manifest, not done."""
+    """A step without a manifest is not done."""
     assert read_manifest(tmp_path / "none.json") is None
 
 
@@ -85,8 +85,8 @@ def manifests(tmp_path):
     return folder
 
 
-def test_broken_steps_are_forgotten_with_their_dependents(manifests):
-    """The damaged step and those that list its manifest lose theirs; an untouched one keeps it."""
+def test_broken_manifests_are_removed_with_their_dependents(manifests):
+    """The manifests of the damaged step and of steps that list it are removed; others stay."""
     assert verify_manifests(manifests) == forget_broken(manifests) == []
     (manifests.parent / "damaged.txt").write_text("another")
     assert verify_manifests(manifests) == ["deep/damaged", "rests", "rests_on_rests"]
