@@ -60,6 +60,17 @@ def test_sessions_and_modalities_without_pet(dataset, tmp_path):
     assert config.preprocess.reference_region == "brain"
 
 
+def test_the_tracer_with_most_pairs_is_the_target(dataset, tmp_path):
+    """Of two tracers; PET files without a known tracer are counted."""
+    dataset(["anat/{}_T1w.nii.gz", "pet/{}_trc-PIB_pet.nii.gz", "pet/{}_trc-other_pet.nii.gz"])
+    (tmp_path / "my study/sub-1/pet/sub-1_trc-FDG_pet.nii.gz").touch()
+    done = init("my study")
+    assert "  3 PET files name no known tracer; add trc-LABEL to their names" in done.output.splitlines()
+    config = load_config(tmp_path / "my-study.yaml")
+    assert config.study.target == "PIB"
+    assert config.preprocess.reference_region == "cerebellar_grey"
+
+
 def test_a_file_is_overwritten_only_with_force(dataset, tmp_path):
     """Without --force the file stays as it is."""
     dataset(["anat/{}_T1w.nii.gz", "pet/{}_trc-FDG_pet.nii.gz"])

@@ -1,0 +1,51 @@
+"""The steps of a study by name, and the steps that others need."""
+
+import pytest
+
+from dualflow.commands.steps import closed_form_baselines, require_inputs, scoring_steps, step_names
+from dualflow.config import parse_config
+from dualflow.errors import DataError
+
+
+@pytest.fixture
+def config(tmp_path):
+    return parse_config(
+        {
+            "study": {"name": "x", "results": str(tmp_path)},
+            "train": {"seeds": [3, 4]},
+            "baselines": {"models": ["mean_image", "unet"]},
+            "extra_models": {"wide": {"preset": "dualflow", "options": {"low_rank": 2}}},
+        }
+    )
+
+
+def test_every_manifest_of_a_study_has_a_name(config):
+    """Closed-form baselines have one training, gradient-trained models one per seed."""
+    names = step_names(config)
+    assert len(set(names)) == len(names)
+    assert [name.removeprefix("train/") for name in names if name.startswith("train/")] == [
+        "dualflow_seed-3", "dualflow_seed-4", "wide_seed-3", "wide_seed-4", "mean_image_seed-3", "unet_seed-3",
+        "unet_seed-4",
+    ]  # fmt: skip
+    assert names[:3] == ["cohort/shard-0", "cohort/shard-1", "cohort"]
+    assert names[-1] == "check"
+    assert closed_form_baselines(config) == ["mean_image"]
+
+
+def test_a_comparison_needs_scores_alone(config):
+    """Its flows are preprocessed for, trained and scored; nothing is converted or reported."""
+    names = scoring_steps(config, ["wide"])
+    assert names[-4:] == ["train/wide_seed-3", "train/wide_seed-4", "evaluate/wide_seed-3", "evaluate/wide_seed-4"]
+    assert "preprocess" in names
+    assert not {"convert", "report", "evaluate/dualflow_seed-3"} & set(names)
+
+
+def test_a_missing_step_is_named(config):
+    """The first of the missing steps, and how many more; with all manifests there is no error."""
+    with pytest.raises(DataError, match="preprocess-finish: step preprocess/shard-0 and 1 more before it is not done"):
+        require_inputs(config, "preprocess-finish")
+    for step in ("preprocess/shard-0", "preprocess/shard-1"):
+        path = config.layout.manifest(step)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    require_inputs(config, "preprocess-finish")
