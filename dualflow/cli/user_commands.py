@@ -12,6 +12,8 @@ from dualflow.cli.options import CONFIG, OVERRIDES, THREADS, config_option, pars
 from dualflow.errors import DataError
 from dualflow.process import set_threads
 
+DRY_RUN = ("-n", "--dry-run", "--dryrun")
+
 
 @click.command()
 @CONFIG
@@ -42,13 +44,14 @@ def run(
     from dualflow.commands.study_config import load_study_config
 
     config = load_study_config(config_path, overrides)
-    if dry_run:
+    options = [option for option in snakemake_options if option not in DRY_RUN]
+    if dry_run or len(options) < len(snakemake_options):
         from dualflow.commands.dry_run import list_steps
 
-        sys.exit(list_steps(config, snakemake_options))
+        sys.exit(list_steps(config, options))
     from dualflow.commands.run import run_workflow
 
-    sys.exit(run_workflow(config, cores, snakemake_options))
+    sys.exit(run_workflow(config, cores, options))
 
 
 @click.command()

@@ -128,6 +128,7 @@ def _watch(process: subprocess.Popen[bytes], progress_folder: Path, log: LogFoll
             if exit_code is not None:
                 return exit_code
     except KeyboardInterrupt:
+        print("interrupted; the same command resumes", file=sys.stderr)
         process.terminate()
         return process.wait()
     finally:
