@@ -88,20 +88,26 @@ def test_the_shell_completes(words, expected):
     assert f"plain,{expected}" in done.stdout.splitlines()
 
 
+HELP = "from click.testing import CliRunner; from dualflow.cli import main; CliRunner().invoke(main, ['--help'])"
+LARGE = ("torch", "mlflow", "monai", "matplotlib", "nilearn")
 QUICK = {
-    "help": ("from click.testing import CliRunner; from dualflow.cli import main; CliRunner().invoke(main, ['--help'])",
-             ("torch", "pandas", "mlflow", "monai", "numpy")),
-    "index": ("import dualflow.commands.make_index",
-              ("torch", "mlflow", "monai", "nilearn", "distributed", "matplotlib")),
-}  # fmt: skip
+    HELP: (*LARGE, "pandas", "numpy", "distributed"),
+    **{f"import dualflow.commands.{step}": (*LARGE, "distributed") for step in ("check", "make_index", "qc")},
+    "import dualflow.commands.preprocess": LARGE,
+    "import dualflow.commands.make_cohort": (*LARGE, "distributed"),
+    **{
+        f"import dualflow.commands.{step}": ("mlflow", "monai")
+        for step in ("train", "evaluate", "convert_study", "report")
+    },
+}
+"""Code -> modules that take a second or more to import, and that it does not need."""
 
 
-@pytest.mark.parametrize("case", QUICK)
-def test_what_needs_nothing_heavy_imports_nothing_heavy(case):
-    """Help is instant, and the index of a study takes no longer than its files ask for."""
-    code, heavy = QUICK[case]
+@pytest.mark.parametrize("code", QUICK)
+def test_a_command_imports_only_what_it_needs(code):
+    """Help is instant, and a step starts at once."""
     done = subprocess.run(
-        [sys.executable, "-c", f"import sys; {code}; print([name for name in {heavy} if name in sys.modules])"],
+        [sys.executable, "-c", f"import sys; {code}; print([name for name in {QUICK[code]} if name in sys.modules])"],
         capture_output=True,
         text=True,
         check=True,
