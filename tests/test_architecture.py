@@ -57,7 +57,7 @@ MAX_LINES = 400
 # These names say nothing about the value.
 EMPTY_NAMES = {"found", "own", "there", "told", "said"}
 # Packages whose owners are about to rename such names.
-MID_CLEANUP = {"cohort", "imaging", "report"}
+MID_CLEANUP = {"cohort", "imaging"}
 # Tests of several modules, which lie in folders of their own.
 UNMIRRORED = {"benchmarks", "contracts", "docs", "support", "workflow"}
 # Tests that their owners are about to rename.
