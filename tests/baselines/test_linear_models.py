@@ -1,4 +1,4 @@
-"""Closed-form baselines against numpy."""
+"""Linear baselines against numpy."""
 
 from __future__ import annotations
 

@@ -145,25 +145,25 @@ Piece = tuple[Callable[[], Bijection], tuple[int, ...], tuple[int, ...] | None]
 
 def _pieces() -> Iterator[tuple[str, Piece]]:
     """Yield every row of every table of bijections, then every preset's step, level and multi-scale flow."""
-    flat, seen = (4, *SHAPE), (CONTEXT, *SHAPE)
+    size, context_size = (4, *SHAPE), (CONTEXT, *SHAPE)
     for name, actnorm in ACTNORMS.items():
-        yield f"{name} actnorm", (partial(actnorm, 4, CONTEXT), flat, None if name == "plain" else seen)
+        yield f"{name} actnorm", (partial(actnorm, 4, CONTEXT), size, None if name == "plain" else context_size)
     for name, mixing in MIXINGS.items():
         yield (
             f"{name} mixing",
-            (lambda mixing=mixing: mixing(_rotation(), CONTEXT), flat, None if name == "lu" else seen),
+            (lambda mixing=mixing: mixing(_rotation(), CONTEXT), size, None if name == "lu" else context_size),
         )
     for name in COUPLING_TRANSFORMS:
-        yield f"{name} coupling", (partial(_coupling, name), flat, None)
-        yield f"{name} coupling in context", (partial(_coupling, name), flat, seen)
-        yield f"{name} injector", (partial(_injector, name), flat, seen)
+        yield f"{name} coupling", (partial(_coupling, name), size, None)
+        yield f"{name} coupling in context", (partial(_coupling, name), size, context_size)
+        yield f"{name} injector", (partial(_injector, name), size, context_size)
     for name, attention in ATTENTIONS.items():
-        yield f"{name} attention", (partial(attention, 4, 0, 2), flat, None)
+        yield f"{name} attention", (partial(attention, 4, 0, 2), size, None)
         if name != "none":
-            yield f"{name} attention in context", (partial(attention, 4, CONTEXT, 2), flat, seen)
+            yield f"{name} attention in context", (partial(attention, 4, CONTEXT, 2), size, context_size)
     for name, squeeze in SQUEEZES.items():
         yield f"{name} squeeze", (squeeze, (2, *SHAPE), None)
-    yield "transition step", (lambda: Sequential([ActNorm(4), InvertibleMixing(_rotation())]), flat, None)
+    yield "transition step", (lambda: Sequential([ActNorm(4), InvertibleMixing(_rotation())]), size, None)
     for name, row in PRESETS.items():
         half = None if row.spec.context == "none" else (CONTEXT, 4, 2, 2)
         yield f"{name} step", (partial(FlatStep, name), (8, 4, 2, 2), half)
