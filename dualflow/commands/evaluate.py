@@ -1,4 +1,4 @@
-"""Score one trained model on the held-out scans."""
+"""Score trained models on the held-out scans."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from dualflow.errors import DataError
 from dualflow.evaluation.calibration import reliability
 from dualflow.evaluation.likelihood import another_subject, likelihood
 from dualflow.evaluation.metrics import score
-from dualflow.evaluation.regions import region_map
+from dualflow.evaluation.regions import RegionMap, region_map
 from dualflow.evaluation.stress import stress
 from dualflow.flows.diagnostics import round_trip_error
 from dualflow.flows.model import DualFlow
 from dualflow.flows.predictions import predict
-from dualflow.inference.convert import seed_of
+from dualflow.inference.convert import scan_seed
 from dualflow.inference.predict import Prediction, Predictor, load_predictor
 from dualflow.layout import Scan
 from dualflow.manifest import write_manifest
@@ -38,18 +38,19 @@ def evaluate(config: Config, names: Sequence[str], seed: int) -> None:
         DataError: there are no test scans.
     """
     predictors = {name: load_predictor(config.layout.model(name, seed)) for name in names}
-    pairs = usable_pairs(config)
+    pairs, regions = usable_pairs(config), region_map(config.preprocess)
     for name, predictor in predictors.items():
-        _evaluate(config, name, seed, predictor, pairs)
+        _evaluate(config, name, seed, predictor, pairs, regions)
 
 
-def _evaluate(config: Config, name: str, seed: int, predictor: Predictor, pairs: pd.DataFrame) -> None:
-    layout = config.layout
+def _evaluate(
+    config: Config, name: str, seed: int, predictor: Predictor, pairs: pd.DataFrame, regions: RegionMap
+) -> None:
+    layout, row = config.layout, modality(config.study.target)
     test = load_split(config, pairs, "test", predictor.card.side)
     if not len(test):
         raise DataError(f"{config.study.name}: no test scan to score; give split.test a share or name test_subjects")
-    regions, row = region_map(config.preprocess), modality(config.study.target)
-    rows, curves, regional = [], [], []
+    rows, curves, region_means = [], [], []
     for index, item in enumerate(track(test.items, f"evaluate {name}, seed {seed}")):
         mask, target = item["mask"][0].numpy(), item["target"][0].numpy()
         prediction = predictor.predict(
@@ -59,20 +60,19 @@ def _evaluate(config: Config, name: str, seed: int, predictor: Predictor, pairs:
             samples=config.evaluate.samples,
             temperature=config.convert.temperature,
             latents=config.convert.latents,
-            seed=seed_of(config.evaluate.seed, Scan.parse(item["scan"])),
+            seed=scan_seed(config.evaluate.seed, Scan.parse(item["scan"])),
         )
-        density = {} if predictor.flow is None else _density_scores(predictor.flow, test, index, config)
-        scores = score(prediction, target, mask, regions, row, density.get("bits_in_mask"))
-        flow = density | ({} if predictor.flow is None else _sample_scores(predictor.flow, item, prediction))
-        rows.append({"model": name, "seed": seed, "scan": item["scan"], **scores, **flow})
+        flow_scores = _flow_scores(predictor.flow, test, index, prediction, config)
+        scores = score(prediction, target, mask, regions, row, flow_scores.get("bits_in_mask"))
+        rows.append({"model": name, "seed": seed, "scan": item["scan"], **scores, **flow_scores})
         curves.append(reliability(prediction, target, mask, regions).assign(model=name))
-        regional.append(np.stack([regions.means(target, mask), regions.means(prediction.mean, mask)]))
+        region_means.append(np.stack([regions.means(target, mask), regions.means(prediction.mean, mask)]))
     curve = pd.concat(curves).groupby(["model", "kind", "level"], as_index=False)["coverage"].mean()
     stem = f"{name}_seed-{seed}"
     tables = {
         layout.table(f"scans_{stem}"): pd.DataFrame(rows),
         layout.table(f"reliability_{stem}"): curve,
-        layout.table(f"regions_{stem}"): _region_table(test.scans, regions.names, regional),
+        layout.table(f"regions_{stem}"): _region_table(test.scans, regions.names, region_means),
     }
     if config.evaluate.stress and predictor.flow is not None:
         tables[layout.stress(name, seed)] = _stress(predictor.flow, test, config, f"{name}, seed {seed}")
@@ -87,9 +87,18 @@ def _evaluate(config: Config, name: str, seed: int, predictor: Predictor, pairs:
     )
 
 
+def _flow_scores(
+    flow: DualFlow | None, test: PairDataset, index: int, prediction: Prediction, config: Config
+) -> dict[str, float]:
+    """Likelihood and sample scores of one test scan; empty for a model that is not a flow."""
+    if flow is None:
+        return {}
+    return _density_scores(flow, test, index, config) | _sample_scores(flow, test[index], prediction)
+
+
 @torch.no_grad()
 def _density_scores(model: DualFlow, test: PairDataset, index: int, config: Config) -> dict[str, float]:
-    """What a flow's density says of one test scan, and how well it inverts; nothing for another model."""
+    """Likelihood scores and round-trip errors of one test scan."""
     item, other = test[index], another_subject(test.scans, index)
     scores = likelihood(
         model,
@@ -97,7 +106,7 @@ def _density_scores(model: DualFlow, test: PairDataset, index: int, config: Conf
         None if other is None else test[other],
         voxel_mm=(config.preprocess.spacing_mm,) * 3,
         draws=config.evaluate.background_draws,
-        seed=seed_of(config.evaluate.seed, Scan.parse(item["scan"])),
+        seed=scan_seed(config.evaluate.seed, Scan.parse(item["scan"])),
     )
     target, source, side = (item[name][None] for name in ("target", "source", "side"))
     scores["round_trip_float32"] = round_trip_error(model, target, source, side)
@@ -109,16 +118,16 @@ def _density_scores(model: DualFlow, test: PairDataset, index: int, config: Conf
 
 @torch.no_grad()
 def _sample_scores(model: DualFlow, item: Item, prediction: Prediction) -> dict[str, float]:
-    """MAE of the images a flow can give beside its point estimate, by their names, and the wall time of one sample.
+    """MAE of the mode at temperature 0, of one sample and of the sample mean, and the seconds per sample.
 
-    One sample and the mean of samples are those of the prediction, for drawing more would take most of an evaluation.
+    The samples are those of the prediction, because drawing more would dominate the time of an evaluation.
     """
     if prediction.samples is None or prediction.sample_seconds is None:
         return {}
     mask, target = item["mask"][0].numpy(), item["target"][0].numpy()
-    centre = predict(model, item["source"][None], item["side"][None], "temperature0")[0, 0].numpy()
+    temperature0 = predict(model, item["source"][None], item["side"][None], "temperature0")[0, 0].numpy()
     images = {
-        "temperature0": centre,
+        "temperature0": temperature0,
         "one_sample": prediction.samples[0],
         "sample_mean": prediction.samples.mean(axis=0),
     }
@@ -127,10 +136,11 @@ def _sample_scores(model: DualFlow, item: Item, prediction: Prediction) -> dict[
 
 
 def _stress(model: DualFlow, test: PairDataset, config: Config, label: str) -> pd.DataFrame:
-    """Table of the stress test; values that are not finite are also told on standard error."""
-    table = stress(model, test, config.evaluate.stress, config.evaluate.seed, f"stress {label}")
-    if bad := int(table["nonfinite_voxels"].sum()):
-        print(f"warning: {label}: {bad} voxels of {config.evaluate.stress} samples are not finite", file=sys.stderr)
+    """Table of the stress test; non-finite voxels are also reported on standard error."""
+    samples = config.evaluate.stress
+    table = stress(model, test, samples, config.evaluate.seed, f"stress {label}")
+    if nonfinite := int(table["nonfinite_voxels"].sum()):
+        print(f"warning: {label}: {nonfinite} voxels of {samples} samples are not finite", file=sys.stderr)
     return table
 
 

@@ -1,13 +1,12 @@
-"""The images a flow can give, and what is said of values that are not finite."""
+"""Scores of flows alone: errors of samples, and the warning of the stress test."""
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch import nn
 
 from dualflow.commands import evaluate as module
-from dualflow.commands.evaluate import _density_scores, _sample_scores, _stress
+from dualflow.commands.evaluate import _flow_scores, _sample_scores, _stress
 from dualflow.config import parse_config
 from dualflow.evaluation.stress import COLUMNS
 from dualflow.flows.model import DualFlow
@@ -17,14 +16,14 @@ from dualflow.inference.predict import Prediction
 
 @pytest.fixture(scope="module")
 def flow(phantoms):
-    """A small flow that was never trained."""
+    """A small untrained flow."""
     torch.manual_seed(0)
     spec = preset("dual_glow", steps=[1, 1, 1], hidden=[8, 8, 8])
     return DualFlow(spec, shape=tuple(phantoms[0]["source"].shape[1:]), side_features=1).eval()
 
 
-def test_each_image_has_its_own_error(flow, phantoms):
-    """Errors inside the mask of samples off by 2 and -3, of their mean, and of the decode at temperature 0."""
+def test_each_image_has_its_error(flow, phantoms):
+    """Errors inside the mask: a sample off by 2, the mean of samples off by 2 and -3, and the temperature-0 image."""
     item = phantoms[0]
     target, mask = item["target"][0].numpy(), item["mask"][0].numpy()
     samples = np.stack([np.where(mask, target + shift, 99.0) for shift in (2.0, -3.0)]).astype(np.float32)
@@ -36,21 +35,22 @@ def test_each_image_has_its_own_error(flow, phantoms):
     assert scores["sample_seconds"] == 0.25
 
 
-def test_other_models_have_none_of_it(phantoms):
-    """A model without a density leaves the columns out."""
+def test_other_models_have_no_flow_scores(phantoms):
+    """A model that is not a flow has no columns of flows."""
     item = phantoms[0]
     config = parse_config({"study": {"name": "tiny"}})
     image = item["target"][0].numpy()
-    assert _density_scores(nn.Identity(), phantoms, 0, config) == {}
-    assert _sample_scores(nn.Identity(), item, Prediction(image, image)) == {}
+    assert _flow_scores(None, phantoms, 0, Prediction(image, image), config) == {}
 
 
-def test_values_that_are_not_finite_raise_a_warning(monkeypatch, capsys, phantoms):
-    """Their number and the model are told on standard error; a sound flow is silent."""
+def test_non_finite_voxels_cause_a_warning(monkeypatch, capsys, phantoms):
+    """Standard error names the model and the number of non-finite voxels; a sound flow causes no output."""
     config = parse_config({"study": {"name": "tiny"}, "evaluate": {"stress": 4}})
-    for bad in (0, 5):
-        table = pd.DataFrame([(1.0, "own", 2, bad, 1.0), (1.0, "other", 2, bad, 1.0)], columns=list(COLUMNS))
+    for nonfinite in (0, 5):
+        table = pd.DataFrame(
+            [(1.0, "own", 2, nonfinite, 1.0), (1.0, "other", 2, nonfinite, 1.0)], columns=list(COLUMNS)
+        )
         monkeypatch.setattr(module, "stress", lambda *_, table=table: table)
         _stress(None, phantoms, config, "flow, seed 0")
-        said = capsys.readouterr().err
-        assert ("warning: flow, seed 0: 10 voxels" in said) == bool(bad)
+        errors = capsys.readouterr().err
+        assert ("warning: flow, seed 0: 10 voxels" in errors) == bool(nonfinite)
