@@ -1,5 +1,3 @@
-"""Changed pairs stay pairs."""
-
 from __future__ import annotations
 
 import numpy as np
@@ -15,7 +13,7 @@ STILL = {"rotation_deg": 0.0, "shift_voxels": 0.0, "scale": 0.0}
 
 @pytest.fixture(scope="module")
 def item():
-    """A ball with a brighter half and a cap below zero, whose target is twice its source, in a background of zero."""
+    """A ball with a brighter half and a cap below zero on a background of zero; the target is twice the source."""
     axes = torch.meshgrid(*[torch.arange(24.0) - 11.5] * 3, indexing="ij")
     mask = (sum(axis**2 for axis in axes) < 64)[None]
     source = torch.where(mask, 0.5 + 0.2 * (axes[0] > 0) - 0.8 * (axes[1] > 6), 0.0)
@@ -25,8 +23,8 @@ def item():
     }  # fmt: skip
 
 
-def test_what_is_moved_is_moved_as_one(item):
-    """Without changes of intensity, source, target and mean stay multiples of each other, and the mask on them."""
+def test_images_and_mask_move_together(item):
+    """Without intensity changes, source, target and mean stay proportional, and the mask stays aligned with them."""
     moved = Augment(AugmentConfig(probability=1, rotation_deg=20, shift_voxels=3, bias=0, gamma=0))(item, (1, 2))
     assert not torch.allclose(moved["source"], item["source"], atol=0.1)
     shown = moved["source"] != 0  # its background stays exactly that
@@ -39,8 +37,8 @@ def test_what_is_moved_is_moved_as_one(item):
     np.testing.assert_allclose(*centres, atol=0.6)
 
 
-def test_brightness_is_the_sources_alone(item):
-    """A target in SUVR means what it says; the background stays one."""
+def test_only_the_source_changes_intensity(item):
+    """Intensity changes leave the target as it is and the background at zero."""
     changed = Augment(AugmentConfig(probability=1, bias=0.5, gamma=0.5, **STILL))(item, (1, 2))
     assert torch.equal(changed["target"], item["target"])  # not even interpolated
     assert torch.equal(changed["mask"], item["mask"])
@@ -50,8 +48,8 @@ def test_brightness_is_the_sources_alone(item):
     assert {type(value) for name, value in changed.items() if name != "scan"} == {torch.Tensor}
 
 
-def test_a_seed_decides(item):
-    """The same seed gives the same change, another one another, and a share of the scans stays as it is."""
+def test_results_depend_on_the_seed(item):
+    """Equal seeds give equal results, other seeds others, and scans are augmented with the given probability."""
     augment = Augment(AugmentConfig(probability=0.5))
     seen = [augment(item, (0, step, 0))["source"] for step in range(40)]
     again = [augment(item, (0, step, 0))["source"] for step in range(40)]
@@ -61,14 +59,14 @@ def test_a_seed_decides(item):
     assert len({one.sum().item() for one in seen}) == 40 - same + 1
 
 
-def test_the_original_is_not_touched(item):
-    """It is seen again in the next epoch."""
+def test_the_original_is_not_modified(item):
+    """The original item is not modified."""
     before = {name: item[name].clone() for name in ("source", "target", "mask")}
     Augment(AugmentConfig(probability=1))(item, (3,))
     assert all(torch.equal(item[name], value) for name, value in before.items())
 
 
-def test_a_pair_without_a_mean_stays_one(item):
-    """Only what is there is changed."""
+def test_missing_volumes_are_not_added(item):
+    """An item without mean is augmented without one."""
     plain = {name: value for name, value in item.items() if name != "mean"}
     assert Augment(AugmentConfig(probability=1))(plain, (3,)).keys() == plain.keys()

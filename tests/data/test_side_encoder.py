@@ -13,7 +13,7 @@ TABLE = pd.DataFrame({"age": [60.0, 70.0, np.nan, 80.0], "sex": ["F", "M", "F", 
 
 
 def test_encoding_of_known_and_unknown():
-    """Numbers are standardised over the known training values, text is one-hot, unknown is NaN throughout."""
+    """Numbers are standardised over the known training values, text is one-hot, unknown is NaN."""
     encoder = SideEncoder.fit(TABLE, ["age", "sex"])
     assert encoder.names == ["age", "sex=F", "sex=M"]
     sd = np.std([60, 70, 80])
@@ -23,13 +23,13 @@ def test_encoding_of_known_and_unknown():
 
 
 def test_statistics_come_from_fit_alone():
-    """Encoding one row does not depend on the rows beside it."""
+    """The encoding of a row does not depend on other rows."""
     encoder = SideEncoder.fit(TABLE, ["age", "sex"])
     torch.testing.assert_close(encoder.encode(TABLE.iloc[[1]]), encoder.encode(TABLE)[[1]])
 
 
 def test_json_round_trip_is_exact():
-    """The encoder read back from JSON encodes alike, also where a column was unknown for everyone."""
+    """An encoder read from JSON encodes equally, also with a column that is unknown for all scans."""
     table = TABLE.assign(iq=[np.nan] * 4)
     encoder = SideEncoder.fit(table, ["age", "sex", "iq"])
     again = SideEncoder.from_dict(json.loads(json.dumps(encoder.to_dict(), allow_nan=False)))
@@ -40,7 +40,7 @@ def test_json_round_trip_is_exact():
 
 
 def test_new_values_at_conversion(caplog):
-    """An unseen level is unknown and logged, a word for a number is refused, a lacking column is unknown."""
+    """An unseen level is unknown and logged, text in a numeric column is refused, a missing column is unknown."""
     encoder = SideEncoder.fit(TABLE, ["age", "sex"])
     with caplog.at_level(logging.WARNING):
         features = encoder.encode(pd.DataFrame({"sex": ["X"]}))
@@ -50,8 +50,8 @@ def test_new_values_at_conversion(caplog):
         encoder.encode(pd.DataFrame({"age": ["old"], "sex": ["F"]}))
 
 
-def test_constant_column_has_no_say():
-    """A column that did not vary in training gives 0 for any value, so that it cannot move an output."""
+def test_a_constant_column_is_zero():
+    """A column that is constant in training becomes 0, so it cannot affect the output."""
     encoder = SideEncoder.fit(pd.DataFrame({"age": [70.0, 70.0]}), ["age"])
     assert encoder.encode(pd.DataFrame({"age": [70.0, 5.0]})).tolist() == [[0.0], [0.0]]
 
