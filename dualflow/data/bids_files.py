@@ -159,7 +159,9 @@ def find_mask(study: StudyConfig, scan: Scan, source: Path) -> Path | None:
     if study.masks is None:
         return None
     if not study.masks.is_dir():
-        raise DataError(f"{study.masks}: no such folder, expected a BIDS dataset of brain masks; check the path")
+        raise DataError(
+            f"{study.masks}: no such folder, expected a BIDS dataset of brain masks; check study.masks or --masks"
+        )
     names = study_mask_paths(study.masks, scan, source, modality(study.source))
     return next((path for path in names if path.is_file()), None)
 
