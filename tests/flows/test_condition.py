@@ -301,9 +301,9 @@ def test_latents_of_another_size_are_refused():
     latents, _ = flow.encode(target, source, side)
     with pytest.raises(ShapeError, match=f"{len(latents) - 1} latents for {len(latents)} levels"):
         flow.decode(latents[:-1], source, side)
-    with pytest.raises(ShapeError, match="latent of level 1 has size .* expected"):
+    with pytest.raises(ShapeError, match=r"latent of level 1 has size .* expected"):
         flow.decode([latents[0][:, :1], *latents[1:]], source, side)
-    with pytest.raises(InputError, match="latent of level 2 holds .* NaN"):
+    with pytest.raises(InputError, match=r"latent of level 2 holds .* NaN"):
         flow.decode([latents[0], latents[1] * torch.nan, *latents[2:]], source, side)
 
 
