@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import scoringrules
 from scipy.special import ndtri
-from scipy.stats import norm
 
 from dualflow.evaluation.prediction import Bools, Floats, Predictive
 from dualflow.evaluation.regions import RegionMap
@@ -91,6 +90,8 @@ class Normal:
 
     def pit(self, truth: Floats) -> Floats:
         """Gaussian distribution function at the truth."""
+        from scipy.stats import norm  # half a second to import
+
         return np.asarray(norm.cdf(truth, self.mean, self.std))
 
 

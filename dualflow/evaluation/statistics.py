@@ -11,7 +11,6 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import wilcoxon
 
 from dualflow.errors import DataError
 from dualflow.evaluation.metrics import METRICS
@@ -173,8 +172,11 @@ def _percentiles(draws: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArr
 
 
 def _signed_rank(paired: Sequence[float] | NDArray[np.float64]) -> float:
-    # The test is undefined if no pair differs.
-    return 1.0 if not np.any(paired) else float(wilcoxon(paired).pvalue)
+    if not np.any(paired):
+        return 1.0  # the test is undefined if no pair differs
+    from scipy.stats import wilcoxon  # half a second to import
+
+    return float(wilcoxon(paired).pvalue)
 
 
 def _verdict(low: float, high: float, p: float) -> str:
