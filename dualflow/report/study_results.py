@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
@@ -51,12 +52,12 @@ def gather_results(config: Config, ceilings: Collection[str]) -> StudyResults:
         ceilings: names of the upper bounds in the table of ceilings; they take part in no paired comparison.
 
     Raises:
-        DataError: no test scan was scored.
+        DataError: a table is missing, or no test scan was scored.
     """
     layout, models = config.layout, config.trainings
     scores = pd.concat(
-        [pd.read_csv(layout.table(f"scans_{name}_seed-{seed}"), sep="\t") for name, seed in models]
-        + [pd.read_csv(layout.table("scans_ceilings"), sep="\t")]
+        [read_result(layout.table(f"scans_{name}_seed-{seed}")) for name, seed in models]
+        + [read_result(layout.table("scans_ceilings"))]
     )
     if scores.empty:
         raise DataError(f"{config.study.name}: no test scan was scored; give split.test a share or name test_subjects")
@@ -73,9 +74,21 @@ def gather_results(config: Config, ceilings: Collection[str]) -> StudyResults:
     )
 
 
+def read_result(path: Path) -> pd.DataFrame:
+    """Read a table that evaluation wrote.
+
+    Raises:
+        DataError: the table is missing.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: is missing; `dualflow run` evaluates the models and writes it")
+    return pd.read_csv(path, sep="\t")
+
+
 def _stress_totals(config: Config) -> pd.DataFrame | None:
     if not config.evaluate.stress:
         return None
     flows = [(name, seed) for name in config.flows for seed in config.train.seeds]
-    tables = [pd.read_csv(config.layout.stress(name, seed), sep="\t").assign(model=name) for name, seed in flows]
-    return stress_totals(pd.concat(tables))
+    return stress_totals(
+        pd.concat([read_result(config.layout.stress(name, seed)).assign(model=name) for name, seed in flows])
+    )

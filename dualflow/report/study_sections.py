@@ -8,13 +8,13 @@ import pandas as pd
 
 from dualflow.config import Config
 from dualflow.data.dataset import PairDataset
-from dualflow.inference.convert import seed_of
+from dualflow.inference.convert import scan_seed
 from dualflow.inference.predict import Predictor
 from dualflow.layout import Scan
 from dualflow.modalities import modality
 from dualflow.models.card import ModelCard
 from dualflow.report.likelihood_tables import explained_table, image_table, safety_table, source_table
-from dualflow.report.study_results import StudyResults
+from dualflow.report.study_results import StudyResults, read_result
 from dualflow.report.tables import Table, difference_table, metric_table, plain_table
 
 if TYPE_CHECKING:
@@ -100,8 +100,8 @@ def section_figures(
     layout, row, main = config.layout, modality(config.study.target), config.model.preset
     first_seed = config.train.seeds[0]
     stems = [f"{name}_seed-{seed}" for name, seed in config.trainings if seed == first_seed]
-    curves = pd.concat([pd.read_csv(layout.table(f"reliability_{stem}"), sep="\t") for stem in stems])
-    region_means = pd.read_csv(layout.table(f"regions_{main}_seed-{first_seed}"), sep="\t")
+    curves = pd.concat([read_result(layout.table(f"reliability_{stem}")) for stem in stems])
+    region_means = read_result(layout.table(f"regions_{main}_seed-{first_seed}"))
     real, estimate = (
         region_means.pivot(index="scan", columns="region", values=column).to_numpy() for column in ("real", "estimate")
     )
@@ -148,7 +148,7 @@ def _subject_figures(config: Config, predictor: Predictor, test: PairDataset) ->
         prediction = predictor.predict(
             item["source"], item["side"], item["mask"],
             samples=config.convert.samples, temperature=config.convert.temperature,
-            seed=seed_of(config.convert.seed, Scan.parse(item["scan"])),
+            seed=scan_seed(config.convert.seed, Scan.parse(item["scan"])),
         )  # fmt: skip
         figure = subject_figure(
             item["source"][0].numpy(), prediction.mean, prediction.std, item["mask"][0].numpy(), row,

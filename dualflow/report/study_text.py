@@ -11,6 +11,7 @@ from dualflow.commit import digest_of
 from dualflow.config import Config
 from dualflow.modalities import modality
 from dualflow.models.card import ModelCard
+from dualflow.report.study_results import read_result
 
 LIBRARIES = ("torch", "monai", "SimpleITK", "nibabel", "mlflow", "snakemake")
 
@@ -84,7 +85,7 @@ def _sources(config: Config) -> str:
 
 
 def _registration_error(config: Config) -> dict[str, object]:
-    errors = pd.read_csv(config.layout.table("registration"), sep="\t")["mean_mm"]
+    errors = read_result(config.layout.table("registration"))["mean_mm"]
     if errors.empty:
         return {}
     return {"target to source registration error": f"median {errors.median():.2f} mm, maximum {errors.max():.2f} mm"}

@@ -1,0 +1,46 @@
+"""Facts, methods and provenance of a study."""
+
+import pandas as pd
+import pytest
+
+from dualflow.commit import commit_text
+from dualflow.config import parse_config
+from dualflow.report.study_text import method_text, study_facts, study_title, subject_count
+
+PAIRS = pd.DataFrame(
+    {"subject": ["1", "1", "2", "3"], "split": ["train", "train", "test", "convert"]},
+)
+
+
+def study(tmp_path, **preprocess):
+    """A study of two sources."""
+    values = {"name": "x", "results": str(tmp_path), "extra_sources": ["FLAIR"], "side": ["age"]}
+    return parse_config({"study": values, "preprocess": preprocess})
+
+
+def test_facts_count_subjects_and_excluded_scans(tmp_path):
+    """Subjects are counted once per split; an empty split has no line."""
+    config = study(tmp_path)
+    commit_text(config.layout.table("registration"), "scan\tmean_mm\tmax_mm\nsub-1\t0.5\t1.0\nsub-2\t1.5\t2.0\n")
+    facts = study_facts(config, PAIRS, 4)
+    assert facts["subjects, train"] == facts["subjects, test"] == facts["subjects, convert"] == 1
+    assert "subjects, validation" not in facts
+    assert facts["scans excluded"] == 4
+    assert facts["source to target"] == "T1w + FLAIR to FDG"
+    assert facts["target to source registration error"] == "median 1.00 mm, maximum 1.50 mm"
+    assert subject_count(PAIRS, "train") == 1
+    assert study_title(config) == "x: T1w + FLAIR to FDG"
+
+
+@pytest.mark.parametrize(
+    ("aligned", "words"),
+    [
+        (False, "each target and further source is registered rigidly to its source"),
+        (True, "each target and further source is assumed to be aligned with its source"),
+    ],
+)
+def test_the_method_states_the_registration(tmp_path, aligned, words):
+    """The text follows the configuration."""
+    text = " ".join(method_text(study(tmp_path, aligned=aligned)))
+    assert words in text
+    assert "temperature 1" in text
