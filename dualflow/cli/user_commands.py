@@ -320,10 +320,10 @@ def cohort(out: Path, subjects: int, seed: int, threads: int) -> None:
     from dualflow.cohort import participants, write_dataset, write_subject
     from dualflow.progress import track
 
-    people = participants(subjects, seed)
-    for person in track(people, "cohort"):
-        write_subject(out, person)
-    write_dataset(out, people)
+    drawn = participants(subjects, seed)
+    for subject in track(drawn, "cohort"):
+        write_subject(out, subject)
+    write_dataset(out, drawn)
 
 
 USER_COMMANDS: dict[str, click.Command] = {
