@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dualflow.config import Config, dump_sections
 from dualflow.data.study_pairs import load_split, usable_pairs
-from dualflow.inference.convert import convert_once, remove_volumes
+from dualflow.inference.convert import convert_if_needed, remove_volumes
 from dualflow.inference.predict import load_predictor
 from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
@@ -23,7 +23,7 @@ def convert(config: Config, name: str, seed: int) -> None:
     items = [item for split in CONVERTED for item in load_split(config, pairs, split, predictor.card.side).items]
     manifests = {}
     for item in track(items, f"convert with {name}"):
-        manifests[item["scan"]] = convert_once(predictor, item, layout, source_row, target_row, config.convert)
+        manifests[item["scan"]] = convert_if_needed(predictor, item, layout, source_row, target_row, config.convert)
     # Other splits or new exclusions leave volumes of scans that are no longer converted.
     for manifest in layout.manifest("convert/any").parent.glob("*.json"):
         if manifest.stem not in manifests:

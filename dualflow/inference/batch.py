@@ -1,4 +1,4 @@
-"""Many raw scans to synthetic volumes: each independent, in worker processes, done ones skipped."""
+"""Conversion of a dataset: one task per raw scan, in worker processes; finished scans are skipped."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dualflow.data.quarantine import Quarantine, write_quarantine
 from dualflow.data.raw_scans import ScanFiles, prepare_scan
 from dualflow.data.tsv import read_table
 from dualflow.errors import CommitError, DataError, DualflowError
-from dualflow.inference.convert import STEP, convert_once
+from dualflow.inference.convert import STEP, convert_if_needed
 from dualflow.inference.predict import Predictor, load_predictor
 from dualflow.layout import Layout, Scan
 from dualflow.modalities import modality
@@ -34,21 +34,21 @@ def convert_study(
     out: Path,
     config: ConvertConfig,
     workers: int = 1,
-    chosen: Mapping[str, Any] | None = None,
+    selection: Mapping[str, Any] | None = None,
 ) -> None:
     """Convert every scan of a dataset that has the model's source modalities.
 
     Args:
-        data: root of a BIDS dataset, raw, or a table of samples.
-        model: folder of a trained model; its card says how scans are preprocessed.
-        out: becomes a BIDS derivative dataset.
+        data: root of a raw BIDS dataset, or a table of samples.
+        model: folder of a trained model; its card defines the preprocessing.
+        out: folder of the BIDS derivative dataset to write.
         config: how samples are drawn.
-        workers: processes, one core each.
-        chosen: which files are meant: fields `where`, `runs` and `masks` of the section `study`.
+        workers: number of processes, one core each.
+        selection: fields `where`, `runs` and `masks` of the section `study`, which select the files of a scan.
 
     Raises:
-        ConfigError: `chosen` does not fit the dataset.
-        DataError: the dataset cannot be read; or, after everything else is done, some scans were set aside.
+        ConfigError: `selection` does not fit the dataset.
+        DataError: the dataset cannot be read, or scans were excluded; then all others are converted.
     """
     card = load_predictor(model).card
     table = data if data.is_file() else None
@@ -62,7 +62,7 @@ def convert_study(
         "extra_sources": card.study.extra_sources,
         "target": card.study.target,
         "side": side,
-        **(chosen or {}),
+        **(selection or {}),
     }
     study = checked(StudyConfig, values, "convert")
     layout = Layout(out, ".")
@@ -72,12 +72,12 @@ def convert_study(
     rows = [row for _, row in index.pairs.iterrows()]
     tasks = [(row.to_frame().T, root, model, layout, study, config) for row in rows]
     outcomes = list(track(_outcomes(tasks, workers), f"convert {root.name}", len(tasks)))
-    set_aside = sorted([*index.quarantined, *(outcome for outcome in outcomes if outcome is not None)])
-    write_quarantine(layout.quarantine, set_aside)
-    if set_aside:
+    excluded = sorted([*index.quarantined, *(outcome for outcome in outcomes if outcome is not None)])
+    write_quarantine(layout.quarantine, excluded)
+    if excluded:
         raise DataError(
-            f"{len(set_aside)} scans were set aside, the others are done; {layout.quarantine} has the reasons, the "
-            f"first is {set_aside[0].scan}: {set_aside[0].reason}"
+            f"converted, but {len(excluded)} scans were excluded: {layout.quarantine} has the reasons, the first is "
+            f"{excluded[0].scan}: {excluded[0].reason}"
         )
 
 
@@ -85,11 +85,12 @@ Task = tuple[pd.DataFrame, Path, Path, Layout, StudyConfig, ConvertConfig]
 
 
 def _outcomes(tasks: list[Task], workers: int) -> Iterator[Quarantine | None]:
-    """Do the tasks in worker processes, in the order in which they end."""
-    for place, outcome in run_in_workers(_convert, tasks, workers):
+    """Run the tasks in worker processes; yield their results in the order in which they finish."""
+    for index, outcome in run_in_workers(_convert, tasks, workers):
         if isinstance(outcome, CrashedTask):
-            row, _, _, layout, *_ = tasks[place]
+            row, _, _, layout, *_ = tasks[index]
             scan = Scan.parse(row["scan"].iloc[0])
+            # Remove what the process was writing when it ended.
             sweep_temporaries(layout.derivatives / scan.folder)
             yield Quarantine(scan.key, STEP, f"{Path(row['source'].iloc[0]).name}: {outcome.reason}")
         else:
@@ -97,7 +98,8 @@ def _outcomes(tasks: list[Task], workers: int) -> Iterator[Quarantine | None]:
 
 
 @cache
-def _predictor(model: Path) -> Predictor:
+def _load_predictor(model: Path) -> Predictor:
+    """Load the model once per worker process."""
     import torch
 
     torch.set_num_threads(1)
@@ -107,20 +109,19 @@ def _predictor(model: Path) -> Predictor:
 def _convert(
     row: pd.DataFrame, root: Path, model: Path, layout: Layout, study: StudyConfig, config: ConvertConfig
 ) -> Quarantine | None:
-    """Preprocess and convert one scan unless that is done; return why it was set aside, or None."""
-    predictor = _predictor(model)
+    """Preprocess and convert a scan unless that is done and unchanged; return why it was excluded, or None."""
+    predictor = _load_predictor(model)
     scan, source_row, target_row = Scan.parse(row["scan"].iloc[0]), modality(study.source), modality(study.target)
-    preprocess = predictor.card.preprocess
     files = replace(ScanFiles.of_row(root, row.iloc[0].to_dict(), study), target=None)
-    refused = prepare_scan(layout, scan, files, study, preprocess)
-    if refused is not None:
-        return refused
+    excluded = prepare_scan(layout, scan, files, study, predictor.card.preprocess)
+    if excluded is not None:
+        return excluded
     try:
         item = load_pairs(layout, row.assign(target=""), study, predictor.card.side).items[0]
-        convert_once(predictor, item, layout, source_row, target_row, config)
-    except CommitError:  # a full disk is no fault of the scan
+        convert_if_needed(predictor, item, layout, source_row, target_row, config)
+    except CommitError:  # such as a full disk, which is no defect of the scan
         raise
-    except Exception as error:  # one bad scan must not take the others down, whatever is wrong with it
+    except Exception as error:  # no defect of one scan may stop the others
         reason = str(error) if isinstance(error, DualflowError) else f"{type(error).__name__}: {error}"
         return Quarantine(scan.key, STEP, reason)
     return None

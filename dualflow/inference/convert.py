@@ -1,4 +1,4 @@
-"""One preprocessed scan to synthetic volumes on the source scan's own grid, as BIDS derivatives."""
+"""Conversion of one preprocessed scan to synthetic volumes on its native grid, as BIDS derivatives."""
 
 from __future__ import annotations
 
@@ -23,16 +23,15 @@ from dualflow.layout import Layout, Scan, sidecar_path
 from dualflow.manifest import read_manifest, write_manifest
 from dualflow.modalities import Modality
 
-NOTICE = (
-    "Synthetic: drawn from a model of the target given the source, not measured. It shows what is expected of people "
-    "with such a source image, not this person's own findings. For research only, not for clinical use."
+STEP = "convert"
+"""Name of the step in manifests and in the quarantine table."""
+DISCLAIMER = (
+    "Synthetic: sampled from a model of the target given the source, not measured. It shows what is expected for "
+    "people with such a source image, not this person's own findings. For research only, not for clinical use."
 )
 
 
-STEP = "convert"
-
-
-def convert_once(
+def convert_if_needed(
     predictor: Predictor,
     item: Item,
     layout: Layout,
@@ -42,7 +41,7 @@ def convert_once(
 ) -> Path:
     """Convert a preprocessed scan unless that is done and unchanged; return its manifest.
 
-    What an earlier conversion wrote goes first, for it may have kept more samples.
+    The volumes of an earlier conversion are removed first, because it may have kept more samples.
     """
     scan = Scan.parse(item["scan"])
     manifest, section = layout.manifest(f"{STEP}/{scan.key}"), config.model_dump(mode="json")
@@ -61,7 +60,7 @@ def convert_once(
 
 
 def remove_volumes(manifest: Path) -> None:
-    """Remove the volumes that an earlier conversion of a scan wrote, with their sidecars."""
+    """Remove the volumes and sidecars of an earlier conversion of a scan."""
     try:
         outputs = json.loads(manifest.read_text())["outputs"].values()
         volumes = [manifest.parent / entry["path"] for entry in outputs]
@@ -82,9 +81,9 @@ def convert_scan(
     target_row: Modality,
     config: ConvertConfig,
 ) -> dict[str, Path]:
-    """Write point estimate, mean, standard deviation and some samples of one scan; return the files by name.
+    """Write point estimate, mean, standard deviation and some samples of one scan; return the files by BIDS `desc`.
 
-    Each volume is interpolated once, from the model grid to the source's own grid, and cut to `brain` [I, J, K] there.
+    Each volume is interpolated once, from the model grid to the native grid, and masked with `brain` `[I, J, K]` there.
     """
     scan = Scan.parse(item["scan"])
     prediction = predictor.predict(
@@ -94,7 +93,7 @@ def convert_scan(
         samples=config.samples,
         temperature=config.temperature,
         latents=config.latents,
-        seed=seed_of(config.seed, scan),
+        seed=scan_seed(config.seed, scan),
     )
     volumes = {"synth": prediction.mean, "synthstd": prediction.std}
     if prediction.samples is not None:
@@ -103,7 +102,7 @@ def convert_scan(
             volumes[f"synth{index:02d}"] = sample
     files = {}
     for desc, volume in volumes.items():
-        # The grid's edge voxels are the mask's: without them the interpolation would fade the rim of the brain.
+        # Interpolation with the zeros outside the mask would darken the edge of the brain.
         native, affine = to_native(fill_outside(volume, item["mask"][0].numpy()), record, background=0.0)
         native = np.where(brain, native, np.float32(0))
         files[desc] = layout.synthetic(scan, source_row, target_row, desc)
@@ -112,7 +111,7 @@ def convert_scan(
 
 
 def fill_outside(volume: np.ndarray[Any, Any], mask: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Give voxels `[..., D, H, W]` outside the mask `[D, H, W]` the value of the nearest voxel inside."""
+    """Replace voxels `[..., D, H, W]` outside the mask `[D, H, W]` with the nearest value inside it."""
     if not mask.any():
         return volume
     nearest = distance_transform_edt(~mask, return_distances=False, return_indices=True)
@@ -120,12 +119,12 @@ def fill_outside(volume: np.ndarray[Any, Any], mask: np.ndarray[Any, Any]) -> np
     return filled
 
 
-def seed_of(seed: int, scan: Scan) -> int:
-    """A seed of this scan alone, so that its samples do not depend on which others are converted with it."""
+def scan_seed(seed: int, scan: Scan) -> int:
+    """Seed that depends on `seed` and this scan only, so that its samples do not depend on the other scans."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{scan.key}".encode()).digest()[:4], "little")
 
 
-_MEANINGS = {
+_DESCRIPTIONS = {
     "synth": "Point estimate: the expected target given source and side information",
     "synthmean": "Mean of the samples",
     "synthstd": "Standard deviation of the samples, per voxel",
@@ -135,7 +134,7 @@ _MEANINGS = {
 def _sidecar(desc: str, predictor: Predictor, item: Item, row: Modality, config: ConvertConfig) -> dict[str, Any]:
     card = predictor.card
     return {
-        "Description": f"{_MEANINGS.get(desc, 'One joint sample')}. {NOTICE}",
+        "Description": f"{_DESCRIPTIONS.get(desc, 'One joint sample')}. {DISCLAIMER}",
         "Synthetic": True,
         "SyntheticModel": {
             key: getattr(card, key) for key in ("name", "seed", "dualflow", "data_digest", "weights_sha256")

@@ -1,4 +1,4 @@
-"""A batch of raw scans, in worker processes and in this one."""
+"""Conversion of a dataset of raw scans, in worker processes and in this one."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ DESCS = {"synth", "synthmean", "synthstd", "synth01"}
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """Three raw scans: a head, the same cut short, and one of noise without a head; ages of two."""
+    """Three raw scans: a head, the same file truncated, and noise without a head; two subjects have an age."""
     bids = tmp_path_factory.mktemp("study") / "bids"
     write_subject(bids, participants(1, 0)[0])
     (bids / "dataset_description.json").write_text('{"Name": "batch", "BIDSVersion": "1.10.0"}')
@@ -40,36 +40,37 @@ def study(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory, save_flow, small_flow, card):
-    """A flow for the coarse grid, not trained."""
+    """Folder of an untrained flow for the coarse grid."""
     coarse = card.model_copy(update={"shape": PREPROCESS.shape, "preprocess": PREPROCESS})
     return save_flow(tmp_path_factory.mktemp("model"), small_flow, coarse)
 
 
 @pytest.fixture(scope="module")
 def converted(study, model, tmp_path_factory):
-    """Output and error of a conversion by two worker processes."""
+    """Output folder and error message of a conversion by two worker processes."""
     out = tmp_path_factory.mktemp("out")
     with pytest.raises(DataError) as error:
         convert_study(study, model, out, CONFIG, workers=2)
     return out, str(error.value)
 
 
-def made(out):
+def volumes(out):
+    """Converted volumes of a dataset by `desc`."""
     return {path.name.split("desc-")[1].split("_")[0]: path for path in out.glob("sub-*/pet/*.nii.gz")}
 
 
 @pytest.mark.slow
-def test_workers_convert_what_is_good_and_set_aside_the_rest(converted, study):
-    """All volumes of the head on its own grid; the others in the table, each with its reason."""
+def test_usable_scans_are_converted_and_the_others_excluded(converted, study):
+    """All volumes of the head lie on its native grid; the table lists the other scans with their reasons."""
     out, message = converted
     rows = read_quarantine(out / "quarantine.tsv")
     assert [row.scan for row in rows] == ["sub-C0002", "sub-C0003"]
     assert all(row.step == "preprocess" and row.reason for row in rows)
-    assert message.startswith("2 scans were set aside, the others are done;")
+    assert message.startswith("converted, but 2 scans were excluded: ")
     assert "\n" not in message
     source = nib.load(next((study / "sub-C0001/anat").glob("*_T1w.nii.gz")))
-    assert set(made(out)) == DESCS
-    for path in made(out).values():
+    assert set(volumes(out)) == DESCS
+    for path in volumes(out).values():
         image = nib.load(path)
         assert image.shape == source.shape
         np.testing.assert_allclose(image.affine, source.affine, atol=1e-4)
@@ -81,33 +82,33 @@ def test_workers_convert_what_is_good_and_set_aside_the_rest(converted, study):
 
 
 @pytest.mark.slow
-def test_what_is_done_is_left_and_what_changed_is_done_again(converted, study, model):
-    """Nothing is written again for the same inputs; another number of samples or another age is another conversion."""
+def test_only_scans_with_changed_inputs_are_converted_again(converted, study, model):
+    """A re-run with the same inputs writes nothing; another number of samples or another age repeats the conversion."""
     out, _ = converted
 
-    def again(config):
-        before = {desc: (path.stat().st_mtime_ns, path.read_bytes()) for desc, path in made(out).items()}
-        with pytest.raises(DataError, match="2 scans were set aside"):
+    def rerun(config):
+        before = {desc: (path.stat().st_mtime_ns, path.read_bytes()) for desc, path in volumes(out).items()}
+        with pytest.raises(DataError, match="2 scans were excluded"):
             convert_study(study, model, out, config)
-        after = {desc: (path.stat().st_mtime_ns, path.read_bytes()) for desc, path in made(out).items()}
+        after = {desc: (path.stat().st_mtime_ns, path.read_bytes()) for desc, path in volumes(out).items()}
         return {desc for desc in DESCS if before[desc][0] != after[desc][0]}, before, after
 
-    assert again(CONFIG)[0] == set()
-    written, before, after = again(CONFIG.model_copy(update={"samples": 3}))
+    assert rerun(CONFIG)[0] == set()
+    written, before, after = rerun(CONFIG.model_copy(update={"samples": 3}))
     assert written == DESCS
     assert before["synth"][1] == after["synth"][1]
     table = study / "participants.tsv"
     text = table.read_text()
     try:
         table.write_text(text.replace("71", "n/a"))
-        assert again(CONFIG.model_copy(update={"samples": 3}))[0] == DESCS
+        assert rerun(CONFIG.model_copy(update={"samples": 3}))[0] == DESCS
     finally:
         table.write_text(text)
 
 
 @pytest.mark.slow
 def test_a_table_of_samples_is_converted_by_a_model_of_two_sources(study, save_flow, small_flow, card, tmp_path):
-    """The card names the further source: it is aligned, recorded and seen; a row without it is set aside."""
+    """The extra source of the card is aligned and recorded; a row without it is excluded."""
     record = card.study.model_copy(update={"extra_sources": ("FLAIR",)})
     changes = {"shape": PREPROCESS.shape, "preprocess": PREPROCESS, "study": record}
     model = save_flow(tmp_path / "model", small_flow, card.model_copy(update=changes))
@@ -122,32 +123,32 @@ def test_a_table_of_samples_is_converted_by_a_model_of_two_sources(study, save_f
     values = image.get_fdata(dtype=np.float32)
     flair = np.where(values > 0.1 * values.max(), 1.2 * values.max() - values, values)
     nib.save(nib.Nifti1Image(flair, moved @ image.affine), data / "its FLAIR.nii.gz")
-    with pytest.raises(DataError, match="1 scans were set aside"):
+    with pytest.raises(DataError, match="1 scans were excluded"):
         convert_study(data / "samples.tsv", model, out, CONFIG)
     [row] = read_quarantine(out / "quarantine.tsv")
     assert row.scan == "sub-C0002"
     assert "FLAIR" in row.reason
-    assert set(made(out)) == DESCS
+    assert set(volumes(out)) == DESCS
     record = json.loads(next(out.glob("sub-C0001/anat/*_desc-preproc_T1w.json")).read_text())
-    found = record["extra_sources"]["FLAIR"]
-    assert found["file"] == "its FLAIR.nii.gz"
-    np.testing.assert_allclose(found["to_source"], np.linalg.inv(moved), atol=1)
-    shown = next(out.glob("sub-C0001/anat/*_desc-preproc_FLAIR.nii.gz"))
-    assert nib.load(shown).shape == PREPROCESS.shape
+    extra = record["extra_sources"]["FLAIR"]
+    assert extra["file"] == "its FLAIR.nii.gz"
+    np.testing.assert_allclose(extra["to_source"], np.linalg.inv(moved), atol=1)
+    aligned = next(out.glob("sub-C0001/anat/*_desc-preproc_FLAIR.nii.gz"))
+    assert nib.load(aligned).shape == PREPROCESS.shape
     sidecar = json.loads(next((out / "sub-C0001/pet").glob("*desc-synth_pet.json")).read_text())
     assert sidecar["SideInformation"] == {"age": 0.125}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("error", "stops"), [(CommitError("disk full"), True), (ValueError("odd"), False)])
-def test_a_scan_that_fails_in_conversion_is_set_aside_alone(converted, study, model, monkeypatch, error, stops):
-    """But an output that cannot be written stops the batch."""
+def test_a_scan_that_fails_in_conversion_is_excluded_alone(converted, study, model, monkeypatch, error, stops):
+    """An output that cannot be written stops the conversion instead."""
 
     def fail(*_):
         raise error
 
     monkeypatch.setattr(convert, "convert_scan", fail)
-    # In this process, where the conversion that fails is.
+    # The patch has no effect in worker processes.
     monkeypatch.setattr(
         batch, "run_in_workers", lambda function, tasks, _: enumerate(function(*task) for task in tasks)
     )
@@ -158,8 +159,8 @@ def test_a_scan_that_fails_in_conversion_is_set_aside_alone(converted, study, mo
         assert read_quarantine(converted[0] / "quarantine.tsv")[0].reason == "ValueError: odd"
 
 
-def test_which_of_several_files_is_converted_is_for_the_user_to_say(study, model, tmp_path, monkeypatch):
-    """Acquisition, run and own masks reach the study that is converted; what does not fit is refused in a line."""
+def test_the_user_selects_among_several_files(study, model, tmp_path, monkeypatch):
+    """Entities, run and masks reach the study; a selection that does not fit is one line of error."""
     bids, masks, seen = tmp_path / "bids", tmp_path / "masks", []
     shutil.copytree(study / "sub-C0001", bids / "sub-C0001")
     shutil.copy(study / "dataset_description.json", bids)
@@ -170,17 +171,17 @@ def test_which_of_several_files_is_converted_is_for_the_user_to_say(study, model
     whole.unlink()
 
     def outcomes(tasks, _):
-        seen.extend((row["source"].iloc[0], chosen.masks) for row, _, _, _, chosen, _ in tasks)
+        seen.extend((row["source"].iloc[0], selected.masks) for row, _, _, _, selected, _ in tasks)
         return [None] * len(tasks)
 
     def run(*options):
         command = ["convert", str(bids), "--model", str(model), "--out", str(tmp_path / "out"), *options]
-        done = CliRunner().invoke(main, command)
-        return done.exit_code, done.output + str(done.exception)
+        result = CliRunner().invoke(main, command)
+        return result.exit_code, result.output + str(result.exception)
 
     monkeypatch.setattr(batch, "_outcomes", outcomes)
-    code, said = run()
-    assert (code != 0, "3 files fit T1w" in said) == (True, True), said
+    code, message = run()
+    assert (code != 0, "3 files fit T1w" in message) == (True, True), message
     assert run("--where", "T1w.acq=thin", "--runs", "last", "--masks", str(masks))[0] == 0
     assert seen == [("sub-C0001/anat/sub-C0001_acq-thin_run-2_T1w.nii.gz", masks)]
     for where, reason in [
@@ -188,5 +189,5 @@ def test_which_of_several_files_is_converted_is_for_the_user_to_say(study, model
         ("CT.acq=thin", "where names CT"),
         ("T1w.acq=thinner", "has acq-thinner"),
     ]:
-        code, said = run("--where", where)
-        assert (code != 0, reason in said) == (True, True), said
+        code, message = run("--where", where)
+        assert (code != 0, reason in message) == (True, True), message

@@ -1,4 +1,4 @@
-"""Volumes on the source scan's own grid."""
+"""Conversion to volumes on the native grid of the source scan."""
 
 import json
 
@@ -9,7 +9,7 @@ import torch
 
 from dualflow.config import ConvertConfig
 from dualflow.imaging.volume import read_volume
-from dualflow.inference.convert import convert_scan, fill_outside, seed_of
+from dualflow.inference.convert import convert_scan, fill_outside, scan_seed
 from dualflow.inference.predict import load_predictor
 from dualflow.layout import Layout, Scan
 from dualflow.modalities import MODALITIES
@@ -24,7 +24,7 @@ CONFIG = ConvertConfig(samples=3, keep_samples=2, seed=1)
 
 @pytest.fixture
 def convert(tmp_path, model_folder, phantoms):
-    """Convert the first person, whose scan lies a little off the template."""
+    """A function that converts the first phantom, which is offset from the template; its brain mask; the predictor."""
     predictor, item = load_predictor(model_folder), phantoms[0]
     to_template = np.eye(4)
     to_template[:3, 3] = (1.5, -2, 0.5)
@@ -37,16 +37,16 @@ def convert(tmp_path, model_folder, phantoms):
     brain = np.linalg.norm(points, axis=-1) < 20
     layout = Layout(tmp_path, ".")
 
-    def go(config=CONFIG, **change):
+    def run(config=CONFIG, **change):
         return convert_scan(predictor, {**item, **change}, record, brain, layout, T1W, FDG, config)
 
-    return go, brain, predictor
+    return run, brain, predictor
 
 
 def test_every_volume_lies_on_the_native_grid_and_ends_at_the_brain(convert):
-    """Point estimate, mean, spread and the kept samples, with the source's affine and shape, and sidecars."""
-    go, brain, _ = convert
-    files = go()
+    """Point estimate, mean, standard deviation and kept samples have the source's affine and shape, and sidecars."""
+    run, brain, _ = convert
+    files = run()
     assert set(files) == {"synth", "synthmean", "synthstd", "synth01", "synth02"}
     for desc, path in files.items():
         assert path.name == f"sub-01_trc-FDG_space-T1w_desc-{desc}_pet.nii.gz"
@@ -56,7 +56,7 @@ def test_every_volume_lies_on_the_native_grid_and_ends_at_the_brain(convert):
         voxels = image.get_fdata()
         assert np.isfinite(voxels).all()
         assert not voxels[~brain].any()
-        # the rim is not faded: interpolation sees no zeros from outside the mask
+        # The edge of the brain is not darkened by zeros outside the mask.
         assert (np.abs(voxels[brain]) > 0).all()
         sidecar = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
         assert sidecar["Synthetic"] is True
@@ -68,51 +68,51 @@ def test_every_volume_lies_on_the_native_grid_and_ends_at_the_brain(convert):
 
 
 def test_values_are_those_of_the_model_grid_at_the_mapped_points(convert, phantoms):
-    """A voxel's value is the prediction at its world point, moved by the record's map."""
-    go, brain, predictor = convert
+    """A voxel equals the trilinear interpolation of the prediction at its world point in template space."""
+    run, brain, predictor = convert
     item = phantoms[0]
-    made = read_volume(go()["synth"]).array
+    converted = read_volume(run()["synth"]).array
     mean = predictor.predict(
-        item["source"], item["side"], item["mask"], samples=3, temperature=1.0, seed=seed_of(1, Scan("01"))
+        item["source"], item["side"], item["mask"], samples=3, temperature=1.0, seed=scan_seed(1, Scan("01"))
     ).mean
     for index in np.argwhere(brain)[::97]:
         world = NATIVE[:3, :3] @ index + NATIVE[:3, 3] + (1.5, -2, 0.5)
-        place = (world - GRID[:3, 3]) / 4
-        low = np.floor(place).astype(int)
+        position = (world - GRID[:3, 3]) / 4
+        low = np.floor(position).astype(int)
         corner = fill_outside(mean, item["mask"][0].numpy())[tuple(slice(edge, edge + 2) for edge in low)]
-        share = place - low
-        for axis_share in share:
-            corner = (1 - axis_share) * corner[0] + axis_share * corner[1]
-        assert made[tuple(index)] == pytest.approx(corner, abs=1e-4)
+        weights = position - low
+        for weight in weights:
+            corner = (1 - weight) * corner[0] + weight * corner[1]
+        assert converted[tuple(index)] == pytest.approx(corner, abs=1e-4)
 
 
 def test_the_same_scan_gives_the_same_bytes(convert):
-    """Whenever it is converted; another seed gives other samples."""
-    go, _, _ = convert
-    before = {desc: path.read_bytes() for desc, path in go().items()}
-    assert {desc: path.read_bytes() for desc, path in go().items()} == before
-    other = {desc: path.read_bytes() for desc, path in go(CONFIG.model_copy(update={"seed": 2})).items()}
+    """Conversion is reproducible; another seed gives other samples and the same point estimate."""
+    run, _, _ = convert
+    before = {desc: path.read_bytes() for desc, path in run().items()}
+    assert {desc: path.read_bytes() for desc, path in run().items()} == before
+    other = {desc: path.read_bytes() for desc, path in run(CONFIG.model_copy(update={"seed": 2})).items()}
     assert [desc for desc in before if before[desc] == other[desc]] == ["synth"]
 
 
-def test_every_scan_has_a_seed_of_its_own():
-    """It depends on the configuration's seed and the scan, not on which others there are."""
-    seeds = {seed_of(seed, Scan(subject, session)) for seed in (0, 1) for subject in "ab" for session in (None, "1")}
+def test_every_scan_has_its_own_seed():
+    """It depends on the configured seed, subject and session only."""
+    seeds = {scan_seed(seed, Scan(subject, session)) for seed in (0, 1) for subject in "ab" for session in (None, "1")}
     assert len(seeds) == 8
-    assert seed_of(3, Scan("a")) == seed_of(3, Scan("a"))
+    assert scan_seed(3, Scan("a")) == scan_seed(3, Scan("a"))
 
 
 def test_an_unknown_side_value_is_null_in_the_sidecar(convert):
     """JSON has no NaN."""
-    go, _, _ = convert
-    path = go(side=torch.tensor([float("nan")]))["synth"]
+    run, _, _ = convert
+    path = run(side=torch.tensor([float("nan")]))["synth"]
     assert json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())["SideInformation"] == {
         "age": None
     }
 
 
 def test_voxels_outside_take_the_nearest_value_inside():
-    """And an empty mask leaves everything as it is."""
+    """An empty mask leaves the volume unchanged."""
     volume, mask = np.zeros((1, 1, 6), np.float32), np.zeros((1, 1, 6), bool)
     volume[0, 0], mask[0, 0, 1:3] = range(10, 16), True
     assert fill_outside(volume, mask)[0, 0].tolist() == [11, 11, 12, 12, 12, 12]
