@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter
 from dualflow.config import ModelConfig, TrainConfig
 from dualflow.data.dataset import PairDataset
 from dualflow.flows.initialization import initialize_flow
-from dualflow.flows.local_linear import RegressionScan, fit_local_linear
+from dualflow.flows.local_linear_fit import RegressionScan, fit_local_linear
 from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import preset
 from dualflow.models.card import ModelCard

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from dualflow.flows.interface import ConditionalModel
-from dualflow.flows.local_linear import Solver, fit_local_linear
+from dualflow.flows.local_linear_fit import Solver, fit_local_linear
 from dualflow.flows.objective import Objective
 
 

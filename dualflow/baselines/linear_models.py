@@ -10,7 +10,8 @@ from torch import Tensor
 
 from dualflow.baselines.baseline import Baseline, Pairs, iterate_pairs
 from dualflow.errors import DataError
-from dualflow.flows.local_linear import RIDGES, SIGMAS, LocalLinear, RegressionScan, Solver, fit_local_linear
+from dualflow.flows.local_linear import LocalLinear
+from dualflow.flows.local_linear_fit import RIDGES, SIGMAS, RegressionScan, Solver, fit_local_linear
 from dualflow.flows.voxel_features import IntensityFeatures, TissueFeatures, VoxelFeatures
 
 FOLDS = 4

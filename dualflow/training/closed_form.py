@@ -16,7 +16,8 @@ from torch import Tensor
 
 from dualflow.commit import digest_of
 from dualflow.data.dataset import PairDataset
-from dualflow.flows.local_linear import LocalLinear, RegressionScan, Solver, fit_local_linear, grouped_folds
+from dualflow.flows.local_linear import LocalLinear
+from dualflow.flows.local_linear_fit import RegressionScan, Solver, fit_local_linear, grouped_folds
 from dualflow.layout import Scan
 from dualflow.models.tensors import save_tensors
 

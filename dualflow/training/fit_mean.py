@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dualflow.data.dataset import PairDataset
-from dualflow.flows.local_linear import RIDGES, SIGMAS, LocalLinear
+from dualflow.flows.local_linear import LocalLinear
+from dualflow.flows.local_linear_fit import RIDGES, SIGMAS
 from dualflow.flows.mean_models import MEANS, NetworkMean
 from dualflow.flows.objective import ImageObjective
 from dualflow.training.closed_form import RegressionScans, subject_folds

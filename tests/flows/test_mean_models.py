@@ -9,14 +9,8 @@ import pytest
 import torch
 
 from dualflow.errors import DataError, ShapeError
-from dualflow.flows.local_linear import (
-    STRIDE,
-    LocalLinear,
-    LocalLinearFit,
-    RegressionScan,
-    fit_local_linear,
-    grouped_folds,
-)
+from dualflow.flows.local_linear import LocalLinear
+from dualflow.flows.local_linear_fit import STRIDE, LocalLinearFit, RegressionScan, fit_local_linear, grouped_folds
 from dualflow.flows.mean_models import MEANS, NetworkMean
 from dualflow.flows.objective import ImageObjective
 from dualflow.flows.voxel_features import IntensityFeatures, TissueFeatures, blur
