@@ -167,26 +167,26 @@ def test_scores_of_a_flow(flow, phantoms):
     shares = [scores[f"explained_level_{level}"] for level in (1, 2, 3)]
     np.testing.assert_allclose(shares, explained_variance(flow, target, item["source"][None], side, mask), rtol=1e-5)
     assert scores["bits_in_mask"] == pytest.approx(scores["nll_true"] / log(2))
-    others = [scores[f"explained_other_level_{level}"] for level in (1, 2, 3)]
+    wrong_shares = [scores[f"explained_other_level_{level}"] for level in (1, 2, 3)]
     wrong = sources["nll_wrong"][None]
-    np.testing.assert_allclose(others, explained_variance(flow, target, wrong, side, mask), rtol=1e-5)
+    np.testing.assert_allclose(wrong_shares, explained_variance(flow, target, wrong, side, mask), rtol=1e-5)
     assert len(scores) == 10
 
 
-def test_a_lone_person_is_compared_with_nobody(flow, phantoms):
-    """What needs somebody else is left out, not made up."""
+def test_a_single_subject_has_no_wrong_source(flow, phantoms):
+    """Scores that need another subject are absent."""
     scores = likelihood(flow, phantoms[0], None, voxel_mm=(4.0,) * 3, draws=1, seed=0)
     assert "nll_wrong" not in scores
     assert not any(name.startswith("explained_other") for name in scores)
     assert scores["nll_true"] != scores["nll_blurred"]
 
 
-def test_a_flow_that_ignores_its_source_is_as_likely_under_any(phantoms):
-    """A relation that has learnt nothing yet gives the same number three times: nothing but the source differs."""
+def test_a_flow_that_ignores_its_source_has_equal_nlls(phantoms):
+    """An untrained relation gives the same NLL under all three sources, which differ in nothing else."""
     torch.manual_seed(0)
     spec = preset("dual_glow", steps=[1, 1, 1], hidden=[8, 8, 8])
     blind = DualFlow(spec, shape=tuple(phantoms[0]["source"].shape[1:]), side_features=1)
-    some = collate(phantoms.items)
-    initialize_flow(blind, some["target"], some["source"], some["side"], some["mask"])
+    batch = collate(phantoms.items)
+    initialize_flow(blind, batch["target"], batch["source"], batch["side"], batch["mask"])
     scores = likelihood(blind.eval(), phantoms[0], phantoms[1], voxel_mm=(4.0,) * 3, draws=1, seed=0)
     assert scores["nll_true"] == scores["nll_wrong"] == scores["nll_blurred"]

@@ -86,24 +86,24 @@ def test_ssim_agrees_with_another_implementation(scene):
     assert similarity[5:-5, 5:-5, 5:-5].mean() == pytest.approx(everything, abs=1e-5)
 
 
-def test_nothing_outside_the_mask_counts(scene):
-    """Any change outside the mask leaves every metric as it is."""
+def test_voxels_outside_the_mask_have_no_effect(scene):
+    """A change outside the mask leaves every metric unchanged."""
     estimate, target, mask, regions = scene
     rng = np.random.default_rng(1)
     samples = estimate + 0.1 * rng.normal(size=(8, *SHAPE)).astype(np.float32)
     first = Guess(estimate, samples.std(0), samples)
-    spoilt = Guess(
+    changed = Guess(
         *(np.where(mask, image, 50 * rng.random(SHAPE)) for image in (estimate, samples.std(0))),
         np.where(mask, samples, -7),
     )
-    there = np.where(mask, target, 99)
+    changed_target = np.where(mask, target, 99)
     assert score_prediction(first, target, mask, regions, ROW) == pytest.approx(
-        score_prediction(spoilt, there, mask, regions, ROW)
+        score_prediction(changed, changed_target, mask, regions, ROW)
     )
 
 
 def test_correlations_agree_with_scipy(scene):
-    """Pearson r over voxels and over region means is scipy's."""
+    """Pearson r over voxels and over region means agrees with SciPy."""
     estimate, target, mask, regions = scene
     scores = score_prediction(Guess(estimate, np.zeros(SHAPE)), target, mask, regions, ROW)
     assert scores["pearson_r"] == pytest.approx(pearsonr(estimate[mask], target[mask]).statistic, abs=1e-6)
@@ -111,8 +111,8 @@ def test_correlations_agree_with_scipy(scene):
     assert scores["region_r"] == pytest.approx(pearsonr(*means).statistic, abs=1e-6)
 
 
-def test_spread_error_r_sees_where_errors_are_large(scene):
-    """A spread that follows the true noise level goes with the smoothed error, its reverse against it."""
+def test_spread_error_r_follows_the_noise_level(scene):
+    """A spread that follows the noise level correlates with the smoothed error; the reverse spread anticorrelates."""
     _, target, mask, regions = scene
     level = np.linspace(0.02, 0.4, SHAPE[0], dtype=np.float32)[:, None, None] * np.ones(SHAPE, np.float32)
     estimate = target + level * np.random.default_rng(2).normal(size=SHAPE).astype(np.float32)
@@ -130,15 +130,15 @@ def test_psnr_range_is_the_modality_window(scene):
     assert wide - narrow == pytest.approx(20 * np.log10(2))
 
 
-def test_losses_order_values_the_right_way():
-    """The loss of a better value is smaller in every way of being better."""
+def test_losses_order_values_by_quality():
+    """A better value has a smaller loss for every direction of improvement."""
     assert METRICS["mae"].loss(np.array(0.1)) < METRICS["mae"].loss(np.array(0.2))
     assert METRICS["ssim"].loss(np.array(0.9)) < METRICS["ssim"].loss(np.array(0.8))
     assert METRICS["region_coverage_80"].loss(np.array(0.82)) < METRICS["region_coverage_80"].loss(np.array(0.95))
 
 
 def test_empty_mask_and_other_grids_are_refused(scene):
-    """An empty mask or another grid is an error that names both."""
+    """An empty mask or another grid is an error that names the shapes."""
     estimate, target, mask, regions = scene
     with pytest.raises(ShapeError, match="0 voxels"):
         score_prediction(Guess(estimate, 0 * estimate), target, mask & False, regions, ROW)
@@ -147,7 +147,7 @@ def test_empty_mask_and_other_grids_are_refused(scene):
 
 
 def test_mae_is_exact_in_float32(scene):
-    """The mean runs in double precision, whatever the images are."""
+    """The mean is computed in double precision for any image type."""
     estimate, target, mask, regions = scene
     exact = np.abs(estimate.astype(float) - target)[mask].mean()
     assert mae(estimate, target, mask, Context(ROW, regions)) == pytest.approx(exact, rel=1e-6)

@@ -29,7 +29,7 @@ def test_means_agree_with_a_loop_over_regions():
 
 
 def test_a_region_outside_the_mask_is_nan():
-    """A region without a voxel in the mask is unknown, and the others are untouched."""
+    """A region without a voxel in the mask is NaN; other regions are unaffected."""
     labels = np.zeros((2, 2, 2), int)
     labels[0], labels[1] = 1, 2
     means = RegionMap(labels, ("a", "b"), (1.0, 1.0, 1.0)).means(np.full((2, 2, 2), 3.0), labels == 1)
@@ -38,14 +38,14 @@ def test_a_region_outside_the_mask_is_nan():
 
 
 def test_another_grid_is_refused():
-    """A volume on another grid cannot silently be averaged over the wrong voxels."""
+    """A volume on another grid is an error, not an average over the wrong voxels."""
     regions = RegionMap(np.ones((2, 2, 2), int), ("a",), (1.0, 1.0, 1.0))
     with pytest.raises(ShapeError, match="grid"):
         regions.means(np.zeros((2, 2, 3)), np.ones((2, 2, 3), bool))
 
 
 def test_only_grey_matter_large_enough_is_kept():
-    """White matter, ventricles, unknown cortex and tiny regions are left out; the rest is numbered in atlas order."""
+    """White matter, ventricles, unknown cortex and tiny regions are dropped; the rest keeps the order of the atlas."""
     names = {2: "Left-Cerebral-White-Matter", 4: "Left-Lateral-Ventricle", 10: "Left-Thalamus-Proper"}
     names |= {11: "Left-Caudate", 1000: "ctx-lh-unknown", 1005: "ctx-lh-cuneus"}
     sizes = dict.fromkeys(names, 2 * MINIMUM_VOXELS) | {11: MINIMUM_VOXELS - 1}
@@ -56,7 +56,7 @@ def test_only_grey_matter_large_enough_is_kept():
 
 
 def test_the_atlas_on_the_model_grid(regions):
-    """The default grid keeps nearly all of the 84 grey regions, each in its own hemisphere."""
+    """The default grid keeps nearly all of the 84 grey-matter regions, each in its hemisphere."""
     affine, shape = model_grid(PreprocessConfig())
     assert regions.labels.shape == tuple(shape)
     assert 80 <= len(regions.names) <= 84
@@ -68,13 +68,13 @@ def test_the_atlas_on_the_model_grid(regions):
 
 
 def test_labels_keep_their_place_and_size(regions):
-    """Nearest interpolation keeps the volume and the centre of a region to within the coarse grid's grain."""
+    """Nearest-neighbour resampling keeps volume and centre of a region to within the voxel size."""
     atlas, names = desikan_killiany()
     affine, _ = model_grid(PreprocessConfig())
-    for wanted in ("ctx-lh-superiorfrontal", "Right-Putamen", "Left-Cerebellum-Cortex"):
-        label = next(label for label, name in names.items() if name == wanted)
+    for region in ("ctx-lh-superiorfrontal", "Right-Putamen", "Left-Cerebellum-Cortex"):
+        label = next(label for label, name in names.items() if name == region)
         fine = np.argwhere(np.asarray(atlas.dataobj) == label)
-        coarse = np.argwhere(regions.labels == regions.names.index(wanted) + 1)
+        coarse = np.argwhere(regions.labels == regions.names.index(region) + 1)
         assert len(coarse) * 64 == pytest.approx(len(fine), rel=0.1)
         centres = [(points @ a[:3, :3].T + a[:3, 3]).mean(0) for points, a in ((fine, atlas.affine), (coarse, affine))]
         np.testing.assert_allclose(*centres, atol=1.5)
