@@ -207,11 +207,16 @@ def _linear(image: Floats, at: Floats) -> Floats:
 
 
 def _lookup(image: npt.NDArray[Voxel], at: Floats) -> npt.NDArray[Voxel]:
-    """Nearest voxel's value, and zero beyond the image."""
-    index = np.rint(at).astype(np.int32)
-    size = np.reshape(image.shape, (3, 1))
-    inside = ((index >= 0) & (index < size)).all(axis=0)
-    index = np.clip(index, 0, size - 1)
-    found: npt.NDArray[Voxel] = image[tuple(index)]
-    found[~inside] = 0
-    return found
+    """Nearest voxel's value [N] at voxel coordinates [3, N]; zero beyond the image."""
+    flat, inside = np.zeros(at.shape[1], np.int32), np.ones(at.shape[1], bool)
+    rounded, index = np.empty(at.shape[1], np.float32), np.empty(at.shape[1], np.int32)
+    for coordinates, size in zip(at, image.shape, strict=True):
+        np.rint(coordinates, out=rounded)
+        np.copyto(index, rounded, casting="unsafe")
+        inside &= index.view(np.uint32) < np.uint32(size)  # a negative index is large as an unsigned one
+        flat *= np.int32(size)
+        flat += index
+    flat *= inside
+    values: npt.NDArray[Voxel] = image.ravel().take(flat)
+    np.multiply(values, inside, out=values)
+    return values

@@ -85,17 +85,17 @@ _SHARPEN = 1.5
 @cache
 def template() -> Template:
     """Make the template once per process (a few seconds)."""
-    image = template_map("t1")
-    x, y, z = (float(value) for value in image.affine[:3, 3])
+    x, y, z = (float(value) for value in template_map("t1").affine[:3, 3])
     brain = Frame((x, y, z), 1.0)
-    mask = image.array > BRAIN_THRESHOLD
+    signal = _contiguous("t1")
+    mask = signal > BRAIN_THRESHOLD
     grey, white, fluid = _tissue(mask)
     labels, names = _labels(brain, mask.shape)
     order = {name: row for row, name in enumerate(regions().index)}
     rows = {label: order[name] for label, name in names.items() if name in order}
     is_white = {label for label, name in names.items() if name.endswith("White-Matter")}
     # The template's fluid and white matter lie at 0.35 and 0.86; a line takes them to 0.15 and 1.
-    signal = 1 + (image.array - 0.86) * np.float32((1 - _FLUID_SIGNAL) / (0.86 - 0.35))
+    signal = 1 + (signal - 0.86) * np.float32((1 - _FLUID_SIGNAL) / (0.86 - 0.35))
     detail = signal - (_GREY_SIGNAL * grey + white + _FLUID_SIGNAL * fluid)
     soft, fat, zone = _head(brain, mask)
     return Template(
@@ -116,10 +116,15 @@ def template() -> Template:
     )
 
 
+def _contiguous(name: str) -> Floats:
+    """A map of the template in C order, like every array that is computed from it."""
+    return np.ascontiguousarray(template_map(name).array)
+
+
 def _tissue(mask: npt.NDArray[np.bool_]) -> tuple[Floats, Floats, Floats]:
     """Grey, white and fluid fractions; sharpened, for the template is an average and a person is not."""
-    grey = template_map("gm").array * mask
-    white = template_map("wm").array * mask
+    grey = _contiguous("gm") * mask
+    white = _contiguous("wm") * mask
     room = ndimage.gaussian_filter(ndimage.binary_dilation(mask, iterations=2).astype(np.float32), 0.7)
     fluid = np.clip(room - grey - white, 0, None)
     powers = [np.power(part, np.float32(_SHARPEN)) for part in (grey, white, fluid)]
