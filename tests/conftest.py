@@ -1,4 +1,4 @@
-"""Fixtures that several rooms share: tiny phantoms, and a small flow for them."""
+"""Shared fixtures: tiny phantoms, and a small flow for them."""
 
 import numpy as np
 import pytest
@@ -20,12 +20,12 @@ SIDE = {"columns": [{"kind": "Continuous", "name": "age", "mean": 70.0, "sd": 8.
 
 
 def phantom(index):
-    """A smooth source, a target that follows from it, an ellipsoid as mask, and an age that one person lacks."""
-    draw = np.random.default_rng(index)
+    """Return a smooth source, a target correlated with it, an ellipsoidal mask, and an age; subject 2 has no age."""
+    rng = np.random.default_rng(index)
     axes = np.meshgrid(*[np.linspace(-1, 1, size) for size in SHAPE], indexing="ij")
     mask = sum(axis**2 for axis in axes) < 0.8
-    source = 0.5 + 3 * gaussian_filter(draw.normal(size=SHAPE), 2)
-    target = 1 + 0.8 * (source - 0.5) + gaussian_filter(draw.normal(size=SHAPE), 1) / 2
+    source = 0.5 + 3 * gaussian_filter(rng.normal(size=SHAPE), 2)
+    target = 1 + 0.8 * (source - 0.5) + gaussian_filter(rng.normal(size=SHAPE), 1) / 2
     volumes = {name: torch.tensor(np.where(mask, image, 0)[None]).float() for name, image in
                (("source", source), ("target", target))}  # fmt: skip
     age = float("nan") if index == 2 else (index - 3) / 2
@@ -34,31 +34,31 @@ def phantom(index):
 
 @pytest.fixture(scope="session")
 def phantoms():
-    """Six people to train on."""
+    """Six training subjects."""
     return PairDataset([phantom(index) for index in range(1, 7)])
 
 
 @pytest.fixture(scope="session")
 def held_out():
-    """Two more people."""
+    """Two validation subjects."""
     return PairDataset([phantom(index) for index in (7, 8)])
 
 
 @pytest.fixture(scope="session")
 def small_flow():
-    """The default flow, small."""
+    """A small version of the default flow."""
     return ModelConfig(preset="dualflow", options=SMALL)
 
 
 @pytest.fixture(scope="session")
 def quick():
-    """A few steps in float32."""
+    """A training of six steps in float32."""
     return TrainConfig(steps=6, validate_every=2, precision="float32", batch_size=2)
 
 
 @pytest.fixture(scope="session")
 def card():
-    """The card of a flow for the phantoms; tests replace its spec or kind."""
+    """Model card of a flow for the phantoms; tests replace its spec or kind."""
     return ModelCard(
         name="dualflow", seed=0, kind="flow", shape=SHAPE, side=SIDE, spec=preset("dualflow", **SMALL),
         study={"name": "phantoms", "source": "T1w", "target": "FDG", "side": ["age"]},
@@ -73,7 +73,7 @@ def _one_thread():
 
 @pytest.fixture(scope="session")
 def save_flow():
-    """Write a flow with its card, not trained but, given pairs, with mean and initialisation; return the folder."""
+    """Save an untrained flow with its card; with pairs, its mean is fitted and its layers are initialised."""
 
     def save(folder, choice, card, pairs=None):
         torch.manual_seed(0)
@@ -95,5 +95,5 @@ def save_flow():
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory, save_flow, small_flow, card, phantoms):
-    """A small flow for the phantoms."""
+    """Folder of a small flow for the phantoms."""
     return save_flow(tmp_path_factory.mktemp("model"), small_flow, card, phantoms)

@@ -1,4 +1,4 @@
-"""The train command: what a model learns from, what identifies a training, and what it leaves on disk."""
+"""The train command: training data, fingerprint, and output files."""
 
 from contextlib import nullcontext
 
@@ -23,14 +23,14 @@ PRETRAINED = {
 
 
 def learning_data(card, training, validation, manifests="same"):
-    """The data of a study of phantoms."""
+    """Return the learning data of a study of phantoms."""
     pairs = pd.DataFrame({"scan": training.scans, "split": "train"})
     digests = {item["scan"]: manifests for item in [*training.items, *validation.items]}
     return LearningData(pairs, card.side, training, validation, digests)
 
 
 def test_the_unet_is_trained_on_cross_fitted_predictions(phantoms, held_out, card, quick, tmp_path, monkeypatch):
-    """Training pairs carry a regression fitted without their subject, which is worse; validation pairs carry none."""
+    """The regression of a training pair is fitted without its subject, so it is worse; validation pairs have none."""
     trainers = []
 
     def spy(trainer):
@@ -44,36 +44,36 @@ def test_the_unet_is_trained_on_cross_fitted_predictions(phantoms, held_out, car
     with pytest.raises(KeyboardInterrupt):
         _train_baseline(config, "unet", learning_data(card, subjects, held_out), context)
     trainer = trainers[0]
-    unet, errors = trainer.objective.model, {"left out": 0.0, "included": 0.0}
+    unet, errors = trainer.objective.model, {"cross-fitted": 0.0, "in-sample": 0.0}
     for item in trainer.train.items:
-        included = unet.voxelwise.point_estimate(item["source"][None], item["side"][None])[0]
-        for name, image in (("left out", item["mean"]), ("included", included)):
+        in_sample = unet.voxelwise.point_estimate(item["source"][None], item["side"][None])[0]
+        for name, image in (("cross-fitted", item["mean"]), ("in-sample", in_sample)):
             errors[name] += float((image - item["target"])[item["mask"]].square().mean())
-    assert errors["left out"] > 1.2 * errors["included"] > 0
+    assert errors["cross-fitted"] > 1.2 * errors["in-sample"] > 0
     assert "mean" not in trainer.validation[0]
 
 
 def test_without_validation_scans_there_is_no_spread():
-    """Nothing else tells how far a point estimate is off new subjects."""
+    """The spread is estimated on validation scans only."""
     model = BASELINES["mean_image"]((8, 8, 8))
     assert _constant_spread(parse_config({"study": {"name": "tiny"}}), model, PairDataset([])) is None
 
 
-def test_an_unknown_model_is_one_line():
-    """It names the models there are, before any scan is read."""
-    with pytest.raises(ConfigError, match="unknown model 'wizard'; choose from: dualflow, mean_image"):
-        train(parse_config({"study": {"name": "tiny"}}), ["dualflow", "wizard"], 0)
+def test_an_unknown_model_is_refused():
+    """The error lists the models of the study, before any scan is read."""
+    with pytest.raises(ConfigError, match="unknown model 'no_such_model'; choose from: dualflow, mean_image"):
+        train(parse_config({"study": {"name": "tiny"}}), ["dualflow", "no_such_model"], 0)
 
 
 @pytest.fixture
 def fingerprint(phantoms, held_out, card):
-    """Fingerprint of a training of the default flow on the phantoms, with changes."""
+    """Return the fingerprint of a training on the phantoms, with changed settings or data."""
 
-    def of(values=None, name="dualflow", training=phantoms, validation=held_out, manifests="same"):
+    def compute(values=None, name="dualflow", training=phantoms, validation=held_out, manifests="same"):
         config = parse_config({"study": {"name": "tiny"}, **(values or {})})
         return _fingerprint(config, name, learning_data(card, training, validation, manifests))
 
-    return of
+    return compute
 
 
 @pytest.mark.parametrize(
@@ -86,8 +86,8 @@ def fingerprint(phantoms, held_out, card):
         {"extra_models": {"other": {"preset": "dual_glow"}}},
     ],
 )
-def test_unrelated_values_leave_the_fingerprint(fingerprint, values):
-    """Other models, seeds, folders and scores do not matter."""
+def test_unrelated_settings_do_not_change_the_fingerprint(fingerprint, values):
+    """The fingerprint ignores other models, seeds, folders and evaluation settings."""
     assert fingerprint(values) == fingerprint()
 
 
@@ -100,13 +100,13 @@ def test_unrelated_values_leave_the_fingerprint(fingerprint, values):
         {"model": {"options": {"noise": 0.02}}},
     ],
 )
-def test_values_of_the_training_change_the_fingerprint(fingerprint, values):
-    """Rate, length, format, and options of the flow that change no shape."""
+def test_training_settings_change_the_fingerprint(fingerprint, values):
+    """Learning rate, steps, precision, and options of the flow that change no tensor shape."""
     assert fingerprint(values) != fingerprint()
 
 
 def test_data_splits_and_side_values_change_the_fingerprint(fingerprint, phantoms, held_out):
-    """Another preprocessing, another subject's age, or a subject moved from one split to the other."""
+    """Changed preprocessing, a changed age, or a subject moved to the other split."""
     aged = PairDataset([{**item, "side": item["side"] + 1} for item in phantoms.items])
     moved = PairDataset(phantoms.items[:-1]), PairDataset([phantoms.items[-1], *held_out.items])
     changed = [
@@ -116,11 +116,11 @@ def test_data_splits_and_side_values_change_the_fingerprint(fingerprint, phantom
         fingerprint(name="unet"),
     ]
     assert len({fingerprint(), *changed}) == 5
-    assert torch.isnan(phantoms[1]["side"]).all(), "one value is unknown, which is no obstacle"
+    assert torch.isnan(phantoms[1]["side"]).all(), "the fingerprint must accept unknown values"
 
 
-def test_the_card_records_pretraining_and_states_are_forgotten(tmp_path, phantoms, held_out, card, monkeypatch):
-    """Steps and seconds are in the card; states of flow and source stay until the manifest is written."""
+def test_the_card_records_pretraining_and_states_are_removed(tmp_path, phantoms, held_out, card, monkeypatch):
+    """The card has steps and seconds; training states remain until the manifest is written."""
     config = parse_config(
         {
             "study": {"name": "x", "results": str(tmp_path), "side": ["age"]},
@@ -133,17 +133,17 @@ def test_the_card_records_pretraining_and_states_are_forgotten(tmp_path, phantom
     monkeypatch.setattr(LearningData, "load", classmethod(lambda cls, config: data))
     monkeypatch.setattr(module, "tracked", lambda *_: nullcontext(Run()))
     folder, write = config.layout.model("srflow", 0), module.write_manifest
-    kept = []
+    state_counts = []
 
-    def watched(*arguments, **options):
-        kept.extend(len(states(place)) for place in (folder, folder / "source"))
+    def spy(*arguments, **options):
+        state_counts.extend(len(states(path)) for path in (folder, folder / "source"))
         write(*arguments, **options)
 
-    monkeypatch.setattr(module, "write_manifest", watched)
+    monkeypatch.setattr(module, "write_manifest", spy)
     train(config, ["srflow"], 0)
     record = load_card(folder).training
     assert record.pretrain_steps == 2
     assert record.pretrain_seconds > 0
     assert pd.read_csv(folder / "history.tsv", sep="\t")["step"].tolist() == [2]
-    assert all(kept)
+    assert all(state_counts)
     assert not list(folder.rglob("state-*"))

@@ -1,4 +1,4 @@
-"""Models on disk: card and weights are saved together, and loaded only if they fit."""
+"""Saving and loading of models: card and weights are saved together, and loaded only if they match."""
 
 import json
 import shutil
@@ -13,14 +13,14 @@ from dualflow.models.store import load_card, load_model, save_model
 
 @pytest.fixture
 def mean_image(card):
-    """A mean image and its card."""
+    """A mean-image model and its card."""
     model = BASELINES["mean_image"](card.shape, 1)
     torch.nn.init.normal_(model.image)
     return model, card.model_copy(update={"kind": "mean_image", "spec": None})
 
 
-def test_a_model_reads_back(mean_image, tmp_path):
-    """Weights bit for bit, and the card with the hash of the weights."""
+def test_a_saved_model_can_be_loaded(mean_image, tmp_path):
+    """Weights are restored bit for bit, and the card has the hash of the weights."""
     model, card = mean_image
     saved, files = save_model(tmp_path / "model", model, card)
     assert [file.name for file in files] == ["model.safetensors", "model.json"]
@@ -31,9 +31,9 @@ def test_a_model_reads_back(mean_image, tmp_path):
     assert loaded.flow is None
 
 
-@pytest.mark.parametrize("harm", ["flip", "cut", "remove", "exchange"])
-def test_weights_that_do_not_match_their_card_are_refused(mean_image, tmp_path, harm):
-    """One flipped bit is enough."""
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "exchange"])
+def test_weights_that_do_not_match_their_card_are_refused(mean_image, tmp_path, damage):
+    """A flipped bit, a truncated or missing file, and the weights of another model."""
     model, card = mean_image
     _, files = save_model(tmp_path / "model", model, card)
     torch.nn.init.zeros_(model.image)
@@ -45,14 +45,14 @@ def test_weights_that_do_not_match_their_card_are_refused(mean_image, tmp_path, 
         "cut": lambda: files[0].write_bytes(data[:-4]),
         "remove": files[0].unlink,
         "exchange": lambda: files[0].write_bytes(other[0].read_bytes()),
-    }[harm]()
+    }[damage]()
     with pytest.raises(CheckpointError, match=r"model\.safetensors: does not match the hash"):
         load_model(tmp_path / "model")
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", "{}", "\x00\udcff"])
 def test_a_folder_without_a_card_is_no_model(tmp_path, text):
-    """Missing, cut short, or something else."""
+    """The card is missing, truncated, or not a card."""
     if text is not None:
         (tmp_path / "model.json").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(CheckpointError, match=r"model\.json") as error:
@@ -63,7 +63,7 @@ def test_a_folder_without_a_card_is_no_model(tmp_path, text):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "wizard"}, "'wizard' is unknown; choose from: flow, mean_image"),
+        ({"kind": "nonsense"}, "'nonsense' is unknown; choose from: flow, mean_image"),
         ({"kind": "mean_image"}, "only a flow has a spec"),
         ({"kind": "mean_image", "spec": None}, "do not fit this version"),
         ({"kind": "mean_image", "spec": None, "options": {"width": 3}}, "do not fit this version"),
@@ -74,13 +74,13 @@ def test_a_folder_without_a_card_is_no_model(tmp_path, text):
         ({"study": 1}, "study: Input should be"),
         ({"preprocess": {"aligned": "x"}}, "preprocess.aligned: Input should be a valid boolean"),
         ({"side": {"columns": []}}, "do not fit this version"),
-        ({"side": {"columns": [{"kind": "wizard"}]}}, "side encoder does not read back"),
+        ({"side": {"columns": [{"kind": "nonsense"}]}}, "side encoder does not read back"),
         ({"weights_sha256": "0"}, "does not match the hash"),
-        ({"unheard_of": 1}, "unheard_of: Extra inputs are not permitted"),
+        ({"extra": 1}, "extra: Extra inputs are not permitted"),
     ],
 )
 def test_a_card_that_does_not_fit_is_refused(model_folder, tmp_path, change, message):
-    """Each unusable field is one line that names it."""
+    """Each invalid field gives a one-line error that names it."""
     shutil.copytree(model_folder, tmp_path / "model")
     path = tmp_path / "model" / "model.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
@@ -90,7 +90,7 @@ def test_a_card_that_does_not_fit_is_refused(model_folder, tmp_path, change, mes
 
 
 def test_a_card_without_its_kind_is_refused(model_folder, tmp_path):
-    """A missing field is named."""
+    """The error names the missing field."""
     shutil.copytree(model_folder, tmp_path / "model")
     path = tmp_path / "model" / "model.json"
     path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "kind"}))

@@ -1,4 +1,4 @@
-"""Named tensors on disk."""
+"""Named tensors in a safetensors file."""
 
 import torch
 from safetensors.torch import load_file
@@ -6,8 +6,8 @@ from safetensors.torch import load_file
 from dualflow.models.tensors import save_tensors
 
 
-def test_tensors_read_back_bit_for_bit(tmp_path):
-    """Also views, and tensors that share their storage."""
+def test_saved_tensors_are_restored_bit_for_bit(tmp_path):
+    """Also views, and tensors that share storage."""
     whole = torch.arange(6.0).view(2, 3)
     tensors = {"whole": whole, "steps": torch.tensor(3), "view": whole.T, "tied": whole, "row": whole[1]}
     save_tensors(tmp_path / "x.safetensors", tensors, {"a": "b"})

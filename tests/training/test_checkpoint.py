@@ -1,4 +1,4 @@
-"""Training states on disk."""
+"""Saving, loading and removal of training states."""
 
 import json
 
@@ -8,7 +8,7 @@ from dualflow.training.checkpoint import forget_states, load_newest_state, save_
 
 
 def test_the_newest_intact_state_is_loaded(tmp_path, capsys):
-    """Not the oldest, not one that is cut short or without its facts, and none where none is intact."""
+    """Truncated states and states without metadata are skipped; without an intact state the result is None."""
     assert load_newest_state(tmp_path) is None
     for step in (1, 20, 300):
         save_state(tmp_path, step, {"a": torch.full((2,), float(step))}, {"step": step, "best": float("inf")})
@@ -23,8 +23,8 @@ def test_the_newest_intact_state_is_loaded(tmp_path, capsys):
     assert "trying the previous one" in capsys.readouterr().err
 
 
-def test_states_of_a_training_and_its_parts_are_forgotten(tmp_path):
-    """Those of the mean and the source go with those of the flow."""
+def test_states_of_a_training_and_its_parts_are_removed(tmp_path):
+    """States of the mean and the source are removed with those of the flow."""
     for folder in (tmp_path, tmp_path / "mean", tmp_path / "source"):
         save_state(folder, 1, {"a": torch.zeros(1)}, {})
     forget_states(tmp_path)

@@ -1,4 +1,4 @@
-"""Closed-form fits are shared by the trainings of a study, bit for bit."""
+"""The cache of closed-form fits returns the fit bit for bit."""
 
 import pytest
 import torch
@@ -12,38 +12,38 @@ from dualflow.training.closed_form import ClosedFormCache, RegressionScans, subj
 
 @pytest.fixture
 def fit(phantoms, monkeypatch):
-    """Fit a regression with a cache, counting the fits that are computed."""
-    computed = []
+    """Fit a regression with a cache; return weights, cross-fitted images, choices, and the number of computed fits."""
+    calls = []
 
     def counted(*arguments, **options):
-        computed.append(1)
+        calls.append(1)
         return fit_local_linear(*arguments, **options)
 
     monkeypatch.setattr(module, "fit_local_linear", counted)
 
-    def go(cache, ridges=RIDGES):
+    def run(cache, ridges=RIDGES):
         model = LocalLinear((16, 16, 16), 1, 1)
         scans = RegressionScans(phantoms, subject_folds(phantoms))
         _, images, chosen = cache(scans, model, ridges=ridges, sigmas=SIGMAS)
-        return model.state_dict(), images, chosen, len(computed)
+        return model.state_dict(), images, chosen, len(calls)
 
-    return go
+    return run
 
 
-def test_a_cached_fit_is_the_fit(fit, tmp_path):
-    """Coefficients, cross-fitted images and choices are equal, and its seconds are those of the computation."""
+def test_a_cached_fit_equals_the_computed_one(fit, tmp_path):
+    """Coefficients, cross-fitted images and choices are equal; `seconds` is the time of the original fit."""
     first, second = ClosedFormCache(tmp_path, "data"), ClosedFormCache(tmp_path, "data")
     weights, images, chosen, _ = fit(first)
-    weights_again, images_again, chosen_again, computed = fit(second)
-    assert computed == 1
-    assert chosen == chosen_again
-    assert all(torch.equal(value, weights_again[name]) for name, value in weights.items())
-    assert all(torch.equal(a, b) for a, b in zip(images, images_again, strict=True))
+    cached_weights, cached_images, cached_chosen, count = fit(second)
+    assert count == 1
+    assert chosen == cached_chosen
+    assert all(torch.equal(value, cached_weights[name]) for name, value in weights.items())
+    assert all(torch.equal(a, b) for a, b in zip(images, cached_images, strict=True))
     assert second.seconds == first.seconds > 0
 
 
-def test_another_fit_is_computed(fit, tmp_path):
-    """Other data, other ridges, a damaged file, and no folder at all."""
+def test_a_cache_miss_is_computed(fit, tmp_path):
+    """Other data, other ridges, a damaged file, or no cache folder."""
     fit(ClosedFormCache(tmp_path, "data"))
     assert fit(ClosedFormCache(tmp_path, "other data"))[3] == 2
     assert fit(ClosedFormCache(tmp_path, "data"), ridges=(1.0,))[3] == 3
@@ -54,7 +54,7 @@ def test_another_fit_is_computed(fit, tmp_path):
 
 
 def test_flow_mean_and_baseline_share_a_fit(fit, phantoms, tmp_path):
-    """The baseline `local_linear` is the regression that a flow's mean is."""
+    """The baseline `local_linear` is the same regression as a flow's mean."""
     weights, images, _, _ = fit(ClosedFormCache(tmp_path, "data"))
     baseline = BASELINES["local_linear"]((16, 16, 16), 1)
     shared = baseline.fit(phantoms, subject_folds(phantoms), ClosedFormCache(tmp_path, "data"))
@@ -65,7 +65,7 @@ def test_flow_mean_and_baseline_share_a_fit(fit, phantoms, tmp_path):
 
 
 def test_old_fits_are_removed(fit, tmp_path):
-    """The cache keeps the newest few."""
+    """The cache keeps the newest KEPT fits."""
     for index in range(module.KEPT + 2):
         fit(ClosedFormCache(tmp_path, str(index)), ridges=(1.0,))
     assert len(list(tmp_path.glob("*.safetensors"))) == module.KEPT

@@ -1,4 +1,4 @@
-"""Which device a process trains on."""
+"""Device selection of a training process."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from dualflow.training.distributed import BACKENDS, process_group
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """Pretend that there are so many."""
+    """Set the number of GPUs that torch reports."""
 
-    def pretend(count):
+    def set_count(count):
         monkeypatch.setattr(module.torch.cuda, "is_available", lambda: count > 0)
         monkeypatch.setattr(module.torch.cuda, "device_count", lambda: count)
 
-    return pretend
+    return set_count
 
 
 @pytest.mark.parametrize(
-    ("choice", "count", "place", "device"),
+    ("choice", "count", "local_rank", "device"),
     [
         ("auto", 0, "0", "cpu"),
         ("auto", 2, "0", "cuda:0"),
@@ -32,24 +32,26 @@ def gpus(monkeypatch):
         ("cpu", 2, "1", "cpu"),
     ],
 )
-def test_each_process_has_a_gpu_of_its_own(gpus, monkeypatch, choice, count, place, device):
-    """By its number on this machine; without a GPU, or asked for it, the CPU."""
+def test_each_process_has_its_own_gpu(gpus, monkeypatch, choice, count, local_rank, device):
+    """The local rank selects the GPU; without a GPU, or on request, the device is the CPU."""
     gpus(count)
-    monkeypatch.setenv("LOCAL_RANK", place)
+    monkeypatch.setenv("LOCAL_RANK", local_rank)
     assert select_device(choice) == torch.device(device)
     assert select_device(choice).type in BACKENDS
 
 
-@pytest.mark.parametrize(("choice", "count", "place"), [("cuda", 0, "0"), ("auto", 1, "1"), ("cuda", 2, "2")])
-def test_too_few_gpus_are_an_error_with_a_remedy(gpus, monkeypatch, choice, count, place):
-    """It names how many were asked for and found."""
+@pytest.mark.parametrize(("choice", "count", "local_rank"), [("cuda", 0, "0"), ("auto", 1, "1"), ("cuda", 2, "2")])
+def test_too_few_gpus_are_an_error_with_a_remedy(gpus, monkeypatch, choice, count, local_rank):
+    """The error names the required and the available number of GPUs."""
     gpus(count)
-    monkeypatch.setenv("LOCAL_RANK", place)
-    with pytest.raises(ConfigError, match=rf"{int(place) + 1} GPUs are needed .* finds {count}; set train.processes"):
+    monkeypatch.setenv("LOCAL_RANK", local_rank)
+    with pytest.raises(
+        ConfigError, match=rf"{int(local_rank) + 1} GPUs are needed .* finds {count}; set train.processes"
+    ):
         select_device(choice)
 
 
-def test_a_process_alone_joins_nobody():
-    """And trains where it is told to."""
+def test_a_single_process_joins_no_group():
+    """It has rank 0 and trains on the requested device."""
     with process_group("cpu") as group:
         assert (group.rank, group.world_size, group.device.type) == (0, 1, "cpu")

@@ -1,4 +1,4 @@
-"""Several processes train as one: the same losses and weights, also when one of them is killed on the way."""
+"""Distributed training: several processes give the losses and weights of one, even if one of them is killed."""
 
 from __future__ import annotations
 
@@ -35,48 +35,48 @@ def run(out, processes, *arguments):
     out.mkdir()
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "--max-restarts=3"]
     command = [sys.executable, *(launcher if processes > 1 else []), str(SCRIPT), str(out), str(STEPS), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
     return json.loads((out / "history.json").read_text()), load_file(out / "weights.safetensors")
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """The training by one process."""
-    return run(tmp_path_factory.mktemp("alone") / "out", 1)
+def single(tmp_path_factory):
+    """History and weights of the training by one process."""
+    return run(tmp_path_factory.mktemp("single") / "out", 1)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arguments", [(), ("13",)], ids=["unbroken", "one killed"])
-def test_two_processes_train_as_one(alone, tmp_path, arguments):
-    """Losses within 1e-4 of one process's over 20 steps; after a kill the group starts again and ends the same."""
+@pytest.mark.parametrize("arguments", [(), ("13",)], ids=["uninterrupted", "one killed"])
+def test_two_processes_train_as_one(single, tmp_path, arguments):
+    """Losses agree within 1e-4 over 20 steps, also if a killed process makes the group restart."""
     entries, weights = run(tmp_path / "out", 2, *arguments)
     assert (tmp_path / "out/died").exists() == bool(arguments)
-    for expected, found in zip(alone[0], entries, strict=True):
-        assert found.keys() == expected.keys()
+    for expected, entry in zip(single[0], entries, strict=True):
+        assert entry.keys() == expected.keys()
         for name in ("loss", "nll", "validation/loss", "validation/mae", "gradient_norm"):
-            assert found[name] == pytest.approx(expected[name], rel=1e-4), (expected["step"], name)
-    for name, value in alone[1].items():
+            assert entry[name] == pytest.approx(expected[name], rel=1e-4), (expected["step"], name)
+    for name, value in single[1].items():
         torch.testing.assert_close(weights[name], value, rtol=1e-3, atol=1e-3)
 
 
-def test_parts_of_a_batch_draw_what_the_whole_would():
-    """Whoever shares the work, each person gets the same numbers; a generator of one's own is not shared."""
+def test_shards_of_a_batch_draw_the_noise_of_the_whole():
+    """The noise of a scan does not depend on the number of processes; explicit generators are not sharded."""
     whole = torch.zeros(4, 3)
     torch.manual_seed(0)
     expected = [standard_noise((4, 3), whole), uniform_noise(whole)]
     for rank in range(2):
         torch.manual_seed(0)
         with batch_shard(rank, 2):
-            found = [standard_noise((2, 3), whole), uniform_noise(whole[:2])]
-            own = standard_noise((2, 3), whole, torch.Generator().manual_seed(1))
-        for one, all_of_it in zip(found, expected, strict=True):
-            assert torch.equal(one, all_of_it[2 * rank : 2 * rank + 2])
-        assert torch.equal(own, standard_noise((2, 3), whole, torch.Generator().manual_seed(1)))
+            shards = [standard_noise((2, 3), whole), uniform_noise(whole[:2])]
+            generated = standard_noise((2, 3), whole, torch.Generator().manual_seed(1))
+        for shard, noise in zip(shards, expected, strict=True):
+            assert torch.equal(shard, noise[2 * rank : 2 * rank + 2])
+        assert torch.equal(generated, standard_noise((2, 3), whole, torch.Generator().manual_seed(1)))
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():
-    """By the configuration, and where processes are started by hand."""
+    """The configuration refuses it, and so does a group that was started by hand."""
     with pytest.raises(ValueError, match="cannot be shared by 2 processes"):
         TrainConfig(batch_size=3, processes=2)
     with pytest.raises(ConfigError, match="cannot be shared by 2 processes"):
@@ -86,7 +86,7 @@ def test_a_batch_that_cannot_be_shared_is_refused():
 
 @pytest.fixture(scope="module")
 def _group():
-    """A process group of this process alone."""
+    """A process group with a single process."""
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     yield
     distributed.destroy_process_group()
@@ -95,17 +95,17 @@ def _group():
 @pytest.mark.usefixtures("_group")
 @pytest.mark.parametrize("memory", ["stored", "reversible"])
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_can_be_shared(name, memory, phantoms):
-    """In every step each parameter that gradients are averaged of gets one, or the next step is refused."""
+def test_every_preset_trains_under_ddp(name, memory, phantoms):
+    """Every parameter that DistributedDataParallel expects a gradient of gets one; otherwise the next step fails."""
     torch.manual_seed(0)
     batch = to_inputs(collate(phantoms.items[:2]), torch.device("cpu"))
     flow = DualFlow(preset(name, **SMALL | {"low_rank": 2 * (name == "dualflow")}), shape=(16, 16, 16), side_features=1)
     initialize_flow(flow, **batch)
     objective = FlowObjective(flow).train()
     set_memory(objective, memory)
-    shared, optimiser = _distributed(objective), torch.optim.Adam(objective.parameters())
+    distributed_objective, optimiser = _distributed(objective), torch.optim.Adam(objective.parameters())
     for step in range(4):
         objective.set_progress(step / 4)
         optimiser.zero_grad()
-        shared(**batch)["loss"].backward()
+        distributed_objective(**batch)["loss"].backward()
         optimiser.step()

@@ -1,4 +1,4 @@
-"""One step of AdamW, its schedule, and the running mean of the weights."""
+"""Optimiser: one step of AdamW, its schedule, and the EMA of the weights."""
 
 import math
 from itertools import pairwise
@@ -25,7 +25,7 @@ def take(optimiser, scale=1.0):
 
 
 def test_rate_rises_then_falls_to_zero(monkeypatch):
-    """Warm-up over its share of the steps, then a cosine that ends at zero."""
+    """Linear warm-up over a share of the steps, then cosine decay to zero."""
     monkeypatch.setattr(module, "MIN_WARMUP", 1)
     optimiser, rates = new(), []
     for _ in range(10):
@@ -38,7 +38,7 @@ def test_rate_rises_then_falls_to_zero(monkeypatch):
 
 
 def test_a_short_training_warms_up_too():
-    """Over twenty steps at the least: a deep flow would burst at once."""
+    """The warm-up lasts at least MIN_WARMUP steps, because a deep flow would diverge at the full rate."""
     optimiser, rates = new(), []
     for _ in range(3):
         rates.append(optimiser.adam.param_groups[0]["lr"])
@@ -47,8 +47,8 @@ def test_a_short_training_warms_up_too():
     assert rates == pytest.approx([peak * share for share in (0.05, 0.1, 0.15)])
 
 
-def test_average_is_the_exponential_mean_of_the_weights():
-    """The first step sets the mean, each later one moves it by 1 - decay."""
+def test_average_is_the_ema_of_the_weights():
+    """The first step sets the average; later steps move it by 1 - decay."""
     optimiser = new()
     take(optimiser)
     expected = optimiser.model.weight.detach().clone()
@@ -60,8 +60,8 @@ def test_average_is_the_exponential_mean_of_the_weights():
 
 
 @pytest.mark.parametrize("factor", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_changes_nothing_but_the_schedule(factor):
-    """Weights, mean and moments stay as they are, bit for bit; the rate moves on with the data."""
+def test_a_non_finite_loss_advances_only_the_schedule(factor):
+    """Weights, their average and Adam's moments stay bit for bit; the learning rate advances with the data."""
     optimiser = new()
     take(optimiser)
     before = {key: value.clone() for key, value in optimiser.tensors().items()}
@@ -73,28 +73,28 @@ def test_a_loss_that_is_not_finite_changes_nothing_but_the_schedule(factor):
     assert optimiser.adam.param_groups[0]["lr"] != rate
 
 
-def test_a_finite_loss_with_a_gradient_that_is_not_changes_nothing():
-    """The square root has an infinite slope at 0 where its value is finite."""
+def test_a_non_finite_gradient_of_a_finite_loss_changes_nothing():
+    """The square root is finite at 0, but its slope is infinite."""
     optimiser = new()
     before = optimiser.model.weight.detach().clone()
     assert optimiser.step((optimiser.model.weight * 0).abs().sqrt().sum()) is None
     assert torch.equal(before, optimiser.model.weight)
 
 
-def test_norm_is_that_before_clipping():
-    """What is returned is the raw norm, so that a diverging training shows."""
-    optimiser, seen = new(), []
+def test_the_gradient_norm_is_taken_before_clipping():
+    """The returned norm is the unclipped one, so that divergence is visible."""
+    optimiser, clipped = new(), []
     optimiser.adam.register_step_pre_hook(
-        lambda *_: seen.append(float(nn.utils.get_total_norm([p.grad for p in optimiser.parameters])))
+        lambda *_: clipped.append(float(nn.utils.get_total_norm([p.grad for p in optimiser.parameters])))
     )
     loss = 100 * optimiser.model(torch.ones(1, 3)).sum()
     assert optimiser.step(loss) == pytest.approx(100 * math.sqrt(4), rel=1e-5)
-    assert seen == pytest.approx([0.1], rel=1e-3)
-    assert all(p.grad is None for p in optimiser.parameters)  # their memory is the next forward pass's
+    assert clipped == pytest.approx([0.1], rel=1e-3)
+    assert all(p.grad is None for p in optimiser.parameters)  # frees memory for the next forward pass
 
 
 def test_a_state_of_another_model_is_refused():
-    """The message says what to remove."""
+    """The error names the remedy."""
     other = Optimiser(nn.Linear(4, 1), CONFIG, 10, 0.01)
     with pytest.raises(CheckpointError, match="remove the state files"):
         new().load(other.tensors(), 0)

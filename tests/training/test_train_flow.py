@@ -1,4 +1,4 @@
-"""Training of a flow on six tiny phantoms, mean and all."""
+"""Training of a flow on six tiny phantoms: mean, source, flow and calibration."""
 
 import math
 
@@ -20,17 +20,17 @@ from dualflow.training.train_flow import train_flow
 
 @pytest.fixture
 def train(phantoms, held_out, quick, tmp_path):
-    """Train a flow in a folder."""
+    """Train a flow, with its states in a folder."""
 
-    def go(choice, folder="states", config=quick, pairs=phantoms, seed=0, **options):
+    def run(choice, folder="states", config=quick, pairs=phantoms, seed=0, **options):
         context = TrainingContext(config, tmp_path / folder, seed, label="flow", **options)
         return train_flow(choice, pairs, held_out, context, side_features=1)
 
-    return go
+    return run
 
 
-def test_trained_flow_has_a_finite_history_and_reads_back(train, small_flow, card, tmp_path, held_out):
-    """Saved and loaded, it gives the same image, density and samples; its history is finite and it is invertible."""
+def test_a_trained_flow_can_be_saved_and_loaded(train, small_flow, card, tmp_path, held_out):
+    """The loaded flow has the same estimate, density and samples; its history is finite, and it is invertible."""
     trained = train(small_flow)
     assert [entry["step"] for entry in trained.history.entries] == [2, 4, 6]
     assert all(math.isfinite(value) for entry in trained.history.entries for value in entry.values())
@@ -42,35 +42,35 @@ def test_trained_flow_has_a_finite_history_and_reads_back(train, small_flow, car
     target, source, side = (item[name][None] for name in ("target", "source", "side"))
     assert torch.equal(loaded.point_estimate(source, side), trained.model.point_estimate(source, side))
     assert torch.equal(loaded.log_prob(target, source, side), trained.model.log_prob(target, source, side))
-    drawn = [
+    samples = [
         model.sample(source, side, n=2, generator=torch.Generator().manual_seed(1)) for model in (loaded, trained.model)
     ]
-    assert torch.equal(*drawn)
+    assert torch.equal(*samples)
 
 
 def test_the_flow_is_trained_on_cross_fitted_means(train, small_flow, phantoms, monkeypatch):
-    """Its means are those of people left out: worse than the final law's on the same people, which has seen them."""
-    given = {}
+    """The mean of a training scan is fitted without its subject, so its error exceeds that of the final mean."""
+    captured = {}
 
     def spy(trainer):
-        given.update(model=trainer.objective.flow, pairs=trainer.train)
+        captured.update(model=trainer.objective.flow, pairs=trainer.train)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module.Trainer, "fit", spy)
     with pytest.raises(KeyboardInterrupt):
         train(small_flow)
-    errors = {"left out": 0.0, "seen": 0.0}
-    for item in given["pairs"].items:
-        seen = given["model"].mean(item["source"][None], item["side"][None])[0]
-        for name, image in (("left out", item["mean"]), ("seen", seen)):
+    errors = {"cross-fitted": 0.0, "in-sample": 0.0}
+    for item in captured["pairs"].items:
+        in_sample = captured["model"].mean(item["source"][None], item["side"][None])[0]
+        for name, image in (("cross-fitted", item["mean"]), ("in-sample", in_sample)):
             errors[name] += float((image - item["target"])[item["mask"]].square().mean())
             assert not image[~item["mask"]].any()
-    assert errors["left out"] > 1.2 * errors["seen"] > 0
+    assert errors["cross-fitted"] > 1.2 * errors["in-sample"] > 0
     assert "mean" not in phantoms[0]
 
 
-def test_initialisation_takes_a_capped_seeded_choice_of_scans(train, small_flow, phantoms, monkeypatch):
-    """However many there are; the seed decides which, and they come with their own means."""
+def test_initialisation_uses_a_random_subset_of_scans(train, small_flow, phantoms, monkeypatch):
+    """The subset has at most INITIALISATION_SCANS scans, follows the seed, and includes masks and means."""
     chosen = []
 
     def spy(model, target, source, side, mask, mean):
@@ -89,26 +89,26 @@ def test_initialisation_takes_a_capped_seeded_choice_of_scans(train, small_flow,
     assert len({tuple(positions) for positions in chosen}) > 1
 
 
-def test_a_resumed_flow_equals_an_unbroken_one_bit_for_bit(train, small_flow):
-    """With mean, actnorms and low-rank base, stopped between two validations."""
+def test_a_resumed_flow_equals_an_uninterrupted_one_bit_for_bit(train, small_flow):
+    """A flow with mean, actnorms and low-rank base, interrupted at a validation."""
 
     def stop(step, metrics, model):
         if step == 4:
             raise KeyboardInterrupt
 
-    unbroken = train(small_flow, "unbroken")
+    uninterrupted = train(small_flow, "uninterrupted")
     with pytest.raises(KeyboardInterrupt):
-        train(small_flow, "broken", watch=stop)
-    resumed = train(small_flow, "broken")
-    left, right = (result.model.state_dict() for result in (unbroken, resumed))
+        train(small_flow, "interrupted", watch=stop)
+    resumed = train(small_flow, "interrupted")
+    left, right = (result.model.state_dict() for result in (uninterrupted, resumed))
     assert all(torch.equal(value, right[key]) for key, value in left.items())
-    assert unbroken.history.entries == resumed.history.entries
+    assert uninterrupted.history.entries == resumed.history.entries
 
 
-def test_a_flow_is_told_how_much_of_its_training_is_done(train, small_flow, monkeypatch):
-    """Before each of six steps, from 0 on, and also after a resumption."""
-    told = []
-    monkeypatch.setattr(module.FlowObjective, "set_progress", lambda objective, share: told.append(share))
+def test_the_objective_receives_the_progress_of_the_training(train, small_flow, monkeypatch):
+    """The share of completed steps is set before each step, also after resuming."""
+    shares = []
+    monkeypatch.setattr(module.FlowObjective, "set_progress", lambda objective, share: shares.append(share))
 
     def stop(step, metrics, model):
         if step == 4:
@@ -116,14 +116,14 @@ def test_a_flow_is_told_how_much_of_its_training_is_done(train, small_flow, monk
 
     with pytest.raises(KeyboardInterrupt):
         train(small_flow, watch=stop)
-    assert told == pytest.approx([step / 6 for step in range(4)])
-    told.clear()
+    assert shares == pytest.approx([step / 6 for step in range(4)])
+    shares.clear()
     train(small_flow)  # from the state of step 2
-    assert told == pytest.approx([step / 6 for step in range(2, 6)])
+    assert shares == pytest.approx([step / 6 for step in range(2, 6)])
 
 
-class Steps:
-    """Counts the training steps of pre-training, and stops before a given one."""
+class PretrainingSteps:
+    """Count the steps of pre-training, and interrupt it before step `stop`."""
 
     def __init__(self, monkeypatch):
         self.taken, self.stop, forward = 0, None, module.SourceObjective.forward
@@ -146,96 +146,97 @@ PRETRAINED = ModelConfig(
 )  # fmt: skip
 
 
-def source_of(model):
+def source_weights(model):
+    """Return a copy of the weights of a flow's source."""
     return {key: value.clone() for key, value in model.source.state_dict().items()}
 
 
-def test_a_source_is_trained_first_and_frozen_for_its_share(train, tmp_path, monkeypatch):
-    """Of six steps three; then it is held for half of the flow's own, and the card tells steps and seconds of both."""
-    steps, sources = Steps(monkeypatch), []
+def test_a_source_is_pretrained_and_then_frozen(train, tmp_path, monkeypatch):
+    """Pre-training takes half of six steps; the source stays frozen for half of the remaining steps."""
+    steps, sources = PretrainingSteps(monkeypatch), []
     set_progress = module.FlowObjective.set_progress
 
-    def watched(objective, share):
-        sources.append(source_of(objective.flow))
+    def spy(objective, share):
+        sources.append(source_weights(objective.flow))
         set_progress(objective, share)
 
-    monkeypatch.setattr(module.FlowObjective, "set_progress", watched)
-    trained = train(PRETRAINED, watch=lambda step, metrics, objective: sources.append(source_of(objective.flow)))
+    monkeypatch.setattr(module.FlowObjective, "set_progress", spy)
+    trained = train(PRETRAINED, watch=lambda step, metrics, objective: sources.append(source_weights(objective.flow)))
     assert steps.taken == trained.record.pretrain_steps == 3
     assert [entry["step"] for entry in trained.history.entries] == [2, 3]
     assert trained.record.pretrain_seconds > 0
     start, second, after_second, third, end = sources
     torch.manual_seed(0)
-    untrained = source_of(module.DualFlow(trained.model.spec, shape=(16, 16, 16), side_features=1))
+    untrained = source_weights(module.DualFlow(trained.model.spec, shape=(16, 16, 16), side_features=1))
     assert not torch.equal(start["stem.weight"], untrained["stem.weight"])
-    found = load_newest_state(tmp_path / "states" / "source")
-    assert found is not None
-    assert torch.equal(start["stem.weight"], found[0]["best.flow.source.stem.weight"])
-    # progress 0 and 1/3 are frozen, 2/3 is not
-    for held in (second, after_second, third):
-        assert all(torch.equal(value, held[key]) for key, value in start.items())
+    state = load_newest_state(tmp_path / "states" / "source")
+    assert state is not None
+    assert torch.equal(start["stem.weight"], state[0]["best.flow.source.stem.weight"])
+    # At progress 0 and 1/3 the source is frozen, at 2/3 it is not.
+    for frozen in (second, after_second, third):
+        assert all(torch.equal(value, frozen[key]) for key, value in start.items())
     assert not torch.equal(end["stem.weight"], start["stem.weight"])
 
 
-def test_a_flow_without_pretraining_says_nothing_of_it(train, small_flow, monkeypatch):
-    """Nothing is trained before, and no seconds are told."""
-    steps = Steps(monkeypatch)
+def test_without_pretraining_its_record_is_zero(train, small_flow, monkeypatch):
+    """The record has no steps and no seconds of pre-training."""
+    steps = PretrainingSteps(monkeypatch)
     record = train(small_flow).record
     assert steps.taken == record.pretrain_steps == 0
     assert record.pretrain_seconds == 0
 
 
-@pytest.mark.parametrize(("stop", "left"), [(2, 1), (None, 0)], ids=["while its source learns", "afterwards"])
-def test_a_resumed_pretraining_equals_an_unbroken_one_bit_for_bit(train, tmp_path, monkeypatch, stop, left):
-    """It goes on from its own states, below the flow's; what is done is not done again, and its seconds are kept."""
-    steps = Steps(monkeypatch)
-    unbroken = train(PRETRAINED, "unbroken")
+@pytest.mark.parametrize(("stop", "remaining"), [(2, 1), (None, 0)], ids=["during pre-training", "afterwards"])
+def test_a_resumed_pretraining_equals_an_uninterrupted_one_bit_for_bit(train, tmp_path, monkeypatch, stop, remaining):
+    """Pre-training resumes from states in a subfolder, repeats no completed step, and keeps its seconds."""
+    steps = PretrainingSteps(monkeypatch)
+    uninterrupted = train(PRETRAINED, "uninterrupted")
 
     def stop_flow(step, metrics, model):
         raise KeyboardInterrupt
 
     steps.taken, steps.stop = 0, stop
     with pytest.raises(KeyboardInterrupt):
-        train(PRETRAINED, "broken", watch=stop_flow)
-    assert "state-00000002" in [state.stem for state in states(tmp_path / "broken" / "source")]
+        train(PRETRAINED, "interrupted", watch=stop_flow)
+    assert "state-00000002" in [state.stem for state in states(tmp_path / "interrupted" / "source")]
     steps.taken, steps.stop = 0, None
-    resumed = train(PRETRAINED, "broken")
-    assert steps.taken == left
+    resumed = train(PRETRAINED, "interrupted")
+    assert steps.taken == remaining
     assert resumed.record.pretrain_seconds > 0
     weights = resumed.model.state_dict()
-    assert all(torch.equal(value, weights[key]) for key, value in unbroken.model.state_dict().items())
+    assert all(torch.equal(value, weights[key]) for key, value in uninterrupted.model.state_dict().items())
 
 
-def test_a_source_of_another_training_is_not_gone_on_from(train, monkeypatch):
-    """Its states have the fingerprint of the flow's."""
-    steps = Steps(monkeypatch)
+def test_pretraining_does_not_resume_from_another_training(train, monkeypatch):
+    """States of the source have the fingerprint of the flow's training."""
+    steps = PretrainingSteps(monkeypatch)
     for fingerprint, taken in (("one", 3), ("one", 3), ("other", 6)):
         train(PRETRAINED, fingerprint=fingerprint)
         assert steps.taken == taken
 
 
 def test_pretraining_leaves_a_step_for_the_flow(train, quick):
-    """However large its share."""
+    """Even if its share rounds to all steps."""
     options = PRETRAINED.options | {"source_pretrain": 0.9}
     trained = train(PRETRAINED.model_copy(update={"options": options, "steps": 2}))
     assert trained.record.pretrain_steps == 1
     assert [entry["step"] for entry in trained.history.entries] == [1]
 
 
-def test_a_network_mean_is_trained_first_and_then_kept(train, tmp_path, quick):
-    """It has states of its own; the flow's training leaves it as it was."""
+def test_a_network_mean_is_trained_first_and_then_frozen(train, tmp_path, quick):
+    """It has its own training states, and the training of the flow does not change it."""
     options = {"steps": [1, 1, 1], "hidden": [8, 8, 8], "mean": "network", "low_rank": 0}
     choice = ModelConfig(preset="dualflow", options=options)
     trained = train(choice, config=quick.model_copy(update={"mean_steps": 3, "steps": 2}))
     assert isinstance(trained.model.mean_model, NetworkMean)
     assert [state.stem for state in states(tmp_path / "states" / "mean")] == ["state-00000002", "state-00000003"]
-    again = train(choice, config=quick.model_copy(update={"mean_steps": 3, "steps": 4}))
-    left, right = (result.model.mean_model.state_dict() for result in (trained, again))
+    longer = train(choice, config=quick.model_copy(update={"mean_steps": 3, "steps": 4}))
+    left, right = (result.model.mean_model.state_dict() for result in (trained, longer))
     assert all(torch.equal(value, right[key]) for key, value in left.items())
 
 
 def test_validation_chooses_between_the_means(train, tmp_path, quick):
-    """With `choose_mean` both are fitted, the better one is kept, and the card says how well each did."""
+    """With `choose_mean` both are fitted, the better one is used, and the card has both errors."""
     options = {"steps": [1, 1, 1], "hidden": [8, 8, 8], "low_rank": 0}
     trained = train(
         ModelConfig(preset="dualflow", options=options),
@@ -246,26 +247,26 @@ def test_validation_chooses_between_the_means(train, tmp_path, quick):
     assert trained.model.spec.mean == min(errors, key=errors.get)
 
 
-def test_nothing_to_train_on_is_said(train, small_flow):
-    """One line, before anything is built."""
+def test_training_without_pairs_is_refused(train, small_flow):
+    """A flow needs at least one training pair."""
     with pytest.raises(DataError, match="no training pairs"):
         train(small_flow, pairs=PairDataset([]))
 
 
-@pytest.mark.parametrize("off", [0.6, 1.0, 1.6])
-def test_the_spread_is_set_right_on_people_held_out(train, held_out, off):
-    """However wide training left the law, samples come to vary as much as targets do, and the card says by what."""
+@pytest.mark.parametrize("factor", [0.6, 1.0, 1.6])
+def test_the_spread_is_calibrated_on_validation_scans(train, held_out, factor):
+    """Calibration undoes a rescaling of the low-rank base, and returns its scale."""
     choice = ModelConfig(preset="dualflow", options={"levels": 2, "steps": [1, 1], "hidden": [4, 4], "low_rank": 2})
     flow = train(choice).model
     calibrate(flow, held_out, 0)
-    flow.priors[-1].base.rescale(off)
+    flow.priors[-1].base.rescale(factor)
     before = flow.priors[-1].base.factors.detach().clone()
     scale = calibrate(flow, held_out, 1)
     torch.testing.assert_close(flow.priors[-1].base.factors, scale * before)
-    assert scale * off == pytest.approx(1, rel=0.15)
+    assert scale * factor == pytest.approx(1, rel=0.15)
 
 
-def test_a_flow_without_a_low_rank_base_is_left_as_it_is(train, small_flow):
-    """There is nothing that a scale could be taken up by, and the card says so."""
+def test_a_flow_without_a_low_rank_base_is_not_calibrated(train, small_flow):
+    """Its record has no spread scale."""
     options = {**small_flow.options, "low_rank": 0}
     assert train(small_flow.model_copy(update={"options": options})).record.spread_scale is None

@@ -1,4 +1,4 @@
-"""What validation measures of a flow."""
+"""Validation metrics of a flow."""
 
 import pytest
 import torch
@@ -14,23 +14,23 @@ from dualflow.training.validation import validate
 
 @pytest.fixture(scope="module")
 def objective(phantoms):
-    """A small DUAL-GLOW, initialised, its prior moved off zero."""
+    """Objective of a small initialised DUAL-GLOW with perturbed priors."""
     torch.manual_seed(0)
     spec = preset("dual_glow", steps=[1, 1, 1], hidden=[8, 8, 8])
     model = DualFlow(spec, shape=tuple(phantoms[0]["source"].shape[1:]), side_features=1)
-    some = collate(phantoms.items)
-    initialize_flow(model, some["target"], some["source"], some["side"], some["mask"])
+    scans = collate(phantoms.items)
+    initialize_flow(model, scans["target"], scans["source"], scans["side"], scans["mask"])
     with torch.no_grad():
         for parameter in model.priors.parameters():
             parameter.add_(0.01 * torch.randn_like(parameter))
     return FlowObjective(model).eval()
 
 
-def test_explained_variance_is_told_level_by_level(objective, phantoms):
-    """The mean of the batches' shares, each batch by its size, so that a curve can be drawn over training."""
-    people = PairDataset(phantoms.items[:3])
-    terms = validate(objective, people, 2)
-    batches = [collate(people.items[:2]), collate(people.items[2:])]
+def test_explained_variance_is_reported_for_each_level(objective, phantoms):
+    """It is the mean over batches, weighted by their sizes."""
+    pairs = PairDataset(phantoms.items[:3])
+    terms = validate(objective, pairs, 2)
+    batches = [collate(pairs.items[:2]), collate(pairs.items[2:])]
     shares = [
         explained_variance(objective.flow, batch["target"], batch["source"], batch["side"], batch["mask"])
         for batch in batches
@@ -40,8 +40,8 @@ def test_explained_variance_is_told_level_by_level(objective, phantoms):
     assert len(set(expected.tolist())) == 3
 
 
-def test_validation_sees_the_model_as_it_is_used(objective, held_out):
-    """In float32, whatever training has: rounding of bfloat16 convolutions is no fault of the weights."""
+def test_validation_runs_in_float32(objective, held_out):
+    """As at inference; bfloat16 rounding would blur the comparison of weights."""
     terms = validate(objective, held_out, len(held_out))
     batch = collate(held_out.items)
     inputs = [batch[name] for name in ("target", "source", "side", "mask")]
