@@ -1,10 +1,12 @@
 """What is done with each scan of a study, whatever happens; stand-ins do the imaging."""
 
+import io
 import os
 import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,14 +16,20 @@ import pytest
 
 from dualflow.commands.make_index import make_index
 from dualflow.commands.preprocess import preprocess
-from dualflow.commit import TEMP_PREFIX, commit_text, committing
+from dualflow.commit import TEMP_PREFIX, commit_text, committing, sha256
 from dualflow.config import Config, PreprocessConfig, StudyConfig, parse_config
 from dualflow.data import raw_scans
+from dualflow.data.index import read_pairs
 from dualflow.data.quarantine import Quarantine
 from dualflow.data.raw_scans import ScanFiles, prepare_scan, prepare_scans
+from dualflow.data.scan_digests import read_digests
 from dualflow.errors import CommitError, DataError
 from dualflow.imaging import outputs, pipeline
+from dualflow.imaging.geometry import centred_affine
+from dualflow.imaging.mask_qc import MaskShape, TemplateAgreement
+from dualflow.imaging.registration import Alignment
 from dualflow.imaging.stopwatch import Stopwatch
+from dualflow.imaging.volume import write_volume
 from dualflow.layout import Layout, Scan
 from dualflow.manifest import read_manifest
 
@@ -219,3 +227,91 @@ def test_a_killed_step_goes_on_where_it_was(make_bids, pair_files, tmp_path, mon
         f"sub-{label}/anat/second.txt": "whole" for label in "123"
     }
     assert read_manifest(layout.manifest("preprocess/shard-0")) is not None
+
+
+class CountedFile(io.FileIO):
+    """A file that counts the bytes read from it."""
+
+    count = 0
+
+    def readinto(self, buffer) -> int:
+        size = super().readinto(buffer)
+        self.count += size
+        return size
+
+    def readall(self) -> bytes:
+        data = super().readall()
+        self.count += len(data)
+        return data
+
+    def read(self, size: int = -1) -> bytes:
+        return self.readall() if size < 0 else super().read(size)
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """`passes()`: how often each raw image was read through since the last call, however it was opened."""
+    files: list[CountedFile] = []
+    plain_open = io.open
+
+    def counted_open(file, mode="r", *args, **kwargs):
+        if mode not in ("rb", "r", "br") or not str(file).endswith((".nii", ".nii.gz")) or "bids" not in str(file):
+            return plain_open(file, mode, *args, **kwargs)
+        files.append(CountedFile(file))
+        return io.BufferedReader(files[-1])
+
+    monkeypatch.setattr("io.open", counted_open)
+    monkeypatch.setattr("builtins.open", counted_open)
+
+    def passes() -> Counter[str]:
+        counts = Counter(Path(file.name).name for file in files if file.count > Path(file.name).stat().st_size / 2)
+        files.clear()
+        return counts
+
+    return passes
+
+
+@pytest.fixture
+def heads(make_bids, pair_files, tmp_path, monkeypatch):
+    """Configuration of a study of two noise heads, for which the brain mask and the registrations are given."""
+    root = make_bids(pair_files("1") + pair_files("2"), name="bids")
+    for seed, file in enumerate(root.rglob("*.nii.gz")):
+        affine = centred_affine(np.array([0.0, -18.0, 5.0]), 6.0, (32, 38, 32))
+        array = np.random.default_rng(seed).random((32, 38, 32), np.float32)
+        write_volume(file, array, affine, sidecar={"Units": "Bq/mL"})
+    monkeypatch.setattr(pipeline, "brain_mask", lambda scan: (np.ones(scan.array.shape, bool), MaskShape(1, 1)))
+    monkeypatch.setattr(pipeline, "compare_with_template", lambda *_: TemplateAgreement(0, 0, 1, 1))
+    for name in ("register_affine", "register_rigid"):
+        monkeypatch.setattr(pipeline, name, lambda *_: Alignment(np.eye(4), 1.0, 0.0, 1.0))
+    return study_of(tmp_path)
+
+
+def test_a_raw_file_is_read_twice(heads, passes):
+    """Once by the index, which verifies it, and once to load it; a second run of preprocessing reads nothing."""
+    options = {"spacing_mm": 8, "shape": (24, 28, 24), "bias_field": False}
+    layout, config = heads.layout, heads.preprocess.model_copy(update=options)
+    names = {file.name for file in heads.bids.rglob("*.nii.gz")}
+    make_index(heads)
+    assert passes() == dict.fromkeys(names, 1)
+    digests = read_digests(layout.digests)
+    rows = read_pairs(layout).to_dict("records")
+
+    def prepare(layout, digests):
+        for row in rows:
+            files = ScanFiles.of_row(heads.bids, row, heads.study, digests)
+            assert prepare_scan(layout, Scan.parse(row["scan"]), files, heads.study, config) is None
+        return passes()
+
+    assert prepare(layout, digests) == dict.fromkeys(names, 1)
+    assert prepare(layout, digests) == {}
+    # As a batch conversion does, without an index.
+    converted = Layout(layout.root / "converted", ".")
+    assert prepare(converted, None) == dict.fromkeys(names, 2)
+    manifests = [read_manifest(folder.scan_manifest(Scan("1"))) for folder in (layout, converted)]
+    assert manifests[0]["inputs"] == manifests[1]["inputs"]
+    assert manifests[0]["inputs"]["source"] == sha256(heads.bids / rows[0]["source"])
+    # A file that was replaced since the index is verified again.
+    first = heads.bids / rows[0]["source"]
+    first.write_bytes((heads.bids / rows[1]["source"]).read_bytes())
+    passes()
+    assert prepare(layout, digests)[first.name] == 2
