@@ -64,8 +64,6 @@ UNMIRRORED = {"benchmarks", "contracts", "docs", "support", "workflow"}
 MID_RENAME = {
     "commands/test_several_sources.py",
     "data/test_masks.py",
-    "flows/test_density.py",
-    "flows/test_integers.py",
     "imaging/test_orientations.py",
     "imaging/test_roundtrip_properties.py",
 }

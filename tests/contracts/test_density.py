@@ -1,4 +1,4 @@
-"""A conditional flow with its prior is a density: it integrates to one, whatever its pieces."""
+"""A flow with its prior is a probability density: it integrates to one, for every method."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from dualflow.flows.network import Conditioner
 from dualflow.flows.presets import PRESETS, preset
 from dualflow.flows.prior import LevelChannels, LevelPrior, PriorContext
 
-SEEN = 8
+CONTEXT = 8
 EIGHT = (2, 2, 2)
 
 
 def step(actnorm: str, mixing: str, coupling: str, rotation: Tensor) -> list[Bijection]:
-    """A step of flow on two channels with an injector, all of whose pieces read a context of 8 channels."""
+    """Return the layers of a flow step on two channels, with an injector; each reads a context of 8 channels."""
     transform = COUPLING_TRANSFORMS[coupling](1.0)
     return [
-        ACTNORMS[actnorm](2, SEEN),
-        MIXINGS[mixing](rotation, SEEN),
-        Injector(Conditioner(SEEN, 4, 6), Affine(0.5)),
-        Coupling(Conditioner(1, transform.parameters_per_channel, SEEN), transform),
+        ACTNORMS[actnorm](2, CONTEXT),
+        MIXINGS[mixing](rotation, CONTEXT),
+        Injector(Conditioner(CONTEXT, 4, 6), Affine(0.5)),
+        Coupling(Conditioner(1, transform.parameters_per_channel, CONTEXT), transform),
     ]
 
 
@@ -45,45 +45,45 @@ def step(actnorm: str, mixing: str, coupling: str, rotation: Tensor) -> list[Bij
     ],
 )
 def test_density_of_two_numbers_integrates_to_one(actnorm, mixing, coupling):
-    """Two steps, relation prior with mean and scale, low-rank base: the integral over R^2 is 1 for any source."""
+    """For every source the integral over R^2 is 1, with two steps, a relation prior and a low-rank base."""
     torch.manual_seed(0)
     rotations = random_rotations(2, 2, closing=False)
-    flow = Sequential([piece for rotation in rotations for piece in step(actnorm, mixing, coupling, rotation)]).double()
+    flow = Sequential([layer for rotation in rotations for layer in step(actnorm, mixing, coupling, rotation)]).double()
     prior = LevelPrior(LevelChannels(2, 3, 0, 2), preset("dualflow", prior_mean=True), LowRankGaussian(2, 1)).double()
     x = torch.randn(16, 2, 1, 1, 1, dtype=torch.float64)
-    source = torch.randn(16, SEEN, 1, 1, 1, dtype=torch.float64)
+    source = torch.randn(16, CONTEXT, 1, 1, 1, dtype=torch.float64)
     flow.initialize(x, source)
     unsettle(flow, lambda: standard_nll(flow, x, source))
     with torch.no_grad():
         for parameter in prior.parameters():
             parameter += 0.3 * torch.randn_like(parameter)
-        for person in range(2):
-            assert float(integral(flow, prior, source[person])) == pytest.approx(1, abs=1e-3)
+        for index in range(2):
+            assert float(integral(flow, prior, source[index])) == pytest.approx(1, abs=1e-3)
 
 
 def integral(flow: Bijection, prior: LevelPrior, source: Tensor) -> Tensor:
-    """Sum of the density over a grid that reaches eight deviations about the samples' mean."""
+    """Integrate the density on a grid of eight standard deviations around the mean of the samples."""
 
-    def given(count: int) -> tuple[Tensor, PriorContext]:
+    def contexts(count: int) -> tuple[Tensor, PriorContext]:
         context = source.expand(count, -1, -1, -1, -1)
         return context, PriorContext(context[:, :3], None, torch.ones(count, 2, dtype=torch.float64))
 
-    context, known = given(2000)
-    drawn = flow.inverse(prior.sample(known, context[:, :2], 1.0), context)[0].flatten(1)
+    context, prior_context = contexts(2000)
+    samples = flow.inverse(prior.sample(prior_context, context[:, :2], 1.0), context)[0].flatten(1)
     unit = torch.linspace(-8, 8, 121, dtype=torch.float64)
-    axes = [mean + deviation * unit for mean, deviation in zip(drawn.mean(0), drawn.std(0), strict=True)]
-    context, known = given(len(unit) ** 2)
+    axes = [mean + deviation * unit for mean, deviation in zip(samples.mean(0), samples.std(0), strict=True)]
+    context, prior_context = contexts(len(unit) ** 2)
     z, log_det = flow(torch.cartesian_prod(*axes)[:, :, None, None, None], context)
     cell = torch.stack([axis[1] - axis[0] for axis in axes]).prod()
-    return (prior.log_prob(z, known) + log_det).exp().sum() * cell
+    return (prior.log_prob(z, prior_context) + log_det).exp().sum() * cell
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_density_of_eight_voxels_integrates_to_one(name):
-    """A whole flow of every method, trained a little: importance sampling gives an integral over R^8 of 1.
+    """After a short training the density of every preset integrates to 1 over R^8, by importance sampling.
 
-    The proposal is a Gaussian with the moments of the flow's own samples, made wider, so that it also holds that the
-    samples lie where the density is.
+    The proposal is a widened Gaussian with the moments of the flow's samples. The test therefore also fails if samples
+    and density disagree.
     """
     torch.manual_seed(0)
     size = {
@@ -94,20 +94,20 @@ def test_density_of_eight_voxels_integrates_to_one(name):
         "low_rank": min(PRESETS[name].spec.low_rank, 2),
     }
     flow = DualFlow(preset(name, **size, latents="none"), shape=EIGHT, side_features=SIDE).double()
-    people = batch(32, shape=EIGHT)
-    initialize_flow(flow, *people)
+    scans = batch(32, shape=EIGHT)
+    initialize_flow(flow, *scans)
     objective = objective_of(flow)
     optimiser = torch.optim.Adam(objective.parameters(), lr=5e-3)
     for _ in range(15):
         optimiser.zero_grad()
-        objective(*people)["loss"].backward()
+        objective(*scans)["loss"].backward()
         optimiser.step()
-    _, source, side = (tensor[1:2] for tensor in people)
+    _, source, side = (tensor[1:2] for tensor in scans)
     flow.eval()
-    drawn = flow.sample(source, side, n=2000, generator=torch.Generator().manual_seed(0)).flatten(1)
-    root = 1.3 * torch.linalg.cholesky(torch.cov(drawn.T))
+    samples = flow.sample(source, side, n=2000, generator=torch.Generator().manual_seed(0)).flatten(1)
+    root = 1.3 * torch.linalg.cholesky(torch.cov(samples.T))
     white = torch.randn(4096, 8, dtype=torch.float64)
-    images = (drawn.mean(0) + white @ root.T).view(-1, 1, *EIGHT)
+    images = (samples.mean(0) + white @ root.T).view(-1, 1, *EIGHT)
     log_proposal = -0.5 * (white.square() + log(2 * pi)).sum(1) - root.diagonal().log().sum()
     with torch.no_grad():
         log_density = flow.log_prob(images, source.expand_as(images), side.expand(len(images), -1))
@@ -117,13 +117,13 @@ def test_density_of_eight_voxels_integrates_to_one(name):
 
 
 def test_density_of_samples_is_their_entropy():
-    """Densities that a flow gives to its samples average to minus the entropy of the Gaussian it is before training."""
+    """The mean log-density of an untrained flow's samples is minus the entropy of a Gaussian."""
     torch.manual_seed(0)
     spec = preset("dualflow", levels=1, steps=[1], hidden=[6], low_rank=0, residual_scale=0.5)
     flow = DualFlow(spec, shape=EIGHT).double().eval()
     _, source, _ = batch(1, shape=EIGHT)
-    drawn = flow.sample(source, n=4000, generator=torch.Generator().manual_seed(0))[:, 0]
+    samples = flow.sample(source, n=4000, generator=torch.Generator().manual_seed(0))[:, 0]
     with torch.no_grad():
-        density = flow.log_prob(drawn, source.expand_as(drawn))
+        density = flow.log_prob(samples, source.expand_as(samples))
     assert density.mean().item() == pytest.approx(-4 * (1 + log(2 * pi)) - 8 * log(0.5), abs=0.15)
-    assert not torch.equal(drawn, rounded(drawn))
+    assert not torch.equal(samples, rounded(samples))

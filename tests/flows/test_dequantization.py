@@ -1,4 +1,4 @@
-"""Targets that are whole multiples of a bin: noise spreads them, samples return to them, masses are bounded."""
+"""Dequantisation noise, and flows of integer targets: samples are multiples of the bin width, masses are bounded."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ ONE_LEVEL = {"levels": 1, "steps": [1], "hidden": [6], "low_rank": 0, "dequantis
 
 
 def eight_voxels(bin_width: float) -> DualFlow:
-    """A flow of 2^3 voxels: before training an orthonormal transform of white noise."""
+    """Return an untrained flow of 2^3 voxels, which is an orthonormal transform of white noise."""
     torch.manual_seed(0)
     spec = preset("dualflow", **ONE_LEVEL, bin_width=bin_width, residual_scale=1.0)
     return DualFlow(spec, shape=EIGHT, side_features=SIDE).double().eval()
 
 
 def test_uniform_noise_fills_the_bin():
-    """Integers are spread evenly over [0, bin_width) above them, from the generator that was given."""
+    """The noise is uniform on [0, bin_width) and reproducible with a generator."""
     spec = small("c_glow", dequantisation="uniform")
     target = torch.full((4, 1, 16, 16, 16), 3 * BIN_WIDTH)
     torch.manual_seed(0)
@@ -44,7 +44,7 @@ def test_uniform_noise_fills_the_bin():
 
 
 def test_real_values_get_gaussian_noise():
-    """A real-valued target gets normal noise of the spec's deviation."""
+    """A real-valued target gets normal noise with the standard deviation of the spec."""
     spec = small("c_glow", noise=0.2)
     torch.manual_seed(0)
     noise = DEQUANTIZATIONS["none"](torch.zeros(4, 1, 16, 16, 16), spec)
@@ -53,10 +53,10 @@ def test_real_values_get_gaussian_noise():
 
 @pytest.mark.parametrize("name", INTEGERS)
 def test_samples_are_multiples(name):
-    """Samples and their likes fall on the bins, at every temperature; the mean of samples need not."""
+    """Samples at every temperature are multiples of the bin width; a mean of samples is not."""
     flow, (_, source, side) = trained(name), batch()
-    drawn = flow.sample(source, side, n=3)
-    assert torch.equal(drawn, rounded(drawn))
+    samples = flow.sample(source, side, n=3)
+    assert torch.equal(samples, rounded(samples))
     for kind in ("temperature0", "one_sample"):
         image = predict(flow, source, side, kind)
         assert torch.equal(image, rounded(image))
@@ -65,37 +65,37 @@ def test_samples_are_multiples(name):
 
 
 def test_samples_fall_into_the_bins_of_the_noise():
-    """A value is the lower end of its bin: samples of a standard normal, rounded down, average half a bin less."""
+    """A value is the lower end of its bin, so samples of a standard normal average half a bin less."""
     flow, (_, source, side) = eight_voxels(1.0), batch(1, shape=EIGHT)
-    drawn = flow.sample(source, side, n=4000, generator=torch.Generator().manual_seed(0))
-    assert drawn.mean().item() == pytest.approx(-0.5, abs=0.03)
-    zeros = (drawn == 0).double().mean().item()
+    samples = flow.sample(source, side, n=4000, generator=torch.Generator().manual_seed(0))
+    assert samples.mean().item() == pytest.approx(-0.5, abs=0.03)
+    zeros = (samples == 0).double().mean().item()
     assert zeros == pytest.approx(norm.cdf(1) - norm.cdf(0), abs=0.01)
 
 
 @pytest.mark.parametrize("width", [0.5, 1.0])
 def test_log_mass_bounds_the_mass(width):
-    """For white noise: the mean over draws is E log p + M log w, which is below the true log-mass but close to it."""
+    """For white noise the bound has its analytic value, which is slightly below the true log-mass."""
     flow, (_, source, side) = eight_voxels(width), batch(3, shape=EIGHT)
     torch.manual_seed(0)
     target = width * torch.randint(-2, 2, (3, 1, *EIGHT)).double()
-    found = flow.log_mass(target, source, side, draws=1500, generator=torch.Generator().manual_seed(0)).detach()
+    bound = flow.log_mass(target, source, side, draws=1500, generator=torch.Generator().manual_seed(0)).detach()
     # E (y + w u)^2 = (y + w / 2)^2 + w^2 / 12
-    second = (target + width / 2).square() + width**2 / 12
-    expected = (-0.5 * (second + log(2 * pi)) + log(width)).sum((1, 2, 3, 4))
-    torch.testing.assert_close(found, expected, rtol=0, atol=6 * width * sqrt(8 / 1500))
+    second_moment = (target + width / 2).square() + width**2 / 12
+    expected = (-0.5 * (second_moment + log(2 * pi)) + log(width)).sum((1, 2, 3, 4))
+    torch.testing.assert_close(bound, expected, rtol=0, atol=6 * width * sqrt(8 / 1500))
     mass = torch.from_numpy(norm.cdf(target + width) - norm.cdf(target)).log().sum((1, 2, 3, 4))
     assert (expected < mass).all()
     assert (expected > mass - 0.8).all()
 
 
 def test_masses_of_all_values_sum_to_at_most_one():
-    """Over the 4^8 images of eight voxels with four values each, of a flow that has been pushed about."""
+    """For a perturbed flow, the masses of all 4^8 images of eight voxels with four values each."""
     flow, (_, source, side) = eight_voxels(1.0), batch(16, shape=EIGHT)
-    people = torch.randint(-2, 2, (16, 1, *EIGHT), generator=torch.Generator().manual_seed(0)).double()
+    targets = torch.randint(-2, 2, (16, 1, *EIGHT), generator=torch.Generator().manual_seed(0)).double()
     torch.manual_seed(1)
     objective = objective_of(flow)
-    unsettle(flow, lambda: objective(people, source, side)["loss"])
+    unsettle(flow, lambda: objective(targets, source, side)["loss"])
     images = torch.cartesian_prod(*[torch.arange(-2.0, 2.0)] * 8).double().view(-1, 1, *EIGHT)
     with torch.no_grad():
         log_masses = torch.cat(
@@ -108,27 +108,27 @@ def test_masses_of_all_values_sum_to_at_most_one():
 
 
 def test_log_mass_repeats_with_the_generator():
-    """The bound is a function of its inputs and the seed; one draw is noisier than many."""
+    """The same generator state gives the same bound; another seed gives another one."""
     flow, (target, source, side) = trained(INTEGERS[0]), batch()
     target = rounded(target)
-    many, again, other = (
+    bound, repeated, other = (
         flow.log_mass(target, source, side, draws=3, generator=torch.Generator().manual_seed(seed)).detach()
         for seed in (0, 0, 1)
     )
-    assert many.shape == (3,)
-    assert torch.equal(many, again)
-    assert not torch.equal(many, other)
+    assert bound.shape == (3,)
+    assert torch.equal(bound, repeated)
+    assert not torch.equal(bound, other)
 
 
-def test_log_mass_is_for_integers():
-    """A flow of real values has no masses."""
+def test_log_mass_needs_an_integer_flow():
+    """A flow of real values has no probability masses."""
     flow, tensors = trained("c_glow"), batch()
     with pytest.raises(ConfigError, match="choose dequantisation: uniform"):
         flow.log_mass(*tensors)
 
 
 def test_the_training_objective_is_the_bound():
-    """In training `nll` is minus the bound per voxel, but for the constant of the bin's width."""
+    """In training `nll` is minus the bound per voxel, up to the constant log(bin_width)."""
     flow, (target, source, side) = trained(INTEGERS[0]), batch()
     target = rounded(target)
 
