@@ -26,7 +26,7 @@ $(READY): pyproject.toml
 run: $(READY)  ## Run the whole workflow on CONFIG (default: the embedded cohort).
 	@$(BIN)/dualflow run --config $(CONFIG) --cores $(CORES)
 
-test: $(READY)  ## Run all tests (12 minutes on 2 cores).
+test: $(READY)  ## Run all tests (13 minutes on 2 cores).
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-fast: $(READY)  ## Run the tests of the main contracts (1 minute on 2 cores).
