@@ -1,1 +1,1 @@
-"""Volumes: a header gate, geometry, bias field, brain mask, registration, intensity, and the pair pipeline."""
+"""Imaging: NIfTI input and output, geometry, brain mask, bias field, registration, intensity, and their pipeline."""

@@ -1,8 +1,7 @@
-"""The one affine of a NIfTI header, from the two forms in which it may be written.
+"""The affine of a NIfTI header, from its qform and sform.
 
-The rule: at least one must be coded; where both are, they must place the image's corners within 0.1 mm of each other;
-the sform is used where it is coded, else the qform; an sform must have the voxel edges of pixdim, to the same 0.1 mm
-over the image; left and right are never guessed.
+At least one must be coded. If both are, they must place the image's corners within 0.1 mm of each other. The sform is
+preferred; its voxel edges must agree with pixdim, to the same 0.1 mm over the image. Left and right are never guessed.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from dualflow.imaging.geometry import Affine, Points, corner_distance, spacing_o
 CORNER_TOLERANCE_MM = 0.1
 SHEAR_TOLERANCE = 1e-3
 SPACING_MM = 0.01, 100.0
-FURTHEST_MM = 10_000.0
+MAX_COORDINATE_MM = 10_000.0
 
 
 def resolve_affine(header: nib.Nifti1Header, shape: tuple[int, int, int], path: Path) -> Affine:
-    """Return the one affine of a header, by the rule of this module.
+    """Return the affine of a header, by the rules of this module.
 
     Raises:
-        GeometryError: no form is coded, the two disagree, or the one in use is not a rigid grid.
+        GeometryError: no form is coded, the two disagree, or the affine is not a rigid grid.
     """
     sform = np.asarray(header.get_sform(), dtype=np.float64) if header["sform_code"] else None
     qform = _read_qform(header, path) if header["qform_code"] else None
@@ -65,7 +64,7 @@ def _read_qform(header: nib.Nifti1Header, path: Path) -> Affine:
             "the scan again from its DICOM"
         )
     copy = header.copy()
-    copy["pixdim"][0] = handedness or 1  # 0 means 1, says the standard; nibabel wants it said
+    copy["pixdim"][0] = handedness or 1  # the standard reads 0 as 1, nibabel does not
     try:
         return np.asarray(copy.get_qform(), dtype=np.float64)
     except ValueError as error:
@@ -80,17 +79,17 @@ def check_affine(affine: Affine, name: str) -> None:
     """Refuse an affine that is not finite, near the scanner, invertible, of a scan's spacing and free of shear.
 
     Raises:
-        GeometryError: it is one of these.
+        GeometryError: the affine fails one of these.
     """
     if not np.isfinite(affine).all():
         wrong = affine[~np.isfinite(affine)][0]
         raise GeometryError(
             f"{name}: the affine holds {wrong}, expected finite numbers; write the scan again from its DICOM"
         )
-    if (furthest := np.abs(affine).max()) > FURTHEST_MM:
+    if (largest := np.abs(affine).max()) > MAX_COORDINATE_MM:
         raise GeometryError(
-            f"{name}: the affine goes {furthest:.3g} mm far, expected at most {FURTHEST_MM:g} mm; write the scan again "
-            "from its DICOM"
+            f"{name}: the affine reaches {largest:.3g} mm, expected at most {MAX_COORDINATE_MM:g} mm; write the scan "
+            "again from its DICOM"
         )
     spacing = spacing_of(affine)
     if spacing.min() < 1e-6 or abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-3:
@@ -117,7 +116,7 @@ def _text(values: Points) -> str:
 
 
 def _as_quaternion(affine: Affine, header: nib.Nifti1Header) -> Affine:
-    """`affine` as a float32 quaternion holds it: near half turns up to a milliradian is lost, which is no conflict."""
+    """`affine` after rounding to a float32 quaternion, which loses up to a milliradian near half turns."""
     copy = header.copy()
     copy.set_qform(affine, code=1)
     return np.asarray(copy.get_qform(), dtype=np.float64)

@@ -1,6 +1,6 @@
-"""When the frames of a PET series were acquired, and how much of each falls into a window.
+"""Acquisition times of the frames of a PET series, and their overlap with a time window.
 
-BIDS counts `ScanStart`, `InjectionStart` and `FrameTimesStart` in seconds from one `TimeZero`, so a frame begins
+BIDS counts `ScanStart`, `InjectionStart` and `FrameTimesStart` in seconds from `TimeZero`, so a frame begins
 `FrameTimesStart - InjectionStart` after the injection, whatever `ScanStart` is; `FrameDuration` is in seconds.
 """
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dualflow.errors import DataError
 
-# Scanners round the start of a frame; a whole second is more than any of them does.
+# Scanners round the start of a frame, by less than a second.
 TOLERANCE_S = 1.0
 LONGEST_S = 24 * 3600.0
 _MAX_S = 1e9
@@ -27,12 +27,12 @@ Seconds = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class FrameTimes:
-    """When each frame was taken.
+    """Acquisition times of the frames.
 
     Attributes:
         start: `[N]` seconds after `origin`.
         duration: `[N]` seconds.
-        origin: `injection`, or `TimeZero` where the sidecar does not say when the injection was.
+        origin: `injection`, or `TimeZero` where the sidecar lacks the time of injection.
     """
 
     start: Seconds
@@ -45,22 +45,22 @@ class FrameTimes:
         return float(self.start[0]), float(self.start[-1] + self.duration[-1])
 
     def overlap(self, window: Window | None) -> Seconds:
-        """Seconds `[N]` that each frame shares with `window`; all of its own without one."""
+        """Seconds `[N]` of each frame within `window`; its duration without a window."""
         low, high = window or (-math.inf, math.inf)
         shared: Seconds = np.minimum(self.start + self.duration, high) - np.maximum(self.start, low)
         return np.maximum(shared, 0)
 
 
 def frame_times(sidecar: Mapping[str, Any], name: str, count: int | None = None) -> FrameTimes:
-    """Take the frames' times from a BIDS sidecar and hold them against each other.
+    """Read the frame times of a BIDS sidecar and check that they are consistent.
 
     Args:
-        sidecar: what the sidecar says.
-        name: how an error names the image.
-        count: how many frames there must be; left out, any number.
+        sidecar: the sidecar's contents.
+        name: the image's name in errors.
+        count: expected number of frames; None accepts any.
 
     Raises:
-        DataError: a time is missing or no number, or two contradict each other.
+        DataError: a time is missing or not a number, or two are inconsistent.
     """
     start, duration = (_seconds(sidecar, key, name) for key in ("FrameTimesStart", "FrameDuration"))
     scan, injection = (_offset(sidecar, key, name) for key in ("ScanStart", "InjectionStart"))
@@ -101,8 +101,8 @@ def _seconds(sidecar: Mapping[str, Any], key: str, name: str) -> Seconds:
     values = sidecar.get(key)
     listed = values if isinstance(values, list) else [values]
     if not listed or not all(_is_number(value) for value in listed):
-        found = "missing" if values in (None, "n/a") else str(values)[:60]
-        raise DataError(f"{name}: {key} is {found}, expected the seconds of each frame; add it to the BIDS sidecar")
+        stated = "missing" if values in (None, "n/a") else str(values)[:60]
+        raise DataError(f"{name}: {key} is {stated}, expected the seconds of each frame; add it to the BIDS sidecar")
     return np.array(listed, dtype=np.float64)
 
 

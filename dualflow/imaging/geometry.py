@@ -1,8 +1,8 @@
-"""Grids, affines and the one interpolation between them.
+"""Grids, affines and the interpolation between them.
 
 All affines and maps are 4x4 float64 in RAS+ millimetres, as nibabel has them. A *points map* from A to B takes a world
-point of image A to the world point of image B that shows the same anatomy. SimpleITK works in LPS+; only this module
-crosses that border, and no file is ever opened by SimpleITK, so the two libraries cannot read a header differently.
+point of image A to the world point of image B that shows the same anatomy. SimpleITK works in LPS+; images cross over
+in this module, and SimpleITK opens no file, so the two libraries cannot read a header differently.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ Affine = NDArray[np.floating[Any]]
 BoolArray = NDArray[np.bool_]
 Grid = tuple[Affine, tuple[int, int, int]]
 
-# A Gaussian for a ratio this close to 1 is far narrower than a voxel and would only cost time.
+# Below this ratio of spacings the Gaussian is far narrower than a voxel.
 COARSENING = 1.1
 FWHM = float(np.sqrt(8 * np.log(2)))
 """Full width at half maximum of a Gaussian, in standard deviations."""
-# Sums over threads end in another order each run: with one, equal scans give equal bytes, and scans run side by side.
+# Sums over several threads are not reproducible; with one thread, equal scans give equal bytes.
 sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 
 _NEGLIGIBLE = 1e-12
@@ -42,7 +42,7 @@ class Volume:
     Attributes:
         array: `[I, J, K]` float32 in the file's own axis order.
         affine: voxel index to world (RAS+ mm).
-        path: the file it was read from, or a name for what was made from it.
+        path: the file it was read from, or a name.
     """
 
     array: FloatArray
@@ -71,27 +71,27 @@ def corners(affine: Affine, shape: tuple[int, int, int]) -> Points:
     return apply_map(affine, np.array(list(product(*((0, size - 1) for size in shape))), dtype=np.float64))
 
 
-def corner_distance(one: Affine, other: Affine, shape: tuple[int, int, int]) -> float:
-    """Largest distance in mm between where two affines place the same corner."""
-    return float(np.linalg.norm(corners(one, shape) - corners(other, shape), axis=1).max())
+def corner_distance(first: Affine, second: Affine, shape: tuple[int, int, int]) -> float:
+    """Largest distance in mm between the places that two affines give to the same corner."""
+    return float(np.linalg.norm(corners(first, shape) - corners(second, shape), axis=1).max())
 
 
 def centred_affine(centre: Points, spacing: float, shape: tuple[int, int, int]) -> Affine:
-    """Affine of an isotropic RAS-aligned grid whose middle lies at the world point `centre`."""
+    """Affine of an isotropic RAS-aligned grid centred on the world point `centre`."""
     affine = np.diag([spacing, spacing, spacing, 1.0])
     affine[:3, 3] = centre - spacing * (np.array(shape) - 1) / 2
     return affine
 
 
 def _entries(matrix: Affine) -> list[float]:
-    """Entries of a matrix of order 1 as SimpleITK takes them."""
-    # Beside an entry of 1e-300 ITK's inversion fails without an error, and what is resampled is background.
+    """Entries of a matrix for SimpleITK."""
+    # With entries such as 1e-300 ITK's inversion fails silently, and the resampled image is background.
     entries: list[float] = np.where(np.abs(matrix) < _NEGLIGIBLE, 0, matrix).ravel().tolist()
     return entries
 
 
 def to_sitk(array: NDArray[np.generic], affine: Affine) -> sitk.Image:
-    """Hand voxels `[I, J, K]` and their RAS affine to SimpleITK."""
+    """Voxels `[I, J, K]` and their RAS affine as a SimpleITK image."""
     image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
     spacing, lps = spacing_of(affine), _LPS @ affine
     image.SetSpacing(spacing.tolist())
@@ -101,7 +101,7 @@ def to_sitk(array: NDArray[np.generic], affine: Affine) -> sitk.Image:
 
 
 def from_sitk(image: sitk.Image) -> tuple[NDArray[np.generic], Affine]:
-    """Take voxels `[I, J, K]` and their RAS affine back from SimpleITK."""
+    """Voxels `[I, J, K]` and RAS affine of a SimpleITK image."""
     lps = np.eye(4)
     lps[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
     lps[:3, 3] = image.GetOrigin()
@@ -109,7 +109,7 @@ def from_sitk(image: sitk.Image) -> tuple[NDArray[np.generic], Affine]:
 
 
 def shrink(volume: Volume, spacing: float) -> sitk.Image:
-    """Average blocks of voxels to about `spacing` in mm; at least two voxels are left along each axis."""
+    """Average blocks of voxels to about `spacing` mm; at least two voxels remain along each axis."""
     edges = zip(spacing_of(volume.affine), volume.array.shape, strict=True)
     factors = [max(1, min(round(spacing / edge), size // 2)) for edge, size in edges]
     return sitk.BinShrink(to_sitk(volume.array, volume.affine), factors)
@@ -143,15 +143,14 @@ def resample(
 ) -> FloatArray:
     """Interpolate `volume` once, onto the grid given by `affine` and `shape`.
 
-    Along each axis of the volume on which the new grid is coarser, a Gaussian whose full width at half maximum is
-    sqrt(new^2 - old^2) goes first, so that nothing folds back (Cardoso et al., MICCAI 2015); labels (`order=0`) are
-    never smoothed.
+    Along each axis on which the new grid is coarser, a Gaussian with a full width at half maximum of
+    sqrt(new^2 - old^2) prevents aliasing (Cardoso et al., MICCAI 2015). Labels (`order=0`) are never smoothed.
 
     Args:
-        volume: what is interpolated.
+        volume: the image.
         affine: grid of the result.
         shape: size of the result.
-        points_map: world of the *result* to world of `volume`; the identity where left out.
+        points_map: world of the *result* to world of `volume`; None is the identity.
         order: 0 nearest, 1 linear, 3 cubic B-spline.
         background: value outside the volume.
     """

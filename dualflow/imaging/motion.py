@@ -1,7 +1,7 @@
-"""Motion between the frames of a PET series: each frame's rigid map to one reference frame.
+"""Motion between the frames of a PET series: each frame's rigid map to a reference frame.
 
-Frames are registered on small smoothed copies, for a frame of a minute is mostly noise at full resolution; the maps are
-applied to the frames themselves, once. The metric is mutual information, for the uptake changes between frames.
+Frames are registered on small smoothed copies, because a short frame is mostly noise at full resolution. The maps are
+applied to the full-size frames, once. The metric is mutual information, because uptake changes between frames.
 """
 
 from __future__ import annotations
@@ -32,30 +32,30 @@ from dualflow.imaging.geometry import (
 WORKING_MM = 4.0
 SMOOTHING_MM = 8.0
 """Full width at half maximum of the copies' Gaussian."""
-# The head is what exceeds this share of the copy's 99th percentile; the metric looks some voxels beyond its edge.
+# Share of the copy's 99th percentile above which a voxel is head, and voxels beyond its edge that enter the metric.
 HEAD = 0.2
 RIM = 2
-# A frame with less than this share of the reference's counts shows too little of the head to be placed.
-FEWEST_COUNTS = 0.05
-# A placed frame shares more with the reference, in nats; noise alone shares less.
+# Smallest share of the reference's counts with which a frame is registered.
+MIN_COUNTS = 0.05
+# Mutual information with the reference, in nats, that noise alone does not reach.
 MIN_NATS = 0.1
-# A head in its holder does not go further; where the optimiser does, it has lost the head.
-FURTHEST_MM = 40.0
-# Below this a frame is left as it is: interpolating it would cost more than the motion does.
+# A head in its holder does not move further; the optimiser has lost it.
+MAX_MOTION_MM = 40.0
+# Below this a frame is not moved: interpolation would blur it more than the motion does.
 STILL_MM = 0.5
 SAMPLED = 0.5
 
 
 @dataclass(frozen=True)
 class Motion:
-    """How one frame lies to the reference frame.
+    """Rigid motion of one frame relative to the reference frame.
 
     Attributes:
         to_frame: points map from the reference's world to the frame's.
-        mean_mm: mean distance that it moves points of the head.
-        max_mm: the largest.
-        placed_by: the frame that was registered: itself, or its neighbour in time where that failed.
-        note: what kept the frame from being registered, or None.
+        mean_mm: mean distance by which it moves points of the head.
+        max_mm: the largest distance.
+        placed_by: the frame that was registered: this one, or its neighbour in time if that failed.
+        note: why this frame could not be registered, or None.
     """
 
     to_frame: Affine
@@ -66,7 +66,7 @@ class Motion:
 
     @property
     def still(self) -> bool:
-        """Whether the frame is used as it is."""
+        """Whether the frame is used without moving it."""
         return self.mean_mm < STILL_MM
 
 
@@ -78,7 +78,7 @@ def working_copy(frame: Volume) -> Volume:
 
 
 def find_motion(copies: Mapping[int, Volume], seconds: Mapping[int, float]) -> tuple[int, dict[int, Motion]]:
-    """Register working copies with the one of most counts; one that cannot be lies as its neighbour in time does.
+    """Register working copies with the frame of most counts; a frame that fails takes its neighbour's motion.
 
     Args:
         copies: working copy by frame.
@@ -101,28 +101,28 @@ def find_motion(copies: Mapping[int, Volume], seconds: Mapping[int, float]) -> t
     for index in sorted(copies.keys() - maps.keys()):
         share = counts[index] / counts[reference]
         few = f"has {share:.1%} of the reference frame's counts"
-        found = _register(fixed, head, points, copies[index]) if share >= FEWEST_COUNTS else few
-        if isinstance(found, str):
-            notes[index] = found
+        result = _register(fixed, head, points, copies[index]) if share >= MIN_COUNTS else few
+        if isinstance(result, str):
+            notes[index] = result
         else:
-            maps[index] = found
+            maps[index] = result
     motions = {}
     for index in sorted(copies):
-        nearest = min(maps, key=lambda other: abs(other - index))
+        nearest = min(maps, key=lambda registered: abs(registered - index))
         distance = _distances(maps[nearest], points)
         motions[index] = Motion(maps[nearest], float(distance.mean()), float(distance.max()), nearest, notes.get(index))
     return reference, motions
 
 
 def _head(array: FloatArray) -> BoolArray:
-    """The largest bright thing."""
+    """Largest connected component above the intensity threshold."""
     parts, _ = label(array > HEAD * np.percentile(array, 99))
     return np.asarray(parts == 1 + np.bincount(parts.ravel(), minlength=2)[1:].argmax())
 
 
 def _register(fixed: Volume, head: BoolArray, points: Points, moving: Volume) -> Affine | str:
-    """Rigid points map from `fixed` to `moving`, the identity where no other is better by the metric; or why not."""
-    one, other = (to_sitk(volume.array, volume.affine) for volume in (fixed, moving))
+    """Rigid points map from `fixed` to `moving`, the identity unless another is better; or why there is none."""
+    images = [to_sitk(volume.array, volume.affine) for volume in (fixed, moving)]
     region = to_sitk(binary_dilation(head, iterations=RIM).astype(np.uint8), fixed.affine)
     method = mutual_information(region)
     method.SetMetricSamplingPercentage(SAMPLED, SEED)
@@ -138,10 +138,10 @@ def _register(fixed: Volume, head: BoolArray, points: Points, moving: Volume) ->
     transform.SetCenter((points.mean(axis=0) * (-1, -1, 1)).tolist())
     method.SetInitialTransform(transform, inPlace=True)
     try:
-        still = -float(method.MetricEvaluate(one, other))
-        method.Execute(one, other)
-        moved = -float(method.MetricEvaluate(one, other))
-    except RuntimeError:  # the optimiser went where the images hardly overlap, or the frame is all the same
+        still = -float(method.MetricEvaluate(*images))
+        method.Execute(*images)
+        moved = -float(method.MetricEvaluate(*images))
+    except RuntimeError:  # the images hardly overlap, or the frame is constant
         return "cannot be laid over the reference frame"
     if max(still, moved) < MIN_NATS:
         return f"shares {max(still, moved):.3f} nats with the reference frame"
@@ -149,9 +149,9 @@ def _register(fixed: Volume, head: BoolArray, points: Points, moving: Volume) ->
         return np.eye(4)
     to_frame = from_transform(transform)
     furthest = float(_distances(to_frame, points).max())
-    return to_frame if furthest <= FURTHEST_MM else f"fits the reference frame best {furthest:.0f} mm away"
+    return to_frame if furthest <= MAX_MOTION_MM else f"fits the reference frame best {furthest:.0f} mm away"
 
 
 def _distances(points_map: Affine, points: Points) -> Points:
-    """How far in mm a map moves each point."""
+    """Distance in mm by which a map moves each point."""
     return np.asarray(np.linalg.norm(apply_map(points_map, points) - points, axis=1))

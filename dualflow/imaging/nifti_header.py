@@ -1,7 +1,7 @@
-"""The header info of NIfTI files: what a file claims is held against bounds, and against its size, before it is read.
+"""Checks of NIfTI headers: every claim of a file is compared with bounds, and with its size, before it is read.
 
-Looking costs a few hundred bytes. No reader sees a file that asks for more memory than the cap, that cannot hold what
-its header declares, whose voxels are of a kind this project does not use, or whose place in the world is undefined.
+A check reads a few hundred bytes. It refuses files that need more memory than the cap, cannot hold what their header
+declares, have an unsupported voxel type, or have no defined place in the world.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ MAX_SERIES_BYTES = 16 << 30
 MAX_FRAMES = 1024
 # Room for header extensions before the voxels, and for padding after them.
 SLACK = 16 << 20
-# Deflate packs 1032 bytes into one at best. A scan does not come near it; masks do, and they are small.
+# Deflate compresses at most 1032 to 1. Scans do not come near it; masks do, but they are small.
 _BEST_RATIO = 1032
 _SCAN_RATIO = 200
-_SMALL = 512 << 20
+_SMALL_BYTES = 512 << 20
 _LAST_CODE = 5
 _UNITS = {0: "unknown", 1: "metre", 2: "mm", 3: "micron"}
 _HEADERS = {348: (nib.Nifti1Header, b"n+1"), 540: (nib.Nifti2Header, b"n+2")}
 _LINE_ENDS = (13, 10, 26, 10)
-# What files named .nii.gz turn out to be: where a mark stands, the mark, what it means, and the remedy.
-_OTHERS = (
+# Other formats that are named .nii.gz: offset of their magic bytes, the bytes, the format and the remedy.
+_FOREIGN = (
     (0, b"\x1f\x8b", "a gzip file inside another", "unpack it once"),
     (0, b"PK\x03\x04", "a zip archive", "unpack it"),
     (0, b"BZh", "a bzip2 file", "unpack it"),
@@ -47,7 +47,7 @@ _OTHERS = (
 
 @dataclass(frozen=True)
 class NiftiInfo:
-    """What a header claims, within bounds: enough to read the file.
+    """What a header declares, within bounds.
 
     Attributes:
         path: the file.
@@ -55,9 +55,9 @@ class NiftiInfo:
         dtype: the type of a stored voxel, with its byte order.
         offset: bytes before the first voxel.
         slope: factor from stored to real values.
-        intercept: what is added after that.
+        intercept: offset added after that.
         compressed: whether the file is a gzip stream.
-        header: the whole header, for its two affines.
+        header: the whole header, with its two affines.
     """
 
     path: Path
@@ -76,16 +76,16 @@ class NiftiInfo:
 
 
 def check_header(path: Path, dimensions: int, *, series: bool = False) -> NiftiInfo:
-    """Look at a file's header and size alone.
+    """Check a file's header and size; no voxel is read.
 
     Args:
         path: `.nii` or `.nii.gz`.
-        dimensions: how many axes the image has; further ones of length 1 are dropped.
-        series: the image may lack its last axis, and is read frame by frame: the memory cap holds for one frame.
+        dimensions: axes of the image; further axes of length 1 are dropped.
+        series: the image may lack its last axis and is read by frame, so the memory cap holds for one frame.
 
     Raises:
         HeaderError: the file is not NIfTI, is cut short, claims too much memory, or has other dimensions.
-        GeometryError: its spacing, unit or codes place it nowhere.
+        GeometryError: its spacing, unit or codes define no place.
         IntensityError: its scaling is not finite.
     """
     path = Path(path)
@@ -116,9 +116,9 @@ def _find_header(block: bytes, path: Path) -> nib.Nifti1Header:
             header = kind(block[:size], endianness=order, check=False)
             _check_magic(header, magic, path)
             return header
-    for start, mark, what, remedy in _OTHERS:
+    for start, mark, format_name, remedy in _FOREIGN:
         if block[start : start + len(mark)] == mark:
-            raise HeaderError(f"{path}: is {what}, expected a NIfTI header; {remedy}")
+            raise HeaderError(f"{path}: is {format_name}, expected a NIfTI header; {remedy}")
     if not block:
         raise HeaderError(f"{path}: is a gzip stream of nothing, expected a NIfTI header; copy it again")
     if block.isascii() and (text := " ".join(block[:20].decode().split())).isprintable():
@@ -194,7 +194,7 @@ def _check_memory(shape: tuple[int, ...], dtype: np.dtype[np.generic], path: Pat
 
 def _check_scaling(header: nib.Nifti1Header, path: Path) -> tuple[float, float]:
     slope, intercept = header["scl_slope"].item(), header["scl_inter"].item()
-    # The standard's way of saying that values are stored as they are, and nibabel's.
+    # The standard's mark for values without scaling, and nibabel's.
     if slope == 0 or math.isnan(slope):
         return 1.0, 0.0
     if not (math.isfinite(slope) and math.isfinite(intercept)):
@@ -212,14 +212,14 @@ def _check_offset(header: nib.Nifti1Header, path: Path) -> int:
 
 
 def _check_length(info: NiftiInfo, stored: int) -> None:
-    """Hold what the header declares against the size of the file, so that a small file cannot claim much memory."""
+    """Compare the declared length with the size of the file, so that a small file cannot claim much memory."""
     path, length = info.path, info.length
     if stored * (_BEST_RATIO if info.compressed else 1) < length:
         raise HeaderError(
             f"{path}: holds {stored} bytes, too few for the {length} that its header declares; it is cut short: copy "
             "it again"
         )
-    if info.compressed and length > max(_SMALL, _SCAN_RATIO * stored):
+    if info.compressed and length > max(_SMALL_BYTES, _SCAN_RATIO * stored):
         raise HeaderError(
             f"{path}: packs {length / 2**20:.0f} MiB into {stored / 2**20:.1f} MiB, expected at most {_SCAN_RATIO} to "
             "1; no scan is that empty: export it again"

@@ -74,11 +74,11 @@ def _save_figure(path: Path, pair: PreprocessedPair, source_row: Modality, targe
     grid = centred_affine(centre, _FIGURE_MM, (i, j, k)), (i, j, k)
     brain = Volume(pair.native_mask.astype(np.float32), pair.source_volume.affine)
     source = resample_to_grid(pair.source_volume, pair.record, grid, world="source")
-    others = [(name, modality(name), aligned.volume) for name, aligned in pair.extra.items()]
+    volumes = [(name, modality(name), aligned.volume) for name, aligned in pair.extra.items()]
     if pair.target_volume is not None:
-        others.append(("target", target_row, pair.target_volume))
+        volumes.append(("target", target_row, pair.target_volume))
     images = []
-    for world, row, volume in others:
+    for world, row, volume in volumes:
         moved = not np.array_equal(maps_to_source(pair.record)[world], np.eye(4))
         before = resample_to_grid(volume, pair.record, grid, world="source") if moved else None
         after = resample_to_grid(volume, pair.record, grid, world=world)

@@ -1,4 +1,4 @@
-"""One picture per scan for quality control, small enough for hundreds of them on one page.
+"""Quality-control figure of a scan, small enough for hundreds of them on one page.
 
 A row per image: three planes through the brain's middle, and how the image's values are spread inside the brain mask.
 The source has the mask's outline over it; every other image has the source's edges over it, before and after alignment.
@@ -20,9 +20,9 @@ from scipy.ndimage import binary_dilation, gaussian_gradient_magnitude, gaussian
 from dualflow.commit import committing
 from dualflow.imaging.geometry import BoolArray, FloatArray
 
-# Share of the brain's voxels whose gradient is strong enough for an edge.
+# Share of the brain's voxels that count as edges.
 EDGE_SHARE = 0.2
-# Quantile of the brain's values that counts as its brightest, and how much brighter white is: lines must show on it.
+# Quantile of the brain's values at the top of the window, and white above it, so that lines remain visible.
 BRIGHTEST, HEADROOM = 0.998, 1.25
 # Pixels: the three planes side by side, the histogram beside them, the label above, the gap between.
 PLANES, HISTOGRAM, LABEL, GAP = 430, 140, 20, 6
@@ -40,7 +40,7 @@ class Image:
     """One image of a scan, on a RAS-aligned isotropic grid.
 
     Attributes:
-        name: what the picture calls it.
+        name: its name in the figure.
         values: `[D, H, W]`, aligned with the source.
         before: the same image before its alignment; None where it was not aligned here.
         colours: matplotlib colour map.
@@ -53,28 +53,28 @@ class Image:
 
     @property
     def rows(self) -> list[tuple[str, FloatArray]]:
-        """Label and values of the picture's rows."""
+        """Label and values of its rows in the figure."""
         if self.before is None:
             return [(f"{self.name} as it came", self.values)]
         return [(f"{self.name} before alignment", self.before), (f"{self.name} after alignment", self.values)]
 
 
-def save_figure(path: Path, source: Image, others: Sequence[Image], mask: BoolArray) -> None:
-    """Draw `source` under the outline of `mask`, and each other image under the source's edges, as a JPEG.
+def save_figure(path: Path, source: Image, images: Sequence[Image], mask: BoolArray) -> None:
+    """Save a JPEG of `source` with the outline of `mask`, and of each image with the source's edges.
 
     Args:
         path: JPEG file.
-        source: the image on which the mask was found.
-        others: images on the same grid, such as the target; may be empty.
+        source: the image that the mask was computed on.
+        images: further images on the same grid, such as the target; may be empty.
         mask: brain on that grid.
     """
     outline, edges = _Lines(mask.astype(np.float32), 0.5, OUTLINE), _Lines(_edges(source.values, mask), 0.0, EDGES)
     rows = [(f"{source.name} with brain mask", source.values, source, outline)]
-    rows += [(label, values, image, edges) for image in others for label, values in image.rows]
+    rows += [(label, values, image, edges) for image in images for label, values in image.rows]
     centre = [int(np.median(index)) for index in np.nonzero(mask)]
     canvas = _Canvas(mask.shape, len(rows))
     for place, (label, values, image, lines) in enumerate(rows):
-        # One window before and after, or an image that misses the brain would be all white.
+        # One window before and after alignment, or an image that misses the brain would be all white.
         low, high = _window(image.values[mask])
         canvas.label(place, label)
         for axis, index in enumerate(centre):
@@ -102,7 +102,7 @@ class _Lines(NamedTuple):
 
 
 class _Canvas:
-    """Axes at exact pixels: a layout engine would draw every picture twice."""
+    """Axes at exact pixels, because a layout engine would draw the figure twice."""
 
     def __init__(self, shape: tuple[int, ...], rows: int) -> None:
         x, y, z = shape
@@ -114,7 +114,7 @@ class _Canvas:
         FigureCanvasAgg(self.figure)
 
     def label(self, row: int, text: str) -> None:
-        """Write above a row."""
+        """Write the label above a row."""
         y = 1 - (row * self.height + LABEL / 2) / self.total
         self.figure.text(GAP / self.width, y, text, color="white", fontsize=9.5, va="center")
 
@@ -139,15 +139,15 @@ class _Canvas:
 
 
 def _edges(source: FloatArray, mask: BoolArray) -> FloatArray:
-    """An image that crosses zero on the source's edges, NaN where there is none: lines of one voxel's precision."""
+    """An image that crosses zero on the source's edges, NaN elsewhere."""
     strength = gaussian_gradient_magnitude(source, 1.0)
-    # A line is drawn between voxels: with their neighbours, it does not break off at every weak one.
+    # Dilated, so that lines between voxels do not break off at weak ones.
     strong = binary_dilation(strength > np.quantile(strength[mask], 1 - EDGE_SHARE))
     return np.where(strong, gaussian_laplace(source, 1.0), np.nan)
 
 
 def _window(inside: FloatArray) -> tuple[float, float]:
-    """Range of values that is shown: from 0, or from below where an image has negative values, to the brightest few."""
+    """Displayed range: from 0, or the lowest values where negative, to the brightest."""
     low, high = (float(end) for end in np.quantile(inside, [1 - BRIGHTEST, BRIGHTEST]))
     low = min(low, 0.0)
     return low, high if high > low else low + 1
@@ -165,5 +165,5 @@ def _histogram(axes: Axes, inside: FloatArray, window: tuple[float, float]) -> N
 
 
 def _slice(volume: FloatArray, axis: int, index: int) -> FloatArray:
-    """One plane as the picture's rows and columns: superior or anterior up, right to the right."""
+    """One plane as rows and columns: superior or anterior up, right to the right."""
     return np.asarray(np.take(volume, index, axis=axis).T)

@@ -1,8 +1,8 @@
 """The reference region of SUVR on the model grid.
 
-A region comes from the installed Desikan-Killiany atlas with the labels of FreeSurfer's aseg, or is the user's own mask
-in template space. Atlas regions are eroded, so that neither the uptake of a neighbour, which PET smears over some
-millimetres, nor the few millimetres that an affine registration leaves reach the mean.
+A region comes from the installed Desikan-Killiany atlas with the labels of FreeSurfer's aseg, or is a mask of the study
+in template space. Atlas regions are eroded, so that neither uptake that spills over from neighbouring tissue nor the
+residual error of an affine registration reaches the mean.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dualflow.modalities import REFERENCES
 ERODE_MM = 3.0
 """Half the resolution (FWHM) of a usual PET scanner; on a grid coarser than twice this, half a voxel."""
 SHARE = 0.5
-"""Part of a voxel that must lie in the region, and value from which a voxel of a user's mask does."""
+"""Part of a voxel that must lie in the region, and value from which a voxel of a study's mask does."""
 MIN_VOXELS = 20
 PONS_Z = (-48.0, -20.0)
 """MNI z of the pontomedullary and the pontomesencephalic sulcus, between which the brain stem is pons.
@@ -44,40 +44,40 @@ class Reference:
 
     Attributes:
         mask: `[D, H, W]` on the model grid.
-        record: its name, its voxels and the share of it that the scan shows, for the scan's intensity record.
+        record: name, number of voxels and share within the field of view, for the scan's intensity record.
     """
 
     mask: BoolArray
     record: dict[str, Any]
 
 
-def reference_region(name: str, grid: Grid, brain: BoolArray, shown: BoolArray, image: Path) -> Reference:
-    """Return the reference region within what a PET shows of the brain.
+def reference_region(name: str, grid: Grid, brain: BoolArray, in_view: BoolArray, image: Path) -> Reference:
+    """Return the reference region within the brain and the field of view of a PET.
 
     Args:
-        name: a row of REFERENCES, of which `brain` is the whole brain, or the path of a mask in template space.
+        name: a key of REFERENCES (`brain` is the whole brain), or the path of a mask in template space.
         grid: affine and shape of the model grid, which lies in template space.
         brain: brain mask `[D, H, W]` of the scan on that grid.
-        shown: voxels `[D, H, W]` in the PET's field of view: outside it nothing was measured, not an uptake of 0.
-        image: the PET, as an error names it.
+        in_view: voxels `[D, H, W]` in the PET's field of view.
+        image: the PET's path in errors.
 
     Raises:
         IntensityError: the PET shows too few voxels of the region on this grid.
         DataError: the atlas or the mask cannot be read; the subclass says why.
     """
     whole = brain if name == WHOLE_BRAIN else reference_mask(name, grid) & brain
-    about: dict[str, Any] = {"reference_region": name}
-    if name not in REFERENCES:  # folders are left out, they may name people
-        about = {"reference_region": Path(name).name, "reference_sha256": sha256(Path(name))}
-    mask = whole & shown
+    record: dict[str, Any] = {"reference_region": name}
+    if name not in REFERENCES:  # folders are left out because they may name people
+        record = {"reference_region": Path(name).name, "reference_sha256": sha256(Path(name))}
+    mask = whole & in_view
     count = int(mask.sum())
     if count < MIN_VOXELS:
         raise IntensityError(
-            f"{image}: shows {count} voxels of reference region '{about['reference_region']}' on the grid of "
+            f"{image}: shows {count} voxels of reference region '{record['reference_region']}' on the grid of "
             f"{spacing_of(grid[0])[0]:g} mm, expected at least {MIN_VOXELS}; choose a larger region, a finer grid, or "
             "check the field of view"
         )
-    return Reference(mask, about | {"reference_voxels": count, "reference_shown": round(count / int(whole.sum()), 4)})
+    return Reference(mask, record | {"reference_voxels": count, "reference_shown": round(count / int(whole.sum()), 4)})
 
 
 def reference_mask(name: str, grid: Grid) -> BoolArray:
@@ -97,7 +97,7 @@ def reference_mask(name: str, grid: Grid) -> BoolArray:
 
 @cache
 def _eroded(name: str, depth_mm: float) -> Volume:
-    """What of an atlas region lies deeper than `depth_mm`, cropped to its surroundings."""
+    """The part of an atlas region deeper than `depth_mm`, cropped to its surroundings."""
     image, _ = desikan_killiany()
     inside = _region(name)
     (box,) = find_objects(inside.astype(np.uint8))

@@ -1,4 +1,4 @@
-"""A PET series: its header is checked once, its frames are read one at a time, so that memory holds one frame."""
+"""PET series, read frame by frame, so that memory holds a single frame."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from dualflow.imaging.volume import check_range, real_voxels, stored_voxels, val
 
 @dataclass(frozen=True)
 class Series:
-    """A 3D or 4D file whose header is in order.
+    """A 3D or 4D file with a valid header.
 
     Attributes:
         path: the file.
         count: number of frames; 1 for a 3D file.
         affine: voxel index to world (RAS+ mm), the same for every frame.
-        info: what the header claims.
+        info: the header.
     """
 
     path: Path
@@ -36,7 +36,7 @@ class Series:
         return i, j, k
 
     def frames(self, wanted: Collection[int]) -> Iterator[tuple[int, Volume]]:
-        """Read the frames `wanted`, in the file's order, and the file to its end.
+        """Read the `wanted` frames in the file's order, and the file to its end.
 
         Raises:
             HeaderError: the file is shorter or much longer than its header says, or damaged.
@@ -50,11 +50,11 @@ class Series:
 
 
 def open_series(path: Path) -> Series:
-    """Check a file's header and place in the world; no voxel is read.
+    """Check a file's header and affine; no voxel is read.
 
     Raises:
         HeaderError: the file is not NIfTI, claims too much memory, or has neither three nor four dimensions.
-        GeometryError: its place in the world cannot be trusted.
+        GeometryError: its affine cannot be trusted.
     """
     info = check_header(path, 4, series=True)
     i, j, k = info.shape[:3]

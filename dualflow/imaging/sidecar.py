@@ -1,7 +1,7 @@
-"""What BIDS says of an image: its JSON sidecars, by the inheritance principle.
+"""BIDS metadata of an image, from its JSON sidecars by the inheritance principle.
 
-bids2table takes names apart; its own `load_bids_metadata` passes over a file that is not JSON and remembers what it
-read, and for a measurement's timing neither will do.
+bids2table parses the names. Its `load_bids_metadata` ignores a file that is not JSON and caches its results, which is
+not safe for the timing of a measurement.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LEVELS = 4
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:
-    """Everything the sidecars of an image say, what lies nearer to it ruling; empty where there is none.
+    """Merged contents of an image's sidecars, the nearest taking precedence; empty where there is none.
 
     Raises:
         DataError: a sidecar is not a JSON object.
@@ -35,18 +35,20 @@ def read_sidecar(path: Path) -> dict[str, Any]:
 
 
 def _inherited(path: Path) -> Iterator[Path]:
-    """Sidecars above or beside an image that hold for it too, from the dataset's root down."""
+    """Sidecars above or beside an image that apply to it, from the dataset's root down."""
     folders = [path.parent, *path.parent.parents][:_LEVELS]
     root = next(
         (level for level, folder in enumerate(folders) if (folder / "dataset_description.json").is_file()), None
     )
-    if root is None:  # no BIDS dataset: only a file of the image's own name is about it
+    if root is None:  # not a BIDS dataset: only the file beside the image applies
         return
     entities = {name: value for name, value in parse_bids_entities(path).items() if name not in ("datatype", "ext")}
     for folder in reversed(folders[: root + 1]):
         for file in sorted(folder.glob(f"*{entities.get('suffix', '')}.json")):
-            others = parse_bids_entities(file)
-            same = all(entities.get(name) == value for name, value in others.items() if name not in ("datatype", "ext"))
+            inherited = parse_bids_entities(file)
+            same = all(
+                entities.get(name) == value for name, value in inherited.items() if name not in ("datatype", "ext")
+            )
             if same and file != sidecar_path(path):
                 yield file
 
@@ -55,7 +57,7 @@ def read_object(file: Path) -> dict[str, Any]:
     """Read a JSON file of one object, such as a sidecar.
 
     Raises:
-        DataError: it is too large, no JSON, or holds something else.
+        DataError: the file is too large, not JSON, or not an object.
     """
     try:
         if (size := file.stat().st_size) > MAX_BYTES:

@@ -1,4 +1,4 @@
-"""How long each step of a scan takes."""
+"""Seconds by step of a scan's preprocessing."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from time import perf_counter
 
 
 class Stopwatch:
-    """Seconds by step: `with clock("template"): ...`; what is timed twice under one name adds up.
+    """Seconds by step: `with clock("template"): ...`; blocks with the same name add up.
 
     Attributes:
-        seconds: name of the step -> seconds, in the order in which they were first timed.
+        seconds: seconds by step, in the order of their first use.
     """
 
     def __init__(self) -> None:

@@ -286,6 +286,7 @@ def heads(make_bids, pair_files, tmp_path, monkeypatch):
     return study_of(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_raw_file_is_read_twice(heads, passes):
     """Once by the index, which verifies it, and once to load it; a second run of preprocessing reads nothing."""
     options = {"spacing_mm": 8, "shape": (24, 28, 24), "bias_field": False}

@@ -312,7 +312,7 @@ PLACES = [
            both(placed([(0, 1, 1)], [(0, 2, 0.5)], [(1, 2, -1)], [(1, 0, 0.01)]))),
     Defect("sform_not_finite", GeometryError, "sform: the affine holds",
            both(placed([(0, 0, NAN)], [(1, 2, NAN)], [(2, 3, INF)], [(0, 3, -INF)]))),
-    Defect("far_away", GeometryError, "mm far", both(placed([(0, 3, 1e6)], [(1, 3, -1e30)], [(2, 2, 1e20)]))),
+    Defect("far_away", GeometryError, "affine reaches", both(placed([(0, 3, 1e6)], [(1, 3, -1e30)], [(2, 2, 1e20)]))),
     Defect("sform_against_pixdim", GeometryError, "by pixdim and",
            both(spaced((1, 1, 1), (2, 2, 3.3), qform_code=0))),
     Defect("quaternion", GeometryError, "no longer than 1", both(of_each("quatern_b", 1.5, -2, 1e30, **PIXDIM_ONLY))),
