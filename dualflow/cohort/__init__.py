@@ -1,4 +1,4 @@
-"""The embedded cohort: template anatomy and regional uptake figures made into a BIDS dataset with known truth."""
+"""The embedded cohort: a BIDS dataset with known truth, simulated from template anatomy and regional uptake."""
 
 from dualflow.cohort.bids import subject_files, truth_root, write_dataset, write_subject
 from dualflow.cohort.people import Person, participants

@@ -30,7 +30,7 @@ _STRIDE = 3
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What makes a person's head out of the template.
+    """The transform of the template into a person's head.
 
     Attributes:
         to_template: 4x4, points map from the T1 world to the template world before the deformation.
@@ -55,7 +55,7 @@ class Anatomy:
 
 @dataclass(frozen=True)
 class Tissue:
-    """Tissue at the voxels of a grid that lie in the head, in the brain, each given as a flat index.
+    """Tissue at the voxels of a grid that lie in the head and in the brain, by flat index.
 
     Attributes:
         head: flat indices of voxels in or near the head.
@@ -86,14 +86,14 @@ class Tissue:
 
 def anatomy(person: Person) -> Anatomy:
     """Draw the anatomy of a person."""
-    draw = person.generator("anatomy")
+    rng = person.generator("anatomy")
     loss = tissue_loss(person)
-    size = draw.normal(0.955 if person.sex == "M" else 0.915, 0.022) * (1 + draw.normal(0, 0.012, 3))
-    rotation = Rotation.from_euler("xyz", np.clip(draw.normal(0, (5, 3, 4)), -12, 12), degrees=True).as_matrix()
+    size = rng.normal(0.955 if person.sex == "M" else 0.915, 0.022) * (1 + rng.normal(0, 0.012, 3))
+    rotation = Rotation.from_euler("xyz", np.clip(rng.normal(0, (5, 3, 4)), -12, 12), degrees=True).as_matrix()
     to_template = np.eye(4)
     to_template[:3, :3] = np.diag(1 / size) @ rotation
-    to_template[:3, 3] = np.asarray(HEAD_CENTRE) - to_template[:3, :3] @ np.clip(draw.normal(0, 4, 3), -9, 9)
-    return Anatomy(to_template, _fold_free(_random(draw) + _atrophy(person, loss, draw)), loss)
+    to_template[:3, 3] = np.asarray(HEAD_CENTRE) - to_template[:3, :3] @ np.clip(rng.normal(0, 4, 3), -9, 9)
+    return Anatomy(to_template, _fold_free(_random(rng) + _atrophy(person, loss, rng)), loss)
 
 
 def transform(affine: Affine, points: Floats) -> Floats:
@@ -146,7 +146,7 @@ def tissue(person_anatomy: Anatomy, points: Floats) -> Tissue:
     at_head, at = base.head.index(flat[:, head]), base.brain.index(flat[:, brain])
     grey_region = _lookup(base.grey_region, at)
     grey, fluid = _linear(base.grey, at), _linear(base.fluid, at)
-    # Thinning starts where fluid is near: sulci open before gyri shrink.
+    # Thinning starts near fluid: sulci open before gyri shrink.
     give = person_anatomy.loss.astype(np.float32)[grey_region] * (0.4 + 2.0 * _linear(base.exposure, at))
     lost = grey * np.minimum(give, 0.9)
     return Tissue(
@@ -164,23 +164,23 @@ def tissue(person_anatomy: Anatomy, points: Floats) -> Tissue:
     )
 
 
-def _random(draw: np.random.Generator) -> Floats:
+def _random(rng: np.random.Generator) -> Floats:
     """Band-limited displacement [3, *COARSE_SHAPE]: cubic splines through normal values on three lattices."""
     total = np.zeros((3, *COARSE_SHAPE), np.float32)
     for spacing, sd in _LAYERS:
         step = round(spacing / COARSE.spacing)
         counts = [(n - 1) // step + 4 for n in COARSE_SHAPE]
-        layer = draw.normal(0, sd, (3, *counts)).astype(np.float32)
+        layer = rng.normal(0, sd, (3, *counts)).astype(np.float32)
         for axis, n in enumerate(COARSE_SHAPE, start=1):
             layer = np.moveaxis(np.tensordot(_spline(counts[axis - 1], n, step), layer, axes=(1, axis)), 0, axis)
         total += layer
     return total
 
 
-def _atrophy(person: Person, loss: Doubles, draw: np.random.Generator) -> Floats:
+def _atrophy(person: Person, loss: Doubles, rng: np.random.Generator) -> Floats:
     """Displacement of growing ventricles (sampled nearer their middle) and shrinking hippocampi (farther from it)."""
     pull = template().pull
-    ventricles = -1.0 + 4.5 * ((person.age - 50) / 40) ** 1.5 + 3.5 * person.atrophy + draw.normal(0, 0.8)
+    ventricles = -1.0 + 4.5 * ((person.age - 50) / 40) ** 1.5 + 3.5 * person.atrophy + rng.normal(0, 0.8)
     total = pull["ventricles"] * np.float32(np.clip(ventricles, -1.5, 6.5))
     lost = dict(zip(regions().index, loss, strict=True))
     for half in ("Left", "Right"):

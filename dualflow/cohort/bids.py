@@ -1,4 +1,4 @@
-"""The cohort as a BIDS dataset, with what is known of it in the derivative dataset `derivatives/truth`."""
+"""Writes the cohort as a BIDS dataset, with its truth in the derivative dataset `derivatives/truth`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dualflow.cohort.anatomy import Affine, anatomy, best_affine
 from dualflow.cohort.people import Person
 from dualflow.cohort.scanner import SCANNERS, Pet, acquire_pet, acquire_t1, deformation_field
 from dualflow.cohort.template import Floats
-from dualflow.cohort.uptake import effect_table, expected_uptake, own_uptake, regions, tissue_loss
+from dualflow.cohort.uptake import effect_table, expected_uptake, person_uptake, regions, tissue_loss
 from dualflow.commit import commit_json, commit_text, committing
 from dualflow.layout import TEMPLATE_SPACE, Scan, bids_path
 from dualflow.modalities import MODALITIES
@@ -36,14 +36,14 @@ def write_subject(out: Path, person: Person) -> None:
 
     Args:
         out: root of the BIDS dataset.
-        person: who; nothing else decides what is written.
+        person: determines everything that is written.
     """
     # The order of BLAS sums, and so the last bit, depends on the number of threads.
     with threadpool_limits(1, user_api="blas"):
         shape = anatomy(person)
-        own, expected = own_uptake(person, shape.loss), expected_uptake(person, shape.loss)
+        uptake, expected = person_uptake(person, shape.loss), expected_uptake(person, shape.loss)
         t1, affine, brain_ml = acquire_t1(person, shape)
-        pet = acquire_pet(person, shape, own, expected)
+        pet = acquire_pet(person, shape, uptake, expected)
         linear = best_affine(shape)
         field, lattice_affine = deformation_field(shape, affine, t1.shape, linear)
 
@@ -64,17 +64,17 @@ def write_subject(out: Path, person: Person) -> None:
 
 
 def subject_files(out: Path, person: Person) -> list[Path]:
-    """Everything that `write_subject` wrote, sorted."""
+    """All files of `write_subject`, sorted."""
     folders = (out / Scan(person.label).folder, truth_root(out) / Scan(person.label).folder)
     return sorted(file for folder in folders for file in folder.rglob("[!.]*") if file.is_file())
 
 
 def write_dataset(out: Path, people: Sequence[Person]) -> None:
-    """Write what belongs to the whole dataset: descriptions, participants and the tables of the truth.
+    """Write the files of the whole dataset: descriptions, participants and truth tables.
 
     Args:
         out: root of the BIDS dataset, whose subjects are written already.
-        people: everyone in it.
+        people: everyone in the cohort.
     """
     truth = truth_root(out)
     commit_json(out / "dataset_description.json", _description("raw", "dualflow embedded cohort"))
@@ -86,7 +86,7 @@ def write_dataset(out: Path, people: Sequence[Person]) -> None:
     commit_text(truth / "README.md", _TRUTH_README)
     commit_text(truth / ".bidsignore", "*_xfm.nii.gz\nuptake.tsv\nexpected_uptake.tsv\neffects.tsv\npeople.tsv\n")
     losses = [tissue_loss(person) for person in people]
-    for name, model in (("uptake", own_uptake), ("expected_uptake", expected_uptake)):
+    for name, model in (("uptake", person_uptake), ("expected_uptake", expected_uptake)):
         values = np.stack([model(person, loss) for person, loss in zip(people, losses, strict=True)])
         table = pd.DataFrame(values, columns=list(regions().index)).round(5)
         table.insert(0, "participant_id", [f"sub-{person.label}" for person in people])
@@ -96,7 +96,7 @@ def write_dataset(out: Path, people: Sequence[Person]) -> None:
 
 
 def _row(person: Person) -> dict[str, Any]:
-    """What participants.tsv says of a person: some values are not reported."""
+    """A person's row of participants.tsv, where some values are not reported."""
     row = {"age": person.age, "sex": person.sex, "diagnosis": person.diagnosis, "site": person.site}
     known = {column: "n/a" if column in person.unreported else value for column, value in row.items()}
     return {"participant_id": f"sub-{person.label}", **known}
@@ -130,7 +130,7 @@ def _write(
     image.header.set_slope_inter(slope, 0)
     image.header.set_xyzt_units("mm")
     image.header.set_intent(intent)
-    # The quaternion cannot hold every affine to the last bit; sform repeats what it does hold, so that both agree.
+    # The sform repeats the rounded quaternion, so that both agree.
     image.set_qform(affine, 1)
     image.set_sform(image.get_qform(), 1)
     with committing(path) as temp:

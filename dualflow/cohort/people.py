@@ -1,4 +1,4 @@
-"""Who is in the cohort: age, sex, diagnosis, scanner and the severity of disease, all from one seed."""
+"""The simulated people: age, sex, diagnosis, scanner and severity of disease, all from one seed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Site = Literal["A", "B"]
 
 @dataclass(frozen=True)
 class Person:
-    """One simulated person; everything about their scans follows from these fields.
+    """One simulated person; these fields determine their scans.
 
     Attributes:
         label: BIDS subject label.
@@ -63,12 +63,12 @@ def _person(index: int, seed: int) -> Person:
     block, place = divmod(index, len(_CELLS))
     order = _generator(seed, block, _PURPOSES["block"]).permutation(len(_CELLS))
     diagnosis, site = _CELLS[order[place]]
-    draw = _generator(seed, index, _PURPOSES["person"])
-    age = float(np.round(np.clip(draw.normal(_MEAN_AGE[diagnosis], 8.5), 50, 89), 1))
-    atrophy = float(np.clip(SEVERITY[diagnosis] + draw.normal(0, 0.2), 0, 1.6))
-    metabolism = max(0.0, expected_metabolism(diagnosis, atrophy) + float(draw.normal(0, 0.12)))
-    sex: Sex = "M" if draw.random() < 0.5 else "F"
-    unreported = frozenset(column for column, share in UNREPORTED.items() if draw.random() < share)
+    rng = _generator(seed, index, _PURPOSES["person"])
+    age = float(np.round(np.clip(rng.normal(_MEAN_AGE[diagnosis], 8.5), 50, 89), 1))
+    atrophy = float(np.clip(SEVERITY[diagnosis] + rng.normal(0, 0.2), 0, 1.6))
+    metabolism = max(0.0, expected_metabolism(diagnosis, atrophy) + float(rng.normal(0, 0.12)))
+    sex: Sex = "M" if rng.random() < 0.5 else "F"
+    unreported = frozenset(column for column, share in UNREPORTED.items() if rng.random() < share)
     return Person(
         f"C{index + 1:04d}", age, sex, diagnosis, site, atrophy, metabolism, seed, index, unreported=unreported
     )

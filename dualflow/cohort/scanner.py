@@ -1,4 +1,4 @@
-"""The two simulated sites: how an MR and a PET scanner turn anatomy and uptake into volumes, each on its own grid."""
+"""The two simulated sites: MR and PET scanners that turn anatomy and uptake into volumes on their grids."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Scanner:
     Attributes:
         model: invented model name.
         field: magnetic field strength in T.
-        orientation: direction that each T1 array axis runs to, nibabel's letters.
+        orientation: direction of each T1 array axis, in nibabel's letters.
         voxel: T1 voxel edges in mm, by array axis.
         shape: T1 size in voxels.
         signal: T1 signal of grey matter, fluid, soft tissue and fat; white matter is 1.
@@ -79,8 +79,8 @@ class Pet:
 
 def t1_grid(person: Person) -> tuple[Affine, Shape]:
     """The T1 grid: the site's orientation, tilted by a few degrees, centred on the scanner's isocentre."""
-    scanner, draw = SCANNERS[person.site], person.generator("tilt")
-    tilt = Rotation.from_euler("xyz", np.clip(draw.normal(0, (4, 2, 2)), -9, 9), degrees=True).as_matrix()
+    scanner, rng = SCANNERS[person.site], person.generator("tilt")
+    tilt = Rotation.from_euler("xyz", np.clip(rng.normal(0, (4, 2, 2)), -9, 9), degrees=True).as_matrix()
     affine = np.eye(4)
     affine[:3, :3] = tilt @ np.stack([_DIRECTIONS[letter] for letter in scanner.orientation], axis=1) * scanner.voxel
     affine[:3, 3] = -affine[:3, :3] @ ((np.asarray(scanner.shape) - 1) / 2)
@@ -89,39 +89,39 @@ def t1_grid(person: Person) -> tuple[Affine, Shape]:
 
 def acquire_t1(person: Person, shape: Anatomy) -> tuple[Floats, Affine, float]:
     """Simulate the T1w scan: signal [i, j, k] in arbitrary units, its affine, and the true brain volume in mL."""
-    scanner, draw = SCANNERS[person.site], person.generator("mr")
+    scanner, rng = SCANNERS[person.site], person.generator("mr")
     affine, size = t1_grid(person)
     parts = tissue(shape, points_on_grid(shape.template_points, affine, size))
-    signal = _t1_signal(parts, scanner, int(np.prod(size)), draw).reshape(size)
-    signal *= np.exp(_receive_field(draw, affine, size, scanner.bias))
-    sd = np.float32(scanner.mr_noise * np.exp(draw.normal(0, 0.12)))
-    signal += sd * draw.standard_normal(size, dtype=np.float32)
-    quadrature = sd * draw.standard_normal(size, dtype=np.float32)
-    gain = np.float32(draw.uniform(380, 620))
+    signal = _t1_signal(parts, scanner, int(np.prod(size)), rng).reshape(size)
+    signal *= np.exp(_receive_field(rng, affine, size, scanner.bias))
+    sd = np.float32(scanner.mr_noise * np.exp(rng.normal(0, 0.12)))
+    signal += sd * rng.standard_normal(size, dtype=np.float32)
+    quadrature = sd * rng.standard_normal(size, dtype=np.float32)
+    gain = np.float32(rng.uniform(380, 620))
     volume = float(np.count_nonzero(parts.mask) * abs(np.linalg.det(affine[:3, :3])) / 1000)
     return gain * np.hypot(signal, quadrature), affine, volume
 
 
-def acquire_pet(person: Person, shape: Anatomy, own: Doubles, expected: Doubles) -> Pet:
-    """Simulate the FDG scan of a person with this uptake of pure tissue per region [R], and its two truths."""
-    scanner, draw = SCANNERS[person.site], person.generator("pet")
+def acquire_pet(person: Person, shape: Anatomy, uptake: Doubles, expected: Doubles) -> Pet:
+    """Simulate a person's FDG scan and its two truths, from the uptake of pure tissue by region [R]."""
+    scanner, rng = SCANNERS[person.site], person.generator("pet")
     to_t1 = np.eye(4)
-    to_t1[:3, :3] = Rotation.from_euler("xyz", np.clip(draw.normal(0, 3.5, 3), -9, 9), degrees=True).as_matrix()
-    # The head rests in the PET scanner so that the brain, not the chin, fills its shorter axis.
-    to_t1[:3, 3] = np.clip(draw.normal(0, 5, 3), -12, 12) + np.array([0.0, 0.0, 12.0])
-    dose, weight = draw.normal(185, 20), np.clip(draw.normal(80 if person.sex == "M" else 67, 11), 42, 130)
+    to_t1[:3, :3] = Rotation.from_euler("xyz", np.clip(rng.normal(0, 3.5, 3), -9, 9), degrees=True).as_matrix()
+    # The head is placed so that the brain, not the chin, fills the scanner's shorter axis.
+    to_t1[:3, 3] = np.clip(rng.normal(0, 5, 3), -12, 12) + np.array([0.0, 0.0, 12.0])
+    dose, weight = rng.normal(185, 20), np.clip(rng.normal(80 if person.sex == "M" else 67, 11), 42, 130)
     # An uptake of 1 is a standardised uptake value of about 8 g/mL.
-    scale = np.float32(8.0 * np.exp(draw.normal(0, 0.13)) * dose * 1e6 / (weight * 1e3))
-    blur = scanner.blur + float(np.clip(draw.normal(0, 0.35), -0.9, 0.9))
-    extracerebral = 0.16 * np.exp(draw.normal(0, 0.2))
+    scale = np.float32(8.0 * np.exp(rng.normal(0, 0.13)) * dose * 1e6 / (weight * 1e3))
+    blur = scanner.blur + float(np.clip(rng.normal(0, 0.35), -0.9, 0.9))
+    extracerebral = 0.16 * np.exp(rng.normal(0, 0.2))
 
     fine = _centred(PET_FINE, (2.0, 2.0, 2.0))
     parts = tissue(shape, points_on_grid(lambda p: shape.template_points(transform(to_t1, p)), fine, PET_FINE))
-    activity = [_activity(parts, uptake, level) for uptake, level in ((own, extracerebral), (expected, 0.16))]
+    activity = [_activity(parts, regional, level) for regional, level in ((uptake, extracerebral), (expected, 0.16))]
     noisefree = _resolve(activity[0], blur, scanner.blur_edge + blur - scanner.blur)
     usual = _resolve(activity[1], scanner.blur, scanner.blur_edge)
     counts = scanner.pet_noise * np.sqrt(185 / dose)
-    grain = ndimage.gaussian_filter(draw.standard_normal(PET_SHAPE, dtype=np.float32), 0.7)
+    grain = ndimage.gaussian_filter(rng.standard_normal(PET_SHAPE, dtype=np.float32), 0.7)
     measured = noisefree + np.float32(counts / grain.std()) * grain * np.sqrt(noisefree + 0.01)
     return Pet(
         affine=_centred(PET_SHAPE, PET_VOXEL),
@@ -135,18 +135,18 @@ def acquire_pet(person: Person, shape: Anatomy, own: Doubles, expected: Doubles)
     )
 
 
-def _t1_signal(parts: Tissue, scanner: Scanner, size: int, draw: np.random.Generator) -> Floats:
-    grey, fluid, soft, fat = np.asarray(scanner.signal) * np.exp(draw.normal(0, 0.025, 4))
+def _t1_signal(parts: Tissue, scanner: Scanner, size: int, rng: np.random.Generator) -> Floats:
+    grey, fluid, soft, fat = np.asarray(scanner.signal) * np.exp(rng.normal(0, 0.025, 4))
     signal = np.zeros(size, np.float32)
     signal[parts.head] = soft * parts.soft + fat * parts.fat
     signal[parts.brain] += grey * parts.grey + parts.white + fluid * parts.fluid + parts.detail
     np.maximum(signal, 0, out=signal)
-    return np.power(signal, np.float32(scanner.gamma * np.exp(draw.normal(0, 0.03))))
+    return np.power(signal, np.float32(scanner.gamma * np.exp(rng.normal(0, 0.03))))
 
 
-def _receive_field(draw: np.random.Generator, affine: Affine, size: Shape, strength: float) -> Floats:
+def _receive_field(rng: np.random.Generator, affine: Affine, size: Shape, strength: float) -> Floats:
     """Smooth log gain [i, j, k]: a random quadratic of position, roughly within +- 2 `strength`."""
-    linear, square = draw.normal(0, 0.6 * strength, 3), draw.normal(0.3, 0.5, 3) * strength
+    linear, square = rng.normal(0, 0.6 * strength, 3), rng.normal(0.3, 0.5, 3) * strength
 
     def field(points: Floats) -> Floats:
         scaled = points / np.float32(90)
@@ -187,9 +187,9 @@ def _blurred(activity: Floats, fwhm: float) -> Floats:
 def _blur_matrix(fine: int, coarse: int, voxel: float, fwhm: float) -> Floats:
     """Matrix [coarse, fine] that samples a 2 mm line, blurred, at the centres of the PET voxels."""
     sigma = fwhm / np.sqrt(8 * np.log(2))
-    here = voxel * (np.arange(coarse) - (coarse - 1) / 2)
-    there = 2.0 * (np.arange(fine) - (fine - 1) / 2)
-    weight = np.exp(-0.5 * ((here[:, None] - there[None, :]) / sigma) ** 2)
+    coarse_mm = voxel * (np.arange(coarse) - (coarse - 1) / 2)
+    fine_mm = 2.0 * (np.arange(fine) - (fine - 1) / 2)
+    weight = np.exp(-0.5 * ((coarse_mm[:, None] - fine_mm[None, :]) / sigma) ** 2)
     return np.asarray(weight * 2.0 / (sigma * np.sqrt(2 * np.pi)), np.float32)
 
 

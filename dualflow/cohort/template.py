@@ -1,4 +1,4 @@
-"""The template everyone is deformed from: ICBM152 tissue, Desikan-Killiany regions, and a simple head around them.
+"""The template that people are deformed from: ICBM152 tissue, Desikan-Killiany regions and a simple head.
 
 Fonov et al. (2011), Unbiased average age-appropriate atlases for pediatric studies, NeuroImage 54:313-327, as
 installed with nilearn. The head outside the brain (skull, scalp, face, neck) is drawn from distances and ellipsoids.
@@ -53,8 +53,8 @@ class Template:
         head: frame of the head maps.
         soft: muscle and skin fraction outside the brain.
         fat: fat and marrow fraction outside the brain.
-        zone: AIR, HEAD or BRAIN: where which maps have to be looked at.
-        pull: displacement fields [3, ...] on the head grid halved, of unit maximum, which point into a structure.
+        zone: AIR, HEAD or BRAIN, which selects the maps that apply.
+        pull: displacement fields [3, ...] on the coarse grid, of unit maximum, which point into a structure.
     """
 
     brain: Frame
@@ -122,7 +122,7 @@ def _contiguous(name: str) -> Floats:
 
 
 def _tissue(mask: npt.NDArray[np.bool_]) -> tuple[Floats, Floats, Floats]:
-    """Grey, white and fluid fractions; sharpened, for the template is an average and a person is not."""
+    """Grey, white and fluid fractions; sharpened, because the template is an average and a person is not."""
     grey = _contiguous("gm") * mask
     white = _contiguous("wm") * mask
     room = ndimage.gaussian_filter(ndimage.binary_dilation(mask, iterations=2).astype(np.float32), 0.7)
@@ -133,7 +133,7 @@ def _tissue(mask: npt.NDArray[np.bool_]) -> tuple[Floats, Floats, Floats]:
 
 
 def _labels(brain: Frame, shape: tuple[int, ...]) -> tuple[npt.NDArray[np.uint16], dict[int, str]]:
-    """The atlas on the brain grid; both are 1 mm RAS on whole millimetres, so this is a shift."""
+    """The atlas on the brain grid: a shift, because both are 1 mm RAS on whole millimetres."""
     atlas, names = desikan_killiany()
     shift = np.round(atlas.affine[:3, 3] - np.asarray(brain.origin)).astype(int)
     labels = np.zeros(shape, np.uint16)
@@ -146,7 +146,7 @@ def _nearest(labels: npt.NDArray[np.uint16], rows: dict[int, int]) -> npt.NDArra
     table = np.full(int(labels.max()) + 1, -1, np.int16)
     table[list(rows)] = list(rows.values())
     row = table[labels]
-    # Nearest at 2 mm and then repeated: four times faster, and finer than any scanner here sees.
+    # Nearest at 2 mm, then repeated: four times faster, and below the scanners' resolution.
     known = row[::2, ::2, ::2]
     where = ndimage.distance_transform_edt(known < 0, return_distances=False, return_indices=True)
     filled = known[tuple(where)].repeat(2, 0).repeat(2, 1).repeat(2, 2)[tuple(map(slice, labels.shape))]

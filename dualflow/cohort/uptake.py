@@ -1,9 +1,9 @@
-"""Regional FDG uptake: what age, sex, diagnosis and atrophy make of it on average, and a person's own deviation.
+"""Regional FDG uptake: its mean by age, sex, diagnosis and atrophy, and individual deviations.
 
 The base figures in `fdg_regional_uptake.tsv` are a ridge fit of tissue uptake to an FDG group template (Della Rosa et
 al. 2014, A standardized [18F]-FDG-PET template for spatial normalization in statistical parametric mapping of
 dementia, Neuroinformatics 12:575-593) over Desikan-Killiany regions; 1 is the mean of pure grey matter. The effects
-in `regional_effects.tsv` are invented, with the regional pattern that the FDG literature agrees on.
+in `regional_effects.tsv` are invented; their regional pattern follows the FDG literature.
 """
 
 from __future__ import annotations
@@ -44,37 +44,37 @@ def regions() -> pd.DataFrame:
 
 
 def tissue_loss(person: Person) -> Doubles:
-    """Fraction of each region's grey matter that is lost [R]: age, disease and the person's own pattern."""
+    """Fraction of each region's grey matter that is lost [R]: age, disease and individual variation."""
     table = regions()
-    draw = person.generator("loss")
-    # One side of a brain ages a little ahead of the other, and the hippocampi vary on their own.
-    lateral = np.where(table["side"] == "left", 1.0, -1.0) * draw.normal(0, 0.12) * (table["side"] != "")
-    own = draw.normal(0, 0.025, len(table)) + _spread(table["lobe"], draw, 0.02)
+    rng = person.generator("loss")
+    # One hemisphere ages slightly ahead of the other, and the hippocampi vary independently.
+    lateral = np.where(table["side"] == "left", 1.0, -1.0) * rng.normal(0, 0.12) * (table["side"] != "")
+    pattern = rng.normal(0, 0.025, len(table)) + _spread(table["lobe"], rng, 0.02)
     ageing = ((person.age - 50) / 40) ** 1.3
     mean = table["thinning_age"] * ageing + table["thinning_disease"] * person.atrophy
-    loss = np.asarray(mean * (1 + lateral) + own * (table["thinning_age"] > 0), dtype=np.float64)
+    loss = np.asarray(mean * (1 + lateral) + pattern * (table["thinning_age"] > 0), dtype=np.float64)
     return np.clip(loss, 0.0, 0.6)
 
 
 def expected_uptake(person: Person, loss: Doubles) -> Doubles:
-    """Uptake of pure tissue [R] that the MR and the side information predict: no random deviation."""
+    """Uptake of pure tissue [R] predicted by MR and side information, without random deviation."""
     metabolism = expected_metabolism(person.diagnosis, person.atrophy)
     return _uptake(person.age, person.sex, metabolism, loss)
 
 
-def own_uptake(person: Person, loss: Doubles) -> Doubles:
-    """Uptake of pure tissue [R] of the person: the expected one times lobe, hemisphere and region deviations."""
+def person_uptake(person: Person, loss: Doubles) -> Doubles:
+    """Uptake of pure tissue [R] of a person: the expected uptake with random deviations of lobes and regions."""
     table = regions()
-    draw = person.generator("uptake")
+    rng = person.generator("uptake")
     half = table["lobe"] + table["side"]
     deviation = (
-        _spread(table["lobe"], draw, LOBE_SD)
-        + _spread(half, draw, HALF_SD)
-        + _spread(table["merged"], draw, PAIR_SD)
-        + draw.normal(0, REGION_SD, len(table))
+        _spread(table["lobe"], rng, LOBE_SD)
+        + _spread(half, rng, HALF_SD)
+        + _spread(table["merged"], rng, PAIR_SD)
+        + rng.normal(0, REGION_SD, len(table))
     )
     white = np.asarray(table["lobe"] == "white")
-    deviation = np.where(white, _spread(half, draw, 0.015) + draw.normal(0, WHITE_SD), deviation)
+    deviation = np.where(white, _spread(half, rng, 0.015) + rng.normal(0, WHITE_SD), deviation)
     return _uptake(person.age, person.sex, person.metabolism, loss) * np.exp(deviation)
 
 
@@ -115,23 +115,23 @@ def _remote(loss: Doubles) -> Doubles:
     table = regions()
     lost = pd.Series(loss, index=table.index)
     effect = np.zeros(len(table))
-    for here, there, half in (("left", "right", "lh"), ("right", "left", "rh")):
-        name = here.capitalize()
+    for hemisphere, opposite, half in (("left", "right", "lh"), ("right", "left", "rh")):
+        name = hemisphere.capitalize()
         limbic = np.tanh(2.5 * lost[f"{name}-Hippocampus"])
         thalamic = np.tanh(4 * lost[f"{name}-Thalamus-Proper"])
         frontal = np.tanh(4 * lost[f"ctx-{half}-superiorfrontal"])
-        on_side = np.asarray(table["side"] == here)
+        on_side = np.asarray(table["side"] == hemisphere)
         merged = table["merged"]
         effect -= 0.11 * limbic * on_side * np.asarray(merged.isin(_LIMBIC_TARGETS))
         effect -= 0.06 * thalamic * on_side * np.asarray(table["lobe"].isin(["frontal", "parietal"]))
-        effect -= 0.08 * frontal * np.asarray((table["side"] == there) & (merged == "Cerebellum-Cortex"))
+        effect -= 0.08 * frontal * np.asarray((table["side"] == opposite) & (merged == "Cerebellum-Cortex"))
     return effect
 
 
-def _spread(groups: pd.Series, draw: np.random.Generator, sd: float) -> Doubles:
-    """One normal value per group, given to every member [R]."""
+def _spread(groups: pd.Series, rng: np.random.Generator, sd: float) -> Doubles:
+    """One normal value per group, repeated for every member [R]."""
     codes, names = pd.factorize(groups)
-    return np.asarray(draw.normal(0, sd, len(names))[codes], dtype=np.float64)
+    return np.asarray(rng.normal(0, sd, len(names))[codes], dtype=np.float64)
 
 
 def _read(name: str) -> pd.DataFrame:

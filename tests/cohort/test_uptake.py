@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dualflow.cohort import participants, uptake_table
-from dualflow.cohort.uptake import effect_table, expected_uptake, own_uptake, regions, tissue_loss
+from dualflow.cohort.uptake import effect_table, expected_uptake, person_uptake, regions, tissue_loss
 
 
 def test_every_region_has_a_base_figure():
@@ -51,7 +51,7 @@ def test_deviation_between_people_has_mean_zero_and_stated_size():
     deviation = []
     for person in people:
         loss = tissue_loss(person)
-        deviation.append(np.log(own_uptake(person, loss) / expected_uptake(person, loss)))
+        deviation.append(np.log(person_uptake(person, loss) / expected_uptake(person, loss)))
     deviation = np.array(deviation)
     grey = np.asarray(regions()["lobe"] != "white")
     assert 0.055 < deviation[:, grey].std(axis=0).mean() < 0.075
@@ -68,7 +68,7 @@ def test_expected_uptake_knows_no_hidden_severity():
     loss = tissue_loss(person)
     other = replace(person, metabolism=person.metabolism + 0.5)
     np.testing.assert_array_equal(expected_uptake(person, loss), expected_uptake(other, loss))
-    assert own_uptake(other, loss).mean() < own_uptake(person, loss).mean()
+    assert person_uptake(other, loss).mean() < person_uptake(person, loss).mean()
 
 
 def test_tissue_loss_grows_with_age_and_disease():
