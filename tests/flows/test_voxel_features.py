@@ -1,0 +1,40 @@
+"""Blur and voxelwise features of the local linear regression."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+from regression_scans import SHAPE, SIDE
+
+from dualflow.flows.voxel_features import IntensityFeatures, TissueFeatures, blur
+
+
+@pytest.mark.parametrize("sigma", [0.5, 2.0])
+def test_blur_is_a_gaussian_of_width_sigma(sigma):
+    """A blurred impulse has unit mass and standard deviation sigma; a constant stays constant."""
+    impulse = torch.zeros(33, 35, 37)
+    impulse[16, 17, 18] = 1
+    blurred = blur(impulse, sigma)
+    profile = blurred.sum(dim=(0, 2))
+    position = torch.arange(35) - 17.0
+    assert blurred.sum() == pytest.approx(1, abs=1e-4)
+    assert (profile * position**2).sum().sqrt() == pytest.approx(sigma, abs=0.04)
+    assert torch.allclose(blur(torch.full((1, 5, 6, 7), 3.0), sigma), torch.tensor(3.0))
+
+
+def test_the_feature_count_matches_the_features():
+    """`count` is the number of feature maps, so coefficients have their size before fitting."""
+    for design, side, channels in product((IntensityFeatures(), TissueFeatures()), (0, 3), (1, 2)):
+        features = design(torch.rand(2, channels, *SHAPE), torch.zeros(2, side))
+        assert features.shape == (2, design.count(side, channels), *SHAPE)
+
+
+def test_an_extra_source_only_adds_features():
+    """The features of the first source do not change, and the constant remains the first feature."""
+    design, source, side = TissueFeatures(), torch.rand(2, 2, *SHAPE), torch.rand(2, SIDE)
+    both, single = design(source, side), design(source[:, :1], side)
+    assert all(any(torch.equal(a, b) for b in both.unbind(1)) for a in single.unbind(1))
+    assert torch.equal(both[:, 0], torch.ones_like(both[:, 0]))
+    assert not torch.equal(design(source.flip(1), side), both)
