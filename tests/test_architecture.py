@@ -56,16 +56,11 @@ HEAVY = {"torch", "monai", "mlflow", "SimpleITK", "nibabel", "pandas", "numpy", 
 MAX_LINES = 400
 # These names say nothing about the value.
 EMPTY_NAMES = {"found", "own", "there", "told", "said"}
-# Packages whose owners are about to rename such names.
-MID_CLEANUP = {"cohort", "imaging"}
 # Tests of several modules, which lie in folders of their own.
 UNMIRRORED = {"benchmarks", "contracts", "docs", "support", "workflow"}
 # Tests that their owners are about to rename.
 MID_RENAME = {
     "commands/test_several_sources.py",
-    "data/test_masks.py",
-    "imaging/test_orientations.py",
-    "imaging/test_roundtrip_properties.py",
 }
 
 
@@ -198,8 +193,7 @@ def test_modules_are_short(module):
 def test_names_say_what_they_hold(module):
     """No variable, argument, function or class has an empty name such as `found`."""
     path, tree = module
-    if package_of(path) not in MID_CLEANUP:
-        assert [f"{name} at line {line}" for name, line in defined_names(tree) if name in EMPTY_NAMES] == []
+    assert [f"{name} at line {line}" for name, line in defined_names(tree) if name in EMPTY_NAMES] == []
 
 
 def test_file_names_differ_between_packages():

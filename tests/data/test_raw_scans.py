@@ -21,7 +21,7 @@ from dualflow.config import Config, PreprocessConfig, StudyConfig, parse_config
 from dualflow.data import raw_scans
 from dualflow.data.index import read_pairs
 from dualflow.data.quarantine import Quarantine
-from dualflow.data.raw_scans import ScanFiles, prepare_scan, prepare_scans
+from dualflow.data.raw_scans import ScanFiles, input_digests, prepare_scan, prepare_scans
 from dualflow.data.scan_digests import read_digests
 from dualflow.errors import CommitError, DataError
 from dualflow.imaging import outputs, pipeline
@@ -227,6 +227,18 @@ def test_a_killed_step_goes_on_where_it_was(make_bids, pair_files, tmp_path, mon
         f"sub-{label}/anat/second.txt": "whole" for label in "123"
     }
     assert read_manifest(layout.manifest("preprocess/shard-0")) is not None
+
+
+def test_the_input_digests_of_a_scan_hold_its_masks_content(tmp_path):
+    """Another mask under the same name means that the scan is preprocessed again, as do adding and removing one."""
+    source, mask = tmp_path / "t1.nii", tmp_path / "m.nii"
+    write_image(source)
+    write_image(mask, 1)
+    without, first = (input_digests(files.open()) for files in (ScanFiles(source), ScanFiles(source, mask=mask)))
+    write_image(mask, 2)
+    second = input_digests(ScanFiles(source, mask=mask).open())
+    assert len({tuple(sorted(inputs.items())) for inputs in (without, first, second)}) == 3
+    assert mask.name not in str(first)
 
 
 class CountedFile(io.FileIO):

@@ -67,9 +67,9 @@ FAILURES = {
 def odd(inside, affine, to_template=None):
     """Figures of a mask that the default thresholds of review flag."""
     to_template = np.eye(4) if to_template is None else to_template
-    found = mask_metrics(measure_shape(inside, affine), compare_with_template(inside, affine, to_template))
+    metrics = mask_metrics(measure_shape(inside, affine), compare_with_template(inside, affine, to_template))
     bounds = thresholds(ReviewConfig())
-    return {name for name in found if not bounds[f"mask_{name}"][0] <= found[name] <= bounds[f"mask_{name}"][1]}
+    return {name for name in metrics if not bounds[f"mask_{name}"][0] <= metrics[name] <= bounds[f"mask_{name}"][1]}
 
 
 def test_a_whole_brain_is_not_odd(brain):
@@ -110,9 +110,9 @@ def test_a_mirrored_mask_has_the_same_figures(brain):
     inside, affine, world = brain
     mask = FAILURES["no temporal lobe"](inside, world)
     mirror = np.diag([-1.0, 1, 1, 1]) @ affine
-    one, other = (compare_with_template(mask, grid, np.eye(4)) for grid in (affine, mirror))
-    assert one.missing == pytest.approx(other.missing, abs=0.005)
-    assert one.symmetry == pytest.approx(other.symmetry, abs=0.005)
+    first, second = (compare_with_template(mask, grid, np.eye(4)) for grid in (affine, mirror))
+    assert first.missing == pytest.approx(second.missing, abs=0.005)
+    assert first.symmetry == pytest.approx(second.symmetry, abs=0.005)
 
 
 @pytest.mark.parametrize(
@@ -121,15 +121,15 @@ def test_a_mirrored_mask_has_the_same_figures(brain):
 def test_gross_failures_are_refused(brain, failure, figure):
     """The error names the file, the figure, its value and what to do."""
     inside, affine, world = brain
-    found = compare_with_template(FAILURES[failure](inside, world), affine, np.eye(4))
+    metrics = compare_with_template(FAILURES[failure](inside, world), affine, np.eye(4))
     with pytest.raises(IntensityError, match=rf"^a\.nii: has a brain mask whose {figure} .* is 0\.\d\d, expected"):
-        check_metrics(found, Path("a.nii"))
+        check_metrics(metrics, Path("a.nii"))
 
 
 def test_dust_is_no_brain():
     """A mask without any solid part has no core, and is refused before it is aligned."""
     dust = np.random.default_rng(0).random((30, 30, 30)) > 0.5
-    found = measure_shape(dust, np.diag([3.0, 3, 3, 1]))
-    assert found.core == 0
+    metrics = measure_shape(dust, np.diag([3.0, 3, 3, 1]))
+    assert metrics.core == 0
     with pytest.raises(IntensityError, match="solidity"):
-        check_metrics(found, Path("a.nii"))
+        check_metrics(metrics, Path("a.nii"))

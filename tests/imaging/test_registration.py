@@ -43,10 +43,10 @@ def head():
     return source, inside, target
 
 
-def error(found, true, inside):
+def error(estimated, true, inside):
     """Mean distance in mm between where two maps take the brain."""
     points = apply_map(np.linalg.inv(true), apply_map(GRID, np.argwhere(inside)[::20].astype(float)))
-    return np.linalg.norm(apply_map(found, points) - apply_map(true, points), axis=1).mean()
+    return np.linalg.norm(apply_map(estimated, points) - apply_map(true, points), axis=1).mean()
 
 
 @pytest.mark.parametrize("angles", [(40, 0, 0), (-35, 0, 25)], ids=["pitch", "pitch and yaw"])
@@ -54,15 +54,15 @@ def test_a_head_turned_by_forty_degrees_is_found(head, angles):
     """No start by itself is near; the figures before and after tell that it was far away and is not any more."""
     source, inside, target = head
     true = placed(angles, (8, -10, 12))
-    found = registration.register_rigid(target(true), source, inside)
-    assert error(found.points_map, true, inside) < 1.5
-    information, overlap = found.before
-    assert found.mutual_information > 3 * information
-    assert found.overlap >= overlap
+    alignment = registration.register_rigid(target(true), source, inside)
+    assert error(alignment.points_map, true, inside) < 1.5
+    information, overlap = alignment.before
+    assert alignment.mutual_information > 3 * information
+    assert alignment.overlap >= overlap
 
 
 def test_a_poor_result_is_tried_again_from_where_the_scans_came(head, monkeypatch):
-    """With a ranking that misleads, the first climb is worse than no motion; with more starts the head is found."""
+    """With a ranking that misleads, the first climb is worse than no motion; with more starts the head is alignment."""
     source, inside, target = head
     true = placed((0, 0, 0), (4, 0, 0))
     wrong = registration._rigid_start(np.zeros(3), np.array([60.0, 60, 0]), (0, 0, 180))
@@ -74,9 +74,9 @@ def test_a_poor_result_is_tried_again_from_where_the_scans_came(head, monkeypatc
 def test_small_shifts_are_found(head, true):
     """A millimetre and a degree are put right, and what lies aligned stays; no alignment shares less than before."""
     source, inside, target = head
-    found = registration.register_rigid(target(true), source, inside)
-    assert error(found.points_map, true, inside) < 0.5
-    assert found.mutual_information >= found.before[0]
+    alignment = registration.register_rigid(target(true), source, inside)
+    assert error(alignment.points_map, true, inside) < 0.5
+    assert alignment.mutual_information >= alignment.before[0]
 
 
 def test_scanner_coordinates_that_do_not_meet_are_no_obstacle(head):
@@ -86,10 +86,10 @@ def test_scanner_coordinates_that_do_not_meet_are_no_obstacle(head):
     image = target(true)
     away = np.eye(4)
     away[:3, 3] = (1000, 0, 0)
-    found = registration.register_rigid(replace(image, affine=away @ GRID), source, inside)
-    assert error(found.points_map @ away, true, inside) < 1
-    assert found.before == (0.0, 0.0)
-    assert found.displacement_mm == pytest.approx(1000, abs=30)
+    alignment = registration.register_rigid(replace(image, affine=away @ GRID), source, inside)
+    assert error(alignment.points_map @ away, true, inside) < 1
+    assert alignment.before == (0.0, 0.0)
+    assert alignment.displacement_mm == pytest.approx(1000, abs=30)
 
 
 def test_a_trusted_target_that_shows_nothing_is_refused_in_a_line(head):
@@ -105,6 +105,6 @@ def test_a_trusted_target_that_shows_nothing_is_refused_in_a_line(head):
 def test_trust_moves_nothing(head):
     """What is said to be aligned has no figures of before, and stays where it is."""
     source, inside, target = head
-    found = registration.assume_aligned(target(np.eye(4)), source, inside)
-    assert found.before is None
-    assert found.displacement_mm == 0
+    alignment = registration.assume_aligned(target(np.eye(4)), source, inside)
+    assert alignment.before is None
+    assert alignment.displacement_mm == 0

@@ -23,8 +23,8 @@ SCAN = np.random.default_rng(0).gamma(4.0, 1.0, (12, 12, 12)).astype(np.float32)
 )
 def test_a_unit_is_known_by_all_its_spellings(name, spellings):
     """The recorded name is one for all of them, and what is no unit of PET is none."""
-    found = {spelling: parse_unit(spelling) for spelling in spellings}
-    assert {spelling: unit and unit.name for spelling, unit in found.items()} == dict.fromkeys(spellings, name)
+    parsed = {spelling: parse_unit(spelling) for spelling in spellings}
+    assert {spelling: unit and unit.name for spelling, unit in parsed.items()} == dict.fromkeys(spellings, name)
 
 
 @pytest.mark.parametrize(("stated", "scale"), [("Bq/mL", 3000), ("kBq/mL", 3), ("SUV", 1), ("SUVR", 0.3), ("", 7)])

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import nibabel as nib
 import numpy as np
 import pytest
 
 from dualflow.config import StudyConfig
-from dualflow.data.raw_scans import ScanFiles, input_digests
+from dualflow.data.raw_scans import ScanFiles
 from dualflow.errors import DataError
 
 ROW = {"scan": "sub-01_ses-a", "source": "sub-01/ses-a/anat/sub-01_ses-a_acq-x_T1w.nii.gz", "target": ""}
@@ -80,14 +78,3 @@ def test_a_folder_that_is_not_there_stops_the_study(tmp_path):
 def test_no_masks_are_looked_for_unless_asked(tmp_path):
     """Without study.masks there are none."""
     assert ScanFiles.of_row(tmp_path, ROW, StudyConfig(name="x")).mask is None
-
-
-def test_the_digest_of_a_scan_holds_its_masks_content(tmp_path):
-    """Another mask under the same name means that the scan is to be preprocessed again, as do coming and going."""
-    source = image(tmp_path / "t1.nii.gz")
-    mask = image(tmp_path / "m.nii.gz")
-    without, first = (input_digests(files.open()) for files in (ScanFiles(source), ScanFiles(source, mask=mask)))
-    image(mask, 2)
-    second = input_digests(ScanFiles(source, mask=mask).open())
-    assert len({tuple(sorted(one.items())) for one in (without, first, second)}) == 3
-    assert Path(mask).name not in str(first)
