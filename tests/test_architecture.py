@@ -192,7 +192,7 @@ def test_modules_are_short(module):
 
 def test_names_say_what_they_hold(module):
     """No variable, argument, function or class has an empty name such as `found`."""
-    path, tree = module
+    _, tree = module
     assert [f"{name} at line {line}" for name, line in defined_names(tree) if name in EMPTY_NAMES] == []
 
 
