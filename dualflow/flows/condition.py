@@ -1,4 +1,4 @@
-"""What a flow is conditioned on, computed once per batch, and the checks of every tensor a model is given."""
+"""Condition, the inputs of a conditional flow, and InputCheck, the validation of a model's tensors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dualflow.flows.multiscale import FlowMaps, level_channels, level_shapes
 
 
 class Condition(NamedTuple):
-    """Everything the target's flow is conditioned on.
+    """Everything the target's flow is conditioned on, computed once per batch.
 
     Attributes:
         mean: `[N, C, D, H, W]`, in the target's unit.
@@ -51,7 +51,7 @@ class Condition(NamedTuple):
 
 @dataclass(frozen=True)
 class InputCheck:
-    """Checks of the tensors that a model is given; each failure is one clear error.
+    """Validation of the tensors passed to a model.
 
     Attributes:
         shape: spatial size `(D, H, W)` of all volumes.

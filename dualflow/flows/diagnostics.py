@@ -1,4 +1,4 @@
-"""What a trained flow tells of itself: the variance its prior explains, and the error of its round trip."""
+"""Diagnostics of a flow: the variance that its prior explains, and its round-trip error."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def explained_variance(
         1 - sum w |z - mean|^2 / sum w |z|^2,    w: share of the mask in the latent's voxel
 
     0 is no better than the mean 0 of a standard normal, 1 means that source, side and coarser latents determine the
-    latent. What all subjects have in common is explained too: compare with another subject's source.
+    latent. The share includes what all subjects have in common; compare it with the share under another subject's
+    source.
     """
     target = prepare_target(target, mask, flow.spec, torch.Generator().manual_seed(EVALUATION_SEED))
     condition = flow.condition(source, side)

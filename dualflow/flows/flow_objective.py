@@ -84,9 +84,10 @@ class FlowObjective(Objective):
         self.progress = share
 
     def selection_score(self, terms: Mapping[str, float]) -> float:
-        """Return the part of the loss that is about the target alone; lower is better.
+        """Return the weighted terms of the loss that score the target; lower is better.
 
-        The flow ascends its discriminators' error, so a small one is no merit; the source's likelihood is a means.
+        The discriminators' error is excluded because the flow ascends it, and the source's likelihood because it is
+        auxiliary.
         """
         return sum(TERMS[name].weight(self) * terms[name] for name in ("nll", "decode_l1") if name in terms)
 

@@ -1,4 +1,4 @@
-"""Data-dependent initialisation of a flow: once, before training and before DistributedDataParallel wraps it."""
+"""Data-dependent initialisation of a flow, once before training and before DistributedDataParallel wraps it."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def initialize_flow(
 ) -> None:
     """Set actnorms and the low-rank base from training scans.
 
-    The more scans the better: actnorms take their moments from as many as pass through the flow at once, the base
-    takes its principal components from all.
+    Actnorms take their moments from the first scans, as many as pass through the flow at once. The base takes its
+    principal components from all scans.
 
     Args:
         flow: initialised in place.

@@ -14,7 +14,7 @@ class ConditionalModel(nn.Module, ABC):
 
     @abstractmethod
     def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:
-        """Return the expected target `[N, C, D, H, W]`.
+        """Return the point estimate of the target `[N, C, D, H, W]`.
 
         Args:
             source: `[N, C, D, H, W]`.

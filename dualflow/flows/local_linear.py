@@ -1,4 +1,4 @@
-"""LocalLinear: the target's conditional mean as a linear regression with coefficients of its own in every voxel."""
+"""LocalLinear: the target's conditional mean as a linear regression with separate coefficients in every voxel."""
 
 from __future__ import annotations
 

@@ -8,9 +8,9 @@ cross-fitted residuals and the choice of the ridge need no further pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +19,8 @@ from dualflow.errors import DataError
 from dualflow.flows.local_linear import LocalLinear
 from dualflow.flows.voxel_features import blur
 
+FOLDS = 4
+"""Number of folds of the cross-fit."""
 RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Candidate ridge strengths, in scans."""
 SIGMAS = (0.7, 1.1, 1.8)
@@ -32,6 +34,20 @@ STRIDE = 4
 """Step between the voxels on which ridge and smoothing are compared."""
 SOLVE_CHUNK = 2048
 SMOOTH_CHUNK = 16
+
+
+class Pairs(Protocol):
+    """Training pairs by position.
+
+    A pair maps `source` to `[C, D, H, W]`, `target` and bool `mask` to `[1, D, H, W]`, and `side` to `[S]`, NaN where
+    unknown.
+    """
+
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+
+    def __getitem__(self, position: int, /) -> Mapping[str, Any]:
+        """Return one pair."""
 
 
 class RegressionScan(NamedTuple):
@@ -52,8 +68,25 @@ class RegressionScan(NamedTuple):
     fold: int
 
 
+class RegressionScans:
+    """Training pairs as a regression reads them, more than once.
+
+    Args:
+        pairs: items with `source`, `target`, `side` and `mask`.
+        folds: fold of each pair.
+    """
+
+    def __init__(self, pairs: Pairs, folds: Sequence[int]) -> None:
+        self.pairs, self.folds = pairs, folds
+
+    def __iter__(self) -> Iterator[RegressionScan]:
+        for index, fold in enumerate(self.folds):
+            pair = self.pairs[index]
+            yield RegressionScan(pair["source"], pair["target"], pair["side"], pair["mask"], fold)
+
+
 class LocalLinearFit:
-    """Sums of the normal equations over scans, and the coefficients that follow from them.
+    """The normal equations of a local linear regression, summed over scans, and their solutions.
 
     Args:
         model: the regression, which gives the features.
@@ -129,8 +162,8 @@ class LocalLinearFit:
         """Return coefficients `[P, V]` of smoothed sums, shrunk towards the global coefficients.
 
         The ridge has the weight of this many scans that follow the global fit. The penalty of each feature is its
-        variance over the brain, so it is isotropic in standardised features. The solve is in float64, for the
-        difference to the global coefficients.
+        variance over the brain, so it is isotropic in standardised features. The solve yields the difference from the
+        global coefficients, in float64.
 
         Args:
             gram: `[P(P+1)/2, V]`.
@@ -180,7 +213,7 @@ class LocalLinearFit:
 
 
 class Solver(Protocol):
-    """Fits a local linear regression: `fit_local_linear`, or a version that reuses earlier results."""
+    """A function that fits a local linear regression: `fit_local_linear`, or a cached version."""
 
     def __call__(
         self, scans: Iterable[RegressionScan], model: LocalLinear, *, ridges: Sequence[float], sigmas: Sequence[float]
@@ -235,6 +268,6 @@ def fit_local_linear(
 
 
 def grouped_folds(labels: Sequence[str], count: int) -> list[int]:
-    """Return a fold for each label; equal labels (scans of one subject) share a fold."""
+    """Return a fold for each label; equal labels, such as those of one subject's scans, share a fold."""
     order = {label: index for index, label in enumerate(sorted(set(labels)))}
     return [order[label] % count for label in labels]

@@ -1,4 +1,4 @@
-"""The conditional mean mu(source, side) that a flow is shifted by: x - mu is a bijection with log-determinant 0."""
+"""MEANS: conditional means mu(source, side) that a flow subtracts; x - mu is a bijection with log-determinant 0."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GROUP = 4
 
 
 class NoMean(nn.Module):
-    """A mean of zero: the flow has everything to explain.
+    """A mean of zero: the flow models the whole target.
 
     Args:
         shape: the grid, D, H, W.
@@ -71,10 +71,10 @@ class _Block(nn.Module):
 
 
 class NetworkMean(nn.Module):
-    """A half-resolution encoder-decoder whose output is added to a template image it is also shown.
+    """A half-resolution encoder-decoder whose output is added to a template image.
 
-    It sees the source's Haar bands and the voxel's position, so that it may answer differently in different places;
-    working on bands at half the resolution costs an eighth of the full grid.
+    Its inputs are the Haar bands of source and template, and the position of each voxel, so its output can depend on
+    location. Half the resolution costs an eighth of the full grid.
 
     Args:
         shape: the grid, D, H, W: even sizes.
@@ -97,7 +97,7 @@ class NetworkMean(nn.Module):
         half = (shape[0] // 2, shape[1] // 2, shape[2] // 2)
         self.register_buffer("template", torch.zeros(1, 1, *shape))
         self.register_buffer("position", coordinates(half), persistent=False)
-        # One constant stands for the side values where there are none, so that FiLM's layer is never empty.
+        # A constant input keeps the linear layer of FiLM non-empty without side columns.
         side_channels = 2 * side_features + 1
         self.stem = _Block(8 * (source_channels + 1) + 3, width, side_channels)
         self.down = _Block(width, 2 * width, side_channels, stride=2)
@@ -107,23 +107,23 @@ class NetworkMean(nn.Module):
         self.head = ZeroConv(width, 8, 3)
 
     def set_template(self, image: Tensor) -> None:
-        """Set the template `[D, H, W]`, `[1, D, H, W]` or `[1, 1, D, H, W]`: the training targets' mean."""
+        """Set the template `[D, H, W]`, `[1, D, H, W]` or `[1, 1, D, H, W]`: mean of the training targets."""
         self.template.copy_(image.reshape(self.template.shape))
 
     def forward(self, source: Tensor, side: Tensor | None = None) -> Tensor:
         """Return the conditional mean `[N, 1, D, H, W]`, in the target's unit."""
-        start = self.template.expand(len(source), -1, -1, -1, -1)
-        flags = F.pad(known_side(side, source, self.side_features), (0, 1), value=1.0)
+        template = self.template.expand(len(source), -1, -1, -1, -1)
+        side_inputs = F.pad(known_side(side, source, self.side_features), (0, 1), value=1.0)
         position = self.position.expand(source.shape[0], -1, -1, -1, -1)
-        bands = [self.haar(image)[0] for image in (source, start)]
-        fine = self.stem(torch.cat([*bands, position.to(source.dtype)], dim=1), flags)
-        middle = self.down(fine, flags)
-        coarse = self.bottom(middle, flags)
-        middle = self.up(torch.cat([_resized(coarse, middle), middle], dim=1), flags)
-        fine = self.top(torch.cat([_resized(middle, fine), fine], dim=1), flags)
+        bands = [self.haar(image)[0] for image in (source, template)]
+        fine = self.stem(torch.cat([*bands, position.to(source.dtype)], dim=1), side_inputs)
+        middle = self.down(fine, side_inputs)
+        coarse = self.bottom(middle, side_inputs)
+        middle = self.up(torch.cat([_resized(coarse, middle), middle], dim=1), side_inputs)
+        fine = self.top(torch.cat([_resized(middle, fine), fine], dim=1), side_inputs)
         correction: Tensor = self.haar.inverse(self.head(fine))[0]
-        # Outside the person's own brain, where the source is exactly its background, nothing was trained.
-        return (start + correction.to(start.dtype)) * foreground(source)
+        # The source is 0 outside the brain mask, where the loss does not train the network.
+        return (template + correction.to(template.dtype)) * foreground(source)
 
 
 def _resized(x: Tensor, like: Tensor) -> Tensor:

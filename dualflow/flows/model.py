@@ -37,14 +37,14 @@ class DualFlow(ConditionalDensity):
         x' = (target - m) / r,    (z_1, ..., z_L) = f(x'; features)
         log p(target | source, side) = sum_l log p(z_l | features_l, ...) + log |det df/dx'| - M log r
 
-    The shift by m has log-det 0: a regression takes its share of the variance without any cost in likelihood. This is
-    DUAL-GLOW's conditional likelihood (Sun et al. 2019) with a mean, and with couplings that may see the source.
+    The shift by m has log-det 0, so a regression explains variance at no cost in likelihood. This is DUAL-GLOW's
+    conditional likelihood (Sun et al. 2019) with a mean, and optionally with couplings that read the source.
 
     The mean model is fitted elsewhere and frozen here. A training wraps the model in a `FlowObjective`; call
     `initialize_flow` once before that.
 
     Args:
-        spec: which pieces; a row of PRESETS or a variation of one.
+        spec: the choice of layers; a row of PRESETS or a variation of one.
         shape: spatial size `(D, H, W)` of all volumes, divisible by `2**levels`.
         side_features: number S of side values per subject.
         source_channels: channels of the source.
@@ -218,13 +218,13 @@ class DualFlow(ConditionalDensity):
     def condition(
         self, source: Tensor, side: Tensor | None = None, mean: Tensor | None = None, *, train_source: bool = True
     ) -> Condition:
-        """Compute what the target's flow is conditioned on; the target itself is no part of it.
+        """Compute the condition of the target's flow from source and side values.
 
         Args:
             source: `[N, C, D, H, W]`.
             side: `[N, S]`, NaN where unknown; None if all is.
             mean: mean image in place of the mean model's, `[N, C, D, H, W]`.
-            train_source: whether gradients reach the source.
+            train_source: whether gradients reach the source network.
 
         Raises:
             ShapeError: a volume is not of the model's size.
@@ -246,7 +246,7 @@ class DualFlow(ConditionalDensity):
         return Condition(mean, code.features, code.maps, embedding, code.log_prob)
 
     def density(self, target: Tensor, condition: Condition) -> tuple[Tensor, Encoding, list[Tensor]]:
-        """Return `log p(target | condition)` in nats `[N]`, the code it was computed from, and each level's part."""
+        """Return `log p(target | condition)` in nats `[N]`, the encoding, and the prior's term of each level."""
         code = self.encoding(target, condition)
         parts = [
             self.prior(level).log_prob(z, self.prior_context(level, code.coarser[level], condition))
@@ -280,7 +280,7 @@ class DualFlow(ConditionalDensity):
         return code._replace(log_det=code.log_det - target[0].numel() * log(self.spec.residual_scale))
 
     def prior_context(self, level: int, coarser: Tensor | None, condition: Condition) -> PriorContext:
-        """Return what the prior of a level sees."""
+        """Return the context of a level's prior."""
         return PriorContext(condition.features[level], coarser, condition.side)
 
     def prior(self, level: int) -> LevelPrior:
@@ -302,5 +302,5 @@ class DualFlow(ConditionalDensity):
         return self.flow.decode(choose, condition.maps)[0] * self.spec.residual_scale + condition.mean
 
     def residual(self, target: Tensor, condition: Condition) -> Tensor:
-        """Return what the flow sees of a target, in units of the residual scale."""
+        """Return the flow's input: the residual of a target, in units of the residual scale."""
         return upcast(target - condition.mean) / self.spec.residual_scale

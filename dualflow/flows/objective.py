@@ -1,4 +1,4 @@
-"""What training minimises: the interface of every objective, and the masked L1 of a model that predicts an image."""
+"""Objective, the interface of every training loss, and ImageObjective, the masked L1 of an image model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Objective(nn.Module, ABC):
-    """A loss with the model it is computed from, as training calls, validates and distributes it.
+    """A loss together with its model, as the training loop uses it.
 
     Subclasses hold the trained model as a submodule. `forward` is the training call, so that DistributedDataParallel
     can wrap the objective.

@@ -1,4 +1,4 @@
-"""PREDICTIONS: the images that stand for a conditional distribution, by name."""
+"""PREDICTIONS: point predictions of a flow, by name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def predict(flow: DualFlow, source: Tensor, side: Tensor | None, kind: str) -> Tensor:
     """Return one image `[N, C, D, H, W]` by the prediction named `kind`, a row of PREDICTIONS.
 
-    Random numbers come from a seed that is a digest of the source: a prediction is a function of its inputs.
+    The seed of the noise is a digest of the source, so predictions are deterministic.
 
     Raises:
         ConfigError: the kind has no row, or needs a mean model.

@@ -11,7 +11,7 @@ from dualflow.flows.squeeze import Squeeze
 
 
 class SourceObjective(Objective):
-    """L1 of a linear head on the source's finest features: the encoder's start (Lugmayr et al. 2020).
+    """L1 of a linear head on the source's finest features, to pre-train the encoder (Lugmayr et al. 2020).
 
     The head's output is added to the mean model's image: with a mean, the features learn its residual. The flow's
     source and side tokens are trained in place; the head is discarded.
