@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ from dualflow.training.train_flow import parameter_count, train_flow
 from dualflow.training.trainer import Trainer
 
 PICTURE_SEED = 0
+"""Seed of the sample in tracked pictures."""
 NO_EFFECT = ("seeds", "models", "processes", "device")
 """Configuration fields that change no result of one training."""
 
@@ -158,7 +160,7 @@ def _train(config: Config, name: str, seed: int, data: LearningData, group: Proc
     forget_states(folder)
 
 
-def _save(config: Config, name: str, data: LearningData, context: TrainingContext, trained: Trained) -> list[Any]:
+def _save(config: Config, name: str, data: LearningData, context: TrainingContext, trained: Trained) -> list[Path]:
     """Write weights, card and history; return the files."""
     card = ModelCard(
         name=name,

@@ -1,1 +1,1 @@
-"""Trained models on disk: the typed model card, and how a model is saved and loaded."""
+"""Trained models on disk: the model card, and saving and loading of models."""

@@ -1,4 +1,4 @@
-"""ModelCard: everything that is known of a trained model, typed, with one JSON form."""
+"""ModelCard: typed metadata of a trained model, stored as JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_EDGE = 1024
 
 
 class Record(BaseModel):
-    """Base of the parts of a card: frozen, nothing unknown."""
+    """Base class of a card and its parts: frozen, without unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True)
 
@@ -63,7 +63,7 @@ class ConstantSpread(Record):
 
 
 class TrainingRecord(Record):
-    """How a training went."""
+    """Times and results of a training."""
 
     seconds: float = 0.0
     """Time in optimiser steps."""
@@ -76,7 +76,7 @@ class TrainingRecord(Record):
     mean_seconds: float = 0.0
     """Time to fit the mean."""
     pretrain_steps: int = 0
-    """Steps in which the source was pre-trained."""
+    """Steps of pre-training the source."""
     pretrain_seconds: float = 0.0
     """Time of those steps."""
     initialize_seconds: float = 0.0
@@ -84,7 +84,7 @@ class TrainingRecord(Record):
     calibrate_seconds: float = 0.0
     """Time of the calibration of the spread."""
     spread_scale: float | None = None
-    """Factor by which calibration scaled the low-rank base; None where there was nothing to scale."""
+    """Factor by which calibration scaled the low-rank base; None without such a base or validation scans."""
 
 
 def _spec(value: Any) -> Any:
@@ -96,9 +96,9 @@ def _encoder(value: Any) -> Any:
 
 
 class ModelCard(Record):
-    """Everything that is known of a trained model.
+    """Metadata of a trained model.
 
-    Together with the weights it is enough to convert scans: sizes, preprocessing, side encoder, provenance.
+    Card and weights together are enough to convert scans.
     """
 
     format: Literal[1] = 1
@@ -110,17 +110,17 @@ class ModelCard(Record):
     kind: str
     """`flow`, or a row of BASELINES."""
     spec: Annotated[FlowSpec, BeforeValidator(_spec), PlainSerializer(FlowSpec.to_dict)] | None = None
-    """Pieces of a flow."""
+    """Spec of a flow; None for a baseline."""
     options: dict[str, int] = Field(default_factory=dict)
     """Constructor options of a baseline."""
     shape: tuple[int, int, int]
     """Model grid, D, H, W."""
     study: StudyRecord
-    """The study."""
+    """Study that the model was trained on."""
     side: Annotated[SideEncoder, BeforeValidator(_encoder), PlainSerializer(SideEncoder.to_dict)]
-    """How side columns become numbers."""
+    """Encoder of the side columns."""
     preprocess: PreprocessConfig = PreprocessConfig()
-    """How scans come onto the model grid."""
+    """Preprocessing of the scans."""
     constant_spread: ConstantSpread | None = None
     """Spread of a model without a distribution; None without validation pairs."""
     parameters: int = 0
@@ -130,7 +130,7 @@ class ModelCard(Record):
     weights_sha256: str = ""
     """SHA-256 of the weights; set when they are saved."""
     training: TrainingRecord = TrainingRecord()
-    """How the training went."""
+    """Times and results of the training."""
     dualflow: str = __version__
     """Version of dualflow."""
     torch: str = ""
@@ -157,5 +157,5 @@ class ModelCard(Record):
 
     @property
     def label(self) -> str:
-        """Name and seed, for people."""
+        """Name and seed, for display."""
         return f"{self.name} seed {self.seed}"

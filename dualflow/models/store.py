@@ -32,7 +32,7 @@ class TrainedModel:
 
     Attributes:
         model: a flow or a baseline, in evaluation mode.
-        card: what is known of it.
+        card: its card.
     """
 
     model: ConditionalModel
@@ -57,7 +57,7 @@ def load_card(folder: Path) -> ModelCard:
     """Read a model's card.
 
     Raises:
-        CheckpointError: there is none, or it is not a card of this version.
+        CheckpointError: the card is missing, or not a card of this version.
     """
     path = folder / CARD
     try:

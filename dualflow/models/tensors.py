@@ -14,10 +14,10 @@ from dualflow.errors import CommitError
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write named tensors, and text in the header.
+    """Write named tensors, with metadata in the header.
 
     Raises:
-        CommitError: the disk refused it.
+        CommitError: the file cannot be written.
     """
     contiguous, pointers = dict[str, Tensor](), set[int]()
     for name, tensor in tensors.items():
@@ -30,5 +30,5 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
     try:
         with committing(path) as temp:
             save_file(contiguous, temp, metadata)
-    except SafetensorError as error:  # raised by the library's own writing, as on a full disk
+    except SafetensorError as error:  # safetensors writes the file itself, and fails on a full disk
         raise CommitError(f"{path}: cannot be written ({error}); free space or change the output folder") from error

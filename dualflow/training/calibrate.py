@@ -1,7 +1,7 @@
 """Calibration of a trained flow's spread on held-out scans.
 
-Maximum likelihood on few subjects does not determine it: a low-rank covariance compensates for directions that no
-training subject has by being too wide in the others, and its likelihood barely changes.
+Maximum likelihood on few subjects does not determine the spread: a low-rank covariance is too wide in some directions
+to compensate for directions that no training subject has, and the likelihood barely changes.
 """
 
 from __future__ import annotations
@@ -15,21 +15,22 @@ from dualflow.training.device import source_and_side
 
 SAMPLES = 8
 MAX_SCANS = 64
-"""Scans used; more would not change a single number."""
+"""Maximum number of validation scans; a single factor needs no more."""
 BOUNDS = (0.5, 2.0)
+"""Smallest and largest scale."""
 _TRIAL = 0.5
 
 
 @torch.no_grad()
 def calibrate(flow: DualFlow, validation: PairDataset, seed: int) -> float | None:
-    """Scale the low-rank base in place until the samples vary as much as validation targets vary about their mean.
+    """Scale the low-rank base in place so that the variance of samples matches that of validation targets.
 
         s^2:  sum of var(samples) (1 + 1/K) = sum of (target - mean of K samples)^2,  over the voxels of all masks
 
-    Density and samples stay those of one distribution. The left side is measured at two scales and is linear in s^2.
+    Density and samples remain consistent. The left side is measured at two scales and is linear in s^2.
 
     Returns:
-        s; None where the flow has no such base or there are no validation scans.
+        s; None if the flow has no low-rank base, or without validation scans.
     """
     base = flow.prior(flow.spec.levels - 1).base
     if not isinstance(base, LowRankGaussian) or not len(validation):
@@ -47,7 +48,7 @@ def calibrate(flow: DualFlow, validation: PairDataset, seed: int) -> float | Non
 
 
 def _variance_ratio(flow: DualFlow, pairs: PairDataset, seed: int) -> float:
-    """Variance of samples over that of the targets about the samples' mean."""
+    """Variance of the samples, divided by that of the targets around the samples' mean."""
     predicted = observed = 0.0
     for index in range(min(len(pairs), MAX_SCANS)):
         item, generator = pairs[index], torch.Generator().manual_seed(seed + index)

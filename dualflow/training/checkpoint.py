@@ -1,4 +1,4 @@
-"""Training states on disk: one safetensors file each, with its JSON in the header, so that it is intact or absent."""
+"""Training states on disk: one safetensors file each, written atomically, with JSON facts in its header."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def save_state(folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Ma
     """Write the training state of `step`, and remove all but the `keep` newest.
 
     Raises:
-        CommitError: the disk refused it; earlier states stay.
+        CommitError: the file cannot be written; earlier states remain.
     """
     save_tensors(folder / f"state-{step:08d}.safetensors", tensors, {_FACTS: json.dumps(facts)})
     for old in states(folder)[:-keep]:
@@ -28,7 +28,7 @@ def save_state(folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Ma
 
 
 def load_newest_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Return tensors and facts of the newest intact training state, or None; a broken state is skipped."""
+    """Return tensors and facts of the newest intact training state, or None; broken states are skipped."""
     for path in reversed(states(folder)):
         try:
             with safe_open(path, framework="pt") as stream:

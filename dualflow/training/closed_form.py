@@ -1,4 +1,4 @@
-"""Closed-form fits that several trainings of a study share: fitted once, then read from disk.
+"""Cache of closed-form fits, shared by the trainings of a study.
 
 The local linear mean of a flow and the baseline of that name are the same regression on the same scans.
 """
@@ -6,7 +6,7 @@ The local linear mean of a flow and the baseline of that name are the same regre
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from time import perf_counter
 
@@ -17,26 +17,13 @@ from torch import Tensor
 from dualflow.commit import digest_of
 from dualflow.data.dataset import PairDataset
 from dualflow.flows.local_linear import LocalLinear
-from dualflow.flows.local_linear_fit import RegressionScan, Solver, fit_local_linear, grouped_folds
+from dualflow.flows.local_linear_fit import FOLDS, RegressionScan, Solver, fit_local_linear, grouped_folds
 from dualflow.layout import Scan
 from dualflow.models.tensors import save_tensors
 
-FOLDS = 4
 KEPT = 4
 """Fits kept in a cache folder; the oldest are removed."""
 _CHOSEN, _SECONDS, _IMAGE, _MODEL = "chosen", "seconds", "image.", "model."
-
-
-class RegressionScans:
-    """Training pairs as a regression reads them, more than once."""
-
-    def __init__(self, pairs: PairDataset, folds: Sequence[int]) -> None:
-        self.pairs, self.folds = pairs, folds
-
-    def __iter__(self) -> Iterator[RegressionScan]:
-        for index, fold in enumerate(self.folds):
-            item = self.pairs[index]
-            yield RegressionScan(item["source"], item["target"], item["side"], item["mask"], fold)
 
 
 def subject_folds(pairs: PairDataset) -> list[int]:
@@ -48,7 +35,7 @@ class ClosedFormCache(Solver):
     """`fit_local_linear` with a cache folder.
 
     Args:
-        folder: of the cache; None fits anew each time.
+        folder: of the cache; None disables it.
         data: digest of the scans and their side values.
 
     Attributes:
@@ -61,7 +48,7 @@ class ClosedFormCache(Solver):
     def __call__(
         self, scans: Iterable[RegressionScan], model: LocalLinear, *, ridges: Sequence[float], sigmas: Sequence[float]
     ) -> tuple[LocalLinear, list[Tensor], dict[str, float]]:
-        """Fit `model` in place, or load the same fit; processes that want the same fit at once wait for the first."""
+        """Fit `model` in place, or load the same fit from the cache; concurrent processes wait for the first."""
         if self.folder is None:
             return self._fit(scans, model, ridges, sigmas)
         sizes = {name: list(value.shape) for name, value in model.state_dict().items()}
@@ -89,7 +76,7 @@ class ClosedFormCache(Solver):
         return result
 
     def _load(self, path: Path, model: LocalLinear) -> tuple[LocalLinear, list[Tensor], dict[str, float]] | None:
-        """Load a cached fit into `model`; None if there is none, or a damaged one."""
+        """Load a cached fit into `model`; return None if the file is missing or damaged."""
         if not path.is_file():
             return None
         try:

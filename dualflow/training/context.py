@@ -1,4 +1,4 @@
-"""TrainingContext: everything a training needs beside its model and its data."""
+"""TrainingContext: the settings of a training apart from its model and data."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Watcher = Callable[[int, Mapping[str, float], Objective], None]
 
 @dataclass(frozen=True)
 class TrainingContext:
-    """One training in one process.
+    """Settings of one training in one process.
 
     Attributes:
-        config: batch size, precision, and so on.
-        folder: where training states go.
-        seed: of the order of the scans and of the noise.
+        config: the `train` section of the configuration.
+        folder: of the training states.
+        seed: of the scan order and the noise.
         label: name in the progress display and in errors.
         fingerprint: digest of everything the result depends on: data, model, configuration. States with another
             fingerprint are removed, because resuming from them would mix two trainings.
@@ -41,5 +41,5 @@ class TrainingContext:
     closed_form: ClosedFormCache = field(default_factory=ClosedFormCache)
 
     def part(self, name: str) -> TrainingContext:
-        """Return the context of a part of this training, such as its mean: a folder of its own, not watched."""
+        """Return the context of a part of this training, such as its mean: with a subfolder and without `watch`."""
         return replace(self, folder=self.folder / name, label=f"{self.label}, {name}", watch=None)

@@ -1,4 +1,4 @@
-"""The device of a training, and the number format of its convolutions."""
+"""Device selection, and the precision of convolutions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dualflow.errors import ConfigError
 def select_device(choice: str) -> torch.device:
     """Return the device of this process: `cpu`, `cuda`, or with `auto` a GPU if there is one.
 
-    Each process of a machine, numbered by torchrun, gets a GPU of its own.
+    Each process gets its own GPU, by the local rank that torchrun sets.
 
     Raises:
         ConfigError: there are fewer GPUs than processes.

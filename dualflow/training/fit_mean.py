@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from dualflow.data.dataset import PairDataset
 from dualflow.flows.local_linear import LocalLinear
-from dualflow.flows.local_linear_fit import RIDGES, SIGMAS
+from dualflow.flows.local_linear_fit import RIDGES, SIGMAS, RegressionScans
 from dualflow.flows.mean_models import MEANS, NetworkMean
 from dualflow.flows.objective import ImageObjective
-from dualflow.training.closed_form import RegressionScans, subject_folds
+from dualflow.training.closed_form import subject_folds
 from dualflow.training.context import TrainingContext
 from dualflow.training.trainer import Trainer
 from dualflow.training.validation import validate
@@ -24,13 +24,13 @@ CANDIDATES = ("local_linear", "network")
 
 @dataclass(frozen=True)
 class FittedMean:
-    """A fitted mean, and what the flow is trained from.
+    """A fitted mean with its cross-fitted images.
 
     Attributes:
         name: a row of MEANS.
         model: fitted and frozen.
-        images: cross-fitted mean of each training scan `[1, D, H, W]`: from a fit without that subject; None where the
-            mean has no such fit.
+        images: cross-fitted mean of each training scan `[1, D, H, W]`, from a fit without that subject; None if the
+            mean is not cross-fitted.
         facts: results of the fit, for the model card.
         seconds: time of the fit.
     """

@@ -63,7 +63,7 @@ def forecast_training(config: Config, memory_gib: float | None = None) -> pd.Dat
     """
     counts, device = scan_counts(config), select_device(config.train.device)
     limit = _memory_of(device) if memory_gib is None else int(memory_gib * GIB)
-    libraries, scans = _library_bytes(device), counts.train + counts.validation
+    libraries, scans = _library_bytes(config, device), counts.train + counts.validation
     rows = []
     for mode in track(MODES, "forecast"):
         variant = _with_train(config, memory=mode)
@@ -157,13 +157,13 @@ def _memory_of(device: torch.device) -> int:
     return int(psutil.virtual_memory().total)
 
 
-def _library_bytes(device: torch.device) -> int:
+def _library_bytes(config: Config, device: torch.device) -> int:
     """Memory of a training process before it reads any data: interpreter, torch, MLflow."""
     if device.type == "cuda":
         return CONTEXT
     import dualflow.training.train_flow  # noqa: F401
 
-    load_client()
+    load_client(config.tracking.uri)
     return int(psutil.Process().memory_info().rss)
 
 

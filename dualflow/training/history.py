@@ -1,4 +1,4 @@
-"""What happened in a training: an entry per validation, and totals."""
+"""History of a training: one entry per validation, and totals."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 @dataclass
 class History:
-    """The course of a training.
+    """Metrics and totals of a training.
 
     Attributes:
         entries: step, learning rate, gradient norm, training terms and `validation/` terms.
         best: lowest selection score so far.
-        best_step: the step it was reached at.
-        skipped: steps whose loss or gradient was not finite, which changed nothing.
+        best_step: step of the lowest score, 0 before the first validation.
+        skipped: number of steps that changed nothing because their loss or gradient was not finite.
         seconds: time spent in optimiser steps, over all resumptions.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from math import cos, pi
+from math import cos, isfinite, pi
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -61,8 +61,7 @@ class Optimiser(Generic[M]):
         if group.all_agree(bool(torch.isfinite(loss))):
             loss.backward()  # type: ignore[no-untyped-call]
             norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm))
-        finite = norm == norm and abs(norm) != float("inf")
-        if finite:
+        if isfinite(norm):
             self.adam.step()
             self._update_average()
         self.adam.zero_grad(set_to_none=True)  # frees their memory for the next forward pass
@@ -70,7 +69,7 @@ class Optimiser(Generic[M]):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of a schedule step without an optimiser step
             self.schedule.step()
-        return norm if finite else None
+        return norm if isfinite(norm) else None
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -82,7 +81,7 @@ class Optimiser(Generic[M]):
         self.average.n_averaged += 1
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return everything that resuming needs: weights, their average, Adam's moments."""
+        """Return the tensors of a training state: weights, their average, Adam's moments."""
         tensors = {f"model.{key}": value for key, value in self.model.state_dict().items()}
         tensors |= {f"average.{key}": value for key, value in self.average.state_dict().items()}
         for index, state in self.adam.state_dict()["state"].items():
@@ -90,7 +89,7 @@ class Optimiser(Generic[M]):
         return tensors
 
     def load(self, tensors: dict[str, Tensor], step: int) -> None:
-        """Restore what `tensors` returned after `step` steps.
+        """Restore the tensors that `tensors` returned after `step` steps.
 
         Raises:
             CheckpointError: the state belongs to another model.

@@ -1,4 +1,4 @@
-"""Training of a flow: first the mean, in closed form or by a network, then the flow of its residual."""
+"""Training of a flow: fit the mean, pre-train the source, train the flow on the residuals, and calibrate its spread."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from dualflow.training.history import History
 from dualflow.training.trainer import Trainer, to_inputs
 
 INITIALISATION_SCANS = 64
-"""Scans that initialisation uses; its results hardly change beyond them, and memory does not grow with the study."""
+"""Maximum number of scans for initialisation: more hardly change its result, and would need more memory."""
 
 
 @dataclass(frozen=True)
 class TrainedFlow:
-    """A trained flow and the course of its training.
+    """A trained flow with its history.
 
     Attributes:
         model: with the averaged weights of the best validation.
@@ -67,7 +67,7 @@ def train_flow(
 ) -> TrainedFlow:
     """Fit the mean, pre-train the source if the flow asks for it, train the flow, and calibrate its spread.
 
-    Each of several processes repeats the closed-form fits, with equal results.
+    Every process repeats the closed-form fits or reads them from the cache, with equal results.
 
     Raises:
         DataError: there is nothing to train on.
@@ -116,11 +116,8 @@ def prepare_flow(
     """
     if not len(train):
         raise DataError("no training pairs are left; check the splits and the quarantine table")
-    spec, steps, device = (
-        preset(choice.preset, **choice.options),
-        choice.steps or context.config.steps,
-        context.group.device,
-    )
+    spec, steps = preset(choice.preset, **choice.options), choice.steps or context.config.steps
+    device = context.group.device
     mean = fit_mean(spec.mean, train, validation, context, side_features=side_features)
     train = train if mean.images is None else train.with_means(mean.images)
     torch.manual_seed(context.seed)

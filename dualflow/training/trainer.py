@@ -1,4 +1,4 @@
-"""The training loop, for every objective: flows, their means and sources, and the networks they are compared with."""
+"""The training loop of every objective: flows, their means and sources, and baseline networks."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ INPUTS = ("target", "source", "side", "mask", "mean")
 
 
 class Trainer:
-    """Trains one objective in one process.
+    """The training loop of one objective; every process of a training runs one.
 
-    A state is written at every validation, and an interrupted training resumes from the newest intact one bit for bit.
-    SIGTERM ends the training after the current step, with a state of that step. `forget_states` removes the states
-    once the model itself is saved.
+    The main process writes a state at every validation. An interrupted training resumes from the newest intact state
+    bit for bit. SIGTERM ends the training after the current step, with a state of that step. Call `forget_states` once
+    the model is saved.
 
     Args:
         objective: already initialised; trained in place.
         train: pairs to learn from.
-        validation: pairs to select the weights on; if empty, the last weights are taken.
+        validation: pairs to select the weights on; if empty, the last weights are selected.
         context: configuration, folder, seed, processes.
         steps: optimiser steps.
         learning_rate: peak learning rate.
@@ -188,7 +188,7 @@ class Trainer:
         """Load the newest intact state of this training; return its step, 0 if there is none."""
         state = load_newest_state(self.context.folder)
         if state is not None and state[1].get("fingerprint") != self.context.fingerprint:
-            self.group.wait()  # until all processes have looked
+            self.group.wait()  # until every process has read the state
             if self.group.is_main:
                 forget_states(self.context.folder)
             state = None
@@ -217,7 +217,8 @@ class Trainer:
                 save_state(self.context.folder, step, tensors | {"rng": torch.get_rng_state()}, facts)
             except CommitError as error:  # a full disk costs this state, not hours of training
                 print(
-                    f"warning: {self.context.label}: no state of step {step}, the previous one stays: {error}",
+                    f"warning: {self.context.label}: the state of step {step} is not saved, the previous one remains: "
+                    f"{error}",
                     file=sys.stderr,
                 )
         self.group.wait()
@@ -231,13 +232,13 @@ class _NoProgress:
 
 
 def to_inputs(batch: Item, device: torch.device) -> dict[str, Tensor]:
-    """Return the inputs of an objective in a batch, on a device."""
+    """Return the inputs of an objective from a batch, moved to a device."""
     return {name: batch[name].to(device, non_blocking=True) for name in INPUTS if name in batch}
 
 
 def _distributed(objective: Objective) -> nn.Module:
-    """Wrap the objective so that the processes average its gradients; its buffers are equal anyway."""
-    # Renamed in later releases of torch.
+    """Wrap the objective so that processes average its gradients; its buffers are equal without synchronisation."""
+    # Later releases of torch rename this argument.
     renamed = "forward_sync_buffers" in signature(DistributedDataParallel).parameters
     buffers: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
     return DistributedDataParallel(objective, find_unused_parameters=not objective.uses_all_parameters, **buffers)

@@ -277,7 +277,7 @@ def test_a_full_disk_loses_a_state_but_not_the_training(train, tmp_path, capsys)
     assert_same(weights, full)
     assert [path.name for path in states(tmp_path / "full")] == ["state-00000002.safetensors"]
     message = capsys.readouterr().err
-    assert "warning: toy: no state of step 4, the previous one stays" in message
+    assert "warning: toy: the state of step 4 is not saved, the previous one remains" in message
     assert "free space or change the output folder" in message
     resumed, _ = train(Toy(), "full")
     assert_same(weights, resumed)
