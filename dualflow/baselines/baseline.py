@@ -4,27 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
 from dualflow.flows.interface import ConditionalModel
-from dualflow.flows.local_linear_fit import Solver, fit_local_linear
+from dualflow.flows.local_linear_fit import Pairs, Solver, fit_local_linear
 from dualflow.flows.objective import Objective
-
-
-class Pairs(Protocol):
-    """Training pairs by position.
-
-    A pair maps `source` to `[C, D, H, W]`, `target` and bool `mask` to `[1, D, H, W]`, and `side` to `[S]`, NaN where
-    unknown.
-    """
-
-    def __len__(self) -> int:
-        """Return the number of pairs."""
-
-    def __getitem__(self, position: int, /) -> Mapping[str, Any]:
-        """Return one pair."""
 
 
 class Baseline(ConditionalModel):

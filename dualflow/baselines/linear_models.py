@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from dualflow.baselines.baseline import Baseline, Pairs, iterate_pairs
+from dualflow.baselines.baseline import Baseline, iterate_pairs
 from dualflow.errors import DataError
 from dualflow.flows.local_linear import LocalLinear
-from dualflow.flows.local_linear_fit import RIDGES, SIGMAS, RegressionScan, Solver, fit_local_linear
+from dualflow.flows.local_linear_fit import FOLDS, RIDGES, SIGMAS, Pairs, RegressionScans, Solver, fit_local_linear
 from dualflow.flows.voxel_features import IntensityFeatures, TissueFeatures, VoxelFeatures
-
-FOLDS = 4
 
 
 class MeanImage(Baseline):
@@ -51,17 +49,6 @@ class MeanImage(Baseline):
         return self.image.expand(len(source), -1, -1, -1, -1)
 
 
-class _Scans:
-    """Re-iterable training scans of a regression, from pairs and their folds."""
-
-    def __init__(self, pairs: Pairs, folds: Sequence[int]) -> None:
-        self.pairs, self.folds = pairs, folds
-
-    def __iter__(self) -> Iterator[RegressionScan]:
-        for pair, fold in zip(iterate_pairs(self.pairs), self.folds, strict=True):
-            yield RegressionScan(pair["source"], pair["target"], pair["side"], pair["mask"], fold)
-
-
 class LocalLinearBaseline(Baseline):
     """Local linear regression on tissue features, the `local_linear` mean of a flow as a model of its own.
 
@@ -77,17 +64,17 @@ class LocalLinearBaseline(Baseline):
 
     def __init__(self, shape: tuple[int, int, int], side_features: int = 0, source_channels: int = 1) -> None:
         super().__init__()
-        self.law = LocalLinear(shape, side_features, source_channels, design=self.design)
+        self.regression = LocalLinear(shape, side_features, source_channels, design=self.design)
 
     def fit(self, pairs: Pairs, folds: Sequence[int] | None = None, solve: Solver = fit_local_linear) -> list[Tensor]:
         """Fit the regression; return its cross-fitted predictions."""
         folds = [position % FOLDS for position in range(len(pairs))] if folds is None else folds
-        _, images, _ = solve(_Scans(pairs, folds), self.law, ridges=self.ridges, sigmas=self.sigmas)
+        _, images, _ = solve(RegressionScans(pairs, folds), self.regression, ridges=self.ridges, sigmas=self.sigmas)
         return images
 
     def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:
         """Return the regression's prediction."""
-        image: Tensor = self.law(source, side)
+        image: Tensor = self.regression(source, side)
         return image
 
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dualflow.baselines.baseline import Baseline, Pairs
+from dualflow.baselines.baseline import Baseline
 from dualflow.baselines.linear_models import MeanImage, VoxelwiseLinear
 from dualflow.errors import ShapeError
-from dualflow.flows.local_linear_fit import Solver, fit_local_linear
+from dualflow.flows.local_linear_fit import Pairs, Solver, fit_local_linear
 from dualflow.flows.mean_models import coordinates, known_side
 from dualflow.flows.objective import ImageObjective, Objective
 from dualflow.flows.squeeze import HaarSqueeze

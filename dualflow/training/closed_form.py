@@ -14,6 +14,7 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from dualflow import __version__
 from dualflow.commit import digest_of
 from dualflow.data.dataset import PairDataset
 from dualflow.flows.local_linear import LocalLinear
@@ -52,7 +53,7 @@ class ClosedFormCache(Solver):
         if self.folder is None:
             return self._fit(scans, model, ridges, sigmas)
         sizes = {name: list(value.shape) for name, value in model.state_dict().items()}
-        key = digest_of([self.data, type(model.design).__name__, sizes, list(ridges), list(sigmas)])[:16]
+        key = digest_of([__version__, self.data, type(model.design).__name__, sizes, list(ridges), list(sigmas)])[:16]
         path = self.folder / f"{key}.safetensors"
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):

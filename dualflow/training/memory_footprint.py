@@ -19,8 +19,8 @@ from torch.utils._pytree import tree_leaves
 from dualflow.config import Config
 from dualflow.flows.initialization import INITIALISATION_VOXELS
 from dualflow.flows.local_linear import LocalLinear
+from dualflow.flows.local_linear_fit import FOLDS
 from dualflow.flows.memory import without_drift_check
-from dualflow.training.closed_form import FOLDS
 from dualflow.training.device import autocast
 from dualflow.training.step_time import random_batch, untrained
 from dualflow.training.train_flow import INITIALISATION_SCANS

@@ -5,9 +5,9 @@ import torch
 
 from dualflow.baselines import BASELINES
 from dualflow.flows.local_linear import LocalLinear
-from dualflow.flows.local_linear_fit import RIDGES, SIGMAS, fit_local_linear
+from dualflow.flows.local_linear_fit import RIDGES, SIGMAS, RegressionScans, fit_local_linear
 from dualflow.training import closed_form as module
-from dualflow.training.closed_form import ClosedFormCache, RegressionScans, subject_folds
+from dualflow.training.closed_form import ClosedFormCache, subject_folds
 
 
 @pytest.fixture
