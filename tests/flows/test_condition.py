@@ -1,4 +1,4 @@
-"""Where the source enters a flow and where it must not: no leak from the target, causal wiring, and real use."""
+"""Conditioning of a flow: no leak from the target, causal steps, use of source and side values, and input checks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STEPWISE = flows_with(context="step")
 
 
 def tensors_of(condition: Condition) -> Iterator[Tensor]:
-    """Everything a condition says."""
+    """Yield every tensor of a condition."""
     yield condition.mean
     yield from condition.features
     for level in condition.maps:
@@ -33,35 +33,35 @@ def tensors_of(condition: Condition) -> Iterator[Tensor]:
 
 
 def conditions_of(flow: DualFlow, monkeypatch: pytest.MonkeyPatch) -> list[Condition]:
-    """Collect the conditions that the flow computes from now on."""
-    seen: list[Condition] = []
+    """Record the conditions that the flow computes from now on."""
+    conditions: list[Condition] = []
 
-    def spy(*given: Tensor, **options: bool) -> Condition:
-        seen.append(DualFlow.condition(flow, *given, **options))
-        return seen[-1]
+    def spy(*inputs: Tensor, **options: bool) -> Condition:
+        conditions.append(DualFlow.condition(flow, *inputs, **options))
+        return conditions[-1]
 
     monkeypatch.setattr(flow, "condition", spy)
-    return seen
+    return conditions
 
 
 @each_flow
-def test_condition_never_sees_the_target(name, monkeypatch):
-    """In training, no feature, map, mean or source density has a gradient with respect to the target, or its value."""
+def test_the_condition_is_independent_of_the_target(name, monkeypatch):
+    """In training, no tensor of the condition depends on the target, in value or in gradient."""
     flow, (target, source, side) = trained(name).train(), batch()
-    seen = conditions_of(flow, monkeypatch)
+    conditions = conditions_of(flow, monkeypatch)
     target.requires_grad_()
     for image in (target, 2 - target):
         torch.manual_seed(0)
         terms(flow, image, source, side)
-    first, second = (list(tensors_of(condition)) for condition in seen)
-    for mine, other in zip(first, second, strict=True):
-        assert mine.grad_fn is None or torch.autograd.grad(mine.sum(), target, allow_unused=True)[0] is None
-        torch.testing.assert_close(mine, other, rtol=0, atol=0)
+    first, second = (list(tensors_of(condition)) for condition in conditions)
+    for value, other in zip(first, second, strict=True):
+        assert value.grad_fn is None or torch.autograd.grad(value.sum(), target, allow_unused=True)[0] is None
+        torch.testing.assert_close(value, other, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", flows_with(source="glow"))
-def test_source_density_is_the_sources_own(name):
-    """The source's density is the same number, bit by bit, whatever the target is, and follows the source."""
+def test_source_density_depends_on_the_source_only(name):
+    """The density of the source is bit for bit the same for every target, and follows a change of the source."""
     flow, (target, source, side) = trained(name), batch()
     density = flow.condition(source, side).source_log_prob
     other = flow.condition(source.flip(0), side).source_log_prob
@@ -76,29 +76,29 @@ def test_source_density_is_the_sources_own(name):
 
 
 def perturbed(maps: list[list[StepMaps]], level: int, step: int) -> list[list[StepMaps]]:
-    """The maps with those of one step moved."""
+    """Return a copy of the maps, with noise added to those of one step."""
     copies = [list(steps) for steps in maps]
-    copies[level][step] = {name: seen + 0.3 * torch.randn_like(seen) for name, seen in copies[level][step].items()}
+    copies[level][step] = {name: value + 0.3 * torch.randn_like(value) for name, value in copies[level][step].items()}
     return copies
 
 
 @pytest.mark.parametrize("name", STEPWISE)
 def test_steps_are_causal(name):
-    """Moving the maps of step k leaves all steps before it as they are, bit by bit, and changes it and all after it."""
+    """A change of the maps of step k leaves earlier steps equal bit for bit, and changes step k and all later ones."""
     flow, (target, source, side) = trained(name), batch(2)
     condition, steps = flow.condition(source, side), flow.spec.steps
     order = [(level, step) for level in range(flow.spec.levels) for step in range(steps[level])]
     with torch.no_grad():
         before = flow.flow.trace(target, condition.maps)
-        for place, (level, step) in enumerate(order):
+        for position, (level, step) in enumerate(order):
             after = flow.flow.trace(target, perturbed(condition.maps, level, step))
-            for other, (there, k) in enumerate(order):
-                mine, moved = before.activations[there][k], after.activations[there][k]
-                if other < place:
-                    assert all(torch.equal(mine[piece], moved[piece]) for piece in mine)
-                # What a level's last coupling has moved leaves behind it, and never reaches the coarser levels.
-                elif there == level or step + 1 < steps[level]:
-                    assert not torch.allclose(mine["coupling"], moved["coupling"], atol=1e-7)
+            for other_position, (other_level, k) in enumerate(order):
+                original, changed = before.activations[other_level][k], after.activations[other_level][k]
+                if other_position < position:
+                    assert all(torch.equal(original[piece], changed[piece]) for piece in original)
+                # The half that a level's last coupling changes is split off and never reaches coarser levels.
+                elif other_level == level or step + 1 < steps[level]:
+                    assert not torch.allclose(original["coupling"], changed["coupling"], atol=1e-7)
             for finer in range(level):
                 assert torch.equal(before.latents[finer], after.latents[finer])
             assert not torch.allclose(before.latents[level], after.latents[level], atol=1e-7)
@@ -106,12 +106,12 @@ def test_steps_are_causal(name):
 
 
 @pytest.mark.parametrize("name", flows_with(source="glow", context="step"))
-def test_a_step_sees_its_twin(name):
-    """Each piece's map is what the same piece of the same step of the source's own flow put out, then side values."""
+def test_a_step_reads_the_matching_step_of_the_source_flow(name):
+    """The map of a layer starts with the output of the same layer in the source flow."""
     flow, (_, source, side) = trained(name), batch()
     maps = flow.condition(source, side).maps
-    twins = flow.source.flow.trace(source, flow.source.no_maps).activations
-    for level, steps in enumerate(twins):
+    activations = flow.source.flow.trace(source, flow.source.no_maps).activations
+    for level, steps in enumerate(activations):
         for k, outputs in enumerate(steps):
             assert set(maps[level][k]) >= {"actnorm", "mixing", "coupling"}
             for piece, output in outputs.items():
@@ -121,7 +121,7 @@ def test_a_step_sees_its_twin(name):
 
 @pytest.mark.parametrize("name", flows_with(source="encoder", context="step"))
 def test_encoder_makes_a_map_for_each_step(name):
-    """Maps of different steps differ, and each is a function of the one before it."""
+    """Maps of different steps differ, and each depends on the previous one."""
     flow, (_, source, side) = trained(name), batch()
     maps = flow.condition(source, side).maps
     for level, count in enumerate(flow.spec.steps):
@@ -135,24 +135,24 @@ def test_encoder_makes_a_map_for_each_step(name):
 
 
 @each_flow
-def test_true_source_and_side_are_more_likely_than_others(name):
-    """On people it was not trained on the flow prefers their own source, and side values change the density."""
+def test_the_true_source_is_more_likely_than_another(name):
+    """On new subjects the density is higher under the true source, and side values change it."""
     flow, (target, source, side) = trained(name), batch(64, seed=7)
     with torch.no_grad():
-        own = flow.log_prob(target, source, side)
-        other = flow.log_prob(target, source.roll(1, 0), side)
-        assert own.mean() > other.mean()
-        assert (own > other).double().mean() > 0.5
-        assert ((flow.log_prob(target, source.flip(0), side) - own).abs() > 1e-3).all()
+        matched = flow.log_prob(target, source, side)
+        shuffled = flow.log_prob(target, source.roll(1, 0), side)
+        assert matched.mean() > shuffled.mean()
+        assert (matched > shuffled).double().mean() > 0.5
+        assert ((flow.log_prob(target, source.flip(0), side) - matched).abs() > 1e-3).all()
         for changed in (side + 1, None):
-            difference = (flow.log_prob(target, source, changed) - own).abs()
+            difference = (flow.log_prob(target, source, changed) - matched).abs()
             assert (difference > 0).all()
             assert difference.median() > 1e-3
 
 
 @each_flow
 def test_samples_follow_the_source(name):
-    """Samples of another source are other samples, from the same random numbers."""
+    """With the same random numbers, another source gives other samples."""
     flow, (_, source, side) = trained(name), batch()
 
     def samples(source: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ INJECTOR_ONLY = [
 
 
 def silence_couplings(flow: DualFlow) -> None:
-    """Zero what couplings are told of the source."""
+    """Zero the projections of the source that couplings read."""
     with torch.no_grad():
         for level in flow.flow.levels:
             assert isinstance(level, Level)
@@ -178,14 +178,14 @@ def silence_couplings(flow: DualFlow) -> None:
 
 
 @pytest.mark.parametrize("name", INJECTOR_ONLY)
-def test_injector_alone_carries_the_source(name):
-    """With nothing of the source left in the couplings, people's own sources are still the likelier ones."""
+def test_the_injector_alone_carries_the_source(name):
+    """Without source input to the couplings, the true source is still more likely."""
     flow, (target, source, side) = trained(name), batch(64, seed=7)
     silence_couplings(flow)
     with torch.no_grad():
-        own, other = flow.log_prob(target, source, side), flow.log_prob(target, source.roll(1, 0), side)
-        assert ((own - other).abs() > 1e-3).all()
-        assert own.mean() > other.mean()
+        matched, shuffled = (flow.log_prob(target, image, side) for image in (source, source.roll(1, 0)))
+        assert ((matched - shuffled).abs() > 1e-3).all()
+        assert matched.mean() > shuffled.mean()
         for module in flow.modules():
             if isinstance(module, Level):
                 for step in module.steps:
@@ -194,12 +194,12 @@ def test_injector_alone_carries_the_source(name):
 
 
 def test_injector_presets_are_tested():
-    """The flows in which the source has no other way than coupling and injector include SRFlow and PU-Flow."""
+    """SRFlow and PU-Flow read the source in couplings and injectors only."""
     assert {"srflow", "puflow"} <= set(INJECTOR_ONLY)
 
 
 def response(piece: Bijection, context: Tensor) -> Tensor:
-    """What a linear or affine piece does to the channels, `[N, C, C + 1]`: its columns at the unit vectors and at 0."""
+    """Return the outputs of a linear or affine layer at the unit vectors and at 0, `[N, C, C + 1]`."""
     channels = piece.channels if isinstance(piece, ConditionalTriangles) else len(piece.shift)
     vectors = torch.cat([torch.eye(channels), torch.zeros(channels, 1)], dim=1).to(context.dtype)
     with torch.no_grad():
@@ -207,7 +207,7 @@ def response(piece: Bijection, context: Tensor) -> Tensor:
 
 
 def pooled_pieces(flow: DualFlow) -> Iterator[tuple[Bijection, int, int, str]]:
-    """Every conditional actnorm and matrix with its place: level, step, piece."""
+    """Yield every conditional actnorm and mixing matrix with its level, step and layer name."""
     for index, level in enumerate(flow.flow.levels):
         for k, step in enumerate(level.steps):
             for name, piece in step.pieces.items():
@@ -218,7 +218,7 @@ def pooled_pieces(flow: DualFlow) -> Iterator[tuple[Bijection, int, int, str]]:
 
 @pytest.mark.parametrize("name", sorted({*flows_with(actnorm="conditional"), *flows_with(mixing="conditional_lu")}))
 def test_pooled_networks_learn(name):
-    """After 200 steps every conditional actnorm and matrix differs between people, most by 1e-3 of its size."""
+    """After training, conditional actnorms and matrices differ between subjects, most by over 1e-3 of their norm."""
     flow, (_, source, side) = trained(name), batch(16, seed=7)
     maps, spreads = flow.condition(source, side).maps, []
     for piece, level, step, key in pooled_pieces(flow):
@@ -234,7 +234,7 @@ def test_pooled_networks_learn(name):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_conditional_networks_do_not_grow_with_the_volume(name):
-    """Source, flow and priors have as many parameters for a volume eight times as large; only a low-rank base grows."""
+    """Source, flow and priors have the same number of parameters for a volume eight times as large."""
     options = {"low_rank": 0}
     sizes = [build_spec(small(name, **options), shape=tuple(scale * size for size in SHAPE)) for scale in (1, 2)]
     counts = [
@@ -246,29 +246,29 @@ def test_conditional_networks_do_not_grow_with_the_volume(name):
 
 @pytest.mark.parametrize("name", [name for name in FLOWS if FLOWS[name].attention != "none"])
 def test_attention_reads_the_source(name):
-    """Without the source in attention's tokens the density is another one."""
+    """The density changes if the tokens of attention lose the source."""
     flow, (target, source, side) = trained(name), batch()
     with torch.no_grad():
-        density, read = flow.log_prob(target, source, side), 0
+        density, embeddings = flow.log_prob(target, source, side), 0
         for tokens in flow.modules():
             if isinstance(tokens, PatchEmbedding) and tokens.context is not None:
                 tokens.context.weight.zero_()
-                read += 1
+                embeddings += 1
         assert ((flow.log_prob(target, source, side) - density).abs() > 1e-5).all()
-    assert read >= flow.spec.levels
+    assert embeddings >= flow.spec.levels
 
 
 @each_flow
-def test_mixed_batch_of_sources(name):
-    """A condition for several people, repeated for several samples, is each person's own condition."""
+def test_a_batched_condition_equals_single_ones(name):
+    """Repeated for several samples, the condition of a batch equals the conditions of its subjects."""
     flow, (_, source, side) = build(name).eval(), batch()
-    together = list(tensors_of(flow.condition(source, side).repeat(2)._replace(source_log_prob=None)))
-    alone = [flow.condition(source[i : i + 1], side[i : i + 1])._replace(source_log_prob=None) for i in range(3)]
-    for mine, *others in zip(together, *map(tensors_of, alone), strict=True):
-        torch.testing.assert_close(mine, torch.cat([*others, *others]))
+    batched = list(tensors_of(flow.condition(source, side).repeat(2)._replace(source_log_prob=None)))
+    singles = [flow.condition(source[i : i + 1], side[i : i + 1])._replace(source_log_prob=None) for i in range(3)]
+    for value, *parts in zip(batched, *map(tensors_of, singles), strict=True):
+        torch.testing.assert_close(value, torch.cat([*parts, *parts]))
 
 
-BAD_INPUTS = {
+INVALID_INPUTS = {
     "NaN target": (
         lambda t, s, c: (t.index_fill(4, torch.tensor([0]), torch.nan), s, c),
         "target holds .* NaN or infinite",
@@ -284,10 +284,10 @@ BAD_INPUTS = {
 }
 
 
-@pytest.mark.parametrize("case", BAD_INPUTS)
-def test_bad_inputs_are_one_clear_error(case):
-    """Wrong sizes, number formats and values are named with the expectation and the remedy; nothing becomes NaN."""
-    change, message = BAD_INPUTS[case]
+@pytest.mark.parametrize("case", INVALID_INPUTS)
+def test_invalid_inputs_are_refused(case):
+    """A one-line error names the wrong size, number format or value, the expectation and the remedy."""
+    change, message = INVALID_INPUTS[case]
     flow = build("dualflow").eval()
     with pytest.raises(InputError, match=message) as error:
         flow.log_prob(*change(*batch()))
@@ -296,7 +296,7 @@ def test_bad_inputs_are_one_clear_error(case):
 
 
 def test_latents_of_another_size_are_refused():
-    """Decoding names the level, its size and the expected one; a missing level is named too."""
+    """The error names the level, its size and the expected size, or the missing level."""
     flow, (target, source, side) = build("dualflow").eval(), batch()
     latents, _ = flow.encode(target, source, side)
     with pytest.raises(ShapeError, match=f"{len(latents) - 1} latents for {len(latents)} levels"):

@@ -1,4 +1,4 @@
-"""The objective is the weighted sum of its terms, and each term is what its name says."""
+"""FlowObjective: the loss is the weighted sum of its terms, and each term matches its definition."""
 
 from __future__ import annotations
 
@@ -45,39 +45,40 @@ DECODING = [name for name in FLOWS if FLOWS[name].decode_l1]
 
 
 def weight(spec: FlowSpec, term: str) -> float:
+    """Return the weight of a term in the loss; only a Glow source has `source_nll`."""
     return float(getattr(spec, WEIGHTS[term])) * (term != "source_nll" or spec.source == "glow")
 
 
 def gradients(value: Tensor, module: torch.nn.Module) -> Tensor:
-    """All gradients of a number in one vector, zero where there is none."""
+    """Return all gradients of a scalar in one vector, with zeros for unused parameters."""
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    found = torch.autograd.grad(value, parameters, allow_unused=True, retain_graph=True)
+    values = torch.autograd.grad(value, parameters, allow_unused=True, retain_graph=True)
     return torch.cat(
-        [torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(parameters, found, strict=True)]
+        [torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(parameters, values, strict=True)]
     )
 
 
-def seen(flow: DualFlow, target: Tensor) -> Tensor:
-    """A target as evaluation shows it to the flow: integers with their noise, from a fixed seed."""
+def prepared(flow: DualFlow, target: Tensor) -> Tensor:
+    """Return a target as in evaluation: integers get dequantisation noise from a fixed seed."""
     return prepare_target(target, None, flow.spec, torch.Generator().manual_seed(EVALUATION_SEED))
 
 
-def test_every_term_has_its_weight_here():
-    """A new row of TERMS must come with its weight in this file."""
+def test_every_term_is_tested():
+    """A new row of TERMS needs an entry in WEIGHTS."""
     assert set(TERMS) == set(WEIGHTS)
 
 
 def names_of(out):
-    """Names of the terms and monitored numbers, without the loss and the bits of each level."""
+    """Return the names of terms and monitored numbers, without the loss and the bits of each level."""
     return {name for name in out if name != "loss" and not name.startswith("bits_per_dim_level_")}
 
 
 @each_flow
-def test_levels_and_log_determinant_make_the_nll(name):
-    """What the latents cost in bits, weighted by the sizes of their levels, less the log-determinant, is the NLL."""
+def test_level_bits_and_log_determinant_add_up_to_the_nll(name):
+    """The NLL is the size-weighted sum of the levels' bits per dimension, minus the log-determinant."""
     flow, (target, source, side) = trained(name), batch()
-    out, shown = terms(flow, target, source, side), seen(flow, target)
-    latents, log_det = flow.encode(shown, source, side)
+    out = terms(flow, target, source, side)
+    latents, log_det = flow.encode(prepared(flow, target), source, side)
     sizes = [z[0].numel() for z in latents]
     bits = sum(size * out[f"bits_per_dim_level_{level}"] for level, size in enumerate(sizes, 1))
     torch.testing.assert_close((bits * log(2) - log_det.mean()) / sum(sizes), out["nll"])
@@ -86,7 +87,7 @@ def test_levels_and_log_determinant_make_the_nll(name):
 @each_flow
 @pytest.mark.parametrize("training", [False, True])
 def test_loss_is_the_weighted_sum(name, training):
-    """The loss is the sum of weight times term, and it comes with exactly the weighted terms and `nll`."""
+    """The loss is the sum of weight times term; only terms with a weight, and `nll`, are returned."""
     flow, tensors = trained(name).train(training), batch()
     out = terms(flow, *tensors)
     expected = {term for term in WEIGHTS if weight(flow.spec, term)} | {"nll"}
@@ -99,37 +100,37 @@ def test_loss_is_the_weighted_sum(name, training):
 def test_nll_is_the_density_per_voxel(name):
     """In evaluation, `nll` is the mean of -log p(target | source, side) over the batch, in nats per voxel."""
     flow, (target, source, side) = trained(name), batch()
-    expected = -flow.log_prob(seen(flow, target), source, side).mean() / target[0].numel()
+    expected = -flow.log_prob(prepared(flow, target), source, side).mean() / target[0].numel()
     torch.testing.assert_close(terms(flow, target, source, side)["nll"], expected)
 
 
 @pytest.mark.parametrize("name", DECODING)
-def test_decode_l1_is_the_error_of_a_draw(name):
-    """`decode_l1` is the mean absolute error of a draw at the spec's temperature, in evaluation from a fixed seed."""
+def test_decode_l1_is_the_error_of_a_sample(name):
+    """`decode_l1` is the mean absolute error of a sample at the spec's temperature; evaluation uses a fixed seed."""
     flow, (target, source, side) = trained(name), batch()
     term = terms(flow, target, source, side)["decode_l1"]
     generator = torch.Generator().manual_seed(EVALUATION_SEED)
-    drawn = flow.draw(flow.condition(source, side), flow.spec.decode_temperature, generator)
-    torch.testing.assert_close(term, (drawn - seen(flow, target)).abs().mean())
+    sample = flow.draw(flow.condition(source, side), flow.spec.decode_temperature, generator)
+    torch.testing.assert_close(term, (sample - prepared(flow, target)).abs().mean())
     if flow.spec.decode_temperature == 0 and flow.spec.dequantisation == "none":
-        assert torch.equal(drawn.detach(), flow.sample(source, side, temperature=0.0)[0])
+        assert torch.equal(sample.detach(), flow.sample(source, side, temperature=0.0)[0])
 
 
 @pytest.mark.parametrize("name", DECODING)
 def test_decode_l1_reaches_flow_and_source(name):
-    """Its gradient passes through the inverse into the flow and its source, and is finite."""
+    """The gradient passes through the inverse to the flow and its source, and is finite."""
     flow, tensors = trained(name).train(), batch()
     term = terms(flow, *tensors)["decode_l1"]
     for part in (flow.flow, flow.source):
-        found = gradients(term, part)
-        assert found.isfinite().all()
-        assert found.any()
+        gradient = gradients(term, part)
+        assert gradient.isfinite().all()
+        assert gradient.any()
 
 
 @pytest.mark.parametrize("latents", ["none", "global", "local", "spatial", "interpolate"])
 @pytest.mark.parametrize("temperature", [0.0, 0.5])
-def test_decode_l1_has_finite_gradients_behind_latent_tools(latents, temperature):
-    """Whatever is done to drawn latents, and at temperature 0 too, a learnt base gets finite gradients."""
+def test_decode_l1_has_finite_gradients_with_latent_transforms(latents, temperature):
+    """All gradients are finite for every latent transform, also at temperature 0."""
     spec = small("c_flow", latents=latents, decode_temperature=temperature, low_rank=2)
     flow, tensors = build_spec(spec), batch(2)
     initialize_flow(flow, *tensors)
@@ -137,22 +138,22 @@ def test_decode_l1_has_finite_gradients_behind_latent_tools(latents, temperature
     assert all(p.grad is None or p.grad.isfinite().all() for p in flow.parameters())
 
 
-def test_without_the_decode_c_flow_is_the_joint_likelihood():
-    """With no weight on the decode, C-Flow's loss is the target's nll plus the weighted source's."""
+def test_c_flow_without_decode_l1_is_the_joint_likelihood():
+    """Without `decode_l1`, C-Flow's loss is the target's NLL plus the weighted NLL of the source."""
     torch.manual_seed(0)
     flow, (target, source, side) = build_spec(small("c_flow", decode_l1=0.0, source_nll_weight=1.0)).eval(), batch()
     initialize_flow(flow, target, source, side)
     condition = flow.condition(source, side)
     joint = flow.log_prob(target, source, side) + condition.source_log_prob
     torch.testing.assert_close(terms(flow, target, source, side)["loss"], -joint.mean() / 128, rtol=1e-6, atol=1e-6)
-    lighter = build_spec(small("c_flow", decode_l1=0.0)).eval()
-    lighter.load_state_dict(flow.state_dict())
-    out = terms(lighter, target, source, side)
+    weighted = build_spec(small("c_flow", decode_l1=0.0)).eval()
+    weighted.load_state_dict(flow.state_dict())
+    out = terms(weighted, target, source, side)
     torch.testing.assert_close(out["loss"], out["nll"] + 1e-4 * out["source_nll"], rtol=1e-6, atol=1e-6)
 
 
-def test_the_sources_weight_decides_what_its_likelihood_teaches():
-    """The source flow's gradient from its own likelihood grows with lambda; the target's flow gets none from it."""
+def test_source_nll_trains_the_source_only():
+    """`source_nll` has gradients in the source but not in the target's flow; `nll` has gradients in the source."""
     flow, tensors = trained("full_glow"), batch()
     out = terms(flow, *tensors)
     assert gradients(out["source_nll"], flow.source).any()
@@ -160,8 +161,8 @@ def test_the_sources_weight_decides_what_its_likelihood_teaches():
     assert gradients(out["nll"], flow.source).any()
 
 
-def test_strength_follows_the_progress():
-    """The reversal starts at 0, rises, and ends at 1; the objective tells it."""
+def test_reversal_strength_follows_the_progress():
+    """The strength rises from 0 to 1 over the training, and the objective reports it."""
     values = [reversal_strength(share) for share in (0, 0.05, 0.2, 0.5, 1)]
     assert values[0] == 0
     assert values == sorted(values)
@@ -173,8 +174,8 @@ def test_strength_follows_the_progress():
         assert objective(*tensors)["discriminator_strength"].item() == pytest.approx(value, rel=1e-6)
 
 
-def test_reversal_acts_with_the_strength():
-    """The flow ascends the discriminators' error by the current strength; they descend it from the first step."""
+def test_gradient_reversal_is_scaled_by_the_strength():
+    """The flow's gradient is reversed and scaled; the discriminators' gradient is neither."""
     objective, (target, source, side) = trained_objective("dual_glow"), batch()
     flow = objective.flow
     latents = flow.encode(target, source, side)[0]
@@ -184,20 +185,20 @@ def test_reversal_acts_with_the_strength():
         discriminator_error(discriminator(z, -1.0), side)
         for discriminator, z in zip(discriminators, latents, strict=False)
     ]
-    plain = gradients(torch.stack(errors).mean(), flow.flow)
-    assert plain.any()
-    learned = []
+    unreversed = gradients(torch.stack(errors).mean(), flow.flow)
+    assert unreversed.any()
+    discriminator_gradients = []
     for share in (0.0, 0.1, 1.0):
         objective.set_progress(share)
         term = objective(target, source, side)["discriminator"]
-        torch.testing.assert_close(gradients(term, flow.flow), -reversal_strength(share) * plain)
-        learned.append(gradients(term, objective.discriminators))
-    assert learned[0].any()
-    torch.testing.assert_close(learned[0], learned[2])
+        torch.testing.assert_close(gradients(term, flow.flow), -reversal_strength(share) * unreversed)
+        discriminator_gradients.append(gradients(term, objective.discriminators))
+    assert discriminator_gradients[0].any()
+    torch.testing.assert_close(discriminator_gradients[0], discriminator_gradients[2])
 
 
 def test_discriminator_accuracy_counts_known_values():
-    """A perfect guess scores 1, the opposite 0, half right a half; unknown values do not count."""
+    """Perfect guesses have accuracy 1 and opposite ones 0; unknown values are ignored."""
     side = torch.tensor([[1.0, -0.5], [-2.0, torch.nan], [0.7, 3.0]])
     assert discriminator_accuracy(side.nan_to_num(-9), side) == 1
     assert discriminator_accuracy(-side.nan_to_num(), side) == 0
@@ -205,8 +206,8 @@ def test_discriminator_accuracy_counts_known_values():
     assert discriminator_accuracy(side.nan_to_num(), torch.full_like(side, torch.nan)) == 0
 
 
-def test_monitored_accuracy_is_that_of_the_discriminators():
-    """Discriminators that know the answer have accuracy 1."""
+def test_discriminator_accuracy_is_monitored():
+    """Discriminators whose output equals the side values have accuracy 1; the opposite sign has 0."""
     objective, (target, source, side) = trained_objective("dual_glow"), batch()
     side = torch.ones_like(side)
     with torch.no_grad():
@@ -220,7 +221,7 @@ def test_monitored_accuracy_is_that_of_the_discriminators():
 
 
 def test_without_side_information_there_is_no_discriminator():
-    """A flow without side columns, or of one level, has no discriminator and no such term."""
+    """A flow without side columns, or with one level, has no discriminator and no discriminator term."""
     target, source, side = batch()
     flow = DualFlow(small("dual_glow"), shape=(8, 4, 4)).double()
     assert names_of(terms(flow, target, source)) == {"nll", "source_nll"}
@@ -231,7 +232,7 @@ def test_without_side_information_there_is_no_discriminator():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_weigh_the_terms_of_their_papers(name):
-    """A method has the terms of its paper and no others; every one counts its own likelihood in full."""
+    """A preset has exactly the terms of its paper, and `nll` has weight 1."""
     extra = {
         "dual_glow": {"source_nll", "discriminator"},
         "full_glow": {"source_nll"},

@@ -1,4 +1,4 @@
-"""Memory modes change what is kept for the backward pass, and nothing else."""
+"""Memory modes change which activations are stored, but neither losses nor gradients."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ each_mode = pytest.mark.parametrize("mode", MODES)
 
 
 def gradients(objective, inputs, mode, *, bfloat16=False):
-    """Loss and gradients of one training step."""
+    """Return loss and gradients of one training step."""
     set_memory(objective, mode)
     objective.train().zero_grad()
     torch.manual_seed(0)
@@ -33,51 +33,51 @@ def gradients(objective, inputs, mode, *, bfloat16=False):
     return loss.detach(), {name: p.grad.clone() for name, p in objective.named_parameters() if p.grad is not None}
 
 
-def furthest(expected, found):
-    """The largest distance of a gradient from what it should be, as a share of its norm."""
-    assert found.keys() == expected.keys()
+def largest_error(expected, actual):
+    """Return the largest relative error of a gradient."""
+    assert actual.keys() == expected.keys()
     whole = torch.stack([value.norm() for value in expected.values()]).norm()
-    return max(float((found[k] - v).norm() / (v.norm() + 1e-9 * whole)) for k, v in expected.items())
+    return max(float((actual[k] - v).norm() / (v.norm() + 1e-9 * whole)) for k, v in expected.items())
 
 
 @each_flow
 @each_mode
 def test_gradients_are_those_of_the_stored_mode(name, mode):
-    """Of every parameter, to 1e-8 in float64 and 1e-3 in float32, where training has brought the flow."""
+    """The gradient of every parameter of a trained flow agrees to 1e-8 in float64 and 1e-3 in float32."""
     objective, inputs = trained_objective(name), batch()
     loss, expected = gradients(objective, inputs, "stored")
-    again, found = gradients(objective, inputs, mode)
-    torch.testing.assert_close(again, loss, rtol=1e-12, atol=1e-12)
-    assert furthest(expected, found) < 1e-8
+    mode_loss, actual = gradients(objective, inputs, mode)
+    torch.testing.assert_close(mode_loss, loss, rtol=1e-12, atol=1e-12)
+    assert largest_error(expected, actual) < 1e-8
     objective, inputs = objective.float(), [tensor.float() for tensor in inputs]
-    assert furthest(gradients(objective, inputs, "stored")[1], gradients(objective, inputs, mode)[1]) < 1e-3
+    assert largest_error(gradients(objective, inputs, "stored")[1], gradients(objective, inputs, mode)[1]) < 1e-3
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_recomputation_is_under_autocast_again(name):
-    """A backward pass runs outside of autocast: left so, the recomputed networks would not be those that were run."""
+def test_recomputation_runs_under_autocast(name):
+    """The backward pass runs outside of autocast, so recomputation must enter it again."""
     torch.manual_seed(0)
     flow = DualFlow(preset(name, steps=(2, 2, 2), low_rank=0), shape=(16, 16, 16), side_features=3)
     inputs = [tensor.float() for tensor in batch(2, shape=(16, 16, 16))]
     initialize_flow(flow, *inputs)
     objective = FlowObjective(flow)
-    rounded: list[torch.dtype] = []
+    dtypes: list[torch.dtype] = []
     for module in flow.flow.modules():
         if isinstance(module, Convolution):
-            module.register_forward_hook(lambda _, __, out: rounded.append(out.dtype))
+            module.register_forward_hook(lambda _, __, out: dtypes.append(out.dtype))
     expected = gradients(objective, inputs, "stored", bfloat16=True)[1]
-    kinds = set(rounded)
+    expected_dtypes = set(dtypes)
     for mode in MODES:
-        rounded.clear()
-        assert furthest(expected, gradients(objective, inputs, mode, bfloat16=True)[1]) < 0.1
-        assert set(rounded) == kinds
+        dtypes.clear()
+        assert largest_error(expected, gradients(objective, inputs, mode, bfloat16=True)[1]) < 0.1
+        assert set(dtypes) == expected_dtypes
 
 
 @pytest.mark.parametrize("name", ["dualflow", "c_glow", "dual_glow"])
-def test_what_a_level_keeps_does_not_grow_with_its_depth(name):
-    """Of 32 steps at most 1.3 times what is kept of 4; the stored mode keeps about eight times as much."""
+def test_memory_of_a_reversible_level_does_not_grow_with_its_depth(name):
+    """From 4 to 32 steps, saved bytes grow by less than 1.3 in reversible mode, and by more than 6 in stored mode."""
 
-    def kept(depth, mode):
+    def saved_bytes(depth, mode):
         spec = small(name, levels=1, steps=[depth], hidden=[8])
         level = Level(spec, 0, 1, 4 * (spec.context != "none"))
         set_memory(level, mode)
@@ -89,19 +89,19 @@ def test_what_a_level_keeps_does_not_grow_with_its_depth(name):
                 sizes[tensor.data_ptr()] = tensor.nbytes
             return tensor
 
-        seen = torch.randn(1, 4, 8, 8, 8) if spec.context != "none" else None
-        maps = [{} if seen is None else dict.fromkeys(("actnorm", "mixing", "coupling"), seen)] * depth
+        context = torch.randn(1, 4, 8, 8, 8) if spec.context != "none" else None
+        maps = [{} if context is None else dict.fromkeys(("actnorm", "mixing", "coupling"), context)] * depth
         with saved_tensors_hooks(pack, lambda tensor: tensor):
             out = level(torch.randn(1, 1, 16, 16, 16), maps)
         assert out[0].requires_grad
         return sum(sizes.values())
 
-    assert kept(32, "reversible") < 1.3 * kept(4, "reversible")
-    assert kept(32, "stored") > 6 * kept(4, "stored")
+    assert saved_bytes(32, "reversible") < 1.3 * saved_bytes(4, "reversible")
+    assert saved_bytes(32, "stored") > 6 * saved_bytes(4, "stored")
 
 
 def test_accumulated_gradients_add():
-    """Two backward passes give the sum, as always."""
+    """Two backward passes without zeroing give the sum of the gradients."""
     objective, inputs = objective_of(build("dualflow")), batch()
     set_memory(objective, "reversible")
     sums = []
@@ -115,8 +115,8 @@ def test_accumulated_gradients_add():
         torch.testing.assert_close(sums[1][name], 2 * value)
 
 
-class Leaky(Bijection):
-    """A piece whose inverse is off by a constant."""
+class Drifting(Bijection):
+    """A layer whose inverse is off by a constant."""
 
     def __init__(self, error: float) -> None:
         super().__init__()
@@ -130,10 +130,10 @@ class Leaky(Bijection):
 
 
 @pytest.mark.parametrize(("error", "stops"), [(1e-6, False), (0.01, True), (float("nan"), True)])
-def test_drift_is_an_error_and_not_a_wrong_gradient(error, stops):
-    """What is recovered is held against what came in."""
+def test_drift_is_an_error(error, stops):
+    """The backward pass compares the recovered input with the original one, so no gradient is wrong silently."""
     x = torch.randn(2, 4, 4, 4, 4, requires_grad=True)
-    z, _ = run_chain([[BoundPiece(Leaky(error), None, False)]], x, "reversible")
+    z, _ = run_chain([[BoundPiece(Drifting(error), None, False)]], x, "reversible")
     if not stops:
         z.sum().backward()
         torch.testing.assert_close(x.grad, torch.ones_like(x))
@@ -144,15 +144,16 @@ def test_drift_is_an_error_and_not_a_wrong_gradient(error, stops):
 
 @pytest.mark.parametrize("size", [(2, 2, 2), (1, 3, 5), (4, 3, 4), (6, 7, 6)])
 @pytest.mark.parametrize("kernel", [1, 3, 5])
-def test_bfloat16_gradients_of_small_volumes_can_be_trusted(size, kernel):
-    """Where a volume is smaller than the kernel, oneDNN's are garbage; ours are the rounded float32 ones."""
+def test_bfloat16_gradients_of_small_volumes_are_correct(size, kernel):
+    """They match float32 gradients; those of oneDNN are wrong where the volume is smaller than the kernel."""
     torch.manual_seed(0)
     convolution, x = Convolution(16, 8, kernel), torch.randn(2, 16, *size)
-    found = []
+    weight_gradients = []
     for enabled in (False, True):
         convolution.zero_grad()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
             out = convolution(x)
         out.backward(torch.linspace(-1, 1, out.numel()).view_as(out).to(out.dtype))
-        found.append(convolution.weight.grad.clone())
-    assert (found[0] - found[1]).norm() < 0.05 * found[0].norm()
+        weight_gradients.append(convolution.weight.grad.clone())
+    full, reduced = weight_gradients
+    assert (full - reduced).norm() < 0.05 * full.norm()

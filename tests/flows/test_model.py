@@ -1,4 +1,4 @@
-"""DualFlow: what the whole model promises beyond the contract."""
+"""DualFlow: density, mean, conditioning, noise and initialisation of the whole model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dualflow.flows.presets import PRESETS, preset
 
 
 def test_log_prob_is_prior_plus_log_det():
-    """Before training the priors are standard normal, and log_prob is the textbook sum."""
+    """Before training, the priors are standard normal and log_prob is the change-of-variables formula."""
     flow, (target, source, side) = build("dual_glow").eval(), batch()
     with torch.no_grad():
         latents, log_det = flow.encode(target, source, side)
@@ -30,28 +30,28 @@ def test_density_counts_the_unit_of_the_target():
     """Halving the residual scale of an untrained, identity-like flow changes the log-determinant by M log 2."""
     spec = preset("dualflow", levels=1, steps=[1], hidden=[4], low_rank=0)
     target, source, _ = batch(shape=(4, 4, 4))
-    dets = []
+    log_dets = []
     for scale in (0.1, 0.05):
         torch.manual_seed(0)
         flow = DualFlow(spec.replace(residual_scale=scale), shape=(4, 4, 4)).double().eval()
-        dets.append(flow.encode(target, source)[1])
-    torch.testing.assert_close(dets[1] - dets[0], torch.full((3,), 64 * log(2), dtype=torch.float64))
+        log_dets.append(flow.encode(target, source)[1])
+    torch.testing.assert_close(log_dets[1] - log_dets[0], torch.full((3,), 64 * log(2), dtype=torch.float64))
 
 
 def test_given_mean_replaces_the_mean_model():
-    """A cross-fitted mean shifts the residual: the loss with target + c and mean + c is the loss without."""
+    """A given mean shifts the residual: adding c to target and mean does not change the loss."""
     flow, (target, source, side) = build("dualflow").eval(), batch()
     zero = torch.zeros_like(target)
     loss = terms(flow, target, source, side, mean=zero)["nll"]
     torch.testing.assert_close(loss, terms(flow, target, source, side)["nll"])
-    moved = terms(flow, target + 0.01, source, side, mean=zero + 0.01)["nll"]
-    torch.testing.assert_close(moved, loss, rtol=1e-6, atol=1e-6)
+    shifted = terms(flow, target + 0.01, source, side, mean=zero + 0.01)["nll"]
+    torch.testing.assert_close(shifted, loss, rtol=1e-6, atol=1e-6)
     with pytest.raises(ConfigError, match="mean: none"):
         terms(build("dual_glow"), target, source, side, mean=zero)
 
 
 def test_noise_is_added_in_training_only():
-    """Two evaluations agree, two training passes do not."""
+    """Two evaluations are equal; two training passes differ."""
     flow, (target, source, _) = build("dualflow"), batch()
     assert terms(flow, target, source)["nll"] != terms(flow, target, source)["nll"]
     flow.eval()
@@ -66,16 +66,16 @@ def test_mean_model_is_frozen():
     assert not flow.mean_model.training
 
 
-def test_point_estimate_is_mean_or_mode():
-    """With a mean model it is the mean image, without one the decode at temperature 0."""
+def test_point_estimate_is_the_mean_or_a_decode():
+    """With a mean model it is the mean image; without one it is the decode at temperature 0."""
     _, source, side = batch()
     with_mean, without = build("dualflow").eval(), build("dual_glow").eval()
     assert torch.equal(with_mean.point_estimate(source, side), with_mean.mean(source, side))
     assert torch.equal(without.point_estimate(source, side), without.sample(source, side, temperature=0.0)[0])
 
 
-def test_unknown_side_is_an_input():
-    """All-NaN side equals none given, and a wrong size is refused."""
+def test_side_values_may_be_unknown():
+    """All-NaN side values equal no side values; a wrong size is refused."""
     flow, (target, source, side) = build("dualflow").eval(), batch()
     unknown = torch.full_like(side, torch.nan)
     assert torch.equal(flow.log_prob(target, source), flow.log_prob(target, source, unknown))
@@ -85,7 +85,7 @@ def test_unknown_side_is_an_input():
 
 @each_flow
 def test_every_flow_takes_several_sources(name):
-    """Given two, it trains, inverts, samples one target, and its density follows each of them."""
+    """With two sources a flow trains, inverts and samples; its density depends on each source."""
     spec = FLOWS[name]
     flow, (target, source, side) = build_spec(spec, source_channels=2), batch(4)
     source = torch.cat([source, source.square().flip(2)], dim=1)
@@ -110,19 +110,19 @@ def test_every_flow_takes_several_sources(name):
 
 
 def test_dual_glow_side_enters_the_coarsest_prior_only():
-    """Another side value leaves all latents as they are, and moves only the coarsest level's mean."""
+    """Another side value changes the decode's coarsest latents only."""
     torch.manual_seed(0)
     flow, (_, source, side) = build("dual_glow").eval(), batch()
     for prior in flow.priors:
         if prior.side is not None:
             torch.nn.init.normal_(prior.side.weight)
-    mine, other = (flow.encode(flow.sample(source, s, temperature=0.0)[0], source, s)[0] for s in (side, side + 1))
-    torch.testing.assert_close(mine[0], other[0])
-    assert not torch.allclose(mine[1], other[1])
+    first, second = (flow.encode(flow.sample(source, s, temperature=0.0)[0], source, s)[0] for s in (side, side + 1))
+    torch.testing.assert_close(first[0], second[0])
+    assert not torch.allclose(first[1], second[1])
 
 
 def test_dual_glow_loss_is_its_terms():
-    """dual_glow reports its three terms, and the loss is their weighted sum."""
+    """The loss of dual_glow is the weighted sum of its three terms."""
     flow, (target, source, side) = build("dual_glow").eval(), batch()
     out = terms(flow, target, source, side)
     expected = out["nll"] + 0.001 * out["source_nll"] + 0.01 * out["discriminator"]
@@ -130,15 +130,15 @@ def test_dual_glow_loss_is_its_terms():
 
 
 def test_initialisation_standardises_latents():
-    """After initialize the finest latents of the same scans have about unit variance."""
+    """After initialisation the finest latents of the same scans have about unit variance."""
     flow, (target, source, side) = build("dualflow"), batch(16)
     initialize_flow(flow, target, source, side)
     latents, _ = flow.eval().encode(target, source, side)
     assert 0.6 < latents[0].std() < 1.6
 
 
-def test_sizes_that_do_not_divide_are_refused_with_sizes_that_do():
-    """The message names the nearest sizes; a volume off the model's grid names the grid."""
+def test_invalid_sizes_are_refused():
+    """The error names the nearest valid sizes, or the grid of the model."""
     with pytest.raises(ShapeError, match=r"multiples of 8, the nearest \(40, 48, 40\) and \(48, 48, 48\)"):
         DualFlow(preset("dualflow"), shape=(45, 48, 46))
     target, source, side = batch(shape=(4, 4, 4))
@@ -147,14 +147,14 @@ def test_sizes_that_do_not_divide_are_refused_with_sizes_that_do():
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_names_sizes_that_do(name):
-    """No flow is built for a grid that its levels cannot halve; the message names grids that would do."""
+def test_every_preset_refuses_sizes_it_cannot_halve(name):
+    """The error names the nearest valid sizes."""
     with pytest.raises(ShapeError, match=r"multiples of 8, the nearest \(8, 8, 8\) and \(16, 8, 16\)"):
         DualFlow(preset(name), shape=(12, 8, 9))
 
 
-def test_background_is_drawn_in_training_and_in_evaluation():
-    """What a target holds outside the mask has no part in the objective; evaluations draw it from a fixed seed."""
+def test_the_background_is_replaced_by_noise():
+    """The objective ignores the target outside the mask; evaluation draws the noise from a fixed seed."""
     spec = small("c_flow", background_noise=0.3)
     flow, (target, source, side) = build_spec(spec).eval(), batch()
     inside = torch.zeros_like(target, dtype=torch.bool)
@@ -166,53 +166,55 @@ def test_background_is_drawn_in_training_and_in_evaluation():
     with torch.no_grad():
         assert terms(flow, target, source, side, inside)["nll"] != terms(flow, target, source, side, inside)["nll"]
     torch.manual_seed(0)
-    drawn = with_background(target, inside, spec)
-    assert torch.equal(drawn[inside], target[inside])
-    assert drawn[~inside].std().item() == pytest.approx(0.3, rel=0.2)
+    filled = with_background(target, inside, spec)
+    assert torch.equal(filled[inside], target[inside])
+    assert filled[~inside].std().item() == pytest.approx(0.3, rel=0.2)
     assert with_background(target, None, spec) is target
     assert with_background(target, inside, spec.replace(background_noise=0.0)) is target
 
 
-def test_l1_of_a_decode_counts_the_mask():
-    """Voxels outside the mask have no part in the error of a decode."""
+def test_decode_l1_ignores_voxels_outside_the_mask():
+    """`decode_l1` is the mean absolute error inside the mask."""
     flow, (target, source, side) = build_spec(small("c_flow", decode_temperature=0.0)).eval(), batch()
     inside = torch.zeros_like(target, dtype=torch.bool)
     inside[:, :, 2:6] = True
-    drawn = flow.sample(source, side, temperature=0.0)[0]
-    expected = (drawn - target).abs()[inside].mean()
+    decoded = flow.sample(source, side, temperature=0.0)[0]
+    expected = (decoded - target).abs()[inside].mean()
     torch.testing.assert_close(terms(flow, target, source, side, inside)["decode_l1"].detach(), expected)
 
 
 def test_sample_spread_follows_the_low_rank_base():
-    """Correlated coarsest latents make the mean over the volume vary more than independent ones do."""
+    """The volume mean varies more with correlated coarsest latents than with independent ones."""
     torch.manual_seed(0)
     flow, (_, source, side) = build("dualflow").eval(), batch(1)
     base = flow.priors[-1].base
     with torch.no_grad():
         base.factors.zero_()
-        lonely = (
+        independent = (
             flow.sample(source, side, n=400, generator=torch.Generator().manual_seed(0)).mean((1, 2, 3, 4, 5)).std()
         )
         # The first coarsest channel is the low-pass one.
         base.factors[:1, 0] = 3.0
-        joint = flow.sample(source, side, n=400, generator=torch.Generator().manual_seed(0)).mean((1, 2, 3, 4, 5)).std()
-    assert joint > 2 * lonely
+        correlated = (
+            flow.sample(source, side, n=400, generator=torch.Generator().manual_seed(0)).mean((1, 2, 3, 4, 5)).std()
+        )
+    assert correlated > 2 * independent
 
 
-def test_initialisation_takes_as_many_scans_at_once_as_fit(monkeypatch):
-    """In parts the actnorms see the first only, the low-rank base all; one part is what it was without parts."""
+def test_initialisation_processes_scans_in_parts(monkeypatch):
+    """Actnorms are initialised on the first part, the low-rank base on all scans."""
     spec, shape, scans = preset("dualflow", levels=2, steps=(1, 1), hidden=(4, 4), low_rank=3), (8, 8, 8), 6
     target, source = torch.randn(scans, 1, *shape), torch.randn(scans, 1, *shape)
-    weights = []
+    results = []
     for count in (6, 2):
         monkeypatch.setattr("dualflow.flows.initialization.INITIALISATION_VOXELS", count * 8**3)
         torch.manual_seed(0)
         flow = DualFlow(spec, shape=shape)
-        shown = []
+        calls = []
         base = flow.priors[-1].base
-        monkeypatch.setattr(base, "initialize", lambda e, shown=shown: shown.append(e))
+        monkeypatch.setattr(base, "initialize", lambda e, calls=calls: calls.append(e))
         initialize_flow(flow, target, source)
-        weights.append((shown[0], flow.flow.levels[0].steps[0].pieces["actnorm"].shift.clone()))
-    (whole, shift), (parts, shift_of_first) = weights
-    assert whole.shape == parts.shape
-    assert not torch.equal(shift, shift_of_first)
+        results.append((calls[0], flow.flow.levels[0].steps[0].pieces["actnorm"].shift.clone()))
+    (whole_latents, whole_shift), (part_latents, part_shift) = results
+    assert whole_latents.shape == part_latents.shape
+    assert not torch.equal(whole_shift, part_shift)

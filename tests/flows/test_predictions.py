@@ -1,4 +1,4 @@
-"""One image per person: the ways to predict, what is done to latents, and how much a prior explains."""
+"""Point predictions of a flow, and transforms of its latents."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from dualflow.flows.presets import PRESETS
 
 
 @each_flow
-def test_predictions_are_functions_of_their_inputs(name):
-    """Each prediction is one finite image per person, twice the same, and takes no global random number."""
+def test_predictions_are_deterministic(name):
+    """Each prediction is one finite image per subject, repeatable, and uses no global random numbers."""
     flow, (target, source, side) = trained(name), batch()
     for kind in PREDICTIONS:
         if kind == "mean" and flow.spec.mean == "none":
@@ -35,18 +35,19 @@ def test_predictions_are_functions_of_their_inputs(name):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_predictions_are_what_their_names_say(name):
-    """They are the mean image, the decode at temperature 0, the seed's first sample, and the mean of its samples."""
+def test_predictions_match_their_names(name):
+    """They are the mean image, the decode at temperature 0, one sample, and the mean of samples."""
     flow, (_, source, side) = trained(name), batch()
 
     def samples(n: int) -> torch.Tensor:
-        """Mean of n samples of each person, from the seed that the person's source gives."""
-        seeds = [int.from_bytes(sha256(one.float().numpy().tobytes()).digest()[:4], "little") for one in source]
-        drawn = [
+        """Return the mean of n samples of each subject, with the digest of its source as seed."""
+        digests = [sha256(volume.float().numpy().tobytes()).digest() for volume in source]
+        seeds = [int.from_bytes(digest[:4], "little") for digest in digests]
+        means = [
             flow.sample(source[i : i + 1], side[i : i + 1], n, generator=torch.Generator().manual_seed(seed)).mean(0)
             for i, seed in enumerate(seeds)
         ]
-        return torch.cat(drawn)
+        return torch.cat(means)
 
     expected = {
         **({} if flow.spec.mean == "none" else {"mean": flow.mean(source, side)}),
@@ -61,15 +62,15 @@ def test_predictions_are_what_their_names_say(name):
 
 @each_flow
 def test_predictions_do_not_depend_on_the_batch(name):
-    """A person's prediction is the same alone, and its noise is that person's own."""
+    """A subject's prediction, noise included, is the same alone and in a batch."""
     flow, (_, source, side) = trained(name), batch()
     for kind in ("one_sample", "sample_mean"):
-        together = predict(flow, source, side, kind)
-        torch.testing.assert_close(predict(flow, source[1:2], side[1:2], kind), together[1:2], rtol=1e-6, atol=1e-9)
+        images = predict(flow, source, side, kind)
+        torch.testing.assert_close(predict(flow, source[1:2], side[1:2], kind), images[1:2], rtol=1e-6, atol=1e-9)
 
 
-def test_c_glow_predicts_by_the_mean_of_ten():
-    """Its point estimate is the mean of ten samples, with a smaller error than a single one."""
+def test_c_glow_predicts_the_mean_of_ten_samples():
+    """The mean of ten samples has a smaller error than a single sample."""
     flow, (target, source, side) = trained("c_glow"), batch(32, seed=7)
     assert (flow.spec.prediction, flow.spec.prediction_samples) == ("sample_mean", 10)
     errors = {
@@ -80,36 +81,37 @@ def test_c_glow_predicts_by_the_mean_of_ten():
 
 
 def test_unknown_predictions_are_refused():
-    """The message lists the rows."""
+    """The error lists the rows of PREDICTIONS."""
     flow, (_, source, side) = build("c_glow"), batch()
     with pytest.raises(ConfigError, match="unknown prediction 'median'; choose from: mean, temperature0, one_sample"):
         predict(flow, source, side, "median")
 
 
 @each_flow
-@pytest.mark.parametrize("tool", LATENT_TRANSFORMS)
-def test_latent_tools(name, tool):
-    """Every tool gives finite samples that repeat with the seed; at temperature 0 none changes anything."""
+@pytest.mark.parametrize("transform", LATENT_TRANSFORMS)
+def test_latent_transforms(name, transform):
+    """Samples of every transform are finite and repeat with the seed; at temperature 0 no transform has an effect."""
     flow, (_, source, side) = trained(name), batch(2)
 
-    def sample(temperature: float, tool: str | None) -> torch.Tensor:
-        return flow.sample(source, side, 2, temperature, torch.Generator().manual_seed(1), tool)
+    def sample(temperature: float, transform: str | None) -> torch.Tensor:
+        return flow.sample(source, side, 2, temperature, torch.Generator().manual_seed(1), transform)
 
-    drawn = sample(0.8, tool)
-    assert drawn.isfinite().all()
-    assert torch.equal(drawn, sample(0.8, tool))
-    assert torch.equal(drawn, sample(0.8, "none")) == (tool == "none")
-    assert torch.equal(sample(0.0, tool), sample(0.0, "none"))
-    if tool == flow.spec.latents:
-        assert torch.equal(drawn, sample(0.8, None))
+    samples = sample(0.8, transform)
+    assert samples.isfinite().all()
+    assert torch.equal(samples, sample(0.8, transform))
+    assert torch.equal(samples, sample(0.8, "none")) == (transform == "none")
+    assert torch.equal(sample(0.0, transform), sample(0.0, "none"))
+    if transform == flow.spec.latents:
+        assert torch.equal(samples, sample(0.8, None))
 
 
-@pytest.mark.parametrize("tool", LATENT_TRANSFORMS)
-def test_latent_tools_have_gradients_of_equal_latents(tool):
-    """Sets of latents without any spread pass finite gradients on."""
+@pytest.mark.parametrize("transform", LATENT_TRANSFORMS)
+def test_latent_transforms_have_finite_gradients_at_equal_latents(transform):
+    """Gradients are finite even if all latents are equal."""
     features = torch.randn(2, 3, 2, 2, 2)
     for temperature in (0.0, 0.5):
         e = torch.zeros(2, 4, 2, 2, 2, requires_grad=True)
-        LATENT_TRANSFORMS[tool](e, features, temperature, torch.Generator().manual_seed(0)).square().sum().backward()
+        generator = torch.Generator().manual_seed(0)
+        LATENT_TRANSFORMS[transform](e, features, temperature, generator).square().sum().backward()
         assert e.grad is not None
         assert e.grad.isfinite().all()

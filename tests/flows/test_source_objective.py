@@ -1,4 +1,4 @@
-"""Sources that are trained on their own schedule: pre-trained before the flow, frozen at its start."""
+"""Training of the source: pre-training before the flow, and freezing at its start."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dualflow.flows.source_objective import SourceObjective
 
 
 def with_gradient(objective: FlowObjective) -> set[str]:
-    """First names of the flow's parameters that the loss of one batch reaches: source, flow, priors, ..."""
+    """Return the parts of a flow (source, flow, priors, ...) with a nonzero gradient of one batch's loss."""
     objective.zero_grad()
     objective(*batch())["loss"].backward()
     reached = [name for name, value in objective.flow.named_parameters() if value.grad is not None and value.grad.any()]
@@ -20,7 +20,7 @@ def with_gradient(objective: FlowObjective) -> set[str]:
 
 
 def test_a_frozen_source_does_not_learn():
-    """Before the share of the training given by source_frozen no gradient reaches the source; after it one does."""
+    """No gradient reaches the source in the first `source_frozen` share of the training; afterwards one does."""
     objective = trained_objective("srflow").train()
     assert objective.flow.spec.source_frozen == 0.5
     for share in (0.0, 0.3, 0.4999):
@@ -34,8 +34,8 @@ def test_a_frozen_source_does_not_learn():
     assert "source" in with_gradient(objective)
 
 
-def test_freezing_changes_no_density():
-    """Frozen or not, the loss is the same number."""
+def test_freezing_does_not_change_the_loss():
+    """The loss is the same number with a frozen and a trained source."""
     objective, tensors, losses = trained_objective("srflow").train(), batch(), []
     for share in (0.0, 1.0):
         objective.set_progress(share)
@@ -45,8 +45,8 @@ def test_freezing_changes_no_density():
 
 
 @each_flow
-def test_only_what_is_frozen_follows_the_progress(name):
-    """From the end of freezing on, and with no discriminators, the loss does not depend on the progress."""
+def test_progress_does_not_change_the_loss(name):
+    """Once the source is no longer frozen, the loss does not depend on the progress."""
     objective, tensors, losses = trained_objective(name).train(), batch(), []
     for share in (objective.flow.spec.source_frozen, 1.0):
         objective.set_progress(share)
@@ -56,38 +56,40 @@ def test_only_what_is_frozen_follows_the_progress(name):
 
 
 @pytest.mark.parametrize("name", ["c_glow", "srflow", "puflow", "dualflow"])
-def test_pretraining_moves_the_source_alone(name):
-    """A pre-training lowers the error of the predicted target and leaves everything but source and side tokens."""
+def test_pretraining_changes_only_source_and_side_tokens(name):
+    """Pre-training lowers the error of the predicted target and changes no other weight."""
     flow, (target, source, side) = build(name), batch(24)
     before = {key: value.clone() for key, value in flow.state_dict().items()}
-    trainer = SourceObjective(flow).double()
-    start = trainer(target, source, side)["loss"].item()
-    assert torch.equal(trainer.point_estimate(source, side), flow.mean(source, side))
-    optimiser = torch.optim.Adam([value for value in trainer.parameters() if value.requires_grad], lr=5e-3, fused=True)
+    objective = SourceObjective(flow).double()
+    start = objective(target, source, side)["loss"].item()
+    assert torch.equal(objective.point_estimate(source, side), flow.mean(source, side))
+    optimiser = torch.optim.Adam(
+        [value for value in objective.parameters() if value.requires_grad], lr=5e-3, fused=True
+    )
     for _ in range(40):
         optimiser.zero_grad()
-        trainer(target, source, side)["loss"].backward()
+        objective(target, source, side)["loss"].backward()
         optimiser.step()
-    assert trainer.eval()(target, source, side)["loss"] < 0.6 * start
-    moved = {key for key, value in flow.state_dict().items() if not torch.equal(value, before[key])}
-    assert any(key.startswith("source.") for key in moved)
-    assert all(key.startswith(("source.", "side_tokens.")) for key in moved)
-    assert any(key.startswith("side_tokens.") for key in moved)
-    assert trainer.point_estimate(source, side).shape == target.shape
+    assert objective.eval()(target, source, side)["loss"] < 0.6 * start
+    changed = {key for key, value in flow.state_dict().items() if not torch.equal(value, before[key])}
+    assert any(key.startswith("source.") for key in changed)
+    assert all(key.startswith(("source.", "side_tokens.")) for key in changed)
+    assert any(key.startswith("side_tokens.") for key in changed)
+    assert objective.point_estimate(source, side).shape == target.shape
 
 
-def test_pretraining_counts_the_mask_and_takes_a_mean():
-    """Voxels outside the mask have no part in its loss; a cross-fitted mean takes the place of the model's."""
-    trainer, (target, source, side) = SourceObjective(build("dualflow")).double(), batch()
+def test_pretraining_uses_the_mask_and_a_given_mean():
+    """Its loss ignores voxels outside the mask; a cross-fitted mean replaces the model's."""
+    objective, (target, source, side) = SourceObjective(build("dualflow")).double(), batch()
     inside = torch.zeros_like(target, dtype=torch.bool)
     inside[..., 0] = True
-    loss = trainer(target, source, side, inside)["loss"]
-    torch.testing.assert_close(loss, trainer(torch.where(inside, target, 99.0), source, side, inside)["loss"])
-    assert trainer(target, source, side, inside, mean=target)["loss"] == 0
+    loss = objective(target, source, side, inside)["loss"]
+    torch.testing.assert_close(loss, objective(torch.where(inside, target, 99.0), source, side, inside)["loss"])
+    assert objective(target, source, side, inside, mean=target)["loss"] == 0
 
 
 def test_source_flow_is_initialised_from_noisy_sources():
-    """The source's own actnorms are set by the batch too, so that its latents start with about unit variance."""
+    """The batch sets the actnorms of a source flow too, so its latents start with about unit variance."""
     flow, (target, source, side) = build("full_glow"), batch(32)
     assert not any(flag for name, flag in flow.named_buffers() if name.endswith("initialized"))
     initialize_flow(flow, target, source, side)
@@ -96,13 +98,13 @@ def test_source_flow_is_initialised_from_noisy_sources():
     assert all(0.5 < z.std() < 2 for z in latents)
 
 
-def test_source_noise_is_for_densities_only():
-    """A source that is a density gets noise in training; an encoder reads the source as it is."""
+def test_only_source_flows_get_source_noise():
+    """The source of a source flow gets noise in training; an encoder reads the source unchanged."""
     tensors = batch()
     for name, same in (("c_glow", True), ("full_glow", False)):
         flow = build_spec(small(name, noise=0.0, side_dropout=0.0, source_noise=0.5))
         initialize_flow(flow, *tensors)
-        # Heads at zero hear nothing of the source yet.
+        # Output layers that start at zero would ignore the source.
         with torch.no_grad():
             for parameter in flow.parameters():
                 parameter += 0.05 * torch.randn_like(parameter)
