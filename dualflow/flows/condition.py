@@ -143,13 +143,13 @@ class InputCheck:
             ShapeError: a latent is missing or has another size.
         """
         if len(latents) != self.levels:
-            raise ShapeError(f"{len(latents)} latents for {self.levels} levels; give what encode returns")
+            raise ShapeError(f"{len(latents)} latents for {self.levels} levels; pass the latents that encode returns")
         channels, shapes = level_channels(self.target_channels, self.levels), level_shapes(self.shape, self.levels)
         for level, (latent, width, shape) in enumerate(zip(latents, channels, shapes, strict=True), 1):
             if tuple(latent.shape) != (count, width, *shape):
                 raise ShapeError(
                     f"latent of level {level} has size {tuple(latent.shape)}, expected {(count, width, *shape)}; "
-                    "give what encode returns"
+                    "pass the latents that encode returns"
                 )
 
 

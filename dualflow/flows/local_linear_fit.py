@@ -69,7 +69,7 @@ class RegressionScan(NamedTuple):
 
 
 class RegressionScans:
-    """Training pairs as a regression reads them, more than once.
+    """Training pairs as regression scans; a fit iterates over them several times.
 
     Args:
         pairs: items with `source`, `target`, `side` and `mask`.
@@ -218,7 +218,7 @@ class Solver(Protocol):
     def __call__(
         self, scans: Iterable[RegressionScan], model: LocalLinear, *, ridges: Sequence[float], sigmas: Sequence[float]
     ) -> tuple[LocalLinear, list[Tensor], dict[str, float]]:
-        """Fit `model` in place; return what `fit_local_linear` returns."""
+        """Fit `model` in place; return the same as `fit_local_linear`."""
 
 
 def fit_local_linear(

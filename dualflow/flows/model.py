@@ -274,7 +274,7 @@ class DualFlow(ConditionalDensity):
         return self._decode(choose, condition)
 
     def encoding(self, target: Tensor, condition: Condition) -> Encoding:
-        """Return the latents of a target with everything the priors need; log-det in the target's unit."""
+        """Return the latents of a target with the inputs of the priors; log-det in the target's unit."""
         self.check.volume(target, "target", len(condition.mean))
         code = self.flow.encode(self.residual(target, condition), condition.maps)
         return code._replace(log_det=code.log_det - target[0].numel() * log(self.spec.residual_scale))

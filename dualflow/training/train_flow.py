@@ -33,7 +33,7 @@ class TrainedFlow:
 
     Attributes:
         model: with the averaged weights of the best validation.
-        history: of the flow's own training.
+        history: of the training of the flow, without mean and source.
         record: for the model card.
     """
 
@@ -70,7 +70,7 @@ def train_flow(
     Every process repeats the closed-form fits or reads them from the cache, with equal results.
 
     Raises:
-        DataError: there is nothing to train on.
+        DataError: there are no training pairs.
         DualflowError: the training diverged.
     """
     prepared = prepare_flow(choice, train, validation, context, side_features=side_features)
@@ -112,7 +112,7 @@ def prepare_flow(
     without that subject. Residuals from a mean fitted on all would be smaller than those of new subjects.
 
     Raises:
-        DataError: there is nothing to train on.
+        DataError: there are no training pairs.
     """
     if not len(train):
         raise DataError("no training pairs are left; check the splits and the quarantine table")
