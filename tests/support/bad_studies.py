@@ -204,8 +204,14 @@ def without_images(root: Path) -> None:
 
 
 STUDIES = {
-    "no_folder": ("study.bids = .*: does not exist, expected a folder", lambda root: root.rename(root.with_name("moved"))),
-    "a_file": ("study.bids = .*: is not a folder, expected a folder", lambda root: [root.rename(root.with_name("moved")), root.write_bytes(b"")]),
+    "no_folder": (
+        "study.bids = .*: does not exist, expected a folder",
+        lambda root: root.rename(root.with_name("moved")),
+    ),
+    "a_file": (
+        "study.bids = .*: is not a folder, expected a folder",
+        lambda root: [root.rename(root.with_name("moved")), root.write_bytes(b"")],
+    ),
     "no_subjects": ("holds no sub-", without_subjects),
     "no_images": ("no usable T1w", without_images),
     "participants_empty": ("not a table", table(b"")),
