@@ -1,4 +1,7 @@
-"""A study with two sources, from preprocessed volumes to the report: FDG from T1w and FLAIR of eight phantoms."""
+"""A study with two sources, from preprocessed volumes to the report: FDG from T1w and FLAIR of eight phantoms.
+
+The commands run in this process on phantoms, so preprocessing and Snakemake are not needed.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +31,9 @@ from dualflow.modalities import MODALITIES
 from dualflow.models.store import load_card
 from dualflow.tracking.tracked_run import Run
 
+# One worker trains the models once.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("two sources")]
+
 T1W, FLAIR, FDG = (MODALITIES[name] for name in ("T1w", "FLAIR", "FDG"))
 OPTIONS = {"steps": [1, 1, 1], "hidden": [8, 8, 8], "context_channels": 8, "low_rank": 2}
 STUDY = {
@@ -43,26 +49,26 @@ SPLITS = ["train"] * 4 + ["validation"] * 2 + ["test"] * 2
 
 
 def two_sources(item):
-    """The phantom, with a second source that the target follows too."""
-    draw = np.random.default_rng(int(item["scan"].removeprefix("sub-")))
+    """Return the phantom's volumes with a second source that the target depends on, and the mask."""
+    rng = np.random.default_rng(int(item["scan"].removeprefix("sub-")))
     inside = item["mask"].numpy()
-    flair = np.where(inside, 0.5 + 0.2 * draw.normal(size=inside.shape), 0).astype(np.float32)
+    flair = np.where(inside, 0.5 + 0.2 * rng.normal(size=inside.shape), 0).astype(np.float32)
     target = item["target"].numpy() + np.where(inside, flair - 0.5, 0).astype(np.float32)
     return {"T1w": item["source"].numpy()[0], "FLAIR": flair[0], "FDG": target[0]}, inside[0]
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory, phantoms, held_out):
-    """The study with index and preprocessed volumes in place, every model trained and scored, test scans converted."""
+    """A study that starts at its preprocessed volumes: trained, scored, converted and reported."""
     root = tmp_path_factory.mktemp("study")
-    about = {"name": "two", "results": str(root), "bids": str(root), "extra_sources": ["FLAIR"], "side": ["age"]}
-    config = parse_config({"study": about, **STUDY})
-    people = [*phantoms.items, *held_out.items]
-    for item in people:
-        _write(config, item)
-    rows = [(item["scan"], item["scan"].removeprefix("sub-"), None, "t1w", "fdg") for item in people]
+    study = {"name": "two", "results": str(root), "bids": str(root), "extra_sources": ["FLAIR"], "side": ["age"]}
+    config = parse_config({"study": study, **STUDY})
+    items = [*phantoms.items, *held_out.items]
+    for item in items:
+        write_preprocessed(config, item)
+    rows = [(item["scan"], item["scan"].removeprefix("sub-"), None, "t1w", "fdg") for item in items]
     pairs = pd.DataFrame(rows, columns=["scan", "subject", "session", "source", "target"])
-    ages = [70 + 8 * float(item["side"]) for item in people]
+    ages = [70 + 8 * float(item["side"]) for item in items]
     path = config.layout.pairs
     path.parent.mkdir(parents=True)
     path.write_text(table_text(pairs.assign(split=SPLITS, source_FLAIR="flair", age=ages)))
@@ -79,16 +85,17 @@ def config(tmp_path_factory, phantoms, held_out):
     return config
 
 
-def _write(config, item):
-    """What preprocessing leaves of one scan."""
+def write_preprocessed(config, item):
+    """Write the outputs and the manifest of a preprocessed scan."""
     layout, scan, (affine, shape) = config.layout, Scan.parse(item["scan"]), model_grid(config.preprocess)
     volumes, mask = two_sources(item)
     grid = {"affine": affine.tolist(), "shape": list(shape)}
     record = {"grid": grid, "native_grid": grid, "source_to_template": np.eye(4).tolist()}
-    files = {"source": "T1w", "FLAIR": "FLAIR", "target": "FDG"}
-    files = {name: layout.on_grid(scan, MODALITIES[row]) for name, row in files.items()}
-    for row, path in zip(volumes, files.values(), strict=True):
-        write_volume(path, volumes[row], affine, code=4, sidecar=record if row == "T1w" else {})
+    roles = {"source": "T1w", "FLAIR": "FLAIR", "target": "FDG"}
+    files = {role: layout.on_grid(scan, MODALITIES[modality]) for role, modality in roles.items()}
+    for role, modality in roles.items():
+        sidecar = record if modality == "T1w" else {}
+        write_volume(files[role], volumes[modality], affine, code=4, sidecar=sidecar)
     files |= {"mask": layout.mask_on_grid(scan, T1W), "mask_native": layout.mask_native(scan, T1W)}
     for name in ("mask", "mask_native"):
         write_volume(files[name], mask, affine, dtype=np.uint8)
@@ -96,23 +103,23 @@ def _write(config, item):
     write_manifest(layout.scan_manifest(scan), step="preprocess", outputs=files, inputs={}, config={})
 
 
-def test_cards_tell_the_sources_and_models_see_all_of_them(config, held_out):
-    """A model that is read back predicts something else for another FLAIR of the same person."""
+def test_cards_name_the_sources_and_models_read_all_of_them(config, held_out):
+    """A loaded model predicts another image when the FLAIR changes, except for the mean image."""
     volumes, _ = two_sources(held_out[0])
     source = torch.tensor(np.stack([volumes["T1w"], volumes["FLAIR"]]))
-    other = torch.stack([source[0], source[1].flip(0) * held_out[0]["mask"][0]])
+    flipped = torch.stack([source[0], source[1].flip(0) * held_out[0]["mask"][0]])
     for name, seed in config.trainings:
         folder = config.layout.model(name, seed)
         assert load_card(folder).study.extra_sources == ("FLAIR",)
         predict, mask = load_predictor(folder).predict, held_out[0]["mask"]
         side = held_out[0]["side"]
-        first, second = (predict(seen, side, mask, samples=2, temperature=1.0, seed=0) for seen in (source, other))
+        first, second = (predict(image, side, mask, samples=2, temperature=1.0, seed=0) for image in (source, flipped))
         assert np.isfinite(first.mean).all()
         assert (not np.array_equal(first.mean, second.mean)) == (name != "mean_image")
 
 
 def test_every_model_is_scored(config):
-    """Images, densities under own and others' sources, stress: finite for both held-out people."""
+    """Image errors, densities and stress tests are finite for both test subjects."""
     for name, seed in config.trainings:
         scores = pd.read_csv(config.layout.table(f"scans_{name}_seed-{seed}"), sep="\t")
         assert scores["scan"].tolist() == ["sub-07", "sub-08"]
@@ -126,21 +133,18 @@ def test_every_model_is_scored(config):
 
 
 def test_test_scans_are_converted(config):
-    """Point estimate and sample are made of both sources and lie on the main source's own grid."""
+    """Point estimate, standard deviation and sample lie on the native grid of the main source."""
     for scan in (Scan("07"), Scan("08")):
         for desc in ("synth", "synthstd", "synth01"):
-            path = config.layout.synthetic(scan, T1W, FDG, desc)
-            image = nib.load(path)
+            image = nib.load(config.layout.synthetic(scan, T1W, FDG, desc))
             assert image.shape == (16, 16, 16)
             assert np.abs(image.get_fdata()).max() > 0
-        sidecar = json.loads(
-            config.layout.synthetic(scan, T1W, FDG, "synth").with_suffix("").with_suffix(".json").read_text()
-        )
-        assert sidecar["Units"] == "SUVR"
+        sidecar = config.layout.synthetic(scan, T1W, FDG, "synth").with_suffix("").with_suffix(".json")
+        assert json.loads(sidecar.read_text())["Units"] == "SUVR"
 
 
 def test_the_report_names_the_sources(config):
-    """Title, facts and method say what was learnt from what."""
+    """The title has both sources, and the methods describe their registration."""
     page = config.layout.report.read_text()
     assert "T1w + FLAIR to FDG" in page
     assert "each target and further source is registered rigidly to its source" in page
