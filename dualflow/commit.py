@@ -1,6 +1,6 @@
 """Atomic file writes: a temporary file beside the target is flushed, checked and renamed over it.
 
-A reader sees the old file, the new file or none, never a part.
+A reader sees the old file, the new file or no file, but never an incomplete one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dualflow.errors import CommitError
 
 TEMP_PREFIX = ".tmp-"
 HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
-"""Digest of this machine's name, part of temporary file names: process ids mean nothing on another machine."""
+"""Digest of this machine's name, part of temporary file names because process ids are specific to a machine."""
 _STALE_S = 24 * 3600.0
 _CHUNK = 1 << 20
 
@@ -34,8 +34,8 @@ def committing(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`, with the same suffixes, and rename it over `path` on a clean exit.
 
     Before that, the file is flushed to disk and checked: it is not empty, a gzip stream is intact, JSON and safetensors
-    headers parse. Its mode follows the umask, whatever the library that wrote it chose. On an error, `path` does not
-    change and the temporary file is removed.
+    headers parse. Its mode follows the umask, not the library that wrote it. On an error, `path` does not change and
+    the temporary file is removed.
 
     Raises:
         CommitError: the block wrote nothing, the content does not verify, or the file system refused it.
@@ -57,7 +57,7 @@ def committing(path: Path | str) -> Iterator[Path]:
             f"{path}: cannot be written ({error.strerror or error}); free space or change the output folder"
         ) from error
     finally:
-        with suppress(OSError):  # without the folder, there is nothing to remove
+        with suppress(OSError):  # the folder may not exist
             temp.unlink(missing_ok=True)
 
 

@@ -20,7 +20,7 @@ A message names the value, what was expected and what to do. `exit_code` is the 
 
 from __future__ import annotations
 
-_LONGEST = 2000
+_MAX_LENGTH = 2000
 
 
 def printable(text: str) -> str:
@@ -35,8 +35,8 @@ class DualflowError(Exception):
 
     def __str__(self) -> str:
         text = super().__str__()
-        if len(text) > _LONGEST:  # the value may be a damaged file's content; the remedy comes last
-            text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 4 :]}"
+        if len(text) > _MAX_LENGTH:  # it may quote a damaged file; the remedy comes last
+            text = f"{text[: _MAX_LENGTH // 2]} ... {text[-_MAX_LENGTH // 4 :]}"
         return printable(text)
 
 
@@ -79,7 +79,7 @@ class CheckpointError(DualflowError):
 
 
 class InputError(DualflowError, ValueError):
-    """A tensor that a model cannot take: its number format or its values."""
+    """A tensor that a model cannot take: its dtype or its values."""
 
     exit_code = 5
 

@@ -3,16 +3,17 @@
 All results of a study lie under `Layout.root`:
 
     bids/            the embedded cohort, if the study has no dataset of its own
-    index/           pairs.tsv, quarantine.tsv, splits.tsv, summary.md; digests.tsv caches voxel digests
+    index/           pairs.tsv, quarantine.tsv, splits.tsv, summary.md; digests.tsv caches digests of raw files
     derivatives/     BIDS derivatives: preprocessed pairs on the model grid and in native space, synthetic volumes
     models/MODEL/seed-S/   checkpoints, history, model card
+    models/.closed_form/   cache of closed-form fits
     metrics/         tables written by evaluation
     compare/         plan.json: optimiser steps of each flow at an equal budget
     pending/         tracking records queued while the server is unreachable
     manifests/       one file per finished step, the outputs that Snakemake knows
     configs/         the resolved configurations
     logs/ benchmarks/      text and timings
-    quality.tsv qc.html report.html
+    quarantine.tsv quality.tsv qc.html report.html
 """
 
 from __future__ import annotations
@@ -102,9 +103,10 @@ def study_mask_paths(masks: Path, scan: Scan, source: Path, row: Modality) -> li
     A mask has the entities of its image, except in pipelines that merge runs. Some pipelines name the space.
     """
     stem, folder = source.name.split(".")[0], masks / scan.folder / row.datatype
-    image = [stem.removesuffix(f"_{row.suffix}")] if stem.startswith(f"{scan.key}_") else []
+    image_prefix = [stem.removesuffix(f"_{row.suffix}")] if stem.startswith(f"{scan.key}_") else []
     spaces = ("", f"_space-{row.suffix}", "_space-orig")
-    names = [f"{start}{space}_desc-brain_mask" for start in dict.fromkeys([*image, scan.key]) for space in spaces]
+    prefixes = dict.fromkeys([*image_prefix, scan.key])
+    names = [f"{prefix}{space}_desc-brain_mask" for prefix in prefixes for space in spaces]
     return [folder / (name + extension) for name in names for extension in (".nii.gz", ".nii")]
 
 
@@ -161,7 +163,7 @@ class Layout:
 
     @property
     def digests(self) -> Path:
-        """Table of cached voxel digests of the raw scans."""
+        """Table of cached digests of the raw files."""
         return self.root / "index" / "digests.tsv"
 
     @property

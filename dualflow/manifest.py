@@ -1,7 +1,7 @@
 """Manifests: one JSON file per finished step, with the digests of its inputs and outputs.
 
-A step is done when its manifest exists and its outputs still have the digests recorded there. An output that merely
-exists may be a part of a file, or another run's.
+A step is done when its manifest exists and its outputs still have the digests recorded there. The existence
+of an output is not enough: it may be incomplete or come from another run.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class OutputFile(NamedTuple):
     """A file that a manifest lists.
 
     Attributes:
-        path: where it is.
-        sha256: the digest it had when the step finished.
+        path: path of the file.
+        sha256: its digest when the step finished.
     """
 
     path: Path
@@ -68,7 +68,7 @@ def write_manifest(
         path: the manifest; it is written last.
         step: name of the step.
         outputs: name -> file written by the step. Paths are stored relative to the manifest.
-        inputs: name -> digest of what the step read.
+        inputs: name -> digest of an input of the step.
         config: the part of the configuration that the step depends on.
         facts: small results to keep. They must hold no clock times, so that equal work gives equal bytes.
 
@@ -109,8 +109,8 @@ def read_manifest(
         path: the manifest.
         inputs: if given, a manifest with other inputs does not count.
         config: if given, a manifest of another configuration or another version of dualflow does not count.
-        verify: hash the outputs; a manifest whose outputs are missing or changed does not count. Steps that only ask
-            whether others are done leave this to whoever reads the outputs.
+        verify: hash the outputs; a manifest whose outputs are missing or changed does not count. Steps that only
+            check whether earlier steps are done pass False.
         digests: cache of digests, if several manifests are verified.
     """
     path, digests = Path(path), digests or DigestCache()
@@ -141,7 +141,7 @@ def manifest_outputs(path: Path, manifest: Mapping[str, Any]) -> dict[str, Outpu
 def verify_manifests(folder: Path, digests: DigestCache | None = None) -> list[str]:
     """Return the names of the manifests under `folder` that do not verify, sorted.
 
-    A manifest that lists another manifest as an output does not verify if that one does not. With the same `digests`,
+    A manifest that lists a broken manifest as an output does not verify either. With the same `digests`,
     a second call hashes only files that changed since the first.
     """
     digests = digests or DigestCache()

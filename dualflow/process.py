@@ -1,4 +1,4 @@
-"""Settings of the running process: CPU threads, SIGTERM, and what the C library does with freed memory."""
+"""Settings of the running process: CPU threads, SIGTERM, and the C library's handling of freed memory."""
 
 from __future__ import annotations
 

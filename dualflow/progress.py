@@ -95,20 +95,20 @@ def _live_bar(label: str, total: int) -> tuple[Bars, TaskID]:
 @contextmanager
 def progress(label: str, total: int) -> Iterator[Progress]:
     """Show progress while the block runs."""
-    shown = Progress(label, total)
+    display = Progress(label, total)
     try:
-        yield shown
+        yield display
     finally:
-        shown.close()
+        display.close()
 
 
 def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
     """Yield the items and show how many are done."""
     count = total if total is not None else len(items) if isinstance(items, Sized) else 0
-    with progress(label, count) as shown:
+    with progress(label, count) as display:
         for item in items:
             yield item
-            shown.advance()
+            display.advance()
 
 
 def read_states(folder: Path) -> dict[str, tuple[str, int, int, str]]:

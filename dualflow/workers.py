@@ -24,15 +24,15 @@ R = TypeVar("R")
 
 MEMORY_GIB = 4
 """Memory limit of a worker process; a process that exceeds it is terminated."""
-_START_S, _LATE_S = 300, 30
+_START_TIMEOUT_S, _EXIT_CODE_TIMEOUT_S = 300, 30
 _SETTINGS: dict[str, Any] = {
     # A crashed worker's tasks fail at once, because this module decides about retries.
     "distributed.scheduler.allowed-failures": 0,
     "distributed.scheduler.worker-saturation": 1.0,
     # A worker in native code may be silent for long, and a new one starts slowly on a busy machine.
     "distributed.scheduler.worker-ttl": None,
-    "distributed.deploy.lost-worker-timeout": f"{_START_S} s",
-    "distributed.scheduler.no-workers-timeout": f"{_START_S} s",
+    "distributed.deploy.lost-worker-timeout": f"{_START_TIMEOUT_S} s",
+    "distributed.scheduler.no-workers-timeout": f"{_START_TIMEOUT_S} s",
     # Workers hold no Dask data that could be spilled to disk.
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
@@ -86,7 +86,7 @@ def run_in_workers(
             else:
                 yield index, future.result()
         for index in crashed:
-            client.wait_for_workers(1, timeout=_START_S)
+            client.wait_for_workers(1, timeout=_START_TIMEOUT_S)
             _Nanny.exit_codes.clear()
             future = client.submit(function, *tasks[index], pure=False)
             error = future.exception()
@@ -129,7 +129,7 @@ class _Nanny(Nanny):  # type: ignore[misc]
 
 def _reason(error: KilledWorker) -> str:
     """How a task's worker process ended, and what to do."""
-    name, deadline = error.last_worker.name, time.monotonic() + _LATE_S
+    name, deadline = error.last_worker.name, time.monotonic() + _EXIT_CODE_TIMEOUT_S
     # The lost connection is reported before the exit code.
     while name not in _Nanny.exit_codes and time.monotonic() < deadline:
         time.sleep(0.02)

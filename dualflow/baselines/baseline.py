@@ -16,8 +16,7 @@ from dualflow.flows.objective import Objective
 class Baseline(ConditionalModel):
     """A model that the flow is compared with.
 
-    Its constructor takes the grid and the numbers of side features and source channels. Its state dict is all that is
-    saved.
+    Its constructor takes the grid and the numbers of side features and source channels. Only its state dict is saved.
     """
 
     def objective(self) -> Objective | None:

@@ -50,7 +50,7 @@ class MeanImage(Baseline):
 
 
 class LocalLinearBaseline(Baseline):
-    """Local linear regression on tissue features, the `local_linear` mean of a flow as a model of its own.
+    """Local linear regression on tissue features: the `local_linear` mean of a flow, without the flow.
 
     Args:
         shape: the grid, D, H, W.

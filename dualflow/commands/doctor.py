@@ -29,8 +29,8 @@ LOW_MEMORY_GIB, LOW_DISK_GIB, NO_DISK_GIB = 8, 10, 1
 SERVER_TIMEOUT_S = 5.0
 NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
 OPTIONAL_PROGRAMS = {
-    "bids-validator-deno": "checks a dataset; pip install bids-validator-deno",
-    "dcm2niix": "converts DICOM to BIDS; see https://github.com/rordenlab/dcm2niix",
+    "bids-validator-deno": "only to validate a BIDS dataset: pip install bids-validator-deno",
+    "dcm2niix": "only to convert DICOM files: https://github.com/rordenlab/dcm2niix",
 }
 
 
@@ -49,7 +49,7 @@ class Finding(NamedTuple):
 
 
 def diagnose(config_name: str | None = None, overrides: Sequence[str] = ()) -> int:
-    """Print the findings; return 1 if a check fails, else 0.
+    """Print the findings and a verdict; return 1 if a check fails, else 0.
 
     Args:
         config_name: a configuration to check too: a YAML file, or the name of a packaged one.
@@ -67,7 +67,9 @@ def diagnose(config_name: str | None = None, overrides: Sequence[str] = ()) -> i
     findings += [*check_data(config)] if config else []
     for finding in findings:
         print(f"{finding.level:<5} {finding.subject:<20} {finding.detail}")
-    return int(any(finding.level == "fail" for finding in findings))
+    failed = sum(finding.level == "fail" for finding in findings)
+    print(f"\nnot ready: {failed} failed; fix the lines above that start with fail" if failed else "\nready to run")
+    return int(failed > 0)
 
 
 def check_installation() -> Iterator[Finding]:
@@ -78,7 +80,7 @@ def check_installation() -> Iterator[Finding]:
     else:
         yield Finding("fail", "Python", f"{python}; install Python {'.'.join(map(str, MIN_PYTHON))} or newer")
     try:
-        yield Finding("ok", "dualflow", f"{__version__}, workflow in {workflow_root()}")
+        yield Finding("ok", "dualflow", f"{__version__}, workflow files in {workflow_root()}")
     except DualflowError as error:
         yield Finding("fail", "dualflow", str(error))
     try:
@@ -92,7 +94,7 @@ def check_installation() -> Iterator[Finding]:
         path = shutil.which(
             program, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         )
-        yield Finding("ok" if path else "warn", program, path or f"not found, optional: {use}")
+        yield Finding("ok" if path else "warn", program, path or f"not found; needed {use}")
 
 
 def check_torch(config: Config | None) -> Iterator[Finding]:
@@ -115,7 +117,7 @@ def check_torch(config: Config | None) -> Iterator[Finding]:
         remedy = "update the driver" if torch.version.cuda else "install a CUDA build of torch"
         yield Finding("warn", "GPU", f"this machine has an NVIDIA GPU that torch cannot use; {remedy}")
     elif not count:
-        yield Finding("ok", "GPU", "none; models are trained on the CPU")
+        yield Finding("ok", "GPU", "none found; models are trained on the CPU")
 
 
 def check_machine(config: Config | None) -> Iterator[Finding]:

@@ -18,12 +18,12 @@ SIDE_COLUMNS = re.compile(r"age|sex|gender|diagnosis|dx|group", re.IGNORECASE)
 
 TEMPLATE = """\
 # Study configuration for {bids}, written by `dualflow init`.
-# Keys that are left out keep their defaults. The template configs/study.yaml of dualflow lists all keys.
+# Keys that are left out keep their defaults. The template configs/study.yaml in dualflow's repository lists all keys.
 
 study:
   name: {name}
   bids: {bids_value}
-  source: {source}    # every scan needs it: {sources} scans
+  source: {source}    # every scan needs it; {sources} scans have it
   target: {target}    # {pairs} scans have both
 {more_modalities}\
   side: [{side}]    # columns of participants.tsv that the model sees; n/a is supported
@@ -36,7 +36,7 @@ split:    # subjects are divided, so all scans of a subject are in one split
 preprocess:
   spacing_mm: 4.0    # voxel size of the model grid
 {pet}\
-  shards: 2    # preprocessing jobs that run in parallel
+  shards: 2    # parallel preprocessing jobs
 
 train:
   seeds: [0]    # one training per seed
@@ -67,8 +67,15 @@ def write_study_config(bids: Path, out: Path | None = None, *, force: bool = Fal
         raise ConfigError(f"{out} exists; choose another file with --out, or overwrite it with --force")
     overview = describe_dataset(bids)
     commit_text(out, study_yaml(bids, name, overview))
-    load_study_config(out)
-    return f"{overview.summary()}\n\nwrote {out}; read it, then:\n  dualflow run --config {out} --dry-run"
+    study = load_study_config(out).study
+    pairs = overview.pairs(study.source, study.target)
+    return (
+        f"{overview.summary()}\n\n"
+        f"wrote {out}: {study.source} to {study.target} ({pairs} scans have both), side information: "
+        f"{', '.join(study.side) or 'none'}\n"
+        "read and edit the file, then check it and list the steps:\n"
+        f"  dualflow doctor --config {out}\n  dualflow run --config {out} --dry-run"
+    )
 
 
 def study_yaml(bids: Path, name: str, overview: DatasetOverview) -> str:

@@ -83,7 +83,7 @@ def run_workflow(config: Config, cores: str, options: Sequence[str] = (), steps:
             print(f"{step}: {'not done' if step in missing else 'its outputs do not verify'}", file=sys.stderr)
         if not missing and not broken:
             if log.nothing_to_do:
-                print(f"nothing to do: all {len(required)} steps are done")
+                print("nothing to do: all steps are done")
             if steps is None:
                 _print_results(config)
             return 0

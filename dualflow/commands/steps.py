@@ -48,11 +48,8 @@ def require_inputs(config: Config, command: str) -> None:
     inputs = INPUTS.get(command)
     missing = [step for step in inputs(config) if not config.layout.manifest(step).is_file()] if inputs else []
     if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise DataError(
-            f"{command}: step {missing[0]}{more} before it is not done in {config.layout.root}; `dualflow run` runs "
-            "all steps in order"
-        )
+        steps = f"step {missing[0]} is" if len(missing) == 1 else f"steps {missing[0]} and {len(missing) - 1} more are"
+        raise DataError(f"{command}: {steps} not done in {config.layout.root}; `dualflow run` runs all steps in order")
 
 
 def _cohort(config: Config) -> list[str]:
@@ -74,6 +71,7 @@ INPUTS: dict[str, Callable[[Config], list[str]]] = {
     "index": lambda config: ["cohort"] if config.embedded else [],
     "preprocess-finish": _shards,
     "qc": lambda _: ["preprocess"],
+    "lr-find": lambda _: ["preprocess"],
     "evaluate-ceilings": lambda _: ["preprocess"],
     "report": lambda config: [step for step in step_names(config) if step not in ("report", "check")],
     "check": lambda _: ["preprocess"],

@@ -1,4 +1,4 @@
-"""The whole configuration of a study, and what follows from it."""
+"""The configuration of a study, and the values derived from it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SEEDED = ("unet",)
 
 
 class Config(Section):
-    """The whole configuration."""
+    """The configuration of a study, one field per section."""
 
     study: StudyConfig
     """Modalities, files and side information."""
@@ -85,7 +85,7 @@ class Config(Section):
 
     @property
     def bids(self) -> Path:
-        """Root of the dataset, which paths are relative to: the study's own, or the embedded cohort's."""
+        """Root folder of the dataset, real or simulated; the paths in tables are relative to it."""
         return self.study.samples.parent if self.study.samples else self.study.bids or self.layout.bids
 
     @property

@@ -25,7 +25,7 @@ class StudyConfig(Section):
     modality (or `source` and `target`), and the side columns; files lie in the table's folder or below, and paths are
     relative to it."""
     source: str = "T1w"
-    """Source modality, a row of MODALITIES: every scan has it, on its grid and with its brain mask."""
+    """Source modality, a row of MODALITIES. Every scan needs it; it defines the native grid and the brain mask."""
     extra_sources: tuple[str, ...] = ()
     """Further source modalities of every scan; each is aligned with `source`."""
     target: str = "FDG"
@@ -110,10 +110,10 @@ class SplitConfig(Section):
     `folds` its column `fold`, for every subject with a pair; other subjects are ignored."""
 
     @model_validator(mode="after")
-    def _one_way(self) -> Self:
+    def _consistent_options(self) -> Self:
         named = self.test_subjects or self.validation_subjects
         if named and (self.folds or self.file):
-            raise ConfigError("test_subjects and validation_subjects exclude folds and file; choose one way")
+            raise ConfigError("test_subjects and validation_subjects exclude folds and file; keep one of the two")
         if self.fold and (self.folds is None or (isinstance(self.folds, int) and self.fold >= self.folds)):
             raise ConfigError(f"there is no fold {self.fold} with folds = {self.folds}; folds are counted from 0")
         return self

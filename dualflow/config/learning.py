@@ -67,8 +67,9 @@ class TrainConfig(Section):
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     """Precision of the convolutions; log-determinants and linear solves use float32 or float64."""
     memory: Literal["stored", "checkpoint", "reversible"] = "stored"
-    """Activations kept for the backward pass: all; one per step, which is recomputed; or one per level, from which the
-    flow's inverse recomputes the others, so that memory does not grow with depth."""
+    """Activations kept for the backward pass. `stored` keeps all. `checkpoint` keeps one per flow step and recomputes
+    the rest. `reversible` keeps one per level and recovers the rest by the flow's inverse, so memory does not grow
+    with depth."""
     validate_every: int = Field(default=100, ge=1)
     """Steps between validations, sample images and checkpoints."""
     patience: int | None = Field(default=10, ge=1)

@@ -81,14 +81,14 @@ def _override(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
 
 def _explain(entry: Any, section: type[Section]) -> str:
     """One readable clause of a pydantic error."""
-    where = ".".join(str(part) for part in entry["loc"])
+    key = ".".join(str(part) for part in entry["loc"])
     if entry["type"] != "extra_forbidden":
         text = str(entry["msg"]).removeprefix("Value error, ")
-        return f"{where} = {entry['input']!r}: {text}" if where else text
-    known = _fields_at(entry["loc"][:-1], section)
-    close = get_close_matches(str(entry["loc"][-1]), known, n=1)
-    hint = f"did you mean '{close[0]}'?" if close else f"choose from: {', '.join(known)}"
-    return f"unknown key '{where}'; {hint}"
+        return f"{key} = {entry['input']!r}: {text}" if key else text
+    names = _fields_at(entry["loc"][:-1], section)
+    close = get_close_matches(str(entry["loc"][-1]), names, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"choose from: {', '.join(names)}"
+    return f"unknown key '{key}'; {hint}"
 
 
 def _fields_at(location: Sequence[Any], section: type[Section]) -> list[str]:

@@ -149,7 +149,9 @@ class LocalLinearFit:
 
     def _unpack(self, packed: Tensor) -> Tensor:
         """Return the symmetric matrices `[V, P, P]` in float64 of packed upper triangles `[P(P+1)/2, V]`."""
-        return packed.T.double()[:, self.unpacking].view(-1, self.model.count, self.model.count)
+        # Rows are gathered before the transposition, because gathering columns takes several times as long.
+        unpacked = packed.index_select(0, self.unpacking).T.double().contiguous()
+        return unpacked.view(-1, self.model.count, self.model.count)
 
     def global_fit(self, gram: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
         """Return the coefficients `[P]` fitted to all voxels, and the variance `[P]` of each feature over them."""
@@ -158,8 +160,10 @@ class LocalLinearFit:
         variance = (average.diagonal() - average[0] ** 2).clamp_min(INTERCEPT_VARIANCE)
         return torch.linalg.solve(average + GLOBAL_RIDGE * variance.diag(), right / total[0, 0]), variance
 
-    def solve(self, gram: Tensor, moment: Tensor, ridge: float, global_fit: tuple[Tensor, Tensor]) -> Tensor:
-        """Return coefficients `[P, V]` of smoothed sums, shrunk towards the global coefficients.
+    def solve(
+        self, gram: Tensor, moment: Tensor, ridges: Sequence[float], global_fit: tuple[Tensor, Tensor]
+    ) -> list[Tensor]:
+        """Return the coefficients `[P, V]` of each ridge, from smoothed sums, shrunk towards the global coefficients.
 
         The ridge has the weight of this many scans that follow the global fit. The penalty of each feature is its
         variance over the brain, so it is isotropic in standardised features. The solve yields the difference from the
@@ -168,27 +172,31 @@ class LocalLinearFit:
         Args:
             gram: `[P(P+1)/2, V]`.
             moment: `[P, V]`.
-            ridge: strength of the penalty, in scans.
+            ridges: strengths of the penalty, in scans.
             global_fit: result of `global_fit`.
         """
         global_coefficients, variance = global_fit
-        penalty = ridge * variance
-        parts = []
+        parts: list[list[Tensor]] = [[] for _ in ridges]
         for start in range(0, gram.shape[1], SOLVE_CHUNK):
             chunk = slice(start, start + SOLVE_CHUNK)
             matrices = self._unpack(gram[:, chunk])
             residual = moment[:, chunk].T.double() - matrices @ global_coefficients
-            matrices.diagonal(dim1=1, dim2=2).mul_(1 + ROUNDING).add_(penalty)
-            cholesky = torch.linalg.cholesky(matrices)
-            parts.append(global_coefficients + torch.cholesky_solve(residual[..., None], cholesky)[..., 0])
-        return torch.cat(parts).T.float()
+            matrices.diagonal(dim1=1, dim2=2).mul_(1 + ROUNDING)
+            for ridge, part in zip(ridges, parts, strict=True):
+                penalised = matrices.clone()
+                penalised.diagonal(dim1=1, dim2=2).add_(ridge * variance)
+                cholesky = torch.linalg.cholesky(penalised)
+                part.append(global_coefficients + torch.cholesky_solve(residual[..., None], cholesky)[..., 0])
+        return [torch.cat(part).T.float() for part in parts]
 
-    def held_out_error(self, coefficients: Tensor, fold: int, voxels: slice) -> float:
-        """Return the summed squared error of coefficients `[P, v]` on a fold, computed from the fold's sums."""
-        gram = self._unpack(self.gram[fold][:, voxels])
-        beta, moment = coefficients.T.double(), self.moment[fold][:, voxels].T.double()
-        quadratic = (beta * (gram @ beta[..., None])[..., 0]).sum(dim=1)
-        return float((self.energy[fold][voxels] - 2 * (beta * moment).sum(dim=1) + quadratic).sum())
+    def held_out_errors(self, coefficients: Sequence[Tensor], fold: int, voxels: slice) -> list[float]:
+        """Return the summed squared error of each set of coefficients `[P, v]` on a fold, from the fold's sums."""
+        gram, moment = self._unpack(self.gram[fold][:, voxels]), self.moment[fold][:, voxels].T.double()
+        energy, errors = self.energy[fold][voxels], []
+        for beta in (value.T.double() for value in coefficients):
+            quadratic = (beta * (gram @ beta[..., None])[..., 0]).sum(dim=1)
+            errors.append(float((energy - 2 * (beta * moment).sum(dim=1) + quadratic).sum()))
+        return errors
 
     def choose(self, ridges: Sequence[float] = RIDGES, sigmas: Sequence[float] = SIGMAS) -> dict[str, float]:
         """Return the ridge and sigma with the smallest cross-fitted squared error, and that error's RMSE."""
@@ -197,9 +205,9 @@ class LocalLinearFit:
         for sigma, fold in product(sigmas, range(self.folds)):
             gram, moment = self.smoothed(sigma, fold)
             global_fit = self.global_fit(gram, moment)
-            for ridge in ridges:
-                coefficients = self.solve(gram[:, voxels], moment[:, voxels], ridge, global_fit)
-                errors[ridge, sigma] += self.held_out_error(coefficients, fold, voxels)
+            coefficients = self.solve(gram[:, voxels], moment[:, voxels], ridges, global_fit)
+            for ridge, error in zip(ridges, self.held_out_errors(coefficients, fold, voxels), strict=True):
+                errors[ridge, sigma] += error
         ridge, sigma = min(errors, key=errors.__getitem__)
         count = float(self.gram[:, 0, voxels].sum())
         return {"ridge": ridge, "sigma": sigma, "rmse": (max(errors[ridge, sigma], 0.0) / count) ** 0.5}
@@ -208,7 +216,7 @@ class LocalLinearFit:
         """Return the coefficients `[P, D, H, W]` fitted without fold `exclude`; None fits on all folds."""
         dense = torch.zeros_like(self.model.coefficients)
         gram, moment = self.smoothed(sigma, exclude)
-        dense[:, self.domain] = self.solve(gram, moment, ridge, self.global_fit(gram, moment))
+        dense[:, self.domain] = self.solve(gram, moment, [ridge], self.global_fit(gram, moment))[0]
         return dense
 
 

@@ -90,7 +90,7 @@ def _outcomes(tasks: list[Task], workers: int) -> Iterator[Quarantine | None]:
         if isinstance(outcome, CrashedTask):
             row, _, _, layout, *_ = tasks[index]
             scan = Scan.parse(row["scan"].iloc[0])
-            # Remove what the process was writing when it ended.
+            # Remove the temporary files of the crashed process.
             sweep_temporaries(layout.derivatives / scan.folder)
             yield Quarantine(scan.key, STEP, f"{Path(row['source'].iloc[0]).name}: {outcome.reason}")
         else:
@@ -121,7 +121,7 @@ def _convert(
         convert_if_needed(predictor, item, layout, source_row, target_row, config)
     except CommitError:  # such as a full disk, which is no defect of the scan
         raise
-    except Exception as error:  # no defect of one scan may stop the others
+    except Exception as error:  # a defective scan must not stop the others
         reason = str(error) if isinstance(error, DualflowError) else f"{type(error).__name__}: {error}"
         return Quarantine(scan.key, STEP, reason)
     return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from dualflow.imaging.record import to_native
 from dualflow.imaging.volume import write_volume
 from dualflow.inference.predict import Predictor
 from dualflow.layout import Layout, Scan, sidecar_path
-from dualflow.manifest import read_manifest, write_manifest
+from dualflow.manifest import manifest_outputs, read_manifest, write_manifest
 from dualflow.modalities import Modality
 
 STEP = "convert"
@@ -61,12 +60,9 @@ def convert_if_needed(
 
 def remove_volumes(manifest: Path) -> None:
     """Remove the volumes and sidecars of an earlier conversion of a scan."""
-    try:
-        outputs = json.loads(manifest.read_text())["outputs"].values()
-        volumes = [manifest.parent / entry["path"] for entry in outputs]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return
-    for volume in volumes:
+    record = read_manifest(manifest, verify=False)
+    outputs = manifest_outputs(manifest, record) if record else {}
+    for volume, _ in outputs.values():
         volume.unlink(missing_ok=True)
         sidecar_path(volume).unlink(missing_ok=True)
 

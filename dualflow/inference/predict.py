@@ -1,4 +1,4 @@
-"""From sources on the model grid to predictions: a point estimate, a spread, and joint samples of a flow."""
+"""Predictions on the model grid: a point estimate, a standard deviation, and joint samples of a flow."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Prediction:
         mean: point estimate `[D, H, W]`.
         std: standard deviation per voxel `[D, H, W]`; zero everywhere where it is unknown.
         samples: joint samples `[K, D, H, W]`; None for a model without a distribution.
-        region_std: standard deviation of each region's mean `[R]`; None where samples give it, or it is unknown.
+        region_std: standard deviation of each region's mean `[R]`; None if samples determine it, or if it is unknown.
         sample_seconds: wall time per sample; None without samples.
     """
 
@@ -60,7 +60,7 @@ class Predictor(TrainedModel):
             samples: number of samples of a flow.
             temperature: scale of the latent noise.
             seed: equal seeds give equal samples.
-            latents: transform of drawn latents, a row of LATENT_TRANSFORMS; None for the flow's own.
+            latents: transform of sampled latents, a row of LATENT_TRANSFORMS; None takes the flow's default.
         """
         device = device_of(self.model)
         batch = source[None].to(device), side[None].to(device)
@@ -69,9 +69,9 @@ class Predictor(TrainedModel):
         if self.flow is None:
             return self._with_constant_spread(point, inside)
         generator = torch.Generator().manual_seed(seed)
-        begin = perf_counter()
+        start = perf_counter()
         drawn = _volume(self.flow.sample(*batch, samples, temperature, generator, latents)[:, 0, 0])
-        seconds = (perf_counter() - begin) / samples
+        seconds = (perf_counter() - start) / samples
         volumes = np.where(inside, drawn, np.float32(0))
         return Prediction(point, volumes.std(axis=0, ddof=1), volumes, sample_seconds=seconds)
 

@@ -55,9 +55,9 @@ class ConstantSpread(Record):
     """Root mean squared errors on the validation pairs: the spread of a model without a distribution."""
 
     voxel: float = Field(ge=0)
-    """Of voxels, in the target's unit."""
+    """Error of voxels, in the target's unit."""
     region: float = Field(ge=0)
-    """Of region means, in the target's unit."""
+    """Error of region means, in the target's unit."""
     regions: int = Field(ge=0)
     """Number of regions."""
 
@@ -144,7 +144,7 @@ class ModelCard(Record):
             raise CheckpointError(f"model kind '{self.kind}' is unknown; choose from: {FLOW}, {', '.join(BASELINES)}")
         if (self.kind == FLOW) != (self.spec is not None):
             raise CheckpointError(
-                f"kind '{self.kind}' with spec {self.spec}; only a flow has a spec, and every flow has"
+                f"kind '{self.kind}' with spec {self.spec}; a flow needs a spec, and a baseline has none"
             )
         if not all(1 <= edge <= MAX_EDGE for edge in self.shape):
             raise CheckpointError(f"shape {self.shape}; expected edges of 1 to {MAX_EDGE} voxels")

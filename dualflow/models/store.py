@@ -1,7 +1,7 @@
 """Saving and loading of trained models: a folder with `model.safetensors` and `model.json`, the card.
 
-The card is written last and holds the hash of the weights; weights that do not match it are refused. Neither file can
-run code.
+The card is written last and holds the hash of the weights; weights that do not match it are refused. Neither format
+can execute code.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ def load_card(folder: Path) -> ModelCard:
         raise CheckpointError(f"{folder}: no {CARD} ({reason}); name the folder of a trained model") from error
     except ValidationError as error:
         entry = error.errors()[0]
-        where = ".".join(map(str, entry["loc"]))
+        field = ".".join(map(str, entry["loc"]))
         raise CheckpointError(
-            f"{path}: is not a model card of this version ({f'{where}: ' if where else ''}{entry['msg']}); "
+            f"{path}: is not a model card of this version ({f'{field}: ' if field else ''}{entry['msg']}); "
             "train the model again"
         ) from None
     except DualflowError as error:

@@ -63,7 +63,7 @@ def section_tables(config: Config, results: StudyResults) -> dict[str, list[Tabl
             difference_table(results.differences, row, ("voxel_crps", "region_crps"), paired),
         ],
         "likelihood": likelihood,
-        "training": [plain_table(_training_cost(results.cards), "Cost of each training.")],
+        "training": [plain_table(_training_cost(results.cards), "Cost of each training.", digits=1)],
     }
 
 

@@ -13,6 +13,13 @@ from dualflow.modalities import modality
 from dualflow.models.card import ModelCard
 from dualflow.report.study_results import read_result
 
+SPLITS = {
+    "train": "training subjects",
+    "validation": "validation subjects",
+    "test": "test subjects",
+    "convert": "subjects without a target",
+}
+"""Splits of pairs.tsv, and their labels in the facts."""
 LIBRARIES = ("torch", "monai", "SimpleITK", "nibabel", "mlflow", "snakemake")
 
 
@@ -23,7 +30,7 @@ def study_title(config: Config) -> str:
 
 def study_facts(config: Config, pairs: pd.DataFrame, excluded: int) -> dict[str, object]:
     """Dataset, modalities, grid and numbers of subjects; `excluded` counts the excluded scans."""
-    counts = {f"subjects, {split}": subject_count(pairs, split) for split in ("train", "validation", "test", "convert")}
+    counts = {label: subject_count(pairs, split) for split, label in SPLITS.items()}
     return {
         "dataset": "embedded cohort, simulated" if config.embedded else config.bids.resolve().name,
         "source to target": f"{_sources(config)} to {config.study.target}",

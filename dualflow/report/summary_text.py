@@ -21,6 +21,7 @@ COMPARISONS = {
     "worse": "is less accurate than {other}: its mean absolute error is {size} higher ({basis} {low} to {high}; {p})",
     "undecided": "and {other} do not differ clearly: the difference of their mean absolute errors is {signed} "
     "({basis} {signed_low} to {signed_high}; {p})",
+    "equal": "and {other} have the same mean absolute error for every subject: they share their point estimate",
 }
 OPPOSITE = {"better": "worse", "worse": "better", "undecided": "undecided"}
 GENERAL_LIMITATIONS = (
@@ -105,6 +106,8 @@ def _comparisons(differences: pd.DataFrame, model: str, row: Modality) -> list[s
         gain = flip * entry["gain"]
         low, high = sorted((flip * entry["gain_low"], flip * entry["gain_high"]))
         verdict = OPPOSITE[entry["verdict"]] if flip == -1 else entry["verdict"]
+        if not any((gain, low, high)):
+            verdict = "equal"
         small, large = sorted((abs(low), abs(high)))
         text = COMPARISONS[verdict].format(
             other=other, size=f"{abs(gain):.4f} {row.unit}", low=f"{small:.4f}", high=f"{large:.4f}",

@@ -49,8 +49,8 @@ def _log_image(client: Any, run_id: str, arguments: Mapping[str, Any]) -> None:
     if any(name.match(file.path) for file in client.list_artifacts(run_id, "images")):
         return
     pixels = np.frombuffer(b64decode(arguments["bytes"]), np.uint8).reshape(arguments["shape"])
-    when = {"step": arguments["step"], "timestamp": arguments["milliseconds"]}
-    client.log_image(run_id, pixels, key=arguments["key"], synchronous=True, **when)
+    step, milliseconds = arguments["step"], arguments["milliseconds"]
+    client.log_image(run_id, pixels, key=arguments["key"], step=step, timestamp=milliseconds, synchronous=True)
 
 
 def _log_metrics(client: Any, run_id: str, values: Mapping[str, float], step: int, milliseconds: int) -> None:

@@ -30,7 +30,7 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class RunKey:
-    """What identifies a run: its experiment, its name, and tags that distinguish runs of the same name."""
+    """Identity of a run: its experiment, its name, and tags that distinguish runs of the same name."""
 
     experiment: str
     name: str
@@ -61,9 +61,10 @@ def load_client(uri: str = "") -> Any:
 
 
 def open_run(config: TrackingConfig, key: RunKey, run_id: str | None = None) -> tuple[Any, str]:
-    """Return a client, and the id of a run that is open.
+    """Return a client, and the id of an open run.
 
-    The run is `run_id`, or else the one that a killed process left open under `key`, or else a new one.
+    A given `run_id` is reopened. Otherwise the run that a killed process left open under `key` is continued, or a new
+    run is created.
 
     Raises:
         ConfigError: the URI is that of a file store, which MLflow no longer supports.

@@ -2,7 +2,7 @@
 
 The folder of a run holds `run.json`, which identifies the run, and one numbered file per record. A record's file is
 removed after its call succeeds. If the process is killed in between, the call is repeated, which has no further effect.
-A record that the server rejects is renamed to `rejected-*` and does not hold up the next ones.
+A record that the server rejects is renamed to `rejected-*` and does not block later ones.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ RUN_FILE = "run.json"
 class RecordQueue:
     """Pending records of one run, oldest first.
 
-    Only the process that trains appends; any one process at a time sends.
+    Only the training process appends records. One process at a time sends them.
 
     Args:
-        folder: belongs to this run alone.
+        folder: folder of this run's records.
         run: identifies the run: experiment, name, tags and, once known, run_id.
     """
 

@@ -14,7 +14,7 @@ def sync(config: TrackingConfig, pending: Path) -> tuple[int, int]:
     """Send the queued records of all runs.
 
     Args:
-        config: where runs are recorded.
+        config: URI and artifact folder of the MLflow store.
         pending: folder of the queues.
 
     Returns:

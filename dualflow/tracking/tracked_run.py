@@ -1,6 +1,6 @@
-"""MLflow runs that never stop the science: records that cannot be sent are queued on disk and sent later.
+"""MLflow runs that tolerate an unreachable server: records that cannot be sent are queued on disk and sent later.
 
-The model's folder keeps all results in any case; MLflow is for reviewing and comparing runs.
+All results are also in the model's folder; MLflow serves to review and compare runs.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RETRY_S = 60.0
-"""Seconds without another attempt after a server did not answer."""
+"""Seconds between a failed attempt and the next one."""
 FLUSH_S = 30.0
-"""Seconds after which sending of queued records pauses, so that the training goes on."""
+"""Longest time in seconds that a training spends on queued records at once."""
 
 
 class Run:
@@ -37,7 +37,7 @@ class Run:
     Each logging method sends its record. If that fails, it warns once, queues the record and returns.
 
     Args:
-        config: where runs are recorded.
+        config: URI and artifact folder of the MLflow store.
         key: identifies the run; None for a run that records nothing.
         queue: keeps records that cannot be sent; None to drop them.
     """
@@ -119,7 +119,7 @@ class Run:
     def end(self, status: str) -> None:
         """Close the run as `FINISHED` or `FAILED`, or queue that for later."""
         self._log("end", {"status": status})
-        self._failed_at = -RETRY_S  # one last attempt, whenever the previous one was
+        self._failed_at = -RETRY_S  # one last attempt, even within RETRY_S of a failure
         self.flush()
         if self.queue is not None and self.key is not None and (count := len(self.queue)):
             print(
@@ -184,7 +184,7 @@ class Run:
                 if self._has_pending() and self.queue is not None:
                     self.queue.set_run_id(self.run_id)
             action(self._client)
-        except ConfigError:  # a wrong setting, which no later attempt mends
+        except ConfigError:  # a wrong setting, which a retry cannot correct
             raise
         except Exception as error:  # no error of a store or a server may stop the training
             _warn(error)
@@ -205,7 +205,7 @@ def tracked(
     run.
 
     Args:
-        config: where runs are recorded.
+        config: URI and artifact folder of the MLflow store.
         experiment: name of the MLflow experiment.
         name: name of the run.
         tags: distinguish runs of the same name.

@@ -42,7 +42,7 @@ def test_unknown_key_is_named_with_a_suggestion(write, text, message):
         (MINIMAL + "split: {folds: 1}", ["split.folds", "greater than or equal to 2"]),
         (MINIMAL + "split: {folds: 3, fold: 3}", ["no fold 3", "counted from 0"]),
         (MINIMAL + "split: {fold: 1}", ["no fold 1 with folds = None"]),
-        (MINIMAL + "split: {folds: 3, test_subjects: ['1']}", ["test_subjects", "choose one way"]),
+        (MINIMAL + "split: {folds: 3, test_subjects: ['1']}", ["test_subjects", "keep one of the two"]),
         (MINIMAL + "preprocess: {reference_region: ponz}", ["region 'ponz'", "pons", "mask in template space"]),
         (
             MINIMAL + "preprocess: {reference_region: no/mask.nii}",
