@@ -71,6 +71,12 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _seed():
+    """Seed torch, so that no test depends on the tests that ran before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def save_flow():
     """Save an untrained flow with its card; with pairs, its mean is fitted and its layers are initialised."""

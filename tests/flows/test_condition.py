@@ -6,7 +6,19 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from flow_zoo import FLOWS, SHAPE, batch, build, build_spec, each_flow, flows_with, small, terms, trained
+from flow_zoo import (
+    FLOWS,
+    SHAPE,
+    batch,
+    build,
+    build_spec,
+    each_flow,
+    flows_with,
+    parametrize_flows,
+    small,
+    terms,
+    trained,
+)
 from torch import Tensor
 
 from dualflow.errors import ConfigError, InputError, ShapeError
@@ -17,8 +29,6 @@ from dualflow.flows.level import Level, StepMaps
 from dualflow.flows.mixing import ConditionalTriangles
 from dualflow.flows.model import Condition, DualFlow
 from dualflow.flows.presets import PRESETS
-
-STEPWISE = flows_with(context="step")
 
 
 def tensors_of(condition: Condition) -> Iterator[Tensor]:
@@ -59,7 +69,7 @@ def test_the_condition_is_independent_of_the_target(name, monkeypatch):
         torch.testing.assert_close(value, other, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", flows_with(source="glow"))
+@parametrize_flows(flows_with(source="glow"))
 def test_source_density_depends_on_the_source_only(name):
     """The density of the source is bit for bit the same for every target, and follows a change of the source."""
     flow, (target, source, side) = trained(name), batch()
@@ -82,7 +92,7 @@ def perturbed(maps: list[list[StepMaps]], level: int, step: int) -> list[list[St
     return copies
 
 
-@pytest.mark.parametrize("name", STEPWISE)
+@parametrize_flows(flows_with(context="step"))
 def test_steps_are_causal(name):
     """A change of the maps of step k leaves earlier steps equal bit for bit, and changes step k and all later ones."""
     flow, (target, source, side) = trained(name), batch(2)
@@ -105,7 +115,7 @@ def test_steps_are_causal(name):
             assert (before.log_det != after.log_det).all() or flow.spec.coupling == "additive"
 
 
-@pytest.mark.parametrize("name", flows_with(source="glow", context="step"))
+@parametrize_flows(flows_with(source="glow", context="step"))
 def test_a_step_reads_the_matching_step_of_the_source_flow(name):
     """The map of a layer starts with the output of the same layer in the source flow."""
     flow, (_, source, side) = trained(name), batch()
@@ -119,7 +129,7 @@ def test_a_step_reads_the_matching_step_of_the_source_flow(name):
     torch.testing.assert_close(maps[0][0]["injector"], maps[0][0]["coupling"])
 
 
-@pytest.mark.parametrize("name", flows_with(source="encoder", context="step"))
+@parametrize_flows(flows_with(source="encoder", context="step"))
 def test_encoder_makes_a_map_for_each_step(name):
     """Maps of different steps differ, and each depends on the previous one."""
     flow, (_, source, side) = trained(name), batch()
@@ -177,7 +187,7 @@ def silence_couplings(flow: DualFlow) -> None:
                 parameter.zero_()
 
 
-@pytest.mark.parametrize("name", INJECTOR_ONLY)
+@parametrize_flows(INJECTOR_ONLY)
 def test_the_injector_alone_carries_the_source(name):
     """Without source input to the couplings, the true source is still more likely."""
     flow, (target, source, side) = trained(name), batch(64, seed=7)
@@ -216,7 +226,7 @@ def pooled_pieces(flow: DualFlow) -> Iterator[tuple[Bijection, int, int, str]]:
                         yield module, index, k, name
 
 
-@pytest.mark.parametrize("name", sorted({*flows_with(actnorm="conditional"), *flows_with(mixing="conditional_lu")}))
+@parametrize_flows(sorted({*flows_with(actnorm="conditional"), *flows_with(mixing="conditional_lu")}))
 def test_pooled_networks_learn(name):
     """After training, conditional actnorms and matrices differ between subjects, most by over 1e-3 of their norm."""
     flow, (_, source, side) = trained(name), batch(16, seed=7)
@@ -244,7 +254,7 @@ def test_conditional_networks_do_not_grow_with_the_volume(name):
     assert counts[0] == counts[1]
 
 
-@pytest.mark.parametrize("name", [name for name in FLOWS if FLOWS[name].attention != "none"])
+@parametrize_flows(name for name in FLOWS if FLOWS[name].attention != "none")
 def test_attention_reads_the_source(name):
     """The density changes if the tokens of attention lose the source."""
     flow, (target, source, side) = trained(name), batch()

@@ -7,7 +7,7 @@ from math import log, pi, sqrt
 import pytest
 import torch
 from bijection_contract import unsettle
-from flow_zoo import BIN_WIDTH, SIDE, batch, flows_with, objective_of, rounded, small, terms, trained
+from flow_zoo import BIN_WIDTH, SIDE, batch, flows_with, objective_of, parametrize_flows, rounded, small, terms, trained
 from scipy.stats import kstest, norm
 from torch import Tensor
 
@@ -51,7 +51,7 @@ def test_real_values_get_gaussian_noise():
     assert kstest((noise / 0.2).flatten().numpy(), "norm").pvalue > 0.01
 
 
-@pytest.mark.parametrize("name", INTEGERS)
+@parametrize_flows(INTEGERS)
 def test_samples_are_multiples(name):
     """Samples at every temperature are multiples of the bin width; a mean of samples is not."""
     flow, (_, source, side) = trained(name), batch()
@@ -107,6 +107,7 @@ def test_masses_of_all_values_sum_to_at_most_one():
     assert 0.1 < log_masses.exp().sum() < 1
 
 
+@pytest.mark.xdist_group(INTEGERS[0])
 def test_log_mass_repeats_with_the_generator():
     """The same generator state gives the same bound; another seed gives another one."""
     flow, (target, source, side) = trained(INTEGERS[0]), batch()
@@ -120,6 +121,7 @@ def test_log_mass_repeats_with_the_generator():
     assert not torch.equal(bound, other)
 
 
+@pytest.mark.xdist_group("c_glow")
 def test_log_mass_needs_an_integer_flow():
     """A flow of real values has no probability masses."""
     flow, tensors = trained("c_glow"), batch()
@@ -127,6 +129,7 @@ def test_log_mass_needs_an_integer_flow():
         flow.log_mass(*tensors)
 
 
+@pytest.mark.xdist_group(INTEGERS[0])
 def test_the_training_objective_is_the_bound():
     """In training `nll` is minus the bound per voxel, up to the constant log(bin_width)."""
     flow, (target, source, side) = trained(INTEGERS[0]), batch()

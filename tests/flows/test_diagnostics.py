@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from flow_zoo import batch, build, build_spec, each_flow, small, trained
 
@@ -39,6 +40,7 @@ def test_a_deterministic_relation_is_fully_explained():
     assert ((halves > 0.6) & (halves < 0.8)).all()
 
 
+@pytest.mark.xdist_group("dual_glow")
 def test_a_trained_prior_explains_latents_of_new_subjects():
     """The relation prior of DUAL-GLOW explains over 30 % at the coarsest level, and less with shuffled sources."""
     flow, (target, source, side) = trained("dual_glow"), batch(32, seed=7)

@@ -14,6 +14,7 @@ from flow_zoo import (
     build_spec,
     each_flow,
     objective_of,
+    parametrize_flows,
     small,
     terms,
     trained,
@@ -104,7 +105,7 @@ def test_nll_is_the_density_per_voxel(name):
     torch.testing.assert_close(terms(flow, target, source, side)["nll"], expected)
 
 
-@pytest.mark.parametrize("name", DECODING)
+@parametrize_flows(DECODING)
 def test_decode_l1_is_the_error_of_a_sample(name):
     """`decode_l1` is the mean absolute error of a sample at the spec's temperature; evaluation uses a fixed seed."""
     flow, (target, source, side) = trained(name), batch()
@@ -116,7 +117,7 @@ def test_decode_l1_is_the_error_of_a_sample(name):
         assert torch.equal(sample.detach(), flow.sample(source, side, temperature=0.0)[0])
 
 
-@pytest.mark.parametrize("name", DECODING)
+@parametrize_flows(DECODING)
 def test_decode_l1_reaches_flow_and_source(name):
     """The gradient passes through the inverse to the flow and its source, and is finite."""
     flow, tensors = trained(name).train(), batch()
@@ -152,6 +153,7 @@ def test_c_flow_without_decode_l1_is_the_joint_likelihood():
     torch.testing.assert_close(out["loss"], out["nll"] + 1e-4 * out["source_nll"], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.xdist_group("full_glow")
 def test_source_nll_trains_the_source_only():
     """`source_nll` has gradients in the source but not in the target's flow; `nll` has gradients in the source."""
     flow, tensors = trained("full_glow"), batch()
@@ -174,6 +176,7 @@ def test_reversal_strength_follows_the_progress():
         assert objective(*tensors)["discriminator_strength"].item() == pytest.approx(value, rel=1e-6)
 
 
+@pytest.mark.xdist_group("dual_glow")
 def test_gradient_reversal_is_scaled_by_the_strength():
     """The flow's gradient is reversed and scaled; the discriminators' gradient is neither."""
     objective, (target, source, side) = trained_objective("dual_glow"), batch()
@@ -206,6 +209,7 @@ def test_discriminator_accuracy_counts_known_values():
     assert discriminator_accuracy(side.nan_to_num(), torch.full_like(side, torch.nan)) == 0
 
 
+@pytest.mark.xdist_group("dual_glow")
 def test_discriminator_accuracy_is_monitored():
     """Discriminators whose output equals the side values have accuracy 1; the opposite sign has 0."""
     objective, (target, source, side) = trained_objective("dual_glow"), batch()

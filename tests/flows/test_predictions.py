@@ -6,7 +6,7 @@ from hashlib import sha256
 
 import pytest
 import torch
-from flow_zoo import batch, build, each_flow, trained
+from flow_zoo import batch, build, each_flow, parametrize_flows, trained
 
 from dualflow.errors import ConfigError
 from dualflow.flows.latent_sampling import LATENT_TRANSFORMS
@@ -34,7 +34,7 @@ def test_predictions_are_deterministic(name):
     assert torch.equal(flow.point_estimate(source, side), predict(flow, source, side, flow.spec.prediction))
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@parametrize_flows(PRESETS)
 def test_predictions_match_their_names(name):
     """They are the mean image, the decode at temperature 0, one sample, and the mean of samples."""
     flow, (_, source, side) = trained(name), batch()
@@ -69,6 +69,7 @@ def test_predictions_do_not_depend_on_the_batch(name):
         torch.testing.assert_close(predict(flow, source[1:2], side[1:2], kind), images[1:2], rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.xdist_group("c_glow")
 def test_c_glow_predicts_the_mean_of_ten_samples():
     """The mean of ten samples has a smaller error than a single sample."""
     flow, (target, source, side) = trained("c_glow"), batch(32, seed=7)

@@ -19,6 +19,7 @@ def with_gradient(objective: FlowObjective) -> set[str]:
     return {name.split(".")[0] for name in reached}
 
 
+@pytest.mark.xdist_group("srflow")
 def test_a_frozen_source_does_not_learn():
     """No gradient reaches the source in the first `source_frozen` share of the training; afterwards one does."""
     objective = trained_objective("srflow").train()
@@ -34,6 +35,7 @@ def test_a_frozen_source_does_not_learn():
     assert "source" in with_gradient(objective)
 
 
+@pytest.mark.xdist_group("srflow")
 def test_freezing_does_not_change_the_loss():
     """The loss is the same number with a frozen and a trained source."""
     objective, tensors, losses = trained_objective("srflow").train(), batch(), []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import fields
 from functools import cache, partial
@@ -233,15 +233,21 @@ NAMED: dict[str, FlowSpec] = {
 FLOWS: dict[str, FlowSpec] = {**NAMED, **combinations(COMBINATIONS, list(NAMED.values()))}
 # `make test-fast` takes these flows only, because training each takes seconds.
 FAST = {"dualflow", "dual_glow"}
-# The tests of a flow follow each other in one worker, so that each flow is trained once.
-each_flow = pytest.mark.parametrize(
-    "name",
-    [
+
+
+def parametrize_flows(names: Iterable[str]) -> pytest.MarkDecorator:
+    """Parametrise a test by the names of flows.
+
+    All tests of a flow run in one xdist worker, so that each flow is trained once.
+    """
+    params = [
         pytest.param(name, marks=[pytest.mark.xdist_group(name), *([] if name in FAST else [pytest.mark.slow])])
-        for name in FLOWS
-    ],
-    scope="session",
-)
+        for name in names
+    ]
+    return pytest.mark.parametrize("name", params, scope="session")
+
+
+each_flow = parametrize_flows(FLOWS)
 
 
 def flows_with(**options: Any) -> list[str]:
@@ -296,8 +302,12 @@ def trained(name: str) -> DualFlow:
 
 
 def trained_objective(name: str) -> FlowObjective:
-    """Return a copy of the objective of `trained`, with trained discriminators."""
-    return deepcopy(_trained(name))
+    """Return a copy of the objective of `trained`, with trained discriminators.
+
+    Torch's global generator keeps its state, whether the flow is trained now or was before.
+    """
+    with torch.random.fork_rng(devices=[]):
+        return deepcopy(_trained(name))
 
 
 @cache
