@@ -33,6 +33,7 @@ from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
 from dualflow.models.card import FLOW, ConstantSpread, ModelCard, StudyRecord, TrainingRecord
 from dualflow.models.store import save_model
+from dualflow.process import keep_freed_memory
 from dualflow.tracking.metric_names import metric_name
 from dualflow.tracking.tracked_run import Run, tracked
 from dualflow.training.checkpoint import forget_states
@@ -113,6 +114,7 @@ def train(config: Config, names: Sequence[str], seed: int) -> None:
             raise ConfigError(f"unknown model '{name}'; choose from: {', '.join([*config.flows, *BASELINES])}")
     if config.train.processes > 1 and not under_torchrun():
         launch(config.train.processes, sys.argv[1:])
+    keep_freed_memory()  # also for the closed-form fits before the first step
     data = LearningData.load(config)
     with process_group(config.train.device) as group:
         for name in names:
