@@ -140,7 +140,7 @@ CASES = {
         "unknown model 'nope'; choose from: dualflow, mean_image",
     ),
     "no index": (["train", "--config", "tiny.yaml"], 3, "pairs.tsv"),
-    "no cohort": (["index", "--config", "tiny.yaml"], 3, "index: step cohort before it is not done in results/tiny"),
+    "no cohort": (["index", "--config", "tiny.yaml"], 3, "index: step cohort is not done in results/tiny"),
     "no dataset": (
         ["index", "--config", "tiny.yaml", "--set", "study.bids=."],
         3,
@@ -149,11 +149,11 @@ CASES = {
     "no shards": (
         ["preprocess-finish", "--config", "tiny.yaml"],
         3,
-        "preprocess-finish: step preprocess/shard-0 and 1 more before it is not done",
+        "preprocess-finish: steps preprocess/shard-0 and 1 more are not done",
     ),
     "no scores": (["report", "--config", "tiny.yaml"], 3, "`dualflow run` runs all steps in order"),
-    "no pages": (["qc", "--config", "tiny.yaml"], 3, "qc: step preprocess before it is not done"),
-    "no quarantine": (["check", "--config", "tiny.yaml"], 3, "check: step preprocess before it is not done"),
+    "no pages": (["qc", "--config", "tiny.yaml"], 3, "qc: step preprocess is not done"),
+    "no quarantine": (["check", "--config", "tiny.yaml"], 3, "check: step preprocess is not done"),
     "no model": (["evaluate", "--config", "tiny.yaml"], 4, "no model.json"),
     "no model to convert with": (["convert", ".", "--model", "gone", "--out", "out"], 4, "gone: no model.json"),
     "nothing to convert": (

@@ -12,11 +12,11 @@ from dualflow.errors import DualflowError
 
 EXIT_CODES = {
     0: "success; everything asked for is done",
-    1: "the workflow or a check failed; the output says which step and why",
+    1: "a step or check failed, or a run excluded scans; the output says why",
     2: "wrong usage, or a configuration value that cannot be used",
-    3: "a study, subject or file that cannot be used, or excluded scans",
+    3: "a study, scan or file that cannot be used; convert: some were excluded",
     4: "a model or checkpoint that is missing or does not verify",
-    5: "a tensor whose shape does not fit the model",
+    5: "an input that a model cannot take: wrong size, type or values",
     6: "an output file that cannot be written",
     7: "a flow that is no longer invertible",
     75: "a training that was stopped and can be resumed",

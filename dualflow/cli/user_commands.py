@@ -35,8 +35,10 @@ def run(
                     a simulated cohort, results in results/quickstart
     dualflow run --config my-study.yaml --dry-run
                     list what would run on your own study, and why
+    dualflow run --config my-study.yaml -- qc
+                    stop after quality control, before training
     dualflow run --config my-study.yaml -- --profile configs/profiles/slurm
-                    pass everything after -- to Snakemake
+                    run on a cluster; everything after -- goes to Snakemake
 
     Re-running is a no-op, interrupted runs resume, and an edited configuration reruns only the affected steps. Results
     go to RESULTS/STUDY below the current folder. The command succeeds only if every step is done and all files verify.
@@ -89,7 +91,8 @@ def doctor(config_name: str | None, overrides: tuple[str, ...]) -> None:
     dualflow doctor --config my-study.yaml
                     check it for a study: data, disk and tracking server
 
-    Each line is ok, warn or fail, and says what to do. The exit code is 1 if a check fails.
+    Each line is ok, warn or fail, and says what to do. A warning does not prevent a run; a failure does, and the exit
+    code is 1.
     """  # noqa: D301 - \b keeps click from rewrapping a paragraph
     from dualflow.commands.doctor import diagnose
 
@@ -102,7 +105,13 @@ def doctor(config_name: str | None, overrides: tuple[str, ...]) -> None:
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Output folder.")
 @click.option("--samples", type=click.IntRange(2), default=16, show_default=True, help="Samples drawn per scan.")
 @click.option("--keep-samples", type=click.IntRange(0), default=2, show_default=True, help="Samples written per scan.")
-@click.option("--temperature", type=click.FloatRange(0), default=1.0, show_default=True, help="Scale of the noise.")
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0),
+    default=1.0,
+    show_default=True,
+    help="Scale of the noise; 1 is the model's own, less gives smoother samples.",
+)
 @click.option(
     "--latents",
     type=click.Choice(["none", "global", "local", "spatial", "interpolate"]),
@@ -159,6 +168,7 @@ def convert(
 
     selection = {"where": where, "runs": runs, "masks": masks}
     convert_study(study, model, out, ConvertConfig(**options), workers, selection)
+    click.echo(f"synthetic volumes are in {out}")
 
 
 @click.command()
@@ -250,12 +260,16 @@ def lr_find(config_path: Path, overrides: tuple[str, ...]) -> None:
     dualflow lr-find --config my-study.yaml --set train.batch_size=8
                     your own study, with larger batches
 
+    The study must be preprocessed: `dualflow run -- preprocess` stops there.
+
     The test takes 120 training steps with a rising rate and keeps no weights. The default rate suits the presets at
     4 mm; use the test for a deeper flow, a finer grid or larger batches.
     """  # noqa: D301 - \b keeps click from rewrapping a paragraph
+    from dualflow.commands.steps import require_inputs
     from dualflow.commands.study_config import load_study_config
 
     config = load_study_config(config_path, overrides)
+    require_inputs(config, "lr-find")
     set_threads(config.train.threads)
     from dualflow.training.learning_rate import find_learning_rate
 
@@ -291,6 +305,7 @@ def sync(config_path: Path, overrides: tuple[str, ...]) -> None:
 
     \b
     dualflow sync --config my-study.yaml
+                    after the server is back
 
     The queue is RESULTS/STUDY/pending. The next training of the same model and the report upload it too. The exit code
     is 1 if records remain in the queue.

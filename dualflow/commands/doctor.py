@@ -67,9 +67,9 @@ def diagnose(config_name: str | None = None, overrides: Sequence[str] = ()) -> i
     findings += [*check_data(config)] if config else []
     for finding in findings:
         print(f"{finding.level:<5} {finding.subject:<20} {finding.detail}")
-    failed = sum(finding.level == "fail" for finding in findings)
-    print(f"\nnot ready: {failed} failed; fix the lines above that start with fail" if failed else "\nready to run")
-    return int(failed > 0)
+    failed = any(finding.level == "fail" for finding in findings)
+    print("\nnot ready: fix each line that starts with fail" if failed else "\nready to run")
+    return int(failed)
 
 
 def check_installation() -> Iterator[Finding]:

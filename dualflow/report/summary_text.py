@@ -21,7 +21,7 @@ COMPARISONS = {
     "worse": "is less accurate than {other}: its mean absolute error is {size} higher ({basis} {low} to {high}; {p})",
     "undecided": "and {other} do not differ clearly: the difference of their mean absolute errors is {signed} "
     "({basis} {signed_low} to {signed_high}; {p})",
-    "equal": "and {other} have the same mean absolute error for every subject: they share their point estimate",
+    "equal": "and {other} have the same mean absolute error in every subject: their point estimates are equal",
 }
 OPPOSITE = {"better": "worse", "worse": "better", "undecided": "undecided"}
 GENERAL_LIMITATIONS = (

@@ -20,7 +20,9 @@ def diagnose(tmp_path, monkeypatch):
     def run(*arguments, **sections):
         Path("study.yaml").write_text(yaml.safe_dump({"study": {"name": "x"}} | sections))
         done = CliRunner().invoke(main, ["doctor", *arguments])
-        lines = done.output.splitlines()
+        *lines, empty, verdict = done.output.splitlines()
+        assert not empty
+        assert verdict.startswith("not ready: " if done.exit_code else "ready to run")
         return done.exit_code, {line[6:26].strip(): (line[:5].strip(), line[27:]) for line in lines}
 
     return run

@@ -42,10 +42,12 @@ def test_a_comparison_needs_scores_alone(config):
 
 def test_a_missing_step_is_named(config):
     """The first of the missing steps, and how many more; with all manifests there is no error."""
-    with pytest.raises(DataError, match="preprocess-finish: step preprocess/shard-0 and 1 more before it is not done"):
+    with pytest.raises(DataError, match="preprocess-finish: steps preprocess/shard-0 and 1 more are not done"):
         require_inputs(config, "preprocess-finish")
     for step in ("preprocess/shard-0", "preprocess/shard-1"):
         path = config.layout.manifest(step)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     require_inputs(config, "preprocess-finish")
+    with pytest.raises(DataError, match="lr-find: step preprocess is not done"):
+        require_inputs(config, "lr-find")

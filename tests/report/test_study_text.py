@@ -23,8 +23,8 @@ def test_facts_count_subjects_and_excluded_scans(tmp_path):
     config = study(tmp_path)
     commit_text(config.layout.table("registration"), "scan\tmean_mm\tmax_mm\nsub-1\t0.5\t1.0\nsub-2\t1.5\t2.0\n")
     facts = study_facts(config, PAIRS, 4)
-    assert facts["subjects, train"] == facts["subjects, test"] == facts["subjects, convert"] == 1
-    assert "subjects, validation" not in facts
+    assert facts["training subjects"] == facts["test subjects"] == facts["subjects without a target"] == 1
+    assert "validation subjects" not in facts
     assert facts["scans excluded"] == 4
     assert facts["source to target"] == "T1w + FLAIR to FDG"
     assert facts["target to source registration error"] == "median 1.00 mm, maximum 1.50 mm"

@@ -52,6 +52,19 @@ def test_sign_of_an_undecided_difference():
     assert summary(0.0002, reference="unet") == summary(0.0002, reference="flow")
 
 
+def test_equal_errors_are_named_as_such():
+    """A flow and the mean model that is its point estimate have one error, not an undecided difference."""
+    rows = [
+        {"model": model, "seed": 0, "scan": f"sub-{i}", "mae": 0.1 + 0.01 * i}
+        for model in ("flow", "local")
+        for i in range(4)
+    ]
+    table = pd.DataFrame(rows)
+    means, paired = summarise(table), differences(table, "flow")
+    text = "\n".join(summary_sentences(means, paired, None, model="flow", row=ROW, mean_target=1.2))
+    assert "flow and local have the same mean absolute error in every subject" in text
+
+
 def test_error_is_put_in_proportion_to_the_uptake():
     """The percentage is the MAE over the mean of the real target."""
     first = summary(0.0).splitlines()[0]
