@@ -8,6 +8,7 @@ from dualflow.inference.convert import convert_if_needed, remove_volumes
 from dualflow.inference.predict import load_predictor
 from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
+from dualflow.process import keep_freed_memory
 from dualflow.progress import track
 
 CONVERTED = ("test", "convert")
@@ -16,6 +17,7 @@ CONVERTED = ("test", "convert")
 
 def convert(config: Config, name: str, seed: int) -> None:
     """Convert the scans of the splits CONVERTED with model `name`; finished scans are skipped."""
+    keep_freed_memory()
     layout = config.layout
     source_row, target_row = modality(config.study.source), modality(config.study.target)
     predictor = load_predictor(layout.model(name, seed))

@@ -28,6 +28,7 @@ from dualflow.inference.predict import Prediction, Predictor, load_predictor
 from dualflow.layout import Scan
 from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
+from dualflow.process import keep_freed_memory
 from dualflow.progress import track
 
 
@@ -37,6 +38,7 @@ def evaluate(config: Config, names: Sequence[str], seed: int) -> None:
     Raises:
         DataError: there are no test scans.
     """
+    keep_freed_memory()
     predictors = {name: load_predictor(config.layout.model(name, seed)) for name in names}
     pairs, regions = usable_pairs(config), region_map(config.preprocess)
     for name, predictor in predictors.items():
