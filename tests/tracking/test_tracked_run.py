@@ -1,10 +1,11 @@
 """Tracking never stops a training, whatever happens to the server or the disk."""
 
-import time
+from threading import Semaphore
 
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow_runs import UNREACHABLE, read_records, read_runs
 
 from dualflow.config import TrackingConfig, parse_config, public_values
@@ -115,12 +116,19 @@ def test_failures_that_differ_in_an_address_are_reported_once(capsys, monkeypatc
 @pytest.mark.slow
 def test_system_metrics_are_logged_during_the_training(config, monkeypatch):
     """Their names end in their unit; a resumed run continues their steps."""
-    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    published, publish = Semaphore(0), SystemMetricsMonitor.publish_metrics
+
+    def publish_and_count(monitor, metrics):
+        publish(monitor, metrics)
+        published.release()
 
     def preempted():
-        time.sleep(1.5)
+        for _ in range(2):
+            assert published.acquire(timeout=60), "the monitor published no metrics within 60 s"
         raise StoppedError("preempted")
 
+    monkeypatch.setattr(SystemMetricsMonitor, "publish_metrics", publish_and_count)
     for _ in range(2):
         with pytest.raises(StoppedError), tracked(config, "study", "watched", {}) as run, run.system():
             preempted()
@@ -129,4 +137,5 @@ def test_system_metrics_are_logged_during_the_training(config, monkeypatch):
     assert "system/cpu_utilization_percentage" in metrics
     history = MlflowClient(config.uri).get_metric_history(run.run_id, "system/cpu_utilization_percentage")
     steps = [metric.step for metric in history]
+    assert len(steps) >= 4
     assert sorted(steps) == list(range(len(steps)))
