@@ -1,3 +1,5 @@
+"""Fixtures that write BIDS datasets and preprocessed scans."""
+
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -14,7 +16,7 @@ from dualflow.modalities import modality
 
 @pytest.fixture
 def make_bids(tmp_path) -> Callable[..., Path]:
-    """Make a BIDS tree whose files are empty: the index reads names, never voxels."""
+    """Write a BIDS dataset of empty files, because the index reads names but no voxels."""
 
     def make(
         files: Iterable[str],
@@ -39,7 +41,7 @@ def make_bids(tmp_path) -> Callable[..., Path]:
 
 
 def pair(label: str, session: str = "") -> list[str]:
-    """The T1w and FDG files of one scan."""
+    """Return the T1w and FDG files of a scan."""
     folder, key = f"sub-{label}", f"sub-{label}"
     if session:
         folder, key = f"{folder}/ses-{session}", f"{key}_ses-{session}"
@@ -48,22 +50,22 @@ def pair(label: str, session: str = "") -> list[str]:
 
 @pytest.fixture
 def pair_files() -> Callable[..., list[str]]:
-    """See `pair`."""
+    """Return the T1w and FDG files of a scan."""
     return pair
 
 
 @pytest.fixture
 def write_scan() -> Callable[..., None]:
-    """Write volumes (by modality, or `mask`) on the model grid with the scan's manifest, as preprocessing does.
+    """Write volumes by modality, and `mask`, on the model grid with the scan's manifest.
 
-    The first modality is the source; of the others, PET is the target.
+    The first modality is the source, and PET is the target.
     """
 
     def write(layout: Layout, scan: Scan, volumes: Mapping[str, np.ndarray], **facts: object) -> None:
-        source, *others = [modality(name) for name in volumes if name != "mask"]
+        source, *further = [modality(name) for name in volumes if name != "mask"]
         files = {"source": layout.on_grid(scan, source), "mask": layout.mask_on_grid(scan, source)}
         files |= {
-            "target" if row.datatype == "pet" else row.suffix.upper(): layout.on_grid(scan, row) for row in others
+            "target" if row.datatype == "pet" else row.suffix.upper(): layout.on_grid(scan, row) for row in further
         }
         arrays = [volumes[name] for name in volumes if name != "mask"]
         arrays.insert(1, volumes["mask"])

@@ -1,3 +1,5 @@
+"""Augmentation of pairs."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -8,12 +10,12 @@ from scipy.ndimage import center_of_mass
 from dualflow.config import AugmentConfig
 from dualflow.data.augment import Augment
 
-STILL = {"rotation_deg": 0.0, "shift_voxels": 0.0, "scale": 0.0}
+NO_MOTION = {"rotation_deg": 0.0, "shift_voxels": 0.0, "scale": 0.0}
 
 
 @pytest.fixture(scope="module")
 def item():
-    """A ball with a brighter half and a cap below zero on a background of zero; the target is twice the source."""
+    """A ball with a bright half and a negative cap on a background of zero; the target is twice the source."""
     axes = torch.meshgrid(*[torch.arange(24.0) - 11.5] * 3, indexing="ij")
     mask = (sum(axis**2 for axis in axes) < 64)[None]
     source = torch.where(mask, 0.5 + 0.2 * (axes[0] > 0) - 0.8 * (axes[1] > 6), 0.0)
@@ -27,19 +29,19 @@ def test_images_and_mask_move_together(item):
     """Without intensity changes, source, target and mean stay proportional, and the mask stays aligned with them."""
     moved = Augment(AugmentConfig(probability=1, rotation_deg=20, shift_voxels=3, bias=0, gamma=0))(item, (1, 2))
     assert not torch.allclose(moved["source"], item["source"], atol=0.1)
-    shown = moved["source"] != 0  # its background stays exactly that
-    torch.testing.assert_close(moved["target"][shown], 2 * moved["source"][shown])
-    torch.testing.assert_close(moved["mean"][shown], moved["source"][shown] / 2)
+    inside = moved["source"] != 0  # the background stays exactly 0
+    torch.testing.assert_close(moved["target"][inside], 2 * moved["source"][inside])
+    torch.testing.assert_close(moved["mean"][inside], moved["source"][inside] / 2)
     assert moved["mask"].dtype == torch.bool
-    seen = moved["source"].abs() > 0.05
-    assert (moved["mask"] & seen).sum() / moved["mask"].sum() > 0.97
-    centres = [center_of_mass(one[0].float().numpy()) for one in (moved["mask"], seen)]
+    visible = moved["source"].abs() > 0.05
+    assert (moved["mask"] & visible).sum() / moved["mask"].sum() > 0.97
+    centres = [center_of_mass(volume[0].float().numpy()) for volume in (moved["mask"], visible)]
     np.testing.assert_allclose(*centres, atol=0.6)
 
 
 def test_only_the_source_changes_intensity(item):
-    """Intensity changes leave the target as it is and the background at zero."""
-    changed = Augment(AugmentConfig(probability=1, bias=0.5, gamma=0.5, **STILL))(item, (1, 2))
+    """Intensity changes leave the target unchanged and the background at zero."""
+    changed = Augment(AugmentConfig(probability=1, bias=0.5, gamma=0.5, **NO_MOTION))(item, (1, 2))
     assert torch.equal(changed["target"], item["target"])  # not even interpolated
     assert torch.equal(changed["mask"], item["mask"])
     inside = item["mask"]
@@ -49,18 +51,18 @@ def test_only_the_source_changes_intensity(item):
 
 
 def test_results_depend_on_the_seed(item):
-    """Equal seeds give equal results, other seeds others, and scans are augmented with the given probability."""
+    """Equal seeds give equal results, and scans are augmented with the given probability."""
     augment = Augment(AugmentConfig(probability=0.5))
-    seen = [augment(item, (0, step, 0))["source"] for step in range(40)]
-    again = [augment(item, (0, step, 0))["source"] for step in range(40)]
-    assert all(torch.equal(one, other) for one, other in zip(seen, again, strict=True))
-    same = sum(one is item["source"] for one in seen)
-    assert 10 < same < 30
-    assert len({one.sum().item() for one in seen}) == 40 - same + 1
+    sources = [augment(item, (0, step, 0))["source"] for step in range(40)]
+    repeated = [augment(item, (0, step, 0))["source"] for step in range(40)]
+    assert all(torch.equal(*pair) for pair in zip(sources, repeated, strict=True))
+    unchanged = sum(source is item["source"] for source in sources)
+    assert 10 < unchanged < 30
+    assert len({source.sum().item() for source in sources}) == 40 - unchanged + 1
 
 
 def test_the_original_is_not_modified(item):
-    """The original item is not modified."""
+    """Augmentation returns a new item."""
     before = {name: item[name].clone() for name in ("source", "target", "mask")}
     Augment(AugmentConfig(probability=1))(item, (3,))
     assert all(torch.equal(item[name], value) for name, value in before.items())

@@ -1,4 +1,4 @@
-"""A study's own brain masks are found by their names, and what is done rests on their content."""
+"""Brain masks of a study are found by their BIDS names."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def mask_of(tmp_path, row=ROW, masks="masks"):
         "sub-01_ses-a_space-orig_desc-brain_mask.nii.gz",
     ],
 )
-def test_masks_are_found_by_the_names_that_pipelines_give(tmp_path, name):
-    """With the entities of their image or without, with the space named or not, packed or not."""
+def test_masks_are_found_by_the_names_of_common_pipelines(tmp_path, name):
+    """Names with or without the image's entities and the space entity, compressed or not."""
     path = image(tmp_path / "masks/sub-01/ses-a/anat" / name)
     assert mask_of(tmp_path) == path
 
 
-def test_the_name_that_says_most_is_taken(tmp_path):
-    """A mask of just this acquisition goes before one of the whole session."""
+def test_the_most_specific_name_is_used(tmp_path):
+    """A mask of the acquisition precedes one of the session."""
     folder = tmp_path / "masks/sub-01/ses-a/anat"
     image(folder / "sub-01_ses-a_desc-brain_mask.nii.gz")
     path = image(folder / "sub-01_ses-a_acq-x_desc-brain_mask.nii.gz")
@@ -57,24 +57,24 @@ def test_the_name_that_says_most_is_taken(tmp_path):
         "sub-01_ses-a_desc-csf_mask.nii.gz",
     ],
 )
-def test_masks_of_something_else_are_not_taken(tmp_path, name):
-    """Another session, acquisition, space or structure is not the brain on this scan's grid."""
+def test_masks_of_other_images_are_ignored(tmp_path, name):
+    """Masks of another session, acquisition, space or structure do not fit the scan."""
     image(tmp_path / "masks/sub-01/ses-a/anat" / name)
     assert mask_of(tmp_path) is None
 
 
 def test_scans_of_a_table_have_masks_by_their_key(tmp_path):
-    """Whatever the source's file is called."""
+    """The name of the source file does not matter."""
     path = image(tmp_path / "masks/sub-01/anat/sub-01_desc-brain_mask.nii.gz")
     assert mask_of(tmp_path, {"scan": "sub-01", "source": "a b.nii", "target": ""}) == path
 
 
-def test_a_folder_that_is_not_there_stops_the_study(tmp_path):
-    """Or every scan would silently get another mask than the one that was asked for."""
+def test_a_missing_mask_folder_stops_the_study(tmp_path):
+    """Otherwise every scan would silently get a mask of the network."""
     with pytest.raises(DataError, match=r"study\.masks"):
         mask_of(tmp_path, masks="nowhere")
 
 
-def test_no_masks_are_looked_for_unless_asked(tmp_path):
-    """Without study.masks there are none."""
+def test_without_a_mask_folder_there_are_no_masks(tmp_path):
+    """Masks are used only if study.masks is set."""
     assert ScanFiles.of_row(tmp_path, ROW, StudyConfig(name="x")).mask is None

@@ -1,3 +1,5 @@
+"""Datasets of pairs, batches and their order."""
+
 from itertools import islice
 from pathlib import Path
 
@@ -21,10 +23,10 @@ SHAPE = (4, 5, 6)
 
 @pytest.fixture
 def layout(tmp_path, write_scan) -> Layout:
-    layout, draw = Layout(tmp_path), np.random.default_rng(0)
+    layout, rng = Layout(tmp_path), np.random.default_rng(0)
     for key, target in zip(PAIRS["scan"], PAIRS["target"], strict=True):
-        volumes = {"T1w": draw.normal(size=SHAPE), "mask": draw.random(SHAPE) > 0.5}
-        write_scan(layout, Scan.parse(key), volumes | ({"FDG": draw.random(SHAPE)} if target else {}))
+        volumes = {"T1w": rng.normal(size=SHAPE), "mask": rng.random(SHAPE) > 0.5}
+        write_scan(layout, Scan.parse(key), volumes | ({"FDG": rng.random(SHAPE)} if target else {}))
     return layout
 
 
@@ -33,7 +35,7 @@ def toy(length: int) -> PairDataset:
 
 
 def test_items_hold_the_preprocessed_volumes(layout):
-    """An item is the volumes as written, with a channel axis; a scan without target has no such entry."""
+    """An item has the written volumes with a channel axis; a scan without target has no target entry."""
     encoder = SideEncoder.fit(PAIRS, ["age"])
     dataset = load_pairs(layout, PAIRS, STUDY, encoder)
     first, second = dataset[0], dataset[1]
@@ -49,9 +51,9 @@ def test_items_hold_the_preprocessed_volumes(layout):
 
 
 def test_further_sources_are_channels_in_the_studys_order(layout, write_scan):
-    """The main source comes first; a volume of another grid is named by its own file."""
-    scan, draw = Scan("1"), np.random.default_rng(1)
-    volumes = {name: draw.random(SHAPE).astype(np.float32) for name in ("T1w", "mask", "FDG", "FLAIR", "CBF")}
+    """The main source comes first; the error for a volume on another grid names its file."""
+    scan, rng = Scan("1"), np.random.default_rng(1)
+    volumes = {name: rng.random(SHAPE).astype(np.float32) for name in ("T1w", "mask", "FDG", "FLAIR", "CBF")}
     write_scan(layout, scan, volumes)
     for extra in (("FLAIR", "CBF"), ("CBF", "FLAIR")):
         study = StudyConfig(name="t", extra_sources=extra)
@@ -64,7 +66,7 @@ def test_further_sources_are_channels_in_the_studys_order(layout, write_scan):
 
 
 def test_volumes_on_different_grids_are_refused(layout, write_scan):
-    """A volume of another size is named before any batch is made."""
+    """The error names the volume when the dataset is loaded."""
     write_scan(layout, Scan("2", "b"), {"T1w": np.arange(150).reshape(5, 5, 6), "mask": np.ones(SHAPE)})
     with pytest.raises(DataError, match=r"sub-2_ses-b.*T1w.*grid \(5, 5, 6\), expected \(4, 5, 6\)"):
         load_pairs(layout, PAIRS, STUDY, SideEncoder())
@@ -72,7 +74,7 @@ def test_volumes_on_different_grids_are_refused(layout, write_scan):
 
 @pytest.mark.parametrize("changed", ["T1w", "FDG", "mask"])
 def test_a_volume_changed_since_preprocessing_is_refused(layout, changed):
-    """A file that is whole but not what preprocessing wrote is named with the remedy."""
+    """A valid file that preprocessing did not write is refused with the remedy."""
     scan, row = Scan("1"), MODALITIES["T1w"]
     path = layout.mask_on_grid(scan, row) if changed == "mask" else layout.on_grid(scan, MODALITIES[changed])
     image = nib.load(path)
@@ -82,7 +84,7 @@ def test_a_volume_changed_since_preprocessing_is_refused(layout, changed):
 
 
 def test_every_file_is_read_once(layout, monkeypatch):
-    """Loading opens each volume once, for its digest and its voxels together."""
+    """Digest and voxels of a volume come from one read."""
     names, read = [], Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: names.append(path.name) or read(path))
     load_pairs(layout, PAIRS, STUDY, SideEncoder())
@@ -90,7 +92,7 @@ def test_every_file_is_read_once(layout, monkeypatch):
 
 
 def test_collate_stacks_and_refuses_a_mixture(layout):
-    """Tensors gain a batch axis and keys become a list; scans with and without target do not share a batch."""
+    """Tensors gain a batch axis and keys become a list; a batch cannot mix scans with and without target."""
     dataset = load_pairs(layout, PAIRS, STUDY, SideEncoder())
     batch = collate([dataset[0], dataset[0]])
     assert batch["target"].shape == (2, 1, *SHAPE)
@@ -101,7 +103,7 @@ def test_collate_stacks_and_refuses_a_mixture(layout):
 
 
 def test_with_means_adds_without_changing_the_original():
-    """The new dataset carries the means, the old one does not, and counts and sizes must fit."""
+    """The original dataset has no means; count and shape of the means must match."""
     dataset = toy(2)
     means = [torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)]
     assert dataset.with_means(means)[1]["mean"].item() == 1
@@ -110,12 +112,12 @@ def test_with_means_adds_without_changing_the_original():
         dataset.with_means(means[:1])
     with pytest.raises(ShapeError, match="sub-1: mean of shape"):
         dataset.with_means([means[0], torch.zeros(1, 2, 1, 1)])
-    two = PairDataset([{**item, "source": torch.zeros(2, 1, 1, 1)} for item in dataset.items])
-    assert two.with_means(means)[0]["mean"].shape == (1, 1, 1, 1)
+    two_sources = PairDataset([{**item, "source": torch.zeros(2, 1, 1, 1)} for item in dataset.items])
+    assert two_sources.with_means(means)[0]["mean"].shape == (1, 1, 1, 1)
 
 
 def test_epochs_are_without_replacement():
-    """Every epoch holds each item once, and epochs and seeds differ in order."""
+    """Every epoch has each item once, and the order depends on epoch and seed."""
     stream = [position for step in range(10) for position in batch_positions(7, 7, step, seed=0)]
     epochs = [stream[first : first + 7] for first in range(0, 70, 7)]
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
@@ -123,23 +125,23 @@ def test_epochs_are_without_replacement():
     assert batch_positions(50, 50, 0, seed=0) != batch_positions(50, 50, 0, seed=1)
 
 
-def test_stream_does_not_depend_on_how_it_is_cut():
-    """Batches of 2 and of 3 walk through one stream, also across epochs and past the number of items."""
-    twos = [position for step in range(12) for position in batch_positions(5, 2, step, seed=4)]
-    eights = [position for step in range(3) for position in batch_positions(5, 8, step, seed=4)]
-    assert twos == eights
+def test_the_order_does_not_depend_on_the_batch_size():
+    """Batches of 2 and of 8 follow one sequence, across epochs and beyond the number of items."""
+    pairs = [position for step in range(12) for position in batch_positions(5, 2, step, seed=4)]
+    octets = [position for step in range(3) for position in batch_positions(5, 8, step, seed=4)]
+    assert pairs == octets
 
 
-def test_resumed_stream_is_the_same_stream():
-    """Batches from step 3 on equal those of a run from step 0, and there are `steps` in all."""
+def test_resumed_batches_continue_the_sequence():
+    """Batches from step 3 equal those of a run from step 0, and the total is `steps`."""
     dataset = toy(5)
-    whole = [batch["scan"] for batch in batches(dataset, 2, steps=9, seed=1)]
-    assert len(whole) == 9
-    assert [batch["scan"] for batch in batches(dataset, 2, steps=9, seed=1, start_step=3)] == whole[3:]
-    assert [batch["scan"] for batch in islice(batches(dataset, 2, 9, seed=2), 9)] != whole
+    complete = [batch["scan"] for batch in batches(dataset, 2, steps=9, seed=1)]
+    assert len(complete) == 9
+    assert [batch["scan"] for batch in batches(dataset, 2, steps=9, seed=1, start_step=3)] == complete[3:]
+    assert [batch["scan"] for batch in islice(batches(dataset, 2, 9, seed=2), 9)] != complete
 
 
-def test_no_scans_is_an_error():
-    """An empty dataset says where to look."""
+def test_an_empty_dataset_is_an_error():
+    """The error says that there are no scans."""
     with pytest.raises(DataError, match="no scans"):
         next(batches(toy(0), 2, 1, seed=0))

@@ -1,3 +1,5 @@
+"""Description and README of the derivative dataset."""
+
 import json
 from pathlib import Path
 
@@ -12,7 +14,7 @@ STUDY = StudyConfig(name="mine", extra_sources=("FLAIR",))
 
 
 def test_the_dataset_describes_itself(tmp_path):
-    """A derivative dataset has a description, a README and a list of the files that BIDS does not define."""
+    """A derivative dataset has a description, a README and a .bidsignore of the files that BIDS does not define."""
     layout = Layout(tmp_path)
     describe_derivatives(layout, "mine", STUDY)
     description = json.loads((layout.derivatives / "dataset_description.json").read_text())
@@ -39,7 +41,7 @@ def test_the_readme_names_every_file_with_its_unit():
 
 @pytest.mark.parametrize(("folder", "manifests"), [("derivatives/dualflow", "../../manifests"), (".", "manifests")])
 def test_the_readme_says_where_to_trace_files(folder, manifests):
-    """Manifests and the table of excluded scans are named relative to the dataset."""
+    """Paths of manifests and of quarantine.tsv are relative to the dataset."""
     words = " ".join(derivatives_readme(Layout(Path("r"), folder), "mine", STUDY).split())
     assert f"{manifests}/scans and {manifests}/convert" in words
     assert f"the reason in {manifests.replace('manifests', 'quarantine.tsv')}." in words

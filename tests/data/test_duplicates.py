@@ -1,4 +1,4 @@
-"""The same voxels under two names: found whatever else differs, and set aside."""
+"""Files with equal voxels under different names are duplicates, and their scans are excluded."""
 
 from pathlib import Path
 
@@ -10,11 +10,11 @@ from dualflow.config import SplitConfig, StudyConfig
 from dualflow.data.index import build_index
 from dualflow.errors import DataError
 
-EVERYONE_TRAINS = SplitConfig(validation=0, test=0)
+TRAINING_ONLY = SplitConfig(validation=0, test=0)
 
 
 def write(path: Path, seed: int, *, shape=(4, 5, 6), dtype=np.int16, shift=0.0, note="", scale=None):
-    """A small image whose voxels depend on the seed alone."""
+    """Write a small image whose voxels depend on the seed only."""
     voxels = np.random.default_rng(seed).integers(0, 100, shape).astype(dtype)
     image = nib.Nifti1Image(voxels, np.diag([2, 2, 2, 1.0]) + np.eye(4)[:, [3, 0, 1, 2]] * shift)
     image.header["descrip"] = note
@@ -27,7 +27,7 @@ def write(path: Path, seed: int, *, shape=(4, 5, 6), dtype=np.int16, shift=0.0, 
 
 @pytest.fixture
 def study(make_bids):
-    """A dataset whose images are given as file -> seed."""
+    """Write a dataset of images by file and seed."""
 
     def study(images):
         root = make_bids([])
@@ -39,44 +39,44 @@ def study(make_bids):
 
 
 def index(root, **extra):
-    return build_index(root, StudyConfig(name="t", **extra), EVERYONE_TRAINS)
+    return build_index(root, StudyConfig(name="t", **extra), TRAINING_ONLY)
 
 
-def test_two_people_with_one_scan_are_both_set_aside(study, pair_files):
-    """No one knows whose it is, and the reasons name both files; people with scans of their own stay."""
+def test_subjects_with_the_same_scan_are_both_excluded(study, pair_files):
+    """The true subject is unknown, and the reasons name both files; other subjects stay."""
     files = [file for label in ("1", "2", "3") for file in pair_files(label)]
-    found = index(study(dict(zip(files, [1, 2, 3, 4, 1, 6], strict=True))))
-    assert found.pairs["scan"].tolist() == ["sub-2"]
-    assert [row.scan for row in found.quarantined] == ["sub-1", "sub-3"]
-    assert all(files[0] in row.reason and files[4] in row.reason for row in found.quarantined)
-    assert [[str(path) for _, path in group] for group in found.duplicates] == [[files[0], files[4]]]
+    result = index(study(dict(zip(files, [1, 2, 3, 4, 1, 6], strict=True))))
+    assert result.pairs["scan"].tolist() == ["sub-2"]
+    assert [row.scan for row in result.quarantined] == ["sub-1", "sub-3"]
+    assert all(files[0] in row.reason and files[4] in row.reason for row in result.quarantined)
+    assert [[str(path) for _, path in group] for group in result.duplicates] == [[files[0], files[4]]]
 
 
-def test_the_later_of_a_persons_visits_is_set_aside(study, pair_files):
-    """Visits are in their natural order: M6 comes before M12."""
+def test_the_later_of_two_equal_sessions_is_excluded(study, pair_files):
+    """Sessions have their natural order: M6 precedes M12."""
     files = [*pair_files("1", "M12"), *pair_files("1", "M6"), *pair_files("2")]
-    found = index(study(dict(zip(files, [1, 2, 1, 4, 5, 6], strict=True))))
-    assert found.pairs["scan"].tolist() == ["sub-1_ses-M6", "sub-2"]
-    assert [row.scan for row in found.quarantined] == ["sub-1_ses-M12"]
+    result = index(study(dict(zip(files, [1, 2, 1, 4, 5, 6], strict=True))))
+    assert result.pairs["scan"].tolist() == ["sub-1_ses-M6", "sub-2"]
+    assert [row.scan for row in result.quarantined] == ["sub-1_ses-M12"]
 
 
-def test_a_scan_whose_own_files_are_alike_is_set_aside(study, pair_files):
-    """A FLAIR that is the T1w under another name teaches nothing."""
+def test_a_scan_with_equal_sources_is_excluded(study, pair_files):
+    """A FLAIR with the voxels of the T1w is a copy under a wrong name."""
     files = [*pair_files("1"), "sub-1/anat/sub-1_FLAIR.nii.gz", *pair_files("2"), "sub-2/anat/sub-2_FLAIR.nii.gz"]
-    found = index(study(dict(zip(files, [1, 2, 1, 3, 4, 5], strict=True))), extra_sources=("FLAIR",))
-    assert found.pairs["scan"].tolist() == ["sub-2"]
-    assert "FLAIR" in found.quarantined[0].reason
+    result = index(study(dict(zip(files, [1, 2, 1, 3, 4, 5], strict=True))), extra_sources=("FLAIR",))
+    assert result.pairs["scan"].tolist() == ["sub-2"]
+    assert "FLAIR" in result.quarantined[0].reason
 
 
-def test_a_study_of_copies_is_an_error(study, pair_files):
-    """Where nothing is left, the first reason is told."""
+def test_a_study_of_duplicates_is_an_error(study, pair_files):
+    """If no scan remains, the error has the first reason."""
     files = [*pair_files("1"), *pair_files("2")]
     with pytest.raises(DataError, match=r"no usable T1w.*same voxels"):
         index(study(dict(zip(files, [1, 2, 1, 2], strict=True))))
 
 
-def test_damaged_files_are_left_to_preprocessing(study, pair_files):
-    """Two files that cannot be read are not called copies of each other."""
+def test_damaged_files_are_no_duplicates(study, pair_files):
+    """Preprocessing reports files that cannot be read."""
     files = [*pair_files("1"), *pair_files("2")]
     root = study(dict(zip(files, [1, 2, 3, 4], strict=True)))
     for file in (files[0], files[2]):

@@ -1,4 +1,4 @@
-"""Which changes of a study rebuild its index."""
+"""The fingerprint of a study: changes of it rebuild the index."""
 
 import gzip
 import subprocess
@@ -25,18 +25,18 @@ def study(tmp_path):
 
 
 def digest(root, **study):
-    # Also of files that do not exist, which a configuration could not name.
-    chosen = {
+    # `model_copy` skips the check that the files exist.
+    sections = {
         "study": StudyConfig(name="x", **{name: root / path for name, path in study.items()}),
         "split": SplitConfig(file=root / "kept.tsv"),
     }
-    return study_fingerprint(parse_config({"study": {"name": "x"}}).model_copy(update=chosen))
+    return study_fingerprint(parse_config({"study": {"name": "x"}}).model_copy(update=sections))
 
 
-@pytest.mark.parametrize("how", [{"bids": ""}, {"samples": "samples.tsv"}, {"bids": "", "masks": "masks"}])
-def test_the_fingerprint_changes_only_with_what_the_index_reads(study, how):
-    """Edited tables, sidecars, scans and masks change it, at equal length too; a README and derivatives do not."""
-    table = study / how.get("samples", "participants.tsv")
+@pytest.mark.parametrize("inputs", [{"bids": ""}, {"samples": "samples.tsv"}, {"bids": "", "masks": "masks"}])
+def test_the_fingerprint_changes_only_with_what_the_index_reads(study, inputs):
+    """Edits of tables, sidecars, scans and masks change it, even at equal length; README and derivatives do not."""
+    table = study / inputs.get("samples", "participants.tsv")
     text = table.read_text()
     changes = [
         lambda: commit_text(table, text.replace("1", "2", 1)),
@@ -45,24 +45,24 @@ def test_the_fingerprint_changes_only_with_what_the_index_reads(study, how):
         lambda: commit_text(study / SCAN.replace(".nii.gz", ".json"), "{}"),
         lambda: commit_text(study / "kept.tsv", "subject\tsplit\n"),
     ]
-    if "bids" in how:  # sidecars that hold for scans below them
+    if "bids" in inputs:  # sidecars that scans inherit
         changes += [lambda: commit_text(study / "T1w.json", "{}"), lambda: commit_text(study / "sub-1/pet.json", "{}")]
-    if "masks" in how:
+    if "masks" in inputs:
         mask = study / "masks/sub-1/ses-1/anat/sub-1_ses-1_desc-brain_mask.nii.gz"
         changes.append(lambda: commit_bytes(mask, gzip.compress(b"mask")))
-    seen = {digest(study, **how)}
+    digests = {digest(study, **inputs)}
     commit_text(study / "README", "edited")
     commit_text(study / "derivatives" / "x" / "sub-1" / "anat" / "x.json", "{}")
-    assert digest(study, **how) in seen
+    assert digest(study, **inputs) in digests
     for position, change in enumerate(changes):
         change()
-        assert (digest(study, **how) in seen) == (position == 1), position
-        seen.add(digest(study, **how))
+        assert (digest(study, **inputs) in digests) == (position == 1), position
+        digests.add(digest(study, **inputs))
 
 
-def test_the_fingerprint_sees_what_the_index_sees(tmp_path):
-    """A scan in a session folder that is a link counts; a participants table that is a dead link does not."""
-    study, session = tmp_path / "study", tmp_path / "elsewhere"
+def test_the_fingerprint_follows_links_like_the_index(tmp_path):
+    """A scan in a linked session folder counts; a dead link to a participants table does not."""
+    study, session = tmp_path / "study", tmp_path / "linked"
     (study / "sub-1").mkdir(parents=True)
     (study / "participants.tsv").symlink_to(tmp_path / "nowhere")
     empty = digest(study, bids="")
@@ -78,13 +78,13 @@ def test_an_unusable_table_has_a_fingerprint(tmp_path, text):
     assert digest(tmp_path, samples="samples.tsv") != digest(tmp_path, samples="gone.tsv")
 
 
-def test_large_tables_count_by_size_and_time():
-    """A fingerprint hashes every table that the index can read."""
+def test_all_readable_tables_are_hashed():
+    """Fingerprint and index have the same limit of the table size."""
     assert fingerprint.MAX_BYTES == tsv.MAX_BYTES
 
 
 def test_a_fingerprint_needs_no_numerical_library():
-    """The Snakefile computes it whenever it is parsed."""
+    """Parsing the Snakefile computes the fingerprint, so it must be fast."""
     code = "import sys, dualflow.data.fingerprint; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "pandas", "numpy", "nibabel", "SimpleITK"} & set(modules)

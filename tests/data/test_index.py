@@ -1,3 +1,5 @@
+"""The index of a BIDS dataset: pairs, exclusions and errors."""
+
 import random
 
 import pandas as pd
@@ -10,7 +12,7 @@ from dualflow.errors import ConfigError, DataError
 from dualflow.layout import Layout
 
 STUDY = StudyConfig(name="t")
-EVERYONE_TRAINS = SplitConfig(validation=0, test=0)
+TRAINING_ONLY = SplitConfig(validation=0, test=0)
 
 
 def reasons(index) -> dict[str, str]:
@@ -18,9 +20,9 @@ def reasons(index) -> dict[str, str]:
 
 
 def test_pairs_by_subject_and_session(make_bids, pair_files):
-    """Source and target meet only within one session, and paths are relative to the dataset."""
+    """Source and target of a pair have the same session, and paths are relative to the dataset."""
     root = make_bids([*pair_files("01", "a"), "sub-01/ses-b/anat/sub-01_ses-b_T1w.nii.gz", *pair_files("2")])
-    pairs = build_index(root, STUDY, EVERYONE_TRAINS).pairs
+    pairs = build_index(root, STUDY, TRAINING_ONLY).pairs
     assert pairs["scan"].tolist() == ["sub-01_ses-a", "sub-01_ses-b", "sub-2"]
     assert pairs["target"].tolist() == [pair_files("01", "a")[1], "", pair_files("2")[1]]
     assert pairs["source"].tolist()[0] == pair_files("01", "a")[0]
@@ -30,28 +32,28 @@ def test_pairs_by_subject_and_session(make_bids, pair_files):
 
 @pytest.mark.parametrize("name", ["ds000001-1.0.0", "study[1]", ".hidden"])
 def test_any_folder_name_is_indexed(make_bids, pair_files, name):
-    """A dataset is found whatever its folder is called, such as an OpenNeuro download with its version."""
-    assert len(build_index(make_bids(pair_files("1"), name=name), STUDY, EVERYONE_TRAINS).pairs) == 1
+    """The folder name of a dataset is arbitrary, such as that of an OpenNeuro download."""
+    assert len(build_index(make_bids(pair_files("1"), name=name), STUDY, TRAINING_ONLY).pairs) == 1
 
 
-def test_derivatives_and_other_files_play_no_part(make_bids, pair_files):
-    """Derivatives, sidecars, other modalities and other tracers are not taken for a scan."""
+def test_derivatives_and_other_files_are_ignored(make_bids, pair_files):
+    """Derivatives, sidecars, other modalities and other tracers are no scans of the study."""
     extra = [
         "derivatives/x/sub-2/anat/sub-2_T1w.nii.gz",
         "sub-1/anat/sub-1_T1w.json",
         "sub-1/anat/sub-1_FLAIR.nii.gz",
         "sub-1/pet/sub-1_trc-AV45_pet.nii.gz",
     ]
-    index = build_index(make_bids([*pair_files("1"), *extra]), STUDY, EVERYONE_TRAINS)
+    index = build_index(make_bids([*pair_files("1"), *extra]), STUDY, TRAINING_ONLY)
     assert index.pairs["scan"].tolist() == ["sub-1"]
     assert index.pairs["target"].tolist() == [pair_files("1")[1]]
     assert index.quarantined == []
 
 
 def test_a_target_without_source_is_excluded_with_a_remedy(make_bids, pair_files):
-    """A target whose session lacks the source is refused, and the reason names the file that is missing."""
+    """The reason names the missing source file."""
     root = make_bids([*pair_files("1"), "sub-2/ses-p/pet/sub-2_ses-p_trc-FDG_pet.nii.gz"])
-    excluded = reasons(build_index(root, STUDY, EVERYONE_TRAINS))
+    excluded = reasons(build_index(root, STUDY, TRAINING_ONLY))
     assert list(excluded) == ["sub-2_ses-p"]
     assert "sub-2/ses-p/anat/sub-2_ses-p_T1w.nii.gz" in excluded["sub-2_ses-p"]
 
@@ -66,8 +68,8 @@ def test_a_target_without_source_is_excluded_with_a_remedy(make_bids, pair_files
     ],
 )
 def test_an_ambiguous_scan_is_excluded(make_bids, pair_files, second, remedy):
-    """Two files that match are never chosen between by default; the reason says how to choose."""
-    index = build_index(make_bids([*pair_files("1"), *pair_files("2"), second]), STUDY, EVERYONE_TRAINS)
+    """Of two matching files none is chosen by default; the reason says how to choose."""
+    index = build_index(make_bids([*pair_files("1"), *pair_files("2"), second]), STUDY, TRAINING_ONLY)
     assert index.pairs["scan"].tolist() == ["sub-2"]
     assert remedy in reasons(index)["sub-1"]
     assert second.split("/")[-1] in reasons(index)["sub-1"]
@@ -85,10 +87,10 @@ CHOICES = [
 
 @pytest.mark.parametrize(("choice", "expected"), CHOICES)
 def test_files_are_chosen_by_entities_and_runs(make_bids, choice, expected):
-    """Entities pick among files, runs among those that differ in nothing else, in the order of their numbers."""
+    """Entities select files; `runs` selects by run number among files that differ in nothing else."""
     names = ["sub-1_T1w.nii", "sub-1_acq-a_run-2_T1w.nii", "sub-1_acq-a_run-10_T1w.nii", "sub-1_acq-b_T1w.nii"]
-    # others, so that there is a usable scan and each label is there
-    names = [*names, *(f"sub-2_acq-{acq}_T1w.nii" for acq in "a"), "sub-3_T1w.nii"]
+    # Two more subjects, so that every choice matches a usable scan.
+    names = [*names, "sub-2_acq-a_T1w.nii", "sub-3_T1w.nii"]
     root = make_bids([f"{name[:5]}/anat/{name}" for name in names])
     index = pair_scans(root, StudyConfig(name="t", **choice))
     chosen = dict(zip(index.pairs["scan"], index.pairs["source"], strict=True)).get("sub-1")
@@ -105,16 +107,16 @@ def test_files_are_chosen_by_entities_and_runs(make_bids, choice, expected):
         ({"FDG": {"trc": ""}}, "no FDG file is without trc; choose from: trc-FDG"),
     ],
 )
-def test_entities_that_no_file_has_are_an_error(make_bids, pair_files, where, message):
-    """A misspelt entity or label names those there are, instead of leaving an empty study."""
+def test_unknown_entities_are_an_error(make_bids, pair_files, where, message):
+    """The error for a misspelt entity or label lists the existing ones."""
     files = ["sub-2/anat/sub-2_acq-x_T1w.nii.gz", "sub-3/anat/sub-3_rec-z_T1w.nii.gz"]
     with pytest.raises(ConfigError) as caught:
         pair_scans(make_bids([*pair_files("1"), *files]), StudyConfig(name="t", where=where))
     assert message in str(caught.value)
 
 
-def test_a_tracer_may_be_named_where_names_are_mixed(make_bids):
-    """study.where can say that the PET files without a tracer are the target's, beside others that name one."""
+def test_files_without_a_tracer_can_be_selected(make_bids):
+    """With study.where, PET files without a tracer are the target although other files name one."""
     files = ["sub-1/anat/sub-1_T1w.nii", "sub-1/pet/sub-1_pet.nii", "sub-1/pet/sub-1_trc-AV45_pet.nii"]
     root = make_bids(files)
     chosen = StudyConfig(name="t", where={"FDG": {"trc": ""}})
@@ -122,10 +124,10 @@ def test_a_tracer_may_be_named_where_names_are_mixed(make_bids):
 
 
 def test_further_sources_are_columns(make_bids, pair_files):
-    """Each has a column before the side columns; a scan that lacks one is excluded, and the reason names it."""
+    """Source columns precede side columns; a scan without a source is excluded, and the reason names the file."""
     files = [*pair_files("1"), "sub-1/anat/sub-1_FLAIR.nii.gz", *pair_files("2"), "sub-3/anat/sub-3_FLAIR.nii.gz"]
     study = StudyConfig(name="t", extra_sources=("FLAIR",), side=("source_site",))
-    index = build_index(make_bids(files, "participant_id\tsource_site\n1\t7\n"), study, EVERYONE_TRAINS)
+    index = build_index(make_bids(files, "participant_id\tsource_site\n1\t7\n"), study, TRAINING_ONLY)
     assert index.pairs.columns.tolist()[5:] == ["split", "source_FLAIR", "source_site"]
     assert index.pairs["source_FLAIR"].tolist() == ["sub-1/anat/sub-1_FLAIR.nii.gz"]
     assert side_columns(index.pairs) == ["source_site"]
@@ -133,17 +135,17 @@ def test_further_sources_are_columns(make_bids, pair_files):
     assert "has FLAIR but no T1w" in reasons(index)["sub-3"]
 
 
-def test_unnamed_tracer_counts_only_where_it_is_clear(make_bids):
-    """A PET file without trc- is the target in a dataset of one tracer, and refused beside another tracer."""
+def test_a_missing_tracer_must_be_unambiguous(make_bids):
+    """A PET file without trc- is the target in a dataset of one tracer, and excluded in one with another tracer."""
     files = ["sub-1/anat/sub-1_T1w.nii.gz", "sub-1/pet/sub-1_pet.nii.gz", "sub-2/anat/sub-2_T1w.nii.gz"]
-    assert build_index(make_bids(files), STUDY, EVERYONE_TRAINS).pairs["split"].tolist() == ["train", "convert"]
+    assert build_index(make_bids(files), STUDY, TRAINING_ONLY).pairs["split"].tolist() == ["train", "convert"]
     mixed = pair_scans(make_bids([*files, "sub-2/pet/sub-2_trc-AV45_pet.nii.gz"], name="mixed"), STUDY)
     assert mixed.pairs["scan"].tolist() == ["sub-2"]
     assert "AV45" in reasons(mixed)["sub-1"]
 
 
 def test_links_out_of_the_dataset_are_excluded(make_bids, pair_files, tmp_path):
-    """A file, folder or subject that is a link leading out of the dataset, or nowhere, is refused; inside is fine."""
+    """Links that lead out of the dataset or nowhere exclude the scan; links inside the dataset are followed."""
     root = make_bids([*pair_files("1"), *pair_files("3")])
     outside = tmp_path / "outside" / "sub-2"
     (outside / "anat").mkdir(parents=True)
@@ -154,22 +156,22 @@ def test_links_out_of_the_dataset_are_excluded(make_bids, pair_files, tmp_path):
     (root / pair_files("3")[0]).symlink_to(root / "store" / "annexed")
     (root / "sub-4" / "anat").mkdir(parents=True)
     (root / "sub-4" / "anat" / "sub-4_T1w.nii.gz").symlink_to(root / "store" / "gone")
-    index = build_index(root, STUDY, EVERYONE_TRAINS)
+    index = build_index(root, STUDY, TRAINING_ONLY)
     assert index.pairs["scan"].tolist() == ["sub-1", "sub-3"]
     assert "leads out of the dataset" in reasons(index)["sub-2"]
     assert "not there" in reasons(index)["sub-4"]
 
 
 def test_invalid_names_are_excluded(make_bids, pair_files):
-    """A file in another subject's folder and an invalid label exclude that scan alone."""
+    """A file in another subject's folder and an invalid label exclude only their scan."""
     wrong = ["sub-2/anat/sub-3_T1w.nii.gz", "sub-4-b/anat/sub-4-b_T1w.nii.gz"]
-    index = build_index(make_bids([*pair_files("1"), *wrong]), STUDY, EVERYONE_TRAINS)
+    index = build_index(make_bids([*pair_files("1"), *wrong]), STUDY, TRAINING_ONLY)
     assert index.pairs["scan"].tolist() == ["sub-1"]
     assert set(reasons(index)) == {"sub-2", "sub-4-b"}
 
 
 def test_dataset_without_scans_is_an_error(make_bids, pair_files, tmp_path):
-    """A missing root, an empty root, and a root without the source modality each say what is missing."""
+    """The error says whether the folder, all subjects or the source modality is missing."""
     with pytest.raises(DataError, match="no such folder"):
         pair_scans(tmp_path / "nowhere", STUDY)
     with pytest.raises(DataError, match=r"no sub-\* folder"):
@@ -179,7 +181,7 @@ def test_dataset_without_scans_is_an_error(make_bids, pair_files, tmp_path):
 
 
 def test_a_study_without_pairs_is_an_error(make_bids):
-    """A study without pairs can be converted, not trained on."""
+    """A study without pairs can be converted, but not trained."""
     root = make_bids(["sub-1/anat/sub-1_T1w.nii.gz"])
     assert pair_scans(root, STUDY).pairs["split"].tolist() == ["convert"]
     with pytest.raises(DataError, match="none of 1 scans with T1w has FDG too"):
@@ -208,10 +210,10 @@ def test_index_does_not_depend_on_the_order_of_files_and_rows(make_bids, pair_fi
 
 
 def test_write_and_read_give_the_same_table(make_bids, pair_files):
-    """Labels such as 01 stay text, missing cells are n/a on disk, and the table reads back as it was."""
+    """Labels such as 01 stay text, and missing cells are n/a in the file."""
     table = "participant_id\tage\tsex\nsub-01\t70.5\tF\nsub-02\tn/a\tn/a\n"
     root = make_bids([*pair_files("01", "1"), "sub-02/anat/sub-02_T1w.nii.gz"], table)
-    index = build_index(root, StudyConfig(name="t", side=("age", "sex")), EVERYONE_TRAINS)
+    index = build_index(root, StudyConfig(name="t", side=("age", "sex")), TRAINING_ONLY)
     layout = Layout(root / "out")
     index.write(layout)
     assert layout.pairs.read_text().splitlines()[2].split("\t")[2:5] == ["n/a", "sub-02/anat/sub-02_T1w.nii.gz", "n/a"]
@@ -222,7 +224,7 @@ def test_write_and_read_give_the_same_table(make_bids, pair_files):
 
 
 def test_read_pairs_refuses_another_table(tmp_path):
-    """A table without the index's columns is named, not used."""
+    """The error names a table without the columns of the index."""
     layout = Layout(tmp_path)
     layout.pairs.parent.mkdir()
     layout.pairs.write_text("subject\tsource\n1\tx\n")
@@ -231,15 +233,15 @@ def test_read_pairs_refuses_another_table(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["session", "split", "source_FLAIR"])
-def test_a_side_column_cannot_have_the_name_of_one_of_the_index(make_bids, pair_files, name):
-    """Such a table could not be told apart; the column is named."""
+def test_a_side_column_cannot_have_the_name_of_an_index_column(make_bids, pair_files, name):
+    """The error names the column."""
     root = make_bids(pair_files("1"), f"participant_id\t{name}\n1\tx\n")
     with pytest.raises(ConfigError, match=name):
         pair_scans(root, StudyConfig(name="t", side=(name,)))
 
 
 def test_splits_are_listed_by_subject_with_fold_and_strata(make_bids, pair_files):
-    """splits.tsv has a row per subject with a pair; a column that only stratifies is no side column of the pairs."""
+    """Table splits.tsv has a row per subject with a pair; a column used for strata only is no side column."""
     labels = [f"{number:02d}" for number in range(12)]
     files = [file for label in labels for file in pair_files(label, "a")]
     table = "participant_id\tage\tsite\n" + "".join(f"{label}\t{60 + int(label)}\tAB\n" for label in labels)
@@ -254,12 +256,12 @@ def test_splits_are_listed_by_subject_with_fold_and_strata(make_bids, pair_files
     assert (splits["split"] == "test").tolist() == (splits["fold"] == "1").tolist()
     assert splits["age"].unique().tolist() == ["60 to 62.75", "62.75 to 65.5", "65.5 to 68.25", "68.25 to 71"]
     assert index.pairs.columns.tolist()[6:] == ["age"]
-    again = build_index(root, StudyConfig(name="t", side=("age",)), SplitConfig(file=layout.splits))
-    pd.testing.assert_frame_equal(again.pairs, index.pairs)
+    from_file = build_index(root, StudyConfig(name="t", side=("age",)), SplitConfig(file=layout.splits))
+    pd.testing.assert_frame_equal(from_file.pairs, index.pairs)
 
 
 def test_coded_column_with_an_unknown_value_is_stratified(make_bids, pair_files):
-    """Codes with Levels and one n/a: the subject with the unknown value is a stratum, not a crash."""
+    """Subjects with an unknown value form a stratum."""
     files = [file for label in ("1", "2", "3", "4") for file in pair_files(label)]
     table = "participant_id\tsex\n1\t1\n2\t2\n3\tn/a\n4\t1\n"
     root = make_bids(files, table, {"sex": {"Levels": {"1": "male", "2": "female"}}})

@@ -1,3 +1,5 @@
+"""Tables in Markdown."""
+
 import numpy as np
 import pandas as pd
 
@@ -9,8 +11,8 @@ FRAME = pd.DataFrame(
 )  # fmt: skip
 
 
-def test_columns_line_up():
-    """Names are aligned to the left and numbers to the right, also on a terminal."""
+def test_columns_are_aligned():
+    """Names are aligned to the left and numbers to the right."""
     assert markdown_table([("name", "n"), ("long name", "1"), ("x", "100")]).splitlines() == [
         "| name      |   n |",
         "| --------- | --: |",

@@ -1,3 +1,5 @@
+"""Side information from participants and sessions tables."""
+
 import pytest
 
 from dualflow.data.participants import known_columns, side_values
@@ -9,8 +11,8 @@ def scans(*labels: str) -> list[Scan]:
     return [Scan(label) for label in labels]
 
 
-def test_missing_column_names_what_there_is(make_bids):
-    """A column no table has stops the study and lists the columns that exist; so does a missing table."""
+def test_a_missing_column_is_an_error(make_bids):
+    """The error lists the existing columns, or names the missing or empty table."""
     root = make_bids([], "participant_id\tage\tsex\n")
     with pytest.raises(DataError, match=r"'iq' \(found: age, sex\)"):
         side_values(root, scans("1"), ["age", "iq"])
@@ -22,7 +24,7 @@ def test_missing_column_names_what_there_is(make_bids):
 
 
 def test_unknown_values_are_supported(make_bids):
-    """n/a, an empty cell and a subject without a row are unknown; nobody is excluded for it."""
+    """Missing cells and rows are unknown values, and exclude no scan."""
     root = make_bids([], "participant_id\tage\tsex\nsub-1\t70\tF\nsub-2\tn/a\t\n")
     table, refused = side_values(root, scans("1", "2", "3"), ["age", "sex"])
     assert table["age"].tolist()[0] == 70
@@ -42,7 +44,7 @@ def test_known_columns_are_those_of_both_tables(make_bids):
 
 
 def test_a_word_in_a_numeric_column_excludes_the_scan(make_bids):
-    """In a column of mostly numbers, another cell excludes the scan, with column and value."""
+    """In a column of mostly numbers, text excludes the scan; the reason has column and value."""
     root = make_bids([], "participant_id\tage\n1\t70\n2\t89+\n3\t71\n4\tinf\n5\t65\n")
     table, refused = side_values(root, scans("1", "2", "3", "4", "5"), ["age"])
     assert set(refused) == {"sub-2", "sub-4"}
@@ -56,8 +58,8 @@ def test_numeric_codes_with_levels_are_text(make_bids):
     assert side_values(root, scans("1", "2"), ["group"])[0]["group"].tolist() == ["group-0", "group-2"]
 
 
-def test_sessions_table_stands_before_participants(make_bids):
-    """The age of a session is that of its row; missing cells come from participants.tsv."""
+def test_sessions_table_precedes_participants(make_bids):
+    """Values of a session come from its row, and missing ones from participants.tsv."""
     root = make_bids(["sub-1/ses-a/x"], "participant_id\tage\tsex\n1\t60\tF\n")
     (root / "sub-1" / "sub-1_sessions.tsv").write_text("session_id\tage\nses-a\t61.5\nses-b\tn/a\n")
     table, _ = side_values(root, [Scan("1", "a"), Scan("1", "b"), Scan("1", "c")], ["age", "sex"])
@@ -86,8 +88,8 @@ def test_an_unreadable_sessions_table_excludes_its_subject(make_bids, text):
     "text",
     [b"participant_id,age\n1,70\n", b"participant_id\tage\n1\t\xff\n", b"", b"participant_id\tage\n1\t70\t\n"],
 )
-def test_table_that_is_no_bids_table_is_named(make_bids, text):
-    """A comma-separated, non-UTF-8 or empty participants.tsv is one clear error; so are cells without a heading."""
+def test_an_invalid_participants_table_is_an_error(make_bids, text):
+    """The error names a table that is comma-separated, not UTF-8, empty, or has cells without a heading."""
     root = make_bids([])
     (root / "participants.tsv").write_bytes(text)
     with pytest.raises(DataError, match=r"participants\.tsv"):

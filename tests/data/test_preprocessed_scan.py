@@ -1,3 +1,5 @@
+"""Preprocessed scans, verified by their manifests."""
+
 import json
 
 import nibabel as nib
@@ -17,14 +19,14 @@ SCAN, T1W = Scan("1"), MODALITIES["T1w"]
 
 @pytest.fixture
 def layout(tmp_path, write_scan) -> Layout:
-    layout, draw = Layout(tmp_path), np.random.default_rng(0)
-    write_scan(layout, SCAN, {"T1w": draw.normal(size=(4, 5, 6)), "mask": draw.random((4, 5, 6)) > 0.5})
+    layout, rng = Layout(tmp_path), np.random.default_rng(0)
+    write_scan(layout, SCAN, {"T1w": rng.normal(size=(4, 5, 6)), "mask": rng.random((4, 5, 6)) > 0.5})
     return layout
 
 
 @pytest.mark.parametrize("name", ["source", "mask"])
-def test_a_volume_is_read_as_the_general_reader_reads_it(layout, name):
-    """Voxels, their type, the affine and the path are those of `read_volume`, bit by bit."""
+def test_a_volume_equals_that_of_read_volume(layout, name):
+    """Voxels, type, affine and path are identical."""
     path = layout.on_grid(SCAN, T1W) if name == "source" else layout.mask_on_grid(SCAN, T1W)
     volume, expected = PreprocessedScan.from_manifest(layout, SCAN).volume(name), read_volume(path)
     assert volume.array.dtype == expected.array.dtype
@@ -39,7 +41,7 @@ def test_the_record_is_read(layout):
 
 
 def test_a_changed_file_is_refused_when_it_is_read(layout):
-    """Opening a scan reads nothing but its manifest; a changed record or volume is named when it is read."""
+    """Opening a scan reads only its manifest; a changed record or volume is refused when it is read."""
     record, source = layout.record(SCAN, T1W), layout.on_grid(SCAN, T1W)
     record.write_text(json.dumps({"scan": "sub-2"}))
     source.write_bytes(source.read_bytes()[:-1])
@@ -53,15 +55,15 @@ def test_a_changed_file_is_refused_when_it_is_read(layout):
         scan.volume("source")
 
 
-def test_what_is_missing_is_named(layout):
-    """A scan without manifest, and an output that it does not have, are one clear line each."""
+def test_missing_manifests_and_outputs_are_named(layout):
+    """The error names a scan without manifest, or lists the existing outputs."""
     with pytest.raises(DataError, match=r"sub-2: not preprocessed .*sub-2\.json.*run the preprocess step"):
         PreprocessedScan.from_manifest(layout, Scan("2"))
     with pytest.raises(DataError, match=r"has no preprocessed target \(found: mask, record, source\);"):
         PreprocessedScan.from_manifest(layout, SCAN).volume("target")
 
 
-def test_an_excluded_scan_tells_why(layout):
+def test_an_excluded_scan_has_its_reason(layout):
     """The reason comes from the manifest."""
     refused = Quarantine("sub-1", "preprocess", "constant image")
     manifest = layout.scan_manifest(SCAN)

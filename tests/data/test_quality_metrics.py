@@ -1,4 +1,4 @@
-"""The quality table flags outliers with a plain reason, and ordinary scans not at all."""
+"""The quality table: metrics, thresholds, outliers and the text of flags."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ SHAPE = {"solidity": 0.85, "core": 0.99, "outside": 0.0, "missing": 0.001, "symm
 
 
 def fit(information, overlap, moved, before=None):
-    figures = {"mutual_information_nats": information, "overlap": overlap, "displacement_mm": moved}
-    return figures | {
+    metrics = {"mutual_information_nats": information, "overlap": overlap, "displacement_mm": moved}
+    return metrics | {
         "before": None if before is None else {"mutual_information_nats": before[0], "overlap": before[1]}
     }
 
 
 def record(target=True, brain_ml=1400.0, information=0.4, notes=(), mask=None, slope=9000.0):
-    """The metrics in the record of a preprocessed scan."""
+    """Return the record of a preprocessed scan with these metrics."""
     quality = {
         "brain_ml": brain_ml,
         "brain_mask": SHAPE | (mask or {}),
@@ -45,19 +45,19 @@ def record(target=True, brain_ml=1400.0, information=0.4, notes=(), mask=None, s
 
 
 def table(tmp_path, records, study=STUDY, review=None):
-    """The quality table of scans with these records, as it is read back from its file."""
+    """Write the quality table of scans with these records, and read it back."""
     layout, scans = Layout(tmp_path), [Scan(f"{index:02d}") for index in range(len(records))]
-    for scan, one in zip(scans, records, strict=True):
+    for scan, scan_record in zip(scans, records, strict=True):
         path = layout.record(scan, MODALITIES["T1w"])
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(one))
-    made = quality_table(layout, [scan.key for scan in scans], study, review or ReviewConfig())
-    layout.quality.write_text(table_text(made))
+        path.write_text(json.dumps(scan_record))
+    quality = quality_table(layout, [scan.key for scan in scans], study, review or ReviewConfig())
+    layout.quality.write_text(table_text(quality))
     return read_table(layout.quality)
 
 
 def test_the_table_has_a_column_for_every_metric(tmp_path):
-    """Columns follow the order of the steps and do not depend on whether a scan has a target; unknown is n/a."""
+    """Columns follow the order of the steps and do not depend on targets; unknown metrics are n/a."""
     quality = table(tmp_path, [record(), record(target=False)])
     assert list(quality.columns) == [
         "scan", "subject", "brain_ml", "template_mi", "template_dice", "template_mm",
@@ -72,8 +72,8 @@ def test_the_table_has_a_column_for_every_metric(tmp_path):
     assert set(record_metrics(record())) <= set(quality.columns)
 
 
-def test_seconds_are_those_that_were_measured(tmp_path):
-    """Seconds are summed over the steps, and unknown if none were recorded."""
+def test_seconds_are_summed_over_steps(tmp_path):
+    """They are unknown if none were recorded."""
     path = Layout(tmp_path).scan_seconds(Scan("00"))
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"read": 1.5, "template": 2.25}))
@@ -81,7 +81,7 @@ def test_seconds_are_those_that_were_measured(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("odd", "reason"),
+    ("options", "reason"),
     [
         ({"brain_ml": 700.0}, "brain volume 700 mL, expected at least 900 mL"),
         ({"brain_ml": 2100.0}, "brain volume 2100 mL, expected at most 1900 mL"),
@@ -90,49 +90,47 @@ def test_seconds_are_those_that_were_measured(tmp_path):
         ({"notes": ["unit 'cps' is not known; check\n Units"]}, "target: unit 'cps' is not known, check Units"),
     ],
 )
-def test_a_scan_is_flagged_in_plain_words(tmp_path, odd, reason):
-    """One reason, on the scan that has it; a reason has no semicolon and no line end, which would cut it in two."""
-    assert list(table(tmp_path, [record(), record(**odd)])["flags"]) == [None, reason]
+def test_a_flag_has_metric_value_and_threshold(tmp_path, options, reason):
+    """The flag is on one line without a semicolon, because semicolons separate flags."""
+    assert list(table(tmp_path, [record(), record(**options)])["flags"]) == [None, reason]
 
 
-def test_reasons_are_joined(tmp_path):
+def test_flags_of_a_scan_are_joined(tmp_path):
     """A scan lists all of its flags."""
     (cell,) = table(tmp_path, [record(brain_ml=700.0, information=0.09, notes=["a"])])["flags"]
     assert cell.split("; ")[0] == "target: a"
     assert len(cell.split("; ")) == 3
 
 
-def test_thresholds_are_the_configurations(tmp_path):
-    """Another threshold changes the flags of the same records."""
+def test_thresholds_are_configurable(tmp_path):
+    """Another threshold changes the flags."""
     strict = ReviewConfig(min_mutual_information=0.45)
     assert (
         "target MI 0.400 nats, expected at least 0.450 nats" in table(tmp_path, [record()], review=strict)["flags"][0]
     )
 
 
-def test_an_outlier_is_flagged(tmp_path):
-    """An outlier within all thresholds is flagged, but only on the worse side."""
-    draw = np.random.default_rng(0)
-    others = [
-        record(information=0.5 + 0.01 * value, slope=9000 * np.exp(0.2 * value)) for value in draw.normal(size=20)
-    ]
-    odd = [record(information=0.3), record(information=0.9), record(information=0.5, slope=9.0)]
-    *ordinary, low, high, dose = table(tmp_path, [*others, *odd])["flags"]
-    assert ordinary == [None] * 20
+def test_outliers_are_flagged(tmp_path):
+    """A scan that passes all thresholds is flagged if it is an outlier towards the worse side."""
+    rng = np.random.default_rng(0)
+    usual = [record(information=0.5 + 0.01 * value, slope=9000 * np.exp(0.2 * value)) for value in rng.normal(size=20)]
+    outliers = [record(information=0.3), record(information=0.9), record(information=0.5, slope=9.0)]
+    *usual_flags, low, high, dose = table(tmp_path, [*usual, *outliers])["flags"]
+    assert usual_flags == [None] * 20
     assert re.fullmatch(r"target MI 0\.300 nats, far below the study's median of 0\.\d+ nats", low)
     assert high is None
     assert re.fullmatch(r"reference value 9, far below the study's median of \d{4,5}\.?\d*", dose)
 
 
 def test_few_scans_are_not_compared(tmp_path):
-    """A handful of scans gives no robust SD."""
-    draw = np.random.default_rng(0)
-    others = [record(information=0.5 + 0.01 * value) for value in draw.normal(size=8)]
-    assert set(table(tmp_path, [*others, record(information=0.3)])["flags"]) == {None}
+    """A few scans give no reliable robust SD."""
+    rng = np.random.default_rng(0)
+    usual = [record(information=0.5 + 0.01 * value) for value in rng.normal(size=8)]
+    assert set(table(tmp_path, [*usual, record(information=0.3)])["flags"]) == {None}
 
 
 @pytest.mark.parametrize(
-    ("column", "usual", "negligible", "odd"),
+    ("column", "usual", "negligible", "outlier"),
     [
         ("target_coverage", 1.0, 0.995, 0.985),
         ("mask_outside", 0.0003, 0.0007, 0.004),
@@ -140,24 +138,24 @@ def test_few_scans_are_not_compared(tmp_path):
         ("brain_ml", 1400.0, 1450.0, 1100.0),
     ],
 )
-def test_negligible_differences_are_not_flagged(column, usual, negligible, odd):
-    """The robust SD has a floor, so that a study of equal values has no outliers nearby."""
-    flags = flag_scans(pd.DataFrame({column: [usual] * 15 + [negligible, odd]}), ReviewConfig())
+def test_negligible_differences_are_not_flagged(column, usual, negligible, outlier):
+    """The floor on the robust SD prevents outliers in a study of almost equal values."""
+    flags = flag_scans(pd.DataFrame({column: [usual] * 15 + [negligible, outlier]}), ReviewConfig())
     assert flags[:-1] == [[] for _ in range(16)]
     assert "far " in flags[-1][0]
 
 
-def test_a_scan_without_its_own_mask_is_flagged(tmp_path):
-    """In a study with its own masks, a scan that was masked by deepbet is flagged."""
+def test_a_scan_without_a_mask_of_the_study_is_flagged(tmp_path):
+    """In a study with masks, a scan that was masked by deepbet is flagged."""
     study = STUDY.model_copy(update={"masks": tmp_path})
-    own = record() | {"brain_mask": {"file": "m.nii.gz", "sha256": "0"}}
-    first, second = table(tmp_path, [own, record()], study)["flags"]
+    masked = record() | {"brain_mask": {"file": "m.nii.gz", "sha256": "0"}}
+    first, second = table(tmp_path, [masked, record()], study)["flags"]
     assert first is None
     assert "no brain mask in study.masks" in second
 
 
-def test_a_lost_record_is_an_error_with_a_remedy(tmp_path):
-    """The message names the file and the step that writes it."""
+def test_a_missing_record_is_an_error(tmp_path):
+    """The error names the step that writes the record."""
     with pytest.raises(DataError, match="run the preprocess step again"):
         quality_table(Layout(tmp_path), ["sub-01"], STUDY, ReviewConfig())
 
@@ -175,6 +173,6 @@ def test_a_lost_record_is_an_error_with_a_remedy(tmp_path):
     ],
 )
 def test_metrics_are_printed_with_name_and_unit(column, label, value, text):
-    """A column is known by its name or suffix; an unknown column is shown as it is."""
+    """The unit depends on the column's name or suffix; an unknown column has none."""
     assert quality_metric(column).label == label
     assert quality_metric(column).text(value) == text

@@ -1,3 +1,5 @@
+"""The table of excluded scans."""
+
 import pandas as pd
 
 from dualflow.data.quarantine import FACT, Quarantine, collect, read_quarantine, usable, write_quarantine
@@ -6,7 +8,7 @@ from dualflow.manifest import write_manifest
 
 
 def test_collect_merges_index_and_manifests(tmp_path):
-    """Scans excluded by the index and by preprocessing form one sorted list; usable scans are not in it."""
+    """Scans excluded by the index and by preprocessing form one sorted list."""
     layout = Layout(tmp_path)
     early = Quarantine("sub-9", "pairing", "no source")
     late = Quarantine("sub-1", "preprocess", "constant image")
@@ -19,13 +21,13 @@ def test_collect_merges_index_and_manifests(tmp_path):
 
 
 def test_reasons_stay_on_one_line(tmp_path):
-    """A reason with tabs, quotes and line breaks comes back as one line."""
+    """Tabs and line breaks of a reason become spaces."""
     path = tmp_path / "quarantine.tsv"
     write_quarantine(path, [Quarantine("sub-1", "preprocess", 'a\tb\n"c"')])
     assert [row.reason for row in read_quarantine(path)] == ['a b "c"']
 
 
-def test_usable_leaves_out_excluded_scans():
-    """Only rows of scans that are not excluded remain."""
+def test_usable_pairs_have_no_excluded_scans():
+    """Rows of excluded scans are dropped."""
     pairs = pd.DataFrame({"scan": ["sub-1", "sub-2"], "split": "train"})
     assert usable(pairs, [Quarantine("sub-1", "x", "y")])["scan"].tolist() == ["sub-2"]

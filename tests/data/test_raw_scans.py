@@ -1,4 +1,4 @@
-"""What is done with each scan of a study, whatever happens; stand-ins do the imaging."""
+"""Preprocessing of the scans of a study: resuming, exclusion, crashes and reads; imaging is replaced by stubs."""
 
 import io
 import os
@@ -38,7 +38,7 @@ PAIR = SimpleNamespace(record={"quality": {"overlap": 1.0}}, clock=Stopwatch())
 
 
 def write_image(path: Path, seed: int = 0) -> None:
-    """A tiny volume."""
+    """Write a tiny volume."""
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(nib.Nifti1Image(np.random.default_rng(seed).integers(0, 99, (4, 4, 4), np.int16), np.eye(4)), path)
 
@@ -49,7 +49,7 @@ def volume_path(layout: Layout, scan: Scan) -> Path:
 
 @pytest.fixture
 def files(tmp_path) -> ScanFiles:
-    """The raw files of one scan in a BIDS dataset, with a sidecar beside one and one that holds for all."""
+    """The raw files of a scan in a BIDS dataset, with a sidecar of the target and an inherited one."""
     root = tmp_path / "bids"
     names = {"source": "anat/sub-1_T1w.nii", "target": "pet/sub-1_pet.nii", "FLAIR": "anat/sub-1_FLAIR.nii"}
     paths = {role: root / "sub-1" / name for role, name in names.items()}
@@ -63,7 +63,7 @@ def files(tmp_path) -> ScanFiles:
 
 @pytest.fixture
 def attempts(monkeypatch):
-    """The scans that were worked on, as often as they were; `attempts.error` is what working on one raises."""
+    """Names of the preprocessed sources; preprocessing raises `attempts.error` if it is set."""
     log = SimpleNamespace(sources=[], error=None)
 
     def preprocess_pair(source, *_, **__):
@@ -81,52 +81,52 @@ def attempts(monkeypatch):
     return log
 
 
-def test_what_is_done_is_done_again_only_if_something_changed(files, attempts, tmp_path):
-    """Any image, sidecar, own mask, output or value that counts; not how many workers and jobs share the scans."""
+def test_a_scan_is_preprocessed_again_only_if_an_input_changed(files, attempts, tmp_path):
+    """Inputs are images, sidecars, region masks, outputs and settings, but not the number of workers or shards."""
     layout, scan, config = Layout(tmp_path / "out"), Scan("1"), PREPROCESS
     root, region = files.source.parents[2], tmp_path / "region.nii"
     write_image(region)
 
-    def again(**changed):
+    def runs(**changed):
         before = len(attempts.sources)
         assert prepare_scan(layout, scan, files, STUDY, config.model_copy(update=changed)) is None
         assert read_manifest(layout.scan_manifest(scan))["facts"]["quality"] == PAIR.record["quality"]
         return len(attempts.sources) > before
 
-    assert again()
-    assert not again()
-    assert not again(workers=5, shards=7)
+    assert runs()
+    assert not runs()
+    assert not runs(workers=5, shards=7)
     for name in ("sub-1/anat/sub-1_T1w.nii", "sub-1/anat/sub-1_FLAIR.nii", "sub-1/pet/sub-1_pet.nii"):
         write_image(root / name, 7)
-        assert again(), name
+        assert runs(), name
     for name in ("sub-1/pet/sub-1_pet.json", "T1w.json", "sub-1/sub-1_FLAIR.json"):
         commit_text(root / name, '{"EchoTime": 1}')
-        assert again(), name
+        assert runs(), name
     volume_path(layout, scan).write_text("half")
-    assert again()
+    assert runs()
     config = PREPROCESS.model_copy(update={"reference_region": str(region)})
-    assert again()
+    assert runs()
     write_image(region, 1)
-    assert again()
-    assert not again()
+    assert runs()
+    assert not runs()
 
 
-@pytest.mark.parametrize(("error", "kept"), [(DataError("it is bad"), True), (ValueError("odd"), False)])
-def test_a_refused_scan_is_remembered_as_long_as_its_files_are_the_same(files, attempts, tmp_path, error, kept):
-    """The reason is kept with the scan; what nobody foresaw may be another's fault, and is tried again."""
+@pytest.mark.parametrize(("error", "recorded"), [(DataError("it is bad"), True), (ValueError("odd"), False)])
+def test_an_excluded_scan_is_tried_again_if_its_files_change(files, attempts, tmp_path, error, recorded):
+    """A known reason is recorded; an unexpected error is tried again in every run."""
     layout, scan = Layout(tmp_path / "out"), Scan("1")
     attempts.error = error
-    reason = "it is bad" if kept else "sub-1_T1w.nii: ValueError: odd"
+    reason = "it is bad" if recorded else "sub-1_T1w.nii: ValueError: odd"
     for _ in range(2):
         assert prepare_scan(layout, scan, files, STUDY, PREPROCESS) == Quarantine("sub-1", "preprocess", reason)
-    assert len(attempts.sources) == (1 if kept else 2)
+    assert len(attempts.sources) == (1 if recorded else 2)
     attempts.error = None
     write_image(files.source, 7)
     assert prepare_scan(layout, scan, files, STUDY, PREPROCESS) is None
 
 
-def test_a_scan_whose_files_cannot_be_read_is_set_aside(files, attempts, tmp_path):
-    """Gone since the index, or with a sidecar that is no JSON; the imaging is not even tried."""
+def test_a_scan_with_unreadable_files_is_excluded(files, attempts, tmp_path):
+    """A file is missing or a sidecar is no JSON, so preprocessing does not start."""
     for path, text in ((files.target.with_suffix(".json"), "{"), (files.source, None)):
         path.unlink() if text is None else path.write_text(text)
         assert path.name in prepare_scan(Layout(tmp_path / "out"), Scan("1"), files, STUDY, PREPROCESS).reason
@@ -134,17 +134,17 @@ def test_a_scan_whose_files_cannot_be_read_is_set_aside(files, attempts, tmp_pat
     assert attempts.sources == []
 
 
-def test_an_output_that_cannot_be_written_is_no_fault_of_the_scan(files, attempts, tmp_path):
-    """It stops the step, and the scan is not set aside."""
+def test_an_output_that_cannot_be_written_stops_the_step(files, attempts, tmp_path):
+    """The scan is not excluded."""
     layout, scan = Layout(tmp_path / "out"), Scan("1")
-    commit_text(layout.derivatives / "sub-1", "a file where a folder has to be")
+    commit_text(layout.derivatives / "sub-1", "a file in place of the folder")
     with pytest.raises(CommitError):
         prepare_scan(layout, scan, files, STUDY, PREPROCESS)
     assert not layout.scan_manifest(scan).exists()
 
 
-def abort_at_one(layout: Layout, scan: Scan, *_: object) -> None:
-    """Stand-in for `prepare_scan`: a native library gives up in the middle of writing."""
+def abort_at_scan_2(layout: Layout, scan: Scan, *_: object) -> None:
+    """Replace `prepare_scan`: the process aborts while it writes scan 2."""
     if scan.subject == "2":
         with committing(volume_path(layout, scan)) as temp:
             temp.write_text("half")
@@ -152,12 +152,12 @@ def abort_at_one(layout: Layout, scan: Scan, *_: object) -> None:
 
 
 @pytest.mark.slow
-def test_a_scan_at_which_the_process_aborts_is_set_aside_alone(files, attempts, monkeypatch, tmp_path):
-    """With its reason and nothing half-written; the others go on, and it is tried again when next asked for."""
+def test_a_scan_that_crashes_its_worker_is_excluded(files, attempts, monkeypatch, tmp_path):
+    """Other scans continue, no partial output remains, and the next run tries the scan again."""
     layout = Layout(tmp_path / "out")
     tasks = [(layout, Scan(label), files, STUDY, PREPROCESS) for label in ("1", "2", "3")]
     with monkeypatch.context() as patch:
-        patch.setattr(raw_scans, "prepare_scan", abort_at_one)
+        patch.setattr(raw_scans, "prepare_scan", abort_at_scan_2)
         outcomes = list(prepare_scans(tasks))
     [refused] = [outcome for outcome in outcomes if outcome]
     assert outcomes.count(None) == 2
@@ -174,8 +174,8 @@ def study_of(folder: Path) -> Config:
     return parse_config({"study": study, "preprocess": {"shards": 1}, "split": {"validation": 0, "test": 0}})
 
 
-def hanging_scan(layout: Layout, scan: Scan, *others: object) -> Quarantine | None:
-    """`prepare_scan` without imaging; where a file `hang` lies in the folder, it hangs in the middle of scan 2."""
+def hanging_scan(layout: Layout, scan: Scan, *arguments: object) -> Quarantine | None:
+    """Replace `prepare_scan`: it writes without imaging, and hangs in scan 2 if the file `hang` exists."""
 
     def write_pair(_, layout: Layout, scan: Scan, *__: object) -> dict[str, Path]:
         first, second = volume_path(layout, scan), volume_path(layout, scan).with_name("second.txt")
@@ -189,12 +189,12 @@ def hanging_scan(layout: Layout, scan: Scan, *others: object) -> Quarantine | No
         return {"first": first, "second": second}
 
     pipeline.preprocess_pair, outputs.write_pair = lambda *_, **__: PAIR, write_pair
-    return prepare_scan(layout, scan, *others)
+    return prepare_scan(layout, scan, *arguments)
 
 
 @pytest.mark.slow
-def test_a_killed_step_goes_on_where_it_was(make_bids, pair_files, tmp_path, monkeypatch):
-    """SIGKILL in the middle of a scan: finished scans are left as they are, and nothing half-written counts."""
+def test_a_killed_step_resumes(make_bids, pair_files, tmp_path, monkeypatch):
+    """After SIGKILL during a scan, finished scans are kept and the partial one is repeated."""
     root = make_bids(pair_files("1") + pair_files("2") + pair_files("3"), name="bids")
     for seed, file in enumerate(root.rglob("*.nii.gz")):
         write_image(file, seed)
@@ -222,15 +222,16 @@ def test_a_killed_step_goes_on_where_it_was(make_bids, pair_files, tmp_path, mon
     monkeypatch.setattr(raw_scans, "prepare_scan", hanging_scan)
     preprocess(config, 0)
     assert {file: file.stat().st_mtime_ns for file in before} == before
-    made = {str(file.relative_to(layout.derivatives)): file.read_text() for file in layout.derivatives.rglob("*.*")}
-    assert made == {f"sub-{label}/anat/volume.txt": f"sub-{label}" for label in "123"} | {
+    files = layout.derivatives.rglob("*.*")
+    texts = {str(file.relative_to(layout.derivatives)): file.read_text() for file in files}
+    assert texts == {f"sub-{label}/anat/volume.txt": f"sub-{label}" for label in "123"} | {
         f"sub-{label}/anat/second.txt": "whole" for label in "123"
     }
     assert read_manifest(layout.manifest("preprocess/shard-0")) is not None
 
 
-def test_the_input_digests_of_a_scan_hold_its_masks_content(tmp_path):
-    """Another mask under the same name means that the scan is preprocessed again, as do adding and removing one."""
+def test_the_mask_is_an_input_of_its_scan(tmp_path):
+    """Adding a mask or changing its content changes the input digests."""
     source, mask = tmp_path / "t1.nii", tmp_path / "m.nii"
     write_image(source)
     write_image(mask, 1)
@@ -262,7 +263,7 @@ class CountedFile(io.FileIO):
 
 @pytest.fixture
 def passes(monkeypatch):
-    """`passes()`: how often each raw image was read through since the last call, however it was opened."""
+    """Return the number of complete reads of each raw image since the last call."""
     files: list[CountedFile] = []
     plain_open = io.open
 
@@ -285,7 +286,7 @@ def passes(monkeypatch):
 
 @pytest.fixture
 def heads(make_bids, pair_files, tmp_path, monkeypatch):
-    """Configuration of a study of two noise heads, for which the brain mask and the registrations are given."""
+    """Configuration of a study of two noise heads, with stubs for brain masks and registration."""
     root = make_bids(pair_files("1") + pair_files("2"), name="bids")
     for seed, file in enumerate(root.rglob("*.nii.gz")):
         affine = centred_affine(np.array([0.0, -18.0, 5.0]), 6.0, (32, 38, 32))
@@ -300,7 +301,7 @@ def heads(make_bids, pair_files, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_raw_file_is_read_twice(heads, passes):
-    """Once by the index, which verifies it, and once to load it; a second run of preprocessing reads nothing."""
+    """The index verifies it, and preprocessing loads it; a second run reads nothing."""
     options = {"spacing_mm": 8, "shape": (24, 28, 24), "bias_field": False}
     layout, config = heads.layout, heads.preprocess.model_copy(update=options)
     names = {file.name for file in heads.bids.rglob("*.nii.gz")}
@@ -317,7 +318,7 @@ def test_a_raw_file_is_read_twice(heads, passes):
 
     assert prepare(layout, digests) == dict.fromkeys(names, 1)
     assert prepare(layout, digests) == {}
-    # As a batch conversion does, without an index.
+    # A batch conversion has no index, so it verifies and loads.
     converted = Layout(layout.root / "converted", ".")
     assert prepare(converted, None) == dict.fromkeys(names, 2)
     manifests = [read_manifest(folder.scan_manifest(Scan("1"))) for folder in (layout, converted)]

@@ -1,4 +1,4 @@
-"""Digests of a study's files are kept, and a file is read again only when it has changed."""
+"""The table of file digests: a file is read again only if it changed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def write(path: Path, seed: int, shape=(4, 5, 6)):
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
-    """Three files; `study()` digests them and returns the names of those that were read."""
+    """Return a function that digests three files, and returns digests and names of the files that it read."""
     for seed, file in enumerate(FILES):
         write(tmp_path / file, seed)
     read: list[str] = []
@@ -37,8 +37,8 @@ def study(tmp_path, monkeypatch):
     return study
 
 
-def test_what_was_read_is_not_read_again(study, tmp_path):
-    """A second look opens nothing but what changed, and a damaged table is made anew."""
+def test_only_changed_files_are_read_again(study, tmp_path):
+    """A damaged table is built again."""
     first, read = study()
     assert read == [file.name for file in FILES]
     assert study() == (first, [])
@@ -49,8 +49,8 @@ def test_what_was_read_is_not_read_again(study, tmp_path):
     assert study()[1] == []
 
 
-def test_the_table_holds_all_of_a_digest(study, tmp_path):
-    """Both digests and the exact value range, NaN included."""
+def test_the_table_preserves_digests(study, tmp_path):
+    """Both digests and the exact value range, including NaN, are read back."""
     write(tmp_path / FILES[1], 9)
     digests, _ = study()
     table = read_digests(tmp_path / "digests.tsv")
@@ -59,13 +59,13 @@ def test_the_table_holds_all_of_a_digest(study, tmp_path):
     assert table[FILES[0]].sha256 == sha256(tmp_path / FILES[0])
 
 
-def test_a_table_of_an_earlier_version_is_not_used(tmp_path):
-    """Without the digest of the file, it is as good as none."""
+def test_a_table_with_other_columns_is_ignored(tmp_path):
+    """A table without file digests counts as empty."""
     (tmp_path / "digests.tsv").write_text("path\tsize\tmtime_ns\tvoxels_sha256\n1.nii\t4\t5\tab\n")
     assert read_digests(tmp_path / "digests.tsv") == {}
 
 
-def test_a_file_that_cannot_be_read_has_no_digest(study, tmp_path):
-    """The others have theirs."""
+def test_a_damaged_file_has_no_digest(study, tmp_path):
+    """Other files have digests."""
     (tmp_path / FILES[0]).write_bytes(b"damaged")
     assert study()[0].keys() == {FILES[1], FILES[2]}

@@ -7,14 +7,14 @@ from dualflow.config import SplitConfig, StudyConfig
 from dualflow.data.index import build_index, pair_scans
 from dualflow.errors import DataError
 
-EVERYONE_TRAINS = SplitConfig(validation=0, test=0)
+TRAINING_ONLY = SplitConfig(validation=0, test=0)
 
 
 @pytest.fixture
 def index(tmp_path):
-    """Write a table of samples and the files it names (unless they start with `no`), and index it."""
+    """Return a function that writes a table and empty files, and indexes them."""
 
-    def index(text, *, study=None, split=EVERYONE_TRAINS, files=("a.nii", "b.nii", "c.nii", "d.nii")):
+    def index(text, *, study=None, split=TRAINING_ONLY, files=("a.nii", "b.nii", "c.nii", "d.nii")):
         folder = tmp_path / "data"
         for file in files:
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
@@ -30,10 +30,10 @@ def reasons(index) -> dict[str, str]:
     return {row.scan: row.reason for row in index.quarantined}
 
 
-@pytest.mark.parametrize("heads", ["T1w\tFDG", "source\ttarget"])
-def test_rows_become_scans(index, heads):
-    """Columns by modality or role, labels with and without prefix, n/a for what is missing, side values at the scan."""
-    text = f"subject\tsession\t{heads}\tage\nsub-2\tses-x\ta.nii\tb.nii\t70\n1\tn/a\tc.nii\tn/a\t71.5\n"
+@pytest.mark.parametrize("columns", ["T1w\tFDG", "source\ttarget"])
+def test_rows_become_scans(index, columns):
+    """Columns are named by modality or role, labels have a prefix or not, and n/a marks missing files."""
+    text = f"subject\tsession\t{columns}\tage\nsub-2\tses-x\ta.nii\tb.nii\t70\n1\tn/a\tc.nii\tn/a\t71.5\n"
     pairs = index(text, study={"side": ("age",)}).pairs
     assert pairs["scan"].tolist() == ["sub-1", "sub-2_ses-x"]
     assert pairs["session"].tolist() == [None, "x"]
@@ -43,31 +43,31 @@ def test_rows_become_scans(index, heads):
     assert pairs["age"].tolist() == [71.5, 70]
 
 
-def test_without_targets_there_is_something_to_convert_and_nothing_to_learn(index):
-    """A table of sources alone is one of scans to convert; a study to learn from says what it lacks."""
+def test_a_table_without_targets_can_only_be_converted(index):
+    """Training needs a target, and the error says so."""
     text = "subject\tT1w\n1\ta.nii\n2\tb.nii\n"
     assert index(text, split=None).pairs[["target", "split"]].values.tolist() == [["", "convert"]] * 2
     with pytest.raises(DataError, match="none of 2 scans with T1w has FDG too"):
         index(text)
 
 
-def test_the_index_is_that_of_the_same_study_in_bids(index, make_bids, pair_files):
-    """Pairs and splits do not depend on how the study was handed over."""
+def test_table_and_bids_dataset_have_the_same_index(index, make_bids, pair_files):
+    """Pairs and splits of the same study are equal."""
     labels = [f"{number:02d}" for number in range(8)]
     files = [file for label in labels for file in pair_files(label)]
-    people = "".join(f"{label}\t{'FM'[int(label) % 2]}\n" for label in labels)
+    subjects = "".join(f"{label}\t{'FM'[int(label) % 2]}\n" for label in labels)
     study = {"side": ("sex",)}
     bids = build_index(
-        make_bids(files, "participant_id\tsex\n" + people), StudyConfig(name="t", **study), SplitConfig()
+        make_bids(files, "participant_id\tsex\n" + subjects), StudyConfig(name="t", **study), SplitConfig()
     )
-    rows = "".join("\t".join([row[:2], *pair_files(row[:2]), row[3:]]) + "\n" for row in people.splitlines())
+    rows = "".join("\t".join([row[:2], *pair_files(row[:2]), row[3:]]) + "\n" for row in subjects.splitlines())
     table = index("subject\tT1w\tFDG\tsex\n" + rows, study=study, split=SplitConfig(), files=files)
     pd.testing.assert_frame_equal(table.pairs, bids.pairs)
     pd.testing.assert_frame_equal(table.splits, bids.splits)
 
 
-def test_names_with_spaces_and_other_scripts_work(index):
-    """A file may be called anything that a table can hold."""
+def test_file_names_are_arbitrary(index):
+    """File names may have spaces, other scripts and special characters."""
     names = ["my scans/Müller T1 (1).nii", "画像/頭.nii.gz", "a'b&c;$d.nii", "{x}*?[1].nii"]
     rows = "".join(f"{number}\t{name}\tn/a\n" for number, name in enumerate(names))
     indexed = index("subject\tT1w\tFDG\n" + rows, split=None, files=names)
@@ -75,7 +75,7 @@ def test_names_with_spaces_and_other_scripts_work(index):
 
 
 def test_files_stay_in_the_folder_of_the_table(index, tmp_path):
-    """A path or link that leads out is refused, absolute or not; an absolute path inside is taken as a relative one."""
+    """Paths and links that lead out of the folder are refused; absolute paths inside become relative."""
     (tmp_path / "outside.nii").touch()
     (tmp_path / "data").mkdir()
     (tmp_path / "data/link.nii").symlink_to(tmp_path / "outside.nii")
@@ -89,7 +89,7 @@ def test_files_stay_in_the_folder_of_the_table(index, tmp_path):
 
 
 def test_invalid_rows_are_excluded(index):
-    """A label BIDS does not allow, two rows of one scan, a target alone and a side value that is no number."""
+    """An invalid label, two rows of a scan, a target without source, and a side value that is no number."""
     rows = ["1\ta.nii\tb.nii\t70", "0_S_1\ta.nii\tb.nii\t71", "2\ta.nii\tb.nii\t72", "2\tc.nii\td.nii\t72",
             "3\tn/a\tb.nii\t73", "4\tc.nii\tn/a\told", "5\tn/a\tn/a\t74", "6\tc.nii\td.nii\t75"]  # fmt: skip
     indexed = index("subject\tT1w\tFDG\tage\n" + "\n".join(rows), study={"side": ("age",)})
@@ -119,8 +119,8 @@ def test_invalid_rows_are_excluded(index):
         ("subject\tT1w\tFDG\n1\ta.nii\tb.nii\t7\n", {}, "more cells than its header"),
     ],
 )
-def test_a_table_that_cannot_be_used_says_why(index, text, study, message):
-    """One line that names the table, what was expected and what is there."""
+def test_an_invalid_table_is_an_error(index, text, study, message):
+    """The error is one line with the expected and the existing columns or rows."""
     with pytest.raises(DataError, match=message) as caught:
         index(text, study=study)
     assert "\n" not in str(caught.value)

@@ -1,3 +1,5 @@
+"""Encoding of side information."""
+
 import json
 import logging
 
@@ -12,8 +14,8 @@ from dualflow.errors import CheckpointError, DataError
 TABLE = pd.DataFrame({"age": [60.0, 70.0, np.nan, 80.0], "sex": ["F", "M", "F", None]})
 
 
-def test_encoding_of_known_and_unknown():
-    """Numbers are standardised over the known training values, text is one-hot, unknown is NaN."""
+def test_encoding_of_known_and_unknown_values():
+    """Numbers are standardised by known training values, text is one-hot, and unknown values are NaN."""
     encoder = SideEncoder.fit(TABLE, ["age", "sex"])
     assert encoder.names == ["age", "sex=F", "sex=M"]
     sd = np.std([60, 70, 80])
@@ -22,25 +24,25 @@ def test_encoding_of_known_and_unknown():
     assert encoder.encode(TABLE).dtype == torch.float32
 
 
-def test_statistics_come_from_fit_alone():
+def test_statistics_come_from_the_fit():
     """The encoding of a row does not depend on other rows."""
     encoder = SideEncoder.fit(TABLE, ["age", "sex"])
     torch.testing.assert_close(encoder.encode(TABLE.iloc[[1]]), encoder.encode(TABLE)[[1]])
 
 
 def test_json_round_trip_is_exact():
-    """An encoder read from JSON encodes equally, also with a column that is unknown for all scans."""
+    """A loaded encoder is equal, even with a column that is unknown for all scans."""
     table = TABLE.assign(iq=[np.nan] * 4)
     encoder = SideEncoder.fit(table, ["age", "sex", "iq"])
-    again = SideEncoder.from_dict(json.loads(json.dumps(encoder.to_dict(), allow_nan=False)))
-    assert again == encoder
+    loaded = SideEncoder.from_dict(json.loads(json.dumps(encoder.to_dict(), allow_nan=False)))
+    assert loaded == encoder
     assert encoder.encode(table)[:, 3].isnan().all()
     with pytest.raises(CheckpointError, match="side encoder"):
         SideEncoder.from_dict({"columns": [{"kind": "Polynomial"}]})
 
 
 def test_new_values_at_conversion(caplog):
-    """An unseen level is unknown and logged, text in a numeric column is refused, a missing column is unknown."""
+    """Unseen levels are unknown and logged, missing columns are unknown, and text in a numeric column is refused."""
     encoder = SideEncoder.fit(TABLE, ["age", "sex"])
     with caplog.at_level(logging.WARNING):
         features = encoder.encode(pd.DataFrame({"sex": ["X"]}))
@@ -57,5 +59,5 @@ def test_a_constant_column_is_zero():
 
 
 def test_no_side_columns():
-    """Without columns the features are [N, 0]."""
+    """Without columns the features have shape [N, 0]."""
     assert SideEncoder.fit(TABLE, []).encode(TABLE).shape == (4, 0)

@@ -1,3 +1,5 @@
+"""Splits and folds of subjects."""
+
 from collections import Counter
 
 import pytest
@@ -15,8 +17,8 @@ def subjects(count: int) -> dict[str, str]:
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(3, 60), st.floats(0.01, 0.49), st.floats(0.01, 0.49), st.integers(0, 99))
-def test_every_share_above_zero_gets_a_subject(count, validation, test, seed):
-    """With three subjects or more, no split is empty, sizes follow the shares, and no subject is left out."""
+def test_no_split_is_empty(count, validation, test, seed):
+    """With three subjects or more, the sizes follow the shares, and every subject has a split."""
     splits = assign_splits(subjects(count), SplitConfig(validation=validation, test=test, seed=seed))
     sizes = Counter(splits.values())
     assert set(splits) == set(subjects(count))
@@ -25,11 +27,11 @@ def test_every_share_above_zero_gets_a_subject(count, validation, test, seed):
     assert abs(sizes["validation"] - validation * count) <= 1
 
 
-def test_seed_decides_and_order_does_not():
-    """One seed gives one draw for any order of subjects; other seeds give other draws."""
+def test_splits_depend_on_the_seed_but_not_on_the_order():
+    """A seed gives the same splits for any order of subjects."""
     strata = subjects(20)
-    turned = dict(reversed(strata.items()))
-    assert assign_splits(strata, SplitConfig(seed=1)) == assign_splits(turned, SplitConfig(seed=1))
+    reordered = dict(reversed(strata.items()))
+    assert assign_splits(strata, SplitConfig(seed=1)) == assign_splits(reordered, SplitConfig(seed=1))
     draws = {tuple(assign_splits(strata, SplitConfig(seed=seed)).values()) for seed in range(8)}
     assert len(draws) > 4
 
@@ -44,8 +46,8 @@ def test_strata_are_balanced():
             assert all(abs(counts[stratum] - 2) <= 1 for stratum in ("AD", "CN", "MCI"))
 
 
-def test_every_subject_can_be_drawn():
-    """Over many seeds, each subject is tested about equally often."""
+def test_subjects_are_drawn_uniformly():
+    """Over many seeds, each subject is in the test set about equally often."""
     counts = Counter(
         label
         for seed in range(200)
@@ -57,14 +59,14 @@ def test_every_subject_can_be_drawn():
 
 
 def test_named_subjects_replace_the_draw():
-    """Subjects named for a set are the whole set; the other set is drawn from the rest."""
+    """Named subjects are the complete test set; the validation set is drawn from the rest."""
     splits = assign_splits(subjects(10), SplitConfig(test_subjects=("sub-003", "004"), validation=0.2))
     assert [label for label, split in splits.items() if split == "test"] == ["003", "004"]
     assert Counter(splits.values())["validation"] == 2
 
 
-def test_refused_splits_say_why():
-    """Unknown names, a subject named twice, shares of one and an empty training set are refused."""
+def test_invalid_splits_are_errors():
+    """Unknown subjects, a subject in both sets, shares that sum to 1, and an empty training set."""
     with pytest.raises(ConfigError, match="no such subjects: 997, 998"):
         assign_splits(subjects(4), SplitConfig(validation_subjects=("998", "997")))
     with pytest.raises(ConfigError, match="001 is named for test and for validation"):
@@ -76,7 +78,7 @@ def test_refused_splits_say_why():
 
 
 def test_a_named_subject_may_be_excluded():
-    """An excluded subject of the dataset may stay in the list of names."""
+    """The list of names may contain an excluded subject of the dataset."""
     splits = assign_splits(subjects(4), SplitConfig(test_subjects=("001", "900")), known=["900"])
     assert "900" not in splits
     assert splits["001"] == "test"
@@ -102,7 +104,7 @@ def test_every_subject_is_in_one_fold(count, folds, strata, seed):
 
 
 def test_folds_are_balanced_over_strata_and_depend_on_the_seed():
-    """Each fold has its share of each stratum, and another seed is another division."""
+    """Each fold has its share of each stratum, and another seed gives other folds."""
     strata = {f"{number:03d}": ["AD", "CN", "MCI"][number % 3] for number in range(60)}
     draws = [assign_folds(strata, SplitConfig(folds=5, seed=seed)) for seed in range(3)]
     for folds in draws:
@@ -112,7 +114,7 @@ def test_folds_are_balanced_over_strata_and_depend_on_the_seed():
 
 @pytest.mark.parametrize("folds", [4, "leave-one-out"])
 def test_the_folds_are_the_test_sets_of_a_cross_validation(folds):
-    """Over all folds, every subject is tested once, and others validate."""
+    """Over all folds, every subject is in the test set once; the validation set is drawn from the rest."""
     strata, tested = subjects(12), Counter()
     for fold in range(12 if folds == "leave-one-out" else folds):
         config = SplitConfig(folds=folds, fold=fold, validation=0.25)
@@ -122,30 +124,30 @@ def test_the_folds_are_the_test_sets_of_a_cross_validation(folds):
     assert tested == Counter(list(strata))
 
 
-KEPT = "subject\tfold\tsplit\n000\t1\ttest\nsub-001\t0\ttrain\n002\t1\tvalidation\nelse\tn/a\ttest\n"
+TABLE = "subject\tfold\tsplit\n000\t1\ttest\nsub-001\t0\ttrain\n002\t1\tvalidation\nelse\tn/a\ttest\n"
 
 
 @pytest.fixture
-def kept(tmp_path):
-    """Write a kept table."""
+def split_file(tmp_path):
+    """Return a function that writes a table of splits."""
 
-    def kept(text=KEPT):
-        path = tmp_path / "kept.tsv"
+    def write(text=TABLE):
+        path = tmp_path / "splits.tsv"
         path.write_text(text)
         return path
 
-    return kept
+    return write
 
 
-def test_kept_splits_are_used_as_they_are(kept):
-    """Each subject has the split of the table; its other subjects do not matter."""
-    splits = assign_splits(subjects(3), SplitConfig(file=kept()))
+def test_splits_are_read_from_a_table(split_file):
+    """Other subjects of the table are ignored."""
+    splits = assign_splits(subjects(3), SplitConfig(file=split_file()))
     assert splits == {"000": "test", "001": "train", "002": "validation"}
 
 
-def test_kept_folds_are_used_as_they_are(kept):
-    """With folds, the table's column fold gives the test set, and the validation set is drawn."""
-    config = SplitConfig(file=kept(), folds=2, fold=0, validation=0.4)
+def test_folds_are_read_from_a_table(split_file):
+    """The column `fold` gives the test set, and the validation set is drawn."""
+    config = SplitConfig(file=split_file(), folds=2, fold=0, validation=0.4)
     folds = assign_folds(subjects(3), config)
     assert folds == {"000": 1, "001": 0, "002": 1}
     splits = assign_splits(subjects(3), config, folds)
@@ -156,19 +158,19 @@ def test_kept_folds_are_used_as_they_are(kept):
 @pytest.mark.parametrize(
     ("text", "config", "message"),
     [
-        (KEPT.replace("002", "009"), {}, "column 'split' has no value for 002"),
-        (KEPT.replace("validation", "n/a"), {}, "column 'split' has no value for 002"),
-        (KEPT.replace("002", "000"), {}, "more than one row for 000"),
-        (KEPT.replace("validation", "dev"), {}, "column 'split' has dev, expected train, validation, test"),
-        (KEPT.replace("train", "test"), {}, "left to train on"),
-        (KEPT.replace("subject", "participant"), {}, "no column 'subject'"),
-        (KEPT.replace("split", "use"), {}, "no column 'split' .found: subject, fold, use"),
-        (KEPT, {"folds": 3, "fold": 2}, "column 'fold' has 0, 1, expected whole numbers with 2 among them"),
-        (KEPT.replace("\t1\t", "\tone\t"), {"folds": 2}, "expected whole numbers"),
+        (TABLE.replace("002", "009"), {}, "column 'split' has no value for 002"),
+        (TABLE.replace("validation", "n/a"), {}, "column 'split' has no value for 002"),
+        (TABLE.replace("002", "000"), {}, "more than one row for 000"),
+        (TABLE.replace("validation", "dev"), {}, "column 'split' has dev, expected train, validation, test"),
+        (TABLE.replace("train", "test"), {}, "left to train on"),
+        (TABLE.replace("subject", "participant"), {}, "no column 'subject'"),
+        (TABLE.replace("split", "use"), {}, "no column 'split' .found: subject, fold, use"),
+        (TABLE, {"folds": 3, "fold": 2}, "column 'fold' has 0, 1, expected whole numbers with 2 among them"),
+        (TABLE.replace("\t1\t", "\tone\t"), {"folds": 2}, "expected whole numbers"),
     ],
 )
-def test_kept_splits_that_cannot_be_used_say_why(kept, text, config, message):
-    """A subject that is missing, listed twice or without a valid value is an error."""
-    config = SplitConfig(file=kept(text), **config)
+def test_an_invalid_table_of_splits_is_an_error(split_file, text, config, message):
+    """A subject is missing, listed twice or has no valid value."""
+    config = SplitConfig(file=split_file(text), **config)
     with pytest.raises(DataError, match=message):
         assign_splits(subjects(3), config, assign_folds(subjects(3), config))

@@ -1,3 +1,5 @@
+"""Strata of subjects."""
+
 import numpy as np
 import pandas as pd
 
@@ -5,7 +7,7 @@ from dualflow.data.strata import first_categorical, strata_of, strata_table
 
 
 def test_numbers_are_stratified_by_quartile():
-    """Many different numbers become four groups of equal size, a few stay as they are, words too."""
+    """Numbers with many values become four groups of equal size; few values and text stay unchanged."""
     frame = pd.DataFrame({
         "subject": [f"{number:02d}" for number in range(16)] + ["00"],
         "age": [*np.arange(16.0) ** 2, 999.0],

@@ -1,3 +1,5 @@
+"""Usable pairs of a study and their splits."""
+
 import hashlib
 
 import numpy as np
@@ -20,10 +22,8 @@ SPLITS = {"1": "train", "2": "train", "3": "validation", "4": "test"}
 @pytest.fixture
 def config(tmp_path, write_scan):
     """A study of four preprocessed scans."""
-    config, draw = (
-        parse_config({"study": {"name": "t", "results": str(tmp_path), "side": ["age"]}}),
-        np.random.default_rng(0),
-    )
+    config = parse_config({"study": {"name": "t", "results": str(tmp_path), "side": ["age"]}})
+    rng = np.random.default_rng(0)
     rows = [
         (f"sub-{label}", label, None, "t1w", "fdg", split, 60.0 + i) for i, (label, split) in enumerate(SPLITS.items())
     ]
@@ -34,21 +34,21 @@ def config(tmp_path, write_scan):
         write_scan(
             config.layout,
             Scan(label),
-            {"T1w": draw.normal(size=SHAPE), "mask": np.ones(SHAPE), "FDG": draw.random(SHAPE)},
+            {"T1w": rng.normal(size=SHAPE), "mask": np.ones(SHAPE), "FDG": rng.random(SHAPE)},
         )
     return config
 
 
-def test_usable_pairs_hashes_nothing(config, monkeypatch):
-    """Which scans are usable follows from the manifests alone, also if a volume has changed."""
+def test_usable_pairs_reads_only_manifests(config, monkeypatch):
+    """No volume is hashed, even if it has changed."""
     source = config.layout.on_grid(Scan("1"), MODALITIES["T1w"])
     source.write_bytes(source.read_bytes()[:-1])
     monkeypatch.setattr(hashlib, "sha256", lambda *_: pytest.fail("hashed"))
     assert usable_pairs(config)["scan"].tolist() == [f"sub-{label}" for label in SPLITS]
 
 
-def test_a_changed_volume_is_refused_by_the_split_that_has_it(config):
-    """Only the splits that are loaded are verified."""
+def test_a_changed_volume_is_refused_when_its_split_is_loaded(config):
+    """Other splits are not verified."""
     source = config.layout.on_grid(Scan("4"), MODALITIES["T1w"])
     source.write_bytes(source.read_bytes()[:-1])
     pairs, encoder, training, validation = learning_pairs(config)
@@ -57,8 +57,8 @@ def test_a_changed_volume_is_refused_by_the_split_that_has_it(config):
         load_split(config, pairs, "test", encoder)
 
 
-def test_excluded_scans_are_left_out(config, write_scan):
-    """A scan that preprocessing excluded is no row; none left is an error."""
+def test_excluded_scans_are_not_usable(config, write_scan):
+    """It is an error if preprocessing excluded all scans."""
     for label in SPLITS:
         fact = Quarantine(f"sub-{label}", "preprocess", "constant").fact()
         write_scan(
@@ -70,8 +70,8 @@ def test_excluded_scans_are_left_out(config, write_scan):
         usable_pairs(config)
 
 
-def test_a_scan_that_is_not_preprocessed_is_named(config):
-    """Training before preprocessing says what to run."""
+def test_a_scan_that_is_not_preprocessed_is_an_error(config):
+    """The error names the scan and the step to run."""
     config.layout.scan_manifest(Scan("2")).unlink()
     with pytest.raises(DataError, match=r"sub-2: not preprocessed .*; run the preprocess step"):
         usable_pairs(config)

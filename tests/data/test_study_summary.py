@@ -14,7 +14,7 @@ from dualflow.layout import Scan
 
 
 def cells(text: str, name: str) -> list[str]:
-    """The cells of a table's row."""
+    """Return the cells of a table row."""
     return next(
         [cell.strip() for cell in line.split("|")[2:-1]] for line in text.splitlines() if line.startswith(f"| {name} ")
     )
@@ -49,15 +49,15 @@ def test_the_summary_lists_scans_splits_and_missing_data(make_bids, pair_files):
     assert "## Duplicates\n\nNone.\n" in text
 
 
-def test_long_lists_are_cut_and_duplicates_are_shown():
-    """A page stays readable with hundreds of missing and excluded scans; copies are listed side by side."""
+def test_long_lists_are_shortened_and_duplicates_are_listed():
+    """Missing and excluded scans are listed up to a limit, and duplicates are listed in groups."""
     pairs = pd.DataFrame(
         [("sub-1", "1", None, "a", "b", "train")], columns=["scan", "subject", "session", "source", "target", "split"]
     )
     group: list[Entry] = [(Scan("1"), Path("x.nii")), (Scan("2"), Path("a/sub-2_T1w.nii"))]
     excluded = [Quarantine(f"sub-{number}", "pairing", "bad") for number in range(100, 143)]
-    gaps = {"gone": [str(number) for number in range(99)]}
-    text = study_summary(Index(pairs, excluded, gaps, [group]), StudyConfig(name="t"), SplitConfig())
+    missing = {"gone": [str(number) for number in range(99)]}
+    text = study_summary(Index(pairs, excluded, missing, [group]), StudyConfig(name="t"), SplitConfig())
     assert "- gone: 99 (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 87 more)" in text
     assert "- x.nii (sub-1) = a/sub-2_T1w.nii\n" in text
     assert text.endswith("- sub-139: bad\n- and 3 more, in quarantine.tsv\n")
@@ -72,7 +72,7 @@ def test_long_lists_are_cut_and_duplicates_are_shown():
     ],
 )
 def test_the_origin_of_the_splits_is_named(make_bids, pair_files, split, expected):
-    """Folds, leave-one-out and a table are named in one line each."""
+    """The splits are drawn in folds or leave-one-out, or read from a table."""
     root = make_bids([file for label in "12345678" for file in pair_files(label)])
     (root / "kept.tsv").write_text("subject\tsplit\n" + "".join(f"{label}\ttrain\n" for label in "12345678"))
     config = SplitConfig(**split | ({"file": root / "kept.tsv"} if "file" in split else {}))

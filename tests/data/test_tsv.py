@@ -1,3 +1,5 @@
+"""Tables in TSV files."""
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +9,7 @@ from dualflow.errors import DataError
 
 
 def test_a_table_reads_back_as_text(tmp_path):
-    """Cells are text, spaces around them are dropped, and all spellings of a missing cell are None."""
+    """Cells are stripped text, and all spellings of a missing value are None."""
     path = tmp_path / "table.tsv"
     path.write_bytes("\ufeffid\t age \n01\t 70\n02\tn/a\n03\t\n04\tNaN\n".encode())
     table = read_table(path)
@@ -28,7 +30,7 @@ def test_a_table_reads_back_as_text(tmp_path):
     ],
 )
 def test_a_file_that_is_no_table_is_refused(tmp_path, content, message):
-    """The message names the file, what is wrong and what to do."""
+    """The error names the file and what is wrong."""
     path = tmp_path / "table.tsv"
     path.write_bytes(content)
     with pytest.raises(DataError, match=rf"table\.tsv.*{message}"):
@@ -47,6 +49,6 @@ def test_numbers_are_finite():
 
 
 def test_long_lists_of_names_are_summarised():
-    """The first names are listed, the others counted."""
+    """The first names are listed, and the rest are counted."""
     assert summarise_names(["a", "b"]) == "a, b"
     assert summarise_names(["a", "b", "c"], limit=2) == "a, b and 1 more"
