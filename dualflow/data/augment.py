@@ -18,8 +18,8 @@ IMAGES, LABELS = ("source", "target", "mean"), ("mask", "foreground")
 class Augment:
     """Random augmentation of scans; each result is a function of the seed.
 
-    The affine transform applies to source, target, mean and mask together. Bias field and gamma, by which scanners
-    differ, apply to the source only because the target's values are quantitative (SUVR).
+    The affine transform applies to source, target, mean and mask together. Bias field and gamma mimic
+    differences between scanners; they apply to the source only, because the target is quantitative (SUVR).
 
     Args:
         config: probability and amounts.
@@ -30,11 +30,11 @@ class Augment:
         from monai.transforms import Compose, RandAdjustContrastd, RandAffined, RandBiasFieldd
         from monai.utils import convert_to_tensor
 
-        self.config, self.plain = config, partial(convert_to_tensor, track_meta=False)
+        self.config, self.to_tensor = config, partial(convert_to_tensor, track_meta=False)
         # An identity transform would still interpolate.
-        self.moves = bool(config.rotation_deg or config.shift_voxels or config.scale)
+        self.has_spatial = bool(config.rotation_deg or config.shift_voxels or config.scale)
         angle = radians(config.rotation_deg)
-        self.move = RandAffined(
+        self.spatial = RandAffined(
             keys=[*IMAGES, *LABELS],
             prob=1.0,
             rotate_range=[(-angle, angle)] * 3,
@@ -45,7 +45,7 @@ class Augment:
             allow_missing_keys=True,
         )
         gamma = (1 / (1 + config.gamma), 1 + config.gamma)
-        self.shade = Compose(
+        self.intensity = Compose(
             [
                 RandBiasFieldd(keys=["source"], coeff_range=(-config.bias, config.bias), prob=1.0),
                 RandAdjustContrastd(keys=["source"], gamma=gamma, prob=1.0),
@@ -54,15 +54,16 @@ class Augment:
 
     def __call__(self, item: Item, seed: tuple[int, ...]) -> Item:
         """Augment a scan, or return it unchanged with probability 1 - p."""
-        draw = np.random.default_rng(seed)
-        if draw.random() >= self.config.probability:
+        rng = np.random.default_rng(seed)
+        if rng.random() >= self.config.probability:
             return item
-        for transform in (self.move, self.shade):
-            transform.set_random_state(seed=int(draw.integers(2**32)))
+        for transform in (self.spatial, self.intensity):
+            transform.set_random_state(seed=int(rng.integers(2**32)))
         labels = {"mask": item["mask"].float(), "foreground": (item["source"] != 0).float()}
-        moved: dict[str, Any] = self.move({**item, **labels}) if self.moves else {**item, **labels}
-        plain = {name: self.plain(moved[name]) for name in (*IMAGES, *LABELS) if name in moved}
-        shaded = self.plain(self.shade({"source": moved["source"]})["source"])
+        entries: dict[str, Any] = {**item, **labels}
+        entries = self.spatial(entries) if self.has_spatial else entries
+        tensors = {name: self.to_tensor(entries[name]) for name in (*IMAGES, *LABELS) if name in entries}
+        source = self.to_tensor(self.intensity({"source": entries["source"]})["source"])
         # The source's background is exactly 0, but gamma would shift it because intensities reach below 0.
-        source = torch.where(plain.pop("foreground") > 0.5, shaded, 0.0)
-        return {**item, **plain, "source": source, "mask": plain["mask"] > 0.5}
+        source = torch.where(tensors.pop("foreground") > 0.5, source, 0.0)
+        return {**item, **tensors, "source": source, "mask": tensors["mask"] > 0.5}

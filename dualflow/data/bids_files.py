@@ -17,11 +17,12 @@ from dualflow.layout import Scan, study_mask_paths
 from dualflow.modalities import Modality, modality
 
 EXTENSIONS = (".nii", ".nii.gz")
-_NOT_CHOSEN_BY = ("sub", "ses", "datatype", "suffix", "ext")
+FIXED_ENTITIES = ("sub", "ses", "datatype", "suffix", "ext")
+"""Entities that cannot select among the files of one modality."""
 
 Files = dict[Scan, dict[str, Path]]
 """Scan -> modality name -> file, relative to the root of the study."""
-Refused = dict[str, DataError]
+Exclusions = dict[str, DataError]
 """Key of a scan -> why it is excluded."""
 Candidates = Mapping[Scan, list["Candidate"]]
 
@@ -43,7 +44,7 @@ class Candidate:
         return self.entities.get(entity, "")
 
 
-def find_scans(root: Path, study: StudyConfig) -> tuple[Files, Refused]:
+def find_scans(root: Path, study: StudyConfig) -> tuple[Files, Exclusions]:
     """The files of a study's modalities in a BIDS dataset, and the excluded scans with their reason.
 
     A file with another tracer in its name does not belong to the modality. A file without a tracer counts only if the
@@ -55,13 +56,13 @@ def find_scans(root: Path, study: StudyConfig) -> tuple[Files, Refused]:
     """
     _require_dataset(root)
     files: Files = defaultdict(dict)
-    refused: Refused = {}
+    excluded: Exclusions = {}
     for name in study.modalities:
         row, where = modality(name), study.where.get(name, {})
         candidates, unreadable = find_candidates(root, row)
         tracers = [] if "trc" in where else other_tracers(candidates, row)
         matches = {scan: [file for file in files if _has_tracer(file, row)] for scan, files in candidates.items()}
-        refused.update(unreadable)
+        excluded.update(unreadable)
         for scan, selected in select(matches, name, where).items():
             try:
                 path = choose(selected, name, study.runs, tracers)
@@ -69,11 +70,11 @@ def find_scans(root: Path, study: StudyConfig) -> tuple[Files, Refused]:
                     require_inside(root, path)
                     files[scan][name] = path
             except DataError as error:
-                refused[scan.key] = error
-    return files, refused
+                excluded[scan.key] = error
+    return files, excluded
 
 
-def find_candidates(root: Path, row: Modality) -> tuple[Candidates, Refused]:
+def find_candidates(root: Path, row: Modality) -> tuple[Candidates, Exclusions]:
     """All files of a modality with any tracer, and the folders that are not scans with the reason.
 
     Only `sub-*/[ses-*/]DATATYPE/` is searched, not derivatives or source data. bids2table parses the names; its
@@ -81,7 +82,7 @@ def find_candidates(root: Path, row: Modality) -> tuple[Candidates, Refused]:
     `ds000001-1.0.0`.
     """
     candidates: dict[Scan, list[Candidate]] = defaultdict(list)
-    refused: Refused = {}
+    excluded: Exclusions = {}
     for pattern in (f"sub-*/{row.datatype}/sub-*", f"sub-*/ses-*/{row.datatype}/sub-*"):
         for file in sorted(root.glob(pattern)):
             entities = parse_bids_entities(file)
@@ -93,11 +94,11 @@ def find_candidates(root: Path, row: Modality) -> tuple[Candidates, Refused]:
                 scan = Scan.parse(key)
                 _require_same_scan(path, scan, entities)
             except DataError as error:
-                refused[printable(key)] = error
+                excluded[printable(key)] = error
                 continue
-            chosen_by = {entity: str(entities[entity]) for entity in entities if entity not in _NOT_CHOSEN_BY}
-            candidates[scan].append(Candidate(path, chosen_by))
-    return candidates, refused
+            varying = {entity: str(entities[entity]) for entity in entities if entity not in FIXED_ENTITIES}
+            candidates[scan].append(Candidate(path, varying))
+    return candidates, excluded
 
 
 def other_tracers(candidates: Candidates, row: Modality) -> list[str]:
@@ -115,9 +116,9 @@ def select(candidates: Candidates, name: str, where: Mapping[str, str]) -> Candi
     for entity, label in where.items():
         files = [file for scan_files in candidates.values() for file in scan_files]
         if files and label not in {file.label(entity) for file in files}:
-            known = sorted({f"{key}-{value}" for file in files for key, value in file.entities.items()})
+            available = sorted({f"{key}-{value}" for file in files for key, value in file.entities.items()})
             wanted = f"has {entity}-{label}" if label else f"is without {entity}"
-            raise ConfigError(f"study.where: no {name} file {wanted}; choose from: {', '.join(known) or 'nothing'}")
+            raise ConfigError(f"study.where: no {name} file {wanted}; choose from: {', '.join(available) or 'nothing'}")
         candidates = {
             scan: [file for file in scan_files if file.label(entity) == label]
             for scan, scan_files in candidates.items()
@@ -133,13 +134,13 @@ def choose(
     Raises:
         PairingError: several files match, or the file names no tracer in a dataset with other `tracers`.
     """
-    differ = [entity for entity in _entities(candidates) if len({file.label(entity) for file in candidates}) > 1]
-    if differ == ["run"] and runs != "refuse":
+    differing = [entity for entity in _entities(candidates) if len({file.label(entity) for file in candidates}) > 1]
+    if differing == ["run"] and runs != "refuse":
         in_order = sorted(candidates, key=lambda file: natural_order(file.label("run")))
         candidates = [in_order[0 if runs == "first" else -1]]
     names = ", ".join(file.path.name for file in candidates)
     if len(candidates) > 1:
-        raise PairingError(f"{len(candidates)} files fit {name}: {names}; {_remedy(candidates, name, differ)}")
+        raise PairingError(f"{len(candidates)} files fit {name}: {names}; {_remedy(candidates, name, differing)}")
     if not candidates:
         return None
     if tracers and not candidates[0].label("trc"):
@@ -151,7 +152,7 @@ def choose(
 
 
 def find_mask(study: StudyConfig, scan: Scan, source: Path) -> Path | None:
-    """The study's own brain mask of a scan's source image, or None if it has none.
+    """The study's brain mask of a scan's source image, or None if the study has none.
 
     Raises:
         DataError: the folder of the masks does not exist.
@@ -167,10 +168,10 @@ def find_mask(study: StudyConfig, scan: Scan, source: Path) -> Path | None:
 
 
 def require_inside(root: Path, path: Path) -> None:
-    """Refuse a file, `path` below `root`, that does not exist or lies outside the study's folder.
+    """Check that the file `path`, relative to `root`, is a regular file in the study's folder.
 
     Raises:
-        DataError: with the reason.
+        DataError: it is not; the message gives the reason.
     """
     if any("\udc80" <= char <= "\udcff" for char in path.as_posix()):  # Python's surrogates for undecodable bytes
         raise DataError(f"{path} is not UTF-8, expected a name that a table can hold; rename the file")
@@ -188,6 +189,12 @@ def require_inside(root: Path, path: Path) -> None:
         raise DataError(f"{path} is a folder, pipe or device, expected a regular file; put the scan there")
 
 
+def is_tracer(label: str, row: Modality) -> bool:
+    """Whether a `trc-` label is the row's tracer; `18FFDG`, with the isotope, counts as `FDG`."""
+    tracer = rf"(\d+[A-Z][a-z]?)?{row.tracer}"
+    return row.tracer is not None and re.fullmatch(tracer, label, re.IGNORECASE) is not None
+
+
 def natural_order(label: str) -> list[str | int]:
     """Sort key by which `2` precedes `10` and `M6` precedes `M12`."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", label)]
@@ -197,12 +204,12 @@ def _entities(candidates: list[Candidate]) -> list[str]:
     return sorted({entity for file in candidates for entity in file.entities})
 
 
-def _remedy(candidates: list[Candidate], name: str, differ: list[str]) -> str:
-    if not differ:
+def _remedy(candidates: list[Candidate], name: str, differing: list[str]) -> str:
+    if not differing:
         return "keep one in the dataset"
-    example = next(file.label(differ[0]) for file in candidates if file.label(differ[0]))
-    by_name = f"study.where, such as {{{name}: {{{differ[0]}: '{example}'}}}}"
-    return f"choose with study.runs or {by_name}" if differ == ["run"] else f"choose with {by_name}"
+    example = next(file.label(differing[0]) for file in candidates if file.label(differing[0]))
+    by_name = f"study.where, such as {{{name}: {{{differing[0]}: '{example}'}}}}"
+    return f"choose with study.runs or {by_name}" if differing == ["run"] else f"choose with {by_name}"
 
 
 def _require_dataset(root: Path) -> None:
@@ -218,6 +225,5 @@ def _require_same_scan(path: Path, scan: Scan, entities: Mapping[str, str]) -> N
 
 
 def _has_tracer(file: Candidate, row: Modality) -> bool:
-    """Whether a file names the row's tracer or none; `18FFDG`, with the isotope, counts as `FDG`."""
-    tracer = re.compile(rf"(\d+[A-Z][a-z]?)?{row.tracer}", re.IGNORECASE)
-    return not file.label("trc") or (row.tracer is not None and tracer.fullmatch(file.label("trc")) is not None)
+    """Whether a file names the row's tracer or none."""
+    return not file.label("trc") or is_tracer(file.label("trc"), row)

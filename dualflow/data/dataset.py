@@ -23,9 +23,9 @@ Item = dict[str, Any]
 class PairDataset(Dataset[Item]):
     """Scans as dicts: `source` [C, D, H, W], `target`, `mean` and bool `mask` [1, D, H, W], `side` [S], `scan` key.
 
-    A source has a channel per source modality, the main one first. Scans without target have no `target`, datasets
-    without means no `mean`. All scans are in memory: 9 bytes per voxel and scan with one source, and 4 bytes more for
-    each further source. A scan takes 1.2 MB on the 4 mm grid and 9 MB on the 2 mm grid.
+    A source has a channel per source modality, the main one first. Scans without a target have no `target`;
+    datasets without means have no `mean`. All scans are in memory: 9 bytes per voxel and scan with one source, and 4
+    bytes more for each further source. A scan takes 1.2 MB on the 4 mm grid and 9 MB on the 2 mm grid.
     """
 
     def __init__(self, items: Sequence[Item]) -> None:
@@ -119,7 +119,7 @@ def batches(
     seed: int,
     start_step: int = 0,
     rows: slice = ALL,
-    change: Callable[[Item, tuple[int, ...]], Item] | None = None,
+    augment: Callable[[Item, tuple[int, ...]], Item] | None = None,
 ) -> Iterator[Item]:
     """Yield batches `start_step` to `steps` - 1 of an endless shuffled stream; each depends only on seed and step.
 
@@ -130,12 +130,12 @@ def batches(
         seed: seed of the order.
         start_step: first batch to yield.
         rows: the rows of each batch that this process takes.
-        change: augmentation, called with an item and a seed of its own for each step and row.
+        augment: called with an item and a seed that is unique to step and row.
     """
     for step in range(start_step, steps):
         positions = batch_positions(len(dataset), batch_size, step, seed)
         items = [(row, dataset[position]) for row, position in enumerate(positions)][rows]
-        yield collate([item if change is None else change(item, (seed, step, row)) for row, item in items])
+        yield collate([item if augment is None else augment(item, (seed, step, row)) for row, item in items])
 
 
 def batch_positions(length: int, batch_size: int, step: int, seed: int) -> list[int]:

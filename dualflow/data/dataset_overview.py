@@ -1,8 +1,7 @@
-"""What a BIDS dataset holds: scans of each modality, sessions, and columns of participants.tsv."""
+"""Overview of a BIDS dataset: scans of each modality, sessions, and columns of participants.tsv."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from itertools import combinations
@@ -10,15 +9,12 @@ from pathlib import Path
 
 from bids2table import parse_bids_entities
 
+from dualflow.data.bids_files import EXTENSIONS, FIXED_ENTITIES, is_tracer
 from dualflow.data.participants import known_columns
 from dualflow.errors import ConfigError, DataError
 from dualflow.modalities import MODALITIES, Modality
 
-EXTENSIONS = (".nii", ".nii.gz")
 IDENTIFIERS = ("participant_id", "session_id")
-_NO_CHOICE = ("sub", "ses", "datatype", "suffix", "ext", "trc")
-"""Entities that do not choose between several files of one modality."""
-
 ScanKey = tuple[str, str | None]
 """Subject and session label."""
 
@@ -31,7 +27,7 @@ class DatasetOverview:
         scans: modality -> subject and session of the scans that have it.
         entities: modality -> entity -> count of each label, for entities that differ within a scan; '' counts the
             names without the entity.
-        unnamed_pet: number of PET files whose names give no tracer that MODALITIES knows.
+        unnamed_pet: number of PET files whose names give no tracer of MODALITIES.
         columns: columns of participants.tsv and the sessions tables.
     """
 
@@ -79,7 +75,7 @@ class DatasetOverview:
 
 
 def describe_dataset(root: Path) -> DatasetOverview:
-    """Look at the file names and tables of a BIDS dataset.
+    """Summarise the file names and tables of a BIDS dataset.
 
     Raises:
         DataError: `root` holds no subjects, or none of their scans has a known modality.
@@ -116,20 +112,19 @@ def _rank(name: str) -> int:
 
 
 def _fits(entities: dict[str, str], row: Modality) -> bool:
-    """Whether a file name is of a modality; datasets write a tracer as `FDG` or, with its isotope, as `18FFDG`."""
+    """Whether a file name is of a modality; a file of a PET modality must name the tracer."""
     if entities.get("suffix") != row.suffix or entities.get("datatype") != row.datatype:
         return False
-    tracer = rf"(\d+[A-Z][a-z]?)?{row.tracer}"
-    return row.tracer is None or re.fullmatch(tracer, entities.get("trc", ""), re.IGNORECASE) is not None
+    return row.tracer is None or is_tracer(entities.get("trc", ""), row)
 
 
 def _differing(scans: list[list[dict[str, str]]]) -> dict[str, Counter[str]]:
-    """The entities that tell apart several files of one scan, with the count of each label over all scans."""
+    """The entities that distinguish several files of one scan, with the count of each label over all scans."""
     names = {
         entity
         for files in scans
         for file in files
         for entity in file
-        if entity not in _NO_CHOICE and len({other.get(entity, "") for other in files}) > 1
+        if entity not in (*FIXED_ENTITIES, "trc") and len({entry.get(entity, "") for entry in files}) > 1
     }
     return {name: Counter(file.get(name, "") for files in scans for file in files) for name in sorted(names)}

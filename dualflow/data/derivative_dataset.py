@@ -1,4 +1,4 @@
-"""The files that describe a BIDS derivative dataset as a whole: its description, its README and what BIDS ignores."""
+"""Dataset-level files of BIDS derivatives: description, README and `.bidsignore`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scans with the same voxels under two names, which would be learnt twice, or tested on what was learnt."""
+"""Duplicate scans: the same voxels under two names, which could leak from the training set into the test set."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from dualflow.data.bids_files import Refused, natural_order
+from dualflow.data.bids_files import Exclusions, natural_order
 from dualflow.data.scan_digests import digest_files
 from dualflow.data.tsv import summarise_names
 from dualflow.errors import PairingError
@@ -23,38 +23,39 @@ def find_duplicates(root: Path, entries: Sequence[Entry], digests: Path | None =
 
     Args:
         root: folder of the study.
-        entries: the files to compare; a file that two scans share is a group of its own.
-        digests: table of known digests; see `digest_files`.
+        entries: the files to compare; a file that is listed for two scans counts as a duplicate.
+        digests: table of cached digests; see `digest_files`.
 
     Raises:
         CommitError: the table cannot be written.
     """
-    known = digest_files(root, sorted({path for _, path in entries}), digests)
+    file_digests = digest_files(root, sorted({path for _, path in entries}), digests)
     groups: dict[str, list[Entry]] = defaultdict(list)
     for scan, path in sorted(entries, key=lambda entry: natural_order(f"{entry[0].key} {entry[1]}")):
-        if path in known:
-            groups[known[path].voxels_sha256].append((scan, path))
+        if path in file_digests:
+            groups[file_digests[path].voxels_sha256].append((scan, path))
     return [group for group in groups.values() if len(group) > 1]
 
 
-def refuse_duplicates(groups: Iterable[Sequence[Entry]]) -> Refused:
-    """The scans to exclude: all of a group that spans subjects, because its owner is unknown; else all but the first.
+def exclude_duplicates(groups: Iterable[Sequence[Entry]]) -> Exclusions:
+    """The scans to exclude from each group: all if it spans subjects, otherwise all but the first.
 
-    A scan is excluded in any case if two of its own files are alike.
+    The true subject of a group that spans subjects is unknown. A scan is always excluded if two of its own files are
+    identical.
     """
-    refused: Refused = {}
+    excluded: Exclusions = {}
     for group in groups:
         scans = list(dict.fromkeys(scan for scan, _ in group))
         one_subject = len({scan.subject for scan in scans}) == 1
-        spared = scans[0] if one_subject and len(scans) > 1 else None
+        kept_scan = scans[0] if one_subject and len(scans) > 1 else None
         for scan, path in group:
             copies = [entry_name(*entry) for entry in group if entry != (scan, path)]
             error = PairingError(
                 f"{path} holds the same voxels as {summarise_names(copies)}; replace or remove the copy"
             )
-            if scan != spared:
-                refused.setdefault(scan.key, error)
-    return refused
+            if scan != kept_scan:
+                excluded.setdefault(scan.key, error)
+    return excluded
 
 
 def entry_name(scan: Scan, path: Path) -> str:

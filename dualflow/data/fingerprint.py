@@ -30,7 +30,7 @@ def study_fingerprint(config: Config) -> str:
 def _dataset_files(root: Path) -> list[Path]:
     """The files of a BIDS dataset that a study reads."""
     kinds = sorted({row.datatype for row in MODALITIES.values()})
-    # `**` would not enter a session folder that is a link, as the index does.
+    # `**` does not follow links to session folders, but the index does.
     scans = [f"sub-*/{session}{kind}/*" for session in ("", "ses-*/") for kind in kinds]
     tables = ["participants.tsv", "sub-*/*_sessions.tsv"]
     inherited = ["*.json", "sub-*/*.json", "sub-*/ses-*/*.json"]

@@ -10,8 +10,8 @@ import pandas as pd
 
 from dualflow.commit import commit_text
 from dualflow.config import SplitConfig, StudyConfig
-from dualflow.data.bids_files import Files, Refused, find_scans
-from dualflow.data.duplicates import Entry, find_duplicates, refuse_duplicates
+from dualflow.data.bids_files import Exclusions, Files, find_scans
+from dualflow.data.duplicates import Entry, exclude_duplicates, find_duplicates
 from dualflow.data.participants import listed_subjects, side_values
 from dualflow.data.quarantine import Quarantine, write_quarantine
 from dualflow.data.scan_table import find_samples, sample_values, table_subjects
@@ -48,10 +48,10 @@ class Index:
     duplicates: Sequence[Sequence[Entry]] = ()
     splits: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["subject", "fold", "split"]))
 
-    def without(self, refused: Refused) -> Index:
-        """The index without further scans, which are excluded."""
-        quarantined = sorted([*self.quarantined, *(Quarantine(key, STEP, str(refused[key])) for key in refused)])
-        pairs = self.pairs[~self.pairs["scan"].isin(list(refused))].reset_index(drop=True)
+    def without(self, excluded: Exclusions) -> Index:
+        """The index after excluding further scans."""
+        quarantined = sorted([*self.quarantined, *(Quarantine(key, STEP, str(excluded[key])) for key in excluded)])
+        pairs = self.pairs[~self.pairs["scan"].isin(list(excluded))].reset_index(drop=True)
         return replace(self, pairs=pairs, quarantined=quarantined)
 
     def write(self, layout: Layout) -> None:
@@ -78,7 +78,7 @@ def build_index(bids: Path, study: StudyConfig, split: SplitConfig, digests: Pat
     columns = tuple(dict.fromkeys([*study.side, *split.stratify]))
     index = pair_scans(bids, study.model_copy(update={"side": columns}))
     duplicates = find_duplicates(bids, _files(index.pairs), digests)
-    index = replace(index.without(refuse_duplicates(duplicates)), duplicates=duplicates)
+    index = replace(index.without(exclude_duplicates(duplicates)), duplicates=duplicates)
     _require_usable(index, bids, study)
 
     paired = index.pairs["target"] != ""
@@ -90,9 +90,9 @@ def build_index(bids: Path, study: StudyConfig, split: SplitConfig, digests: Pat
     table = index.pairs[paired]
     levels = strata_table(table, split.stratify or first_categorical(table, study.side))
     strata = strata_of(levels)
-    known = [*index.pairs["subject"], *(_subject(row.scan) for row in index.quarantined)]
+    labels = [*index.pairs["subject"], *(_subject(row.scan) for row in index.quarantined)]
     folds = assign_folds(strata, split)
-    splits = assign_splits(strata, split, folds, known)
+    splits = assign_splits(strata, split, folds, labels)
     rows = [(label, folds.get(label), splits[label]) for label in sorted(splits)]
     subjects = pd.DataFrame(rows, columns=["subject", "fold", "split"], dtype=object)
     column = index.pairs["subject"].map(splits).where(paired, "convert")
@@ -116,14 +116,14 @@ def pair_scans(bids: Path, study: StudyConfig) -> Index:
     if reserved := [name for name in study.side if name in [*COLUMNS, *EXTRA]]:
         raise ConfigError(f"side column '{reserved[0]}' has the name of a column of the index; rename the column")
     table = study.samples
-    files, refused = find_samples(table, study) if table else find_scans(bids, study)
+    files, excluded = find_samples(table, study) if table else find_scans(bids, study)
     listed = table_subjects(table) if table else listed_subjects(bids)
-    incomplete, missing = _incomplete({scan: files[scan] for scan in files if scan.key not in refused}, study)
-    refused |= incomplete
-    scans = sorted((scan for scan in files if scan.key not in refused and files[scan]), key=lambda scan: scan.key)
-    with_scan = {scan.subject for scan in scans} | {_subject(key) for key in refused}
-    listing = table.name if table else "participants.tsv"
-    missing[f"subjects in {listing} without a scan"] = sorted(set(listed) - with_scan)
+    incomplete, missing = _incomplete({scan: files[scan] for scan in files if scan.key not in excluded}, study)
+    excluded |= incomplete
+    scans = sorted((scan for scan in files if scan.key not in excluded and files[scan]), key=lambda scan: scan.key)
+    with_scan = {scan.subject for scan in scans} | {_subject(key) for key in excluded}
+    subject_table = table.name if table else "participants.tsv"
+    missing[f"subjects in {subject_table} without a scan"] = sorted(set(listed) - with_scan)
 
     side, invalid = sample_values(table, scans, study.side) if table else side_values(bids, scans, study.side)
     extra = {f"source_{name}": name for name in study.extra_sources}
@@ -134,7 +134,7 @@ def pair_scans(bids: Path, study: StudyConfig) -> Index:
         for scan in scans
     ]
     pairs = pd.DataFrame(rows, columns=[*COLUMNS, *extra], dtype=object)
-    index = Index(pairs.join(side), [], missing).without(refused | invalid)
+    index = Index(pairs.join(side), [], missing).without(excluded | invalid)
     _require_usable(index, bids, study)
     return index
 
@@ -158,17 +158,17 @@ def side_columns(pairs: pd.DataFrame) -> list[str]:
     return [str(name) for name in pairs.columns if name not in [*COLUMNS, *EXTRA]]
 
 
-def _incomplete(files: Files, study: StudyConfig) -> tuple[Refused, dict[str, list[str]]]:
+def _incomplete(files: Files, study: StudyConfig) -> tuple[Exclusions, dict[str, list[str]]]:
     """The scans that lack a source with the reason, and the scans by missing modality."""
-    refused: Refused = {}
+    excluded: Exclusions = {}
     missing: dict[str, list[str]] = {}
     for scan in sorted(files, key=lambda scan: scan.key):
         absent = [name for name in study.sources if name not in files[scan]]
         if files[scan] and absent:
             images = f"{' and '.join(files[scan])} but no {' and '.join(absent)}"
-            refused[scan.key] = PairingError(f"has {images}; {_remedy(scan, absent[0], study.samples)}")
+            excluded[scan.key] = PairingError(f"has {images}; {_remedy(scan, absent[0], study.samples)}")
             missing.setdefault(f"scans with {images}", []).append(scan.key)
-    return refused, missing
+    return excluded, missing
 
 
 def _require_usable(index: Index, root: Path, study: StudyConfig) -> None:

@@ -32,7 +32,7 @@ def side_values(root: Path, scans: Sequence[Scan], columns: Sequence[str]) -> tu
     if not path.is_file():
         raise DataError(f"{path} is missing, expected columns {names}; add it or empty study.side")
     participants = _rows(path, "participant_id", "sub-")
-    sessions, refused = _session_tables(root, scans)
+    sessions, excluded = _session_tables(root, scans)
     require_columns(path, columns, [participants, *sessions.values()])
     if not len(participants):
         raise DataError(f"{path} has no rows, expected {names} of each subject; fill it or empty study.side")
@@ -44,12 +44,12 @@ def side_values(root: Path, scans: Sequence[Scan], columns: Sequence[str]) -> tu
             table = sessions.get(scan.subject)
             session = {} if table is None else _cells(table, scan.session, "its sessions table")
         except DataError as error:
-            refused[scan.key] = error
+            excluded[scan.key] = error
             subject = session = {}
         cells.append([session.get(name) or subject.get(name) for name in columns])
     text = pd.DataFrame(cells, columns=list(columns), dtype=object)
     values, invalid = typed_values(text, scans, columns_with_levels(root / "participants.json"))
-    return values, refused | invalid
+    return values, excluded | invalid
 
 
 def typed_values(
@@ -60,15 +60,15 @@ def typed_values(
     A column is numeric if more than half of its known cells are numbers and it is not in `coded`. Numeric codes in
     `coded` become text (`group-1`) because their distances mean nothing.
     """
-    typed, refused = {}, {}
+    typed, excluded = {}, {}
     for name in text.columns:
         typed[name], invalid = _typed(text[name], name, coded=name in coded)
         for position in invalid:
-            refused[scans[position].key] = DataError(
+            excluded[scans[position].key] = DataError(
                 f"side column '{name}' is '{text[name][position]}', expected a number as in other rows; "
                 "correct it or write n/a"
             )
-    return pd.DataFrame(typed, index=text.index), refused
+    return pd.DataFrame(typed, index=text.index), excluded
 
 
 def listed_subjects(root: Path) -> list[str]:
@@ -115,15 +115,15 @@ def _rows(path: Path, key: str, prefix: str) -> pd.DataFrame:
 
 def _session_tables(root: Path, scans: Sequence[Scan]) -> tuple[dict[str, pd.DataFrame], dict[str, DataError]]:
     """The sessions tables by subject, and the scans of subjects whose table cannot be read."""
-    tables, refused = {}, {}
+    tables, excluded = {}, {}
     for subject in sorted({scan.subject for scan in scans if scan.session}):
         path = root / f"sub-{subject}" / f"sub-{subject}_sessions.tsv"
         try:
             if path.is_file():
                 tables[subject] = _rows(path, "session_id", "ses-")
         except DataError as error:
-            refused.update({scan.key: error for scan in scans if scan.subject == subject})
-    return tables, refused
+            excluded.update({scan.key: error for scan in scans if scan.subject == subject})
+    return tables, excluded
 
 
 def _cells(table: pd.DataFrame, label: str | None, name: str) -> Mapping[str, str | None]:
@@ -134,16 +134,16 @@ def _cells(table: pd.DataFrame, label: str | None, name: str) -> Mapping[str, st
 
 
 def require_columns(path: Path, columns: Sequence[str], tables: Sequence[pd.DataFrame]) -> None:
-    """Refuse side columns that none of `tables` has.
+    """Check that each side column is in one of `tables`.
 
     Raises:
-        DataError: a column is in none of them; the message names `path` and the known columns.
+        DataError: a column is in none of them; the message names `path` and the available columns.
     """
-    known = sorted({str(column) for table in tables for column in table.columns})
-    missing = [f"'{name}'" for name in columns if name not in known]
+    available = sorted({str(column) for table in tables for column in table.columns})
+    missing = [f"'{name}'" for name in columns if name not in available]
     if missing:
         raise DataError(
-            f"{path} has no column {', '.join(missing)} (found: {', '.join(known) or 'none'}); "
+            f"{path} has no column {', '.join(missing)} (found: {', '.join(available) or 'none'}); "
             "add the column or remove it from study.side and split.stratify"
         )
 

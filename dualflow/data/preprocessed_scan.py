@@ -1,4 +1,4 @@
-"""Reading what preprocessing wrote of a scan: each file is verified in the same read that loads it."""
+"""Outputs of a scan's preprocessing; each file is verified in the same read that loads it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The quality table: metrics of every preprocessed scan, and flags for review.
 
 A scan is flagged if a metric passes a threshold of the configuration, if it is an outlier of the study, or if
-preprocessing left a note. A flag excludes nothing: the reader decides whether a scan is used.
+preprocessing left a note. Flagged scans are not excluded; that is the reader's decision.
 """
 
 from __future__ import annotations
@@ -122,7 +122,10 @@ def quality_table(layout: Layout, scans: Sequence[str], study: StudyConfig, revi
     ]
     table = pd.DataFrame(rows, columns=["scan", "subject", *_columns(study), "seconds"])
     notes = [record_notes(record, study) for record in records]
-    flags = ["; ".join([*noted, *flagged]) for noted, flagged in zip(notes, flag_scans(table, review), strict=True)]
+    flags = [
+        "; ".join([*scan_notes, *scan_flags])
+        for scan_notes, scan_flags in zip(notes, flag_scans(table, review), strict=True)
+    ]
     return table.assign(flags=pd.Series([text or None for text in flags], dtype=object))
 
 

@@ -1,4 +1,4 @@
-"""Excluded scans, each with the step that excluded it and the reason: one bad scan never stops a study."""
+"""Excluded scans, each with the reason and the step that excluded it; one bad scan does not stop a study."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Quarantine:
 def collect(layout: Layout, scans: Iterable[str]) -> list[Quarantine]:
     """All excluded scans, sorted: those of the index, and those of `scans` (keys) that preprocessing excluded.
 
-    Scans without a manifest are left out because their step has yet to run. Outputs are not verified.
+    Scans without a manifest are omitted because their step has yet to run. Outputs are not verified.
     """
     rows = set(read_quarantine(layout.index_quarantine))
     for scan in scans:
@@ -67,7 +67,7 @@ def write_quarantine(path: Path, rows: Iterable[Quarantine]) -> None:
 
 
 def read_quarantine(path: Path) -> list[Quarantine]:
-    """Read what `write_quarantine` wrote.
+    """Read the table that `write_quarantine` wrote.
 
     Raises:
         DataError: the file cannot be read as a table.

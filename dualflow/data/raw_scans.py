@@ -1,4 +1,4 @@
-"""Preprocesses raw scans, or excludes them with a reason: shared by the workflow and batch conversion."""
+"""Preprocessing of raw scans, and exclusion of unusable ones; shared by the workflow and batch conversion."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class ScanFiles:
 
     Attributes:
         source: image of the source modality.
-        target: image of the target modality; None where there is none.
+        target: image of the target modality, or None.
         extra: images of the further source modalities, by name.
-        mask: the study's brain mask; None where it has none.
-        digests: known digests by file, such as the index's; each holds as long as it is current.
+        mask: the study's brain mask, or None.
+        digests: cached digests by file, such as the index's; outdated ones are ignored.
     """
 
     source: Path
@@ -54,7 +54,7 @@ class ScanFiles:
             root: folder of the study.
             row: a row of the index.
             study: modalities and masks of the study.
-            digests: known digests by path below `root`; None where there is no index.
+            digests: cached digests by path below `root`; None without an index.
 
         Raises:
             DataError: the folder of the study's masks does not exist.
@@ -63,8 +63,8 @@ class ScanFiles:
         source, target = root / row["source"], root / row["target"] if row["target"] else None
         extra = {name: root / row[column] for name, column in columns.items()}
         names = [Path(row[column]) for column in ("source", "target", *columns.values()) if row[column]]
-        known = {root / name: digests[name] for name in names if digests and name in digests}
-        return cls(source, target, extra, find_mask(study, Scan.parse(row["scan"]), source), known)
+        cached = {root / name: digests[name] for name in names if digests and name in digests}
+        return cls(source, target, extra, find_mask(study, Scan.parse(row["scan"]), source), cached)
 
     @property
     def paths(self) -> dict[str, Path]:
@@ -73,10 +73,10 @@ class ScanFiles:
         return {"source": self.source, **self.extra, **optional}
 
     def open(self) -> dict[str, RawImage]:
-        """Sidecar and digest of each file, by role; a file whose digest is known is not read.
+        """Sidecar and digest of each file, by role; a file with a current cached digest is not read.
 
         Raises:
-            DataError: a file cannot be read, or its header or sidecar is refused.
+            DataError: a file cannot be read, or its header or sidecar is invalid.
         """
         for path in self.paths.values():
             check_header(path, 4, series=True)  # before any file is read, because a file may claim any size
@@ -84,12 +84,12 @@ class ScanFiles:
         return {name: RawImage(path, sidecars[name], self._digest(path)) for name, path in self.paths.items()}
 
     def _digest(self, path: Path) -> ImageDigest:
-        known = self.digests.get(path)
-        return known if known and known.is_current(path) else digest_image(path)
+        cached = self.digests.get(path)
+        return cached if cached and cached.is_current(path) else digest_image(path)
 
 
 def input_digests(images: Mapping[str, RawImage]) -> dict[str, str]:
-    """Digests of the images and their sidecars, by role, for the manifest of a scan."""
+    """Inputs in the manifest of a scan: digests of the images and their sidecars, by role."""
     sidecars = {f"{name}_sidecar": digest_of(image.sidecar) for name, image in images.items()}
     return {name: image.digest.sha256 for name, image in images.items()} | sidecars
 
@@ -106,7 +106,7 @@ def prepare_scans(tasks: Sequence[Task], workers: int = 1) -> Iterator[Quarantin
     for index, outcome in run_in_workers(prepare_scan, tasks, workers):
         if isinstance(outcome, CrashedTask):
             layout, scan, files, study, config = tasks[index]
-            # Remove what the process was writing when it ended.
+            # Remove the temporary files of the crashed process.
             sweep_temporaries(layout.derivatives / scan.folder)
             yield _exclude(layout, scan, f"{files.source.name}: {outcome.reason}", {}, _section(study, config))
         else:
@@ -123,7 +123,7 @@ def prepare_scan(
     Raises:
         CommitError: an output cannot be written.
     """
-    # Imported by the workers alone: the process that hands out the tasks starts at once.
+    # Imported in the workers only, so that the parent process starts quickly.
     from dualflow.imaging.outputs import write_pair
     from dualflow.imaging.pipeline import preprocess_pair
 
@@ -132,9 +132,9 @@ def prepare_scan(
     try:
         images = files.open()
         inputs = input_digests(images)
-        if (done := read_manifest(manifest, inputs=inputs, config=section)) is not None:
-            return Quarantine.of_manifest(scan.key, done)
-        for image in images.values():  # before the long work on the first of them
+        if (record := read_manifest(manifest, inputs=inputs, config=section)) is not None:
+            return Quarantine.of_manifest(scan.key, record)
+        for image in images.values():  # before any long computation
             check_scan(image.path, image.digest)
         pair = preprocess_pair(
             images["source"],
@@ -147,13 +147,13 @@ def prepare_scan(
         )
         with pair.clock("write"):
             outputs = write_pair(pair, layout, scan, source_row, target_row)
-        # Not in the manifest: equal scans have equal manifests, and the models trained on them one identity.
+        # Not in the manifest, because its digest is part of the identity of trained models.
         commit_json(layout.scan_seconds(scan), {step: round(time, 2) for step, time in pair.clock.seconds.items()})
     except CommitError:  # a full disk is no defect of the scan
         raise
     except DualflowError as error:
         return _exclude(layout, scan, str(error), inputs, section)
-    except Exception as error:  # no defect of one scan may stop the others
+    except Exception as error:  # a defective scan must not stop the others
         return _exclude(layout, scan, f"{files.source.name}: {type(error).__name__}: {error}", {}, section)
     facts = {"quality": pair.record["quality"]}
     write_manifest(manifest, step=STEP, outputs=outputs, inputs=inputs, config=section, facts=facts)
@@ -164,11 +164,11 @@ def _exclude(
     layout: Layout, scan: Scan, reason: str, inputs: Mapping[str, str], section: Mapping[str, Any]
 ) -> Quarantine:
     """Record why a scan is excluded; without `inputs`, the next run tries it again."""
-    refused = Quarantine(scan.key, STEP, reason)
-    print(f"{scan.key}: excluded: {refused.reason}", file=sys.stderr)
-    facts = {FACT: refused.fact()}
+    quarantine = Quarantine(scan.key, STEP, reason)
+    print(f"{scan.key}: excluded: {quarantine.reason}", file=sys.stderr)
+    facts = {FACT: quarantine.fact()}
     write_manifest(layout.scan_manifest(scan), step=STEP, outputs={}, inputs=inputs, config=section, facts=facts)
-    return refused
+    return quarantine
 
 
 def _section(study: StudyConfig, config: PreprocessConfig) -> dict[str, Any]:
@@ -179,6 +179,6 @@ def _section(study: StudyConfig, config: PreprocessConfig) -> dict[str, Any]:
         "target": study.target,
     }
     region = Path(config.reference_region)
-    if region.is_file():  # the content of the study's mask counts, not its name
+    if region.is_file():  # the digest of the study's mask replaces its name
         section |= {"reference_mask": sha256(region)}
     return config.model_dump(mode="json", exclude=set(PARALLEL)) | section

@@ -1,4 +1,4 @@
-"""The table of digests of raw files: each file is read again only when its size or modification time has changed."""
+"""Table of cached digests of raw files; a file is read again only if its size or modification time has changed."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def digest_files(root: Path, paths: Sequence[Path], table: Path | None = None) -
     Args:
         root: folder of the study.
         paths: files relative to it.
-        table: table of known digests, which is updated as files are read; None reads every file.
+        table: table of cached digests, which is updated as files are read; None reads every file.
 
     Raises:
         CommitError: the table cannot be written.
     """
-    known = read_digests(table) if table else {}
-    digests = {path: known[path] for path in paths if path in known and known[path].is_current(root / path)}
+    cached = read_digests(table) if table else {}
+    digests = {path: cached[path] for path in paths if path in cached and cached[path].is_current(root / path)}
     unread = [path for path in paths if path not in digests]
     results = ((path, digest) for path in track(unread, "look for duplicates") if (digest := _digest(root / path)))
     while batch := dict(islice(results, _SAVE_EVERY)):
@@ -42,7 +42,7 @@ def digest_files(root: Path, paths: Sequence[Path], table: Path | None = None) -
 
 
 def read_digests(table: Path) -> dict[Path, ImageDigest]:
-    """Digests by path; empty where the table is missing or damaged."""
+    """Digests by path; empty if the table is missing or damaged."""
     try:
         rows = read_table(table)[COLUMNS].itertuples(index=False)
         return {

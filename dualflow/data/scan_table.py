@@ -12,14 +12,14 @@ from pathlib import Path
 import pandas as pd
 
 from dualflow.config import StudyConfig
-from dualflow.data.bids_files import Files, Refused, require_inside
+from dualflow.data.bids_files import Exclusions, Files, require_inside
 from dualflow.data.participants import columns_with_levels, require_columns, typed_values
 from dualflow.data.tsv import read_table
 from dualflow.errors import DataError, PairingError
 from dualflow.layout import Scan
 
 
-def find_samples(path: Path, study: StudyConfig) -> tuple[Files, Refused]:
+def find_samples(path: Path, study: StudyConfig) -> tuple[Files, Exclusions]:
     """The files of a study's modalities by scan, and the invalid rows with their reason.
 
     Columns of paths have the names of modalities, or `source` and `target`. A table of scans to convert needs no
@@ -32,7 +32,7 @@ def find_samples(path: Path, study: StudyConfig) -> tuple[Files, Refused]:
     path_columns = {name: _path_column(table, path, name, study) for name in study.modalities}
     columns = {name: column for name, column in path_columns.items() if column}
     files: Files = {}
-    refused: Refused = {}
+    excluded: Exclusions = {}
     for row in table.to_dict("records"):
         try:
             scan = Scan(row["subject"], row["session"])
@@ -41,11 +41,11 @@ def find_samples(path: Path, study: StudyConfig) -> tuple[Files, Refused]:
             files[scan] = {name: Path(row[column]) for name, column in columns.items() if row[column] is not None}
             files[scan] = {name: _relative(path.parent, file) for name, file in files[scan].items()}
         except DataError as error:
-            refused[_key(row)] = error
-    return files, refused
+            excluded[_key(row)] = error
+    return files, excluded
 
 
-def sample_values(path: Path, scans: Sequence[Scan], columns: Sequence[str]) -> tuple[pd.DataFrame, Refused]:
+def sample_values(path: Path, scans: Sequence[Scan], columns: Sequence[str]) -> tuple[pd.DataFrame, Exclusions]:
     """The side columns of `scans` in the table at `path`, as from `participants.side_values`.
 
     The table's JSON sidecar may list categorical columns by their `Levels`, as participants.json does.

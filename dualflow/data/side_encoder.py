@@ -33,7 +33,7 @@ class Continuous:
 
     @property
     def names(self) -> list[str]:
-        """Names of the features: the column's own."""
+        """Name of the only feature, which is that of the column."""
         return [self.name]
 
     def encode(self, column: pd.Series) -> np.ndarray:
@@ -126,10 +126,10 @@ class SideEncoder:
 def _fit(column: pd.Series, name: str) -> Continuous | Categorical:
     if not all_numbers(column):
         return Categorical(name, tuple(sorted({str(value) for value in column.dropna()})))
-    known = numbers(column).dropna().to_numpy()
-    if not len(known):
+    values = numbers(column).dropna().to_numpy()
+    if not len(values):
         return Continuous(name, None, 0.0)
-    return Continuous(name, float(known.mean()), float(known.std()) if np.ptp(known) > 0 else 0.0)
+    return Continuous(name, float(values.mean()), float(values.std()) if np.ptp(values) > 0 else 0.0)
 
 
 def _continuous(entry: Mapping[str, Any]) -> Continuous:

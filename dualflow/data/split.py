@@ -95,20 +95,20 @@ def _draw_folds(strata: Mapping[str, str], count: int, seed: int) -> dict[str, i
 def _draw_splits(
     strata: Mapping[str, str], config: SplitConfig, test: set[str], validation: set[str]
 ) -> dict[str, str]:
-    """Draw the test and validation sets, as far as they are not given."""
-    if both := sorted(test & validation):
-        raise ConfigError(f"split: {', '.join(both)} is named for test and for validation; keep one")
+    """Draw the test and validation sets that the configuration does not name."""
+    if overlap := sorted(test & validation):
+        raise ConfigError(f"split: {', '.join(overlap)} is named for test and for validation; keep one")
     shares = {"test": 0.0 if test else config.test, "validation": 0.0 if validation else config.validation}
     if sum(shares.values()) >= 1:
         raise ConfigError(f"split.test + split.validation = {sum(shares.values()):g}; keep the sum below 1")
 
-    random = np.random.default_rng(config.seed)
-    order = [str(label) for label in random.permutation(sorted(strata))]
+    rng = np.random.default_rng(config.seed)
+    order = [str(label) for label in rng.permutation(sorted(strata))]
     candidates = sorted((label for label in order if label not in test | validation), key=lambda label: strata[label])
     sizes = _sizes(shares, subjects=len(strata), candidates=len(candidates))
     drawn = {}
     for split in ("test", "validation"):
-        drawn[split] = {candidates[position] for position in _even_steps(len(candidates), sizes[split], random)}
+        drawn[split] = {candidates[position] for position in _even_steps(len(candidates), sizes[split], rng)}
         candidates = [label for label in candidates if label not in drawn[split]]
     test, validation = test | drawn["test"], validation | drawn["validation"]
     return {
@@ -155,7 +155,7 @@ def _sizes(shares: Mapping[str, float], *, subjects: int, candidates: int) -> di
     return sizes
 
 
-def _even_steps(length: int, count: int, random: np.random.Generator) -> list[int]:
+def _even_steps(length: int, count: int, rng: np.random.Generator) -> list[int]:
     """`count` evenly spaced positions below `length`, from a random start."""
-    start = random.random()
+    start = rng.random()
     return [int((step + start) * length / count) for step in range(count)]

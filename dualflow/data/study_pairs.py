@@ -24,10 +24,10 @@ def usable_pairs(config: Config) -> pd.DataFrame:
     """
     pairs = read_pairs(config.layout)
     scans = [PreprocessedScan.from_manifest(config.layout, Scan.parse(key)) for key in pairs["scan"]]
-    kept = usable(pairs, [scan.quarantine for scan in scans if scan.quarantine is not None])
-    if kept.empty:
+    rows = usable(pairs, [scan.quarantine for scan in scans if scan.quarantine is not None])
+    if rows.empty:
         raise DataError(f"no usable scan is left; {config.layout.quarantine} lists the reasons")
-    return kept
+    return rows
 
 
 def load_split(config: Config, pairs: pd.DataFrame, split: str, encoder: SideEncoder) -> PairDataset:
