@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from dualflow.flows.interface import ConditionalModel
 from dualflow.flows.model import DualFlow
 from dualflow.flows.objective import Objective
 from dualflow.flows.presets import preset
+from dualflow.flows.spec import FlowSpec
 from dualflow.layout import Scan
 from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
@@ -92,6 +93,7 @@ class Trained:
         record: of the training.
         history: of the gradient steps.
         parameters: number of trained parameters.
+        spec: pieces of a flow; None for a baseline.
         options: constructor options of a baseline.
     """
 
@@ -100,7 +102,8 @@ class Trained:
     record: TrainingRecord
     history: History
     parameters: int
-    options: dict[str, int]
+    spec: FlowSpec | None = None
+    options: dict[str, int] = field(default_factory=dict)
 
 
 def train(config: Config, names: Sequence[str], seed: int) -> None:
@@ -168,7 +171,7 @@ def _save(config: Config, name: str, data: LearningData, context: TrainingContex
         name=name,
         seed=context.seed,
         kind=trained.kind,
-        spec=trained.model.spec if isinstance(trained.model, DualFlow) else None,
+        spec=trained.spec,
         options=trained.options,
         shape=tuple(data.training[0]["source"].shape[1:]),
         study=StudyRecord.of(config.study),
@@ -202,7 +205,7 @@ def _train_flow(config: Config, name: str, data: LearningData, context: Training
     result = train_flow(
         config.flows[name], data.training, data.validation, context, side_features=len(data.encoder.names)
     )
-    return Trained(result.model, FLOW, result.record, result.history, parameter_count(result.model), {})
+    return Trained(result.model, FLOW, result.record, result.history, parameter_count(result.model), result.model.spec)
 
 
 def _train_baseline(config: Config, name: str, data: LearningData, context: TrainingContext) -> Trained:
@@ -230,7 +233,7 @@ def _train_baseline(config: Config, name: str, data: LearningData, context: Trai
         seconds=history.seconds, best_step=history.best_step, skipped_steps=history.skipped,
         mean_seconds=context.closed_form.seconds,
     )  # fmt: skip
-    return Trained(model.eval(), name, record, history, parameter_count(model), options)
+    return Trained(model.eval(), name, record, history, parameter_count(model), None, options)
 
 
 @torch.no_grad()
@@ -276,9 +279,8 @@ def _picture(objective: Objective, validation: PairDataset, window: tuple[float,
     item = validation[0]
     (source, side), mask = source_and_side(item, objective), item["mask"][0]
     images: list[Tensor] = [item["target"][0], objective.point_estimate(source, side)[0, 0].float().cpu()]
-    if isinstance(objective, FlowObjective):
-        generator = torch.Generator().manual_seed(PICTURE_SEED)
-        images.append(objective.flow.sample(source, side, generator=generator)[0, 0, 0].float().cpu())
+    sample = objective.sample(source, side, torch.Generator().manual_seed(PICTURE_SEED))
+    images += [] if sample is None else [sample[0, 0].float().cpu()]
     low, high = window
     normalised = [item["source"][0], *((image * mask - low) / (high - low) for image in images)]
     row = torch.cat([image[:, :, image.shape[2] // 2].T.flip(0) for image in normalised], dim=1)

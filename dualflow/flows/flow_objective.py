@@ -79,6 +79,10 @@ class FlowObjective(Objective):
         """Return the flow's point estimate `[N, C, D, H, W]`."""
         return self.flow.point_estimate(source, side)
 
+    def sample(self, source: Tensor, side: Tensor | None, generator: torch.Generator) -> Tensor:
+        """Draw one target per source, `[N, C, D, H, W]`."""
+        return self.flow.sample(source, side, generator=generator)[0]
+
     def set_progress(self, share: float) -> None:
         """Set the share of the training that is done, 0 to 1: it schedules the reversal and a frozen source."""
         self.progress = share

@@ -44,6 +44,10 @@ class Objective(nn.Module, ABC):
     def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:
         """Return the model's point estimate `[N, C, D, H, W]`."""
 
+    def sample(self, source: Tensor, side: Tensor | None, generator: torch.Generator) -> Tensor | None:
+        """Draw one target per source, `[N, C, D, H, W]`; None for a model without a distribution."""
+        return None
+
     def set_progress(self, share: float) -> None:
         """Set the share of the training that is done, 0 to 1, for scheduled parts of the objective."""
 
