@@ -55,14 +55,14 @@ class Anatomy:
 
 @dataclass(frozen=True)
 class Tissue:
-    """Tissue at the voxels of a grid that lie in the head and in the brain, by flat index.
+    """Tissue of a grid's head and brain voxels, which are addressed by flat index.
 
     Attributes:
         head: flat indices of voxels in or near the head.
         soft: muscle and skin fraction at `head`.
         fat: fat and marrow fraction at `head`.
         brain: flat indices of voxels in or near the brain.
-        grey: grey-matter fraction at `brain`, and so on.
+        grey: grey-matter fraction at `brain`, as are all further fields.
         white: white-matter fraction.
         fluid: fluid fraction.
         detail: T1 signal beyond the fractions.
@@ -103,7 +103,7 @@ def transform(affine: Affine, points: Floats) -> Floats:
 
 
 def lattice(affine: Affine, shape: tuple[int, int, int], stride: int = _STRIDE) -> tuple[Floats, Affine]:
-    """World points [3, ...] of every `stride`-th voxel, reaching past the grid's end, and the lattice's affine."""
+    """World points [3, ...] of every `stride`-th voxel, extended beyond the grid's end, and the lattice's affine."""
     counts = [(n - 1) // stride + 2 for n in shape]
     coarse = affine @ np.diag([stride, stride, stride, 1.0])
     return transform(coarse, np.indices(counts, dtype=np.float32)), coarse
@@ -126,12 +126,12 @@ def jacobian(displacement: Floats, spacing: float = COARSE.spacing) -> Floats:
 
 def best_affine(person_anatomy: Anatomy) -> Affine:
     """Least-squares 4x4 of the whole points map, deformation included, over the brain."""
-    base, q = template(), coarse_points()
-    near = np.round(base.head.index(q)).astype(int)
-    near = np.minimum(near, np.reshape(base.zone.shape, (3, 1, 1, 1)) - 1)
-    chosen = q[:, base.zone[tuple(near)] == BRAIN]
-    moved = person_anatomy.deform(chosen).astype(np.float64)
-    solution, *_ = np.linalg.lstsq(np.vstack([chosen, np.ones_like(chosen[:1])]).T.astype(np.float64), moved.T)
+    base, points = template(), coarse_points()
+    voxels = np.round(base.head.index(points)).astype(int)
+    voxels = np.minimum(voxels, np.reshape(base.zone.shape, (3, 1, 1, 1)) - 1)
+    brain = points[:, base.zone[tuple(voxels)] == BRAIN]
+    moved = person_anatomy.deform(brain).astype(np.float64)
+    solution, *_ = np.linalg.lstsq(np.vstack([brain, np.ones_like(brain[:1])]).T.astype(np.float64), moved.T)
     fitted = np.eye(4)
     fitted[:3] = solution.T
     return np.asarray(fitted @ person_anatomy.to_template)
@@ -143,24 +143,24 @@ def tissue(person_anatomy: Anatomy, points: Floats) -> Tissue:
     flat = points.reshape(3, -1)
     zone = _lookup(base.zone, base.head.index(flat))
     head, brain = np.flatnonzero(zone), np.flatnonzero(zone == BRAIN)
-    at_head, at = base.head.index(flat[:, head]), base.brain.index(flat[:, brain])
-    grey_region = _lookup(base.grey_region, at)
-    grey, fluid = _linear(base.grey, at), _linear(base.fluid, at)
+    at_head, at_brain = base.head.index(flat[:, head]), base.brain.index(flat[:, brain])
+    grey_region = _lookup(base.grey_region, at_brain)
+    grey, fluid = _linear(base.grey, at_brain), _linear(base.fluid, at_brain)
     # Thinning starts near fluid: sulci open before gyri shrink.
-    give = person_anatomy.loss.astype(np.float32)[grey_region] * (0.4 + 2.0 * _linear(base.exposure, at))
-    lost = grey * np.minimum(give, 0.9)
+    thinning = person_anatomy.loss.astype(np.float32)[grey_region] * (0.4 + 2.0 * _linear(base.exposure, at_brain))
+    lost = grey * np.minimum(thinning, 0.9)
     return Tissue(
         head=head,
         soft=_linear(base.soft, at_head),
         fat=_linear(base.fat, at_head),
         brain=brain,
         grey=grey - lost,
-        white=_linear(base.white, at),
+        white=_linear(base.white, at_brain),
         fluid=fluid + lost,
-        detail=_linear(base.detail, at),
-        mask=_lookup(base.mask, at),
+        detail=_linear(base.detail, at_brain),
+        mask=_lookup(base.mask, at_brain),
         grey_region=grey_region,
-        white_region=_lookup(base.white_region, at),
+        white_region=_lookup(base.white_region, at_brain),
     )
 
 

@@ -1,4 +1,4 @@
-"""Writes the cohort as a BIDS dataset, with its truth in the derivative dataset `derivatives/truth`."""
+"""Writing of the cohort as a BIDS dataset, with its ground truth in the derivative dataset `derivatives/truth`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _T1W, _FDG = MODALITIES["T1w"], MODALITIES["FDG"]
 
 
 def truth_root(out: Path) -> Path:
-    """Folder of the truth dataset of the cohort at `out`."""
+    """Folder of the cohort's ground truth, a BIDS derivative dataset below `out`."""
     return out / "derivatives" / "truth"
 
 
@@ -40,24 +40,24 @@ def write_subject(out: Path, person: Person) -> None:
     """
     # The order of BLAS sums, and so the last bit, depends on the number of threads.
     with threadpool_limits(1, user_api="blas"):
-        shape = anatomy(person)
-        uptake, expected = person_uptake(person, shape.loss), expected_uptake(person, shape.loss)
-        t1, affine, brain_ml = acquire_t1(person, shape)
-        pet = acquire_pet(person, shape, uptake, expected)
-        linear = best_affine(shape)
-        field, lattice_affine = deformation_field(shape, affine, t1.shape, linear)
+        body = anatomy(person)
+        uptake, expected = person_uptake(person, body.loss), expected_uptake(person, body.loss)
+        t1, affine, brain_ml = acquire_t1(person, body)
+        pet = acquire_pet(person, body, uptake, expected)
+        linear = best_affine(body)
+        field, lattice_affine = deformation_field(body, affine, t1.shape, linear)
 
     scan, truth = Scan(person.label), truth_root(out)
     _write(bids_path(out, scan, _T1W), t1, affine, levels=2000, sidecar=_t1w_sidecar(person))
     _write(bids_path(out, scan, _FDG), pet.measured, pet.affine, levels=8000, sidecar=_pet_sidecar(person, pet))
-    known = {
+    metadata = {
         "TargetToSource": pet.to_t1.tolist(),
         "SourceToTemplate": linear.tolist(),
         "BrainVolume": round(brain_ml, 1),
         "BlurFWHM": round(pet.blur, 3),
     }
     for desc, volume in (("noisefree", pet.noisefree), ("expected", pet.expected)):
-        sidecar = {**_TRUTH_SIDECAR, "Description": _DESCRIPTIONS[desc], **(known if desc == "noisefree" else {})}
+        sidecar = {**_TRUTH_SIDECAR, "Description": _DESCRIPTIONS[desc], **(metadata if desc == "noisefree" else {})}
         _write(bids_path(truth, scan, _FDG, desc=desc), volume, pet.affine, levels=30000, sidecar=sidecar)
     path = bids_path(truth, scan, _T1W, suffix="xfm", space=TEMPLATE_SPACE, desc="residual")
     _write(path, np.moveaxis(field, 0, -1)[..., None, :], lattice_affine, levels=30000, sidecar=None, intent="vector")
@@ -74,7 +74,7 @@ def write_dataset(out: Path, people: Sequence[Person]) -> None:
 
     Args:
         out: root of the BIDS dataset, whose subjects are written already.
-        people: everyone in the cohort.
+        people: all members of the cohort.
     """
     truth = truth_root(out)
     commit_json(out / "dataset_description.json", _description("raw", "dualflow embedded cohort"))
@@ -98,8 +98,8 @@ def write_dataset(out: Path, people: Sequence[Person]) -> None:
 def _row(person: Person) -> dict[str, Any]:
     """A person's row of participants.tsv, where some values are not reported."""
     row = {"age": person.age, "sex": person.sex, "diagnosis": person.diagnosis, "site": person.site}
-    known = {column: "n/a" if column in person.unreported else value for column, value in row.items()}
-    return {"participant_id": f"sub-{person.label}", **known}
+    reported = {column: "n/a" if column in person.unreported else value for column, value in row.items()}
+    return {"participant_id": f"sub-{person.label}", **reported}
 
 
 def _true_row(person: Person) -> dict[str, Any]:
@@ -204,7 +204,7 @@ _TRUTH_SIDECAR: Mapping[str, Any] = {"SkullStripped": False, "Units": "Bq/mL", "
 _DESCRIPTIONS: Mapping[str, str] = {
     "noisefree": "The person's own uptake through their own scanner blur, without noise.",
     "expected": "The person's anatomy with the uptake expected for age, sex, diagnosis and tissue loss, and the "
-    "scanner's usual blur: what a predictor could know at best.",
+    "scanner's mean blur: the best possible prediction.",
 }
 _COLUMNS: Mapping[str, Any] = {
     "age": {"Description": "Age at scan", "Units": "year"},
@@ -225,7 +225,7 @@ grids, from two simulated sites that differ in MR contrast, noise and PET resolu
 The noise-free and the expected PET, the transforms and the effects are known: see `derivatives/truth`.
 No clinical conclusion can be drawn from these data.
 """
-_TRUTH_README = """# What is known of the simulated people
+_TRUTH_README = """# Ground truth of the simulated cohort
 
 - `desc-noisefree`: PET without noise. Its sidecar holds `TargetToSource` (4x4, points of the PET world to the T1
   world, RAS mm, exact), `SourceToTemplate` (4x4, points of the T1 world to the template world, best affine of the

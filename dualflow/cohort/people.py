@@ -48,7 +48,7 @@ class Person:
 
 
 def participants(subjects: int, seed: int) -> list[Person]:
-    """Draw `subjects` people; person i of a seed is the same however many are drawn."""
+    """Draw `subjects` people; person i of a seed does not depend on `subjects`."""
     return [_person(index, seed) for index in range(subjects)]
 
 

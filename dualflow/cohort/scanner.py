@@ -87,11 +87,11 @@ def t1_grid(person: Person) -> tuple[Affine, Shape]:
     return affine, scanner.shape
 
 
-def acquire_t1(person: Person, shape: Anatomy) -> tuple[Floats, Affine, float]:
+def acquire_t1(person: Person, body: Anatomy) -> tuple[Floats, Affine, float]:
     """Simulate the T1w scan: signal [i, j, k] in arbitrary units, its affine, and the true brain volume in mL."""
     scanner, rng = SCANNERS[person.site], person.generator("mr")
     affine, size = t1_grid(person)
-    parts = tissue(shape, points_on_grid(shape.template_points, affine, size))
+    parts = tissue(body, points_on_grid(body.template_points, affine, size))
     signal = _t1_signal(parts, scanner, int(np.prod(size)), rng).reshape(size)
     signal *= np.exp(_receive_field(rng, affine, size, scanner.bias))
     sd = np.float32(scanner.mr_noise * np.exp(rng.normal(0, 0.12)))
@@ -102,8 +102,8 @@ def acquire_t1(person: Person, shape: Anatomy) -> tuple[Floats, Affine, float]:
     return gain * np.hypot(signal, quadrature), affine, volume
 
 
-def acquire_pet(person: Person, shape: Anatomy, uptake: Doubles, expected: Doubles) -> Pet:
-    """Simulate a person's FDG scan and its two truths, from the uptake of pure tissue by region [R]."""
+def acquire_pet(person: Person, body: Anatomy, uptake: Doubles, expected: Doubles) -> Pet:
+    """Simulate a person's FDG scan and its two ground truths, from the uptake of pure tissue by region [R]."""
     scanner, rng = SCANNERS[person.site], person.generator("pet")
     to_t1 = np.eye(4)
     to_t1[:3, :3] = Rotation.from_euler("xyz", np.clip(rng.normal(0, 3.5, 3), -9, 9), degrees=True).as_matrix()
@@ -116,10 +116,10 @@ def acquire_pet(person: Person, shape: Anatomy, uptake: Doubles, expected: Doubl
     extracerebral = 0.16 * np.exp(rng.normal(0, 0.2))
 
     fine = _centred(PET_FINE, (2.0, 2.0, 2.0))
-    parts = tissue(shape, points_on_grid(lambda p: shape.template_points(transform(to_t1, p)), fine, PET_FINE))
+    parts = tissue(body, points_on_grid(lambda p: body.template_points(transform(to_t1, p)), fine, PET_FINE))
     activity = [_activity(parts, regional, level) for regional, level in ((uptake, extracerebral), (expected, 0.16))]
     noisefree = _resolve(activity[0], blur, scanner.blur_edge + blur - scanner.blur)
-    usual = _resolve(activity[1], scanner.blur, scanner.blur_edge)
+    expected_image = _resolve(activity[1], scanner.blur, scanner.blur_edge)
     counts = scanner.pet_noise * np.sqrt(185 / dose)
     grain = ndimage.gaussian_filter(rng.standard_normal(PET_SHAPE, dtype=np.float32), 0.7)
     measured = noisefree + np.float32(counts / grain.std()) * grain * np.sqrt(noisefree + 0.01)
@@ -127,7 +127,7 @@ def acquire_pet(person: Person, shape: Anatomy, uptake: Doubles, expected: Doubl
         affine=_centred(PET_SHAPE, PET_VOXEL),
         measured=scale * np.maximum(measured, 0),
         noisefree=scale * noisefree,
-        expected=scale * usual,
+        expected=scale * expected_image,
         to_t1=to_t1,
         dose=float(np.round(dose, 1)),
         weight=float(np.round(weight, 1)),
@@ -169,7 +169,7 @@ def _activity(parts: Tissue, uptake: Doubles, extracerebral: float) -> Floats:
 
 
 def _resolve(activity: Floats, middle: float, edge: float) -> Floats:
-    """Blur and sample in one go: a Gaussian whose width grows with the distance from the axis [*PET_SHAPE]."""
+    """Blur and sample in one step: a Gaussian whose width grows with the distance from the axis [*PET_SHAPE]."""
     x, y = (voxel * (np.arange(n) - (n - 1) / 2) for n, voxel in zip(PET_SHAPE[:2], PET_VOXEL[:2], strict=True))
     radius = np.hypot(x[:, None], y[None, :])[:, :, None]
     share = np.minimum((radius / 100) ** 2, 1).astype(np.float32)
@@ -199,10 +199,10 @@ def _centred(shape: Shape, voxel: tuple[float, float, float]) -> Affine:
     return affine
 
 
-def deformation_field(shape: Anatomy, affine: Affine, size: Shape, linear: Affine) -> tuple[Floats, Affine]:
+def deformation_field(body: Anatomy, affine: Affine, size: Shape, linear: Affine) -> tuple[Floats, Affine]:
     """Displacement [3, ...] in mm left over by the best affine, on every third T1 voxel, and that lattice's affine."""
     world, coarse = lattice(affine, size)
-    return shape.template_points(world) - transform(linear, world), coarse
+    return body.template_points(world) - transform(linear, world), coarse
 
 
 _DIRECTIONS: Mapping[str, npt.NDArray[Any]] = {

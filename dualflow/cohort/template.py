@@ -1,4 +1,4 @@
-"""The template that people are deformed from: ICBM152 tissue, Desikan-Killiany regions and a simple head.
+"""The template of all simulated anatomies: ICBM152 tissue, Desikan-Killiany regions and a simple head.
 
 Fonov et al. (2011), Unbiased average age-appropriate atlases for pediatric studies, NeuroImage 54:313-327, as
 installed with nilearn. The head outside the brain (skull, scalp, face, neck) is drawn from distances and ellipsoids.
@@ -45,7 +45,7 @@ class Template:
         grey: grey-matter fraction.
         white: white-matter fraction.
         fluid: fluid fraction, including the space around the brain.
-        exposure: fluid in the neighbourhood, 0..1: where thinning cortex gives way first.
+        exposure: fluid in the neighbourhood, 0..1: where cortical thinning starts.
         detail: T1 signal of the real template that the tissue fractions do not explain; white matter is 1.
         mask: the brain mask.
         grey_region: row of `uptake.regions()` that grey matter at a voxel belongs to.
@@ -112,7 +112,7 @@ def template() -> Template:
         soft=soft,
         fat=fat,
         zone=zone,
-        pull={name: _pull(labels, brain, wanted, width) for name, (wanted, width) in _PULLED.items()},
+        pull={name: _pull(labels, brain, structure, width) for name, (structure, width) in _PULLED.items()},
     )
 
 
@@ -122,13 +122,13 @@ def _contiguous(name: str) -> Floats:
 
 
 def _tissue(mask: npt.NDArray[np.bool_]) -> tuple[Floats, Floats, Floats]:
-    """Grey, white and fluid fractions; sharpened, because the template is an average and a person is not."""
+    """Grey, white and fluid fractions; sharpened, because averaging has blurred the template."""
     grey = _contiguous("gm") * mask
     white = _contiguous("wm") * mask
-    room = ndimage.gaussian_filter(ndimage.binary_dilation(mask, iterations=2).astype(np.float32), 0.7)
-    fluid = np.clip(room - grey - white, 0, None)
+    intracranial = ndimage.gaussian_filter(ndimage.binary_dilation(mask, iterations=2).astype(np.float32), 0.7)
+    fluid = np.clip(intracranial - grey - white, 0, None)
     powers = [np.power(part, np.float32(_SHARPEN)) for part in (grey, white, fluid)]
-    share = room / np.maximum(sum(powers), np.float32(1e-6))
+    share = intracranial / np.maximum(sum(powers), np.float32(1e-6))
     return powers[0] * share, powers[1] * share, powers[2] * share
 
 
@@ -147,15 +147,15 @@ def _nearest(labels: npt.NDArray[np.uint16], rows: dict[int, int]) -> npt.NDArra
     table[list(rows)] = list(rows.values())
     row = table[labels]
     # Nearest at 2 mm, then repeated: four times faster, and below the scanners' resolution.
-    known = row[::2, ::2, ::2]
-    where = ndimage.distance_transform_edt(known < 0, return_distances=False, return_indices=True)
-    filled = known[tuple(where)].repeat(2, 0).repeat(2, 1).repeat(2, 2)[tuple(map(slice, labels.shape))]
+    coarse = row[::2, ::2, ::2]
+    nearest = ndimage.distance_transform_edt(coarse < 0, return_distances=False, return_indices=True)
+    filled = coarse[tuple(nearest)].repeat(2, 0).repeat(2, 1).repeat(2, 2)[tuple(map(slice, labels.shape))]
     return np.where(row >= 0, row, filled).astype(np.int16)
 
 
-def _pull(labels: npt.NDArray[np.uint16], brain: Frame, wanted: Sequence[int], width: float) -> Floats:
+def _pull(labels: npt.NDArray[np.uint16], brain: Frame, structure: Sequence[int], width: float) -> Floats:
     """Field [3, *COARSE_SHAPE] of unit maximum that points into a structure and fades over `width` mm."""
-    inside = np.isin(labels, wanted)[::2, ::2, ::2].astype(np.float32)
+    inside = np.isin(labels, structure)[::2, ::2, ::2].astype(np.float32)
     smooth = ndimage.gaussian_filter(inside, width / 2)
     # The gradient of the logarithm is about as strong at thin horns as at the thick body.
     field = np.stack([np.gradient(np.log(smooth + 0.05 * smooth.max()), axis=axis) for axis in range(3)])
@@ -172,11 +172,11 @@ def coarse_points() -> Floats:
 
 def _head(brain: Frame, mask: npt.NDArray[np.bool_]) -> tuple[Floats, Floats, npt.NDArray[np.uint8]]:
     """Soft tissue, fat and zones of a head drawn around the brain on the 2 mm grid."""
-    small = np.zeros(_HEAD_SHAPE, bool)
+    brain_mask = np.zeros(_HEAD_SHAPE, bool)
     corner = ((np.asarray(brain.origin) - np.asarray(_HEAD.origin)) / 2).astype(int)
     part = mask[::2, ::2, ::2]
-    small[tuple(slice(c, c + n) for c, n in zip(corner, part.shape, strict=True))] = part
-    distance = 2 * ndimage.distance_transform_edt(~small).astype(np.float32)
+    brain_mask[tuple(slice(c, c + n) for c, n in zip(corner, part.shape, strict=True))] = part
+    distance = 2 * ndimage.distance_transform_edt(~brain_mask).astype(np.float32)
     axes = np.ogrid[tuple(slice(0, n) for n in _HEAD_SHAPE)]
     x, y, z = (o + 2.0 * axis for o, axis in zip(_HEAD.origin, axes, strict=True))
 

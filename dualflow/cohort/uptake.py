@@ -100,7 +100,7 @@ def effect_table() -> pd.DataFrame:
 
 
 def _uptake(age: float, sex: Sex, metabolism: float, loss: Doubles) -> Doubles:
-    """Mean uptake: sigmoid in age, saturating in disease and steeper in the young, lowered by tissue lost far away."""
+    """Mean uptake: sigmoid in age, saturating in disease (steeper in the young), lowered by remote tissue loss."""
     table = regions()
     early, late = np.tanh((50 - 66) / 16), np.tanh((90 - 66) / 16)
     ageing = (np.tanh((age - 66) / 16) - early) / (late - early)
@@ -111,7 +111,7 @@ def _uptake(age: float, sex: Sex, metabolism: float, loss: Doubles) -> Doubles:
 
 
 def _remote(loss: Doubles) -> Doubles:
-    """Effect [R] of tissue lost elsewhere: diaschisis along limbic, thalamocortical and crossed cerebellar paths."""
+    """Effect [R] of remote tissue loss: diaschisis along limbic, thalamocortical and crossed cerebellar paths."""
     table = regions()
     lost = pd.Series(loss, index=table.index)
     effect = np.zeros(len(table))
