@@ -184,7 +184,7 @@ def convert(
 @click.option("--presets", "names", default="", metavar="A,B,C", help="Compare these flows only.  [default: all]")
 @click.option("--cores", default="1", show_default=True, help="CPU cores; parallel trainings slow each other down.")
 def compare(config_path: Path, overrides: tuple[str, ...], seconds: float, names: str, cores: str) -> None:
-    """Train flows with one equal time budget and compare them in one table.
+    """Train flows with the same time budget and compare them in one table.
 
     \b
     dualflow compare
@@ -196,7 +196,7 @@ def compare(config_path: Path, overrides: tuple[str, ...], seconds: float, names
                     one more row, a variant of a preset
 
     The flows are `model` and `extra_models` of the configuration. The command first times the optimiser step of each
-    flow on random volumes; keep the machine idle for these seconds. RESULTS/STUDY/compare/plan.json records the number
+    flow on random volumes; keep the machine idle meanwhile. RESULTS/STUDY/compare/plan.json records the number
     of steps that fit into the budget, and these replace the configuration's steps. Then the workflow trains and scores
     each flow. The fit of a closed-form mean is not part of the budget; a column of the table gives its seconds.
 

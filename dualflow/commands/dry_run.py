@@ -22,7 +22,7 @@ _REASONS = {
     "Incomplete output files": "interrupted",
     "Updated input files": "newer input: {files}",
     "Input files updated by another job": "after {files}",
-    "Set of input files has changed": "its inputs are others now",
+    "Set of input files has changed": "its set of inputs changed",
     "Code has changed": "the workflow's code changed",
     "Params have changed": "configuration changed{values}",
     "Software environment definition has changed": "the software environment changed",
@@ -80,7 +80,7 @@ def _step_name(file: str, manifests: Path) -> str:
 
 
 def _changed_values(clause: str) -> str:
-    """The changed values of the configuration, as `: section.key old -> new`; empty if they cannot be told."""
+    """The changed values of the configuration, as `: section.key old -> new`; empty if they cannot be read."""
     parameters = _PARAMETERS.search(clause)
     if parameters is None:
         return ""

@@ -170,7 +170,7 @@ def _print_results(config: Config) -> None:
 def _print_failure(log_file: Path, log: LogFollower, exit_code: int) -> None:
     """Print why the run failed."""
     reasons = sorted({line for line in log.text.splitlines() if line.startswith("dualflow: ")})
-    steps = f"{len(log.finished)} of {log.total} steps"
-    print(f"\nfailed with exit code {exit_code} after {steps}; Snakemake's log: {log_file}", file=sys.stderr)
+    when = f"after {len(log.finished)} of {log.total} steps" if log.total else "before the first step"
+    print(f"\nfailed with exit code {exit_code} {when}; Snakemake's log: {log_file}", file=sys.stderr)
     for line in reasons or log.text.splitlines()[-5:]:
         print(f"  {line}", file=sys.stderr)
