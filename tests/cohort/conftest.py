@@ -7,7 +7,7 @@ SEED = 3
 
 @pytest.fixture(scope="session")
 def cohort(tmp_path_factory):
-    """Two people, one of each site, written once."""
+    """Two subjects, one of each site."""
     out = tmp_path_factory.mktemp("cohort")
     first, *rest = participants(6, SEED)
     people = [first, next(person for person in rest if person.site != first.site)]

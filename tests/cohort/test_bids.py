@@ -1,3 +1,5 @@
+"""The simulated cohort as a BIDS dataset with its ground truth."""
+
 import hashlib
 import json
 import shutil
@@ -34,7 +36,7 @@ def _sidecar(path):
 
 
 def test_same_seed_same_bytes(cohort, tmp_path):
-    """A person written again, in another place, alone and with another thread count, is the same to the byte."""
+    """A subject that is written alone, to another folder and with other threads has identical files."""
     out, people = cohort
     with threadpool_limits(2):
         write_subject(tmp_path, participants(1, people[0].seed)[0])
@@ -60,13 +62,13 @@ def test_headers_agree(cohort):
 
 
 def test_pet_is_noise_around_the_noisefree_truth(cohort):
-    """Measured, noise-free and expected PET share one grid and one scale; only the noise and the person differ."""
+    """Measured, noise-free and expected PET have one grid and scale, and differ by noise and individual deviation."""
     out, people = cohort
     for person in people:
         image, measured = _load(bids_path(out, Scan(person.label), FDG))
         _, noisefree = _load(_truth(out, person, "noisefree"))
-        other, expected = _load(_truth(out, person, "expected"))
-        np.testing.assert_array_equal(image.affine, other.affine)
+        expected_image, expected = _load(_truth(out, person, "expected"))
+        np.testing.assert_array_equal(image.affine, expected_image.affine)
         bright = noisefree > 0.5 * noisefree.max()
         assert measured[bright].mean() == pytest.approx(noisefree[bright].mean(), rel=0.01)
         assert expected[bright].mean() == pytest.approx(noisefree[bright].mean(), rel=0.12)
@@ -78,7 +80,7 @@ def test_pet_is_noise_around_the_noisefree_truth(cohort):
 
 
 def test_transform_in_the_sidecar_takes_pet_to_t1(cohort):
-    """Through `TargetToSource`, bright T1 tissue (the head) and PET uptake lie on each other; without it, less."""
+    """`TargetToSource` increases the correlation between PET and the density of grey and white matter."""
     out, people = cohort
     for person in people:
         image, pet = _load(_truth(out, person, "noisefree"))
@@ -97,7 +99,7 @@ def test_transform_in_the_sidecar_takes_pet_to_t1(cohort):
 
 
 def test_t1_signal_follows_tissue(cohort):
-    """On the T1 as written, white matter is brighter than grey and grey than fluid, at both sites."""
+    """In T1w images of both sites, white matter is brighter than grey, and grey matter than fluid."""
     out, people = cohort
     for person in people:
         image, t1 = _load(bids_path(out, Scan(person.label), T1W))
@@ -113,7 +115,7 @@ def test_t1_signal_follows_tissue(cohort):
 
 
 def test_residual_field_completes_the_affine(cohort):
-    """SourceToTemplate plus the stored displacement is the person's whole map."""
+    """`SourceToTemplate` plus the stored displacement field is the complete map to the template."""
     out, people = cohort
     person = people[0]
     path = bids_path(
@@ -128,16 +130,16 @@ def test_residual_field_completes_the_affine(cohort):
     np.testing.assert_allclose(stored, anatomy(person).template_points(world), atol=0.02)
 
 
-def test_participants_report_less_than_the_truth(cohort):
-    """participants.tsv repeats people.tsv but for the values that are not reported."""
+def test_participants_table_omits_unreported_values(cohort):
+    """All other values equal those of people.tsv."""
     out, people = cohort
-    told = pd.read_csv(out / "participants.tsv", sep="\t", keep_default_na=False, dtype=str)
-    known = pd.read_csv(truth_root(out) / "people.tsv", sep="\t", dtype=str)
-    assert list(told["participant_id"]) == [f"sub-{person.label}" for person in people]
+    reported = pd.read_csv(out / "participants.tsv", sep="\t", keep_default_na=False, dtype=str)
+    truth = pd.read_csv(truth_root(out) / "people.tsv", sep="\t", dtype=str)
+    assert list(reported["participant_id"]) == [f"sub-{person.label}" for person in people]
     for column in ("age", "sex", "diagnosis"):
-        for person, value, true in zip(people, told[column], known[column], strict=True):
+        for person, value, true in zip(people, reported[column], truth[column], strict=True):
             assert value == ("n/a" if column in person.unreported else true)
-    assert not known.isna().any().any()
+    assert not truth.isna().any().any()
 
 
 @pytest.mark.slow

@@ -1,3 +1,5 @@
+"""Grids and resolution of the simulated scanners."""
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -6,8 +8,8 @@ from dualflow.cohort import participants
 from dualflow.cohort.scanner import PET_FINE, PET_SHAPE, PET_VOXEL, SCANNERS, _resolve, t1_grid
 
 
-def test_blur_keeps_activity_and_has_the_stated_width():
-    """A point of activity keeps its total and is spread by the stated FWHM."""
+def test_blur_preserves_activity_and_has_the_given_fwhm():
+    """A point source keeps its total activity and has the given FWHM."""
     activity = np.zeros(PET_FINE, np.float32)
     activity[PET_FINE[0] // 2, PET_FINE[1] // 2, PET_FINE[2] // 2] = 1
     image = _resolve(activity, 6.0, 6.0)
@@ -20,7 +22,7 @@ def test_blur_keeps_activity_and_has_the_stated_width():
 
 
 def test_blur_grows_towards_the_edge():
-    """A point far off the axis has a lower peak than one on it."""
+    """A point source far from the axis has a lower peak than one on the axis."""
     peaks = []
     for offset in (0, 45):
         activity = np.zeros(PET_FINE, np.float32)
@@ -30,7 +32,7 @@ def test_blur_grows_towards_the_edge():
 
 
 def test_t1_grids_are_oblique_and_differ_between_sites():
-    """Each site has its own axis order, tilted, with the stated voxel edges and the isocentre in the middle."""
+    """Each site has its axis order and voxel size, an oblique grid, and the isocentre at its centre."""
     people = participants(6, 0)
     for site in "AB":
         person = next(p for p in people if p.site == site)

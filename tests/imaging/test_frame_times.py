@@ -1,4 +1,4 @@
-"""When frames were acquired, by their sidecar."""
+"""Acquisition times of PET frames from the sidecar."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dualflow.imaging.frame_times import frame_times
 GOOD = {"FrameTimesStart": [0, 60, 180], "FrameDuration": [60, 120, 300], "InjectionStart": 0, "ScanStart": 0}
 
 
-def test_times_count_from_the_injection():
-    """Whatever the sidecar's zero is, a frame's start is told from the injection."""
+def test_times_are_relative_to_the_injection():
+    """Starts are converted from the sidecar's time zero to seconds after injection."""
     shifted = GOOD | {"FrameTimesStart": [1800, 1860, 1980], "InjectionStart": -600, "ScanStart": 1800}
     times = frame_times(shifted, "pet.nii", 3)
     assert times.start.tolist() == [2400, 2460, 2580]
@@ -19,23 +19,23 @@ def test_times_count_from_the_injection():
     assert times.origin == "injection"
 
 
-def test_without_injection_times_count_from_the_sidecars_zero():
-    """The origin says so, and `n/a` is as good as nothing."""
+def test_without_injection_times_are_relative_to_time_zero():
+    """`n/a` counts as missing, and the origin is recorded."""
     times = frame_times(GOOD | {"InjectionStart": "n/a"}, "pet.nii", 3)
     assert (times.span, times.origin) == ((0, 480), "TimeZero")
 
 
 @pytest.mark.parametrize(
-    ("window", "shared"),
+    ("window", "overlap"),
     [(None, [60, 120, 300]), ((90, 240), [0, 90, 60]), ((480, 900), [0, 0, 0]), ((-10, 1e6), [60, 120, 300])],
 )
-def test_a_frame_counts_for_its_seconds_in_the_window(window, shared):
-    """Frames are cut by the window to the second; one that only touches it shares nothing."""
-    assert frame_times(GOOD, "pet.nii").overlap(window).tolist() == shared
+def test_overlap_of_frames_with_a_window(window, overlap):
+    """The overlap is exact to the second; a frame that only touches the window has none."""
+    assert frame_times(GOOD, "pet.nii").overlap(window).tolist() == overlap
 
 
-def test_rounded_starts_are_taken():
-    """A scanner that writes the start of a frame to the nearest second contradicts nothing."""
+def test_rounded_starts_are_accepted():
+    """Starts that are rounded to the nearest second do not contradict the durations."""
     frame_times(GOOD | {"FrameTimesStart": [0, 59.4, 179.2]}, "pet.nii", 3)
 
 
@@ -58,7 +58,7 @@ def test_rounded_starts_are_taken():
     ],
 )
 def test_missing_and_contradictory_times_are_refused(change, words):
-    """Each has its message, which starts with the image's name."""
+    """The error names the image and the problem."""
     with pytest.raises(DataError, match=words) as caught:
         frame_times(GOOD | change, "pet.nii", 3)
     assert str(caught.value).startswith("pet.nii: ")

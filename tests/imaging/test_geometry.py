@@ -1,13 +1,14 @@
-"""Grids and maps: two libraries, one world."""
+"""Affines, resampling, and the conversion between RAS and SimpleITK's LPS."""
 
 from __future__ import annotations
 
-from itertools import permutations, product
+from itertools import product
 
 import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
+from grids import CODES, affine_of
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
@@ -17,28 +18,21 @@ from dualflow.imaging.geometry import Volume
 from dualflow.imaging.volume import read_volume, write_volume
 
 SHAPE = (7, 6, 5)
-CODES = [
-    tuple(pair[sign] for pair, sign in zip(axes, signs, strict=True))
-    for axes in permutations(("LR", "PA", "IS"))
-    for signs in product((0, 1), repeat=3)
-]
 
 
-def affine_of(codes, spacing=(1.5, 2.0, 2.5), tilt=(0.0, 0.0, 0.0)):
-    affine = nib.orientations.inv_ornt_aff(nib.orientations.axcodes2ornt(codes), SHAPE)
-    affine[:3, :3] = Rotation.from_euler("xyz", tilt).as_matrix() @ affine[:3, :3] * spacing
-    affine[:3, 3] = (11.0, -22.0, 33.0)
-    return affine
+def rotation(*angles):
+    """Return a rotation matrix from Euler angles in radians."""
+    return Rotation.from_euler("xyz", angles).as_matrix()
 
 
-@pytest.mark.parametrize("tilt", [(0.0, 0.0, 0.0), (0.2, -0.3, 0.15)], ids=["straight", "oblique"])
-def test_three_readers_agree_in_all_48_orientations(tmp_path, tilt):
-    """Our reader, nibabel and SimpleITK put the same voxel at the same world point, left marker included."""
+@pytest.mark.parametrize("angles", [(0.0, 0.0, 0.0), (0.2, -0.3, 0.15)], ids=["straight", "oblique"])
+def test_three_readers_agree_in_all_48_orientations(tmp_path, angles):
+    """dualflow, nibabel and SimpleITK map the leftmost voxel to the same world point."""
     assert len(set(CODES)) == 48
     for codes in CODES:
-        affine = affine_of(codes, tilt=tilt)
+        affine = affine_of(codes, rotation=rotation(*angles))
         array = np.zeros(SHAPE, np.float32)
-        # The marker is the corner that lies furthest left.
+        # The marker is the leftmost corner.
         ends = np.array(list(product(*((0, size - 1) for size in SHAPE))))
         marker = ends[np.argmin((ends @ affine[:3, :3].T)[:, 0])]
         array[tuple(marker)] = 1
@@ -50,25 +44,25 @@ def test_three_readers_agree_in_all_48_orientations(tmp_path, tilt):
         assert point[0] == pytest.approx(geometry.corners(affine, SHAPE)[:, 0].min(), abs=0.01)
         by_nibabel = nib.affines.apply_affine(nib.load(tmp_path / "scan.nii").affine, marker)
         index = [int(i) for i in marker]
-        for other in (
+        for library_point in (
             by_nibabel,
             *(np.array(im.TransformIndexToPhysicalPoint(index)) * (-1, -1, 1) for im in (itk, ours)),
         ):
-            np.testing.assert_allclose(other, point, atol=0.01)
+            np.testing.assert_allclose(library_point, point, atol=0.01)
         assert itk.GetPixel(index) == ours.GetPixel(index) == 1
 
 
 def test_to_sitk_and_back_changes_nothing():
-    """Array and affine survive the border to SimpleITK."""
+    """Array and affine survive the conversion to SimpleITK and back."""
     array = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
-    affine = affine_of("PSL", tilt=(0.1, 0.2, 0.3))
+    affine = affine_of("PSL", rotation=rotation(0.1, 0.2, 0.3))
     back, back_affine = geometry.from_sitk(geometry.to_sitk(array, affine))
     np.testing.assert_array_equal(back, array)
     np.testing.assert_allclose(back_affine, affine, atol=1e-9)
 
 
-def test_a_map_survives_the_border_to_simpleitk():
-    """A RAS map as an LPS transform moves LPS points the same way, and comes back equal."""
+def test_a_map_survives_the_conversion_to_simpleitk():
+    """The LPS transform of a RAS map moves LPS points accordingly, and converts back to the same map."""
     points_map = np.eye(4)
     points_map[:3] = np.random.default_rng(0).normal(size=(3, 4))
     transform = geometry.to_transform(points_map)
@@ -80,8 +74,8 @@ def test_a_map_survives_the_border_to_simpleitk():
 
 @pytest.mark.parametrize("order", [0, 1, 3])
 def test_resample_reads_the_mapped_point(order):
-    """The result at a world point is the volume at the mapped point: exact for an affine ramp, in any orientation."""
-    affine = affine_of("LPS", spacing=(2.0, 2.0, 2.0), tilt=(0.1, 0.0, 0.2))
+    """A resampled voxel equals the volume at the mapped point; the test uses a linear ramp."""
+    affine = affine_of("LPS", spacing=(2.0, 2.0, 2.0), rotation=rotation(0.1, 0.0, 0.2))
     shape = (30, 30, 30)
     index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
     slope = np.array([1.0, 2.0, -3.0])
@@ -92,15 +86,15 @@ def test_resample_reads_the_mapped_point(order):
     centre = geometry.apply_map(affine, np.array([[14.5, 14.5, 14.5]]))[0]
     out = geometry.centred_affine(geometry.apply_map(np.linalg.inv(points_map), centre[None])[0], 2.0, (9, 9, 9))
     result = geometry.resample(Volume(ramp.astype(np.float32), affine), out, (9, 9, 9), points_map, order=order)
-    where = np.stack(np.meshgrid(*map(np.arange, (9, 9, 9)), indexing="ij"), axis=-1).reshape(-1, 3).astype(float)
-    expected = geometry.apply_map(points_map, geometry.apply_map(out, where)) @ slope
+    voxels = np.stack(np.meshgrid(*map(np.arange, (9, 9, 9)), indexing="ij"), axis=-1).reshape(-1, 3).astype(float)
+    expected = geometry.apply_map(points_map, geometry.apply_map(out, voxels)) @ slope
     tolerance = {0: 7.0, 1: 1e-2, 3: 0.1}[order]
     np.testing.assert_allclose(result.ravel(), expected, atol=tolerance)
 
 
 @pytest.mark.parametrize("tiny", [1e-300, 6.8e-302, 1e-308])
-def test_an_entry_near_nothing_changes_nothing(tiny):
-    """ITK's own inversion breaks down beside such entries, and would give background alone."""
+def test_denormal_entries_of_an_affine_are_harmless(tiny):
+    """ITK's matrix inversion fails with such entries, and would return background only."""
     array = np.random.default_rng(0).normal(size=(9, 9, 9)).astype(np.float32)
     affine = np.diag([3.93, 3.93, -3.93, 1.0])
     affine[:2, :2] += [[0, tiny], [-tiny, 0]]
@@ -108,8 +102,8 @@ def test_an_entry_near_nothing_changes_nothing(tiny):
     np.testing.assert_allclose(result, array, atol=1e-5)
 
 
-def test_outside_is_background():
-    """Beyond the volume the background value stands."""
+def test_voxels_outside_the_volume_are_background():
+    """Voxels outside the field of view have the background value."""
     volume = Volume(np.ones((4, 4, 4), np.float32), np.eye(4))
     result = geometry.resample(volume, np.eye(4), (8, 4, 4), background=-5.0)
     assert (result[:4] == 1).all()
@@ -117,22 +111,22 @@ def test_outside_is_background():
 
 
 def test_round_trip_of_a_smooth_image():
-    """1.2 mm to 4 mm and back keeps what 4 mm can hold: r > 0.99."""
-    draw = np.random.default_rng(0)
-    smooth = gaussian_filter(draw.normal(size=(80, 80, 80)), 6).astype(np.float32)
+    """A smooth image survives resampling from 1.2 mm to 4 mm and back with r > 0.99."""
+    rng = np.random.default_rng(0)
+    smooth = gaussian_filter(rng.normal(size=(80, 80, 80)), 6).astype(np.float32)
     affine = np.diag([-1.2, -1.2, 1.2, 1.0])
     affine[:3, 3] = (48, 48, -48)
-    turn = np.eye(4)
-    turn[:3, :3] = Rotation.from_euler("xyz", (0.1, 0.2, 0.1)).as_matrix()
+    rigid = np.eye(4)
+    rigid[:3, :3] = Rotation.from_euler("xyz", (0.1, 0.2, 0.1)).as_matrix()
     grid = geometry.centred_affine(np.zeros(3), 4.0, (36, 36, 36))
-    coarse = geometry.resample(Volume(smooth, affine), grid, (36, 36, 36), turn)
-    back = geometry.resample(Volume(coarse, grid), affine, smooth.shape, np.linalg.inv(turn))
+    coarse = geometry.resample(Volume(smooth, affine), grid, (36, 36, 36), rigid)
+    back = geometry.resample(Volume(coarse, grid), affine, smooth.shape, np.linalg.inv(rigid))
     inside = (slice(8, -8),) * 3
     assert np.corrcoef(back[inside].ravel(), smooth[inside].ravel())[0, 1] > 0.99
 
 
 def test_coarsening_does_not_alias_and_labels_stay_labels():
-    """A pattern finer than the new grid averages out; with order 0 no new value appears."""
+    """A pattern finer than the new grid averages out; order 0 creates no new values."""
     stripes = np.zeros((64, 64, 64), np.float32)
     stripes[::2] = 1
     grid = geometry.centred_affine(np.full(3, 31.5), 4.5, (10, 10, 10))
@@ -141,22 +135,22 @@ def test_coarsening_does_not_alias_and_labels_stay_labels():
     assert set(np.unique(geometry.resample(Volume(stripes, np.eye(4)), grid, (10, 10, 10), order=0))) <= {0.0, 1.0}
 
 
-def test_the_sform_rules_where_it_is_coded(tmp_path):
-    """With both coded and within tolerance the sform is used; alone, the qform is."""
-    other = np.eye(4)
-    other[0, 3] = 0.05
+def test_the_sform_takes_precedence(tmp_path):
+    """The sform is used if both are set and agree within tolerance; the qform is used if it is the only one."""
+    shifted = np.eye(4)
+    shifted[0, 3] = 0.05
     image = nib.Nifti1Image(np.arange(210, dtype=np.float32).reshape(SHAPE), np.eye(4))
     image.set_sform(np.eye(4), 1)
-    image.set_qform(other, 1)
+    image.set_qform(shifted, 1)
     nib.save(image, tmp_path / "both.nii")
     np.testing.assert_array_equal(read_volume(tmp_path / "both.nii").affine, np.eye(4))
     image.set_sform(np.eye(4), 0)
     nib.save(image, tmp_path / "qform.nii")
-    np.testing.assert_allclose(read_volume(tmp_path / "qform.nii").affine, other)
+    np.testing.assert_allclose(read_volume(tmp_path / "qform.nii").affine, shifted)
 
 
-def test_a_flip_between_the_forms_is_refused(tmp_path):
-    """The classic silent left-right flip: qform and sform of opposite handedness."""
+def test_a_flip_between_qform_and_sform_is_refused(tmp_path):
+    """A qform and an sform of opposite handedness would silently swap left and right."""
     image = nib.Nifti1Image(np.arange(210, dtype=np.float32).reshape(SHAPE), np.eye(4))
     image.set_sform(np.diag([-1.0, 1, 1, 1]), 1)
     image.set_qform(np.eye(4), 1)

@@ -1,4 +1,4 @@
-"""Normalisers fit, clip and invert."""
+"""Intensity normalisation: fit, clipping, inversion and errors."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from dualflow.errors import IntensityError
 from dualflow.imaging import intensity
 from dualflow.modalities import MODALITIES
 
-DRAW = np.random.default_rng(0)
-VALUES = DRAW.gamma(9.0, 100.0, (12, 12, 12)).astype(np.float32)
-# What the values of a normaliser's images are like, where it is not the same to it.
+RNG = np.random.default_rng(0)
+VALUES = RNG.gamma(9.0, 100.0, (12, 12, 12)).astype(np.float32)
+# Factor of VALUES for normalisers that depend on absolute values.
 SCALES = {"hounsfield": 0.04}
-MASK = DRAW.random(VALUES.shape) > 0.5
+MASK = RNG.random(VALUES.shape) > 0.5
 
 
 def test_every_modality_has_its_normaliser():
-    """No row of MODALITIES names a normaliser that does not exist."""
+    """MODALITIES refers to existing normalisers only."""
     assert {row.normaliser for row in MODALITIES.values()} <= set(intensity.NORMALISERS)
 
 
 @pytest.mark.parametrize("name", sorted(intensity.NORMALISERS))
-def test_the_record_alone_inverts(name):
-    """Unclipped values come back through JSON, to float32 precision."""
+def test_the_record_inverts_the_normalisation(name):
+    """The record, read back from JSON, restores unclipped values to float32 precision."""
     raw = np.float32(SCALES.get(name, 1)) * VALUES
     values, record = intensity.normalise(raw, MASK, name)
     assert not values[~MASK].any()
@@ -35,8 +35,8 @@ def test_the_record_alone_inverts(name):
     np.testing.assert_allclose(back[kept], raw[kept], rtol=1e-5)
 
 
-def test_robust_sets_the_brains_percentiles():
-    """0.5 % of the brain lies below 0 and 0.5 % above 1, whatever lies outside, and the scale does not matter."""
+def test_robust_maps_percentiles_of_the_brain():
+    """0.5 % of the brain lies below 0 and 0.5 % above 1, independent of scale, outliers and voxels outside."""
     outlier = VALUES.copy()
     outlier[tuple(np.argwhere(MASK)[0])] = 1e6
     values, _ = intensity.normalise(np.where(MASK, outlier, 1e7).astype(np.float32), MASK, "robust")
@@ -64,21 +64,21 @@ def test_suvr_has_mean_one_in_the_reference_region():
     ],
 )
 def test_values_that_cannot_be_normalised_are_refused(values, mask, name, words):
-    """An empty mask, negative uptake and a flat brain each have their message, with the image's name."""
+    """The error names the image; the mask is empty, the uptake is negative, or the brain has no contrast."""
     with pytest.raises(IntensityError, match=words) as caught:
         intensity.normalise(values, mask, name, "scan.nii.gz")
     assert str(caught.value).startswith("scan.nii.gz")
 
 
-def test_hounsfield_is_one_line_for_everyone():
-    """Water is 0 and 80 HU is 1 in every scan, bone is clipped, and values with an offset left in are refused."""
+def test_hounsfield_is_the_same_map_for_every_scan():
+    """Water is 0, 80 HU is 1, bone is clipped, and values with an offset of 1024 are refused."""
     scan = np.float32(SCALES["hounsfield"]) * VALUES
-    water, bright, bone = (tuple(place) for place in np.argwhere(MASK)[:3])
+    water, bright, bone = (tuple(index) for index in np.argwhere(MASK)[:3])
     for scale in (1.0, 1.3):
         raw = np.float32(scale) * scan
         raw[water], raw[bright], raw[bone] = 0.0, 80.0, 1900.0
         values, record = intensity.normalise(raw, MASK, "hounsfield")
         assert (record["slope"], record["intercept"]) == (80.0, 0.0)
-        assert [values[place] for place in (water, bright, bone)] == [0.0, 1.0, 1.5]
+        assert [values[index] for index in (water, bright, bone)] == [0.0, 1.0, 1.5]
     with pytest.raises(IntensityError, match=r"ct\.nii: the brain's median is 1\d\d\d, expected 0 to 80 Hounsfield"):
         intensity.normalise(scan + 1024, MASK, "hounsfield", "ct.nii")

@@ -1,4 +1,4 @@
-"""A brain mask that a study brings itself is taken where it is one, and refused in a line where it is not."""
+"""Brain masks that a study provides: accepted on the scan's grid, refused otherwise."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ AFFINE = centred_affine(np.zeros(3), 4.0, SHAPE)
 
 @pytest.fixture
 def scan(tmp_path):
-    """A scan and, on its grid, a ball of a brain's size."""
+    """A scan, and a mask on its grid: an asymmetric ball of a brain's size."""
     inside = sum((axis - (size - 1) / 2) ** 2 for axis, size in zip(INDEX, SHAPE, strict=True)) < 16.0**2
-    inside[:20, :10, :10] = False  # nothing is symmetric, so that a flip would show
+    inside[:20, :10, :10] = False  # asymmetric, so that a flip is detected
     return Volume(inside.astype(np.float32), AFFINE, tmp_path / "t1.nii.gz"), inside
 
 
 @pytest.mark.parametrize("value", [1, 255])
-def test_a_mask_on_the_scans_grid_is_taken_as_it_is(scan, tmp_path, value):
-    """Whatever number stands for the brain."""
+def test_a_mask_on_the_scans_grid_is_used_unchanged(scan, tmp_path, value):
+    """Any single positive value marks the brain."""
     volume, inside = scan
     write_volume(tmp_path / "m.nii.gz", value * inside, AFFINE, dtype=np.uint8)
     np.testing.assert_array_equal(study_mask(tmp_path / "m.nii.gz", volume)[0], inside)
 
 
-def test_the_same_voxels_in_another_order_are_the_same_mask(scan, tmp_path):
-    """Pipelines reorient to RAS; axes that are swapped and flipped come back into the scan's order."""
+def test_a_reoriented_mask_is_the_same_mask(scan, tmp_path):
+    """Swapped and flipped axes are brought back to the scan's order, because pipelines reorient to RAS."""
     volume, inside = scan
-    turned = inside.transpose(2, 0, 1)[:, ::-1]
+    reoriented = inside.transpose(2, 0, 1)[:, ::-1]
     affine = AFFINE[:, [2, 0, 1, 3]] @ np.diag([1.0, -1, 1, 1])
     affine[:3, 3] = AFFINE[:3, 3] + AFFINE[:3, 0] * (SHAPE[0] - 1)
-    write_volume(tmp_path / "m.nii.gz", turned, affine, dtype=np.uint8)
+    write_volume(tmp_path / "m.nii.gz", reoriented, affine, dtype=np.uint8)
     np.testing.assert_array_equal(study_mask(tmp_path / "m.nii.gz", volume)[0], inside)
 
 
@@ -47,13 +47,13 @@ def test_the_same_voxels_in_another_order_are_the_same_mask(scan, tmp_path):
         pytest.param(
             lambda inside, affine: (inside, affine + np.eye(4, k=3) * 0.8), id="shifted by a fifth of a voxel"
         ),
-        pytest.param(lambda inside, affine: (inside[:, :, :-1], affine), id="a slice less"),
+        pytest.param(lambda inside, affine: (inside[:, :, :-1], affine), id="one slice fewer"),
         pytest.param(lambda inside, affine: (inside, affine @ np.diag([0.5, 0.5, 0.5, 1])), id="finer"),
         pytest.param(lambda inside, affine: (np.pad(inside, 2), affine), id="larger"),
     ],
 )
 def test_a_mask_on_another_grid_is_refused(scan, tmp_path, change):
-    """It is never interpolated in silence."""
+    """Masks are never interpolated silently."""
     volume, inside = scan
     array, affine = change(inside, AFFINE)
     write_volume(tmp_path / "m.nii.gz", array, affine, dtype=np.uint8)
@@ -68,11 +68,11 @@ def test_a_mask_on_another_grid_is_refused(scan, tmp_path, change):
         pytest.param(lambda inside: inside + 1.0 * (INDEX[0] > 20), "holds 3 values from 0 to 2", id="labels"),
         pytest.param(lambda inside: inside + 1.0, "holds 2 values from 1 to 2", id="no background"),
         pytest.param(lambda inside: inside & (INDEX[0] > 26), "ml", id="too small"),
-        pytest.param(lambda inside: inside & (INDEX.sum(axis=0) % 5 < 3), "solidity", id="no solid body"),
+        pytest.param(lambda inside: inside & (INDEX.sum(axis=0) % 5 < 3), "solidity", id="not solid"),
     ],
 )
-def test_what_is_no_brain_mask_is_refused(scan, tmp_path, values, words):
-    """Probabilities, label maps and masks without a brain's size or shape are named with the remedy."""
+def test_an_image_that_is_no_brain_mask_is_refused(scan, tmp_path, values, words):
+    """Probabilities, label maps, and masks without the size or shape of a brain."""
     volume, inside = scan
     write_volume(tmp_path / "m.nii.gz", values(inside), AFFINE)
     with pytest.raises(IntensityError, match=rf"m\.nii\.gz: .*{words}"):

@@ -1,4 +1,4 @@
-"""Planted failures of a brain mask: each is told from a whole brain by its shape."""
+"""Simulated failures of brain extraction: shape metrics tell each one from a whole brain."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PAD = 14
 
 @pytest.fixture(scope="module")
 def brain():
-    """The template's brain with room around it, its affine, and the world coordinates of its voxels."""
+    """The padded brain mask of the template, its affine, and the world coordinates of its voxels."""
     _, mask = coarse_template()
     affine = mask.affine.copy()
     affine[:3, 3] -= PAD * affine[:3, :3].sum(axis=1)
@@ -30,7 +30,7 @@ def brain():
 
 
 def ball(world, centre, radius):
-    return sum((axis - at) ** 2 for axis, at in zip(world, centre, strict=True)) < radius**2
+    return sum((axis - middle) ** 2 for axis, middle in zip(world, centre, strict=True)) < radius**2
 
 
 def with_eyes(inside, world):
@@ -45,15 +45,16 @@ def with_neck(inside, world):
 
 
 def with_shell(inside, world):
-    """A layer beside the dura, over the top of the head, that a thin bridge joins to the brain."""
-    out = distance_transform_edt(~inside, sampling=3.0)
-    return inside | ((out > 5) & (out < 11) & (world[2] > 30)) | ((np.abs(world[0]) < 6) & (out < 11) & (world[2] > 30))
+    """Add a layer near the dura at the top of the head, and a thin bridge to it."""
+    distance = distance_transform_edt(~inside, sampling=3.0)
+    layer = (distance > 5) & (distance < 11) & (world[2] > 30)
+    return inside | layer | ((np.abs(world[0]) < 6) & (distance < 11) & (world[2] > 30))
 
 
 FAILURES = {
-    "half of it": lambda inside, world: inside & (world[1] < -15),
+    "half": lambda inside, world: inside & (world[1] < -15),
     "one side": lambda inside, world: inside & (world[0] > 0),
-    "a quarter less": lambda inside, world: inside & ~((world[0] > 0) & (world[1] < -15)),
+    "a quarter missing": lambda inside, world: inside & ~((world[0] > 0) & (world[1] < -15)),
     "no cerebellum": lambda inside, world: inside & ~((world[2] < -12) & (world[1] < -35)),
     "no temporal lobe": lambda inside, world: inside & ~((world[0] > 25) & (world[2] < 0) & (world[1] > -30)),
     "cut at the top": lambda inside, world: inside & (world[2] < 50),
@@ -64,49 +65,49 @@ FAILURES = {
 }
 
 
-def odd(inside, affine, to_template=None):
-    """Figures of a mask that the default thresholds of review flag."""
+def flagged(inside, affine, to_template=None):
+    """Return the metrics of a mask that the default review thresholds flag."""
     to_template = np.eye(4) if to_template is None else to_template
     metrics = mask_metrics(measure_shape(inside, affine), compare_with_template(inside, affine, to_template))
     bounds = thresholds(ReviewConfig())
     return {name for name in metrics if not bounds[f"mask_{name}"][0] <= metrics[name] <= bounds[f"mask_{name}"][1]}
 
 
-def test_a_whole_brain_is_not_odd(brain):
-    """Nothing of the template's own brain is flagged, on its grid or one with slices of 6 mm in another order."""
+def test_a_whole_brain_is_not_flagged(brain):
+    """No metric of the template's brain is flagged, on its own grid and on permuted axes with 6 mm slices."""
     inside, affine, _ = brain
-    assert odd(inside, affine) == set()
+    assert flagged(inside, affine) == set()
     sliced = affine[:, [2, 0, 1, 3]] @ np.diag([2.0, 1, 1, 1])
-    assert odd(inside.transpose(2, 0, 1)[::2], sliced) == set()
+    assert flagged(inside.transpose(2, 0, 1)[::2], sliced) == set()
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-def test_planted_failures_are_flagged(brain, failure):
-    """Aligned as it truly lies, every mask that misses a part or has taken one in crosses a threshold."""
+def test_failures_are_flagged(brain, failure):
+    """With the true alignment, a mask with a missing or an extra part crosses a threshold."""
     inside, affine, world = brain
-    assert odd(FAILURES[failure](inside, world), affine)
+    assert flagged(FAILURES[failure](inside, world), affine)
 
 
-@pytest.mark.parametrize("failure", ["shell", "a quarter less"])
-def test_some_failures_show_before_any_alignment(brain, failure):
-    """Leaks and missing pieces change how round and how thick a mask is."""
+@pytest.mark.parametrize("failure", ["shell", "a quarter missing"])
+def test_some_failures_change_the_shape(brain, failure):
+    """Leaks and missing parts lower solidity or core before any alignment."""
     inside, _, world = brain
-    before, after = (
+    whole, failed = (
         measure_shape(mask, np.diag([3.0, 3, 3, 1])) for mask in (inside, FAILURES[failure](inside, world))
     )
-    assert min(after.solidity / before.solidity, after.core / before.core) < 0.93
+    assert min(failed.solidity / whole.solidity, failed.core / whole.core) < 0.93
 
 
-def test_half_a_brain_stretched_to_a_whole_one_is_flagged(brain):
-    """An alignment that fills the template with a half needs twice the scale along one axis."""
+def test_half_a_brain_stretched_to_the_template_is_flagged(brain):
+    """An alignment that fills the template with half a brain doubles the scale along one axis."""
     inside, affine, world = brain
     stretched = np.diag([1.0, 2.0, 1.0, 1.0])
     stretched[1, 3] = 60
-    assert "stretch" in odd(inside & (world[1] < -15), affine, stretched)
+    assert "stretch" in flagged(inside & (world[1] < -15), affine, stretched)
 
 
-def test_a_mirrored_mask_has_the_same_figures(brain):
-    """No figure prefers a side."""
+def test_a_mirrored_mask_has_the_same_metrics(brain):
+    """The metrics treat both hemispheres alike."""
     inside, affine, world = brain
     mask = FAILURES["no temporal lobe"](inside, world)
     mirror = np.diag([-1.0, 1, 1, 1]) @ affine
@@ -116,20 +117,20 @@ def test_a_mirrored_mask_has_the_same_figures(brain):
 
 
 @pytest.mark.parametrize(
-    ("failure", "figure"), [("one side", "missing"), ("skull", "outside"), ("a quarter less", "missing")]
+    ("failure", "metric"), [("one side", "missing"), ("skull", "outside"), ("a quarter missing", "missing")]
 )
-def test_gross_failures_are_refused(brain, failure, figure):
-    """The error names the file, the figure, its value and what to do."""
+def test_gross_failures_are_refused(brain, failure, metric):
+    """The error names the file, the metric, its value and the expected range."""
     inside, affine, world = brain
     metrics = compare_with_template(FAILURES[failure](inside, world), affine, np.eye(4))
-    with pytest.raises(IntensityError, match=rf"^a\.nii: has a brain mask whose {figure} .* is 0\.\d\d, expected"):
+    with pytest.raises(IntensityError, match=rf"^a\.nii: has a brain mask whose {metric} .* is 0\.\d\d, expected"):
         check_metrics(metrics, Path("a.nii"))
 
 
-def test_dust_is_no_brain():
-    """A mask without any solid part has no core, and is refused before it is aligned."""
-    dust = np.random.default_rng(0).random((30, 30, 30)) > 0.5
-    metrics = measure_shape(dust, np.diag([3.0, 3, 3, 1]))
+def test_noise_is_no_brain():
+    """A mask of scattered voxels has no core and is refused for its solidity."""
+    noise = np.random.default_rng(0).random((30, 30, 30)) > 0.5
+    metrics = measure_shape(noise, np.diag([3.0, 3, 3, 1]))
     assert metrics.core == 0
     with pytest.raises(IntensityError, match="solidity"):
         check_metrics(metrics, Path("a.nii"))

@@ -1,4 +1,4 @@
-"""The template that is read directly is nilearn's own, to the last bit."""
+"""Template and brain mask equal nilearn's bit for bit."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def assert_same(volume, image):
 
 
 @pytest.mark.parametrize("name", LOADERS)
-def test_maps_at_1_mm(name):
-    """Scaled to a maximum of 1."""
+def test_maps_at_1_mm_equal_nilearns(name):
+    """Maps are scaled to a maximum of 1."""
     assert_same(template_map(name), LOADERS[name](resolution=1))
 
 
-def test_the_brain_mask():
-    """By the same threshold."""
+def test_the_brain_mask_equals_nilearns():
+    """Both use the same threshold."""
     mask = nilearn.datasets.load_mni152_brain_mask(resolution=1)
     np.testing.assert_array_equal(template_map("t1").array > BRAIN_THRESHOLD, np.asarray(mask.dataobj) > 0)
 
 
-def test_the_coarse_template():
-    """By the same cubic interpolation, clipped to the range of the fine one."""
+def test_the_coarse_template_equals_nilearns():
+    """Both interpolate with cubic splines and clip to the range of the fine template."""
     image, mask = coarse_template()
     assert_same(image, nilearn.datasets.load_mni152_template(resolution=3))
     assert_same(mask, nilearn.datasets.load_mni152_brain_mask(resolution=3))

@@ -1,4 +1,4 @@
-"""Motion between frames is found on a simulated head whose true motion is known."""
+"""Motion correction between frames of a simulated head with known motion."""
 
 from __future__ import annotations
 
@@ -32,28 +32,30 @@ STILL, SMALL, LARGE = np.eye(4), rigid((1, -1, 2), (2, -1, 1.5)), rigid((6, -3, 
 
 
 def frame(motion, *, grey=0.6, noise=0.1, seed=0, scale=1.0):
-    """A head that has moved; `grey` is the T1 value of the tissue that takes up most, which changes with time."""
+    """Return a frame of a moved head; uptake is highest where the T1 value is `grey`."""
     uptake = np.exp(-(((IMAGE.array - grey) / 0.25) ** 2)) * (MASK.array > 0)
-    there = resample(Volume(uptake.astype(np.float32), IMAGE.affine), AFFINE, SHAPE, np.linalg.inv(motion))
-    drawn = np.random.default_rng(seed).normal(0, noise, SHAPE)
-    return Volume((scale * (gaussian_filter(there, 0.7) + drawn)).astype(np.float32), AFFINE)
+    moved = resample(Volume(uptake.astype(np.float32), IMAGE.affine), AFFINE, SHAPE, np.linalg.inv(motion))
+    noise_image = np.random.default_rng(seed).normal(0, noise, SHAPE)
+    return Volume((scale * (gaussian_filter(moved, 0.7) + noise_image)).astype(np.float32), AFFINE)
 
 
-def found(frames, seconds=None):
-    copies = {index: working_copy(one) for index, one in frames.items()}
+def estimate(frames, seconds=None):
+    """Return the reference frame and the motion of each frame; frame 0 lasts longest by default."""
+    copies = {index: working_copy(volume) for index, volume in frames.items()}
     return find_motion(copies, seconds or {index: 600.0 if index == 0 else 300.0 for index in frames})
 
 
 def error_mm(motion, true):
+    """Return the mean error over the brain."""
     return np.linalg.norm(apply_map(motion.to_frame, POINTS) - apply_map(true, POINTS), axis=1).mean()
 
 
-def test_planted_motion_is_found():
-    """Each frame to within 1 mm on average over the brain, noisy as it is and with the uptake going elsewhere."""
+def test_known_motion_is_recovered():
+    """The mean error over the brain is below 1 mm, with noise and with uptake that changes between frames."""
     true = {0: STILL, 1: SMALL, 4: LARGE, 5: SMALL}
     frames = {index: frame(motion, seed=index, noise=0.2) for index, motion in true.items()}
     frames[5] = frame(SMALL, grey=0.7, seed=5, scale=1.2)
-    reference, motions = found(frames)
+    reference, motions = estimate(frames)
     assert reference == 0
     for index, motion in motions.items():
         assert error_mm(motion, true[index]) < 1, index
@@ -62,64 +64,64 @@ def test_planted_motion_is_found():
         assert motion.still == (index == 0)
 
 
-def test_a_head_that_keeps_still_is_left_alone():
-    """Noise moves nothing, and equal frames give the same map to the last bit."""
+def test_a_still_head_is_not_moved():
+    """Noise causes no motion, and equal frames give bit-identical maps."""
     frames = {index: frame(STILL, seed=index) for index in range(3)}
-    _, motions = found(frames)
+    _, motions = estimate(frames)
     assert all(motion.still for motion in motions.values())
     assert max(motion.mean_mm for motion in motions.values()) < STILL_MM
-    _, again = found(frames)
+    _, again = estimate(frames)
     for index, motion in motions.items():
         np.testing.assert_array_equal(motion.to_frame, again[index].to_frame)
 
 
-def test_a_frame_that_shows_no_head_lies_as_its_neighbour():
-    """One of almost no counts, and one that is all noise."""
+def test_a_frame_without_a_head_takes_the_motion_of_its_neighbour():
+    """A frame with almost no counts, and a frame of noise."""
     noise = np.random.default_rng(9).uniform(0, 0.8, SHAPE).astype(np.float32)
     frames = {0: frame(STILL), 1: frame(LARGE, scale=0.01), 2: frame(LARGE, seed=2), 3: Volume(noise, AFFINE)}
-    reference, motions = found(frames, {0: 900.0, 1: 10.0, 2: 300.0, 3: 300.0})
+    reference, motions = estimate(frames, {0: 900.0, 1: 10.0, 2: 300.0, 3: 300.0})
     assert reference == 0
     assert error_mm(motions[2], LARGE) < 1
-    # Frame 1 is as near to the reference as to frame 2; frame 3's nearest is frame 2.
+    # Frame 1 is equally near to frames 0 and 2; frame 3 is nearest to frame 2.
     assert (motions[1].placed_by, motions[3].placed_by) == (0, 2)
     assert "of the reference frame's counts" in motions[1].note
     assert "the reference frame" in motions[3].note
     np.testing.assert_array_equal(motions[3].to_frame, motions[2].to_frame)
 
 
-def test_frames_without_a_head_are_left_alone():
-    """Nothing but zeros, or but negative values, has no motion."""
+def test_frames_without_a_head_are_not_moved():
+    """Frames of zeros or negative values have no motion."""
     for value in (0.0, -1.0):
         frames = {index: Volume(np.full(SHAPE, value, np.float32), AFFINE) for index in range(2)}
-        assert all(motion.still and motion.note for motion in found(frames)[1].values())
+        assert all(motion.still and motion.note for motion in estimate(frames)[1].values())
 
 
-def test_a_thin_series_can_be_shrunk():
-    """A copy keeps at least two voxels along each axis, and its middle."""
+def test_a_thin_series_can_be_downsampled():
+    """A working copy keeps at least two voxels along each axis, and its centre."""
     thin = Volume(np.random.default_rng(0).random((40, 40, 3)).astype(np.float32), np.diag([1.0, 1.0, 2.0, 1.0]))
     copy = working_copy(thin)
     assert copy.array.shape == (10, 10, 3)
-    middles = [apply_map(one.affine, (np.array([one.array.shape]) - 1) / 2)[0] for one in (thin, copy)]
-    np.testing.assert_allclose(*middles)
+    centres = [apply_map(image.affine, (np.array([image.array.shape]) - 1) / 2)[0] for image in (thin, copy)]
+    np.testing.assert_allclose(*centres)
 
 
 @pytest.fixture
 def series(tmp_path):
     frames = [frame(motion, noise=0.02, seed=index) for index, motion in enumerate((STILL, LARGE, STILL))]
     times = {"FrameTimesStart": [0, 600, 900], "FrameDuration": [600, 300, 300], "Units": "SUV"}
-    return save_pet(tmp_path / "pet.nii", np.stack([one.array for one in frames]), AFFINE, **times)
+    return save_pet(tmp_path / "pet.nii", np.stack([volume.array for volume in frames]), AFFINE, **times)
 
 
-def test_the_mean_is_free_of_motion(series):
-    """The moved frame is brought back before the mean is taken; what was done is recorded and the motion noted."""
+def test_frames_are_aligned_before_they_are_averaged(series):
+    """The moved frame is corrected; the record has the correction and a note of the motion."""
     configs = (PreprocessConfig(pet_motion=motion) for motion in (True, False))
-    sharp, blurred = (read_pet(series, read_sidecar(series), config) for config in configs)
+    corrected, uncorrected = (read_pet(series, read_sidecar(series), config) for config in configs)
     truth = frame(STILL, noise=0.0).array
-    errors = [np.sqrt(((volume.array - truth) ** 2).mean()) for volume, _ in (sharp, blurred)]
+    errors = [np.sqrt(((volume.array - truth) ** 2).mean()) for volume, _ in (corrected, uncorrected)]
     assert errors[0] < 0.5 * errors[1]
-    motion = sharp[1]["motion"]
+    motion = corrected[1]["motion"]
     assert motion["reference_frame"] == 0
     assert [motion["frames"][index]["corrected"] for index in "012"] == [False, True, False]
-    assert "moves by up to" in " ".join(sharp[1]["notes"])
-    assert "motion" not in blurred[1]
-    assert blurred[1]["notes"] == []
+    assert "moves by up to" in " ".join(corrected[1]["notes"])
+    assert "motion" not in uncorrected[1]
+    assert uncorrected[1]["notes"] == []

@@ -1,4 +1,4 @@
-"""A PET file becomes one image: frames by their time, in a known unit, at a common resolution."""
+"""PET files are read as one image: time window, units, motion and common resolution."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ FRAMES = 1000 * np.random.default_rng(0).gamma(4.0, 1.0, (3, *SHAPE)).astype(np.
 BQ = {"Units": "Bq/mL"}
 
 
-def with_(**options):
+def config_with(**options):
+    """Return the configuration with some values replaced."""
     return CONFIG.model_copy(update=options)
 
 
@@ -29,27 +30,27 @@ def with_(**options):
     ("window", "weights"),
     [(None, (60, 120, 300)), ((60, 480), (0, 120, 300)), ((120, 240), (0, 60, 60)), ((170, 1000), (0, 10, 300))],
 )
-def test_frames_count_for_their_seconds_in_the_window(tmp_path, window, weights):
-    """The mean is weighted by the time that each frame shares with the window, and the record tells the times."""
+def test_frames_are_weighted_by_their_overlap_with_the_window(tmp_path, window, weights):
+    """Weights are seconds inside the window, and the record has them."""
     path = save_pet(tmp_path / "pet.nii.gz", FRAMES, **TIMES, **BQ)
-    volume, record = read_pet(path, read_sidecar(path), with_(pet_window_s=window))
+    volume, record = read_pet(path, read_sidecar(path), config_with(pet_window_s=window))
     np.testing.assert_allclose(volume.array, np.average(FRAMES, axis=0, weights=weights), rtol=1e-5)
-    assert record["seconds_by_frame"] == {str(index): time for index, time in enumerate(weights) if time}
+    assert record["seconds_by_frame"] == {str(index): seconds for index, seconds in enumerate(weights) if seconds}
     assert (record["frames"], record["unit"], record["acquired_s"]) == (3, "Bq/mL", [0, 480])
     assert json.loads(json.dumps(record)) == record
 
 
-def test_a_window_that_is_half_covered_is_noted(tmp_path):
-    """The mean of what there is, is taken, and told."""
+def test_a_partly_covered_window_is_noted(tmp_path):
+    """The mean is over the acquired part of the window, and the record notes its share."""
     path = save_pet(tmp_path / "pet.nii", FRAMES, **TIMES, **BQ)
-    _, record = read_pet(path, read_sidecar(path), with_(pet_window_s=(240, 720)))
+    _, record = read_pet(path, read_sidecar(path), config_with(pet_window_s=(240, 720)))
     assert record["window_covered"] == 0.5
     assert record["notes"] == ["its frames cover 50% of the window"]
-    assert read_pet(path, read_sidecar(path), with_(pet_window_s=(240, 480)))[1]["notes"] == []
+    assert read_pet(path, read_sidecar(path), config_with(pet_window_s=(240, 480)))[1]["notes"] == []
 
 
-def test_times_may_stand_higher_up_in_the_dataset(tmp_path):
-    """By the inheritance principle of BIDS a sidecar at the root holds for all, and one nearer rules."""
+def test_times_are_inherited_from_sidecars_above(tmp_path):
+    """By the inheritance principle of BIDS, the nearest sidecar takes precedence over one at the root."""
     folder = tmp_path / "sub-1" / "pet"
     folder.mkdir(parents=True)
     (tmp_path / "dataset_description.json").write_text("{}")
@@ -69,63 +70,63 @@ def test_times_may_stand_higher_up_in_the_dataset(tmp_path):
         (TIMES | {"FrameDuration": [60, 120]}, None, "expected 3, one per frame"),
     ],
 )
-def test_a_series_needs_its_times(tmp_path, sidecar, window, words):
-    """What cannot be averaged as asked is refused with the remedy."""
+def test_a_series_without_times_is_refused(tmp_path, sidecar, window, words):
+    """Frames that cannot be averaged as configured are refused with the remedy."""
     path = save_pet(tmp_path / "pet.nii", FRAMES, **sidecar)
     with pytest.raises(DataError, match=words) as caught:
-        read_pet(path, read_sidecar(path), with_(pet_window_s=window))
+        read_pet(path, read_sidecar(path), config_with(pet_window_s=window))
     assert str(caught.value).startswith(f"{path}: ")
 
 
-def test_a_still_image_needs_no_times(tmp_path):
-    """Without a window nothing is missing; with one, it is noted that the image could not be held against it."""
+def test_a_static_image_needs_no_times(tmp_path):
+    """If a window is configured, the record notes that the image was not compared with it."""
     path = save_pet(tmp_path / "pet.nii", FRAMES[0], **BQ)
     volume, record = read_pet(path, read_sidecar(path), CONFIG)
     np.testing.assert_array_equal(volume.array, FRAMES[0])
     assert record == {"frames": 1, "unit": "Bq/mL", "notes": []}
     for sidecar in (BQ, BQ | {"FrameTimesStart": [0], "FrameDuration": [60]}):
-        (note,) = read_pet(save_pet(path, FRAMES[0], **sidecar), sidecar, with_(pet_window_s=(0, 60)))[1]["notes"]
-        assert note.startswith("not held against the window: ")
+        (note,) = read_pet(save_pet(path, FRAMES[0], **sidecar), sidecar, config_with(pet_window_s=(0, 60)))[1]["notes"]
+        assert note.startswith("not compared with the window: ")
         assert "missing" in note
 
 
-def test_a_still_image_is_held_against_the_window(tmp_path):
-    """One within it is fine, one that goes beyond is noted, one that misses it is refused."""
+def test_a_static_image_is_compared_with_the_window(tmp_path):
+    """An image inside the window is accepted, one that exceeds it is noted, and one outside is refused."""
     times = {"InjectionStart": 0, "FrameTimesStart": [1800, 2100], "FrameDuration": [300, 300]}
     path = save_pet(tmp_path / "pet.nii", FRAMES[0], **times, **BQ)
-    assert read_pet(path, read_sidecar(path), with_(pet_window_s=(1800, 2400)))[1]["notes"] == []
-    (note,) = read_pet(path, read_sidecar(path), with_(pet_window_s=(2000, 2400)))[1]["notes"]
+    assert read_pet(path, read_sidecar(path), config_with(pet_window_s=(1800, 2400)))[1]["notes"] == []
+    (note,) = read_pet(path, read_sidecar(path), config_with(pet_window_s=(2000, 2400)))[1]["notes"]
     assert note == "is one image of 1800 to 2400 s, expected 2000 to 2400 s"
     with pytest.raises(DataError, match="expected part of it in the window"):
-        read_pet(path, read_sidecar(path), with_(pet_window_s=(3000, 3600)))
+        read_pet(path, read_sidecar(path), config_with(pet_window_s=(3000, 3600)))
 
 
-def test_frames_that_decay_are_noted(tmp_path):
-    """Their mean favours the early ones."""
+def test_frames_without_decay_correction_are_noted(tmp_path):
+    """Their mean gives early frames more weight."""
     path = save_pet(tmp_path / "pet.nii", FRAMES, ImageDecayCorrected=False, **TIMES, **BQ)
     assert "decay" in read_pet(path, read_sidecar(path), CONFIG)[1]["notes"][0]
 
 
-def test_an_empty_series_is_refused(tmp_path):
-    """One whose every voxel is the same, with and without a look for motion."""
+def test_a_constant_series_is_refused(tmp_path):
+    """All voxels are equal, with and without motion correction."""
     path = save_pet(tmp_path / "pet.nii", np.zeros((3, *SHAPE)), **TIMES)
     for motion in (False, True):
         with pytest.raises(IntensityError, match="every voxel of its mean is 0"):
-            read_pet(path, read_sidecar(path), with_(pet_motion=motion))
+            read_pet(path, read_sidecar(path), config_with(pet_motion=motion))
 
 
-def test_a_series_without_a_place_in_the_world_is_refused(tmp_path):
-    """The geometry gate holds for series too."""
+def test_a_series_with_a_singular_affine_is_refused(tmp_path):
+    """The geometry of series is checked as that of volumes."""
     path = save_pet(tmp_path / "pet.nii", FRAMES, **TIMES)
     data = bytearray(path.read_bytes())
-    data[280:328] = bytes(48)  # the sform's three rows
+    data[280:328] = bytes(48)  # the three rows of the sform
     path.write_bytes(bytes(data))
     with pytest.raises(GeometryError, match="singular"):
         read_pet(path, read_sidecar(path), CONFIG)
 
 
-def test_other_modalities_are_read_as_they_are(tmp_path):
-    """An MR scan has no record of PET, and must not be a series."""
+def test_other_modalities_are_read_unchanged(tmp_path):
+    """An MR scan has no PET record."""
     path = save_pet(tmp_path / "t1.nii", FRAMES[0])
     volume, record = read_scan(verify_image(path), MODALITIES["T1w"], CONFIG)
     assert record == {}
@@ -134,43 +135,42 @@ def test_other_modalities_are_read_as_they_are(tmp_path):
 
 
 def width_mm(array, axis, edge):
-    """Full width at half maximum of a Gaussian spot along an axis, by its second moment."""
+    """Return the full width at half maximum of a Gaussian spot along an axis, from its second moment."""
     profile = array.sum(axis=tuple({0, 1, 2} - {axis}), dtype=np.float64)
-    place = np.arange(len(profile)) * edge
-    mean = np.average(place, weights=profile)
-    return FWHM * np.sqrt(np.average((place - mean) ** 2, weights=profile))
+    position = np.arange(len(profile)) * edge
+    mean = np.average(position, weights=profile)
+    return FWHM * np.sqrt(np.average((position - mean) ** 2, weights=profile))
 
 
 def spot(shape, spacing, fwhm):
-    """A Gaussian spot in the middle of a grid."""
+    """Return a Gaussian spot at the centre of a grid."""
     index = np.meshgrid(*[(np.arange(size) - size // 2) * edge for size, edge in zip(shape, spacing, strict=True)])
     distance = sum(part**2 for part in index).transpose(1, 0, 2)
     return 1000 * np.exp(-distance / 2 * (FWHM / fwhm) ** 2)
 
 
-@pytest.mark.parametrize(("model", "own"), [("HR+", 5.0), ("hrrt ", 3.0), ("Old", 8.0)])
-def test_variances_add_up_to_the_common_resolution(tmp_path, model, own):
-    """A point source of each scanner comes out 8 mm wide along every axis, whatever the voxels' edges."""
+@pytest.mark.parametrize(("model", "native_fwhm"), [("HR+", 5.0), ("hrrt ", 3.0), ("Old", 8.0)])
+def test_scanners_are_smoothed_to_the_common_resolution(tmp_path, model, native_fwhm):
+    """A point source of each scanner is 8 mm wide along every axis of an anisotropic grid."""
     shape, spacing = (31, 33, 25), (1.5, 1.5, 2.5)
     path = save_pet(
         tmp_path / "pet.nii",
-        spot(shape, spacing, own),
+        spot(shape, spacing, native_fwhm),
         np.diag([*spacing, 1.0]),
         ManufacturersModelName=model,
     )
-    config = with_(pet_resolution_mm=8.0, scanner_resolution_mm={"HR+": 5.0, "HRRT": 3.0, "Old": 8.0})
+    config = config_with(pet_resolution_mm=8.0, scanner_resolution_mm={"HR+": 5.0, "HRRT": 3.0, "Old": 8.0})
     volume, record = read_pet(path, read_sidecar(path), config)
     widths = [width_mm(volume.array, axis, edge) for axis, edge in enumerate(spacing)]
     np.testing.assert_allclose(widths, 8.0, rtol=0.02)
-    assert record["resolution"]["own_fwhm_mm"] == own
-    assert record["resolution"]["added_fwhm_mm"] == pytest.approx((64 - own**2) ** 0.5, abs=1e-3)
+    assert record["resolution"]["own_fwhm_mm"] == native_fwhm
+    assert record["resolution"]["added_fwhm_mm"] == pytest.approx((64 - native_fwhm**2) ** 0.5, abs=1e-3)
 
 
 @pytest.mark.parametrize(("model", "words"), [("GE", "scanner 'GE' is not known"), ("Coarse", "resolves 9 mm")])
-def test_a_scanner_that_cannot_be_brought_there_is_refused(tmp_path, model, words):
-    """An unknown one, and one that is coarser than the common resolution."""
+def test_a_scanner_that_cannot_be_smoothed_to_it_is_refused(tmp_path, model, words):
+    """An unknown scanner, and one with a coarser resolution."""
     path = save_pet(tmp_path / "pet.nii", FRAMES[0], ManufacturersModelName=model)
+    config = config_with(pet_resolution_mm=8.0, scanner_resolution_mm={"HR+": 5.0, "Coarse": 9.0})
     with pytest.raises(DataError, match=words):
-        read_pet(
-            path, read_sidecar(path), with_(pet_resolution_mm=8.0, scanner_resolution_mm={"HR+": 5.0, "Coarse": 9.0})
-        )
+        read_pet(path, read_sidecar(path), config)

@@ -1,4 +1,4 @@
-"""The pair pipeline on a small head made from the template, whose true maps are known."""
+"""The preprocessing of a pair, on a small head made from the template with known maps."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ SOURCE_TO_TEMPLATE = rigid((-5, 3, 4), (4, 12, -8)) @ np.diag([1.08, 0.95, 1.04,
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory):
-    """A source in LPS order and a blurred, noisy target of another contrast, each on a grid of its own."""
+    """A source in LPS order and a blurred, noisy target of another contrast on another grid."""
     folder = tmp_path_factory.mktemp("head")
     image, mask = coarse_template()
     source_affine = np.diag([-3.0, -3.0, 3.0, 1.0])
     source_affine[:3, 3] = (105, 90, -100)
-    # The template is symmetric: a dark spot on the left tells the sides apart.
+    # The template is symmetric, so a dark spot on the left marks the side.
     world = apply_map(image.affine, np.argwhere(np.ones(image.array.shape)).astype(float))
     spot = (np.linalg.norm(world - (-40, -20, 30), axis=1) < 14).reshape(image.array.shape)
     image = replace(image, array=np.where(spot, 0.3, image.array).astype(np.float32))
@@ -66,8 +66,8 @@ def head(tmp_path_factory):
     return folder
 
 
-def by_threshold(volume):
-    """Stands in for the network: the head is skull-stripped already."""
+def threshold_mask(volume):
+    """Replace the network, because the head is skull-stripped already."""
     mask = gaussian_filter(volume.array, 1) > 100
     return mask, measure_shape(mask, volume.affine)
 
@@ -75,27 +75,27 @@ def by_threshold(volume):
 @pytest.fixture(scope="module")
 def pair(head):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "brain_mask", by_threshold)
+        patch.setattr(pipeline, "brain_mask", threshold_mask)
         return preprocess(head / "source.nii.gz", head / "target.nii.gz", T1W, FDG, CONFIG)
 
 
-def preprocess(source, target, *others, extra=None, mask=None):
-    """`preprocess_pair` of files."""
+def preprocess(source, target, *settings, extra=None, mask=None):
+    """Verify the files and preprocess them as a pair."""
     images = {name: verify_image(path) for name, path in (extra or {}).items()}
     target, mask = (path and verify_image(path) for path in (target, mask))
-    return pipeline.preprocess_pair(verify_image(source), target, *others, extra=images, mask=mask)
+    return pipeline.preprocess_pair(verify_image(source), target, *settings, extra=images, mask=mask)
 
 
-def mean_error(pair, estimated, true, world_points):
+def mean_error(estimated, true, world_points):
     return np.linalg.norm(apply_map(np.array(estimated), world_points) - apply_map(true, world_points), axis=1).mean()
 
 
 def test_registration_recovers_the_known_maps(pair):
-    """Target to source within 1 mm, source to template within 2 mm, on average over the brain."""
+    """The mean error over the brain is below 1 mm to the source, and below 2 mm to the template."""
     points = apply_map(pair.source_volume.affine, np.argwhere(pair.native_mask)[::20].astype(float))
     at_target = apply_map(np.linalg.inv(TARGET_TO_SOURCE), points)
-    assert mean_error(pair, pair.record["target_to_source"], TARGET_TO_SOURCE, at_target) < 1
-    assert mean_error(pair, pair.record["source_to_template"], SOURCE_TO_TEMPLATE, points) < 2
+    assert mean_error(pair.record["target_to_source"], TARGET_TO_SOURCE, at_target) < 1
+    assert mean_error(pair.record["source_to_template"], SOURCE_TO_TEMPLATE, points) < 2
     quality = pair.record["quality"]["target_to_source"]
     moved = np.linalg.norm(at_target - points, axis=1).mean()
     assert quality["displacement_mm"] == pytest.approx(moved, abs=1)
@@ -103,14 +103,14 @@ def test_registration_recovers_the_known_maps(pair):
 
 
 def test_registration_is_deterministic(head, pair):
-    """The same scans give the same map to the last bit."""
+    """Equal scans give bit-identical maps."""
     target = read_volume(head / "target.nii.gz")
-    again = registration.register_rigid(target, pair.source_volume, pair.native_mask)
-    assert again.points_map.tolist() == pair.record["target_to_source"]
+    repeated = registration.register_rigid(target, pair.source_volume, pair.native_mask)
+    assert repeated.points_map.tolist() == pair.record["target_to_source"]
 
 
 def test_unrelated_scans_are_refused(head, pair):
-    """Noise shares nothing with a head, and a target that misses the brain is named."""
+    """A target of noise, and a target that does not cover the brain."""
     target = read_volume(head / "target.nii.gz")
     noise = replace(target, array=np.random.default_rng(1).normal(size=target.array.shape).astype(np.float32))
     with pytest.raises(RegistrationError, match="nats"):
@@ -121,22 +121,22 @@ def test_unrelated_scans_are_refused(head, pair):
 
 
 def test_the_model_grid_is_centred_on_the_templates_brain():
-    """RAS-aligned, isotropic, its middle in the middle of the brain's bounding box, and the brain fits the default."""
+    """The default grid is RAS-aligned and isotropic, shares the centre of the brain's bounding box, and contains it."""
     config = PreprocessConfig()
     affine, shape = model_grid(config)
     assert nib.aff2axcodes(affine) == ("R", "A", "S")
     np.testing.assert_array_equal(affine[:3, :3], np.eye(3) * config.spacing_mm)
     brain = nilearn.datasets.load_mni152_brain_mask(resolution=1)
     points = apply_map(brain.affine, np.argwhere(np.asarray(brain.dataobj) > 0).astype(float))
-    middle = apply_map(affine, (np.array([shape]) - 1) / 2)[0]
-    np.testing.assert_allclose(middle, (points.min(axis=0) + points.max(axis=0)) / 2)
+    centre = apply_map(affine, (np.array([shape]) - 1) / 2)[0]
+    np.testing.assert_allclose(centre, (points.min(axis=0) + points.max(axis=0)) / 2)
     index = apply_map(np.linalg.inv(affine), points)
     assert index.min() > 0
     assert (index.max(axis=0) < np.array(shape) - 1).all()
 
 
 def test_the_pair_is_normalised_and_masked(pair):
-    """SUVR has mean 1 in the brain; outside it both images are background; the source lies on 0..1."""
+    """SUVR has mean 1 in the brain, both images are background outside, and the source is about 0 to 1."""
     assert pair.source.shape == pair.target.shape == pair.mask.shape == CONFIG.shape
     assert pair.source.dtype == pair.target.dtype == pair.target_native.dtype == np.float32
     assert pair.target[pair.mask].mean() == pytest.approx(1, abs=1e-5)
@@ -147,8 +147,8 @@ def test_the_pair_is_normalised_and_masked(pair):
     assert pair.target_native[pair.native_mask].mean() == pytest.approx(1, abs=0.05)
 
 
-def test_the_pair_lies_over_the_template(pair):
-    """On the model grid the source correlates with the template itself: left is left."""
+def test_the_pair_is_aligned_with_the_template(pair):
+    """On the model grid, the source correlates with the template, and left is left."""
     image, _ = coarse_template()
     affine, shape = model_grid(CONFIG)
     expected = resample(image, affine, shape)
@@ -161,7 +161,7 @@ def test_the_pair_lies_over_the_template(pair):
 
 
 def test_to_native_needs_only_the_json_record(pair):
-    """A smooth image goes from the source's grid to the model grid and back: r > 0.99 in the brain, else background."""
+    """A smooth image survives the model grid with r > 0.99 in the brain; voxels outside the grid are background."""
     record = json.loads(json.dumps(pair.record))
     source = pair.source_volume
     points = apply_map(source.affine, np.argwhere(np.ones(source.array.shape)).astype(float))
@@ -175,52 +175,52 @@ def test_to_native_needs_only_the_json_record(pair):
     assert (back == -7).any()
 
 
-def test_resample_to_grid_places_the_target_world(head, pair):
-    """Any image on the target's grid lands where the target did; an unknown world is refused."""
+def test_images_in_target_space_are_resampled_like_the_target(head, pair):
+    """The target itself gives the preprocessed target; an unknown space is refused."""
     target, grid = read_volume(head / "target.nii.gz"), model_grid(CONFIG)
-    again = record_of.resample_to_grid(target, pair.record, grid, world="target")
+    resampled = record_of.resample_to_grid(target, pair.record, grid, world="target")
     slope = pair.record["target"]["intensity"]["slope"]
-    np.testing.assert_allclose(again[pair.mask] / slope, pair.target[pair.mask], rtol=1e-5)
+    np.testing.assert_allclose(resampled[pair.mask] / slope, pair.target[pair.mask], rtol=1e-5)
     with pytest.raises(DataError, match="world"):
         record_of.resample_to_grid(target, pair.record, grid, world="moon")
 
 
 def test_a_scan_without_target_gives_the_same_source(head, pair, monkeypatch):
-    """What is fed to the model does not depend on whether a target exists."""
-    monkeypatch.setattr(pipeline, "brain_mask", by_threshold)
-    alone = preprocess(head / "source.nii.gz", None, T1W, FDG, CONFIG)
-    np.testing.assert_array_equal(alone.source, pair.source)
-    assert alone.target is None
-    assert alone.target_native is None
+    """The model's input does not depend on the presence of a target."""
+    monkeypatch.setattr(pipeline, "brain_mask", threshold_mask)
+    source_only = preprocess(head / "source.nii.gz", None, T1W, FDG, CONFIG)
+    np.testing.assert_array_equal(source_only.source, pair.source)
+    assert source_only.target is None
+    assert source_only.target_native is None
     with pytest.raises(DataError, match="world"):
-        record_of.resample_to_grid(alone.source_volume, alone.record, model_grid(CONFIG), world="target")
+        record_of.resample_to_grid(source_only.source_volume, source_only.record, model_grid(CONFIG), world="target")
 
 
-def test_the_studys_own_mask_takes_the_networks_place(head, pair, tmp_path):
-    """The same mask from a file gives the same images; the record says whose it is, and nothing of how long it took."""
+def test_a_mask_of_the_study_replaces_the_network(head, pair, tmp_path):
+    """The same mask from a file gives the same images; the record has its origin but no run times."""
     file = tmp_path / "mask.nii.gz"
     write_volume(file, pair.native_mask, pair.source_volume.affine, dtype=np.uint8)
-    own = preprocess(head / "source.nii.gz", None, T1W, FDG, CONFIG, mask=file)
-    np.testing.assert_array_equal(own.source, pair.source)
-    assert own.record["brain_mask"] == {"file": "mask.nii.gz", "sha256": sha256(file)}
+    masked = preprocess(head / "source.nii.gz", None, T1W, FDG, CONFIG, mask=file)
+    np.testing.assert_array_equal(masked.source, pair.source)
+    assert masked.record["brain_mask"] == {"file": "mask.nii.gz", "sha256": sha256(file)}
     assert pair.record["brain_mask"] == {"made_by": "deepbet"}
-    assert own.record["quality"] == {key: pair.record["quality"][key] for key in own.record["quality"]}
-    assert list(own.clock.seconds) == ["read", "brain_mask", "bias_field", "template", "grid"]
-    assert "seconds" not in json.dumps(own.record)
+    assert masked.record["quality"] == {key: pair.record["quality"][key] for key in masked.record["quality"]}
+    assert list(masked.clock.seconds) == ["read", "brain_mask", "bias_field", "template", "grid"]
+    assert "seconds" not in json.dumps(masked.record)
 
 
-def test_the_record_tells_how_the_scans_lay_before(pair):
-    """Target and source shared less by the scanner's coordinates; the template's are no scanner's."""
+def test_the_record_has_the_metrics_before_registration(pair):
+    """Mutual information was lower in scanner coordinates; there is none with the template before registration."""
     quality = pair.record["quality"]
-    found = quality["target_to_source"]
-    assert found["mutual_information_nats"] > 2 * found["before"]["mutual_information_nats"]
+    registered = quality["target_to_source"]
+    assert registered["mutual_information_nats"] > 2 * registered["before"]["mutual_information_nats"]
     assert quality["source_to_template"]["before"] is None
-    assert not [name for name, (_, least, most) in BOUNDS.items() if not least <= quality["brain_mask"][name] <= most]
+    assert all(least <= quality["brain_mask"][name] <= most for name, (_, least, most) in BOUNDS.items())
 
 
 def test_an_anatomical_target_needs_no_special_case(head, monkeypatch):
-    """The same code takes a robustly normalised target with its bias field corrected in its own space."""
-    monkeypatch.setattr(pipeline, "brain_mask", by_threshold)
+    """A FLAIR target is bias-corrected in its native space and normalised robustly."""
+    monkeypatch.setattr(pipeline, "brain_mask", threshold_mask)
     config = CONFIG.model_copy(update={"bias_field": True})
     pair = preprocess(head / "source.nii.gz", head / "target.nii.gz", T1W, FLAIR, config)
     assert pair.record["target"]["intensity"]["normaliser"] == "robust"
@@ -229,55 +229,55 @@ def test_an_anatomical_target_needs_no_special_case(head, monkeypatch):
 
 @pytest.fixture(scope="module")
 def both(head):
-    """The source with a FLAIR beside it that is also the target."""
+    """A pair with a further source: the same image serves as FLAIR and as target."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "brain_mask", by_threshold)
+        patch.setattr(pipeline, "brain_mask", threshold_mask)
         image = head / "target.nii.gz"
         return preprocess(head / "source.nii.gz", image, T1W, FDG, CONFIG, extra={"FLAIR": image})
 
 
-def test_a_further_source_goes_the_targets_way(both, pair, head):
-    """It is aligned as a target is, normalised by its own row, and recorded; source and target stay what they were."""
+def test_a_further_source_is_processed_like_a_target(both, pair, head):
+    """It is registered like a target and normalised by its modality; source and target do not change."""
     np.testing.assert_array_equal(both.source, pair.source)
     np.testing.assert_array_equal(both.target, pair.target)
-    values, found = both.extra["FLAIR"].values, both.record["extra_sources"]["FLAIR"]
-    assert found["to_source"] == pair.record["target_to_source"]
-    assert found["file"] == "target.nii.gz"
-    assert found["intensity"]["normaliser"] == "robust"
+    values, flair_record = both.extra["FLAIR"].values, both.record["extra_sources"]["FLAIR"]
+    assert flair_record["to_source"] == pair.record["target_to_source"]
+    assert flair_record["file"] == "target.nii.gz"
+    assert flair_record["intensity"]["normaliser"] == "robust"
     assert both.record["quality"]["FLAIR_to_source"] == pair.record["quality"]["target_to_source"]
     assert both.record.keys() == pair.record.keys()
     assert (values[~pair.mask] == 0).all()
     assert np.corrcoef(values[pair.mask], pair.target[pair.mask])[0, 1] > 0.99
     volume, record = read_volume(head / "target.nii.gz"), json.loads(json.dumps(both.record))
-    placed = [
+    resampled = [
         record_of.resample_to_grid(volume, record, model_grid(CONFIG), world=world) for world in ("FLAIR", "target")
     ]
-    np.testing.assert_array_equal(*placed)
+    np.testing.assert_array_equal(*resampled)
 
 
-def test_aligned_images_are_trusted_but_measured(head, pair, tmp_path, monkeypatch):
-    """With `aligned` no image moves by so much as a rounding error, and one that shares nothing there is refused."""
-    monkeypatch.setattr(pipeline, "brain_mask", by_threshold)
+def test_aligned_images_are_measured_but_not_moved(head, pair, tmp_path, monkeypatch):
+    """With `aligned`, maps are exact identities, and an image without mutual information is refused."""
+    monkeypatch.setattr(pipeline, "brain_mask", threshold_mask)
     config = CONFIG.model_copy(update={"aligned": True})
-    place, noise = tmp_path / "there.nii.gz", tmp_path / "noise.nii.gz"
-    there = resample(pair.target_volume, *pair.source_volume.grid, np.linalg.inv(TARGET_TO_SOURCE))
-    write_volume(place, there, pair.source_volume.affine)
-    write_volume(noise, np.random.default_rng(0).random(there.shape), pair.source_volume.affine)
+    aligned_file, noise = tmp_path / "aligned.nii.gz", tmp_path / "noise.nii.gz"
+    aligned = resample(pair.target_volume, *pair.source_volume.grid, np.linalg.inv(TARGET_TO_SOURCE))
+    write_volume(aligned_file, aligned, pair.source_volume.affine)
+    write_volume(noise, np.random.default_rng(0).random(aligned.shape), pair.source_volume.affine)
     source = head / "source.nii.gz"
-    trusted = preprocess(source, place, T1W, FDG, config, extra={"FLAIR": place})
-    moved = [trusted.record["target_to_source"], trusted.record["extra_sources"]["FLAIR"]["to_source"]]
-    assert moved == [np.eye(4).tolist()] * 2
+    unmoved = preprocess(source, aligned_file, T1W, FDG, config, extra={"FLAIR": aligned_file})
+    maps = [unmoved.record["target_to_source"], unmoved.record["extra_sources"]["FLAIR"]["to_source"]]
+    assert maps == [np.eye(4).tolist()] * 2
     for name in ("target_to_source", "FLAIR_to_source"):
-        quality, registered = trusted.record["quality"][name], pair.record["quality"]["target_to_source"]
+        quality, registered = unmoved.record["quality"][name], pair.record["quality"]["target_to_source"]
         assert quality["displacement_mm"] == 0
         assert quality["mutual_information_nats"] > 0.5 * registered["mutual_information_nats"]
-    assert np.corrcoef(trusted.target[pair.mask], pair.target[pair.mask])[0, 1] > 0.95
+    assert np.corrcoef(unmoved.target[pair.mask], pair.target[pair.mask])[0, 1] > 0.95
     with pytest.raises(RegistrationError, match=r"noise\.nii\.gz: aligned with source\.nii\.gz they share"):
         preprocess(source, noise, T1W, FDG, config)
 
 
-def test_a_further_source_is_written_beside_the_others(both, tmp_path):
-    """Its volume and what was done with it lie where the data set looks for it; the picture shows it."""
+def test_a_further_source_is_written(both, tmp_path):
+    """Volume and sidecar are in the layout's files."""
     layout, scan = Layout(tmp_path), Scan("01")
     files = outputs.write_pair(both, layout, scan, T1W, FDG)
     assert files["FLAIR"] == layout.on_grid(scan, FLAIR)
@@ -287,8 +287,8 @@ def test_a_further_source_is_written_beside_the_others(both, tmp_path):
     assert sidecar["SpatialReference"] == json.loads(files["record"].read_text())["SpatialReference"]
 
 
-def test_written_files_tell_what_they_are(pair, tmp_path):
-    """Every output exists and reads back; the record is the source's sidecar; no folder name or stray tag leaks."""
+def test_outputs_of_a_pair_are_written(pair, tmp_path):
+    """Every output reads back, the record is the source's sidecar, and no folder or private tag leaks."""
     layout, scan = Layout(tmp_path), Scan("01", "02")
     files = outputs.write_pair(pair, layout, scan, T1W, FDG)
     assert files["record"] == layout.record(scan, T1W)
@@ -310,51 +310,51 @@ def test_written_files_tell_what_they_are(pair, tmp_path):
     assert before == {name: file.read_bytes() for name, file in files.items()}
 
 
-def test_a_series_is_averaged_and_divided_by_its_reference_region(head, pair, tmp_path, monkeypatch):
-    """Of a dynamic PET whose field of view ends in the cerebellum, the window's mean is 1 where that is shown."""
-    monkeypatch.setattr(pipeline, "brain_mask", by_threshold)
+def test_a_series_is_averaged_and_scaled_by_its_reference_region(head, pair, tmp_path, monkeypatch):
+    """The mean of the window is 1 in the part of the cerebellum that the field of view contains."""
+    monkeypatch.setattr(pipeline, "brain_mask", threshold_mask)
     target = read_volume(head / "target.nii.gz")
-    first = 14  # a quarter of the cerebellum lies below this slice, and 5 % of the brain
+    first = 14  # a quarter of the cerebellum and 5 % of the brain lie below this slice
     affine = target.affine @ rigid((0, 0, 0), (0, 0, first))
     frames = np.stack([target.array.max() - target.array, target.array])[..., first:]
     times = {"InjectionStart": 0, "FrameTimesStart": [0, 600], "FrameDuration": [600, 600], "Units": "BQML"}
     path = save_pet(tmp_path / "series.nii.gz", frames, affine, **times)
     options = {"pet_window_s": (600, 1200), "reference_region": "cerebellum"}
     config = CONFIG.model_copy(update=options)
-    found = preprocess(head / "source.nii.gz", path, T1W, FDG, config)
+    averaged = preprocess(head / "source.nii.gz", path, T1W, FDG, config)
     region, grid = reference_mask("cerebellum", model_grid(config)), model_grid(config)
     field = replace(target, array=np.ones_like(frames[0]), affine=affine)
-    shown = record_of.resample_to_grid(field, found.record, grid, world="target") > 0
-    used = region & found.mask & shown
-    assert 20 <= used.sum() < (region & found.mask).sum()
-    assert found.target[used].mean() == pytest.approx(1, abs=1e-5)
-    fitted = found.record["target"]["intensity"]
-    assert fitted["reference_value"] == fitted["slope"]
-    assert (fitted["reference_region"], fitted["reference_unit"]) == ("cerebellum", "Bq/mL")
-    assert fitted["reference_voxels"] == used.sum()
-    assert fitted["reference_shown"] == pytest.approx(used.sum() / (region & found.mask).sum(), abs=1e-4)
-    assert found.record["target"]["pet"]["seconds_by_frame"] == {"1": 600}
-    assert np.corrcoef(found.target[pair.mask & shown], pair.target[pair.mask & shown])[0, 1] > 0.97
-    assert json.loads(json.dumps(found.record)) == found.record
+    in_view = record_of.resample_to_grid(field, averaged.record, grid, world="target") > 0
+    used = region & averaged.mask & in_view
+    assert 20 <= used.sum() < (region & averaged.mask).sum()
+    assert averaged.target[used].mean() == pytest.approx(1, abs=1e-5)
+    intensity = averaged.record["target"]["intensity"]
+    assert intensity["reference_value"] == intensity["slope"]
+    assert (intensity["reference_region"], intensity["reference_unit"]) == ("cerebellum", "Bq/mL")
+    assert intensity["reference_voxels"] == used.sum()
+    assert intensity["reference_shown"] == pytest.approx(used.sum() / (region & averaged.mask).sum(), abs=1e-4)
+    assert averaged.record["target"]["pet"]["seconds_by_frame"] == {"1": 600}
+    assert np.corrcoef(averaged.target[pair.mask & in_view], pair.target[pair.mask & in_view])[0, 1] > 0.97
+    assert json.loads(json.dumps(averaged.record)) == averaged.record
 
 
-def test_n4_evens_out_a_known_field():
-    """A smooth field of 30 % across the brain is mostly removed, and the mean logarithm is kept."""
+def test_n4_removes_a_known_field():
+    """A smooth field of 30 % across the brain is removed by more than three quarters."""
     image, mask = coarse_template()
     inside = mask.array > 0
     ramp = np.linspace(-0.3, 0.3, image.array.shape[1], dtype=np.float32)[None, :, None]
     biased = replace(image, array=image.array * np.exp(ramp) * 500)
-    clean, fixed = correct_bias(replace(image, array=image.array * 500), inside), correct_bias(biased, inside)
+    reference, corrected = correct_bias(replace(image, array=image.array * 500), inside), correct_bias(biased, inside)
     bright = inside & (image.array > 0.5)
-    left = np.log(fixed.array[bright] / clean.array[bright])
-    assert left.std() < 0.25 * np.log(biased.array[bright] / (500 * image.array[bright])).std()
+    residual = np.log(corrected.array[bright] / reference.array[bright])
+    assert residual.std() < 0.25 * np.log(biased.array[bright] / (500 * image.array[bright])).std()
 
 
 @pytest.mark.parametrize(
     ("spacing", "words"), [((1.0, 1.0, 1.0), "ml"), ((9.0, 9.0, 9.0), "ml"), ((8.0, 2.2, 2.0), "mm along")]
 )
-def test_a_mask_that_is_no_brain_is_refused(spacing, words):
-    """A ball too small, too large, or stretched is not taken for a brain."""
+def test_an_implausible_mask_is_refused(spacing, words):
+    """A ball that is too small, too large, or stretched."""
     index = np.stack(np.meshgrid(*[np.arange(40)] * 3, indexing="ij"))
     ball = ((index - 19.5) ** 2).sum(axis=0) < 18.0**2
     with pytest.raises(IntensityError, match=words):
@@ -362,11 +362,12 @@ def test_a_mask_that_is_no_brain_is_refused(spacing, words):
 
 
 @pytest.mark.slow
-def test_the_network_finds_the_templates_brain_in_any_orientation():
-    """The mask agrees with the template's by Dice > 0.9, and turning the array turns the mask."""
+def test_the_network_masks_the_template_in_any_orientation():
+    """The Dice coefficient with the template's mask exceeds 0.9, and a reoriented image has the reoriented mask."""
     image, mask = coarse_template()
-    found = masks.brain_mask(image)[0]
-    assert 2 * (found & (mask.array > 0)).sum() / (found.sum() + mask.array.sum()) > 0.9
-    turned = nib.as_closest_canonical(nib.Nifti1Image(image.array, image.affine)).slicer[::-1, ::-1]
-    again = masks.brain_mask(Volume(np.asarray(turned.dataobj).transpose(2, 0, 1), turned.affine[:, [2, 0, 1, 3]]))[0]
-    np.testing.assert_array_equal(again.transpose(1, 2, 0)[::-1, ::-1], found)
+    estimated = masks.brain_mask(image)[0]
+    assert 2 * (estimated & (mask.array > 0)).sum() / (estimated.sum() + mask.array.sum()) > 0.9
+    rotated = nib.as_closest_canonical(nib.Nifti1Image(image.array, image.affine)).slicer[::-1, ::-1]
+    permuted = Volume(np.asarray(rotated.dataobj).transpose(2, 0, 1), rotated.affine[:, [2, 0, 1, 3]])
+    permuted_mask = masks.brain_mask(permuted)[0]
+    np.testing.assert_array_equal(permuted_mask.transpose(1, 2, 0)[::-1, ::-1], estimated)

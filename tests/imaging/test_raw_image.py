@@ -1,4 +1,4 @@
-"""One pass over a raw file gives its digests and value range, from which it is checked without another one."""
+"""Digests, value range and checks of a raw file, from one pass over its bytes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dualflow.imaging.raw_image import check_scan, digest_image, verify_image
 
 
 def write(path: Path, seed: int, *, shape=(4, 5, 6), dtype=np.int16, shift=0.0, note=""):
-    """A small image whose voxels depend on the seed alone."""
+    """Write a small image whose voxels depend on the seed only."""
     voxels = np.random.default_rng(seed).integers(0, 100, shape).astype(dtype)
     image = nib.Nifti1Image(voxels, np.diag([2, 2, 2, 1.0]) + np.eye(4)[:, [3, 0, 1, 2]] * shift)
     image.header["descrip"] = note
@@ -27,22 +27,22 @@ def voxels_digest(path):
     return digest_image(path).voxels_sha256
 
 
-def test_header_and_name_do_not_count(tmp_path):
-    """Another affine, note and compression leave the voxel digest as it is; voxels, size and type do not."""
+def test_the_voxel_digest_ignores_header_and_name(tmp_path):
+    """The digest depends on voxels, shape and type, not on affine, description or compression."""
     first = voxels_digest(write(tmp_path / "a.nii.gz", 1))
     assert voxels_digest(write(tmp_path / "b.nii", 1, shift=3.0, note="anonymised")) == first
-    others = [
+    different = [
         write(tmp_path / "c.nii", 2),
         write(tmp_path / "d.nii", 1, shape=(5, 4, 6)),
         write(tmp_path / "e.nii", 1, dtype=np.uint16),
         write(tmp_path / "f.nii", 1, shape=(4, 5, 6, 2)),
     ]
-    assert len({first, *map(voxels_digest, others)}) == 5
+    assert len({first, *map(voxels_digest, different)}) == 5
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "padded.nii", "members.nii.gz"])
 def test_the_file_is_hashed_as_it_is_stored(tmp_path, name):
-    """Below the decompression, with whatever follows the voxels."""
+    """The file digest covers the compressed bytes, including bytes after the voxels."""
     path = write(tmp_path / name, 1)
     if name == "padded.nii":
         path.write_bytes(path.read_bytes() + bytes(3 << 20))
@@ -55,19 +55,19 @@ def test_the_file_is_hashed_as_it_is_stored(tmp_path, name):
     assert (digest.minimum, digest.maximum) == (voxels.min(), voxels.max())
 
 
-@pytest.mark.parametrize("damage", [b"", b"no image", "cut", "packed and cut"])
-def test_what_cannot_be_read_has_no_digest(tmp_path, damage):
-    """An empty, foreign or shortened file is refused with its name."""
+@pytest.mark.parametrize("damage", [b"", b"no image", "truncated", "compressed and truncated"])
+def test_an_unreadable_file_has_no_digest(tmp_path, damage):
+    """The error names the file; it is empty, no image, or truncated."""
     path = write(tmp_path / "a.nii", 1)
     whole = path.read_bytes()
-    texts = {"cut": whole[:-9], "packed and cut": gzip.compress(whole)[:-40]}
+    texts = {"truncated": whole[:-9], "compressed and truncated": gzip.compress(whole)[:-40]}
     path.write_bytes(texts.get(damage, damage))
     with pytest.raises(HeaderError, match=r"a\.nii"):
         digest_image(path)
 
 
-def test_a_digest_is_current_as_long_as_the_file_is_the_same(tmp_path):
-    """By its size and modification time; a missing file has no current digest."""
+def test_a_digest_is_current_until_the_file_changes(tmp_path):
+    """Size and modification time identify the file; a missing file has no current digest."""
     path = write(tmp_path / "a.nii", 1)
     digest = digest_image(path)
     assert digest.is_current(path)
@@ -86,8 +86,8 @@ def saved(path, array, affine):
     ("value", "error", "words"),
     [(np.nan, IntensityError, "NaN"), (np.inf, IntensityError, "infinite"), (0.0, IntensityError, "every voxel is 0")],
 )
-def test_values_are_refused_by_the_digest_alone(tmp_path, value, error, words):
-    """The check reads the header, not the voxels."""
+def test_values_are_checked_on_the_digest(tmp_path, value, error, words):
+    """The check reads the header but not the voxels."""
     array = np.full((4, 5, 6), value, np.float32)
     if value:
         array[0] = 1
@@ -99,14 +99,14 @@ def test_values_are_refused_by_the_digest_alone(tmp_path, value, error, words):
 
 
 def test_a_series_may_have_frames_of_any_value(tmp_path):
-    """Frames outside the window are not used; those that are, are checked when they are loaded."""
+    """Frames inside the window are checked when they are loaded."""
     frames = np.random.default_rng(0).random((4, 5, 6, 2), np.float32)
     frames[..., 0] = np.nan
     assert verify_image(saved(tmp_path / "a.nii", frames, np.eye(4))).sidecar == {}
 
 
 def test_a_sheared_affine_is_refused(tmp_path):
-    """Before the voxels are loaded."""
+    """The affine is checked before the voxels are loaded."""
     affine = np.eye(4)
     affine[0, 1] = 0.5
     image = nib.Nifti1Image(np.arange(120, dtype=np.int16).reshape(4, 5, 6), affine)

@@ -1,4 +1,4 @@
-"""Reference regions lie where they should in template space."""
+"""Reference regions in template space: location, erosion, field of view, and masks of the user."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dualflow.modalities import REFERENCES
 SHAPE = (48, 56, 48)
 GRID = centred_affine(np.array([0.0, -18.0, 5.0]), 4.0, SHAPE), SHAPE
 ATLAS = [name for name in REFERENCES if name != "brain"]
-EVERYWHERE = np.ones(SHAPE, dtype=bool)
+FULL = np.ones(SHAPE, dtype=bool)
 PET = Path("pet.nii")
 
 
@@ -27,13 +27,13 @@ def world(mask):
     return apply_map(GRID[0], np.argwhere(mask).astype(float))
 
 
-def region(name, *, grid=GRID, brain=EVERYWHERE, shown=EVERYWHERE):
-    return reference_region(str(name), grid, brain, shown, PET)
+def region(name, *, grid=GRID, brain=FULL, in_view=FULL):
+    return reference_region(str(name), grid, brain, in_view, PET)
 
 
 @pytest.mark.parametrize("name", ATLAS)
 def test_every_region_has_both_sides_on_the_usual_grid(name):
-    """At 4 mm each has voxels enough, as many left as right to a fifth."""
+    """At 4 mm each region has enough voxels; left and right differ by less than 20 %."""
     points = world(reference_mask(name, GRID))
     left, right = (points[:, 0] < -1).sum(), (points[:, 0] > 1).sum()
     assert len(points) > MIN_VOXELS
@@ -41,7 +41,7 @@ def test_every_region_has_both_sides_on_the_usual_grid(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "middle", "ml"),
+    ("name", "centre", "ml"),
     [
         ("cerebellum", (0, -62, -36), (80, 150)),
         ("cerebellar_grey", (0, -62, -38), (25, 100)),
@@ -49,15 +49,15 @@ def test_every_region_has_both_sides_on_the_usual_grid(name):
         ("cerebral_white", (0, -17, 23), (100, 350)),
     ],
 )
-def test_regions_lie_where_anatomy_has_them(name, middle, ml):
-    """Middle in MNI space to 5 mm, and the volume of what is deeper than half a PET resolution."""
+def test_regions_have_the_location_and_volume_of_their_anatomy(name, centre, ml):
+    """Centre in MNI space within 5 mm, and volume after erosion by half the PET resolution."""
     points = world(reference_mask(name, GRID))
-    np.testing.assert_allclose(points.mean(axis=0), middle, atol=5)
+    np.testing.assert_allclose(points.mean(axis=0), centre, atol=5)
     assert ml[0] < len(points) * 4.0**3 / 1000 < ml[1]
 
 
-def test_regions_are_apart_where_they_should_be():
-    """Grey and white of the cerebellum share nothing, the pons is brain stem, and its height is the pons's."""
+def test_disjoint_and_nested_regions():
+    """Cerebellar grey and white are disjoint; the pons is a part of the brain stem in the pons's z range."""
     masks = {name: reference_mask(name, GRID) for name in ATLAS}
     assert not (masks["cerebellar_grey"] & masks["cerebellar_white"]).any()
     assert not (masks["pons"] & masks["cerebellum"]).any()
@@ -67,72 +67,72 @@ def test_regions_are_apart_where_they_should_be():
     assert PONS_Z[0] < z.min() < z.max() < PONS_Z[1]
 
 
-def test_regions_keep_away_from_their_neighbours():
-    """No voxel of the eroded cerebellum is nearer than 3 mm to what is not cerebellum."""
+def test_regions_are_eroded():
+    """The region of the cerebellum lies inside the cerebellum eroded by two voxels of 1 mm."""
     fine = centred_affine(np.array([0.0, -60.0, -36.0]), 1.0, (120, 80, 70)), (120, 80, 70)
     image, names = desikan_killiany()
-    wanted = [index for index, name in names.items() if merged_name(name).startswith("Cerebellum")]
-    whole = Volume(np.isin(np.asarray(image.dataobj), wanted).astype(np.float32), image.affine)
+    labels = [index for index, name in names.items() if merged_name(name).startswith("Cerebellum")]
+    whole = Volume(np.isin(np.asarray(image.dataobj), labels).astype(np.float32), image.affine)
     inside = resample(whole, *fine, order=0) > 0.5
-    kept = reference_mask("cerebellum", fine)
-    assert kept.any()
-    assert not (kept & ~binary_erosion(inside, iterations=2)).any()
+    eroded = reference_mask("cerebellum", fine)
+    assert eroded.any()
+    assert not (eroded & ~binary_erosion(inside, iterations=2)).any()
 
 
-def test_what_is_outside_the_brain_or_the_field_of_view_does_not_count():
-    """The region is cut to both, and the share that the PET shows of it is told."""
+def test_a_region_is_cut_to_brain_and_field_of_view():
+    """The record has the share of the region inside the field of view."""
     whole = region("cerebellum")
     assert whole.record == {
         "reference_region": "cerebellum",
         "reference_voxels": int(whole.mask.sum()),
         "reference_shown": 1.0,
     }
-    brain, shown = EVERYWHERE.copy(), EVERYWHERE.copy()
+    brain, in_view = FULL.copy(), FULL.copy()
     brain[:20] = False
-    shown[:, :, :12] = False
-    cut = region("cerebellum", brain=brain, shown=shown)
-    np.testing.assert_array_equal(cut.mask, whole.mask & brain & shown)
+    in_view[:, :, :12] = False
+    cut = region("cerebellum", brain=brain, in_view=in_view)
+    np.testing.assert_array_equal(cut.mask, whole.mask & brain & in_view)
     assert cut.record["reference_shown"] == pytest.approx(cut.mask.sum() / (whole.mask & brain).sum(), abs=1e-3)
     assert 0 < cut.record["reference_shown"] < 1
 
 
-def test_the_whole_brain_is_the_scans_own():
-    """It needs no atlas: what is brain and shown."""
+def test_the_brain_region_is_the_brain_mask():
+    """The region `brain` needs no atlas."""
     brain = np.zeros(SHAPE, dtype=bool)
     brain[10:30, 10:30, 10:30] = True
-    found = region("brain", brain=brain)
-    np.testing.assert_array_equal(found.mask, brain)
-    assert found.record["reference_voxels"] == 8000
+    result = region("brain", brain=brain)
+    np.testing.assert_array_equal(result.mask, brain)
+    assert result.record["reference_voxels"] == 8000
 
 
 @pytest.mark.parametrize("name", ["pons", "brain"])
 def test_too_few_voxels_are_refused(name):
-    """A coarse grid holds no pons, and a scan that misses the brain has no reference at all."""
+    """A coarse grid has too few voxels of the pons, and an empty brain mask has no reference region."""
     coarse = centred_affine(np.array([0.0, -18.0, 5.0]), 16.0, (12, 14, 12)), (12, 14, 12)
     brain = np.full((12, 14, 12), name == "pons")
     with pytest.raises(IntensityError, match=rf"pet\.nii: shows \d+ voxels of reference region '{name}'.*16 mm"):
-        region(name, grid=coarse, brain=brain, shown=brain)
+        region(name, grid=coarse, brain=brain, in_view=brain)
 
 
-def test_a_users_mask_is_taken_as_it_is(tmp_path):
-    """On whatever grid it is drawn, 0 and 1 or 0 and 255; its name and content are recorded, its folder is not."""
+def test_a_reference_mask_of_the_user(tmp_path):
+    """A binary mask on any grid is resampled; the record has its file name and digest, not its folder."""
     affine = np.diag([-2.0, 2.0, 2.0, 1.0])
     affine[:3, 3] = (40, -80, -60)
     mask = np.zeros((40, 30, 30))
     mask[10:30, 5:25, 5:25] = 255
-    write_volume(tmp_path / "own.nii.gz", mask, affine, dtype=np.uint8)
-    found = region(tmp_path / "own.nii.gz")
-    points = world(found.mask)
+    write_volume(tmp_path / "mask.nii.gz", mask, affine, dtype=np.uint8)
+    result = region(tmp_path / "mask.nii.gz")
+    points = world(result.mask)
     np.testing.assert_allclose(points.mean(axis=0), (1, -51, -31), atol=2)
     assert len(points) * 4.0**3 == pytest.approx(mask.sum() / 255 * 2.0**3, rel=0.1)
-    assert found.record["reference_region"] == "own.nii.gz"
-    assert found.record["reference_sha256"] == hashlib.sha256((tmp_path / "own.nii.gz").read_bytes()).hexdigest()
-    assert str(tmp_path) not in str(found.record)
+    assert result.record["reference_region"] == "mask.nii.gz"
+    assert result.record["reference_sha256"] == hashlib.sha256((tmp_path / "mask.nii.gz").read_bytes()).hexdigest()
+    assert str(tmp_path) not in str(result.record)
 
 
-def test_a_users_mask_that_is_no_image_is_named(tmp_path):
-    """It goes through the same gate as every file."""
-    path = tmp_path / "own.nii.gz"
+def test_a_reference_mask_that_is_no_image_is_refused(tmp_path):
+    """The error names the file."""
+    path = tmp_path / "mask.nii.gz"
     path.write_bytes(b"no image")
-    with pytest.raises(HeaderError, match=r"own\.nii\.gz"):
+    with pytest.raises(HeaderError, match=r"mask\.nii\.gz"):
         region(path)

@@ -1,4 +1,4 @@
-"""Units of PET are known however they are spelt, and held against the values."""
+"""Units of PET: spellings, and warnings if the values do not match."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ SCAN = np.random.default_rng(0).gamma(4.0, 1.0, (12, 12, 12)).astype(np.float32)
         (None, ["", "CNTS", "PROPCPS", "1/cm", "mL", "Bq", "SUVRR"]),
     ],
 )
-def test_a_unit_is_known_by_all_its_spellings(name, spellings):
-    """The recorded name is one for all of them, and what is no unit of PET is none."""
+def test_all_spellings_of_a_unit_are_recognised(name, spellings):
+    """All spellings of a unit have one name; other texts are no unit."""
     parsed = {spelling: parse_unit(spelling) for spelling in spellings}
     assert {spelling: unit and unit.name for spelling, unit in parsed.items()} == dict.fromkeys(spellings, name)
 
 
 @pytest.mark.parametrize(("stated", "scale"), [("Bq/mL", 3000), ("kBq/mL", 3), ("SUV", 1), ("SUVR", 0.3), ("", 7)])
-def test_usual_values_are_not_remarked_on(stated, scale):
-    """A head in its unit, and any values in a unit that is not stated."""
+def test_plausible_values_cause_no_warning(stated, scale):
+    """Typical values of each unit, and any values without a unit."""
     assert unit_warnings(parse_unit(stated), stated, np.float32(scale) * SCAN) == []
 
 
@@ -43,14 +43,14 @@ def test_usual_values_are_not_remarked_on(stated, scale):
         ("CNTS", 1, "'CNTS' is unknown"),
     ],
 )
-def test_another_units_values_are_noted(stated, scale, words):
-    """A file in Bq/mL that says SUV, and the other way round, is told."""
+def test_values_of_another_unit_cause_a_warning(stated, scale, words):
+    """A file in Bq/mL that states SUV, the reverse, and an unknown unit."""
     (note,) = unit_warnings(parse_unit(stated), stated, np.float32(scale) * SCAN)
     assert words in note
 
 
-def test_only_large_negative_values_are_noted():
-    """The noise of filtered backprojection is not; an offset that was lost is."""
+def test_large_negative_values_cause_a_warning():
+    """Noise of filtered backprojection causes none; a lost offset does."""
     assert unit_warnings(None, "", SCAN - 2) == []
     (note,) = unit_warnings(None, "", SCAN - 8)
     assert "negative" in note

@@ -1,4 +1,4 @@
-"""The header gate and the checks behind it."""
+"""Reading and writing of volumes: round trips, and refusal of damaged files."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def saved(path, array, affine=AFFINE):
 
 
 @pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz"])
-def test_what_is_written_is_read_back(tmp_path, name):
-    """Voxels, affine and path survive, with and without compression."""
+def test_a_written_volume_is_read_back(tmp_path, name):
+    """Voxels and affine are the same, with and without compression."""
     write_volume(tmp_path / name, ARRAY, AFFINE)
     volume = read_volume(tmp_path / name)
     np.testing.assert_array_equal(volume.array, ARRAY)
@@ -51,15 +51,15 @@ def test_what_is_written_is_read_back(tmp_path, name):
     assert volume.path == tmp_path / name
 
 
-def test_same_content_gives_same_bytes_and_equal_forms(tmp_path):
-    """Neither clock nor file name enters a compressed file, and qform and sform are one."""
-    for name in ("one.nii.gz", "two.nii.gz"):
+def test_equal_volumes_give_equal_files(tmp_path):
+    """Compressed files contain neither time nor file name, and qform equals sform."""
+    for name in ("first.nii.gz", "second.nii.gz"):
         write_volume(tmp_path / name, ARRAY, AFFINE, sidecar={"Units": "SUVR"})
-    assert (tmp_path / "one.nii.gz").read_bytes() == (tmp_path / "two.nii.gz").read_bytes()
-    header = nib.load(tmp_path / "one.nii.gz").header
+    assert (tmp_path / "first.nii.gz").read_bytes() == (tmp_path / "second.nii.gz").read_bytes()
+    header = nib.load(tmp_path / "first.nii.gz").header
     assert header["qform_code"] == header["sform_code"] == 1
     np.testing.assert_allclose(header.get_qform(), header.get_sform(), atol=1e-5)
-    assert json.loads((tmp_path / "one.json").read_text()) == {"Units": "SUVR"}
+    assert json.loads((tmp_path / "first.json").read_text()) == {"Units": "SUVR"}
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -76,7 +76,7 @@ def test_scaling_versions_and_byte_orders(tmp_path, kind, order):
 
 
 def test_a_single_frame_is_a_volume(tmp_path):
-    """A fourth axis of length 1 is dropped; as a 4D read it is kept only where asked for."""
+    """A fourth axis of length 1 is dropped, and four dimensions are read on request."""
     path = saved(tmp_path / "scan.nii.gz", ARRAY[..., None])
     assert read_volume(path).array.shape == SHAPE
     frames = saved(tmp_path / "frames.nii.gz", np.stack([ARRAY, ARRAY], axis=-1))
@@ -118,15 +118,15 @@ def test_a_single_frame_is_a_volume(tmp_path):
     ],
 )
 def test_a_bad_file_is_refused_with_its_reason(good, fields, cut, error, words):
-    """Each defect gives its own error, which names the file and says what to do."""
+    """The error names the file and the defect, and says what to do."""
     with pytest.raises(error, match=words) as caught:
         read_volume(patched(good, *fields, cut=cut))
     assert str(good) in str(caught.value)
     assert ";" in str(caught.value) or ":" in str(caught.value).removeprefix(str(good))
 
 
-def test_every_cut_of_a_compressed_file_is_refused(tmp_path):
-    """However many bytes a broken copy lost, it is never taken for whole: not even the checksum's last byte."""
+def test_every_truncation_of_a_compressed_file_is_refused(tmp_path):
+    """A copy that lost any number of bytes is refused, even if only the last byte of the checksum is missing."""
     path = tmp_path / "scan.nii.gz"
     write_volume(path, ARRAY, AFFINE)
     data = path.read_bytes()
@@ -137,7 +137,7 @@ def test_every_cut_of_a_compressed_file_is_refused(tmp_path):
 
 
 def test_a_wrong_checksum_is_refused(tmp_path):
-    """A flipped bit in the stored checksum is noticed."""
+    """A flipped bit in the stored checksum is detected."""
     path = tmp_path / "scan.nii.gz"
     write_volume(path, ARRAY, AFFINE)
     data = bytearray(path.read_bytes())
@@ -147,8 +147,8 @@ def test_a_wrong_checksum_is_refused(tmp_path):
         read_volume(path)
 
 
-def test_a_gzip_bomb_is_not_unpacked(good, tmp_path):
-    """A stream that holds far more than its header declares is stopped at the slack."""
+def test_a_gzip_bomb_is_not_decompressed(good, tmp_path):
+    """Decompression stops when the stream exceeds the size that the header declares."""
     bomb = tmp_path / "bomb.nii.gz"
     with gzip.open(bomb, "wb") as stream:
         stream.write(good.read_bytes())
@@ -161,8 +161,8 @@ def test_a_gzip_bomb_is_not_unpacked(good, tmp_path):
     tracemalloc.stop()
 
 
-def test_a_small_file_that_claims_gigabytes_costs_nothing(good):
-    """The claimed size is weighed before anything is allocated."""
+def test_a_small_file_that_declares_gigabytes_allocates_nothing(good):
+    """The declared size is compared with the file size before memory is allocated."""
     patched(good, ("8h", 40, 3, 2000, 2000, 2000, 1, 1, 1, 1))
     tracemalloc.start()
     with pytest.raises(HeaderError, match="GiB"):
@@ -173,30 +173,29 @@ def test_a_small_file_that_claims_gigabytes_costs_nothing(good):
 
 @pytest.mark.parametrize("value", [0, 7])
 def test_a_constant_image_is_refused(tmp_path, value):
-    """All zeros, or all anything, is no image."""
+    """An image with a single value has no content."""
     path = saved(tmp_path / "scan.nii.gz", np.full(SHAPE, value, np.uint8))
     with pytest.raises(IntensityError, match="every voxel"):
         read_volume(path)
 
 
-def test_what_is_no_file_is_refused(tmp_path):
-    """A folder and a missing path are named as such."""
+def test_folders_and_missing_files_are_refused(tmp_path):
+    """The error expects a regular file."""
     for path in (tmp_path, tmp_path / "missing.nii.gz"):
         with pytest.raises(HeaderError, match="regular file"):
             read_volume(path)
 
 
-def test_near_half_turns_are_not_taken_for_a_conflict(tmp_path):
-    """A float32 quaternion near a half turn is imprecise; equal forms written by nibabel are still accepted."""
-    draw = np.random.default_rng(1)
-    for tilt in draw.uniform(-2e-3, 2e-3, (20, 2)):
-        x, y = tilt
-        turn = np.diag([-1.0, -1.0, 1.0]) @ _rotation(x, y)
+def test_rounded_quaternions_are_no_conflict(tmp_path):
+    """A float32 quaternion is imprecise near 180 degrees; equal forms are still accepted."""
+    rng = np.random.default_rng(1)
+    for x, y in rng.uniform(-2e-3, 2e-3, (20, 2)):
+        rotation = np.diag([-1.0, -1.0, 1.0]) @ _rotation(x, y)
         affine = np.eye(4)
-        affine[:3, :3], affine[:3, 3] = turn * [1, 1, 2], [90, 120, -60]
-        big = np.zeros((200, 220, 2), np.float32)
-        big[100] = 1
-        write_volume(tmp_path / "scan.nii", big, affine)
+        affine[:3, :3], affine[:3, 3] = rotation * [1, 1, 2], [90, 120, -60]
+        array = np.zeros((200, 220, 2), np.float32)
+        array[100] = 1
+        write_volume(tmp_path / "scan.nii", array, affine)
         np.testing.assert_allclose(read_volume(tmp_path / "scan.nii").affine, affine, atol=1e-5)
 
 

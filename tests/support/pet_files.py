@@ -13,7 +13,7 @@ TIMES = {"InjectionStart": 0, "ScanStart": 0, "FrameTimesStart": [0, 60, 180], "
 
 
 def save_pet(path, frames, affine=AFFINE, **sidecar):
-    """Write frames `[T, I, J, K]` as a 4D file, or one image as a 3D file, and what `sidecar` says beside it."""
+    """Write frames `[T, I, J, K]` as a 4D file or an image `[I, J, K]` as a 3D file, with its sidecar."""
     array = np.asarray(frames, dtype=np.float32)
     image = nib.Nifti1Image(np.moveaxis(array, 0, -1) if array.ndim == 4 else array, affine)
     image.set_qform(affine, 1)
