@@ -1,7 +1,8 @@
 """The affine of a NIfTI header, from its qform and sform.
 
 At least one must be coded. If both are, they must place the image's corners within 0.1 mm of each other. The sform is
-preferred; its voxel edges must agree with pixdim, to the same 0.1 mm over the image. Left and right are never guessed.
+preferred; its voxel edges must agree with pixdim, to the same 0.1 mm over the image. An image without
+a coded affine is refused, because left and right are ambiguous.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def resolve_affine(header: nib.Nifti1Header, shape: tuple[int, int, int], path: 
     if (np.abs(edges - spacing_of(sform)) * (np.array(shape) - 1)).max() > CORNER_TOLERANCE_MM:
         raise GeometryError(
             f"{path}: voxel edges are {_text(edges)} mm by pixdim and {_text(spacing_of(sform))} mm by the sform, "
-            "expected the same; decide which is right and mend the other"
+            "expected the same; decide which is right and correct the other"
         )
     return affine
 
@@ -76,15 +77,15 @@ def _read_qform(header: nib.Nifti1Header, path: Path) -> Affine:
 
 
 def check_affine(affine: Affine, name: str) -> None:
-    """Refuse an affine that is not finite, near the scanner, invertible, of a scan's spacing and free of shear.
+    """Check that an affine is finite, invertible, free of shear, and plausible in position and spacing.
 
     Raises:
-        GeometryError: the affine fails one of these.
+        GeometryError: the affine fails a check.
     """
     if not np.isfinite(affine).all():
-        wrong = affine[~np.isfinite(affine)][0]
+        value = affine[~np.isfinite(affine)][0]
         raise GeometryError(
-            f"{name}: the affine holds {wrong}, expected finite numbers; write the scan again from its DICOM"
+            f"{name}: the affine holds {value}, expected finite numbers; write the scan again from its DICOM"
         )
     if (largest := np.abs(affine).max()) > MAX_COORDINATE_MM:
         raise GeometryError(

@@ -1,8 +1,8 @@
 """Search for the linear transform with the highest mutual information, from many starting rotations.
 
 Mattes' mutual information (Mattes et al., IEEE TMI 2003) is maximised over a coarse-to-fine pyramid, on fixed samples
-and one thread, so that equal inputs give equal transforms. Heads lie tilted and off-centre, where one start can end in
-a local maximum. So every start is scored on coarse copies, and the optimiser begins at the best.
+and one thread, so that equal inputs give equal transforms. Heads may be tilted and off-centre, so that a single start
+can end in a local maximum. Every start is therefore scored on coarse copies, and the optimiser begins at the best.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from dualflow.imaging.geometry import Affine, Points, Volume, apply_map, from_tr
 
 Transform: TypeAlias = sitk.Euler3DTransform | sitk.AffineTransform
 
-# Voxel spacing of the copies that are optimised, which places them to a small fraction of a voxel.
+# Voxel spacing of the copies for optimisation, which is accurate to a small fraction of a voxel.
 WORKING_MM = 2.5
-# Voxel spacing of the copies on which starts are scored, in milliseconds each.
+# Voxel spacing of the copies for scoring; a start takes milliseconds.
 COARSE_MM = 8.0
 SEED = 1
 BINS = 32
@@ -32,17 +32,17 @@ SAMPLED = (1.0, 1.0, 0.3)
 # Mutual information in nats that aligned scans of a brain exceed; below it the next best starts are tried too.
 POOR_NATS = 0.15
 RUNNERS_UP = 2
-# A transform that covers less of the region scores 0, because few samples always seem to share much.
-MIN_VISIBLE = 0.25
+# A transform that covers less of the region scores 0, because few samples overestimate mutual information.
+MIN_COVERED = 0.25
 
 
 @dataclass(frozen=True)
 class AlignmentSearch:
-    """A fixed and a moving image, with the region of the fixed image that is compared.
+    """Registration of a moving image to a region of a fixed image.
 
     Attributes:
-        fixed: the image that stays.
-        region: the region on the fixed image's world, above 0.5 inside.
+        fixed: the reference image.
+        region: mask of the compared region in the fixed image's world, above 0.5 inside.
         moving: the image that is transformed.
     """
 
@@ -62,14 +62,14 @@ class AlignmentSearch:
         candidates = [initial, optimised]
         if optimised[1] < max(POOR_NATS, initial[1]):
             further = [*ranked[: 1 + RUNNERS_UP], starts[0]]
-            # From a good start the coarsest level may lead away, where an image is smooth or its bias field strong.
+            # In a smooth image or a strong bias field, the coarsest level may lead away from a good start.
             tries = [(start, coarsest) for start in further for coarsest in (0, 1)]
             candidates += [self._optimised(*attempt) for attempt in tries[1:]]  # the first is `optimised`
         return max(candidates, key=lambda candidate: candidate[1])
 
     def information(self, transform: Transform) -> float:
         """Mutual information in nats by a transform; 0 if the moving image hardly covers the region."""
-        if coverage(self._points, from_transform(transform), self.moving) < MIN_VISIBLE:
+        if coverage(self._points, from_transform(transform), self.moving) < MIN_COVERED:
             return 0.0
         method = self._metric
         # An exhaustive search of a single position: `MetricEvaluate` would use every voxel instead of the samples, and
@@ -80,12 +80,12 @@ class AlignmentSearch:
         return -float(method.GetMetricValue())
 
     def _ranked(self, starts: Sequence[Transform]) -> list[Transform]:
-        """The starts, best first, by the metric on coarse copies; equal ones in the order given."""
+        """The starts by their metric on coarse copies, best first; ties keep their order."""
         method = _value_only(mutual_information(shrink(self.region, COARSE_MM) > 0.5))
         fixed, moving, points = shrink(self.fixed, COARSE_MM), shrink(self.moving, COARSE_MM), self._points[::10]
 
         def score(start: Transform) -> float:
-            if coverage(points, from_transform(start), self.moving) < MIN_VISIBLE:
+            if coverage(points, from_transform(start), self.moving) < MIN_COVERED:
                 return 0.0
             method.SetInitialTransform(start)
             return -float(method.MetricEvaluate(fixed, moving))
@@ -101,7 +101,7 @@ class AlignmentSearch:
         method.SetInitialTransform(transform, inPlace=True)
         try:
             method.Execute(*self._working)
-        except RuntimeError:  # the optimiser left the image, or began beside it
+        except RuntimeError:  # the optimiser left the image, or started outside it
             return transform, 0.0
         return transform, self.information(transform)
 
@@ -158,7 +158,7 @@ def mask_points(mask: Volume) -> Points:
 
 
 def _value_only(method: sitk.ImageRegistrationMethod) -> sitk.ImageRegistrationMethod:
-    """Skip the gradient images of the metric, which its value does not need and which take most of the time."""
+    """Disable the metric's gradient images, which take most of the time and do not affect its value."""
     method.SetMetricUseFixedImageGradientFilter(False)
     method.SetMetricUseMovingImageGradientFilter(False)
     return method

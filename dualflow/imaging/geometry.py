@@ -1,8 +1,8 @@
 """Grids, affines and the interpolation between them.
 
 All affines and maps are 4x4 float64 in RAS+ millimetres, as nibabel has them. A *points map* from A to B takes a world
-point of image A to the world point of image B that shows the same anatomy. SimpleITK works in LPS+; images cross over
-in this module, and SimpleITK opens no file, so the two libraries cannot read a header differently.
+point of image A to the world point of image B that shows the same anatomy. SimpleITK works in LPS+; images are
+converted in this module. SimpleITK opens no file, so only nibabel interprets headers.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _INTERPOLATORS = {0: sitk.sitkNearestNeighbor, 1: sitk.sitkLinear, 3: sitk.sitkB
 
 @dataclass(frozen=True)
 class Volume:
-    """Voxels with their place in the world.
+    """Voxels with their affine.
 
     Attributes:
         array: `[I, J, K]` float32 in the file's own axis order.

@@ -1,6 +1,7 @@
 """Normalisers: each fits an invertible linear scale to the brain's values.
 
-normalised = clip((raw - intercept) / slope); raw = normalised * slope + intercept. The record alone inverts it.
+normalised = clip((raw - intercept) / slope); raw = normalised * slope + intercept.
+The record is sufficient to invert it.
 """
 
 from __future__ import annotations
@@ -51,9 +52,9 @@ def apply(values: NDArray[Any], record: Mapping[str, Any], mask: BoolArray | Non
     # Adding 0 turns -0 into 0.
     result: FloatArray = (scaled + 0.0).astype(np.float32)
     if record["clip"] is not None:
-        least, most = (np.float32(end) for end in record["clip"])
-        result = np.where(result > least, result, least)
-        result = np.where(result < most, result, most)
+        lowest, highest = (np.float32(end) for end in record["clip"])
+        result = np.where(result > lowest, result, lowest)
+        result = np.where(result < highest, result, highest)
     return result if mask is None else result * mask.astype(np.float32)
 
 

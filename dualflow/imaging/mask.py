@@ -1,4 +1,4 @@
-"""The brain mask, from deepbet (Fisch et al., 2024) or the study itself, and the check that it is a brain."""
+"""The brain mask, from deepbet (Fisch et al., 2024) or the study itself, and the check of its size and shape."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 VOLUME_ML = (600.0, 2500.0)
 EXTENT_MM = (80.0, 230.0)
-# Against the network's native 256^3, on raw clinical scans: Dice 0.99 in less than half the time.
+# Compared with the network's native 256^3 on raw clinical scans: Dice 0.99 in less than half the time.
 WORKING_SHAPE = (192, 192, 192)
-# Largest distance, in voxels, between the corners of a mask and the scan's: the rounding of two headers.
+# Tolerance in voxels between the corners of a mask and of its scan, for the rounding of their headers.
 GRID_VOXELS = 0.1
 
 
@@ -61,7 +61,7 @@ def brain_mask(volume: Volume) -> tuple[BoolArray, MaskShape]:
 
 
 def study_mask(path: Path, volume: Volume) -> tuple[BoolArray, MaskShape]:
-    """Read a brain mask that the study brings, already verified; its axes may be in any order.
+    """Read a brain mask of the study, already verified; its axes may be in any order.
 
     Returns:
         The mask `[I, J, K]` on the scan's grid, and its shape metrics.
@@ -95,7 +95,7 @@ def brain_volume_ml(mask: BoolArray, volume: Volume) -> float:
 
 
 def check_mask(mask: BoolArray, volume: Volume) -> MaskShape:
-    """Refuse a mask that does not have the size and shape of a brain; return its shape metrics.
+    """Check that a mask has the size and shape of a brain; return its shape metrics.
 
     Raises:
         IntensityError: its volume, one of its extents or a shape metric is out of range.

@@ -1,6 +1,6 @@
-"""Quality metrics of a brain mask, which tell a whole brain from one that is cut or includes neck, eyes or skull.
+"""Quality metrics of a brain mask, which detect a cut brain, or a mask that includes neck, eyes or skull.
 
-Two metrics need the mask alone, so that gross failures are refused before registration. The others compare the mask
+Two metrics need the mask alone, so gross failures are detected before registration. The others compare the mask
 with the template's brain after alignment. All are computed on downsampled copies.
 """
 
@@ -37,11 +37,11 @@ BOUNDS = {
 
 @dataclass(frozen=True)
 class MaskShape:
-    """Metrics of a mask by itself.
+    """Metrics of a mask without the template.
 
     Attributes:
         solidity: its volume over that of its convex hull.
-        core: share that an opening by a ball leaves in one piece.
+        core: share of its largest component after opening by a ball.
     """
 
     solidity: float
@@ -94,7 +94,7 @@ def compare_with_template(mask: BoolArray, affine: Affine, to_template: Affine) 
 
 
 def check_metrics(metrics: MaskShape | TemplateAgreement, path: Path) -> None:
-    """Refuse a brain mask with implausible metrics; `path` is the scan's or the mask's.
+    """Check that the metrics of a brain mask are plausible; `path` is the scan's or the mask's.
 
     Raises:
         IntensityError: a metric is out of bounds.
@@ -116,10 +116,10 @@ def mask_metrics(shape: MaskShape, agreement: TemplateAgreement) -> dict[str, fl
 def downsampled(mask: BoolArray, affine: Affine) -> Volume:
     """Every n-th voxel, about `WORKING_MM` apart, with a rim of background."""
     steps = [max(1, round(WORKING_MM / edge)) for edge in spacing_of(affine)]
-    kept = np.pad(mask[:: steps[0], :: steps[1], :: steps[2]], 1).astype(np.float32)
+    samples = np.pad(mask[:: steps[0], :: steps[1], :: steps[2]], 1).astype(np.float32)
     coarse = affine @ np.diag([*steps, 1.0])
     coarse[:3, 3] -= coarse[:3, :3].sum(axis=1)
-    return Volume(kept, coarse)
+    return Volume(samples, coarse)
 
 
 def _solidity(inside: BoolArray) -> float:

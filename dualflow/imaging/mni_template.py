@@ -30,7 +30,7 @@ def template_map(name: str) -> Volume:
         name: `t1` for the skull-stripped T1 image, `gm` or `wm` for the share of a tissue.
 
     Raises:
-        DataError: the package that carries the template is not installed whole.
+        DataError: the package with the template is missing or incomplete.
     """
     spec = find_spec("nilearn")
     folders = spec.submodule_search_locations if spec else None

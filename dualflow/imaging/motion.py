@@ -39,7 +39,7 @@ RIM = 2
 MIN_COUNTS = 0.05
 # Mutual information with the reference, in nats, that noise alone does not reach.
 MIN_NATS = 0.1
-# A head in its holder does not move further; the optimiser has lost it.
+# A head in its holder does not move further; such a result is a failed registration.
 MAX_MOTION_MM = 40.0
 # Below this a frame is not moved: interpolation would blur it more than the motion does.
 STILL_MM = 0.5
@@ -54,7 +54,7 @@ class Motion:
         to_frame: points map from the reference's world to the frame's.
         mean_mm: mean distance by which it moves points of the head.
         max_mm: the largest distance.
-        placed_by: the frame that was registered: this one, or its neighbour in time if that failed.
+        placed_by: the frame whose registration is used: this one, or its nearest registered neighbour in time.
         note: why this frame could not be registered, or None.
     """
 
@@ -78,7 +78,7 @@ def working_copy(frame: Volume) -> Volume:
 
 
 def find_motion(copies: Mapping[int, Volume], seconds: Mapping[int, float]) -> tuple[int, dict[int, Motion]]:
-    """Register working copies with the frame of most counts; a frame that fails takes its neighbour's motion.
+    """Register working copies with the frame with the most counts; a failed frame takes its neighbour's motion.
 
     Args:
         copies: working copy by frame.
@@ -87,9 +87,9 @@ def find_motion(copies: Mapping[int, Volume], seconds: Mapping[int, float]) -> t
     Returns:
         The reference frame, and every frame's motion.
     """
-    whole = sum(seconds[index] * copy.array for index, copy in copies.items())
-    around = _head(np.asarray(whole))
-    counts = {index: seconds[index] * float(copy.array[around].sum()) for index, copy in copies.items()}
+    total = sum(seconds[index] * copy.array for index, copy in copies.items())
+    head_of_total = _head(np.asarray(total))
+    counts = {index: seconds[index] * float(copy.array[head_of_total].sum()) for index, copy in copies.items()}
     reference = max(counts, key=counts.__getitem__)
     fixed = copies[reference]
     head = _head(fixed.array)
@@ -100,8 +100,8 @@ def find_motion(copies: Mapping[int, Volume], seconds: Mapping[int, float]) -> t
     notes: dict[int, str] = {}
     for index in sorted(copies.keys() - maps.keys()):
         share = counts[index] / counts[reference]
-        few = f"has {share:.1%} of the reference frame's counts"
-        result = _register(fixed, head, points, copies[index]) if share >= MIN_COUNTS else few
+        too_few = f"has {share:.1%} of the reference frame's counts"
+        result = _register(fixed, head, points, copies[index]) if share >= MIN_COUNTS else too_few
         if isinstance(result, str):
             notes[index] = result
         else:
@@ -121,7 +121,7 @@ def _head(array: FloatArray) -> BoolArray:
 
 
 def _register(fixed: Volume, head: BoolArray, points: Points, moving: Volume) -> Affine | str:
-    """Rigid points map from `fixed` to `moving`, the identity unless another is better; or why there is none."""
+    """Rigid points map from `fixed` to `moving`, the identity unless another is better; or the reason of a failure."""
     images = [to_sitk(volume.array, volume.affine) for volume in (fixed, moving)]
     region = to_sitk(binary_dilation(head, iterations=RIM).astype(np.uint8), fixed.affine)
     method = mutual_information(region)
@@ -142,7 +142,7 @@ def _register(fixed: Volume, head: BoolArray, points: Points, moving: Volume) ->
         method.Execute(*images)
         moved = -float(method.MetricEvaluate(*images))
     except RuntimeError:  # the images hardly overlap, or the frame is constant
-        return "cannot be laid over the reference frame"
+        return "does not overlap the reference frame"
     if max(still, moved) < MIN_NATS:
         return f"shares {max(still, moved):.3f} nats with the reference frame"
     if moved <= still:

@@ -1,7 +1,7 @@
-"""Checks of NIfTI headers: every claim of a file is compared with bounds, and with its size, before it is read.
+"""Checks of NIfTI headers: declared values are compared with bounds and the file's size before voxels are read.
 
 A check reads a few hundred bytes. It refuses files that need more memory than the cap, cannot hold what their header
-declares, have an unsupported voxel type, or have no defined place in the world.
+declares, have an unsupported voxel type, or have no valid position in space.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _FOREIGN = (
 
 @dataclass(frozen=True)
 class NiftiInfo:
-    """What a header declares, within bounds.
+    """The checked contents of a NIfTI header.
 
     Attributes:
         path: the file.
@@ -85,7 +85,7 @@ def check_header(path: Path, dimensions: int, *, series: bool = False) -> NiftiI
 
     Raises:
         HeaderError: the file is not NIfTI, is cut short, claims too much memory, or has other dimensions.
-        GeometryError: its spacing, unit or codes define no place.
+        GeometryError: its spacing, unit or codes are invalid.
         IntensityError: its scaling is not finite.
     """
     path = Path(path)
@@ -94,13 +94,13 @@ def check_header(path: Path, dimensions: int, *, series: bool = False) -> NiftiI
         raise HeaderError(f"{path}: is empty, expected a NIfTI header and voxels; copy it again")
     block, compressed = first_bytes(path, max(_HEADERS))
     header = _find_header(block, path)
-    shape = _check_shape(header, dimensions, path, least=3 if series else dimensions)
+    shape = _check_shape(header, dimensions, path, minimum=3 if series else dimensions)
     dtype = _check_type(header, path)
     _check_memory(shape, dtype, path, series=series)
     slope, intercept = _check_scaling(header, path)
     info = NiftiInfo(path, shape, dtype, _check_offset(header, path), slope, intercept, compressed, header)
     _check_length(info, stored)
-    _check_place(header, path)
+    _check_geometry(header, path)
     return info
 
 
@@ -112,15 +112,15 @@ def _find_header(block: bytes, path: Path) -> nib.Nifti1Header:
                 f"{path}: holds {len(block)} bytes, expected a NIfTI header of {size}; it is cut short: copy it again"
             )
         if size in _HEADERS:
-            kind, magic = _HEADERS[size]
-            header = kind(block[:size], endianness=order, check=False)
+            header_class, magic = _HEADERS[size]
+            header = header_class(block[:size], endianness=order, check=False)
             _check_magic(header, magic, path)
             return header
     for start, mark, format_name, remedy in _FOREIGN:
         if block[start : start + len(mark)] == mark:
             raise HeaderError(f"{path}: is {format_name}, expected a NIfTI header; {remedy}")
     if not block:
-        raise HeaderError(f"{path}: is a gzip stream of nothing, expected a NIfTI header; copy it again")
+        raise HeaderError(f"{path}: is an empty gzip stream, expected a NIfTI header; copy it again")
     if block.isascii() and (text := " ".join(block[:20].decode().split())).isprintable():
         raise HeaderError(f"{path}: is text ('{text}'), expected a NIfTI header; check the path or convert it again")
     raise HeaderError(
@@ -136,25 +136,25 @@ def _check_magic(header: nib.Nifti1Header, expected: bytes, path: Path) -> None:
             f"{path}: its magic is {magic!r}, expected {expected!r}; Analyze and two-file NIfTI are not read: "
             "convert it to .nii.gz"
         )
-    marks = tuple(header["eol_check"].tolist()) if expected == b"n+2" else _LINE_ENDS
-    if marks != _LINE_ENDS:
+    line_ends = tuple(header["eol_check"].tolist()) if expected == b"n+2" else _LINE_ENDS
+    if line_ends != _LINE_ENDS:
         raise HeaderError(
-            f"{path}: the line ends behind its magic are {marks}, expected {_LINE_ENDS}; it was transferred as text: "
-            "copy it again as binary"
+            f"{path}: the line ends behind its magic are {line_ends}, expected {_LINE_ENDS}; it was transferred as "
+            "text: copy it again as binary"
         )
 
 
-def _check_shape(header: nib.Nifti1Header, dimensions: int, path: Path, *, least: int) -> tuple[int, ...]:
+def _check_shape(header: nib.Nifti1Header, dimensions: int, path: Path, *, minimum: int) -> tuple[int, ...]:
     count, *sizes = header["dim"].tolist()
     shape = tuple(sizes[: max(count, 0)])
     if not 1 <= count <= 7 or any(size < 1 for size in shape):
         mixed = ", and its byte order is mixed" if 1 <= header["dim"].byteswap()[0] <= 7 < abs(count) else ""
         raise HeaderError(
-            f"{path}: dim is {[count, *sizes]}{mixed}, expected 1 to 7 axes of positive length; mend the header"
+            f"{path}: dim is {[count, *sizes]}{mixed}, expected 1 to 7 axes of positive length; correct the header"
         )
     while len(shape) > dimensions and shape[-1] == 1:
         shape = shape[:-1]
-    if len(shape) < least or any(size < 2 for size in shape[:3]):
+    if len(shape) < minimum or any(size < 2 for size in shape[:3]):
         raise HeaderError(
             f"{path}: its size is {shape}, expected a {dimensions}D image of several slices; use a 3D scan"
         )
@@ -181,15 +181,15 @@ def _check_type(header: nib.Nifti1Header, path: Path) -> np.dtype[np.generic]:
 
 
 def _check_memory(shape: tuple[int, ...], dtype: np.dtype[np.generic], path: Path, *, series: bool) -> None:
-    for read, most in ((shape[:3] if series else shape, MAX_BYTES), (shape, MAX_SERIES_BYTES)):
+    for read, limit in ((shape[:3] if series else shape, MAX_BYTES), (shape, MAX_SERIES_BYTES)):
         claimed = math.prod(read) * max(dtype.itemsize, 4)
-        if claimed > most:
+        if claimed > limit:
             raise HeaderError(
-                f"{path}: dimensions {read} need {claimed / 2**30:.1f} GiB, expected at most {most >> 30} GiB; crop "
-                "or resample the scan, or mend its header"
+                f"{path}: dimensions {read} need {claimed / 2**30:.1f} GiB, expected at most {limit >> 30} GiB; crop "
+                "or resample the scan, or correct its header"
             )
     if series and shape[3:] > (MAX_FRAMES,):
-        raise HeaderError(f"{path}: claims {shape[3]} frames, expected at most {MAX_FRAMES}; mend its header")
+        raise HeaderError(f"{path}: claims {shape[3]} frames, expected at most {MAX_FRAMES}; correct its header")
 
 
 def _check_scaling(header: nib.Nifti1Header, path: Path) -> tuple[float, float]:
@@ -199,15 +199,16 @@ def _check_scaling(header: nib.Nifti1Header, path: Path) -> tuple[float, float]:
         return 1.0, 0.0
     if not (math.isfinite(slope) and math.isfinite(intercept)):
         raise IntensityError(
-            f"{path}: scl_slope and scl_inter are {slope:g} and {intercept:g}, expected finite numbers; mend the header"
+            f"{path}: scl_slope and scl_inter are {slope:g} and {intercept:g}, expected finite numbers; correct the "
+            "header"
         )
     return slope, intercept
 
 
 def _check_offset(header: nib.Nifti1Header, path: Path) -> int:
-    offset, least = header["vox_offset"].item(), header.single_vox_offset
-    if not least <= offset <= least + SLACK or offset != int(offset):
-        raise HeaderError(f"{path}: vox_offset is {offset:g}, expected {least} or a little more; mend the header")
+    offset, minimum = header["vox_offset"].item(), header.single_vox_offset
+    if not minimum <= offset <= minimum + SLACK or offset != int(offset):
+        raise HeaderError(f"{path}: vox_offset is {offset:g}, expected {minimum} or a little more; correct the header")
     return int(offset)
 
 
@@ -225,13 +226,15 @@ def _check_length(info: NiftiInfo, stored: int) -> None:
             "1; no scan is that empty: export it again"
         )
     if not info.compressed and stored > length + SLACK:
-        raise HeaderError(f"{path}: holds more than the {length} bytes its header declares; mend dim or copy it again")
+        raise HeaderError(
+            f"{path}: holds more than the {length} bytes its header declares; correct dim or copy it again"
+        )
 
 
-def _check_place(header: nib.Nifti1Header, path: Path) -> None:
+def _check_geometry(header: nib.Nifti1Header, path: Path) -> None:
     spacing = header["pixdim"][1:4].tolist()
     if not all(math.isfinite(edge) and edge > 0 for edge in spacing):
-        raise GeometryError(f"{path}: voxel edges are {spacing} mm, expected positive numbers; mend pixdim")
+        raise GeometryError(f"{path}: voxel edges are {spacing} mm, expected positive numbers; correct pixdim")
     unit = header["xyzt_units"].item() & 7
     if unit not in (0, 2):
         raise GeometryError(

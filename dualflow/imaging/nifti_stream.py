@@ -1,4 +1,4 @@
-"""Access to files of any origin: only regular files are opened, and every failure becomes one line of text."""
+"""Reading of untrusted files: only regular files are opened, and every failure becomes a one-line error."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Hasher(Protocol):
 
 
 def require_file(path: Path) -> int:
-    """Size in bytes of a regular file; anything else is refused unopened, because reading a pipe can block forever.
+    """Size in bytes of a regular file; others are refused without opening, because reading a pipe can block forever.
 
     Raises:
         HeaderError: the file does not exist or is not a regular file.
@@ -69,7 +69,7 @@ def open_image(path: Path, *, compressed: bool, file_hash: Hasher | None = None)
     with _readable_errors(path), path.open("rb") as file:
         raw = cast(BinaryIO, io.BufferedReader(_HashedFile(file, file_hash), _CHUNK)) if file_hash else file
         yield cast(BinaryIO, gzip.GzipFile(fileobj=raw, mode="rb")) if compressed else raw
-        while file_hash and raw.read(_CHUNK):  # bytes that the reader left
+        while file_hash and raw.read(_CHUNK):  # hash the bytes that were not read
             pass
 
 
@@ -88,7 +88,7 @@ def first_bytes(path: Path, count: int) -> tuple[bytes, bool]:
 
 @contextmanager
 def _readable_errors(path: Path) -> Iterator[None]:
-    """Turn what the system and the decompressor raise into errors that name the file and the remedy."""
+    """Convert errors of the system and the decompressor to errors that name the file and the remedy."""
     try:
         yield
     except EOFError as error:

@@ -1,4 +1,4 @@
-"""Writes a preprocessed pair: images with sidecars, the record, and the quality-control figure."""
+"""Writing of a preprocessed pair: images with sidecars, the record, and the quality-control figure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The result of preprocessing one scan: images on the model grid, the mask, and the record of what was done."""
+"""The result of preprocessing one scan: images on the model grid, the mask, and the record of the processing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class PreprocessedPair:
 
     Attributes:
         source: `[D, H, W]` on the model grid, normalised, background outside the brain.
-        target: the same for the target; None where there is none.
+        target: the same for the target, or None.
         mask: brain `[D, H, W]` on the model grid.
         record: every transform, intensity and quality metric, JSON-able.
         source_volume: the source on its own grid, corrected for its bias field, raw units.

@@ -26,7 +26,7 @@ from dualflow.modalities import Modality
 
 Record = dict[str, Any]
 
-# Motion between frames beyond the scanner's resolution: the head also moved within frames.
+# Motion between frames beyond the scanner's resolution; the head probably moved within frames too.
 LARGE_MM = 5.0
 # Smallest share of the window that frames cover, and longest excess of a static image, without a note.
 MIN_COVERED = 0.99
@@ -58,19 +58,19 @@ def read_pet(path: Path, sidecar: Mapping[str, Any], config: PreprocessConfig) -
 
     Raises:
         HeaderError: the file is refused before its voxels are read, or ends too early.
-        GeometryError: its affine cannot be trusted.
+        GeometryError: its affine is invalid or ambiguous.
         IntensityError: its voxels are not finite, or all the same.
         DataError: the frame times are missing or contradictory, no frame lies in the window, or the scanner's
-            resolution is unknown or coarser than the one asked for.
+            resolution is unknown or coarser than the requested one.
     """
     series = open_series(path)
     # Refusals by the sidecar come before any voxel is read.
     blur = _extra_fwhm(sidecar, config, path)
     volume, record = (_static if series.count == 1 else _dynamic)(series, sidecar, config)
-    stated = str(sidecar.get("Units", ""))
-    unit = parse_unit(stated)
+    stated_unit = str(sidecar.get("Units", ""))
+    unit = parse_unit(stated_unit)
     record["unit"] = unit.name if unit else UNKNOWN
-    record["notes"] += unit_warnings(unit, stated, volume.array)
+    record["notes"] += unit_warnings(unit, stated_unit, volume.array)
     if blur is None:
         return volume, record
     sigma = blur["added_fwhm_mm"] / FWHM / spacing_of(volume.affine)
@@ -79,7 +79,7 @@ def read_pet(path: Path, sidecar: Mapping[str, Any], config: PreprocessConfig) -
 
 
 def _static(series: Series, sidecar: Mapping[str, Any], config: PreprocessConfig) -> tuple[Volume, Record]:
-    """A single frame, or a mean made elsewhere: it cannot be cut to the window, but must overlap it."""
+    """Read a single frame, or an image that was averaged elsewhere, which must overlap the window."""
     window, record, notes = config.pet_window_s, Record(), list[str]()
     try:
         times = frame_times(sidecar, str(series.path))
@@ -87,7 +87,7 @@ def _static(series: Series, sidecar: Mapping[str, Any], config: PreprocessConfig
             raise DataError("InjectionStart is missing")
     except DataError as error:
         if window:
-            notes = [f"not held against the window: {str(error).removeprefix(f'{series.path}: ')}"]
+            notes = [f"not compared with the window: {str(error).removeprefix(f'{series.path}: ')}"]
     else:
         record, (first, last) = _overlap(times, window, series.path)[1], times.span
         if window and (first < window[0] - MAX_EXCESS_S or last > window[1] + MAX_EXCESS_S):
@@ -106,7 +106,7 @@ def _dynamic(series: Series, sidecar: Mapping[str, Any], config: PreprocessConfi
     seconds, record = _overlap(times, window, series.path)
     record["frames"] = series.count
     if sidecar.get("ImageDecayCorrected") is False:
-        record["notes"].append("its frames are not corrected for decay, and later ones count for less")
+        record["notes"].append("its frames are not corrected for decay, so later ones have less weight")
     motions: dict[int, Motion] = {}
     if config.pet_motion and len(seconds) > 1:
         copies = {index: working_copy(frame) for index, frame in series.frames(seconds)}
@@ -180,10 +180,10 @@ def _motion_record(reference: int, motions: Mapping[int, Motion]) -> Record:
 def _motion_notes(motions: Mapping[int, Motion]) -> list[str]:
     """Notes for the reviewer: large motion, and frames that could not be registered."""
     furthest = max(motion.mean_mm for motion in motions.values())
-    lost = [motion for motion in motions.values() if motion.note]
+    failed = [motion for motion in motions.values() if motion.note]
     notes = [f"its head moves by up to {furthest:.1f} mm between frames"] if furthest > LARGE_MM else []
-    if lost:
-        notes.append(f"{len(lost)} of {len(motions)} frames cannot be registered and are placed as the nearest one")
+    if failed:
+        notes.append(f"{len(failed)} of {len(motions)} frames cannot be registered and are placed as the nearest one")
     return notes
 
 
@@ -193,8 +193,8 @@ def _extra_fwhm(sidecar: Mapping[str, Any], config: PreprocessConfig, path: Path
     if target is None:
         return None
     model = str(sidecar.get("ManufacturersModelName", ""))
-    known = {name.strip().lower(): value for name, value in config.scanner_resolution_mm.items()}
-    fwhm = known.get(model.strip().lower())
+    resolutions = {name.strip().lower(): value for name, value in config.scanner_resolution_mm.items()}
+    fwhm = resolutions.get(model.strip().lower())
     if fwhm is None:
         raise DataError(
             f"{path}: the resolution of scanner '{model[:60]}' is not known, expected one of "

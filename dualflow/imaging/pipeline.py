@@ -59,7 +59,7 @@ def preprocess_pair(
         mask: the study's brain mask on the source's grid; None computes one with deepbet.
 
     Raises:
-        DataError: a scan is refused, holds no brain, or cannot be aligned; the subclass and message say which.
+        DataError: a scan is invalid, shows no brain, or cannot be aligned; subclass and message give the reason.
     """
     grid, clock = model_grid(config), Stopwatch()
     with clock("read"):

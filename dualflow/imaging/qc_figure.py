@@ -1,7 +1,8 @@
 """Quality-control figure of a scan, small enough for hundreds of them on one page.
 
-A row per image: three planes through the brain's middle, and how the image's values are spread inside the brain mask.
-The source has the mask's outline over it; every other image has the source's edges over it, before and after alignment.
+A row per image: three planes through the brain's centre, and a histogram of the values inside the brain mask. The
+outline of the mask is drawn on the source. The edges of the source are drawn on every other image, before and after
+alignment.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from dualflow.imaging.geometry import BoolArray, FloatArray
 
 # Share of the brain's voxels that count as edges.
 EDGE_SHARE = 0.2
-# Quantile of the brain's values at the top of the window, and white above it, so that lines remain visible.
+# Quantile of the brain's values at the top of the window, and margin below white, so that lines remain visible.
 BRIGHTEST, HEADROOM = 0.998, 1.25
 # Pixels: the three planes side by side, the histogram beside them, the label above, the gap between.
 PLANES, HISTOGRAM, LABEL, GAP = 430, 140, 20, 6
-# Full colour resolution, or the thin coloured lines are smeared.
+# No chroma subsampling, which would smear the thin coloured lines.
 JPEG = {"quality": 50, "subsampling": 0, "optimize": True, "progressive": True}
 OUTLINE, EDGES, INK = "#ff5a36", "#5fe0ff", "#c8ced6"
 COLOURS = {"pet": "inferno", "perf": "inferno"}
@@ -42,7 +43,7 @@ class Image:
     Attributes:
         name: its name in the figure.
         values: `[D, H, W]`, aligned with the source.
-        before: the same image before its alignment; None where it was not aligned here.
+        before: the same image before its alignment; None if it was already aligned.
         colours: matplotlib colour map.
     """
 
@@ -55,7 +56,7 @@ class Image:
     def rows(self) -> list[tuple[str, FloatArray]]:
         """Label and values of its rows in the figure."""
         if self.before is None:
-            return [(f"{self.name} as it came", self.values)]
+            return [(f"{self.name} without alignment", self.values)]
         return [(f"{self.name} before alignment", self.before), (f"{self.name} after alignment", self.values)]
 
 
@@ -73,22 +74,22 @@ def save_figure(path: Path, source: Image, images: Sequence[Image], mask: BoolAr
     rows += [(label, values, image, edges) for image in images for label, values in image.rows]
     centre = [int(np.median(index)) for index in np.nonzero(mask)]
     canvas = _Canvas(mask.shape, len(rows))
-    for place, (label, values, image, lines) in enumerate(rows):
-        # One window before and after alignment, or an image that misses the brain would be all white.
+    for row, (label, values, image, lines) in enumerate(rows):
+        # The same window before and after alignment; otherwise an image that misses the brain would be white.
         low, high = _window(image.values[mask])
-        canvas.label(place, label)
+        canvas.label(row, label)
         for axis, index in enumerate(centre):
-            axes = canvas.plane(place, axis)
+            axes = canvas.plane(row, axis)
             plane, white = _slice(values, axis, index), low + HEADROOM * (high - low)
             axes.imshow(plane, origin="lower", cmap=image.colours, vmin=low, vmax=white)
             lines.draw(axes, axis, index)
-        _histogram(canvas.histogram(place), values[mask], (low, high))
+        _histogram(canvas.histogram(row), values[mask], (low, high))
     with committing(path) as temp:
         canvas.figure.savefig(temp, format="jpeg", pil_kwargs=JPEG)
 
 
 class _Lines(NamedTuple):
-    """Thin lines where a volume passes a level."""
+    """Contour lines of a volume at a level."""
 
     volume: FloatArray
     level: float
@@ -127,7 +128,7 @@ class _Canvas:
         return axes
 
     def histogram(self, row: int) -> Axes:
-        """Axes to the right of the planes, with room for numbers below."""
+        """Axes to the right of the planes, with space for numbers below."""
         height = self.height - LABEL - GAP
         return self._axes(PLANES + 3 * GAP, row, 0.2 * height, HISTOGRAM - GAP, 0.6 * height)
 
@@ -141,7 +142,7 @@ class _Canvas:
 def _edges(source: FloatArray, mask: BoolArray) -> FloatArray:
     """An image that crosses zero on the source's edges, NaN elsewhere."""
     strength = gaussian_gradient_magnitude(source, 1.0)
-    # Dilated, so that lines between voxels do not break off at weak ones.
+    # Dilated, so that contour lines do not break at weak voxels.
     strong = binary_dilation(strength > np.quantile(strength[mask], 1 - EDGE_SHARE))
     return np.where(strong, gaussian_laplace(source, 1.0), np.nan)
 

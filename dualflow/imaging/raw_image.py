@@ -1,7 +1,7 @@
-"""A raw image on its way to the model grid: one pass verifies the file, a second one loads it.
+"""Verification of raw images: one pass over a file digests and verifies it, and a second one loads it.
 
-The first pass is handed on: the index keeps the digests of every file it read, and preprocessing takes them from there
-as long as the file has the same size and modification time.
+The index caches the digests of the first pass. Preprocessing reuses them while the file has the same size and
+modification time.
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ class RawImage:
 
 
 def digest_image(path: Path) -> ImageDigest:
-    """Read a file once, in small pieces, for its digests and value range.
+    """Compute digests and value range of a file in one pass, in small pieces.
 
     Raises:
-        DataError: the file is refused by its header, or cannot be read to its end.
+        DataError: the header is invalid, or the file cannot be read to its end.
     """
     info = check_header(path, 4, series=True)
-    state = info.path.stat()  # before the pass: a file that changes meanwhile does not look current
+    state = info.path.stat()  # before the pass, so that a file that changes meanwhile is not current
     file_hash = hashlib.sha256()
     voxel_hash = hashlib.sha256(f"{info.shape} {info.dtype.str}".encode())
     ranges = []
@@ -83,19 +83,19 @@ def digest_image(path: Path) -> ImageDigest:
 
 
 def check_scan(path: Path, digest: ImageDigest) -> None:
-    """Refuse an image by its header and affine, and by its value range where it has a single frame.
+    """Check an image's header and affine, and the value range of a single frame.
 
     Only the header is read.
 
     Raises:
         HeaderError: the file is not NIfTI, is cut short, claims too much memory, or has other dimensions.
-        GeometryError: its affine cannot be trusted.
+        GeometryError: its affine is invalid or ambiguous.
         IntensityError: its voxels are not finite, or all the same.
     """
     info = check_header(path, 4, series=True)
     i, j, k = info.shape[:3]
     resolve_affine(info.header, (i, j, k), info.path)
-    if len(info.shape) == 3:  # frames of a series outside the window may be anything
+    if len(info.shape) == 3:  # frames of a series outside the time window are not checked
         check_contrast(digest.minimum, digest.maximum, info)
 
 

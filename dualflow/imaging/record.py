@@ -1,6 +1,6 @@
 """The record of a preprocessed scan: its files, transforms, intensities and quality metrics, as JSON.
 
-The record alone maps an image back onto the source's own grid.
+The record is sufficient to map an image back onto the source's own grid.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The reference region of SUVR on the model grid.
 
 A region comes from the installed Desikan-Killiany atlas with the labels of FreeSurfer's aseg, or is a mask of the study
-in template space. Atlas regions are eroded, so that neither uptake that spills over from neighbouring tissue nor the
-residual error of an affine registration reaches the mean.
+in template space. Atlas regions are eroded, so that spill-over from neighbouring tissue and the residual error of an
+affine registration do not affect the mean.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from dualflow.modalities import REFERENCES
 ERODE_MM = 3.0
 """Half the resolution (FWHM) of a usual PET scanner; on a grid coarser than twice this, half a voxel."""
 SHARE = 0.5
-"""Part of a voxel that must lie in the region, and value from which a voxel of a study's mask does."""
+"""Smallest share of a voxel inside an atlas region, and threshold of a study's mask."""
 MIN_VOXELS = 20
 PONS_Z = (-48.0, -20.0)
 """MNI z of the pontomedullary and the pontomesencephalic sulcus, between which the brain stem is pons.
 
-They show in the atlas's own Brain-Stem label: going up, its front leaps forward from y = -31 to -22 at z = -51 to -47,
-where the belly of the pons begins, and back from y = -15 to -21 at z = -20, where it ends. Clinica's eroded mask of the
-pons spans z = -38 to -28 (Routier et al. 2021, Frontiers in Neuroinformatics 15:689675).
+Both are visible in the atlas's Brain-Stem label. Going up, its anterior border moves forward from y = -31 to -22 at
+z = -51 to -47, where the pons begins, and back from y = -15 to -21 at z = -20, where it ends. Clinica's eroded mask of
+the pons spans z = -38 to -28 (Routier et al. 2021, Frontiers in Neuroinformatics 15:689675).
 """
 WHOLE_BRAIN = "brain"
 _MARGIN = 8
@@ -63,13 +63,13 @@ def reference_region(name: str, grid: Grid, brain: BoolArray, in_view: BoolArray
 
     Raises:
         IntensityError: the PET shows too few voxels of the region on this grid.
-        DataError: the atlas or the mask cannot be read; the subclass says why.
+        DataError: the atlas or the mask cannot be read; the subclass gives the reason.
     """
-    whole = brain if name == WHOLE_BRAIN else reference_mask(name, grid) & brain
+    region = brain if name == WHOLE_BRAIN else reference_mask(name, grid) & brain
     record: dict[str, Any] = {"reference_region": name}
     if name not in REFERENCES:  # folders are left out because they may name people
         record = {"reference_region": Path(name).name, "reference_sha256": sha256(Path(name))}
-    mask = whole & in_view
+    mask = region & in_view
     count = int(mask.sum())
     if count < MIN_VOXELS:
         raise IntensityError(
@@ -77,14 +77,14 @@ def reference_region(name: str, grid: Grid, brain: BoolArray, in_view: BoolArray
             f"{spacing_of(grid[0])[0]:g} mm, expected at least {MIN_VOXELS}; choose a larger region, a finer grid, or "
             "check the field of view"
         )
-    return Reference(mask, record | {"reference_voxels": count, "reference_shown": round(count / int(whole.sum()), 4)})
+    return Reference(mask, record | {"reference_voxels": count, "reference_shown": round(count / int(region.sum()), 4)})
 
 
 def reference_mask(name: str, grid: Grid) -> BoolArray:
     """Voxels `[D, H, W]` of a grid in template space that belong to a reference region.
 
     Raises:
-        DataError: the atlas or the mask cannot be read; the subclass says why.
+        DataError: the atlas or the mask cannot be read; the subclass gives the reason.
     """
     affine, shape = grid
     if name in REFERENCES:
@@ -105,8 +105,8 @@ def _eroded(name: str, depth_mm: float) -> Volume:
     depth = distance_transform_edt(np.pad(inside[window], 1), sampling=spacing_of(image.affine))[1:-1, 1:-1, 1:-1]
     affine = np.array(image.affine, dtype=np.float64)
     affine[:3, 3] += affine[:3, :3] @ [part.start for part in window]
-    kept: FloatArray = (depth > depth_mm).astype(np.float32)
-    return Volume(kept, affine, Path(name))
+    core: FloatArray = (depth > depth_mm).astype(np.float32)
+    return Volume(core, affine, Path(name))
 
 
 def _region(name: str) -> BoolArray:
@@ -114,9 +114,9 @@ def _region(name: str) -> BoolArray:
     image, names = desikan_killiany()
     labels = np.asarray(image.dataobj)
     structures = REFERENCES[name]
-    inside = np.isin(labels, [label for label, full in names.items() if merged_name(full) in structures])
+    inside = np.isin(labels, [label for label, label_name in names.items() if merged_name(label_name) in structures])
     if "Pons" in structures:
         z = image.affine[2, 3] + image.affine[2, 2] * np.arange(labels.shape[2])
-        stem = next(label for label, full in names.items() if full == "Brain-Stem")
+        stem = next(label for label, label_name in names.items() if label_name == "Brain-Stem")
         inside |= (labels == stem) & ((z > PONS_Z[0]) & (z < PONS_Z[1]))
     return np.asarray(inside)

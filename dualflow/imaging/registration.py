@@ -22,8 +22,8 @@ from dualflow.imaging.mni_template import coarse_template
 
 Angles: TypeAlias = tuple[float, float, float]
 
-# Starting rotations in degrees: pitch, in which heads differ most, then roll and yaw. The optimiser covers 20 degrees.
-# No rotation comes first.
+# Starting rotations in degrees: pitch, in which heads differ most, then roll and yaw. The optimiser corrects up to 20
+# degrees. The identity comes first.
 ROTATIONS = tuple(
     sorted(
         product((-45, -30, -15, 0, 15, 30, 45), (-30, 0, 30), (-30, 0, 30)), key=lambda angles: sum(map(abs, angles))
@@ -49,8 +49,8 @@ class Alignment:
         mutual_information: Mattes' estimate in nats; higher is better.
         displacement_mm: mean distance by which the map moves points of the brain.
         overlap: rigid: share of the brain that the target covers; affine: Dice with the template's brain.
-        before: mutual information and overlap by the scanner's coordinates; None where nothing was registered, and for
-            the template, which has no scanner coordinates.
+        before: mutual information and overlap by the scanner's coordinates; None without a registration, and for the
+            template, which has no scanner coordinates.
     """
 
     points_map: Affine
@@ -82,10 +82,10 @@ def register_rigid(target: Volume, source: Volume, source_mask: BoolArray) -> Al
 
 
 def assume_aligned(target: Volume, source: Volume, source_mask: BoolArray) -> Alignment:
-    """The identity, for a target that lies in the source's space already, with the metrics of a registration.
+    """Identity alignment of a target that is already in the source's space, with the metrics of a registration.
 
     Raises:
-        RegistrationError: the scans share too little there, or the target does not cover the brain.
+        RegistrationError: the scans share too little, or the target does not cover the brain.
     """
     mask = Volume(source_mask.astype(np.float32), source.affine)
     information = AlignmentSearch(source, mask, target).information(sitk.Euler3DTransform())
@@ -93,7 +93,7 @@ def assume_aligned(target: Volume, source: Volume, source_mask: BoolArray) -> Al
 
 
 def _checked(to_target: Affine, information: float, target: Volume, source: Volume, mask: Volume) -> Alignment:
-    """The alignment by the points map `to_target`, source to target, if it passes; `mask` is the source's brain."""
+    """Check the points map `to_target`, source to target, and return its alignment; `mask` is the source's brain."""
     points = mask_points(mask)
     covered = coverage(points, to_target, target)
     if information < MIN_NATS:
@@ -118,15 +118,15 @@ def register_affine(source: Volume, source_mask: BoolArray) -> Alignment:
     image, template_mask = coarse_template()
     brain = Volume(np.where(source_mask, source.array, 0).astype(np.float32), source.affine)
     mask = Volume(source_mask.astype(np.float32), source.affine)
-    # A rim outside the template's brain shows the metric where the source's brain ends.
+    # The rim outside the template's brain makes the metric sensitive to the border of the source's brain.
     rim = Volume(binary_dilation(template_mask.array > 0, iterations=RIM).astype(np.float32), template_mask.affine)
     template_points = mask_points(template_mask)
     starts = _affine_starts(template_points, mask_points(mask))
     transform, information = AlignmentSearch(image, rim, brain).best_transform(starts)
     to_source = from_transform(transform)
     mapped = resample(mask, *template_mask.grid, to_source) > 0.5
-    expected = template_mask.array > 0.5
-    dice = 2 * float((mapped & expected).sum()) / float(mapped.sum() + expected.sum())
+    template_brain = template_mask.array > 0.5
+    dice = 2 * float((mapped & template_brain).sum()) / float(mapped.sum() + template_brain.sum())
     ratio = abs(float(np.linalg.det(to_source[:3, :3])))
     if not VOLUME_RATIO[0] <= ratio <= VOLUME_RATIO[1] or dice < MIN_DICE:
         raise RegistrationError(
@@ -153,7 +153,7 @@ def _affine_starts(fixed: Points, moving: Points) -> list[sitk.AffineTransform]:
     starts = []
     for angles in ROTATIONS:
         rotation = _rotation(angles)
-        # ITK rotates and scales about the centre; at the brain's, these are decoupled from the translation.
+        # ITK rotates and scales about this centre. At the centre of the brain they are decoupled from the translation.
         transform = sitk.AffineTransform(3)
         transform.SetCenter(_lps(centre).tolist())
         transform.SetMatrix(_lps_matrix(rotation * ((centred @ rotation).std(axis=0) / fixed_spread)))

@@ -35,15 +35,15 @@ class Series:
         i, j, k = self.info.shape[:3]
         return i, j, k
 
-    def frames(self, wanted: Collection[int]) -> Iterator[tuple[int, Volume]]:
-        """Read the `wanted` frames in the file's order, and the file to its end.
+    def frames(self, indices: Collection[int]) -> Iterator[tuple[int, Volume]]:
+        """Yield the frames `indices` with their index, in the file's order; the file is read to its end.
 
         Raises:
             HeaderError: the file is shorter or much longer than its header says, or damaged.
             IntensityError: a frame has voxels that are not finite.
         """
         for index, stored in enumerate(stored_voxels(self.info, math.prod(self.shape))):
-            if index in wanted:
+            if index in indices:
                 check_range(*value_range(stored), self.info)
                 frame = real_voxels(stored, self.info).reshape(self.shape, order="F")
                 yield index, Volume(frame, self.affine, self.path)
@@ -54,7 +54,7 @@ def open_series(path: Path) -> Series:
 
     Raises:
         HeaderError: the file is not NIfTI, claims too much memory, or has neither three nor four dimensions.
-        GeometryError: its affine cannot be trusted.
+        GeometryError: its affine is invalid or ambiguous.
     """
     info = check_header(path, 4, series=True)
     i, j, k = info.shape[:3]

@@ -1,7 +1,7 @@
 """BIDS metadata of an image, from its JSON sidecars by the inheritance principle.
 
-bids2table parses the names. Its `load_bids_metadata` ignores a file that is not JSON and caches its results, which is
-not safe for the timing of a measurement.
+bids2table parses the names. Its `load_bids_metadata` is not used because it ignores files that are not JSON and caches
+its results, which could give wrong frame times.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LEVELS = 4
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:
-    """Merged contents of an image's sidecars, the nearest taking precedence; empty where there is none.
+    """Merged contents of an image's sidecars, the nearest taking precedence; empty without sidecars.
 
     Raises:
         DataError: a sidecar is not a JSON object.
@@ -46,10 +46,10 @@ def _inherited(path: Path) -> Iterator[Path]:
     for folder in reversed(folders[: root + 1]):
         for file in sorted(folder.glob(f"*{entities.get('suffix', '')}.json")):
             inherited = parse_bids_entities(file)
-            same = all(
+            applies = all(
                 entities.get(name) == value for name, value in inherited.items() if name not in ("datatype", "ext")
             )
-            if same and file != sidecar_path(path):
+            if applies and file != sidecar_path(path):
                 yield file
 
 
@@ -68,13 +68,13 @@ def read_object(file: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: is not UTF-8 text, expected JSON; save it as UTF-8") from error
     except RecursionError as error:
-        raise DataError(f"{file}: is nested too deeply, expected a sidecar; mend or remove it") from error
+        raise DataError(f"{file}: is nested too deeply, expected a sidecar; correct or remove it") from error
     except ValueError as error:
-        raise DataError(f"{file}: is not JSON ({error}); mend or remove it") from error
+        raise DataError(f"{file}: is not JSON ({error}); correct or remove it") from error
     if not isinstance(content, dict):
-        raise DataError(f"{file}: holds {type(content).__name__}, expected a JSON object; mend or remove it")
+        raise DataError(f"{file}: holds {type(content).__name__}, expected a JSON object; correct or remove it")
     try:
         json.dumps(content, allow_nan=False)
     except ValueError as error:
-        raise DataError(f"{file}: holds numbers that are not finite, expected JSON; mend or remove it") from error
+        raise DataError(f"{file}: holds numbers that are not finite, expected JSON; correct or remove it") from error
     return content

@@ -1,7 +1,7 @@
 """Reading and writing NIfTI volumes.
 
-A file that is cut short, damaged, not finite or constant costs a few MiB to refuse, whatever size it claims: its voxels
-are checked in small pieces before memory is taken for them.
+Voxels are checked in small pieces before memory for the image is allocated. A file that is cut short, damaged, not
+finite or constant therefore costs a few MiB, independent of the size that its header declares.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def read_volume(path: Path, *, dimensions: int = 3, verified: bool = False) -> V
     Args:
         path: `.nii` or `.nii.gz`.
         dimensions: axes of the image; further axes of length 1 are dropped.
-        verified: the file has passed `check_scan`, so it is read once; otherwise one more pass comes first, so that a
-            bad file is refused before memory is taken for it.
+        verified: the file has passed `check_scan`, so it is read once; otherwise a first pass checks it
+            before memory is allocated.
 
     Raises:
         HeaderError: the file is not NIfTI, is cut short, claims too much memory, or has other dimensions.
-        GeometryError: its affine cannot be trusted.
+        GeometryError: its affine is invalid or ambiguous.
         IntensityError: its voxels are not finite, or all the same.
     """
     info = check_header(path, dimensions)
@@ -75,16 +75,16 @@ def stored_voxels(
     """
     with open_image(info.path, compressed=info.compressed, file_hash=file_hash) as stream:
         stream.read(info.offset)
-        left = math.prod(info.shape)
-        while left:
-            count = min(size, left)
+        remaining = math.prod(info.shape)
+        while remaining:
+            count = min(size, remaining)
             data = stream.read(count * info.dtype.itemsize)
             if len(data) < count * info.dtype.itemsize:
                 raise HeaderError(
                     f"{info.path}: ends before the {info.length} bytes that its header declares; it is cut short: "
                     "copy it again"
                 )
-            left -= count
+            remaining -= count
             yield np.frombuffer(data, info.dtype)
         if len(stream.read(SLACK + 1)) > SLACK:
             raise HeaderError(
@@ -127,14 +127,14 @@ def check_range(low: float, high: float, info: NiftiInfo) -> tuple[float, float]
     largest = max(abs(end) for end in (low, high, *scaled, *real))
     if largest > _LARGEST:
         raise IntensityError(
-            f"{info.path}: its values reach {largest:.1e}, expected at most {_LARGEST:.1e}, the largest float32; mend "
-            "scl_slope or scale the image"
+            f"{info.path}: its values reach {largest:.1e}, expected at most {_LARGEST:.1e}, the largest float32; "
+            "correct scl_slope or scale the image"
         )
     return min(real), max(real)
 
 
 def check_contrast(low: float, high: float, info: NiftiInfo) -> None:
-    """Refuse an image by the range of its stored values.
+    """Check the range of an image's stored values.
 
     Raises:
         IntensityError: a voxel is NaN or infinite or exceeds float32, or all voxels are the same.

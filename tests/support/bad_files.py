@@ -230,7 +230,7 @@ ODD_NAMES = ("a b.nii", "naïve-脑.nii", "$(touch x);.nii", "line\nend.nii", "t
 
 CONTAINERS = [
     Defect("empty", HeaderError, "is empty", files(b"")),
-    Defect("empty_gzip", HeaderError, "gzip stream of nothing", files(packed(b""))),
+    Defect("empty_gzip", HeaderError, "empty gzip stream", files(packed(b""))),
     Defect("text", HeaderError, "is text", both(TEXTS)),
     Defect("noise", HeaderError, "sizeof_hdr", both(NOISE)),
     Defect("dicom", HeaderError, "DICOM.*dcm2niix", both(bytes(128) + b"DICM" + bytes(900))),
