@@ -1,4 +1,4 @@
-"""The command line: what it offers, and errors as one line with an exit code."""
+"""The command line: help, completion, imports and errors."""
 
 import os
 import re
@@ -18,16 +18,16 @@ from dualflow.flows.presets import PRESETS
 
 @pytest.fixture
 def invoke(tmp_path, monkeypatch):
-    """Run a command in an empty folder that holds `tiny.yaml`."""
+    """Return a function that runs a command in a folder with `tiny.yaml` only."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
-        monkeypatch.setenv(name, "1")  # the commands set them; put back afterwards
+        monkeypatch.setenv(name, "1")  # the commands set them; monkeypatch restores them
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({"study": {"name": "tiny"}}))
     return lambda *arguments: CliRunner().invoke(main, list(arguments))
 
 
 def test_help_lists_every_command_in_its_section(invoke):
-    """Short and long form; people's commands come before the workflow's steps, and no sentence is cut off."""
+    """User commands precede workflow steps, and no summary is truncated."""
     listing = invoke("-h")
     assert listing.exit_code == 0
     assert listing.output == invoke("--help").output
@@ -41,7 +41,7 @@ def test_help_lists_every_command_in_its_section(invoke):
 
 @pytest.mark.parametrize("name", [*USER_COMMANDS, *WORKFLOW_STEPS])
 def test_every_command_has_help(invoke, name):
-    """A summary, and examples for the commands that people give."""
+    """The help of user commands has examples."""
     shown = invoke(name, "--help")
     assert shown.exit_code == 0
     assert shown.output.startswith(f"Usage: main {name}")
@@ -76,7 +76,7 @@ def test_the_module_is_the_command():
     [("dualflow ini", "init"), ("dualflow pres", "presets"), ("dualflow run --config quick", "quickstart")],
 )
 def test_the_shell_completes(words, expected):
-    """Commands and packaged configurations, as click's completion script asks for them."""
+    """Completion offers commands and packaged configurations."""
     done = subprocess.run(
         [sys.executable, "-m", "dualflow.cli"],
         capture_output=True,
@@ -100,12 +100,12 @@ QUICK = {
         for step in ("train", "evaluate", "convert_study", "report")
     },
 }
-"""Code -> modules that take a second or more to import, and that it does not need."""
+"""Code, and the slow modules that it must not import."""
 
 
 @pytest.mark.parametrize("code", QUICK)
 def test_a_command_imports_only_what_it_needs(code):
-    """Help is instant, and a step starts at once."""
+    """Slow imports would delay the help and every step."""
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; {code}; print([name for name in {QUICK[code]} if name in sys.modules])"],
         capture_output=True,
@@ -116,8 +116,8 @@ def test_a_command_imports_only_what_it_needs(code):
     assert done.stdout.strip() == "[]"
 
 
-def test_presets_lists_the_flows_and_shows_one(invoke):
-    """By name, and piece by piece as a configuration names them."""
+def test_presets_are_listed_and_printed(invoke):
+    """A single preset is printed with the keys of a configuration."""
     listed = invoke("presets")
     lines = listed.output.splitlines()
     assert [line.split()[0] for line in lines] == list(PRESETS)
@@ -167,7 +167,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_errors_are_one_line_with_an_exit_code(invoke, case):
-    """What is wrong, what was expected, no traceback."""
+    """The error has no traceback."""
     arguments, code, message = CASES[case]
     done = invoke(*arguments)
     assert done.exit_code == code, done.output
@@ -177,8 +177,8 @@ def test_errors_are_one_line_with_an_exit_code(invoke, case):
     assert not done.stdout
 
 
-def test_traceback_is_there_for_those_who_ask(invoke, monkeypatch):
-    """`DUALFLOW_TRACEBACK=1` lets the error through."""
+def test_a_traceback_on_request(invoke, monkeypatch):
+    """With `DUALFLOW_TRACEBACK=1` the exception propagates."""
     monkeypatch.setenv("DUALFLOW_TRACEBACK", "1")
     assert isinstance(invoke("presets", "nope").exception, ConfigError)
 
@@ -194,6 +194,6 @@ def test_traceback_is_there_for_those_who_ask(invoke, monkeypatch):
     ],
 )
 def test_wrong_usage_is_refused_before_any_work(invoke, arguments, tmp_path):
-    """Exit code 2, and nothing is written."""
+    """The exit code is 2, and no file is written."""
     assert invoke(*arguments).exit_code == 2
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]

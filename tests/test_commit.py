@@ -1,3 +1,5 @@
+"""Atomic writes: verification, crashes, temporary files and permissions."""
+
 import gzip
 import json
 import os
@@ -29,7 +31,7 @@ def names(folder) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_file_appears_only_when_whole(tmp_path):
+def test_a_file_appears_only_when_complete(tmp_path):
     """The target exists only after the block; its folders are created, and no temporary file remains."""
     path = tmp_path / "a" / "b" / "x.nii.gz"
     with committing(path) as temp:
@@ -39,7 +41,7 @@ def test_file_appears_only_when_whole(tmp_path):
     assert names(path.parent) == ["x.nii.gz"]
 
 
-def test_error_inside_leaves_the_old_file(tmp_path):
+def test_an_error_in_the_block_keeps_the_old_file(tmp_path):
     """An exception in the block is raised, the old content stays and the temporary file is removed."""
     path = tmp_path / "x.txt"
     commit_text(path, "old")
@@ -91,13 +93,13 @@ def test_valid_content_is_accepted(tmp_path):
 
 
 def test_block_that_writes_nothing_is_an_error(tmp_path):
-    """A block that writes nothing is an error, and leaves no stale or empty file."""
+    """The error names the file."""
     with pytest.raises(CommitError, match=r"x\.txt"), committing(tmp_path / "x.txt"):
         pass
 
 
 def test_unwritable_folder_is_one_clear_error(tmp_path):
-    """A path below a file cannot be created; the message names it and says what to do."""
+    """A path below a file cannot be created; the error says what to do."""
     (tmp_path / "file").touch()
     with pytest.raises(CommitError, match="change the output folder"):
         commit_text(tmp_path / "file" / "x.txt", "x")
@@ -113,7 +115,7 @@ def test_json_is_stable_and_strict(tmp_path):
         commit_json(tmp_path / "c.json", {"a": float("nan")})
 
 
-def test_killed_writer_leaves_the_old_file(tmp_path):
+def test_a_killed_writer_keeps_the_old_file(tmp_path):
     """After SIGKILL inside a block, the old file is intact, and the temporary file is swept."""
     path = tmp_path / "x.txt"
     commit_text(path, "old")
@@ -130,20 +132,20 @@ def test_killed_writer_leaves_the_old_file(tmp_path):
     assert names(tmp_path) == ["x.txt"]
 
 
-def test_sweep_spares_living_writers_and_other_files(tmp_path):
-    """Only files of processes that have ended are removed, reaped or not; another machine's when they are old."""
+def test_the_sweep_removes_only_temporary_files_of_ended_processes(tmp_path):
+    """Zombie processes have ended; files of another machine are removed if they are old."""
     child = subprocess.Popen([sys.executable, "-c", ""])
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     (tmp_path / "deep").mkdir()
-    gone, here, there = f"{child.pid}-ab-x.txt", f"{TEMP_PREFIX}{HOST}-", f"{TEMP_PREFIX}another-"
-    dead = [tmp_path / "deep" / f"{here}{gone}", tmp_path / f"{there}1{gone}"]
-    keep = [f"{here}{os.getpid()}-ab-x.txt", f"{there}{gone}", f"{TEMP_PREFIX}note", "x.txt"]
-    for path in (*dead, *(tmp_path / name for name in keep)):
+    suffix, local, remote = f"{child.pid}-ab-x.txt", f"{TEMP_PREFIX}{HOST}-", f"{TEMP_PREFIX}another-"
+    stale = [tmp_path / "deep" / f"{local}{suffix}", tmp_path / f"{remote}1{suffix}"]
+    kept = [f"{local}{os.getpid()}-ab-x.txt", f"{remote}{suffix}", f"{TEMP_PREFIX}note", "x.txt"]
+    for path in (*stale, *(tmp_path / name for name in kept)):
         path.touch()
-    os.utime(dead[1], (0, 0))
+    os.utime(stale[1], (0, 0))
     assert sweep_temporaries(tmp_path) == 2
     child.wait()
-    assert names(tmp_path) == sorted(["deep", *keep])
+    assert names(tmp_path) == sorted(["deep", *kept])
     assert names(tmp_path / "deep") == []
 
 

@@ -1,10 +1,12 @@
+"""File names of a study."""
+
 from pathlib import Path
 
 import pytest
 
-from dualflow.errors import ConfigError, DataError
+from dualflow.errors import DataError
 from dualflow.layout import Layout, Scan, bids_path
-from dualflow.modalities import MODALITIES, modality
+from dualflow.modalities import MODALITIES
 
 T1W, FDG = MODALITIES["T1w"], MODALITIES["FDG"]
 
@@ -14,15 +16,15 @@ T1W, FDG = MODALITIES["T1w"], MODALITIES["FDG"]
     [(Scan("01"), "sub-01", "sub-01"), (Scan("01", "m06"), "sub-01_ses-m06", "sub-01/ses-m06")],
 )
 def test_scan_key_and_folder(scan, key, folder):
-    """A scan's key reads back as the same scan, with and without a session."""
+    """The key of a scan parses to the same scan, with and without a session."""
     assert scan.key == key
     assert scan.folder == Path(folder)
     assert Scan.parse(key) == scan
 
 
 @pytest.mark.parametrize("label", ["", "a_b", "a-b", "../x", "a b", "é"])
-def test_labels_that_could_leave_their_folder_are_refused(label):
-    """Only letters and digits make a label, so that no label can name another file or folder."""
+def test_invalid_labels_are_refused(label):
+    """Labels have letters and digits only, so they cannot name another folder."""
     with pytest.raises(DataError, match="BIDS label"):
         Scan(label)
     with pytest.raises(DataError, match="BIDS label"):
@@ -30,14 +32,14 @@ def test_labels_that_could_leave_their_folder_are_refused(label):
 
 
 @pytest.mark.parametrize("key", ["", "01", "sub-01/ses-1", "sub-01_ses-", "sub-01_run-1", "sub-01_ses-1_T1w"])
-def test_parse_refuses_what_is_no_key(key):
-    """A string that is not exactly a key is not read as one."""
+def test_parse_refuses_other_strings(key):
+    """Only complete keys are parsed."""
     with pytest.raises(DataError, match="not of the form"):
         Scan.parse(key)
 
 
 def test_bids_names():
-    """Entities come in the standard's order, the tracer only on PET, and a mask takes its own suffix."""
+    """Entities have the standard's order, only PET has a tracer, and a mask has its own suffix."""
     scan = Scan("01", "a")
     assert bids_path(Path("d"), scan, FDG, space="T1w", desc="synth") == Path(
         "d/sub-01/ses-a/pet/sub-01_ses-a_trc-FDG_space-T1w_desc-synth_pet.nii.gz"
@@ -46,14 +48,14 @@ def test_bids_names():
     assert "trc" not in bids_path(Path("d"), scan, FDG, suffix="mask").name
 
 
-def test_no_two_files_share_a_path():
-    """Every file of a study has its own path below the study's root."""
+def test_paths_are_unique():
+    """Every file of a study has a different path below the root of the study."""
     layout = Layout(Path("results/study"))
     scans = [Scan("01"), Scan("01", "1"), Scan("02", "1")]
     paths = [layout.pairs, layout.index_quarantine, layout.quarantine, layout.report, layout.manifest("index")]
     paths += [layout.model("dualflow", 0), layout.model("dualflow", 1), layout.log("index"), layout.benchmark("index")]
     paths += [layout.table("scans_dualflow_seed-0"), layout.stress("dualflow", 0), layout.stress("dualflow", 1)]
-    paths += [layout.table("presets"), layout.page("presets"), layout.comparison_plan, layout.qc, layout.quality]
+    paths += [layout.table("comparison"), layout.page("comparison"), layout.comparison_plan, layout.qc, layout.quality]
     paths += [layout.splits, layout.study_summary, layout.digests]
     for scan in scans:
         paths += [layout.on_grid(scan, T1W), layout.on_grid(scan, FDG), layout.mask_on_grid(scan, T1W)]
@@ -70,9 +72,3 @@ def test_record_lies_beside_its_volume():
     record = layout.record(Scan("01"), T1W)
     assert record.parent == layout.on_grid(Scan("01"), T1W).parent
     assert record.name == layout.on_grid(Scan("01"), T1W).name.replace(".nii.gz", ".json")
-
-
-def test_unknown_modality_lists_the_rows():
-    """An unknown modality lists the rows."""
-    with pytest.raises(ConfigError, match=f"unknown modality 'T3w'; choose from: {', '.join(sorted(MODALITIES))}"):
-        modality("T3w")

@@ -1,3 +1,5 @@
+"""Manifests of finished steps: verification, invalidation and the cache of digests."""
+
 import os
 
 import pytest
@@ -24,13 +26,13 @@ def manifest(tmp_path):
     return path
 
 
-def test_manifest_of_finished_work_verifies(manifest):
+def test_the_manifest_of_a_finished_step_verifies(manifest):
     """The manifest is read with its facts, with and without expected inputs and configuration."""
     assert read_manifest(manifest, inputs={"in": "abc"}, config={"k": 1})["facts"] == {"n": 2}
     assert read_manifest(manifest)["outputs"]["x"]["sha256"] == sha256(manifest.parents[1] / "out" / "x.txt")
 
 
-def test_manifest_survives_a_moved_study(manifest, tmp_path):
+def test_manifests_survive_a_move_of_the_study(manifest, tmp_path):
     """Outputs are relative to the manifest, so a study can be moved as a whole."""
     study = manifest.parents[1]
     moved = study.rename(study.with_name("moved"))
@@ -38,48 +40,48 @@ def test_manifest_survives_a_moved_study(manifest, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "asked", [{"inputs": {"in": "xyz"}}, {"inputs": {}}, {"config": {"k": 2}}, {"config": {"k": 1, "new": 0}}]
+    "expected", [{"inputs": {"in": "xyz"}}, {"inputs": {}}, {"config": {"k": 2}}, {"config": {"k": 1, "new": 0}}]
 )
-def test_manifest_of_other_work_does_not_count(manifest, asked):
-    """With other inputs or another configuration, the step has to run again."""
-    assert read_manifest(manifest, **asked) is None
+def test_other_inputs_or_settings_invalidate_the_manifest(manifest, expected):
+    """The step has to run again."""
+    assert read_manifest(manifest, **expected) is None
 
 
-def test_manifest_of_another_version_does_not_count(manifest, monkeypatch):
+def test_another_version_invalidates_the_manifest(manifest, monkeypatch):
     """After an update of dualflow, the step has to run again."""
     monkeypatch.setattr(module, "__version__", "0.0.0")
     assert read_manifest(manifest, config={"k": 1}) is None
 
 
-@pytest.mark.parametrize("damage", ["changed", "removed", "cut", "other"])
-def test_damaged_work_does_not_count(manifest, damage):
-    """A changed or missing output, and a damaged manifest, mean that the step is not done."""
+@pytest.mark.parametrize("damage", ["changed", "removed", "truncated", "no mapping"])
+def test_damage_invalidates_the_manifest(manifest, damage):
+    """A changed or missing output, or a damaged manifest, means that the step is not done."""
     output = manifest.parents[1] / "out" / "x.txt"
     if damage == "changed":
         output.write_text("resulT")
     elif damage == "removed":
         output.unlink()
     else:
-        manifest.write_text("[1]" if damage == "other" else manifest.read_text()[:-9])
+        manifest.write_text("[1]" if damage == "no mapping" else manifest.read_text()[:-9])
     assert read_manifest(manifest) is None
 
 
-def test_missing_manifest_is_not_done(tmp_path):
-    """A step without a manifest is not done."""
+def test_a_step_without_a_manifest_is_not_done(tmp_path):
+    """A missing manifest reads as None."""
     assert read_manifest(tmp_path / "none.json") is None
 
 
 @pytest.fixture
 def manifests(tmp_path):
-    """Manifests of two steps, and of one that lists the first one's manifest."""
+    """Manifests of two steps, and a chain of two that depend on the second."""
     for name in ("kept", "damaged"):
         commit_text(tmp_path / f"{name}.txt", "content")
     folder = tmp_path / "manifests"
     for name, outputs in (
         ("kept", {"file": tmp_path / "kept.txt"}),
         ("deep/damaged", {"file": tmp_path / "damaged.txt"}),
-        ("rests", {"part": folder / "deep/damaged.json"}),
-        ("rests_on_rests", {"part": folder / "rests.json"}),
+        ("dependent", {"part": folder / "deep/damaged.json"}),
+        ("indirect", {"part": folder / "dependent.json"}),
     ):
         write_manifest(folder / f"{name}.json", step="s", outputs=outputs, inputs={}, config={})
     return folder
@@ -89,27 +91,27 @@ def test_broken_manifests_are_removed_with_their_dependents(manifests):
     """The manifests of the damaged step and of steps that list it are removed; others stay."""
     assert verify_manifests(manifests) == forget_broken(manifests) == []
     (manifests.parent / "damaged.txt").write_text("another")
-    assert verify_manifests(manifests) == ["deep/damaged", "rests", "rests_on_rests"]
+    assert verify_manifests(manifests) == ["deep/damaged", "dependent", "indirect"]
     assert len(list(manifests.rglob("*.json"))) == 4, "verification removes nothing"
-    assert forget_broken(manifests) == ["deep/damaged", "rests", "rests_on_rests"]
+    assert forget_broken(manifests) == ["deep/damaged", "dependent", "indirect"]
     assert [path.name for path in manifests.rglob("*.json")] == ["kept.json"]
 
 
 def test_a_cache_hashes_each_file_once(manifests, hashed):
-    """A second verification with the same cache hashes only what changed since, whether or not its size did."""
+    """A second verification with the same cache hashes only changed files, even of equal size."""
     digests, output = DigestCache(), manifests.parent / "damaged.txt"
     assert verify_manifests(manifests, digests) == []
-    assert sorted(hashed) == ["damaged.json", "damaged.txt", "kept.txt", "rests.json"]
+    assert sorted(hashed) == ["damaged.json", "damaged.txt", "dependent.json", "kept.txt"]
     hashed.clear()
     assert forget_broken(manifests, digests) == []
     assert hashed == []
     commit_text(output, "CONTENT")
-    assert verify_manifests(manifests, digests) == ["deep/damaged", "rests", "rests_on_rests"]
+    assert verify_manifests(manifests, digests) == ["deep/damaged", "dependent", "indirect"]
     assert hashed == ["damaged.txt"]
 
 
-def test_a_cache_sees_a_file_of_the_same_size_and_time(tmp_path):
-    """A file that is replaced is hashed again, even if size and time are those of the old one."""
+def test_a_cache_detects_a_replaced_file(tmp_path):
+    """A replaced file is hashed again, even if size and time are equal."""
     path, digests = tmp_path / "x.txt", DigestCache()
     commit_text(path, "old")
     before, times = digests.sha256(path), path.stat()
@@ -119,7 +121,7 @@ def test_a_cache_sees_a_file_of_the_same_size_and_time(tmp_path):
 
 
 def test_a_manifest_is_read_without_hashing(manifest, hashed):
-    """Without verification only the manifest itself counts: its presence, inputs and configuration."""
+    """Without verification, only inputs and configuration are compared."""
     (manifest.parents[1] / "out" / "x.txt").unlink()
     assert read_manifest(manifest, verify=False, config={"k": 1})["facts"] == {"n": 2}
     assert read_manifest(manifest, verify=False, config={"k": 2}) is None

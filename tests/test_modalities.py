@@ -1,4 +1,4 @@
-"""Every row of MODALITIES can be used as a source and as a target."""
+"""Every modality can be a source and a target."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ each_row = pytest.mark.parametrize("name", MODALITIES)
 
 
 @each_row
-def test_its_treatment_is_complete(name):
-    """The normaliser exists, the window is not empty, and PET alone has its name as tracer and SUVR as unit."""
+def test_normaliser_window_and_unit_are_valid(name):
+    """The normaliser exists, the window is not empty, and only PET has a tracer and the unit SUVR."""
     row = modality(name)
     assert row.normaliser in NORMALISERS
     assert row.window[0] < row.window[1]
@@ -29,7 +29,7 @@ def test_its_treatment_is_complete(name):
 
 
 @each_row
-def test_its_files_are_named_as_the_index_reads_names(name, tmp_path):
+def test_file_names_are_valid_bids(name, tmp_path):
     """A BIDS parser reads folder, suffix and tracer, and a new file changes the study's fingerprint."""
     row = modality(name)
     path = bids_path(tmp_path, SCAN, row)
@@ -42,16 +42,16 @@ def test_its_files_are_named_as_the_index_reads_names(name, tmp_path):
     assert study_fingerprint(config) != before
 
 
-def test_no_two_rows_share_a_file():
-    """Any two of them may be in one study."""
+def test_file_names_of_modalities_differ():
+    """A study may have any two modalities."""
     layout = Layout(Path("study"))
     assert len({layout.on_grid(SCAN, row) for row in MODALITIES.values()}) == len(MODALITIES)
 
 
 @each_row
-def test_it_may_be_source_or_target(name):
-    """A study names it as target, as source, and as one more source, by name alone."""
-    first, second = [other for other in ("T1w", "FLAIR", "FDG") if other != name][:2]
+def test_every_modality_can_be_source_or_target(name):
+    """A modality can be the target, the main source, or a further source."""
+    first, second = [choice for choice in ("T1w", "FLAIR", "FDG") if choice != name][:2]
     study = StudyConfig(name="x", source=first, extra_sources=(second,), target=name)
     assert study.sources == (first, second)
     assert study.modalities == (first, second, name)
@@ -59,7 +59,7 @@ def test_it_may_be_source_or_target(name):
     assert StudyConfig(name="x", source=name, target=second).sources == (name,)
 
 
-def test_an_unknown_name_lists_the_choices():
-    """The message lists the rows."""
-    with pytest.raises(ConfigError, match="unknown modality 'PIBB'; choose from: AV1451, AV45, CBF, CT"):
+def test_an_unknown_modality_is_an_error():
+    """The error lists all modalities."""
+    with pytest.raises(ConfigError, match=f"unknown modality 'PIBB'; choose from: {', '.join(sorted(MODALITIES))}"):
         modality("PIBB")

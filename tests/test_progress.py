@@ -1,3 +1,5 @@
+"""Progress in logs and state files."""
+
 import json
 import os
 from contextlib import suppress
@@ -13,7 +15,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_log_has_a_first_and_a_last_line(capsys, monkeypatch):
+def test_a_log_has_a_first_and_a_last_line(capsys, monkeypatch):
     """A log of a thousand items has two lines."""
     monkeypatch.delenv(PROGRESS_FOLDER, raising=False)
     assert list(track(range(1000), "count")) == list(range(1000))
@@ -22,17 +24,17 @@ def test_log_has_a_first_and_a_last_line(capsys, monkeypatch):
 
 def test_an_early_end_is_logged(capsys):
     """The last line has the count at which the loop ended or failed."""
-    with suppress(ZeroDivisionError), progress("count", 5) as shown:
-        shown.advance(2, "loss 0.1")
+    with suppress(ZeroDivisionError), progress("count", 5) as bar:
+        bar.advance(2, "loss 0.1")
         raise ZeroDivisionError
     assert capsys.readouterr().err.splitlines()[-1] == "count: 2/5 after 0 s loss 0.1"
 
 
-def test_state_of_the_process_is_read_back(folder):
-    """Each process has its newest state; broken and incomplete files are ignored."""
-    with progress("train", 4) as shown:
+def test_the_state_of_a_process_is_read_back(folder):
+    """The newest state of each process is read; broken and incomplete files are ignored."""
+    with progress("train", 4) as bar:
         assert list(read_states(folder).values()) == [("train", 0, 4, "")]
-        shown.advance(4, "loss 0.1")
+        bar.advance(4, "loss 0.1")
         (folder / "1.json").write_text('{"label"')
         (folder / "2.json").write_text("{}")
         (folder / "3.tmp").write_text("{}")
@@ -40,14 +42,14 @@ def test_state_of_the_process_is_read_back(folder):
 
 
 def test_a_missing_folder_does_not_stop_the_loop(folder, capsys):
-    """Without the folder, the loop goes on without a state file."""
+    """The loop continues without a state file."""
     folder.rmdir()
     assert list(track([1, 2], "count")) == [1, 2]
     assert "count: 2/2" in capsys.readouterr().err
 
 
-def test_state_file_is_never_half_written(folder):
-    """The file is valid JSON after every step, without a temporary file beside it."""
+def test_the_state_file_is_always_complete(folder):
+    """The file is valid JSON after every step, and no temporary file remains."""
     for _ in track(range(3), "count"):
         (file,) = folder.iterdir()
         assert json.loads(file.read_text())["label"] == "count"

@@ -1,4 +1,4 @@
-"""A crashed worker fails its task alone, and no worker outlives the job."""
+"""A crashed worker fails its task, not the job, and no worker outlives the job."""
 
 import os
 import signal
@@ -18,32 +18,32 @@ from dualflow.workers import CrashedTask, run_in_workers
 pytestmark = pytest.mark.slow
 
 
-def work(how: str, folder: Path) -> tuple[str, int, set[str | None]]:
-    """End the process in some way, or return `how`, the process and its numbers of threads."""
-    if how == "abort":
+def work(action: str, folder: Path) -> tuple[str, int, set[str | None]]:
+    """End the process as `action` says, or return the action, the process id and its thread settings."""
+    if action == "abort":
         os.abort()
-    if how == "die once" and not (folder / "died").exists():
+    if action == "die once" and not (folder / "died").exists():
         (folder / "died").touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    if how == "kill":
+    if action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    if how == "exit":
+    if action == "exit":
         os._exit(7)
-    if how == "fill memory":
+    if action == "fill memory":
         filled = [np.ones(1 << 27)]
         threading.Event().wait(len(filled) * 600)
-    return how, os.getpid(), {os.environ.get(name) for name in THREAD_VARIABLES}
+    return action, os.getpid(), {os.environ.get(name) for name in THREAD_VARIABLES}
 
 
 def hang(folder: Path) -> None:
-    """Write down which process this is, and work without end."""
+    """Record the process id, and never return."""
     (folder / str(os.getpid())).touch()
     print(os.getpid(), flush=True)
     threading.Event().wait(600)
 
 
 def hang_or_fail(folder: Path, hangs: bool) -> None:
-    """Hang or, once another does, raise."""
+    """Hang, or raise once another task hangs."""
     if hangs:
         hang(folder)
     while not list(folder.iterdir()):
@@ -51,26 +51,26 @@ def hang_or_fail(folder: Path, hangs: bool) -> None:
     raise ValueError("stop")
 
 
-def test_a_crashed_worker_fails_its_task_alone(tmp_path, monkeypatch):
-    """Each kind of crash has its reason, a task that crashed once succeeds on retry, and all others succeed."""
+def test_a_crashed_worker_fails_only_its_task(tmp_path, monkeypatch):
+    """Each kind of crash has its reason, and a task that crashed once succeeds in the second attempt."""
     monkeypatch.setattr(workers, "MEMORY_GIB", 1)
     tasks = ["fine", "abort", "die once", "exit", "kill", "fill memory", "fine too"]
-    outcomes = dict(run_in_workers(work, [(how, tmp_path) for how in tasks], workers=2))
+    outcomes = dict(run_in_workers(work, [(action, tmp_path) for action in tasks], workers=2))
     assert sorted(outcomes) == list(range(len(tasks)))
-    named = {how: outcomes[place] for place, how in enumerate(tasks)}
+    results = {action: outcomes[index] for index, action in enumerate(tasks)}
     expected = {"abort": "SIGABRT", "kill": "SIGKILL", "fill memory": "SIGTERM", "exit": "exit code 7"}
-    for how, text in expected.items():
-        outcome = named.pop(how)
-        assert isinstance(outcome, CrashedTask), how
+    for action, text in expected.items():
+        outcome = results.pop(action)
+        assert isinstance(outcome, CrashedTask), action
         assert text in outcome.reason
-        assert "; " in outcome.reason, "what to do"
+        assert "; " in outcome.reason, "the reason says what to do"
         assert "\n" not in outcome.reason
-    assert [how for how, _, _ in named.values()] == ["fine", "die once", "fine too"]
-    assert all(process != os.getpid() and threads == {"1"} for _, process, threads in named.values())
+    assert [action for action, _, _ in results.values()] == ["fine", "die once", "fine too"]
+    assert all(process != os.getpid() and threads == {"1"} for _, process, threads in results.values())
 
 
-def test_an_error_ends_all_work(tmp_path):
-    """An exception in a task is raised here, and the worker of another task is ended."""
+def test_an_error_ends_all_workers(tmp_path):
+    """The exception is raised in the caller, and the worker of another task is terminated."""
     with pytest.raises(ValueError, match="stop"):
         list(run_in_workers(hang_or_fail, [(tmp_path, True), (tmp_path, False)], workers=2))
     [process] = [int(file.name) for file in tmp_path.iterdir()]
@@ -79,7 +79,7 @@ def test_an_error_ends_all_work(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_workers_end_with_their_master(tmp_path, number):
-    """No worker outlives its master, whether that is terminated or killed."""
+    """Workers end if the master is terminated or killed."""
     code = "import sys, test_workers as t; list(t.run_in_workers(t.hang, [(t.Path(sys.argv[1]),)]))"
     master = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)],
@@ -87,7 +87,7 @@ def test_workers_end_with_their_master(tmp_path, number):
     )  # fmt: skip
     assert int(master.stdout.readline()) != master.pid
     master.send_signal(number)
-    # Its end of the pipe is the workers' too: this waits for the last of them.
+    # Workers inherit the pipe, so this waits until the last one has ended.
     master.communicate(timeout=120)
     assert master.returncode == (-number if number == signal.SIGKILL else 128 + number)
 

@@ -1,4 +1,4 @@
-"""`dualflow compare`: which flows it trains, what it publishes, and its errors."""
+"""`dualflow compare`: selection of flows, published results and errors."""
 
 import pandas as pd
 import pytest
@@ -69,7 +69,7 @@ def test_a_partial_comparison_is_published_once(config, monkeypatch, capsys):
 
 @pytest.fixture
 def invoke(tmp_path, monkeypatch, values):
-    """Run a command in an empty folder that holds `tiny.yaml`."""
+    """Return a function that runs the command in a folder with `tiny.yaml` only."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
         monkeypatch.setenv(name, "1")
     monkeypatch.chdir(tmp_path)
@@ -99,10 +99,10 @@ def test_help_has_examples(invoke):
         (["--presets", "nope"], "no flow named nope"),
         (["--set", "extra_models.x={preset: dualflow, options: {widths: 3}}", "--presets", "x"], "widths"),
     ],
-    ids=["no such flow", "no such piece"],
+    ids=["no such flow", "no such option"],
 )
 def test_errors_are_one_line(invoke, arguments, message):
-    """A wrong flow or piece ends with exit code 2 before any measurement."""
+    """An unknown flow or option ends with exit code 2 before any measurement."""
     done = invoke("--config", "tiny.yaml", *arguments)
     assert done.exit_code == 2, done.output
     assert done.stderr.startswith("dualflow: ")
@@ -111,6 +111,6 @@ def test_errors_are_one_line(invoke, arguments, message):
 
 
 def test_the_budget_is_positive(invoke, tmp_path):
-    """A budget of zero is a usage error; nothing is written."""
+    """A budget of zero is a usage error, and no file is written."""
     assert invoke("--config", "tiny.yaml", "--seconds", "0").exit_code == 2
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]

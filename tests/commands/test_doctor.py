@@ -28,8 +28,8 @@ def diagnose(tmp_path, monkeypatch):
     return run
 
 
-def test_a_machine_that_is_ready(diagnose):
-    """Every check has a line, and none fails."""
+def test_a_ready_machine_has_no_failures(diagnose):
+    """Every check has a line."""
     code, findings = diagnose()
     assert code == 0
     assert {"Python", "dualflow", "Snakemake", "torch", "CPU", "memory", "MLflow"} <= set(findings)
@@ -37,8 +37,8 @@ def test_a_machine_that_is_ready(diagnose):
     assert findings["dualflow"][1].endswith(str(Path(doctor.workflow_root())))
 
 
-def test_a_configuration_is_checked_too(diagnose):
-    """A valid one, a wrong key, data that do not exist, and a server that does not answer."""
+def test_a_configuration_is_checked(diagnose):
+    """The checks are of keys, data and tracking server."""
     code, findings = diagnose("--config", "study.yaml")
     assert (code, findings["configuration"]) == (0, ("ok", "study.yaml is valid"))
     assert findings["data"] == ("ok", "40 subjects are simulated; set study.bids for your own")
@@ -51,8 +51,8 @@ def test_a_configuration_is_checked_too(diagnose):
     assert "`dualflow sync`" in findings["MLflow"][1]
 
 
-def test_what_prevents_a_run_fails(diagnose, monkeypatch, tmp_path):
-    """More GPUs than there are, a store that cannot be written, and a disk that is full."""
+def test_obstacles_of_a_run_are_failures(diagnose, monkeypatch, tmp_path):
+    """Too few GPUs, an MLflow store that cannot be written, and a full disk."""
     monkeypatch.setattr(doctor, "NO_DISK_GIB", 1e9)
     monkeypatch.setattr(doctor, "LOW_DISK_GIB", 1e9)
     monkeypatch.setattr(doctor.os, "access", lambda path, mode: Path(path) == tmp_path)

@@ -1,4 +1,4 @@
-"""Snakemake's reasons in plain words."""
+"""Snakemake's reasons in plain English."""
 
 from pathlib import Path
 
@@ -33,5 +33,5 @@ NEW = "{'flow': {'preset': 'dualflow'}, 'train': {'steps': 900, 'learning_rate':
     ],
 )
 def test_reasons_are_plain(reason, expected):
-    """The step's own reason; a step that never ran needs no second one."""
+    """Configuration changes have the key with both values; a step that never ran has one reason."""
     assert plain_reason(reason, MANIFESTS) == expected

@@ -1,4 +1,4 @@
-"""`dualflow init`: what it finds in a dataset, what it writes, and when it refuses."""
+"""`dualflow init`: modalities and files of a dataset, the written configuration, and errors."""
 
 import pytest
 import yaml
@@ -10,7 +10,7 @@ from dualflow.config import load_config
 
 @pytest.fixture
 def dataset(tmp_path, monkeypatch):
-    """Write empty files of a dataset with the given names per subject, and enter its parent folder."""
+    """Return a function that writes empty files for each subject; enter the dataset's parent folder."""
 
     def write(names, columns="age\tsex\tsite", subjects="123"):
         (tmp_path / "my study").mkdir()
@@ -31,7 +31,7 @@ def init(*arguments):
 
 
 def test_the_written_configuration_loads(dataset, tmp_path):
-    """Modalities, side columns and the choice among several files; the last line is the next command."""
+    """It has modalities, side columns and file selections; the last line of the output is the next command."""
     dataset(["anat/{}_acq-a_T1w.nii.gz", "anat/{}_acq-b_T1w.nii.gz", "anat/{}_FLAIR.nii.gz",
              "pet/{}_trc-18FAV45_run-1_pet.nii.gz", "pet/{}_trc-18FAV45_run-2_pet.nii.gz"])  # fmt: skip
     done = init("my study")
@@ -62,7 +62,7 @@ def test_sessions_and_modalities_without_pet(dataset, tmp_path):
 
 
 def test_the_tracer_with_most_pairs_is_the_target(dataset, tmp_path):
-    """Of two tracers; PET files without a known tracer are counted."""
+    """PET files without a known tracer are counted."""
     dataset(["anat/{}_T1w.nii.gz", "pet/{}_trc-PIB_pet.nii.gz", "pet/{}_trc-other_pet.nii.gz"])
     (tmp_path / "my study/sub-1/pet/sub-1_trc-FDG_pet.nii.gz").touch()
     done = init("my study")
@@ -73,7 +73,7 @@ def test_the_tracer_with_most_pairs_is_the_target(dataset, tmp_path):
 
 
 def test_a_file_is_overwritten_only_with_force(dataset, tmp_path):
-    """Without --force the file stays as it is."""
+    """Without --force, an existing file is unchanged."""
     dataset(["anat/{}_T1w.nii.gz", "pet/{}_trc-FDG_pet.nii.gz"])
     (tmp_path / "my-study.yaml").write_text("mine")
     done = init("my study")
@@ -91,10 +91,10 @@ def test_a_file_is_overwritten_only_with_force(dataset, tmp_path):
         (["anat/{}_bold.nii.gz"], 3, "no scan has a known modality, expected one of: T1w"),
         (["anat/{}_T1w.nii.gz"], 2, "no scan has two modalities (T1w 3)"),
     ],
-    ids=["no subjects", "nothing known", "no pair"],
+    ids=["no subjects", "no known modality", "no pair"],
 )
 def test_a_dataset_without_pairs_is_refused(dataset, tmp_path, names, code, message):
-    """One line, and nothing is written."""
+    """The error is one line, and no file is written."""
     dataset(names)
     done = init("my study")
     assert done.exit_code == code

@@ -1,4 +1,4 @@
-"""The cohort's folder holds the configured subjects and no others."""
+"""The folder of a cohort has the configured subjects only."""
 
 import pandas as pd
 
@@ -8,7 +8,7 @@ from dualflow.config import parse_config
 
 
 def test_a_smaller_cohort_removes_the_surplus_subjects(tmp_path):
-    """Surplus subjects go with their truth and manifest; the table lists the remaining ones."""
+    """Their images, ground truth and manifests are removed, and the participants table is updated."""
     config = parse_config({"study": {"name": "x", "results": str(tmp_path)}, "cohort": {"subjects": 3}})
     layout = config.layout
     labels = [subject.label for subject in participants(5, 0)]

@@ -1,4 +1,4 @@
-"""Progress where there is no terminal: a line per finished step, and a heartbeat."""
+"""Progress without a terminal: a line per finished step, and a heartbeat."""
 
 from types import SimpleNamespace
 
@@ -6,8 +6,8 @@ from dualflow.commands.run_display import HEARTBEAT_S, LineDisplay
 from dualflow.commands.snakemake_log import Job
 
 
-def test_each_finished_step_is_one_line_and_silence_has_a_heartbeat(capsys):
-    """Number, step and seconds; after a minute without a line, what is running."""
+def test_finished_steps_and_heartbeats_are_lines(capsys):
+    """A finished step has number and seconds; a heartbeat lists running steps after a minute without a line."""
     now = [0.0]
     display = LineDisplay(lambda: now[0])
     log = SimpleNamespace(total=23, finished=[], running={"3": (Job("train", "3", "model=unet, seed=0"), 0.0)})

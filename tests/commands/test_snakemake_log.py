@@ -1,4 +1,4 @@
-"""The log of Snakemake as data, read while it grows."""
+"""Parsing of Snakemake's log while it grows."""
 
 from dualflow.commands.snakemake_log import LogFollower, parse_jobs
 
@@ -47,15 +47,15 @@ TARGET = """localrule all:
 """
 
 
-def test_jobs_are_named_in_words():
-    """Rule and wildcards become a label; the target rule is no job."""
+def test_jobs_have_labels_and_reasons():
+    """A label consists of rule and wildcards; the target rule is no job."""
     jobs = list(parse_jobs((PLAN + START + TARGET).splitlines()))
     assert [(job.jobid, job.label) for job in jobs] == [("1", "preprocess shard 0"), ("7", "train dualflow seed 0")]
     assert jobs[0].reason == "Missing output files: results/x/manifests/preprocess/shard-0.json"
 
 
 def test_a_growing_log_is_followed(tmp_path):
-    """Planned, running and finished steps with their seconds; a failed one stops running, a partial line waits."""
+    """Steps are counted and timed, failed steps do not run, and an incomplete line is read later."""
     log, clock = tmp_path / "snakemake.log", iter([10.0, 12.0, 95.0, 96.0])
     log.write_text("an earlier run\ntotal 9\n")
     follower = LogFollower(log, log.stat().st_size, lambda: next(clock))
@@ -71,7 +71,7 @@ def test_a_growing_log_is_followed(tmp_path):
 
 
 def test_a_run_without_work_is_recognised(tmp_path):
-    """Snakemake's own sentence."""
+    """Snakemake logs that there is nothing to be done."""
     log = tmp_path / "snakemake.log"
     log.write_text("Building DAG of jobs...\nNothing to be done (all requested files are present and up to date).\n")
     follower = LogFollower(log, 0)

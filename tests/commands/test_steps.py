@@ -1,4 +1,4 @@
-"""The steps of a study by name, and the steps that others need."""
+"""Names of the steps of a study, and their required inputs."""
 
 import pytest
 
@@ -32,8 +32,8 @@ def test_every_manifest_of_a_study_has_a_name(config):
     assert closed_form_baselines(config) == ["mean_image"]
 
 
-def test_a_comparison_needs_scores_alone(config):
-    """Its flows are preprocessed for, trained and scored; nothing is converted or reported."""
+def test_a_comparison_needs_only_scores(config):
+    """Its flows are trained and scored; nothing is converted or reported."""
     names = scoring_steps(config, ["wide"])
     assert names[-4:] == ["train/wide_seed-3", "train/wide_seed-4", "evaluate/wide_seed-3", "evaluate/wide_seed-4"]
     assert "preprocess" in names

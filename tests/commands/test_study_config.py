@@ -1,3 +1,5 @@
+"""Configurations checked against the flows that they name."""
+
 import subprocess
 import sys
 
@@ -18,7 +20,7 @@ STUDY = {"study": {"name": "a"}}
     ],
 )
 def test_a_grid_that_a_flow_cannot_halve_is_refused(shape, nearest):
-    """The message has the grid, the flow, its levels and the nearest sizes, of which one takes the first size up."""
+    """The error has the grid, the flow, its levels and the nearest valid sizes."""
     with pytest.raises(ConfigError) as caught:
         parse_study_config(STUDY | {"preprocess": {"shape": shape}}, "study.yaml")
     assert str(caught.value) == (
@@ -28,8 +30,8 @@ def test_a_grid_that_a_flow_cannot_halve_is_refused(shape, nearest):
     assert parse_study_config(STUDY | {"preprocess": {"shape": nearest}}).preprocess.shape == tuple(nearest)
 
 
-def test_the_deepest_flow_decides():
-    """Every flow of the study must fit on the grid."""
+def test_the_grid_must_fit_the_deepest_flow():
+    """All flows of a study share the grid."""
     deep = {"preset": "dual_glow", "options": {"levels": 4, "steps": [1] * 4, "hidden": [8] * 4}}
     values = STUDY | {"preprocess": {"shape": [48, 56, 48]}, "extra_models": {"deep": deep}}
     with pytest.raises(ConfigError, match=r"the flow deep has 4 levels, .* 16; the nearest sizes are \[48, 64, 48\]"):
@@ -47,14 +49,14 @@ def test_the_deepest_flow_decides():
         ({"extra_models": {"b": {"preset": "c_glow", "options": {"levls": 3}}}}, "extra_models.b: .* mean 'levels'"),
     ],
 )
-def test_a_flow_that_does_not_exist_is_refused(values, message):
-    """A misspelt preset or option, and a value it cannot have, name the section before anything runs."""
+def test_an_invalid_flow_is_an_error(values, message):
+    """The error names the section of an unknown preset or option, or of an invalid value."""
     with pytest.raises(ConfigError, match=message):
         parse_study_config(STUDY | values, "x")
 
 
-def test_files_and_overrides_are_checked_alike(tmp_path):
-    """A YAML file is checked with its overrides, under its own name."""
+def test_files_are_checked_with_their_overrides(tmp_path):
+    """The error names the file."""
     path = tmp_path / "study.yaml"
     path.write_text("study: {name: a}")
     assert load_study_config(path, ["preprocess.shape=[16, 16, 16]"]).preprocess.shape == (16, 16, 16)
@@ -63,7 +65,7 @@ def test_files_and_overrides_are_checked_alike(tmp_path):
 
 
 def test_checking_needs_no_numerical_library():
-    """A configuration is checked at once: no torch, no MONAI, no pandas."""
+    """Slow imports would delay every error of a configuration."""
     code = "import sys, dualflow.commands.study_config; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "monai", "pandas", "numpy", "nibabel", "SimpleITK"} & set(modules)

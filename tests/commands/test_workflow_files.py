@@ -1,4 +1,4 @@
-"""Where the workflow's files are found, in a checkout and in a wheel."""
+"""Location of the workflow's files in a checkout and in a wheel."""
 
 from pathlib import Path
 
@@ -12,13 +12,13 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_a_checkout_uses_its_own_files():
-    """The Snakefile beside the package."""
+    """The Snakefile is in the folder above the package."""
     assert workflow_root() == ROOT
     assert {"quickstart", "benchmark", "study"} <= set(packaged_configs())
 
 
 def test_a_wheel_uses_the_copy_in_the_package(tmp_path, monkeypatch):
-    """`_workflow` below the package, and an error if there is none."""
+    """The files are in the folder `_workflow` of the package; it is an error if it is missing."""
     package = tmp_path / "dualflow"
     monkeypatch.setattr(workflow_files, "PACKAGE", package)
     with pytest.raises(ConfigError, match="has no workflow files; install dualflow again"):
@@ -29,7 +29,7 @@ def test_a_wheel_uses_the_copy_in_the_package(tmp_path, monkeypatch):
 
 
 def test_a_configuration_is_a_file_or_a_bare_name(tmp_path, monkeypatch):
-    """A file wins over a packaged name; a path is left to the reader; an unknown name lists the choices."""
+    """A file precedes a packaged name, and the error for an unknown name lists the choices."""
     monkeypatch.chdir(tmp_path)
     assert find_config("quickstart") == ROOT / "configs/quickstart.yaml"
     assert find_config("gone.yaml") == Path("gone.yaml")

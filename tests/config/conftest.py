@@ -1,3 +1,5 @@
+"""Fixtures of configuration files."""
+
 from pathlib import Path
 
 import pytest
@@ -5,7 +7,7 @@ import pytest
 
 @pytest.fixture
 def write(tmp_path):
-    """Write a configuration, and return its path."""
+    """Return a function that writes a configuration and returns its path."""
 
     def write(text: str) -> Path:
         path = tmp_path / "study.yaml"

@@ -1,3 +1,5 @@
+"""Defaults, paths, names and descriptions of the configuration, and the shipped files."""
+
 import typing
 from pathlib import Path
 
@@ -19,7 +21,7 @@ def sections() -> list[type[BaseModel]]:
 
 @pytest.fixture
 def example_folder(tmp_path, monkeypatch):
-    """A working directory with the datasets that the shipped configurations name."""
+    """Enter a folder with the datasets of the shipped configurations."""
     monkeypatch.chdir(tmp_path)
     for path in CONFIGS:
         if bids := yaml.safe_load(path.read_text())["study"].get("bids"):
@@ -27,7 +29,7 @@ def example_folder(tmp_path, monkeypatch):
 
 
 def test_a_name_is_enough():
-    """Everything but the study's name has a default, and results lie under it."""
+    """All other keys have defaults, and the name is that of the results folder."""
     config = parse_config({"study": {"name": "test"}})
     assert config.layout.root == Path("results/test")
     assert config.bids == config.layout.bids
@@ -50,10 +52,10 @@ def test_paths_are_relative_to_the_dataset(tmp_path):
      ("preprocess.reference_region", "file")],
 )  # fmt: skip
 def test_a_missing_file_or_folder_is_named(tmp_path, key, kind):
-    """The message has the key, the path, what was expected and the remedy; a file is no folder."""
-    missing, other = tmp_path / "none.nii.gz", tmp_path / "other.nii.gz"
-    other.mkdir() if kind == "file" else other.touch()
-    for path, problem in ((missing, "does not exist"), (other, f"is not a {kind}")):
+    """The error has the key, the path, the expected kind and the remedy."""
+    missing, wrong_kind = tmp_path / "none.nii.gz", tmp_path / "wrong.nii.gz"
+    wrong_kind.mkdir() if kind == "file" else wrong_kind.touch()
+    for path, problem in ((missing, "does not exist"), (wrong_kind, f"is not a {kind}")):
         section, field = key.split(".")
         values = {"study": {"name": "a"}}
         values.setdefault(section, {})[field] = str(path)
@@ -66,20 +68,20 @@ def test_a_missing_file_or_folder_is_named(tmp_path, key, kind):
     ("name", "problem"),
     [("a b", "cannot name a folder"), ("unet", "name of another model"), ("dualflow", "name of another model")],
 )
-def test_models_have_names_of_their_own(name, problem):
-    """Two models of one name would share a folder."""
+def test_model_names_are_unique_folder_names(name, problem):
+    """Two models with the same name would share a folder."""
     with pytest.raises(ConfigError, match=f"extra_models: '{name}' .*{problem}"):
         parse_config({"study": {"name": "a"}, "extra_models": {name: {"preset": "c_glow"}}})
 
 
 def test_every_baseline_can_be_chosen():
-    """The names that a configuration accepts are the rows of BASELINES."""
+    """The configuration accepts the rows of BASELINES."""
     (names, _) = typing.get_args(BaselineConfig.model_fields["models"].annotation)
     assert typing.get_args(names) == tuple(BASELINES)
 
 
 def test_configuration_is_frozen():
-    """No part of the program can change the configuration under another."""
+    """Values cannot be changed after validation."""
     config = parse_config({"study": {"name": "a"}})
     with pytest.raises(ValidationError, match="frozen"):
         config.train.steps = 3
@@ -87,14 +89,14 @@ def test_configuration_is_frozen():
 
 @pytest.mark.parametrize("section", sections(), ids=lambda section: section.__name__)
 def test_every_field_is_described(section):
-    """Each key says in one sentence what it does."""
+    """Every key has a description that ends with a full stop."""
     for name, field in section.model_fields.items():
         assert field.description, f"{section.__name__}.{name}"
         assert field.description.rstrip().endswith("."), f"{section.__name__}.{name}"
 
 
 def test_the_template_lists_every_key_with_its_default(example_folder):
-    """Whoever copies it sees all there is; only the study itself is filled in with examples."""
+    """Only the section `study` of configs/study.yaml differs from the defaults."""
     path = Path(__file__).parents[2] / "configs" / "study.yaml"
     listed = yaml.safe_load(path.read_text())
     defaults = parse_config({"study": listed["study"]}).model_dump(mode="json")
@@ -108,5 +110,5 @@ def test_the_template_lists_every_key_with_its_default(example_folder):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_shipped_configurations_are_valid(path, example_folder):
-    """Every file in configs/ is accepted as it is, once the dataset that it names exists."""
+    """Every file in configs/ is valid if its dataset exists."""
     assert load_study_config(path).study.name

@@ -1,3 +1,5 @@
+"""Configuration files: errors and overrides."""
+
 import pytest
 
 from dualflow.config import load_config
@@ -15,8 +17,8 @@ MINIMAL = "study: {name: test}\n"
         (MINIMAL + "extra_models: {a: {prest: c_glow}}", r"unknown key 'extra_models\.a\.prest'.*'preset'"),
     ],
 )
-def test_unknown_key_is_named_with_a_suggestion(write, text, message):
-    """A misspelt key stops with the key that was probably meant, or with the keys there are."""
+def test_an_unknown_key_is_an_error(write, text, message):
+    """The error suggests the closest key, or lists the existing keys."""
     with pytest.raises(ConfigError, match=message):
         load_config(write(text))
 
@@ -56,29 +58,29 @@ def test_unknown_key_is_named_with_a_suggestion(write, text, message):
         ("cohort: {subjects: 3}", ["study", "required"]),
     ],
 )
-def test_wrong_value_names_key_value_and_expectation(write, text, parts):
-    """A refused value is shown with its key, the value given and what was expected, after the file's name."""
+def test_an_invalid_value_is_an_error(write, text, parts):
+    """The error has the file, the key, the value and the expectation."""
     with pytest.raises(ConfigError) as caught:
         load_config(write(text))
     assert "\n" not in str(caught.value)
     assert all(part in str(caught.value) for part in ["study.yaml", *parts]), str(caught.value)
 
 
-def test_all_mistakes_are_told_at_once(write):
-    """Two mistakes take one run to find."""
+def test_all_mistakes_are_reported_together(write):
+    """One error lists all invalid values."""
     with pytest.raises(ConfigError, match=r"train\.steps.*convert\.samples"):
         load_config(write(MINIMAL + "train: {steps: 0}\nconvert: {samples: 1}"))
 
 
 @pytest.mark.parametrize("text", ["- a\n", "", "study: [", "text"])
-def test_file_that_is_no_mapping_is_named(write, text):
-    """Lists, text, nothing and broken YAML are each one line with the file's name."""
+def test_a_file_without_a_mapping_is_an_error(write, text):
+    """The error names a file with a list, text, broken YAML or no content."""
     with pytest.raises(ConfigError, match=r"study\.yaml"):
         load_config(write(text))
 
 
-def test_missing_file_is_named(tmp_path):
-    """A path that does not exist is the message."""
+def test_a_missing_file_is_an_error(tmp_path):
+    """The error has the path."""
     with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read"):
         load_config(tmp_path / "none.yaml")
 
@@ -89,8 +91,8 @@ def test_yaml_tags_are_not_executed(write):
         load_config(write("study: !!python/object/apply:os.getcwd []"))
 
 
-def test_overrides_win_and_are_checked(write):
-    """`section.key=value` replaces or adds a value of any type, and goes through the same checks."""
+def test_overrides_replace_values_and_are_validated(write):
+    """`section.key=value` replaces or adds a value of any type."""
     path = write(MINIMAL + "train: {steps: 5}")
     config = load_config(path, ["train.steps=7", "split.test=0.5", "train.seeds=[1, 2]", "model.options.low_rank=4"])
     assert (config.train.steps, config.split.test, config.train.seeds) == (7, 0.5, (1, 2))

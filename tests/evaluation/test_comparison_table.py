@@ -18,7 +18,7 @@ def config(tmp_path):
 
 
 def test_the_table_gathers_cost_and_scores(config):
-    """Seeds are averaged, memory is their maximum, visits of a subject count once, and any other column is averaged."""
+    """Seeds are averaged, memory is their maximum, and sessions of a subject are averaged first."""
     plan = make_plan(config, ["dualflow"], 1, FakeTimer())
     nll = {"nll_true": [1.0, 1.0, 1.0, 3.0], "nll_wrong": [2.0, 2.0, 2.0, 2.0], "bits_in_mask": [1.0, 3.0, 5.0, 7.0]}
     train_and_score(config, "dualflow", 0, 10, mae=0.1, memory="900.5", **nll)

@@ -1,4 +1,4 @@
-"""NLL inside the mask against distributions with a known marginal, and the wrong and blurred sources."""
+"""NLL inside the mask for distributions with a known marginal, and wrong and blurred sources."""
 
 from math import log
 
@@ -59,11 +59,11 @@ def test_the_excess_of_the_bound_is_the_divergence_of_the_background():
     density, distribution = gaussian(covariance)
     torch.manual_seed(3)
     target = torch.where(MASK, distribution.sample().view(MASK.shape).float(), 0.0)
-    brain, rest = (covariance[INSIDE][:, INSIDE], covariance[~INSIDE][:, INSIDE])
+    brain, cross = (covariance[INSIDE][:, INSIDE], covariance[~INSIDE][:, INSIDE])
     x = target[MASK].double()
     marginal = MultivariateNormal(torch.zeros(4, dtype=torch.float64), brain)
-    gain = rest @ torch.linalg.inv(brain)
-    conditional = MultivariateNormal(gain @ x, covariance[~INSIDE][:, ~INSIDE] - gain @ rest.T)
+    gain = cross @ torch.linalg.inv(brain)
+    conditional = MultivariateNormal(gain @ x, covariance[~INSIDE][:, ~INSIDE] - gain @ cross.T)
     q = MultivariateNormal(torch.zeros(4, dtype=torch.float64), WIDTH**2 * torch.eye(4, dtype=torch.float64))
     truth = -float(marginal.log_prob(x)) / 4
     excess = float(kl_divergence(q, conditional)) / 4
@@ -88,7 +88,7 @@ def test_a_dequantised_target_has_the_density_of_its_bins():
     width, share = 0.5, 0.25
 
     def density(volumes):
-        # of four bins from 0, the first has the share; the others divide the rest equally
+        # The first of four bins has the share, and the rest is divided equally.
         inside = (torch.where(volumes < width, share, (1 - share) / 3) / width).log()
         return torch.where(MASK, inside, Normal(0.0, WIDTH).log_prob(volumes)).flatten(1).double().sum(1)
 
@@ -119,14 +119,14 @@ def test_the_blur_stays_inside_the_mask_and_is_measured_in_mm(phantoms):
 
 def test_another_brain_fills_the_mask_and_nothing_else(phantoms):
     """Every voxel of the mask takes a value of the other brain, even if that brain is smaller."""
-    item, other = phantoms[0], dict(phantoms[1])
-    other["mask"] = other["mask"] & (torch.arange(16) < 9)
-    other["source"] = torch.where(other["mask"], other["source"].abs() + 1, 0.0)
-    exchanged = exchange_source(item, other)
+    item, donor = phantoms[0], dict(phantoms[1])
+    donor["mask"] = donor["mask"] & (torch.arange(16) < 9)
+    donor["source"] = torch.where(donor["mask"], donor["source"].abs() + 1, 0.0)
+    exchanged = exchange_source(item, donor)
     assert not exchanged[~item["mask"]].any()
     assert (exchanged[item["mask"]] >= 1).all()
-    both = item["mask"] & other["mask"]
-    assert torch.equal(exchanged[both], other["source"][both])
+    both = item["mask"] & donor["mask"]
+    assert torch.equal(exchanged[both], donor["source"][both])
 
 
 def test_channels_are_exchanged_and_blurred_independently(phantoms):
@@ -138,7 +138,7 @@ def test_channels_are_exchanged_and_blurred_independently(phantoms):
         assert torch.equal(blur_source(items[0], (4.0,) * 3)[channel], blur_source(first, (4.0,) * 3))
 
 
-def test_another_subject_is_not_another_visit(phantoms):
+def test_another_subject_is_not_another_session(phantoms):
     """The next scan of another subject is found cyclically; a single subject has none."""
     scans = ["sub-1_ses-a", "sub-1_ses-b", "sub-2", "sub-3"]
     assert [another_subject(scans, index) for index in range(4)] == [2, 2, 3, 0]

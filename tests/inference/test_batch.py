@@ -1,4 +1,4 @@
-"""Conversion of a dataset of raw scans, in worker processes and in this one."""
+"""Conversion of a dataset of raw scans, in one or several processes."""
 
 import json
 import shutil
@@ -18,12 +18,15 @@ from dualflow.inference.batch import convert_study
 
 CONFIG = ConvertConfig(samples=2, keep_samples=1)
 PREPROCESS = PreprocessConfig(spacing_mm=8.0, shape=(24, 32, 24))
+# Tests share module fixtures that convert scans, so they run in one worker.
+pytestmark = pytest.mark.xdist_group("batch conversion")
+
 DESCS = {"synth", "synthmean", "synthstd", "synth01"}
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """Three raw scans: a head, the same file truncated, and noise without a head; two subjects have an age."""
+    """Three raw scans: a head, the same file truncated, and noise; the first subject has an age."""
     bids = tmp_path_factory.mktemp("study") / "bids"
     write_subject(bids, participants(1, 0)[0])
     (bids / "dataset_description.json").write_text('{"Name": "batch", "BIDSVersion": "1.10.0"}')
@@ -47,7 +50,7 @@ def model(tmp_path_factory, save_flow, small_flow, card):
 
 @pytest.fixture(scope="module")
 def converted(study, model, tmp_path_factory):
-    """Output folder and error message of a conversion by two worker processes."""
+    """Output folder and error message of a conversion by two worker processes; tests do not change the folder."""
     out = tmp_path_factory.mktemp("out")
     with pytest.raises(DataError) as error:
         convert_study(study, model, out, CONFIG, workers=2)
@@ -61,7 +64,7 @@ def volumes(out):
 
 @pytest.mark.slow
 def test_usable_scans_are_converted_and_the_others_excluded(converted, study):
-    """All volumes of the head lie on its native grid; the table lists the other scans with their reasons."""
+    """Volumes of the head are on its native grid; quarantine.tsv lists the other scans with reasons."""
     out, message = converted
     rows = read_quarantine(out / "quarantine.tsv")
     assert [row.scan for row in rows] == ["sub-C0002", "sub-C0003"]
@@ -82,9 +85,9 @@ def test_usable_scans_are_converted_and_the_others_excluded(converted, study):
 
 
 @pytest.mark.slow
-def test_only_scans_with_changed_inputs_are_converted_again(converted, study, model):
-    """A re-run with the same inputs writes nothing; another number of samples or another age repeats the conversion."""
-    out, _ = converted
+def test_only_scans_with_changed_inputs_are_converted_again(converted, study, model, tmp_path):
+    """Equal inputs write nothing; another number of samples or another age repeats the conversion."""
+    out = shutil.copytree(converted[0], tmp_path / "out")
 
     def rerun(config):
         before = {desc: (path.stat().st_mtime_ns, path.read_bytes()) for desc, path in volumes(out).items()}
@@ -141,8 +144,9 @@ def test_a_table_of_samples_is_converted_by_a_model_of_two_sources(study, save_f
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("error", "stops"), [(CommitError("disk full"), True), (ValueError("odd"), False)])
-def test_a_scan_that_fails_in_conversion_is_excluded_alone(converted, study, model, monkeypatch, error, stops):
+def test_a_scan_that_fails_in_conversion_is_excluded(converted, study, model, tmp_path, monkeypatch, error, stops):
     """An output that cannot be written stops the conversion instead."""
+    out = shutil.copytree(converted[0], tmp_path / "out")
 
     def fail(*_):
         raise error
@@ -154,14 +158,14 @@ def test_a_scan_that_fails_in_conversion_is_excluded_alone(converted, study, mod
     )
     config = ConvertConfig(samples=5)
     with pytest.raises(CommitError if stops else DataError):
-        convert_study(study, model, converted[0], config)
+        convert_study(study, model, out, config)
     if not stops:
-        assert read_quarantine(converted[0] / "quarantine.tsv")[0].reason == "ValueError: odd"
+        assert read_quarantine(out / "quarantine.tsv")[0].reason == "ValueError: odd"
 
 
-def test_the_user_selects_among_several_files(study, model, tmp_path, monkeypatch):
-    """Entities, run and masks reach the study; a selection that does not fit is one line of error."""
-    bids, masks, seen = tmp_path / "bids", tmp_path / "masks", []
+def test_files_are_selected_by_options(study, model, tmp_path, monkeypatch):
+    """Entities, run and masks are passed to the study; an invalid selection is an error."""
+    bids, masks, selections = tmp_path / "bids", tmp_path / "masks", []
     shutil.copytree(study / "sub-C0001", bids / "sub-C0001")
     shutil.copy(study / "dataset_description.json", bids)
     masks.mkdir()
@@ -171,7 +175,7 @@ def test_the_user_selects_among_several_files(study, model, tmp_path, monkeypatc
     whole.unlink()
 
     def outcomes(tasks, _):
-        seen.extend((row["source"].iloc[0], selected.masks) for row, _, _, _, selected, _ in tasks)
+        selections.extend((row["source"].iloc[0], selected.masks) for row, _, _, _, selected, _ in tasks)
         return [None] * len(tasks)
 
     def run(*options):
@@ -183,7 +187,7 @@ def test_the_user_selects_among_several_files(study, model, tmp_path, monkeypatc
     code, message = run()
     assert (code != 0, "3 files fit T1w" in message) == (True, True), message
     assert run("--where", "T1w.acq=thin", "--runs", "last", "--masks", str(masks))[0] == 0
-    assert seen == [("sub-C0001/anat/sub-C0001_acq-thin_run-2_T1w.nii.gz", masks)]
+    assert selections == [("sub-C0001/anat/sub-C0001_acq-thin_run-2_T1w.nii.gz", masks)]
     for where, reason in [
         ("acq=thin", "of the form MODALITY.ENTITY=LABEL"),
         ("CT.acq=thin", "where names CT"),

@@ -1,5 +1,6 @@
 """Conversion to volumes on the native grid of the source scan."""
 
+import gzip
 import json
 
 import nibabel as nib
@@ -7,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from dualflow.commit import commit_bytes, commit_json
 from dualflow.config import ConvertConfig
 from dualflow.imaging.volume import read_volume
-from dualflow.inference.convert import convert_scan, fill_outside, scan_seed
+from dualflow.inference.convert import convert_scan, fill_outside, remove_volumes, scan_seed
 from dualflow.inference.predict import load_predictor
 from dualflow.layout import Layout, Scan
+from dualflow.manifest import write_manifest
 from dualflow.modalities import MODALITIES
 
 T1W, FDG = MODALITIES["T1w"], MODALITIES["FDG"]
@@ -24,7 +27,7 @@ CONFIG = ConvertConfig(samples=3, keep_samples=2, seed=1)
 
 @pytest.fixture
 def convert(tmp_path, model_folder, phantoms):
-    """A function that converts the first phantom, which is offset from the template; its brain mask; the predictor."""
+    """A function that converts the first phantom with an offset to the template; its brain mask; the predictor."""
     predictor, item = load_predictor(model_folder), phantoms[0]
     to_template = np.eye(4)
     to_template[:3, 3] = (1.5, -2, 0.5)
@@ -43,7 +46,7 @@ def convert(tmp_path, model_folder, phantoms):
     return run, brain, predictor
 
 
-def test_every_volume_lies_on_the_native_grid_and_ends_at_the_brain(convert):
+def test_volumes_have_the_native_grid_and_end_at_the_brain(convert):
     """Point estimate, mean, standard deviation and kept samples have the source's affine and shape, and sidecars."""
     run, brain, _ = convert
     files = run()
@@ -91,12 +94,12 @@ def test_the_same_scan_gives_the_same_bytes(convert):
     run, _, _ = convert
     before = {desc: path.read_bytes() for desc, path in run().items()}
     assert {desc: path.read_bytes() for desc, path in run().items()} == before
-    other = {desc: path.read_bytes() for desc, path in run(CONFIG.model_copy(update={"seed": 2})).items()}
-    assert [desc for desc in before if before[desc] == other[desc]] == ["synth"]
+    reseeded = {desc: path.read_bytes() for desc, path in run(CONFIG.model_copy(update={"seed": 2})).items()}
+    assert [desc for desc in before if before[desc] == reseeded[desc]] == ["synth"]
 
 
 def test_every_scan_has_its_own_seed():
-    """It depends on the configured seed, subject and session only."""
+    """Seeds depend on the configured seed, subject and session."""
     seeds = {scan_seed(seed, Scan(subject, session)) for seed in (0, 1) for subject in "ab" for session in (None, "1")}
     assert len(seeds) == 8
     assert scan_seed(3, Scan("a")) == scan_seed(3, Scan("a"))
@@ -119,3 +122,21 @@ def test_voxels_outside_take_the_nearest_value_inside():
     assert fill_outside(volume, np.zeros_like(mask)) is volume
     several = fill_outside(np.stack([volume, 2 * volume]), mask)
     np.testing.assert_array_equal(several, np.stack([1, 2])[:, None, None, None] * fill_outside(volume, mask))
+
+
+def test_volumes_of_an_earlier_conversion_are_removed(tmp_path):
+    """Volumes in the manifest and their sidecars are removed; a broken or missing manifest removes nothing."""
+    folder = tmp_path / "derivatives" / "sub-1"
+    listed, sidecar, unlisted = folder / "a_pet.nii.gz", folder / "a_pet.json", folder / "b_T1w.json"
+    commit_json(sidecar, {})
+    commit_json(unlisted, {})
+    commit_bytes(listed, gzip.compress(b""))
+    manifest = tmp_path / "manifests" / "convert" / "sub-1.json"
+    remove_volumes(manifest)
+    write_manifest(manifest, step="convert", outputs={"synth": listed}, inputs={}, config={})
+    remove_volumes(manifest)
+    assert not listed.exists()
+    assert not sidecar.exists()
+    assert unlisted.exists()
+    manifest.write_text("{")
+    remove_volumes(manifest)

@@ -1,4 +1,4 @@
-"""Loading of models, and what they predict."""
+"""Predictions of loaded models: seeds, mask, temperature and uncertainty."""
 
 import numpy as np
 import pytest
@@ -11,27 +11,27 @@ from dualflow.models.store import save_model
 
 @pytest.fixture(scope="module")
 def predict(model_folder, phantoms):
-    """Predict the first person."""
+    """Return a function that predicts the first phantom."""
     predictor, item = load_predictor(model_folder), phantoms[0]
 
-    def go(**options):
+    def run(**options):
         options = {"samples": 4, "temperature": 1.0, "seed": 5} | options
         return predictor.predict(item["source"], item["side"], item["mask"], **options)
 
-    return go
+    return run
 
 
-def test_the_seed_decides_the_samples(predict):
-    """Same seed, same bits; another seed, other samples, but the same point estimate."""
-    first, again, other = predict(), predict(), predict(seed=6)
-    assert np.array_equal(first.samples, again.samples)
-    assert not np.array_equal(first.samples, other.samples)
-    assert np.array_equal(first.mean, other.mean)
+def test_samples_depend_on_the_seed(predict):
+    """Equal seeds give identical samples; the point estimate does not depend on the seed."""
+    first, repeated, reseeded = predict(), predict(), predict(seed=6)
+    assert np.array_equal(first.samples, repeated.samples)
+    assert not np.array_equal(first.samples, reseeded.samples)
+    assert np.array_equal(first.mean, reseeded.mean)
     assert not np.array_equal(first.samples[0], first.samples[1])
 
 
-def test_torch_state_is_neither_read_nor_changed(predict):
-    """Samples come from the seed alone."""
+def test_the_global_generator_is_neither_used_nor_changed(predict):
+    """Samples depend only on the given seed."""
     torch.manual_seed(1)
     before, first = torch.get_rng_state(), predict()
     assert torch.equal(before, torch.get_rng_state())
@@ -39,8 +39,8 @@ def test_torch_state_is_neither_read_nor_changed(predict):
     assert np.array_equal(first.samples, predict().samples)
 
 
-def test_everything_is_zero_outside_the_mask(predict, phantoms):
-    """Mean, spread and every sample; inside, the spread is that of the samples."""
+def test_predictions_are_zero_outside_the_mask(predict, phantoms):
+    """Inside, the standard deviation is that of the samples."""
     prediction, inside = predict(), phantoms[0]["mask"][0].numpy()
     for volume in (prediction.mean, prediction.std, *prediction.samples):
         assert volume.dtype == np.float32
@@ -50,14 +50,14 @@ def test_everything_is_zero_outside_the_mask(predict, phantoms):
     np.testing.assert_allclose(prediction.std, prediction.samples.std(axis=0, ddof=1))
 
 
-def test_temperature_scales_the_spread(predict):
-    """At 0 all samples are one; the spread grows with it."""
+def test_temperature_scales_the_standard_deviation(predict):
+    """At temperature 0 all samples are equal."""
     cold, cool, warm = (predict(temperature=value).std.mean() for value in (0.0, 0.5, 1.0))
     assert cold < 1e-6 < cool < warm
 
 
-def test_a_model_without_a_distribution_has_the_cards_spread(tmp_path, card, phantoms):
-    """Constant in the mask and per region; no samples."""
+def test_a_model_without_a_density_has_the_constant_spread_of_its_card(tmp_path, card, phantoms):
+    """The spread is constant in the mask and per region, and there are no samples."""
     model = BASELINES["mean_image"](card.shape, 1)
     model.fit(phantoms)
     save_model(tmp_path, model, card.model_copy(update={"kind": "mean_image", "spec": None}))
@@ -74,8 +74,8 @@ def test_a_model_without_a_distribution_has_the_cards_spread(tmp_path, card, pha
     np.testing.assert_allclose(prediction.mean[inside], expected[inside], rtol=1e-5)
 
 
-def test_no_spread_is_said_to_be_none(tmp_path, card, phantoms):
-    """A card without a constant spread gives none, per voxel or per region."""
+def test_a_card_without_a_spread_gives_no_uncertainty(tmp_path, card, phantoms):
+    """The standard deviation is zero, and there is none per region."""
     model = BASELINES["mean_image"](card.shape, 1)
     changes = {"kind": "mean_image", "spec": None, "constant_spread": None}
     save_model(tmp_path, model, card.model_copy(update=changes))

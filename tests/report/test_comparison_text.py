@@ -14,8 +14,8 @@ def config(tmp_path):
     return parse_config(study_values(tmp_path))
 
 
-def test_columns_line_up_and_empty_ones_are_dropped(config):
-    """All lines of a part have one width, a column without values is omitted, a missing cell is n/a."""
+def test_columns_are_aligned_and_empty_ones_omitted(config):
+    """All lines of a part have the same width, and a missing cell is n/a."""
     plan = make_plan(config, ["dualflow", "dual_glow"], 1, FakeTimer())
     train_and_score(config, "dualflow", 0, 10, voxel_crps=0.05, nll_true=1.0, nll_blurred=2.0)
     train_and_score(config, "dual_glow", 0, 2)

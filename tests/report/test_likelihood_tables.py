@@ -20,7 +20,7 @@ ROW = MODALITIES["FDG"]
 
 @pytest.fixture
 def scores():
-    """A flow of three levels, one of two, and a model without a density; one subject has three visits."""
+    """A flow of three levels, one of two, and a model without a density; one subject has three sessions."""
     scans = ["sub-1_ses-a", "sub-1_ses-b", "sub-1_ses-c", "sub-2"]
     common = {
         "scan": scans, "nll_true": [1.0, 1.0, 1.0, 3.0], "nll_wrong": [2.0, 3.0, 4.0, 2.0], "nll_blurred": 5.0,
@@ -38,8 +38,8 @@ def scores():
     )
 
 
-def test_visits_of_one_subject_count_once(scores):
-    """One subject with three wins and one with a loss are one win of two, with equal weights in the gain."""
+def test_subjects_have_equal_weights(scores):
+    """A subject with three sessions counts once in the share and in the gain."""
     check = check_condition(scores, "flow")
     assert check is not None
     assert (check.subjects, check.share) == (2, 0.5)
@@ -52,7 +52,7 @@ def test_visits_of_one_subject_count_once(scores):
 
 
 def test_numbers_are_means_over_subjects(scores):
-    """Subjects have equal weights whatever their visits; round-trip errors are maxima."""
+    """Subjects have equal weights; round-trip errors are maxima."""
     numbers = likelihood_summary(scores, ["flow", "glow"]).set_index("model")
     assert numbers.loc["flow", "mae"] == pytest.approx(0.2)
     assert numbers.loc["flow", "round_trip_float32"] == 4e-6

@@ -1,4 +1,4 @@
-"""`dualflow run` from a wheel in an environment of its own, in a folder outside of the checkout."""
+"""`dualflow run` from a wheel in a new environment, outside the checkout."""
 
 import os
 import shutil
@@ -29,7 +29,7 @@ TINY = {
 
 
 def call(*command, folder):
-    """Run a command without this checkout on its path."""
+    """Run a command without this checkout on its path, and return its output."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "DUALFLOW"))}
     done = subprocess.run(
         command, cwd=folder, env=environment, text=True, capture_output=True, check=False, timeout=900
@@ -40,7 +40,7 @@ def call(*command, folder):
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
-    """The `dualflow` program of a new environment: its wheel, and the libraries of this environment."""
+    """The `dualflow` program of a new environment with its wheel and the libraries of this environment."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
@@ -62,7 +62,7 @@ def program(tmp_path_factory):
 
 
 def test_a_packaged_configuration_is_found_by_name(program, tmp_path):
-    """The default and a named one, without any file in the current folder."""
+    """The default and a named configuration need no file in the current folder."""
     assert "train dualflow seed 0" in call(program, "run", "--dry-run", folder=tmp_path)
     shown = call(program, "run", "--config", "benchmark", "-n", folder=tmp_path)
     assert "train dualflow seed 2" in shown
@@ -70,7 +70,7 @@ def test_a_packaged_configuration_is_found_by_name(program, tmp_path):
 
 
 def test_the_workflow_runs_to_the_end(program, tmp_path):
-    """From nothing to the report."""
+    """The report exists."""
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     shown = call(program, "run", "--config", "tiny.yaml", "--cores", "2", folder=tmp_path)
     assert "report               results/tiny/report.html" in shown.splitlines()

@@ -1,4 +1,4 @@
-"""The whole workflow on six simulated subjects and an 8 mm grid, and what holds when it runs again."""
+"""The complete workflow on six simulated subjects and an 8 mm grid, and its repeated runs."""
 
 import json
 import os
@@ -33,7 +33,7 @@ TINY = {
 
 
 def tool(*arguments, folder, **options):
-    """Run one of the installed commands in `folder`, as a user would."""
+    """Run a Python module as a command in a folder."""
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     environment.pop("PYTHONWARNINGS", None)
     return subprocess.run(
@@ -57,9 +57,9 @@ def write_config(folder, values):
 
 
 @pytest.fixture(scope="session")
-def home(tmp_path_factory):
-    """A working folder in which the workflow has run to the end."""
-    folder = tmp_path_factory.mktemp("home")
+def workspace(tmp_path_factory):
+    """A working folder with a finished study."""
+    folder = tmp_path_factory.mktemp("workspace")
     write_config(folder, TINY)
     done = run(folder)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -74,7 +74,7 @@ def home(tmp_path_factory):
 
 
 def planned(folder):
-    """Names of the jobs that a dry run plans."""
+    """Return the names of the jobs that a dry run plans."""
     dry = snakemake(folder, "-n", "--quiet", "rules")
     assert dry.returncode == 0, dry.stderr
     full = snakemake(folder, "-n")
@@ -83,40 +83,40 @@ def planned(folder):
     }
 
 
-def test_synthetic_volumes_lie_on_the_subjects_own_grid(home):
-    """Every held-out subject has point estimate, spread and sample with the T1's affine and shape, in SUVR."""
-    pairs = pd.read_csv(home / "results/tiny/index/pairs.tsv", sep="\t")
+def test_synthetic_volumes_have_the_native_grid(workspace):
+    """Test subjects have point estimate, standard deviation and sample with the T1w's affine and shape, in SUVR."""
+    pairs = pd.read_csv(workspace / "results/tiny/index/pairs.tsv", sep="\t")
     held_out = pairs[pairs["split"] == "test"]
     assert len(held_out)
     for key, source in zip(held_out["scan"], held_out["source"], strict=True):
-        t1 = nib.load(home / "results/tiny/bids" / source)
-        folder = home / "results/tiny/derivatives/dualflow" / key / "pet"
+        t1 = nib.load(workspace / "results/tiny/bids" / source)
+        folder = workspace / "results/tiny/derivatives/dualflow" / key / "pet"
         for desc in ("synth", "synthmean", "synthstd", "synth01"):
-            made = nib.load(folder / f"{key}_trc-FDG_space-T1w_desc-{desc}_pet.nii.gz")
-            assert made.shape == t1.shape
-            np.testing.assert_allclose(made.affine, t1.affine, atol=1e-4)
-            assert made.header["sform_code"] == made.header["qform_code"] > 0
+            image = nib.load(folder / f"{key}_trc-FDG_space-T1w_desc-{desc}_pet.nii.gz")
+            assert image.shape == t1.shape
+            np.testing.assert_allclose(image.affine, t1.affine, atol=1e-4)
+            assert image.header["sform_code"] == image.header["qform_code"] > 0
         sidecar = json.loads((folder / f"{key}_trc-FDG_space-T1w_desc-synth_pet.json").read_text())
         assert sidecar["Synthetic"] is True
         assert sidecar["Units"] == "SUVR"
 
 
-def test_report_and_tables_hold_every_model_and_the_ceilings(home):
-    """The summary has a row of each model and both ceilings; the report is one file."""
-    summary = pd.read_csv(home / "results/tiny/metrics/summary.tsv", sep="\t")
+def test_tables_have_every_model_and_the_ceilings(workspace):
+    """The summary has rows of each model and both ceilings."""
+    summary = pd.read_csv(workspace / "results/tiny/metrics/summary.tsv", sep="\t")
     assert set(summary["model"]) == {"dualflow", "mean_image", "unet", "attainable", "oracle"}
     mae = summary[summary["metric"] == "mae"].set_index("model")["mean"]
     assert mae["oracle"] < mae["attainable"] < mae["mean_image"]
-    assert "<h2" in (home / "results/tiny/report.html").read_text()
+    assert "<h2" in (workspace / "results/tiny/report.html").read_text()
     assert {"bits_in_mask"} <= set(summary.loc[summary["model"] == "dualflow", "metric"])
-    assert pd.read_csv(home / "results/tiny/metrics/stress_dualflow_seed-0.tsv", sep="\t")["samples"].sum() == 9
+    assert pd.read_csv(workspace / "results/tiny/metrics/stress_dualflow_seed-0.tsv", sep="\t")["samples"].sum() == 9
 
 
-def test_runs_are_tracked_with_model_curves_and_data(home):
-    """MLflow has a run per training with parameters, curves and the model, and no account name."""
+def test_runs_are_tracked_with_model_curves_and_data(workspace):
+    """MLflow has a run per training with parameters, curves, data and model, and no account name."""
     from mlflow import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{home}/results/mlflow.db")
+    client = MlflowClient(f"sqlite:///{workspace}/results/mlflow.db")
     experiment = client.get_experiment_by_name("tiny")
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
     assert set(runs) == {"dualflow seed 0", "mean_image seed 0", "unet seed 0", "evaluation"}
@@ -131,34 +131,34 @@ def test_runs_are_tracked_with_model_curves_and_data(home):
     assert all(run.data.tags["mlflow.user"] == "dualflow" for run in runs.values())
 
 
-def test_a_finished_study_has_nothing_to_do(home):
-    """Run again, it says so, and how to see the results."""
-    assert planned(home) == set()
-    again = run(home)
+def test_a_finished_study_has_nothing_to_do(workspace):
+    """A second run says so, and prints where the results are."""
+    assert planned(workspace) == set()
+    again = run(workspace)
     assert again.returncode == 0, again.stderr
     assert again.stdout.startswith("nothing to do: all steps are done\n")
     assert "report               results/tiny/report.html" in again.stdout
-    assert run(home, "--dry-run").stdout == "nothing to do: all steps are done\n"
+    assert run(workspace, "--dry-run").stdout == "nothing to do: all steps are done\n"
 
 
-def test_a_dry_run_lists_steps_with_reasons(home):
-    """A changed value by its name, an output that was removed, and the steps after them; nothing is run or removed."""
+def test_a_dry_run_lists_steps_with_reasons(workspace):
+    """Reasons are changed values, removed outputs and earlier steps; nothing runs and no file changes."""
 
     def listed():
-        shown = run(home, "--dry-run")
+        shown = run(workspace, "--dry-run")
         assert shown.returncode == 0, shown.stderr
         return [re.split("  +", line.strip()) for line in shown.stdout.splitlines()]
 
-    page = home / "results/tiny/qc.html"
+    page = workspace / "results/tiny/qc.html"
     text = page.read_text()
     try:
-        write_config(home, TINY | {"evaluate": TINY["evaluate"] | {"bootstrap": 200}})
+        write_config(workspace, TINY | {"evaluate": TINY["evaluate"] | {"bootstrap": 200}})
         assert listed() == [
             ["2 steps would run:"],
             ["report", "configuration changed: evaluate.bootstrap 100 -> 200"],
             ["check", "after report"],
         ]
-        write_config(home, TINY)
+        write_config(workspace, TINY)
         page.unlink()
         assert listed() == [
             ["3 steps would run:"],
@@ -166,15 +166,15 @@ def test_a_dry_run_lists_steps_with_reasons(home):
             ["report", "after qc"],
             ["check", "after report"],
         ]
-        assert (home / "results/tiny/manifests/qc.json").is_file()
+        assert (workspace / "results/tiny/manifests/qc.json").is_file()
     finally:
-        write_config(home, TINY)
+        write_config(workspace, TINY)
         page.write_text(text)
 
 
-def test_a_failed_run_stays_failed_until_it_is_repaired(home, tmp_path):
-    """A step that fails in the middle fails again, although the report of an earlier run is there."""
-    shutil.copytree(home / "results", tmp_path / "results")
+def test_a_failed_run_stays_failed_until_it_is_repaired(workspace, tmp_path):
+    """A failed step fails again, although the report of an earlier run exists."""
+    shutil.copytree(workspace / "results", tmp_path / "results")
     write_config(tmp_path, TINY)
     model, manifest = "models/mean_image/seed-0", "manifests/train/mean_image_seed-0.json"
     shutil.rmtree(tmp_path / "results/tiny" / model)
@@ -192,45 +192,45 @@ def test_a_failed_run_stays_failed_until_it_is_repaired(home, tmp_path):
     assert "[4/4] check: " in repaired.stdout
 
 
-def test_a_changed_value_reruns_only_what_depends_on_it(home):
-    """More bootstrap resamples touch the report alone; another learning rate the trainings and what follows them.
+def test_a_changed_value_reruns_only_dependent_steps(workspace):
+    """Bootstrap resamples rerun the report, and the learning rate reruns trainings and later steps.
 
-    What is flagged for review is on the quality page, and moves neither scans nor trainings.
+    Review thresholds rerun the quality page, but neither preprocessing nor trainings.
     """
     try:
-        write_config(home, TINY | {"evaluate": TINY["evaluate"] | {"bootstrap": 200}})
-        assert planned(home) == {"report", "check", "all"}
-        write_config(home, TINY | {"review": {"max_displacement_mm": 5.0}})
-        assert planned(home) == {"qc", "report", "check", "all"}
-        write_config(home, TINY | {"train": TINY["train"] | {"learning_rate": 1e-3}})
-        assert planned(home) == {"train", "evaluate", "convert", "report", "check", "all"}
-        write_config(home, TINY | {"split": TINY["split"] | {"seed": 1}})
-        assert planned(home) >= {"index", "train"}
-        assert not planned(home) & {"cohort_shard", "cohort"}
+        write_config(workspace, TINY | {"evaluate": TINY["evaluate"] | {"bootstrap": 200}})
+        assert planned(workspace) == {"report", "check", "all"}
+        write_config(workspace, TINY | {"review": {"max_displacement_mm": 5.0}})
+        assert planned(workspace) == {"qc", "report", "check", "all"}
+        write_config(workspace, TINY | {"train": TINY["train"] | {"learning_rate": 1e-3}})
+        assert planned(workspace) == {"train", "evaluate", "convert", "report", "check", "all"}
+        write_config(workspace, TINY | {"split": TINY["split"] | {"seed": 1}})
+        assert planned(workspace) >= {"index", "train"}
+        assert not planned(workspace) & {"cohort_shard", "cohort"}
     finally:
-        write_config(home, TINY)
+        write_config(workspace, TINY)
 
 
-def test_a_wrong_configuration_is_one_line(home):
-    """An unknown key stops the workflow with a line that names it and what was meant."""
+def test_an_invalid_configuration_is_an_error(workspace):
+    """The error names the unknown key and suggests the closest one."""
     try:
-        write_config(home, TINY | {"trian": {}})
-        refused = run(home)
+        write_config(workspace, TINY | {"trian": {}})
+        refused = run(workspace)
         assert refused.returncode == 2
         assert refused.stderr.strip().splitlines() == [
             "dualflow: tiny.yaml: unknown key 'trian'; did you mean 'train'?"
         ]
-        plain = snakemake(home, "-n")
+        plain = snakemake(workspace, "-n")
         assert plain.returncode != 0
         assert "unknown key 'trian'" in plain.stdout + plain.stderr
     finally:
-        write_config(home, TINY)
+        write_config(workspace, TINY)
 
 
-def test_bad_scans_are_excluded_and_the_rest_converted(home, tmp_path):
-    """A batch with a truncated, an empty and a NaN scan converts the good one, gives reasons, and exits with 3."""
+def test_bad_scans_are_excluded_and_the_rest_converted(workspace, tmp_path):
+    """A conversion of a truncated, an empty, a NaN and a valid scan lists the reasons and exits with 3."""
     study, out = tmp_path / "study", tmp_path / "out"
-    subjects = sorted((home / "results/tiny/bids").glob("sub-*"))[:4]
+    subjects = sorted((workspace / "results/tiny/bids").glob("sub-*"))[:4]
     for subject in subjects:
         shutil.copytree(subject / "anat", study / subject.name / "anat")
     (study / "dataset_description.json").write_text('{"Name": "batch", "BIDSVersion": "1.10.0"}')
@@ -239,7 +239,7 @@ def test_bad_scans_are_excluded_and_the_rest_converted(home, tmp_path):
     t1[2].write_bytes(b"")
     image = nib.load(t1[3])
     nib.save(nib.Nifti1Image(np.full(image.shape, np.nan, np.float32), image.affine), t1[3])
-    model = home / "results/tiny/models/dualflow/seed-0"
+    model = workspace / "results/tiny/models/dualflow/seed-0"
     command = ["dualflow.cli", "convert", str(study), "--model", str(model), "--out", str(out), "--samples", "2"]
     done = tool(*command, folder=tmp_path)
     assert done.returncode == 3
@@ -273,9 +273,9 @@ def run_and_kill(folder, results, pattern):
         process.wait()
 
 
-def test_a_killed_run_resumes(home, tmp_path):
+def test_a_killed_run_resumes(workspace, tmp_path):
     """After SIGKILL during the training and after it, the third run ends with the same weights."""
-    shutil.copytree(home / "results", tmp_path / "results")
+    shutil.copytree(workspace / "results", tmp_path / "results")
     results = tmp_path / "results/tiny"
     expected = (results / "models/dualflow/seed-0/model.safetensors").read_bytes()
     for folder in ("models", "manifests/train", "manifests/evaluate", "metrics"):
@@ -297,7 +297,7 @@ def test_a_table_of_samples_is_a_study(tmp_path):
     data.mkdir()
     rows, rng = ["subject\tsource\ttarget"], np.random.default_rng(0)
     for label in "123456":
-        names = [f"person {label} {role}.nii.gz" for role in ("source", "target")]
+        names = [f"subject {label} {role}.nii.gz" for role in ("source", "target")]
         for name in names:
             nib.save(nib.Nifti1Image(rng.integers(0, 99, (6, 6, 6), np.int16), np.eye(4)), data / name)
         rows.append("\t".join([label, *names]))
