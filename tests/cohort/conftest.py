@@ -10,8 +10,8 @@ def cohort(tmp_path_factory):
     """Two subjects, one of each site."""
     out = tmp_path_factory.mktemp("cohort")
     first, *rest = participants(6, SEED)
-    people = [first, next(person for person in rest if person.site != first.site)]
-    for person in people:
-        write_subject(out, person)
-    write_dataset(out, people)
-    return out, people
+    subjects = [first, next(subject for subject in rest if subject.site != first.site)]
+    for subject in subjects:
+        write_subject(out, subject)
+    write_dataset(out, subjects)
+    return out, subjects

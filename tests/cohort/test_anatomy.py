@@ -66,10 +66,10 @@ def test_disease_grows_ventricles_and_loses_grey_matter():
     """With equal random numbers, atrophy widens the ventricles and turns grey matter into fluid."""
     atlas, _ = desikan_killiany()
     ventricles = np.isin(np.asarray(atlas.dataobj), (4, 43))
-    person = replace(participants(1, 1)[0], age=70.0)
+    subject = replace(participants(1, 1)[0], age=70.0)
     volumes = []
     for severity in (0.0, 1.2):
-        shape = anatomy(replace(person, atrophy=severity))
+        shape = anatomy(replace(subject, atrophy=severity))
         points = points_on_grid(shape.template_points, GRID, SHAPE)
         index = np.rint(points - atlas.affine[:3, 3].reshape(3, 1, 1, 1)).astype(int)
         index = np.clip(index, 0, np.reshape(ventricles.shape, (3, 1, 1, 1)) - 1)

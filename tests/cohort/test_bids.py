@@ -19,6 +19,9 @@ from dualflow.cohort.bids import truth_root
 from dualflow.layout import Scan, bids_path
 from dualflow.modalities import MODALITIES
 
+# Tests share the fixture of the cohort, so they run in one worker.
+pytestmark = pytest.mark.xdist_group("cohort")
+
 T1W, FDG = MODALITIES["T1w"], MODALITIES["FDG"]
 
 
@@ -27,8 +30,8 @@ def _load(path):
     return image, image.get_fdata(dtype=np.float32)
 
 
-def _truth(out, person, desc):
-    return bids_path(truth_root(out), Scan(person.label), FDG, desc=desc)
+def _truth(out, subject, desc):
+    return bids_path(truth_root(out), Scan(subject.label), FDG, desc=desc)
 
 
 def _sidecar(path):
@@ -37,9 +40,9 @@ def _sidecar(path):
 
 def test_same_seed_same_bytes(cohort, tmp_path):
     """A subject that is written alone, to another folder and with other threads has identical files."""
-    out, people = cohort
+    out, subjects = cohort
     with threadpool_limits(2):
-        write_subject(tmp_path, participants(1, people[0].seed)[0])
+        write_subject(tmp_path, participants(1, subjects[0].seed)[0])
     files = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
     assert len(files) == 9
     for file in files:
@@ -50,10 +53,10 @@ def test_same_seed_same_bytes(cohort, tmp_path):
 
 def test_headers_agree(cohort):
     """The qform equals the sform, both with code 1, and MR and PET lie on different grids."""
-    out, people = cohort
-    for person in people:
+    out, subjects = cohort
+    for subject in subjects:
         grids = []
-        for path in (bids_path(out, Scan(person.label), T1W), bids_path(out, Scan(person.label), FDG)):
+        for path in (bids_path(out, Scan(subject.label), T1W), bids_path(out, Scan(subject.label), FDG)):
             image = nib.load(path)
             np.testing.assert_allclose(image.get_qform(), image.get_sform(), atol=1e-4)
             assert int(image.header["qform_code"]) == int(image.header["sform_code"]) == 1
@@ -63,11 +66,11 @@ def test_headers_agree(cohort):
 
 def test_pet_is_noise_around_the_noisefree_truth(cohort):
     """Measured, noise-free and expected PET have one grid and scale, and differ by noise and individual deviation."""
-    out, people = cohort
-    for person in people:
-        image, measured = _load(bids_path(out, Scan(person.label), FDG))
-        _, noisefree = _load(_truth(out, person, "noisefree"))
-        expected_image, expected = _load(_truth(out, person, "expected"))
+    out, subjects = cohort
+    for subject in subjects:
+        image, measured = _load(bids_path(out, Scan(subject.label), FDG))
+        _, noisefree = _load(_truth(out, subject, "noisefree"))
+        expected_image, expected = _load(_truth(out, subject, "expected"))
         np.testing.assert_array_equal(image.affine, expected_image.affine)
         bright = noisefree > 0.5 * noisefree.max()
         assert measured[bright].mean() == pytest.approx(noisefree[bright].mean(), rel=0.01)
@@ -81,11 +84,11 @@ def test_pet_is_noise_around_the_noisefree_truth(cohort):
 
 def test_transform_in_the_sidecar_takes_pet_to_t1(cohort):
     """`TargetToSource` increases the correlation between PET and the density of grey and white matter."""
-    out, people = cohort
-    for person in people:
-        image, pet = _load(_truth(out, person, "noisefree"))
-        to_t1 = np.array(_sidecar(_truth(out, person, "noisefree"))["TargetToSource"])
-        shape = anatomy(person)
+    out, subjects = cohort
+    for subject in subjects:
+        image, pet = _load(_truth(out, subject, "noisefree"))
+        to_t1 = np.array(_sidecar(_truth(out, subject, "noisefree"))["TargetToSource"])
+        shape = anatomy(subject)
         scores = []
         for points_map in (to_t1, np.eye(4)):
             grid = points_on_grid(
@@ -100,10 +103,10 @@ def test_transform_in_the_sidecar_takes_pet_to_t1(cohort):
 
 def test_t1_signal_follows_tissue(cohort):
     """In T1w images of both sites, white matter is brighter than grey, and grey matter than fluid."""
-    out, people = cohort
-    for person in people:
-        image, t1 = _load(bids_path(out, Scan(person.label), T1W))
-        shape = anatomy(person)
+    out, subjects = cohort
+    for subject in subjects:
+        image, t1 = _load(bids_path(out, Scan(subject.label), T1W))
+        shape = anatomy(subject)
         parts = tissue(shape, points_on_grid(shape.template_points, image.affine, t1.shape))
         values = t1.ravel()[parts.brain]
         white, grey, fluid = (
@@ -111,34 +114,34 @@ def test_t1_signal_follows_tissue(cohort):
         )
         assert white > 1.15 * grey > 1.15 * 1.5 * fluid
         brain = parts.mask.sum() * abs(np.linalg.det(image.affine[:3, :3])) / 1000
-        assert _sidecar(_truth(out, person, "noisefree"))["BrainVolume"] == pytest.approx(brain, rel=0.005)
+        assert _sidecar(_truth(out, subject, "noisefree"))["BrainVolume"] == pytest.approx(brain, rel=0.005)
 
 
 def test_residual_field_completes_the_affine(cohort):
     """`SourceToTemplate` plus the stored displacement field is the complete map to the template."""
-    out, people = cohort
-    person = people[0]
+    out, subjects = cohort
+    subject = subjects[0]
     path = bids_path(
-        truth_root(out), Scan(person.label), T1W, suffix="xfm", space="MNI152NLin2009aSym", desc="residual"
+        truth_root(out), Scan(subject.label), T1W, suffix="xfm", space="MNI152NLin2009aSym", desc="residual"
     )
     image, field = _load(path)
     assert field.shape[3:] == (1, 3)
-    linear = np.array(_sidecar(_truth(out, person, "noisefree"))["SourceToTemplate"])
+    linear = np.array(_sidecar(_truth(out, subject, "noisefree"))["SourceToTemplate"])
     voxels = np.random.default_rng(0).integers(0, field.shape[:3], (200, 3)).T
     world = transform(image.affine, voxels.astype(np.float32))
     stored = transform(linear, world) + field[*voxels, 0].T
-    np.testing.assert_allclose(stored, anatomy(person).template_points(world), atol=0.02)
+    np.testing.assert_allclose(stored, anatomy(subject).template_points(world), atol=0.02)
 
 
 def test_participants_table_omits_unreported_values(cohort):
     """All other values equal those of people.tsv."""
-    out, people = cohort
+    out, subjects = cohort
     reported = pd.read_csv(out / "participants.tsv", sep="\t", keep_default_na=False, dtype=str)
     truth = pd.read_csv(truth_root(out) / "people.tsv", sep="\t", dtype=str)
-    assert list(reported["participant_id"]) == [f"sub-{person.label}" for person in people]
+    assert list(reported["participant_id"]) == [f"sub-{subject.label}" for subject in subjects]
     for column in ("age", "sex", "diagnosis"):
-        for person, value, true in zip(people, reported[column], truth[column], strict=True):
-            assert value == ("n/a" if column in person.unreported else true)
+        for subject, value, true in zip(subjects, reported[column], truth[column], strict=True):
+            assert value == ("n/a" if column in subject.unreported else true)
     assert not truth.isna().any().any()
 
 

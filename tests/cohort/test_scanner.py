@@ -33,10 +33,10 @@ def test_blur_grows_towards_the_edge():
 
 def test_t1_grids_are_oblique_and_differ_between_sites():
     """Each site has its axis order and voxel size, an oblique grid, and the isocentre at its centre."""
-    people = participants(6, 0)
+    subjects = participants(6, 0)
     for site in "AB":
-        person = next(p for p in people if p.site == site)
-        affine, shape = t1_grid(person)
+        subject = next(p for p in subjects if p.site == site)
+        affine, shape = t1_grid(subject)
         assert "".join(nib.aff2axcodes(affine)) == SCANNERS[site].orientation
         np.testing.assert_allclose(nib.affines.voxel_sizes(affine), SCANNERS[site].voxel)
         assert 0.2 < np.degrees(nib.affines.obliquity(affine)).max() < 16

@@ -35,11 +35,11 @@ def test_age_interacts_with_disease():
 
 def test_hippocampal_loss_lowers_the_ipsilateral_posterior_cingulate():
     """Hippocampal loss on the left has no effect on the right."""
-    person = participants(1, 0)[0]
+    subject = participants(1, 0)[0]
     loss = np.zeros(len(regions()))
     hippocampal_loss = loss.copy()
     hippocampal_loss[regions().index.get_loc("Left-Hippocampus")] = 0.3
-    ratio = expected_uptake(person, hippocampal_loss) / expected_uptake(person, loss)
+    ratio = expected_uptake(subject, hippocampal_loss) / expected_uptake(subject, loss)
     change = dict(zip(regions().index, np.log(ratio), strict=True))
     assert change["ctx-lh-posteriorcingulate"] < -0.04
     assert change["ctx-rh-posteriorcingulate"] == 0
@@ -48,11 +48,11 @@ def test_hippocampal_loss_lowers_the_ipsilateral_posterior_cingulate():
 
 def test_individual_deviations_from_the_expected_uptake():
     """They are about 6 %, have mean zero, and correlate more within a lobe than between lobes."""
-    people = participants(300, 5)
+    subjects = participants(300, 5)
     deviation = []
-    for person in people:
-        loss = tissue_loss(person)
-        deviation.append(np.log(person_uptake(person, loss) / expected_uptake(person, loss)))
+    for subject in subjects:
+        loss = tissue_loss(subject)
+        deviation.append(np.log(person_uptake(subject, loss) / expected_uptake(subject, loss)))
     deviation = np.array(deviation)
     grey = np.asarray(regions()["lobe"] != "white")
     assert 0.055 < deviation[:, grey].std(axis=0).mean() < 0.075
@@ -65,18 +65,18 @@ def test_individual_deviations_from_the_expected_uptake():
 
 def test_expected_uptake_ignores_the_hidden_severity():
     """Expected uptake does not depend on the part of the metabolic severity that MR does not show."""
-    person = participants(1, 0)[0]
-    loss = tissue_loss(person)
-    severe = replace(person, metabolism=person.metabolism + 0.5)
-    np.testing.assert_array_equal(expected_uptake(person, loss), expected_uptake(severe, loss))
-    assert person_uptake(severe, loss).mean() < person_uptake(person, loss).mean()
+    subject = participants(1, 0)[0]
+    loss = tissue_loss(subject)
+    severe = replace(subject, metabolism=subject.metabolism + 0.5)
+    np.testing.assert_array_equal(expected_uptake(subject, loss), expected_uptake(severe, loss))
+    assert person_uptake(severe, loss).mean() < person_uptake(subject, loss).mean()
 
 
 def test_tissue_loss_grows_with_age_and_disease():
     """Loss is a fraction that grows with age and atrophy, and is largest in the hippocampus."""
-    person = replace(participants(1, 0)[0], age=60.0, atrophy=0.0)
+    subject = replace(participants(1, 0)[0], age=60.0, atrophy=0.0)
     young, old, ill = (
-        tissue_loss(p) for p in (person, replace(person, age=85.0), replace(person, age=85.0, atrophy=1.0))
+        tissue_loss(p) for p in (subject, replace(subject, age=85.0), replace(subject, age=85.0, atrophy=1.0))
     )
     assert young.mean() < old.mean() < ill.mean()
     assert ((ill >= 0) & (ill <= 0.6)).all()

@@ -1,4 +1,4 @@
-"""Scores of flows alone: errors of samples, and the warning of the stress test."""
+"""Scores of flows: errors of samples, and the warning of the stress test."""
 
 import numpy as np
 import pandas as pd

@@ -41,7 +41,7 @@ def test_a_comparison_needs_only_scores(config):
 
 
 def test_a_missing_step_is_named(config):
-    """The first of the missing steps, and how many more; with all manifests there is no error."""
+    """The error has the first missing step and the number of further ones."""
     with pytest.raises(DataError, match="preprocess-finish: steps preprocess/shard-0 and 1 more are not done"):
         require_inputs(config, "preprocess-finish")
     for step in ("preprocess/shard-0", "preprocess/shard-1"):

@@ -181,7 +181,7 @@ def test_no_untrusted_code_runs_and_writes_are_committed(module):
 
 
 def test_modules_are_short(module):
-    """A module holds one idea."""
+    """Long modules are split."""
     path, _ = module
     assert len((PACKAGE / path).read_text().splitlines()) <= MAX_LINES
 

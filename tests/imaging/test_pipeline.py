@@ -30,6 +30,9 @@ from dualflow.imaging.volume import read_volume, write_volume
 from dualflow.layout import Layout, Scan, sidecar_path
 from dualflow.modalities import MODALITIES
 
+# Tests share a preprocessed pair, so they run in one worker.
+pytestmark = pytest.mark.xdist_group("pipeline")
+
 T1W, FDG, FLAIR = MODALITIES["T1w"], MODALITIES["FDG"], MODALITIES["FLAIR"]
 CONFIG = PreprocessConfig(spacing_mm=8, shape=(24, 28, 24), bias_field=False)
 

@@ -63,7 +63,7 @@ def test_numbers_are_means_over_subjects(scores):
 
 
 def test_a_flow_without_a_finite_density_keeps_its_row(scores):
-    """Its row holds the numbers that are known."""
+    """Its row has the known numbers."""
     scores.loc[scores["model"] == "glow", ["nll_true", "nll_wrong", "nll_blurred"]] = np.nan
     numbers = likelihood_summary(scores, ["flow", "glow"]).set_index("model")
     assert np.isnan(numbers.loc["glow", "nll_wrong/share"])

@@ -53,7 +53,7 @@ def test_sign_of_an_undecided_difference():
 
 
 def test_equal_errors_are_named_as_such():
-    """A flow and the mean model that is its point estimate have one error, not an undecided difference."""
+    """A flow and the mean model that is its point estimate have the same error, not an undecided difference."""
     rows = [
         {"model": model, "seed": 0, "scan": f"sub-{i}", "mae": 0.1 + 0.01 * i}
         for model in ("flow", "local")
