@@ -150,18 +150,18 @@ EXTREMES = (b"\x00", b"\xff", b"\x7f", b"\x80")
 @pytest.mark.parametrize("base", range(len(BASES)))
 def test_random_damage_is_read_or_refused(tmp_path, base):
     """Random damage, most of it in the header, gives a finite image or an error in one line."""
-    draw = np.random.default_rng(base)
+    rng = np.random.default_rng(base)
     path = tmp_path / "damaged.nii"
     for _ in range(100):
         data = BASES[base]
-        for _ in range(draw.integers(1, 5)):
-            offset = int(draw.integers(352 if draw.random() < 0.8 else len(data)))
-            run = int(draw.integers(1, 9))
+        for _ in range(rng.integers(1, 5)):
+            offset = int(rng.integers(352 if rng.random() < 0.8 else len(data)))
+            run = int(rng.integers(1, 9))
             data = (
-                flips(data, [offset], bits=1 << int(draw.integers(8)))[0],
-                put(data, offset, draw.bytes(run)),
-                put(data, offset, EXTREMES[draw.integers(4)] * run),
-            )[draw.integers(3)]
+                flips(data, [offset], bits=1 << int(rng.integers(8)))[0],
+                put(data, offset, rng.bytes(run)),
+                put(data, offset, EXTREMES[rng.integers(4)] * run),
+            )[rng.integers(3)]
         path.write_bytes(data)
         reason, volume = refused(path)
         if volume is None:

@@ -99,8 +99,8 @@ def test_a_dequantised_target_has_the_density_of_its_bins():
     assert nll(density, target, spec=spec, draws=3) == pytest.approx(truth, rel=1e-6)
 
     def rising(volumes):
-        place = torch.where(MASK, volumes / width % 1, 0.5)
-        return density(volumes) + (2 * place).log().flatten(1).double().sum(1)
+        position = torch.where(MASK, volumes / width % 1, 0.5)
+        return density(volumes) + (2 * position).log().flatten(1).double().sum(1)
 
     assert nll(rising, target, spec=spec, draws=40000) == pytest.approx(truth + 1 - log(2), abs=0.01)
 

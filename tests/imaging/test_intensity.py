@@ -29,10 +29,10 @@ def test_the_record_inverts_the_normalisation(name):
     raw = np.float32(SCALES.get(name, 1)) * VALUES
     values, record = intensity.normalise(raw, MASK, name)
     assert not values[~MASK].any()
-    back = intensity.invert(values, json.loads(json.dumps(record)))
-    kept = MASK if record["clip"] is None else MASK & (values > -0.5) & (values < 1.5)
-    assert kept.sum() > 0.98 * MASK.sum()
-    np.testing.assert_allclose(back[kept], raw[kept], rtol=1e-5)
+    restored = intensity.invert(values, json.loads(json.dumps(record)))
+    unclipped = MASK if record["clip"] is None else MASK & (values > -0.5) & (values < 1.5)
+    assert unclipped.sum() > 0.98 * MASK.sum()
+    np.testing.assert_allclose(restored[unclipped], raw[unclipped], rtol=1e-5)
 
 
 def test_robust_maps_percentiles_of_the_brain():

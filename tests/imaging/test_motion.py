@@ -70,9 +70,9 @@ def test_a_still_head_is_not_moved():
     _, motions = estimate(frames)
     assert all(motion.still for motion in motions.values())
     assert max(motion.mean_mm for motion in motions.values()) < STILL_MM
-    _, again = estimate(frames)
+    _, repeated = estimate(frames)
     for index, motion in motions.items():
-        np.testing.assert_array_equal(motion.to_frame, again[index].to_frame)
+        np.testing.assert_array_equal(motion.to_frame, repeated[index].to_frame)
 
 
 def test_a_frame_without_a_head_takes_the_motion_of_its_neighbour():

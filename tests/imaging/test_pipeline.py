@@ -231,7 +231,7 @@ def test_an_anatomical_target_needs_no_special_case(head, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def both(head):
+def two_source_pair(head):
     """A pair with a further source: the same image serves as FLAIR and as target."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "brain_mask", threshold_mask)
@@ -239,19 +239,19 @@ def both(head):
         return preprocess(head / "source.nii.gz", image, T1W, FDG, CONFIG, extra={"FLAIR": image})
 
 
-def test_a_further_source_is_processed_like_a_target(both, pair, head):
+def test_a_further_source_is_processed_like_a_target(two_source_pair, pair, head):
     """It is registered like a target and normalised by its modality; source and target do not change."""
-    np.testing.assert_array_equal(both.source, pair.source)
-    np.testing.assert_array_equal(both.target, pair.target)
-    values, flair_record = both.extra["FLAIR"].values, both.record["extra_sources"]["FLAIR"]
+    np.testing.assert_array_equal(two_source_pair.source, pair.source)
+    np.testing.assert_array_equal(two_source_pair.target, pair.target)
+    values, flair_record = two_source_pair.extra["FLAIR"].values, two_source_pair.record["extra_sources"]["FLAIR"]
     assert flair_record["to_source"] == pair.record["target_to_source"]
     assert flair_record["file"] == "target.nii.gz"
     assert flair_record["intensity"]["normaliser"] == "robust"
-    assert both.record["quality"]["FLAIR_to_source"] == pair.record["quality"]["target_to_source"]
-    assert both.record.keys() == pair.record.keys()
+    assert two_source_pair.record["quality"]["FLAIR_to_source"] == pair.record["quality"]["target_to_source"]
+    assert two_source_pair.record.keys() == pair.record.keys()
     assert (values[~pair.mask] == 0).all()
     assert np.corrcoef(values[pair.mask], pair.target[pair.mask])[0, 1] > 0.99
-    volume, record = read_volume(head / "target.nii.gz"), json.loads(json.dumps(both.record))
+    volume, record = read_volume(head / "target.nii.gz"), json.loads(json.dumps(two_source_pair.record))
     resampled = [
         record_of.resample_to_grid(volume, record, model_grid(CONFIG), world=world) for world in ("FLAIR", "target")
     ]
@@ -279,14 +279,14 @@ def test_aligned_images_are_measured_but_not_moved(head, pair, tmp_path, monkeyp
         preprocess(source, noise, T1W, FDG, config)
 
 
-def test_a_further_source_is_written(both, tmp_path):
+def test_a_further_source_is_written(two_source_pair, tmp_path):
     """Volume and sidecar are in the layout's files."""
     layout, scan = Layout(tmp_path), Scan("01")
-    files = outputs.write_pair(both, layout, scan, T1W, FDG)
+    files = outputs.write_pair(two_source_pair, layout, scan, T1W, FDG)
     assert files["FLAIR"] == layout.on_grid(scan, FLAIR)
-    np.testing.assert_array_equal(read_volume(files["FLAIR"]).array, both.extra["FLAIR"].values)
+    np.testing.assert_array_equal(read_volume(files["FLAIR"]).array, two_source_pair.extra["FLAIR"].values)
     sidecar = json.loads(sidecar_path(files["FLAIR"]).read_text())
-    assert sidecar["Intensity"] == both.record["extra_sources"]["FLAIR"]["intensity"]
+    assert sidecar["Intensity"] == two_source_pair.record["extra_sources"]["FLAIR"]["intensity"]
     assert sidecar["SpatialReference"] == json.loads(files["record"].read_text())["SpatialReference"]
 
 

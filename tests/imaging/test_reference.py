@@ -81,18 +81,18 @@ def test_regions_are_eroded():
 
 def test_a_region_is_cut_to_brain_and_field_of_view():
     """The record has the share of the region inside the field of view."""
-    whole = region("cerebellum")
-    assert whole.record == {
+    full = region("cerebellum")
+    assert full.record == {
         "reference_region": "cerebellum",
-        "reference_voxels": int(whole.mask.sum()),
+        "reference_voxels": int(full.mask.sum()),
         "reference_shown": 1.0,
     }
     brain, in_view = FULL.copy(), FULL.copy()
     brain[:20] = False
     in_view[:, :, :12] = False
     cut = region("cerebellum", brain=brain, in_view=in_view)
-    np.testing.assert_array_equal(cut.mask, whole.mask & brain & in_view)
-    assert cut.record["reference_shown"] == pytest.approx(cut.mask.sum() / (whole.mask & brain).sum(), abs=1e-3)
+    np.testing.assert_array_equal(cut.mask, full.mask & brain & in_view)
+    assert cut.record["reference_shown"] == pytest.approx(cut.mask.sum() / (full.mask & brain).sum(), abs=1e-3)
     assert 0 < cut.record["reference_shown"] < 1
 
 

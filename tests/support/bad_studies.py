@@ -19,8 +19,8 @@ T1W, FDG = "anat/{key}_T1w.nii", "pet/{key}_trc-FDG_pet.nii"
 
 def image_of(text: str) -> bytes:
     """A valid image, different for each text."""
-    draw = np.random.default_rng(list(os.fsencode(text)))
-    return nifti(draw.normal(100, 10, SHAPE).astype(np.float32))
+    rng = np.random.default_rng(list(os.fsencode(text)))
+    return nifti(rng.normal(100, 10, SHAPE).astype(np.float32))
 
 
 def add(root: Path, label: str, *names: str, content: bytes | None = None, session: str = "") -> list[Path]:
@@ -111,7 +111,7 @@ def with_age(*ages: str) -> Callable[[Path, str], None]:
     return make
 
 
-def with_visits(content: bytes) -> Callable[[Path, str], None]:
+def with_sessions(content: bytes) -> Callable[[Path, str], None]:
     def make(root: Path, label: str) -> None:
         add(root, label, T1W, session="1")
         (root / f"sub-{label}" / f"sub-{label}_sessions.tsv").write_bytes(content)
@@ -139,11 +139,11 @@ SUBJECTS = [
     BadSubject("AgeInWords", "expected a number", with_age("seventy")),
     BadSubject("AgeInfinite", "expected a number", with_age("inf")),
     BadSubject("TwoRows", "has 2 rows", with_age("70", "71")),
-    BadSubject("VisitsTwice", "has 2 rows", with_visits(b"session_id\tage\nses-1\t70\nses-1\t71\n"),
-            "sub-VisitsTwice_ses-1"),
-    BadSubject("VisitsCut", "not a table|no column", with_visits(b""), "sub-VisitsCut_ses-1"),
-    BadSubject("VisitsBinary", "not a table", with_visits(b"\xff\xfe\0"), "sub-VisitsBinary_ses-1"),
-    BadSubject("VisitsNoId", "no column 'session_id'", with_visits(b"visit\tage\n1\t70\n"), "sub-VisitsNoId_ses-1"),
+    BadSubject("SessionsTwice", "has 2 rows", with_sessions(b"session_id\tage\nses-1\t70\nses-1\t71\n"),
+            "sub-SessionsTwice_ses-1"),
+    BadSubject("SessionsEmpty", "not a table|no column", with_sessions(b""), "sub-SessionsEmpty_ses-1"),
+    BadSubject("SessionsBinary", "not a table", with_sessions(b"\xff\xfe\0"), "sub-SessionsBinary_ses-1"),
+    BadSubject("NoSessionId", "no column 'session_id'", with_sessions(b"visit\tage\n1\t70\n"), "sub-NoSessionId_ses-1"),
     BadSubject("LinkOut", "leads out of the dataset", link_file),
     BadSubject("FolderOut", "leads out of the dataset", link_folder),
     BadSubject("PersonOut", "leads out of the dataset", link_subject),
@@ -236,7 +236,7 @@ STUDIES = {
 }
 """Name -> expected reason, and a function that makes a valid study unusable."""
 REFUSED_WITH_THE_CONFIGURATION = ("no_folder", "a_file")
-"""Those of STUDIES that are found when the configuration is read."""
+"""Studies that are refused when the configuration is read."""
 TABLES = {
     "samples_empty": ("not a table", b""),
     "samples_binary": ("not a table", b"\xff\xfe\0\1"),

@@ -134,10 +134,10 @@ def test_runs_are_tracked_with_model_curves_and_data(workspace):
 def test_a_finished_study_has_nothing_to_do(workspace):
     """A second run says so, and prints where the results are."""
     assert planned(workspace) == set()
-    again = run(workspace)
-    assert again.returncode == 0, again.stderr
-    assert again.stdout.startswith("nothing to do: all steps are done\n")
-    assert "report               results/tiny/report.html" in again.stdout
+    repeated = run(workspace)
+    assert repeated.returncode == 0, repeated.stderr
+    assert repeated.stdout.startswith("nothing to do: all steps are done\n")
+    assert "report               results/tiny/report.html" in repeated.stdout
     assert run(workspace, "--dry-run").stdout == "nothing to do: all steps are done\n"
 
 
