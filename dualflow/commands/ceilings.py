@@ -69,7 +69,7 @@ def _table(rows: list[dict[str, Any]], columns: list[str]) -> str:
 
 
 def _ceilings(config: Config, scan: Scan, mask: NDArray[np.bool_]) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """The true volumes on the model grid, normalised as targets are."""
+    """The true volumes on the model grid, normalised like targets."""
     row, grid = modality(config.study.target), model_grid(config.preprocess)
     for name, desc in CEILINGS.items():
         path = truth_path(config.bids, scan, row, desc)

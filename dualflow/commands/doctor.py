@@ -1,4 +1,4 @@
-"""`dualflow doctor`: whether this machine, and a study's configuration, are ready for a run."""
+"""`dualflow doctor`: checks whether this machine and a study's configuration are ready for a run."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Finding(NamedTuple):
     Attributes:
         level: `fail` prevents a run, `warn` may slow or limit it.
         subject: what was checked.
-        detail: what is there, and what to do if it is not ok.
+        detail: the value, and the remedy if it is not ok.
     """
 
     level: Literal["ok", "warn", "fail"]

@@ -101,11 +101,11 @@ def _flow_scores(
 @torch.no_grad()
 def _density_scores(model: DualFlow, test: PairDataset, index: int, config: Config) -> dict[str, float]:
     """Likelihood scores and round-trip errors of one test scan."""
-    item, other = test[index], another_subject(test.scans, index)
+    item, other_index = test[index], another_subject(test.scans, index)
     scores = likelihood(
         model,
         item,
-        None if other is None else test[other],
+        None if other_index is None else test[other_index],
         voxel_mm=(config.preprocess.spacing_mm,) * 3,
         draws=config.evaluate.background_draws,
         seed=scan_seed(config.evaluate.seed, Scan.parse(item["scan"])),

@@ -1,6 +1,6 @@
 """Quality control: the table of quality metrics and its page.
 
-It is a step of its own, so that a changed review threshold does not rerun the trainings.
+It is a separate step, so that a changed review threshold does not rerun the trainings.
 """
 
 from __future__ import annotations

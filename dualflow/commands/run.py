@@ -60,7 +60,7 @@ def run_workflow(config: Config, cores: str, options: Sequence[str] = (), steps:
         }
         with log_file.open("ab") as stream:
             if any((STATE / "locks").glob("*")):
-                # The exclusive lock shows that no run is alive, so a killed one has left these.
+                # No run is alive, because this process holds the exclusive lock; a killed run left these.
                 subprocess.run([*command, "--unlock"], stdout=stream, stderr=stream, env=environment, check=False)
             log = LogFollower(log_file, stream.tell())
             targets = [str(layout.manifest(step)) for step in steps or ()]
@@ -108,7 +108,7 @@ def _empty_folder(folder: Path) -> Path:
 
 
 def _gpu_options(config: Config) -> list[str]:
-    """On a machine with GPUs, room for one training at a time, because each takes the first GPUs."""
+    """Limit a machine with GPUs to one training at a time, because each training takes the first GPUs."""
     if config.train.device == "cpu" or not GPUS.is_dir():
         return []
     return ["--resources", f"gpu={config.train.processes}"]

@@ -40,7 +40,7 @@ def scoring_steps(config: Config, flows: Sequence[str]) -> list[str]:
 
 
 def require_inputs(config: Config, command: str) -> None:
-    """Check that the steps before a command are done, for the commands that gather the results of several steps.
+    """Check that the steps that a command depends on are done.
 
     Raises:
         DataError: a manifest is missing.
@@ -61,7 +61,7 @@ def _shards(config: Config) -> list[str]:
 
 
 def _preparation(config: Config) -> list[str]:
-    """Steps from nothing to preprocessed pairs."""
+    """Steps up to the preprocessed pairs."""
     cohort = [*_cohort(config), "cohort"] if config.embedded else []
     return [*cohort, "index", *_shards(config), "preprocess"]
 

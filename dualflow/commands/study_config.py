@@ -37,7 +37,7 @@ def check_flows(config: Config, name: str = "configuration") -> None:
     """Check presets and options of all flows, and the size of the model grid; error messages begin with `name`.
 
     Raises:
-        ConfigError: a preset or option is unknown or not accepted, or a flow cannot halve the model grid so often.
+        ConfigError: a preset or option is not accepted, or the model grid does not suit the levels of a flow.
     """
     levels = {}
     for flow, choice in config.flows.items():

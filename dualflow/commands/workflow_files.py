@@ -1,4 +1,4 @@
-"""Where the workflow's own files are: Snakefile, pipelines/ and configs/.
+"""Location of the workflow's files: Snakefile, pipelines/ and configs/.
 
 A checkout uses the files at its top level; a wheel carries them as `dualflow/_workflow`.
 """
@@ -40,7 +40,7 @@ def find_config(value: str) -> Path:
     """
     path = Path(value)
     if path.is_file() or not BARE_NAME.fullmatch(value):
-        return path  # whether it can be read is said when it is read
+        return path  # load_config reports a file that cannot be read
     configs = packaged_configs()
     if value not in configs:
         raise ConfigError(f"no configuration '{value}'; name a YAML file, or one of: {', '.join(configs)}")

@@ -118,9 +118,9 @@ def region_distribution(prediction: Predictive, mask: Bools, regions: RegionMap)
 def coverage(distribution: PredictiveDistribution, truth: Floats, level: float) -> float:
     """Share of `truth` `[M]` inside the central interval of `level`; NaN entries are ignored."""
     lower, upper = distribution.interval(level)
-    known = np.isfinite(truth) & np.isfinite(lower)
+    finite = np.isfinite(truth) & np.isfinite(lower)
     inside = (truth >= lower) & (truth <= upper)
-    return float(inside[known].mean()) if bool(known.any()) else float("nan")
+    return float(inside[finite].mean()) if bool(finite.any()) else float("nan")
 
 
 def mean_crps(distribution: PredictiveDistribution, truth: Floats) -> float:

@@ -202,8 +202,8 @@ def bits_in_mask(estimate: Floats, target: Floats, mask: Bools, context: Context
 
 def correlation(first: Floats, second: Floats) -> float:
     """Pearson correlation of the entries that are finite in both; NaN if either is constant."""
-    known = np.isfinite(first) & np.isfinite(second)
-    left, right = (np.asarray(values[known], np.float64) for values in (first, second))
+    finite = np.isfinite(first) & np.isfinite(second)
+    left, right = (np.asarray(values[finite], np.float64) for values in (first, second))
     if len(left) < 2 or not (np.ptp(left) > 0 and np.ptp(right) > 0):
         return float("nan")
     return float(np.corrcoef(left, right)[0, 1])

@@ -1,4 +1,4 @@
-"""Interface of a prediction as evaluation reads it; any object with these attributes can be scored."""
+"""Interface of predictions for evaluation; any object with these attributes can be scored."""
 
 from __future__ import annotations
 

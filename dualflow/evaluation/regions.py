@@ -76,7 +76,9 @@ def from_labels(
 ) -> RegionMap:
     """Number the grey-matter regions of the atlas `labels` `[D, H, W]` from 1 in the order of the atlas."""
     sizes = np.bincount(labels.reshape(-1), minlength=max(names, default=0) + 1)
-    kept = [label for label in sorted(names) if GREY_MATTER.fullmatch(names[label]) and sizes[label] >= MINIMUM_VOXELS]
+    selected = [
+        label for label in sorted(names) if GREY_MATTER.fullmatch(names[label]) and sizes[label] >= MINIMUM_VOXELS
+    ]
     renumber = np.zeros(len(sizes), np.int32)
-    renumber[kept] = np.arange(1, len(kept) + 1)
-    return RegionMap(renumber[labels], tuple(names[label] for label in kept), voxel_mm)
+    renumber[selected] = np.arange(1, len(selected) + 1)
+    return RegionMap(renumber[labels], tuple(names[label] for label in selected), voxel_mm)

@@ -35,8 +35,8 @@ def ssim_map(first: Tensor, second: Tensor, data_range: float) -> Tensor:
     mean_x, mean_y, mean_xx, mean_yy, mean_xy = (
         F.conv3d(image[None, None], kernel[None, None])[0, 0] for image in images
     )
-    luminance, contrast = (_K1 * data_range) ** 2, (_K2 * data_range) ** 2
+    c1, c2 = (_K1 * data_range) ** 2, (_K2 * data_range) ** 2
     variance_x, variance_y = mean_xx - mean_x * mean_x, mean_yy - mean_y * mean_y
     covariance = mean_xy - mean_x * mean_y
-    structure = (2 * covariance + contrast) / (variance_x + variance_y + contrast)
-    return ((2 * mean_x * mean_y + luminance) / (mean_x**2 + mean_y**2 + luminance)) * structure
+    contrast_structure = (2 * covariance + c2) / (variance_x + variance_y + c2)
+    return ((2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)) * contrast_structure

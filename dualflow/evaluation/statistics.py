@@ -39,17 +39,17 @@ def summarise(
     """
     models, metrics, values = _by_subject(table, metrics)
     low, high = _percentiles(_resampled(values, bootstrap, seed))
-    known = np.isfinite(values).sum(axis=0)
+    counts = np.isfinite(values).sum(axis=0)
     seeds = table.groupby("model")["seed"].nunique()
     rows = [
         (
             model, metric, _mean(values)[m, q], low[m, q], high[m, q],
-            float(np.std(values[np.isfinite(values[:, m, q]), m, q], ddof=1)) if known[m, q] > 1 else float("nan"),
-            int(known[m, q]), int(seeds[model]),
+            float(np.std(values[np.isfinite(values[:, m, q]), m, q], ddof=1)) if counts[m, q] > 1 else float("nan"),
+            int(counts[m, q]), int(seeds[model]),
         )
         for m, model in enumerate(models)
         for q, metric in enumerate(metrics)
-        if known[m, q]
+        if counts[m, q]
     ]  # fmt: skip
     return pd.DataFrame(rows, columns=list(SUMMARY))
 
@@ -69,14 +69,14 @@ def differences(table: pd.DataFrame, reference: str, *, bootstrap: int = 2000, s
     models, metrics, values = _by_subject(table, METRICS)
     if reference not in models:
         raise DataError(f"model '{reference}' is not in the table; choose from: {', '.join(models)}")
-    base = models.index(reference)
+    reference_index = models.index(reference)
     rows = []
     for m, model in enumerate(models):
-        if m == base:
+        if m == reference_index:
             continue
         # Pairs need subjects that both models were scored on.
-        both = np.isfinite(values[:, m]) & np.isfinite(values[:, base])
-        pair = np.where(both[:, None], values[:, [m, base]], np.nan)
+        both = np.isfinite(values[:, m]) & np.isfinite(values[:, reference_index])
+        pair = np.where(both[:, None], values[:, [m, reference_index]], np.nan)
         draws, means = _resampled(pair, bootstrap, seed), _mean(pair)
         difference = np.stack([*_percentiles(draws[:, 0] - draws[:, 1]), means[0] - means[1]])
         for q, metric in enumerate(metrics):
@@ -148,18 +148,18 @@ def _resampled(values: NDArray[np.float64], bootstrap: int, seed: int) -> NDArra
     """Means `[bootstrap, models, metrics]` over subjects drawn with replacement, the same draws for all models."""
     subjects = len(values)
     draws = np.random.default_rng(seed).multinomial(subjects, np.full(subjects, 1 / subjects), size=bootstrap)
-    known = np.isfinite(values)
-    flat = np.where(known, values, 0.0).reshape(subjects, -1)
-    counts = draws @ known.reshape(subjects, -1).astype(np.float64)
+    finite = np.isfinite(values)
+    flat = np.where(finite, values, 0.0).reshape(subjects, -1)
+    counts = draws @ finite.reshape(subjects, -1).astype(np.float64)
     sums = draws @ flat
     means = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
     return means.reshape(bootstrap, *values.shape[1:])
 
 
 def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    known = np.isfinite(values)
-    counts = known.sum(axis=0)
-    sums = np.where(known, values, 0.0).sum(axis=0)
+    finite = np.isfinite(values)
+    counts = finite.sum(axis=0)
+    sums = np.where(finite, values, 0.0).sum(axis=0)
     means: NDArray[np.float64] = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
     return means
 

@@ -52,5 +52,5 @@ def stress(model: DualFlow, dataset: PairDataset, samples: int, seed: int, label
 def _source(dataset: PairDataset, index: int, kind: str) -> Tensor:
     item = dataset[index]
     source: Tensor = item["source"]
-    other = None if kind == "own" else another_subject(dataset.scans, index)
-    return source if other is None else exchange_source(item, dataset[other])
+    other_index = None if kind == "own" else another_subject(dataset.scans, index)
+    return source if other_index is None else exchange_source(item, dataset[other_index])

@@ -124,7 +124,8 @@ class ITransAttention(Bijection):
     Up to a scale this is the paper's A + w I, w > 1, with a learnt sign: the forward map must shrink the tokens' common
     part (t < 0), and a positive weight cannot. Rows of A sum to 1 and |t| < 1, so G is strictly diagonally dominant and
     never singular; t starts at 0, the identity. Heads are groups of the channels of x_b, a block-diagonal map, so their
-    log-determinants add. All runs outside autocast, because a solve with rounded numbers does not recover the data.
+    log-determinants add. Both directions run outside autocast, because a solve with rounded numbers
+    does not recover the data.
     """
 
     def __init__(self, channels: int, context_channels: int, patch: int) -> None:

@@ -13,7 +13,7 @@ class Bijection(nn.Module, ABC):
     """An invertible map `z = f(x; context)` with a known Jacobian determinant.
 
     Sign convention: `forward` returns `log |det dz/dx|` and `inverse` returns its negative. Log-determinants have
-    shape `[N]` and are float32 or wider, whatever the precision of the networks inside.
+    shape `[N]` and are float32 or wider, independent of the precision of the networks inside.
     """
 
     @abstractmethod
@@ -96,7 +96,7 @@ def sum_per_sample(x: Tensor) -> Tensor:
 
 
 def soft_bound(raw: Tensor, bound: float) -> Tensor:
-    """Return `bound * tanh(raw / bound)`: the identity near 0, never beyond `bound`.
+    """Return `bound * tanh(raw / bound)`: close to the identity near 0, and at most `bound` in size.
 
     A scale `exp(soft_bound(...))` and its reciprocal are both finite, so neither direction of a deep flow can explode
     (Behrmann et al. 2021).

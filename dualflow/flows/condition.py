@@ -14,7 +14,7 @@ from dualflow.flows.multiscale import FlowMaps, level_channels, level_shapes
 
 
 class Condition(NamedTuple):
-    """Everything the target's flow is conditioned on, computed once per batch.
+    """All inputs that condition the target's flow, computed once per batch.
 
     Attributes:
         mean: `[N, C, D, H, W]`, in the target's unit.
@@ -76,10 +76,10 @@ class InputCheck:
         target: Tensor | None = None,
         latents: Sequence[Tensor] | None = None,
     ) -> None:
-        """Check size, number format and values of all inputs; NaN is allowed in `side` alone.
+        """Check shape, dtype and values of all inputs; NaN is allowed in `side` alone.
 
         Args:
-            like: a parameter of the model, whose number format the inputs share.
+            like: a parameter of the model, whose dtype the inputs must have.
             source: `[N, C, D, H, W]`.
             side: `[N, S]`, NaN where unknown.
             target: `[N, C, D, H, W]`.
@@ -154,11 +154,11 @@ class InputCheck:
 
 
 def _check_values(tensor: Tensor, name: str, like: Tensor) -> None:
-    """Refuse another number format than that of `like`, and values that are not finite."""
+    """Check that a tensor has the dtype of `like` and finite values."""
     if tensor.dtype != like.dtype:
-        given, expected = (str(dtype).removeprefix("torch.") for dtype in (tensor.dtype, like.dtype))
+        actual, expected = (str(dtype).removeprefix("torch.") for dtype in (tensor.dtype, like.dtype))
         raise InputError(
-            f"{name} holds {given}, expected {expected} as the model; convert it with .to(torch.{expected})"
+            f"{name} holds {actual}, expected {expected} as the model; convert it with .to(torch.{expected})"
         )
     if not tensor.is_meta and not bool(torch.isfinite(tensor).all()):
         count = int((~torch.isfinite(tensor)).sum())

@@ -20,7 +20,7 @@ def explained_variance(
 
         1 - sum w |z - mean|^2 / sum w |z|^2,    w: share of the mask in the latent's voxel
 
-    0 is no better than the mean 0 of a standard normal, 1 means that source, side and coarser latents determine the
+    0 means no better than the mean 0 of a standard normal; 1 means that source, side and coarser latents determine the
     latent. The share includes what all subjects have in common; compare it with the share under another subject's
     source.
     """

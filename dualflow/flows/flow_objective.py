@@ -29,8 +29,8 @@ class FlowObjective(Objective):
 
         loss = sum_t weight_t term_t
 
-    In training, noise is added first: to the target by DEQUANTIZATIONS, to the source where it has a density of its
-    own. Terms of weight 0 are left out, except `nll`. Monitored numbers have no weight.
+    In training, noise is added first: to the target by DEQUANTIZATIONS, and to the source if it has a density. Terms of
+    weight 0 are left out, except `nll`. Monitored numbers have no weight.
 
     Args:
         flow: trained in place.
@@ -146,7 +146,7 @@ class ForwardPass(NamedTuple):
         target: `[N, C, D, H, W]` with its noise.
         side: `[N, S]`.
         mask: `[N, C, D, H, W]`, bool, or None.
-        condition: of the batch.
+        condition: condition of the target's flow.
         log_prob: log p(target | condition), `[N]`.
         code: the latents.
         level_log_probs: the prior's part of each level, `[N]` each.

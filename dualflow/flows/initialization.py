@@ -40,7 +40,7 @@ def initialize_flow(
         mask: `[N, C, D, H, W]`, bool; outside of it the target is replaced by background noise.
         mean: mean image in place of the mean model's, `[N, C, D, H, W]`.
     """
-    target, known = prepare_target(target, mask, flow.spec, training=True), flow.check.side(side, source)
+    target, side = prepare_target(target, mask, flow.spec, training=True), flow.check.side(side, source)
     count, last = max(1, INITIALISATION_VOXELS // prod(flow.shape)), flow.spec.levels - 1
     if isinstance(flow.source, GlowSource):
         first = source[:count]
@@ -48,7 +48,7 @@ def initialize_flow(
     prior, latents = flow.prior(last), list[Tensor]()
     apply = flow.flow.initialize
     for rows in (slice(start, start + count) for start in range(0, len(target), count)):
-        condition = flow.condition(source[rows], known[rows], None if mean is None else mean[rows])
+        condition = flow.condition(source[rows], side[rows], None if mean is None else mean[rows])
         code = apply(flow.residual(target[rows], condition), condition.maps)
         e, _ = prior.standardise(code.latents[last], flow.prior_context(last, None, condition))
         latents.append(e.flatten(1))

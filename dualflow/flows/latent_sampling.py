@@ -1,4 +1,4 @@
-"""Transforms of sampled latents: they change samples and leave the density as it is.
+"""Transforms of sampled latents, which change the samples but not the density.
 
 The input `e[N, C, d, h, w]` is white noise of one level with standard deviation `temperature`. Normalisation gives sets
 of latents the moments of white noise of that temperature (Lugmayr et al. 2020, SRFlow). Interpolation averages

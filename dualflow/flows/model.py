@@ -113,7 +113,7 @@ class DualFlow(ConditionalDensity):
             side: `[N, S]`, NaN where unknown; None if all is.
 
         Raises:
-            InputError: an input has the wrong size, number format or values.
+            InputError: an input has the wrong shape, dtype or values.
         """
         self._check_inputs(source, side, target=target)
         return self.density(target, self.condition(source, side))[0]
@@ -134,7 +134,7 @@ class DualFlow(ConditionalDensity):
 
         Raises:
             ConfigError: the flow was not built for integers, or `draws` is below 1.
-            InputError: an input has the wrong size, number format or values.
+            InputError: an input has the wrong shape, dtype or values.
         """
         if draws < 1:
             raise ConfigError(f"log_mass of {draws} draws; give at least 1")
@@ -149,7 +149,7 @@ class DualFlow(ConditionalDensity):
         """Return the latents, finest first, and `log |det dz/dtarget|`, `[N]`.
 
         Raises:
-            InputError: an input has the wrong size, number format or values.
+            InputError: an input has the wrong shape, dtype or values.
         """
         self._check_inputs(source, side, target=target)
         code = self.encoding(target, self.condition(source, side))
@@ -159,7 +159,7 @@ class DualFlow(ConditionalDensity):
         """Return the target `[N, C, D, H, W]` with these latents.
 
         Raises:
-            InputError: an input has the wrong size, number format or values.
+            InputError: an input has the wrong shape, dtype or values.
         """
         self._check_inputs(source, side, latents=latents)
         condition = self.condition(source, side)
@@ -182,7 +182,7 @@ class DualFlow(ConditionalDensity):
 
         Raises:
             ConfigError: `latents` has no row, n is below 1, or the temperature is negative.
-            InputError: an input has the wrong size, number format or values.
+            InputError: an input has the wrong shape, dtype or values.
         """
         if latents is not None and latents not in LATENT_TRANSFORMS:
             raise ConfigError(f"unknown latents '{latents}'; choose from: {', '.join(LATENT_TRANSFORMS)}")
@@ -210,7 +210,7 @@ class DualFlow(ConditionalDensity):
         """Return the point estimate `[N, C, D, H, W]`, by the spec's prediction.
 
         Raises:
-            InputError: an input has the wrong size, number format or values.
+            InputError: an input has the wrong shape, dtype or values.
         """
         self._check_inputs(source, side)
         return predict(self, source, side, self.spec.prediction)

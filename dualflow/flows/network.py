@@ -119,7 +119,7 @@ class RMSNorm(nn.Module):
         return self.without_gain(x) * self.gain.to(x.dtype)
 
     def without_gain(self, x: Tensor) -> Tensor:
-        """Normalise without the gain, for a next layer that applies the gain."""
+        """Normalise without the gain, which the next layer applies."""
         normalised: Tensor = UnitRMS.apply(x)  # type: ignore[no-untyped-call]
         return normalised
 

@@ -46,5 +46,5 @@ def _draw(
     if generator is not None:
         return sampler(shape, generator=generator, dtype=like.dtype).to(like.device)
     (rank, count), (rows, *rest) = _shard, shape
-    whole = sampler((count * rows, *rest), dtype=like.dtype)
-    return whole[rank * rows : (rank + 1) * rows].to(like.device)
+    full = sampler((count * rows, *rest), dtype=like.dtype)
+    return full[rank * rows : (rank + 1) * rows].to(like.device)

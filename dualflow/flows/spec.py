@@ -191,11 +191,11 @@ class FlowSpec:
         Raises:
             ConfigError: a field is unknown or its value is not accepted.
         """
-        known = [field.name for field in fields(self)]
+        names = [field.name for field in fields(self)]
         for name in options:
-            if name not in known:
-                close = get_close_matches(name, known, n=1)
-                hint = f"did you mean '{close[0]}'?" if close else f"choose from: {', '.join(known)}"
+            if name not in names:
+                close = get_close_matches(name, names, n=1)
+                hint = f"did you mean '{close[0]}'?" if close else f"choose from: {', '.join(names)}"
                 raise ConfigError(f"unknown flow option '{name}'; {hint}")
         return replace(self, **_tuples(options))
 

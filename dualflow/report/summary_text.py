@@ -102,7 +102,7 @@ def _comparisons(differences: pd.DataFrame, model: str, row: Modality) -> list[s
         if model not in (entry["model"], entry["reference"]):
             continue
         flip = -1 if entry["reference"] == model else 1
-        other = entry["reference"] if flip == 1 else entry["model"]
+        other_model = entry["reference"] if flip == 1 else entry["model"]
         gain = flip * entry["gain"]
         low, high = sorted((flip * entry["gain_low"], flip * entry["gain_high"]))
         verdict = OPPOSITE[entry["verdict"]] if flip == -1 else entry["verdict"]
@@ -110,7 +110,7 @@ def _comparisons(differences: pd.DataFrame, model: str, row: Modality) -> list[s
             verdict = "equal"
         small, large = sorted((abs(low), abs(high)))
         text = COMPARISONS[verdict].format(
-            other=other, size=f"{abs(gain):.4f} {row.unit}", low=f"{small:.4f}", high=f"{large:.4f}",
+            other=other_model, size=f"{abs(gain):.4f} {row.unit}", low=f"{small:.4f}", high=f"{large:.4f}",
             basis="paired 95 % interval", p=f"{_p_value(entry['p_holm'])}, Holm-adjusted",
             signed=f"{-gain:+z.4f} {row.unit}", signed_low=f"{-high:+z.4f}", signed_high=f"{-low:+z.4f}",
         )  # fmt: skip

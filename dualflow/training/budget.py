@@ -1,7 +1,7 @@
 """Equal-budget plan of a comparison: the number of optimiser steps of each flow, stored beside the results.
 
-A training that watched the clock would depend on the load of the machine. Step times are therefore measured once, and
-training runs the number of steps that fit into the budget.
+A wall-clock limit would depend on the load of the machine. Step times are therefore measured once, and training runs
+the number of steps that fit into the budget.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def read_plan(config: Config) -> Plan | None:
 
 
 def step_identity(config: Config, choice: ModelConfig) -> str:
-    """Digest of everything that the step time of a flow depends on: its pieces, the grid and the training options."""
+    """Digest of everything that the step time of a flow depends on: its layers, the grid and the training options."""
     spec = preset(choice.preset, **choice.options).to_dict()
     train = config.train.model_dump(include={"batch_size", "precision", "memory", "threads", "choose_mean"})
     return digest_of([spec, config.preprocess.shape, len(config.study.side), train])[:16]

@@ -36,7 +36,7 @@ class ClosedFormCache(Solver):
     """`fit_local_linear` with a cache folder.
 
     Args:
-        folder: of the cache; None disables it.
+        folder: cache folder; None disables the cache.
         data: digest of the scans and their side values.
 
     Attributes:

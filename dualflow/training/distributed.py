@@ -33,7 +33,7 @@ BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process among those that train one model.
+    """Rank and device of this process in the group that trains one model.
 
     Attributes:
         rank: number of this process, from 0.
@@ -98,7 +98,7 @@ def under_torchrun() -> bool:
 def launch(processes: int, arguments: Sequence[str]) -> NoReturn:
     """Replace this process by torchrun, which starts `dualflow ARGUMENTS` `processes` times on this machine.
 
-    If one of them dies, torchrun restarts all from the newest state.
+    If one of them fails, torchrun restarts all from the newest state.
     """
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     os.execv(sys.executable, [*run, f"--max-restarts={RESTARTS}", "-m", "dualflow.cli", *arguments])

@@ -1,4 +1,4 @@
-"""`dualflow forecast`: memory, seconds per step and hours of a training before it starts, and what fits."""
+"""`dualflow forecast`: memory, time and largest batch of a training, before it starts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ GIB = 1 << 30
 SHALLOW = 16
 """Flow steps up to which a model is timed directly; the time of a deeper one is extrapolated from shallow ones."""
 DEEPER = 3
-"""Extra flow steps of a level in the extrapolation; the time of a single one would drown in timing noise."""
+"""Extra flow steps of a level in the extrapolation; the time of a single one is within the timing noise."""
 WARM, TIMED = 1, 3
 CONTEXT = int(0.6 * GIB)
 """GPU memory of the CUDA context, in bytes."""
@@ -140,11 +140,11 @@ def _needed_bytes(config: Config, sizes: Footprint, libraries: int) -> int:
 def _largest_batch(config: Config, scans: int, libraries: int, limit: int) -> int:
     """The largest batch whose step fits, assuming that memory grows linearly with the batch."""
     processes, cuda = config.train.processes, select_device(config.train.device).type == "cuda"
-    one, two = (footprint(_with_train(config, batch_size=count * processes), scans) for count in (1, 2))
-    if _needed_bytes(config, one, libraries) > limit:
+    single, double = (footprint(_with_train(config, batch_size=count * processes), scans) for count in (1, 2))
+    if _needed_bytes(config, single, libraries) > limit:
         return 0
-    room = limit - libraries if cuda else limit // processes - libraries - one.scans
-    return processes * (1 + (room - one.weights - one.step) // max(1, two.step - one.step))
+    available = limit - libraries if cuda else limit // processes - libraries - single.scans
+    return processes * (1 + (available - single.weights - single.step) // max(1, double.step - single.step))
 
 
 def _with_train(config: Config, **train: object) -> Config:

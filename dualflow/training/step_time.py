@@ -32,7 +32,7 @@ from dualflow.training.optimiser import Optimiser
 from dualflow.training.trainer import to_inputs
 
 PHASES = (0.125, 0.375, 0.625, 0.875)
-"""Fractions of the training at which steps are timed, because a preset may freeze pieces for a part of it."""
+"""Fractions of the training at which steps are timed, because a preset may freeze parts of the model for some steps."""
 WARM, TIMED, ROUNDS = 1, 4, 2
 SCHEDULE = 1000
 """Length of the learning-rate schedule; its warm-up keeps the weights near their start during the timing."""

@@ -32,9 +32,9 @@ class TrainedFlow:
     """A trained flow with its history.
 
     Attributes:
-        model: with the averaged weights of the best validation.
-        history: of the training of the flow, without mean and source.
-        record: for the model card.
+        model: the flow with the averaged weights of the best validation.
+        history: history of the flow's own training, without mean and source.
+        record: training record for the model card.
     """
 
     model: DualFlow
@@ -47,9 +47,9 @@ class PreparedFlow:
     """A flow that is ready for its first step.
 
     Attributes:
-        objective: of the initialised flow.
-        train: training pairs, with cross-fitted means where the mean has them.
-        record: for the model card.
+        objective: objective of the initialised flow.
+        train: training pairs, with cross-fitted means if the mean has them.
+        record: training record for the model card.
     """
 
     objective: FlowObjective

@@ -155,7 +155,9 @@ class Trainer:
             self.history.best, self.history.best_step = score, step
             self.best = _copy(self.optimiser.averaged)
         if self.context.watch is not None and self.group.is_main:
-            self.context.watch(step, entry | {"samples_per_second": self._pace()}, self.optimiser.averaged)
+            self.context.watch(
+                step, entry | {"samples_per_second": self._samples_per_second()}, self.optimiser.averaged
+            )
 
     def _count_skipped(self, step: int) -> None:
         self.history.skipped, self.skipped_in_a_row = self.history.skipped + 1, self.skipped_in_a_row + 1
@@ -178,7 +180,7 @@ class Trainer:
         patience, best_step = self.config.patience, self.history.best_step
         return patience is not None and best_step > 0 and step - best_step >= patience * self.config.validate_every
 
-    def _pace(self) -> float:
+    def _samples_per_second(self) -> float:
         """Samples per second since the last call."""
         steps, seconds = self.timed_steps, self.timed_seconds
         self.timed_steps, self.timed_seconds = 0, 0.0
