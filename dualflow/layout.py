@@ -2,7 +2,7 @@
 
 All results of a study lie under `Layout.root`:
 
-    bids/            the embedded cohort, if the study has no dataset of its own
+    bids/            the embedded cohort, for a study without a dataset
     index/           pairs.tsv, quarantine.tsv, splits.tsv, summary.md; digests.tsv caches digests of raw files
     derivatives/     BIDS derivatives: preprocessed pairs on the model grid and in native space, synthetic volumes
     models/MODEL/seed-S/   checkpoints, history, model card

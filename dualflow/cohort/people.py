@@ -43,7 +43,7 @@ class Person:
     unreported: frozenset[str] = field(default_factory=frozenset)
 
     def generator(self, purpose: str) -> np.random.Generator:
-        """Random numbers of this person for one purpose, independent of every other purpose and person."""
+        """Random generator of this person for `purpose`, independent of other purposes and persons."""
         return _generator(self.seed, self.index, _PURPOSES[purpose])
 
 
@@ -54,8 +54,8 @@ def participants(subjects: int, seed: int) -> list[Person]:
 
 def expected_metabolism(diagnosis: Diagnosis, atrophy: float) -> float:
     """Mean severity of hypometabolism among people of this diagnosis and severity of atrophy."""
-    usual = SEVERITY[diagnosis]
-    return max(0.0, usual + _COUPLING * (atrophy - usual))
+    severity = SEVERITY[diagnosis]
+    return max(0.0, severity + _COUPLING * (atrophy - severity))
 
 
 def _person(index: int, seed: int) -> Person:

@@ -288,7 +288,7 @@ def _picture(objective: Objective, validation: PairDataset, window: tuple[float,
 
 
 def _fingerprint(config: Config, name: str, data: LearningData) -> str:
-    """Digest of everything a training depends on apart from its seed; states with another digest are not resumed."""
+    """Digest of all inputs of a training except its seed; states with another digest are not resumed."""
     choice = config.flows.get(name, config.model)
     sections = dump_sections(config.train, config.baselines, choice, without=NO_EFFECT)
     scans = [data.values(split) for split in (data.training, data.validation)]

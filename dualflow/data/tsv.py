@@ -45,7 +45,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def _check_size(text: str, path: Path) -> None:
-    """Refuse tables that would cost pandas gigabytes and minutes: a cell takes far more memory than disk space."""
+    """Check the size of a table, because pandas needs far more memory for a cell than the cell needs on disk."""
     header, _, rows = text.partition("\n")
     columns = header.count("\t") + 1
     cells = columns + rows.count("\t") + rows.count("\n")

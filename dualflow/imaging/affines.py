@@ -61,8 +61,8 @@ def _read_qform(header: nib.Nifti1Header, path: Path) -> Affine:
     handedness = header["pixdim"][0].item()
     if handedness not in (-1, 0, 1):
         raise GeometryError(
-            f"{path}: pixdim[0] is {handedness:g}, expected 1 or -1; it tells left from right in the qform: convert "
-            "the scan again from its DICOM"
+            f"{path}: pixdim[0] is {handedness:g}, expected 1 or -1; it distinguishes left from right in the qform: "
+            "convert the scan again from its DICOM"
         )
     copy = header.copy()
     copy["pixdim"][0] = handedness or 1  # the standard reads 0 as 1, nibabel does not

@@ -21,7 +21,7 @@ from dualflow.imaging.nifti_stream import first_bytes, require_file
 MAX_BYTES = 1 << 30
 MAX_SERIES_BYTES = 16 << 30
 MAX_FRAMES = 1024
-# Room for header extensions before the voxels, and for padding after them.
+# Space for header extensions before the voxels, and for padding after them.
 SLACK = 16 << 20
 # Deflate compresses at most 1032 to 1. Scans do not come near it; masks do, but they are small.
 _BEST_RATIO = 1032

@@ -57,14 +57,14 @@ def read_pet(path: Path, sidecar: Mapping[str, Any], config: PreprocessConfig) -
         The image, and the record of how it was made.
 
     Raises:
-        HeaderError: the file is refused before its voxels are read, or ends too early.
+        HeaderError: the header is invalid, or the file ends too early.
         GeometryError: its affine is invalid or ambiguous.
         IntensityError: its voxels are not finite, or all the same.
         DataError: the frame times are missing or contradictory, no frame lies in the window, or the scanner's
             resolution is unknown or coarser than the requested one.
     """
     series = open_series(path)
-    # Refusals by the sidecar come before any voxel is read.
+    # The sidecar is checked before any voxel is read.
     blur = _extra_fwhm(sidecar, config, path)
     volume, record = (_static if series.count == 1 else _dynamic)(series, sidecar, config)
     stated_unit = str(sidecar.get("Units", ""))

@@ -97,7 +97,7 @@ def _slice(volume: Floats, line: int, centre: tuple[int, int, int], box: tuple[s
     """One plane with rows from bottom to top and columns from left to right."""
     axis = (2, 1, 0)[line]
     plane = np.take(volume, centre[axis], axis=axis)
-    first, second = (box[other] for other in range(3) if other != axis)
+    first, second = (box[index] for index in range(3) if index != axis)
     return np.asarray(plane[first, second].T)
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 RETRY_S = 60.0
 """Seconds between a failed attempt and the next one."""
 FLUSH_S = 30.0
-"""Longest time in seconds that a training spends on queued records at once."""
+"""Seconds that a training spends at most on queued records before it continues."""
 
 
 class Run:

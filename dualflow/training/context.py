@@ -1,4 +1,4 @@
-"""TrainingContext: the settings of a training apart from its model and data."""
+"""TrainingContext: the settings of a training, without its model and data."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class TrainingContext:
 
     Attributes:
         config: the `train` section of the configuration.
-        folder: of the training states.
-        seed: of the scan order and the noise.
+        folder: folder of the training states.
+        seed: seed of the scan order and the noise.
         label: name in the progress display and in errors.
         fingerprint: digest of everything the result depends on: data, model, configuration. States with another
             fingerprint are removed, because resuming from them would mix two trainings.
