@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dualflow.config import Config
-from dualflow.data.quarantine import read_quarantine
+from dualflow.data.quarantine import count_excluded, read_quarantine
 from dualflow.errors import DataError
 from dualflow.manifest import write_manifest
 
@@ -18,7 +18,7 @@ def check(config: Config) -> None:
     if rows:
         first = rows[0]
         raise DataError(
-            f"finished, but {len(rows)} scans were excluded: {config.layout.quarantine} has the reasons, the first is "
+            f"finished, but {count_excluded(rows)}: {config.layout.quarantine} has the reasons, the first is "
             f"{first.scan}: {first.reason}"
         )
     write_manifest(config.layout.manifest("check"), step="check", outputs={}, inputs={}, config={})

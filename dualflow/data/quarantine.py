@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -80,3 +80,8 @@ def usable(pairs: pd.DataFrame, rows: Iterable[Quarantine]) -> pd.DataFrame:
     """The rows of `pairs` whose scan is not excluded."""
     excluded = {row.scan for row in rows}
     return pairs[~pairs["scan"].isin(excluded)].reset_index(drop=True)
+
+
+def count_excluded(rows: Sequence[Quarantine]) -> str:
+    """Return `1 scan was excluded` or `N scans were excluded`."""
+    return f"{len(rows)} {'scan was' if len(rows) == 1 else 'scans were'} excluded"

@@ -16,7 +16,7 @@ from dualflow.data.dataset import load_pairs
 from dualflow.data.derivative_dataset import describe_derivatives
 from dualflow.data.index import pair_scans
 from dualflow.data.participants import known_columns
-from dualflow.data.quarantine import Quarantine, write_quarantine
+from dualflow.data.quarantine import Quarantine, count_excluded, write_quarantine
 from dualflow.data.raw_scans import ScanFiles, prepare_scan
 from dualflow.data.tsv import read_table
 from dualflow.errors import CommitError, DataError, DualflowError
@@ -76,7 +76,7 @@ def convert_study(
     write_quarantine(layout.quarantine, excluded)
     if excluded:
         raise DataError(
-            f"converted, but {len(excluded)} scans were excluded: {layout.quarantine} has the reasons, the first is "
+            f"converted, but {count_excluded(excluded)}: {layout.quarantine} has the reasons, the first is "
             f"{excluded[0].scan}: {excluded[0].reason}"
         )
 

@@ -126,7 +126,7 @@ def test_a_table_of_samples_is_converted_by_a_model_of_two_sources(study, save_f
     values = image.get_fdata(dtype=np.float32)
     flair = np.where(values > 0.1 * values.max(), 1.2 * values.max() - values, values)
     nib.save(nib.Nifti1Image(flair, moved @ image.affine), data / "its FLAIR.nii.gz")
-    with pytest.raises(DataError, match="1 scans were excluded"):
+    with pytest.raises(DataError, match="1 scan was excluded"):
         convert_study(data / "samples.tsv", model, out, CONFIG)
     [row] = read_quarantine(out / "quarantine.tsv")
     assert row.scan == "sub-C0002"
