@@ -143,9 +143,8 @@ class ModelCard(Record):
         if self.kind != FLOW and self.kind not in BASELINES:
             raise CheckpointError(f"model kind '{self.kind}' is unknown; choose from: {FLOW}, {', '.join(BASELINES)}")
         if (self.kind == FLOW) != (self.spec is not None):
-            raise CheckpointError(
-                f"kind '{self.kind}' with spec {self.spec}; a flow needs a spec, and a baseline has none"
-            )
+            given = "without a spec" if self.spec is None else "with a spec"
+            raise CheckpointError(f"kind '{self.kind}' {given}; a flow has a spec, and a baseline has none")
         if not all(1 <= edge <= MAX_EDGE for edge in self.shape):
             raise CheckpointError(f"shape {self.shape}; expected edges of 1 to {MAX_EDGE} voxels")
         return self
