@@ -140,6 +140,7 @@ def _train(config: Config, name: str, seed: int, data: LearningData, group: Proc
             fingerprint=fingerprint,
             group=group,
             watch=_watcher(config, run, data.validation, flow=name in config.flows),
+            regions=torch.from_numpy(region_map(config.preprocess).labels),
             closed_form=ClosedFormCache(layout.closed_form_cache, digest_of(data.values(data.training))),
         )
         with run.system():

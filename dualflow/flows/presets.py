@@ -140,9 +140,10 @@ PRESETS: dict[str, Preset] = {
         prior_mean=False,
         mean="local_linear",
         residual_scale=0.05,
+        spread="voxel",
         background_noise=0.05,
         context_channels=8,
-        low_rank=24,
+        low_rank=96,
         prediction="mean",
     ),
 }
