@@ -51,8 +51,9 @@ class FlowSpec:
         low_rank: Number of factors of the coarsest level's low-rank covariance. With 0 the latents are independent.
         low_rank_shrinkage: Share of the variance of each principal component of the training latents that the factors
             start with.
-        mean: Conditional mean subtracted from the target: `none`, a `network`, or closed-form `local_linear`
-            regression.
+        mean: Conditional mean subtracted from the target: `none`, a `network`, a closed-form `local_linear` regression,
+            or the `stacked` regression, which adds harmonised sources and abnormality to it as far as cross-fitting
+            supports them.
         residual_scale: Unit of `target - mean` inside the flow, in target units (SUVR).
         dequantisation: Noise for discrete targets: `none` for real values, `uniform` for multiples of `bin_width`.
         bin_width: Distance between neighbouring values of a dequantised target, in target units.
@@ -102,7 +103,7 @@ class FlowSpec:
     prior_leaky: bool = False
     low_rank: int = 0
     low_rank_shrinkage: float = 0.7
-    mean: Literal["none", "network", "local_linear"] = "none"
+    mean: Literal["none", "network", "local_linear", "stacked"] = "none"
     residual_scale: float = 1.0
     dequantisation: Literal["none", "uniform"] = "none"
     bin_width: float = 1.0

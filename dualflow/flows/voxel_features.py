@@ -64,6 +64,9 @@ class VoxelFeatures(Protocol):
     def count(self, side_features: int, source_channels: int = 1) -> int:
         """Return the number of features."""
 
+    def odd(self, side_features: int, source_channels: int = 1) -> list[int]:
+        """Return the positions of the features whose sign a left-right reflection of the brain flips."""
+
     def __call__(self, source: Tensor, side: Tensor) -> Tensor:
         """Return `[N, P, D, H, W]` from the source `[N, C, D, H, W]` and complete side values `[N, S]`."""
 
@@ -79,6 +82,10 @@ class IntensityFeatures:
     def count(self, side_features: int, source_channels: int = 1) -> int:
         """Return the number of features."""
         return 1 + source_channels + side_features
+
+    def odd(self, side_features: int, source_channels: int = 1) -> list[int]:
+        """Return the positions of the features that a reflection flips: none."""
+        return []
 
     def __call__(self, source: Tensor, side: Tensor) -> Tensor:
         """Return `[N, P, D, H, W]`."""
@@ -110,6 +117,11 @@ class TissueFeatures:
     def count(self, side_features: int, source_channels: int = 1) -> int:
         """Return the number of features."""
         return 1 + 2 * len(TISSUE_CENTRES) * source_channels + 3 * len(self.edges) + 2 * side_features
+
+    def odd(self, side_features: int, source_channels: int = 1) -> list[int]:
+        """Return the positions of the gradients along axis 0, which points from left to right."""
+        first = 1 + 2 * len(TISSUE_CENTRES) * source_channels
+        return list(range(first, first + len(self.edges)))
 
     def __call__(self, source: Tensor, side: Tensor) -> Tensor:
         """Return `[N, P, D, H, W]`."""
