@@ -18,6 +18,8 @@ from dualflow.flows.voxel_features import foreground
 
 SCREENED = 64
 """Largest number of scans on which features are compared."""
+MIN_REDUCTION = 1e-4
+"""Share of the error that features must remove; less is rounding."""
 
 
 class PreparedScan(NamedTuple):
@@ -113,7 +115,10 @@ class DesignChoice:
             (use, name): law.rmse([*tissue, *(contrast if use else []), *block])
             for use, (name, block) in product((False, True), blocks.items())
         }
+        simplest = (False, NO_ABNORMALITY.name)
         use, name = min(errors, key=errors.__getitem__)
+        if errors[use, name] > (1 - MIN_REDUCTION) * errors[simplest]:
+            use, name = simplest
         if not use:
             design.axis.zero_()
         abnormality.choose(rows.get(name, NO_ABNORMALITY), deviations)

@@ -24,8 +24,8 @@ POOL = 4
 COMPONENTS = (4, 24)
 """Principal components of the quantiles and of the coarse tissue maps."""
 PEOPLE_PER_COMPONENT = 8
-MIN_GAIN = 0.01
-"""Share of the gains' mean square that leave-one-out must explain, or the gain is not used."""
+MIN_SD = 1e-3
+"""Smallest standard deviation by which a component is divided."""
 
 
 class PersonGain(nn.Module):
@@ -68,7 +68,8 @@ class PersonGain(nn.Module):
         """Fit to descriptions `[N, Q]` and gains `[N]`; return each person's gain from a fit without their fold.
 
         The ridge has the least error of these held-out gains. The fit is scaled by the regression of the gains on
-        them, within 0..1, and is 0 if they explain less than MIN_GAIN. Also returns facts of the fit.
+        them, within 0..1, and is 0 unless they reduce the squared error by more than two standard errors. Also returns
+        facts of the fit.
         """
         descriptions, gains = descriptions.double(), gains.double()
         centre, directions = descriptions.mean(dim=0), self._directions(descriptions)
@@ -83,7 +84,8 @@ class PersonGain(nn.Module):
         ridge = min(fits, key=lambda one: fits[one][0])
         error, held_out = fits[ridge]
         weight = float((gains @ held_out / held_out.square().sum().clamp_min(1e-12)).clamp(0, 1))
-        weight *= error < 1 - MIN_GAIN
+        reduction = gains.square() - (gains - weight * held_out).square()
+        weight *= bool(reduction.mean() > 2 * reduction.std() / len(reduction) ** 0.5)
         dual = (vectors / (values + ridge)) @ (vectors.T @ gains) / scale
         self.centre.copy_(centre)
         self.slope.copy_(weight * directions @ (rows.T @ dual))
@@ -93,13 +95,16 @@ class PersonGain(nn.Module):
 
     def _directions(self, descriptions: Tensor) -> Tensor:
         """Return standardised principal components of each part of the description, as columns `[Q, K]`."""
-        parts = []
-        for part, limit in zip(torch.split(descriptions, self.sizes, dim=1), (*COMPONENTS, self.sizes[2]), strict=True):
+        parts = list[Tensor]()
+        for part, limit in zip(
+            torch.split(descriptions, list(self.sizes), dim=1), (*COMPONENTS, self.sizes[2]), strict=True
+        ):
             centred = part - part.mean(dim=0)
             count = min(limit, max(len(part) // PEOPLE_PER_COMPONENT, 1), part.shape[1])
             axes = torch.linalg.svd(centred, full_matrices=False).Vh[:count].T
-            parts.append(axes / (centred @ axes).std(dim=0).clamp_min(1e-6))
-        return torch.block_diag(*parts)
+            parts.append(axes / (centred @ axes).square().mean(dim=0).sqrt().clamp_min(MIN_SD))
+        directions: Tensor = torch.block_diag(*parts)  # type: ignore[no-untyped-call]
+        return directions
 
 
 def _held_out(hat: Tensor, values: Tensor, folds: Tensor) -> Tensor:

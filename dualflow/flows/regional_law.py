@@ -31,7 +31,7 @@ class RegionalLaw:
     def __init__(self, domain: Tensor, folds: int, features: int) -> None:
         position = domain.nonzero()
         blocks = (position // EDGE) @ torch.tensor([1 << 20, 1 << 10, 1])
-        _, block, sizes = blocks.unique(return_inverse=True, return_counts=True)
+        _, block, sizes = torch.unique(blocks, return_inverse=True, return_counts=True)
         order = block.argsort(stable=True)
         start = sizes.cumsum(0) - sizes
         # Row b lists the voxels of block b; voxel V, whose weight is 0, fills the row.

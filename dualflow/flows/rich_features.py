@@ -13,6 +13,8 @@ ABNORMAL = 6
 """Number of features of abnormality."""
 HIGH = (4, 5)
 """Tissue classes of the first source above grey matter."""
+MIN_SD = 1e-3
+"""Smallest standard deviation by which the contrast score is divided; intensities lie in 0..1."""
 
 
 class RichFeatures(nn.Module):
@@ -57,7 +59,7 @@ class RichFeatures(nn.Module):
         axis = torch.linalg.svd(centred, full_matrices=False).Vh[0]
         axis = axis * axis[axis.abs().argmax()].sign()  # the sign of a singular vector is arbitrary
         self.centre.copy_(rows.mean(dim=0))
-        self.axis.copy_(axis / (centred @ axis).std().clamp_min(1e-6))
+        self.axis.copy_(axis / (centred @ axis).std().clamp_min(MIN_SD))
 
     def contrast(self, source: Tensor) -> Tensor:
         """Return the contrast score of a source `[C, D, H, W]`."""
