@@ -10,18 +10,16 @@ Cross-fitting chooses the smoothing and the ridge of each rung.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from itertools import product
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dualflow.errors import DataError
 from dualflow.flows.local_linear import LocalLinear
 from dualflow.flows.normal_equations import NormalEquations
 from dualflow.flows.regression_scans import RegressionScan, check_folds, side_mean
-from dualflow.flows.voxel_features import blur
+from dualflow.flows.voxel_domain import VoxelDomain
 
 _log = logging.getLogger(__name__)
 
@@ -31,9 +29,10 @@ SIGMAS = (0.4, 0.7, 1.1, 1.8)
 """Candidate smoothing widths of the sums, in voxels."""
 NEGLIGIBLE_RIDGE = 1e-3
 """Ridges up to this one, in scans, are as good as none."""
-STRIDE = 4
-"""Step between the voxels on which ridge and smoothing are compared."""
-SMOOTH_CHUNK = 16
+STEP = 3
+"""Step along each axis between the voxels on which ridge and smoothing are compared."""
+MIN_REDUCTION = 1e-3
+"""Share of the squared error that a further rung must remove."""
 
 
 class Rung(NamedTuple):
@@ -72,19 +71,12 @@ class LocalLinearFit:
     """
 
     def __init__(self, model: LocalLinear, domain: Tensor, folds: int) -> None:
-        self.model, self.domain, self.folds = model, domain.bool(), folds
-        voxels = int(self.domain.sum())
-        if voxels == 0:
-            raise DataError("the training masks hold no voxel; check the brain masks of the training scans")
-        self.equations = NormalEquations.zeros(folds, model.count, voxels)
-        index = torch.full(self.domain.shape, -1)
-        index[self.domain] = torch.arange(voxels)
-        self.mirror = index.flip(0)[self.domain]
-        """Position of each voxel's mirror image, -1 outside the domain."""
-        self.sign = torch.ones(model.count)
-        self.sign[model.odd] = -1
+        self.model, self.domain, self.folds = model, VoxelDomain(domain), folds
+        self.equations = NormalEquations.zeros(folds, model.count, self.domain.size)
+        sign = torch.ones(model.count)
+        sign[model.odd] = -1
         row, column = torch.triu_indices(model.count, model.count)
-        self.pair_sign = self.sign[row] * self.sign[column]
+        self.signs = sign[row] * sign[column], sign
 
     def add(self, source: Tensor, target: Tensor, side: Tensor, mask: Tensor, fold: int) -> None:
         """Add a scan, with the fields of a RegressionScan, to the sums of its fold; only voxels in its mask count."""
@@ -92,39 +84,22 @@ class LocalLinearFit:
 
     def add_features(self, features: Tensor, target: Tensor, mask: Tensor, fold: int) -> None:
         """Add a scan with features `[P, D, H, W]`."""
-        inside = mask[0][self.domain].float()
-        self.equations.add(features[:, self.domain], target[0][self.domain].float(), inside, fold)
-
-    def _smooth(self, sums: Tensor, sigma: float) -> Tensor:
-        """Smooth maps `[M, V]` over the domain, in place."""
-        if sigma == 0:
-            return sums
-        extents = [self.domain.any(dim=axes).nonzero() for axes in ((1, 2), (0, 2), (0, 1))]
-        box = tuple(slice(int(extent.min()), int(extent.max()) + 1) for extent in extents)
-        inside = self.domain[box]
-        positions = inside.flatten().nonzero()[:, 0]
-        for start in range(0, len(sums), SMOOTH_CHUNK):
-            maps = sums[start : start + SMOOTH_CHUNK]
-            dense = torch.zeros(len(maps), inside.numel())
-            dense.index_copy_(1, positions, maps)
-            torch.index_select(blur(dense.view(-1, *inside.shape), sigma).flatten(1), 1, positions, out=maps)
-        return sums
+        inside = mask[0][self.domain.mask].float()
+        self.equations.add(features[:, self.domain.mask], target[0][self.domain.mask].float(), inside, fold)
 
     def smoothed(
-        self, sigma: float, exclude: int | None = None, *, mirrored: bool = False, sites: slice = slice(None)
+        self, sigma: float, exclude: int | None = None, *, mirrored: bool = False, step: int = 1
     ) -> tuple[Tensor, Tensor]:
         """Return gram `[P(P+1)/2, v]` and moment `[P, v]` of all folds but `exclude`, smoothed by `sigma` voxels.
 
-        The mirrored sums add those of the mirror image, with the sign of left-right differences flipped.
+        The mirrored sums add those of the mirror image, with the sign of left-right differences flipped. With a `step`
+        only the sums at the voxels of a lattice are returned.
         """
-        gram, moment = (self._smooth(sums, sigma) for sums in self.equations.without(exclude))
-        if not mirrored:
-            return gram[:, sites], moment[:, sites]
-        image, exists = self.mirror[sites].clamp_min(0), (self.mirror[sites] >= 0).float()
-        return (
-            gram[:, sites].addcmul(gram[:, image] * exists, self.pair_sign[:, None]),
-            moment[:, sites].addcmul(moment[:, image] * exists, self.sign[:, None]),
+        gram, moment = (
+            self.domain.smooth(sums, sigma, sign if mirrored else None, step)
+            for sums, sign in zip(self.equations.without(exclude), self.signs, strict=True)
         )
+        return gram, moment
 
     def climb(self, ladder: Sequence[Rung], exclude: int | None = None) -> Tensor:
         """Return the coefficients `[P, V]` at the top of the ladder, fitted without fold `exclude`."""
@@ -132,47 +107,66 @@ class LocalLinearFit:
         for sigma, ridge, mirrored in ladder:
             sums = self.smoothed(sigma, exclude, mirrored=mirrored)
             coefficients = self.equations.solve(*sums, [ridge], coefficients, variance)[0]
-        return coefficients.float().expand(-1, self.equations.gram.shape[2])
+        return coefficients.float().expand(-1, self.domain.size)
 
     def _global_fit(self, exclude: int | None) -> tuple[Tensor, Tensor]:
         """Return the coefficients fitted to all voxels `[P, 1]`, and the variance of each feature `[P]`."""
         coefficients, variance = self.equations.global_fit(*self.equations.without(exclude))
         return coefficients[:, None], variance
 
-    def choose(self, tables: Sequence[RungTable], stride: int = STRIDE) -> tuple[list[Rung], float]:
+    def choose(self, tables: Sequence[RungTable], step: int = STEP) -> tuple[list[Rung], float]:
         """Return the ladder with the smallest cross-fitted squared error, and that error's RMSE.
 
-        The rungs are chosen one after the other, from coarse to fine, on every `stride`-th voxel. A rung that does not
-        reduce the error is left out, except the first.
+        The rungs are chosen one after the other, from coarse to fine, on every `step`-th voxel along each axis. A rung
+        that hardly reduces the error is left out, except the first.
         """
-        sites, ladder = slice(None, None, stride), list[Rung]()
+        sites, ladder, least = self.domain.lattice(step), list[Rung](), float("inf")
         below = [self._global_fit(fold) for fold in range(self.folds)]
-        least = float("inf")
         for sigmas, ridges, mirrored in tables:
-            errors = dict.fromkeys(product(sigmas, ridges), 0.0)
-            solved: dict[tuple[float, float], list[Tensor]] = {key: [] for key in errors}
-            for sigma, fold in product(sigmas, range(self.folds)):
-                sums = self.smoothed(sigma, fold, mirrored=mirrored, sites=sites)
-                coefficients = self.equations.solve(*sums, ridges, *below[fold])
-                held_out = self.equations.held_out_errors(coefficients, fold, sites)
-                for ridge, error, one in zip(ridges, held_out, coefficients, strict=True):
-                    errors[sigma, ridge] += error
-                    solved[sigma, ridge].append(one)
-            sigma, ridge = best = min(errors, key=errors.__getitem__)
-            if errors[best] < least:
-                least = errors[best]
-                below = [(one, variance) for one, (_, variance) in zip(solved[best], below, strict=True)]
+            candidates = {
+                (sigma, ridge): result
+                for sigma in sigmas
+                for ridge, result in self._descend(sigma, ridges, below, sites, mirrored=mirrored, step=step)
+            }
+            sigma, ridge = min(candidates, key=lambda key: candidates[key][0])
+            error, coefficients = candidates[sigma, ridge]
+            if error < (1 - MIN_REDUCTION * bool(ladder)) * least:
+                least = error
+                below = [(top, variance) for top, (_, variance) in zip(coefficients, below, strict=True)]
                 ladder.append(Rung(sigma, ridge, mirrored))
                 # A large ridge on a later rung is no edge: its limit is the rung below.
                 ceiling = max(ridges) if len(ladder) > 1 else float("inf")
                 warn_at_edge("ridge", ridge, ridges, floor=NEGLIGIBLE_RIDGE, ceiling=ceiling)
-                warn_at_edge("sigma", sigma, sigmas)
+                warn_at_edge("sigma", sigma, sigmas, floor=min(SIGMAS))
         return ladder, self.equations.rmse(least, sites)
+
+    def _descend(
+        self,
+        sigma: float,
+        ridges: Sequence[float],
+        below: Sequence[tuple[Tensor, Tensor]],
+        sites: Tensor,
+        *,
+        mirrored: bool,
+        step: int,
+    ) -> Iterator[tuple[float, tuple[float, list[Tensor]]]]:
+        """Yield ridges, from strong to weak until the error rises, with their error and coefficients of each fold."""
+        sums = [self.smoothed(sigma, fold, mirrored=mirrored, step=step) for fold in range(self.folds)]
+        least = float("inf")
+        for ridge in sorted(ridges, reverse=True):
+            coefficients = [
+                self.equations.solve(*parts, [ridge], *law)[0] for parts, law in zip(sums, below, strict=True)
+            ]
+            error = sum(self.equations.held_out_error(beta, fold, sites) for fold, beta in enumerate(coefficients))
+            yield ridge, (error, coefficients)
+            if error > least:
+                return
+            least = error
 
     def coefficients(self, exclude: int | None, ladder: Sequence[Rung]) -> Tensor:
         """Return the coefficients `[P, D, H, W]` fitted without fold `exclude`; None fits on all folds."""
         dense = torch.zeros_like(self.model.coefficients)
-        dense[:, self.domain] = self.climb(ladder, exclude)
+        dense[:, self.domain.mask] = self.climb(ladder, exclude)
         return dense
 
 

@@ -118,18 +118,18 @@ class NormalEquations:
                 part.append(start + torch.cholesky_solve(residual[..., None], cholesky)[..., 0])
         return [torch.cat(part).T.float() for part in parts]
 
-    def held_out_errors(self, coefficients: Sequence[Tensor], fold: int, sites: slice = slice(None)) -> list[float]:
-        """Return the summed squared error of each set of coefficients `[P, v]` on a fold, from the fold's sums."""
-        gram, moment = self._unpack(self.gram[fold][:, sites]), self.moment[fold][:, sites].T.double()
-        energy, errors = self.energy[fold][sites], []
-        for beta in (value.T.double() for value in coefficients):
-            quadratic = (beta * (gram @ beta[..., None])[..., 0]).sum(dim=1)
-            errors.append(float((energy - 2 * (beta * moment).sum(dim=1) + quadratic).sum()))
-        return errors
+    def held_out_error(self, coefficients: Tensor, fold: int, sites: Tensor | None = None) -> float:
+        """Return the summed squared error of coefficients `[P, v]` on a fold, from the fold's sums at `sites` `[v]`."""
+        parts = self.gram[fold], self.moment[fold], self.energy[fold]
+        gram, moment, energy = parts if sites is None else (sums.index_select(-1, sites) for sums in parts)
+        beta = coefficients.T.double()
+        quadratic = (beta * (self._unpack(gram) @ beta[..., None])[..., 0]).sum(dim=1)
+        return float((energy - 2 * (beta * moment.T.double()).sum(dim=1) + quadratic).sum())
 
-    def rmse(self, error: float, sites: slice = slice(None)) -> float:
+    def rmse(self, error: float, sites: Tensor | None = None) -> float:
         """Return the root mean squared error of a summed squared error over the sites; feature 0 is constant."""
-        return float((max(error, 0.0) / float(self.gram[:, 0, sites].sum())) ** 0.5)
+        counts = self.gram[:, 0] if sites is None else self.gram[:, 0].index_select(-1, sites)
+        return float((max(error, 0.0) / float(counts.sum())) ** 0.5)
 
 
 def packed_index(count: int) -> Tensor:

@@ -65,5 +65,5 @@ class RegionalLaw:
             sums = equations.without(fold)
             coefficients, variance = equations.global_fit(*sums)
             solved = equations.solve(*sums, RIDGES, coefficients[:, None], variance)
-            errors += torch.tensor(equations.held_out_errors(solved, fold), dtype=torch.float64)
+            errors += torch.tensor([equations.held_out_error(one, fold) for one in solved], dtype=torch.float64)
         return equations.rmse(float(errors.min()))

@@ -20,7 +20,6 @@ LADDER = (
     RungTable(SIGMAS[:2], (10.0, 30.0, 100.0, 300.0, 1000.0)),
 )
 """Candidates of the rich regression: a voxel with its mirror image, then the voxel alone."""
-STRIDE = 8
 
 
 def fit_stacked_mean(
@@ -72,7 +71,7 @@ def _fit_rich(
     fit = LocalLinearFit(rich, domain, max(scan.fold for scan in scans) + 1)
     for one in prepared:
         fit.add_features(_features(design, one), one.scan.target, one.scan.mask, one.scan.fold)
-    ladder, rmse = fit.choose(tables, STRIDE)
+    ladder, rmse = fit.choose(tables)
     images: dict[int, Tensor] = {}
     for fold in sorted({scan.fold for scan in scans}):
         coefficients = fit.coefficients(fold, ladder)

@@ -8,7 +8,8 @@ from regression_scans import SHAPE, SIDE, make_scans
 
 from dualflow.errors import DataError, ShapeError
 from dualflow.flows.local_linear import LocalLinear
-from dualflow.flows.local_linear_fit import STRIDE, LocalLinearFit, Rung, fit_local_linear
+from dualflow.flows.local_linear_fit import STEP, LocalLinearFit, Rung, fit_local_linear
+from dualflow.flows.voxel_domain import VoxelDomain
 from dualflow.flows.voxel_features import IntensityFeatures
 
 
@@ -47,12 +48,12 @@ def test_the_chosen_ridge_has_the_least_cross_fitted_error():
     scans = make_scans(9)
     model = LocalLinear(SHAPE, SIDE)
     _, _, chosen = fit_local_linear(scans, model, ridges=(0.01, 1.0, 100.0), sigmas=(0.5, 1.5))
-    measured = {}
+    measured, sites = {}, VoxelDomain(scans[0].mask[0]).lattice(STEP)
     for ridge in (0.01, 1.0, 100.0):
         for sigma in (0.5, 1.5):
             _, predictions, result = fit_local_linear(scans, LocalLinear(SHAPE, SIDE), ridges=(ridge,), sigmas=(sigma,))
             squares = [
-                (prediction - scan.target)[scan.mask][::STRIDE].square()
+                (prediction - scan.target)[scan.mask][sites].square()
                 for scan, prediction in zip(scans, predictions, strict=True)
             ]
             measured[ridge, sigma] = float(torch.cat(squares).mean().sqrt())

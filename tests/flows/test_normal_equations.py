@@ -38,7 +38,7 @@ def test_the_error_of_a_fold_follows_from_its_sums(sums):
     beta = torch.randn(4, 5)
     rows = torch.arange(30) % 3 == 2
     expected = float(((features[rows] * beta).sum(dim=1) - values[rows]).square().sum())
-    assert equations.held_out_errors([beta], 2)[0] == pytest.approx(expected, rel=1e-4)
+    assert equations.held_out_error(beta, 2) == pytest.approx(expected, rel=1e-4)
     assert equations.rmse(expected) == pytest.approx((expected / 150) ** 0.5)
 
 
