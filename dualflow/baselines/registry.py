@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dualflow.baselines.baseline import Baseline
-from dualflow.baselines.linear_models import LocalLinearBaseline, MeanImage, VoxelwiseLinear
+from dualflow.baselines.linear_models import LocalLinearBaseline, MeanImage, StackedBaseline, VoxelwiseLinear
 from dualflow.baselines.unet import UNet
 
 BASELINES: dict[str, type[Baseline]] = {
     "mean_image": MeanImage,
     "voxelwise_linear": VoxelwiseLinear,
     "local_linear": LocalLinearBaseline,
+    "stacked": StackedBaseline,
     "unet": UNet,
 }

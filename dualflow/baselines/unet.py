@@ -13,9 +13,10 @@ from torch.nn import functional as F
 from dualflow.baselines.baseline import Baseline
 from dualflow.baselines.linear_models import MeanImage, VoxelwiseLinear
 from dualflow.errors import ShapeError
-from dualflow.flows.local_linear_fit import Pairs, Solver, fit_local_linear
+from dualflow.flows.closed_form_fits import Solver, fit_closed_form
 from dualflow.flows.mean_models import coordinates, known_side
 from dualflow.flows.objective import ImageObjective, Objective
+from dualflow.flows.regression_scans import Pairs
 from dualflow.flows.squeeze import HaarSqueeze
 
 STRIDES = (1, 2, 2)
@@ -56,7 +57,7 @@ class UNet(Baseline):
         unit = prod(STRIDES)
         self.padding = [extra for size in reversed(half) for extra in (0, -size % unit)]
 
-    def fit(self, pairs: Pairs, folds: Sequence[int] | None = None, solve: Solver = fit_local_linear) -> list[Tensor]:
+    def fit(self, pairs: Pairs, folds: Sequence[int] | None = None, solve: Solver = fit_closed_form) -> list[Tensor]:
         """Fit template and voxelwise regression; return the regression's cross-fitted predictions for training."""
         self.template.fit(pairs, folds)
         return self.voxelwise.fit(pairs, folds, solve)

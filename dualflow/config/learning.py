@@ -101,7 +101,7 @@ class TrainConfig(Section):
 class BaselineConfig(Section):
     """Models that the flows are compared with."""
 
-    models: tuple[Literal["mean_image", "voxelwise_linear", "local_linear", "unet"], ...] = (
+    models: tuple[Literal["mean_image", "voxelwise_linear", "local_linear", "stacked", "unet"], ...] = (
         "mean_image",
         "voxelwise_linear",
         "local_linear",

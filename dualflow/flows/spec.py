@@ -50,8 +50,9 @@ class FlowSpec:
             means.
         low_rank: Number of directions of the coarsest level's latents with a law of their own, those of region means.
             With 0 the latents are independent.
-        mean: Conditional mean subtracted from the target: `none`, a `network`, or closed-form `local_linear`
-            regression.
+        mean: Conditional mean subtracted from the target: `none`, a `network`, a closed-form `local_linear` regression,
+            or the `stacked` regression, which adds harmonised sources and abnormality to it as far as cross-fitting
+            supports them.
         residual_scale: Unit of `target - mean` inside the flow, in target units (SUVR).
         spread: Map of that unit: `constant`, or `voxel`, the standard deviation of the training residuals in each voxel
             of the brain.
@@ -102,7 +103,7 @@ class FlowSpec:
     prior_kernel: int = 3
     prior_leaky: bool = False
     low_rank: int = 0
-    mean: Literal["none", "network", "local_linear"] = "none"
+    mean: Literal["none", "network", "local_linear", "stacked"] = "none"
     residual_scale: float = 1.0
     spread: Literal["constant", "voxel"] = "constant"
     dequantisation: Literal["none", "uniform"] = "none"

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from dualflow.data.dataset import PairDataset
-from dualflow.flows.local_linear import LocalLinear
-from dualflow.flows.local_linear_fit import RIDGES, SIGMAS, RegressionScans
+from dualflow.flows.closed_form_fits import is_closed_form
 from dualflow.flows.mean_models import MEANS, NetworkMean
 from dualflow.flows.objective import ImageObjective
+from dualflow.flows.regression_scans import RegressionScans
 from dualflow.training.closed_form import subject_folds
 from dualflow.training.context import TrainingContext
 from dualflow.training.trainer import Trainer
@@ -64,9 +64,8 @@ def _fit(
     torch.manual_seed(context.seed)
     model = MEANS[name](tuple(shape), side_features, channels)
     images, facts, seconds = None, dict[str, Any](), 0.0
-    if isinstance(model, LocalLinear):
-        scans = RegressionScans(train, subject_folds(train))
-        _, images, facts = context.closed_form(scans, model, ridges=RIDGES, sigmas=SIGMAS)
+    if is_closed_form(model):
+        _, images, facts = context.closed_form(RegressionScans(train, subject_folds(train)), model)
         seconds = context.closed_form.seconds
     elif isinstance(model, NetworkMean):
         begin = perf_counter()

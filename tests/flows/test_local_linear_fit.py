@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from regression_scans import SHAPE, SIDE, make_scans
 
 from dualflow.errors import DataError, ShapeError
 from dualflow.flows.local_linear import LocalLinear
-from dualflow.flows.local_linear_fit import STRIDE, LocalLinearFit, fit_local_linear, grouped_folds
+from dualflow.flows.local_linear_fit import STEP, LocalLinearFit, Rung, fit_local_linear
+from dualflow.flows.voxel_domain import VoxelDomain
 from dualflow.flows.voxel_features import IntensityFeatures
 
 
@@ -37,7 +37,7 @@ def test_cross_fitted_predictions_equal_an_explicit_refit():
     for scan in scans:
         if scan.fold != 1:
             fit.add(scan.source, scan.target, scan.side, scan.mask, 0)
-    refit.coefficients.copy_(fit.coefficients(None, 1.0, 1.0))
+    refit.coefficients.copy_(fit.coefficients(None, [Rung(1.0, 1.0)]))
     for scan, prediction in zip(scans, predictions, strict=True):
         equal = torch.allclose(refit(scan.source[None], scan.side[None])[0], prediction, atol=1e-4)
         assert equal == (scan.fold == 1)
@@ -48,12 +48,12 @@ def test_the_chosen_ridge_has_the_least_cross_fitted_error():
     scans = make_scans(9)
     model = LocalLinear(SHAPE, SIDE)
     _, _, chosen = fit_local_linear(scans, model, ridges=(0.01, 1.0, 100.0), sigmas=(0.5, 1.5))
-    measured = {}
+    measured, sites = {}, VoxelDomain(scans[0].mask[0]).lattice(STEP)
     for ridge in (0.01, 1.0, 100.0):
         for sigma in (0.5, 1.5):
             _, predictions, result = fit_local_linear(scans, LocalLinear(SHAPE, SIDE), ridges=(ridge,), sigmas=(sigma,))
             squares = [
-                (prediction - scan.target)[scan.mask][::STRIDE].square()
+                (prediction - scan.target)[scan.mask][sites].square()
                 for scan, prediction in zip(scans, predictions, strict=True)
             ]
             measured[ridge, sigma] = float(torch.cat(squares).mean().sqrt())
@@ -121,13 +121,6 @@ def test_fit_without_two_folds_is_refused():
     """Cross-fitting needs two folds or more."""
     with pytest.raises(DataError, match="2 folds"):
         fit_local_linear(make_scans(4, folds=1), LocalLinear(SHAPE, SIDE))
-
-
-def test_grouped_folds_keep_subjects_together():
-    """Scans of a subject share a fold, and folds have equal sizes."""
-    folds = grouped_folds([f"C{index // 2:02d}" for index in range(16)], 4)
-    assert folds[::2] == folds[1::2]
-    assert np.bincount(folds).tolist() == [4, 4, 4, 4]
 
 
 def test_predictions_do_not_change_under_autocast():

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from dualflow.baselines import BASELINES
+from dualflow.flows.closed_form_fits import fit_closed_form
 from dualflow.flows.local_linear import LocalLinear
-from dualflow.flows.local_linear_fit import RIDGES, SIGMAS, RegressionScans, fit_local_linear
+from dualflow.flows.local_linear_fit import RIDGES, SIGMAS
+from dualflow.flows.regression_scans import RegressionScans
 from dualflow.training import closed_form as module
 from dualflow.training.closed_form import ClosedFormCache, subject_folds
 
@@ -17,9 +19,9 @@ def fit(phantoms, monkeypatch):
 
     def counted(*arguments, **options):
         calls.append(1)
-        return fit_local_linear(*arguments, **options)
+        return fit_closed_form(*arguments, **options)
 
-    monkeypatch.setattr(module, "fit_local_linear", counted)
+    monkeypatch.setattr(module, "fit_closed_form", counted)
 
     def run(cache, ridges=RIDGES):
         model = LocalLinear((16, 16, 16), 1, 1)
