@@ -82,7 +82,7 @@ class TrainConfig(Section):
     """Largest round-trip error (encode, then decode) of a validation scan, in the target's unit and float32, beyond
     which training stops with an error."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Device of the training; `auto` takes a GPU if there is one."""
+    """Device of the training, and of conversion and evaluation after it; `auto` takes a GPU if there is one."""
     threads: int = Field(default=1, ge=1)
     """CPU threads of each training process, for flows and baselines alike."""
     processes: int = Field(default=1, ge=1)

@@ -19,6 +19,7 @@ from dualflow.flows.rng import standard_noise, uniform_noise
 from dualflow.flows.spec import FlowSpec
 from dualflow.inference.convert import fill_outside
 from dualflow.layout import Scan
+from dualflow.training.device import device_of
 
 Density = Callable[[Tensor], Tensor]
 """Maps volumes `[N, C, D, H, W]` to log-densities `[N]` in nats."""
@@ -50,21 +51,23 @@ def likelihood(
         `explained_other_level_1` ..: the same under another subject's source, which measures what subjects share.
         Columns that need another subject are absent without one.
     """
-    target, side, mask = item["target"][None], item["side"][None], item["mask"]
+    device = device_of(model)
+    target, mask, side = item["target"].to(device), item["mask"].to(device), item["side"][None].to(device)
     wrong = None if other is None else exchange_source(item, other)
-    sources = {"true": item["source"], "wrong": wrong, "blurred": blur_source(item, voxel_mm)}
+    images = {"true": item["source"], "wrong": wrong, "blurred": blur_source(item, voxel_mm)}
+    sources = {name: image.to(device) for name, image in images.items() if image is not None}
 
     def nll(source: Tensor) -> float:
         def density(volumes: Tensor) -> Tensor:
             return model.log_prob(volumes, _repeat(source[None], len(volumes)), _repeat(side, len(volumes)))
 
-        return mask_nll(density, item["target"], mask, model.spec, draws=draws, seed=seed)
+        return mask_nll(density, target, mask, model.spec, draws=draws, seed=seed)
 
-    scores = {f"nll_{name}": nll(source) for name, source in sources.items() if source is not None}
+    scores = {f"nll_{name}": nll(source) for name, source in sources.items()}
     scores["bits_in_mask"] = scores["nll_true"] / log(2)
-    for name, source in (("explained", item["source"]), ("explained_other", wrong)):
-        if source is not None:
-            shares = explained_variance(model, target, source[None], side, mask[None]).tolist()
+    for name, kind in (("explained", "true"), ("explained_other", "wrong")):
+        if kind in sources:
+            shares = explained_variance(model, target[None], sources[kind][None], side, mask[None]).tolist()
             scores |= {f"{name}_level_{level}": share for level, share in enumerate(shares, 1)}
     return scores
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import log, prod
 from typing import Self
 
@@ -20,7 +20,7 @@ from dualflow.flows.multiscale import Encoding, MultiScaleFlow, level_channels, 
 from dualflow.flows.person_features import PersonFeatures
 from dualflow.flows.predictions import predict
 from dualflow.flows.prior import LevelChannels, LevelPrior, PriorContext
-from dualflow.flows.rng import standard_noise, uniform_noise
+from dualflow.flows.rng import SampleGenerators, sample_seeds, standard_noise, uniform_noise
 from dualflow.flows.side_information import SideTokens
 from dualflow.flows.source import SOURCES
 from dualflow.flows.spec import FlowSpec
@@ -191,6 +191,23 @@ class DualFlow(ConditionalDensity):
             ConfigError: `latents` has no row, n is below 1, or the temperature is negative.
             InputError: an input has the wrong shape, dtype or values.
         """
+        return torch.cat(list(self.stream(source, side, n, temperature, generator, latents)))
+
+    @torch.no_grad()
+    def stream(
+        self,
+        source: Tensor,
+        side: Tensor | None = None,
+        n: int = 1,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+        latents: str | None = None,
+    ) -> Iterator[Tensor]:
+        """Yield the targets of `sample` a few at a time, `[k, N, C, D, H, W]`, so that memory does not grow with n.
+
+        The noise of a target does not depend on how many are drawn at once. The errors are those of `sample`, raised
+        when the first targets are drawn.
+        """
         if latents is not None and latents not in LATENT_TRANSFORMS:
             raise ConfigError(f"unknown latents '{latents}'; choose from: {', '.join(LATENT_TRANSFORMS)}")
         if n < 1 or not 0 <= temperature < float("inf"):
@@ -198,11 +215,14 @@ class DualFlow(ConditionalDensity):
         self._check_inputs(source, side)
         condition = self.condition(source, side)
         at_once = max(1, SAMPLES_AT_ONCE // len(source))
-        counts = [min(at_once, n - start) for start in range(0, n, at_once)]
-        drawn = torch.cat([self.draw(condition.repeat(count), temperature, generator, latents) for count in counts])
-        if self.spec.dequantisation == "uniform":
-            drawn = self.spec.bin_width * torch.floor(drawn / self.spec.bin_width)
-        return drawn.view(n, *condition.mean.shape)
+        for start in range(0, n, at_once):
+            count = min(at_once, n - start)
+            # Temperature 0 takes no noise, so it leaves the global generator as it is.
+            seeds = sample_seeds(count, generator) if temperature else [0] * count
+            drawn = self.draw(condition.repeat(count), temperature, SampleGenerators(seeds), latents)
+            if self.spec.dequantisation == "uniform":
+                drawn = self.spec.bin_width * torch.floor(drawn / self.spec.bin_width)
+            yield drawn.view(count, *condition.mean.shape)
 
     def source_log_prob(self, source: Tensor) -> Tensor:
         """Return `log p(source)` in nats, `[N]`, of a source that is a flow.

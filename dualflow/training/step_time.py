@@ -27,7 +27,7 @@ from dualflow.flows.objective import Objective
 from dualflow.flows.presets import preset
 from dualflow.flows.source_objective import SourceObjective
 from dualflow.process import keep_freed_memory
-from dualflow.training.device import autocast, device_of, select_device
+from dualflow.training.device import autocast, device_of, select_device, synchronize
 from dualflow.training.optimiser import Optimiser
 from dualflow.training.trainer import to_inputs
 
@@ -101,10 +101,13 @@ def timed_step(
     Raises:
         DualflowError: the step was not finite.
     """
+    device = device_of(objective)
+    synchronize(device)
     start = perf_counter()
-    with autocast(config.train.precision, device_of(objective)):
+    with autocast(config.train.precision, device):
         loss = objective(**batch)["loss"]
     norm = optimiser.step(loss)
+    synchronize(device)
     seconds = perf_counter() - start
     if norm is None:
         raise DualflowError(

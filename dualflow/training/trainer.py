@@ -9,7 +9,7 @@ from inspect import signature
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dualflow.data.augment import Augment
@@ -64,7 +64,7 @@ class Trainer:
         set_memory(objective.to(self.group.device), self.config.memory)
         torch.manual_seed(context.seed)
         self.optimiser = Optimiser(objective, self.config, steps, learning_rate)
-        self.distributed: nn.Module = objective if self.group.world_size == 1 else _distributed(objective)
+        self.distributed: nn.Module = _distributed(objective) if distributed.is_initialized() else objective
         self.history, self.skipped_in_a_row, self.best = History(), 0, _copy(objective)
         self.term_values: dict[str, list[float]] = {}
         self.timed_steps, self.timed_seconds = 0, 0.0

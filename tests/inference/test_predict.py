@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from dualflow.baselines import BASELINES
-from dualflow.inference.predict import load_predictor
+from dualflow.inference.predict import RunningMoments, load_predictor
 from dualflow.models.store import save_model
+from dualflow.training.memory_footprint import _count_live_bytes
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,40 @@ def test_predictions_are_zero_outside_the_mask(predict, phantoms):
         assert volume.shape == inside.shape
         assert not volume[~inside].any()
     assert (prediction.std[inside] > 0).all()
-    np.testing.assert_allclose(prediction.std, prediction.samples.std(axis=0, ddof=1))
+    np.testing.assert_allclose(prediction.std, prediction.samples.std(axis=0, ddof=1), rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(prediction.sample_mean, prediction.samples.mean(axis=0), rtol=1e-5, atol=1e-7)
+
+
+def test_only_the_samples_to_keep_are_kept(predict):
+    """They are the first ones; mean and standard deviation are those of all samples."""
+    everything, two, none = predict(), predict(keep=2), predict(keep=0)
+    assert np.array_equal(two.samples, everything.samples[:2])
+    assert none.samples.shape == (0, *everything.mean.shape)
+    for prediction in (two, none):
+        assert np.array_equal(prediction.std, everything.std)
+        assert np.array_equal(prediction.sample_mean, everything.sample_mean)
+    assert len(predict(keep=9).samples) == 4
+
+
+def test_memory_does_not_grow_with_the_samples(predict):
+    """The tensors of 48 samples take no more memory at a time than those of 16."""
+
+    def peak(samples):
+        with _count_live_bytes([]) as live:
+            predict(samples=samples, keep=1)
+        return live.peak
+
+    assert peak(48) == peak(16)
+
+
+def test_running_moments_are_those_of_all_volumes():
+    """They are exact although the mean is large."""
+    volumes = 1e4 + torch.randn(7, 3, 4)
+    moments = RunningMoments(volumes[0])
+    for volume in volumes:
+        moments.add(volume)
+    torch.testing.assert_close(moments.mean, volumes.double().mean(dim=0))
+    torch.testing.assert_close(moments.std(), volumes.double().std(dim=0))
 
 
 def test_temperature_scales_the_standard_deviation(predict):
