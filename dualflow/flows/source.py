@@ -60,12 +60,8 @@ class GlowSource(nn.Module):
 
     def __init__(self, spec: FlowSpec, source_channels: int, map_channels: int, side_channels: int) -> None:
         super().__init__()
-        unconditional = spec.replace(
-            context="none", actnorm="plain", mixing="lu", injector=False, attention="none", prior="relation",
-            prior_mean=True,
-        )  # fmt: skip
         self.context, self.no_maps = spec.context, no_maps(spec)
-        self.flow = MultiScaleFlow(unconditional, source_channels)
+        self.flow = MultiScaleFlow(_unconditional(spec), source_channels)
         self.base = StandardNormal()
         self.channels = [count + side_channels for count in level_channels(source_channels, spec.levels)]
         self.summary_channels = level_channels(source_channels, spec.levels)[-1]
@@ -184,7 +180,7 @@ class GlowPyramidSource(EncoderSource):
 
     def __init__(self, spec: FlowSpec, source_channels: int, map_channels: int, side_channels: int) -> None:
         super().__init__(spec, source_channels, map_channels, side_channels)
-        self.glow = GlowSource(spec.replace(context="none", prior="relation"), source_channels, 0, 0)
+        self.glow = GlowSource(_unconditional(spec), source_channels, 0, 0)
         latents = level_channels(source_channels, spec.levels)
         self.links = nn.ModuleList(
             nn.Sequential(VolumeNorm(latent), Convolution(latent, width, 1, bias=False))
@@ -212,6 +208,14 @@ def _block(in_channels: int, out_channels: int, stride: int = 1) -> nn.Module:
     # Without a bias and with normalisation before the nonlinearity, a constant offset cannot dominate the variation.
     conv = Convolution(in_channels, out_channels, 3, stride=stride, bias=False)
     return nn.Sequential(conv, VolumeNorm(out_channels), nn.SiLU())
+
+
+def _unconditional(spec: FlowSpec) -> FlowSpec:
+    """Return the spec of a flow of the source, with the target flow's levels and steps."""
+    return spec.replace(
+        context="none", actnorm="plain", mixing="lu", injector=False, attention="none", prior="relation",
+        prior_mean=True,
+    )  # fmt: skip
 
 
 def _level_maps(features: Sequence[Tensor], no_maps: FlowMaps, context: str) -> FlowMaps:

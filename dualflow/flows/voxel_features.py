@@ -36,6 +36,7 @@ def blur(volume: Tensor, sigma: float, step: int = 1) -> Tensor:
 
 def along_axes(volume: Tensor, d: Tensor, h: Tensor, w: Tensor) -> Tensor:
     """Multiply the last three axes of `[..., D, H, W]` by a matrix each."""
+    d, h, w = (matrix.to(volume.dtype) for matrix in (d, h, w))
     flat = volume.reshape(-1, *volume.shape[-3:])
     flat = flat @ w.T
     flat = h @ flat

@@ -16,11 +16,12 @@ SHAPE = (8, 8, 8)
 def scans(count: int = 6) -> PairDataset:
     """Return scans whose target is noise plus a random offset of one half of the brain."""
     generator = torch.Generator().manual_seed(0)
-    items = []
+    half = torch.randn(count, generator=generator)
+    offsets, items = torch.stack([half, -half], dim=1).flatten(), []
     for index in range(count):
         source = torch.rand(1, *SHAPE, generator=generator) + 0.1
         target = 0.05 * torch.randn(1, *SHAPE, generator=generator)
-        target[:, :4] += torch.randn((), generator=generator)
+        target[:, :4] += offsets[index]
         mask = torch.ones(1, *SHAPE, dtype=torch.bool)
         items.append({"source": source, "target": target, "mask": mask, "side": torch.zeros(1), "scan": f"sub-{index}"})
     return PairDataset(items)
