@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from dualflow.cohort import participants
-from dualflow.cohort.scanner import PET_FINE, PET_SHAPE, PET_VOXEL, SCANNERS, _resolve, t1_grid
+from dualflow.cohort.pet_scanner import PET_FINE, PET_SHAPE, PET_VOXEL, _resolve
+from dualflow.cohort.scanner import SCANNERS, t1_grid
 
 
 def test_blur_preserves_activity_and_has_the_given_fwhm():
