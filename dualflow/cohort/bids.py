@@ -14,10 +14,13 @@ from threadpoolctl import threadpool_limits
 
 from dualflow import __version__
 from dualflow.cohort.anatomy import Affine, anatomy, best_affine
+from dualflow.cohort.findings import Findings
+from dualflow.cohort.laws import LAWS, Law
 from dualflow.cohort.people import Person
-from dualflow.cohort.scanner import SCANNERS, Pet, acquire_pet, acquire_t1, deformation_field
+from dualflow.cohort.pet_scanner import Pet, acquire_pet
+from dualflow.cohort.scanner import SCANNERS, acquire_t1, deformation_field
 from dualflow.cohort.template import Floats
-from dualflow.cohort.uptake import effect_table, expected_uptake, person_uptake, regions, tissue_loss
+from dualflow.cohort.uptake import effect_table, regions
 from dualflow.commit import commit_json, commit_text, committing
 from dualflow.layout import TEMPLATE_SPACE, Scan, bids_path
 from dualflow.modalities import MODALITIES
@@ -41,9 +44,8 @@ def write_subject(out: Path, person: Person) -> None:
     # The order of BLAS sums, and so the last bit, depends on the number of threads.
     with threadpool_limits(1, user_api="blas"):
         body = anatomy(person)
-        uptake, expected = person_uptake(person, body.loss), expected_uptake(person, body.loss)
         t1, affine, brain_ml = acquire_t1(person, body)
-        pet = acquire_pet(person, body, uptake, expected)
+        pet = acquire_pet(person, body)
         linear = best_affine(body)
         field, lattice_affine = deformation_field(body, affine, t1.shape, linear)
 
@@ -85,14 +87,18 @@ def write_dataset(out: Path, people: Sequence[Person]) -> None:
     commit_json(truth / "dataset_description.json", _description("derivative", "dualflow embedded cohort: truth"))
     commit_text(truth / "README.md", _TRUTH_README)
     commit_text(truth / ".bidsignore", "*_xfm.nii.gz\nuptake.tsv\nexpected_uptake.tsv\neffects.tsv\npeople.tsv\n")
-    losses = [tissue_loss(person) for person in people]
-    for name, model in (("uptake", person_uptake), ("expected_uptake", expected_uptake)):
-        values = np.stack([model(person, loss) for person, loss in zip(people, losses, strict=True)])
-        table = pd.DataFrame(values, columns=list(regions().index)).round(5)
+    shown = [(person, LAWS[person.law], anatomy(person).findings) for person in people]
+    tables = {
+        "uptake": [law.uptake(person, findings) for person, law, findings in shown],
+        "expected_uptake": [law.expected(person, findings) for person, law, findings in shown],
+    }
+    for name, values in tables.items():
+        table = pd.DataFrame(np.stack(values), columns=list(regions().index)).round(5)
         table.insert(0, "participant_id", [f"sub-{person.label}" for person in people])
         _write_table(truth / f"{name}.tsv", table)
     _write_table(truth / "effects.tsv", effect_table().round(5).reset_index())
-    _write_table(truth / "people.tsv", pd.DataFrame([_true_row(person) for person in people]))
+    rows = [_true_row(person, law, findings) for person, law, findings in shown]
+    _write_table(truth / "people.tsv", pd.DataFrame(rows))
 
 
 def _row(person: Person) -> dict[str, Any]:
@@ -102,7 +108,7 @@ def _row(person: Person) -> dict[str, Any]:
     return {"participant_id": f"sub-{person.label}", **reported}
 
 
-def _true_row(person: Person) -> dict[str, Any]:
+def _true_row(person: Person, law: Law, findings: Findings) -> dict[str, Any]:
     return {
         "participant_id": f"sub-{person.label}",
         "age": person.age,
@@ -111,6 +117,7 @@ def _true_row(person: Person) -> dict[str, Any]:
         "site": person.site,
         "atrophy": round(person.atrophy, 4),
         "metabolism": round(person.metabolism, 4),
+        **law.traits(person, findings),
     }
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from dualflow.cohort.people import SEVERITY, Diagnosis, Person, Sex, expected_metabolism
+from dualflow.cohort.people import METABOLISM_SD, SEVERITY, Diagnosis, Person, Sex, expected_metabolism
 from dualflow.imaging.atlas import desikan_killiany, merged_name, side
 
 Doubles = npt.NDArray[np.float64]
@@ -64,8 +64,20 @@ def expected_uptake(person: Person, loss: Doubles) -> Doubles:
 
 def person_uptake(person: Person, loss: Doubles) -> Doubles:
     """Uptake of pure tissue [R] of a person: the expected uptake with random deviations of lobes and regions."""
+    deviation = _deviation(person.generator("uptake"))
+    return _uptake(person.age, person.sex, person.metabolism, loss) * np.exp(deviation)
+
+
+def drawn_uptake(person: Person, loss: Doubles, rng: np.random.Generator) -> Doubles:
+    """Draw uptake of pure tissue [R] given what MR and side information show: severity and deviations are random."""
+    expected = expected_metabolism(person.diagnosis, person.atrophy)
+    metabolism = max(0.0, expected + float(rng.normal(0, METABOLISM_SD)))
+    return _uptake(person.age, person.sex, metabolism, loss) * np.exp(_deviation(rng))
+
+
+def _deviation(rng: np.random.Generator) -> Doubles:
+    """Random deviation of log uptake [R]."""
     table = regions()
-    rng = person.generator("uptake")
     half = table["lobe"] + table["side"]
     deviation = (
         _spread(table["lobe"], rng, LOBE_SD)
@@ -74,8 +86,7 @@ def person_uptake(person: Person, loss: Doubles) -> Doubles:
         + rng.normal(0, REGION_SD, len(table))
     )
     white = np.asarray(table["lobe"] == "white")
-    deviation = np.where(white, _spread(half, rng, 0.015) + rng.normal(0, WHITE_SD), deviation)
-    return _uptake(person.age, person.sex, person.metabolism, loss) * np.exp(deviation)
+    return np.where(white, _spread(half, rng, 0.015) + rng.normal(0, WHITE_SD), deviation)
 
 
 def effect_table() -> pd.DataFrame:
