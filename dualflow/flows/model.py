@@ -26,6 +26,7 @@ from dualflow.flows.source import SOURCES
 from dualflow.flows.spec import FlowSpec
 from dualflow.flows.spread_map import SPREADS
 from dualflow.flows.subspace_law import SubspaceLaw
+from dualflow.flows.voxel_features import foreground
 
 SIDE_EMBEDDING = 8
 SAMPLES_AT_ONCE = 8
@@ -295,9 +296,9 @@ class DualFlow(ConditionalDensity):
                 embedding if self.spec.side_in_context else None,
             )
         person = None if self.person is None else self.person(side, code.summary)
-        return Condition(
-            mean, self.spread(source), code.features, code.maps, embedding, person, code.summary, code.log_prob
-        )
+        inside = foreground(source)
+        scale = self.spread(inside).to(mean.dtype)
+        return Condition(mean, scale, inside, code.features, code.maps, embedding, person, code.summary, code.log_prob)
 
     def density(self, target: Tensor, condition: Condition) -> tuple[Tensor, Encoding, list[Tensor]]:
         """Return `log p(target | condition)` in nats `[N]`, the encoding, and the prior's term of each level."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dualflow.flows.voxel_features import blur, foreground
+from dualflow.flows.voxel_features import blur
 
 SMOOTHING = 1.0
 """Standard deviation of the smoothing of the squared residuals, voxels."""
@@ -25,9 +25,9 @@ class ConstantSpread(nn.Module):
         super().__init__()
         self.scale = scale
 
-    def forward(self, source: Tensor) -> Tensor:
-        """Return the unit of the residual of each voxel, `[N, 1, D, H, W]`."""
-        return torch.full_like(source[:, :1], self.scale)
+    def forward(self, inside: Tensor) -> Tensor:
+        """Return the unit of the residual of each voxel, `[N, 1, D, H, W]`, given brain masks of that size."""
+        return torch.full(inside.shape, self.scale, device=inside.device)
 
 
 class VoxelSpread(ConstantSpread):
@@ -39,9 +39,9 @@ class VoxelSpread(ConstantSpread):
         super().__init__(shape, scale)
         self.register_buffer("image", torch.full((1, *shape), scale))
 
-    def forward(self, source: Tensor) -> Tensor:
-        """Return the unit of the residual of each voxel, `[N, 1, D, H, W]`."""
-        return torch.where(foreground(source), self.image.to(source.dtype), self.scale)
+    def forward(self, inside: Tensor) -> Tensor:
+        """Return the unit of the residual of each voxel, `[N, 1, D, H, W]`, given brain masks of that size."""
+        return torch.where(inside, self.image, self.scale)
 
     @torch.no_grad()
     def fit(self, squares: Tensor, counts: Tensor) -> None:

@@ -12,19 +12,17 @@ from math import exp
 import torch
 from scipy.optimize import minimize_scalar
 
-from dualflow.data.dataset import PairDataset, collate
-from dualflow.flows.dequantization import prepare_target
+from dualflow.data.dataset import PairDataset
+from dualflow.flows.condition import Condition
 from dualflow.flows.model import DualFlow
-from dualflow.flows.rng import EVALUATION_SEED
 from dualflow.flows.spread_map import VoxelSpread
-from dualflow.training.device import device_of
-from dualflow.training.fit_base import coarsest_base, coarsest_latents
+from dualflow.training.fit_base import coarsest_base, coarsest_latents, conditioned_batches
 
-MAX_SCANS = 24
+MAX_SCANS = 20
 """Maximum number of validation scans; one number needs no more."""
 LOG_BOUND = 0.7
 """Largest absolute logarithm of a gain."""
-TOLERANCE = 0.02
+TOLERANCE = 0.03
 MIN_PEOPLE = 4
 """Smallest number of validation scans that determine a gain."""
 
@@ -39,48 +37,41 @@ def calibrate(flow: DualFlow, validation: PairDataset, batch_size: int) -> dict[
     pairs = PairDataset(validation.items[:MAX_SCANS])
     if len(pairs) < MIN_PEOPLE or not (base is not None or isinstance(spread, VoxelSpread)):
         return {}
-    flow.eval()
+    # The source is encoded once; only what the gains change is computed again.
+    batches = list(conditioned_batches(flow.eval(), pairs, batch_size))
 
-    def nats() -> float:
-        return mean_nll(flow, pairs, batch_size)
+    def nats(gain: float = 1.0) -> float:
+        log_probs = [flow.density(target, rescaled(condition, gain))[0] for target, condition in batches]
+        return -float(torch.cat(log_probs).mean()) / pairs[0]["target"].numel()
 
-    facts = {"nats_before": nats()}
+    facts, voxel_gain = {"nats_before": nats()}, 1.0
     if isinstance(spread, VoxelSpread):
-        image = spread.image.clone()
+        facts["voxel_gain"] = voxel_gain = _best_gain(nats)
+        spread.rescale(voxel_gain)
+    if base is not None:
+        t = torch.cat([
+            base.coordinates(coarsest_latents(flow, target, rescaled(condition, voxel_gain)))
+            for target, condition in batches
+        ])  # fmt: skip
+        person = torch.cat([condition.person for _, condition in batches if condition.person is not None])
 
-        def voxel_loss(log_gain: float) -> float:
-            spread.image.copy_(image * exp(log_gain))
-            return nats()
-
-        facts["voxel_gain"] = exp(_minimum(voxel_loss))
-        spread.image.copy_(image * facts["voxel_gain"])
-    if base is not None and flow.person is not None:
-        latents, sides, features = coarsest_latents(flow, pairs)
-        t, person = base.coordinates(latents), flow.person(sides, features)
-
-        def region_loss(log_gain: float) -> float:
-            base.law.gain.fill_(exp(log_gain))
+        def region_nats(gain: float) -> float:
+            base.law.gain.fill_(gain)
             return -float(base.law.log_prob(t, person).mean())
 
-        facts["region_gain"] = exp(_minimum(region_loss))
+        facts["region_gain"] = _best_gain(region_nats)
         base.law.gain.fill_(facts["region_gain"])
-    return facts | {"nats_after": nats()}
+    return facts | {"nats_after": nats(voxel_gain)}
 
 
-@torch.no_grad()
-def mean_nll(flow: DualFlow, pairs: PairDataset, batch_size: int) -> float:
-    """Return the mean NLL of the pairs, nats per voxel of the grid; every call fills the background alike."""
-    total, device = 0.0, device_of(flow)
-    for start in range(0, len(pairs), batch_size):
-        batch = collate([pairs[index] for index in range(start, min(start + batch_size, len(pairs)))])
-        target, source, side, mask = (batch[name].to(device) for name in ("target", "source", "side", "mask"))
-        generator = torch.Generator().manual_seed(EVALUATION_SEED + start)
-        target = prepare_target(target, mask, flow.spec, generator)
-        total -= float(flow.density(target, flow.condition(source, side))[0].sum()) / target[0].numel()
-    return total / len(pairs)
+def rescaled(condition: Condition, gain: float) -> Condition:
+    """Return a condition whose spread map is multiplied by a gain inside the brain."""
+    return condition._replace(scale=torch.where(condition.inside, gain * condition.scale, condition.scale))
 
 
-def _minimum(loss: Callable[[float], float]) -> float:
-    """Return the argument of the minimum within the bounds."""
-    result = minimize_scalar(loss, bounds=(-LOG_BOUND, LOG_BOUND), method="bounded", options={"xatol": TOLERANCE})
-    return float(result.x)
+def _best_gain(loss: Callable[[float], float]) -> float:
+    """Return the gain with the smallest loss, within bounds."""
+    bounds, options = (-LOG_BOUND, LOG_BOUND), {"xatol": TOLERANCE}
+    result = minimize_scalar(lambda log_gain: loss(exp(log_gain)), bounds=bounds, method="bounded", options=options)
+    gain: float = exp(float(result.x))
+    return gain

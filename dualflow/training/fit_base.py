@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from dualflow.flows.dequantization import prepare_target
 from dualflow.flows.model import DualFlow
 from dualflow.flows.multiscale import level_channels
 from dualflow.flows.rng import EVALUATION_SEED
-from dualflow.training.device import device_of
+from dualflow.training.device import autocast, device_of
 from dualflow.training.subspace_fit import fit_law
 
 BATCH = 8
@@ -55,14 +55,19 @@ def fit_base(
     if base is None or flow.person is None:
         return {}
     flow.eval()
-    latents, sides, features = coarsest_latents(flow, pairs)
-    flow.person.fit(sides, features)
+    parts = [
+        (coarsest_latents(flow, target, condition), condition.summary)
+        for target, condition in conditioned_batches(flow, pairs, BATCH)
+    ]
+    latents, summaries = (torch.cat(column) for column in zip(*parts, strict=True))
+    sides = torch.stack([item["side"] for item in pairs.items]).to(latents.device)
+    flow.person.fit(sides, summaries)
     rows = mean_gradients(flow, pairs, region_weights(pairs, regions, 2**flow.spec.levels))
     if initial:
         base.set_diagonal(_initial_scale(latents, rows))
     scale = base.log_diagonal().detach().exp()
     basis = orthonormal(rows * scale, base.law.rank)
-    fitted = fit_law((latents / scale) @ basis, flow.person(sides, features), folds, base.law, seed)
+    fitted = fit_law((latents / scale) @ basis, flow.person(sides, summaries), folds, base.law, seed)
     base.directions.copy_(basis.double() @ fitted.turn.to(basis.device))
     base.law.set_parameters(fitted.parameters)
     return fitted.facts
@@ -75,22 +80,23 @@ def coarsest_base(flow: DualFlow) -> SubspaceBase | None:
 
 
 @torch.no_grad()
-def coarsest_latents(flow: DualFlow, pairs: PairDataset) -> tuple[Tensor, Tensor, Tensor]:
-    """Return each person's standardised coarsest latents `[N, M]`, side values and source summary."""
-    last, device = flow.spec.levels - 1, device_of(flow)
-    parts = []
-    for start in range(0, len(pairs), BATCH):
-        batch = collate([pairs[index] for index in range(start, min(start + BATCH, len(pairs)))])
+def conditioned_batches(flow: DualFlow, pairs: PairDataset, batch_size: int) -> Iterator[tuple[Tensor, Condition]]:
+    """Yield targets, their background filled with the same noise at every call, and their conditions."""
+    device = device_of(flow)
+    for start in range(0, len(pairs), batch_size):
+        batch = collate([pairs[index] for index in range(start, min(start + batch_size, len(pairs)))])
         target, source, side, mask = (batch[name].to(device) for name in ("target", "source", "side", "mask"))
         mean = batch["mean"].to(device) if "mean" in batch else None
         generator = torch.Generator().manual_seed(EVALUATION_SEED + start)
-        condition = flow.condition(source, side, mean)
-        code = flow.encoding(prepare_target(target, mask, flow.spec, generator), condition)
-        e, _ = flow.prior(last).standardise(code.latents[last], flow.prior_context(last, None, condition))
-        assert condition.summary is not None
-        parts.append((e.flatten(1), side, condition.summary))
-    latents, sides, features = (torch.cat(column) for column in zip(*parts, strict=True))
-    return latents, sides, features
+        yield prepare_target(target, mask, flow.spec, generator), flow.condition(source, side, mean)
+
+
+@torch.no_grad()
+def coarsest_latents(flow: DualFlow, target: Tensor, condition: Condition) -> Tensor:
+    """Return the standardised coarsest latents, `[N, M]`."""
+    last = flow.spec.levels - 1
+    z = flow.encoding(target, condition).latents[last]
+    return flow.prior(last).standardise(z, flow.prior_context(last, None, condition))[0].flatten(1)
 
 
 def region_weights(pairs: PairDataset, regions: Tensor | None, block: int) -> Tensor:
@@ -136,10 +142,11 @@ def _gradient(flow: DualFlow, condition: Condition, weights: Tensor) -> Tensor:
         mean, log_scale = flow.prior(level).mean_and_log_scale(context, like(level))
         return mean + log_scale.exp() * e if level == last else mean
 
-    with torch.enable_grad():
+    # Directions need no precision: the density is exact for any.
+    with torch.enable_grad(), autocast("bfloat16", weights.device):
         image = flow.decode_levels(choose, condition)
         (gradient,) = torch.autograd.grad((image[:, 0] * weights).sum(), e)
-    return gradient.flatten(1)
+    return gradient.flatten(1).float()
 
 
 def orthonormal(rows: Tensor, least: int) -> Tensor:

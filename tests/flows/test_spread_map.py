@@ -23,12 +23,12 @@ def test_the_map_is_the_residuals_standard_deviation():
 
 
 def test_outside_the_brain_the_unit_is_constant():
-    """The source is 0 outside the mask, and the unit there is the spec's residual scale."""
+    """It is the spec's residual scale."""
     spread = VoxelSpread(SHAPE, 0.05)
     spread.fit(torch.ones(1, *SHAPE), torch.ones(1, *SHAPE))
-    source = torch.ones(1, 1, *SHAPE)
-    source[:, :, :4] = 0
-    unit = spread(source)
+    inside = torch.ones(1, 1, *SHAPE, dtype=torch.bool)
+    inside[:, :, :4] = False
+    unit = spread(inside)
     assert unit[:, :, :4].unique().tolist() == pytest.approx([0.05])
     torch.testing.assert_close(unit[:, :, 4:], torch.ones_like(unit[:, :, 4:]))
 
@@ -52,4 +52,6 @@ def test_rescaling_multiplies_the_map():
 @pytest.mark.parametrize("name", SPREADS)
 def test_a_new_map_is_constant(name):
     """Before a fit every row is the spec's residual scale."""
-    torch.testing.assert_close(SPREADS[name](SHAPE, 0.3)(torch.ones(2, 1, *SHAPE)), torch.full((2, 1, *SHAPE), 0.3))
+    torch.testing.assert_close(
+        SPREADS[name](SHAPE, 0.3)(torch.ones(2, 1, *SHAPE, dtype=torch.bool)), torch.full((2, 1, *SHAPE), 0.3)
+    )
