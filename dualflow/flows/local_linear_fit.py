@@ -114,6 +114,10 @@ class LocalLinearFit:
         coefficients, variance = self.equations.global_fit(*self.equations.without(exclude))
         return coefficients[:, None], variance
 
+    def precision(self, ridge: float) -> Tensor:
+        """Return the average normal equations of all scans and the penalty, `[P, P]`."""
+        return self.equations.precision(*self.equations.without(), ridge)
+
     def choose(self, tables: Sequence[RungTable], step: int = STEP) -> tuple[list[Rung], float]:
         """Return the ladder with the smallest cross-fitted squared error, and that error's RMSE.
 

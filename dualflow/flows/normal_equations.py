@@ -88,6 +88,11 @@ class NormalEquations:
         variance = (average.diagonal() - average[0] ** 2).clamp_min(INTERCEPT_VARIANCE)
         return torch.linalg.solve(average + GLOBAL_RIDGE * variance.diag(), right / total[0, 0]), variance
 
+    def precision(self, gram: Tensor, moment: Tensor, ridge: float) -> Tensor:
+        """Return the matrix of the ridge regression `[P, P]`, averaged over the sites."""
+        variance = self.global_fit(gram, moment)[1]
+        return self._unpack(gram.double().mean(dim=1, keepdim=True))[0] + ridge * variance.diag()
+
     def solve(
         self, gram: Tensor, moment: Tensor, ridges: Sequence[float], prior: Tensor, variance: Tensor
     ) -> list[Tensor]:

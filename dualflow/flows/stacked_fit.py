@@ -13,13 +13,17 @@ from dualflow.flows.local_linear_fit import RIDGES, SIGMAS, LocalLinearFit, Rung
 from dualflow.flows.regression_scans import RegressionScan
 from dualflow.flows.rich_features import RichFeatures
 from dualflow.flows.stacked_mean import StackedMean
-from dualflow.flows.voxel_features import foreground
+from dualflow.flows.voxel_features import blur, foreground
 
 LADDER = (
     RungTable(SIGMAS, (1.0, 3.0, 10.0, 30.0, 100.0, 300.0), mirrored=True),
     RungTable(SIGMAS[:2], (10.0, 30.0, 100.0, 300.0, 1000.0)),
 )
 """Candidates of the rich regression: a voxel with its mirror image, then the voxel alone."""
+SPREAD_WIDTH = 1.5
+"""Smoothing of the map of the residual spread, in voxels."""
+SHOWN = 16
+"""Scans on which the posterior of the coefficients is matched to the jackknife."""
 
 
 def fit_stacked_mean(
@@ -72,16 +76,22 @@ def _fit_rich(
     for one in prepared:
         fit.add_features(_features(design, one), one.scan.target, one.scan.mask, one.scan.fold)
     ladder, rmse = fit.choose(tables)
-    images: dict[int, Tensor] = {}
-    for fold in sorted({scan.fold for scan in scans}):
-        coefficients = fit.coefficients(fold, ladder)
-        for index, one in enumerate(prepared):
-            if one.scan.fold == fold:
-                image = (_features(design, one) * coefficients).sum(dim=0, keepdim=True)
-                images[index] = image * foreground(one.scan.source[None])[0]
+    folds = sorted({scan.fold for scan in scans})
+    laws = torch.stack([fit.climb(ladder, fold) for fold in folds])
+    images, spread = [], torch.zeros(2, *rich.shape)
+    for one in prepared:
+        inside = foreground(one.scan.source[None])[0]
+        image = torch.zeros(1, *rich.shape)
+        image[0, domain] = (_features(design, one)[:, domain] * laws[folds.index(one.scan.fold)]).sum(dim=0)
+        images.append(image * inside)
+        spread += torch.cat([(images[-1] - one.scan.target).square(), torch.ones_like(image)]) * one.scan.mask
     rich.coefficients.copy_(fit.coefficients(None, ladder))
+    errors, counts = blur(spread, SPREAD_WIDTH)
+    shown = [_features(design, one)[:, domain] for one in prepared[:: max(len(prepared) // SHOWN, 1)]]
+    spread_map = (errors / counts.clamp_min(1e-3)).sqrt() * domain
+    model.posterior.fit(fit.precision(ladder[0].ridge), spread_map, shown, laws, domain)
     facts |= {"rich_ladder": [rung._asdict() for rung in ladder], "rich_rmse": rmse}
-    return [images[index] for index in range(len(scans))], facts
+    return images, facts
 
 
 def _features(design: RichFeatures, scan: PreparedScan) -> Tensor:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dualflow.flows.coefficient_posterior import CoefficientPosterior
 from dualflow.flows.local_linear import LocalLinear
 from dualflow.flows.person_gain import PersonGain
 from dualflow.flows.rich_features import RichFeatures
+from dualflow.flows.voxel_features import foreground
 
 
 class StackedMean(nn.Module):
@@ -31,6 +33,7 @@ class StackedMean(nn.Module):
         self.plain = LocalLinear(shape, side_features, source_channels)
         self.rich = LocalLinear(shape, side_features, source_channels, design=RichFeatures(shape, source_channels))
         self.gain = PersonGain(shape, side_features, source_channels)
+        self.posterior = CoefficientPosterior(shape, self.rich.count)
         self.register_buffer("weight", torch.zeros(()))
 
     @property
@@ -38,6 +41,27 @@ class StackedMean(nn.Module):
         """The features of the rich regression."""
         assert isinstance(self.rich.design, RichFeatures)
         return self.rich.design
+
+    @torch.no_grad()
+    def posterior_means(
+        self,
+        source: Tensor,
+        side: Tensor | None = None,
+        draws: int = 1,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draw conditional means from the posterior of the coefficients, `[draws, N, 1, D, H, W]`.
+
+        A draw is (mean + f . delta), where f are the features of the rich regression and delta is one draw of
+        `CoefficientPosterior`: the same coefficients for all N people, as multiple imputation needs them. The weight,
+        the gain and the choices are taken as known. Two calls with generators in equal states draw equal coefficients.
+        """
+        mean, features = self(source, side), self.rich.features(source, side)
+        inside = foreground(source)
+        images = [
+            mean + (features * self.posterior.draw(generator)).sum(dim=1, keepdim=True) * inside for _ in range(draws)
+        ]
+        return torch.stack(images)
 
     def forward(self, source: Tensor, side: Tensor | None = None) -> Tensor:
         """Return the conditional mean `[N, 1, D, H, W]`, in the target's unit."""

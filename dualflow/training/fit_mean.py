@@ -19,8 +19,6 @@ from dualflow.training.context import TrainingContext
 from dualflow.training.trainer import Trainer
 from dualflow.training.validation import validate
 
-CANDIDATES = ("local_linear", "network")
-
 
 @dataclass(frozen=True)
 class FittedMean:
@@ -45,9 +43,11 @@ class FittedMean:
 def fit_mean(
     name: str, train: PairDataset, validation: PairDataset, context: TrainingContext, *, side_features: int
 ) -> FittedMean:
-    """Fit mean `name`; with `choose_mean` fit every candidate, and keep the one with the least validation MAE."""
+    """Fit mean `name`; with `choose_mean` also fit a network, and keep the one with the least validation MAE."""
     config = context.config
-    candidates = CANDIDATES if config.choose_mean and name in CANDIDATES and len(validation) else (name,)
+    candidates = [name]
+    if config.choose_mean and name != "none" and len(validation):
+        candidates = ["local_linear" if name == "network" else name, "network"]
     fitted = [_fit(candidate, train, validation, context, side_features) for candidate in candidates]
     if len(fitted) == 1:
         return fitted[0]

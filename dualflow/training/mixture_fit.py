@@ -100,8 +100,8 @@ def _fit_gate(x: Doubles, shares: Doubles, start: Doubles) -> Doubles:
         gradient = design.T @ (np.exp(log_weights) - shares) + penalty * gate
         return -(shares * log_weights).sum() + 0.5 * (penalty * gate**2).sum(), gradient.ravel()
 
-    found = minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": GATE_STEPS}).x
-    return np.asarray(found).reshape(start.shape)
+    estimate = minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": GATE_STEPS}).x
+    return np.asarray(estimate).reshape(start.shape)
 
 
 def _log_normal(z: Doubles, mean: Doubles, covariance: Doubles) -> Doubles:

@@ -135,8 +135,8 @@ def fit_spread(t: Doubles, variance: Doubles, x: Doubles, ridge: float | None) -
         value = 0.5 * (t**2 / total + np.log(total)).sum() + 0.5 * (ridge or 0.0) * np.square(parameters[1:]).sum()
         return value, np.r_[slope.sum(), 2 * slope.sum(axis=1) @ used + (ridge or 0.0) * parameters[1:]]
 
-    found = minimize(loss, np.zeros(1 + used.shape[1]), jac=True, method="L-BFGS-B").x
-    return np.concatenate([found, np.zeros(x.shape[1] - used.shape[1])])
+    estimate = minimize(loss, np.zeros(1 + used.shape[1]), jac=True, method="L-BFGS-B").x
+    return np.concatenate([estimate, np.zeros(x.shape[1] - used.shape[1])])
 
 
 def spread_log_prob(t: Doubles, variance: Doubles, x: Doubles, coefficients: Doubles) -> Doubles:

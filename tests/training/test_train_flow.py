@@ -69,6 +69,15 @@ def test_the_flow_is_trained_on_cross_fitted_means(train, small_flow, phantoms, 
     assert "mean" not in phantoms[0]
 
 
+def test_a_flow_may_have_a_stacked_mean(train, small_flow, phantoms):
+    """Its mean image is that of the fitted mean, its record has the choices, and training pairs keep no mean."""
+    trained = train(small_flow.model_copy(update={"options": {**small_flow.options, "mean": "stacked"}}))
+    assert {"ridge", "harmonisation", "abnormality", "weight", "gain_weight"} <= set(trained.record.mean)
+    source = phantoms[0]["source"][None]
+    assert torch.equal(trained.model.mean(source), trained.model.mean_model(source))
+    assert not trained.model.mean(source)[:, :, ~phantoms[0]["mask"][0]].any()
+
+
 def test_initialisation_uses_a_random_subset_of_scans(train, small_flow, phantoms, monkeypatch):
     """The subset has at most INITIALISATION_SCANS scans, follows the seed, and includes masks and means."""
     chosen = []
