@@ -1,4 +1,4 @@
-"""The interface that flows and baselines share: a point estimate, and for a density its samples and likelihood."""
+"""The interface that flows and baselines share: a point estimate, samples, and for a density its likelihood."""
 
 from __future__ import annotations
 
@@ -22,7 +22,22 @@ class ConditionalModel(nn.Module, ABC):
         """
 
 
-class ConditionalDensity(ConditionalModel):
+class ConditionalSampler(ConditionalModel):
+    """A model with a distribution, which can be sampled."""
+
+    @abstractmethod
+    def sample(
+        self,
+        source: Tensor,
+        side: Tensor | None = None,
+        n: int = 1,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draw n targets per source, `[n, N, C, D, H, W]`; the temperature scales their spread."""
+
+
+class ConditionalDensity(ConditionalSampler):
     """A model with an exact density, which can be sampled and inverted."""
 
     @abstractmethod

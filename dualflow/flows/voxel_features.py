@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -29,13 +30,17 @@ def blur(volume: Tensor, sigma: float) -> Tensor:
     """
     if sigma == 0:
         return volume
-    d, h, w = (blur_matrix(size, sigma, volume.device) for size in volume.shape[-3:])
-    leading = volume.shape[:-3]
+    return along_axes(volume, [blur_matrix(size, sigma, volume.device) for size in volume.shape[-3:]])
+
+
+def along_axes(volume: Tensor, matrices: Sequence[Tensor]) -> Tensor:
+    """Multiply each of the last three axes of `[..., D, H, W]` by its matrix, `[D, D]`, `[H, H]` and `[W, W]`."""
+    d, h, w = matrices
     flat = volume.reshape(-1, *volume.shape[-3:])
     flat = flat @ w.T
     flat = h @ flat
     flat = (d @ flat.flatten(2)).reshape(flat.shape)
-    return flat.reshape(*leading, *volume.shape[-3:])
+    return flat.reshape(volume.shape)
 
 
 def soft_tissue(source: Tensor) -> Tensor:

@@ -1,8 +1,10 @@
-"""Predictions on the model grid: a point estimate, a standard deviation, and joint samples of a flow."""
+"""Predictions on the model grid: a point estimate, a standard deviation, and joint samples."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -11,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dualflow.flows.interface import ConditionalSampler
 from dualflow.models.store import TrainedModel, load_model
 from dualflow.training.device import device_of
 
@@ -57,20 +60,23 @@ class Predictor(TrainedModel):
             source: `[C, D, H, W]`.
             side: `[S]`, NaN where unknown.
             mask: brain `[1, D, H, W]`; outside it everything is zero.
-            samples: number of samples of a flow.
+            samples: number of samples of a model with a distribution.
             temperature: scale of the latent noise.
             seed: equal seeds give equal samples.
-            latents: transform of sampled latents, a row of LATENT_TRANSFORMS; None takes the flow's default.
+            latents: transform of a flow's sampled latents, a row of LATENT_TRANSFORMS; None takes the flow's default.
         """
         device = device_of(self.model)
         batch = source[None].to(device), side[None].to(device)
         inside = mask[0].cpu().numpy()
         point = np.where(inside, _volume(self.model.point_estimate(*batch)[0, 0]), np.float32(0))
-        if self.flow is None:
+        if not isinstance(self.model, ConditionalSampler):
             return self._with_constant_spread(point, inside)
+        sample: Callable[..., Tensor] = self.model.sample
+        if self.flow is not None:
+            sample = partial(sample, latents=latents)
         generator = torch.Generator().manual_seed(seed)
         start = perf_counter()
-        drawn = _volume(self.flow.sample(*batch, samples, temperature, generator, latents)[:, 0, 0])
+        drawn = _volume(sample(*batch, samples, temperature, generator)[:, 0, 0])
         seconds = (perf_counter() - start) / samples
         volumes = np.where(inside, drawn, np.float32(0))
         return Prediction(point, volumes.std(axis=0, ddof=1), volumes, sample_seconds=seconds)
