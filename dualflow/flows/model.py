@@ -13,7 +13,7 @@ from dualflow.errors import ConfigError
 from dualflow.flows.base_distributions import StandardNormal, SubspaceBase
 from dualflow.flows.bijection import sum_per_sample, upcast
 from dualflow.flows.condition import Condition, InputCheck, check_divisible
-from dualflow.flows.interface import ConditionalDensity
+from dualflow.flows.interface import SAMPLES_AT_ONCE, ConditionalDensity
 from dualflow.flows.latent_sampling import LATENT_TRANSFORMS
 from dualflow.flows.mean_models import MEANS
 from dualflow.flows.multiscale import Encoding, MultiScaleFlow, level_channels, level_shapes
@@ -29,8 +29,6 @@ from dualflow.flows.subspace_law import SubspaceLaw
 from dualflow.flows.voxel_features import foreground
 
 SIDE_EMBEDDING = 8
-SAMPLES_AT_ONCE = 8
-"""Samples decoded together; fewer leave the processor idle."""
 
 
 class DualFlow(ConditionalDensity):

@@ -42,7 +42,7 @@ def calibrate(flow: DualFlow, validation: PairDataset, batch_size: int) -> dict[
 
     def nats(gain: float = 1.0) -> float:
         log_probs = [flow.density(target, rescaled(condition, gain))[0] for target, condition in batches]
-        return -float(torch.cat(log_probs).mean()) / pairs[0]["target"].numel()
+        return -float(torch.cat(log_probs).mean()) / batches[0][0][0].numel()
 
     facts, voxel_gain = {"nats_before": nats()}, 1.0
     if isinstance(spread, VoxelSpread):

@@ -20,6 +20,7 @@ from dualflow.flows.presets import PRESETS, preset
 from dualflow.flows.prior import PRIORS
 from dualflow.flows.source import SOURCES
 from dualflow.flows.spec import FlowSpec
+from dualflow.flows.spread_map import SPREADS
 from dualflow.flows.squeeze import SQUEEZES
 
 TABLES = {
@@ -31,6 +32,7 @@ TABLES = {
     "source": SOURCES,
     "prior": PRIORS,
     "mean": MEANS,
+    "spread": SPREADS,
     "dequantisation": DEQUANTIZATIONS,
     "prediction": PREDICTIONS,
     "latents": LATENT_TRANSFORMS,
@@ -48,7 +50,7 @@ def test_choices_are_the_rows_of_their_table(field, table):
     """A value is accepted exactly if its table has the row, and the error lists the rows."""
     assert get_args(get_type_hints(FlowSpec)[field]) == tuple(table)
     for row in table:
-        preset("dualflow", **{"prediction": "temperature0", field: row})
+        preset("dualflow", **{"prediction": "temperature0", "spread": "constant", field: row})
     with pytest.raises(ConfigError, match=f"{field} = 'nonsense': choose from: .*{list(table)[-1]}"):
         preset("dualflow", **{field: "nonsense"})
 
