@@ -14,13 +14,12 @@ from threadpoolctl import threadpool_limits
 
 from dualflow import __version__
 from dualflow.cohort.anatomy import Affine, anatomy, best_affine
-from dualflow.cohort.findings import Findings
-from dualflow.cohort.laws import LAWS, Law
+from dualflow.cohort.laws import LAWS, effect_table
 from dualflow.cohort.people import Person
 from dualflow.cohort.pet_scanner import Pet, acquire_pet
 from dualflow.cohort.scanner import SCANNERS, acquire_t1, deformation_field
 from dualflow.cohort.template import Floats
-from dualflow.cohort.uptake import effect_table, regions
+from dualflow.cohort.uptake import regions
 from dualflow.commit import commit_json, commit_text, committing
 from dualflow.layout import TEMPLATE_SPACE, Scan, bids_path
 from dualflow.modalities import MODALITIES
@@ -76,7 +75,7 @@ def write_dataset(out: Path, people: Sequence[Person]) -> None:
 
     Args:
         out: root of the BIDS dataset, whose subjects are written already.
-        people: all members of the cohort.
+        people: all members of the cohort, of one law.
     """
     truth = truth_root(out)
     commit_json(out / "dataset_description.json", _description("raw", "dualflow embedded cohort"))
@@ -85,19 +84,21 @@ def write_dataset(out: Path, people: Sequence[Person]) -> None:
     _write_table(out / "participants.tsv", pd.DataFrame([_row(person) for person in people]))
 
     commit_json(truth / "dataset_description.json", _description("derivative", "dualflow embedded cohort: truth"))
-    commit_text(truth / "README.md", _TRUTH_README)
+    law = LAWS[people[0].law]
+    commit_text(truth / "README.md", _TRUTH_README + law.note)
     commit_text(truth / ".bidsignore", "*_xfm.nii.gz\nuptake.tsv\nexpected_uptake.tsv\neffects.tsv\npeople.tsv\n")
-    shown = [(person, LAWS[person.law], anatomy(person).findings) for person in people]
+    findings = [anatomy(person).findings for person in people]
     tables = {
-        "uptake": [law.uptake(person, findings) for person, law, findings in shown],
-        "expected_uptake": [law.expected(person, findings) for person, law, findings in shown],
+        "uptake": list(map(law.uptake, people, findings)),
+        "expected_uptake": list(map(law.expected, people, findings)),
     }
     for name, values in tables.items():
         table = pd.DataFrame(np.stack(values), columns=list(regions().index)).round(5)
         table.insert(0, "participant_id", [f"sub-{person.label}" for person in people])
         _write_table(truth / f"{name}.tsv", table)
-    _write_table(truth / "effects.tsv", effect_table().round(5).reset_index())
-    rows = [_true_row(person, law, findings) for person, law, findings in shown]
+    _write_table(truth / "effects.tsv", effect_table(law).round(5).reset_index())
+    traits = map(law.traits, people, findings)
+    rows = [{**_true_row(person), **more} for person, more in zip(people, traits, strict=True)]
     _write_table(truth / "people.tsv", pd.DataFrame(rows))
 
 
@@ -108,7 +109,7 @@ def _row(person: Person) -> dict[str, Any]:
     return {"participant_id": f"sub-{person.label}", **reported}
 
 
-def _true_row(person: Person, law: Law, findings: Findings) -> dict[str, Any]:
+def _true_row(person: Person) -> dict[str, Any]:
     return {
         "participant_id": f"sub-{person.label}",
         "age": person.age,
@@ -117,7 +118,6 @@ def _true_row(person: Person, law: Law, findings: Findings) -> dict[str, Any]:
         "site": person.site,
         "atrophy": round(person.atrophy, 4),
         "metabolism": round(person.metabolism, 4),
-        **law.traits(person, findings),
     }
 
 

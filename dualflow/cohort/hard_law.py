@@ -160,3 +160,12 @@ def _hill(value: Any, half: float, power: float) -> Any:
 
 def _mean_loss(loss: Doubles, selected: pd.Series) -> float:
     return float(loss[np.asarray(selected)].mean())
+
+
+NOTE = """
+This cohort follows the hard law. `desc-expected` and `expected_uptake.tsv` average over the two subtypes of patients
+and over the log-normal deviations; penumbras of lesions are in both volumes. `people.tsv` adds the subtype (`none` in
+controls), number and mL of lesions by hemisphere, mL of the lateral ventricles, and `spread`, the factor on the
+standard deviations of a person's random deviations. The law does not use `metabolism`. `effects.tsv` is for people
+without lesions and with ventricles of 18 mL.
+"""

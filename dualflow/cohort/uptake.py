@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from dualflow.cohort.people import METABOLISM_SD, SEVERITY, Diagnosis, Person, Sex, expected_metabolism
+from dualflow.cohort.people import METABOLISM_SD, Person, Sex, expected_metabolism
 from dualflow.imaging.atlas import desikan_killiany, merged_name, side
 
 Doubles = npt.NDArray[np.float64]
@@ -87,27 +87,6 @@ def _deviation(rng: np.random.Generator) -> Doubles:
     )
     white = np.asarray(table["lobe"] == "white")
     return np.where(white, _spread(half, rng, 0.015) + rng.normal(0, WHITE_SD), deviation)
-
-
-def effect_table() -> pd.DataFrame:
-    """Change of mean log uptake by region: from 60 to 80 years, MCI and AD against CN, being male."""
-
-    def mean(age: float, diagnosis: Diagnosis, sex: Sex = "F") -> Doubles:
-        table = regions()
-        severity = SEVERITY[diagnosis]
-        loss = table["thinning_age"] * ((age - 50) / 40) ** 1.3 + table["thinning_disease"] * severity
-        return np.log(_uptake(age, sex, severity, np.asarray(loss, dtype=np.float64)))
-
-    return pd.DataFrame(
-        {
-            "base_uptake": regions()["base"],
-            "age_60_to_80": mean(80, "CN") - mean(60, "CN"),
-            "mci_at_72": mean(72, "MCI") - mean(72, "CN"),
-            "ad_at_72": mean(72, "AD") - mean(72, "CN"),
-            "ad_at_60": mean(60, "AD") - mean(60, "CN"),
-            "male": mean(72, "CN", "M") - mean(72, "CN", "F"),
-        }
-    )
 
 
 def _uptake(age: float, sex: Sex, metabolism: float, loss: Doubles) -> Doubles:

