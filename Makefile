@@ -40,8 +40,8 @@ lint: $(READY)  ## Check style, types, spelling and the workflow.
 	$(BIN)/snakefmt --check --compact-diff Snakefile pipelines
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/snakemake --lint
 
-benchmark: $(READY)  ## Compute the numbers of docs/results.md (25 minutes on 2 cores).
-	@$(BIN)/dualflow run --config configs/benchmark.yaml --cores $(CORES)
+benchmark: $(READY)  ## Compute the numbers of docs/results.md on both laws, at 240 and 60 subjects (hours on 2 cores).
+	@$(BIN)/python tests/benchmarks/laws.py --config configs/benchmark.yaml --cores $(CORES)
 
 bench-step: $(READY)  ## Time an optimiser step of CONFIG in each memory mode.
 	@$(BIN)/python tests/benchmarks/step.py --config $(CONFIG)
