@@ -51,6 +51,7 @@ rule evaluate_ceilings:
     benchmark:
         benchmark_of("evaluate/ceilings")
     params:
+        section=section("evaluate", without=("bootstrap",)),
         version=__version__,
     shell:
         "dualflow evaluate-ceilings --threads {threads} 2>&1 | tee {log:q}"

@@ -8,9 +8,10 @@ from scipy.ndimage import gaussian_filter
 from dualflow.config import ModelConfig, TrainConfig
 from dualflow.data.dataset import PairDataset
 from dualflow.flows.initialization import initialize_flow
-from dualflow.flows.local_linear_fit import RegressionScan, fit_local_linear
+from dualflow.flows.local_linear_fit import fit_local_linear
 from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import preset
+from dualflow.flows.regression_scans import RegressionScan
 from dualflow.models.card import ModelCard
 from dualflow.models.store import save_model
 

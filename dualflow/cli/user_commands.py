@@ -331,8 +331,11 @@ def sync(config_path: Path, overrides: tuple[str, ...]) -> None:
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--subjects", type=click.IntRange(1), default=40, show_default=True, help="Number of subjects.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Equal seeds give equal bytes.")
+@click.option(
+    "--law", type=click.Choice(["regional", "hard"]), default="regional", show_default=True, help="Law of uptake."
+)
 @THREADS
-def cohort(out: Path, subjects: int, seed: int, threads: int) -> None:
+def cohort(out: Path, subjects: int, seed: int, law: str, threads: int) -> None:
     """Write a simulated BIDS dataset with known ground truth to OUT.
 
     \b
@@ -343,7 +346,7 @@ def cohort(out: Path, subjects: int, seed: int, threads: int) -> None:
     from dualflow.cohort import participants, write_dataset, write_subject
     from dualflow.progress import track
 
-    drawn = participants(subjects, seed)
+    drawn = participants(subjects, seed, law)
     for subject in track(drawn, "cohort"):
         write_subject(out, subject)
     write_dataset(out, drawn)

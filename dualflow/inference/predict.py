@@ -1,4 +1,4 @@
-"""Predictions on the model grid: a point estimate, a standard deviation, and joint samples of a flow.
+"""Predictions on the model grid: a point estimate, a standard deviation, and joint samples.
 
 Samples are streamed: the model draws a few at a time on its device, mean and variance are running sums, and only the
 samples to keep go to CPU memory. Memory therefore does not depend on the number of samples.
@@ -6,7 +6,9 @@ samples to keep go to CPU memory. Memory therefore does not depend on the number
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -15,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dualflow.flows.interface import ConditionalSampler
 from dualflow.models.store import TrainedModel, load_model
 from dualflow.training.device import device_of
 
@@ -89,21 +92,24 @@ class Predictor(TrainedModel):
             source: `[C, D, H, W]`.
             side: `[S]`, NaN where unknown.
             mask: brain `[1, D, H, W]`; outside it everything is zero.
-            samples: number of samples of a flow.
+            samples: number of samples of a model with a distribution.
             temperature: scale of the latent noise.
             seed: equal seeds give equal samples, up to rounding on any device.
-            latents: transform of sampled latents, a row of LATENT_TRANSFORMS; None takes the flow's default.
+            latents: transform of a flow's sampled latents, a row of LATENT_TRANSFORMS; None takes the flow's default.
             keep: number of samples in the prediction, the first ones; None keeps all.
         """
         device = device_of(self.model)
         batch, inside = (source[None].to(device), side[None].to(device)), mask[0].to(device)
         point = _volume(self.model.point_estimate(*batch)[0, 0].where(inside, 0.0))
-        if self.flow is None:
+        if not isinstance(self.model, ConditionalSampler):
             return self._with_constant_spread(point, mask[0].cpu().numpy())
+        stream: Callable[..., Iterator[Tensor]] = self.model.stream
+        if self.flow is not None:
+            stream = partial(stream, latents=latents)
         moments, count = RunningMoments(inside), samples if keep is None else min(keep, samples)
         kept = np.empty((count, *point.shape), np.float32)
         start = perf_counter()
-        for drawn in self.flow.stream(*batch, samples, temperature, torch.Generator().manual_seed(seed), latents):
+        for drawn in stream(*batch, samples, temperature, torch.Generator().manual_seed(seed)):
             for volume in drawn[:, 0, 0].where(inside, 0.0):
                 if moments.count < count:
                     kept[moments.count] = _volume(volume)

@@ -108,6 +108,29 @@ def test_a_model_without_a_density_has_the_constant_spread_of_its_card(tmp_path,
     np.testing.assert_allclose(prediction.mean[inside], expected[inside], rtol=1e-5)
 
 
+def test_a_density_in_closed_form_is_predicted_like_a_flow(tmp_path, card, phantoms):
+    """Samples depend on the seed, the mean is the point estimate, and the card's constant spread is not used."""
+    model = BASELINES["local_linear_mixture"](card.shape, 1, regions=1)
+    model.fit(phantoms)
+    changes = {"kind": "local_linear_mixture", "spec": None, "options": {"regions": 1}}
+    save_model(tmp_path, model, card.model_copy(update=changes))
+    predictor, item = load_predictor(tmp_path), phantoms[0]
+    options = {"samples": 4, "temperature": 1.0, "latents": "global"}
+    first, second, other = (
+        predictor.predict(item["source"], item["side"], item["mask"], seed=seed, **options) for seed in (0, 0, 1)
+    )
+    inside = item["mask"][0].numpy()
+    estimate = model.point_estimate(item["source"][None], item["side"][None])[0, 0].numpy()
+    assert first.samples.shape == (4, *card.shape)
+    assert np.array_equal(first.samples, second.samples)
+    assert not np.array_equal(first.samples, other.samples)
+    assert not first.samples[:, ~inside].any()
+    assert first.region_std is None
+    assert first.sample_seconds > 0
+    np.testing.assert_array_equal(first.mean[inside], estimate[inside])
+    np.testing.assert_allclose(first.std, first.samples.std(axis=0, ddof=1))
+
+
 def test_a_card_without_a_spread_gives_no_uncertainty(tmp_path, card, phantoms):
     """The standard deviation is zero, and there is none per region."""
     model = BASELINES["mean_image"](card.shape, 1)
