@@ -176,7 +176,7 @@ def test_files_are_selected_by_options(study, model, tmp_path, monkeypatch):
     whole.unlink()
 
     def outcomes(tasks, _):
-        selections.extend((row["source"].iloc[0], selected.masks) for row, _, _, _, selected, _ in tasks)
+        selections.extend((row["source"].iloc[0], selected.masks) for row, _, _, _, selected, *_ in tasks)
         return [None] * len(tasks)
 
     def run(*options):
