@@ -7,8 +7,8 @@ from scipy.ndimage import gaussian_filter
 
 from dualflow.config import ModelConfig, TrainConfig
 from dualflow.data.dataset import PairDataset
+from dualflow.flows.closed_form_fits import fit_closed_form
 from dualflow.flows.initialization import initialize_flow
-from dualflow.flows.local_linear_fit import fit_local_linear
 from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import preset
 from dualflow.flows.regression_scans import RegressionScan
@@ -91,7 +91,7 @@ def save_flow():
                 RegressionScan(item["source"], item["target"], item["side"], item["mask"], fold % 2)
                 for fold, item in enumerate(pairs.items)
             ]
-            fit_local_linear(scans, model.mean_model)
+            fit_closed_form(scans, model.mean_model)
             stacked = (torch.stack([item[name] for item in pairs.items]) for name in ("target", "source", "side"))
             initialize_flow(model, *stacked)
         save_model(folder, model, card.model_copy(update={"spec": spec}))

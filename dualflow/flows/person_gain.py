@@ -56,7 +56,8 @@ class PersonGain(nn.Module):
             side: `[1, S]`.
         """
         tissue = soft_tissue(source[None].float()) * foreground(source[None])
-        coarse = F.avg_pool3d(tissue, POOL, ceil_mode=True, count_include_pad=False)
+        window = [min(POOL, size) for size in tissue.shape[2:]]
+        coarse = F.avg_pool3d(tissue, window, ceil_mode=True, count_include_pad=False)
         return torch.cat([quantiles(source).flatten(), coarse.flatten(), side.flatten()])
 
     def forward(self, source: Tensor, side: Tensor) -> Tensor:

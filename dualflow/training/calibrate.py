@@ -1,7 +1,9 @@
 """Calibration of a trained flow by two numbers: the gain of its voxels' spread, and that of its regions' spread.
 
 Few subjects do not determine a spread: that of the training residuals is too narrow, and regions need another
-correction than voxels. Both numbers maximise the likelihood of held-out people, so neither can cost likelihood there.
+correction than voxels. The gain of voxels maximises the likelihood of held-out people. That of regions matches the
+variance of sampled region means with the errors of held-out people: the likelihood of the many coordinates that hardly
+matter for regions would decide otherwise, and hardly changes by this.
 """
 
 from __future__ import annotations
@@ -11,27 +13,36 @@ from math import exp
 
 import torch
 from scipy.optimize import minimize_scalar
+from torch import Tensor
 
 from dualflow.data.dataset import PairDataset
 from dualflow.flows.condition import Condition
 from dualflow.flows.model import DualFlow
 from dualflow.flows.spread_map import VoxelSpread
-from dualflow.training.fit_base import coarsest_base, coarsest_latents, conditioned_batches
+from dualflow.training.device import device_of, source_and_side
+from dualflow.training.fit_base import coarsest_base, conditioned_batches, region_weights
 
 MAX_SCANS = 20
 """Maximum number of validation scans; one number needs no more."""
 LOG_BOUND = 0.7
 """Largest absolute logarithm of a gain."""
 TOLERANCE = 0.03
+SAMPLES, TRIAL_GAIN = 8, 1.4
 MIN_PEOPLE = 4
 """Smallest number of validation scans that determine a gain."""
 
 
 @torch.no_grad()
-def calibrate(flow: DualFlow, validation: PairDataset, batch_size: int) -> dict[str, float]:
+def calibrate(flow: DualFlow, validation: PairDataset, regions: Tensor | None, batch_size: int) -> dict[str, float]:
     """Set both gains in place; return them with the validation NLL (nats per voxel of the grid) before and after.
 
     Without enough validation scans, or for a flow without a spread map and a base with directions, nothing changes.
+
+    Args:
+        flow: a trained flow.
+        validation: pairs that trained nothing.
+        regions: labels `[D, H, W]` of regions, 0 elsewhere, or None.
+        batch_size: scans per pass.
     """
     base, spread = coarsest_base(flow), flow.spread
     pairs = PairDataset(validation.items[:MAX_SCANS])
@@ -49,17 +60,13 @@ def calibrate(flow: DualFlow, validation: PairDataset, batch_size: int) -> dict[
         facts["voxel_gain"] = voxel_gain = _best_gain(nats)
         spread.rescale(voxel_gain)
     if base is not None:
-        t = torch.cat([
-            base.coordinates(coarsest_latents(flow, target, rescaled(condition, voxel_gain)))
-            for target, condition in batches
-        ])  # fmt: skip
-        person = torch.cat([condition.person for _, condition in batches if condition.person is not None])
+        weights = region_weights(pairs, regions, 2**flow.spec.levels).to(device_of(flow))
 
-        def region_nats(gain: float) -> float:
+        def ratio(gain: float) -> float:
             base.law.gain.fill_(gain)
-            return -float(base.law.log_prob(t, person).mean())
+            return variance_ratio(flow, pairs, weights)
 
-        facts["region_gain"] = _best_gain(region_nats)
+        facts["region_gain"] = _matching_gain(ratio)
         base.law.gain.fill_(facts["region_gain"])
     return facts | {"nats_after": nats(voxel_gain)}
 
@@ -67,6 +74,32 @@ def calibrate(flow: DualFlow, validation: PairDataset, batch_size: int) -> dict[
 def rescaled(condition: Condition, gain: float) -> Condition:
     """Return a condition whose spread map is multiplied by a gain inside the brain."""
     return condition._replace(scale=torch.where(condition.inside, gain * condition.scale, condition.scale))
+
+
+@torch.no_grad()
+def variance_ratio(flow: DualFlow, pairs: PairDataset, weights: Tensor) -> float:
+    """Return the variance of sampled region means over that of the targets' around the samples' mean.
+
+    Every call draws the same noise. `weights` `[R, D, H, W]` gives the means.
+    """
+    predicted = observed = 0.0
+    for index in range(len(pairs)):
+        item, generator = pairs[index], torch.Generator().manual_seed(index)
+        samples = flow.sample(*source_and_side(item, flow), SAMPLES, generator=generator)[:, 0, 0]
+        variance, mean = torch.var_mean(samples.flatten(1) @ weights.flatten(1).T, dim=0)
+        target = weights.flatten(1) @ item["target"].to(weights.device).flatten()
+        predicted += float((1 + 1 / SAMPLES) * variance.sum())
+        observed += float((target - mean).square().sum())
+    return predicted / observed
+
+
+def _matching_gain(ratio: Callable[[float], float]) -> float:
+    """Return the gain at which a ratio that is linear in its square is 1, within bounds."""
+    low, high = ratio(1.0), ratio(TRIAL_GAIN)
+    slope = (high - low) / (TRIAL_GAIN**2 - 1)
+    squared = 1 + (1 - low) / slope if slope > 0 else 1.0
+    gain: float = min(max(squared, exp(-2 * LOG_BOUND)), exp(2 * LOG_BOUND)) ** 0.5
+    return gain
 
 
 def _best_gain(loss: Callable[[float], float]) -> float:

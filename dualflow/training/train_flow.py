@@ -89,7 +89,7 @@ def train_flow(
     history = trainer.fit()
     begin = perf_counter()
     base = fit_base(flow, prepared.train, context.regions, subject_folds(train), context.seed)
-    gains = calibrate(flow, validation, context.config.batch_size)
+    gains = calibrate(flow, validation, context.regions, context.config.batch_size)
     record = record.model_copy(
         update={
             "base": base,
