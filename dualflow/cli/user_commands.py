@@ -120,6 +120,13 @@ def doctor(config_name: str | None, overrides: tuple[str, ...]) -> None:
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the samples.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes, one core each.")
 @click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Device of the model; auto takes a GPU if there is one, which all processes share.",
+)
+@click.option(
     "--where",
     multiple=True,
     metavar="MODALITY.ENTITY=LABEL",
@@ -143,6 +150,7 @@ def convert(
     model: Path,
     out: Path,
     workers: int,
+    device: str,
     where: dict[str, dict[str, str]],
     runs: str,
     masks: Path | None,
@@ -167,7 +175,7 @@ def convert(
     from dualflow.inference.batch import convert_study
 
     selection = {"where": where, "runs": runs, "masks": masks}
-    convert_study(study, model, out, ConvertConfig(**options), workers, selection)
+    convert_study(study, model, out, ConvertConfig(**options), workers, selection, device)
     click.echo(f"synthetic volumes are in {out}")
 
 
@@ -323,8 +331,11 @@ def sync(config_path: Path, overrides: tuple[str, ...]) -> None:
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--subjects", type=click.IntRange(1), default=40, show_default=True, help="Number of subjects.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Equal seeds give equal bytes.")
+@click.option(
+    "--law", type=click.Choice(["regional", "hard"]), default="regional", show_default=True, help="Law of uptake."
+)
 @THREADS
-def cohort(out: Path, subjects: int, seed: int, threads: int) -> None:
+def cohort(out: Path, subjects: int, seed: int, law: str, threads: int) -> None:
     """Write a simulated BIDS dataset with known ground truth to OUT.
 
     \b
@@ -335,7 +346,7 @@ def cohort(out: Path, subjects: int, seed: int, threads: int) -> None:
     from dualflow.cohort import participants, write_dataset, write_subject
     from dualflow.progress import track
 
-    drawn = participants(subjects, seed)
+    drawn = participants(subjects, seed, law)
     for subject in track(drawn, "cohort"):
         write_subject(out, subject)
     write_dataset(out, drawn)

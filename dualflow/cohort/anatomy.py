@@ -13,8 +13,11 @@ from scipy import ndimage
 from scipy.interpolate import make_interp_spline
 from scipy.spatial.transform import Rotation
 
+from dualflow.cohort.findings import Findings
+from dualflow.cohort.laws import LAWS
+from dualflow.cohort.lesions import core_share, viability
 from dualflow.cohort.people import Person
-from dualflow.cohort.template import BRAIN, COARSE, COARSE_SHAPE, Floats, coarse_points, template
+from dualflow.cohort.template import BRAIN, COARSE, COARSE_SHAPE, Floats, Frame, coarse_points, template
 from dualflow.cohort.uptake import Doubles, regions, tissue_loss
 
 Affine = npt.NDArray[np.float64]
@@ -35,12 +38,12 @@ class Anatomy:
     Attributes:
         to_template: 4x4, points map from the T1 world to the template world before the deformation.
         displacement: mm [3, *COARSE_SHAPE], added to a point in the template world; trilinear between the nodes.
-        loss: fraction of each region's grey matter that has become fluid [R].
+        findings: lost tissue, ventricles and lesions.
     """
 
     to_template: Affine
     displacement: Floats
-    loss: Doubles
+    findings: Findings
 
     def template_points(self, points: Floats) -> Floats:
         """Take points [3, ...] of the T1 world to the template world, deformation included."""
@@ -67,6 +70,7 @@ class Tissue:
         fluid: fluid fraction.
         detail: T1 signal beyond the fractions.
         mask: in the template's brain mask.
+        viability: factor on the uptake of grey and white matter, below 1 around lesions; the MR does not show it.
         grey_region: row of the regions table for grey matter.
         white_region: the same for white matter.
     """
@@ -80,6 +84,7 @@ class Tissue:
     fluid: Floats
     detail: Floats
     mask: npt.NDArray[np.bool_]
+    viability: Floats
     grey_region: npt.NDArray[np.int16]
     white_region: npt.NDArray[np.int16]
 
@@ -93,7 +98,9 @@ def anatomy(person: Person) -> Anatomy:
     to_template = np.eye(4)
     to_template[:3, :3] = np.diag(1 / size) @ rotation
     to_template[:3, 3] = np.asarray(HEAD_CENTRE) - to_template[:3, :3] @ np.clip(rng.normal(0, 4, 3), -9, 9)
-    return Anatomy(to_template, _fold_free(_random(rng) + _atrophy(person, loss, rng)), loss)
+    displacement = _fold_free(_random(rng) + _atrophy(person, loss, rng))
+    findings = Findings(loss, _ventricle_ml(displacement), LAWS[person.law].lesions(person))
+    return Anatomy(to_template, displacement, findings)
 
 
 def transform(affine: Affine, points: Floats) -> Floats:
@@ -147,18 +154,22 @@ def tissue(person_anatomy: Anatomy, points: Floats) -> Tissue:
     grey_region = _lookup(base.grey_region, at_brain)
     grey, fluid = _linear(base.grey, at_brain), _linear(base.fluid, at_brain)
     # Thinning starts near fluid: sulci open before gyri shrink.
-    thinning = person_anatomy.loss.astype(np.float32)[grey_region] * (0.4 + 2.0 * _linear(base.exposure, at_brain))
+    findings, brain_points = person_anatomy.findings, flat[:, brain]
+    thinning = findings.loss.astype(np.float32)[grey_region] * (0.4 + 2.0 * _linear(base.exposure, at_brain))
     lost = grey * np.minimum(thinning, 0.9)
+    grey, white, fluid = grey - lost, _linear(base.white, at_brain), fluid + lost
+    core = core_share(findings.lesions, brain_points)
     return Tissue(
         head=head,
         soft=_linear(base.soft, at_head),
         fat=_linear(base.fat, at_head),
         brain=brain,
-        grey=grey - lost,
-        white=_linear(base.white, at_brain),
-        fluid=fluid + lost,
-        detail=_linear(base.detail, at_brain),
+        grey=grey * (1 - core),
+        white=white * (1 - core),
+        fluid=fluid + core * (grey + white),
+        detail=_linear(base.detail, at_brain) * (1 - core),
         mask=_lookup(base.mask, at_brain),
+        viability=viability(findings.lesions, brain_points),
         grey_region=grey_region,
         white_region=_lookup(base.white_region, at_brain),
     )
@@ -186,6 +197,13 @@ def _atrophy(person: Person, loss: Doubles, rng: np.random.Generator) -> Floats:
     for half in ("Left", "Right"):
         total = total - pull[f"{half.lower()} hippocampus"] * np.float32(7.0 * lost[f"{half}-Hippocampus"])
     return np.asarray(total, np.float32)
+
+
+def _ventricle_ml(displacement: Floats) -> float:
+    """Volume of the lateral ventricles in mL, before the change of head size."""
+    base, points = template(), coarse_points() + displacement
+    share = _linear(base.ventricles, Frame(base.brain.origin, 2.0).index(points))
+    return float(share.sum() * COARSE.spacing**3 / 1000)
 
 
 def _fold_free(displacement: Floats) -> Floats:

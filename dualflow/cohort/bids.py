@@ -14,10 +14,12 @@ from threadpoolctl import threadpool_limits
 
 from dualflow import __version__
 from dualflow.cohort.anatomy import Affine, anatomy, best_affine
+from dualflow.cohort.laws import LAWS, effect_table
 from dualflow.cohort.people import Person
-from dualflow.cohort.scanner import SCANNERS, Pet, acquire_pet, acquire_t1, deformation_field
+from dualflow.cohort.pet_scanner import Pet, acquire_pet
+from dualflow.cohort.scanner import SCANNERS, acquire_t1, deformation_field
 from dualflow.cohort.template import Floats
-from dualflow.cohort.uptake import effect_table, expected_uptake, person_uptake, regions, tissue_loss
+from dualflow.cohort.uptake import regions
 from dualflow.commit import commit_json, commit_text, committing
 from dualflow.layout import TEMPLATE_SPACE, Scan, bids_path
 from dualflow.modalities import MODALITIES
@@ -41,9 +43,8 @@ def write_subject(out: Path, person: Person) -> None:
     # The order of BLAS sums, and so the last bit, depends on the number of threads.
     with threadpool_limits(1, user_api="blas"):
         body = anatomy(person)
-        uptake, expected = person_uptake(person, body.loss), expected_uptake(person, body.loss)
         t1, affine, brain_ml = acquire_t1(person, body)
-        pet = acquire_pet(person, body, uptake, expected)
+        pet = acquire_pet(person, body)
         linear = best_affine(body)
         field, lattice_affine = deformation_field(body, affine, t1.shape, linear)
 
@@ -74,7 +75,7 @@ def write_dataset(out: Path, people: Sequence[Person]) -> None:
 
     Args:
         out: root of the BIDS dataset, whose subjects are written already.
-        people: all members of the cohort.
+        people: all members of the cohort, of one law.
     """
     truth = truth_root(out)
     commit_json(out / "dataset_description.json", _description("raw", "dualflow embedded cohort"))
@@ -83,16 +84,22 @@ def write_dataset(out: Path, people: Sequence[Person]) -> None:
     _write_table(out / "participants.tsv", pd.DataFrame([_row(person) for person in people]))
 
     commit_json(truth / "dataset_description.json", _description("derivative", "dualflow embedded cohort: truth"))
-    commit_text(truth / "README.md", _TRUTH_README)
+    law = LAWS[people[0].law]
+    commit_text(truth / "README.md", _TRUTH_README + law.note)
     commit_text(truth / ".bidsignore", "*_xfm.nii.gz\nuptake.tsv\nexpected_uptake.tsv\neffects.tsv\npeople.tsv\n")
-    losses = [tissue_loss(person) for person in people]
-    for name, model in (("uptake", person_uptake), ("expected_uptake", expected_uptake)):
-        values = np.stack([model(person, loss) for person, loss in zip(people, losses, strict=True)])
-        table = pd.DataFrame(values, columns=list(regions().index)).round(5)
+    findings = [anatomy(person).findings for person in people]
+    tables = {
+        "uptake": list(map(law.uptake, people, findings)),
+        "expected_uptake": list(map(law.expected, people, findings)),
+    }
+    for name, values in tables.items():
+        table = pd.DataFrame(np.stack(values), columns=list(regions().index)).round(5)
         table.insert(0, "participant_id", [f"sub-{person.label}" for person in people])
         _write_table(truth / f"{name}.tsv", table)
-    _write_table(truth / "effects.tsv", effect_table().round(5).reset_index())
-    _write_table(truth / "people.tsv", pd.DataFrame([_true_row(person) for person in people]))
+    _write_table(truth / "effects.tsv", effect_table(law).round(5).reset_index())
+    traits = map(law.traits, people, findings)
+    rows = [{**_true_row(person), **more} for person, more in zip(people, traits, strict=True)]
+    _write_table(truth / "people.tsv", pd.DataFrame(rows))
 
 
 def _row(person: Person) -> dict[str, Any]:

@@ -29,6 +29,7 @@ class Person:
         seed: seed of the cohort.
         index: place in the cohort, counted from 0.
         unreported: columns that participants.tsv leaves `n/a`.
+        law: name of the law of uptake, a key of `laws.LAWS`.
     """
 
     label: str
@@ -41,15 +42,16 @@ class Person:
     seed: int
     index: int
     unreported: frozenset[str] = field(default_factory=frozenset)
+    law: str = "regional"
 
     def generator(self, purpose: str) -> np.random.Generator:
         """Random generator of this person for `purpose`, independent of other purposes and persons."""
         return _generator(self.seed, self.index, _PURPOSES[purpose])
 
 
-def participants(subjects: int, seed: int) -> list[Person]:
-    """Draw `subjects` people; person i of a seed does not depend on `subjects`."""
-    return [_person(index, seed) for index in range(subjects)]
+def participants(subjects: int, seed: int, law: str = "regional") -> list[Person]:
+    """Draw `subjects` people; person i of a seed has the same traits for every `subjects` and `law`."""
+    return [_person(index, seed, law) for index in range(subjects)]
 
 
 def expected_metabolism(diagnosis: Diagnosis, atrophy: float) -> float:
@@ -58,7 +60,7 @@ def expected_metabolism(diagnosis: Diagnosis, atrophy: float) -> float:
     return max(0.0, severity + _COUPLING * (atrophy - severity))
 
 
-def _person(index: int, seed: int) -> Person:
+def _person(index: int, seed: int, law: str) -> Person:
     # Each block of six holds every diagnosis at both sites once, so that small cohorts are balanced too.
     block, place = divmod(index, len(_CELLS))
     order = _generator(seed, block, _PURPOSES["block"]).permutation(len(_CELLS))
@@ -66,22 +68,26 @@ def _person(index: int, seed: int) -> Person:
     rng = _generator(seed, index, _PURPOSES["person"])
     age = float(np.round(np.clip(rng.normal(_MEAN_AGE[diagnosis], 8.5), 50, 89), 1))
     atrophy = float(np.clip(SEVERITY[diagnosis] + rng.normal(0, 0.2), 0, 1.6))
-    metabolism = max(0.0, expected_metabolism(diagnosis, atrophy) + float(rng.normal(0, 0.12)))
+    metabolism = max(0.0, expected_metabolism(diagnosis, atrophy) + float(rng.normal(0, METABOLISM_SD)))
     sex: Sex = "M" if rng.random() < 0.5 else "F"
     unreported = frozenset(column for column, share in UNREPORTED.items() if rng.random() < share)
-    return Person(
-        f"C{index + 1:04d}", age, sex, diagnosis, site, atrophy, metabolism, seed, index, unreported=unreported
-    )
+    label = f"C{index + 1:04d}"
+    return Person(label, age, sex, diagnosis, site, atrophy, metabolism, seed, index, unreported, law)
 
 
 def _generator(*keys: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(keys))
 
 
+METABOLISM_SD = 0.12
+"""Standard deviation of `Person.metabolism` around its expectation."""
 SEVERITY: Mapping[Diagnosis, float] = {"CN": 0.05, "MCI": 0.5, "AD": 1.0}
 UNREPORTED: Mapping[str, float] = {"age": 0.04, "sex": 0.02, "diagnosis": 0.06}
 _MEAN_AGE: Mapping[Diagnosis, float] = {"CN": 69.0, "MCI": 71.0, "AD": 73.0}
 _COUPLING = 0.5
 _SITES: tuple[Site, ...] = ("A", "B")
 _CELLS: tuple[tuple[Diagnosis, Site], ...] = tuple(product(SEVERITY, _SITES))
-_PURPOSES = {"block": 0, "person": 1, "anatomy": 2, "loss": 3, "uptake": 4, "tilt": 5, "mr": 6, "pet": 7}
+_PURPOSES = {
+    "block": 0, "person": 1, "anatomy": 2, "loss": 3, "uptake": 4, "tilt": 5, "mr": 6, "pet": 7, "lesions": 8,
+    "contrast": 9,
+}  # fmt: skip

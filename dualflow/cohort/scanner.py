@@ -1,20 +1,19 @@
-"""The two simulated sites: MR and PET scanners that turn anatomy and uptake into volumes on their grids."""
+"""The two simulated sites and their MR scanners, which turn anatomy into volumes on their grids."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from dualflow.cohort.anatomy import Affine, Anatomy, Tissue, lattice, points_on_grid, tissue, transform
+from dualflow.cohort.laws import LAWS
 from dualflow.cohort.people import Person, Site
 from dualflow.cohort.template import Floats
-from dualflow.cohort.uptake import Doubles
 
 Shape = tuple[int, int, int]
 
@@ -52,31 +51,6 @@ class Scanner:
     pet_noise: float
 
 
-@dataclass(frozen=True)
-class Pet:
-    """PET volumes of one person in Bq/mL on one grid.
-
-    Attributes:
-        affine: 4x4 of the grid.
-        measured: with noise.
-        noisefree: the same without noise.
-        expected: true anatomy, expected uptake, the scanner's usual blur.
-        to_t1: 4x4, points map from the PET world to the T1 world.
-        dose: injected activity in MBq.
-        weight: body weight in kg.
-        blur: the person's own blur at the middle, mm FWHM.
-    """
-
-    affine: Affine
-    measured: Floats
-    noisefree: Floats
-    expected: Floats
-    to_t1: Affine
-    dose: float
-    weight: float
-    blur: float
-
-
 def t1_grid(person: Person) -> tuple[Affine, Shape]:
     """The T1 grid: the site's orientation, tilted by a few degrees, centred on the scanner's isocentre."""
     scanner, rng = SCANNERS[person.site], person.generator("tilt")
@@ -89,7 +63,7 @@ def t1_grid(person: Person) -> tuple[Affine, Shape]:
 
 def acquire_t1(person: Person, body: Anatomy) -> tuple[Floats, Affine, float]:
     """Simulate the T1w scan: signal [i, j, k] in arbitrary units, its affine, and the true brain volume in mL."""
-    scanner, rng = SCANNERS[person.site], person.generator("mr")
+    scanner, rng = _with_contrast(SCANNERS[person.site], person), person.generator("mr")
     affine, size = t1_grid(person)
     parts = tissue(body, points_on_grid(body.template_points, affine, size))
     signal = _t1_signal(parts, scanner, int(np.prod(size)), rng).reshape(size)
@@ -102,37 +76,14 @@ def acquire_t1(person: Person, body: Anatomy) -> tuple[Floats, Affine, float]:
     return gain * np.hypot(signal, quadrature), affine, volume
 
 
-def acquire_pet(person: Person, body: Anatomy, uptake: Doubles, expected: Doubles) -> Pet:
-    """Simulate a person's FDG scan and its two ground truths, from the uptake of pure tissue by region [R]."""
-    scanner, rng = SCANNERS[person.site], person.generator("pet")
-    to_t1 = np.eye(4)
-    to_t1[:3, :3] = Rotation.from_euler("xyz", np.clip(rng.normal(0, 3.5, 3), -9, 9), degrees=True).as_matrix()
-    # The head is placed so that the brain, not the chin, fills the scanner's shorter axis.
-    to_t1[:3, 3] = np.clip(rng.normal(0, 5, 3), -12, 12) + np.array([0.0, 0.0, 12.0])
-    dose, weight = rng.normal(185, 20), np.clip(rng.normal(80 if person.sex == "M" else 67, 11), 42, 130)
-    # An uptake of 1 is a standardised uptake value of about 8 g/mL.
-    scale = np.float32(8.0 * np.exp(rng.normal(0, 0.13)) * dose * 1e6 / (weight * 1e3))
-    blur = scanner.blur + float(np.clip(rng.normal(0, 0.35), -0.9, 0.9))
-    extracerebral = 0.16 * np.exp(rng.normal(0, 0.2))
-
-    fine = _centred(PET_FINE, (2.0, 2.0, 2.0))
-    parts = tissue(body, points_on_grid(lambda p: body.template_points(transform(to_t1, p)), fine, PET_FINE))
-    activity = [_activity(parts, regional, level) for regional, level in ((uptake, extracerebral), (expected, 0.16))]
-    noisefree = _resolve(activity[0], blur, scanner.blur_edge + blur - scanner.blur)
-    expected_image = _resolve(activity[1], scanner.blur, scanner.blur_edge)
-    counts = scanner.pet_noise * np.sqrt(185 / dose)
-    grain = ndimage.gaussian_filter(rng.standard_normal(PET_SHAPE, dtype=np.float32), 0.7)
-    measured = noisefree + np.float32(counts / grain.std()) * grain * np.sqrt(noisefree + 0.01)
-    return Pet(
-        affine=_centred(PET_SHAPE, PET_VOXEL),
-        measured=scale * np.maximum(measured, 0),
-        noisefree=scale * noisefree,
-        expected=scale * expected_image,
-        to_t1=to_t1,
-        dose=float(np.round(dose, 1)),
-        weight=float(np.round(weight, 1)),
-        blur=blur,
-    )
+def _with_contrast(scanner: Scanner, person: Person) -> Scanner:
+    """The scanner with the person's contrast, by which the law lets equal tissue differ between people."""
+    law, rng = LAWS[person.law], person.generator("contrast")
+    grey, fluid, *outside = scanner.signal
+    grey *= np.exp(law.signal_sd * np.clip(rng.normal(), -2, 2))
+    fluid *= np.exp(3 * law.signal_sd * np.clip(rng.normal(), -2, 2))
+    gamma = scanner.gamma * np.exp(law.gamma_sd * np.clip(rng.normal(), -2, 2))
+    return replace(scanner, signal=(grey, fluid, *outside), gamma=gamma)
 
 
 def _t1_signal(parts: Tissue, scanner: Scanner, size: int, rng: np.random.Generator) -> Floats:
@@ -157,48 +108,6 @@ def _receive_field(rng: np.random.Generator, affine: Affine, size: Shape, streng
     return gain
 
 
-def _activity(parts: Tissue, uptake: Doubles, extracerebral: float) -> Floats:
-    """Uptake density [*PET_FINE], in units of pure grey matter, before the scanner."""
-    values = uptake.astype(np.float32)
-    density = np.zeros(int(np.prod(PET_FINE)), np.float32)
-    density[parts.head] = np.float32(extracerebral) * (parts.soft + 0.5 * parts.fat)
-    density[parts.brain] += (
-        values[parts.grey_region] * parts.grey + values[parts.white_region] * parts.white + 0.03 * parts.fluid
-    )
-    return density.reshape(PET_FINE)
-
-
-def _resolve(activity: Floats, middle: float, edge: float) -> Floats:
-    """Blur and sample in one step: a Gaussian whose width grows with the distance from the axis [*PET_SHAPE]."""
-    x, y = (voxel * (np.arange(n) - (n - 1) / 2) for n, voxel in zip(PET_SHAPE[:2], PET_VOXEL[:2], strict=True))
-    radius = np.hypot(x[:, None], y[None, :])[:, :, None]
-    share = np.minimum((radius / 100) ** 2, 1).astype(np.float32)
-    blended = (1 - share) * _blurred(activity, middle) + share * _blurred(activity, edge)
-    return np.asarray(blended, np.float32)
-
-
-def _blurred(activity: Floats, fwhm: float) -> Floats:
-    for axis in range(3):
-        matrix = _blur_matrix(PET_FINE[axis], PET_SHAPE[axis], PET_VOXEL[axis], fwhm)
-        activity = np.moveaxis(np.tensordot(matrix, activity, axes=(1, axis)), 0, axis)
-    return activity
-
-
-def _blur_matrix(fine: int, coarse: int, voxel: float, fwhm: float) -> Floats:
-    """Matrix [coarse, fine] that samples a 2 mm line, blurred, at the centres of the PET voxels."""
-    sigma = fwhm / np.sqrt(8 * np.log(2))
-    coarse_mm = voxel * (np.arange(coarse) - (coarse - 1) / 2)
-    fine_mm = 2.0 * (np.arange(fine) - (fine - 1) / 2)
-    weight = np.exp(-0.5 * ((coarse_mm[:, None] - fine_mm[None, :]) / sigma) ** 2)
-    return np.asarray(weight * 2.0 / (sigma * np.sqrt(2 * np.pi)), np.float32)
-
-
-def _centred(shape: Shape, voxel: tuple[float, float, float]) -> Affine:
-    affine = np.diag([*voxel, 1.0])
-    affine[:3, 3] = -np.asarray(voxel) * (np.asarray(shape) - 1) / 2
-    return affine
-
-
 def deformation_field(body: Anatomy, affine: Affine, size: Shape, linear: Affine) -> tuple[Floats, Affine]:
     """Displacement [3, ...] in mm left over by the best affine, on every third T1 voxel, and that lattice's affine."""
     world, coarse = lattice(affine, size)
@@ -213,9 +122,6 @@ _DIRECTIONS: Mapping[str, npt.NDArray[Any]] = {
     "S": np.array([0, 0, 1.0]),
     "I": np.array([0, 0, -1.0]),
 }
-PET_VOXEL = (2.4, 2.4, 3.0)
-PET_SHAPE: Shape = (104, 116, 68)
-PET_FINE: Shape = (124, 138, 104)
 SCANNERS: Mapping[Site, Scanner] = {
     "A": Scanner(
         model="Simulated-A",

@@ -54,6 +54,7 @@ class Template:
         soft: muscle and skin fraction outside the brain.
         fat: fat and marrow fraction outside the brain.
         zone: AIR, HEAD or BRAIN, which selects the maps that apply.
+        ventricles: share of the lateral ventricles on a 2 mm grid with the brain's origin.
         pull: displacement fields [3, ...] on the coarse grid, of unit maximum, which point into a structure.
     """
 
@@ -70,6 +71,7 @@ class Template:
     soft: Floats
     fat: Floats
     zone: npt.NDArray[np.uint8]
+    ventricles: Floats
     pull: dict[str, Floats]
 
 
@@ -112,6 +114,7 @@ def template() -> Template:
         soft=soft,
         fat=fat,
         zone=zone,
+        ventricles=ndimage.gaussian_filter(np.isin(labels, (4, 43))[::2, ::2, ::2].astype(np.float32), 1.0),
         pull={name: _pull(labels, brain, structure, width) for name, (structure, width) in _PULLED.items()},
     )
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from dualflow.cohort.people import SEVERITY, Diagnosis, Person, Sex, expected_metabolism
+from dualflow.cohort.people import METABOLISM_SD, Person, Sex, expected_metabolism
 from dualflow.imaging.atlas import desikan_killiany, merged_name, side
 
 Doubles = npt.NDArray[np.float64]
@@ -64,8 +64,20 @@ def expected_uptake(person: Person, loss: Doubles) -> Doubles:
 
 def person_uptake(person: Person, loss: Doubles) -> Doubles:
     """Uptake of pure tissue [R] of a person: the expected uptake with random deviations of lobes and regions."""
+    deviation = _deviation(person.generator("uptake"))
+    return _uptake(person.age, person.sex, person.metabolism, loss) * np.exp(deviation)
+
+
+def drawn_uptake(person: Person, loss: Doubles, rng: np.random.Generator) -> Doubles:
+    """Draw uptake of pure tissue [R] given what MR and side information show: severity and deviations are random."""
+    expected = expected_metabolism(person.diagnosis, person.atrophy)
+    metabolism = max(0.0, expected + float(rng.normal(0, METABOLISM_SD)))
+    return _uptake(person.age, person.sex, metabolism, loss) * np.exp(_deviation(rng))
+
+
+def _deviation(rng: np.random.Generator) -> Doubles:
+    """Random deviation of log uptake [R]."""
     table = regions()
-    rng = person.generator("uptake")
     half = table["lobe"] + table["side"]
     deviation = (
         _spread(table["lobe"], rng, LOBE_SD)
@@ -74,29 +86,7 @@ def person_uptake(person: Person, loss: Doubles) -> Doubles:
         + rng.normal(0, REGION_SD, len(table))
     )
     white = np.asarray(table["lobe"] == "white")
-    deviation = np.where(white, _spread(half, rng, 0.015) + rng.normal(0, WHITE_SD), deviation)
-    return _uptake(person.age, person.sex, person.metabolism, loss) * np.exp(deviation)
-
-
-def effect_table() -> pd.DataFrame:
-    """Change of mean log uptake by region: from 60 to 80 years, MCI and AD against CN, being male."""
-
-    def mean(age: float, diagnosis: Diagnosis, sex: Sex = "F") -> Doubles:
-        table = regions()
-        severity = SEVERITY[diagnosis]
-        loss = table["thinning_age"] * ((age - 50) / 40) ** 1.3 + table["thinning_disease"] * severity
-        return np.log(_uptake(age, sex, severity, np.asarray(loss, dtype=np.float64)))
-
-    return pd.DataFrame(
-        {
-            "base_uptake": regions()["base"],
-            "age_60_to_80": mean(80, "CN") - mean(60, "CN"),
-            "mci_at_72": mean(72, "MCI") - mean(72, "CN"),
-            "ad_at_72": mean(72, "AD") - mean(72, "CN"),
-            "ad_at_60": mean(60, "AD") - mean(60, "CN"),
-            "male": mean(72, "CN", "M") - mean(72, "CN", "F"),
-        }
-    )
+    return np.where(white, _spread(half, rng, 0.015) + rng.normal(0, WHITE_SD), deviation)
 
 
 def _uptake(age: float, sex: Sex, metabolism: float, loss: Doubles) -> Doubles:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
+from dualflow import cohort
 from dualflow.commit import commit_text
 from dualflow.config import Config, dump_sections
 from dualflow.data.preprocessed_scan import PreprocessedScan
@@ -17,37 +20,41 @@ from dualflow.data.side_encoder import SideEncoder
 from dualflow.data.study_pairs import load_split, usable_pairs
 from dualflow.evaluation.metrics import score
 from dualflow.evaluation.regions import region_map
-from dualflow.imaging.geometry import apply_map
+from dualflow.evaluation.study_metrics import TRUE_LAW
+from dualflow.imaging.geometry import FWHM, Volume, apply_map, spacing_of
 from dualflow.imaging.intensity import normalise
 from dualflow.imaging.model_grid import model_grid
 from dualflow.imaging.record import resample_to_grid
+from dualflow.imaging.reference import reference_region
 from dualflow.imaging.volume import read_volume
+from dualflow.inference.convert import scan_seed
 from dualflow.inference.predict import Prediction
 from dualflow.layout import Scan, sidecar_path, truth_path
 from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
 from dualflow.progress import track
 
-CEILINGS = {"attainable": "expected", "oracle": "noisefree"}
+VOLUMES = {"attainable": "expected", "oracle": "noisefree"}
 """Row of the table -> `desc` of the true volume that is scored as its prediction."""
+CEILINGS = (*VOLUMES, TRUE_LAW)
 STRIDE = 50
 """Registration error is measured at every STRIDE-th voxel of the brain."""
 
 
 def evaluate_ceilings(config: Config) -> None:
-    """Score expected and noise-free targets as predictions, and measure registration.
+    """Score expected and noise-free targets and draws of the true law as predictions, and measure registration.
 
     The tables are empty if the study has no truth.
     """
     layout, row = config.layout, modality(config.study.target)
     pairs = usable_pairs(config)
     test = load_split(config, pairs, "test", SideEncoder.fit(pairs, ()))
-    regions = region_map(config.preprocess)
+    regions, people = region_map(config.preprocess), _people(config)
     scores, errors = [], []
     for item in track(test.items, "evaluate ceilings"):
         scan, mask, target = Scan.parse(item["scan"]), item["mask"][0].numpy(), item["target"][0].numpy()
-        for name, estimate in _ceilings(config, scan, mask):
-            values = score(Prediction(estimate, np.zeros_like(estimate)), target, mask, regions, row)
+        for name, prediction in _ceilings(config, scan, mask, people.get(scan.subject)):
+            values = score(prediction, target, mask, regions, row)
             scores.append({"model": name, "seed": 0, "scan": scan.key, **values})
     for key in pairs.loc[pairs["target"] != "", "scan"]:
         errors += [{"scan": key, **distances} for distances in _registration_error(config, Scan.parse(key))]
@@ -59,25 +66,60 @@ def evaluate_ceilings(config: Config) -> None:
         step="evaluate",
         outputs=files,
         inputs={},
-        config=dump_sections(config.evaluate),
+        config=dump_sections(config.evaluate, config.cohort),
     )
 
 
 def _table(rows: list[dict[str, Any]], columns: list[str]) -> str:
-    text: str = pd.DataFrame(rows, columns=list(rows[0]) if rows else columns).to_csv(sep="\t", index=False)
+    # Rows without samples lack the columns of calibration.
+    text: str = pd.DataFrame(rows, columns=None if rows else columns).to_csv(sep="\t", index=False)
     return text
 
 
-def _ceilings(config: Config, scan: Scan, mask: NDArray[np.bool_]) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """The true volumes on the model grid, normalised like targets."""
+def _people(config: Config) -> dict[str, cohort.Person]:
+    """The embedded cohort's people by label; none for a study with a dataset."""
+    if not config.embedded:
+        return {}
+    people = cohort.participants(config.cohort.subjects, config.cohort.seed, config.cohort.law)
+    return {person.label: person for person in people}
+
+
+def _ceilings(
+    config: Config, scan: Scan, mask: NDArray[np.bool_], person: cohort.Person | None
+) -> Iterator[tuple[str, Prediction]]:
+    """The true volumes and draws of the true law on the model grid, normalised like targets."""
+    row = modality(config.study.target)
+    paths = {name: truth_path(config.bids, scan, row, desc) for name, desc in VOLUMES.items()}
+    if not all(path.is_file() for path in paths.values()):
+        return
+    to_target = _preprocessing(config, scan, mask)
+    means = {name: to_target(read_volume(path)) for name, path in paths.items()}
+    for name, mean in means.items():
+        yield name, Prediction(mean, np.zeros_like(mean))
+    if person is not None:
+        rng = np.random.default_rng(scan_seed(config.evaluate.seed, scan))
+        images = cohort.draw_pet(person, cohort.anatomy(person), config.evaluate.samples, rng)
+        samples = np.stack([to_target(Volume(image, cohort.PET_AFFINE)) for image in images])
+        yield TRUE_LAW, Prediction(means["attainable"], samples.std(axis=0, ddof=1), samples)
+
+
+def _preprocessing(config: Config, scan: Scan, mask: NDArray[np.bool_]) -> Callable[[Volume], NDArray[np.float32]]:
+    """The function that takes a volume in the world of the scan's target to the model grid, as preprocessing does."""
+    record = PreprocessedScan.from_manifest(config.layout, scan).record()
     row, grid = modality(config.study.target), model_grid(config.preprocess)
-    for name, desc in CEILINGS.items():
-        path = truth_path(config.bids, scan, row, desc)
-        if path.is_file():
-            record = PreprocessedScan.from_manifest(config.layout, scan).record()
-            raw = resample_to_grid(read_volume(path), record, grid, world="target")
-            values, _ = normalise(raw, mask, row.normaliser, str(path))
-            yield name, values
+    added_mm = record["target"].get("pet", {}).get("resolution", {}).get("added_fwhm_mm", 0)
+
+    def to_target(volume: Volume) -> NDArray[np.float32]:
+        smooth = gaussian_filter(volume.array, added_mm / FWHM / spacing_of(volume.affine), mode="nearest")
+        raw = resample_to_grid(Volume(smooth, volume.affine), record, grid, world="target", background=np.nan)
+        in_view = np.isfinite(raw)
+        region = mask & in_view
+        if row.normaliser == "suvr":
+            region = reference_region(config.preprocess.reference_region, grid, mask, in_view, Path(scan.key)).mask
+        values, _ = normalise(np.where(in_view, raw, np.float32(0)), mask, row.normaliser, scan.key, region)
+        return values
+
+    return to_target
 
 
 def _registration_error(config: Config, scan: Scan) -> Iterator[dict[str, float]]:

@@ -13,24 +13,26 @@ from dualflow.progress import track
 
 def make_cohort(config: Config, shard: int) -> None:
     """Simulate one shard of the cohort's subjects; finished subjects are skipped."""
-    layout, seed = config.layout, config.cohort.seed
-    subjects = list(cohort.participants(config.cohort.subjects, seed))[shard :: config.preprocess.shards]
+    layout, seed, law = config.layout, config.cohort.seed, config.cohort.law
+    identity = {"seed": seed, "law": law}
+    subjects = cohort.participants(config.cohort.subjects, seed, law)[shard :: config.preprocess.shards]
     manifests = {}
     for subject in track(subjects, f"cohort, shard {shard}"):
         manifest = layout.manifest(f"cohort/sub-{subject.label}")
-        if read_manifest(manifest, inputs={}, config={"seed": seed}) is None:
+        if read_manifest(manifest, inputs={}, config=identity) is None:
             cohort.write_subject(layout.bids, subject)
             files = {str(file.relative_to(layout.bids)): file for file in cohort.subject_files(layout.bids, subject)}
-            write_manifest(manifest, step="cohort", outputs=files, inputs={}, config={"seed": seed})
+            write_manifest(manifest, step="cohort", outputs=files, inputs={}, config=identity)
         manifests[subject.label] = manifest
     write_manifest(
-        layout.manifest(f"cohort/shard-{shard}"), step="cohort", outputs=manifests, inputs={}, config={"seed": seed}
+        layout.manifest(f"cohort/shard-{shard}"), step="cohort", outputs=manifests, inputs={}, config=identity
     )
 
 
 def finish_cohort(config: Config) -> None:
     """Write the files that describe the whole cohort: participants, dataset description, truth tables."""
-    layout, subjects = config.layout, cohort.participants(config.cohort.subjects, config.cohort.seed)
+    layout = config.layout
+    subjects = cohort.participants(config.cohort.subjects, config.cohort.seed, config.cohort.law)
     _remove_surplus(layout, {subject.label for subject in subjects})
     cohort.write_dataset(layout.bids, subjects)
     write_manifest(

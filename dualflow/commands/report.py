@@ -39,7 +39,7 @@ def report(config: Config) -> None:
 
     matplotlib.use("Agg")
     layout, main = config.layout, config.model.preset
-    results = gather_results(config, tuple(CEILINGS))
+    results = gather_results(config, CEILINGS)
     pairs = usable_pairs(config)
     predictor = load_predictor(layout.model(main, config.train.seeds[0]))
     test = load_split(config, pairs, "test", predictor.card.side)

@@ -84,6 +84,9 @@ class CohortConfig(Section):
     """Number of subjects."""
     seed: int = Field(default=0, ge=0)
     """Seed of the simulation; equal seeds give equal bytes."""
+    law: Literal["regional", "hard"] = "regional"
+    """Law of uptake given MR and side information: `regional`, or `hard` with lesions, nonlinear and remote effects, a
+    spread that differs between people, and two hidden subtypes of patients."""
 
 
 class SplitConfig(Section):

@@ -82,7 +82,7 @@ class TrainConfig(Section):
     """Largest round-trip error (encode, then decode) of a validation scan, in the target's unit and float32, beyond
     which training stops with an error."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Device of the training; `auto` takes a GPU if there is one."""
+    """Device of the training, and of conversion and evaluation after it; `auto` takes a GPU if there is one."""
     threads: int = Field(default=1, ge=1)
     """CPU threads of each training process, for flows and baselines alike."""
     processes: int = Field(default=1, ge=1)
@@ -98,20 +98,30 @@ class TrainConfig(Section):
         return self
 
 
+BaselineName = Literal[
+    "mean_image",
+    "voxelwise_linear",
+    "local_linear",
+    "local_linear_spread",
+    "local_linear_person_scale",
+    "local_linear_mixture",
+    "stacked",
+    "stacked_mixture",
+    "unet",
+    "unet_heteroscedastic",
+]
+"""The rows of BASELINES."""
+
+
 class BaselineConfig(Section):
     """Models that the flows are compared with."""
 
-    models: tuple[Literal["mean_image", "voxelwise_linear", "local_linear", "unet"], ...] = (
-        "mean_image",
-        "voxelwise_linear",
-        "local_linear",
-        "unet",
-    )
+    models: tuple[BaselineName, ...] = ("mean_image", "local_linear", "local_linear_mixture", "unet")
     """Baselines to train."""
     unet_steps: int = Field(default=600, ge=1)
-    """Optimiser steps of the U-Net; by default, its training takes as long as the flow's."""
-    unet_learning_rate: float = Field(default=4e-3, gt=0)
-    """Peak learning rate of the U-Net."""
+    """Optimiser steps of the U-Nets; by default, a training takes as long as the flow's."""
+    unet_learning_rate: float = Field(default=1e-3, gt=0)
+    """Peak learning rate of the U-Nets."""
 
 
 class ConvertConfig(Section):

@@ -15,7 +15,7 @@ from dualflow.flows.diagnostics import explained_variance, round_trip_error
 from dualflow.flows.model import DualFlow
 from dualflow.flows.multiscale import Encoding, level_channels
 from dualflow.flows.objective import Objective, masked_l1
-from dualflow.flows.rng import EVALUATION_SEED, standard_noise
+from dualflow.flows.rng import EVALUATION_SEED
 from dualflow.flows.side_information import (
     SideDiscriminator,
     discriminator_accuracy,
@@ -112,16 +112,10 @@ class FlowObjective(Objective):
     ) -> ForwardPass:
         flow, spec = self.flow, self.flow.spec
         side = flow.check.side(side, source)
-        if mean is None and spec.mean != "none":
-            mean = flow.mean(source, side)  # of the source before noise
-        if self.training:
-            target = prepare_target(target, mask, spec, training=True)
-            if spec.source == "glow":
-                source = source + spec.source_noise * standard_noise(tuple(source.shape), source)
-        else:
-            target = prepare_target(target, mask, spec, torch.Generator().manual_seed(EVALUATION_SEED))
+        generator = None if self.training else torch.Generator().manual_seed(EVALUATION_SEED)
+        target = prepare_target(target, mask, spec, generator, training=self.training)
         frozen = self.training and self.progress < spec.source_frozen
-        condition = flow.condition(source, side, mean, train_source=not frozen)
+        condition = flow.condition(source, side, mean, train_source=not frozen, noise=self.training)
         return ForwardPass(target, side, mask, condition, *flow.density(target, condition))
 
     @torch.no_grad()
@@ -203,7 +197,7 @@ TERMS: dict[str, Term] = {
     "nll": Term(nll, lambda objective: objective.flow.spec.nll_weight),
     "source_nll": Term(
         source_nll,
-        lambda objective: objective.flow.spec.source_nll_weight * (objective.flow.spec.source == "glow"),
+        lambda objective: objective.flow.spec.source_nll_weight * objective.flow.spec.has_source_density,
     ),
     "discriminator": Term(
         discriminator,

@@ -123,26 +123,30 @@ PRESETS: dict[str, Preset] = {
         attention="itrans",
         prior="split",
     ),
-    # A closed-form mean estimates the conditional expectation, and a small Haar flow models the residual. Couplings and
-    # prior scales depend on features of source, mean image and side information. The prior's mean is zero, because the
-    # mean model replaces it. The coarsest level's low-rank covariance models errors of whole regions.
+    # A pair of flows under a closed-form mean and a map of its residuals' spread. The link carries the spread: the
+    # prior's scales at every level, and the person's spread in the coarsest base. Its means are zero, because what the
+    # mean model leaves cannot be predicted from these numbers of people.
     "dualflow": _row(
         "the default",
-        "a closed-form mean and a flow of the residual, with conditional couplings and prior scales, and a low-rank "
-        "covariance at the coarsest level",
+        "a flow of the source and a flow of the residual of a closed-form mean, linked by the prior of each level; "
+        "whole regions have a law of their own at the coarsest level",
         steps=(2, 2, 4),
         hidden=(16, 24, 32),
         squeeze="haar",
         log_scale_bound=0.5,
-        source="encoder",
+        source="glow_pyramid",
         context="level",
         prior="relation",
         prior_mean=False,
-        mean="local_linear",
+        side_in_context=False,
+        source_nll_weight=0.001,
+        discriminator_weight=0.01,
+        mean="stacked",
         residual_scale=0.05,
+        spread="voxel",
         background_noise=0.05,
         context_channels=8,
-        low_rank=24,
+        low_rank=192,
         prediction="mean",
     ),
 }

@@ -160,7 +160,7 @@ def _subject_figures(config: Config, predictor: Predictor, test: PairDataset) ->
         prediction = predictor.predict(
             item["source"], item["side"], item["mask"],
             samples=config.convert.samples, temperature=config.convert.temperature,
-            seed=scan_seed(config.convert.seed, Scan.parse(item["scan"])),
+            seed=scan_seed(config.convert.seed, Scan.parse(item["scan"])), keep=1,
         )  # fmt: skip
         figure = subject_figure(
             item["source"][0].numpy(), prediction.mean, prediction.std, item["mask"][0].numpy(), row,

@@ -68,8 +68,9 @@ def method_text(config: Config) -> list[str]:
         f"NLL and bits refer to the density of the voxels inside the mask, per voxel of the mask. They are upper "
         f"bounds, obtained by drawing the background from its training distribution {config.evaluate.background_draws} "
         f"times. All sources of a scan share the same draws.",
-        "The models 'attainable' and 'oracle' are upper bounds known only for a simulated cohort: the true anatomy "
-        "with the expected uptake of the subject, and the subject's own noise-free image.",
+        "The models 'attainable', 'oracle' and 'true_law' are upper bounds known only for a simulated cohort: the true "
+        "anatomy with the expected uptake of the subject, the subject's own noise-free image, and samples of the "
+        "distribution that the cohort was drawn from.",
     ]
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from threadpoolctl import threadpool_limits
 
-from dualflow.cohort import participants, write_subject
+from dualflow.cohort import LAWS, participants, subject_files, write_dataset, write_subject
 from dualflow.cohort.anatomy import anatomy, points_on_grid, tissue, transform
 from dualflow.cohort.bids import truth_root
 from dualflow.layout import Scan, bids_path
@@ -22,6 +22,7 @@ from dualflow.modalities import MODALITIES
 # Tests share the fixture of the cohort, so they run in one worker.
 pytestmark = pytest.mark.xdist_group("cohort")
 
+SEED = 3
 T1W, FDG = MODALITIES["T1w"], MODALITIES["FDG"]
 
 
@@ -143,6 +144,28 @@ def test_participants_table_omits_unreported_values(cohort):
         for subject, value, true in zip(subjects, reported[column], truth[column], strict=True):
             assert value == ("n/a" if column in subject.unreported else true)
     assert not truth.isna().any().any()
+
+
+def test_the_hard_law_writes_its_truth(tmp_path):
+    """A subject of the hard law has identical files twice; the tables of truth have its traits and exact means."""
+    people = participants(3, SEED, "hard")
+    for copy in ("first", "second"):
+        write_subject(tmp_path / copy, people[0])
+    first, second = (
+        {file.relative_to(tmp_path / copy): file.read_bytes() for file in subject_files(tmp_path / copy, people[0])}
+        for copy in ("first", "second")
+    )
+    assert first == second
+    write_dataset(tmp_path, people)
+    truth = truth_root(tmp_path)
+    table = pd.read_csv(truth / "people.tsv", sep="\t", keep_default_na=False)
+    assert {"subtype", "lesion_ml_left", "lesion_ml_right", "ventricles_ml", "spread"} <= set(table)
+    assert list(table["subtype"] == "none") == list(table["diagnosis"] == "CN")
+    means = pd.read_csv(truth / "expected_uptake.tsv", sep="\t", index_col="participant_id")
+    for person in people:
+        expected = LAWS["hard"].expected(person, anatomy(person).findings)
+        np.testing.assert_allclose(means.loc[f"sub-{person.label}"], expected, atol=1e-5)
+    assert "hard law" in (truth / "README.md").read_text()
 
 
 @pytest.mark.slow

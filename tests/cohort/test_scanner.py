@@ -1,34 +1,10 @@
-"""Grids and resolution of the simulated scanners."""
+"""Grids and contrast of the simulated MR scanners."""
 
 import nibabel as nib
 import numpy as np
-import pytest
 
 from dualflow.cohort import participants
-from dualflow.cohort.scanner import PET_FINE, PET_SHAPE, PET_VOXEL, SCANNERS, _resolve, t1_grid
-
-
-def test_blur_preserves_activity_and_has_the_given_fwhm():
-    """A point source keeps its total activity and has the given FWHM."""
-    activity = np.zeros(PET_FINE, np.float32)
-    activity[PET_FINE[0] // 2, PET_FINE[1] // 2, PET_FINE[2] // 2] = 1
-    image = _resolve(activity, 6.0, 6.0)
-    volume = float(np.prod(PET_VOXEL))
-    assert image.sum() * volume == pytest.approx(8.0, rel=0.02)
-    profile = image.sum(axis=(1, 2)) / image.sum()
-    x = PET_VOXEL[0] * np.arange(PET_SHAPE[0])
-    sd = np.sqrt((profile * x**2).sum() - (profile * x).sum() ** 2)
-    assert sd * np.sqrt(8 * np.log(2)) == pytest.approx(6.0, rel=0.03)
-
-
-def test_blur_grows_towards_the_edge():
-    """A point source far from the axis has a lower peak than one on the axis."""
-    peaks = []
-    for offset in (0, 45):
-        activity = np.zeros(PET_FINE, np.float32)
-        activity[PET_FINE[0] // 2 + offset, PET_FINE[1] // 2, PET_FINE[2] // 2] = 1
-        peaks.append(_resolve(activity, 5.0, 8.0).max())
-    assert peaks[1] < 0.6 * peaks[0]
+from dualflow.cohort.scanner import SCANNERS, _with_contrast, t1_grid
 
 
 def test_t1_grids_are_oblique_and_differ_between_sites():
@@ -41,3 +17,12 @@ def test_t1_grids_are_oblique_and_differ_between_sites():
         np.testing.assert_allclose(nib.affines.voxel_sizes(affine), SCANNERS[site].voxel)
         assert 0.2 < np.degrees(nib.affines.obliquity(affine)).max() < 16
         np.testing.assert_allclose(affine @ [*((np.array(shape) - 1) / 2), 1], [0, 0, 0, 1], atol=1e-9)
+
+
+def test_contrast_differs_between_people_of_the_hard_law():
+    """Grey matter's signal varies by about 5 %, the exponent by 10 %; the regional law has the scanner's own."""
+    people = [person for person in participants(120, 0, "hard") if person.site == "A"]
+    scanners = [_with_contrast(SCANNERS["A"], person) for person in people]
+    assert 0.03 < np.std([np.log(scanner.signal[0]) for scanner in scanners]) < 0.06
+    assert 0.07 < np.std([np.log(scanner.gamma) for scanner in scanners]) < 0.12
+    assert all(_with_contrast(SCANNERS[p.site], p) == SCANNERS[p.site] for p in participants(6, 0))

@@ -17,8 +17,10 @@ from flow_zoo import BIN_WIDTH, FLOWS, PIECES, batch, build, choices, each_flow,
 from safetensors.torch import load, save
 from torch import Tensor
 
+from dualflow.flows import model as model_module
 from dualflow.flows.bijection import Bijection
 from dualflow.flows.initialization import initialize_flow
+from dualflow.flows.latent_sampling import LATENT_TRANSFORMS
 
 each_piece = pytest.mark.parametrize("name", PIECES)
 
@@ -195,3 +197,20 @@ def test_flow_samples(name):
         assert shuffled.isfinite().all()
         if flow.spec.dequantisation == "uniform":
             torch.testing.assert_close(first / BIN_WIDTH, (first / BIN_WIDTH).round())
+
+
+@pytest.mark.parametrize("latents", LATENT_TRANSFORMS)
+@each_flow
+def test_samples_do_not_depend_on_how_many_are_drawn_at_once(name, latents, monkeypatch):
+    """Several calls, and chunks of any size, give the samples of one call; a stream has no more than a chunk."""
+    flow, (_, source, side) = trained(name), batch(2, seed=3)
+    options = {"temperature": 0.8, "latents": latents}
+    expected = flow.sample(source, side, n=5, generator=torch.Generator().manual_seed(5), **options)
+    for at_once in (1, 6):
+        monkeypatch.setattr(model_module, "SAMPLES_AT_ONCE", at_once)
+        chunks = list(flow.stream(source, side, n=5, generator=torch.Generator().manual_seed(5), **options))
+        assert [len(chunk) for chunk in chunks] == ([1] * 5 if at_once == 1 else [3, 2])
+        torch.testing.assert_close(torch.cat(chunks), expected)
+    generator = torch.Generator().manual_seed(5)
+    calls = [flow.sample(source, side, n=n, generator=generator, **options) for n in (2, 3)]
+    torch.testing.assert_close(torch.cat(calls), expected)

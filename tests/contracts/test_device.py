@@ -1,11 +1,15 @@
-"""Flows keep all tensors on the device of their data.
+"""Models keep all tensors on the device of their data.
 
-The tests need no GPU: operations between torch's meta device and another device fail too.
+The tests need no GPU. Operations between torch's meta device, whose tensors have no values, and another device fail
+too. What needs values runs on a stand-in device (`support/stand_in_device.py`).
 """
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,9 +21,10 @@ from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import PRESETS
 
 SHAPE = (16, 16, 16)
+STAND_IN_CHECKS = Path(__file__).parents[1] / "support" / "stand_in_checks.py"
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def _no_autocast(monkeypatch):
     """Replace autocast, which does not support the meta device."""
     monkeypatch.setattr(torch, "autocast", lambda *_args, **_kwargs: nullcontext())
@@ -27,6 +32,7 @@ def _no_autocast(monkeypatch):
     monkeypatch.setattr(torch, "get_autocast_dtype", lambda *_: torch.float32)
 
 
+@pytest.mark.usefixtures("_no_autocast")
 @pytest.mark.parametrize("memory", Memory.__args__)
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_step_and_a_sample_stay_on_the_device(name, memory):
@@ -41,6 +47,28 @@ def test_a_step_and_a_sample_stay_on_the_device(name, memory):
         samples = objective.eval().flow.sample(volume, side, 2, generator=torch.Generator())
     assert {loss.device.type, samples.device.type} == {"meta"}
     assert all(p.grad is None or p.grad.device.type == "meta" for p in objective.parameters())
+
+
+@pytest.mark.usefixtures("_no_autocast")
+@pytest.mark.parametrize("name", PRESETS)
+def test_density_and_latents_stay_on_the_device(name):
+    """Log-likelihood, latents, decoded volumes and streamed samples are on the device of the model."""
+    flow = DualFlow(small(name), shape=SHAPE, side_features=2).to("meta").eval()
+    volume, side = torch.empty(2, 1, *SHAPE, device="meta"), torch.empty(2, 2, device="meta")
+    latents, log_det = flow.encode(volume, volume, side)
+    results = [
+        flow.log_prob(volume, volume, side), *latents, log_det, flow.decode(latents, volume, side),
+        *flow.stream(volume, side, 9, generator=torch.Generator()), flow.mean(volume, side),
+    ]  # fmt: skip
+    assert {result.device.type for result in results} == {"meta"}
+
+
+@pytest.mark.slow
+def test_training_and_prediction_run_on_a_device_other_than_the_cpu():
+    """The checks on the stand-in device pass, in a process of their own because torch registers it for good."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", str(STAND_IN_CHECKS)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout[-6000:]
 
 
 def test_mixed_devices_are_detected():

@@ -20,6 +20,7 @@ from dualflow.flows.presets import PRESETS, preset
 from dualflow.flows.prior import PRIORS
 from dualflow.flows.source import SOURCES
 from dualflow.flows.spec import FlowSpec
+from dualflow.flows.spread_map import SPREADS
 from dualflow.flows.squeeze import SQUEEZES
 
 TABLES = {
@@ -31,6 +32,7 @@ TABLES = {
     "source": SOURCES,
     "prior": PRIORS,
     "mean": MEANS,
+    "spread": SPREADS,
     "dequantisation": DEQUANTIZATIONS,
     "prediction": PREDICTIONS,
     "latents": LATENT_TRANSFORMS,
@@ -48,7 +50,7 @@ def test_choices_are_the_rows_of_their_table(field, table):
     """A value is accepted exactly if its table has the row, and the error lists the rows."""
     assert get_args(get_type_hints(FlowSpec)[field]) == tuple(table)
     for row in table:
-        preset("dualflow", **{"prediction": "temperature0", field: row})
+        preset("dualflow", **{"prediction": "temperature0", "spread": "constant", "source_nll_weight": 0.0, field: row})
     with pytest.raises(ConfigError, match=f"{field} = 'nonsense': choose from: .*{list(table)[-1]}"):
         preset("dualflow", **{field: "nonsense"})
 
@@ -73,8 +75,8 @@ def test_every_named_choice_has_a_table():
         ({"side_dropout": 1.0}, "side_dropout = 1.0: expected at least 0 and below 1"),
         ({"prior_kernel": 4}, "prior_kernel = 4: expected an odd number"),
         ({"prior_scale": False}, "learns nothing; choose prior: standard"),
-        ({"discriminator_weight": 0.1}, "needs side_in_context: false"),
-        ({"prior": "split", "context": "none"}, "source 'encoder' is unused"),
+        ({"discriminator_weight": 0.1, "side_in_context": True}, "needs side_in_context: false"),
+        ({"prior": "split", "context": "none"}, "source 'glow_pyramid' is unused"),
         ({"prior": "standard", "context": "none", "source": "glow"}, "source 'glow' is unused"),
         ({"context": "none", "actnorm": "conditional"}, "actnorm: conditional needs the source; choose context: level"),
         ({"context": "none", "mixing": "conditional_lu"}, "mixing: conditional_lu needs the source"),

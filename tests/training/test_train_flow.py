@@ -69,6 +69,15 @@ def test_the_flow_is_trained_on_cross_fitted_means(train, small_flow, phantoms, 
     assert "mean" not in phantoms[0]
 
 
+def test_a_flow_may_have_a_stacked_mean(train, small_flow, phantoms):
+    """Its mean image is that of the fitted mean, its record has the choices, and training pairs keep no mean."""
+    trained = train(small_flow.model_copy(update={"options": {**small_flow.options, "mean": "stacked"}}))
+    assert {"ridge", "harmonisation", "abnormality", "weight", "gain_weight"} <= set(trained.record.mean)
+    source = phantoms[0]["source"][None]
+    assert torch.equal(trained.model.mean(source), trained.model.mean_model(source))
+    assert not trained.model.mean(source)[:, :, ~phantoms[0]["mask"][0]].any()
+
+
 def test_initialisation_uses_a_random_subset_of_scans(train, small_flow, phantoms, monkeypatch):
     """The subset has at most INITIALISATION_SCANS scans, follows the seed, and includes masks and means."""
     chosen = []
@@ -253,20 +262,50 @@ def test_training_without_pairs_is_refused(train, small_flow):
         train(small_flow, pairs=PairDataset([]))
 
 
-@pytest.mark.parametrize("factor", [0.6, 1.0, 1.6])
-def test_the_spread_is_calibrated_on_validation_scans(train, held_out, factor):
-    """Calibration undoes a rescaling of the low-rank base, and returns its scale."""
-    choice = ModelConfig(preset="dualflow", options={"levels": 2, "steps": [1, 1], "hidden": [4, 4], "low_rank": 2})
-    flow = train(choice).model
-    calibrate(flow, held_out, 0)
-    flow.priors[-1].base.rescale(factor)
-    before = flow.priors[-1].base.factors.detach().clone()
-    scale = calibrate(flow, held_out, 1)
-    torch.testing.assert_close(flow.priors[-1].base.factors, scale * before)
-    assert scale * factor == pytest.approx(1, rel=0.15)
+CALIBRATED = ModelConfig(
+    preset="dualflow", options={"levels": 2, "steps": [1, 1], "hidden": [4, 4], "context_channels": 4, "low_rank": 4}
+)
 
 
-def test_a_flow_without_a_low_rank_base_is_not_calibrated(train, small_flow):
-    """Its record has no spread scale."""
-    options = {**small_flow.options, "low_rank": 0}
-    assert train(small_flow.model_copy(update={"options": options})).record.spread_scale is None
+@pytest.mark.parametrize("factor", [0.7, 1.5])
+def test_calibration_undoes_a_rescaled_spread_map(train, held_out, factor, monkeypatch):
+    """The voxel gain maximises the validation likelihood, whatever the map's scale."""
+    monkeypatch.setattr("dualflow.training.calibrate.MIN_PEOPLE", 2)
+    flow = train(CALIBRATED).model
+    before = flow.spread.image.clone()
+    flow.spread.rescale(factor)
+    facts = calibrate(flow, held_out, 2)
+    torch.testing.assert_close(flow.spread.image, before, rtol=0.05, atol=0)
+    assert facts["voxel_gain"] * factor == pytest.approx(1, rel=0.05)
+    assert facts["nats_after"] < facts["nats_before"]
+
+
+def test_calibration_costs_no_likelihood(train, monkeypatch):
+    """The trained flow's validation NLL does not rise, and the record has both numbers."""
+    monkeypatch.setattr("dualflow.training.calibrate.MIN_PEOPLE", 2)
+    record = train(CALIBRATED).record
+    assert record.calibration["nats_after"] <= record.calibration["nats_before"] + 1e-4
+    assert set(record.calibration) == {"voxel_gain", "region_gain", "nats_before", "nats_after"}
+
+
+def test_few_validation_scans_calibrate_nothing(train):
+    """The gains keep their value of 1."""
+    trained = train(CALIBRATED)
+    assert trained.record.calibration == {}
+    assert float(trained.model.priors[-1].base.law.gain) == 1
+
+
+def test_the_base_is_fitted_in_orthonormal_directions(train):
+    """Its directions are no longer those of a new base."""
+    w = train(CALIBRATED).model.priors[-1].base.directions
+    torch.testing.assert_close(w.T @ w, torch.eye(w.shape[1]), atol=1e-4, rtol=0)
+    assert not torch.equal(w, torch.eye(*w.shape))
+
+
+def test_a_flow_without_directions_or_map_is_not_calibrated(train, small_flow, monkeypatch):
+    """Its record has neither choices of a base nor gains."""
+    monkeypatch.setattr("dualflow.training.calibrate.MIN_PEOPLE", 2)
+    options = {**small_flow.options, "low_rank": 0, "spread": "constant"}
+    record = train(small_flow.model_copy(update={"options": options})).record
+    assert record.calibration == {}
+    assert record.base == {}

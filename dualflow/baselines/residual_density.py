@@ -1,0 +1,108 @@
+"""Densities in closed form: a conditional mean and a joint law of its cross-fitted errors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from dualflow.baselines.baseline import Baseline
+from dualflow.baselines.linear_models import LocalLinearBaseline, StackedBaseline
+from dualflow.baselines.residual_law import ResidualLaw
+from dualflow.baselines.residuals import ResidualScans
+from dualflow.flows.closed_form_fits import Solver, fit_closed_form
+from dualflow.flows.folds import FOLDS
+from dualflow.flows.interface import ConditionalSampler
+from dualflow.flows.regression_scans import Pairs
+from dualflow.flows.voxel_features import foreground
+
+
+class ResidualDensity(Baseline, ConditionalSampler):
+    """A baseline whose errors have a ResidualLaw, `law`; its constructor takes the number of `regions` too."""
+
+    law: ResidualLaw
+
+    def set_regions(self, labels: Tensor) -> None:
+        """Set the regions `[D, H, W]` before the fit: 0 is no region, r + 1 is region r.
+
+        Raises:
+            ShapeError: the labels are not on the grid, or exceed the number of regions.
+        """
+        self.law.set_regions(labels)
+
+
+class SpreadDensity(ResidualDensity):
+    """Local linear regression with a spread map, and errors that are correlated within and between regions.
+
+    Args:
+        shape: the grid, D, H, W.
+        side_features: number of side columns.
+        source_channels: channels of the source.
+        regions: number of regions.
+    """
+
+    mean_baseline: ClassVar[type[Baseline]] = LocalLinearBaseline
+    """The mean; its `fit` returns cross-fitted images."""
+    person_scale: ClassVar[bool] = False
+    components: ClassVar[int] = 1
+
+    def __init__(
+        self, shape: tuple[int, int, int], side_features: int = 0, source_channels: int = 1, *, regions: int = 1
+    ) -> None:
+        super().__init__()
+        self.mean = self.mean_baseline(shape, side_features, source_channels)
+        self.law = ResidualLaw(
+            shape,
+            side_features,
+            source_channels,
+            regions=regions,
+            person_scale=self.person_scale,
+            components=self.components,
+        )
+
+    def fit(self, pairs: Pairs, folds: Sequence[int] | None = None, solve: Solver = fit_closed_form) -> list[Tensor]:
+        """Fit the mean and the law of its cross-fitted errors; return the cross-fitted images."""
+        folds = [position % FOLDS for position in range(len(pairs))] if folds is None else folds
+        images = self.mean.fit(pairs, folds, solve)
+        assert images is not None
+        self.law.fit(ResidualScans(pairs, images, folds))
+        return images
+
+    def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:
+        """Return the mean of the law."""
+        return self.mean.point_estimate(source, side)
+
+    def sample(
+        self,
+        source: Tensor,
+        side: Tensor | None = None,
+        n: int = 1,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draw n targets per source, `[n, N, 1, D, H, W]`; the temperature multiplies the error."""
+        errors = self.law.sample(source, side, n, generator)
+        return self.point_estimate(source, side) + temperature * errors * foreground(source)
+
+
+class PersonScaleDensity(SpreadDensity):
+    """The `local_linear_spread` density, scaled per person by side information and tissue fractions."""
+
+    person_scale = True
+
+
+class MixtureDensity(PersonScaleDensity):
+    """The `local_linear_person_scale` density with a mixture of up to three laws of the region means.
+
+    The weights of the mixture depend on side information.
+    """
+
+    components = 3
+
+
+class StackedMixtureDensity(MixtureDensity):
+    """The same law around the `stacked` mean."""
+
+    mean_baseline = StackedBaseline
