@@ -110,6 +110,7 @@ def _density_scores(model: DualFlow, test: PairDataset, index: int, config: Conf
         None if other_index is None else test[other_index],
         voxel_mm=(config.preprocess.spacing_mm,) * 3,
         draws=config.evaluate.background_draws,
+        steps=config.evaluate.background_steps,
         seed=scan_seed(config.evaluate.seed, Scan.parse(item["scan"])),
     )
     source, side = source_and_side(item, model)

@@ -25,7 +25,16 @@ SPREAD_METRICS = (
     "voxel_crps", "region_crps", "voxel_coverage_50", "voxel_coverage_80", "voxel_coverage_95",
     "region_coverage_50", "region_coverage_80", "region_coverage_95", "spread_error_r",
 )  # fmt: skip
+JOINT_METRICS = (
+    "energy_score", "contrast_crps", "contrast_pit_distance", "person_spread_r", "person_spread_true_r",
+)  # fmt: skip
 PLOTTED_METRICS = IMAGE_METRICS[:6]
+JOINT_CAPTION = (
+    "Joint scores of region means. Energy score: CRPS of the vector of all region means. Contrast: mean of the "
+    "posterior meta-region minus that of the frontal one. PIT distance: deviation of its probability integral "
+    "transform from the uniform distribution. Person spread r: correlation over people of the predicted spread of "
+    "region means with their error, and with the spread of the true law where it is known."
+)
 BITS = ("bits_in_mask",)
 CURVES = {"loss": "training loss", "validation/loss": "validation loss", "validation/mae": "validation MAE"}
 SHOWN_SUBJECTS = 3
@@ -60,7 +69,10 @@ def section_tables(config: Config, results: StudyResults) -> dict[str, list[Tabl
                 "Probabilistic scores and coverage of the predictive distributions.",
                 without=results.ceilings,
             ),
-            difference_table(results.differences, row, ("voxel_crps", "region_crps"), paired),
+            metric_table(results.summary, row, JOINT_METRICS, JOINT_CAPTION, without=results.ceilings),
+            difference_table(
+                results.differences, row, ("voxel_crps", "region_crps", "energy_score", "contrast_crps"), paired
+            ),
         ],
         "likelihood": likelihood,
         "training": [plain_table(_training_cost(results.cards), "Cost of each training.", digits=1)],
