@@ -47,10 +47,10 @@ def likelihood(
         seed: seed of the draws.
 
     Returns:
-        `bits_in_mask`: estimate of the negative log2 density per voxel of the mask under the true source, with
-        `bits_slack` and `bits_effective_draws` (see MaskDensity). `nll_true`, `nll_wrong`, `nll_blurred`: bounds in nats
-        per voxel of the mask, without annealing and from the same draws, under the true source, another subject's
-        source, and the blurred true source; they are to be compared with each other only.
+        `bits_in_mask`: estimate of the negative log2 density per voxel of the mask under the true source (`mask_nll`),
+        with `bits_slack` and `bits_effective_draws`. `nll_true`, `nll_wrong`, `nll_blurred`: bounds in nats per voxel
+        of the mask (`mask_bound`) from the same draws, under the true source, another subject's source, and the
+        blurred true source.
         `explained_level_1` .., finest first: share of the latent variance of a level that the prior's mean explains.
         `explained_other_level_1` ..: the same under another subject's source, which measures what subjects share.
         Columns that need another subject are absent without one.
