@@ -31,7 +31,7 @@ class FlowSpec:
         context: Source features that the layers of a step see: `none`, the features of the `level`, or features of the
             `step` (the activations of the same step of the `glow` source, or a feature map per step of the `encoder`).
         actnorm: Activation normalisation: `plain`, or `conditional` on the source features.
-        mixing: Invertible 1x1x1 convolution: `lu`, or `conditional_lu` with a further source-dependent matrix.
+        mixing: Invertible 1x1x1 convolution: `lu`, or `conditional` with a further source-dependent matrix.
         injector: Adds an affine transform of all channels, with parameters from the source, to every step.
         coupling: Transform of the coupling layers: `affine` or `additive`. It sees the source unless context is `none`.
         transition_steps: Number of steps of actnorm and mixing, without context, after every squeeze.
@@ -87,7 +87,7 @@ class FlowSpec:
     prior: Literal["standard", "split", "relation"]
     squeeze: Literal["plain", "haar"] = "plain"
     actnorm: Literal["plain", "conditional"] = "plain"
-    mixing: Literal["lu", "conditional_lu"] = "lu"
+    mixing: Literal["lu", "conditional"] = "lu"
     injector: bool = False
     coupling: Literal["affine", "additive"] = "affine"
     transition_steps: int = 0
@@ -160,7 +160,7 @@ class FlowSpec:
         )
         for option, chosen in (
             ("actnorm: conditional", self.actnorm == "conditional"),
-            ("mixing: conditional_lu", self.mixing == "conditional_lu"),
+            ("mixing: conditional", self.mixing == "conditional"),
             ("injector: true", self.injector),
         ):
             yield chosen and self.context == "none", f"{option} needs the source; choose context: level, or step"

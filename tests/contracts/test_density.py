@@ -40,8 +40,8 @@ def step(actnorm: str, mixing: str, coupling: str, rotation: Tensor) -> list[Bij
     ("actnorm", "mixing", "coupling"),
     [
         ("plain", "lu", "affine"),
-        ("conditional", "conditional_lu", "affine"),
-        ("conditional", "conditional_lu", "additive"),
+        ("conditional", "conditional", "affine"),
+        ("conditional", "conditional", "additive"),
     ],
 )
 def test_density_of_two_numbers_integrates_to_one(actnorm, mixing, coupling):

@@ -77,7 +77,7 @@ def test_every_named_choice_has_a_table():
         ({"prior": "split", "context": "none"}, "source 'encoder' is unused"),
         ({"prior": "standard", "context": "none", "source": "glow"}, "source 'glow' is unused"),
         ({"context": "none", "actnorm": "conditional"}, "actnorm: conditional needs the source; choose context: level"),
-        ({"context": "none", "mixing": "conditional_lu"}, "mixing: conditional_lu needs the source"),
+        ({"context": "none", "mixing": "conditional"}, "mixing: conditional needs the source"),
         ({"context": "none", "injector": True}, "injector: true needs the source"),
         ({"source": "glow", "source_pretrain": 0.1}, "need an encoder; choose source: encoder"),
         ({"source": "glow", "source_frozen": 0.1}, "need an encoder; choose source: encoder"),
