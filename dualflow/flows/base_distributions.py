@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import log, pi
 
 import torch
@@ -12,7 +11,6 @@ from dualflow.errors import ShapeError
 from dualflow.flows.bijection import soft_bound, soft_bound_inverse, upcast
 from dualflow.flows.rng import standard_noise
 
-NoiseTransform = Callable[[Tensor], Tensor]
 LOG_DIAGONAL_BOUND = 4.0
 MIN_DIAGONAL_SHARE = 0.1
 """Smallest share of a latent's variance that initialisation leaves to the diagonal, so that it stays above zero."""
@@ -27,16 +25,9 @@ class StandardNormal(nn.Module):
         """Log-density in nats, `[N, M] -> [N]`."""
         return -0.5 * (upcast(e).square() + log(2 * pi)).sum(1)
 
-    def sample(
-        self,
-        count: int,
-        like: Tensor,
-        generator: torch.Generator | None = None,
-        transform: NoiseTransform | None = None,
-    ) -> Tensor:
-        """Draw `[count, M]` with the size M, type and device of `like[M]`; `transform` is applied to the noise."""
-        noise = standard_noise((count, like.numel()), like, generator)
-        return noise if transform is None else transform(noise)
+    def sample(self, count: int, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw `[count, M]` with the size M, type and device of `like[M]`."""
+        return standard_noise((count, like.numel()), like, generator)
 
     def initialize(self, latents: Tensor) -> None:
         """Do nothing, because the standard normal has no parameters."""
@@ -81,23 +72,13 @@ class LowRankGaussian(nn.Module):
             log_density: Tensor = -0.5 * (mahalanobis + log_det + e.shape[1] * log(2 * pi))
             return log_density
 
-    def sample(
-        self,
-        count: int,
-        like: Tensor,
-        generator: torch.Generator | None = None,
-        transform: NoiseTransform | None = None,
-    ) -> Tensor:
-        """Draw `[count, M]` as `d * eps + A xi` with standard normal eps and xi.
-
-        `transform` is applied to eps alone, because it expects white noise.
-        """
+    def sample(self, count: int, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw `[count, M]` as `d * eps + A xi` with standard normal eps and xi."""
         self._check(like.numel())
         with torch.autocast(like.device.type, enabled=False):
             factors = upcast(self.factors)
             eps = standard_noise((count, len(factors)), factors, generator)
             xi = standard_noise((count, factors.shape[1]), factors, generator)
-            eps = eps if transform is None else transform(eps)
             return (eps * self._diagonal()[0] + xi @ factors.T).to(like.dtype)
 
     @torch.no_grad()

@@ -14,7 +14,7 @@ from dualflow.flows.base_distributions import LowRankGaussian, StandardNormal
 from dualflow.flows.bijection import upcast
 from dualflow.flows.condition import Condition, InputCheck, check_divisible
 from dualflow.flows.interface import ConditionalDensity
-from dualflow.flows.latent_sampling import LATENT_TRANSFORMS
+from dualflow.flows.latent_interpolation import LatentInterpolation
 from dualflow.flows.mean_models import MEANS
 from dualflow.flows.multiscale import Encoding, MultiScaleFlow, level_channels, level_shapes
 from dualflow.flows.predictions import predict
@@ -83,6 +83,9 @@ class DualFlow(ConditionalDensity):
         )
         self.flow = MultiScaleFlow(spec, target_channels, self.source.map_channels)
         self.priors = nn.ModuleList(self._level_priors(0 if spec.side_in_context else embedding))
+        self.interpolations = nn.ModuleList(
+            LatentInterpolation(features) for features in self.source.channels if spec.interpolation_l1
+        )
 
     def _level_priors(self, side_embedding: int) -> list[LevelPrior]:
         """One prior per level; side embedding and low-rank base belong to the coarsest."""
@@ -163,7 +166,7 @@ class DualFlow(ConditionalDensity):
         """
         self._check_inputs(source, side, latents=latents)
         condition = self.condition(source, side)
-        return self._decode(lambda level, _: latents[level], condition)
+        return self.decode_latents(lambda level, _: latents[level], condition)
 
     @torch.no_grad()
     def sample(
@@ -173,26 +176,20 @@ class DualFlow(ConditionalDensity):
         n: int = 1,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
-        latents: str | None = None,
     ) -> Tensor:
         """Draw n targets per source, `[n, N, C, D, H, W]`; the same generator state gives the same targets.
 
-        `latents` names a row of LATENT_TRANSFORMS in place of the spec's choice; with any but `none` the samples are no
-        longer those of `log_prob`.
-
         Raises:
-            ConfigError: `latents` has no row, n is below 1, or the temperature is negative.
+            ConfigError: n is below 1, or the temperature is negative.
             InputError: an input has the wrong shape, dtype or values.
         """
-        if latents is not None and latents not in LATENT_TRANSFORMS:
-            raise ConfigError(f"unknown latents '{latents}'; choose from: {', '.join(LATENT_TRANSFORMS)}")
         if n < 1 or not 0 <= temperature < float("inf"):
             raise ConfigError(f"{n} samples at temperature {temperature:g}; give at least 1 at 0 or more")
         self._check_inputs(source, side)
         condition = self.condition(source, side)
         at_once = max(1, SAMPLES_AT_ONCE // len(source))
         counts = [min(at_once, n - start) for start in range(0, n, at_once)]
-        drawn = torch.cat([self.draw(condition.repeat(count), temperature, generator, latents) for count in counts])
+        drawn = torch.cat([self.draw(condition.repeat(count), temperature, generator) for count in counts])
         if self.spec.dequantisation == "uniform":
             drawn = self.spec.bin_width * torch.floor(drawn / self.spec.bin_width)
         return drawn.view(n, *condition.mean.shape)
@@ -254,24 +251,17 @@ class DualFlow(ConditionalDensity):
         ]
         return code.log_det + torch.stack(parts).sum(0), code, parts
 
-    def draw(
-        self,
-        condition: Condition,
-        temperature: float,
-        generator: torch.Generator | None = None,
-        latents: str | None = None,
-    ) -> Tensor:
+    def draw(self, condition: Condition, temperature: float, generator: torch.Generator | None = None) -> Tensor:
         """Draw one target per condition, `[N, C, D, H, W]`; gradients pass."""
         channels = level_channels(self.target_channels, self.spec.levels)
-        transform = self.spec.latents if latents is None else latents
 
         def choose(level: int, coarser: Tensor | None) -> Tensor:
             shape = condition.features[level].shape
             like = upcast(condition.mean).new_empty(shape[0], channels[level], *shape[2:])
             context = self.prior_context(level, coarser, condition)
-            return self.prior(level).sample(context, like, temperature, generator, transform)
+            return self.prior(level).sample(context, like, temperature, generator)
 
-        return self._decode(choose, condition)
+        return self.decode_latents(choose, condition)
 
     def encoding(self, target: Tensor, condition: Condition) -> Encoding:
         """Return the latents of a target with the inputs of the priors; log-det in the target's unit."""
@@ -298,8 +288,9 @@ class DualFlow(ConditionalDensity):
     ) -> None:
         self.check(next(self.parameters()), source, side, target=target, latents=latents)
 
-    def _decode(self, choose: Callable[[int, Tensor | None], Tensor], condition: Condition) -> Tensor:
-        return self.flow.decode(choose, condition.maps)[0] * self.spec.residual_scale + condition.mean
+    def decode_latents(self, latent_of: Callable[[int, Tensor | None], Tensor], condition: Condition) -> Tensor:
+        """Return the target with the latents `latent_of(level, coarser)`, see MultiScaleFlow.decode; gradients pass."""
+        return self.flow.decode(latent_of, condition.maps)[0] * self.spec.residual_scale + condition.mean
 
     def residual(self, target: Tensor, condition: Condition) -> Tensor:
         """Return the flow's input: the residual of a target, in units of the residual scale."""

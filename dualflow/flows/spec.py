@@ -70,13 +70,13 @@ class FlowSpec:
             levels.
         decode_l1: Weight of the mean absolute error between the target and a decoded sample.
         decode_temperature: Temperature of the sample of `decode_l1`. At 0 its latents are the prior's means.
+        interpolation_l1: Weight of the mean absolute error in hidden voxels that interpolated latents fill. A flow that
+            is to fill missing voxels needs it.
         source_pretrain: Share of the training steps in which an encoder is first trained to predict the target.
         source_frozen: Share of the flow's training steps in which the source is frozen.
         prediction: Point estimate: the `mean` model's image, the decoded prior mean (`temperature0`), `one_sample`, or
             the `sample_mean`.
         prediction_samples: Number of samples that `sample_mean` averages.
-        latents: Transform of sampled latents: `none`, SRFlow's normalisation over `global`, `local` or `spatial` sets,
-            or PU-Flow's `interpolate` between neighbours.
     """
 
     levels: int
@@ -116,11 +116,11 @@ class FlowSpec:
     discriminator_weight: float = 0.0
     decode_l1: float = 0.0
     decode_temperature: float = 0.0
+    interpolation_l1: float = 0.0
     source_pretrain: float = 0.0
     source_frozen: float = 0.0
     prediction: Literal["mean", "temperature0", "one_sample", "sample_mean"] = "temperature0"
     prediction_samples: int = 10
-    latents: Literal["none", "global", "local", "spatial", "interpolate"] = "none"
 
     def __post_init__(self) -> None:
         """Validate every field and their combination.
@@ -181,8 +181,8 @@ class FlowSpec:
             "prediction = 'mean' needs a mean model; choose mean: local_linear, or prediction: temperature0",
         )
         yield (
-            not (self.nll_weight or self.decode_l1),
-            "nll_weight = 0 and decode_l1 = 0 leave nothing to learn; set one of them above 0",
+            not (self.nll_weight or self.decode_l1 or self.interpolation_l1),
+            "nll_weight = 0, decode_l1 = 0 and interpolation_l1 = 0 leave nothing to learn; set one of them above 0",
         )
 
     def replace(self, /, **options: Any) -> Self:

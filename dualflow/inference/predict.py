@@ -49,7 +49,6 @@ class Predictor(TrainedModel):
         samples: int,
         temperature: float,
         seed: int,
-        latents: str | None = None,
     ) -> Prediction:
         """Predict one scan.
 
@@ -60,7 +59,6 @@ class Predictor(TrainedModel):
             samples: number of samples of a flow.
             temperature: scale of the latent noise.
             seed: equal seeds give equal samples.
-            latents: transform of sampled latents, a row of LATENT_TRANSFORMS; None takes the flow's default.
         """
         device = device_of(self.model)
         batch = source[None].to(device), side[None].to(device)
@@ -70,7 +68,7 @@ class Predictor(TrainedModel):
             return self._with_constant_spread(point, inside)
         generator = torch.Generator().manual_seed(seed)
         start = perf_counter()
-        drawn = _volume(self.flow.sample(*batch, samples, temperature, generator, latents)[:, 0, 0])
+        drawn = _volume(self.flow.sample(*batch, samples, temperature, generator)[:, 0, 0])
         seconds = (perf_counter() - start) / samples
         volumes = np.where(inside, drawn, np.float32(0))
         return Prediction(point, volumes.std(axis=0, ddof=1), volumes, sample_seconds=seconds)

@@ -93,7 +93,7 @@ def test_density_of_eight_voxels_integrates_to_one(name):
         "context_channels": 4,
         "low_rank": min(PRESETS[name].spec.low_rank, 2),
     }
-    flow = DualFlow(preset(name, **size, latents="none"), shape=EIGHT, side_features=SIDE).double()
+    flow = DualFlow(preset(name, **size), shape=EIGHT, side_features=SIDE).double()
     scans = batch(32, shape=EIGHT)
     initialize_flow(flow, *scans)
     objective = objective_of(flow)

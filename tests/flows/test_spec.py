@@ -12,7 +12,6 @@ from dualflow.flows.actnorm import ACTNORMS
 from dualflow.flows.attention import ATTENTIONS
 from dualflow.flows.coupling import COUPLING_TRANSFORMS
 from dualflow.flows.dequantization import DEQUANTIZATIONS
-from dualflow.flows.latent_sampling import LATENT_TRANSFORMS
 from dualflow.flows.mean_models import MEANS
 from dualflow.flows.mixing import MIXINGS
 from dualflow.flows.predictions import PREDICTIONS
@@ -33,7 +32,6 @@ TABLES = {
     "mean": MEANS,
     "dequantisation": DEQUANTIZATIONS,
     "prediction": PREDICTIONS,
-    "latents": LATENT_TRANSFORMS,
 }
 
 
