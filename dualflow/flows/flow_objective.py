@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dualflow.flows.condition import Condition
 from dualflow.flows.dequantization import prepare_target
-from dualflow.flows.diagnostics import explained_variance, round_trip_error
+from dualflow.flows.diagnostics import explained_variance, round_trip_error, source_round_trip_error
 from dualflow.flows.missing_voxels import fill_missing, random_slabs
 from dualflow.flows.model import DualFlow
 from dualflow.flows.multiscale import Encoding, level_channels
@@ -23,6 +23,7 @@ from dualflow.flows.side_information import (
     discriminator_error,
     reversal_strength,
 )
+from dualflow.flows.source import GlowSource
 
 
 class FlowObjective(Objective):
@@ -99,10 +100,17 @@ class FlowObjective(Objective):
     def diagnostics(
         self, target: Tensor, source: Tensor, side: Tensor, mask: Tensor, *, round_trip: bool
     ) -> dict[str, float]:
-        """Return `explained_level_1` .., finest first, and on request the `round_trip` error in the target's unit."""
+        """Return `explained_level_1` .., finest first, and on request the errors of the flow's cycles.
+
+        `round_trip` is in the target's unit; `source_round_trip`, of a Glow source, in the source's.
+        """
         shares = explained_variance(self.flow, target, source, side, mask).tolist()
         numbers = {f"explained_level_{level}": share for level, share in enumerate(shares, 1)}
-        return numbers | ({"round_trip": round_trip_error(self.flow, target, source, side)} if round_trip else {})
+        if round_trip:
+            numbers["round_trip"] = round_trip_error(self.flow, target, source, side)
+            if isinstance(self.flow.source, GlowSource):
+                numbers["source_round_trip"] = source_round_trip_error(self.flow.source, source)
+        return numbers
 
     def guesses(self, latents: list[Tensor], strength: float) -> list[Tensor]:
         """Return the discriminators' guesses of the side values from the finer levels' latents, `[N, S]` each."""
