@@ -202,7 +202,11 @@ def preset_pieces() -> str:
             "prior": spec.prior == "relation",
             "mean": spec.mean != "none",
         }
-        weights = {"L1 of a decode": spec.decode_l1, "discriminators": spec.discriminator_weight}
+        weights = {
+            "L1 of a decode": spec.decode_l1,
+            "L1 of filled voxels": spec.interpolation_l1,
+            "discriminators": spec.discriminator_weight,
+        }
         if spec.source == "glow":
             weights = {"NLL of the source": spec.source_nll_weight, **weights}
         terms = [f"{weight:g} {term}" for term, weight in weights.items() if weight]

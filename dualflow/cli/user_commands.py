@@ -112,11 +112,6 @@ def doctor(config_name: str | None, overrides: tuple[str, ...]) -> None:
     show_default=True,
     help="Scale of the noise; 1 is the model's own, less gives smoother samples.",
 )
-@click.option(
-    "--latents",
-    type=click.Choice(["none", "global", "local", "spatial", "interpolate"]),
-    help="Transform of the drawn latents: a normalisation over a set, or an interpolation.  [default: the model's]",
-)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the samples.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes, one core each.")
 @click.option(

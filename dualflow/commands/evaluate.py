@@ -63,7 +63,6 @@ def _evaluate(
             item["mask"],
             samples=config.evaluate.samples,
             temperature=config.convert.temperature,
-            latents=config.convert.latents,
             seed=scan_seed(config.evaluate.seed, Scan.parse(item["scan"])),
         )
         flow_scores = _flow_scores(predictor.flow, test, index, prediction, config)

@@ -133,9 +133,6 @@ class ConvertConfig(Section):
     """Number of samples written per scan."""
     temperature: float = Field(default=1.0, ge=0)
     """Standard deviation of the latents, relative to the prior's."""
-    latents: Literal["none", "global", "local", "spatial", "interpolate"] | None = None
-    """Processing of sampled latents: SRFlow's normalisation over a set, or PU-Flow's interpolation between neighbours;
-    null for the preset's choice."""
     seed: int = Field(default=0, ge=0)
     """Seed of the samples."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import log, pi
 
 import torch
@@ -13,7 +12,6 @@ from dualflow.flows.bijection import soft_bound, soft_bound_inverse, upcast
 from dualflow.flows.rng import standard_noise
 from dualflow.flows.subspace_law import SubspaceLaw
 
-NoiseTransform = Callable[[Tensor], Tensor]
 LOG_DIAGONAL_BOUND = 4.0
 
 
@@ -30,11 +28,9 @@ class StandardNormal(nn.Module):
         like: Tensor,
         person: Tensor | None = None,
         generator: torch.Generator | None = None,
-        transform: NoiseTransform | None = None,
     ) -> Tensor:
-        """Draw `[count, M]` with the size M, type and device of `like[M]`; `transform` is applied to the noise."""
-        noise = standard_noise((count, like.numel()), like, generator)
-        return noise if transform is None else transform(noise)
+        """Draw `[count, M]` with the size M, type and device of `like[M]`."""
+        return standard_noise((count, like.numel()), like, generator)
 
 
 class SubspaceBase(nn.Module):
@@ -78,17 +74,12 @@ class SubspaceBase(nn.Module):
         like: Tensor,
         person: Tensor | None = None,
         generator: torch.Generator | None = None,
-        transform: NoiseTransform | None = None,
     ) -> Tensor:
-        """Draw `[count, M]` for person features `[count, F]`.
-
-        `transform` is applied to eps alone, because it expects white noise.
-        """
+        """Draw `[count, M]` for person features `[count, F]`."""
         self._check(like.numel())
         with torch.autocast(like.device.type, enabled=False):
             log_diagonal = self.log_diagonal()
             eps = standard_noise((count, like.numel()), log_diagonal, generator)
-            eps = eps if transform is None else transform(eps)
             t = self.law.sample(count, person, log_diagonal, generator)
             e = (eps + (t - eps @ self.directions) @ self.directions.T) * log_diagonal.exp()
             return e.to(like.dtype)

@@ -67,7 +67,6 @@ class ConditionalDensity(ConditionalSampler):
         n: int = 1,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
-        latents: str | None = None,
     ) -> Tensor:
         """Draw n targets per source, `[n, N, C, D, H, W]`."""
 

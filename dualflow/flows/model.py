@@ -14,7 +14,7 @@ from dualflow.flows.base_distributions import StandardNormal, SubspaceBase
 from dualflow.flows.bijection import sum_per_sample, upcast
 from dualflow.flows.condition import Condition, InputCheck, check_divisible
 from dualflow.flows.interface import SAMPLES_AT_ONCE, ConditionalDensity
-from dualflow.flows.latent_sampling import LATENT_TRANSFORMS
+from dualflow.flows.latent_interpolation import LatentInterpolation
 from dualflow.flows.mean_models import MEANS
 from dualflow.flows.multiscale import Encoding, MultiScaleFlow, level_channels, level_shapes
 from dualflow.flows.person_features import PersonFeatures
@@ -89,6 +89,9 @@ class DualFlow(ConditionalDensity):
         coarsest = self.source.summary_channels * prod(level_shapes(shape, spec.levels)[-1])
         self.person = PersonFeatures(side_features, coarsest) if spec.low_rank else None
         self.priors = nn.ModuleList(self._level_priors(0 if spec.side_in_context else embedding))
+        self.interpolations = nn.ModuleList(
+            LatentInterpolation(features) for features in self.source.channels if spec.interpolation_l1
+        )
 
     def _level_priors(self, side_embedding: int) -> list[LevelPrior]:
         """One prior per level; side embedding and low-rank base belong to the coarsest."""
@@ -169,7 +172,7 @@ class DualFlow(ConditionalDensity):
         """
         self._check_inputs(source, side, latents=latents)
         condition = self.condition(source, side)
-        return self.decode_levels(lambda level, _: latents[level], condition)
+        return self.decode_latents(lambda level, _: latents[level], condition)
 
     @torch.no_grad()
     def sample(
@@ -179,18 +182,14 @@ class DualFlow(ConditionalDensity):
         n: int = 1,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
-        latents: str | None = None,
     ) -> Tensor:
         """Draw n targets per source, `[n, N, C, D, H, W]`; the same generator state gives the same targets.
 
-        `latents` names a row of LATENT_TRANSFORMS in place of the spec's choice; with any but `none` the samples are no
-        longer those of `log_prob`.
-
         Raises:
-            ConfigError: `latents` has no row, n is below 1, or the temperature is negative.
+            ConfigError: n is below 1, or the temperature is negative.
             InputError: an input has the wrong shape, dtype or values.
         """
-        return torch.cat(list(self.stream(source, side, n, temperature, generator, latents)))
+        return torch.cat(list(self.stream(source, side, n, temperature, generator)))
 
     @torch.no_grad()
     def stream(
@@ -200,15 +199,12 @@ class DualFlow(ConditionalDensity):
         n: int = 1,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
-        latents: str | None = None,
     ) -> Iterator[Tensor]:
         """Yield the targets of `sample` a few at a time, `[k, N, C, D, H, W]`, so that memory does not grow with n.
 
         The noise of a target does not depend on how many are drawn at once. The errors are those of `sample`, raised
         when the first targets are drawn.
         """
-        if latents is not None and latents not in LATENT_TRANSFORMS:
-            raise ConfigError(f"unknown latents '{latents}'; choose from: {', '.join(LATENT_TRANSFORMS)}")
         if n < 1 or not 0 <= temperature < float("inf"):
             raise ConfigError(f"{n} samples at temperature {temperature:g}; give at least 1 at 0 or more")
         self._check_inputs(source, side)
@@ -218,7 +214,7 @@ class DualFlow(ConditionalDensity):
             count = min(at_once, n - start)
             # Temperature 0 takes no noise, so it leaves the global generator as it is.
             seeds = sample_seeds(count, generator) if temperature else [0] * count
-            drawn = self.draw(condition.repeat(count), temperature, SampleGenerators(seeds), latents)
+            drawn = self.draw(condition.repeat(count), temperature, SampleGenerators(seeds))
             if self.spec.dequantisation == "uniform":
                 drawn = self.spec.bin_width * torch.floor(drawn / self.spec.bin_width)
             yield drawn.view(count, *condition.mean.shape)
@@ -307,24 +303,17 @@ class DualFlow(ConditionalDensity):
         ]
         return code.log_det + torch.stack(parts).sum(0), code, parts
 
-    def draw(
-        self,
-        condition: Condition,
-        temperature: float,
-        generator: torch.Generator | None = None,
-        latents: str | None = None,
-    ) -> Tensor:
+    def draw(self, condition: Condition, temperature: float, generator: torch.Generator | None = None) -> Tensor:
         """Draw one target per condition, `[N, C, D, H, W]`; gradients pass."""
         channels = level_channels(self.target_channels, self.spec.levels)
-        transform = self.spec.latents if latents is None else latents
 
         def choose(level: int, coarser: Tensor | None) -> Tensor:
             shape = condition.features[level].shape
             like = upcast(condition.mean).new_empty(shape[0], channels[level], *shape[2:])
             context = self.prior_context(level, coarser, condition)
-            return self.prior(level).sample(context, like, temperature, generator, transform)
+            return self.prior(level).sample(context, like, temperature, generator)
 
-        return self.decode_levels(choose, condition)
+        return self.decode_latents(choose, condition)
 
     def encoding(self, target: Tensor, condition: Condition) -> Encoding:
         """Return the latents of a target with the inputs of the priors; log-det in the target's unit."""
@@ -352,7 +341,7 @@ class DualFlow(ConditionalDensity):
     ) -> None:
         self.check(next(self.parameters()), source, side, target=target, latents=latents)
 
-    def decode_levels(self, choose: Callable[[int, Tensor | None], Tensor], condition: Condition) -> Tensor:
+    def decode_latents(self, choose: Callable[[int, Tensor | None], Tensor], condition: Condition) -> Tensor:
         """Return the target `[N, C, D, H, W]` whose latent of each level is `choose(level, coarser)`."""
         return self.flow.decode(choose, condition.maps)[0] * condition.scale + condition.mean
 

@@ -62,7 +62,7 @@ PRESETS: dict[str, Preset] = {
         source="encoder",
         context="level",
         actnorm="conditional",
-        mixing="conditional_lu",
+        mixing="conditional",
         prior="split",
         prediction="sample_mean",
     ),
@@ -72,12 +72,12 @@ PRESETS: dict[str, Preset] = {
         source="glow",
         context="step",
         actnorm="conditional",
-        mixing="conditional_lu",
+        mixing="conditional",
         prior="split",
         source_nll_weight=0.0001,
     ),
-    # The source's part of the joint likelihood has a small weight, because its entropy would dominate. The cycle term
-    # is read as the L1 distance between the target and a sample at temperature 0.5.
+    # The source's part of the joint likelihood has a small weight, because its entropy would dominate. The L1 is that
+    # of a sample at temperature 0.5. The cycles of both flows close by construction and are monitored.
     "c_flow": _row(
         "C-Flow (Pumarola et al. 2020)",
         "couplings see the activations of the same step in a Glow of the source; L1 loss on samples",
@@ -99,19 +99,18 @@ PRESETS: dict[str, Preset] = {
         source_pretrain=0.25,
         source_frozen=0.5,
     ),
-    # In the paper the injector follows the coupling. Samples with interpolated latents do not follow the density. The
-    # published weights make a supervised regressor (NLL weight 1e-4); weight 1 keeps the likelihood comparable.
+    # In the paper the injector follows the coupling. The published weights make a supervised regressor (NLL weight
+    # 1e-4); weight 1 keeps the likelihood comparable.
     "puflow": _row(
         "PU-Flow (Mao et al. 2022)",
-        "a feature map per step conditions an additive coupling and an injector; sampled latents are interpolated "
-        "between neighbours; L1 loss on samples",
+        "a feature map per step conditions an additive coupling and an injector; latents of hidden voxels are "
+        "interpolated between encoded neighbours; L1 loss on their decode",
         source="encoder",
         context="step",
         injector=True,
         coupling="additive",
         prior="standard",
-        decode_l1=1.0,
-        latents="interpolate",
+        interpolation_l1=1.0,
     ),
     "attn_flow": _row(
         "AttnFlow (Sukthanker et al. 2022)",

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from dualflow.errors import ShapeError
 from dualflow.flows.base_distributions import StandardNormal, SubspaceBase
 from dualflow.flows.bijection import soft_bound, sum_per_sample
-from dualflow.flows.latent_sampling import LATENT_TRANSFORMS
 from dualflow.flows.network import ZeroConv, channels_last, to_data_format
 from dualflow.flows.spec import FlowSpec
 
@@ -133,20 +132,12 @@ class LevelPrior(nn.Module):
         like: Tensor,
         temperature: float,
         generator: torch.Generator | None = None,
-        latents: str = "none",
     ) -> Tensor:
-        """Draw a latent with the size and type of `like`; temperature 0 gives the mean.
-
-        `latents` names a row of LATENT_TRANSFORMS, which is applied to the base's white noise.
-        """
+        """Draw a latent with the size and type of `like`; temperature 0 gives the mean."""
         mean, log_scale = self.mean_and_log_scale(context, like)
         if temperature == 0:
             return mean
-
-        def transform(noise: Tensor) -> Tensor:
-            return LATENT_TRANSFORMS[latents](noise.view_as(like), context.source, 1.0, generator).flatten(1)
-
-        e = self.base.sample(len(like), like[0], context.person, generator, transform).view_as(like)
+        e = self.base.sample(len(like), like[0], context.person, generator).view_as(like)
         return mean + log_scale.exp() * temperature * e
 
     def mean_and_log_scale(self, context: PriorContext, like: Tensor) -> tuple[Tensor, Tensor]:

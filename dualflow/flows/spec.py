@@ -31,7 +31,7 @@ class FlowSpec:
         context: Source features that the layers of a step see: `none`, the features of the `level`, or features of the
             `step` (the activations of the same step of the `glow` source, or a feature map per step of a pyramid).
         actnorm: Activation normalisation: `plain`, or `conditional` on the source features.
-        mixing: Invertible 1x1x1 convolution: `lu`, or `conditional_lu` with a further source-dependent matrix.
+        mixing: Invertible 1x1x1 convolution: `lu`, or `conditional` with a further source-dependent matrix.
         injector: Adds an affine transform of all channels, with parameters from the source, to every step.
         coupling: Transform of the coupling layers: `affine` or `additive`. It sees the source unless context is `none`.
         transition_steps: Number of steps of actnorm and mixing, without context, after every squeeze.
@@ -72,13 +72,13 @@ class FlowSpec:
             levels.
         decode_l1: Weight of the mean absolute error between the target and a decoded sample.
         decode_temperature: Temperature of the sample of `decode_l1`. At 0 its latents are the prior's means.
+        interpolation_l1: Weight of the mean absolute error in hidden voxels that interpolated latents fill. A flow that
+            is to fill missing voxels needs it.
         source_pretrain: Share of the training steps in which an encoder is first trained to predict the target.
         source_frozen: Share of the flow's training steps in which the source is frozen.
         prediction: Point estimate: the `mean` model's image, the decoded prior mean (`temperature0`), `one_sample`, or
             the `sample_mean`.
         prediction_samples: Number of samples that `sample_mean` averages.
-        latents: Transform of sampled latents: `none`, SRFlow's normalisation over `global`, `local` or `spatial` sets,
-            or PU-Flow's `interpolate` between neighbours.
     """
 
     levels: int
@@ -89,7 +89,7 @@ class FlowSpec:
     prior: Literal["standard", "split", "relation"]
     squeeze: Literal["plain", "haar"] = "plain"
     actnorm: Literal["plain", "conditional"] = "plain"
-    mixing: Literal["lu", "conditional_lu"] = "lu"
+    mixing: Literal["lu", "conditional"] = "lu"
     injector: bool = False
     coupling: Literal["affine", "additive"] = "affine"
     transition_steps: int = 0
@@ -118,11 +118,11 @@ class FlowSpec:
     discriminator_weight: float = 0.0
     decode_l1: float = 0.0
     decode_temperature: float = 0.0
+    interpolation_l1: float = 0.0
     source_pretrain: float = 0.0
     source_frozen: float = 0.0
     prediction: Literal["mean", "temperature0", "one_sample", "sample_mean"] = "temperature0"
     prediction_samples: int = 10
-    latents: Literal["none", "global", "local", "spatial", "interpolate"] = "none"
 
     def __post_init__(self) -> None:
         """Validate every field and their combination.
@@ -162,7 +162,7 @@ class FlowSpec:
         )
         for option, chosen in (
             ("actnorm: conditional", self.actnorm == "conditional"),
-            ("mixing: conditional_lu", self.mixing == "conditional_lu"),
+            ("mixing: conditional", self.mixing == "conditional"),
             ("injector: true", self.injector),
         ):
             yield chosen and self.context == "none", f"{option} needs the source; choose context: level, or step"
@@ -187,8 +187,8 @@ class FlowSpec:
             "spread = 'voxel' needs the residuals of a mean model; choose mean: local_linear, or spread: constant",
         )
         yield (
-            not (self.nll_weight or self.decode_l1),
-            "nll_weight = 0 and decode_l1 = 0 leave nothing to learn; set one of them above 0",
+            not (self.nll_weight or self.decode_l1 or self.interpolation_l1),
+            "nll_weight = 0, decode_l1 = 0 and interpolation_l1 = 0 leave nothing to learn; set one of them above 0",
         )
 
     @property

@@ -88,7 +88,6 @@ def convert_scan(
         item["mask"],
         samples=config.samples,
         temperature=config.temperature,
-        latents=config.latents,
         seed=scan_seed(config.seed, scan),
         keep=config.keep_samples,
     )
@@ -138,7 +137,6 @@ def _sidecar(desc: str, predictor: Predictor, item: Item, row: Modality, config:
         },
         "NumberOfSamples": config.samples,
         "Temperature": config.temperature,
-        "Latents": config.latents or "as the model's card says",
         "Seed": config.seed,
         "Units": row.unit,
         "SkullStripped": True,

@@ -6,9 +6,7 @@ samples to keep go to CPU memory. Memory therefore does not depend on the number
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -83,7 +81,6 @@ class Predictor(TrainedModel):
         samples: int,
         temperature: float,
         seed: int,
-        latents: str | None = None,
         keep: int | None = None,
     ) -> Prediction:
         """Predict one scan.
@@ -95,7 +92,6 @@ class Predictor(TrainedModel):
             samples: number of samples of a model with a distribution.
             temperature: scale of the latent noise.
             seed: equal seeds give equal samples, up to rounding on any device.
-            latents: transform of a flow's sampled latents, a row of LATENT_TRANSFORMS; None takes the flow's default.
             keep: number of samples in the prediction, the first ones; None keeps all.
         """
         device = device_of(self.model)
@@ -103,13 +99,10 @@ class Predictor(TrainedModel):
         point = _volume(self.model.point_estimate(*batch)[0, 0].where(inside, 0.0))
         if not isinstance(self.model, ConditionalSampler):
             return self._with_constant_spread(point, mask[0].cpu().numpy())
-        stream: Callable[..., Iterator[Tensor]] = self.model.stream
-        if self.flow is not None:
-            stream = partial(stream, latents=latents)
         moments, count = RunningMoments(inside), samples if keep is None else min(keep, samples)
         kept = np.empty((count, *point.shape), np.float32)
         start = perf_counter()
-        for drawn in stream(*batch, samples, temperature, torch.Generator().manual_seed(seed)):
+        for drawn in self.model.stream(*batch, samples, temperature, torch.Generator().manual_seed(seed)):
             for volume in drawn[:, 0, 0].where(inside, 0.0):
                 if moments.count < count:
                     kept[moments.count] = _volume(volume)

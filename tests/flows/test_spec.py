@@ -12,7 +12,6 @@ from dualflow.flows.actnorm import ACTNORMS
 from dualflow.flows.attention import ATTENTIONS
 from dualflow.flows.coupling import COUPLING_TRANSFORMS
 from dualflow.flows.dequantization import DEQUANTIZATIONS
-from dualflow.flows.latent_sampling import LATENT_TRANSFORMS
 from dualflow.flows.mean_models import MEANS
 from dualflow.flows.mixing import MIXINGS
 from dualflow.flows.predictions import PREDICTIONS
@@ -35,7 +34,6 @@ TABLES = {
     "spread": SPREADS,
     "dequantisation": DEQUANTIZATIONS,
     "prediction": PREDICTIONS,
-    "latents": LATENT_TRANSFORMS,
 }
 
 
@@ -79,7 +77,7 @@ def test_every_named_choice_has_a_table():
         ({"prior": "split", "context": "none"}, "source 'glow_pyramid' is unused"),
         ({"prior": "standard", "context": "none", "source": "glow"}, "source 'glow' is unused"),
         ({"context": "none", "actnorm": "conditional"}, "actnorm: conditional needs the source; choose context: level"),
-        ({"context": "none", "mixing": "conditional_lu"}, "mixing: conditional_lu needs the source"),
+        ({"context": "none", "mixing": "conditional"}, "mixing: conditional needs the source"),
         ({"context": "none", "injector": True}, "injector: true needs the source"),
         ({"source": "glow", "source_pretrain": 0.1}, "need an encoder; choose source: encoder"),
         ({"source": "glow", "source_frozen": 0.1}, "need an encoder; choose source: encoder"),

@@ -115,7 +115,7 @@ def test_a_density_in_closed_form_is_predicted_like_a_flow(tmp_path, card, phant
     changes = {"kind": "local_linear_mixture", "spec": None, "options": {"regions": 1}}
     save_model(tmp_path, model, card.model_copy(update=changes))
     predictor, item = load_predictor(tmp_path), phantoms[0]
-    options = {"samples": 4, "temperature": 1.0, "latents": "global"}
+    options = {"samples": 4, "temperature": 1.0}
     first, second, other = (
         predictor.predict(item["source"], item["side"], item["mask"], seed=seed, **options) for seed in (0, 0, 1)
     )

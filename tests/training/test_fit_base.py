@@ -66,7 +66,7 @@ def test_gradients_predict_the_change_of_a_mean():
             mean, log_scale = flow.prior(level).mean_and_log_scale(flow.prior_context(level, coarser, condition), like)
             return mean + log_scale.exp() * e.view_as(like) if level == 1 else mean
 
-        return (flow.decode_levels(choose, condition)[:, 0] * weights).sum((1, 2, 3))
+        return (flow.decode_latents(choose, condition)[:, 0] * weights).sum((1, 2, 3))
 
     step = 1e-5 * torch.randn(rows.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
