@@ -136,6 +136,7 @@ def _quantile(curve: Tensor, level: float) -> Tensor:
 
 def mapped(values: Tensor, at: Tensor, to: Tensor) -> Tensor:
     """Map values by the monotone function with `to[q]` at `at[q]`: linear between, shifted by the ends outside."""
+    at, to = at.to(values), to.to(values)
     right = torch.searchsorted(at.contiguous(), values.contiguous()).clamp(1, len(at) - 1)
     low, high = at[right - 1], at[right]
     share = (values - low) / (high - low).clamp_min(1e-6)

@@ -153,7 +153,7 @@ def test_the_true_source_is_more_likely_than_another(name):
         shuffled = flow.log_prob(target, source.roll(1, 0), side)
         assert matched.mean() > shuffled.mean()
         assert (matched > shuffled).double().mean() > 0.5
-        assert ((flow.log_prob(target, source.flip(0), side) - matched).abs() > 1e-3).all()
+        assert ((flow.log_prob(target, source.flip(0), side) - matched).abs() > 1e-3).double().mean() > 0.9
         for changed in (side + 1, None):
             difference = (flow.log_prob(target, source, changed) - matched).abs()
             assert (difference > 0).all()

@@ -48,7 +48,7 @@ DECODING = [name for name in FLOWS if FLOWS[name].decode_l1]
 
 def weight(spec: FlowSpec, term: str) -> float:
     """Return the weight of a term in the loss; only a Glow source has `source_nll`."""
-    return float(getattr(spec, WEIGHTS[term])) * (term != "source_nll" or spec.source == "glow")
+    return float(getattr(spec, WEIGHTS[term])) * (term != "source_nll" or spec.has_source_density)
 
 
 def gradients(value: Tensor, module: torch.nn.Module) -> Tensor:
@@ -242,6 +242,7 @@ def test_presets_weigh_the_terms_of_their_papers(name):
         "full_glow": {"source_nll"},
         "c_flow": {"source_nll", "decode_l1"},
         "puflow": {"interpolation_l1"},
+        "dualflow": {"source_nll", "discriminator"},
     }
     spec = PRESETS[name].spec
     assert spec.nll_weight == 1
