@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from dualflow.baselines.baseline import Baseline
-from dualflow.baselines.linear_models import LocalLinearBaseline, StackedBaseline
+from dualflow.baselines.linear_models import LocalLinearBaseline, StackedBaseline, default_folds
 from dualflow.baselines.residual_law import ResidualLaw
 from dualflow.baselines.residuals import ResidualScans
 from dualflow.flows.closed_form_fits import Solver, fit_closed_form
-from dualflow.flows.folds import FOLDS
 from dualflow.flows.interface import ConditionalSampler
 from dualflow.flows.regression_scans import Pairs
 from dualflow.flows.voxel_features import foreground
@@ -64,7 +63,7 @@ class SpreadDensity(ResidualDensity):
 
     def fit(self, pairs: Pairs, folds: Sequence[int] | None = None, solve: Solver = fit_closed_form) -> list[Tensor]:
         """Fit the mean and the law of its cross-fitted errors; return the cross-fitted images."""
-        folds = [position % FOLDS for position in range(len(pairs))] if folds is None else folds
+        folds = default_folds(pairs) if folds is None else folds
         images = self.mean.fit(pairs, folds, solve)
         assert images is not None
         self.law.fit(ResidualScans(pairs, images, folds))

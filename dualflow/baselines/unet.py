@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dualflow.baselines.baseline import Baseline
-from dualflow.baselines.linear_models import LocalLinearBaseline
+from dualflow.baselines.linear_models import LocalLinearBaseline, default_folds
 from dualflow.baselines.residual_density import ResidualDensity
 from dualflow.baselines.residual_law import ResidualLaw
 from dualflow.baselines.residuals import ResidualScans
 from dualflow.errors import ShapeError
 from dualflow.flows.closed_form_fits import Solver, fit_closed_form
-from dualflow.flows.folds import FOLDS
 from dualflow.flows.mean_models import coordinates, known_side
 from dualflow.flows.objective import ImageObjective, Objective, masked_l1
 from dualflow.flows.regression_scans import Pairs
@@ -128,7 +127,7 @@ class HeteroscedasticUNet(UNet, ResidualDensity):
 
     def fit(self, pairs: Pairs, folds: Sequence[int] | None = None, solve: Solver = fit_closed_form) -> list[Tensor]:
         """Fit the linear regression and the law of its cross-fitted errors; return its cross-fitted predictions."""
-        folds = [position % FOLDS for position in range(len(pairs))] if folds is None else folds
+        folds = default_folds(pairs) if folds is None else folds
         images = super().fit(pairs, folds, solve)
         self.law.fit(ResidualScans(pairs, images, folds))
         return images
