@@ -179,9 +179,10 @@ class GlowPyramidSource(EncoderSource):
     """
 
     def __init__(self, spec: FlowSpec, source_channels: int, map_channels: int, side_channels: int) -> None:
+        latents = level_channels(source_channels, spec.levels)
+        self.finest = latents[0]
         super().__init__(spec, source_channels, map_channels, side_channels)
         self.glow = GlowSource(_unconditional(spec), source_channels, 0, 0)
-        latents = level_channels(source_channels, spec.levels)
         self.links = nn.ModuleList(
             nn.Sequential(VolumeNorm(latent), Convolution(latent, width, 1, bias=False))
             for latent, width in list(zip(latents, self.channels, strict=True))[1:]
@@ -201,7 +202,7 @@ class GlowPyramidSource(EncoderSource):
         self.glow.initialize(source)
 
     def _stem(self, source_channels: int, map_channels: int, width: int) -> Convolution:
-        return Convolution(4 * source_channels + 8 * map_channels, width, 3)
+        return Convolution(self.finest + 8 * map_channels, width, 3)
 
 
 def _block(in_channels: int, out_channels: int, stride: int = 1) -> nn.Module:

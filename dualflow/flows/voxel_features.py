@@ -47,7 +47,7 @@ def along_axes(volume: Tensor, d: Tensor, h: Tensor, w: Tensor) -> Tensor:
 def bounding_box(mask: Tensor) -> tuple[slice, slice, slice]:
     """Return the smallest box that holds all true voxels of a mask `[D, H, W]`; the first voxel if there are none."""
     if mask.is_meta:  # without values, the whole grid
-        return slice(None), slice(None), slice(None)
+        return slice(0, mask.shape[0]), slice(0, mask.shape[1]), slice(0, mask.shape[2])
     extents = [mask.any(dim=other).nonzero() for other in ((1, 2), (0, 2), (0, 1))]
     x, y, z = (slice(int(e.min()), int(e.max()) + 1) if len(e) else slice(0, 1) for e in extents)
     return x, y, z
