@@ -1,15 +1,12 @@
-"""The interface that flows and baselines share: a point estimate, samples, and for a density its likelihood."""
+"""The interface that flows and baselines share: a point estimate, and for a density its samples and likelihood."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-
-SAMPLES_AT_ONCE = 8
-"""Samples drawn together; fewer leave the processor idle."""
 
 
 class ConditionalModel(nn.Module, ABC):
@@ -25,34 +22,7 @@ class ConditionalModel(nn.Module, ABC):
         """
 
 
-class ConditionalSampler(ConditionalModel):
-    """A model with a distribution, which can be sampled."""
-
-    @abstractmethod
-    def sample(
-        self,
-        source: Tensor,
-        side: Tensor | None = None,
-        n: int = 1,
-        temperature: float = 1.0,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Draw n targets per source, `[n, N, C, D, H, W]`; the temperature scales their spread."""
-
-    def stream(
-        self,
-        source: Tensor,
-        side: Tensor | None = None,
-        n: int = 1,
-        temperature: float = 1.0,
-        generator: torch.Generator | None = None,
-    ) -> Iterator[Tensor]:
-        """Yield n targets per source a few at a time, `[k, N, C, D, H, W]`, so that memory does not grow with n."""
-        for start in range(0, n, SAMPLES_AT_ONCE):
-            yield self.sample(source, side, min(SAMPLES_AT_ONCE, n - start), temperature, generator)
-
-
-class ConditionalDensity(ConditionalSampler):
+class ConditionalDensity(ConditionalModel):
     """A model with an exact density, which can be sampled and inverted."""
 
     @abstractmethod
@@ -67,6 +37,7 @@ class ConditionalDensity(ConditionalSampler):
         n: int = 1,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
+        latents: str | None = None,
     ) -> Tensor:
         """Draw n targets per source, `[n, N, C, D, H, W]`."""
 
