@@ -131,7 +131,7 @@ def spread_error_r(estimate: Floats, target: Floats, mask: Bools, context: Conte
 
 
 def bits_in_mask(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float | None:
-    """Upper bound of the negative log2 density per voxel of the mask; None for a model without a density."""
+    """Negative log2 density per voxel of the mask; None for a model without a density."""
     return context.bits
 
 

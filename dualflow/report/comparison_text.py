@@ -69,6 +69,7 @@ def comparison_markdown(frame: pd.DataFrame, config: Config, plan: Plan) -> str:
 def _likelihood(source: str) -> list[Column]:
     return [
         Column("bits per voxel of the mask", ["bits_in_mask"], 3, interval=True),
+        Column("slack of the bits", ["bits_slack"]),
         Column(f"true {source} likelier than another subject's (%)", ["true_beats_wrong"], 0, interval=True, scale=100),
         Column("than its blur (%)", ["true_beats_blurred"], 0, interval=True, scale=100),
     ]

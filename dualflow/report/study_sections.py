@@ -13,7 +13,7 @@ from dualflow.inference.predict import Predictor
 from dualflow.layout import Scan
 from dualflow.modalities import modality
 from dualflow.models.card import ModelCard
-from dualflow.report.likelihood_tables import explained_table, image_table, safety_table, source_table
+from dualflow.report.likelihood_tables import bits_table, explained_table, image_table, safety_table, source_table
 from dualflow.report.study_results import StudyResults, read_result
 from dualflow.report.tables import Table, difference_table, metric_table, plain_table
 
@@ -44,8 +44,10 @@ def section_tables(config: Config, results: StudyResults) -> dict[str, list[Tabl
     """Tables of each section of the report."""
     row, main = modality(config.study.target), config.model.preset
     paired = f"Paired differences to {main} on the same subjects, with 95 % intervals."
-    bits = f"Upper bound of the negative log2 density per voxel of the mask, for intensities in {row.unit}."
-    likelihood = [metric_table(results.summary, row, BITS, bits)]
+    bits = (
+        f"Negative log2 density per voxel of the mask, for intensities in {row.unit}. The background is integrated out."
+    )
+    likelihood = [metric_table(results.summary, row, BITS, bits), bits_table(results.likelihood, results.cards)]
     if len(config.flows) > 1:
         likelihood.append(difference_table(results.differences, row, BITS, paired))
     likelihood += [
