@@ -98,6 +98,17 @@ def test_samples_follow_seed_and_temperature(models):
     assert not first[:, 0, 0][:, ~people[0]["mask"][0]].any()
 
 
+def test_samples_do_not_depend_on_how_many_are_drawn_at_once(models):
+    """A stream yields the targets of `sample`, and more samples have the same first ones."""
+    model, person = models["mixture"], region_people(1, seed=3)[0]
+    batch = person["source"][None], person["side"][None]
+    few, many = (model.sample(*batch, count, 1.0, torch.Generator().manual_seed(0)) for count in (3, 11))
+    parts = list(model.stream(*batch, 11, 1.0, torch.Generator().manual_seed(0)))
+    assert torch.allclose(few, many[:3], atol=1e-5)
+    assert len(parts) > 1
+    assert torch.equal(torch.cat(parts), many)
+
+
 def test_a_saved_density_draws_the_same_samples(models):
     """The state dict is the whole model, regions included."""
     model = models["mixture"]
