@@ -13,6 +13,7 @@ from region_cohort import SHAPE, region_labels, region_people
 from dualflow.baselines import region_law
 from dualflow.baselines.residual_density import MixtureDensity, PersonScaleDensity, SpreadDensity
 from dualflow.evaluation.calibration import Ensemble, Normal, coverage, mean_crps
+from dualflow.flows import interface
 
 KINDS = {"spread": SpreadDensity, "person_scale": PersonScaleDensity, "mixture": MixtureDensity}
 
@@ -106,3 +107,18 @@ def test_a_saved_density_draws_the_same_samples(models):
     person = region_people(1, seed=3)[0]
     samples = [m.sample(person["source"][None], None, 2, 1.0, torch.Generator().manual_seed(0)) for m in (model, copy)]
     assert torch.equal(*samples)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_samples_do_not_depend_on_how_many_are_drawn_at_once(models, monkeypatch, name):
+    """A stream in chunks of any size gives the same targets; no chunk is larger."""
+    person, streams = region_people(1, seed=3)[0], []
+    inputs = person["source"][None], person["side"][None]
+    for at_once in (1, 2, 5):
+        monkeypatch.setattr(interface, "SAMPLES_AT_ONCE", at_once)
+        chunks = list(models[name].stream(*inputs, n=5, generator=torch.Generator().manual_seed(0)))
+        assert max(map(len, chunks)) == at_once
+        streams.append(torch.cat(chunks))
+    for stream in streams[1:]:
+        torch.testing.assert_close(stream, streams[0])
+    assert not torch.equal(streams[0][0], streams[0][1])
