@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
 from dualflow import cohort
 from dualflow.commit import commit_text
@@ -21,11 +20,10 @@ from dualflow.data.study_pairs import load_split, usable_pairs
 from dualflow.evaluation.metrics import score
 from dualflow.evaluation.regions import region_map
 from dualflow.evaluation.study_metrics import TRUE_LAW
-from dualflow.imaging.geometry import FWHM, Volume, apply_map, spacing_of
-from dualflow.imaging.intensity import normalise
+from dualflow.imaging.geometry import Volume, apply_map, smooth
 from dualflow.imaging.model_grid import model_grid
+from dualflow.imaging.pipeline import normalise_on_grid
 from dualflow.imaging.record import resample_to_grid
-from dualflow.imaging.reference import reference_region
 from dualflow.imaging.volume import read_volume
 from dualflow.inference.convert import scan_seed
 from dualflow.inference.predict import Prediction
@@ -110,14 +108,8 @@ def _preprocessing(config: Config, scan: Scan, mask: NDArray[np.bool_]) -> Calla
     added_mm = record["target"].get("pet", {}).get("resolution", {}).get("added_fwhm_mm", 0)
 
     def to_target(volume: Volume) -> NDArray[np.float32]:
-        smooth = gaussian_filter(volume.array, added_mm / FWHM / spacing_of(volume.affine), mode="nearest")
-        raw = resample_to_grid(Volume(smooth, volume.affine), record, grid, world="target", background=np.nan)
-        in_view = np.isfinite(raw)
-        region = mask & in_view
-        if row.normaliser == "suvr":
-            region = reference_region(config.preprocess.reference_region, grid, mask, in_view, Path(scan.key)).mask
-        values, _ = normalise(np.where(in_view, raw, np.float32(0)), mask, row.normaliser, scan.key, region)
-        return values
+        raw = resample_to_grid(smooth(volume, added_mm), record, grid, world="target", background=np.nan)
+        return normalise_on_grid(raw, mask, row, config.preprocess, Path(scan.key))[0]
 
     return to_target
 

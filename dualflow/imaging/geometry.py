@@ -7,7 +7,7 @@ converted in this module. SimpleITK opens no file, so only nibabel interprets he
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,14 @@ class Volume:
         """Affine and shape."""
         i, j, k = self.array.shape
         return self.affine, (i, j, k)
+
+
+def smooth(volume: Volume, fwhm_mm: float) -> Volume:
+    """Smooth a volume by a Gaussian of this full width at half maximum; a width of 0 mm changes nothing."""
+    if not fwhm_mm:
+        return volume
+    sigma = fwhm_mm / FWHM / spacing_of(volume.affine)
+    return replace(volume, array=gaussian_filter(volume.array, sigma, mode="nearest"))
 
 
 def spacing_of(affine: Affine) -> Points:

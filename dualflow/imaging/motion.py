@@ -11,11 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
-from scipy.ndimage import binary_dilation, gaussian_filter, label
+from scipy.ndimage import binary_dilation, label
 
 from dualflow.imaging.alignment_search import SEED, mutual_information
 from dualflow.imaging.geometry import (
-    FWHM,
     Affine,
     BoolArray,
     FloatArray,
@@ -25,7 +24,7 @@ from dualflow.imaging.geometry import (
     from_sitk,
     from_transform,
     shrink,
-    spacing_of,
+    smooth,
     to_sitk,
 )
 
@@ -73,8 +72,7 @@ class Motion:
 def working_copy(frame: Volume) -> Volume:
     """A frame, shrunk and smoothed for registration."""
     array, affine = from_sitk(shrink(frame, WORKING_MM))
-    sigma = SMOOTHING_MM / FWHM / spacing_of(affine)
-    return Volume(gaussian_filter(np.asarray(array, dtype=np.float32), sigma, mode="nearest"), affine, frame.path)
+    return smooth(Volume(np.asarray(array, dtype=np.float32), affine, frame.path), SMOOTHING_MM)
 
 
 def find_motion(copies: Mapping[int, Volume], seconds: Mapping[int, float]) -> tuple[int, dict[int, Motion]]:

@@ -6,17 +6,15 @@ load -> (align frames with each other) -> mean, weighted by each frame's seconds
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
 
 from dualflow.config import PreprocessConfig
 from dualflow.errors import DataError, IntensityError
 from dualflow.imaging.frame_times import FrameTimes, Window, frame_times
-from dualflow.imaging.geometry import FWHM, FloatArray, Volume, resample, spacing_of
+from dualflow.imaging.geometry import FloatArray, Volume, resample, smooth
 from dualflow.imaging.motion import Motion, find_motion, working_copy
 from dualflow.imaging.raw_image import RawImage
 from dualflow.imaging.series import Series, open_series
@@ -73,9 +71,7 @@ def read_pet(path: Path, sidecar: Mapping[str, Any], config: PreprocessConfig) -
     record["notes"] += unit_warnings(unit, stated_unit, volume.array)
     if blur is None:
         return volume, record
-    sigma = blur["added_fwhm_mm"] / FWHM / spacing_of(volume.affine)
-    smooth = gaussian_filter(volume.array, sigma, mode="nearest") if blur["added_fwhm_mm"] else volume.array
-    return replace(volume, array=smooth), record | {"resolution": blur}
+    return smooth(volume, blur["added_fwhm_mm"]), record | {"resolution": blur}
 
 
 def _static(series: Series, sidecar: Mapping[str, Any], config: PreprocessConfig) -> tuple[Volume, Record]:

@@ -92,8 +92,8 @@ def preprocess_pair(
         raw = resample_to_grid(corrected, record, grid, world="source", background=np.nan)
         brain = Volume(native_mask.astype(np.float32), scan.affine)
         mask_on_grid = resample_to_grid(brain, record, grid, world="source") > 0.5
-        values, fit = _normalised(raw, mask_on_grid, source_row, config, pet_record, source.path)
-        record["source"]["intensity"] = fit
+        values, fit = normalise_on_grid(raw, mask_on_grid, source_row, config, source.path)
+        record["source"]["intensity"] = fit | _reference_unit(source_row, pet_record)
     pair = PreprocessedPair(values, None, mask_on_grid, record, corrected, native_mask, None, clock=clock)
     for name, image in (extra or {}).items():
         pair = _add_source(pair, name, image, config)
@@ -145,27 +145,41 @@ def _align(pair: PreprocessedPair, image: RawImage, row: Modality, config: Prepr
     with clock("grid"):
         points_map = template_to_image(pair.record, alignment.points_map)
         raw = resample(volume, *model_grid(config), points_map, background=np.nan)
-        values, fit = _normalised(raw, pair.mask, row, config, pet_record, image.path)
-    return AlignedImage(values, volume, alignment, file_record(image) | pet_record | {"intensity": fit})
+        values, fit = normalise_on_grid(raw, pair.mask, row, config, image.path)
+    intensity_record = {"intensity": fit | _reference_unit(row, pet_record)}
+    return AlignedImage(values, volume, alignment, file_record(image) | pet_record | intensity_record)
 
 
-def _normalised(
-    raw: FloatArray,
-    brain: BoolArray,
-    row: Modality,
-    config: PreprocessConfig,
-    pet_record: Mapping[str, Any],
-    path: Path,
+def normalise_on_grid(
+    raw: FloatArray, brain: BoolArray, row: Modality, config: PreprocessConfig, path: Path
 ) -> tuple[FloatArray, dict[str, Any]]:
-    """Normalise an image on the model grid; voxels outside its field of view (NaN) do not enter the fit."""
+    """Normalise an image on the model grid, and return its intensity record.
+
+    Voxels outside its field of view (NaN) do not enter the fit.
+
+    Args:
+        raw: interpolated image `[D, H, W]`.
+        brain: brain mask of that size.
+        row: modality of the image.
+        config: the reference region of PET, and the grid.
+        path: the image's path in errors.
+
+    Raises:
+        IntensityError: the values do not allow it, or too few voxels of the reference region are in view.
+    """
     in_view = np.isfinite(raw)
     region, region_record = brain & in_view, dict[str, Any]()
     if row.normaliser == "suvr":
         reference = reference_region(config.reference_region, model_grid(config), brain, in_view, path)
-        region, region_record = reference.mask, reference.record | {"reference_unit": pet_record["pet"]["unit"]}
+        region, region_record = reference.mask, reference.record
     filled = np.where(in_view, raw, np.float32(0))
     values, fit = intensity.normalise(filled, brain, row.normaliser, str(path), region)
     return values, fit | region_record
+
+
+def _reference_unit(row: Modality, pet_record: Mapping[str, Any]) -> dict[str, Any]:
+    """The unit of a PET's reference value, for its intensity record."""
+    return {"reference_unit": pet_record["pet"]["unit"]} if row.normaliser == "suvr" else {}
 
 
 @cache
