@@ -17,7 +17,7 @@ from scipy.special import expit
 
 from dualflow.cohort.findings import Findings
 from dualflow.cohort.people import Diagnosis, Person
-from dualflow.cohort.uptake import Doubles, regions
+from dualflow.cohort.uptake import CEREBRAL_LOBES, LIMBIC_TARGETS, Doubles, regions
 
 SUBTYPES = ("posterior", "frontal")
 """Patients have one of these patterns of hypometabolism, which neither MR nor side information shows."""
@@ -37,7 +37,6 @@ _POSTERIOR = (
 _ANTERIOR = ("ctx-rostralanteriorcingulate", "ctx-caudalanteriorcingulate", "ctx-insula", "Caudate")
 _MOTOR = ("ctx-precentral", "ctx-paracentral")
 _MEDIAL_TEMPORAL = ("Hippocampus", "Amygdala", "ctx-entorhinal", "ctx-parahippocampal")
-_LIMBIC_TARGETS = ("ctx-posteriorcingulate", "ctx-isthmuscingulate", "ctx-precuneus")
 
 
 def expected_uptake(person: Person, findings: Findings) -> Doubles:
@@ -81,7 +80,7 @@ def traits(person: Person, findings: Findings) -> dict[str, Any]:
 
 def spread(person: Person, findings: Findings) -> float:
     """Factor on the standard deviations of a person's random deviations; it grows with age and atrophy."""
-    cortical = _mean_loss(findings.loss, regions()["lobe"].isin(("frontal", "parietal", "temporal", "occipital")))
+    cortical = _mean_loss(findings.loss, regions()["lobe"].isin(CEREBRAL_LOBES))
     burden = (person.age - 71) / 8.5 + (cortical - 0.10) / 0.05
     smallest, largest = SPREAD_RANGE
     return float(smallest + (largest - smallest) * expit(0.9 * burden - 0.3))
@@ -147,7 +146,7 @@ def _remote(findings: Findings, disease: float) -> Doubles:
         on_side, across = np.asarray(table["side"] == hemisphere), np.asarray(table["side"] == opposite)
         limbic = np.tanh(3 * lost[f"{hemisphere.capitalize()}-Hippocampus"])
         lesion = 1 - np.exp(-findings.lesion_ml(hemisphere) / 4)
-        effect -= 0.12 * limbic * (0.5 + 0.5 * disease) * on_side * np.asarray(table["merged"].isin(_LIMBIC_TARGETS))
+        effect -= 0.12 * limbic * (0.5 + 0.5 * disease) * on_side * np.asarray(table["merged"].isin(LIMBIC_TARGETS))
         effect -= 0.22 * lesion * across * np.asarray(table["merged"] == "Cerebellum-Cortex")
         effect -= 0.10 * lesion * on_side * np.asarray(table["merged"] == "Thalamus-Proper")
     return np.asarray(effect, np.float64)

@@ -6,7 +6,7 @@ Places and sizes are invented; they follow chronic cortical infarcts, with 1 to 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -16,7 +16,7 @@ from scipy.special import expit
 
 from dualflow.cohort.people import Person
 from dualflow.cohort.template import Floats, template
-from dualflow.cohort.uptake import regions
+from dualflow.cohort.uptake import CEREBRAL_LOBES, regions
 
 CORE_LOSS = 0.95
 """Share of the tissue in the core that has become fluid."""
@@ -24,7 +24,6 @@ EDGE_MM = 0.8
 """Width of the core's edge."""
 PENUMBRA_DEPTH, PENUMBRA_MM = 0.45, 10.0
 """Largest relative reduction of uptake around the core, and the distance over which it fades."""
-_LOBES = ("frontal", "parietal", "temporal", "occipital")
 _MEDIAL = ("Hippocampus", "Amygdala", "ctx-insula")
 
 
@@ -88,9 +87,8 @@ def _lesion(rng: np.random.Generator) -> Lesion:
     shape = np.diag(axes / np.cbrt(axes.prod())) @ rotation
     # About a fifth of the ellipsoid lies in sulci and outside the brain.
     volume = 1.25 * np.exp(rng.uniform(np.log(1.2), np.log(8.0)))
-    radius = float(np.cbrt(3000 * volume / (4 * np.pi)))
-    lesion = Lesion(centre, shape, radius)
-    return Lesion(centre, shape, radius, _lost_ml(lesion))
+    lesion = Lesion(centre, shape, radius=float(np.cbrt(3000 * volume / (4 * np.pi))))
+    return replace(lesion, ml=_lost_ml(lesion))
 
 
 def _lost_ml(lesion: Lesion) -> float:
@@ -110,7 +108,7 @@ def _places() -> npt.NDArray[np.float64]:
     """Possible centres [N, 3] in mm: cerebral cortex and the white matter below it, off the midline."""
     base, table = template(), regions()
     part = (slice(None, None, 2),) * 3
-    cerebral = np.asarray(table["lobe"].isin(_LOBES) & ~table["merged"].isin(_MEDIAL))[base.grey_region[part]]
+    cerebral = np.asarray(table["lobe"].isin(CEREBRAL_LOBES) & ~table["merged"].isin(_MEDIAL))[base.grey_region[part]]
     above = np.asarray(table["merged"] == "Cerebral-White-Matter")[base.white_region[part]]
     inside = cerebral & above & base.mask[part] & ((base.grey + base.white)[part] > 0.8) & (base.exposure[part] > 0.02)
     points = 2.0 * np.argwhere(inside) + np.asarray(base.brain.origin)

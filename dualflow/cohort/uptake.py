@@ -21,6 +21,9 @@ from dualflow.imaging.atlas import desikan_killiany, merged_name, side
 
 Doubles = npt.NDArray[np.float64]
 
+CEREBRAL_LOBES = ("frontal", "parietal", "temporal", "occipital")
+LIMBIC_TARGETS = ("ctx-posteriorcingulate", "ctx-isthmuscingulate", "ctx-precuneus")
+"""Regions whose uptake falls with hippocampal loss."""
 # Standard deviations of log uptake between people.
 LOBE_SD, HALF_SD, PAIR_SD, REGION_SD, WHITE_SD = 0.045, 0.025, 0.022, 0.020, 0.05
 
@@ -112,7 +115,7 @@ def _remote(loss: Doubles) -> Doubles:
         frontal = np.tanh(4 * lost[f"ctx-{half}-superiorfrontal"])
         on_side = np.asarray(table["side"] == hemisphere)
         merged = table["merged"]
-        effect -= 0.11 * limbic * on_side * np.asarray(merged.isin(_LIMBIC_TARGETS))
+        effect -= 0.11 * limbic * on_side * np.asarray(merged.isin(LIMBIC_TARGETS))
         effect -= 0.06 * thalamic * on_side * np.asarray(table["lobe"].isin(["frontal", "parietal"]))
         effect -= 0.08 * frontal * np.asarray((table["side"] == opposite) & (merged == "Cerebellum-Cortex"))
     return effect
@@ -126,6 +129,3 @@ def _spread(groups: pd.Series, rng: np.random.Generator, sd: float) -> Doubles:
 
 def _read(name: str) -> pd.DataFrame:
     return pd.read_csv(StringIO(files("dualflow.cohort").joinpath(name).read_text()), sep="\t")
-
-
-_LIMBIC_TARGETS = ["ctx-posteriorcingulate", "ctx-isthmuscingulate", "ctx-precuneus"]

@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dualflow import cohort
+from dualflow.commands.make_cohort import subjects_of
 from dualflow.commit import commit_text
 from dualflow.config import Config, dump_sections
 from dualflow.data.preprocessed_scan import PreprocessedScan
@@ -76,10 +77,7 @@ def _table(rows: list[dict[str, Any]], columns: list[str]) -> str:
 
 def _people(config: Config) -> dict[str, cohort.Person]:
     """The embedded cohort's people by label; none for a study with a dataset."""
-    if not config.embedded:
-        return {}
-    people = cohort.participants(config.cohort.subjects, config.cohort.seed, config.cohort.law)
-    return {person.label: person for person in people}
+    return {person.label: person for person in subjects_of(config)} if config.embedded else {}
 
 
 def _ceilings(

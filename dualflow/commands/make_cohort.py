@@ -11,11 +11,15 @@ from dualflow.manifest import read_manifest, write_manifest
 from dualflow.progress import track
 
 
+def subjects_of(config: Config) -> list[cohort.Person]:
+    """The simulated people of a study of the embedded cohort."""
+    return cohort.participants(config.cohort.subjects, config.cohort.seed, config.cohort.law)
+
+
 def make_cohort(config: Config, shard: int) -> None:
     """Simulate one shard of the cohort's subjects; finished subjects are skipped."""
-    layout, seed, law = config.layout, config.cohort.seed, config.cohort.law
-    identity = {"seed": seed, "law": law}
-    subjects = cohort.participants(config.cohort.subjects, seed, law)[shard :: config.preprocess.shards]
+    layout, identity = config.layout, {"seed": config.cohort.seed, "law": config.cohort.law}
+    subjects = subjects_of(config)[shard :: config.preprocess.shards]
     manifests = {}
     for subject in track(subjects, f"cohort, shard {shard}"):
         manifest = layout.manifest(f"cohort/sub-{subject.label}")
@@ -31,8 +35,7 @@ def make_cohort(config: Config, shard: int) -> None:
 
 def finish_cohort(config: Config) -> None:
     """Write the files that describe the whole cohort: participants, dataset description, truth tables."""
-    layout = config.layout
-    subjects = cohort.participants(config.cohort.subjects, config.cohort.seed, config.cohort.law)
+    layout, subjects = config.layout, subjects_of(config)
     _remove_surplus(layout, {subject.label for subject in subjects})
     cohort.write_dataset(layout.bids, subjects)
     write_manifest(
