@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dualflow.flows.rng import standard_noise
+from dualflow.flows.rng import standard_noise, uniform_noise
 
 DIRECTIONS = (2, 4)
 """Candidate numbers of leading principal components that the mixture describes jointly."""
@@ -98,7 +98,7 @@ class RegionLaw(nn.Module):
         """Draw errors `[count, R]` of one person with features `[F]`."""
         log_weights, means = _components(features[None], self.means, self.gate)
         t = standard_noise((count, len(self.deviations)), self.deviations, generator)
-        uniform = torch.rand(count, generator=generator).to(t.device)
+        uniform = uniform_noise(t[:, 0], generator)
         component = torch.searchsorted(log_weights[0].exp().cumsum(dim=0)[:-1], uniform)
         leading = (self.roots[component] @ t[:, : self.directions, None])[..., 0]
         t[:, : self.directions] = leading + means[0, component]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import torch
@@ -13,8 +14,9 @@ from dualflow.baselines.linear_models import LocalLinearBaseline, StackedBaselin
 from dualflow.baselines.residual_law import ResidualLaw
 from dualflow.baselines.residuals import ResidualScans
 from dualflow.flows.closed_form_fits import Solver, fit_closed_form
-from dualflow.flows.interface import ConditionalSampler
+from dualflow.flows.interface import SAMPLES_AT_ONCE, ConditionalSampler
 from dualflow.flows.regression_scans import Pairs
+from dualflow.flows.rng import SampleGenerators, sample_seeds
 from dualflow.flows.voxel_features import foreground
 
 
@@ -30,6 +32,41 @@ class ResidualDensity(Baseline, ConditionalSampler):
             ShapeError: the labels are not on the grid, or exceed the number of regions.
         """
         self.law.set_regions(labels)
+
+    @abstractmethod
+    def mean_and_factor(self, source: Tensor, side: Tensor | None = None) -> tuple[Tensor, Tensor | float]:
+        """Return the point estimate `[N, 1, D, H, W]`, and the factor by which the law's errors are multiplied."""
+
+    def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:
+        """Return the mean of the distribution."""
+        return self.mean_and_factor(source, side)[0]
+
+    def sample(
+        self,
+        source: Tensor,
+        side: Tensor | None = None,
+        n: int = 1,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draw n targets per source, `[n, N, 1, D, H, W]`; the temperature multiplies the error."""
+        return torch.cat(list(self.stream(source, side, n, temperature, generator)))
+
+    @torch.no_grad()
+    def stream(
+        self,
+        source: Tensor,
+        side: Tensor | None = None,
+        n: int = 1,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[Tensor]:
+        """Yield the targets of `sample` a few at a time; they do not depend on how many are drawn at once."""
+        mean, factor = self.mean_and_factor(source, side)
+        for start in range(0, n, SAMPLES_AT_ONCE):
+            seeds = sample_seeds(min(SAMPLES_AT_ONCE, n - start), generator)
+            errors = self.law.sample(source, side, len(seeds), SampleGenerators(seeds))
+            yield mean + temperature * factor * errors * foreground(source)
 
 
 class SpreadDensity(ResidualDensity):
@@ -69,21 +106,9 @@ class SpreadDensity(ResidualDensity):
         self.law.fit(ResidualScans(pairs, images, folds))
         return images
 
-    def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:
-        """Return the mean of the law."""
-        return self.mean.point_estimate(source, side)
-
-    def sample(
-        self,
-        source: Tensor,
-        side: Tensor | None = None,
-        n: int = 1,
-        temperature: float = 1.0,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Draw n targets per source, `[n, N, 1, D, H, W]`; the temperature multiplies the error."""
-        errors = self.law.sample(source, side, n, generator)
-        return self.point_estimate(source, side) + temperature * errors * foreground(source)
+    def mean_and_factor(self, source: Tensor, side: Tensor | None = None) -> tuple[Tensor, Tensor | float]:
+        """Return the mean, and the factor 1."""
+        return self.mean.point_estimate(source, side), 1.0
 
 
 class PersonScaleDensity(SpreadDensity):

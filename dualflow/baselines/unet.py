@@ -49,6 +49,8 @@ class UNet(Baseline):
         width: channels at half resolution, even; doubled at each of the two coarser scales.
     """
 
+    mean_baseline: ClassVar[type[Baseline]] = LocalLinearBaseline
+    """The prediction to correct; its `fit` returns cross-fitted images."""
     maps: ClassVar[int] = 1
     """Volumes that the network returns."""
     position: Tensor
@@ -61,7 +63,7 @@ class UNet(Baseline):
             raise ShapeError(f"grid {tuple(shape)} cannot be halved; choose even sizes")
         half = [size // 2 for size in shape]
         self.side_features = side_features
-        self.linear = LocalLinearBaseline(shape, side_features, source_channels)
+        self.mean = self.mean_baseline(shape, side_features, source_channels)
         self.haar = HaarSqueeze()
         self.network = _network(side_features, source_channels, self.maps, width)
         self.register_buffer("position", coordinates((half[0], half[1], half[2])), persistent=False)
@@ -70,7 +72,9 @@ class UNet(Baseline):
 
     def fit(self, pairs: Pairs, folds: Sequence[int] | None = None, solve: Solver = fit_closed_form) -> list[Tensor]:
         """Fit the linear regression; return its cross-fitted predictions for training."""
-        return self.linear.fit(pairs, folds, solve)
+        images = self.mean.fit(pairs, folds, solve)
+        assert images is not None
+        return images
 
     def objective(self) -> Objective:
         """Return the mean absolute error inside the mask."""
@@ -86,17 +90,17 @@ class UNet(Baseline):
 
     def _correct(self, source: Tensor, side: Tensor | None, mean: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the corrected prediction and the further maps of the network, `[N, maps - 1, D, H, W]`."""
-        linear = self.linear.point_estimate(source, side) if mean is None else mean
-        bands = [self.haar(image)[0] for image in (source, linear)]
+        start = self.mean.point_estimate(source, side) if mean is None else mean
+        bands = [self.haar(image)[0] for image in (source, start)]
         size = bands[0].shape[2:]
         position = self.position.expand(len(source), -1, -1, -1, -1)
         values = known_side(side, source, self.side_features)[:, :, None, None, None].expand(-1, -1, *size)
         out = self.network(F.pad(torch.cat([*bands, position, values], dim=1), self.padding))
-        maps = self.haar.inverse(out[:, :, : size[0], : size[1], : size[2]])[0].to(linear.dtype)
-        return linear + maps[:, :1] * foreground(source), maps[:, 1:]
+        maps = self.haar.inverse(out[:, :, : size[0], : size[1], : size[2]])[0].to(start.dtype)
+        return start + maps[:, :1] * foreground(source), maps[:, 1:]
 
 
-class HeteroscedasticUNet(UNet, ResidualDensity):
+class HeteroscedasticUNet(ResidualDensity, UNet):
     """The `unet` with a second map: the log of a factor on the spread map of the `local_linear_spread` density.
 
     A sample is the corrected prediction plus the error that the ResidualLaw of that density draws, multiplied by the
@@ -142,18 +146,6 @@ class HeteroscedasticUNet(UNet, ResidualDensity):
         """Return the corrected prediction and the factor on the spread, both `[N, 1, D, H, W]`."""
         image, maps = self._correct(source, side, mean)
         return image, (LOG_SCALE_BOUND * torch.tanh(maps / LOG_SCALE_BOUND)).exp()
-
-    def sample(
-        self,
-        source: Tensor,
-        side: Tensor | None = None,
-        n: int = 1,
-        temperature: float = 1.0,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Draw n targets per source, `[n, N, 1, D, H, W]`; the temperature multiplies the error."""
-        image, factor = self.mean_and_factor(source, side)
-        return image + temperature * factor * self.law.sample(source, side, n, generator) * foreground(source)
 
 
 class VoxelLikelihood(Objective):

@@ -20,7 +20,6 @@ META_REGIONS: dict[str, tuple[str, ...]] = {
     ),
     "frontal": (
         "superiorfrontal", "rostralmiddlefrontal", "caudalmiddlefrontal", "lateralorbitofrontal", "medialorbitofrontal",
-        "parsopercularis", "parsorbitalis", "parstriangularis",
     ),
 }  # fmt: skip
 """Cortical parcels of the Desikan-Killiany atlas in each meta-region, in both hemispheres.

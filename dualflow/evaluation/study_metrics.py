@@ -70,7 +70,9 @@ def resample(table: pd.DataFrame, metric: StudyMetric, counts: pd.DataFrame) -> 
     value = float(metric.function(values, share[None])[0])
     if not np.isfinite(value):
         return None
-    draws = metric.function(values, counts[rows["subject"]].to_numpy(np.float64) * share)
+    weights = counts[rows["subject"]].to_numpy(np.float64) * share
+    draws, drawn = np.full(len(weights), np.nan), weights.any(axis=1)
+    draws[drawn] = metric.function(values, weights[drawn])
     return Resampled(value, draws - np.nanmean(draws) + value, rows["subject"].nunique())
 
 

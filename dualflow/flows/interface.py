@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from dualflow.flows.rng import SampleGenerators, sample_seeds
+
 SAMPLES_AT_ONCE = 8
 """Samples drawn together; fewer leave the processor idle."""
 
@@ -47,9 +49,13 @@ class ConditionalSampler(ConditionalModel):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Iterator[Tensor]:
-        """Yield n targets per source a few at a time, `[k, N, C, D, H, W]`, so that memory does not grow with n."""
+        """Yield n targets per source a few at a time, `[k, N, C, D, H, W]`, so that memory does not grow with n.
+
+        The noise of a target does not depend on how many are drawn at once.
+        """
         for start in range(0, n, SAMPLES_AT_ONCE):
-            yield self.sample(source, side, min(SAMPLES_AT_ONCE, n - start), temperature, generator)
+            seeds = sample_seeds(min(SAMPLES_AT_ONCE, n - start), generator)
+            yield self.sample(source, side, len(seeds), temperature, SampleGenerators(seeds))
 
 
 class ConditionalDensity(ConditionalSampler):

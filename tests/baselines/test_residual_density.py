@@ -13,6 +13,7 @@ from region_cohort import SHAPE, region_labels, region_people
 from dualflow.baselines import region_law
 from dualflow.baselines.residual_density import MixtureDensity, PersonScaleDensity, SpreadDensity
 from dualflow.evaluation.calibration import Ensemble, Normal, coverage, mean_crps
+from dualflow.flows import interface
 
 KINDS = {"spread": SpreadDensity, "person_scale": PersonScaleDensity, "mixture": MixtureDensity}
 
@@ -96,6 +97,17 @@ def test_samples_follow_seed_and_temperature(models):
     half = model.sample(*batch, 3, 0.5, torch.Generator().manual_seed(0))
     assert torch.allclose(half - cold[0], 0.5 * (first - cold[0]), atol=1e-5)
     assert not first[:, 0, 0][:, ~people[0]["mask"][0]].any()
+
+
+def test_samples_do_not_depend_on_how_many_are_drawn_at_once(models):
+    """A stream yields the targets of `sample`, and more samples have the same first ones."""
+    model, person = models["mixture"], region_people(1, seed=3)[0]
+    batch = person["source"][None], person["side"][None]
+    few, many = (model.sample(*batch, count, 1.0, torch.Generator().manual_seed(0)) for count in (3, 11))
+    parts = list(model.stream(*batch, 11, 1.0, torch.Generator().manual_seed(0)))
+    assert torch.allclose(few, many[:3], atol=1e-5)
+    assert len(parts) > 1
+    assert torch.equal(torch.cat(parts), many)
 
 
 def test_a_saved_density_draws_the_same_samples(models):

@@ -117,14 +117,14 @@ def test_training_uses_cross_fitted_linear_predictions():
     pairs = six_scans()
     changed_pairs = [{**pairs[0], "target": pairs[0]["target"] + 5}, *pairs[1:]]
     model, other = UNet(SHAPE, 1, width=8), UNet(SHAPE, 1, width=8)
-    for linear in (model.linear, other.linear):
+    for linear in (model.mean, other.mean):
         linear.ridges, linear.sigmas = (1.0,), (0.7,)
     folds = [0, 1, 2, 3, 4, 5]
     means, changed = model.fit(pairs, folds), other.fit(changed_pairs, folds)
     assert torch.allclose(means[0], changed[0], atol=1e-4)
     assert not torch.allclose(means[1], changed[1], atol=1e-2)
     item = {name: value[None] for name, value in pairs[0].items()}
-    full = model.linear.point_estimate(item["source"], item["side"])
+    full = model.mean.point_estimate(item["source"], item["side"])
     inside = item["mask"]
     assert (means[0] - item["target"])[inside].abs().mean() > (full - item["target"])[inside].abs().mean()
     # A network that uses its inputs, unlike the zero correction at the start.

@@ -20,6 +20,7 @@ from torch.utils.backend_registration import _DummyBackendModule, _setup_private
 
 NAME = "stand_in"
 CPU = torch.device("cpu")
+_AUTOCAST = torch.library.Library("_", "IMPL")
 COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
 """Operations that move values between devices."""
 
@@ -28,6 +29,7 @@ COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
 def stand_in_device() -> Iterator[torch.device]:
     """Register the device, and run its operations inside the block."""
     _setup_privateuseone_for_python_backend(NAME, backend_module=_Backend())
+    _AUTOCAST.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")  # autocast changes no format
     # `module.double()` replaces parameters: assigning to `parameter.data` would not change the inner tensor.
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     with _Mode(), _Lists():
@@ -78,9 +80,12 @@ class _Lists(TorchFunctionMode):
         if func is torch.tensor:
             device = kwargs.pop("device", None)
             return func(*args, **kwargs).to(device)
-        if func is Tensor.__getitem__ and isinstance(args[1], tuple):
-            index = tuple(torch.tensor(each).to(args[0].device) if isinstance(each, list) else each for each in args[1])
-            return func(args[0], index)
+        if func is Tensor.new_tensor:
+            return torch.tensor(args[1], dtype=args[0].dtype).to(args[0].device)
+        if func is Tensor.__getitem__:
+            index = args[1] if isinstance(args[1], tuple) else (args[1],)
+            moved = (torch.tensor(each).to(args[0].device) if isinstance(each, list) else each for each in index)
+            return func(args[0], tuple(moved))
         return func(*args, **kwargs) if func is not Tensor.tolist else func(args[0].cpu())
 
 
