@@ -13,7 +13,6 @@ from region_cohort import SHAPE, region_labels, region_people
 from dualflow.baselines import region_law
 from dualflow.baselines.residual_density import MixtureDensity, PersonScaleDensity, SpreadDensity
 from dualflow.evaluation.calibration import Ensemble, Normal, coverage, mean_crps
-from dualflow.flows import interface
 
 KINDS = {"spread": SpreadDensity, "person_scale": PersonScaleDensity, "mixture": MixtureDensity}
 
