@@ -89,13 +89,13 @@ def test_energy_score_sees_the_correlation_that_margins_do_not_show():
 def test_contrast_crps_agrees_with_the_integral():
     """For a Gaussian contrast the score is the integral of the squared difference of distribution functions."""
     rng = np.random.default_rng(3)
-    samples, truth = rng.normal([1.0, 1.2, 0.9, 5.0], 0.1, size=(20_000, 4)), np.array([0.7, 0.9, 0.8, 5.0])
+    samples, truth = rng.normal([1.0, 1.2, 0.9, 5.0], 0.1, size=(3000, 4)), np.array([0.7, 0.9, 0.8, 5.0])
     real, mean, std = 0.8 - 0.8, 1.1 - 0.9, 0.1 * np.sqrt(1 / 4 + 1 / 4 + 1)
     below = quad(lambda x: norm.cdf(x, mean, std) ** 2, -2, real)[0]
     above = quad(lambda x: (1 - norm.cdf(x, mean, std)) ** 2, real, 2)[0]
     result = scores(samples, truth)
-    assert result["contrast_crps"] == pytest.approx(below + above, rel=0.02)
-    assert result["contrast_pit"] == pytest.approx(norm.cdf(real, mean, std), abs=0.01)
+    assert result["contrast_crps"] == pytest.approx(below + above, rel=0.04)
+    assert result["contrast_pit"] == pytest.approx(norm.cdf(real, mean, std), abs=0.03)
 
 
 def test_contrast_is_a_difference_of_meta_regions():
