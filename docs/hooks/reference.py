@@ -207,7 +207,7 @@ def preset_pieces() -> str:
             "L1 of filled voxels": spec.interpolation_l1,
             "discriminators": spec.discriminator_weight,
         }
-        if spec.source == "glow":
+        if spec.has_source_density:
             weights = {"NLL of the source": spec.source_nll_weight, **weights}
         terms = [f"{weight:g} {term}" for term, weight in weights.items() if weight]
         marks = ["yes" if value else "" for value in sees.values()]

@@ -1,4 +1,7 @@
-"""RegionLaw: the joint law of a person's errors in the mean uptake of regions, Gaussian or a mixture."""
+"""RegionLaw: the joint law of a person's errors in the mean uptake of regions, Gaussian or a mixture.
+
+A rival of the flows' SubspaceLaw; it shares no code with it, so that the two check each other.
+"""
 
 from __future__ import annotations
 

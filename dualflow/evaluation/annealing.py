@@ -13,8 +13,8 @@ from dualflow.flows.rng import standard_noise
 LogRatio = Callable[[Tensor], Tensor]
 """Maps u `[N, B]` to `log p(u) - log N(u; 0, I)`, `[N]`, for a density p that need not be normalised."""
 
-STEP = 0.5
-"""Length of a move, as an angle of the rotation that leaves N(0, I) unchanged."""
+LENGTHS = (0.5, 0.25, 0.12, 0.06)
+"""Candidate lengths of a move, as angles of the rotation that leaves N(0, I) unchanged."""
 FRICTION = 0.3
 """Rate at which momentum is forgotten, per unit of length."""
 
@@ -31,6 +31,9 @@ def anneal(log_ratio: LogRatio, u: Tensor, steps: int, generator: torch.Generato
     Gaussian part of the dynamics is integrated exactly, as a rotation. By Jensen's inequality the mean of log w is a
     lower bound of the log-integral, and it converges as T grows. One step is plain importance sampling.
 
+    A move that is too long for the curvature of p diverges. Shorter ones are therefore tried as long as the chains end
+    with less than plain importance sampling, which is the result if all of them do.
+
     Args:
         log_ratio: differentiable with respect to u.
         u: draws from N(0, I), `[N, B]`; the starts.
@@ -39,16 +42,28 @@ def anneal(log_ratio: LogRatio, u: Tensor, steps: int, generator: torch.Generato
     """
     if steps == 1:
         return log_ratio(u)
-    keep, turn, rise = exp(-FRICTION * STEP), cos(STEP), sin(STEP)
-    ratio, slope = _with_gradient(log_ratio, u)
+    plain = _with_gradient(log_ratio, u)
+    for length in LENGTHS:
+        work = _work(log_ratio, u, plain, steps, length, generator)
+        if work.mean() >= plain[0].mean():  # not if it is NaN
+            return work
+    return plain[0]
+
+
+def _work(
+    log_ratio: LogRatio, u: Tensor, start: tuple[Tensor, Tensor], steps: int, length: float, generator: torch.Generator
+) -> Tensor:
+    """Log-weights of chains with moves of one length, from u with its log-ratio and gradient."""
+    keep, turn, rise = exp(-FRICTION * length), cos(length), sin(length)
+    ratio, slope = start
     momentum, work = standard_noise(tuple(u.shape), u, generator), ratio / steps
     for beta in (step / steps for step in range(1, steps)):
         momentum = keep * momentum + sqrt(1 - keep**2) * standard_noise(tuple(u.shape), u, generator)
         before = _energy(u, momentum) - beta * ratio
-        momentum = momentum + 0.5 * STEP * beta * slope
+        momentum = momentum + 0.5 * length * beta * slope
         u, momentum = turn * u + rise * momentum, turn * momentum - rise * u
         ratio, slope = _with_gradient(log_ratio, u)
-        momentum = momentum + 0.5 * STEP * beta * slope
+        momentum = momentum + 0.5 * length * beta * slope
         work = work + ratio / steps - (_energy(u, momentum) - beta * ratio - before)
     return work
 

@@ -23,7 +23,7 @@ from dualflow.flows.side_information import (
     discriminator_error,
     reversal_strength,
 )
-from dualflow.flows.source import GlowSource
+from dualflow.flows.source import GlowPyramidSource, GlowSource
 
 
 class FlowObjective(Objective):
@@ -108,8 +108,10 @@ class FlowObjective(Objective):
         numbers = {f"explained_level_{level}": share for level, share in enumerate(shares, 1)}
         if round_trip:
             numbers["round_trip"] = round_trip_error(self.flow, target, source, side)
-            if isinstance(self.flow.source, GlowSource):
-                numbers["source_round_trip"] = source_round_trip_error(self.flow.source, source)
+            own = self.flow.source
+            own = own.glow if isinstance(own, GlowPyramidSource) else own
+            if isinstance(own, GlowSource):
+                numbers["source_round_trip"] = source_round_trip_error(own, source)
         return numbers
 
     def guesses(self, latents: list[Tensor], strength: float) -> list[Tensor]:

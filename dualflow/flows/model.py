@@ -22,7 +22,7 @@ from dualflow.flows.predictions import predict
 from dualflow.flows.prior import LevelChannels, LevelPrior, PriorContext
 from dualflow.flows.rng import SampleGenerators, sample_seeds, standard_noise, uniform_noise
 from dualflow.flows.side_information import SideTokens
-from dualflow.flows.source import SOURCES
+from dualflow.flows.source import SOURCES, GlowPyramidSource, GlowSource
 from dualflow.flows.spec import FlowSpec
 from dualflow.flows.spread_map import SPREADS
 from dualflow.flows.subspace_law import SubspaceLaw
@@ -226,12 +226,10 @@ class DualFlow(ConditionalDensity):
             ConfigError: the source is an encoder, which has no density.
             InputError: the source has the wrong shape, dtype or values.
         """
-        if not self.spec.has_source_density:
+        if not isinstance(self.source, GlowSource | GlowPyramidSource):
             raise ConfigError("log p(source) of a flow with source: encoder; choose source: glow")
         self._check_inputs(source, None)
-        log_prob: Tensor | None = self.source(source, None, None).log_prob
-        assert log_prob is not None
-        return log_prob
+        return self.source.log_prob(source)
 
     @torch.no_grad()
     def mean(self, source: Tensor, side: Tensor | None = None) -> Tensor:

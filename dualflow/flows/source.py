@@ -85,6 +85,12 @@ class GlowSource(nn.Module):
         maps_by_level = _level_maps(features, self.no_maps, self.context)
         return SourceEncoding(features, maps_by_level, encoding.latents[-1], log_prob)
 
+    def log_prob(self, source: Tensor) -> Tensor:
+        """Return `log p(source)` in nats, `[N]`."""
+        log_prob = self(source).log_prob
+        assert isinstance(log_prob, Tensor)
+        return log_prob
+
     def initialize(self, source: Tensor) -> None:
         """Set the actnorms from a batch of sources."""
         self.flow.initialize(source, self.no_maps)
@@ -196,6 +202,10 @@ class GlowPyramidSource(EncoderSource):
         links = [link(z) for link, z in zip(self.links, code.features[1:], strict=True)]
         features, level_maps = self._pyramid(self.stem(torch.cat(inputs, dim=1)), side, links)
         return SourceEncoding(features, level_maps, code.summary, code.log_prob)
+
+    def log_prob(self, source: Tensor) -> Tensor:
+        """Return `log p(source)` in nats, `[N]`."""
+        return self.glow.log_prob(source)
 
     def initialize(self, source: Tensor) -> None:
         """Set the flow's actnorms from a batch of sources."""

@@ -52,20 +52,24 @@ class StackedMean(nn.Module):
     ) -> Tensor:
         """Draw conditional means from the posterior of the coefficients, `[draws, N, 1, D, H, W]`.
 
-        A draw is (mean + f . delta), where f are the features of the rich regression and delta is one draw of
-        `CoefficientPosterior`: the same coefficients for all N people, as multiple imputation needs them. The weight,
-        the gain and the choices are taken as known. Two calls with generators in equal states draw equal coefficients.
+        A draw is mean + w g f . delta, where f are the features of the rich regression and delta is one draw of
+        `CoefficientPosterior`: the same coefficients for all N people, as multiple imputation needs them. The plain
+        regression, the weight, the gain and the choices are taken as known. Two calls with generators in equal states
+        draw equal coefficients.
         """
         mean, features = self(source, side), self.rich.features(source, side)
-        inside = foreground(source)
+        factor = self.weight * self._gains(source, side) * foreground(source)
         images = [
-            mean + (features * self.posterior.draw(generator)).sum(dim=1, keepdim=True) * inside for _ in range(draws)
+            mean + factor * (features * self.posterior.draw(generator)).sum(dim=1, keepdim=True) for _ in range(draws)
         ]
         return torch.stack(images)
 
     def forward(self, source: Tensor, side: Tensor | None = None) -> Tensor:
         """Return the conditional mean `[N, 1, D, H, W]`, in the target's unit."""
-        plain = self.plain(source, side)
-        gain = self.gain(source, self.plain.complete(source, side))
-        image: Tensor = torch.lerp(plain, self.rich(source, side), self.weight) * gain[:, None, None, None, None]
-        return image
+        image: Tensor = torch.lerp(self.plain(source, side), self.rich(source, side), self.weight)
+        return image * self._gains(source, side)
+
+    def _gains(self, source: Tensor, side: Tensor | None) -> Tensor:
+        """Return the gain of each person, `[N, 1, 1, 1, 1]`."""
+        gain: Tensor = self.gain(source, self.plain.complete(source, side))
+        return gain[:, None, None, None, None]

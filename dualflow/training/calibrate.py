@@ -12,7 +12,7 @@ from collections.abc import Callable
 from math import exp
 
 import torch
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq, minimize_scalar
 from torch import Tensor
 
 from dualflow.data.dataset import PairDataset
@@ -27,7 +27,7 @@ MAX_SCANS = 20
 LOG_BOUND = 0.7
 """Largest absolute logarithm of a gain."""
 TOLERANCE = 0.03
-SAMPLES, TRIAL_GAIN = 8, 1.4
+SAMPLES = 8
 MIN_PEOPLE = 4
 """Smallest number of validation scans that determine a gain."""
 
@@ -78,9 +78,10 @@ def rescaled(condition: Condition, gain: float) -> Condition:
 
 @torch.no_grad()
 def variance_ratio(flow: DualFlow, pairs: PairDataset, weights: Tensor) -> float:
-    """Return the variance of sampled region means over that of the targets' around the samples' mean.
+    """Return the variance of sampled region means over that of the targets' around the mean.
 
-    Every call draws the same noise. `weights` `[R, D, H, W]` gives the means.
+    The samples' own mean stands for the mean, less the variance that it adds. Every call draws the same noise.
+    `weights` `[R, D, H, W]` gives the means.
     """
     predicted = observed = 0.0
     for index in range(len(pairs)):
@@ -88,18 +89,22 @@ def variance_ratio(flow: DualFlow, pairs: PairDataset, weights: Tensor) -> float
         samples = flow.sample(*source_and_side(item, flow), SAMPLES, generator=generator)[:, 0, 0]
         variance, mean = torch.var_mean(samples.flatten(1) @ weights.flatten(1).T, dim=0)
         target = weights.flatten(1) @ item["target"].to(weights.device).flatten()
-        predicted += float((1 + 1 / SAMPLES) * variance.sum())
-        observed += float((target - mean).square().sum())
-    return predicted / observed
+        predicted += float(variance.sum())
+        observed += float(((target - mean).square() - variance / SAMPLES).sum())
+    return predicted / max(observed, 1e-12)
 
 
 def _matching_gain(ratio: Callable[[float], float]) -> float:
-    """Return the gain at which a ratio that is linear in its square is 1, within bounds."""
-    low, high = ratio(1.0), ratio(TRIAL_GAIN)
-    slope = (high - low) / (TRIAL_GAIN**2 - 1)
-    squared = 1 + (1 - low) / slope if slope > 0 else 1.0
-    gain: float = min(max(squared, exp(-2 * LOG_BOUND)), exp(2 * LOG_BOUND)) ** 0.5
-    return gain
+    """Return the gain at which a ratio that rises with it is 1, or the bound that comes closest."""
+
+    def excess(log_gain: float) -> float:
+        return ratio(exp(log_gain)) - 1
+
+    if excess(-LOG_BOUND) >= 0:
+        return exp(-LOG_BOUND)
+    if excess(LOG_BOUND) <= 0:
+        return exp(LOG_BOUND)
+    return exp(float(brentq(excess, -LOG_BOUND, LOG_BOUND, xtol=TOLERANCE)))
 
 
 def _best_gain(loss: Callable[[float], float]) -> float:

@@ -15,6 +15,7 @@ from dualflow.flows.dequantization import prepare_target
 from dualflow.flows.model import DualFlow
 from dualflow.flows.multiscale import level_channels
 from dualflow.flows.rng import EVALUATION_SEED
+from dualflow.layout import Scan
 from dualflow.training.device import autocast, device_of
 from dualflow.training.subspace_fit import fit_law
 
@@ -67,7 +68,8 @@ def fit_base(
         base.set_diagonal(_initial_scale(latents, rows))
     scale = base.log_diagonal().detach().exp()
     basis = orthonormal(rows * scale, base.law.rank)
-    fitted = fit_law((latents / scale) @ basis, flow.person(sides, summaries), folds, base.law, seed)
+    subjects = [Scan.parse(key).subject for key in pairs.scans]
+    fitted = fit_law((latents / scale) @ basis, flow.person(sides, summaries), folds, subjects, base.law, seed)
     base.directions.copy_(basis.double() @ fitted.turn.to(basis.device))
     base.law.set_parameters(fitted.parameters)
     return fitted.facts

@@ -42,7 +42,9 @@ class FittedLaw(NamedTuple):
     facts: dict[str, float]
 
 
-def fit_law(u: Tensor, person: Tensor, folds: Sequence[int], law: SubspaceLaw, seed: int) -> FittedLaw:
+def fit_law(
+    u: Tensor, person: Tensor, folds: Sequence[int], subjects: Sequence[str], law: SubspaceLaw, seed: int
+) -> FittedLaw:
     """Fit the law of coordinates `u[N, R]` with person features `[N, F]`; the law gives the sizes.
 
     The coordinates are turned to the eigenvectors of their covariance, with cross-validated eigenvalues. The ridge of
@@ -51,7 +53,7 @@ def fit_law(u: Tensor, person: Tensor, folds: Sequence[int], law: SubspaceLaw, s
     """
     values, x = u.double().cpu().numpy(), person.double().cpu().numpy()
     turn = eigenvectors(values)[:, : law.rank]
-    honest = held_out_coordinates(values)[:, : law.rank]
+    honest = held_out_coordinates(values, subjects)[:, : law.rank]
     variance, groups, q = decreasing(np.square(honest).mean(axis=0)), np.asarray(folds), law.leading
     facts: dict[str, float] = {"people": len(values)}
 
@@ -64,7 +66,8 @@ def fit_law(u: Tensor, person: Tensor, folds: Sequence[int], law: SubspaceLaw, s
     if enough:
         scores = {ridge: held_out(groups, partial(score_spread, ridge=ridge)).sum() for ridge in SPREAD_RIDGES}
         ridge = max(scores, key=lambda key: scores[key])
-        facts |= {"spread_ridge": ridge or np.inf, "spread_gain": float(scores[ridge] - scores[None])}
+        facts["spread_gain"] = float(scores[ridge] - scores[None])
+        facts |= {} if ridge is None else {"spread_ridge": ridge}
     level, *w = fit_spread(honest[:, q:], variance[q:], x, ridge)
     leading = values @ turn[:, :q]
     leading = leading * np.sqrt(variance[:q] / np.square(leading).mean(axis=0).clip(1e-12))
@@ -88,15 +91,16 @@ def eigenvectors(u: Doubles) -> Doubles:
     return np.ascontiguousarray(np.linalg.eigh(u.T @ u)[1][:, ::-1])
 
 
-def held_out_coordinates(u: Doubles) -> Doubles:
-    """Return the coordinates of each person along the eigenvectors of the other people's covariance, `[N, R]`.
+def held_out_coordinates(u: Doubles, subjects: Sequence[str]) -> Doubles:
+    """Return the coordinates of each scan along the eigenvectors of other people's covariance, `[N, R]`.
 
     Their mean squares are cross-validated eigenvalues (Bartz 2016): those of few people themselves are too large at
     the head and too small at the tail. Signs are arbitrary.
     """
-    coordinates = np.empty_like(u)
-    for fold in np.array_split(np.arange(len(u)), min(len(u), EIGEN_FOLDS)):
-        coordinates[fold] = u[fold] @ eigenvectors(np.delete(u, fold, axis=0))
+    coordinates, people = np.empty_like(u), list(dict.fromkeys(subjects))
+    for part in np.array_split(np.array(people), min(len(people), EIGEN_FOLDS)):
+        held = np.isin(subjects, part)
+        coordinates[held] = u[held] @ eigenvectors(u[~held])
     return coordinates
 
 

@@ -55,6 +55,15 @@ def test_the_excess_falls_with_the_number_of_steps():
     assert excess[-1] < excess[0] / 6
 
 
+@pytest.mark.parametrize("scale", [0.1, 0.01])
+def test_a_narrow_density_needs_shorter_moves(scale):
+    """Moves that would diverge are shortened; if all diverge, the result is plain importance sampling."""
+    ratio = log_ratio(torch.eye(20).double() / scale**2, 0.0)
+    plain, annealed = (anneal(ratio, *start(8, 20)[:1], steps, start(8, 20)[1]) for steps in (1, 32))
+    assert annealed.isfinite().all()
+    assert annealed.mean() >= plain.mean()
+
+
 def _draws(steps):
     u, generator = start(8, 1000)
     return u, steps, generator

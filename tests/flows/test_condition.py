@@ -69,11 +69,12 @@ def test_the_condition_is_independent_of_the_target(name, monkeypatch):
         torch.testing.assert_close(value, other, rtol=0, atol=0)
 
 
-@parametrize_flows(flows_with(source="glow"))
+@parametrize_flows([*flows_with(source="glow"), *flows_with(source="glow_pyramid")])
 def test_source_density_depends_on_the_source_only(name):
     """The density of the source is bit for bit the same for every target, and follows a change of the source."""
     flow, (target, source, side) = trained(name), batch()
     density = flow.condition(source, side).source_log_prob
+    torch.testing.assert_close(flow.source_log_prob(source), density)
     other = flow.condition(source.flip(0), side).source_log_prob
     assert density is not None
     assert other is not None

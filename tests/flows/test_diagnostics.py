@@ -77,7 +77,8 @@ def test_both_cycles_are_monitored():
     """Diagnostics on request hold the round trip of the target and, for a Glow source, that of the source."""
     target, source, side = batch()
     everywhere = torch.ones_like(target, dtype=torch.bool)
-    for name, names in (("c_flow", {"round_trip", "source_round_trip"}), ("srflow", {"round_trip"})):
+    both = {"round_trip", "source_round_trip"}
+    for name, names in (("c_flow", both), ("dualflow", both), ("srflow", {"round_trip"})):
         numbers = objective_of(build(name)).diagnostics(target, source, side, everywhere, round_trip=True)
         assert {key for key in numbers if "round_trip" in key} == names
         assert max(numbers[key] for key in names) < 1e-9

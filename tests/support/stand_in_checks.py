@@ -82,7 +82,7 @@ def test_a_training_gives_the_losses_of_the_cpu(train, reference, device, memory
     assert device_of(trained.model) == device
     for entry, expected in zip(trained.history.entries, reference.history.entries, strict=True):
         assert entry == pytest.approx(expected, rel=1e-3, abs=1e-5)
-    assert trained.record.spread_scale == pytest.approx(reference.record.spread_scale, rel=1e-3)
+    assert trained.record.calibration == pytest.approx(reference.record.calibration, rel=1e-3)
 
 
 def test_a_prediction_equals_that_of_the_cpu(predictors, phantoms):

@@ -25,7 +25,7 @@ def simulate(
 def fitted(u, x, folds, rank=12):
     """Fit a law of `rank` coordinates; return law, coordinates and facts."""
     law = SubspaceLaw(rank, 1).double()
-    result = fit_law(u, x, folds, law, 0)
+    result = fit_law(u, x, folds, [str(index) for index in range(len(u))], law, 0)
     law.set_parameters(result.parameters)
     return law, u @ result.turn, result.facts
 
@@ -36,10 +36,18 @@ def test_held_out_variances_are_those_of_new_people():
     new = torch.randn(4000, 20, generator=torch.Generator().manual_seed(1)) * torch.linspace(3.0, 1.2, 20)
     vectors = np.linalg.eigh((u.T @ u).numpy())[1][:, ::-1]
     truth = np.square(new.numpy() @ vectors).mean(axis=0)
-    honest = np.square(held_out_coordinates(u.numpy())).mean(axis=0)
+    honest = np.square(held_out_coordinates(u.numpy(), [str(index) for index in range(len(u))])).mean(axis=0)
     naive = np.square(u.numpy() @ vectors).mean(axis=0)
     assert abs(np.log(decreasing(honest)[:3] / truth[:3])).mean() < 0.3
     assert naive[0] / truth[0] > 1.8
+
+
+def test_scans_of_a_person_are_held_out_together():
+    """Two equal scans of everyone have the coordinates that one scan has."""
+    u, _, _ = simulate(15)
+    people = [str(index) for index in range(len(u))]
+    once, twice = held_out_coordinates(u.numpy(), people), held_out_coordinates(u.repeat(2, 1).numpy(), 2 * people)
+    np.testing.assert_allclose(np.abs(twice[:15, :10]), np.abs(once[:, :10]), atol=1e-6)
 
 
 def test_a_spread_that_follows_the_person_is_found():
