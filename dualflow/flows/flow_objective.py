@@ -108,10 +108,10 @@ class FlowObjective(Objective):
         numbers = {f"explained_level_{level}": share for level, share in enumerate(shares, 1)}
         if round_trip:
             numbers["round_trip"] = round_trip_error(self.flow, target, source, side)
-            own = self.flow.source
-            own = own.glow if isinstance(own, GlowPyramidSource) else own
-            if isinstance(own, GlowSource):
-                numbers["source_round_trip"] = source_round_trip_error(own, source)
+            encoder = self.flow.source
+            glow = encoder.glow if isinstance(encoder, GlowPyramidSource) else encoder
+            if isinstance(glow, GlowSource):
+                numbers["source_round_trip"] = source_round_trip_error(glow, source)
         return numbers
 
     def guesses(self, latents: list[Tensor], strength: float) -> list[Tensor]:
