@@ -9,7 +9,7 @@ FAST_TESTS := $(addprefix tests/,test_*.py config contracts data docs evaluation
 	flows/test_model.py imaging/test_affines.py imaging/test_geometry.py imaging/test_volume.py \
 	training/test_train_flow.py)
 
-.PHONY: help setup run test test-fast lint benchmark bench-step bench-preprocessing crash-test docs figure ui clean
+.PHONY: help setup run test test-fast lint benchmark bench-step bench-preprocessing gpu-check crash-test docs figure ui clean
 
 help:  ## Show the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -40,14 +40,17 @@ lint: $(READY)  ## Check style, types, spelling and the workflow.
 	$(BIN)/snakefmt --check --compact-diff Snakefile pipelines
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/snakemake --lint
 
-benchmark: $(READY)  ## Compute the numbers of docs/results.md (25 minutes on 2 cores).
-	@$(BIN)/dualflow run --config configs/benchmark.yaml --cores $(CORES)
+benchmark: $(READY)  ## Compute the numbers of docs/results.md on both laws, at 240 and 60 subjects (hours on 2 cores).
+	@$(BIN)/python tests/benchmarks/laws.py --config configs/benchmark.yaml --cores $(CORES)
 
 bench-step: $(READY)  ## Time an optimiser step of CONFIG in each memory mode.
 	@$(BIN)/python tests/benchmarks/step.py --config $(CONFIG)
 
 bench-preprocessing: $(READY)  ## Time the preprocessing of two scans of CONFIG.
 	@$(BIN)/python tests/benchmarks/preprocessing.py --config $(CONFIG)
+
+gpu-check: $(READY)  ## Check training, conversion and forecast on this machine's GPU (10 minutes).
+	$(BIN)/python tests/benchmarks/gpu_check.py
 
 crash-test: $(READY)  ## Kill a tiny training 300 times and compare its weights with an uninterrupted one.
 	$(BIN)/python tests/benchmarks/kill_training.py

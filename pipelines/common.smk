@@ -27,6 +27,8 @@ SHARDS = list(range(study.preprocess.shards))
 SEEDS = list(study.train.seeds)
 MAIN = study.model.preset
 EMBEDDED = study.embedded
+# GPUs of a job that applies one model.
+MODEL_GPU = 0 if study.train.device == "cpu" else 1
 # Closed-form baselines take seconds, so one job fits them all and one job scores them all.
 CLOSED_FORM = closed_form_baselines(study)
 GRADIENT = sorted({name for name, _ in study.trainings} - set(CLOSED_FORM))

@@ -7,6 +7,8 @@ rule convert:
         log_of("convert"),
     benchmark:
         benchmark_of("convert")
+    resources:
+        gpu=MODEL_GPU,
     params:
         model=MAIN,
         seed=SEEDS[0],

@@ -7,6 +7,8 @@ rule evaluate:
         log_of("evaluate/{model}_seed-{seed}"),
     benchmark:
         benchmark_of("evaluate/{model}_seed-{seed}")
+    resources:
+        gpu=MODEL_GPU,
     params:
         section=section("evaluate", without=("bootstrap",)),
         temperature=study.convert.temperature,
@@ -34,7 +36,7 @@ if CLOSED_FORM:
             temperature=study.convert.temperature,
             version=__version__,
         shell:
-            "dualflow evaluate {params.models}"
+            "dualflow evaluate --set train.device=cpu {params.models}"
             " --seed {params.seed} 2>&1 | tee {log:q}"
 
 

@@ -7,10 +7,11 @@ from scipy.ndimage import gaussian_filter
 
 from dualflow.config import ModelConfig, TrainConfig
 from dualflow.data.dataset import PairDataset
+from dualflow.flows.closed_form_fits import fit_closed_form
 from dualflow.flows.initialization import initialize_flow
-from dualflow.flows.local_linear_fit import RegressionScan, fit_local_linear
 from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import preset
+from dualflow.flows.regression_scans import RegressionScan
 from dualflow.models.card import ModelCard
 from dualflow.models.store import save_model
 
@@ -19,13 +20,13 @@ SMALL = {"steps": [1, 1, 1], "hidden": [8, 8, 8], "context_channels": 8, "low_ra
 SIDE = {"columns": [{"kind": "Continuous", "name": "age", "mean": 70.0, "sd": 8.0}]}
 
 
-def phantom(index):
+def phantom(index, shape=SHAPE):
     """Return a smooth source, a target correlated with it, an ellipsoidal mask, and an age; subject 2 has no age."""
     rng = np.random.default_rng(index)
-    axes = np.meshgrid(*[np.linspace(-1, 1, size) for size in SHAPE], indexing="ij")
+    axes = np.meshgrid(*[np.linspace(-1, 1, size) for size in shape], indexing="ij")
     mask = sum(axis**2 for axis in axes) < 0.8
-    source = 0.5 + 3 * gaussian_filter(rng.normal(size=SHAPE), 2)
-    target = 1 + 0.8 * (source - 0.5) + gaussian_filter(rng.normal(size=SHAPE), 1) / 2
+    source = 0.5 + 3 * gaussian_filter(rng.normal(size=shape), 2)
+    target = 1 + 0.8 * (source - 0.5) + gaussian_filter(rng.normal(size=shape), 1) / 2
     volumes = {name: torch.tensor(np.where(mask, image, 0)[None]).float() for name, image in
                (("source", source), ("target", target))}  # fmt: skip
     age = float("nan") if index == 2 else (index - 3) / 2
@@ -90,7 +91,7 @@ def save_flow():
                 RegressionScan(item["source"], item["target"], item["side"], item["mask"], fold % 2)
                 for fold, item in enumerate(pairs.items)
             ]
-            fit_local_linear(scans, model.mean_model)
+            fit_closed_form(scans, model.mean_model)
             stacked = (torch.stack([item[name] for item in pairs.items]) for name in ("target", "source", "side"))
             initialize_flow(model, *stacked)
         save_model(folder, model, card.model_copy(update={"spec": spec}))

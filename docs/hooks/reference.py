@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from types import NoneType, UnionType
@@ -21,7 +21,9 @@ from dualflow.baselines import BASELINES
 from dualflow.cli import main
 from dualflow.cli.group import EXIT_CODES
 from dualflow.config import Config
+from dualflow.evaluation.measures import Measure
 from dualflow.evaluation.metrics import METRICS
+from dualflow.evaluation.study_metrics import STUDY_METRICS
 from dualflow.flows.presets import PRESETS
 from dualflow.flows.spec import FlowSpec
 from dualflow.modalities import MODALITIES, REFERENCES
@@ -200,8 +202,12 @@ def preset_pieces() -> str:
             "prior": spec.prior == "relation",
             "mean": spec.mean != "none",
         }
-        weights = {"L1 of a decode": spec.decode_l1, "discriminators": spec.discriminator_weight}
-        if spec.source == "glow":
+        weights = {
+            "L1 of a decode": spec.decode_l1,
+            "L1 of filled voxels": spec.interpolation_l1,
+            "discriminators": spec.discriminator_weight,
+        }
+        if spec.has_source_density:
             weights = {"NLL of the source": spec.source_nll_weight, **weights}
         terms = [f"{weight:g} {term}" for term, weight in weights.items() if weight]
         marks = ["yes" if value else "" for value in sees.values()]
@@ -241,11 +247,18 @@ def references() -> str:
 
 def metrics() -> str:
     """The rows of METRICS."""
-    rows = [
-        [f"`{name}`", row.label, {"target": "unit of the target"}.get(row.unit, row.unit) or "none", row.better]
-        for name, row in METRICS.items()
-    ]
-    return table(["name", "label", "unit", "better"], rows)
+    return _measures(METRICS)
+
+
+def study_metrics() -> str:
+    """The rows of STUDY_METRICS."""
+    return _measures(STUDY_METRICS)
+
+
+def _measures(rows: Mapping[str, Measure[Any]]) -> str:
+    units = {"target": "unit of the target", "": "none"}
+    cells = [[f"`{name}`", row.label, units.get(row.unit, row.unit), row.better] for name, row in rows.items()]
+    return table(["name", "label", "unit", "better"], cells)
 
 
 def baselines() -> str:
@@ -274,6 +287,7 @@ GENERATORS: dict[str, Callable[..., str]] = {
     "modalities": modalities,
     "references": references,
     "metrics": metrics,
+    "study-metrics": study_metrics,
     "baselines": baselines,
     "exit-codes": exit_codes,
 }

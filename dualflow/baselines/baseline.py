@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
+from dualflow.flows.closed_form_fits import Solver, fit_closed_form
 from dualflow.flows.interface import ConditionalModel
-from dualflow.flows.local_linear_fit import Pairs, Solver, fit_local_linear
 from dualflow.flows.objective import Objective
+from dualflow.flows.regression_scans import Pairs
 
 
 class Baseline(ConditionalModel):
@@ -25,14 +26,14 @@ class Baseline(ConditionalModel):
 
     @abstractmethod
     def fit(
-        self, pairs: Pairs, folds: Sequence[int] | None = None, solve: Solver = fit_local_linear
+        self, pairs: Pairs, folds: Sequence[int] | None = None, solve: Solver = fit_closed_form
     ) -> list[Tensor] | None:
         """Fit the closed-form parts of the model in place.
 
         Args:
             pairs: the training pairs.
-            folds: fold of each pair, with all pairs of a subject in one fold; by default the folds alternate.
-            solve: fits a local linear regression; a caller may cache its results.
+            folds: fold of each pair, with all pairs of a subject in one fold; by default every pair is a subject.
+            solve: fits a mean in closed form; a caller may cache its results.
 
         Returns:
             The cross-fitted linear prediction of each pair `[1, D, H, W]`; None without a linear model.

@@ -10,8 +10,12 @@ from torch import Tensor
 
 from dualflow.baselines.baseline import Baseline, iterate_pairs
 from dualflow.errors import DataError
+from dualflow.flows.closed_form_fits import Solver, fit_closed_form
+from dualflow.flows.folds import balanced_folds
 from dualflow.flows.local_linear import LocalLinear
-from dualflow.flows.local_linear_fit import FOLDS, RIDGES, SIGMAS, Pairs, RegressionScans, Solver, fit_local_linear
+from dualflow.flows.local_linear_fit import RIDGES, SIGMAS
+from dualflow.flows.regression_scans import Pairs, RegressionScans
+from dualflow.flows.stacked_mean import StackedMean
 from dualflow.flows.voxel_features import IntensityFeatures, TissueFeatures, VoxelFeatures
 
 
@@ -30,7 +34,7 @@ class MeanImage(Baseline):
         super().__init__()
         self.register_buffer("image", torch.zeros(1, *shape))
 
-    def fit(self, pairs: Pairs, folds: Sequence[int] | None = None, solve: Solver = fit_local_linear) -> None:
+    def fit(self, pairs: Pairs, folds: Sequence[int] | None = None, solve: Solver = fit_closed_form) -> None:
         """Average the targets.
 
         Raises:
@@ -66,10 +70,10 @@ class LocalLinearBaseline(Baseline):
         super().__init__()
         self.regression = LocalLinear(shape, side_features, source_channels, design=self.design)
 
-    def fit(self, pairs: Pairs, folds: Sequence[int] | None = None, solve: Solver = fit_local_linear) -> list[Tensor]:
+    def fit(self, pairs: Pairs, folds: Sequence[int] | None = None, solve: Solver = fit_closed_form) -> list[Tensor]:
         """Fit the regression; return its cross-fitted predictions."""
-        folds = [position % FOLDS for position in range(len(pairs))] if folds is None else folds
-        _, images, _ = solve(RegressionScans(pairs, folds), self.regression, ridges=self.ridges, sigmas=self.sigmas)
+        scans = RegressionScans(pairs, default_folds(pairs) if folds is None else folds)
+        _, images, _ = solve(scans, self.regression, ridges=self.ridges, sigmas=self.sigmas)
         return images
 
     def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:
@@ -87,3 +91,32 @@ class VoxelwiseLinear(LocalLinearBaseline):
     design = IntensityFeatures()
     ridges = (1e-6, 0.1, 1.0, 10.0)
     sigmas = (0.0,)
+
+
+class StackedBaseline(Baseline):
+    """The `stacked` mean of a flow, without the flow.
+
+    Args:
+        shape: the grid, D, H, W.
+        side_features: number of side columns.
+        source_channels: channels of the source.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], side_features: int = 0, source_channels: int = 1) -> None:
+        super().__init__()
+        self.mean = StackedMean(shape, side_features, source_channels)
+
+    def fit(self, pairs: Pairs, folds: Sequence[int] | None = None, solve: Solver = fit_closed_form) -> list[Tensor]:
+        """Fit the mean; return its cross-fitted predictions."""
+        scans = RegressionScans(pairs, default_folds(pairs) if folds is None else folds)
+        return solve(scans, self.mean)[1]
+
+    def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:
+        """Return the mean's prediction."""
+        image: Tensor = self.mean(source, side)
+        return image
+
+
+def default_folds(pairs: Pairs) -> list[int]:
+    """Return folds in which every pair is a subject."""
+    return balanced_folds([str(position) for position in range(len(pairs))])

@@ -112,13 +112,15 @@ def doctor(config_name: str | None, overrides: tuple[str, ...]) -> None:
     show_default=True,
     help="Scale of the noise; 1 is the model's own, less gives smoother samples.",
 )
-@click.option(
-    "--latents",
-    type=click.Choice(["none", "global", "local", "spatial", "interpolate"]),
-    help="Transform of the drawn latents: a normalisation over a set, or an interpolation.  [default: the model's]",
-)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the samples.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes, one core each.")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Device of the model; auto takes a GPU if there is one, which all processes share.",
+)
 @click.option(
     "--where",
     multiple=True,
@@ -143,6 +145,7 @@ def convert(
     model: Path,
     out: Path,
     workers: int,
+    device: str,
     where: dict[str, dict[str, str]],
     runs: str,
     masks: Path | None,
@@ -167,7 +170,7 @@ def convert(
     from dualflow.inference.batch import convert_study
 
     selection = {"where": where, "runs": runs, "masks": masks}
-    convert_study(study, model, out, ConvertConfig(**options), workers, selection)
+    convert_study(study, model, out, ConvertConfig(**options), workers, selection, device)
     click.echo(f"synthetic volumes are in {out}")
 
 

@@ -20,6 +20,7 @@ from dualflow.data.side_encoder import SideEncoder
 from dualflow.data.study_pairs import load_split, usable_pairs
 from dualflow.evaluation.metrics import score
 from dualflow.evaluation.regions import region_map
+from dualflow.evaluation.study_metrics import TRUE_LAW
 from dualflow.imaging.geometry import Volume, apply_map, smooth
 from dualflow.imaging.model_grid import model_grid
 from dualflow.imaging.pipeline import normalise_on_grid
@@ -34,8 +35,6 @@ from dualflow.progress import track
 
 VOLUMES = {"attainable": "expected", "oracle": "noisefree"}
 """Row of the table -> `desc` of the true volume that is scored as its prediction."""
-TRUE_LAW = "true_law"
-"""Row of draws from the embedded cohort's own p(PET | MR, side information)."""
 CEILINGS = (*VOLUMES, TRUE_LAW)
 STRIDE = 50
 """Registration error is measured at every STRIDE-th voxel of the brain."""

@@ -10,17 +10,18 @@ from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
 from dualflow.process import keep_freed_memory
 from dualflow.progress import track
+from dualflow.training.device import select_device
 
 CONVERTED = ("test", "convert")
 """Splits whose scans are converted."""
 
 
 def convert(config: Config, name: str, seed: int) -> None:
-    """Convert the scans of the splits CONVERTED with model `name`; finished scans are skipped."""
+    """Convert the scans of the splits CONVERTED with model `name` on the device of `train`; skip finished scans."""
     keep_freed_memory()
     layout = config.layout
     source_row, target_row = modality(config.study.source), modality(config.study.target)
-    predictor = load_predictor(layout.model(name, seed))
+    predictor = load_predictor(layout.model(name, seed), select_device(config.train.device))
     pairs = usable_pairs(config)
     items = [item for split in CONVERTED for item in load_split(config, pairs, split, predictor.card.side).items]
     manifests = {}

@@ -117,7 +117,7 @@ def check_torch(config: Config | None) -> Iterator[Finding]:
         remedy = "update the driver" if torch.version.cuda else "install a CUDA build of torch"
         yield Finding("warn", "GPU", f"this machine has an NVIDIA GPU that torch cannot use; {remedy}")
     elif not count:
-        yield Finding("ok", "GPU", "none found; models are trained on the CPU")
+        yield Finding("ok", "GPU", "none found; models are trained and used on the CPU")
 
 
 def check_machine(config: Config | None) -> Iterator[Finding]:

@@ -30,16 +30,18 @@ from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
 from dualflow.process import keep_freed_memory
 from dualflow.progress import track
+from dualflow.training.device import select_device, source_and_side
 
 
 def evaluate(config: Config, names: Sequence[str], seed: int) -> None:
-    """Score the models `names` on the test scans, one after the other.
+    """Score the models `names` on the test scans, one after the other, on the device of the training.
 
     Raises:
         DataError: there are no test scans.
     """
     keep_freed_memory()
-    predictors = {name: load_predictor(config.layout.model(name, seed)) for name in names}
+    device = select_device(config.train.device)
+    predictors = {name: load_predictor(config.layout.model(name, seed), device) for name in names}
     pairs, regions = usable_pairs(config), region_map(config.preprocess)
     for name, predictor in predictors.items():
         _evaluate(config, name, seed, predictor, pairs, regions)
@@ -61,7 +63,6 @@ def _evaluate(
             item["mask"],
             samples=config.evaluate.samples,
             temperature=config.convert.temperature,
-            latents=config.convert.latents,
             seed=scan_seed(config.evaluate.seed, Scan.parse(item["scan"])),
         )
         flow_scores = _flow_scores(predictor.flow, test, index, prediction, config)
@@ -108,9 +109,11 @@ def _density_scores(model: DualFlow, test: PairDataset, index: int, config: Conf
         None if other_index is None else test[other_index],
         voxel_mm=(config.preprocess.spacing_mm,) * 3,
         draws=config.evaluate.background_draws,
+        steps=config.evaluate.background_steps,
         seed=scan_seed(config.evaluate.seed, Scan.parse(item["scan"])),
     )
-    target, source, side = (item[name][None] for name in ("target", "source", "side"))
+    source, side = source_and_side(item, model)
+    target = item["target"][None].to(source.device)
     scores["round_trip_float32"] = round_trip_error(model, target, source, side)
     if index == 0:
         scores["round_trip_float64"] = round_trip_error(model.double(), target.double(), source.double(), side.double())
@@ -127,7 +130,7 @@ def _sample_scores(model: DualFlow, item: Item, prediction: Prediction) -> dict[
     if prediction.samples is None or prediction.sample_seconds is None:
         return {}
     mask, target = item["mask"][0].numpy(), item["target"][0].numpy()
-    temperature0 = predict(model, item["source"][None], item["side"][None], "temperature0")[0, 0].numpy()
+    temperature0 = predict(model, *source_and_side(item, model), "temperature0")[0, 0].cpu().numpy()
     images = {
         "temperature0": temperature0,
         "one_sample": prediction.samples[0],

@@ -108,7 +108,7 @@ def _empty_folder(folder: Path) -> Path:
 
 
 def _gpu_options(config: Config) -> list[str]:
-    """Limit a machine with GPUs to one training at a time, because each training takes the first GPUs."""
+    """Limit a machine with GPUs to one training at a time, because each job takes the first GPUs."""
     if config.train.device == "cpu" or not GPUS.is_dir():
         return []
     return ["--resources", f"gpu={config.train.processes}"]

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from dualflow import __version__
-from dualflow.baselines import BASELINES, width_for
+from dualflow.baselines import BASELINES
+from dualflow.baselines.residual_density import ResidualDensity
+from dualflow.baselines.unet import UNet, width_for
 from dualflow.commit import commit_text, digest_of, sha256
 from dualflow.config import Config, dump_sections, public_values
 from dualflow.data.dataset import PairDataset
@@ -140,6 +142,7 @@ def _train(config: Config, name: str, seed: int, data: LearningData, group: Proc
             fingerprint=fingerprint,
             group=group,
             watch=_watcher(config, run, data.validation, flow=name in config.flows),
+            regions=torch.from_numpy(region_map(config.preprocess).labels),
             closed_form=ClosedFormCache(layout.closed_form_cache, digest_of(data.values(data.training))),
         )
         with run.system():
@@ -212,12 +215,17 @@ def _train_baseline(config: Config, name: str, data: LearningData, context: Trai
     features = len(data.encoder.names)
     channels, *sizes = data.training[0]["source"].shape
     shape, options = tuple(sizes), dict[str, int]()
-    if name == "unet":
+    kind, regions = BASELINES[name], region_map(config.preprocess)
+    if issubclass(kind, UNet):
         spec = preset(config.model.preset, **config.model.options)
         flow = DualFlow(spec, shape=shape, side_features=features, source_channels=channels)
         options["width"] = width_for(parameter_count(FlowObjective(flow)), features, channels)
+    if issubclass(kind, ResidualDensity):
+        options["regions"] = len(regions.names)
     torch.manual_seed(context.seed)
-    model = BASELINES[name](shape, features, channels, **options)
+    model = kind(shape, features, channels, **options)
+    if isinstance(model, ResidualDensity):
+        model.set_regions(torch.from_numpy(regions.labels))
     means = model.fit(data.training, subject_folds(data.training), context.closed_form)
     objective, history = model.objective(), History()
     if objective is not None:
@@ -228,6 +236,7 @@ def _train_baseline(config: Config, name: str, data: LearningData, context: Trai
             context,
             steps=config.baselines.unet_steps,
             learning_rate=config.baselines.unet_learning_rate,
+            keep_start=True,
         ).fit()
     record = TrainingRecord(
         seconds=history.seconds, best_step=history.best_step, skipped_steps=history.skipped,

@@ -24,7 +24,7 @@ from dualflow.errors import ConfigError
 from dualflow.layout import STUDY_NAME, Layout
 from dualflow.modalities import REFERENCES
 
-SEEDED = ("unet",)
+SEEDED = ("unet", "unet_heteroscedastic")
 """Baselines trained by gradient steps, and therefore with every seed."""
 
 

@@ -42,6 +42,10 @@ class PairDataset(Dataset[Item]):
         """Keys of the scans, in order."""
         return [item["scan"] for item in self.items]
 
+    def subset(self, positions: Sequence[int]) -> Self:
+        """Return a dataset of the items at these positions; the volumes are shared, not copied."""
+        return type(self)([self.items[position] for position in positions])
+
     def with_means(self, means: Sequence[torch.Tensor]) -> Self:
         """Return a dataset whose items also have a `mean` [1, D, H, W]; the volumes are shared, not copied.
 

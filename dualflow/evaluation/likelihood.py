@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import log
+from math import log, pi, sqrt
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
-from torch.distributions import Normal
 
 from dualflow.data.dataset import Item
+from dualflow.evaluation.annealing import anneal
 from dualflow.flows.diagnostics import explained_variance
 from dualflow.flows.model import DualFlow
 from dualflow.flows.rng import standard_noise, uniform_noise
 from dualflow.flows.spec import FlowSpec
 from dualflow.inference.convert import fill_outside
 from dualflow.layout import Scan
+from dualflow.training.device import device_of
 
 Density = Callable[[Tensor], Tensor]
 """Maps volumes `[N, C, D, H, W]` to log-densities `[N]` in nats."""
@@ -31,7 +33,7 @@ BATCH = 8
 
 @torch.no_grad()
 def likelihood(
-    model: DualFlow, item: Item, other: Item | None, *, voxel_mm: Sequence[float], draws: int, seed: int
+    model: DualFlow, item: Item, other: Item | None, *, voxel_mm: Sequence[float], draws: int, steps: int, seed: int
 ) -> dict[str, float]:
     """Score the density of the real target of `item` under `model`, as columns of the score table.
 
@@ -41,35 +43,60 @@ def likelihood(
         other: a scan of another subject, which provides the wrong source; None if there is no other subject.
         voxel_mm: edge lengths of a voxel in mm.
         draws: background draws of `mask_nll`.
+        steps: annealing steps of `mask_nll` under the true source.
         seed: seed of the draws.
 
     Returns:
-        `nll_true`, `nll_wrong`, `nll_blurred`: NLL in nats per voxel of the mask (see `mask_nll`) under the true
-        source, another subject's source, and the blurred true source. `bits_in_mask`: `nll_true` in bits.
+        `bits_in_mask`: estimate of the negative log2 density per voxel of the mask under the true source (`mask_nll`),
+        with `bits_slack` and `bits_effective_draws`. `nll_true`, `nll_wrong`, `nll_blurred`: bounds in nats per voxel
+        of the mask (`mask_bound`) from the same draws, under the true source, another subject's source, and the
+        blurred true source.
         `explained_level_1` .., finest first: share of the latent variance of a level that the prior's mean explains.
         `explained_other_level_1` ..: the same under another subject's source, which measures what subjects share.
         Columns that need another subject are absent without one.
     """
-    target, side, mask = item["target"][None], item["side"][None], item["mask"]
+    device = device_of(model)
+    target, side, mask = item["target"].to(device), item["side"][None].to(device), item["mask"].to(device)
     wrong = None if other is None else exchange_source(item, other)
     sources = {"true": item["source"], "wrong": wrong, "blurred": blur_source(item, voxel_mm)}
+    sources = {name: source[None].to(device) for name, source in sources.items() if source is not None}
 
-    def nll(source: Tensor) -> float:
-        def density(volumes: Tensor) -> Tensor:
-            return model.log_prob(volumes, _repeat(source[None], len(volumes)), _repeat(side, len(volumes)))
+    def density_given(source: Tensor) -> Density:
+        condition = model.condition(source, side)
+        return lambda volumes: model.density(volumes, condition.repeat(len(volumes)))[0]
 
-        return mask_nll(density, item["target"], mask, model.spec, draws=draws, seed=seed)
-
-    scores = {f"nll_{name}": nll(source) for name, source in sources.items() if source is not None}
-    scores["bits_in_mask"] = scores["nll_true"] / log(2)
-    for name, source in (("explained", item["source"]), ("explained_other", wrong)):
-        if source is not None:
-            shares = explained_variance(model, target, source[None], side, mask[None]).tolist()
+    densities = {name: density_given(source) for name, source in sources.items()}
+    scores = {
+        f"nll_{name}": mask_bound(density, target, mask, model.spec, draws=draws, seed=seed)
+        for name, density in densities.items()
+    }
+    estimate = mask_nll(densities["true"], target, mask, model.spec, draws=draws, steps=steps, seed=seed)
+    scores["bits_in_mask"], scores["bits_slack"] = estimate.nll / log(2), estimate.slack / log(2)
+    scores["bits_effective_draws"] = estimate.effective_draws
+    for name, key in (("explained", "true"), ("explained_other", "wrong")):
+        if key in sources:
+            shares = explained_variance(model, target[None], sources[key], side, mask[None]).tolist()
             scores |= {f"{name}_level_{level}": share for level, share in enumerate(shares, 1)}
     return scores
 
 
-def mask_nll(density: Density, target: Tensor, mask: Tensor, spec: FlowSpec, *, draws: int, seed: int) -> float:
+class MaskDensity(NamedTuple):
+    """Estimate of a density inside the mask.
+
+    Attributes:
+        nll: nats per voxel of the mask; on average not below the exact value.
+        slack: how far `nll` may be from the exact value, in nats per voxel: twice what the last doubling of the steps
+            gained, which bounds what further steps gain if the excess falls with the square root of their number or
+            faster, and the standard error of the draws.
+        effective_draws: effective number of independent draws, `(sum w)^2 / sum w^2` of their weights w.
+    """
+
+    nll: float
+    slack: float
+    effective_draws: float
+
+
+def mask_bound(density: Density, target: Tensor, mask: Tensor, spec: FlowSpec, *, draws: int, seed: int) -> float:
     """Upper bound of `-log p(x) / M`, for the intensities x of the M voxels inside the mask alone.
 
     The density of the whole grid is dominated by the empty background. For the voxels b outside the mask and any
@@ -78,8 +105,9 @@ def mask_nll(density: Density, target: Tensor, mask: Tensor, spec: FlowSpec, *, 
         log p(x) = log E_q[p(x, b) / q(b)] >= E_q[log p(x, b) - log q(b)],
 
     with equality if q(b) = p(b | x). Here q is the distribution of the background in training (see `with_background`).
-    The background cancels, so flows are comparable. A dequantised target also receives its noise inside the mask; the
-    same inequality then bounds the mean density of its bins.
+    The excess of the bound is the divergence of q from p(b | x), in which flows differ. Bounds of one flow and target
+    from the same draws are comparable, those of two flows are not. A dequantised target also receives its noise inside
+    the mask; the same inequality then bounds the mean density of its bins.
 
     Args:
         density: log p of volumes `[N, C, D, H, W]` in nats.
@@ -92,17 +120,58 @@ def mask_nll(density: Density, target: Tensor, mask: Tensor, spec: FlowSpec, *, 
     Returns:
         Nats per voxel of the mask, for intensities in the target's unit; negative if the density exceeds 1.
     """
+    return -float(_log_weights(density, target, mask, spec, draws, 1, seed).mean()) / int(mask.sum())
+
+
+def mask_nll(
+    density: Density, target: Tensor, mask: Tensor, spec: FlowSpec, *, draws: int, steps: int, seed: int
+) -> MaskDensity:
+    """Estimate `-log p(x) / M` of `mask_bound` without its excess, so that flows are comparable.
+
+    Annealed importance sampling moves the draws of the background from q towards p(b | x) (see `anneal`). The estimate
+    is the mean of the weights over the draws. It is still a bound on average, but its excess falls with `steps`.
+
+    Args:
+        density: log p of volumes `[N, C, D, H, W]` in nats, differentiable.
+        target: `[C, D, H, W]`, in its unit (SUVR).
+        mask: `[C, D, H, W]`, bool.
+        spec: spec of the flow, for the noise of its training targets.
+        draws: number of draws of b.
+        steps: number of annealing steps, each with one evaluation of the density and its gradient.
+        seed: seed of the draws.
+    """
+    voxels = int(mask.sum())
+    weights, half = (
+        _log_weights(density, target, mask, spec, draws, count, seed) for count in (steps, (steps + 1) // 2)
+    )
+    nll, coarse = (log(draws) - float(torch.logsumexp(part, dim=0)) for part in (weights, half))
+    error = float(weights.std(correction=0)) / sqrt(draws)
+    effective_draws = float(1 / torch.softmax(weights, dim=0).square().sum())
+    return MaskDensity(nll / voxels, (2 * max(coarse - nll, 0.0) + error) / voxels, effective_draws)
+
+
+def _log_weights(
+    density: Density, target: Tensor, mask: Tensor, spec: FlowSpec, draws: int, steps: int, seed: int
+) -> Tensor:
+    """Log-weights of the draws, `[draws]`."""
     # A flow trained without noise also has a bound, because q may have any width.
     width = spec.background_noise or spec.noise or 0.01
     generator = torch.Generator().manual_seed(seed)
-    targets = target.expand(draws, *target.shape)
-    background = width * standard_noise(tuple(targets.shape), targets, generator)
-    if spec.dequantisation == "uniform":
-        targets = targets + spec.bin_width * uniform_noise(targets, generator)
-    volumes = torch.where(mask, targets, background)
-    log_q = Normal(0.0, width).log_prob(background[:, ~mask].double()).sum(dim=1)  # type: ignore[no-untyped-call]
-    parts = [density(volumes[start : start + BATCH]) for start in range(0, draws, BATCH)]
-    return -float((torch.cat(parts).double() - log_q).mean()) / int(mask.sum())
+    outside = (~mask).flatten().nonzero()[:, 0]
+    log_volume = len(outside) * (log(width) + 0.5 * log(2 * pi))
+    parts = []
+    for start in range(0, draws, BATCH):
+        inside = target.expand(min(BATCH, draws - start), *target.shape)
+        if spec.dequantisation == "uniform":
+            inside = inside + spec.bin_width * uniform_noise(inside, generator)
+
+        def log_ratio(u: Tensor, inside: Tensor = inside) -> Tensor:
+            volumes = inside.flatten(1).index_copy(1, outside, width * u).view_as(inside)
+            return density(volumes).double() + 0.5 * u.double().square().sum(dim=1) + log_volume
+
+        u = standard_noise((len(inside), len(outside)), inside, generator)
+        parts.append(anneal(log_ratio, u, steps, generator))
+    return torch.cat(parts)
 
 
 def exchange_source(item: Item, other: Item) -> Tensor:
@@ -132,7 +201,3 @@ def another_subject(scans: Sequence[str], index: int) -> int | None:
     subjects = [Scan.parse(key).subject for key in scans]
     candidates = ((index + shift) % len(subjects) for shift in range(1, len(subjects)))
     return next((candidate for candidate in candidates if subjects[candidate] != subjects[index]), None)
-
-
-def _repeat(tensor: Tensor, count: int) -> Tensor:
-    return tensor.repeat(count, *[1] * (tensor.dim() - 1))

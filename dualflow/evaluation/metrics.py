@@ -2,95 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
-
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from dualflow.errors import ShapeError
-from dualflow.evaluation.calibration import (
-    LEVELS,
-    PredictiveDistribution,
-    coverage,
-    mean_crps,
-    region_distribution,
-    voxel_distribution,
-)
+from dualflow.evaluation.calibration import LEVELS, coverage, mean_crps, region_distribution, voxel_distribution
+from dualflow.evaluation.joint_scores import PERSON_VALUES, contrast_crps, energy_score
+from dualflow.evaluation.measures import Context, Metric, MetricFunction
 from dualflow.evaluation.prediction import Bools, Floats, Predictive
 from dualflow.evaluation.regions import RegionMap
 from dualflow.modalities import Modality
 
 SMOOTHING_FWHM_MM = 6.0
 _FWHM_TO_SIGMA = 1 / np.sqrt(8 * np.log(2))
-
-
-@dataclass(frozen=True)
-class Context:
-    """Inputs of a metric beside estimate and target.
-
-    Attributes:
-        row: the target modality; its window is the data range of PSNR and SSIM.
-        regions: the regions on the images' grid.
-        voxels: predicted distribution of the voxels in the mask, or None.
-        region_means: predicted distribution of the region means, or None.
-        std: predicted standard deviation `[D, H, W]`, or None.
-        bits: `bits_in_mask` of `likelihood.likelihood`, or None for a model without a density.
-    """
-
-    row: Modality
-    regions: RegionMap
-    voxels: PredictiveDistribution | None = None
-    region_means: PredictiveDistribution | None = None
-    std: Floats | None = None
-    bits: float | None = None
-
-    @property
-    def data_range(self) -> float:
-        """Width of the modality's window."""
-        return self.row.window[1] - self.row.window[0]
-
-
-MetricFunction = Callable[[Floats, Floats, Bools, Context], float | None]
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One row of METRICS.
-
-    Attributes:
-        function: (estimate `[D, H, W]`, target `[D, H, W]`, mask `[D, H, W]`, context) -> value, or None if the metric
-            does not apply, such as coverage of a model without a spread.
-        label: name in tables and figures.
-        unit: unit of the metric; `target` is the unit of the modality.
-        better: direction of improvement; `ideal` means closer to `ideal`.
-        ideal: best value if `better` is `ideal`.
-        digits: printed decimals.
-    """
-
-    function: MetricFunction
-    label: str
-    unit: Literal["target", "dB", "%", "bits/voxel", ""]
-    better: Literal["lower", "higher", "ideal"]
-    ideal: float = 0.0
-    digits: int = 3
-
-    def loss(self, value: Floats) -> Floats:
-        """Convert values to losses; lower is better."""
-        return np.asarray(_LOSSES[self.better](value, self.ideal))
-
-    def heading(self, row: Modality) -> str:
-        """Label with unit."""
-        unit = row.unit if self.unit == "target" else self.unit
-        return f"{self.label} ({unit})" if unit else self.label
-
-
-_LOSSES: dict[str, Callable[[Floats, float], Floats]] = {
-    "lower": lambda value, _: value,
-    "higher": lambda value, _: -value,
-    "ideal": lambda value, ideal: np.abs(value - ideal),
-}
 
 
 def score(
@@ -103,7 +27,8 @@ def score(
 ) -> dict[str, float]:
     """Compute every applicable metric of METRICS for `prediction` of the real `target` `[D, H, W]` inside `mask`.
 
-    `bits` is `bits_in_mask` of `likelihood.likelihood`, for models with a density.
+    The result also has the applicable PERSON_VALUES, which STUDY_METRICS read. `bits` is `bits_in_mask` of
+    `likelihood.likelihood`, for models with a density.
 
     Raises:
         ShapeError: the arrays do not share one grid, or the mask is empty.
@@ -114,9 +39,19 @@ def score(
             f"prediction, target, mask and regions have shapes {sorted(shapes)} and {int(mask.sum())} voxels in the "
             "mask; expected one model grid and a mask that is not empty"
         )
-    voxels, region_means = voxel_distribution(prediction, mask), region_distribution(prediction, mask, regions)
-    context = Context(row, regions, voxels, region_means, prediction.std, bits)
-    values = {name: metric.function(prediction.mean, target, mask, context) for name, metric in METRICS.items()}
+    samples = None if prediction.samples is None else regions.means(prediction.samples, mask)
+    context = Context(
+        row,
+        regions,
+        voxels=voxel_distribution(prediction, mask),
+        region_means=region_distribution(prediction, mask, regions),
+        region_samples=samples,
+        region_std=prediction.region_std if samples is None else samples.std(axis=0, ddof=1),
+        std=prediction.std,
+        bits=bits,
+    )
+    functions = {name: metric.function for name, metric in METRICS.items()} | PERSON_VALUES
+    values = {name: function(prediction.mean, target, mask, context) for name, function in functions.items()}
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -196,7 +131,7 @@ def spread_error_r(estimate: Floats, target: Floats, mask: Bools, context: Conte
 
 
 def bits_in_mask(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float | None:
-    """Upper bound of the negative log2 density per voxel of the mask; None for a model without a density."""
+    """Negative log2 density per voxel of the mask; None for a model without a density."""
     return context.bits
 
 
@@ -239,6 +174,8 @@ METRICS: dict[str, Metric] = {
     "region_bias": Metric(region_bias, "Region bias", "%", "ideal", 0.0, digits=2),
     "voxel_crps": Metric(voxel_crps, "Voxel CRPS", "target", "lower", digits=4),
     "region_crps": Metric(region_crps, "Region CRPS", "target", "lower", digits=4),
+    "energy_score": Metric(energy_score, "Energy score", "target", "lower", digits=4),
+    "contrast_crps": Metric(contrast_crps, "Contrast CRPS", "target", "lower", digits=4),
     "bits_in_mask": Metric(bits_in_mask, "Bits in the mask", "bits/voxel", "lower"),
     "spread_error_r": Metric(spread_error_r, "Spread-error r", "", "higher"),
     **{

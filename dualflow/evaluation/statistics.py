@@ -1,12 +1,13 @@
 """Comparison of models: means over subjects with bootstrap intervals, and paired differences.
 
 Tables have one row per model, seed and scan, and one column per metric. The bootstrap resamples subjects. Seeds and
-visits of one subject are averaged first, because they are not independent.
+visits of one subject are averaged first, because they are not independent. STUDY_METRICS are computed from the same
+tables and resamples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from dualflow.errors import DataError
 from dualflow.evaluation.metrics import METRICS
+from dualflow.evaluation.study_metrics import STUDY_METRICS, Resampled, measure, resample
 from dualflow.layout import Scan
 
 KEYS = ("model", "seed", "scan")
@@ -29,28 +31,35 @@ DIFFERENCES = (
 def summarise(
     table: pd.DataFrame, *, bootstrap: int = 2000, seed: int = 0, metrics: Collection[str] = METRICS.keys()
 ) -> pd.DataFrame:
-    """Mean of each of `metrics` over the subjects of each model, with its 95 % bootstrap interval.
+    """Mean of each of `metrics` over the subjects of each model, and STUDY_METRICS, with 95 % bootstrap intervals.
 
     Returns:
-        One row per model and metric that applies to it: columns SUMMARY.
+        One row per model and metric that applies to it: columns SUMMARY; `sd` is the standard deviation over subjects.
 
     Raises:
         DataError: the table lacks a key column or has no rows.
     """
-    models, metrics, values = _by_subject(table, metrics)
-    low, high = _percentiles(_resampled(values, bootstrap, seed))
-    counts = np.isfinite(values).sum(axis=0)
+    models, subjects, metrics, values = _by_subject(table, metrics)
+    counts = _resamples(len(subjects), bootstrap, seed)
+    low, high = _percentiles(_resampled(values, counts))
+    present = np.isfinite(values).sum(axis=0)
     seeds = table.groupby("model")["seed"].nunique()
-    rows = [
-        (
-            model, metric, _mean(values)[m, q], low[m, q], high[m, q],
-            float(np.std(values[np.isfinite(values[:, m, q]), m, q], ddof=1)) if counts[m, q] > 1 else float("nan"),
-            int(counts[m, q]), int(seeds[model]),
-        )
-        for m, model in enumerate(models)
-        for q, metric in enumerate(metrics)
-        if counts[m, q]
-    ]  # fmt: skip
+    rows = []
+    for m, model in enumerate(models):
+        rows += [
+            (
+                model, metric, _mean(values)[m, q], low[m, q], high[m, q],
+                float(np.std(values[np.isfinite(values[:, m, q]), m, q], ddof=1)) if present[m, q] > 1 else np.nan,
+                int(present[m, q]), int(seeds[model]),
+            )
+            for q, metric in enumerate(metrics)
+            if present[m, q]
+        ]  # fmt: skip
+        scans = table[table["model"] == model]
+        for metric, row in STUDY_METRICS.items():
+            if (study := resample(scans, row, pd.DataFrame(counts, columns=subjects))) is not None:
+                ends = np.nanpercentile(study.draws, INTERVAL)
+                rows.append((model, metric, study.value, *ends, np.nan, study.subjects, int(seeds[model])))
     return pd.DataFrame(rows, columns=list(SUMMARY))
 
 
@@ -60,16 +69,18 @@ def differences(table: pd.DataFrame, reference: str, *, bootstrap: int = 2000, s
     `difference` is model minus reference, with its paired bootstrap interval. `gain` is positive if the model is
     better; for a metric with an ideal value, such as coverage, it is how much closer the model's mean is to that value.
     `p` is the p-value of Wilcoxon's signed-rank test and `p_holm` its Holm adjustment over the models of one metric;
-    both are NaN for a metric with an ideal value. `verdict` is `better` or `worse` only if the interval of the gain
-    excludes zero and `p_holm`, if any, is below 0.05, because bootstrap intervals of few subjects are too narrow.
+    both are NaN for a metric with an ideal value and for STUDY_METRICS. `verdict` is `better` or `worse` only if the
+    interval of the gain excludes zero and `p_holm`, if any, is below 0.05, because bootstrap intervals of few subjects
+    are too narrow.
 
     Raises:
         DataError: the table lacks a key column, has no rows, or does not contain `reference`.
     """
-    models, metrics, values = _by_subject(table, METRICS)
+    models, subjects, metrics, values = _by_subject(table, METRICS)
     if reference not in models:
         raise DataError(f"model '{reference}' is not in the table; choose from: {', '.join(models)}")
     reference_index = models.index(reference)
+    counts = _resamples(len(subjects), bootstrap, seed)
     rows = []
     for m, model in enumerate(models):
         if m == reference_index:
@@ -77,23 +88,19 @@ def differences(table: pd.DataFrame, reference: str, *, bootstrap: int = 2000, s
         # Pairs need subjects that both models were scored on.
         both = np.isfinite(values[:, m]) & np.isfinite(values[:, reference_index])
         pair = np.where(both[:, None], values[:, [m, reference_index]], np.nan)
-        draws, means = _resampled(pair, bootstrap, seed), _mean(pair)
-        difference = np.stack([*_percentiles(draws[:, 0] - draws[:, 1]), means[0] - means[1]])
+        draws, means = _resampled(pair, counts), _mean(pair)
         for q, metric in enumerate(metrics):
             if not both[:, q].any():
                 continue
-            loss = METRICS[metric].loss
-            gain_draws = loss(draws[:, 1, q]) - loss(draws[:, 0, q])
-            gain = float(loss(means[1, q]) - loss(means[0, q]))
-            gain_low, gain_high = np.percentile(gain_draws, INTERVAL)
             paired = pair[both[:, q], 0, q] - pair[both[:, q], 1, q]
             p = float("nan") if METRICS[metric].better == "ideal" else _signed_rank(paired)
-            rows.append(
-                (
-                    model, reference, metric, difference[2, q], difference[0, q], difference[1, q],
-                    gain, gain_low, gain_high, "", p, float("nan"), len(paired),
-                )
-            )  # fmt: skip
+            change = _change(metric, means[:, q], draws[:, :, q])
+            rows.append((model, reference, metric, *change, "", p, float("nan"), len(paired)))
+        for metric, (first, second) in _study_pairs(table, model, reference, pd.DataFrame(counts, columns=subjects)):
+            change = _change(
+                metric, np.array([first.value, second.value]), np.stack([first.draws, second.draws], axis=1)
+            )
+            rows.append((model, reference, metric, *change, "", float("nan"), float("nan"), first.subjects))
     result = pd.DataFrame(rows, columns=list(DIFFERENCES))
     result["p_holm"] = result.groupby("metric")["p"].transform(lambda p: pd.Series(holm(p.to_numpy()), p.index))
     result["verdict"] = [
@@ -101,6 +108,27 @@ def differences(table: pd.DataFrame, reference: str, *, bootstrap: int = 2000, s
         for low, high, p in zip(result["gain_low"], result["gain_high"], result["p_holm"], strict=True)
     ]
     return result
+
+
+def _study_pairs(
+    table: pd.DataFrame, model: str, reference: str, counts: pd.DataFrame
+) -> Iterator[tuple[str, tuple[Resampled, Resampled]]]:
+    """STUDY_METRICS of two models on the scans of both."""
+    scans = [table[table["model"] == name] for name in (model, reference)]
+    common = set(scans[0]["scan"]) & set(scans[1]["scan"])
+    scans = [part[part["scan"].isin(common)] for part in scans]
+    for metric, row in STUDY_METRICS.items():
+        first, second = (resample(part, row, counts) for part in scans)
+        if first is not None and second is not None:
+            yield metric, (first, second)
+
+
+def _change(metric: str, means: NDArray[np.float64], draws: NDArray[np.float64]) -> tuple[float, ...]:
+    """Difference and gain of a pair `[2]`, each with its interval over resamples `[bootstrap, 2]`."""
+    loss = measure(metric).loss
+    ends = np.nanpercentile(draws[:, 0] - draws[:, 1], INTERVAL)
+    gain_ends = np.nanpercentile(loss(draws[:, 1]) - loss(draws[:, 0]), INTERVAL)
+    return (means[0] - means[1], *ends, float(loss(means[1]) - loss(means[0])), *gain_ends)
 
 
 def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -131,8 +159,10 @@ def subject_means(table: pd.DataFrame, metrics: Collection[str] = METRICS.keys()
     return by_scan.groupby(level=["model", "subject"], sort=False).mean().reset_index()
 
 
-def _by_subject(table: pd.DataFrame, metrics: Collection[str]) -> tuple[list[str], list[str], NDArray[np.float64]]:
-    """Models in table order, metrics present, and values `[subjects, models, metrics]` with NaN for missing ones."""
+def _by_subject(
+    table: pd.DataFrame, metrics: Collection[str]
+) -> tuple[list[str], list[str], list[str], NDArray[np.float64]]:
+    """Models in table order, subjects, metrics present, and values `[subjects, models, metrics]`, NaN if missing."""
     means = subject_means(table, metrics)
     models = list(dict.fromkeys(str(model) for model in means["model"]))
     present = [name for name in metrics if name in means]
@@ -141,19 +171,22 @@ def _by_subject(table: pd.DataFrame, metrics: Collection[str]) -> tuple[list[str
     rows = means["subject"].map({label: row for row, label in enumerate(subjects)}).to_numpy()
     columns = means["model"].map({label: column for column, label in enumerate(models)}).to_numpy()
     values[rows, columns] = means[present].to_numpy(np.float64)
-    return models, present, np.where(np.isfinite(values), values, np.nan)
+    return models, subjects, present, np.where(np.isfinite(values), values, np.nan)
 
 
-def _resampled(values: NDArray[np.float64], bootstrap: int, seed: int) -> NDArray[np.float64]:
-    """Means `[bootstrap, models, metrics]` over subjects drawn with replacement, the same draws for all models."""
-    subjects = len(values)
-    draws = np.random.default_rng(seed).multinomial(subjects, np.full(subjects, 1 / subjects), size=bootstrap)
+def _resamples(subjects: int, bootstrap: int, seed: int) -> NDArray[np.int64]:
+    """How often each resample has each subject, `[bootstrap, subjects]`; the same for all models."""
+    return np.random.default_rng(seed).multinomial(subjects, np.full(subjects, 1 / subjects), size=bootstrap)
+
+
+def _resampled(values: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Means `[bootstrap, models, metrics]` over the subjects of each resample."""
     finite = np.isfinite(values)
-    flat = np.where(finite, values, 0.0).reshape(subjects, -1)
-    counts = draws @ finite.reshape(subjects, -1).astype(np.float64)
-    sums = draws @ flat
-    means = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
-    return means.reshape(bootstrap, *values.shape[1:])
+    flat = np.where(finite, values, 0.0).reshape(len(values), -1)
+    present = counts @ finite.reshape(len(values), -1).astype(np.float64)
+    sums = counts @ flat
+    means = np.divide(sums, present, out=np.full_like(sums, np.nan), where=present > 0)
+    return means.reshape(len(counts), *values.shape[1:])
 
 
 def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -12,6 +12,7 @@ from dualflow.data.dataset import PairDataset
 from dualflow.evaluation.likelihood import BATCH, another_subject, exchange_source
 from dualflow.flows.model import DualFlow
 from dualflow.progress import track
+from dualflow.training.device import device_of
 
 TEMPERATURES = (0.0, 0.5, 0.8, 1.0)
 SOURCES = ("own", "other")
@@ -30,7 +31,7 @@ def stress(model: DualFlow, dataset: PairDataset, samples: int, seed: int, label
         One row per setting, columns COLUMNS: number of NaN or infinite voxels over the whole grid, and largest
         absolute finite value in the target's unit.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator, device = torch.Generator().manual_seed(seed), device_of(model)
     single_subject = another_subject(dataset.scans, 0) is None
     settings = list(product(TEMPERATURES, SOURCES[:1] if single_subject else SOURCES))
     rows = []
@@ -39,8 +40,8 @@ def stress(model: DualFlow, dataset: PairDataset, samples: int, seed: int, label
         nonfinite, largest = 0, 0.0
         for start in range(0, len(scans), BATCH):
             batch = scans[start : start + BATCH]
-            source = torch.stack([_source(dataset, index, kind) for index in batch])
-            side = torch.stack([dataset[index]["side"] for index in batch])
+            source = torch.stack([_source(dataset, index, kind) for index in batch]).to(device)
+            side = torch.stack([dataset[index]["side"] for index in batch]).to(device)
             volumes = model.sample(source, side, n=1, temperature=temperature, generator=generator)
             finite = volumes.isfinite()
             nonfinite += int((~finite).sum())

@@ -18,16 +18,24 @@ class Condition(NamedTuple):
 
     Attributes:
         mean: `[N, C, D, H, W]`, in the target's unit.
+        scale: unit of `target - mean` inside the flow, `[N, 1, D, H, W]`, in the target's unit.
+        inside: the subject's brain mask, bool, `[N, 1, D, H, W]`.
         features: one source feature map per level, finest first, `[N, F_l, d_l, h_l, w_l]`.
         maps: source maps for the layers of each step.
         side: embedding `[N, E]`, or None.
+        person: person features `[N, F]` of the coarsest level's base, or None.
+        summary: coarsest latents or features of the source, `[N, H, d, h, w]`; None for repeated conditions.
         source_log_prob: log p(source) in nats `[N]`, or None.
     """
 
     mean: Tensor
+    scale: Tensor
+    inside: Tensor
     features: list[Tensor]
     maps: FlowMaps
     side: Tensor | None
+    person: Tensor | None
+    summary: Tensor | None
     source_log_prob: Tensor | None
 
     def repeat(self, count: int) -> Condition:
@@ -42,9 +50,13 @@ class Condition(NamedTuple):
 
         return Condition(
             repeated(self.mean),
+            repeated(self.scale),
+            repeated(self.inside),
             [repeated(feature) for feature in self.features],
             [[{name: repeated(value) for name, value in step.items()} for step in level] for level in self.maps],
             None if self.side is None else repeated(self.side),
+            None if self.person is None else repeated(self.person),
+            None,
             None,
         )
 

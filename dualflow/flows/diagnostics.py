@@ -1,4 +1,4 @@
-"""Diagnostics of a flow: the variance that its prior explains, and its round-trip error."""
+"""Diagnostics of a flow: the variance that its prior explains, and the errors of its two cycles."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dualflow.flows.bijection import upcast
 from dualflow.flows.dequantization import prepare_target
 from dualflow.flows.model import DualFlow
 from dualflow.flows.rng import EVALUATION_SEED
+from dualflow.flows.source import GlowSource
 
 
 @torch.no_grad()
@@ -38,6 +39,17 @@ def explained_variance(
 
 @torch.no_grad()
 def round_trip_error(flow: DualFlow, target: Tensor, source: Tensor, side: Tensor | None) -> float:
-    """Return the largest absolute difference between a target and the decode of its encoding, in the target's unit."""
+    """Return the largest absolute difference between a target and the decode of its encoding, in the target's unit.
+
+    This is the cycle target -> latents -> target under the source. A bijection closes it up to rounding, so it is
+    monitored and is no term of the loss: its gradient is 0.
+    """
     latents, _ = flow.encode(target, source, side)
     return float((flow.decode(latents, source, side) - target).abs().max())
+
+
+@torch.no_grad()
+def source_round_trip_error(source: GlowSource, volume: Tensor) -> float:
+    """Return the same error of the cycle source -> latents -> source through the source's own flow."""
+    latents = source.flow.encode(volume, source.no_maps).latents
+    return float((source.flow.decode(lambda level, _: latents[level], source.no_maps)[0] - volume).abs().max())

@@ -11,17 +11,19 @@ from torch import Tensor, nn
 
 from dualflow.flows.condition import Condition
 from dualflow.flows.dequantization import prepare_target
-from dualflow.flows.diagnostics import explained_variance, round_trip_error
+from dualflow.flows.diagnostics import explained_variance, round_trip_error, source_round_trip_error
+from dualflow.flows.missing_voxels import fill_missing, random_slabs
 from dualflow.flows.model import DualFlow
 from dualflow.flows.multiscale import Encoding, level_channels
 from dualflow.flows.objective import Objective, masked_l1
-from dualflow.flows.rng import EVALUATION_SEED, standard_noise
+from dualflow.flows.rng import EVALUATION_SEED
 from dualflow.flows.side_information import (
     SideDiscriminator,
     discriminator_accuracy,
     discriminator_error,
     reversal_strength,
 )
+from dualflow.flows.source import GlowPyramidSource, GlowSource
 
 
 class FlowObjective(Objective):
@@ -93,15 +95,24 @@ class FlowObjective(Objective):
         The discriminators' error is excluded because the flow ascends it, and the source's likelihood because it is
         auxiliary.
         """
-        return sum(TERMS[name].weight(self) * terms[name] for name in ("nll", "decode_l1") if name in terms)
+        return sum(TERMS[name].weight(self) * terms[name] for name in TARGET_TERMS if name in terms)
 
     def diagnostics(
         self, target: Tensor, source: Tensor, side: Tensor, mask: Tensor, *, round_trip: bool
     ) -> dict[str, float]:
-        """Return `explained_level_1` .., finest first, and on request the `round_trip` error in the target's unit."""
+        """Return `explained_level_1` .., finest first, and on request the errors of the flow's cycles.
+
+        `round_trip` is in the target's unit; `source_round_trip`, of a Glow source, in the source's.
+        """
         shares = explained_variance(self.flow, target, source, side, mask).tolist()
         numbers = {f"explained_level_{level}": share for level, share in enumerate(shares, 1)}
-        return numbers | ({"round_trip": round_trip_error(self.flow, target, source, side)} if round_trip else {})
+        if round_trip:
+            numbers["round_trip"] = round_trip_error(self.flow, target, source, side)
+            encoder = self.flow.source
+            glow = encoder.glow if isinstance(encoder, GlowPyramidSource) else encoder
+            if isinstance(glow, GlowSource):
+                numbers["source_round_trip"] = source_round_trip_error(glow, source)
+        return numbers
 
     def guesses(self, latents: list[Tensor], strength: float) -> list[Tensor]:
         """Return the discriminators' guesses of the side values from the finer levels' latents, `[N, S]` each."""
@@ -112,16 +123,10 @@ class FlowObjective(Objective):
     ) -> ForwardPass:
         flow, spec = self.flow, self.flow.spec
         side = flow.check.side(side, source)
-        if mean is None and spec.mean != "none":
-            mean = flow.mean(source, side)  # of the source before noise
-        if self.training:
-            target = prepare_target(target, mask, spec, training=True)
-            if spec.source == "glow":
-                source = source + spec.source_noise * standard_noise(tuple(source.shape), source)
-        else:
-            target = prepare_target(target, mask, spec, torch.Generator().manual_seed(EVALUATION_SEED))
+        generator = None if self.training else torch.Generator().manual_seed(EVALUATION_SEED)
+        target = prepare_target(target, mask, spec, generator, training=self.training)
         frozen = self.training and self.progress < spec.source_frozen
-        condition = flow.condition(source, side, mean, train_source=not frozen)
+        condition = flow.condition(source, side, mean, train_source=not frozen, noise=self.training)
         return ForwardPass(target, side, mask, condition, *flow.density(target, condition))
 
     @torch.no_grad()
@@ -180,11 +185,24 @@ def discriminator(objective: FlowObjective, batch: ForwardPass) -> Tensor:
 
 
 def decode_l1(objective: FlowObjective, batch: ForwardPass) -> Tensor:
-    """Return `|decode(z) - target|` in the mask, z drawn at a temperature (C-Flow's cycle; PU-Flow's L1)."""
-    # A fixed seed in evaluation makes validations comparable.
-    generator = None if objective.training else torch.Generator().manual_seed(EVALUATION_SEED)
-    drawn = objective.flow.draw(batch.condition, objective.flow.spec.decode_temperature, generator)
+    """Return `|decode(z) - target|` in the mask, z drawn at a temperature: the L1 term of C-Flow."""
+    drawn = objective.flow.draw(batch.condition, objective.flow.spec.decode_temperature, _generator(objective))
     return masked_l1(drawn, batch.target, batch.mask)
+
+
+def interpolation_l1(objective: FlowObjective, batch: ForwardPass) -> Tensor:
+    """Return the L1 of hidden voxels filled by interpolated latents, in the mask: PU-Flow's supervised term.
+
+    Of every second scan all voxels are hidden, and the term is the L1 of the decode at temperature 0.
+    """
+    hidden = random_slabs(batch.target, _generator(objective))
+    filled = fill_missing(objective.flow, batch.target, ~hidden, batch.condition)
+    return masked_l1(filled, batch.target, hidden if batch.mask is None else hidden & batch.mask)
+
+
+def _generator(objective: FlowObjective) -> torch.Generator | None:
+    """Return a fixed seed in evaluation, so that validations are comparable; None in training."""
+    return None if objective.training else torch.Generator().manual_seed(EVALUATION_SEED)
 
 
 class Term(NamedTuple):
@@ -203,11 +221,14 @@ TERMS: dict[str, Term] = {
     "nll": Term(nll, lambda objective: objective.flow.spec.nll_weight),
     "source_nll": Term(
         source_nll,
-        lambda objective: objective.flow.spec.source_nll_weight * (objective.flow.spec.source == "glow"),
+        lambda objective: objective.flow.spec.source_nll_weight * objective.flow.spec.has_source_density,
     ),
     "discriminator": Term(
         discriminator,
         lambda objective: objective.flow.spec.discriminator_weight * bool(len(objective.discriminators)),
     ),
     "decode_l1": Term(decode_l1, lambda objective: objective.flow.spec.decode_l1),
+    "interpolation_l1": Term(interpolation_l1, lambda objective: objective.flow.spec.interpolation_l1),
 }
+TARGET_TERMS = ("nll", "decode_l1", "interpolation_l1")
+"""Terms that score the target."""

@@ -10,7 +10,6 @@ from torch import Tensor
 from dualflow.flows.dequantization import prepare_target
 from dualflow.flows.model import DualFlow
 from dualflow.flows.rng import standard_noise
-from dualflow.flows.source import GlowSource
 
 INITIALISATION_VOXELS = 64 * 48 * 56 * 48
 """Voxels that pass through the flow at once: 64 scans at 4 mm, 8 at 2 mm.
@@ -27,10 +26,7 @@ def initialize_flow(
     mask: Tensor | None = None,
     mean: Tensor | None = None,
 ) -> None:
-    """Set actnorms and the low-rank base from training scans.
-
-    Actnorms take their moments from the first scans, as many as pass through the flow at once. The base takes its
-    principal components from all scans.
+    """Set the actnorms of flow and source from the first scans, as many as pass through the flow at once.
 
     Args:
         flow: initialised in place.
@@ -41,16 +37,10 @@ def initialize_flow(
         mean: mean image in place of the mean model's, `[N, C, D, H, W]`.
     """
     target, side = prepare_target(target, mask, flow.spec, training=True), flow.check.side(side, source)
-    count, last = max(1, INITIALISATION_VOXELS // prod(flow.shape)), flow.spec.levels - 1
-    if isinstance(flow.source, GlowSource):
+    count = max(1, INITIALISATION_VOXELS // prod(flow.shape))
+    if flow.spec.has_source_density:
         first = source[:count]
         flow.source.initialize(first + flow.spec.source_noise * standard_noise(tuple(first.shape), first))
-    prior, latents = flow.prior(last), list[Tensor]()
-    apply = flow.flow.initialize
-    for rows in (slice(start, start + count) for start in range(0, len(target), count)):
-        condition = flow.condition(source[rows], side[rows], None if mean is None else mean[rows])
-        code = apply(flow.residual(target[rows], condition), condition.maps)
-        e, _ = prior.standardise(code.latents[last], flow.prior_context(last, None, condition))
-        latents.append(e.flatten(1))
-        apply = flow.flow.encode
-    prior.base.initialize(torch.cat(latents))
+    rows = slice(count)
+    condition = flow.condition(source[rows], side[rows], None if mean is None else mean[rows])
+    flow.flow.initialize(flow.residual(target[rows], condition), condition.maps)

@@ -1,12 +1,17 @@
-"""The interface that flows and baselines share: a point estimate, and for a density its samples and likelihood."""
+"""The interface that flows and baselines share: a point estimate, samples, and for a density its likelihood."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from dualflow.flows.rng import SampleGenerators, sample_seeds
+
+SAMPLES_AT_ONCE = 8
+"""Samples drawn together; fewer leave the processor idle."""
 
 
 class ConditionalModel(nn.Module, ABC):
@@ -22,7 +27,38 @@ class ConditionalModel(nn.Module, ABC):
         """
 
 
-class ConditionalDensity(ConditionalModel):
+class ConditionalSampler(ConditionalModel):
+    """A model with a distribution, which can be sampled."""
+
+    @abstractmethod
+    def sample(
+        self,
+        source: Tensor,
+        side: Tensor | None = None,
+        n: int = 1,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draw n targets per source, `[n, N, C, D, H, W]`; the temperature scales their spread."""
+
+    def stream(
+        self,
+        source: Tensor,
+        side: Tensor | None = None,
+        n: int = 1,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[Tensor]:
+        """Yield n targets per source a few at a time, `[k, N, C, D, H, W]`, so that memory does not grow with n.
+
+        The noise of a target does not depend on how many are drawn at once.
+        """
+        for start in range(0, n, SAMPLES_AT_ONCE):
+            seeds = sample_seeds(min(SAMPLES_AT_ONCE, n - start), generator)
+            yield self.sample(source, side, len(seeds), temperature, SampleGenerators(seeds))
+
+
+class ConditionalDensity(ConditionalSampler):
     """A model with an exact density, which can be sampled and inverted."""
 
     @abstractmethod
@@ -37,7 +73,6 @@ class ConditionalDensity(ConditionalModel):
         n: int = 1,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
-        latents: str | None = None,
     ) -> Tensor:
         """Draw n targets per source, `[n, N, C, D, H, W]`."""
 

@@ -37,6 +37,7 @@ class LocalLinear(nn.Module):
         self.shape, self.side_features, self.source_channels = tuple(shape), side_features, source_channels
         self.design = TissueFeatures() if design is None else design
         self.count = self.design.count(side_features, source_channels)
+        self.odd = self.design.odd(side_features, source_channels)
         self.register_buffer("coefficients", torch.zeros(self.count, *shape))
         self.register_buffer("side_mean", torch.zeros(side_features))
 
@@ -49,15 +50,23 @@ class LocalLinear(nn.Module):
         expected = (self.source_channels, *self.shape)
         if source.ndim != 5 or tuple(source.shape[1:]) != expected:
             raise ShapeError(f"source is {tuple(source.shape)}; expected [N, {', '.join(map(str, expected))}]")
+        # Differences of blurred maps need more precision than bfloat16.
+        with torch.autocast(source.device.type, enabled=False):
+            return self.design(source.float(), self.complete(source, side))
+
+    def complete(self, source: Tensor, side: Tensor | None = None) -> Tensor:
+        """Return side values `[N, S]` less their training means, 0 where unknown.
+
+        Raises:
+            ShapeError: side is not `[N, S]`.
+        """
         if side is None:
             side = source.new_full((source.shape[0], self.side_features), torch.nan)
         if side.shape != (source.shape[0], self.side_features):
             raise ShapeError(
                 f"side is {tuple(side.shape)}; expected [{source.shape[0]}, {self.side_features}], NaN where unknown"
             )
-        # Differences of blurred maps need more precision than bfloat16.
-        with torch.autocast(source.device.type, enabled=False):
-            return self.design(source.float(), torch.nan_to_num(side.float() - self.side_mean, nan=0.0))
+        return torch.nan_to_num(side.float() - self.side_mean, nan=0.0)
 
     def forward(self, source: Tensor, side: Tensor | None = None) -> Tensor:
         """Return the conditional mean `[N, 1, D, H, W]`, in the target's unit."""

@@ -1,88 +1,60 @@
-"""Closed-form fit of a local linear regression: a spatially smoothed ridge regression.
+"""Closed-form fit of a local linear regression: a ladder of spatially smoothed ridge regressions.
 
-At voxel v, y = beta_v . f_v(source, side). The normal equations A_v = sum f f^T and b_v = sum f y are sums over scans,
-accumulated in one streaming pass. Smoothing the sums over space gives a kernel-weighted (local) regression, and the
-ridge shrinks each voxel's coefficients towards the coefficients fitted to all voxels. The sums are kept per fold, so
-cross-fitted residuals and the choice of the ridge need no further pass.
+At voxel v, y = beta_v . f_v(source, side). Smoothing the sums of the normal equations over space gives a
+kernel-weighted (local) regression. A ladder goes from coarse to fine. It starts from the coefficients fitted to all
+voxels; each rung is a local regression whose ridge shrinks it towards the coefficients of the rung below. On a mirrored
+rung a voxel is fitted together with its mirror image in the other hemisphere, so each person counts twice.
+Cross-fitting chooses the smoothing and the ridge of each rung.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import product
-from typing import Any, NamedTuple, Protocol
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dualflow.errors import DataError
 from dualflow.flows.local_linear import LocalLinear
-from dualflow.flows.voxel_features import blur
+from dualflow.flows.normal_equations import NormalEquations
+from dualflow.flows.regression_scans import RegressionScan, check_folds, side_mean
+from dualflow.flows.voxel_domain import VoxelDomain
 
-FOLDS = 4
-"""Number of folds of the cross-fit."""
-RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0)
+_log = logging.getLogger(__name__)
+
+RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 """Candidate ridge strengths, in scans."""
-SIGMAS = (0.7, 1.1, 1.8)
+SIGMAS = (0.4, 0.7, 1.1, 1.8)
 """Candidate smoothing widths of the sums, in voxels."""
-INTERCEPT_VARIANCE = 1e-3
-"""Floor of a feature's variance. It makes the penalty of the intercept small, so local levels are learnt first."""
-GLOBAL_RIDGE = 1e-4
-ROUNDING = 1e-6
-"""Share of each diagonal added before a solve, so that float32 rounding does not make a singular matrix indefinite."""
-STRIDE = 4
-"""Step between the voxels on which ridge and smoothing are compared."""
-SOLVE_CHUNK = 2048
-SMOOTH_CHUNK = 16
+NEGLIGIBLE_RIDGE = 1e-3
+"""Ridges up to this one, in scans, are as good as none."""
+STEP = 3
+"""Step along each axis between the voxels on which ridge and smoothing are compared."""
+MIN_REDUCTION = 1e-3
+"""Share of the squared error that a further rung must remove."""
 
 
-class Pairs(Protocol):
-    """Training pairs by position.
-
-    A pair maps `source` to `[C, D, H, W]`, `target` and bool `mask` to `[1, D, H, W]`, and `side` to `[S]`, NaN where
-    unknown.
-    """
-
-    def __len__(self) -> int:
-        """Return the number of pairs."""
-
-    def __getitem__(self, position: int, /) -> Mapping[str, Any]:
-        """Return one pair."""
-
-
-class RegressionScan(NamedTuple):
-    """One training scan of the regression.
+class Rung(NamedTuple):
+    """One local regression of a ladder.
 
     Attributes:
-        source: `[C, D, H, W]`.
-        target: `[1, D, H, W]`, in its unit.
-        side: `[S]`, NaN where unknown.
-        mask: `[1, D, H, W]`, bool.
-        fold: index of the cross-fitting fold.
+        sigma: smoothing width of the sums, in voxels.
+        ridge: weight of the rung below, in scans.
+        mirrored: whether a voxel is fitted together with its mirror image.
     """
 
-    source: Tensor
-    target: Tensor
-    side: Tensor
-    mask: Tensor
-    fold: int
+    sigma: float
+    ridge: float
+    mirrored: bool = False
 
 
-class RegressionScans:
-    """Training pairs as regression scans; a fit iterates over them several times.
+class RungTable(NamedTuple):
+    """Candidates of one rung: every pair of a sigma and a ridge."""
 
-    Args:
-        pairs: items with `source`, `target`, `side` and `mask`.
-        folds: fold of each pair.
-    """
-
-    def __init__(self, pairs: Pairs, folds: Sequence[int]) -> None:
-        self.pairs, self.folds = pairs, folds
-
-    def __iter__(self) -> Iterator[RegressionScan]:
-        for index, fold in enumerate(self.folds):
-            pair = self.pairs[index]
-            yield RegressionScan(pair["source"], pair["target"], pair["side"], pair["mask"], fold)
+    sigmas: Sequence[float]
+    ridges: Sequence[float]
+    mirrored: bool = False
 
 
 class LocalLinearFit:
@@ -90,7 +62,8 @@ class LocalLinearFit:
 
     Args:
         model: the regression, which gives the features.
-        domain: `[D, H, W]` bool, the voxels with coefficients: the union of the training masks.
+        domain: `[D, H, W]` bool, the voxels with coefficients: the union of the training masks. The grid is symmetric
+            about the midsagittal plane, so flipping axis 0 is the reflection of the brain.
         folds: number of folds.
 
     Raises:
@@ -98,135 +71,120 @@ class LocalLinearFit:
     """
 
     def __init__(self, model: LocalLinear, domain: Tensor, folds: int) -> None:
-        self.model, self.domain, self.folds = model, domain.bool(), folds
-        voxels = int(self.domain.sum())
-        if voxels == 0:
-            raise DataError("the training masks hold no voxel; check the brain masks of the training scans")
+        self.model, self.domain, self.folds = model, VoxelDomain(domain), folds
+        self.equations = NormalEquations.zeros(folds, model.count, self.domain.size)
+        sign = torch.ones(model.count)
+        sign[model.odd] = -1
         row, column = torch.triu_indices(model.count, model.count)
-        self.unpacking = torch.zeros(model.count, model.count, dtype=torch.long)
-        self.unpacking[row, column] = self.unpacking[column, row] = torch.arange(len(row))
-        self.unpacking = self.unpacking.flatten()
-        self.gram = torch.zeros(folds, len(row), voxels)
-        self.moment = torch.zeros(folds, model.count, voxels)
-        self.energy = torch.zeros(folds, voxels)
+        self.signs = sign[row] * sign[column], sign
 
     def add(self, source: Tensor, target: Tensor, side: Tensor, mask: Tensor, fold: int) -> None:
         """Add a scan, with the fields of a RegressionScan, to the sums of its fold; only voxels in its mask count."""
-        weight = mask[0][self.domain].float()
-        features = self.model.features(source[None], side[None])[0][:, self.domain]
-        values = target[0][self.domain].float() * weight
-        self.moment[fold].addcmul_(features, values)
-        self.energy[fold].addcmul_(values, values)
-        weighted, start = features * weight, 0
-        for index in range(len(features)):
-            length = len(features) - index
-            self.gram[fold, start : start + length].addcmul_(weighted[index:], features[index])
-            start += length
+        self.add_features(self.model.features(source[None], side[None])[0], target, mask, fold)
 
-    def _smooth(self, sums: Tensor, sigma: float) -> Tensor:
-        """Smooth maps `[M, V]` over the domain, in place."""
-        if sigma == 0:
-            return sums
-        extents = [self.domain.any(dim=axes).nonzero() for axes in ((1, 2), (0, 2), (0, 1))]
-        box = tuple(slice(int(extent.min()), int(extent.max()) + 1) for extent in extents)
-        inside = self.domain[box]
-        positions = inside.flatten().nonzero()[:, 0]
-        for start in range(0, len(sums), SMOOTH_CHUNK):
-            maps = sums[start : start + SMOOTH_CHUNK]
-            dense = torch.zeros(len(maps), inside.numel())
-            dense.index_copy_(1, positions, maps)
-            torch.index_select(blur(dense.view(-1, *inside.shape), sigma).flatten(1), 1, positions, out=maps)
-        return sums
+    def add_features(self, features: Tensor, target: Tensor, mask: Tensor, fold: int) -> None:
+        """Add a scan with features `[P, D, H, W]`."""
+        inside = mask[0][self.domain.mask].float()
+        self.equations.add(features[:, self.domain.mask], target[0][self.domain.mask].float(), inside, fold)
 
-    def smoothed(self, sigma: float, exclude: int | None = None) -> tuple[Tensor, Tensor]:
-        """Return gram `[P(P+1)/2, V]` and moment `[P, V]` of all folds but `exclude`, smoothed by `sigma` voxels."""
-        folds = [fold for fold in range(self.folds) if fold != exclude]
-        gram, moment = self.gram[folds[0]].clone(), self.moment[folds[0]].clone()
-        for fold in folds[1:]:
-            gram += self.gram[fold]
-            moment += self.moment[fold]
-        return self._smooth(gram, sigma), self._smooth(moment, sigma)
+    def smoothed(
+        self, sigma: float, exclude: int | None = None, *, mirrored: bool = False, step: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        """Return gram `[P(P+1)/2, v]` and moment `[P, v]` of all folds but `exclude`, smoothed by `sigma` voxels.
 
-    def _unpack(self, packed: Tensor) -> Tensor:
-        """Return the symmetric matrices `[V, P, P]` in float64 of packed upper triangles `[P(P+1)/2, V]`."""
-        # Rows are gathered before the transposition, because gathering columns takes several times as long.
-        unpacked = packed.index_select(0, self.unpacking).T.double().contiguous()
-        return unpacked.view(-1, self.model.count, self.model.count)
-
-    def global_fit(self, gram: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the coefficients `[P]` fitted to all voxels, and the variance `[P]` of each feature over them."""
-        total, right = self._unpack(gram.double().sum(dim=1, keepdim=True))[0], moment.double().sum(dim=1)
-        average = total / total[0, 0]
-        variance = (average.diagonal() - average[0] ** 2).clamp_min(INTERCEPT_VARIANCE)
-        return torch.linalg.solve(average + GLOBAL_RIDGE * variance.diag(), right / total[0, 0]), variance
-
-    def solve(
-        self, gram: Tensor, moment: Tensor, ridges: Sequence[float], global_fit: tuple[Tensor, Tensor]
-    ) -> list[Tensor]:
-        """Return the coefficients `[P, V]` of each ridge, from smoothed sums, shrunk towards the global coefficients.
-
-        The ridge has the weight of this many scans that follow the global fit. The penalty of each feature is its
-        variance over the brain, so it is isotropic in standardised features. The solve yields the difference from the
-        global coefficients, in float64.
-
-        Args:
-            gram: `[P(P+1)/2, V]`.
-            moment: `[P, V]`.
-            ridges: strengths of the penalty, in scans.
-            global_fit: result of `global_fit`.
+        The mirrored sums add those of the mirror image, with the sign of left-right differences flipped. With a `step`
+        only the sums at the voxels of a lattice are returned.
         """
-        global_coefficients, variance = global_fit
-        parts: list[list[Tensor]] = [[] for _ in ridges]
-        for start in range(0, gram.shape[1], SOLVE_CHUNK):
-            chunk = slice(start, start + SOLVE_CHUNK)
-            matrices = self._unpack(gram[:, chunk])
-            residual = moment[:, chunk].T.double() - matrices @ global_coefficients
-            matrices.diagonal(dim1=1, dim2=2).mul_(1 + ROUNDING)
-            for ridge, part in zip(ridges, parts, strict=True):
-                penalised = matrices.clone()
-                penalised.diagonal(dim1=1, dim2=2).add_(ridge * variance)
-                cholesky = torch.linalg.cholesky(penalised)
-                part.append(global_coefficients + torch.cholesky_solve(residual[..., None], cholesky)[..., 0])
-        return [torch.cat(part).T.float() for part in parts]
+        gram, moment = (
+            self.domain.smooth(sums, sigma, sign if mirrored else None, step)
+            for sums, sign in zip(self.equations.without(exclude), self.signs, strict=True)
+        )
+        return gram, moment
 
-    def held_out_errors(self, coefficients: Sequence[Tensor], fold: int, voxels: slice) -> list[float]:
-        """Return the summed squared error of each set of coefficients `[P, v]` on a fold, from the fold's sums."""
-        gram, moment = self._unpack(self.gram[fold][:, voxels]), self.moment[fold][:, voxels].T.double()
-        energy, errors = self.energy[fold][voxels], []
-        for beta in (value.T.double() for value in coefficients):
-            quadratic = (beta * (gram @ beta[..., None])[..., 0]).sum(dim=1)
-            errors.append(float((energy - 2 * (beta * moment).sum(dim=1) + quadratic).sum()))
-        return errors
+    def climb(self, ladder: Sequence[Rung], exclude: int | None = None) -> Tensor:
+        """Return the coefficients `[P, V]` at the top of the ladder, fitted without fold `exclude`."""
+        coefficients, variance = self._global_fit(exclude)
+        for sigma, ridge, mirrored in ladder:
+            sums = self.smoothed(sigma, exclude, mirrored=mirrored)
+            coefficients = self.equations.solve(*sums, [ridge], coefficients, variance)[0]
+        return coefficients.float().expand(-1, self.domain.size)
 
-    def choose(self, ridges: Sequence[float] = RIDGES, sigmas: Sequence[float] = SIGMAS) -> dict[str, float]:
-        """Return the ridge and sigma with the smallest cross-fitted squared error, and that error's RMSE."""
-        voxels = slice(None, None, STRIDE)
-        errors = dict.fromkeys(product(ridges, sigmas), 0.0)
-        for sigma, fold in product(sigmas, range(self.folds)):
-            gram, moment = self.smoothed(sigma, fold)
-            global_fit = self.global_fit(gram, moment)
-            coefficients = self.solve(gram[:, voxels], moment[:, voxels], ridges, global_fit)
-            for ridge, error in zip(ridges, self.held_out_errors(coefficients, fold, voxels), strict=True):
-                errors[ridge, sigma] += error
-        ridge, sigma = min(errors, key=errors.__getitem__)
-        count = float(self.gram[:, 0, voxels].sum())
-        return {"ridge": ridge, "sigma": sigma, "rmse": (max(errors[ridge, sigma], 0.0) / count) ** 0.5}
+    def _global_fit(self, exclude: int | None) -> tuple[Tensor, Tensor]:
+        """Return the coefficients fitted to all voxels `[P, 1]`, and the variance of each feature `[P]`."""
+        coefficients, variance = self.equations.global_fit(*self.equations.without(exclude))
+        return coefficients[:, None], variance
 
-    def coefficients(self, exclude: int | None, ridge: float, sigma: float) -> Tensor:
+    def precision(self, ridge: float) -> Tensor:
+        """Return the average normal equations of all scans and the penalty, `[P, P]`."""
+        return self.equations.precision(*self.equations.without(), ridge)
+
+    def choose(self, tables: Sequence[RungTable], step: int = STEP) -> tuple[list[Rung], float]:
+        """Return the ladder with the smallest cross-fitted squared error, and that error's RMSE.
+
+        The rungs are chosen one after the other, from coarse to fine, on every `step`-th voxel along each axis. A rung
+        that hardly reduces the error is left out, except the first.
+        """
+        sites, ladder, least = self.domain.lattice(step), list[Rung](), float("inf")
+        below = [self._global_fit(fold) for fold in range(self.folds)]
+        for sigmas, ridges, mirrored in tables:
+            candidates = {
+                (sigma, ridge): result
+                for sigma in sigmas
+                for ridge, result in self._descend(sigma, ridges, below, sites, mirrored=mirrored, step=step)
+            }
+            sigma, ridge = min(candidates, key=lambda key: candidates[key][0])
+            error, coefficients = candidates[sigma, ridge]
+            if error < (1 - MIN_REDUCTION * bool(ladder)) * least:
+                least = error
+                below = [(top, variance) for top, (_, variance) in zip(coefficients, below, strict=True)]
+                ladder.append(Rung(sigma, ridge, mirrored))
+                # A large ridge on a later rung is no edge: its limit is the rung below.
+                ceiling = max(ridges) if len(ladder) > 1 else float("inf")
+                warn_at_edge("ridge", ridge, ridges, floor=NEGLIGIBLE_RIDGE, ceiling=ceiling)
+                warn_at_edge("sigma", sigma, sigmas, floor=min(SIGMAS))
+        return ladder, self.equations.rmse(least, sites)
+
+    def _descend(
+        self,
+        sigma: float,
+        ridges: Sequence[float],
+        below: Sequence[tuple[Tensor, Tensor]],
+        sites: Tensor,
+        *,
+        mirrored: bool,
+        step: int,
+    ) -> Iterator[tuple[float, tuple[float, list[Tensor]]]]:
+        """Yield ridges, from strong to weak until the error rises, with their error and coefficients of each fold."""
+        sums = [self.smoothed(sigma, fold, mirrored=mirrored, step=step) for fold in range(self.folds)]
+        least = float("inf")
+        for ridge in sorted(ridges, reverse=True):
+            coefficients = [
+                self.equations.solve(*parts, [ridge], *law)[0] for parts, law in zip(sums, below, strict=True)
+            ]
+            error = sum(self.equations.held_out_error(beta, fold, sites) for fold, beta in enumerate(coefficients))
+            yield ridge, (error, coefficients)
+            if error > least:
+                return
+            least = error
+
+    def coefficients(self, exclude: int | None, ladder: Sequence[Rung]) -> Tensor:
         """Return the coefficients `[P, D, H, W]` fitted without fold `exclude`; None fits on all folds."""
         dense = torch.zeros_like(self.model.coefficients)
-        gram, moment = self.smoothed(sigma, exclude)
-        dense[:, self.domain] = self.solve(gram, moment, [ridge], self.global_fit(gram, moment))[0]
+        dense[:, self.domain.mask] = self.climb(ladder, exclude)
         return dense
 
 
-class Solver(Protocol):
-    """A function that fits a local linear regression: `fit_local_linear`, or a cached version."""
+def warn_at_edge(
+    name: str, value: float, candidates: Sequence[float], floor: float = 0.0, ceiling: float = float("inf")
+) -> None:
+    """Log a warning if cross-fitting chose the first or last of the candidates, so a better value may lie outside.
 
-    def __call__(
-        self, scans: Iterable[RegressionScan], model: LocalLinear, *, ridges: Sequence[float], sigmas: Sequence[float]
-    ) -> tuple[LocalLinear, list[Tensor], dict[str, float]]:
-        """Fit `model` in place; return the same as `fit_local_linear`."""
+    Values up to `floor` are as good as 0, and those from `ceiling` on as good as infinity; they give no warning.
+    """
+    if len(candidates) > 1 and value in (min(candidates), max(candidates)) and floor < value < ceiling:
+        _log.warning(
+            "cross-fitting chose %s %g, at the edge of its candidates %s; widen them", name, value, list(candidates)
+        )
 
 
 def fit_local_linear(
@@ -235,7 +193,7 @@ def fit_local_linear(
     *,
     ridges: Sequence[float] = RIDGES,
     sigmas: Sequence[float] = SIGMAS,
-) -> tuple[LocalLinear, list[Tensor], dict[str, float]]:
+) -> tuple[LocalLinear, list[Tensor], dict[str, Any]]:
     """Fit `model` in place, and choose ridge and smoothing by cross-fitting.
 
     Args:
@@ -257,25 +215,17 @@ def fit_local_linear(
         domain |= scan.mask[0].bool()
         sides.append(scan.side)
         folds.append(scan.fold)
-    if len(set(folds)) < 2:
-        raise DataError(f"{len(folds)} training scans in {len(set(folds))} folds; cross-fitting needs 2 folds or more")
-    # An unknown value counts as the column's mean, or as 0 if the whole column is unknown.
-    model.side_mean.copy_(torch.nan_to_num(torch.stack(sides).float().nanmean(dim=0), nan=0.0))
+    check_folds(folds)
+    model.side_mean.copy_(side_mean(sides))
 
     fit = LocalLinearFit(model, domain, max(folds) + 1)
     for scan in scans:
         fit.add(*scan)
-    chosen = fit.choose(ridges, sigmas)
-    held_out = {fold: fit.coefficients(fold, chosen["ridge"], chosen["sigma"]) for fold in sorted(set(folds))}
+    ladder, rmse = fit.choose([RungTable(sigmas, ridges)])
+    held_out = {fold: fit.coefficients(fold, ladder) for fold in sorted(set(folds))}
     predictions = []
     for scan in scans:
         model.coefficients.copy_(held_out[scan.fold])
         predictions.append(model(scan.source[None], scan.side[None])[0])
-    model.coefficients.copy_(fit.coefficients(None, chosen["ridge"], chosen["sigma"]))
-    return model, predictions, chosen
-
-
-def grouped_folds(labels: Sequence[str], count: int) -> list[int]:
-    """Return a fold for each label; equal labels, such as those of one subject's scans, share a fold."""
-    order = {label: index for index, label in enumerate(sorted(set(labels)))}
-    return [order[label] % count for label in labels]
+    model.coefficients.copy_(fit.coefficients(None, ladder))
+    return model, predictions, {"ridge": ladder[0].ridge, "sigma": ladder[0].sigma, "rmse": rmse}

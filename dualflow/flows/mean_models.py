@@ -10,6 +10,7 @@ from dualflow.errors import ShapeError
 from dualflow.flows.local_linear import LocalLinear
 from dualflow.flows.network import Convolution, VolumeNorm, ZeroConv
 from dualflow.flows.squeeze import HaarSqueeze
+from dualflow.flows.stacked_mean import StackedMean
 from dualflow.flows.voxel_features import foreground
 
 GROUP = 4
@@ -130,8 +131,9 @@ def _resized(x: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(x, size=like.shape[2:], mode="nearest")
 
 
-MEANS: dict[str, type[NoMean] | type[NetworkMean] | type[LocalLinear]] = {
+MEANS: dict[str, type[NoMean] | type[NetworkMean] | type[LocalLinear] | type[StackedMean]] = {
     "none": NoMean,
     "network": NetworkMean,
     "local_linear": LocalLinear,
+    "stacked": StackedMean,
 }

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dualflow.flows.actnorm import ActNorm
 from dualflow.flows.bijection import Bijection, Sequential, soft_bound, soft_bound_inverse, upcast
+from dualflow.flows.linalg import solve
 from dualflow.flows.network import PooledHead
 
 LOG_DIAGONAL_BOUND = 5.0
@@ -18,13 +19,10 @@ NARROW = 8
 One optimiser step moves all C^2 / 2 entries, and small moves of a wide triangle make it nearly singular, so wider
 triangles carry a smaller gain.
 """
-CONDITIONAL_ROW = 1 / 3
-"""Bound on the sum of the absolute off-diagonal entries of a row of the source-dependent triangles."""
-CONDITIONAL_LOG_DIAGONAL = 0.5
-"""Bound on |log| of a diagonal entry of the source-dependent matrix.
-
-With both bounds r and b the condition number is at most ((1 + r) / (1 - r))^2 exp(2 b) = 11 in the maximum norm.
-"""
+ANGLE_BOUND = 8.0
+"""Bound on the parameters of a source-dependent rotation. Every rotation has parameters of at most 4."""
+LOG_SINGULAR_BOUND = 1.5
+"""Bound on |log| of a singular value of the source-dependent matrix; its condition number is at most exp(3) = 20."""
 
 
 class InvertibleMixing(Bijection):
@@ -116,47 +114,59 @@ class NormalisedMixing(Bijection):
         return scaled, shift.view(channels, 1), log_det + x[0, 0].numel() * upcast(log_scale).sum()
 
 
-class ConditionalTriangles(Bijection):
-    """A channel-mixing matrix per sample, predicted by a network and invertible by construction.
+class ConditionalMatrix(Bijection):
+    """A channel-mixing matrix per sample, predicted by a network as a singular value decomposition.
 
-        z_v = M(u) x_v,    M(u) = (I + l(u)) diag(exp a(u)) (I + r(u)),    log|det| = V sum_c a_c(u)
+        z_v = M(u) x_v,    M(u) = Q(u) diag(exp a(u)) R(u),    log|det| = V sum_c a_c(u)
 
-    `l` is strictly lower and `r` strictly upper triangular with absolute row sums below 1/3, and |a| < 1/2. M is
-    therefore well conditioned, and its inverse is two triangular solves. The network's last layer starts at zero, so M
-    starts as the identity.
+    Q and R are any rotations, and |a| < 1.5. M therefore reaches every matrix of positive determinant with singular
+    values between exp(-1.5) and exp(1.5), at any distance from the identity, and is well conditioned. The inverse needs
+    transposes alone. The network's last layer starts at zero, so M starts as the identity. c-Glow's network returns the
+    entries of the matrix, which may become singular.
     """
 
     def __init__(self, channels: int, context_channels: int) -> None:
         super().__init__()
         self.channels = channels
+        self.gain = min(1.0, sqrt(NARROW / channels))
         self.head = PooledHead(context_channels, channels**2)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Multiply every voxel's channel vector by the sample's M."""
-        lower, diagonal, upper = self._factors(context)
+        left, log_values, right = self._decomposition(context)
         with torch.autocast(x.device.type, enabled=False):
-            scaled = diagonal.exp()[:, :, None] * upper
-            return ((lower @ scaled) @ upcast(x).flatten(2)).view_as(x), x[0, 0].numel() * diagonal.sum(1)
+            matrix = (left * log_values.exp()[:, None]) @ right
+            return (matrix @ upcast(x).flatten(2)).view_as(x), x[0, 0].numel() * log_values.sum(1)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Solve for the channel vector that M maps to z."""
-        lower, diagonal, upper = self._factors(context)
+        """Multiply by the inverse, from the transposed rotations and the reciprocal singular values."""
+        left, log_values, right = self._decomposition(context)
         with torch.autocast(z.device.type, enabled=False):
-            x = torch.linalg.solve_triangular(lower, upcast(z).flatten(2), upper=False, unitriangular=True)
-            x = (-diagonal).exp()[:, :, None] * x
-            x = torch.linalg.solve_triangular(upper, x, upper=True, unitriangular=True)
-            return x.view_as(z), -z[0, 0].numel() * diagonal.sum(1)
+            matrix = (right.mT * (-log_values).exp()[:, None]) @ left.mT
+            return (matrix @ upcast(z).flatten(2)).view_as(z), -z[0, 0].numel() * log_values.sum(1)
 
-    def _factors(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the unit lower triangle `[N, C, C]`, log-diagonal `[N, C]` and unit upper triangle `[N, C, C]`."""
+    def _decomposition(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return rotation `[N, C, C]`, log singular values `[N, C]` and rotation `[N, C, C]`."""
         assert context is not None
         raw = upcast(self.head(context)).view(-1, self.channels, self.channels)
-        lower, upper = (
-            part * CONDITIONAL_ROW / (1 + part.abs().sum(2, keepdim=True)) for part in (raw.tril(-1), raw.triu(1))
-        )
-        identity = torch.eye(self.channels, dtype=raw.dtype, device=raw.device)
-        diagonal = soft_bound(raw.diagonal(dim1=1, dim2=2), CONDITIONAL_LOG_DIAGONAL)
-        return identity + lower, diagonal, identity + upper
+        angles = soft_bound(self.gain * raw, ANGLE_BOUND)
+        left, right = rotations(angles.tril(-1)), rotations(angles.triu(1))
+        return left, soft_bound(raw.diagonal(dim1=1, dim2=2), LOG_SINGULAR_BOUND), right
+
+
+def rotations(triangles: Tensor) -> Tensor:
+    """Return rotations `[N, C, C]` from strict triangles T: the square of a Cayley transform, computed in float64.
+
+        R = (2 (I + S)^-1 - I)^2,    S = (T - T^T) / 4
+
+    Small entries of T are angles of turns in a plane. A Cayley transform reaches every rotation but half turns, and its
+    square reaches all, because every rotation has a root without half turns. The singular values of `I + S` are at
+    least 1, so the solve is safe for any T.
+    """
+    skew = (triangles - triangles.mT).double() / 4
+    identity = torch.eye(skew.shape[-1], dtype=skew.dtype, device=skew.device)
+    root = 2 * solve(identity + skew, identity.expand_as(skew)) - identity
+    return (root @ root).to(triangles.dtype)
 
 
 def plain_mixing(rotation: Tensor, context_channels: int) -> Bijection:
@@ -166,10 +176,10 @@ def plain_mixing(rotation: Tensor, context_channels: int) -> Bijection:
 
 def conditional_mixing(rotation: Tensor, context_channels: int) -> Bijection:
     """Build W(u) = M(u) W, a learnt matrix followed by a source-dependent one (Lu & Huang 2020, section 4.1)."""
-    return Sequential([InvertibleMixing(rotation), ConditionalTriangles(len(rotation), context_channels)])
+    return Sequential([InvertibleMixing(rotation), ConditionalMatrix(len(rotation), context_channels)])
 
 
-MIXINGS = {"lu": plain_mixing, "conditional_lu": conditional_mixing}
+MIXINGS = {"lu": plain_mixing, "conditional": conditional_mixing}
 
 
 def random_rotations(channels: int, count: int, *, closing: bool) -> list[Tensor]:

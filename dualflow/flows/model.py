@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import log, prod
 from typing import Self
 
@@ -10,35 +10,38 @@ import torch
 from torch import Tensor, nn
 
 from dualflow.errors import ConfigError
-from dualflow.flows.base_distributions import LowRankGaussian, StandardNormal
-from dualflow.flows.bijection import upcast
+from dualflow.flows.base_distributions import StandardNormal, SubspaceBase
+from dualflow.flows.bijection import sum_per_sample, upcast
 from dualflow.flows.condition import Condition, InputCheck, check_divisible
-from dualflow.flows.interface import ConditionalDensity
-from dualflow.flows.latent_sampling import LATENT_TRANSFORMS
+from dualflow.flows.interface import SAMPLES_AT_ONCE, ConditionalDensity
+from dualflow.flows.latent_interpolation import LatentInterpolation
 from dualflow.flows.mean_models import MEANS
 from dualflow.flows.multiscale import Encoding, MultiScaleFlow, level_channels, level_shapes
+from dualflow.flows.person_features import PersonFeatures
 from dualflow.flows.predictions import predict
 from dualflow.flows.prior import LevelChannels, LevelPrior, PriorContext
-from dualflow.flows.rng import uniform_noise
+from dualflow.flows.rng import SampleGenerators, sample_seeds, standard_noise, uniform_noise
 from dualflow.flows.side_information import SideTokens
-from dualflow.flows.source import SOURCES
+from dualflow.flows.source import SOURCES, GlowPyramidSource, GlowSource
 from dualflow.flows.spec import FlowSpec
+from dualflow.flows.spread_map import SPREADS
+from dualflow.flows.subspace_law import SubspaceLaw
+from dualflow.flows.voxel_features import foreground
 
 SIDE_EMBEDDING = 8
-SAMPLES_AT_ONCE = 8
-"""Samples decoded together; fewer leave the processor idle."""
 
 
 class DualFlow(ConditionalDensity):
     """Exact conditional density of a target volume given a source volume and side information.
 
-    With the mean image m = mean(source, side), r = residual_scale, the multi-scale flow f and M target voxels:
+    With the mean image m = mean(source, side), the spread map r = spread(source) and the multi-scale flow f:
 
         x' = (target - m) / r,    (z_1, ..., z_L) = f(x'; features)
-        log p(target | source, side) = sum_l log p(z_l | features_l, ...) + log |det df/dx'| - M log r
+        log p(target | source, side) = sum_l log p(z_l | features_l, ...) + log |det df/dx'| - sum_v log r_v
 
     The shift by m has log-det 0, so a regression explains variance at no cost in likelihood. This is DUAL-GLOW's
-    conditional likelihood (Sun et al. 2019) with a mean, and optionally with couplings that read the source.
+    conditional likelihood (Sun et al. 2019) with a mean and a spread, and optionally with couplings that read the
+    source.
 
     The mean model is fitted elsewhere and frozen here. A training wraps the model in a `FlowObjective`; call
     `initialize_flow` once before that.
@@ -81,8 +84,14 @@ class DualFlow(ConditionalDensity):
         self.source = SOURCES[spec.source](
             spec, source_channels, target_channels * has_mean, embedding * spec.side_in_context
         )
+        self.spread = SPREADS[spec.spread](shape, spec.residual_scale)
         self.flow = MultiScaleFlow(spec, target_channels, self.source.map_channels)
+        coarsest = self.source.summary_channels * prod(level_shapes(shape, spec.levels)[-1])
+        self.person = PersonFeatures(side_features, coarsest) if spec.low_rank else None
         self.priors = nn.ModuleList(self._level_priors(0 if spec.side_in_context else embedding))
+        self.interpolations = nn.ModuleList(
+            LatentInterpolation(features) for features in self.source.channels if spec.interpolation_l1
+        )
 
     def _level_priors(self, side_embedding: int) -> list[LevelPrior]:
         """One prior per level; side embedding and low-rank base belong to the coarsest."""
@@ -90,10 +99,10 @@ class DualFlow(ConditionalDensity):
         priors = []
         for level, (latent, features) in enumerate(zip(latents, self.source.channels, strict=True)):
             last = level + 1 == spec.levels
-            base: StandardNormal | LowRankGaussian = StandardNormal()
-            if last and spec.low_rank:
+            base: StandardNormal | SubspaceBase = StandardNormal()
+            if last and self.person is not None:
                 size = latent * prod(level_shapes(self.shape, spec.levels)[-1])
-                base = LowRankGaussian(size, spec.low_rank, spec.low_rank_shrinkage)
+                base = SubspaceBase(size, SubspaceLaw(spec.low_rank, self.person.count))
             channels = LevelChannels(latent, features, 0 if last else latent, side_embedding if last else 0)
             priors.append(LevelPrior(channels, spec, base))
         return priors
@@ -163,7 +172,7 @@ class DualFlow(ConditionalDensity):
         """
         self._check_inputs(source, side, latents=latents)
         condition = self.condition(source, side)
-        return self._decode(lambda level, _: latents[level], condition)
+        return self.decode_latents(lambda level, _: latents[level], condition)
 
     @torch.no_grad()
     def sample(
@@ -173,29 +182,54 @@ class DualFlow(ConditionalDensity):
         n: int = 1,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
-        latents: str | None = None,
     ) -> Tensor:
         """Draw n targets per source, `[n, N, C, D, H, W]`; the same generator state gives the same targets.
 
-        `latents` names a row of LATENT_TRANSFORMS in place of the spec's choice; with any but `none` the samples are no
-        longer those of `log_prob`.
-
         Raises:
-            ConfigError: `latents` has no row, n is below 1, or the temperature is negative.
+            ConfigError: n is below 1, or the temperature is negative.
             InputError: an input has the wrong shape, dtype or values.
         """
-        if latents is not None and latents not in LATENT_TRANSFORMS:
-            raise ConfigError(f"unknown latents '{latents}'; choose from: {', '.join(LATENT_TRANSFORMS)}")
+        return torch.cat(list(self.stream(source, side, n, temperature, generator)))
+
+    @torch.no_grad()
+    def stream(
+        self,
+        source: Tensor,
+        side: Tensor | None = None,
+        n: int = 1,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[Tensor]:
+        """Yield the targets of `sample` a few at a time, `[k, N, C, D, H, W]`, so that memory does not grow with n.
+
+        The noise of a target does not depend on how many are drawn at once. The errors are those of `sample`, raised
+        when the first targets are drawn.
+        """
         if n < 1 or not 0 <= temperature < float("inf"):
             raise ConfigError(f"{n} samples at temperature {temperature:g}; give at least 1 at 0 or more")
         self._check_inputs(source, side)
         condition = self.condition(source, side)
         at_once = max(1, SAMPLES_AT_ONCE // len(source))
-        counts = [min(at_once, n - start) for start in range(0, n, at_once)]
-        drawn = torch.cat([self.draw(condition.repeat(count), temperature, generator, latents) for count in counts])
-        if self.spec.dequantisation == "uniform":
-            drawn = self.spec.bin_width * torch.floor(drawn / self.spec.bin_width)
-        return drawn.view(n, *condition.mean.shape)
+        for start in range(0, n, at_once):
+            count = min(at_once, n - start)
+            # Temperature 0 takes no noise, so it leaves the global generator as it is.
+            seeds = sample_seeds(count, generator) if temperature else [0] * count
+            drawn = self.draw(condition.repeat(count), temperature, SampleGenerators(seeds))
+            if self.spec.dequantisation == "uniform":
+                drawn = self.spec.bin_width * torch.floor(drawn / self.spec.bin_width)
+            yield drawn.view(count, *condition.mean.shape)
+
+    def source_log_prob(self, source: Tensor) -> Tensor:
+        """Return `log p(source)` in nats, `[N]`, of a source that is a flow.
+
+        Raises:
+            ConfigError: the source is an encoder, which has no density.
+            InputError: the source has the wrong shape, dtype or values.
+        """
+        if not isinstance(self.source, GlowSource | GlowPyramidSource):
+            raise ConfigError("log p(source) of a flow with source: encoder; choose source: glow")
+        self._check_inputs(source, None)
+        return self.source.log_prob(source)
 
     @torch.no_grad()
     def mean(self, source: Tensor, side: Tensor | None = None) -> Tensor:
@@ -216,7 +250,13 @@ class DualFlow(ConditionalDensity):
         return predict(self, source, side, self.spec.prediction)
 
     def condition(
-        self, source: Tensor, side: Tensor | None = None, mean: Tensor | None = None, *, train_source: bool = True
+        self,
+        source: Tensor,
+        side: Tensor | None = None,
+        mean: Tensor | None = None,
+        *,
+        train_source: bool = True,
+        noise: bool = False,
     ) -> Condition:
         """Compute the condition of the target's flow from source and side values.
 
@@ -225,6 +265,7 @@ class DualFlow(ConditionalDensity):
             side: `[N, S]`, NaN where unknown; None if all is.
             mean: mean image in place of the mean model's, `[N, C, D, H, W]`.
             train_source: whether gradients reach the source network.
+            noise: whether a source flow sees the source with `source_noise`; mean and spread never do.
 
         Raises:
             ShapeError: a volume is not of the model's size.
@@ -237,13 +278,19 @@ class DualFlow(ConditionalDensity):
         mean = self.mean(source, side) if mean is None else mean
         self.check.volume(mean, "mean", len(source))
         embedding = None if self.side_tokens is None else self.side_tokens(side)
+        seen = source
+        if noise and self.spec.has_source_density:
+            seen = source + self.spec.source_noise * standard_noise(tuple(source.shape), source)
         with torch.set_grad_enabled(torch.is_grad_enabled() and train_source):
             code = self.source(
-                source,
+                seen,
                 mean if self.spec.mean != "none" else None,
                 embedding if self.spec.side_in_context else None,
             )
-        return Condition(mean, code.features, code.maps, embedding, code.log_prob)
+        person = None if self.person is None else self.person(side, code.summary)
+        inside = foreground(source)
+        scale = self.spread(inside).to(mean.dtype)
+        return Condition(mean, scale, inside, code.features, code.maps, embedding, person, code.summary, code.log_prob)
 
     def density(self, target: Tensor, condition: Condition) -> tuple[Tensor, Encoding, list[Tensor]]:
         """Return `log p(target | condition)` in nats `[N]`, the encoding, and the prior's term of each level."""
@@ -254,34 +301,28 @@ class DualFlow(ConditionalDensity):
         ]
         return code.log_det + torch.stack(parts).sum(0), code, parts
 
-    def draw(
-        self,
-        condition: Condition,
-        temperature: float,
-        generator: torch.Generator | None = None,
-        latents: str | None = None,
-    ) -> Tensor:
+    def draw(self, condition: Condition, temperature: float, generator: torch.Generator | None = None) -> Tensor:
         """Draw one target per condition, `[N, C, D, H, W]`; gradients pass."""
         channels = level_channels(self.target_channels, self.spec.levels)
-        transform = self.spec.latents if latents is None else latents
 
         def choose(level: int, coarser: Tensor | None) -> Tensor:
             shape = condition.features[level].shape
             like = upcast(condition.mean).new_empty(shape[0], channels[level], *shape[2:])
             context = self.prior_context(level, coarser, condition)
-            return self.prior(level).sample(context, like, temperature, generator, transform)
+            return self.prior(level).sample(context, like, temperature, generator)
 
-        return self._decode(choose, condition)
+        return self.decode_latents(choose, condition)
 
     def encoding(self, target: Tensor, condition: Condition) -> Encoding:
         """Return the latents of a target with the inputs of the priors; log-det in the target's unit."""
         self.check.volume(target, "target", len(condition.mean))
         code = self.flow.encode(self.residual(target, condition), condition.maps)
-        return code._replace(log_det=code.log_det - target[0].numel() * log(self.spec.residual_scale))
+        log_scale = upcast(condition.scale).log().expand_as(target)
+        return code._replace(log_det=code.log_det - sum_per_sample(log_scale))
 
     def prior_context(self, level: int, coarser: Tensor | None, condition: Condition) -> PriorContext:
         """Return the context of a level's prior."""
-        return PriorContext(condition.features[level], coarser, condition.side)
+        return PriorContext(condition.features[level], coarser, condition.side, condition.person)
 
     def prior(self, level: int) -> LevelPrior:
         """Return the prior of a level, 0 the finest."""
@@ -298,9 +339,10 @@ class DualFlow(ConditionalDensity):
     ) -> None:
         self.check(next(self.parameters()), source, side, target=target, latents=latents)
 
-    def _decode(self, choose: Callable[[int, Tensor | None], Tensor], condition: Condition) -> Tensor:
-        return self.flow.decode(choose, condition.maps)[0] * self.spec.residual_scale + condition.mean
+    def decode_latents(self, choose: Callable[[int, Tensor | None], Tensor], condition: Condition) -> Tensor:
+        """Return the target `[N, C, D, H, W]` whose latent of each level is `choose(level, coarser)`."""
+        return self.flow.decode(choose, condition.maps)[0] * condition.scale + condition.mean
 
     def residual(self, target: Tensor, condition: Condition) -> Tensor:
-        """Return the flow's input: the residual of a target, in units of the residual scale."""
-        return upcast(target - condition.mean) / self.spec.residual_scale
+        """Return the flow's input: the residual of a target, in units of the spread map."""
+        return upcast(target - condition.mean) / condition.scale

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dualflow.errors import ShapeError
-from dualflow.flows.base_distributions import LowRankGaussian, StandardNormal
+from dualflow.flows.base_distributions import StandardNormal, SubspaceBase
 from dualflow.flows.bijection import soft_bound, sum_per_sample
-from dualflow.flows.latent_sampling import LATENT_TRANSFORMS
 from dualflow.flows.network import ZeroConv, channels_last, to_data_format
 from dualflow.flows.spec import FlowSpec
 
@@ -26,11 +25,13 @@ class PriorContext(NamedTuple):
         coarser: input of the target flow's next level, a bijection of all coarser target latents; None at the coarsest
             level.
         side: embedding of the side information, `[N, E]`, or None.
+        person: person features of the base, `[N, F]`, or None.
     """
 
     source: Tensor
     coarser: Tensor | None
     side: Tensor | None
+    person: Tensor | None = None
 
 
 class LevelChannels(NamedTuple):
@@ -103,7 +104,7 @@ class LevelPrior(nn.Module):
     Sampling inverts this map with the same sigma: `z = mean + shift + sigma * temperature * e`.
     """
 
-    def __init__(self, channels: LevelChannels, spec: FlowSpec, base: StandardNormal | LowRankGaussian) -> None:
+    def __init__(self, channels: LevelChannels, spec: FlowSpec, base: StandardNormal | SubspaceBase) -> None:
         super().__init__()
         self.moments = PRIORS[spec.prior](channels, spec)
         self.base = base
@@ -118,7 +119,7 @@ class LevelPrior(nn.Module):
             ShapeError: the latent and the source features differ in grid size.
         """
         e, log_scale = self.standardise(z, context)
-        return self.base.log_prob(e.flatten(1)) - sum_per_sample(log_scale)
+        return self.base.log_prob(e.flatten(1), context.person) - sum_per_sample(log_scale)
 
     def standardise(self, z: Tensor, context: PriorContext) -> tuple[Tensor, Tensor]:
         """Return `(e, log sigma)`."""
@@ -131,20 +132,12 @@ class LevelPrior(nn.Module):
         like: Tensor,
         temperature: float,
         generator: torch.Generator | None = None,
-        latents: str = "none",
     ) -> Tensor:
-        """Draw a latent with the size and type of `like`; temperature 0 gives the mean.
-
-        `latents` names a row of LATENT_TRANSFORMS, which is applied to the base's white noise.
-        """
+        """Draw a latent with the size and type of `like`; temperature 0 gives the mean."""
         mean, log_scale = self.mean_and_log_scale(context, like)
         if temperature == 0:
             return mean
-
-        def transform(noise: Tensor) -> Tensor:
-            return LATENT_TRANSFORMS[latents](noise.view_as(like), context.source, 1.0, generator).flatten(1)
-
-        e = self.base.sample(len(like), like[0], generator, transform).view_as(like)
+        e = self.base.sample(len(like), like[0], context.person, generator).view_as(like)
         return mean + log_scale.exp() * temperature * e
 
     def mean_and_log_scale(self, context: PriorContext, like: Tensor) -> tuple[Tensor, Tensor]:

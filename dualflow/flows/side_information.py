@@ -98,12 +98,13 @@ class SideDiscriminator(nn.Module):
 
 
 def discriminator_error(prediction: Tensor, side: Tensor) -> Tensor:
-    """Return the mean squared error over the known values, a scalar.
+    """Return the mean squared error, a scalar; unknown values count as errors of 0.
 
-    Predicting the mean gives 1. The error is 0 if no value is known.
+    Predicting the mean gives the share of known values. A mean over the known values alone would weigh a scan by what
+    is known of the others in its batch, and so depend on how processes share the batch.
     """
     known = ~side.isnan()
-    return ((prediction - side.nan_to_num()).square() * known).sum() / known.sum().clamp_min(1)
+    return ((prediction - side.nan_to_num()).square() * known).mean()
 
 
 def discriminator_accuracy(prediction: Tensor, side: Tensor) -> Tensor:

@@ -29,11 +29,13 @@ class SourceEncoding(NamedTuple):
     Attributes:
         features: feature map of each level for its prior, finest first, `[N, F_l, d_l, h_l, w_l]`.
         maps: maps of each layer of each step of each level, `[N, G_l, d_l, h_l, w_l]`; empty if context is none.
+        summary: the source's coarsest latents if it is a flow, else its coarsest features, `[N, H, d, h, w]`.
         log_prob: log p(source) in nats, `[N]`, from a source with a density; otherwise None.
     """
 
     features: list[Tensor]
     maps: FlowMaps
+    summary: Tensor
     log_prob: Tensor | None
 
 
@@ -58,14 +60,11 @@ class GlowSource(nn.Module):
 
     def __init__(self, spec: FlowSpec, source_channels: int, map_channels: int, side_channels: int) -> None:
         super().__init__()
-        unconditional = spec.replace(
-            context="none", actnorm="plain", mixing="lu", injector=False, attention="none", prior="relation",
-            prior_mean=True,
-        )  # fmt: skip
         self.context, self.no_maps = spec.context, no_maps(spec)
-        self.flow = MultiScaleFlow(unconditional, source_channels)
+        self.flow = MultiScaleFlow(_unconditional(spec), source_channels)
         self.base = StandardNormal()
         self.channels = [count + side_channels for count in level_channels(source_channels, spec.levels)]
+        self.summary_channels = level_channels(source_channels, spec.levels)[-1]
         self.map_channels = {
             "none": [0] * spec.levels,
             "level": self.channels,
@@ -81,9 +80,16 @@ class GlowSource(nn.Module):
             log_prob = log_prob + self.base.log_prob(z.flatten(1))
         features = [_append(z, side) for z in encoding.latents]
         if self.context == "step":
-            maps_by_level = [[_step_maps(step, side) for step in level] for level in encoding.activations]
-            return SourceEncoding(features, maps_by_level, log_prob)
-        return SourceEncoding(features, _level_maps(features, self.no_maps, self.context), log_prob)
+            maps_by_level: FlowMaps = [[_step_maps(step, side) for step in level] for level in encoding.activations]
+            return SourceEncoding(features, maps_by_level, encoding.latents[-1], log_prob)
+        maps_by_level = _level_maps(features, self.no_maps, self.context)
+        return SourceEncoding(features, maps_by_level, encoding.latents[-1], log_prob)
+
+    def log_prob(self, source: Tensor) -> Tensor:
+        """Return `log p(source)` in nats, `[N]`."""
+        log_prob = self(source).log_prob
+        assert isinstance(log_prob, Tensor)
+        return log_prob
 
     def initialize(self, source: Tensor) -> None:
         """Set the actnorms from a batch of sources."""
@@ -111,10 +117,10 @@ class EncoderSource(nn.Module):
         widths = [spec.context_channels * CHANNEL_GROWTH**level for level in range(spec.levels)]
         pairs = list(pairwise(widths))
         self.context, self.no_maps = spec.context, no_maps(spec)
-        self.channels = widths
+        self.channels, self.summary_channels = widths, widths[-1]
         self.map_channels = [width * (spec.context != "none") for width in widths]
         self.squeeze = Squeeze()
-        self.stem = Convolution(8 * (source_channels + map_channels), widths[0], 3)
+        self.stem = self._stem(source_channels, map_channels, widths[0])
         self.side = nn.Linear(side_channels, widths[0]) if side_channels else None
         self.start = nn.Sequential(VolumeNorm(widths[0]), nn.SiLU())
         self.down = nn.ModuleList(_block(fine, coarse, stride=2) for fine, coarse in pairs)
@@ -129,12 +135,20 @@ class EncoderSource(nn.Module):
     def forward(self, source: Tensor, maps: Tensor | None = None, side: Tensor | None = None) -> SourceEncoding:
         """Encode `[N, C, D, H, W]`, extra maps on the same grid, and a side embedding `[N, E]`."""
         x, _ = self.squeeze(source if maps is None else torch.cat([source, maps], dim=1))
-        x = self.stem(x)
+        features, level_maps = self._pyramid(self.stem(x), side, [])
+        return SourceEncoding(features, level_maps, features[-1], None)
+
+    def _stem(self, source_channels: int, map_channels: int, width: int) -> Convolution:
+        return Convolution(8 * (source_channels + map_channels), width, 3)
+
+    def _pyramid(self, x: Tensor, side: Tensor | None, links: Sequence[Tensor]) -> tuple[list[Tensor], FlowMaps]:
+        """Return features and maps from the stem's output; `links` are added on the way down, one per coarser level."""
         if self.side is not None:
             x = x + self.side(side)[:, :, None, None, None]
         pyramid = [self.start(x)]
-        for block in self.down:
-            pyramid.append(block(pyramid[-1]))
+        for level, block in enumerate(self.down):
+            x = block(pyramid[-1])
+            pyramid.append(x + links[level] if links else x)
         features: list[Tensor] = []
         for index in reversed(range(len(pyramid))):
             x = pyramid[index]
@@ -142,23 +156,77 @@ class EncoderSource(nn.Module):
                 x = x + F.interpolate(self.up[index](features[0]), scale_factor=2, mode="nearest")
             features.insert(0, self.norms[index](x + self.refine[index](x)))
         if self.context != "step":
-            return SourceEncoding(features, _level_maps(features, self.no_maps, self.context), None)
+            return features, _level_maps(features, self.no_maps, self.context)
         maps_by_level: list[list[StepMaps]] = []
         for x, blocks in zip(features, self.blocks, strict=True):
             maps_by_level.append([])
             for block in blocks:  # type: ignore[attr-defined]
                 x = x + block(x)
                 maps_by_level[-1].append(dict.fromkeys(PIECES, x))
-        return SourceEncoding(features, maps_by_level, None)
+        return features, maps_by_level
 
     def initialize(self, source: Tensor) -> None:
         """Do nothing, because no parameter depends on data."""
+
+
+class GlowPyramidSource(EncoderSource):
+    """A Glow of the source, with its own likelihood, whose latents feed the encoder's feature pyramid.
+
+    With the target's flow this is a pair of flows that are linked level by level: the pyramid's level l sees the
+    source's latents of the levels up to l on its way down, and the coarser ones on its way up. It has as many levels
+    and steps as the target's flow. Raw latents would be hundreds of inputs of a prior's convolution, which few people
+    do not determine.
+
+    Args:
+        spec: the flow's choices.
+        source_channels: channels of the source.
+        map_channels: channels of the extra input maps, such as a mean image, which the flow does not see.
+        side_channels: size of the side embedding, 0 without one.
+    """
+
+    def __init__(self, spec: FlowSpec, source_channels: int, map_channels: int, side_channels: int) -> None:
+        latents = level_channels(source_channels, spec.levels)
+        self.finest = latents[0]
+        super().__init__(spec, source_channels, map_channels, side_channels)
+        self.glow = GlowSource(_unconditional(spec), source_channels, 0, 0)
+        self.links = nn.ModuleList(
+            nn.Sequential(VolumeNorm(latent), Convolution(latent, width, 1, bias=False))
+            for latent, width in list(zip(latents, self.channels, strict=True))[1:]
+        )
+        self.summary_channels = latents[-1]
+
+    def forward(self, source: Tensor, maps: Tensor | None = None, side: Tensor | None = None) -> SourceEncoding:
+        """Encode `[N, C, D, H, W]`, extra maps on the same grid, and a side embedding `[N, E]`."""
+        code = self.glow(source)
+        inputs = [code.features[0]] if maps is None else [code.features[0], self.squeeze(maps)[0]]
+        links = [link(z) for link, z in zip(self.links, code.features[1:], strict=True)]
+        features, level_maps = self._pyramid(self.stem(torch.cat(inputs, dim=1)), side, links)
+        return SourceEncoding(features, level_maps, code.summary, code.log_prob)
+
+    def log_prob(self, source: Tensor) -> Tensor:
+        """Return `log p(source)` in nats, `[N]`."""
+        return self.glow.log_prob(source)
+
+    def initialize(self, source: Tensor) -> None:
+        """Set the flow's actnorms from a batch of sources."""
+        self.glow.initialize(source)
+
+    def _stem(self, source_channels: int, map_channels: int, width: int) -> Convolution:
+        return Convolution(self.finest + 8 * map_channels, width, 3)
 
 
 def _block(in_channels: int, out_channels: int, stride: int = 1) -> nn.Module:
     # Without a bias and with normalisation before the nonlinearity, a constant offset cannot dominate the variation.
     conv = Convolution(in_channels, out_channels, 3, stride=stride, bias=False)
     return nn.Sequential(conv, VolumeNorm(out_channels), nn.SiLU())
+
+
+def _unconditional(spec: FlowSpec) -> FlowSpec:
+    """Return the spec of a flow of the source, with the target flow's levels and steps."""
+    return spec.replace(
+        context="none", actnorm="plain", mixing="lu", injector=False, attention="none", prior="relation",
+        prior_mean=True,
+    )  # fmt: skip
 
 
 def _level_maps(features: Sequence[Tensor], no_maps: FlowMaps, context: str) -> FlowMaps:
@@ -182,4 +250,8 @@ def _append(z: Tensor, side: Tensor | None) -> Tensor:
     return torch.cat([z, constant], dim=1)
 
 
-SOURCES: dict[str, type[GlowSource] | type[EncoderSource]] = {"glow": GlowSource, "encoder": EncoderSource}
+SOURCES: dict[str, type[GlowSource] | type[EncoderSource]] = {
+    "glow": GlowSource,
+    "glow_pyramid": GlowPyramidSource,
+    "encoder": EncoderSource,
+}

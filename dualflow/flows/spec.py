@@ -27,11 +27,11 @@ class FlowSpec:
         hidden: Width of the coupling networks of each level, finest first.
         squeeze: Downsampling between levels: a `plain` permutation of voxels, or an orthonormal `haar` wavelet.
         source: Network that reads the source image: `glow` is a flow with its own likelihood, `encoder` is a feature
-            pyramid.
+            pyramid, and `glow_pyramid` is a flow whose latents feed a feature pyramid.
         context: Source features that the layers of a step see: `none`, the features of the `level`, or features of the
-            `step` (the activations of the same step of the `glow` source, or a feature map per step of the `encoder`).
+            `step` (the activations of the same step of the `glow` source, or a feature map per step of a pyramid).
         actnorm: Activation normalisation: `plain`, or `conditional` on the source features.
-        mixing: Invertible 1x1x1 convolution: `lu`, or `conditional_lu` with a further source-dependent matrix.
+        mixing: Invertible 1x1x1 convolution: `lu`, or `conditional` with a further source-dependent matrix.
         injector: Adds an affine transform of all channels, with parameters from the source, to every step.
         coupling: Transform of the coupling layers: `affine` or `additive`. It sees the source unless context is `none`.
         transition_steps: Number of steps of actnorm and mixing, without context, after every squeeze.
@@ -48,46 +48,48 @@ class FlowSpec:
         prior_kernel: Kernel size of the prior's convolution, in voxels. It must be odd.
         prior_leaky: Applies a LeakyReLU to the prior's output, as DUAL-GLOW's reference code does. It shrinks negative
             means.
-        low_rank: Number of factors of the coarsest level's low-rank covariance. With 0 the latents are independent.
-        low_rank_shrinkage: Share of the variance of each principal component of the training latents that the factors
-            start with.
-        mean: Conditional mean subtracted from the target: `none`, a `network`, or closed-form `local_linear`
-            regression.
+        low_rank: Number of directions of the coarsest level's latents with a law of their own, those of region means.
+            With 0 the latents are independent.
+        mean: Conditional mean subtracted from the target: `none`, a `network`, a closed-form `local_linear` regression,
+            or the `stacked` regression, which adds harmonised sources and abnormality to it as far as cross-fitting
+            supports them.
         residual_scale: Unit of `target - mean` inside the flow, in target units (SUVR).
+        spread: Map of that unit: `constant`, or `voxel`, the standard deviation of the training residuals in each voxel
+            of the brain.
         dequantisation: Noise for discrete targets: `none` for real values, `uniform` for multiples of `bin_width`.
         bin_width: Distance between neighbouring values of a dequantised target, in target units.
         noise: Standard deviation of the Gaussian noise added to the target in training, in target units (SUVR). It
             bounds the density.
         background_noise: Standard deviation of the Gaussian noise that replaces the target outside the mask in
             training, in target units. With 0 the background is kept.
-        source_noise: Standard deviation of the Gaussian noise added to the source in the training of a `glow` source.
+        source_noise: Standard deviation of the Gaussian noise added to the source in training, if the source is a flow.
         side_in_context: Adds side information to the source features of every level. Otherwise side information enters
             the prior of the coarsest level only.
         side_dropout: Probability of hiding a known side value in training, and of hiding a whole row.
         nll_weight: Weight of the target's negative log-likelihood per voxel.
-        source_nll_weight: Weight of the source's negative log-likelihood per voxel, for a `glow` source.
+        source_nll_weight: Weight of the source's negative log-likelihood per voxel, for a source that is a flow.
         discriminator_weight: Weight of the adversarial discriminators that remove side information from the finer
             levels.
         decode_l1: Weight of the mean absolute error between the target and a decoded sample.
         decode_temperature: Temperature of the sample of `decode_l1`. At 0 its latents are the prior's means.
+        interpolation_l1: Weight of the mean absolute error in hidden voxels that interpolated latents fill. A flow that
+            is to fill missing voxels needs it.
         source_pretrain: Share of the training steps in which an encoder is first trained to predict the target.
         source_frozen: Share of the flow's training steps in which the source is frozen.
         prediction: Point estimate: the `mean` model's image, the decoded prior mean (`temperature0`), `one_sample`, or
             the `sample_mean`.
         prediction_samples: Number of samples that `sample_mean` averages.
-        latents: Transform of sampled latents: `none`, SRFlow's normalisation over `global`, `local` or `spatial` sets,
-            or PU-Flow's `interpolate` between neighbours.
     """
 
     levels: int
     steps: tuple[int, ...]
     hidden: tuple[int, ...]
-    source: Literal["glow", "encoder"]
+    source: Literal["glow", "glow_pyramid", "encoder"]
     context: Literal["none", "level", "step"]
     prior: Literal["standard", "split", "relation"]
     squeeze: Literal["plain", "haar"] = "plain"
     actnorm: Literal["plain", "conditional"] = "plain"
-    mixing: Literal["lu", "conditional_lu"] = "lu"
+    mixing: Literal["lu", "conditional"] = "lu"
     injector: bool = False
     coupling: Literal["affine", "additive"] = "affine"
     transition_steps: int = 0
@@ -101,9 +103,9 @@ class FlowSpec:
     prior_kernel: int = 3
     prior_leaky: bool = False
     low_rank: int = 0
-    low_rank_shrinkage: float = 0.7
-    mean: Literal["none", "network", "local_linear"] = "none"
+    mean: Literal["none", "network", "local_linear", "stacked"] = "none"
     residual_scale: float = 1.0
+    spread: Literal["constant", "voxel"] = "constant"
     dequantisation: Literal["none", "uniform"] = "none"
     bin_width: float = 1.0
     noise: float = 0.01
@@ -116,11 +118,11 @@ class FlowSpec:
     discriminator_weight: float = 0.0
     decode_l1: float = 0.0
     decode_temperature: float = 0.0
+    interpolation_l1: float = 0.0
     source_pretrain: float = 0.0
     source_frozen: float = 0.0
     prediction: Literal["mean", "temperature0", "one_sample", "sample_mean"] = "temperature0"
     prediction_samples: int = 10
-    latents: Literal["none", "global", "local", "spatial", "interpolate"] = "none"
 
     def __post_init__(self) -> None:
         """Validate every field and their combination.
@@ -137,7 +139,7 @@ class FlowSpec:
         for name in ("steps", "hidden"):
             if len(getattr(self, name)) != self.levels:
                 raise ConfigError(f"{name} = {getattr(self, name)}: expected one entry per level ({self.levels})")
-        for name in ("side_dropout", "low_rank_shrinkage", "source_pretrain", "source_frozen"):
+        for name in ("side_dropout", "source_pretrain", "source_frozen"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)}: expected at least 0 and below 1")
         if self.prior_kernel % 2 == 0:
@@ -160,7 +162,7 @@ class FlowSpec:
         )
         for option, chosen in (
             ("actnorm: conditional", self.actnorm == "conditional"),
-            ("mixing: conditional_lu", self.mixing == "conditional_lu"),
+            ("mixing: conditional", self.mixing == "conditional"),
             ("injector: true", self.injector),
         ):
             yield chosen and self.context == "none", f"{option} needs the source; choose context: level, or step"
@@ -169,7 +171,7 @@ class FlowSpec:
             f"source {self.source!r} is unused; choose prior: relation, or context: level",
         )
         yield (
-            self.source == "glow" and (self.source_pretrain > 0 or self.source_frozen > 0),
+            self.has_source_density and (self.source_pretrain > 0 or self.source_frozen > 0),
             "source_pretrain and source_frozen need an encoder; choose source: encoder, or set both to 0",
         )
         yield (
@@ -181,9 +183,18 @@ class FlowSpec:
             "prediction = 'mean' needs a mean model; choose mean: local_linear, or prediction: temperature0",
         )
         yield (
-            not (self.nll_weight or self.decode_l1),
-            "nll_weight = 0 and decode_l1 = 0 leave nothing to learn; set one of them above 0",
+            self.spread == "voxel" and self.mean == "none",
+            "spread = 'voxel' needs the residuals of a mean model; choose mean: local_linear, or spread: constant",
         )
+        yield (
+            not (self.nll_weight or self.decode_l1 or self.interpolation_l1),
+            "nll_weight = 0, decode_l1 = 0 and interpolation_l1 = 0 leave nothing to learn; set one of them above 0",
+        )
+
+    @property
+    def has_source_density(self) -> bool:
+        """Whether the source is a flow, with its own likelihood."""
+        return self.source != "encoder"
 
     def replace(self, /, **options: Any) -> Self:
         """Return the spec with fields replaced; lists from YAML become tuples.

@@ -22,20 +22,35 @@ def blur_matrix(size: int, sigma: float, device: torch.device | None = None) -> 
     return torch.where(matrix < MIN_WEIGHT, 0.0, matrix)
 
 
-def blur(volume: Tensor, sigma: float) -> Tensor:
+def blur(volume: Tensor, sigma: float, step: int = 1) -> Tensor:
     """Smooth the last three axes of `[..., D, H, W]` by a Gaussian with a standard deviation of `sigma` voxels.
 
-    A product with one small matrix per axis is faster than a convolution on these grids and needs no padding.
+    A product with one small matrix per axis is faster than a convolution on these grids and needs no padding. With a
+    `step` only every step-th voxel along each axis is computed.
     """
     if sigma == 0:
-        return volume
-    d, h, w = (blur_matrix(size, sigma, volume.device) for size in volume.shape[-3:])
-    leading = volume.shape[:-3]
+        return volume[..., ::step, ::step, ::step]
+    d, h, w = (blur_matrix(size, sigma, volume.device)[::step] for size in volume.shape[-3:])
+    return along_axes(volume, d, h, w)
+
+
+def along_axes(volume: Tensor, d: Tensor, h: Tensor, w: Tensor) -> Tensor:
+    """Multiply the last three axes of `[..., D, H, W]` by a matrix each."""
+    d, h, w = (matrix.to(volume.dtype) for matrix in (d, h, w))
     flat = volume.reshape(-1, *volume.shape[-3:])
     flat = flat @ w.T
     flat = h @ flat
-    flat = (d @ flat.flatten(2)).reshape(flat.shape)
-    return flat.reshape(*leading, *volume.shape[-3:])
+    flat = d @ flat.flatten(2)
+    return flat.reshape(*volume.shape[:-3], len(d), len(h), len(w))
+
+
+def bounding_box(mask: Tensor) -> tuple[slice, slice, slice]:
+    """Return the smallest box that holds all true voxels of a mask `[D, H, W]`; the first voxel if there are none."""
+    if mask.is_meta:  # without values, the whole grid
+        return slice(0, mask.shape[0]), slice(0, mask.shape[1]), slice(0, mask.shape[2])
+    extents = [mask.any(dim=other).nonzero() for other in ((1, 2), (0, 2), (0, 1))]
+    x, y, z = (slice(int(e.min()), int(e.max()) + 1) if len(e) else slice(0, 1) for e in extents)
+    return x, y, z
 
 
 def soft_tissue(source: Tensor) -> Tensor:
@@ -58,11 +73,21 @@ def gradients(volume: Tensor) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
+def brain_box(source: Tensor) -> tuple[slice, slice, slice]:
+    """Return the box of the brain masks of `[N, C, D, H, W]` with a margin of one voxel, which gradients need."""
+    box = bounding_box(foreground(source).any(dim=0)[0])
+    x, y, z = (slice(max(part.start - 1, 0), part.stop + 1) for part in box)
+    return x, y, z
+
+
 class VoxelFeatures(Protocol):
-    """Features of a regression; feature 0 is the constant 1."""
+    """Features of a regression; feature 0 is the constant 1. Outside the brain mask they have no meaning."""
 
     def count(self, side_features: int, source_channels: int = 1) -> int:
         """Return the number of features."""
+
+    def odd(self, side_features: int, source_channels: int = 1) -> list[int]:
+        """Return the positions of the features whose sign a left-right reflection of the brain flips."""
 
     def __call__(self, source: Tensor, side: Tensor) -> Tensor:
         """Return `[N, P, D, H, W]` from the source `[N, C, D, H, W]` and complete side values `[N, S]`."""
@@ -79,6 +104,10 @@ class IntensityFeatures:
     def count(self, side_features: int, source_channels: int = 1) -> int:
         """Return the number of features."""
         return 1 + source_channels + side_features
+
+    def odd(self, side_features: int, source_channels: int = 1) -> list[int]:
+        """Return the positions of the features that a reflection flips: none."""
+        return []
 
     def __call__(self, source: Tensor, side: Tensor) -> Tensor:
         """Return `[N, P, D, H, W]`."""
@@ -111,11 +140,38 @@ class TissueFeatures:
         """Return the number of features."""
         return 1 + 2 * len(TISSUE_CENTRES) * source_channels + 3 * len(self.edges) + 2 * side_features
 
+    def odd(self, side_features: int, source_channels: int = 1) -> list[int]:
+        """Return the positions of the gradients along axis 0, which points from left to right."""
+        first = 1 + 2 * len(TISSUE_CENTRES) * source_channels
+        return list(range(first, first + len(self.edges)))
+
     def __call__(self, source: Tensor, side: Tensor) -> Tensor:
         """Return `[N, P, D, H, W]`."""
-        narrow = blur(soft_tissue(source), self.narrow)
-        wide = blur(narrow, (self.wide**2 - self.narrow**2) ** 0.5)
+        background = soft_tissue(torch.zeros_like(source[:1, :, :1, :1, :1]))
+        box = brain_box(source)
+        crop = (slice(None), slice(None), *box)
+        # The difference from the background is 0 outside the brain, so blurs within the box of the brain are exact.
+        tissue = soft_tissue(source[crop]) - background
+        axes = zip(source.shape[2:], box, strict=True)
+        blurs = zip(*(self._blurs(size, part, source.device) for size, part in axes), strict=True)
+        narrow, wide = (background + along_axes(tissue, *matrices) for matrices in blurs)
         grey = narrow[:, list(self.grey)].sum(dim=1, keepdim=True)
-        side_maps = _expand(side, source)
-        parts = [torch.ones_like(source[:, :1]), narrow, wide, gradients(narrow[:, list(self.edges)])]
-        return torch.cat([*parts, side_maps, side_maps * grey], dim=1)
+        side_maps = _expand(side, grey)
+        parts = [
+            torch.ones_like(grey),
+            narrow,
+            wide,
+            gradients(narrow[:, list(self.edges)]),
+            side_maps,
+            side_maps * grey,
+        ]
+        features = source.new_zeros(len(source), self.count(side.shape[1], source.shape[1]), *source.shape[2:])
+        features[:, 0] = 1
+        features[crop] = torch.cat(parts, dim=1)
+        return features
+
+    def _blurs(self, size: int, part: slice, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the narrow blur of a part of one axis, and the wide blur, which follows the narrow one."""
+        narrow = blur_matrix(size, self.narrow, device)
+        wide = blur_matrix(size, (self.wide**2 - self.narrow**2) ** 0.5, device) @ narrow
+        return narrow[part, part], wide[part, part]

@@ -25,6 +25,7 @@ from dualflow.inference.predict import Predictor, load_predictor
 from dualflow.layout import Layout, Scan
 from dualflow.modalities import modality
 from dualflow.progress import track
+from dualflow.training.device import select_device
 from dualflow.workers import CrashedTask, run_in_workers
 
 
@@ -35,6 +36,7 @@ def convert_study(
     config: ConvertConfig,
     workers: int = 1,
     selection: Mapping[str, Any] | None = None,
+    device: str = "cpu",
 ) -> None:
     """Convert every scan of a dataset that has the model's source modalities.
 
@@ -45,11 +47,13 @@ def convert_study(
         config: how samples are drawn.
         workers: number of processes, one core each.
         selection: fields `where`, `runs` and `masks` of the section `study`, which select the files of a scan.
+        device: device of the model: `auto`, `cpu` or `cuda`; all workers share one GPU.
 
     Raises:
-        ConfigError: `selection` does not fit the dataset.
+        ConfigError: `selection` does not fit the dataset, or `device` asks for a GPU and there is none.
         DataError: the dataset cannot be read, or scans were excluded; then all others are converted.
     """
+    select_device(device, "--device")  # an error before the work starts
     card = load_predictor(model).card
     table = data if data.is_file() else None
     root = data.parent if table else data
@@ -70,7 +74,7 @@ def convert_study(
     index = pair_scans(root, study)
     describe_derivatives(layout, root.resolve().name, study)
     rows = [row for _, row in index.pairs.iterrows()]
-    tasks = [(row.to_frame().T, root, model, layout, study, config) for row in rows]
+    tasks = [(row.to_frame().T, root, model, layout, study, config, device) for row in rows]
     outcomes = list(track(_outcomes(tasks, workers), f"convert {root.name}", len(tasks)))
     excluded = sorted([*index.quarantined, *(outcome for outcome in outcomes if outcome is not None)])
     write_quarantine(layout.quarantine, excluded)
@@ -81,7 +85,7 @@ def convert_study(
         )
 
 
-Task = tuple[pd.DataFrame, Path, Path, Layout, StudyConfig, ConvertConfig]
+Task = tuple[pd.DataFrame, Path, Path, Layout, StudyConfig, ConvertConfig, str]
 
 
 def _outcomes(tasks: list[Task], workers: int) -> Iterator[Quarantine | None]:
@@ -98,19 +102,19 @@ def _outcomes(tasks: list[Task], workers: int) -> Iterator[Quarantine | None]:
 
 
 @cache
-def _load_predictor(model: Path) -> Predictor:
+def _load_predictor(model: Path, device: str) -> Predictor:
     """Load the model once per worker process."""
     import torch
 
     torch.set_num_threads(1)
-    return load_predictor(model)
+    return load_predictor(model, select_device(device))
 
 
 def _convert(
-    row: pd.DataFrame, root: Path, model: Path, layout: Layout, study: StudyConfig, config: ConvertConfig
+    row: pd.DataFrame, root: Path, model: Path, layout: Layout, study: StudyConfig, config: ConvertConfig, device: str
 ) -> Quarantine | None:
     """Preprocess and convert a scan unless that is done and unchanged; return why it was excluded, or None."""
-    predictor = _load_predictor(model)
+    predictor = _load_predictor(model, device)
     scan, source_row, target_row = Scan.parse(row["scan"].iloc[0]), modality(study.source), modality(study.target)
     files = replace(ScanFiles.of_row(root, row.iloc[0].to_dict(), study), target=None)
     excluded = prepare_scan(layout, scan, files, study, predictor.card.preprocess)

@@ -88,13 +88,13 @@ def convert_scan(
         item["mask"],
         samples=config.samples,
         temperature=config.temperature,
-        latents=config.latents,
         seed=scan_seed(config.seed, scan),
+        keep=config.keep_samples,
     )
     volumes = {"synth": prediction.mean, "synthstd": prediction.std}
-    if prediction.samples is not None:
-        volumes["synthmean"] = prediction.samples.mean(axis=0)
-        for index, sample in enumerate(prediction.samples[: config.keep_samples], 1):
+    if prediction.samples is not None and prediction.sample_mean is not None:
+        volumes["synthmean"] = prediction.sample_mean
+        for index, sample in enumerate(prediction.samples, 1):
             volumes[f"synth{index:02d}"] = sample
     files = {}
     for desc, volume in volumes.items():
@@ -137,7 +137,6 @@ def _sidecar(desc: str, predictor: Predictor, item: Item, row: Modality, config:
         },
         "NumberOfSamples": config.samples,
         "Temperature": config.temperature,
-        "Latents": config.latents or "as the model's card says",
         "Seed": config.seed,
         "Units": row.unit,
         "SkullStripped": True,

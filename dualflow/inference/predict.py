@@ -1,4 +1,8 @@
-"""Predictions on the model grid: a point estimate, a standard deviation, and joint samples of a flow."""
+"""Predictions on the model grid: a point estimate, a standard deviation, and joint samples.
+
+Samples are streamed: the model draws a few at a time on its device, mean and variance are running sums, and only the
+samples to keep go to CPU memory. Memory therefore does not depend on the number of samples.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dualflow.flows.interface import ConditionalSampler
 from dualflow.models.store import TrainedModel, load_model
 from dualflow.training.device import device_of
 
@@ -24,9 +29,11 @@ class Prediction:
     Attributes:
         mean: point estimate `[D, H, W]`.
         std: standard deviation per voxel `[D, H, W]`; zero everywhere where it is unknown.
-        samples: joint samples `[K, D, H, W]`; None for a model without a distribution.
+        samples: the first K joint samples `[K, D, H, W]`, as many as were to be kept; None for a model without a
+            distribution.
         region_std: standard deviation of each region's mean `[R]`; None if samples determine it, or if it is unknown.
         sample_seconds: wall time per sample; None without samples.
+        sample_mean: mean of all samples `[D, H, W]`; None without samples.
     """
 
     mean: Floats
@@ -34,6 +41,31 @@ class Prediction:
     samples: Floats | None = None
     region_std: Floats | None = None
     sample_seconds: float | None = None
+    sample_mean: Floats | None = None
+
+
+class RunningMoments:
+    """Mean and standard deviation of volumes that arrive one at a time, in float64 (Welford 1962).
+
+    Args:
+        like: a tensor with the volumes' size and device.
+    """
+
+    def __init__(self, like: Tensor) -> None:
+        self.count = 0
+        self.mean = torch.zeros_like(like, dtype=torch.float64)
+        self.squares = torch.zeros_like(self.mean)
+
+    def add(self, volume: Tensor) -> None:
+        """Include a volume."""
+        self.count += 1
+        deviation = volume - self.mean
+        self.mean += deviation / self.count
+        self.squares += deviation * (volume - self.mean)
+
+    def std(self) -> Tensor:
+        """Return the unbiased standard deviation."""
+        return (self.squares / (self.count - 1)).sqrt()
 
 
 class Predictor(TrainedModel):
@@ -49,7 +81,7 @@ class Predictor(TrainedModel):
         samples: int,
         temperature: float,
         seed: int,
-        latents: str | None = None,
+        keep: int | None = None,
     ) -> Prediction:
         """Predict one scan.
 
@@ -57,23 +89,27 @@ class Predictor(TrainedModel):
             source: `[C, D, H, W]`.
             side: `[S]`, NaN where unknown.
             mask: brain `[1, D, H, W]`; outside it everything is zero.
-            samples: number of samples of a flow.
+            samples: number of samples of a model with a distribution.
             temperature: scale of the latent noise.
-            seed: equal seeds give equal samples.
-            latents: transform of sampled latents, a row of LATENT_TRANSFORMS; None takes the flow's default.
+            seed: equal seeds give equal samples, up to rounding on any device.
+            keep: number of samples in the prediction, the first ones; None keeps all.
         """
         device = device_of(self.model)
-        batch = source[None].to(device), side[None].to(device)
-        inside = mask[0].cpu().numpy()
-        point = np.where(inside, _volume(self.model.point_estimate(*batch)[0, 0]), np.float32(0))
-        if self.flow is None:
-            return self._with_constant_spread(point, inside)
-        generator = torch.Generator().manual_seed(seed)
+        batch, inside = (source[None].to(device), side[None].to(device)), mask[0].to(device)
+        point = _volume(self.model.point_estimate(*batch)[0, 0].where(inside, 0.0))
+        if not isinstance(self.model, ConditionalSampler):
+            return self._with_constant_spread(point, mask[0].cpu().numpy())
+        moments, count = RunningMoments(inside), samples if keep is None else min(keep, samples)
+        kept = np.empty((count, *point.shape), np.float32)
         start = perf_counter()
-        drawn = _volume(self.flow.sample(*batch, samples, temperature, generator, latents)[:, 0, 0])
+        for drawn in self.model.stream(*batch, samples, temperature, torch.Generator().manual_seed(seed)):
+            for volume in drawn[:, 0, 0].where(inside, 0.0):
+                if moments.count < count:
+                    kept[moments.count] = _volume(volume)
+                moments.add(volume)
+        std, mean = _volume(moments.std()), _volume(moments.mean)
         seconds = (perf_counter() - start) / samples
-        volumes = np.where(inside, drawn, np.float32(0))
-        return Prediction(point, volumes.std(axis=0, ddof=1), volumes, sample_seconds=seconds)
+        return Prediction(point, std, kept, sample_seconds=seconds, sample_mean=mean)
 
     def _with_constant_spread(self, point: Floats, inside: NDArray[np.bool_]) -> Prediction:
         spread = self.card.constant_spread
@@ -83,8 +119,8 @@ class Predictor(TrainedModel):
         return Prediction(point, np.where(inside, np.float32(spread.voxel), np.float32(0)), None, regions)
 
 
-def load_predictor(folder: Path | str, device: str = "cpu") -> Predictor:
-    """Load a trained model for prediction.
+def load_predictor(folder: Path | str, device: torch.device | str = "cpu") -> Predictor:
+    """Load a trained model for prediction on a device.
 
     Raises:
         CheckpointError: the folder holds no model, a broken one, or one of another version.

@@ -83,8 +83,10 @@ class TrainingRecord(Record):
     """Time of the data-dependent initialisation."""
     calibrate_seconds: float = 0.0
     """Time of the calibration of the spread."""
-    spread_scale: float | None = None
-    """Factor by which calibration scaled the low-rank base; None without such a base or validation scans."""
+    base: dict[str, float] = Field(default_factory=dict)
+    """Choices of the closed-form fit of the coarsest level's base; empty without directions of its own."""
+    calibration: dict[str, float] = Field(default_factory=dict)
+    """Gains of the spread, and the validation NLL before and after them (nats per voxel); empty if not calibrated."""
 
 
 def _spec(value: Any) -> Any:

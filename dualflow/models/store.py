@@ -76,8 +76,8 @@ def load_card(folder: Path) -> ModelCard:
         raise CheckpointError(f"{path}: {error}; train the model again") from error
 
 
-def load_model(folder: Path, device: str = "cpu") -> TrainedModel:
-    """Load a trained model.
+def load_model(folder: Path, device: torch.device | str = "cpu") -> TrainedModel:
+    """Load a trained model onto a device.
 
     Raises:
         CheckpointError: the folder holds no model, a broken one, or one of another version.

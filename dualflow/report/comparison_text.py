@@ -7,12 +7,13 @@ import pandas as pd
 from dualflow.config import Config
 from dualflow.data.markdown import Column, table
 from dualflow.evaluation.calibration import LEVELS
-from dualflow.evaluation.metrics import METRICS
+from dualflow.evaluation.study_metrics import measure
 from dualflow.modalities import Modality, modality
 from dualflow.training.budget import Plan
 
 ACCURACY = ("mae", "psnr", "ssim", "pearson_r", "region_r")
 SCORES = ("voxel_crps", "region_crps")
+JOINT = ("energy_score", "contrast_crps", "contrast_pit_distance", "person_spread_r")
 COST = [
     Column("parameters", ["parameters"], 0),
     Column("steps", ["steps"], 0),
@@ -59,6 +60,7 @@ def comparison_markdown(frame: pd.DataFrame, config: Config, plan: Plan) -> str:
         COST,
         [_metric(name, row) for name in ACCURACY],
         [*(_metric(name, row) for name in SCORES), *COVERAGE],
+        [_metric(name, row) for name in JOINT],
         [*_likelihood(" + ".join(config.study.sources)), *(column for column in explained if column.names), *STRESS],
     ]
     return "\n\n".join([head, *(part for columns in parts if (part := table(frame, columns)))]) + "\n"
@@ -67,10 +69,11 @@ def comparison_markdown(frame: pd.DataFrame, config: Config, plan: Plan) -> str:
 def _likelihood(source: str) -> list[Column]:
     return [
         Column("bits per voxel of the mask", ["bits_in_mask"], 3, interval=True),
+        Column("slack of the bits", ["bits_slack"]),
         Column(f"true {source} likelier than another subject's (%)", ["true_beats_wrong"], 0, interval=True, scale=100),
         Column("than its blur (%)", ["true_beats_blurred"], 0, interval=True, scale=100),
     ]
 
 
 def _metric(name: str, row: Modality) -> Column:
-    return Column(METRICS[name].heading(row), [name], METRICS[name].digits, interval=True)
+    return Column(measure(name).heading(row), [name], measure(name).digits, interval=True)

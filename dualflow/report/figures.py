@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from dualflow.evaluation.metrics import METRICS, correlation
+from dualflow.evaluation.metrics import correlation
 from dualflow.evaluation.prediction import Floats
+from dualflow.evaluation.study_metrics import measure
 from dualflow.modalities import Modality
 from dualflow.report.style import COLOURS, GRID, INK, MUTED, palette, styled
 
@@ -43,7 +44,7 @@ def metric_comparison(
                 colour = colours[model]
                 axes.plot([low, high], [height, height], color=colour, lw=2, alpha=0.45, solid_capstyle="round")
                 axes.plot(value, height, "o", color=colour, ms=5.5)
-        definition = METRICS[metric]
+        definition = measure(metric)
         if definition.better == "ideal":
             axes.axvline(definition.ideal, color=MUTED, lw=0.8, ls=(0, (4, 3)), zorder=0)
         axes.set_yticks(range(len(models)), models, color=INK)

@@ -11,6 +11,7 @@ import pandas as pd
 from dualflow.config import Config
 from dualflow.errors import DataError
 from dualflow.evaluation.statistics import differences, summarise
+from dualflow.evaluation.study_metrics import with_true_spread
 from dualflow.models.card import ModelCard
 from dualflow.models.store import load_card
 from dualflow.report.likelihood_tables import likelihood_summary, stress_totals
@@ -61,6 +62,7 @@ def gather_results(config: Config, ceilings: Collection[str]) -> StudyResults:
     )
     if scores.empty:
         raise DataError(f"{config.study.name}: no test scan was scored; give split.test a share or name test_subjects")
+    scores = with_true_spread(scores)
     bootstrap, seed = config.evaluate.bootstrap, config.evaluate.seed
     trained = scores[~scores["model"].isin(list(ceilings))]
     return StudyResults(

@@ -13,7 +13,7 @@ from dualflow.inference.predict import Predictor
 from dualflow.layout import Scan
 from dualflow.modalities import modality
 from dualflow.models.card import ModelCard
-from dualflow.report.likelihood_tables import explained_table, image_table, safety_table, source_table
+from dualflow.report.likelihood_tables import bits_table, explained_table, image_table, safety_table, source_table
 from dualflow.report.study_results import StudyResults, read_result
 from dualflow.report.tables import Table, difference_table, metric_table, plain_table
 
@@ -25,7 +25,16 @@ SPREAD_METRICS = (
     "voxel_crps", "region_crps", "voxel_coverage_50", "voxel_coverage_80", "voxel_coverage_95",
     "region_coverage_50", "region_coverage_80", "region_coverage_95", "spread_error_r",
 )  # fmt: skip
+JOINT_METRICS = (
+    "energy_score", "contrast_crps", "contrast_pit_distance", "person_spread_r", "person_spread_true_r",
+)  # fmt: skip
 PLOTTED_METRICS = IMAGE_METRICS[:6]
+JOINT_CAPTION = (
+    "Joint scores of region means. Energy score: CRPS of the vector of all region means. Contrast: mean of the "
+    "posterior meta-region minus that of the frontal one. PIT distance: deviation of its probability integral "
+    "transform from the uniform distribution. Person spread r: correlation over people of the predicted spread of "
+    "region means with their error, and with the spread of the true law where it is known."
+)
 BITS = ("bits_in_mask",)
 CURVES = {"loss": "training loss", "validation/loss": "validation loss", "validation/mae": "validation MAE"}
 SHOWN_SUBJECTS = 3
@@ -35,8 +44,10 @@ def section_tables(config: Config, results: StudyResults) -> dict[str, list[Tabl
     """Tables of each section of the report."""
     row, main = modality(config.study.target), config.model.preset
     paired = f"Paired differences to {main} on the same subjects, with 95 % intervals."
-    bits = f"Upper bound of the negative log2 density per voxel of the mask, for intensities in {row.unit}."
-    likelihood = [metric_table(results.summary, row, BITS, bits)]
+    bits = (
+        f"Negative log2 density per voxel of the mask, for intensities in {row.unit}. The background is integrated out."
+    )
+    likelihood = [metric_table(results.summary, row, BITS, bits), bits_table(results.likelihood, results.cards)]
     if len(config.flows) > 1:
         likelihood.append(difference_table(results.differences, row, BITS, paired))
     likelihood += [
@@ -60,7 +71,10 @@ def section_tables(config: Config, results: StudyResults) -> dict[str, list[Tabl
                 "Probabilistic scores and coverage of the predictive distributions.",
                 without=results.ceilings,
             ),
-            difference_table(results.differences, row, ("voxel_crps", "region_crps"), paired),
+            metric_table(results.summary, row, JOINT_METRICS, JOINT_CAPTION, without=results.ceilings),
+            difference_table(
+                results.differences, row, ("voxel_crps", "region_crps", "energy_score", "contrast_crps"), paired
+            ),
         ],
         "likelihood": likelihood,
         "training": [plain_table(_training_cost(results.cards), "Cost of each training.", digits=1)],
@@ -148,7 +162,7 @@ def _subject_figures(config: Config, predictor: Predictor, test: PairDataset) ->
         prediction = predictor.predict(
             item["source"], item["side"], item["mask"],
             samples=config.convert.samples, temperature=config.convert.temperature,
-            seed=scan_seed(config.convert.seed, Scan.parse(item["scan"])),
+            seed=scan_seed(config.convert.seed, Scan.parse(item["scan"])), keep=1,
         )  # fmt: skip
         figure = subject_figure(
             item["source"][0].numpy(), prediction.mean, prediction.std, item["mask"][0].numpy(), row,

@@ -65,9 +65,11 @@ def method_text(config: Config) -> list[str]:
         f"{config.convert.temperature:g}. Models without a distribution receive a constant spread, estimated on the "
         f"validation subjects separately for voxels and region means. Part of a flow's gain in CRPS is therefore due "
         f"to the spatial variation of its spread.",
-        f"NLL and bits refer to the density of the voxels inside the mask, per voxel of the mask. They are upper "
-        f"bounds, obtained by drawing the background from its training distribution {config.evaluate.background_draws} "
-        f"times. All sources of a scan share the same draws.",
+        f"NLL and bits refer to the density of the voxels inside the mask, per voxel of the mask. The background is "
+        f"drawn from its training distribution {config.evaluate.background_draws} times. For the bits, annealed "
+        f"importance sampling moves these draws in {config.evaluate.background_steps} steps to the background that the "
+        f"model expects. The NLL under true and alternative sources are upper bounds without annealing, from the same "
+        f"draws.",
         "The models 'attainable', 'oracle' and 'true_law' are upper bounds known only for a simulated cohort: the true "
         "anatomy with the expected uptake of the subject, the subject's own noise-free image, and samples of the "
         "distribution that the cohort was drawn from.",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from dualflow.evaluation.metrics import METRICS
+from dualflow.evaluation.study_metrics import measure
 from dualflow.modalities import Modality
 
 VERDICTS = {"better": "better", "worse": "worse", "undecided": "no clear difference"}
@@ -41,18 +41,18 @@ def metric_table(
     indexed = summary.set_index(["model", "metric"])
     models = list(dict.fromkeys(summary.loc[summary["metric"].isin(present), "model"]))
     cells = {
-        METRICS[metric].heading(row): [_mean_cell(indexed, model, metric) for model in models] for metric in present
+        measure(metric).heading(row): [_mean_cell(indexed, model, metric) for model in models] for metric in present
     }
     best = set()
     for column, metric in enumerate(present, 1):
         losses = [
-            float(METRICS[metric].loss(np.asarray(indexed.loc[(model, metric), "mean"])))
+            float(measure(metric).loss(np.asarray(indexed.loc[(model, metric), "mean"])))
             if (model, metric) in indexed.index and model not in without
             else np.inf
             for model in models
         ]
         # Losses that print equally are equally good: bold shows no difference that the digits hide.
-        digits = METRICS[metric].digits
+        digits = measure(metric).digits
         best |= {(i, column) for i, loss in enumerate(losses) if np.isfinite(loss) and _same(loss, min(losses), digits)}
     return Table(caption, pd.DataFrame({"Model": models, **cells}), frozenset(best))
 
@@ -64,7 +64,7 @@ def difference_table(differences: pd.DataFrame, row: Modality, metrics: Sequence
         {
             "Model": entry["model"],
             "Reference": entry["reference"],
-            "Metric": METRICS[entry["metric"]].heading(row),
+            "Metric": measure(entry["metric"]).heading(row),
             "Difference": _interval(entry["difference"], entry["low"], entry["high"], entry["metric"], signed=True),
             "p (Holm)": _p_value(entry["p_holm"]),
             "Verdict": VERDICTS[entry["verdict"]],
@@ -88,7 +88,7 @@ def _mean_cell(indexed: pd.DataFrame, model: str, metric: str) -> str:
 
 def _interval(value: float, low: float, high: float, metric: str, *, signed: bool = False) -> str:
     # z: a value that rounds to zero has no sign.
-    form = f"{'+' if signed else ''}z.{METRICS[metric].digits}f"
+    form = f"{'+' if signed else ''}z.{measure(metric).digits}f"
     return f"{value:{form}} [{low:{form}}, {high:{form}}]"
 
 

@@ -12,6 +12,7 @@ UNITS = {
     "discriminator": "fraction_of_variance",
     "discriminator_accuracy": "fraction",
     "decode_l1": TARGET,
+    "interpolation_l1": TARGET,
     "mae": TARGET,
     "round_trip": TARGET,
     "explained_level": "fraction",

@@ -1,59 +1,115 @@
-"""Calibration of a trained flow's spread on held-out scans.
+"""Calibration of a trained flow by two numbers: the gain of its voxels' spread, and that of its regions' spread.
 
-Maximum likelihood on few subjects does not determine the spread: a low-rank covariance is too wide in some directions
-to compensate for directions that no training subject has, and the likelihood barely changes.
+Few subjects do not determine a spread: that of the training residuals is too narrow, and regions need another
+correction than voxels. The gain of voxels maximises the likelihood of held-out people. That of regions matches the
+variance of sampled region means with the errors of held-out people: the likelihood of the many coordinates that hardly
+matter for regions would decide otherwise, and hardly changes by this.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from math import exp
+
 import torch
+from scipy.optimize import brentq, minimize_scalar
+from torch import Tensor
 
 from dualflow.data.dataset import PairDataset
-from dualflow.flows.base_distributions import LowRankGaussian
+from dualflow.flows.condition import Condition
 from dualflow.flows.model import DualFlow
-from dualflow.training.device import source_and_side
+from dualflow.flows.spread_map import VoxelSpread
+from dualflow.training.device import device_of, source_and_side
+from dualflow.training.fit_base import coarsest_base, conditioned_batches, region_weights
 
+MAX_SCANS = 20
+"""Maximum number of validation scans; one number needs no more."""
+LOG_BOUND = 0.7
+"""Largest absolute logarithm of a gain."""
+TOLERANCE = 0.03
 SAMPLES = 8
-MAX_SCANS = 64
-"""Maximum number of validation scans; a single factor needs no more."""
-BOUNDS = (0.5, 2.0)
-"""Smallest and largest scale."""
-_TRIAL = 0.5
+MIN_PEOPLE = 4
+"""Smallest number of validation scans that determine a gain."""
 
 
 @torch.no_grad()
-def calibrate(flow: DualFlow, validation: PairDataset, seed: int) -> float | None:
-    """Scale the low-rank base in place so that the variance of samples matches that of validation targets.
+def calibrate(flow: DualFlow, validation: PairDataset, regions: Tensor | None, batch_size: int) -> dict[str, float]:
+    """Set both gains in place; return them with the validation NLL (nats per voxel of the grid) before and after.
 
-        s^2:  sum of var(samples) (1 + 1/K) = sum of (target - mean of K samples)^2,  over the voxels of all masks
+    Without enough validation scans, or for a flow without a spread map and a base with directions, nothing changes.
 
-    Density and samples remain consistent. The left side is measured at two scales and is linear in s^2.
-
-    Returns:
-        s; None if the flow has no low-rank base, or without validation scans.
+    Args:
+        flow: a trained flow.
+        validation: pairs that trained nothing.
+        regions: labels `[D, H, W]` of regions, 0 elsewhere, or None.
+        batch_size: scans per pass.
     """
-    base = flow.prior(flow.spec.levels - 1).base
-    if not isinstance(base, LowRankGaussian) or not len(validation):
-        return None
-    flow.eval()
-    ratio = _variance_ratio(flow, validation, seed)
-    base.rescale(_TRIAL)
-    trial_ratio = _variance_ratio(flow, validation, seed)
-    slope = (ratio - trial_ratio) / (1 - _TRIAL**2)
-    low, high = BOUNDS
-    squared = (1 - (ratio - slope)) / slope if slope > 0 else 1.0
-    scale = min(max(squared, low**2), high**2) ** 0.5
-    base.rescale(scale / _TRIAL)
-    return float(scale)
+    base, spread = coarsest_base(flow), flow.spread
+    pairs = PairDataset(validation.items[:MAX_SCANS])
+    if len(pairs) < MIN_PEOPLE or not (base is not None or isinstance(spread, VoxelSpread)):
+        return {}
+    # The source is encoded once; only what the gains change is computed again.
+    batches = list(conditioned_batches(flow.eval(), pairs, batch_size))
+
+    def nats(gain: float = 1.0) -> float:
+        log_probs = [flow.density(target, rescaled(condition, gain))[0] for target, condition in batches]
+        return -float(torch.cat(log_probs).mean()) / batches[0][0][0].numel()
+
+    facts, voxel_gain = {"nats_before": nats()}, 1.0
+    if isinstance(spread, VoxelSpread):
+        facts["voxel_gain"] = voxel_gain = _best_gain(nats)
+        spread.rescale(voxel_gain)
+    if base is not None:
+        weights = region_weights(pairs, regions, 2**flow.spec.levels).to(device_of(flow))
+
+        def ratio(gain: float) -> float:
+            base.law.gain.fill_(gain)
+            return variance_ratio(flow, pairs, weights)
+
+        facts["region_gain"] = _matching_gain(ratio)
+        base.law.gain.fill_(facts["region_gain"])
+    return facts | {"nats_after": nats(voxel_gain)}
 
 
-def _variance_ratio(flow: DualFlow, pairs: PairDataset, seed: int) -> float:
-    """Variance of the samples, divided by that of the targets around the samples' mean."""
+def rescaled(condition: Condition, gain: float) -> Condition:
+    """Return a condition whose spread map is multiplied by a gain inside the brain."""
+    return condition._replace(scale=torch.where(condition.inside, gain * condition.scale, condition.scale))
+
+
+@torch.no_grad()
+def variance_ratio(flow: DualFlow, pairs: PairDataset, weights: Tensor) -> float:
+    """Return the variance of sampled region means over that of the targets' around the mean.
+
+    The samples' own mean stands for the mean, less the variance that it adds. Every call draws the same noise.
+    `weights` `[R, D, H, W]` gives the means.
+    """
     predicted = observed = 0.0
-    for index in range(min(len(pairs), MAX_SCANS)):
-        item, generator = pairs[index], torch.Generator().manual_seed(seed + index)
-        samples = flow.sample(*source_and_side(item, flow), SAMPLES, generator=generator)[:, 0].double().cpu()
-        variance, mean = torch.var_mean(samples, dim=0)
-        predicted += float(((1 + 1 / SAMPLES) * variance * item["mask"]).sum())
-        observed += float(((item["target"] - mean).square() * item["mask"]).sum())
-    return predicted / observed
+    for index in range(len(pairs)):
+        item, generator = pairs[index], torch.Generator().manual_seed(index)
+        samples = flow.sample(*source_and_side(item, flow), SAMPLES, generator=generator)[:, 0, 0]
+        variance, mean = torch.var_mean(samples.flatten(1) @ weights.flatten(1).T, dim=0)
+        target = weights.flatten(1) @ item["target"].to(weights.device).flatten()
+        predicted += float(variance.sum())
+        observed += float(((target - mean).square() - variance / SAMPLES).sum())
+    return predicted / max(observed, 1e-12)
+
+
+def _matching_gain(ratio: Callable[[float], float]) -> float:
+    """Return the gain at which a ratio that rises with it is 1, or the bound that comes closest."""
+
+    def excess(log_gain: float) -> float:
+        return ratio(exp(log_gain)) - 1
+
+    if excess(-LOG_BOUND) >= 0:
+        return exp(-LOG_BOUND)
+    if excess(LOG_BOUND) <= 0:
+        return exp(LOG_BOUND)
+    return exp(float(brentq(excess, -LOG_BOUND, LOG_BOUND, xtol=TOLERANCE)))
+
+
+def _best_gain(loss: Callable[[float], float]) -> float:
+    """Return the gain with the smallest loss, within bounds."""
+    bounds, options = (-LOG_BOUND, LOG_BOUND), {"xatol": TOLERANCE}
+    result = minimize_scalar(lambda log_gain: loss(exp(log_gain)), bounds=bounds, method="bounded", options=options)
+    gain: float = exp(float(result.x))
+    return gain

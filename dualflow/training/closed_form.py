@@ -6,10 +6,12 @@ The local linear mean of a flow and the baseline of that name are the same regre
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
+import torch
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -17,8 +19,9 @@ from torch import Tensor
 from dualflow import __version__
 from dualflow.commit import digest_of
 from dualflow.data.dataset import PairDataset
-from dualflow.flows.local_linear import LocalLinear
-from dualflow.flows.local_linear_fit import FOLDS, RegressionScan, Solver, fit_local_linear, grouped_folds
+from dualflow.flows.closed_form_fits import Model, Solver, fit_closed_form, fit_options
+from dualflow.flows.folds import balanced_folds
+from dualflow.flows.regression_scans import RegressionScan
 from dualflow.layout import Scan
 from dualflow.models.tensors import save_tensors
 
@@ -28,12 +31,13 @@ _CHOSEN, _SECONDS, _IMAGE, _MODEL = "chosen", "seconds", "image.", "model."
 
 
 def subject_folds(pairs: PairDataset) -> list[int]:
-    """Return a fold for each scan; all scans of a subject share it."""
-    return grouped_folds([Scan.parse(key).subject for key in pairs.scans], FOLDS)
+    """Return a fold for each scan, balanced over the side information; all scans of a subject share it."""
+    subjects = [Scan.parse(key).subject for key in pairs.scans]
+    return balanced_folds(subjects, torch.stack([item["side"] for item in pairs.items]) if pairs.items else None)
 
 
 class ClosedFormCache(Solver):
-    """`fit_local_linear` with a cache folder.
+    """`fit_closed_form` with a cache folder.
 
     Args:
         folder: cache folder; None disables the cache.
@@ -47,20 +51,21 @@ class ClosedFormCache(Solver):
         self.folder, self.data, self.seconds = folder, data, 0.0
 
     def __call__(
-        self, scans: Iterable[RegressionScan], model: LocalLinear, *, ridges: Sequence[float], sigmas: Sequence[float]
-    ) -> tuple[LocalLinear, list[Tensor], dict[str, float]]:
+        self, scans: Iterable[RegressionScan], model: Model, **options: Any
+    ) -> tuple[Model, list[Tensor], dict[str, Any]]:
         """Fit `model` in place, or load the same fit from the cache; concurrent processes wait for the first."""
         if self.folder is None:
-            return self._fit(scans, model, ridges, sigmas)
+            return self._fit(scans, model, options)
         sizes = {name: list(value.shape) for name, value in model.state_dict().items()}
-        key = digest_of([__version__, self.data, type(model.design).__name__, sizes, list(ridges), list(sigmas)])[:16]
-        path = self.folder / f"{key}.safetensors"
+        design = type(getattr(model, "design", None)).__name__
+        identity = [__version__, self.data, type(model).__name__, design, sizes, fit_options(model, **options)]
+        path = self.folder / f"{digest_of(identity)[:16]}.safetensors"
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             cached = self._load(path, model)
             if cached is not None:
                 return cached
-            fitted, images, chosen = self._fit(scans, model, ridges, sigmas)
+            fitted, images, chosen = self._fit(scans, model, options)
             tensors = {f"{_MODEL}{name}": value for name, value in fitted.state_dict().items()}
             tensors |= {f"{_IMAGE}{index:06d}": image for index, image in enumerate(images)}
             save_tensors(path, tensors, {_CHOSEN: json.dumps(chosen), _SECONDS: str(self.seconds)})
@@ -69,14 +74,14 @@ class ClosedFormCache(Solver):
         return fitted, images, chosen
 
     def _fit(
-        self, scans: Iterable[RegressionScan], model: LocalLinear, ridges: Sequence[float], sigmas: Sequence[float]
-    ) -> tuple[LocalLinear, list[Tensor], dict[str, float]]:
+        self, scans: Iterable[RegressionScan], model: Model, options: dict[str, Any]
+    ) -> tuple[Model, list[Tensor], dict[str, Any]]:
         begin = perf_counter()
-        result = fit_local_linear(scans, model, ridges=ridges, sigmas=sigmas)
+        result = fit_closed_form(scans, model, **options)
         self.seconds = perf_counter() - begin
         return result
 
-    def _load(self, path: Path, model: LocalLinear) -> tuple[LocalLinear, list[Tensor], dict[str, float]] | None:
+    def _load(self, path: Path, model: Model) -> tuple[Model, list[Tensor], dict[str, Any]] | None:
         """Load a cached fit into `model`; return None if the file is missing or damaged."""
         if not path.is_file():
             return None

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from torch import Tensor
+
 from dualflow.config import TrainConfig
 from dualflow.flows.objective import Objective
 from dualflow.training.closed_form import ClosedFormCache
@@ -28,6 +30,7 @@ class TrainingContext:
             fingerprint are removed, because resuming from them would mix two trainings.
         group: this process among those that share the training; only the main one writes and tracks.
         watch: called at every validation, for tracking.
+        regions: labels `[D, H, W]` of the regions whose means a flow's base models, or None.
         closed_form: solves local linear regressions, and shares fits between the trainings of a study.
     """
 
@@ -38,6 +41,7 @@ class TrainingContext:
     fingerprint: str = ""
     group: ProcessGroup = SINGLE_PROCESS
     watch: Watcher | None = None
+    regions: Tensor | None = None
     closed_form: ClosedFormCache = field(default_factory=ClosedFormCache)
 
     def part(self, name: str) -> TrainingContext:

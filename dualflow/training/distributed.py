@@ -108,13 +108,15 @@ def launch(processes: int, arguments: Sequence[str]) -> NoReturn:
 def process_group(device: str = "cpu") -> Iterator[ProcessGroup]:
     """Join the process group of this training, if torchrun made one, and leave it at the end.
 
+    A group of one process trains as a larger one does, by DistributedDataParallel.
+
     Raises:
         ConfigError: `device` (`auto`, `cpu` or `cuda`) asks for more GPUs than there are.
     """
     selected = select_device(device)
     if selected.type == "cuda":
         torch.cuda.set_device(selected)
-    if not under_torchrun() or int(os.environ["WORLD_SIZE"]) == 1:
+    if not under_torchrun():
         yield ProcessGroup(device=selected)
         return
     store, rank, world_size = next(iter(rendezvous("env://", timeout=TIMEOUT)))

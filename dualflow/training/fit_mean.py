@@ -10,16 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from dualflow.data.dataset import PairDataset
-from dualflow.flows.local_linear import LocalLinear
-from dualflow.flows.local_linear_fit import RIDGES, SIGMAS, RegressionScans
+from dualflow.flows.closed_form_fits import is_closed_form
 from dualflow.flows.mean_models import MEANS, NetworkMean
 from dualflow.flows.objective import ImageObjective
+from dualflow.flows.regression_scans import RegressionScans
 from dualflow.training.closed_form import subject_folds
 from dualflow.training.context import TrainingContext
 from dualflow.training.trainer import Trainer
 from dualflow.training.validation import validate
-
-CANDIDATES = ("local_linear", "network")
 
 
 @dataclass(frozen=True)
@@ -45,9 +43,11 @@ class FittedMean:
 def fit_mean(
     name: str, train: PairDataset, validation: PairDataset, context: TrainingContext, *, side_features: int
 ) -> FittedMean:
-    """Fit mean `name`; with `choose_mean` fit every candidate, and keep the one with the least validation MAE."""
+    """Fit mean `name`; with `choose_mean` also fit a network, and keep the one with the least validation MAE."""
     config = context.config
-    candidates = CANDIDATES if config.choose_mean and name in CANDIDATES and len(validation) else (name,)
+    candidates = [name]
+    if config.choose_mean and name != "none" and len(validation):
+        candidates = ["local_linear" if name == "network" else name, "network"]
     fitted = [_fit(candidate, train, validation, context, side_features) for candidate in candidates]
     if len(fitted) == 1:
         return fitted[0]
@@ -64,9 +64,8 @@ def _fit(
     torch.manual_seed(context.seed)
     model = MEANS[name](tuple(shape), side_features, channels)
     images, facts, seconds = None, dict[str, Any](), 0.0
-    if isinstance(model, LocalLinear):
-        scans = RegressionScans(train, subject_folds(train))
-        _, images, facts = context.closed_form(scans, model, ridges=RIDGES, sigmas=SIGMAS)
+    if is_closed_form(model):
+        _, images, facts = context.closed_form(RegressionScans(train, subject_folds(train)), model)
         seconds = context.closed_form.seconds
     elif isinstance(model, NetworkMean):
         begin = perf_counter()

@@ -17,9 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dualflow.config import Config
+from dualflow.flows.folds import FOLDS
 from dualflow.flows.initialization import INITIALISATION_VOXELS
 from dualflow.flows.local_linear import LocalLinear
-from dualflow.flows.local_linear_fit import FOLDS
 from dualflow.flows.memory import without_drift_check
 from dualflow.training.device import autocast
 from dualflow.training.step_time import random_batch, untrained
@@ -87,8 +87,9 @@ def footprint(config: Config, scans: int) -> Footprint:
         # Its scans are in memory twice, the second time with noise.
         start += 2 * min(INITIALISATION_SCANS, scans) * scan
     mean = 0
-    if isinstance(model.flow.mean_model, LocalLinear):
-        features = model.flow.mean_model.count
+    # A stacked mean holds two regressions, fitted one after the other.
+    if counts := [part.count for part in model.flow.mean_model.modules() if isinstance(part, LocalLinear)]:
+        features = max(counts)
         mean = int(SOLVING * FOLDS * (features * (features + 1) // 2 + features + 1) * BRAIN * voxels * 4)
     return Footprint(
         parameters=sum(parameter.numel() for parameter in trained),

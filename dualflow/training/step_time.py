@@ -18,16 +18,16 @@ from torch import Tensor, nn
 
 from dualflow.config import Config, ModelConfig
 from dualflow.errors import DualflowError
+from dualflow.flows.closed_form_fits import is_closed_form
 from dualflow.flows.flow_objective import FlowObjective
 from dualflow.flows.initialization import initialize_flow
-from dualflow.flows.local_linear import LocalLinear
 from dualflow.flows.memory import set_memory
 from dualflow.flows.model import DualFlow
 from dualflow.flows.objective import Objective
 from dualflow.flows.presets import preset
 from dualflow.flows.source_objective import SourceObjective
 from dualflow.process import keep_freed_memory
-from dualflow.training.device import autocast, device_of, select_device
+from dualflow.training.device import autocast, device_of, select_device, synchronize
 from dualflow.training.optimiser import Optimiser
 from dualflow.training.trainer import to_inputs
 
@@ -101,10 +101,13 @@ def timed_step(
     Raises:
         DualflowError: the step was not finite.
     """
+    device = device_of(objective)
+    synchronize(device)
     start = perf_counter()
-    with autocast(config.train.precision, device_of(objective)):
+    with autocast(config.train.precision, device):
         loss = objective(**batch)["loss"]
     norm = optimiser.step(loss)
+    synchronize(device)
     seconds = perf_counter() - start
     if norm is None:
         raise DualflowError(
@@ -140,7 +143,7 @@ def machine() -> dict[str, str]:
 def random_batch(config: Config, model: DualFlow, count: int) -> dict[str, Tensor]:
     """Random volumes of `count` scans, as one training step receives them."""
     channels = {"target": 1, "source": len(config.study.sources)}
-    if isinstance(model.mean_model, LocalLinear):  # only a closed-form mean is cross-fitted and part of the batch
+    if is_closed_form(model.mean_model):  # only a closed-form mean is cross-fitted and part of the batch
         channels["mean"] = 1
     volumes = {name: torch.randn(count, width, *config.preprocess.shape) for name, width in channels.items()}
     mask = torch.ones_like(volumes["target"], dtype=torch.bool)

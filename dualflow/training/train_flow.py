@@ -16,9 +16,12 @@ from dualflow.flows.initialization import initialize_flow
 from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import preset
 from dualflow.flows.source_objective import SourceObjective
+from dualflow.flows.spread_map import VoxelSpread
 from dualflow.models.card import TrainingRecord
 from dualflow.training.calibrate import calibrate
+from dualflow.training.closed_form import subject_folds
 from dualflow.training.context import TrainingContext
+from dualflow.training.fit_base import fit_base
 from dualflow.training.fit_mean import fit_mean
 from dualflow.training.history import History
 from dualflow.training.trainer import Trainer, to_inputs
@@ -85,10 +88,12 @@ def train_flow(
     )
     history = trainer.fit()
     begin = perf_counter()
-    scale = calibrate(flow, validation, context.seed)
+    base = fit_base(flow, prepared.train, context.regions, subject_folds(train), context.seed)
+    gains = calibrate(flow, validation, context.regions, context.config.batch_size)
     record = record.model_copy(
         update={
-            "spread_scale": scale,
+            "base": base,
+            "calibration": gains,
             "calibrate_seconds": perf_counter() - begin,
             "seconds": history.seconds,
             "best_step": history.best_step,
@@ -126,6 +131,8 @@ def prepare_flow(
         spec.replace(mean=mean.name), shape=tuple(shape), side_features=side_features, source_channels=channels
     )
     flow.mean_model.load_state_dict(mean.model.state_dict())
+    if isinstance(flow.spread, VoxelSpread):
+        fit_spread_map(flow, train)
     objective = FlowObjective(flow)
     # At least one step is left for the flow.
     pretrain_steps = min(round(spec.source_pretrain * steps), steps - 1)
@@ -134,6 +141,8 @@ def prepare_flow(
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(context.seed))
     scans = collate([train[index] for index in order[:INITIALISATION_SCANS].tolist()])
     initialize_flow(flow.to(device), **to_inputs(scans, device))
+    few = train.subset(order[:INITIALISATION_SCANS].tolist())
+    fit_base(flow, few, context.regions, subject_folds(few), context.seed, initial=True)
     record = TrainingRecord(
         mean=mean.facts,
         mean_seconds=mean.seconds,
@@ -142,6 +151,19 @@ def prepare_flow(
         initialize_seconds=perf_counter() - begin,
     )
     return PreparedFlow(objective, train, record)
+
+
+@torch.no_grad()
+def fit_spread_map(flow: DualFlow, train: PairDataset) -> None:
+    """Set the flow's spread map from the residuals of training pairs, cross-fitted where their means are."""
+    squares, counts = torch.zeros(1, *flow.shape), torch.zeros(1, *flow.shape)
+    for index in range(len(train)):
+        item = train[index]
+        mean = item["mean"] if "mean" in item else flow.mean(item["source"][None], item["side"][None])[0]
+        squares += (item["target"] - mean).square() * item["mask"]
+        counts += item["mask"]
+    assert isinstance(flow.spread, VoxelSpread)
+    flow.spread.fit(squares, counts)
 
 
 def _pretrain(

@@ -9,7 +9,7 @@ from inspect import signature
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dualflow.data.augment import Augment
@@ -45,6 +45,7 @@ class Trainer:
         context: configuration, folder, seed, processes.
         steps: optimiser steps.
         learning_rate: peak learning rate.
+        keep_start: whether the initial weights are validated too, and kept if no later ones are better.
     """
 
     def __init__(
@@ -56,15 +57,16 @@ class Trainer:
         *,
         steps: int,
         learning_rate: float,
+        keep_start: bool = False,
     ) -> None:
         keep_freed_memory()
         self.context, self.config, self.group = context, context.config, context.group
         self.objective, self.train, self.validation = objective, train, validation
-        self.steps, self.learning_rate = steps, learning_rate
+        self.steps, self.learning_rate, self.keep_start = steps, learning_rate, keep_start
         set_memory(objective.to(self.group.device), self.config.memory)
         torch.manual_seed(context.seed)
         self.optimiser = Optimiser(objective, self.config, steps, learning_rate)
-        self.distributed: nn.Module = objective if self.group.world_size == 1 else _distributed(objective)
+        self.distributed: nn.Module = _distributed(objective) if distributed.is_initialized() else objective
         self.history, self.skipped_in_a_row, self.best = History(), 0, _copy(objective)
         self.term_values: dict[str, list[float]] = {}
         self.timed_steps, self.timed_seconds = 0, 0.0
@@ -87,6 +89,8 @@ class Trainer:
         stop = StopRequest()
         with stop.listening(), display as bar:
             bar.advance(start)
+            if self.keep_start and start == 0:
+                self.validate(0)
             for step, batch in enumerate(stream, start + 1):
                 loss = self.train_step(step, batch)
                 bar.advance(note=f"loss {loss:.3f}")
@@ -99,7 +103,7 @@ class Trainer:
                 if not self.group.all_agree(not stop.requested) and step < self.steps:
                     self._save(step)
                     raise StoppedError(f"{context.label}: stopped by SIGTERM after step {step}; run it again to resume")
-        if len(self.validation) and not self.history.best_step:
+        if self.history.best == float("inf"):
             raise DualflowError(
                 f"{context.label}: no validation loss was finite, so no weights can be selected; lower its learning "
                 f"rate (now {self.learning_rate:g}) or use train.precision: float32"
@@ -178,7 +182,9 @@ class Trainer:
 
     def _patience_exhausted(self, step: int) -> bool:
         patience, best_step = self.config.patience, self.history.best_step
-        return patience is not None and best_step > 0 and step - best_step >= patience * self.config.validate_every
+        if patience is None or self.history.best == float("inf"):
+            return False
+        return step - best_step >= patience * self.config.validate_every
 
     def _samples_per_second(self) -> float:
         """Samples per second since the last call."""

@@ -17,8 +17,8 @@ def validate(
 ) -> dict[str, float]:
     """Return means over the pairs, in float32: loss terms, MAE, Pearson r, and the objective's diagnostics.
 
-    In evaluation an objective adds no noise to its targets, so validations are comparable. The round trip is measured
-    on the first batch alone. Several processes share the batches and get the same means.
+    In evaluation an objective adds no noise to its targets, so validations are comparable. Round trips are measured on
+    the first batch alone. Several processes share the batches and get the same means.
     """
     device = device_of(objective)
     objective.eval()
@@ -33,7 +33,7 @@ def validate(
         correlations = [_pearson(i[m], t[m]) for i, t, m in zip(image, target, mask, strict=True)]
         terms["pearson_r"] = sum(correlations) / len(correlations)
         for name, value in terms.items():
-            share = 1.0 if name == "round_trip" else len(target) / len(pairs)
+            share = 1.0 if name.endswith("round_trip") else len(target) / len(pairs)
             sums[name] = sums.get(name, 0.0) + share * value
     return group.sums(sums)
 

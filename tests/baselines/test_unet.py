@@ -1,11 +1,13 @@
-"""The U-Net baseline: training, initial estimate, cross-fitted inputs and size."""
+"""The U-Net baselines: training, start, cross-fitted inputs, size, and the map of the spread."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from dualflow.baselines.unet import UNet, width_for
+from dualflow.baselines.linear_models import LocalLinearBaseline
+from dualflow.baselines.residual_density import SpreadDensity
+from dualflow.baselines.unet import HeteroscedasticUNet, UNet, width_for
 from dualflow.errors import ShapeError
 
 SHAPE = (12, 8, 8)
@@ -52,37 +54,80 @@ def test_width_for_matches_the_number_of_parameters(parameters):
     assert count == pytest.approx(parameters, rel=0.2)
 
 
-def test_untrained_unet_is_the_template():
-    """Before training the estimate is the mean of the training targets."""
-    batch = two_scans()
-    pairs = [{name: batch[name][index] for name in batch} for index in range(2)]
-    model = UNet(SHAPE, 1, width=8)
-    model.fit(pairs)
-    image = model.point_estimate(batch["source"], batch["side"])
-    both = batch["mask"].all(dim=0)
-    assert torch.allclose(image[0][both], batch["target"].mean(dim=0)[both], atol=1e-6)
-
-
-def test_training_uses_cross_fitted_linear_predictions():
-    """The prediction of `fit` for a scan does not depend on its target, has a larger error, and changes the output."""
-    torch.manual_seed(0)
+def six_scans() -> list[dict[str, torch.Tensor]]:
+    """Return scans of two people with noise."""
     batch = two_scans()
     pairs = [{name: value[index % 2] for name, value in batch.items()} for index in range(6)]
     for pair in pairs:
         pair["target"] = pair["target"] + 0.2 * torch.randn(1, *SHAPE)
+    return pairs
+
+
+@pytest.mark.parametrize("kind", [UNet, HeteroscedasticUNet])
+def test_untrained_unet_is_the_linear_regression(kind):
+    """Before training the estimate is the local linear regression's."""
+    batch, pairs = two_scans(), six_scans()
+    model, linear = kind(SHAPE, 1, width=8), LocalLinearBaseline(SHAPE, 1)
+    model.fit(pairs)
+    linear.fit(pairs)
+    estimates = [fitted.point_estimate(batch["source"], batch["side"]) for fitted in (model, linear)]
+    assert torch.allclose(*estimates, atol=1e-5)
+
+
+def test_untrained_heteroscedastic_unet_is_the_spread_density():
+    """Before training its samples are those of the closed-form density, and its loss is that density's likelihood."""
+    batch, pairs = two_scans(), six_scans()
+    model, density = HeteroscedasticUNet(SHAPE, 1, width=8), SpreadDensity(SHAPE, 1)
+    for fitted in (model, density):
+        fitted.fit(pairs)
+    arguments = batch["source"], batch["side"], 3, 1.0
+    with torch.no_grad():
+        samples = [fitted.sample(*arguments, torch.Generator().manual_seed(0)) for fitted in (model, density)]
+    assert torch.allclose(*samples, atol=1e-5)
+    voxels = torch.distributions.Normal(density.point_estimate(*arguments[:2]), density.law.spread)
+    nll = -voxels.log_prob(batch["target"])[batch["mask"]].mean()
+    assert model.objective()(**batch)["nll"].item() == pytest.approx(nll.item(), rel=1e-4)
+
+
+def test_the_spread_map_follows_the_source():
+    """Trained on noise whose size is the source's, the factor is larger where the source is brighter."""
+    torch.manual_seed(0)
+    source = 0.1 + torch.rand(8, 1, *SHAPE)
+    pairs = [
+        {"source": s, "target": s * torch.randn_like(s), "side": torch.zeros(1), "mask": torch.ones_like(s).bool()}
+        for s in source
+    ]
+    model = HeteroscedasticUNet(SHAPE, 1, width=8)
+    model.fit(pairs)
+    objective, optimiser = model.objective(), torch.optim.Adam(model.parameters(), lr=5e-3)
+    for step in range(80):
+        optimiser.zero_grad()
+        noisy = source * torch.randn(source.shape, generator=torch.Generator().manual_seed(step))
+        terms = objective(noisy, source, torch.zeros(8, 1))
+        terms["loss"].backward()
+        optimiser.step()
+    with torch.no_grad():
+        _, factor = model.mean_and_factor(source[:1], torch.zeros(1, 1))
+    assert torch.corrcoef(torch.stack([factor.flatten(), source[0].flatten()]))[0, 1] > 0.4
+    assert objective.selection_score({"loss": 1.0, "nll": 2.0, "l1": 3.0}) == 2.0
+
+
+def test_training_uses_cross_fitted_linear_predictions():
+    """The prediction of `fit` for a scan does not depend on its target, has a larger error, and changes the output."""
+    pairs = six_scans()
     changed_pairs = [{**pairs[0], "target": pairs[0]["target"] + 5}, *pairs[1:]]
     model, other = UNet(SHAPE, 1, width=8), UNet(SHAPE, 1, width=8)
-    for linear in (model.voxelwise, other.voxelwise):
-        linear.ridges = (1.0,)
+    for linear in (model.mean, other.mean):
+        linear.ridges, linear.sigmas = (1.0,), (0.7,)
     folds = [0, 1, 2, 3, 4, 5]
     means, changed = model.fit(pairs, folds), other.fit(changed_pairs, folds)
     assert torch.allclose(means[0], changed[0], atol=1e-4)
     assert not torch.allclose(means[1], changed[1], atol=1e-2)
     item = {name: value[None] for name, value in pairs[0].items()}
-    full = model.voxelwise.point_estimate(item["source"], item["side"])
+    full = model.mean.point_estimate(item["source"], item["side"])
     inside = item["mask"]
     assert (means[0] - item["target"])[inside].abs().mean() > (full - item["target"])[inside].abs().mean()
-    # The correction starts at zero, so the linear prediction has no effect before the last layer is set.
+    # A network that uses its inputs, unlike the zero correction at the start.
     torch.nn.init.normal_(model.network.output_block.conv.conv.weight)
     with torch.no_grad():
         objective = model.objective()

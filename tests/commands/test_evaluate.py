@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from dualflow.commands import evaluate as module
-from dualflow.commands.evaluate import _flow_scores, _sample_scores, _stress
+from dualflow.commands.convert_study import convert
+from dualflow.commands.evaluate import _flow_scores, _sample_scores, _stress, evaluate
 from dualflow.config import parse_config
+from dualflow.errors import ConfigError
 from dualflow.evaluation.stress import COLUMNS
 from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import preset
@@ -33,6 +35,17 @@ def test_each_image_has_its_error(flow, phantoms):
     assert scores["mae_sample_mean"] == pytest.approx(0.5, rel=1e-5)
     assert scores["mae_temperature0"] == pytest.approx(np.abs(cold - target)[mask].mean(), rel=1e-5)
     assert scores["sample_seconds"] == 0.25
+
+
+def test_models_are_scored_on_the_device_of_the_training():
+    """A GPU that the training asks for and that is absent is an error of `train.device`."""
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    config = parse_config({"study": {"name": "tiny"}, "train": {"device": "cuda"}})
+    with pytest.raises(ConfigError, match=r"train\.device = cuda"):
+        evaluate(config, ["dualflow"], 0)
+    with pytest.raises(ConfigError, match=r"train\.device = cuda"):
+        convert(config, "dualflow", 0)
 
 
 def test_other_models_have_no_flow_scores(phantoms):

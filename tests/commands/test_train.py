@@ -46,7 +46,7 @@ def test_the_unet_is_trained_on_cross_fitted_predictions(phantoms, held_out, car
     trainer = trainers[0]
     unet, errors = trainer.objective.model, {"cross-fitted": 0.0, "in-sample": 0.0}
     for item in trainer.train.items:
-        in_sample = unet.voxelwise.point_estimate(item["source"][None], item["side"][None])[0]
+        in_sample = unet.mean.point_estimate(item["source"][None], item["side"][None])[0]
         for name, image in (("cross-fitted", item["mean"]), ("in-sample", in_sample)):
             errors[name] += float((image - item["target"])[item["mask"]].square().mean())
     assert errors["cross-fitted"] > 1.2 * errors["in-sample"] > 0

@@ -54,7 +54,10 @@ def test_an_unknown_key_is_an_error(write, text, message):
         (MINIMAL + "preprocess: {pet_window_s: [0, .inf]}", ["pet_window_s.1", "finite"]),
         (MINIMAL + "preprocess: {pet_resolution_mm: 8}", ["fill scanner_resolution_mm"]),
         (MINIMAL + "preprocess: {pet_resolution_mm: 5, scanner_resolution_mm: {A: 6}}", ["5, finer than", "'A': 6"]),
-        (MINIMAL + "baselines: {models: [unet, unett]}", ["baselines.models.1 = 'unett'", "'local_linear' or 'unet'"]),
+        (
+            MINIMAL + "baselines: {models: [unet, unett]}",
+            ["baselines.models.1 = 'unett'", "'unet' or 'unet_heteroscedastic'"],
+        ),
         ("cohort: {subjects: 3}", ["study", "required"]),
     ],
 )

@@ -11,7 +11,7 @@ from flow_zoo import SIDE, batch, objective_of, rounded
 from torch import Tensor
 
 from dualflow.flows.actnorm import ACTNORMS
-from dualflow.flows.base_distributions import LowRankGaussian
+from dualflow.flows.base_distributions import SubspaceBase
 from dualflow.flows.bijection import Bijection, Sequential
 from dualflow.flows.coupling import COUPLING_TRANSFORMS, Affine, Coupling, Injector
 from dualflow.flows.initialization import initialize_flow
@@ -20,6 +20,7 @@ from dualflow.flows.model import DualFlow
 from dualflow.flows.network import Conditioner
 from dualflow.flows.presets import PRESETS, preset
 from dualflow.flows.prior import LevelChannels, LevelPrior, PriorContext
+from dualflow.flows.subspace_law import SubspaceLaw
 
 CONTEXT = 8
 EIGHT = (2, 2, 2)
@@ -40,16 +41,18 @@ def step(actnorm: str, mixing: str, coupling: str, rotation: Tensor) -> list[Bij
     ("actnorm", "mixing", "coupling"),
     [
         ("plain", "lu", "affine"),
-        ("conditional", "conditional_lu", "affine"),
-        ("conditional", "conditional_lu", "additive"),
+        ("conditional", "conditional", "affine"),
+        ("conditional", "conditional", "additive"),
     ],
 )
 def test_density_of_two_numbers_integrates_to_one(actnorm, mixing, coupling):
-    """For every source the integral over R^2 is 1, with two steps, a relation prior and a low-rank base."""
+    """For every source the integral over R^2 is 1, with two steps, a relation prior and a base with two modes."""
     torch.manual_seed(0)
     rotations = random_rotations(2, 2, closing=False)
     flow = Sequential([layer for rotation in rotations for layer in step(actnorm, mixing, coupling, rotation)]).double()
-    prior = LevelPrior(LevelChannels(2, 3, 0, 2), preset("dualflow", prior_mean=True), LowRankGaussian(2, 1)).double()
+    base = SubspaceBase(2, SubspaceLaw(1, 2))
+    prior = LevelPrior(LevelChannels(2, 3, 0, 2), preset("dualflow", prior_mean=True), base).double()
+    base.law.means[0], base.law.gate[1], base.law.spread[0] = 0.7, torch.tensor([0.0, 1.0, 0.0]), 0.3
     x = torch.randn(16, 2, 1, 1, 1, dtype=torch.float64)
     source = torch.randn(16, CONTEXT, 1, 1, 1, dtype=torch.float64)
     flow.initialize(x, source)
@@ -65,8 +68,8 @@ def integral(flow: Bijection, prior: LevelPrior, source: Tensor) -> Tensor:
     """Integrate the density on a grid of eight standard deviations around the mean of the samples."""
 
     def contexts(count: int) -> tuple[Tensor, PriorContext]:
-        context = source.expand(count, -1, -1, -1, -1)
-        return context, PriorContext(context[:, :3], None, torch.ones(count, 2, dtype=torch.float64))
+        context, ones = source.expand(count, -1, -1, -1, -1), torch.ones(count, 2, dtype=torch.float64)
+        return context, PriorContext(context[:, :3], None, ones, ones)
 
     context, prior_context = contexts(2000)
     samples = flow.inverse(prior.sample(prior_context, context[:, :2], 1.0), context)[0].flatten(1)
@@ -93,7 +96,7 @@ def test_density_of_eight_voxels_integrates_to_one(name):
         "context_channels": 4,
         "low_rank": min(PRESETS[name].spec.low_rank, 2),
     }
-    flow = DualFlow(preset(name, **size, latents="none"), shape=EIGHT, side_features=SIDE).double()
+    flow = DualFlow(preset(name, **size), shape=EIGHT, side_features=SIDE).double()
     scans = batch(32, shape=EIGHT)
     initialize_flow(flow, *scans)
     objective = objective_of(flow)

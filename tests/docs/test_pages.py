@@ -104,6 +104,13 @@ def test_every_preset_has_a_page():
     assert pages == set(PRESETS)
 
 
+@pytest.mark.parametrize("name", sorted(set(PRESETS) - {"dualflow"}))
+def test_pages_of_papers_list_their_deviations(name):
+    """The page of a published flow has a list of what differs from the paper."""
+    section = PAGES[f"docs/flows/{name}.md"].split("\n## Deviations from the paper\n")[1].split("\n## ")[0]
+    assert len(re.findall(r"^- ", section, re.MULTILINE)) >= 4
+
+
 def _code_lines(text: str) -> list[str]:
     """Lines of the fenced blocks, and the code spans of the rest."""
     blocks = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)

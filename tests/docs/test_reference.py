@@ -11,6 +11,8 @@ import yaml
 
 from dualflow.cli import main
 from dualflow.config import Config, parse_config
+from dualflow.evaluation.metrics import METRICS
+from dualflow.evaluation.study_metrics import STUDY_METRICS
 from dualflow.flows.presets import PRESETS, preset
 from dualflow.flows.spec import FlowSpec
 
@@ -62,3 +64,9 @@ def test_exit_codes_name_every_error():
     text = reference.exit_codes()
     assert "`ConfigError`" in text
     assert "| 75 |" in text
+
+
+def test_every_metric_has_a_row():
+    """Metrics of scans and of studies are in their tables."""
+    for text, rows in ((reference.metrics(), METRICS), (reference.study_metrics(), STUDY_METRICS)):
+        assert all(f"| `{name}` | {row.label} |" in text for name, row in rows.items())

@@ -13,10 +13,11 @@ def dataset(phantoms):
     return PairDataset([{**item, "side": torch.tensor([float(i)])} for i, item in enumerate(phantoms.items)])
 
 
-class FakeFlow:
+class FakeFlow(torch.nn.Module):
     """Samples of value 2, or -3 under another subject's source; at temperature 1 three voxels are non-finite."""
 
     def __init__(self, dataset):
+        super().__init__()
         self.dataset, self.calls = dataset, []
 
     def sample(self, source, side, n, temperature, generator):

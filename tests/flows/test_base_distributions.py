@@ -1,4 +1,4 @@
-"""Base distributions: the low-rank Gaussian against the dense one."""
+"""Base distributions: the subspace base against a dense Gaussian, and its exact sampling."""
 
 from __future__ import annotations
 
@@ -6,35 +6,61 @@ import pytest
 import torch
 
 from dualflow.errors import ShapeError
-from dualflow.flows.base_distributions import LowRankGaussian, StandardNormal
+from dualflow.flows.base_distributions import StandardNormal, SubspaceBase
+from dualflow.flows.subspace_law import SubspaceLaw
 
 
-def low_rank(size: int = 6, rank: int = 2) -> tuple[LowRankGaussian, torch.Tensor]:
-    """Return a random low-rank Gaussian and its dense covariance."""
+def gaussian_base(size: int = 8, rank: int = 5) -> tuple[SubspaceBase, torch.Tensor]:
+    """Return a base whose law is one Gaussian, with random directions and scales, and its dense covariance."""
     torch.manual_seed(0)
-    base = LowRankGaussian(size, rank).double()
+    base = SubspaceBase(size, SubspaceLaw(rank, 0)).double()
+    law, leading = base.law, base.law.leading
+    base.directions.copy_(torch.linalg.qr(torch.randn(size, rank, dtype=torch.float64))[0])
+    law.cholesky[0] += 0.3 * torch.randn(leading, leading, dtype=torch.float64).tril(-1)
+    law.variance.copy_(torch.rand(rank - leading) + 0.5)
+    law.floor.fill_(0.2)
+    law.gain.fill_(1.3)
     with torch.no_grad():
-        base.factors.normal_()
         base.raw_log_diagonal.normal_(std=0.3)
-        diagonal = base._diagonal()[0]
-        return base, diagonal.square().diag() + base.factors @ base.factors.T
+    inner = torch.block_diag(1.69 * law.cholesky[0] @ law.cholesky[0].T, (1.69 * law.variance + law.floor).diag())
+    d, w = base.log_diagonal().detach().exp(), base.directions
+    white = torch.eye(size, dtype=torch.float64) - w @ w.T + w @ inner @ w.T
+    return base, d[:, None] * white * d
 
 
 def test_density_equals_the_dense_normal():
-    """The Woodbury identity and the determinant lemma give the density of torch's MultivariateNormal."""
-    base, covariance = low_rank()
-    e = torch.randn(5, 6, dtype=torch.float64)
-    dense = torch.distributions.MultivariateNormal(torch.zeros(6, dtype=torch.float64), covariance)
+    """With a Gaussian law the density is that of torch's MultivariateNormal."""
+    base, covariance = gaussian_base()
+    e = torch.randn(5, 8, dtype=torch.float64)
+    dense = torch.distributions.MultivariateNormal(torch.zeros(8, dtype=torch.float64), covariance)
     torch.testing.assert_close(base.log_prob(e).detach(), dense.log_prob(e), rtol=1e-10, atol=1e-10)
 
 
 def test_samples_have_the_covariance():
     """Samples have mean 0 and the covariance of the density."""
-    base, covariance = low_rank()
+    base, covariance = gaussian_base()
     with torch.no_grad():
-        samples = base.sample(200_000, torch.zeros(6, dtype=torch.float64), torch.Generator().manual_seed(0))
+        like = torch.zeros(8, dtype=torch.float64)
+        samples = base.sample(200_000, like, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(samples.T.cov(), covariance, rtol=0.03, atol=0.03)
     assert samples.mean(0).abs().max() < 0.02
+
+
+def test_a_new_base_is_white_noise_with_its_scales():
+    """Before a fit the directions change nothing."""
+    base = SubspaceBase(6, SubspaceLaw(5, 2))
+    base.set_diagonal(torch.full((6,), 2.0))
+    e = torch.randn(3, 6)
+    expected = torch.distributions.Normal(0.0, 2.0).log_prob(e).sum(1)
+    torch.testing.assert_close(base.log_prob(e, torch.randn(3, 2)).detach(), expected)
+
+
+def test_coordinates_are_those_of_the_white_latents():
+    """T = W' (e / d), and a sample has the coordinates that its law drew."""
+    base, _ = gaussian_base()
+    e = torch.randn(4, 8, dtype=torch.float64)
+    expected = (e / base.log_diagonal().detach().exp()) @ base.directions
+    torch.testing.assert_close(base.coordinates(e).detach(), expected)
 
 
 def test_standard_normal_density():
@@ -44,31 +70,9 @@ def test_standard_normal_density():
     torch.testing.assert_close(StandardNormal().log_prob(e), expected)
 
 
-def test_initialisation_recovers_true_factors():
-    """Initialisation recovers the directions of two true factors, shrunk, and keeps each latent's variance."""
-    torch.manual_seed(0)
-    truth = torch.randn(40, 2, dtype=torch.float64)
-    latents = torch.randn(500, 2, dtype=torch.float64) @ truth.T + 0.3 * torch.randn(500, 40, dtype=torch.float64)
-    base = LowRankGaussian(40, 2, shrinkage=0.7).double()
-    base.initialize(latents)
-    factors, diagonal = base.factors.detach(), base._diagonal()[0].detach()
-    projection = torch.linalg.lstsq(truth, factors).solution
-    assert (truth @ projection - factors).norm() < 0.05 * factors.norm()
-    torch.testing.assert_close(factors.square().sum(), 0.7 * truth.square().sum(), rtol=0.15, atol=0)
-    variance = diagonal.square() + factors.square().sum(1)
-    torch.testing.assert_close(variance, latents.square().mean(0), rtol=0.05, atol=0)
-
-
-def test_initialisation_with_fewer_latents_than_factors():
-    """Three latents set three factors; the other factors stay small and nonzero, and the density is finite."""
-    torch.manual_seed(0)
-    base, latents = LowRankGaussian(10, 5), torch.randn(3, 10)
-    base.initialize(latents)
-    assert base.log_prob(latents).isfinite().all()
-    assert 0 < base.factors[:, 3:].abs().max() < 0.01
-
-
-def test_wrong_size_is_refused():
-    """The error for a latent of another size names both sizes."""
-    with pytest.raises(ShapeError, match="6 latents and got 7"):
-        low_rank()[0].log_prob(torch.zeros(1, 7))
+def test_wrong_sizes_are_refused():
+    """The errors for a latent of another size, and for too many directions, name both sizes."""
+    with pytest.raises(ShapeError, match="8 latents and got 7"):
+        gaussian_base()[0].log_prob(torch.zeros(1, 7))
+    with pytest.raises(ShapeError, match="9 directions for 8 latents"):
+        SubspaceBase(8, SubspaceLaw(9, 0))

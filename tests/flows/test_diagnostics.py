@@ -1,12 +1,12 @@
-"""Explained variance of latents under a flow's prior."""
+"""Explained variance of latents under a flow's prior, and the cycles of both flows."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from flow_zoo import batch, build, build_spec, each_flow, small, trained
+from flow_zoo import batch, build, build_spec, each_flow, flows_with, objective_of, parametrize_flows, small, trained
 
-from dualflow.flows.diagnostics import explained_variance
+from dualflow.flows.diagnostics import explained_variance, round_trip_error, source_round_trip_error
 from dualflow.flows.initialization import initialize_flow
 
 
@@ -47,3 +47,38 @@ def test_a_trained_prior_explains_latents_of_new_subjects():
     assert explained_variance(flow, target, source, side)[-1] > 0.3
     shuffled = explained_variance(flow, target, source.roll(1, 0), side)
     assert (shuffled < explained_variance(flow, target, source, side)).all()
+
+
+@parametrize_flows(flows_with(source="glow"))
+def test_cycles_close_and_carry_no_gradient(name):
+    """Target and source return from their latents; the L1 of either cycle has no gradient, unlike that of a sample."""
+    flow, (target, source, side) = trained(name), batch()
+    assert round_trip_error(flow, target, source, side) < 1e-9
+    assert source_round_trip_error(flow.source, source) < 1e-9
+    condition = flow.condition(source, side)
+    code, own = flow.encoding(target, condition), flow.source.flow.encode(source, flow.source.no_maps)
+    cycles = {
+        "target": (flow.decode_latents(lambda level, _: code.latents[level], condition) - target).sum(),
+        "source": flow.source.flow.decode(lambda level, _: own.latents[level], flow.source.no_maps)[0].sum(),
+        "sample": (flow.draw(condition, 0.5, torch.Generator().manual_seed(0)) - target).sum(),
+    }
+    parameters = [*flow.flow.parameters(), *flow.source.parameters()]
+    sizes = {}
+    for kind, value in cycles.items():
+        gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+        sizes[kind] = max(float(gradient.abs().max()) for gradient in gradients if gradient is not None)
+    assert max(sizes["target"], sizes["source"]) < 1e-6
+    assert sizes["sample"] > 1e-2
+
+
+@pytest.mark.xdist_group("c_flow")
+@pytest.mark.slow
+def test_both_cycles_are_monitored():
+    """Diagnostics on request hold the round trip of the target and, for a Glow source, that of the source."""
+    target, source, side = batch()
+    everywhere = torch.ones_like(target, dtype=torch.bool)
+    both = {"round_trip", "source_round_trip"}
+    for name, names in (("c_flow", both), ("dualflow", both), ("srflow", {"round_trip"})):
+        numbers = objective_of(build(name)).diagnostics(target, source, side, everywhere, round_trip=True)
+        assert {key for key in numbers if "round_trip" in key} == names
+        assert max(numbers[key] for key in names) < 1e-9

@@ -41,13 +41,14 @@ WEIGHTS = {
     "source_nll": "source_nll_weight",
     "discriminator": "discriminator_weight",
     "decode_l1": "decode_l1",
+    "interpolation_l1": "interpolation_l1",
 }
 DECODING = [name for name in FLOWS if FLOWS[name].decode_l1]
 
 
 def weight(spec: FlowSpec, term: str) -> float:
     """Return the weight of a term in the loss; only a Glow source has `source_nll`."""
-    return float(getattr(spec, WEIGHTS[term])) * (term != "source_nll" or spec.source == "glow")
+    return float(getattr(spec, WEIGHTS[term])) * (term != "source_nll" or spec.has_source_density)
 
 
 def gradients(value: Tensor, module: torch.nn.Module) -> Tensor:
@@ -128,11 +129,10 @@ def test_decode_l1_reaches_flow_and_source(name):
         assert gradient.any()
 
 
-@pytest.mark.parametrize("latents", ["none", "global", "local", "spatial", "interpolate"])
 @pytest.mark.parametrize("temperature", [0.0, 0.5])
-def test_decode_l1_has_finite_gradients_with_latent_transforms(latents, temperature):
-    """All gradients are finite for every latent transform, also at temperature 0."""
-    spec = small("c_flow", latents=latents, decode_temperature=temperature, low_rank=2)
+def test_decode_l1_has_finite_gradients(temperature):
+    """All gradients are finite, also at temperature 0, where all latents are equal."""
+    spec = small("c_flow", decode_temperature=temperature, low_rank=2)
     flow, tensors = build_spec(spec), batch(2)
     initialize_flow(flow, *tensors)
     terms(flow, *tensors)["loss"].backward()
@@ -241,7 +241,8 @@ def test_presets_weigh_the_terms_of_their_papers(name):
         "dual_glow": {"source_nll", "discriminator"},
         "full_glow": {"source_nll"},
         "c_flow": {"source_nll", "decode_l1"},
-        "puflow": {"decode_l1"},
+        "puflow": {"interpolation_l1"},
+        "dualflow": {"source_nll", "discriminator"},
     }
     spec = PRESETS[name].spec
     assert spec.nll_weight == 1

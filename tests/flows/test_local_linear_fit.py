@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from regression_scans import SHAPE, SIDE, make_scans
 
 from dualflow.errors import DataError, ShapeError
 from dualflow.flows.local_linear import LocalLinear
-from dualflow.flows.local_linear_fit import STRIDE, LocalLinearFit, fit_local_linear, grouped_folds
-from dualflow.flows.voxel_features import IntensityFeatures
+from dualflow.flows.local_linear_fit import STEP, LocalLinearFit, Rung, RungTable, fit_local_linear
+from dualflow.flows.voxel_domain import VoxelDomain
+from dualflow.flows.voxel_features import IntensityFeatures, blur
 
 
 @pytest.mark.parametrize("channels", [1, 2])
@@ -37,7 +37,7 @@ def test_cross_fitted_predictions_equal_an_explicit_refit():
     for scan in scans:
         if scan.fold != 1:
             fit.add(scan.source, scan.target, scan.side, scan.mask, 0)
-    refit.coefficients.copy_(fit.coefficients(None, 1.0, 1.0))
+    refit.coefficients.copy_(fit.coefficients(None, [Rung(1.0, 1.0)]))
     for scan, prediction in zip(scans, predictions, strict=True):
         equal = torch.allclose(refit(scan.source[None], scan.side[None])[0], prediction, atol=1e-4)
         assert equal == (scan.fold == 1)
@@ -48,12 +48,12 @@ def test_the_chosen_ridge_has_the_least_cross_fitted_error():
     scans = make_scans(9)
     model = LocalLinear(SHAPE, SIDE)
     _, _, chosen = fit_local_linear(scans, model, ridges=(0.01, 1.0, 100.0), sigmas=(0.5, 1.5))
-    measured = {}
+    measured, sites = {}, VoxelDomain(scans[0].mask[0]).lattice(STEP)
     for ridge in (0.01, 1.0, 100.0):
         for sigma in (0.5, 1.5):
             _, predictions, result = fit_local_linear(scans, LocalLinear(SHAPE, SIDE), ridges=(ridge,), sigmas=(sigma,))
             squares = [
-                (prediction - scan.target)[scan.mask][::STRIDE].square()
+                (prediction - scan.target)[scan.mask][sites].square()
                 for scan, prediction in zip(scans, predictions, strict=True)
             ]
             measured[ridge, sigma] = float(torch.cat(squares).mean().sqrt())
@@ -123,13 +123,6 @@ def test_fit_without_two_folds_is_refused():
         fit_local_linear(make_scans(4, folds=1), LocalLinear(SHAPE, SIDE))
 
 
-def test_grouped_folds_keep_subjects_together():
-    """Scans of a subject share a fold, and folds have equal sizes."""
-    folds = grouped_folds([f"C{index // 2:02d}" for index in range(16)], 4)
-    assert folds[::2] == folds[1::2]
-    assert np.bincount(folds).tolist() == [4, 4, 4, 4]
-
-
 def test_predictions_do_not_change_under_autocast():
     """Features and predictions stay in float32."""
     model, _, _ = fit_local_linear(scans := make_scans(6), LocalLinear(SHAPE, SIDE))
@@ -160,3 +153,45 @@ def test_a_wrong_grid_is_refused():
         LocalLinear(SHAPE, SIDE, 2)(torch.zeros(1, 1, *SHAPE))
     with pytest.raises(ShapeError, match="NaN where unknown"):
         LocalLinear(SHAPE, SIDE)(torch.zeros(1, 1, *SHAPE), torch.zeros(1, 5))
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_mirrored_sums_are_those_of_reflected_people(step):
+    """Adding every person's reflection gives the same sums as the mirrored smoothing of the people alone."""
+    scans = make_scans(4, folds=2)
+    alone, both = (LocalLinearFit(LocalLinear(SHAPE, SIDE), scans[0].mask[0], 2) for _ in range(2))
+    for scan in scans:
+        alone.add(*scan)
+        both.add(*scan)
+        both.add(scan.source.flip(1), scan.target.flip(1), scan.side, scan.mask.flip(1), scan.fold)
+    for mirrored, doubled in zip(
+        alone.smoothed(0.8, 1, mirrored=True, step=step), both.smoothed(0.8, 1, step=step), strict=True
+    ):
+        torch.testing.assert_close(mirrored, doubled, atol=1e-4, rtol=1e-4)
+
+
+def test_a_mirrored_rung_helps_a_symmetric_law():
+    """With few people a law that both hemispheres share is learnt better, and a rung that does not help is left out."""
+    slope = blur(torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(2)), 1.0)
+    slope = 1 + 2 * (slope + slope.flip(1)) / slope.std()
+    scans = make_scans(12, lambda x, s: slope * x, noise=0.3)
+    fit = LocalLinearFit(LocalLinear(SHAPE, SIDE, design=IntensityFeatures()), scans[0].mask[0], 3)
+    for scan in scans:
+        fit.add(*scan)
+    tables = [RungTable((0.4,), (0.1, 1.0, 10.0), mirrored=mirrored) for mirrored in (False, True)]
+    errors = [fit.choose([table], step=1)[1] for table in tables]
+    assert errors[1] < errors[0]
+    ladder, rmse = fit.choose([tables[1], RungTable((0.4,), (100.0, 1e9))], step=1)
+    assert [rung.mirrored for rung in ladder] == [True]
+    assert rmse == pytest.approx(errors[1])
+
+
+def test_a_choice_at_the_edge_of_its_table_is_reported(caplog):
+    """A warning names the edge; a ridge that is as good as zero, or a single candidate, gives none."""
+    scans = make_scans(9)
+    fit_local_linear(scans, LocalLinear(SHAPE, SIDE), ridges=(1e-6, 1e-5), sigmas=(0.7,))
+    assert "ridge 1e-05, at the edge of its candidates" not in caplog.text
+    fit_local_linear(scans, LocalLinear(SHAPE, SIDE), ridges=(1.0,), sigmas=(0.7,))
+    assert not caplog.records
+    fit_local_linear(scans, LocalLinear(SHAPE, SIDE), ridges=(0.01, 0.02), sigmas=(0.7,))
+    assert "ridge 0.02, at the edge of its candidates [0.01, 0.02]" in caplog.text

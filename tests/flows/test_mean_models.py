@@ -48,7 +48,7 @@ def test_the_network_starts_at_the_template_and_learns():
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-@pytest.mark.parametrize("name", ["network", "local_linear"])
+@pytest.mark.parametrize("name", ["network", "local_linear", "stacked"])
 def test_the_mean_is_zero_outside_the_brain(name, channels):
     """The mean is 0 where all sources are exactly 0, that is outside the brain mask."""
     mean = MEANS[name](SHAPE, SIDE, channels)

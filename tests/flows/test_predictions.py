@@ -1,4 +1,4 @@
-"""Point predictions of a flow, and transforms of its latents."""
+"""Point predictions of a flow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from flow_zoo import batch, build, each_flow, parametrize_flows, trained
 
 from dualflow.errors import ConfigError
-from dualflow.flows.latent_sampling import LATENT_TRANSFORMS
 from dualflow.flows.predictions import PREDICTIONS, predict
 from dualflow.flows.presets import PRESETS
 
@@ -86,33 +85,3 @@ def test_unknown_predictions_are_refused():
     flow, (_, source, side) = build("c_glow"), batch()
     with pytest.raises(ConfigError, match="unknown prediction 'median'; choose from: mean, temperature0, one_sample"):
         predict(flow, source, side, "median")
-
-
-@each_flow
-@pytest.mark.parametrize("transform", LATENT_TRANSFORMS)
-def test_latent_transforms(name, transform):
-    """Samples of every transform are finite and repeat with the seed; at temperature 0 no transform has an effect."""
-    flow, (_, source, side) = trained(name), batch(2)
-
-    def sample(temperature: float, transform: str | None) -> torch.Tensor:
-        return flow.sample(source, side, 2, temperature, torch.Generator().manual_seed(1), transform)
-
-    samples = sample(0.8, transform)
-    assert samples.isfinite().all()
-    assert torch.equal(samples, sample(0.8, transform))
-    assert torch.equal(samples, sample(0.8, "none")) == (transform == "none")
-    assert torch.equal(sample(0.0, transform), sample(0.0, "none"))
-    if transform == flow.spec.latents:
-        assert torch.equal(samples, sample(0.8, None))
-
-
-@pytest.mark.parametrize("transform", LATENT_TRANSFORMS)
-def test_latent_transforms_have_finite_gradients_at_equal_latents(transform):
-    """Gradients are finite even if all latents are equal."""
-    features = torch.randn(2, 3, 2, 2, 2)
-    for temperature in (0.0, 0.5):
-        e = torch.zeros(2, 4, 2, 2, 2, requires_grad=True)
-        generator = torch.Generator().manual_seed(0)
-        LATENT_TRANSFORMS[transform](e, features, temperature, generator).square().sum().backward()
-        assert e.grad is not None
-        assert e.grad.isfinite().all()

@@ -12,7 +12,6 @@ from dualflow.flows.actnorm import ACTNORMS
 from dualflow.flows.attention import ATTENTIONS
 from dualflow.flows.coupling import COUPLING_TRANSFORMS
 from dualflow.flows.dequantization import DEQUANTIZATIONS
-from dualflow.flows.latent_sampling import LATENT_TRANSFORMS
 from dualflow.flows.mean_models import MEANS
 from dualflow.flows.mixing import MIXINGS
 from dualflow.flows.predictions import PREDICTIONS
@@ -20,6 +19,7 @@ from dualflow.flows.presets import PRESETS, preset
 from dualflow.flows.prior import PRIORS
 from dualflow.flows.source import SOURCES
 from dualflow.flows.spec import FlowSpec
+from dualflow.flows.spread_map import SPREADS
 from dualflow.flows.squeeze import SQUEEZES
 
 TABLES = {
@@ -31,9 +31,9 @@ TABLES = {
     "source": SOURCES,
     "prior": PRIORS,
     "mean": MEANS,
+    "spread": SPREADS,
     "dequantisation": DEQUANTIZATIONS,
     "prediction": PREDICTIONS,
-    "latents": LATENT_TRANSFORMS,
 }
 
 
@@ -48,7 +48,7 @@ def test_choices_are_the_rows_of_their_table(field, table):
     """A value is accepted exactly if its table has the row, and the error lists the rows."""
     assert get_args(get_type_hints(FlowSpec)[field]) == tuple(table)
     for row in table:
-        preset("dualflow", **{"prediction": "temperature0", field: row})
+        preset("dualflow", **{"prediction": "temperature0", "spread": "constant", "source_nll_weight": 0.0, field: row})
     with pytest.raises(ConfigError, match=f"{field} = 'nonsense': choose from: .*{list(table)[-1]}"):
         preset("dualflow", **{field: "nonsense"})
 
@@ -73,11 +73,11 @@ def test_every_named_choice_has_a_table():
         ({"side_dropout": 1.0}, "side_dropout = 1.0: expected at least 0 and below 1"),
         ({"prior_kernel": 4}, "prior_kernel = 4: expected an odd number"),
         ({"prior_scale": False}, "learns nothing; choose prior: standard"),
-        ({"discriminator_weight": 0.1}, "needs side_in_context: false"),
-        ({"prior": "split", "context": "none"}, "source 'encoder' is unused"),
+        ({"discriminator_weight": 0.1, "side_in_context": True}, "needs side_in_context: false"),
+        ({"prior": "split", "context": "none"}, "source 'glow_pyramid' is unused"),
         ({"prior": "standard", "context": "none", "source": "glow"}, "source 'glow' is unused"),
         ({"context": "none", "actnorm": "conditional"}, "actnorm: conditional needs the source; choose context: level"),
-        ({"context": "none", "mixing": "conditional_lu"}, "mixing: conditional_lu needs the source"),
+        ({"context": "none", "mixing": "conditional"}, "mixing: conditional needs the source"),
         ({"context": "none", "injector": True}, "injector: true needs the source"),
         ({"source": "glow", "source_pretrain": 0.1}, "need an encoder; choose source: encoder"),
         ({"source": "glow", "source_frozen": 0.1}, "need an encoder; choose source: encoder"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from regression_scans import SHAPE, SIDE
 
-from dualflow.flows.voxel_features import IntensityFeatures, TissueFeatures, blur
+from dualflow.flows.voxel_features import IntensityFeatures, TissueFeatures, blur, gradients, soft_tissue
 
 
 @pytest.mark.parametrize("sigma", [0.5, 2.0])
@@ -38,3 +38,16 @@ def test_an_extra_source_only_adds_features():
     assert all(any(torch.equal(a, b) for b in both.unbind(1)) for a in single.unbind(1))
     assert torch.equal(both[:, 0], torch.ones_like(both[:, 0]))
     assert not torch.equal(design(source.flip(1), side), both)
+
+
+def test_tissue_features_inside_the_brain_are_those_of_the_whole_grid():
+    """The computation is restricted to the box of the brain, which changes nothing inside the brain."""
+    source = torch.zeros(1, 1, 16, 18, 16)
+    source[:, :, 4:12, 5:14, 3:10] = torch.rand(8, 9, 7)
+    design = TissueFeatures()
+    features = design(source, torch.ones(1, 1))
+    narrow = blur(soft_tissue(source), design.narrow)
+    wide = blur(narrow, (design.wide**2 - design.narrow**2) ** 0.5)
+    inside = source[0, 0] != 0
+    expected = torch.cat([narrow, wide, gradients(narrow[:, list(design.edges)])], dim=1)[0][:, inside]
+    torch.testing.assert_close(features[0, 1 : 1 + len(expected)][:, inside], expected, atol=1e-5, rtol=1e-4)

@@ -6,13 +6,14 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from dualflow.cli import main
 from dualflow.cohort import participants, write_subject
 from dualflow.config import ConvertConfig, PreprocessConfig
 from dualflow.data.quarantine import read_quarantine
-from dualflow.errors import CommitError, DataError
+from dualflow.errors import CommitError, ConfigError, DataError
 from dualflow.inference import batch, convert
 from dualflow.inference.batch import convert_study
 
@@ -175,7 +176,7 @@ def test_files_are_selected_by_options(study, model, tmp_path, monkeypatch):
     whole.unlink()
 
     def outcomes(tasks, _):
-        selections.extend((row["source"].iloc[0], selected.masks) for row, _, _, _, selected, _ in tasks)
+        selections.extend((row["source"].iloc[0], selected.masks) for row, _, _, _, selected, *_ in tasks)
         return [None] * len(tasks)
 
     def run(*options):
@@ -195,3 +196,14 @@ def test_files_are_selected_by_options(study, model, tmp_path, monkeypatch):
     ]:
         code, message = run("--where", where)
         assert (code != 0, reason in message) == (True, True), message
+
+
+def test_a_missing_gpu_is_an_error_before_any_work(study, model, tmp_path):
+    """The error names the option, and no folder is written."""
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    command = ["convert", str(study), "--model", str(model), "--out", str(tmp_path / "out"), "--device", "cuda"]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == ConfigError.exit_code
+    assert "--device = cuda" in done.output
+    assert not (tmp_path / "out").exists()

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from dualflow.baselines import BASELINES
-from dualflow.inference.predict import load_predictor
+from dualflow.inference.predict import RunningMoments, load_predictor
 from dualflow.models.store import save_model
+from dualflow.training.memory_footprint import _count_live_bytes
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,40 @@ def test_predictions_are_zero_outside_the_mask(predict, phantoms):
         assert volume.shape == inside.shape
         assert not volume[~inside].any()
     assert (prediction.std[inside] > 0).all()
-    np.testing.assert_allclose(prediction.std, prediction.samples.std(axis=0, ddof=1))
+    np.testing.assert_allclose(prediction.std, prediction.samples.std(axis=0, ddof=1), rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(prediction.sample_mean, prediction.samples.mean(axis=0), rtol=1e-5, atol=1e-7)
+
+
+def test_only_the_samples_to_keep_are_kept(predict):
+    """They are the first ones; mean and standard deviation are those of all samples."""
+    everything, two, none = predict(), predict(keep=2), predict(keep=0)
+    assert np.array_equal(two.samples, everything.samples[:2])
+    assert none.samples.shape == (0, *everything.mean.shape)
+    for prediction in (two, none):
+        assert np.array_equal(prediction.std, everything.std)
+        assert np.array_equal(prediction.sample_mean, everything.sample_mean)
+    assert len(predict(keep=9).samples) == 4
+
+
+def test_memory_does_not_grow_with_the_samples(predict):
+    """The tensors of 48 samples take no more memory at a time than those of 16."""
+
+    def peak(samples):
+        with _count_live_bytes([]) as live:
+            predict(samples=samples, keep=1)
+        return live.peak
+
+    assert peak(48) == peak(16)
+
+
+def test_running_moments_are_those_of_all_volumes():
+    """They are exact although the mean is large."""
+    volumes = 1e4 + torch.randn(7, 3, 4)
+    moments = RunningMoments(volumes[0])
+    for volume in volumes:
+        moments.add(volume)
+    torch.testing.assert_close(moments.mean, volumes.double().mean(dim=0))
+    torch.testing.assert_close(moments.std(), volumes.double().std(dim=0))
 
 
 def test_temperature_scales_the_standard_deviation(predict):
@@ -72,6 +106,29 @@ def test_a_model_without_a_density_has_the_constant_spread_of_its_card(tmp_path,
     assert prediction.region_std.tolist() == [0.125] * 3
     expected = torch.stack([entry["target"][0] for entry in phantoms.items]).mean(dim=0).numpy()
     np.testing.assert_allclose(prediction.mean[inside], expected[inside], rtol=1e-5)
+
+
+def test_a_density_in_closed_form_is_predicted_like_a_flow(tmp_path, card, phantoms):
+    """Samples depend on the seed, the mean is the point estimate, and the card's constant spread is not used."""
+    model = BASELINES["local_linear_mixture"](card.shape, 1, regions=1)
+    model.fit(phantoms)
+    changes = {"kind": "local_linear_mixture", "spec": None, "options": {"regions": 1}}
+    save_model(tmp_path, model, card.model_copy(update=changes))
+    predictor, item = load_predictor(tmp_path), phantoms[0]
+    options = {"samples": 4, "temperature": 1.0}
+    first, second, other = (
+        predictor.predict(item["source"], item["side"], item["mask"], seed=seed, **options) for seed in (0, 0, 1)
+    )
+    inside = item["mask"][0].numpy()
+    estimate = model.point_estimate(item["source"][None], item["side"][None])[0, 0].numpy()
+    assert first.samples.shape == (4, *card.shape)
+    assert np.array_equal(first.samples, second.samples)
+    assert not np.array_equal(first.samples, other.samples)
+    assert not first.samples[:, ~inside].any()
+    assert first.region_std is None
+    assert first.sample_seconds > 0
+    np.testing.assert_array_equal(first.mean[inside], estimate[inside])
+    np.testing.assert_allclose(first.std, first.samples.std(axis=0, ddof=1), rtol=1e-5)
 
 
 def test_a_card_without_a_spread_gives_no_uncertainty(tmp_path, card, phantoms):

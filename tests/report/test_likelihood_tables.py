@@ -5,7 +5,9 @@ import pandas as pd
 import pytest
 
 from dualflow.modalities import MODALITIES
+from dualflow.models.card import ModelCard, TrainingRecord
 from dualflow.report.likelihood_tables import (
+    bits_table,
     check_condition,
     explained_table,
     image_table,
@@ -23,7 +25,8 @@ def scores():
     """A flow of three levels, one of two, and a model without a density; one subject has three sessions."""
     scans = ["sub-1_ses-a", "sub-1_ses-b", "sub-1_ses-c", "sub-2"]
     common = {
-        "scan": scans, "nll_true": [1.0, 1.0, 1.0, 3.0], "nll_wrong": [2.0, 3.0, 4.0, 2.0], "nll_blurred": 5.0,
+        "scan": scans, "bits_in_mask": [1.0, 1.0, 1.0, 2.0], "bits_slack": 0.02, "bits_effective_draws": 1.5,
+        "nll_true": [1.0, 1.0, 1.0, 3.0], "nll_wrong": [2.0, 3.0, 4.0, 2.0], "nll_blurred": 5.0,
         "mae": [0.1, 0.1, 0.1, 0.3], "mae_temperature0": 0.2, "mae_one_sample": 0.4, "mae_sample_mean": 0.25,
         "sample_seconds": 0.5, "explained_level_1": 0.1, "explained_level_2": 0.2,
         "explained_other_level_1": 0.05,
@@ -120,3 +123,23 @@ def test_the_caption_names_the_unit_of_the_density(scores):
     assert "nats per voxel of the mask" in table.caption
     assert table.frame["NLL, true source"].tolist() == ["2.0000", "2.0000"]
     assert table.frame["Difference"].tolist() == ["0.5000", "3.0000"]
+
+
+def card(name, seed, **calibration):
+    """A model card whose training recorded these facts on the calibration."""
+    return ModelCard(
+        name=name, seed=seed, kind="mean_image", shape=(8, 8, 8), side={"columns": []},
+        study={"name": "x", "source": "T1w", "target": "FDG"}, training=TrainingRecord(calibration=calibration),
+    )  # fmt: skip
+
+
+def test_bits_have_their_slack_and_calibration(scores):
+    """Facts on the calibration are means over seeds; without any, the table has no such column."""
+    numbers = likelihood_summary(scores, ["flow", "glow"])
+    assert numbers["bits_in_mask"].tolist() == [1.5, 1.5]
+    cards = [card("flow", seed, nats_before=-1.0 - seed, nats_after=-2.0) for seed in (0, 1)] + [card("glow", 0)]
+    table = bits_table(numbers, {f"{entry.name} {entry.seed}": entry for entry in cards}).frame
+    assert table.iloc[0].tolist()[1:] == ["1.500", "0.020", f"{2.0 / np.log(2):.3f}", "1.500", "-1.500", "-2.000"]
+    assert table.iloc[1].tolist()[-2:] == ["–", "–"]  # noqa: RUF001
+    without = bits_table(numbers, {"glow 0": card("glow", 0)}).frame
+    assert without.columns.tolist()[-1] == "Effective draws"

@@ -184,6 +184,7 @@ AMOUNTS: dict[str, Sequence[Any]] = {
     "source_nll_weight": (0.0, 1e-3),
     "discriminator_weight": (0.0, 0.05),
     "decode_l1": (0.0, 0.5),
+    "interpolation_l1": (0.0, 0.5),
     "decode_temperature": (0.0, 0.5),
     "source_frozen": (0.0, 0.25),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from dualflow.flows.local_linear_fit import RegressionScan
+from dualflow.flows.regression_scans import RegressionScan
 from dualflow.flows.voxel_features import blur
 
 SHAPE = (8, 10, 8)

@@ -1,7 +1,8 @@
-"""One rank of a distributed training: `torchrun ... shared_training.py OUT STEPS [DIE_AT]`."""
+"""One rank of a distributed training: `torchrun ... shared_training.py OUT STEPS [DIE_AT] [--device D] [--batch B]`."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -22,10 +23,10 @@ from dualflow.training.train_flow import train_flow
 from dualflow.training.trainer import Trainer
 
 
-def main(out: Path, steps: int, die_at: int) -> None:
+def main(out: Path, steps: int, die_at: int, device: str, batch: int) -> None:
     """Train the small default flow on phantoms; rank 1 kills itself once, before step `die_at`."""
     torch.set_num_threads(1)
-    config = TrainConfig(steps=steps, validate_every=5, precision="float32", batch_size=2)
+    config = TrainConfig(steps=steps, validate_every=5, precision="float32", batch_size=batch)
     train_step, marker = Trainer.train_step, out / "died"
 
     def dying_step(trainer, step, batch):
@@ -36,7 +37,7 @@ def main(out: Path, steps: int, die_at: int) -> None:
 
     Trainer.train_step = dying_step
     pairs, held_out = (PairDataset([phantom(index) for index in indices]) for indices in (range(1, 7), (7, 8, 9)))
-    with process_group() as group:
+    with process_group(device) as group:
         context = TrainingContext(config, out / "states", seed=0, label="shared", group=group)
         choice = ModelConfig(preset="dualflow", options=SMALL)
         trained = train_flow(choice, pairs, held_out, context, side_features=1)
@@ -47,4 +48,10 @@ def main(out: Path, steps: int, die_at: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 0)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("steps", type=int)
+    parser.add_argument("die_at", type=int, nargs="?", default=0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch", type=int, default=2)
+    main(**vars(parser.parse_args()))

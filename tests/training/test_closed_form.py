@@ -1,11 +1,17 @@
 """The cache of closed-form fits returns the fit bit for bit."""
 
+import json
+
 import pytest
 import torch
 
 from dualflow.baselines import BASELINES
+from dualflow.flows.closed_form_fits import fit_closed_form
 from dualflow.flows.local_linear import LocalLinear
-from dualflow.flows.local_linear_fit import RIDGES, SIGMAS, RegressionScans, fit_local_linear
+from dualflow.flows.local_linear_fit import RIDGES, SIGMAS
+from dualflow.flows.regression_scans import RegressionScans
+from dualflow.flows.stacked_fit import LADDER
+from dualflow.flows.stacked_mean import StackedMean
 from dualflow.training import closed_form as module
 from dualflow.training.closed_form import ClosedFormCache, subject_folds
 
@@ -17,9 +23,9 @@ def fit(phantoms, monkeypatch):
 
     def counted(*arguments, **options):
         calls.append(1)
-        return fit_local_linear(*arguments, **options)
+        return fit_closed_form(*arguments, **options)
 
-    monkeypatch.setattr(module, "fit_local_linear", counted)
+    monkeypatch.setattr(module, "fit_closed_form", counted)
 
     def run(cache, ridges=RIDGES):
         model = LocalLinear((16, 16, 16), 1, 1)
@@ -62,6 +68,20 @@ def test_flow_mean_and_baseline_share_a_fit(fit, phantoms, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(images, shared, strict=True))
     regression = next(baseline.children()).state_dict()
     assert all(torch.equal(value, regression[name]) for name, value in weights.items())
+
+
+def test_a_stacked_mean_is_cached(phantoms, tmp_path):
+    """Its buffers, images and choices are those of the fit; its options are part of the key."""
+    scans = RegressionScans(phantoms, subject_folds(phantoms))
+    options = {"ridges": (3.0,), "sigmas": (1.1,)}
+    fits = [ClosedFormCache(tmp_path, "data")(scans, StackedMean((16, 16, 16), 1, 1), **options) for _ in range(2)]
+    (model, images, facts), (cached, cached_images, cached_facts) = fits
+    assert json.loads(json.dumps(facts)) == cached_facts
+    assert all(torch.equal(value, cached.state_dict()[name]) for name, value in model.state_dict().items())
+    assert all(torch.equal(a, b) for a, b in zip(images, cached_images, strict=True))
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
+    ClosedFormCache(tmp_path, "data")(scans, StackedMean((16, 16, 16), 1, 1), **options, ladder=LADDER[:1])
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
 
 
 def test_old_fits_are_removed(fit, tmp_path):

@@ -7,7 +7,7 @@ import torch
 
 from dualflow.errors import ConfigError
 from dualflow.training import device as module
-from dualflow.training.device import select_device
+from dualflow.training.device import select_device, synchronize
 from dualflow.training.distributed import BACKENDS, process_group
 
 
@@ -46,9 +46,31 @@ def test_too_few_gpus_are_an_error_with_a_remedy(gpus, monkeypatch, choice, coun
     gpus(count)
     monkeypatch.setenv("LOCAL_RANK", local_rank)
     with pytest.raises(
-        ConfigError, match=rf"{int(local_rank) + 1} GPUs are needed .* finds {count}; set train.processes"
+        ConfigError,
+        match=rf"--device = {choice}: process {int(local_rank) + 1} needs a GPU .* finds {count}; .*choose cpu",
     ):
-        select_device(choice)
+        select_device(choice, "--device")
+
+
+def test_float32_is_exact_on_a_gpu(gpus, monkeypatch):
+    """Selecting a GPU disables TF32; selecting the CPU changes nothing."""
+    gpus(1)
+    for backend in (torch.backends.cudnn, torch.backends.cuda.matmul):
+        monkeypatch.setattr(backend, "allow_tf32", True)
+    select_device("cpu")
+    assert torch.backends.cudnn.allow_tf32
+    select_device("cuda")
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_a_gpu_finishes_before_a_clock_is_read(monkeypatch):
+    """Work on a GPU is asynchronous; on the CPU there is nothing to wait for."""
+    waited = []
+    monkeypatch.setattr(module.torch.cuda, "synchronize", waited.append)
+    synchronize(torch.device("cpu"))
+    synchronize(torch.device("cuda", 1))
+    assert waited == [torch.device("cuda", 1)]
 
 
 def test_a_single_process_joins_no_group():

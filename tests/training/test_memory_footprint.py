@@ -54,6 +54,14 @@ def test_the_footprint_matches_the_model():
     assert sizes.peak == sizes.scans + max(sizes.mean, sizes.weights + sizes.step, sizes.model + sizes.start)
 
 
+def test_a_stacked_mean_needs_the_memory_of_its_larger_regression():
+    """It has more features than the local linear regression."""
+    plain, stacked = (
+        footprint(config(options={**OPTIONS, "mean": mean}), 10).mean for mean in ("local_linear", "stacked")
+    )
+    assert 1.2 * plain < stacked < 4 * plain
+
+
 def test_depth_costs_memory_unless_reversible():
     """Stored activations of a deep flow exceed reversible ones several times and grow with the batch."""
 

@@ -12,9 +12,10 @@ from dualflow.flows.mean_models import NetworkMean
 from dualflow.inference.predict import load_predictor
 from dualflow.models.store import save_model
 from dualflow.training import train_flow as module
-from dualflow.training.calibrate import calibrate
+from dualflow.training.calibrate import calibrate, variance_ratio
 from dualflow.training.checkpoint import load_newest_state, states
 from dualflow.training.context import TrainingContext
+from dualflow.training.fit_base import region_weights
 from dualflow.training.train_flow import train_flow
 
 
@@ -67,6 +68,15 @@ def test_the_flow_is_trained_on_cross_fitted_means(train, small_flow, phantoms, 
             assert not image[~item["mask"]].any()
     assert errors["cross-fitted"] > 1.2 * errors["in-sample"] > 0
     assert "mean" not in phantoms[0]
+
+
+def test_a_flow_may_have_a_stacked_mean(train, small_flow, phantoms):
+    """Its mean image is that of the fitted mean, its record has the choices, and training pairs keep no mean."""
+    trained = train(small_flow.model_copy(update={"options": {**small_flow.options, "mean": "stacked"}}))
+    assert {"ridge", "harmonisation", "abnormality", "weight", "gain_weight"} <= set(trained.record.mean)
+    source = phantoms[0]["source"][None]
+    assert torch.equal(trained.model.mean(source), trained.model.mean_model(source))
+    assert not trained.model.mean(source)[:, :, ~phantoms[0]["mask"][0]].any()
 
 
 def test_initialisation_uses_a_random_subset_of_scans(train, small_flow, phantoms, monkeypatch):
@@ -243,7 +253,7 @@ def test_validation_chooses_between_the_means(train, tmp_path, quick):
         config=quick.model_copy(update={"choose_mean": True, "mean_steps": 3, "steps": 2}),
     )
     errors = trained.record.mean["validation_mae"]
-    assert set(errors) == {"local_linear", "network"}
+    assert set(errors) == {"stacked", "network"}
     assert trained.model.spec.mean == min(errors, key=errors.get)
 
 
@@ -253,20 +263,62 @@ def test_training_without_pairs_is_refused(train, small_flow):
         train(small_flow, pairs=PairDataset([]))
 
 
-@pytest.mark.parametrize("factor", [0.6, 1.0, 1.6])
-def test_the_spread_is_calibrated_on_validation_scans(train, held_out, factor):
-    """Calibration undoes a rescaling of the low-rank base, and returns its scale."""
-    choice = ModelConfig(preset="dualflow", options={"levels": 2, "steps": [1, 1], "hidden": [4, 4], "low_rank": 2})
-    flow = train(choice).model
-    calibrate(flow, held_out, 0)
-    flow.priors[-1].base.rescale(factor)
-    before = flow.priors[-1].base.factors.detach().clone()
-    scale = calibrate(flow, held_out, 1)
-    torch.testing.assert_close(flow.priors[-1].base.factors, scale * before)
-    assert scale * factor == pytest.approx(1, rel=0.15)
+CALIBRATED = ModelConfig(
+    preset="dualflow", options={"levels": 2, "steps": [1, 1], "hidden": [4, 4], "context_channels": 4, "low_rank": 4}
+)
 
 
-def test_a_flow_without_a_low_rank_base_is_not_calibrated(train, small_flow):
-    """Its record has no spread scale."""
-    options = {**small_flow.options, "low_rank": 0}
-    assert train(small_flow.model_copy(update={"options": options})).record.spread_scale is None
+@pytest.mark.parametrize("factor", [0.7, 1.5])
+def test_calibration_undoes_a_rescaled_spread_map(train, held_out, factor, monkeypatch):
+    """The voxel gain maximises the validation likelihood, whatever the map's scale."""
+    monkeypatch.setattr("dualflow.training.calibrate.MIN_PEOPLE", 2)
+    monkeypatch.setattr("dualflow.training.calibrate.LOG_BOUND", 2.0)  # six scans and six steps need a large gain
+    flow = train(CALIBRATED).model
+    before = flow.spread.image.clone()
+    flow.spread.rescale(factor)
+    facts = calibrate(flow, held_out, None, 2)
+    torch.testing.assert_close(flow.spread.image, before, rtol=0.05, atol=0)
+    assert facts["voxel_gain"] * factor == pytest.approx(1, rel=0.05)
+    assert facts["nats_after"] < facts["nats_before"]
+
+
+def test_calibration_costs_hardly_any_likelihood(train, monkeypatch):
+    """The trained flow's validation NLL does not rise, and the record has both numbers."""
+    monkeypatch.setattr("dualflow.training.calibrate.MIN_PEOPLE", 2)
+    record = train(CALIBRATED).record
+    assert record.calibration["nats_after"] <= record.calibration["nats_before"] + 0.01
+    assert set(record.calibration) == {"voxel_gain", "region_gain", "nats_before", "nats_after"}
+
+
+def test_after_calibration_region_means_vary_as_much_as_they_err(train, held_out, monkeypatch):
+    """The variance of sampled region means is that of the validation targets around them."""
+    monkeypatch.setattr("dualflow.training.calibrate.MIN_PEOPLE", 2)
+    monkeypatch.setattr("dualflow.training.calibrate.LOG_BOUND", 2.0)  # six scans and six steps need a large gain
+    flow = train(CALIBRATED).model
+    flow.priors[-1].base.law.gain.fill_(0.7)
+    calibrate(flow, held_out, None, 2)
+    weights = region_weights(held_out, None, 4)
+    assert variance_ratio(flow, held_out, weights) == pytest.approx(1, abs=0.15)
+
+
+def test_few_validation_scans_calibrate_nothing(train):
+    """The gains keep their value of 1."""
+    trained = train(CALIBRATED)
+    assert trained.record.calibration == {}
+    assert float(trained.model.priors[-1].base.law.gain) == 1
+
+
+def test_the_base_is_fitted_in_orthonormal_directions(train):
+    """Its directions are no longer those of a new base."""
+    w = train(CALIBRATED).model.priors[-1].base.directions
+    torch.testing.assert_close(w.T @ w, torch.eye(w.shape[1]), atol=1e-4, rtol=0)
+    assert not torch.equal(w, torch.eye(*w.shape))
+
+
+def test_a_flow_without_directions_or_map_is_not_calibrated(train, small_flow, monkeypatch):
+    """Its record has neither choices of a base nor gains."""
+    monkeypatch.setattr("dualflow.training.calibrate.MIN_PEOPLE", 2)
+    options = {**small_flow.options, "low_rank": 0, "spread": "constant"}
+    record = train(small_flow.model_copy(update={"options": options})).record
+    assert record.calibration == {}
+    assert record.base == {}

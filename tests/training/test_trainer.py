@@ -78,9 +78,10 @@ class Drifting(Toy):
 def train(phantoms, held_out, quick, tmp_path):
     """Fit a toy; by default seven steps, with a validation after every second step and after the last."""
 
-    def run(model, folder="states", config=quick, validation=held_out, steps=7, seed=3, **options):
+    def run(model, folder="states", config=quick, validation=held_out, steps=7, seed=3, keep_start=False, **options):
         context = TrainingContext(config, tmp_path / folder, seed, label="toy", **options)
-        history = Trainer(model, phantoms, validation, context, steps=steps, learning_rate=0.01).fit()
+        trainer = Trainer(model, phantoms, validation, context, steps=steps, learning_rate=0.01, keep_start=keep_start)
+        history = trainer.fit()
         return model.state_dict(), history
 
     return run
@@ -245,6 +246,32 @@ def test_sigterm_ends_a_training_after_saving_the_current_step(train, tmp_path, 
 def test_sigterm_at_the_last_step_changes_nothing(train):
     """The training is already complete."""
     assert_same(train(Preempted(7))[0], train(Toy(), folder="uninterrupted")[0])
+
+
+def test_the_start_is_kept_if_training_never_improves_it(train, quick):
+    """The initial weights are a candidate of step 0, also for patience; without the option they are not."""
+    initial = Toy().state_dict()
+    weights, history = train(Toy(good=1), keep_start=True)
+    assert_same(weights, initial)
+    assert history.best_step == 0
+    assert [entry["step"] for entry in history.entries] == [0.0, 2.0, 4.0, 6.0, 7.0]
+    weights, history = train(Toy(good=3), "better", keep_start=True)
+    assert history.best_step == 4
+    weights, history = train(Toy(good=1), "ordinary")
+    assert history.best_step == 2
+    patient = quick.model_copy(update={"patience": 2})
+    _, history = train(Toy(good=1), "patient", config=patient, keep_start=True)
+    assert history.entries[-1]["step"] == 4.0
+
+
+def test_a_resumed_training_keeps_its_start(train):
+    """The validation of the initial weights is not repeated, and they remain a candidate."""
+    initial = Toy().state_dict()
+    with pytest.raises(KilledError):
+        train(Toy(good=1, kill_at=4), keep_start=True)
+    weights, history = train(Toy(), keep_start=True)
+    assert_same(weights, initial)
+    assert [entry["step"] for entry in history.entries] == [0.0, 2.0, 4.0, 6.0, 7.0]
 
 
 def test_patience_ends_a_training_that_no_longer_improves(train, quick):

@@ -1,0 +1,132 @@
+"""Densities in closed form: a conditional mean and a joint law of its cross-fitted errors."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from dualflow.baselines.baseline import Baseline
+from dualflow.baselines.linear_models import LocalLinearBaseline, StackedBaseline, default_folds
+from dualflow.baselines.residual_law import ResidualLaw
+from dualflow.baselines.residuals import ResidualScans
+from dualflow.flows.closed_form_fits import Solver, fit_closed_form
+from dualflow.flows.interface import SAMPLES_AT_ONCE, ConditionalSampler
+from dualflow.flows.regression_scans import Pairs
+from dualflow.flows.rng import SampleGenerators, sample_seeds
+from dualflow.flows.voxel_features import foreground
+
+
+class ResidualDensity(Baseline, ConditionalSampler):
+    """A baseline whose errors have a ResidualLaw, `law`; its constructor takes the number of `regions` too."""
+
+    law: ResidualLaw
+
+    def set_regions(self, labels: Tensor) -> None:
+        """Set the regions `[D, H, W]` before the fit: 0 is no region, r + 1 is region r.
+
+        Raises:
+            ShapeError: the labels are not on the grid, or exceed the number of regions.
+        """
+        self.law.set_regions(labels)
+
+    @abstractmethod
+    def mean_and_factor(self, source: Tensor, side: Tensor | None = None) -> tuple[Tensor, Tensor | float]:
+        """Return the point estimate `[N, 1, D, H, W]`, and the factor by which the law's errors are multiplied."""
+
+    def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:
+        """Return the mean of the distribution."""
+        return self.mean_and_factor(source, side)[0]
+
+    def sample(
+        self,
+        source: Tensor,
+        side: Tensor | None = None,
+        n: int = 1,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draw n targets per source, `[n, N, 1, D, H, W]`; the temperature multiplies the error."""
+        return torch.cat(list(self.stream(source, side, n, temperature, generator)))
+
+    @torch.no_grad()
+    def stream(
+        self,
+        source: Tensor,
+        side: Tensor | None = None,
+        n: int = 1,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[Tensor]:
+        """Yield the targets of `sample` a few at a time; they do not depend on how many are drawn at once."""
+        mean, factor = self.mean_and_factor(source, side)
+        for start in range(0, n, SAMPLES_AT_ONCE):
+            seeds = sample_seeds(min(SAMPLES_AT_ONCE, n - start), generator)
+            errors = self.law.sample(source, side, len(seeds), SampleGenerators(seeds))
+            yield mean + temperature * factor * errors * foreground(source)
+
+
+class SpreadDensity(ResidualDensity):
+    """Local linear regression with a spread map, and errors that are correlated within and between regions.
+
+    Args:
+        shape: the grid, D, H, W.
+        side_features: number of side columns.
+        source_channels: channels of the source.
+        regions: number of regions.
+    """
+
+    mean_baseline: ClassVar[type[Baseline]] = LocalLinearBaseline
+    """The mean; its `fit` returns cross-fitted images."""
+    person_scale: ClassVar[bool] = False
+    components: ClassVar[int] = 1
+
+    def __init__(
+        self, shape: tuple[int, int, int], side_features: int = 0, source_channels: int = 1, *, regions: int = 1
+    ) -> None:
+        super().__init__()
+        self.mean = self.mean_baseline(shape, side_features, source_channels)
+        self.law = ResidualLaw(
+            shape,
+            side_features,
+            source_channels,
+            regions=regions,
+            person_scale=self.person_scale,
+            components=self.components,
+        )
+
+    def fit(self, pairs: Pairs, folds: Sequence[int] | None = None, solve: Solver = fit_closed_form) -> list[Tensor]:
+        """Fit the mean and the law of its cross-fitted errors; return the cross-fitted images."""
+        folds = default_folds(pairs) if folds is None else folds
+        images = self.mean.fit(pairs, folds, solve)
+        assert images is not None
+        self.law.fit(ResidualScans(pairs, images, folds))
+        return images
+
+    def mean_and_factor(self, source: Tensor, side: Tensor | None = None) -> tuple[Tensor, Tensor | float]:
+        """Return the mean, and the factor 1."""
+        return self.mean.point_estimate(source, side), 1.0
+
+
+class PersonScaleDensity(SpreadDensity):
+    """The `local_linear_spread` density, scaled per person by side information and tissue fractions."""
+
+    person_scale = True
+
+
+class MixtureDensity(PersonScaleDensity):
+    """The `local_linear_person_scale` density with a mixture of up to three laws of the region means.
+
+    The weights of the mixture depend on side information.
+    """
+
+    components = 3
+
+
+class StackedMixtureDensity(MixtureDensity):
+    """The same law around the `stacked` mean."""
+
+    mean_baseline = StackedBaseline

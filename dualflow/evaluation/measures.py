@@ -1,0 +1,108 @@
+"""What a score is: its function, label, unit and direction, for one scan or for a whole study."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+import numpy as np
+
+from dualflow.evaluation.calibration import PredictiveDistribution
+from dualflow.evaluation.prediction import Bools, Floats
+from dualflow.evaluation.regions import RegionMap
+from dualflow.modalities import Modality
+
+F = TypeVar("F")
+
+
+@dataclass(frozen=True)
+class Context:
+    """Inputs of a metric beside estimate and target.
+
+    Attributes:
+        row: the target modality; its window is the data range of PSNR and SSIM.
+        regions: the regions on the images' grid.
+        voxels: predicted distribution of the voxels in the mask, or None.
+        region_means: predicted distribution of each region mean, or None.
+        region_samples: region means of joint samples `[K, R]`, or None without samples.
+        region_std: predicted standard deviation of each region mean `[R]`, or None.
+        std: predicted standard deviation `[D, H, W]`, or None.
+        bits: `bits_in_mask` of `likelihood.likelihood`, or None for a model without a density.
+    """
+
+    row: Modality
+    regions: RegionMap
+    voxels: PredictiveDistribution | None = None
+    region_means: PredictiveDistribution | None = None
+    region_samples: Floats | None = None
+    region_std: Floats | None = None
+    std: Floats | None = None
+    bits: float | None = None
+
+    @property
+    def data_range(self) -> float:
+        """Width of the modality's window."""
+        return self.row.window[1] - self.row.window[0]
+
+
+MetricFunction = Callable[[Floats, Floats, Bools, Context], float | None]
+"""(estimate `[D, H, W]`, target `[D, H, W]`, mask `[D, H, W]`, context) -> value, or None if the metric does not apply,
+such as coverage of a model without a spread."""
+Statistic = Callable[[Floats, Floats], Floats]
+"""(columns of the score table `[N, C]`, weights of its rows `[B, N]`) -> values `[B]`, one per resample."""
+
+
+@dataclass(frozen=True)
+class Measure(Generic[F]):
+    """A score with everything that a table or figure needs to show it.
+
+    Attributes:
+        function: computes the score.
+        label: name in tables and figures.
+        unit: unit of the score; `target` is the unit of the modality.
+        better: direction of improvement; `ideal` means closer to `ideal`.
+        ideal: best value if `better` is `ideal`.
+        digits: printed decimals.
+    """
+
+    function: F
+    label: str
+    unit: Literal["target", "dB", "%", "bits/voxel", ""]
+    better: Literal["lower", "higher", "ideal"]
+    ideal: float = 0.0
+    digits: int = 3
+
+    def loss(self, value: Floats) -> Floats:
+        """Convert values to losses; lower is better."""
+        return np.asarray(_LOSSES[self.better](value, self.ideal))
+
+    def heading(self, row: Modality) -> str:
+        """Label with unit."""
+        unit = row.unit if self.unit == "target" else self.unit
+        return f"{self.label} ({unit})" if unit else self.label
+
+
+_LOSSES: dict[str, Callable[[Floats, float], Floats]] = {
+    "lower": lambda value, _: value,
+    "higher": lambda value, _: -value,
+    "ideal": lambda value, ideal: np.abs(value - ideal),
+}
+
+
+@dataclass(frozen=True)
+class Metric(Measure[MetricFunction]):
+    """A score of one scan: a row of METRICS."""
+
+
+@dataclass(frozen=True)
+class StudyMetric(Measure[Statistic]):
+    """A score of all scans together, which is no mean over scans: a row of STUDY_METRICS.
+
+    Attributes:
+        columns: columns of the score table that the function reads.
+        by_subject: whether seeds and visits of a subject are averaged first.
+    """
+
+    columns: tuple[str, ...] = ()
+    by_subject: bool = True

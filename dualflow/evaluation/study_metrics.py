@@ -1,0 +1,122 @@
+"""STUDY_METRICS: scores of all scans together, such as a correlation over people, and their bootstrap."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from dualflow.evaluation.measures import Measure, StudyMetric
+from dualflow.evaluation.metrics import METRICS
+from dualflow.evaluation.prediction import Floats
+from dualflow.layout import Scan
+
+TRUE_LAW = "true_law"
+"""Row of the score table that scores samples of the true law of a simulated cohort."""
+TRUE_SPREAD = "true_person_spread"
+"""Column with the spread that the true law gives a person."""
+
+
+class Resampled(NamedTuple):
+    """A study metric of one model.
+
+    Attributes:
+        value: of all subjects.
+        draws: of each bootstrap resample, `[B]`.
+        subjects: number of subjects.
+    """
+
+    value: float
+    draws: Floats
+    subjects: int
+
+
+def with_true_spread(table: pd.DataFrame) -> pd.DataFrame:
+    """Add the column TRUE_SPREAD from the rows of TRUE_LAW; the table is returned unchanged without them."""
+    truth = table[table["model"] == TRUE_LAW]
+    if truth.empty or "person_spread" not in truth:
+        return table
+    return table.assign(**{TRUE_SPREAD: table["scan"].map(truth.groupby("scan")["person_spread"].mean())})
+
+
+def resample(table: pd.DataFrame, metric: StudyMetric, counts: pd.DataFrame) -> Resampled | None:
+    """Compute a study metric of one model, and of every bootstrap resample of its subjects.
+
+    A distance is larger in a resample, because a resample repeats people. The draws are therefore shifted by their
+    bias, the difference of their mean to the value.
+
+    Args:
+        table: rows of one model, with `scan` and the metric's columns.
+        metric: a row of STUDY_METRICS.
+        counts: how often each resample has a subject, one row per resample and one column per subject.
+
+    Returns:
+        None if the table lacks a column, or if the metric is not defined, as a correlation with a constant.
+    """
+    if not {*metric.columns} <= {*table}:
+        return None
+    columns = list(metric.columns)
+    subject = table["scan"].map(lambda key: Scan.parse(str(key)).subject)
+    rows = table[columns].assign(subject=subject).dropna()
+    rows = rows[rows["subject"].isin(counts.columns)]
+    if rows.empty:
+        return None
+    if metric.by_subject:
+        rows = rows.groupby("subject", sort=False)[columns].mean().reset_index()
+    # The rows of a subject share its weight.
+    share = 1 / rows.groupby("subject")["subject"].transform("size").to_numpy(np.float64)
+    values = rows[columns].to_numpy(np.float64)
+    value = float(metric.function(values, share[None])[0])
+    if not np.isfinite(value):
+        return None
+    weights = counts[rows["subject"]].to_numpy(np.float64) * share
+    draws, drawn = np.full(len(weights), np.nan), weights.any(axis=1)
+    draws[drawn] = metric.function(values, weights[drawn])
+    return Resampled(value, draws - np.nanmean(draws) + value, rows["subject"].nunique())
+
+
+def weighted_correlation(values: Floats, weights: Floats) -> Floats:
+    """Pearson correlation of two columns; NaN if either is constant."""
+    if len(values) < 3 or not (np.ptp(values, axis=0) > 0).all():
+        return np.full(len(weights), np.nan)
+    weights = weights / weights.sum(axis=1, keepdims=True)
+    centred = values - values.mean(axis=0)
+    mean = weights @ centred
+    xx, yy, xy = (
+        weights @ (centred[:, i] * centred[:, j]) - mean[:, i] * mean[:, j] for i, j in ((0, 0), (1, 1), (0, 1))
+    )
+    scale = np.sqrt(np.clip(xx, 0, None) * np.clip(yy, 0, None))
+    return np.asarray(np.divide(xy, scale, out=np.full_like(xy, np.nan), where=scale > 0))
+
+
+def distance_from_uniform(values: Floats, weights: Floats) -> Floats:
+    """Mean absolute deviation `int_0^1 |F(u) - u| du` of the distribution function F of a column from the uniform's.
+
+    It is 0.25 if all values are 0.5, and about `0.31 / sqrt(N)` for N independent values that are uniform.
+    """
+    order = np.argsort(values[:, 0], kind="stable")
+    weights = weights[:, order] / weights.sum(axis=1, keepdims=True)
+    edges = np.concatenate([[0.0], values[order, 0], [1.0]])
+    level = np.concatenate([np.zeros((len(weights), 1)), np.cumsum(weights, axis=1)], axis=1)
+    # Between two values F is constant, and int |F - u| du = (u - F) |u - F| / 2.
+    right, left = edges[1:] - level, edges[:-1] - level
+    return np.asarray((right * np.abs(right) - left * np.abs(left)).sum(axis=1) / 2)
+
+
+STUDY_METRICS: dict[str, StudyMetric] = {
+    "contrast_pit_distance": StudyMetric(
+        distance_from_uniform, "Contrast PIT distance", "", "lower", columns=("contrast_pit",), by_subject=False
+    ),
+    "person_spread_r": StudyMetric(
+        weighted_correlation, "Person spread r, error", "", "higher", columns=("person_spread", "person_error")
+    ),
+    "person_spread_true_r": StudyMetric(
+        weighted_correlation, "Person spread r, true spread", "", "higher", columns=("person_spread", TRUE_SPREAD)
+    ),
+}
+
+
+def measure(name: str) -> Measure[Any]:
+    """The row of METRICS or STUDY_METRICS with this name."""
+    return METRICS[name] if name in METRICS else STUDY_METRICS[name]

@@ -1,0 +1,126 @@
+"""Choice of a stacked mean's features by cross-fitting: harmonisation, contrast and abnormality."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise, product
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dualflow.flows.abnormality import NO_ABNORMALITY, abnormality_rows
+from dualflow.flows.harmonise import HARMONISATIONS, Harmonise, quantiles
+from dualflow.flows.regional_law import RegionalLaw
+from dualflow.flows.regression_scans import RegressionScan
+from dualflow.flows.rich_features import ABNORMAL, RichFeatures
+from dualflow.flows.voxel_features import foreground
+
+SCREENED = 48
+"""Largest number of scans on which features are compared."""
+MIN_REDUCTION = 1e-4
+"""Share of the error that features must remove; less is rounding."""
+
+
+class PreparedScan(NamedTuple):
+    """A training scan with the images that its features are made of.
+
+    Attributes:
+        scan: the scan.
+        side: complete side values, centred, `[1, S]`.
+        harmonised: its harmonised source `[C, D, H, W]`.
+        abnormal: its abnormality map `[D, H, W]`, by a reference without this scan.
+    """
+
+    scan: RegressionScan
+    side: Tensor
+    harmonised: Tensor
+    abnormal: Tensor
+
+
+class DesignChoice:
+    """Fits RichFeatures to training scans, choosing among its candidates by the cross-fitted error of a RegionalLaw.
+
+    All scans give the reference (quantiles, usual source); up to SCREENED of them are compared.
+
+    Args:
+        design: the features, fitted in place.
+        scans: training scans.
+        sides: their complete side values, centred, `[N, S]`.
+        domain: `[D, H, W]` bool, the union of the training masks.
+    """
+
+    def __init__(self, design: RichFeatures, scans: Sequence[RegressionScan], sides: Tensor, domain: Tensor) -> None:
+        self.design, self.scans, self.domain = design, scans, domain
+        self.sides = torch.split(sides, 1)
+        self.folds = max(scan.fold for scan in scans) + 1
+        self.tissue_count = design.tissue.count(sides.shape[1], design.channels)
+        order = torch.randperm(len(scans), generator=torch.Generator().manual_seed(0))
+        self.screened: list[int] = order[:SCREENED].sort().values.tolist()
+
+    def fit(self) -> tuple[list[PreparedScan], dict[str, Any]]:
+        """Fit the design; return the prepared scans and the choices."""
+        design = self.design
+        design.fit_contrast(torch.stack([quantiles(scan.source).flatten() for scan in self.scans]))
+        facts = self._choose_harmonisation()
+        design.harmonise.fit([scan.source for scan in self.scans], facts["harmonisation"])
+        harmonised = [design.harmonise(scan.source[None])[0] for scan in self.scans]
+        masks = [foreground(scan.source[None])[0, 0] for scan in self.scans]
+        design.abnormality.fit(harmonised, masks)
+        deviations = [
+            design.abnormality.deviation(*image, training=True) for image in zip(harmonised, masks, strict=True)
+        ]
+        facts |= self._choose_blocks(harmonised, deviations)
+        abnormal = map(design.abnormality.combined, deviations)
+        return list(map(PreparedScan, self.scans, self.sides, harmonised, abnormal)), facts
+
+    def _choose_harmonisation(self) -> dict[str, Any]:
+        """Choose the row of HARMONISATIONS of each channel, one channel after the other."""
+        choice, errors = [0] * self.design.channels, dict[int, float]()
+        for channel in range(self.design.channels):
+            for row in range(len(HARMONISATIONS)):
+                choice[channel] = row
+                errors[row] = self._harmonised_error(choice)
+            choice[channel] = min(errors, key=errors.__getitem__)
+        return {"harmonisation": choice, "harmonisation_rmse": list(errors.values())}
+
+    def _harmonised_error(self, choice: Sequence[int]) -> float:
+        harmonise = Harmonise(self.design.channels)
+        harmonise.fit([self.scans[index].source for index in self.screened], choice)
+        law = RegionalLaw(self.domain, self.folds, self.tissue_count)
+        for index in self.screened:
+            scan = self.scans[index]
+            features = self.design.tissue(harmonise(scan.source[None]), self.sides[index])[0]
+            law.add(features, scan.target[0], scan.mask[0], scan.fold)
+        return law.rmse()
+
+    def _choose_blocks(self, harmonised: Sequence[Tensor], deviations: Sequence[Tensor]) -> dict[str, Any]:
+        """Choose whether the contrast helps, and which abnormality; features that do not help become 0."""
+        design, abnormality = self.design, self.design.abnormality
+        rows = {row.name: row for row in abnormality_rows(design.channels)}
+        loads = {name: abnormality.choose(row, [deviations[i] for i in self.screened]) for name, row in rows.items()}
+        sizes = [self.tissue_count, design.contrast_count, *[ABNORMAL] * len(rows)]
+        tissue, contrast, *abnormal = (list(range(*bounds)) for bounds in pairwise([0, *accumulate(sizes)]))
+        law = RegionalLaw(self.domain, self.folds, sum(sizes))
+        for index in self.screened:
+            scan = self.scans[index]
+            base = design.tissue(harmonised[index][None], self.sides[index])[0]
+            parts = [base, design.contrast_features(scan.source, base)]
+            for row in rows.values():
+                abnormality.choose(row, load=loads[row.name])
+                parts.append(design.abnormal_features(abnormality.combined(deviations[index]), base))
+            law.add(torch.cat(parts), scan.target[0], scan.mask[0], scan.fold)
+        blocks = {NO_ABNORMALITY.name: list[int](), **dict(zip(rows, abnormal, strict=True))}
+        errors = {
+            (use, name): law.rmse([*tissue, *(contrast if use else []), *block])
+            for use, (name, block) in product((False, True), blocks.items())
+        }
+        simplest = (False, NO_ABNORMALITY.name)
+        use, name = min(errors, key=errors.__getitem__)
+        if errors[use, name] > (1 - MIN_REDUCTION) * errors[simplest]:
+            use, name = simplest
+        if not use:
+            design.axis.zero_()
+        abnormality.choose(rows.get(name, NO_ABNORMALITY), deviations)
+        table = {f"{block}{' and contrast' * contrast}": error for (contrast, block), error in errors.items()}
+        return {"contrast": use, "abnormality": name, "design_rmse": table}

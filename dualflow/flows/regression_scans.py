@@ -1,0 +1,71 @@
+"""Training scans of a closed-form regression."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from dualflow.errors import DataError
+
+
+class Pairs(Protocol):
+    """Training pairs by position.
+
+    A pair maps `source` to `[C, D, H, W]`, `target` and bool `mask` to `[1, D, H, W]`, and `side` to `[S]`, NaN where
+    unknown.
+    """
+
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+
+    def __getitem__(self, position: int, /) -> Mapping[str, Any]:
+        """Return one pair."""
+
+
+class RegressionScan(NamedTuple):
+    """One training scan of the regression.
+
+    Attributes:
+        source: `[C, D, H, W]`.
+        target: `[1, D, H, W]`, in its unit.
+        side: `[S]`, NaN where unknown.
+        mask: `[1, D, H, W]`, bool.
+        fold: index of the cross-fitting fold.
+    """
+
+    source: Tensor
+    target: Tensor
+    side: Tensor
+    mask: Tensor
+    fold: int
+
+
+class RegressionScans:
+    """Training pairs as regression scans; a fit iterates over them several times.
+
+    Args:
+        pairs: items with `source`, `target`, `side` and `mask`.
+        folds: fold of each pair.
+    """
+
+    def __init__(self, pairs: Pairs, folds: Sequence[int]) -> None:
+        self.pairs, self.folds = pairs, folds
+
+    def __iter__(self) -> Iterator[RegressionScan]:
+        for index, fold in enumerate(self.folds):
+            pair = self.pairs[index]
+            yield RegressionScan(pair["source"], pair["target"], pair["side"], pair["mask"], fold)
+
+
+def side_mean(sides: Sequence[Tensor]) -> Tensor:
+    """Return the mean of each side column `[S]` over its known values; 0 for a column that is unknown in all scans."""
+    return torch.nan_to_num(torch.stack(list(sides)).float().nanmean(dim=0), nan=0.0)
+
+
+def check_folds(folds: Sequence[int]) -> None:
+    """Raise DataError unless there are two folds or more."""
+    if len(set(folds)) < 2:
+        raise DataError(f"{len(folds)} training scans in {len(set(folds))} folds; cross-fitting needs 2 folds or more")

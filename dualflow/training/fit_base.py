@@ -1,0 +1,169 @@
+"""Closed-form fit of the coarsest level's base to the latents of training people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dualflow.data.dataset import PairDataset, collate
+from dualflow.flows.base_distributions import SubspaceBase
+from dualflow.flows.condition import Condition
+from dualflow.flows.dequantization import prepare_target
+from dualflow.flows.model import DualFlow
+from dualflow.flows.multiscale import level_channels
+from dualflow.flows.rng import EVALUATION_SEED
+from dualflow.layout import Scan
+from dualflow.training.device import autocast, device_of
+from dualflow.training.subspace_fit import fit_law
+
+BATCH = 8
+MIN_VOXELS = 5
+"""Smallest region or block whose mean is a direction, voxels."""
+MIN_WHITE = 0.3
+"""Smallest scale of a latent at initialisation, relative to its root mean square."""
+
+
+def fit_base(
+    flow: DualFlow,
+    pairs: PairDataset,
+    regions: Tensor | None,
+    folds: Sequence[int],
+    seed: int,
+    *,
+    initial: bool = False,
+) -> dict[str, float]:
+    """Set person features, directions and law of the base in place, from training pairs.
+
+    The directions are the gradients of region means with respect to the coarsest latents: fixed functionals, so that
+    the coordinates of training people are as honest as those of new people if their mean images are cross-fitted.
+    Principal components of few people would mostly be noise.
+
+    Args:
+        flow: a flow whose actnorms are initialised.
+        pairs: training pairs, with their cross-fitted means if the mean has them.
+        regions: labels `[D, H, W]` of regions, 0 elsewhere; None uses the blocks of the coarsest level alone.
+        folds: cross-fitting fold of each pair.
+        seed: seed of the mixture's starts.
+        initial: also set the scales of the latents, before training.
+
+    Returns:
+        Choices of the fit, for the model card; empty for a flow without such a base.
+    """
+    base = coarsest_base(flow)
+    if base is None or flow.person is None:
+        return {}
+    flow.eval()
+    parts = [
+        (coarsest_latents(flow, target, condition), condition.summary)
+        for target, condition in conditioned_batches(flow, pairs, BATCH)
+    ]
+    latents, summaries = (torch.cat(column) for column in zip(*parts, strict=True))
+    sides = torch.stack([item["side"] for item in pairs.items]).to(latents.device)
+    flow.person.fit(sides, summaries)
+    rows = mean_gradients(flow, pairs, region_weights(pairs, regions, 2**flow.spec.levels))
+    if initial:
+        base.set_diagonal(_initial_scale(latents, rows))
+    scale = base.log_diagonal().detach().exp()
+    basis = orthonormal(rows * scale, base.law.rank)
+    subjects = [Scan.parse(key).subject for key in pairs.scans]
+    fitted = fit_law((latents / scale) @ basis, flow.person(sides, summaries), folds, subjects, base.law, seed)
+    base.directions.copy_(basis.double() @ fitted.turn.to(basis.device))
+    base.law.set_parameters(fitted.parameters)
+    return fitted.facts
+
+
+def coarsest_base(flow: DualFlow) -> SubspaceBase | None:
+    """Return the coarsest level's base if it has directions of its own."""
+    base = flow.prior(flow.spec.levels - 1).base
+    return base if isinstance(base, SubspaceBase) else None
+
+
+@torch.no_grad()
+def conditioned_batches(flow: DualFlow, pairs: PairDataset, batch_size: int) -> Iterator[tuple[Tensor, Condition]]:
+    """Yield targets, their background filled with the same noise at every call, and their conditions."""
+    device = device_of(flow)
+    for start in range(0, len(pairs), batch_size):
+        batch = collate([pairs[index] for index in range(start, min(start + batch_size, len(pairs)))])
+        target, source, side, mask = (batch[name].to(device) for name in ("target", "source", "side", "mask"))
+        mean = batch["mean"].to(device) if "mean" in batch else None
+        generator = torch.Generator().manual_seed(EVALUATION_SEED + start)
+        yield prepare_target(target, mask, flow.spec, generator), flow.condition(source, side, mean)
+
+
+@torch.no_grad()
+def coarsest_latents(flow: DualFlow, target: Tensor, condition: Condition) -> Tensor:
+    """Return the standardised coarsest latents, `[N, M]`."""
+    last = flow.spec.levels - 1
+    z = flow.encoding(target, condition).latents[last]
+    return flow.prior(last).standardise(z, flow.prior_context(last, None, condition))[0].flatten(1)
+
+
+def region_weights(pairs: PairDataset, regions: Tensor | None, block: int) -> Tensor:
+    """Return the weights `[R, D, H, W]` of region means: of the labels, and of the blocks of `block` voxels a side.
+
+    The blocks serve regions that the labels do not name, such as white matter.
+    """
+    inside = torch.stack([pairs[index]["mask"][0] for index in range(min(len(pairs), BATCH))]).float().mean(0) > 0.5
+    shape = inside.shape
+    grid = torch.arange(shape.numel() // block**3).view(1, 1, *(size // block for size in shape)).float()
+    blocks = F.interpolate(grid, size=shape, mode="nearest")[0, 0].long()
+    masks = [inside & (blocks == index) for index in range(int(blocks.max()) + 1)]
+    if regions is not None:
+        masks += [inside & (regions == label) for label in range(1, int(regions.max()) + 1)]
+    return torch.stack([mask / mask.sum() for mask in masks if mask.sum() >= MIN_VOXELS])
+
+
+def mean_gradients(flow: DualFlow, pairs: PairDataset, weights: Tensor) -> Tensor:
+    """Return the gradients `[R, M]` of weighted means of the target with respect to the coarsest latents.
+
+    They are taken for the first person, at latents of 0 and the finer latents at their prior's mean. Other people's
+    hardly differ, because the scales of the flow's layers are bounded.
+    """
+    device, item = device_of(flow), pairs[0]
+    mean = item["mean"][None].to(device) if "mean" in item else None
+    with torch.no_grad():
+        condition = flow.condition(item["source"][None].to(device), item["side"][None].to(device), mean)
+    chunks = torch.split(weights.to(device), BATCH)
+    return torch.cat([_gradient(flow, condition.repeat(len(chunk)), chunk) for chunk in chunks])
+
+
+def _gradient(flow: DualFlow, condition: Condition, weights: Tensor) -> Tensor:
+    """Return the gradient of one weighted mean per condition, `[R, M]`."""
+    last, channels = flow.spec.levels - 1, level_channels(flow.target_channels, flow.spec.levels)
+
+    def like(level: int) -> Tensor:
+        return weights.new_zeros(len(weights), channels[level], *condition.features[level].shape[2:])
+
+    e = like(last).requires_grad_()
+
+    def choose(level: int, coarser: Tensor | None) -> Tensor:
+        context = flow.prior_context(level, coarser, condition)
+        mean, log_scale = flow.prior(level).mean_and_log_scale(context, like(level))
+        return mean + log_scale.exp() * e if level == last else mean
+
+    # Directions need no precision: the density is exact for any.
+    with torch.enable_grad(), autocast("bfloat16", weights.device):
+        image = flow.decode_latents(choose, condition)
+        (gradient,) = torch.autograd.grad((image[:, 0] * weights).sum(), e)
+    return gradient.flatten(1).float()
+
+
+def orthonormal(rows: Tensor, least: int) -> Tensor:
+    """Return an orthonormal basis `[M, R]` of the span of `rows[R, M]`, completed at random to at least `least`."""
+    missing = max(least - len(rows), 0)
+    extra = torch.randn(missing, rows.shape[1], generator=torch.Generator().manual_seed(0)).to(rows)
+    unit = rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    basis: Tensor = torch.linalg.qr(torch.cat([unit, extra]).T)[0]
+    return basis
+
+
+def _initial_scale(latents: Tensor, rows: Tensor) -> Tensor:
+    """Return the scales of the latents without their part in the span of the gradients, `[M]`."""
+    scale = latents.square().mean(0).clamp_min(1e-6).sqrt()
+    basis = orthonormal(rows * scale, 0)
+    white = latents / scale
+    white = white - (white @ basis) @ basis.T
+    return scale * white.square().mean(0).sqrt().clamp_min(MIN_WHITE)

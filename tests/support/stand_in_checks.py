@@ -1,0 +1,141 @@
+"""Trainings, predictions, scores and conversions on the stand-in device; `contracts/test_device.py` runs this file."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+from conftest import SHAPE
+from stand_in_device import stand_in_device
+
+from dualflow.baselines import BASELINES
+from dualflow.commands.evaluate import _flow_scores
+from dualflow.config import ConvertConfig, parse_config
+from dualflow.evaluation.stress import stress
+from dualflow.flows.memory import Memory
+from dualflow.imaging.volume import read_volume
+from dualflow.inference.convert import convert_scan
+from dualflow.inference.predict import load_predictor
+from dualflow.layout import Layout
+from dualflow.modalities import MODALITIES
+from dualflow.models.store import load_model, save_model
+from dualflow.training import fit_base
+from dualflow.training.context import TrainingContext
+from dualflow.training.device import device_of
+from dualflow.training.distributed import ProcessGroup
+from dualflow.training.train_flow import train_flow
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def device():
+    """The stand-in device."""
+    with stand_in_device() as stand_in:
+        yield stand_in
+
+
+@pytest.fixture(scope="module")
+def predictors(model_folder, device):
+    """The same flow on the CPU and on the device."""
+    return load_predictor(model_folder), load_predictor(model_folder, device)
+
+
+def test_devices_do_not_mix(device):
+    """An operation on tensors of both devices fails, and so does `numpy`; a scalar of the CPU is allowed."""
+    x = torch.ones(3).to(device)
+    with pytest.raises(RuntimeError, match="expected all tensors on one device"):
+        x + torch.ones(3)
+    with pytest.raises(RuntimeError, match="numpy"):
+        x.numpy()
+    assert (x + torch.tensor(1.0)).cpu().tolist() == [2, 2, 2]
+
+
+@pytest.fixture(scope="module")
+def train(phantoms, held_out, small_flow, quick, tmp_path_factory):
+    """Return a function that trains a flow for two steps on a device."""
+
+    def run(device, memory="stored"):
+        config = quick.model_copy(update={"memory": memory, "steps": 2, "validate_every": 1})
+        group, folder = ProcessGroup(device=device), tmp_path_factory.mktemp("training")
+        context = TrainingContext(config, folder, 0, group=group)
+        with pytest.MonkeyPatch.context() as patch:
+            # The stand-in has no bfloat16, and directions rounded on the CPU alone would differ.
+            patch.setattr(fit_base, "autocast", lambda *_: nullcontext())
+            return train_flow(small_flow, phantoms, held_out, context, side_features=1)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def reference(train):
+    """The training on the CPU."""
+    return train(CPU)
+
+
+@pytest.mark.parametrize("memory", Memory.__args__)
+def test_a_training_gives_the_losses_of_the_cpu(train, reference, device, memory):
+    """Fit, initialisation, steps, validation, states and calibration run on the device."""
+    trained = train(device, memory)
+    assert device_of(trained.model) == device
+    for entry, expected in zip(trained.history.entries, reference.history.entries, strict=True):
+        assert entry == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    assert trained.record.calibration == pytest.approx(reference.record.calibration, rel=1e-3)
+
+
+def test_a_prediction_equals_that_of_the_cpu(predictors, phantoms):
+    """Equal seeds give equal samples, and the prediction is in CPU memory."""
+    item = phantoms[0]
+    here, there = (
+        predictor.predict(item["source"], item["side"], item["mask"], samples=5, temperature=1.0, seed=3)
+        for predictor in predictors
+    )
+    for name in ("mean", "std", "samples", "sample_mean"):
+        np.testing.assert_allclose(getattr(there, name), getattr(here, name), rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_baseline_predicts_on_the_device(name, card, phantoms, tmp_path, device):
+    """Its point estimate equals that of the CPU."""
+    model = BASELINES[name](SHAPE, 1, 1)
+    model.fit(phantoms, [0, 1, 0, 1, 0, 1])
+    save_model(tmp_path, model, card.model_copy(update={"kind": name, "spec": None}))
+    item = phantoms[1]
+    source, side = item["source"][None], item["side"][None]
+    expected = load_model(tmp_path).model.point_estimate(source, side)
+    estimate = load_model(tmp_path, device).model.point_estimate(source.to(device), side.to(device))
+    torch.testing.assert_close(estimate.cpu(), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_scores_equal_those_of_the_cpu(predictors, phantoms):
+    """Likelihood, explained variance, round trips, sample errors and the stress test of a scan."""
+    config, item, scores, tables = parse_config({"study": {"name": "tiny"}}), phantoms[0], [], []
+    for predictor in predictors:
+        prediction = predictor.predict(item["source"], item["side"], item["mask"], samples=4, temperature=1.0, seed=0)
+        scores.append(_flow_scores(predictor.flow, phantoms, 0, prediction, config))
+        tables.append(stress(predictor.flow, phantoms, 8, seed=0))
+    for values in scores:
+        del values["sample_seconds"]
+        assert values.pop("round_trip_float64") < 1e-9
+        assert values.pop("round_trip_float32") < 1e-3
+    assert scores[1] == pytest.approx(scores[0], rel=1e-3, abs=1e-5)
+    np.testing.assert_allclose(tables[1]["largest"], tables[0]["largest"], rtol=1e-3)
+
+
+def test_a_conversion_equals_that_of_the_cpu(predictors, phantoms, tmp_path):
+    """The volumes on the native grid."""
+    affine, item = np.diag([4.0, 4, 4, 1]).tolist(), phantoms[0]
+    grid = {"affine": affine, "shape": list(SHAPE)}
+    record = {"grid": grid, "native_grid": grid, "source_to_template": np.eye(4).tolist()}
+    here, there = (
+        convert_scan(
+            predictor, item, record, item["mask"][0].numpy(), Layout(tmp_path / name, "."), MODALITIES["T1w"],
+            MODALITIES["FDG"], ConvertConfig(samples=3, keep_samples=1),
+        )
+        for name, predictor in zip("ab", predictors, strict=True)
+    )  # fmt: skip
+    assert here.keys() == {"synth", "synthmean", "synthstd", "synth01"}
+    for desc, path in there.items():
+        np.testing.assert_allclose(read_volume(path).array, read_volume(here[desc]).array, rtol=1e-3, atol=1e-5)

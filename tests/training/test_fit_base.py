@@ -1,0 +1,93 @@
+"""Directions of the base: gradients of region means through the flow."""
+
+from __future__ import annotations
+
+import torch
+
+from dualflow.data.dataset import PairDataset
+from dualflow.flows.initialization import initialize_flow
+from dualflow.flows.model import DualFlow
+from dualflow.flows.presets import preset
+from dualflow.training.fit_base import fit_base, mean_gradients, orthonormal, region_weights
+
+SHAPE = (8, 8, 8)
+
+
+def scans(count: int = 6) -> PairDataset:
+    """Return scans whose target is noise plus a random offset of one half of the brain."""
+    generator = torch.Generator().manual_seed(0)
+    half = torch.randn(count, generator=generator)
+    offsets, items = torch.stack([half, -half], dim=1).flatten(), []
+    for index in range(count):
+        source = torch.rand(1, *SHAPE, generator=generator) + 0.1
+        target = 0.05 * torch.randn(1, *SHAPE, generator=generator)
+        target[:, :4] += offsets[index]
+        mask = torch.ones(1, *SHAPE, dtype=torch.bool)
+        items.append({"source": source, "target": target, "mask": mask, "side": torch.zeros(1), "scan": f"sub-{index}"})
+    return PairDataset(items)
+
+
+def flow_of(pairs: PairDataset) -> DualFlow:
+    """Return an initialised flow of two levels without a mean."""
+    torch.manual_seed(0)
+    options = {"levels": 2, "steps": [1, 1], "hidden": [4, 4], "context_channels": 4, "low_rank": 5}
+    spec = preset("dualflow", **options, mean="none", prediction="temperature0", spread="constant", residual_scale=1.0)
+    flow = DualFlow(spec, shape=SHAPE, side_features=1)
+    batch = [torch.stack([item[name] for item in pairs.items]) for name in ("target", "source", "side", "mask")]
+    initialize_flow(flow, *batch)
+    return flow.eval()
+
+
+def test_region_weights_are_means_of_regions_and_blocks():
+    """One row per label and per block of the coarsest level; each sums to 1."""
+    labels = torch.zeros(SHAPE, dtype=torch.int32)
+    labels[:2], labels[6:] = 1, 2
+    weights = region_weights(scans(), labels, 4)
+    assert weights.shape == (8 + 2, *SHAPE)
+    torch.testing.assert_close(weights.sum((1, 2, 3)), torch.ones(10))
+    assert (weights[-2] > 0).sum() == 2 * 64
+
+
+def test_gradients_predict_the_change_of_a_mean():
+    """A small step of the latents changes the mean of a region by gradient times step."""
+    pairs = scans(1)
+    flow = flow_of(pairs).double()
+    item = {**pairs[0], **{name: pairs[0][name].double() for name in ("source", "side", "target")}}
+    weights = region_weights(pairs, None, 4).double()
+    rows = mean_gradients(flow, PairDataset([item]), weights)
+    assert rows.shape == (8, 16 * 2 * 2 * 2 * 2)
+
+    def means(e: torch.Tensor) -> torch.Tensor:
+        condition = flow.condition(item["source"][None], item["side"][None])
+
+        def choose(level, coarser):
+            features = condition.features[level]
+            like = features.new_zeros(1, (4, 32)[level], *features.shape[2:])
+            mean, log_scale = flow.prior(level).mean_and_log_scale(flow.prior_context(level, coarser, condition), like)
+            return mean + log_scale.exp() * e.view_as(like) if level == 1 else mean
+
+        return (flow.decode_latents(choose, condition)[:, 0] * weights).sum((1, 2, 3))
+
+    step = 1e-5 * torch.randn(rows.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        change = (means(step) - means(-step)) / 2
+    # The gradients are computed in bfloat16.
+    torch.testing.assert_close(change, rows.double() @ step, rtol=0.1, atol=0.05 * float(change.abs().max()))
+
+
+def test_the_fit_finds_the_shared_offset():
+    """The offset of half of the brain gives the leading coordinate most of the variance of samples."""
+    pairs = scans(24)
+    flow = flow_of(pairs)
+    facts = fit_base(flow, pairs, None, [index % 4 for index in range(24)], 0, initial=True)
+    law = flow.priors[-1].base.law
+    person = torch.zeros(2000, len(law.spread))
+    variance = law.sample(2000, person, torch.zeros(()), torch.Generator().manual_seed(0)).var(0)
+    assert facts["people"] == 24
+    assert variance[0] > 5 * variance[1:].max()
+
+
+def test_a_basis_is_completed_to_the_rank():
+    """Fewer functionals than directions leave random orthonormal ones."""
+    basis = orthonormal(torch.randn(2, 10, generator=torch.Generator().manual_seed(0)), 5)
+    torch.testing.assert_close(basis.T @ basis, torch.eye(5), atol=1e-5, rtol=0)

@@ -1,0 +1,78 @@
+"""The closed-form fit of a law: shrunk variances, spread by person, and as many components as people ask for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from dualflow.flows.subspace_law import SubspaceLaw
+from dualflow.training.subspace_fit import decreasing, fit_law, held_out_coordinates
+
+
+def simulate(
+    people: int, *, spread: float = 0.0, modes: float = 0.0, size: int = 20
+) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    """Return coordinates with decaying variances, one person feature, and folds."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(people, 1, generator=generator)
+    deviations = torch.linspace(3.0, 1.2, size)
+    u = torch.randn(people, size, generator=generator) * deviations * torch.exp(spread * x)
+    u[:, 0] += modes * torch.where(torch.rand(people, generator=generator) < 0.5, -1.0, 1.0)
+    return u.double(), x, [index % 4 for index in range(people)]
+
+
+def fitted(u, x, folds, rank=12):
+    """Fit a law of `rank` coordinates; return law, coordinates and facts."""
+    law = SubspaceLaw(rank, 1).double()
+    result = fit_law(u, x, folds, [str(index) for index in range(len(u))], law, 0)
+    law.set_parameters(result.parameters)
+    return law, u @ result.turn, result.facts
+
+
+def test_held_out_variances_are_those_of_new_people():
+    """Eigenvalues of 15 people are far too large at the head; cross-validated ones are not."""
+    u, _, _ = simulate(15)
+    new = torch.randn(4000, 20, generator=torch.Generator().manual_seed(1)) * torch.linspace(3.0, 1.2, 20)
+    vectors = np.linalg.eigh((u.T @ u).numpy())[1][:, ::-1]
+    truth = np.square(new.numpy() @ vectors).mean(axis=0)
+    honest = np.square(held_out_coordinates(u.numpy(), [str(index) for index in range(len(u))])).mean(axis=0)
+    naive = np.square(u.numpy() @ vectors).mean(axis=0)
+    assert abs(np.log(decreasing(honest)[:3] / truth[:3])).mean() < 0.3
+    assert naive[0] / truth[0] > 1.8
+
+
+def test_scans_of_a_person_are_held_out_together():
+    """Two equal scans of everyone have the coordinates that one scan has."""
+    u, _, _ = simulate(15)
+    people = [str(index) for index in range(len(u))]
+    once, twice = held_out_coordinates(u.numpy(), people), held_out_coordinates(u.repeat(2, 1).numpy(), 2 * people)
+    np.testing.assert_allclose(np.abs(twice[:15, :10]), np.abs(once[:, :10]), atol=1e-6)
+
+
+def test_a_spread_that_follows_the_person_is_found():
+    """Its coefficient is close to the truth, and the held-out likelihood gains."""
+    law, _, facts = fitted(*simulate(240, spread=0.4))
+    assert float(law.spread) == pytest.approx(0.4, abs=0.12)
+    assert facts["spread_gain"] > 20
+
+
+def test_people_of_equal_spread_are_left_equal():
+    """Without a dependence the coefficient is near 0."""
+    law, _, _ = fitted(*simulate(240))
+    assert abs(float(law.spread)) < 0.06
+
+
+@pytest.mark.parametrize(("modes", "expected"), [(0.0, 1), (8.0, 2)])
+def test_held_out_people_choose_the_number_of_components(modes, expected):
+    """A Gaussian stays one component; two far modes become two."""
+    law, t, facts = fitted(*simulate(160, modes=modes))
+    assert facts["components"] == expected
+    assert law.log_prob(t, torch.zeros(len(t), 1)).isfinite().all()
+
+
+def test_few_people_give_one_gaussian():
+    """Below the minimum number of people nothing is chosen, and the density is finite."""
+    law, t, facts = fitted(*simulate(6))
+    assert facts == {"people": 6, "components": 1}
+    assert law.log_prob(t, torch.zeros(6, 1)).isfinite().all()
