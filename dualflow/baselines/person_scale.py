@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dualflow.flows.voxel_features import TISSUE_CENTRES, foreground, soft_tissue
+from dualflow.flows.person_features import tissue_count, tissue_fractions
 
 RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 100.0)
 """Candidate strengths of the ridge, for standardised features; the largest leaves no effect."""
@@ -20,15 +20,12 @@ def person_features(source: Tensor, side: Tensor) -> Tensor:
         source: `[N, C, D, H, W]`.
         side: `[N, S]`, NaN where unknown, and then NaN in the features.
     """
-    brain = foreground(source).to(source.dtype)
-    volume = brain.sum(dim=(1, 2, 3, 4)).clamp_min(1)
-    fractions = (soft_tissue(source) * brain).sum(dim=(2, 3, 4)) / volume[:, None]
-    return torch.cat([side.to(source.dtype), fractions, volume.log()[:, None]], dim=1)
+    return torch.cat([side.to(source.dtype), tissue_fractions(source)], dim=1)
 
 
 def feature_count(side_features: int, source_channels: int) -> int:
     """Return the number of person features."""
-    return side_features + len(TISSUE_CENTRES) * source_channels + 1
+    return side_features + tissue_count(source_channels)
 
 
 class PersonScale(nn.Module):

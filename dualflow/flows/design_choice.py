@@ -16,8 +16,8 @@ from dualflow.flows.regression_scans import RegressionScan
 from dualflow.flows.rich_features import ABNORMAL, RichFeatures
 from dualflow.flows.voxel_features import foreground
 
-SCREENED = 48
-"""Largest number of scans on which features are compared."""
+SCREENED = 256
+"""Largest number of scans on which features are compared. With few, the noise hides what rare lesions explain."""
 MIN_REDUCTION = 1e-4
 """Share of the error that features must remove; less is rounding."""
 

@@ -16,8 +16,8 @@ from dualflow.flows.stacked_mean import StackedMean
 from dualflow.flows.voxel_features import blur, foreground
 
 LADDER = (
-    RungTable(SIGMAS, (1.0, 3.0, 10.0, 30.0, 100.0, 300.0), mirrored=True),
-    RungTable(SIGMAS[:2], (10.0, 30.0, 100.0, 300.0, 1000.0)),
+    RungTable(SIGMAS, (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0), mirrored=True),
+    RungTable(SIGMAS[:3], (10.0, 30.0, 100.0, 300.0, 1000.0)),
 )
 """Candidates of the rich regression: a voxel with its mirror image, then the voxel alone."""
 SPREAD_WIDTH = 1.5

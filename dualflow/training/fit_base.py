@@ -14,6 +14,7 @@ from dualflow.flows.condition import Condition
 from dualflow.flows.dequantization import prepare_target
 from dualflow.flows.model import DualFlow
 from dualflow.flows.multiscale import level_channels
+from dualflow.flows.person_features import tissue_fractions
 from dualflow.flows.rng import EVALUATION_SEED
 from dualflow.layout import Scan
 from dualflow.training.device import autocast, device_of
@@ -62,14 +63,16 @@ def fit_base(
     ]
     latents, summaries = (torch.cat(column) for column in zip(*parts, strict=True))
     sides = torch.stack([item["side"] for item in pairs.items]).to(latents.device)
-    flow.person.fit(sides, summaries)
+    sources = (item["source"][None].to(latents.device) for item in pairs.items)
+    tissue = torch.cat([tissue_fractions(source) for source in sources])
+    flow.person.fit(sides, tissue, summaries)
     rows = mean_gradients(flow, pairs, region_weights(pairs, regions, 2**flow.spec.levels))
     if initial:
         base.set_diagonal(_initial_scale(latents, rows))
     scale = base.log_diagonal().detach().exp()
     basis = orthonormal(rows * scale, base.law.rank)
     subjects = [Scan.parse(key).subject for key in pairs.scans]
-    fitted = fit_law((latents / scale) @ basis, flow.person(sides, summaries), folds, subjects, base.law, seed)
+    fitted = fit_law((latents / scale) @ basis, flow.person(sides, tissue, summaries), folds, subjects, base.law, seed)
     base.directions.copy_(basis.double() @ fitted.turn.to(basis.device))
     base.law.set_parameters(fitted.parameters)
     return fitted.facts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -17,15 +18,28 @@ from dualflow.training.mixture_fit import Doubles, GatedMixture, fit_mixture
 
 Rows: TypeAlias = NDArray[np.bool_]
 
-FLOOR, FLOOR_SHARE = 0.3, 0.9
-"""Largest variance of a coordinate that does not scale with the person's spread, and its largest share."""
-SPREAD_RIDGES = (None, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0)
-"""Ridge penalties of the spread's coefficients; None gives everyone the same spread."""
+FLOORS, FLOOR_SHARE = (0.3, 0.8, 1.5, 2.5), 0.9
+"""Candidates of the largest variance of a coordinate that does not scale with the person's spread, such as that of the
+scanner's noise, and its largest share."""
+SPREAD_RIDGES = (3000.0, 1000.0, 300.0, 100.0, 30.0)
+"""Candidate ridge penalties of the spread's coefficients, beside the same spread for everyone."""
 EIGEN_FOLDS = 30
 """Largest number of folds of the cross-validated eigenvalues."""
 MIN_VARIANCE = 0.05
 MIN_PEOPLE = 24
 """With fewer people the law is one Gaussian with the same spread for everyone."""
+
+
+class SpreadChoice(NamedTuple):
+    """A candidate of the spread.
+
+    Attributes:
+        floor: one of FLOORS.
+        ridge: one of SPREAD_RIDGES; None gives everyone the same spread.
+    """
+
+    floor: float
+    ridge: float | None
 
 
 class FittedLaw(NamedTuple):
@@ -47,9 +61,9 @@ def fit_law(
 ) -> FittedLaw:
     """Fit the law of coordinates `u[N, R]` with person features `[N, F]`; the law gives the sizes.
 
-    The coordinates are turned to the eigenvectors of their covariance, with cross-validated eigenvalues. The ridge of
-    the spread and the number of components are those with the best log-likelihood of held-out folds; a larger mixture
-    must be better by its standard error.
+    The coordinates are turned to the eigenvectors of their covariance, with cross-validated eigenvalues. The floor and
+    ridge of the spread and the number of components are those with the best log-likelihood of held-out folds; a spread
+    that differs between people and a larger mixture must be better by their standard error.
     """
     values, x = u.double().cpu().numpy(), person.double().cpu().numpy()
     turn = eigenvectors(values)[:, : law.rank]
@@ -57,18 +71,21 @@ def fit_law(
     variance, groups, q = decreasing(np.square(honest).mean(axis=0)), np.asarray(folds), law.leading
     facts: dict[str, float] = {"people": len(values)}
 
-    def score_spread(fit: Rows, held: Rows, ridge: float | None) -> Doubles:
-        coefficients = fit_spread(honest[fit][:, q:], variance[q:], x[fit], ridge)
-        return spread_log_prob(honest[held][:, q:], variance[q:], x[held], coefficients)
+    def score_spread(fit: Rows, held: Rows, choice: SpreadChoice) -> Doubles:
+        coefficients = fit_spread(honest[fit][:, q:], variance[q:], x[fit], choice)
+        return spread_log_prob(honest[held][:, q:], variance[q:], x[held], coefficients, choice.floor)
 
-    ridge: float | None = None
+    same = choice = SpreadChoice(FLOORS[0], None)
     count, enough = 1, len(values) >= MIN_PEOPLE and len(set(folds)) > 1
     if enough:
-        scores = {ridge: held_out(groups, partial(score_spread, ridge=ridge)).sum() for ridge in SPREAD_RIDGES}
-        ridge = max(scores, key=lambda key: scores[key])
-        facts["spread_gain"] = float(scores[ridge] - scores[None])
-        facts |= {} if ridge is None else {"spread_ridge": ridge}
-    level, *w = fit_spread(honest[:, q:], variance[q:], x, ridge)
+        choices = [same, *(SpreadChoice(*pair) for pair in product(FLOORS, SPREAD_RIDGES))]
+        scores = {one: held_out(groups, partial(score_spread, choice=one)) for one in choices}
+        best = max(scores, key=lambda key: scores[key].sum())
+        facts["spread_gain"] = float((scores[best] - scores[same]).sum())
+        if _is_better(scores[best], scores[same]):
+            choice = best
+            facts |= {"spread_ridge": choice.ridge or 0.0, "spread_floor": choice.floor}
+    level, *w = fit_spread(honest[:, q:], variance[q:], x, choice)
     leading = values @ turn[:, :q]
     leading = leading * np.sqrt(variance[:q] / np.square(leading).mean(axis=0).clip(1e-12))
     leading = leading / np.exp(spread_exponent(x, np.asarray(w)))[:, None]
@@ -82,7 +99,7 @@ def fit_law(
         facts |= {f"mixture_{k}": float(value.mean()) for k, value in enumerate(likelihoods, 1)}
     facts["components"] = count
     mixture = fit_mixture(leading, x, count, seed)
-    scaled, floor = spread_variance(variance[q:], np.asarray([level]))
+    scaled, floor = spread_variance(variance[q:], np.asarray([level]), choice.floor)
     return FittedLaw(torch.from_numpy(turn), _parameters(mixture, scaled[0], floor, np.asarray(w)), facts)
 
 
@@ -125,44 +142,48 @@ def spread_exponent(x: Doubles, w: Doubles) -> Doubles:
     return np.asarray(np.clip(x @ w, -LOG_SCALE_LIMIT, LOG_SCALE_LIMIT))
 
 
-def fit_spread(t: Doubles, variance: Doubles, x: Doubles, ridge: float | None) -> Doubles:
+def fit_spread(t: Doubles, variance: Doubles, x: Doubles, choice: SpreadChoice) -> Doubles:
     """Return the level a and the coefficients w of the spread, `[1 + F]`, by ridge maximum likelihood.
 
     t_ij ~ N(0, exp(a + 2 x_i w) (variance_j - f_j) + f_j). Without a ridge w is 0.
     """
-    used = x if ridge is not None else x[:, :0]
+    used, ridge = (x[:, :0], 0.0) if choice.ridge is None else (x, choice.ridge)
 
     def loss(parameters: Doubles) -> tuple[float, Doubles]:
-        scaled, floor = spread_variance(variance, parameters[0] + 2 * used @ parameters[1:])
+        scaled, floor = spread_variance(variance, parameters[0] + 2 * used @ parameters[1:], choice.floor)
         total = scaled + floor
         slope = 0.5 * scaled / total * (1 - t**2 / total)
-        value = 0.5 * (t**2 / total + np.log(total)).sum() + 0.5 * (ridge or 0.0) * np.square(parameters[1:]).sum()
-        return value, np.r_[slope.sum(), 2 * slope.sum(axis=1) @ used + (ridge or 0.0) * parameters[1:]]
+        value = 0.5 * (t**2 / total + np.log(total)).sum() + 0.5 * ridge * np.square(parameters[1:]).sum()
+        return value, np.r_[slope.sum(), 2 * slope.sum(axis=1) @ used + ridge * parameters[1:]]
 
     estimate = minimize(loss, np.zeros(1 + used.shape[1]), jac=True, method="L-BFGS-B").x
     return np.concatenate([estimate, np.zeros(x.shape[1] - used.shape[1])])
 
 
-def spread_log_prob(t: Doubles, variance: Doubles, x: Doubles, coefficients: Doubles) -> Doubles:
+def spread_log_prob(t: Doubles, variance: Doubles, x: Doubles, coefficients: Doubles, floor: float) -> Doubles:
     """Return the log-density of `t[N, J]` under the law of `fit_spread`, `[N]`."""
-    scaled, floor = spread_variance(variance, coefficients[0] + 2 * spread_exponent(x, coefficients[1:]))
-    total = scaled + floor
+    total = sum(spread_variance(variance, coefficients[0] + 2 * spread_exponent(x, coefficients[1:]), floor))
     return np.asarray(-0.5 * (t**2 / total + np.log(2 * np.pi * total)).sum(axis=1))
 
 
-def spread_variance(variance: Doubles, exponent: Doubles) -> tuple[Doubles, Doubles]:
+def spread_variance(variance: Doubles, exponent: Doubles, floor: float) -> tuple[Doubles, Doubles]:
     """Return the part of the variances that scales with the spread `[N, J]`, and the part that does not `[J]`."""
-    floor = np.minimum(FLOOR_SHARE * variance, FLOOR)
-    return np.exp(np.clip(exponent, -5, 5))[:, None] * (variance - floor), floor
+    fixed = np.minimum(FLOOR_SHARE * variance, floor)
+    return np.exp(np.clip(exponent, -5, 5))[:, None] * (variance - fixed), fixed
 
 
 def _fewest_within_error(likelihoods: Sequence[Doubles]) -> int:
     """Return the smallest count whose held-out likelihood no larger count beats by more than its standard error."""
     for count, value in enumerate(likelihoods, 1):
-        gains = [larger - value for larger in likelihoods[count:]]
-        if all(gain.mean() <= gain.std(ddof=1) / np.sqrt(len(gain)) for gain in gains):
+        if not any(_is_better(larger, value) for larger in likelihoods[count:]):
             return count
     return len(likelihoods)
+
+
+def _is_better(value: Doubles, than: Doubles) -> bool:
+    """Return whether held-out log-likelihoods `[N]` are higher by more than the standard error of the difference."""
+    gain = value - than
+    return bool(gain.mean() > gain.std(ddof=1) / np.sqrt(len(gain)))
 
 
 def _parameters(mixture: GatedMixture, variance: Doubles, floor: Doubles, w: Doubles) -> LawParameters:
