@@ -41,17 +41,6 @@ class ResidualDensity(Baseline, ConditionalSampler):
         """Return the mean of the distribution."""
         return self.mean_and_factor(source, side)[0]
 
-    def sample(
-        self,
-        source: Tensor,
-        side: Tensor | None = None,
-        n: int = 1,
-        temperature: float = 1.0,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Draw n targets per source, `[n, N, 1, D, H, W]`; the temperature multiplies the error."""
-        return torch.cat(list(self.stream(source, side, n, temperature, generator)))
-
     @torch.no_grad()
     def stream(
         self,
@@ -61,7 +50,7 @@ class ResidualDensity(Baseline, ConditionalSampler):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Iterator[Tensor]:
-        """Yield the targets of `sample` a few at a time; they do not depend on how many are drawn at once."""
+        """Yield n targets per source a few at a time, `[k, N, 1, D, H, W]`; the temperature multiplies the error."""
         mean, factor = self.mean_and_factor(source, side)
         for start in range(0, n, SAMPLES_AT_ONCE):
             seeds = sample_seeds(min(SAMPLES_AT_ONCE, n - start), generator)

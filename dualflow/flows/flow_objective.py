@@ -23,7 +23,6 @@ from dualflow.flows.side_information import (
     discriminator_error,
     reversal_strength,
 )
-from dualflow.flows.source import GlowPyramidSource, GlowSource
 
 
 class FlowObjective(Objective):
@@ -108,10 +107,8 @@ class FlowObjective(Objective):
         numbers = {f"explained_level_{level}": share for level, share in enumerate(shares, 1)}
         if round_trip:
             numbers["round_trip"] = round_trip_error(self.flow, target, source, side)
-            encoder = self.flow.source
-            glow = encoder.glow if isinstance(encoder, GlowPyramidSource) else encoder
-            if isinstance(glow, GlowSource):
-                numbers["source_round_trip"] = source_round_trip_error(glow, source)
+            if self.flow.source.glow is not None:
+                numbers["source_round_trip"] = source_round_trip_error(self.flow.source.glow, source)
         return numbers
 
     def guesses(self, latents: list[Tensor], strength: float) -> list[Tensor]:

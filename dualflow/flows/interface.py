@@ -8,8 +8,6 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from dualflow.flows.rng import SampleGenerators, sample_seeds
-
 SAMPLES_AT_ONCE = 8
 """Samples drawn together; fewer leave the processor idle."""
 
@@ -30,7 +28,6 @@ class ConditionalModel(nn.Module, ABC):
 class ConditionalSampler(ConditionalModel):
     """A model with a distribution, which can be sampled."""
 
-    @abstractmethod
     def sample(
         self,
         source: Tensor,
@@ -39,8 +36,13 @@ class ConditionalSampler(ConditionalModel):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Draw n targets per source, `[n, N, C, D, H, W]`; the temperature scales their spread."""
+        """Draw n targets per source, `[n, N, C, D, H, W]`; the temperature scales their spread.
 
+        The same generator state gives the same targets. The errors are those of `stream`.
+        """
+        return torch.cat(list(self.stream(source, side, n, temperature, generator)))
+
+    @abstractmethod
     def stream(
         self,
         source: Tensor,
@@ -53,9 +55,6 @@ class ConditionalSampler(ConditionalModel):
 
         The noise of a target does not depend on how many are drawn at once.
         """
-        for start in range(0, n, SAMPLES_AT_ONCE):
-            seeds = sample_seeds(min(SAMPLES_AT_ONCE, n - start), generator)
-            yield self.sample(source, side, len(seeds), temperature, SampleGenerators(seeds))
 
 
 class ConditionalDensity(ConditionalSampler):
@@ -64,17 +63,6 @@ class ConditionalDensity(ConditionalSampler):
     @abstractmethod
     def log_prob(self, target: Tensor, source: Tensor, side: Tensor | None = None) -> Tensor:
         """Return `log p(target | source, side)` in nats, `[N]`."""
-
-    @abstractmethod
-    def sample(
-        self,
-        source: Tensor,
-        side: Tensor | None = None,
-        n: int = 1,
-        temperature: float = 1.0,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Draw n targets per source, `[n, N, C, D, H, W]`."""
 
     @abstractmethod
     def encode(self, target: Tensor, source: Tensor, side: Tensor | None = None) -> tuple[list[Tensor], Tensor]:

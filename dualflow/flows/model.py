@@ -22,7 +22,7 @@ from dualflow.flows.predictions import predict
 from dualflow.flows.prior import LevelChannels, LevelPrior, PriorContext
 from dualflow.flows.rng import SampleGenerators, sample_seeds, standard_noise, uniform_noise
 from dualflow.flows.side_information import SideTokens
-from dualflow.flows.source import SOURCES, GlowPyramidSource, GlowSource
+from dualflow.flows.source import SOURCES
 from dualflow.flows.spec import FlowSpec
 from dualflow.flows.spread_map import SPREADS
 from dualflow.flows.subspace_law import SubspaceLaw
@@ -175,23 +175,6 @@ class DualFlow(ConditionalDensity):
         return self.decode_latents(lambda level, _: latents[level], condition)
 
     @torch.no_grad()
-    def sample(
-        self,
-        source: Tensor,
-        side: Tensor | None = None,
-        n: int = 1,
-        temperature: float = 1.0,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Draw n targets per source, `[n, N, C, D, H, W]`; the same generator state gives the same targets.
-
-        Raises:
-            ConfigError: n is below 1, or the temperature is negative.
-            InputError: an input has the wrong shape, dtype or values.
-        """
-        return torch.cat(list(self.stream(source, side, n, temperature, generator)))
-
-    @torch.no_grad()
     def stream(
         self,
         source: Tensor,
@@ -202,8 +185,12 @@ class DualFlow(ConditionalDensity):
     ) -> Iterator[Tensor]:
         """Yield the targets of `sample` a few at a time, `[k, N, C, D, H, W]`, so that memory does not grow with n.
 
-        The noise of a target does not depend on how many are drawn at once. The errors are those of `sample`, raised
-        when the first targets are drawn.
+        The noise of a target does not depend on how many are drawn at once. Errors are raised when the first targets
+        are drawn.
+
+        Raises:
+            ConfigError: n is below 1, or the temperature is negative.
+            InputError: an input has the wrong shape, dtype or values.
         """
         if n < 1 or not 0 <= temperature < float("inf"):
             raise ConfigError(f"{n} samples at temperature {temperature:g}; give at least 1 at 0 or more")
@@ -226,10 +213,10 @@ class DualFlow(ConditionalDensity):
             ConfigError: the source is an encoder, which has no density.
             InputError: the source has the wrong shape, dtype or values.
         """
-        if not isinstance(self.source, GlowSource | GlowPyramidSource):
+        if self.source.glow is None:
             raise ConfigError("log p(source) of a flow with source: encoder; choose source: glow")
         self._check_inputs(source, None)
-        return self.source.log_prob(source)
+        return self.source.glow.log_prob(source)
 
     @torch.no_grad()
     def mean(self, source: Tensor, side: Tensor | None = None) -> Tensor:

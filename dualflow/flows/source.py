@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +85,11 @@ class GlowSource(nn.Module):
         maps_by_level = _level_maps(features, self.no_maps, self.context)
         return SourceEncoding(features, maps_by_level, encoding.latents[-1], log_prob)
 
+    @property
+    def glow(self) -> Self:
+        """The flow of the source, as of every source."""
+        return self
+
     def log_prob(self, source: Tensor) -> Tensor:
         """Return `log p(source)` in nats, `[N]`."""
         log_prob = self(source).log_prob
@@ -114,6 +119,7 @@ class EncoderSource(nn.Module):
 
     def __init__(self, spec: FlowSpec, source_channels: int, map_channels: int, side_channels: int) -> None:
         super().__init__()
+        self.glow: GlowSource | None = None
         widths = [spec.context_channels * CHANNEL_GROWTH**level for level in range(spec.levels)]
         pairs = list(pairwise(widths))
         self.context, self.no_maps = spec.context, no_maps(spec)
@@ -184,6 +190,8 @@ class GlowPyramidSource(EncoderSource):
         side_channels: size of the side embedding, 0 without one.
     """
 
+    glow: GlowSource
+
     def __init__(self, spec: FlowSpec, source_channels: int, map_channels: int, side_channels: int) -> None:
         latents = level_channels(source_channels, spec.levels)
         self.finest = latents[0]
@@ -202,10 +210,6 @@ class GlowPyramidSource(EncoderSource):
         links = [link(z) for link, z in zip(self.links, code.features[1:], strict=True)]
         features, level_maps = self._pyramid(self.stem(torch.cat(inputs, dim=1)), side, links)
         return SourceEncoding(features, level_maps, code.summary, code.log_prob)
-
-    def log_prob(self, source: Tensor) -> Tensor:
-        """Return `log p(source)` in nats, `[N]`."""
-        return self.glow.log_prob(source)
 
     def initialize(self, source: Tensor) -> None:
         """Set the flow's actnorms from a batch of sources."""
