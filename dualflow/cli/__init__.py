@@ -6,10 +6,14 @@ import click
 
 from dualflow import __version__
 from dualflow.cli.group import SectionedGroup
-from dualflow.cli.user_commands import USER_COMMANDS
+from dualflow.cli.model_commands import MODEL_COMMANDS
+from dualflow.cli.study_commands import STUDY_COMMANDS
 from dualflow.cli.workflow_steps import WORKFLOW_STEPS
 
 __all__ = ["USER_COMMANDS", "WORKFLOW_STEPS", "main"]
+
+USER_COMMANDS = {str(command.name): command for command in (*STUDY_COMMANDS, *MODEL_COMMANDS)}
+"""Command name -> command, in the order of the help."""
 
 
 @click.group(

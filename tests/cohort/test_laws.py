@@ -5,7 +5,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from dualflow.cli.user_commands import cohort as cohort_command
+from dualflow.cli.study_commands import cohort as cohort_command
 from dualflow.cohort import LAWS, participants
 from dualflow.cohort.anatomy import anatomy
 from dualflow.cohort.laws import effect_table

@@ -1,15 +1,13 @@
-"""The commands for people: run a workflow, prepare it, use its models."""
+"""The commands of a study: prepare it, run its workflow, choose its flow."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
-from dualflow.cli.options import CONFIG, OVERRIDES, THREADS, config_option, parse_entities
-from dualflow.errors import DataError
+from dualflow.cli.options import CONFIG, OVERRIDES, THREADS, config_option
 from dualflow.process import set_threads
 
 DRY_RUN = ("-n", "--dry-run", "--dryrun")
@@ -97,81 +95,6 @@ def doctor(config_name: str | None, overrides: tuple[str, ...]) -> None:
     from dualflow.commands.doctor import diagnose
 
     sys.exit(diagnose(config_name, overrides))
-
-
-@click.command()
-@click.argument("study", type=click.Path(path_type=Path))
-@click.option("--model", required=True, type=click.Path(file_okay=False, path_type=Path), help="Trained model folder.")
-@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Output folder.")
-@click.option("--samples", type=click.IntRange(2), default=16, show_default=True, help="Samples drawn per scan.")
-@click.option("--keep-samples", type=click.IntRange(0), default=2, show_default=True, help="Samples written per scan.")
-@click.option(
-    "--temperature",
-    type=click.FloatRange(0),
-    default=1.0,
-    show_default=True,
-    help="Scale of the noise; 1 is the model's own, less gives smoother samples.",
-)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the samples.")
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes, one core each.")
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Device of the model; auto takes a GPU if there is one, which all processes share.",
-)
-@click.option(
-    "--where",
-    multiple=True,
-    metavar="MODALITY.ENTITY=LABEL",
-    callback=parse_entities,
-    help="Which of several files to take, such as T1w.acq=mprage; repeatable.  [BIDS datasets only]",
-)
-@click.option(
-    "--runs",
-    type=click.Choice(["refuse", "first", "last"]),
-    default="refuse",
-    show_default=True,
-    help="Which of several runs to take; refuse excludes the scan.  [BIDS datasets only]",
-)
-@click.option(
-    "--masks",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="A BIDS derivative dataset with your own brain masks.  [default: deepbet's masks]",
-)
-def convert(
-    study: Path,
-    model: Path,
-    out: Path,
-    workers: int,
-    device: str,
-    where: dict[str, dict[str, str]],
-    runs: str,
-    masks: Path | None,
-    **options: Any,
-) -> None:
-    """Synthesise the target of every scan of STUDY with a trained model.
-
-    \b
-    dualflow convert data/new --model results/my-study/models/dualflow/seed-0 --out derivatives
-                    convert a BIDS dataset
-    dualflow convert data/samples.tsv --model MODEL --out derivatives --workers 4
-                    convert a table of samples with four processes
-
-    STUDY is a BIDS dataset or a table of samples, with raw scans. They are preprocessed as the model's training scans
-    were, and each result lies on its own scan's grid. A scan that cannot be used is excluded: quarantine.tsv gives the
-    reason, the other scans are converted, and the exit code is 3. Finished scans are skipped.
-    """  # noqa: D301 - \b keeps click from rewrapping a paragraph
-    if not study.exists():
-        raise DataError(f"STUDY {study} does not exist; name a BIDS dataset's root folder or a table of samples")
-    set_threads(1)
-    from dualflow.config import ConvertConfig
-    from dualflow.inference.batch import convert_study
-
-    selection = {"where": where, "runs": runs, "masks": masks}
-    convert_study(study, model, out, ConvertConfig(**options), workers, selection, device)
-    click.echo(f"synthetic volumes are in {out}")
 
 
 @click.command()
@@ -347,9 +270,5 @@ def cohort(out: Path, subjects: int, seed: int, law: str, threads: int) -> None:
     write_dataset(out, drawn)
 
 
-USER_COMMANDS: dict[str, click.Command] = {
-    command.name: command
-    for command in (run, init, doctor, convert, compare, forecast, lr_find, presets, sync, cohort)
-    if command.name
-}
-"""Command name -> command, in the order of the help."""
+STUDY_COMMANDS = (run, init, doctor, compare, forecast, lr_find, presets, sync, cohort)
+"""In the order of the help."""
