@@ -19,12 +19,12 @@ from dualflow.data.preprocessed_scan import PreprocessedScan
 from dualflow.data.side_encoder import SideEncoder
 from dualflow.data.study_pairs import load_split, usable_pairs
 from dualflow.evaluation.metrics import score
-from dualflow.evaluation.regions import region_map
 from dualflow.evaluation.study_metrics import TRUE_LAW
 from dualflow.imaging.geometry import Volume, apply_map, smooth
 from dualflow.imaging.model_grid import model_grid
 from dualflow.imaging.pipeline import normalise_on_grid
 from dualflow.imaging.record import resample_to_grid
+from dualflow.imaging.regions import region_map
 from dualflow.imaging.volume import read_volume
 from dualflow.inference.convert import scan_seed
 from dualflow.inference.predict import Prediction

@@ -18,11 +18,11 @@ from dualflow.errors import DataError
 from dualflow.evaluation.calibration import reliability
 from dualflow.evaluation.likelihood import another_subject, likelihood
 from dualflow.evaluation.metrics import score
-from dualflow.evaluation.regions import RegionMap, region_map
 from dualflow.evaluation.stress import stress
 from dualflow.flows.diagnostics import round_trip_error
 from dualflow.flows.model import DualFlow
 from dualflow.flows.predictions import predict
+from dualflow.imaging.regions import RegionMap, region_map
 from dualflow.inference.convert import scan_seed
 from dualflow.inference.predict import Prediction, Predictor, load_predictor
 from dualflow.layout import Scan

@@ -24,13 +24,13 @@ from dualflow.data.dataset import PairDataset
 from dualflow.data.side_encoder import SideEncoder
 from dualflow.data.study_pairs import learning_pairs
 from dualflow.errors import ConfigError
-from dualflow.evaluation.regions import region_map
 from dualflow.flows.flow_objective import FlowObjective
 from dualflow.flows.interface import ConditionalModel
 from dualflow.flows.model import DualFlow
 from dualflow.flows.objective import Objective
 from dualflow.flows.presets import preset
 from dualflow.flows.spec import FlowSpec
+from dualflow.imaging.regions import region_map
 from dualflow.layout import Scan
 from dualflow.manifest import write_manifest
 from dualflow.modalities import modality

@@ -15,7 +15,7 @@ import scoringrules
 from scipy.special import ndtri
 
 from dualflow.evaluation.prediction import Bools, Floats, Predictive
-from dualflow.evaluation.regions import RegionMap
+from dualflow.imaging.regions import RegionMap
 
 LEVELS = (0.5, 0.8, 0.95)
 CURVE = tuple(round(0.05 * step, 2) for step in range(1, 20))

@@ -10,7 +10,7 @@ import numpy as np
 
 from dualflow.evaluation.calibration import PredictiveDistribution
 from dualflow.evaluation.prediction import Bools, Floats
-from dualflow.evaluation.regions import RegionMap
+from dualflow.imaging.regions import RegionMap
 from dualflow.modalities import Modality
 
 F = TypeVar("F")

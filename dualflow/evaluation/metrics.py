@@ -10,7 +10,7 @@ from dualflow.evaluation.calibration import LEVELS, coverage, mean_crps, region_
 from dualflow.evaluation.joint_scores import PERSON_VALUES, contrast_crps, energy_score
 from dualflow.evaluation.measures import Context, Metric, MetricFunction
 from dualflow.evaluation.prediction import Bools, Floats, Predictive
-from dualflow.evaluation.regions import RegionMap
+from dualflow.imaging.regions import RegionMap
 from dualflow.modalities import Modality
 
 SMOOTHING_FWHM_MM = 6.0

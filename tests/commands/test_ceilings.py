@@ -13,10 +13,10 @@ from dualflow.commands import ceilings as module
 from dualflow.commands.ceilings import CEILINGS, TRUE_LAW, _ceilings, _people, _preprocessing, _table
 from dualflow.config import parse_config
 from dualflow.evaluation.metrics import score
-from dualflow.evaluation.regions import region_map
 from dualflow.imaging.geometry import FWHM, Volume
 from dualflow.imaging.model_grid import model_grid
 from dualflow.imaging.reference import reference_mask
+from dualflow.imaging.regions import region_map
 from dualflow.inference.predict import Prediction
 from dualflow.layout import Scan, truth_path
 from dualflow.modalities import MODALITIES

@@ -18,7 +18,7 @@ from dualflow.evaluation.calibration import (
     voxel_distribution,
 )
 from dualflow.evaluation.metrics import score
-from dualflow.evaluation.regions import RegionMap
+from dualflow.imaging.regions import RegionMap
 from dualflow.modalities import MODALITIES
 
 SIZE = 40_000

@@ -13,8 +13,8 @@ from scipy.stats import norm
 
 from dualflow.evaluation.joint_scores import META_REGIONS, PERSON_VALUES, contrast
 from dualflow.evaluation.metrics import METRICS, score
-from dualflow.evaluation.regions import RegionMap
 from dualflow.imaging.atlas import desikan_killiany
+from dualflow.imaging.regions import RegionMap
 from dualflow.modalities import MODALITIES
 
 JOINT = ("energy_score", "contrast_crps", *PERSON_VALUES)

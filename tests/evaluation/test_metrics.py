@@ -13,7 +13,7 @@ from scipy.stats import pearsonr
 from dualflow.errors import ShapeError
 from dualflow.evaluation.metrics import METRICS, Context, mae, psnr, ssim
 from dualflow.evaluation.metrics import score as score_prediction
-from dualflow.evaluation.regions import RegionMap
+from dualflow.imaging.regions import RegionMap
 from dualflow.modalities import MODALITIES
 
 ROW = MODALITIES["FDG"]

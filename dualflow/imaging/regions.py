@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from dualflow.config import PreprocessConfig
 from dualflow.errors import ShapeError
-from dualflow.evaluation.prediction import Bools, Floats
 from dualflow.imaging.atlas import desikan_killiany
+from dualflow.imaging.geometry import BoolArray, FloatArray
 from dualflow.imaging.model_grid import model_grid
 
 MINIMUM_VOXELS = 5
@@ -38,7 +38,7 @@ class RegionMap:
     names: tuple[str, ...]
     voxel_mm: tuple[float, float, float]
 
-    def means(self, volume: Floats, mask: Bools) -> NDArray[np.float64]:
+    def means(self, volume: FloatArray, mask: BoolArray) -> NDArray[np.float64]:
         """Mean of `volume` `[..., D, H, W]` over each region's voxels in `mask` `[D, H, W]`, as `[..., R]`.
 
         A region without a voxel in the mask is NaN.

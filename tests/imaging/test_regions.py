@@ -7,9 +7,9 @@ import pytest
 
 from dualflow.config import PreprocessConfig
 from dualflow.errors import ShapeError
-from dualflow.evaluation.regions import MINIMUM_VOXELS, RegionMap, from_labels, region_map
 from dualflow.imaging.atlas import desikan_killiany
 from dualflow.imaging.model_grid import model_grid
+from dualflow.imaging.regions import MINIMUM_VOXELS, RegionMap, from_labels, region_map
 
 
 @pytest.fixture(scope="module")
