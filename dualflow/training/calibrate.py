@@ -4,11 +4,15 @@ Few subjects do not determine a spread: that of the training residuals is too na
 correction than voxels. The gain of voxels maximises the likelihood of held-out people. That of regions matches the
 variance of sampled region means with the errors of held-out people: the likelihood of the many coordinates that hardly
 matter for regions would decide otherwise, and hardly changes by this.
+
+A study without enough validation people calibrates on training people around their cross-fitted means. The flow's
+weights have seen them, so that this corrects less than validation people do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from math import exp
 
 import torch
@@ -33,19 +37,25 @@ MIN_PEOPLE = 4
 
 
 @torch.no_grad()
-def calibrate(flow: DualFlow, validation: PairDataset, regions: Tensor | None, batch_size: int) -> dict[str, float]:
-    """Set both gains in place; return them with the validation NLL (nats per voxel of the grid) before and after.
+def calibrate(
+    flow: DualFlow, validation: PairDataset, training: PairDataset, regions: Tensor | None, batch_size: int
+) -> dict[str, float]:
+    """Set both gains in place; return them with the NLL of the pairs (nats per voxel of the grid) before and after.
 
-    Without enough validation scans, or for a flow without a spread map and a base with directions, nothing changes.
+    A flow without a spread map and a base with directions is left alone, as is one without enough pairs: MIN_PEOPLE
+    of `validation`, or else of `training` with cross-fitted means.
 
     Args:
         flow: a trained flow.
         validation: pairs that trained nothing.
+        training: the training pairs; those with cross-fitted means have a `mean`.
         regions: labels `[D, H, W]` of regions, 0 elsewhere, or None.
         batch_size: scans per pass.
     """
     base, spread = coarsest_base(flow), flow.spread
-    pairs = PairDataset(validation.items[:MAX_SCANS])
+    cross_fitted = len(validation) < MIN_PEOPLE
+    items = [item for item in training.items if "mean" in item] if cross_fitted else validation.items
+    pairs = PairDataset(items[:MAX_SCANS])
     if len(pairs) < MIN_PEOPLE or not (base is not None or isinstance(spread, VoxelSpread)):
         return {}
     # The source is encoded once; only what the gains change is computed again.
@@ -55,7 +65,7 @@ def calibrate(flow: DualFlow, validation: PairDataset, regions: Tensor | None, b
         log_probs = [flow.density(target, rescaled(condition, gain))[0] for target, condition in batches]
         return -float(torch.cat(log_probs).mean()) / batches[0][0][0].numel()
 
-    facts, voxel_gain = {"nats_before": nats()}, 1.0
+    facts, voxel_gain = {"cross_fitted": float(cross_fitted), "nats_before": nats()}, 1.0
     if isinstance(spread, VoxelSpread):
         facts["voxel_gain"] = voxel_gain = _best_gain(nats)
         spread.rescale(voxel_gain)
@@ -71,6 +81,18 @@ def calibrate(flow: DualFlow, validation: PairDataset, regions: Tensor | None, b
     return facts | {"nats_after": nats(voxel_gain)}
 
 
+def warn_if_uncertain(facts: Mapping[str, float], validation: int) -> None:
+    """Print a warning unless validation people calibrated the spread; `facts` are those of `calibrate`."""
+    if facts and not facts["cross_fitted"]:
+        return
+    done = "calibrated on the training people, which is less certain" if facts else "not calibrated"
+    print(
+        f"warning: {validation} validation scans, expected {MIN_PEOPLE} or more: the intervals are {done}; "
+        "raise split.validation",
+        file=sys.stderr,
+    )
+
+
 def rescaled(condition: Condition, gain: float) -> Condition:
     """Return a condition whose spread map is multiplied by a gain inside the brain."""
     return condition._replace(scale=torch.where(condition.inside, gain * condition.scale, condition.scale))
@@ -80,8 +102,8 @@ def rescaled(condition: Condition, gain: float) -> Condition:
 def variance_ratio(flow: DualFlow, pairs: PairDataset, weights: Tensor) -> float:
     """Return the variance of sampled region means over that of the targets' around the mean.
 
-    The samples' own mean stands for the mean, less the variance that it adds. Every call draws the same noise.
-    `weights` `[R, D, H, W]` gives the means.
+    The mean is the scan's cross-fitted one, or else the samples', less the variance that it adds. Every call draws the
+    same noise. `weights` `[R, D, H, W]` gives the means.
     """
     predicted = observed = 0.0
     for index in range(len(pairs)):
@@ -89,8 +111,11 @@ def variance_ratio(flow: DualFlow, pairs: PairDataset, weights: Tensor) -> float
         samples = flow.sample(*source_and_side(item, flow), SAMPLES, generator=generator)[:, 0, 0]
         variance, mean = torch.var_mean(samples.flatten(1) @ weights.flatten(1).T, dim=0)
         target = weights.flatten(1) @ item["target"].to(weights.device).flatten()
+        excess = variance / SAMPLES
+        if "mean" in item:
+            mean, excess = weights.flatten(1) @ item["mean"].to(weights.device).flatten(), torch.zeros_like(excess)
         predicted += float(variance.sum())
-        observed += float(((target - mean).square() - variance / SAMPLES).sum())
+        observed += float(((target - mean).square() - excess).sum())
     return predicted / max(observed, 1e-12)
 
 

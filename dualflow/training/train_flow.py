@@ -18,7 +18,7 @@ from dualflow.flows.presets import preset
 from dualflow.flows.source_objective import SourceObjective
 from dualflow.flows.spread_map import VoxelSpread
 from dualflow.models.card import TrainingRecord
-from dualflow.training.calibrate import calibrate
+from dualflow.training.calibrate import calibrate, warn_if_uncertain
 from dualflow.training.closed_form import subject_folds
 from dualflow.training.context import TrainingContext
 from dualflow.training.fit_base import fit_base
@@ -89,7 +89,9 @@ def train_flow(
     history = trainer.fit()
     begin = perf_counter()
     base = fit_base(flow, prepared.train, context.regions, subject_folds(train), context.seed)
-    gains = calibrate(flow, validation, context.regions, context.config.batch_size)
+    gains = calibrate(flow, validation, prepared.train, context.regions, context.config.batch_size)
+    if context.group.is_main:
+        warn_if_uncertain(gains, len(validation))
     record = record.model_copy(
         update={
             "base": base,

@@ -276,7 +276,7 @@ def test_calibration_undoes_a_rescaled_spread_map(train, held_out, factor, monke
     flow = train(CALIBRATED).model
     before = flow.spread.image.clone()
     flow.spread.rescale(factor)
-    facts = calibrate(flow, held_out, None, 2)
+    facts = calibrate(flow, held_out, PairDataset([]), None, 2)
     torch.testing.assert_close(flow.spread.image, before, rtol=0.05, atol=0)
     assert facts["voxel_gain"] * factor == pytest.approx(1, rel=0.05)
     assert facts["nats_after"] < facts["nats_before"]
@@ -287,7 +287,7 @@ def test_calibration_costs_hardly_any_likelihood(train, monkeypatch):
     monkeypatch.setattr("dualflow.training.calibrate.MIN_PEOPLE", 2)
     record = train(CALIBRATED).record
     assert record.calibration["nats_after"] <= record.calibration["nats_before"] + 0.01
-    assert set(record.calibration) == {"voxel_gain", "region_gain", "nats_before", "nats_after"}
+    assert set(record.calibration) == {"cross_fitted", "voxel_gain", "region_gain", "nats_before", "nats_after"}
 
 
 def test_after_calibration_region_means_vary_as_much_as_they_err(train, held_out, monkeypatch):
@@ -296,16 +296,26 @@ def test_after_calibration_region_means_vary_as_much_as_they_err(train, held_out
     monkeypatch.setattr("dualflow.training.calibrate.LOG_BOUND", 2.0)  # six scans and six steps need a large gain
     flow = train(CALIBRATED).model
     flow.priors[-1].base.law.gain.fill_(0.7)
-    calibrate(flow, held_out, None, 2)
+    calibrate(flow, held_out, PairDataset([]), None, 2)
     weights = region_weights(held_out, None, 4)
     assert variance_ratio(flow, held_out, weights) == pytest.approx(1, abs=0.15)
 
 
-def test_few_validation_scans_calibrate_nothing(train):
-    """The gains keep their value of 1."""
+def test_without_validation_scans_training_people_calibrate_around_cross_fitted_means(train, capsys):
+    """The record and a warning say so."""
+    record = train(CALIBRATED).record
+    assert record.calibration["cross_fitted"] == 1
+    assert record.calibration["nats_after"] <= record.calibration["nats_before"]
+    assert "expected 4 or more: the intervals are calibrated on the training people" in capsys.readouterr().err
+
+
+def test_too_few_scans_calibrate_nothing(train, monkeypatch, capsys):
+    """The gains keep their value of 1, and a warning says so."""
+    monkeypatch.setattr("dualflow.training.calibrate.MIN_PEOPLE", 10)
     trained = train(CALIBRATED)
     assert trained.record.calibration == {}
     assert float(trained.model.priors[-1].base.law.gain) == 1
+    assert "not calibrated" in capsys.readouterr().err
 
 
 def test_the_base_is_fitted_in_orthonormal_directions(train):
