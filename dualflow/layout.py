@@ -111,8 +111,8 @@ def study_mask_paths(masks: Path, scan: Scan, source: Path, row: Modality) -> li
 
 
 def sidecar_path(path: Path) -> Path:
-    """The JSON sidecar beside an image."""
-    return path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+    """The JSON sidecar beside an image or a table."""
+    return path.with_name(path.name.removesuffix(".gz").removesuffix(".nii").removesuffix(".tsv") + ".json")
 
 
 @dataclass(frozen=True)
@@ -231,6 +231,29 @@ class Layout:
     def synthetic(self, scan: Scan, source: Modality, target: Modality, desc: str) -> Path:
         """A synthetic volume on the grid of the raw source; `desc` is synth, synthmean, synthstd or synth01, ..."""
         return bids_path(self.derivatives, scan, target, space=source.suffix, desc=desc)
+
+    def region_table(self, scan: Scan, source: Modality, target: Modality) -> Path:
+        """Table of the predicted means of a scan's regions."""
+        volume = self.synthetic(scan, source, target, "synth")
+        return volume.with_name(volume.name.replace(f"_{target.suffix}.nii.gz", "_regions.tsv"))
+
+    def deviation(self, scan: Scan, source: Modality) -> Path:
+        """Deviation of the source from the training scans, on its own grid."""
+        return bids_path(self.derivatives, scan, source, space=source.suffix, desc="deviation")
+
+    @property
+    def conversions(self) -> Path:
+        """Table of the verdicts on every scan of a conversion."""
+        return self.root / "conversion.tsv"
+
+    @property
+    def conversion_page(self) -> Path:
+        """The page of a conversion: verdicts, reasons, pictures."""
+        return self.root / "conversion.html"
+
+    def conversion_seconds(self, scan: Scan) -> Path:
+        """Seconds of a scan's conversion, without its preprocessing."""
+        return self.root / "benchmarks" / "conversions" / f"{scan.key}.json"
 
     def figure(self, scan: Scan, name: str) -> Path:
         """A figure of one scan, for quality control."""

@@ -17,7 +17,7 @@ from dualflow.models.store import save_model
 
 SHAPE = (16, 16, 16)
 SMALL = {"steps": [1, 1, 1], "hidden": [8, 8, 8], "context_channels": 8, "low_rank": 2}
-SIDE = {"columns": [{"kind": "Continuous", "name": "age", "mean": 70.0, "sd": 8.0}]}
+SIDE = {"columns": [{"kind": "Continuous", "name": "age", "mean": 70.0, "sd": 8.0, "low": 55.0, "high": 86.0}]}
 
 
 def phantom(index, shape=SHAPE):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dualflow.config import Config, dump_sections
 from dualflow.data.study_pairs import load_split, usable_pairs
-from dualflow.inference.convert import convert_if_needed, remove_volumes
+from dualflow.imaging.regions import region_map
+from dualflow.inference.conversion_table import conversion_table, write_conversion_table
+from dualflow.inference.convert import Converter, remove_volumes
 from dualflow.inference.predict import load_predictor
+from dualflow.inference.reference import load_reference
 from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
 from dualflow.process import keep_freed_memory
@@ -17,25 +20,39 @@ CONVERTED = ("test", "convert")
 
 
 def convert(config: Config, name: str, seed: int) -> None:
-    """Convert the scans of the splits CONVERTED with model `name` on the device of `train`; skip finished scans."""
+    """Convert the scans of the splits CONVERTED with model `name` on the device of `train`; skip finished scans.
+
+    Every scan is converted whatever the verdict on it, because the held-out scans are to be evaluated.
+    """
     keep_freed_memory()
     layout = config.layout
-    source_row, target_row = modality(config.study.source), modality(config.study.target)
     predictor = load_predictor(layout.model(name, seed), select_device(config.train.device))
+    converter = Converter(
+        predictor,
+        load_reference(layout.model(name, seed), predictor.card),
+        region_map(config.preprocess),
+        layout,
+        modality(config.study.source),
+        modality(config.study.target),
+        config.convert,
+        force=True,
+    )
     pairs = usable_pairs(config)
+    side = pairs.set_index("scan")[list(config.study.side)].to_dict("index")
     items = [item for split in CONVERTED for item in load_split(config, pairs, split, predictor.card.side).items]
     manifests = {}
     for item in track(items, f"convert with {name}"):
-        manifests[item["scan"]] = convert_if_needed(predictor, item, layout, source_row, target_row, config.convert)
+        manifests[item["scan"]] = converter.convert_if_needed(item, side[item["scan"]])
     # Other splits or new exclusions leave volumes of scans that are no longer converted.
     for manifest in layout.manifest("convert/any").parent.glob("*.json"):
         if manifest.stem not in manifests:
             remove_volumes(manifest)
             manifest.unlink()
+    write_conversion_table(layout.conversions, conversion_table(layout, manifests, []))
     write_manifest(
         layout.manifest("convert"),
         step="convert",
-        outputs=manifests,
+        outputs={**manifests, "verdicts": layout.conversions},
         inputs={"model": predictor.card.weights_sha256},
         config=dump_sections(config.convert),
     )

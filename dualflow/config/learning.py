@@ -127,8 +127,10 @@ class BaselineConfig(Section):
 class ConvertConfig(Section):
     """Sampling of synthetic volumes."""
 
-    samples: int = Field(default=16, ge=2)
-    """Samples per scan, for mean and standard deviation."""
+    samples: int = Field(default=32, ge=2)
+    """Samples per scan, for mean, standard deviation and intervals."""
+    quantiles: bool = False
+    """Whether maps of the 5, 50 and 95 percentiles of the samples are written."""
     keep_samples: int = Field(default=2, ge=0)
     """Number of samples written per scan."""
     temperature: float = Field(default=1.0, ge=0)

@@ -25,11 +25,15 @@ class Continuous:
         name: the column.
         mean: training mean; None if no training scan has a value, in which case the column is unknown for all scans.
         sd: training standard deviation; 0 if the column is constant, in which case every known value becomes 0.
+        low: smallest training value; None if no training scan has a value.
+        high: largest training value.
     """
 
     name: str
     mean: float | None
     sd: float
+    low: float | None = None
+    high: float | None = None
 
     @property
     def names(self) -> list[str]:
@@ -129,12 +133,13 @@ def _fit(column: pd.Series, name: str) -> Continuous | Categorical:
     values = numbers(column).dropna().to_numpy()
     if not len(values):
         return Continuous(name, None, 0.0)
-    return Continuous(name, float(values.mean()), float(values.std()) if np.ptp(values) > 0 else 0.0)
+    sd = float(values.std()) if np.ptp(values) > 0 else 0.0
+    return Continuous(name, float(values.mean()), sd, float(values.min()), float(values.max()))
 
 
 def _continuous(entry: Mapping[str, Any]) -> Continuous:
-    mean = entry["mean"]
-    return Continuous(str(entry["name"]), None if mean is None else float(mean), float(entry["sd"]))
+    mean, low, high = (None if entry.get(key) is None else float(entry[key]) for key in ("mean", "low", "high"))
+    return Continuous(str(entry["name"]), mean, float(entry["sd"]), low, high)
 
 
 def _categorical(entry: Mapping[str, Any]) -> Categorical:

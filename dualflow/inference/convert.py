@@ -1,153 +1,200 @@
-"""Conversion of one preprocessed scan to synthetic volumes on its native grid, as BIDS derivatives."""
+"""Conversion of one preprocessed scan: verdict, synthetic volumes on its native grid, and region table."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from dualflow import __version__
-from dualflow.commit import digest_of, sha256
+from dualflow.commit import commit_json, commit_text, digest_of, sha256
 from dualflow.config import ConvertConfig
 from dualflow.data.dataset import Item
 from dualflow.data.preprocessed_scan import PreprocessedScan
+from dualflow.data.tsv import table_text
+from dualflow.imaging.geometry import BoolArray, FloatArray
+from dualflow.imaging.input_figures import input_figures
 from dualflow.imaging.record import to_native
+from dualflow.imaging.regions import RegionMap
+from dualflow.imaging.stopwatch import Stopwatch
 from dualflow.imaging.volume import write_volume
-from dualflow.inference.predict import Predictor
+from dualflow.inference.predict import Prediction, Predictor
+from dualflow.inference.provenance import deviation_sidecar, region_sidecar, volume_sidecar
+from dualflow.inference.reference import Reference
+from dualflow.inference.region_table import region_table
+from dualflow.inference.verdict import Outcome, Verdict, judge_input, judge_output
 from dualflow.layout import Layout, Scan, sidecar_path
 from dualflow.manifest import manifest_outputs, read_manifest, write_manifest
 from dualflow.modalities import Modality
 
 STEP = "convert"
 """Name of the step in manifests and in the quarantine table."""
-DISCLAIMER = (
-    "Synthetic: sampled from a model of the target given the source, not measured. It shows what is expected for "
-    "people with such a source image, not this person's own findings. For research only, not for clinical use."
-)
+VERDICT = "verdict"
+"""Key of the verdict in the facts of a conversion's manifest."""
+QUANTILES = (5, 50, 95)
+"""Percentiles of the quantile maps."""
 
 
-def convert_if_needed(
-    predictor: Predictor,
-    item: Item,
-    layout: Layout,
-    source_row: Modality,
-    target_row: Modality,
-    config: ConvertConfig,
-) -> Path:
-    """Convert a preprocessed scan unless that is done and unchanged; return its manifest.
+@dataclass(frozen=True)
+class Converter:
+    """All that the conversions of a dataset share.
 
-    The volumes of an earlier conversion are removed first, because it may have kept more samples.
+    Attributes:
+        predictor: the model.
+        reference: what its training scans look like; None of a model without one.
+        regions: the atlas on the model grid.
+        layout: where outputs go.
+        source: modality of the main source.
+        target: modality of the target.
+        config: how samples are drawn.
+        force: whether refused scans are converted too.
     """
-    scan = Scan.parse(item["scan"])
-    manifest, section = layout.manifest(f"{STEP}/{scan.key}"), config.model_dump(mode="json")
-    inputs = {
-        "model": predictor.card.weights_sha256,
-        "scan": sha256(layout.scan_manifest(scan)),
-        "side": digest_of(item["side"].tolist()),
-    }
-    if read_manifest(manifest, inputs=inputs, config=section) is None:
-        remove_volumes(manifest)
-        preprocessed = PreprocessedScan.from_manifest(layout, scan)
-        record, brain = preprocessed.record(), preprocessed.volume("mask_native").array > 0.5
-        files = convert_scan(predictor, item, record, brain, layout, source_row, target_row, config)
-        write_manifest(manifest, step=STEP, outputs=files, inputs=inputs, config=section)
-    return manifest
+
+    predictor: Predictor
+    reference: Reference | None
+    regions: RegionMap
+    layout: Layout
+    source: Modality
+    target: Modality
+    config: ConvertConfig
+    force: bool = False
+
+    def convert_if_needed(self, item: Item, side: Mapping[str, Any]) -> Path:
+        """Convert a preprocessed scan unless that is done and unchanged; return its manifest.
+
+        The manifest's facts hold the verdict. The volumes of an earlier conversion are removed first, because it may
+        have written others.
+
+        Args:
+            item: the scan, as `data.dataset.load_pairs` reads it.
+            side: its raw side values by column; None or NaN if unknown.
+        """
+        scan = Scan.parse(item["scan"])
+        manifest, section = self.layout.manifest(f"{STEP}/{scan.key}"), self.config.model_dump(mode="json")
+        inputs = {
+            "model": self.predictor.card.weights_sha256,
+            "reference": self.predictor.card.reference_sha256,
+            "scan": sha256(self.layout.scan_manifest(scan)),
+            "side": digest_of({name: str(value) for name, value in side.items()}),
+        }
+        record = read_manifest(manifest, inputs=inputs, config=section)
+        if record is None or (self.force and not record["outputs"]):
+            remove_volumes(manifest)
+            clock = Stopwatch()
+            verdict, files = self._convert(item, side, clock)
+            facts = {VERDICT: verdict.to_dict()}
+            commit_json(self.layout.conversion_seconds(scan), {key: round(t, 2) for key, t in clock.seconds.items()})
+            write_manifest(manifest, step=STEP, outputs=files, inputs=inputs, config=section, facts=facts)
+        return manifest
+
+    def _convert(self, item: Item, side: Mapping[str, Any], clock: Stopwatch) -> tuple[Verdict, dict[str, Path]]:
+        """Judge a scan, and convert it unless it is refused."""
+        scan = Scan.parse(item["scan"])
+        source, mask = item["source"][0].numpy(), item["mask"][0].numpy()
+        preprocessed = PreprocessedScan.from_manifest(self.layout, scan)
+        record = preprocessed.record()
+        with clock("verdict"):
+            encoder = self.predictor.card.side
+            verdict = judge_input(self.reference, encoder, source, mask, input_figures(record), side)
+        if verdict.outcome is Outcome.REFUSED and not self.force:
+            return verdict, {}
+        with clock("predict"):
+            prediction = self._predict(item)
+        verdict |= judge_output(self.reference, prediction, mask, self.target.unit)
+        brain = preprocessed.volume("mask_native").array > 0.5
+        with clock("write"):
+            files = self._write(scan, prediction, verdict, mask, record, brain, side)
+        return verdict, files
+
+    def _predict(self, item: Item) -> Prediction:
+        config = self.config
+        return self.predictor.predict(
+            item["source"],
+            item["side"],
+            item["mask"],
+            samples=config.samples,
+            temperature=config.temperature,
+            seed=scan_seed(config.seed, Scan.parse(item["scan"])),
+            keep=config.samples if config.quantiles else config.keep_samples,
+            regions=self.regions,
+        )
+
+    def _write(
+        self,
+        scan: Scan,
+        prediction: Prediction,
+        verdict: Verdict,
+        mask: BoolArray,
+        record: Mapping[str, Any],
+        brain: BoolArray,
+        side: Mapping[str, Any],
+    ) -> dict[str, Path]:
+        """Write volumes, region table and sidecars; return the files by BIDS `desc`.
+
+        Each volume is interpolated once, from the model grid to the native grid, and masked with `brain` there.
+        """
+        layout, files = self.layout, dict[str, Path]()
+        for desc, volume in volumes_of(prediction, self.config).items():
+            files[desc] = layout.synthetic(scan, self.source, self.target, desc)
+            sidecar = volume_sidecar(desc, self.predictor.card, self.target, self.config, side, verdict, record)
+            self._write_native(files[desc], volume, mask, record, brain, sidecar)
+        if verdict.lesion_map is not None:
+            files["deviation"] = layout.deviation(scan, self.source)
+            self._write_native(files["deviation"], verdict.lesion_map, mask, record, brain, deviation_sidecar())
+        files["regions"] = layout.region_table(scan, self.source, self.target)
+        commit_json(sidecar_path(files["regions"]), region_sidecar(self.target))
+        commit_text(files["regions"], table_text(region_table(prediction, mask, self.regions)))
+        return files
+
+    def _write_native(
+        self,
+        path: Path,
+        volume: FloatArray,
+        mask: BoolArray,
+        record: Mapping[str, Any],
+        brain: BoolArray,
+        sidecar: Mapping[str, Any],
+    ) -> None:
+        # Interpolation with the zeros outside the mask would darken the edge of the brain.
+        native, affine = to_native(fill_outside(volume, mask), record, background=0.0)
+        write_volume(path, np.where(brain, native, np.float32(0)), affine, sidecar=sidecar)
 
 
-def remove_volumes(manifest: Path) -> None:
-    """Remove the volumes and sidecars of an earlier conversion of a scan."""
-    record = read_manifest(manifest, verify=False)
-    outputs = manifest_outputs(manifest, record) if record else {}
-    for volume, _ in outputs.values():
-        volume.unlink(missing_ok=True)
-        sidecar_path(volume).unlink(missing_ok=True)
-
-
-def convert_scan(
-    predictor: Predictor,
-    item: Item,
-    record: Mapping[str, Any],
-    brain: np.ndarray[Any, Any],
-    layout: Layout,
-    source_row: Modality,
-    target_row: Modality,
-    config: ConvertConfig,
-) -> dict[str, Path]:
-    """Write point estimate, mean, standard deviation and some samples of one scan; return the files by BIDS `desc`.
-
-    Each volume is interpolated once, from the model grid to the native grid, and masked with `brain` `[I, J, K]` there.
-    """
-    scan = Scan.parse(item["scan"])
-    prediction = predictor.predict(
-        item["source"],
-        item["side"],
-        item["mask"],
-        samples=config.samples,
-        temperature=config.temperature,
-        seed=scan_seed(config.seed, scan),
-        keep=config.keep_samples,
-    )
+def volumes_of(prediction: Prediction, config: ConvertConfig) -> dict[str, FloatArray]:
+    """The volumes `[D, H, W]` to write, by BIDS `desc`."""
     volumes = {"synth": prediction.mean, "synthstd": prediction.std}
     if prediction.samples is not None and prediction.sample_mean is not None:
         volumes["synthmean"] = prediction.sample_mean
-        for index, sample in enumerate(prediction.samples, 1):
+        for index, sample in enumerate(prediction.samples[: config.keep_samples], 1):
             volumes[f"synth{index:02d}"] = sample
-    files = {}
-    for desc, volume in volumes.items():
-        # Interpolation with the zeros outside the mask would darken the edge of the brain.
-        native, affine = to_native(fill_outside(volume, item["mask"][0].numpy()), record, background=0.0)
-        native = np.where(brain, native, np.float32(0))
-        files[desc] = layout.synthetic(scan, source_row, target_row, desc)
-        write_volume(files[desc], native, affine, sidecar=_sidecar(desc, predictor, item, target_row, config))
-    return files
+        if config.quantiles:
+            maps = np.percentile(prediction.samples, QUANTILES, axis=0).astype(np.float32)
+            volumes |= {f"synthq{percentile:02d}": image for percentile, image in zip(QUANTILES, maps, strict=True)}
+    return volumes
 
 
-def fill_outside(volume: np.ndarray[Any, Any], mask: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def remove_volumes(manifest: Path) -> None:
+    """Remove the files and sidecars of an earlier conversion of a scan."""
+    record = read_manifest(manifest, verify=False)
+    outputs = manifest_outputs(manifest, record) if record else {}
+    for path, _ in outputs.values():
+        path.unlink(missing_ok=True)
+        sidecar_path(path).unlink(missing_ok=True)
+
+
+def fill_outside(volume: FloatArray, mask: BoolArray) -> FloatArray:
     """Replace voxels `[..., D, H, W]` outside the mask `[D, H, W]` with the nearest value inside it."""
     if not mask.any():
         return volume
     nearest = distance_transform_edt(~mask, return_distances=False, return_indices=True)
-    filled: np.ndarray[Any, Any] = volume[(..., *nearest)]
+    filled: FloatArray = volume[(..., *nearest)]
     return filled
 
 
 def scan_seed(seed: int, scan: Scan) -> int:
     """Seed that depends on `seed` and this scan only, so that its samples do not depend on the other scans."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{scan.key}".encode()).digest()[:4], "little")
-
-
-_DESCRIPTIONS = {
-    "synth": "Point estimate: the expected target given source and side information",
-    "synthmean": "Mean of the samples",
-    "synthstd": "Standard deviation of the samples, per voxel",
-}
-
-
-def _sidecar(desc: str, predictor: Predictor, item: Item, row: Modality, config: ConvertConfig) -> dict[str, Any]:
-    card = predictor.card
-    return {
-        "Description": f"{_DESCRIPTIONS.get(desc, 'One joint sample')}. {DISCLAIMER}",
-        "Synthetic": True,
-        "SyntheticModel": {
-            key: getattr(card, key) for key in ("name", "seed", "dualflow", "data_digest", "weights_sha256")
-        },
-        "NumberOfSamples": config.samples,
-        "Temperature": config.temperature,
-        "Seed": config.seed,
-        "Units": row.unit,
-        "SkullStripped": True,
-        "SpatialReference": "orig",
-        "Resolution": "The source scan's own grid",
-        "SideInformation": dict(
-            zip(
-                card.side.names,
-                [None if value != value else round(float(value), 4) for value in item["side"]],
-                strict=True,
-            )
-        ),
-        "GeneratedBy": f"dualflow {__version__}",
-    } | ({"TracerName": row.tracer} if row.tracer else {})

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dualflow.flows.interface import ConditionalSampler
+from dualflow.imaging.regions import RegionMap
 from dualflow.models.store import TrainedModel, load_model
 from dualflow.training.device import device_of
 
@@ -34,6 +35,7 @@ class Prediction:
         region_std: standard deviation of each region's mean `[R]`; None if samples determine it, or if it is unknown.
         sample_seconds: wall time per sample; None without samples.
         sample_mean: mean of all samples `[D, H, W]`; None without samples.
+        region_samples: mean of each region in each of the S samples, `[S, R]`; None without samples or regions.
     """
 
     mean: Floats
@@ -42,6 +44,7 @@ class Prediction:
     region_std: Floats | None = None
     sample_seconds: float | None = None
     sample_mean: Floats | None = None
+    region_samples: NDArray[np.float64] | None = None
 
 
 class RunningMoments:
@@ -82,6 +85,7 @@ class Predictor(TrainedModel):
         temperature: float,
         seed: int,
         keep: int | None = None,
+        regions: RegionMap | None = None,
     ) -> Prediction:
         """Predict one scan.
 
@@ -93,6 +97,7 @@ class Predictor(TrainedModel):
             temperature: scale of the latent noise.
             seed: equal seeds give equal samples, up to rounding on any device.
             keep: number of samples in the prediction, the first ones; None keeps all.
+            regions: regions whose means in every sample are kept.
         """
         device = device_of(self.model)
         batch, inside = (source[None].to(device), side[None].to(device)), mask[0].to(device)
@@ -101,15 +106,19 @@ class Predictor(TrainedModel):
             return self._with_constant_spread(point, mask[0].cpu().numpy())
         moments, count = RunningMoments(inside), samples if keep is None else min(keep, samples)
         kept = np.empty((count, *point.shape), np.float32)
+        region_means = []
         start = perf_counter()
         for drawn in self.model.stream(*batch, samples, temperature, torch.Generator().manual_seed(seed)):
             for volume in drawn[:, 0, 0].where(inside, 0.0):
                 if moments.count < count:
                     kept[moments.count] = _volume(volume)
                 moments.add(volume)
+                if regions is not None:
+                    region_means.append(regions.means(_volume(volume), mask[0].cpu().numpy()))
         std, mean = _volume(moments.std()), _volume(moments.mean)
         seconds = (perf_counter() - start) / samples
-        return Prediction(point, std, kept, sample_seconds=seconds, sample_mean=mean)
+        region_samples = np.stack(region_means) if region_means else None
+        return Prediction(point, std, kept, None, seconds, mean, region_samples)
 
     def _with_constant_spread(self, point: Floats, inside: NDArray[np.bool_]) -> Prediction:
         spread = self.card.constant_spread

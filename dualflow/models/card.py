@@ -131,6 +131,8 @@ class ModelCard(Record):
     """Digest of the training and validation scans."""
     weights_sha256: str = ""
     """SHA-256 of the weights; set when they are saved."""
+    reference_sha256: str = ""
+    """SHA-256 of `reference.json`, which describes the training scans for verdicts; empty without one."""
     training: TrainingRecord = TrainingRecord()
     """Times and results of the training."""
     dualflow: str = __version__

@@ -24,6 +24,8 @@ from dualflow.models.card import FLOW, ModelCard
 from dualflow.models.tensors import save_tensors
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
+REFERENCE_TENSORS, REFERENCE = "reference.safetensors", "reference.json"
+"""What the training scans look like, for verdicts; written by `dualflow.inference.reference`."""
 
 
 @dataclass(frozen=True)

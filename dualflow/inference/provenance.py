@@ -1,0 +1,94 @@
+"""JSON sidecars of converted files: what they show, and how they came about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from dualflow import __version__
+from dualflow.config import ConvertConfig
+from dualflow.inference.region_table import COLUMNS
+from dualflow.inference.verdict import Verdict
+from dualflow.modalities import Modality
+from dualflow.models.card import ModelCard
+
+DISCLAIMER = (
+    "Synthetic: sampled from a model of the target given the source, not measured. It shows what is expected for "
+    "people with such a source image, not this person's own findings. For research only, not for clinical use."
+)
+_DESCRIPTIONS = {
+    "synth": "Point estimate: the expected target given source and side information",
+    "synthmean": "Mean of the samples",
+    "synthstd": "Standard deviation of the samples, per voxel",
+    "synthq05": "5th percentile of the samples, per voxel",
+    "synthq50": "Median of the samples, per voxel",
+    "synthq95": "95th percentile of the samples, per voxel",
+}
+_NATIVE = {"SpatialReference": "orig", "Resolution": "The source scan's own grid"}
+
+
+def volume_sidecar(
+    desc: str,
+    card: ModelCard,
+    row: Modality,
+    config: ConvertConfig,
+    side: Mapping[str, Any],
+    verdict: Verdict,
+    record: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The sidecar of a synthetic volume.
+
+    Args:
+        desc: the volume's BIDS `desc`.
+        card: the model's card.
+        row: modality of the target.
+        config: how samples were drawn.
+        side: raw side values by column, in their own units; null if unknown.
+        verdict: on the scan and its prediction.
+        record: of the scan's preprocessing.
+    """
+    model = {key: getattr(card, key) for key in ("name", "seed", "dualflow", "data_digest", "weights_sha256")}
+    return {
+        "Description": f"{_DESCRIPTIONS.get(desc, 'One joint sample')}. {DISCLAIMER}",
+        "Synthetic": True,
+        "Verdict": verdict.to_dict(),
+        "SyntheticModel": model,
+        "Sampling": config.model_dump(mode="json"),
+        "SideInformation": {column.name: _value(side.get(column.name)) for column in card.side.columns},
+        "Source": {key: record["source"][key] for key in ("file", "sha256")},
+        "SourceToTemplate": record["source_to_template"],
+        "Units": row.unit,
+        "SkullStripped": True,
+        **_NATIVE,
+        "GeneratedBy": [{"Name": "dualflow", "Version": __version__}, {"Name": "torch", "Version": torch.__version__}],
+    } | ({"TracerName": row.tracer} if row.tracer else {})
+
+
+def deviation_sidecar() -> dict[str, Any]:
+    """The sidecar of a map of deviations."""
+    return {
+        "Description": "Deviation of the source from the model's training scans, smoothed; negative is darker",
+        "Units": "robust standard deviations of the training scans",
+        "SkullStripped": True,
+        **_NATIVE,
+        "GeneratedBy": [{"Name": "dualflow", "Version": __version__}],
+    }
+
+
+def region_sidecar(row: Modality) -> dict[str, Any]:
+    """The sidecar of a region table: description and unit of each column."""
+    measured = ("mean", "sd", "low", "high")
+    columns = {
+        name: {"Description": text} | ({"Units": row.unit} if name in measured else {})
+        for name, text in COLUMNS.items()
+    }
+    return columns | {"Description": DISCLAIMER, "Synthetic": True}
+
+
+def _value(value: Any) -> Any:
+    """A side value as JSON; null if it is unknown."""
+    if value is None or value != value:
+        return None
+    return value if isinstance(value, str) else float(value)

@@ -1,0 +1,230 @@
+"""Verdict on a scan: ok, review, or refused, with the reasons and every figure behind them.
+
+The preprocessed source, its registration and the side information are judged before the conversion, the prediction
+after it. Each check compares figures with what the model's training scans have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from dualflow.data.side_encoder import Categorical, Continuous, SideEncoder
+from dualflow.imaging.geometry import BoolArray, FloatArray
+from dualflow.inference.predict import Prediction
+from dualflow.inference.reference import Reference, output_figures, typicality_figures
+from dualflow.inference.typicality import Score
+
+TURNED_DEG = 60.0
+"""A head that is turned by more than this from its header's orientation has a wrong header, or lies face down."""
+COARSER = (2.0, 4.0)
+"""Largest voxel edge, relative to the training scans', from which a scan is reviewed and refused."""
+BEYOND_SD = 2.0
+"""Training standard deviations beyond the training range from which a side value is refused."""
+
+
+class Outcome(StrEnum):
+    """What to do with a scan; a later one outranks an earlier one."""
+
+    OK = "ok"
+    REVIEW = "review"
+    REFUSED = "refused"
+
+
+class Finding(NamedTuple):
+    """A reason that a check found."""
+
+    outcome: Outcome
+    reason: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The verdict on a scan.
+
+    Attributes:
+        findings: what the checks found; none if the scan is ok.
+        figures: every figure that was compared, by name.
+        lesion_map: signed deviation of the source `[D, H, W]` if it led to a finding, else None.
+    """
+
+    findings: tuple[Finding, ...] = ()
+    figures: Mapping[str, float] = field(default_factory=dict)
+    lesion_map: FloatArray | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        """The gravest outcome of the findings."""
+        return max((finding.outcome for finding in self.findings), key=list(Outcome).index, default=Outcome.OK)
+
+    @property
+    def reasons(self) -> list[str]:
+        """Reasons, the gravest first."""
+        ranked = sorted(self.findings, key=lambda finding: -list(Outcome).index(finding.outcome))
+        return [finding.reason for finding in ranked]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The verdict as JSON: `verdict`, `reasons`, `figures` with null for unknown ones."""
+        figures = {name: round(value, 4) if np.isfinite(value) else None for name, value in self.figures.items()}
+        return {"verdict": self.outcome.value, "reasons": self.reasons, "figures": figures}
+
+    def __or__(self, other: Self) -> Verdict:
+        """Both verdicts together."""
+        lesion_map = other.lesion_map if self.lesion_map is None else self.lesion_map
+        return Verdict((*self.findings, *other.findings), {**self.figures, **other.figures}, lesion_map)
+
+
+def judge_input(
+    reference: Reference | None,
+    encoder: SideEncoder,
+    source: FloatArray,
+    mask: BoolArray,
+    figures: Mapping[str, float],
+    side: Mapping[str, Any],
+) -> Verdict:
+    """Judge a preprocessed scan before its conversion.
+
+    Args:
+        reference: what the training scans look like; None, as of a model without one, leaves out its checks.
+        encoder: the model's side columns.
+        source: preprocessed source `[D, H, W]`.
+        mask: brain `[D, H, W]`.
+        figures: `imaging.input_figures` of the scan.
+        side: raw side values by column; None or NaN if unknown.
+    """
+    verdict = Verdict((*_turned(figures), *_side_findings(encoder, side)), figures)
+    if reference is None:
+        return verdict
+    score = reference.typicality.score(source, mask, typicality_figures(figures))
+    findings = (*verdict.findings, *_resolution(reference, figures), *_typicality(score), *_lesion(score))
+    scores = {"typicality": score.typicality, "typicality_threshold": score.threshold}
+    scores |= {"lesion": score.lesion, "lesion_threshold": score.lesion_threshold}
+    detectors = {f"z_{name}": value for name, value in score.z.items()}
+    flagged = score.lesion > score.lesion_threshold
+    return Verdict(findings, {**scores, **figures, **detectors}, score.lesion_map if flagged else None)
+
+
+def judge_output(reference: Reference | None, prediction: Prediction, mask: BoolArray, unit: str) -> Verdict:
+    """Judge a prediction inside the mask `[D, H, W]`; an unusual one is to be reviewed."""
+    figures = output_figures(prediction, mask)
+    named = {f"output_{name}": value for name, value in figures.items()}
+    if reference is None:
+        return Verdict((), named)
+    law = reference.output
+    distances = law.distances(figures)
+    worst = max(distances, key=lambda name: distances[name])
+    findings = []
+    if distances[worst] > law.threshold:
+        low, high = (law.median[worst] + sign * law.threshold * law.sd[worst] for sign in (-1, 1))
+        findings.append(
+            Finding(
+                Outcome.REVIEW,
+                f"{_OUTPUT_NAMES[worst]} of the prediction is {figures[worst]:.3g} {unit}, "
+                f"expected {low:.3g} to {high:.3g}",
+            )
+        )
+    return Verdict(tuple(findings), named)
+
+
+_OUTPUT_NAMES = {
+    "mean": "mean",
+    "p01": "1st percentile",
+    "p99": "99th percentile",
+    "spread": "mean standard deviation",
+}
+_DETECTORS = {
+    "quantiles": "the histogram of its intensities",
+    "texture": "its texture: noise, blur, gaps or jumps between slices",
+    "mask": "size or position of its brain",
+    "local_contrast": "its contrast within small blocks",
+    "contrast": "its contrast between tissues",
+    "template_mi": "its mutual information with the template",
+    "dice": "the overlap of its brain with the template's",
+    "missing": "the part of the brain that is missing",
+    "outside": "the part of its brain mask outside the template's",
+    "stretch": "its stretch to the template",
+}
+
+
+def _typicality(score: Score) -> Iterator[Finding]:
+    if score.typicality > score.threshold:
+        names = [name for name, value in score.z.items() if value > score.threshold]
+        worst = sorted(names, key=lambda name: -score.z[name])[:3]
+        what = ", ".join(_DETECTORS[name] for name in worst)
+        yield Finding(
+            Outcome.REFUSED,
+            f"it is unlike the training scans in {what} "
+            f"(typicality score {score.typicality:.1f}, expected at most {score.threshold:.1f}); check that it is an "
+            "undamaged scan of the model's source modality",
+        )
+
+
+def _lesion(score: Score) -> Iterator[Finding]:
+    if score.lesion > score.lesion_threshold:
+        yield Finding(
+            Outcome.REVIEW,
+            f"a part of the brain is unlike the training scans (lesion score {score.lesion:.1f}, expected at most "
+            f"{score.lesion_threshold:.1f}); see desc-deviation",
+        )
+
+
+def _turned(figures: Mapping[str, float]) -> Iterator[Finding]:
+    angle = figures.get("rotation_deg", np.nan)
+    if angle > TURNED_DEG:
+        yield Finding(
+            Outcome.REFUSED,
+            f"the head is turned by {angle:.0f} degrees from its header's orientation, expected at most "
+            f"{TURNED_DEG:.0f}, so left and right cannot be trusted; correct the orientation in the header",
+        )
+
+
+def _resolution(reference: Reference, figures: Mapping[str, float]) -> Iterator[Finding]:
+    edge, (review, refuse) = figures.get("voxel_mm", np.nan), (factor * reference.voxel_mm for factor in COARSER)
+    if edge > review:
+        yield Finding(
+            Outcome.REFUSED if edge > refuse else Outcome.REVIEW,
+            f"its voxels measure up to {edge:.1f} mm, those of the training scans up to {reference.voxel_mm:.1f} mm",
+        )
+
+
+def _side_findings(encoder: SideEncoder, side: Mapping[str, Any]) -> Iterator[Finding]:
+    for column in encoder.columns:
+        value = side.get(column.name)
+        if value is None or value != value:
+            continue
+        yield from _SIDE_CHECKS[type(column)](column, value)
+
+
+def _range(column: Continuous, value: Any) -> Iterator[Finding]:
+    low, high, number = column.low, column.high, float(value)
+    if low is None or high is None or low <= number <= high:
+        return
+    beyond = max(low - number, number - high)
+    yield Finding(
+        Outcome.REFUSED if beyond > BEYOND_SD * column.sd else Outcome.REVIEW,
+        f"{column.name} is {number:g}, in the training scans {low:g} to {high:g}",
+    )
+
+
+def _level(column: Categorical, value: Any) -> Iterator[Finding]:
+    if value not in column.levels:
+        yield Finding(
+            Outcome.REVIEW,
+            f"{column.name} is '{value}', in the training scans {', '.join(column.levels)}; it counts as unknown",
+        )
+
+
+_SIDE_CHECKS: dict[type, Callable[[Any, Any], Iterator[Finding]]] = {Continuous: _range, Categorical: _level}
+
+
+def unknown_columns(encoder: SideEncoder, side: Mapping[str, Any]) -> Sequence[str]:
+    """The side columns whose value is unknown."""
+    return [
+        column.name
+        for column in encoder.columns
+        if side.get(column.name) != side.get(column.name) or side.get(column.name) is None
+    ]
