@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from dualflow.commit import sweep_temporaries
-from dualflow.config import ConvertConfig, StudyConfig, checked
+from dualflow.config import ConvertConfig, StudyConfig
 from dualflow.data.dataset import load_pairs
 from dualflow.data.derivative_dataset import describe_derivatives
-from dualflow.data.index import pair_scans
-from dualflow.data.participants import known_columns
 from dualflow.data.quarantine import Quarantine, count_excluded, write_quarantine
 from dualflow.data.raw_scans import ScanFiles, prepare_scan
-from dualflow.data.tsv import read_table
 from dualflow.errors import CommitError, DataError, DualflowError
 from dualflow.inference.convert import STEP, convert_if_needed
+from dualflow.inference.inputs import ConvertInputs
 from dualflow.inference.predict import Predictor, load_predictor
 from dualflow.layout import Layout, Scan
 from dualflow.modalities import modality
@@ -30,59 +27,54 @@ from dualflow.workers import CrashedTask, run_in_workers
 
 
 def convert_study(
-    data: Path,
-    model: Path,
-    out: Path,
-    config: ConvertConfig,
-    workers: int = 1,
-    selection: Mapping[str, Any] | None = None,
-    device: str = "cpu",
-) -> None:
-    """Convert every scan of a dataset that has the model's source modalities.
+    scans: ConvertInputs, model: Path, out: Path, config: ConvertConfig, workers: int = 1, device: str = "cpu"
+) -> list[str]:
+    """Convert scans; return the keys of those that are converted now or were before.
 
     Args:
-        data: root of a raw BIDS dataset, or a table of samples.
+        scans: the scans to convert.
         model: folder of a trained model; its card defines the preprocessing.
         out: folder of the BIDS derivative dataset to write.
         config: how samples are drawn.
         workers: number of processes, one core each.
-        selection: fields `where`, `runs` and `masks` of the section `study`, which select the files of a scan.
         device: device of the model: `auto`, `cpu` or `cuda`; all workers share one GPU.
 
     Raises:
-        ConfigError: `selection` does not fit the dataset, or `device` asks for a GPU and there is none.
-        DataError: the dataset cannot be read, or scans were excluded; then all others are converted.
+        DataError: scans were excluded; all others are converted.
     """
-    select_device(device, "--device")  # an error before the work starts
-    card = load_predictor(model).card
-    table = data if data.is_file() else None
-    root = data.parent if table else data
-    columns = read_table(table).columns if table else known_columns(root)
-    side = tuple(name for name in card.study.side if name in columns)
-    values = {
-        "name": "convert",
-        "samples": table,
-        "source": card.study.source,
-        "extra_sources": card.study.extra_sources,
-        "target": card.study.target,
-        "side": side,
-        **(selection or {}),
-    }
-    study = checked(StudyConfig, values, "convert")
     layout = Layout(out, ".")
+    _require_usable(scans, layout)
     sweep_temporaries(out)
-    index = pair_scans(root, study)
-    describe_derivatives(layout, root.resolve().name, study)
-    rows = [row for _, row in index.pairs.iterrows()]
-    tasks = [(row.to_frame().T, root, model, layout, study, config, device) for row in rows]
-    outcomes = list(track(_outcomes(tasks, workers), f"convert {root.name}", len(tasks)))
-    excluded = sorted([*index.quarantined, *(outcome for outcome in outcomes if outcome is not None)])
+    describe_derivatives(layout, scans.name, scans.study)
+    rows = [row for _, row in scans.rows.iterrows()]
+    tasks = [(row.to_frame().T, scans.root, model, layout, scans.study, config, device) for row in rows]
+    outcomes = list(track(_outcomes(tasks, workers), "convert", len(tasks)))
+    excluded = sorted([*scans.quarantined, *(outcome for outcome in outcomes if outcome is not None)])
     write_quarantine(layout.quarantine, excluded)
     if excluded:
         raise DataError(
             f"converted, but {count_excluded(excluded)}: {layout.quarantine} has the reasons, the first is "
             f"{excluded[0].scan}: {excluded[0].reason}"
         )
+    return [str(key) for key in scans.rows["scan"]]
+
+
+def _require_usable(scans: ConvertInputs, layout: Layout) -> None:
+    """Check that there is a scan to convert; otherwise write the reasons.
+
+    Raises:
+        DataError: there is none.
+    """
+    if len(scans.rows):
+        return
+    excluded, source = scans.quarantined, scans.study.source
+    if not excluded:
+        raise DataError(f"the input has no {source} scan; check it, and that the model's source is the one you mean")
+    write_quarantine(layout.quarantine, excluded)
+    raise DataError(
+        f"no usable {source} scan, {count_excluded(excluded)}: {layout.quarantine} has the reasons, the first is "
+        f"{excluded[0].scan}: {excluded[0].reason}"
+    )
 
 
 Task = tuple[pd.DataFrame, Path, Path, Layout, StudyConfig, ConvertConfig, str]

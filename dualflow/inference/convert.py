@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
+from torch import Tensor
 
 from dualflow import __version__
 from dualflow.commit import digest_of, sha256
@@ -21,6 +22,7 @@ from dualflow.inference.predict import Predictor
 from dualflow.layout import Layout, Scan, sidecar_path
 from dualflow.manifest import manifest_outputs, read_manifest, write_manifest
 from dualflow.modalities import Modality
+from dualflow.models.card import ModelCard
 
 STEP = "convert"
 """Name of the step in manifests and in the quarantine table."""
@@ -44,11 +46,7 @@ def convert_if_needed(
     """
     scan = Scan.parse(item["scan"])
     manifest, section = layout.manifest(f"{STEP}/{scan.key}"), config.model_dump(mode="json")
-    inputs = {
-        "model": predictor.card.weights_sha256,
-        "scan": sha256(layout.scan_manifest(scan)),
-        "side": digest_of(item["side"].tolist()),
-    }
+    inputs = conversion_inputs(predictor.card, layout, scan, item["side"])
     if read_manifest(manifest, inputs=inputs, config=section) is None:
         remove_volumes(manifest)
         preprocessed = PreprocessedScan.from_manifest(layout, scan)
@@ -56,6 +54,15 @@ def convert_if_needed(
         files = convert_scan(predictor, item, record, brain, layout, source_row, target_row, config)
         write_manifest(manifest, step=STEP, outputs=files, inputs=inputs, config=section)
     return manifest
+
+
+def conversion_inputs(card: ModelCard, layout: Layout, scan: Scan, side: Tensor) -> dict[str, str]:
+    """Digests that the conversion of a preprocessed scan depends on: model, scan and encoded side information `[S]`."""
+    return {
+        "model": card.weights_sha256,
+        "scan": sha256(layout.scan_manifest(scan)),
+        "side": digest_of(side.tolist()),
+    }
 
 
 def remove_volumes(manifest: Path) -> None:
