@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from ctypes import CDLL
+from typing import Any
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -43,6 +44,22 @@ def on_sigterm(handler: Callable[[int, object], None]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
+def without_main_script() -> Iterator[None]:
+    """Keep new processes from running the main script, which would start the work again in each of them.
+
+    `multiprocessing` runs it so that functions of the script can be called; dualflow calls its own modules only.
+    """
+    attributes = vars(sys.modules["__main__"])
+    saved: dict[str, Any] = {name: attributes[name] for name in ("__file__", "__spec__") if name in attributes}
+    try:
+        attributes.pop("__file__", None)
+        attributes["__spec__"] = None
+        yield
+    finally:
+        attributes.update(saved)
 
 
 def keep_freed_memory() -> None:

@@ -29,7 +29,7 @@ def main() -> None:
     dualflow run                      the whole workflow on a simulated cohort
     dualflow init BIDS                a configuration for your own BIDS study
     dualflow run --config STUDY.yaml  the whole workflow on your own study
-    dualflow convert STUDY --model MODEL --out DERIVATIVES
+    dualflow convert INPUT --model MODEL --out DERIVATIVES
                                       synthetic volumes for new scans
 
     Interrupted commands resume, and finished work is not repeated.

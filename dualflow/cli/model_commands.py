@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
+from dualflow.cli.convert_words import ConvertCommand, parse_labels, split_words
 from dualflow.cli.options import parse_entities
 from dualflow.errors import DataError
 from dualflow.process import set_threads
 
 
-@click.command()
-@click.argument("study", type=click.Path(path_type=Path))
-@click.option("--model", required=True, type=click.Path(file_okay=False, path_type=Path), help="Trained model folder.")
-@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Output folder.")
-@click.option("--samples", type=click.IntRange(2), default=16, show_default=True, help="Samples drawn per scan.")
+@click.command(cls=ConvertCommand, context_settings={"ignore_unknown_options": True})
+@click.argument("words", nargs=-1, required=True, metavar="INPUT...", type=click.UNPROCESSED)
+@click.option("--model", required=True, metavar="MODEL", help="Folder of the trained model.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Output folder.")
+@click.option(
+    "--participant-label",
+    "participants",
+    multiple=True,
+    metavar="LABEL...",
+    callback=parse_labels,
+    help="Subjects to convert, with or without sub-; several labels, or repeatable.  [BIDS datasets and tables only]",
+)
+@click.option(
+    "--session-label",
+    "sessions",
+    multiple=True,
+    metavar="LABEL...",
+    callback=parse_labels,
+    help="Sessions to convert, with or without ses-; several labels, or repeatable.  [BIDS datasets and tables only]",
+)
+@click.option("--samples", type=click.IntRange(2), default=32, show_default=True, help="Samples drawn per scan.")
 @click.option("--keep-samples", type=click.IntRange(0), default=2, show_default=True, help="Samples written per scan.")
 @click.option(
     "--temperature",
@@ -53,38 +71,66 @@ from dualflow.process import set_threads
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="A BIDS derivative dataset with your own brain masks.  [default: deepbet's masks]",
 )
+@click.option("--quantiles", is_flag=True, help="Also write maps of the 5, 50 and 95 percentiles.")
+@click.option("--force", is_flag=True, help="Convert refused scans too; their verdict remains.")
+@click.option("--dry-run", is_flag=True, help="List what would be done with each scan, and write nothing.")
+@click.pass_context
 def convert(
-    study: Path,
-    model: Path,
+    context: click.Context,
+    /,
+    words: tuple[str, ...],
+    model: str,
     out: Path,
     workers: int,
     device: str,
+    participants: tuple[str, ...],
+    sessions: tuple[str, ...],
     where: dict[str, dict[str, str]],
-    runs: str,
+    runs: Literal["refuse", "first", "last"],
     masks: Path | None,
+    dry_run: bool,
+    force: bool,
     **options: Any,
 ) -> None:
-    """Synthesise the target of every scan of STUDY with a trained model.
+    """Synthesise the target of every scan of INPUT with a trained model.
 
     \b
-    dualflow convert data/new --model results/my-study/models/dualflow/seed-0 --out derivatives
-                    convert a BIDS dataset
+    dualflow convert t1.nii.gz --model MODEL --out out --age 71 --sex F
+                    convert an image; side columns of the model are options
+    dualflow convert 'data/*_T1w.nii.gz' --model MODEL --out out
+                    convert several images
+    dualflow convert data/bids --model MODEL --out data/bids/derivatives/dualflow --participant-label 01 02
+                    convert two subjects of a BIDS dataset
     dualflow convert data/samples.tsv --model MODEL --out derivatives --workers 4
                     convert a table of samples with four processes
 
-    STUDY is a BIDS dataset or a table of samples, with raw scans. They are preprocessed as the model's training scans
-    were, and each result lies on its own scan's grid. A scan that cannot be used is excluded: quarantine.tsv gives the
-    reason, the other scans are converted, and the exit code is 3. Finished scans are skipped.
+    INPUT is one or more NIfTI images or patterns of them, a BIDS dataset, a table of samples, or a folder of DICOM
+    files if dcm2niix is installed. The scans are preprocessed as the model's training scans were, and each result lies
+    on its own scan's grid. Finished scans are skipped.
+
+    Each scan gets a verdict: ok; review, converted but unusual; refused, too unlike the training scans to be converted;
+    failed, not usable at all. conversion.tsv lists verdicts, reasons and figures, conversion.html shows them. The exit
+    code is 3 if a scan was refused or failed; all others are converted.
+
+    The output folder is new, or one of an earlier conversion. It holds no input and lies inside none, except in
+    derivatives/ of a BIDS dataset.
     """  # noqa: D301 - \b keeps click from rewrapping a paragraph
-    if not study.exists():
-        raise DataError(f"STUDY {study} does not exist; name a BIDS dataset's root folder or a table of samples")
+    inputs, side = split_words(words)
     set_threads(1)
     from dualflow.config import ConvertConfig
-    from dualflow.inference.batch import convert_study
+    from dualflow.inference.conversion import convert_inputs, plan_conversion
+    from dualflow.inference.conversion_table import conversion_text, missing_volumes
+    from dualflow.inference.inputs import Selection
 
-    selection = {"where": where, "runs": runs, "masks": masks}
-    convert_study(study, model, out, ConvertConfig(**options), workers, selection, device)
-    click.echo(f"synthetic volumes are in {out}")
+    names = tuple(name.lstrip("-") for option in context.command.params for name in option.opts[-1:])
+    selection = Selection(participants, sessions, side, where, runs, masks, option_names=names)
+    config = ConvertConfig(**options)
+    if dry_run:
+        click.echo(plan_conversion(inputs, model, out, config, selection))
+        return
+    table = convert_inputs(inputs, model, out, config, selection, workers, device, force=force)
+    click.echo(conversion_text(table, out))
+    sys.exit(DataError.exit_code if missing_volumes(table) else 0)
 
 
 MODEL_COMMANDS = (convert,)

@@ -6,7 +6,7 @@ from dualflow.config import Config, dump_sections
 from dualflow.data.study_pairs import load_split, usable_pairs
 from dualflow.imaging.regions import region_map
 from dualflow.inference.conversion_table import conversion_table, write_conversion_table
-from dualflow.inference.convert import Converter, remove_volumes
+from dualflow.inference.convert import Converter, remove_volumes, side_values
 from dualflow.inference.predict import load_predictor
 from dualflow.inference.reference import load_reference
 from dualflow.manifest import write_manifest
@@ -38,11 +38,11 @@ def convert(config: Config, name: str, seed: int) -> None:
         force=True,
     )
     pairs = usable_pairs(config)
-    side = pairs.set_index("scan")[list(config.study.side)].to_dict("index")
+    rows = {row["scan"]: row for row in pairs.to_dict("records")}
     items = [item for split in CONVERTED for item in load_split(config, pairs, split, predictor.card.side).items]
     manifests = {}
     for item in track(items, f"convert with {name}"):
-        manifests[item["scan"]] = converter.convert_if_needed(item, side[item["scan"]])
+        manifests[item["scan"]] = converter.convert_if_needed(item, side_values(predictor.card, rows[item["scan"]]))
     # Other splits or new exclusions leave volumes of scans that are no longer converted.
     for manifest in layout.manifest("convert/any").parent.glob("*.json"):
         if manifest.stem not in manifests:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -44,8 +44,8 @@ class Candidate:
         return self.entities.get(entity, "")
 
 
-def find_scans(root: Path, study: StudyConfig) -> tuple[Files, Exclusions]:
-    """The files of a study's modalities in a BIDS dataset, and the excluded scans with their reason.
+def find_scans(root: Path, study: StudyConfig, modalities: Sequence[str]) -> tuple[Files, Exclusions]:
+    """The files of some of a study's modalities in a BIDS dataset, and the excluded scans with their reason.
 
     A file with another tracer in its name does not belong to the modality. A file without a tracer counts only if the
     dataset has a single tracer or `study.where` selects by tracer.
@@ -57,7 +57,7 @@ def find_scans(root: Path, study: StudyConfig) -> tuple[Files, Exclusions]:
     _require_dataset(root)
     files: Files = defaultdict(dict)
     excluded: Exclusions = {}
-    for name in study.modalities:
+    for name in modalities:
         row, where = modality(name), study.where.get(name, {})
         candidates, unreadable = find_candidates(root, row)
         tracers = [] if "trc" in where else other_tracers(candidates, row)

@@ -62,7 +62,9 @@ class Index:
         commit_text(layout.pairs, table_text(self.pairs.assign(target=targets)))
 
 
-def build_index(bids: Path, study: StudyConfig, split: SplitConfig, digests: Path | None = None) -> Index:
+def build_index(
+    bids: Path, study: StudyConfig, split: SplitConfig, digests: Path | None = None, quarantine: Path | None = None
+) -> Index:
     """Pair the scans of a study, exclude duplicates and assign the splits.
 
     Args:
@@ -70,16 +72,19 @@ def build_index(bids: Path, study: StudyConfig, split: SplitConfig, digests: Pat
         study: modalities and side columns.
         split: how subjects are split.
         digests: table that caches voxel digests; without it, every scan is read.
+        quarantine: table of the excluded scans to write if no scan is usable; otherwise `Index.write` writes it.
 
     Raises:
         DataError: the dataset or one of its tables cannot be used, or there is no training subject.
         ConfigError: `study` or `split` names a column or subject that does not exist, or leaves no training set.
     """
     columns = tuple(dict.fromkeys([*study.side, *split.stratify]))
-    index = pair_scans(bids, study.model_copy(update={"side": columns}))
+    full_study = study.model_copy(update={"side": columns})
+    index = list_scans(bids, full_study, study.modalities)
+    _require_usable(index, bids, study, quarantine)
     duplicates = find_duplicates(bids, _files(index.pairs), digests)
     index = replace(index.without(exclude_duplicates(duplicates)), duplicates=duplicates)
-    _require_usable(index, bids, study)
+    _require_usable(index, bids, study, quarantine)
 
     paired = index.pairs["target"] != ""
     if not paired.any():
@@ -106,24 +111,44 @@ def build_index(bids: Path, study: StudyConfig, split: SplitConfig, digests: Pat
 def pair_scans(bids: Path, study: StudyConfig) -> Index:
     """Pair the scans of a study by subject and session, without splits: every row is `convert`.
 
+    Raises:
+        DataError: there is no usable scan, a table cannot be used, or a side column is in no table.
+        ConfigError: no file matches `study.where`.
+    """
+    index = list_scans(bids, study, study.modalities)
+    _require_usable(index, bids, study)
+    return index
+
+
+def list_scans(bids: Path, study: StudyConfig, modalities: Sequence[str]) -> Index:
+    """List the scans that have all sources of a study, without splits; the list may be empty.
+
     A scan is excluded if it lacks a source, if several files match a modality, if a file is missing or lies outside
     the dataset, or if its side information is invalid.
 
+    Args:
+        bids: root of the dataset: a BIDS dataset, or the folder of `study.samples`.
+        study: modalities and side columns.
+        modalities: the modalities to look for: all of the study, or its sources to ignore the targets.
+
     Raises:
-        DataError: there is no usable scan, a table cannot be used, or a side column is in no table.
+        DataError: a table cannot be used, or a side column is in no table.
         ConfigError: no file matches `study.where`.
     """
     if reserved := [name for name in study.side if name in [*COLUMNS, *EXTRA]]:
         raise ConfigError(f"side column '{reserved[0]}' has the name of a column of the index; rename the column")
     table = study.samples
-    files, excluded = find_samples(table, study) if table else find_scans(bids, study)
+    files, excluded = find_samples(table, study, modalities) if table else find_scans(bids, study, modalities)
     listed = table_subjects(table) if table else listed_subjects(bids)
     incomplete, missing = _incomplete({scan: files[scan] for scan in files if scan.key not in excluded}, study)
     excluded |= incomplete
     scans = sorted((scan for scan in files if scan.key not in excluded and files[scan]), key=lambda scan: scan.key)
     with_scan = {scan.subject for scan in scans} | {_subject(key) for key in excluded}
     subject_table = table.name if table else "participants.tsv"
-    missing[f"subjects in {subject_table} without a scan"] = sorted(set(listed) - with_scan)
+    scan_name = "a scan" if study.target in modalities else f"a {study.source} scan"
+    missing[f"subjects in {subject_table} without {scan_name}"] = sorted(set(listed) - with_scan)
+    if listed:
+        missing[f"subjects with {scan_name} but not in {subject_table}"] = sorted(with_scan - set(listed))
 
     side, invalid = sample_values(table, scans, study.side) if table else side_values(bids, scans, study.side)
     extra = {f"source_{name}": name for name in study.extra_sources}
@@ -134,9 +159,7 @@ def pair_scans(bids: Path, study: StudyConfig) -> Index:
         for scan in scans
     ]
     pairs = pd.DataFrame(rows, columns=[*COLUMNS, *extra], dtype=object)
-    index = Index(pairs.join(side), [], missing).without(excluded | invalid)
-    _require_usable(index, bids, study)
-    return index
+    return Index(pairs.join(side), [], missing).without(excluded | invalid)
 
 
 def read_pairs(layout: Layout) -> pd.DataFrame:
@@ -171,9 +194,11 @@ def _incomplete(files: Files, study: StudyConfig) -> tuple[Exclusions, dict[str,
     return excluded, missing
 
 
-def _require_usable(index: Index, root: Path, study: StudyConfig) -> None:
+def _require_usable(index: Index, root: Path, study: StudyConfig, quarantine: Path | None = None) -> None:
     if index.pairs.empty:
         excluded = index.quarantined
+        if quarantine is not None:
+            write_quarantine(quarantine, excluded)
         first = f" (the first of {len(excluded)} excluded: {excluded[0].reason})" if excluded else ""
         raise DataError(f"{root}: no usable {study.source} scan{first}; check the dataset and study.source")
 

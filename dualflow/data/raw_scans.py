@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -72,6 +73,12 @@ class ScanFiles:
         optional = {name: path for name, path in (("target", self.target), ("mask", self.mask)) if path}
         return {"source": self.source, **self.extra, **optional}
 
+    def without_folders(self, text: str) -> str:
+        """A text in which the paths of the files are their names, because names of folders may identify people."""
+        for folder in {path.parent for path in self.paths.values()}:
+            text = text.replace(f"{folder}{os.sep}", "")
+        return text
+
     def open(self) -> dict[str, RawImage]:
         """Sidecar and digest of each file, by role; a file with a current cached digest is not read.
 
@@ -92,6 +99,13 @@ def input_digests(images: Mapping[str, RawImage]) -> dict[str, str]:
     """Inputs in the manifest of a scan: digests of the images and their sidecars, by role."""
     sidecars = {f"{name}_sidecar": digest_of(image.sidecar) for name, image in images.items()}
     return {name: image.digest.sha256 for name, image in images.items()} | sidecars
+
+
+def current_manifest(
+    layout: Layout, scan: Scan, inputs: Mapping[str, str], study: StudyConfig, config: PreprocessConfig
+) -> dict[str, Any] | None:
+    """Manifest of a scan that is preprocessed or excluded with these inputs and this configuration, else None."""
+    return read_manifest(layout.scan_manifest(scan), inputs=inputs, config=_section(study, config))
 
 
 Task = tuple[Layout, Scan, ScanFiles, StudyConfig, PreprocessConfig]
@@ -132,7 +146,7 @@ def prepare_scan(
     try:
         images = files.open()
         inputs = input_digests(images)
-        if (record := read_manifest(manifest, inputs=inputs, config=section)) is not None:
+        if (record := current_manifest(layout, scan, inputs, study, config)) is not None:
             return Quarantine.of_manifest(scan.key, record)
         for image in images.values():  # before any long computation
             check_scan(image.path, image.digest)
@@ -152,9 +166,10 @@ def prepare_scan(
     except CommitError:  # a full disk is no defect of the scan
         raise
     except DualflowError as error:
-        return _exclude(layout, scan, str(error), inputs, section)
+        return _exclude(layout, scan, files.without_folders(str(error)), inputs, section)
     except Exception as error:  # a defective scan must not stop the others
-        return _exclude(layout, scan, f"{files.source.name}: {type(error).__name__}: {error}", {}, section)
+        reason = files.without_folders(f"{files.source.name}: {type(error).__name__}: {error}")
+        return _exclude(layout, scan, reason, {}, section)
     facts = {"quality": pair.record["quality"]}
     write_manifest(manifest, step=STEP, outputs=outputs, inputs=inputs, config=section, facts=facts)
     return None

@@ -19,8 +19,8 @@ from dualflow.errors import DataError, PairingError
 from dualflow.layout import Scan
 
 
-def find_samples(path: Path, study: StudyConfig) -> tuple[Files, Exclusions]:
-    """The files of a study's modalities by scan, and the invalid rows with their reason.
+def find_samples(path: Path, study: StudyConfig, modalities: Sequence[str]) -> tuple[Files, Exclusions]:
+    """The files of some of a study's modalities by scan, and the invalid rows with their reason.
 
     Columns of paths have the names of modalities, or `source` and `target`. A table of scans to convert needs no
     target column.
@@ -29,7 +29,7 @@ def find_samples(path: Path, study: StudyConfig) -> tuple[Files, Exclusions]:
         DataError: the table cannot be read, or lacks a column.
     """
     table = _read(path)
-    path_columns = {name: _path_column(table, path, name, study) for name in study.modalities}
+    path_columns = {name: _path_column(table, path, name, study) for name in modalities}
     columns = {name: column for name, column in path_columns.items() if column}
     files: Files = {}
     excluded: Exclusions = {}

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from dualflow.commit import sweep_temporaries
-from dualflow.config import ConvertConfig, StudyConfig, checked
+from dualflow.config import ConvertConfig, StudyConfig
 from dualflow.data.dataset import load_pairs
 from dualflow.data.derivative_dataset import describe_derivatives
-from dualflow.data.index import pair_scans
-from dualflow.data.participants import known_columns
 from dualflow.data.quarantine import Quarantine, count_excluded, write_quarantine
 from dualflow.data.raw_scans import ScanFiles, prepare_scan
-from dualflow.data.tsv import read_table
 from dualflow.errors import CommitError, DataError, DualflowError
-from dualflow.inference.convert import STEP, convert_if_needed
-from dualflow.inference.predict import Predictor, load_predictor
+from dualflow.imaging.regions import region_map
+from dualflow.inference.conversion_table import conversion_table, write_conversion_table
+from dualflow.inference.convert import STEP, Converter, side_values
+from dualflow.inference.inputs import ConvertInputs
+from dualflow.inference.predict import load_predictor
+from dualflow.inference.reference import load_reference
 from dualflow.layout import Layout, Scan
 from dualflow.modalities import modality
 from dualflow.progress import track
@@ -30,69 +30,87 @@ from dualflow.workers import CrashedTask, run_in_workers
 
 
 def convert_study(
-    data: Path,
+    scans: ConvertInputs,
     model: Path,
     out: Path,
     config: ConvertConfig,
     workers: int = 1,
-    selection: Mapping[str, Any] | None = None,
     device: str = "cpu",
-) -> None:
-    """Convert every scan of a dataset that has the model's source modalities.
+    *,
+    force: bool = False,
+) -> pd.DataFrame:
+    """Convert scans; return the table of their verdicts, which is also written as conversion.tsv.
 
     Args:
-        data: root of a raw BIDS dataset, or a table of samples.
+        scans: the scans to convert.
         model: folder of a trained model; its card defines the preprocessing.
         out: folder of the BIDS derivative dataset to write.
         config: how samples are drawn.
         workers: number of processes, one core each.
-        selection: fields `where`, `runs` and `masks` of the section `study`, which select the files of a scan.
         device: device of the model: `auto`, `cpu` or `cuda`; all workers share one GPU.
+        force: convert refused scans too.
 
     Raises:
-        ConfigError: `selection` does not fit the dataset, or `device` asks for a GPU and there is none.
-        DataError: the dataset cannot be read, or scans were excluded; then all others are converted.
+        DataError: there is no scan to convert.
     """
-    select_device(device, "--device")  # an error before the work starts
-    card = load_predictor(model).card
-    table = data if data.is_file() else None
-    root = data.parent if table else data
-    columns = read_table(table).columns if table else known_columns(root)
-    side = tuple(name for name in card.study.side if name in columns)
-    values = {
-        "name": "convert",
-        "samples": table,
-        "source": card.study.source,
-        "extra_sources": card.study.extra_sources,
-        "target": card.study.target,
-        "side": side,
-        **(selection or {}),
-    }
-    study = checked(StudyConfig, values, "convert")
     layout = Layout(out, ".")
+    _require_usable(scans, layout)
     sweep_temporaries(out)
-    index = pair_scans(root, study)
-    describe_derivatives(layout, root.resolve().name, study)
-    rows = [row for _, row in index.pairs.iterrows()]
-    tasks = [(row.to_frame().T, root, model, layout, study, config, device) for row in rows]
-    outcomes = list(track(_outcomes(tasks, workers), f"convert {root.name}", len(tasks)))
-    excluded = sorted([*index.quarantined, *(outcome for outcome in outcomes if outcome is not None)])
+    describe_derivatives(layout, scans.name, scans.study)
+    rows = [row for _, row in scans.rows.iterrows()]
+    options = Options(model, config, device, force)
+    tasks = [(row.to_frame().T, scans.root, layout, scans.study, options) for row in rows]
+    outcomes = list(track(_outcomes(tasks, workers), "convert", len(tasks)))
+    excluded = sorted([*scans.quarantined, *(outcome for outcome in outcomes if outcome is not None)])
     write_quarantine(layout.quarantine, excluded)
-    if excluded:
-        raise DataError(
-            f"converted, but {count_excluded(excluded)}: {layout.quarantine} has the reasons, the first is "
-            f"{excluded[0].scan}: {excluded[0].reason}"
-        )
+    table = conversion_table(layout, scans.rows["scan"], excluded)
+    write_conversion_table(layout.conversions, table)
+    return table
 
 
-Task = tuple[pd.DataFrame, Path, Path, Layout, StudyConfig, ConvertConfig, str]
+def _require_usable(scans: ConvertInputs, layout: Layout) -> None:
+    """Check that there is a scan to convert; otherwise write the reasons.
+
+    Raises:
+        DataError: there is none.
+    """
+    if len(scans.rows):
+        return
+    excluded, source = scans.quarantined, scans.study.source
+    if not excluded:
+        raise DataError(f"the input has no {source} scan; check it, and that the model's source is the one you mean")
+    write_quarantine(layout.quarantine, excluded)
+    raise DataError(
+        f"no usable {source} scan, {count_excluded(excluded)}: {layout.quarantine} has the reasons, the first is "
+        f"{excluded[0].scan}: {excluded[0].reason}"
+    )
+
+
+@dataclass(frozen=True)
+class Options:
+    """What all tasks of a conversion share, small enough to send with each.
+
+    Attributes:
+        model: folder of the model.
+        config: how samples are drawn.
+        device: device of the model.
+        force: whether refused scans are converted too.
+    """
+
+    model: Path
+    config: ConvertConfig
+    device: str
+    force: bool
+
+
+Task = tuple[pd.DataFrame, Path, Layout, StudyConfig, Options]
 
 
 def _outcomes(tasks: list[Task], workers: int) -> Iterator[Quarantine | None]:
     """Run the tasks in worker processes; yield their results in the order in which they finish."""
     for index, outcome in run_in_workers(_convert, tasks, workers):
         if isinstance(outcome, CrashedTask):
-            row, _, _, layout, *_ = tasks[index]
+            row, _, layout, *_ = tasks[index]
             scan = Scan.parse(row["scan"].iloc[0])
             # Remove the temporary files of the crashed process.
             sweep_temporaries(layout.derivatives / scan.folder)
@@ -102,27 +120,35 @@ def _outcomes(tasks: list[Task], workers: int) -> Iterator[Quarantine | None]:
 
 
 @cache
-def _load_predictor(model: Path, device: str) -> Predictor:
+def _load_converter(layout: Layout, source: str, target: str, options: Options) -> Converter:
     """Load the model once per worker process."""
     import torch
 
     torch.set_num_threads(1)
-    return load_predictor(model, select_device(device))
+    predictor = load_predictor(options.model, select_device(options.device))
+    return Converter(
+        predictor,
+        load_reference(options.model, predictor.card),
+        region_map(predictor.card.preprocess),
+        layout,
+        modality(source),
+        modality(target),
+        options.config,
+        options.force,
+    )
 
 
-def _convert(
-    row: pd.DataFrame, root: Path, model: Path, layout: Layout, study: StudyConfig, config: ConvertConfig, device: str
-) -> Quarantine | None:
+def _convert(row: pd.DataFrame, root: Path, layout: Layout, study: StudyConfig, options: Options) -> Quarantine | None:
     """Preprocess and convert a scan unless that is done and unchanged; return why it was excluded, or None."""
-    predictor = _load_predictor(model, device)
-    scan, source_row, target_row = Scan.parse(row["scan"].iloc[0]), modality(study.source), modality(study.target)
-    files = replace(ScanFiles.of_row(root, row.iloc[0].to_dict(), study), target=None)
-    excluded = prepare_scan(layout, scan, files, study, predictor.card.preprocess)
+    converter = _load_converter(layout, study.source, study.target, options)
+    card, values = converter.predictor.card, row.iloc[0].to_dict()
+    scan, files = Scan.parse(values["scan"]), replace(ScanFiles.of_row(root, values, study), target=None)
+    excluded = prepare_scan(layout, scan, files, study, card.preprocess)
     if excluded is not None:
         return excluded
     try:
-        item = load_pairs(layout, row.assign(target=""), study, predictor.card.side).items[0]
-        convert_if_needed(predictor, item, layout, source_row, target_row, config)
+        item = load_pairs(layout, row.assign(target=""), study, card.side).items[0]
+        converter.convert_if_needed(item, side_values(card, values))
     except CommitError:  # such as a full disk, which is no defect of the scan
         raise
     except Exception as error:  # a defective scan must not stop the others

@@ -11,15 +11,20 @@ import pandas as pd
 from dualflow.commit import commit_text
 from dualflow.data.quarantine import Quarantine
 from dualflow.data.tsv import table_text
+from dualflow.errors import printable
 from dualflow.inference.convert import STEP, VERDICT
 from dualflow.layout import Layout, Scan
 from dualflow.manifest import read_manifest
 
 FAILED = "failed"
 """Verdict on a scan that could not be preprocessed or converted."""
-COLUMNS = ("scan", "verdict", "reason", "seconds")
+COLUMNS = ("scan", "verdict", "converted", "reason", "seconds")
+SHOWN = 10
+"""Scans whose reasons the console shows."""
 ORDER = (FAILED, "refused", "review", "ok")
 """Verdicts, the worst first."""
+SCORES = ("typicality", "lesion")
+"""Figures that have a threshold, `typicality_threshold` and so on."""
 
 
 def conversion_table(layout: Layout, scans: Iterable[str], excluded: Sequence[Quarantine]) -> pd.DataFrame:
@@ -31,16 +36,18 @@ def conversion_table(layout: Layout, scans: Iterable[str], excluded: Sequence[Qu
         excluded: scans that could not be converted.
     """
     failed = {row.scan: row.reason for row in excluded}
-    rows = [{"scan": scan, "verdict": FAILED, "reason": reason} for scan, reason in failed.items()]
+    rows = [{"scan": scan, "verdict": FAILED, "converted": False, "reason": reason} for scan, reason in failed.items()]
     for key in scans:
         manifest = read_manifest(layout.manifest(f"{STEP}/{key}"), verify=False)
         if manifest is None or key in failed:
             continue
         verdict = manifest["facts"][VERDICT]
-        forced = verdict["verdict"] == "refused" and bool(manifest["outputs"])
+        converted = bool(manifest["outputs"])
+        forced = verdict["verdict"] == "refused" and converted
         reasons = [*verdict["reasons"], *(["converted because of --force"] if forced else [])]
-        row = {"scan": key, "verdict": verdict["verdict"], "reason": "; ".join(reasons)}
-        rows.append(row | {"seconds": _seconds(layout, Scan.parse(key))} | verdict["figures"])
+        seconds = _seconds(layout, Scan.parse(key))
+        values = (key, verdict["verdict"], converted, "; ".join(reasons), seconds)
+        rows.append(dict(zip(COLUMNS, values, strict=True)) | verdict["figures"])
     columns = list(dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)]))
     table = pd.DataFrame(rows, columns=columns)
     # Within a verdict, the scan farthest beyond its threshold comes first.
@@ -67,6 +74,22 @@ def summarise(table: pd.DataFrame) -> str:
     """Return the count of each verdict, such as `55 ok, 3 review, 2 refused`."""
     counts = table["verdict"].value_counts()
     return ", ".join(f"{counts[name]} {name}" for name in reversed(ORDER) if name in counts) or "no scans"
+
+
+def missing_volumes(table: pd.DataFrame) -> int:
+    """Number of scans that were not converted."""
+    return int((~table["converted"]).sum())
+
+
+def conversion_text(table: pd.DataFrame, out: Path) -> str:
+    """What a conversion did, for the console: counts, and the reasons of the first scans that are not ok."""
+    notable = table[table["verdict"] != "ok"]
+    lines = [f"{row.scan}: {row.verdict}: {row.reason}" for row in notable.head(SHOWN).itertuples()]
+    if len(notable) > SHOWN:
+        lines.append(f"... and {len(notable) - SHOWN} more in conversion.tsv")
+    return "\n".join(
+        [*map(printable, lines), f"{summarise(table)}; volumes, conversion.tsv and conversion.html are in {out}"]
+    )
 
 
 def _seconds(layout: Layout, scan: Scan) -> float:

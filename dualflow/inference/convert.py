@@ -30,6 +30,7 @@ from dualflow.inference.verdict import Outcome, Verdict, judge_input, judge_outp
 from dualflow.layout import Layout, Scan, sidecar_path
 from dualflow.manifest import manifest_outputs, read_manifest, write_manifest
 from dualflow.modalities import Modality
+from dualflow.models.card import ModelCard
 
 STEP = "convert"
 """Name of the step in manifests and in the quarantine table."""
@@ -75,12 +76,7 @@ class Converter:
         """
         scan = Scan.parse(item["scan"])
         manifest, section = self.layout.manifest(f"{STEP}/{scan.key}"), self.config.model_dump(mode="json")
-        inputs = {
-            "model": self.predictor.card.weights_sha256,
-            "reference": self.predictor.card.reference_sha256,
-            "scan": sha256(self.layout.scan_manifest(scan)),
-            "side": digest_of({name: str(value) for name, value in side.items()}),
-        }
+        inputs = conversion_inputs(self.predictor.card, self.layout, scan, side)
         record = read_manifest(manifest, inputs=inputs, config=section)
         if record is None or (self.force and not record["outputs"]):
             remove_volumes(manifest)
@@ -162,6 +158,22 @@ class Converter:
         # Interpolation with the zeros outside the mask would darken the edge of the brain.
         native, affine = to_native(fill_outside(volume, mask), record, background=0.0)
         write_volume(path, np.where(brain, native, np.float32(0)), affine, sidecar=sidecar)
+
+
+def conversion_inputs(card: ModelCard, layout: Layout, scan: Scan, side: Mapping[str, Any]) -> dict[str, str]:
+    """Inputs in the manifest of a conversion; `side` has the raw side values."""
+    return {
+        "model": card.weights_sha256,
+        "reference": card.reference_sha256,
+        "scan": sha256(layout.scan_manifest(scan)),
+        "side": digest_of({name: str(value) for name, value in side.items()}),
+    }
+
+
+def side_values(card: ModelCard, row: Mapping[Any, Any]) -> dict[str, Any]:
+    """The raw side values that the model takes, from a row of the index; None if unknown."""
+    values = {column.name: row.get(column.name) for column in card.side.columns}
+    return {name: None if value != value else value for name, value in values.items()}
 
 
 def volumes_of(prediction: Prediction, config: ConvertConfig) -> dict[str, FloatArray]:

@@ -45,6 +45,7 @@ def test_every_scan_has_a_row_and_the_worst_come_first(layout):
     assert list(table.columns[: len(COLUMNS)]) == list(COLUMNS)
     rows = table.set_index("scan")
     assert rows["verdict"]["sub-6"] == "failed"
+    assert list(rows.index[~rows["converted"]]) == ["sub-6", "sub-3"]
     assert rows["reason"]["sub-3"] == "unlike; too coarse"
     assert rows["reason"]["sub-4"] == "unlike; converted because of --force"
     assert rows["seconds"]["sub-1"] == 2.25

@@ -1,0 +1,77 @@
+"""A conversion from its inputs to its outputs, as the command line and Python call it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pandas as pd
+
+from dualflow.config import ConvertConfig
+from dualflow.errors import printable
+from dualflow.inference.batch import convert_study
+from dualflow.inference.inputs import ConvertInputs, Selection, expand_inputs, resolve_inputs
+from dualflow.inference.plan import plan_scans, plan_text
+from dualflow.models.resolve import resolve_model
+from dualflow.models.store import load_card, load_model
+from dualflow.training.device import select_device
+
+DICOM_IMAGES = "sourcedata"
+"""Folder of the output dataset with the images that were converted from DICOM."""
+
+
+def convert_inputs(
+    inputs: Sequence[str | Path],
+    model: str,
+    out: Path,
+    config: ConvertConfig,
+    selection: Selection | None = None,
+    workers: int = 1,
+    device: str = "cpu",
+    *,
+    force: bool = False,
+) -> pd.DataFrame:
+    """Convert all scans of the inputs; return the table that is also written as conversion.tsv, the worst scans first.
+
+    Args:
+        inputs: images, patterns of images, a BIDS dataset, a table of samples, or DICOM folders.
+        model: the trained model, as `resolve_model` takes it.
+        out: folder of the BIDS derivative dataset to write.
+        config: how samples are drawn.
+        selection: what to convert of the inputs, and their side information.
+        workers: number of processes, one core each.
+        device: device of the model: `auto`, `cpu` or `cuda`.
+        force: convert refused scans too.
+
+    Raises:
+        ConfigError: an option does not fit the inputs or the model, or `out` overlaps an input.
+        CheckpointError: there is no model, or a broken one.
+        DataError: the inputs cannot be read, or hold no usable scan.
+    """
+    paths = expand_inputs(inputs)
+    select_device(device, "--device")  # an error before the work starts
+    folder = resolve_model(model)
+    card = load_model(folder).card  # verifies the weights too
+    scans = resolve_inputs(paths, card, out, folder, out / DICOM_IMAGES, selection)
+    _print_notes(scans)
+    return convert_study(scans, folder, out, config, workers, device, force=force)
+
+
+def plan_conversion(
+    inputs: Sequence[str | Path], model: str, out: Path, config: ConvertConfig, selection: Selection | None = None
+) -> str:
+    """Describe what `convert_inputs` would do; nothing is written to `out`."""
+    paths = expand_inputs(inputs)
+    folder = resolve_model(model)
+    card = load_card(folder)
+    with TemporaryDirectory(prefix="dualflow-plan-") as scratch:
+        scans = resolve_inputs(paths, card, out, folder, Path(scratch), selection)
+        _print_notes(scans)
+        return plan_text(plan_scans(scans, card, out, config))
+
+
+def _print_notes(scans: ConvertInputs) -> None:
+    for note in scans.notes:
+        print(printable(note), file=sys.stderr)

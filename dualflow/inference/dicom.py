@@ -1,0 +1,205 @@
+"""DICOM folders to NIfTI images with dcm2niix, and the choice of each exam's series of one modality.
+
+An exam becomes a scan with a label from the SHA-256 of its study UID, because names of DICOM folders and patient ids
+often identify people. dcm2niix also leaves names, ids, sex and dates out of the JSON sidecars.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import subprocess
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from dualflow.commit import commit_json, committing, sha256
+from dualflow.data.quarantine import Quarantine
+from dualflow.errors import ConfigError, DataError
+from dualflow.imaging.nifti_header import check_header
+from dualflow.imaging.sidecar import read_object
+from dualflow.layout import Scan, bids_path, sidecar_path
+from dualflow.modalities import modality
+
+STEP = "dicom"
+DEADLINE_S = 1800
+"""Longest time that dcm2niix may take for a folder."""
+MIN_SLICES = 20
+"""A series with fewer voxels along an axis is a localiser or a slab."""
+_PROBED_FILES = 200
+# dcm2niix's exit code if some of several series cannot be converted.
+_PARTLY = 8
+_CLASSES = {"anat": "MR", "perf": "MR", "pet": "PT", "ct": "CT"}
+_NAMES = {
+    "T1w": r"(?!.*(flair|t2))(.*(t1|mp2?rage|bravo|spgr|tfe))",
+    "T2w": r"(?!.*(flair|t2\*|t2.?star))(.*t2)",
+    "FLAIR": r".*(flair|dark.?fluid)",
+}
+"""Modality -> pattern of the descriptions of its series."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """A series as a NIfTI image.
+
+    Attributes:
+        exam: UID of the DICOM study.
+        number: series number.
+        image: the image.
+        sidecar: content of its JSON sidecar.
+    """
+
+    exam: str
+    number: str
+    image: Path
+    sidecar: dict[str, Any]
+
+    @property
+    def description(self) -> str:
+        """Description of the series, or its protocol."""
+        return str(self.sidecar.get("SeriesDescription") or self.sidecar.get("ProtocolName") or "no description")
+
+    def __str__(self) -> str:
+        return f"{self.number} '{self.description[:60]}'"
+
+
+def is_dicom_folder(folder: Path) -> bool:
+    """Whether one of the first files below a folder is DICOM."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return any(_is_dicom(file) for file in islice(files, _PROBED_FILES))
+
+
+def convert_dicom(
+    folders: Sequence[Path], target: Path, source: str
+) -> tuple[dict[Scan, Path], list[Quarantine], list[str]]:
+    """Convert the `source` series of each exam in DICOM folders to NIfTI images.
+
+    Args:
+        folders: folders of DICOM files, at any depth.
+        target: folder of the images and their sidecars.
+        source: modality of the images.
+
+    Returns:
+        Scan -> its image relative to `target`; the exams without exactly one such series, with the reason; and a line
+        per scan on the series that was taken.
+
+    Raises:
+        ConfigError: dcm2niix is not installed.
+        DataError: dcm2niix fails, or takes longer than `DEADLINE_S`.
+    """
+    scans, excluded, notes = {}, [], []
+    with TemporaryDirectory(prefix="dualflow-dicom-") as scratch:
+        for folder in folders:
+            _run_dcm2niix(folder, Path(scratch))
+        exams = defaultdict(list)
+        for series in _read_series(Path(scratch)):
+            exams[series.exam].append(series)
+        for exam, all_series in sorted(exams.items()):
+            scan = Scan(f"dcm{hashlib.sha256(exam.encode()).hexdigest()[:8]}")
+            try:
+                series = choose_series(all_series, source)
+                check_header(series.image, 3)
+            except DataError as error:
+                excluded.append(Quarantine(scan.key, STEP, str(error)))
+                continue
+            path = bids_path(target, scan, modality(source))
+            _copy(series, path)
+            scans[scan] = path.relative_to(target)
+            notes.append(f"{scan.key} is series {series}")
+    return scans, excluded, notes
+
+
+def choose_series(series: Sequence[Series], source: str) -> Series:
+    """The only 3D series of an exam that is described as `source`, or whose description names no other modality.
+
+    Raises:
+        DataError: there is none, or more than one.
+    """
+    volumes = [entry for entry in series if _is_volume(entry, _CLASSES[modality(source).datatype])]
+    originals = [entry for entry in volumes if "DERIVED" not in entry.sidecar.get("ImageType", [])] or volumes
+    described = [entry for entry in originals if _named(entry) == source]
+    matches = described or [entry for entry in originals if _named(entry) is None]
+    if len(matches) == 1:
+        return matches[0]
+    names = ", ".join(map(str, matches or series))
+    if matches:
+        raise DataError(f"{len(matches)} series fit {source}: {names}; name the folder of one series")
+    raise DataError(f"none of {len(series)} series is a 3D {source} image: {names}; check the folder")
+
+
+def _named(series: Series) -> str | None:
+    """The modality that a series' description names, or None."""
+    text = f"{series.sidecar.get('SeriesDescription', '')} {series.sidecar.get('ProtocolName', '')}"
+    return next((name for name, pattern in _NAMES.items() if re.match(pattern, text, re.IGNORECASE)), None)
+
+
+def _is_volume(series: Series, image_class: str) -> bool:
+    """Whether a series is one 3D image of a DICOM modality such as MR, and no phase image."""
+    if series.sidecar.get("Modality", image_class) != image_class or "PHASE" in series.sidecar.get("ImageType", []):
+        return False
+    try:
+        shape = check_header(series.image, 4, series=True).shape
+    except DataError:
+        return False
+    return len(shape) == 3 and min(shape) >= MIN_SLICES
+
+
+def _is_dicom(file: Path) -> bool:
+    if file.suffix.lower() in (".dcm", ".ima") or file.name == "DICOMDIR":
+        return True
+    try:
+        with file.open("rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def _run_dcm2niix(folder: Path, scratch: Path) -> None:
+    """Convert all series of a folder to `scratch`; their names are the study UID and the series number."""
+    program = shutil.which("dcm2niix")
+    if program is None:
+        raise ConfigError(
+            f"{folder} holds DICOM files, and dcm2niix is not installed; run `pip install dcm2niix` (or `conda install "
+            "-c conda-forge dcm2niix`, or `apt install dcm2niix`), or name NIfTI images"
+        )
+    options = ["-b", "y", "-ba", "y", "-z", "y", "-d", "9", "-f", "%k_%s"]
+    try:
+        done = subprocess.run(
+            [program, *options, "-o", str(scratch), str(folder.resolve())],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=DEADLINE_S, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise DataError(
+            f"{folder}: dcm2niix took longer than {DEADLINE_S} s and was stopped; name a folder with fewer series"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{program} cannot be run ({error.strerror}); install dcm2niix again") from error
+    if done.returncode not in (0, _PARTLY) or not any(scratch.glob("*.nii.gz")):
+        last = next((line for line in reversed((done.stderr + done.stdout).splitlines()) if line.strip()), "no message")
+        raise DataError(
+            f"{folder}: dcm2niix wrote no image (exit code {done.returncode}: {last.strip()[:200]}); check the files"
+        )
+
+
+def _read_series(scratch: Path) -> list[Series]:
+    """The images that dcm2niix wrote."""
+    series = []
+    for image in sorted(scratch.glob("*.nii.gz")):
+        exam, _, number = image.name.removesuffix(".nii.gz").partition("_")
+        sidecar = sidecar_path(image)
+        series.append(Series(exam, number, image, read_object(sidecar) if sidecar.is_file() else {}))
+    return series
+
+
+def _copy(series: Series, path: Path) -> None:
+    """Copy the image and its sidecar, unless an equal image is there."""
+    if path.is_file() and sha256(path) == sha256(series.image):
+        return
+    with committing(path) as temp:
+        shutil.copyfile(series.image, temp)
+    commit_json(sidecar_path(path), series.sidecar)

@@ -1,0 +1,84 @@
+"""Scans from image files that belong to no dataset: their labels come from the file names."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from dualflow.data.bids_files import EXTENSIONS
+from dualflow.data.index import COLUMNS
+from dualflow.errors import DataError, PairingError
+from dualflow.layout import Scan
+from dualflow.modalities import MODALITIES, modality
+
+_ALPHANUMERIC = re.compile(r"[^A-Za-z0-9]")
+
+
+def scan_rows(scans: Mapping[Scan, Path], cells: Mapping[str, float | str | None]) -> pd.DataFrame:
+    """Rows as of `Index.pairs` for scans with one file each, and the same side information for all.
+
+    Args:
+        scans: scan -> its image, relative to the root of the inputs.
+        cells: side column -> value.
+    """
+    rows = [
+        [scan.key, scan.subject, scan.session, path.as_posix(), "", "convert"]
+        for scan, path in sorted(scans.items(), key=lambda entry: entry[0].key)
+    ]
+    table = pd.DataFrame(rows, columns=COLUMNS, dtype=object)
+    return table.assign(**{name: pd.Series([cell] * len(rows), dtype=object) for name, cell in cells.items()})
+
+
+def label_images(files: Sequence[Path], source: str) -> tuple[Path, dict[Scan, Path]]:
+    """The folder that holds all image files, and the scan of each file with its path in that folder.
+
+    Raises:
+        DataError: the name of a file cannot be used, or it says that the image is not of modality `source`.
+        PairingError: two files would have the same label.
+    """
+    scans: dict[Scan, Path] = {}
+    for file in files:
+        _check_name(file, source)
+        scan = scan_of(file)
+        if scan in scans:
+            raise PairingError(
+                f"{scans[scan]} and {file} would both be {scan.key}; rename one, or list them in a table of samples "
+                "with a subject or session for each"
+            )
+        scans[scan] = file
+    folders = [os.path.abspath(file.parent) for file in files]  # noqa: PTH100 - removes `..`, but follows no links
+    root = Path(os.path.commonpath(folders))
+    return root, {
+        scan: (Path(folder) / file.name).relative_to(root)
+        for (scan, file), folder in zip(scans.items(), folders, strict=True)
+    }
+
+
+def scan_of(file: Path) -> Scan:
+    """The scan of an image file: BIDS entities if its name has `sub-`, else letters and digits of the name.
+
+    A name without any, such as one in Chinese, becomes `scan` and digits of its SHA-256.
+    """
+    stem = file.name.removesuffix(".gz").removesuffix(".nii")
+    subject, session = (re.search(rf"(?:^|_){entity}-([A-Za-z0-9]+)(?=_|$)", stem) for entity in ("sub", "ses"))
+    if subject:
+        return Scan(subject[1], session[1] if session else None)
+    label = _ALPHANUMERIC.sub("", unicodedata.normalize("NFKD", stem))
+    return Scan(label or f"scan{hashlib.sha256(os.fsencode(stem)).hexdigest()[:8]}")
+
+
+def _check_name(file: Path, source: str) -> None:
+    if not file.name.endswith(EXTENSIONS):
+        raise DataError(f"{file}: expected a NIfTI image, .nii or .nii.gz; convert it, for DICOM with dcm2niix")
+    if any("\udc80" <= char <= "\udcff" for char in str(file)):  # Python's surrogates for undecodable bytes
+        raise DataError(f"{file}: its name is not UTF-8; rename the file")
+    suffix = file.name.split(".")[0].rpartition("_")[2]
+    others = {row.suffix for row in MODALITIES.values()} - {modality(source).suffix}
+    if file.name.startswith("sub-") and suffix in others:
+        raise DataError(f"{file}: is named as {suffix}, but the model's source is {source}; name its {source} images")

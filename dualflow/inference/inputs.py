@@ -1,0 +1,290 @@
+"""The inputs of a conversion: images, a BIDS dataset, a table of samples or DICOM folders become rows of scans."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from dualflow.config import StudyConfig, checked
+from dualflow.data.bids_files import EXTENSIONS, natural_order
+from dualflow.data.index import Index, list_scans
+from dualflow.data.participants import known_columns
+from dualflow.data.quarantine import Quarantine
+from dualflow.data.tsv import read_table, summarise_names
+from dualflow.errors import ConfigError, DataError, printable
+from dualflow.imaging.sidecar import read_object
+from dualflow.inference.dicom import convert_dicom, is_dicom_folder
+from dualflow.inference.image_files import label_images, scan_rows
+from dualflow.inference.output_folder import DESCRIPTION, check_files_outside, check_output
+from dualflow.inference.side_options import cell_text, side_cells, side_notes
+from dualflow.models.card import ModelCard
+
+UNNAMED = "converted scans"
+"""Name of inputs that are no BIDS dataset with a name of its own; names of folders may identify people."""
+EXPECTED = "a NIfTI image (.nii, .nii.gz), a BIDS dataset, a table of samples (.tsv) or a folder of DICOM files"
+_GLOB = set("*?[")
+_MAX_NAME = 200
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What to convert of the inputs.
+
+    Attributes:
+        participants: subject labels, with or without `sub-`; empty for all.
+        sessions: session labels, with or without `ses-`; empty for all.
+        side: side information of images without a table, by column.
+        where: entities by modality, as `StudyConfig.where`.
+        runs: which of several runs to take, as `StudyConfig.runs`.
+        masks: BIDS derivative dataset of brain masks, or None.
+        option_names: options of the command, which a misspelt side column may mean.
+    """
+
+    participants: Sequence[str] = ()
+    sessions: Sequence[str] = ()
+    side: Mapping[str, object] = field(default_factory=dict)
+    where: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    runs: Literal["refuse", "first", "last"] = "refuse"
+    masks: Path | None = None
+    option_names: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class ConvertInputs:
+    """The scans to convert.
+
+    Attributes:
+        root: folder that the paths in `rows` are relative to.
+        rows: one row per scan, as `Index.pairs`: the target is '', the split `convert`.
+        quarantined: the scans that are excluded already, sorted.
+        notes: lines for the console on unknown side information, and on people without scans or without a row.
+        study: modalities, side columns and masks of the scans.
+        name: name of the dataset in the description of the outputs.
+    """
+
+    root: Path
+    rows: pd.DataFrame
+    quarantined: Sequence[Quarantine]
+    notes: Sequence[str]
+    study: StudyConfig
+    name: str = UNNAMED
+
+
+def expand_inputs(inputs: Sequence[str | Path]) -> list[Path]:
+    """The files and folders of the inputs, in order and without duplicates; patterns such as `data/*.nii.gz` expand.
+
+    Raises:
+        DataError: an input does not exist, or no file matches a pattern.
+    """
+    paths: dict[Path, Path] = {}
+    for text in map(str, inputs):
+        path = Path(text).expanduser()
+        matches = [path] if path.exists() or not _GLOB & set(text) else _matches(path)
+        if not matches:
+            raise DataError(f"no file matches INPUT {text}; check the pattern")
+        for match in matches:
+            if not match.exists():
+                raise DataError(f"INPUT {match} does not exist; name {EXPECTED}")
+            paths.setdefault(match.resolve(), match)
+    return list(paths.values())
+
+
+def resolve_inputs(
+    paths: Sequence[Path], card: ModelCard, out: Path, model: Path, dicom: Path, selection: Selection | None = None
+) -> ConvertInputs:
+    """The scans of the inputs of a conversion; only DICOM folders write something.
+
+    Args:
+        paths: files and folders of one kind; of datasets and tables, one.
+        card: card of the model.
+        out: output folder, which is checked first.
+        model: folder of the model.
+        dicom: folder for NIfTI images from DICOM.
+        selection: what to convert; everything by default.
+
+    Raises:
+        ConfigError: the output overlaps an input, or an option does not fit the inputs or the model.
+        DataError: an input cannot be used.
+    """
+    selection = selection or Selection()
+    kinds = [_kind(path) for path in paths]
+    kind = kinds[0]
+    for path, other in zip(paths, kinds, strict=True):
+        if other != kind:
+            raise ConfigError(f"INPUT {paths[0]} is {_ARTICLES[kind]}, but {path} is {_ARTICLES[other]}; name one kind")
+    if kind in ("dataset", "table") and len(paths) > 1:
+        raise ConfigError(f"INPUT names {len(paths)} {kind}s, expected one; convert each to its own output folder")
+    check_output(out, [*paths, *([selection.masks] if selection.masks else [])], model)
+    if unused := sorted(selection.where.keys() - {card.study.source, *card.study.extra_sources}):
+        sources = ", ".join((card.study.source, *card.study.extra_sources))
+        raise ConfigError(f"where names {', '.join(unused)}, expected source modalities of the model: {sources}")
+    if kind in ("dataset", "table"):
+        return _dataset_inputs(paths[0], kind, card, out, selection)
+    return _image_inputs(paths, kind, card, dicom, selection)
+
+
+Kind = Literal["image", "dataset", "table", "DICOM folder"]
+_ARTICLES: dict[Kind, str] = {
+    "image": "an image", "dataset": "a BIDS dataset", "table": "a table", "DICOM folder": "a DICOM folder"
+}  # fmt: skip
+
+
+def _kind(path: Path) -> Kind:
+    if path.is_dir():
+        if any(path.glob("sub-*")):
+            return "dataset"
+        if is_dicom_folder(path):
+            return "DICOM folder"
+        images = next(path.rglob("*.nii*"), None)
+        hint = f"; name its images, such as '{path}/*.nii.gz'" if images else ""
+        raise DataError(f"{path}: holds no sub-* folder and no DICOM file, expected {EXPECTED}{hint or '; check it'}")
+    if path.name.endswith(EXTENSIONS):
+        return "image"
+    if path.suffix in (".tsv", ".txt"):
+        return "table"
+    raise DataError(f"{path}: expected {EXPECTED}; convert the file, or save a table with tabs as .tsv")
+
+
+def _matches(pattern: Path) -> list[Path]:
+    """Paths that match a pattern, in natural order."""
+    names = glob.glob(str(pattern), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+    return [Path(name) for name in sorted(names, key=natural_order)]
+
+
+def _image_inputs(
+    paths: Sequence[Path], kind: Kind, card: ModelCard, dicom: Path, selection: Selection
+) -> ConvertInputs:
+    """Scans of images or DICOM folders, which have no table."""
+    if card.study.extra_sources:
+        sources = " and ".join((card.study.source, *card.study.extra_sources))
+        raise ConfigError(
+            f"the model needs {sources} of each scan, but {paths[0]} is {_ARTICLES[kind]}; name a BIDS dataset or a "
+            "table of samples"
+        )
+    bids_only = {
+        "--participant-label": selection.participants, "--session-label": selection.sessions,
+        "--where": selection.where, "--runs": selection.runs != "refuse",
+    }  # fmt: skip
+    if used := [option for option, value in bids_only.items() if value]:
+        raise ConfigError(f"{used[0]} selects files of a dataset, but {paths[0]} is {_ARTICLES[kind]}; remove it")
+    cells = side_cells(card.side, selection.side, selection.option_names)
+    excluded: list[Quarantine] = []
+    notes: list[str] = []
+    if kind == "image":
+        root, scans = label_images(paths, card.study.source)
+    else:
+        root = dicom
+        scans, excluded, notes = convert_dicom(paths, dicom, card.study.source)
+    rows = scan_rows(scans, cells)
+    if cells and len(rows) > 1:
+        values = ", ".join(f"{name} {cell_text(cell)}" for name, cell in cells.items())
+        notes.append(f"all {len(rows)} scans get the same side information: {values}")
+    return ConvertInputs(
+        root,
+        rows,
+        sorted(excluded),
+        [*notes, *side_notes(card.side, rows, "not given")],
+        _study(card, tuple(cells), selection),
+    )
+
+
+def _dataset_inputs(path: Path, kind: Kind, card: ModelCard, out: Path, selection: Selection) -> ConvertInputs:
+    """Scans of a BIDS dataset or a table of samples."""
+    table = path if kind == "table" else None
+    root = path.parent if table else path
+    place = path.name if table else "participants.tsv"
+    if selection.side:
+        side_cells(card.side, selection.side, selection.option_names)  # a misspelt option is reported as one
+        raise ConfigError(
+            f"--{next(iter(selection.side))} is for single images, but {path} is {_ARTICLES[kind]}; put the value into "
+            f"its {place}"
+        )
+    columns = read_table(table).columns if table else known_columns(root)
+    side = tuple(name for name in card.study.side if name in columns)
+    study = _study(card, side, selection, table)
+    index = _select(list_scans(root, study, study.sources), selection, path)
+    sources = [name for name in index.pairs.columns if name == "source" or name.startswith("source_")]
+    if table:
+        check_files_outside(out, [root / file for name in sources for file in index.pairs[name] if file])
+    lines = [f"{name}: {len(labels)} ({summarise_names(labels)})" for name, labels in index.missing.items() if labels]
+    people = [line for line in lines if line.startswith("subjects")]
+    notes = [*people, *(side_notes(card.side, index.pairs, f"no column in {place}") if len(index.pairs) else [])]
+    name = UNNAMED if table else dataset_name(root)
+    return ConvertInputs(root, index.pairs, index.quarantined, notes, study, name)
+
+
+def dataset_name(root: Path) -> str:
+    """The name in a dataset's description, or `UNNAMED`."""
+    with suppress(DataError):
+        name = read_object(root / DESCRIPTION).get("Name")
+        if isinstance(name, str) and name.strip():
+            return printable(" ".join(name.split()))[:_MAX_NAME]
+    return UNNAMED
+
+
+def _study(card: ModelCard, side: tuple[str, ...], selection: Selection, table: Path | None = None) -> StudyConfig:
+    values: dict[str, Any] = {
+        "name": "convert",
+        "samples": table,
+        "source": card.study.source,
+        "extra_sources": card.study.extra_sources,
+        "target": card.study.target,
+        "side": side,
+        "where": selection.where,
+        "runs": selection.runs,
+        "masks": selection.masks,
+    }
+    return checked(StudyConfig, values, "convert")
+
+
+def _select(index: Index, selection: Selection, path: Path) -> Index:
+    """The index of the selected subjects and sessions.
+
+    Raises:
+        ConfigError: a label does not exist, or no scan has the labels.
+    """
+    keys = [*index.pairs["scan"], *(row.scan for row in index.quarantined)]
+    labels = {key: _labels(key) for key in keys}
+    people = _chosen(selection.participants, "sub", [subject for subject, _ in labels.values()], path)
+    sessions = _chosen(selection.sessions, "ses", [session for _, session in labels.values() if session], path)
+    selected = {
+        key
+        for key, (subject, session) in labels.items()
+        if (not people or subject in people) and (not sessions or session in sessions)
+    }
+    if keys and not selected:
+        raise ConfigError(f"{path}: no scan of the participants {', '.join(people)} is of {', '.join(sessions)}")
+    missing = index.missing
+    if people:
+        missing = {kind: [label for label in names if label in people] for kind, names in missing.items()}
+    pairs = index.pairs[index.pairs["scan"].isin(selected)].reset_index(drop=True)
+    return Index(pairs, [row for row in index.quarantined if row.scan in selected], missing)
+
+
+def _labels(key: str) -> tuple[str, str | None]:
+    """Subject and session label of a key, which may be invalid."""
+    subject, _, session = key.removeprefix("sub-").partition("_ses-")
+    return subject, session or None
+
+
+def _chosen(labels: Sequence[str], entity: str, known: Sequence[str], path: Path) -> list[str]:
+    """The labels without the prefix of their entity.
+
+    Raises:
+        ConfigError: one is unknown.
+    """
+    chosen = [label.removeprefix(f"{entity}-") for label in labels]
+    option = {"sub": "--participant-label", "ses": "--session-label"}[entity]
+    if unknown := [label for label in chosen if label not in known]:
+        existing = sorted(set(known), key=natural_order)
+        raise ConfigError(
+            f"{option} {', '.join(unknown)}: no such scan in {path}; choose from: "
+            f"{summarise_names(existing, 40) or 'none'}"
+        )
+    return chosen

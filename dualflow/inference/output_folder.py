@@ -1,0 +1,102 @@
+"""Checks of the output folder of a conversion, before anything is written to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dualflow.errors import ConfigError, DataError
+from dualflow.imaging.sidecar import read_object
+from dualflow.layout import Layout
+
+DESCRIPTION = "dataset_description.json"
+
+
+def check_output(out: Path, inputs: Sequence[Path], model: Path) -> None:
+    """Check that a conversion to `out` cannot overwrite an input or another dataset.
+
+    `out` may be new, or hold an earlier conversion. It may lie in `derivatives/` of a BIDS dataset, but nowhere else
+    inside an input, and no input may lie inside it.
+
+    Args:
+        out: the output folder, which need not exist.
+        inputs: the files and folders to convert.
+        model: folder of the model.
+
+    Raises:
+        ConfigError: `out` overlaps an input, the model or another dataset.
+    """
+    folder = out.resolve()
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"output {out} is a file, expected a folder; choose another one")
+    for path in inputs:
+        _check_apart(out, folder, path, path.resolve())
+    if folder.is_relative_to(model.resolve()):
+        raise ConfigError(f"output {out} lies inside the folder of the model; choose another folder")
+    _check_datasets(out, folder)
+
+
+def check_files_outside(out: Path, files: Sequence[Path]) -> None:
+    """Check that no file of a dataset lies inside `out`; its table may name any.
+
+    Raises:
+        ConfigError: a file does.
+    """
+    folder = out.resolve()
+    for file in files:
+        if folder in file.resolve().parents:
+            raise ConfigError(f"input {file} lies inside the output {out}; choose an output folder without inputs")
+
+
+def _check_apart(out: Path, folder: Path, path: Path, resolved: Path) -> None:
+    """Check that an input and the output do not lie inside each other."""
+    if folder == resolved:
+        raise ConfigError(f"output {out} is the input itself; choose a folder outside of it")
+    if folder in resolved.parents:
+        raise ConfigError(f"input {path} lies inside the output {out}; choose an output folder without inputs")
+    if resolved in folder.parents and not (any(resolved.glob("sub-*")) and _in_derivatives(folder, resolved)):
+        raise ConfigError(
+            f"output {out} lies inside the input {path}; choose a folder outside of it, or one in its derivatives/ if "
+            f"it is a BIDS dataset, such as {path / 'derivatives' / 'dualflow'}"
+        )
+
+
+def _check_datasets(out: Path, folder: Path) -> None:
+    """Check that the output lies in no dataset and no study that another program, or another command, wrote."""
+    for parent in (folder, *folder.parents):
+        if not (parent / DESCRIPTION).is_file() or _is_conversion(parent):
+            continue
+        if parent == folder:
+            raise ConfigError(
+                f"output {out} holds a {DESCRIPTION} that dualflow's conversion did not write; choose another folder"
+            )
+        if not _in_derivatives(folder, parent):
+            raise ConfigError(
+                f"output {out} lies inside the dataset {parent}; choose a folder outside of it, or one in its "
+                f"derivatives/, such as {parent / 'derivatives' / 'dualflow'}"
+            )
+    if any(folder.glob("sub-*")) and not (folder / DESCRIPTION).is_file():
+        raise ConfigError(f"output {out} holds sub-* of another dataset; choose another folder")
+    studies = [Layout(folder), *(Layout(parent) for parent in folder.parents if Layout(parent).derivatives == folder)]
+    if any(study.pairs.is_file() for study in studies):
+        raise ConfigError(
+            f"output {out} holds the results of a study, expected a folder of conversions; choose another"
+        )
+
+
+def _in_derivatives(folder: Path, dataset: Path) -> bool:
+    """Whether `folder` is a dataset in `derivatives/` of `dataset`."""
+    return (dataset / "derivatives") in folder.parents
+
+
+def _is_conversion(folder: Path) -> bool:
+    """Whether a folder is a derivative dataset of dualflow."""
+    try:
+        description = read_object(folder / DESCRIPTION)
+    except DataError:
+        return False
+    generators = description.get("GeneratedBy")
+    names = (
+        [entry.get("Name") for entry in generators if isinstance(entry, dict)] if isinstance(generators, list) else []
+    )
+    return description.get("DatasetType") == "derivative" and "dualflow" in names

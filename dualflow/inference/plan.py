@@ -1,0 +1,98 @@
+"""The plan of a conversion, for a dry run: what would be done with each scan, without writing anything."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from dualflow.config import ConvertConfig
+from dualflow.data.quarantine import Quarantine
+from dualflow.data.raw_scans import ScanFiles, current_manifest, input_digests
+from dualflow.errors import DataError, printable
+from dualflow.imaging.nifti_header import check_header
+from dualflow.inference.convert import STEP, conversion_inputs, side_values
+from dualflow.inference.inputs import ConvertInputs
+from dualflow.inference.side_options import cell_text
+from dualflow.layout import Layout, Scan
+from dualflow.manifest import read_manifest
+from dualflow.models.card import ModelCard
+
+
+@dataclass(frozen=True)
+class PlannedScan:
+    """What a conversion would do with a scan.
+
+    Attributes:
+        scan: key of the scan.
+        status: `new`, `done` if it is converted and unchanged, or `excluded`.
+        details: its files and side information, or the reason of the exclusion.
+    """
+
+    scan: str
+    status: Literal["new", "done", "excluded"]
+    details: str
+
+    def __str__(self) -> str:
+        return printable(f"{self.status:<9}{self.scan}: {self.details}")
+
+
+def plan_scans(inputs: ConvertInputs, card: ModelCard, out: Path, config: ConvertConfig) -> list[PlannedScan]:
+    """Plan a conversion.
+
+    Headers of new scans are checked. Finished scans are read as in a conversion, because their files may have changed.
+    """
+    layout = Layout(out, ".")
+    planned = [_plan(inputs, row, card, layout, config) for row in inputs.rows.to_dict("records")]
+    planned += [PlannedScan(row.scan, "excluded", row.reason) for row in inputs.quarantined]
+    return sorted(planned, key=lambda scan: scan.scan)
+
+
+def plan_text(planned: list[PlannedScan]) -> str:
+    """A line per scan, and their counts."""
+    counts = Counter(scan.status for scan in planned)
+    totals = ", ".join(f"{counts[status]} {status}" for status in ("new", "done", "excluded"))
+    return "\n".join([*map(str, planned), f"dry run: {totals}; nothing was written"])
+
+
+def _plan(
+    inputs: ConvertInputs, row: Mapping[Any, Any], card: ModelCard, layout: Layout, config: ConvertConfig
+) -> PlannedScan:
+    scan = Scan.parse(row["scan"])
+    try:
+        files = ScanFiles.of_row(inputs.root, row, inputs.study)
+        for path in files.paths.values():
+            check_header(path, 4, series=True)
+        is_done = _is_done(inputs, row, files, card, layout, config)
+        if isinstance(is_done, Quarantine):
+            return PlannedScan(scan.key, "excluded", is_done.reason)
+    except DataError as error:
+        return PlannedScan(scan.key, "excluded", str(error))
+    side = [f"{column.name}={cell_text(row.get(column.name))}" for column in card.side.columns]
+    paths = [str(path.relative_to(inputs.root)) for name, path in files.paths.items() if name != "mask"]
+    mask = ["your own mask"] if files.mask else []
+    return PlannedScan(scan.key, "done" if is_done else "new", ", ".join([*paths, *mask, *side]))
+
+
+def _is_done(
+    inputs: ConvertInputs,
+    row: Mapping[Any, Any],
+    files: ScanFiles,
+    card: ModelCard,
+    layout: Layout,
+    config: ConvertConfig,
+) -> bool | Quarantine:
+    """Whether a scan is converted and unchanged, or the reason for which preprocessing excluded it before."""
+    scan = Scan.parse(row["scan"])
+    if not layout.scan_manifest(scan).is_file():
+        return False
+    manifest = current_manifest(layout, scan, input_digests(files.open()), inputs.study, card.preprocess)
+    if manifest is None:
+        return False
+    if (excluded := Quarantine.of_manifest(scan.key, manifest)) is not None:
+        return excluded
+    digests = conversion_inputs(card, layout, scan, side_values(card, row))
+    section = config.model_dump(mode="json")
+    return read_manifest(layout.manifest(f"{STEP}/{scan.key}"), inputs=digests, config=section) is not None
