@@ -1,0 +1,127 @@
+"""Verdicts on scans."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from dualflow.inference.typicality import Score
+
+from dualflow.data.side_encoder import Categorical, Continuous, SideEncoder
+from dualflow.inference.predict import Prediction
+from dualflow.inference.reference import OutputReference, Reference
+from dualflow.inference.verdict import Finding, Outcome, Verdict, judge_input, judge_output
+
+ENCODER = SideEncoder((Continuous("age", 70.0, 8.0, 55.0, 86.0), Categorical("sex", ("F", "M"))))
+SHAPE = (4, 4, 4)
+SOURCE, MASK = np.zeros(SHAPE, np.float32), np.ones(SHAPE, bool)
+USUAL = {"rotation_deg": 8.0, "voxel_mm": 1.1}
+
+
+def reference(*, typicality=1.0, lesion=1.0, z=None):
+    """A reference whose typicality gives these scores."""
+    score = Score(
+        z={"quantiles": 0.5, "texture": 1.0} if z is None else z, typicality=typicality, threshold=3.0, lesion=lesion,
+        lesion_threshold=2.0, lesion_voxel=(1, 2, 3), lesion_map=np.full(SHAPE, -lesion, np.float32),
+    )  # fmt: skip
+    output = OutputReference(
+        {"mean": 1.0, "p01": 0.3, "p99": 1.6, "spread": 0.1}, dict.fromkeys(("mean", "p01", "p99", "spread"), 0.05), 3.0
+    )
+    return Reference(SimpleNamespace(score=lambda *_: score), 1.2, output, 40)
+
+
+def judge(reference_=None, side=None, **figures):
+    """The verdict on a usual scan but for these figures."""
+    values = {"age": 71.0, "sex": "F"} if side is None else side
+    return judge_input(reference_ or reference(), ENCODER, SOURCE, MASK, USUAL | figures, values)
+
+
+def test_a_usual_scan_is_ok_and_all_figures_are_kept():
+    """No reason, no map; the figures of registration, both scores and every detector."""
+    verdict = judge()
+    assert verdict.outcome is Outcome.OK
+    assert verdict.reasons == []
+    assert verdict.lesion_map is None
+    expected = {"rotation_deg", "voxel_mm", "typicality", "typicality_threshold", "lesion", "lesion_threshold"}
+    assert set(verdict.figures) == expected | {"z_quantiles", "z_texture"}
+
+
+@pytest.mark.parametrize(
+    ("change", "outcome", "words"),
+    [
+        ({"reference_": reference(typicality=5.0, z={"texture": 5.0, "mask": 1.0})}, "refused", "texture"),
+        ({"reference_": reference(lesion=2.5)}, "review", "lesion score 2.5, expected at most 2.0"),
+        ({"rotation_deg": 178.0}, "refused", "turned by 178 degrees"),
+        ({"voxel_mm": 3.0}, "review", "up to 3.0 mm"),
+        ({"voxel_mm": 10.0}, "refused", "up to 10.0 mm"),
+        ({"side": {"age": 90.0}}, "review", "age is 90, in the training scans 55 to 86"),
+        ({"side": {"age": 8.0}}, "refused", "age is 8"),
+        ({"side": {"age": 300.0}}, "refused", "age is 300"),
+        ({"side": {"sex": "X"}}, "review", "sex is 'X', in the training scans F, M"),
+    ],
+)
+def test_an_unusual_figure_is_a_reason(change, outcome, words):
+    """The reason names value and expectation."""
+    verdict = judge(**change)
+    assert verdict.outcome == outcome
+    [reason] = verdict.reasons
+    assert words in reason
+
+
+def test_detectors_below_the_threshold_are_not_named():
+    """A reason lists what is unusual, the worst first."""
+    verdict = judge(reference(typicality=9.0, z={"texture": 4.0, "mask": 1.0, "quantiles": 9.0}))
+    assert "histogram of its intensities, its texture" in verdict.reasons[0]
+    assert "brain" not in verdict.reasons[0]
+
+
+def test_a_lesion_shows_its_map():
+    """Only a scan that is flagged for it."""
+    assert judge(reference(lesion=2.5)).lesion_map is not None
+
+
+@pytest.mark.parametrize("side", [{}, {"age": None, "sex": None}, {"age": float("nan")}])
+def test_unknown_side_information_is_no_reason(side):
+    """The models take it."""
+    assert judge(side=side).outcome is Outcome.OK
+
+
+def test_unknown_figures_are_no_reason():
+    """Scans preprocessed by an older version lack some."""
+    assert judge(rotation_deg=np.nan, voxel_mm=np.nan).outcome is Outcome.OK
+
+
+def test_a_model_without_a_reference_still_has_the_checks_of_the_header():
+    """A wrong orientation needs no training scans."""
+    turned = judge_input(None, ENCODER, SOURCE, MASK, {"rotation_deg": 170.0}, {"age": 300.0})
+    assert turned.outcome is Outcome.REFUSED
+    assert len(turned.reasons) == 2
+
+
+def test_an_unusual_prediction_is_to_be_reviewed():
+    """The reason names the figure farthest out, and its expected range."""
+    usual = Prediction(np.tile(np.linspace(0.3, 1.7, 4, dtype=np.float32), (4, 4, 1)), np.full(SHAPE, 0.1, np.float32))
+    assert judge_output(reference(), usual, MASK, "SUVR").outcome is Outcome.OK
+    wide = Prediction(usual.mean, np.full(SHAPE, 0.4, np.float32))
+    verdict = judge_output(reference(), wide, MASK, "SUVR")
+    assert verdict.outcome is Outcome.REVIEW
+    assert verdict.reasons == ["mean standard deviation of the prediction is 0.4 SUVR, expected -0.05 to 0.25"]
+    assert judge_output(None, wide, MASK, "SUVR").outcome is Outcome.OK
+
+
+def test_verdicts_add_up():
+    """The gravest outcome counts, its reason comes first, and unknown figures are null in JSON."""
+    both = Verdict((Finding(Outcome.REVIEW, "odd"),), {"a": 1.0}) | Verdict(
+        (Finding(Outcome.REFUSED, "bad"),), {"b": np.nan}
+    )
+    expected = {"verdict": "refused", "reasons": ["bad", "odd"], "figures": {"a": 1.0, "b": None}}
+    assert both.to_dict() == expected
+
+
+def test_output_threshold_holds_the_training_scans():
+    """Nearly all training predictions lie within it; a far one does not."""
+    rng = np.random.default_rng(0)
+    figures = [{"mean": value} for value in rng.normal(1.0, 0.1, 99)]
+    law = OutputReference.fit(figures)
+    beyond = [max(law.distances(row).values()) > law.threshold for row in figures]
+    assert sum(beyond) <= 1
+    assert law.distances({"mean": 2.0})["mean"] > law.threshold
