@@ -159,7 +159,7 @@ CASES = {
     "nothing to convert": (
         ["convert", "gone", "--model", "model", "--out", "out"],
         3,
-        "STUDY gone does not exist; name a BIDS dataset's root folder",
+        "INPUT gone does not exist; name a NIfTI image",
     ),
     "no such configuration": (["run", "--config", "nope"], 2, "no configuration 'nope'; name a YAML file, or one of"),
 }

@@ -105,7 +105,7 @@ def current_manifest(
     layout: Layout, scan: Scan, inputs: Mapping[str, str], study: StudyConfig, config: PreprocessConfig
 ) -> dict[str, Any] | None:
     """Manifest of a scan that is preprocessed or excluded with these inputs and this configuration, else None."""
-    return read_manifest(layout.scan_manifest(scan), inputs=inputs, config=_section(study, config))
+    return read_manifest(layout.scan_manifest(scan), inputs=inputs, config=preprocess_section(study, config))
 
 
 Task = tuple[Layout, Scan, ScanFiles, StudyConfig, PreprocessConfig]
@@ -122,7 +122,9 @@ def prepare_scans(tasks: Sequence[Task], workers: int = 1) -> Iterator[Quarantin
             layout, scan, files, study, config = tasks[index]
             # Remove the temporary files of the crashed process.
             sweep_temporaries(layout.derivatives / scan.folder)
-            yield _exclude(layout, scan, f"{files.source.name}: {outcome.reason}", {}, _section(study, config))
+            yield _exclude(
+                layout, scan, f"{files.source.name}: {outcome.reason}", {}, preprocess_section(study, config)
+            )
         else:
             yield outcome
 
@@ -141,7 +143,7 @@ def prepare_scan(
     from dualflow.imaging.outputs import write_pair
     from dualflow.imaging.pipeline import preprocess_pair
 
-    manifest, section, inputs = layout.scan_manifest(scan), _section(study, config), dict[str, str]()
+    manifest, section, inputs = layout.scan_manifest(scan), preprocess_section(study, config), dict[str, str]()
     source_row, target_row = modality(study.source), modality(study.target)
     try:
         images = files.open()
@@ -186,7 +188,7 @@ def _exclude(
     return quarantine
 
 
-def _section(study: StudyConfig, config: PreprocessConfig) -> dict[str, Any]:
+def preprocess_section(study: StudyConfig, config: PreprocessConfig) -> dict[str, Any]:
     """The configuration that the result of preprocessing a scan depends on."""
     section: dict[str, Any] = {
         "source": study.source,

@@ -52,12 +52,14 @@ class Series:
         number: series number.
         image: the image.
         sidecar: content of its JSON sidecar.
+        folder: the DICOM folder.
     """
 
     exam: str
     number: str
     image: Path
     sidecar: dict[str, Any]
+    folder: Path
 
     @property
     def description(self) -> str:
@@ -94,11 +96,13 @@ def convert_dicom(
     """
     scans, excluded, notes = {}, [], []
     with TemporaryDirectory(prefix="dualflow-dicom-") as scratch:
-        for folder in folders:
-            _run_dcm2niix(folder, Path(scratch))
         exams = defaultdict(list)
-        for series in _read_series(Path(scratch)):
-            exams[series.exam].append(series)
+        for position, folder in enumerate(folders):
+            images = Path(scratch) / str(position)
+            images.mkdir()
+            _run_dcm2niix(folder, images)
+            for series in _read_series(images, folder):
+                exams[series.exam].append(series)
         for exam, all_series in sorted(exams.items()):
             scan = Scan(f"dcm{hashlib.sha256(exam.encode()).hexdigest()[:8]}")
             try:
@@ -110,7 +114,7 @@ def convert_dicom(
             path = bids_path(target, scan, modality(source))
             _copy(series, path)
             scans[scan] = path.relative_to(target)
-            notes.append(f"{scan.key} is series {series}")
+            notes.append(f"{scan.key} is series {series} of {series.folder}")
     return scans, excluded, notes
 
 
@@ -186,13 +190,13 @@ def _run_dcm2niix(folder: Path, scratch: Path) -> None:
         )
 
 
-def _read_series(scratch: Path) -> list[Series]:
-    """The images that dcm2niix wrote."""
+def _read_series(scratch: Path, folder: Path) -> list[Series]:
+    """The images that dcm2niix wrote for a DICOM folder."""
     series = []
     for image in sorted(scratch.glob("*.nii.gz")):
         exam, _, number = image.name.removesuffix(".nii.gz").partition("_")
         sidecar = sidecar_path(image)
-        series.append(Series(exam, number, image, read_object(sidecar) if sidecar.is_file() else {}))
+        series.append(Series(exam, number, image, read_object(sidecar) if sidecar.is_file() else {}, folder))
     return series
 
 

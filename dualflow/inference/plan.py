@@ -61,15 +61,15 @@ def _plan(
     inputs: ConvertInputs, row: Mapping[Any, Any], card: ModelCard, layout: Layout, config: ConvertConfig
 ) -> PlannedScan:
     scan = Scan.parse(row["scan"])
+    files = ScanFiles.of_row(inputs.root, row, inputs.study)
     try:
-        files = ScanFiles.of_row(inputs.root, row, inputs.study)
         for path in files.paths.values():
             check_header(path, 4, series=True)
         is_done = _is_done(inputs, row, files, card, layout, config)
         if isinstance(is_done, Quarantine):
             return PlannedScan(scan.key, "excluded", is_done.reason)
     except DataError as error:
-        return PlannedScan(scan.key, "excluded", str(error))
+        return PlannedScan(scan.key, "excluded", files.without_folders(str(error)))
     side = [f"{column.name}={cell_text(row.get(column.name))}" for column in card.side.columns]
     paths = [str(path.relative_to(inputs.root)) for name, path in files.paths.items() if name != "mask"]
     mask = ["your own mask"] if files.mask else []

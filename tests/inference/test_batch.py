@@ -15,7 +15,7 @@ from dualflow.config import ConvertConfig, PreprocessConfig
 from dualflow.data.quarantine import read_quarantine
 from dualflow.errors import CommitError, ConfigError, DataError
 from dualflow.inference import batch, convert
-from dualflow.inference.batch import convert_study
+from dualflow.inference.conversion import convert_inputs
 
 CONFIG = ConvertConfig(samples=2, keep_samples=1)
 PREPROCESS = PreprocessConfig(spacing_mm=8.0, shape=(24, 32, 24))
@@ -54,7 +54,7 @@ def converted(study, model, tmp_path_factory):
     """Output folder and error message of a conversion by two worker processes; tests do not change the folder."""
     out = tmp_path_factory.mktemp("out")
     with pytest.raises(DataError) as error:
-        convert_study(study, model, out, CONFIG, workers=2)
+        convert_inputs([study], str(model), out, CONFIG, workers=2)
     return out, str(error.value)
 
 
@@ -79,7 +79,7 @@ def test_usable_scans_are_converted_and_the_others_excluded(converted, study):
         assert image.shape == source.shape
         np.testing.assert_allclose(image.affine, source.affine, atol=1e-4)
     description = json.loads((out / "dataset_description.json").read_text())
-    assert description["Name"] == "dualflow derivatives of bids"
+    assert description["Name"] == "dualflow derivatives of batch"
     sidecar = json.loads(next((out / "sub-C0001/pet").glob("*desc-synth_pet.json")).read_text())
     assert sidecar["SideInformation"] == {"age": 0.125}
     assert not list(out.rglob(".tmp-*"))
@@ -93,7 +93,7 @@ def test_only_scans_with_changed_inputs_are_converted_again(converted, study, mo
     def rerun(config):
         before = {desc: (path.stat().st_mtime_ns, path.read_bytes()) for desc, path in volumes(out).items()}
         with pytest.raises(DataError, match="2 scans were excluded"):
-            convert_study(study, model, out, config)
+            convert_inputs([study], str(model), out, config)
         after = {desc: (path.stat().st_mtime_ns, path.read_bytes()) for desc, path in volumes(out).items()}
         return {desc for desc in DESCS if before[desc][0] != after[desc][0]}, before, after
 
@@ -128,7 +128,7 @@ def test_a_table_of_samples_is_converted_by_a_model_of_two_sources(study, save_f
     flair = np.where(values > 0.1 * values.max(), 1.2 * values.max() - values, values)
     nib.save(nib.Nifti1Image(flair, moved @ image.affine), data / "its FLAIR.nii.gz")
     with pytest.raises(DataError, match="1 scan was excluded"):
-        convert_study(data / "samples.tsv", model, out, CONFIG)
+        convert_inputs([data / "samples.tsv"], str(model), out, CONFIG)
     [row] = read_quarantine(out / "quarantine.tsv")
     assert row.scan == "sub-C0002"
     assert "FLAIR" in row.reason
@@ -159,7 +159,7 @@ def test_a_scan_that_fails_in_conversion_is_excluded(converted, study, model, tm
     )
     config = ConvertConfig(samples=5)
     with pytest.raises(CommitError if stops else DataError):
-        convert_study(study, model, out, config)
+        convert_inputs([study], str(model), out, config)
     if not stops:
         assert read_quarantine(out / "quarantine.tsv")[0].reason == "ValueError: odd"
 

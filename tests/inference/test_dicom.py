@@ -1,0 +1,127 @@
+"""DICOM folders, with an executable that stands in for dcm2niix."""
+
+import hashlib
+import json
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dualflow.errors import ConfigError, DataError
+from dualflow.imaging.volume import sidecar_path
+from dualflow.inference import dicom
+from dualflow.inference.dicom import Series, choose_series, convert_dicom, is_dicom_folder
+from dualflow.layout import Scan
+
+FAKE = '''#!{python}
+"""Writes the image that each .dcm file describes, as dcm2niix names it."""
+import json, sys, time
+from pathlib import Path
+import nibabel, numpy
+arguments = dict(zip(sys.argv[1:-1:2], sys.argv[2:-1:2]))
+assert arguments["-f"] == "%k_%s" and arguments["-ba"] == "y", arguments
+files = sorted(Path(sys.argv[-1]).rglob("*.dcm"))
+for file in files:
+    series = json.loads(file.read_text())
+    time.sleep(series.get("sleep", 0))
+    path = Path(arguments["-o"], series["study"] + "_" + str(series["number"]))
+    voxels = numpy.arange(numpy.prod(series["shape"]), dtype="i2").reshape(series["shape"])
+    nibabel.save(nibabel.Nifti1Image(voxels, numpy.eye(4)), f"{{path}}.nii.gz")
+    Path(f"{{path}}.json").write_text(json.dumps(series["sidecar"]))
+print("Error: no images", file=sys.stderr)
+sys.exit(0 if files else 2)
+'''
+
+
+@pytest.fixture
+def dcm2niix(tmp_path, monkeypatch):
+    """The stand-in as the only program on PATH."""
+    program = tmp_path / "bin" / "dcm2niix"
+    program.parent.mkdir()
+    program.write_text(FAKE.format(python=sys.executable))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
+    return program
+
+
+def write_series(folder, study, number, description, shape=(24, 24, 24), sleep=0):
+    """Write a file that the stand-in converts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sidecar = {"Modality": "MR", "SeriesDescription": description}
+    content = {"study": study, "number": number, "shape": shape, "sleep": sleep, "sidecar": sidecar}
+    (folder / f"{study}-{number}.dcm").write_text(json.dumps(content))
+
+
+def test_the_source_series_of_each_exam_is_converted(dcm2niix, tmp_path):
+    """Labels come from the study UID alone; an exam without a single series is excluded with the series' names."""
+    folder = tmp_path / "DOE JOHN"
+    write_series(folder / "a", "1.2.3", 1, "localizer", (24, 24, 3))
+    write_series(folder / "a", "1.2.3", 4, "T1 MPRAGE")
+    write_series(folder / "a", "1.2.3", 5, "3D FLAIR")
+    write_series(folder / "b", "1.2.4", 2, "t1_mprage")
+    write_series(folder / "b", "1.2.4", 3, "t1_mprage gd")
+    write_series(folder / "c", "1.2.5", 7, "3D FLAIR")
+    out = tmp_path / "out"
+    scans, excluded, notes = convert_dicom([folder], out, "T1w")
+    [(scan, path)] = scans.items()
+    assert scan == Scan(f"dcm{hashlib.sha256(b'1.2.3').hexdigest()[:8]}")
+    assert path.as_posix() == f"{scan.key}/anat/{scan.key}_T1w.nii.gz"
+    assert nib.load(out / path).shape == (24, 24, 24)
+    assert json.loads(sidecar_path(out / path).read_text())["SeriesDescription"] == "T1 MPRAGE"
+    assert notes == [f"{scan.key} is series 4 'T1 MPRAGE' of {folder}"]
+    reasons = sorted(row.reason for row in excluded)
+    assert reasons[0].startswith("2 series fit T1w: 2 't1_mprage', 3 't1_mprage gd'; name the folder")
+    assert reasons[1].startswith("none of 1 series is a 3D T1w image: 7 '3D FLAIR'")
+    assert not [path for path in out.rglob("*") if "DOE" in path.name]
+
+    before = (out / path).stat().st_mtime_ns
+    convert_dicom([folder], out, "T1w")
+    assert (out / path).stat().st_mtime_ns == before, "an equal image was written again"
+
+
+def test_a_series_without_a_telling_name_is_taken_if_it_is_the_only_one(dcm2niix, tmp_path):
+    """A description that names another modality is not."""
+    write_series(tmp_path / "d", "1", 2, "sag iso")
+    assert len(convert_dicom([tmp_path / "d"], tmp_path / "out", "T1w")[0]) == 1
+    write_series(tmp_path / "d", "1", 3, "ax iso")
+    assert len(convert_dicom([tmp_path / "d"], tmp_path / "out", "T1w")[1]) == 1
+
+
+@pytest.mark.parametrize(("source", "number"), [("T1w", "1"), ("T2w", "2"), ("FLAIR", "3")])
+def test_series_are_chosen_by_description(tmp_path, source, number):
+    """Names of sequences such as MPRAGE mean T1w; FLAIR is not T2w."""
+    series = []
+    for text, kind in [("sag MPRAGE", []), ("T2 SPACE", []), ("t2 space flair", []), ("T1 MPR", ["DERIVED"])]:
+        path = tmp_path / f"{len(series) + 1}.nii.gz"
+        nib.save(nib.Nifti1Image(np.ones((24, 24, 24), "i2"), None), path)
+        series.append(Series("1", str(len(series) + 1), path, {"SeriesDescription": text, "ImageType": kind}, tmp_path))
+    assert choose_series(series, source).number == number
+
+
+def test_errors_say_what_to_do(dcm2niix, tmp_path, monkeypatch):
+    """No DICOM file, a deadline that passes, and a missing program."""
+    folder, out = tmp_path / "d", tmp_path / "out"
+    folder.mkdir()
+    with pytest.raises(DataError, match=r"wrote no image \(exit code 2: Error: no images\)"):
+        convert_dicom([folder], out, "T1w")
+    write_series(folder, "1", 2, "T1", sleep=60)
+    monkeypatch.setattr(dicom, "DEADLINE_S", 0.2)
+    with pytest.raises(DataError, match=r"longer than 0\.2 s"):
+        convert_dicom([folder], out, "T1w")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match="run `pip install dcm2niix`"):
+        convert_dicom([folder], out, "T1w")
+    assert not out.exists()
+
+
+def test_dicom_folders_are_recognised(tmp_path):
+    """By the magic bytes or the extension of a file at any depth."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "im1").write_bytes(b"\0" * 128 + b"DIC")
+    assert not is_dicom_folder(tmp_path)
+    (tmp_path / "a" / "b" / "im1").write_bytes(b"\0" * 128 + b"DICM")
+    assert is_dicom_folder(tmp_path)
+    (tmp_path / "a" / "b" / "im1").rename(tmp_path / "x.DCM")
+    (tmp_path / "x.DCM").write_bytes(b"")
+    assert is_dicom_folder(tmp_path)

@@ -1,0 +1,62 @@
+"""Labels of image files that belong to no dataset."""
+
+from pathlib import Path
+
+import pytest
+
+from dualflow.errors import DataError, PairingError
+from dualflow.inference.image_files import label_images, scan_of, scan_rows
+from dualflow.layout import Scan
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("t1.nii.gz", "sub-t1"),
+        ("sub-01_T1w.nii.gz", "sub-01"),
+        ("sub-01_ses-M6_acq-a_T1w.nii", "sub-01_ses-M6"),
+        ("sub-01.nii.gz", "sub-01"),
+        ("Jürgen's scan (2).nii.gz", "sub-Jurgensscan2"),
+        ("sub-a b_T1w.nii.gz", "sub-subabT1w"),
+        ("脑.nii.gz", "sub-scan7be2bb77"),
+    ],
+)
+def test_labels_come_from_names(name, key):
+    """BIDS entities, else letters and digits, else a digest."""
+    assert scan_of(Path(name)).key == key
+
+
+def test_paths_are_relative_to_the_common_folder(tmp_path):
+    """`..` is removed; links are not followed."""
+    files = [tmp_path / "a" / "x.nii", tmp_path / "a" / ".." / "b" / "y.nii"]
+    root, scans = label_images(files, "T1w")
+    assert root == tmp_path
+    assert scans == {Scan("x"): Path("a/x.nii"), Scan("y"): Path("b/y.nii")}
+
+
+@pytest.mark.parametrize(
+    ("names", "error", "words"),
+    [
+        (["a/t1.nii", "b/t1.nii.gz"], PairingError, ["a/t1.nii and ", "b/t1.nii.gz would both be sub-t1"]),
+        (["sub-1_run-1_T1w.nii", "sub-1_run-2_T1w.nii"], PairingError, ["sub-1_run-1_T1w.nii", "both be sub-1"]),
+        (["t1.mgz"], DataError, ["expected a NIfTI image"]),
+        (["sub-1_trc-FDG_pet.nii"], DataError, ["is named as pet, but the model's source is T1w"]),
+        (["t1\udcff.nii"], DataError, ["not UTF-8"]),
+    ],
+)
+def test_unusable_names_are_refused(tmp_path, names, error, words):
+    """Equal labels, other formats, other modalities and undecodable names; both files of a clash are named."""
+    with pytest.raises(error) as caught:
+        label_images([tmp_path / name for name in names], "T1w")
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_rows_have_the_columns_of_the_index():
+    """Rows are sorted by key; all have the same side information."""
+    rows = scan_rows({Scan("b", "1"): Path("b.nii"), Scan("a"): Path("x/a.nii")}, {"age": 71.0, "sex": None})
+    assert rows.to_dict("records") == [
+        {"scan": "sub-a", "subject": "a", "session": None, "source": "x/a.nii", "target": "", "split": "convert",
+         "age": 71.0, "sex": None},
+        {"scan": "sub-b_ses-1", "subject": "b", "session": "1", "source": "b.nii", "target": "", "split": "convert",
+         "age": 71.0, "sex": None},
+    ]  # fmt: skip

@@ -1,0 +1,186 @@
+"""Inputs of a conversion as rows of scans."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dualflow.errors import ConfigError, DataError
+from dualflow.inference import inputs as inputs_module
+from dualflow.inference.inputs import UNNAMED, Selection, dataset_name, expand_inputs, resolve_inputs
+from dualflow.layout import Scan
+
+SIDE = {
+    "columns": [
+        {"kind": "Continuous", "name": "age", "mean": 70.0, "sd": 8.0},
+        {"kind": "Categorical", "name": "sex", "levels": ["F", "M"]},
+    ]
+}
+
+
+@pytest.fixture
+def model_card(card):
+    """A card with a number and a level as side information."""
+    record = card.study.model_copy(update={"side": ("age", "sex")})
+    return type(card).model_validate({**card.model_dump(), "side": SIDE, "study": record.model_dump()})
+
+
+@pytest.fixture
+def resolve(tmp_path, model_card):
+    """Resolve inputs in `tmp_path` for an output beside them."""
+
+    def run(*names, card=model_card, out="out", **selection):
+        paths = expand_inputs([tmp_path / name for name in names])
+        return resolve_inputs(
+            paths, card, tmp_path / out, tmp_path / "model", tmp_path / out / "sourcedata", Selection(**selection)
+        )
+
+    return run
+
+
+@pytest.fixture
+def bids(tmp_path):
+    """Subjects 1 (with two PET files), 2 (two sessions) and 3; 4 has no scan, 3 no row, and no one a sex."""
+    root = tmp_path / "Smith^John"
+    files = ["sub-1/anat/sub-1_T1w.nii", "sub-1/pet/sub-1_run-1_pet.nii", "sub-1/pet/sub-1_run-2_pet.nii"]
+    files += [f"sub-2/ses-{label}/anat/sub-2_ses-{label}_T1w.nii" for label in "ab"]
+    files += ["sub-3/anat/sub-3_T1w.nii"]
+    for file in files:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(np.ones((4, 4, 4), "i2"), np.eye(4)), root / file)
+    (root / "dataset_description.json").write_text('{"Name": "my  study", "BIDSVersion": "1.10.0"}')
+    (root / "participants.tsv").write_text("participant_id\tage\nsub-1\t71\nsub-2\tn/a\nsub-4\t60\n")
+    return root
+
+
+def image(folder, name):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).touch()
+    return folder / name
+
+
+def test_images_and_patterns_become_rows(resolve, tmp_path):
+    """Patterns expand in natural order, also in folders with spaces; a file counts once."""
+    for name in ("p10.nii.gz", "p2.nii.gz", "other.txt"):
+        image(tmp_path / "my däta", name)
+    result = resolve("my däta/*.nii.gz", "my däta/p2.nii.gz", side={"age": "71"})
+    assert result.rows["scan"].tolist() == ["sub-p10", "sub-p2"]
+    assert result.rows["age"].tolist() == [71.0, 71.0]
+    assert (result.root, result.rows["source"].tolist()) == (tmp_path / "my däta", ["p10.nii.gz", "p2.nii.gz"])
+    assert (result.study.side, result.name) == (("age",), UNNAMED)
+    assert result.notes == [
+        "all 2 scans get the same side information: age 71",
+        "side information unknown: sex (not given)",
+    ]
+
+
+def test_targets_of_a_dataset_are_ignored(resolve, bids):
+    """Two PET files exclude no scan; people without scans or without a row, and unknown values, are mentioned."""
+    result = resolve(bids.name)
+    assert result.rows["scan"].tolist() == ["sub-1", "sub-2_ses-a", "sub-2_ses-b", "sub-3"]
+    assert set(result.rows["target"]) == {""}
+    assert not result.quarantined
+    assert result.name == "my study"
+    assert result.notes == [
+        "subjects in participants.tsv without a T1w scan: 1 (4)",
+        "subjects with a T1w scan but not in participants.tsv: 1 (3)",
+        "side information unknown: age (3 of 4 scans), sex (no column in participants.tsv)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("selection", "scans"),
+    [
+        ({"participants": ["sub-1", "3"]}, ["sub-1", "sub-3"]),
+        ({"sessions": ["ses-b"]}, ["sub-2_ses-b"]),
+        ({"participants": ["2"], "sessions": ["a", "b"]}, ["sub-2_ses-a", "sub-2_ses-b"]),
+    ],
+)
+def test_labels_select_scans(resolve, bids, selection, scans):
+    """With or without their prefix."""
+    assert resolve(bids.name, **selection).rows["scan"].tolist() == scans
+
+
+def test_excluded_scans_are_kept_with_the_reason(resolve, bids):
+    """Two T1w files exclude a scan, unless another one is selected."""
+    (bids / "sub-1/anat/sub-1_acq-x_T1w.nii").touch()
+    result = resolve(bids.name)
+    assert [row.scan for row in result.quarantined] == ["sub-1"]
+    assert "2 files fit T1w" in result.quarantined[0].reason
+    assert resolve(bids.name, participants=["3"]).quarantined == []
+    only = resolve(bids.name, participants=["1"])
+    assert (len(only.rows), len(only.quarantined)) == (0, 1)
+
+
+def test_a_table_is_resolved_without_targets(resolve, tmp_path):
+    """Its folder's name is not the dataset's; files in the output are refused."""
+    image(tmp_path / "data", "a.nii")
+    table = tmp_path / "data" / "samples.tsv"
+    table.write_text("subject\tT1w\tFDG\tage\tsex\nA\ta.nii\tgone.nii\t71\tF\nB\tgone.nii\tn/a\t3\tF\n")
+    result = resolve("data/samples.tsv")
+    assert result.rows["scan"].tolist() == ["sub-A"]
+    assert [row.scan for row in result.quarantined] == ["sub-B"]
+    assert (result.name, result.notes) == (UNNAMED, [])
+    image(tmp_path / "data" / "out", "b.nii")
+    table.write_text("subject\tT1w\nA\tout/b.nii\n")
+    with pytest.raises(ConfigError, match="lies inside the output"):
+        resolve("data/samples.tsv", out="data/out")
+
+
+def test_dicom_folders_are_images(resolve, tmp_path, monkeypatch):
+    """They lie in the folder for images from DICOM, and take side information as options."""
+    image(tmp_path / "d", "x.dcm")
+    monkeypatch.setattr(
+        inputs_module, "convert_dicom", lambda _paths, target, _source: ({Scan("e"): target / "e.nii"}, [], ["e is 4"])
+    )
+    result = resolve("d", side={"age": 71, "sex": "F"})
+    assert result.root == tmp_path / "out" / "sourcedata"
+    assert result.rows[["scan", "age", "sex"]].to_numpy().tolist() == [["sub-e", 71.0, "F"]]
+    assert result.notes == ["e is 4"]
+
+
+@pytest.mark.parametrize(
+    ("names", "selection", "error", "words"),
+    [
+        (["gone.nii"], {}, DataError, "gone.nii does not exist"),
+        (["*.gone"], {}, DataError, "no file matches"),
+        (["t1.nii", "Smith^John"], {}, ConfigError, "is an image, but .* is a BIDS dataset"),
+        (["Smith^John", "again"], {}, ConfigError, "2 datasets, expected one"),
+        (["empty"], {}, DataError, "no DICOM file"),
+        (["t1.mgz"], {}, DataError, "expected a NIfTI image"),
+        (["Smith^John"], {"participants": ["1", "sub-9"]}, ConfigError, "label 9: no such scan .* from: 1, 2, 3"),
+        (["Smith^John"], {"participants": ["4"]}, ConfigError, "label 4: no such scan"),
+        (["Smith^John"], {"sessions": ["c"]}, ConfigError, "choose from: a, b"),
+        (["Smith^John"], {"participants": ["1"], "sessions": ["a"]}, ConfigError, "no scan of the participants 1"),
+        (["Smith^John"], {"side": {"age": 3}}, ConfigError, "--age is for single images"),
+        (["Smith^John"], {"side": {"aeg": 3}}, ConfigError, "did you mean age"),
+        (["Smith^John"], {"where": {"FDG": {"trc": "x"}}}, ConfigError, "where names FDG"),
+        (["t1.nii"], {"participants": ["1"]}, ConfigError, "--participant-label selects files of a dataset"),
+        (["t1.nii"], {"runs": "first"}, ConfigError, "--runs selects files of a dataset"),
+    ],
+)  # fmt: skip
+def test_unusable_inputs_are_refused(resolve, bids, tmp_path, names, selection, error, words):
+    """The error says what was expected, and nothing is written."""
+    image(tmp_path, "t1.nii")
+    image(tmp_path, "t1.mgz")
+    (tmp_path / "again" / "sub-1").mkdir(parents=True)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(error, match=words):
+        resolve(*names, **selection)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_of_several_sources_needs_a_dataset(resolve, model_card, tmp_path):
+    """An image does not say which further images belong to it."""
+    image(tmp_path, "t1.nii")
+    record = model_card.study.model_copy(update={"extra_sources": ("FLAIR",)})
+    with pytest.raises(ConfigError, match="needs T1w and FLAIR of each scan"):
+        resolve("t1.nii", card=model_card.model_copy(update={"study": record}))
+
+
+@pytest.mark.parametrize("content", [json.dumps({"Name": " "}), json.dumps({"Name": 3}), "[", "{}"])
+def test_datasets_without_a_name_stay_unnamed(tmp_path, content):
+    """The name of the folder is never used."""
+    (tmp_path / "dataset_description.json").write_text(content)
+    assert dataset_name(tmp_path) == UNNAMED
