@@ -7,14 +7,21 @@ from typing import Any
 
 import click
 
-from dualflow.cli.options import parse_entities
+from dualflow.cli.options import TRACKING, parse_entities
 from dualflow.errors import DataError
 from dualflow.process import set_threads
+
+LICENCE = click.option("--licence", default="", metavar="TEXT", help="Licence of the weights, as the study decides.")
 
 
 @click.command()
 @click.argument("study", type=click.Path(path_type=Path))
-@click.option("--model", required=True, type=click.Path(file_okay=False, path_type=Path), help="Trained model folder.")
+@click.option(
+    "--model",
+    required=True,
+    metavar="MODEL",
+    help="Trained model: a folder, a bundle, or models:/NAME@ALIAS of an MLflow registry.",
+)
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Output folder.")
 @click.option("--samples", type=click.IntRange(2), default=16, show_default=True, help="Samples drawn per scan.")
 @click.option("--keep-samples", type=click.IntRange(0), default=2, show_default=True, help="Samples written per scan.")
@@ -53,15 +60,17 @@ from dualflow.process import set_threads
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="A BIDS derivative dataset with your own brain masks.  [default: deepbet's masks]",
 )
+@TRACKING
 def convert(
     study: Path,
-    model: Path,
+    model: str,
     out: Path,
     workers: int,
     device: str,
     where: dict[str, dict[str, str]],
     runs: str,
     masks: Path | None,
+    tracking_uri: str,
     **options: Any,
 ) -> None:
     """Synthesise the target of every scan of STUDY with a trained model.
@@ -71,6 +80,8 @@ def convert(
                     convert a BIDS dataset
     dualflow convert data/samples.tsv --model MODEL --out derivatives --workers 4
                     convert a table of samples with four processes
+    dualflow convert data/new --model models:/fdg@champion --out derivatives
+                    convert with the best registered model
 
     STUDY is a BIDS dataset or a table of samples, with raw scans. They are preprocessed as the model's training scans
     were, and each result lies on its own scan's grid. A scan that cannot be used is excluded: quarantine.tsv gives the
@@ -81,11 +92,67 @@ def convert(
     set_threads(1)
     from dualflow.config import ConvertConfig
     from dualflow.inference.batch import convert_study
+    from dualflow.inference.model_location import locate_model
 
     selection = {"where": where, "runs": runs, "masks": masks}
-    convert_study(study, model, out, ConvertConfig(**options), workers, selection, device)
+    convert_study(study, locate_model(model, tracking_uri), out, ConvertConfig(**options), workers, selection, device)
     click.echo(f"synthetic volumes are in {out}")
 
 
-MODEL_COMMANDS = (convert,)
+@click.command()
+@click.argument("model")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@LICENCE
+@TRACKING
+def export(model: str, bundle: Path, licence: str, tracking_uri: str) -> None:
+    """Write a trained model as one portable folder, checked on load.
+
+    \b
+    dualflow export results/my-study/models/dualflow/seed-0 bundles/fdg
+                    weights, card, README and hashes in bundles/fdg
+    dualflow export MODEL bundles/fdg --licence CC-BY-4.0
+                    state the licence of the weights in the README
+    dualflow export models:/fdg@champion bundles/fdg
+                    the best registered model
+
+    BUNDLE converts scans on a machine without the training data: `dualflow convert STUDY --model BUNDLE`. It holds no
+    labels of subjects, no paths and no code. bundle.json has the hash of every file; a file that is changed, missing or
+    added is an error when the model is loaded. An earlier bundle of that name is replaced, any other folder is refused.
+    Read README.md before you share it: weights may retain information on the training subjects.
+    """  # noqa: D301 - \b keeps click from rewrapping a paragraph
+    from dualflow.commands.export import export as write
+    from dualflow.inference.model_location import locate_model
+
+    write(locate_model(model, tracking_uri), bundle, licence)
+    click.echo(f"the bundle is in {bundle}; read {bundle / 'README.md'} before you share it")
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--name", required=True, help="Name of the registered model; its versions are numbered.")
+@LICENCE
+@TRACKING
+def publish(model: Path, name: str, licence: str, tracking_uri: str) -> None:
+    """Register a trained model in MLflow, and make it the champion if it is better.
+
+    \b
+    dualflow publish results/my-study/models/dualflow/seed-0 --name fdg
+                    a new version of the registered model fdg
+    dualflow publish MODEL --name fdg --tracking http://127.0.0.1:5000
+                    register it on a server
+    dualflow convert data/new --model models:/fdg@champion --out derivatives
+                    use the best version
+
+    The version holds the bundle of `dualflow export`, a signature, and the region CRPS of each held-out subject,
+    without labels. The alias champion moves to it only if it is clearly better than the champion on the same held-out
+    subjects: the paired 95 % interval excludes zero and p < 0.05. If the held-out subjects differ, the alias stays.
+    The output says what was decided and why. Publishing the same files again adds no version.
+    """  # noqa: D301 - \b keeps click from rewrapping a paragraph
+    from dualflow.commands.publish import publish as register
+
+    for sentence in register(model, name, tracking_uri, licence):
+        click.echo(sentence)
+
+
+MODEL_COMMANDS = (convert, export, publish)
 """In the order of the help."""
