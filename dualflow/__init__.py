@@ -38,7 +38,7 @@ def convert(
 
     Args:
         inputs: an image, a pattern, a BIDS dataset, a table of samples or a DICOM folder; or several images or folders.
-        model: folder of the trained model.
+        model: folder or bundle of the trained model, or models:/NAME@ALIAS of the MLflow registry.
         out: folder of the BIDS derivative dataset to write.
         participants: subjects of a dataset to convert; all by default.
         sessions: sessions of a dataset to convert; all by default.

@@ -1,16 +1,18 @@
-"""Atomic file writes: a temporary file beside the target is flushed, checked and renamed over it.
+"""Atomic writes of files and folders: a temporary beside the target is flushed, checked and renamed over it.
 
 A reader sees the old file, the new file or no file, but never an incomplete one.
 """
 
 from __future__ import annotations
 
+import glob
 import gzip
 import hashlib
 import json
 import os
 import platform
 import secrets
+import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -41,24 +43,49 @@ def committing(path: Path | str) -> Iterator[Path]:
         CommitError: the block wrote nothing, the content does not verify, or the file system refused it.
     """
     path = Path(path)
-    temp = path.with_name(f"{TEMP_PREFIX}{HOST}-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+    temp = _temporary(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        mode = _create(temp)
-        yield temp
-        if temp.stat().st_mode != mode:  # safetensors and tempfile create files that only their owner may read
-            temp.chmod(stat.S_IMODE(mode))
-        _fsync(temp)
-        _verify(temp, path)
-        temp.replace(path)
-        _fsync(path.parent)
-    except OSError as error:
-        raise CommitError(
-            f"{path}: cannot be written ({error.strerror or error}); free space or change the output folder"
-        ) from error
+        with _refused_writes(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            mode = _create(temp)
+            yield temp
+            if temp.stat().st_mode != mode:  # safetensors and tempfile create files that only their owner may read
+                temp.chmod(stat.S_IMODE(mode))
+            _fsync(temp)
+            _verify(temp, path)
+            temp.replace(path)
+            _fsync(path.parent)
     finally:
         with suppress(OSError):  # the folder may not exist
             temp.unlink(missing_ok=True)
+
+
+@contextmanager
+def committing_folder(folder: Path | str) -> Iterator[Path]:
+    """Yield a temporary folder beside `folder`, and rename it to `folder` on a clean exit.
+
+    It replaces a folder of that name. The files in it are written with `committing`. On an error, `folder` does not
+    change and the temporary folder is removed.
+
+    Raises:
+        CommitError: the file system refused it.
+    """
+    folder = Path(folder)
+    temp, old = _temporary(folder), _temporary(folder)
+    try:
+        with _refused_writes(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            for stale in folder.parent.glob(f"{TEMP_PREFIX}*-{glob.escape(folder.name)}"):
+                _remove_if_stale(stale)
+            temp.mkdir()
+        yield temp
+        with _refused_writes(folder):
+            _fsync(temp)
+            _exchange(folder, temp, old)
+            _fsync(folder.parent)
+    finally:
+        for leftover in (temp, old):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def commit_bytes(path: Path | str, data: bytes) -> None:
@@ -92,18 +119,51 @@ def digest_of(value: Any) -> str:
 
 
 def sweep_temporaries(folder: Path | str) -> int:
-    """Remove temporary files under `folder` whose process has ended; return how many.
+    """Remove temporary files and folders under `folder` whose process has ended; return how many.
 
     Processes of another machine cannot be checked, so its files are removed when they are a day old.
     """
-    removed = 0
-    for temp in Path(folder).rglob(f"{TEMP_PREFIX}*"):
-        host, _, rest = temp.name.removeprefix(TEMP_PREFIX).partition("-")
-        pid = rest.partition("-")[0]
-        if pid.isdigit() and not (_alive(int(pid)) if host == HOST else _recent(temp)):
-            temp.unlink(missing_ok=True)
-            removed += 1
-    return removed
+    return sum(map(_remove_if_stale, list(Path(folder).rglob(f"{TEMP_PREFIX}*"))))
+
+
+@contextmanager
+def _refused_writes(path: Path) -> Iterator[None]:
+    """Report an error of the file system as a CommitError about `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise CommitError(
+            f"{path}: cannot be written ({error.strerror or error}); free space or change the output folder"
+        ) from error
+
+
+def _exchange(folder: Path, temp: Path, old: Path) -> None:
+    """Rename `temp` to `folder`; an earlier folder becomes `old`, and comes back if that fails."""
+    if not folder.exists():
+        temp.replace(folder)
+        return
+    folder.replace(old)
+    try:
+        temp.replace(folder)
+    except OSError:
+        old.replace(folder)
+        raise
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f"{TEMP_PREFIX}{HOST}-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+
+
+def _remove_if_stale(temp: Path) -> bool:
+    host, _, rest = temp.name.removeprefix(TEMP_PREFIX).partition("-")
+    pid = rest.partition("-")[0]
+    if not pid.isdigit() or (_alive(int(pid)) if host == HOST else _recent(temp)):
+        return False
+    if temp.is_dir():
+        shutil.rmtree(temp, ignore_errors=True)
+    else:
+        temp.unlink(missing_ok=True)
+    return True
 
 
 def _recent(path: Path) -> bool:

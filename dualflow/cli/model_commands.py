@@ -9,14 +9,16 @@ from typing import Any, Literal
 import click
 
 from dualflow.cli.convert_words import ConvertCommand, parse_labels, split_words
-from dualflow.cli.options import parse_entities
+from dualflow.cli.options import TRACKING, parse_entities
 from dualflow.errors import DataError
 from dualflow.process import set_threads
+
+LICENCE = click.option("--licence", default="", metavar="TEXT", help="Licence of the weights, as the study decides.")
 
 
 @click.command(cls=ConvertCommand, context_settings={"ignore_unknown_options": True})
 @click.argument("words", nargs=-1, required=True, metavar="INPUT...", type=click.UNPROCESSED)
-@click.option("--model", required=True, metavar="MODEL", help="Folder of the trained model.")
+@click.option("--model", required=True, metavar="MODEL", help="Trained model: a folder, a bundle, or models:/NAME@ALIAS of an MLflow registry.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Output folder.")
 @click.option(
     "--participant-label",
@@ -74,6 +76,7 @@ from dualflow.process import set_threads
 @click.option("--quantiles", is_flag=True, help="Also write maps of the 5, 50 and 95 percentiles.")
 @click.option("--force", is_flag=True, help="Convert refused scans too; their verdict remains.")
 @click.option("--dry-run", is_flag=True, help="List what would be done with each scan, and write nothing.")
+@TRACKING
 @click.pass_context
 def convert(
     context: click.Context,
@@ -90,6 +93,7 @@ def convert(
     masks: Path | None,
     dry_run: bool,
     force: bool,
+    tracking_uri: str,
     **options: Any,
 ) -> None:
     """Synthesise the target of every scan of INPUT with a trained model.
@@ -103,6 +107,8 @@ def convert(
                     convert two subjects of a BIDS dataset
     dualflow convert data/samples.tsv --model MODEL --out derivatives --workers 4
                     convert a table of samples with four processes
+    dualflow convert data/new --model models:/fdg@champion --out derivatives
+                    convert with the best registered model
 
     INPUT is one or more NIfTI images or patterns of them, a BIDS dataset, a table of samples, or a folder of DICOM
     files if dcm2niix is installed. The scans are preprocessed as the model's training scans were, and each result lies
@@ -126,12 +132,69 @@ def convert(
     selection = Selection(participants, sessions, side, where, runs, masks, option_names=names)
     config = ConvertConfig(**options)
     if dry_run:
-        click.echo(plan_conversion(inputs, model, out, config, selection))
+        click.echo(plan_conversion(inputs, model, out, config, selection, tracking_uri))
         return
-    table = convert_inputs(inputs, model, out, config, selection, workers, device, force=force)
+    table = convert_inputs(
+        inputs, model, out, config, selection, workers, device, force=force, tracking_uri=tracking_uri
+    )
     click.echo(conversion_text(table, out))
     sys.exit(DataError.exit_code if missing_volumes(table) else 0)
 
 
-MODEL_COMMANDS = (convert,)
+@click.command()
+@click.argument("model")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@LICENCE
+@TRACKING
+def export(model: str, bundle: Path, licence: str, tracking_uri: str) -> None:
+    """Write a trained model as one portable folder, checked on load.
+
+    \b
+    dualflow export results/my-study/models/dualflow/seed-0 bundles/fdg
+                    weights, card, README and hashes in bundles/fdg
+    dualflow export MODEL bundles/fdg --licence CC-BY-4.0
+                    state the licence of the weights in the README
+    dualflow export models:/fdg@champion bundles/fdg
+                    the best registered model
+
+    BUNDLE converts scans on a machine without the training data: `dualflow convert STUDY --model BUNDLE`. It holds no
+    labels of subjects, no paths and no code. bundle.json has the hash of every file; a file that is changed, missing or
+    added is an error when the model is loaded. An earlier bundle of that name is replaced, any other folder is refused.
+    Read README.md before you share it: weights may retain information on the training subjects.
+    """  # noqa: D301 - \b keeps click from rewrapping a paragraph
+    from dualflow.commands.export import export as write
+    from dualflow.inference.model_location import locate_model
+
+    write(locate_model(model, tracking_uri), bundle, licence)
+    click.echo(f"the bundle is in {bundle}; read {bundle / 'README.md'} before you share it")
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--name", required=True, help="Name of the registered model; its versions are numbered.")
+@LICENCE
+@TRACKING
+def publish(model: Path, name: str, licence: str, tracking_uri: str) -> None:
+    """Register a trained model in MLflow, and make it the champion if it is better.
+
+    \b
+    dualflow publish results/my-study/models/dualflow/seed-0 --name fdg
+                    a new version of the registered model fdg
+    dualflow publish MODEL --name fdg --tracking http://127.0.0.1:5000
+                    register it on a server
+    dualflow convert data/new --model models:/fdg@champion --out derivatives
+                    use the best version
+
+    The version holds the bundle of `dualflow export`, a signature, and the region CRPS of each held-out subject,
+    without labels. The alias champion moves to it only if it is clearly better than the champion on the same held-out
+    subjects: the paired 95 % interval excludes zero and p < 0.05. If the held-out subjects differ, the alias stays.
+    The output says what was decided and why. Publishing the same files again adds no version.
+    """  # noqa: D301 - \b keeps click from rewrapping a paragraph
+    from dualflow.commands.publish import publish as register
+
+    for sentence in register(model, name, tracking_uri, licence):
+        click.echo(sentence)
+
+
+MODEL_COMMANDS = (convert, export, publish)
 """In the order of the help."""

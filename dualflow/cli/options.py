@@ -43,6 +43,16 @@ OVERRIDES = click.option(
     metavar="SECTION.KEY=VALUE",
     help="Replace one value of the configuration; repeatable.",
 )
+TRACKING = click.option(
+    "--tracking",
+    "tracking_uri",
+    metavar="URI",
+    default="sqlite:///results/mlflow.db",
+    envvar="MLFLOW_TRACKING_URI",
+    show_default=True,
+    show_envvar=True,
+    help="MLflow store of registered models: a local SQLite file or a server.",
+)
 THREADS = click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads to use.")
 
 

@@ -9,15 +9,16 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 
-from dualflow.config import ConvertConfig
+from dualflow.config import ConvertConfig, TrackingConfig
 from dualflow.errors import printable
 from dualflow.inference.batch import convert_study
 from dualflow.inference.inputs import ConvertInputs, Selection, expand_inputs, resolve_inputs
+from dualflow.inference.model_location import locate_model
 from dualflow.inference.plan import plan_scans, plan_text
-from dualflow.models.resolve import resolve_model
 from dualflow.models.store import load_card, load_model
 from dualflow.training.device import select_device
 
+TRACKING_URI = TrackingConfig().uri
 DICOM_IMAGES = "sourcedata"
 """Folder of the output dataset with the images that were converted from DICOM."""
 
@@ -32,18 +33,20 @@ def convert_inputs(
     device: str = "cpu",
     *,
     force: bool = False,
+    tracking_uri: str = TRACKING_URI,
 ) -> pd.DataFrame:
     """Convert all scans of the inputs; return the table that is also written as conversion.tsv, the worst scans first.
 
     Args:
         inputs: images, patterns of images, a BIDS dataset, a table of samples, or DICOM folders.
-        model: the trained model, as `resolve_model` takes it.
+        model: the trained model, as `locate_model` takes it.
         out: folder of the BIDS derivative dataset to write.
         config: how samples are drawn.
         selection: what to convert of the inputs, and their side information.
         workers: number of processes, one core each.
         device: device of the model: `auto`, `cpu` or `cuda`.
         force: convert refused scans too.
+        tracking_uri: MLflow tracking URI of registered models.
 
     Raises:
         ConfigError: an option does not fit the inputs or the model, or `out` overlaps an input.
@@ -52,7 +55,7 @@ def convert_inputs(
     """
     paths = expand_inputs(inputs)
     select_device(device, "--device")  # an error before the work starts
-    folder = resolve_model(model)
+    folder = locate_model(model, tracking_uri)
     card = load_model(folder).card  # verifies the weights too
     scans = resolve_inputs(paths, card, out, folder, out / DICOM_IMAGES, selection)
     _print_notes(scans)
@@ -60,11 +63,16 @@ def convert_inputs(
 
 
 def plan_conversion(
-    inputs: Sequence[str | Path], model: str, out: Path, config: ConvertConfig, selection: Selection | None = None
+    inputs: Sequence[str | Path],
+    model: str,
+    out: Path,
+    config: ConvertConfig,
+    selection: Selection | None = None,
+    tracking_uri: str = TRACKING_URI,
 ) -> str:
     """Describe what `convert_inputs` would do; nothing is written to `out`."""
     paths = expand_inputs(inputs)
-    folder = resolve_model(model)
+    folder = locate_model(model, tracking_uri)
     card = load_card(folder)
     with TemporaryDirectory(prefix="dualflow-plan-") as scratch:
         scans = resolve_inputs(paths, card, out, folder, Path(scratch), selection)

@@ -21,10 +21,10 @@ from dualflow.data.dataset import PairDataset
 from dualflow.errors import CheckpointError
 from dualflow.imaging.geometry import BoolArray
 from dualflow.inference.predict import Prediction, Predictor
-from dualflow.inference.typicality import RATE, Typicality, conformal_quantile
+from dualflow.inference.typicality import RATE, Typicality, conformal_threshold
 from dualflow.layout import Scan
 from dualflow.models.card import ModelCard
-from dualflow.models.store import REFERENCE, REFERENCE_TENSORS
+from dualflow.models.model_files import REFERENCE, REFERENCE_TENSORS
 from dualflow.models.tensors import save_tensors
 
 MIN_SCANS = 10
@@ -66,7 +66,8 @@ class OutputReference:
             for name, values in table.items()
         }
         law = cls(median, sd, np.inf)
-        return cls(median, sd, conformal_quantile(np.array([max(law.distances(row).values()) for row in figures])))
+        largest = np.array([max(law.distances(row).values()) for row in figures])
+        return cls(median, sd, conformal_threshold(largest, RATE)[0])
 
     def distances(self, figures: Mapping[str, float]) -> dict[str, float]:
         """Distance of each figure from its median, in standard deviations."""

@@ -1,7 +1,7 @@
 """Saving and loading of trained models: a folder with `model.safetensors` and `model.json`, the card.
 
-The card is written last and holds the hash of the weights; weights that do not match it are refused. Neither format
-can execute code.
+The card is written last and holds the hash of the weights; weights that do not match it are refused. A bundle also has
+`bundle.json`, and all its files are verified. None of these formats can execute code.
 """
 
 from __future__ import annotations
@@ -20,12 +20,10 @@ from dualflow.commit import commit_text, sha256
 from dualflow.errors import CheckpointError, DualflowError
 from dualflow.flows.interface import ConditionalModel
 from dualflow.flows.model import DualFlow
+from dualflow.models.bundle import is_bundle, verify_bundle
 from dualflow.models.card import FLOW, ModelCard
+from dualflow.models.model_files import CARD, MODEL_FILES, WEIGHTS, check_size, read_limited
 from dualflow.models.tensors import save_tensors
-
-WEIGHTS, CARD = "model.safetensors", "model.json"
-REFERENCE_TENSORS, REFERENCE = "reference.safetensors", "reference.json"
-"""What the training scans look like, for verdicts; written by `dualflow.inference.reference`."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +61,12 @@ def load_card(folder: Path) -> ModelCard:
     """
     path = folder / CARD
     try:
-        return ModelCard.model_validate_json(path.read_text())
+        text = read_limited(path, MODEL_FILES[CARD].limit)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(f"{folder}: no {CARD} ({reason}); name the folder of a trained model") from error
+    try:
+        return ModelCard.model_validate_json(text)
     except ValidationError as error:
         entry = error.errors()[0]
         field = ".".join(map(str, entry["loc"]))
@@ -79,11 +79,13 @@ def load_card(folder: Path) -> ModelCard:
 
 
 def load_model(folder: Path, device: torch.device | str = "cpu") -> TrainedModel:
-    """Load a trained model onto a device.
+    """Load a trained model onto a device; all files of a bundle are verified first.
 
     Raises:
         CheckpointError: the folder holds no model, a broken one, or one of another version.
     """
+    if is_bundle(folder):
+        verify_bundle(folder)
     card = load_card(folder)
     weights = _load_weights(folder, card)
     try:
@@ -106,6 +108,8 @@ def build_model(card: ModelCard) -> ConditionalModel:
 
 def _load_weights(folder: Path, card: ModelCard) -> dict[str, Tensor]:
     path = folder / WEIGHTS
+    if path.is_file():
+        check_size(path, MODEL_FILES[WEIGHTS].limit)
     if not path.is_file() or sha256(path) != card.weights_sha256:
         raise CheckpointError(f"{path}: does not match the hash in {CARD}; copy the folder again, or train again")
     try:

@@ -71,7 +71,7 @@ def open_run(config: TrackingConfig, key: RunKey, run_id: str | None = None) -> 
         Exception: any error of a store or a server.
     """
     client = open_store(config)
-    experiment_id = _experiment_id(client, config, key.experiment)
+    experiment_id = ensure_experiment(client, config, key.experiment)
     if run_id is None:
         tags = {"mlflow.runName": key.name, **key.tags}
         match = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in tags.items())
@@ -117,7 +117,8 @@ def open_store(config: TrackingConfig) -> Any:
         return client_class()
 
 
-def _experiment_id(client: Any, config: TrackingConfig, name: str) -> str:
+def ensure_experiment(client: Any, config: TrackingConfig, name: str) -> str:
+    """Return the id of an experiment, which is created if it does not exist."""
     location = config.artifacts.resolve().as_uri() if config.uri.startswith("sqlite:") else None
     config.artifacts.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(config.artifacts.with_suffix(".lock"), timeout=LOCK_SECONDS):

@@ -1,0 +1,104 @@
+"""Register a trained model in MLflow, and move the alias `champion` to it if it is better."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from dualflow.commands.export import export
+from dualflow.errors import CheckpointError
+from dualflow.evaluation.held_out import METRIC, HeldOutScores, compare_paired, held_out_scores, study_of
+from dualflow.models.card import ModelCard
+from dualflow.models.store import load_card
+from dualflow.tracking.model_registry import Champion, ModelRegistry, Signature
+
+
+def publish(model: Path, name: str, tracking_uri: str, licence: str = "") -> list[str]:
+    """Register the bundle of a model as a version of `name`; return what happened, in sentences.
+
+    The alias `champion` moves only to a version that is better on the same held-out people, in a paired comparison of
+    METRIC. The first version with scores becomes the champion.
+
+    Args:
+        model: folder of a trained model, or a bundle.
+        name: name of the registered model.
+        tracking_uri: MLflow tracking URI: a local SQLite file or a server.
+        licence: licence of the weights.
+
+    Raises:
+        CheckpointError: there is no model, or it does not verify.
+        ConfigError: the name or the URI cannot be used.
+        CommitError: the server is unreachable or refuses the version.
+    """
+    registry = ModelRegistry(name, tracking_uri)  # an error before the work starts
+    with TemporaryDirectory() as folder:
+        bundle = Path(folder) / "bundle"
+        export(model, bundle, licence)
+        card = load_card(bundle)
+        layout = study_of(model, card)
+        scores = None if layout is None else held_out_scores(layout, card)
+        version = registry.register(
+            bundle,
+            Signature(card.source_channels, len(card.side.names), card.shape),
+            experiment=card.study.name,
+            model=card.name,
+            tags=_tags(card, scores),
+            scores=None if scores is None else scores.model_dump_json(),
+        )
+    state = "is registered" if version.created else "was registered before, with the same files"
+    sentences = [f"{card.label}: models:/{name}/{version.number} {state}"]
+    champion = registry.champion()
+    moves, sentence = _decide(version.number, scores, champion)
+    if moves:
+        registry.set_champion(version.number)
+    return [*sentences, sentence]
+
+
+def _decide(number: str, scores: HeldOutScores | None, champion: Champion | None) -> tuple[bool, str]:
+    """Whether the alias moves to version `number`, and why."""
+    if champion is not None and champion.number == number:
+        return False, f"version {number} is the champion"
+    stays = "there is no champion yet" if champion is None else f"version {champion.number} stays the champion"
+    if scores is None:
+        return False, (
+            f"{stays}: version {number} has no {METRIC} on held-out people; publish the folder of a model that "
+            "`dualflow run` evaluated"
+        )
+    if champion is None:
+        return True, f"version {number} is the champion, as the first with scores on held-out people"
+    if champion.scores is None:
+        return False, f"{stays}: it has no scores to compare with; move the alias in MLflow if you know better"
+    try:
+        reference = HeldOutScores.parse(champion.scores)
+    except CheckpointError as error:
+        return False, f"{stays}: {error}"
+    comparison = compare_paired(scores, reference)
+    if comparison is None:
+        common = len(scores.people.keys() & reference.people.keys())
+        return False, (
+            f"{stays}: the held-out people differ ({len(scores.people)} of version {number}, {len(reference.people)} "
+            f"of the champion, {common} in both with the same preprocessing), so the two cannot be compared"
+        )
+    if comparison.verdict == "better":
+        return True, f"version {number} is the champion instead of version {champion.number}: {comparison.text}"
+    relation = "worse" if comparison.verdict == "worse" else "not clearly better"
+    return False, f"{stays}: version {number} is {relation}, {comparison.text}"
+
+
+def _tags(card: ModelCard, scores: HeldOutScores | None) -> dict[str, str]:
+    values = {
+        "study": card.study.name,
+        "model": card.name,
+        "seed": card.seed,
+        "kind": card.kind,
+        "version": card.dualflow,
+        "weights_sha256": card.weights_sha256,
+        "data_digest": card.data_digest,
+    }
+    if scores is not None:
+        values |= {
+            "held_out_digest": scores.digest,
+            "held_out_people": len(scores.people),
+            METRIC: f"{scores.mean:.6f}",
+        }
+    return {f"dualflow.{key}": str(value) for key, value in values.items()}

@@ -1,0 +1,166 @@
+"""Scores of a trained model on the held-out people of its study, and the paired comparison of two models.
+
+People are identified by digests of their preprocessed scans, so scores can leave the study without labels. Equal
+digests mean the same people, preprocessed in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, ValidationError
+
+from dualflow.commit import digest_of
+from dualflow.errors import CheckpointError, DataError
+from dualflow.evaluation.statistics import differences, subject_means, summarise
+from dualflow.layout import Layout, Scan
+from dualflow.manifest import manifest_outputs, read_manifest
+from dualflow.models.card import ModelCard
+
+METRIC: Literal["region_crps"] = "region_crps"
+"""The score that decides between two models: proper, and in the target's unit."""
+IDENTITY = ("target", "mask")
+"""Preprocessed volumes whose digests identify a scan and the voxels that it is scored on."""
+
+Digest = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+
+
+class HeldOutScores(BaseModel):
+    """Scores of one model by person."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    metric: Literal["region_crps"] = METRIC
+    """Name of the score."""
+    people: dict[Digest, FiniteFloat] = Field(min_length=1)
+    """Score of each held-out person, by the digest of the person's scans."""
+
+    @property
+    def digest(self) -> str:
+        """Digest of the held-out people, whatever their scores."""
+        return digest_of(sorted(self.people))
+
+    @property
+    def mean(self) -> float:
+        """Mean score over people."""
+        return sum(self.people.values()) / len(self.people)
+
+    @classmethod
+    def parse(cls, text: str) -> HeldOutScores:
+        """Read the JSON that `model_dump_json` writes.
+
+        Raises:
+            CheckpointError: it is something else.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise CheckpointError(f"held-out scores do not read back ({error.errors()[0]['msg']})") from None
+
+
+class PairedComparison(BaseModel):
+    """Paired comparison of a model with another one on the same people; positive gains favour the model."""
+
+    model_config = ConfigDict(frozen=True)
+
+    gain: float
+    low: float
+    high: float
+    p: float
+    people: int
+    verdict: Literal["better", "worse", "undecided"]
+
+    @property
+    def text(self) -> str:
+        """Difference with interval and p-value, for people."""
+        return (
+            f"the difference of {METRIC} is {-self.gain:+z.4f} (paired 95 % interval {-self.high:+z.4f} to "
+            f"{-self.low:+z.4f}, p = {self.p:.3f}, {self.people} people; less is better)"
+        )
+
+
+def compare_paired(model: HeldOutScores, other: HeldOutScores) -> PairedComparison | None:
+    """Compare two models person by person; None if their held-out people differ."""
+    if model.people.keys() != other.people.keys():
+        return None
+    rows = [
+        {"model": name, "seed": 0, "scan": f"sub-{person}", METRIC: value}
+        for name, scores in (("other", other), ("model", model))
+        for person, value in sorted(scores.people.items())
+    ]
+    (row,) = differences(pd.DataFrame(rows), "other").to_dict("records")
+    low, high = row["gain_low"], row["gain_high"]
+    return PairedComparison(
+        gain=row["gain"], low=low, high=high, p=row["p_holm"], people=row["subjects"], verdict=row["verdict"]
+    )
+
+
+def study_of(model: Path, card: ModelCard) -> Layout | None:
+    """The study that a model folder belongs to; None if it lies elsewhere, as a bundle does."""
+    folder = model.resolve()
+    if len(folder.parents) < 3:
+        return None
+    layout = Layout(folder.parents[2])
+    return layout if layout.model(card.name, card.seed) == folder else None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Evaluation of one trained model on the held-out people.
+
+    Attributes:
+        scans: scores, one row per scan.
+        summary: from `summarise`, with the bootstrap of the study.
+    """
+
+    scans: pd.DataFrame
+    summary: pd.DataFrame
+
+    @classmethod
+    def read(cls, layout: Layout, card: ModelCard) -> Evaluation | None:
+        """Read the scores; None if these weights were not evaluated, or the table has changed since."""
+        stem = f"{card.name}_seed-{card.seed}"
+        path = layout.manifest(f"evaluate/{stem}")
+        manifest = read_manifest(path, inputs={"model": card.weights_sha256})
+        if manifest is None:
+            return None
+        scans = pd.read_csv(manifest_outputs(path, manifest)["scans"].path, sep="\t")
+        options = manifest["config"]["evaluate"]
+        return cls(scans, summarise(scans, bootstrap=options["bootstrap"], seed=options["seed"]))
+
+
+def held_out_scores(layout: Layout, card: ModelCard) -> HeldOutScores | None:
+    """METRIC of every held-out person; None if the model was not evaluated, or has no distribution of region means.
+
+    Raises:
+        DataError: a held-out scan cannot be identified.
+    """
+    evaluation = Evaluation.read(layout, card)
+    if evaluation is None or METRIC not in evaluation.scans or evaluation.scans[METRIC].isna().any():
+        return None
+    table = evaluation.scans
+    means = subject_means(table, [METRIC])
+    scans = table["scan"].drop_duplicates().map(Scan.parse)
+    people = {
+        subject: _person_digest(layout, [scan for scan in scans if scan.subject == subject])
+        for subject in means["subject"]
+    }
+    return HeldOutScores(people={people[row["subject"]]: float(row[METRIC]) for row in means.to_dict("records")})
+
+
+def _person_digest(layout: Layout, scans: Iterable[Scan]) -> str:
+    digests = []
+    for scan in scans:
+        manifest = read_manifest(layout.scan_manifest(scan), verify=False)
+        try:
+            assert manifest is not None
+            digests.append([manifest["outputs"][name]["sha256"] for name in IDENTITY])
+        except (AssertionError, KeyError):
+            raise DataError(
+                f"{layout.scan_manifest(scan)}: does not identify a preprocessed pair; run the study again"
+            ) from None
+    return digest_of(sorted(digests))
