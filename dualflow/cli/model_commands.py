@@ -18,7 +18,12 @@ LICENCE = click.option("--licence", default="", metavar="TEXT", help="Licence of
 
 @click.command(cls=ConvertCommand, context_settings={"ignore_unknown_options": True})
 @click.argument("words", nargs=-1, required=True, metavar="INPUT...", type=click.UNPROCESSED)
-@click.option("--model", required=True, metavar="MODEL", help="Trained model: a folder, a bundle, or models:/NAME@ALIAS of an MLflow registry.")
+@click.option(
+    "--model",
+    required=True,
+    metavar="MODEL",
+    help="Trained model: a folder, a bundle, or models:/NAME@ALIAS of an MLflow registry.",
+)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Output folder.")
 @click.option(
     "--participant-label",
