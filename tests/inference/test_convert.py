@@ -6,13 +6,14 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 
 from dualflow.commit import commit_bytes, commit_json
 from dualflow.config import ConvertConfig
+from dualflow.imaging.regions import RegionMap
 from dualflow.imaging.volume import read_volume
-from dualflow.inference.convert import convert_scan, fill_outside, remove_volumes, scan_seed
+from dualflow.inference.convert import Converter, fill_outside, remove_volumes, scan_seed, side_values
 from dualflow.inference.predict import load_predictor
+from dualflow.inference.verdict import Finding, Outcome, Verdict
 from dualflow.layout import Layout, Scan
 from dualflow.manifest import write_manifest
 from dualflow.modalities import MODALITIES
@@ -38,10 +39,14 @@ def convert(tmp_path, model_folder, phantoms):
     }
     points = np.moveaxis(np.indices(NATIVE_SHAPE), 0, -1) @ NATIVE[:3, :3].T + NATIVE[:3, 3]
     brain = np.linalg.norm(points, axis=-1) < 20
-    layout = Layout(tmp_path, ".")
+    record |= {"source": {"file": "t1.nii.gz", "sha256": "0"}}
+    layout, mask = Layout(tmp_path, "."), item["mask"][0].numpy()
+    regions = RegionMap(mask.astype(np.int32), ("ctx-lh-cuneus",), (4.0, 4.0, 4.0))
 
-    def run(config=CONFIG, **change):
-        return convert_scan(predictor, {**item, **change}, record, brain, layout, T1W, FDG, config)
+    def run(config=CONFIG, side=71.0, verdict=Verdict()):  # noqa: B008
+        converter = Converter(predictor, None, regions, layout, T1W, FDG, config)
+        prediction = converter._predict(item)
+        return converter._write(Scan("01"), prediction, verdict, mask, record, brain, {"age": side})
 
     return run, brain, predictor
 
@@ -50,7 +55,8 @@ def test_volumes_have_the_native_grid_and_end_at_the_brain(convert):
     """Point estimate, mean, standard deviation and kept samples have the source's affine and shape, and sidecars."""
     run, brain, _ = convert
     files = run()
-    assert set(files) == {"synth", "synthmean", "synthstd", "synth01", "synth02"}
+    assert set(files) == {"synth", "synthmean", "synthstd", "synth01", "synth02", "regions"}
+    del files["regions"]
     for desc, path in files.items():
         assert path.name == f"sub-01_trc-FDG_space-T1w_desc-{desc}_pet.nii.gz"
         image = nib.load(path)
@@ -65,7 +71,8 @@ def test_volumes_have_the_native_grid_and_end_at_the_brain(convert):
         assert sidecar["Synthetic"] is True
         assert sidecar["Units"] == "SUVR"
         assert sidecar["SyntheticModel"]["weights_sha256"]
-        assert sidecar["SideInformation"].keys() == {"age"}
+        assert sidecar["SideInformation"] == {"age": 71.0}
+        assert sidecar["Verdict"]["verdict"] == "ok"
     volumes = {desc: read_volume(path).array for desc, path in files.items()}
     assert not np.array_equal(volumes["synth01"], volumes["synth02"])
 
@@ -98,6 +105,37 @@ def test_the_same_scan_gives_the_same_bytes(convert):
     assert [desc for desc in before if before[desc] == reseeded[desc]] == ["synth"]
 
 
+def test_quantile_maps_are_those_of_all_samples(convert):
+    """They are ordered, and the median of three samples is one of them."""
+    run, brain, _ = convert
+    files = run(CONFIG.model_copy(update={"quantiles": True}))
+    low, median, high = (read_volume(files[f"synthq{percentile}"]).array[brain] for percentile in ("05", "50", "95"))
+    assert (low <= median).all()
+    assert (median <= high).all()
+    assert (low < high).any()
+    assert set(files) >= {"synth01", "synth02"}
+    assert "synth03" not in files
+
+
+def test_a_map_of_deviations_is_written_for_a_flagged_scan(convert, phantoms):
+    """It lies on the native grid, and the sidecars of all volumes have the verdict."""
+    run, _, _ = convert
+    verdict = Verdict((Finding(Outcome.REVIEW, "odd"),), {}, np.ones(phantoms[0]["mask"].shape[1:], np.float32))
+    files = run(verdict=verdict)
+    assert files["deviation"].name == "sub-01_space-T1w_desc-deviation_T1w.nii.gz"
+    assert nib.load(files["deviation"]).shape == NATIVE_SHAPE
+    sidecar = json.loads(files["synth"].with_name(files["synth"].name.replace(".nii.gz", ".json")).read_text())
+    assert sidecar["Verdict"] == {"verdict": "review", "reasons": ["odd"], "figures": {}}
+
+
+def test_side_values_are_those_the_model_takes(model_folder):
+    """Other columns are left out, and NaN is unknown."""
+    card = load_predictor(model_folder).card
+    assert side_values(card, {"age": float("nan"), "scan": "sub-1"}) == {"age": None}
+    assert side_values(card, {"age": 71.0}) == {"age": 71.0}
+    assert side_values(card, {}) == {"age": None}
+
+
 def test_every_scan_has_its_own_seed():
     """Seeds depend on the configured seed, subject and session."""
     seeds = {scan_seed(seed, Scan(subject, session)) for seed in (0, 1) for subject in "ab" for session in (None, "1")}
@@ -108,7 +146,7 @@ def test_every_scan_has_its_own_seed():
 def test_an_unknown_side_value_is_null_in_the_sidecar(convert):
     """JSON has no NaN."""
     run, _, _ = convert
-    path = run(side=torch.tensor([float("nan")]))["synth"]
+    path = run(side=float("nan"))["synth"]
     assert json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())["SideInformation"] == {
         "age": None
     }
@@ -128,15 +166,19 @@ def test_volumes_of_an_earlier_conversion_are_removed(tmp_path):
     """Volumes in the manifest and their sidecars are removed; a broken or missing manifest removes nothing."""
     folder = tmp_path / "derivatives" / "sub-1"
     listed, sidecar, unlisted = folder / "a_pet.nii.gz", folder / "a_pet.json", folder / "b_T1w.json"
+    table = folder / "a_regions.tsv"
     commit_json(sidecar, {})
     commit_json(unlisted, {})
+    commit_bytes(table, b"region")
+    commit_json(folder / "a_regions.json", {})
     commit_bytes(listed, gzip.compress(b""))
     manifest = tmp_path / "manifests" / "convert" / "sub-1.json"
     remove_volumes(manifest)
-    write_manifest(manifest, step="convert", outputs={"synth": listed}, inputs={}, config={})
+    write_manifest(manifest, step="convert", outputs={"synth": listed, "regions": table}, inputs={}, config={})
     remove_volumes(manifest)
     assert not listed.exists()
     assert not sidecar.exists()
+    assert [path.name for path in folder.iterdir()] == ["b_T1w.json"]
     assert unlisted.exists()
     manifest.write_text("{")
     remove_volumes(manifest)

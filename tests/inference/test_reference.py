@@ -1,0 +1,76 @@
+"""Reference of a model: fitting, saving and loading."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dualflow.commit import commit_text
+from dualflow.data.dataset import PairDataset
+from dualflow.errors import CheckpointError
+from dualflow.inference.predict import load_predictor
+from dualflow.inference.reference import Reference, load_reference, output_figures
+from tests.conftest import phantom
+
+FIGURES = {"template_mi": 0.6, "dice": 0.95, "missing": 0.01, "outside": 0.01, "stretch": 1.1, "voxel_mm": 1.0}
+
+
+@pytest.fixture(scope="module")
+def fitted(model_folder):
+    """The reference of a small flow for twelve phantoms, and its predictor."""
+    predictor = load_predictor(model_folder)
+    training = PairDataset([phantom(index) for index in range(1, 13)])
+    rng = np.random.default_rng(0)
+    figures = [{name: value * (1 + 0.01 * rng.random()) for name, value in FIGURES.items()} for _ in range(12)]
+    return Reference.fit(predictor, training, figures), predictor
+
+
+@pytest.fixture
+def saved(fitted, tmp_path):
+    """A folder with the reference, and the card that goes with it."""
+    reference, predictor = fitted
+    digest, files = reference.save(tmp_path)
+    assert all(file.is_file() for file in files)
+    return tmp_path, predictor.card.model_copy(update={"reference_sha256": digest})
+
+
+def test_a_reference_is_read_back(fitted, saved):
+    """It gives a new scan the same scores, and its predictions the same distances."""
+    reference, predictor = fitted
+    again = load_reference(*saved)
+    item = phantom(20)
+    source, mask = item["source"][0].numpy(), item["mask"][0].numpy()
+    scores = [one.typicality.score(source, mask, {"dice": -0.9}) for one in (reference, again)]
+    assert scores[0].z == pytest.approx(scores[1].z, abs=1e-3)
+    assert scores[0].threshold == scores[1].threshold
+    assert again.output == reference.output
+    assert again.voxel_mm == reference.voxel_mm == pytest.approx(1.0, rel=0.02)
+    prediction = predictor.predict(item["source"], item["side"], item["mask"], samples=4, temperature=1, seed=0)
+    assert set(again.output.distances(output_figures(prediction, mask))) == {"mean", "p01", "p99", "spread"}
+
+
+def test_a_model_without_a_reference_has_none(saved):
+    """Its card has no digest."""
+    folder, card = saved
+    assert load_reference(folder, card.model_copy(update={"reference_sha256": ""})) is None
+
+
+@pytest.mark.parametrize("name", ["reference.json", "reference.safetensors"])
+def test_a_damaged_reference_is_refused(saved, name):
+    """A changed or missing file is named."""
+    folder, card = saved
+    (folder / name).write_bytes((folder / name).read_bytes()[:-3])
+    with pytest.raises(CheckpointError, match=name):
+        load_reference(folder, card)
+    (folder / name).unlink()
+    with pytest.raises(CheckpointError, match=name):
+        load_reference(folder, card)
+
+
+def test_a_reference_of_another_training_is_refused(saved):
+    """The card holds its hash."""
+    folder, card = saved
+    content = json.loads((folder / "reference.json").read_text())
+    commit_text(folder / "reference.json", json.dumps(content | {"voxel_mm": 9.0}))
+    with pytest.raises(CheckpointError, match="does not match the hash in the model card"):
+        load_reference(folder, card)
