@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from dualflow.commit import sha256
 from dualflow.data.bids_files import EXTENSIONS
 from dualflow.data.index import COLUMNS
+from dualflow.data.quarantine import Quarantine
 from dualflow.errors import DataError, PairingError
-from dualflow.layout import Scan
+from dualflow.layout import Layout, Scan
+from dualflow.manifest import read_manifest
 from dualflow.modalities import MODALITIES, modality
 
 _ALPHANUMERIC = re.compile(r"[^A-Za-z0-9]")
@@ -58,6 +61,29 @@ def label_images(files: Sequence[Path], source: str) -> tuple[Path, dict[Scan, P
         scan: (Path(folder) / file.name).relative_to(root)
         for (scan, file), folder in zip(scans.items(), folders, strict=True)
     }
+
+
+def check_replaced(out: Path, root: Path, scans: Mapping[Scan, Path]) -> None:
+    """Check that no image would replace the results of another one with the same label.
+
+    Args:
+        out: output folder.
+        root: folder that the paths are relative to.
+        scans: scan -> its image.
+
+    Raises:
+        PairingError: `out` holds a finished scan with the label of an image, from another image.
+    """
+    layout = Layout(out, ".")
+    for scan, path in scans.items():
+        manifest = read_manifest(layout.scan_manifest(scan), verify=False)
+        if manifest is None or Quarantine.of_manifest(scan.key, manifest) is not None:
+            continue
+        if (root / path).is_file() and manifest["inputs"].get("source") != sha256(root / path):
+            raise PairingError(
+                f"{out} holds {scan.key} of another image than {path}; choose another output folder, rename the image, "
+                f"or remove {layout.scan_manifest(scan)} to replace the results"
+            )
 
 
 def scan_of(file: Path) -> Scan:

@@ -20,7 +20,7 @@ from dualflow.data.tsv import read_table, summarise_names
 from dualflow.errors import ConfigError, DataError, printable
 from dualflow.imaging.sidecar import read_object
 from dualflow.inference.dicom import convert_dicom, is_dicom_folder
-from dualflow.inference.image_files import label_images, scan_rows
+from dualflow.inference.image_files import check_replaced, label_images, scan_rows
 from dualflow.inference.output_folder import DESCRIPTION, check_files_outside, check_output
 from dualflow.inference.side_options import cell_text, side_cells, side_notes
 from dualflow.models.card import ModelCard
@@ -126,7 +126,7 @@ def resolve_inputs(
         raise ConfigError(f"where names {', '.join(unused)}, expected source modalities of the model: {sources}")
     if kind in ("dataset", "table"):
         return _dataset_inputs(paths[0], kind, card, out, selection)
-    return _image_inputs(paths, kind, card, dicom, selection)
+    return _image_inputs(paths, kind, card, out, dicom, selection)
 
 
 Kind = Literal["image", "dataset", "table", "DICOM folder"]
@@ -158,7 +158,7 @@ def _matches(pattern: Path) -> list[Path]:
 
 
 def _image_inputs(
-    paths: Sequence[Path], kind: Kind, card: ModelCard, dicom: Path, selection: Selection
+    paths: Sequence[Path], kind: Kind, card: ModelCard, out: Path, dicom: Path, selection: Selection
 ) -> ConvertInputs:
     """Scans of images or DICOM folders, which have no table."""
     if card.study.extra_sources:
@@ -178,6 +178,7 @@ def _image_inputs(
     notes: list[str] = []
     if kind == "image":
         root, scans = label_images(paths, card.study.source)
+        check_replaced(out, root, scans)
     else:
         root = dicom
         scans, excluded, notes = convert_dicom(paths, dicom, card.study.source)

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from dualflow.config import SplitConfig, StudyConfig
-from dualflow.data.index import build_index, pair_scans, read_pairs, side_columns
+from dualflow.data.index import build_index, list_scans, pair_scans, read_pairs, side_columns
 from dualflow.data.quarantine import read_quarantine
 from dualflow.errors import ConfigError, DataError
 from dualflow.layout import Layout
@@ -178,6 +178,35 @@ def test_dataset_without_scans_is_an_error(make_bids, pair_files, tmp_path):
         pair_scans(make_bids([]), STUDY)
     with pytest.raises(DataError, match="no usable FLAIR"):
         pair_scans(make_bids(pair_files("1"), name="t1"), StudyConfig(name="t", source="FLAIR"))
+
+
+def test_reasons_are_written_if_no_scan_is_usable(make_bids, tmp_path):
+    """The table of excluded scans is written before the error is raised."""
+    root, table = make_bids(["sub-1/anat/sub-1_T1w.nii", "sub-1/anat/sub-1_T1w.nii.gz"]), tmp_path / "quarantine.tsv"
+    with pytest.raises(DataError, match="no usable T1w scan"):
+        build_index(root, STUDY, SplitConfig(), quarantine=table)
+    [row] = read_quarantine(table)
+    assert "2 files fit T1w" in row.reason
+
+
+def test_people_without_a_scan_or_a_row_are_listed(make_bids, pair_files):
+    """In studies with a table of participants."""
+    files = [*pair_files("1"), *pair_files("2")]
+    index = pair_scans(make_bids(files, "participant_id\tage\nsub-1\t70\nsub-3\t71\n"), STUDY)
+    assert index.missing["subjects in participants.tsv without a scan"] == ["3"]
+    assert index.missing["subjects with a scan but not in participants.tsv"] == ["2"]
+    assert (
+        "subjects with a scan but not in participants.tsv" not in pair_scans(make_bids(files, name="b"), STUDY).missing
+    )
+
+
+def test_targets_can_be_ignored(make_bids, pair_files):
+    """Two PET files then exclude no scan, and no target is listed."""
+    root = make_bids([*pair_files("1"), "sub-1/pet/sub-1_trc-FDG_run-2_pet.nii.gz"])
+    assert list_scans(root, STUDY, STUDY.modalities).pairs.empty
+    index = list_scans(root, STUDY, STUDY.sources)
+    assert index.pairs[["scan", "target"]].to_numpy().tolist() == [["sub-1", ""]]
+    assert not index.quarantined
 
 
 def test_a_study_without_pairs_is_an_error(make_bids):

@@ -41,6 +41,7 @@ def test_the_summary_lists_scans_splits_and_missing_data(make_bids, pair_files):
         "Drawn with seed 3, stratified by sex. splits.tsv lists the split of each subject",
         "- scans with FDG but no T1w: 1 (sub-09)",
         "- subjects in participants.tsv without a scan: 1 (10)",
+        "- subjects with a scan but not in participants.tsv: 2 (08, 09)",
         "- scans without FDG: 1 (sub-08)",
         "- scans with sex unknown: 1 (sub-08)",
         "- sub-09: has FDG but no T1w; add sub-09/anat/sub-09_T1w.nii.gz",

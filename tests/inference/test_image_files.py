@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from dualflow.commit import sha256
+from dualflow.data.quarantine import FACT, Quarantine
 from dualflow.errors import DataError, PairingError
-from dualflow.inference.image_files import label_images, scan_of, scan_rows
-from dualflow.layout import Scan
+from dualflow.inference.image_files import check_replaced, label_images, scan_of, scan_rows
+from dualflow.layout import Layout, Scan
+from dualflow.manifest import write_manifest
 
 
 @pytest.mark.parametrize(
@@ -18,7 +21,7 @@ from dualflow.layout import Scan
         ("sub-01.nii.gz", "sub-01"),
         ("Jürgen's scan (2).nii.gz", "sub-Jurgensscan2"),
         ("sub-a b_T1w.nii.gz", "sub-subabT1w"),
-        ("脑.nii.gz", "sub-scan7be2bb77"),
+        ("脑.nii.gz", "sub-scandcfcd4e5"),
     ],
 )
 def test_labels_come_from_names(name, key):
@@ -49,6 +52,22 @@ def test_unusable_names_are_refused(tmp_path, names, error, words):
     with pytest.raises(error) as caught:
         label_images([tmp_path / name for name in names], "T1w")
     assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_results_of_another_image_are_not_replaced(tmp_path):
+    """A loop over folders with equal file names would leave one result; an excluded scan can be tried again."""
+    layout, scan = Layout(tmp_path / "out", "."), Scan("t1")
+    (tmp_path / "t1.nii").write_bytes(b"first")
+    check_replaced(layout.root, tmp_path, {scan: Path("t1.nii")})
+    inputs = {"source": sha256(tmp_path / "t1.nii")}
+    write_manifest(layout.scan_manifest(scan), step="preprocess", outputs={}, inputs=inputs, config={})
+    check_replaced(layout.root, tmp_path, {scan: Path("t1.nii")})
+    (tmp_path / "t1.nii").write_bytes(b"second")
+    with pytest.raises(PairingError, match=r"holds sub-t1 of another image than t1\.nii"):
+        check_replaced(layout.root, tmp_path, {scan: Path("t1.nii")})
+    facts = {FACT: Quarantine(scan.key, "preprocess", "bad").fact()}
+    write_manifest(layout.scan_manifest(scan), step="preprocess", outputs={}, inputs=inputs, config={}, facts=facts)
+    check_replaced(layout.root, tmp_path, {scan: Path("t1.nii")})
 
 
 def test_rows_have_the_columns_of_the_index():
