@@ -9,10 +9,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dualflow.evaluation.prediction import Bools, Floats
+from dualflow.imaging.figure_canvas import SOURCE_MAP, SPREAD_MAP, TARGET_MAP, round_up
 from dualflow.modalities import Modality
 from dualflow.report.style import MUTED, styled
 
-SOURCE_MAP, TARGET_MAP, ERROR_MAP, SPREAD_MAP = "gray", "magma", "RdBu_r", "viridis"
+ERROR_MAP = "RdBu_r"
 PLANES = {"axial": ("L", "R"), "coronal": ("L", "R"), "sagittal": ("P", "A")}
 
 
@@ -45,8 +46,8 @@ def subject_figure(
     images share the modality's window. Columns without data are omitted.
     """
     error = None if target is None else np.where(mask, mean - target, 0.0)
-    error_limit = _round_up(float(np.percentile(np.abs(error[mask]), 99))) if error is not None else 1.0
-    spread_limit = _round_up(float(np.percentile(std[mask], 99)))
+    error_limit = round_up(float(np.percentile(np.abs(error[mask]), 99))) if error is not None else 1.0
+    spread_limit = round_up(float(np.percentile(std[mask], 99)))
     source_name = f"{source_row.suffix} MR" if source_row.datatype == "anat" else source_row.suffix
     columns = [
         Column(source_name, source, SOURCE_MAP, source_row.window, source_row.unit),
@@ -115,11 +116,3 @@ def _box(mask: Bools) -> tuple[slice, slice, slice]:
     ]
     first, second, third = (slice(*bound) for bound in bounds)
     return first, second, third
-
-
-def _round_up(value: float) -> float:
-    """Round up to one significant digit, for readable colour bars."""
-    if not value > 0:
-        return 1.0
-    step = 10.0 ** np.floor(np.log10(value))
-    return float(np.ceil(value / step - 1e-9) * step)
