@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from dualflow.cli.options import parse_entities
-from dualflow.errors import DataError
+from dualflow.errors import DataError, InterruptedRunError
 from dualflow.process import set_threads
 
 
@@ -26,7 +26,19 @@ from dualflow.process import set_threads
     help="Scale of the noise; 1 is the model's own, less gives smoother samples.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the samples.")
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes, one core each.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help="Processes on this machine, one core each.  [default: one per core, if each has 4 GiB of memory]",
+)
+@click.option(
+    "--cluster",
+    default="local",
+    show_default=True,
+    metavar="local|ADDRESS|slurm:PROFILE",
+    help="Where the processes run: on this machine, at a running Dask scheduler such as tcp://node1:8786, or in SLURM "
+    "jobs of a profile such as configs/profiles/convert-slurm.yaml.",
+)
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
@@ -57,7 +69,8 @@ def convert(
     study: Path,
     model: Path,
     out: Path,
-    workers: int,
+    workers: int | None,
+    cluster: str,
     device: str,
     where: dict[str, dict[str, str]],
     runs: str,
@@ -83,7 +96,10 @@ def convert(
     from dualflow.inference.batch import convert_study
 
     selection = {"where": where, "runs": runs, "masks": masks}
-    convert_study(study, model, out, ConvertConfig(**options), workers, selection, device)
+    try:
+        convert_study(study, model, out, ConvertConfig(**options), workers, selection, device, cluster)
+    except KeyboardInterrupt:
+        raise InterruptedRunError(f"interrupted; finished scans are in {out}, and the same command resumes") from None
     click.echo(f"synthetic volumes are in {out}")
 
 

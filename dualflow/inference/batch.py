@@ -26,7 +26,7 @@ from dualflow.layout import Layout, Scan
 from dualflow.modalities import modality
 from dualflow.progress import track
 from dualflow.training.device import select_device
-from dualflow.workers import CrashedTask, run_in_workers
+from dualflow.workers import CrashedTask, check_cluster, run_in_workers
 
 
 def convert_study(
@@ -34,9 +34,10 @@ def convert_study(
     model: Path,
     out: Path,
     config: ConvertConfig,
-    workers: int = 1,
+    workers: int | None = None,
     selection: Mapping[str, Any] | None = None,
     device: str = "cpu",
+    cluster: str = "local",
 ) -> None:
     """Convert every scan of a dataset that has the model's source modalities.
 
@@ -45,15 +46,20 @@ def convert_study(
         model: folder of a trained model; its card defines the preprocessing.
         out: folder of the BIDS derivative dataset to write.
         config: how samples are drawn.
-        workers: number of processes, one core each.
+        workers: number of processes on this machine, one core each; None fits cores and memory.
         selection: fields `where`, `runs` and `masks` of the section `study`, which select the files of a scan.
-        device: device of the model: `auto`, `cpu` or `cuda`; all workers share one GPU.
+        device: device of the model: `auto`, `cpu` or `cuda`; workers take the GPUs of their machine in turn.
+        cluster: where the workers run, as in `check_cluster`.
 
     Raises:
-        ConfigError: `selection` does not fit the dataset, or `device` asks for a GPU and there is none.
+        ConfigError: `selection` does not fit the dataset, `device` asks for a GPU and there is none, or `cluster` is
+            invalid.
+        ClusterError: the cluster cannot be joined, or its scheduler ended.
         DataError: the dataset cannot be read, or scans were excluded; then all others are converted.
     """
-    select_device(device, "--device")  # an error before the work starts
+    check_cluster(cluster, workers)  # an error before the work starts
+    if cluster == "local":  # the GPUs of other machines are not known here
+        select_device(device, "--device")
     card = load_predictor(model).card
     table = data if data.is_file() else None
     root = data.parent if table else data
@@ -75,7 +81,7 @@ def convert_study(
     describe_derivatives(layout, root.resolve().name, study)
     rows = [row for _, row in index.pairs.iterrows()]
     tasks = [(row.to_frame().T, root, model, layout, study, config, device) for row in rows]
-    outcomes = list(track(_outcomes(tasks, workers), f"convert {root.name}", len(tasks)))
+    outcomes = list(track(_outcomes(tasks, workers, cluster), f"convert {root.name}", len(tasks)))
     excluded = sorted([*index.quarantined, *(outcome for outcome in outcomes if outcome is not None)])
     write_quarantine(layout.quarantine, excluded)
     if excluded:
@@ -88,9 +94,9 @@ def convert_study(
 Task = tuple[pd.DataFrame, Path, Path, Layout, StudyConfig, ConvertConfig, str]
 
 
-def _outcomes(tasks: list[Task], workers: int) -> Iterator[Quarantine | None]:
+def _outcomes(tasks: list[Task], workers: int | None, cluster: str) -> Iterator[Quarantine | None]:
     """Run the tasks in worker processes; yield their results in the order in which they finish."""
-    for index, outcome in run_in_workers(_convert, tasks, workers):
+    for index, outcome in run_in_workers(_convert, tasks, workers, cluster):
         if isinstance(outcome, CrashedTask):
             row, _, _, layout, *_ = tasks[index]
             scan = Scan.parse(row["scan"].iloc[0])
