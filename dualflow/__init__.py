@@ -27,7 +27,8 @@ def convert(
     seed: int = 0,
     quantiles: bool = False,
     force: bool = False,
-    workers: int = 1,
+    workers: int | None = None,
+    cluster: str = "local",
     device: str = "auto",
     **values: object,
 ) -> pd.DataFrame:
@@ -49,7 +50,8 @@ def convert(
         seed: seed of the samples.
         quantiles: also write maps of the 5, 50 and 95 percentiles.
         force: convert refused scans too.
-        workers: processes, one core each.
+        workers: processes on this machine, one core each; by default as many as cores and memory allow.
+        cluster: `local`, the address of a Dask scheduler, or `slurm`.
         device: `auto`, `cpu` or `cuda`.
         values: side information of images by column, such as `age=71`.
 
@@ -60,21 +62,21 @@ def convert(
     Raises:
         DualflowError: an argument or input cannot be used, or there is no usable scan.
     """
+    from dualflow.commands.convert import convert as convert_scans
     from dualflow.config import ConvertConfig, checked
-    from dualflow.inference.conversion import convert_inputs
+    from dualflow.inference.batch import Compute
     from dualflow.inference.inputs import Selection
     from dualflow.process import without_main_script
 
     sampling = {"samples": samples, "keep_samples": keep_samples, "temperature": temperature, "seed": seed}
     people, visits = ([label] if isinstance(label, str) else label for label in (participants, sessions))
     with without_main_script():
-        return convert_inputs(
+        return convert_scans(
             [inputs] if isinstance(inputs, str | Path) else inputs,
             str(model),
             Path(out).expanduser(),
             checked(ConvertConfig, sampling | {"quantiles": quantiles}, "convert"),
             Selection(people, visits, {**(side or {}), **values}),
-            workers,
-            device,
+            Compute(workers, cluster, device),
             force=force,
         )

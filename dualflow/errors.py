@@ -12,6 +12,8 @@
     ├── InputError           a tensor that a model cannot take
     │   └── ShapeError       a tensor of the wrong size
     ├── CommitError          an output that could not be written
+    ├── ClusterError         workers or a scheduler that cannot be used
+    ├── InterruptedRunError  work that Ctrl-C or SIGTERM ended and the same command resumes
     ├── DriftError           a flow whose inverse is no longer accurate
     └── StoppedError         a training that was interrupted and can resume
 
@@ -98,6 +100,18 @@ class StoppedError(DualflowError):
     """A training that was interrupted with its checkpoint written; run it again to resume."""
 
     exit_code = 75
+
+
+class ClusterError(DualflowError):
+    """A cluster that cannot be joined, or whose scheduler ended."""
+
+    exit_code = 8
+
+
+class InterruptedRunError(DualflowError):
+    """Work that Ctrl-C or SIGTERM ended; the same command resumes it."""
+
+    exit_code = 130
 
 
 class CommitError(DualflowError):

@@ -19,7 +19,9 @@ EXIT_CODES = {
     5: "an input that a model cannot take: wrong size, type or values",
     6: "an output file that cannot be written",
     7: "a flow that is no longer invertible",
+    8: "a cluster that cannot be joined, or whose scheduler ended",
     75: "a training that was stopped and can be resumed",
+    130: "interrupted by Ctrl-C or SIGTERM; the same command resumes",
 }
 """Meaning of each exit code; `--help` lists them."""
 

@@ -10,7 +10,7 @@ import click
 
 from dualflow.cli.convert_words import ConvertCommand, parse_labels, split_words
 from dualflow.cli.options import TRACKING, parse_entities
-from dualflow.errors import DataError
+from dualflow.errors import DataError, InterruptedRunError
 from dualflow.process import set_threads
 
 LICENCE = click.option("--licence", default="", metavar="TEXT", help="Licence of the weights, as the study decides.")
@@ -51,7 +51,19 @@ LICENCE = click.option("--licence", default="", metavar="TEXT", help="Licence of
     help="Scale of the noise; 1 is the model's own, less gives smoother samples.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the samples.")
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes, one core each.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help="Processes on this machine, one core each.  [default: one per core, if each has 4 GiB of memory]",
+)
+@click.option(
+    "--cluster",
+    default="local",
+    show_default=True,
+    metavar="local|ADDRESS|slurm:PROFILE",
+    help="Where the processes run: on this machine, at a running Dask scheduler such as tcp://node1:8786, or in SLURM "
+    "jobs of a profile such as configs/profiles/convert-slurm.yaml.",
+)
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
@@ -89,7 +101,8 @@ def convert(
     words: tuple[str, ...],
     model: str,
     out: Path,
-    workers: int,
+    workers: int | None,
+    cluster: str,
     device: str,
     participants: tuple[str, ...],
     sessions: tuple[str, ...],
@@ -128,8 +141,10 @@ def convert(
     """  # noqa: D301 - \b keeps click from rewrapping a paragraph
     inputs, side = split_words(words)
     set_threads(1)
+    from dualflow.commands.convert import convert as convert_scans
     from dualflow.config import ConvertConfig
-    from dualflow.inference.conversion import convert_inputs, plan_conversion
+    from dualflow.inference.batch import Compute
+    from dualflow.inference.conversion import plan_conversion
     from dualflow.inference.conversion_table import conversion_text, missing_volumes
     from dualflow.inference.inputs import Selection
 
@@ -139,9 +154,11 @@ def convert(
     if dry_run:
         click.echo(plan_conversion(inputs, model, out, config, selection, tracking_uri))
         return
-    table = convert_inputs(
-        inputs, model, out, config, selection, workers, device, force=force, tracking_uri=tracking_uri
-    )
+    compute = Compute(workers, cluster, device)
+    try:
+        table = convert_scans(inputs, model, out, config, selection, compute, force=force, tracking_uri=tracking_uri)
+    except KeyboardInterrupt:
+        raise InterruptedRunError(f"interrupted; finished scans are in {out}, and the same command resumes") from None
     click.echo(conversion_text(table, out))
     sys.exit(DataError.exit_code if missing_volumes(table) else 0)
 

@@ -8,7 +8,7 @@ from dualflow.imaging.regions import region_map
 from dualflow.inference.conversion_table import conversion_table, write_conversion_table
 from dualflow.inference.convert import Converter, remove_volumes, side_values
 from dualflow.inference.predict import load_predictor
-from dualflow.inference.reference import load_reference
+from dualflow.inference.training_reference import load_reference
 from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
 from dualflow.process import keep_freed_memory
@@ -42,7 +42,9 @@ def convert(config: Config, name: str, seed: int) -> None:
     items = [item for split in CONVERTED for item in load_split(config, pairs, split, predictor.card.side).items]
     manifests = {}
     for item in track(items, f"convert with {name}"):
-        manifests[item["scan"]] = converter.convert_if_needed(item, side_values(predictor.card, rows[item["scan"]]))
+        row = rows[item["scan"]]
+        raw = config.bids / row["source"]
+        manifests[item["scan"]] = converter.convert_if_needed(item, side_values(predictor.card, row), raw)
     # Other splits or new exclusions leave volumes of scans that are no longer converted.
     for manifest in layout.manifest("convert/any").parent.glob("*.json"):
         if manifest.stem not in manifests:

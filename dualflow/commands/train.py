@@ -34,7 +34,7 @@ from dualflow.flows.spec import FlowSpec
 from dualflow.imaging.input_figures import input_figures
 from dualflow.imaging.regions import region_map
 from dualflow.inference.predict import Predictor
-from dualflow.inference.reference import MIN_SCANS, Reference
+from dualflow.inference.training_reference import MIN_SCANS, Reference
 from dualflow.layout import Scan
 from dualflow.manifest import write_manifest
 from dualflow.modalities import modality

@@ -21,12 +21,37 @@ from dualflow.inference.conversion_table import conversion_table, write_conversi
 from dualflow.inference.convert import STEP, Converter, side_values
 from dualflow.inference.inputs import ConvertInputs
 from dualflow.inference.predict import load_predictor
-from dualflow.inference.reference import load_reference
+from dualflow.inference.training_reference import load_reference
 from dualflow.layout import Layout, Scan
 from dualflow.modalities import modality
 from dualflow.progress import track
 from dualflow.training.device import select_device
-from dualflow.workers import CrashedTask, run_in_workers
+from dualflow.workers import CrashedTask, check_cluster, run_in_workers
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where a conversion runs.
+
+    Attributes:
+        workers: number of processes on this machine, one core each; None fits cores and memory.
+        cluster: where the workers run, as in `check_cluster`.
+        device: device of the model: `auto`, `cpu` or `cuda`; workers take the GPUs of their machine in turn.
+    """
+
+    workers: int | None = None
+    cluster: str = "local"
+    device: str = "cpu"
+
+    def check(self) -> None:
+        """Find an error before the work starts.
+
+        Raises:
+            ConfigError: `cluster` is invalid, or `device` asks for a GPU and there is none.
+        """
+        check_cluster(self.cluster, self.workers)
+        if self.cluster == "local":  # the GPUs of other machines are not known here
+            select_device(self.device, "--device")
 
 
 def convert_study(
@@ -34,8 +59,7 @@ def convert_study(
     model: Path,
     out: Path,
     config: ConvertConfig,
-    workers: int = 1,
-    device: str = "cpu",
+    compute: Compute = Compute(),
     *,
     force: bool = False,
 ) -> pd.DataFrame:
@@ -46,11 +70,11 @@ def convert_study(
         model: folder of a trained model; its card defines the preprocessing.
         out: folder of the BIDS derivative dataset to write.
         config: how samples are drawn.
-        workers: number of processes, one core each.
-        device: device of the model: `auto`, `cpu` or `cuda`; all workers share one GPU.
+        compute: where the work runs.
         force: convert refused scans too.
 
     Raises:
+        ClusterError: the cluster cannot be joined, or its scheduler ended.
         DataError: there is no scan to convert.
     """
     layout = Layout(out, ".")
@@ -58,9 +82,9 @@ def convert_study(
     sweep_temporaries(out)
     describe_derivatives(layout, scans.name, scans.study)
     rows = [row for _, row in scans.rows.iterrows()]
-    options = Options(model, config, device, force)
+    options = Options(model, config, compute.device, force)
     tasks = [(row.to_frame().T, scans.root, layout, scans.study, options) for row in rows]
-    outcomes = list(track(_outcomes(tasks, workers), "convert", len(tasks)))
+    outcomes = list(track(_outcomes(tasks, compute), "convert", len(tasks)))
     excluded = sorted([*scans.quarantined, *(outcome for outcome in outcomes if outcome is not None)])
     write_quarantine(layout.quarantine, excluded)
     table = conversion_table(layout, scans.rows["scan"], excluded)
@@ -106,9 +130,9 @@ class Options:
 Task = tuple[pd.DataFrame, Path, Layout, StudyConfig, Options]
 
 
-def _outcomes(tasks: list[Task], workers: int) -> Iterator[Quarantine | None]:
+def _outcomes(tasks: list[Task], compute: Compute) -> Iterator[Quarantine | None]:
     """Run the tasks in worker processes; yield their results in the order in which they finish."""
-    for index, outcome in run_in_workers(_convert, tasks, workers):
+    for index, outcome in run_in_workers(_convert, tasks, compute.workers, compute.cluster):
         if isinstance(outcome, CrashedTask):
             row, _, layout, *_ = tasks[index]
             scan = Scan.parse(row["scan"].iloc[0])
@@ -148,7 +172,7 @@ def _convert(row: pd.DataFrame, root: Path, layout: Layout, study: StudyConfig, 
         return excluded
     try:
         item = load_pairs(layout, row.assign(target=""), study, card.side).items[0]
-        converter.convert_if_needed(item, side_values(card, values))
+        converter.convert_if_needed(item, side_values(card, values), files.source)
     except CommitError:  # such as a full disk, which is no defect of the scan
         raise
     except Exception as error:  # a defective scan must not stop the others

@@ -11,12 +11,11 @@ import pandas as pd
 
 from dualflow.config import ConvertConfig, TrackingConfig
 from dualflow.errors import printable
-from dualflow.inference.batch import convert_study
+from dualflow.inference.batch import Compute, convert_study
 from dualflow.inference.inputs import ConvertInputs, Selection, expand_inputs, resolve_inputs
 from dualflow.inference.model_location import locate_model
 from dualflow.inference.plan import plan_scans, plan_text
 from dualflow.models.store import load_card, load_model
-from dualflow.training.device import select_device
 
 TRACKING_URI = TrackingConfig().uri
 DICOM_IMAGES = "sourcedata"
@@ -29,8 +28,7 @@ def convert_inputs(
     out: Path,
     config: ConvertConfig,
     selection: Selection | None = None,
-    workers: int = 1,
-    device: str = "cpu",
+    compute: Compute = Compute(),  # noqa: B008 - immutable
     *,
     force: bool = False,
     tracking_uri: str = TRACKING_URI,
@@ -43,8 +41,7 @@ def convert_inputs(
         out: folder of the BIDS derivative dataset to write.
         config: how samples are drawn.
         selection: what to convert of the inputs, and their side information.
-        workers: number of processes, one core each.
-        device: device of the model: `auto`, `cpu` or `cuda`.
+        compute: where the work runs.
         force: convert refused scans too.
         tracking_uri: MLflow tracking URI of registered models.
 
@@ -54,12 +51,12 @@ def convert_inputs(
         DataError: the inputs cannot be read, or hold no usable scan.
     """
     paths = expand_inputs(inputs)
-    select_device(device, "--device")  # an error before the work starts
+    compute.check()
     folder = locate_model(model, tracking_uri)
     card = load_model(folder).card  # verifies the weights too
     scans = resolve_inputs(paths, card, out, folder, out / DICOM_IMAGES, selection)
     _print_notes(scans)
-    return convert_study(scans, folder, out, config, workers, device, force=force)
+    return convert_study(scans, folder, out, config, compute, force=force)
 
 
 def plan_conversion(

@@ -12,7 +12,7 @@ from dualflow.commit import commit_text
 from dualflow.data.quarantine import Quarantine
 from dualflow.data.tsv import table_text
 from dualflow.errors import printable
-from dualflow.inference.convert import STEP, VERDICT
+from dualflow.inference.convert import SIDE, STEP, VERDICT
 from dualflow.layout import Layout, Scan
 from dualflow.manifest import read_manifest
 
@@ -28,7 +28,7 @@ SCORES = ("typicality", "lesion")
 
 
 def conversion_table(layout: Layout, scans: Iterable[str], excluded: Sequence[Quarantine]) -> pd.DataFrame:
-    """One row per scan, the worst first: the columns COLUMNS, then every figure of its verdict.
+    """One row per scan, the worst first: the columns COLUMNS, its side information, then every figure of its verdict.
 
     Args:
         layout: of the conversion.
@@ -47,7 +47,7 @@ def conversion_table(layout: Layout, scans: Iterable[str], excluded: Sequence[Qu
         reasons = [*verdict["reasons"], *(["converted because of --force"] if forced else [])]
         seconds = _seconds(layout, Scan.parse(key))
         values = (key, verdict["verdict"], converted, "; ".join(reasons), seconds)
-        rows.append(dict(zip(COLUMNS, values, strict=True)) | verdict["figures"])
+        rows.append(dict(zip(COLUMNS, values, strict=True)) | manifest["facts"][SIDE] | verdict["figures"])
     columns = list(dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)]))
     table = pd.DataFrame(rows, columns=columns)
     # Within a verdict, the scan farthest beyond its threshold comes first.

@@ -20,12 +20,13 @@ from dualflow.imaging.geometry import BoolArray, FloatArray
 from dualflow.imaging.input_figures import input_figures
 from dualflow.imaging.record import to_native
 from dualflow.imaging.regions import RegionMap
+from dualflow.imaging.result_figure import save_result_figure
 from dualflow.imaging.stopwatch import Stopwatch
-from dualflow.imaging.volume import write_volume
+from dualflow.imaging.volume import read_volume, write_volume
 from dualflow.inference.predict import Prediction, Predictor
 from dualflow.inference.provenance import deviation_sidecar, region_sidecar, volume_sidecar
-from dualflow.inference.reference import Reference
 from dualflow.inference.region_table import region_table
+from dualflow.inference.training_reference import Reference
 from dualflow.inference.verdict import Outcome, Verdict, judge_input, judge_output
 from dualflow.layout import Layout, Scan, sidecar_path
 from dualflow.manifest import manifest_outputs, read_manifest, write_manifest
@@ -36,6 +37,9 @@ STEP = "convert"
 """Name of the step in manifests and in the quarantine table."""
 VERDICT = "verdict"
 """Key of the verdict in the facts of a conversion's manifest."""
+SIDE = "side"
+"""Key of the raw side values in those facts."""
+FIGURE_VOLUMES = ("synth", "synthstd", "deviation")
 QUANTILES = (5, 50, 95)
 """Percentiles of the quantile maps."""
 
@@ -64,7 +68,7 @@ class Converter:
     config: ConvertConfig
     force: bool = False
 
-    def convert_if_needed(self, item: Item, side: Mapping[str, Any]) -> Path:
+    def convert_if_needed(self, item: Item, side: Mapping[str, Any], raw: Path) -> Path:
         """Convert a preprocessed scan unless that is done and unchanged; return its manifest.
 
         The manifest's facts hold the verdict. The volumes of an earlier conversion are removed first, because it may
@@ -72,7 +76,8 @@ class Converter:
 
         Args:
             item: the scan, as `data.dataset.load_pairs` reads it.
-            side: its raw side values by column; None or NaN if unknown.
+            side: its raw side values by column; None if unknown.
+            raw: its raw source, for the picture.
         """
         scan = Scan.parse(item["scan"])
         manifest, section = self.layout.manifest(f"{STEP}/{scan.key}"), self.config.model_dump(mode="json")
@@ -81,13 +86,15 @@ class Converter:
         if record is None or (self.force and not record["outputs"]):
             remove_volumes(manifest)
             clock = Stopwatch()
-            verdict, files = self._convert(item, side, clock)
-            facts = {VERDICT: verdict.to_dict()}
+            verdict, files = self._convert(item, side, raw, clock)
+            facts = {VERDICT: verdict.to_dict(), SIDE: dict(side)}
             commit_json(self.layout.conversion_seconds(scan), {key: round(t, 2) for key, t in clock.seconds.items()})
             write_manifest(manifest, step=STEP, outputs=files, inputs=inputs, config=section, facts=facts)
         return manifest
 
-    def _convert(self, item: Item, side: Mapping[str, Any], clock: Stopwatch) -> tuple[Verdict, dict[str, Path]]:
+    def _convert(
+        self, item: Item, side: Mapping[str, Any], raw: Path, clock: Stopwatch
+    ) -> tuple[Verdict, dict[str, Path]]:
         """Judge a scan, and convert it unless it is refused."""
         scan = Scan.parse(item["scan"])
         source, mask = item["source"][0].numpy(), item["mask"][0].numpy()
@@ -104,7 +111,30 @@ class Converter:
         brain = preprocessed.volume("mask_native").array > 0.5
         with clock("write"):
             files = self._write(scan, prediction, verdict, mask, record, brain, side)
+        with clock("figure"):
+            files["figure"] = self._draw(scan, raw, verdict, files, brain)
         return verdict, files
+
+    def _draw(self, scan: Scan, raw: Path, verdict: Verdict, files: Mapping[str, Path], brain: BoolArray) -> Path:
+        """Draw the result on the scan's own grid."""
+        path, source = self.layout.figure(scan, "synth"), read_volume(raw, verified=True)
+        volumes = {desc: read_volume(files[desc], verified=True).array for desc in FIGURE_VOLUMES if desc in files}
+        deviation = volumes.get("deviation")
+        save_result_figure(
+            path,
+            source=source.array,
+            mean=volumes["synth"],
+            std=volumes["synthstd"],
+            affine=source.affine,
+            unit=self.target.unit,
+            window=self.target.window,
+            title=f"{scan.key}: {verdict.outcome}",
+            mask=brain,
+            flagged=None if deviation is None else np.abs(deviation) > np.abs(deviation).max() / 2,
+            source_name=self.source.suffix,
+            target_name=self.target.tracer or self.target.suffix,
+        )
+        return path
 
     def _predict(self, item: Item) -> Prediction:
         config = self.config

@@ -16,7 +16,7 @@ import numpy as np
 from dualflow.data.side_encoder import Categorical, Continuous, SideEncoder
 from dualflow.imaging.geometry import BoolArray, FloatArray
 from dualflow.inference.predict import Prediction
-from dualflow.inference.reference import Reference, output_figures, typicality_figures
+from dualflow.inference.training_reference import Reference, output_figures, typicality_figures
 from dualflow.inference.typicality import Score
 
 TURNED_DEG = 60.0

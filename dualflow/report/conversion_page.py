@@ -14,7 +14,7 @@ import pandas as pd
 from dualflow.data.quality_metrics import QualityMetric, quality_metric
 from dualflow.data.tsv import MISSING, all_numbers, numbers
 from dualflow.errors import DataError
-from dualflow.inference.convert import DISCLAIMER
+from dualflow.inference.provenance import DISCLAIMER
 from dualflow.layout import Scan
 from dualflow.report.card_sheet import Card, Figure, address, load_picture, split_reasons, write_sheet
 from dualflow.report.tables import Table
@@ -28,7 +28,9 @@ MIN_REPEATED = 3
 MAX_REASONS = 10
 TABLE = "conversion.tsv"
 THRESHOLD = "_threshold"
-NOT_FIGURES = ("scan", "verdict", "reason")
+REQUIRED = ("scan", "verdict", "reason")
+NOT_FIGURES = (*REQUIRED, "converted")
+"""Columns that are no figures; single detectors, `z_NAME`, are none for the page either."""
 # Numbers, and words with digits or slashes such as keys and file names.
 _VARIABLE = re.compile(r"\S*[\d/]\S*")
 
@@ -65,7 +67,6 @@ FIGURES = {
         QualityMetric("lesion map", "", ".2f"),
         "Largest local deviation of the source from what the training's brains explain, such as a lesion.",
     ),
-    "contrast": Definition(QualityMetric("contrast", "", ".2f"), "Contrast of the source inside the brain."),
     "template_mi": Definition(
         QualityMetric("MI with the template", "nats", ".3f"),
         "Mutual information of source and template after registration. Higher is better.",
@@ -74,12 +75,12 @@ FIGURES = {
     "rotation_deg": Definition(QualityMetric("rotation", "°", ".1f"), "Rotation of the head against the template."),
     "voxel_mm": Definition(QualityMetric("voxel edge", "mm", ".2f"), "Largest voxel edge of the source."),
     "brain_ml": Definition(QualityMetric("brain volume", "mL", ".0f"), "Volume of the brain mask."),
-    "mean_suvr": Definition(QualityMetric("mean", "SUVR", ".2f"), "Mean of the expected image inside the brain."),
-    "p99_suvr": Definition(
-        QualityMetric("99th percentile", "SUVR", ".2f"), "99th percentile of the expected image inside the brain."
+    "output_mean": Definition(QualityMetric("mean", "", ".2f"), "Mean of the expected image inside the brain."),
+    "output_p99": Definition(
+        QualityMetric("99th percentile", "", ".2f"), "99th percentile of the expected image inside the brain."
     ),
-    "mean_std": Definition(
-        QualityMetric("mean SD", "SUVR", ".3f"), "Mean standard deviation of the samples inside the brain."
+    "output_spread": Definition(
+        QualityMetric("mean SD", "", ".3f"), "Mean standard deviation of the samples inside the brain."
     ),
     "age": Definition(QualityMetric("age", "years", ".4g"), ""),
     "seconds": Definition(QualityMetric("computing time", "s", ".1f"), ""),
@@ -116,7 +117,7 @@ def write_conversion_page(
     pictured = table["scan"].isin(list(figures))
     shown = table[pictured.groupby(pictured).cumcount() < pictured.map({True: MAX_CARDS, False: MAX_LINES})]
     embedded = min(pictured.sum(), MAX_CARDS) <= MAX_EMBEDDED
-    columns = [name for name in table.columns if name not in NOT_FIGURES and not _is_threshold(table, name)]
+    columns = [name for name in table.columns if _is_figure(table, str(name))]
     columns.sort(key=lambda name: list(FIGURES).index(name) if name in FIGURES else len(FIGURES))
     columns = [name for name in columns if table[name].notna().any()]
     counts = {name: int((table["verdict"] == name).sum()) for name in VERDICTS}
@@ -142,9 +143,9 @@ def write_conversion_page(
 
 def _checked(table: pd.DataFrame) -> pd.DataFrame:
     """The table with None for missing cells, after a check of its columns and verdicts."""
-    missing = sorted(set(NOT_FIGURES) - set(table.columns))
+    missing = sorted(set(REQUIRED) - set(table.columns))
     if missing:
-        raise DataError(f"{TABLE} has no column '{missing[0]}'; expected {', '.join(NOT_FIGURES)}: convert again")
+        raise DataError(f"{TABLE} has no column '{missing[0]}'; expected {', '.join(REQUIRED)}: convert again")
     unknown = sorted(set(table["verdict"].map(str)) - set(VERDICTS))
     if unknown:
         raise DataError(f"{TABLE}: verdict '{unknown[0]}' is unknown, expected {', '.join(VERDICTS)}; convert again")
@@ -163,6 +164,10 @@ def _worst_first(table: pd.DataFrame) -> pd.DataFrame:
     order = table.assign(_rank=table["verdict"].map(list(VERDICTS).index), _excess=-excess)
     order = order.sort_values(["_rank", "_excess", "scan"], kind="stable")
     return table.loc[order.index].reset_index(drop=True)
+
+
+def _is_figure(table: pd.DataFrame, column: str) -> bool:
+    return column not in NOT_FIGURES and not column.startswith("z_") and not _is_threshold(table, column)
 
 
 def _is_threshold(table: pd.DataFrame, column: str) -> bool:

@@ -54,7 +54,7 @@ def benchmark_preprocessing(config: Config, scans: int) -> None:
             for row in rows
         ]
         # A single worker takes the scans in turn, so libraries and templates load within the first scan.
-        outcomes = dict(track(run_in_workers(measure, tasks), "preprocess", len(tasks)))
+        outcomes = dict(track(run_in_workers(measure, tasks, workers=1), "preprocess", len(tasks)))
     reasons = {rows[index]["scan"]: reason for index, row in sorted(outcomes.items()) if (reason := _failure(row))}
     for scan, reason in reasons.items():
         print(f"{scan}: excluded: {reason}", file=sys.stderr)

@@ -22,7 +22,7 @@ def config(tmp_path):
 def outcomes(monkeypatch):
     """Outcomes that the workers return, in place of preprocessing."""
     rows = []
-    monkeypatch.setattr(preprocessing, "run_in_workers", lambda _function, tasks: enumerate(rows[: len(tasks)]))
+    monkeypatch.setattr(preprocessing, "run_in_workers", lambda _function, tasks, **_: enumerate(rows[: len(tasks)]))
     return rows
 
 

@@ -33,13 +33,15 @@ SIDEWAYS = {
     "cohort": {"imaging"},
     "layout": {"modalities"},
     "manifest": {"commit"},
+    "workers": {"config"},
     "config": {"layout", "modalities", "commit"},
 }
 # Library -> the only places that import it.
 ONLY_IN = {
     "mlflow": ["tracking/"],
-    "dask": ["workers.py"],
-    "distributed": ["workers.py"],
+    "dask": ["workers/"],
+    "distributed": ["workers/"],
+    "dask_jobqueue": ["workers/"],
     "click": ["cli/"],
     "SimpleITK": ["imaging/", "cohort/"],
     "monai": ["imaging/", "data/", "baselines/", "evaluation/"],

@@ -155,7 +155,7 @@ def test_a_scan_that_fails_in_conversion_is_excluded(converted, study, model, tm
     monkeypatch.setattr(convert, "convert_scan", fail)
     # The patch has no effect in worker processes.
     monkeypatch.setattr(
-        batch, "run_in_workers", lambda function, tasks, _: enumerate(function(*task) for task in tasks)
+        batch, "run_in_workers", lambda function, tasks, *_: enumerate(function(*task) for task in tasks)
     )
     config = ConvertConfig(samples=5)
     with pytest.raises(CommitError if stops else DataError):
@@ -175,7 +175,7 @@ def test_files_are_selected_by_options(study, model, tmp_path, monkeypatch):
         shutil.copy(whole, whole.with_name(f"sub-C0001_{middle}_T1w.nii.gz"))
     whole.unlink()
 
-    def outcomes(tasks, _):
+    def outcomes(tasks, *_):
         selections.extend((row["source"].iloc[0], selected.masks) for row, _, _, _, selected, *_ in tasks)
         return [None] * len(tasks)
 

@@ -19,7 +19,7 @@ def layout(tmp_path):
 
     def write(key, verdict, typicality, *, outputs=True, reasons=()):
         figures = {"typicality": typicality, "typicality_threshold": 3.0, "age": None}
-        facts = {"verdict": {"verdict": verdict, "reasons": list(reasons), "figures": figures}}
+        facts = {"side": {"sex": "F"}, "verdict": {"verdict": verdict, "reasons": list(reasons), "figures": figures}}
         files = {"synth": volume} if outputs else {}
         write_manifest(
             layout.manifest(f"convert/{key}"), step="convert", outputs=files, inputs={}, config={}, facts=facts
@@ -45,6 +45,7 @@ def test_every_scan_has_a_row_and_the_worst_come_first(layout):
     assert list(table.columns[: len(COLUMNS)]) == list(COLUMNS)
     rows = table.set_index("scan")
     assert rows["verdict"]["sub-6"] == "failed"
+    assert rows["sex"]["sub-1"] == "F"
     assert list(rows.index[~rows["converted"]]) == ["sub-6", "sub-3"]
     assert rows["reason"]["sub-3"] == "unlike; too coarse"
     assert rows["reason"]["sub-4"] == "unlike; converted because of --force"

@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from dualflow.inference.typicality import Score
 
 from dualflow.data.side_encoder import Categorical, Continuous, SideEncoder
 from dualflow.inference.predict import Prediction
-from dualflow.inference.reference import OutputReference, Reference
+from dualflow.inference.training_reference import OutputReference, Reference
+from dualflow.inference.typicality import Score
 from dualflow.inference.verdict import Finding, Outcome, Verdict, judge_input, judge_output
 
 ENCODER = SideEncoder((Continuous("age", 70.0, 8.0, 55.0, 86.0), Categorical("sex", ("F", "M"))))

@@ -9,7 +9,7 @@ from dualflow.commit import commit_text
 from dualflow.data.dataset import PairDataset
 from dualflow.errors import CheckpointError
 from dualflow.inference.predict import load_predictor
-from dualflow.inference.reference import Reference, load_reference, output_figures
+from dualflow.inference.training_reference import Reference, load_reference, output_figures
 from tests.conftest import phantom
 
 FIGURES = {"template_mi": 0.6, "dice": 0.95, "missing": 0.01, "outside": 0.01, "stretch": 1.1, "voxel_mm": 1.0}

@@ -1,0 +1,65 @@
+"""Convert scans with a trained model: volumes and tables, and the page to look at them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+
+from dualflow.config import ConvertConfig
+from dualflow.data.side_encoder import Continuous
+from dualflow.errors import DataError
+from dualflow.inference.batch import Compute
+from dualflow.inference.conversion import TRACKING_URI, convert_inputs
+from dualflow.inference.inputs import Selection
+from dualflow.inference.model_location import locate_model
+from dualflow.layout import Layout, Scan
+from dualflow.models.card import ModelCard
+from dualflow.models.store import load_card
+from dualflow.report.conversion_page import write_conversion_page
+
+
+def convert(
+    inputs: Sequence[str | Path],
+    model: str,
+    out: Path,
+    config: ConvertConfig,
+    selection: Selection | None = None,
+    compute: Compute = Compute(),  # noqa: B008 - immutable
+    *,
+    force: bool = False,
+    tracking_uri: str = TRACKING_URI,
+) -> pd.DataFrame:
+    """Convert all scans of the inputs, and write conversion.html; arguments and result as `convert_inputs`."""
+    folder = locate_model(model, tracking_uri)
+    table = convert_inputs(inputs, str(folder), out, config, selection, compute, force=force)
+    write_page(Layout(out, "."), table, load_card(folder))
+    return table
+
+
+def write_page(layout: Layout, table: pd.DataFrame, card: ModelCard) -> None:
+    """Write the page of a conversion from its table."""
+    write_conversion_page(
+        layout.conversion_page,
+        table,
+        title=f"Synthetic {card.study.target} from {card.study.source}",
+        model=f"{card.label} of study {card.study.name} ({card.weights_sha256[:12]})",
+        figures={key: path for key in table["scan"] if (path := _picture(layout, str(key))) is not None},
+        date=datetime.now(UTC).date().isoformat(),
+        ranges={
+            column.name: (column.low, column.high)
+            for column in card.side.columns
+            if isinstance(column, Continuous) and column.low is not None and column.high is not None
+        },
+    )
+
+
+def _picture(layout: Layout, key: str) -> Path | None:
+    """The picture of a scan's result, or of its preprocessing if it was not converted."""
+    try:
+        paths = [layout.figure(Scan.parse(key), name) for name in ("synth", "qc")]
+    except DataError:  # the label of an excluded scan
+        return None
+    return next((path for path in paths if path.is_file()), None)

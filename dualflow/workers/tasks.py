@@ -1,0 +1,105 @@
+"""Calls of a function in worker processes, a few in flight at a time; crashed tasks are repeated alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
+from typing import Any, TypeVar
+
+from distributed import Future, KilledWorker, as_completed
+
+from dualflow.errors import ClusterError
+from dualflow.process import on_sigterm, set_threads
+from dualflow.workers.cluster_choice import LOCAL, open_pool
+from dualflow.workers.local_cluster import default_workers
+from dualflow.workers.worker_pool import CrashedTask, WorkerPool
+
+R = TypeVar("R")
+_PROCESS = threading.Lock()
+
+
+def run_in_workers(
+    function: Callable[..., R], tasks: Iterable[tuple[Any, ...]], workers: int | None = None, cluster: str = LOCAL
+) -> Iterator[tuple[int, R | CrashedTask]]:
+    """Call `function(*task)` for each task in worker processes; yield (index of the task, outcome) as tasks finish.
+
+    Tasks are taken from `tasks` as workers become free, so memory does not depend on their number. A task whose worker
+    crashed is repeated once, alone, after all others: another task cannot have caused the second crash. An exception in
+    `function` ends all work, so `function` returns the failure of a single task instead. SIGTERM acts like Ctrl-C.
+
+    Args:
+        function: a function that can be imported by its name.
+        tasks: the arguments of each call.
+        workers: number of processes on this machine; None takes `default_workers()`.
+        cluster: where the workers run, as in `check_cluster`.
+
+    Raises:
+        ClusterError: the cluster cannot be joined, or its scheduler ended.
+        KeyboardInterrupt: on Ctrl-C or SIGTERM.
+    """
+    remaining, count = iter(tasks), workers or default_workers()
+    first = list(islice(remaining, count))
+    if not first:
+        return
+    with on_sigterm(_interrupt), open_pool(cluster, min(count, len(first))) as pool:
+        yield from _run(pool, function, chain(first, remaining))
+
+
+def _run(
+    pool: WorkerPool, function: Callable[..., R], tasks: Iterator[tuple[Any, ...]]
+) -> Iterator[tuple[int, R | CrashedTask]]:
+    numbered, crashed = enumerate(tasks), list[tuple[int, tuple[Any, ...]]]()
+    in_flight: dict[Future, tuple[int, tuple[Any, ...]]] = {}
+    finished = as_completed(loop=pool.client.loop)
+
+    def submit() -> None:
+        for index, task in islice(numbered, pool.window() - len(in_flight)):
+            future = _submit(pool, function, task)
+            in_flight[future] = index, task
+            finished.add(future)
+
+    submit()
+    for future in finished:
+        index, task = in_flight.pop(future)
+        submit()
+        if isinstance(_error(future), KilledWorker):
+            crashed.append((index, task))
+        else:
+            yield index, future.result()
+    for index, task in crashed:
+        pool.prepare_retry()
+        future = _submit(pool, function, task)
+        error = _error(future)
+        yield index, CrashedTask(pool.crash_reason(error)) if isinstance(error, KilledWorker) else future.result()
+
+
+def _submit(pool: WorkerPool, function: Callable[..., Any], task: tuple[Any, ...]) -> Future:
+    return pool.client.submit(_call, function, task, pure=False)
+
+
+def _call(function: Callable[..., R], task: tuple[Any, ...]) -> R:
+    """Call `function(*task)` on one core, one call at a time per process, however the worker was started."""
+    with _PROCESS:
+        set_threads(1)
+        return function(*task)
+
+
+def _error(future: Future) -> BaseException | None:
+    """Wait for a task; return its exception, or None.
+
+    Raises:
+        ClusterError: the scheduler ended.
+    """
+    error: BaseException | None = None if future.cancelled() else future.exception()
+    if future.cancelled():
+        raise ClusterError(
+            "the connection to the scheduler was lost, expected one until all tasks are finished; start the scheduler "
+            "again and repeat the command, which skips finished tasks"
+        )
+    return error
+
+
+def _interrupt(*_: object) -> None:
+    """End this process and its workers as Ctrl-C would."""
+    raise KeyboardInterrupt
