@@ -11,7 +11,10 @@ from dualflow.config import StudyConfig
 from dualflow.layout import TEMPLATE_SPACE, Layout, Scan
 from dualflow.modalities import Modality, Normaliser, modality
 
-NOT_BIDS = ("benchmarks", "ct", "figures", "manifests", "quarantine.tsv")
+NOT_BIDS = (
+    "benchmarks", "conversion.html", "conversion.tsv", "ct", "figures", "manifests", "quarantine.tsv",
+    "*_regions.json", "*_regions.tsv",
+)  # fmt: skip
 """Entries of `.bidsignore`: files that the BIDS standard does not define."""
 WIDTH = 100
 _ANY_SCAN = Scan("LABEL")
@@ -84,6 +87,7 @@ def _files(layout: Layout, study: StudyConfig, source: Modality, target: Modalit
         "synthmean": "Synthetic: mean of the samples",
         "synthstd": "Synthetic: standard deviation of the samples, the uncertainty of each voxel",
         "synth01": "Synthetic: one of the samples (the others are synth02, ...)",
+        "synthq05": "Synthetic: 5th percentile of the samples, if asked for (also synthq50 and synthq95)",
     }
     return [
         (layout.on_grid(_ANY_SCAN, source).name, f"Preprocessed {study.source}, skull-stripped, {grid}."),
@@ -96,5 +100,18 @@ def _files(layout: Layout, study: StudyConfig, source: Modality, target: Modalit
             (layout.synthetic(_ANY_SCAN, source, target, desc).name, f"{text}, {native}.")
             for desc, text in synthetic.items()
         ),
+        (
+            layout.region_table(_ANY_SCAN, source, target).name,
+            "Synthetic: mean and 95 % interval of each atlas region and meta-region.",
+        ),
+        (
+            layout.deviation(_ANY_SCAN, source).name,
+            f"Deviation of the {study.source} from the model's training scans, of a scan flagged for it, {native}.",
+        ),
         (f"figures/{layout.figure(_ANY_SCAN, 'qc').name}", "Figure for quality control of the alignment."),
+        (f"figures/{layout.figure(_ANY_SCAN, 'synth').name}", f"{study.source}, synthetic {study.target}, its spread."),
+        (
+            os.path.relpath(layout.conversions, layout.derivatives),
+            "Verdict on every converted scan: ok, review, refused or failed, with reasons and figures.",
+        ),
     ]
