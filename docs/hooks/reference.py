@@ -87,7 +87,11 @@ def commands() -> str:
     for heading, section in main.sections.items():
         parts.append(f"## {heading}")
         for name, command in section.items():
-            parts.append(_command(command, click.Context(command, info_name=name, parent=context), 3))
+            inner = click.Context(command, info_name=name, parent=context)
+            parts.append(_command(command, inner, 3))
+            if isinstance(command, click.Group):
+                subcommands = [click.Context(sub, info_name=key, parent=inner) for key, sub in command.commands.items()]
+                parts += [_command(sub.command, sub, 4) for sub in subcommands]
     return "\n\n".join(parts)
 
 

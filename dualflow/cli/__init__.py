@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from dualflow import __version__
+from dualflow.cli.bench_commands import BENCH_COMMANDS
 from dualflow.cli.group import SectionedGroup
 from dualflow.cli.model_commands import MODEL_COMMANDS
 from dualflow.cli.study_commands import STUDY_COMMANDS
@@ -12,7 +13,7 @@ from dualflow.cli.workflow_steps import WORKFLOW_STEPS
 
 __all__ = ["USER_COMMANDS", "WORKFLOW_STEPS", "main"]
 
-USER_COMMANDS = {str(command.name): command for command in (*STUDY_COMMANDS, *MODEL_COMMANDS)}
+USER_COMMANDS = {str(command.name): command for command in (*STUDY_COMMANDS, *MODEL_COMMANDS, *BENCH_COMMANDS)}
 """Command name -> command, in the order of the help."""
 
 

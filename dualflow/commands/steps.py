@@ -72,6 +72,7 @@ INPUTS: dict[str, Callable[[Config], list[str]]] = {
     "preprocess-finish": _shards,
     "qc": lambda _: ["preprocess"],
     "lr-find": lambda _: ["preprocess"],
+    "bench verdict": lambda _: ["preprocess"],
     "evaluate-ceilings": lambda _: ["preprocess"],
     "report": lambda config: [step for step in step_names(config) if step not in ("report", "check")],
     "check": lambda _: ["preprocess"],
