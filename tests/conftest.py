@@ -104,3 +104,9 @@ def save_flow():
 def model_folder(tmp_path_factory, save_flow, small_flow, card, phantoms):
     """Folder of a small flow for the phantoms."""
     return save_flow(tmp_path_factory.mktemp("model"), small_flow, card, phantoms)
+
+
+@pytest.fixture(scope="session")
+def registry_uri(tmp_path_factory):
+    """URI of an MLflow store for registered models; creating one takes seconds, so tests share it."""
+    return f"sqlite:///{tmp_path_factory.mktemp('registry')}/mlflow.db"

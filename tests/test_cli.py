@@ -156,6 +156,10 @@ CASES = {
     "no quarantine": (["check", "--config", "tiny.yaml"], 3, "check: step preprocess is not done"),
     "no model": (["evaluate", "--config", "tiny.yaml"], 4, "no model.json"),
     "no model to convert with": (["convert", ".", "--model", "gone", "--out", "out"], 4, "gone: no model.json"),
+    "no model to export": (["export", "gone", "out"], 4, "gone: no model.json"),
+    "no model to publish": (["publish", "gone", "--name", "fdg"], 4, "gone: no model.json"),
+    "no registered model": (["export", "models:/fdg", "out"], 2, "expected models:/NAME@ALIAS or models:/NAME/VERSION"),
+    "no name of a model": (["publish", "gone", "--name", "a/b"], 2, "registered model 'a/b': expected letters"),
     "nothing to convert": (
         ["convert", "gone", "--model", "model", "--out", "out"],
         3,
@@ -191,6 +195,7 @@ def test_a_traceback_on_request(invoke, monkeypatch):
         ["convert", "study", "--model", "m", "--out", "o", "--workers", "0"],
         ["convert", "study", "--model", "m", "--out", "o", "--samples", "1"],
         ["cohort", "out", "--seed", "-1"],
+        ["publish", "model"],
     ],
 )
 def test_wrong_usage_is_refused_before_any_work(invoke, arguments, tmp_path):

@@ -21,6 +21,7 @@ from dualflow.commit import (
     commit_json,
     commit_text,
     committing,
+    committing_folder,
     digest_of,
     sweep_temporaries,
 )
@@ -169,3 +170,71 @@ def test_mode_follows_the_umask(tmp_path, umask, library):
     finally:
         os.umask(previous)
     assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
+
+
+def test_a_folder_appears_only_when_complete(tmp_path):
+    """The folder and its parents exist after the block, and a second one replaces all its files."""
+    folder = tmp_path / "a" / "model"
+    with committing_folder(folder) as temp:
+        commit_text(temp / "old.txt", "old")
+        assert not folder.exists()
+    with committing_folder(folder) as temp:
+        commit_text(temp / "new.txt", "new")
+        assert names(folder) == ["old.txt"]
+    assert names(folder) == ["new.txt"]
+    assert names(folder.parent) == ["model"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("stop"), ConnectionError("gone"), KeyboardInterrupt()])
+def test_an_error_keeps_the_old_folder(tmp_path, error):
+    """The error is raised as it is, also one that is a kind of OSError; nothing else is left."""
+    folder = tmp_path / "model"
+    with committing_folder(folder) as temp:
+        commit_text(temp / "old.txt", "old")
+
+    def fail():
+        with committing_folder(folder) as temp:
+            commit_text(temp / "new.txt", "new")
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    assert names(folder) == ["old.txt"]
+    assert names(tmp_path) == ["model"]
+
+
+def test_a_refused_exchange_keeps_the_old_folder(tmp_path, monkeypatch):
+    """If the second rename fails, the first is undone."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "old.txt").write_text("old")
+    replace = Path.replace
+
+    def refuse(path, target):
+        if target == folder and (path / "new.txt").exists():
+            raise OSError(5, "Input/output error")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(CommitError, match="Input/output error"), committing_folder(folder) as temp:
+        commit_text(temp / "new.txt", "new")
+    assert names(folder) == ["old.txt"]
+    assert names(tmp_path) == ["model"]
+
+
+def test_folders_of_killed_processes_are_removed(tmp_path):
+    """By the next commit of the same folder, and by a sweep; those of running processes stay."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+
+    def leave(pid, name):
+        folder = tmp_path / f"{TEMP_PREFIX}{HOST}-{pid}-00-{name}"
+        folder.mkdir()
+        (folder / "x.txt").write_text("x")
+        return folder
+
+    stale, other, running = leave(dead.pid, "model"), leave(dead.pid, "other"), leave(os.getppid(), "model")
+    with committing_folder(tmp_path / "model"):
+        assert (stale.exists(), other.exists(), running.exists()) == (False, True, True)
+    assert sweep_temporaries(tmp_path) == 1
+    assert names(tmp_path) == sorted([running.name, "model"])

@@ -21,6 +21,8 @@ from dualflow.models.card import ModelCard
 from dualflow.models.model_files import CARD, MIB, MODEL_FILES, WEIGHTS, check_size, read_limited
 
 BUNDLE, README = "bundle.json", "README.md"
+MARK = "\nlibrary_name: dualflow\n"
+"""Line in the README of every bundle."""
 REMEDY = "copy or export the bundle again"
 
 
@@ -54,8 +56,13 @@ class BundleRecord(BaseModel):
 
 
 def is_bundle(folder: Path) -> bool:
-    """Whether a folder has a `bundle.json`."""
-    return (folder / BUNDLE).is_file()
+    """Whether a folder is a bundle: it has a `bundle.json`, or the README of a bundle that has lost it."""
+    if (folder / BUNDLE).is_file():
+        return True
+    try:
+        return MARK in read_limited(folder / README, MIB)
+    except (OSError, UnicodeDecodeError, CheckpointError):
+        return False
 
 
 def verify_bundle(folder: Path) -> BundleRecord:
@@ -156,9 +163,9 @@ def _read_record(folder: Path) -> BundleRecord:
         raise CheckpointError(f"{path}: cannot be read ({reason}); {REMEDY}") from error
     except ValidationError as error:
         entry = error.errors()[0]
-        field = ".".join(map(str, entry["loc"]))
+        field = "".join(f"{part}: " for part in entry["loc"])
         raise CheckpointError(
-            f"{path}: is not the record of a bundle of this version ({field}: {entry['msg']}); {REMEDY}"
+            f"{path}: is not the record of a bundle of this version ({field}{entry['msg']}); {REMEDY}"
         ) from None
     if unknown := sorted(record.files.keys() - {*MODEL_FILES, README}):
         raise CheckpointError(f"{path}: lists '{unknown[0]}', which is no file of a model; {REMEDY}")

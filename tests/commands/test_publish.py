@@ -1,0 +1,77 @@
+"""Publishing: the alias `champion` moves only to a version that is better on the same held-out people."""
+
+import pytest
+from evaluated_study import HELD_OUT, EvaluatedStudy
+
+from dualflow.commands.export import export
+from dualflow.commands.publish import publish
+from dualflow.tracking.model_registry import ModelRegistry
+
+SCORES = [0.03 + 0.001 * index for index in range(len(HELD_OUT))]
+BETTER, WORSE = ([factor * score for score in SCORES] for factor in (0.9, 1.1))
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("mlflow")]
+
+
+@pytest.fixture
+def uri(registry_uri):
+    """The store of all tests; each uses a name of its own."""
+    return registry_uri
+
+
+@pytest.fixture
+def study(tmp_path, card):
+    """A study without models."""
+    return EvaluatedStudy(tmp_path / "phantoms", card)
+
+
+def champion(name, uri):
+    """Number of the champion, or None."""
+    version = ModelRegistry(name, uri).champion()
+    return None if version is None else version.number
+
+
+def test_a_better_model_becomes_the_champion(study, uri):
+    """The first is the champion, a worse one is not, a better one is, and repetition changes nothing."""
+    first, worse, better = (
+        study.model(name, value, scores)
+        for name, value, scores in (("first", 1.0, SCORES), ("worse", 2.0, WORSE), ("better", 3.0, BETTER))
+    )
+    expected = [
+        (first, "1", "version 1 is the champion, as the first"),
+        (worse, "1", "version 1 stays the champion: version 2 is worse, the difference of region_crps is +0.0034"),
+        (better, "3", "version 3 is the champion instead of version 1: the difference of region_crps is -0.0034"),
+        (better, "3", "version 3 is the champion"),
+        (first, "3", "version 3 stays the champion: version 1 is worse"),
+    ]
+    for folder, number, sentence in expected:
+        sentences = publish(folder, "best", uri)
+        assert sentences[-1].startswith(sentence)
+        assert champion("best", uri) == number
+    assert sentences[0] == "first seed 0: models:/best/1 was registered before, with the same files"
+
+
+def test_other_people_leave_the_alias(study, uri):
+    """The message says how many people the two have in common."""
+    publish(study.model("first", 1.0, SCORES), "other", uri)
+    folder, card = study.train("second", 2.0)
+    study.evaluate(card, BETTER[1:], HELD_OUT[1:])
+    sentence = publish(folder, "other", uri)[-1]
+    assert "version 1 stays the champion: the held-out people differ" in sentence
+    assert "(8 of version 2, 9 of the champion, 8 in both" in sentence
+    assert champion("other", uri) == "1"
+
+
+def test_a_model_without_scores_is_no_champion(study, uri, tmp_path):
+    """Neither as the first version nor as a later one; a bundle has no scores."""
+    folder, card = study.train("first", 1.0)
+    assert "there is no champion yet" in publish(folder, "unscored", uri)[-1]
+    assert champion("unscored", uri) is None
+    study.evaluate(card, SCORES)
+    assert publish(folder, "unscored", uri)[-1].startswith("version 2 is the champion")
+    export(study.model("better", 3.0, BETTER), tmp_path / "bundle")
+    assert (
+        "version 2 stays the champion: version 3 has no region_crps"
+        in publish(tmp_path / "bundle", "unscored", uri)[-1]
+    )
+    assert champion("unscored", uri) == "2"
