@@ -1,26 +1,18 @@
-"""Quality control page: a contact sheet with one card per scan, flagged scans first, in one HTML file.
-
-Cards are written one by one, so memory does not grow with the number of scans.
-"""
+"""Quality control page: a contact sheet with one card per scan, flagged scans first, in one HTML file."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
-from dualflow.commit import committing
 from dualflow.data.quality_metrics import quality_metric
 from dualflow.data.quarantine import Quarantine
 from dualflow.data.tsv import all_numbers, numbers
-from dualflow.report.study_page import data_uri, template
+from dualflow.report.card_sheet import Card, Figure, load_picture, split_reasons, write_sheet
 from dualflow.report.tables import plain_table
 
 NOT_METRICS = ("scan", "subject", "session", "flags")
@@ -51,29 +43,6 @@ class Strip:
     WIDTH, HEIGHT, MARGIN = 240, 36, 5
 
 
-@dataclass(frozen=True)
-class Card:
-    """One scan of the contact sheet.
-
-    Attributes:
-        scan: key of the scan.
-        flags: reasons for review.
-        metrics: label and text of each quality metric.
-        values: known metrics as numbers by column, for sorting.
-        picture: data URI of the picture; None if the file cannot be read.
-        size: width and height of the picture in pixels.
-        file_name: name of the picture's file.
-    """
-
-    scan: str
-    flags: Sequence[str]
-    metrics: Sequence[tuple[str, str]]
-    values: dict[str, float]
-    picture: str | None
-    size: tuple[int, int]
-    file_name: str
-
-
 def render_sheet(
     path: Path, title: str, quality: pd.DataFrame, quarantine: Sequence[Quarantine], picture: Callable[[str], Path]
 ) -> None:
@@ -89,8 +58,10 @@ def render_sheet(
     table = _flagged_first(quality)
     columns = [name for name in table.columns if name not in NOT_METRICS and _is_metric(table[name])]
     flagged = int(table["flags"].map(bool).sum())
-    script = files("dualflow.report").joinpath("qc.js").read_text("utf-8")
-    page = template("qc.html").stream(
+    write_sheet(
+        path,
+        "qc.html",
+        _cards(table, columns, picture),
         title=title,
         scans=len(table),
         summary=_summary(len(table), flagged, len(quarantine)),
@@ -100,22 +71,13 @@ def render_sheet(
         ),
         strips=[_strip(table, name) for name in columns] if len(table) > 1 else [],
         orders={name: quality_metric(name).label for name in columns},
-        cards=_cards(table, columns, picture),
-        script=script,
-        digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-    with committing(path) as temp:
-        page.dump(str(temp), encoding="utf-8")
-
-
-def _flags(cell: str) -> list[str]:
-    return [flag for flag in cell.split("; ") if flag]
 
 
 def _flagged_first(quality: pd.DataFrame) -> pd.DataFrame:
     """Sort by number of flags, then by key; missing flags become empty cells."""
     table = quality.assign(flags=quality["flags"].fillna(""))
-    order = table["flags"].map(lambda cell: -len(_flags(cell)))
+    order = table["flags"].map(lambda cell: -len(split_reasons(cell)))
     return table.assign(order=order).sort_values(["order", "scan"]).drop(columns="order").reset_index(drop=True)
 
 
@@ -158,22 +120,16 @@ def _cards(table: pd.DataFrame, columns: Sequence[str], picture: Callable[[str],
     for index, (scan, flags) in enumerate(zip(table["scan"], table["flags"], strict=True)):
         row = {name: float(values[name].iloc[index]) for name in columns}
         file = picture(scan)
-        uri, size = _embedded(file)
         yield Card(
             scan=scan,
-            flags=_flags(flags),
-            metrics=[(quality_metric(name).label, quality_metric(name).text(value)) for name, value in row.items()],
+            group="flagged" if flags else "unflagged",
+            tone="flagged" if flags else "",
+            reasons=split_reasons(flags),
+            figures=[
+                Figure(quality_metric(name).label, quality_metric(name).text(value)) for name, value in row.items()
+            ],
             values={name: value for name, value in row.items() if not np.isnan(value)},
-            picture=uri,
-            size=size,
-            file_name=file.name,
+            picture=load_picture(file),
+            missing=f"The picture {file.name} is missing or cannot be read; preprocess this scan again.",
+            alt=f"Planes and histograms of {scan}",
         )
-
-
-def _embedded(file: Path) -> tuple[str | None, tuple[int, int]]:
-    """Data URI and size in pixels of a picture; no URI if it cannot be read."""
-    try:
-        with Image.open(file) as image:
-            return data_uri(file.read_bytes(), str(image.get_format_mimetype())), image.size
-    except OSError:
-        return None, (0, 0)

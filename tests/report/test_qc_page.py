@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
 import pytest
+from html_page import Page
 from PIL import Image
 
 from dualflow.commands.qc import qc
@@ -23,35 +21,6 @@ from dualflow.modalities import MODALITIES
 from dualflow.report.qc_page import render_sheet
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>&"
-
-
-class Page(HTMLParser):
-    """Collects tags with their attributes and the text, in the order of the page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.scripts: list[str] = []
-        self.words = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        if self.tags and self.tags[-1][0] == "script" and not self.scripts:
-            self.scripts.append(data)
-        elif data.strip():
-            self.words += " ".join(data.split()) + "\n"
-
-    def all(self, name: str) -> list[dict[str, str | None]]:
-        """Attributes of every tag of one name."""
-        return [attributes for tag, attributes in self.tags if tag == name]
-
-    @property
-    def cards(self) -> list[dict[str, str | None]]:
-        """Attributes of the scans' cards."""
-        return self.all("article")
 
 
 def quality(count: int, flags: dict[int, str] | None = None) -> pd.DataFrame:
@@ -99,10 +68,7 @@ def test_the_page_is_self_contained(render, tmp_path):
     assert all(address.startswith(("data:image/jpeg;base64,", "#")) for address in addresses)
     assert {link[1:] for link in addresses if link.startswith("#")} <= {tag.get("id") for _, tag in page.tags}
     assert not {"link", "iframe", "object", "form", "base"} & {tag for tag, _ in page.tags}
-    (script,) = page.scripts
-    policy = next(tag["content"] for tag in page.all("meta") if tag.get("http-equiv") == "Content-Security-Policy")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    assert policy == f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    assert page.policy == f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; {page.script_source}"
     assert len(page.all("script")) == 1
     text = re.sub(r"base64,[^\"]+", "", (tmp_path / "qc.html").read_text())
     assert not re.search(r"https?:|//[a-z]+\.|@import|url\(", text)

@@ -1,15 +1,15 @@
-// Sorts and filters the cards. Without this script the page shows all cards, flagged ones first.
+// Sorts and filters the cards. Without this script the page shows all cards, in the order of the first sort option.
 "use strict";
 {
-  const [controls, sheet, find, flagged, order, descending, size, shown] = [
-    "controls", "sheet", "find", "flagged", "order", "descending", "size", "shown",
+  const [controls, sheet, find, group, order, descending, size, shown] = [
+    "controls", "sheet", "find", "group", "order", "descending", "size", "shown",
   ].map((id) => document.getElementById(id));
 
   const cards = Array.from(sheet.querySelectorAll(".card"), (node, index) => ({
     node,
     scan: node.dataset.scan,
-    flagged: node.classList.contains("flagged"),
-    values: { ...JSON.parse(node.dataset.values), "flagged first": index },
+    group: node.dataset.group,
+    values: { ...JSON.parse(node.dataset.values), [order.options[0].value]: index },
   }));
   [...cards]
     .sort((a, b) => a.scan.localeCompare(b.scan, "en", { numeric: true }))
@@ -25,26 +25,27 @@
 
   const filter = () => {
     const text = find.value.trim().toLowerCase();
+    const chosen = group.selectedOptions[0].dataset.group;
     for (const card of cards) {
-      card.node.hidden = !card.scan.toLowerCase().includes(text) || (flagged.checked && !card.flagged);
+      card.node.hidden = !card.scan.toLowerCase().includes(text) || ![undefined, card.group].includes(chosen);
     }
     const count = cards.filter((card) => !card.node.hidden).length;
     shown.textContent = `${count} of ${cards.length} shown`;
   };
 
-  // A dot of a strip plot links to its card, even if a filter hides the card.
+  // A link to a card shows it, even if a filter hides the card.
   const reveal = () => {
     const card = cards.find(({ node }) => node.id === decodeURIComponent(location.hash.slice(1)));
     if (card?.node.hidden) {
       find.value = "";
-      flagged.checked = false;
+      group.selectedIndex = 0;
       filter();
       card.node.scrollIntoView();
     }
   };
 
   find.addEventListener("input", filter);
-  flagged.addEventListener("change", filter);
+  group.addEventListener("change", filter);
   order.addEventListener("change", sort);
   descending.addEventListener("change", sort);
   size.addEventListener("input", () => sheet.style.setProperty("--card", `${size.value}rem`));
