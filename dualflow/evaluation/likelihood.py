@@ -18,7 +18,7 @@ from dualflow.flows.diagnostics import explained_variance
 from dualflow.flows.model import DualFlow
 from dualflow.flows.rng import standard_noise, uniform_noise
 from dualflow.flows.spec import FlowSpec
-from dualflow.inference.convert import fill_outside
+from dualflow.inference.convert import nearest_inside
 from dualflow.layout import Scan
 from dualflow.training.device import device_of
 
@@ -179,7 +179,7 @@ def exchange_source(item: Item, other: Item) -> Tensor:
 
     Brain mask and side information remain those of `item`, so only the anatomy inside the brain differs.
     """
-    filled = fill_outside(other["source"].numpy(), other["mask"][0].numpy())
+    filled = other["source"].numpy()[(..., *nearest_inside(other["mask"][0].numpy()))]
     exchanged: Tensor = torch.from_numpy(filled) * item["mask"]
     return exchanged
 

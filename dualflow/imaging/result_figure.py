@@ -247,7 +247,7 @@ def _colour_bar(canvas: Canvas, index: int, row: _Row, unit: str) -> None:
 def _legend(canvas: Canvas, *, offset: float, outlined: bool) -> None:
     """Explain labels and lines beside the source; `offset` is the sagittal plane's distance from the midline in mm."""
     side = "midline" if abs(offset) < 1 else f"{abs(offset):.0f} mm {'left' if offset < 0 else 'right'}"
-    notes = [("L: the person's left", INK), ("R: the person's right", INK), ("Sagittal plane:", INK), (side, INK)]
+    notes = [("L: left, R: right", INK), ("Sagittal plane:", INK), (side, INK)]
     if outlined:
         notes += [("Outline: region", EDGES), ("flagged for review", EDGES)]
     top = canvas.row_top(0) + (canvas.row_height - 17 * len(notes)) / 2

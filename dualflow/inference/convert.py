@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
 from dualflow.commit import commit_json, commit_text, digest_of, sha256
@@ -39,7 +40,6 @@ VERDICT = "verdict"
 """Key of the verdict in the facts of a conversion's manifest."""
 SIDE = "side"
 """Key of the raw side values in those facts."""
-FIGURE_VOLUMES = ("synth", "synthstd", "deviation")
 QUANTILES = (5, 50, 95)
 """Percentiles of the quantile maps."""
 
@@ -110,31 +110,10 @@ class Converter:
         verdict |= judge_output(self.reference, prediction, mask, self.target.unit)
         brain = preprocessed.volume("mask_native").array > 0.5
         with clock("write"):
-            files = self._write(scan, prediction, verdict, mask, record, brain, side)
+            files, images = self._write(scan, prediction, verdict, mask, record, brain, side)
         with clock("figure"):
-            files["figure"] = self._draw(scan, raw, verdict, files, brain)
+            files["figure"] = self._draw(scan, raw, verdict, images, record, brain)
         return verdict, files
-
-    def _draw(self, scan: Scan, raw: Path, verdict: Verdict, files: Mapping[str, Path], brain: BoolArray) -> Path:
-        """Draw the result on the scan's own grid."""
-        path, source = self.layout.figure(scan, "synth"), read_volume(raw, verified=True)
-        volumes = {desc: read_volume(files[desc], verified=True).array for desc in FIGURE_VOLUMES if desc in files}
-        deviation = volumes.get("deviation")
-        save_result_figure(
-            path,
-            source=source.array,
-            mean=volumes["synth"],
-            std=volumes["synthstd"],
-            affine=source.affine,
-            unit=self.target.unit,
-            window=self.target.window,
-            title=f"{scan.key}: {verdict.outcome}",
-            mask=brain,
-            flagged=None if deviation is None else np.abs(deviation) > np.abs(deviation).max() / 2,
-            source_name=self.source.suffix,
-            target_name=self.target.tracer or self.target.suffix,
-        )
-        return path
 
     def _predict(self, item: Item) -> Prediction:
         config = self.config
@@ -158,36 +137,59 @@ class Converter:
         record: Mapping[str, Any],
         brain: BoolArray,
         side: Mapping[str, Any],
-    ) -> dict[str, Path]:
-        """Write volumes, region table and sidecars; return the files by BIDS `desc`.
+    ) -> tuple[dict[str, Path], dict[str, FloatArray]]:
+        """Write volumes, region table and sidecars; return the files and the native images by BIDS `desc`.
 
         Each volume is interpolated once, from the model grid to the native grid, and masked with `brain` there.
         """
-        layout, files = self.layout, dict[str, Path]()
-        for desc, volume in volumes_of(prediction, self.config).items():
-            files[desc] = layout.synthetic(scan, self.source, self.target, desc)
-            sidecar = volume_sidecar(desc, self.predictor.card, self.target, self.config, side, verdict, record)
-            self._write_native(files[desc], volume, mask, record, brain, sidecar)
+        layout, card = self.layout, self.predictor.card
+        volumes = volumes_of(prediction, self.config)
+        files = {desc: layout.synthetic(scan, self.source, self.target, desc) for desc in volumes}
+        sidecars = {
+            desc: volume_sidecar(desc, card, self.target, self.config, side, verdict, record) for desc in volumes
+        }
         if verdict.lesion_map is not None:
-            files["deviation"] = layout.deviation(scan, self.source)
-            self._write_native(files["deviation"], verdict.lesion_map, mask, record, brain, deviation_sidecar())
+            volumes["deviation"] = verdict.lesion_map
+            files["deviation"], sidecars["deviation"] = layout.deviation(scan, self.source), deviation_sidecar()
+        images = {}
+        nearest = nearest_inside(mask)
+        for desc, volume in volumes.items():
+            # Interpolation with the zeros outside the mask would darken the edge of the brain.
+            native, affine = to_native(volume[nearest], record, background=0.0)
+            images[desc] = np.where(brain, native, np.float32(0))
+            write_volume(files[desc], images[desc], affine, sidecar=sidecars[desc])
         files["regions"] = layout.region_table(scan, self.source, self.target)
         commit_json(sidecar_path(files["regions"]), region_sidecar(self.target))
         commit_text(files["regions"], table_text(region_table(prediction, mask, self.regions)))
-        return files
+        return files, images
 
-    def _write_native(
+    def _draw(
         self,
-        path: Path,
-        volume: FloatArray,
-        mask: BoolArray,
+        scan: Scan,
+        raw: Path,
+        verdict: Verdict,
+        images: Mapping[str, FloatArray],
         record: Mapping[str, Any],
         brain: BoolArray,
-        sidecar: Mapping[str, Any],
-    ) -> None:
-        # Interpolation with the zeros outside the mask would darken the edge of the brain.
-        native, affine = to_native(fill_outside(volume, mask), record, background=0.0)
-        write_volume(path, np.where(brain, native, np.float32(0)), affine, sidecar=sidecar)
+    ) -> Path:
+        """Draw the native `images` beside the raw source, in the template's orientation."""
+        path, source = self.layout.figure(scan, "synth"), read_volume(raw, verified=True)
+        deviation = images.get("deviation")
+        save_result_figure(
+            path,
+            source=source.array,
+            mean=images["synth"],
+            std=images["synthstd"],
+            affine=np.array(record["source_to_template"]) @ source.affine,
+            unit=self.target.unit,
+            window=self.target.window,
+            title=f"{scan.key}: {verdict.outcome}",
+            mask=brain,
+            flagged=None if deviation is None else np.abs(deviation) > np.abs(deviation).max() / 2,
+            source_name=self.source.suffix,
+            target_name=self.target.tracer or self.target.suffix,
+        )
+        return path
 
 
 def conversion_inputs(card: ModelCard, layout: Layout, scan: Scan, side: Mapping[str, Any]) -> dict[str, str]:
@@ -228,13 +230,11 @@ def remove_volumes(manifest: Path) -> None:
         sidecar_path(path).unlink(missing_ok=True)
 
 
-def fill_outside(volume: FloatArray, mask: BoolArray) -> FloatArray:
-    """Replace voxels `[..., D, H, W]` outside the mask `[D, H, W]` with the nearest value inside it."""
+def nearest_inside(mask: BoolArray) -> tuple[NDArray[np.intp], ...]:
+    """Index of the nearest voxel inside the mask `[D, H, W]`, for each voxel; each voxel itself for an empty mask."""
     if not mask.any():
-        return volume
-    nearest = distance_transform_edt(~mask, return_distances=False, return_indices=True)
-    filled: FloatArray = volume[(..., *nearest)]
-    return filled
+        return tuple(np.indices(mask.shape))
+    return tuple(distance_transform_edt(~mask, return_distances=False, return_indices=True))
 
 
 def scan_seed(seed: int, scan: Scan) -> int:

@@ -158,7 +158,7 @@ def _typicality(score: Score) -> Iterator[Finding]:
         yield Finding(
             Outcome.REFUSED,
             f"it is unlike the training scans in {what} "
-            f"(typicality score {score.typicality:.1f}, expected at most {score.threshold:.1f}); check that it is an "
+            f"(typicality score {score.typicality:.1f}, expected at most {score.threshold:.1f}): check that it is an "
             "undamaged scan of the model's source modality",
         )
 
@@ -168,7 +168,7 @@ def _lesion(score: Score) -> Iterator[Finding]:
         yield Finding(
             Outcome.REVIEW,
             f"a part of the brain is unlike the training scans (lesion score {score.lesion:.1f}, expected at most "
-            f"{score.lesion_threshold:.1f}); see desc-deviation",
+            f"{score.lesion_threshold:.1f}), shown by desc-deviation",
         )
 
 
@@ -178,7 +178,7 @@ def _turned(figures: Mapping[str, float]) -> Iterator[Finding]:
         yield Finding(
             Outcome.REFUSED,
             f"the head is turned by {angle:.0f} degrees from its header's orientation, expected at most "
-            f"{TURNED_DEG:.0f}, so left and right cannot be trusted; correct the orientation in the header",
+            f"{TURNED_DEG:.0f}, so left and right cannot be trusted: correct the orientation in the header",
         )
 
 
@@ -214,7 +214,7 @@ def _level(column: Categorical, value: Any) -> Iterator[Finding]:
     if value not in column.levels:
         yield Finding(
             Outcome.REVIEW,
-            f"{column.name} is '{value}', in the training scans {', '.join(column.levels)}; it counts as unknown",
+            f"{column.name} is '{value}', in the training scans {', '.join(column.levels)}, so it counts as unknown",
         )
 
 

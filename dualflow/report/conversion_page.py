@@ -116,7 +116,7 @@ def write_conversion_page(
     table = _worst_first(_checked(table))
     pictured = table["scan"].isin(list(figures))
     shown = table[pictured.groupby(pictured).cumcount() < pictured.map({True: MAX_CARDS, False: MAX_LINES})]
-    embedded = min(pictured.sum(), MAX_CARDS) <= MAX_EMBEDDED
+    embedded = min(int(pictured.sum()), MAX_CARDS) <= MAX_EMBEDDED
     columns = [name for name in table.columns if _is_figure(table, str(name))]
     columns.sort(key=lambda name: list(FIGURES).index(name) if name in FIGURES else len(FIGURES))
     columns = [name for name in columns if table[name].notna().any()]

@@ -11,7 +11,7 @@ from dualflow.commit import commit_bytes, commit_json
 from dualflow.config import ConvertConfig
 from dualflow.imaging.regions import RegionMap
 from dualflow.imaging.volume import read_volume
-from dualflow.inference.convert import Converter, fill_outside, remove_volumes, scan_seed, side_values
+from dualflow.inference.convert import Converter, nearest_inside, remove_volumes, scan_seed, side_values
 from dualflow.inference.predict import load_predictor
 from dualflow.inference.verdict import Finding, Outcome, Verdict
 from dualflow.layout import Layout, Scan
@@ -46,7 +46,7 @@ def convert(tmp_path, model_folder, phantoms):
     def run(config=CONFIG, side=71.0, verdict=Verdict()):  # noqa: B008
         converter = Converter(predictor, None, regions, layout, T1W, FDG, config)
         prediction = converter._predict(item)
-        return converter._write(Scan("01"), prediction, verdict, mask, record, brain, {"age": side})
+        return converter._write(Scan("01"), prediction, verdict, mask, record, brain, {"age": side})[0]
 
     return run, brain, predictor
 
@@ -89,7 +89,7 @@ def test_values_are_those_of_the_model_grid_at_the_mapped_points(convert, phanto
         world = NATIVE[:3, :3] @ index + NATIVE[:3, 3] + (1.5, -2, 0.5)
         position = (world - GRID[:3, 3]) / 4
         low = np.floor(position).astype(int)
-        corner = fill_outside(mean, item["mask"][0].numpy())[tuple(slice(edge, edge + 2) for edge in low)]
+        corner = mean[nearest_inside(item["mask"][0].numpy())][tuple(slice(edge, edge + 2) for edge in low)]
         weights = position - low
         for weight in weights:
             corner = (1 - weight) * corner[0] + weight * corner[1]
@@ -156,10 +156,8 @@ def test_voxels_outside_take_the_nearest_value_inside():
     """An empty mask leaves the volume unchanged."""
     volume, mask = np.zeros((1, 1, 6), np.float32), np.zeros((1, 1, 6), bool)
     volume[0, 0], mask[0, 0, 1:3] = range(10, 16), True
-    assert fill_outside(volume, mask)[0, 0].tolist() == [11, 11, 12, 12, 12, 12]
-    assert fill_outside(volume, np.zeros_like(mask)) is volume
-    several = fill_outside(np.stack([volume, 2 * volume]), mask)
-    np.testing.assert_array_equal(several, np.stack([1, 2])[:, None, None, None] * fill_outside(volume, mask))
+    assert volume[nearest_inside(mask)][0, 0].tolist() == [11, 11, 12, 12, 12, 12]
+    np.testing.assert_array_equal(volume[nearest_inside(np.zeros_like(mask))], volume)
 
 
 def test_volumes_of_an_earlier_conversion_are_removed(tmp_path):
