@@ -21,9 +21,11 @@ from dualflow.data.raw_scans import ScanFiles, prepare_scan
 from dualflow.data.tsv import read_table
 from dualflow.errors import CommitError, DataError, DualflowError
 from dualflow.inference.convert import STEP, convert_if_needed
+from dualflow.inference.finished_scans import ScanState
 from dualflow.inference.predict import Predictor, load_predictor
 from dualflow.layout import Layout, Scan
 from dualflow.modalities import modality
+from dualflow.models.card import ModelCard
 from dualflow.progress import track
 from dualflow.training.device import select_device
 from dualflow.workers import CrashedTask, check_cluster, run_in_workers
@@ -81,7 +83,10 @@ def convert_study(
     describe_derivatives(layout, root.resolve().name, study)
     rows = [row for _, row in index.pairs.iterrows()]
     tasks = [(row.to_frame().T, root, model, layout, study, config, device) for row in rows]
-    outcomes = list(track(_outcomes(tasks, workers, cluster), f"convert {root.name}", len(tasks)))
+    finished = [_state(card, row, root, layout, study, config).recall() for row, *_ in tasks]
+    outcomes = [result.excluded for result in finished if result]
+    tasks = [task for task, result in zip(tasks, finished, strict=True) if not result]
+    outcomes += track(_outcomes(tasks, workers, cluster), f"convert {root.name}", len(tasks))
     excluded = sorted([*index.quarantined, *(outcome for outcome in outcomes if outcome is not None)])
     write_quarantine(layout.quarantine, excluded)
     if excluded:
@@ -116,7 +121,27 @@ def _load_predictor(model: Path, device: str) -> Predictor:
     return load_predictor(model, select_device(device))
 
 
+def _state(
+    card: ModelCard, row: pd.DataFrame, root: Path, layout: Layout, study: StudyConfig, config: ConvertConfig
+) -> ScanState:
+    """What the result of a scan depends on."""
+    values = row.iloc[0].to_dict()
+    files = replace(ScanFiles.of_row(root, values, study), target=None)
+    sections = [section.model_dump(mode="json") for section in (card.preprocess, study, config)]
+    return ScanState.of(layout, Scan.parse(values["scan"]), files, [card.weights_sha256, *sections, values])
+
+
 def _convert(
+    row: pd.DataFrame, root: Path, model: Path, layout: Layout, study: StudyConfig, config: ConvertConfig, device: str
+) -> Quarantine | None:
+    """Preprocess and convert a scan, and record the result; return why it was excluded, or None."""
+    state = _state(_load_predictor(model, device).card, row, root, layout, study, config)
+    excluded = _convert_scan(row, root, model, layout, study, config, device)
+    state.remember(excluded)
+    return excluded
+
+
+def _convert_scan(
     row: pd.DataFrame, root: Path, model: Path, layout: Layout, study: StudyConfig, config: ConvertConfig, device: str
 ) -> Quarantine | None:
     """Preprocess and convert a scan unless that is done and unchanged; return why it was excluded, or None."""
