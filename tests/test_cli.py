@@ -202,3 +202,15 @@ def test_wrong_usage_is_refused_before_any_work(invoke, arguments, tmp_path):
     """The exit code is 2, and no file is written."""
     assert invoke(*arguments).exit_code == 2
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+def test_an_interrupted_conversion_says_how_to_resume(invoke, tmp_path, monkeypatch):
+    """Ctrl-C ends with one line and the exit code of an interrupt."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dualflow.inference.batch.convert_study", interrupt)
+    done = invoke("convert", str(tmp_path), "--model", "m", "--out", "results")
+    assert done.exit_code == 130
+    assert done.stderr == "dualflow: interrupted; finished scans are in results, and the same command resumes\n"

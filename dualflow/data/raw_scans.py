@@ -25,6 +25,8 @@ from dualflow.workers import CrashedTask, run_in_workers
 STEP = "preprocess"
 PARALLEL = ("shards", "workers")
 """Fields of the configuration that divide the work; they change no result."""
+PERMANENT = "permanent"
+"""Key in the facts of an excluded scan's manifest: whether another attempt would have the same result."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,8 @@ def prepare_scan(
     except CommitError:  # a full disk is no defect of the scan
         raise
     except DualflowError as error:
-        return _exclude(layout, scan, files.without_folders(str(error)), inputs, section)
+        system_error = isinstance(error.__cause__, OSError) and error.__cause__.errno is not None
+        return _exclude(layout, scan, files.without_folders(str(error)), inputs, section, permanent=not system_error)
     except Exception as error:  # a defective scan must not stop the others
         reason = files.without_folders(f"{files.source.name}: {type(error).__name__}: {error}")
         return _exclude(layout, scan, reason, {}, section)
@@ -178,12 +181,18 @@ def prepare_scan(
 
 
 def _exclude(
-    layout: Layout, scan: Scan, reason: str, inputs: Mapping[str, str], section: Mapping[str, Any]
+    layout: Layout,
+    scan: Scan,
+    reason: str,
+    inputs: Mapping[str, str],
+    section: Mapping[str, Any],
+    *,
+    permanent: bool = False,
 ) -> Quarantine:
     """Record why a scan is excluded; without `inputs`, the next run tries it again."""
     quarantine = Quarantine(scan.key, STEP, reason)
     print(f"{scan.key}: excluded: {quarantine.reason}", file=sys.stderr)
-    facts = {FACT: quarantine.fact()}
+    facts = {FACT: quarantine.fact(), PERMANENT: permanent}
     write_manifest(layout.scan_manifest(scan), step=STEP, outputs={}, inputs=inputs, config=section, facts=facts)
     return quarantine
 

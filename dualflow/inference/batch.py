@@ -19,11 +19,14 @@ from dualflow.errors import CommitError, DataError, DualflowError
 from dualflow.imaging.regions import region_map
 from dualflow.inference.conversion_table import conversion_table, write_conversion_table
 from dualflow.inference.convert import STEP, Converter, side_values
+from dualflow.inference.finished_scans import ScanState
 from dualflow.inference.inputs import ConvertInputs
 from dualflow.inference.predict import load_predictor
 from dualflow.inference.training_reference import load_reference
 from dualflow.layout import Layout, Scan
 from dualflow.modalities import modality
+from dualflow.models.card import ModelCard
+from dualflow.models.store import load_card
 from dualflow.progress import track
 from dualflow.training.device import select_device
 from dualflow.workers import CrashedTask, check_cluster, run_in_workers
@@ -81,10 +84,13 @@ def convert_study(
     _require_usable(scans, layout)
     sweep_temporaries(out)
     describe_derivatives(layout, scans.name, scans.study)
-    rows = [row for _, row in scans.rows.iterrows()]
-    options = Options(model, config, compute.device, force)
-    tasks = [(row.to_frame().T, scans.root, layout, scans.study, options) for row in rows]
-    outcomes = list(track(_outcomes(tasks, compute), "convert", len(tasks)))
+    card, options = load_card(model), Options(model, config, compute.device, force)
+    rows = [row.to_frame().T for _, row in scans.rows.iterrows()]
+    tasks = [(row, scans.root, layout, scans.study, options) for row in rows]
+    finished = [_state(card, *task).recall() for task in tasks]
+    outcomes = [result.excluded for result in finished if result]
+    tasks = [task for task, result in zip(tasks, finished, strict=True) if not result]
+    outcomes += track(_outcomes(tasks, compute), "convert", len(tasks))
     excluded = sorted([*scans.quarantined, *(outcome for outcome in outcomes if outcome is not None)])
     write_quarantine(layout.quarantine, excluded)
     table = conversion_table(layout, scans.rows["scan"], excluded)
@@ -162,7 +168,29 @@ def _load_converter(layout: Layout, source: str, target: str, options: Options) 
     )
 
 
+def _state(
+    card: ModelCard, row: pd.DataFrame, root: Path, layout: Layout, study: StudyConfig, options: Options
+) -> ScanState:
+    """What the result of a scan depends on."""
+    values = row.iloc[0].to_dict()
+    files = replace(ScanFiles.of_row(root, values, study), target=None)
+    sections = [section.model_dump(mode="json") for section in (card.preprocess, study, options.config)]
+    model = [card.weights_sha256, card.reference_sha256, options.force]
+    return ScanState.of(layout, Scan.parse(values["scan"]), files, [*model, *sections, values])
+
+
 def _convert(row: pd.DataFrame, root: Path, layout: Layout, study: StudyConfig, options: Options) -> Quarantine | None:
+    """Preprocess and convert a scan, and record the result; return why it was excluded, or None."""
+    card = _load_converter(layout, study.source, study.target, options).predictor.card
+    state = _state(card, row, root, layout, study, options)
+    excluded = _convert_scan(row, root, layout, study, options)
+    state.remember(excluded)
+    return excluded
+
+
+def _convert_scan(
+    row: pd.DataFrame, root: Path, layout: Layout, study: StudyConfig, options: Options
+) -> Quarantine | None:
     """Preprocess and convert a scan unless that is done and unchanged; return why it was excluded, or None."""
     converter = _load_converter(layout, study.source, study.target, options)
     card, values = converter.predictor.card, row.iloc[0].to_dict()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from dualflow.workers.worker_pool import WorkerPool
 SLURM = "slurm:"
 """Prefix of the choice of SLURM; the path of a profile follows."""
 _RESUBMIT_S = 30
+_CERTIFICATES = ("_job_ca_file", "_job_cert", "_job_key")
 
 
 class SlurmProfile(Section):
@@ -90,8 +92,9 @@ def slurm_pool(path: Path) -> Iterator[WorkerPool]:
         path: a profile.
 
     Raises:
-        ClusterError: no job can be submitted from this machine.
+        ClusterError: no job can be submitted from this machine, or SLURM refuses it.
     """
+    require_jobqueue()
     profile = read_profile(path)
     if which("sbatch") is None:
         raise ClusterError("sbatch is not on the PATH, expected SLURM's command; run on a login node of the cluster")
@@ -99,19 +102,21 @@ def slurm_pool(path: Path) -> Iterator[WorkerPool]:
         dask.config.set(SETTINGS),
         slurm_cluster(profile) as cluster,
         Client(cluster, set_as_default=False) as client,
-        _submitted(cluster, profile.jobs),
     ):
-        print(f"{profile.jobs} jobs are in the queue of SLURM; their logs are in {profile.logs}", file=sys.stderr)
-        yield WorkerPool(client)
+        _test_job(cluster, path)
+        with _submitted(cluster, profile.jobs):
+            print(f"{profile.jobs} jobs are in the queue of SLURM; their logs are in {profile.logs}", file=sys.stderr)
+            yield WorkerPool(client)
 
 
-def slurm_cluster(profile: SlurmProfile) -> Any:
+@contextmanager
+def slurm_cluster(profile: SlurmProfile) -> Iterator[Any]:
     """The cluster of a profile, without jobs; its `job_script()` shows what a job runs."""
     from dask_jobqueue import SLURMCluster
 
     # The workers' nodes do not know this process's settings.
     settings = f"export DASK_INTERNAL_INHERIT_CONFIG={dask.config.serialize(SETTINGS)}"
-    return SLURMCluster(
+    cluster = SLURMCluster(
         queue=profile.queue,
         account=profile.account,
         cores=profile.cores,
@@ -128,6 +133,22 @@ def slurm_cluster(profile: SlurmProfile) -> Any:
         worker_extra_args=["--no-dashboard"],
         scheduler_options={"dashboard": False, "dashboard_address": ":0"},
     )
+    try:
+        with cluster:
+            yield cluster
+    finally:
+        for name in _CERTIFICATES:  # dask-jobqueue leaves these files open, and closing removes them
+            getattr(cluster, name).close()
+
+
+def _test_job(cluster: Any, path: Path) -> None:
+    """Let SLURM check a job, because dask-jobqueue waits in vain for a job that SLURM refuses."""
+    check = subprocess.run(
+        ["sbatch", "--test-only"], input=cluster.job_script(), capture_output=True, text=True, check=False
+    )
+    if check.returncode:
+        reason = " ".join(check.stderr.split()) or f"exit code {check.returncode}"
+        raise ClusterError(f"{path}: SLURM refuses the job ({reason}); correct the profile")
 
 
 @contextmanager
@@ -139,11 +160,7 @@ def _submitted(cluster: Any, jobs: int) -> Iterator[None]:
         while not stop.wait(_RESUBMIT_S):
             cluster.scale(jobs=jobs)
 
-    try:
-        cluster.scale(jobs=jobs)
-        cluster.sync(cluster._correct_state)  # raises what sbatch reports
-    except (RuntimeError, OSError) as error:
-        raise ClusterError(f"SLURM refuses the job ({' '.join(str(error).split())}); correct the profile") from None
+    cluster.scale(jobs=jobs)
     thread = Thread(target=replace_ended, daemon=True)
     thread.start()
     try:

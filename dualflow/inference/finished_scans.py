@@ -1,0 +1,118 @@
+"""Finished scans of a conversion, known by the sizes and times of their files: a rerun opens no image.
+
+The manifests hold digests, and verifying them reads every file. After a scan is finished, its worker therefore records
+the state of all its files. While none has changed, and nothing else the result depends on, the scan is skipped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dualflow import __version__
+from dualflow.commit import commit_json, digest_of
+from dualflow.data.quarantine import Quarantine
+from dualflow.data.raw_scans import PERMANENT, ScanFiles
+from dualflow.errors import DataError
+from dualflow.imaging.sidecar import read_sidecar
+from dualflow.inference.convert import STEP
+from dualflow.layout import Layout, Scan, sidecar_path
+from dualflow.manifest import manifest_outputs, read_manifest
+
+State = dict[str, list[int]]
+"""Size and modification time in ns of each file."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished scan.
+
+    Attributes:
+        excluded: why it was excluded; None if it was converted.
+    """
+
+    excluded: Quarantine | None
+
+
+@dataclass(frozen=True)
+class ScanState:
+    """What the result of a scan depends on, taken before the work on it begins.
+
+    Attributes:
+        layout: paths of the output dataset.
+        scan: the scan.
+        digest: digest of the settings and sidecars.
+        raw: state of the raw files; None if one cannot be read.
+    """
+
+    layout: Layout
+    scan: Scan
+    digest: str
+    raw: State | None
+
+    @classmethod
+    def of(cls, layout: Layout, scan: Scan, files: ScanFiles, settings: Any) -> ScanState:
+        """The state of a scan.
+
+        Args:
+            layout: paths of the output dataset.
+            scan: the scan.
+            files: its raw files.
+            settings: all else that its result depends on, as JSON values.
+        """
+        try:
+            sidecars = {name: read_sidecar(path) for name, path in files.paths.items()}
+            raw = _state(files.paths.values())
+        except (DataError, OSError):
+            return cls(layout, scan, "", None)
+        return cls(layout, scan, digest_of([__version__, settings, sidecars]), raw)
+
+    @property
+    def _record(self) -> Path:
+        return self.layout.manifest(f"{STEP}/{self.scan.key}").with_suffix(".files")
+
+    def recall(self) -> Finished | None:
+        """The result of an earlier run, or None if the scan is not finished or a file has changed."""
+        try:
+            record = json.loads(self._record.read_text())
+            if self.raw is None or (record["digest"], record["raw"]) != (self.digest, self.raw):
+                return None
+            if record["results"] != _state(Path(path) for path in record["results"]):
+                return None
+            return Finished(Quarantine(**record["excluded"]) if record["excluded"] else None)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def remember(self, excluded: Quarantine | None) -> None:
+        """Record the result of a scan; an exclusion for a reason that may pass is not recorded.
+
+        Raises:
+            CommitError: the record cannot be written.
+        """
+        manifests = [self.layout.scan_manifest(self.scan)]
+        if excluded is None:
+            manifests.append(self.layout.manifest(f"{STEP}/{self.scan.key}"))
+        records = {path: read_manifest(path, verify=False) for path in manifests}
+        if self.raw is None or None in records.values():
+            return
+        if excluded and not all(record and record["facts"].get(PERMANENT) for record in records.values()):
+            return
+        outputs = [
+            file.path for path, record in records.items() for file in manifest_outputs(path, record or {}).values()
+        ]
+        sidecars = [path for output in outputs if (path := sidecar_path(output)) != output and path.is_file()]
+        content = {
+            "digest": self.digest,
+            "raw": self.raw,
+            "results": _state([*manifests, *outputs, *sidecars]),
+            "excluded": {"scan": excluded.scan, "step": excluded.step, "reason": excluded.reason} if excluded else None,
+        }
+        commit_json(self._record, content)
+
+
+def _state(files: Iterable[Path]) -> State:
+    states = {str(file.absolute()): file.stat() for file in files}
+    return {name: [state.st_size, state.st_mtime_ns] for name, state in states.items()}
