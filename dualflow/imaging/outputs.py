@@ -28,12 +28,24 @@ def write_pair(
     grid = np.array(pair.record["grid"]["affine"])
     native = pair.source_volume.affine
     on_grid = {
+        "Description": "Preprocessed: normalised, without skull, interpolated once onto the model grid",
         "SkullStripped": True,
         "SpatialReference": f"{TEMPLATE_SPACE}, affine",
         "Resolution": f"Model grid, {pair.record['spacing_mm']:g} mm isotropic",
     }
-    in_native = {"SkullStripped": True, "SpatialReference": "orig", "Resolution": "The source scan's own grid"}
-    mask = {"Type": "Brain", "SkullStripped": False}
+    in_native = {
+        "Description": "Preprocessed: normalised, without skull, interpolated once onto the source's own grid",
+        "SkullStripped": True,
+        "SpatialReference": "orig",
+        "Resolution": "The source scan's own grid",
+    }
+    source = layout.on_grid(scan, source_row).relative_to(layout.derivatives).as_posix()
+    mask = {
+        "Description": "Brain mask of the source scan",
+        "Type": "Brain",
+        "SkullStripped": False,
+        "Sources": [f"bids::{source}"],
+    }
     files = {
         "source": layout.on_grid(scan, source_row),
         "record": layout.record(scan, source_row),
