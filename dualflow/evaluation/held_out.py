@@ -155,12 +155,9 @@ def held_out_scores(layout: Layout, card: ModelCard) -> HeldOutScores | None:
 def _person_digest(layout: Layout, scans: Iterable[Scan]) -> str:
     digests = []
     for scan in scans:
-        manifest = read_manifest(layout.scan_manifest(scan), verify=False)
-        try:
-            assert manifest is not None
-            digests.append([manifest["outputs"][name]["sha256"] for name in IDENTITY])
-        except (AssertionError, KeyError):
-            raise DataError(
-                f"{layout.scan_manifest(scan)}: does not identify a preprocessed pair; run the study again"
-            ) from None
+        manifest = read_manifest(layout.scan_manifest(scan), verify=False) or {"outputs": {}}
+        outputs = manifest_outputs(layout.scan_manifest(scan), manifest)
+        if not outputs.keys() >= set(IDENTITY):
+            raise DataError(f"{layout.scan_manifest(scan)}: does not identify a preprocessed pair; run the study again")
+        digests.append([outputs[name].sha256 for name in IDENTITY])
     return digest_of(sorted(digests))

@@ -44,7 +44,7 @@ def test_a_version_has_files_signature_and_tags(store):
     artifacts = Path(version.source.removeprefix("file://"))
     files = sorted(str(path.relative_to(artifacts)) for path in artifacts.rglob("*") if path.is_file())
     assert files == ["MLmodel", "bundle/bundle.json", "bundle/model.safetensors", "held_out.json"]
-    signature = get_model_info(version.source).signature
+    signature = get_model_info(str(artifacts)).signature
     shapes = {entry.name: entry.shape for entry in (*signature.inputs, *signature.outputs)}
     assert shapes == {"source": (-1, 2, 4, 5, 6), "side": (-1, 3), "target": (-1, 1, 4, 5, 6)}
     text = (artifacts / "MLmodel").read_text()
