@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -17,8 +18,8 @@ from dualflow.data.quarantine import Quarantine, count_excluded, write_quarantin
 from dualflow.data.raw_scans import ScanFiles, prepare_scan
 from dualflow.errors import CommitError, DataError, DualflowError
 from dualflow.imaging.regions import region_map
-from dualflow.inference.conversion_table import conversion_table, write_conversion_table
-from dualflow.inference.convert import STEP, Converter, side_values
+from dualflow.inference.conversion_table import FAILED, conversion_table, count_verdicts, write_conversion_table
+from dualflow.inference.convert import STEP, Converter, side_values, verdict_of
 from dualflow.inference.finished_scans import ScanState
 from dualflow.inference.inputs import ConvertInputs
 from dualflow.inference.predict import load_predictor
@@ -27,7 +28,7 @@ from dualflow.layout import Layout, Scan
 from dualflow.modalities import modality
 from dualflow.models.card import ModelCard
 from dualflow.models.store import load_card
-from dualflow.progress import track
+from dualflow.progress import progress
 from dualflow.training.device import select_device
 from dualflow.workers import CrashedTask, check_cluster, run_in_workers
 
@@ -88,10 +89,15 @@ def convert_study(
     rows = [row.to_frame().T for _, row in scans.rows.iterrows()]
     tasks = [(row, scans.root, layout, scans.study, options) for row in rows]
     finished = [_state(card, *task).recall() for task in tasks]
-    outcomes = [result.excluded for result in finished if result]
+    outcomes: list[Outcome] = [result.excluded or "" for result in finished if result]
     tasks = [task for task, result in zip(tasks, finished, strict=True) if not result]
-    outcomes += track(_outcomes(tasks, compute), "convert", len(tasks))
-    excluded = sorted([*scans.quarantined, *(outcome for outcome in outcomes if outcome is not None)])
+    counts = Counter[str]()
+    with progress("convert", len(tasks)) as display:
+        for outcome in _outcomes(tasks, compute):
+            outcomes.append(outcome)
+            counts[FAILED if isinstance(outcome, Quarantine) else outcome] += 1
+            display.advance(note=count_verdicts(counts))
+    excluded = sorted([*scans.quarantined, *(outcome for outcome in outcomes if isinstance(outcome, Quarantine))])
     write_quarantine(layout.quarantine, excluded)
     table = conversion_table(layout, scans.rows["scan"], excluded)
     write_conversion_table(layout.conversions, table)
@@ -133,10 +139,12 @@ class Options:
     force: bool
 
 
+Outcome = Quarantine | str
+"""Why a scan failed, or the verdict on it."""
 Task = tuple[pd.DataFrame, Path, Layout, StudyConfig, Options]
 
 
-def _outcomes(tasks: list[Task], compute: Compute) -> Iterator[Quarantine | None]:
+def _outcomes(tasks: list[Task], compute: Compute) -> Iterator[Outcome]:
     """Run the tasks in worker processes; yield their results in the order in which they finish."""
     for index, outcome in run_in_workers(_convert, tasks, compute.workers, compute.cluster):
         if isinstance(outcome, CrashedTask):
@@ -179,19 +187,17 @@ def _state(
     return ScanState.of(layout, Scan.parse(values["scan"]), files, [*model, *sections, values])
 
 
-def _convert(row: pd.DataFrame, root: Path, layout: Layout, study: StudyConfig, options: Options) -> Quarantine | None:
-    """Preprocess and convert a scan, and record the result; return why it was excluded, or None."""
+def _convert(row: pd.DataFrame, root: Path, layout: Layout, study: StudyConfig, options: Options) -> Outcome:
+    """Preprocess and convert a scan, and record the result."""
     card = _load_converter(layout, study.source, study.target, options).predictor.card
     state = _state(card, row, root, layout, study, options)
-    excluded = _convert_scan(row, root, layout, study, options)
-    state.remember(excluded)
-    return excluded
+    outcome = _convert_scan(row, root, layout, study, options)
+    state.remember(outcome if isinstance(outcome, Quarantine) else None)
+    return outcome
 
 
-def _convert_scan(
-    row: pd.DataFrame, root: Path, layout: Layout, study: StudyConfig, options: Options
-) -> Quarantine | None:
-    """Preprocess and convert a scan unless that is done and unchanged; return why it was excluded, or None."""
+def _convert_scan(row: pd.DataFrame, root: Path, layout: Layout, study: StudyConfig, options: Options) -> Outcome:
+    """Preprocess and convert a scan unless that is done and unchanged."""
     converter = _load_converter(layout, study.source, study.target, options)
     card, values = converter.predictor.card, row.iloc[0].to_dict()
     scan, files = Scan.parse(values["scan"]), replace(ScanFiles.of_row(root, values, study), target=None)
@@ -200,10 +206,9 @@ def _convert_scan(
         return excluded
     try:
         item = load_pairs(layout, row.assign(target=""), study, card.side).items[0]
-        converter.convert_if_needed(item, side_values(card, values), files.source)
+        return verdict_of(converter.convert_if_needed(item, side_values(card, values), files.source))
     except CommitError:  # such as a full disk, which is no defect of the scan
         raise
     except Exception as error:  # a defective scan must not stop the others
         reason = str(error) if isinstance(error, DualflowError) else f"{type(error).__name__}: {error}"
         return Quarantine(scan.key, STEP, reason)
-    return None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -72,8 +73,12 @@ def write_conversion_table(path: Path, table: pd.DataFrame) -> None:
 
 def summarise(table: pd.DataFrame) -> str:
     """Return the count of each verdict, such as `55 ok, 3 review, 2 refused`."""
-    counts = table["verdict"].value_counts()
-    return ", ".join(f"{counts[name]} {name}" for name in reversed(ORDER) if name in counts) or "no scans"
+    return count_verdicts(Counter(table["verdict"])) or "no scans"
+
+
+def count_verdicts(counts: Mapping[str, int]) -> str:
+    """The counts by verdict as text, the best verdict first."""
+    return ", ".join(f"{counts[name]} {name}" for name in reversed(ORDER) if counts.get(name))
 
 
 def missing_volumes(table: pd.DataFrame) -> int:

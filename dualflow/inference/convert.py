@@ -202,6 +202,11 @@ def conversion_inputs(card: ModelCard, layout: Layout, scan: Scan, side: Mapping
     }
 
 
+def verdict_of(manifest: Path) -> str:
+    """The verdict in the manifest of a conversion."""
+    return str((read_manifest(manifest, verify=False) or {})["facts"][VERDICT]["verdict"])
+
+
 def side_values(card: ModelCard, row: Mapping[Any, Any]) -> dict[str, Any]:
     """The raw side values that the model takes, from a row of the index; None if unknown."""
     values = {column.name: row.get(column.name) for column in card.side.columns}
