@@ -32,6 +32,10 @@ MIN_SCANS = 10
 SCANS = 60
 """Maximum number of training scans that are predicted for `OutputReference`."""
 SAMPLES = 8
+FLOOR = 0.03
+"""Smallest standard deviation of a figure, relative to its median; smaller differences do not matter."""
+SLACK = 2.0
+"""The model has seen its training scans, so new scans have predictions that differ more."""
 HIGHER_IS_WORSE = {
     "template_mi": -1.0,
     "dice": -1.0,
@@ -49,7 +53,7 @@ class OutputReference:
     Attributes:
         median: by figure.
         sd: by figure.
-        threshold: conformal quantile of the largest distance of a training scan, in standard deviations.
+        threshold: SLACK times the conformal quantile of a training scan's largest distance, in standard deviations.
     """
 
     median: dict[str, float]
@@ -62,12 +66,12 @@ class OutputReference:
         table = {name: np.array([row[name] for row in figures]) for name in figures[0]}
         median = {name: float(np.median(values)) for name, values in table.items()}
         sd = {
-            name: float(max(1.4826 * np.median(np.abs(values - median[name])), 1e-3 * abs(median[name]), 1e-6))
+            name: float(max(1.4826 * np.median(np.abs(values - median[name])), FLOOR * abs(median[name]), 1e-6))
             for name, values in table.items()
         }
         law = cls(median, sd, np.inf)
         largest = np.array([max(law.distances(row).values()) for row in figures])
-        return cls(median, sd, conformal_threshold(largest, RATE)[0])
+        return cls(median, sd, SLACK * conformal_threshold(largest, RATE)[0])
 
     def distances(self, figures: Mapping[str, float]) -> dict[str, float]:
         """Distance of each figure from its median, in standard deviations."""

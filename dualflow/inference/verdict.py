@@ -100,11 +100,13 @@ def judge_input(
     if reference is None:
         return verdict
     score = reference.typicality.score(source, mask, typicality_figures(figures))
-    findings = (*verdict.findings, *_resolution(reference, figures), *_typicality(score), *_lesion(score))
+    # In a scan of another kind, the lesion map has no meaning.
+    unlike = tuple(_typicality(score)) or tuple(_lesion(score))
+    findings = (*verdict.findings, *_resolution(reference, figures), *unlike)
     scores = {"typicality": score.typicality, "typicality_threshold": score.threshold}
     scores |= {"lesion": score.lesion, "lesion_threshold": score.lesion_threshold}
     detectors = {f"z_{name}": value for name, value in score.z.items()}
-    flagged = score.lesion > score.lesion_threshold
+    flagged = score.flagged and not score.refused
     return Verdict(findings, {**scores, **figures, **detectors}, score.lesion_map if flagged else None)
 
 
