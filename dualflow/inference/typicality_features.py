@@ -89,7 +89,7 @@ def _scaled(source: FloatArray, mask: BoolArray) -> FloatArray:
 
 
 def _curve(scaled: FloatArray, mask: BoolArray) -> torch.Tensor:
-    return quantiles(torch.from_numpy(scaled)[None], torch.from_numpy(mask))[0]
+    return quantiles(torch.from_numpy(scaled)[None], torch.from_numpy(np.ascontiguousarray(mask)))[0]
 
 
 def _block_means(image: FloatArray, size: int) -> FloatArray:
