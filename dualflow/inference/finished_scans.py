@@ -64,10 +64,10 @@ class ScanState:
             settings: all else that its result depends on, as JSON values.
         """
         try:
-            sidecars = {name: read_sidecar(path) for name, path in files.paths.items()}
             raw = _state(files.paths.values())
-        except (DataError, OSError):
-            return cls(layout, scan, "", None)
+        except OSError:
+            raw = None
+        sidecars = {name: _sidecar(path) for name, path in files.paths.items()}
         return cls(layout, scan, digest_of([__version__, settings, sidecars]), raw)
 
     @property
@@ -111,6 +111,14 @@ class ScanState:
             "excluded": {"scan": excluded.scan, "step": excluded.step, "reason": excluded.reason} if excluded else None,
         }
         commit_json(self._record, content)
+
+
+def _sidecar(path: Path) -> dict[str, Any] | str:
+    """The contents of an image's sidecars, or why they cannot be used."""
+    try:
+        return read_sidecar(path)
+    except DataError as error:
+        return str(error)
 
 
 def _state(files: Iterable[Path]) -> State:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from distributed import Future, KilledWorker, as_completed
 
 from dualflow.errors import ClusterError
-from dualflow.process import on_sigterm, set_threads
+from dualflow.process import keep_freed_memory, on_sigterm, set_threads
 from dualflow.workers.cluster_choice import LOCAL, open_pool
 from dualflow.workers.local_cluster import default_workers
 from dualflow.workers.worker_pool import CrashedTask, WorkerPool
@@ -82,6 +82,7 @@ def _call(function: Callable[..., R], task: tuple[Any, ...]) -> R:
     """Call `function(*task)` on one core, one call at a time per process, however the worker was started."""
     with _PROCESS:
         set_threads(1)
+        keep_freed_memory()  # clearing fresh pages takes a fifth of a scan's CPU time
         return function(*task)
 
 

@@ -80,6 +80,18 @@ def test_other_settings_and_sidecars_are_noticed(state, volume, files):
     assert state().recall() is None
 
 
+def test_a_scan_with_a_damaged_sidecar_is_known(state, layout, files):
+    """Its exclusion is recorded too, until the sidecar is corrected."""
+    sidecar = files.source.with_name("head.json")
+    sidecar.write_text("{not json")
+    facts = {PERMANENT: True}
+    write_manifest(layout.scan_manifest(SCAN), step="preprocess", outputs={}, inputs={}, config={}, facts=facts)
+    state().remember(EXCLUDED)
+    assert state().recall() == Finished(EXCLUDED)
+    sidecar.write_text("{}")
+    assert state().recall() is None
+
+
 @pytest.mark.parametrize("name", ["sub-01_desc-synth_pet.nii.gz", "sub-01_desc-synth_pet.json"])
 def test_changed_results_are_noticed(state, volume, name):
     """A changed or missing volume or sidecar is not skipped."""
