@@ -46,7 +46,7 @@ def test_commands_exist(name):
         command = main.get_command(click.Context(main), first)
         assert command is not None, f"{line}: there is no command {first}"
         known = {option for parameter in command.params for option in parameter.opts} | {"--help", "-h"}
-        if command.ignore_unknown_options:  # side columns of the model are options
+        if command.context_settings.get("ignore_unknown_options"):  # side columns of the model are options
             known |= SIDE_OPTIONS
         if "--" in rest:
             rest = rest[: rest.index("--")]
