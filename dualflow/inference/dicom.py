@@ -31,7 +31,7 @@ DEADLINE_S = 1800
 """Longest time that dcm2niix may take for a folder."""
 MIN_SLICES = 20
 """A series with fewer voxels along an axis is a localiser or a slab."""
-_PROBED_FILES = 200
+_PROBED_FILES = 1000
 # dcm2niix's exit code if some of several series cannot be converted.
 _PARTLY = 8
 _CLASSES = {"anat": "MR", "perf": "MR", "pet": "PT", "ct": "CT"}

@@ -210,9 +210,9 @@ def _dataset_inputs(path: Path, kind: Kind, card: ModelCard, out: Path, selectio
     side = tuple(name for name in card.study.side if name in columns)
     study = _study(card, side, selection, table)
     index = _select(list_scans(root, study, study.sources), selection, path)
-    sources = [name for name in index.pairs.columns if name == "source" or name.startswith("source_")]
     if table:
-        check_files_outside(out, [root / file for name in sources for file in index.pairs[name] if file])
+        names = ["source", *(f"source_{name}" for name in study.extra_sources)]
+        check_files_outside(out, [root / file for name in names for file in index.pairs[name]])
     lines = [f"{name}: {len(labels)} ({summarise_names(labels)})" for name, labels in index.missing.items() if labels]
     people = [line for line in lines if line.startswith("subjects")]
     notes = [*people, *(side_notes(card.side, index.pairs, f"no column in {place}") if len(index.pairs) else [])]
