@@ -210,7 +210,7 @@ def test_an_interrupted_conversion_says_how_to_resume(invoke, tmp_path, monkeypa
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dualflow.inference.batch.convert_study", interrupt)
+    monkeypatch.setattr("dualflow.commands.convert.convert", interrupt)
     done = invoke("convert", str(tmp_path), "--model", "m", "--out", "results")
     assert done.exit_code == 130
     assert done.stderr == "dualflow: interrupted; finished scans are in results, and the same command resumes\n"

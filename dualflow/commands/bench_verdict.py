@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from dualflow.data.tsv import table_text
 from dualflow.errors import DataError
 from dualflow.evaluation.corruptions import CORRUPTIONS, GridScan, corrupt
 from dualflow.inference.convert import scan_seed
+from dualflow.inference.training_reference import fit_typicality, scan_figures, typicality_figures
 from dualflow.inference.typicality import RATE, Score, Typicality
 from dualflow.layout import Scan
 from dualflow.progress import track
@@ -49,13 +50,15 @@ def bench_verdict(config: Config) -> None:
     if not len(held_out):
         raise DataError("no validation or test scans to score; give split.validation or split.test a share")
     started = time.process_time()
-    typicality = fit_typicality(training, config.preprocess.spacing_mm)
+    figures = scan_figures(config.layout, training)
+    typicality = fit_typicality(training, figures, config.preprocess.spacing_mm)
     fit_seconds = time.process_time() - started
     lesions = natural_lesions(config)
     rows, seconds = list[dict[str, Any]](), list[float]()
-    for item in track(held_out.items, "bench verdict"):
-        scan = Scan.parse(item["scan"])
-        rows += corrupted_scores(typicality, item, config, lesions.get(scan.subject), seconds)
+    tested = zip(held_out.items, scan_figures(config.layout, held_out), strict=True)
+    for item, scan in track(tested, "bench verdict", len(held_out)):
+        has_lesion = lesions.get(Scan.parse(item["scan"]).subject)
+        rows += corrupted_scores(typicality, item, typicality_figures(scan), config, has_lesion, seconds)
     table = summary(pd.DataFrame(rows))
     text = _markdown(table)
     commit_text(config.layout.table(NAME), table_text(table))
@@ -68,13 +71,6 @@ def bench_verdict(config: Config) -> None:
     print(f"CPU seconds: {fit_seconds:.1f} for the fit, {np.mean(seconds):.3f} per scan")
 
 
-def fit_typicality(training: PairDataset, spacing_mm: float) -> Typicality:
-    """The verdict of a study's training scans, by their main source."""
-    sources, masks = zip(*map(_arrays, training.items), strict=True)
-    subjects = [Scan.parse(key).subject for key in training.scans]
-    return Typicality.fit(sources, masks, {}, spacing_mm=spacing_mm, subjects=subjects)
-
-
 def natural_lesions(config: Config) -> dict[str, bool]:
     """Whether each subject of a simulated cohort has lesions; empty for a dataset, or a law without lesions."""
     people = subjects_of(config) if config.embedded else []
@@ -83,11 +79,17 @@ def natural_lesions(config: Config) -> dict[str, bool]:
 
 
 def corrupted_scores(
-    typicality: Typicality, item: Item, config: Config, has_lesion: bool | None, seconds: list[float]
+    typicality: Typicality,
+    item: Item,
+    figures: Mapping[str, float],
+    config: Config,
+    has_lesion: bool | None,
+    seconds: list[float],
 ) -> Iterator[dict[str, Any]]:
     """Score a scan under each corruption; appends the CPU seconds of each score.
 
-    Lesions are not implanted in people with lesions. `has_lesion` is None where that is unknown.
+    The corrupted scan lies on the model grid, so `figures` of its preprocessing remain those of the clean scan. Lesions
+    are not implanted in people with lesions. `has_lesion` is None where that is unknown.
     """
     source, mask = _arrays(item)
     target = item["target"][0].numpy() if "target" in item else None
@@ -100,7 +102,7 @@ def corrupted_scores(
         if corrupted is None or (row.kind == "lesion" and has_lesion):
             continue
         started = time.process_time()
-        score = typicality.score(corrupted.source, corrupted.mask, {})
+        score = typicality.score(corrupted.source, corrupted.mask, figures)
         seconds.append(time.process_time() - started)
         yield _outcome(name, row.kind, score, corrupted)
         if name == "clean" and has_lesion is not None:

@@ -21,7 +21,6 @@ from dualflow.baselines.unet import UNet, width_for
 from dualflow.commit import commit_text, digest_of, sha256
 from dualflow.config import Config, dump_sections, public_values
 from dualflow.data.dataset import PairDataset
-from dualflow.data.preprocessed_scan import PreprocessedScan
 from dualflow.data.side_encoder import SideEncoder
 from dualflow.data.study_pairs import learning_pairs
 from dualflow.errors import ConfigError
@@ -31,10 +30,9 @@ from dualflow.flows.model import DualFlow
 from dualflow.flows.objective import Objective
 from dualflow.flows.presets import preset
 from dualflow.flows.spec import FlowSpec
-from dualflow.imaging.input_figures import input_figures
 from dualflow.imaging.regions import region_map
 from dualflow.inference.predict import Predictor
-from dualflow.inference.training_reference import MIN_SCANS, Reference
+from dualflow.inference.training_reference import MIN_SCANS, Reference, scan_figures
 from dualflow.layout import Scan
 from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
@@ -194,7 +192,7 @@ def _save(config: Config, name: str, data: LearningData, context: TrainingContex
     files = list[Path]()
     if trained.kind == FLOW and len(data.training) >= MIN_SCANS:
         predictor = Predictor(trained.model, card)
-        reference = Reference.fit(predictor, data.training, _figures(config, data.training), context.seed)
+        reference = Reference.fit(predictor, data.training, scan_figures(config.layout, data.training), context.seed)
         digest, files = reference.save(context.folder)
         card = card.model_copy(update={"reference_sha256": digest})
     _, saved = save_model(context.folder, trained.model, card)
@@ -204,12 +202,6 @@ def _save(config: Config, name: str, data: LearningData, context: TrainingContex
         commit_text(history, pd.DataFrame(trained.history.entries).to_csv(sep="\t", index=False))
         files.append(history)
     return files
-
-
-def _figures(config: Config, dataset: PairDataset) -> list[dict[str, float]]:
-    """Figures of the preprocessing of each scan."""
-    scans = (PreprocessedScan.from_manifest(config.layout, Scan.parse(key)) for key in dataset.scans)
-    return [input_figures(scan.record()) for scan in scans]
 
 
 def _tracked(

@@ -18,11 +18,13 @@ from safetensors.torch import load_file
 
 from dualflow.commit import commit_text, sha256
 from dualflow.data.dataset import PairDataset
+from dualflow.data.preprocessed_scan import PreprocessedScan
 from dualflow.errors import CheckpointError
 from dualflow.imaging.geometry import BoolArray
+from dualflow.imaging.input_figures import input_figures
 from dualflow.inference.predict import Prediction, Predictor
 from dualflow.inference.typicality import RATE, Typicality, conformal_threshold
-from dualflow.layout import Scan
+from dualflow.layout import Layout, Scan
 from dualflow.models.card import ModelCard
 from dualflow.models.model_files import REFERENCE, REFERENCE_TENSORS
 from dualflow.models.tensors import save_tensors
@@ -107,13 +109,7 @@ class Reference:
             seed: seed of the samples.
         """
         items = training.items
-        typicality = Typicality.fit(
-            [item["source"][0].numpy() for item in items],
-            [item["mask"][0].numpy() for item in items],
-            {name: np.array([typicality_figures(row)[name] for row in figures]) for name in HIGHER_IS_WORSE},
-            spacing_mm=predictor.card.preprocess.spacing_mm,
-            subjects=[Scan.parse(item["scan"]).subject for item in items],
-        )
+        typicality = fit_typicality(training, figures, predictor.card.preprocess.spacing_mm)
         chosen = items[:: -(-len(items) // SCANS)]
         outputs = []
         for item in chosen:
@@ -166,6 +162,28 @@ def load_reference(folder: Path, card: ModelCard) -> Reference | None:
         )
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); copy the folder again, or train again") from error
+
+
+def fit_typicality(training: PairDataset, figures: Sequence[Mapping[str, float]], spacing_mm: float) -> Typicality:
+    """Fit typicality to the main source of training scans, with the figures of their preprocessing."""
+    items = training.items
+    return Typicality.fit(
+        [item["source"][0].numpy() for item in items],
+        [item["mask"][0].numpy() for item in items],
+        {name: np.array([typicality_figures(row)[name] for row in figures]) for name in HIGHER_IS_WORSE},
+        spacing_mm=spacing_mm,
+        subjects=[Scan.parse(key).subject for key in training.scans],
+    )
+
+
+def scan_figures(layout: Layout, dataset: PairDataset) -> list[dict[str, float]]:
+    """Figures of the preprocessing of each scan of a dataset.
+
+    Raises:
+        DataError: a scan's record is missing or has changed.
+    """
+    scans = (PreprocessedScan.from_manifest(layout, Scan.parse(key)) for key in dataset.scans)
+    return [input_figures(scan.record()) for scan in scans]
 
 
 def typicality_figures(figures: Mapping[str, float]) -> dict[str, float]:
