@@ -48,7 +48,7 @@ class PeakLaw:
         return np.asarray((_reciprocal(peaks) - self.mean) / self.sd)
 
     def threshold(self, rate: float) -> float:
-        """Bound that the largest standardised peak of a new person without lesions exceeds at most at this rate.
+        """Bound that the largest standardised peak of a new person without lesions exceeds at about this rate.
 
         The prediction bound of a normal sample, with Bonferroni's correction for the kinds of peak.
         """
