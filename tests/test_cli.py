@@ -207,7 +207,7 @@ def test_wrong_usage_is_refused_before_any_work(invoke, arguments, tmp_path):
 def test_an_interrupted_conversion_says_how_to_resume(invoke, tmp_path, monkeypatch):
     """Ctrl-C ends with one line and the exit code of an interrupt."""
 
-    def interrupt(*_):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("dualflow.commands.convert.convert", interrupt)
