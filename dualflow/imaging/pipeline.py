@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,19 +21,21 @@ from dualflow import __version__
 from dualflow.config import PreprocessConfig
 from dualflow.imaging import intensity
 from dualflow.imaging.bias import correct_bias
-from dualflow.imaging.geometry import BoolArray, FloatArray, Volume, resample
+from dualflow.imaging.geometry import Affine, BoolArray, FloatArray, Volume, resample
 from dualflow.imaging.mask import brain_mask, brain_volume_ml, study_mask
-from dualflow.imaging.mask_qc import check_metrics, compare_with_template, mask_metrics
+from dualflow.imaging.mask_qc import MaskShape, check_metrics, compare_with_template, mask_metrics
 from dualflow.imaging.model_grid import model_grid
 from dualflow.imaging.pair import AlignedImage, PreprocessedPair
 from dualflow.imaging.pet import read_scan
 from dualflow.imaging.raw_image import RawImage
 from dualflow.imaging.record import file_record, grid_record, quality_record, resample_to_grid, template_to_image
 from dualflow.imaging.reference import reference_region
-from dualflow.imaging.registration import assume_aligned, register_affine, register_rigid
+from dualflow.imaging.registration import Alignment, assume_aligned, register_affine, register_rigid
 from dualflow.imaging.stopwatch import Stopwatch
 from dualflow.modalities import Modality, modality
 
+TURNED_DEG = 60.0
+"""Rotation to the template above which a head lies turned in its header; heads are tilted by up to 45 degrees."""
 _LIBRARIES = ("SimpleITK", "deepbet", "monai", "nibabel", "nilearn", "numpy", "scipy", "torch")
 
 
@@ -64,12 +66,11 @@ def preprocess_pair(
     grid, clock = model_grid(config), Stopwatch()
     with clock("read"):
         scan, pet_record = read_scan(source, source_row, config)
-    with clock("brain_mask"):
-        native_mask, shape = study_mask(mask.path, scan) if mask else brain_mask(scan)
-    with clock("bias_field"):
-        corrected = correct_bias(scan, native_mask) if config.bias_field and source_row.bias_field else scan
+    brain = _in_template(scan, mask, source_row, config, clock)
+    if mask is None and brain.to_template.rotation_deg > TURNED_DEG:
+        brain = _in_template(scan, mask, source_row, config, clock, upright=brain.to_template.rotation)
+    corrected, native_mask, shape, to_template = brain
     with clock("template"):
-        to_template = register_affine(corrected, native_mask)
         agreement = compare_with_template(native_mask, scan.affine, to_template.points_map)
         check_metrics(agreement, mask.path if mask else source.path)
     record: dict[str, Any] = {
@@ -90,14 +91,56 @@ def preprocess_pair(
     }
     with clock("grid"):
         raw = resample_to_grid(corrected, record, grid, world="source", background=np.nan)
-        brain = Volume(native_mask.astype(np.float32), scan.affine)
-        mask_on_grid = resample_to_grid(brain, record, grid, world="source") > 0.5
+        mask_volume = Volume(native_mask.astype(np.float32), scan.affine)
+        mask_on_grid = resample_to_grid(mask_volume, record, grid, world="source") > 0.5
         values, fit = normalise_on_grid(raw, mask_on_grid, source_row, config, source.path)
         record["source"]["intensity"] = fit | _reference_unit(source_row, pet_record)
     pair = PreprocessedPair(values, None, mask_on_grid, record, corrected, native_mask, None, clock=clock)
     for name, image in (extra or {}).items():
         pair = _add_source(pair, name, image, config)
     return pair if target is None else _add_target(pair, target, target_row, config)
+
+
+class _SourceInTemplate(NamedTuple):
+    """A source, corrected for its bias field, with its brain mask, and its registration with the template."""
+
+    volume: Volume
+    mask: BoolArray
+    shape: MaskShape
+    to_template: Alignment
+
+
+def _in_template(
+    scan: Volume,
+    mask: RawImage | None,
+    row: Modality,
+    config: PreprocessConfig,
+    clock: Stopwatch,
+    *,
+    upright: Affine | None = None,
+) -> _SourceInTemplate:
+    """Mask a source's brain, correct its bias field and register it with the template.
+
+    Args:
+        scan: the source.
+        mask: the study's brain mask; None computes one.
+        row: modality of the source.
+        config: preprocessing options.
+        clock: measures each step.
+        upright: rotation `[3, 3]` that turns the head upright for the mask's network, which fails on parts of turned
+            brains; None trusts the header.
+    """
+    turn = np.eye(4)
+    if upright is not None:
+        turn[:3, :3] = upright
+    with clock("brain_mask"):
+        native_mask, shape = (
+            study_mask(mask.path, scan) if mask else brain_mask(replace(scan, affine=turn @ scan.affine))
+        )
+    with clock("bias_field"):
+        corrected = correct_bias(scan, native_mask) if config.bias_field and row.bias_field else scan
+    with clock("template"):
+        return _SourceInTemplate(corrected, native_mask, shape, register_affine(corrected, native_mask))
 
 
 def _add_source(pair: PreprocessedPair, name: str, image: RawImage, config: PreprocessConfig) -> PreprocessedPair:

@@ -107,10 +107,13 @@ def file_record(image: RawImage) -> dict[str, Any]:
 
 
 def quality_record(alignment: Alignment) -> dict[str, Any]:
-    """Mutual information, overlap and displacement of an alignment."""
-    information, overlap = alignment.mutual_information, alignment.overlap
+    """Mutual information, overlap, displacement and rotation of an alignment."""
     before = None if alignment.before is None else _fit(*alignment.before)
-    return _fit(information, overlap) | {"displacement_mm": round(alignment.displacement_mm, 4), "before": before}
+    return _fit(alignment.mutual_information, alignment.overlap) | {
+        "displacement_mm": round(alignment.displacement_mm, 4),
+        "rotation_deg": round(alignment.rotation_deg, 2),
+        "before": before,
+    }
 
 
 def _fit(information: float, overlap: float) -> dict[str, float]:

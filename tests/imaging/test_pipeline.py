@@ -221,6 +221,23 @@ def test_the_record_has_the_metrics_before_registration(pair):
     assert all(least <= quality["brain_mask"][name] <= most for name, (_, least, most) in BOUNDS.items())
 
 
+def test_a_turned_head_is_masked_again_upright(head, pair, tmp_path, monkeypatch):
+    """The network gets the head upright at its second call, and the record has the angle of the turn."""
+    source, axes = read_volume(head / "source.nii.gz"), []
+
+    def mask_of(volume):
+        axes.append("".join(nib.aff2axcodes(volume.affine)))
+        return threshold_mask(volume)
+
+    monkeypatch.setattr(pipeline, "brain_mask", mask_of)
+    write_volume(tmp_path / "turned.nii.gz", source.array[:, ::-1, ::-1], source.affine)
+    turned = preprocess(tmp_path / "turned.nii.gz", None, T1W, FDG, CONFIG)
+    assert axes == ["LPS", "LAI"]
+    assert turned.record["quality"]["source_to_template"]["rotation_deg"] == pytest.approx(180, abs=12)
+    assert pair.record["quality"]["source_to_template"]["rotation_deg"] == pytest.approx(7, abs=3)
+    assert np.corrcoef(turned.source[pair.mask], pair.source[pair.mask])[0, 1] > 0.98
+
+
 def test_an_anatomical_target_needs_no_special_case(head, monkeypatch):
     """A FLAIR target is bias-corrected in its native space and normalised robustly."""
     monkeypatch.setattr(pipeline, "brain_mask", threshold_mask)

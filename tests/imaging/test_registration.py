@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.linalg import polar
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
@@ -61,11 +62,39 @@ def test_a_rotation_of_forty_degrees_is_recovered(head, angles):
     assert alignment.overlap >= overlap
 
 
+@pytest.mark.parametrize("turn", [(180, 0, 0), (0, 0, 180), (90, 0, 0)], ids=["feet first", "prone", "quarter"])
+def test_a_source_turned_by_its_header_is_registered_to_the_template(turn):
+    """The map undoes the turn and the tilt of the head, and its rotation is their angle."""
+    image, mask = coarse_template()
+    source_to_template = rigid((-12, 4, 5), (4, 12, -8)) @ np.diag([1.08, 0.95, 1.04, 1.0]) @ rigid(turn, (0, 0, 0))
+    source = Volume(resample(image, GRID, SHAPE, source_to_template), GRID)
+    inside = resample(mask, GRID, SHAPE, source_to_template) > 0.5
+    alignment = registration.register_affine(source, inside)
+    assert error_mm(alignment.points_map, source_to_template, inside) < 1
+    angle = np.degrees(Rotation.from_matrix(polar(source_to_template[:3, :3])[0]).magnitude())
+    assert alignment.rotation_deg == pytest.approx(angle, abs=2)
+
+
+def test_trying_turned_heads_changes_nothing_for_an_upright_one(head, monkeypatch):
+    """The map of an upright head is the same to the bit with and without the search among turned ones."""
+    source, inside, _ = head
+    expected = registration.register_affine(source, inside)
+    monkeypatch.setattr(registration, "MAYBE_TURNED_NATS", np.inf)
+    np.testing.assert_array_equal(registration.register_affine(source, inside).points_map, expected.points_map)
+
+
+def test_a_target_turned_by_its_header_is_registered_to_its_source(head):
+    """Header mistakes that affect one of two images are undone."""
+    source, inside, target = head
+    true = rigid((8, 0, 5), (8, -10, 12)) @ rigid((0, 180, 0), (0, 0, 0))
+    assert error_mm(registration.register_rigid(target(true), source, inside).points_map, true, inside) < 1.5
+
+
 def test_a_poor_result_is_repeated_with_more_starts(head, monkeypatch):
     """A misleading ranking makes the first optimisation worse than no motion; more starts find the alignment."""
     source, inside, target = head
     true = rigid((0, 0, 0), (4, 0, 0))
-    wrong = registration._rigid_start(np.zeros(3), np.array([60.0, 60, 0]), (0, 0, 180))
+    wrong = registration._rigid_start(np.zeros(3), np.array([60.0, 60, 0]), np.diag([-1.0, -1, 1]))
     monkeypatch.setattr(AlignmentSearch, "_ranked", lambda *_: [wrong])
     assert error_mm(registration.register_rigid(target(true), source, inside).points_map, true, inside) < 1
 
