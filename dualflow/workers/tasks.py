@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from itertools import chain, islice
 from typing import Any, TypeVar
 
-from distributed import Future, KilledWorker, as_completed
+from distributed import CancelledError, Future, KilledWorker, as_completed
 
 from dualflow.errors import ClusterError
 from dualflow.process import keep_freed_memory, on_sigterm, set_threads
@@ -54,7 +56,8 @@ def _run(
     finished = as_completed(loop=pool.client.loop)
 
     def submit() -> None:
-        for index, task in islice(numbered, pool.window() - len(in_flight)):
+        free = max(0, pool.window() - len(in_flight))  # the window shrinks when workers leave
+        for index, task in islice(numbered, free):
             future = _submit(pool, function, task)
             in_flight[future] = index, task
             finished.add(future)
@@ -92,7 +95,9 @@ def _error(future: Future) -> BaseException | None:
     Raises:
         ClusterError: the scheduler ended.
     """
-    error: BaseException | None = None if future.cancelled() else future.exception()
+    error: BaseException | None = None
+    with suppress(CancelledError, asyncio.CancelledError):
+        error = future.exception()
     if future.cancelled():
         raise ClusterError(
             "the connection to the scheduler was lost, expected one until all tasks are finished; start the scheduler "

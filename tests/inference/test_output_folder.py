@@ -53,7 +53,7 @@ def test_separate_folders_and_derivatives_are_allowed(data, name, out):
         ("t1.nii", ".", "lies inside the output"),
         ("t1.nii", "bids", "did not write"),
         ("t1.nii", "bids/out", "lies inside the dataset"),
-        ("t1.nii", "other", "holds sub-* of another dataset"),
+        ("t1.nii", "other", "of another dataset"),
         ("t1.nii", "study", "holds the results of a study"),
         ("t1.nii", "study/derivatives/dualflow", "holds the results of a study"),
         ("t1.nii", "model/x", "inside the folder of the model"),

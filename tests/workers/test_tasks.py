@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from dualflow.process import THREAD_VARIABLES
-from dualflow.workers import CrashedTask, local_cluster, run_in_workers, tasks
+from dualflow.workers import CrashedTask, local_cluster, run_in_workers, tasks, worker_pool
 
 pytestmark = pytest.mark.slow
 
@@ -124,3 +124,11 @@ def test_no_tasks_need_no_workers(monkeypatch):
     """Without tasks, no worker starts."""
     monkeypatch.delattr(tasks, "open_pool")
     assert list(run_in_workers(hang, [])) == []
+
+
+def test_the_window_may_shrink(monkeypatch):
+    """When workers leave, no task is submitted until enough have finished, and none is lost."""
+    sizes = iter([8, 8, 8])
+    monkeypatch.setattr(worker_pool.WorkerPool, "window", lambda _: next(sizes, 1))
+    outcomes = dict(run_in_workers(add, ((index, 1) for index in range(20)), workers=1))
+    assert outcomes == {index: index + 1 for index in range(20)}
