@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from dualflow.data.tsv import table_text
 from dualflow.errors import DataError
 from dualflow.evaluation.corruptions import CORRUPTIONS, GridScan, corrupt
 from dualflow.inference.convert import scan_seed
-from dualflow.inference.training_reference import fit_typicality, scan_figures, typicality_figures
+from dualflow.inference.training_reference import fit_typicality
 from dualflow.inference.typicality import RATE, Score, Typicality
 from dualflow.layout import Scan
 from dualflow.progress import track
@@ -50,15 +50,13 @@ def bench_verdict(config: Config) -> None:
     if not len(held_out):
         raise DataError("no validation or test scans to score; give split.validation or split.test a share")
     started = time.process_time()
-    figures = scan_figures(config.layout, training)
-    typicality = fit_typicality(training, figures, config.preprocess.spacing_mm)
+    typicality = fit_typicality(training, config.preprocess.spacing_mm)
     fit_seconds = time.process_time() - started
     lesions = natural_lesions(config)
     rows, seconds = list[dict[str, Any]](), list[float]()
-    tested = zip(held_out.items, scan_figures(config.layout, held_out), strict=True)
-    for item, scan in track(tested, "bench verdict", len(held_out)):
-        has_lesion = lesions.get(Scan.parse(item["scan"]).subject)
-        rows += corrupted_scores(typicality, item, typicality_figures(scan), config, has_lesion, seconds)
+    for item in track(held_out.items, "bench verdict"):
+        scan = Scan.parse(item["scan"])
+        rows += corrupted_scores(typicality, item, config, lesions.get(scan.subject), seconds)
     table = summary(pd.DataFrame(rows))
     text = _markdown(table)
     commit_text(config.layout.table(NAME), table_text(table))
@@ -79,17 +77,11 @@ def natural_lesions(config: Config) -> dict[str, bool]:
 
 
 def corrupted_scores(
-    typicality: Typicality,
-    item: Item,
-    figures: Mapping[str, float],
-    config: Config,
-    has_lesion: bool | None,
-    seconds: list[float],
+    typicality: Typicality, item: Item, config: Config, has_lesion: bool | None, seconds: list[float]
 ) -> Iterator[dict[str, Any]]:
     """Score a scan under each corruption; appends the CPU seconds of each score.
 
-    The corrupted scan lies on the model grid, so `figures` of its preprocessing remain those of the clean scan. Lesions
-    are not implanted in people with lesions. `has_lesion` is None where that is unknown.
+    Lesions are not implanted in people with lesions. `has_lesion` is None where that is unknown.
     """
     source, mask = _arrays(item)
     target = item["target"][0].numpy() if "target" in item else None
@@ -102,7 +94,7 @@ def corrupted_scores(
         if corrupted is None or (row.kind == "lesion" and has_lesion):
             continue
         started = time.process_time()
-        score = typicality.score(corrupted.source, corrupted.mask, figures)
+        score = typicality.score(corrupted.source, corrupted.mask, {})
         seconds.append(time.process_time() - started)
         yield _outcome(name, row.kind, score, corrupted)
         if name == "clean" and has_lesion is not None:

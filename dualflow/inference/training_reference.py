@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,52 +32,63 @@ from dualflow.models.tensors import save_tensors
 MIN_SCANS = 10
 """Smallest number of training scans that describe what is usual."""
 SCANS = 60
-"""Maximum number of training scans that are predicted for `OutputReference`."""
+"""Maximum number of training scans that are predicted for `Reference.output`."""
 SAMPLES = 8
 FLOOR = 0.03
 """Smallest standard deviation of a figure, relative to its median; smaller differences do not matter."""
 SLACK = 2.0
 """The model has seen its training scans, so new scans have predictions that differ more."""
-HIGHER_IS_WORSE = {
-    "template_mi": -1.0,
-    "dice": -1.0,
-    "missing": 1.0,
-    "outside": 1.0,
-    "stretch": 1.0,
-}
-"""Figures of preprocessing that are part of typicality, each with the sign that makes higher worse."""
+REGISTRATION = {"template_mi": -1, "dice": -1, "missing": 1, "outside": 1, "stretch": 1}
+"""Figures of the registration with the template, and the side of the training scans on which one is unusual."""
+OUTPUT = {"mean": 0, "p01": 0, "p99": 0, "spread": 0}
+"""Figures of a prediction, unusual on both sides."""
 
 
 @dataclass(frozen=True)
-class OutputReference:
-    """Median, robust standard deviation and largest accepted distance of figures of predictions.
+class FigureRanges:
+    """Where figures of the training scans lie, and from where on a new scan is unusual.
 
     Attributes:
         median: by figure.
-        sd: by figure.
+        sd: robust standard deviation by figure.
+        side: by figure; 1 if only high values are unusual, -1 if only low ones, 0 if both.
         threshold: SLACK times the conformal quantile of a training scan's largest distance, in standard deviations.
     """
 
     median: dict[str, float]
     sd: dict[str, float]
+    side: dict[str, int]
     threshold: float
 
     @classmethod
-    def fit(cls, figures: Sequence[Mapping[str, float]]) -> Self:
-        """Fit to the figures of predictions of training scans."""
-        table = {name: np.array([row[name] for row in figures]) for name in figures[0]}
+    def fit(cls, rows: Sequence[Mapping[str, float]], side: Mapping[str, int]) -> Self:
+        """Fit to the figures of training scans; `side` names the figures."""
+        table = {name: np.array([row[name] for row in rows]) for name in side}
         median = {name: float(np.median(values)) for name, values in table.items()}
         sd = {
-            name: float(max(1.4826 * np.median(np.abs(values - median[name])), FLOOR * abs(median[name]), 1e-6))
+            name: float(max(1.4826 * np.median(np.abs(values - median[name])), FLOOR * abs(median[name]), 1e-3))
             for name, values in table.items()
         }
-        law = cls(median, sd, np.inf)
-        largest = np.array([max(law.distances(row).values()) for row in figures])
-        return cls(median, sd, SLACK * conformal_threshold(largest, RATE)[0])
+        ranges = cls(median, sd, dict(side), np.inf)
+        largest = np.array([max(ranges.distances(row).values()) for row in rows])
+        return cls(median, sd, dict(side), SLACK * conformal_threshold(largest, RATE)[0])
 
     def distances(self, figures: Mapping[str, float]) -> dict[str, float]:
-        """Distance of each figure from its median, in standard deviations."""
-        return {name: abs(figures[name] - self.median[name]) / self.sd[name] for name in self.median}
+        """Distance of each known figure from its median, in standard deviations; 0 or less on a side that is usual."""
+        deviations = {name: (figures[name] - self.median[name]) / self.sd[name] for name in self.median}
+        return {
+            name: self.side[name] * value if self.side[name] else abs(value)
+            for name, value in deviations.items()
+            if np.isfinite(value)
+        }
+
+    def usual(self, name: str) -> tuple[float, float]:
+        """The range of a figure that is usual."""
+        width, side = self.threshold * self.sd[name], self.side[name]
+        return (
+            -np.inf if side > 0 else self.median[name] - width,
+            np.inf if side < 0 else self.median[name] + width,
+        )
 
 
 @dataclass(frozen=True)
@@ -86,14 +97,16 @@ class Reference:
 
     Attributes:
         typicality: of their preprocessed source.
+        registration: figures of its registration with the template.
         voxel_mm: largest voxel edge of their source.
-        output: of their predictions.
+        output: figures of their predictions.
         scans: number of training scans.
     """
 
     typicality: Typicality
+    registration: FigureRanges
     voxel_mm: float
-    output: OutputReference
+    output: FigureRanges
     scans: int
 
     @classmethod
@@ -109,7 +122,7 @@ class Reference:
             seed: seed of the samples.
         """
         items = training.items
-        typicality = fit_typicality(training, figures, predictor.card.preprocess.spacing_mm)
+        typicality = fit_typicality(training, predictor.card.preprocess.spacing_mm)
         chosen = items[:: -(-len(items) // SCANS)]
         outputs = []
         for item in chosen:
@@ -118,7 +131,8 @@ class Reference:
             )
             outputs.append(output_figures(prediction, item["mask"][0].numpy()))
         voxel_mm = max(row["voxel_mm"] for row in figures)
-        return cls(typicality, voxel_mm, OutputReference.fit(outputs), len(items))
+        registration, output = FigureRanges.fit(figures, REGISTRATION), FigureRanges.fit(outputs, OUTPUT)
+        return cls(typicality, registration, voxel_mm, output, len(items))
 
     def save(self, folder: Path) -> tuple[str, list[Path]]:
         """Write the reference into a model's folder; return the digest for its card, and the files."""
@@ -131,7 +145,8 @@ class Reference:
             "tensors_sha256": sha256(folder / REFERENCE_TENSORS),
             "scans": self.scans,
             "voxel_mm": self.voxel_mm,
-            "output": {"median": self.output.median, "sd": self.output.sd, "threshold": self.output.threshold},
+            "registration": asdict(self.registration),
+            "output": asdict(self.output),
             "typicality": rest,
         }
         commit_text(folder / REFERENCE, json.dumps(content, indent=2) + "\n")
@@ -156,21 +171,24 @@ def load_reference(folder: Path, card: ModelCard) -> Reference | None:
         arrays = {name: tensor.numpy() for name, tensor in load_file(tensors).items()}
         return Reference(
             Typicality.from_state(arrays, content["typicality"]),
+            FigureRanges(**content["registration"]),
             float(content["voxel_mm"]),
-            OutputReference(**content["output"]),
+            FigureRanges(**content["output"]),
             int(content["scans"]),
         )
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); copy the folder again, or train again") from error
 
 
-def fit_typicality(training: PairDataset, figures: Sequence[Mapping[str, float]], spacing_mm: float) -> Typicality:
-    """Fit typicality to the main source of training scans, with the figures of their preprocessing."""
-    items = training.items
+def fit_typicality(training: PairDataset, spacing_mm: float) -> Typicality:
+    """Fit typicality to the main source of training scans.
+
+    Figures of the registration stay apart: their long tails would raise the threshold of all detectors.
+    """
     return Typicality.fit(
-        [item["source"][0].numpy() for item in items],
-        [item["mask"][0].numpy() for item in items],
-        {name: np.array([typicality_figures(row)[name] for row in figures]) for name in HIGHER_IS_WORSE},
+        [item["source"][0].numpy() for item in training.items],
+        [item["mask"][0].numpy() for item in training.items],
+        {},
         spacing_mm=spacing_mm,
         subjects=[Scan.parse(key).subject for key in training.scans],
     )
@@ -184,11 +202,6 @@ def scan_figures(layout: Layout, dataset: PairDataset) -> list[dict[str, float]]
     """
     scans = (PreprocessedScan.from_manifest(layout, Scan.parse(key)) for key in dataset.scans)
     return [input_figures(scan.record()) for scan in scans]
-
-
-def typicality_figures(figures: Mapping[str, float]) -> dict[str, float]:
-    """The figures of preprocessing that are part of typicality, higher is worse; NaN if unknown."""
-    return {name: sign * figures.get(name, np.nan) for name, sign in HIGHER_IS_WORSE.items()}
 
 
 def output_figures(prediction: Prediction, mask: BoolArray) -> dict[str, float]:

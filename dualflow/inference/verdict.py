@@ -16,7 +16,7 @@ import numpy as np
 from dualflow.data.side_encoder import Categorical, Continuous, SideEncoder
 from dualflow.imaging.geometry import BoolArray, FloatArray
 from dualflow.inference.predict import Prediction
-from dualflow.inference.training_reference import Reference, output_figures, typicality_figures
+from dualflow.inference.training_reference import FigureRanges, Reference, output_figures
 from dualflow.inference.typicality import Score
 
 TURNED_DEG = 60.0
@@ -99,10 +99,11 @@ def judge_input(
     verdict = Verdict((*_turned(figures), *_side_findings(encoder, side)), figures)
     if reference is None:
         return verdict
-    score = reference.typicality.score(source, mask, typicality_figures(figures))
+    score = reference.typicality.score(source, mask, {})
     # In a scan of another kind, the lesion map has no meaning.
     unlike = tuple(_typicality(score)) or tuple(_lesion(score))
-    findings = (*verdict.findings, *_resolution(reference, figures), *unlike)
+    misfit = _unusual(reference.registration, figures, "", "of its registration with the template")
+    findings = (*verdict.findings, *_resolution(reference, figures), *unlike, *misfit)
     scores = {"typicality": score.typicality, "typicality_threshold": score.threshold}
     scores |= {"lesion": score.lesion, "lesion_threshold": score.lesion_threshold}
     detectors = {f"z_{name}": value for name, value in score.z.items()}
@@ -116,27 +117,34 @@ def judge_output(reference: Reference | None, prediction: Prediction, mask: Bool
     named = {f"output_{name}": value for name, value in figures.items()}
     if reference is None:
         return Verdict((), named)
-    law = reference.output
-    distances = law.distances(figures)
-    worst = max(distances, key=lambda name: distances[name])
-    findings = []
-    if distances[worst] > law.threshold:
-        low, high = (law.median[worst] + sign * law.threshold * law.sd[worst] for sign in (-1, 1))
-        findings.append(
-            Finding(
-                Outcome.REVIEW,
-                f"{_OUTPUT_NAMES[worst]} of the prediction is {figures[worst]:.3g} {unit}, "
-                f"expected {low:.3g} to {high:.3g}",
-            )
-        )
-    return Verdict(tuple(findings), named)
+    return Verdict(tuple(_unusual(reference.output, figures, unit, "of the prediction")), named)
 
 
-_OUTPUT_NAMES = {
+def _unusual(ranges: FigureRanges, figures: Mapping[str, float], unit: str, what: str) -> Iterator[Finding]:
+    """The figure that lies farthest out, if it is unusual."""
+    distances = ranges.distances(figures)
+    worst = max(distances, key=lambda name: distances[name], default="")
+    if worst and distances[worst] > ranges.threshold:
+        low, high = ranges.usual(worst)
+        expected = f"{low:.3g} to {high:.3g}"
+        if not np.isfinite(low):
+            expected = f"at most {high:.3g}"
+        elif not np.isfinite(high):
+            expected = f"at least {low:.3g}"
+        value = f"{figures[worst]:.3g} {unit}".rstrip()
+        yield Finding(Outcome.REVIEW, f"{_FIGURE_NAMES[worst]} {what} is {value}, expected {expected}")
+
+
+_FIGURE_NAMES = {
     "mean": "mean",
     "p01": "1st percentile",
     "p99": "99th percentile",
     "spread": "mean standard deviation",
+    "template_mi": "mutual information in nats",
+    "dice": "Dice of the brains",
+    "missing": "missing share of the brain",
+    "outside": "share of the brain outside the template's",
+    "stretch": "stretch",
 }
 _DETECTORS = {
     "quantiles": "the histogram of its intensities",
@@ -144,11 +152,6 @@ _DETECTORS = {
     "mask": "size or position of its brain",
     "local_contrast": "its contrast within small blocks",
     "contrast": "its contrast between tissues",
-    "template_mi": "its mutual information with the template",
-    "dice": "the overlap of its brain with the template's",
-    "missing": "the part of the brain that is missing",
-    "outside": "the part of its brain mask outside the template's",
-    "stretch": "its stretch to the template",
 }
 
 

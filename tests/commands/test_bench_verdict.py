@@ -29,7 +29,6 @@ def config(tmp_path, monkeypatch):
     """A study of 20 training, 3 validation and 2 test scans without targets."""
     monkeypatch.setattr(module, "learning_pairs", lambda _: (None, None, dataset(range(20)), dataset(range(20, 23))))
     monkeypatch.setattr(module, "load_split", lambda *_: dataset(range(23, 25)))
-    monkeypatch.setattr(module, "scan_figures", lambda _, scans: [{"dice": 0.95} for _ in scans.scans])
     return parse_config({
         "study": {"name": "x", "results": str(tmp_path)},
         "cohort": {"subjects": 25, "law": "hard"},

@@ -40,10 +40,11 @@ def test_a_reference_is_read_back(fitted, saved):
     again = load_reference(*saved)
     item = phantom(20)
     source, mask = item["source"][0].numpy(), item["mask"][0].numpy()
-    scores = [one.typicality.score(source, mask, {"dice": -0.9}) for one in (reference, again)]
+    scores = [one.typicality.score(source, mask, {}) for one in (reference, again)]
     assert scores[0].z == pytest.approx(scores[1].z, abs=1e-3)
     assert scores[0].threshold == scores[1].threshold
     assert again.output == reference.output
+    assert again.registration == reference.registration
     assert again.voxel_mm == reference.voxel_mm == pytest.approx(1.0, rel=0.02)
     prediction = predictor.predict(item["source"], item["side"], item["mask"], samples=4, temperature=1, seed=0)
     assert set(again.output.distances(output_figures(prediction, mask))) == {"mean", "p01", "p99", "spread"}

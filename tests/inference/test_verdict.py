@@ -7,14 +7,14 @@ import pytest
 
 from dualflow.data.side_encoder import Categorical, Continuous, SideEncoder
 from dualflow.inference.predict import Prediction
-from dualflow.inference.training_reference import OutputReference, Reference
+from dualflow.inference.training_reference import FigureRanges, Reference
 from dualflow.inference.typicality import Score
 from dualflow.inference.verdict import Finding, Outcome, Verdict, judge_input, judge_output
 
 ENCODER = SideEncoder((Continuous("age", 70.0, 8.0, 55.0, 86.0), Categorical("sex", ("F", "M"))))
 SHAPE = (4, 4, 4)
 SOURCE, MASK = np.zeros(SHAPE, np.float32), np.ones(SHAPE, bool)
-USUAL = {"rotation_deg": 8.0, "voxel_mm": 1.1}
+USUAL = {"rotation_deg": 8.0, "voxel_mm": 1.1, "dice": 0.96}
 
 
 def reference(*, typicality=1.0, lesion=1.0, z=None):
@@ -23,10 +23,9 @@ def reference(*, typicality=1.0, lesion=1.0, z=None):
         z={"quantiles": 0.5, "texture": 1.0} if z is None else z, typicality=typicality, threshold=3.0, lesion=lesion,
         lesion_threshold=2.0, lesion_voxel=(1, 2, 3), lesion_map=np.full(SHAPE, -lesion, np.float32),
     )  # fmt: skip
-    output = OutputReference(
-        {"mean": 1.0, "p01": 0.3, "p99": 1.6, "spread": 0.1}, dict.fromkeys(("mean", "p01", "p99", "spread"), 0.05), 3.0
-    )
-    return Reference(SimpleNamespace(score=lambda *_: score), 1.2, output, 40)
+    output = FigureRanges({"mean": 1.0, "spread": 0.1}, {"mean": 0.05, "spread": 0.05}, {"mean": 0, "spread": 0}, 3.0)
+    registration = FigureRanges({"dice": 0.95}, {"dice": 0.01}, {"dice": -1}, 3.0)
+    return Reference(SimpleNamespace(score=lambda *_: score), registration, 1.2, output, 40)
 
 
 def judge(reference_=None, side=None, **figures):
@@ -41,7 +40,7 @@ def test_a_usual_scan_is_ok_and_all_figures_are_kept():
     assert verdict.outcome is Outcome.OK
     assert verdict.reasons == []
     assert verdict.lesion_map is None
-    expected = {"rotation_deg", "voxel_mm", "typicality", "typicality_threshold", "lesion", "lesion_threshold"}
+    expected = {"rotation_deg", "voxel_mm", "dice", "typicality", "typicality_threshold", "lesion", "lesion_threshold"}
     assert set(verdict.figures) == expected | {"z_quantiles", "z_texture"}
 
 
@@ -50,6 +49,11 @@ def test_a_usual_scan_is_ok_and_all_figures_are_kept():
     [
         ({"reference_": reference(typicality=5.0, z={"texture": 5.0, "mask": 1.0})}, "refused", "texture"),
         ({"reference_": reference(lesion=2.5)}, "review", "lesion score 2.5, expected at most 2.0"),
+        (
+            {"dice": 0.9},
+            "review",
+            "registration with the template is 0.9, expected at least 0.92",
+        ),
         ({"rotation_deg": 178.0}, "refused", "turned by 178 degrees"),
         ({"voxel_mm": 3.0}, "review", "up to 3.0 mm"),
         ({"voxel_mm": 10.0}, "refused", "up to 10.0 mm"),
@@ -121,7 +125,18 @@ def test_output_threshold_holds_the_training_scans():
     """Nearly all training predictions lie within it; a far one does not."""
     rng = np.random.default_rng(0)
     figures = [{"mean": value} for value in rng.normal(1.0, 0.1, 99)]
-    law = OutputReference.fit(figures)
+    law = FigureRanges.fit(figures, {"mean": 0})
     beyond = [max(law.distances(row).values()) > law.threshold for row in figures]
     assert sum(beyond) <= 1
-    assert law.distances({"mean": 2.0})["mean"] > law.threshold
+    low, high = law.usual("mean")
+    assert law.distances({"mean": high + 0.01})["mean"] > law.threshold
+    assert law.distances({"mean": low - 0.01})["mean"] > law.threshold
+    assert low < 0.8 < 1.2 < high
+
+
+def test_a_figure_is_unusual_on_its_side_only():
+    """A better fit than the training scans' is no reason, and an unknown figure has no distance."""
+    ranges = FigureRanges({"dice": 0.95, "stretch": 1.1}, {"dice": 0.01, "stretch": 0.1}, {"dice": -1, "stretch": 1}, 3)
+    assert ranges.distances({"dice": 0.99, "stretch": 1.0}) == pytest.approx({"dice": -4.0, "stretch": -1.0})
+    assert ranges.distances({"dice": 0.90, "stretch": np.nan}) == pytest.approx({"dice": 5.0})
+    assert ranges.usual("dice") == pytest.approx((0.92, np.inf))
