@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from dualflow.errors import DataError
+from dualflow.imaging.affines import SCANNER, FormCodes
 from dualflow.imaging.geometry import Affine, FloatArray, Grid, Volume, resample
+from dualflow.imaging.nifti_header import check_header
 from dualflow.imaging.raw_image import RawImage
 from dualflow.imaging.registration import Alignment
 
@@ -98,6 +100,18 @@ def template_to_image(record: Mapping[str, Any], to_source: Affine) -> Affine:
 def grid_record(affine: Affine, shape: tuple[int, int, int]) -> dict[str, Any]:
     """A grid as `Grid`, JSON-able."""
     return {"affine": affine.tolist(), "shape": list(shape)}
+
+
+def native_grid_record(scan: Volume) -> dict[str, Any]:
+    """A scan's own grid, with the codes of its qform and sform, JSON-able."""
+    header = check_header(scan.path, 4, series=True).header
+    return grid_record(*scan.grid) | {name: int(header[name]) for name in ("qform_code", "sform_code")}
+
+
+def native_codes(record: Mapping[str, Any]) -> FormCodes:
+    """Codes for volumes on the source's own grid: the source's, or those of a scanner in records without them."""
+    grid = record["native_grid"]
+    return FormCodes(grid["qform_code"], grid["sform_code"]) if "qform_code" in grid else SCANNER
 
 
 def file_record(image: RawImage) -> dict[str, Any]:
