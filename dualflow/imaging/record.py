@@ -121,12 +121,14 @@ def file_record(image: RawImage) -> dict[str, Any]:
 
 
 def quality_record(alignment: Alignment) -> dict[str, Any]:
-    """Mutual information, overlap, displacement and rotation of an alignment."""
+    """Mutual information, overlap, displacement and rotation of an alignment, and for the template, `coverage`."""
+    in_view = {} if alignment.in_view is None else {"coverage": round(alignment.in_view, 6)}
     before = None if alignment.before is None else _fit(*alignment.before)
     return _fit(alignment.mutual_information, alignment.overlap) | {
         "displacement_mm": round(alignment.displacement_mm, 4),
         "rotation_deg": round(alignment.rotation_deg, 2),
         "before": before,
+        **in_view,
     }
 
 
