@@ -8,6 +8,7 @@ a coded affine is refused, because left and right are ambiguous.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -15,6 +16,16 @@ import numpy as np
 from dualflow.errors import GeometryError
 from dualflow.imaging.geometry import Affine, Points, corner_distance, spacing_of
 
+
+class FormCodes(NamedTuple):
+    """NIfTI codes of a qform and an sform: 0 unset, 1 scanner, 2 aligned, 3 Talairach, 4 the MNI template."""
+
+    qform: int
+    sform: int
+
+
+SCANNER = FormCodes(1, 1)
+MNI = FormCodes(4, 4)
 CORNER_TOLERANCE_MM = 0.1
 SHEAR_TOLERANCE = 1e-3
 SPACING_MM = 0.01, 100.0

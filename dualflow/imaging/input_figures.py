@@ -1,4 +1,4 @@
-"""Figures of a scan's preprocessing that a verdict on it uses."""
+"""Figures of a preprocessed scan by which its input is judged, such as against those of a model's training scans."""
 
 from __future__ import annotations
 
@@ -8,22 +8,30 @@ from typing import Any
 import numpy as np
 
 from dualflow.imaging.geometry import spacing_of
+from dualflow.imaging.mask_qc import BOUNDS
+
+_TEMPLATE = {
+    "template_mi": "mutual_information_nats",
+    "template_dice": "overlap",
+    "coverage": "coverage",
+    "rotation_deg": "rotation_deg",
+}
 
 
 def input_figures(record: Mapping[str, Any]) -> dict[str, float]:
-    """Figures of a preprocessed scan by name, from its record; NaN if the record, of an older version, lacks one.
+    """Figures of a scan's source, from its record; NaN for those that an older record lacks.
 
-    `voxel_mm` is the largest voxel edge of the source. `rotation_deg`, `template_mi` (nats) and `dice` describe the
-    registration of its brain with the template, `brain_ml` is the volume of its mask, and the others are the metrics
-    of `mask_qc`.
+    Returns:
+        By name: `voxel_mm`, the largest voxel edge; `brain_ml`; `mask_solidity`, `mask_core`, `mask_outside`,
+        `mask_missing`, `mask_symmetry` and `mask_stretch`, as in `mask_qc`; and of the registration with the template
+        `template_mi` in nats, `template_dice`, `coverage`, the share of the template's brain in the scan's field of
+        view, and `rotation_deg`, the angle between the head and its header's axes.
     """
-    quality = record["quality"]
-    template = quality["source_to_template"]
+    quality = record.get("quality", {})
+    mask, template = quality.get("brain_mask", {}), quality.get("source_to_template", {})
     return {
-        "voxel_mm": float(max(spacing_of(np.array(record["native_grid"]["affine"])))),
-        "rotation_deg": float(template.get("rotation_deg", np.nan)),
-        "template_mi": float(template["mutual_information_nats"]),
-        "dice": float(template["overlap"]),
-        "brain_ml": float(quality["brain_ml"]),
-        **{name: float(value) for name, value in quality["brain_mask"].items()},
+        "voxel_mm": round(float(spacing_of(np.array(record["native_grid"]["affine"])).max()), 4),
+        "brain_ml": float(quality.get("brain_ml", np.nan)),
+        **{f"mask_{name}": float(mask.get(name, np.nan)) for name in BOUNDS},
+        **{name: float(template.get(key, np.nan)) for name, key in _TEMPLATE.items()},
     }

@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from dualflow.imaging.affines import MNI
 from dualflow.imaging.geometry import Volume, centred_affine
 from dualflow.imaging.model_grid import template_centre
 from dualflow.imaging.pair import PreprocessedPair
 from dualflow.imaging.qc_figure import COLOURS, Image, save_figure
-from dualflow.imaging.record import maps_to_source, resample_to_grid
+from dualflow.imaging.record import maps_to_source, native_codes, resample_to_grid
 from dualflow.imaging.volume import write_volume
 from dualflow.layout import TEMPLATE_SPACE, Layout, Scan
 from dualflow.modalities import Modality, modality
 
-_MNI = 4
 _FIGURE_MM = 2.0
 
 
@@ -26,7 +26,7 @@ def write_pair(
 ) -> dict[str, Path]:
     """Write a pair's images, sidecars, record and figure; return their paths by name."""
     grid = np.array(pair.record["grid"]["affine"])
-    native = pair.source_volume.affine
+    native, codes = pair.source_volume.affine, native_codes(pair.record)
     on_grid = {
         "Description": "Preprocessed: normalised, without skull, interpolated once onto the model grid",
         "SkullStripped": True,
@@ -54,22 +54,22 @@ def write_pair(
         "figure": layout.figure(scan, "qc"),
     }
     write_volume(
-        files["source"], pair.source, grid, code=_MNI, sidecar=pair.record | on_grid | {"Units": source_row.unit}
+        files["source"], pair.source, grid, codes=MNI, sidecar=pair.record | on_grid | {"Units": source_row.unit}
     )
-    write_volume(files["mask"], pair.mask, grid, dtype=np.uint8, code=_MNI, sidecar=on_grid | mask)
-    write_volume(files["mask_native"], pair.native_mask, native, dtype=np.uint8, sidecar=in_native | mask)
+    write_volume(files["mask"], pair.mask, grid, dtype=np.uint8, codes=MNI, sidecar=on_grid | mask)
+    write_volume(files["mask_native"], pair.native_mask, native, dtype=np.uint8, codes=codes, sidecar=in_native | mask)
     if pair.target is not None and pair.target_native is not None:
         metadata = _metadata(target_row, pair.record["target"])
         files |= {
             "target": layout.on_grid(scan, target_row),
             "target_native": layout.target_native(scan, source_row, target_row),
         }
-        write_volume(files["target"], pair.target, grid, code=_MNI, sidecar=metadata | on_grid)
-        write_volume(files["target_native"], pair.target_native, native, sidecar=metadata | in_native)
+        write_volume(files["target"], pair.target, grid, codes=MNI, sidecar=metadata | on_grid)
+        write_volume(files["target_native"], pair.target_native, native, codes=codes, sidecar=metadata | in_native)
     for name, aligned in pair.extra.items():
         metadata = _metadata(modality(name), aligned.record)
         files[name] = layout.on_grid(scan, modality(name))
-        write_volume(files[name], aligned.values, grid, code=_MNI, sidecar=metadata | on_grid)
+        write_volume(files[name], aligned.values, grid, codes=MNI, sidecar=metadata | on_grid)
     _save_figure(files["figure"], pair, source_row, target_row)
     return files
 

@@ -28,7 +28,14 @@ from dualflow.imaging.model_grid import model_grid
 from dualflow.imaging.pair import AlignedImage, PreprocessedPair
 from dualflow.imaging.pet import read_scan
 from dualflow.imaging.raw_image import RawImage
-from dualflow.imaging.record import file_record, grid_record, quality_record, resample_to_grid, template_to_image
+from dualflow.imaging.record import (
+    file_record,
+    grid_record,
+    native_grid_record,
+    quality_record,
+    resample_to_grid,
+    template_to_image,
+)
 from dualflow.imaging.reference import reference_region
 from dualflow.imaging.registration import Alignment, assume_aligned, register_affine, register_rigid
 from dualflow.imaging.stopwatch import Stopwatch
@@ -75,7 +82,7 @@ def preprocess_pair(
         check_metrics(agreement, mask.path if mask else source.path)
     record: dict[str, Any] = {
         "grid": grid_record(*grid),
-        "native_grid": grid_record(*scan.grid),
+        "native_grid": native_grid_record(scan),
         "source_to_template": to_template.points_map.tolist(),
         "source": file_record(source) | pet_record,
         "brain_mask": {"file": mask.path.name, "sha256": mask.digest.sha256} if mask else {"made_by": "deepbet"},

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from dualflow.errors import DataError
+from dualflow.imaging.affines import SCANNER, FormCodes
 from dualflow.imaging.geometry import Affine, FloatArray, Grid, Volume, resample
+from dualflow.imaging.nifti_header import check_header
 from dualflow.imaging.raw_image import RawImage
 from dualflow.imaging.registration import Alignment
 
@@ -100,6 +102,18 @@ def grid_record(affine: Affine, shape: tuple[int, int, int]) -> dict[str, Any]:
     return {"affine": affine.tolist(), "shape": list(shape)}
 
 
+def native_grid_record(scan: Volume) -> dict[str, Any]:
+    """A scan's own grid, with the codes of its qform and sform, JSON-able."""
+    header = check_header(scan.path, 4, series=True).header
+    return grid_record(*scan.grid) | {name: int(header[name]) for name in ("qform_code", "sform_code")}
+
+
+def native_codes(record: Mapping[str, Any]) -> FormCodes:
+    """Codes for volumes on the source's own grid: the source's, or those of a scanner in records without them."""
+    grid = record["native_grid"]
+    return FormCodes(grid["qform_code"], grid["sform_code"]) if "qform_code" in grid else SCANNER
+
+
 def file_record(image: RawImage) -> dict[str, Any]:
     """Name, hash and acquisition parameters of an image; folders are left out because they may name people."""
     acquisition = {key: image.sidecar[key] for key in _ACQUISITION if key in image.sidecar}
@@ -107,12 +121,14 @@ def file_record(image: RawImage) -> dict[str, Any]:
 
 
 def quality_record(alignment: Alignment) -> dict[str, Any]:
-    """Mutual information, overlap, displacement and rotation of an alignment."""
+    """Mutual information, overlap, displacement and rotation of an alignment, and for the template, `coverage`."""
+    in_view = {} if alignment.in_view is None else {"coverage": round(alignment.in_view, 6)}
     before = None if alignment.before is None else _fit(*alignment.before)
     return _fit(alignment.mutual_information, alignment.overlap) | {
         "displacement_mm": round(alignment.displacement_mm, 4),
         "rotation_deg": round(alignment.rotation_deg, 2),
         "before": before,
+        **in_view,
     }
 
 

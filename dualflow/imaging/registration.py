@@ -60,6 +60,7 @@ class Alignment:
         overlap: rigid: share of the brain that the target covers; affine: Dice with the template's brain.
         before: mutual information and overlap by the scanner's coordinates; None without a registration, and for the
             template, which has no scanner coordinates.
+        in_view: affine: share of the template's brain in the source's field of view; None for a rigid alignment.
     """
 
     points_map: Affine
@@ -67,6 +68,7 @@ class Alignment:
     displacement_mm: float
     overlap: float
     before: tuple[float, float] | None = None
+    in_view: float | None = None
 
     @property
     def rotation(self) -> Affine:
@@ -157,7 +159,8 @@ def register_affine(source: Volume, source_mask: BoolArray) -> Alignment:
             f"{dice:.2f}, expected {VOLUME_RATIO[0]} to {VOLUME_RATIO[1]} times and Dice {MIN_DICE} or more; check the "
             "scan's orientation, voxel size and field of view"
         )
-    return Alignment(np.linalg.inv(to_source), information, _mean_distance(to_source, template_points), dice)
+    distance, in_view = _mean_distance(to_source, template_points), coverage(template_points, to_source, source)
+    return Alignment(np.linalg.inv(to_source), information, distance, dice, in_view=in_view)
 
 
 def _tilted() -> list[Affine]:

@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from dualflow.commit import commit_json, committing
 from dualflow.errors import HeaderError, IntensityError
-from dualflow.imaging.affines import resolve_affine
+from dualflow.imaging.affines import SCANNER, FormCodes, resolve_affine
 from dualflow.imaging.geometry import Affine, FloatArray, Volume, corner_distance
 from dualflow.imaging.nifti_header import SLACK, NiftiInfo, check_header
 from dualflow.imaging.nifti_stream import Hasher, open_image
@@ -25,7 +25,6 @@ from dualflow.layout import sidecar_path
 
 __all__ = ["Volume", "read_volume", "write_volume"]
 
-_SCANNER = 1
 _PIECE = 1 << 20
 _LARGEST = float(np.finfo(np.float32).max)
 _QUATERNION_MM = 0.005
@@ -151,7 +150,7 @@ def write_volume(
     *,
     dtype: DTypeLike = np.float32,
     sidecar: Mapping[str, Any] | None = None,
-    code: int = _SCANNER,
+    codes: FormCodes = SCANNER,
 ) -> None:
     """Write an image and its JSON sidecar, each atomically; the sidecar comes first, so that no image lacks one.
 
@@ -162,15 +161,16 @@ def write_volume(
             quaternion of a qform is not exact.
         dtype: voxel type on disk.
         sidecar: contents of the JSON file beside the image; None writes none.
-        code: NIfTI code of qform and sform: 1 scanner, 2 aligned, 4 the MNI template.
+        codes: NIfTI codes of qform and sform, such as those of the scan whose grid this is; a form of code 0 is unset.
     """
     path = Path(path)
     image = nib.Nifti1Image(np.asarray(array).astype(dtype), affine)
-    image.set_sform(affine, code=code)
-    image.set_qform(affine, code=code)
+    image.set_sform(affine, code=codes.sform)
+    image.set_qform(affine, code=codes.qform)
     i, j, k = image.shape[:3]
     if corner_distance(image.get_qform(), affine, (i, j, k)) > _QUATERNION_MM:
         image.set_qform(affine, code=0)
+        image.set_sform(affine, code=codes.sform or codes.qform)
     image.header.set_xyzt_units("mm")
     if sidecar is not None:
         commit_json(sidecar_path(path), sidecar)

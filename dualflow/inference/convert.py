@@ -19,7 +19,7 @@ from dualflow.data.preprocessed_scan import PreprocessedScan
 from dualflow.data.tsv import table_text
 from dualflow.imaging.geometry import BoolArray, FloatArray
 from dualflow.imaging.input_figures import input_figures
-from dualflow.imaging.record import to_native
+from dualflow.imaging.record import native_codes, to_native
 from dualflow.imaging.regions import RegionMap
 from dualflow.imaging.result_figure import save_result_figure
 from dualflow.imaging.stopwatch import Stopwatch
@@ -157,7 +157,7 @@ class Converter:
             # Interpolation with the zeros outside the mask would darken the edge of the brain.
             native, affine = to_native(volume[nearest], record, background=0.0)
             images[desc] = np.where(brain, native, np.float32(0))
-            write_volume(files[desc], images[desc], affine, sidecar=sidecars[desc])
+            write_volume(files[desc], images[desc], affine, sidecar=sidecars[desc], codes=native_codes(record))
         files["regions"] = layout.region_table(scan, self.source, self.target)
         commit_json(sidecar_path(files["regions"]), region_sidecar(self.target))
         commit_text(files["regions"], table_text(region_table(prediction, mask, self.regions)))

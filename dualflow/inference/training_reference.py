@@ -38,7 +38,14 @@ FLOOR = 0.03
 """Smallest standard deviation of a figure, relative to its median; smaller differences do not matter."""
 SLACK = 2.0
 """The model has seen its training scans, so new scans have predictions that differ more."""
-REGISTRATION = {"template_mi": -1, "dice": -1, "missing": 1, "outside": 1, "stretch": 1}
+REGISTRATION = {
+    "template_mi": -1,
+    "template_dice": -1,
+    "coverage": -1,
+    "mask_missing": 1,
+    "mask_outside": 1,
+    "mask_stretch": 1,
+}
 """Figures of the registration with the template, and the side of the training scans on which one is unusual."""
 OUTPUT = {"mean": 0, "p01": 0, "p99": 0, "spread": 0}
 """Figures of a prediction, unusual on both sides."""

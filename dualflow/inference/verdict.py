@@ -141,10 +141,11 @@ _FIGURE_NAMES = {
     "p99": "99th percentile",
     "spread": "mean standard deviation",
     "template_mi": "mutual information in nats",
-    "dice": "Dice of the brains",
-    "missing": "missing share of the brain",
-    "outside": "share of the brain outside the template's",
-    "stretch": "stretch",
+    "template_dice": "Dice of the brains",
+    "coverage": "share of the template's brain in view",
+    "mask_missing": "missing share of the brain",
+    "mask_outside": "share of the brain outside the template's",
+    "mask_stretch": "stretch",
 }
 _DETECTORS = {
     "quantiles": "the histogram of its intensities",

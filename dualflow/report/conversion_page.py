@@ -71,8 +71,13 @@ FIGURES = {
         QualityMetric("MI with the template", "nats", ".3f"),
         "Mutual information of source and template after registration. Higher is better.",
     ),
-    "dice": Definition(QualityMetric("Dice", "", ".3f"), "Overlap of the registered brain with the template's."),
-    "rotation_deg": Definition(QualityMetric("rotation", "°", ".1f"), "Rotation of the head against the template."),
+    "template_dice": Definition(
+        QualityMetric("Dice", "", ".3f"), "Overlap of the registered brain with the template's."
+    ),
+    "coverage": Definition(
+        QualityMetric("in view", "", ".3f"), "Share of the template's brain inside the source's field of view."
+    ),
+    "rotation_deg": Definition(QualityMetric("rotation", "°", ".1f"), "Angle between the head and its header's axes."),
     "voxel_mm": Definition(QualityMetric("voxel edge", "mm", ".2f"), "Largest voxel edge of the source."),
     "brain_ml": Definition(QualityMetric("brain volume", "mL", ".0f"), "Volume of the brain mask."),
     "output_mean": Definition(QualityMetric("mean", "", ".2f"), "Mean of the expected image inside the brain."),

@@ -19,6 +19,7 @@ from dualflow.errors import DataError, IntensityError, RegistrationError
 from dualflow.imaging import mask as masks
 from dualflow.imaging import outputs, pipeline, registration
 from dualflow.imaging import record as record_of
+from dualflow.imaging.affines import FormCodes
 from dualflow.imaging.bias import correct_bias
 from dualflow.imaging.geometry import Volume, apply_map, centred_affine, resample
 from dualflow.imaging.mask_qc import BOUNDS, measure_shape
@@ -64,7 +65,7 @@ def head(tmp_path_factory):
     target_affine = centred_affine(np.array([0.0, -20.0, -10.0]), 4.0, (56, 60, 50))
     target = resample(uptake, target_affine, (56, 60, 50), SOURCE_TO_TEMPLATE @ TARGET_TO_SOURCE)
     target = gaussian_filter(target, 0.7) + np.random.default_rng(0).normal(0, 0.03, target.shape)
-    write_volume(folder / "source.nii.gz", 900 * source, source_affine)
+    write_volume(folder / "source.nii.gz", 900 * source, source_affine, codes=FormCodes(2, 1))
     write_volume(folder / "target.nii.gz", 5000 * target, target_affine, sidecar={"Units": "Bq/mL", "Patient": "Ada"})
     return folder
 
@@ -323,6 +324,9 @@ def test_outputs_of_a_pair_are_written(pair, tmp_path):
     native = read_volume(layout.target_native(scan, T1W, FDG))
     np.testing.assert_allclose(native.affine, pair.source_volume.affine, atol=1e-4)
     np.testing.assert_array_equal(native.array, pair.target_native)
+    for file in (layout.mask_native(scan, T1W), layout.target_native(scan, T1W, FDG)):
+        header = nib.load(file).header
+        assert (header["qform_code"], header["sform_code"]) == (2, 1)
     assert json.loads(layout.on_grid(scan, FDG).with_suffix("").with_suffix(".json").read_text())["TracerName"] == "FDG"
     assert files["figure"].read_bytes().startswith(b"\xff\xd8")
     before = {name: file.read_bytes() for name, file in files.items()}

@@ -73,6 +73,17 @@ def test_a_source_turned_by_its_header_is_registered_to_the_template(turn):
     assert error_mm(alignment.points_map, source_to_template, inside) < 1
     angle = np.degrees(Rotation.from_matrix(polar(source_to_template[:3, :3])[0]).magnitude())
     assert alignment.rotation_deg == pytest.approx(angle, abs=2)
+    assert alignment.in_view == 1
+
+
+def test_a_cut_field_of_view_is_measured(head):
+    """The share of the template's brain in view is that above the lowest slice."""
+    source, inside, _ = head
+    affine, first = GRID.copy(), 15
+    affine[2, 3] += 4 * first
+    cut = registration.register_affine(Volume(source.array[:, :, first:], affine), inside[:, :, first:])
+    assert cut.in_view == pytest.approx(inside[:, :, first:].sum() / inside.sum(), abs=0.01)
+    assert cut.in_view < 0.97
 
 
 def test_trying_turned_heads_changes_nothing_for_an_upright_one(head, monkeypatch):

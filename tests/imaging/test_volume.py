@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from dualflow.errors import GeometryError, HeaderError, IntensityError
+from dualflow.imaging.affines import FormCodes
 from dualflow.imaging.volume import read_volume, write_volume
 
 SHAPE = (9, 8, 7)
@@ -60,6 +61,15 @@ def test_equal_volumes_give_equal_files(tmp_path):
     assert header["qform_code"] == header["sform_code"] == 1
     np.testing.assert_allclose(header.get_qform(), header.get_sform(), atol=1e-5)
     assert json.loads((tmp_path / "first.json").read_text()) == {"Units": "SUVR"}
+
+
+@pytest.mark.parametrize("codes", [(2, 1), (0, 1), (1, 0), (4, 4)])
+def test_codes_of_both_forms_are_written(tmp_path, codes):
+    """Each form has its code, and the affine is read back with either of them."""
+    write_volume(tmp_path / "scan.nii.gz", ARRAY, AFFINE, codes=FormCodes(*codes))
+    header = nib.load(tmp_path / "scan.nii.gz").header
+    assert (header["qform_code"], header["sform_code"]) == codes
+    np.testing.assert_allclose(read_volume(tmp_path / "scan.nii.gz").affine, AFFINE, atol=1e-5)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -197,6 +207,8 @@ def test_rounded_quaternions_are_no_conflict(tmp_path):
         array[100] = 1
         write_volume(tmp_path / "scan.nii", array, affine)
         np.testing.assert_allclose(read_volume(tmp_path / "scan.nii").affine, affine, atol=1e-5)
+        write_volume(tmp_path / "scan.nii", array, affine, codes=FormCodes(1, 0))  # the sform replaces a wrong qform
+        np.testing.assert_allclose(read_volume(tmp_path / "scan.nii").affine, affine, atol=0.005)
 
 
 def _rotation(x, y):

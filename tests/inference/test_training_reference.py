@@ -12,7 +12,15 @@ from dualflow.inference.predict import load_predictor
 from dualflow.inference.training_reference import Reference, load_reference, output_figures
 from tests.conftest import phantom
 
-FIGURES = {"template_mi": 0.6, "dice": 0.95, "missing": 0.01, "outside": 0.01, "stretch": 1.1, "voxel_mm": 1.0}
+FIGURES = {
+    "template_mi": 0.6,
+    "template_dice": 0.95,
+    "coverage": 1.0,
+    "mask_missing": 0.01,
+    "mask_outside": 0.01,
+    "mask_stretch": 1.1,
+    "voxel_mm": 1.0,
+}
 
 
 @pytest.fixture(scope="module")

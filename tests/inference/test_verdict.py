@@ -14,7 +14,7 @@ from dualflow.inference.verdict import Finding, Outcome, Verdict, judge_input, j
 ENCODER = SideEncoder((Continuous("age", 70.0, 8.0, 55.0, 86.0), Categorical("sex", ("F", "M"))))
 SHAPE = (4, 4, 4)
 SOURCE, MASK = np.zeros(SHAPE, np.float32), np.ones(SHAPE, bool)
-USUAL = {"rotation_deg": 8.0, "voxel_mm": 1.1, "dice": 0.96}
+USUAL = {"rotation_deg": 8.0, "voxel_mm": 1.1, "template_dice": 0.96}
 
 
 def reference(*, typicality=1.0, lesion=1.0, z=None):
@@ -24,7 +24,7 @@ def reference(*, typicality=1.0, lesion=1.0, z=None):
         lesion_threshold=2.0, lesion_voxel=(1, 2, 3), lesion_map=np.full(SHAPE, -lesion, np.float32),
     )  # fmt: skip
     output = FigureRanges({"mean": 1.0, "spread": 0.1}, {"mean": 0.05, "spread": 0.05}, {"mean": 0, "spread": 0}, 3.0)
-    registration = FigureRanges({"dice": 0.95}, {"dice": 0.01}, {"dice": -1}, 3.0)
+    registration = FigureRanges({"template_dice": 0.95}, {"template_dice": 0.01}, {"template_dice": -1}, 3.0)
     return Reference(SimpleNamespace(score=lambda *_: score), registration, 1.2, output, 40)
 
 
@@ -40,7 +40,15 @@ def test_a_usual_scan_is_ok_and_all_figures_are_kept():
     assert verdict.outcome is Outcome.OK
     assert verdict.reasons == []
     assert verdict.lesion_map is None
-    expected = {"rotation_deg", "voxel_mm", "dice", "typicality", "typicality_threshold", "lesion", "lesion_threshold"}
+    expected = {
+        "rotation_deg",
+        "voxel_mm",
+        "template_dice",
+        "typicality",
+        "typicality_threshold",
+        "lesion",
+        "lesion_threshold",
+    }
     assert set(verdict.figures) == expected | {"z_quantiles", "z_texture"}
 
 
@@ -50,7 +58,7 @@ def test_a_usual_scan_is_ok_and_all_figures_are_kept():
         ({"reference_": reference(typicality=5.0, z={"texture": 5.0, "mask": 1.0})}, "refused", "texture"),
         ({"reference_": reference(lesion=2.5)}, "review", "lesion score 2.5, expected at most 2.0"),
         (
-            {"dice": 0.9},
+            {"template_dice": 0.9},
             "review",
             "registration with the template is 0.9, expected at least 0.92",
         ),
@@ -136,7 +144,14 @@ def test_output_threshold_holds_the_training_scans():
 
 def test_a_figure_is_unusual_on_its_side_only():
     """A better fit than the training scans' is no reason, and an unknown figure has no distance."""
-    ranges = FigureRanges({"dice": 0.95, "stretch": 1.1}, {"dice": 0.01, "stretch": 0.1}, {"dice": -1, "stretch": 1}, 3)
-    assert ranges.distances({"dice": 0.99, "stretch": 1.0}) == pytest.approx({"dice": -4.0, "stretch": -1.0})
-    assert ranges.distances({"dice": 0.90, "stretch": np.nan}) == pytest.approx({"dice": 5.0})
-    assert ranges.usual("dice") == pytest.approx((0.92, np.inf))
+    ranges = FigureRanges(
+        {"template_dice": 0.95, "stretch": 1.1},
+        {"template_dice": 0.01, "stretch": 0.1},
+        {"template_dice": -1, "stretch": 1},
+        3,
+    )
+    assert ranges.distances({"template_dice": 0.99, "stretch": 1.0}) == pytest.approx(
+        {"template_dice": -4.0, "stretch": -1.0}
+    )
+    assert ranges.distances({"template_dice": 0.90, "stretch": np.nan}) == pytest.approx({"template_dice": 5.0})
+    assert ranges.usual("template_dice") == pytest.approx((0.92, np.inf))

@@ -22,6 +22,7 @@ from dualflow.commands.evaluate import evaluate
 from dualflow.config import parse_config
 from dualflow.data.quarantine import write_quarantine
 from dualflow.data.tsv import table_text
+from dualflow.imaging.affines import MNI
 from dualflow.imaging.model_grid import model_grid
 from dualflow.imaging.volume import write_volume
 from dualflow.inference.predict import load_predictor
@@ -95,7 +96,7 @@ def write_preprocessed(config, item):
     files = {role: layout.on_grid(scan, MODALITIES[modality]) for role, modality in roles.items()}
     for role, modality in roles.items():
         sidecar = record if modality == "T1w" else {}
-        write_volume(files[role], volumes[modality], affine, code=4, sidecar=sidecar)
+        write_volume(files[role], volumes[modality], affine, codes=MNI, sidecar=sidecar)
     files |= {"mask": layout.mask_on_grid(scan, T1W), "mask_native": layout.mask_native(scan, T1W)}
     for name in ("mask", "mask_native"):
         write_volume(files[name], mask, affine, dtype=np.uint8)
