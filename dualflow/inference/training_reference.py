@@ -69,16 +69,18 @@ class FigureRanges:
 
     @classmethod
     def fit(cls, rows: Sequence[Mapping[str, float]], side: Mapping[str, int]) -> Self:
-        """Fit to the figures of training scans; `side` names the figures."""
+        """Fit to the figures of training scans that `side` names; one that is unknown for a scan is left out."""
         table = {name: np.array([row[name] for row in rows]) for name in side}
+        table = {name: values for name, values in table.items() if np.isfinite(values).all()}
         median = {name: float(np.median(values)) for name, values in table.items()}
         sd = {
             name: float(max(1.4826 * np.median(np.abs(values - median[name])), FLOOR * abs(median[name]), 1e-3))
             for name, values in table.items()
         }
-        ranges = cls(median, sd, dict(side), np.inf)
+        side = {name: side[name] for name in table}
+        ranges = cls(median, sd, side, np.inf)
         largest = np.array([max(ranges.distances(row).values()) for row in rows])
-        return cls(median, sd, dict(side), SLACK * conformal_threshold(largest, RATE)[0])
+        return cls(median, sd, side, SLACK * conformal_threshold(largest, RATE)[0])
 
     def distances(self, figures: Mapping[str, float]) -> dict[str, float]:
         """Distance of each known figure from its median, in standard deviations; 0 or less on a side that is usual."""

@@ -145,13 +145,11 @@ def test_output_threshold_holds_the_training_scans():
 def test_a_figure_is_unusual_on_its_side_only():
     """A better fit than the training scans' is no reason, and an unknown figure has no distance."""
     ranges = FigureRanges(
-        {"template_dice": 0.95, "stretch": 1.1},
-        {"template_dice": 0.01, "stretch": 0.1},
-        {"template_dice": -1, "stretch": 1},
+        {"dice": 0.95, "stretch": 1.1},
+        {"dice": 0.01, "stretch": 0.1},
+        {"dice": -1, "stretch": 1},
         3,
     )
-    assert ranges.distances({"template_dice": 0.99, "stretch": 1.0}) == pytest.approx(
-        {"template_dice": -4.0, "stretch": -1.0}
-    )
-    assert ranges.distances({"template_dice": 0.90, "stretch": np.nan}) == pytest.approx({"template_dice": 5.0})
-    assert ranges.usual("template_dice") == pytest.approx((0.92, np.inf))
+    assert ranges.distances({"dice": 0.99, "stretch": 1.0}) == pytest.approx({"dice": -4.0, "stretch": -1.0})
+    assert ranges.distances({"dice": 0.90, "stretch": np.nan}) == pytest.approx({"dice": 5.0})
+    assert ranges.usual("dice") == pytest.approx((0.92, np.inf))
