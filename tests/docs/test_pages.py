@@ -45,6 +45,8 @@ def test_commands_exist(name):
             continue
         command = main.get_command(click.Context(main), first)
         assert command is not None, f"{line}: there is no command {first}"
+        while isinstance(command, click.Group):
+            command = command.commands[rest.pop(0)]
         known = {option for parameter in command.params for option in parameter.opts} | {"--help", "-h"}
         if command.context_settings.get("ignore_unknown_options"):  # side columns of the model are options
             known |= SIDE_OPTIONS
