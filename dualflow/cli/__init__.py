@@ -30,8 +30,8 @@ def main() -> None:
     dualflow run                      the whole workflow on a simulated cohort
     dualflow init BIDS                a configuration for your own BIDS study
     dualflow run --config STUDY.yaml  the whole workflow on your own study
-    dualflow convert INPUT --model MODEL --out DERIVATIVES
-                                      synthetic volumes for new scans
+    dualflow convert INPUT --model MODEL --out OUT
+                                      synthetic volumes for new scans, with a verdict
 
     Interrupted commands resume, and finished work is not repeated.
     """  # noqa: D301 - \b keeps click from rewrapping a paragraph

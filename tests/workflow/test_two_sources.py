@@ -46,6 +46,8 @@ STUDY = {
     "convert": {"samples": 2, "keep_samples": 1},
     "evaluate": {"bootstrap": 100, "samples": 4, "background_draws": 1, "stress": 16},
 }
+TEMPLATE = {"mutual_information_nats": 0.6, "overlap": 0.95, "rotation_deg": 5.0}
+QUALITY = {"brain_ml": 1400.0, "brain_mask": {}, "source_to_template": TEMPLATE}
 SPLITS = ["train"] * 4 + ["validation"] * 2 + ["test"] * 2
 
 
@@ -67,7 +69,7 @@ def config(tmp_path_factory, phantoms, held_out):
     items = [*phantoms.items, *held_out.items]
     for item in items:
         write_preprocessed(config, item)
-    rows = [(item["scan"], item["scan"].removeprefix("sub-"), None, "t1w", "fdg") for item in items]
+    rows = [(item["scan"], item["scan"].removeprefix("sub-"), None, f"{item['scan']}.nii", "fdg") for item in items]
     pairs = pd.DataFrame(rows, columns=["scan", "subject", "session", "source", "target"])
     ages = [70 + 8 * float(item["side"]) for item in items]
     path = config.layout.pairs
@@ -94,6 +96,8 @@ def write_preprocessed(config, item):
     record = {"grid": grid, "native_grid": grid, "source_to_template": np.eye(4).tolist()}
     roles = {"source": "T1w", "FLAIR": "FLAIR", "target": "FDG"}
     files = {role: layout.on_grid(scan, MODALITIES[modality]) for role, modality in roles.items()}
+    record |= {"source": {"file": "t1w.nii", "sha256": "0"}, "quality": QUALITY}
+    write_volume(config.bids / f"{scan.key}.nii", volumes["T1w"], affine)
     for role, modality in roles.items():
         sidecar = record if modality == "T1w" else {}
         write_volume(files[role], volumes[modality], affine, codes=MNI, sidecar=sidecar)
