@@ -13,28 +13,28 @@ from dualflow.workers import run_in_workers
 
 
 def measure(tasks: int, workers: int) -> tuple[float, float]:
-    """Run trivial tasks; return the growth of this process in MiB while they run, and the seconds per task.
+    """Run trivial tasks; return the memory in MiB that this process takes for them, and the seconds per task.
 
-    A local cluster's scheduler and client live in this process. The first tenth of the tasks counts as the start.
+    A local cluster's scheduler and client live in this process. Their own memory counts too.
     """
     process, sizes = psutil.Process(), []
-    begun = perf_counter()
+    begun, before = perf_counter(), process.memory_info().rss / (1 << 20)
     for count, _ in enumerate(run_in_workers(divmod, ((index, 7) for index in range(tasks)), workers), 1):
         if count % max(1, tasks // 10) == 0:
             gc.collect()
             release_freed_memory()
             sizes.append(process.memory_info().rss / (1 << 20))
-    return max(sizes) - sizes[0], (perf_counter() - begun) / tasks
+    return max(sizes) - before, (perf_counter() - begun) / tasks
 
 
 @click.command()
 @click.option("--tasks", multiple=True, type=click.IntRange(10), default=(100, 10_000), show_default=True)
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True)
 def main(tasks: tuple[int, ...], workers: int) -> None:
-    """Measure how the memory of the scheduler's process grows with the number of trivial tasks."""
+    """Measure the memory of the scheduler's process for some numbers of trivial tasks."""
     for count in tasks:
-        growth, seconds = measure(count, workers)
-        click.echo(f"{count} tasks: memory grows by {growth:.1f} MiB, {1000 * seconds:.1f} ms per task")
+        memory, seconds = measure(count, workers)
+        click.echo(f"{count} tasks: {memory:.1f} MiB, {1000 * seconds:.1f} ms per task")
 
 
 if __name__ == "__main__":
