@@ -28,6 +28,7 @@ from dualflow.data.dataset import PairDataset
 from dualflow.flows import model as flow_module
 from dualflow.flows.flow_objective import FlowObjective
 from dualflow.flows.memory import Memory, set_memory
+from dualflow.inference.batch import Compute
 from dualflow.inference.conversion import convert_inputs
 from dualflow.inference.predict import Prediction, load_predictor
 from dualflow.models.card import ModelCard
@@ -220,7 +221,9 @@ def check_conversion(scale: Scale) -> Outcome:
         write_dataset(root / "study", people)
         _save(config, root / "model")
         options = ConvertConfig(samples=4, keep_samples=1)
-        convert_inputs([root / "study"], str(root / "model"), root / "out", options, device=scale.device)
+        convert_inputs(
+            [root / "study"], str(root / "model"), root / "out", options, compute=Compute(device=scale.device)
+        )
         volumes = sorted(path.name.split("desc-")[1].split("_")[0] for path in root.glob("out/sub-*/pet/*.nii.gz"))
     return Outcome(volumes == ["synth", "synth01", "synthmean", "synthstd"], f"volumes written: {', '.join(volumes)}")
 

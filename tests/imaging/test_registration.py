@@ -73,7 +73,7 @@ def test_a_source_turned_by_its_header_is_registered_to_the_template(turn):
     assert error_mm(alignment.points_map, source_to_template, inside) < 1
     angle = np.degrees(Rotation.from_matrix(polar(source_to_template[:3, :3])[0]).magnitude())
     assert alignment.rotation_deg == pytest.approx(angle, abs=2)
-    assert alignment.in_view == 1
+    assert alignment.in_view == pytest.approx(1, abs=0.01)
 
 
 def test_a_cut_field_of_view_is_measured(head):

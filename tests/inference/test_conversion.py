@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -12,9 +13,12 @@ from click.testing import CliRunner
 import dualflow
 from dualflow.cli import main
 from dualflow.cohort import participants, write_subject
+from dualflow.commands import convert as commands
 from dualflow.config import PreprocessConfig
 from dualflow.data.quarantine import read_quarantine
 from dualflow.inference import conversion
+from dualflow.inference.conversion_table import conversion_table
+from dualflow.layout import Layout
 
 PREPROCESS = PreprocessConfig(spacing_mm=8.0, shape=(24, 32, 24), bias_field=False)
 
@@ -46,7 +50,12 @@ def convert(tmp_path, model, monkeypatch):
 def converted(monkeypatch):
     """Replace the conversion itself; return the list of the rows that it gets."""
     rows = []
-    monkeypatch.setattr(conversion, "convert_study", lambda scans, *_: rows.extend(scans.rows.to_dict("records")))
+
+    def convert_study(scans, *_, **__):
+        rows.extend(scans.rows.to_dict("records"))
+        return conversion_table(Layout(Path("out"), "."), [], [])
+
+    monkeypatch.setattr(conversion, "convert_study", convert_study)
     return rows
 
 
@@ -127,15 +136,15 @@ def test_three_lines_of_python_convert_an_image(model, tmp_path):
     (folder / "t2.nii.gz").write_bytes((folder / "t1.nii.gz").read_bytes()[:9000])
     script = tmp_path / "script.py"
     call = f'dualflow.convert("Smith^John ü/t1.nii.gz", model={str(model)!r}, out="out", samples=2, age=71)'
-    script.write_text(f"import dualflow\nresult = {call}\nprint(result)\n")
+    script.write_text(f"import dualflow\nresult = {call}\nprint(result['scan'].tolist())\n")
     command = [sys.executable, str(script)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "['sub-t1']\n"
     sidecar = json.loads(next((tmp_path / "out").glob("sub-t1/pet/*desc-synth_pet.json")).read_text())
-    assert sidecar["SideInformation"] == {"age": 0.125}
-    with pytest.raises(dualflow.errors.DataError, match="1 scan was excluded"):
-        dualflow.convert(folder / "t2.nii.gz", model=model, out=tmp_path / "out", device="cpu")
+    assert sidecar["SideInformation"] == {"age": 71.0}
+    table = dualflow.convert(folder / "t2.nii.gz", model=model, out=tmp_path / "out", device="cpu")
+    assert table["verdict"].tolist() == ["failed"]
     texts = [
         path for path in (tmp_path / "out").rglob("*") if path.suffix in (".json", ".tsv", ".md") or not path.suffix
     ]
@@ -146,7 +155,7 @@ def test_three_lines_of_python_convert_an_image(model, tmp_path):
 def test_python_takes_names_of_columns_as_arguments(model, tmp_path, monkeypatch):
     """One input may be a path; columns that clash with an argument are given by `side`."""
     calls = []
-    monkeypatch.setattr(conversion, "convert_inputs", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(commands, "convert", lambda *arguments, **_: calls.append(arguments))
     dualflow.convert(tmp_path / "a.nii", model=model, out="out", participants="01", side={"seed": 1}, age=71, seed=3)
     [(inputs, _, _, config, selection, *_)] = calls
     assert (inputs, config.seed) == ([tmp_path / "a.nii"], 3)

@@ -7,7 +7,7 @@ import pytest
 from dualflow.config import ConvertConfig
 from dualflow.data.quarantine import FACT, Quarantine
 from dualflow.data.raw_scans import ScanFiles, input_digests, preprocess_section
-from dualflow.inference.convert import conversion_inputs
+from dualflow.inference.convert import conversion_inputs, side_values
 from dualflow.inference.inputs import expand_inputs, resolve_inputs
 from dualflow.inference.plan import plan_scans, plan_text
 from dualflow.layout import Layout, Scan
@@ -39,7 +39,7 @@ def finish(inputs, card, out, key, facts=None):
         layout.scan_manifest(scan), step="preprocess", outputs={}, inputs=digests, config=section, facts=facts
     )
     if not facts:
-        side = card.side.encode(inputs.rows[inputs.rows["scan"] == key])[0]
+        side = side_values(card, inputs.rows.set_index("scan").loc[key].to_dict())
         write_manifest(
             layout.manifest(f"convert/{key}"),
             step="convert",

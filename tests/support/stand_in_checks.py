@@ -15,10 +15,12 @@ from dualflow.commands.evaluate import _flow_scores
 from dualflow.config import ConvertConfig, parse_config
 from dualflow.evaluation.stress import stress
 from dualflow.flows.memory import Memory
+from dualflow.imaging.regions import RegionMap
 from dualflow.imaging.volume import read_volume
-from dualflow.inference.convert import convert_scan
+from dualflow.inference.convert import Converter
 from dualflow.inference.predict import load_predictor
-from dualflow.layout import Layout
+from dualflow.inference.verdict import Verdict
+from dualflow.layout import Layout, Scan
 from dualflow.modalities import MODALITIES
 from dualflow.models.store import load_model, save_model
 from dualflow.training import fit_base
@@ -128,14 +130,18 @@ def test_a_conversion_equals_that_of_the_cpu(predictors, phantoms, tmp_path):
     """The volumes on the native grid."""
     affine, item = np.diag([4.0, 4, 4, 1]).tolist(), phantoms[0]
     grid = {"affine": affine, "shape": list(SHAPE)}
-    record = {"grid": grid, "native_grid": grid, "source_to_template": np.eye(4).tolist()}
-    here, there = (
-        convert_scan(
-            predictor, item, record, item["mask"][0].numpy(), Layout(tmp_path / name, "."), MODALITIES["T1w"],
-            MODALITIES["FDG"], ConvertConfig(samples=3, keep_samples=1),
-        )
-        for name, predictor in zip("ab", predictors, strict=True)
-    )  # fmt: skip
-    assert here.keys() == {"synth", "synthmean", "synthstd", "synth01"}
+    source = {"file": "t1.nii", "sha256": "0"}
+    record = {"grid": grid, "native_grid": grid, "source_to_template": np.eye(4).tolist(), "source": source}
+    mask, config = item["mask"][0].numpy(), ConvertConfig(samples=3, keep_samples=1)
+    regions = RegionMap(mask.astype(np.int32), ("ctx-lh-cuneus",), (4.0, 4.0, 4.0))
+
+    def convert(name, predictor):
+        layout = Layout(tmp_path / name, ".")
+        converter = Converter(predictor, None, regions, layout, MODALITIES["T1w"], MODALITIES["FDG"], config)
+        return converter._write(Scan("01"), converter._predict(item), Verdict(), mask, record, mask, {})[0]
+
+    here, there = (convert(name, predictor) for name, predictor in zip("ab", predictors, strict=True))
+    assert here.keys() == {"synth", "synthmean", "synthstd", "synth01", "regions"}
+    del there["regions"]
     for desc, path in there.items():
         np.testing.assert_allclose(read_volume(path).array, read_volume(here[desc]).array, rtol=1e-3, atol=1e-5)

@@ -243,7 +243,10 @@ def test_bad_scans_are_excluded_and_the_rest_converted(workspace, tmp_path):
     command = ["dualflow.cli", "convert", str(study), "--model", str(model), "--out", str(out), "--samples", "2"]
     done = tool(*command, folder=tmp_path)
     assert done.returncode == 3
-    assert len([line for line in done.stderr.splitlines() if line.startswith("dualflow: ")]) == 1
+    assert "3 failed; volumes, conversion.tsv and conversion.html are in" in done.stdout
+    verdicts = pd.read_csv(out / "conversion.tsv", sep="\t").set_index("scan")["verdict"]
+    assert verdicts[subjects[0].name] in ("ok", "review")
+    assert (verdicts[[subject.name for subject in subjects[1:]]] == "failed").all()
     table = pd.read_csv(out / "quarantine.tsv", sep="\t")
     assert list(table["scan"]) == [subject.name for subject in subjects[1:]]
     assert all(name in reason for name, reason in zip([path.name for path in t1[1:]], table["reason"], strict=True))
