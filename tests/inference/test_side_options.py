@@ -28,7 +28,7 @@ def test_values_become_numbers_and_levels():
     ("values", "message"),
     [
         ({"aeg": 71}, "no option or side column 'aeg' (did you mean age?)"),
-        ({"sampels": 71}, "(did you mean samples?)"),
+        ({"samplez": 71}, "(did you mean samples?)"),
         ({"weight": 71}, "are: age (a number; 71.3 ± 8.1 in training), sex (F, M), Scan_Group (Scan_Group-1, "),
         ({"age": "old"}, "--age is 'old', expected a number; 71.3 ± 8.1 in training, or n/a"),
         ({"age": "inf"}, "--age is 'inf'"),
