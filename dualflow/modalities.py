@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from dualflow.errors import ConfigError
 
-Normaliser = Literal["robust", "suvr", "hounsfield"]
+Normaliser = Literal["robust", "white_matter", "suvr", "hounsfield"]
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,14 @@ class Modality:
         suffix: BIDS suffix of its files.
         datatype: BIDS folder of its files.
         tracer: BIDS `trc-` label, for PET.
-        normaliser: `robust` maps the brain's 0.5 and 99.5 percentiles to 0 and 1; `suvr` divides by the mean
-            of the reference region; `hounsfield` maps a fixed brain window of CT to 0 and 1.
+        normaliser: `robust` maps the brain's 0.5 and 99.5 percentiles to 0 and 1; `white_matter` maps 0 and the most
+            frequent value of white matter to 0 and 0.5; `suvr` divides by the mean of the reference region;
+            `hounsfield` maps a fixed brain window of CT to 0 and 1.
         unit: unit of the normalised values in sidecars.
         window: lower and upper normalised value in figures, and the data range of PSNR and SSIM.
         bias_field: whether N4 corrects the bias field first.
+        target_normaliser: normaliser of a target, if it is another. Percentiles of the whole brain depend on atrophy
+            and lesions, which would shift the scale of a whole person.
     """
 
     suffix: str
@@ -32,12 +35,23 @@ class Modality:
     window: tuple[float, float]
     tracer: str | None = None
     bias_field: bool = False
+    target_normaliser: Normaliser | None = None
+
+    def as_target(self) -> Modality:
+        """The row of this modality as a target."""
+        return replace(self, normaliser=self.target_normaliser or self.normaliser)
 
 
 MODALITIES: dict[str, Modality] = {
-    "T1w": Modality("T1w", "anat", "robust", "arbitrary", (0.0, 1.0), bias_field=True),
-    "T2w": Modality("T2w", "anat", "robust", "arbitrary", (0.0, 1.0), bias_field=True),
-    "FLAIR": Modality("FLAIR", "anat", "robust", "arbitrary", (0.0, 1.0), bias_field=True),
+    "T1w": Modality(
+        "T1w", "anat", "robust", "arbitrary", (0.0, 1.0), bias_field=True, target_normaliser="white_matter"
+    ),
+    "T2w": Modality(
+        "T2w", "anat", "robust", "arbitrary", (0.0, 1.0), bias_field=True, target_normaliser="white_matter"
+    ),
+    "FLAIR": Modality(
+        "FLAIR", "anat", "robust", "arbitrary", (0.0, 1.0), bias_field=True, target_normaliser="white_matter"
+    ),
     # Cerebral blood flow as ASL pipelines write it: perf/*_cbf.nii.gz beside the raw series.
     "CBF": Modality("cbf", "perf", "robust", "arbitrary", (0.0, 1.0)),
     # Not in the BIDS standard; named as in extension proposal 24.

@@ -20,6 +20,7 @@ WIDTH = 100
 _ANY_SCAN = Scan("LABEL")
 _UNITS: dict[Normaliser, str] = {
     "robust": "no physical unit; 0 and 1 are the 0.5 and 99.5 percentiles inside the brain",
+    "white_matter": "no physical unit; 0.5 is the most frequent value of cerebral white matter",
     "suvr": "SUVR, the uptake divided by the mean uptake of the reference region",
     "hounsfield": "Hounsfield units divided by 80, so that 0 to 1 is the brain window",
 }
@@ -47,7 +48,8 @@ def derivatives_readme(layout: Layout, name: str, study: StudyConfig) -> str:
     manifests, quarantine = (
         os.path.relpath(path, layout.derivatives) for path in (layout.manifest("any").parent, layout.quarantine)
     )
-    units = {study_name: _UNITS[modality(study_name).normaliser] for study_name in study.modalities}
+    rows = {name: modality(name) for name in study.sources} | {study.target: target.as_target()}
+    units = {name: _UNITS[row.normaliser] for name, row in rows.items()}
     paragraphs = [
         f"dualflow derivatives of {name}",
         f"dualflow {__version__} wrote this BIDS derivative dataset. It holds preprocessed scans "

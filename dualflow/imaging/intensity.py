@@ -17,6 +17,8 @@ from dualflow.imaging.geometry import BoolArray, FloatArray
 
 PERCENTILES = (0.5, 99.5)
 CLIP = (-0.5, 1.5)
+PEAK_LEVELS, PEAK_VOXELS = 512, 5000
+"""Levels at which the density of white matter is evaluated, and voxels that it is estimated from."""
 BRAIN_WINDOW_HU = (0.0, 80.0)
 
 Record = dict[str, Any]
@@ -77,6 +79,23 @@ def _robust(inside: NDArray[np.float64], name: str) -> Record:
     }
 
 
+def _white_matter(inside: NDArray[np.float64], name: str) -> Record:
+    """The most frequent value of white matter becomes 0.5, like the peak of Nyul & Udupa (1999) for one tissue."""
+    from scipy.stats import gaussian_kde  # half a second to import
+
+    low, high = np.percentile(inside, PERCENTILES)
+    if not high > low:
+        raise IntensityError(f"{name}: white matter is all {low:g}, expected contrast; export the scan again")
+    values = inside[(inside >= low) & (inside <= high)]
+    levels = np.linspace(low, high, PEAK_LEVELS)
+    peak = float(levels[gaussian_kde(values[:: -(-len(values) // PEAK_VOXELS)])(levels).argmax()])
+    if not peak > 0:
+        raise IntensityError(
+            f"{name}: the most frequent value of white matter is {peak:g}, expected more than 0; check the intensities"
+        )
+    return {"normaliser": "white_matter", "slope": 2 * peak, "intercept": 0.0, "clip": list(CLIP), "peak": peak}
+
+
 def _suvr(inside: NDArray[np.float64], name: str) -> Record:
     """Uptake relative to the reference region, in any unit; images in SUVR are divided too."""
     reference = float(inside.mean())
@@ -100,6 +119,7 @@ def _hounsfield(inside: NDArray[np.float64], name: str) -> Record:
 
 NORMALISERS: dict[str, Callable[[NDArray[np.float64], str], Record]] = {
     "robust": _robust,
+    "white_matter": _white_matter,
     "suvr": _suvr,
     "hounsfield": _hounsfield,
 }

@@ -43,6 +43,7 @@ from dualflow.modalities import Modality, modality
 
 TURNED_DEG = 60.0
 """Rotation to the template above which a head lies turned in its header; heads are tilted by up to 45 degrees."""
+WHITE_MATTER = "cerebral_white"
 _LIBRARIES = ("SimpleITK", "deepbet", "monai", "nibabel", "nilearn", "numpy", "scipy", "torch")
 
 
@@ -161,7 +162,7 @@ def _add_source(pair: PreprocessedPair, name: str, image: RawImage, config: Prep
 
 
 def _add_target(pair: PreprocessedPair, image: RawImage, row: Modality, config: PreprocessConfig) -> PreprocessedPair:
-    aligned, source = _align(pair, image, row, config), pair.source_volume
+    aligned, source = _align(pair, image, row.as_target(), config), pair.source_volume
     record = pair.record | {
         "target_to_source": aligned.alignment.points_map.tolist(),
         "target": aligned.record,
@@ -222,6 +223,8 @@ def normalise_on_grid(
     if row.normaliser == "suvr":
         reference = reference_region(config.reference_region, model_grid(config), brain, in_view, path)
         region, region_record = reference.mask, reference.record
+    elif row.normaliser == "white_matter":
+        region = reference_region(WHITE_MATTER, model_grid(config), brain, in_view, path).mask
     filled = np.where(in_view, raw, np.float32(0))
     values, fit = intensity.normalise(filled, brain, row.normaliser, str(path), region)
     return values, fit | region_record

@@ -20,7 +20,8 @@ MASK = RNG.random(VALUES.shape) > 0.5
 
 def test_every_modality_has_its_normaliser():
     """MODALITIES refers to existing normalisers only."""
-    assert {row.normaliser for row in MODALITIES.values()} <= set(intensity.NORMALISERS)
+    rows = [*MODALITIES.values(), *(row.as_target() for row in MODALITIES.values())]
+    assert {row.normaliser for row in rows} <= set(intensity.NORMALISERS)
 
 
 @pytest.mark.parametrize("name", sorted(intensity.NORMALISERS))
@@ -48,6 +49,17 @@ def test_robust_maps_percentiles_of_the_brain():
     np.testing.assert_allclose(scaled[MASK], plain[MASK], atol=1e-5)
 
 
+def test_the_peak_of_white_matter_does_not_depend_on_lesions_or_scale():
+    """A tenth of bright lesion moves percentiles, not the peak."""
+    tissue = RNG.normal(400, 20, (20, 20, 20)).astype(np.float32)
+    inside = np.ones(tissue.shape, bool)
+    lesions = np.where(RNG.random(tissue.shape) < 0.1, np.float32(700), tissue)
+    for scan in (tissue, lesions, 3 * lesions):
+        values, record = intensity.normalise(scan, inside, "white_matter")
+        assert np.median(values[values < 0.7]) == pytest.approx(0.5, abs=0.015)
+        assert record["slope"] == 2 * record["peak"]
+
+
 def test_suvr_has_mean_one_in_the_reference_region():
     """The mean uptake in the brain is 1 SUVR, and the recorded slope is the reference value."""
     values, record = intensity.normalise(VALUES, MASK, "suvr")
@@ -61,6 +73,8 @@ def test_suvr_has_mean_one_in_the_reference_region():
         (VALUES, np.zeros_like(MASK), "suvr", "no voxel"),
         (-VALUES, MASK, "suvr", "above 0"),
         (np.ones_like(VALUES), MASK, "robust", "contrast"),
+        (np.ones_like(VALUES), MASK, "white_matter", "contrast"),
+        (-VALUES, MASK, "white_matter", "more than 0"),
     ],
 )
 def test_values_that_cannot_be_normalised_are_refused(values, mask, name, words):
