@@ -8,7 +8,7 @@ Heads may also be turned by a wrong header; quarter and half turns are tried if 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,6 +36,8 @@ RUNNERS_UP = 2
 # The header's orientation is kept unless a turned one has this many times its mutual information. Between right and
 # wrong orientations of a brain the ratio is 1.4 or more to the template, and 4 or more between images of one person.
 TURN_GAIN = 1.15
+# Share of the first start's mutual information that an optimisation may end below it and still confirm it.
+CONFIRMING = 0.95
 # A transform that covers less of the region scores 0, because few samples overestimate mutual information.
 MIN_COVERED = 0.25
 
@@ -55,13 +57,13 @@ class AlignmentSearch:
     moving: Volume
 
     def best_transform(
-        self, starts: Sequence[Transform], turned: Sequence[Transform] = (), poor_nats: float = POOR_NATS
+        self, starts: Sequence[Transform], turned: Iterable[Transform] = (), poor_nats: float = POOR_NATS
     ) -> tuple[Transform, float]:
         """Optimise from the best of the starts.
 
         Args:
             starts: around the header's orientation; the first is the likeliest.
-            turned: quarter and half turns from it, scored only if the best alignment around it is poor.
+            turned: quarter and half turns from it, drawn and scored only if the best alignment around it is poor.
             poor_nats: mutual information below which it is.
 
         Returns:
@@ -71,11 +73,12 @@ class AlignmentSearch:
         ranked = self._ranked(starts)
         initial, optimised = (starts[0], self.information(starts[0])), self._optimised(ranked[0])
         candidates = [initial, optimised]
-        if turned and max(initial[1], optimised[1]) < poor_nats:
-            best_turned = self._optimised(self._ranked(turned)[0])
-            if best_turned[1] > TURN_GAIN * max(initial[1], optimised[1]):
+        upright = max(initial[1], optimised[1])
+        if upright < poor_nats and (ranked_turned := self._ranked(turned)):
+            best_turned = self._optimised(ranked_turned[0])
+            if best_turned[1] > TURN_GAIN * upright:
                 return best_turned
-        if optimised[1] < max(POOR_NATS, initial[1]):
+        if optimised[1] < max(POOR_NATS, CONFIRMING * initial[1]):
             further = [*ranked[: 1 + RUNNERS_UP], starts[0]]
             # In a smooth image or a strong bias field, the coarsest level may lead away from a good start.
             tries = [(start, coarsest) for start in further for coarsest in (0, 1)]
@@ -94,7 +97,7 @@ class AlignmentSearch:
         method.Execute(*self._working)
         return -float(method.GetMetricValue())
 
-    def _ranked(self, starts: Sequence[Transform]) -> list[Transform]:
+    def _ranked(self, starts: Iterable[Transform]) -> list[Transform]:
         """The starts by their metric on coarse copies, best first; ties keep their order."""
         method = _value_only(mutual_information(shrink(self.region, COARSE_MM) > 0.5))
         fixed, moving, points = shrink(self.fixed, COARSE_MM), shrink(self.moving, COARSE_MM), self._points[::10]

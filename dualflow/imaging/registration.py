@@ -7,7 +7,7 @@ of a box. A mirrored head is not: brains are too symmetric, so left and right ar
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import TypeAlias
@@ -96,7 +96,7 @@ def register_rigid(target: Volume, source: Volume, source_mask: BoolArray) -> Al
     middle = apply_map(target.affine, (np.array([target.array.shape]) - 1) / 2)[0]
     ends = (centre, _mass_centre(bright), middle)
     starts = [_rigid_start(centre, end, rotation) for end, rotation in product(ends, _tilted())]
-    turned = [_rigid_start(centre, end, rotation) for end, rotation in product(ends[1:], _turned())]
+    turned = (_rigid_start(centre, end, rotation) for end, rotation in product(ends[1:], _turned()))
     search = AlignmentSearch(source, mask, target)
     transform, information = search.best_transform(starts, turned)
     to_target = np.eye(4) if transform is starts[0] else from_transform(transform)
@@ -144,10 +144,11 @@ def register_affine(source: Volume, source_mask: BoolArray) -> Alignment:
     # The rim outside the template's brain makes the metric sensitive to the border of the source's brain.
     rim = Volume(binary_dilation(template_mask.array > 0, iterations=RIM).astype(np.float32), template_mask.affine)
     template_points = mask_points(template_mask)
-    starts, turned = (
+    upright, turned = (
         _affine_starts(template_points, mask_points(mask), rotations) for rotations in (_tilted(), _turned())
     )
-    transform, information = AlignmentSearch(image, rim, brain).best_transform(starts, turned, MAYBE_TURNED_NATS)
+    search = AlignmentSearch(image, rim, brain)
+    transform, information = search.best_transform(list(upright), turned, MAYBE_TURNED_NATS)
     to_source = from_transform(transform)
     mapped = resample(mask, *template_mask.grid, to_source) > 0.5
     template_brain = template_mask.array > 0.5
@@ -182,19 +183,17 @@ def _rigid_start(centre: Points, end: Points, rotation: Affine) -> sitk.Euler3DT
     return transform
 
 
-def _affine_starts(fixed: Points, moving: Points, rotations: Iterable[Affine]) -> list[sitk.AffineTransform]:
+def _affine_starts(fixed: Points, moving: Points, rotations: Iterable[Affine]) -> Iterator[sitk.AffineTransform]:
     """Match the centres of two masks' points and, for each rotation, their spread along each axis."""
     centre, end = fixed.mean(axis=0), moving.mean(axis=0)
     fixed_spread, centred = fixed.std(axis=0), moving - end
-    starts = []
     for rotation in rotations:
         # ITK rotates and scales about this centre. At the centre of the brain they are decoupled from the translation.
         transform = sitk.AffineTransform(3)
         transform.SetCenter(_lps(centre).tolist())
         transform.SetMatrix(_lps_matrix(rotation * ((centred @ rotation).std(axis=0) / fixed_spread)))
         transform.SetTranslation(_lps(end - centre).tolist())
-        starts.append(transform)
-    return starts
+        yield transform
 
 
 def _rotation(angles: Angles) -> Affine:

@@ -110,6 +110,22 @@ def test_a_poor_result_is_repeated_with_more_starts(head, monkeypatch):
     assert error_mm(registration.register_rigid(target(true), source, inside).points_map, true, inside) < 1
 
 
+def test_a_nearly_equal_optimisation_confirms_the_first_start(head, monkeypatch):
+    """One optimisation that ends 3 % below aligned images is not repeated, and the images stay."""
+    source, inside, target = head
+    image, results = target(np.eye(4)), []
+    before = registration.assume_aligned(image, source, inside).mutual_information
+
+    def optimised(_, start):
+        results.append((start, 0.97 * before))
+        return results[-1]
+
+    monkeypatch.setattr(AlignmentSearch, "_optimised", optimised)
+    alignment = registration.register_rigid(image, source, inside)
+    assert len(results) == 1
+    np.testing.assert_array_equal(alignment.points_map, np.eye(4))
+
+
 @pytest.mark.parametrize("true", [np.eye(4), rigid((1, 0, 0), (1, 0, 0))], ids=["aligned", "nearly"])
 def test_small_motion_is_recovered(head, true):
     """A millimetre and a degree are corrected, aligned images stay, and mutual information never decreases."""
