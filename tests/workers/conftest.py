@@ -13,7 +13,9 @@ import pytest
 def running(*arguments):
     """A command of Dask that ends with the block."""
     command = [sys.executable, "-m", *map(str, arguments)]
-    process = subprocess.Popen(command, cwd=Path(__file__).parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # Workers import the functions of a test by the name of its module, such as tests.workers.test_cluster_choice.
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield process
     finally:

@@ -84,7 +84,9 @@ def test_an_error_ends_all_workers(tmp_path):
 )
 def test_workers_end_with_their_master(tmp_path, number, expected):
     """Workers end within seconds if the master is interrupted, terminated or killed, although their task goes on."""
-    code = "import sys, test_tasks as t; list(t.run_in_workers(t.hang, [(t.Path(sys.argv[1]),)]))"
+    # A background job of a shell inherits SIGINT as ignored.
+    reset = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{reset}; import sys, test_tasks as t; list(t.run_in_workers(t.hang, [(t.Path(sys.argv[1]),)]))"
     master = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)],
         cwd=Path(__file__).parent, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
