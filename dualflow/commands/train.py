@@ -32,7 +32,7 @@ from dualflow.flows.presets import preset
 from dualflow.flows.spec import FlowSpec
 from dualflow.imaging.regions import region_map
 from dualflow.inference.predict import Predictor
-from dualflow.inference.training_reference import MIN_SCANS, Reference, scan_figures
+from dualflow.inference.training_reference import Reference, has_enough_people, scan_figures
 from dualflow.layout import Scan
 from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
@@ -190,7 +190,7 @@ def _save(config: Config, name: str, data: LearningData, context: TrainingContex
         device=context.group.device.type,
     )
     files = list[Path]()
-    if trained.kind == FLOW and len(data.training) >= MIN_SCANS:
+    if trained.kind == FLOW and has_enough_people(data.training):
         predictor = Predictor(trained.model, card)
         reference = Reference.fit(predictor, data.training, scan_figures(config.layout, data.training), context.seed)
         digest, files = reference.save(context.folder)

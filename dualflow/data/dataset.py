@@ -42,6 +42,11 @@ class PairDataset(Dataset[Item]):
         """Keys of the scans, in order."""
         return [item["scan"] for item in self.items]
 
+    @property
+    def subjects(self) -> list[str]:
+        """Label of the subject of each scan, in order."""
+        return [Scan.parse(key).subject for key in self.scans]
+
     def subset(self, positions: Sequence[int]) -> Self:
         """Return a dataset of the items at these positions; the volumes are shared, not copied."""
         return type(self)([self.items[position] for position in positions])

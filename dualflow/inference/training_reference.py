@@ -23,14 +23,12 @@ from dualflow.errors import CheckpointError
 from dualflow.imaging.geometry import BoolArray
 from dualflow.imaging.input_figures import input_figures
 from dualflow.inference.predict import Prediction, Predictor
-from dualflow.inference.typicality import RATE, Typicality, conformal_threshold
+from dualflow.inference.typicality import MIN_PEOPLE, RATE, Typicality, conformal_threshold
 from dualflow.layout import Layout, Scan
 from dualflow.models.card import ModelCard
 from dualflow.models.model_files import REFERENCE, REFERENCE_TENSORS
 from dualflow.models.tensors import save_tensors
 
-MIN_SCANS = 10
-"""Smallest number of training scans that describe what is usual."""
 SCANS = 60
 """Maximum number of training scans that are predicted for `Reference.output`."""
 SAMPLES = 8
@@ -199,8 +197,13 @@ def fit_typicality(training: PairDataset, spacing_mm: float) -> Typicality:
         [item["mask"][0].numpy() for item in training.items],
         {},
         spacing_mm=spacing_mm,
-        subjects=[Scan.parse(key).subject for key in training.scans],
+        subjects=training.subjects,
     )
+
+
+def has_enough_people(training: PairDataset) -> bool:
+    """Whether the training people are enough to describe what is usual; several scans of one person count once."""
+    return len(set(training.subjects)) >= MIN_PEOPLE
 
 
 def scan_figures(layout: Layout, dataset: PairDataset) -> list[dict[str, float]]:

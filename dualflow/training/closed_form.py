@@ -22,7 +22,6 @@ from dualflow.data.dataset import PairDataset
 from dualflow.flows.closed_form_fits import Model, Solver, fit_closed_form, fit_options
 from dualflow.flows.folds import balanced_folds
 from dualflow.flows.regression_scans import RegressionScan
-from dualflow.layout import Scan
 from dualflow.models.tensors import save_tensors
 
 KEPT = 4
@@ -32,8 +31,7 @@ _CHOSEN, _SECONDS, _IMAGE, _MODEL = "chosen", "seconds", "image.", "model."
 
 def subject_folds(pairs: PairDataset) -> list[int]:
     """Return a fold for each scan, balanced over the side information; all scans of a subject share it."""
-    subjects = [Scan.parse(key).subject for key in pairs.scans]
-    return balanced_folds(subjects, torch.stack([item["side"] for item in pairs.items]) if pairs.items else None)
+    return balanced_folds(pairs.subjects, torch.stack([item["side"] for item in pairs.items]) if pairs.items else None)
 
 
 class ClosedFormCache(Solver):

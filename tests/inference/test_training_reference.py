@@ -9,7 +9,7 @@ from dualflow.commit import commit_text
 from dualflow.data.dataset import PairDataset
 from dualflow.errors import CheckpointError
 from dualflow.inference.predict import load_predictor
-from dualflow.inference.training_reference import Reference, load_reference, output_figures
+from dualflow.inference.training_reference import Reference, has_enough_people, load_reference, output_figures
 from tests.conftest import phantom
 
 FIGURES = {
@@ -83,3 +83,10 @@ def test_a_reference_of_another_training_is_refused(saved):
     commit_text(folder / "reference.json", json.dumps(content | {"voxel_mm": 9.0}))
     with pytest.raises(CheckpointError, match="does not match the hash in the model card"):
         load_reference(folder, card)
+
+
+@pytest.mark.parametrize(("people", "sessions", "enough"), [(6, 2, False), (9, 3, False), (10, 1, True)])
+def test_sessions_of_one_person_count_once(people, sessions, enough):
+    """A study of few people with many sessions trains without a reference, instead of failing at its end."""
+    keys = [f"sub-{person}_ses-{session}" for person in range(people) for session in range(sessions)]
+    assert has_enough_people(PairDataset([{"scan": key} for key in keys])) is enough
