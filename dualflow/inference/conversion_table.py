@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from dualflow.commit import commit_text
 from dualflow.data.quarantine import Quarantine
-from dualflow.data.tsv import table_text
+from dualflow.data.tsv import numbers, table_text
 from dualflow.errors import printable
 from dualflow.inference.convert import SIDE, STEP, VERDICT
 from dualflow.layout import Layout, Scan
@@ -24,8 +25,7 @@ SHOWN = 10
 """Scans whose reasons the console shows."""
 ORDER = (FAILED, "refused", "review", "ok")
 """Verdicts, the worst first."""
-SCORES = ("typicality", "lesion")
-"""Figures that have a threshold, `typicality_threshold` and so on."""
+THRESHOLD = "_threshold"
 
 
 def conversion_table(layout: Layout, scans: Iterable[str], excluded: Sequence[Quarantine]) -> pd.DataFrame:
@@ -50,18 +50,26 @@ def conversion_table(layout: Layout, scans: Iterable[str], excluded: Sequence[Qu
         values = (key, verdict["verdict"], converted, "; ".join(reasons), seconds)
         rows.append(dict(zip(COLUMNS, values, strict=True)) | manifest["facts"][SIDE] | verdict["figures"])
     columns = list(dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)]))
-    table = pd.DataFrame(rows, columns=columns)
-    # Within a verdict, the scan farthest beyond its threshold comes first.
-    excess = [table.get(name, pd.Series(index=table.index, dtype=float)).astype(float) for name in _SCORES]
-    limits = [
-        table.get(f"{name}_threshold", pd.Series(index=table.index, dtype=float)).astype(float) for name in _SCORES
-    ]
-    worst = pd.concat([score / limit for score, limit in zip(excess, limits, strict=True)], axis=1).max(axis=1)
-    order = table.assign(rank=table["verdict"].map(ORDER.index), worst=-worst.fillna(0.0))
-    return table.loc[order.sort_values(["rank", "worst", "scan"]).index].reset_index(drop=True)
+    return worst_first(pd.DataFrame(rows, columns=columns))
 
 
-_SCORES = ("typicality", "lesion")
+def worst_first(table: pd.DataFrame) -> pd.DataFrame:
+    """Sort a table with `scan` and `verdict` by verdict, then by the distance beyond a threshold, then by key."""
+    excess = pd.Series(-np.inf, index=table.index)
+    for column in table.columns:
+        if is_threshold(table, column):
+            value, threshold = numbers(table[column.removesuffix(THRESHOLD)]), numbers(table[column])
+            # Relative to the threshold, so that figures of different units are comparable.
+            scale = threshold.abs().where(threshold != 0, 1.0)
+            excess = excess.combine((value - threshold) / scale, np.fmax)
+    order = table.assign(_rank=table["verdict"].map(ORDER.index), _excess=-excess)
+    order = order.sort_values(["_rank", "_excess", "scan"], kind="stable")
+    return table.loc[order.index].reset_index(drop=True)
+
+
+def is_threshold(table: pd.DataFrame, column: str) -> bool:
+    """Whether a column holds the value of another one, `NAME` of `NAME_threshold`, from which a scan is unusual."""
+    return column.endswith(THRESHOLD) and column.removesuffix(THRESHOLD) in table.columns
 
 
 def write_conversion_table(path: Path, table: pd.DataFrame) -> None:

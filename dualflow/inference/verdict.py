@@ -6,7 +6,7 @@ after it. Each check compares figures with what the model's training scans have.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple, Self
@@ -101,14 +101,14 @@ def judge_input(
         return verdict
     score = reference.typicality.score(source, mask, {})
     # In a scan of another kind, the lesion map has no meaning.
-    unlike = tuple(_typicality(score)) or tuple(_lesion(score))
+    has_lesion = score.flagged and not score.refused
+    unlike = [_typicality(score)] if score.refused else [_lesion(score)] if has_lesion else []
     misfit = _unusual(reference.registration, figures, "", "of its registration with the template")
     findings = (*verdict.findings, *_resolution(reference, figures), *unlike, *misfit)
     scores = {"typicality": score.typicality, "typicality_threshold": score.threshold}
     scores |= {"lesion": score.lesion, "lesion_threshold": score.lesion_threshold}
     detectors = {f"z_{name}": value for name, value in score.z.items()}
-    flagged = score.flagged and not score.refused
-    return Verdict(findings, {**scores, **figures, **detectors}, score.lesion_map if flagged else None)
+    return Verdict(findings, {**scores, **figures, **detectors}, score.lesion_map if has_lesion else None)
 
 
 def judge_output(reference: Reference | None, prediction: Prediction, mask: BoolArray, unit: str) -> Verdict:
@@ -156,26 +156,24 @@ _DETECTORS = {
 }
 
 
-def _typicality(score: Score) -> Iterator[Finding]:
-    if score.typicality > score.threshold:
-        names = [name for name, value in score.z.items() if value > score.threshold]
-        worst = sorted(names, key=lambda name: -score.z[name])[:3]
-        what = ", ".join(_DETECTORS[name] for name in worst)
-        yield Finding(
-            Outcome.REFUSED,
-            f"it is unlike the training scans in {what} "
-            f"(typicality score {score.typicality:.1f}, expected at most {score.threshold:.1f}): check that it is an "
-            "undamaged scan of the model's source modality",
-        )
+def _typicality(score: Score) -> Finding:
+    names = [name for name, value in score.z.items() if value > score.threshold]
+    worst = sorted(names, key=lambda name: -score.z[name])[:3]
+    what = ", ".join(_DETECTORS[name] for name in worst)
+    return Finding(
+        Outcome.REFUSED,
+        f"it is unlike the training scans in {what} "
+        f"(typicality score {score.typicality:.1f}, expected at most {score.threshold:.1f}): check that it is an "
+        "undamaged scan of the model's source modality",
+    )
 
 
-def _lesion(score: Score) -> Iterator[Finding]:
-    if score.lesion > score.lesion_threshold:
-        yield Finding(
-            Outcome.REVIEW,
-            f"a part of the brain is unlike the training scans (lesion score {score.lesion:.1f}, expected at most "
-            f"{score.lesion_threshold:.1f}), shown by desc-deviation",
-        )
+def _lesion(score: Score) -> Finding:
+    return Finding(
+        Outcome.REVIEW,
+        f"a part of the brain is unlike the training scans (lesion score {score.lesion:.1f}, expected at most "
+        f"{score.lesion_threshold:.1f}), shown by desc-deviation",
+    )
 
 
 def _turned(figures: Mapping[str, float]) -> Iterator[Finding]:
@@ -225,12 +223,3 @@ def _level(column: Categorical, value: Any) -> Iterator[Finding]:
 
 
 _SIDE_CHECKS: dict[type, Callable[[Any, Any], Iterator[Finding]]] = {Continuous: _range, Categorical: _level}
-
-
-def unknown_columns(encoder: SideEncoder, side: Mapping[str, Any]) -> Sequence[str]:
-    """The side columns whose value is unknown."""
-    return [
-        column.name
-        for column in encoder.columns
-        if side.get(column.name) != side.get(column.name) or side.get(column.name) is None
-    ]

@@ -14,6 +14,7 @@ import pandas as pd
 from dualflow.data.quality_metrics import QualityMetric, quality_metric
 from dualflow.data.tsv import MISSING, all_numbers, numbers
 from dualflow.errors import DataError
+from dualflow.inference.conversion_table import THRESHOLD, is_threshold, worst_first
 from dualflow.inference.provenance import DISCLAIMER
 from dualflow.layout import Scan
 from dualflow.report.card_sheet import Card, Figure, address, load_picture, split_reasons, write_sheet
@@ -27,7 +28,6 @@ MIN_REPEATED = 3
 """Number of scans from which a reason is listed as a frequent one."""
 MAX_REASONS = 10
 TABLE = "conversion.tsv"
-THRESHOLD = "_threshold"
 REQUIRED = ("scan", "verdict", "reason")
 NOT_FIGURES = (*REQUIRED, "converted")
 """Columns that are no figures; single detectors, `z_NAME`, are none for the page either."""
@@ -118,7 +118,7 @@ def write_conversion_page(
     Raises:
         DataError: the table lacks a column, or has an unknown verdict.
     """
-    table = _worst_first(_checked(table))
+    table = worst_first(_checked(table))
     pictured = table["scan"].isin(list(figures))
     shown = table[pictured.groupby(pictured).cumcount() < pictured.map({True: MAX_CARDS, False: MAX_LINES})]
     embedded = min(int(pictured.sum()), MAX_CARDS) <= MAX_EMBEDDED
@@ -157,26 +157,8 @@ def _checked(table: pd.DataFrame) -> pd.DataFrame:
     return table.astype(object).where(table.notna() & ~table.isin(MISSING), None)
 
 
-def _worst_first(table: pd.DataFrame) -> pd.DataFrame:
-    """Sort by verdict, then by the distance beyond a threshold, then by key."""
-    excess = pd.Series(-np.inf, index=table.index)
-    for column in table.columns:
-        if _is_threshold(table, column):
-            value, threshold = numbers(table[column.removesuffix(THRESHOLD)]), numbers(table[column])
-            # Relative to the threshold, so that figures of different units are comparable.
-            scale = threshold.abs().where(threshold != 0, 1.0)
-            excess = excess.combine((value - threshold) / scale, np.fmax)
-    order = table.assign(_rank=table["verdict"].map(list(VERDICTS).index), _excess=-excess)
-    order = order.sort_values(["_rank", "_excess", "scan"], kind="stable")
-    return table.loc[order.index].reset_index(drop=True)
-
-
 def _is_figure(table: pd.DataFrame, column: str) -> bool:
-    return column not in NOT_FIGURES and not column.startswith("z_") and not _is_threshold(table, column)
-
-
-def _is_threshold(table: pd.DataFrame, column: str) -> bool:
-    return column.endswith(THRESHOLD) and column.removesuffix(THRESHOLD) in table.columns
+    return column not in NOT_FIGURES and not column.startswith("z_") and not is_threshold(table, column)
 
 
 def _metric(column: str) -> QualityMetric:
@@ -227,7 +209,7 @@ def _cards(
     """Yield the cards; each picture is read when its card is written."""
     values = pd.DataFrame({name: numbers(table[name]) for name in columns})
     limits = {
-        str(name).removesuffix(THRESHOLD): numbers(table[name]) for name in table.columns if _is_threshold(table, name)
+        str(name).removesuffix(THRESHOLD): numbers(table[name]) for name in table.columns if is_threshold(table, name)
     }
     numeric = [name for name in columns if all_numbers(table[name])]
     for index, row in enumerate(table.to_dict("records")):
