@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from dualflow.config import Config, dump_sections
 from dualflow.data.study_pairs import load_split, usable_pairs
-from dualflow.imaging.regions import region_map
 from dualflow.inference.conversion_table import conversion_table, write_conversion_table
 from dualflow.inference.convert import Converter, remove_volumes, side_values
-from dualflow.inference.predict import load_predictor
-from dualflow.inference.training_reference import load_reference
 from dualflow.manifest import write_manifest
-from dualflow.modalities import modality
 from dualflow.process import keep_freed_memory
 from dualflow.progress import track
 from dualflow.training.device import select_device
@@ -26,25 +22,24 @@ def convert(config: Config, name: str, seed: int) -> None:
     """
     keep_freed_memory()
     layout = config.layout
-    predictor = load_predictor(layout.model(name, seed), select_device(config.train.device))
-    converter = Converter(
-        predictor,
-        load_reference(layout.model(name, seed), predictor.card),
-        region_map(config.preprocess),
+    converter = Converter.load(
+        layout.model(name, seed),
+        select_device(config.train.device),
         layout,
-        modality(config.study.source),
-        modality(config.study.target),
+        config.study.source,
+        config.study.target,
         config.convert,
         force=True,
     )
+    card = converter.predictor.card
     pairs = usable_pairs(config)
     rows = {row["scan"]: row for row in pairs.to_dict("records")}
-    items = [item for split in CONVERTED for item in load_split(config, pairs, split, predictor.card.side).items]
+    items = [item for split in CONVERTED for item in load_split(config, pairs, split, card.side).items]
     manifests = {}
     for item in track(items, f"convert with {name}"):
         row = rows[item["scan"]]
         raw = config.bids / row["source"]
-        manifests[item["scan"]] = converter.convert_if_needed(item, side_values(predictor.card, row), raw)
+        manifests[item["scan"]] = converter.convert_if_needed(item, side_values(card, row), raw)
     # Other splits or new exclusions leave volumes of scans that are no longer converted.
     for manifest in layout.manifest("convert/any").parent.glob("*.json"):
         if manifest.stem not in manifests:
@@ -55,6 +50,6 @@ def convert(config: Config, name: str, seed: int) -> None:
         layout.manifest("convert"),
         step="convert",
         outputs={**manifests, "verdicts": layout.conversions},
-        inputs={"model": predictor.card.weights_sha256},
+        inputs={"model": card.weights_sha256},
         config=dump_sections(config.convert),
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -17,15 +18,11 @@ from dualflow.data.derivative_dataset import describe_derivatives
 from dualflow.data.quarantine import Quarantine, count_excluded, write_quarantine
 from dualflow.data.raw_scans import ScanFiles, prepare_scan
 from dualflow.errors import CommitError, DataError, DualflowError
-from dualflow.imaging.regions import region_map
 from dualflow.inference.conversion_table import FAILED, conversion_table, count_verdicts, write_conversion_table
 from dualflow.inference.convert import STEP, Converter, side_values, verdict_of
 from dualflow.inference.finished_scans import ScanState
 from dualflow.inference.inputs import ConvertInputs
-from dualflow.inference.predict import load_predictor
-from dualflow.inference.training_reference import load_reference
 from dualflow.layout import Layout, Scan
-from dualflow.modalities import modality
 from dualflow.models.card import ModelCard
 from dualflow.models.store import load_card
 from dualflow.progress import progress
@@ -89,15 +86,16 @@ def convert_study(
     rows = [row.to_frame().T for _, row in scans.rows.iterrows()]
     tasks = [(row, scans.root, layout, scans.study, options) for row in rows]
     finished = [_state(card, *task).recall() for task in tasks]
-    outcomes: list[Outcome] = [result.excluded or "" for result in finished if result]
+    excluded = [*scans.quarantined, *(result.excluded for result in finished if result and result.excluded)]
     tasks = [task for task, result in zip(tasks, finished, strict=True) if not result]
     counts = Counter[str]()
     with progress("convert", len(tasks)) as display:
-        for outcome in _outcomes(tasks, compute):
-            outcomes.append(outcome)
-            counts[FAILED if isinstance(outcome, Quarantine) else outcome] += 1
+        for result in _results(tasks, compute):
+            if isinstance(result, Quarantine):
+                excluded.append(result)
+            counts[FAILED if isinstance(result, Quarantine) else result] += 1
             display.advance(note=count_verdicts(counts))
-    excluded = sorted([*scans.quarantined, *(outcome for outcome in outcomes if isinstance(outcome, Quarantine))])
+    excluded.sort()
     write_quarantine(layout.quarantine, excluded)
     table = conversion_table(layout, scans.rows["scan"], excluded)
     write_conversion_table(layout.conversions, table)
@@ -139,12 +137,12 @@ class Options:
     force: bool
 
 
-Outcome = Quarantine | str
+Result = Quarantine | str
 """Why a scan failed, or the verdict on it."""
 Task = tuple[pd.DataFrame, Path, Layout, StudyConfig, Options]
 
 
-def _outcomes(tasks: list[Task], compute: Compute) -> Iterator[Outcome]:
+def _results(tasks: list[Task], compute: Compute) -> Iterator[Result]:
     """Run the tasks in worker processes; yield their results in the order in which they finish."""
     for index, outcome in run_in_workers(_convert, tasks, compute.workers, compute.cluster):
         if isinstance(outcome, CrashedTask):
@@ -163,44 +161,39 @@ def _load_converter(layout: Layout, source: str, target: str, options: Options) 
     import torch
 
     torch.set_num_threads(1)
-    predictor = load_predictor(options.model, select_device(options.device))
-    return Converter(
-        predictor,
-        load_reference(options.model, predictor.card),
-        region_map(predictor.card.preprocess),
-        layout,
-        modality(source),
-        modality(target),
-        options.config,
-        options.force,
-    )
+    device = select_device(options.device)
+    return Converter.load(options.model, device, layout, source, target, options.config, force=options.force)
+
+
+def _raw_files(row: pd.DataFrame, root: Path, study: StudyConfig) -> tuple[dict[Any, Any], ScanFiles]:
+    """The values of a row of the index, and its files without the target, which conversion does not read."""
+    values = row.iloc[0].to_dict()
+    return values, replace(ScanFiles.of_row(root, values, study), target=None)
 
 
 def _state(
     card: ModelCard, row: pd.DataFrame, root: Path, layout: Layout, study: StudyConfig, options: Options
 ) -> ScanState:
     """What the result of a scan depends on."""
-    values = row.iloc[0].to_dict()
-    files = replace(ScanFiles.of_row(root, values, study), target=None)
+    values, files = _raw_files(row, root, study)
     sections = [section.model_dump(mode="json") for section in (card.preprocess, study, options.config)]
     model = [card.weights_sha256, card.reference_sha256, options.force]
     return ScanState.of(layout, Scan.parse(values["scan"]), files, [*model, *sections, values])
 
 
-def _convert(row: pd.DataFrame, root: Path, layout: Layout, study: StudyConfig, options: Options) -> Outcome:
+def _convert(row: pd.DataFrame, root: Path, layout: Layout, study: StudyConfig, options: Options) -> Result:
     """Preprocess and convert a scan, and record the result."""
-    card = _load_converter(layout, study.source, study.target, options).predictor.card
-    state = _state(card, row, root, layout, study, options)
-    outcome = _convert_scan(row, root, layout, study, options)
-    state.remember(outcome if isinstance(outcome, Quarantine) else None)
-    return outcome
-
-
-def _convert_scan(row: pd.DataFrame, root: Path, layout: Layout, study: StudyConfig, options: Options) -> Outcome:
-    """Preprocess and convert a scan unless that is done and unchanged."""
     converter = _load_converter(layout, study.source, study.target, options)
-    card, values = converter.predictor.card, row.iloc[0].to_dict()
-    scan, files = Scan.parse(values["scan"]), replace(ScanFiles.of_row(root, values, study), target=None)
+    state = _state(converter.predictor.card, row, root, layout, study, options)
+    result = _convert_scan(converter, row, root, study)
+    state.remember(result if isinstance(result, Quarantine) else None)
+    return result
+
+
+def _convert_scan(converter: Converter, row: pd.DataFrame, root: Path, study: StudyConfig) -> Result:
+    """Preprocess and convert a scan unless that is done and unchanged."""
+    (values, files), layout, card = _raw_files(row, root, study), converter.layout, converter.predictor.card
+    scan = Scan.parse(values["scan"])
     excluded = prepare_scan(layout, scan, files, study, card.preprocess)
     if excluded is not None:
         return excluded

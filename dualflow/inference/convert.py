@@ -6,9 +6,10 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
@@ -20,18 +21,18 @@ from dualflow.data.tsv import table_text
 from dualflow.imaging.geometry import BoolArray, FloatArray
 from dualflow.imaging.input_figures import input_figures
 from dualflow.imaging.record import native_codes, to_native
-from dualflow.imaging.regions import RegionMap
+from dualflow.imaging.regions import RegionMap, region_map
 from dualflow.imaging.result_figure import save_result_figure
 from dualflow.imaging.stopwatch import Stopwatch
 from dualflow.imaging.volume import read_volume, write_volume
-from dualflow.inference.predict import Prediction, Predictor
+from dualflow.inference.predict import Prediction, Predictor, load_predictor
 from dualflow.inference.provenance import deviation_sidecar, region_sidecar, volume_sidecar
 from dualflow.inference.region_table import region_table
-from dualflow.inference.training_reference import Reference
+from dualflow.inference.training_reference import Reference, load_reference
 from dualflow.inference.verdict import Outcome, Verdict, judge_input, judge_output
 from dualflow.layout import Layout, Scan, sidecar_path
 from dualflow.manifest import manifest_outputs, read_manifest, write_manifest
-from dualflow.modalities import Modality
+from dualflow.modalities import Modality, modality
 from dualflow.models.card import ModelCard
 
 STEP = "convert"
@@ -67,6 +68,36 @@ class Converter:
     target: Modality
     config: ConvertConfig
     force: bool = False
+
+    @classmethod
+    def load(
+        cls,
+        model: Path,
+        device: torch.device | str,
+        layout: Layout,
+        source: str,
+        target: str,
+        config: ConvertConfig,
+        *,
+        force: bool = False,
+    ) -> Self:
+        """Load a model for conversion.
+
+        Args:
+            model: its folder.
+            device: where it runs.
+            layout: where outputs go.
+            source: name of the main source's modality.
+            target: name of the target's modality.
+            config: how samples are drawn.
+            force: whether refused scans are converted too.
+
+        Raises:
+            CheckpointError: the folder holds no model, a broken one, or one of another version.
+        """
+        predictor = load_predictor(model, device)
+        reference, regions = load_reference(model, predictor.card), region_map(predictor.card.preprocess)
+        return cls(predictor, reference, regions, layout, modality(source), modality(target), config, force)
 
     def convert_if_needed(self, item: Item, side: Mapping[str, Any], raw: Path) -> Path:
         """Convert a preprocessed scan unless that is done and unchanged; return its manifest.

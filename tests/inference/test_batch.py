@@ -186,7 +186,7 @@ def test_files_are_selected_by_options(study, model, tmp_path, monkeypatch):
         result = CliRunner().invoke(main, command)
         return result.exit_code, result.output + str(result.exception)
 
-    monkeypatch.setattr(batch, "_outcomes", outcomes)
+    monkeypatch.setattr(batch, "_results", outcomes)
     code, message = run()
     assert (code != 0, "3 files fit T1w" in message) == (True, True), message
     assert run("--where", "T1w.acq=thin", "--runs", "last", "--masks", str(masks))[0] == 0
