@@ -166,7 +166,7 @@ def prepare_scan(
         with pair.clock("write"):
             outputs = write_pair(pair, layout, scan, source_row, target_row)
         # Not in the manifest, because its digest is part of the identity of trained models.
-        commit_json(layout.scan_seconds(scan), {step: round(time, 2) for step, time in pair.clock.seconds.items()})
+        commit_json(layout.scan_seconds(scan), pair.clock.rounded())
     except CommitError:  # a full disk is no defect of the scan
         raise
     except DualflowError as error:

@@ -32,10 +32,9 @@ def meta_region_weights(regions: RegionMap, mask: BoolArray) -> tuple[tuple[str,
 
     Regions without a voxel in the mask `[D, H, W]` have weight 0; a meta-region without any is all NaN.
     """
-    sizes = np.bincount(regions.labels[mask], minlength=len(regions.names) + 1)[1:].astype(np.float64)
     merged = [merged_name(name).removeprefix("ctx-") for name in regions.names]
     members = np.array([[name in group for name in merged] for group in meta_regions().values()], dtype=np.float64)
-    weights = members * sizes
+    weights = members * regions.sizes(mask)
     totals = weights.sum(axis=1, keepdims=True)
     totals[totals == 0] = np.nan
     return tuple(meta_regions()), weights / totals

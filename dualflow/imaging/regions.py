@@ -38,6 +38,10 @@ class RegionMap:
     names: tuple[str, ...]
     voxel_mm: tuple[float, float, float]
 
+    def sizes(self, mask: BoolArray) -> NDArray[np.int64]:
+        """Number of voxels of each region in `mask` `[D, H, W]`, as `[R]`."""
+        return np.bincount(self.labels[mask], minlength=len(self.names) + 1)[1:]
+
     def means(self, volume: FloatArray, mask: BoolArray) -> NDArray[np.float64]:
         """Mean of `volume` `[..., D, H, W]` over each region's voxels in `mask` `[D, H, W]`, as `[..., R]`.
 

@@ -1,4 +1,4 @@
-"""Seconds by step of a scan's preprocessing."""
+"""Seconds by step of a computation on one scan."""
 
 from __future__ import annotations
 
@@ -25,3 +25,7 @@ class Stopwatch:
             yield
         finally:
             self.seconds[step] = self.seconds.get(step, 0.0) + perf_counter() - begun
+
+    def rounded(self) -> dict[str, float]:
+        """Seconds by step to two decimals, as JSON."""
+        return {step: round(time, 2) for step, time in self.seconds.items()}

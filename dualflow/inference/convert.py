@@ -119,7 +119,7 @@ class Converter:
             clock = Stopwatch()
             verdict, files = self._convert(item, side, raw, clock)
             facts = {VERDICT: verdict.to_dict(), SIDE: dict(side)}
-            commit_json(self.layout.conversion_seconds(scan), {key: round(t, 2) for key, t in clock.seconds.items()})
+            commit_json(self.layout.conversion_seconds(scan), clock.rounded())
             write_manifest(manifest, step=STEP, outputs=files, inputs=inputs, config=section, facts=facts)
         return manifest
 

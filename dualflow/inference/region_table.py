@@ -39,7 +39,7 @@ def region_table(prediction: Prediction, mask: BoolArray, regions: RegionMap) ->
     """
     groups, weights = meta_region_weights(regions, mask)
     point = _with_groups(regions.means(prediction.mean, mask), weights)
-    sizes = np.bincount(regions.labels[mask], minlength=len(regions.names) + 1)[1:]
+    sizes = regions.sizes(mask)
     if prediction.region_samples is not None:
         samples = _with_groups(prediction.region_samples, weights)
         count = len(samples)
