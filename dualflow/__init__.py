@@ -63,9 +63,10 @@ def convert(
         DualflowError: an argument or input cannot be used, or there is no usable scan.
     """
     from dualflow.commands.convert import convert as convert_scans
-    from dualflow.config import ConvertConfig, checked
+    from dualflow.config import ConvertConfig, TrackingConfig, checked
     from dualflow.inference.batch import Compute
     from dualflow.inference.inputs import Selection
+    from dualflow.inference.model_location import locate_model
     from dualflow.process import without_main_script
 
     sampling = {"samples": samples, "keep_samples": keep_samples, "temperature": temperature, "seed": seed}
@@ -73,7 +74,7 @@ def convert(
     with without_main_script():
         return convert_scans(
             [inputs] if isinstance(inputs, str | Path) else inputs,
-            str(model),
+            locate_model(str(model), TrackingConfig().uri),
             Path(out).expanduser(),
             checked(ConvertConfig, sampling | {"quantiles": quantiles}, "convert"),
             Selection(people, visits, {**(side or {}), **values}),

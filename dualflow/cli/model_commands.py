@@ -147,16 +147,17 @@ def convert(
     from dualflow.inference.conversion import plan_conversion
     from dualflow.inference.conversion_table import conversion_text, missing_volumes
     from dualflow.inference.inputs import Selection
+    from dualflow.inference.model_location import locate_model
 
     names = tuple(name.lstrip("-") for option in context.command.params for name in option.opts[-1:])
     selection = Selection(participants, sessions, side, where, runs, masks, option_names=names)
-    config = ConvertConfig(**options)
+    config, folder = ConvertConfig(**options), locate_model(model, tracking_uri)
     if dry_run:
-        click.echo(plan_conversion(inputs, model, out, config, selection, tracking_uri))
+        click.echo(plan_conversion(inputs, folder, out, config, selection))
         return
     compute = Compute(workers, cluster, device)
     try:
-        table = convert_scans(inputs, model, out, config, selection, compute, force=force, tracking_uri=tracking_uri)
+        table = convert_scans(inputs, folder, out, config, selection, compute, force=force)
     except KeyboardInterrupt:
         raise InterruptedRunError(f"interrupted; finished scans are in {out}, and the same command resumes") from None
     click.echo(conversion_text(table, out))

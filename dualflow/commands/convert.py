@@ -12,9 +12,8 @@ from dualflow.config import ConvertConfig
 from dualflow.data.side_encoder import Continuous
 from dualflow.errors import DataError
 from dualflow.inference.batch import Compute
-from dualflow.inference.conversion import TRACKING_URI, convert_inputs
+from dualflow.inference.conversion import convert_inputs
 from dualflow.inference.inputs import Selection
-from dualflow.inference.model_location import locate_model
 from dualflow.layout import Layout, Scan
 from dualflow.models.card import ModelCard
 from dualflow.models.store import load_card
@@ -23,19 +22,17 @@ from dualflow.report.conversion_page import write_conversion_page
 
 def convert(
     inputs: Sequence[str | Path],
-    model: str,
+    model: Path,
     out: Path,
     config: ConvertConfig,
     selection: Selection | None = None,
     compute: Compute = Compute(),  # noqa: B008 - immutable
     *,
     force: bool = False,
-    tracking_uri: str = TRACKING_URI,
 ) -> pd.DataFrame:
     """Convert all scans of the inputs, and write conversion.html; arguments and result as `convert_inputs`."""
-    folder = locate_model(model, tracking_uri)
-    table = convert_inputs(inputs, str(folder), out, config, selection, compute, force=force)
-    write_page(Layout(out, "."), table, load_card(folder))
+    table = convert_inputs(inputs, model, out, config, selection, compute, force=force)
+    write_page(Layout(out, "."), table, load_card(model))
     return table
 
 

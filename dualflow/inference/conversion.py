@@ -9,41 +9,37 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 
-from dualflow.config import ConvertConfig, TrackingConfig
+from dualflow.config import ConvertConfig
 from dualflow.errors import printable
 from dualflow.inference.batch import Compute, convert_study
 from dualflow.inference.inputs import ConvertInputs, Selection, expand_inputs, resolve_inputs
-from dualflow.inference.model_location import locate_model
 from dualflow.inference.plan import plan_scans, plan_text
 from dualflow.models.store import load_card, load_model
 
-TRACKING_URI = TrackingConfig().uri
 DICOM_IMAGES = "sourcedata"
 """Folder of the output dataset with the images that were converted from DICOM."""
 
 
 def convert_inputs(
     inputs: Sequence[str | Path],
-    model: str,
+    model: Path,
     out: Path,
     config: ConvertConfig,
     selection: Selection | None = None,
     compute: Compute = Compute(),  # noqa: B008 - immutable
     *,
     force: bool = False,
-    tracking_uri: str = TRACKING_URI,
 ) -> pd.DataFrame:
     """Convert all scans of the inputs; return the table that is also written as conversion.tsv, the worst scans first.
 
     Args:
         inputs: images, patterns of images, a BIDS dataset, a table of samples, or DICOM folders.
-        model: the trained model, as `locate_model` takes it.
+        model: folder of the trained model.
         out: folder of the BIDS derivative dataset to write.
         config: how samples are drawn.
         selection: what to convert of the inputs, and their side information.
         compute: where the work runs.
         force: convert refused scans too.
-        tracking_uri: MLflow tracking URI of registered models.
 
     Raises:
         ConfigError: an option does not fit the inputs or the model, or `out` overlaps an input.
@@ -52,27 +48,24 @@ def convert_inputs(
     """
     paths = expand_inputs(inputs)
     compute.check()
-    folder = locate_model(model, tracking_uri)
-    card = load_model(folder).card  # verifies the weights too
-    scans = resolve_inputs(paths, card, out, folder, out / DICOM_IMAGES, selection)
+    card = load_model(model).card  # verifies the weights too
+    scans = resolve_inputs(paths, card, out, model, out / DICOM_IMAGES, selection)
     _print_notes(scans)
-    return convert_study(scans, folder, out, config, compute, force=force)
+    return convert_study(scans, model, out, config, compute, force=force)
 
 
 def plan_conversion(
     inputs: Sequence[str | Path],
-    model: str,
+    model: Path,
     out: Path,
     config: ConvertConfig,
     selection: Selection | None = None,
-    tracking_uri: str = TRACKING_URI,
 ) -> str:
     """Describe what `convert_inputs` would do; nothing is written to `out`."""
     paths = expand_inputs(inputs)
-    folder = locate_model(model, tracking_uri)
-    card = load_card(folder)
+    card = load_card(model)
     with TemporaryDirectory(prefix="dualflow-plan-") as scratch:
-        scans = resolve_inputs(paths, card, out, folder, Path(scratch), selection)
+        scans = resolve_inputs(paths, card, out, model, Path(scratch), selection)
         _print_notes(scans)
         return plan_text(plan_scans(scans, card, out, config))
 

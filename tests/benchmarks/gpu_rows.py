@@ -221,9 +221,7 @@ def check_conversion(scale: Scale) -> Outcome:
         write_dataset(root / "study", people)
         _save(config, root / "model")
         options = ConvertConfig(samples=4, keep_samples=1)
-        convert_inputs(
-            [root / "study"], str(root / "model"), root / "out", options, compute=Compute(device=scale.device)
-        )
+        convert_inputs([root / "study"], root / "model", root / "out", options, compute=Compute(device=scale.device))
         volumes = sorted(path.name.split("desc-")[1].split("_")[0] for path in root.glob("out/sub-*/pet/*.nii.gz"))
     return Outcome(volumes == ["synth", "synth01", "synthmean", "synthstd"], f"volumes written: {', '.join(volumes)}")
 

@@ -56,7 +56,7 @@ def model(tmp_path_factory, save_flow, small_flow, card):
 def converted(study, model, tmp_path_factory):
     """Output folder and table of a conversion by two worker processes; tests do not change the folder."""
     out = tmp_path_factory.mktemp("out")
-    return out, convert_inputs([study], str(model), out, CONFIG, compute=Compute(workers=2))
+    return out, convert_inputs([study], model, out, CONFIG, compute=Compute(workers=2))
 
 
 def volumes(out):
@@ -95,7 +95,7 @@ def test_only_scans_with_changed_inputs_are_converted_again(converted, study, mo
 
     def rerun(config):
         before = {desc: (path.stat().st_mtime_ns, path.read_bytes()) for desc, path in volumes(out).items()}
-        convert_inputs([study], str(model), out, config)
+        convert_inputs([study], model, out, config)
         after = {desc: (path.stat().st_mtime_ns, path.read_bytes()) for desc, path in volumes(out).items()}
         return {desc for desc in DESCS if before[desc][0] != after[desc][0]}, before, after
 
@@ -129,7 +129,7 @@ def test_a_table_of_samples_is_converted_by_a_model_of_two_sources(study, save_f
     values = image.get_fdata(dtype=np.float32)
     flair = np.where(values > 0.1 * values.max(), 1.2 * values.max() - values, values)
     nib.save(nib.Nifti1Image(flair, moved @ image.affine), data / "its FLAIR.nii.gz")
-    table = convert_inputs([data / "samples.tsv"], str(model), out, CONFIG)
+    table = convert_inputs([data / "samples.tsv"], model, out, CONFIG)
     assert table["verdict"].tolist() == ["failed", "ok"]
     [row] = read_quarantine(out / "quarantine.tsv")
     assert row.scan == "sub-C0002"
@@ -161,7 +161,7 @@ def test_a_scan_that_fails_in_conversion_is_excluded(converted, study, model, tm
     )
     config = ConvertConfig(samples=5)
     with pytest.raises(CommitError) if stops else nullcontext():
-        convert_inputs([study], str(model), out, config)
+        convert_inputs([study], model, out, config)
     if not stops:
         assert read_quarantine(out / "quarantine.tsv")[0].reason == "ValueError: odd"
 
