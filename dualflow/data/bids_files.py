@@ -167,13 +167,18 @@ def find_mask(study: StudyConfig, scan: Scan, source: Path) -> Path | None:
     return next((path for path in names if path.is_file()), None)
 
 
+def is_utf8(path: Path) -> bool:
+    """Whether a path can be written to a table: Python stands for undecodable bytes by surrogates."""
+    return not any("\udc80" <= char <= "\udcff" for char in path.as_posix())
+
+
 def require_inside(root: Path, path: Path) -> None:
     """Check that the file `path`, relative to `root`, is a regular file in the study's folder.
 
     Raises:
         DataError: it is not; the message gives the reason.
     """
-    if any("\udc80" <= char <= "\udcff" for char in path.as_posix()):  # Python's surrogates for undecodable bytes
+    if not is_utf8(path):
         raise DataError(f"{path} is not UTF-8, expected a name that a table can hold; rename the file")
     try:
         real = (root / path).resolve()

@@ -10,6 +10,8 @@ import numpy as np
 from dualflow.imaging.geometry import spacing_of
 from dualflow.imaging.mask_qc import BOUNDS
 
+TURNED_DEG = 60.0
+"""Rotation to the template above which a head lies turned in its header; heads are tilted by up to 45 degrees."""
 _TEMPLATE = {
     "template_mi": "mutual_information_nats",
     "template_dice": "overlap",

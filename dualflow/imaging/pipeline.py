@@ -22,6 +22,7 @@ from dualflow.config import PreprocessConfig
 from dualflow.imaging import intensity
 from dualflow.imaging.bias import correct_bias
 from dualflow.imaging.geometry import Affine, BoolArray, FloatArray, Volume, resample
+from dualflow.imaging.input_figures import TURNED_DEG
 from dualflow.imaging.mask import brain_mask, brain_volume_ml, study_mask
 from dualflow.imaging.mask_qc import MaskShape, check_metrics, compare_with_template, mask_metrics
 from dualflow.imaging.model_grid import model_grid
@@ -41,8 +42,6 @@ from dualflow.imaging.registration import Alignment, assume_aligned, register_af
 from dualflow.imaging.stopwatch import Stopwatch
 from dualflow.modalities import Modality, modality
 
-TURNED_DEG = 60.0
-"""Rotation to the template above which a head lies turned in its header; heads are tilted by up to 45 degrees."""
 WHITE_MATTER = "cerebral_white"
 _LIBRARIES = ("SimpleITK", "deepbet", "monai", "nibabel", "nilearn", "numpy", "scipy", "torch")
 

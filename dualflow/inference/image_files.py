@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from dualflow.commit import sha256
-from dualflow.data.bids_files import EXTENSIONS
+from dualflow.data.bids_files import EXTENSIONS, is_utf8
 from dualflow.data.index import COLUMNS
 from dualflow.data.quarantine import Quarantine
 from dualflow.errors import DataError, PairingError
@@ -102,7 +102,7 @@ def scan_of(file: Path) -> Scan:
 def _check_name(file: Path, source: str) -> None:
     if not file.name.endswith(EXTENSIONS):
         raise DataError(f"{file}: expected a NIfTI image, .nii or .nii.gz; convert it, for DICOM with dcm2niix")
-    if any("\udc80" <= char <= "\udcff" for char in str(file)):  # Python's surrogates for undecodable bytes
+    if not is_utf8(file):
         raise DataError(f"{file}: its name is not UTF-8; rename the file")
     suffix = file.name.split(".")[0].rpartition("_")[2]
     others = {row.suffix for row in MODALITIES.values()} - {modality(source).suffix}

@@ -15,12 +15,11 @@ import numpy as np
 
 from dualflow.data.side_encoder import Categorical, Continuous, SideEncoder
 from dualflow.imaging.geometry import BoolArray, FloatArray
+from dualflow.imaging.input_figures import TURNED_DEG
 from dualflow.inference.predict import Prediction
 from dualflow.inference.training_reference import FigureRanges, Reference, output_figures
 from dualflow.inference.typicality import Score
 
-TURNED_DEG = 60.0
-"""A head that is turned by more than this from its header's orientation has a wrong header, or lies face down."""
 COARSER = (2.0, 4.0)
 """Largest voxel edge, relative to the training scans', from which a scan is reviewed and refused."""
 BEYOND_SD = 2.0
