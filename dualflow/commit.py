@@ -10,7 +10,6 @@ import gzip
 import hashlib
 import json
 import os
-import platform
 import secrets
 import shutil
 import stat
@@ -20,13 +19,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from dualflow.errors import CommitError
+from dualflow.lifetime import HOST, pid_is_alive
 
 TEMP_PREFIX = ".tmp-"
-HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
-"""Digest of this machine's name, part of temporary file names because process ids are specific to a machine."""
 _STALE_S = 24 * 3600.0
 _CHUNK = 1 << 20
 
@@ -46,7 +42,7 @@ def committing(path: Path | str) -> Iterator[Path]:
     temp = _temporary(path)
     try:
         with _refused_writes(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(path.parent)
             mode = _create(temp)
             yield temp
             if temp.stat().st_mode != mode:  # safetensors and tempfile create files that only their owner may read
@@ -74,7 +70,7 @@ def committing_folder(folder: Path | str) -> Iterator[Path]:
     temp, old = _temporary(folder), _temporary(folder)
     try:
         with _refused_writes(folder):
-            folder.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(folder.parent)
             for stale in folder.parent.glob(f"{TEMP_PREFIX}*-{glob.escape(folder.name)}"):
                 _remove_if_stale(stale)
             temp.mkdir()
@@ -157,7 +153,7 @@ def _temporary(path: Path) -> Path:
 def _remove_if_stale(temp: Path) -> bool:
     host, _, rest = temp.name.removeprefix(TEMP_PREFIX).partition("-")
     pid = rest.partition("-")[0]
-    if not pid.isdigit() or (_alive(int(pid)) if host == HOST else _recent(temp)):
+    if not pid.isdigit() or (pid_is_alive(int(pid)) if host == HOST else _recent(temp)):
         return False
     if temp.is_dir():
         shutil.rmtree(temp, ignore_errors=True)
@@ -173,14 +169,12 @@ def _recent(path: Path) -> bool:
         return True
 
 
-def _alive(pid: int) -> bool:
-    try:
-        # In a container, no init process may reap the children of a killed parent.
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.AccessDenied:
-        return True
+def _make_folder(folder: Path) -> None:
+    """Create a folder and its missing parents, each flushed into the one that holds it."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _fsync(folder.parent)
 
 
 def _create(path: Path) -> int:

@@ -13,6 +13,7 @@ All results of a study lie under `Layout.root`:
     manifests/       one file per finished step, the outputs that Snakemake knows
     configs/         the resolved configurations
     logs/ benchmarks/      text and timings
+    locks/           one file per step, locked by the process that works on it
     quarantine.tsv quality.tsv qc.html report.html
 """
 
@@ -288,6 +289,10 @@ class Layout:
     def log(self, step: str) -> Path:
         """A step's log."""
         return self.root / "logs" / f"{step}.log"
+
+    def lock(self, step: str) -> Path:
+        """The lock of a step."""
+        return self.root / "locks" / f"{step}.lock"
 
     def benchmark(self, step: str) -> Path:
         """A step's wall time and peak memory, measured by Snakemake."""

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from dualflow import __version__
 from dualflow.commit import TEMP_PREFIX, commit_json, digest_of, sha256
 from dualflow.errors import CommitError
+from dualflow.layout import sidecar_path
 
 
 class OutputFile(NamedTuple):
@@ -67,7 +68,8 @@ def write_manifest(
     Args:
         path: the manifest; it is written last.
         step: name of the step.
-        outputs: name -> file written by the step. Paths are stored relative to the manifest.
+        outputs: name -> file written by the step; the JSON sidecar beside a file is added. Paths are stored relative
+            to the manifest.
         inputs: name -> digest of an input of the step.
         config: the part of the configuration that the step depends on.
         facts: small results to keep. They must hold no clock times, so that equal work gives equal bytes.
@@ -88,11 +90,18 @@ def write_manifest(
             "inputs": dict(inputs),
             "outputs": {
                 name: {"path": os.path.relpath(file, path.parent), "sha256": sha256(file)}
-                for name, file in outputs.items()
+                for name, file in {**_sidecars(outputs), **outputs}.items()
             },
             "facts": dict(facts or {}),
         },
     )
+
+
+def _sidecars(outputs: Mapping[str, Path]) -> dict[str, Path]:
+    """The sidecars of `outputs` that are not among them, as NAME.json."""
+    listed = set(outputs.values())
+    sidecars = {f"{name}.json": sidecar_path(file) for name, file in outputs.items()}
+    return {name: file for name, file in sidecars.items() if file not in listed and file.is_file()}
 
 
 def read_manifest(

@@ -46,6 +46,11 @@ def on_sigterm(handler: Callable[[int, object], None]) -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
+def interrupt(*_: object) -> None:
+    """Handle a signal as Ctrl-C."""
+    raise KeyboardInterrupt
+
+
 @contextmanager
 def without_main_script() -> Iterator[None]:
     """Keep new processes from running the main script, which would start the work again in each of them.

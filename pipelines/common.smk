@@ -4,13 +4,16 @@ from pathlib import Path
 from shlex import quote
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 from dualflow import __version__
+from dualflow.commands.run_lock import join_run
 from dualflow.commands.steps import closed_form_baselines, step_names
 from dualflow.commands.study_config import parse_study_config
 from dualflow.config import write_resolved
 from dualflow.data.fingerprint import study_fingerprint
 from dualflow.errors import ConfigError
+from dualflow.lifetime import PARENTS, parents_of_steps
 
 try:
     study = parse_study_config(config)
@@ -18,10 +21,24 @@ except ConfigError as error:
     raise WorkflowError(str(error))
 
 LAYOUT = study.layout
+if workflow.is_main_process and not workflow.output_settings.dryrun:
+    IS_ALONE = join_run(LAYOUT.root / "manifests", logger.warning)
+else:
+    IS_ALONE = True
+
+
+onstart:
+    if not IS_ALONE:
+        raise WorkflowError(
+            "another run is active in this folder; wait for it to end"
+        )
+
+
 # The steps read the configuration's path from their environment. It is not a parameter of the rules: each rule's
 # parameters are its own sections, and only their change reruns it.
 shell.prefix(
-    f"set -euo pipefail; export DUALFLOW_CONFIG={quote(str(write_resolved(study)))}; "
+    f"set -euo pipefail; export DUALFLOW_CONFIG={quote(str(write_resolved(study)))}"
+    f" {PARENTS}={quote(parents_of_steps())}; "
 )
 SHARDS = list(range(study.preprocess.shards))
 SEEDS = list(study.train.seeds)

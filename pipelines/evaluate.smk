@@ -78,7 +78,7 @@ rule report:
 
 rule check:
     input:
-        manifest("report"),
+        [manifest(step) for step in step_names(study) if step != "check"],
     output:
         manifest("check"),
     log:

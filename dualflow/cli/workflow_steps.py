@@ -1,11 +1,14 @@
 """The workflow's steps as commands. Snakemake calls them; a person seldom needs to.
 
-Each step checks its manifest, so a finished step is not repeated.
+Each step checks its manifest, so a finished step is not repeated, and locks it, so that two processes never write the
+same files. A step ends with the run that started it.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from typing import Any
 import click
 
 from dualflow.cli.options import CONFIG, OVERRIDES, THREADS, Decorator
+from dualflow.lifetime import end_with_parents, exclusive
 from dualflow.process import set_threads
 
 WORKFLOW_STEPS: dict[str, click.Command] = {}
@@ -38,14 +42,20 @@ def _add_step(name: str, module: str, function: str, summary: str, *options: Dec
     """Register the step `name`, which calls `function` of `dualflow.commands.<module>` with the configuration."""
 
     def run_step(config_path: Path, overrides: tuple[str, ...], threads: int, **arguments: Any) -> None:
+        end_with_parents()
         set_threads(threads)
-        from dualflow.commands.steps import require_inputs
+        from dualflow.commands.steps import manifests_of, require_inputs
         from dualflow.commands.study_config import load_study_config
 
         config = load_study_config(config_path, overrides)
         require_inputs(config, name)
-        step: Callable[..., None] = getattr(import_module(f"dualflow.commands.{module}"), function)
-        step(config, **arguments)
+        with ExitStack() as locks:
+            # The processes of one training share the locks of the first.
+            for step in manifests_of(name, **arguments) if os.environ.get("RANK", "0") == "0" else []:
+                waiting = f"{step}: another process works on it; waiting for it to end"
+                locks.enter_context(exclusive(config.layout.lock(step), waiting))
+            command: Callable[..., None] = getattr(import_module(f"dualflow.commands.{module}"), function)
+            command(config, **arguments)
 
     run_step.__doc__ = summary
     for option in reversed([CONFIG, OVERRIDES, THREADS, *options]):

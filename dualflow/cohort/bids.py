@@ -70,6 +70,11 @@ def subject_files(out: Path, person: Person) -> list[Path]:
     return sorted(file for folder in folders for file in folder.rglob("[!.]*") if file.is_file())
 
 
+def dataset_files(out: Path) -> list[Path]:
+    """All files of `write_dataset`, sorted."""
+    return sorted(file for folder in (out, truth_root(out)) for file in folder.iterdir() if file.is_file())
+
+
 def write_dataset(out: Path, people: Sequence[Person]) -> None:
     """Write the files of the whole dataset: descriptions, participants and truth tables.
 

@@ -1,24 +1,34 @@
-"""The last step of the workflow: it fails if a scan was excluded, after everything else is done."""
+"""The last step of the workflow: it verifies all outputs, and fails if one was changed or a scan was excluded."""
 
 from __future__ import annotations
 
+from dualflow.commands.steps import CHECK, step_names
 from dualflow.config import Config
 from dualflow.data.quarantine import count_excluded, read_quarantine
+from dualflow.data.tsv import summarise_names
 from dualflow.errors import DataError
-from dualflow.manifest import write_manifest
+from dualflow.manifest import verify_manifests, write_manifest
 
 
 def check(config: Config) -> None:
-    """Write the final manifest if no scan was excluded.
+    """Write the final manifest, which lists those of all other steps.
 
     Raises:
-        DataError: scans were excluded; everything else is finished.
+        DataError: an output has changed since it was written, or scans were excluded; everything else is finished.
     """
-    rows = read_quarantine(config.layout.quarantine)
+    layout = config.layout
+    manifests = {step: layout.manifest(step) for step in step_names(config) if step != CHECK}
+    # Other manifests may belong to an earlier configuration.
+    if broken := [step for step in verify_manifests(layout.root / "manifests") if step in manifests]:
+        raise DataError(
+            f"{layout.root}: outputs of {summarise_names(broken)} were changed after they were written; "
+            "the same command makes them again"
+        )
+    rows = read_quarantine(layout.quarantine)
     if rows:
         first = rows[0]
         raise DataError(
-            f"finished, but {count_excluded(rows)}: {config.layout.quarantine} has the reasons, the first is "
+            f"finished, but {count_excluded(rows)}: {layout.quarantine} has the reasons, the first is "
             f"{first.scan}: {first.reason}"
         )
-    write_manifest(config.layout.manifest("check"), step="check", outputs={}, inputs={}, config={})
+    write_manifest(layout.manifest(CHECK), step=CHECK, outputs=manifests, inputs={}, config={})

@@ -41,7 +41,7 @@ def finish_cohort(config: Config) -> None:
     write_manifest(
         layout.manifest("cohort"),
         step="cohort",
-        outputs={"participants": layout.bids / "participants.tsv"},
+        outputs={str(file.relative_to(layout.bids)): file for file in cohort.dataset_files(layout.bids)},
         inputs={},
         config=dump_sections(config.cohort),
     )

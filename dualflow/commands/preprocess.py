@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dualflow.commit import sweep_temporaries
 from dualflow.config import Config, dump_sections
-from dualflow.data.derivative_dataset import describe_derivatives
 from dualflow.data.index import STEP as INDEX_STEP
 from dualflow.data.index import read_pairs
 from dualflow.data.quarantine import collect, write_quarantine
@@ -42,12 +41,11 @@ def preprocess(config: Config, shard: int, workers: int | None = None) -> None:
 
 
 def finish_preprocess(config: Config) -> None:
-    """Merge the shards: one quarantine table and one dataset description."""
+    """Merge the shards: one quarantine table."""
     layout = config.layout
     scans = list(read_pairs(layout)["scan"])
     quarantined = collect(layout, scans)
     write_quarantine(layout.quarantine, quarantined)
-    describe_derivatives(layout, config.study.name, config.study)
     write_manifest(
         layout.manifest("preprocess"),
         step="preprocess",

@@ -1,12 +1,13 @@
 """Quality control: the table of quality metrics and its page.
 
-It is a separate step, so that a changed review threshold does not rerun the trainings.
+It is a separate step, so that a changed threshold or a damaged page does not rerun the trainings.
 """
 
 from __future__ import annotations
 
 from dualflow.commit import commit_text, sha256
 from dualflow.config import Config, dump_sections
+from dualflow.data.derivative_dataset import describe_derivatives
 from dualflow.data.index import read_pairs
 from dualflow.data.quality_metrics import quality_table
 from dualflow.data.quarantine import read_quarantine, usable
@@ -17,7 +18,7 @@ from dualflow.report.qc_page import render_sheet
 
 
 def qc(config: Config) -> None:
-    """Write the quality table and the quality control page of a study."""
+    """Write the quality table and page of a study, and the description of its derivative dataset."""
     layout, study = config.layout, config.study
     excluded = read_quarantine(layout.quarantine)
     scans = list(usable(read_pairs(layout), excluded)["scan"])
@@ -29,10 +30,11 @@ def qc(config: Config) -> None:
         excluded,
         lambda scan: layout.figure(Scan.parse(scan), "qc"),
     )
+    description = describe_derivatives(layout, study.name, study)
     write_manifest(
         layout.manifest("qc"),
         step="qc",
-        outputs={"quality": layout.quality, "page": layout.qc},
+        outputs={"quality": layout.quality, "page": layout.qc} | description,
         inputs={"quarantine": sha256(layout.quarantine), "preprocess": sha256(layout.manifest("preprocess"))},
         config=dump_sections(config.review),
     )

@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import IO
+
+import psutil
 
 from dualflow.commands.run_display import BarDisplay, Display, LineDisplay
+from dualflow.commands.run_lock import RUN, forget_changed, run_lock
 from dualflow.commands.snakemake_log import LogFollower
 from dualflow.commands.steps import step_names
 from dualflow.commands.workflow_files import workflow_root
 from dualflow.commit import sweep_temporaries
 from dualflow.config import Config, write_resolved
-from dualflow.manifest import DigestCache, forget_broken, verify_manifests
+from dualflow.errors import InterruptedRunError
+from dualflow.lifetime import PARENTS, kill_tree, parents_of_steps
+from dualflow.manifest import DigestCache, verify_manifests
+from dualflow.process import interrupt, on_sigterm
 from dualflow.progress import PROGRESS_FOLDER, read_states
 
 POLL_S = 0.5
 GPUS = Path("/proc/driver/nvidia/gpus")
-STATE = Path(".snakemake")
-"""Snakemake's folder below the working directory."""
+STOP_S = 60.0
+"""Seconds that steps have to save their work when the run is stopped."""
 
 
 def run_workflow(config: Config, cores: str, options: Sequence[str] = (), steps: Sequence[str] | None = None) -> int:
     """Run Snakemake on `config` and return the exit code.
 
-    Only one run works in a folder at a time; a second one waits for the first. Snakemake inherits the lock, so the lock
-    lasts as long as Snakemake does, even if this process is killed.
+    Only one run works in a folder at a time; a second one waits for the first. Snakemake inherits the lock, and it and
+    its steps end soon after this process does. On Ctrl-C and SIGTERM, running steps save their work first.
 
     Args:
         config: the study's configuration.
@@ -43,25 +47,25 @@ def run_workflow(config: Config, cores: str, options: Sequence[str] = (), steps:
 
     Raises:
         ConfigError: this installation has no workflow.
+        DataError: a run of another machine may still work in this folder.
+        InterruptedRunError: Ctrl-C or SIGTERM ended the run.
     """
     layout, digests = config.layout, DigestCache()
-    with _exclusive(STATE / "dualflow.lock") as lock:
+    with run_lock() as lock:
         command = snakemake_command(config)
         sweep_temporaries(layout.root)
-        for step in forget_broken(layout.root / "manifests", digests):
-            print(f"{step}: its outputs were changed or removed; the step runs again")
+        forget_changed(layout.root / "manifests", print, digests)
         log_file = layout.log("snakemake")
         log_file.parent.mkdir(parents=True, exist_ok=True)
         progress_folder = _empty_folder(layout.log("progress").with_suffix(""))
         environment = os.environ | {
             PROGRESS_FOLDER: str(progress_folder.resolve()),
+            RUN: "1",
+            PARENTS: parents_of_steps(),
             # The rules call `dualflow`, which is beside this Python.
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
         }
         with log_file.open("ab") as stream:
-            if any((STATE / "locks").glob("*")):
-                # No run is alive, because this process holds the exclusive lock; a killed run left these.
-                subprocess.run([*command, "--unlock"], stdout=stream, stderr=stream, env=environment, check=False)
             log = LogFollower(log_file, stream.tell())
             targets = [str(layout.manifest(step)) for step in steps or ()]
             command += ["--cores", cores, *_gpu_options(config), "--rerun-incomplete", "--show-failed-logs"]
@@ -71,6 +75,7 @@ def run_workflow(config: Config, cores: str, options: Sequence[str] = (), steps:
                 stderr=stream,
                 env=environment,
                 pass_fds=[lock.fileno()],
+                start_new_session=True,  # Ctrl-C reaches this process alone, which stops the steps in order
             )
             exit_code = _watch(process, progress_folder, log)
     if exit_code == 0:
@@ -118,34 +123,40 @@ def _watch(process: subprocess.Popen[bytes], progress_folder: Path, log: LogFoll
     """Show progress until Snakemake ends; return its exit code."""
     display: Display = BarDisplay() if sys.stdout.isatty() else LineDisplay()
     try:
-        while True:
-            try:
-                exit_code: int | None = process.wait(POLL_S)
-            except subprocess.TimeoutExpired:
-                exit_code = None
-            log.update()
-            display.show(log, read_states(progress_folder))
-            if exit_code is not None:
-                return exit_code
+        with on_sigterm(interrupt):
+            while True:
+                try:
+                    exit_code: int | None = process.wait(POLL_S)
+                except subprocess.TimeoutExpired:
+                    exit_code = None
+                log.update()
+                display.show(log, read_states(progress_folder))
+                if exit_code is not None:
+                    return exit_code
     except KeyboardInterrupt:
-        print("interrupted; the same command resumes", file=sys.stderr)
-        process.terminate()
-        return process.wait()
+        print("stopping; running steps save their work", file=sys.stderr, flush=True)
+        _stop(process.pid)
+        process.wait()
+        raise InterruptedRunError("interrupted; the same command resumes") from None
     finally:
         display.close()
 
 
-@contextmanager
-def _exclusive(path: Path) -> Iterator[IO[str]]:
-    """Hold the lock file `path`; wait for another process that holds it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("another run is active in this folder; waiting for it to end", file=sys.stderr, flush=True)
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield stream
+def _stop(snakemake: int) -> None:
+    """End a Snakemake process and its jobs: by SIGTERM to it and to the steps, after STOP_S by SIGKILL."""
+    try:
+        process = psutil.Process(snakemake)
+        family = [process, *process.children(recursive=True)]
+        shells = process.children()
+    except psutil.NoSuchProcess:
+        return
+    # Not to the shells and to `tee`, which end with the steps: these still write to them.
+    for child in [process, *(step for shell in shells for step in shell.children())]:
+        with suppress(psutil.NoSuchProcess):
+            if child.name() != "tee":
+                child.terminate()
+    _, alive = psutil.wait_procs(family, timeout=STOP_S)
+    kill_tree(alive)
 
 
 def _print_results(config: Config) -> None:

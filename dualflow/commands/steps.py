@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from dualflow.config import Config
 from dualflow.config.config import SEEDED
 from dualflow.errors import DataError
+
+CHECK = "check"
+"""The last step."""
 
 
 def closed_form_baselines(config: Config) -> list[str]:
@@ -25,7 +29,7 @@ def step_names(config: Config) -> list[str]:
         *(f"evaluate/{model}" for model in models),
         "evaluate/ceilings",
         "report",
-        "check",
+        CHECK,
     ]
 
 
@@ -66,6 +70,25 @@ def _preparation(config: Config) -> list[str]:
     return [*cohort, "index", *_shards(config), "preprocess"]
 
 
+MANIFESTS = {
+    "cohort-shard": "cohort/shard-{shard}",
+    "cohort-finish": "cohort",
+    "preprocess": "preprocess/shard-{shard}",
+    "preprocess-finish": "preprocess",
+    "train": "train/{model}_seed-{seed}",
+    "convert-study": "convert",
+    "evaluate": "evaluate/{model}_seed-{seed}",
+    "evaluate-ceilings": "evaluate/ceilings",
+}
+"""Command -> manifests that it writes; the other commands write one of their name."""
+
+
+def manifests_of(command: str, names: Sequence[str] = ("",), **arguments: Any) -> list[str]:
+    """The manifests that a command of the workflow writes with its `arguments`, sorted."""
+    template = MANIFESTS.get(command, command)
+    return sorted({template.format(model=model, **arguments) for model in names})
+
+
 INPUTS: dict[str, Callable[[Config], list[str]]] = {
     "cohort-finish": _cohort,
     "index": lambda config: ["cohort"] if config.embedded else [],
@@ -74,7 +97,7 @@ INPUTS: dict[str, Callable[[Config], list[str]]] = {
     "lr-find": lambda _: ["preprocess"],
     "bench verdict": lambda _: ["preprocess"],
     "evaluate-ceilings": lambda _: ["preprocess"],
-    "report": lambda config: [step for step in step_names(config) if step not in ("report", "check")],
-    "check": lambda _: ["preprocess"],
+    "report": lambda config: [step for step in step_names(config) if step not in ("report", CHECK)],
+    CHECK: lambda _: ["preprocess"],
 }
 """Command -> manifests that it needs. The other commands name a missing input themselves."""

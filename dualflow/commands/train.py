@@ -162,7 +162,7 @@ def _train(config: Config, name: str, seed: int, data: LearningData, group: Proc
     write_manifest(
         layout.manifest(f"train/{name}_seed-{seed}"),
         step="train",
-        outputs={file.name: file for file in files if file.name != "history.tsv"},
+        outputs={file.name: file for file in files},
         inputs=data.digests,
         config={"name": name, "seed": seed, **dump_sections(config.study, config.train, config.baselines)},
     )

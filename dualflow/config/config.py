@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -114,9 +115,16 @@ def write_resolved(config: Config) -> Path:
     """
     values = config.model_dump(mode="json")
     path = config.layout.resolved_config(digest_of(values)[:12])
-    if not path.is_file():
+    if _read_json(path) != values:  # missing or damaged
         commit_json(path, values)
     return path
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def public_values(config: Config) -> dict[str, Any]:

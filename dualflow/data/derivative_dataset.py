@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from textwrap import fill
 
 from dualflow import __version__
@@ -26,10 +27,11 @@ _UNITS: dict[Normaliser, str] = {
 }
 
 
-def describe_derivatives(layout: Layout, name: str, study: StudyConfig) -> None:
-    """Write `dataset_description.json`, `README` and `.bidsignore` of the derivatives of dataset `name`."""
+def describe_derivatives(layout: Layout, name: str, study: StudyConfig) -> dict[str, Path]:
+    """Write and return the files that describe the derivatives of dataset `name`, by their names."""
+    files = {name: layout.derivatives / name for name in ("dataset_description.json", "README", ".bidsignore")}
     commit_json(
-        layout.derivatives / "dataset_description.json",
+        files["dataset_description.json"],
         {
             "Name": f"dualflow derivatives of {name}",
             "BIDSVersion": "1.10.0",
@@ -38,8 +40,9 @@ def describe_derivatives(layout: Layout, name: str, study: StudyConfig) -> None:
             "GeneratedBy": [{"Name": "dualflow", "Version": __version__}],
         },
     )
-    commit_text(layout.derivatives / "README", derivatives_readme(layout, name, study))
-    commit_text(layout.derivatives / ".bidsignore", "\n".join(NOT_BIDS) + "\n")
+    commit_text(files["README"], derivatives_readme(layout, name, study))
+    commit_text(files[".bidsignore"], "\n".join(NOT_BIDS) + "\n")
+    return files
 
 
 def derivatives_readme(layout: Layout, name: str, study: StudyConfig) -> str:

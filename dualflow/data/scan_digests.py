@@ -1,9 +1,13 @@
-"""Table of cached digests of raw files; a file is read again only if its size or modification time has changed."""
+"""Table of cached digests of raw files; a file is read again only if its size or modification time has changed.
+
+Each row has a checksum, so that a damaged row is dropped and its file is read again.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 
@@ -15,7 +19,7 @@ from dualflow.errors import DataError
 from dualflow.imaging.raw_image import ImageDigest, digest_image
 from dualflow.progress import track
 
-COLUMNS = ["path", "size", "mtime_ns", "sha256", "voxels_sha256", "minimum", "maximum"]
+COLUMNS = ["path", "size", "mtime_ns", "sha256", "voxels_sha256", "minimum", "maximum", "checksum"]
 _SAVE_EVERY = 100
 
 
@@ -42,12 +46,13 @@ def digest_files(root: Path, paths: Sequence[Path], table: Path | None = None) -
 
 
 def read_digests(table: Path) -> dict[Path, ImageDigest]:
-    """Digests by path; empty if the table is missing or damaged."""
+    """Digests by path, without damaged rows; empty if the table is missing or damaged."""
     try:
         rows = read_table(table)[COLUMNS].itertuples(index=False)
         return {
-            Path(path): ImageDigest(int(size), int(mtime), sha256, voxels, float(low or "nan"), float(high or "nan"))
-            for path, size, mtime, sha256, voxels, low, high in rows
+            Path(path): ImageDigest(int(size), int(mtime), file, voxels, float(low or "nan"), float(high or "nan"))
+            for path, size, mtime, file, voxels, low, high, checksum in rows
+            if checksum == _checksum(path, size, mtime, file, voxels, low or "nan", high or "nan")
         }
     except (DataError, KeyError, TypeError, ValueError):
         return {}
@@ -59,8 +64,12 @@ def write_digests(table: Path, digests: Mapping[Path, ImageDigest]) -> None:
     Raises:
         CommitError: the table cannot be written.
     """
-    rows = [(path.as_posix(), *astuple(digests[path])) for path in sorted(digests)]
-    commit_text(table, table_text(pd.DataFrame(rows, columns=COLUMNS)))
+    rows = [tuple(map(str, (path.as_posix(), *astuple(digests[path])))) for path in sorted(digests)]
+    commit_text(table, table_text(pd.DataFrame([(*row, _checksum(*row)) for row in rows], columns=COLUMNS)))
+
+
+def _checksum(*cells: str) -> str:
+    return sha256("\t".join(cells).encode()).hexdigest()[:12]
 
 
 def _digest(file: Path) -> ImageDigest | None:

@@ -258,12 +258,11 @@ def volumes_of(prediction: Prediction, config: ConvertConfig) -> dict[str, Float
 
 
 def remove_volumes(manifest: Path) -> None:
-    """Remove the files and sidecars of an earlier conversion of a scan."""
+    """Remove the files of an earlier conversion of a scan."""
     record = read_manifest(manifest, verify=False)
     outputs = manifest_outputs(manifest, record) if record else {}
     for path, _ in outputs.values():
         path.unlink(missing_ok=True)
-        sidecar_path(path).unlink(missing_ok=True)
 
 
 def nearest_inside(mask: BoolArray) -> tuple[NDArray[np.intp], ...]:

@@ -19,7 +19,7 @@ from dualflow.data.raw_scans import PERMANENT, ScanFiles
 from dualflow.errors import DataError
 from dualflow.imaging.sidecar import read_sidecar
 from dualflow.inference.convert import STEP
-from dualflow.layout import Layout, Scan, sidecar_path
+from dualflow.layout import Layout, Scan
 from dualflow.manifest import manifest_outputs, read_manifest
 
 State = dict[str, list[int]]
@@ -103,11 +103,10 @@ class ScanState:
         outputs = [
             file.path for path, record in records.items() for file in manifest_outputs(path, record or {}).values()
         ]
-        sidecars = [path for output in outputs if (path := sidecar_path(output)) != output and path.is_file()]
         content = {
             "digest": self.digest,
             "raw": self.raw,
-            "results": _state([*manifests, *outputs, *sidecars]),
+            "results": _state([*manifests, *outputs]),
             "excluded": {"scan": excluded.scan, "step": excluded.step, "reason": excluded.reason} if excluded else None,
         }
         commit_json(self._record, content)

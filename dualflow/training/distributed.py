@@ -20,6 +20,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from dualflow.errors import ConfigError
+from dualflow.lifetime import PARENTS, parents_of_steps
 from dualflow.process import on_sigterm
 from dualflow.training.device import select_device
 
@@ -100,6 +101,7 @@ def launch(processes: int, arguments: Sequence[str]) -> NoReturn:
 
     If one of them fails, torchrun restarts all from the newest state.
     """
+    os.environ[PARENTS] = parents_of_steps()  # the new processes end with this one
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     os.execv(sys.executable, [*run, f"--max-restarts={RESTARTS}", "-m", "dualflow.cli", *arguments])
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from distributed import CancelledError, Future, KilledWorker, as_completed
 
 from dualflow.errors import ClusterError
-from dualflow.process import keep_freed_memory, on_sigterm, set_threads
+from dualflow.process import interrupt, keep_freed_memory, on_sigterm, set_threads
 from dualflow.workers.cluster_choice import LOCAL, open_pool
 from dualflow.workers.local_cluster import default_workers
 from dualflow.workers.worker_pool import CrashedTask, WorkerPool
@@ -44,7 +44,7 @@ def run_in_workers(
     first = list(islice(remaining, count))
     if not first:
         return
-    with on_sigterm(_interrupt), open_pool(cluster, min(count, len(first))) as pool:
+    with on_sigterm(interrupt), open_pool(cluster, min(count, len(first))) as pool:
         yield from _run(pool, function, chain(first, remaining))
 
 
@@ -104,8 +104,3 @@ def _error(future: Future) -> BaseException | None:
             "again and repeat the command, which skips finished tasks"
         )
     return error
-
-
-def _interrupt(*_: object) -> None:
-    """End this process and its workers as Ctrl-C would."""
-    raise KeyboardInterrupt

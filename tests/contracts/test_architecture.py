@@ -26,13 +26,13 @@ LAYERS = [
     {"flows"},
     {"imaging", "cohort"},
     {"config", "modalities", "layout", "manifest", "commit", "progress", "workers"},
-    {"errors", "process"},
+    {"errors", "process", "lifetime"},
 ]
 # Imports within a layer.
 SIDEWAYS = {
     "cohort": {"imaging"},
     "layout": {"modalities"},
-    "manifest": {"commit"},
+    "manifest": {"commit", "layout"},
     "workers": {"config"},
     "config": {"layout", "modalities", "commit"},
 }
@@ -46,8 +46,8 @@ ONLY_IN = {
     "SimpleITK": ["imaging/", "cohort/"],
     "monai": ["imaging/", "data/", "baselines/", "evaluation/"],
 }
-# The commit function itself, and the runner: its log and lock are not results.
-WRITERS = {"commit.py", "commands/run.py"}
+# The commit function itself, and the runner: its log and locks are not results.
+WRITERS = {"commit.py", "lifetime.py", "commands/run.py", "commands/run_lock.py"}
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 UNSAFE_CALLS = {
     "eval", "exec", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load", "yaml.full_load",

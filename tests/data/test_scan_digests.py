@@ -38,7 +38,7 @@ def study(tmp_path, monkeypatch):
 
 
 def test_only_changed_files_are_read_again(study, tmp_path):
-    """A damaged table is built again."""
+    """A damaged table is built again, and a damaged row is dropped."""
     first, read = study()
     assert read == [file.name for file in FILES]
     assert study() == (first, [])
@@ -47,6 +47,10 @@ def test_only_changed_files_are_read_again(study, tmp_path):
     (tmp_path / "digests.tsv").write_text("damaged")
     assert study()[1] == [file.name for file in FILES]
     assert study()[1] == []
+    table = (tmp_path / "digests.tsv").read_text()
+    digest = table.splitlines()[2].split("\t")[4]
+    (tmp_path / "digests.tsv").write_text(table.replace(digest, digest[::-1]))
+    assert study()[1] == ["2.nii"]
 
 
 def test_the_table_preserves_digests(study, tmp_path):

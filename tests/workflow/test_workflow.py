@@ -13,6 +13,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import yaml
 
@@ -257,27 +258,43 @@ def test_bad_scans_are_excluded_and_the_rest_converted(workspace, tmp_path):
     assert good.stat().st_mtime_ns == before, "a finished scan was converted again"
 
 
-def run_and_kill(folder, results, pattern):
-    """Start a run in `folder`; kill its process group once a file in `results` matches the pattern."""
+def snakemake_of(run):
+    return next(child for child in run.children() if "snakemake" in child.cmdline())
+
+
+KILLS = {
+    "the group": lambda run: os.killpg(run.pid, signal.SIGKILL),
+    "SIGTERM to the run": lambda run: run.terminate(),
+    "Snakemake alone": lambda run: snakemake_of(run).kill(),
+}
+"""How a run is ended; no process of it may stay."""
+
+
+def run_and_kill(folder, results, pattern, kill):
+    """Start a run in `folder`; end it once a file in `results` matches the pattern. Return exit code and output."""
     process = subprocess.Popen(
         [sys.executable, "-m", "dualflow.cli", "run", "--config", "tiny.yaml"],
-        cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 300
+    run, deadline = psutil.Process(process.pid), time.monotonic() + 300
     try:
         while not any(results.glob(pattern)):
             assert process.poll() is None, f"the run ended without {pattern}"
             assert time.monotonic() < deadline, f"no {pattern} within 300 s"
             time.sleep(0.02)
         assert process.poll() is None, "the run ended before it was killed"
+        family = run.children(recursive=True)
+        KILLS[kill](run)
+        output, _ = process.communicate(timeout=90)
+        _, alive = psutil.wait_procs(family, timeout=30)
+        assert not alive, f"after {kill}, processes stay: {[child.cmdline() for child in alive]}"
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.kill()
+    return process.returncode, output
 
 
-def test_a_killed_run_resumes(workspace, tmp_path):
-    """After SIGKILL during the training and after it, the third run ends with the same weights."""
+def test_a_killed_run_ends_with_its_steps_and_resumes(workspace, tmp_path):
+    """However a run ends during a training, its steps end too, and the last run has the same weights."""
     shutil.copytree(workspace / "results", tmp_path / "results")
     results = tmp_path / "results/tiny"
     expected = (results / "models/dualflow/seed-0/model.safetensors").read_bytes()
@@ -286,12 +303,56 @@ def test_a_killed_run_resumes(workspace, tmp_path):
     for step in ("convert", "report", "check"):
         (results / f"manifests/{step}.json").unlink()
     write_config(tmp_path, TINY)
-    for pattern in ("models/dualflow/seed-0/state-*", "manifests/train/dualflow_seed-0.json"):
-        run_and_kill(tmp_path, results, pattern)
+    states = "models/dualflow/seed-0/state-*"
+    run_and_kill(tmp_path, results, states, "Snakemake alone")
+    for state in results.glob(states):
+        state.unlink()
+    stopped, output = run_and_kill(tmp_path, results, states, "SIGTERM to the run")
+    assert stopped == 130, output
+    assert "unlocked: the run of process" in output
+    run_and_kill(tmp_path, results, "manifests/train/dualflow_seed-0.json", "the group")
     done = run(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (results / "models/dualflow/seed-0/model.safetensors").read_bytes() == expected
     assert not list(results.rglob(".tmp-*"))
+
+
+def test_damage_is_repaired_by_the_same_command(workspace, tmp_path):
+    """Outputs that were emptied, changed or removed are made again, with what depends on them.
+
+    A plain `snakemake` does it too; meanwhile, `dualflow run` waits.
+    """
+    shutil.copytree(workspace / "results", tmp_path / "results")
+    shutil.copytree(workspace / ".snakemake", tmp_path / ".snakemake")
+    write_config(tmp_path, TINY)
+    results = tmp_path / "results/tiny"
+    weights = results / "models/unet/seed-0/model.safetensors"
+    sidecar = next((results / "derivatives").rglob("*_desc-synth_pet.json"))
+    table, readme = results / "metrics/summary.tsv", results / "derivatives/dualflow/README"
+    expected = {file: file.read_bytes() for file in (weights, sidecar, readme)}
+    weights.write_bytes(b"")
+    sidecar.write_text(sidecar.read_text().replace('"Synthetic": true', '"Synthetic": false'))
+    table.unlink()
+    readme.write_text("damaged")
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--configfile", "tiny.yaml"]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with subprocess.Popen(
+        [*command, "--cores", "2"], cwd=tmp_path, text=True, env=os.environ | {"PATH": path},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    ) as plain:  # fmt: skip
+        while "training" not in (line := plain.stdout.readline().lower()) and "rule train" not in line:
+            assert plain.poll() is None, line
+        waited = subprocess.Popen(
+            [sys.executable, "-m", "dualflow.cli", "run", "--config", "tiny.yaml"], cwd=tmp_path, text=True,
+            env=os.environ | {"PATH": path}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        output = plain.communicate(timeout=300)[0]
+        assert plain.returncode == 0, output
+    done, errors = waited.communicate(timeout=300)
+    assert "another run is active in this folder; waiting for it to end" in errors
+    assert done.startswith("nothing to do: all steps are done\n"), done + errors
+    assert {file: file.read_bytes() for file in expected} == expected
+    assert table.is_file()
 
 
 def test_a_table_of_samples_is_a_study(tmp_path):

@@ -1,0 +1,98 @@
+"""One run at a time in a working folder, and Snakemake's locks of runs that have ended."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from dualflow.errors import DataError
+from dualflow.lifetime import ProcessMark, end_with_parents, exclusive, try_lock
+from dualflow.manifest import DigestCache, forget_broken
+
+STATE = Path(".snakemake")
+"""Snakemake's folder below the working directory."""
+LOCK = STATE / "dualflow.lock"
+"""Locked by the run that works in this folder; its text is the mark of the run's process."""
+RUN = "DUALFLOW_RUN"
+"""Environment variable that `dualflow run` sets for its Snakemake, which inherits the lock."""
+
+
+@contextmanager
+def run_lock() -> Iterator[IO[str]]:
+    """Hold the lock of the working folder, which children can inherit; wait for a run that holds it.
+
+    Snakemake's locks that a dead run left are removed.
+
+    Raises:
+        DataError: a run of another machine may still work in this folder.
+    """
+    with exclusive(LOCK, "another run is active in this folder; waiting for it to end", inheritable=True) as stream:
+        _take_over(stream)
+        try:
+            yield stream
+        finally:
+            _sign_off(stream)
+
+
+def join_run(manifests: Path, say: Callable[[str], object]) -> bool:
+    """Prepare this Snakemake process to run steps; return False if another run is active in the working folder.
+
+    Under `dualflow run`, Snakemake holds its lock and ends with it. Otherwise this process takes the lock until it
+    ends, and removes broken manifests as `dualflow run` does.
+
+    Args:
+        manifests: the study's folder of manifests.
+        say: receives one line for each step that has to run again.
+    """
+    if RUN in os.environ:
+        end_with_parents()
+        return True
+    STATE.mkdir(exist_ok=True)
+    stream = LOCK.open("a+")
+    if not try_lock(stream):
+        stream.close()
+        return False
+    _sign(stream)
+    atexit.register(_sign_off, stream)  # which also keeps the file open, and so locked
+    forget_changed(manifests, say)
+    return True
+
+
+def forget_changed(manifests: Path, say: Callable[[str], object], digests: DigestCache | None = None) -> None:
+    """Remove the manifests of steps whose outputs have changed, so that the steps run again, and say which."""
+    for step in forget_broken(manifests, digests):
+        say(f"{step}: its outputs were changed or removed; the step runs again")
+
+
+def _take_over(stream: IO[str]) -> None:
+    """Sign the lock; remove the locks of Snakemake if the run that left them has certainly ended."""
+    stream.seek(0)
+    previous = ProcessMark.parse(stream.read())
+    locks = [file for file in (STATE / "locks").glob("*") if file.is_file()]
+    if previous is not None and locks:
+        if not previous.is_here or not previous.has_ended():
+            where = "this machine" if previous.is_here else "another machine"
+            raise DataError(
+                f"{STATE / 'locks'}: left by a run of process {previous.pid} on {where}, which may be alive; "
+                f"when it has ended, remove {LOCK}"
+            )
+        for file in locks:
+            file.unlink(missing_ok=True)
+        print(f"unlocked: the run of process {previous.pid} has ended without finishing")
+    _sign(stream)
+
+
+def _sign(stream: IO[str]) -> None:
+    stream.truncate(0)
+    stream.write(str(ProcessMark.current()))
+    stream.flush()
+
+
+def _sign_off(stream: IO[str]) -> None:
+    """Remove the mark, unless locks of Snakemake remain that the next run has to judge."""
+    if not any((STATE / "locks").glob("*")):
+        stream.truncate(0)

@@ -1,0 +1,99 @@
+"""One run at a time in a folder; locks of Snakemake are removed only if their run has certainly ended."""
+
+import subprocess
+import sys
+
+import pytest
+
+from dualflow.commands.run_lock import LOCK, RUN, STATE, forget_changed, join_run, run_lock
+from dualflow.commit import commit_text
+from dualflow.errors import DataError
+from dualflow.lifetime import HOST, ProcessMark, exclusive
+from dualflow.manifest import write_manifest
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """An empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(RUN, raising=False)
+    return tmp_path
+
+
+def leave_lock(mark):
+    """Leave a lock of Snakemake, and the mark of its run."""
+    (STATE / "locks").mkdir(parents=True)
+    (STATE / "locks" / "0.input.lock").touch()
+    LOCK.write_text(mark)
+
+
+def dead():
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    return str(ProcessMark(HOST, process.pid, 0.0))
+
+
+def test_locks_of_a_dead_run_are_removed(capsys):
+    """It is said, and the lock names this process meanwhile."""
+    leave_lock(dead())
+    with run_lock():
+        assert not list((STATE / "locks").iterdir())
+        assert LOCK.read_text() == str(ProcessMark.current())
+    assert "has ended without finishing" in capsys.readouterr().out
+    assert LOCK.read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("mark", "where"),
+    [(str(ProcessMark.current()), "this machine"), (str(ProcessMark("other", 1, 0.0)), "another machine")],
+)
+def test_locks_of_a_run_that_may_live_stay(mark, where):
+    """Nothing proves that it has ended; the error says what to remove when it has."""
+    leave_lock(mark)
+    with pytest.raises(DataError, match=rf"{where}.*remove {LOCK}"), run_lock():
+        pass
+    assert list((STATE / "locks").iterdir())
+    assert LOCK.read_text() == mark
+
+
+def test_locks_of_other_workflows_stay():
+    """Without a mark, they belong to a workflow that is not dualflow's."""
+    leave_lock("")
+    with run_lock():
+        pass
+    assert list((STATE / "locks").iterdir())
+
+
+def test_a_mark_stays_while_locks_do():
+    """Snakemake was killed and its locks remain: the next run judges by the mark."""
+    with run_lock():
+        (STATE / "locks").mkdir()
+        (STATE / "locks" / "0.input.lock").touch()
+    assert ProcessMark.parse(LOCK.read_text()) == ProcessMark.current()
+
+
+def test_a_plain_snakemake_takes_the_lock_and_forgets_broken_manifests(tmp_path):
+    """It says which steps run again; a second one is refused."""
+    commit_text(tmp_path / "out.txt", "result")
+    manifest = tmp_path / "manifests" / "step.json"
+    write_manifest(manifest, step="step", outputs={"x": tmp_path / "out.txt"}, inputs={}, config={})
+    (tmp_path / "out.txt").write_text("damaged")
+    lines = []
+    assert join_run(manifest.parent, lines.append)
+    assert lines == ["step: its outputs were changed or removed; the step runs again"]
+    assert not manifest.exists()
+    assert not join_run(manifest.parent, lines.append)
+
+
+def test_under_a_run_snakemake_takes_nothing(tmp_path, monkeypatch):
+    """`dualflow run` holds the lock and has looked for damage."""
+    monkeypatch.setenv(RUN, "1")
+    with exclusive(LOCK, ""):
+        assert join_run(tmp_path, print)
+
+
+def test_a_study_without_damage_forgets_nothing(tmp_path):
+    """Nothing is said either."""
+    lines = []
+    forget_changed(tmp_path / "manifests", lines.append)
+    assert lines == []

@@ -1,0 +1,138 @@
+"""Marks of processes, locks that end with their holder, and steps that end with the run that started them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from dualflow.lifetime import HOST, PARENTS, ProcessMark, exclusive, kill_tree, parents_of_steps, pid_is_alive, try_lock
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
+
+
+def ends_within(seconds, process):
+    deadline = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return process.poll() is not None
+
+
+@pytest.fixture
+def child():
+    """A sleeping child process, killed and reaped at the end."""
+    process = subprocess.Popen(SLEEP)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_mark_survives_as_text():
+    """The text of this process's mark is the mark of a living process of this machine."""
+    mark = ProcessMark.parse(f"{ProcessMark.current()}\n")
+    assert mark == ProcessMark.current()
+    assert mark.is_here
+    assert not mark.has_ended()
+
+
+@pytest.mark.parametrize("text", ["", "host", "host:1", "host:pid:1.0", "host:1:never"])
+def test_other_text_is_no_mark(text):
+    """A damaged or empty lock file names no process."""
+    assert ProcessMark.parse(text) is None
+
+
+def test_killed_reused_and_zombie_processes_have_ended(child):
+    """A process id alone proves nothing: the start time tells a reused one."""
+    mark = ProcessMark(HOST, child.pid, ProcessMark.current().started)
+    assert mark._replace(started=mark.started - 100).has_ended()
+    assert pid_is_alive(child.pid)
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert mark.has_ended()
+    assert not pid_is_alive(child.pid)
+    child.wait()
+    assert mark.has_ended()
+
+
+def test_a_mark_of_another_machine_is_not_here():
+    """Its process id means nothing on this machine."""
+    assert not ProcessMark("other", os.getpid(), 0.0).is_here
+
+
+WATCHED = """
+import signal, sys, time
+from dualflow.lifetime import end_with_parents
+if sys.argv[1] == "ignores":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+end_with_parents(grace_s=0.2)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("behaviour", "expected"), [("ends", signal.SIGTERM), ("ignores", signal.SIGKILL)])
+def test_a_step_ends_with_its_parent(child, monkeypatch, behaviour, expected):
+    """By SIGTERM soon after a named parent was killed, and by SIGKILL if it goes on."""
+    other = ProcessMark("other", 1, 0.0)
+    monkeypatch.setenv(PARENTS, f"{ProcessMark.current()},{other},{ProcessMark(HOST, child.pid, time.time())}")
+    command = [sys.executable, "-c", WATCHED, behaviour]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as step:
+        assert step.stdout.readline() == b"ready\n"
+        assert not ends_within(0.5, step)
+        child.kill()
+        child.wait()
+        assert ends_within(10, step)
+        assert step.returncode == -expected
+
+
+def test_children_get_the_marks_of_all_ancestors(monkeypatch):
+    """A step ends with Snakemake and with the run that started Snakemake."""
+    monkeypatch.setenv(PARENTS, "host:1:2.0")
+    assert parents_of_steps() == f"host:1:2.0,{ProcessMark.current()}"
+    monkeypatch.delenv(PARENTS)
+    assert parents_of_steps() == str(ProcessMark.current())
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from dualflow.lifetime import exclusive
+with exclusive(Path(sys.argv[1]), "the lock is taken"):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_lock_ends_with_its_process(tmp_path):
+    """A second process waits, says so, and goes on when the first is killed."""
+    path = tmp_path / "locks" / "step.lock"
+    command = [sys.executable, "-c", HOLDER, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as first:
+        assert first.stdout.readline() == b"locked\n"
+        with path.open() as stream:
+            assert not try_lock(stream)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as second:
+            assert second.stderr.readline() == b"the lock is taken\n"
+            first.kill()
+            assert second.stdout.readline() == b"locked\n"
+            second.kill()
+
+
+def test_only_an_inheritable_lock_passes_to_children(tmp_path):
+    """`dualflow run` passes its lock to Snakemake; a step passes its lock to no one."""
+    with exclusive(tmp_path / "run.lock", "", inheritable=True) as run, exclusive(tmp_path / "step.lock", "") as step:
+        assert os.get_inheritable(run.fileno())
+        assert not os.get_inheritable(step.fileno())
+
+
+def test_ended_processes_are_not_killed_again(child):
+    """The others of the list are killed."""
+    import psutil
+
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    processes = [psutil.Process(gone.pid), psutil.Process(child.pid)]
+    gone.wait()
+    kill_tree(processes)
+    assert child.wait() == -signal.SIGKILL
