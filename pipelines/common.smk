@@ -22,7 +22,7 @@ except ConfigError as error:
 
 LAYOUT = study.layout
 if workflow.is_main_process and not workflow.output_settings.dryrun:
-    IS_ALONE = join_run(LAYOUT.root / "manifests", logger.warning)
+    IS_ALONE = join_run(LAYOUT.root, logger.warning)
 else:
     IS_ALONE = True
 

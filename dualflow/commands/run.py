@@ -12,11 +12,10 @@ from pathlib import Path
 import psutil
 
 from dualflow.commands.run_display import BarDisplay, Display, LineDisplay
-from dualflow.commands.run_lock import RUN, forget_changed, run_lock
+from dualflow.commands.run_lock import RUN, clear_study, run_lock
 from dualflow.commands.snakemake_log import LogFollower
 from dualflow.commands.steps import step_names
 from dualflow.commands.workflow_files import workflow_root
-from dualflow.commit import sweep_temporaries
 from dualflow.config import Config, write_resolved
 from dualflow.errors import InterruptedRunError
 from dualflow.lifetime import PARENTS, kill_tree, parents_of_steps
@@ -53,8 +52,7 @@ def run_workflow(config: Config, cores: str, options: Sequence[str] = (), steps:
     layout, digests = config.layout, DigestCache()
     with run_lock() as lock:
         command = snakemake_command(config)
-        sweep_temporaries(layout.root)
-        forget_changed(layout.root / "manifests", print, digests)
+        clear_study(layout.root, print, digests)
         log_file = layout.log("snakemake")
         log_file.parent.mkdir(parents=True, exist_ok=True)
         progress_folder = _empty_folder(layout.log("progress").with_suffix(""))

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from dualflow.commit import sweep_temporaries
 from dualflow.errors import DataError
 from dualflow.lifetime import ProcessMark, end_with_parents, exclusive, try_lock
 from dualflow.manifest import DigestCache, forget_broken
@@ -38,14 +39,14 @@ def run_lock() -> Iterator[IO[str]]:
             _sign_off(stream)
 
 
-def join_run(manifests: Path, say: Callable[[str], object]) -> bool:
+def join_run(root: Path, say: Callable[[str], object]) -> bool:
     """Prepare this Snakemake process to run steps; return False if another run is active in the working folder.
 
     Under `dualflow run`, Snakemake holds its lock and ends with it. Otherwise this process takes the lock until it
-    ends, and removes broken manifests as `dualflow run` does.
+    ends, and clears the study of what killed runs left, as `dualflow run` does.
 
     Args:
-        manifests: the study's folder of manifests.
+        root: folder of the study's results.
         say: receives one line for each step that has to run again.
     """
     if RUN in os.environ:
@@ -58,13 +59,20 @@ def join_run(manifests: Path, say: Callable[[str], object]) -> bool:
         return False
     _sign(stream)
     atexit.register(_sign_off, stream)  # which also keeps the file open, and so locked
-    forget_changed(manifests, say)
+    clear_study(root, say)
     return True
 
 
-def forget_changed(manifests: Path, say: Callable[[str], object], digests: DigestCache | None = None) -> None:
-    """Remove the manifests of steps whose outputs have changed, so that the steps run again, and say which."""
-    for step in forget_broken(manifests, digests):
+def clear_study(root: Path, say: Callable[[str], object], digests: DigestCache | None = None) -> None:
+    """Remove temporary files of dead processes, and the manifests of changed outputs, so that their steps run again.
+
+    Args:
+        root: folder of the study's results.
+        say: receives one line for each step that has to run again.
+        digests: cache of the outputs' digests.
+    """
+    sweep_temporaries(root)
+    for step in forget_broken(root / "manifests", digests):
         say(f"{step}: its outputs were changed or removed; the step runs again")
 
 

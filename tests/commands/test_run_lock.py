@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from dualflow.commands.run_lock import LOCK, RUN, STATE, forget_changed, join_run, run_lock
+from dualflow.commands.run_lock import LOCK, RUN, STATE, clear_study, join_run, run_lock
 from dualflow.commit import commit_text
 from dualflow.errors import DataError
 from dualflow.lifetime import HOST, ProcessMark, exclusive
@@ -72,17 +72,17 @@ def test_a_mark_stays_while_locks_do():
     assert ProcessMark.parse(LOCK.read_text()) == ProcessMark.current()
 
 
-def test_a_plain_snakemake_takes_the_lock_and_forgets_broken_manifests(tmp_path):
+def test_a_plain_snakemake_takes_the_lock_and_clears_the_study(tmp_path):
     """It says which steps run again; a second one is refused."""
     commit_text(tmp_path / "out.txt", "result")
     manifest = tmp_path / "manifests" / "step.json"
     write_manifest(manifest, step="step", outputs={"x": tmp_path / "out.txt"}, inputs={}, config={})
     (tmp_path / "out.txt").write_text("damaged")
     lines = []
-    assert join_run(manifest.parent, lines.append)
+    assert join_run(tmp_path, lines.append)
     assert lines == ["step: its outputs were changed or removed; the step runs again"]
     assert not manifest.exists()
-    assert not join_run(manifest.parent, lines.append)
+    assert not join_run(tmp_path, lines.append)
 
 
 def test_under_a_run_snakemake_takes_nothing(tmp_path, monkeypatch):
@@ -95,5 +95,5 @@ def test_under_a_run_snakemake_takes_nothing(tmp_path, monkeypatch):
 def test_a_study_without_damage_forgets_nothing(tmp_path):
     """Nothing is said either."""
     lines = []
-    forget_changed(tmp_path / "manifests", lines.append)
+    clear_study(tmp_path, lines.append)
     assert lines == []

@@ -1,0 +1,211 @@
+"""`make crash-test`: end every step of a tiny study at random moments, repeat it, and compare with an unbroken study.
+
+Each trial takes the study as it is before one step, starts the step and ends it by force, up to three times: by SIGKILL
+to it or to it and its workers, by SIGTERM, inside a flush or a rename, or by a full disk. The same command then runs
+until it ends well. Volumes, weights and tables must equal the unbroken ones by hash, all manifests verify, no temporary
+file stays, and MLflow has one run and each point once.
+
+With `--runs`, the whole workflow is ended at random moments too: `dualflow run`, its Snakemake, or all its processes;
+after it has ended well, one output is damaged, and the same command repairs it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+import psutil
+from crash_study import RESULTS, STEPS, Results, copy_study, damage, defects, preload, start, write_config
+
+from dualflow.commands.run_lock import clear_study
+from dualflow.progress import track
+
+WEIGHTS = {
+    "train": 20, "convert": 14, "evaluate": 14, "report": 12, "fit": 10, "index": 6, "qc": 6, "quarantine": 4,
+    "participants": 3, "ceilings": 3, "check": 3, "cohort": 2, "preprocess": 1,
+}  # fmt: skip
+"""Step -> share of the trials: fewer of the slow ones."""
+ATTEMPTS = 3
+RUN_GAP_S = 12.0
+"""Mean seconds until a whole run is ended."""
+
+
+def die_in(name: str, count: int) -> Callable[[], None]:
+    """Make this process kill itself at the `count`-th call of a function of `os`."""
+
+    def prepare() -> None:
+        real, left = getattr(os, name), [count]
+
+        def dying(*arguments: object, **options: object) -> object:
+            left[0] -= 1
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*arguments, **options)
+
+        setattr(os, name, dying)
+
+    return prepare
+
+
+def fill_disk(limit: int) -> Callable[[], None]:
+    """Let this process and its children write no file beyond `limit` bytes."""
+
+    def prepare() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    return prepare
+
+
+@dataclass
+class CrashTest:
+    """Trials of the steps of one study.
+
+    Attributes:
+        root: scratch folder.
+        draw: all random choices.
+        seconds: duration of each step of the unbroken study.
+        expected: results after each step of the unbroken study.
+        kinds: how often each kind of end was tried.
+    """
+
+    root: Path
+    draw: random.Random
+    seconds: dict[str, float] = field(default_factory=dict)
+    expected: dict[str, Results] = field(default_factory=dict)
+    kinds: Counter[str] = field(default_factory=Counter)
+
+    def run_unbroken(self) -> None:
+        """Run all steps, and keep the study as it is before each."""
+        study = self.root / "unbroken"
+        write_config(study)
+        for step in track(STEPS, "unbroken study"):
+            copy_study(study, self.root / f"before-{step}")
+            begun = time.perf_counter()
+            _, status = os.waitpid(start(step, study), 0)
+            if status or defects(study):
+                sys.exit(f"{step} of the unbroken study failed: {defects(study)} {(study / 'output.txt').read_text()}")
+            self.seconds[step] = time.perf_counter() - begun
+            self.expected[step] = Results.of(study)
+
+    def try_step(self, step: str, number: int) -> str:
+        """End a step up to three times, repeat it until it ends well; return what is wrong, or ''."""
+        folder = self.root / f"trial-{number}"
+        copy_study(self.root / f"before-{step}", folder)
+        try:
+            for _ in range(self.draw.randint(1, 3)):
+                self._end(step, folder)
+            for _ in range(ATTEMPTS):
+                clear_study(folder / RESULTS, lambda _: None)  # as `dualflow run` does
+                _, status = os.waitpid(start(step, folder), 0)
+                if status == 0:
+                    return defects(folder) or self.expected[step].difference(Results.of(folder))
+            return f"the repeated step ends with {status}: {(folder / 'output.txt').read_text()[-500:]}"
+        finally:
+            shutil.rmtree(folder)
+
+    def _end(self, step: str, folder: Path) -> None:
+        """Start a step and end it by force."""
+        kind = self.draw.choices(("kill", "kill all", "terminate", "in a write", "full disk"), (5, 2, 2, 3, 2))[0]
+        self.kinds[f"{step}: {kind}"] += 1
+        if kind == "in a write":
+            os.waitpid(start(step, folder, die_in(self.draw.choice(("fsync", "replace")), self.draw.randint(1, 20))), 0)
+        elif kind == "full disk":
+            os.waitpid(start(step, folder, fill_disk(int(2 ** self.draw.uniform(6, 20)))), 0)
+        else:
+            child = start(step, folder)
+            time.sleep(self.draw.uniform(0, 1.05 * self.seconds[step]))
+            if kind == "kill all":
+                os.killpg(os.getpgid(child), signal.SIGKILL)
+            else:
+                os.kill(child, signal.SIGTERM if kind == "terminate" else signal.SIGKILL)
+            os.waitpid(child, 0)
+
+    def try_workflow(self, kills: int) -> str:
+        """End the whole workflow `kills` times, finish it, damage an output, repair it; return what is wrong, or ''."""
+        folder = self.root / "workflow"
+        write_config(folder)
+        for _ in track(range(kills), "whole runs"):
+            if (process := self._start_run(folder)) is None:
+                break
+            time.sleep(self.draw.expovariate(1 / RUN_GAP_S))
+            self._end_run(process)
+        for done in ("", damage):
+            what = done(folder, self.draw) if done else "the killed runs"
+            for _ in range(ATTEMPTS):
+                process = self._start_run(folder)
+                if process.wait() == 0:
+                    break
+            else:
+                return f"after {what}: {(folder / 'output.txt').read_text()[-500:]}"
+            if wrong := defects(folder) or self.expected["check"].difference(Results.of(folder)):
+                return f"after {what}: {wrong}"
+        return ""
+
+    def _start_run(self, folder: Path) -> subprocess.Popen[bytes]:
+        with (folder / "output.txt").open("ab") as output:
+            command = [sys.executable, "-m", "dualflow.cli", "run", "--config", "crash.yaml", "--cores", "2"]
+            return subprocess.Popen(command, cwd=folder, stdout=output, stderr=output, start_new_session=True)
+
+    def _end_run(self, process: subprocess.Popen[bytes]) -> None:
+        kind = self.draw.choice(("kill", "kill Snakemake", "terminate", "kill all"))
+        self.kinds[f"run: {kind}"] += 1
+        run = psutil.Process(process.pid)
+        family = run.children(recursive=True)
+        victims = {
+            "kill": [run],
+            "kill Snakemake": run.children() or [run],
+            "terminate": [run],
+            "kill all": [run, *family],
+        }[kind]
+        for victim in victims:
+            if victim.is_running():
+                victim.send_signal(signal.SIGTERM if kind == "terminate" else signal.SIGKILL)
+        process.wait()
+
+
+@click.command(help=__doc__)
+@click.option("--trials", default=550, show_default=True, help="Trials of single steps; each ends a step 1 to 3 times.")
+@click.option("--runs", default=40, show_default=True, help="Ends of the whole workflow.")
+@click.option("--seconds", type=float, help="Stop the trials after this time.")
+@click.option("--seed", default=0, show_default=True)
+def main(trials: int, runs: int, seconds: float | None, seed: int) -> None:
+    """Run the trials and report."""
+    preload()
+    failures, done, deadline = 0, 0, time.monotonic() + (seconds or float("inf"))
+    with tempfile.TemporaryDirectory(prefix="crash-test-") as scratch:
+        test = CrashTest(Path(scratch), random.Random(seed))
+        test.run_unbroken()
+        steps = test.draw.choices(list(WEIGHTS), list(WEIGHTS.values()), k=trials)
+        if seconds:
+            steps = [step for step in steps if test.seconds[step] < 5]
+        for number, step in enumerate(track(steps, "steps")):
+            if time.monotonic() > deadline:
+                break
+            done += 1
+            if wrong := test.try_step(step, number):
+                failures += 1
+                print(f"trial {number}, {step}: {wrong}", flush=True)
+        if runs and (wrong := test.try_workflow(runs)):
+            failures += 1
+            print(f"whole workflow, {wrong}", flush=True)
+    for kind, count in sorted(test.kinds.items()):
+        print(f"{count:>5} {kind}")
+    print(f"{test.kinds.total()} ends by force in {done} trials and {runs} whole runs: {failures} failures")
+    sys.exit(min(failures, 1))
+
+
+if __name__ == "__main__":
+    main()
