@@ -16,8 +16,8 @@ from filelock import FileLock
 
 from dualflow.config import TrackingConfig
 from dualflow.errors import ConfigError
+from dualflow.tracking.local_store import LOCK_SECONDS, ensure_local_store
 
-LOCK_SECONDS = 120
 # By default MLflow retries an unreachable server for hours; this environment limits it to seconds.
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -25,6 +25,8 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "GIT_PYTHON_REFRESH": "quiet",
+    # A pooled connection would go on writing to a SQLite file that was removed or set aside.
+    "MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NullPool",
 }
 
 
@@ -90,9 +92,10 @@ def open_run(config: TrackingConfig, key: RunKey, run_id: str | None = None) -> 
 
 
 def open_store(config: TrackingConfig) -> Any:
-    """Connect to the store, creating a local SQLite file that does not exist yet; return the client.
+    """Connect to the store, creating a local SQLite file that does not exist yet or is broken; return the client.
 
     Raises:
+        CommitError: the SQLite file cannot be written.
         ConfigError: the URI is that of a file store, which MLflow no longer supports.
     """
     if config.uri.startswith(("file:", "./", "/")):
@@ -104,17 +107,9 @@ def open_store(config: TrackingConfig) -> Any:
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     mlflow.set_tracking_uri(config.uri)
-    if not config.uri.startswith("sqlite:///"):
-        return client_class()
-    path = Path(config.uri.removeprefix("sqlite:///"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Processes that create the tables of one file at the same time corrupt it.
-    with FileLock(path.with_suffix(".lock"), timeout=LOCK_SECONDS):
-        if not path.exists():
-            from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-            SqlAlchemyStore(config.uri, str(config.artifacts.resolve()))
-        return client_class()
+    if config.uri.startswith("sqlite:///"):
+        ensure_local_store(Path(config.uri.removeprefix("sqlite:///")), config.artifacts)
+    return client_class()
 
 
 def ensure_experiment(client: Any, config: TrackingConfig, name: str) -> str:
