@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from dualflow.commit import commit_text
+from dualflow.commit import commit_text, digest_of
 from dualflow.data.tsv import read_table, table_text
 from dualflow.errors import DataError
 from dualflow.imaging.raw_image import ImageDigest, digest_image
 from dualflow.progress import track
 
-COLUMNS = ["path", "size", "mtime_ns", "sha256", "voxels_sha256", "minimum", "maximum"]
+COLUMNS = ["path", "size", "mtime_ns", "sha256", "voxels_sha256", "minimum", "maximum", "check"]
+"""The last column is a digest of the others in its row."""
 _SAVE_EVERY = 100
 
 
@@ -42,15 +43,16 @@ def digest_files(root: Path, paths: Sequence[Path], table: Path | None = None) -
 
 
 def read_digests(table: Path) -> dict[Path, ImageDigest]:
-    """Digests by path; empty if the table is missing or damaged."""
+    """Digests by path, without damaged rows; empty if the table is missing or unreadable."""
+    digests = {}
     try:
-        rows = read_table(table)[COLUMNS].itertuples(index=False)
-        return {
-            Path(path): ImageDigest(int(size), int(mtime), sha256, voxels, float(low or "nan"), float(high or "nan"))
-            for path, size, mtime, sha256, voxels, low, high in rows
-        }
+        for path, size, mtime, sha256, voxels, low, high, check in read_table(table)[COLUMNS].itertuples(index=False):
+            digest = ImageDigest(int(size), int(mtime), sha256, voxels, float(low or "nan"), float(high or "nan"))
+            if check == _check(Path(path), digest):
+                digests[Path(path)] = digest
     except (DataError, KeyError, TypeError, ValueError):
         return {}
+    return digests
 
 
 def write_digests(table: Path, digests: Mapping[Path, ImageDigest]) -> None:
@@ -59,8 +61,12 @@ def write_digests(table: Path, digests: Mapping[Path, ImageDigest]) -> None:
     Raises:
         CommitError: the table cannot be written.
     """
-    rows = [(path.as_posix(), *astuple(digests[path])) for path in sorted(digests)]
+    rows = [(path.as_posix(), *astuple(digests[path]), _check(path, digests[path])) for path in sorted(digests)]
     commit_text(table, table_text(pd.DataFrame(rows, columns=COLUMNS)))
+
+
+def _check(path: Path, digest: ImageDigest) -> str:
+    return digest_of([path.as_posix(), *astuple(digest)])[:16]
 
 
 def _digest(file: Path) -> ImageDigest | None:
