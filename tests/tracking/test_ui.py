@@ -10,10 +10,10 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
-import psutil
 import pytest
 import yaml
 from click.testing import CliRunner
+from sockets import listening_addresses
 
 from dualflow.cli import main
 
@@ -75,9 +75,7 @@ def test_the_pages_are_local_and_look_up_nothing(guarded, tmp_path):
         assert page(f"{address}/health", process) == "OK"
         assert '"disable_ui_telemetry":true' in page(f"{address}/ajax-api/3.0/mlflow/ui-telemetry", process)
         assert "<title>MLflow" in page(address, process)
-        tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-        addresses = {entry.laddr.ip for one in tree for entry in one.net_connections() if entry.status == "LISTEN"}
-        assert addresses == {"127.0.0.1"}
+        assert listening_addresses(process.pid) == {"127.0.0.1"}
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         output, _ = process.communicate(timeout=60)
