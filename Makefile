@@ -4,6 +4,9 @@ BIN    := $(VENV)/bin
 CONFIG ?= configs/quickstart.yaml
 CORES  ?= all
 READY  := $(VENV)/.ready
+# MLflow's telemetry is off.
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := true
 # Tests of `make test-fast`, except those marked slow. Two flows represent all flows.
 FAST_TESTS := $(addprefix tests/,test_*.py config contracts data docs evaluation models report flows/test_spec.py \
 	flows/test_model.py imaging/test_affines.py imaging/test_geometry.py imaging/test_volume.py \
@@ -62,7 +65,7 @@ figure: $(READY)  ## Draw docs/images/example.png from a finished CONFIG.
 	$(BIN)/python docs/scripts/make_figure.py --config $(CONFIG)
 
 ui: $(READY)  ## Open the MLflow pages of the tracked runs on 127.0.0.1:5000.
-	$(BIN)/mlflow ui --backend-store-uri sqlite:///results/mlflow.db
+	@$(BIN)/dualflow ui --config $(CONFIG)
 
 clean:  ## Remove all results.
 	rm -rf results .snakemake

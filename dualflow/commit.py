@@ -71,8 +71,7 @@ def committing_folder(folder: Path | str) -> Iterator[Path]:
     try:
         with _refused_writes(folder):
             _make_folder(folder.parent)
-            for stale in folder.parent.glob(f"{TEMP_PREFIX}*-{glob.escape(folder.name)}"):
-                _remove_if_stale(stale)
+            sweep_beside(folder)
             temp.mkdir()
         yield temp
         with _refused_writes(folder):
@@ -120,6 +119,13 @@ def sweep_temporaries(folder: Path | str) -> int:
     Processes of another machine cannot be checked, so its files are removed when they are a day old.
     """
     return sum(map(_remove_if_stale, list(Path(folder).rglob(f"{TEMP_PREFIX}*"))))
+
+
+def sweep_beside(path: Path | str) -> None:
+    """Remove the temporaries of the file or folder `path` whose process has ended."""
+    path = Path(path)
+    for temp in path.parent.glob(f"{TEMP_PREFIX}*-{glob.escape(path.name)}"):
+        _remove_if_stale(temp)
 
 
 @contextmanager

@@ -246,6 +246,27 @@ def sync(config_path: Path, overrides: tuple[str, ...]) -> None:
 
 
 @click.command()
+@CONFIG
+@OVERRIDES
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port on 127.0.0.1.")
+def ui(config_path: Path, overrides: tuple[str, ...], port: int) -> None:
+    """Show the tracked runs in MLflow's pages, on this machine alone.
+
+    \b
+    dualflow ui
+                    the runs of results/mlflow.db on http://127.0.0.1:5000
+    dualflow ui --config my-study.yaml --port 5001
+                    another study's store, on another port
+
+    MLflow's telemetry is off. Ctrl-C ends the server.
+    """  # noqa: D301 - \b keeps click from rewrapping a paragraph
+    from dualflow.commands.study_config import load_study_config
+    from dualflow.tracking.ui import serve_ui
+
+    serve_ui(load_study_config(config_path, overrides).tracking, port)
+
+
+@click.command()
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--subjects", type=click.IntRange(1), default=40, show_default=True, help="Number of subjects.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Equal seeds give equal bytes.")
@@ -270,5 +291,5 @@ def cohort(out: Path, subjects: int, seed: int, law: str, threads: int) -> None:
     write_dataset(out, drawn)
 
 
-STUDY_COMMANDS = (run, init, doctor, compare, forecast, lr_find, presets, sync, cohort)
+STUDY_COMMANDS = (run, init, doctor, compare, forecast, lr_find, presets, sync, ui, cohort)
 """In the order of the help."""

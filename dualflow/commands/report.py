@@ -22,7 +22,7 @@ from dualflow.report.study_results import StudyResults, gather_results
 from dualflow.report.study_sections import section_figures, section_tables
 from dualflow.report.study_text import method_text, provenance, study_facts, study_title, subject_count
 from dualflow.report.summary_text import limitations, summary_sentences
-from dualflow.tracking.sync import sync
+from dualflow.tracking.sync import sync, warn_unsent
 from dualflow.tracking.tracked_run import tracked
 
 if TYPE_CHECKING:
@@ -101,3 +101,4 @@ def _track(config: Config, results: StudyResults, figures: dict[str, list[tuple[
                 run.figure(figure, f"figures/{section}_{index}.png")
         for page in (config.layout.report, config.layout.qc):
             run.file(page)
+    warn_unsent(config.layout.pending_records)

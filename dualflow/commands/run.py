@@ -16,12 +16,13 @@ from dualflow.commands.run_lock import RUN, clear_study, run_lock
 from dualflow.commands.snakemake_log import LogFollower
 from dualflow.commands.steps import step_names
 from dualflow.commands.workflow_files import workflow_root
-from dualflow.config import Config, write_resolved
+from dualflow.config import Config, TrackingConfig, write_resolved
 from dualflow.errors import InterruptedRunError
 from dualflow.lifetime import PARENTS, kill_tree, parents_of_steps
 from dualflow.manifest import DigestCache, verify_manifests
 from dualflow.process import interrupt, on_sigterm
 from dualflow.progress import PROGRESS_FOLDER, read_states
+from dualflow.tracking.sync import warn_unsent
 
 POLL_S = 0.5
 GPUS = Path("/proc/driver/nvidia/gpus")
@@ -171,9 +172,11 @@ def _print_results(config: Config) -> None:
     for name, path in results.items():
         if path.exists():
             print(f"{name:<21}{path}")
-    mlflow = Path(sys.executable).parent / "mlflow"
-    program = mlflow.relative_to(Path.cwd()) if mlflow.is_relative_to(Path.cwd()) else mlflow.name
-    print(f"{'tracked runs':<21}{program} ui --backend-store-uri {config.tracking.uri}")
+    uri, default = config.tracking.uri, TrackingConfig().uri
+    if uri.startswith("sqlite:"):
+        uri = "dualflow ui" + ("" if uri == default else f" --set tracking.uri={uri}")
+    print(f"{'tracked runs':<21}{uri}")
+    warn_unsent(layout.pending_records)
 
 
 def _print_failure(log_file: Path, log: LogFollower, exit_code: int) -> None:

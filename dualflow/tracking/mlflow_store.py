@@ -7,7 +7,6 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,21 @@ from filelock import FileLock
 
 from dualflow.config import TrackingConfig
 from dualflow.errors import ConfigError
+from dualflow.tracking.deadline import DeadlineClient
+from dualflow.tracking.local_store import LOCK_SECONDS, ensure_local_store
+from dualflow.tracking.mlflow_calls import is_permanent_error
 
-LOCK_SECONDS = 120
+PRIVATE = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+"""Environment by which MLflow neither reports its use nor looks up where to."""
 # By default MLflow retries an unreachable server for hours; this environment limits it to seconds.
 _ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
+    **PRIVATE,
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "GIT_PYTHON_REFRESH": "quiet",
+    # A pooled connection would go on writing to a SQLite file that was removed or set aside.
+    "MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NullPool",
 }
 
 
@@ -43,6 +48,7 @@ def load_client(uri: str = "") -> Any:
     Args:
         uri: tracking URI that will be opened; for a SQLite file the database modules are imported too.
     """
+    os.environ.update({key: value for key, value in _ENVIRONMENT.items() if key not in os.environ})
     first_import = "mlflow" not in sys.modules
     collecting = gc.isenabled()
     gc.disable()
@@ -63,8 +69,8 @@ def load_client(uri: str = "") -> Any:
 def open_run(config: TrackingConfig, key: RunKey, run_id: str | None = None) -> tuple[Any, str]:
     """Return a client, and the id of an open run.
 
-    A given `run_id` is reopened. Otherwise the run that a killed process left open under `key` is continued, or a new
-    run is created.
+    A given `run_id` is reopened. If the store no longer has it, or none is given, the run that a killed process left
+    open under `key` is continued, or a new run is created.
 
     Raises:
         ConfigError: the URI is that of a file store, which MLflow no longer supports.
@@ -72,32 +78,40 @@ def open_run(config: TrackingConfig, key: RunKey, run_id: str | None = None) -> 
     """
     client = open_store(config)
     experiment_id = ensure_experiment(client, config, key.experiment)
-    if run_id is None:
-        tags = {"mlflow.runName": key.name, **key.tags}
-        match = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in tags.items())
-        open_runs = client.search_runs([experiment_id], f"attributes.status = 'RUNNING' and {match}", max_results=1)
-        run_id = open_runs[0].info.run_id if open_runs else None
-    if run_id is not None:
-        from mlflow import MlflowException
-
-        with suppress(MlflowException):  # the run was deleted in the meantime
-            client.update_run(run_id, status="RUNNING")
-            return client, run_id
+    if run_id is not None and _reopen(client, run_id):
+        return client, run_id
+    tags = {"mlflow.runName": key.name, **key.tags}
+    match = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in tags.items())
+    open_runs = client.search_runs([experiment_id], f"attributes.status = 'RUNNING' and {match}", max_results=1)
+    if open_runs and _reopen(client, open_runs[0].info.run_id):
+        return client, open_runs[0].info.run_id
     # By default MLflow records the account name and the command line, which are private.
     private = {"mlflow.user": "dualflow", "mlflow.source.name": "dualflow", "mlflow.source.type": "PROJECT"}
     created = client.create_run(experiment_id, run_name=key.name, tags={**private, **key.tags})
     return client, created.info.run_id
 
 
+def _reopen(client: Any, run_id: str) -> bool:
+    """Mark a run as running; return False if the store no longer has it."""
+    try:
+        client.update_run(run_id, status="RUNNING")
+    except Exception as error:
+        # A server that is unreachable may still have the run, and a second one would split its records.
+        if not is_permanent_error(error):
+            raise
+        return False
+    return True
+
+
 def open_store(config: TrackingConfig) -> Any:
-    """Connect to the store, creating a local SQLite file that does not exist yet; return the client.
+    """Connect to the store, creating a local SQLite file that does not exist yet or is broken; return the client.
 
     Raises:
+        CommitError: the SQLite file cannot be written.
         ConfigError: the URI is that of a file store, which MLflow no longer supports.
     """
     if config.uri.startswith(("file:", "./", "/")):
         raise ConfigError(f"tracking.uri = {config.uri!r}: expected sqlite:///FILE or a server's http(s) URL")
-    os.environ.update({key: value for key, value in _ENVIRONMENT.items() if key not in os.environ})
     client_class = load_client(config.uri)
     import mlflow
 
@@ -105,16 +119,9 @@ def open_store(config: TrackingConfig) -> Any:
         logging.getLogger(name).setLevel(logging.ERROR)
     mlflow.set_tracking_uri(config.uri)
     if not config.uri.startswith("sqlite:///"):
-        return client_class()
-    path = Path(config.uri.removeprefix("sqlite:///"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Processes that create the tables of one file at the same time corrupt it.
-    with FileLock(path.with_suffix(".lock"), timeout=LOCK_SECONDS):
-        if not path.exists():
-            from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-            SqlAlchemyStore(config.uri, str(config.artifacts.resolve()))
-        return client_class()
+        return DeadlineClient(client_class())
+    ensure_local_store(Path(config.uri.removeprefix("sqlite:///")), config.artifacts)
+    return client_class()
 
 
 def ensure_experiment(client: Any, config: TrackingConfig, name: str) -> str:

@@ -13,11 +13,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dualflow.commit import commit_json, committing_folder, digest_of, sha256
 from dualflow.errors import CheckpointError, ConfigError, DualflowError
+from dualflow.tracking.deadline import with_deadline
 from dualflow.tracking.mlflow_calls import is_permanent_error
 from dualflow.tracking.mlflow_store import open_store
 from dualflow.tracking.model_registry import (
@@ -169,9 +171,10 @@ def _download(client: Any, model: ModelUri, resolution: Resolution, verify: Veri
     from mlflow.artifacts import download_artifacts, list_artifacts
 
     source = f"{client.get_model_version_download_uri(model.name, resolution.version)}/{BUNDLE_FOLDER}"
-    files = list_artifacts(artifact_uri=source)
-    names, size = [file.path.rpartition("/")[2] for file in files], sum(file.file_size or 0 for file in files)
-    if any(file.is_dir for file in files) or len(files) > MAX_FILES or size > MAX_BYTES or BUNDLE_INDEX not in names:
+    files = with_deadline(partial(list_artifacts, artifact_uri=source))
+    sizes = {file.path.rpartition("/")[2]: file.file_size or 0 for file in files}
+    size = sum(sizes.values())
+    if any(file.is_dir for file in files) or len(files) > MAX_FILES or size > MAX_BYTES or BUNDLE_INDEX not in sizes:
         raise CheckpointError(
             f"{model.name} version {resolution.version}: has {len(files)} files with {size:,} bytes, expected the "
             "files of a bundle; publish the model again"
@@ -179,8 +182,8 @@ def _download(client: Any, model: ModelUri, resolution: Resolution, verify: Veri
     folder = _bundle_folder(resolution)
     print(f"downloading {model.name} version {resolution.version}, {size / 1e6:.0f} MB, to {folder}", file=sys.stderr)
     with committing_folder(folder) as temp:
-        for name in names:
-            download_artifacts(artifact_uri=f"{source}/{name}", dst_path=str(temp))
+        for name, file_size in sizes.items():
+            with_deadline(partial(download_artifacts, artifact_uri=f"{source}/{name}", dst_path=str(temp)), file_size)
         _verify_digest(temp, resolution)
         verify(temp)
     return folder

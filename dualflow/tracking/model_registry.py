@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 from dualflow.commit import commit_text, committing, sha256
 from dualflow.config import TrackingConfig
 from dualflow.errors import CheckpointError, CommitError, ConfigError, DualflowError
+from dualflow.tracking.deadline import with_deadline
 from dualflow.tracking.mlflow_calls import is_permanent_error
 from dualflow.tracking.mlflow_store import ensure_experiment, open_store
 
@@ -220,14 +222,16 @@ def reason(error: Exception) -> str:
 def _read_scores(source: str) -> str | None:
     from mlflow.artifacts import download_artifacts, list_artifacts
 
+    listing = with_deadline(partial(list_artifacts, artifact_uri=source))
     # Paths are relative to the store, whose root depends on its kind.
-    files = {file.path.rpartition("/")[2]: file.file_size for file in list_artifacts(artifact_uri=source)}
+    files = {file.path.rpartition("/")[2]: file.file_size for file in listing}
     if SCORES not in files:
         return None
     if (files[SCORES] or 0) > MAX_SCORES:
         raise CheckpointError(f"{SCORES} of the champion has {files[SCORES]:,} bytes, expected a table of scores")
     with TemporaryDirectory() as folder:
-        return Path(download_artifacts(artifact_uri=f"{source}/{SCORES}", dst_path=folder)).read_text()
+        download = partial(download_artifacts, artifact_uri=f"{source}/{SCORES}", dst_path=folder)
+        return Path(with_deadline(download, MAX_SCORES)).read_text()
 
 
 def _write_description(folder: Path, signature: Signature, model_id: str, scores: str | None) -> None:

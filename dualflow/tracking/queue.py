@@ -52,11 +52,11 @@ class RecordQueue:
         return cls(folder, run) if isinstance(run, dict) else None
 
     def __len__(self) -> int:
-        return len(self.files())
+        return unsent_records(self.folder)
 
     def files(self) -> list[Path]:
         """Files of the pending records, oldest first."""
-        return sorted(self.folder.glob("[0-9]*.json"))
+        return _record_files(self.folder)
 
     def append(self, call: str, arguments: dict[str, Any], run_id: str | None) -> None:
         """Store a record of the run, whose id may still be unknown."""
@@ -94,6 +94,11 @@ class RecordQueue:
             lock.release()
 
 
+def unsent_records(folder: Path) -> int:
+    """Number of the pending records in the folder of a run."""
+    return len(_record_files(folder))
+
+
 def read_record(file: Path) -> tuple[str, dict[str, Any]]:
     """Read a record: the name of its call, and the arguments.
 
@@ -107,3 +112,7 @@ def read_record(file: Path) -> tuple[str, dict[str, Any]]:
 def reject(file: Path) -> None:
     """Take a record out of its queue and keep it as `rejected-*`."""
     file.rename(file.with_name(f"rejected-{file.name}"))
+
+
+def _record_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("[0-9]*.json"))

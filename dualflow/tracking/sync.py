@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from dualflow.config import TrackingConfig
 from dualflow.tracking.mlflow_store import RunKey
-from dualflow.tracking.queue import RecordQueue
+from dualflow.tracking.queue import RecordQueue, unsent_records
 from dualflow.tracking.tracked_run import Run
 
 
@@ -23,7 +24,10 @@ def sync(config: TrackingConfig, pending: Path) -> tuple[int, int]:
     complete = incomplete = 0
     for folder in sorted(path for path in pending.glob("*") if path.is_dir()):
         queue = RecordQueue.load(folder)
-        if queue is None or not len(queue):
+        if queue is None:
+            incomplete += unsent_records(folder) > 0
+            continue
+        if not len(queue):
             continue
         Run(config, RunKey(queue.run["experiment"], queue.run["name"], queue.run["tags"]), queue).flush()
         if len(queue):
@@ -31,3 +35,13 @@ def sync(config: TrackingConfig, pending: Path) -> tuple[int, int]:
         else:
             complete += 1
     return complete, incomplete
+
+
+def warn_unsent(pending: Path) -> None:
+    """Print a warning if records are still queued below `pending`: how many, and the command that uploads them."""
+    if count := sum(unsent_records(folder) for folder in pending.glob("*")):
+        print(
+            f"warning: MLflow: {count} tracking records are not uploaded, they are queued in {pending}; "
+            "`dualflow sync` with the same --config uploads them",
+            file=sys.stderr,
+        )

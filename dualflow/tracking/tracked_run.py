@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from dualflow.config import TrackingConfig
 from dualflow.errors import ConfigError, StoppedError
+from dualflow.tracking.deadline import with_deadline
 from dualflow.tracking.mlflow_calls import CALLS, is_permanent_error
 from dualflow.tracking.mlflow_store import RunKey, open_run
 from dualflow.tracking.queue import RecordQueue, read_record, reject
@@ -96,7 +97,7 @@ class Run:
             nonlocal monitor
             from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-            monitor = SystemMetricsMonitor(self.run_id, resume_logging=True)
+            monitor = with_deadline(lambda: SystemMetricsMonitor(self.run_id, resume_logging=True))
             monitor.start()
 
         if not self._has_pending():
@@ -105,7 +106,13 @@ class Run:
             yield
         finally:
             if monitor is not None:
-                monitor.finish()
+                self._finish(monitor)
+
+    def _finish(self, monitor: Any) -> None:
+        try:
+            with_deadline(monitor.finish)
+        except TimeoutError as error:
+            _warn(error)
 
     def begin(self) -> None:
         """Send the records that an earlier process queued, then open the run.
@@ -179,20 +186,32 @@ class Run:
         if self.config is None or self.key is None or time.monotonic() - self._failed_at < RETRY_S:
             return False
         try:
-            if self._client is None:
-                self._client, self.run_id = open_run(self.config, self.key, self.run_id)
-                if self._has_pending() and self.queue is not None:
-                    self.queue.set_run_id(self.run_id)
-            action(self._client)
+            self._open(self.config, self.key)
+            try:
+                action(self._client)
+            except Exception as error:
+                if not is_permanent_error(error):
+                    raise
+                # The store may have been made anew, without the run.
+                self._client = None
+                self._open(self.config, self.key)
+                action(self._client)
         except ConfigError:  # a wrong setting, which a retry cannot correct
             raise
         except Exception as error:  # no error of a store or a server may stop the training
             _warn(error)
             if self._client is not None and is_permanent_error(error):
                 return None
-            self._failed_at = time.monotonic()
+            self._failed_at, self._client = time.monotonic(), None
             return False
         return True
+
+    def _open(self, config: TrackingConfig, key: RunKey) -> None:
+        """Open the run unless it is open; its id may be another one than before."""
+        if self._client is None:
+            self._client, self.run_id = open_run(config, key, self.run_id)
+            if self._has_pending() and self.queue is not None:
+                self.queue.set_run_id(self.run_id)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Training states on disk: one safetensors file each, written atomically, with JSON facts in its header."""
+"""Training states on disk: a safetensors file each, written atomically, with JSON facts and a digest in its header."""
 
 from __future__ import annotations
 
@@ -8,34 +8,38 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dualflow.models.tensors import save_tensors
+from dualflow.errors import CheckpointError
+from dualflow.models.tensors import load_tensors, save_tensors
 
 _FACTS = "facts"
 
 
 def save_state(folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], keep: int = 2) -> None:
-    """Write the training state of `step`, and remove all but the `keep` newest.
+    """Write the training state of `step`; of the others, the `keep` - 1 newest before it remain.
 
     Raises:
         CommitError: the file cannot be written; earlier states remain.
     """
-    save_tensors(folder / f"state-{step:08d}.safetensors", tensors, {_FACTS: json.dumps(facts)})
-    for old in states(folder)[:-keep]:
-        old.unlink()
+    path = folder / f"state-{step:08d}.safetensors"
+    save_tensors(path, tensors, {_FACTS: json.dumps(facts)})
+    # Later states are damaged ones that the training did not resume.
+    kept = [state for state in states(folder) if state <= path][-keep:]
+    for state in set(states(folder)) - set(kept):
+        state.unlink()
 
 
 def load_newest_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Return tensors and facts of the newest intact training state, or None; broken states are skipped."""
-    for path in reversed(states(folder)):
+    """Return tensors and facts of the newest intact training state, or None; damaged states are skipped loudly."""
+    paths = states(folder)
+    for number, path in enumerate(reversed(paths), 1):
         try:
-            with safe_open(path, framework="pt") as stream:
-                facts = json.loads(stream.metadata()[_FACTS])
-                return {key: stream.get_tensor(key) for key in stream.keys()}, facts  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            print(f"{path}: broken training state skipped ({error}); trying the previous one", file=sys.stderr)
+            tensors, metadata = load_tensors(path)
+            return tensors, json.loads(metadata[_FACTS])
+        except (CheckpointError, ValueError, KeyError) as error:
+            remedy = "training afresh" if number == len(paths) else "trying the previous one"
+            print(f"warning: {path}: damaged training state skipped ({error}); {remedy}", file=sys.stderr)
     return None
 
 

@@ -6,6 +6,7 @@ The local linear mean of a flow and the baseline of that name are the same regre
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from time import perf_counter
@@ -13,16 +14,16 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dualflow import __version__
 from dualflow.commit import digest_of
 from dualflow.data.dataset import PairDataset
+from dualflow.errors import CheckpointError
 from dualflow.flows.closed_form_fits import Model, Solver, fit_closed_form, fit_options
 from dualflow.flows.folds import balanced_folds
 from dualflow.flows.regression_scans import RegressionScan
-from dualflow.models.tensors import save_tensors
+from dualflow.models.tensors import load_tensors, save_tensors
 
 KEPT = 4
 """Fits kept in a cache folder; the oldest are removed."""
@@ -84,12 +85,12 @@ class ClosedFormCache(Solver):
         if not path.is_file():
             return None
         try:
-            with safe_open(path, framework="pt") as stream:
-                chosen, seconds = json.loads(stream.metadata()[_CHOSEN]), float(stream.metadata()[_SECONDS])
-                tensors = {name: stream.get_tensor(name) for name in sorted(stream.keys())}
+            tensors, metadata = load_tensors(path)
+            chosen, seconds = json.loads(metadata[_CHOSEN]), float(metadata[_SECONDS])
             images = [tensors[name] for name in tensors if name.startswith(_IMAGE)]
             model.load_state_dict({n.removeprefix(_MODEL): t for n, t in tensors.items() if n.startswith(_MODEL)})
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError):
+        except (CheckpointError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            print(f"warning: {path}: damaged fit skipped ({error}); computing it again", file=sys.stderr)
             return None
         self.seconds = seconds
         return model, images, chosen

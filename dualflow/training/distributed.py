@@ -102,8 +102,16 @@ def launch(processes: int, arguments: Sequence[str]) -> NoReturn:
     If one of them fails, torchrun restarts all from the newest state.
     """
     os.environ[PARENTS] = parents_of_steps()  # the new processes end with this one
-    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    os.execv(sys.executable, [*run, f"--max-restarts={RESTARTS}", "-m", "dualflow.cli", *arguments])
+    os.execv(sys.executable, launch_command(processes, ["-m", "dualflow.cli", *arguments]))
+
+
+def launch_command(processes: int, program: Sequence[str]) -> list[str]:
+    """The command that starts a Python program (`-m MODULE ...` or `SCRIPT ...`) in processes of this machine.
+
+    Their connections are local to the machine.
+    """
+    torchrun = [sys.executable, "-m", "dualflow.training.loopback_launch", "--standalone", "--local-addr=127.0.0.1"]
+    return [*torchrun, f"--nproc-per-node={processes}", f"--max-restarts={RESTARTS}", *program]
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from dualflow.models.card import ModelCard
 from dualflow.models.store import save_model
 from dualflow.training.context import TrainingContext
 from dualflow.training.device import autocast, select_device, synchronize
-from dualflow.training.distributed import ProcessGroup
+from dualflow.training.distributed import ProcessGroup, launch_command
 from dualflow.training.memory_footprint import footprint
 from dualflow.training.optimiser import Optimiser
 from dualflow.training.step_time import SCHEDULE, peak_bytes, random_training, timed_step
@@ -159,14 +159,14 @@ def check_precision(scale: Scale) -> Outcome:
 def check_distributed(scale: Scale) -> Outcome:
     """Train under torchrun with DistributedDataParallel on every GPU: the losses are those of a plain process."""
     processes, steps = (torch.cuda.device_count(), 20) if scale.device == "cuda" else (2, 5)
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     histories = []
     with TemporaryDirectory(prefix="dualflow-") as folder:
-        for name, start in (("single", []), ("group", launcher)):
+        for name in ("single", "group"):
             out = Path(folder, name)
             out.mkdir()
             options = [str(out), str(steps), "--device", scale.device, "--batch", str(max(2, processes))]
-            command = [sys.executable, *start, str(SHARED_TRAINING), *options]
+            program = [str(SHARED_TRAINING), *options]
+            command = [sys.executable, *program] if name == "single" else launch_command(processes, program)
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise RuntimeError(f"{name} training: {done.stderr.strip().splitlines()[-1:]}")

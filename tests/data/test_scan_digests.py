@@ -53,6 +53,15 @@ def test_only_changed_files_are_read_again(study, tmp_path):
     assert study()[1] == ["2.nii"]
 
 
+def test_a_damaged_row_is_read_again(study, tmp_path):
+    """A flipped bit in a cached digest is noticed; the other rows are used."""
+    digests, _ = study()
+    table = tmp_path / "digests.tsv"
+    wrong = digests[FILES[1]].sha256.translate(str.maketrans("0123456789abcdef", "1032547698badcfe"))
+    table.write_text(table.read_text().replace(digests[FILES[1]].sha256, wrong))
+    assert study() == (digests, ["2.nii"])
+
+
 def test_the_table_preserves_digests(study, tmp_path):
     """Both digests and the exact value range, including NaN, are read back."""
     write(tmp_path / FILES[1], 9)

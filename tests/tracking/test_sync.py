@@ -1,16 +1,17 @@
 """Records that were queued while the server was unreachable are sent later, once and in order."""
 
+import shutil
 import subprocess
 import sys
 
 import pytest
 from click.testing import CliRunner
 from mlflow import MlflowClient
-from mlflow_runs import UNREACHABLE, log_all, read_records, unreachable
+from mlflow_runs import UNREACHABLE, log_all, read_records, read_runs, unreachable
 
 from dualflow.cli import main
 from dualflow.config import TrackingConfig
-from dualflow.tracking.sync import sync
+from dualflow.tracking.sync import sync, warn_unsent
 from dualflow.tracking.tracked_run import tracked
 
 
@@ -86,6 +87,67 @@ def test_different_trainings_do_not_share_a_run(config, tmp_path):
     runs = client.search_runs([experiment], "tags.`mlflow.runName` = 'shared'")
     contents = sorted((run.data.tags["training"], run.data.metrics["loss"], run.info.status) for run in runs)
     assert contents == [("a", 1.0, "FINISHED"), ("b", 2.0, "FINISHED"), ("b", 3.0, "FINISHED")]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_wait")
+@pytest.mark.parametrize("lost", ["run", "store"])
+def test_records_of_a_lost_run_are_delivered_once(created_store, tmp_path, lost):
+    """The store was made anew, or the run was deleted: the queued records form a new run, each exactly once."""
+    shutil.copytree(created_store[0] / "store", tmp_path / "store")
+    store, pending = tmp_path / "store" / "mlflow.db", tmp_path / "pending"
+    config = TrackingConfig(uri=f"sqlite:///{store}", artifacts=tmp_path / "store" / "artifacts")
+    training = tracked(config, "study", "survivor", {}, pending)
+    run = training.__enter__()
+    first_id = run.run_id
+    run.config, run._client = unreachable(config), None
+    log_all(run)
+    training.__exit__(None, None, None)
+    assert len(run.queue) > 5
+    if lost == "run":
+        MlflowClient(config.uri).delete_run(first_id)
+    else:
+        store.unlink()
+    assert sync(config, pending) == (1, 0)
+    assert sync(config, pending) == (0, 0)
+    status, parameters, history, images, *_ = read_records(config, "survivor")
+    assert (status, parameters, images) == ("FINISHED", {"train.steps": "4"}, 6)
+    assert history == [(0, 1.0), (1, 0.5), (2, 1 / 3)]
+    assert read_runs(config)["survivor"].info.run_id != first_id
+    assert not [path for path in pending.iterdir() if path.is_dir()]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_wait")
+def test_a_training_outlives_its_store(created_store, tmp_path):
+    """Points that are logged after the store was removed go to a new run; none is rejected."""
+    shutil.copytree(created_store[0] / "store", tmp_path / "store")
+    store = tmp_path / "store" / "mlflow.db"
+    config = TrackingConfig(uri=f"sqlite:///{store}", artifacts=tmp_path / "store" / "artifacts")
+    with tracked(config, "study", "outliving", {}, tmp_path / "pending") as run:
+        run.metrics({"loss": 0.0}, 0)
+        store.unlink()
+        run.metrics({"loss": 1.0}, 1)
+        run.metrics({"loss": 2.0}, 2)
+    assert read_records(config, "outliving")[::2][:2] == ("FINISHED", [(1, 1.0), (2, 2.0)])
+    assert not list(tmp_path.glob("pending/*/*.json"))
+
+
+def test_records_that_remain_are_reported(tmp_path, capsys):
+    """With their number and the command that uploads them, also of a queue whose description is unreadable."""
+    config = TrackingConfig(uri=UNREACHABLE, artifacts=tmp_path / "artifacts")
+    warn_unsent(tmp_path)
+    assert capsys.readouterr().err == ""
+    with tracked(config, "mine", "run", {}, tmp_path) as run:
+        run.metrics({"loss": 1.0})
+    (run.queue.folder / "run.json").write_text("{")
+    capsys.readouterr()
+    warn_unsent(tmp_path)
+    assert capsys.readouterr().err == (
+        f"warning: MLflow: 2 tracking records are not uploaded, they are queued in {tmp_path}; "
+        "`dualflow sync` with the same --config uploads them\n"
+    )
+    assert sync(config, tmp_path) == (0, 1)
 
 
 def test_the_command_reports_how_many_runs_are_queued(tmp_path):

@@ -59,6 +59,18 @@ def test_a_cache_miss_is_computed(fit, tmp_path):
     assert fit(ClosedFormCache())[3] == 5
 
 
+def test_a_flipped_bit_in_the_cache_is_noticed(fit, tmp_path, capsys):
+    """The fit is computed again, with a warning that names the file."""
+    weights, *_ = fit(ClosedFormCache(tmp_path, "data"))
+    (file,) = tmp_path.glob("*.safetensors")
+    data = file.read_bytes()
+    file.write_bytes(data[:-3] + bytes([data[-3] ^ 4]) + data[-2:])
+    again, _, _, count = fit(ClosedFormCache(tmp_path, "data"))
+    assert count == 2
+    assert all(torch.equal(value, again[name]) for name, value in weights.items())
+    assert f"warning: {file}: damaged fit skipped" in capsys.readouterr().err
+
+
 def test_flow_mean_and_baseline_share_a_fit(fit, phantoms, tmp_path):
     """The baseline `local_linear` is the same regression as a flow's mean."""
     weights, images, _, _ = fit(ClosedFormCache(tmp_path, "data"))

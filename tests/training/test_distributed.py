@@ -21,7 +21,7 @@ from dualflow.flows.memory import set_memory
 from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import PRESETS, preset
 from dualflow.flows.rng import batch_shard, standard_noise, uniform_noise
-from dualflow.training.distributed import ProcessGroup
+from dualflow.training.distributed import ProcessGroup, launch_command
 from dualflow.training.trainer import _distributed, to_inputs
 
 SMALL = {"levels": 3, "steps": [1, 1, 1], "hidden": [8, 8, 8], "context_channels": 8}
@@ -33,8 +33,8 @@ STEPS = 20
 def run(out, processes, *arguments):
     """Train in `processes` processes; return the history's entries and the weights."""
     out.mkdir()
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "--max-restarts=3"]
-    command = [sys.executable, *(launcher if processes > 1 else []), str(SCRIPT), str(out), str(STEPS), *arguments]
+    program = [str(SCRIPT), str(out), str(STEPS), *arguments]
+    command = launch_command(processes, program) if processes > 1 else [sys.executable, *program]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr[-3000:]
     return json.loads((out / "history.json").read_text()), load_file(out / "weights.safetensors")

@@ -98,6 +98,27 @@ def assert_same(left, right):
     assert all(torch.equal(value, right[key]) for key, value in left.items())
 
 
+@pytest.mark.parametrize("damaged", [1, 2])
+def test_a_flipped_bit_in_a_state_is_not_resumed(train, tmp_path, capsys, damaged):
+    """The older state is used, or the training starts afresh; the weights equal those of an unbroken training."""
+    weights, history = train(Toy(), "unbroken")
+    with pytest.raises(KilledError):
+        train(Toy(kill_at=6), "killed")
+    newest = states(tmp_path / "killed")[::-1][:damaged]
+    for state in newest:
+        data = state.read_bytes()
+        state.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
+    model = Toy()
+    resumed_weights, resumed_history = train(model, "killed")
+    assert_same(weights, resumed_weights)
+    assert untimed(history) == untimed(resumed_history)
+    assert model.calls == {1: 5, 2: 7}[damaged]
+    lines = capsys.readouterr().err.splitlines()
+    warnings = [line for line in lines if line.startswith("warning:")]
+    assert [str(state) in line for state, line in zip(newest, warnings, strict=True)] == [True] * damaged
+    assert warnings[-1].endswith({1: "trying the previous one", 2: "training afresh"}[damaged])
+
+
 @pytest.mark.parametrize("kill_at", [1, 2, 3, 4, 6, 7])
 @pytest.mark.parametrize("non_finite", [(), (2, 3)])
 def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(train, tmp_path, kill_at, non_finite):

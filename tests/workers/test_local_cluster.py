@@ -1,6 +1,9 @@
 """Number of worker processes of this machine, and the GPU of each."""
 
+import os
+
 import pytest
+from sockets import listening_addresses
 
 from dualflow.workers import local_cluster
 
@@ -25,3 +28,13 @@ def test_workers_take_gpus_in_turn(monkeypatch, tmp_path):
     assert [local_cluster.gpu_of(worker)["CUDA_VISIBLE_DEVICES"] for worker in range(3)] == ["5", "7", "5"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert local_cluster.gpu_of(0) == {}
+
+
+@pytest.mark.slow
+def test_a_local_cluster_listens_on_loopback_only():
+    """Neither the scheduler, in this process, nor a nanny or a worker listens on the network."""
+    before = listening_addresses(os.getpid())
+    with local_cluster.local_pool(1):
+        addresses = listening_addresses(os.getpid())
+    assert before == set()
+    assert addresses == {"127.0.0.1"}

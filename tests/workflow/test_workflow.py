@@ -70,7 +70,7 @@ def workspace(tmp_path_factory):
     assert re.fullmatch(r"\[18/18\] check: \d+ s", steps[-1])
     assert any(re.fullmatch(r"\[\d+/18\] train dualflow seed 0: \d+ s", line) for line in steps)
     assert "report               results/tiny/report.html" in lines
-    assert "mlflow ui" in lines[-1]
+    assert "dualflow ui" in lines[-1]
     return folder
 
 

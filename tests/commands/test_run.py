@@ -1,0 +1,41 @@
+"""The end of `dualflow run` says where the results are, and which tracking records are still queued."""
+
+import pytest
+
+from dualflow.commands.run import _print_results
+from dualflow.config import parse_config
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Configuration of a study without results."""
+    return parse_config({"study": {"name": "mine", "results": tmp_path}})
+
+
+@pytest.mark.parametrize(
+    ("uri", "line"),
+    [
+        ("sqlite:///results/mlflow.db", "dualflow ui"),
+        ("sqlite:///other.db", "dualflow ui --set tracking.uri=sqlite:///other.db"),
+        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+    ],
+)
+def test_the_last_line_leads_to_the_tracked_runs(config, uri, line, capsys):
+    """By a command for a local store, by the address of a server; nothing is queued."""
+    tracking = config.tracking.model_copy(update={"uri": uri})
+    _print_results(config.model_copy(update={"tracking": tracking}))
+    output, errors = capsys.readouterr()
+    assert output.splitlines()[-1] == f"{'tracked runs':<21}{line}"
+    assert errors == ""
+
+
+def test_queued_records_are_reported(config, capsys):
+    """With their number, and the command that uploads them."""
+    folder = config.layout.pending_records / "unet"
+    folder.mkdir(parents=True)
+    for number in range(3):
+        (folder / f"{number:08d}.json").touch()
+    _print_results(config)
+    errors = capsys.readouterr().err
+    assert "warning: MLflow: 3 tracking records are not uploaded" in errors
+    assert "`dualflow sync` with the same --config uploads them" in errors
