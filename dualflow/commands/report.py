@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 
 from dualflow.commands.ceilings import CEILINGS
-from dualflow.commit import commit_text
+from dualflow.commit import commit_text, digest_of
 from dualflow.config import Config, dump_sections, public_values
 from dualflow.data.dataset import PairDataset
 from dualflow.data.quarantine import read_quarantine
 from dualflow.data.study_pairs import load_split, usable_pairs
+from dualflow.data.tsv import table_text
 from dualflow.inference.predict import load_predictor
 from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
@@ -23,7 +24,7 @@ from dualflow.report.study_sections import section_figures, section_tables
 from dualflow.report.study_text import method_text, provenance, study_facts, study_title, subject_count
 from dualflow.report.summary_text import limitations, summary_sentences
 from dualflow.tracking.sync import sync, warn_unsent
-from dualflow.tracking.tracked_run import tracked
+from dualflow.tracking.tracked_run import Run, tracked
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,35 +71,37 @@ def report(config: Config) -> None:
     )
     for name, table in results.tables.items():
         commit_text(layout.table(name), table.to_csv(sep="\t", index=False))
-    _track(config, results, figures)
-    write_manifest(
-        layout.manifest("report"),
-        step="report",
-        outputs={**{name: layout.table(name) for name in results.tables}, "report": layout.report},
-        inputs={name: card.weights_sha256 for name, card in results.cards.items()},
-        config=dump_sections(config.evaluate),
-    )
+    sync(config.tracking, layout.pending_records)
+    inputs = {name: card.weights_sha256 for name, card in results.cards.items()}
+    scores = results.summary[~results.summary["metric"].str.contains("seconds")]
+    tags = {"model": "all", "inputs": digest_of([inputs, table_text(scores), public_values(config)])[:16]}
+    with tracked(config.tracking, config.study.name, "evaluation", tags, layout.pending_records) as run:
+        _log(run, config, results, figures)
+        run.finish()
+        write_manifest(
+            layout.manifest("report"),
+            step="report",
+            outputs={**{name: layout.table(name) for name in results.tables}, "report": layout.report},
+            inputs=inputs,
+            config=dump_sections(config.evaluate),
+        )
+    warn_unsent(layout.pending_records)
 
 
 def _mean_target(test: PairDataset) -> float:
     return float(np.mean([item["target"][item["mask"]].mean() for item in test.items]))
 
 
-def _track(config: Config, results: StudyResults, figures: dict[str, list[tuple[str, Figure]]]) -> None:
-    sync(config.tracking, config.layout.pending_records)
-    with tracked(
-        config.tracking, config.study.name, "evaluation", {"model": "all"}, config.layout.pending_records
-    ) as run:
-        run.parameters(public_values(config))
-        names = results.summary["model"] + "/" + results.summary["metric"]
-        run.metrics(dict(zip(names, results.summary["mean"].astype(float), strict=True)))
-        for entry in results.likelihood.to_dict("records"):
-            run.metrics({f"{entry['model']}/{key}": value for key, value in entry.items() if key != "model"})
-        run.table(results.summary, "summary.json")
-        run.table(results.scores, "scores_per_scan.json")
-        for section, entries in figures.items():
-            for index, (_, figure) in enumerate(entries):
-                run.figure(figure, f"figures/{section}_{index}.png")
-        for page in (config.layout.report, config.layout.qc):
-            run.file(page)
-    warn_unsent(config.layout.pending_records)
+def _log(run: Run, config: Config, results: StudyResults, figures: dict[str, list[tuple[str, Figure]]]) -> None:
+    run.parameters(public_values(config))
+    names = results.summary["model"] + "/" + results.summary["metric"]
+    run.metrics(dict(zip(names, results.summary["mean"].astype(float), strict=True)))
+    for entry in results.likelihood.to_dict("records"):
+        run.metrics({f"{entry['model']}/{key}": value for key, value in entry.items() if key != "model"})
+    run.table(results.summary, "summary.json")
+    run.table(results.scores, "scores_per_scan.json")
+    for section, entries in figures.items():
+        for index, (_, figure) in enumerate(entries):
+            run.figure(figure, f"figures/{section}_{index}.png")
+    for page in (config.layout.report, config.layout.qc):
+        run.file(page)

@@ -22,7 +22,7 @@ from dualflow.lifetime import PARENTS, kill_tree, parents_of_steps
 from dualflow.manifest import DigestCache, verify_manifests
 from dualflow.process import interrupt, on_sigterm
 from dualflow.progress import PROGRESS_FOLDER, read_states
-from dualflow.tracking.sync import warn_unsent
+from dualflow.tracking.sync import sync, warn_unsent
 
 POLL_S = 0.5
 GPUS = Path("/proc/driver/nvidia/gpus")
@@ -176,6 +176,8 @@ def _print_results(config: Config) -> None:
     if uri.startswith("sqlite:"):
         uri = "dualflow ui" + ("" if uri == default else f" --set tracking.uri={uri}")
     print(f"{'tracked runs':<21}{uri}")
+    if any(layout.pending_records.glob("*/*.json")):  # of steps that were killed, or of a time without the server
+        sync(config.tracking, layout.pending_records)
     warn_unsent(layout.pending_records)
 
 

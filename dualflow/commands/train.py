@@ -159,13 +159,14 @@ def _train(config: Config, name: str, seed: int, data: LearningData, group: Proc
             run.file(file, "model")
         seconds, skipped = trained.record.seconds, float(trained.record.skipped_steps)
         run.metrics({"train/seconds": seconds, "train/skipped_steps": skipped})
-    write_manifest(
-        layout.manifest(f"train/{name}_seed-{seed}"),
-        step="train",
-        outputs={file.name: file for file in files},
-        inputs=data.digests,
-        config={"name": name, "seed": seed, **dump_sections(config.study, config.train, config.baselines)},
-    )
+        run.finish()
+        write_manifest(
+            layout.manifest(f"train/{name}_seed-{seed}"),
+            step="train",
+            outputs={file.name: file for file in files},
+            inputs=data.digests,
+            config={"name": name, "seed": seed, **dump_sections(config.study, config.train, config.baselines)},
+        )
     # After the manifest: a training killed before it resumes from its states.
     forget_states(folder)
 

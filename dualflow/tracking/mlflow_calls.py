@@ -59,6 +59,12 @@ def _log_metrics(client: Any, run_id: str, values: Mapping[str, float], step: in
     client.log_batch(run_id, metrics=[Metric(key, value, milliseconds, step) for key, value in values.items()])
 
 
+def logged_points(client: Any, run_id: str) -> set[tuple[str, int]]:
+    """Metric and step of the points that a run has; those of the machine's load are left out."""
+    names = [name for name in client.get_run(run_id).data.metrics if not name.startswith("system/")]
+    return {(name, point.step) for name in names for point in client.get_metric_history(run_id, name)}
+
+
 def _log_parameters(client: Any, run_id: str, values: Mapping[str, str]) -> None:
     from mlflow.entities import Param
 

@@ -70,7 +70,7 @@ def open_run(config: TrackingConfig, key: RunKey, run_id: str | None = None) -> 
     """Return a client, and the id of an open run.
 
     A given `run_id` is reopened. If the store no longer has it, or none is given, the run that a killed process left
-    open under `key` is continued, or a new run is created.
+    open under `key`, or that failed, is continued, or a new run is created.
 
     Raises:
         ConfigError: the URI is that of a file store, which MLflow no longer supports.
@@ -82,7 +82,8 @@ def open_run(config: TrackingConfig, key: RunKey, run_id: str | None = None) -> 
         return client, run_id
     tags = {"mlflow.runName": key.name, **key.tags}
     match = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in tags.items())
-    open_runs = client.search_runs([experiment_id], f"attributes.status = 'RUNNING' and {match}", max_results=1)
+    # Work that failed, such as on a full disk, goes on when it is repeated.
+    open_runs = client.search_runs([experiment_id], f"attributes.status != 'FINISHED' and {match}", max_results=1)
     if open_runs and _reopen(client, open_runs[0].info.run_id):
         return client, open_runs[0].info.run_id
     # By default MLflow records the account name and the command line, which are private.

@@ -20,6 +20,8 @@ from dualflow.commit import commit_json, digest_of
 from dualflow.tracking.mlflow_store import RunKey
 
 RUN_FILE = "run.json"
+PROVISIONAL = "provisional"
+"""Argument of an end that was queued before the work was recorded as done."""
 
 
 class RecordQueue:
@@ -70,6 +72,27 @@ class RecordQueue:
         """Store the MLflow id of the run beside its records."""
         self.run = {**self.run, "run_id": run_id}
         commit_json(self.folder / RUN_FILE, self.run)
+
+    def append_end(self, run_id: str | None) -> None:
+        """Store the end of the run before the work is recorded as done; `confirm_end` or `reopen` follows."""
+        self.append("end", {"status": "FINISHED", PROVISIONAL: True}, run_id)
+
+    def confirm_end(self) -> None:
+        """The work is recorded as done: a later repetition is another run."""
+        if (file := self._provisional_end()) is not None:
+            commit_json(file, {"call": "end", "arguments": {"status": "FINISHED"}})
+
+    def reopen(self) -> None:
+        """Drop the provisional end: the work was not recorded as done, so it goes on in the same run."""
+        if (file := self._provisional_end()) is not None:
+            file.unlink()
+
+    def _provisional_end(self) -> Path | None:
+        with suppress(OSError, ValueError, KeyError, IndexError):
+            last = self.files()[-1]
+            call, arguments = read_record(last)
+            return last if call == "end" and PROVISIONAL in arguments else None
+        return None
 
     @contextmanager
     def draining(self) -> Iterator[bool]:

@@ -12,7 +12,7 @@ from dualflow.tracking.tracked_run import Run
 
 
 def sync(config: TrackingConfig, pending: Path) -> tuple[int, int]:
-    """Send the queued records of all runs.
+    """Send the queued records of all runs, until a run cannot be sent completely.
 
     Args:
         config: URI and artifact folder of the MLflow store.
@@ -21,20 +21,21 @@ def sync(config: TrackingConfig, pending: Path) -> tuple[int, int]:
     Returns:
         The number of runs sent completely, and of runs with records left.
     """
-    complete = incomplete = 0
+    complete = incomplete = unreadable = 0
     for folder in sorted(path for path in pending.glob("*") if path.is_dir()):
         queue = RecordQueue.load(folder)
         if queue is None:
-            incomplete += unsent_records(folder) > 0
+            unreadable += unsent_records(folder) > 0
             continue
         if not len(queue):
             continue
-        Run(config, RunKey(queue.run["experiment"], queue.run["name"], queue.run["tags"]), queue).flush()
+        if not incomplete:
+            Run(config, RunKey(queue.run["experiment"], queue.run["name"], queue.run["tags"]), queue).flush()
         if len(queue):
             incomplete += 1
         else:
             complete += 1
-    return complete, incomplete
+    return complete, incomplete + unreadable
 
 
 def warn_unsent(pending: Path) -> None:

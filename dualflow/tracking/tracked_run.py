@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from dualflow.config import TrackingConfig
 from dualflow.errors import ConfigError, StoppedError
 from dualflow.tracking.deadline import with_deadline
-from dualflow.tracking.mlflow_calls import CALLS, is_permanent_error
+from dualflow.tracking.mlflow_calls import CALLS, is_permanent_error, logged_points
 from dualflow.tracking.mlflow_store import RunKey, open_run
 from dualflow.tracking.queue import RecordQueue, read_record, reject
 
@@ -51,6 +51,9 @@ class Run:
         self.run_id: str | None = None if queue is None else queue.run.get("run_id")
         self._client: Any = None
         self._failed_at = -RETRY_S
+        self._is_finished = False
+        # A resumed training repeats the steps after its state, with the same values.
+        self._logged = set[tuple[str, int]]()
 
     def parameters(self, values: Mapping[str, Any], prefix: str = "") -> None:
         """Log configuration values; the names of nested ones are joined with dots."""
@@ -120,14 +123,35 @@ class Run:
         Raises:
             ConfigError: the URI is that of a file store, which MLflow no longer supports.
         """
+        if self.queue is not None:
+            self.queue.reopen()
         self.flush()
         self._try(lambda _client: None)
 
+    def finish(self) -> None:
+        """Queue the end of the run as `FINISHED`, to be sent when its block ends.
+
+        Call it before the output that says that the work is done, so that the end is never lost: a process that is
+        killed after that output leaves it to the next upload, and one that is killed before continues the run.
+        """
+        if self.queue is not None and self.key is not None:
+            try:
+                self.queue.append_end(self.run_id)
+                self._is_finished = True
+            except Exception as error:  # such as a full disk
+                _warn(error)
+
     def end(self, status: str) -> None:
         """Close the run as `FINISHED` or `FAILED`, or queue that for later."""
-        self._log("end", {"status": status})
+        if self.queue is not None and self._is_finished and status != "FINISHED":
+            self.queue.reopen()
+            self._is_finished = False
+        if not self._is_finished:
+            self._log("end", {"status": status})
         self._failed_at = -RETRY_S  # one last attempt, even within RETRY_S of a failure
         self.flush()
+        if self.queue is not None:
+            self.queue.confirm_end()
         if self.queue is not None and self.key is not None and (count := len(self.queue)):
             print(
                 f"warning: MLflow: {count} records of '{self.key.name}' are queued in {self.queue.folder}; "
@@ -147,7 +171,7 @@ class Run:
                 except (OSError, ValueError, KeyError):
                     reject(file)
                     continue
-                sent = self._try(lambda client, c=call, a=arguments: CALLS[c](client, self.run_id, a))  # type: ignore[misc]
+                sent = self._send(call, arguments)
                 if sent is None:
                     reject(file)
                 elif sent:
@@ -163,16 +187,33 @@ class Run:
             return
         # The limit matters in a distributed training, where the other ranks wait with a timeout.
         self.flush(FLUSH_S)
-        if (
-            not self._has_pending()
-            and self._try(lambda client: CALLS[call](client, self.run_id, arguments)) is not False
-        ):
+        if not self._has_pending() and self._send(call, arguments) is not False:
             return
         if self.queue is not None:
             try:
                 self.queue.append(call, arguments, self.run_id)
             except Exception as error:  # such as a full disk, which must not stop the training either
                 _warn(error)
+
+    def _send(self, call: str, arguments: dict[str, Any]) -> bool | None:
+        """Send a record without the points that the run has already; the result is that of `_try`."""
+
+        def send(client: Any) -> None:
+            fresh = arguments
+            if call == "metrics":
+                step = arguments["step"]
+                values = {
+                    name: value for name, value in arguments["values"].items() if (name, step) not in self._logged
+                }
+                fresh = arguments | {"values": values}
+            CALLS[call](client, self.run_id, fresh)
+
+        return self._try(send)
+
+    def _fresh(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of a call `metrics` without the points that the run has already."""
+        values, step = arguments["values"], arguments["step"]
+        return arguments | {"values": {name: values[name] for name in values if (name, step) not in self._logged}}
 
     def _has_pending(self) -> bool:
         return self.queue is not None and len(self.queue) > 0
@@ -210,6 +251,7 @@ class Run:
         """Open the run unless it is open; its id may be another one than before."""
         if self._client is None:
             self._client, self.run_id = open_run(config, key, self.run_id)
+            self._logged = logged_points(self._client, self.run_id)
             if self._has_pending() and self.queue is not None:
                 self.queue.set_run_id(self.run_id)
 
@@ -220,8 +262,8 @@ def tracked(
 ) -> Iterator[Run]:
     """Open a run in `experiment` and close it as finished or failed.
 
-    A run that a killed process left open under the same name and tags is continued, so that a resumed training is one
-    run.
+    A run that a killed process left open under the same name and tags is continued, and so is one that failed, so that
+    a resumed training is one run.
 
     Args:
         config: URI and artifact folder of the MLflow store.

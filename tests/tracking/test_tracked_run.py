@@ -6,12 +6,14 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-from mlflow_runs import UNREACHABLE, read_records, read_runs
+from mlflow_runs import EXPERIMENT, UNREACHABLE, read_records, read_runs
 
 from dualflow.config import TrackingConfig, parse_config, public_values
 from dualflow.errors import StoppedError
 from dualflow.tracking import tracked_run
 from dualflow.tracking.mlflow_store import RunKey
+from dualflow.tracking.queue import RecordQueue
+from dualflow.tracking.sync import sync
 from dualflow.tracking.tracked_run import Run, tracked
 
 
@@ -139,3 +141,52 @@ def test_system_metrics_are_logged_during_the_training(config, monkeypatch):
     steps = [metric.step for metric in history]
     assert len(steps) >= 4
     assert sorted(steps) == list(range(len(steps)))
+
+
+def points(config, name):
+    run, client = read_runs(config)[name], MlflowClient(config.uri)
+    return [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, "loss")]
+
+
+def runs_named(config, name):
+    client = MlflowClient(config.uri)
+    experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
+    return [run.info.status for run in client.search_runs([experiment]) if run.info.run_name == name]
+
+
+@pytest.mark.parametrize("killed", ["before the end", "after the end", "after the manifest", "failed"])
+def test_work_that_was_killed_is_one_run_with_each_point_once(config, tmp_path, killed):
+    """Wherever it was killed, repeated or only delivered later, the run is finished and has no point twice."""
+    key = RunKey(EXPERIMENT, f"killed {killed}", {"training": "1"})
+    first = Run(config, key, RecordQueue.open(tmp_path, key))
+    first.begin()
+    first.metrics({"loss": 2.0}, 1)
+    first.metrics({"loss": 1.0}, 2)
+    if killed == "failed":
+        first.end("FAILED")
+    elif killed != "before the end":
+        first.finish()
+    if killed == "after the manifest":
+        sync(config, tmp_path)
+    else:
+        with tracked(config, EXPERIMENT, key.name, key.tags, tmp_path) as run:
+            run.metrics({"loss": 1.0}, 2)
+            run.metrics({"loss": 0.5}, 3)
+            run.finish()
+    repeated = [] if killed == "after the manifest" else [(3, 0.5)]
+    assert points(config, key.name) == [(1, 2.0), (2, 1.0), *repeated]
+    assert runs_named(config, key.name) == ["FINISHED"]
+    assert not list(tmp_path.glob("*/*.json"))
+
+
+def test_an_error_after_the_end_was_queued_is_a_failure(config, tmp_path):
+    """Such as a disk that is full when the last output is written."""
+
+    def fail():
+        with tracked(config, EXPERIMENT, "late failure", {}, tmp_path) as run:
+            run.finish()
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        fail()
+    assert runs_named(config, "late failure") == ["FAILED"]
