@@ -188,6 +188,8 @@ def check_data(config: Config) -> Iterator[Finding]:
         return
     pairs = int((index.pairs["target"] != "").sum())
     text = f"{len(index.pairs)} scans, {pairs} with {config.study.target}, {len(index.quarantined)} excluded"
+    for guess in index.guesses.values():
+        yield Finding("warn", "data", guess)
     if not pairs:
         yield Finding("fail", "data", f"{text}; a training needs scans with {config.study.target}")
     elif index.quarantined:

@@ -14,6 +14,7 @@ from dualflow.commit import commit_text
 from dualflow.config import Config, dump_sections
 from dualflow.data.dataset import Item, PairDataset
 from dualflow.data.study_pairs import load_split, usable_pairs
+from dualflow.data.tsv import table_text
 from dualflow.errors import DataError
 from dualflow.evaluation.calibration import reliability
 from dualflow.evaluation.likelihood import another_subject, likelihood
@@ -70,7 +71,7 @@ def _evaluate(
         rows.append({"model": name, "seed": seed, "scan": item["scan"], **scores, **flow_scores})
         curves.append(reliability(prediction, target, mask, regions).assign(model=name))
         region_means.append(np.stack([regions.means(target, mask), regions.means(prediction.mean, mask)]))
-    curve = pd.concat(curves).groupby(["model", "kind", "level"], as_index=False)["coverage"].mean()
+    curve = pd.concat(curves).groupby(["model", "kind", "level"], as_index=False)[["coverage"]].mean()
     stem = f"{name}_seed-{seed}"
     tables = {
         layout.table(f"scans_{stem}"): pd.DataFrame(rows),
@@ -80,7 +81,7 @@ def _evaluate(
     if config.evaluate.stress and predictor.flow is not None:
         tables[layout.stress(name, seed)] = _stress(predictor.flow, test, config, f"{name}, seed {seed}")
     for path, table in tables.items():
-        commit_text(path, table.to_csv(sep="\t", index=False))
+        commit_text(path, table_text(table))
     write_manifest(
         layout.manifest(f"evaluate/{stem}"),
         step="evaluate",

@@ -13,6 +13,7 @@ from dualflow.config import Config, dump_sections, public_values
 from dualflow.data.dataset import PairDataset
 from dualflow.data.quarantine import read_quarantine
 from dualflow.data.study_pairs import load_split, usable_pairs
+from dualflow.data.tsv import table_text
 from dualflow.inference.predict import load_predictor
 from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
@@ -69,7 +70,7 @@ def report(config: Config) -> None:
         layout.report,
     )
     for name, table in results.tables.items():
-        commit_text(layout.table(name), table.to_csv(sep="\t", index=False))
+        commit_text(layout.table(name), table_text(table))
     _track(config, results, figures)
     write_manifest(
         layout.manifest("report"),

@@ -23,6 +23,7 @@ from dualflow.config import Config, dump_sections, public_values
 from dualflow.data.dataset import PairDataset
 from dualflow.data.side_encoder import SideEncoder
 from dualflow.data.study_pairs import learning_pairs
+from dualflow.data.tsv import table_text
 from dualflow.errors import ConfigError
 from dualflow.flows.flow_objective import FlowObjective
 from dualflow.flows.interface import ConditionalModel
@@ -199,7 +200,7 @@ def _save(config: Config, name: str, data: LearningData, context: TrainingContex
     files += saved
     if trained.history.entries:
         history = context.folder / "history.tsv"
-        commit_text(history, pd.DataFrame(trained.history.entries).to_csv(sep="\t", index=False))
+        commit_text(history, table_text(pd.DataFrame(trained.history.entries)))
         files.append(history)
     return files
 

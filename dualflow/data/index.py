@@ -12,7 +12,7 @@ from dualflow.commit import commit_text
 from dualflow.config import SplitConfig, StudyConfig
 from dualflow.data.bids_files import Exclusions, Files, find_scans
 from dualflow.data.duplicates import Entry, exclude_duplicates, find_duplicates
-from dualflow.data.participants import listed_subjects, side_values
+from dualflow.data.participants import guessed_types, listed_subjects, side_values
 from dualflow.data.quarantine import Quarantine, write_quarantine
 from dualflow.data.scan_table import find_samples, sample_values, table_subjects
 from dualflow.data.split import assign_folds, assign_splits
@@ -40,6 +40,7 @@ class Index:
         missing: kind of missing data -> labels of the subjects or scans without it.
         duplicates: groups of files with the same voxels.
         splits: one row per subject with a pair: subject, fold (None without folds), split, then the strata.
+        guesses: side column -> a line on its type, which no JSON sidecar declares.
     """
 
     pairs: pd.DataFrame
@@ -47,6 +48,7 @@ class Index:
     missing: Mapping[str, Sequence[str]] = field(default_factory=dict)
     duplicates: Sequence[Sequence[Entry]] = ()
     splits: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["subject", "fold", "split"]))
+    guesses: Mapping[str, str] = field(default_factory=dict)
 
     def without(self, excluded: Exclusions) -> Index:
         """The index after excluding further scans."""
@@ -159,7 +161,8 @@ def list_scans(bids: Path, study: StudyConfig, modalities: Sequence[str]) -> Ind
         for scan in scans
     ]
     pairs = pd.DataFrame(rows, columns=[*COLUMNS, *extra], dtype=object)
-    return Index(pairs.join(side), [], missing).without(excluded | invalid)
+    guesses = guessed_types(side, table.with_suffix(".json") if table else bids / "participants.json")
+    return Index(pairs.join(side), [], missing, guesses=guesses).without(excluded | invalid)
 
 
 def read_pairs(layout: Layout) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from dualflow.data.bids_files import EXTENSIONS, natural_order
 from dualflow.data.index import Index, list_scans
 from dualflow.data.participants import known_columns
 from dualflow.data.quarantine import Quarantine
+from dualflow.data.side_encoder import Continuous
 from dualflow.data.tsv import read_table, summarise_names
 from dualflow.errors import ConfigError, DataError, printable
 from dualflow.imaging.sidecar import read_object
@@ -215,9 +216,20 @@ def _dataset_inputs(path: Path, kind: Kind, card: ModelCard, out: Path, selectio
         check_files_outside(out, [root / file for name in names for file in index.pairs[name]])
     lines = [f"{name}: {len(labels)} ({summarise_names(labels)})" for name, labels in index.missing.items() if labels]
     people = [line for line in lines if line.startswith("subjects")]
-    notes = [*people, *(side_notes(card.side, index.pairs, f"no column in {place}") if len(index.pairs) else [])]
+    guesses = [line for name, line in index.guesses.items() if _is_other_type(card, name, index.pairs[name])]
+    notes = [
+        *people,
+        *guesses,
+        *(side_notes(card.side, index.pairs, f"no column in {place}") if len(index.pairs) else []),
+    ]
     name = UNNAMED if table else dataset_name(root)
     return ConvertInputs(root, index.pairs, index.quarantined, notes, study, name)
+
+
+def _is_other_type(card: ModelCard, name: str, column: pd.Series) -> bool:
+    """Whether a side column is numeric although the model knows categories, or the reverse."""
+    is_numeric = pd.api.types.is_numeric_dtype(column)
+    return any(known.name == name and isinstance(known, Continuous) != is_numeric for known in card.side.columns)
 
 
 def dataset_name(root: Path) -> str:
@@ -265,7 +277,8 @@ def _select(index: Index, selection: Selection, path: Path) -> Index:
     if people:
         missing = {kind: [label for label in names if label in people] for kind, names in missing.items()}
     pairs = index.pairs[index.pairs["scan"].isin(selected)].reset_index(drop=True)
-    return Index(pairs, [row for row in index.quarantined if row.scan in selected], missing)
+    excluded = [row for row in index.quarantined if row.scan in selected]
+    return replace(index, pairs=pairs, quarantined=excluded, missing=missing)
 
 
 def _labels(key: str) -> tuple[str, str | None]:
