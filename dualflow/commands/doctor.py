@@ -182,7 +182,7 @@ def check_data(config: Config) -> Iterator[Finding]:
     from dualflow.data.index import pair_scans
 
     try:
-        index = pair_scans(config.bids, config.study)
+        index = pair_scans(config.bids, config.study, config.layout.root)
     except DualflowError as error:
         yield Finding("fail", "data", str(error))
         return

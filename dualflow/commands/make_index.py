@@ -13,7 +13,7 @@ from dualflow.manifest import write_manifest
 def make_index(config: Config) -> None:
     """List the usable scans, draw the splits, and write a summary."""
     layout, digest = config.layout, study_fingerprint(config)
-    index = build_index(config.bids, config.study, config.split, layout.digests, layout.index_quarantine)
+    index = build_index(config.bids, config.study, config.split, layout.digests, layout.index_quarantine, layout.root)
     index.write(layout)
     text = study_summary(index, config.study, config.split)
     commit_text(layout.study_summary, text)

@@ -13,7 +13,8 @@ import pandas as pd
 
 from dualflow.config import StudyConfig, checked
 from dualflow.data.bids_files import EXTENSIONS, natural_order
-from dualflow.data.index import Index, list_scans
+from dualflow.data.index import STEP, Index, list_scans
+from dualflow.data.output_names import scans_with_long_names
 from dualflow.data.participants import known_columns
 from dualflow.data.quarantine import Quarantine
 from dualflow.data.side_encoder import Continuous
@@ -179,6 +180,9 @@ def _image_inputs(
     notes: list[str] = []
     if kind == "image":
         root, scans = label_images(paths, card.study.source)
+        long_names = scans_with_long_names(scans, _study(card, tuple(cells), selection), out)
+        excluded = [Quarantine(key, STEP, str(error)) for key, error in long_names.items()]
+        scans = {scan: path for scan, path in scans.items() if scan.key not in long_names}
         check_replaced(out, root, scans)
     else:
         root = dicom
@@ -210,7 +214,7 @@ def _dataset_inputs(path: Path, kind: Kind, card: ModelCard, out: Path, selectio
     columns = read_table(table).columns if table else known_columns(root)
     side = tuple(name for name in card.study.side if name in columns)
     study = _study(card, side, selection, table)
-    index = _select(list_scans(root, study, study.sources), selection, path)
+    index = _select(list_scans(root, study, study.sources, out), selection, path)
     if table:
         names = ["source", *(f"source_{name}" for name in study.extra_sources)]
         check_files_outside(out, [root / file for name in names for file in index.pairs[name]])
