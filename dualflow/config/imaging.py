@@ -36,6 +36,8 @@ class PreprocessConfig(Section):
     """Number of jobs that share the scans; each job takes `workers` cores."""
     workers: int = Field(default=1, ge=1)
     """Worker processes of each job; each takes one core and at most 4 GiB of memory."""
+    deadline_s: float = Field(default=900.0, gt=0)
+    """Seconds for the preprocessing of one scan, after which its process is ended and the scan excluded."""
 
     @model_validator(mode="after")
     def _usable_pet_options(self) -> Self:

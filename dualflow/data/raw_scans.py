@@ -20,11 +20,11 @@ from dualflow.imaging.sidecar import read_sidecar
 from dualflow.layout import Layout, Scan
 from dualflow.manifest import read_manifest, write_manifest
 from dualflow.modalities import modality
-from dualflow.workers import CrashedTask, run_in_workers
+from dualflow.workers import CrashedTask, call_within, run_in_workers
 
 STEP = "preprocess"
-PARALLEL = ("shards", "workers")
-"""Fields of the configuration that divide the work; they change no result."""
+PARALLEL = ("shards", "workers", "deadline_s")
+"""Fields of the configuration that divide and bound the work; they change no result."""
 PERMANENT = "permanent"
 """Key in the facts of an excluded scan's manifest: whether another attempt would have the same result."""
 
@@ -119,7 +119,11 @@ def prepare_scans(tasks: Sequence[Task], workers: int = 1) -> Iterator[Quarantin
     Raises:
         CommitError: an output cannot be written.
     """
-    for index, outcome in run_in_workers(prepare_scan, tasks, workers):
+    timed = [
+        (config.deadline_s, prepare_scan, layout, scan, files, study, config)
+        for layout, scan, files, study, config in tasks
+    ]
+    for index, outcome in run_in_workers(call_within, timed, workers):
         if isinstance(outcome, CrashedTask):
             layout, scan, files, study, config = tasks[index]
             # Remove the temporary files of the crashed process.
