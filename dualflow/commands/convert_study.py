@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from dualflow.config import Config, dump_sections
-from dualflow.data.quarantine import Quarantine
+from dualflow.data.quarantine import Quarantine, without_folders
 from dualflow.data.study_pairs import load_split, usable_pairs
 from dualflow.errors import DataError
 from dualflow.inference.conversion_table import conversion_table, write_conversion_table
@@ -48,7 +48,7 @@ def convert(config: Config, name: str, seed: int) -> None:
         try:
             manifests[item["scan"]] = converter.convert_if_needed(item, side_values(card, row), raw)
         except DataError as error:  # a defective scan must not stop the others
-            failed.append(Quarantine(item["scan"], STEP, str(error)))
+            failed.append(Quarantine(item["scan"], STEP, without_folders(str(error), layout.root, config.bids)))
             print(f"{item['scan']}: failed: {error}", file=sys.stderr)
     # Other splits or new exclusions leave volumes of scans that are no longer converted.
     for manifest in layout.manifest("convert/any").parent.glob("*.json"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dualflow.commit import commit_text
-from dualflow.config import Config
+from dualflow.config import Config, public_values
 from dualflow.data.fingerprint import study_fingerprint
 from dualflow.data.index import build_index
 from dualflow.data.study_summary import study_summary
@@ -28,6 +28,6 @@ def make_index(config: Config) -> None:
             "study_summary": layout.study_summary,
         },
         inputs={"files": digest},
-        config=config.model_dump(mode="json", include={"study", "split"}),
+        config={name: values for name, values in public_values(config).items() if name in ("study", "split")},
         facts={"scans": len(index.pairs), "quarantined": len(index.quarantined)},
     )

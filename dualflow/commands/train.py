@@ -165,7 +165,12 @@ def _train(config: Config, name: str, seed: int, data: LearningData, group: Proc
         step="train",
         outputs={file.name: file for file in files if file.name != "history.tsv"},
         inputs=data.digests,
-        config={"name": name, "seed": seed, **dump_sections(config.study, config.train, config.baselines)},
+        config={
+            "name": name,
+            "seed": seed,
+            "study": public_values(config)["study"],
+            **dump_sections(config.train, config.baselines),
+        },
     )
     # After the manifest: a training killed before it resumes from its states.
     forget_states(folder)
@@ -182,7 +187,7 @@ def _save(config: Config, name: str, data: LearningData, context: TrainingContex
         shape=tuple(data.training[0]["source"].shape[1:]),
         study=StudyRecord.of(config.study),
         side=data.encoder,
-        preprocess=config.preprocess,
+        preprocess=config.preprocess.without_folders(),
         constant_spread=_constant_spread(config, trained.model, data.validation),
         parameters=trained.parameters,
         data_digest=digest_of(data.digests),

@@ -39,6 +39,12 @@ class PreprocessConfig(Section):
     deadline_s: float = Field(default=900.0, gt=0)
     """Seconds for the preprocessing of one scan, after which its process is ended and the scan excluded."""
 
+    def without_folders(self) -> Self:
+        """The section with a mask of the reference region named by its file alone, for results and models."""
+        # Paths of any system: a model trained on Windows may be exported elsewhere.
+        name = self.reference_region.replace("\\", "/").rpartition("/")[2]
+        return self.model_copy(update={"reference_region": name})
+
     @model_validator(mode="after")
     def _usable_pet_options(self) -> Self:
         reference(self.reference_region)

@@ -14,7 +14,7 @@ from dualflow.data.bids_files import Exclusions, Files, find_scans
 from dualflow.data.duplicates import Entry, exclude_duplicates, find_duplicates
 from dualflow.data.output_names import scans_with_long_names
 from dualflow.data.participants import guessed_types, listed_subjects, side_values
-from dualflow.data.quarantine import Quarantine, write_quarantine
+from dualflow.data.quarantine import Quarantine, without_folders, write_quarantine
 from dualflow.data.scan_table import find_samples, sample_values, table_subjects
 from dualflow.data.split import assign_folds, assign_splits
 from dualflow.data.strata import first_categorical, strata_of, strata_table
@@ -51,9 +51,10 @@ class Index:
     splits: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["subject", "fold", "split"]))
     guesses: Mapping[str, str] = field(default_factory=dict)
 
-    def without(self, excluded: Exclusions) -> Index:
-        """The index after excluding further scans."""
-        quarantined = sorted([*self.quarantined, *(Quarantine(key, STEP, str(excluded[key])) for key in excluded)])
+    def without(self, excluded: Exclusions, *folders: Path) -> Index:
+        """The index after excluding further scans; paths in the reasons become relative to `folders`."""
+        reasons = {key: without_folders(str(error), *folders) for key, error in excluded.items()}
+        quarantined = sorted([*self.quarantined, *(Quarantine(key, STEP, reasons[key]) for key in reasons)])
         pairs = self.pairs[~self.pairs["scan"].isin(list(excluded))].reset_index(drop=True)
         return replace(self, pairs=pairs, quarantined=quarantined)
 
@@ -92,7 +93,7 @@ def build_index(
     index = list_scans(bids, full_study, study.modalities, out)
     _require_usable(index, bids, study, quarantine)
     duplicates = find_duplicates(bids, _files(index.pairs), digests)
-    index = replace(index.without(exclude_duplicates(duplicates)), duplicates=duplicates)
+    index = replace(index.without(exclude_duplicates(duplicates), bids), duplicates=duplicates)
     _require_usable(index, bids, study, quarantine)
 
     paired = index.pairs["target"] != ""
@@ -175,7 +176,7 @@ def list_scans(bids: Path, study: StudyConfig, modalities: Sequence[str], out: P
     ]
     pairs = pd.DataFrame(rows, columns=[*COLUMNS, *extra], dtype=object)
     guesses = guessed_types(side, table.with_suffix(".json") if table else bids / "participants.json")
-    return Index(pairs.join(side), [], missing, guesses=guesses).without(excluded | invalid)
+    return Index(pairs.join(side), [], missing, guesses=guesses).without(excluded | invalid, bids)
 
 
 def read_pairs(layout: Layout) -> pd.DataFrame:

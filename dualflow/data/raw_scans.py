@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import Any, Self
 from dualflow.commit import commit_json, digest_of, sha256, sweep_temporaries
 from dualflow.config import PreprocessConfig, StudyConfig
 from dualflow.data.bids_files import find_mask
-from dualflow.data.quarantine import FACT, Quarantine
+from dualflow.data.quarantine import FACT, Quarantine, without_folders
 from dualflow.errors import CommitError, DualflowError
 from dualflow.imaging.nifti_header import check_header
 from dualflow.imaging.raw_image import ImageDigest, RawImage, check_scan, digest_image
@@ -76,10 +75,8 @@ class ScanFiles:
         return {"source": self.source, **self.extra, **optional}
 
     def without_folders(self, text: str) -> str:
-        """A text in which the paths of the files are their names, because names of folders may identify people."""
-        for folder in {path.parent for path in self.paths.values()}:
-            text = text.replace(f"{folder}{os.sep}", "")
-        return text
+        """A text in which the paths of the files, and of inherited sidecars above them, are their names."""
+        return without_folders(text, *(parent for path in self.paths.values() for parent in path.parents))
 
     def open(self) -> dict[str, RawImage]:
         """Sidecar and digest of each file, by role; a file with a current cached digest is not read.
@@ -211,4 +208,4 @@ def preprocess_section(study: StudyConfig, config: PreprocessConfig) -> dict[str
     region = Path(config.reference_region)
     if region.is_file():  # the digest of the study's mask replaces its name
         section |= {"reference_mask": sha256(region)}
-    return config.model_dump(mode="json", exclude=set(PARALLEL)) | section
+    return config.without_folders().model_dump(mode="json", exclude=set(PARALLEL)) | section

@@ -15,7 +15,7 @@ from dualflow.commit import sweep_temporaries
 from dualflow.config import ConvertConfig, StudyConfig
 from dualflow.data.dataset import load_pairs
 from dualflow.data.derivative_dataset import describe_derivatives
-from dualflow.data.quarantine import Quarantine, count_excluded, write_quarantine
+from dualflow.data.quarantine import Quarantine, count_excluded, without_folders, write_quarantine
 from dualflow.data.raw_scans import ScanFiles, prepare_scan
 from dualflow.errors import CommitError, DataError, DualflowError
 from dualflow.inference.conversion_table import FAILED, conversion_table, count_verdicts, write_conversion_table
@@ -209,4 +209,4 @@ def _convert_scan(converter: Converter, row: pd.DataFrame, root: Path, study: St
         raise
     except Exception as error:  # a defective scan must not stop the others
         reason = str(error) if isinstance(error, DualflowError) else f"{type(error).__name__}: {error}"
-        return Quarantine(scan.key, STEP, reason)
+        return Quarantine(scan.key, STEP, without_folders(files.without_folders(reason), layout.root))
