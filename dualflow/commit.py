@@ -5,6 +5,7 @@ A reader sees the old file, the new file or no file, but never an incomplete one
 
 from __future__ import annotations
 
+import errno
 import glob
 import gzip
 import hashlib
@@ -134,9 +135,10 @@ def _refused_writes(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise CommitError(
-            f"{path}: cannot be written ({error.strerror or error}); free space or change the output folder"
-        ) from error
+        remedy = "free space or change the output folder"
+        if error.errno == errno.ENAMETOOLONG:
+            remedy = "shorten the subject or session label, or the output folder"
+        raise CommitError(f"{path}: cannot be written ({error.strerror or error}); {remedy}") from error
 
 
 def _exchange(folder: Path, temp: Path, old: Path) -> None:

@@ -11,11 +11,12 @@ import click
 import matplotlib as mpl
 import nibabel as nib
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from dualflow.config import load_config
+from dualflow.data.index import read_pairs
+from dualflow.data.tsv import read_typed_table
 from dualflow.layout import Scan
 from dualflow.modalities import modality
 
@@ -32,11 +33,11 @@ def main(config_path: str, overrides: tuple[str, ...], out: str) -> None:
     layout = config.layout
     source, target = modality(config.study.source), modality(config.study.target)
     name, seed = next(iter(config.flows)), config.train.seeds[0]
-    scores = pd.read_csv(layout.table(f"scans_{name}_seed-{seed}"), sep="\t").sort_values("mae")
+    scores = read_typed_table(layout.table(f"scans_{name}_seed-{seed}")).sort_values("mae")
     row = scores.iloc[len(scores) // 2]
     scan = Scan.parse(row["scan"])
     mask = _canonical(layout.mask_native(scan, source)) > 0
-    pairs = pd.read_csv(layout.pairs, sep="\t").set_index("scan")
+    pairs = read_pairs(layout).set_index("scan")
     mr = _canonical(config.bids / pairs.loc[scan.key, "source"])
     mr = mr / np.percentile(mr[mask], 99.5)
     spread = np.where(mask, _canonical(layout.synthetic(scan, source, target, "synthstd")), np.nan)

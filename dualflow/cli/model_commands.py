@@ -72,6 +72,13 @@ LICENCE = click.option("--licence", default="", metavar="TEXT", help="Licence of
     help="Device of the model; auto takes a GPU if there is one, which all processes share.",
 )
 @click.option(
+    "--deadline",
+    "deadline_s",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Time for the preprocessing of one scan, after which it fails.  [default: that of the training]",
+)
+@click.option(
     "--where",
     multiple=True,
     metavar="MODALITY.ENTITY=LABEL",
@@ -104,6 +111,7 @@ def convert(
     workers: int | None,
     cluster: str,
     device: str,
+    deadline_s: float | None,
     participants: tuple[str, ...],
     sessions: tuple[str, ...],
     where: dict[str, dict[str, str]],
@@ -155,7 +163,7 @@ def convert(
     if dry_run:
         click.echo(plan_conversion(inputs, folder, out, config, selection))
         return
-    compute = Compute(workers, cluster, device)
+    compute = Compute(workers, cluster, device, deadline_s)
     try:
         table = convert_scans(inputs, folder, out, config, selection, compute, force=force)
     except KeyboardInterrupt:

@@ -18,6 +18,7 @@ from dualflow.config import Config, dump_sections
 from dualflow.data.preprocessed_scan import PreprocessedScan
 from dualflow.data.side_encoder import SideEncoder
 from dualflow.data.study_pairs import load_split, usable_pairs
+from dualflow.data.tsv import table_text
 from dualflow.evaluation.metrics import score
 from dualflow.evaluation.study_metrics import TRUE_LAW
 from dualflow.imaging.geometry import Volume, apply_map, smooth
@@ -71,8 +72,7 @@ def evaluate_ceilings(config: Config) -> None:
 
 def _table(rows: list[dict[str, Any]], columns: list[str]) -> str:
     # Rows without samples lack the columns of calibration.
-    text: str = pd.DataFrame(rows, columns=None if rows else columns).to_csv(sep="\t", index=False)
-    return text
+    return table_text(pd.DataFrame(rows, columns=None if rows else columns))
 
 
 def _people(config: Config) -> dict[str, cohort.Person]:

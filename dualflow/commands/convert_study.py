@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 from dualflow.config import Config, dump_sections
+from dualflow.data.quarantine import Quarantine, without_folders
 from dualflow.data.study_pairs import load_split, usable_pairs
+from dualflow.errors import DataError
 from dualflow.inference.conversion_table import conversion_table, write_conversion_table
-from dualflow.inference.convert import Converter, remove_volumes, side_values
+from dualflow.inference.convert import STEP, Converter, remove_volumes, side_values
 from dualflow.manifest import write_manifest
 from dualflow.process import keep_freed_memory
 from dualflow.progress import track
@@ -18,7 +23,8 @@ CONVERTED = ("test", "convert")
 def convert(config: Config, name: str, seed: int) -> None:
     """Convert the scans of the splits CONVERTED with model `name` on the device of `train`; skip finished scans.
 
-    Every scan is converted whatever the verdict on it, because the held-out scans are to be evaluated.
+    Every scan is converted whatever the verdict on it, because the held-out scans are to be evaluated. A scan whose
+    conversion fails is in the table with the reason.
     """
     keep_freed_memory()
     layout = config.layout
@@ -35,17 +41,21 @@ def convert(config: Config, name: str, seed: int) -> None:
     pairs = usable_pairs(config)
     rows = {row["scan"]: row for row in pairs.to_dict("records")}
     items = [item for split in CONVERTED for item in load_split(config, pairs, split, card.side).items]
-    manifests = {}
+    manifests, failed = dict[str, Path](), list[Quarantine]()
     for item in track(items, f"convert with {name}"):
         row = rows[item["scan"]]
         raw = config.bids / row["source"]
-        manifests[item["scan"]] = converter.convert_if_needed(item, side_values(card, row), raw)
+        try:
+            manifests[item["scan"]] = converter.convert_if_needed(item, side_values(card, row), raw)
+        except DataError as error:  # a defective scan must not stop the others
+            failed.append(Quarantine(item["scan"], STEP, without_folders(str(error), layout.root, config.bids)))
+            print(f"{item['scan']}: failed: {error}", file=sys.stderr)
     # Other splits or new exclusions leave volumes of scans that are no longer converted.
     for manifest in layout.manifest("convert/any").parent.glob("*.json"):
         if manifest.stem not in manifests:
             remove_volumes(manifest)
             manifest.unlink()
-    write_conversion_table(layout.conversions, conversion_table(layout, manifests, []))
+    write_conversion_table(layout.conversions, conversion_table(layout, manifests, failed))
     write_manifest(
         layout.manifest("convert"),
         step="convert",

@@ -182,12 +182,14 @@ def check_data(config: Config) -> Iterator[Finding]:
     from dualflow.data.index import pair_scans
 
     try:
-        index = pair_scans(config.bids, config.study)
+        index = pair_scans(config.bids, config.study, config.layout.root)
     except DualflowError as error:
         yield Finding("fail", "data", str(error))
         return
     pairs = int((index.pairs["target"] != "").sum())
     text = f"{len(index.pairs)} scans, {pairs} with {config.study.target}, {len(index.quarantined)} excluded"
+    for guess in index.guesses.values():
+        yield Finding("warn", "data", guess)
     if not pairs:
         yield Finding("fail", "data", f"{text}; a training needs scans with {config.study.target}")
     elif index.quarantined:

@@ -14,7 +14,8 @@ from dualflow.commit import commit_text
 from dualflow.config import Config, dump_sections
 from dualflow.data.dataset import Item, PairDataset
 from dualflow.data.study_pairs import load_split, usable_pairs
-from dualflow.errors import DataError
+from dualflow.data.tsv import table_text
+from dualflow.errors import DataError, IntensityError
 from dualflow.evaluation.calibration import reliability
 from dualflow.evaluation.likelihood import another_subject, likelihood
 from dualflow.evaluation.metrics import score
@@ -57,20 +58,13 @@ def _evaluate(
     rows, curves, region_means = [], [], []
     for index, item in enumerate(track(test.items, f"evaluate {name}, seed {seed}")):
         mask, target = item["mask"][0].numpy(), item["target"][0].numpy()
-        prediction = predictor.predict(
-            item["source"],
-            item["side"],
-            item["mask"],
-            samples=config.evaluate.samples,
-            temperature=config.convert.temperature,
-            seed=scan_seed(config.evaluate.seed, Scan.parse(item["scan"])),
-        )
+        prediction = _predict(predictor, item, config)
         flow_scores = _flow_scores(predictor.flow, test, index, prediction, config)
         scores = score(prediction, target, mask, regions, row, flow_scores.get("bits_in_mask"))
         rows.append({"model": name, "seed": seed, "scan": item["scan"], **scores, **flow_scores})
         curves.append(reliability(prediction, target, mask, regions).assign(model=name))
         region_means.append(np.stack([regions.means(target, mask), regions.means(prediction.mean, mask)]))
-    curve = pd.concat(curves).groupby(["model", "kind", "level"], as_index=False)["coverage"].mean()
+    curve = pd.concat(curves).groupby(["model", "kind", "level"], as_index=False)[["coverage"]].mean()
     stem = f"{name}_seed-{seed}"
     tables = {
         layout.table(f"scans_{stem}"): pd.DataFrame(rows),
@@ -80,7 +74,7 @@ def _evaluate(
     if config.evaluate.stress and predictor.flow is not None:
         tables[layout.stress(name, seed)] = _stress(predictor.flow, test, config, f"{name}, seed {seed}")
     for path, table in tables.items():
-        commit_text(path, table.to_csv(sep="\t", index=False))
+        commit_text(path, table_text(table))
     write_manifest(
         layout.manifest(f"evaluate/{stem}"),
         step="evaluate",
@@ -88,6 +82,25 @@ def _evaluate(
         inputs={"model": predictor.card.weights_sha256},
         config=dump_sections(config.evaluate, config.convert),
     )
+
+
+def _predict(predictor: Predictor, item: Item, config: Config) -> Prediction:
+    """Predict a test scan.
+
+    Raises:
+        IntensityError: the prediction is not finite; scores without this scan would mislead.
+    """
+    try:
+        return predictor.predict(
+            item["source"],
+            item["side"],
+            item["mask"],
+            samples=config.evaluate.samples,
+            temperature=config.convert.temperature,
+            seed=scan_seed(config.evaluate.seed, Scan.parse(item["scan"])),
+        )
+    except IntensityError as error:
+        raise IntensityError(f"{predictor.card.label}, {item['scan']}: {error}") from error
 
 
 def _flow_scores(

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from dualflow.commands.study_config import load_study_config
 from dualflow.commit import commit_text
+from dualflow.config import StudyConfig
 from dualflow.data.dataset_overview import DatasetOverview, describe_dataset, is_pet
-from dualflow.errors import ConfigError
+from dualflow.data.index import pair_scans
+from dualflow.errors import ConfigError, DualflowError
 
 REFERENCE_REGIONS = {"AV45": "cerebellum", "FBB": "cerebellum", "PIB": "cerebellar_grey", "AV1451": "cerebellar_grey"}
 """Usual reference region of a tracer; the others are scaled by the whole brain."""
@@ -69,13 +73,21 @@ def write_study_config(bids: Path, out: Path | None = None, *, force: bool = Fal
     commit_text(out, study_yaml(bids, name, overview))
     study = load_study_config(out).study
     pairs = overview.pairs(study.source, study.target)
+    guesses = "".join(f"  {line}\n" for line in _guesses(bids, study))
     return (
         f"{overview.summary()}\n\n"
         f"wrote {out}: {study.source} to {study.target} ({pairs} scans have both), side information: "
-        f"{', '.join(study.side) or 'none'}\n"
+        f"{', '.join(study.side) or 'none'}\n{guesses}"
         "read and edit the file, then check it and list the steps:\n"
         f"  dualflow doctor --config {out}\n  dualflow run --config {out} --dry-run"
     )
+
+
+def _guesses(bids: Path, study: StudyConfig) -> Sequence[str]:
+    """Lines on side columns whose type is a guess; none if the study has errors, which `dualflow doctor` lists."""
+    with suppress(DualflowError):
+        return list(pair_scans(bids, study).guesses.values())
+    return ()
 
 
 def study_yaml(bids: Path, name: str, overview: DatasetOverview) -> str:

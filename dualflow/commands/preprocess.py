@@ -36,7 +36,7 @@ def preprocess(config: Config, shard: int, workers: int | None = None) -> None:
         step="preprocess",
         outputs={scan.key: layout.scan_manifest(scan) for scan in scans},
         inputs={},
-        config=dump_sections(section, without=("workers",)),
+        config=dump_sections(section.without_folders(), without=("workers",)),
     )
 
 
@@ -51,6 +51,6 @@ def finish_preprocess(config: Config) -> None:
         step="preprocess",
         outputs={scan: layout.scan_manifest(Scan.parse(scan)) for scan in scans} | {"quarantine": layout.quarantine},
         inputs={},
-        config=dump_sections(config.preprocess, without=PARALLEL),
+        config=dump_sections(config.preprocess.without_folders(), without=PARALLEL),
         facts={"usable": len(scans) - sum(row.step != INDEX_STEP for row in quarantined), "excluded": len(quarantined)},
     )

@@ -70,7 +70,7 @@ def report(config: Config) -> None:
         layout.report,
     )
     for name, table in results.tables.items():
-        commit_text(layout.table(name), table.to_csv(sep="\t", index=False))
+        commit_text(layout.table(name), table_text(table))
     sync(config.tracking, layout.pending_records)
     inputs = {name: card.weights_sha256 for name, card in results.cards.items()}
     scores = results.summary[~results.summary["metric"].str.contains("seconds")]

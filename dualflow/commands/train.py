@@ -23,6 +23,7 @@ from dualflow.config import Config, dump_sections, public_values
 from dualflow.data.dataset import PairDataset
 from dualflow.data.side_encoder import SideEncoder
 from dualflow.data.study_pairs import learning_pairs
+from dualflow.data.tsv import table_text
 from dualflow.errors import ConfigError
 from dualflow.flows.flow_objective import FlowObjective
 from dualflow.flows.interface import ConditionalModel
@@ -165,7 +166,12 @@ def _train(config: Config, name: str, seed: int, data: LearningData, group: Proc
             step="train",
             outputs={file.name: file for file in files},
             inputs=data.digests,
-            config={"name": name, "seed": seed, **dump_sections(config.study, config.train, config.baselines)},
+            config={
+                "name": name,
+                "seed": seed,
+                "study": public_values(config)["study"],
+                **dump_sections(config.train, config.baselines),
+            },
         )
     # After the manifest: a training killed before it resumes from its states.
     forget_states(folder)
@@ -182,7 +188,7 @@ def _save(config: Config, name: str, data: LearningData, context: TrainingContex
         shape=tuple(data.training[0]["source"].shape[1:]),
         study=StudyRecord.of(config.study),
         side=data.encoder,
-        preprocess=config.preprocess,
+        preprocess=config.preprocess.without_folders(),
         constant_spread=_constant_spread(config, trained.model, data.validation),
         parameters=trained.parameters,
         data_digest=digest_of(data.digests),
@@ -200,7 +206,7 @@ def _save(config: Config, name: str, data: LearningData, context: TrainingContex
     files += saved
     if trained.history.entries:
         history = context.folder / "history.tsv"
-        commit_text(history, pd.DataFrame(trained.history.entries).to_csv(sep="\t", index=False))
+        commit_text(history, table_text(pd.DataFrame(trained.history.entries)))
         files.append(history)
     return files
 

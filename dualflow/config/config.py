@@ -128,9 +128,10 @@ def _read_json(path: Path) -> Any:
 
 
 def public_values(config: Config) -> dict[str, Any]:
-    """Return the configuration for tracked runs, without paths of this machine."""
+    """Return the configuration for tracked runs and manifests, without folders: their names may identify people."""
     private = {"tracking": True, "study": {"bids", "samples", "masks", "results"}, "split": {"file"}}
-    values: dict[str, Any] = config.model_dump(mode="json", exclude=private)  # type: ignore[arg-type]
+    public = config.model_copy(update={"preprocess": config.preprocess.without_folders()})
+    values: dict[str, Any] = public.model_dump(mode="json", exclude=private)  # type: ignore[arg-type]
     return values
 
 

@@ -36,6 +36,14 @@ class PreprocessConfig(Section):
     """Number of jobs that share the scans; each job takes `workers` cores."""
     workers: int = Field(default=1, ge=1)
     """Worker processes of each job; each takes one core and at most 4 GiB of memory."""
+    deadline_s: float = Field(default=900.0, gt=0)
+    """Seconds for the preprocessing of one scan, after which its process is ended and the scan excluded."""
+
+    def without_folders(self) -> Self:
+        """The section with a mask of the reference region named by its file alone, for results and models."""
+        # Paths of any system: a model trained on Windows may be exported elsewhere.
+        name = self.reference_region.replace("\\", "/").rpartition("/")[2]
+        return self.model_copy(update={"reference_region": name})
 
     @model_validator(mode="after")
     def _usable_pet_options(self) -> Self:

@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
-    """Base of all sections: frozen, without unknown keys."""
+    """Base of all sections: frozen, without unknown keys and infinite or NaN numbers."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 def dump_sections(*sections: BaseModel, without: Sequence[str] = ()) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -164,7 +165,8 @@ def find_mask(study: StudyConfig, scan: Scan, source: Path) -> Path | None:
             f"{study.masks}: no such folder, expected a BIDS dataset of brain masks; check study.masks or --masks"
         )
     names = study_mask_paths(study.masks, scan, source, modality(study.source))
-    return next((path for path in names if path.is_file()), None)
+    # Unlike Path.is_file, isfile is false for a name that is too long.
+    return next((path for path in names if os.path.isfile(path)), None)  # noqa: PTH113
 
 
 def is_utf8(path: Path) -> bool:

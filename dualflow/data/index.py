@@ -12,8 +12,9 @@ from dualflow.commit import commit_text
 from dualflow.config import SplitConfig, StudyConfig
 from dualflow.data.bids_files import Exclusions, Files, find_scans
 from dualflow.data.duplicates import Entry, exclude_duplicates, find_duplicates
-from dualflow.data.participants import listed_subjects, side_values
-from dualflow.data.quarantine import Quarantine, write_quarantine
+from dualflow.data.output_names import scans_with_long_names
+from dualflow.data.participants import guessed_types, listed_subjects, side_values
+from dualflow.data.quarantine import Quarantine, without_folders, write_quarantine
 from dualflow.data.scan_table import find_samples, sample_values, table_subjects
 from dualflow.data.split import assign_folds, assign_splits
 from dualflow.data.strata import first_categorical, strata_of, strata_table
@@ -40,6 +41,7 @@ class Index:
         missing: kind of missing data -> labels of the subjects or scans without it.
         duplicates: groups of files with the same voxels.
         splits: one row per subject with a pair: subject, fold (None without folds), split, then the strata.
+        guesses: side column -> a line on its type, which no JSON sidecar declares.
     """
 
     pairs: pd.DataFrame
@@ -47,10 +49,12 @@ class Index:
     missing: Mapping[str, Sequence[str]] = field(default_factory=dict)
     duplicates: Sequence[Sequence[Entry]] = ()
     splits: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["subject", "fold", "split"]))
+    guesses: Mapping[str, str] = field(default_factory=dict)
 
-    def without(self, excluded: Exclusions) -> Index:
-        """The index after excluding further scans."""
-        quarantined = sorted([*self.quarantined, *(Quarantine(key, STEP, str(excluded[key])) for key in excluded)])
+    def without(self, excluded: Exclusions, *folders: Path) -> Index:
+        """The index after excluding further scans; paths in the reasons become relative to `folders`."""
+        reasons = {key: without_folders(str(error), *folders) for key, error in excluded.items()}
+        quarantined = sorted([*self.quarantined, *(Quarantine(key, STEP, reasons[key]) for key in reasons)])
         pairs = self.pairs[~self.pairs["scan"].isin(list(excluded))].reset_index(drop=True)
         return replace(self, pairs=pairs, quarantined=quarantined)
 
@@ -63,7 +67,12 @@ class Index:
 
 
 def build_index(
-    bids: Path, study: StudyConfig, split: SplitConfig, digests: Path | None = None, quarantine: Path | None = None
+    bids: Path,
+    study: StudyConfig,
+    split: SplitConfig,
+    digests: Path | None = None,
+    quarantine: Path | None = None,
+    out: Path | None = None,
 ) -> Index:
     """Pair the scans of a study, exclude duplicates and assign the splits.
 
@@ -73,6 +82,7 @@ def build_index(
         split: how subjects are split.
         digests: table that caches voxel digests; without it, every scan is read.
         quarantine: table of the excluded scans to write if no scan is usable; otherwise `Index.write` writes it.
+        out: folder of the results, as in `list_scans`.
 
     Raises:
         DataError: the dataset or one of its tables cannot be used, or there is no training subject.
@@ -80,10 +90,10 @@ def build_index(
     """
     columns = tuple(dict.fromkeys([*study.side, *split.stratify]))
     full_study = study.model_copy(update={"side": columns})
-    index = list_scans(bids, full_study, study.modalities)
+    index = list_scans(bids, full_study, study.modalities, out)
     _require_usable(index, bids, study, quarantine)
     duplicates = find_duplicates(bids, _files(index.pairs), digests)
-    index = replace(index.without(exclude_duplicates(duplicates)), duplicates=duplicates)
+    index = replace(index.without(exclude_duplicates(duplicates), bids), duplicates=duplicates)
     _require_usable(index, bids, study, quarantine)
 
     paired = index.pairs["target"] != ""
@@ -108,28 +118,34 @@ def build_index(
     )
 
 
-def pair_scans(bids: Path, study: StudyConfig) -> Index:
+def pair_scans(bids: Path, study: StudyConfig, out: Path | None = None) -> Index:
     """Pair the scans of a study by subject and session, without splits: every row is `convert`.
+
+    Args:
+        bids: root of the dataset: a BIDS dataset, or the folder of `study.samples`.
+        study: modalities and side columns.
+        out: folder of the results, as in `list_scans`.
 
     Raises:
         DataError: there is no usable scan, a table cannot be used, or a side column is in no table.
         ConfigError: no file matches `study.where`.
     """
-    index = list_scans(bids, study, study.modalities)
+    index = list_scans(bids, study, study.modalities, out)
     _require_usable(index, bids, study)
     return index
 
 
-def list_scans(bids: Path, study: StudyConfig, modalities: Sequence[str]) -> Index:
+def list_scans(bids: Path, study: StudyConfig, modalities: Sequence[str], out: Path | None = None) -> Index:
     """List the scans that have all sources of a study, without splits; the list may be empty.
 
     A scan is excluded if it lacks a source, if several files match a modality, if a file is missing or lies outside
-    the dataset, or if its side information is invalid.
+    the dataset, if its labels are too long for names of outputs, or if its side information is invalid.
 
     Args:
         bids: root of the dataset: a BIDS dataset, or the folder of `study.samples`.
         study: modalities and side columns.
         modalities: the modalities to look for: all of the study, or its sources to ignore the targets.
+        out: folder of the results, whose file system limits the length of names; None takes that of `bids`.
 
     Raises:
         DataError: a table cannot be used, or a side column is in no table.
@@ -141,7 +157,7 @@ def list_scans(bids: Path, study: StudyConfig, modalities: Sequence[str]) -> Ind
     files, excluded = find_samples(table, study, modalities) if table else find_scans(bids, study, modalities)
     listed = table_subjects(table) if table else listed_subjects(bids)
     incomplete, missing = _incomplete({scan: files[scan] for scan in files if scan.key not in excluded}, study)
-    excluded |= incomplete
+    excluded |= incomplete | scans_with_long_names(files, study, out or bids)
     scans = sorted((scan for scan in files if scan.key not in excluded and files[scan]), key=lambda scan: scan.key)
     with_scan = {scan.subject for scan in scans} | {_subject(key) for key in excluded}
     subject_table = table.name if table else "participants.tsv"
@@ -159,7 +175,8 @@ def list_scans(bids: Path, study: StudyConfig, modalities: Sequence[str]) -> Ind
         for scan in scans
     ]
     pairs = pd.DataFrame(rows, columns=[*COLUMNS, *extra], dtype=object)
-    return Index(pairs.join(side), [], missing).without(excluded | invalid)
+    guesses = guessed_types(side, table.with_suffix(".json") if table else bids / "participants.json")
+    return Index(pairs.join(side), [], missing, guesses=guesses).without(excluded | invalid, bids)
 
 
 def read_pairs(layout: Layout) -> pd.DataFrame:

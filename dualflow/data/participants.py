@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
-from dualflow.data.tsv import all_numbers, numbers, read_table
+from dualflow.data.tsv import all_numbers, numbers, read_table, summarise_names
 from dualflow.errors import DataError
 from dualflow.imaging.sidecar import read_object
 from dualflow.layout import Scan
+
+Declaration = Literal["Levels", "Units"]
+"""The field of a JSON sidecar that says what a column holds: categories or numbers."""
+_NEARLY_A_NUMBER = re.compile(r"[+-]?\d+(?:[.,]\d+)*\s*[^\W\d_]*\.?")
+"""A number with a decimal comma or a unit, such as `45,5`, `45 years` or `45y.`"""
 
 
 def side_values(root: Path, scans: Sequence[Scan], columns: Sequence[str]) -> tuple[pd.DataFrame, dict[str, DataError]]:
     """The side columns of `scans`, and the scans (by key) whose cells are invalid with the reason.
 
     A known cell of the sessions table precedes that of participants.tsv. All values of a subject without a row are
-    unknown. `typed_values` types the columns; participants.json lists categorical ones by their `Levels`.
+    unknown. `typed_values` types the columns; participants.json declares categories by their `Levels` and numbers by
+    their `Units`.
 
     Returns:
         One row per scan in the order of `scans`: float64 or text columns, NaN or None if unknown.
@@ -48,27 +56,50 @@ def side_values(root: Path, scans: Sequence[Scan], columns: Sequence[str]) -> tu
             subject = session = {}
         cells.append([session.get(name) or subject.get(name) for name in columns])
     text = pd.DataFrame(cells, columns=list(columns), dtype=object)
-    values, invalid = typed_values(text, scans, columns_with_levels(root / "participants.json"))
+    values, invalid = typed_values(text, scans, declared_columns(root / "participants.json"))
     return values, excluded | invalid
 
 
 def typed_values(
-    text: pd.DataFrame, scans: Sequence[Scan], coded: Collection[str]
+    text: pd.DataFrame, scans: Sequence[Scan], declared: Mapping[str, Declaration]
 ) -> tuple[pd.DataFrame, dict[str, DataError]]:
     """Text columns, one row per scan, with numeric columns as float64; and the scans with an invalid number.
 
-    A column is numeric if more than half of its known cells are numbers and it is not in `coded`. Numeric codes in
-    `coded` become text (`group-1`) because their distances mean nothing.
+    A column without a declaration is numeric if more than half of its known cells are numbers, with or without a unit
+    or decimal comma. Declared levels that are numbers become text (`group-1`) because their distances mean nothing.
     """
     typed, excluded = {}, {}
     for name in text.columns:
-        typed[name], invalid = _typed(text[name], name, coded=name in coded)
+        typed[name], invalid = _typed(text[name], name, declared.get(name))
         for position in invalid:
             excluded[scans[position].key] = DataError(
                 f"side column '{name}' is '{text[name][position]}', expected a number as in other rows; "
-                "correct it or write n/a"
+                "write a plain number such as 45.5, or n/a; categories need Levels in the JSON file of the table"
             )
     return pd.DataFrame(typed, index=text.index), excluded
+
+
+def guessed_types(values: pd.DataFrame, sidecar: Path) -> dict[str, str]:
+    """A line on each side column whose type is a guess, because the table's JSON sidecar does not declare it.
+
+    Args:
+        values: side columns as `typed_values` returns them.
+        sidecar: path of the sidecar, which may not exist.
+    """
+    declared = declared_columns(sidecar)
+    lines = {}
+    for name, column in values.items():
+        if name in declared or not column.notna().any():
+            continue
+        if pd.api.types.is_numeric_dtype(column):
+            guess, remedy = "numbers", "its Units there, or its Levels if the numbers are codes"
+        else:
+            levels = summarise_names(sorted(set(column.dropna())), limit=4)
+            guess, remedy = f"categories ({levels})", "its Levels there, or its Units if it holds numbers"
+        lines[str(name)] = (
+            f"side column '{name}' is taken as {guess}: {sidecar.name} does not declare its type; add {remedy}"
+        )
+    return lines
 
 
 def listed_subjects(root: Path) -> list[str]:
@@ -94,14 +125,15 @@ def known_columns(root: Path) -> list[str]:
     return list(dict.fromkeys(columns))
 
 
-def _typed(column: pd.Series, name: str, *, coded: bool) -> tuple[pd.Series, list[int]]:
+def _typed(column: pd.Series, name: str, declaration: Declaration | None) -> tuple[pd.Series, list[int]]:
     """The column as numbers or text, and the positions of invalid cells in a numeric column."""
-    if coded:
+    if declaration == "Levels":
         return (column.map(lambda code: f"{name}-{code}", na_action="ignore") if all_numbers(column) else column), []
-    values = numbers(column)
-    if 2 * values.notna().sum() <= column.notna().sum() and column.notna().any():
+    values, known = numbers(column), column.notna()
+    numeric = values.notna() | column.map(lambda cell: bool(cell and _NEARLY_A_NUMBER.fullmatch(cell)))
+    if declaration is None and known.any() and 2 * numeric.sum() <= known.sum():
         return column, []
-    return values, [int(position) for position in column.index[column.notna() & values.isna()]]
+    return values, [int(position) for position in column.index[known & values.isna()]]
 
 
 def _rows(path: Path, key: str, prefix: str) -> pd.DataFrame:
@@ -148,12 +180,14 @@ def require_columns(path: Path, columns: Sequence[str], tables: Sequence[pd.Data
         )
 
 
-def columns_with_levels(path: Path) -> set[str]:
-    """The columns that a table's JSON sidecar describes by `Levels`; none if the sidecar is missing.
+def declared_columns(path: Path) -> dict[str, Declaration]:
+    """The columns that a table's JSON sidecar describes by `Levels` or `Units`; none if the sidecar is missing.
 
     Raises:
         DataError: the sidecar is not a JSON object.
     """
     if not path.is_file():
-        return set()
-    return {name for name, entry in read_object(path).items() if isinstance(entry, dict) and "Levels" in entry}
+        return {}
+    fields: tuple[Declaration, ...] = ("Units", "Levels")  # the last one counts
+    entries = {name: entry for name, entry in read_object(path).items() if isinstance(entry, dict)}
+    return {name: field for field in fields for name, entry in entries.items() if field in entry}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,6 +45,17 @@ class Quarantine:
         """The quarantine that a scan's manifest records, or None if the scan is usable."""
         fact = manifest.get("facts", {}).get(FACT)
         return None if fact is None else cls(scan, fact["step"], fact["reason"])
+
+
+def without_folders(text: str, *folders: Path) -> str:
+    """A text in which paths below `folders` are relative, because names of folders may identify people.
+
+    Of folders inside each other, the innermost counts.
+    """
+    names = {str(form) for folder in folders for form in (folder, folder.absolute(), folder.resolve())} - {".", os.sep}
+    for name in sorted(names, key=len, reverse=True):
+        text = text.replace(f"{name}{os.sep}", "")
+    return text
 
 
 def collect(layout: Layout, scans: Iterable[str]) -> list[Quarantine]:

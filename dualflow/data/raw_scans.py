@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import Any, Self
 from dualflow.commit import commit_json, digest_of, sha256, sweep_temporaries
 from dualflow.config import PreprocessConfig, StudyConfig
 from dualflow.data.bids_files import find_mask
-from dualflow.data.quarantine import FACT, Quarantine
+from dualflow.data.quarantine import FACT, Quarantine, without_folders
 from dualflow.errors import CommitError, DualflowError
 from dualflow.imaging.nifti_header import check_header
 from dualflow.imaging.raw_image import ImageDigest, RawImage, check_scan, digest_image
@@ -20,11 +19,11 @@ from dualflow.imaging.sidecar import read_sidecar
 from dualflow.layout import Layout, Scan
 from dualflow.manifest import read_manifest, write_manifest
 from dualflow.modalities import modality
-from dualflow.workers import CrashedTask, run_in_workers
+from dualflow.workers import CrashedTask, call_within, run_in_workers
 
 STEP = "preprocess"
-PARALLEL = ("shards", "workers")
-"""Fields of the configuration that divide the work; they change no result."""
+PARALLEL = ("shards", "workers", "deadline_s")
+"""Fields of the configuration that divide and bound the work; they change no result."""
 PERMANENT = "permanent"
 """Key in the facts of an excluded scan's manifest: whether another attempt would have the same result."""
 
@@ -76,10 +75,8 @@ class ScanFiles:
         return {"source": self.source, **self.extra, **optional}
 
     def without_folders(self, text: str) -> str:
-        """A text in which the paths of the files are their names, because names of folders may identify people."""
-        for folder in {path.parent for path in self.paths.values()}:
-            text = text.replace(f"{folder}{os.sep}", "")
-        return text
+        """A text in which the paths of the files, and of inherited sidecars above them, are their names."""
+        return without_folders(text, *(parent for path in self.paths.values() for parent in path.parents))
 
     def open(self) -> dict[str, RawImage]:
         """Sidecar and digest of each file, by role; a file with a current cached digest is not read.
@@ -119,7 +116,11 @@ def prepare_scans(tasks: Sequence[Task], workers: int = 1) -> Iterator[Quarantin
     Raises:
         CommitError: an output cannot be written.
     """
-    for index, outcome in run_in_workers(prepare_scan, tasks, workers):
+    timed = [
+        (config.deadline_s, prepare_scan, layout, scan, files, study, config)
+        for layout, scan, files, study, config in tasks
+    ]
+    for index, outcome in run_in_workers(call_within, timed, workers):
         if isinstance(outcome, CrashedTask):
             layout, scan, files, study, config = tasks[index]
             # Remove the temporary files of the crashed process.
@@ -207,4 +208,4 @@ def preprocess_section(study: StudyConfig, config: PreprocessConfig) -> dict[str
     region = Path(config.reference_region)
     if region.is_file():  # the digest of the study's mask replaces its name
         section |= {"reference_mask": sha256(region)}
-    return config.model_dump(mode="json", exclude=set(PARALLEL)) | section
+    return config.without_folders().model_dump(mode="json", exclude=set(PARALLEL)) | section

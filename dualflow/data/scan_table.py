@@ -13,7 +13,7 @@ import pandas as pd
 
 from dualflow.config import StudyConfig
 from dualflow.data.bids_files import Exclusions, Files, require_inside
-from dualflow.data.participants import columns_with_levels, require_columns, typed_values
+from dualflow.data.participants import declared_columns, require_columns, typed_values
 from dualflow.data.tsv import read_table
 from dualflow.errors import DataError, PairingError
 from dualflow.layout import Scan
@@ -48,7 +48,7 @@ def find_samples(path: Path, study: StudyConfig, modalities: Sequence[str]) -> t
 def sample_values(path: Path, scans: Sequence[Scan], columns: Sequence[str]) -> tuple[pd.DataFrame, Exclusions]:
     """The side columns of `scans` in the table at `path`, as from `participants.side_values`.
 
-    The table's JSON sidecar may list categorical columns by their `Levels`, as participants.json does.
+    The table's JSON sidecar may declare `Levels` and `Units` of columns, as participants.json does.
 
     Raises:
         DataError: the table cannot be read, or lacks a column.
@@ -57,7 +57,7 @@ def sample_values(path: Path, scans: Sequence[Scan], columns: Sequence[str]) -> 
     require_columns(path, columns, [table.drop(columns=["subject", "session"])])
     rows = table.assign(key=[_key(row) for row in table.to_dict("records")]).drop_duplicates("key").set_index("key")
     text = rows.loc[[scan.key for scan in scans], list(columns)].reset_index(drop=True)
-    return typed_values(text, scans, columns_with_levels(path.with_suffix(".json")))
+    return typed_values(text, scans, declared_columns(path.with_suffix(".json")))
 
 
 def table_subjects(path: Path) -> list[str]:

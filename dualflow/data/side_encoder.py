@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
 import torch
+from pydantic import ConfigDict, Field, FiniteFloat, StringConstraints, TypeAdapter, ValidationError
 
 from dualflow.data.tsv import all_numbers, numbers
 from dualflow.errors import CheckpointError, DataError
 
 _log = logging.getLogger(__name__)
+Label = Annotated[str, StringConstraints(max_length=1000)]
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,12 @@ class Continuous:
         high: largest training value.
     """
 
-    name: str
-    mean: float | None
-    sd: float
-    low: float | None = None
-    high: float | None = None
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    name: Label
+    mean: FiniteFloat | None
+    sd: Annotated[FiniteFloat, Field(ge=0)]
+    low: FiniteFloat | None = None
+    high: FiniteFloat | None = None
 
     @property
     def names(self) -> list[str]:
@@ -61,8 +65,9 @@ class Categorical:
         levels: the training levels, sorted.
     """
 
-    name: str
-    levels: tuple[str, ...]
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    name: Label
+    levels: tuple[Label, ...]
 
     @property
     def names(self) -> list[str]:
@@ -122,7 +127,13 @@ class SideEncoder:
             CheckpointError: the values are not those of a side encoder.
         """
         try:
-            return cls(tuple(_KINDS[entry["kind"]](entry) for entry in value["columns"]))
+            return cls(tuple(_column(**entry) for entry in value["columns"]))
+        except ValidationError as error:
+            entry = error.errors()[0]
+            field = ".".join(map(str, entry["loc"]))
+            raise CheckpointError(
+                f"side encoder does not read back ({field}: {entry['msg']}); copy the model again"
+            ) from None
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"side encoder does not read back ({error!r}); copy the model again") from error
 
@@ -137,16 +148,10 @@ def _fit(column: pd.Series, name: str) -> Continuous | Categorical:
     return Continuous(name, float(values.mean()), sd, float(values.min()), float(values.max()))
 
 
-def _continuous(entry: Mapping[str, Any]) -> Continuous:
-    mean, low, high = (None if entry.get(key) is None else float(entry[key]) for key in ("mean", "low", "high"))
-    return Continuous(str(entry["name"]), mean, float(entry["sd"]), low, high)
+def _column(kind: str, **fields: Any) -> Continuous | Categorical:
+    """Build a column from JSON values of strictly the right types."""
+    column: Continuous | Categorical = _KINDS[kind].validate_json(json.dumps(fields), strict=True)
+    return column
 
 
-def _categorical(entry: Mapping[str, Any]) -> Categorical:
-    return Categorical(str(entry["name"]), tuple(map(str, entry["levels"])))
-
-
-_KINDS: dict[str, Callable[[Mapping[str, Any]], Continuous | Categorical]] = {
-    "Continuous": _continuous,
-    "Categorical": _categorical,
-}
+_KINDS: dict[str, TypeAdapter[Any]] = {column.__name__: TypeAdapter(column) for column in (Continuous, Categorical)}

@@ -26,6 +26,7 @@ def study_summary(index: Index, study: StudyConfig, split: SplitConfig) -> str:
         f"{study.name}: {' + '.join(study.sources)} to {study.target}": _scans(index, study),
         "Splits": f"{_origin(index, split)}\n\n{_splits(index)}",
         "Missing": _missing(index, study),
+        "Side columns": _bullets(list(index.guesses.values())),
         "Duplicates": _bullets([" = ".join(entry_name(*entry) for entry in group) for group in index.duplicates]),
         "Excluded": _bullets([f"{row.scan}: {row.reason}" for row in index.quarantined], "quarantine.tsv"),
     }

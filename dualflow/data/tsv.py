@@ -1,9 +1,14 @@
-"""Tab-separated tables as in BIDS: text columns, `n/a` for missing cells, numbers only if a whole column is numeric."""
+"""Tab-separated tables as in BIDS: text columns, `n/a` for missing cells, numbers only if a whole column is numeric.
+
+BIDS tables have no quoting: a quotation mark is an ordinary character, and no cell holds a tab or line end.
+"""
 
 from __future__ import annotations
 
+import csv
+import re
+from collections import Counter
 from collections.abc import Sequence
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +20,16 @@ MAX_BYTES = 16 << 20
 MAX_COLUMNS, MAX_CELLS = 5_000, 2_000_000
 MISSING = ("n/a", "N/A", "NA", "NaN", "nan", "")
 """Cells that mean an unknown value; BIDS specifies the first, studies use them all."""
+_REMEDY = "save it as UTF-8 text with tab-separated columns"
+_SEPARATORS = re.compile(r"[\t\r\n]+")
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read a TSV file as text columns (object dtype, missing cells None).
+    """Read a TSV file as text columns (object dtype, missing cells None); columns without a name are dropped.
 
     Raises:
-        DataError: the file cannot be read as a UTF-8 tab-separated table.
+        DataError: the file is no UTF-8 tab-separated table, a row has too few or too many cells, or two columns have
+            the same name.
     """
     try:
         if (size := path.stat().st_size) > MAX_BYTES:
@@ -30,22 +38,53 @@ def read_table(path: Path) -> pd.DataFrame:
                 "keep the columns and rows that the study needs"
             )
         text = path.read_text(encoding="utf-8-sig")
-        _check_size(text, path)
-        table = pd.read_csv(StringIO(text), sep="\t", dtype=str, keep_default_na=False)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from error
-    except ValueError as error:  # including UnicodeDecodeError and pandas' parser errors
-        reason = " ".join(str(error).split())
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not a table ({error}); {_REMEDY}") from error
+    _check_size(text, path)
+    lines = [(number, line.split("\t")) for number, line in enumerate(text.split("\n"), 1) if line.strip(" ")]
+    if not lines:
+        raise DataError(f"{path}: is not a table (it is empty); {_REMEDY}")
+    names = _column_names(lines.pop(0)[1], path)
+    _check_rows(lines, len(names), path)
+    columns = zip(*(cells for _, cells in lines), strict=True) if lines else ([] for _ in names)
+    cells = {name: _cells(column) for name, column in zip(names, columns, strict=True) if name}
+    return pd.DataFrame(cells, dtype=object)
+
+
+def read_typed_table(path: Path) -> pd.DataFrame:
+    """Read a table of results that `table_text` wrote, with numeric columns as numbers."""
+    return pd.read_csv(path, sep="\t", quoting=csv.QUOTE_NONE)
+
+
+def _column_names(header: Sequence[str], path: Path) -> list[str]:
+    names = [name.strip() for name in header]
+    if repeated := [name for name, count in Counter(filter(None, names)).items() if count > 1]:
         raise DataError(
-            f"{path}: is not a table ({reason}); save it as UTF-8 text with tab-separated columns"
-        ) from error
-    if not isinstance(table.index, pd.RangeIndex):  # pandas takes surplus cells for row names
-        raise DataError(f"{path}: its rows have more cells than its header; give every column a name")
-    return pd.DataFrame({str(name).strip(): _cells(column) for name, column in table.items()}, dtype=object)
+            f"{path}: has {names.count(repeated[0])} columns '{repeated[0]}', expected different names; "
+            "rename or remove all but one"
+        )
+    return names
+
+
+def _check_rows(lines: Sequence[tuple[int, Sequence[str]]], width: int, path: Path) -> None:
+    """Check that every row has as many cells as the header, because a missing one may shift the others."""
+    for number, cells in lines:
+        if len(cells) > width:
+            raise DataError(
+                f"{path}: line {number} has {len(cells)} cells, more cells than its header ({width}); give every "
+                "column a name, or remove surplus tabs"
+            )
+        if len(cells) < width:
+            raise DataError(
+                f"{path}: line {number} has {len(cells)} cells, expected {width} as in the header; write n/a for "
+                "unknown values"
+            )
 
 
 def _check_size(text: str, path: Path) -> None:
-    """Check the size of a table, because pandas needs far more memory for a cell than the cell needs on disk."""
+    """Check the size of a table, because a cell needs far more memory than space on disk."""
     header, _, rows = text.partition("\n")
     columns = header.count("\t") + 1
     cells = columns + rows.count("\t") + rows.count("\n")
@@ -57,8 +96,15 @@ def _check_size(text: str, path: Path) -> None:
 
 
 def table_text(table: pd.DataFrame) -> str:
-    """The TSV text of a table, with `n/a` for missing cells; equal tables give equal text."""
-    return table.to_csv(sep="\t", na_rep="n/a", index=False, lineterminator="\n")
+    """The TSV text of a table, with `n/a` for missing cells; equal tables give equal text.
+
+    Tabs and line ends in cells and names become spaces, because TSV cannot hold them.
+    """
+    clean = table.rename(columns=_one_line)
+    for name in clean.columns:
+        if not pd.api.types.is_numeric_dtype(clean[name]):
+            clean[name] = pd.Series([_one_line(cell) for cell in clean[name]], clean.index, dtype=object)
+    return clean.to_csv(sep="\t", na_rep="n/a", index=False, lineterminator="\n", quoting=csv.QUOTE_NONE)
 
 
 def summarise_names(names: Sequence[str], limit: int = 12) -> str:
@@ -78,5 +124,10 @@ def all_numbers(column: pd.Series) -> bool:
     return bool((numbers(column).notna() | column.isna()).all())
 
 
-def _cells(column: pd.Series) -> list[str | None]:
-    return [None if cell in MISSING else cell for cell in column.str.strip()]
+def _cells(column: Sequence[str]) -> list[str | None]:
+    return [None if (cell := text.strip()) in MISSING else cell for text in column]
+
+
+def _one_line(cell: object) -> object:
+    """The cell on one line; None for an empty text."""
+    return _SEPARATORS.sub(" ", cell) or None if isinstance(cell, str) else cell

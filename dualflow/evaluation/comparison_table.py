@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dualflow.config import Config
+from dualflow.data.tsv import read_typed_table
 from dualflow.errors import CheckpointError
 from dualflow.evaluation.condition_check import condition_check
 from dualflow.evaluation.statistics import subject_means, summarise
@@ -84,13 +85,13 @@ def _finished_seeds(config: Config, plan: Plan, name: str) -> Iterator[SeedResul
         history = folder / "history.tsv"
         if manifest is None or manifest["inputs"].get("model") != card.weights_sha256 or not history.is_file():
             continue
-        steps = int(pd.read_csv(history, sep="\t")["step"].iloc[-1])
+        steps = int(read_typed_table(history)["step"].iloc[-1])
         if steps + card.training.pretrain_steps == budget.steps:
             benchmark = layout.benchmark(f"train/{stem}")
-            memory = pd.read_csv(benchmark, sep="\t")["max_rss"] if benchmark.is_file() else pd.Series([np.nan])
-            scores = pd.read_csv(layout.table(f"scans_{stem}"), sep="\t")
+            memory = read_typed_table(benchmark)["max_rss"] if benchmark.is_file() else pd.Series([np.nan])
+            scores = read_typed_table(layout.table(f"scans_{stem}"))
             stress_file = layout.stress(name, seed)
-            stress = pd.read_csv(stress_file, sep="\t") if stress_file.is_file() else None
+            stress = read_typed_table(stress_file) if stress_file.is_file() else None
             yield SeedResult(card, steps, float(pd.to_numeric(memory, errors="coerce").max()), scores, stress)
 
 

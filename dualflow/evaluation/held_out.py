@@ -15,6 +15,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, ValidationError
 
 from dualflow.commit import digest_of
+from dualflow.data.tsv import read_typed_table
 from dualflow.errors import CheckpointError, DataError
 from dualflow.evaluation.statistics import differences, subject_means, summarise
 from dualflow.layout import Layout, Scan
@@ -128,7 +129,7 @@ class Evaluation:
         manifest = read_manifest(path, inputs={"model": card.weights_sha256})
         if manifest is None:
             return None
-        scans = pd.read_csv(manifest_outputs(path, manifest)["scans"].path, sep="\t")
+        scans = read_typed_table(manifest_outputs(path, manifest)["scans"].path)
         options = manifest["config"]["evaluate"]
         return cls(scans, summarise(scans, bootstrap=options["bootstrap"], seed=options["seed"]))
 

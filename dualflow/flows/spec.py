@@ -14,6 +14,12 @@ POSITIVE = (
     "prediction_samples",
 )  # fmt: skip
 
+LARGEST = {
+    "levels": 8, "steps": 128, "hidden": 2048, "transition_steps": 64, "context_channels": 1024, "prior_kernel": 31,
+    "low_rank": 65536, "prediction_samples": 10_000,
+}  # fmt: skip
+"""Largest values of sizes, far above those of published flows; a larger one is a mistake, or would not fit memory."""
+
 
 @dataclass(frozen=True)
 class FlowSpec:
@@ -136,6 +142,9 @@ class FlowSpec:
         for name in POSITIVE:
             if getattr(self, name) == 0:
                 raise ConfigError(f"{name} = 0: expected more than 0")
+        for name, largest in LARGEST.items():
+            if max(_entries(getattr(self, name)), default=0) > largest:
+                raise ConfigError(f"{name} = {getattr(self, name)!r}: expected at most {largest}")
         for name in ("steps", "hidden"):
             if len(getattr(self, name)) != self.levels:
                 raise ConfigError(f"{name} = {getattr(self, name)}: expected one entry per level ({self.levels})")
@@ -225,6 +234,10 @@ class FlowSpec:
             return cls(**_tuples(values))
         except TypeError as error:
             raise ConfigError(f"flow description: {error}; expected the fields of FlowSpec") from None
+
+
+def _entries(value: int | tuple[int, ...]) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:

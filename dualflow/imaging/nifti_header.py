@@ -225,6 +225,11 @@ def _check_length(info: NiftiInfo, stored: int) -> None:
             f"{path}: packs {length / 2**20:.0f} MiB into {stored / 2**20:.1f} MiB, expected at most {_SCAN_RATIO} to "
             "1; no scan is that empty: export it again"
         )
+    # Deflate stores what it cannot compress, with 5 bytes per 16 KiB.
+    if info.compressed and stored > length + length // 100 + SLACK:
+        raise HeaderError(
+            f"{path}: its gzip stream has {stored} bytes, more than the {length} its header declares; copy it again"
+        )
     if not info.compressed and stored > length + SLACK:
         raise HeaderError(
             f"{path}: holds more than the {length} bytes its header declares; correct dim or copy it again"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
 from dualflow.errors import HeaderError
+from dualflow.imaging.gzip_stream import open_gzip
 
 _GZIP = b"\x1f\x8b"
 _CHUNK = 1 << 20
@@ -68,7 +69,7 @@ def open_image(path: Path, *, compressed: bool, file_hash: Hasher | None = None)
     """
     with _readable_errors(path), path.open("rb") as file:
         raw = cast(BinaryIO, io.BufferedReader(_HashedFile(file, file_hash), _CHUNK)) if file_hash else file
-        yield cast(BinaryIO, gzip.GzipFile(fileobj=raw, mode="rb")) if compressed else raw
+        yield open_gzip(raw) if compressed else raw
         while file_hash and raw.read(_CHUNK):  # hash the bytes that were not read
             pass
 
@@ -82,7 +83,7 @@ def first_bytes(path: Path, count: int) -> tuple[bytes, bool]:
     with _readable_errors(path), path.open("rb") as file:
         compressed = file.read(len(_GZIP)) == _GZIP
         file.seek(0)
-        stream = cast(BinaryIO, gzip.GzipFile(fileobj=file, mode="rb")) if compressed else file
+        stream = open_gzip(file) if compressed else file
         return stream.read(count), compressed
 
 

@@ -162,8 +162,16 @@ def write_volume(
         dtype: voxel type on disk.
         sidecar: contents of the JSON file beside the image; None writes none.
         codes: NIfTI codes of qform and sform, such as those of the scan whose grid this is; a form of code 0 is unset.
+
+    Raises:
+        IntensityError: a voxel is NaN or infinite; nothing is written.
     """
     path = Path(path)
+    if invalid := int((~np.isfinite(array)).sum()):
+        raise IntensityError(
+            f"{path.name}: {invalid} voxels are NaN or infinite and it is not written, expected finite values; check "
+            "the scan in a viewer"
+        )
     image = nib.Nifti1Image(np.asarray(array).astype(dtype), affine)
     image.set_sform(affine, code=codes.sform)
     image.set_qform(affine, code=codes.qform)

@@ -15,7 +15,7 @@ from dualflow.commit import sweep_temporaries
 from dualflow.config import ConvertConfig, StudyConfig
 from dualflow.data.dataset import load_pairs
 from dualflow.data.derivative_dataset import describe_derivatives
-from dualflow.data.quarantine import Quarantine, count_excluded, write_quarantine
+from dualflow.data.quarantine import Quarantine, count_excluded, without_folders, write_quarantine
 from dualflow.data.raw_scans import ScanFiles, prepare_scan
 from dualflow.errors import CommitError, DataError, DualflowError
 from dualflow.inference.conversion_table import FAILED, conversion_table, count_verdicts, write_conversion_table
@@ -27,7 +27,7 @@ from dualflow.models.card import ModelCard
 from dualflow.models.store import load_card
 from dualflow.progress import progress
 from dualflow.training.device import select_device
-from dualflow.workers import CrashedTask, check_cluster, run_in_workers
+from dualflow.workers import CrashedTask, call_within, check_cluster, run_in_workers
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,13 @@ class Compute:
         workers: number of processes on this machine, one core each; None fits cores and memory.
         cluster: where the workers run, as in `check_cluster`.
         device: device of the model: `auto`, `cpu` or `cuda`; workers take the GPUs of their machine in turn.
+        deadline_s: seconds for the preprocessing of one scan; None takes those of the model's training.
     """
 
     workers: int | None = None
     cluster: str = "local"
     device: str = "cpu"
+    deadline_s: float | None = None
 
     def check(self) -> None:
         """Find an error before the work starts.
@@ -82,7 +84,7 @@ def convert_study(
     _require_usable(scans, layout)
     sweep_temporaries(out)
     describe_derivatives(layout, scans.name, scans.study)
-    card, options = load_card(model), Options(model, config, compute.device, force)
+    card, options = load_card(model), Options(model, config, compute.device, force, compute.deadline_s)
     rows = [row.to_frame().T for _, row in scans.rows.iterrows()]
     tasks = [(row, scans.root, layout, scans.study, options) for row in rows]
     finished = [_state(card, *task).recall() for task in tasks]
@@ -129,12 +131,14 @@ class Options:
         config: how samples are drawn.
         device: device of the model.
         force: whether refused scans are converted too.
+        deadline_s: seconds for the preprocessing of one scan; None takes those of the model's training.
     """
 
     model: Path
     config: ConvertConfig
     device: str
     force: bool
+    deadline_s: float | None
 
 
 Result = Quarantine | str
@@ -185,16 +189,17 @@ def _convert(row: pd.DataFrame, root: Path, layout: Layout, study: StudyConfig, 
     """Preprocess and convert a scan, and record the result."""
     converter = _load_converter(layout, study.source, study.target, options)
     state = _state(converter.predictor.card, row, root, layout, study, options)
-    result = _convert_scan(converter, row, root, study)
+    deadline = options.deadline_s or converter.predictor.card.preprocess.deadline_s
+    result = _convert_scan(converter, row, root, study, deadline)
     state.remember(result if isinstance(result, Quarantine) else None)
     return result
 
 
-def _convert_scan(converter: Converter, row: pd.DataFrame, root: Path, study: StudyConfig) -> Result:
+def _convert_scan(converter: Converter, row: pd.DataFrame, root: Path, study: StudyConfig, deadline_s: float) -> Result:
     """Preprocess and convert a scan unless that is done and unchanged."""
     (values, files), layout, card = _raw_files(row, root, study), converter.layout, converter.predictor.card
     scan = Scan.parse(values["scan"])
-    excluded = prepare_scan(layout, scan, files, study, card.preprocess)
+    excluded = call_within(deadline_s, prepare_scan, layout, scan, files, study, card.preprocess)
     if excluded is not None:
         return excluded
     try:
@@ -204,4 +209,4 @@ def _convert_scan(converter: Converter, row: pd.DataFrame, root: Path, study: St
         raise
     except Exception as error:  # a defective scan must not stop the others
         reason = str(error) if isinstance(error, DualflowError) else f"{type(error).__name__}: {error}"
-        return Quarantine(scan.key, STEP, reason)
+        return Quarantine(scan.key, STEP, without_folders(files.without_folders(reason), layout.root))

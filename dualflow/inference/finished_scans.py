@@ -7,7 +7,8 @@ the state of all its files. While none has changed, and nothing else the result 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from dualflow.layout import Layout, Scan
 from dualflow.manifest import manifest_outputs, read_manifest
 
 State = dict[str, list[int]]
-"""Size and modification time in ns of each file."""
+"""Size and modification time in ns of each file, by its role or its path in the results: no folder of the source."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class ScanState:
             settings: all else that its result depends on, as JSON values.
         """
         try:
-            raw = _state(files.paths.values())
+            raw = _state(files.paths)
         except OSError:
             raw = None
         sidecars = {name: _sidecar(path) for name, path in files.paths.items()}
@@ -74,13 +75,16 @@ class ScanState:
     def _record(self) -> Path:
         return self.layout.manifest(f"{STEP}/{self.scan.key}").with_suffix(".files")
 
+    def _name(self, path: Path) -> str:
+        return os.path.relpath(path, self.layout.root)
+
     def recall(self) -> Finished | None:
         """The result of an earlier run, or None if the scan is not finished or a file has changed."""
         try:
             record = json.loads(self._record.read_text())
             if self.raw is None or (record["digest"], record["raw"]) != (self.digest, self.raw):
                 return None
-            if record["results"] != _state(Path(path) for path in record["results"]):
+            if record["results"] != _state({name: self.layout.root / name for name in record["results"]}):
                 return None
             return Finished(Quarantine(**record["excluded"]) if record["excluded"] else None)
         except (OSError, ValueError, KeyError, TypeError):
@@ -106,7 +110,7 @@ class ScanState:
         content = {
             "digest": self.digest,
             "raw": self.raw,
-            "results": _state([*manifests, *outputs]),
+            "results": _state({self._name(path): path for path in (*manifests, *outputs)}),
             "excluded": {"scan": excluded.scan, "step": excluded.step, "reason": excluded.reason} if excluded else None,
         }
         commit_json(self._record, content)
@@ -120,6 +124,6 @@ def _sidecar(path: Path) -> dict[str, Any] | str:
         return str(error)
 
 
-def _state(files: Iterable[Path]) -> State:
-    states = {str(file.absolute()): file.stat() for file in files}
+def _state(files: Mapping[str, Path]) -> State:
+    states = {name: file.stat() for name, file in files.items()}
     return {name: [state.st_size, state.st_mtime_ns] for name, state in states.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,9 +13,11 @@ import pandas as pd
 
 from dualflow.config import StudyConfig, checked
 from dualflow.data.bids_files import EXTENSIONS, natural_order
-from dualflow.data.index import Index, list_scans
+from dualflow.data.index import STEP, Index, list_scans
+from dualflow.data.output_names import scans_with_long_names
 from dualflow.data.participants import known_columns
 from dualflow.data.quarantine import Quarantine
+from dualflow.data.side_encoder import Continuous
 from dualflow.data.tsv import read_table, summarise_names
 from dualflow.errors import ConfigError, DataError, printable
 from dualflow.imaging.sidecar import read_object
@@ -178,6 +180,9 @@ def _image_inputs(
     notes: list[str] = []
     if kind == "image":
         root, scans = label_images(paths, card.study.source)
+        long_names = scans_with_long_names(scans, _study(card, tuple(cells), selection), out)
+        excluded = [Quarantine(key, STEP, str(error)) for key, error in long_names.items()]
+        scans = {scan: path for scan, path in scans.items() if scan.key not in long_names}
         check_replaced(out, root, scans)
     else:
         root = dicom
@@ -209,15 +214,26 @@ def _dataset_inputs(path: Path, kind: Kind, card: ModelCard, out: Path, selectio
     columns = read_table(table).columns if table else known_columns(root)
     side = tuple(name for name in card.study.side if name in columns)
     study = _study(card, side, selection, table)
-    index = _select(list_scans(root, study, study.sources), selection, path)
+    index = _select(list_scans(root, study, study.sources, out), selection, path)
     if table:
         names = ["source", *(f"source_{name}" for name in study.extra_sources)]
         check_files_outside(out, [root / file for name in names for file in index.pairs[name]])
     lines = [f"{name}: {len(labels)} ({summarise_names(labels)})" for name, labels in index.missing.items() if labels]
     people = [line for line in lines if line.startswith("subjects")]
-    notes = [*people, *(side_notes(card.side, index.pairs, f"no column in {place}") if len(index.pairs) else [])]
+    guesses = [line for name, line in index.guesses.items() if _is_other_type(card, name, index.pairs[name])]
+    notes = [
+        *people,
+        *guesses,
+        *(side_notes(card.side, index.pairs, f"no column in {place}") if len(index.pairs) else []),
+    ]
     name = UNNAMED if table else dataset_name(root)
     return ConvertInputs(root, index.pairs, index.quarantined, notes, study, name)
+
+
+def _is_other_type(card: ModelCard, name: str, column: pd.Series) -> bool:
+    """Whether a side column is numeric although the model knows categories, or the reverse."""
+    is_numeric = pd.api.types.is_numeric_dtype(column)
+    return any(known.name == name and isinstance(known, Continuous) != is_numeric for known in card.side.columns)
 
 
 def dataset_name(root: Path) -> str:
@@ -265,7 +281,8 @@ def _select(index: Index, selection: Selection, path: Path) -> Index:
     if people:
         missing = {kind: [label for label in names if label in people] for kind, names in missing.items()}
     pairs = index.pairs[index.pairs["scan"].isin(selected)].reset_index(drop=True)
-    return Index(pairs, [row for row in index.quarantined if row.scan in selected], missing)
+    excluded = [row for row in index.quarantined if row.scan in selected]
+    return replace(index, pairs=pairs, quarantined=excluded, missing=missing)
 
 
 def _labels(key: str) -> tuple[str, str | None]:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dualflow.errors import IntensityError
 from dualflow.flows.interface import ConditionalSampler
 from dualflow.imaging.regions import RegionMap
 from dualflow.models.store import TrainedModel, load_model
@@ -98,7 +99,28 @@ class Predictor(TrainedModel):
             seed: equal seeds give equal samples, up to rounding on any device.
             keep: number of samples in the prediction, the first ones; None keeps all.
             regions: regions whose means in every sample are kept.
+
+        Raises:
+            IntensityError: the prediction has NaN or infinite voxels.
         """
+        prediction = self._predict(
+            source, side, mask, samples=samples, temperature=temperature, seed=seed, keep=keep, regions=regions
+        )
+        _check_finite(prediction)
+        return prediction
+
+    def _predict(
+        self,
+        source: Tensor,
+        side: Tensor,
+        mask: Tensor,
+        *,
+        samples: int,
+        temperature: float,
+        seed: int,
+        keep: int | None,
+        regions: RegionMap | None,
+    ) -> Prediction:
         device = device_of(self.model)
         batch, inside = (source[None].to(device), side[None].to(device)), mask[0].to(device)
         point = _volume(self.model.point_estimate(*batch)[0, 0].where(inside, 0.0))
@@ -136,6 +158,21 @@ def load_predictor(folder: Path | str, device: torch.device | str = "cpu") -> Pr
     """
     trained = load_model(Path(folder), device)
     return Predictor(trained.model, trained.card)
+
+
+def _check_finite(prediction: Prediction) -> None:
+    """Refuse a prediction that is no image. The mean and spread of all samples stand for those that are not kept."""
+    volumes = {
+        "point estimate": prediction.mean,
+        "spread": prediction.std,
+        "mean of the samples": prediction.sample_mean,
+    }
+    for name, volume in volumes.items():
+        if volume is not None and (invalid := int((~np.isfinite(volume)).sum())):
+            raise IntensityError(
+                f"the predicted {name} has {invalid} NaN or infinite voxels, expected finite values; check the scan's "
+                "picture in qc.html and its side information, or train the model again"
+            )
 
 
 def _volume(tensor: Tensor) -> Floats:

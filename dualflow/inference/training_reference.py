@@ -26,8 +26,8 @@ from dualflow.inference.predict import Prediction, Predictor
 from dualflow.inference.typicality import MIN_PEOPLE, RATE, Typicality, conformal_threshold
 from dualflow.layout import Layout, Scan
 from dualflow.models.card import ModelCard
-from dualflow.models.model_files import REFERENCE, REFERENCE_TENSORS
-from dualflow.models.tensors import save_tensors
+from dualflow.models.model_files import MODEL_FILES, REFERENCE, REFERENCE_TENSORS, read_limited
+from dualflow.models.tensors import check_finite, save_tensors
 
 SCANS = 60
 """Maximum number of training scans that are predicted for `Reference.output`."""
@@ -172,10 +172,12 @@ def load_reference(folder: Path, card: ModelCard) -> Reference | None:
     try:
         if sha256(path) != card.reference_sha256:
             raise CheckpointError(f"{path}: does not match the hash in the model card; copy the folder again")
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(read_limited(path, MODEL_FILES[REFERENCE].limit))
         if sha256(tensors) != content["tensors_sha256"]:
             raise CheckpointError(f"{tensors}: does not match the hash in {path.name}; copy the folder again")
-        arrays = {name: tensor.numpy() for name, tensor in load_file(tensors).items()}
+        state = load_file(tensors)
+        check_finite(tensors, state)
+        arrays = {name: tensor.numpy() for name, tensor in state.items()}
         return Reference(
             Typicality.from_state(arrays, content["typicality"]),
             FigureRanges(**content["registration"]),
@@ -183,7 +185,9 @@ def load_reference(folder: Path, card: ModelCard) -> Reference | None:
             FigureRanges(**content["output"]),
             int(content["scans"]),
         )
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); copy the folder again, or train again") from error
 
 

@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from dualflow import __version__
 from dualflow.commit import commit_json, commit_text, committing, committing_folder, sha256
 from dualflow.errors import CheckpointError, CommitError
-from dualflow.modalities import REFERENCES
 from dualflow.models.card import ModelCard
 from dualflow.models.model_files import CARD, MIB, MODEL_FILES, WEIGHTS, check_size, read_limited
 
@@ -135,12 +134,7 @@ def public_card(card: ModelCard) -> ModelCard:
 
     Conversion does not read that mask; the names of columns, levels and scanners are needed and stay.
     """
-    region = card.preprocess.reference_region
-    if region in REFERENCES:
-        return card
-    # Paths of any system: a model trained on Windows may be exported elsewhere.
-    name = region.replace("\\", "/").rpartition("/")[2]
-    return card.model_copy(update={"preprocess": card.preprocess.model_copy(update={"reference_region": name})})
+    return card.model_copy(update={"preprocess": card.preprocess.without_folders()})
 
 
 def require_bundle_or_nothing(folder: Path) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, StringConstraints, model_validator
 
 from dualflow import __version__
 from dualflow.baselines import BASELINES
@@ -15,26 +16,38 @@ from dualflow.errors import CheckpointError
 from dualflow.flows.spec import FlowSpec
 
 FLOW = "flow"
-MAX_EDGE = 1024
-"""Largest edge of a model grid in voxels; a card that asks for more is damaged or hostile."""
+MAX_EDGE, MAX_VOXELS = 1024, 1 << 27
+"""Largest edge and size of a model grid in voxels; a card that asks for more is damaged or hostile."""
+MAX_SIDE_FEATURES, MAX_SOURCES, MAX_REGIONS, MAX_WIDTH = 4096, 16, 10_000, 2048
+"""Largest numbers of side features, source channels, regions, and channels of a baseline."""
+Text = Annotated[str, StringConstraints(max_length=200)]
+Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
+Seconds = Annotated[float, Field(ge=0)]
 
 
 class Record(BaseModel):
-    """Base class of a card and its parts: frozen, without unknown fields."""
+    """Base class of a card and its parts: frozen, without unknown fields and infinite or NaN numbers."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        arbitrary_types_allowed=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+    )
 
 
 class StudyRecord(Record):
     """The study that a model was trained on."""
 
-    name: str
+    name: Text
     """Name of the study."""
-    source: str
+    source: Text
     """Modality of the main source."""
-    extra_sources: tuple[str, ...] = ()
+    extra_sources: tuple[Text, ...] = Field(default=(), max_length=MAX_SOURCES - 1)
     """Further source modalities, in the order of the channels."""
-    target: str
+    target: Text
     """Modality of the target."""
     side: tuple[str, ...] = ()
     """Side columns."""
@@ -58,30 +71,30 @@ class ConstantSpread(Record):
     """Error of voxels, in the target's unit."""
     region: float = Field(ge=0)
     """Error of region means, in the target's unit."""
-    regions: int = Field(ge=0)
+    regions: int = Field(ge=0, le=MAX_REGIONS)
     """Number of regions."""
 
 
 class TrainingRecord(Record):
     """Times and results of a training."""
 
-    seconds: float = 0.0
+    seconds: Seconds = 0.0
     """Time in optimiser steps."""
-    best_step: int = 0
+    best_step: Count = 0
     """Step of the selected weights; 0 without gradient steps."""
-    skipped_steps: int = 0
+    skipped_steps: Count = 0
     """Steps whose loss or gradient was not finite."""
     mean: dict[str, Any] = Field(default_factory=dict)
     """Results of fitting the mean, such as its ridge."""
-    mean_seconds: float = 0.0
+    mean_seconds: Seconds = 0.0
     """Time to fit the mean."""
-    pretrain_steps: int = 0
+    pretrain_steps: Count = 0
     """Steps of pre-training the source."""
-    pretrain_seconds: float = 0.0
+    pretrain_seconds: Seconds = 0.0
     """Time of those steps."""
-    initialize_seconds: float = 0.0
+    initialize_seconds: Seconds = 0.0
     """Time of the data-dependent initialisation."""
-    calibrate_seconds: float = 0.0
+    calibrate_seconds: Seconds = 0.0
     """Time of the calibration of the spread."""
     base: dict[str, float] = Field(default_factory=dict)
     """Choices of the closed-form fit of the coarsest level's base; empty without directions of its own."""
@@ -105,15 +118,15 @@ class ModelCard(Record):
 
     format: Literal[1] = 1
     """Version of this layout."""
-    name: str
+    name: Text
     """Name of the model in its study."""
-    seed: int
+    seed: Count
     """Seed of the training."""
-    kind: str
+    kind: Text
     """`flow`, or a row of BASELINES."""
     spec: Annotated[FlowSpec, BeforeValidator(_spec), PlainSerializer(FlowSpec.to_dict)] | None = None
     """Spec of a flow; None for a baseline."""
-    options: dict[str, int] = Field(default_factory=dict)
+    options: dict[Text, Width] = Field(default_factory=dict)
     """Constructor options of a baseline."""
     shape: tuple[int, int, int]
     """Model grid, D, H, W."""
@@ -125,21 +138,21 @@ class ModelCard(Record):
     """Preprocessing of the scans."""
     constant_spread: ConstantSpread | None = None
     """Spread of a model without a distribution; None without validation pairs."""
-    parameters: int = 0
+    parameters: Count = 0
     """Number of trained parameters."""
-    data_digest: str = ""
+    data_digest: Text = ""
     """Digest of the training and validation scans."""
-    weights_sha256: str = ""
+    weights_sha256: Text = ""
     """SHA-256 of the weights; set when they are saved."""
-    reference_sha256: str = ""
+    reference_sha256: Text = ""
     """SHA-256 of `reference.json`, which describes the training scans for verdicts; empty without one."""
     training: TrainingRecord = TrainingRecord()
     """Times and results of the training."""
-    dualflow: str = __version__
+    dualflow: Text = __version__
     """Version of dualflow."""
-    torch: str = ""
+    torch: Text = ""
     """Version of torch."""
-    device: str = "cpu"
+    device: Text = "cpu"
     """Type of the device of the training."""
 
     @model_validator(mode="after")
@@ -149,8 +162,13 @@ class ModelCard(Record):
         if (self.kind == FLOW) != (self.spec is not None):
             given = "without a spec" if self.spec is None else "with a spec"
             raise CheckpointError(f"kind '{self.kind}' {given}; a flow has a spec, and a baseline has none")
-        if not all(1 <= edge <= MAX_EDGE for edge in self.shape):
-            raise CheckpointError(f"shape {self.shape}; expected edges of 1 to {MAX_EDGE} voxels")
+        for shape in (self.shape, self.preprocess.shape):
+            if not all(1 <= edge <= MAX_EDGE for edge in shape) or prod(shape) > MAX_VOXELS:
+                raise CheckpointError(
+                    f"shape {shape}; expected edges of 1 to {MAX_EDGE} voxels, and at most {MAX_VOXELS} voxels"
+                )
+        if (features := len(self.side.names)) > MAX_SIDE_FEATURES:
+            raise CheckpointError(f"side has {features} features; expected at most {MAX_SIDE_FEATURES}")
         return self
 
     @property

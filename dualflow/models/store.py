@@ -11,9 +11,6 @@ from pathlib import Path
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 
 from dualflow.baselines import BASELINES
 from dualflow.commit import commit_text, sha256
@@ -23,7 +20,7 @@ from dualflow.flows.model import DualFlow
 from dualflow.models.bundle import is_bundle, verify_bundle
 from dualflow.models.card import FLOW, ModelCard
 from dualflow.models.model_files import CARD, MODEL_FILES, WEIGHTS, check_size, read_limited
-from dualflow.models.tensors import save_tensors
+from dualflow.models.tensors import Shapes, check_shapes, load_tensors, read_shapes, save_tensors
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ def load_card(folder: Path) -> ModelCard:
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(f"{folder}: no {CARD} ({reason}); name the folder of a trained model") from error
     try:
-        return ModelCard.model_validate_json(text)
+        return ModelCard.model_validate_json(text, strict=True)
     except ValidationError as error:
         entry = error.errors()[0]
         field = ".".join(map(str, entry["loc"]))
@@ -87,11 +84,20 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> TrainedModel
     if is_bundle(folder):
         verify_bundle(folder)
     card = load_card(folder)
-    weights = _load_weights(folder, card)
+    path = _verified_weights(folder, card)
+    shapes = read_shapes(path)
     try:
+        _require_tensors(card, shapes)
+        # Without memory for its tensors, because a card may claim any size.
+        with torch.device("meta"):
+            expected = build_model(card).state_dict()
+        check_shapes(path, shapes, expected)
+        weights = load_tensors(path, expected)
         model = build_model(card)
         model.load_state_dict(weights)
-    except (KeyError, TypeError, RuntimeError, DualflowError) as error:
+    except CheckpointError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError, DualflowError) as error:
         first = str(error).splitlines()[0]
         raise CheckpointError(f"{folder}: card and weights do not fit this version ({first}); train again") from error
     return TrainedModel(model.to(device).eval(), card)
@@ -106,14 +112,18 @@ def build_model(card: ModelCard) -> ConditionalModel:
     return BASELINES[card.kind](card.shape, features, channels, **card.options)
 
 
-def _load_weights(folder: Path, card: ModelCard) -> dict[str, Tensor]:
+def _require_tensors(card: ModelCard, shapes: Shapes) -> None:
+    """Check that the file has a tensor for each step of the flow, because building steps takes time."""
+    steps = sum(card.spec.steps) + card.spec.levels * card.spec.transition_steps if card.spec else 0
+    if steps > len(shapes):
+        raise CheckpointError(f"{CARD} claims {steps} steps, but {WEIGHTS} has {len(shapes)} tensors; train again")
+
+
+def _verified_weights(folder: Path, card: ModelCard) -> Path:
+    """The path of the weights, which have the hash in the card."""
     path = folder / WEIGHTS
     if path.is_file():
         check_size(path, MODEL_FILES[WEIGHTS].limit)
     if not path.is_file() or sha256(path) != card.weights_sha256:
         raise CheckpointError(f"{path}: does not match the hash in {CARD}; copy the folder again, or train again")
-    try:
-        weights: dict[str, Tensor] = load_file(path)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: is not a safetensors file ({error}); train again") from error
-    return weights
+    return path

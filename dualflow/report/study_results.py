@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from dualflow.config import Config
+from dualflow.data.tsv import read_typed_table
 from dualflow.errors import DataError
 from dualflow.evaluation.statistics import differences, summarise
 from dualflow.evaluation.study_metrics import with_true_spread
@@ -84,7 +85,7 @@ def read_result(path: Path) -> pd.DataFrame:
     """
     if not path.is_file():
         raise DataError(f"{path}: is missing; `dualflow run` evaluates the models and writes it")
-    return pd.read_csv(path, sep="\t")
+    return read_typed_table(path)
 
 
 def _stress_totals(config: Config) -> pd.DataFrame | None:

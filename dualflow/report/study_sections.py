@@ -120,7 +120,7 @@ def section_figures(
         region_means.pivot(index="scan", columns="region", values=column).to_numpy() for column in ("real", "estimate")
     )
     histories = {
-        f"{name}, seed {seed}": pd.read_csv(path, sep="\t")
+        f"{name}, seed {seed}": read_result(path)
         for name, seed in config.trainings
         if (path := layout.model(name, seed) / "history.tsv").is_file()
     }

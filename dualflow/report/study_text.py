@@ -32,7 +32,7 @@ def study_facts(config: Config, pairs: pd.DataFrame, excluded: int) -> dict[str,
     """Dataset, modalities, grid and numbers of subjects; `excluded` counts the excluded scans."""
     counts = {label: subject_count(pairs, split) for split, label in SPLITS.items()}
     return {
-        "dataset": "embedded cohort, simulated" if config.embedded else config.bids.resolve().name,
+        "dataset": "embedded cohort, simulated" if config.embedded else config.study.name,
         "source to target": f"{_sources(config)} to {config.study.target}",
         "side information": ", ".join(config.study.side) or "none",
         "model grid": f"{' x '.join(map(str, config.preprocess.shape))} at {config.preprocess.spacing_mm:g} mm",

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from dualflow.errors import CheckpointError
-from dualflow.models.tensors import load_tensors, save_tensors
+from dualflow.models.tensors import read_verified, save_tensors
 
 _FACTS = "facts"
 
@@ -35,7 +35,7 @@ def load_newest_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] 
     paths = states(folder)
     for number, path in enumerate(reversed(paths), 1):
         try:
-            tensors, metadata = load_tensors(path)
+            tensors, metadata = read_verified(path)
             return tensors, json.loads(metadata[_FACTS])
         except (CheckpointError, ValueError, KeyError) as error:
             remedy = "training afresh" if number == len(paths) else "trying the previous one"

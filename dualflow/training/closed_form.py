@@ -23,7 +23,7 @@ from dualflow.errors import CheckpointError
 from dualflow.flows.closed_form_fits import Model, Solver, fit_closed_form, fit_options
 from dualflow.flows.folds import balanced_folds
 from dualflow.flows.regression_scans import RegressionScan
-from dualflow.models.tensors import load_tensors, save_tensors
+from dualflow.models.tensors import read_verified, save_tensors
 
 KEPT = 4
 """Fits kept in a cache folder; the oldest are removed."""
@@ -85,7 +85,7 @@ class ClosedFormCache(Solver):
         if not path.is_file():
             return None
         try:
-            tensors, metadata = load_tensors(path)
+            tensors, metadata = read_verified(path)
             chosen, seconds = json.loads(metadata[_CHOSEN]), float(metadata[_SECONDS])
             images = [tensors[name] for name in tensors if name.startswith(_IMAGE)]
             model.load_state_dict({n.removeprefix(_MODEL): t for n, t in tensors.items() if n.startswith(_MODEL)})

@@ -19,7 +19,7 @@ from distributed import Client, KilledWorker, LocalCluster, Nanny
 from distributed.system import MEMORY_LIMIT
 
 from dualflow.process import THREAD_VARIABLES
-from dualflow.workers.worker_pool import START_TIMEOUT_S, WorkerPool
+from dualflow.workers.worker_pool import DEADLINE, START_TIMEOUT_S, WorkerPool
 
 MEMORY_GIB = 4
 """Memory limit of a worker process; a process that exceeds it is terminated."""
@@ -47,6 +47,7 @@ _LOCAL = {
 _EXIT_CODE_TIMEOUT_S = 30
 _GPUS = Path("/proc/driver/nvidia/gpus")
 _NATIVE = "probably a library that failed on a damaged file; check the file in a viewer or convert it again from DICOM"
+_LATE = f"its preprocessing took longer than {DEADLINE}; look at the scan in a viewer, or raise the deadline"
 _CAUSES = {
     signal.SIGKILL: "probably because memory ran out; use fewer workers or more memory",
     signal.SIGTERM: f"probably because it used more than {MEMORY_GIB} GiB; check the size of the scan",
@@ -93,16 +94,26 @@ class _LocalPool(WorkerPool):
         self.client.wait_for_workers(1, timeout=START_TIMEOUT_S)
         _Nanny.exit_codes.clear()
 
+    def late_reason(self, error: KilledWorker) -> str | None:
+        return _LATE if _take_exit_code(error) == -signal.SIGALRM else None
+
     def crash_reason(self, error: KilledWorker) -> str:
-        name, deadline = error.last_worker.name, time.monotonic() + _EXIT_CODE_TIMEOUT_S
-        # The lost connection is reported before the exit code.
-        while name not in _Nanny.exit_codes and time.monotonic() < deadline:
-            time.sleep(0.02)
-        code = _Nanny.exit_codes.get(name, 0)
+        code = _take_exit_code(error)
+        if code == -signal.SIGALRM:
+            return _LATE
         if code >= 0:
             return f"its worker process ended twice with exit code {code}, {_NATIVE}"
         number = signal.Signals(-code)
         return f"its worker process was ended twice by {number.name}, {_CAUSES.get(number, _NATIVE)}"
+
+
+def _take_exit_code(error: KilledWorker) -> int:
+    """Exit code of the worker process that a task ended, taken once; 0 if it is not known."""
+    name, deadline = error.last_worker.name, time.monotonic() + _EXIT_CODE_TIMEOUT_S
+    # The lost connection is reported before the exit code.
+    while name not in _Nanny.exit_codes and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return _Nanny.exit_codes.pop(name, 0)
 
 
 class _Nanny(Nanny):  # type: ignore[misc]

@@ -27,8 +27,9 @@ def run_in_workers(
     """Call `function(*task)` for each task in worker processes; yield (index of the task, outcome) as tasks finish.
 
     Tasks are taken from `tasks` as workers become free, so memory does not depend on their number. A task whose worker
-    crashed is repeated once, alone, after all others: another task cannot have caused the second crash. An exception in
-    `function` ends all work, so `function` returns the failure of a single task instead. SIGTERM acts like Ctrl-C.
+    crashed is repeated once, alone, after all others: another task cannot have caused the second crash. One that missed
+    the deadline of `call_within` is not repeated. An exception in `function` ends all work, so `function` returns the
+    failure of a single task instead. SIGTERM acts like Ctrl-C.
 
     Args:
         function: a function that can be imported by its name.
@@ -66,10 +67,13 @@ def _run(
     for future in finished:
         index, task = in_flight.pop(future)
         submit()
-        if isinstance(_error(future), KilledWorker):
-            crashed.append((index, task))
-        else:
+        error = _error(future)
+        if not isinstance(error, KilledWorker):
             yield index, future.result()
+        elif reason := pool.late_reason(error):
+            yield index, CrashedTask(reason)
+        else:
+            crashed.append((index, task))
     for index, task in crashed:
         pool.prepare_retry()
         future = _submit(pool, function, task)

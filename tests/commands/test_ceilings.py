@@ -128,5 +128,5 @@ def test_only_the_embedded_cohort_has_a_known_law(simulated, preprocessed, mask,
 def test_the_table_has_the_columns_of_every_row():
     """Rows with and without samples share a table; without rows it has its first columns."""
     table = _table([{"model": "oracle", "mae": 1.0}, {"model": "true_law", "mae": 1.0, "voxel_crps": 0.5}], ["model"])
-    assert table == "model\tmae\tvoxel_crps\noracle\t1.0\t\ntrue_law\t1.0\t0.5\n"
+    assert table == "model\tmae\tvoxel_crps\noracle\t1.0\tn/a\ntrue_law\t1.0\t0.5\n"
     assert _table([], ["model", "scan"]) == "model\tscan\n"

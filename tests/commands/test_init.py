@@ -38,6 +38,7 @@ def test_the_written_configuration_loads(dataset, tmp_path):
     assert done.exit_code == 0, done.output
     assert done.output.splitlines()[0] == "3 subjects, 3 scans"
     assert "wrote my-study.yaml: T1w to AV45 (3 scans have both), side information: age, sex" in done.output
+    assert "side column 'age' is taken as numbers: participants.json does not declare its type" in done.output
     assert done.output.splitlines()[-1] == "  dualflow run --config my-study.yaml --dry-run"
     config = load_config(tmp_path / "my-study.yaml")
     assert (config.study.name, str(config.study.bids)) == ("my-study", "my study")

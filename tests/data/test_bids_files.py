@@ -69,6 +69,13 @@ def test_scans_of_a_table_have_masks_by_their_key(tmp_path):
     assert mask_of(tmp_path, {"scan": "sub-01", "source": "a b.nii", "target": ""}) == path
 
 
+def test_an_image_with_a_long_name_has_a_mask_by_its_key(tmp_path):
+    """Names of masks that are too long for the file system do not exist."""
+    path = image(tmp_path / "masks/sub-01/anat/sub-01_desc-brain_mask.nii.gz")
+    source = f"sub-01_acq-{'x' * 230}_T1w.nii"
+    assert mask_of(tmp_path, {"scan": "sub-01", "source": source, "target": ""}) == path
+
+
 def test_a_missing_mask_folder_stops_the_study(tmp_path):
     """Otherwise every scan would silently get a mask of the network."""
     with pytest.raises(DataError, match=r"study\.masks"):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dualflow.data.participants import known_columns, side_values
+from dualflow.data.participants import guessed_types, known_columns, side_values
 from dualflow.errors import DataError
 from dualflow.layout import Scan
 
@@ -50,6 +50,50 @@ def test_a_word_in_a_numeric_column_excludes_the_scan(make_bids):
     assert set(refused) == {"sub-2", "sub-4"}
     assert "'age' is '89+'" in str(refused["sub-2"])
     assert table["age"].dtype == float
+
+
+@pytest.mark.parametrize("cells", [("45,5", "61,0", "70"), ("45 years", "61 y", "n/a"), ("45y.", "1.234,5", "70")])
+def test_numbers_with_a_unit_or_decimal_comma_are_no_categories(make_bids, cells):
+    """The column is numeric, and each such cell excludes its scan with the remedy."""
+    rows = "".join(f"{number}\t{cell}\n" for number, cell in enumerate(cells))
+    table, refused = side_values(make_bids([], f"participant_id\tage\n{rows}"), scans("0", "1", "2"), ["age"])
+    assert table["age"].dtype == float
+    assert {"sub-0", "sub-1"} == set(refused)
+    assert f"'age' is '{cells[0]}'" in str(refused["sub-0"])
+    assert "write a plain number such as 45.5" in str(refused["sub-0"])
+
+
+@pytest.mark.parametrize("cells", [("<60", "60-69"), ("70+", "<70"), ("2020-01-01", "2021-01-01"), ("T1", "T2")])
+def test_ranges_dates_and_codes_are_categories(make_bids, cells):
+    """Text that is no number with a unit stays text."""
+    root = make_bids([], "participant_id\tx\n" + "".join(f"{number}\t{cell}\n" for number, cell in enumerate(cells)))
+    table, refused = side_values(root, scans("0", "1"), ["x"])
+    assert table["x"].tolist() == list(cells)
+    assert refused == {}
+
+
+def test_declared_units_make_a_column_numeric(make_bids):
+    """With Units, text is invalid even where most cells are text; with Levels, numbers with a unit are categories."""
+    declared = {"age": {"Units": "years"}, "field": {"Levels": {"3T": "3 tesla", "7T": "7 tesla"}}}
+    root = make_bids([], "participant_id\tage\tfield\n1\told\t3T\n2\tyoung\t7T\n3\t70\t7T\n", declared)
+    table, refused = side_values(root, scans("1", "2", "3"), ["age", "field"])
+    assert set(refused) == {"sub-1", "sub-2"}
+    assert table["field"].tolist() == ["3T", "7T", "7T"]
+
+
+def test_guessed_types_are_named(make_bids):
+    """Each known column without Levels or Units has a line that says how to declare it."""
+    declared = {"site": {"Levels": {"A": "a"}}, "weight": {"Units": "kg"}, "age": {"Description": "age"}}
+    text = "participant_id\tage\tsex\tsite\tweight\tiq\n1\t70\tF\tA\t60\tn/a\n"
+    root = make_bids([], text, declared)
+    sidecar = root / "participants.json"
+    lines = guessed_types(side_values(root, scans("1"), ["age", "sex", "site", "weight", "iq"])[0], sidecar)
+    assert lines == {
+        "age": "side column 'age' is taken as numbers: participants.json does not declare its type; "
+        "add its Units there, or its Levels if the numbers are codes",
+        "sex": "side column 'sex' is taken as categories (F): participants.json does not declare its type; "
+        "add its Levels there, or its Units if it holds numbers",
+    }
 
 
 def test_numeric_codes_with_levels_are_text(make_bids):

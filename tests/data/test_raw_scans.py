@@ -95,7 +95,7 @@ def test_a_scan_is_preprocessed_again_only_if_an_input_changed(files, attempts, 
 
     assert runs()
     assert not runs()
-    assert not runs(workers=5, shards=7)
+    assert not runs(workers=5, shards=7, deadline_s=9.0)
     for name in ("sub-1/anat/sub-1_T1w.nii", "sub-1/anat/sub-1_FLAIR.nii", "sub-1/pet/sub-1_pet.nii"):
         write_image(root / name, 7)
         assert runs(), name
@@ -167,6 +167,31 @@ def test_a_scan_that_crashes_its_worker_is_excluded(files, attempts, monkeypatch
     assert not list(layout.derivatives.rglob("*.txt"))
     assert prepare_scan(*tasks[1]) is None
     assert len(attempts.sources) == 1
+
+
+def hang_at_scan_2(layout: Layout, scan: Scan, *_: object) -> None:
+    """Replace `prepare_scan`: a reader hangs at scan 2, while a file is half written."""
+    if scan.subject == "2":
+        with committing(volume_path(layout, scan)) as temp:
+            temp.write_text("half")
+            threading.Event().wait(600)
+
+
+@pytest.mark.slow
+def test_a_scan_that_takes_too_long_is_excluded(files, attempts, monkeypatch, tmp_path):
+    """The reason names the setting, other scans continue, and the next run tries the scan again."""
+    layout, hasty = Layout(tmp_path / "out"), PREPROCESS.model_copy(update={"deadline_s": 1.0})
+    tasks = [(layout, Scan(label), files, STUDY, hasty) for label in ("1", "2", "3")]
+    with monkeypatch.context() as patch:
+        patch.setattr(raw_scans, "prepare_scan", hang_at_scan_2)
+        outcomes = list(prepare_scans(tasks))
+    [late] = [outcome for outcome in outcomes if outcome]
+    assert outcomes.count(None) == 2
+    assert late.scan == "sub-2"
+    assert "took longer than its deadline (preprocess.deadline_s" in late.reason
+    assert Quarantine.of_manifest("sub-2", read_manifest(layout.scan_manifest(Scan("2")))) == late
+    assert not list(layout.derivatives.rglob("*.txt"))
+    assert prepare_scan(*tasks[1]) is None
 
 
 def study_of(folder: Path) -> Config:

@@ -44,6 +44,7 @@ def test_the_summary_lists_scans_splits_and_missing_data(make_bids, pair_files):
         "- subjects with a scan but not in participants.tsv: 2 (08, 09)",
         "- scans without FDG: 1 (sub-08)",
         "- scans with sex unknown: 1 (sub-08)",
+        "- side column 'sex' is taken as categories (F, M): participants.json does not declare its type;",
         "- sub-09: has FDG but no T1w; add sub-09/anat/sub-09_T1w.nii.gz",
     ):
         assert f"\n{line}" in text, text

@@ -4,7 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dualflow.data.tsv import MAX_COLUMNS, all_numbers, numbers, read_table, summarise_names, table_text
+from dualflow.data.tsv import (
+    MAX_COLUMNS,
+    all_numbers,
+    numbers,
+    read_table,
+    read_typed_table,
+    summarise_names,
+    table_text,
+)
 from dualflow.errors import DataError
 
 
@@ -25,7 +33,10 @@ def test_a_table_reads_back_as_text(tmp_path):
     [
         (b"", "is not a table"),
         (b"\xff\xfe", "is not a table"),
-        (b"a\tb\n1\t2\t3\n", "more cells than its header"),
+        (b"a\tb\n1\t2\t3\n", "line 2 has 3 cells, more cells than its header"),
+        (b"a\tb\n1\t2\n\n3\n", "line 4 has 1 cells, expected 2 .* write n/a"),
+        (b"id\tage\tage\n1\t2\t3\n", "has 2 columns 'age'.* rename"),
+        (b"id\tage\t age \n1\t2\t3\n", "has 2 columns 'age'"),
         (b"\t" * MAX_COLUMNS + b"\n", f"has {MAX_COLUMNS + 1} columns .* keep the columns and rows"),
     ],
 )
@@ -37,6 +48,34 @@ def test_a_file_that_is_no_table_is_refused(tmp_path, content, message):
         read_table(path)
     with pytest.raises(DataError, match=r"none\.tsv: cannot be read"):
         read_table(tmp_path / "none.tsv")
+
+
+def test_a_quotation_mark_is_an_ordinary_character(tmp_path):
+    """A quote that never closes takes no further rows, and a table of quotes reads back equally."""
+    path = tmp_path / "table.tsv"
+    path.write_text('id\tnote\tage\n1\t"left\t70\n2\t6\' 2"\t71\n3\t""\t72\n')
+    table = read_table(path)
+    assert table["note"].tolist() == ['"left', "6' 2\"", '""']
+    assert table["age"].tolist() == ["70", "71", "72"]
+    path.write_text(table_text(table))
+    pd.testing.assert_frame_equal(read_table(path), table)
+    assert read_typed_table(path)["age"].tolist() == [70, 71, 72]
+
+
+def test_columns_without_a_name_are_dropped(tmp_path):
+    """Spreadsheets write empty columns, and row numbers under an empty name."""
+    path = tmp_path / "table.tsv"
+    path.write_text("\tid\tage\t\t\n0\t1\t70\t\t\n")
+    assert read_table(path).to_dict("list") == {"id": ["1"], "age": ["70"]}
+
+
+def test_tabs_and_line_ends_become_spaces(tmp_path):
+    """A TSV cell cannot hold them; numbers and codes keep their type."""
+    table = pd.DataFrame(
+        {"a\tb": ["x\ty\r\nz", None, ""], "n": pd.Series([1, None, 3], dtype=object), "x": [0.1, 2, 3]}
+    )
+    assert table_text(table) == "a b\tn\tx\nx y z\t1\t0.1\nn/a\tn/a\t2.0\nn/a\t3\t3.0\n"
+    assert table_text(pd.DataFrame({"a": ["", "b"]})) == "a\nn/a\nb\n"
 
 
 def test_numbers_are_finite():

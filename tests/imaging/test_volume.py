@@ -215,3 +215,13 @@ def _rotation(x, y):
     about_x = np.array([[1, 0, 0], [0, np.cos(x), -np.sin(x)], [0, np.sin(x), np.cos(x)]])
     about_y = np.array([[np.cos(y), 0, np.sin(y)], [0, 1, 0], [-np.sin(y), 0, np.cos(y)]])
     return about_x @ about_y
+
+
+@pytest.mark.parametrize("voxel", [np.nan, np.inf])
+def test_a_volume_that_is_not_finite_is_not_written(tmp_path, voxel):
+    """Neither the image nor its sidecar."""
+    array = np.ones((4, 4, 4), np.float32)
+    array[1, 1, 1] = voxel
+    with pytest.raises(IntensityError, match=r"out\.nii\.gz: 1 voxels are NaN or infinite"):
+        write_volume(tmp_path / "out.nii.gz", array, AFFINE, sidecar={})
+    assert not list(tmp_path.iterdir())

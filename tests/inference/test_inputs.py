@@ -60,6 +60,26 @@ def image(folder, name):
     return folder / name
 
 
+@pytest.mark.parametrize("kind", ["images", "dataset", "table"])
+def test_a_label_too_long_for_outputs_is_set_aside(resolve, bids, tmp_path, kind):
+    """The other scans stay; without any other, the conversion would have nothing to do."""
+    label = "x" * 235
+    if kind == "images":
+        image(tmp_path, f"{label}.nii")
+        image(tmp_path, "p1.nii")
+        result = resolve(f"{label}.nii", "p1.nii")
+    elif kind == "dataset":
+        image(bids / f"sub-{label}/anat", f"sub-{label}_T1w.nii")
+        result = resolve(bids.name)
+    else:
+        rows = "".join(f"{key}\tsub-1/anat/sub-1_T1w.nii\n" for key in (label, "p1"))
+        (bids / "scans.tsv").write_text(f"subject\tT1w\n{rows}")
+        result = resolve(f"{bids.name}/scans.tsv")
+    assert [row.scan for row in result.quarantined] == [f"sub-{label}"]
+    assert "shorten its subject or session label" in result.quarantined[0].reason
+    assert len(result.rows) == (4 if kind == "dataset" else 1)
+
+
 def test_images_and_patterns_become_rows(resolve, tmp_path):
     """Patterns expand in natural order, also in folders with spaces; a file counts once."""
     for name in ("p10.nii.gz", "p2.nii.gz", "other.txt"):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from dualflow.baselines import BASELINES
+from dualflow.errors import IntensityError
 from dualflow.inference.predict import RunningMoments, load_predictor
 from dualflow.models.store import save_model
 from dualflow.training.memory_footprint import _count_live_bytes
@@ -72,6 +73,30 @@ def test_memory_does_not_grow_with_the_samples(predict):
         return live.peak
 
     assert peak(48) == peak(16)
+
+
+@pytest.mark.parametrize(
+    ("part", "name"), [("point_estimate", "point estimate"), ("stream", "spread"), ("sample", "spread")]
+)
+def test_a_prediction_that_is_not_finite_is_an_error(model_folder, phantoms, monkeypatch, part, name):
+    """One NaN in the estimate, or an infinite voxel in a sample, also in one that is not kept."""
+    predictor, item = load_predictor(model_folder), phantoms[0]
+    if part == "point_estimate":
+        image = torch.zeros(1, 1, *item["source"].shape[1:])
+        image[..., 8, 8, 8] = float("nan")
+        monkeypatch.setattr(predictor.model, "point_estimate", lambda *_: image)
+    else:
+        stream = predictor.model.stream
+        voxel = float("inf") if part == "stream" else float("nan")
+
+        def broken(*arguments):
+            for drawn in stream(*arguments):
+                drawn[-1, ..., 8, 8, 8] = voxel
+                yield drawn
+
+        monkeypatch.setattr(predictor.model, "stream", broken)
+    with pytest.raises(IntensityError, match=f"predicted {name} has 1 NaN or infinite voxels"):
+        predictor.predict(item["source"], item["side"], item["mask"], samples=4, temperature=1.0, seed=0, keep=0)
 
 
 def test_running_moments_are_those_of_all_volumes():

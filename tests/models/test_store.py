@@ -99,3 +99,25 @@ def test_a_card_without_its_kind_is_refused(model_folder, tmp_path):
     path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "kind"}))
     with pytest.raises(CheckpointError, match="kind: Field required"):
         load_model(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda image: image.fill_(float("nan")), "tensor 'image' holds NaN or infinite values"),
+        (lambda image: torch.where(image > 1, float("inf"), image), "tensor 'image' holds NaN or infinite values"),
+        (lambda image: image.double(), r"tensor 'image' is torch\.float64, expected torch\.float32"),
+        (lambda image: image.bfloat16(), r"tensor 'image' is torch\.bfloat16, expected torch\.float32"),
+        (lambda image: image.to(torch.int8), r"tensor 'image' is torch\.int8, expected torch\.float32"),
+        (lambda image: image[..., :-1].clone(), r"tensor 'image' is 1x16x16x15, expected 1x16x16x16"),
+    ],
+)
+def test_weights_are_not_cast_and_finite(mean_image, tmp_path, change, message):
+    """Weights of another dtype or shape, and weights that are not numbers, are refused although the hash matches."""
+    model, card = mean_image
+    stand_in = torch.nn.Module()
+    stand_in.register_buffer("image", change(model.image.detach().clone()))
+    save_model(tmp_path / "model", stand_in, card)
+    with pytest.raises(CheckpointError, match=message) as error:
+        load_model(tmp_path / "model")
+    assert "\n" not in str(error.value)

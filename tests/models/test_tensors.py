@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from dualflow.errors import CheckpointError
-from dualflow.models.tensors import load_tensors, save_tensors
+from dualflow.models.tensors import read_verified, save_tensors
 
 
 def test_saved_tensors_are_restored_bit_for_bit(tmp_path):
@@ -15,7 +15,7 @@ def test_saved_tensors_are_restored_bit_for_bit(tmp_path):
     save_tensors(tmp_path / "x.safetensors", tensors, {"a": "b"})
     loaded = load_file(tmp_path / "x.safetensors")
     assert all(torch.equal(loaded[name], value) for name, value in tensors.items())
-    assert load_tensors(tmp_path / "x.safetensors")[1] == {"a": "b"}
+    assert read_verified(tmp_path / "x.safetensors")[1] == {"a": "b"}
 
 
 def test_every_flipped_bit_is_noticed(tmp_path):
@@ -27,7 +27,7 @@ def test_every_flipped_bit_is_noticed(tmp_path):
     for index in set(range(8, len(data))) - fill:
         path.write_bytes(data[:index] + bytes([data[index] ^ 1]) + data[index + 1 :])
         with pytest.raises(CheckpointError, match=r"x\.safetensors: "):
-            load_tensors(path)
+            read_verified(path)
     path.unlink()
     with pytest.raises(CheckpointError):
-        load_tensors(path)
+        read_verified(path)

@@ -128,6 +128,11 @@ def put(data: bytes, offset: int, new: bytes) -> bytes:
     return data[:offset] + new + data[offset + len(new) :]
 
 
+def with_name(size: int, stream: bytes) -> bytes:
+    """A gzip stream whose header has a file name of `size` bytes."""
+    return stream[:3] + b"\x08" + stream[4:10] + b"x" * size + b"\0" + stream[10:]
+
+
 def inflating(mib: int, start: bytes) -> bytes:
     """A small gzip stream that unpacks to `start` and `mib` MiB of zeros, built without holding them in memory."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
@@ -253,12 +258,19 @@ CONTAINERS = [
 STREAMS = [
     Defect("cut_gzip", HeaderError, "too early", files(cuts(PACKED, range(12, END, END // 40)))),
     Defect("cut_gzip_end", HeaderError, "too early", files(cuts(PACKED, range(END - 8, END)))),
-    Defect("gzip_checksum", HeaderError, "damaged", files(flips(PACKED, range(END - 8, END - 4)))),
     Defect("gzip_length", HeaderError, "damaged", files(flips(PACKED, range(END - 4, END)))),
     Defect("gzip_body", HeaderError, "damaged|too early|ends before",
-           files(flips(PACKED, range(40, END - 8, END // 24), bits=0x55))),
+           files(flips(PACKED, [*range(40, END - 8, END // 24), *range(END - 8, END - 4)], bits=0x55))),
     Defect("gzip_method", HeaderError, "damaged", files([put(PACKED, 2, bytes([code])) for code in (0, 7, 255)])),
     Defect("gzip_tail", HeaderError, "damaged|too early", files(PACKED + b"more", PACKED + GOOD, PACKED + MAGIC)),
+    Defect("gzip_padding", HeaderError, "has 41943040 bytes, more than", with_hole(PACKED, 40 << 20)),
+    Defect("gzip_members", HeaderError, "65 members hold only 0 bytes", files(packed(b"") * 200_000 + PACKED)),
+    Defect("gzip_members_behind", HeaderError, "members hold only", files(PACKED + packed(b"") * 200_000)),
+    Defect("gzip_members_of_a_byte", HeaderError, "members hold only",
+           files(b"".join(packed(GOOD[at : at + 1]) for at in range(len(GOOD))))),
+    Defect("gzip_without_voxels", HeaderError, "hold no voxels", files(
+        with_name(4 << 20, PACKED), MAGIC + b"\x08" + bytes(7) + b"\0\0\0\xff\xff" * (1 << 20) + PACKED[10:]
+    )),
     Defect("cut", HeaderError, "cut short", files(cuts(GOOD, range(352, len(GOOD), len(GOOD) // 12)))),
     Defect("cut_last_byte", HeaderError, "cut short", files(GOOD[:-1], GOOD_TWO[:-1], nifti(order=">")[:-1])),
     Defect("cut_inside", HeaderError, "ends before", files([packed(cut) for cut in cuts(GOOD, (352, 900, -1))])),
@@ -377,6 +389,9 @@ SOUND = {
     "extension.nii": nifti(gap=4 + (64 << 10)),
     "padded.nii": GOOD + bytes(4096),
     "padded_gzip.nii.gz": PACKED + bytes(512),
+    "much_padding.nii.gz": PACKED + bytes(8 << 20),
+    "named.nii.gz": with_name(255, PACKED),
+    "block_compressed.nii.gz": b"".join(packed(GOOD[at : at + 1000]) for at in range(0, len(GOOD), 1000)) + packed(b""),
     "two_members.nii.gz": packed(GOOD[:900]) + packed(GOOD[900:]),
     "plain_under_a_gzip_name.nii.gz": GOOD,
     "gzip_under_a_plain_name.nii": PACKED,

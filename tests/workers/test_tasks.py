@@ -1,6 +1,7 @@
 """A crashed worker fails its task, not the job, and no worker outlives the job."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import psutil
 import pytest
 
 from dualflow.process import THREAD_VARIABLES
-from dualflow.workers import CrashedTask, local_cluster, run_in_workers, tasks, worker_pool
+from dualflow.workers import CrashedTask, call_within, local_cluster, run_in_workers, tasks, worker_pool
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +44,15 @@ def hang(folder: Path) -> None:
     threading.Event().wait(600)
 
 
+def hang_in_native_code(folder: Path, hangs: bool) -> bool:
+    """Never give control back to Python, as a reader of a damaged file may do."""
+    (folder / str(os.getpid())).touch()
+    if hangs:
+        # A matching that takes ages, during which no other thread of Python runs.
+        re.match(r"(a+)+$", "a" * 60 + "b")
+    return hangs
+
+
 def hang_or_fail(folder: Path, hangs: bool) -> None:
     """Hang, or raise once another task hangs."""
     if hangs:
@@ -68,6 +78,17 @@ def test_a_crashed_worker_fails_only_its_task(tmp_path, monkeypatch):
         assert "\n" not in outcome.reason
     assert [action for action, _, _ in results.values()] == ["fine", "die once", "fine too"]
     assert all(process != os.getpid() and threads == {"1"} for _, process, threads in results.values())
+
+
+def test_a_task_that_misses_its_deadline_fails_alone(tmp_path):
+    """Also one in native code; it is not repeated, the others succeed, and a deadline ends with its task."""
+    calls = [(2.0, hang_in_native_code, tmp_path, hangs) for hangs in (False, True, False)]
+    outcomes = dict(run_in_workers(call_within, [*calls, (0.5, time.sleep, 0.1), (60.0, time.sleep, 1.0)], workers=1))
+    late = outcomes.pop(1)
+    assert isinstance(late, CrashedTask)
+    assert late.reason.startswith("its preprocessing took longer than its deadline (preprocess.deadline_s, ")
+    assert list(outcomes.values()) == [False, False, None, None]
+    assert len(list(tmp_path.iterdir())) == 2, "the worker was replaced once"
 
 
 def test_an_error_ends_all_workers(tmp_path):
