@@ -5,9 +5,9 @@ memory. Such work therefore runs in worker processes, even if there is only one.
 """
 
 from dualflow.workers.cluster_choice import check_cluster
-from dualflow.workers.deadline import call_within
 from dualflow.workers.local_cluster import MEMORY_GIB, default_workers
 from dualflow.workers.tasks import run_in_workers
+from dualflow.workers.time_limit import call_within
 from dualflow.workers.worker_pool import CrashedTask
 
 __all__ = ["MEMORY_GIB", "CrashedTask", "call_within", "check_cluster", "default_workers", "run_in_workers"]
