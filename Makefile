@@ -13,7 +13,7 @@ FAST_TESTS := $(addprefix tests/,test_*.py config contracts data docs evaluation
 	flows/test_model.py imaging/test_affines.py imaging/test_geometry.py imaging/test_volume.py \
 	training/test_train_flow.py)
 
-.PHONY: help setup constraints sbom run test test-fast lint benchmark bench-step \
+.PHONY: help setup constraints sbom run test test-fast fuzz lint benchmark bench-step \
 	bench-preprocessing gpu-check crash-test docs figure ui clean
 
 help:  ## Show the targets.
@@ -52,6 +52,9 @@ test: $(READY)  ## Run all tests (13 minutes on 2 cores).
 
 test-fast: $(READY)  ## Run the tests of the main contracts (1 minute on 2 cores).
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow" $(FAST_TESTS)
+
+fuzz: $(READY)  ## Read a million damaged files with every reader (an hour on one core); CASES=1000 for fewer.
+	$(BIN)/python tests/fuzz/fuzz.py $(if $(CASES),--cases $(CASES))
 
 lint: $(READY)  ## Check style, types, spelling and the workflow.
 	$(BIN)/ruff check .
