@@ -13,7 +13,10 @@ FAST_TESTS := $(addprefix tests/,test_*.py config contracts data docs evaluation
 	flows/test_model.py imaging/test_affines.py imaging/test_geometry.py imaging/test_volume.py \
 	training/test_train_flow.py)
 
-.PHONY: help setup constraints sbom run test test-fast fuzz lint benchmark bench-step \
+# Modules that a mistake would make silently wrong: nearly every branch is tested.
+CORE := $(addprefix dualflow/,commit.py layout.py imaging/nifti_header.py imaging/geometry.py imaging/affines.py flows/*)
+
+.PHONY: help setup constraints sbom run test test-fast coverage mutants fuzz lint benchmark bench-step \
 	bench-preprocessing gpu-check crash-test docs figure ui clean
 
 help:  ## Show the targets.
@@ -52,6 +55,16 @@ test: $(READY)  ## Run all tests (13 minutes on 2 cores).
 
 test-fast: $(READY)  ## Run the tests of the main contracts (1 minute on 2 cores).
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow" $(FAST_TESTS)
+
+coverage: $(READY)  ## Run all tests and require 90 % of lines and branches, and 98 % of those of the core modules.
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=
+	$(BIN)/coverage report --fail-under=90
+	@for modules in $(foreach path,$(CORE),'$(path)'); do \
+		$(BIN)/coverage report --fail-under=98 --include="$$modules" || exit 1; \
+	done
+
+mutants: $(READY)  ## Change the core modules in 150 places and require that the tests notice 90 % (30 minutes on one core).
+	$(BIN)/python tests/mutation/mutants.py $(if $(SAMPLE),--sample $(SAMPLE))
 
 fuzz: $(READY)  ## Read a million damaged files with every reader (an hour on one core); CASES=1000 for fewer.
 	$(BIN)/python tests/fuzz/fuzz.py $(if $(CASES),--cases $(CASES))
