@@ -108,6 +108,7 @@ def test_voxels_outside_the_volume_are_background():
     result = geometry.resample(volume, np.eye(4), (8, 4, 4), background=-5.0)
     assert (result[:4] == 1).all()
     assert (result[5:] == -5).all()
+    assert (geometry.resample(volume, np.eye(4), (8, 4, 4))[5:] == 0).all()
 
 
 def test_round_trip_of_a_smooth_image():

@@ -9,9 +9,11 @@ import pytest
 from bad_files import CLAIMS, CONTAINERS, GOOD, GOOD_TWO, IMAGE, PACKED, SHAPE, TWO, dims, nifti
 
 from dualflow.errors import DataError, GeometryError, HeaderError
-from dualflow.imaging.nifti_header import MAX_FRAMES, SLACK, check_header
+from dualflow.imaging.nifti_header import check_header
 
 MIB = 1 << 20
+# The documented bounds, in numbers.
+SLACK, MAX_FRAMES = 16 * MIB, 1024
 HEADER = 352
 BYTE = {"datatype": 2, "bitpix": 8}
 
