@@ -2,11 +2,12 @@
 
 import gzip
 import re
+import struct
 
 import nibabel as nib
 import numpy as np
 import pytest
-from bad_files import CLAIMS, CONTAINERS, GOOD, GOOD_TWO, IMAGE, PACKED, SHAPE, TWO, dims, nifti
+from bad_files import CLAIMS, CONTAINERS, GOOD, GOOD_TWO, IMAGE, PACKED, SHAPE, TWO, dims, nifti, put
 
 from dualflow.errors import DataError, GeometryError, HeaderError
 from dualflow.imaging.nifti_header import check_header
@@ -218,3 +219,23 @@ def test_a_packed_claim_is_given_in_mib(written):
     """The message of an image that is too empty has both sizes."""
     with pytest.raises(HeaderError, match=re.escape("packs 600 MiB into 1.0 MiB, expected at most 200 to 1")):
         check_header(written((1024, 1024, 150), MIB, compressed=True), 3)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "order", "mixed"),
+    [
+        ((1, 9, 1, 1, 1, 1, 1, 1), ">", True),
+        ((7, 9, 8, 7, 1, 1, 1, 9), ">", True),
+        ((0, 9, 8, 7, 1, 1, 1, 1), ">", False),
+        ((8, 9, 8, 7, 1, 1, 1, 1), ">", False),
+        ((99, 9, 8, 7, 1, 1, 1, 1), "<", False),
+        ((3, 9, 8, -7, 1, 1, 1, 1), "<", False),
+    ],
+)
+def test_a_mixed_byte_order_is_named(tmp_path, sizes, order, mixed):
+    """The number of axes is valid in the other byte order."""
+    path = tmp_path / "scan.nii"
+    path.write_bytes(put(GOOD, 40, struct.pack(f"{order}8h", *sizes)))
+    with pytest.raises(HeaderError, match="dim is") as refusal:
+        check_header(path, 3)
+    assert ("byte order is mixed" in str(refusal.value)) == mixed

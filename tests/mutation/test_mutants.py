@@ -17,7 +17,7 @@ def test_a_sample_is_the_same_for_the_same_seed():
 
 def test_annotations_are_no_places_of_mutants():
     """`X | None` in a signature changes nothing."""
-    assert not any(" | None" in mutant.change and "def " in mutant.change for mutant in sample_of(["layout"], 0, 0))
+    assert not any(" | None" in mutant.change and "def " in mutant.change for mutant in sample_of(["layout"], 40, 0))
 
 
 def test_every_module_has_tests():
