@@ -35,7 +35,7 @@ from targets import TARGETS, Target  # noqa: E402
 from dualflow.errors import DualflowError  # noqa: E402
 
 MAX_S, MAX_BYTES = 2.0, 512 << 20
-REDUCTIONS = 400
+REDUCTION_S = 30.0
 PROGRESS_S = 5.0
 
 
@@ -91,11 +91,11 @@ def signature(error: BaseException) -> str:
 
 def reduced(target: Target, data: bytes, folder: Path, wanted: str) -> bytes:
     """A shorter content that fails in the same way: pieces are removed while it does."""
-    tries, size = 0, max(len(data) // 2, 1)
-    while size and tries < REDUCTIONS:
+    deadline, size = time.monotonic() + REDUCTION_S, len(data) // 2
+    while size and time.monotonic() < deadline:
         start = 0
-        while start < len(data) and tries < REDUCTIONS:
-            shorter, tries = data[:start] + data[start + size :], tries + 1
+        while start < len(data) and time.monotonic() < deadline:
+            shorter = data[:start] + data[start + size :]
             error = failure(target, shorter, folder)
             if error is not None and signature(error) == wanted:
                 data = shorter

@@ -215,6 +215,13 @@ def test_a_refusal_names_the_value(tmp_path, fields, words):
         check_header(path, 3)
 
 
+def test_a_packed_image_of_512_mib_may_be_empty(written):
+    """The ratio is that of larger images."""
+    fields = {"compressed": True, "vox_offset": MIB}
+    assert accepted(written((512, 512, 511), MIB, **fields))
+    assert not accepted(written((512, 512, 512), MIB, **fields))
+
+
 def test_a_packed_claim_is_given_in_mib(written):
     """The message of an image that is too empty has both sizes."""
     with pytest.raises(HeaderError, match=re.escape("packs 600 MiB into 1.0 MiB, expected at most 200 to 1")):
