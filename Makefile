@@ -7,24 +7,48 @@ READY  := $(VENV)/.ready
 # MLflow's telemetry is off.
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
+# `make setup CONSTRAINTS=` installs the newest versions in place of the tested ones.
+CONSTRAINTS ?= $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),constraints.txt)
+INSTALL = $(BIN)/python -m pip install --quiet
+LOCKED  = $(if $(CONSTRAINTS),--require-hashes --constraint $(CONSTRAINTS))
 # Tests of `make test-fast`, except those marked slow. Two flows represent all flows.
 FAST_TESTS := $(addprefix tests/,test_*.py config contracts data docs evaluation models report flows/test_spec.py \
 	flows/test_model.py imaging/test_affines.py imaging/test_geometry.py imaging/test_volume.py \
 	training/test_train_flow.py)
 
-.PHONY: help setup run test test-fast lint benchmark bench-step bench-preprocessing gpu-check crash-test docs figure ui clean
+# Modules that a mistake would make silently wrong: nearly every branch is tested.
+CORE := $(addprefix dualflow/,commit.py layout.py imaging/nifti_header.py imaging/geometry.py imaging/affines.py flows/*)
+
+.PHONY: help setup constraints sbom run test test-fast coverage mutants fuzz lint benchmark bench-step \
+	bench-preprocessing gpu-check crash-test docs figure ui clean
 
 help:  ## Show the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
 
 setup: $(READY)  ## Create the environment and install dualflow into it.
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dualflow needs Python 3.11 or newer; set PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+ifneq ($(CONSTRAINTS),)
+	@sed -n '/^pip==/,/[^\\]$$/p' $(CONSTRAINTS) > $(VENV)/pip.txt
+	$(INSTALL) --require-hashes --requirement $(VENV)/pip.txt
+	@# A build of torch among pip's find-links precedes that of PyPI, which brings CUDA.
+	-@$(INSTALL) $(LOCKED) --no-index --no-deps torch 2> /dev/null
+else
+	$(INSTALL) --upgrade pip
+endif
+	@$(BIN)/python docker/requirements.py dev > $(VENV)/requirements.txt
+	$(INSTALL) $(LOCKED) --requirement $(VENV)/requirements.txt
+	$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
+
+constraints: $(READY)  ## Write the versions of .venv and the hashes of their files to constraints.txt (5 minutes).
+	$(BIN)/python docker/constraints.py
+
+sbom: $(READY)  ## List the software of .venv in sbom.json (CycloneDX), and validate it.
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --validate --of JSON \
+		--output-file sbom.json $(BIN)/python
 
 run: $(READY)  ## Run the whole workflow on CONFIG (default: the embedded cohort).
 	@$(BIN)/dualflow run --config $(CONFIG) --cores $(CORES)
@@ -34,6 +58,19 @@ test: $(READY)  ## Run all tests (13 minutes on 2 cores).
 
 test-fast: $(READY)  ## Run the tests of the main contracts (1 minute on 2 cores).
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow" $(FAST_TESTS)
+
+coverage: $(READY)  ## Run all tests and require 90 % of lines and branches, and 98 % of those of the core modules.
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=
+	$(BIN)/coverage report --fail-under=90
+	@for modules in $(foreach path,$(CORE),'$(path)'); do \
+		$(BIN)/coverage report --fail-under=98 --include="$$modules" || exit 1; \
+	done
+
+mutants: $(READY)  ## Change the core modules in 150 places and require that the tests notice 90 % (30 minutes on one core).
+	$(BIN)/python tests/mutation/mutants.py $(if $(SAMPLE),--sample $(SAMPLE))
+
+fuzz: $(READY)  ## Read a million damaged files with every reader (an hour on one core); CASES=1000 for fewer.
+	$(BIN)/python tests/fuzz/fuzz.py $(if $(CASES),--cases $(CASES))
 
 lint: $(READY)  ## Check style, types, spelling and the workflow.
 	$(BIN)/ruff check .

@@ -134,7 +134,7 @@ def read_manifest(
             digest_of(manifest["config"]) != digest_of(config) or manifest["version"] != __version__
         ):
             return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return manifest
 

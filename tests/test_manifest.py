@@ -53,7 +53,7 @@ def test_another_version_invalidates_the_manifest(manifest, monkeypatch):
     assert read_manifest(manifest, config={"k": 1}) is None
 
 
-@pytest.mark.parametrize("damage", ["changed", "removed", "truncated", "no mapping"])
+@pytest.mark.parametrize("damage", ["changed", "removed", "truncated", "no mapping", "nested"])
 def test_damage_invalidates_the_manifest(manifest, damage):
     """A changed or missing output, or a damaged manifest, means that the step is not done."""
     output = manifest.parents[1] / "out" / "x.txt"
@@ -62,7 +62,8 @@ def test_damage_invalidates_the_manifest(manifest, damage):
     elif damage == "removed":
         output.unlink()
     else:
-        manifest.write_text("[1]" if damage == "no mapping" else manifest.read_text()[:-9])
+        texts = {"no mapping": "[1]", "nested": "[" * 100_000}
+        manifest.write_text(texts.get(damage) or manifest.read_text()[:-9])
     assert read_manifest(manifest) is None
 
 

@@ -26,10 +26,14 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     """
     path = Path(path)
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); name an existing YAML file") from error
-    except yaml.YAMLError as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text ({error.reason}); save it as UTF-8") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: is nested too deeply, expected sections such as 'study:'; correct it") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a number or a date that Python does not have
         raise ConfigError(f"{path}: is not YAML ({' '.join(str(error).split())}); correct that line") from error
     if not isinstance(raw, dict):
         raise ConfigError(
@@ -74,7 +78,7 @@ def _override(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
                 raise ConfigError(f"override '{override}': '{section}' is a value, expected a section; check the key")
         try:
             node[last] = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):
             raise ConfigError(f"override '{override}': '{value}' is not a YAML value; quote it") from None
     return raw
 

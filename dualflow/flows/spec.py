@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
+from functools import cache
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from dualflow.errors import ConfigError
@@ -136,7 +137,7 @@ class FlowSpec:
         Raises:
             ConfigError: a value is not accepted; the message names field, value and choices.
         """
-        hints = get_type_hints(FlowSpec)
+        hints = _field_types()
         for field in fields(self):
             _check(field.name, getattr(self, field.name), hints[field.name])
         for name in POSITIVE:
@@ -243,6 +244,12 @@ def _entries(value: int | tuple[int, ...]) -> tuple[int, ...]:
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
     """Convert lists, as YAML and JSON have them, to tuples."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+@cache
+def _field_types() -> dict[str, Any]:
+    """Types of the fields of FlowSpec by name; the annotations are text, so they are evaluated only once."""
+    return get_type_hints(FlowSpec)
 
 
 def _check(name: str, value: object, hint: Any) -> None:

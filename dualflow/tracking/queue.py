@@ -48,10 +48,9 @@ class RecordQueue:
     def load(cls, folder: Path) -> RecordQueue | None:
         """Return the queue that another process left in `folder`; None if there is none or it is unreadable."""
         try:
-            run = json.loads((folder / RUN_FILE).read_text())
+            return cls(folder, _read_object(folder / RUN_FILE))
         except (OSError, ValueError):
             return None
-        return cls(folder, run) if isinstance(run, dict) else None
 
     def __len__(self) -> int:
         return unsent_records(self.folder)
@@ -128,8 +127,21 @@ def read_record(file: Path) -> tuple[str, dict[str, Any]]:
     Raises:
         OSError, ValueError, KeyError: the file is not a record.
     """
-    record = json.loads(file.read_text())
-    return record["call"], record["arguments"]
+    record = _read_object(file)
+    call, arguments = record["call"], record["arguments"]
+    if not (isinstance(call, str) and isinstance(arguments, dict)):
+        raise ValueError(f"{file}: expected the name of a call and its arguments")
+    return call, arguments
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{file}: is nested too deeply") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: expected a JSON object")
+    return content
 
 
 def reject(file: Path) -> None:

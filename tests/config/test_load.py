@@ -104,3 +104,19 @@ def test_overrides_replace_values_and_are_validated(write):
         load_config(path, ["train.stesp=7"])
     with pytest.raises(ConfigError, match=r"section\.key=value"):
         load_config(path, ["train.steps"])
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"study: {name: \xe9t\xe9}", "is not UTF-8 text .*; save it as UTF-8"),
+        (b"train: {steps: " + b"9" * 5000 + b"}", "is not YAML"),
+        (b"study: {name: a, side: [2026-99-99]}", "is not YAML"),
+        (b"a: " + b"[" * 5000, "nested too deeply"),
+    ],
+)
+def test_a_file_that_is_no_yaml_is_one_line(tmp_path, content, words):
+    """Bytes of another encoding, numbers and dates that do not exist, and deep nesting are configuration errors."""
+    (tmp_path / "c.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=words):
+        load_config(tmp_path / "c.yaml")

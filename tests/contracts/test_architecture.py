@@ -59,7 +59,7 @@ MAX_LINES = 400
 # These names say nothing about the value.
 EMPTY_NAMES = {"found", "own", "there", "told", "said"}
 # Folders of tests that cover several modules.
-UNMIRRORED = {"benchmarks", "contracts", "docs", "support", "workflow"}
+UNMIRRORED = {"benchmarks", "contracts", "docs", "fuzz", "mutation", "support", "workflow"}
 
 
 def package_of(name: str) -> str:

@@ -20,7 +20,8 @@ def test_actnorm_standardises_the_first_batch_only():
     torch.testing.assert_close(spread, torch.tensor([1, 1, 0], dtype=torch.float64), rtol=0, atol=1e-3)
     assert norm.raw_log_scale[2] == 0
     torch.testing.assert_close(norm.initialize(x), z)
-    torch.testing.assert_close(norm.initialize(2 * x), norm(2 * x)[0])
+    doubled = norm(2 * x)[0]
+    torch.testing.assert_close(norm.initialize(2 * x), doubled)
 
 
 def test_conditional_actnorm_starts_as_a_plain_actnorm():

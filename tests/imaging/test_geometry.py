@@ -108,6 +108,7 @@ def test_voxels_outside_the_volume_are_background():
     result = geometry.resample(volume, np.eye(4), (8, 4, 4), background=-5.0)
     assert (result[:4] == 1).all()
     assert (result[5:] == -5).all()
+    assert (geometry.resample(volume, np.eye(4), (8, 4, 4))[5:] == 0).all()
 
 
 def test_round_trip_of_a_smooth_image():
@@ -157,3 +158,86 @@ def test_a_flip_between_qform_and_sform_is_refused(tmp_path):
     nib.save(image, tmp_path / "flip.nii")
     with pytest.raises(GeometryError, match="apart"):
         read_volume(tmp_path / "flip.nii")
+
+
+def test_grids_and_points():
+    """Edges, corners and distances of a grid in mm."""
+    affine = affine_of("RAS", spacing=(1.0, 2.0, 4.0), origin=(10.0, 20.0, 30.0))
+    np.testing.assert_allclose(geometry.spacing_of(affine), (1, 2, 4))
+    corners = geometry.corners(affine, SHAPE)
+    assert corners.shape == (8, 3)
+    np.testing.assert_allclose((corners.min(0), corners.max(0)), ((10, 20, 30), (16, 30, 46)))
+    shifted, stretched = affine.copy(), affine.copy()
+    shifted[:3, 3] += (3, 0, 4)
+    stretched[0, 0] = 1.5
+    assert geometry.corner_distance(affine, shifted, SHAPE) == pytest.approx(5)
+    assert geometry.corner_distance(affine, stretched, SHAPE) == pytest.approx(3)
+    grid = Volume(np.zeros(SHAPE, np.float32), affine).grid
+    assert grid[1] == SHAPE
+    assert grid[0] is affine
+
+
+def test_a_centred_grid_has_its_centre():
+    """The middle of the outermost voxels is the centre, for even and odd sizes."""
+    affine = geometry.centred_affine(np.array([1.0, -2.0, 3.0]), 4.0, (2, 5, 6))
+    np.testing.assert_allclose(np.diag(affine), (4, 4, 4, 1))
+    np.testing.assert_allclose(geometry.corners(affine, (2, 5, 6)).mean(0), (1, -2, 3))
+
+
+def test_smoothing_has_the_width_in_mm():
+    """A point becomes a Gaussian of this full width at half maximum along axes of different spacing."""
+    array = np.zeros((41, 41, 41), np.float32)
+    array[20, 20, 20] = 1
+    volume = Volume(array, np.diag([1.0, 2.0, 1.0, 1.0]))
+    assert geometry.smooth(volume, 0) is volume
+    smooth = geometry.smooth(volume, 8.0).array
+    assert smooth[24, 20, 20] / smooth[20, 20, 20] == pytest.approx(0.5, abs=1e-3)
+    assert smooth[20, 22, 20] / smooth[20, 20, 20] == pytest.approx(0.5, abs=1e-3)
+    edge = geometry.smooth(Volume(np.ones((5, 5, 5), np.float32), np.eye(4)), 6.0)
+    np.testing.assert_allclose(edge.array, 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "expected"),
+    [
+        ((8, 8, 8), 4.0, (4, 4, 2)),
+        ((8, 8, 8), 0.5, (8, 8, 8)),
+        ((3, 8, 8), 40.0, (3, 2, 2)),
+        ((8, 8, 9), 3.2, (4, 4, 3)),
+    ],
+)
+def test_shrinking_averages_blocks(shape, spacing, expected):
+    """Blocks have about the spacing; two voxels remain, and an axis of three is not halved."""
+    array = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    image = geometry.shrink(Volume(array, np.diag([2.0, 2.0, 1.0, 1.0])), spacing)
+    assert image.GetSize() == expected
+    assert sitk.GetArrayFromImage(image).mean() == pytest.approx(array[: shape[0]].mean(), rel=1e-3)
+
+
+@pytest.mark.parametrize(("ratio", "expected"), [(1.09, 1.0), (1.2, 0.989)])
+def test_only_a_clearly_coarser_grid_is_smoothed(ratio, expected):
+    """Below a ratio of 1.1 the image is interpolated without a Gaussian, which has the width of the difference."""
+    array = np.zeros((33, 33, 33), np.float32)
+    array[16, 16, 16] = 1
+    grid = geometry.centred_affine(np.full(3, 16.0), ratio, (29, 29, 29))
+    result = geometry.resample(Volume(array, np.eye(4)), grid, (29, 29, 29))
+    assert result[14, 14, 14] == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_gaussian_has_the_difference_of_the_widths():
+    """On a grid of 3 mm, a point of 1 mm keeps the mean that a Gaussian with a FWHM of sqrt(8) mm has there."""
+    array = np.zeros((33, 33, 33), np.float32)
+    array[16, 16, 16] = 1
+    grid = np.diag([3.0, 1.0, 1.0, 1.0])
+    grid[:3, 3] = (1.0, 0.0, 0.0)
+    result = geometry.resample(Volume(array, np.eye(4)), grid, (11, 33, 33))
+    sigma = np.sqrt(8) / geometry.FWHM
+    assert result[5, 16, 16] == pytest.approx(1 / (sigma * np.sqrt(2 * np.pi)), rel=0.01)
+    assert result[4, 16, 16] == pytest.approx(result[5, 16, 16] * np.exp(-9 / 2 / sigma**2), rel=0.05)
+    assert (result[5, 15, 16], result[5, 16, 17]) == (0, 0)  # the other axes are not coarser
+
+
+def test_resampling_is_reproducible():
+    """ITK sums in one thread."""
+    assert sitk.ProcessObject.GetGlobalDefaultNumberOfThreads() == 1
+    assert sitk.ResampleImageFilter().GetNumberOfThreads() == 1

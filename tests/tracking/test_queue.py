@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from dualflow.tracking.mlflow_store import RunKey
 from dualflow.tracking.queue import RecordQueue, read_record, reject
 
@@ -28,11 +30,19 @@ def test_runs_of_one_name_have_different_folders(tmp_path):
 def test_an_unreadable_queue_is_no_queue(tmp_path):
     """A folder without `run.json`, or with a broken one, is ignored."""
     assert RecordQueue.load(tmp_path / "missing") is None
-    for text in ("{", "[]"):
+    for text in ("{", "[]", "[" * 100_000):
         (tmp_path / "run.json").write_text(text)
         assert RecordQueue.load(tmp_path) is None
     (tmp_path / "run.json").write_text(json.dumps({"name": "run"}))
     assert RecordQueue.load(tmp_path).run == {"name": "run"}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "[" * 100_000, '{"call": 1, "arguments": {}}', '{"call": "end"}'])
+def test_a_damaged_record_is_an_error_that_sending_expects(tmp_path, text):
+    """The caller rejects the record; no other kind of error stops a training."""
+    (tmp_path / "0.json").write_text(text)
+    with pytest.raises((ValueError, KeyError)):
+        read_record(tmp_path / "0.json")
 
 
 def test_only_one_process_sends_at_a_time(tmp_path):
