@@ -38,7 +38,8 @@ def test_figure_of_a_study(tmp_path):
     layout.tables.mkdir(parents=True)
     layout.pairs.parent.mkdir()
     layout.table("scans_dualflow_seed-0").write_text("scan\tmae\nsub-1\t0.3\nsub-2\t0.2\nsub-3\t0.1\n")
-    layout.pairs.write_text("scan\tsource\nsub-2\tsub-2_T1w.nii.gz\n")
+    header = "scan\tsubject\tsession\tsource\ttarget\tsplit\n"
+    layout.pairs.write_text(f"{header}sub-2\t2\tn/a\tsub-2_T1w.nii.gz\tsub-2_pet.nii.gz\ttest\n")
     scan, volume = Scan("2"), np.random.default_rng(0).random((30, 40, 30), np.float32) + 0.1
     volumes = {
         layout.mask_native(scan, source): np.ones_like(volume),
