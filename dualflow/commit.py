@@ -18,12 +18,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 from dualflow.errors import CommitError
 from dualflow.lifetime import HOST, pid_is_alive
 
 TEMP_PREFIX = ".tmp-"
+SCRATCH_PREFIX = "dualflow-"
 _STALE_S = 24 * 3600.0
 _CHUNK = 1 << 20
 
@@ -130,6 +132,19 @@ def sweep_beside(path: Path | str) -> None:
 
 
 @contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Yield a folder for temporary files, which only its owner may read; it is removed with the block.
+
+    Those of processes that were killed are removed first.
+    """
+    parent = Path(gettempdir())
+    for stale in parent.glob(f"{SCRATCH_PREFIX}*"):
+        _remove_if_stale(stale, SCRATCH_PREFIX)
+    with TemporaryDirectory(prefix=f"{SCRATCH_PREFIX}{HOST}-{os.getpid()}-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@contextmanager
 def _refused_writes(path: Path) -> Iterator[None]:
     """Report an error of the file system as a CommitError about `path`."""
     try:
@@ -158,8 +173,8 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f"{TEMP_PREFIX}{HOST}-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
 
 
-def _remove_if_stale(temp: Path) -> bool:
-    host, _, rest = temp.name.removeprefix(TEMP_PREFIX).partition("-")
+def _remove_if_stale(temp: Path, prefix: str = TEMP_PREFIX) -> bool:
+    host, _, rest = temp.name.removeprefix(prefix).partition("-")
     pid = rest.partition("-")[0]
     if not pid.isdigit() or (pid_is_alive(int(pid)) if host == HOST else _recent(temp)):
         return False

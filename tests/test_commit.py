@@ -23,6 +23,7 @@ from dualflow.commit import (
     committing,
     committing_folder,
     digest_of,
+    scratch_folder,
     sweep_temporaries,
 )
 from dualflow.errors import CommitError
@@ -238,3 +239,20 @@ def test_folders_of_killed_processes_are_removed(tmp_path):
         assert (stale.exists(), other.exists(), running.exists()) == (False, True, True)
     assert sweep_temporaries(tmp_path) == 1
     assert names(tmp_path) == sorted([running.name, "model"])
+
+
+def test_scratch_folders_of_killed_processes_are_removed(tmp_path, monkeypatch):
+    """By the next process that needs one; it is private and ends with its block."""
+    monkeypatch.setattr("dualflow.commit.gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left, other = tmp_path / f"dualflow-{HOST}-{dead.pid}-ab", tmp_path / "dualflow-of-the-user"
+    for folder in (left, other):
+        folder.mkdir()
+        (folder / "x").touch()
+    with scratch_folder() as scratch:
+        assert names(tmp_path) == sorted([other.name, scratch.name])
+        assert stat.S_IMODE(scratch.stat().st_mode) == 0o700
+        assert str(os.getpid()) in scratch.name
+    assert names(tmp_path) == [other.name]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from dualflow.commands.export import export
+from dualflow.commit import scratch_folder
 from dualflow.errors import CheckpointError
 from dualflow.evaluation.held_out import METRIC, HeldOutScores, compare_paired, held_out_scores, study_of
 from dualflow.models.card import ModelCard
@@ -31,8 +31,8 @@ def publish(model: Path, name: str, tracking_uri: str, licence: str = "") -> lis
         CommitError: the server is unreachable or refuses the version.
     """
     registry = ModelRegistry(name, tracking_uri)  # an error before the work starts
-    with TemporaryDirectory() as folder:
-        bundle = Path(folder) / "bundle"
+    with scratch_folder() as folder:
+        bundle = folder / "bundle"
         export(model, bundle, licence)
         card = load_card(bundle)
         layout = study_of(model, card)

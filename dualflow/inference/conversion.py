@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pandas as pd
 
+from dualflow.commit import scratch_folder
 from dualflow.config import ConvertConfig
 from dualflow.errors import printable
 from dualflow.inference.batch import Compute, convert_study
@@ -64,8 +64,8 @@ def plan_conversion(
     """Describe what `convert_inputs` would do; nothing is written to `out`."""
     paths = expand_inputs(inputs)
     card = load_card(model)
-    with TemporaryDirectory(prefix="dualflow-plan-") as scratch:
-        scans = resolve_inputs(paths, card, out, model, Path(scratch), selection)
+    with scratch_folder() as scratch:
+        scans = resolve_inputs(paths, card, out, model, scratch, selection)
         _print_notes(scans)
         return plan_text(plan_scans(scans, card, out, config))
 

@@ -15,10 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from dualflow.commit import commit_json, committing, sha256
+from dualflow.commit import commit_json, committing, scratch_folder, sha256
 from dualflow.data.quarantine import Quarantine
 from dualflow.errors import ConfigError, DataError
 from dualflow.imaging.nifti_header import check_header
@@ -95,10 +94,10 @@ def convert_dicom(
         DataError: dcm2niix fails, or takes longer than `DEADLINE_S`.
     """
     scans, excluded, notes = {}, [], []
-    with TemporaryDirectory(prefix="dualflow-dicom-") as scratch:
+    with scratch_folder() as scratch:
         exams = defaultdict(list)
         for position, folder in enumerate(folders):
-            images = Path(scratch) / str(position)
+            images = scratch / str(position)
             images.mkdir()
             _run_dcm2niix(folder, images)
             for series in _read_series(images, folder):

@@ -12,10 +12,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from dualflow.commit import commit_text, committing, sha256
+from dualflow.commit import commit_text, committing, scratch_folder, sha256
 from dualflow.config import TrackingConfig
 from dualflow.errors import CheckpointError, CommitError, ConfigError, DualflowError
 from dualflow.tracking.deadline import with_deadline
@@ -128,9 +127,9 @@ class ModelRegistry:
             )
             try:
                 self.client.log_model_artifacts(logged.model_id, str(bundle), BUNDLE_FOLDER)
-                with TemporaryDirectory() as folder:
-                    _write_description(Path(folder), signature, logged.model_id, scores)
-                    self.client.log_model_artifacts(logged.model_id, folder)
+                with scratch_folder() as folder:
+                    _write_description(folder, signature, logged.model_id, scores)
+                    self.client.log_model_artifacts(logged.model_id, str(folder))
                 self.client.finalize_logged_model(logged.model_id, "READY")
             except Exception:
                 with suppress(Exception):
@@ -229,8 +228,8 @@ def _read_scores(source: str) -> str | None:
         return None
     if (files[SCORES] or 0) > MAX_SCORES:
         raise CheckpointError(f"{SCORES} of the champion has {files[SCORES]:,} bytes, expected a table of scores")
-    with TemporaryDirectory() as folder:
-        download = partial(download_artifacts, artifact_uri=f"{source}/{SCORES}", dst_path=folder)
+    with scratch_folder() as folder:
+        download = partial(download_artifacts, artifact_uri=f"{source}/{SCORES}", dst_path=str(folder))
         return Path(with_deadline(download, MAX_SCORES)).read_text()
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from math import isfinite
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pandas as pd
 
+from dualflow.commit import scratch_folder
 from dualflow.config import Config
 from dualflow.data.dataset import Item, batches
 from dualflow.data.markdown import Column, table
@@ -45,10 +44,10 @@ def find_learning_rate(config: Config) -> float:
     keep_freed_memory()
     _, encoder, training, validation = learning_pairs(config)
     label, seed = f"learning rates of {config.model.preset}", config.train.seeds[0]
-    with TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         context = TrainingContext(
             config.train,
-            Path(folder),
+            folder,
             seed,
             label=label,
             group=ProcessGroup(device=select_device(config.train.device)),

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import dask
@@ -18,6 +17,7 @@ from dask.system import CPU_COUNT
 from distributed import Client, KilledWorker, LocalCluster, Nanny
 from distributed.system import MEMORY_LIMIT
 
+from dualflow.commit import scratch_folder
 from dualflow.process import THREAD_VARIABLES
 from dualflow.workers.worker_pool import DEADLINE, START_TIMEOUT_S, WorkerPool
 
@@ -66,7 +66,7 @@ def default_workers() -> int:
 def local_pool(workers: int) -> Iterator[WorkerPool]:
     """Worker processes that end with the block; their connections are encrypted and local to this machine."""
     with (
-        TemporaryDirectory(prefix="dualflow-", ignore_cleanup_errors=True) as scratch,
+        scratch_folder() as scratch,
         dask.config.set(SETTINGS | _LOCAL),
         LocalCluster(
             n_workers=workers,
@@ -76,7 +76,7 @@ def local_pool(workers: int) -> Iterator[WorkerPool]:
             env=dict.fromkeys(THREAD_VARIABLES, "1"),
             host="127.0.0.1",
             security=True,
-            local_directory=scratch,
+            local_directory=str(scratch),
             silence_logs=logging.CRITICAL,
             # Any free port: two jobs can run side by side.
             scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},

@@ -46,6 +46,7 @@ def test_locks_of_a_dead_run_are_removed(capsys):
 @pytest.mark.parametrize(
     ("mark", "where"),
     [(str(ProcessMark.current()), "this machine"), (str(ProcessMark("other", 1, 0.0)), "another machine")],
+    ids=["this machine", "another machine"],
 )
 def test_locks_of_a_run_that_may_live_stay(mark, where):
     """Nothing proves that it has ended; the error says what to remove when it has."""

@@ -33,7 +33,7 @@ SIDEWAYS = {
     "cohort": {"imaging"},
     "layout": {"modalities"},
     "manifest": {"commit", "layout"},
-    "workers": {"config"},
+    "workers": {"config", "commit"},
     "config": {"layout", "modalities", "commit"},
 }
 # Library -> the only places that import it.

@@ -14,7 +14,7 @@ from dualflow.models.card import ModelCard, StudyRecord
 from dualflow.models.store import load_model
 
 HUGE, NAN, INF = 10**30, float("nan"), float("inf")
-NESTED, MISSING = object(), object()
+NESTED, MISSING = "<nested>", "<missing>"
 HOSTILE = [
     ("format", 2), ("format", "1"), ("format", [1]),
     ("name", 1), ("name", None), ("name", "x" * 1000), ("name", MISSING),
