@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -45,12 +46,12 @@ def side_values(root: Path, scans: Sequence[Scan], columns: Sequence[str]) -> tu
     if not len(participants):
         raise DataError(f"{path} has no rows, expected {names} of each subject; fill it or empty study.side")
 
-    cells = []
+    cells, subjects = [], _by_label(participants)
     for scan in scans:
         try:
-            subject = _cells(participants, scan.subject, path.name)
+            subject = _cells(subjects, scan.subject, path.name)
             table = sessions.get(scan.subject)
-            session = {} if table is None else _cells(table, scan.session, "its sessions table")
+            session = {} if table is None else _cells(_by_label(table), scan.session, "its sessions table")
         except DataError as error:
             excluded[scan.key] = error
             subject = session = {}
@@ -158,11 +159,22 @@ def _session_tables(root: Path, scans: Sequence[Scan]) -> tuple[dict[str, pd.Dat
     return tables, excluded
 
 
-def _cells(table: pd.DataFrame, label: str | None, name: str) -> Mapping[str, str | None]:
-    rows = table.loc[table.index == label]
+Rows = Mapping[str, Sequence[Mapping[Any, str | None]]]
+"""The rows of a table by label."""
+
+
+def _by_label(table: pd.DataFrame) -> Rows:
+    rows: dict[str, list[Mapping[Any, str | None]]] = defaultdict(list)
+    for label, row in zip(table.index, table.to_dict("records"), strict=True):
+        rows[label].append(row)
+    return rows
+
+
+def _cells(table: Rows, label: str | None, name: str) -> Mapping[Any, str | None]:
+    rows = table.get(label or "", [])
     if len(rows) > 1:
         raise DataError(f"{name} has {len(rows)} rows for '{label}'; keep one")
-    return {str(column): rows[column].iloc[0] for column in rows.columns} if len(rows) else {}
+    return rows[0] if rows else {}
 
 
 def require_columns(path: Path, columns: Sequence[str], tables: Sequence[pd.DataFrame]) -> None:

@@ -5,10 +5,9 @@ Each row has a checksum, so that a damaged row is dropped and its file is read a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
 from hashlib import sha256
-from itertools import islice
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +19,8 @@ from dualflow.imaging.raw_image import ImageDigest, digest_image
 from dualflow.progress import track
 
 COLUMNS = ["path", "size", "mtime_ns", "sha256", "voxels_sha256", "minimum", "maximum", "checksum"]
-_SAVE_EVERY = 100
+_SAVE_EVERY_S = 10.0
+"""Seconds of work that a killed process loses at most."""
 
 
 def digest_files(root: Path, paths: Sequence[Path], table: Path | None = None) -> dict[Path, ImageDigest]:
@@ -37,11 +37,15 @@ def digest_files(root: Path, paths: Sequence[Path], table: Path | None = None) -
     cached = read_digests(table) if table else {}
     digests = {path: cached[path] for path in paths if path in cached and cached[path].is_current(root / path)}
     unread = [path for path in paths if path not in digests]
-    results = ((path, digest) for path in track(unread, "look for duplicates") if (digest := _digest(root / path)))
-    while batch := dict(islice(results, _SAVE_EVERY)):
-        digests |= batch
-        if table:
+    saved = time.monotonic()
+    for path in track(unread, "look for duplicates"):
+        if (digest := _digest(root / path)) is not None:
+            digests[path] = digest
+        if table and time.monotonic() - saved > _SAVE_EVERY_S:
             write_digests(table, digests)
+            saved = time.monotonic()
+    if table and unread:
+        write_digests(table, digests)
     return digests
 
 
@@ -64,7 +68,7 @@ def write_digests(table: Path, digests: Mapping[Path, ImageDigest]) -> None:
     Raises:
         CommitError: the table cannot be written.
     """
-    rows = [tuple(map(str, (path.as_posix(), *astuple(digests[path])))) for path in sorted(digests)]
+    rows = [tuple(map(str, (path.as_posix(), *vars(digests[path]).values()))) for path in sorted(digests)]
     commit_text(table, table_text(pd.DataFrame([(*row, _checksum(*row)) for row in rows], columns=COLUMNS)))
 
 
