@@ -17,6 +17,8 @@ from typing import IO, NamedTuple, Self
 
 import psutil
 
+from dualflow.errors import CommitError
+
 
 def _host() -> str:
     """Digest of what process ids are specific to: the machine, and in a container its namespace."""
@@ -134,9 +136,16 @@ def exclusive(path: Path, waiting: str, *, inheritable: bool = False) -> Iterato
         path: created if it is missing; its text belongs to the holder.
         waiting: printed on standard error before it waits.
         inheritable: whether children that are given the descriptor hold the lock too.
+
+    Raises:
+        CommitError: the file system refused the file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as stream:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    except OSError as error:
+        raise CommitError(f"{path}: cannot be written ({error.strerror}); change the output folder") from error
+    with file as stream:
         if not try_lock(stream):
             print(waiting, file=sys.stderr, flush=True)
             fcntl.flock(stream, fcntl.LOCK_EX)

@@ -31,6 +31,7 @@ LAYERS = [
 # Imports within a layer.
 SIDEWAYS = {
     "cohort": {"imaging"},
+    "lifetime": {"errors"},
     "layout": {"modalities"},
     "manifest": {"commit", "layout"},
     "workers": {"config", "commit"},

@@ -120,4 +120,4 @@ def test_temporary_folders_are_private():
         for alias in node.names
         if getattr(node, "module", None) == "tempfile" or alias.name == "tempfile"
     }
-    assert imported == {"TemporaryDirectory"}
+    assert imported == {"TemporaryDirectory", "gettempdir"}

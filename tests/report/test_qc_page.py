@@ -210,7 +210,7 @@ def test_the_step_writes_table_page_and_manifest(study):
     assert "The picture sub-01_qc.jpg is missing" in page.words
     assert list(read_table(config.layout.quality)["scan"]) == ["sub-00", "sub-01"]
     manifest = read_manifest(config.layout.manifest("qc"))
-    assert list(manifest["outputs"]) == ["page", "quality"]
+    assert list(manifest["outputs"]) == [".bidsignore", "README", "dataset_description.json", "page", "quality"]
 
 
 def test_another_threshold_changes_only_the_page(study):

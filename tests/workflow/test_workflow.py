@@ -165,7 +165,7 @@ def test_a_dry_run_lists_steps_with_reasons(workspace):
             ["3 steps would run:"],
             ["qc", "its outputs were changed or removed"],
             ["report", "after qc"],
-            ["check", "after report"],
+            ["check", "after qc, report"],
         ]
         assert (workspace / "results/tiny/manifests/qc.json").is_file()
     finally:
