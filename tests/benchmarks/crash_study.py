@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import sqlite3
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from dualflow.commands.steps import manifests_of
 from dualflow.commit import TEMP_PREFIX
 from dualflow.manifest import manifest_outputs, verify_manifests
 
@@ -110,6 +112,23 @@ def start(step: str, folder: Path, prepare: Callable[[], object] = lambda: None)
     finally:
         sys.stdout.flush()
         os._exit(code)
+
+
+def is_done(step: str, folder: Path) -> bool:
+    """Whether the manifests of a step exist, so that Snakemake does not start it."""
+    command, *options = STEPS[step]
+    values = list(zip(options[::2], options[1::2], strict=True))
+    names = [value for option, value in values if option == "--model"] or [""]
+    manifests = manifests_of(command, names, shard="0", seed="0")
+    return all((folder / RESULTS / "manifests" / f"{name}.json").is_file() for name in manifests)
+
+
+def deliver(folder: Path) -> None:
+    """Send the tracking records that killed steps left, as the end of `dualflow run` does."""
+    if any((folder / RESULTS / "pending").glob("*/*.json")):
+        subprocess.run(
+            [sys.executable, "-m", "dualflow.cli", "sync", "--config", "crash.yaml"], cwd=folder, check=False
+        )
 
 
 def copy_study(source: Path, target: Path) -> None:
