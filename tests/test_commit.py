@@ -256,3 +256,11 @@ def test_scratch_folders_of_killed_processes_are_removed(tmp_path, monkeypatch):
         assert stat.S_IMODE(scratch.stat().st_mode) == 0o700
         assert str(os.getpid()) in scratch.name
     assert names(tmp_path) == [other.name]
+
+
+def test_a_temporary_file_that_vanishes_meanwhile_is_left_alone(tmp_path):
+    """Another process of its machine renamed it; nothing is removed in its place."""
+    remote = tmp_path / f"{TEMP_PREFIX}another-1-ab-x.txt"
+    remote.symlink_to(tmp_path / "missing")
+    assert sweep_temporaries(tmp_path) == 0
+    assert remote.is_symlink()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dualflow.errors import DataError
-from dualflow.layout import Layout, Scan, bids_path
+from dualflow.layout import Layout, Scan, bids_path, study_mask_paths, truth_path
 from dualflow.modalities import MODALITIES
 
 T1W, FDG = MODALITIES["T1w"], MODALITIES["FDG"]
@@ -72,3 +72,54 @@ def test_record_lies_beside_its_volume():
     record = layout.record(Scan("01"), T1W)
     assert record.parent == layout.on_grid(Scan("01"), T1W).parent
     assert record.name == layout.on_grid(Scan("01"), T1W).name.replace(".nii.gz", ".json")
+
+
+PATHS = {
+    "configs/abc.json": lambda layout: layout.resolved_config("abc"),
+    "bids": lambda layout: layout.bids,
+    "derivatives/dualflow": lambda layout: layout.derivatives,
+    "index/pairs.tsv": lambda layout: layout.pairs,
+    "index/quarantine.tsv": lambda layout: layout.index_quarantine,
+    "index/splits.tsv": lambda layout: layout.splits,
+    "index/summary.md": lambda layout: layout.study_summary,
+    "index/digests.tsv": lambda layout: layout.digests,
+    "quarantine.tsv": lambda layout: layout.quarantine,
+    "quality.tsv": lambda layout: layout.quality,
+    "qc.html": lambda layout: layout.qc,
+    "report.html": lambda layout: layout.report,
+    "metrics": lambda layout: layout.tables,
+    "metrics/summary.tsv": lambda layout: layout.table("summary"),
+    "metrics/summary.md": lambda layout: layout.page("summary"),
+    "metrics/stress_dualflow_seed-1.tsv": lambda layout: layout.stress("dualflow", 1),
+    "compare/plan.json": lambda layout: layout.comparison_plan,
+    "conversion.tsv": lambda layout: layout.conversions,
+    "conversion.html": lambda layout: layout.conversion_page,
+    "benchmarks/conversions/sub-01.json": lambda layout: layout.conversion_seconds(Scan("01")),
+    "benchmarks/scans/sub-01.json": lambda layout: layout.scan_seconds(Scan("01")),
+    "derivatives/dualflow/sub-01/figures/sub-01_ses-2_qc.jpg": lambda layout: layout.figure(Scan("01", "2"), "qc"),
+    "models/dualflow/seed-1": lambda layout: layout.model("dualflow", 1),
+    "models/.closed_form": lambda layout: layout.closed_form_cache,
+    "pending": lambda layout: layout.pending_records,
+    "manifests/train/x.json": lambda layout: layout.manifest("train/x"),
+    "manifests/scans/sub-01.json": lambda layout: layout.scan_manifest(Scan("01")),
+    "logs/train/x.log": lambda layout: layout.log("train/x"),
+    "locks/train/x.lock": lambda layout: layout.lock("train/x"),
+    "benchmarks/train/x.tsv": lambda layout: layout.benchmark("train/x"),
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_results_lie_where_users_and_tools_expect_them(path):
+    """Renaming one would hide the results of every finished study."""
+    assert PATHS[path](Layout(Path("results"))) == Path("results") / path
+
+
+def test_truth_and_masks_of_a_study():
+    """The truth is a derivative of the cohort; a mask may be named after its image or its scan, in two formats."""
+    scan = Scan("01")
+    truth = truth_path(Path("bids"), scan, FDG, "expected")
+    assert truth == Path("bids/derivatives/truth/sub-01/pet/sub-01_trc-FDG_desc-expected_pet.nii.gz")
+    paths = study_mask_paths(Path("masks"), scan, Path("sub-01_run-2_T1w.nii.gz"), T1W)
+    assert paths[0] == Path("masks/sub-01/anat/sub-01_run-2_desc-brain_mask.nii.gz")
+    assert Path("masks/sub-01/anat/sub-01_space-orig_desc-brain_mask.nii") in paths
+    assert len(set(paths)) == len(paths) == 12
