@@ -92,8 +92,8 @@ bench-preprocessing: $(READY)  ## Time the preprocessing of two scans of CONFIG.
 gpu-check: $(READY)  ## Check training, conversion and forecast on this machine's GPU (10 minutes).
 	$(BIN)/python tests/benchmarks/gpu_check.py
 
-crash-test: $(READY)  ## Kill a tiny training 300 times and compare its weights with an uninterrupted one.
-	$(BIN)/python tests/benchmarks/kill_training.py
+crash-test: $(READY)  ## End the steps of a tiny study by force 1,000 times and compare with an unbroken one (90 minutes).
+	$(BIN)/python tests/benchmarks/kill_workflow.py
 
 docs: $(READY)  ## Build the documentation into site/, warnings are errors.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
