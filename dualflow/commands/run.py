@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from signal import SIGINT
 
 import psutil
 
@@ -142,18 +143,22 @@ def _watch(process: subprocess.Popen[bytes], progress_folder: Path, log: LogFoll
 
 
 def _stop(snakemake: int) -> None:
-    """End a Snakemake process and its jobs: by SIGTERM to it and to the steps, after STOP_S by SIGKILL."""
+    """End a Snakemake process and its jobs: as Ctrl-C would, by SIGTERM to the steps, after STOP_S by SIGKILL."""
     try:
         process = psutil.Process(snakemake)
         family = [process, *process.children(recursive=True)]
         shells = process.children()
     except psutil.NoSuchProcess:
         return
+    with suppress(psutil.NoSuchProcess):
+        process.send_signal(SIGINT)  # it cancels the jobs of a cluster
+        process.terminate()  # in a background job of a shell, SIGINT is ignored
     # Not to the shells and to `tee`, which end with the steps: these still write to them.
-    for child in [process, *(step for shell in shells for step in shell.children())]:
+    for shell in shells:
         with suppress(psutil.NoSuchProcess):
-            if child.name() != "tee":
-                child.terminate()
+            for step in shell.children():
+                if step.name() != "tee":
+                    step.terminate()
     _, alive = psutil.wait_procs(family, timeout=STOP_S)
     kill_tree(alive)
 
