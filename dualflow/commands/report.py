@@ -71,7 +71,6 @@ def report(config: Config) -> None:
     )
     for name, table in results.tables.items():
         commit_text(layout.table(name), table_text(table))
-    sync(config.tracking, layout.pending_records)
     inputs = {name: card.weights_sha256 for name, card in results.cards.items()}
     scores = results.summary[~results.summary["metric"].str.contains("seconds")]
     tags = {"model": "all", "inputs": digest_of([inputs, table_text(scores), public_values(config)])[:16]}
@@ -85,6 +84,8 @@ def report(config: Config) -> None:
             inputs=inputs,
             config=dump_sections(config.evaluate),
         )
+    # After this run, whose end may be queued by a process that was killed: it is continued, not ended.
+    sync(config.tracking, layout.pending_records)
     warn_unsent(layout.pending_records)
 
 

@@ -172,7 +172,8 @@ class Results:
         for mine, theirs in ((self.files, other.files), (self.runs, other.runs), (self.points, other.points)):
             for key in sorted(mine.keys() | theirs.keys()):
                 if mine.get(key) != theirs.get(key):  # type: ignore[attr-defined]
-                    return f"{key}: {theirs.get(key)}, expected {mine.get(key)}"  # type: ignore[attr-defined]
+                    surplus = sorted(map(str, theirs.keys() - mine.keys()))[:3]
+                    return f"{key}: {theirs.get(key)}, expected {mine.get(key)}; surplus: {surplus}"  # type: ignore[attr-defined]
         return ""
 
 
