@@ -7,8 +7,9 @@ READY  := $(VENV)/.ready
 # MLflow's telemetry is off.
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
+PLATFORM := $(shell $(PYTHON) -c 'import platform as p; print(p.system(), p.machine(), p.python_version()[:4], sep="-")')
 # `make setup CONSTRAINTS=` installs the newest versions in place of the tested ones.
-CONSTRAINTS ?= $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),constraints.txt)
+CONSTRAINTS ?= $(if $(filter Linux-x86_64-3.11 Linux-x86_64-3.12 Linux-x86_64-3.13,$(PLATFORM)),constraints.txt)
 INSTALL = $(BIN)/python -m pip install --quiet
 LOCKED  = $(if $(CONSTRAINTS),--require-hashes --constraint $(CONSTRAINTS))
 # Tests of `make test-fast`, except those marked slow. Two flows represent all flows.
@@ -34,7 +35,7 @@ ifneq ($(CONSTRAINTS),)
 	@sed -n '/^pip==/,/[^\\]$$/p' $(CONSTRAINTS) > $(VENV)/pip.txt
 	$(INSTALL) --require-hashes --requirement $(VENV)/pip.txt
 	@# A build of torch among pip's find-links precedes that of PyPI, which brings CUDA.
-	-@$(INSTALL) $(LOCKED) --no-index --no-deps torch 2> /dev/null
+	@$(INSTALL) $(LOCKED) --no-index --no-deps torch 2> /dev/null || true
 else
 	$(INSTALL) --upgrade pip
 endif

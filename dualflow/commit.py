@@ -135,13 +135,15 @@ def sweep_beside(path: Path | str) -> None:
 def scratch_folder() -> Iterator[Path]:
     """Yield a folder for temporary files, which only its owner may read; it is removed with the block.
 
-    Those of processes that were killed are removed first.
+    Those of this machine's processes that were killed are removed first.
     """
     parent = Path(gettempdir())
-    for stale in parent.glob(f"{SCRATCH_PREFIX}*"):
-        _remove_if_stale(stale, SCRATCH_PREFIX)
-    with TemporaryDirectory(prefix=f"{SCRATCH_PREFIX}{HOST}-{os.getpid()}-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
+    for folder in parent.glob(f"{SCRATCH_PREFIX}{HOST}-*"):
+        pid = folder.name.split("-")[2]
+        if pid.isdigit() and not pid_is_alive(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+    with TemporaryDirectory(prefix=f"{SCRATCH_PREFIX}{HOST}-{os.getpid()}-", ignore_cleanup_errors=True) as scratch:
+        yield Path(scratch)
 
 
 @contextmanager
@@ -173,8 +175,8 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f"{TEMP_PREFIX}{HOST}-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
 
 
-def _remove_if_stale(temp: Path, prefix: str = TEMP_PREFIX) -> bool:
-    host, _, rest = temp.name.removeprefix(prefix).partition("-")
+def _remove_if_stale(temp: Path) -> bool:
+    host, _, rest = temp.name.removeprefix(TEMP_PREFIX).partition("-")
     pid = rest.partition("-")[0]
     if not pid.isdigit() or (pid_is_alive(int(pid)) if host == HOST else _recent(temp)):
         return False

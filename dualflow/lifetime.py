@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -34,9 +35,10 @@ HOST = _host()
 """Digest of this machine and process namespace."""
 PARENTS = "DUALFLOW_PARENTS"
 """Environment variable: marks of the processes that a step ends with."""
-GRACE_S = 30.0
+GRACE_S = 60.0
 """Seconds between SIGTERM and SIGKILL."""
 _POLL_S = 0.2
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
 
 class ProcessMark(NamedTuple):
@@ -45,17 +47,17 @@ class ProcessMark(NamedTuple):
     Attributes:
         host: digest of its machine's name.
         pid: process id.
-        started: seconds since the epoch.
+        started: clock ticks since the machine started, which a change of the clock does not move.
     """
 
     host: str
     pid: int
-    started: float
+    started: int
 
     @classmethod
     def current(cls) -> Self:
         """The mark of this process."""
-        return cls(HOST, os.getpid(), psutil.Process().create_time())
+        return cls(HOST, os.getpid(), _started(os.getpid()))
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
@@ -63,7 +65,7 @@ class ProcessMark(NamedTuple):
         host, _, rest = text.strip().partition(":")
         pid, _, started = rest.partition(":")
         try:
-            return cls(host, int(pid), float(started))
+            return cls(host, int(pid), int(started))
         except ValueError:
             return None
 
@@ -78,20 +80,29 @@ class ProcessMark(NamedTuple):
     def has_ended(self) -> bool:
         """Whether the process of this machine has ended."""
         try:
-            process = psutil.Process(self.pid)
-            # In a container, no init process may reap the children of a killed parent.
-            return abs(process.create_time() - self.started) > 1 or process.status() == psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
+            return self.started != _started(self.pid) or not pid_is_alive(self.pid)
+        except (OSError, psutil.NoSuchProcess):
             return True
-        except psutil.AccessDenied:
-            return False
 
 
 def pid_is_alive(pid: int) -> bool:
     """Whether a process of this machine has the id `pid`."""
-    with suppress(psutil.NoSuchProcess):
-        return not ProcessMark(HOST, pid, psutil.Process(pid).create_time()).has_ended()
-    return False
+    try:
+        # In a container, no init process may reap the children of a killed parent.
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
+
+
+def _started(pid: int) -> int:
+    """When a process started, in clock ticks since the machine did; without /proc, in seconds since the epoch."""
+    status = Path(f"/proc/{pid}/stat")
+    if not Path("/proc/self/stat").is_file():
+        return int(psutil.Process(pid).create_time())
+    # The name of the program, in parentheses, may hold spaces; the start is the 20th field after it.
+    return int(status.read_text().rpartition(")")[2].split()[19])
 
 
 def parents_of_steps() -> str:
@@ -154,9 +165,19 @@ def exclusive(path: Path, waiting: str, *, inheritable: bool = False) -> Iterato
 
 
 def try_lock(stream: IO[str]) -> bool:
-    """Lock an open file unless another process holds its lock; return whether it is locked."""
+    """Lock an open file unless another process holds its lock; return whether the caller may go on.
+
+    On a file system without locks, it warns and goes on.
+    """
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        print(
+            f"warning: {stream.name}: this file system has no locks ({error.strerror}); start one run at a time",
+            file=sys.stderr,
+        )
     return True

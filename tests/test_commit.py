@@ -247,15 +247,16 @@ def test_scratch_folders_of_killed_processes_are_removed(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    left, other = tmp_path / f"dualflow-{HOST}-{dead.pid}-ab", tmp_path / "dualflow-of-the-user"
-    for folder in (left, other):
-        folder.mkdir()
-        (folder / "x").touch()
+    others = ["dualflow-study-2024", f"dualflow-0badcafe-{dead.pid}-ab", f"dualflow-{HOST}-{os.getpid()}-ab"]
+    for name in (f"dualflow-{HOST}-{dead.pid}-ab", *others):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").touch()
+        os.utime(tmp_path / name, (0, 0))
     with scratch_folder() as scratch:
-        assert names(tmp_path) == sorted([other.name, scratch.name])
+        assert names(tmp_path) == sorted([*others, scratch.name])
         assert stat.S_IMODE(scratch.stat().st_mode) == 0o700
         assert str(os.getpid()) in scratch.name
-    assert names(tmp_path) == [other.name]
+    assert names(tmp_path) == sorted(others)
 
 
 def test_a_temporary_file_that_vanishes_meanwhile_is_left_alone(tmp_path):

@@ -1,5 +1,7 @@
 """Marks of processes, locks that end with their holder, and steps that end with the run that started them."""
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -8,9 +10,14 @@ import time
 
 import pytest
 
+from dualflow import lifetime
 from dualflow.lifetime import HOST, PARENTS, ProcessMark, exclusive, kill_tree, parents_of_steps, pid_is_alive, try_lock
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
+
+
+def mark_of(process):
+    return ProcessMark(HOST, process.pid, lifetime._started(process.pid))
 
 
 def ends_within(seconds, process):
@@ -37,7 +44,7 @@ def test_a_mark_survives_as_text():
     assert not mark.has_ended()
 
 
-@pytest.mark.parametrize("text", ["", "host", "host:1", "host:pid:1.0", "host:1:never"])
+@pytest.mark.parametrize("text", ["", "host", "host:1", "host:pid:1", "host:1:never"])
 def test_other_text_is_no_mark(text):
     """A damaged or empty lock file names no process."""
     assert ProcessMark.parse(text) is None
@@ -45,8 +52,9 @@ def test_other_text_is_no_mark(text):
 
 def test_killed_reused_and_zombie_processes_have_ended(child):
     """A process id alone proves nothing: the start time tells a reused one."""
-    mark = ProcessMark(HOST, child.pid, ProcessMark.current().started)
-    assert mark._replace(started=mark.started - 100).has_ended()
+    mark = mark_of(child)
+    assert not mark.has_ended()
+    assert mark._replace(started=mark.started - 1).has_ended()
     assert pid_is_alive(child.pid)
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
@@ -58,7 +66,7 @@ def test_killed_reused_and_zombie_processes_have_ended(child):
 
 def test_a_mark_of_another_machine_is_not_here():
     """Its process id means nothing on this machine."""
-    assert not ProcessMark("other", os.getpid(), 0.0).is_here
+    assert not ProcessMark("other", os.getpid(), 0).is_here
 
 
 WATCHED = """
@@ -75,8 +83,8 @@ time.sleep(60)
 @pytest.mark.parametrize(("behaviour", "expected"), [("ends", signal.SIGTERM), ("ignores", signal.SIGKILL)])
 def test_a_step_ends_with_its_parent(child, monkeypatch, behaviour, expected):
     """By SIGTERM soon after a named parent was killed, and by SIGKILL if it goes on."""
-    other = ProcessMark("other", 1, 0.0)
-    monkeypatch.setenv(PARENTS, f"{ProcessMark.current()},{other},{ProcessMark(HOST, child.pid, time.time())}")
+    other = ProcessMark("other", 1, 0)
+    monkeypatch.setenv(PARENTS, f"{ProcessMark.current()},{other},{mark_of(child)}")
     command = [sys.executable, "-c", WATCHED, behaviour]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as step:
         assert step.stdout.readline() == b"ready\n"
@@ -89,8 +97,8 @@ def test_a_step_ends_with_its_parent(child, monkeypatch, behaviour, expected):
 
 def test_children_get_the_marks_of_all_ancestors(monkeypatch):
     """A step ends with Snakemake and with the run that started Snakemake."""
-    monkeypatch.setenv(PARENTS, "host:1:2.0")
-    assert parents_of_steps() == f"host:1:2.0,{ProcessMark.current()}"
+    monkeypatch.setenv(PARENTS, "host:1:2")
+    assert parents_of_steps() == f"host:1:2,{ProcessMark.current()}"
     monkeypatch.delenv(PARENTS)
     assert parents_of_steps() == str(ProcessMark.current())
 
@@ -136,3 +144,25 @@ def test_ended_processes_are_not_killed_again(child):
     gone.wait()
     kill_tree(processes)
     assert child.wait() == -signal.SIGKILL
+
+
+def test_a_change_of_the_clock_ends_no_process(monkeypatch):
+    """The time at which the machine started seems to move when its clock is set."""
+    import psutil
+
+    mark = ProcessMark.current()
+    monkeypatch.setattr(psutil, "boot_time", lambda: 0.0)
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert not mark.has_ended()
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
+    """The work goes on; any other error is raised."""
+
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with exclusive(tmp_path / "x.lock", "waiting"):
+        pass
+    assert "has no locks (Function not implemented); start one run at a time" in capsys.readouterr().err

@@ -88,4 +88,4 @@ _add_step(
     "Score the upper bounds from a simulated cohort's truth.",
 )
 _add_step("report", "report", "report", "Compare all models and write the HTML report.")
-_add_step("check", "check", "check", "Fail if any scan was excluded.")
+_add_step("check", "check", "check", "Verify all outputs; fail if one has changed or a scan was excluded.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,12 @@ STATE = Path(".snakemake")
 """Snakemake's folder below the working directory."""
 LOCK = STATE / "dualflow.lock"
 """Locked by the run that works in this folder; its text is the mark of the run's process."""
+INSPECTIONS = {
+    "--archive", "--cleanup-metadata", "--cm", "--d3dag", "--dag", "--detailed-summary", "-D", "--filegraph", "--lc",
+    "--lint", "--list-changes", "--list-rules", "-l", "--list-target-rules", "--lt", "--report", "--rulegraph",
+    "--summary", "-S", "--unlock",
+}  # fmt: skip
+"""Options by which Snakemake runs no step. It reads the workflow before it looks at them."""
 RUN = "DUALFLOW_RUN"
 """Environment variable that `dualflow run` sets for its Snakemake, which inherits the lock."""
 
@@ -51,6 +58,8 @@ def join_run(root: Path, say: Callable[[str], object]) -> bool:
     """
     if RUN in os.environ:
         end_with_parents()
+        return True
+    if INSPECTIONS & set(sys.argv):
         return True
     STATE.mkdir(exist_ok=True)
     stream = LOCK.open("a+")
@@ -86,7 +95,7 @@ def _take_over(stream: IO[str]) -> None:
             where = "this machine" if previous.is_here else "another machine"
             raise DataError(
                 f"{STATE / 'locks'}: left by a run of process {previous.pid} on {where}, which may be alive; "
-                f"when it has ended, remove {LOCK}"
+                f"when it has ended, remove that folder"
             )
         for file in locks:
             file.unlink(missing_ok=True)

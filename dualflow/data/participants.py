@@ -11,14 +11,16 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from dualflow.data.tsv import all_numbers, numbers, read_table, summarise_names
+from dualflow.data.tsv import MISSING, all_numbers, numbers, read_table, summarise_names
 from dualflow.errors import DataError
 from dualflow.imaging.sidecar import read_object
 from dualflow.layout import Scan
 
 Declaration = Literal["Levels", "Units"]
 """The field of a JSON sidecar that says what a column holds: categories or numbers."""
-_NEARLY_A_NUMBER = re.compile(r"[+-]?\d+(?:[.,]\d+)*\s*[^\W\d_]*\.?")
+_NEARLY_A_NUMBER = re.compile(
+    r"[+-]?\d+(?:[.,]\d+)?\s*(?:|y|yo|yrs?|years?|mo|months?|d|days?|kg|lbs?|g|cm|mm|m)\.?", re.IGNORECASE
+)
 """A number with a decimal comma or a unit, such as `45,5`, `45 years` or `45y.`"""
 
 
@@ -202,4 +204,10 @@ def declared_columns(path: Path) -> dict[str, Declaration]:
         return {}
     fields: tuple[Declaration, ...] = ("Units", "Levels")  # the last one counts
     entries = {name: entry for name, entry in read_object(path).items() if isinstance(entry, dict)}
-    return {name: field for field in fields for name, entry in entries.items() if field in entry}
+    # Tools write templates with empty fields.
+    return {
+        name: field
+        for field in fields
+        for name, entry in entries.items()
+        if entry.get(field) and entry[field] not in MISSING
+    }

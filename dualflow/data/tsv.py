@@ -60,6 +60,11 @@ def read_typed_table(path: Path) -> pd.DataFrame:
 
 def _column_names(header: Sequence[str], path: Path) -> list[str]:
     names = [name.strip() for name in header]
+    if quoted := next((name for name in names if len(name) > 1 and name[0] == name[-1] == '"'), None):
+        raise DataError(
+            f"{path}: column {quoted} has quotation marks, which BIDS tables do not have; write the table without "
+            "them (in R, quote=FALSE)"
+        )
     if repeated := [name for name, count in Counter(filter(None, names)).items() if count > 1]:
         raise DataError(
             f"{path}: has {names.count(repeated[0])} columns '{repeated[0]}', expected different names; "

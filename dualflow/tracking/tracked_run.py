@@ -199,14 +199,7 @@ class Run:
         """Send a record without the points that the run has already; the result is that of `_try`."""
 
         def send(client: Any) -> None:
-            fresh = arguments
-            if call == "metrics":
-                step = arguments["step"]
-                values = {
-                    name: value for name, value in arguments["values"].items() if (name, step) not in self._logged
-                }
-                fresh = arguments | {"values": values}
-            CALLS[call](client, self.run_id, fresh)
+            CALLS[call](client, self.run_id, self._fresh(arguments) if call == "metrics" else arguments)
 
         return self._try(send)
 

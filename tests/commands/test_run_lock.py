@@ -1,5 +1,6 @@
 """One run at a time in a folder; locks of Snakemake are removed only if their run has certainly ended."""
 
+import shutil
 import subprocess
 import sys
 
@@ -30,7 +31,7 @@ def leave_lock(mark):
 def dead():
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
-    return str(ProcessMark(HOST, process.pid, 0.0))
+    return str(ProcessMark(HOST, process.pid, 0))
 
 
 def test_locks_of_a_dead_run_are_removed(capsys):
@@ -45,16 +46,19 @@ def test_locks_of_a_dead_run_are_removed(capsys):
 
 @pytest.mark.parametrize(
     ("mark", "where"),
-    [(str(ProcessMark.current()), "this machine"), (str(ProcessMark("other", 1, 0.0)), "another machine")],
+    [(str(ProcessMark.current()), "this machine"), (str(ProcessMark("other", 1, 0)), "another machine")],
     ids=["this machine", "another machine"],
 )
 def test_locks_of_a_run_that_may_live_stay(mark, where):
     """Nothing proves that it has ended; the error says what to remove when it has."""
     leave_lock(mark)
-    with pytest.raises(DataError, match=rf"{where}.*remove {LOCK}"), run_lock():
+    with pytest.raises(DataError, match=rf"{STATE}/locks.*{where}.*remove that folder"), run_lock():
         pass
     assert list((STATE / "locks").iterdir())
     assert LOCK.read_text() == mark
+    shutil.rmtree(STATE / "locks")  # as the message says
+    with run_lock():
+        pass
 
 
 def test_locks_of_other_workflows_stay():
@@ -98,3 +102,13 @@ def test_a_study_without_damage_forgets_nothing(tmp_path):
     lines = []
     clear_study(tmp_path, lines.append)
     assert lines == []
+
+
+def test_looking_at_a_workflow_changes_nothing(tmp_path, monkeypatch):
+    """`snakemake --lint`, `--summary` and the like take no lock and remove no manifest."""
+    (tmp_path / "manifests").mkdir()
+    (tmp_path / "manifests" / "step.json").write_text("broken")
+    monkeypatch.setattr(sys, "argv", ["snakemake", "--summary"])
+    assert join_run(tmp_path, print)
+    assert (tmp_path / "manifests" / "step.json").exists()
+    assert not LOCK.exists()

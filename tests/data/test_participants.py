@@ -63,7 +63,10 @@ def test_numbers_with_a_unit_or_decimal_comma_are_no_categories(make_bids, cells
     assert "write a plain number such as 45.5" in str(refused["sub-0"])
 
 
-@pytest.mark.parametrize("cells", [("<60", "60-69"), ("70+", "<70"), ("2020-01-01", "2021-01-01"), ("T1", "T2")])
+@pytest.mark.parametrize(
+    "cells",
+    [("<60", "60-69"), ("70+", "<70"), ("2020-01-01", "2021-01-01"), ("T1", "T2"), ("3T", "1.5T"), ("1a", "2b")],
+)
 def test_ranges_dates_and_codes_are_categories(make_bids, cells):
     """Text that is no number with a unit stays text."""
     root = make_bids([], "participant_id\tx\n" + "".join(f"{number}\t{cell}\n" for number, cell in enumerate(cells)))
@@ -79,6 +82,16 @@ def test_declared_units_make_a_column_numeric(make_bids):
     table, refused = side_values(root, scans("1", "2", "3"), ["age", "field"])
     assert set(refused) == {"sub-1", "sub-2"}
     assert table["field"].tolist() == ["3T", "7T", "7T"]
+
+
+def test_empty_declarations_declare_nothing(make_bids):
+    """Tools write templates of participants.json with every field."""
+    declared = {"age": {"Levels": [], "Units": "years"}, "sex": {"Levels": {}, "Units": "n/a"}}
+    root = make_bids([], "participant_id\tage\tsex\n1\t45\tF\n2\t50.5\tM\n", declared)
+    table, refused = side_values(root, scans("1", "2"), ["age", "sex"])
+    assert table["age"].tolist() == [45, 50.5]
+    assert table["sex"].tolist() == ["F", "M"]
+    assert refused == {}
 
 
 def test_guessed_types_are_named(make_bids):

@@ -37,6 +37,7 @@ def test_a_table_reads_back_as_text(tmp_path):
         (b"a\tb\n1\t2\n\n3\n", "line 4 has 1 cells, expected 2 .* write n/a"),
         (b"id\tage\tage\n1\t2\t3\n", "has 2 columns 'age'.* rename"),
         (b"id\tage\t age \n1\t2\t3\n", "has 2 columns 'age'"),
+        (b'"id"\t"age"\n"1"\t2\n', 'column "id" has quotation marks.* quote=FALSE'),
         (b"\t" * MAX_COLUMNS + b"\n", f"has {MAX_COLUMNS + 1} columns .* keep the columns and rows"),
     ],
 )
