@@ -37,10 +37,6 @@ except TimeoutError:
 """
 
 
-# An abandoned call leaves its socket to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
-
-
 @pytest.fixture(autouse=True)
 def _short(monkeypatch):
     monkeypatch.setattr(deadline, "CALL_S", 0.4)
