@@ -98,11 +98,10 @@ def pid_is_alive(pid: int) -> bool:
 
 def _started(pid: int) -> int:
     """When a process started, in clock ticks since the machine did; without /proc, in seconds since the epoch."""
-    status = Path(f"/proc/{pid}/stat")
     if not Path("/proc/self/stat").is_file():
         return int(psutil.Process(pid).create_time())
     # The name of the program, in parentheses, may hold spaces; the start is the 20th field after it.
-    return int(status.read_text().rpartition(")")[2].split()[19])
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
 
 
 def parents_of_steps() -> str:

@@ -78,7 +78,7 @@ rule report:
 
 rule check:
     input:
-        [manifest(step) for step in step_names(study) if step != "check"],
+        [manifest(step) for step in step_names(study) if step != CHECK],
     output:
         manifest("check"),
     log:

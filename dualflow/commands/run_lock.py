@@ -95,7 +95,7 @@ def _take_over(stream: IO[str]) -> None:
             where = "this machine" if previous.is_here else "another machine"
             raise DataError(
                 f"{STATE / 'locks'}: left by a run of process {previous.pid} on {where}, which may be alive; "
-                f"when it has ended, remove that folder"
+                "when it has ended, remove that folder"
             )
         for file in locks:
             file.unlink(missing_ok=True)

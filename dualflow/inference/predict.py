@@ -103,29 +103,11 @@ class Predictor(TrainedModel):
         Raises:
             IntensityError: the prediction has NaN or infinite voxels.
         """
-        prediction = self._predict(
-            source, side, mask, samples=samples, temperature=temperature, seed=seed, keep=keep, regions=regions
-        )
-        _check_finite(prediction)
-        return prediction
-
-    def _predict(
-        self,
-        source: Tensor,
-        side: Tensor,
-        mask: Tensor,
-        *,
-        samples: int,
-        temperature: float,
-        seed: int,
-        keep: int | None,
-        regions: RegionMap | None,
-    ) -> Prediction:
         device = device_of(self.model)
         batch, inside = (source[None].to(device), side[None].to(device)), mask[0].to(device)
         point = _volume(self.model.point_estimate(*batch)[0, 0].where(inside, 0.0))
         if not isinstance(self.model, ConditionalSampler):
-            return self._with_constant_spread(point, mask[0].cpu().numpy())
+            return _finite(self._with_constant_spread(point, mask[0].cpu().numpy()))
         moments, count = RunningMoments(inside), samples if keep is None else min(keep, samples)
         kept = np.empty((count, *point.shape), np.float32)
         region_means = []
@@ -140,7 +122,7 @@ class Predictor(TrainedModel):
         std, mean = _volume(moments.std()), _volume(moments.mean)
         seconds = (perf_counter() - start) / samples
         region_samples = np.stack(region_means) if region_means else None
-        return Prediction(point, std, kept, None, seconds, mean, region_samples)
+        return _finite(Prediction(point, std, kept, None, seconds, mean, region_samples))
 
     def _with_constant_spread(self, point: Floats, inside: NDArray[np.bool_]) -> Prediction:
         spread = self.card.constant_spread
@@ -160,8 +142,8 @@ def load_predictor(folder: Path | str, device: torch.device | str = "cpu") -> Pr
     return Predictor(trained.model, trained.card)
 
 
-def _check_finite(prediction: Prediction) -> None:
-    """Refuse a prediction that is no image. The mean and spread of all samples stand for those that are not kept."""
+def _finite(prediction: Prediction) -> Prediction:
+    """The prediction, unless it is no image. The mean and spread of all samples stand for those that are not kept."""
     volumes = {
         "point estimate": prediction.mean,
         "spread": prediction.std,
@@ -173,6 +155,7 @@ def _check_finite(prediction: Prediction) -> None:
                 f"the predicted {name} has {invalid} NaN or infinite voxels, expected finite values; check the scan's "
                 "picture in qc.html and its side information, or train the model again"
             )
+    return prediction
 
 
 def _volume(tensor: Tensor) -> Floats:
