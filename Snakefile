@@ -16,6 +16,7 @@ include: "pipelines/common.smk"
 include: "pipelines/prepare.smk"
 include: "pipelines/train.smk"
 include: "pipelines/convert.smk"
+include: "pipelines/impute.smk"
 include: "pipelines/evaluate.smk"
 
 

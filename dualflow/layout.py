@@ -9,6 +9,8 @@ All results of a study lie under `Layout.root`:
     models/.closed_form/   cache of closed-form fits
     metrics/         tables written by evaluation
     compare/         plan.json: optimiser steps of each flow at an equal budget
+    imputation/      regions.tsv: measured and drawn region values of every scan
+    analyses/NAME/   tables and figures of a group analysis
     pending/         tracking records queued while the server is unreachable
     manifests/       one file per finished step, the outputs that Snakemake knows
     configs/         the resolved configurations
@@ -203,6 +205,15 @@ class Layout:
     def page(self, name: str) -> Path:
         """The table `name` as Markdown."""
         return self.table(name).with_suffix(".md")
+
+    @property
+    def imputed_regions(self) -> Path:
+        """Table of the measured and drawn values of every region and scan."""
+        return self.root / "imputation" / "regions.tsv"
+
+    def analysis(self, name: str) -> Path:
+        """Folder of a group analysis."""
+        return self.root / "analyses" / name
 
     @property
     def comparison_plan(self) -> Path:

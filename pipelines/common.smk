@@ -48,6 +48,7 @@ EMBEDDED = study.embedded
 MODEL_GPU = 0 if study.train.device == "cpu" else 1
 # Closed-form baselines take seconds, so one job fits them all and one job scores them all.
 CLOSED_FORM = closed_form_baselines(study)
+ANALYSES = list(study.impute.analyses) if study.impute else []
 GRADIENT = sorted({name for name, _ in study.trainings} - set(CLOSED_FORM))
 
 
@@ -55,6 +56,7 @@ wildcard_constraints:
     shard=r"\d+",
     seed=r"\d+",
     model="|".join(GRADIENT),
+    analysis="|".join(ANALYSES),
 
 
 def manifest(step):

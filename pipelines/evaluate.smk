@@ -63,6 +63,7 @@ rule report:
         ceilings=manifest("evaluate/ceilings"),
         volumes=manifest("convert"),
         quality=manifest("qc"),
+        analyses=[manifest(f"analyse/{name}") for name in ANALYSES],
     output:
         manifest("report"),
     log:

@@ -7,13 +7,16 @@ import click
 from dualflow import __version__
 from dualflow.cli.bench_commands import BENCH_COMMANDS
 from dualflow.cli.group import SectionedGroup
+from dualflow.cli.group_commands import GROUP_COMMANDS
 from dualflow.cli.model_commands import MODEL_COMMANDS
 from dualflow.cli.study_commands import STUDY_COMMANDS
 from dualflow.cli.workflow_steps import WORKFLOW_STEPS
 
 __all__ = ["USER_COMMANDS", "WORKFLOW_STEPS", "main"]
 
-USER_COMMANDS = {str(command.name): command for command in (*STUDY_COMMANDS, *MODEL_COMMANDS, *BENCH_COMMANDS)}
+USER_COMMANDS = {
+    str(command.name): command for command in (*STUDY_COMMANDS, *MODEL_COMMANDS, *GROUP_COMMANDS, *BENCH_COMMANDS)
+}
 """Command name -> command, in the order of the help."""
 
 

@@ -38,24 +38,32 @@ MODELS = click.option(
 SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the training.")
 
 
+def run_locked(
+    step: str, function: str, config_path: Path, overrides: tuple[str, ...], threads: int, **arguments: Any
+) -> None:
+    """Call `function` of `dualflow.commands` with the configuration, under the locks of `step`."""
+    end_with_parents()
+    set_threads(threads)
+    from dualflow.commands.steps import manifests_of, require_inputs
+    from dualflow.commands.study_config import load_study_config
+
+    config = load_study_config(config_path, overrides)
+    require_inputs(config, step)
+    module, _, attribute = function.rpartition(".")
+    with ExitStack() as locks:
+        # The processes of one training share the locks of the first.
+        for manifest in manifests_of(step, **arguments) if os.environ.get("RANK", "0") == "0" else []:
+            waiting = f"{manifest}: another process works on it; waiting for it to end"
+            locks.enter_context(exclusive(config.layout.lock(manifest), waiting))
+        command: Callable[..., None] = getattr(import_module(f"dualflow.commands.{module}"), attribute)
+        command(config, **arguments)
+
+
 def _add_step(name: str, module: str, function: str, summary: str, *options: Decorator) -> None:
     """Register the step `name`, which calls `function` of `dualflow.commands.<module>` with the configuration."""
 
     def run_step(config_path: Path, overrides: tuple[str, ...], threads: int, **arguments: Any) -> None:
-        end_with_parents()
-        set_threads(threads)
-        from dualflow.commands.steps import manifests_of, require_inputs
-        from dualflow.commands.study_config import load_study_config
-
-        config = load_study_config(config_path, overrides)
-        require_inputs(config, name)
-        with ExitStack() as locks:
-            # The processes of one training share the locks of the first.
-            for step in manifests_of(name, **arguments) if os.environ.get("RANK", "0") == "0" else []:
-                waiting = f"{step}: another process works on it; waiting for it to end"
-                locks.enter_context(exclusive(config.layout.lock(step), waiting))
-            command: Callable[..., None] = getattr(import_module(f"dualflow.commands.{module}"), function)
-            command(config, **arguments)
+        run_locked(name, f"{module}.{function}", config_path, overrides, threads, **arguments)
 
     run_step.__doc__ = summary
     for option in reversed([CONFIG, OVERRIDES, THREADS, *options]):

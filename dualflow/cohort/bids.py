@@ -21,7 +21,7 @@ from dualflow.cohort.scanner import SCANNERS, acquire_t1, deformation_field
 from dualflow.cohort.template import Floats
 from dualflow.cohort.uptake import regions
 from dualflow.commit import commit_json, commit_text, committing
-from dualflow.layout import TEMPLATE_SPACE, Scan, bids_path
+from dualflow.layout import TEMPLATE_SPACE, Scan, bids_path, sidecar_path
 from dualflow.modalities import MODALITIES
 
 BIDS_VERSION = "1.10.0"
@@ -50,7 +50,12 @@ def write_subject(out: Path, person: Person) -> None:
 
     scan, truth = Scan(person.label), truth_root(out)
     _write(bids_path(out, scan, _T1W), t1, affine, levels=2000, sidecar=_t1w_sidecar(person))
-    _write(bids_path(out, scan, _FDG), pet.measured, pet.affine, levels=8000, sidecar=_pet_sidecar(person, pet))
+    measured = bids_path(out, scan, _FDG)
+    if person.has_pet:
+        _write(measured, pet.measured, pet.affine, levels=8000, sidecar=_pet_sidecar(person, pet))
+    else:  # an earlier cohort may have had it
+        for file in (measured, sidecar_path(measured)):
+            file.unlink(missing_ok=True)
     metadata = {
         "TargetToSource": pet.to_t1.tolist(),
         "SourceToTemplate": linear.tolist(),

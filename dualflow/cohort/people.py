@@ -30,6 +30,7 @@ class Person:
         index: place in the cohort, counted from 0.
         unreported: columns that participants.tsv leaves `n/a`.
         law: name of the law of uptake, a key of `laws.LAWS`.
+        has_pet: whether the PET was measured; the ground truth is always written.
     """
 
     label: str
@@ -43,15 +44,23 @@ class Person:
     index: int
     unreported: frozenset[str] = field(default_factory=frozenset)
     law: str = "regional"
+    has_pet: bool = True
 
     def generator(self, purpose: str) -> np.random.Generator:
         """Random generator of this person for `purpose`, independent of other purposes and persons."""
         return _generator(self.seed, self.index, _PURPOSES[purpose])
 
 
-def participants(subjects: int, seed: int, law: str = "regional") -> list[Person]:
-    """Draw `subjects` people; person i of a seed has the same traits for every `subjects` and `law`."""
-    return [_person(index, seed, law) for index in range(subjects)]
+def participants(subjects: int, seed: int, law: str = "regional", missing: float = 0.0) -> list[Person]:
+    """Draw `subjects` people; person i of a seed has the same traits for every `subjects`, `law` and `missing`.
+
+    Args:
+        subjects: number of people.
+        seed: seed of the cohort.
+        law: name of the law of uptake.
+        missing: share of the people whose PET is not measured.
+    """
+    return [_person(index, seed, law, missing) for index in range(subjects)]
 
 
 def expected_metabolism(diagnosis: Diagnosis, atrophy: float) -> float:
@@ -60,7 +69,7 @@ def expected_metabolism(diagnosis: Diagnosis, atrophy: float) -> float:
     return max(0.0, severity + _COUPLING * (atrophy - severity))
 
 
-def _person(index: int, seed: int, law: str) -> Person:
+def _person(index: int, seed: int, law: str, missing: float) -> Person:
     # Each block of six holds every diagnosis at both sites once, so that small cohorts are balanced too.
     block, place = divmod(index, len(_CELLS))
     order = _generator(seed, block, _PURPOSES["block"]).permutation(len(_CELLS))
@@ -72,7 +81,8 @@ def _person(index: int, seed: int, law: str) -> Person:
     sex: Sex = "M" if rng.random() < 0.5 else "F"
     unreported = frozenset(column for column, share in UNREPORTED.items() if rng.random() < share)
     label = f"C{index + 1:04d}"
-    return Person(label, age, sex, diagnosis, site, atrophy, metabolism, seed, index, unreported, law)
+    has_pet = _generator(seed, index, _PURPOSES["missing"]).random() >= missing
+    return Person(label, age, sex, diagnosis, site, atrophy, metabolism, seed, index, unreported, law, has_pet)
 
 
 def _generator(*keys: int) -> np.random.Generator:
@@ -89,5 +99,5 @@ _SITES: tuple[Site, ...] = ("A", "B")
 _CELLS: tuple[tuple[Diagnosis, Site], ...] = tuple(product(SEVERITY, _SITES))
 _PURPOSES = {
     "block": 0, "person": 1, "anatomy": 2, "loss": 3, "uptake": 4, "tilt": 5, "mr": 6, "pet": 7, "lesions": 8,
-    "contrast": 9,
+    "contrast": 9, "missing": 10,
 }  # fmt: skip

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dualflow import cohort
-from dualflow.commands.make_cohort import subjects_of
+from dualflow.commands.true_law import drawn_targets, people_of, target_on_grid
 from dualflow.commit import commit_text
 from dualflow.config import Config, dump_sections
 from dualflow.data.preprocessed_scan import PreprocessedScan
@@ -21,10 +20,7 @@ from dualflow.data.study_pairs import load_split, usable_pairs
 from dualflow.data.tsv import table_text
 from dualflow.evaluation.metrics import score
 from dualflow.evaluation.study_metrics import TRUE_LAW
-from dualflow.imaging.geometry import Volume, apply_map, smooth
-from dualflow.imaging.model_grid import model_grid
-from dualflow.imaging.pipeline import normalise_on_grid
-from dualflow.imaging.record import resample_to_grid
+from dualflow.imaging.geometry import apply_map
 from dualflow.imaging.regions import region_map
 from dualflow.imaging.volume import read_volume
 from dualflow.inference.convert import scan_seed
@@ -49,7 +45,7 @@ def evaluate_ceilings(config: Config) -> None:
     layout, row = config.layout, modality(config.study.target)
     pairs = usable_pairs(config)
     test = load_split(config, pairs, "test", SideEncoder.fit(pairs, ()))
-    regions, people = region_map(config.preprocess), _people(config)
+    regions, people = region_map(config.preprocess), people_of(config)
     scores, errors = [], []
     for item in track(test.items, "evaluate ceilings"):
         scan, mask, target = Scan.parse(item["scan"]), item["mask"][0].numpy(), item["target"][0].numpy()
@@ -75,11 +71,6 @@ def _table(rows: list[dict[str, Any]], columns: list[str]) -> str:
     return table_text(pd.DataFrame(rows, columns=None if rows else columns))
 
 
-def _people(config: Config) -> dict[str, cohort.Person]:
-    """The embedded cohort's people by label; none for a study with a dataset."""
-    return {person.label: person for person in subjects_of(config)} if config.embedded else {}
-
-
 def _ceilings(
     config: Config, scan: Scan, mask: NDArray[np.bool_], person: cohort.Person | None
 ) -> Iterator[tuple[str, Prediction]]:
@@ -88,28 +79,14 @@ def _ceilings(
     paths = {name: truth_path(config.bids, scan, row, desc) for name, desc in VOLUMES.items()}
     if not all(path.is_file() for path in paths.values()):
         return
-    to_target = _preprocessing(config, scan, mask)
-    means = {name: to_target(read_volume(path)) for name, path in paths.items()}
+    to_grid = target_on_grid(config, scan, mask)
+    means = {name: to_grid(read_volume(path)) for name, path in paths.items()}
     for name, mean in means.items():
         yield name, Prediction(mean, np.zeros_like(mean))
     if person is not None:
         rng = np.random.default_rng(scan_seed(config.evaluate.seed, scan))
-        images = cohort.draw_pet(person, cohort.anatomy(person), config.evaluate.samples, rng)
-        samples = np.stack([to_target(Volume(image, cohort.PET_AFFINE)) for image in images])
+        samples = np.stack(list(drawn_targets(config, scan, mask, person, config.evaluate.samples, rng)))
         yield TRUE_LAW, Prediction(means["attainable"], samples.std(axis=0, ddof=1), samples)
-
-
-def _preprocessing(config: Config, scan: Scan, mask: NDArray[np.bool_]) -> Callable[[Volume], NDArray[np.float32]]:
-    """The function that takes a volume in the world of the scan's target to the model grid, as preprocessing does."""
-    record = PreprocessedScan.from_manifest(config.layout, scan).record()
-    row, grid = modality(config.study.target), model_grid(config.preprocess)
-    added_mm = record["target"].get("pet", {}).get("resolution", {}).get("added_fwhm_mm", 0)
-
-    def to_target(volume: Volume) -> NDArray[np.float32]:
-        raw = resample_to_grid(smooth(volume, added_mm), record, grid, world="target", background=np.nan)
-        return normalise_on_grid(raw, mask, row, config.preprocess, Path(scan.key))[0]
-
-    return to_target
 
 
 def _registration_error(config: Config, scan: Scan) -> Iterator[dict[str, float]]:

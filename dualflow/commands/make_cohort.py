@@ -13,23 +13,29 @@ from dualflow.progress import track
 
 def subjects_of(config: Config) -> list[cohort.Person]:
     """The simulated people of a study of the embedded cohort."""
-    return cohort.participants(config.cohort.subjects, config.cohort.seed, config.cohort.law)
+    section = config.cohort
+    return cohort.participants(section.subjects, section.seed, section.law, section.missing_target)
 
 
 def make_cohort(config: Config, shard: int) -> None:
     """Simulate one shard of the cohort's subjects; finished subjects are skipped."""
-    layout, identity = config.layout, {"seed": config.cohort.seed, "law": config.cohort.law}
+    layout = config.layout
     subjects = subjects_of(config)[shard :: config.preprocess.shards]
     manifests = {}
     for subject in track(subjects, f"cohort, shard {shard}"):
         manifest = layout.manifest(f"cohort/sub-{subject.label}")
+        identity = {"seed": subject.seed, "law": subject.law, "has_pet": subject.has_pet}
         if read_manifest(manifest, inputs={}, config=identity) is None:
             cohort.write_subject(layout.bids, subject)
             files = {str(file.relative_to(layout.bids)): file for file in cohort.subject_files(layout.bids, subject)}
             write_manifest(manifest, step="cohort", outputs=files, inputs={}, config=identity)
         manifests[subject.label] = manifest
     write_manifest(
-        layout.manifest(f"cohort/shard-{shard}"), step="cohort", outputs=manifests, inputs={}, config=identity
+        layout.manifest(f"cohort/shard-{shard}"),
+        step="cohort",
+        outputs=manifests,
+        inputs={},
+        config=dump_sections(config.cohort),
     )
 
 

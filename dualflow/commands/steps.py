@@ -28,6 +28,7 @@ def step_names(config: Config) -> list[str]:
         "convert",
         *(f"evaluate/{model}" for model in models),
         "evaluate/ceilings",
+        *_group_steps(config),
         "report",
         CHECK,
     ]
@@ -60,6 +61,11 @@ def _cohort(config: Config) -> list[str]:
     return [f"cohort/shard-{shard}" for shard in range(config.preprocess.shards)]
 
 
+def _group_steps(config: Config) -> list[str]:
+    """Imputation and analyses, if the configuration has them."""
+    return ["impute", *(f"analyse/{name}" for name in config.impute.analyses)] if config.impute else []
+
+
 def _shards(config: Config) -> list[str]:
     return [f"preprocess/shard-{shard}" for shard in range(config.preprocess.shards)]
 
@@ -79,6 +85,7 @@ MANIFESTS = {
     "convert-study": "convert",
     "evaluate": "evaluate/{model}_seed-{seed}",
     "evaluate-ceilings": "evaluate/ceilings",
+    "analyse": "analyse/{name}",
 }
 """Command -> manifests that it writes; the other commands write one of their name."""
 
@@ -94,8 +101,11 @@ INPUTS: dict[str, Callable[[Config], list[str]]] = {
     "index": lambda config: ["cohort"] if config.embedded else [],
     "preprocess-finish": _shards,
     "qc": lambda _: ["preprocess"],
+    "impute": lambda _: ["preprocess"],
+    "analyse": lambda _: ["impute"],
     "lr-find": lambda _: ["preprocess"],
     "bench verdict": lambda _: ["preprocess"],
+    "bench imputation": lambda _: ["preprocess"],
     "evaluate-ceilings": lambda _: ["preprocess"],
     "report": lambda config: [step for step in step_names(config) if step not in ("report", CHECK)],
     CHECK: lambda _: ["preprocess"],

@@ -149,8 +149,7 @@ def _train(config: Config, name: str, seed: int, data: LearningData, group: Proc
             closed_form=ClosedFormCache(layout.closed_form_cache, digest_of(data.values(data.training))),
         )
         with run.system():
-            fit = _train_flow if name in config.flows else _train_baseline
-            trained = fit(config, name, data, context)
+            trained = fit_model(config, name, data, context)
         if not group.is_main:
             group.wait()
             return
@@ -218,6 +217,12 @@ def _tracked(
     if not group.is_main:
         return nullcontext(Run())
     return tracked(config.tracking, config.study.name, run_name, tags, config.layout.pending_records)
+
+
+def fit_model(config: Config, name: str, data: LearningData, context: TrainingContext) -> Trained:
+    """Train one model: a flow of the configuration, or a row of BASELINES."""
+    fit = _train_flow if name in config.flows else _train_baseline
+    return fit(config, name, data, context)
 
 
 def _train_flow(config: Config, name: str, data: LearningData, context: TrainingContext) -> Trained:

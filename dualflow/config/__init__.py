@@ -5,6 +5,7 @@ Each rule of the workflow depends only on the sections it uses, so a changed val
 
 from dualflow.config.config import Config, public_values, write_resolved
 from dualflow.config.data import CohortConfig, SplitConfig, StudyConfig
+from dualflow.config.groups import ImputeConfig
 from dualflow.config.imaging import PreprocessConfig, ReviewConfig
 from dualflow.config.learning import (
     AugmentConfig,
@@ -25,6 +26,7 @@ __all__ = [
     "Config",
     "ConvertConfig",
     "EvaluateConfig",
+    "ImputeConfig",
     "ModelConfig",
     "PreprocessConfig",
     "ReviewConfig",

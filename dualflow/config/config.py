@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from dualflow.commit import commit_json, digest_of
 from dualflow.config.data import CohortConfig, SplitConfig, StudyConfig
+from dualflow.config.groups import ImputeConfig
 from dualflow.config.imaging import PreprocessConfig, ReviewConfig
 from dualflow.config.learning import (
     BaselineConfig,
@@ -54,6 +55,9 @@ class Config(Section):
     """Sampling of synthetic volumes."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """Evaluation of the models."""
+    impute: ImputeConfig | None = None
+    """Imputation and group analyses as steps of the workflow; without the section, `dualflow impute` has its defaults
+    and the workflow leaves it out."""
     tracking: TrackingConfig = TrackingConfig()
     """Experiment tracking."""
 
@@ -64,6 +68,8 @@ class Config(Section):
         _require(study.bids, Path.is_dir, "study.bids", "a folder", "the root of a BIDS dataset")
         _require(study.samples, Path.is_file, "study.samples", "a file", "a table of scans")
         _require(study.masks, Path.is_dir, "study.masks", "a folder", "the root of a BIDS dataset of brain masks")
+        if self.impute is not None:
+            _require(self.impute.meta_regions, Path.is_file, "impute.meta_regions", "a file", "a table of meta-regions")
         _require(self.split.file, Path.is_file, "split.file", "a file", "a table of splits such as index/splits.tsv")
         if region not in REFERENCES:
             remedy = f"a mask in template space, or one of: {', '.join(REFERENCES)}"
@@ -129,7 +135,12 @@ def _read_json(path: Path) -> Any:
 
 def public_values(config: Config) -> dict[str, Any]:
     """Return the configuration for tracked runs and manifests, without folders: their names may identify people."""
-    private = {"tracking": True, "study": {"bids", "samples", "masks", "results"}, "split": {"file"}}
+    private = {
+        "tracking": True,
+        "study": {"bids", "samples", "masks", "results"},
+        "split": {"file"},
+        "impute": {"meta_regions"},
+    }
     public = config.model_copy(update={"preprocess": config.preprocess.without_folders()})
     values: dict[str, Any] = public.model_dump(mode="json", exclude=private)  # type: ignore[arg-type]
     return values

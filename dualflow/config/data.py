@@ -84,6 +84,8 @@ class CohortConfig(Section):
     """Number of subjects."""
     seed: int = Field(default=0, ge=0)
     """Seed of the simulation; equal seeds give equal bytes."""
+    missing_target: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the subjects whose PET is not measured, drawn at random."""
     law: Literal["regional", "hard"] = "regional"
     """Law of uptake given MR and side information: `regional`, or `hard` with lesions, nonlinear and remote effects, a
     spread that differs between people, and two hidden subtypes of patients."""

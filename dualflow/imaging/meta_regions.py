@@ -18,23 +18,38 @@ from dualflow.imaging.atlas import merged_name
 from dualflow.imaging.geometry import BoolArray
 from dualflow.imaging.regions import RegionMap
 
+MetaRegions = dict[str, tuple[str, ...]]
+"""Regions without hemisphere or the prefix `ctx-`, by meta-region."""
+
 
 @cache
-def meta_regions() -> dict[str, tuple[str, ...]]:
-    """Regions without hemisphere or the prefix `ctx-`, by meta-region."""
+def meta_regions() -> MetaRegions:
+    """The built-in meta-regions."""
     with (files("dualflow.imaging") / "meta_regions.tsv").open() as file:
-        table = pd.read_csv(file, sep="\t")
+        return group_regions(pd.read_csv(file, sep="\t"))
+
+
+def group_regions(table: pd.DataFrame) -> MetaRegions:
+    """Meta-regions of a table with the columns `meta_region` and `region`."""
     return {str(name): tuple(rows["region"]) for name, rows in table.groupby("meta_region", sort=False)}
 
 
-def meta_region_weights(regions: RegionMap, mask: BoolArray) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+def meta_region_weights(
+    regions: RegionMap, mask: BoolArray, groups: MetaRegions | None = None
+) -> tuple[tuple[str, ...], NDArray[np.float64]]:
     """Names of the M meta-regions, and weights `[M, R]` that turn region means into the mean over all their voxels.
 
     Regions without a voxel in the mask `[D, H, W]` have weight 0; a meta-region without any is all NaN.
+
+    Args:
+        regions: the atlas on a grid.
+        mask: the voxels that count.
+        groups: meta-regions; by default the built-in ones.
     """
+    groups = meta_regions() if groups is None else groups
     merged = [merged_name(name).removeprefix("ctx-") for name in regions.names]
-    members = np.array([[name in group for name in merged] for group in meta_regions().values()], dtype=np.float64)
+    members = np.array([[name in group for name in merged] for group in groups.values()], dtype=np.float64)
     weights = members * regions.sizes(mask)
     totals = weights.sum(axis=1, keepdims=True)
     totals[totals == 0] = np.nan
-    return tuple(meta_regions()), weights / totals
+    return tuple(groups), weights / totals

@@ -101,7 +101,7 @@ def test_the_template_lists_every_key_with_its_default(example_folder):
     listed = yaml.safe_load(path.read_text())
     defaults = parse_config({"study": listed["study"]}).model_dump(mode="json")
     assert listed.keys() == defaults.keys()
-    for section in listed.keys() - {"extra_models"}:
+    for section in listed.keys() - {"extra_models", "impute"}:
         assert listed[section].keys() == defaults[section].keys(), section
     assert {name: listed[name] for name in listed if name != "study"} == {
         name: defaults[name] for name in defaults if name != "study"

@@ -13,7 +13,7 @@ MINIMAL = "study: {name: test}\n"
     [
         (MINIMAL + "train: {stesp: 5}", r"unknown key 'train\.stesp'; did you mean 'steps'\?"),
         (MINIMAL + "trainn: {}", r"unknown key 'trainn'; did you mean 'train'\?"),
-        (MINIMAL + "cohort: {zzz: 1}", r"unknown key 'cohort\.zzz'; choose from: law, seed, subjects"),
+        (MINIMAL + "cohort: {zzz: 1}", r"unknown key 'cohort\.zzz'; choose from: law, missing_target, seed, subjects"),
         (MINIMAL + "extra_models: {a: {prest: c_glow}}", r"unknown key 'extra_models\.a\.prest'.*'preset'"),
     ],
 )

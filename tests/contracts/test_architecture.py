@@ -18,6 +18,7 @@ LAYERS = [
     {"cli"},
     {"commands"},
     {"report"},
+    {"imputation"},
     {"evaluation"},
     {"inference"},
     {"training"},

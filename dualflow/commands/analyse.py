@@ -1,0 +1,176 @@
+"""`dualflow analyse`: one linear model per region on the completed tables of a study, pooled over the draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from dualflow.commit import commit_text, sha256
+from dualflow.config import Config, ImputeConfig
+from dualflow.data.index import read_pairs
+from dualflow.data.markdown import Column
+from dualflow.data.markdown import table as markdown
+from dualflow.data.tsv import table_text
+from dualflow.errors import ConfigError, DataError
+from dualflow.imaging.model_grid import model_grid
+from dualflow.imaging.regions import region_map
+from dualflow.imputation.formula import Formula, lies_in
+from dualflow.imputation.group_models import METHODS, analyse_regions
+from dualflow.imputation.imputed_table import ImputedTable
+from dualflow.imputation.outcomes import add_outcomes
+from dualflow.manifest import write_manifest
+from dualflow.modalities import modality
+from dualflow.report.group_figures import forest, forest_regions, write_brain_map
+from dualflow.report.style import write_figure
+from dualflow.tracking.tracked_run import tracked
+
+TABLE, FOREST = "regions.tsv", "forest.png"
+COLUMNS = (
+    Column("effect", ["estimate"], 4, interval=True),
+    Column("p", ["p"], 4),
+    Column("p, Holm", ["p_holm"], 4),
+    Column("FDR", ["q_fdr"], 4),
+    Column("missing information", ["fmi"], 2),
+    Column("gain over complete cases, %", ["gain"], 0, scale=100),
+)
+
+
+def analyse(
+    config: Config,
+    *,
+    name: str,
+    formula: str = "",
+    references: Sequence[str] = (),
+    asymmetries: bool = False,
+    ratios: Sequence[str] = (),
+) -> None:
+    """Analyse the imputed regions of a study; write the table and figures, and track them.
+
+    Args:
+        config: of the study.
+        name: of the analysis.
+        formula: such as `suvr ~ diagnosis + age`; empty takes the one of that name in the configuration.
+        references: `COLUMN=LEVEL`, in addition to those of the configuration.
+        asymmetries: whether to add asymmetries.
+        ratios: further outcomes `A/B`.
+
+    Raises:
+        ConfigError: the formula cannot be used, or its terms are not among those of the imputation.
+        DataError: the imputed table is missing, or a coefficient cannot be estimated.
+    """
+    options, layout = config.impute or ImputeConfig(), config.layout
+    text = formula or _formula_of(options, name)
+    parsed = Formula.parse(text, _references(options, text, references))
+    imputed = ImputedTable.read(layout.imputed_regions)
+    people = read_pairs(layout).set_index("scan").reindex(list(imputed.scans)).reset_index()
+    design = parsed.design(people)
+    complete = design.notna().all(axis=1).to_numpy()
+    if not imputed.observed.all():
+        _require_congenial(parsed, design[complete], imputed, people[complete])
+    values, outcomes = add_outcomes(imputed.values, imputed.regions, asymmetries=asymmetries, ratios=ratios)
+    subjects = [one for one, is_known in zip(imputed.subjects, complete, strict=True) if is_known]
+    table = analyse_regions(
+        values[:, complete], imputed.observed[complete], design[complete].reset_index(drop=True), subjects, outcomes
+    )
+    _write(config, name, parsed, table, int((~complete).sum()))
+
+
+def _formula_of(options: ImputeConfig, name: str) -> str:
+    if name in options.analyses:
+        return options.analyses[name]
+    names = ", ".join(options.analyses) or "none"
+    raise ConfigError(f"no analysis '{name}' in impute.analyses ({names}); give --formula 'suvr ~ diagnosis + age'")
+
+
+def _references(options: ImputeConfig, text: str, given: Sequence[str]) -> dict[str, str]:
+    """Reference levels of the configuration whose columns the formula names, replaced by the given ones."""
+    pairs = dict(one.partition("=")[::2] for one in given)
+    if bad := [one for one in given if "=" not in one]:
+        raise ConfigError(f"reference '{bad[0]}' is not of the form COLUMN=LEVEL, such as diagnosis=CN")
+    variables = Formula.parse(text).variables
+    return {name: level for name, level in options.references.items() if name in variables} | pairs
+
+
+def _require_congenial(formula: Formula, design: pd.DataFrame, imputed: ImputedTable, people: pd.DataFrame) -> None:
+    """Check that the imputation knew every term of the analysis.
+
+    Draws that do not depend on a term have no effect of it, and dilute the effect in the completed tables
+    (Meng 1994, Multiple-imputation inferences with uncongenial sources of input).
+
+    Raises:
+        ConfigError: a term is no combination of those of the imputation.
+    """
+    terms = Formula(imputed.facts["Terms"], imputed.facts["References"])
+    variables = [name for name in terms.variables if name in people]
+    known = people[variables].notna().all(axis=1).to_numpy() if variables else np.ones(len(people), bool)
+    inside = lies_in(design[known].to_numpy(), terms.design(people[known]).to_numpy())
+    if foreign := [str(name) for name, is_in in zip(design, inside, strict=True) if not is_in]:
+        raise ConfigError(
+            f"{foreign[0]} is not among the terms of the imputation ({terms.text}), so the drawn values "
+            f"know nothing of it and would dilute its effect; set impute.terms to include {formula.text} (columns that "
+            "are not in study.side need a new training), and run `dualflow impute` again"
+        )
+
+
+def _write(config: Config, name: str, formula: Formula, table: pd.DataFrame, left_out: int) -> None:
+    layout, unit = config.layout, modality(config.study.target).unit
+    folder, regions = layout.analysis(name), region_map(config.preprocess)
+    terms = list(dict.fromkeys(table["term"]))
+    others = [region for region in dict.fromkeys(table["region"]) if region not in regions.names]
+    shown = forest_regions(table, terms[0], others)
+    figure = forest(table, terms, shown, unit)
+    files = {"table": folder / TABLE, "forest": folder / FOREST}
+    commit_text(files["table"], table_text(table.round(6)))
+    write_figure(files["forest"], figure)
+    for number, term in enumerate(terms):
+        files[f"brain-{number}"] = path = folder / f"brain_{number + 1}.png"
+        write_brain_map(path, table, term, regions, model_grid(config.preprocess)[0], unit)
+    text = analysis_text(formula, table, left_out)
+    files["text"] = folder / "analysis.md"
+    commit_text(files["text"], text + "\n")
+    print(text)
+    with tracked(config.tracking, config.study.name, f"analysis {name}", {"model": "all", "analysis": name},
+                 layout.pending_records) as run:  # fmt: skip
+        run.parameters({"formula": f"suvr ~ {formula.text}", "references": str(dict(formula.references))})
+        for term in terms:
+            rows = table[(table["term"] == term) & (table["method"] == METHODS[0])]
+            run.metrics({f"{_metric(term)}/regions_fdr_below_5_percent": float((rows["q_fdr"] < 0.05).sum())})
+            if rows["gain"].notna().any():
+                run.metrics({f"{_metric(term)}/gain_over_complete_cases": float(rows["gain"].median())})
+        run.table(table, f"{name}.json")
+        run.text(text, f"{name}.md")
+        for path in files.values():
+            run.file(path, "analysis")
+        run.finish()
+    write_manifest(
+        layout.manifest(f"analyse/{name}"),
+        step="analyse",
+        outputs=files,
+        inputs={"regions": sha256(layout.imputed_regions)},
+        config={"formula": formula.text, "references": dict(formula.references)},
+    )
+    print(f"\ntable     {files['table']}\nfigures   {folder}")
+
+
+def _metric(term: str) -> str:
+    """A term as a name that MLflow accepts."""
+    return "".join(char if char.isalnum() or char in "_-./ " else "_" for char in term)
+
+
+def analysis_text(formula: Formula, table: pd.DataFrame, left_out: int) -> str:
+    """The result as Markdown: per term, the regions with the smallest p-values."""
+    multiple = table[table["method"] == METHODS[0]]
+    if multiple.empty:
+        raise DataError(f"suvr ~ {formula.text}: no region can be analysed; use fewer terms")
+    scans, measured = int(multiple["scans"].max()), int(multiple["measured"].max())
+    parts = [f"# suvr ~ {formula.text}", f"{scans} scans, {measured} of them with a measured target."]
+    if left_out:
+        parts.append(f"{left_out} scans with unknown values of these columns are left out.")
+    for term, rows in multiple.groupby("term", sort=False):
+        shown = rows.nsmallest(10, "p")
+        count = int((rows["q_fdr"] < 0.05).sum())
+        parts.append(f"## {term}\n\n{count} of {len(rows)} outcomes have a false discovery rate below 5 %.")
+        parts.append(markdown(shown, COLUMNS, label="region", heading="region"))
+    return "\n\n".join(parts)

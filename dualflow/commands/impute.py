@@ -1,0 +1,206 @@
+"""`dualflow impute`: measured and drawn region values of every scan of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dualflow.commands.train import LearningData
+from dualflow.commit import commit_json, commit_text, digest_of, sha256
+from dualflow.config import Config, ImputeConfig, dump_sections
+from dualflow.data.dataset import PairDataset
+from dualflow.data.study_pairs import load_split
+from dualflow.data.tsv import all_numbers, numbers, read_table
+from dualflow.errors import ConfigError, DataError
+from dualflow.flows.interface import ConditionalSampler
+from dualflow.imaging.meta_regions import MetaRegions, group_regions, meta_region_weights, meta_regions
+from dualflow.imaging.regions import RegionMap, region_map
+from dualflow.imputation.formula import Formula
+from dualflow.imputation.imputed_table import ImputedTable
+from dualflow.imputation.proper_draws import RegionScans, explained_share, proper_draws
+from dualflow.imputation.region_values import RegionValues, cross_fitted_images, region_values
+from dualflow.inference.convert import scan_seed
+from dualflow.inference.predict import Predictor, load_predictor
+from dualflow.layout import Layout, Scan, sidecar_path
+from dualflow.manifest import write_manifest
+from dualflow.process import keep_freed_memory
+from dualflow.progress import track
+from dualflow.training.closed_form import ClosedFormCache
+from dualflow.training.device import select_device
+
+STEP = "impute"
+SPLITS = ("train", "validation", "test", "convert")
+
+Floats = NDArray[np.float64]
+
+
+@dataclass
+class StudyRegions:
+    """Region values of the scans of a study.
+
+    Attributes:
+        keys: keys of the scans.
+        values: of each scan.
+        honest: whether the prediction of a scan comes from a fit without it.
+        weights: weights of the meta-regions in each scan, `[G, R]`.
+    """
+
+    keys: list[str] = field(default_factory=list)
+    values: list[RegionValues] = field(default_factory=list)
+    honest: list[bool] = field(default_factory=list)
+    weights: list[Floats] = field(default_factory=list)
+
+    @property
+    def observed(self) -> NDArray[np.bool_]:
+        """Whether the target of a scan was measured `[N]`."""
+        return np.array([np.isfinite(one.measured).any() for one in self.values])
+
+    def rows(self, chosen: NDArray[np.bool_], terms: pd.DataFrame) -> RegionScans:
+        """The `chosen` scans, with their rows of `terms`."""
+        values = [one for one, is_in in zip(self.values, chosen, strict=True) if is_in]
+        noise = np.stack([one.noise for one in values], axis=1)
+        return RegionScans(terms[chosen].reset_index(drop=True), np.stack([one.prediction for one in values]), noise)
+
+    def with_meta_regions(self, values: Floats) -> Floats:
+        """Append the meta-regions to region values `[M, N, R]`."""
+        weights, known = np.stack(self.weights), np.isfinite(values)
+        means = np.einsum("mnr,ngr->mng", np.where(known, values, 0.0), weights)
+        # A region outside a scan's mask has weight 0 there.
+        incomplete = np.einsum("mnr,ngr->mng", ~known, weights > 0) > 0
+        return np.concatenate([values, np.where(incomplete, np.nan, means)], axis=2)
+
+
+def impute(config: Config, name: str = "", seed: int | None = None) -> None:
+    """Draw the regions of every scan without a target, with the main flow or model `name`.
+
+    Raises:
+        ConfigError: the terms cannot be used, or the model has no distribution.
+        DataError: too few targets are measured.
+    """
+    keep_freed_memory()
+    options, layout = config.impute or ImputeConfig(), config.layout
+    name, seed = name or config.model.preset, config.train.seeds[0] if seed is None else seed
+    predictor = load_predictor(layout.model(name, seed), select_device(config.train.device))
+    data, regions, groups = LearningData.load(config), region_map(config.preprocess), _groups(options)
+    study = _study_regions(config, options, predictor, data, regions, groups)
+    table = data.pairs.set_index("scan").loc[study.keys].reset_index()
+    formula = imputation_terms(options, [column.name for column in predictor.card.side.columns])
+    values, facts = _completed(study, formula, table, options)
+    facts |= {"Model": predictor.card.label, "ModelWeights": predictor.card.weights_sha256, "Seed": options.seed}
+    facts |= {"ReferenceRegion": config.preprocess.without_folders().reference_region, "Target": config.study.target}
+    result = ImputedTable(study.keys, [*regions.names, *groups], values, study.observed, facts)
+    path = layout.imputed_regions
+    commit_text(path, result.text())
+    commit_json(sidecar_path(path), result.sidecar())
+    write_manifest(
+        layout.manifest(STEP),
+        step=STEP,
+        outputs={"regions": path},
+        inputs={"model": predictor.card.weights_sha256, "pairs": sha256(layout.pairs)},
+        config=dump_sections(options),
+    )
+    _print(result, layout)
+
+
+def imputation_terms(options: ImputeConfig, side: Sequence[str]) -> Formula:
+    """The terms of the imputation: those of the configuration, or all side columns of the model.
+
+    Raises:
+        ConfigError: a term is no side column of the model, which then could not keep its effect on other regions.
+    """
+    formula = Formula.parse(options.terms or " + ".join(side) or "1", options.references)
+    if unknown := [name for name in formula.variables if name not in side]:
+        raise ConfigError(
+            f"impute.terms names {unknown[0]}, which is no side information of the model; add it to study.side and "
+            f"train again, or choose from: {', '.join(side) or 'none'}"
+        )
+    return formula
+
+
+def _study_regions(
+    config: Config,
+    options: ImputeConfig,
+    predictor: Predictor,
+    data: LearningData,
+    regions: RegionMap,
+    groups: MetaRegions,
+) -> StudyRegions:
+    """Values of all scans, one split in memory at a time."""
+    model, layout = predictor.model, config.layout
+    if not isinstance(model, ConditionalSampler):
+        raise ConfigError(
+            f"model {predictor.card.label} has no distribution; choose a flow, or a baseline with a spread"
+        )
+    missing = bool((data.pairs["target"] == "").any())
+    cache = ClosedFormCache(layout.closed_form_cache, digest_of(data.values(data.training)))
+    images = cross_fitted_images(model, data.training, cache) if missing else None
+    study, draws = StudyRegions(), options.draws if missing else 1
+    for split in SPLITS:
+        dataset = _split(config, data, split, predictor)
+        for index, item in enumerate(track(dataset.items, f"impute, {split} scans")):
+            image: Tensor | None = images[index] if images is not None and split == "train" else None
+            scan_number = scan_seed(options.seed, Scan.parse(item["scan"]))
+            study.keys.append(item["scan"])
+            study.values.append(region_values(model, item, regions, draws, scan_number, image))
+            study.honest.append(split != "train" or image is not None)
+            study.weights.append(meta_region_weights(regions, item["mask"][0].numpy(), groups)[1])
+    return study
+
+
+def _split(config: Config, data: LearningData, split: str, predictor: Predictor) -> PairDataset:
+    if split == "train":
+        return data.training
+    return load_split(config, data.pairs, split, predictor.card.side)
+
+
+def _completed(
+    study: StudyRegions, formula: Formula, table: pd.DataFrame, options: ImputeConfig
+) -> tuple[Floats, dict[str, object]]:
+    """Completed tables `[M, N, R + G]`, and the facts of the imputation."""
+    measured = np.stack([one.measured for one in study.values])
+    observed = study.observed
+    values = np.repeat(measured[None], options.draws, axis=0)
+    facts: dict[str, object] = {"Terms": formula.text, "References": dict(formula.references), "Draws": options.draws}
+    if not observed.all():
+        # A scan with unknown side information counts as an average one; an analysis leaves it out.
+        terms = formula.design(_without_gaps(table, formula.variables))
+        complete = table[list(formula.variables)].notna().all(axis=1).to_numpy()
+        known = study.rows(observed & np.array(study.honest) & complete, terms)
+        used = measured[observed & np.array(study.honest) & complete]
+        values[:, ~observed] = proper_draws(used, known, study.rows(~observed, terms))
+        facts |= {"Measured": int(observed.sum()), "Learnt": len(used), "Drawn": int((~observed).sum())}
+        facts["ExplainedByModel"] = round(explained_share(used, known), 4)
+    return study.with_meta_regions(values), facts
+
+
+def _without_gaps(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Fill unknown values with the mean of a numeric column, and the most frequent level of another."""
+    filled = table.copy()
+    for name in columns:
+        values = numbers(table[name]) if all_numbers(table[name]) else table[name]
+        if values.notna().any():
+            filled[name] = values.fillna(values.mean() if all_numbers(table[name]) else values.mode().iloc[0])
+    return filled
+
+
+def _groups(options: ImputeConfig) -> MetaRegions:
+    if options.meta_regions is None:
+        return meta_regions()
+    table = read_table(options.meta_regions)
+    if missing := [name for name in ("meta_region", "region") if name not in table]:
+        raise DataError(f"{options.meta_regions}: no column {missing[0]}; expected the columns meta_region and region")
+    return group_regions(table)
+
+
+def _print(table: ImputedTable, layout: Layout) -> None:
+    drawn = int((~table.observed).sum())
+    print(f"{len(table.scans)} scans: {int(table.observed.sum())} measured, {drawn} drawn {len(table.values)} times")
+    if drawn:
+        share = table.facts["ExplainedByModel"]
+        print(f"the model explains {share:.0%} of what {table.facts['Terms']} leave (median over regions)")
+    print(f"regions   {layout.imputed_regions}")

@@ -1,0 +1,37 @@
+"""Section of group studies: imputation of missing targets and analyses of the completed tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, field_validator
+
+from dualflow.config.section import Section
+from dualflow.errors import ConfigError
+from dualflow.layout import STUDY_NAME
+
+
+class ImputeConfig(Section):
+    """Region values of scans without a target, and the analyses of the completed tables."""
+
+    draws: int = Field(default=20, ge=2)
+    """Draws of each missing scan, which give as many completed tables."""
+    terms: str | None = None
+    """Terms of side information, such as `diagnosis * age + sex`; every term of an analysis must be among them. By
+    default all columns of `study.side`, without interactions."""
+    references: dict[str, str] = Field(default_factory=dict)
+    """Reference level of categorical columns, such as `{diagnosis: CN}`; by default the first in alphabetical order."""
+    meta_regions: Path | None = None
+    """A table with the columns `meta_region` and `region` in place of the built-in lobes and AD signature."""
+    analyses: dict[str, str] = Field(default_factory=dict)
+    """Analyses of the workflow by name: formulas such as `suvr ~ diagnosis + age + sex`."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the draws."""
+
+    @field_validator("analyses")
+    @classmethod
+    def _names(cls, analyses: dict[str, str]) -> dict[str, str]:
+        for name in analyses:
+            if not STUDY_NAME.match(name):
+                raise ConfigError(f"analyses: '{name}' cannot name a folder; use letters, digits, _ and - only")
+        return analyses

@@ -1,0 +1,153 @@
+"""Formulas such as `suvr ~ diagnosis + age * sex`, restricted to columns of a table: no formula runs code."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from dualflow.errors import ConfigError, DataError
+
+OUTCOME = "suvr"
+"""Left-hand side of every analysis; a formula may leave it out."""
+INTERCEPT = "Intercept"
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m|[⧛⧚]")
+
+
+@dataclass(frozen=True)
+class Formula:
+    """The right-hand side of a linear model.
+
+    Attributes:
+        text: such as `diagnosis + age * sex`; the intercept is implied.
+        references: reference level of categorical columns, by column; by default the first in alphabetical order.
+    """
+
+    text: str
+    references: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str, references: Mapping[str, str] | None = None) -> Formula:
+        """Read `suvr ~ TERMS`, `~ TERMS` or `TERMS`.
+
+        Raises:
+            ConfigError: it does not parse, has another outcome, no term, or terms that are not columns.
+        """
+        outcome, tilde, terms = text.rpartition("~")
+        if tilde and outcome.strip() not in ("", OUTCOME):
+            raise ConfigError(f"formula '{text}' models '{outcome.strip()}'; write '{OUTCOME} ~ {terms.strip()}'")
+        formula = cls(terms.strip(), dict(references or {}))
+        if unused := sorted(formula.references.keys() - set(formula.variables)):
+            raise ConfigError(
+                f"reference {unused[0]}={formula.references[unused[0]]}: '{text}' has no term {unused[0]}"
+            )
+        return formula
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The columns that the formula names, sorted.
+
+        Raises:
+            ConfigError: the formula does not parse, or has terms that are not columns.
+        """
+        # formulaic takes seconds to import.
+        from formulaic import Formula as Parsed
+        from formulaic.errors import FormulaicError
+
+        try:
+            terms = list(Parsed(f"~ {self.text}"))
+        except (FormulaicError, SyntaxError, ValueError) as error:
+            first = _COLOURS.sub("", str(error)).strip().splitlines()[0]
+            raise ConfigError(
+                f"formula '{self.text}' does not parse ({first}); write it as 'diagnosis + age'"
+            ) from None
+        factors = {factor.expr: factor.eval_method.value for term in terms for factor in term.factors}
+        if code := sorted(name for name, method in factors.items() if method == "python"):
+            raise ConfigError(
+                f"formula '{self.text}': {code[0]} is not a column; add a column to the table and name it, "
+                "and choose the reference level of a category by --reference COLUMN=LEVEL"
+            )
+        return tuple(sorted(name for name, method in factors.items() if method == "lookup"))
+
+    def design(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return the design matrix `[N, K]` with a named column per coefficient; rows with unknown values are NaN.
+
+        Raises:
+            ConfigError: a column is missing, a reference is not a level, or a category has one level only.
+        """
+        from formulaic import model_matrix
+
+        missing = [name for name in self.variables if name not in table]
+        if missing:
+            raise ConfigError(
+                f"formula '{self.text}': no column {missing[0]} in the table; choose from: {', '.join(map(str, table))}"
+            )
+        if not self.variables:
+            return pd.DataFrame({INTERCEPT: 1.0}, index=table.index)
+        columns = {name: self._column(table[name]) for name in self.variables}
+        complete = pd.DataFrame(columns).dropna()
+        if complete.empty:
+            raise ConfigError(f"formula '{self.text}': no scan has known values of {', '.join(self.variables)}")
+        for name in self.variables:
+            if complete[name].nunique() < 2:
+                raise ConfigError(
+                    f"formula '{self.text}': {name} is {complete[name].iloc[0]} in every scan; leave the term out"
+                )
+        matrix = pd.DataFrame(model_matrix(self.text, complete, context={}, na_action="raise"))
+        matrix.columns = [_plain(name) for name in matrix.columns]
+        return matrix.astype(float).reindex(table.index)
+
+    def _column(self, values: pd.Series) -> pd.Series:
+        from dualflow.data.tsv import all_numbers, numbers
+
+        reference = self.references.get(str(values.name))
+        if all_numbers(values) and reference is None:
+            return numbers(values)
+        levels = sorted({str(value) for value in values.dropna()})
+        if reference is not None and reference not in levels:
+            raise ConfigError(f"reference {values.name}={reference}; choose from: {', '.join(levels)}")
+        first = [reference] if reference is not None else []
+        text = values.map(str, na_action="ignore")
+        return pd.Series(
+            pd.Categorical(text, [*first, *(level for level in levels if level not in first)]), values.index
+        )
+
+
+def _plain(name: str) -> str:
+    """Name of a coefficient: `diagnosis[T.AD]` -> `diagnosis=AD`."""
+    return re.sub(r"\[T\.([^\]]*)\]", r"=\1", str(name))
+
+
+def require_full_rank(design: pd.DataFrame, what: str) -> None:
+    """Check that every coefficient of a complete design `[N, K]` can be estimated.
+
+    Raises:
+        DataError: columns are constant or collinear, or there are too few rows.
+    """
+    values = design.to_numpy()
+    if len(values) <= values.shape[1]:
+        raise DataError(f"{what}: {len(values)} scans for {values.shape[1]} coefficients; use fewer terms")
+    for name, column in zip(design, values.T, strict=True):
+        if name != INTERCEPT and np.ptp(column) == 0:
+            raise DataError(
+                f"{what}: {name} is the same in all {len(values)} scans, so its effect cannot be estimated; leave the "
+                "term out, merge the group with another, or add scans"
+            )
+    scaled = values / np.linalg.norm(values, axis=0)
+    rank, kept = 0, list[str]()
+    for position, name in enumerate(design):
+        if (now := int(np.linalg.matrix_rank(scaled[:, : position + 1]))) == rank:
+            raise DataError(f"{what}: {name} is a combination of {', '.join(kept)}; leave one of them out")
+        rank = now
+        kept.append(str(name))
+
+
+def lies_in(design: NDArray[np.float64], space: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether each column of a design `[N, K]` is a linear combination of the columns of another `[N, L]`."""
+    fitted = space @ np.linalg.lstsq(space, design, rcond=None)[0]
+    size = np.linalg.norm(design, axis=0)
+    return np.asarray(np.linalg.norm(design - fitted, axis=0) <= 1e-6 * np.maximum(size, 1e-12))

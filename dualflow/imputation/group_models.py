@@ -1,0 +1,175 @@
+"""One linear model per region on completed tables, pooled; beside it complete cases and single imputation."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from dualflow.errors import DataError
+from dualflow.evaluation.statistics import holm
+from dualflow.imputation.formula import INTERCEPT, require_full_rank
+from dualflow.imputation.pooling import Pooled, pool
+
+Floats = NDArray[np.float64]
+METHODS = ("multiple", "complete cases", "single")
+"""Multiple imputation; only the scans with a measured target; the mean of the draws in place of each missing value."""
+COLUMNS = (
+    "region", "term", "method", "estimate", "se", "low", "high", "p", "p_holm", "q_fdr", "df", "fmi", "scans",
+    "measured", "gain",
+)  # fmt: skip
+
+Fit = tuple[Floats, Floats, float]
+"""Coefficients and their variances `[..., R, K]`, and residual degrees of freedom."""
+
+
+def analyse_regions(
+    values: Floats, observed: NDArray[np.bool_], design: pd.DataFrame, subjects: Sequence[str], regions: Sequence[str]
+) -> pd.DataFrame:
+    """Fit and pool the model of every region.
+
+    Subjects with several scans get a random intercept (a linear mixed model); otherwise the fits are least squares.
+
+    Args:
+        values: completed tables, `[M, N, R]`; measured values are the same in all of them.
+        observed: whether the target of a scan was measured `[N]`.
+        design: design matrix `[N, K]` without unknown values.
+        subjects: subject of each scan.
+        regions: names of the R regions.
+
+    Returns:
+        One row per region, term and method, columns COLUMNS. `p_holm` and `q_fdr` adjust p over the regions of a term
+        and method (Holm 1979; Benjamini & Hochberg 1995). `gain` is the variance of complete cases over that of the
+        method, minus 1: how many more measured scans the method is worth, as a share. A method without enough scans
+        has no row.
+
+    Raises:
+        DataError: a term cannot be estimated from all scans.
+    """
+    require_full_rank(design, "terms of the analysis")
+    model = GroupModel(design.to_numpy(), np.asarray(subjects))
+    known = np.isfinite(values).all(axis=0)
+    patterns, pattern_of = np.unique(known, axis=1, return_inverse=True)
+    rows = []
+    for index, pattern in enumerate(patterns.T):
+        columns = np.flatnonzero(pattern_of.reshape(-1) == index)
+        for method, pooled, counts in _methods(model, values[:, :, columns], observed & pattern, pattern):
+            names = [regions[int(column)] for column in columns]
+            rows.append(_rows(names, [str(term) for term in design], method, pooled, counts))
+    if not rows:
+        raise DataError(f"no region is known in more scans than the {design.shape[1]} coefficients; use fewer terms")
+    return _with_gain(_adjusted(pd.concat(rows, ignore_index=True)))[list(COLUMNS)]
+
+
+class GroupModel:
+    """A linear model of N scans, with a random intercept of subjects with several scans.
+
+    Args:
+        design: `[N, K]`.
+        subjects: subject of each scan.
+    """
+
+    def __init__(self, design: Floats, subjects: NDArray[np.str_]) -> None:
+        self.design, self.subjects = design, subjects
+
+    def fit(self, values: Floats, rows: NDArray[np.bool_]) -> Fit:
+        """Fit the model to `rows` of outcomes `[..., N, R]`.
+
+        Raises:
+            DataError: a mixed model has no standard errors.
+        """
+        design, outcomes = self.design[rows], np.moveaxis(values, -2, 0)[rows]
+        flat, subjects = outcomes.reshape(len(design), -1), self.subjects[rows]
+        repeated = len(set(subjects)) < len(subjects)
+        coefficients, variances = _mixed(flat, design, subjects) if repeated else _least_squares(flat, design)
+        freedom = float(len(set(subjects)) - design.shape[1])
+        shape = (*outcomes.shape[1:], design.shape[1])
+        return coefficients.reshape(shape), variances.reshape(shape), freedom
+
+
+def _methods(
+    model: GroupModel, values: Floats, measured: NDArray[np.bool_], known: NDArray[np.bool_]
+) -> Iterator[tuple[str, Pooled, tuple[int, int]]]:
+    """Yield the result of each method that can be used, with the numbers of scans and of measured targets."""
+    counts, least = (int(known.sum()), int(measured.sum())), model.design.shape[1]
+    if counts[0] <= least:
+        return
+    multiple, complete, single = METHODS
+    # Where every target is measured the tables are equal.
+    yield (
+        multiple,
+        pool(*model.fit(values, known)) if counts[0] > counts[1] else _alone(model.fit(values[0], known)),
+        counts,
+    )
+    if counts[1] > least and np.linalg.matrix_rank(model.design[measured]) == least:
+        yield complete, _alone(model.fit(values[0], measured)), (counts[1], counts[1])
+    yield single, _alone(model.fit(values.mean(axis=0), known)), counts
+
+
+def _alone(fit: Fit) -> Pooled:
+    """The result of one analysis, of which nothing is missing."""
+    coefficients, variances, freedom = fit
+    return Pooled(coefficients, np.sqrt(variances), np.full_like(variances, freedom), np.zeros_like(variances))
+
+
+def _least_squares(values: Floats, design: Floats) -> tuple[Floats, Floats]:
+    """Fit all outcomes `[N, R]` at once; return coefficients and variances `[R, K]`."""
+    import statsmodels.api as sm
+
+    fit = sm.OLS(values, design).fit()
+    coefficients = np.asarray(fit.params).reshape(design.shape[1], -1)  # statsmodels drops the axis of one outcome
+    residuals = values - design @ coefficients
+    scale = np.square(residuals).sum(axis=0) / (len(design) - design.shape[1])
+    return coefficients.T, scale[:, None] * np.diag(fit.normalized_cov_params)
+
+
+def _mixed(values: Floats, design: Floats, subjects: NDArray[np.str_]) -> tuple[Floats, Floats]:
+    """Fit a linear mixed model by restricted maximum likelihood to each outcome `[N, R]`."""
+    import statsmodels.api as sm
+
+    results = []
+    for outcome in values.T:
+        with warnings.catch_warnings():
+            # A variance of 0 between subjects lies on the boundary, which is a result and no failure.
+            warnings.simplefilter("ignore")
+            fit = sm.MixedLM(outcome, design, groups=subjects).fit(reml=True)
+        results.append((np.asarray(fit.fe_params), np.square(np.asarray(fit.bse_fe))))
+    coefficients, variances = (np.stack(part) for part in zip(*results, strict=True))
+    if not np.isfinite(variances).all():
+        raise DataError("a mixed model has no standard errors; use fewer terms, or one session per subject")
+    return coefficients, variances
+
+
+def _rows(
+    regions: Sequence[str], terms: Sequence[str], method: str, pooled: Pooled, counts: tuple[int, int]
+) -> pd.DataFrame:
+    """Rows of regions and terms but the intercept, from pooled estimates `[R, K]`."""
+    low, high = pooled.interval()
+    columns = {"estimate": pooled.estimate, "se": pooled.se, "low": low, "high": high, "p": pooled.p()}
+    columns |= {"df": pooled.df, "fmi": pooled.fmi}
+    names = pd.MultiIndex.from_product([regions, terms], names=["region", "term"])
+    table = pd.DataFrame({name: values.reshape(-1) for name, values in columns.items()}, index=names).reset_index()
+    table = table.assign(method=method, scans=counts[0], measured=counts[1])
+    return table[table["term"] != INTERCEPT]
+
+
+def _adjusted(table: pd.DataFrame) -> pd.DataFrame:
+    """Add the p-values adjusted over regions."""
+    from scipy.stats import false_discovery_control
+
+    groups = table.groupby(["term", "method"])["p"]
+    return table.assign(
+        p_holm=groups.transform(lambda p: holm(p.to_numpy())), q_fdr=groups.transform(false_discovery_control)
+    )
+
+
+def _with_gain(table: pd.DataFrame) -> pd.DataFrame:
+    keys = ["region", "term"]
+    complete = table[table["method"] == METHODS[1]].set_index(keys)["se"]
+    reference = complete.reindex(pd.MultiIndex.from_frame(table[keys])).to_numpy()
+    gain = np.square(reference / table["se"].to_numpy()) - 1
+    # A single imputation's standard error is wrong, and so would be its gain.
+    return table.assign(gain=np.where(table["method"] == METHODS[0], gain, np.nan))

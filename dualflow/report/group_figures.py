@@ -1,0 +1,95 @@
+"""Figures of a group analysis: forest plots of its effects, and the effects on the brain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from dualflow.commit import committing
+from dualflow.imaging.geometry import Affine
+from dualflow.imaging.regions import RegionMap
+from dualflow.imputation.group_models import METHODS
+from dualflow.report.style import COLOURS, GRID, INK, MUTED, styled
+
+SHOWN = 20
+"""Regions of a forest plot: those with the smallest p-values."""
+SIGNIFICANT = 0.05
+_OFFSETS = (-0.26, 0.0, 0.26)
+
+
+@styled
+def forest(table: pd.DataFrame, terms: Sequence[str], regions: Sequence[str], unit: str) -> Figure:
+    """One panel per term: estimate and 95 % interval of each region and method.
+
+    Args:
+        table: of `analyse_regions`.
+        terms: coefficients to show.
+        regions: regions to show, from top to bottom.
+        unit: of the outcome.
+    """
+    figure = Figure(figsize=(1.8 + 3.1 * len(terms), 1.2 + 0.33 * len(regions)), layout="constrained")
+    panels = figure.subplots(1, len(terms), sharey=True, squeeze=False)[0]
+    for axes, term in zip(panels, terms, strict=True):
+        axes.axvline(0, color=MUTED, lw=0.8, ls=(0, (4, 3)), zorder=0)
+        for method, colour, offset in zip(METHODS, COLOURS, _OFFSETS, strict=False):
+            rows = table[(table["term"] == term) & (table["method"] == method)].set_index("region")
+            if rows.empty:
+                continue
+            rows = rows.reindex(list(regions))
+            heights = np.arange(len(regions)) + offset
+            axes.hlines(heights, rows["low"], rows["high"], color=colour, lw=1.6, alpha=0.55)
+            axes.plot(rows["estimate"], heights, "o", color=colour, ms=3.6, label=method)
+        axes.set_title(term)
+        axes.set_xlabel(f"effect ({unit})", fontsize=7.5, color=MUTED)
+        axes.grid(axis="x", color=GRID, lw=0.6)
+        axes.set_axisbelow(True)
+        axes.tick_params(axis="y", length=0)
+    panels[0].set_yticks(range(len(regions)), list(regions), color=INK)
+    panels[0].set_ylim(len(regions) - 0.5, -0.5)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), fontsize=8)
+    return figure
+
+
+def forest_regions(table: pd.DataFrame, term: str, always: Sequence[str]) -> list[str]:
+    """The regions of a forest plot: `always`, then those with the smallest p-values, sorted by the estimate."""
+    rows = table[(table["term"] == term) & (table["method"] == METHODS[0])].set_index("region")
+    others = rows.drop(index=[name for name in always if name in rows.index])
+    chosen = others.nsmallest(SHOWN, "p").sort_values("estimate").index
+    return [*(name for name in always if name in rows.index), *map(str, chosen)]
+
+
+def write_brain_map(path: Path, table: pd.DataFrame, term: str, regions: RegionMap, affine: Affine, unit: str) -> None:
+    """Write a picture of a term's effects in the regions whose false discovery rate is below SIGNIFICANT.
+
+    Args:
+        path: PNG to write.
+        table: of `analyse_regions`.
+        term: the coefficient.
+        regions: the atlas on a grid in template space.
+        affine: of that grid.
+        unit: of the outcome.
+    """
+    from nilearn import plotting  # seconds to import
+
+    rows = table[(table["term"] == term) & (table["method"] == METHODS[0])].set_index("region")
+    effects = rows["estimate"].where(rows["q_fdr"] < SIGNIFICANT).reindex(list(regions.names)).fillna(0.0)
+    image = nib.Nifti1Image(np.concatenate([[0.0], effects])[regions.labels].astype(np.float32), affine)
+    count, largest = int((effects != 0).sum()), float(effects.abs().max())
+    with committing(path) as temp:
+        display = plotting.plot_stat_map(
+            image,
+            display_mode="z",
+            cut_coords=(-24, -6, 10, 26, 42, 56),
+            title=f"{term}, {unit}: {count} of {len(effects)} regions, false discovery rate below {SIGNIFICANT:.0%}",
+            vmax=largest or 1.0,
+            threshold=1e-9,
+            colorbar=True,
+        )
+        display.savefig(str(temp), dpi=120)
+        display.close()

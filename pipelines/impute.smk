@@ -1,0 +1,40 @@
+if study.impute:
+
+    rule impute:
+        input:
+            index=manifest("index"),
+            pairs=manifest("preprocess"),
+            model=manifest(f"train/{MAIN}_seed-{SEEDS[0]}"),
+        output:
+            manifest("impute"),
+        log:
+            log_of("impute"),
+        benchmark:
+            benchmark_of("impute")
+        resources:
+            gpu=MODEL_GPU,
+        params:
+            section=section("impute", without=("analyses",)),
+            version=__version__,
+        shell:
+            "dualflow impute --threads {threads} 2>&1 | tee {log:q}"
+
+
+if ANALYSES:
+
+    rule analyse:
+        input:
+            manifest("impute"),
+        output:
+            manifest("analyse/{analysis}"),
+        log:
+            log_of("analyse/{analysis}"),
+        benchmark:
+            benchmark_of("analyse/{analysis}")
+        params:
+            formula=lambda wildcards: study.impute.analyses[wildcards.analysis],
+            section=section("impute", without=("analyses", "draws", "seed")),
+            version=__version__,
+        shell:
+            "dualflow analyse --threads {threads}"
+            " --name {wildcards.analysis} 2>&1 | tee {log:q}"

@@ -1,0 +1,75 @@
+"""Formulas name columns of a table; they run no code, and what cannot be estimated is one clear line."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dualflow.errors import ConfigError, DataError
+from dualflow.imputation.formula import Formula, lies_in, require_full_rank
+
+PEOPLE = pd.DataFrame(
+    {
+        "diagnosis": ["CN", "AD", "MCI", "CN", None, "AD"],
+        "age": [60.0, 70.0, 80.0, 65.0, 75.0, 62.0],
+        "sex": ["F", "M", "F", "M", "F", "F"],
+        "site": ["A"] * 6,
+    }
+)
+
+
+def test_design_has_named_coefficients_and_nan_for_unknown_values() -> None:
+    design = Formula.parse("suvr ~ diagnosis + age * sex", {"diagnosis": "CN"}).design(PEOPLE)
+    assert set(design) == {"Intercept", "diagnosis=AD", "diagnosis=MCI", "age", "sex=M", "age:sex=M"}
+    assert list(design["diagnosis=AD"].fillna(-1)) == [0, 1, 0, 0, -1, 1]
+    assert design.loc[4].isna().all()
+
+
+def test_the_first_level_is_the_reference_unless_another_is_named() -> None:
+    assert "diagnosis=CN" in Formula.parse("diagnosis").design(PEOPLE)
+    assert "diagnosis=AD" in Formula.parse("diagnosis", {"diagnosis": "CN"}).design(PEOPLE)
+
+
+@pytest.mark.parametrize(
+    ("text", "references", "words"),
+    [
+        ("suvr ~ np.log(age)", {}, "np.log(age) is not a column"),
+        ("suvr ~ C(site)", {}, "C(site) is not a column"),
+        ("volume ~ age", {}, "models 'volume'"),
+        ("suvr ~ age + (", {}, "does not parse"),
+        ("suvr ~ weight", {}, "no column weight"),
+        ("suvr ~ site", {}, "site is A in every scan"),
+        ("suvr ~ diagnosis", {"diagnosis": "HC"}, "choose from: AD, CN, MCI"),
+        ("suvr ~ age", {"diagnosis": "CN"}, "no term diagnosis"),
+    ],
+)
+def test_a_formula_that_cannot_be_used_is_one_line(text: str, references: dict[str, str], words: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        Formula.parse(text, references).design(PEOPLE)
+
+
+def test_code_in_a_formula_does_not_run(tmp_path) -> None:
+    witness = tmp_path / "ran"
+    with pytest.raises(ConfigError):
+        Formula.parse(f"suvr ~ __import__('pathlib').Path('{witness}').touch()").design(PEOPLE)
+    assert not witness.exists()
+
+
+def test_collinear_and_constant_terms_are_named() -> None:
+    design = Formula.parse("age + sex").design(PEOPLE)
+    with pytest.raises(DataError, match="twice is a combination of Intercept, age, sex=M"):
+        require_full_rank(design.assign(twice=2 * design["age"] + 1), "terms")
+    with pytest.raises(DataError, match="sex=M is the same in all 4 scans"):
+        require_full_rank(design[design["sex=M"] == 0], "terms")
+
+
+def test_lies_in_tells_which_columns_another_design_spans() -> None:
+    full = Formula.parse("age * sex").design(PEOPLE)
+    part = Formula.parse("age + sex").design(PEOPLE)
+    assert lies_in(part.to_numpy(), full.to_numpy()).all()
+    assert list(lies_in(full.to_numpy(), part.to_numpy())) == [name != "age:sex=M" for name in full]
+
+
+def test_a_formula_without_terms_is_the_intercept() -> None:
+    assert np.array_equal(Formula.parse("1").design(PEOPLE), np.ones((6, 1)))

@@ -1,0 +1,87 @@
+"""Group models: equal to statsmodels on one table, pooled over several, and beside them the cheap methods."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import statsmodels.api as sm
+from scipy.stats import false_discovery_control
+
+from dualflow.evaluation.statistics import holm
+from dualflow.imputation.group_models import METHODS, analyse_regions
+
+MULTIPLE, COMPLETE, SINGLE = METHODS
+REGIONS = [f"r{index}" for index in range(6)]
+
+
+def study(people: int = 40, draws: int = 10, hidden: int = 20, seed: int = 0):
+    rng = np.random.default_rng(seed)
+    design = pd.DataFrame({"Intercept": 1.0, "age": rng.normal(size=people), "sex=M": rng.integers(0, 2, people)})
+    values = np.repeat((design["age"].to_numpy()[:, None] + rng.normal(size=(people, len(REGIONS))))[None], draws, 0)
+    observed = np.arange(people) >= hidden
+    values[:, ~observed] += rng.normal(size=(draws, hidden, len(REGIONS)))
+    return values, observed, design, [f"P{index}" for index in range(people)]
+
+
+def rows(table: pd.DataFrame, method: str, term: str = "age") -> pd.DataFrame:
+    return table[(table["method"] == method) & (table["term"] == term)].set_index("region")
+
+
+def test_a_fully_measured_study_is_ordinary_least_squares() -> None:
+    values, observed, design, subjects = study(hidden=0)
+    table = rows(analyse_regions(values, observed, design, subjects, REGIONS), MULTIPLE)
+    for index, region in enumerate(REGIONS):
+        fit = sm.OLS(values[0, :, index], design.to_numpy()).fit()
+        row = table.loc[region]
+        assert row["estimate"] == pytest.approx(fit.params[1])
+        assert row["se"] == pytest.approx(fit.bse[1])
+        assert row["p"] == pytest.approx(fit.pvalues[1])
+        assert [row["low"], row["high"]] == pytest.approx(list(fit.conf_int()[1]))
+        assert row["df"] == fit.df_resid
+    assert (table["fmi"] == 0).all()
+
+
+def test_each_method_uses_its_scans() -> None:
+    values, observed, design, subjects = study()
+    table = analyse_regions(values, observed, design, subjects, REGIONS)
+    complete = sm.OLS(values[0, observed, 0], design.to_numpy()[observed]).fit()
+    single = sm.OLS(values.mean(axis=0)[:, 0], design.to_numpy()).fit()
+    assert rows(table, COMPLETE).loc["r0", "se"] == pytest.approx(complete.bse[1])
+    assert rows(table, SINGLE).loc["r0", "se"] == pytest.approx(single.bse[1])
+    multiple = rows(table, MULTIPLE)
+    assert (multiple["fmi"] > 0).all()
+    assert multiple.loc["r0", "gain"] == pytest.approx((complete.bse[1] / multiple.loc["r0", "se"]) ** 2 - 1)
+    assert rows(table, SINGLE)["gain"].isna().all()
+    assert set(table["term"]) == {"age", "sex=M"}
+
+
+def test_p_values_are_adjusted_over_regions_of_a_term() -> None:
+    table = rows(analyse_regions(*study(), REGIONS), MULTIPLE, "sex=M")
+    assert table["p_holm"].to_numpy() == pytest.approx(holm(table["p"].to_numpy()))
+    assert table["q_fdr"].to_numpy() == pytest.approx(false_discovery_control(table["p"]))
+
+
+def test_regions_that_some_scans_lack_leave_those_scans_out() -> None:
+    values, observed, design, subjects = study(hidden=0)
+    whole = rows(analyse_regions(values, observed, design, subjects, REGIONS), MULTIPLE)
+    values[:, 3, 2] = np.nan
+    table = rows(analyse_regions(values, observed, design, subjects, REGIONS), MULTIPLE)
+    assert table.loc["r2", "scans"] == 39
+    assert table.drop(index="r2")["estimate"].to_numpy() == pytest.approx(whole.drop(index="r2")["estimate"].to_numpy())
+
+
+def test_repeated_sessions_are_a_mixed_model() -> None:
+    """Two sessions of a subject with nearly the same value are hardly more than one."""
+    values, observed, design, subjects = study(hidden=0)
+    again = np.random.default_rng(1).normal(0, 0.01, values[0].shape)
+    doubled = np.concatenate([values, values + again], axis=1)[:, :, :2]
+    table = analyse_regions(
+        doubled,
+        np.tile(observed, 2),
+        pd.concat([design, design], ignore_index=True),
+        [*subjects, *subjects],
+        REGIONS[:2],
+    )
+    single = rows(analyse_regions(values[:, :, :2], observed, design, subjects, REGIONS[:2]), MULTIPLE)
+    mixed = rows(table, MULTIPLE)
+    assert mixed["se"].to_numpy() == pytest.approx(single["se"].to_numpy(), rel=0.05)
+    assert (mixed["df"] == single["df"]).all()
