@@ -11,6 +11,7 @@ All results of a study lie under `Layout.root`:
     compare/         plan.json: optimiser steps of each flow at an equal budget
     imputation/      regions.tsv: measured and drawn region values of every scan
     analyses/NAME/   tables and figures of a group analysis
+    edits/SCAN/COLUMN/     a measured target under other side information
     pending/         tracking records queued while the server is unreachable
     manifests/       one file per finished step, the outputs that Snakemake knows
     configs/         the resolved configurations
@@ -214,6 +215,10 @@ class Layout:
     def analysis(self, name: str) -> Path:
         """Folder of a group analysis."""
         return self.root / "analyses" / name
+
+    def edit(self, scan: Scan, column: str) -> Path:
+        """Folder of the images of a scan under other values of a side column."""
+        return self.root / "edits" / scan.key / column
 
     @property
     def comparison_plan(self) -> Path:

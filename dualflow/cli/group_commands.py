@@ -1,4 +1,4 @@
-"""The commands of group studies with missing targets."""
+"""The commands of group studies with missing targets, and of what-if edits."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import click
 
 from dualflow.cli.options import CONFIG, OVERRIDES, THREADS
 from dualflow.cli.workflow_steps import run_locked
+from dualflow.process import set_threads
 
 
 @click.command()
@@ -99,11 +100,47 @@ def analyse(
     )
 
 
+@click.command()
+@click.argument("scan")
+@CONFIG
+@OVERRIDES
+@THREADS
+@click.option("--column", required=True, help="Side column to change, such as age.")
+@click.option("--values", required=True, metavar="A,B,C", help="Its new values, such as 60,70,80 or CN,AD.")
+@click.option("--model", "name", default="", metavar="NAME", help="Trained flow.  [default: the main flow]")
+def edit(
+    scan: str, config_path: Path, overrides: tuple[str, ...], threads: int, column: str, values: str, name: str
+) -> None:
+    """Show a measured PET under another age, sex or diagnosis.
+
+    \b
+    dualflow edit C0006 --column age --values 55,65,75,85
+                    a subject of the quickstart at four ages
+    dualflow edit sub-07_ses-2 --config my-study.yaml --column diagnosis --values CN,MCI,AD
+                    a scan of your own study
+
+    The flow encodes the PET to latents, which hold what MR and side information do not explain, and decodes them under
+    the new value: only what the model ascribes to the value changes. Images on the model grid, a table of regions and a
+    picture go to RESULTS/STUDY/edits/SCAN/COLUMN.
+
+    What is changed is an association among the training subjects, not a cause. It is no prediction of what would happen
+    to a person.
+    """  # noqa: D301 - \b keeps click from rewrapping a paragraph
+    set_threads(threads)
+    from dualflow.commands.edit import edit_scan
+    from dualflow.commands.steps import require_inputs
+    from dualflow.commands.study_config import load_study_config
+
+    config = load_study_config(config_path, overrides)
+    require_inputs(config, "edit")
+    edit_scan(config, scan, column, [value.strip() for value in values.split(",") if value.strip()], name)
+
+
 def analysis_name(formula: str) -> str:
     """Default name of an analysis: `suvr ~ age * sex` -> `age-x-sex`."""
     terms = formula.rpartition("~")[2].replace("*", " x ").replace(":", " by ")
     return re.sub(r"[^A-Za-z0-9_]+", "-", terms).strip("-")
 
 
-GROUP_COMMANDS = (impute, analyse)
+GROUP_COMMANDS = (impute, analyse, edit)
 """In the order of the help."""

@@ -93,7 +93,10 @@ def impute(config: Config, name: str = "", seed: int | None = None) -> None:
     values, facts = _completed(study, formula, table, options)
     facts |= {"Model": predictor.card.label, "ModelWeights": predictor.card.weights_sha256, "Seed": options.seed}
     facts |= {"ReferenceRegion": config.preprocess.without_folders().reference_region, "Target": config.study.target}
-    result = ImputedTable(study.keys, [*regions.names, *groups], values, study.observed, facts)
+    # A grid may have no voxel of some meta-regions.
+    known, all_names = np.flatnonzero(np.isfinite(values).any(axis=(0, 1))), [*regions.names, *groups]
+    names = [all_names[position] for position in known]
+    result = ImputedTable(study.keys, names, values[:, :, known], study.observed, facts)
     path = layout.imputed_regions
     commit_text(path, result.text())
     commit_json(sidecar_path(path), result.sidecar())

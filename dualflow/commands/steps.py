@@ -103,6 +103,7 @@ INPUTS: dict[str, Callable[[Config], list[str]]] = {
     "qc": lambda _: ["preprocess"],
     "impute": lambda _: ["preprocess"],
     "analyse": lambda _: ["impute"],
+    "edit": lambda _: ["preprocess"],
     "lr-find": lambda _: ["preprocess"],
     "bench verdict": lambda _: ["preprocess"],
     "bench imputation": lambda _: ["preprocess"],

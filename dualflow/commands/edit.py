@@ -1,0 +1,154 @@
+"""`dualflow edit`: a measured target under other side information, as a series of images."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dualflow import __version__
+from dualflow.commit import commit_text
+from dualflow.config import Config
+from dualflow.data.dataset import Item, load_pairs
+from dualflow.data.side_encoder import Categorical, Continuous, SideEncoder
+from dualflow.data.study_pairs import usable_pairs
+from dualflow.data.tsv import table_text
+from dualflow.errors import CheckpointError, ConfigError, DataError
+from dualflow.flows.model import DualFlow
+from dualflow.imaging.meta_regions import meta_region_weights, meta_regions
+from dualflow.imaging.model_grid import model_grid
+from dualflow.imaging.regions import RegionMap, region_map
+from dualflow.imaging.volume import write_volume
+from dualflow.inference.edit import Subject, edit
+from dualflow.inference.predict import load_predictor
+from dualflow.layout import TEMPLATE_SPACE, Scan, bids_path
+from dualflow.modalities import modality
+from dualflow.report.edit_figure import edit_figure
+from dualflow.report.style import write_figure
+from dualflow.training.device import device_of, select_device
+
+DISCLAIMER = (
+    "What a model ascribes to the edited value, with everything else of the person kept. An association among training "
+    "subjects: not a prediction of what would happen to the person, and not a measurement."
+)
+
+
+def edit_scan(config: Config, scan: str, column: str, values: Sequence[str], name: str = "") -> None:
+    """Write the target of a scan under each value of a side column: images, a table of regions, and a picture.
+
+    Raises:
+        ConfigError: the column or a value is unknown to the model.
+        DataError: the scan is unknown or has no measured target.
+        CheckpointError: the model is not a flow.
+    """
+    key = scan if scan.startswith("sub-") else f"sub-{scan}"
+    layout, row = config.layout, modality(config.study.target)
+    predictor = load_predictor(
+        layout.model(name or config.model.preset, config.train.seeds[0]), select_device(config.train.device)
+    )
+    if predictor.flow is None:
+        raise CheckpointError(f"{predictor.card.label} is not a flow and has no latents to keep; choose a flow")
+    pairs = usable_pairs(config)
+    chosen = pairs[pairs["scan"] == key]
+    if chosen.empty or not chosen["target"].iloc[0]:
+        raise DataError(f"{key}: no usable scan with a measured {config.study.target}; {layout.pairs} lists the scans")
+    item = load_pairs(layout, chosen, config.study, predictor.card.side)[0]
+    people = edited_rows(chosen, predictor.card.side, column, values)
+    images, error = edited_images(predictor.flow, item, predictor.card.side.encode(people))
+    mask, regions = item["mask"][0].numpy(), region_map(config.preprocess)
+    folder, label = layout.edit(Scan.parse(key), column), list(map(str, values))
+    affine = model_grid(config.preprocess)[0]
+    for value, image in zip(label, images, strict=True):
+        desc = "edit" + re.sub(r"[^A-Za-z0-9]", "", f"{column}{value}")
+        path = bids_path(layout.root, Scan.parse(key), row, space=TEMPLATE_SPACE, res="model", desc=desc)
+        facts = {"Edit": {column: value}, "Units": row.unit, "SyntheticModel": predictor.card.label}
+        program = [{"Name": "dualflow", "Version": __version__}]
+        sidecar = {"Description": DISCLAIMER, "Synthetic": True, **facts, "GeneratedBy": program}
+        write_volume(folder / path.name, image, affine, sidecar=sidecar)
+    table = _region_series(images, item, mask, regions, column, label)
+    commit_text(folder / "regions.tsv", table_text(table.round(5)))
+    measured = item["target"][0].numpy()
+    figure = edit_figure(item["source"][0].numpy(), measured, images, mask, row, column, label, table)
+    write_figure(folder / "series.png", figure)
+    wide = table[table["region"].isin(list(meta_regions()))].pivot(index="region", columns=column, values="suvr")
+    print(wide[label].round(3).to_string())
+    print(f"\nwithout a change, the flow returns the measured image to {error:.1e} {row.unit}")
+    print(f"images, regions.tsv and series.png are in {folder}\n{DISCLAIMER}")
+
+
+def edited_rows(scan: pd.DataFrame, encoder: SideEncoder, column: str, values: Sequence[str]) -> pd.DataFrame:
+    """The row of a scan once per value of `column`.
+
+    Raises:
+        ConfigError: the model does not take the column, or a value is no number or no level of its training.
+    """
+    rows = {one.name: one for one in encoder.columns}
+    if column not in rows:
+        raise ConfigError(f"the model has no side column '{column}'; choose from: {', '.join(rows) or 'none'}")
+    row = rows[column]
+    edited: list[Any] = list(values)
+    if isinstance(row, Categorical):
+        if unknown := [value for value in values if value not in row.levels]:
+            raise ConfigError(f"{column} = {unknown[0]} is unknown to the model; choose from: {', '.join(row.levels)}")
+    else:
+        edited = [_number(column, value) for value in values]
+        _warn_outside(row, edited)
+    return pd.concat([scan] * len(edited), ignore_index=True).assign(**{column: edited})
+
+
+def _number(column: str, value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise ConfigError(f"{column} = {value} is no number, as it was in training") from None
+
+
+def _warn_outside(row: Continuous, values: Sequence[float]) -> None:
+    if row.low is None or row.high is None:
+        return
+    if outside := [value for value in values if not row.low <= value <= row.high]:
+        print(f"warning: {row.name} = {outside[0]:g} lies outside of the training range {row.low:g} to {row.high:g}")
+
+
+def edited_images(flow: DualFlow, item: Item, sides: Tensor) -> tuple[list[NDArray[np.float32]], float]:
+    """Return the target under each row of side values `[E, S]`, 0 outside the mask, and the error without a change."""
+    device = device_of(flow)
+    mask = item["mask"][None].to(device)
+    subject = Subject(
+        item["target"][None].to(device), item["source"][None].to(device), item["side"][None].to(device), mask
+    )
+    images = []
+    for side in sides:
+        image = edit(flow, subject, side=side[None].to(device)).where(mask, torch.zeros(()).to(device))
+        images.append(image[0, 0].float().cpu().numpy())
+    error = (edit(flow, subject) - subject.target).abs()[mask].max()
+    return images, float(error)
+
+
+def _region_series(
+    images: Sequence[NDArray[np.float32]],
+    item: Item,
+    mask: NDArray[np.bool_],
+    regions: RegionMap,
+    column: str,
+    values: Sequence[str],
+) -> pd.DataFrame:
+    """Region and meta-region means of each image, beside the measured ones."""
+    names, weights = meta_region_weights(regions, mask)
+
+    def means(image: NDArray[np.float32]) -> NDArray[np.float64]:
+        region = regions.means(image, mask)
+        return np.concatenate([region, weights @ np.nan_to_num(region)])
+
+    measured = means(item["target"][0].numpy())
+    parts = [
+        pd.DataFrame({"region": [*regions.names, *names], column: value, "suvr": means(image), "measured": measured})
+        for value, image in zip(values, images, strict=True)
+    ]
+    return pd.concat(parts, ignore_index=True)

@@ -1,0 +1,105 @@
+"""An analysis of imputed regions: its table, figures and runs, and what it refuses."""
+
+import numpy as np
+import pytest
+
+from dualflow.commands import analyse as module
+from dualflow.commands import impute as impute_module
+from dualflow.commands.analyse import analyse
+from dualflow.commands.impute import impute
+from dualflow.config import parse_config
+from dualflow.data.tsv import read_typed_table
+from dualflow.errors import ConfigError, DataError
+from dualflow.imputation.group_models import METHODS
+from tests.support.imputed_study import ImputedStudy
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A study with imputed regions."""
+    folder = tmp_path_factory.mktemp("study")
+    config = parse_config(
+        {
+            "study": {"name": "t", "results": str(folder)},
+            "impute": {"draws": 10, "analyses": {"main": "suvr ~ age + group"}},
+            "tracking": {"uri": f"sqlite:///{folder}/mlflow.db", "artifacts": str(folder / "artifacts")},
+        }
+    )
+    study = ImputedStudy.make()
+    with pytest.MonkeyPatch.context() as patch:
+        study.install(patch, impute_module, config)
+        impute(config)
+    return study, config
+
+
+@pytest.fixture
+def config(study, monkeypatch):
+    made, config = study
+    monkeypatch.setattr(module, "region_map", lambda _: made.regions)
+    monkeypatch.setattr(module, "write_brain_map", lambda path, *_: path.write_bytes(b"png"))
+    monkeypatch.setattr(module, "tracked", lambda *_: _Silent())
+    return config
+
+
+class _Silent:
+    """A run that records nothing."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    def __getattr__(self, _):
+        return lambda *_, **__: None
+
+
+def test_every_region_term_and_method_has_a_row(config, capsys):
+    analyse(config, name="main")
+    folder = config.layout.analysis("main")
+    table = read_typed_table(folder / "regions.tsv")
+    assert set(table["method"]) == set(METHODS)
+    assert set(table["term"]) == {"age", "group=patient"}
+    assert (table["scans"].max(), table["measured"].max()) == (60, 30)
+    assert (folder / "forest.png").read_bytes()[:4] == b"\x89PNG"
+    text = (folder / "analysis.md").read_text()
+    assert text.strip() in capsys.readouterr().out
+    assert "60 scans, 30 of them with a measured target." in text
+
+
+def test_intervals_are_wider_than_those_of_single_imputation(config):
+    """The source tells much of the target here, so the draws are worth more than complete cases."""
+    analyse(config, name="main")
+    table = read_typed_table(config.layout.analysis("main") / "regions.tsv")
+    multiple, _, single = (table[table["method"] == method]["se"].to_numpy() for method in METHODS)
+    assert (multiple > single).mean() > 0.9
+    assert np.isfinite(table.loc[table["method"] == METHODS[0], "gain"]).all()
+
+
+def test_outcomes_of_several_regions_are_analysed_too(config):
+    analyse(config, name="more", formula="suvr ~ age", asymmetries=True, ratios=["ctx-lh-cuneus/Left-Caudate"])
+    regions = set(read_typed_table(config.layout.analysis("more") / "regions.tsv")["region"])
+    assert {"ctx-cuneus asymmetry", "Caudate asymmetry", "ctx-lh-cuneus/Left-Caudate"} < regions
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"name": "x", "formula": "suvr ~ age * group"}, "not among the terms of the imputation"),
+        ({"name": "x", "formula": "suvr ~ split"}, "not among the terms of the imputation"),
+        ({"name": "x", "formula": "suvr ~ weight"}, "no column weight"),
+        ({"name": "none"}, "no analysis 'none' in impute.analyses"),
+        ({"name": "x", "formula": "suvr ~ group", "references": ["group:control"]}, "not of the form COLUMN=LEVEL"),
+        ({"name": "x", "formula": "suvr ~ age", "ratios": ["a/b"]}, "no region named 'a'"),
+    ],
+)
+def test_what_would_mislead_is_refused(config, arguments, words):
+    with pytest.raises(ConfigError) as caught:
+        analyse(config, **arguments)
+    assert words in str(caught.value)
+
+
+def test_without_an_imputation_the_remedy_is_named(config, tmp_path):
+    empty = config.model_copy(update={"study": config.study.model_copy(update={"results": tmp_path})})
+    with pytest.raises(DataError, match="run `dualflow impute`"):
+        analyse(empty, name="main")

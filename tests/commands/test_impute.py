@@ -1,0 +1,104 @@
+"""Imputation keeps what was measured, draws the rest from what is known, and refuses what would mislead."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dualflow.commands import impute as module
+from dualflow.commands.impute import impute
+from dualflow.config import parse_config
+from dualflow.data.tsv import read_typed_table
+from dualflow.errors import ConfigError
+from dualflow.imputation.imputed_table import ImputedTable
+from dualflow.layout import sidecar_path
+from tests.support.imputed_study import REGIONS, ImputedStudy
+
+
+@pytest.fixture(scope="module")
+def study():
+    return ImputedStudy.make()
+
+
+@pytest.fixture
+def config(tmp_path, study, monkeypatch):
+    config = parse_config({"study": {"name": "t", "results": str(tmp_path)}, "impute": {"draws": 30}})
+    study.install(monkeypatch, module, config)
+    return config
+
+
+def order(table: ImputedTable, pairs: pd.DataFrame) -> np.ndarray:
+    """Positions in `pairs` of the table's scans."""
+    return pairs.reset_index().set_index("scan").loc[list(table.scans), "index"].to_numpy()
+
+
+def test_measured_values_stay_and_missing_ones_are_drawn(study, config, capsys):
+    impute(config)
+    table = ImputedTable.read(config.layout.imputed_regions)
+    assert table.values.shape == (30, 60, len(table.regions))
+    assert list(table.regions[:4]) == list(REGIONS)
+    truth = study.truth[order(table, study.pairs)]
+    measured, drawn = table.values[:, table.observed, :4], table.values[:, ~table.observed, :4]
+    assert np.abs(measured - truth[table.observed]).max() < 1e-5
+    assert (drawn.std(axis=0) > 0.01).all()
+    # The person's PET lies within the draws as often as one more draw would.
+    ranks = (drawn < truth[~table.observed]).mean(axis=0)
+    assert 0.05 < np.mean((ranks < 0.1) | (ranks > 0.9)) < 0.4
+    assert "60 scans: 30 measured, 30 drawn 30 times" in capsys.readouterr().out
+
+
+def test_the_table_has_a_row_per_scan_region_and_draw(config):
+    impute(config)
+    table = read_typed_table(config.layout.imputed_regions)
+    assert list(table) == ["subject", "session", "region", "draw", "suvr", "observed"]
+    assert table.groupby(["subject", "region"])["draw"].apply(lambda draws: sorted(draws) == list(range(1, 31))).all()
+    facts = json.loads(sidecar_path(config.layout.imputed_regions).read_text())
+    assert facts["Imputation"]["Terms"] == "age + group"
+    assert facts["Imputation"]["Learnt"] == 30
+    assert set(table) < set(facts)
+
+
+def test_meta_regions_are_means_over_voxels(study, config):
+    impute(config)
+    table = ImputedTable.read(config.layout.imputed_regions)
+    sizes = study.regions.sizes(study.splits["test"][0]["mask"][0].numpy())
+    at = {name: position for position, name in enumerate(table.regions)}
+    weights = sizes[:2] / sizes[:2].sum()
+    assert table.values[:, :, at["occipital"]] == pytest.approx(table.values[:, :, :2] @ weights, abs=1e-5)
+
+
+def test_equal_seeds_give_equal_tables_and_others_give_others(config):
+    texts = []
+    for seed in (0, 0, 1):
+        section = config.impute.model_copy(update={"seed": seed})
+        impute(config.model_copy(update={"impute": section}))
+        texts.append(config.layout.imputed_regions.read_text())
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_a_scan_with_unknown_side_information_is_drawn_as_an_average_one(study, config, monkeypatch):
+    unknown = study.pairs.assign(age=study.pairs["age"].where(study.pairs["scan"] != "sub-001"))
+    monkeypatch.setattr(study, "pairs", unknown)
+    study.install(monkeypatch, module, config)
+    impute(config)
+    table = ImputedTable.read(config.layout.imputed_regions)
+    assert np.isfinite(table.values[:, list(table.scans).index("sub-001"), :4]).all()
+
+
+def test_terms_must_be_side_information_of_the_model(config):
+    section = config.impute.model_copy(update={"terms": "age + education"})
+    with pytest.raises(ConfigError, match="education, which is no side information of the model"):
+        impute(config.model_copy(update={"impute": section}))
+
+
+def test_a_study_without_holes_is_its_measured_values(study, config, monkeypatch):
+    kept = study.pairs[study.pairs["split"] != "convert"].reset_index(drop=True)
+    empty = type(study.splits["train"])([])
+    monkeypatch.setattr(study, "pairs", kept)
+    monkeypatch.setitem(study.splits, "convert", empty)
+    study.install(monkeypatch, module, config)
+    impute(config)
+    table = ImputedTable.read(config.layout.imputed_regions)
+    assert table.observed.all()
+    assert np.ptp(table.values, axis=0).max() == 0
