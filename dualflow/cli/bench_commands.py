@@ -12,13 +12,15 @@ from dualflow.process import set_threads
 
 @click.group()
 def bench() -> None:
-    """Measure how well verdicts on new scans, and statistics on imputed studies, work.
+    """Measure how well verdicts on new scans, statistics on imputed studies, and edits work.
 
     \b
     dualflow bench verdict --config my-study.yaml
                     which corruptions of held-out scans are refused
     dualflow bench imputation
                     whether intervals of group effects are right
+    dualflow bench edit
+                    whether edits change what the true law changes
     """  # noqa: D301 - \b keeps click from rewrapping a paragraph
 
 
@@ -94,6 +96,31 @@ def imputation(
     from dualflow.commands.bench_imputation import bench_imputation
 
     bench_imputation(config, studies=studies, people=people, draws=draws, model=model, seed=seed)
+
+
+@bench.command("edit")
+@CONFIG
+@OVERRIDES
+def bench_edits(config_path: Path, overrides: tuple[str, ...]) -> None:
+    """Measure whether `dualflow edit` changes what the true law changes.
+
+    \b
+    dualflow bench edit
+                    the quickstart, after training
+
+    The study is the embedded cohort, with a trained main flow. Every held-out person is edited from 60 to 80 years,
+    from normal cognition to Alzheimer's dementia, and from female to male. The true effect is that of the same person's
+    anatomy under the other value. The table is printed and written to RESULTS/STUDY/metrics/edit.tsv and .md.
+    """  # noqa: D301 - \b keeps click from rewrapping a paragraph
+    from dualflow.commands.steps import require_inputs
+    from dualflow.commands.study_config import load_study_config
+
+    config = load_study_config(config_path, overrides)
+    require_inputs(config, "bench edit")
+    set_threads(config.train.threads)
+    from dualflow.commands.bench_edit import bench_edit
+
+    bench_edit(config)
 
 
 BENCH_COMMANDS = (bench,)

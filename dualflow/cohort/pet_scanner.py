@@ -104,6 +104,13 @@ def acquire_pet(person: Person, body: Anatomy) -> Pet:
     )
 
 
+def expected_pet(person: Person, body: Anatomy) -> Floats:
+    """The person's anatomy with the expected uptake and the scanner's usual blur [*PET_SHAPE], without noise."""
+    scanner, parts = SCANNERS[person.site], _pet_tissue(body, _pose(person.generator("pet")))
+    activity = _activity(parts, LAWS[person.law].expected(person, body.findings), EXTRACEREBRAL)
+    return _resolve(activity, scanner.blur, scanner.blur_edge)
+
+
 def draw_pet(person: Person, body: Anatomy, count: int, rng: np.random.Generator) -> Iterator[Floats]:
     """Draw scans in Bq/mL [*PET_SHAPE] from the true p(PET | MR, side information).
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,16 @@ def drawn_targets(
     to_grid = target_on_grid(config, scan, mask)
     for image in cohort.draw_pet(person, cohort.anatomy(person), count, rng):
         yield to_grid(Volume(image, cohort.PET_AFFINE))
+
+
+def expected_targets(
+    config: Config, scan: Scan, mask: NDArray[np.bool_], people: Iterable[cohort.Person]
+) -> Iterator[Floats]:
+    """Expected targets `[D, H, W]` of one anatomy under the side values of each of `people`, in SUVR."""
+    to_grid, people = target_on_grid(config, scan, mask), list(people)
+    body = cohort.anatomy(people[0])
+    for person in people:
+        yield to_grid(Volume(cohort.expected_pet(person, body), cohort.PET_AFFINE))
 
 
 def target_on_grid(config: Config, scan: Scan, mask: NDArray[np.bool_]) -> Callable[[Volume], Floats]:
