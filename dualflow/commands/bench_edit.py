@@ -1,4 +1,4 @@
-"""`dualflow bench edit`: effects of edits against those of the true law, on the held-out people of a simulated cohort."""
+"""`dualflow bench edit`: effects of edits against those of the true law, on held-out people of a simulated cohort."""
 
 from __future__ import annotations
 
@@ -57,15 +57,14 @@ def bench_edit(config: Config) -> None:
     errors = []
     for item in track(test.items, "bench edit"):
         scan, mask = Scan.parse(item["scan"]), item["mask"][0].numpy()
-        row = pairs[pairs["scan"] == item["scan"]]
-        for column in columns:
+        row, person = pairs[pairs["scan"] == item["scan"]], people[scan.subject]
+        persons = [replace(person, **{column: value}) for column in columns for value in EDITS[column]]
+        truths = list(expected_targets(config, scan, mask, persons))
+        for column, before, after in zip(columns, truths[::2], truths[1::2], strict=True):
             rows = edited_rows(row, encoder, column, [str(value) for value in EDITS[column]])
             images, error = edited_images(predictor.flow, item, encoder.encode(rows))
-            persons = [replace(people[scan.subject], **{column: value}) for value in EDITS[column]]
-            truths = list(expected_targets(config, scan, mask, persons))
-            effects[column].append(
-                (regions.means(images[1] - images[0], mask), regions.means(truths[1] - truths[0], mask))
-            )
+            changes = (regions.means(change, mask) for change in (images[1] - images[0], after - before))
+            effects[column].append((next(changes), next(changes)))
             errors.append(error)
     if not errors:
         raise DataError("no held-out people with a measured target, or no side column that can be edited")
