@@ -203,6 +203,10 @@ class Layout:
         """Table of a flow's stress test."""
         return self.table(f"stress_{name}_seed-{seed}")
 
+    def downstream(self, name: str, seed: int) -> Path:
+        """Table of a model's downstream classification."""
+        return self.table(f"downstream_{name}_seed-{seed}")
+
     def page(self, name: str) -> Path:
         """The table `name` as Markdown."""
         return self.table(name).with_suffix(".md")

@@ -15,8 +15,9 @@ from dualflow.config import Config, dump_sections
 from dualflow.data.dataset import Item, PairDataset
 from dualflow.data.study_pairs import load_split, usable_pairs
 from dualflow.data.tsv import table_text
-from dualflow.errors import DataError, IntensityError
+from dualflow.errors import ConfigError, DataError, IntensityError
 from dualflow.evaluation.calibration import reliability
+from dualflow.evaluation.downstream import classify, feature_sets
 from dualflow.evaluation.likelihood import another_subject, likelihood
 from dualflow.evaluation.metrics import score
 from dualflow.evaluation.stress import stress
@@ -71,6 +72,8 @@ def _evaluate(
         layout.table(f"reliability_{stem}"): curve,
         layout.table(f"regions_{stem}"): _region_table(test.scans, regions.names, region_means),
     }
+    if config.evaluate.classify:
+        tables[layout.downstream(name, seed)] = _downstream(config, predictor, pairs, test, regions, region_means)
     if config.evaluate.stress and predictor.flow is not None:
         tables[layout.stress(name, seed)] = _stress(predictor.flow, test, config, f"{name}, seed {seed}")
     for path, table in tables.items():
@@ -151,6 +154,35 @@ def _sample_scores(model: DualFlow, item: Item, prediction: Prediction) -> dict[
     }
     errors = {f"mae_{kind}": float(np.abs(image - target)[mask].mean()) for kind, image in images.items()}
     return {"sample_seconds": prediction.sample_seconds, **errors}
+
+
+def _downstream(
+    config: Config,
+    predictor: Predictor,
+    pairs: pd.DataFrame,
+    test: PairDataset,
+    regions: RegionMap,
+    region_means: list[NDArray[np.float64]],
+) -> pd.DataFrame:
+    """Classification of the test people, whom the model never saw, by real, source and synthetic region means.
+
+    Raises:
+        ConfigError: the model knows the column.
+    """
+    column = str(config.evaluate.classify)
+    if column in [one.name for one in predictor.card.side.columns]:
+        raise ConfigError(
+            f"{predictor.card.label} takes {column} as side information, so its synthetic target gives the answer "
+            "away; train a model without it"
+        )
+    sources = [regions.means(item["source"].numpy(), item["mask"][0].numpy()).reshape(-1) for item in test.items]
+    real, synthetic = (np.stack([means[index] for means in region_means]) for index in (0, 1))
+    labels = pairs.set_index("scan").loc[test.scans, column]
+    known = labels.notna().to_numpy()
+    features = feature_sets(real, np.stack(sources), synthetic)
+    subjects = [subject for subject, is_known in zip(test.subjects, known, strict=True) if is_known]
+    chosen = {name: values[known] for name, values in features.items()}
+    return classify(chosen, labels[known].astype(str).tolist(), subjects, config.evaluate.seed)
 
 
 def _stress(model: DualFlow, test: PairDataset, config: Config, label: str) -> pd.DataFrame:

@@ -77,6 +77,18 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _classifies_what_models_do_not_know(self) -> Self:
+        column = self.evaluate.classify
+        if column in self.study.side:
+            raise ConfigError(
+                f"evaluate.classify = {column} is in study.side: a synthetic target that was drawn knowing it gives "
+                f"the answer away; move {column} to study.labels and train again"
+            )
+        if column is not None and column not in self.study.labels:
+            raise ConfigError(f"evaluate.classify = {column} is not in study.labels; add it there")
+        return self
+
+    @model_validator(mode="after")
     def _model_names_differ(self) -> Self:
         for name in self.extra_models:
             if not STUDY_NAME.match(name):

@@ -32,6 +32,8 @@ class StudyConfig(Section):
     """Target modality, a row of MODALITIES."""
     side: tuple[str, ...] = ()
     """Side information: columns of participants.tsv, sessions.tsv or `samples`; unknown values (`n/a`) are allowed."""
+    labels: tuple[str, ...] = ()
+    """Further columns that no model sees, such as a diagnosis that is to be predicted."""
     where: dict[str, dict[str, str]] = Field(default_factory=dict)
     """Selects among several files by BIDS entities of each modality, such as `{T1w: {acq: mprage}}`; an empty label
     selects names without the entity."""
@@ -72,6 +74,8 @@ class StudyConfig(Section):
         names = self.modalities
         for name in names:
             modality(name)
+        if both := sorted(set(self.side) & set(self.labels)):
+            raise ConfigError(f"{both[0]} is in side and in labels; models see side and no labels, so keep one")
         if len(set(names)) < len(names):
             raise ConfigError(f"source, extra_sources and target are {', '.join(names)}; name each modality once")
         return self

@@ -152,6 +152,9 @@ class EvaluateConfig(Section):
     background_steps: int = Field(default=32, ge=1)
     """Annealing steps of each of these draws. Twice as many nearly halve the slack of the bits (reported beside them)
     and double their time."""
+    classify: str | None = None
+    """A categorical column of `study.labels` to predict from region means of the held-out people: of the real target,
+    the source, and the synthetic target; null for none."""
     stress: int = Field(default=0, ge=0)
     """Stress test: samples of each flow at temperatures 0 to 1 and for swapped sources, in which non-finite values are
     counted; 0 for none."""

@@ -88,7 +88,8 @@ def build_index(
         DataError: the dataset or one of its tables cannot be used, or there is no training subject.
         ConfigError: `study` or `split` names a column or subject that does not exist, or leaves no training set.
     """
-    columns = tuple(dict.fromkeys([*study.side, *split.stratify]))
+    kept = (*study.side, *study.labels)
+    columns = tuple(dict.fromkeys([*kept, *split.stratify]))
     full_study = study.model_copy(update={"side": columns})
     index = list_scans(bids, full_study, study.modalities, out)
     _require_usable(index, bids, study, quarantine)
@@ -113,7 +114,7 @@ def build_index(
     column = index.pairs["subject"].map(splits).where(paired, "convert")
     return replace(
         index,
-        pairs=index.pairs.assign(split=column).drop(columns=[name for name in columns if name not in study.side]),
+        pairs=index.pairs.assign(split=column).drop(columns=[name for name in columns if name not in kept]),
         splits=subjects.join(levels, on="subject"),
     )
 

@@ -1,0 +1,111 @@
+"""Downstream classification: what a synthetic target tells about a label that its model never saw.
+
+The people are those that no model learnt from, so model and classifier never share one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from dualflow.errors import DataError
+
+Floats = NDArray[np.float64]
+FOLDS, INNER_FOLDS, REPEATS = 5, 3, 5
+"""Outer and inner folds of the nested cross-validation, and its repetitions with other folds."""
+PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
+"""Candidate inverse strengths of the L2 penalty, which the inner folds choose among."""
+RESAMPLES = 1000
+COLUMNS = ("features", "auc", "low", "high", "balanced_accuracy", "people", "classes")
+
+
+def feature_sets(real: Floats, source: Floats, synthetic: Floats) -> dict[str, Floats]:
+    """Region means `[N, F]` by the name of what a clinician would have, without regions that a scan lacks."""
+    sets = {
+        "real target": real,
+        "source": source,
+        "synthetic target": synthetic,
+        "source + synthetic target": np.concatenate([source, synthetic], axis=1),
+    }
+    return {name: values[:, np.isfinite(values).all(axis=0)] for name, values in sets.items()}
+
+
+def classify(
+    features: Mapping[str, Floats], labels: Sequence[str], subjects: Sequence[str], seed: int = 0
+) -> pd.DataFrame:
+    """Predict labels from each set of features by a penalised logistic regression, nested cross-validation over people.
+
+    Args:
+        features: `[N, F]` by name.
+        labels: label of each scan.
+        subjects: subject of each scan; folds and resamples keep a subject's scans together.
+        seed: of folds and resamples.
+
+    Returns:
+        A row per set, columns COLUMNS: area under the ROC curve (one class against the rest, mean over classes) with
+        its 95 % bootstrap interval over people, and balanced accuracy.
+
+    Raises:
+        DataError: a class has fewer people than there are folds, or there is only one class.
+    """
+    people = Counter(dict(zip(subjects, labels, strict=True)).values())
+    smallest = min(people, key=lambda label: people[label])
+    if len(people) < 2 or people[smallest] < FOLDS:
+        raise DataError(
+            f"{people[smallest]} held-out people are '{smallest}', expected at least {FOLDS} of each of two classes or "
+            "more; give split.test a larger share, or set evaluate.classify to null"
+        )
+    rows = [_row(name, values, np.array(labels), np.array(subjects), seed) for name, values in features.items()]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _row(
+    name: str, values: Floats, labels: NDArray[np.str_], subjects: NDArray[np.str_], seed: int
+) -> tuple[str, float, float, float, float, int, int]:
+    from sklearn.metrics import balanced_accuracy_score
+
+    classes = np.unique(labels)
+    probabilities = np.mean(
+        [_probabilities(values, labels, subjects, seed + repeat) for repeat in range(REPEATS)], axis=0
+    )
+    accuracy = balanced_accuracy_score(labels, classes[probabilities.argmax(axis=1)])
+    names, rng, areas = np.unique(subjects), np.random.default_rng(seed), []
+    for _ in range(RESAMPLES):
+        drawn = np.concatenate([np.flatnonzero(subjects == one) for one in rng.choice(names, len(names))])
+        if len(np.unique(labels[drawn])) == len(classes):
+            areas.append(_area(labels[drawn], probabilities[drawn], classes))
+    low, high = np.percentile(areas, [2.5, 97.5])
+    area = _area(labels, probabilities, classes)
+    return name, area, float(low), float(high), float(accuracy), len(names), len(classes)
+
+
+def _probabilities(
+    values: Floats, labels: NDArray[np.str_], subjects: NDArray[np.str_], seed: int
+) -> NDArray[np.float64]:
+    """Probability of each class `[N, K]` of each scan, from classifiers that saw none of its subject's scans."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    result = np.zeros((len(labels), len(np.unique(labels))))
+    outer = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+    for inside, outside in outer.split(values, labels, subjects):
+        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000, class_weight="balanced"))
+        inner = StratifiedGroupKFold(INNER_FOLDS, shuffle=True, random_state=seed)
+        grid = {"logisticregression__C": list(PENALTIES)}
+        search = GridSearchCV(model, grid, cv=inner, scoring="neg_log_loss", n_jobs=1)
+        search.fit(values[inside], labels[inside], groups=subjects[inside])
+        result[outside] = search.predict_proba(values[outside])
+    return result
+
+
+def _area(labels: NDArray[np.str_], probabilities: NDArray[np.float64], classes: NDArray[np.str_]) -> float:
+    from sklearn.metrics import roc_auc_score
+
+    areas = [roc_auc_score(labels == name, probabilities[:, index]) for index, name in enumerate(classes)]
+    return float(np.mean(areas))

@@ -1,0 +1,69 @@
+"""Downstream classification: it finds what is there, nothing where nothing is, and keeps people apart."""
+
+import numpy as np
+import pytest
+
+from dualflow.config import parse_config
+from dualflow.errors import ConfigError, DataError
+from dualflow.evaluation import downstream
+from dualflow.evaluation.downstream import classify, feature_sets
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch):
+    monkeypatch.setattr(downstream, "REPEATS", 1)
+    monkeypatch.setattr(downstream, "RESAMPLES", 100)
+    monkeypatch.setattr(downstream, "PENALTIES", (0.1,))
+    monkeypatch.setattr(downstream, "FOLDS", 3)
+
+
+def people(count=60, signal=2.0, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = np.array(["AD", "CN"])[np.arange(count) % 2]
+    values = rng.normal(size=(count, 5))
+    values[:, 0] += signal * (labels == "AD")
+    return values, labels.tolist(), [f"P{index}" for index in range(count)]
+
+
+def test_a_signal_is_worth_its_area_and_noise_is_worth_one_half():
+    signal, labels, subjects = people()
+    noise = people(signal=0.0, seed=1)[0]
+    table = classify({"signal": signal, "noise": noise}, labels, subjects).set_index("features")
+    assert table.loc["signal", "auc"] == pytest.approx(0.92, abs=0.07)  # Phi(2 / sqrt 2)
+    assert table.loc["noise", "auc"] < 0.68  # 2.4 standard errors of 60 people
+    assert table.loc["signal", "low"] < table.loc["signal", "auc"] < table.loc["signal", "high"]
+
+
+def test_visits_of_a_person_are_never_on_both_sides():
+    """Features that only identify the person predict nothing."""
+    rng = np.random.default_rng(0)
+    fingerprints = np.repeat(rng.normal(size=(30, 40)), 2, axis=0)
+    labels = np.repeat(np.array(["AD", "CN"])[np.arange(30) % 2], 2).tolist()
+    subjects = np.repeat([f"P{index}" for index in range(30)], 2).tolist()
+    area = classify({"fingerprint": fingerprints}, labels, subjects)["auc"][0]
+    assert area < 0.75
+
+
+def test_unknown_regions_are_left_out():
+    real, source, synthetic = (np.full((4, 3), value) for value in (1.0, 2.0, 3.0))
+    real[2, 1] = np.nan
+    sets = feature_sets(real, source, synthetic)
+    assert {name: values.shape[1] for name, values in sets.items()} == {
+        "real target": 2, "source": 3, "synthetic target": 3, "source + synthetic target": 6,
+    }  # fmt: skip
+
+
+def test_a_class_with_few_people_is_refused():
+    values, _, subjects = people(count=16)
+    with pytest.raises(DataError, match="2 held-out people are 'AD'"):
+        classify({"x": values}, ["AD" if index < 2 else "CN" for index in range(16)], subjects)
+
+
+def test_what_the_model_knows_cannot_be_classified():
+    study = {"name": "x", "side": ["age", "diagnosis"]}
+    with pytest.raises(ConfigError, match=r"gives the answer away; move diagnosis to study\.labels"):
+        parse_config({"study": study, "evaluate": {"classify": "diagnosis"}})
+    with pytest.raises(ConfigError, match=r"not in study\.labels"):
+        parse_config({"study": {"name": "x"}, "evaluate": {"classify": "diagnosis"}})
+    with pytest.raises(ConfigError, match="in side and in labels"):
+        parse_config({"study": study | {"labels": ["diagnosis"]}})
