@@ -1,0 +1,65 @@
+"""What-if edits: rows of side values, images under them, and what is refused."""
+
+import pandas as pd
+import pytest
+import torch
+
+from dualflow.commands.bench_edit import summarise_effects
+from dualflow.commands.edit import edited_images, edited_rows
+from dualflow.data.side_encoder import Categorical, Continuous, SideEncoder
+from dualflow.errors import ConfigError
+from dualflow.flows.model import DualFlow
+from dualflow.flows.presets import preset
+
+ENCODER = SideEncoder((Continuous("age", 70.0, 8.0, 55.0, 86.0), Categorical("diagnosis", ("AD", "CN"))))
+SCAN = pd.DataFrame({"scan": ["sub-1"], "age": [71.0], "diagnosis": ["CN"]})
+
+
+def test_a_row_per_value_keeps_all_other_columns():
+    rows = edited_rows(SCAN, ENCODER, "age", ["60", "80"])
+    assert rows["age"].tolist() == [60.0, 80.0]
+    assert rows["diagnosis"].tolist() == ["CN", "CN"]
+    assert edited_rows(SCAN, ENCODER, "diagnosis", ["AD"])["age"].tolist() == [71.0]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("weight", "60", "no side column 'weight'; choose from: age, diagnosis"),
+        ("age", "old", "age = old is no number"),
+        ("diagnosis", "MCI", "diagnosis = MCI is unknown to the model; choose from: AD, CN"),
+    ],
+)
+def test_what_the_model_does_not_know_is_refused(column, value, words):
+    with pytest.raises(ConfigError, match=words):
+        edited_rows(SCAN, ENCODER, column, [value])
+
+
+def test_a_value_beyond_the_training_range_is_a_warning(capsys):
+    edited_rows(SCAN, ENCODER, "age", ["60", "95"])
+    assert "age = 95 lies outside of the training range 55 to 86" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["dualflow", "dual_glow"])
+def test_an_unchanged_value_returns_the_measured_image(name, phantoms):
+    """Also where side information enters the prior alone; outside the mask all is 0."""
+    torch.manual_seed(0)
+    options = {"steps": [1, 1, 1], "hidden": [8, 8, 8]} | ({"low_rank": 2} if name == "dualflow" else {})
+    flow = DualFlow(preset(name, **options), shape=(16, 16, 16), side_features=1).eval()
+    item = phantoms[0]
+    images, error = edited_images(flow, item, torch.stack([item["side"], item["side"] + 1]))
+    mask = item["mask"][0].numpy()
+    assert error < 1e-3
+    assert abs(images[0] - item["target"][0].numpy())[mask].max() < 1e-3
+    assert (images[1][~mask] == 0).all()
+
+
+def test_effects_are_compared_inside_and_outside_the_affected_regions():
+    true = torch.tensor([[-0.2, -0.1, 0.0, 0.0], [-0.4, -0.2, 0.0, 0.0]]).numpy()
+    summary = summarise_effects(0.8 * true + torch.tensor([0.0, 0.0, 0.03, -0.03]).numpy(), true)
+    assert summary["affected"] == 2
+    assert summary["slope"] == pytest.approx(0.8)
+    assert summary["size"] == pytest.approx(0.225)
+    assert summary["leak"] == pytest.approx(0.03 / 0.225)
+    assert summary["r_people"] == pytest.approx(1.0)
+    assert summary["varies"] == pytest.approx(0.075 / 0.225)
