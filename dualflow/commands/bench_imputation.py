@@ -7,11 +7,9 @@ studies is therefore the cohort, and the true effects are those of a regression 
 
 from __future__ import annotations
 
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,7 +18,7 @@ from numpy.typing import NDArray
 
 from dualflow.commands.train import LearningData, fit_model
 from dualflow.commands.true_law import drawn_targets, people_of
-from dualflow.commit import commit_text, digest_of
+from dualflow.commit import commit_text, digest_of, scratch_folder
 from dualflow.config import Config
 from dualflow.data.dataset import Item, PairDataset
 from dualflow.data.markdown import markdown_table
@@ -225,11 +223,11 @@ def _model_values(
     training = PairDataset([item for item, known in zip(items, observed, strict=True) if known])
     digests = {item["scan"]: digest_of([*map(int, seed), item["scan"]]) for item in items}
     data = LearningData(table, encoder, training, PairDataset([]), digests)
-    with tempfile.TemporaryDirectory(prefix="dualflow-") as folder:
-        cache = ClosedFormCache(Path(folder), "")
+    with scratch_folder() as folder:
+        cache = ClosedFormCache(folder)
         context = TrainingContext(
             config.train,
-            Path(folder) / "model",
+            folder / "model",
             seed[-1],
             regions=torch.from_numpy(pool.regions.labels),
             closed_form=cache,
