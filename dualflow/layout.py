@@ -216,6 +216,11 @@ class Layout:
         """Table of the measured and drawn values of every region and scan."""
         return self.root / "imputation" / "regions.tsv"
 
+    def imputed_volume(self, scan: Scan, target: Modality, draw: int) -> Path:
+        """A draw of a target that was not measured, on the model grid."""
+        desc = f"impute{draw:02d}"
+        return bids_path(self.derivatives, scan, target, space=TEMPLATE_SPACE, res="model", desc=desc)
+
     def analysis(self, name: str) -> Path:
         """Folder of a group analysis."""
         return self.root / "analyses" / name

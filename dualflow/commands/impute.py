@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,10 @@ from dualflow.data.tsv import all_numbers, numbers, read_table
 from dualflow.errors import ConfigError, DataError
 from dualflow.flows.interface import ConditionalSampler
 from dualflow.imaging.meta_regions import MetaRegions, group_regions, meta_region_weights, meta_regions
+from dualflow.imaging.model_grid import model_grid
 from dualflow.imaging.regions import RegionMap, region_map
+from dualflow.imaging.volume import write_volume
+from dualflow.imputation.draw_volumes import draw_volumes
 from dualflow.imputation.formula import Formula
 from dualflow.imputation.imputed_table import ImputedTable
 from dualflow.imputation.proper_draws import RegionScans, explained_share, proper_draws
@@ -28,12 +32,14 @@ from dualflow.inference.convert import scan_seed
 from dualflow.inference.predict import Predictor, load_predictor
 from dualflow.layout import Layout, Scan, sidecar_path
 from dualflow.manifest import write_manifest
+from dualflow.modalities import modality
 from dualflow.process import keep_freed_memory
 from dualflow.progress import track
 from dualflow.training.closed_form import ClosedFormCache
 from dualflow.training.device import select_device
 
 STEP = "impute"
+VOLUME = "Joint draw of a target that was not measured; its region means are those of the table of imputed regions"
 SPLITS = ("train", "validation", "test", "convert")
 
 Floats = NDArray[np.float64]
@@ -98,12 +104,13 @@ def impute(config: Config, name: str = "", seed: int | None = None) -> None:
     names = [all_names[position] for position in known]
     result = ImputedTable(study.keys, names, values[:, :, known], study.observed, facts)
     path = layout.imputed_regions
+    volumes = _write_volumes(config, options, predictor, data, regions, study, values)
     commit_text(path, result.text())
     commit_json(sidecar_path(path), result.sidecar())
     write_manifest(
         layout.manifest(STEP),
         step=STEP,
-        outputs={"regions": path},
+        outputs={"regions": path, **volumes},
         inputs={"model": predictor.card.weights_sha256, "pairs": sha256(layout.pairs)},
         config=dump_sections(options),
     )
@@ -153,6 +160,33 @@ def _study_regions(
             study.honest.append(split != "train" or image is not None)
             study.weights.append(meta_region_weights(regions, item["mask"][0].numpy(), groups)[1])
     return study
+
+
+def _write_volumes(
+    config: Config,
+    options: ImputeConfig,
+    predictor: Predictor,
+    data: LearningData,
+    regions: RegionMap,
+    study: StudyRegions,
+    values: Floats,
+) -> dict[str, Path]:
+    """Write the first draws of the scans without a target as volumes on the model grid; return the files."""
+    count, row, files = min(options.volumes, options.draws), modality(config.study.target), dict[str, Path]()
+    if not count:
+        return files
+    assert isinstance(predictor.model, ConditionalSampler)
+    affine = model_grid(config.preprocess)[0]
+    for item in track(_split(config, data, "convert", predictor).items, "write imputed volumes"):
+        scan = Scan.parse(item["scan"])
+        rows = values[:count, study.keys.index(item["scan"]), : len(regions.names)]
+        volumes = draw_volumes(predictor.model, item, regions, rows, scan_seed(options.seed, scan))
+        for number, volume in enumerate(volumes, 1):
+            path = config.layout.imputed_volume(scan, row, number)
+            sidecar = {"Description": VOLUME, "Synthetic": True, "Draw": number, "Units": row.unit}
+            write_volume(path, volume, affine, sidecar=sidecar)
+            files[f"{scan.key}/{number}"] = path
+    return files
 
 
 def _split(config: Config, data: LearningData, split: str, predictor: Predictor) -> PairDataset:

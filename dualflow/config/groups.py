@@ -16,6 +16,8 @@ class ImputeConfig(Section):
 
     draws: int = Field(default=20, ge=2)
     """Draws of each missing scan, which give as many completed tables."""
+    volumes: int = Field(default=0, ge=0)
+    """Draws of each missing scan that are also written as volumes on the model grid."""
     terms: str | None = None
     """Terms of side information, such as `diagnosis * age + sex`; every term of an analysis must be among them. By
     default all columns of `study.side`, without interactions."""

@@ -2,6 +2,7 @@
 
 import json
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -102,3 +103,15 @@ def test_a_study_without_holes_is_its_measured_values(study, config, monkeypatch
     table = ImputedTable.read(config.layout.imputed_regions)
     assert table.observed.all()
     assert np.ptp(table.values, axis=0).max() == 0
+
+
+def test_draws_are_written_as_volumes_on_request(study, config):
+    section = config.impute.model_copy(update={"draws": 3, "volumes": 2})
+    impute(config.model_copy(update={"impute": section}))
+    files = sorted(config.layout.derivatives.rglob("*_pet.nii.gz"))
+    assert len(files) == 2 * 30
+    table = ImputedTable.read(config.layout.imputed_regions)
+    first = next(path for path in files if "sub-001" in path.name and "desc-impute01" in path.name)
+    volume = np.asarray(nib.load(first).dataobj, np.float32)
+    means = study.regions.means(volume, study.splits["convert"][0]["mask"][0].numpy())
+    assert means == pytest.approx(table.values[0, list(table.scans).index("sub-001"), :4], abs=1e-4)
