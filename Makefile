@@ -78,6 +78,7 @@ lint: $(READY)  ## Check style, types, spelling and the workflow.
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/codespell configs docker docs dualflow pipelines tests Makefile Snakefile mkdocs.yml pyproject.toml *.md
+	$(BIN)/hadolint docker/Dockerfile
 	$(BIN)/snakefmt --check --compact-diff Snakefile pipelines
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/snakemake --lint
 

@@ -1,3 +1,5 @@
+from os import environ
+
 from snakemake.utils import min_version
 
 min_version("9.17")
@@ -9,7 +11,8 @@ if "study" not in config:
     configfile: f"{workflow.basedir}/configs/quickstart.yaml"
 
 
-container: "docker://dualflow:latest"
+# For --software-deployment-method apptainer: the image of docker/Dockerfile in this machine's Docker, or any other.
+container: environ.get("DUALFLOW_IMAGE", "docker-daemon:dualflow:latest")
 
 
 include: "pipelines/common.smk"
