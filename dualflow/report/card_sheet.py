@@ -18,7 +18,8 @@ from urllib.parse import quote
 from PIL import Image
 
 from dualflow.commit import committing
-from dualflow.report.study_page import data_uri, template
+from dualflow.report.data_uri import data_uri
+from dualflow.report.study_page import template
 
 
 @dataclass(frozen=True)
