@@ -116,5 +116,5 @@ def reference_mask(wildcards):
 def dataset(wildcards):
     """Input of the index: the cohort's manifest or the study's own table, and the kept splits."""
     table = None if EMBEDDED else study.study.samples or study.bids / "participants.tsv"
-    files = [str(file) for file in (table, study.split.file) if file and file.is_file()]
+    files = [str(file) for file in (table, study.split.file, study.study.exclusions) if file and file.is_file()]
     return [manifest("cohort"), *files] if EMBEDDED else files

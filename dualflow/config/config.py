@@ -64,6 +64,8 @@ class Config(Section):
         _require(study.bids, Path.is_dir, "study.bids", "a folder", "the root of a BIDS dataset")
         _require(study.samples, Path.is_file, "study.samples", "a file", "a table of scans")
         _require(study.masks, Path.is_dir, "study.masks", "a folder", "the root of a BIDS dataset of brain masks")
+        remedy = "a table of decisions, as qc.html exports it"
+        _require(study.exclusions, Path.is_file, "study.exclusions", "a file", remedy)
         _require(self.split.file, Path.is_file, "split.file", "a file", "a table of splits such as index/splits.tsv")
         if region not in REFERENCES:
             remedy = f"a mask in template space, or one of: {', '.join(REFERENCES)}"
@@ -129,7 +131,7 @@ def _read_json(path: Path) -> Any:
 
 def public_values(config: Config) -> dict[str, Any]:
     """Return the configuration for tracked runs and manifests, without folders: their names may identify people."""
-    private = {"tracking": True, "study": {"bids", "samples", "masks", "results"}, "split": {"file"}}
+    private = {"tracking": True, "study": {"bids", "samples", "masks", "exclusions", "results"}, "split": {"file"}}
     public = config.model_copy(update={"preprocess": config.preprocess.without_folders()})
     values: dict[str, Any] = public.model_dump(mode="json", exclude=private)  # type: ignore[arg-type]
     return values
