@@ -117,7 +117,7 @@ def _histogram(axes: Axes, inside: FloatArray, window: Window, image: Image) -> 
     axes.set_xticks([])
     axes = bar
     axes.set_xticks(ends, [f"{float(f'{end:.3g}'):g}" for end in ends])
-    axes.set_xlabel(image.unit, color=INK, fontsize=8.5, labelpad=-8, parse_math=False)
+    axes.set_xlabel(image.unit, color=INK, fontsize=8.5, labelpad=0, parse_math=False)
     axes.tick_params(colors=INK, labelsize=8.5, length=2)
     first, last = axes.get_xticklabels()
     first.set_horizontalalignment("left")
