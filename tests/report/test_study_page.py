@@ -182,14 +182,14 @@ def test_people_share_one_scale_of_errors():
     """The scale holds the errors of the worst person, and every figure uses it."""
     volume, mask = brain()
     scale = limits([np.array([0.1, -0.2]), np.array([0.55])], [np.array([0.1])])
-    assert scale == (0.6, 0.1)
+    assert scale == pytest.approx((0.6, 0.1))
     for narrow in (False, True):
         figure = subject_figure(
             volume, volume, 0.1 * volume, mask, ROW, source_row=MODALITIES["T1w"], target=volume + 0.1, scale=scale,
             narrow=narrow,
         )  # fmt: skip
         images = {axes.get_title(loc="left"): axes.images[0] for axes in figure.axes if axes.get_title(loc="left")}
-        assert images["Mean - real"].get_clim() == (-0.6, 0.6)
+        assert images["Mean - real"].get_clim() == pytest.approx((-0.6, 0.6))
 
 
 def test_an_unknown_section_is_refused(tmp_path, scores):

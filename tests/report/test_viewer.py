@@ -30,7 +30,7 @@ def test_views_need_no_network_and_their_scripts_are_listed(arguments):
     assert not re.search(r"https?://", text)
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=[\"'](?!data:)", text)
     sources = script_sources(pages.values())
-    assert len(sources) == len(set(sources)) == text.count("<script>") > 0
+    assert len(sources) == len(set(sources)) == text.count("</script>") > 0
     assert interactive_views(*arguments) == pages
 
 
