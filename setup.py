@@ -10,12 +10,17 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
-FOLDERS = {"pipelines": "*.smk", "configs": "*.yaml"}
+FOLDERS = {"pipelines": ("*.smk", "*.rst"), "configs": ("*.yaml",)}
 
 
 def workflow_files() -> list[Path]:
     """The workflow's files, relative to the repository."""
-    inside = [file for folder, pattern in FOLDERS.items() for file in sorted((ROOT / folder).rglob(pattern))]
+    inside = [
+        file
+        for folder, patterns in FOLDERS.items()
+        for pattern in patterns
+        for file in sorted((ROOT / folder).rglob(pattern))
+    ]
     return [Path("Snakefile"), *(file.relative_to(ROOT) for file in inside)]
 
 

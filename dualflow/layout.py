@@ -8,6 +8,7 @@ All results of a study lie under `Layout.root`:
     models/MODEL/seed-S/   checkpoints, history, model card
     models/.closed_form/   cache of closed-form fits
     metrics/         tables written by evaluation
+    figures/         main figures of the report, for `snakemake --report`
     compare/         plan.json: optimiser steps of each flow at an equal budget
     imputation/      regions.tsv: measured and drawn region values of every scan
     analyses/NAME/   tables and figures of a group analysis
@@ -198,6 +199,19 @@ class Layout:
     def table(self, name: str) -> Path:
         """A table written by evaluation."""
         return self.tables / f"{name}.tsv"
+
+    def error_map(self, kind: str, name: str, seed: int) -> Path:
+        """Map over the test people on the model grid; `kind` is `bias` (signed) or `error` (absolute)."""
+        return self.tables / f"{kind}_{name}_seed-{seed}.nii.gz"
+
+    @property
+    def figures(self) -> Path:
+        """Folder of the report's main figures."""
+        return self.root / "figures"
+
+    def report_figure(self, name: str) -> Path:
+        """A figure of the report as a file."""
+        return self.figures / f"{name}.png"
 
     def stress(self, name: str, seed: int) -> Path:
         """Table of a flow's stress test."""

@@ -14,6 +14,7 @@ from dualflow.config import write_resolved
 from dualflow.data.fingerprint import study_fingerprint
 from dualflow.errors import ConfigError
 from dualflow.lifetime import PARENTS, parents_of_steps
+from dualflow.report.report_figure import FILED
 
 try:
     study = parse_study_config(config)
@@ -116,7 +117,11 @@ def reference_mask(wildcards):
 
 
 def dataset(wildcards):
-    """Input of the index: the cohort's manifest or the study's own table, and the kept splits."""
+    """Input of the index: the cohort's manifest or the study's own table, kept splits and exclusions."""
     table = None if EMBEDDED else study.study.samples or study.bids / "participants.tsv"
-    files = [str(file) for file in (table, study.split.file) if file and file.is_file()]
+    files = [
+        str(file)
+        for file in (table, study.split.file, study.study.exclusions)
+        if file and file.is_file()
+    ]
     return [manifest("cohort"), *files] if EMBEDDED else files

@@ -64,8 +64,28 @@ rule report:
         volumes=manifest("convert"),
         quality=manifest("qc"),
         analyses=[manifest(f"analyse/{name}") for name in ANALYSES],
+    # The files beside the manifest are listed by `snakemake --report`.
     output:
         manifest("report"),
+        report(str(LAYOUT.report), caption="captions/report.rst", category="Report"),
+        [
+            report(
+                str(LAYOUT.report_figure(name)),
+                caption=f"captions/{name}.rst",
+                category="Figures",
+                labels={"figure": name},
+            )
+            for name in FILED
+        ],
+        [
+            report(
+                str(LAYOUT.table(name)),
+                caption=f"captions/{name}.rst",
+                category="Tables",
+                labels={"table": name},
+            )
+            for name in ("summary", "differences", "groups")
+        ],
     log:
         log_of("report"),
     benchmark:

@@ -83,6 +83,12 @@ rule qc:
         manifest("preprocess"),
     output:
         manifest("qc"),
+        report(str(LAYOUT.qc), caption="captions/qc.rst", category="Quality control"),
+        report(
+            str(LAYOUT.quality),
+            caption="captions/quality.rst",
+            category="Quality control",
+        ),
     log:
         log_of("qc"),
     benchmark:

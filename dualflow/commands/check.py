@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dualflow.commands.steps import CHECK, step_names
 from dualflow.config import Config
+from dualflow.data.exclusions import STEP as REVIEW
 from dualflow.data.quarantine import count_excluded, read_quarantine
 from dualflow.data.tsv import summarise_names
 from dualflow.errors import DataError
@@ -24,7 +25,8 @@ def check(config: Config) -> None:
             f"{layout.root}: outputs of {summarise_names(broken)} were changed after they were written; "
             "the same command makes them again"
         )
-    rows = read_quarantine(layout.quarantine)
+    # Scans that a reviewer excluded need no attention.
+    rows = [row for row in read_quarantine(layout.quarantine) if row.step != REVIEW]
     if rows:
         first = rows[0]
         raise DataError(

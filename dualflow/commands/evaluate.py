@@ -19,12 +19,16 @@ from dualflow.errors import ConfigError, DataError, IntensityError
 from dualflow.evaluation.calibration import reliability
 from dualflow.evaluation.downstream import classify, feature_sets
 from dualflow.evaluation.likelihood import another_subject, likelihood
+from dualflow.evaluation.mean_error import MeanError
 from dualflow.evaluation.metrics import score
 from dualflow.evaluation.stress import stress
 from dualflow.flows.diagnostics import round_trip_error
 from dualflow.flows.model import DualFlow
 from dualflow.flows.predictions import predict
+from dualflow.imaging.affines import MNI
+from dualflow.imaging.model_grid import model_grid
 from dualflow.imaging.regions import RegionMap, region_map
+from dualflow.imaging.volume import write_volume
 from dualflow.inference.convert import scan_seed
 from dualflow.inference.predict import Prediction, Predictor, load_predictor
 from dualflow.layout import Scan
@@ -56,7 +60,7 @@ def _evaluate(
     test = load_split(config, pairs, "test", predictor.card.side)
     if not len(test):
         raise DataError(f"{config.study.name}: no test scan to score; give split.test a share or name test_subjects")
-    rows, curves, region_means = [], [], []
+    rows, curves, region_means, errors = [], [], [], MeanError(config.preprocess.shape)
     for index, item in enumerate(track(test.items, f"evaluate {name}, seed {seed}")):
         mask, target = item["mask"][0].numpy(), item["target"][0].numpy()
         prediction = _predict(predictor, item, config)
@@ -64,6 +68,7 @@ def _evaluate(
         scores = score(prediction, target, mask, regions, row, flow_scores.get("bits_in_mask"))
         rows.append({"model": name, "seed": seed, "scan": item["scan"], **scores, **flow_scores})
         curves.append(reliability(prediction, target, mask, regions).assign(model=name))
+        errors.add(prediction.mean, target, mask)
         region_means.append(np.stack([regions.means(target, mask), regions.means(prediction.mean, mask)]))
     curve = pd.concat(curves).groupby(["model", "kind", "level"], as_index=False)[["coverage"]].mean()
     stem = f"{name}_seed-{seed}"
@@ -78,10 +83,13 @@ def _evaluate(
         tables[layout.stress(name, seed)] = _stress(predictor.flow, test, config, f"{name}, seed {seed}")
     for path, table in tables.items():
         commit_text(path, table_text(table))
+    maps = {f"{kind}_map": layout.error_map(kind, name, seed) for kind in errors.maps()}
+    for path, volume in zip(maps.values(), errors.maps().values(), strict=True):
+        write_volume(path, volume, model_grid(config.preprocess)[0], codes=MNI)
     write_manifest(
         layout.manifest(f"evaluate/{stem}"),
         step="evaluate",
-        outputs={path.stem.removesuffix(f"_{stem}"): path for path in tables},
+        outputs={path.stem.removesuffix(f"_{stem}"): path for path in tables} | maps,
         inputs={"model": predictor.card.weights_sha256},
         config=dump_sections(config.evaluate, config.convert),
     )

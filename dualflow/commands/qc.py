@@ -8,7 +8,8 @@ from __future__ import annotations
 from dualflow.commit import commit_text, sha256
 from dualflow.config import Config, dump_sections
 from dualflow.data.derivative_dataset import describe_derivatives
-from dualflow.data.index import read_pairs
+from dualflow.data.exclusions import read_decisions
+from dualflow.data.index import read_pairs, side_columns
 from dualflow.data.quality_metrics import quality_table
 from dualflow.data.quarantine import read_quarantine, usable
 from dualflow.data.tsv import read_table, table_text
@@ -21,7 +22,8 @@ def qc(config: Config) -> None:
     """Write the quality table and page of a study, and the description of its derivative dataset."""
     layout, study = config.layout, config.study
     excluded = read_quarantine(layout.quarantine)
-    scans = list(usable(read_pairs(layout), excluded)["scan"])
+    pairs = usable(read_pairs(layout), excluded)
+    scans = list(pairs["scan"])
     commit_text(layout.quality, table_text(quality_table(layout, scans, study, config.review)))
     render_sheet(
         layout.qc,
@@ -29,6 +31,8 @@ def qc(config: Config) -> None:
         read_table(layout.quality),
         excluded,
         lambda scan: layout.figure(Scan.parse(scan), "qc"),
+        people=pairs[["scan", "split", *side_columns(pairs)]],
+        decisions=read_decisions(study.exclusions),
     )
     description = describe_derivatives(layout, study.name, study)
     write_manifest(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,19 +17,26 @@ from dualflow.data.quarantine import read_quarantine
 from dualflow.data.study_pairs import load_split, usable_pairs
 from dualflow.data.tsv import table_text
 from dualflow.inference.predict import load_predictor
+from dualflow.layout import Layout
 from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
 from dualflow.report.likelihood_tables import check_condition
+from dualflow.report.report_figure import FILED, ReportFigure
 from dualflow.report.study_page import ReportData, render
 from dualflow.report.study_results import StudyResults, gather_results
-from dualflow.report.study_sections import section_figures, section_tables
-from dualflow.report.study_text import method_text, provenance, study_facts, study_title, subject_count
+from dualflow.report.study_sections import section_tables, study_groups
+from dualflow.report.study_text import (
+    REFERENCES,
+    linked_files,
+    method_text,
+    provenance,
+    study_facts,
+    study_title,
+    subject_count,
+)
 from dualflow.report.summary_text import limitations, summary_sentences
 from dualflow.tracking.sync import sync, warn_unsent
 from dualflow.tracking.tracked_run import Run, tracked
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def report(config: Config) -> None:
@@ -39,12 +48,22 @@ def report(config: Config) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
+    from dualflow.report.study_figures import study_figures
+    from dualflow.report.subject_views import subject_views
+
     layout, main = config.layout, config.model.preset
     results = gather_results(config, CEILINGS)
     pairs = usable_pairs(config)
     predictor = load_predictor(layout.model(main, config.train.seeds[0]))
     test = load_split(config, pairs, "test", predictor.card.side)
-    figures = section_figures(config, results, predictor, test)
+    test_pairs = pairs[pairs["split"] == "test"]
+    views = subject_views(config, results.scores, test_pairs, predictor, test)
+    figures = study_figures(config, results, test_pairs) | {"subjects": views.figures}
+    groups = study_groups(config, results, pairs)
+    filed = _write_figures(layout, [views.median, *(figure for part in figures.values() for figure in part)])
+    tables = results.tables | {"groups": groups}
+    for name, table in tables.items():
+        commit_text(layout.table(name), table_text(table))
     excluded = read_quarantine(layout.quarantine)
     render(
         ReportData(
@@ -63,14 +82,16 @@ def report(config: Config) -> None:
             excluded=pd.DataFrame([vars(entry) for entry in excluded], columns=["scan", "step", "reason"]),
             method=method_text(config),
             limitations=limitations(simulated=config.embedded, subjects=subject_count(pairs, "test")),
-            provenance=provenance(config, results.cards),
-            tables=section_tables(config, results),
+            provenance=provenance(config, results.cards, datetime.now(UTC).date().isoformat()),
+            tables=section_tables(config, results, pairs, groups),
             figures=figures,
+            references=REFERENCES,
+            files=linked_files(config),
+            viewers=views.viewers,
+            viewer_note=views.viewer_note,
         ),
         layout.report,
     )
-    for name, table in results.tables.items():
-        commit_text(layout.table(name), table_text(table))
     inputs = {name: card.weights_sha256 for name, card in results.cards.items()}
     scores = results.summary[~results.summary["metric"].str.contains("seconds")]
     tags = {"model": "all", "inputs": digest_of([inputs, table_text(scores), public_values(config)])[:16]}
@@ -80,7 +101,7 @@ def report(config: Config) -> None:
         write_manifest(
             layout.manifest("report"),
             step="report",
-            outputs={**{name: layout.table(name) for name in results.tables}, "report": layout.report},
+            outputs={**{name: layout.table(name) for name in tables}, **filed, "report": layout.report},
             inputs=inputs,
             config=dump_sections(config.evaluate),
         )
@@ -89,11 +110,21 @@ def report(config: Config) -> None:
     warn_unsent(layout.pending_records)
 
 
+def _write_figures(layout: Layout, figures: Sequence[ReportFigure]) -> dict[str, Path]:
+    """Write the figures of FILED as PNG; `figures` start with the median person's, and their paths are returned."""
+    from dualflow.report.style import write_figure
+
+    by_name = {figure.name: figure.figure for figure in figures} | {FILED[0]: figures[0].figure}
+    for name in FILED:
+        write_figure(layout.report_figure(name), by_name[name])
+    return {f"{name}_figure": layout.report_figure(name) for name in FILED}
+
+
 def _mean_target(test: PairDataset) -> float:
     return float(np.mean([item["target"][item["mask"]].mean() for item in test.items]))
 
 
-def _log(run: Run, config: Config, results: StudyResults, figures: dict[str, list[tuple[str, Figure]]]) -> None:
+def _log(run: Run, config: Config, results: StudyResults, figures: dict[str, list[ReportFigure]]) -> None:
     run.parameters(public_values(config))
     names = results.summary["model"] + "/" + results.summary["metric"]
     run.metrics(dict(zip(names, results.summary["mean"].astype(float), strict=True)))
@@ -101,8 +132,7 @@ def _log(run: Run, config: Config, results: StudyResults, figures: dict[str, lis
         run.metrics({f"{entry['model']}/{key}": value for key, value in entry.items() if key != "model"})
     run.table(results.summary, "summary.json")
     run.table(results.scores, "scores_per_scan.json")
-    for section, entries in figures.items():
-        for index, (_, figure) in enumerate(entries):
-            run.figure(figure, f"figures/{section}_{index}.png")
+    for drawn in (drawn for entries in figures.values() for drawn in entries):
+        run.figure(drawn.figure, f"figures/{drawn.name}.png")
     for page in (config.layout.report, config.layout.qc):
         run.file(page)

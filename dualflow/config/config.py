@@ -70,6 +70,8 @@ class Config(Section):
         _require(study.masks, Path.is_dir, "study.masks", "a folder", "the root of a BIDS dataset of brain masks")
         if self.impute is not None:
             _require(self.impute.meta_regions, Path.is_file, "impute.meta_regions", "a file", "a table of meta-regions")
+        remedy = "a table of decisions, as qc.html exports it"
+        _require(study.exclusions, Path.is_file, "study.exclusions", "a file", remedy)
         _require(self.split.file, Path.is_file, "split.file", "a file", "a table of splits such as index/splits.tsv")
         if region not in REFERENCES:
             remedy = f"a mask in template space, or one of: {', '.join(REFERENCES)}"
@@ -149,7 +151,7 @@ def public_values(config: Config) -> dict[str, Any]:
     """Return the configuration for tracked runs and manifests, without folders: their names may identify people."""
     private = {
         "tracking": True,
-        "study": {"bids", "samples", "masks", "results"},
+        "study": {"bids", "samples", "masks", "exclusions", "results"},
         "split": {"file"},
         "impute": {"meta_regions"},
     }

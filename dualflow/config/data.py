@@ -42,6 +42,9 @@ class StudyConfig(Section):
     masks: Path | None = None
     """Brain masks of the study, a BIDS derivative dataset with `desc-brain_mask` files on the source's grid; scans
     without one are masked by deepbet."""
+    exclusions: Path | None = None
+    """Decisions of a reviewer, a table with the columns `subject`, `session`, `decision` (`keep` or `exclude`) and
+    `reason`, as qc.html exports it; the index excludes its scans."""
     results: Path = Path("results")
     """Parent folder of the results of all studies."""
 

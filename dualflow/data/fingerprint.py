@@ -16,7 +16,7 @@ MAX_BYTES = 16 << 20
 
 
 def study_fingerprint(config: Config) -> str:
-    """Digest of the files that the index reads: the dataset, the study's own masks and its table of splits.
+    """Digest of the files that the index reads: the dataset, the study's masks, its tables of splits and exclusions.
 
     Tables and sidecars count by content. Images count by size and modification time because hashing a whole study
     takes long; so do tables that are too large to be valid.
@@ -24,7 +24,7 @@ def study_fingerprint(config: Config) -> str:
     study = config.study
     scans = _table_files(study.samples) if study.samples else _dataset_files(config.bids)
     masks = _dataset_files(study.masks) if study.masks else []
-    splits = [config.split.file] if config.split.file else []
+    splits = [file for file in (config.split.file, study.exclusions) if file]
     return digest_of([_states(scans), _states(masks), _states(splits)])
 
 

@@ -12,6 +12,8 @@ from dualflow.commit import commit_text
 from dualflow.config import SplitConfig, StudyConfig
 from dualflow.data.bids_files import Exclusions, Files, find_scans
 from dualflow.data.duplicates import Entry, exclude_duplicates, find_duplicates
+from dualflow.data.exclusions import STEP as REVIEW
+from dualflow.data.exclusions import excluded_scans
 from dualflow.data.output_names import scans_with_long_names
 from dualflow.data.participants import guessed_types, listed_subjects, side_values
 from dualflow.data.quarantine import Quarantine, without_folders, write_quarantine
@@ -51,10 +53,10 @@ class Index:
     splits: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["subject", "fold", "split"]))
     guesses: Mapping[str, str] = field(default_factory=dict)
 
-    def without(self, excluded: Exclusions, *folders: Path) -> Index:
-        """The index after excluding further scans; paths in the reasons become relative to `folders`."""
+    def without(self, excluded: Mapping[str, object], *folders: Path, step: str = STEP) -> Index:
+        """The index after excluding further scans in a step; paths in the reasons become relative to `folders`."""
         reasons = {key: without_folders(str(error), *folders) for key, error in excluded.items()}
-        quarantined = sorted([*self.quarantined, *(Quarantine(key, STEP, reasons[key]) for key in reasons)])
+        quarantined = sorted([*self.quarantined, *(Quarantine(key, step, reasons[key]) for key in reasons)])
         pairs = self.pairs[~self.pairs["scan"].isin(list(excluded))].reset_index(drop=True)
         return replace(self, pairs=pairs, quarantined=quarantined)
 
@@ -92,6 +94,8 @@ def build_index(
     columns = tuple(dict.fromkeys([*kept, *split.stratify]))
     full_study = study.model_copy(update={"side": columns})
     index = list_scans(bids, full_study, study.modalities, out)
+    known = {*index.pairs["scan"], *(row.scan for row in index.quarantined)}
+    index = index.without(excluded_scans(study.exclusions, known), step=REVIEW)
     _require_usable(index, bids, study, quarantine)
     duplicates = find_duplicates(bids, _files(index.pairs), digests)
     index = replace(index.without(exclude_duplicates(duplicates), bids), duplicates=duplicates)

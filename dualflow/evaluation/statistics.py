@@ -21,6 +21,9 @@ from dualflow.layout import Scan
 KEYS = ("model", "seed", "scan")
 INTERVAL = (2.5, 97.5)
 SIGNIFICANT = 0.05
+MIN_SUBJECTS = 6
+"""Smallest number of subjects whose interval is shown. Below it, no signed-rank test can reach 5 % (of 5 subjects the
+smallest p-value is 2 / 2**5 = 0.06), and a percentile interval is far too narrow."""
 SUMMARY = ("model", "metric", "mean", "low", "high", "sd", "subjects", "seeds")
 DIFFERENCES = (
     "model", "reference", "metric", "difference", "low", "high", "gain", "gain_low", "gain_high", "verdict",

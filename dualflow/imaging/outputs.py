@@ -14,6 +14,7 @@ from dualflow.imaging.model_grid import template_centre
 from dualflow.imaging.pair import PreprocessedPair
 from dualflow.imaging.qc_figure import COLOURS, Image, save_figure
 from dualflow.imaging.record import maps_to_source, native_codes, resample_to_grid
+from dualflow.imaging.units import UNKNOWN
 from dualflow.imaging.volume import write_volume
 from dualflow.layout import TEMPLATE_SPACE, Layout, Scan
 from dualflow.modalities import Modality, modality
@@ -79,6 +80,12 @@ def _metadata(row: Modality, record: Mapping[str, Any]) -> dict[str, Any]:
     return {"Units": row.unit, "Intensity": record["intensity"], **tracer}
 
 
+def _raw_unit(record: Mapping[str, Any]) -> str:
+    """Unit of an image before its intensities are normalised; MR has none."""
+    unit = str(record.get("pet", {}).get("unit", UNKNOWN))
+    return "unit unknown" if "pet" in record and unit == UNKNOWN else unit if unit != UNKNOWN else Image.unit
+
+
 def _save_figure(path: Path, pair: PreprocessedPair, source_row: Modality, target_row: Modality) -> None:
     """Save the quality-control figure, on a template-aligned grid fine enough to show a shift of a voxel."""
     centre, extent = np.array(template_centre()), np.array([192.0, 228.0, 204.0])
@@ -89,11 +96,14 @@ def _save_figure(path: Path, pair: PreprocessedPair, source_row: Modality, targe
     volumes = [(name, modality(name), aligned.volume) for name, aligned in pair.extra.items()]
     if pair.target_volume is not None:
         volumes.append(("target", target_row, pair.target_volume))
+    records = {"target": pair.record["target"], **pair.record["extra_sources"]}
     images = []
     for world, row, volume in volumes:
         moved = not np.array_equal(maps_to_source(pair.record)[world], np.eye(4))
         before = resample_to_grid(volume, pair.record, grid, world="source") if moved else None
         after = resample_to_grid(volume, pair.record, grid, world=world)
-        images.append(Image(row.tracer or row.suffix, after, before, COLOURS.get(row.datatype, "gray")))
+        images.append(
+            Image(row.tracer or row.suffix, after, before, COLOURS.get(row.datatype, "gray"), _raw_unit(records[world]))
+        )
     mask = resample_to_grid(brain, pair.record, grid, world="source") > 0.5
     save_figure(path, Image(source_row.suffix, source), images, mask)

@@ -1,6 +1,7 @@
 """Quality-control figure of a scan, small enough for hundreds of them on one page.
 
-A row per image: three planes through the brain's centre, and a histogram of the values inside the brain mask. The
+A row per image: three planes through the brain's centre, and a histogram of the values inside the brain mask above the
+colour bar of the planes. The
 outline of the mask is drawn on the source. The edges of the source are drawn on every other image, before and after
 alignment.
 """
@@ -38,12 +39,14 @@ class Image:
         values: `[D, H, W]`, aligned with the source.
         before: the same image before its alignment; None if it was already aligned.
         colours: matplotlib colour map.
+        unit: unit of the values.
     """
 
     name: str
     values: FloatArray
     before: FloatArray | None = None
     colours: str = "gray"
+    unit: str = "scanner units"
 
     @property
     def rows(self) -> list[tuple[str, FloatArray]]:
@@ -76,7 +79,7 @@ def save_figure(path: Path, source: Image, images: Sequence[Image], mask: BoolAr
             plane = _slice(values, axis, index)
             axes.imshow(plane, origin="lower", cmap=image.colours, vmin=window.low, vmax=window.white)
             lines.draw(axes, axis, index)
-        _histogram(canvas.panel(row), values[mask], window)
+        _histogram(canvas.panel(row), values[mask], window, image)
     canvas.save(path, quality=JPEG_QUALITY)
 
 
@@ -100,12 +103,21 @@ def _edges(source: FloatArray, mask: BoolArray) -> FloatArray:
     return np.where(strong, gaussian_laplace(source, 1.0), np.nan)
 
 
-def _histogram(axes: Axes, inside: FloatArray, window: Window) -> None:
+def _histogram(axes: Axes, inside: FloatArray, window: Window, image: Image) -> None:
+    """Draw a histogram above the colours of its values, with both ends and the unit."""
     ends = window.low, window.high
     axes.stairs(*np.histogram(inside, bins=_BINS, range=ends), fill=True, color=INK)
     axes.spines[:].set_visible(False)
     axes.set(xlim=ends, yticks=[])
+    bar = axes.inset_axes((0, -0.16, 1, 0.1))
+    ramp = np.linspace(*ends, 256)[None]
+    bar.imshow(ramp, aspect="auto", cmap=image.colours, vmin=window.low, vmax=window.white, extent=(*ends, 0, 1))
+    bar.set(yticks=[])
+    bar.spines[:].set_visible(False)
+    axes.set_xticks([])
+    axes = bar
     axes.set_xticks(ends, [f"{float(f'{end:.3g}'):g}" for end in ends])
+    axes.set_xlabel(image.unit, color=INK, fontsize=8.5, labelpad=0, parse_math=False)
     axes.tick_params(colors=INK, labelsize=8.5, length=2)
     first, last = axes.get_xticklabels()
     first.set_horizontalalignment("left")

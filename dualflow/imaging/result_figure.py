@@ -7,7 +7,6 @@ and anisotropic grids thus need no resampling in three dimensions.
 from __future__ import annotations
 
 import textwrap
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +33,8 @@ from dualflow.imaging.geometry import Affine, BoolArray, FloatArray, Points, app
 # Pixels: the three planes side by side, the colour bars beside them, and one line of the title.
 PLANES, PANEL, TITLE_LINE = 548, 128, 22
 JPEG_QUALITY = 75
+ERROR_MAP = "RdBu_r"
+"""Colour map of a signed error."""
 ENDS = {0: ("P", "A"), 1: ("L", "R"), 2: ("L", "R")}
 """Labels of the left and the right end of the plane across each axis."""
 _MARGIN_MM = 12.0
@@ -56,8 +57,7 @@ class _Row(NamedTuple):
     masked: bool = True
 
 
-def save_result_figure(
-    path: Path,
+def result_figure(
     *,
     source: FloatArray,
     mean: FloatArray,
@@ -69,15 +69,15 @@ def save_result_figure(
     mask: BoolArray | None = None,
     flagged: BoolArray | None = None,
     width: FloatArray | None = None,
+    real: FloatArray | None = None,
     source_name: str = "MR",
     target_name: str = "PET",
-) -> None:
-    """Save a JPEG of one result, with left on the left, and front or top up.
+) -> Canvas:
+    """Draw one result, with left on the left, and front or top up.
 
     The planes run through the largest flagged region if there is one, otherwise through the brain.
 
     Args:
-        path: JPEG file.
         source: source scan `[I, J, K]`, in any unit.
         mean: expected image on the same grid, in `unit`.
         std: its standard deviation, in `unit`.
@@ -89,13 +89,15 @@ def save_result_figure(
         mask: brain; by default the voxels whose `mean` is not 0.
         flagged: region to outline, such as a cluster of the lesion map; None or empty for no outline.
         width: width of the interval from the 5 % to the 95 % quantile, in `unit`.
+        real: real image in `unit`, which adds rows of itself and of the difference.
         source_name: name of the source.
         target_name: name of the target.
 
     Raises:
         GeometryError: an array is not on the grid of `source`.
     """
-    for name, array in {"mean": mean, "std": std, "mask": mask, "flagged": flagged, "width": width}.items():
+    arrays = {"mean": mean, "std": std, "mask": mask, "flagged": flagged, "width": width, "real": real}
+    for name, array in arrays.items():
         if array is not None and array.shape != source.shape:
             raise GeometryError(f"{name} has shape {array.shape}, expected {source.shape}, the grid of source")
     brain = mean != 0 if mask is None else mask
@@ -106,7 +108,9 @@ def save_result_figure(
     centre = _off_midline(points) if region is None else _central_point(apply_map(affine, region))
     rows = [
         _Row(source_name, source, SOURCE_MAP, _source_window(subset.values(source)), masked=False),
+        *([] if real is None else [_Row(f"Real {target_name}", real, TARGET_MAP, window)]),
         _Row(f"Expected {target_name}", mean, TARGET_MAP, window),
+        *([] if real is None else [_difference(mean - real, subset)]),
         _Row("Standard deviation", std, SPREAD_MAP, _spread_window(subset.values(std))),
     ]
     if width is not None:
@@ -134,7 +138,7 @@ def save_result_figure(
         if row.masked:
             _colour_bar(canvas, index, row, unit)
     _legend(canvas, offset=float(centre[0] - np.median(points[:, 0])), outlined=region is not None)
-    canvas.save(path, quality=JPEG_QUALITY)
+    return canvas
 
 
 class _Plane:
@@ -213,6 +217,12 @@ def _source_window(inside: FloatArray) -> tuple[float, float]:
 
 def _spread_window(inside: FloatArray) -> tuple[float, float]:
     return 0.0, round_up(float(np.quantile(inside, 0.99)))
+
+
+def _difference(error: FloatArray, subset: _Subset) -> _Row:
+    """The row of an error, on a scale that is symmetrical about 0."""
+    limit = round_up(float(np.quantile(np.abs(subset.values(error)), 0.99)))
+    return _Row("Expected - real", error, ERROR_MAP, (-limit, limit))
 
 
 def _show(axes: Axes, image: FloatArray, row: _Row) -> None:

@@ -22,7 +22,7 @@ from dualflow.imaging.geometry import BoolArray, FloatArray
 from dualflow.imaging.input_figures import input_figures
 from dualflow.imaging.record import native_codes, to_native
 from dualflow.imaging.regions import RegionMap, region_map
-from dualflow.imaging.result_figure import save_result_figure
+from dualflow.imaging.result_figure import JPEG_QUALITY, result_figure
 from dualflow.imaging.stopwatch import Stopwatch
 from dualflow.imaging.volume import read_volume, write_volume
 from dualflow.inference.predict import Prediction, Predictor, load_predictor
@@ -206,8 +206,7 @@ class Converter:
         """Draw the native `images` beside the raw source, in the template's orientation."""
         path, source = self.layout.figure(scan, "synth"), read_volume(raw, verified=True)
         deviation = images.get("deviation")
-        save_result_figure(
-            path,
+        canvas = result_figure(
             source=source.array,
             mean=images["synth"],
             std=images["synthstd"],
@@ -220,6 +219,7 @@ class Converter:
             source_name=self.source.suffix,
             target_name=self.target.tracer or self.target.suffix,
         )
+        canvas.save(path, quality=JPEG_QUALITY)
         return path
 
 

@@ -18,7 +18,8 @@ from urllib.parse import quote
 from PIL import Image
 
 from dualflow.commit import committing
-from dualflow.report.study_page import data_uri, template
+from dualflow.report.data_uri import data_uri
+from dualflow.report.study_page import template
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Card:
         missing: text in place of a picture that is missing.
         alt: description of the picture.
         link: address of the scan's files, relative to the page; '' for none.
+        decides: whether the reader decides on the scan.
     """
 
     scan: str
@@ -82,6 +84,7 @@ class Card:
     missing: str = ""
     alt: str = ""
     link: str = ""
+    decides: bool = False
 
     @property
     def classes(self) -> str:
@@ -90,16 +93,19 @@ class Card:
         return " ".join(name for name in ("card", self.tone, line) if name)
 
 
-def write_sheet(path: Path, name: str, cards: Iterable[Card], **values: Any) -> None:
+def write_sheet(
+    path: Path, name: str, cards: Iterable[Card], *, scripts: Sequence[str] = ("cards.js",), **values: Any
+) -> None:
     """Write the page of the template `name` to `path` atomically; equal inputs give identical bytes.
 
     Args:
         path: HTML file.
         name: template that extends `cards.html`.
         cards: the cards; each is requested when it is written.
+        scripts: names of the scripts of the page, in this order.
         values: further values of the template.
     """
-    script = files("dualflow.report").joinpath("cards.js").read_text("utf-8")
+    script = "".join(files("dualflow.report").joinpath(script).read_text("utf-8") for script in scripts)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = template(name).stream(cards=cards, script=script, digest=digest, **values)
     with committing(path) as temp:

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dualflow.evaluation.metrics import correlation
 from dualflow.evaluation.prediction import Floats
+from dualflow.evaluation.statistics import MIN_SUBJECTS
 from dualflow.evaluation.study_metrics import measure
 from dualflow.modalities import Modality
 from dualflow.report.style import COLOURS, GRID, INK, MUTED, palette, styled
@@ -27,13 +29,16 @@ def metric_comparison(
     colours: Mapping[str, str] | None = None,
     columns: int = 4,
 ) -> Figure:
-    """One panel per metric: a dot per model with its 95 % interval, models from top to bottom."""
+    """One panel per metric: a dot per model with its 95 % interval, models from top to bottom.
+
+    Means of fewer than MIN_SUBJECTS subjects have no interval. `columns` is the number of panels side by side.
+    """
     present = [metric for metric in metrics if metric in set(summary["metric"])]
     models = list(dict.fromkeys(summary["model"]))
     colours = colours or palette(models)
     columns = max(1, min(columns, len(present)))
     rows = max(1, -(-len(present) // columns))
-    size = (10.0, rows * (0.75 + 0.27 * len(models)))
+    size = (10.0 if columns > 2 else 3.8, rows * (0.75 + 0.27 * len(models)))
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for axes, metric in zip(grid.flat, present, strict=False):
@@ -42,7 +47,8 @@ def metric_comparison(
             if model in values.index:
                 value, low, high = (float(values.loc[model, name]) for name in ("mean", "low", "high"))
                 colour = colours[model]
-                axes.plot([low, high], [height, height], color=colour, lw=2, alpha=0.45, solid_capstyle="round")
+                if values.loc[model, "subjects"] >= MIN_SUBJECTS:
+                    axes.plot([low, high], [height, height], color=colour, lw=2, alpha=0.45, solid_capstyle="round")
                 axes.plot(value, height, "o", color=colour, ms=5.5)
         definition = measure(metric)
         if definition.better == "ideal":
@@ -61,17 +67,20 @@ def metric_comparison(
 
 
 @styled
-def reliability_curve(curves: pd.DataFrame, *, colours: Mapping[str, str] | None = None) -> Figure:
+def reliability_curve(
+    curves: pd.DataFrame, *, colours: Mapping[str, str] | None = None, narrow: bool = False
+) -> Figure:
     """Coverage against nominal level, for voxels and region means, with one line per model.
 
     Args:
         curves: columns model, kind, level, coverage; rows of one model, kind and level are averaged.
         colours: colour of each model; None assigns them in order.
+        narrow: draw the panels below each other.
     """
-    figure = Figure(figsize=(7.2, 3.5), layout="constrained")
+    figure, grid = _two_panels(narrow=narrow)
     models = list(dict.fromkeys(curves["model"]))
     colours = colours or palette(models)
-    for axes, (kind, name) in zip(figure.subplots(1, 2, sharey=True), KINDS.items(), strict=True):
+    for axes, (kind, name) in zip(grid, KINDS.items(), strict=True):
         axes.plot([0, 1], [0, 1], color=MUTED, lw=0.8, ls=(0, (4, 3)))
         axes.text(0.07, 0.93, "too wide", color=MUTED, fontsize=7.5, va="top")
         axes.text(0.95, 0.06, "too narrow", color=MUTED, fontsize=7.5, ha="right")
@@ -80,17 +89,21 @@ def reliability_curve(curves: pd.DataFrame, *, colours: Mapping[str, str] | None
             line = selected.groupby("level")["coverage"].mean()
             if len(line):
                 axes.plot(line.index, line.to_numpy(), color=colours[model], lw=1.6, marker="o", ms=2.6, label=model)
-        axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="nominal level", title=name)
+        axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="nominal level", ylabel="coverage", title=name)
         axes.grid(color=GRID, lw=0.6)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=7.5, loc="upper left", bbox_to_anchor=(0.0, 0.86))
-    figure.axes[0].set_ylabel("coverage")
     return figure
 
 
 @styled
 def training_curves(
-    histories: Mapping[str, pd.DataFrame], columns: Mapping[str, str], *, colours: Mapping[str, str] | None = None
+    histories: Mapping[str, pd.DataFrame],
+    columns: Mapping[str, str],
+    *,
+    colours: Mapping[str, str] | None = None,
+    best: Mapping[str, int] | None = None,
+    narrow: bool = False,
 ) -> Figure:
     """Curves over the training steps, one panel per column and one line per model.
 
@@ -98,11 +111,15 @@ def training_curves(
         histories: table of each model, with a column `step`.
         columns: column -> title; a model without the column has no line.
         colours: colour of each model; None assigns them in order.
+        best: step whose weights were kept, by model; a vertical line marks it.
+        narrow: draw the panels below each other.
     """
     colours = colours or palette(list(histories))
     present = {name: label for name, label in columns.items() if any(name in history for history in histories.values())}
-    figure = Figure(figsize=(min(10.0, 3.2 * max(1, len(present)) + 0.6), 2.7), layout="constrained")
-    grid = figure.subplots(1, max(1, len(present)), squeeze=False)
+    count = max(1, len(present))
+    size = (3.8, 2.3 * count) if narrow else (min(10.0, 3.2 * count + 0.6), 2.7)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(*((count, 1) if narrow else (1, count)), squeeze=False)
     for axes, (name, label) in zip(grid.flat, present.items(), strict=False):
         for model, history in histories.items():
             if name in history:
@@ -110,6 +127,12 @@ def training_curves(
                 marker = "o" if len(line) < 40 else None
                 axes.plot(line["step"], line[name], color=colours[model], lw=1.3, marker=marker, ms=2.5,
                           label=model)  # fmt: skip
+        for model, step in (best or {}).items():
+            axes.axvline(step, color=colours[model], lw=0.9, ls=(0, (4, 3)), zorder=0)
+            axes.annotate(
+                f"best step {step}", (step, 1.0), xycoords=("data", "axes fraction"), xytext=(-3, -2), rotation=90,
+                textcoords="offset points", ha="right", va="top", fontsize=7, color=MUTED,
+            )  # fmt: skip
         axes.set(xlabel="step", title=label)
         axes.grid(color=GRID, lw=0.6)
     grid.flat[0].legend(fontsize=7.5)
@@ -117,16 +140,17 @@ def training_curves(
 
 
 @styled
-def region_scatter(real: Floats, synthetic: Floats, row: Modality, *, model: str) -> Figure:
+def region_scatter(real: Floats, synthetic: Floats, row: Modality, *, model: str, narrow: bool = False) -> Figure:
     """Real against synthetic region means `[N, R]`, absolute and relative to the mean over subjects.
 
     The left panel shows every region of every subject; differences between regions dominate its correlation. The right
-    panel subtracts the mean over subjects from each region, so only differences between subjects remain.
+    panel subtracts the mean over subjects from each region, so only differences between subjects remain. The panels
+    are below each other if `narrow`.
     """
-    figure = Figure(figsize=(7.2, 3.5), layout="constrained")
+    figure, grid = _two_panels(narrow=narrow)
     centred = (real - np.nanmean(real, axis=0), synthetic - np.nanmean(synthetic, axis=0))
     panels = (("All region means", (real, synthetic)), ("Differences between subjects", centred))
-    for axes, (name, (x, y)) in zip(figure.subplots(1, 2), panels, strict=True):
+    for axes, (name, (x, y)) in zip(grid, panels, strict=True):
         low, high = (bound(np.concatenate([x.ravel(), y.ravel()])) for bound in (np.nanmin, np.nanmax))
         margin = 0.05 * (high - low)
         ends = (low - margin, high + margin)
@@ -140,3 +164,10 @@ def region_scatter(real: Floats, synthetic: Floats, row: Modality, *, model: str
         axes.set_axisbelow(True)
         axes.grid(color=GRID, lw=0.6)
     return figure
+
+
+def _two_panels(*, narrow: bool) -> tuple[Figure, list[Axes]]:
+    """A figure with two square panels side by side, or below each other."""
+    figure = Figure(figsize=(3.8, 7.0) if narrow else (7.2, 3.5), layout="constrained")
+    grid = figure.subplots(2, 1) if narrow else figure.subplots(1, 2)
+    return figure, list(grid)

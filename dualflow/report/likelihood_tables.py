@@ -121,8 +121,18 @@ def image_table(numbers: pd.DataFrame, row: Modality) -> Table:
     return plain_table(frame.rename(columns=names), caption, digits=4)
 
 
-def explained_table(numbers: pd.DataFrame) -> Table:
-    """Share of the latent variance of each level that the prior's mean explains, from `likelihood_summary`."""
+def explaining_flows(cards: Mapping[str, ModelCard]) -> list[str]:
+    """Names of the flows whose prior has a mean that depends on the source or on coarser latents."""
+    specs = {card.name: card.spec for card in cards.values()}
+    return [name for name, spec in specs.items() if spec and spec.prior != "standard" and spec.prior_mean]
+
+
+def explained_table(numbers: pd.DataFrame, flows: Sequence[str]) -> Table:
+    """Share of the latent variance of each level that the prior's mean explains, from `likelihood_summary`.
+
+    Only the rows of `flows`, from `explaining_flows`: any other prior has no mean that could explain anything.
+    """
+    numbers = numbers[numbers["model"].isin(list(flows))].dropna(axis="columns", how="all")
     frame = numbers[["model", *_levels(numbers)]].rename(columns={"model": "Model"})
     for prefix, heading in EXPLAINED.items():
         frame.columns = frame.columns.str.replace(f"^{prefix}(.*)", rf"Level \1{heading}", regex=True)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from dualflow.data.exclusions import Decision
 from dualflow.data.quality_metrics import quality_metric
 from dualflow.data.quarantine import Quarantine
 from dualflow.data.tsv import all_numbers, numbers
 from dualflow.report.card_sheet import Card, Figure, load_picture, split_reasons, write_sheet
-from dualflow.report.tables import plain_table
+from dualflow.report.tables import UNKNOWN, plain_table
 
 NOT_METRICS = ("scan", "subject", "session", "flags")
 
@@ -44,7 +45,14 @@ class Strip:
 
 
 def render_sheet(
-    path: Path, title: str, quality: pd.DataFrame, quarantine: Sequence[Quarantine], picture: Callable[[str], Path]
+    path: Path,
+    title: str,
+    quality: pd.DataFrame,
+    quarantine: Sequence[Quarantine],
+    picture: Callable[[str], Path],
+    *,
+    people: pd.DataFrame | None = None,
+    decisions: Mapping[str, Decision] | None = None,
 ) -> None:
     """Write the page to `path` atomically; equal inputs give identical bytes.
 
@@ -54,6 +62,8 @@ def render_sheet(
         quality: text cells, one row per scan: `scan`, `flags` (joined by '; '), and any columns of metrics.
         quarantine: the excluded scans.
         picture: maps the key of a scan to the file of its picture.
+        people: facts of the scans' people: a column `scan`, then one per fact, such as split and side information.
+        decisions: earlier decisions of the reviewer, by scan.
     """
     table = _flagged_first(quality)
     columns = [name for name in table.columns if name not in NOT_METRICS and _is_metric(table[name])]
@@ -61,7 +71,9 @@ def render_sheet(
     write_sheet(
         path,
         "qc.html",
-        _cards(table, columns, picture),
+        _cards(table, columns, picture, _facts(people)),
+        scripts=("cards.js", "decisions.js"),
+        decisions={scan: row._asdict() for scan, row in (decisions or {}).items()},
         title=title,
         scans=len(table),
         summary=_summary(len(table), flagged, len(quarantine)),
@@ -114,7 +126,26 @@ def _strip(table: pd.DataFrame, column: str) -> Strip:
     return Strip(metric.label, metric.text(low), metric.text(median), metric.text(high), position(median), dots)
 
 
-def _cards(table: pd.DataFrame, columns: Sequence[str], picture: Callable[[str], Path]) -> Iterator[Card]:
+def _facts(people: pd.DataFrame | None) -> dict[str, list[Figure]]:
+    """Facts of the person by scan, unknown ones as a dash."""
+    if people is None:
+        return {}
+    rows = people.set_index("scan").to_dict("index")
+    return {str(scan): [Figure(str(name), _fact(value)) for name, value in row.items()] for scan, row in rows.items()}
+
+
+def _fact(value: object) -> str:
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return UNKNOWN
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _cards(
+    table: pd.DataFrame,
+    columns: Sequence[str],
+    picture: Callable[[str], Path],
+    facts: Mapping[str, Sequence[Figure]],
+) -> Iterator[Card]:
     """Yield the cards; each picture is read when its card is written."""
     values = pd.DataFrame({name: numbers(table[name]) for name in columns})
     for index, (scan, flags) in enumerate(zip(table["scan"], table["flags"], strict=True)):
@@ -126,10 +157,21 @@ def _cards(table: pd.DataFrame, columns: Sequence[str], picture: Callable[[str],
             tone="flagged" if flags else "",
             reasons=split_reasons(flags),
             figures=[
-                Figure(quality_metric(name).label, quality_metric(name).text(value)) for name, value in row.items()
+                *facts.get(scan, ()),
+                *(Figure(quality_metric(name).label, quality_metric(name).text(value)) for name, value in row.items()),
             ],
             values={name: value for name, value in row.items() if not np.isnan(value)},
             picture=load_picture(file),
             missing=f"The picture {file.name} is missing or cannot be read; preprocess this scan again.",
-            alt=f"Planes and histograms of {scan}",
+            alt=_described(scan, split_reasons(flags)),
+            decides=True,
         )
+
+
+def _described(scan: str, flags: Sequence[str]) -> str:
+    """What the picture of a scan shows, and why it is flagged."""
+    state = f"Flagged: {', '.join(flags)}." if flags else "Not flagged."
+    return (
+        f"Sagittal, coronal and axial planes of {scan}: the source with the outline of its brain mask, and the other "
+        f"images with edges of the source before and after alignment, each with a histogram. {state}"
+    )

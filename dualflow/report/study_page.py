@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from dualflow.commit import commit_text
 from dualflow.errors import ConfigError
+from dualflow.report.report_figure import ReportFigure
 from dualflow.report.tables import Table
-
-if TYPE_CHECKING:  # the quality control page needs no matplotlib
-    from matplotlib.figure import Figure
+from dualflow.report.viewer import script_sources
 
 # Sections with tables and figures in reading order: key -> (heading, lead).
 SECTIONS: dict[str, tuple[str, str]] = {
+    "cohort": ("Cohort", "Who the models learned from, and who they were tested on."),
     "subjects": (
-        "Subjects",
-        "Real and synthetic images of test subjects in neurological orientation: left is left.",
+        "Test subjects",
+        "Real and synthetic images of held-out subjects, whom no model was trained on. Left is left.",
     ),
     "comparison": (
         "Comparison",
-        "All models on the same held-out subjects, inside the brain mask. Brackets and bars are 95 % bootstrap "
-        "intervals over subjects. Bold marks the best mean of a column.",
+        "All models on the same held-out subjects, inside the brain mask. Bold marks the best mean of a column.",
     ),
+    "regions": (
+        "Regions",
+        "Regional means of the real and the synthetic images: agreement, the regions with the largest errors, and "
+        "whether the synthetic images keep known effects of side information.",
+    ),
+    "groups": ("Groups", "Errors of the main model by group, and the subjects with the largest errors."),
     "uncertainty": (
         "Uncertainty",
         "Calibration of the predictive distributions, for voxels and for region means.",
@@ -41,9 +44,6 @@ SECTIONS: dict[str, tuple[str, str]] = {
     ),
     "training": ("Training", "Cost and course of each training."),
 }
-
-# Figures are rendered at a higher resolution than shown, for high-density screens.
-PIXELS_PER_INCH = 100
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,11 @@ class ReportData:
         limitations: limits of interpretation, in sentences.
         provenance: software and inputs, name -> version, digest or seed.
         tables: section (a key of SECTIONS) -> tables.
-        figures: section -> figures, as (caption, figure).
+        figures: section -> figures.
+        references: publications behind the methods.
+        files: address relative to the page -> what the file holds.
+        viewers: heading -> complete HTML page of an interactive view, without external resources.
+        viewer_note: who the views show.
     """
 
     title: str
@@ -70,7 +74,11 @@ class ReportData:
     limitations: Sequence[str]
     provenance: Mapping[str, object]
     tables: Mapping[str, Sequence[Table]] = field(default_factory=dict)
-    figures: Mapping[str, Sequence[tuple[str, Figure]]] = field(default_factory=dict)
+    figures: Mapping[str, Sequence[ReportFigure]] = field(default_factory=dict)
+    references: Sequence[str] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+    viewers: Mapping[str, str] = field(default_factory=dict)
+    viewer_note: str = ""
 
 
 def render(report: ReportData, path: Path) -> None:
@@ -79,8 +87,6 @@ def render(report: ReportData, path: Path) -> None:
     Raises:
         ConfigError: a table or figure names an unknown section.
     """
-    from dualflow.report.style import to_png
-
     unknown = sorted({*report.tables, *report.figures} - set(SECTIONS))
     if unknown:
         raise ConfigError(f"report section '{unknown[0]}' does not exist; choose from: {', '.join(SECTIONS)}")
@@ -90,14 +96,13 @@ def render(report: ReportData, path: Path) -> None:
             "name": name,
             "lead": lead,
             "tables": list(report.tables.get(key, ())),
-            "figures": [
-                (caption, data_uri(to_png(figure), "image/png"), round(PIXELS_PER_INCH * figure.get_figwidth()))
-                for caption, figure in report.figures.get(key, ())
-            ],
+            "figures": [figure.embedded() for figure in report.figures.get(key, ())],
         }
         for key, (name, lead) in SECTIONS.items()
     ]
-    commit_text(path, template("report.html").render(title=report.title, report=report, sections=sections))
+    scripts = script_sources(report.viewers.values())
+    page = template("report.html").render(title=report.title, report=report, sections=sections, scripts=scripts)
+    commit_text(path, page)
 
 
 def template(name: str) -> Template:
@@ -111,11 +116,6 @@ def template(name: str) -> Template:
     )
     environment.filters["unbroken"] = _unbroken
     return environment.get_template(name)
-
-
-def data_uri(data: bytes, kind: str) -> str:
-    """Content of a file of MIME type `kind` as a data URI."""
-    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def _unbroken(text: object) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
 from importlib.metadata import version
+from pathlib import Path
 
 import pandas as pd
 
 from dualflow import __version__
 from dualflow.commit import digest_of
 from dualflow.config import Config
+from dualflow.evaluation.statistics import MIN_SUBJECTS
 from dualflow.modalities import modality
 from dualflow.models.card import ModelCard
 from dualflow.report.study_results import read_result
@@ -21,6 +24,72 @@ SPLITS = {
 }
 """Splits of pairs.tsv, and their labels in the facts."""
 LIBRARIES = ("torch", "monai", "SimpleITK", "nibabel", "mlflow", "snakemake")
+
+
+REFERENCES = (
+    "Sun H, Mehta R, Zhou HH, Huang Z, Johnson SC, Prabhakaran V, Singh V (2019). DUAL-GLOW: conditional flow-based "
+    "generative model for modality transfer. ICCV, 10611-10620.",
+    "Dinh L, Sohl-Dickstein J, Bengio S (2017). Density estimation using Real NVP. ICLR.",
+    "Kingma DP, Dhariwal P (2018). Glow: generative flow with invertible 1x1 convolutions. NeurIPS 31.",
+    "Neal RM (2001). Annealed importance sampling. Statistics and Computing 11, 125-139.",
+    "Gneiting T, Raftery AE (2007). Strictly proper scoring rules, prediction, and estimation. Journal of the American "
+    "Statistical Association 102, 359-378.",
+    "Bland JM, Altman DG (1986). Statistical methods for assessing agreement between two methods of clinical "
+    "measurement. The Lancet 327, 307-310.",
+    "Wilcoxon F (1945). Individual comparisons by ranking methods. Biometrics Bulletin 1, 80-83.",
+    "Holm S (1979). A simple sequentially rejective multiple test procedure. Scandinavian Journal of Statistics 6, "
+    "65-70.",
+    "Efron B, Tibshirani RJ (1993). An introduction to the bootstrap. Chapman and Hall.",
+    "Desikan RS et al. (2006). An automated labeling system for subdividing the human cerebral cortex on MRI scans "
+    "into gyral based regions of interest. NeuroImage 31, 968-980.",
+)
+"""Publications behind the model, the scores and the statistics of the report."""
+PAGES = {
+    "qc.html": "quality control of every scan",
+    "quality.tsv": "quality metrics of every scan",
+    "quarantine.tsv": "excluded scans with the reasons",
+    "conversion.tsv": "verdicts on the converted scans",
+}
+"""Pages and tables beside the report."""
+TABLES = {
+    "summary": "means with intervals, by model and metric",
+    "differences": "paired differences between models, with tests",
+    "likelihood": "likelihood scores of the flows",
+    "groups": "scores by group of the test subjects",
+    "registration": "registration errors of a simulated cohort",
+    "scans_ceilings": "scores of the upper bounds, by scan",
+    "scans": "scores by scan",
+    "regions": "real and synthetic mean of every region, by scan",
+    "reliability": "coverage by level",
+    "stress": "stress test of the samples",
+}
+"""Tables of results by the start of their names."""
+
+
+def linked_files(config: Config) -> dict[str, str]:
+    """Addresses relative to the report of the pages and tables beside it, and what they hold."""
+    root = config.layout.root
+    files = {name: text for name, text in PAGES.items() if (root / name).is_file()}
+    stems = {f"{name}_seed-{seed}" for name, seed in config.trainings}
+    for path in sorted(config.layout.tables.glob("*.tsv")):
+        kind = next((kind for kind in TABLES if path.stem == kind or path.stem.removeprefix(f"{kind}_") in stems), None)
+        # Other tables may belong to an earlier configuration.
+        if kind is not None:
+            model = path.stem.removeprefix(kind).removeprefix("_").replace("_seed-", ", seed ")
+            files[path.relative_to(root).as_posix()] = TABLES[kind] + (f" of {model}" if model else "")
+    return files
+
+
+def source_commit() -> str:
+    """The git commit that dualflow runs from, with `-dirty` for changed files; '' for an installed package."""
+    checkout = Path(__file__).parents[2]
+    if not (checkout / ".git").exists():
+        return ""
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):  # without git, or in a checkout of another account
+        return ""
 
 
 def study_title(config: Config) -> str:
@@ -59,7 +128,10 @@ def method_text(config: Config) -> list[str]:
         f"{config.preprocess.spacing_mm:g} mm. Targets are in {row.unit}.",
         f"Scores are computed on the model grid, inside the brain mask of held-out subjects, who contribute neither to "
         f"training nor to model selection. PSNR and SSIM use the range {low:g} to {high:g} {row.unit}. Seeds and "
-        f"visits of one subject are averaged first; intervals are 95 % bootstrap intervals over subjects.",
+        f"visits of one subject are averaged first. Intervals are 95 % percentile intervals of "
+        f"{config.evaluate.bootstrap} bootstrap resamples of the subjects, shown from {MIN_SUBJECTS} subjects on. "
+        f"Models are compared on the same subjects by Wilcoxon's signed-rank test, with Holm's adjustment over the "
+        f"models of a metric.",
         f"The point estimate of a flow with a mean model is the output of that mean model; the flow adds the "
         f"distribution around it. Flows are scored on {config.evaluate.samples} joint samples per scan at temperature "
         f"{config.convert.temperature:g}. Models without a distribution receive a constant spread, estimated on the "
@@ -76,11 +148,13 @@ def method_text(config: Config) -> list[str]:
     ]
 
 
-def provenance(config: Config, cards: dict[str, ModelCard]) -> dict[str, object]:
-    """Versions, digests, seeds and device behind the report."""
-    first = next(iter(cards.values()))
+def provenance(config: Config, cards: dict[str, ModelCard], date: str) -> dict[str, object]:
+    """Date of the report, and versions, digests, seeds and device behind it."""
+    first, commit = next(iter(cards.values())), source_commit()
     return {
+        "date": date,
         "dualflow": __version__,
+        **({"git commit": commit} if commit else {}),
         **{name: version(name) for name in LIBRARIES},
         "data digest": first.data_digest[:16],
         "configuration digest": digest_of(config.model_dump(mode="json"))[:16],

@@ -63,7 +63,7 @@ def to_png(figure: Figure) -> bytes:
         # Each drawing shifts a constrained layout slightly; fixing it makes repeated renderings identical.
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
-        figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+        figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None}, facecolor=figure.get_facecolor())
     return buffer.getvalue()
 
 

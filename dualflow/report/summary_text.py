@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import pandas as pd
 
 from dualflow.evaluation.condition_check import ConditionCheck
+from dualflow.evaluation.statistics import MIN_SUBJECTS
 from dualflow.modalities import Modality
 
 Entries = dict[str, dict[Hashable, Any]]
@@ -17,10 +18,10 @@ TOLERANCE = 0.05
 because the interval of few subjects contains almost any level."""
 LEVEL = 80
 COMPARISONS = {
-    "better": "is more accurate than {other}: its mean absolute error is {size} lower ({basis} {low} to {high}; {p})",
-    "worse": "is less accurate than {other}: its mean absolute error is {size} higher ({basis} {low} to {high}; {p})",
+    "better": "is more accurate than {other}: its mean absolute error is {size} lower ({interval}{p})",
+    "worse": "is less accurate than {other}: its mean absolute error is {size} higher ({interval}{p})",
     "undecided": "and {other} do not differ clearly: the difference of their mean absolute errors is {signed} "
-    "({basis} {signed_low} to {signed_high}; {p})",
+    "({interval}{p})",
     "equal": "and {other} have the same mean absolute error in every subject: their point estimates are equal",
 }
 OPPOSITE = {"better": "worse", "worse": "better", "undecided": "undecided"}
@@ -83,7 +84,7 @@ def _accuracy(metrics: Entries, model: str, row: Modality, mean_target: float) -
     error, quantity = metrics["mae"], "uptake" if row.datatype == "pet" else "intensity"
     sentences = [
         f"On {error['subjects']} test subjects, the mean absolute error of {model} is {error['mean']:.3f} {row.unit} "
-        f"per voxel (95 % interval {error['low']:.3f} to {error['high']:.3f}), "
+        f"per voxel{_interval(error)}, "
         f"{100 * error['mean'] / mean_target:.1f} % of the mean {quantity} in the brain."
     ]
     if {"region_mae", "region_bias"} <= metrics.keys():
@@ -94,6 +95,13 @@ def _accuracy(metrics: Entries, model: str, row: Modality, mean_target: float) -
             direction = "they show no clear bias"
         sentences.append(f"The mean absolute error of region means is {size:.1f} % of the real value; {direction}.")
     return sentences
+
+
+def _interval(row: Mapping[Hashable, Any]) -> str:
+    """The interval in parentheses; '' for too few subjects."""
+    if row["subjects"] < MIN_SUBJECTS:
+        return ""
+    return f" (95 % interval {row['low']:.3f} to {row['high']:.3f})"
 
 
 def _comparisons(differences: pd.DataFrame, model: str, row: Modality) -> list[str]:
@@ -109,11 +117,14 @@ def _comparisons(differences: pd.DataFrame, model: str, row: Modality) -> list[s
         if not any((gain, low, high)):
             verdict = "equal"
         small, large = sorted((abs(low), abs(high)))
+        ends = f"{-high:+z.4f} to {-low:+z.4f}" if verdict == "undecided" else f"{small:.4f} to {large:.4f}"
         text = COMPARISONS[verdict].format(
-            other=other_model, size=f"{abs(gain):.4f} {row.unit}", low=f"{small:.4f}", high=f"{large:.4f}",
-            basis="paired 95 % interval", p=f"{_p_value(entry['p_holm'])}, Holm-adjusted",
-            signed=f"{-gain:+z.4f} {row.unit}", signed_low=f"{-high:+z.4f}", signed_high=f"{-low:+z.4f}",
-        )  # fmt: skip
+            other=other_model,
+            size=f"{abs(gain):.4f} {row.unit}",
+            signed=f"{-gain:+z.4f} {row.unit}",
+            interval=f"paired 95 % interval {ends}; " if entry["subjects"] >= MIN_SUBJECTS else "",
+            p=f"Wilcoxon signed-rank {_p_value(entry['p_holm'])}, Holm-adjusted",
+        )
         sentences.append(f"{model} {text}.")
     return sentences
 
@@ -131,7 +142,10 @@ def _calibration(metrics: Entries) -> list[str]:
         coverage, low, high = (float(metrics[name][column]) for column in ("mean", "low", "high"))
         level = LEVEL / 100
         near, consistent = abs(coverage - level) <= TOLERANCE, low <= level <= high
-        if near and consistent:
+        few = metrics[name]["subjects"] < MIN_SUBJECTS
+        if few:
+            verdict = "these are too few subjects to judge their calibration"
+        elif near and consistent:
             verdict = "they are calibrated"
         elif near or consistent:
             verdict = "the evidence for their calibration is inconclusive"
@@ -140,8 +154,8 @@ def _calibration(metrics: Entries) -> list[str]:
         else:
             verdict = "they are too wide (under-confident)"
         sentences.append(
-            f"The {LEVEL} % intervals contain the real value of {100 * coverage:.0f} % of the {quantities} "
-            f"({100 * low:.0f} to {100 * high:.0f} %); {verdict}."
+            f"The {LEVEL} % intervals contain the real value of {100 * coverage:.0f} % of the {quantities}"
+            f"{'' if few else f' ({100 * low:.0f} to {100 * high:.0f} %)'}; {verdict}."
         )
     if not sentences:
         sentences.append("The model provides no uncertainty to evaluate.")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from dualflow.evaluation.statistics import MIN_SUBJECTS
 from dualflow.evaluation.study_metrics import measure
 from dualflow.modalities import Modality
 
+Entry = Mapping[Hashable, Any]
+"""A row of a table of results."""
 VERDICTS = {"better": "better", "worse": "worse", "undecided": "no clear difference"}
 UNKNOWN = "–"  # noqa: RUF001 - an en dash, as in typeset tables
 
@@ -35,10 +39,11 @@ def metric_table(
 ) -> Table:
     """One row per model and one column per metric, with mean and 95 % interval; the best mean of a column is bold.
 
-    Models without any of the metrics have no row. Models in `without`, such as upper bounds, are never bold.
+    Means over fewer than MIN_SUBJECTS subjects have no interval, and the caption says so. Models
+    without any of the metrics have no row. Models in `without`, such as upper bounds, are never bold.
     """
     present = [metric for metric in metrics if metric in set(summary["metric"])]
-    indexed = summary.set_index(["model", "metric"])
+    indexed = {(entry["model"], entry["metric"]): entry for entry in summary.to_dict("records")}
     models = list(dict.fromkeys(summary.loc[summary["metric"].isin(present), "model"]))
     cells = {
         measure(metric).heading(row): [_mean_cell(indexed, model, metric) for model in models] for metric in present
@@ -46,15 +51,15 @@ def metric_table(
     best = set()
     for column, metric in enumerate(present, 1):
         losses = [
-            float(measure(metric).loss(np.asarray(indexed.loc[(model, metric), "mean"])))
-            if (model, metric) in indexed.index and model not in without
+            float(measure(metric).loss(np.asarray(indexed[model, metric]["mean"])))
+            if (model, metric) in indexed and model not in without
             else np.inf
             for model in models
         ]
         # Losses that print equally are equally good: bold shows no difference that the digits hide.
         digits = measure(metric).digits
         best |= {(i, column) for i, loss in enumerate(losses) if np.isfinite(loss) and _same(loss, min(losses), digits)}
-    return Table(caption, pd.DataFrame({"Model": models, **cells}), frozenset(best))
+    return Table(with_interval_note(caption, summary), pd.DataFrame({"Model": models, **cells}), frozenset(best))
 
 
 def difference_table(differences: pd.DataFrame, row: Modality, metrics: Sequence[str], caption: str) -> Table:
@@ -65,13 +70,20 @@ def difference_table(differences: pd.DataFrame, row: Modality, metrics: Sequence
             "Model": entry["model"],
             "Reference": entry["reference"],
             "Metric": measure(entry["metric"]).heading(row),
-            "Difference": _interval(entry["difference"], entry["low"], entry["high"], entry["metric"], signed=True),
+            "Difference": _interval(entry, "difference", entry["metric"], signed=True),
             "p (Holm)": _p_value(entry["p_holm"]),
             "Verdict": VERDICTS[entry["verdict"]],
         }
-        for _, entry in selected.iterrows()
+        for entry in selected.to_dict("records")
     ]
-    return Table(caption, pd.DataFrame(rows))
+    return Table(with_interval_note(caption, selected), pd.DataFrame(rows))
+
+
+def with_interval_note(caption: str, rows: pd.DataFrame) -> str:
+    """The caption of a table, with a note on the intervals; `rows` have a column `subjects`."""
+    if rows.empty or (rows["subjects"] >= MIN_SUBJECTS).all():
+        return caption
+    return f"{caption} Means of fewer than {MIN_SUBJECTS} subjects have no interval."
 
 
 def plain_table(frame: pd.DataFrame, caption: str, *, digits: int = 3) -> Table:
@@ -79,17 +91,23 @@ def plain_table(frame: pd.DataFrame, caption: str, *, digits: int = 3) -> Table:
     return Table(caption, frame.map(lambda value: _plain(value, digits)))
 
 
-def _mean_cell(indexed: pd.DataFrame, model: str, metric: str) -> str:
-    if (model, metric) not in indexed.index:
-        return UNKNOWN
-    mean, low, high = (float(value) for value in indexed.loc[(model, metric), ["mean", "low", "high"]].to_numpy())
-    return _interval(mean, low, high, metric)
+def _mean_cell(indexed: Mapping[tuple[str, str], Entry], model: str, metric: str) -> str:
+    return metric_cell(indexed[model, metric], metric) if (model, metric) in indexed else UNKNOWN
 
 
-def _interval(value: float, low: float, high: float, metric: str, *, signed: bool = False) -> str:
+def metric_cell(row: Entry, metric: str) -> str:
+    """The mean in a row of `summarise`, with its interval if the row has enough subjects for one."""
+    return _interval(row, "mean", metric)
+
+
+def _interval(row: Entry, column: str, metric: str, *, signed: bool = False) -> str:
+    """The value in `column` with the row's interval, if the row has enough subjects for one."""
     # z: a value that rounds to zero has no sign.
     form = f"{'+' if signed else ''}z.{measure(metric).digits}f"
-    return f"{value:{form}} [{low:{form}}, {high:{form}}]"
+    text = f"{float(row[column]):{form}}"
+    if row["subjects"] < MIN_SUBJECTS:
+        return text
+    return f"{text} [{float(row['low']):{form}}, {float(row['high']):{form}}]"
 
 
 def _same(first: float, second: float, digits: int) -> bool:

@@ -49,7 +49,7 @@ def test_paths_are_relative_to_the_dataset(tmp_path):
 @pytest.mark.parametrize(
     ("key", "kind"),
     [("study.bids", "folder"), ("study.samples", "file"), ("study.masks", "folder"), ("split.file", "file"),
-     ("preprocess.reference_region", "file")],
+     ("study.exclusions", "file"), ("preprocess.reference_region", "file")],
 )  # fmt: skip
 def test_a_missing_file_or_folder_is_named(tmp_path, key, kind):
     """The error has the key, the path, the expected kind and the remedy."""

@@ -34,7 +34,9 @@ def digest(root, **study):
     return study_fingerprint(parse_config({"study": {"name": "x"}}).model_copy(update=sections))
 
 
-@pytest.mark.parametrize("inputs", [{"bids": ""}, {"samples": "samples.tsv"}, {"bids": "", "masks": "masks"}])
+@pytest.mark.parametrize(
+    "inputs", [{"bids": ""}, {"samples": "samples.tsv"}, {"bids": "", "masks": "masks", "exclusions": "out.tsv"}]
+)
 def test_the_fingerprint_changes_only_with_what_the_index_reads(study, inputs):
     """Edits of tables, sidecars, scans and masks change it, even at equal length; README and derivatives do not."""
     table = study / inputs.get("samples", "participants.tsv")
@@ -56,6 +58,7 @@ def test_the_fingerprint_changes_only_with_what_the_index_reads(study, inputs):
     if "masks" in inputs:
         mask = study / "masks/sub-1/ses-1/anat/sub-1_ses-1_desc-brain_mask.nii.gz"
         changes.append(lambda: commit_bytes(mask, gzip.compress(b"mask")))
+        changes.append(lambda: commit_text(study / "out.tsv", "subject\tdecision\treason\n"))
     digests = {digest(study, **inputs)}
     commit_text(study / "README", "edited")
     commit_text(study / "derivatives" / "x" / "sub-1" / "anat" / "x.json", "{}")

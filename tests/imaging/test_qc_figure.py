@@ -7,6 +7,7 @@ import pytest
 from PIL import Image as Pillow
 from scipy.ndimage import gaussian_filter
 
+from dualflow.imaging.figure_canvas import Canvas
 from dualflow.imaging.qc_figure import HISTOGRAM, Image, _edges, save_figure
 
 SHAPE = (48, 57, 51)
@@ -61,6 +62,21 @@ def test_an_image_that_was_not_aligned_has_one_row(head, tmp_path):
     assert [label for label, _ in unaligned.rows] == ["PET without alignment"]
     save_figure(tmp_path / "a.jpg", source, [unaligned], mask)
     assert pixels(tmp_path / "a.jpg").shape[0] < 400
+
+
+def test_a_colour_bar_with_the_unit_lies_below_the_histogram(head, tmp_path, monkeypatch):
+    """The bar has the colours of the image, both ends of the histogram, and the unit."""
+    source, mask = head
+    figures = []
+    monkeypatch.setattr(Canvas, "save", lambda canvas, path, quality: figures.append(canvas.figure))
+    save_figure(tmp_path / "a.jpg", source, [Image("FDG", source.values, None, "inferno", "Bq/mL")], mask)
+    panels = [axes for axes in figures[0].axes if axes.child_axes]
+    bars = [axes.child_axes[0] for axes in panels]
+    assert [bar.get_xlabel() for bar in bars] == ["scanner units", "Bq/mL"]
+    assert [bar.images[0].get_cmap().name for bar in bars] == ["gray", "inferno"]
+    for panel, bar in zip(panels, bars, strict=True):
+        assert bar.get_xlim() == panel.get_xlim()
+        assert len(bar.get_xticks()) == 2
 
 
 def test_edges_follow_the_border_of_the_brain(head):

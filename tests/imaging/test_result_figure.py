@@ -13,7 +13,7 @@ from scipy.ndimage import binary_dilation, gaussian_filter
 from dualflow.errors import GeometryError
 from dualflow.imaging.figure_canvas import GAP
 from dualflow.imaging.geometry import Affine, centred_affine
-from dualflow.imaging.result_figure import PLANES, TITLE_LINE, save_result_figure
+from dualflow.imaging.result_figure import JPEG_QUALITY, PLANES, TITLE_LINE, result_figure
 
 SHAPE = (44, 52, 48)
 AFFINE = centred_affine(np.array([5.0, -20.0, 15.0]), 4.0, SHAPE)
@@ -44,6 +44,11 @@ def scan(affine: Affine = AFFINE, shape: tuple[int, ...] = SHAPE) -> dict[str, o
         "mask": mask,
         "flagged": ball,
     }
+
+
+def save(path, **arguments) -> None:
+    """Save the figure as a conversion does."""
+    result_figure(**arguments).save(path, quality=JPEG_QUALITY)
 
 
 def pixels(path) -> np.ndarray:
@@ -84,7 +89,7 @@ def test_left_is_on_the_left_on_every_grid(tmp_path, order, signs):
     for axis, (world_axis, sign) in enumerate(zip(order, signs, strict=True)):
         affine[world_axis, axis], shape[axis] = 4.0 * sign, SHAPE[world_axis]
     affine[:3, 3] = middle - affine[:3, :3] @ (shape - 1) / 2
-    save_result_figure(tmp_path / "a.jpg", **scan(affine, tuple(shape)))
+    save(tmp_path / "a.jpg", **scan(affine, tuple(shape)))
     for plane in planes(tmp_path / "a.jpg"):
         row, column = hot(plane)
         assert row < 0.45
@@ -100,8 +105,8 @@ def test_oblique_and_anisotropic_grids_show_the_same_brain(tmp_path):
     shape, spacing = (120, 120, 30), np.array([2.0, 2.0, 7.0])
     affine = rotation @ np.diag([*spacing, 1.0])
     affine[:3, 3] = middle - affine[:3, :3] @ (np.array(shape) - 1) / 2
-    save_result_figure(tmp_path / "straight.jpg", **scan())
-    save_result_figure(tmp_path / "oblique.jpg", **scan(affine, shape))
+    save(tmp_path / "straight.jpg", **scan())
+    save(tmp_path / "oblique.jpg", **scan(affine, shape))
     for first, second in zip(planes(tmp_path / "straight.jpg"), planes(tmp_path / "oblique.jpg"), strict=True):
         assert hot(second) == pytest.approx(hot(first), abs=0.04)
 
@@ -110,7 +115,7 @@ def test_a_map_to_the_template_turns_the_planes(tmp_path):
     """The affine followed by a map to another world draws along the axes of that world."""
     half_turn = np.diag([-1.0, -1.0, 1.0, 1.0])
     arguments = scan()
-    save_result_figure(tmp_path / "a.jpg", **arguments | {"affine": half_turn @ AFFINE})
+    save(tmp_path / "a.jpg", **arguments | {"affine": half_turn @ AFFINE})
     sagittal, coronal, axial = planes(tmp_path / "a.jpg")
     assert hot(coronal)[1] < 0.45
     assert hot(axial)[1] < 0.45
@@ -126,11 +131,11 @@ def test_the_region_is_outlined_in_every_row(tmp_path):
         return [bool(plane.sum() > 30) for plane in cyan]
 
     arguments = scan()
-    save_result_figure(tmp_path / "a.jpg", **arguments)
+    save(tmp_path / "a.jpg", **arguments)
     assert outlined(tmp_path / "a.jpg") == [True] * 3
     empty = np.zeros(SHAPE, bool)
-    save_result_figure(tmp_path / "b.jpg", **arguments | {"flagged": empty})
-    save_result_figure(tmp_path / "c.jpg", **arguments | {"flagged": None})
+    save(tmp_path / "b.jpg", **arguments | {"flagged": empty})
+    save(tmp_path / "c.jpg", **arguments | {"flagged": None})
     assert outlined(tmp_path / "b.jpg") == [False] * 3
     assert (tmp_path / "b.jpg").read_bytes() == (tmp_path / "c.jpg").read_bytes()
 
@@ -139,8 +144,19 @@ def test_the_planes_run_through_the_largest_flagged_region(tmp_path):
     """With a second, smaller region the planes still run through the first; its ball is in all of them."""
     arguments = scan()
     speck = np.linalg.norm(points(AFFINE, SHAPE) - (HOT - [70, 60, 50]), axis=-1) < 8
-    save_result_figure(tmp_path / "a.jpg", **arguments | {"flagged": arguments["flagged"] | speck})
+    save(tmp_path / "a.jpg", **arguments | {"flagged": arguments["flagged"] | speck})
     assert all(hot(plane)[0] < 0.45 for plane in planes(tmp_path / "a.jpg"))
+
+
+def test_a_real_image_adds_itself_and_the_difference(tmp_path):
+    """With a real image there are two more rows, and equal images have a white difference."""
+    arguments = scan()
+    save(tmp_path / "a.jpg", **arguments)
+    save(tmp_path / "b.jpg", **arguments, real=arguments["mean"])
+    first, second = (pixels(tmp_path / f"{name}.jpg").shape[0] for name in "ab")
+    assert (second - TITLE_LINE) * 3 == pytest.approx((first - TITLE_LINE) * 5, abs=6)
+    axial = planes(tmp_path / "b.jpg", row=3, rows=5)[2]
+    assert (axial[axial.shape[0] // 3, axial.shape[1] // 3] > 235).all()
 
 
 def test_values_outside_the_brain_are_hidden_in_results_only(tmp_path):
@@ -148,10 +164,10 @@ def test_values_outside_the_brain_are_hidden_in_results_only(tmp_path):
     arguments = scan()
     outside = ~binary_dilation(arguments["mask"], iterations=2)
     noisy = {name: np.where(outside, 2.0, arguments[name]).astype(np.float32) for name in ("mean", "std")}
-    save_result_figure(tmp_path / "a.jpg", **arguments)
-    save_result_figure(tmp_path / "b.jpg", **arguments | noisy)
+    save(tmp_path / "a.jpg", **arguments)
+    save(tmp_path / "b.jpg", **arguments | noisy)
     assert (tmp_path / "a.jpg").read_bytes() == (tmp_path / "b.jpg").read_bytes()
-    save_result_figure(tmp_path / "c.jpg", **arguments | {"source": np.where(outside, 200, arguments["source"])})
+    save(tmp_path / "c.jpg", **arguments | {"source": np.where(outside, 200, arguments["source"])})
     first, second = (planes(tmp_path / f"{name}.jpg", row=0)[2] for name in "ac")
     assert np.abs(first - second)[5:20, 30:60].mean() > 60
 
@@ -159,8 +175,8 @@ def test_values_outside_the_brain_are_hidden_in_results_only(tmp_path):
 def test_the_interval_has_a_row_if_given(tmp_path):
     """The width of the interval adds a row of the same height."""
     arguments = scan()
-    save_result_figure(tmp_path / "a.jpg", **arguments)
-    save_result_figure(tmp_path / "b.jpg", **arguments, width=3.3 * arguments["std"])
+    save(tmp_path / "a.jpg", **arguments)
+    save(tmp_path / "b.jpg", **arguments, width=3.3 * arguments["std"])
     first, second = (pixels(tmp_path / f"{name}.jpg").shape for name in "ab")
     assert first[1] == second[1] == 700
     assert (second[0] - TITLE_LINE) * 3 == pytest.approx((first[0] - TITLE_LINE) * 4, abs=6)
@@ -181,7 +197,7 @@ def test_the_interval_has_a_row_if_given(tmp_path):
 )
 def test_implausible_input_is_drawn(tmp_path, change):
     """Empty, constant and unknown values give a figure without a warning."""
-    save_result_figure(tmp_path / "a.jpg", **scan() | change)
+    save(tmp_path / "a.jpg", **scan() | change)
     assert pixels(tmp_path / "a.jpg").any()
 
 
@@ -189,7 +205,7 @@ def test_implausible_input_is_drawn(tmp_path, change):
 def test_other_grids_are_refused(tmp_path, name):
     """An array of another shape is named with both shapes."""
     with pytest.raises(GeometryError, match=rf"{name} has shape \(2, 2, 2\), expected \(44, 52, 48\)"):
-        save_result_figure(tmp_path / "a.jpg", **scan() | {name: np.ones((2, 2, 2), bool)})
+        save(tmp_path / "a.jpg", **scan() | {name: np.ones((2, 2, 2), bool)})
 
 
 def test_figures_are_small_and_reproducible(tmp_path):
@@ -198,7 +214,7 @@ def test_figures_are_small_and_reproducible(tmp_path):
     noise = 1 + gaussian_filter(np.random.default_rng(0).normal(size=SHAPE), 0.7)
     arguments |= {name: (noise * arguments[name]).astype(np.float32) for name in ("source", "mean", "std")}
     for name in ("a.jpg", "b.jpg"):
-        save_result_figure(tmp_path / name, **arguments, width=arguments["std"])
+        save(tmp_path / name, **arguments, width=arguments["std"])
     assert (tmp_path / "a.jpg").read_bytes() == (tmp_path / "b.jpg").read_bytes()
     assert (tmp_path / "a.jpg").stat().st_size < 150_000
     assert len(list(tmp_path.iterdir())) == 2

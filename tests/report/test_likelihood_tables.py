@@ -4,12 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dualflow.flows.presets import preset
 from dualflow.modalities import MODALITIES
 from dualflow.models.card import ModelCard, TrainingRecord
 from dualflow.report.likelihood_tables import (
     bits_table,
     check_condition,
     explained_table,
+    explaining_flows,
     image_table,
     likelihood_summary,
     safety_table,
@@ -92,10 +94,18 @@ def test_tables_show_the_numbers(scores):
     images = image_table(numbers, ROW).frame
     assert images.columns.tolist()[1:5] == ["Point estimate", "Temperature 0", "One sample", "Mean of samples"]
     assert images.iloc[0, 1:].tolist() == ["0.2000", "0.2000", "0.4000", "0.2500", "0.5000"]
-    levels = explained_table(numbers).frame
+    levels = explained_table(numbers, ["flow", "glow"]).frame
     assert levels.columns.tolist() == ["Model", "Level 1", "Level 2", "Level 1, another subject's source", "Level 3"]
     assert levels["Level 1, another subject's source"].tolist() == ["0.050", "0.050"]
     assert levels["Level 3"].tolist() == ["0.300", "–"]  # noqa: RUF001
+
+
+def test_only_flows_whose_prior_has_a_mean_explain_latents(scores, card):
+    """The default's prior learns scales alone and DUAL-GLOW's a mean, so only the second has a row."""
+    dual_glow = card.model_copy(update={"name": "glow", "spec": preset("dual_glow")})
+    cards = {"a": card.model_copy(update={"name": "flow"}), "b": dual_glow}
+    assert explaining_flows(cards) == ["glow"]
+    assert explained_table(likelihood_summary(scores, ["flow", "glow"]), ["glow"]).frame["Model"].tolist() == ["glow"]
 
 
 def test_stress_tables_are_summed_over_seeds(scores):

@@ -13,6 +13,7 @@ from PIL import Image
 
 from dualflow.commands.qc import qc
 from dualflow.config import parse_config
+from dualflow.data.exclusions import COLUMNS, EXCLUDE, KEEP, Decision
 from dualflow.data.quarantine import Quarantine, write_quarantine
 from dualflow.data.tsv import read_table, table_text
 from dualflow.layout import Scan
@@ -52,8 +53,8 @@ def picture(tmp_path):
 def render(tmp_path, picture):
     """Write a page and parse it."""
 
-    def page(table, quarantine=(), title="study") -> Page:
-        render_sheet(tmp_path / "qc.html", title, table, quarantine, picture)
+    def page(table, quarantine=(), title="study", **options) -> Page:
+        render_sheet(tmp_path / "qc.html", title, table, quarantine, picture, **options)
         return Page((tmp_path / "qc.html").read_text())
 
     return page
@@ -95,12 +96,14 @@ def test_excluded_scans_are_listed_at_the_top(render):
         assert words.index(text) < words.index("sub-00")
 
 
-def test_the_page_is_complete_without_the_script(render):
+def test_the_page_is_complete_without_the_script(render, tmp_path):
     """All cards are in the page; only the controls need the script, and each has a label."""
     page = render(quality(3))
     hidden = [attributes["id"] for _, attributes in page.tags if "hidden" in attributes]
     assert hidden == ["controls"]
     assert len(page.cards) == 3
+    # Without the script there is nothing to decide with.
+    assert ".decision, #decisions { display: none; }" in (tmp_path / "qc.html").read_text()
     assert len(page.all("label")) == len(page.all("input")) + len(page.all("select"))
 
 
@@ -129,6 +132,34 @@ def test_each_metric_has_a_strip_of_dots_linked_to_the_cards(render):
     assert all(0 < float(dot["cx"]) < 240 and 0 < float(dot["cy"]) < 36 for dot in dots)
     assert [index for index, dot in enumerate(dots) if dot.get("class") == "flagged"] == [3, 7, 11, 15, 18]
     assert not render(quality(1)).all("svg")
+
+
+def test_cards_show_the_person_and_the_split(render):
+    """Facts of the person come first, and unknown ones are a dash."""
+    people = pd.DataFrame({"scan": ["sub-00", "sub-01"], "split": ["train", "test"], "age": [71.5, np.nan]})
+    words = render(quality(2), people=people).words
+    assert "split\ntrain\nage\n71.5\nbrain volume\n" in words
+    assert "split\ntest\nage\n–\nbrain volume\n" in words  # noqa: RUF001
+
+
+def test_decisions_are_saved_as_the_table_that_the_index_reads(render, tmp_path):
+    """Each card has keep, exclude and a reason; the page holds earlier decisions, and its script writes the columns."""
+    page = render(quality(2), decisions={"sub-9": Decision("exclude", HOSTILE)})
+    radios = [tag for tag in page.all("input") if tag.get("type") == "radio"]
+    assert [(tag["name"], tag["value"]) for tag in radios] == [
+        (f"decision sub-0{index}", value) for index in range(2) for value in (KEEP, EXCLUDE)
+    ]
+    (earlier,) = [tag["data-earlier"] for tag in page.all("div") if tag.get("id") == "decisions"]
+    assert json.loads(earlier) == {"sub-9": {"decision": "exclude", "reason": HOSTILE}}
+    assert f"const columns = {json.dumps(list(COLUMNS))};" in page.scripts[0]
+
+
+def test_pictures_are_described(render):
+    """The alternative text says what is seen, and why the scan is flagged."""
+    first, second = render(quality(2, {1: "too small; too far"})).all("img")
+    assert first["alt"].startswith("Sagittal, coronal and axial planes of sub-01: the source with the outline")
+    assert first["alt"].endswith("Flagged: too small, too far.")
+    assert second["alt"].endswith("Not flagged.")
 
 
 def test_hostile_names_are_escaped(render, tmp_path):

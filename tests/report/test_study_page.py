@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import dataclasses
+import hashlib
 import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import html_page
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -16,9 +20,10 @@ from dualflow.errors import ConfigError
 from dualflow.evaluation.statistics import differences, summarise
 from dualflow.modalities import MODALITIES
 from dualflow.report.figures import metric_comparison, region_scatter, reliability_curve, training_curves
+from dualflow.report.report_figure import ReportFigure
 from dualflow.report.study_page import SECTIONS, ReportData, render
 from dualflow.report.style import palette, to_png, write_figure
-from dualflow.report.subject_figure import subject_figure
+from dualflow.report.subject_figure import limits, subject_figure
 from dualflow.report.tables import difference_table, metric_table, plain_table
 
 ROW = MODALITIES["FDG"]
@@ -68,7 +73,21 @@ def report(scores: pd.DataFrame) -> ReportData:
         limitations=["Not clinical."],
         provenance={"dualflow": "0"},
         tables={"comparison": [metric_table(summary, ROW, ["mae", "ssim"], "All models.")]},
-        figures={"comparison": [("Dots.", metric_comparison(summary, ["mae", "ssim", "region_coverage_80"], ROW))]},
+        figures={
+            "comparison": [
+                ReportFigure(
+                    "dots",
+                    metric_comparison(summary, ["mae", "ssim", "region_coverage_80"], ROW),
+                    "Dots.",
+                    "Dot plot: unet 0.04.",
+                    metric_comparison(summary, ["mae"], ROW, columns=1),
+                )
+            ]
+        },
+        references=["Bland & Altman (1986)."],
+        files={"qc.html": "quality <control>", "metrics/summary.tsv": "means"},
+        viewers={"Real": "<html><script>let a = '&<';</script></html>"},
+        viewer_note="sub-1",
     )
 
 
@@ -78,10 +97,11 @@ def test_the_page_is_self_contained_and_complete(tmp_path, scores):
     text = (tmp_path / "report.html").read_text()
     page = Page(text)
     assert {"summary", *SECTIONS, "excluded", "method", "provenance"} <= set(page.ids)
-    assert all(link.startswith(("#", "data:image/png;base64,")) for link in page.links)
+    others = [link for link in page.links if not link.startswith(("#", "data:image/png;base64,"))]
+    assert others == ["qc.html", "metrics/summary.tsv"]
     assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
     assert not re.search(r"(https?:)?//[a-z]", re.sub(r"base64,[^\"]+", "", text))
-    assert "script" not in page.opened
+    assert "script" not in page.opened  # those of the views lie in sandboxed frames
     assert page.opened.count("img") == 1
     for words in (
         "study <one>",
@@ -90,6 +110,8 @@ def test_the_page_is_self_contained_and_complete(tmp_path, scores):
         "Trained & scored.",
         "Not clinical.",
         "No results for this section",
+        "quality <control>",
+        "Bland & Altman (1986).",
     ):
         assert words in page.words
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
@@ -100,6 +122,74 @@ def test_equal_reports_give_equal_bytes(tmp_path, scores):
     for name in ("a.html", "b.html"):
         render(report(scores), tmp_path / name)
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+def test_a_figure_has_a_phone_version_and_a_text_of_its_own(tmp_path, scores):
+    """Narrow screens get the narrow figure; the alternative text says what is seen, the caption how to read it."""
+    render(report(scores), tmp_path / "report.html")
+    page = html_page.Page((tmp_path / "report.html").read_text())
+    (image,), (source,) = page.all("img"), page.all("source")
+    assert image["alt"] == "Dot plot: unet 0.04."
+    assert source["media"] == "screen and (max-width: 40rem)"
+    assert source["srcset"] != image["src"]
+    assert [tag["id"] for tag in page.all("figure") if "id" in tag] == ["figure-dots"]
+
+
+def test_the_policy_allows_the_scripts_of_the_views_alone(tmp_path, scores):
+    """Views are sandboxed frames within the page, and each of their scripts is named by its digest."""
+    render(report(scores), tmp_path / "report.html")
+    page = html_page.Page((tmp_path / "report.html").read_text())
+    (frame,) = page.all("iframe")
+    assert frame["sandbox"] == "allow-scripts"
+    assert frame["srcdoc"] == "<html><script>let a = '&<';</script></html>"
+    digest = base64.b64encode(hashlib.sha256(b"let a = '&<';").digest()).decode()
+    assert page.policy.endswith(f"; script-src 'sha256-{digest}'")
+    render(dataclasses.replace(report(scores), viewers={}), tmp_path / "plain.html")
+    assert "script-src" not in (tmp_path / "plain.html").read_text()
+
+
+def test_nothing_is_wider_than_a_printed_page(tmp_path, scores):
+    """In print, pictures are limited to the page, tables wrap and do not scroll, and headings stay with their text."""
+    render(report(scores), tmp_path / "report.html")
+    style = re.search(r"@media print \{(.*?)\n\}", (tmp_path / "report.html").read_text(), re.DOTALL)[1]
+    for rule in ("size: A4", ".scroll { overflow: visible; }", "white-space: normal", "overflow-wrap: anywhere"):
+        assert rule in style
+    assert "h2, h3, .lead { break-after: avoid" in style
+    assert "figure img { display: block; max-width: 100%" in (tmp_path / "report.html").read_text()
+    assert "prefers-color-scheme: dark" in (tmp_path / "report.html").read_text()
+
+
+def test_few_subjects_have_no_intervals(scores):
+    """Tables and figures of five subjects show means alone, and the caption says why."""
+    few = scores[scores["scan"] < "sub-5"]
+    summary, paired = summarise(few, bootstrap=50), differences(few, "unet", bootstrap=50)
+    for table in (metric_table(summary, ROW, ["mae"], "c"), difference_table(paired, ROW, ["mae"], "c")):
+        assert "[" not in table.frame.to_string()
+        assert table.caption == "c Means of fewer than 6 subjects have no interval."
+    assert len(metric_comparison(summary, ["mae"], ROW).axes[0].lines) == 2
+    assert len(metric_comparison(summarise(scores, bootstrap=50), ["mae"], ROW).axes[0].lines) == 4
+
+
+def test_the_best_step_is_marked():
+    """A vertical line lies at the step whose weights were kept."""
+    history = pd.DataFrame({"step": [0, 10, 20], "loss": [3.0, 2.0, 2.5]})
+    axes = training_curves({"flow": history}, {"loss": "Loss"}, best={"flow": 10}).axes[0]
+    assert list(axes.lines[1].get_xdata()) == [10, 10]
+    assert axes.texts[0].get_text() == "best step 10"
+
+
+def test_people_share_one_scale_of_errors():
+    """The scale holds the errors of the worst person, and every figure uses it."""
+    volume, mask = brain()
+    scale = limits([np.array([0.1, -0.2]), np.array([0.55])], [np.array([0.1])])
+    assert scale == pytest.approx((0.6, 0.1))
+    for narrow in (False, True):
+        figure = subject_figure(
+            volume, volume, 0.1 * volume, mask, ROW, source_row=MODALITIES["T1w"], target=volume + 0.1, scale=scale,
+            narrow=narrow,
+        )  # fmt: skip
+        images = {axes.get_title(loc="left"): axes.images[0] for axes in figure.axes if axes.get_title(loc="left")}
+        assert images["Mean - real"].get_clim() == pytest.approx((-0.6, 0.6))
 
 
 def test_an_unknown_section_is_refused(tmp_path, scores):

@@ -87,7 +87,7 @@ def test_intervals_are_judged_per_voxel_and_per_region():
 )
 def test_coverage_must_be_near_its_level_and_agree_with_it(mean, low, high, calibrated):
     """Calibration needs a coverage near its level and a confidence interval that contains the level."""
-    entry = {"model": "m", "metric": "voxel_coverage_80", "mean": mean, "low": low, "high": high, "subjects": 5}
+    entry = {"model": "m", "metric": "voxel_coverage_80", "mean": mean, "low": low, "high": high, "subjects": 8}
     none = pd.DataFrame(columns=["metric"])
     (sentence,) = summary_sentences(pd.DataFrame([entry]), none, None, model="m", row=ROW, mean_target=1.0)
     assert sentence.endswith("; they are calibrated.") == calibrated
@@ -145,3 +145,18 @@ def test_the_gain_of_the_source_is_reported_with_its_sign():
     (_, other, blurred) = summary_sentences(none, none, gain, model="m", row=ROW, mean_target=1.0, blurred=loss)
     assert "on average by 0.250 nats per voxel of the mask" in other
     assert "on average by -0.125 nats per voxel of the mask" in blurred
+
+
+def test_few_subjects_have_no_interval_and_no_verdict_on_calibration():
+    """Below six subjects no interval is printed, because none that short can be trusted."""
+    rows = [
+        {"model": model, "seed": 0, "scan": f"sub-{i}", "mae": 0.1 + 0.01 * i + extra, "voxel_coverage_80": 0.8}
+        for model, extra in (("flow", 0.0), ("unet", 0.005))
+        for i in range(5)
+    ]
+    table = pd.DataFrame(rows)
+    means, paired = summarise(table, bootstrap=50), differences(table, "flow", bootstrap=50)
+    text = "\n".join(summary_sentences(means, paired, None, model="flow", row=ROW, mean_target=1.2))
+    assert "interval " not in text
+    assert "these are too few subjects to judge their calibration" in text
+    assert "Wilcoxon signed-rank p = " in text

@@ -76,6 +76,8 @@ def config(tmp_path_factory, phantoms, held_out):
     path.parent.mkdir(parents=True)
     path.write_text(table_text(pairs.assign(split=SPLITS, source_FLAIR="flair", age=ages)))
     write_quarantine(config.layout.quarantine, [])
+    config.layout.quality.write_text("scan\tflags\n")
+    config.layout.splits.write_text("subject\tfold\tsplit\n")
     with pytest.MonkeyPatch.context() as patch:
         for module in (training, reporting):
             patch.setattr(module, "tracked", lambda *_: nullcontext(Run()))

@@ -1,0 +1,74 @@
+"""Region means of the test people: real and synthetic, with readable names and meta-regions."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import pandas as pd
+
+from dualflow.evaluation.prediction import Floats
+from dualflow.imaging.atlas import merged_name, side
+from dualflow.imaging.meta_regions import meta_regions
+
+
+@dataclass(frozen=True)
+class RegionMeans:
+    """Region means of one model.
+
+    Attributes:
+        scans: keys of the N scans.
+        regions: names of the R regions in the atlas.
+        real: means of the real images `[N, R]`, NaN where a region has no voxel.
+        synthetic: means of the synthetic images `[N, R]`.
+    """
+
+    scans: tuple[str, ...]
+    regions: tuple[str, ...]
+    real: Floats
+    synthetic: Floats
+
+    @classmethod
+    def from_table(cls, table: pd.DataFrame) -> Self:
+        """Read the table of an evaluation: columns `scan`, `region`, `real` and `estimate`."""
+        wide = table.pivot(index="scan", columns="region", values=["real", "estimate"])
+        regions = tuple(map(str, wide["real"].columns))
+        return cls(tuple(map(str, wide.index)), regions, wide["real"].to_numpy(), wide["estimate"].to_numpy())
+
+    def errors(self) -> Floats:
+        """Signed errors `[N, R]` in % of the real mean; positive is too high."""
+        return 100 * (self.synthetic - self.real) / self.real
+
+    def worst(self, count: int) -> list[int]:
+        """Positions of the `count` regions with the largest mean absolute error, the largest first."""
+        sizes = np.array([np.nanmean(column) if np.isfinite(column).any() else -1.0 for column in abs(self.errors()).T])
+        order = np.argsort(-sizes, kind="stable")[:count]
+        return [int(index) for index in order if sizes[index] >= 0]
+
+    def meta_regions(self) -> dict[str, tuple[Floats, Floats]]:
+        """Real and synthetic mean `[N]` over the regions of each meta-region that has one; every region counts once."""
+        merged = [merged_name(name).removeprefix("ctx-") for name in self.regions]
+        members = {
+            name: [index for index, region in enumerate(merged) if region in group]
+            for name, group in meta_regions().items()
+        }
+        return {
+            name: (np.nanmean(self.real[:, rows], axis=1), np.nanmean(self.synthetic[:, rows], axis=1))
+            for name, rows in members.items()
+            if rows
+        }
+
+
+_SPACED = ("inferior", "superior", "middle", "posterior", "anterior", "rostral", "caudal", "lateral", "medial",
+           "transverse", "isthmus", "pars")  # fmt: skip
+"""Parts of the compound names of parcels after which a space makes them readable."""
+
+
+def readable(name: str) -> str:
+    """Readable name of a region: `ctx-lh-inferiortemporal` -> `inferior temporal, left`."""
+    base = merged_name(name).removeprefix("ctx-").replace("-", " ").lower()
+    base = re.sub(rf"({'|'.join(_SPACED)})(?=[a-z]{{4,}})", r"\1 ", base)
+    hemisphere = side(name)
+    return base + (f", {hemisphere}" if hemisphere else "")

@@ -1,0 +1,76 @@
+"""Tables of people."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dualflow.modalities import MODALITIES
+from dualflow.report.group_tables import demographics, group_scores, group_table, worst_people
+
+ROW = MODALITIES["FDG"]
+COUNT = 12
+
+
+@pytest.fixture
+def pairs() -> pd.DataFrame:
+    """Twelve test people, eight of them with the diagnosis CN, and two training people."""
+    rows = [
+        {
+            "scan": f"sub-{index:02d}", "subject": f"{index:02d}", "session": None, "source": "a", "target": "b",
+            "split": "test" if index < COUNT else "train", "age": 60.0 + index,
+            "diagnosis": "CN" if index < 8 else "AD",
+        }
+        for index in range(COUNT + 2)
+    ]  # fmt: skip
+    return pd.DataFrame(rows).assign(age=lambda table: table["age"].where(table["scan"] != "sub-03"))
+
+
+@pytest.fixture
+def scores() -> pd.DataFrame:
+    """Errors that grow with the label, but for a large one of sub-04."""
+    errors = [0.9 if index == 4 else 0.1 + 0.01 * index for index in range(COUNT)]
+    scans = [f"sub-{index:02d}" for index in range(COUNT)]
+    return pd.DataFrame({"model": "flow", "seed": 0, "scan": scans, "mae": errors, "region_bias": 1.0})
+
+
+def test_people_are_described_by_split(pairs):
+    """Numbers have mean, SD and range, categories counts, and unknown values their own row."""
+    table = demographics(pairs).frame.set_index("Variable")
+    assert list(table.columns) == ["Training", "Test", "All"]
+    assert table.loc["subjects"].tolist() == ["2", "12", "14"]
+    assert table.loc["diagnosis CN"].tolist() == ["0 (0 %)", "8 (67 %)", "8 (57 %)"]
+    assert table.loc["age, mean ± SD (range)", "Training"] == "72.5 ± 0.707 (72 to 73)"
+    assert table.loc["age unknown", "Test"] == "1 (8 %)"
+
+
+def test_groups_have_their_means_and_intervals_only_if_large_enough(pairs, scores):
+    """A group of eight has an interval, one of four has none; sites come from the strata of the index."""
+    splits = pd.DataFrame({"subject": [f"{index:02d}" for index in range(COUNT)], "fold": None, "split": "test"})
+    splits["site"] = ["north"] * 10 + ["south"] * 2
+    groups = group_scores(scores, pairs[pairs["split"] == "test"], splits, bootstrap=50, seed=0)
+    table = group_table(groups, ROW, "flow").frame.set_index("Group")
+    expected = scores["mae"][:8].mean()
+    assert table.loc["diagnosis CN", "Subjects"] == "8"
+    assert table.loc["diagnosis CN", "MAE (SUVR)"].startswith(f"{expected:.4f} [")
+    assert table.loc["diagnosis AD", "MAE (SUVR)"] == f"{scores['mae'][8:].mean():.4f}"
+    assert table.loc["site south", "Subjects"] == "2"
+    assert sum(name.startswith("age ") for name in table.index) == 4
+
+
+def test_the_worst_people_are_listed_with_numbers_and_flags(pairs, scores):
+    """The largest error comes first, with side information and flags."""
+    quality = pd.DataFrame({"scan": ["sub-04", "sub-11"], "flags": ["brain small", None]})
+    table = worst_people(scores, pairs[pairs["split"] == "test"], quality, ROW, "flow").frame
+    assert table["Subject"].tolist() == ["sub-04", "sub-11", "sub-10", "sub-09", "sub-08"]
+    assert table.iloc[0].to_dict() == {
+        "Subject": "sub-04", "MAE (SUVR)": "0.9000", "Region bias (%)": "1.00", "age": "64", "diagnosis": "CN",
+        "Flags": "brain small",
+    }  # fmt: skip
+
+
+def test_people_without_side_information_have_no_groups(pairs, scores):
+    """A study without side columns has people and scans alone, and no groups."""
+    plain = pairs.drop(columns=["age", "diagnosis"])
+    splits = pd.DataFrame({"subject": ["00"], "fold": [np.nan], "split": ["test"]})
+    assert demographics(plain).frame["Variable"].tolist() == ["subjects", "scans"]
+    assert group_scores(scores, plain[plain["split"] == "test"], splits, bootstrap=10, seed=0).empty
