@@ -17,7 +17,7 @@ from dualflow.errors import ConfigError, DataError
 from dualflow.imaging.model_grid import model_grid
 from dualflow.imaging.regions import region_map
 from dualflow.imputation.formula import Formula, lies_in
-from dualflow.imputation.group_models import METHODS, analyse_regions
+from dualflow.imputation.group_models import ANALYSIS_TABLE, METHODS, analyse_regions
 from dualflow.imputation.imputed_table import ImputedTable
 from dualflow.imputation.outcomes import add_outcomes
 from dualflow.manifest import write_manifest
@@ -26,7 +26,7 @@ from dualflow.report.group_figures import forest, forest_regions, write_brain_ma
 from dualflow.report.style import write_figure
 from dualflow.tracking.tracked_run import tracked
 
-TABLE, FOREST = "regions.tsv", "forest.png"
+FOREST = "forest.png"
 COLUMNS = (
     Column("effect", ["estimate"], 4, interval=True),
     Column("p", ["p"], 4),
@@ -121,7 +121,7 @@ def _write(config: Config, name: str, formula: Formula, table: pd.DataFrame, lef
     others = [region for region in dict.fromkeys(table["region"]) if region not in regions.names]
     shown = forest_regions(table, terms[0], others)
     figure = forest(table, terms, shown, unit)
-    files = {"table": folder / TABLE, "forest": folder / FOREST}
+    files = {"table": folder / ANALYSIS_TABLE, "forest": folder / FOREST}
     commit_text(files["table"], table_text(table.round(6)))
     write_figure(files["forest"], figure)
     for number, term in enumerate(terms):

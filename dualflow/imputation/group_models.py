@@ -15,6 +15,8 @@ from dualflow.imputation.formula import INTERCEPT, require_full_rank
 from dualflow.imputation.pooling import Pooled, pool
 
 Floats = NDArray[np.float64]
+ANALYSIS_TABLE = "regions.tsv"
+"""File of an analysis's table in its folder."""
 METHODS = ("multiple", "complete cases", "single")
 """Multiple imputation; only the scans with a measured target; the mean of the draws in place of each missing value."""
 COLUMNS = (

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from dualflow.evaluation.prediction import Bools, Floats
 from dualflow.imaging.figure_canvas import SOURCE_MAP, TARGET_MAP, round_up
 from dualflow.imaging.meta_regions import meta_regions
+from dualflow.imaging.result_figure import ERROR_MAP
 from dualflow.modalities import Modality
 from dualflow.report.style import COLOURS, MUTED, styled
-from dualflow.report.subject_figure import ERROR_MAP
 
 
 @styled

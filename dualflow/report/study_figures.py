@@ -10,6 +10,7 @@ from dualflow.evaluation.agreement import agreement
 from dualflow.evaluation.metrics import correlation
 from dualflow.evaluation.study_metrics import measure
 from dualflow.modalities import Modality, modality
+from dualflow.report.analysis_section import analysis_figures
 from dualflow.report.figures import metric_comparison, region_scatter, reliability_curve, training_curves
 from dualflow.report.group_tables import shown_columns
 from dualflow.report.region_figures import NAMED, WORST, agreement_plot, region_errors, side_effects
@@ -47,6 +48,7 @@ def study_figures(config: Config, results: StudyResults, test: pd.DataFrame) -> 
             _scatter(means, row, main),
             *_effects(means, test, row, main),
         ],
+        "analyses": analysis_figures(config),
         "uncertainty": [_reliability(curves, colours, main)],
         "training": _training(config, results),
     }

@@ -33,6 +33,10 @@ SECTIONS: dict[str, tuple[str, str]] = {
         "whether the synthetic images keep known effects of side information.",
     ),
     "groups": ("Groups", "Errors of the main model by group, and the subjects with the largest errors."),
+    "analyses": (
+        "Group analyses",
+        "Effects on regional uptake in all subjects, with the regions of those without a measured target imputed.",
+    ),
     "uncertainty": (
         "Uncertainty",
         "Calibration of the predictive distributions, for voxels and for region means.",
@@ -99,6 +103,7 @@ def render(report: ReportData, path: Path) -> None:
             "figures": [figure.embedded() for figure in report.figures.get(key, ())],
         }
         for key, (name, lead) in SECTIONS.items()
+        if key != "analyses" or report.tables.get(key)
     ]
     scripts = script_sources(report.viewers.values())
     page = template("report.html").render(title=report.title, report=report, sections=sections, scripts=scripts)

@@ -8,6 +8,7 @@ from dualflow.config import Config
 from dualflow.data.tsv import read_table
 from dualflow.modalities import modality
 from dualflow.models.card import ModelCard
+from dualflow.report.analysis_section import analysis_tables
 from dualflow.report.group_tables import demographics, group_scores, group_table, worst_people
 from dualflow.report.likelihood_tables import (
     bits_table,
@@ -83,6 +84,7 @@ def section_tables(
     return {
         "cohort": [demographics(pairs)],
         "groups": [*([] if groups.empty else [group_table(groups, row, main)]), people],
+        "analyses": analysis_tables(config),
         "comparison": [
             metric_table(results.summary, row, IMAGE_METRICS, IMAGE_CAPTION, without=results.ceilings),
             difference_table(results.differences, row, ("mae", "pearson_r", "region_mae"), paired),

@@ -1,0 +1,78 @@
+"""Section of the report on group analyses: pooled effects of every analysis of the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from dualflow.config import Config
+from dualflow.data.tsv import read_typed_table
+from dualflow.imaging.regions import region_map
+from dualflow.imputation.group_models import ANALYSIS_TABLE, METHODS
+from dualflow.modalities import modality
+from dualflow.report.group_figures import forest, forest_regions
+from dualflow.report.report_figure import ReportFigure
+from dualflow.report.tables import Table, plain_table
+
+SHOWN = 8
+"""Outcomes of a term in the table."""
+NOTE = (
+    "Effects pooled over the imputed tables by Rubin's rules, with 95 % intervals; p adjusted over outcomes by Holm, "
+    "and the false discovery rate (Benjamini and Hochberg). Missing information: the share of the uncertainty that the "
+    "unmeasured targets cause. Gain: how many more measured targets the result is worth, against complete cases."
+)
+
+
+def analysis_tables(config: Config) -> list[Table]:
+    """Per analysis, the outcomes with the smallest p-values of each term."""
+    return [
+        plain_table(_rows(table), f"{name}: suvr ~ {formula.rpartition('~')[2].strip()}. {NOTE}", digits=4)
+        for name, formula, table in _analyses(config)
+    ]
+
+
+def analysis_figures(config: Config) -> list[ReportFigure]:
+    """Per analysis, a forest plot of meta-regions and of the regions with the smallest p-values."""
+    unit, atlas = modality(config.study.target).unit, region_map(config.preprocess).names
+    figures = []
+    for name, _, table in _analyses(config):
+        terms = list(dict.fromkeys(table["term"]))
+        others = [region for region in dict.fromkeys(table["region"]) if region not in atlas]
+        pooled = table[table["method"] == METHODS[0]]
+        counts = ", ".join(
+            f"{term} {int((rows['q_fdr'] < 0.05).sum())} of {len(rows)}"
+            for term, rows in pooled.groupby("term", sort=False)
+        )
+        caption = (
+            f"Analysis {name}: effect of each term on regions, with 95 % intervals, by multiple imputation, complete "
+            "cases and single imputation. The intervals of single imputation are too narrow and shown to compare only."
+        )
+        alt = f"Forest plot of {', '.join(terms)}; outcomes with a false discovery rate below 5 %: {counts}."
+        figure = forest(table, terms, forest_regions(table, terms[0], others), unit)
+        figures.append(ReportFigure(f"analysis-{name}", figure, caption, alt))
+    return figures
+
+
+def _analyses(config: Config) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Name, formula and table of every analysis of the configuration."""
+    for name, formula in (config.impute.analyses if config.impute else {}).items():
+        yield name, formula, read_typed_table(config.layout.analysis(name) / ANALYSIS_TABLE)
+
+
+def _rows(table: pd.DataFrame) -> pd.DataFrame:
+    pooled = table[table["method"] == METHODS[0]]
+    chosen = pd.concat([rows.nsmallest(SHOWN, "p") for _, rows in pooled.groupby("term", sort=False)])
+    interval = [f"{low:z.4f} to {high:z.4f}" for low, high in zip(chosen["low"], chosen["high"], strict=True)]
+    return pd.DataFrame(
+        {
+            "Term": chosen["term"],
+            "Outcome": chosen["region"],
+            "Effect": chosen["estimate"],
+            "95 % interval": interval,
+            "p, Holm": chosen["p_holm"],
+            "FDR": chosen["q_fdr"],
+            "Missing information": chosen["fmi"].round(2),
+            "Gain": [f"{gain:+.0%}" for gain in chosen["gain"]],
+        }
+    )
