@@ -8,7 +8,8 @@ All results of a study lie under `Layout.root`:
     models/MODEL/seed-S/   checkpoints, history, model card
     models/.closed_form/   cache of closed-form fits
     metrics/         tables written by evaluation
-    compare/         plan.json: optimiser steps of each flow at an equal budget
+    compare/         plan.json: optimiser steps of each model at an equal budget
+    compare/folds-K/fold-F/   the study of one fold of a comparison, with all of these folders
     pending/         tracking records queued while the server is unreachable
     manifests/       one file per finished step, the outputs that Snakemake knows
     configs/         the resolved configurations
@@ -206,8 +207,12 @@ class Layout:
 
     @property
     def comparison_plan(self) -> Path:
-        """Optimiser steps of each flow in a comparison at an equal budget."""
+        """Optimiser steps of each model in a comparison at an equal budget."""
         return self.root / "compare" / "plan.json"
+
+    def fold(self, count: int, fold: int) -> Path:
+        """Parent folder of the study of one fold of a comparison over `count` folds."""
+        return self.root / "compare" / f"folds-{count}" / f"fold-{fold}"
 
     def on_grid(self, scan: Scan, row: Modality) -> Path:
         """A preprocessed volume on the model grid, normalised and masked."""

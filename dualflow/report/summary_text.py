@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import pandas as pd
 
 from dualflow.evaluation.condition_check import ConditionCheck
+from dualflow.evaluation.statistics import MIN_PEOPLE
 from dualflow.modalities import Modality
 
 Entries = dict[str, dict[Hashable, Any]]
@@ -21,9 +22,12 @@ COMPARISONS = {
     "worse": "is less accurate than {other}: its mean absolute error is {size} higher ({basis} {low} to {high}; {p})",
     "undecided": "and {other} do not differ clearly: the difference of their mean absolute errors is {signed} "
     "({basis} {signed_low} to {signed_high}; {p})",
-    "equal": "and {other} have the same mean absolute error in every subject: their point estimates are equal",
+    "equal": "and {other} have the same mean absolute error in every subject: their point estimates are equal by "
+    "construction",
+    "few": "and {other}: the difference of their mean absolute errors is {signed}; {people} subjects are too few for "
+    "an interval or a test",
 }
-OPPOSITE = {"better": "worse", "worse": "better", "undecided": "undecided"}
+OPPOSITE = {"better": "worse", "worse": "better", "undecided": "undecided", "equal": "equal"}
 GENERAL_LIMITATIONS = (
     "A synthetic scan shows the expected image of subjects with this anatomy and side information. It cannot show "
     "findings of an individual that the MR does not predict, such as a lesion visible on the real scan only.",
@@ -83,7 +87,7 @@ def _accuracy(metrics: Entries, model: str, row: Modality, mean_target: float) -
     error, quantity = metrics["mae"], "uptake" if row.datatype == "pet" else "intensity"
     sentences = [
         f"On {error['subjects']} test subjects, the mean absolute error of {model} is {error['mean']:.3f} {row.unit} "
-        f"per voxel (95 % interval {error['low']:.3f} to {error['high']:.3f}), "
+        f"per voxel{_interval(error)}, "
         f"{100 * error['mean'] / mean_target:.1f} % of the mean {quantity} in the brain."
     ]
     if {"region_mae", "region_bias"} <= metrics.keys():
@@ -106,16 +110,23 @@ def _comparisons(differences: pd.DataFrame, model: str, row: Modality) -> list[s
         gain = flip * entry["gain"]
         low, high = sorted((flip * entry["gain_low"], flip * entry["gain_high"]))
         verdict = OPPOSITE[entry["verdict"]] if flip == -1 else entry["verdict"]
-        if not any((gain, low, high)):
-            verdict = "equal"
+        if verdict == "undecided" and entry["subjects"] < MIN_PEOPLE:
+            verdict = "few"
         small, large = sorted((abs(low), abs(high)))
         text = COMPARISONS[verdict].format(
             other=other_model, size=f"{abs(gain):.4f} {row.unit}", low=f"{small:.4f}", high=f"{large:.4f}",
-            basis="paired 95 % interval", p=f"{_p_value(entry['p_holm'])}, Holm-adjusted",
+            basis="paired 95 % bootstrap interval", p=f"Wilcoxon {_p_value(entry['p_holm'])}, Holm-adjusted",
             signed=f"{-gain:+z.4f} {row.unit}", signed_low=f"{-high:+z.4f}", signed_high=f"{-low:+z.4f}",
+            people=entry["subjects"],
         )  # fmt: skip
         sentences.append(f"{model} {text}.")
     return sentences
+
+
+def _interval(entry: Mapping[Hashable, Any]) -> str:
+    """The interval of a mean in brackets; empty for too few people."""
+    few = entry["subjects"] < MIN_PEOPLE
+    return "" if few else f" (95 % bootstrap interval {entry['low']:.3f} to {entry['high']:.3f})"
 
 
 def _p_value(value: float) -> str:
@@ -131,7 +142,10 @@ def _calibration(metrics: Entries) -> list[str]:
         coverage, low, high = (float(metrics[name][column]) for column in ("mean", "low", "high"))
         level = LEVEL / 100
         near, consistent = abs(coverage - level) <= TOLERANCE, low <= level <= high
-        if near and consistent:
+        few = int(metrics[name]["subjects"]) < MIN_PEOPLE
+        if few:
+            verdict = f"{metrics[name]['subjects']} subjects are too few to judge their calibration"
+        elif near and consistent:
             verdict = "they are calibrated"
         elif near or consistent:
             verdict = "the evidence for their calibration is inconclusive"
@@ -139,9 +153,10 @@ def _calibration(metrics: Entries) -> list[str]:
             verdict = "they are too narrow (over-confident)"
         else:
             verdict = "they are too wide (under-confident)"
+        interval = "" if few else f" ({100 * low:.0f} to {100 * high:.0f} %)"
         sentences.append(
-            f"The {LEVEL} % intervals contain the real value of {100 * coverage:.0f} % of the {quantities} "
-            f"({100 * low:.0f} to {100 * high:.0f} %); {verdict}."
+            f"The {LEVEL} % intervals contain the real value of {100 * coverage:.0f} % of the {quantities}{interval}; "
+            f"{verdict}."
         )
     if not sentences:
         sentences.append("The model provides no uncertainty to evaluate.")

@@ -11,7 +11,7 @@ import pandas as pd
 from dualflow.evaluation.study_metrics import measure
 from dualflow.modalities import Modality
 
-VERDICTS = {"better": "better", "worse": "worse", "undecided": "no clear difference"}
+VERDICTS = {"better": "better", "worse": "worse", "undecided": "no clear difference", "equal": "equal by construction"}
 UNKNOWN = "–"  # noqa: RUF001 - an en dash, as in typeset tables
 
 
@@ -66,7 +66,7 @@ def difference_table(differences: pd.DataFrame, row: Modality, metrics: Sequence
             "Reference": entry["reference"],
             "Metric": measure(entry["metric"]).heading(row),
             "Difference": _interval(entry["difference"], entry["low"], entry["high"], entry["metric"], signed=True),
-            "p (Holm)": _p_value(entry["p_holm"]),
+            "Wilcoxon p (Holm)": _p_value(entry["p_holm"]),
             "Verdict": VERDICTS[entry["verdict"]],
         }
         for _, entry in selected.iterrows()
@@ -89,6 +89,8 @@ def _mean_cell(indexed: pd.DataFrame, model: str, metric: str) -> str:
 def _interval(value: float, low: float, high: float, metric: str, *, signed: bool = False) -> str:
     # z: a value that rounds to zero has no sign.
     form = f"{'+' if signed else ''}z.{measure(metric).digits}f"
+    if np.isnan(low):  # too few people for an interval
+        return f"{value:{form}}"
     return f"{value:{form}} [{low:{form}}, {high:{form}}]"
 
 
