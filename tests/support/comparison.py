@@ -1,4 +1,4 @@
-"""A study of three flows and two baselines. The files of their trainings and evaluations are written without a training."""
+"""A study of three flows and two baselines, with the files of trainings and evaluations that never ran."""
 
 import pandas as pd
 import torch
