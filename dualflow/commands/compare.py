@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import yaml
 
 from dualflow.commands.fold_studies import fold_studies
 from dualflow.commands.run import run_workflow
@@ -13,13 +15,16 @@ from dualflow.config import Config, public_values
 from dualflow.data.shared_scans import share_scans
 from dualflow.data.tsv import table_text
 from dualflow.errors import ConfigError
-from dualflow.evaluation.comparison_table import Comparison, gather_comparison
+from dualflow.evaluation.comparison_table import gather_comparison
 from dualflow.report.comparison_text import comparison_markdown
-from dualflow.tracking.tracked_run import tracked
+from dualflow.tracking.sync import sync, warn_unsent
+from dualflow.tracking.tracked_run import group_run
 from dualflow.training.budget import Plan, apply_plan, budgeted, make_plan
 
 NAME, DIFFERENCES, SCORES = "comparison", "comparison_differences", "comparison_scores"
-"""Names of the tables; the first is also that of the MLflow run."""
+"""Names of the tables; the first also begins that of the MLflow run."""
+MAX_DESCRIPTION = 4500
+"""Characters that every MLflow server accepts as a description."""
 
 
 def compare(
@@ -44,6 +49,7 @@ def compare(
     """
     names = select_models(config, names)
     studies = fold_studies(config, folds)
+    config, *studies = (_grouped(study, len(studies)) for study in (config, *studies))
     plan = make_plan(config, [name for name in names if name in budgeted(config)], seconds)
     print(f"{seconds:g} s of optimiser steps per model, fold and seed, {config.train.threads} thread(s):")
     for name in names:
@@ -88,24 +94,36 @@ def _publish(config: Config, studies: Sequence[Config], plan: Plan, names: Seque
     text = comparison_markdown(result, config, plan, len(studies))
     print(f"\n{text}")
     tables = {NAME: result.table, DIFFERENCES: result.differences, SCORES: result.scores}
-    values = {config.layout.table(name): table_text(frame) for name, frame in tables.items()}
-    if any(not path.is_file() or path.read_text() != content for path, content in values.items()):
-        # Tracking precedes writing: a run killed in between is tracked twice rather than never.
-        _track(config, plan, result, text, complete=not incomplete)
+    values = {name: table_text(frame) for name, frame in tables.items()}
+    _track(config, plan, values, text)
     page = config.layout.page(NAME)
     commit_text(page, text)
-    for path, content in values.items():
-        commit_text(path, content)
-    print(f"\ntables               {', '.join(str(path) for path in values)}\nmarkdown             {page}")
+    for name, content in values.items():
+        commit_text(config.layout.table(name), content)
+    print(f"\ntables               {', '.join(str(config.layout.table(name)) for name in values)}")
+    print(f"markdown             {page}")
+    _upload(config, studies)
 
 
-def _track(config: Config, plan: Plan, result: Comparison, text: str, *, complete: bool) -> None:
-    tags = {"model": "all", "seconds": f"{plan.seconds:g}", "complete": str(complete).lower()}
-    with tracked(config.tracking, config.study.name, NAME, tags, config.layout.pending_records) as run:
-        run.parameters(public_values(config))
-        run.parameters(plan.model_dump(), "plan")
-        values = result.table.set_index("model").select_dtypes("number")
-        run.metrics({f"{name}/{key}": float(value) for name, row in values.iterrows() for key, value in row.items()})
-        run.table(result.table, f"{NAME}.json")
-        run.table(result.differences, f"{DIFFERENCES}.json")
+def _grouped(config: Config, folds: int) -> Config:
+    """The configuration whose trainings are nested under the run of this comparison."""
+    group = f"{NAME} over {folds} folds" if folds > 1 else NAME
+    return config.model_copy(update={"tracking": config.tracking.model_copy(update={"group": group})})
+
+
+def _track(config: Config, plan: Plan, tables: Mapping[str, str], text: str) -> None:
+    """Log the tables to the run above the trainings, whose own runs have the scores of their folds."""
+    with group_run(config.tracking, config.study.name, config.layout.pending_records) as run:
+        run.text(yaml.safe_dump(public_values(config), sort_keys=False), "config.yaml")
+        run.text(plan.model_dump_json(indent=2), "plan.json")
+        for name, content in tables.items():
+            run.text(content, f"tables/{name}.tsv")
         run.text(text, f"{NAME}.md")
+        run.describe(text if len(text) <= MAX_DESCRIPTION else text[: text.rindex("\n\n", 0, MAX_DESCRIPTION)])
+
+
+def _upload(config: Config, studies: Sequence[Config]) -> None:
+    """Send the records that the trainings of all folds could not deliver."""
+    for study in (config, *studies):
+        sync(study.tracking, study.layout.pending_records)
+        warn_unsent(study.layout.pending_records)

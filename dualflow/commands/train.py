@@ -16,8 +16,17 @@ from torch import Tensor
 
 from dualflow import __version__
 from dualflow.baselines import BASELINES
+from dualflow.commands.model_runs import (
+    TRAINING,
+    constant_metrics,
+    describe_model,
+    log_datasets,
+    model_parameters,
+    model_run,
+)
 from dualflow.commit import commit_text, digest_of, sha256
 from dualflow.config import Config, dump_sections, public_values
+from dualflow.config.config import SEEDED
 from dualflow.data.dataset import PairDataset
 from dualflow.data.side_encoder import SideEncoder
 from dualflow.data.study_pairs import learning_pairs
@@ -25,6 +34,7 @@ from dualflow.data.tsv import table_text
 from dualflow.errors import ConfigError
 from dualflow.flows.interface import ConditionalModel
 from dualflow.flows.objective import Objective
+from dualflow.flows.presets import preset
 from dualflow.flows.spec import FlowSpec
 from dualflow.imaging.regions import region_map
 from dualflow.inference.predict import Predictor
@@ -36,7 +46,7 @@ from dualflow.models.card import FLOW, ConstantSpread, ModelCard, StudyRecord, T
 from dualflow.models.store import save_model
 from dualflow.process import keep_freed_memory
 from dualflow.tracking.metric_names import metric_name
-from dualflow.tracking.tracked_run import Run, tracked
+from dualflow.tracking.tracked_run import Run
 from dualflow.training.build_baseline import build_baseline
 from dualflow.training.checkpoint import forget_states
 from dualflow.training.closed_form import ClosedFormCache, subject_folds
@@ -128,11 +138,11 @@ def train(config: Config, names: Sequence[str], seed: int) -> None:
 def _train(config: Config, name: str, seed: int, data: LearningData, group: ProcessGroup) -> None:
     layout, folder = config.layout, config.layout.model(name, seed)
     fingerprint = _fingerprint(config, name, data)
-    tags = {"model": name, "seed": str(seed), "training": fingerprint[:16]}
-    with _tracked(config, f"{name} seed {seed}", tags, group) as run:
-        run.parameters(public_values(config))
-        digests = [data.digests.get(key, "") for key in data.pairs["scan"]]
-        run.data(data.pairs[["scan", "split"]].assign(sha256=digests), "pairs", "training")
+    training, tracks = fingerprint[:16], name in config.flows or name in SEEDED
+    with _tracked(config, name, seed, training, group) as run:
+        run.parameters(model_parameters(config, name, seed))
+        run.describe(describe_model(config, name, seed))
+        log_datasets(run, config, data.pairs, data.digests, "train", "validation")
         context = TrainingContext(
             config.train,
             folder,
@@ -140,11 +150,13 @@ def _train(config: Config, name: str, seed: int, data: LearningData, group: Proc
             label=f"train {name}, seed {seed}",
             fingerprint=fingerprint,
             group=group,
-            watch=_watcher(config, run, data.validation, flow=name in config.flows),
+            watch=_watcher(config, name, run, data.validation),
+            log=lambda step, values: _log_curves(config, name, run, step, values),
             regions=torch.from_numpy(region_map(config.preprocess).labels),
             closed_form=ClosedFormCache(layout.closed_form_cache, digest_of(data.values(data.training))),
         )
-        with run.system():
+        # The load of the machine says nothing about a fit of seconds.
+        with run.system() if tracks else nullcontext():
             fit = _train_flow if name in config.flows else _train_baseline
             trained = fit(config, name, data, context)
         if not group.is_main:
@@ -154,8 +166,7 @@ def _train(config: Config, name: str, seed: int, data: LearningData, group: Proc
         group.wait()  # before the uploads: the other processes wait for a limited time
         for file in files:
             run.file(file, "model")
-        seconds, skipped = trained.record.seconds, float(trained.record.skipped_steps)
-        run.metrics({"train/seconds": seconds, "train/skipped_steps": skipped})
+        run.metrics(_totals(trained))
         run.finish()
         write_manifest(
             layout.manifest(f"train/{name}_seed-{seed}"),
@@ -168,9 +179,19 @@ def _train(config: Config, name: str, seed: int, data: LearningData, group: Proc
                 "study": public_values(config)["study"],
                 **dump_sections(config.train, config.baselines.of(name)),
             },
+            facts={TRAINING: training},
         )
     # After the manifest: a training killed before it resumes from its states.
     forget_states(folder)
+
+
+def _totals(trained: Trained) -> dict[str, float]:
+    """Cost of a training; without optimiser steps those have none."""
+    record = trained.record
+    steps = {"train/seconds": record.seconds, "train/skipped_steps": float(record.skipped_steps)}
+    return {"train/parameters": float(trained.parameters), "train/mean_seconds": record.mean_seconds} | (
+        steps if trained.history.entries else {}
+    )
 
 
 def _save(config: Config, name: str, data: LearningData, context: TrainingContext, trained: Trained) -> list[Path]:
@@ -207,13 +228,9 @@ def _save(config: Config, name: str, data: LearningData, context: TrainingContex
     return files
 
 
-def _tracked(
-    config: Config, run_name: str, tags: Mapping[str, str], group: ProcessGroup
-) -> AbstractContextManager[Run]:
+def _tracked(config: Config, name: str, seed: int, training: str, group: ProcessGroup) -> AbstractContextManager[Run]:
     """Open the tracked run in the main process; the others get a run that records nothing."""
-    if not group.is_main:
-        return nullcontext(Run())
-    return tracked(config.tracking, config.study.name, run_name, tags, config.layout.pending_records)
+    return model_run(config, name, seed, training) if group.is_main else nullcontext(Run())
 
 
 def _train_flow(config: Config, name: str, data: LearningData, context: TrainingContext) -> Trained:
@@ -271,17 +288,34 @@ def _constant_spread(config: Config, model: ConditionalModel, validation: PairDa
     )
 
 
-def _watcher(config: Config, run: Run, validation: PairDataset, *, flow: bool) -> Watcher:
-    """Track metrics and a picture of the first validation scan at every validation."""
+def _watcher(config: Config, name: str, run: Run, validation: PairDataset) -> Watcher:
+    """Track the scores and a picture of the first validation scan at every validation."""
     row = modality(config.study.target)
 
     def watch(step: int, metrics: Mapping[str, float], objective: Objective) -> None:
-        named = {metric_name(key, row.unit, flow=flow): value for key, value in metrics.items() if key != "step"}
-        run.metrics(named, step)
+        kept = {key: value for key, value in metrics.items() if key.startswith(("validation/", "samples_per_second"))}
+        run.metrics(_named(config, name, kept), step)
         if len(validation):
             run.image(_picture(objective, validation, row.window), "validation/axial", step)
 
     return watch
+
+
+def _log_curves(config: Config, name: str, run: Run, step: int, values: Mapping[str, float]) -> None:
+    """Track the terms of one training step."""
+    run.metrics(_named(config, name, values), step)
+
+
+def _named(config: Config, name: str, values: Mapping[str, float]) -> dict[str, float]:
+    """Metrics by their tracked names, without those that training cannot change."""
+    unit, likelihood = modality(config.study.target).unit, any(key.endswith("nll") for key in values)
+    choice = config.flows.get(name)
+    constant = constant_metrics(None if choice is None else preset(choice.preset, **choice.options))
+    return {
+        metric_name(key, unit, likelihood=likelihood): value
+        for key, value in values.items()
+        if not key.startswith(constant or "/") and not f"train/{key}".startswith(constant or "/")
+    }
 
 
 @torch.no_grad()

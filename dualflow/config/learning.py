@@ -172,3 +172,5 @@ class TrackingConfig(Section):
     """MLflow tracking URI: a local SQLite file or a server."""
     artifacts: Path = Path("results/mlartifacts")
     """Folder of artifacts of a local store."""
+    group: str = Field(default="workflow", pattern=r"^[\w .,-]+$")
+    """Name of the run under which the runs of the study are nested."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dualflow.config import TrackingConfig
 from dualflow.tracking.mlflow_store import RunKey
-from dualflow.tracking.queue import RecordQueue, unsent_records
+from dualflow.tracking.queue import CONTINUES, RecordQueue, unsent_records
 from dualflow.tracking.tracked_run import Run
 
 
@@ -30,7 +30,9 @@ def sync(config: TrackingConfig, pending: Path) -> tuple[int, int]:
         if not len(queue):
             continue
         if not incomplete:
-            Run(config, RunKey(queue.run["experiment"], queue.run["name"], queue.run["tags"]), queue).flush()
+            continues = bool(queue.run.get(CONTINUES))
+            key = RunKey(queue.run["experiment"], queue.run["name"], queue.run["tags"], continues)
+            Run(config, key, queue).flush()
         if len(queue):
             incomplete += 1
         else:

@@ -36,8 +36,6 @@ def test_models_are_selected_by_name(config):
         select_models(config, ["nope"])
 
 
-# a pandas warning in MLflow's tables
-@pytest.mark.filterwarnings("ignore:For backward compatibility, 'str' dtypes")
 def test_a_partial_comparison_is_published_once(config, monkeypatch, capsys):
     """A failed flow loses its row and sets the exit code; the rest is printed, written, and tracked once."""
     from mlflow import MlflowClient
@@ -65,14 +63,11 @@ def test_a_partial_comparison_is_published_once(config, monkeypatch, capsys):
     assert config.layout.page("comparison").read_text() in shown.out
     client = MlflowClient(config.tracking.uri)
     (run,) = client.search_runs([client.get_experiment_by_name("x").experiment_id])
-    assert run.info.run_name == "comparison"
-    assert run.data.metrics["dualflow/mae"] == pytest.approx(0.1)
-    assert run.data.params["plan.models.dualflow.steps"] == "10"
+    assert (run.info.run_name, run.info.status) == ("comparison", "FINISHED")
+    assert config.layout.page("comparison").read_text() == run.data.tags["mlflow.note.content"]
     assert {file.path for file in client.list_artifacts(run.info.run_id)} == {
-        "comparison.json",
-        "comparison.md",
-        "comparison_differences.json",
-    }
+        "comparison.md", "config.yaml", "plan.json", "tables",
+    }  # fmt: skip
 
 
 def test_each_person_is_tested_once_over_the_folds(config, monkeypatch, capsys):
