@@ -210,6 +210,10 @@ class Layout:
         """Optimiser steps of each model in a comparison at an equal budget."""
         return self.root / "compare" / "plan.json"
 
+    def fold_pending_records(self) -> list[Path]:
+        """Folders of the tracking records of the folds of all comparisons."""
+        return sorted(self.root.glob(f"compare/folds-*/fold-*/{self.root.name}/pending"))
+
     def fold(self, count: int, fold: int) -> Path:
         """Parent folder of the study of one fold of a comparison over `count` folds."""
         return self.root / "compare" / f"folds-{count}" / f"fold-{fold}"

@@ -242,14 +242,14 @@ def sync(config_path: Path, overrides: tuple[str, ...]) -> None:
     dualflow sync --config my-study.yaml
                     after the server is back
 
-    The queue is RESULTS/STUDY/pending. The next training of the same model and the report upload it too. The exit code
-    is 1 if records remain in the queue.
+    The queue is RESULTS/STUDY/pending, and that of each fold of a comparison. The next step of the same model, the
+    comparison and the report upload it too. The exit code is 1 if records remain in the queue.
     """  # noqa: D301 - \b keeps click from rewrapping a paragraph
     from dualflow.commands.study_config import load_study_config
-    from dualflow.tracking.sync import sync as upload
+    from dualflow.tracking.sync import sync_all
 
     config = load_study_config(config_path, overrides)
-    uploaded, queued = upload(config.tracking, config.layout.pending_records)
+    uploaded, queued = sync_all(config.tracking, config.layout)
     click.echo(f"{uploaded} runs uploaded to {config.tracking.uri}, {queued} still queued")
     sys.exit(bool(queued))
 

@@ -46,7 +46,8 @@ def model_run(
     """
     fold = {} if config.split.folds is None else {"fold": str(config.split.fold)}
     label = f"{name} seed {seed}" + "".join(f" fold {number}" for number in fold.values())
-    tags = {"model": name, "seed": str(seed), **fold, "training": training}
+    command = {"mlflow.source.name": f"dualflow train --model {name} --seed {seed}"}
+    tags = {"model": name, "seed": str(seed), **fold, "training": training, **command}
     queue = config.layout.pending_records
     return tracked(config.tracking, config.study.name, label, tags, queue, continues=continues)
 
@@ -140,8 +141,9 @@ def describe_model(config: Config, name: str, seed: int, scores: Mapping[str, fl
              f"seed {seed}{fold}."]  # fmt: skip
     if scores:
         rows = [f"| {measure(key).heading(row)} | {value:.{measure(key).digits}f} |" for key, value in scores.items()]
-        lines += ["", "| test score | mean over people |", "|---|---:|", *rows]
+        # The page shows the first lines, and the rest on demand.
         lines += ["", picture_link(PICTURE, "Source, measured target and prediction of one test scan")]
+        lines += ["", "| test score | mean over people |", "|---|---:|", *rows]
     return "\n".join(lines) + "\n"
 
 

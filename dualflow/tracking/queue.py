@@ -20,6 +20,8 @@ from dualflow.commit import commit_json, digest_of
 from dualflow.tracking.mlflow_store import RunKey
 
 RUN_FILE = "run.json"
+GROUP = "group"
+"""Field of RUN_FILE: name of the parent run."""
 CONTINUES = "continues"
 """Field of RUN_FILE: whether records after an end belong to the run that ended."""
 PROVISIONAL = "provisional"

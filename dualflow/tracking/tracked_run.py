@@ -19,7 +19,7 @@ from dualflow.errors import ConfigError, StoppedError
 from dualflow.tracking.deadline import with_deadline
 from dualflow.tracking.mlflow_calls import CALLS, is_permanent_error, logged_points
 from dualflow.tracking.mlflow_store import RunKey, group_key, open_run
-from dualflow.tracking.queue import RecordQueue, read_record, reject
+from dualflow.tracking.queue import GROUP, RecordQueue, read_record, reject
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,6 +47,8 @@ class Run:
         self, config: TrackingConfig | None = None, key: RunKey | None = None, queue: RecordQueue | None = None
     ) -> None:
         self.config, self.key, self.queue = config, key, queue
+        if config is not None and queue is not None:
+            queue.run.setdefault(GROUP, config.group)
         # An earlier process may have opened the run; its records come first.
         self.run_id: str | None = None if queue is None else queue.run.get("run_id")
         self._client: Any = None

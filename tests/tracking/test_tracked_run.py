@@ -240,9 +240,10 @@ def test_an_evaluation_continues_the_run_of_its_training(local, tmp_path, monkey
         with tracked(config, EXPERIMENT, name, tags, tmp_path, continues=True) as evaluation:
             evaluation.scores({"test/mae_SUVR": 0.1, "test/crps_SUVR": crps, "test/none": float("nan")})
     if offline:
-        assert sync(local, tmp_path) == (1, 0)
+        assert sync(local.model_copy(update={"group": "another"}), tmp_path) == (1, 0)
     assert runs_named(local, name) == ["FINISHED"]
-    (run,) = [run for run in read_runs(local).values() if run.info.run_name == name]
+    run = read_runs(local)[name]
+    assert run_of(local, run.data.tags["mlflow.parentRunId"]).info.run_name == local.group
     assert run.data.metrics == {"loss": 1.0, "test/mae_SUVR": 0.1, "test/crps_SUVR": 0.4}
     history = MlflowClient(local.uri).get_metric_history(run.info.run_id, "test/crps_SUVR")
     assert [(point.step, point.value) for point in history] == [(0, 0.3), (1, 0.4)]
