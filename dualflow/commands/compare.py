@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 
+import pandas as pd
 import yaml
 
 from dualflow.commands.fold_studies import fold_studies
+from dualflow.commands.model_runs import score_names
 from dualflow.commands.run import run_workflow
 from dualflow.commands.steps import scoring_steps
 from dualflow.commit import commit_text
@@ -16,6 +18,7 @@ from dualflow.data.shared_scans import share_scans
 from dualflow.data.tsv import table_text
 from dualflow.errors import ConfigError
 from dualflow.evaluation.comparison_table import gather_comparison
+from dualflow.report.comparison_text import DIFFERENCES as SHOWN
 from dualflow.report.comparison_text import comparison_markdown
 from dualflow.tracking.sync import sync, warn_unsent
 from dualflow.tracking.tracked_run import group_run
@@ -95,7 +98,7 @@ def _publish(config: Config, studies: Sequence[Config], plan: Plan, names: Seque
     print(f"\n{text}")
     tables = {NAME: result.table, DIFFERENCES: result.differences, SCORES: result.scores}
     values = {name: table_text(frame) for name, frame in tables.items()}
-    _track(config, plan, values, text)
+    _track(config, plan, result.table, values, text)
     page = config.layout.page(NAME)
     commit_text(page, text)
     for name, content in values.items():
@@ -111,11 +114,16 @@ def _grouped(config: Config, folds: int) -> Config:
     return config.model_copy(update={"tracking": config.tracking.model_copy(update={"group": group})})
 
 
-def _track(config: Config, plan: Plan, tables: Mapping[str, str], text: str) -> None:
+def _track(config: Config, plan: Plan, table: pd.DataFrame, tables: Mapping[str, str], text: str) -> None:
     """Log the tables to the run above the trainings, whose own runs have the scores of their folds."""
     with group_run(config.tracking, config.study.name, config.layout.pending_records) as run:
         run.text(yaml.safe_dump(public_values(config), sort_keys=False), "config.yaml")
         run.text(plan.model_dump_json(indent=2), "plan.json")
+        # Grouped by score, so that a page of charts shows the models side by side.
+        scores = table.set_index("model").reindex(columns=list(SHOWN))
+        for name, row in scores.iterrows():
+            named = score_names({str(key): float(value) for key, value in row.dropna().items()}, config)
+            run.scores({f"{key.removeprefix('test/')}/{name}": value for key, value in named.items()})
         for name, content in tables.items():
             run.text(content, f"tables/{name}.tsv")
         run.text(text, f"{NAME}.md")

@@ -92,7 +92,7 @@ def _evaluate(
         tables[layout.stress(name, seed)] = _stress(predictor.flow, test, config, f"{name}, seed {seed}")
     for path, table in tables.items():
         commit_text(path, table_text(table))
-    with model_run(config, name, seed, training_of(config, name, seed), continues=True) as run:
+    with model_run(config, name, seed, training_of(layout, name, seed), continues=True) as run:
         _log(run, config, predictor, pairs, tables[layout.table(f"scans_{stem}")])
         if figure is not None:
             run.figure(figure, PICTURE)

@@ -16,6 +16,7 @@ from dualflow.config.config import SEEDED
 from dualflow.evaluation.study_metrics import measure
 from dualflow.flows.presets import preset
 from dualflow.flows.spec import FlowSpec
+from dualflow.layout import Layout
 from dualflow.manifest import read_manifest
 from dualflow.modalities import modality
 from dualflow.tracking.metric_names import TARGET, unit_suffix
@@ -52,9 +53,9 @@ def model_run(
     return tracked(config.tracking, config.study.name, label, tags, queue, continues=continues)
 
 
-def training_of(config: Config, name: str, seed: int) -> str:
+def training_of(layout: Layout, name: str, seed: int) -> str:
     """Digest that identifies the run of a finished training; empty if its manifest has none."""
-    manifest = read_manifest(config.layout.manifest(f"train/{name}_seed-{seed}"), verify=False)
+    manifest = read_manifest(layout.manifest(f"train/{name}_seed-{seed}"), verify=False)
     return "" if manifest is None else str(manifest["facts"].get(TRAINING, ""))
 
 

@@ -122,6 +122,13 @@ def _matches(client: Any, experiment_id: str, key: RunKey) -> list[Any]:
     return list(client.search_runs([experiment_id], " and ".join(conditions), max_results=1))
 
 
+def find_run(client: Any, experiment_id: str, tags: Mapping[str, str]) -> str | None:
+    """Id of the newest run with these tags; None if there is none."""
+    conditions = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in tags.items())
+    runs = client.search_runs([experiment_id], conditions, max_results=1)
+    return str(runs[0].info.run_id) if runs else None
+
+
 def _create(client: Any, experiment_id: str, key: RunKey, tags: Mapping[str, str]) -> str:
     # By default MLflow records the account name and the command line, which are private.
     common = {

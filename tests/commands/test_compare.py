@@ -64,6 +64,7 @@ def test_a_partial_comparison_is_published_once(config, monkeypatch, capsys):
     client = MlflowClient(config.tracking.uri)
     (run,) = client.search_runs([client.get_experiment_by_name("x").experiment_id])
     assert (run.info.run_name, run.info.status) == ("comparison", "FINISHED")
+    assert run.data.metrics["mae_SUVR/dualflow"] == pytest.approx(0.1)
     assert config.layout.page("comparison").read_text() == run.data.tags["mlflow.note.content"]
     assert {file.path for file in client.list_artifacts(run.info.run_id)} == {
         "comparison.md", "config.yaml", "plan.json", "tables",
