@@ -9,7 +9,8 @@ All results of a study lie under `Layout.root`:
     models/.closed_form/   cache of closed-form fits
     metrics/         tables written by evaluation
     figures/         main figures of the report, for `snakemake --report`
-    compare/         plan.json: optimiser steps of each flow at an equal budget
+    compare/         plan.json: optimiser steps of each model at an equal budget
+    compare/folds-K/fold-F/   the study of one fold of a comparison, with all of these folders
     imputation/      regions.tsv: measured and drawn region values of every scan
     analyses/NAME/   tables and figures of a group analysis
     edits/SCAN/COLUMN/     a measured target under other side information
@@ -245,8 +246,16 @@ class Layout:
 
     @property
     def comparison_plan(self) -> Path:
-        """Optimiser steps of each flow in a comparison at an equal budget."""
+        """Optimiser steps of each model in a comparison at an equal budget."""
         return self.root / "compare" / "plan.json"
+
+    def fold_pending_records(self) -> list[Path]:
+        """Folders of the tracking records of the folds of all comparisons."""
+        return sorted(self.root.glob(f"compare/folds-*/fold-*/{self.root.name}/pending"))
+
+    def fold(self, count: int, fold: int) -> Path:
+        """Parent folder of the study of one fold of a comparison over `count` folds."""
+        return self.root / "compare" / f"folds-{count}" / f"fold-{fold}"
 
     def on_grid(self, scan: Scan, row: Modality) -> Path:
         """A preprocessed volume on the model grid, normalised and masked."""

@@ -107,7 +107,11 @@ def model_section(wildcards):
     if wildcards.model in study.flows:
         flow = study.flows[wildcards.model].model_dump(mode="json")
         return {"flow": flow, **section("train", without=WITHOUT_EFFECT)}
-    return section("train", "baselines", "model", without=(*WITHOUT_EFFECT, "models"))
+    baselines = study.baselines.of(wildcards.model).model_dump(mode="json")
+    return {
+        "baselines": baselines,
+        **section("train", "model", without=WITHOUT_EFFECT),
+    }
 
 
 def reference_mask(wildcards):

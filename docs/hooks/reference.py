@@ -261,8 +261,20 @@ def study_metrics() -> str:
 
 def _measures(rows: Mapping[str, Measure[Any]]) -> str:
     units = {"target": "unit of the target", "": "none"}
-    cells = [[f"`{name}`", row.label, units.get(row.unit, row.unit), row.better] for name, row in rows.items()]
-    return table(["name", "label", "unit", "better"], cells)
+    cells = [
+        [
+            f"`{name}`",
+            row.label,
+            one_line(row.definition),
+            row.kind,
+            row.over,
+            units.get(row.unit, row.unit),
+            row.values,
+            f"closer to {row.ideal:g}" if row.better == "ideal" else row.better,
+        ]
+        for name, row in rows.items()
+    ]
+    return table(["name", "label", "what it is", "scores the", "over", "unit", "range", "better"], cells)
 
 
 def baselines() -> str:

@@ -98,46 +98,55 @@ def doctor(config_name: str | None, overrides: tuple[str, ...]) -> None:
 
 
 @click.command()
-@config_option("presets")
+@config_option("compare")
 @OVERRIDES
 @click.option(
     "--seconds",
     type=click.FloatRange(0, min_open=True),
-    default=150.0,
+    default=60.0,
     show_default=True,
-    help="Optimiser time of each flow and seed.",
+    help="Optimiser time of each model, fold and seed.",
 )
-@click.option("--presets", "names", default="", metavar="A,B,C", help="Compare these flows only.  [default: all]")
+@click.option("--folds", type=click.IntRange(2), help="Number of folds.  [default: split.folds]")
 @click.option("--cores", default="1", show_default=True, help="CPU cores; parallel trainings slow each other down.")
-def compare(config_path: Path, overrides: tuple[str, ...], seconds: float, names: str, cores: str) -> None:
-    """Train flows with the same time budget and compare them in one table.
+@click.argument("names", nargs=-1)
+def compare(
+    config_path: Path, overrides: tuple[str, ...], seconds: float, folds: int | None, cores: str, names: tuple[str, ...]
+) -> None:
+    """Train models with the same time budget and compare them in one table.
 
     \b
-    dualflow compare
-                    all flows of configs/presets.yaml
-    dualflow compare --presets dual_glow,dualflow
-                    two flows; the table keeps finished flows
+    dualflow compare --cores 2
+                    all models of configs/compare.yaml, over its folds
+    dualflow compare dualflow dual_glow unet
+                    three models; the table keeps finished models
+    dualflow compare --config my-study.yaml --folds 5 --seconds 600
+                    your own study; each person is tested once per seed
+    dualflow compare --config presets
+                    all presets and ablations, on one split
     dualflow compare --set 'extra_models.wide={preset: dualflow,
                     options: {low_rank: 48}}'
                     one more row, a variant of a preset
 
-    The flows are `model` and `extra_models` of the configuration. The command first times the optimiser step of each
-    flow on random volumes; keep the machine idle meanwhile. RESULTS/STUDY/compare/plan.json records the number
-    of steps that fit into the budget, and these replace the configuration's steps. Then the workflow trains and scores
-    each flow. The fit of a closed-form mean is not part of the budget; a column of the table gives its seconds.
+    The models are `model`, `extra_models` and `baselines.models` of the configuration. The command first times the
+    optimiser step of each on random volumes; keep the machine idle meanwhile. RESULTS/STUDY/compare/plan.json records
+    the number of steps that fit into the budget, and these replace the configuration's steps. Closed forms take no
+    steps. Then the workflow trains and scores the models, fold by fold: each fold is a study of its own below
+    RESULTS/STUDY/compare, and all share their simulated and preprocessed scans. Without folds, the study's own split
+    is used.
 
-    A second call reuses the plan and does only what is missing; remove the plan to time again. The table is printed and
-    written to RESULTS/STUDY/metrics/comparison.tsv and comparison.md. In MLflow it is the run 'comparison', with one
-    metric FLOW/METRIC per cell. A failed flow has no row, and the exit code is not 0.
+    A second call reuses the plan and does only what is missing, also after an interruption; remove the plan to time
+    again. The tables are printed and written to RESULTS/STUDY/metrics/comparison.tsv, comparison_differences.tsv,
+    comparison_scores.tsv and comparison.md. In MLflow they are the run 'comparison'. A failed model has no row, and the
+    exit code is not 0.
     """  # noqa: D301 - \b keeps click from rewrapping a paragraph
     from dualflow.commands.study_config import load_study_config
 
     config = load_study_config(config_path, overrides)
     set_threads(config.train.threads)
-    from dualflow.commands.compare import compare as compare_flows
+    from dualflow.commands.compare import compare as compare_models
 
-    flows = [name for name in names.split(",") if name]
-    sys.exit(compare_flows(config, seconds=seconds, names=flows, cores=cores))
+    sys.exit(compare_models(config, seconds=seconds, names=names, folds=folds, cores=cores))
 
 
 @click.command()
@@ -233,14 +242,14 @@ def sync(config_path: Path, overrides: tuple[str, ...]) -> None:
     dualflow sync --config my-study.yaml
                     after the server is back
 
-    The queue is RESULTS/STUDY/pending. The next training of the same model and the report upload it too. The exit code
-    is 1 if records remain in the queue.
+    The queue is RESULTS/STUDY/pending, and that of each fold of a comparison. The next step of the same model, the
+    comparison and the report upload it too. The exit code is 1 if records remain in the queue.
     """  # noqa: D301 - \b keeps click from rewrapping a paragraph
     from dualflow.commands.study_config import load_study_config
-    from dualflow.tracking.sync import sync as upload
+    from dualflow.tracking.sync import sync_all
 
     config = load_study_config(config_path, overrides)
-    uploaded, queued = upload(config.tracking, config.layout.pending_records)
+    uploaded, queued = sync_all(config.tracking, config.layout)
     click.echo(f"{uploaded} runs uploaded to {config.tracking.uri}, {queued} still queued")
     sys.exit(bool(queued))
 

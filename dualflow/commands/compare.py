@@ -1,87 +1,137 @@
-"""`dualflow compare`: train every flow of a configuration at one equal budget, and compare them in one table."""
+"""`dualflow compare`: train all models of a configuration at one equal budget, and compare them in one table."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
+import yaml
 
+from dualflow.commands.fold_studies import fold_studies
+from dualflow.commands.model_runs import score_names
 from dualflow.commands.run import run_workflow
 from dualflow.commands.steps import scoring_steps
 from dualflow.commit import commit_text
-from dualflow.config import Config, public_values, write_resolved
+from dualflow.config import Config, public_values
+from dualflow.data.shared_scans import share_scans
 from dualflow.data.tsv import table_text
 from dualflow.errors import ConfigError
-from dualflow.evaluation.comparison_table import comparison_table
+from dualflow.evaluation.comparison_table import gather_comparison
+from dualflow.report.comparison_text import DIFFERENCES as SHOWN
 from dualflow.report.comparison_text import comparison_markdown
-from dualflow.tracking.tracked_run import tracked
-from dualflow.training.budget import Plan, apply_plan, make_plan
+from dualflow.tracking.sync import sync, warn_unsent
+from dualflow.tracking.tracked_run import group_run
+from dualflow.training.budget import Plan, apply_plan, budgeted, make_plan
 
-NAME = "comparison"
-"""Name of the table's files and of the MLflow run."""
+NAME, DIFFERENCES, SCORES = "comparison", "comparison_differences", "comparison_scores"
+"""Names of the tables; the first also begins that of the MLflow run."""
+MAX_DESCRIPTION = 4500
+"""Characters that every MLflow server accepts as a description."""
 
 
-def compare(config: Config, *, seconds: float, names: Sequence[str] = (), cores: str = "1") -> int:
-    """Train and score the flows `names` (default: all) with the workflow; return its exit code.
+def compare(
+    config: Config, *, seconds: float, names: Sequence[str] = (), folds: int | None = None, cores: str = "1"
+) -> int:
+    """Train and score the models `names` (default: all) with the workflow; return its exit code.
 
-    The table holds every flow of the configuration that is trained and scored as planned, including flows of earlier
-    calls. It is printed, written to `metrics/comparison.tsv` and `.md`, and tracked in MLflow.
+    With folds, each fold is a study of its own, so that every person is tested once per seed. The folds share their
+    simulated and preprocessed scans. The tables hold every model of the configuration that is trained and scored as
+    planned, including models of earlier calls. They are printed, written to `metrics/comparison*.tsv` and
+    `comparison.md`, and tracked in MLflow.
+
+    Args:
+        config: the study's configuration; its flows and baselines are the models.
+        seconds: time of optimiser steps per model, fold and seed.
+        names: models to train; by default all.
+        folds: number of folds; None takes `split.folds`, and without folds the split of the study.
+        cores: number of CPU cores, or `all`.
 
     Raises:
-        ConfigError: a name is not a flow of the configuration.
+        ConfigError: a name is not a model of the configuration, or the split cannot be divided into folds.
     """
-    names = select_flows(config, names)
-    plan = make_plan(config, names, seconds)
-    print(f"{seconds:g} s of optimiser steps per flow, {config.train.threads} thread(s):")
+    names = select_models(config, names)
+    studies = fold_studies(config, folds)
+    config, *studies = (_grouped(study, len(studies)) for study in (config, *studies))
+    plan = make_plan(config, [name for name in names if name in budgeted(config)], seconds)
+    print(f"{seconds:g} s of optimiser steps per model, fold and seed, {config.train.threads} thread(s):")
     for name in names:
-        print(f"  {name:<24} {plan.flows[name].steps:>6} steps of {plan.flows[name].step_seconds:.3f} s")
-    study = apply_plan(config, plan, names)
-    # The comparison needs the scores alone, so conversion and report are not requested.
-    exit_code = run_workflow(study, cores, ["--keep-going"], scoring_steps(study, names))
-    _publish(config, plan, names)
-    print(f"report and volumes   dualflow run --config {write_resolved(study)}")
+        if name in plan.models:
+            print(f"  {name:<24} {plan.models[name].steps:>6} steps of {plan.models[name].step_seconds:.3f} s")
+        else:
+            print(f"  {name:<24} in closed form")
+    exit_code = 0
+    for number, study in enumerate(studies, 1):
+        if len(studies) > 1:
+            print(f"\nfold {number} of {len(studies)}", flush=True)
+            share_scans((studies[0] if number > 1 else config).layout, study.layout)
+        planned = apply_plan(study, plan, names)
+        # The comparison needs the scores alone, so conversion and report are not requested.
+        code = run_workflow(planned, cores, ["--keep-going"], scoring_steps(planned, names))
+        exit_code = exit_code or code
+    _publish(config, studies, plan, names)
     return exit_code
 
 
-def select_flows(config: Config, names: Sequence[str]) -> list[str]:
-    """The flows `names` in the configuration's order; all of them if no name is given.
+def select_models(config: Config, names: Sequence[str]) -> list[str]:
+    """The models `names` in the configuration's order; all of them if no name is given.
 
     Raises:
-        ConfigError: a name is not a flow of the configuration.
+        ConfigError: a name is not a model of the configuration.
     """
-    unknown = [name for name in names if name not in config.flows]
-    if unknown:
-        raise ConfigError(f"no flow named {', '.join(unknown)}; choose from: {', '.join(config.flows)}")
-    return [name for name in config.flows if not names or name in names]
+    models = [*config.flows, *config.baselines.models]
+    if unknown := [name for name in names if name not in models]:
+        raise ConfigError(f"no model named {', '.join(unknown)}; choose from: {', '.join(models)}")
+    return [name for name in models if not names or name in names]
 
 
-def _publish(config: Config, plan: Plan, names: Sequence[str]) -> None:
-    """Print, track and write the table; list the incomplete flows on standard error."""
-    frame = comparison_table(config, plan)
-    complete = set() if frame.empty else set(frame.loc[frame["seeds"] == len(config.train.seeds), "model"])
-    incomplete = [name for name in names if name not in complete]
-    if incomplete:
-        print(f"incomplete (a seed failed or is missing): {', '.join(incomplete)}", file=sys.stderr)
-    if frame.empty:
+def _publish(config: Config, studies: Sequence[Config], plan: Plan, names: Sequence[str]) -> None:
+    """Print, track and write the tables; list the incomplete models on standard error."""
+    result = gather_comparison(studies, plan)
+    finished = {} if result.table.empty else dict(result.table.set_index("model")["trainings"])
+    expected = {name: len(studies) * sum(model == name for model, _ in config.trainings) for name in names}
+    if incomplete := [name for name in names if finished.get(name, 0) < expected[name]]:
+        print(f"incomplete (a training failed or is missing): {', '.join(incomplete)}", file=sys.stderr)
+    if result.table.empty:
         return
-    text, tsv, page = comparison_markdown(frame, config, plan), config.layout.table(NAME), config.layout.page(NAME)
+    text = comparison_markdown(result, config, plan, len(studies))
     print(f"\n{text}")
-    values = table_text(frame)
-    if not tsv.is_file() or tsv.read_text() != values:
-        # Tracking precedes writing: a run killed in between is tracked twice rather than never.
-        _track(config, plan, frame, text, complete=not incomplete)
+    tables = {NAME: result.table, DIFFERENCES: result.differences, SCORES: result.scores}
+    values = {name: table_text(frame) for name, frame in tables.items()}
+    _track(config, plan, result.table, values, text)
+    page = config.layout.page(NAME)
     commit_text(page, text)
-    commit_text(tsv, values)
-    print(f"\ntable                {tsv}\nmarkdown             {page}")
+    for name, content in values.items():
+        commit_text(config.layout.table(name), content)
+    print(f"\ntables               {', '.join(str(config.layout.table(name)) for name in values)}")
+    print(f"markdown             {page}")
+    _upload(config, studies)
 
 
-def _track(config: Config, plan: Plan, frame: pd.DataFrame, text: str, *, complete: bool) -> None:
-    tags = {"model": "all", "seconds": f"{plan.seconds:g}", "complete": str(complete).lower()}
-    with tracked(config.tracking, config.study.name, NAME, tags, config.layout.pending_records) as run:
-        run.parameters(public_values(config))
-        run.parameters(plan.model_dump(), "plan")
-        values = frame.set_index("model").select_dtypes("number")
-        run.metrics({f"{name}/{key}": float(value) for name, row in values.iterrows() for key, value in row.items()})
-        run.table(frame, f"{NAME}.json")
+def _grouped(config: Config, folds: int) -> Config:
+    """The configuration whose trainings are nested under the run of this comparison."""
+    group = f"{NAME} over {folds} folds" if folds > 1 else NAME
+    return config.model_copy(update={"tracking": config.tracking.model_copy(update={"group": group})})
+
+
+def _track(config: Config, plan: Plan, table: pd.DataFrame, tables: Mapping[str, str], text: str) -> None:
+    """Log the tables to the run above the trainings, whose own runs have the scores of their folds."""
+    with group_run(config.tracking, config.study.name, config.layout.pending_records) as run:
+        run.text(yaml.safe_dump(public_values(config), sort_keys=False), "config.yaml")
+        run.text(plan.model_dump_json(indent=2), "plan.json")
+        # Grouped by score, so that a page of charts shows the models side by side.
+        scores = table.set_index("model").reindex(columns=list(SHOWN))
+        for name, row in scores.iterrows():
+            named = score_names({str(key): float(value) for key, value in row.dropna().items()}, config)
+            run.scores({f"{key.removeprefix('test/')}/{name}": value for key, value in named.items()})
+        for name, content in tables.items():
+            run.text(content, f"tables/{name}.tsv")
         run.text(text, f"{NAME}.md")
+        run.describe(text if len(text) <= MAX_DESCRIPTION else text[: text.rindex("\n\n", 0, MAX_DESCRIPTION)])
+
+
+def _upload(config: Config, studies: Sequence[Config]) -> None:
+    """Send the records that the trainings of all folds could not deliver."""
+    for study in (config, *studies):
+        sync(study.tracking, study.layout.pending_records)
+        warn_unsent(study.layout.pending_records)

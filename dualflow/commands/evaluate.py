@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from dualflow.commit import commit_text
+from dualflow.commands.model_runs import (
+    PICTURE,
+    describe_model,
+    log_datasets,
+    model_parameters,
+    model_run,
+    score_names,
+    training_of,
+)
+from dualflow.commit import commit_text, sha256
 from dualflow.config import Config, dump_sections
 from dualflow.data.dataset import Item, PairDataset
 from dualflow.data.study_pairs import load_split, usable_pairs
@@ -21,6 +31,7 @@ from dualflow.evaluation.downstream import classify, feature_sets
 from dualflow.evaluation.likelihood import another_subject, likelihood
 from dualflow.evaluation.mean_error import MeanError
 from dualflow.evaluation.metrics import score
+from dualflow.evaluation.statistics import subject_means
 from dualflow.evaluation.stress import stress
 from dualflow.flows.diagnostics import round_trip_error
 from dualflow.flows.model import DualFlow
@@ -36,7 +47,11 @@ from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
 from dualflow.process import keep_freed_memory
 from dualflow.progress import track
+from dualflow.tracking.tracked_run import Run
 from dualflow.training.device import select_device, source_and_side
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def evaluate(config: Config, names: Sequence[str], seed: int) -> None:
@@ -60,12 +75,15 @@ def _evaluate(
     test = load_split(config, pairs, "test", predictor.card.side)
     if not len(test):
         raise DataError(f"{config.study.name}: no test scan to score; give split.test a share or name test_subjects")
-    rows, curves, region_means, errors = [], [], [], MeanError(config.preprocess.shape)
+    rows, curves, region_means, figure = [], [], [], None
+    errors = MeanError(config.preprocess.shape)
     for index, item in enumerate(track(test.items, f"evaluate {name}, seed {seed}")):
         mask, target = item["mask"][0].numpy(), item["target"][0].numpy()
         prediction = _predict(predictor, item, config)
         flow_scores = _flow_scores(predictor.flow, test, index, prediction, config)
         scores = score(prediction, target, mask, regions, row, flow_scores.get("bits_in_mask"))
+        if index == 0:
+            figure = _figure(config, item, prediction)
         rows.append({"model": name, "seed": seed, "scan": item["scan"], **scores, **flow_scores})
         curves.append(reliability(prediction, target, mask, regions).assign(model=name))
         errors.add(prediction.mean, target, mask)
@@ -86,12 +104,45 @@ def _evaluate(
     maps = {f"{kind}_map": layout.error_map(kind, name, seed) for kind in errors.maps()}
     for path, volume in zip(maps.values(), errors.maps().values(), strict=True):
         write_volume(path, volume, model_grid(config.preprocess)[0], codes=MNI)
-    write_manifest(
-        layout.manifest(f"evaluate/{stem}"),
-        step="evaluate",
-        outputs={path.stem.removesuffix(f"_{stem}"): path for path in tables} | maps,
-        inputs={"model": predictor.card.weights_sha256},
-        config=dump_sections(config.evaluate, config.convert),
+    with model_run(config, name, seed, training_of(layout, name, seed), continues=True) as run:
+        _log(run, config, predictor, pairs, tables[layout.table(f"scans_{stem}")])
+        if figure is not None:
+            run.figure(figure, PICTURE)
+        run.finish()
+        write_manifest(
+            layout.manifest(f"evaluate/{stem}"),
+            step="evaluate",
+            outputs={path.stem.removesuffix(f"_{stem}"): path for path in tables} | maps,
+            inputs={"model": predictor.card.weights_sha256},
+            config=dump_sections(config.evaluate, config.convert),
+        )
+
+
+def _log(run: Run, config: Config, predictor: Predictor, pairs: pd.DataFrame, scans: pd.DataFrame) -> None:
+    """Log the mean scores over people, the test scans and a description to the run of the training."""
+    card = predictor.card
+    scores = {str(name): float(value) for name, value in subject_means(scans).select_dtypes("number").mean().items()}
+    run.parameters(model_parameters(config, card.name, card.seed))  # for a training that was tracked elsewhere
+    run.scores(score_names(scores, config))
+    test = pairs.loc[pairs["split"] == "test", "scan"]
+    digests = {key: sha256(config.layout.scan_manifest(Scan.parse(key))) for key in test}
+    log_datasets(run, config, pairs, digests, "test")
+    run.describe(describe_model(config, card.name, card.seed, scores))
+
+
+def _figure(config: Config, item: Item, prediction: Prediction) -> Figure:
+    """The first test scan: source, measured target, prediction, a sample if there is one, error and spread."""
+    from dualflow.report.subject_figure import subject_figure
+
+    return subject_figure(
+        item["source"][0].numpy(),
+        prediction.mean,
+        prediction.std,
+        item["mask"][0].numpy(),
+        modality(config.study.target),
+        source_row=modality(config.study.source),
+        target=item["target"][0].numpy(),
+        sample=None if prediction.samples is None else prediction.samples[0],
     )
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from dualflow.commands.export import export
+from dualflow.commands.model_runs import TRAINING, training_of
 from dualflow.commit import scratch_folder
 from dualflow.errors import CheckpointError
 from dualflow.evaluation.held_out import METRIC, HeldOutScores, compare_paired, held_out_scores, study_of
+from dualflow.layout import Layout
 from dualflow.models.card import ModelCard
 from dualflow.models.store import load_card
 from dualflow.tracking.model_registry import Champion, ModelRegistry, Signature
@@ -44,6 +46,7 @@ def publish(model: Path, name: str, tracking_uri: str, licence: str = "") -> lis
             model=card.name,
             tags=_tags(card, scores),
             scores=None if scores is None else scores.model_dump_json(),
+            training=_training_tags(layout, card),
         )
     state = "is registered" if version.created else "was registered before, with the same files"
     sentences = [f"{card.label}: models:/{name}/{version.number} {state}"]
@@ -52,6 +55,13 @@ def publish(model: Path, name: str, tracking_uri: str, licence: str = "") -> lis
     if moves:
         registry.set_champion(version.number)
     return [*sentences, sentence]
+
+
+def _training_tags(layout: Layout | None, card: ModelCard) -> dict[str, str] | None:
+    """Tags of the run that trained the model; None if its study is elsewhere."""
+    if layout is None or not (training := training_of(layout, card.name, card.seed)):
+        return None
+    return {"model": card.name, "seed": str(card.seed), TRAINING: training}
 
 
 def _decide(number: str, scores: HeldOutScores | None, champion: Champion | None) -> tuple[bool, str]:

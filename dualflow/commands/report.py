@@ -1,4 +1,4 @@
-"""Compare all models of a study: summary tables, the HTML report, and one MLflow run."""
+"""Compare all models of a study: summary tables, the HTML report, and the MLflow run above those of the models."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from dualflow.commands.ceilings import CEILINGS
-from dualflow.commit import commit_text, digest_of
+from dualflow.commands.model_runs import picture_link
+from dualflow.commit import commit_text
 from dualflow.config import Config, dump_sections, public_values
 from dualflow.data.dataset import PairDataset
 from dualflow.data.quarantine import read_quarantine
@@ -36,7 +38,7 @@ from dualflow.report.study_text import (
 )
 from dualflow.report.summary_text import limitations, summary_sentences
 from dualflow.tracking.sync import sync, warn_unsent
-from dualflow.tracking.tracked_run import Run, tracked
+from dualflow.tracking.tracked_run import Run, group_run
 
 
 def report(config: Config) -> None:
@@ -65,20 +67,21 @@ def report(config: Config) -> None:
     for name, table in tables.items():
         commit_text(layout.table(name), table_text(table))
     excluded = read_quarantine(layout.quarantine)
+    sentences = summary_sentences(
+        results.summary,
+        results.differences,
+        check_condition(results.scores, main),
+        model=main,
+        row=modality(config.study.target),
+        mean_target=_mean_target(test),
+        blurred=check_condition(results.scores, main, "nll_blurred"),
+        stress=results.stress,
+    )
     render(
         ReportData(
             title=study_title(config),
             facts=study_facts(config, pairs, len(excluded)),
-            summary=summary_sentences(
-                results.summary,
-                results.differences,
-                check_condition(results.scores, main),
-                model=main,
-                row=modality(config.study.target),
-                mean_target=_mean_target(test),
-                blurred=check_condition(results.scores, main, "nll_blurred"),
-                stress=results.stress,
-            ),
+            summary=sentences,
             excluded=pd.DataFrame([vars(entry) for entry in excluded], columns=["scan", "step", "reason"]),
             method=method_text(config),
             limitations=limitations(simulated=config.embedded, subjects=subject_count(pairs, "test")),
@@ -93,10 +96,8 @@ def report(config: Config) -> None:
         layout.report,
     )
     inputs = {name: card.weights_sha256 for name, card in results.cards.items()}
-    scores = results.summary[~results.summary["metric"].str.contains("seconds")]
-    tags = {"model": "all", "inputs": digest_of([inputs, table_text(scores), public_values(config)])[:16]}
-    with tracked(config.tracking, config.study.name, "evaluation", tags, layout.pending_records) as run:
-        _log(run, config, results, figures)
+    with group_run(config.tracking, config.study.name, layout.pending_records) as run:
+        _log(run, config, results, sentences, figures)
         run.finish()
         write_manifest(
             layout.manifest("report"),
@@ -124,15 +125,20 @@ def _mean_target(test: PairDataset) -> float:
     return float(np.mean([item["target"][item["mask"]].mean() for item in test.items]))
 
 
-def _log(run: Run, config: Config, results: StudyResults, figures: dict[str, list[ReportFigure]]) -> None:
-    run.parameters(public_values(config))
-    names = results.summary["model"] + "/" + results.summary["metric"]
-    run.metrics(dict(zip(names, results.summary["mean"].astype(float), strict=True)))
-    for entry in results.likelihood.to_dict("records"):
-        run.metrics({f"{entry['model']}/{key}": value for key, value in entry.items() if key != "model"})
-    run.table(results.summary, "summary.json")
-    run.table(results.scores, "scores_per_scan.json")
+def _log(
+    run: Run, config: Config, results: StudyResults, sentences: list[str], figures: dict[str, list[ReportFigure]]
+) -> None:
+    """Log pages, tables and figures; the scores of each model are on its own run."""
+    run.text(yaml.safe_dump(public_values(config), sort_keys=False), "config.yaml")
+    for name, table in results.tables.items():
+        run.text(table_text(table), f"tables/{name}.tsv")
     for drawn in (drawn for entries in figures.values() for drawn in entries):
         run.figure(drawn.figure, f"figures/{drawn.name}.png")
     for page in (config.layout.report, config.layout.qc):
         run.file(page)
+    pictures = [
+        picture_link(f"figures/{figures[section][0].name}.png", caption)
+        for section, caption in (("comparison", "Scores of all models"), ("subjects", "A held-out scan"))
+        if figures.get(section)
+    ]
+    run.describe("\n\n".join([f"**{study_title(config)}**", *sentences, *pictures]) + "\n")

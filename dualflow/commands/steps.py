@@ -34,9 +34,9 @@ def step_names(config: Config) -> list[str]:
     ]
 
 
-def scoring_steps(config: Config, flows: Sequence[str]) -> list[str]:
-    """Steps that train and score `flows` with every seed, without conversion and report."""
-    models = [f"{name}_seed-{seed}" for name in flows for seed in config.train.seeds]
+def scoring_steps(config: Config, names: Sequence[str]) -> list[str]:
+    """Steps that train and score the models `names` with their seeds, without conversion and report."""
+    models = [f"{name}_seed-{seed}" for name, seed in config.trainings if name in names]
     return [
         *_preparation(config),
         *(f"train/{model}" for model in models),

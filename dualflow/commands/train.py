@@ -16,18 +16,23 @@ from torch import Tensor
 
 from dualflow import __version__
 from dualflow.baselines import BASELINES
-from dualflow.baselines.residual_density import ResidualDensity
-from dualflow.baselines.unet import UNet, width_for
+from dualflow.commands.model_runs import (
+    TRAINING,
+    constant_metrics,
+    describe_model,
+    log_datasets,
+    model_parameters,
+    model_run,
+)
 from dualflow.commit import commit_text, digest_of, sha256
 from dualflow.config import Config, dump_sections, public_values
+from dualflow.config.config import SEEDED
 from dualflow.data.dataset import PairDataset
 from dualflow.data.side_encoder import SideEncoder
 from dualflow.data.study_pairs import learning_pairs
 from dualflow.data.tsv import table_text
 from dualflow.errors import ConfigError
-from dualflow.flows.flow_objective import FlowObjective
 from dualflow.flows.interface import ConditionalModel
-from dualflow.flows.model import DualFlow
 from dualflow.flows.objective import Objective
 from dualflow.flows.presets import preset
 from dualflow.flows.spec import FlowSpec
@@ -41,7 +46,8 @@ from dualflow.models.card import FLOW, ConstantSpread, ModelCard, StudyRecord, T
 from dualflow.models.store import save_model
 from dualflow.process import keep_freed_memory
 from dualflow.tracking.metric_names import metric_name
-from dualflow.tracking.tracked_run import Run, tracked
+from dualflow.tracking.tracked_run import Run
+from dualflow.training.build_baseline import build_baseline
 from dualflow.training.checkpoint import forget_states
 from dualflow.training.closed_form import ClosedFormCache, subject_folds
 from dualflow.training.context import TrainingContext, Watcher
@@ -132,11 +138,11 @@ def train(config: Config, names: Sequence[str], seed: int) -> None:
 def _train(config: Config, name: str, seed: int, data: LearningData, group: ProcessGroup) -> None:
     layout, folder = config.layout, config.layout.model(name, seed)
     fingerprint = _fingerprint(config, name, data)
-    tags = {"model": name, "seed": str(seed), "training": fingerprint[:16]}
-    with _tracked(config, f"{name} seed {seed}", tags, group) as run:
-        run.parameters(public_values(config))
-        digests = [data.digests.get(key, "") for key in data.pairs["scan"]]
-        run.data(data.pairs[["scan", "split"]].assign(sha256=digests), "pairs", "training")
+    training, tracks = fingerprint[:16], name in config.flows or name in SEEDED
+    with _tracked(config, name, seed, training, group) as run:
+        run.parameters(model_parameters(config, name, seed))
+        run.describe(describe_model(config, name, seed))
+        log_datasets(run, config, data.pairs, data.digests, "train", "validation")
         context = TrainingContext(
             config.train,
             folder,
@@ -144,11 +150,13 @@ def _train(config: Config, name: str, seed: int, data: LearningData, group: Proc
             label=f"train {name}, seed {seed}",
             fingerprint=fingerprint,
             group=group,
-            watch=_watcher(config, run, data.validation, flow=name in config.flows),
+            watch=_watcher(config, name, run, data.validation),
+            log=lambda step, values: _log_curves(config, name, run, step, values),
             regions=torch.from_numpy(region_map(config.preprocess).labels),
             closed_form=ClosedFormCache(layout.closed_form_cache, digest_of(data.values(data.training))),
         )
-        with run.system():
+        # The load of the machine says nothing about a fit of seconds.
+        with run.system() if tracks else nullcontext():
             trained = fit_model(config, name, data, context)
         if not group.is_main:
             group.wait()
@@ -157,8 +165,7 @@ def _train(config: Config, name: str, seed: int, data: LearningData, group: Proc
         group.wait()  # before the uploads: the other processes wait for a limited time
         for file in files:
             run.file(file, "model")
-        seconds, skipped = trained.record.seconds, float(trained.record.skipped_steps)
-        run.metrics({"train/seconds": seconds, "train/skipped_steps": skipped})
+        run.metrics(_totals(trained))
         run.finish()
         write_manifest(
             layout.manifest(f"train/{name}_seed-{seed}"),
@@ -169,11 +176,21 @@ def _train(config: Config, name: str, seed: int, data: LearningData, group: Proc
                 "name": name,
                 "seed": seed,
                 "study": public_values(config)["study"],
-                **dump_sections(config.train, config.baselines),
+                **dump_sections(config.train, config.baselines.of(name)),
             },
+            facts={TRAINING: training},
         )
     # After the manifest: a training killed before it resumes from its states.
     forget_states(folder)
+
+
+def _totals(trained: Trained) -> dict[str, float]:
+    """Cost of a training; without optimiser steps those have none."""
+    record = trained.record
+    steps = {"train/seconds": record.seconds, "train/skipped_steps": float(record.skipped_steps)}
+    return {"train/parameters": float(trained.parameters), "train/mean_seconds": record.mean_seconds} | (
+        steps if trained.history.entries else {}
+    )
 
 
 def _save(config: Config, name: str, data: LearningData, context: TrainingContext, trained: Trained) -> list[Path]:
@@ -210,13 +227,9 @@ def _save(config: Config, name: str, data: LearningData, context: TrainingContex
     return files
 
 
-def _tracked(
-    config: Config, run_name: str, tags: Mapping[str, str], group: ProcessGroup
-) -> AbstractContextManager[Run]:
+def _tracked(config: Config, name: str, seed: int, training: str, group: ProcessGroup) -> AbstractContextManager[Run]:
     """Open the tracked run in the main process; the others get a run that records nothing."""
-    if not group.is_main:
-        return nullcontext(Run())
-    return tracked(config.tracking, config.study.name, run_name, tags, config.layout.pending_records)
+    return model_run(config, name, seed, training) if group.is_main else nullcontext(Run())
 
 
 def fit_model(config: Config, name: str, data: LearningData, context: TrainingContext) -> Trained:
@@ -235,18 +248,8 @@ def _train_flow(config: Config, name: str, data: LearningData, context: Training
 def _train_baseline(config: Config, name: str, data: LearningData, context: TrainingContext) -> Trained:
     features = len(data.encoder.names)
     channels, *sizes = data.training[0]["source"].shape
-    shape, options = tuple(sizes), dict[str, int]()
-    kind, regions = BASELINES[name], region_map(config.preprocess)
-    if issubclass(kind, UNet):
-        spec = preset(config.model.preset, **config.model.options)
-        flow = DualFlow(spec, shape=shape, side_features=features, source_channels=channels)
-        options["width"] = width_for(parameter_count(FlowObjective(flow)), features, channels)
-    if issubclass(kind, ResidualDensity):
-        options["regions"] = len(regions.names)
     torch.manual_seed(context.seed)
-    model = kind(shape, features, channels, **options)
-    if isinstance(model, ResidualDensity):
-        model.set_regions(torch.from_numpy(regions.labels))
+    model, options = build_baseline(config, name, (sizes[0], sizes[1], sizes[2]), features, channels)
     means = model.fit(data.training, subject_folds(data.training), context.closed_form)
     objective, history = model.objective(), History()
     if objective is not None:
@@ -255,7 +258,7 @@ def _train_baseline(config: Config, name: str, data: LearningData, context: Trai
             data.training if means is None else data.training.with_means(means),
             data.validation,
             context,
-            steps=config.baselines.unet_steps,
+            steps=config.baselines.of(name).unet_steps,
             learning_rate=config.baselines.unet_learning_rate,
             keep_start=True,
         ).fit()
@@ -290,17 +293,34 @@ def _constant_spread(config: Config, model: ConditionalModel, validation: PairDa
     )
 
 
-def _watcher(config: Config, run: Run, validation: PairDataset, *, flow: bool) -> Watcher:
-    """Track metrics and a picture of the first validation scan at every validation."""
+def _watcher(config: Config, name: str, run: Run, validation: PairDataset) -> Watcher:
+    """Track the scores and a picture of the first validation scan at every validation."""
     row = modality(config.study.target)
 
     def watch(step: int, metrics: Mapping[str, float], objective: Objective) -> None:
-        named = {metric_name(key, row.unit, flow=flow): value for key, value in metrics.items() if key != "step"}
-        run.metrics(named, step)
+        kept = {key: value for key, value in metrics.items() if key.startswith(("validation/", "samples_per_second"))}
+        run.metrics(_named(config, name, kept), step)
         if len(validation):
             run.image(_picture(objective, validation, row.window), "validation/axial", step)
 
     return watch
+
+
+def _log_curves(config: Config, name: str, run: Run, step: int, values: Mapping[str, float]) -> None:
+    """Track the terms of one training step."""
+    run.metrics(_named(config, name, values), step)
+
+
+def _named(config: Config, name: str, values: Mapping[str, float]) -> dict[str, float]:
+    """Metrics by their tracked names, without those that training cannot change."""
+    unit, likelihood = modality(config.study.target).unit, any(key.endswith("nll") for key in values)
+    choice = config.flows.get(name)
+    constant = constant_metrics(None if choice is None else preset(choice.preset, **choice.options))
+    return {
+        metric_name(key, unit, likelihood=likelihood): value
+        for key, value in values.items()
+        if not key.startswith(constant or "/") and not f"train/{key}".startswith(constant or "/")
+    }
 
 
 @torch.no_grad()
@@ -319,7 +339,8 @@ def _picture(objective: Objective, validation: PairDataset, window: tuple[float,
 
 def _fingerprint(config: Config, name: str, data: LearningData) -> str:
     """Digest of all inputs of a training except its seed; states with another digest are not resumed."""
-    choice = config.flows.get(name, config.model)
-    sections = dump_sections(config.train, config.baselines, choice, without=NO_EFFECT)
+    # The size of a U-Net follows that of the main flow.
+    choice, baseline = config.flows.get(name, config.model), config.baselines.of(name)
+    sections = dump_sections(config.train, choice, *([] if name in config.flows else [baseline]), without=NO_EFFECT)
     scans = [data.values(split) for split in (data.training, data.validation)]
     return digest_of({"version": __version__, "name": name, "scans": scans, **sections})

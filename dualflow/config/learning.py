@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -120,8 +120,14 @@ class BaselineConfig(Section):
     """Baselines to train."""
     unet_steps: int = Field(default=600, ge=1)
     """Optimiser steps of the U-Nets; by default, a training takes as long as the flow's."""
+    steps: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    """Optimiser steps of single baselines, by name; the others take `unet_steps`."""
     unet_learning_rate: float = Field(default=1e-3, gt=0)
     """Peak learning rate of the U-Nets."""
+
+    def of(self, name: str) -> BaselineConfig:
+        """The section as the training of one baseline reads it: its steps, and nothing of the others."""
+        return self.model_copy(update={"models": (), "steps": {}, "unet_steps": self.steps.get(name, self.unet_steps)})
 
 
 class ConvertConfig(Section):
@@ -169,3 +175,5 @@ class TrackingConfig(Section):
     """MLflow tracking URI: a local SQLite file or a server."""
     artifacts: Path = Path("results/mlartifacts")
     """Folder of artifacts of a local store."""
+    group: str = Field(default="workflow", pattern=r"^[\w .,-]+$")
+    """Name of the run under which the runs of the study are nested."""

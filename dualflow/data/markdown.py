@@ -43,7 +43,7 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def table(frame: pd.DataFrame, columns: Sequence[Column], label: str = "model", heading: str = "flow") -> str:
-    """A Markdown table of the columns that have a value in any row of `frame`; empty if none has.
+    """A Markdown table of the rows and columns of `frame` that have a value; empty if none has.
 
     Args:
         frame: a row per row of the table.
@@ -55,6 +55,8 @@ def table(frame: pd.DataFrame, columns: Sequence[Column], label: str = "model", 
     shown = [column for column in columns if values[list(column.names)].notna().to_numpy().any()]
     if not shown:
         return ""
+    # A row without any value says nothing, such as that of a model without a likelihood.
+    frame = frame[values[[name for column in shown for name in column.names]].notna().any(axis=1)]
     lines = [[heading, *(column.heading for column in shown)]]
     lines += [[str(row[label]), *(_cell(row, column) for column in shown)] for _, row in frame.iterrows()]
     return markdown_table(lines)

@@ -66,6 +66,13 @@ class Ensemble:
             scoringrules.crps_ensemble(truth, self.ordered, m_axis=0, estimator="pwm", sorted_ensemble=True)
         )
 
+    def diversity(self) -> float:
+        """Mean absolute difference of two of the samples, over all quantities."""
+        count = len(self.ordered)
+        # The i-th smallest of K values is the larger one of i - 1 pairs, and the smaller one of K - i.
+        weights = 2 * np.arange(1, count + 1) - count - 1
+        return float(2 / (count * (count - 1)) * (weights @ self.ordered.mean(axis=1, dtype=np.float64)))
+
     def pit(self, truth: Floats) -> Floats:
         """Mid-rank of the truth among the samples, as a probability; ties count half."""
         below = (self.ordered < truth).sum(axis=0) + 0.5 * (self.ordered == truth).sum(axis=0)
@@ -93,6 +100,20 @@ class Normal:
         from scipy.stats import norm  # half a second to import
 
         return np.asarray(norm.cdf(truth, self.mean, self.std))
+
+
+def distance_from_uniform(values: Floats, weights: Floats) -> Floats:
+    """Mean absolute deviation `int_0^1 |F(u) - u| du` of the distribution function F of a column from the uniform's.
+
+    It is 0.25 if all values are 0.5, and about `0.31 / sqrt(N)` for N independent values that are uniform.
+    """
+    order = np.argsort(values[:, 0], kind="stable")
+    weights = weights[:, order] / weights.sum(axis=1, keepdims=True)
+    edges = np.concatenate([[0.0], values[order, 0], [1.0]])
+    level = np.concatenate([np.zeros((len(weights), 1)), np.cumsum(weights, axis=1)], axis=1)
+    # Between two values F is constant, and int |F - u| du = (u - F) |u - F| / 2.
+    right, left = edges[1:] - level, edges[:-1] - level
+    return np.asarray((right * np.abs(right) - left * np.abs(left)).sum(axis=1) / 2)
 
 
 def voxel_distribution(prediction: Predictive, mask: Bools) -> PredictiveDistribution | None:

@@ -1,8 +1,8 @@
-"""Comparison table: one row per flow, from the results that training and evaluation wrote."""
+"""Comparison of the models of a study over folds and seeds, from the results that training and evaluation wrote."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,12 +12,12 @@ from dualflow.config import Config
 from dualflow.data.tsv import read_typed_table
 from dualflow.errors import CheckpointError
 from dualflow.evaluation.condition_check import condition_check
-from dualflow.evaluation.statistics import subject_means, summarise
+from dualflow.evaluation.statistics import DIFFERENCES, differences, subject_means, summarise
 from dualflow.layout import Scan
 from dualflow.manifest import read_manifest
 from dualflow.models.card import ModelCard
 from dualflow.models.store import load_card
-from dualflow.training.budget import Plan, step_identity
+from dualflow.training.budget import ModelBudget, Plan, budgeted, step_identity
 
 CARD_SECONDS = ("mean_seconds", "pretrain_seconds", "initialize_seconds")
 """Fields of the model card with the seconds that a training spends outside its optimiser steps."""
@@ -26,89 +26,123 @@ WINS = {"true_beats_wrong": ("nll_true", "nll_wrong"), "true_beats_blurred": ("n
 
 
 @dataclass(frozen=True)
-class SeedResult:
-    """One finished training of a flow and its scores.
+class Training:
+    """One finished training of a model and its scores.
 
     Attributes:
         card: model card.
-        steps: optimiser steps of the flow itself, without pre-training of its source.
+        fold: index of the study whose test people were scored.
         memory_mib: peak memory of the training process in MiB; NaN if it was not measured.
         scores: one row per held-out scan.
         stress: table of the stress test, or None.
     """
 
     card: ModelCard
-    steps: int
+    fold: int
     memory_mib: float
     scores: pd.DataFrame
     stress: pd.DataFrame | None
 
 
-def comparison_table(config: Config, plan: Plan) -> pd.DataFrame:
-    """One row per flow that is trained and scored as planned; METRIC_low and METRIC_high hold a metric's interval.
+@dataclass(frozen=True)
+class Comparison:
+    """The models that are trained and scored as planned.
 
-    Step seconds are the plan's. Other costs are means over seeds; memory is their maximum. Scores average seeds first,
-    then subjects, with 95 % bootstrap intervals; shares have Wilson intervals.
+    Attributes:
+        table: one row per model; METRIC_low and METRIC_high hold a metric's interval.
+        differences: paired differences to the reference, from `statistics.differences`; empty with one model.
+        scores: one row per model, seed and held-out scan, with its fold.
+        reference: the model that the others are compared with; empty without models.
     """
-    results = {name: list(_finished_seeds(config, plan, name)) for name in config.flows}
-    results = {name: seeds for name, seeds in results.items() if seeds}
-    if not results:
-        return pd.DataFrame()
-    scores = pd.concat([seed.scores for seeds in results.values() for seed in seeds], ignore_index=True)
-    metrics = [str(name) for name in scores.select_dtypes("number") if name != "seed"]
-    summary = summarise(scores, bootstrap=config.evaluate.bootstrap, seed=config.evaluate.seed, metrics=metrics)
+
+    table: pd.DataFrame
+    differences: pd.DataFrame
+    scores: pd.DataFrame
+    reference: str
+
+
+def gather_comparison(studies: Sequence[Config], plan: Plan) -> Comparison:
+    """Compare the models over `studies`, which differ in their held-out people.
+
+    Scores average seeds first, then visits; the people of all folds form one sample. Intervals are 95 % bootstrap
+    intervals over people, those of shares are Wilson intervals. Step seconds are the plan's; other costs are means over
+    trainings, and memory is their maximum. The reference is the main flow, or the first model without it.
+    """
+    names = [*studies[0].flows, *studies[0].baselines.models]
+    trainings = {name: [*_finished(studies, plan, name)] for name in names}
+    trainings = {name: finished for name, finished in trainings.items() if finished}
+    if not trainings:
+        return Comparison(pd.DataFrame(), pd.DataFrame(columns=list(DIFFERENCES)), pd.DataFrame(), "")
+    scores = pd.concat([t.scores.assign(fold=t.fold) for finished in trainings.values() for t in finished])
+    scores = scores.reset_index(drop=True)
+    options = studies[0].evaluate.model_dump(include={"bootstrap", "seed"})
+    metrics = [str(name) for name in scores.select_dtypes("number") if name not in ("seed", "fold")]
+    summary = summarise(scores, metrics=metrics, **options)
     rows = []
-    for name, seeds in results.items():
-        subjects = {Scan.parse(key).subject for seed in seeds for key in seed.scores["scan"]}
-        row = {"model": name, "seeds": len(seeds), "subjects": len(subjects)}
-        row |= _cost(seeds, plan.flows[name].step_seconds)
+    for name, finished in trainings.items():
+        row = {
+            "model": name,
+            "seeds": len({t.card.seed for t in finished}),
+            "folds": len({t.fold for t in finished}),
+            "trainings": len(finished),
+            "people": scores.loc[scores["model"] == name, "scan"].map(lambda key: Scan.parse(key).subject).nunique(),
+            **_cost(finished, plan.models.get(name)),
+        }
         for metric, entry in summary[summary["model"] == name].set_index("metric").iterrows():
             row |= _with_interval(str(metric), entry["mean"], entry["low"], entry["high"])
-        row |= _win_shares(scores[scores["model"] == name])
-        row |= _stress_totals(seeds)
-        rows.append(row)
-    return pd.DataFrame(rows)
+        rows.append(row | _win_shares(scores[scores["model"] == name]) | _stress_totals(finished))
+    reference = studies[0].model.preset if studies[0].model.preset in trainings else next(iter(trainings))
+    return Comparison(pd.DataFrame(rows), differences(scores, reference, **options), scores, reference)
 
 
-def _finished_seeds(config: Config, plan: Plan, name: str) -> Iterator[SeedResult]:
-    """Seeds of a flow whose scores belong to the stored weights, and whose training follows the plan."""
-    layout, budget = config.layout, plan.flows.get(name)
-    if budget is None or budget.identity != step_identity(config, config.flows[name]):
-        return
-    for seed in config.train.seeds:
-        stem, folder = f"{name}_seed-{seed}", layout.model(name, seed)
-        manifest = read_manifest(layout.manifest(f"evaluate/{stem}"))
-        try:
-            card = load_card(folder)
-        except CheckpointError:
-            continue
-        history = folder / "history.tsv"
-        if manifest is None or manifest["inputs"].get("model") != card.weights_sha256 or not history.is_file():
-            continue
-        steps = int(read_typed_table(history)["step"].iloc[-1])
-        if steps + card.training.pretrain_steps == budget.steps:
-            benchmark = layout.benchmark(f"train/{stem}")
-            memory = read_typed_table(benchmark)["max_rss"] if benchmark.is_file() else pd.Series([np.nan])
-            scores = read_typed_table(layout.table(f"scans_{stem}"))
-            stress_file = layout.stress(name, seed)
-            stress = read_typed_table(stress_file) if stress_file.is_file() else None
-            yield SeedResult(card, steps, float(pd.to_numeric(memory, errors="coerce").max()), scores, stress)
+def _finished(studies: Sequence[Config], plan: Plan, name: str) -> Iterator[Training]:
+    """Trainings of a model whose scores belong to the stored weights, and which follow the plan."""
+    for fold, config in enumerate(studies):
+        for seed in [seed for model, seed in config.trainings if model == name]:
+            layout, stem, folder = config.layout, f"{name}_seed-{seed}", config.layout.model(name, seed)
+            manifest = read_manifest(layout.manifest(f"evaluate/{stem}"))
+            try:
+                card = load_card(folder)
+            except CheckpointError:
+                continue
+            if manifest is None or manifest["inputs"].get("model") != card.weights_sha256:
+                continue
+            if _follows_plan(config, plan, card):
+                benchmark = layout.benchmark(f"train/{stem}")
+                memory = read_typed_table(benchmark)["max_rss"] if benchmark.is_file() else pd.Series([np.nan])
+                scores = read_typed_table(layout.table(f"scans_{stem}"))
+                stress_file = layout.stress(name, seed)
+                stress = read_typed_table(stress_file) if stress_file.is_file() else None
+                peak = float(pd.to_numeric(memory, errors="coerce").max())
+                yield Training(card, fold, peak, scores, stress)
 
 
-def _cost(seeds: list[SeedResult], step_seconds: float) -> dict[str, float]:
-    means = {key: float(np.mean([getattr(seed.card.training, key) for seed in seeds])) for key in CARD_SECONDS}
+def _follows_plan(config: Config, plan: Plan, card: ModelCard) -> bool:
+    """Whether a training took the plan's optimiser steps, pre-training included; a closed form takes none."""
+    if card.name not in budgeted(config):
+        return True
+    budget, history = plan.models.get(card.name), config.layout.model(card.name, card.seed) / "history.tsv"
+    if budget is None or budget.identity != step_identity(config, card.name) or not history.is_file():
+        return False
+    steps = int(read_typed_table(history)["step"].iloc[-1])
+    return steps + card.training.pretrain_steps == budget.steps
+
+
+def _cost(trainings: Sequence[Training], budget: ModelBudget | None) -> dict[str, float]:
+    means = {key: float(np.mean([getattr(t.card.training, key) for t in trainings])) for key in CARD_SECONDS}
+    first = trainings[0]
+    steps = {} if budget is None else {"steps": budget.steps, "step_seconds": budget.step_seconds}
     return {
-        "parameters": seeds[0].card.parameters,
-        "steps": seeds[0].steps + seeds[0].card.training.pretrain_steps,
-        "step_seconds": step_seconds,
-        "train_seconds": float(np.mean([seed.card.training.seconds for seed in seeds])),
+        "parameters": first.card.parameters,
+        **steps,
+        "train_seconds": float(np.mean([t.card.training.seconds for t in trainings])),
         **{key: seconds for key, seconds in means.items() if seconds > 0},
-        "memory_mib": max(seed.memory_mib for seed in seeds),
+        "memory_mib": max(t.memory_mib for t in trainings),
     }
 
 
 def _win_shares(scores: pd.DataFrame) -> dict[str, float]:
-    """Each share of WINS with its interval, from the per-scan scores of one flow."""
+    """Each share of WINS with its interval, from the per-scan scores of one model."""
     row: dict[str, float] = {}
     for name, pair in WINS.items():
         subjects = subject_means(scores, pair)
@@ -118,9 +152,9 @@ def _win_shares(scores: pd.DataFrame) -> dict[str, float]:
     return row
 
 
-def _stress_totals(seeds: list[SeedResult]) -> dict[str, float]:
-    """Totals of the stress tests over seeds; empty without a stress test."""
-    tables = [seed.stress for seed in seeds if seed.stress is not None]
+def _stress_totals(trainings: Sequence[Training]) -> dict[str, float]:
+    """Totals of the stress tests over trainings; empty without a stress test."""
+    tables = [t.stress for t in trainings if t.stress is not None]
     if not tables:
         return {}
     table = pd.concat(tables)

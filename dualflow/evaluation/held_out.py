@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraint
 from dualflow.commit import digest_of
 from dualflow.data.tsv import read_typed_table
 from dualflow.errors import CheckpointError, DataError
-from dualflow.evaluation.statistics import differences, subject_means, summarise
+from dualflow.evaluation.statistics import MIN_SUBJECTS, differences, subject_means, summarise
 from dualflow.layout import Layout, Scan
 from dualflow.manifest import manifest_outputs, read_manifest
 from dualflow.models.card import ModelCard
@@ -73,15 +73,21 @@ class PairedComparison(BaseModel):
     high: float
     p: float
     people: int
-    verdict: Literal["better", "worse", "undecided"]
+    verdict: Literal["better", "worse", "undecided", "equal"]
 
     @property
     def text(self) -> str:
         """Difference with interval and p-value, for people."""
-        return (
-            f"the difference of {METRIC} is {-self.gain:+z.4f} (paired 95 % interval {-self.high:+z.4f} to "
-            f"{-self.low:+z.4f}, p = {self.p:.3f}, {self.people} people; less is better)"
-        )
+        if self.verdict == "equal":
+            basis = f"equal for each of {self.people} people"
+        elif self.people < MIN_SUBJECTS:
+            basis = f"{self.people} people are too few for an interval"
+        else:
+            basis = (
+                f"paired 95 % bootstrap interval {-self.high:+z.4f} to {-self.low:+z.4f}, Wilcoxon p = {self.p:.3f}, "
+                f"{self.people} people"
+            )
+        return f"the difference of {METRIC} is {-self.gain:+z.4f} ({basis}; less is better)"
 
 
 def compare_paired(model: HeldOutScores, other: HeldOutScores) -> PairedComparison | None:

@@ -27,6 +27,8 @@ META_REGIONS: dict[str, tuple[str, ...]] = {
 FDG uptake of the posterior regions falls first in Alzheimer's disease (Landau et al. 2011), and that of the frontal
 regions late, so their difference tells subtypes apart that share their mean uptake.
 """
+AD_ROI = "AD signature"
+"""Meta-region whose uptake falls first in Alzheimer's disease, from `imaging.meta_regions`."""
 CONTRAST = ("posterior", "frontal")
 """The contrast is the mean of the first meta-region minus that of the second."""
 
@@ -75,7 +77,19 @@ def person_error(estimate: Floats, target: Floats, mask: Bools, context: Context
     return _rms(context.regions.means(estimate, mask) - context.regions.means(target, mask))
 
 
+def ad_roi_estimate(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float | None:
+    """Estimated mean of the AD signature region."""
+    return context.meta_region_mean(AD_ROI, estimate, mask)
+
+
+def ad_roi_real(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float | None:
+    """Real mean of the AD signature region."""
+    return context.meta_region_mean(AD_ROI, target, mask)
+
+
 PERSON_VALUES: dict[str, MetricFunction] = {
+    "ad_roi_estimate": ad_roi_estimate,
+    "ad_roi_real": ad_roi_real,
     "contrast_pit": contrast_pit,
     "person_spread": person_spread,
     "person_error": person_error,

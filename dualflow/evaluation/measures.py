@@ -10,6 +10,7 @@ import numpy as np
 
 from dualflow.evaluation.calibration import PredictiveDistribution
 from dualflow.evaluation.prediction import Bools, Floats
+from dualflow.imaging.meta_regions import meta_region_weights
 from dualflow.imaging.regions import RegionMap
 from dualflow.modalities import Modality
 
@@ -40,6 +41,12 @@ class Context:
     std: Floats | None = None
     bits: float | None = None
 
+    def meta_region_mean(self, name: str, image: Floats, mask: Bools) -> float | None:
+        """Mean of an image `[D, H, W]` over the voxels of a meta-region in the mask; None without any."""
+        names, weights = meta_region_weights(self.regions, mask)
+        row, means = weights[names.index(name)], self.regions.means(image, mask)
+        return float((row[row > 0] * means[row > 0]).sum()) if np.nansum(row) > 0 else None
+
     @property
     def data_range(self) -> float:
         """Width of the modality's window."""
@@ -53,6 +60,10 @@ Statistic = Callable[[Floats, Floats], Floats]
 """(columns of the score table `[N, C]`, weights of its rows `[B, N]`) -> values `[B]`, one per resample."""
 
 
+Kind = Literal["point estimate", "distribution", "samples", "density"]
+Over = Literal["voxels", "regions", "meta-regions", "people"]
+
+
 @dataclass(frozen=True)
 class Measure(Generic[F]):
     """A score with everything that a table or figure needs to show it.
@@ -64,6 +75,10 @@ class Measure(Generic[F]):
         better: direction of improvement; `ideal` means closer to `ideal`.
         ideal: best value if `better` is `ideal`.
         digits: printed decimals.
+        kind: what of a prediction is scored.
+        over: what a scan's value is computed over, on the model grid.
+        values: range of possible values.
+        meaning: definition in the reference; by default the first sentence of the function.
     """
 
     function: F
@@ -72,6 +87,16 @@ class Measure(Generic[F]):
     better: Literal["lower", "higher", "ideal"]
     ideal: float = 0.0
     digits: int = 3
+    kind: Kind = "point estimate"
+    over: Over = "voxels"
+    values: str = "0 to ∞"
+    meaning: str = ""
+
+    @property
+    def definition(self) -> str:
+        """`meaning`, or the first sentence of the function's docstring without the cases that it does not apply to."""
+        text = self.meaning or (self.function.__doc__ or "").split("\n\n")[0]
+        return " ".join(text.split()).split("; None")[0].rstrip(".")
 
     def loss(self, value: Floats) -> Floats:
         """Convert values to losses; lower is better."""

@@ -22,8 +22,10 @@ KEYS = ("model", "seed", "scan")
 INTERVAL = (2.5, 97.5)
 SIGNIFICANT = 0.05
 MIN_SUBJECTS = 6
-"""Smallest number of subjects whose interval is shown. Below it, no signed-rank test can reach 5 % (of 5 subjects the
-smallest p-value is 2 / 2**5 = 0.06), and a percentile interval is far too narrow."""
+"""Least number of people for an interval or a test: with 5 the smallest two-sided p of Wilcoxon's test is 0.0625, so no
+difference could be significant, and percentiles of resamples of so few values are no 95 % interval."""
+EQUAL = 1e-5
+"""Largest difference, relative to the largest value, by which rounding makes equal predictions differ."""
 SUMMARY = ("model", "metric", "mean", "low", "high", "sd", "subjects", "seeds")
 DIFFERENCES = (
     "model", "reference", "metric", "difference", "low", "high", "gain", "gain_low", "gain_high", "verdict",
@@ -38,14 +40,15 @@ def summarise(
 
     Returns:
         One row per model and metric that applies to it: columns SUMMARY; `sd` is the standard deviation over subjects.
+        `low` and `high` are NaN with fewer than MIN_SUBJECTS subjects.
 
     Raises:
         DataError: the table lacks a key column or has no rows.
     """
     models, subjects, metrics, values = _by_subject(table, metrics)
     counts = _resamples(len(subjects), bootstrap, seed)
-    low, high = _percentiles(_resampled(values, counts))
     present = np.isfinite(values).sum(axis=0)
+    low, high = (np.where(present < MIN_SUBJECTS, np.nan, end) for end in _percentiles(_resampled(values, counts)))
     seeds = table.groupby("model")["seed"].nunique()
     rows = []
     for m, model in enumerate(models):
@@ -61,7 +64,7 @@ def summarise(
         scans = table[table["model"] == model]
         for metric, row in STUDY_METRICS.items():
             if (study := resample(scans, row, pd.DataFrame(counts, columns=subjects))) is not None:
-                ends = np.nanpercentile(study.draws, INTERVAL)
+                ends = _interval(np.asarray(study.draws, np.float64), study.subjects)
                 rows.append((model, metric, study.value, *ends, np.nan, study.subjects, int(seeds[model])))
     return pd.DataFrame(rows, columns=list(SUMMARY))
 
@@ -74,7 +77,9 @@ def differences(table: pd.DataFrame, reference: str, *, bootstrap: int = 2000, s
     `p` is the p-value of Wilcoxon's signed-rank test and `p_holm` its Holm adjustment over the models of one metric;
     both are NaN for a metric with an ideal value and for STUDY_METRICS. `verdict` is `better` or `worse` only if the
     interval of the gain excludes zero and `p_holm`, if any, is below 0.05, because bootstrap intervals of few subjects
-    are too narrow.
+    are too narrow. With fewer than MIN_SUBJECTS pairs there is neither interval nor p-value. A model whose value equals
+    that of the reference for every subject, up to rounding, is `equal`: its predictions are the same by construction,
+    as those of two models with one mean, so there is nothing to test.
 
     Raises:
         DataError: the table lacks a key column, has no rows, or does not contain `reference`.
@@ -95,20 +100,29 @@ def differences(table: pd.DataFrame, reference: str, *, bootstrap: int = 2000, s
         for q, metric in enumerate(metrics):
             if not both[:, q].any():
                 continue
-            paired = pair[both[:, q], 0, q] - pair[both[:, q], 1, q]
+            both_values = pair[both[:, q], :, q]
+            paired, people = both_values[:, 0] - both_values[:, 1], len(both_values)
+            change = _change(metric, means[:, q], draws[:, :, q], people)
+            if _same(both_values):
+                rows.append((model, reference, metric, *change, "equal", float("nan"), float("nan"), people))
+                continue
             p = float("nan") if METRICS[metric].better == "ideal" else _signed_rank(paired)
-            change = _change(metric, means[:, q], draws[:, :, q])
-            rows.append((model, reference, metric, *change, "", p, float("nan"), len(paired)))
+            rows.append((model, reference, metric, *change, "", p, float("nan"), people))
         for metric, (first, second) in _study_pairs(table, model, reference, pd.DataFrame(counts, columns=subjects)):
             change = _change(
-                metric, np.array([first.value, second.value]), np.stack([first.draws, second.draws], axis=1)
+                metric,
+                np.array([first.value, second.value]),
+                np.stack([first.draws, second.draws], axis=1),
+                first.subjects,
             )
             rows.append((model, reference, metric, *change, "", float("nan"), float("nan"), first.subjects))
     result = pd.DataFrame(rows, columns=list(DIFFERENCES))
     result["p_holm"] = result.groupby("metric")["p"].transform(lambda p: pd.Series(holm(p.to_numpy()), p.index))
     result["verdict"] = [
-        _verdict(low, high, p)
-        for low, high, p in zip(result["gain_low"], result["gain_high"], result["p_holm"], strict=True)
+        verdict or _verdict(low, high, p)
+        for verdict, low, high, p in zip(
+            result["verdict"], result["gain_low"], result["gain_high"], result["p_holm"], strict=True
+        )
     ]
     return result
 
@@ -126,11 +140,11 @@ def _study_pairs(
             yield metric, (first, second)
 
 
-def _change(metric: str, means: NDArray[np.float64], draws: NDArray[np.float64]) -> tuple[float, ...]:
-    """Difference and gain of a pair `[2]`, each with its interval over resamples `[bootstrap, 2]`."""
+def _change(metric: str, means: NDArray[np.float64], draws: NDArray[np.float64], people: int) -> tuple[float, ...]:
+    """Difference and gain of a pair `[2]`, each with its interval over resamples `[bootstrap, 2]` of `people`."""
     loss = measure(metric).loss
-    ends = np.nanpercentile(draws[:, 0] - draws[:, 1], INTERVAL)
-    gain_ends = np.nanpercentile(loss(draws[:, 1]) - loss(draws[:, 0]), INTERVAL)
+    ends = _interval(draws[:, 0] - draws[:, 1], people)
+    gain_ends = _interval(loss(draws[:, 1]) - loss(draws[:, 0]), people)
     return (means[0] - means[1], *ends, float(loss(means[1]) - loss(means[0])), *gain_ends)
 
 
@@ -200,6 +214,19 @@ def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return means
 
 
+def _interval(draws: NDArray[np.float64], people: int) -> tuple[float, float]:
+    """Ends of the percentile interval of resamples of `people`; NaN for too few."""
+    if people < MIN_SUBJECTS:
+        return float("nan"), float("nan")
+    low, high = np.nanpercentile(draws, INTERVAL)
+    return float(low), float(high)
+
+
+def _same(pairs: NDArray[np.float64]) -> bool:
+    """Whether both columns of `pairs` `[people, 2]` are equal for everyone, up to rounding."""
+    return bool(np.abs(pairs[:, 0] - pairs[:, 1]).max() <= EQUAL * np.abs(pairs).max())
+
+
 def _percentiles(draws: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Ends of the percentile interval along the first axis; NaN if a metric applies to no subject."""
     empty = ~np.isfinite(draws).any(axis=0)
@@ -208,8 +235,8 @@ def _percentiles(draws: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArr
 
 
 def _signed_rank(paired: Sequence[float] | NDArray[np.float64]) -> float:
-    if not np.any(paired):
-        return 1.0  # the test is undefined if no pair differs
+    if len(paired) < MIN_SUBJECTS:
+        return float("nan")
     from scipy.stats import wilcoxon  # half a second to import
 
     return float(wilcoxon(paired).pvalue)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from dualflow.evaluation.calibration import distance_from_uniform
 from dualflow.evaluation.measures import Measure, StudyMetric
 from dualflow.evaluation.metrics import METRICS
 from dualflow.evaluation.prediction import Floats
@@ -90,29 +91,50 @@ def weighted_correlation(values: Floats, weights: Floats) -> Floats:
     return np.asarray(np.divide(xy, scale, out=np.full_like(xy, np.nan), where=scale > 0))
 
 
-def distance_from_uniform(values: Floats, weights: Floats) -> Floats:
-    """Mean absolute deviation `int_0^1 |F(u) - u| du` of the distribution function F of a column from the uniform's.
-
-    It is 0.25 if all values are 0.5, and about `0.31 / sqrt(N)` for N independent values that are uniform.
-    """
-    order = np.argsort(values[:, 0], kind="stable")
-    weights = weights[:, order] / weights.sum(axis=1, keepdims=True)
-    edges = np.concatenate([[0.0], values[order, 0], [1.0]])
-    level = np.concatenate([np.zeros((len(weights), 1)), np.cumsum(weights, axis=1)], axis=1)
-    # Between two values F is constant, and int |F - u| du = (u - F) |u - F| / 2.
-    right, left = edges[1:] - level, edges[:-1] - level
-    return np.asarray((right * np.abs(right) - left * np.abs(left)).sum(axis=1) / 2)
-
-
 STUDY_METRICS: dict[str, StudyMetric] = {
     "contrast_pit_distance": StudyMetric(
-        distance_from_uniform, "Contrast PIT distance", "", "lower", columns=("contrast_pit",), by_subject=False
+        distance_from_uniform,
+        "Contrast PIT distance",
+        "",
+        "lower",
+        columns=("contrast_pit",),
+        meaning="Deviation from the uniform distribution of the contrast's probability integral transform over scans",
+        by_subject=False,
+        kind="samples",
+        over="people",
+        values="0 to 0.5",
+    ),
+    "ad_roi_r": StudyMetric(
+        weighted_correlation,
+        "AD signature r",
+        "",
+        "higher",
+        columns=("ad_roi_estimate", "ad_roi_real"),
+        meaning="Correlation over people of the estimated and the real mean of the AD signature region",
+        over="people",
+        values="-1 to 1",
     ),
     "person_spread_r": StudyMetric(
-        weighted_correlation, "Person spread r, error", "", "higher", columns=("person_spread", "person_error")
+        weighted_correlation,
+        "Person spread r, error",
+        "",
+        "higher",
+        columns=("person_spread", "person_error"),
+        meaning="Correlation over people of the predicted spread of region means with their error",
+        kind="distribution",
+        over="people",
+        values="-1 to 1",
     ),
     "person_spread_true_r": StudyMetric(
-        weighted_correlation, "Person spread r, true spread", "", "higher", columns=("person_spread", TRUE_SPREAD)
+        weighted_correlation,
+        "Person spread r, true spread",
+        "",
+        "higher",
+        columns=("person_spread", TRUE_SPREAD),
+        meaning="Correlation over people of the predicted spread of region means with that of the true law",
+        kind="distribution",
+        over="people",
+        values="-1 to 1",
     ),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -41,8 +42,8 @@ class Figure:
     Attributes:
         label: name with unit, such as `MAE (SUVR)`.
         mean: mean over people.
-        low: lower end of the 95 % interval.
-        high: upper end of the 95 % interval.
+        low: lower end of the 95 % interval; NaN for too few people.
+        high: upper end of the 95 % interval; NaN for too few people.
         people: number of people.
         digits: printed decimals.
     """
@@ -138,5 +139,5 @@ def _figures(figures: Sequence[Figure]) -> str:
     rows = [["score", "mean", "95 % interval"]]
     for figure in figures:
         mean, low, high = (f"{value:z.{figure.digits}f}" for value in (figure.mean, figure.low, figure.high))
-        rows.append([figure.label, mean, f"{low} to {high}"])
+        rows.append([figure.label, mean, "too few people" if isnan(figure.low) else f"{low} to {high}"])
     return markdown_table(rows)

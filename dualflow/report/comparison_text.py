@@ -1,19 +1,26 @@
-"""The comparison table as Markdown, in parts that fit a page and line up on a terminal."""
+"""A comparison of models as Markdown: tables that fit a page and line up on a terminal."""
 
 from __future__ import annotations
 
-import pandas as pd
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
 
 from dualflow.config import Config
-from dualflow.data.markdown import Column, table
+from dualflow.data.markdown import UNKNOWN, Column, markdown_table, table
 from dualflow.evaluation.calibration import LEVELS
+from dualflow.evaluation.comparison_table import Comparison
+from dualflow.evaluation.statistics import MIN_SUBJECTS
 from dualflow.evaluation.study_metrics import measure
 from dualflow.modalities import Modality, modality
 from dualflow.training.budget import Plan
 
-ACCURACY = ("mae", "psnr", "ssim", "pearson_r", "region_r")
-SCORES = ("voxel_crps", "region_crps")
-JOINT = ("energy_score", "contrast_crps", "contrast_pit_distance", "person_spread_r")
+MAIN = ("mae", "voxel_crps", "region_crps", "energy_score")
+ACCURACY = ("psnr", "ssim", "pearson_r", "region_r", "region_mae", "region_bias")
+JOINT = ("contrast_crps", "contrast_pit_distance", "spread_error_r", "person_spread_r")
+DIFFERENCES = (*MAIN, "bits_in_mask")
+COUNTS = [Column("seeds", ["seeds"], 0), Column("folds", ["folds"], 0), Column("people", ["people"], 0)]
 COST = [
     Column("parameters", ["parameters"], 0),
     Column("steps", ["steps"], 0),
@@ -31,6 +38,7 @@ COVERAGE = [
     )
     for kind in ("voxel", "region")
 ]
+BITS = Column("bits per voxel of the mask", ["bits_in_mask"], 3, interval=True)
 STRESS = [
     Column("stress samples", ["stress_samples"], 0),
     Column("non-finite voxels", ["stress_nonfinite"], 0),
@@ -41,34 +49,69 @@ EXPLAINED = {
 }
 
 
-def comparison_markdown(frame: pd.DataFrame, config: Config, plan: Plan) -> str:
-    """Markdown tables of `frame` below a paragraph that describes the comparison."""
-    row, subjects = modality(config.study.target), int(frame["subjects"].max())
-    head = (
-        f"{config.study.name}: {plan.seconds:g} s of optimiser steps per flow, {config.train.threads} thread(s) of "
-        f"{plan.machine['processor']} ({plan.machine['instructions']}), torch {plan.machine['torch']}; {subjects} "
-        f"held-out {'simulated ' if config.embedded else ''}subjects, seeds "
-        f"{', '.join(map(str, config.train.seeds))}. Parentheses: 95 % intervals over subjects. Memory: peak of the "
-        f"training process. Bits: negative log2 density of the intensities in {row.unit}; a density above 1 gives "
-        "negative bits."
-    )
+def comparison_markdown(result: Comparison, config: Config, plan: Plan, folds: int = 1) -> str:
+    """Markdown tables of a comparison below a paragraph that describes it: scores, differences, likelihood, cost."""
+    row, frame = modality(config.study.target), result.table
     explained = [
         Column(heading, [str(name) for name in frame if str(name).removeprefix(prefix).isdigit()], 2)
         for prefix, heading in EXPLAINED.items()
     ]
     parts = [
-        COST,
+        [*COUNTS, *(_metric(name, row) for name in MAIN), BITS],
+        [*COVERAGE, *(_metric(name, row) for name in JOINT)],
         [_metric(name, row) for name in ACCURACY],
-        [*(_metric(name, row) for name in SCORES), *COVERAGE],
-        [_metric(name, row) for name in JOINT],
         [*_likelihood(" + ".join(config.study.sources)), *(column for column in explained if column.names), *STRESS],
+        COST,
     ]
-    return "\n\n".join([head, *(part for columns in parts if (part := table(frame, columns)))]) + "\n"
+    tables = [text for columns in parts if (text := table(frame, columns, heading="model"))]
+    paired = _differences(result, row)
+    return "\n\n".join([_head(result, config, plan, folds), tables[0], *paired, *tables[1:]]) + "\n"
+
+
+def _head(result: Comparison, config: Config, plan: Plan, folds: int) -> str:
+    unit, people = modality(config.study.target).unit, int(result.table["people"].max())
+    split = f"{folds} folds, each person tested once per seed" if folds > 1 else "one split"
+    few = f" With fewer than {MIN_SUBJECTS} people there is no interval." if people < MIN_SUBJECTS else ""
+    return (
+        f"{config.study.name}: {plan.seconds:g} s of optimiser steps per model, {config.train.threads} thread(s) of "
+        f"{plan.machine['processor']} ({plan.machine['instructions']}), torch {plan.machine['torch']}; {split}; "
+        f"{people} held-out {'simulated ' if config.embedded else ''}people, seeds "
+        f"{', '.join(map(str, config.train.seeds))} (closed forms: the first). Parentheses: 95 % bootstrap intervals "
+        f"over people, seeds averaged first.{few} Bits: negative log2 density of the intensities in {unit}, for models "
+        "with an exact density; a density above 1 gives negative bits. Memory: peak of the training process."
+    )
+
+
+def _differences(result: Comparison, row: Modality) -> list[str]:
+    """The paired differences to the reference below a sentence on their statistics; nothing with one model."""
+    frame = result.differences[result.differences["metric"].isin(DIFFERENCES)]
+    metrics = [name for name in DIFFERENCES if name in set(frame["metric"])]
+    if not metrics:
+        return []
+    cells = {(entry["model"], entry["metric"]): _difference(entry) for entry in frame.to_dict("records")}
+    models = list(dict.fromkeys(frame["model"]))
+    rows = [["model", *(measure(name).heading(row) for name in metrics)]]
+    rows += [[model, *(cells.get((model, name), UNKNOWN) for name in metrics)] for model in models]
+    text = (
+        f"Paired differences to {result.reference} on the same people; below 0 is better than it. Parentheses: 95 % "
+        "paired bootstrap interval. p: Wilcoxon signed-rank test, Holm-adjusted over the models of a column."
+    )
+    return [text, markdown_table(rows)]
+
+
+def _difference(entry: Mapping[Hashable, Any]) -> str:
+    if entry["verdict"] == "equal":
+        return "equal by construction"
+    form = f"+z.{measure(entry['metric']).digits}f"
+    value, low, high, p = (entry[key] for key in ("difference", "low", "high", "p_holm"))
+    if np.isnan(low):
+        return f"{value:{form}} ({entry['subjects']} people: no interval)"
+    p_text = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    return f"{value:{form}} ({low:{form}} to {high:{form}}), {p_text}"
 
 
 def _likelihood(source: str) -> list[Column]:
     return [
-        Column("bits per voxel of the mask", ["bits_in_mask"], 3, interval=True),
         Column("slack of the bits", ["bits_slack"]),
         Column(f"true {source} likelier than another subject's (%)", ["true_beats_wrong"], 0, interval=True, scale=100),
         Column("than its blur (%)", ["true_beats_blurred"], 0, interval=True, scale=100),

@@ -18,13 +18,16 @@ TOLERANCE = 0.05
 because the interval of few subjects contains almost any level."""
 LEVEL = 80
 COMPARISONS = {
-    "better": "is more accurate than {other}: its mean absolute error is {size} lower ({interval}{p})",
-    "worse": "is less accurate than {other}: its mean absolute error is {size} higher ({interval}{p})",
+    "better": "is more accurate than {other}: its mean absolute error is {size} lower ({interval}; {p})",
+    "worse": "is less accurate than {other}: its mean absolute error is {size} higher ({interval}; {p})",
     "undecided": "and {other} do not differ clearly: the difference of their mean absolute errors is {signed} "
-    "({interval}{p})",
-    "equal": "and {other} have the same mean absolute error in every subject: their point estimates are equal",
+    "({interval}; {p})",
+    "equal": "and {other} have the same mean absolute error in every subject: their point estimates are equal by "
+    "construction",
+    "few": "and {other}: the difference of their mean absolute errors is {signed}; {people} subjects are too few for "
+    "an interval or a test",
 }
-OPPOSITE = {"better": "worse", "worse": "better", "undecided": "undecided"}
+OPPOSITE = {"better": "worse", "worse": "better", "undecided": "undecided", "equal": "equal"}
 GENERAL_LIMITATIONS = (
     "A synthetic scan shows the expected image of subjects with this anatomy and side information. It cannot show "
     "findings of an individual that the MR does not predict, such as a lesion visible on the real scan only.",
@@ -97,13 +100,6 @@ def _accuracy(metrics: Entries, model: str, row: Modality, mean_target: float) -
     return sentences
 
 
-def _interval(row: Mapping[Hashable, Any]) -> str:
-    """The interval in parentheses; '' for too few subjects."""
-    if row["subjects"] < MIN_SUBJECTS:
-        return ""
-    return f" (95 % interval {row['low']:.3f} to {row['high']:.3f})"
-
-
 def _comparisons(differences: pd.DataFrame, model: str, row: Modality) -> list[str]:
     sentences = []
     for _, entry in differences[differences["metric"] == "mae"].iterrows():
@@ -114,19 +110,26 @@ def _comparisons(differences: pd.DataFrame, model: str, row: Modality) -> list[s
         gain = flip * entry["gain"]
         low, high = sorted((flip * entry["gain_low"], flip * entry["gain_high"]))
         verdict = OPPOSITE[entry["verdict"]] if flip == -1 else entry["verdict"]
-        if not any((gain, low, high)):
-            verdict = "equal"
+        if verdict == "undecided" and entry["subjects"] < MIN_SUBJECTS:
+            verdict = "few"
         small, large = sorted((abs(low), abs(high)))
         ends = f"{-high:+z.4f} to {-low:+z.4f}" if verdict == "undecided" else f"{small:.4f} to {large:.4f}"
         text = COMPARISONS[verdict].format(
             other=other_model,
             size=f"{abs(gain):.4f} {row.unit}",
             signed=f"{-gain:+z.4f} {row.unit}",
-            interval=f"paired 95 % interval {ends}; " if entry["subjects"] >= MIN_SUBJECTS else "",
+            interval=f"paired 95 % bootstrap interval {ends}",
             p=f"Wilcoxon signed-rank {_p_value(entry['p_holm'])}, Holm-adjusted",
+            people=entry["subjects"],
         )
         sentences.append(f"{model} {text}.")
     return sentences
+
+
+def _interval(entry: Mapping[Hashable, Any]) -> str:
+    """The interval of a mean in parentheses; empty for too few subjects."""
+    few = entry["subjects"] < MIN_SUBJECTS
+    return "" if few else f" (95 % bootstrap interval {entry['low']:.3f} to {entry['high']:.3f})"
 
 
 def _p_value(value: float) -> str:
@@ -142,9 +145,9 @@ def _calibration(metrics: Entries) -> list[str]:
         coverage, low, high = (float(metrics[name][column]) for column in ("mean", "low", "high"))
         level = LEVEL / 100
         near, consistent = abs(coverage - level) <= TOLERANCE, low <= level <= high
-        few = metrics[name]["subjects"] < MIN_SUBJECTS
+        few = int(metrics[name]["subjects"]) < MIN_SUBJECTS
         if few:
-            verdict = "these are too few subjects to judge their calibration"
+            verdict = f"{metrics[name]['subjects']} subjects are too few to judge their calibration"
         elif near and consistent:
             verdict = "they are calibrated"
         elif near or consistent:
@@ -153,9 +156,10 @@ def _calibration(metrics: Entries) -> list[str]:
             verdict = "they are too narrow (over-confident)"
         else:
             verdict = "they are too wide (under-confident)"
+        interval = "" if few else f" ({100 * low:.0f} to {100 * high:.0f} %)"
         sentences.append(
-            f"The {LEVEL} % intervals contain the real value of {100 * coverage:.0f} % of the {quantities}"
-            f"{'' if few else f' ({100 * low:.0f} to {100 * high:.0f} %)'}; {verdict}."
+            f"The {LEVEL} % intervals contain the real value of {100 * coverage:.0f} % of the {quantities}{interval}; "
+            f"{verdict}."
         )
     if not sentences:
         sentences.append("The model provides no uncertainty to evaluate.")

@@ -15,7 +15,7 @@ from dualflow.modalities import Modality
 
 Entry = Mapping[Hashable, Any]
 """A row of a table of results."""
-VERDICTS = {"better": "better", "worse": "worse", "undecided": "no clear difference"}
+VERDICTS = {"better": "better", "worse": "worse", "undecided": "no clear difference", "equal": "equal by construction"}
 UNKNOWN = "–"  # noqa: RUF001 - an en dash, as in typeset tables
 
 
@@ -71,7 +71,7 @@ def difference_table(differences: pd.DataFrame, row: Modality, metrics: Sequence
             "Reference": entry["reference"],
             "Metric": measure(entry["metric"]).heading(row),
             "Difference": _interval(entry, "difference", entry["metric"], signed=True),
-            "p (Holm)": _p_value(entry["p_holm"]),
+            "Wilcoxon p (Holm)": _p_value(entry["p_holm"]),
             "Verdict": VERDICTS[entry["verdict"]],
         }
         for entry in selected.to_dict("records")

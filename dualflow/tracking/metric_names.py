@@ -14,19 +14,26 @@ UNITS = {
     "decode_l1": TARGET,
     "interpolation_l1": TARGET,
     "mae": TARGET,
+    "l1": TARGET,
     "round_trip": TARGET,
     "explained_level": "fraction",
 }
 """Unit appended to a metric's name. Metrics without a row are dimensionless or name their unit already."""
 
 
-def metric_name(key: str, target_unit: str, *, flow: bool) -> str:
+def metric_name(key: str, target_unit: str, *, likelihood: bool) -> str:
     """Return the tracked name: `nll` becomes `train/nll_nats_per_voxel`, `validation/mae` `validation/mae_SUVR`.
 
-    The loss of a flow is its negative log-likelihood plus auxiliary terms; that of a baseline is a mean absolute error.
+    With a likelihood the loss is the negative log-likelihood plus auxiliary terms, otherwise a mean absolute error.
     """
     group, _, name = key.rpartition("/")
     stem = re.sub(r"_\d+$", "", name)
-    unit = (UNITS["nll"] if flow else TARGET) if stem == "loss" else UNITS.get(stem, "")
-    unit = re.sub(r"[^A-Za-z0-9]+", "_", unit.replace(TARGET, target_unit))
-    return f"{group or 'train'}/{name}" + (f"_{unit}" if unit else "")
+    unit = (UNITS["nll"] if likelihood else TARGET) if stem == "loss" else UNITS.get(stem, "")
+    return f"{group or 'train'}/{name}{unit_suffix(unit, target_unit)}"
+
+
+def unit_suffix(unit: str, target_unit: str) -> str:
+    """The end of a metric's name: `_SUVR` for TARGET, `_percent` for %, and empty without a unit."""
+    text = unit.replace(TARGET, target_unit).replace("%", "percent").replace("/", "_per_")
+    text = re.sub(r"[^A-Za-z0-9]+", "_", text)
+    return f"_{text}" if text else ""

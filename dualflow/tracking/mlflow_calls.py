@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 
 PERMANENT_ERRORS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"}
 """MLflow error codes that mean a request is permanently rejected."""
+PARENT = "mlflow.parentRunId"
+"""Tag with the id of the run under which a run is nested."""
+DESCRIPTION = "mlflow.note.content"
+"""Tag with the Markdown that a run's page shows."""
+RUN_ID = "{run_id}"
+"""Placeholder for the id of the run in its description."""
 MAX_PARAMETERS = 100
 """Largest number of parameters that MLflow accepts in one request."""
 
@@ -25,16 +31,16 @@ def is_permanent_error(error: Exception) -> bool:
     return isinstance(error, FileNotFoundError) or getattr(error, "error_code", None) in PERMANENT_ERRORS
 
 
-def _log_data(client: Any, run_id: str, frame: str, name: str, context: str) -> None:
+def _log_data(client: Any, run_id: str, frame: str, name: str, context: str, source: str = "dualflow") -> None:
     import mlflow
     from mlflow.data.code_dataset_source import CodeDatasetSource
     from mlflow.entities import DatasetInput, InputTag
 
     # Without a source, MLflow records the account name and the path of the script.
-    source = CodeDatasetSource(tags={"mlflow.source.name": "dualflow"})
+    origin = CodeDatasetSource(tags={"mlflow.source.name": source})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MLflow warns about integer columns, which matters only for model inputs
-        dataset = mlflow.data.from_pandas(_read_frame(frame), source=source, name=name)
+        dataset = mlflow.data.from_pandas(_read_frame(frame), source=origin, name=name)
     tag = InputTag("mlflow.data.context", context)
     client.log_inputs(run_id, [DatasetInput(dataset._to_mlflow_entity(), [tag])])
 
@@ -57,6 +63,37 @@ def _log_metrics(client: Any, run_id: str, values: Mapping[str, float], step: in
     from mlflow.entities import Metric
 
     client.log_batch(run_id, metrics=[Metric(key, value, milliseconds, step) for key, value in values.items()])
+
+
+def _log_scores(client: Any, run_id: str, values: Mapping[str, float], milliseconds: int) -> None:
+    from mlflow.entities import Metric
+
+    # The latest value of a metric is that of its highest step, so a repeated evaluation with other values takes the
+    # next step, and one with the same values leaves the run as it is.
+    logged = {metric.key: metric for metric in client.get_run(run_id).data._metric_objs}
+    points = [
+        Metric(key, value, milliseconds, logged[key].step + 1 if key in logged else 0)
+        for key, value in values.items()
+        if key not in logged or logged[key].value != value
+    ]
+    if points:
+        client.log_batch(run_id, metrics=points)
+
+
+def _describe(client: Any, run_id: str, markdown: str) -> None:
+    client.set_tag(run_id, DESCRIPTION, markdown.replace(RUN_ID, run_id))
+
+
+def _end(client: Any, run_id: str, status: str) -> None:
+    client.set_terminated(run_id, status)
+    # The parent lasts from its first child's start to the last one's end.
+    parent = client.get_run(run_id).data.tags.get(PARENT)
+    if parent is not None:
+        try:
+            client.set_terminated(parent)
+        except Exception as error:
+            if not is_permanent_error(error):  # a parent that was deleted in MLflow
+                raise
 
 
 def logged_points(client: Any, run_id: str) -> set[tuple[str, int]]:
@@ -97,6 +134,8 @@ CALLS: dict[str, Callable[[Any, Any, dict[str, Any]], Any]] = {
     "data": lambda client, run_id, arguments: _log_data(client, run_id, **arguments),
     "file": lambda client, run_id, arguments: client.log_artifact(run_id, arguments["path"], arguments["folder"]),
     "text": lambda client, run_id, arguments: client.log_text(run_id, arguments["text"], arguments["name"]),
-    "end": lambda client, run_id, arguments: client.set_terminated(run_id, arguments["status"]),
+    "scores": lambda client, run_id, arguments: _log_scores(client, run_id, **arguments),
+    "description": lambda client, run_id, arguments: _describe(client, run_id, arguments["markdown"]),
+    "end": lambda client, run_id, arguments: _end(client, run_id, arguments["status"]),
 }
 """Calls by name, each a function of (client, run_id, arguments)."""

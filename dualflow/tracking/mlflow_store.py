@@ -17,7 +17,8 @@ from dualflow.config import TrackingConfig
 from dualflow.errors import ConfigError
 from dualflow.tracking.deadline import DeadlineClient
 from dualflow.tracking.local_store import LOCK_SECONDS, ensure_local_store
-from dualflow.tracking.mlflow_calls import is_permanent_error
+from dualflow.tracking.mlflow_calls import PARENT, is_permanent_error
+from dualflow.tracking.source_version import source_version
 
 PRIVATE = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 """Environment by which MLflow neither reports its use nor looks up where to."""
@@ -35,11 +36,19 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class RunKey:
-    """Identity of a run: its experiment, its name, and tags that distinguish runs of the same name."""
+    """Identity of a run.
+
+    Attributes:
+        experiment: name of its experiment.
+        name: name of the run.
+        tags: distinguish runs of the same name.
+        continues: whether a finished run of this key is continued, as an evaluation continues its training's run.
+    """
 
     experiment: str
     name: str
     tags: Mapping[str, str]
+    continues: bool = False
 
 
 def load_client(uri: str = "") -> Any:
@@ -80,16 +89,56 @@ def open_run(config: TrackingConfig, key: RunKey, run_id: str | None = None) -> 
     experiment_id = ensure_experiment(client, config, key.experiment)
     if run_id is not None and _reopen(client, run_id):
         return client, run_id
+    # Two processes that open the group at the same time would make two of it.
+    with _store_lock(config):
+        # Work that failed, such as on a full disk, goes on when it is repeated.
+        matches = _matches(client, experiment_id, key)
+        if matches and _reopen(client, matches[0].info.run_id):
+            return client, matches[0].info.run_id
+        group = group_key(config, key.experiment)
+        parent = {} if key == group else {PARENT: _group_id(client, experiment_id, group)}
+        return client, _create(client, experiment_id, key, parent)
+
+
+def group_key(config: TrackingConfig, experiment: str) -> RunKey:
+    """Key of the run under which the runs of a study are nested."""
+    return RunKey(experiment, config.group, {"level": "group"}, continues=True)
+
+
+def _group_id(client: Any, experiment_id: str, group: RunKey) -> str:
+    """Id of the parent run. It never stays open, because no process owns it."""
+    if matches := _matches(client, experiment_id, group):
+        return str(matches[0].info.run_id)
+    run_id = _create(client, experiment_id, group, {})
+    client.set_terminated(run_id)
+    return run_id
+
+
+def _matches(client: Any, experiment_id: str, key: RunKey) -> list[Any]:
+    """Runs of a key that can be continued, the newest first."""
     tags = {"mlflow.runName": key.name, **key.tags}
-    match = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in tags.items())
-    # Work that failed, such as on a full disk, goes on when it is repeated.
-    open_runs = client.search_runs([experiment_id], f"attributes.status != 'FINISHED' and {match}", max_results=1)
-    if open_runs and _reopen(client, open_runs[0].info.run_id):
-        return client, open_runs[0].info.run_id
+    conditions = [f"tags.`{tag}` = '{value}'" for tag, value in tags.items()]
+    conditions += [] if key.continues else ["attributes.status != 'FINISHED'"]
+    return list(client.search_runs([experiment_id], " and ".join(conditions), max_results=1))
+
+
+def find_run(client: Any, experiment_id: str, tags: Mapping[str, str]) -> str | None:
+    """Id of the newest run with these tags; None if there is none."""
+    conditions = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in tags.items())
+    runs = client.search_runs([experiment_id], conditions, max_results=1)
+    return str(runs[0].info.run_id) if runs else None
+
+
+def _create(client: Any, experiment_id: str, key: RunKey, tags: Mapping[str, str]) -> str:
     # By default MLflow records the account name and the command line, which are private.
-    private = {"mlflow.user": "dualflow", "mlflow.source.name": "dualflow", "mlflow.source.type": "PROJECT"}
-    created = client.create_run(experiment_id, run_name=key.name, tags={**private, **key.tags})
-    return client, created.info.run_id
+    common = {
+        "mlflow.user": "dualflow",
+        "mlflow.source.name": "dualflow",
+        "mlflow.source.type": "PROJECT",
+        **source_version(),
+    }
+    created = client.create_run(experiment_id, run_name=key.name, tags={**common, **key.tags, **tags})
+    return str(created.info.run_id)
 
 
 def _reopen(client: Any, run_id: str) -> bool:
@@ -125,11 +174,16 @@ def open_store(config: TrackingConfig) -> Any:
     return client_class()
 
 
+def _store_lock(config: TrackingConfig) -> FileLock:
+    """The lock of experiments and groups, which MLflow does not create atomically."""
+    config.artifacts.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(config.artifacts.with_suffix(".lock"), timeout=LOCK_SECONDS)
+
+
 def ensure_experiment(client: Any, config: TrackingConfig, name: str) -> str:
     """Return the id of an experiment, which is created if it does not exist."""
     location = config.artifacts.resolve().as_uri() if config.uri.startswith("sqlite:") else None
-    config.artifacts.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(config.artifacts.with_suffix(".lock"), timeout=LOCK_SECONDS):
+    with _store_lock(config):
         experiment = client.get_experiment_by_name(name)
         if experiment is not None:
             existing: str = experiment.experiment_id

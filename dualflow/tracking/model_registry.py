@@ -19,7 +19,7 @@ from dualflow.config import TrackingConfig
 from dualflow.errors import CheckpointError, CommitError, ConfigError, DualflowError
 from dualflow.tracking.deadline import with_deadline
 from dualflow.tracking.mlflow_calls import is_permanent_error
-from dualflow.tracking.mlflow_store import ensure_experiment, open_store
+from dualflow.tracking.mlflow_store import ensure_experiment, find_run, open_store
 
 CHAMPION = "champion"
 BUNDLE_FOLDER, BUNDLE_INDEX, SCORES = "bundle", "bundle.json", "held_out.json"
@@ -99,6 +99,7 @@ class ModelRegistry:
         model: str,
         tags: Mapping[str, str],
         scores: str | None = None,
+        training: Mapping[str, str] | None = None,
     ) -> Version:
         """Register a bundle as a new version, unless it is registered already.
 
@@ -109,6 +110,7 @@ class ModelRegistry:
             model: name of the logged model.
             tags: of the version.
             scores: JSON of the scores on the held-out people.
+            training: tags of the run that trained the model; the logged model and that run refer to each other.
 
         Raises:
             CommitError: the server is unreachable or refuses the version.
@@ -119,11 +121,10 @@ class ModelRegistry:
             earlier = self.client.search_model_versions(f"name = '{self.name}' and tags.`{BUNDLE_TAG}` = '{digest}'")
             if earlier:
                 return Version(str(min(int(version.version) for version in earlier)), created=False)
+            experiment_id = ensure_experiment(self.client, self.config, experiment)
+            run_id = None if training is None else find_run(self.client, experiment_id, training)
             logged = self.client.create_logged_model(
-                ensure_experiment(self.client, self.config, experiment),
-                name=model,
-                tags=dict(tags),
-                model_type="dualflow",
+                experiment_id, name=model, source_run_id=run_id, tags=dict(tags), model_type="dualflow"
             )
             try:
                 self.client.log_model_artifacts(logged.model_id, str(bundle), BUNDLE_FOLDER)
@@ -135,6 +136,8 @@ class ModelRegistry:
                 with suppress(Exception):
                     self.client.finalize_logged_model(logged.model_id, "FAILED")
                 raise
+            if run_id is not None:
+                self.client.log_outputs(run_id, [_output(logged.model_id)])
             created = self.client.create_model_version(
                 self.name,
                 logged.artifact_location,
@@ -188,6 +191,12 @@ class ModelRegistry:
             raise CommitError(
                 f"MLflow at {public_uri(self.config.uri)} {verb} the registration of '{self.name}': {reason(error)}"
             ) from error
+
+
+def _output(model_id: str) -> Any:
+    from mlflow.entities import LoggedModelOutput
+
+    return LoggedModelOutput(model_id, step=0)
 
 
 def tracking_config(uri: str) -> TrackingConfig:

@@ -20,6 +20,10 @@ from dualflow.commit import commit_json, digest_of
 from dualflow.tracking.mlflow_store import RunKey
 
 RUN_FILE = "run.json"
+GROUP = "group"
+"""Field of RUN_FILE: name of the parent run."""
+CONTINUES = "continues"
+"""Field of RUN_FILE: whether records after an end belong to the run that ended."""
 PROVISIONAL = "provisional"
 """Argument of an end that was queued before the work was recorded as done."""
 
@@ -42,7 +46,12 @@ class RecordQueue:
         """Return the queue of a run in the folder `pending`, with the records that an earlier process left."""
         run = {"experiment": key.experiment, "name": key.name, "tags": dict(key.tags)}
         folder = pending / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', key.name)}-{digest_of(run)[:8]}"
-        return cls.load(folder) or cls(folder, run)
+        queue = cls.load(folder) or cls(folder, run)
+        if key.continues and not queue.run.get(CONTINUES):
+            queue.run = {**queue.run, CONTINUES: True}
+            if (folder / RUN_FILE).is_file():
+                commit_json(folder / RUN_FILE, queue.run)
+        return queue
 
     @classmethod
     def load(cls, folder: Path) -> RecordQueue | None:

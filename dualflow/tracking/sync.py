@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 from dualflow.config import TrackingConfig
+from dualflow.layout import Layout
 from dualflow.tracking.mlflow_store import RunKey
-from dualflow.tracking.queue import RecordQueue, unsent_records
+from dualflow.tracking.queue import CONTINUES, GROUP, RecordQueue, unsent_records
 from dualflow.tracking.tracked_run import Run
 
 
@@ -30,12 +31,21 @@ def sync(config: TrackingConfig, pending: Path) -> tuple[int, int]:
         if not len(queue):
             continue
         if not incomplete:
-            Run(config, RunKey(queue.run["experiment"], queue.run["name"], queue.run["tags"]), queue).flush()
+            continues = bool(queue.run.get(CONTINUES))
+            key = RunKey(queue.run["experiment"], queue.run["name"], queue.run["tags"], continues)
+            group = str(queue.run.get(GROUP, config.group))
+            Run(config.model_copy(update={"group": group}), key, queue).flush()
         if len(queue):
             incomplete += 1
         else:
             complete += 1
     return complete, incomplete + unreadable
+
+
+def sync_all(config: TrackingConfig, layout: Layout) -> tuple[int, int]:
+    """Send the queued records of a study and of the folds of its comparisons; return the sums of `sync`."""
+    results = [sync(config, folder) for folder in (layout.pending_records, *layout.fold_pending_records())]
+    return sum(complete for complete, _ in results), sum(incomplete for _, incomplete in results)
 
 
 def warn_unsent(pending: Path) -> None:

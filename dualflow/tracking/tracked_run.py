@@ -10,7 +10,7 @@ import sys
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,8 @@ from dualflow.config import TrackingConfig
 from dualflow.errors import ConfigError, StoppedError
 from dualflow.tracking.deadline import with_deadline
 from dualflow.tracking.mlflow_calls import CALLS, is_permanent_error, logged_points
-from dualflow.tracking.mlflow_store import RunKey, open_run
-from dualflow.tracking.queue import RecordQueue, read_record, reject
+from dualflow.tracking.mlflow_store import RunKey, group_key, open_run
+from dualflow.tracking.queue import GROUP, RecordQueue, read_record, reject
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,6 +47,8 @@ class Run:
         self, config: TrackingConfig | None = None, key: RunKey | None = None, queue: RecordQueue | None = None
     ) -> None:
         self.config, self.key, self.queue = config, key, queue
+        if config is not None and queue is not None:
+            queue.run.setdefault(GROUP, config.group)
         # An earlier process may have opened the run; its records come first.
         self.run_id: str | None = None if queue is None else queue.run.get("run_id")
         self._client: Any = None
@@ -64,6 +66,15 @@ class Run:
         finite = {key: float(value) for key, value in values.items() if abs(value) < float("inf")}
         self._log("metrics", {"values": finite, "step": step, "milliseconds": int(time.time() * 1000)})
 
+    def scores(self, values: Mapping[str, float]) -> None:
+        """Log the finite results of an evaluation; a repeated evaluation replaces other values."""
+        finite = {key: float(value) for key, value in values.items() if abs(value) < float("inf")}
+        self._log("scores", {"values": finite, "milliseconds": int(time.time() * 1000)})
+
+    def describe(self, markdown: str) -> None:
+        """Set the description on the run's page; the placeholder RUN_ID becomes the id of the run."""
+        self._log("description", {"markdown": markdown})
+
     def image(self, pixels: np.ndarray[Any, Any], key: str, step: int) -> None:
         """Log a grey-scale picture `[H, W]` with values in [0, 1] to the image grid."""
         grey = (255 * pixels.clip(0, 1)).round().astype("uint8")
@@ -74,9 +85,17 @@ class Run:
         """Log a table as the artifact `name`, a .json file."""
         self._log("table", {"frame": frame.to_json(orient="split"), "name": name})
 
-    def data(self, frame: pd.DataFrame, name: str, context: str) -> None:
-        """Log the scans in use as a dataset with a digest."""
-        self._log("data", {"frame": frame.to_json(orient="split"), "name": name, "context": context})
+    def data(self, frame: pd.DataFrame, name: str, context: str, source: str = "dualflow") -> None:
+        """Log scans as a dataset: its digest, columns and number of rows, not the rows.
+
+        Args:
+            frame: one row per scan.
+            name: name of the dataset.
+            context: what the run uses it for: training, validation or testing.
+            source: where the scans come from, without folders.
+        """
+        values = {"frame": frame.to_json(orient="split"), "name": name, "context": context, "source": source}
+        self._log("data", values)
 
     def file(self, path: Path, folder: str | None = None) -> None:
         """Log a file as an artifact."""
@@ -251,7 +270,13 @@ class Run:
 
 @contextmanager
 def tracked(
-    config: TrackingConfig, experiment: str, name: str, tags: Mapping[str, str], pending: Path | None = None
+    config: TrackingConfig,
+    experiment: str,
+    name: str,
+    tags: Mapping[str, str],
+    pending: Path | None = None,
+    *,
+    continues: bool = False,
 ) -> Iterator[Run]:
     """Open a run in `experiment` and close it as finished or failed.
 
@@ -264,11 +289,12 @@ def tracked(
         name: name of the run.
         tags: distinguish runs of the same name.
         pending: folder of the queues of all runs; None to drop records that cannot be sent.
+        continues: whether a finished run of this name and these tags is continued too.
 
     Raises:
         ConfigError: the URI is that of a file store, which MLflow no longer supports.
     """
-    key = RunKey(experiment, name, tags)
+    key = RunKey(experiment, name, tags, continues)
     run = Run(config, key, None if pending is None else RecordQueue.open(pending, key))
     run.begin()
     status: str | None = "FAILED"
@@ -281,6 +307,18 @@ def tracked(
     finally:
         if status is not None:
             run.end(status)
+
+
+def group_run(config: TrackingConfig, experiment: str, pending: Path | None = None) -> AbstractContextManager[Run]:
+    """Continue the parent run of a study's runs, which holds the results of all of them together.
+
+    Args:
+        config: URI, artifact folder and name of the group.
+        experiment: name of the MLflow experiment.
+        pending: folder of the queues of all runs; None to drop records that cannot be sent.
+    """
+    key = group_key(config, experiment)
+    return tracked(config, experiment, key.name, key.tags, pending, continues=key.continues)
 
 
 def _flatten(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

@@ -1,7 +1,7 @@
-"""Equal-budget plan of a comparison: the number of optimiser steps of each flow, stored beside the results.
+"""Equal-budget plan of a comparison: the optimiser steps of each trained model, stored beside the results.
 
 A wall-clock limit would depend on the load of the machine. Step times are therefore measured once, and training runs
-the number of steps that fit into the budget.
+the number of steps that fit into the budget. Baselines in closed form take no steps and have no part in the plan.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ from collections.abc import Callable, Sequence
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dualflow.commit import commit_json, digest_of
-from dualflow.config import Config, ModelConfig
+from dualflow.config import Config
+from dualflow.config.config import SEEDED
 from dualflow.errors import ConfigError
 from dualflow.flows.presets import preset
 from dualflow.progress import track
 from dualflow.training.step_time import machine, step_seconds
 
-Measure = Callable[[Config, str, ModelConfig], float]
+Measure = Callable[[Config, str], float]
 
 
-class FlowBudget(BaseModel):
-    """Planned steps of one flow.
+class ModelBudget(BaseModel):
+    """Planned steps of one model.
 
     Attributes:
         identity: digest of everything that its step time depends on.
@@ -37,34 +38,39 @@ class FlowBudget(BaseModel):
 
 
 class Plan(BaseModel):
-    """Steps of every flow at one budget.
+    """Steps of every flow and every baseline with gradient steps, at one budget.
 
     Attributes:
-        seconds: optimiser time per flow and seed.
+        seconds: optimiser time per model and seed.
         machine: description of the machine on which the step times were measured.
-        flows: budget of each flow, by name.
+        models: budget of each model, by name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seconds: float = Field(gt=0)
     machine: dict[str, str]
-    flows: dict[str, FlowBudget]
+    models: dict[str, ModelBudget]
+
+
+def budgeted(config: Config) -> list[str]:
+    """The models of a configuration that take optimiser steps: all flows, and the baselines with gradient steps."""
+    return [*config.flows, *(name for name in config.baselines.models if name in SEEDED)]
 
 
 def make_plan(config: Config, names: Sequence[str], seconds: float, measure: Measure = step_seconds) -> Plan:
-    """Plan the flows `names` at `seconds` each, and write the plan.
+    """Plan the models `names` at `seconds` each, and write the plan.
 
-    Step times of an earlier plan are reused for unchanged flows, so repeating a command repeats its trainings. Only
+    Step times of an earlier plan are reused for unchanged models, so repeating a command repeats its trainings. Only
     missing step times are measured.
 
     Raises:
-        ConfigError: the earlier plan is unreadable, or comes from another machine and lacks a flow.
+        ConfigError: the earlier plan is unreadable, or comes from another machine and lacks a model.
     """
     path, this_machine = config.layout.comparison_plan, machine()
     earlier = read_plan(config)
-    identities = {name: step_identity(config, choice) for name, choice in config.flows.items()}
-    reusable = {} if earlier is None else {n: e for n, e in earlier.flows.items() if e.identity == identities.get(n)}
+    identities = {name: step_identity(config, name) for name in budgeted(config)}
+    reusable = {} if earlier is None else {n: e for n, e in earlier.models.items() if e.identity == identities.get(n)}
     missing = [name for name in names if name not in reusable]
     if earlier is not None and reusable and earlier.machine != this_machine:
         differing = ", ".join(
@@ -73,23 +79,20 @@ def make_plan(config: Config, names: Sequence[str], seconds: float, measure: Mea
         if missing:
             raise ConfigError(
                 f"{path}: step times are from another machine ({differing}) and lack {', '.join(missing)}; "
-                "remove the file to measure every flow on this machine"
+                "remove the file to measure every model on this machine"
             )
         print(f"{path}: step times are from another machine ({differing}); remove the file to measure them again")
         this_machine = earlier.machine
     times = {name: entry.step_seconds for name, entry in reusable.items()}
-    times |= {
-        name: measure(config, name, config.flows[name])
-        for name in (track(missing, "time the steps") if missing else ())
-    }
+    times |= {name: measure(config, name) for name in (track(missing, "time the steps") if missing else ())}
     plan = Plan(
         seconds=seconds,
         machine=this_machine,
-        flows={
-            name: FlowBudget(
+        models={
+            name: ModelBudget(
                 identity=identities[name], step_seconds=times[name], steps=steps_within(seconds, times[name])
             )
-            for name in config.flows
+            for name in identities
             if name in times
         },
     )
@@ -118,17 +121,29 @@ def read_plan(config: Config) -> Plan | None:
         raise ConfigError(f"{path}: is not a valid plan; remove it to measure the step times again") from None
 
 
-def step_identity(config: Config, choice: ModelConfig) -> str:
-    """Digest of everything that the step time of a flow depends on: its layers, the grid and the training options."""
+def step_identity(config: Config, name: str) -> str:
+    """Digest of everything that the step time of a model depends on: its layers, the grid and the training options."""
+    choice = config.flows.get(name, config.model)  # the size of a U-Net follows that of the main flow
     spec = preset(choice.preset, **choice.options).to_dict()
     train = config.train.model_dump(include={"batch_size", "precision", "memory", "threads", "choose_mean"})
-    return digest_of([spec, config.preprocess.shape, len(config.study.side), train])[:16]
+    baseline = [] if name in config.flows else [name]
+    return digest_of([*baseline, spec, config.preprocess.shape, len(config.study.side), train])[:16]
 
 
 def apply_plan(config: Config, plan: Plan, names: Sequence[str]) -> Config:
-    """The configuration in which the flows `names` take the plan's steps; other extra models are dropped."""
-    flows = {name: config.flows[name].model_copy(update={"steps": plan.flows[name].steps}) for name in names}
-    model = flows.pop(config.model.preset, config.model)
-    # Early stopping is off: each flow uses its whole budget.
+    """The configuration with the models `names` alone, with the plan's steps; the main flow remains in any case."""
+    flows = {
+        name: choice.model_copy(update={"steps": plan.models[name].steps} if name in plan.models else {})
+        for name, choice in config.flows.items()
+        if name in names
+    }
+    baselines = config.baselines.model_copy(
+        update={
+            "models": tuple(name for name in config.baselines.models if name in names),
+            "steps": {name: plan.models[name].steps for name in names if name not in flows and name in plan.models},
+        }
+    )
+    # Early stopping is off: each model uses its whole budget.
     train = config.train.model_copy(update={"patience": None})
-    return config.model_copy(update={"model": model, "extra_models": flows, "train": train})
+    update = {"model": flows.pop(config.model.preset, config.model), "extra_models": flows}
+    return config.model_copy(update={**update, "baselines": baselines, "train": train})

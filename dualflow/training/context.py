@@ -13,8 +13,14 @@ from dualflow.flows.objective import Objective
 from dualflow.training.closed_form import ClosedFormCache
 from dualflow.training.distributed import SINGLE_PROCESS, ProcessGroup
 
+Logger = Callable[[int, Mapping[str, float]], None]
+"""Called with step and terms of single training steps."""
 Watcher = Callable[[int, Mapping[str, float], Objective], None]
 """Called with step, metrics and the averaged objective at every validation."""
+
+
+CURVE_POINTS = 100
+"""Points of a training curve."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,7 @@ class TrainingContext:
             fingerprint are removed, because resuming from them would mix two trainings.
         group: this process among those that share the training; only the main one writes and tracks.
         watch: called at every validation, for tracking.
+        log: called at about CURVE_POINTS steps of the training, for its curves.
         regions: labels `[D, H, W]` of the regions whose means a flow's base models, or None.
         closed_form: solves local linear regressions, and shares fits between the trainings of a study.
     """
@@ -41,9 +48,10 @@ class TrainingContext:
     fingerprint: str = ""
     group: ProcessGroup = SINGLE_PROCESS
     watch: Watcher | None = None
+    log: Logger | None = None
     regions: Tensor | None = None
     closed_form: ClosedFormCache = field(default_factory=ClosedFormCache)
 
     def part(self, name: str) -> TrainingContext:
-        """Return the context of a part of this training, such as its mean: with a subfolder and without `watch`."""
-        return replace(self, folder=self.folder / name, label=f"{self.label}, {name}", watch=None)
+        """Return the context of a part of this training, such as its mean: with a subfolder and without tracking."""
+        return replace(self, folder=self.folder / name, label=f"{self.label}, {name}", watch=None, log=None)

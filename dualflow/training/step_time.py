@@ -1,7 +1,8 @@
-"""Time of one optimiser step of a flow on this machine, and a description of the machine."""
+"""Time of one optimiser step of a model on this machine, and a description of the machine."""
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import resource
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dualflow.config import Config, ModelConfig
+from dualflow.data.dataset import PairDataset, collate
 from dualflow.errors import DualflowError
 from dualflow.flows.closed_form_fits import is_closed_form
 from dualflow.flows.flow_objective import FlowObjective
@@ -27,6 +29,7 @@ from dualflow.flows.objective import Objective
 from dualflow.flows.presets import preset
 from dualflow.flows.source_objective import SourceObjective
 from dualflow.process import keep_freed_memory
+from dualflow.training.build_baseline import build_baseline
 from dualflow.training.device import autocast, device_of, select_device, synchronize
 from dualflow.training.optimiser import Optimiser
 from dualflow.training.trainer import to_inputs
@@ -34,11 +37,13 @@ from dualflow.training.trainer import to_inputs
 PHASES = (0.125, 0.375, 0.625, 0.875)
 """Fractions of the training at which steps are timed, because a preset may freeze parts of the model for some steps."""
 WARM, TIMED, ROUNDS = 1, 4, 2
+RANDOM_SCANS = 4
+"""Random scans that a baseline is fitted to before its steps are timed."""
 SCHEDULE = 1000
 """Length of the learning-rate schedule; its warm-up keeps the weights near their start during the timing."""
 
 
-def step_seconds(config: Config, name: str, choice: ModelConfig) -> float:
+def step_seconds(config: Config, name: str) -> float:
     """Seconds of one optimiser step of training, at the study's grid, batch size, precision and threads.
 
     The volumes are random because the time does not depend on their values. A step is forward, backward, clipping,
@@ -46,10 +51,16 @@ def step_seconds(config: Config, name: str, choice: ModelConfig) -> float:
     median over ROUNDS, because other load can only lengthen a step. Phases are averaged; pre-training of the source and
     training of the flow are weighted by their shares of the steps.
 
+    Args:
+        config: the study's configuration.
+        name: a flow of the configuration, or a baseline with gradient steps.
+
     Raises:
         DualflowError: a step was not finite, so its time is invalid.
     """
-    objective, batch = random_training(config, choice)
+    if name not in config.flows:
+        return _mean_step(config, name, *random_baseline_training(config, name), PHASES)
+    objective, batch = random_training(config, config.flows[name])
     pretrain = objective.flow.spec.source_pretrain
     source_step = _mean_step(config, name, SourceObjective(objective.flow), batch, PHASES[:1]) if pretrain else 0.0
     flow_step = _mean_step(config, name, objective, batch, PHASES)
@@ -65,6 +76,43 @@ def random_training(config: Config, choice: ModelConfig) -> tuple[FlowObjective,
     batch = to_inputs(random_batch(config, objective.flow, config.train.batch_size), device)
     initialize_flow(objective.to(device).flow, **batch)
     return objective, batch
+
+
+def random_baseline_training(config: Config, name: str) -> tuple[Objective, dict[str, Tensor]]:
+    """The objective of a baseline that is fitted to random volumes, and a batch of them.
+
+    Raises:
+        DualflowError: the baseline is fitted in closed form, without optimiser steps.
+    """
+    keep_freed_memory()  # as in training
+    torch.manual_seed(0)
+    device, shape = select_device(config.train.device), config.preprocess.shape
+    features, channels = len(config.study.side), len(config.study.sources)
+    model, _ = build_baseline(config, name, shape, features, channels)
+    # A fit with cross-fitted means needs a few scans.
+    pairs = PairDataset([_random_pair(config, index) for index in range(max(RANDOM_SCANS, config.train.batch_size))])
+    logging.disable(logging.WARNING)  # of unusual coefficients
+    try:
+        means = model.fit(pairs, list(range(len(pairs))))
+    finally:
+        logging.disable(logging.NOTSET)
+    objective = model.objective()
+    if objective is None:
+        raise DualflowError(f"{name} has no optimiser steps to time; leave it out of the plan")
+    pairs = pairs if means is None else pairs.with_means(means)
+    batch = collate([pairs[index] for index in range(config.train.batch_size)])
+    return objective.to(device), to_inputs(batch, device)
+
+
+def _random_pair(config: Config, index: int) -> dict[str, Any]:
+    shape, channels, side = config.preprocess.shape, len(config.study.sources), len(config.study.side)
+    volumes = {"source": torch.rand(channels, *shape), "target": torch.rand(1, *shape)}
+    return {
+        **volumes,
+        "mask": torch.ones(1, *shape, dtype=torch.bool),
+        "side": torch.randn(side),
+        "scan": f"sub-{index}",
+    }
 
 
 def untrained(config: Config, choice: ModelConfig) -> FlowObjective:
@@ -112,7 +160,7 @@ def timed_step(
     if norm is None:
         raise DualflowError(
             f"{name}: a step on random volumes was not finite, so its time is invalid; try train.precision: float32, "
-            "or exclude the flow (dualflow compare --presets)"
+            "or name the other models (dualflow compare NAME ...)"
         )
     return seconds
 

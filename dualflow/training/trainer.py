@@ -21,7 +21,7 @@ from dualflow.flows.rng import batch_shard
 from dualflow.process import keep_freed_memory
 from dualflow.progress import progress
 from dualflow.training.checkpoint import forget_states, load_newest_state, save_state
-from dualflow.training.context import TrainingContext
+from dualflow.training.context import CURVE_POINTS, TrainingContext
 from dualflow.training.device import autocast
 from dualflow.training.distributed import StopRequest
 from dualflow.training.history import History
@@ -119,7 +119,7 @@ class Trainer:
         """
         self.objective.train()
         self.objective.set_progress((step - 1) / self.steps)
-        begin = time.perf_counter()
+        begin, learning_rate = time.perf_counter(), float(self.optimiser.schedule.get_last_lr()[0])
         with (
             autocast(self.config.precision, self.group.device),
             batch_shard(self.group.rank, self.group.world_size),
@@ -136,6 +136,9 @@ class Trainer:
             values = {name: float(term.detach()) for name, term in terms.items()} | {"gradient_norm": norm}
             for name, value in values.items():
                 self.term_values.setdefault(name, []).append(value)
+            # Values of single steps: means since the last point would depend on where a resumed training began.
+            if self.context.log is not None and self.group.is_main and step % max(1, self.steps // CURVE_POINTS) == 0:
+                self.context.log(step, values | {"learning_rate": learning_rate})
         return float(terms["loss"].detach())
 
     def validate(self, step: int) -> None:
@@ -159,9 +162,8 @@ class Trainer:
             self.history.best, self.history.best_step = score, step
             self.best = _copy(self.optimiser.averaged)
         if self.context.watch is not None and self.group.is_main:
-            self.context.watch(
-                step, entry | {"samples_per_second": self._samples_per_second()}, self.optimiser.averaged
-            )
+            speed = {"samples_per_second": self._samples_per_second()} if self.timed_steps else {}
+            self.context.watch(step, entry | speed, self.optimiser.averaged)
 
     def _count_skipped(self, step: int) -> None:
         self.history.skipped, self.skipped_in_a_row = self.history.skipped + 1, self.skipped_in_a_row + 1

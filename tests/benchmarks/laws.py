@@ -9,13 +9,12 @@ same test subjects.
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from dualflow.cohort import LAWS
 from dualflow.commands.run import run_workflow
 from dualflow.config import Config, load_config
-from dualflow.layout import Layout
+from dualflow.data.shared_scans import share_scans
 
 HELD_OUT = 60
 """Validation and test subjects of the configuration."""
@@ -27,19 +26,6 @@ def study(path: Path, law: str, people: int, overrides: list[str]) -> Config:
     name = f"{load_config(path).study.name}-{law}-{people}"
     changes = [f"study.name={name}", f"cohort.law={law}", f"cohort.subjects={people + HELD_OUT}"]
     return load_config(path, [*changes, *overrides])
-
-
-def share_scans(larger: Layout, smaller: Layout, subjects: list[str]) -> None:
-    """Link the finished scans of `subjects` from one study into another, with their manifests."""
-    for label in subjects:
-        folders = [f"bids/sub-{label}", f"bids/derivatives/truth/sub-{label}", f"derivatives/dualflow/sub-{label}"]
-        files = [file for folder in folders for file in (larger.root / folder).rglob("*") if file.is_file()]
-        manifests = [larger.manifest(f"cohort/sub-{label}"), *(larger.root / "manifests/scans").glob(f"sub-{label}*")]
-        for file in [*files, *manifests]:
-            link = smaller.root / file.relative_to(larger.root)
-            if file.is_file() and not link.exists():
-                link.parent.mkdir(parents=True, exist_ok=True)
-                os.link(file, link)
 
 
 def main() -> int:

@@ -1,4 +1,6 @@
-"""`dualflow compare`: selection of flows, published results and errors."""
+"""`dualflow compare`: selection of models, folds, published results and errors."""
+
+import re
 
 import pandas as pd
 import pytest
@@ -8,7 +10,7 @@ from comparison import TIMES, FakeTimer, study_values, train_and_score
 
 from dualflow.cli import main
 from dualflow.commands import compare as module
-from dualflow.commands.compare import compare, select_flows
+from dualflow.commands.compare import compare, select_models
 from dualflow.config import parse_config
 from dualflow.errors import ConfigError
 from dualflow.training.budget import make_plan
@@ -24,16 +26,16 @@ def config(values):
     return parse_config(values)
 
 
-def test_flows_are_selected_by_name(config):
-    """Flows keep the configuration's order; an unknown name is refused with the choices."""
-    assert select_flows(config, []) == ["dualflow", "dual_glow", "wide"]
-    assert select_flows(config, ["wide", "dualflow"]) == ["dualflow", "wide"]
-    with pytest.raises(ConfigError, match="no flow named nope; choose from: dualflow, dual_glow, wide"):
-        select_flows(config, ["nope"])
+def test_models_are_selected_by_name(config):
+    """Models keep the configuration's order; an unknown name is refused with the choices."""
+    assert select_models(config, []) == ["dualflow", "dual_glow", "wide", "mean_image", "unet"]
+    assert select_models(config, ["unet", "dualflow"]) == ["dualflow", "unet"]
+    with pytest.raises(
+        ConfigError, match="no model named nope; choose from: dualflow, dual_glow, wide, mean_image, un"
+    ):
+        select_models(config, ["nope"])
 
 
-# a pandas warning in MLflow's tables
-@pytest.mark.filterwarnings("ignore:For backward compatibility, 'str' dtypes")
 def test_a_partial_comparison_is_published_once(config, monkeypatch, capsys):
     """A failed flow loses its row and sets the exit code; the rest is printed, written, and tracked once."""
     from mlflow import MlflowClient
@@ -56,15 +58,73 @@ def test_a_partial_comparison_is_published_once(config, monkeypatch, capsys):
     ]
     shown = capsys.readouterr()
     assert "| dualflow |" in shown.out
-    assert "incomplete (a seed failed or is missing): dualflow, wide" in shown.err
+    assert "incomplete (a training failed or is missing): dualflow, wide" in shown.err
     assert list(pd.read_csv(config.layout.table("comparison"), sep="\t")["model"]) == ["dualflow"]
     assert config.layout.page("comparison").read_text() in shown.out
     client = MlflowClient(config.tracking.uri)
     (run,) = client.search_runs([client.get_experiment_by_name("x").experiment_id])
-    assert run.info.run_name == "comparison"
-    assert run.data.metrics["dualflow/mae"] == pytest.approx(0.1)
-    assert run.data.params["plan.flows.dualflow.steps"] == "10"
-    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"comparison.json", "comparison.md"}
+    assert (run.info.run_name, run.info.status) == ("comparison", "FINISHED")
+    assert run.data.metrics["mae_SUVR/dualflow"] == pytest.approx(0.1)
+    assert config.layout.page("comparison").read_text() == run.data.tags["mlflow.note.content"]
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {
+        "comparison.md", "config.yaml", "plan.json", "tables",
+    }  # fmt: skip
+
+
+def test_each_person_is_tested_once_over_the_folds(config, monkeypatch, capsys):
+    """Each fold is a study of its own with the shared scans; one table holds the people of all folds."""
+    studies, shared = [], []
+
+    def workflow(study, cores, options, steps):
+        fold = len(studies)
+        studies.append(study)
+        for name, seed in study.trainings:
+            steps = {"unet": study.baselines.of(name).unet_steps, "dualflow": study.model.steps}.get(name, 0)
+            people = [f"sub-{4 * fold + index}" for index in range(4)]
+            error = 0.1 if name == "unet" else 0.2
+            mae = [error + 0.01 * index for index in range(4)]
+            train_and_score(study, name, seed, steps, mae=mae, scans=people)
+        return 0
+
+    monkeypatch.setattr(module, "run_workflow", workflow)
+    monkeypatch.setattr(module, "share_scans", lambda source, destination: shared.append((source, destination)))
+    make_plan(config, list(TIMES), 1, FakeTimer())
+    assert compare(config, seconds=1, names=["dualflow", "mean_image", "unet"], folds=3) == 0
+    roots = [study.layout.root for study in studies]
+    assert [root.relative_to(config.layout.root).parts for root in roots] == [
+        ("compare", "folds-3", f"fold-{fold}", "x") for fold in range(3)
+    ]
+    assert [(source.root, destination.root) for source, destination in shared] == [
+        (config.layout.root, roots[0]), (roots[0], roots[1]), (roots[0], roots[2]),
+    ]  # fmt: skip
+    assert [(study.split.folds, study.split.fold) for study in studies] == [(3, 0), (3, 1), (3, 2)]
+    assert {study.baselines.of("unet").unet_steps for study in studies} == {20}
+    table = pd.read_csv(config.layout.table("comparison"), sep="\t").set_index("model")
+    assert table.loc["unet", ["seeds", "folds", "trainings", "people"]].tolist() == [2, 3, 6, 12]
+    assert table.loc["mean_image", ["seeds", "folds", "trainings", "people"]].tolist() == [1, 3, 3, 12]
+    assert table.loc["unet", "mae_low"] < table.loc["unet", "mae"] < table.loc["unet", "mae_high"]
+    shown = capsys.readouterr()
+    assert "incomplete" not in shown.err
+    assert "3 folds, each person tested once per seed; 12 held-out simulated people" in shown.out
+    assert re.search(r"\| mean_image +\| +equal by construction +\|", shown.out)
+    assert "-0.1000 (-0.1000 to -0.1000), p < 0.001" in shown.out
+    scores = pd.read_csv(config.layout.table("comparison_scores"), sep="\t")
+    assert not scores.duplicated(["model", "seed", "scan"]).any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"test_subjects": ["1"]}, "test_subjects and validation_subjects exclude folds"),
+        ({"folds": "leave-one-out"}, "expected a number of folds to compare over; name it with --folds"),
+    ],
+    ids=["named people", "leave-one-out"],
+)
+def test_folds_need_a_split_that_is_drawn(values, change, message):
+    """The error comes before any work."""
+    config = parse_config(values | {"split": change})
+    with pytest.raises(ConfigError, match=message):
+        compare(config, seconds=1, folds=None if "folds" in change else 3)
 
 
 @pytest.fixture
@@ -81,14 +141,16 @@ def test_help_has_examples(invoke):
     """The help keeps one example per line and names every file that the command reads or writes."""
     shown = invoke("--help")
     assert shown.exit_code == 0
-    assert "\n  dualflow compare --presets dual_glow,dualflow\n" in shown.output
+    assert "\n  dualflow compare dualflow dual_glow unet\n" in shown.output
     for word in (
         "compare/plan.json",
         "comparison.tsv",
         "comparison.md",
-        "run 'comparison'",
-        "configs/presets.yaml",
-        "150",
+        "'comparison'",
+        "comparison_differences.tsv",
+        "comparison_scores.tsv",
+        "configs/compare.yaml",
+        "60",
     ):
         assert word in shown.output
 
@@ -96,13 +158,13 @@ def test_help_has_examples(invoke):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--presets", "nope"], "no flow named nope"),
-        (["--set", "extra_models.x={preset: dualflow, options: {widths: 3}}", "--presets", "x"], "widths"),
+        (["nope"], "no model named nope"),
+        (["--set", "extra_models.x={preset: dualflow, options: {widths: 3}}", "x"], "widths"),
     ],
-    ids=["no such flow", "no such option"],
+    ids=["no such model", "no such option"],
 )
 def test_errors_are_one_line(invoke, arguments, message):
-    """An unknown flow or option ends with exit code 2 before any measurement."""
+    """An unknown model or option ends with exit code 2 before any measurement."""
     done = invoke("--config", "tiny.yaml", *arguments)
     assert done.exit_code == 2, done.output
     assert done.stderr.startswith("dualflow: ")

@@ -5,7 +5,8 @@ from evaluated_study import HELD_OUT, EvaluatedStudy
 
 from dualflow.commands.export import export
 from dualflow.commands.publish import publish
-from dualflow.tracking.model_registry import ModelRegistry
+from dualflow.tracking.model_registry import ModelRegistry, tracking_config
+from dualflow.tracking.tracked_run import tracked
 
 SCORES = [0.03 + 0.001 * index for index in range(len(HELD_OUT))]
 BETTER, WORSE = ([factor * score for score in SCORES] for factor in (0.9, 1.1))
@@ -49,6 +50,17 @@ def test_a_better_model_becomes_the_champion(study, uri):
         assert sentences[-1].startswith(sentence)
         assert champion("best", uri) == number
     assert sentences[0] == "first seed 0: models:/best/1 was registered before, with the same files"
+
+
+def test_a_version_and_the_run_of_its_training_refer_to_each_other(study, uri):
+    """MLflow shows the model on the run's page, and the run on the model's."""
+    tags = {"model": "linked", "seed": "0", "training": "training of linked"}
+    with tracked(tracking_config(uri), "phantoms", "linked seed 0", tags) as run:
+        pass
+    publish(study.model("linked", 4.0, SCORES), "linked", uri)
+    client = ModelRegistry("linked", uri).client
+    (output,) = client.get_run(run.run_id).outputs.model_outputs
+    assert client.get_logged_model(output.model_id).source_run_id == run.run_id
 
 
 def test_other_people_leave_the_alias(study, uri):

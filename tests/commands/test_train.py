@@ -131,7 +131,7 @@ def test_the_card_records_pretraining_and_states_are_removed(tmp_path, phantoms,
     )
     data = learning_data(card, phantoms, held_out)
     monkeypatch.setattr(LearningData, "load", classmethod(lambda cls, config: data))
-    monkeypatch.setattr(module, "tracked", lambda *_: nullcontext(Run()))
+    monkeypatch.setattr(module, "model_run", lambda *_: nullcontext(Run()))
     folder, write = config.layout.model("srflow", 0), module.write_manifest
     state_counts = []
 

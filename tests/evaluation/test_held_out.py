@@ -73,7 +73,7 @@ def test_better_in_every_person_is_better(study):
     assert f"{-comparison.gain:+.4f}" in comparison.text
     assert compare_paired(first, better).verdict == "worse"
     assert compare_paired(mixed, first).verdict == "undecided"
-    assert compare_paired(first, first).verdict == "undecided"
+    assert compare_paired(first, first).verdict == "equal"
 
 
 def test_pairs_are_people_not_rows(study):

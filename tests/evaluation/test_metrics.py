@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import pearsonr
 
 from dualflow.errors import ShapeError
-from dualflow.evaluation.metrics import METRICS, Context, mae, psnr, ssim
+from dualflow.evaluation.metrics import METRICS, Context, agreement, mae, psnr, ssim
 from dualflow.evaluation.metrics import score as score_prediction
 from dualflow.imaging.regions import RegionMap
 from dualflow.modalities import MODALITIES
@@ -151,3 +152,48 @@ def test_mae_is_exact_in_float32(scene):
     estimate, target, mask, regions = scene
     exact = np.abs(estimate.astype(float) - target)[mask].mean()
     assert mae(estimate, target, mask, Context(ROW, regions)) == pytest.approx(exact, rel=1e-6)
+
+
+def test_rmse_by_hand(scene):
+    """The root of the mean square over the mask."""
+    estimate, target, mask, regions = scene
+    scores = score_prediction(Guess(estimate, np.zeros(SHAPE)), target, mask, regions, ROW)
+    assert scores["rmse"] == pytest.approx(np.linalg.norm((estimate - target)[mask]) / np.sqrt(mask.sum()), rel=1e-5)
+
+
+def test_icc_agrees_with_an_explicit_analysis_of_variance():
+    """Shrout and Fleiss' example of ICC(2,1) for judges 2 and 3, from sums of squares; a bias lowers it."""
+    pairs = np.array([[2, 5], [1, 3], [4, 6], [1, 2], [5, 6], [2, 4]], float)
+    grand, (n, k) = pairs.mean(), pairs.shape
+    between = k * sum((row.mean() - grand) ** 2 for row in pairs) / (n - 1)
+    judges = n * sum((column.mean() - grand) ** 2 for column in pairs.T) / (k - 1)
+    total = sum((value - grand) ** 2 for value in pairs.ravel())
+    error = (total - (n - 1) * between - (k - 1) * judges) / ((n - 1) * (k - 1))
+    expected = (between - error) / (between + (k - 1) * error + k * (judges - error) / n)
+    assert agreement(pairs) == pytest.approx(expected)
+    offset = np.array([0, pairs[:, 1].mean() - pairs[:, 0].mean()])
+    assert agreement(pairs + offset) < expected < agreement(pairs - offset)
+    assert agreement(np.stack([pairs[:, 0]] * 2, axis=1)) == pytest.approx(1)
+    assert np.isnan(agreement(pairs[:1]))
+
+
+def test_the_ad_signature_is_a_mean_over_voxels():
+    """Posterior cingulate, inferior parietal and inferior temporal parcels, weighted by their voxels."""
+    names = ("ctx-lh-posteriorcingulate", "ctx-rh-inferiorparietal", "ctx-lh-superiorfrontal")
+    labels = np.repeat([1, 2, 2, 3], 16).reshape(4, 4, 4)
+    target, regions = np.choose(labels, [0, 1.0, 1.5, 9.0]), RegionMap(labels, names, (4, 4, 4))
+    estimate = np.where(labels == 1, 1.3, target)
+    scores = score_prediction(Guess(estimate, 0 * estimate), target, labels > 0, regions, ROW)
+    assert (scores["ad_roi_real"], scores["ad_roi_estimate"]) == pytest.approx((4 / 3, 4.3 / 3))
+    assert scores["ad_roi_bias"] == scores["ad_roi_error"] == pytest.approx(100 * 0.3 / 4)
+
+
+def test_diversity_and_pit_agree_with_their_definitions(scene):
+    """Diversity is the mean over all pairs of samples; the PIT of the middle sample is one half."""
+    _, target, mask, regions = scene
+    samples = target + np.linspace(-0.2, 0.2, 5)[:, None, None, None] ** 3
+    scores = score_prediction(Guess(target, samples.std(0), samples), target, mask, regions, ROW)
+    pairs = [np.abs(first - second)[mask].mean() for first, second in combinations(samples, 2)]
+    assert scores["sample_diversity"] == pytest.approx(np.mean(pairs), rel=1e-5)
+    assert scores["region_pit_distance"] == pytest.approx(0.25)
+    assert scores["voxel_sharpness"] == pytest.approx(samples.std(0)[mask].mean())

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import false_discovery_control, wilcoxon
 
 from dualflow.errors import DataError
-from dualflow.evaluation.statistics import differences, holm, subject_means, summarise
+from dualflow.evaluation.statistics import MIN_SUBJECTS, differences, holm, subject_means, summarise
 
 
 def table(subjects: int = 20, shift: float = -0.003, seed: int = 0) -> pd.DataFrame:
@@ -66,6 +66,37 @@ def test_worse_and_equal_models_have_their_verdicts():
     rng = np.random.default_rng(4)
     frame = pd.DataFrame({"model": ["a"] * 15 + ["b"] * 15, "seed": 0, "scan": [f"sub-{i}" for i in range(15)] * 2})
     assert differences(frame.assign(mae=rng.normal(size=30)), "b")["verdict"].tolist() == ["undecided"]
+
+
+def test_the_least_number_of_people_can_show_a_difference():
+    """Wilcoxon's smallest p-value is below 0.05 with MIN_SUBJECTS people, and not with one fewer."""
+    for people in (MIN_SUBJECTS - 1, MIN_SUBJECTS):
+        assert (wilcoxon(np.arange(1.0, people + 1)).pvalue < 0.05) == (people == MIN_SUBJECTS)
+
+
+@pytest.mark.parametrize("people", [2, MIN_SUBJECTS - 1, MIN_SUBJECTS])
+def test_few_people_have_neither_interval_nor_test(people):
+    """Below MIN_SUBJECTS a clear difference is undecided, and its ends and p-value are NaN."""
+    scans = [f"sub-{i}" for i in range(people)]
+    frame = pd.DataFrame({"model": ["a"] * people + ["b"] * people, "seed": 0, "scan": scans * 2})
+    frame["mae"] = np.r_[np.linspace(0.1, 0.2, people), np.linspace(0.5, 0.9, people)]
+    frame["contrast_pit"] = np.linspace(0, 1, 2 * people)
+    enough, result = people == MIN_SUBJECTS, differences(frame, "b").set_index("metric")
+    assert result.loc["mae", "verdict"] == ("better" if enough else "undecided")
+    assert np.isfinite(result.loc["mae", ["low", "high", "gain_low", "p", "p_holm"]].astype(float)).all() == enough
+    assert np.isfinite(summarise(frame)[["low", "high"]].to_numpy()).all() == enough
+
+
+def test_equal_predictions_are_not_tested():
+    """Values that differ by rounding are equal by construction, and take no part in the correction for many tests."""
+    rng, scans = np.random.default_rng(5), [f"sub-{i}" for i in range(8)]
+    values = rng.uniform(0.1, 0.2, 8)
+    models = {"flow": values, "mean": values * (1 + 1e-7), "unet": values + 0.01 + 0.001 * rng.normal(size=8)}
+    frame = pd.concat([pd.DataFrame({"model": name, "seed": 0, "scan": scans, "mae": v}) for name, v in models.items()])
+    result = differences(frame, "flow").set_index("model")
+    assert result.loc["mean", "verdict"] == "equal"
+    assert np.isnan(result.loc["mean", ["p", "p_holm"]].astype(float)).all()
+    assert result.loc["unet", "p_holm"] == result.loc["unet", "p"] == pytest.approx(2 / 2**8)
 
 
 def test_coverage_is_judged_by_its_distance_from_the_nominal_level():

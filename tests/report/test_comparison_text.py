@@ -4,7 +4,7 @@ import pytest
 from comparison import FakeTimer, study_values, train_and_score
 
 from dualflow.config import parse_config
-from dualflow.evaluation.comparison_table import comparison_table
+from dualflow.evaluation.comparison_table import gather_comparison
 from dualflow.report.comparison_text import comparison_markdown
 from dualflow.training.budget import make_plan
 
@@ -19,12 +19,16 @@ def test_columns_are_aligned_and_empty_ones_omitted(config):
     plan = make_plan(config, ["dualflow", "dual_glow"], 1, FakeTimer())
     train_and_score(config, "dualflow", 0, 10, voxel_crps=0.05, nll_true=1.0, nll_blurred=2.0)
     train_and_score(config, "dual_glow", 0, 2)
-    text = comparison_markdown(comparison_table(config, plan), config, plan)
-    parts = [part.splitlines() for part in text.strip().split("\n\n")[1:]]
+    text = comparison_markdown(gather_comparison([config], plan), config, plan)
+    parts = [part.splitlines() for part in text.strip().split("\n\n") if part.startswith("|")]
     assert all(len({len(line) for line in part}) == 1 for part in parts)
-    assert [part[0].split()[1] for part in parts] == ["flow"] * 4
-    assert "0.1000 (0.1000 to 0.1000)" in parts[1][2]
-    assert parts[2][3].split(" | ")[-1].strip(" |") == "n/a"
-    assert "100 (44 to 100)" in parts[3][2]
+    assert [part[0].split()[1] for part in parts] == ["model"] * 4
+    scores, differences, likelihood, cost = parts
+    assert " 3 |     0.1000 | " in scores[2]  # three people are too few for an interval
+    assert "With fewer than 6 people there is no interval." in text
+    assert scores[3].split(" | ")[-1].strip(" |") == "n/a"
+    assert differences[2].split("|")[2].strip() == "equal by construction"
+    assert "100 (44 to 100)" in likelihood[2]
+    assert cost[0].startswith("| model     | parameters")
     for absent in ("bits per voxel", "another subject's", "SSIM", "pre-training", "s/sample"):
         assert absent not in text

@@ -94,6 +94,23 @@ def test_coverage_must_be_near_its_level_and_agree_with_it(mean, low, high, cali
     assert ("is inconclusive" in sentence) != calibrated
 
 
+def test_few_people_have_no_interval():
+    """With five people a difference is stated without interval, p-value or verdict."""
+    scans = [f"sub-{i}" for i in range(5)]
+    errors = {"m": [0.1, 0.2, 0.3, 0.4, 0.5], "other": [0.2, 0.3, 0.4, 0.5, 0.6]}
+    rows = [
+        {"model": model, "seed": 0, "scan": scan, "mae": value, "voxel_coverage_80": 0.8}
+        for model, values in errors.items()
+        for scan, value in zip(scans, values, strict=True)
+    ]
+    table = pd.DataFrame(rows)
+    means, paired = summarise(table, bootstrap=100), differences(table, "other")
+    text = " ".join(summary_sentences(means, paired, None, model="m", row=ROW, mean_target=1.0))
+    assert "errors is -0.1000 SUVR; 5 subjects are too few for an interval or a test" in text
+    assert "80 % of the voxels; 5 subjects are too few to judge their calibration" in text
+    assert "95 %" not in text
+
+
 def test_a_model_without_spread_or_condition():
     """Missing uncertainty is stated, and use of the source is not claimed without evidence."""
     table = pd.DataFrame({"model": "m", "seed": 0, "scan": ["sub-1", "sub-2"], "mae": [0.1, 0.2]})

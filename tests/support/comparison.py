@@ -1,4 +1,4 @@
-"""A study of three flows, and the files that their trainings and evaluations leave, without any training."""
+"""A study of three flows and two baselines, with the files of trainings and evaluations that never ran."""
 
 import pandas as pd
 import torch
@@ -8,11 +8,11 @@ from dualflow.manifest import write_manifest
 from dualflow.models.card import ModelCard, TrainingRecord
 from dualflow.models.store import load_card, save_model
 
-TIMES = {"dualflow": 0.1, "dual_glow": 0.4, "wide": 0.2}
+TIMES = {"dualflow": 0.1, "dual_glow": 0.4, "wide": 0.2, "unet": 0.05}
 
 
 def study_values(folder):
-    """Configuration values of a study of three flows in `folder`; `wide` is a variation of the default."""
+    """Configuration values of a study of three flows and two baselines; `wide` is a variation of the default."""
     return {
         "study": {"name": "x", "results": str(folder / "results"), "side": ["age"]},
         "preprocess": {"shape": [16, 16, 16]},
@@ -21,6 +21,7 @@ def study_values(folder):
             "dual_glow": {"preset": "dual_glow", "steps": 7},
             "wide": {"preset": "dualflow", "options": {"low_rank": 2, "hidden": [8, 8, 8]}},
         },
+        "baselines": {"models": ["mean_image", "unet"]},
         "train": {"seeds": [0, 1], "precision": "float32"},
         "evaluate": {"bootstrap": 100},
         "tracking": {"uri": f"sqlite:///{folder}/mlflow.db", "artifacts": str(folder / "artifacts")},
@@ -33,7 +34,7 @@ class FakeTimer:
     def __init__(self):
         self.measured = []
 
-    def __call__(self, config, name, choice):
+    def __call__(self, config, name):
         self.measured.append(name)
         return TIMES[name]
 
@@ -55,8 +56,11 @@ def save_card(folder, name, seed, weight, record=None):
     save_model(folder, model, card)
 
 
-def train_and_score(config, name, seed, steps, *, mae=0.1, pretrain=0, memory="900.5", **columns):
-    """Write the results of one flow and seed with the workflow's own functions."""
+SCANS = ("sub-1_ses-1", "sub-1_ses-2", "sub-2", "sub-3")
+
+
+def train_and_score(config, name, seed, steps, *, mae=0.1, pretrain=0, memory="900.5", scans=SCANS, **columns):
+    """Write the results of one model and seed with the workflow's own functions."""
     layout, stem, folder = config.layout, f"{name}_seed-{seed}", config.layout.model(name, seed)
     record = TrainingRecord(
         seconds=6.0 + seed,
@@ -65,9 +69,9 @@ def train_and_score(config, name, seed, steps, *, mae=0.1, pretrain=0, memory="9
         pretrain_seconds=3.0 if pretrain else 0.0,
     )
     save_card(folder, name, seed, float(len(name) + seed + steps), record)
-    commit_text(folder / "history.tsv", f"step\tloss\n1.0\t0.5\n{steps - pretrain}.0\t0.1\n")
-    scans = ["sub-1_ses-1", "sub-1_ses-2", "sub-2", "sub-3"]
-    scores = pd.DataFrame({"model": name, "seed": seed, "scan": scans, "mae": mae, **columns})
+    if steps:
+        commit_text(folder / "history.tsv", f"step\tloss\n1.0\t0.5\n{steps - pretrain}.0\t0.1\n")
+    scores = pd.DataFrame({"model": name, "seed": seed, "scan": list(scans), "mae": mae, **columns})
     commit_text(layout.table(f"scans_{stem}"), scores.to_csv(sep="\t", index=False))
     commit_text(layout.benchmark(f"train/{stem}"), f"s\tmax_rss\n10.0\t{memory}\n")
     write_manifest(

@@ -60,6 +60,7 @@ class EvaluatedStudy:
             outputs={file.name: file for file in files},
             inputs={f"sub-{label}": "0" for label in TRAINING},
             config={},
+            facts={"training": f"training of {name}"},
         )
         assert WEIGHTS in {file.name for file in files}
         return self.layout.model(name, seed), card

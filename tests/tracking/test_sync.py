@@ -11,6 +11,8 @@ from mlflow_runs import UNREACHABLE, log_all, read_records, read_runs, unreachab
 
 from dualflow.cli import main
 from dualflow.config import TrackingConfig
+from dualflow.layout import Layout
+from dualflow.tracking import sync as module
 from dualflow.tracking.sync import sync, warn_unsent
 from dualflow.tracking.tracked_run import tracked
 
@@ -162,3 +164,13 @@ def test_the_command_reports_how_many_runs_are_queued(tmp_path):
     result = command.invoke(main, ["sync", "--config", str(study)])
     assert result.exit_code == 1
     assert "0 runs uploaded to http://127.0.0.1:9, 1 still queued" in result.output
+
+
+def test_queues_of_folds_are_found(tmp_path, monkeypatch):
+    """The records of a comparison's folds are uploaded with those of the study."""
+    layout, folders = Layout(tmp_path / "x"), []
+    fold = layout.fold(3, 1) / "x" / "pending"
+    fold.mkdir(parents=True)
+    monkeypatch.setattr(module, "sync", lambda config, pending: (folders.append(pending), (1, 2))[1])
+    assert module.sync_all(TrackingConfig(), layout) == (2, 4)
+    assert folders == [layout.pending_records, fold]

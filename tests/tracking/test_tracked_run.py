@@ -14,7 +14,7 @@ from dualflow.tracking import tracked_run
 from dualflow.tracking.mlflow_store import RunKey
 from dualflow.tracking.queue import RecordQueue
 from dualflow.tracking.sync import sync
-from dualflow.tracking.tracked_run import Run, tracked
+from dualflow.tracking.tracked_run import Run, group_run, tracked
 
 
 def test_the_recorded_configuration_contains_no_path(tmp_path):
@@ -190,3 +190,60 @@ def test_an_error_after_the_end_was_queued_is_a_failure(config, tmp_path):
     with pytest.raises(OSError, match="full"):
         fail()
     assert runs_named(config, "late failure") == ["FAILED"]
+
+
+@pytest.fixture
+def local(config):
+    """The shared store with a group of its own."""
+    return config.model_copy(update={"group": "group"})
+
+
+def run_of(config, run_id):
+    return MlflowClient(config.uri).get_run(run_id)
+
+
+def test_runs_are_nested_under_their_group(local):
+    """The parent is made once, never stays open, and lasts from the first child's start to the last one's end."""
+    with tracked(local, EXPERIMENT, "child", {"seed": "1"}) as first:
+        parent = run_of(local, first.run_id).data.tags["mlflow.parentRunId"]
+        assert run_of(local, parent).info.status == "FINISHED"
+        begun = run_of(local, parent).info.end_time
+    with tracked(local, EXPERIMENT, "child", {"seed": "2"}) as second:
+        assert run_of(local, second.run_id).data.tags["mlflow.parentRunId"] == parent
+    assert run_of(local, parent).info.end_time > begun
+    with group_run(local, EXPERIMENT) as group:
+        group.describe("# Results of {run_id}")
+        assert group.run_id == parent
+    assert run_of(local, parent).data.tags["mlflow.note.content"] == f"# Results of {parent}"
+    assert "mlflow.parentRunId" not in run_of(local, parent).data.tags
+
+
+def test_a_deleted_group_does_not_reject_the_end_of_a_child(local, tmp_path):
+    """Someone may delete the parent in MLflow while a child runs."""
+    config = local.model_copy(update={"group": "deleted group"})
+    with tracked(config, EXPERIMENT, "orphan", {}, tmp_path) as run:
+        MlflowClient(config.uri).delete_run(run_of(config, run.run_id).data.tags["mlflow.parentRunId"])
+    assert run_of(config, run.run_id).info.status == "FINISHED"
+    assert not list(tmp_path.glob("*/*.json"))
+
+
+@pytest.mark.usefixtures("no_wait")
+@pytest.mark.parametrize("offline", [False, True], ids=["online", "training and evaluation offline"])
+def test_an_evaluation_continues_the_run_of_its_training(local, tmp_path, monkeypatch, offline):
+    """Its scores are on the training's finished run; a repetition changes only other values."""
+    name, tags = f"evaluated {offline}", {"training": "1"}
+    monkeypatch.setattr(tracked_run, "_warned", set())
+    config = local.model_copy(update={"uri": UNREACHABLE}) if offline else local
+    with tracked(config, EXPERIMENT, name, tags, tmp_path) as training:
+        training.metrics({"loss": 1.0}, 1)
+    for crps in (0.3, 0.3, 0.4):
+        with tracked(config, EXPERIMENT, name, tags, tmp_path, continues=True) as evaluation:
+            evaluation.scores({"test/mae_SUVR": 0.1, "test/crps_SUVR": crps, "test/none": float("nan")})
+    if offline:
+        assert sync(local.model_copy(update={"group": "another"}), tmp_path) == (1, 0)
+    assert runs_named(local, name) == ["FINISHED"]
+    run = read_runs(local)[name]
+    assert run_of(local, run.data.tags["mlflow.parentRunId"]).info.run_name == local.group
+    assert run.data.metrics == {"loss": 1.0, "test/mae_SUVR": 0.1, "test/crps_SUVR": 0.4}
+    history = MlflowClient(local.uri).get_metric_history(run.info.run_id, "test/crps_SUVR")
+    assert [(point.step, point.value) for point in history] == [(0, 0.3), (1, 0.4)]

@@ -32,13 +32,13 @@ def test_a_plan_is_reused(config):
     """Repeating a command measures nothing; another flow or budget measures only missing step times."""
     timer = FakeTimer()
     first = make_plan(config, ["dualflow"], 10, timer)
-    assert {name: entry.steps for name, entry in first.flows.items()} == {"dualflow": 100}
+    assert {name: entry.steps for name, entry in first.models.items()} == {"dualflow": 100}
     assert read_plan(config) == first
     written = config.layout.comparison_plan.stat().st_mtime_ns
     assert make_plan(config, ["dualflow"], 10, timer) == first
     assert config.layout.comparison_plan.stat().st_mtime_ns == written
     more = make_plan(config, ["dual_glow"], 20, timer)
-    assert {name: entry.steps for name, entry in more.flows.items()} == {"dualflow": 200, "dual_glow": 50}
+    assert {name: entry.steps for name, entry in more.models.items()} == {"dualflow": 200, "dual_glow": 50}
     assert timer.measured == ["dualflow", "dual_glow"]
 
 

@@ -23,12 +23,12 @@ def test_the_host_name_is_not_recorded(monkeypatch):
     assert all(facts.values())
 
 
-@pytest.mark.parametrize("name", ["dualflow", "dual_glow"])
+@pytest.mark.parametrize("name", ["dualflow", "dual_glow", "unet", "unet_heteroscedastic"])
 def test_a_step_is_timed_on_random_volumes(config, name, monkeypatch):
-    """Flows with and without a closed-form mean take finite steps; the time is that of one step."""
+    """Flows and networks with and without a closed-form mean take finite steps; the time is that of one step."""
     ticks = iter(np.cumsum([0.25 if odd else 4.0 for _ in range(1000) for odd in (False, True)]))
     monkeypatch.setattr(step_time, "perf_counter", lambda: next(ticks))
-    assert step_seconds(config, name, config.flows[name]) == pytest.approx(0.25)
+    assert step_seconds(config, name) == pytest.approx(0.25)
 
 
 def test_other_load_of_the_machine_is_excluded(config, monkeypatch):
@@ -42,7 +42,7 @@ def test_other_load_of_the_machine_is_excluded(config, monkeypatch):
     assert len(spent) == step_time.ROUNDS * phases * each
     ticks = iter(np.cumsum([step for seconds in spent for step in (4.0, seconds)]))
     monkeypatch.setattr(step_time, "perf_counter", lambda: next(ticks))
-    assert step_seconds(config, "dualflow", config.model) == pytest.approx(0.5)
+    assert step_seconds(config, "dualflow") == pytest.approx(0.5)
     assert next(ticks, None) is None
 
 
@@ -51,11 +51,12 @@ def test_pretraining_is_weighted_by_its_share_of_the_steps(config, monkeypatch):
     seconds = {"SourceObjective": 1.0, "FlowObjective": 3.0}
     monkeypatch.setattr(step_time, "_mean_step", lambda config, name, model, *_: seconds[type(model).__name__])
     choice = ModelConfig(preset="srflow", options={"steps": [1, 1, 1], "hidden": [8, 8, 8]})
-    assert step_seconds(config, "srflow", choice) == pytest.approx(0.25 * 1.0 + 0.75 * 3.0)
+    study = config.model_copy(update={"extra_models": {"srflow": choice}})
+    assert step_seconds(study, "srflow") == pytest.approx(0.25 * 1.0 + 0.75 * 3.0)
 
 
 def test_a_skipped_step_is_refused(config, monkeypatch):
     """A non-finite loss ends the step before the backward pass, so its time is invalid."""
     monkeypatch.setattr(step_time.Optimiser, "step", lambda self, loss: None)
     with pytest.raises(DualflowError, match="dualflow: a step on random volumes was not finite"):
-        step_seconds(config, "dualflow", config.model)
+        step_seconds(config, "dualflow")

@@ -114,18 +114,36 @@ def test_tables_have_every_model_and_the_ceilings(workspace):
 
 
 def test_runs_are_tracked_with_model_curves_and_data(workspace):
-    """MLflow has a run per training with parameters, curves, data and model, and no account name."""
+    """MLflow has a run per training with its parameters, curves, scores, data and model, and no account name."""
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{workspace}/results/mlflow.db")
     experiment = client.get_experiment_by_name("tiny")
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    assert set(runs) == {"dualflow seed 0", "mean_image seed 0", "unet seed 0", "evaluation"}
-    flow = runs["dualflow seed 0"]
-    assert flow.info.status == "FINISHED"
-    assert flow.data.params["train.steps"] == "4"
+    models = ("dualflow", "mean_image", "unet")
+    assert set(runs) == {*(f"{name} seed 0" for name in models), "workflow"}
+    flow, network, closed_form = (runs[f"{name} seed 0"] for name in ("dualflow", "unet", "mean_image"))
+    workflow = runs["workflow"]
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert {run.data.tags["mlflow.parentRunId"] for run in (flow, network, closed_form)} == {workflow.info.run_id}
+    assert (flow.data.params["steps"], flow.data.params["flow.low_rank"]) == ("4", "2")
+    assert not any(key.startswith("flow.") for key in network.data.params)
+    assert not {"steps", "learning_rate"} & set(closed_form.data.params)
     assert len(client.get_metric_history(flow.info.run_id, "validation/loss_nats_per_voxel")) == 2
-    assert flow.inputs.dataset_inputs
+    assert len(client.get_metric_history(flow.info.run_id, "train/loss_nats_per_voxel")) == 4
+    # The flow's prediction is its closed-form mean, which training does not change.
+    assert "validation/mae_SUVR" not in flow.data.metrics
+    assert "validation/mae_SUVR" in network.data.metrics
+    assert all(run.data.metrics["test/mae_SUVR"] > 0 for run in (flow, network, closed_form))
+    contexts = {tag.value for entry in flow.inputs.dataset_inputs for tag in entry.tags}
+    assert contexts == {"training", "validation", "testing"}
+    text = " ".join(str(entry.dataset.to_dictionary()) for entry in flow.inputs.dataset_inputs)
+    assert "dualflow cohort --subjects 6" in text
+    assert "sub-" not in text
+    assert "get-artifact?path=pictures/test.png" in flow.data.tags["mlflow.note.content"]
+    assert {"report.html", "qc.html", "config.yaml", "tables", "figures"} <= {
+        file.path for file in client.list_artifacts(workflow.info.run_id)
+    }
     assert {"model/model.safetensors", "model/model.json"} <= {
         f.path for f in client.list_artifacts(flow.info.run_id, "model")
     }

@@ -1,0 +1,153 @@
+"""What the tracked run of one model holds: name, tags, parameters of that model alone, datasets and description.
+
+Training and evaluation of a model log to the same run, so that runs can be sorted and compared by their scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pandas as pd
+
+from dualflow.config import Config
+from dualflow.config.config import SEEDED
+from dualflow.evaluation.study_metrics import measure
+from dualflow.flows.presets import preset
+from dualflow.flows.spec import FlowSpec
+from dualflow.layout import Layout
+from dualflow.manifest import read_manifest
+from dualflow.modalities import modality
+from dualflow.tracking.metric_names import TARGET, unit_suffix
+from dualflow.tracking.mlflow_calls import RUN_ID
+from dualflow.tracking.tracked_run import Run, tracked
+
+TRAIN_PARAMETERS = (
+    "batch_size", "learning_rate", "warmup", "weight_decay", "clip_norm", "ema", "precision", "patience",
+)  # fmt: skip
+"""Fields of section `train` that every gradient training depends on."""
+TRAINING = "training"
+"""Name of the fact in a training's manifest that identifies its run."""
+PICTURE = "pictures/test.png"
+"""Artifact with the prediction of one test scan."""
+
+
+def model_run(
+    config: Config, name: str, seed: int, training: str, *, continues: bool = False
+) -> AbstractContextManager[Run]:
+    """Open the run of one training, or continue it for its evaluation.
+
+    Args:
+        config: the study's configuration.
+        name: name of the model.
+        seed: seed of the training.
+        training: digest of everything that the training depends on; the manifest of the training holds it.
+        continues: whether the finished run of this training is continued.
+    """
+    fold = {} if config.split.folds is None else {"fold": str(config.split.fold)}
+    label = f"{name} seed {seed}" + "".join(f" fold {number}" for number in fold.values())
+    command = {"mlflow.source.name": f"dualflow train --model {name} --seed {seed}"}
+    tags = {"model": name, "seed": str(seed), **fold, "training": training, **command}
+    queue = config.layout.pending_records
+    return tracked(config.tracking, config.study.name, label, tags, queue, continues=continues)
+
+
+def training_of(layout: Layout, name: str, seed: int) -> str:
+    """Digest that identifies the run of a finished training; empty if its manifest has none."""
+    manifest = read_manifest(layout.manifest(f"train/{name}_seed-{seed}"), verify=False)
+    return "" if manifest is None else str(manifest["facts"].get(TRAINING, ""))
+
+
+def model_parameters(config: Config, name: str, seed: int) -> dict[str, Any]:
+    """Parameters that one training depends on: those of its data, its optimiser and, for a flow, its layers."""
+    study, train = config.study, config.train
+    values: dict[str, Any] = {
+        "model": name,
+        "kind": model_kind(config, name),
+        "seed": seed,
+        "source": " + ".join(study.sources),
+        "target": study.target,
+        "side": ", ".join(study.side) or "none",
+        "spacing_mm": config.preprocess.spacing_mm,
+        "shape": " x ".join(map(str, config.preprocess.shape)),
+    }
+    if config.split.folds is not None:
+        values |= {"folds": config.split.folds, "fold": config.split.fold}
+    optimiser = train.model_dump(include=set(TRAIN_PARAMETERS))
+    if train.augment.probability:
+        optimiser["augment"] = train.augment.model_dump()
+    if name in config.flows:
+        choice = config.flows[name]
+        spec = preset(choice.preset, **choice.options).to_dict()
+        values |= {"preset": choice.preset, "steps": choice.steps or train.steps, **optimiser, "flow": spec}
+    elif name in SEEDED:
+        section = config.baselines.of(name)
+        values |= optimiser | {"steps": section.unet_steps, "learning_rate": section.unet_learning_rate}
+    return values
+
+
+def model_kind(config: Config, name: str) -> str:
+    """`flow`, `network` or `closed form`."""
+    return "flow" if name in config.flows else "network" if name in SEEDED else "closed form"
+
+
+def constant_metrics(spec: FlowSpec | None) -> tuple[str, ...]:
+    """Prefixes of validation metrics that training cannot change: their curves would be flat lines.
+
+    Args:
+        spec: of a flow; None for a baseline.
+    """
+    if spec is None:
+        return ()
+    fixed_mean = spec.prediction == "mean" and spec.mean in ("local_linear", "stacked")
+    return (
+        *(("validation/mae", "validation/pearson_r") if fixed_mean else ()),
+        *(() if spec.prior_mean else ("validation/explained_",)),
+        *(() if spec.discriminator_weight else ("validation/discriminator", "train/discriminator")),
+    )
+
+
+def log_datasets(run: Run, config: Config, pairs: pd.DataFrame, digests: Mapping[str, str], *splits: str) -> None:
+    """Log the scans of `splits` as datasets, by the digests of their preprocessed files."""
+    contexts = {"train": "training", "validation": "validation", "test": "testing"}
+    for split in splits:
+        scans = pairs.loc[pairs["split"] == split, "scan"]
+        if len(scans):
+            frame = pd.DataFrame({"sha256": [digests.get(key, "") for key in scans]})
+            run.data(frame, f"{config.study.name}_{split}", contexts[split], data_source(config))
+
+
+def data_source(config: Config) -> str:
+    """Where the scans come from, without folders: the simulation that makes them again, or the kind of dataset."""
+    cohort, study = config.cohort, config.study
+    if config.embedded:
+        return f"dualflow cohort --subjects {cohort.subjects} --seed {cohort.seed} --law {cohort.law}"
+    return "a table of scans" if study.samples else "a BIDS dataset"
+
+
+def score_names(scores: Mapping[str, float], config: Config) -> dict[str, float]:
+    """Scores by their tracked names, such as `test/mae_SUVR`."""
+    unit = modality(config.study.target).unit
+    names = {name: measure(name).unit.replace("target", TARGET) for name in scores}
+    return {f"test/{name}{unit_suffix(names[name], unit)}": value for name, value in scores.items()}
+
+
+def describe_model(config: Config, name: str, seed: int, scores: Mapping[str, float] | None = None) -> str:
+    """Description of a model's run as Markdown: what it is, its scores, and where its pictures are."""
+    row, fold = modality(config.study.target), ""
+    if config.split.folds is not None:
+        fold = f", fold {config.split.fold} of {config.split.folds}"
+    lines = [f"**{name}**, {model_kind(config, name)}: {' + '.join(config.study.sources)} to {config.study.target}, "
+             f"seed {seed}{fold}."]  # fmt: skip
+    if scores:
+        rows = [f"| {measure(key).heading(row)} | {value:.{measure(key).digits}f} |" for key, value in scores.items()]
+        # The page shows the first lines, and the rest on demand.
+        lines += ["", picture_link(PICTURE, "Source, measured target and prediction of one test scan")]
+        lines += ["", "| test score | mean over people |", "|---|---:|", *rows]
+    return "\n".join(lines) + "\n"
+
+
+def picture_link(path: str, text: str) -> str:
+    """Markdown that shows an artifact of the run on its page."""
+    return f"![{text}](get-artifact?path={path}&run_uuid={RUN_ID})"

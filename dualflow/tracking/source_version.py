@@ -1,0 +1,31 @@
+"""The commit of the code that a run used."""
+
+from __future__ import annotations
+
+import subprocess
+from functools import cache
+from pathlib import Path
+
+from dualflow import __version__
+
+WAIT_S = 10
+
+
+@cache
+def source_version(package: Path = Path(__file__).parents[1]) -> dict[str, str]:
+    """Tags with the version of dualflow and, if it runs from a checkout, its git commit.
+
+    An installed package may lie in another project's checkout, whose commit would mislead, so the commit counts only if
+    the package's files are tracked.
+    """
+    tags = {"dualflow.version": __version__}
+    try:
+        _git(package, "ls-files", "--error-unmatch", "__init__.py")
+        return tags | {"mlflow.source.git.commit": _git(package, "rev-parse", "HEAD")}
+    except (OSError, subprocess.SubprocessError):
+        return tags
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=WAIT_S).stdout.strip()

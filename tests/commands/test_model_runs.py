@@ -1,0 +1,68 @@
+"""The tracked run of a model: its parameters alone, no flat curves, and no folders or labels."""
+
+import pytest
+from comparison import study_values
+
+from dualflow.commands.model_runs import (
+    constant_metrics,
+    data_source,
+    describe_model,
+    model_parameters,
+    score_names,
+    training_of,
+)
+from dualflow.config import parse_config
+from dualflow.flows.presets import preset
+
+
+@pytest.fixture
+def config(tmp_path):
+    values = study_values(tmp_path)
+    return parse_config(values | {"split": {"folds": 3, "fold": 1}})
+
+
+def test_parameters_are_those_of_the_model(config):
+    """A flow has its pieces, a network its optimiser, and a closed form neither."""
+    flow, variant, network, closed_form = (
+        model_parameters(config, name, 1) for name in ("dual_glow", "wide", "unet", "mean_image")
+    )
+    assert (flow["kind"], flow["preset"], flow["steps"], flow["flow"]["mean"]) == ("flow", "dual_glow", 7, "none")
+    assert (variant["model"], variant["preset"], variant["flow"]["hidden"]) == ("wide", "dualflow", [8, 8, 8])
+    assert (network["kind"], network["steps"], network["learning_rate"]) == ("network", 600, 0.001)
+    assert "flow" not in network
+    assert closed_form == {
+        "model": "mean_image", "kind": "closed form", "seed": 1, "source": "T1w", "target": "FDG", "side": "age",
+        "spacing_mm": 4.0, "shape": "16 x 16 x 16", "folds": 3, "fold": 1,
+    }  # fmt: skip
+
+
+def test_curves_that_training_cannot_change_are_left_out():
+    """The error of a closed-form mean, the share that a prior of mean 0 explains, and discriminators without weight."""
+    assert constant_metrics(None) == ()
+    assert set(constant_metrics(preset("dualflow"))) == {
+        "validation/mae", "validation/pearson_r", "validation/explained_",
+    }  # fmt: skip
+    assert not any(name.startswith("validation/mae") for name in constant_metrics(preset("dual_glow")))
+
+
+def test_the_description_has_scores_and_a_picture(config):
+    """Scores have their units, and the picture is that of the run itself."""
+    text = describe_model(config, "unet", 0, {"mae": 0.12345, "psnr": 20.0})
+    assert text.startswith("**unet**, network: T1w to FDG, seed 0, fold 1 of 3.")
+    assert "| MAE (SUVR) | 0.1235 |" in text or "| MAE (SUVR) | 0.1234 |" in text
+    assert "get-artifact?path=pictures/test.png&run_uuid={run_id}" in text
+    assert score_names({"mae": 0.1, "region_mae": 2.0, "ssim": 0.9}, config) == {
+        "test/mae_SUVR": 0.1, "test/region_mae_percent": 2.0, "test/ssim": 0.9,
+    }  # fmt: skip
+
+
+def test_the_source_of_a_dataset_names_no_folder(config, tmp_path):
+    """A simulated cohort is named by the command that makes it again, others by their kind."""
+    assert data_source(config) == "dualflow cohort --subjects 40 --seed 0 --law regional"
+    study = config.study.model_copy(update={"bids": tmp_path})
+    assert data_source(config.model_copy(update={"study": study})) == "a BIDS dataset"
+
+
+def test_a_training_without_a_manifest_has_no_run(config):
+    """Its evaluation then opens a run of its own."""
+    assert training_of(config.layout, "unet", 0) == ""

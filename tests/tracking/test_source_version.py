@@ -1,0 +1,26 @@
+"""The commit of the code is recorded only for a checkout of dualflow."""
+
+import subprocess
+
+from dualflow import __version__
+from dualflow.tracking.source_version import source_version
+
+
+def git(folder, *arguments):
+    command = ["git", "-C", str(folder), "-c", "user.name=x", "-c", "user.email=x@example.org", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_only_a_checkout_has_a_commit(tmp_path):
+    """An untracked package in another project's checkout, such as in its .venv, has none."""
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    assert source_version(package) == {"dualflow.version": __version__}
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "commit", "-q", "--allow-empty", "-m", "another project")
+    assert source_version.__wrapped__(package) == {"dualflow.version": __version__}
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-q", "-m", "the package")
+    commit = git(tmp_path, "rev-parse", "HEAD")
+    assert source_version.__wrapped__(package)["mlflow.source.git.commit"] == commit
