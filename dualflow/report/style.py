@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
+from weakref import WeakKeyDictionary
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -56,8 +57,18 @@ def palette(models: Sequence[str]) -> dict[str, str]:
     return {model: COLOURS[index % len(COLOURS)] for index, model in enumerate(models)}
 
 
+# Figures of the report are embedded and written as files, and rendering them takes most of the report's time.
+_RENDERED: WeakKeyDictionary[Figure, bytes] = WeakKeyDictionary()
+
+
 def to_png(figure: Figure) -> bytes:
-    """Render to PNG bytes that depend on the figure alone."""
+    """Render to PNG bytes that depend on the figure alone; a figure is rendered once, so draw it to its end before."""
+    if figure not in _RENDERED:
+        _RENDERED[figure] = _render(figure)
+    return _RENDERED[figure]
+
+
+def _render(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     with mpl.rc_context(STYLE):
         # Each drawing shifts a constrained layout slightly; fixing it makes repeated renderings identical.
