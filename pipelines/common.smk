@@ -104,7 +104,8 @@ def model_section(wildcards):
     if wildcards.model in study.flows:
         flow = study.flows[wildcards.model].model_dump(mode="json")
         return {"flow": flow, **section("train", without=WITHOUT_EFFECT)}
-    return section("train", "baselines", "model", without=(*WITHOUT_EFFECT, "models"))
+    baseline = study.baselines.of(wildcards.model).model_dump(mode="json")
+    return {"baseline": baseline, **section("train", "model", without=WITHOUT_EFFECT)}
 
 
 def reference_mask(wildcards):

@@ -16,8 +16,6 @@ from torch import Tensor
 
 from dualflow import __version__
 from dualflow.baselines import BASELINES
-from dualflow.baselines.residual_density import ResidualDensity
-from dualflow.baselines.unet import UNet, width_for
 from dualflow.commit import commit_text, digest_of, sha256
 from dualflow.config import Config, dump_sections, public_values
 from dualflow.data.dataset import PairDataset
@@ -25,11 +23,8 @@ from dualflow.data.side_encoder import SideEncoder
 from dualflow.data.study_pairs import learning_pairs
 from dualflow.data.tsv import table_text
 from dualflow.errors import ConfigError
-from dualflow.flows.flow_objective import FlowObjective
 from dualflow.flows.interface import ConditionalModel
-from dualflow.flows.model import DualFlow
 from dualflow.flows.objective import Objective
-from dualflow.flows.presets import preset
 from dualflow.flows.spec import FlowSpec
 from dualflow.imaging.regions import region_map
 from dualflow.inference.predict import Predictor
@@ -42,14 +37,15 @@ from dualflow.models.store import save_model
 from dualflow.process import keep_freed_memory
 from dualflow.tracking.metric_names import metric_name
 from dualflow.tracking.tracked_run import Run, tracked
+from dualflow.training.build_baseline import build_baseline
 from dualflow.training.checkpoint import forget_states
-from dualflow.training.closed_form import ClosedFormCache, subject_folds
+from dualflow.training.closed_form import ClosedFormCache
 from dualflow.training.context import TrainingContext, Watcher
 from dualflow.training.device import source_and_side
 from dualflow.training.distributed import ProcessGroup, launch, process_group, under_torchrun
 from dualflow.training.history import History
+from dualflow.training.train_baseline import train_baseline
 from dualflow.training.train_flow import parameter_count, train_flow
-from dualflow.training.trainer import Trainer
 
 PICTURE_SEED = 0
 """Seed of the sample in tracked pictures."""
@@ -170,7 +166,7 @@ def _train(config: Config, name: str, seed: int, data: LearningData, group: Proc
                 "name": name,
                 "seed": seed,
                 "study": public_values(config)["study"],
-                **dump_sections(config.train, config.baselines),
+                **dump_sections(config.train, config.baselines.of(name)),
             },
         )
     # After the manifest: a training killed before it resumes from its states.
@@ -228,37 +224,11 @@ def _train_flow(config: Config, name: str, data: LearningData, context: Training
 
 
 def _train_baseline(config: Config, name: str, data: LearningData, context: TrainingContext) -> Trained:
-    features = len(data.encoder.names)
     channels, *sizes = data.training[0]["source"].shape
-    shape, options = tuple(sizes), dict[str, int]()
-    kind, regions = BASELINES[name], region_map(config.preprocess)
-    if issubclass(kind, UNet):
-        spec = preset(config.model.preset, **config.model.options)
-        flow = DualFlow(spec, shape=shape, side_features=features, source_channels=channels)
-        options["width"] = width_for(parameter_count(FlowObjective(flow)), features, channels)
-    if issubclass(kind, ResidualDensity):
-        options["regions"] = len(regions.names)
     torch.manual_seed(context.seed)
-    model = kind(shape, features, channels, **options)
-    if isinstance(model, ResidualDensity):
-        model.set_regions(torch.from_numpy(regions.labels))
-    means = model.fit(data.training, subject_folds(data.training), context.closed_form)
-    objective, history = model.objective(), History()
-    if objective is not None:
-        history = Trainer(
-            objective,
-            data.training if means is None else data.training.with_means(means),
-            data.validation,
-            context,
-            steps=config.baselines.unet_steps,
-            learning_rate=config.baselines.unet_learning_rate,
-            keep_start=True,
-        ).fit()
-    record = TrainingRecord(
-        seconds=history.seconds, best_step=history.best_step, skipped_steps=history.skipped,
-        mean_seconds=context.closed_form.seconds,
-    )  # fmt: skip
-    return Trained(model.eval(), name, record, history, parameter_count(model), None, options)
+    model, options = build_baseline(config, name, (sizes[0], sizes[1], sizes[2]), len(data.encoder.names), channels)
+    result = train_baseline(model, data.training, data.validation, context, config.baselines.of(name))
+    return Trained(result.model, name, result.record, result.history, parameter_count(model), None, options)
 
 
 @torch.no_grad()
@@ -314,7 +284,9 @@ def _picture(objective: Objective, validation: PairDataset, window: tuple[float,
 
 def _fingerprint(config: Config, name: str, data: LearningData) -> str:
     """Digest of all inputs of a training except its seed; states with another digest are not resumed."""
+    # The size of a network baseline follows that of the main flow.
     choice = config.flows.get(name, config.model)
-    sections = dump_sections(config.train, config.baselines, choice, without=NO_EFFECT)
+    baseline = [] if name in config.flows else [config.baselines.of(name)]
+    sections = dump_sections(config.train, choice, *baseline, without=NO_EFFECT)
     scans = [data.values(split) for split in (data.training, data.validation)]
     return digest_of({"version": __version__, "name": name, "scans": scans, **sections})

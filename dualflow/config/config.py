@@ -13,6 +13,7 @@ from dualflow.commit import commit_json, digest_of
 from dualflow.config.data import CohortConfig, SplitConfig, StudyConfig
 from dualflow.config.imaging import PreprocessConfig, ReviewConfig
 from dualflow.config.learning import (
+    SEEDED,
     BaselineConfig,
     ConvertConfig,
     EvaluateConfig,
@@ -24,9 +25,6 @@ from dualflow.config.section import Section
 from dualflow.errors import ConfigError
 from dualflow.layout import STUDY_NAME, Layout
 from dualflow.modalities import REFERENCES
-
-SEEDED = ("unet", "unet_heteroscedastic")
-"""Baselines trained by gradient steps, and therefore with every seed."""
 
 
 class Config(Section):
