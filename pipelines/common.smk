@@ -107,11 +107,8 @@ def model_section(wildcards):
     if wildcards.model in study.flows:
         flow = study.flows[wildcards.model].model_dump(mode="json")
         return {"flow": flow, **section("train", without=WITHOUT_EFFECT)}
-    baselines = study.baselines.of(wildcards.model).model_dump(mode="json")
-    return {
-        "baselines": baselines,
-        **section("train", "model", without=WITHOUT_EFFECT),
-    }
+    baseline = study.baselines.of(wildcards.model).model_dump(mode="json")
+    return {"baseline": baseline, **section("train", "model", without=WITHOUT_EFFECT)}
 
 
 def reference_mask(wildcards):

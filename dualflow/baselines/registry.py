@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dualflow.baselines.baseline import Baseline
+from dualflow.baselines.cvae import ConditionalVAE
+from dualflow.baselines.latent_diffusion import LatentDiffusion
 from dualflow.baselines.linear_models import LocalLinearBaseline, MeanImage, StackedBaseline, VoxelwiseLinear
+from dualflow.baselines.pix2pix import Pix2Pix
+from dualflow.baselines.rectified_flow import RectifiedFlow
 from dualflow.baselines.residual_density import (
     MixtureDensity,
     PersonScaleDensity,
     SpreadDensity,
     StackedMixtureDensity,
 )
-from dualflow.baselines.unet import HeteroscedasticUNet, UNet
+from dualflow.baselines.unet import HalfUNet, HeteroscedasticUNet, UNet
 
 BASELINES: dict[str, type[Baseline]] = {
     "mean_image": MeanImage,
@@ -22,5 +26,10 @@ BASELINES: dict[str, type[Baseline]] = {
     "stacked": StackedBaseline,
     "stacked_mixture": StackedMixtureDensity,
     "unet": UNet,
+    "unet_half": HalfUNet,
     "unet_heteroscedastic": HeteroscedasticUNet,
+    "pix2pix": Pix2Pix,
+    "cvae": ConditionalVAE,
+    "rectified_flow": RectifiedFlow,
+    "latent_diffusion": LatentDiffusion,
 }

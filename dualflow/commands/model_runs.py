@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from dualflow.config import Config
-from dualflow.config.config import SEEDED
+from dualflow.config.learning import SEEDED
 from dualflow.evaluation.study_metrics import measure
 from dualflow.flows.presets import preset
 from dualflow.flows.spec import FlowSpec
@@ -83,7 +83,7 @@ def model_parameters(config: Config, name: str, seed: int) -> dict[str, Any]:
         values |= {"preset": choice.preset, "steps": choice.steps or train.steps, **optimiser, "flow": spec}
     elif name in SEEDED:
         section = config.baselines.of(name)
-        values |= optimiser | {"steps": section.unet_steps, "learning_rate": section.unet_learning_rate}
+        values |= optimiser | section.model_dump(exclude_none=True)
     return values
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dualflow.config import Config
-from dualflow.config.config import SEEDED
+from dualflow.config.learning import SEEDED
 from dualflow.errors import DataError
 
 CHECK = "check"

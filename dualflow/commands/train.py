@@ -26,7 +26,7 @@ from dualflow.commands.model_runs import (
 )
 from dualflow.commit import commit_text, digest_of, sha256
 from dualflow.config import Config, dump_sections, public_values
-from dualflow.config.config import SEEDED
+from dualflow.config.learning import SEEDED
 from dualflow.data.dataset import PairDataset
 from dualflow.data.side_encoder import SideEncoder
 from dualflow.data.study_pairs import learning_pairs
@@ -49,13 +49,13 @@ from dualflow.tracking.metric_names import metric_name
 from dualflow.tracking.tracked_run import Run
 from dualflow.training.build_baseline import build_baseline
 from dualflow.training.checkpoint import forget_states
-from dualflow.training.closed_form import ClosedFormCache, subject_folds
+from dualflow.training.closed_form import ClosedFormCache
 from dualflow.training.context import TrainingContext, Watcher
 from dualflow.training.device import source_and_side
 from dualflow.training.distributed import ProcessGroup, launch, process_group, under_torchrun
 from dualflow.training.history import History
+from dualflow.training.train_baseline import train_baseline
 from dualflow.training.train_flow import parameter_count, train_flow
-from dualflow.training.trainer import Trainer
 
 PICTURE_SEED = 0
 """Seed of the sample in tracked pictures."""
@@ -246,27 +246,11 @@ def _train_flow(config: Config, name: str, data: LearningData, context: Training
 
 
 def _train_baseline(config: Config, name: str, data: LearningData, context: TrainingContext) -> Trained:
-    features = len(data.encoder.names)
     channels, *sizes = data.training[0]["source"].shape
     torch.manual_seed(context.seed)
-    model, options = build_baseline(config, name, (sizes[0], sizes[1], sizes[2]), features, channels)
-    means = model.fit(data.training, subject_folds(data.training), context.closed_form)
-    objective, history = model.objective(), History()
-    if objective is not None:
-        history = Trainer(
-            objective,
-            data.training if means is None else data.training.with_means(means),
-            data.validation,
-            context,
-            steps=config.baselines.of(name).unet_steps,
-            learning_rate=config.baselines.unet_learning_rate,
-            keep_start=True,
-        ).fit()
-    record = TrainingRecord(
-        seconds=history.seconds, best_step=history.best_step, skipped_steps=history.skipped,
-        mean_seconds=context.closed_form.seconds,
-    )  # fmt: skip
-    return Trained(model.eval(), name, record, history, parameter_count(model), None, options)
+    model, options = build_baseline(config, name, (sizes[0], sizes[1], sizes[2]), len(data.encoder.names), channels)
+    result = train_baseline(model, data.training, data.validation, context, config.baselines.of(name))
+    return Trained(result.model, name, result.record, result.history, parameter_count(model), None, options)
 
 
 @torch.no_grad()
@@ -339,8 +323,9 @@ def _picture(objective: Objective, validation: PairDataset, window: tuple[float,
 
 def _fingerprint(config: Config, name: str, data: LearningData) -> str:
     """Digest of all inputs of a training except its seed; states with another digest are not resumed."""
-    # The size of a U-Net follows that of the main flow.
-    choice, baseline = config.flows.get(name, config.model), config.baselines.of(name)
-    sections = dump_sections(config.train, choice, *([] if name in config.flows else [baseline]), without=NO_EFFECT)
+    # The size of a network baseline follows that of the main flow.
+    choice = config.flows.get(name, config.model)
+    baseline = [] if name in config.flows else [config.baselines.of(name)]
+    sections = dump_sections(config.train, choice, *baseline, without=NO_EFFECT)
     scans = [data.values(split) for split in (data.training, data.validation)]
     return digest_of({"version": __version__, "name": name, "scans": scans, **sections})

@@ -14,6 +14,7 @@ from dualflow.config.data import CohortConfig, SplitConfig, StudyConfig
 from dualflow.config.groups import ImputeConfig
 from dualflow.config.imaging import PreprocessConfig, ReviewConfig
 from dualflow.config.learning import (
+    SEEDED,
     BaselineConfig,
     ConvertConfig,
     EvaluateConfig,
@@ -25,9 +26,6 @@ from dualflow.config.section import Section
 from dualflow.errors import ConfigError
 from dualflow.layout import STUDY_NAME, Layout
 from dualflow.modalities import REFERENCES
-
-SEEDED = ("unet", "unet_heteroscedastic")
-"""Baselines trained by gradient steps, and therefore with every seed."""
 
 
 class Config(Section):

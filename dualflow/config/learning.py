@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -108,9 +108,27 @@ BaselineName = Literal[
     "stacked",
     "stacked_mixture",
     "unet",
+    "unet_half",
     "unet_heteroscedastic",
+    "pix2pix",
+    "cvae",
+    "rectified_flow",
+    "latent_diffusion",
 ]
 """The rows of BASELINES."""
+SEEDED = ("unet", "unet_half", "unet_heteroscedastic", "pix2pix", "cvae", "rectified_flow", "latent_diffusion")
+"""Baselines trained by gradient steps, and therefore with every seed."""
+
+
+class BaselineTraining(Section):
+    """Training of one baseline with gradient steps."""
+
+    steps: int | None = Field(default=None, ge=1)
+    """Optimiser steps, of all stages together; null for `baselines.steps`."""
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Peak learning rate; null for the default rate of the model."""
+    width: int | None = Field(default=None, ge=2, le=512)
+    """Channels at half resolution; null for about as many parameters as the main flow has."""
 
 
 class BaselineConfig(Section):
@@ -118,16 +136,22 @@ class BaselineConfig(Section):
 
     models: tuple[BaselineName, ...] = ("mean_image", "local_linear", "local_linear_mixture", "unet")
     """Baselines to train."""
-    unet_steps: int = Field(default=600, ge=1)
-    """Optimiser steps of the U-Nets; by default, a training takes as long as the flow's."""
-    steps: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
-    """Optimiser steps of single baselines, by name; the others take `unet_steps`."""
-    unet_learning_rate: float = Field(default=1e-3, gt=0)
-    """Peak learning rate of the U-Nets."""
+    steps: int = Field(default=600, ge=1)
+    """Optimiser steps of each baseline with gradient steps; as many as those of the flow by default."""
+    training: dict[BaselineName, BaselineTraining] = Field(default_factory=dict)
+    """Settings of single baselines by name: `pix2pix: {steps: 300, learning_rate: 0.001, width: 16}`."""
 
-    def of(self, name: str) -> BaselineConfig:
-        """The section as the training of one baseline reads it: its steps, and nothing of the others."""
-        return self.model_copy(update={"models": (), "steps": {}, "unet_steps": self.steps.get(name, self.unet_steps)})
+    @model_validator(mode="after")
+    def _have_gradient_steps(self) -> Self:
+        for name in self.training:
+            if name not in SEEDED:
+                raise ConfigError(f"training: '{name}' is fitted in closed form; choose from: {', '.join(SEEDED)}")
+        return self
+
+    def of(self, name: str) -> BaselineTraining:
+        """Return the settings of one baseline, with its number of steps."""
+        chosen = {str(key): value for key, value in self.training.items()}.get(name, BaselineTraining())
+        return chosen.model_copy(update={"steps": chosen.steps or self.steps})
 
 
 class ConvertConfig(Section):

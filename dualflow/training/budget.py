@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dualflow.commit import commit_json, digest_of
 from dualflow.config import Config
-from dualflow.config.config import SEEDED
+from dualflow.config.learning import SEEDED
 from dualflow.errors import ConfigError
 from dualflow.flows.presets import preset
 from dualflow.progress import track
@@ -126,7 +126,7 @@ def step_identity(config: Config, name: str) -> str:
     choice = config.flows.get(name, config.model)  # the size of a U-Net follows that of the main flow
     spec = preset(choice.preset, **choice.options).to_dict()
     train = config.train.model_dump(include={"batch_size", "precision", "memory", "threads", "choose_mean"})
-    baseline = [] if name in config.flows else [name]
+    baseline = [] if name in config.flows else [name, config.baselines.of(name).width]
     return digest_of([*baseline, spec, config.preprocess.shape, len(config.study.side), train])[:16]
 
 
@@ -140,7 +140,11 @@ def apply_plan(config: Config, plan: Plan, names: Sequence[str]) -> Config:
     baselines = config.baselines.model_copy(
         update={
             "models": tuple(name for name in config.baselines.models if name in names),
-            "steps": {name: plan.models[name].steps for name in names if name not in flows and name in plan.models},
+            "training": {
+                name: config.baselines.of(name).model_copy(update={"steps": plan.models[name].steps})
+                for name in names
+                if name not in flows and name in plan.models
+            },
         }
     )
     # Early stopping is off: each model uses its whole budget.

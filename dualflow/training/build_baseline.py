@@ -6,8 +6,8 @@ import torch
 
 from dualflow.baselines import BASELINES
 from dualflow.baselines.baseline import Baseline
+from dualflow.baselines.correction import Correction, width_for
 from dualflow.baselines.residual_density import ResidualDensity
-from dualflow.baselines.unet import UNet, width_for
 from dualflow.config import Config
 from dualflow.flows.flow_objective import FlowObjective
 from dualflow.flows.model import DualFlow
@@ -20,7 +20,8 @@ def build_baseline(
 ) -> tuple[Baseline, dict[str, int]]:
     """Return an untrained baseline of a study, and its constructor options for the model card.
 
-    The weights are random numbers of torch's global generator. A U-Net has as many parameters as the main flow.
+    The weights are random numbers of torch's global generator. Without a configured width, a network has about as many
+    parameters as the main flow.
 
     Args:
         config: the study's configuration.
@@ -30,15 +31,21 @@ def build_baseline(
         source_channels: number of source channels.
     """
     kind, regions, options = BASELINES[name], region_map(config.preprocess), dict[str, int]()
-    if issubclass(kind, UNet):
-        spec = preset(config.model.preset, **config.model.options)
-        with torch.random.fork_rng(devices=()):  # the flow is built to count its parameters
-            flow = DualFlow(spec, shape=shape, side_features=side_features, source_channels=source_channels)
-        parameters = sum(parameter.numel() for parameter in FlowObjective(flow).parameters())
-        options["width"] = width_for(parameters, side_features, source_channels)
+    if issubclass(kind, Correction):
+        options["width"] = config.baselines.of(name).width or width_for(
+            kind, _flow_parameters(config, shape, side_features, source_channels), side_features, source_channels
+        )
     if issubclass(kind, ResidualDensity):
         options["regions"] = len(regions.names)
     model = kind(shape, side_features, source_channels, **options)
     if isinstance(model, ResidualDensity):
         model.set_regions(torch.from_numpy(regions.labels))
     return model, options
+
+
+def _flow_parameters(config: Config, shape: tuple[int, int, int], side_features: int, source_channels: int) -> int:
+    """Return the number of parameters of the main flow's objective."""
+    spec = preset(config.model.preset, **config.model.options)
+    with torch.random.fork_rng(devices=()):
+        flow = DualFlow(spec, shape=shape, side_features=side_features, source_channels=source_channels)
+    return sum(parameter.numel() for parameter in FlowObjective(flow).parameters())

@@ -17,6 +17,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
+from dualflow.baselines.correction import Correction
 from dualflow.config import Config, ModelConfig
 from dualflow.data.dataset import PairDataset, collate
 from dualflow.errors import DualflowError
@@ -94,6 +95,8 @@ def random_baseline_training(config: Config, name: str) -> tuple[Objective, dict
     logging.disable(logging.WARNING)  # of unusual coefficients
     try:
         means = model.fit(pairs, list(range(len(pairs))))
+        if isinstance(model, Correction) and means is not None:
+            model.finish_first_stage(pairs, means)  # as after the first stage, which has the cheaper steps
     finally:
         logging.disable(logging.NOTSET)
     objective = model.objective()

@@ -79,7 +79,7 @@ def test_each_person_is_tested_once_over_the_folds(config, monkeypatch, capsys):
         fold = len(studies)
         studies.append(study)
         for name, seed in study.trainings:
-            steps = {"unet": study.baselines.of(name).unet_steps, "dualflow": study.model.steps}.get(name, 0)
+            steps = {"unet": study.baselines.of(name).steps, "dualflow": study.model.steps}.get(name, 0)
             people = [f"sub-{4 * fold + index}" for index in range(4)]
             error = 0.1 if name == "unet" else 0.2
             mae = [error + 0.01 * index for index in range(4)]
@@ -98,7 +98,7 @@ def test_each_person_is_tested_once_over_the_folds(config, monkeypatch, capsys):
         (config.layout.root, roots[0]), (roots[0], roots[1]), (roots[0], roots[2]),
     ]  # fmt: skip
     assert [(study.split.folds, study.split.fold) for study in studies] == [(3, 0), (3, 1), (3, 2)]
-    assert {study.baselines.of("unet").unet_steps for study in studies} == {20}
+    assert {study.baselines.of("unet").steps for study in studies} == {20}
     table = pd.read_csv(config.layout.table("comparison"), sep="\t").set_index("model")
     assert table.loc["unet", ["seeds", "folds", "trainings", "people"]].tolist() == [2, 3, 6, 12]
     assert table.loc["mean_image", ["seeds", "folds", "trainings", "people"]].tolist() == [1, 3, 3, 12]

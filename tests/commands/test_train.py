@@ -16,6 +16,7 @@ from dualflow.models.store import load_card
 from dualflow.tracking.tracked_run import Run
 from dualflow.training.checkpoint import states
 from dualflow.training.context import TrainingContext
+from dualflow.training.trainer import Trainer
 
 PRETRAINED = {
     "steps": [1, 1, 1], "hidden": [8, 8, 8], "context_channels": 8, "transition_steps": 1, "source_pretrain": 0.5,
@@ -37,7 +38,7 @@ def test_the_unet_is_trained_on_cross_fitted_predictions(phantoms, held_out, car
         trainers.append(trainer)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module.Trainer, "fit", spy)
+    monkeypatch.setattr(Trainer, "fit", spy)
     config = parse_config({"study": {"name": "tiny"}})
     subjects = PairDataset([{**item, "scan": f"{item['scan']}_ses-1"} for item in phantoms.items])
     context = TrainingContext(quick, tmp_path, 0)
@@ -82,6 +83,7 @@ def fingerprint(phantoms, held_out, card):
         {"study": {"name": "tiny", "results": "elsewhere"}},
         {"train": {"seeds": [0, 1]}},
         {"baselines": {"models": ["unet"]}},
+        {"baselines": {"steps": 5, "training": {"unet": {"learning_rate": 0.1}}}},
         {"evaluate": {"bootstrap": 100}},
         {"extra_models": {"other": {"preset": "dual_glow"}}},
     ],

@@ -56,8 +56,9 @@ def test_an_unknown_key_is_an_error(write, text, message):
         (MINIMAL + "preprocess: {pet_resolution_mm: 5, scanner_resolution_mm: {A: 6}}", ["5, finer than", "'A': 6"]),
         (
             MINIMAL + "baselines: {models: [unet, unett]}",
-            ["baselines.models.1 = 'unett'", "'unet' or 'unet_heteroscedastic'"],
+            ["baselines.models.1 = 'unett'", "'rectified_flow' or 'latent_diffusion'"],
         ),
+        (MINIMAL + "baselines: {training: {stacked: {steps: 3}}}", ["'stacked'", "closed form", "choose from: unet"]),
         ("cohort: {subjects: 3}", ["study", "required"]),
     ],
 )

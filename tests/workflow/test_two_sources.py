@@ -42,7 +42,7 @@ STUDY = {
     "model": {"preset": "dualflow", "options": OPTIONS},
     "extra_models": {"full_glow": {"preset": "full_glow", "options": {"steps": [1, 1, 1], "hidden": [8, 8, 8]}}},
     "train": {"steps": 4, "validate_every": 2, "precision": "float32"},
-    "baselines": {"unet_steps": 2},
+    "baselines": {"steps": 2},
     "convert": {"samples": 2, "keep_samples": 1},
     "evaluate": {"bootstrap": 100, "samples": 4, "background_draws": 1, "stress": 16},
 }

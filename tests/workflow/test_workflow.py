@@ -27,7 +27,7 @@ TINY = {
     "preprocess": {"spacing_mm": 8.0, "shape": [24, 32, 24]},
     "model": {"preset": "dualflow", "options": {"low_rank": 2}},
     "train": {"steps": 4, "validate_every": 2, "precision": "float32"},
-    "baselines": {"models": ["mean_image", "unet"], "unet_steps": 4},
+    "baselines": {"models": ["mean_image", "unet"], "steps": 4},
     "convert": {"samples": 2, "keep_samples": 1},
     "evaluate": {"bootstrap": 100, "samples": 4, "stress": 9},
 }

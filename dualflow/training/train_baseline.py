@@ -1,0 +1,90 @@
+"""Training of a baseline: its closed-form parts, and the stages of its network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dualflow.baselines.baseline import Baseline
+from dualflow.baselines.correction import Correction
+from dualflow.config.learning import BaselineTraining
+from dualflow.data.dataset import PairDataset
+from dualflow.models.card import TrainingRecord
+from dualflow.training.closed_form import subject_folds
+from dualflow.training.context import TrainingContext
+from dualflow.training.history import History
+from dualflow.training.trainer import Trainer
+
+FIRST_STAGE = 0.4
+"""Share of the steps of a first stage of training."""
+
+
+@dataclass(frozen=True)
+class TrainedBaseline:
+    """A trained baseline with its history.
+
+    Attributes:
+        model: with the averaged weights of the best validation.
+        history: of the last stage of gradient steps; empty for a closed form.
+        record: training record for the model card.
+    """
+
+    model: Baseline
+    history: History
+    record: TrainingRecord
+
+
+def train_baseline(
+    model: Baseline,
+    train: PairDataset,
+    validation: PairDataset,
+    context: TrainingContext,
+    settings: BaselineTraining,
+) -> TrainedBaseline:
+    """Fit a baseline's closed-form parts in place, then train its network if it has one.
+
+    The network sees cross-fitted predictions of the closed form. The steps of `settings` are those of all stages.
+
+    Args:
+        model: untrained.
+        train: pairs to learn from.
+        validation: pairs to select the weights on.
+        context: settings of the training.
+        settings: steps and learning rate; without a rate the model's default one.
+
+    Raises:
+        DataError: there are no training pairs.
+        DualflowError: the training diverged.
+    """
+    images = model.fit(train, subject_folds(train), context.closed_form)
+    seconds = context.closed_form.seconds
+    if not isinstance(model, Correction):
+        return TrainedBaseline(model.eval(), History(), TrainingRecord(mean_seconds=seconds))
+    assert images is not None
+    pairs = train.with_means(images)
+    assert settings.steps is not None
+    steps, rate = settings.steps, settings.learning_rate or model.learning_rate
+    first, first_steps, first_seconds = model.first_stage(), 0, 0.0
+    if first is not None:
+        first_steps = min(round(FIRST_STAGE * steps), steps - 1)
+        if first_steps:
+            part = context.part("first-stage")
+            first_seconds = Trainer(first, pairs, validation, part, steps=first_steps, learning_rate=rate).fit().seconds
+        model.finish_first_stage(train, images)
+    history = Trainer(
+        model.objective(),
+        pairs,
+        validation,
+        context,
+        steps=steps - first_steps,
+        learning_rate=rate,
+        keep_start=True,
+    ).fit()
+    record = TrainingRecord(
+        seconds=history.seconds,
+        best_step=history.best_step,
+        skipped_steps=history.skipped,
+        mean_seconds=seconds,
+        pretrain_steps=first_steps,
+        pretrain_seconds=first_seconds,
+    )
+    return TrainedBaseline(model.eval(), history, record)
