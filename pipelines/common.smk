@@ -8,7 +8,12 @@ from snakemake.logging import logger
 
 from dualflow import __version__
 from dualflow.commands.run_lock import join_run
-from dualflow.commands.steps import CHECK, closed_form_baselines, step_names
+from dualflow.commands.steps import (
+    CHECK,
+    closed_form_baselines,
+    group_steps,
+    step_names,
+)
 from dualflow.commands.study_config import parse_study_config
 from dualflow.config import write_resolved
 from dualflow.data.fingerprint import study_fingerprint

@@ -63,7 +63,7 @@ rule report:
         ceilings=manifest("evaluate/ceilings"),
         volumes=manifest("convert"),
         quality=manifest("qc"),
-        analyses=[manifest(f"analyse/{name}") for name in ANALYSES],
+        analyses=[manifest(step) for step in group_steps(study)],
     # The files beside the manifest are listed by `snakemake --report`.
     output:
         manifest("report"),

@@ -5,6 +5,7 @@ if study.impute:
             index=manifest("index"),
             pairs=manifest("preprocess"),
             model=manifest(f"train/{MAIN}_seed-{SEEDS[0]}"),
+            meta_regions=study.impute.meta_regions or [],
         output:
             manifest("impute"),
         log:

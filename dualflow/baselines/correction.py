@@ -46,7 +46,7 @@ class Correction(Baseline):
 
     mean_baseline: ClassVar[type[Baseline]] = LocalLinearBaseline
     """The prediction to correct; its `fit` returns cross-fitted images."""
-    widths: ClassVar[Sequence[int]] = range(6, 129, 2)
+    widths: ClassVar[range] = range(6, 129, 2)
     """Widths from which `width_for` chooses."""
     learning_rate: ClassVar[float] = 1e-3
     """Default peak learning rate."""

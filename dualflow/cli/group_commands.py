@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -93,7 +94,7 @@ def analyse(
         overrides,
         threads,
         formula=formula,
-        name=name or analysis_name(formula),
+        name=name or analysis_name(formula, asymmetries, ratios),
         references=references,
         asymmetries=asymmetries,
         ratios=ratios,
@@ -136,9 +137,10 @@ def edit(
     edit_scan(config, scan, column, [value.strip() for value in values.split(",") if value.strip()], name)
 
 
-def analysis_name(formula: str) -> str:
+def analysis_name(formula: str, asymmetries: bool = False, ratios: Sequence[str] = ()) -> str:
     """Default name of an analysis: `suvr ~ age * sex` -> `age-x-sex`."""
     terms = formula.rpartition("~")[2].replace("*", " x ").replace(":", " by ")
+    terms = " ".join([terms, *(["asymmetries"] if asymmetries else []), *ratios])
     return re.sub(r"[^A-Za-z0-9_]+", "-", terms).strip("-")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +21,8 @@ from dualflow.imaging.regions import region_map
 from dualflow.imputation.formula import Formula, lies_in
 from dualflow.imputation.group_models import ANALYSIS_TABLE, METHODS, analyse_regions
 from dualflow.imputation.imputed_table import ImputedTable
-from dualflow.imputation.outcomes import add_outcomes
+from dualflow.imputation.outcomes import ASYMMETRY, RATIO, add_outcomes
+from dualflow.layout import STUDY_NAME
 from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
 from dualflow.report.group_figures import forest, forest_regions, write_brain_map
@@ -61,10 +64,13 @@ def analyse(
         DataError: the imputed table is missing, or a coefficient cannot be estimated.
     """
     options, layout = config.impute or ImputeConfig(), config.layout
+    _require_name(options, name, configured=not (formula or references or asymmetries or ratios))
     text = formula or _formula_of(options, name)
     parsed = Formula.parse(text, _references(options, text, references))
     imputed = ImputedTable.read(layout.imputed_regions)
     people = read_pairs(layout).set_index("scan").reindex(list(imputed.scans)).reset_index()
+    if not parsed.variables:
+        raise ConfigError(f"formula '{text}' names no column; write it as 'suvr ~ diagnosis + age'")
     design = parsed.design(people)
     complete = design.notna().all(axis=1).to_numpy()
     if not imputed.observed.all():
@@ -74,7 +80,15 @@ def analyse(
     table = analyse_regions(
         values[:, complete], imputed.observed[complete], design[complete].reset_index(drop=True), subjects, outcomes
     )
-    _write(config, name, parsed, table, int((~complete).sum()))
+    _write(config, name, parsed, table, int((~complete).sum()), imputed.facts)
+
+
+def _require_name(options: ImputeConfig, name: str, *, configured: bool) -> None:
+    """Check that a name is one of a folder, and that only the workflow's own analyses have the name of one."""
+    if not STUDY_NAME.match(name):
+        raise ConfigError(f"analysis '{name}' cannot name a folder; give --name with letters, digits, _ and - only")
+    if name in options.analyses and not configured:
+        raise ConfigError(f"analysis '{name}' is one of the configuration, which the report shows; give another --name")
 
 
 def _formula_of(options: ImputeConfig, name: str) -> str:
@@ -114,20 +128,25 @@ def _require_congenial(formula: Formula, design: pd.DataFrame, imputed: ImputedT
         )
 
 
-def _write(config: Config, name: str, formula: Formula, table: pd.DataFrame, left_out: int) -> None:
+def _write(
+    config: Config, name: str, formula: Formula, table: pd.DataFrame, left_out: int, facts: Mapping[str, Any]
+) -> None:
     layout, unit = config.layout, modality(config.study.target).unit
     folder, regions = layout.analysis(name), region_map(config.preprocess)
     terms = list(dict.fromkeys(table["term"]))
     others = [region for region in dict.fromkeys(table["region"]) if region not in regions.names]
     shown = forest_regions(table, terms[0], others)
-    figure = forest(table, terms, shown, unit)
+    has_ratios = any(ASYMMETRY in region or RATIO in region for region in others)
+    figure = forest(table, terms, shown, f"{unit}; ratios have none" if has_ratios else unit)
     files = {"table": folder / ANALYSIS_TABLE, "forest": folder / FOREST}
     commit_text(files["table"], table_text(table.round(6)))
     write_figure(files["forest"], figure)
-    for number, term in enumerate(terms):
-        files[f"brain-{number}"] = path = folder / f"brain_{number + 1}.png"
+    for term in terms:
+        files[f"brain {term}"] = path = folder / f"brain_{re.sub('[^A-Za-z0-9]+', '-', term)}.png"
         write_brain_map(path, table, term, regions, model_grid(config.preprocess)[0], unit)
-    text = analysis_text(formula, table, left_out)
+    for earlier in set(folder.glob("brain_*.png")) - set(files.values()):
+        earlier.unlink()
+    text = analysis_text(formula, table, left_out, facts)
     files["text"] = folder / "analysis.md"
     commit_text(files["text"], text + "\n")
     print(text)
@@ -159,13 +178,15 @@ def _metric(term: str) -> str:
     return "".join(char if char.isalnum() or char in "_-./ " else "_" for char in term)
 
 
-def analysis_text(formula: Formula, table: pd.DataFrame, left_out: int) -> str:
+def analysis_text(formula: Formula, table: pd.DataFrame, left_out: int, facts: Mapping[str, Any]) -> str:
     """The result as Markdown: per term, the regions with the smallest p-values."""
     multiple = table[table["method"] == METHODS[0]]
     if multiple.empty:
         raise DataError(f"suvr ~ {formula.text}: no region can be analysed; use fewer terms")
     scans, measured = int(multiple["scans"].max()), int(multiple["measured"].max())
     parts = [f"# suvr ~ {formula.text}", f"{scans} scans, {measured} of them with a measured target."]
+    if measured < scans:
+        parts.append(f"The others were drawn {facts['Draws']} times by {facts['Model']}.")
     if left_out:
         parts.append(f"{left_out} scans with unknown values of these columns are left out.")
     for term, rows in multiple.groupby("term", sort=False):

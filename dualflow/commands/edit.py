@@ -65,7 +65,7 @@ def edit_scan(config: Config, scan: str, column: str, values: Sequence[str], nam
     folder, label = layout.edit(Scan.parse(key), column), list(map(str, values))
     affine = model_grid(config.preprocess)[0]
     for value, image in zip(label, images, strict=True):
-        desc = "edit" + re.sub(r"[^A-Za-z0-9]", "", f"{column}{value}")
+        desc = edit_label(column, value)
         path = bids_path(layout.root, Scan.parse(key), row, space=TEMPLATE_SPACE, res="model", desc=desc)
         facts = {"Edit": {column: value}, "Units": row.unit, "SyntheticModel": predictor.card.label}
         program = [{"Name": "dualflow", "Version": __version__}]
@@ -82,6 +82,11 @@ def edit_scan(config: Config, scan: str, column: str, values: Sequence[str], nam
     print(f"images, regions.tsv and series.png are in {folder}\n{DISCLAIMER}")
 
 
+def edit_label(column: str, value: str) -> str:
+    """The BIDS label of an edit; a minus and a decimal point become letters, so that values stay distinct."""
+    return "edit" + re.sub(r"[^A-Za-z0-9]", "", f"{column}{value.replace('-', 'm').replace('.', 'p')}")
+
+
 def edited_rows(scan: pd.DataFrame, encoder: SideEncoder, column: str, values: Sequence[str]) -> pd.DataFrame:
     """The row of a scan once per value of `column`.
 
@@ -89,6 +94,8 @@ def edited_rows(scan: pd.DataFrame, encoder: SideEncoder, column: str, values: S
         ConfigError: the model does not take the column, or a value is no number or no level of its training.
     """
     rows = {one.name: one for one in encoder.columns}
+    if not values or len(set(values)) < len(values):
+        raise ConfigError(f"values '{', '.join(values)}' of {column}; give one or more different values")
     if column not in rows:
         raise ConfigError(f"the model has no side column '{column}'; choose from: {', '.join(rows) or 'none'}")
     row = rows[column]

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dualflow import __version__
 from dualflow.commands.train import LearningData
 from dualflow.commit import commit_json, commit_text, digest_of, sha256
 from dualflow.config import Config, ImputeConfig, dump_sections
@@ -26,7 +27,7 @@ from dualflow.imaging.volume import write_volume
 from dualflow.imputation.draw_volumes import draw_volumes
 from dualflow.imputation.formula import Formula
 from dualflow.imputation.imputed_table import ImputedTable
-from dualflow.imputation.proper_draws import RegionScans, explained_share, proper_draws
+from dualflow.imputation.proper_draws import LEAST_FREEDOM, RegionScans, explained_share, proper_draws
 from dualflow.imputation.region_values import RegionValues, cross_fitted_images, region_values
 from dualflow.inference.convert import scan_seed
 from dualflow.inference.predict import Predictor, load_predictor
@@ -93,9 +94,15 @@ def impute(config: Config, name: str = "", seed: int | None = None) -> None:
     name, seed = name or config.model.preset, config.train.seeds[0] if seed is None else seed
     predictor = load_predictor(layout.model(name, seed), select_device(config.train.device))
     data, regions, groups = LearningData.load(config), region_map(config.preprocess), _groups(options)
+    if predictor.card.data_digest != digest_of(data.digests):
+        raise DataError(
+            f"{predictor.card.label} learnt from other scans than this study's training and validation scans, so it "
+            "cannot be told which scans it has not seen; train it again"
+        )
     study = _study_regions(config, options, predictor, data, regions, groups)
     table = data.pairs.set_index("scan").loc[study.keys].reset_index()
-    formula = imputation_terms(options, [column.name for column in predictor.card.side.columns])
+    side = [column.name for column in predictor.card.side.columns]
+    formula = imputation_terms(options, side, [name for name in side if table[name].nunique() > 1])
     values, facts = _completed(study, formula, table, options)
     facts |= {"Model": predictor.card.label, "ModelWeights": predictor.card.weights_sha256, "Seed": options.seed}
     facts |= {"ReferenceRegion": config.preprocess.without_folders().reference_region, "Target": config.study.target}
@@ -112,18 +119,19 @@ def impute(config: Config, name: str = "", seed: int | None = None) -> None:
         step=STEP,
         outputs={"regions": path, **volumes},
         inputs={"model": predictor.card.weights_sha256, "pairs": sha256(layout.pairs)},
-        config=dump_sections(options),
+        config=dump_sections(options, without=("meta_regions",)),
     )
     _print(result, layout)
+    warn_of_sessions(result.subjects)
 
 
-def imputation_terms(options: ImputeConfig, side: Sequence[str]) -> Formula:
-    """The terms of the imputation: those of the configuration, or all side columns of the model.
+def imputation_terms(options: ImputeConfig, side: Sequence[str], varying: Sequence[str]) -> Formula:
+    """The terms of the imputation: those of the configuration, or all side columns of the model that vary.
 
     Raises:
         ConfigError: a term is no side column of the model, which then could not keep its effect on other regions.
     """
-    formula = Formula.parse(options.terms or " + ".join(side) or "1", options.references)
+    formula = Formula.parse(options.terms or " + ".join(varying) or "1", options.references)
     if unknown := [name for name in formula.variables if name not in side]:
         raise ConfigError(
             f"impute.terms names {unknown[0]}, which is no side information of the model; add it to study.side and "
@@ -184,6 +192,8 @@ def _write_volumes(
         for number, volume in enumerate(volumes, 1):
             path = config.layout.imputed_volume(scan, row, number)
             sidecar = {"Description": VOLUME, "Synthetic": True, "Draw": number, "Units": row.unit}
+            program = [{"Name": "dualflow", "Version": __version__}]
+            sidecar |= {"SyntheticModel": predictor.card.label, "GeneratedBy": program}
             write_volume(path, volume, affine, sidecar=sidecar)
             files[f"{scan.key}/{number}"] = path
     return files
@@ -209,10 +219,21 @@ def _completed(
         complete = table[list(formula.variables)].notna().all(axis=1).to_numpy()
         known = study.rows(observed & np.array(study.honest) & complete, terms)
         used = measured[observed & np.array(study.honest) & complete]
+        _require_held_out(study, len(used), len(terms.columns))
         values[:, ~observed] = proper_draws(used, known, study.rows(~observed, terms))
         facts |= {"Measured": int(observed.sum()), "Learnt": len(used), "Drawn": int((~observed).sum())}
         facts["ExplainedByModel"] = round(explained_share(used, known), 4)
     return study.with_meta_regions(values), facts
+
+
+def _require_held_out(study: StudyRegions, used: int, terms: int) -> None:
+    """Name the cause if a model without a cross-fit leaves too few scans that it has not learnt from."""
+    seen = int((study.observed & ~np.array(study.honest)).sum())
+    if seen and used < terms + 1 + LEAST_FREEDOM:
+        raise DataError(
+            f"the model learnt from {seen} of the measured scans without a cross-fit, and {used} others are too few "
+            f"for {terms} terms; choose a model with a closed-form mean (stacked or local_linear), or larger splits"
+        )
 
 
 def _without_gaps(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
@@ -234,10 +255,20 @@ def _groups(options: ImputeConfig) -> MetaRegions:
     return group_regions(table)
 
 
+def warn_of_sessions(subjects: Sequence[str]) -> None:
+    """Warn if subjects have several scans, which count as independent given their sources."""
+    if repeated := len(subjects) - len(set(subjects)):
+        print(
+            f"warning: {repeated} scans are further sessions of a subject and count as independent; intervals of "
+            "effects that differ between subjects may be too narrow (see Limits of the page on group statistics)"
+        )
+
+
 def _print(table: ImputedTable, layout: Layout) -> None:
     drawn = int((~table.observed).sum())
     print(f"{len(table.scans)} scans: {int(table.observed.sum())} measured, {drawn} drawn {len(table.values)} times")
     if drawn:
-        share = table.facts["ExplainedByModel"]
+        share, learnt = table.facts["ExplainedByModel"], table.facts["Learnt"]
+        print(f"{learnt} measured scans inform the draws, by predictions that did not learn from them")
         print(f"the model explains {share:.0%} of what {table.facts['Terms']} leave (median over regions)")
     print(f"regions   {layout.imputed_regions}")

@@ -28,7 +28,7 @@ def step_names(config: Config) -> list[str]:
         "convert",
         *(f"evaluate/{model}" for model in models),
         "evaluate/ceilings",
-        *_group_steps(config),
+        *group_steps(config),
         "report",
         CHECK,
     ]
@@ -61,7 +61,7 @@ def _cohort(config: Config) -> list[str]:
     return [f"cohort/shard-{shard}" for shard in range(config.preprocess.shards)]
 
 
-def _group_steps(config: Config) -> list[str]:
+def group_steps(config: Config) -> list[str]:
     """Imputation and analyses, if the configuration has them."""
     return ["impute", *(f"analyse/{name}" for name in config.impute.analyses)] if config.impute else []
 

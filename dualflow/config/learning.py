@@ -127,7 +127,7 @@ class BaselineTraining(Section):
     """Optimiser steps, of all stages together; null for `baselines.steps`."""
     learning_rate: float | None = Field(default=None, gt=0)
     """Peak learning rate; null for the default rate of the model."""
-    width: int | None = Field(default=None, ge=2, le=512)
+    width: int | None = Field(default=None, ge=6, le=128)
     """Channels at half resolution; null for about as many parameters as the main flow has."""
 
 

@@ -53,6 +53,8 @@ def classify(
         DataError: a class has fewer people than there are folds, or there is only one class.
     """
     people = Counter(dict(zip(subjects, labels, strict=True)).values())
+    if not people:
+        raise DataError("no held-out person has a known label; check evaluate.classify and the table of participants")
     smallest = min(people, key=lambda label: people[label])
     if len(people) < 2 or people[smallest] < FOLDS:
         raise DataError(

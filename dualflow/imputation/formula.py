@@ -60,12 +60,13 @@ class Formula:
 
         try:
             terms = list(Parsed(f"~ {self.text}"))
-        except (FormulaicError, SyntaxError, ValueError) as error:
+            factors = {factor.expr: factor.eval_method.value for term in terms for factor in term.factors}
+        except (FormulaicError, SyntaxError, ValueError, AttributeError) as error:
+            # AttributeError: several parts, as in `age | sex`.
             first = _COLOURS.sub("", str(error)).strip().splitlines()[0]
             raise ConfigError(
                 f"formula '{self.text}' does not parse ({first}); write it as 'diagnosis + age'"
             ) from None
-        factors = {factor.expr: factor.eval_method.value for term in terms for factor in term.factors}
         if code := sorted(name for name, method in factors.items() if method == "python"):
             raise ConfigError(
                 f"formula '{self.text}': {code[0]} is not a column; add a column to the table and name it, "

@@ -97,7 +97,7 @@ def _methods(
 ) -> Iterator[tuple[str, Pooled, tuple[int, int]]]:
     """Yield the result of each method that can be used, with the numbers of scans and of measured targets."""
     counts, least = (int(known.sum()), int(measured.sum())), model.design.shape[1]
-    if counts[0] <= least:
+    if counts[0] <= least or np.linalg.matrix_rank(model.design[known]) < least:
         return
     multiple, complete, single = METHODS
     # Where every target is measured the tables are equal.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,11 +59,3 @@ def _without_side(name: str) -> str:
     from dualflow.imaging.atlas import merged_name
 
     return merged_name(name)
-
-
-def completed(measured: Floats, draws: Mapping[int, Floats], count: int) -> Floats:
-    """Return the completed tables `[M, N, R]` from measured values `[N, R]` and draws `[M, R]` by position."""
-    tables = np.repeat(measured[None], count, axis=0)
-    for position, values in draws.items():
-        tables[:, position] = values
-    return tables

@@ -162,7 +162,7 @@ def _value(cell: object) -> str:
     return f"{cell:g}" if isinstance(cell, float) else str(cell)
 
 
-def shown_columns(pairs: pd.DataFrame, limit: int) -> Sequence[str]:
-    """Side columns whose effects are drawn: known of some person, and not constant."""
-    columns = [name for name in side_columns(pairs) if pairs[name].nunique() > 1]
+def shown_columns(pairs: pd.DataFrame, names: Sequence[str], limit: int) -> Sequence[str]:
+    """The columns `names` whose effects are drawn: known of some person, and not constant."""
+    columns = [name for name in names if pairs[name].nunique() > 1]
     return [name for name in columns if all_numbers(pairs[name]) or pairs[name].nunique() <= MAX_LEVELS][:limit]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -46,7 +48,7 @@ def study_figures(config: Config, results: StudyResults, test: pd.DataFrame) -> 
             _agreement(means, row, main),
             _errors(means, main),
             _scatter(means, row, main),
-            *_effects(means, test, row, main),
+            *_effects(means, test, config.study.side, row, main),
         ],
         "analyses": analysis_figures(config),
         "uncertainty": [_reliability(curves, colours, main)],
@@ -114,9 +116,11 @@ def _scatter(means: RegionMeans, row: Modality, main: str) -> ReportFigure:
     )
 
 
-def _effects(means: RegionMeans, test: pd.DataFrame, row: Modality, main: str) -> list[ReportFigure]:
+def _effects(
+    means: RegionMeans, test: pd.DataFrame, side_names: Sequence[str], row: Modality, main: str
+) -> list[ReportFigure]:
     side = test.set_index("scan").reindex(list(means.scans)).reset_index(drop=True)
-    columns, groups = shown_columns(test, MAX_SIDE_COLUMNS), means.meta_regions()
+    columns, groups = shown_columns(test, side_names, MAX_SIDE_COLUMNS), means.meta_regions()
     if not columns or not groups:
         return []
     quantity = "uptake" if row.datatype == "pet" else "intensity"

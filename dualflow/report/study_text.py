@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
 from importlib.metadata import version
-from pathlib import Path
 
 import pandas as pd
 
@@ -15,6 +13,7 @@ from dualflow.evaluation.statistics import MIN_SUBJECTS
 from dualflow.modalities import modality
 from dualflow.models.card import ModelCard
 from dualflow.report.study_results import read_result
+from dualflow.tracking.source_version import COMMIT, source_version
 
 SPLITS = {
     "train": "training subjects",
@@ -62,6 +61,7 @@ TABLES = {
     "regions": "real and synthetic mean of every region, by scan",
     "reliability": "coverage by level",
     "stress": "stress test of the samples",
+    "downstream": "classification of a label by real, source and synthetic regions",
 }
 """Tables of results by the start of their names."""
 
@@ -78,18 +78,6 @@ def linked_files(config: Config) -> dict[str, str]:
             model = path.stem.removeprefix(kind).removeprefix("_").replace("_seed-", ", seed ")
             files[path.relative_to(root).as_posix()] = TABLES[kind] + (f" of {model}" if model else "")
     return files
-
-
-def source_commit() -> str:
-    """The git commit that dualflow runs from, with `-dirty` for changed files; '' for an installed package."""
-    checkout = Path(__file__).parents[2]
-    if not (checkout / ".git").exists():
-        return ""
-    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):  # without git, or in a checkout of another account
-        return ""
 
 
 def study_title(config: Config) -> str:
@@ -150,7 +138,7 @@ def method_text(config: Config) -> list[str]:
 
 def provenance(config: Config, cards: dict[str, ModelCard], date: str) -> dict[str, object]:
     """Date of the report, and versions, digests, seeds and device behind it."""
-    first, commit = next(iter(cards.values())), source_commit()
+    first, commit = next(iter(cards.values())), source_version().get(COMMIT, "")[:12]
     return {
         "date": date,
         "dualflow": __version__,

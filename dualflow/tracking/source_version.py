@@ -9,6 +9,8 @@ from pathlib import Path
 from dualflow import __version__
 
 WAIT_S = 10
+COMMIT = "mlflow.source.git.commit"
+"""Tag of the commit, which MLflow shows."""
 
 
 @cache
@@ -21,7 +23,7 @@ def source_version(package: Path = Path(__file__).parents[1]) -> dict[str, str]:
     tags = {"dualflow.version": __version__}
     try:
         _git(package, "ls-files", "--error-unmatch", "__init__.py")
-        return tags | {"mlflow.source.git.commit": _git(package, "rev-parse", "HEAD")}
+        return tags | {COMMIT: _git(package, "rev-parse", "HEAD")}
     except (OSError, subprocess.SubprocessError):
         return tags
 

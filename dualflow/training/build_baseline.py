@@ -9,6 +9,7 @@ from dualflow.baselines.baseline import Baseline
 from dualflow.baselines.correction import Correction, width_for
 from dualflow.baselines.residual_density import ResidualDensity
 from dualflow.config import Config
+from dualflow.errors import ConfigError
 from dualflow.flows.flow_objective import FlowObjective
 from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import preset
@@ -32,6 +33,11 @@ def build_baseline(
     """
     kind, regions, options = BASELINES[name], region_map(config.preprocess), dict[str, int]()
     if issubclass(kind, Correction):
+        if (width := config.baselines.of(name).width) and width not in kind.widths:
+            raise ConfigError(
+                f"baselines.training.{name}.width = {width}; expected a multiple of {kind.widths.step} from "
+                f"{kind.widths.start} to {kind.widths[-1]}"
+            )
         options["width"] = config.baselines.of(name).width or width_for(
             kind, _flow_parameters(config, shape, side_features, source_channels), side_features, source_channels
         )

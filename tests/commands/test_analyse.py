@@ -88,6 +88,9 @@ def test_outcomes_of_several_regions_are_analysed_too(config):
         ({"name": "x", "formula": "suvr ~ age * group"}, "not among the terms of the imputation"),
         ({"name": "x", "formula": "suvr ~ split"}, "not among the terms of the imputation"),
         ({"name": "x", "formula": "suvr ~ weight"}, "no column weight"),
+        ({"name": "x", "formula": "suvr ~ 1"}, "names no column"),
+        ({"name": "../x", "formula": "suvr ~ age"}, "cannot name a folder"),
+        ({"name": "main", "formula": "suvr ~ age"}, "is one of the configuration"),
         ({"name": "none"}, "no analysis 'none' in impute.analyses"),
         ({"name": "x", "formula": "suvr ~ group", "references": ["group:control"]}, "not of the form COLUMN=LEVEL"),
         ({"name": "x", "formula": "suvr ~ age", "ratios": ["a/b"]}, "no region named 'a'"),
@@ -103,3 +106,11 @@ def test_without_an_imputation_the_remedy_is_named(config, tmp_path):
     empty = config.model_copy(update={"study": config.study.model_copy(update={"results": tmp_path})})
     with pytest.raises(DataError, match="run `dualflow impute`"):
         analyse(empty, name="main")
+
+
+def test_pictures_of_an_earlier_formula_are_removed(config):
+    analyse(config, name="more", formula="suvr ~ age + group")
+    folder = config.layout.analysis("more")
+    assert {path.name for path in folder.glob("brain_*")} == {"brain_age.png", "brain_group-patient.png"}
+    analyse(config, name="more", formula="suvr ~ age")
+    assert {path.name for path in folder.glob("brain_*")} == {"brain_age.png"}

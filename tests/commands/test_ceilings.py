@@ -10,7 +10,8 @@ from dualflow import cohort
 from dualflow.cohort.anatomy import best_affine
 from dualflow.cohort.pet_scanner import PET_VOXEL, acquire_pet
 from dualflow.commands import ceilings as module
-from dualflow.commands.ceilings import CEILINGS, TRUE_LAW, _ceilings, _people, _preprocessing, _table
+from dualflow.commands.ceilings import CEILINGS, TRUE_LAW, _ceilings, _table
+from dualflow.commands.true_law import people_of, target_on_grid
 from dualflow.config import parse_config
 from dualflow.evaluation.metrics import score
 from dualflow.imaging.geometry import FWHM, Volume
@@ -38,7 +39,7 @@ def configure(root, **sections):
 def simulated(tmp_path_factory):
     """A person's scan with the record of a perfect registration: its configuration, PET and record."""
     config = configure(tmp_path_factory.mktemp("study"))
-    person = next(iter(_people(config).values()))
+    person = next(iter(people_of(config).values()))
     body = cohort.anatomy(person)
     cohort.write_subject(config.layout.bids, person)
     pet = acquire_pet(person, body)
@@ -75,7 +76,7 @@ def test_the_true_law_has_the_best_spread(simulated, preprocessed, mask):
     assert truth.samples.shape == (16, *mask.shape)
     np.testing.assert_array_equal(truth.mean, rows["attainable"].mean)
     assert np.abs(truth.samples.mean(axis=0) - truth.mean)[mask].mean() < 0.03
-    target = _preprocessing(config, Scan(person.label), mask)(Volume(pet.measured, pet.affine))
+    target = target_on_grid(config, Scan(person.label), mask)(Volume(pet.measured, pet.affine))
     regions = region_map(config.preprocess)
 
     def crps(factor):
@@ -102,14 +103,14 @@ def test_volumes_are_normalised_like_the_target(simulated, preprocessed, mask):
     """The configured reference region has a mean of 1, and a common resolution smooths the volumes."""
     config, person, pet, _ = simulated
     config = configure(config.study.results, preprocess={"reference_region": "cerebellum"})
-    sharp = _preprocessing(config, Scan(person.label), mask)(Volume(pet.measured, pet.affine))
+    sharp = target_on_grid(config, Scan(person.label), mask)(Volume(pet.measured, pet.affine))
     reference = reference_mask("cerebellum", model_grid(config.preprocess)) & mask
     assert sharp[reference].mean() == pytest.approx(1, abs=1e-5)
     preprocessed["target"] = {"pet": {"resolution": {"added_fwhm_mm": 12.0}}}
-    smooth = _preprocessing(config, Scan(person.label), mask)(Volume(pet.measured, pet.affine))
+    smooth = target_on_grid(config, Scan(person.label), mask)(Volume(pet.measured, pet.affine))
     preprocessed["target"] = {"pet": {}}
     blurred = gaussian_filter(pet.measured, 12 / FWHM / np.array(PET_VOXEL), mode="nearest")
-    expected = _preprocessing(config, Scan(person.label), mask)(Volume(blurred, pet.affine))
+    expected = target_on_grid(config, Scan(person.label), mask)(Volume(blurred, pet.affine))
     np.testing.assert_allclose(smooth, expected, atol=1e-4)
     assert np.abs(smooth - sharp)[mask].mean() > 0.02
 
@@ -118,7 +119,7 @@ def test_only_the_embedded_cohort_has_a_known_law(simulated, preprocessed, mask,
     """A study with a dataset has no row of the true law; one without truth has no row at all."""
     config, person, *_ = simulated
     elsewhere = configure(tmp_path, study={"bids": str(config.layout.bids)})
-    assert _people(elsewhere) == {}
+    assert people_of(elsewhere) == {}
     assert list(dict(_ceilings(elsewhere, Scan(person.label), mask, None))) == ["attainable", "oracle"]
     assert not truth_path(tmp_path, Scan(person.label), FDG, "expected").exists()
     without = configure(tmp_path / "other", study={"bids": str(tmp_path)})

@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from dualflow.commands.bench_edit import summarise_effects
-from dualflow.commands.edit import edited_images, edited_rows
+from dualflow.commands.edit import edit_label, edited_images, edited_rows
 from dualflow.data.side_encoder import Categorical, Continuous, SideEncoder
 from dualflow.errors import ConfigError
 from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import preset
+from dualflow.layout import LABEL
 
 ENCODER = SideEncoder((Continuous("age", 70.0, 8.0, 55.0, 86.0), Categorical("diagnosis", ("AD", "CN"))))
 SCAN = pd.DataFrame({"scan": ["sub-1"], "age": [71.0], "diagnosis": ["CN"]})
@@ -33,6 +34,18 @@ def test_a_row_per_value_keeps_all_other_columns():
 def test_what_the_model_does_not_know_is_refused(column, value, words):
     with pytest.raises(ConfigError, match=words):
         edited_rows(SCAN, ENCODER, column, [value])
+
+
+@pytest.mark.parametrize("values", [[], ["60", "60"]])
+def test_values_are_given_and_different(values):
+    with pytest.raises(ConfigError, match="give one or more different values"):
+        edited_rows(SCAN, ENCODER, "age", values)
+
+
+def test_labels_of_different_values_differ():
+    labels = [edit_label("z", value) for value in ("1", "-1", "0.1", "01", "65", "6.5")]
+    assert len(set(labels)) == len(labels)
+    assert all(LABEL.match(label) for label in labels)
 
 
 def test_a_value_beyond_the_training_range_is_a_warning(capsys):

@@ -11,7 +11,7 @@ from dualflow.commands import impute as module
 from dualflow.commands.impute import impute
 from dualflow.config import parse_config
 from dualflow.data.tsv import read_typed_table
-from dualflow.errors import ConfigError
+from dualflow.errors import ConfigError, DataError
 from dualflow.imputation.imputed_table import ImputedTable
 from dualflow.layout import sidecar_path
 from tests.support.imputed_study import REGIONS, ImputedStudy
@@ -115,3 +115,31 @@ def test_draws_are_written_as_volumes_on_request(study, config):
     volume = np.asarray(nib.load(first).dataobj, np.float32)
     means = study.regions.means(volume, study.splits["convert"][0]["mask"][0].numpy())
     assert means == pytest.approx(table.values[0, list(table.scans).index("sub-001"), :4], abs=1e-4)
+
+
+def test_a_model_of_other_scans_is_refused(study, config, monkeypatch):
+    """Which scans it has learnt from is unknown, so no prediction is known to be held out."""
+    monkeypatch.setattr(study.card, "data_digest", "another")
+    with pytest.raises(DataError, match="learnt from other scans"):
+        impute(config)
+
+
+def test_without_a_cross_fit_only_held_out_scans_inform_the_draws(study, config, monkeypatch):
+    """Six of them are too few, and the reason is named."""
+    monkeypatch.setattr(module, "cross_fitted_images", lambda *_: None)
+    with pytest.raises(DataError, match="learnt from 24 of the measured scans without a cross-fit, and 6 others"):
+        impute(config)
+
+
+def test_a_constant_column_is_no_term(study, config, monkeypatch):
+    monkeypatch.setattr(study, "pairs", study.pairs.assign(group="control"))
+    study.install(monkeypatch, module, config)
+    impute(config)
+    assert ImputedTable.read(config.layout.imputed_regions).facts["Terms"] == "age"
+
+
+def test_repeated_sessions_are_a_warning(capsys):
+    module.warn_of_sessions(["1", "2", "1"])
+    assert "1 scans are further sessions" in capsys.readouterr().out
+    module.warn_of_sessions(["1", "2"])
+    assert capsys.readouterr().out == ""

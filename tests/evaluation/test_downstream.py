@@ -59,6 +59,11 @@ def test_a_class_with_few_people_is_refused():
         classify({"x": values}, ["AD" if index < 2 else "CN" for index in range(16)], subjects)
 
 
+def test_without_labels_there_is_one_clear_line():
+    with pytest.raises(DataError, match="no held-out person has a known label"):
+        classify({"x": np.zeros((0, 2))}, [], [])
+
+
 def test_what_the_model_knows_cannot_be_classified():
     study = {"name": "x", "side": ["age", "diagnosis"]}
     with pytest.raises(ConfigError, match=r"gives the answer away; move diagnosis to study\.labels"):

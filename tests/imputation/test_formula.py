@@ -38,6 +38,7 @@ def test_the_first_level_is_the_reference_unless_another_is_named() -> None:
         ("suvr ~ C(site)", {}, "C(site) is not a column"),
         ("volume ~ age", {}, "models 'volume'"),
         ("suvr ~ age + (", {}, "does not parse"),
+        ("suvr ~ age | sex", {}, "does not parse"),
         ("suvr ~ weight", {}, "no column weight"),
         ("suvr ~ site", {}, "site is A in every scan"),
         ("suvr ~ diagnosis", {"diagnosis": "HC"}, "choose from: AD, CN, MCI"),

@@ -69,6 +69,14 @@ def test_regions_that_some_scans_lack_leave_those_scans_out() -> None:
     assert table.drop(index="r2")["estimate"].to_numpy() == pytest.approx(whole.drop(index="r2")["estimate"].to_numpy())
 
 
+def test_a_region_that_a_whole_group_lacks_is_left_out():
+    values, observed, design, subjects = study(hidden=0)
+    values[:, design["sex=M"].to_numpy() == 1, 2] = np.nan
+    table = analyse_regions(values, observed, design, subjects, REGIONS)
+    assert set(table["region"]) == set(REGIONS) - {"r2"}
+    assert table["p"].between(0, 1).all()
+
+
 def test_repeated_sessions_are_a_mixed_model() -> None:
     """Two sessions of a subject with nearly the same value are hardly more than one."""
     values, observed, design, subjects = study(hidden=0)

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from dualflow.baselines.residual_density import SpreadDensity
-from dualflow.commit import commit_text
+from dualflow.commit import commit_text, digest_of
 from dualflow.data.dataset import PairDataset
 from dualflow.data.side_encoder import Categorical, Continuous, SideEncoder
 from dualflow.data.tsv import table_text
@@ -76,12 +76,12 @@ class ImputedStudy:
         model = SpreadDensity(SHAPE, 3, 1, regions=len(REGIONS)).eval()
         model.set_regions(region_labels())
         model.fit(splits["train"], subject_folds(splits["train"]))
-        card = SimpleNamespace(side=encoder, label="spread, seed 0", weights_sha256="0" * 64)
+        card = SimpleNamespace(side=encoder, label="spread, seed 0", weights_sha256="0" * 64, data_digest=digest_of({}))
         return cls(pairs, splits, model, card, regions, truth)
 
     def install(self, monkeypatch, module, config) -> None:
         """Let `module`, the command impute, work on this study without files of images."""
-        data = SimpleNamespace(pairs=self.pairs, training=self.splits["train"], values=lambda _: [])
+        data = SimpleNamespace(pairs=self.pairs, training=self.splits["train"], values=lambda _: [], digests={})
         monkeypatch.setattr(module, "LearningData", SimpleNamespace(load=lambda _: data))
         monkeypatch.setattr(module, "load_split", lambda _, __, split, ___: self.splits[split])
         monkeypatch.setattr(module, "region_map", lambda _: self.regions)
