@@ -68,7 +68,7 @@ def plain_reason(reason: str, manifests: Path) -> str:
             clauses.append(clause)
             continue
         _, _, details = clause.partition(": ")
-        files = [_step_name(file, manifests) for file in details.split(", ")]
+        files = sorted(_step_name(file, manifests) for file in details.split(", "))
         clauses.append(_REASONS[start].format(files=", ".join(files), values=_changed_values(clause)))
     # A step that has never run also reports its inputs, which adds no information.
     return clauses[0] if clauses[0] == _REASONS["Missing output files"] else "; ".join(clauses)

@@ -11,6 +11,8 @@ from typing import Any
 
 import pandas as pd
 
+from dualflow.baselines import BASELINES
+from dualflow.baselines.correction import Correction
 from dualflow.config import Config
 from dualflow.config.learning import SEEDED
 from dualflow.evaluation.study_metrics import measure
@@ -83,7 +85,10 @@ def model_parameters(config: Config, name: str, seed: int) -> dict[str, Any]:
         values |= {"preset": choice.preset, "steps": choice.steps or train.steps, **optimiser, "flow": spec}
     elif name in SEEDED:
         section = config.baselines.of(name)
-        values |= optimiser | section.model_dump(exclude_none=True)
+        kind = BASELINES[name]
+        assert issubclass(kind, Correction)
+        rate = section.learning_rate or kind.learning_rate
+        values |= optimiser | section.model_dump(exclude_none=True) | {"learning_rate": rate}
     return values
 
 

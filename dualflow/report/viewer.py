@@ -14,10 +14,11 @@ import numpy as np
 
 from dualflow.evaluation.prediction import Bools, Floats
 from dualflow.imaging.geometry import Affine
-from dualflow.report.subject_figure import Column
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Image
+
+    from dualflow.report.subject_figure import Column
 
 MAX_BYTES = 6 << 20
 """Largest size of all views together; larger ones are drawn on a coarser grid."""

@@ -43,7 +43,7 @@ def test_commands_exist(name):
         first, *rest = shlex.split(match[1].split(" #")[0].split(" | ")[0])
         if first == "|":
             continue
-        command = main.get_command(click.Context(main), first)
+        command = main.get_command(click.Context(main, **main.context_settings), first)
         assert command is not None, f"{line}: there is no command {first}"
         while isinstance(command, click.Group):
             command = command.commands[rest.pop(0)]
@@ -65,8 +65,10 @@ def test_make_targets_exist(name):
 
 
 @each_page
-def test_configurations_load(name, tmp_path):
+def test_configurations_load(name, tmp_path, monkeypatch):
     """Every YAML block, and every `--set`, has keys and values that a configuration accepts."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "exclusions.tsv").touch()  # the export of the quality page
     blocks = re.findall(r"^( *)```yaml\n(.*?)^\1```", PAGES[name], re.DOTALL | re.MULTILINE)
     for _, block in blocks:
         if "--8<--" not in block:

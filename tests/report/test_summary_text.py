@@ -174,6 +174,7 @@ def test_few_subjects_have_no_interval_and_no_verdict_on_calibration():
     table = pd.DataFrame(rows)
     means, paired = summarise(table, bootstrap=50), differences(table, "flow", bootstrap=50)
     text = "\n".join(summary_sentences(means, paired, None, model="flow", row=ROW, mean_target=1.2))
-    assert "interval " not in text
-    assert "these are too few subjects to judge their calibration" in text
+    assert "95 % interval" not in text
+    assert "bootstrap interval" not in text
+    assert "5 subjects are too few to judge their calibration" in text
     assert "Wilcoxon signed-rank p = " in text

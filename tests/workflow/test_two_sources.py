@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
+from dualflow.commands import evaluate as scoring
 from dualflow.commands import report as reporting
 from dualflow.commands import train as training
 from dualflow.commands.ceilings import evaluate_ceilings
@@ -79,8 +80,8 @@ def config(tmp_path_factory, phantoms, held_out):
     config.layout.quality.write_text("scan\tflags\n")
     config.layout.splits.write_text("subject\tfold\tsplit\n")
     with pytest.MonkeyPatch.context() as patch:
-        for module in (training, reporting):
-            patch.setattr(module, "tracked", lambda *_: nullcontext(Run()))
+        for module, name in ((training, "model_run"), (scoring, "model_run"), (reporting, "group_run")):
+            patch.setattr(module, name, lambda *_, **__: nullcontext(Run()))
         for name, seed in config.trainings:
             training.train(config, [name], seed)
             evaluate(config, [name], seed)
