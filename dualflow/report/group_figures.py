@@ -45,6 +45,7 @@ def forest(table: pd.DataFrame, terms: Sequence[str], regions: Sequence[str], un
             axes.hlines(heights, rows["low"], rows["high"], color=colour, lw=1.6, alpha=0.55)
             axes.plot(rows["estimate"], heights, "o", color=colour, ms=3.6, label=method)
         axes.set_title(term)
+        axes.locator_params(axis="x", nbins=4)
         axes.set_xlabel(f"effect ({unit})", fontsize=7.5, color=MUTED)
         axes.grid(axis="x", color=GRID, lw=0.6)
         axes.set_axisbelow(True)
