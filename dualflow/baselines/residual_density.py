@@ -16,7 +16,7 @@ from dualflow.baselines.residuals import ResidualScans
 from dualflow.flows.closed_form_fits import Solver, fit_closed_form
 from dualflow.flows.interface import SAMPLES_AT_ONCE, ConditionalSampler
 from dualflow.flows.regression_scans import Pairs
-from dualflow.flows.rng import SampleGenerators, sample_seeds
+from dualflow.flows.rng import seed_batches
 from dualflow.flows.voxel_features import foreground
 
 
@@ -52,9 +52,8 @@ class ResidualDensity(Baseline, ConditionalSampler):
     ) -> Iterator[Tensor]:
         """Yield n targets per source a few at a time, `[k, N, 1, D, H, W]`; the temperature multiplies the error."""
         mean, factor = self.mean_and_factor(source, side)
-        for start in range(0, n, SAMPLES_AT_ONCE):
-            seeds = sample_seeds(min(SAMPLES_AT_ONCE, n - start), generator)
-            errors = self.law.sample(source, side, len(seeds), SampleGenerators(seeds))
+        for generators in seed_batches(n, SAMPLES_AT_ONCE, generator):
+            errors = self.law.sample(source, side, len(generators.samples), generators)
             yield mean + temperature * factor * errors * foreground(source)
 
 

@@ -17,7 +17,7 @@ from dualflow.flows.closed_form_fits import Solver, fit_closed_form
 from dualflow.flows.interface import SAMPLES_AT_ONCE, ConditionalSampler
 from dualflow.flows.objective import Objective
 from dualflow.flows.regression_scans import Pairs
-from dualflow.flows.rng import EVALUATION_SEED, SampleGenerators, sample_seeds
+from dualflow.flows.rng import EVALUATION_SEED, seed_batches
 from dualflow.flows.voxel_features import foreground
 
 LIMIT = 6.0
@@ -121,12 +121,12 @@ class ResidualSampler(Correction, ConditionalSampler):
     ) -> Iterator[Tensor]:
         """Yield n targets per source a few at a time, `[k, N, 1, D, H, W]`; the temperature scales the noise."""
         start, given = self.given(source, side)
-        for begin in range(0, n, SAMPLES_AT_ONCE):
-            seeds = sample_seeds(min(SAMPLES_AT_ONCE, n - begin), generator)
-            bands = self.draw(given.repeat(len(seeds)), temperature, SampleGenerators(seeds))
-            count = (len(seeds), 1, 1, 1, 1)
+        for generators in seed_batches(n, SAMPLES_AT_ONCE, generator):
+            draws = len(generators.samples)
+            bands = self.draw(given.repeat(draws), temperature, generators)
+            count = (draws, 1, 1, 1, 1)
             images = self.restored(bands, start.repeat(count), source.repeat(count))
-            yield images.reshape(len(seeds), *start.shape)
+            yield images.reshape(draws, *start.shape)
 
 
 class ResidualObjective(Objective):

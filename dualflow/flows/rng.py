@@ -70,6 +70,12 @@ def sample_seeds(count: int, generator: torch.Generator | None = None) -> list[i
     return seeds
 
 
+def seed_batches(count: int, at_once: int, generator: torch.Generator | None = None) -> Iterator[SampleGenerators]:
+    """Yield the generators of `count` samples, `at_once` at a time; their seeds do not depend on how many that are."""
+    for start in range(0, count, at_once):
+        yield SampleGenerators(sample_seeds(min(at_once, count - start), generator))
+
+
 def standard_noise(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Draw standard normal numbers of a shape, with `like`'s type and device."""
     return _draw(torch.randn, shape, like, generator)
