@@ -21,7 +21,7 @@ from dualflow.data.study_pairs import usable_pairs
 from dualflow.data.tsv import table_text
 from dualflow.errors import CheckpointError, ConfigError, DataError
 from dualflow.flows.model import DualFlow
-from dualflow.imaging.meta_regions import meta_region_weights, meta_regions
+from dualflow.imaging.meta_regions import meta_region_weights, meta_regions, with_meta_regions
 from dualflow.imaging.model_grid import model_grid
 from dualflow.imaging.regions import RegionMap, region_map
 from dualflow.imaging.volume import write_volume
@@ -150,8 +150,7 @@ def _region_series(
     names, weights = meta_region_weights(regions, mask)
 
     def means(image: NDArray[np.float32]) -> NDArray[np.float64]:
-        region = regions.means(image, mask)
-        return np.concatenate([region, weights @ np.nan_to_num(region)])
+        return with_meta_regions(regions.means(image, mask), weights)
 
     measured = means(item["target"][0].numpy())
     parts = [

@@ -7,6 +7,7 @@ gyrus, posterior cingulate and inferior temporal gyrus.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 
@@ -47,9 +48,18 @@ def meta_region_weights(
         groups: meta-regions; by default the built-in ones.
     """
     groups = meta_regions() if groups is None else groups
-    merged = [merged_name(name).removeprefix("ctx-") for name in regions.names]
-    members = np.array([[name in group for name in merged] for group in groups.values()], dtype=np.float64)
-    weights = members * regions.sizes(mask)
+    weights = meta_region_members(regions.names, groups) * regions.sizes(mask)
     totals = weights.sum(axis=1, keepdims=True)
     totals[totals == 0] = np.nan
     return tuple(groups), weights / totals
+
+
+def meta_region_members(names: Sequence[str], groups: MetaRegions) -> NDArray[np.float64]:
+    """Return 1 where a region of the atlas belongs to a meta-region, else 0, `[M, R]`."""
+    merged = [merged_name(name).removeprefix("ctx-") for name in names]
+    return np.array([[name in group for name in merged] for group in groups.values()], dtype=np.float64)
+
+
+def with_meta_regions(means: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Append the means of the meta-regions with `weights` `[M, R]` to region means `[..., R]`."""
+    return np.concatenate([means, np.nan_to_num(means) @ weights.T], axis=-1)

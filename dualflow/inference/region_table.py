@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.stats import norm, t
 
 from dualflow.imaging.atlas import merged_name, side
 from dualflow.imaging.geometry import BoolArray
-from dualflow.imaging.meta_regions import meta_region_weights
+from dualflow.imaging.meta_regions import meta_region_weights, with_meta_regions
 from dualflow.imaging.regions import RegionMap
 from dualflow.inference.predict import Prediction
 
@@ -38,10 +37,10 @@ def region_table(prediction: Prediction, mask: BoolArray, regions: RegionMap) ->
         regions: the atlas on the model grid.
     """
     groups, weights = meta_region_weights(regions, mask)
-    point = _with_groups(regions.means(prediction.mean, mask), weights)
+    point = with_meta_regions(regions.means(prediction.mean, mask), weights)
     sizes = regions.sizes(mask)
     if prediction.region_samples is not None:
-        samples = _with_groups(prediction.region_samples, weights)
+        samples = with_meta_regions(prediction.region_samples, weights)
         count = len(samples)
         centre, sd = samples.mean(axis=0), samples.std(axis=0, ddof=1)
         # The mean of `count` samples is itself uncertain.
@@ -62,8 +61,3 @@ def region_table(prediction: Prediction, mask: BoolArray, regions: RegionMap) ->
         }
     )
     return table[table["voxels"] > 0].round(4).reset_index(drop=True)
-
-
-def _with_groups(means: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Append the means of the meta-regions to region means `[..., R]`."""
-    return np.concatenate([means, np.nan_to_num(means) @ weights.T], axis=-1)

@@ -5,8 +5,6 @@ Cards are written one by one, so memory does not grow with the number of scans.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +16,7 @@ from urllib.parse import quote
 from PIL import Image
 
 from dualflow.commit import committing
-from dualflow.report.data_uri import data_uri
+from dualflow.report.data_uri import data_uri, script_digest
 from dualflow.report.study_page import template
 
 
@@ -106,8 +104,7 @@ def write_sheet(
         values: further values of the template.
     """
     script = "".join(files("dualflow.report").joinpath(script).read_text("utf-8") for script in scripts)
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    page = template(name).stream(cards=cards, script=script, digest=digest, **values)
+    page = template(name).stream(cards=cards, script=script, digest=script_digest(script), **values)
     with committing(path) as temp:
         page.dump(str(temp), encoding="utf-8")
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from dualflow.evaluation.prediction import Floats
 from dualflow.imaging.atlas import merged_name, side
-from dualflow.imaging.meta_regions import meta_regions
+from dualflow.imaging.meta_regions import meta_region_members, meta_regions
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,12 @@ class RegionMeans:
 
     def meta_regions(self) -> dict[str, tuple[Floats, Floats]]:
         """Real and synthetic mean `[N]` over the regions of each meta-region that has one; every region counts once."""
-        merged = [merged_name(name).removeprefix("ctx-") for name in self.regions]
-        members = {
-            name: [index for index, region in enumerate(merged) if region in group]
-            for name, group in meta_regions().items()
-        }
+        groups = meta_regions()
+        members = meta_region_members(self.regions, groups) > 0
         return {
             name: (np.nanmean(self.real[:, rows], axis=1), np.nanmean(self.synthetic[:, rows], axis=1))
-            for name, rows in members.items()
-            if rows
+            for name, rows in zip(groups, members, strict=True)
+            if rows.any()
         }
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import gc
-import hashlib
 import warnings
 from collections.abc import Iterable
 from html.parser import HTMLParser
@@ -14,6 +12,7 @@ import numpy as np
 
 from dualflow.evaluation.prediction import Bools, Floats
 from dualflow.imaging.geometry import Affine
+from dualflow.report.data_uri import script_digest
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Image
@@ -52,8 +51,7 @@ def script_sources(pages: Iterable[str]) -> list[str]:
     parser = _Scripts()
     for page in pages:
         parser.feed(page)
-    digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in parser.scripts)
-    return [f"'sha256-{digest}'" for digest in dict.fromkeys(digests)]
+    return [f"'sha256-{digest}'" for digest in dict.fromkeys(map(script_digest, parser.scripts))]
 
 
 def _page(image: Column, background: Floats, mask: Bools, affine: Affine, spacing: float) -> str:
