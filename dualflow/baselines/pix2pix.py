@@ -80,13 +80,13 @@ class AdversarialLoss(Objective):
         frozen = {name: value.detach() for name, value in self.discriminator.named_parameters()}
         fake, real = image * inside, target * inside
         adversarial = self.adversarial(
-            functional_call(self.discriminator, frozen, self._pair(inputs, fake))[-1].float(),
+            functional_call(self.discriminator, frozen, (self._judged(inputs, fake),))[-1].float(),
             target_is_real=True,
             for_discriminator=False,
         )
         judged = [
             self.adversarial(
-                self.discriminator(*self._pair(inputs, shown))[-1].float(), target_is_real=true, for_discriminator=True
+                self.discriminator(self._judged(inputs, shown))[-1].float(), target_is_real=true, for_discriminator=True
             )
             for shown, true in ((real, True), (fake.detach(), False))
         ]
@@ -107,6 +107,6 @@ class AdversarialLoss(Objective):
         """Return the mean absolute error: the players' losses do not measure how good the generator is."""
         return terms["l1"]
 
-    def _pair(self, inputs: Tensor, image: Tensor) -> tuple[Tensor]:
-        bands = nn.functional.pad(self.model.haar(image)[0], self.model.padding)
-        return (torch.cat([inputs, bands], dim=1),)
+    def _judged(self, inputs: Tensor, image: Tensor) -> Tensor:
+        """Return what the discriminator sees: the generator's inputs with the bands of an image."""
+        return torch.cat([inputs, nn.functional.pad(self.model.haar(image)[0], self.model.padding)], dim=1)

@@ -16,6 +16,7 @@ from dualflow.data.markdown import Column
 from dualflow.data.markdown import table as markdown
 from dualflow.data.tsv import table_text
 from dualflow.errors import ConfigError, DataError
+from dualflow.evaluation.statistics import SIGNIFICANT
 from dualflow.imaging.model_grid import model_grid
 from dualflow.imaging.regions import region_map
 from dualflow.imputation.formula import Formula, lies_in
@@ -155,7 +156,7 @@ def _write(
         run.parameters({"formula": f"suvr ~ {formula.text}", "references": str(dict(formula.references))})
         for term in terms:
             rows = table[(table["term"] == term) & (table["method"] == METHODS[0])]
-            run.metrics({f"{_metric(term)}/regions_fdr_below_5_percent": float((rows["q_fdr"] < 0.05).sum())})
+            run.metrics({f"{_metric(term)}/regions_fdr_below_5_percent": float((rows["q_fdr"] < SIGNIFICANT).sum())})
             if rows["gain"].notna().any():
                 run.metrics({f"{_metric(term)}/gain_over_complete_cases": float(rows["gain"].median())})
         run.table(table, f"{name}.json")
@@ -191,7 +192,7 @@ def analysis_text(formula: Formula, table: pd.DataFrame, left_out: int, facts: M
         parts.append(f"{left_out} scans with unknown values of these columns are left out.")
     for term, rows in multiple.groupby("term", sort=False):
         shown = rows.nsmallest(10, "p")
-        count = int((rows["q_fdr"] < 0.05).sum())
+        count = int((rows["q_fdr"] < SIGNIFICANT).sum())
         parts.append(f"## {term}\n\n{count} of {len(rows)} outcomes have a false discovery rate below 5 %.")
         parts.append(markdown(shown, COLUMNS, label="region", heading="region"))
     return "\n\n".join(parts)

@@ -44,7 +44,6 @@ FORMULA = Formula("diagnosis + age + sex + group", {"diagnosis": "CN"})
 NULL = "group"
 """A coin toss per person, which has no effect."""
 ALL, COMPLETE = "all measured", METHODS[1]
-LEVEL = 0.95
 
 
 def hidden_at_random(people: pd.DataFrame, rng: np.random.Generator) -> NDArray[np.bool_]:

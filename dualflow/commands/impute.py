@@ -27,8 +27,8 @@ from dualflow.imaging.volume import write_volume
 from dualflow.imputation.draw_volumes import draw_volumes
 from dualflow.imputation.formula import Formula
 from dualflow.imputation.imputed_table import ImputedTable
-from dualflow.imputation.proper_draws import LEAST_FREEDOM, RegionScans, explained_share, proper_draws
-from dualflow.imputation.region_values import RegionValues, cross_fitted_images, region_values
+from dualflow.imputation.proper_draws import LEAST_FREEDOM, explained_share, proper_draws
+from dualflow.imputation.region_values import RegionValues, chosen_scans, cross_fitted_images, region_values
 from dualflow.inference.convert import scan_seed
 from dualflow.inference.predict import Predictor, load_predictor
 from dualflow.layout import Layout, Scan, sidecar_path
@@ -66,12 +66,6 @@ class StudyRegions:
     def observed(self) -> NDArray[np.bool_]:
         """Whether the target of a scan was measured `[N]`."""
         return np.array([np.isfinite(one.measured).any() for one in self.values])
-
-    def rows(self, chosen: NDArray[np.bool_], terms: pd.DataFrame) -> RegionScans:
-        """The `chosen` scans, with their rows of `terms`."""
-        values = [one for one, is_in in zip(self.values, chosen, strict=True) if is_in]
-        noise = np.stack([one.noise for one in values], axis=1)
-        return RegionScans(terms[chosen].reset_index(drop=True), np.stack([one.prediction for one in values]), noise)
 
     def with_meta_regions(self, values: Floats) -> Floats:
         """Append the meta-regions to region values `[M, N, R]`."""
@@ -217,10 +211,10 @@ def _completed(
         # A scan with unknown side information counts as an average one; an analysis leaves it out.
         terms = formula.design(_without_gaps(table, formula.variables))
         complete = table[list(formula.variables)].notna().all(axis=1).to_numpy()
-        known = study.rows(observed & np.array(study.honest) & complete, terms)
-        used = measured[observed & np.array(study.honest) & complete]
+        informs = observed & np.array(study.honest) & complete
+        known, used = chosen_scans(study.values, terms, informs), measured[informs]
         _require_held_out(study, len(used), len(terms.columns))
-        values[:, ~observed] = proper_draws(used, known, study.rows(~observed, terms))
+        values[:, ~observed] = proper_draws(used, known, chosen_scans(study.values, terms, ~observed))
         facts |= {"Measured": int(observed.sum()), "Learnt": len(used), "Drawn": int((~observed).sum())}
         facts["ExplainedByModel"] = round(explained_share(used, known), 4)
     return study.with_meta_regions(values), facts

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dualflow.errors import ConfigError
-from dualflow.imaging.atlas import side
+from dualflow.imaging.atlas import merged_name, side
 
 Floats = NDArray[np.float64]
 ASYMMETRY, RATIO = "asymmetry", "/"
@@ -31,11 +31,10 @@ def add_outcomes(
         ConfigError: a ratio does not name two regions.
     """
     names, columns = list(regions), [values]
-    if asymmetries:
-        for left, right in hemispheres(regions).items():
-            one, other = (values[..., names.index(name)] for name in (left, right))
-            columns.append((2 * (one - other) / (one + other))[..., None])
-    names += [f"{_without_side(left)} {ASYMMETRY}" for left in hemispheres(regions)] if asymmetries else []
+    for left, right in hemispheres(regions).items() if asymmetries else ():
+        one, other = (values[..., regions.index(name)] for name in (left, right))
+        columns.append((2 * (one - other) / (one + other))[..., None])
+        names.append(f"{merged_name(left)} {ASYMMETRY}")
     for ratio in ratios:
         above, _, below = ratio.partition(RATIO)
         unknown = [name for name in (above, below) if name not in regions]
@@ -51,11 +50,5 @@ def add_outcomes(
 
 def hemispheres(regions: Sequence[str]) -> dict[str, str]:
     """Left region -> right region, of the regions with both."""
-    mirrored: Callable[[str], str] = lambda name: name.replace("Left-", "Right-").replace("ctx-lh-", "ctx-rh-")  # noqa: E731
-    return {name: mirrored(name) for name in regions if side(name) == "left" and mirrored(name) in regions}
-
-
-def _without_side(name: str) -> str:
-    from dualflow.imaging.atlas import merged_name
-
-    return merged_name(name)
+    pairs = {name: name.replace("Left-", "Right-").replace("ctx-lh-", "ctx-rh-") for name in regions}
+    return {left: right for left, right in pairs.items() if side(left) == "left" and right in regions}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -17,6 +18,7 @@ from dualflow.flows.mean_models import MEANS
 from dualflow.flows.model import DualFlow
 from dualflow.flows.regression_scans import RegressionScans
 from dualflow.imaging.regions import RegionMap
+from dualflow.imputation.proper_draws import RegionScans
 from dualflow.training.closed_form import subject_folds
 from dualflow.training.device import device_of, source_and_side
 
@@ -65,6 +67,13 @@ def region_values(
     return RegionValues(
         regions.means(target, mask), regions.means(point[0].float().cpu().numpy(), mask), noise - noise.mean(axis=0)
     )
+
+
+def chosen_scans(values: Sequence[RegionValues], terms: pd.DataFrame, chosen: NDArray[np.bool_]) -> RegionScans:
+    """Return the `chosen` scans `[N]` of `values`, with their rows of `terms`."""
+    scans = [one for one, is_in in zip(values, chosen, strict=True) if is_in]
+    prediction, noise = np.stack([one.prediction for one in scans]), np.stack([one.noise for one in scans], axis=1)
+    return RegionScans(terms[chosen].reset_index(drop=True), prediction, noise)
 
 
 def cross_fitted_images(model: ConditionalModel, training: PairDataset, solve: Solver) -> Sequence[Tensor] | None:

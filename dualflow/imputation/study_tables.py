@@ -8,19 +8,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dualflow.imputation.proper_draws import RegionScans, proper_draws
-from dualflow.imputation.region_values import RegionValues
+from dualflow.imputation.proper_draws import proper_draws
+from dualflow.imputation.region_values import RegionValues, chosen_scans
 
 Floats = NDArray[np.float64]
 PROPER, FIXED, SAMPLES, CONSTANT, SINGLE = (
     "proper draws", "fixed parameters", "model samples", "constant-spread draws", "single imputation",
 )  # fmt: skip
-
-
-def stack_scans(values: Sequence[RegionValues], terms: pd.DataFrame) -> RegionScans:
-    """Return the scans of `values`, which have the rows of `terms`."""
-    prediction = np.stack([one.prediction for one in values])
-    return RegionScans(terms.reset_index(drop=True), prediction, np.stack([one.noise for one in values], axis=1))
 
 
 def fillings(
@@ -38,10 +32,8 @@ def fillings(
         terms: design matrix of the imputation `[N, K]`.
         seed: of the independent noise.
     """
-    scans = [one for one, known in zip(values, observed, strict=True) if known]
-    holes = [one for one, known in zip(values, observed, strict=True) if not known]
-    measured = np.stack([one.measured for one in scans])
-    known, missing = stack_scans(scans, terms[observed]), stack_scans(holes, terms[~observed])
+    measured = np.stack([one.measured for one in values])[observed]
+    known, missing = chosen_scans(values, terms, observed), chosen_scans(values, terms, ~observed)
     spread = np.sqrt(np.nanmean(np.square(measured - known.prediction)))
     noise = np.random.default_rng(seed).normal(0, spread, missing.noise.shape)
     return {

@@ -8,6 +8,7 @@ import pandas as pd
 
 from dualflow.config import Config
 from dualflow.data.tsv import read_typed_table
+from dualflow.evaluation.statistics import SIGNIFICANT
 from dualflow.imaging.regions import region_map
 from dualflow.imputation.group_models import ANALYSIS_TABLE, METHODS
 from dualflow.modalities import modality
@@ -41,7 +42,7 @@ def analysis_figures(config: Config) -> list[ReportFigure]:
         others = [region for region in dict.fromkeys(table["region"]) if region not in atlas]
         pooled = table[table["method"] == METHODS[0]]
         counts = ", ".join(
-            f"{term} {int((rows['q_fdr'] < 0.05).sum())} of {len(rows)}"
+            f"{term} {int((rows['q_fdr'] < SIGNIFICANT).sum())} of {len(rows)}"
             for term, rows in pooled.groupby("term", sort=False)
         )
         caption = (

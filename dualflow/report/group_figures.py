@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from dualflow.commit import committing
+from dualflow.evaluation.statistics import SIGNIFICANT
 from dualflow.imaging.geometry import Affine
 from dualflow.imaging.regions import RegionMap
 from dualflow.imputation.group_models import METHODS
@@ -18,7 +19,6 @@ from dualflow.report.style import COLOURS, GRID, INK, MUTED, styled
 
 SHOWN = 20
 """Regions of a forest plot: those with the smallest p-values."""
-SIGNIFICANT = 0.05
 _OFFSETS = (-0.26, 0.0, 0.26)
 
 
