@@ -151,7 +151,7 @@ def _study_regions(
     missing = bool((data.pairs["target"] == "").any())
     cache = ClosedFormCache(layout.closed_form_cache, digest_of(data.values(data.training)))
     images = cross_fitted_images(model, data.training, cache) if missing else None
-    study, draws = StudyRegions(), options.draws if missing else 1
+    study, draws = StudyRegions(), options.draws if missing else 0
     for split in SPLITS:
         dataset = _split(config, data, split, predictor)
         for index, item in enumerate(track(dataset.items, f"impute, {split} scans")):

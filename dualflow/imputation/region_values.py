@@ -50,11 +50,15 @@ def region_values(
         model: in evaluation mode.
         item: a scan of a PairDataset.
         regions: the atlas on the model grid.
-        draws: number of samples M.
+        draws: number of samples M; with 0 the scan is only measured, and the model is not used.
         seed: of the samples.
         image: cross-fitted prediction `[1, D, H, W]` of a scan that the model learnt from.
     """
     mask = item["mask"][0].numpy()
+    target = item["target"][0].numpy() if "target" in item else np.full(mask.shape, np.nan, np.float32)
+    measured = regions.means(target, mask)
+    if not draws:
+        return RegionValues(measured, np.full_like(measured, np.nan), np.empty((0, len(measured))))
     batch = source_and_side(item, model)
     inside = item["mask"].to(device_of(model))
     point = model.point_estimate(*batch)[0] if image is None else image
@@ -63,10 +67,8 @@ def region_values(
         for drawn in model.stream(*batch, draws, 1.0, torch.Generator().manual_seed(seed))
     ]
     noise = np.concatenate(samples)
-    target = item["target"][0].numpy() if "target" in item else np.full(mask.shape, np.nan, np.float32)
-    return RegionValues(
-        regions.means(target, mask), regions.means(point[0].float().cpu().numpy(), mask), noise - noise.mean(axis=0)
-    )
+    prediction = regions.means(point[0].float().cpu().numpy(), mask)
+    return RegionValues(measured, prediction, noise - noise.mean(axis=0))
 
 
 def chosen_scans(values: Sequence[RegionValues], terms: pd.DataFrame, chosen: NDArray[np.bool_]) -> RegionScans:

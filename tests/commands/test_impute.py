@@ -98,6 +98,7 @@ def test_a_study_without_holes_is_its_measured_values(study, config, monkeypatch
     empty = type(study.splits["train"])([])
     monkeypatch.setattr(study, "pairs", kept)
     monkeypatch.setitem(study.splits, "convert", empty)
+    monkeypatch.setattr(study.model, "stream", None)  # the model is not asked
     study.install(monkeypatch, module, config)
     impute(config)
     table = ImputedTable.read(config.layout.imputed_regions)
