@@ -164,13 +164,13 @@ def _write(
         for path in files.values():
             run.file(path, "analysis")
         run.finish()
-    write_manifest(
-        layout.manifest(f"analyse/{name}"),
-        step="analyse",
-        outputs=files,
-        inputs={"regions": sha256(layout.imputed_regions)},
-        config={"formula": formula.text, "references": dict(formula.references)},
-    )
+        write_manifest(
+            layout.manifest(f"analyse/{name}"),
+            step="analyse",
+            outputs=files,
+            inputs={"regions": sha256(layout.imputed_regions)},
+            config={"formula": formula.text, "references": dict(formula.references)},
+        )
     print(f"\ntable     {files['table']}\nfigures   {folder}")
 
 

@@ -101,8 +101,9 @@ def _evaluate(
         tables[layout.stress(name, seed)] = _stress(predictor.flow, test, config, f"{name}, seed {seed}")
     for path, table in tables.items():
         commit_text(path, table_text(table))
-    maps = {f"{kind}_map": layout.error_map(kind, name, seed) for kind in errors.maps()}
-    for path, volume in zip(maps.values(), errors.maps().values(), strict=True):
+    maps = {}
+    for kind, volume in errors.maps().items():
+        maps[f"{kind}_map"] = path = layout.error_map(kind, name, seed)
         write_volume(path, volume, model_grid(config.preprocess)[0], codes=MNI)
     with model_run(config, name, seed, training_of(layout, name, seed), continues=True) as run:
         _log(run, config, predictor, pairs, tables[layout.table(f"scans_{stem}")])

@@ -124,7 +124,7 @@ def region_r(estimate: Floats, target: Floats, mask: Bools, context: Context) ->
 def region_icc(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float:
     """Absolute agreement of the region means of one subject, ICC(A,1) (McGraw and Wong 1996)."""
     means = np.stack([context.regions.means(image, mask) for image in (estimate, target)], axis=1)
-    return agreement(means[np.isfinite(means).all(axis=1)])
+    return intraclass_correlation(means[np.isfinite(means).all(axis=1)])
 
 
 def ad_roi_error(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float | None:
@@ -216,7 +216,7 @@ def correlation(first: Floats, second: Floats) -> float:
     return float(np.corrcoef(left, right)[0, 1])
 
 
-def agreement(pairs: Floats) -> float:
+def intraclass_correlation(pairs: Floats) -> float:
     """ICC(A,1) of pairs `[N, 2]`, from the mean squares of a two-way analysis of variance; NaN without variance."""
     count = len(pairs)
     if count < 2:

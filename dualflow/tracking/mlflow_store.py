@@ -92,9 +92,9 @@ def open_run(config: TrackingConfig, key: RunKey, run_id: str | None = None) -> 
     # Two processes that open the group at the same time would make two of it.
     with _store_lock(config):
         # Work that failed, such as on a full disk, goes on when it is repeated.
-        matches = _matches(client, experiment_id, key)
-        if matches and _reopen(client, matches[0].info.run_id):
-            return client, matches[0].info.run_id
+        run_id = _continued(client, experiment_id, key)
+        if run_id is not None and _reopen(client, run_id):
+            return client, run_id
         group = group_key(config, key.experiment)
         parent = {} if key == group else {PARENT: _group_id(client, experiment_id, group)}
         return client, _create(client, experiment_id, key, parent)
@@ -107,25 +107,23 @@ def group_key(config: TrackingConfig, experiment: str) -> RunKey:
 
 def _group_id(client: Any, experiment_id: str, group: RunKey) -> str:
     """Id of the parent run. It never stays open, because no process owns it."""
-    if matches := _matches(client, experiment_id, group):
-        return str(matches[0].info.run_id)
+    if (existing := _continued(client, experiment_id, group)) is not None:
+        return existing
     run_id = _create(client, experiment_id, group, {})
     client.set_terminated(run_id)
     return run_id
 
 
-def _matches(client: Any, experiment_id: str, key: RunKey) -> list[Any]:
-    """Runs of a key that can be continued, the newest first."""
-    tags = {"mlflow.runName": key.name, **key.tags}
-    conditions = [f"tags.`{tag}` = '{value}'" for tag, value in tags.items()]
-    conditions += [] if key.continues else ["attributes.status != 'FINISHED'"]
-    return list(client.search_runs([experiment_id], " and ".join(conditions), max_results=1))
+def _continued(client: Any, experiment_id: str, key: RunKey) -> str | None:
+    """Id of the newest run of a key that can be continued; None if there is none."""
+    status = () if key.continues else ("attributes.status != 'FINISHED'",)
+    return find_run(client, experiment_id, {"mlflow.runName": key.name, **key.tags}, *status)
 
 
-def find_run(client: Any, experiment_id: str, tags: Mapping[str, str]) -> str | None:
-    """Id of the newest run with these tags; None if there is none."""
-    conditions = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in tags.items())
-    runs = client.search_runs([experiment_id], conditions, max_results=1)
+def find_run(client: Any, experiment_id: str, tags: Mapping[str, str], *conditions: str) -> str | None:
+    """Id of the newest run with these tags that meets further `conditions`; None if there is none."""
+    filters = [f"tags.`{tag}` = '{value}'" for tag, value in tags.items()]
+    runs = client.search_runs([experiment_id], " and ".join([*filters, *conditions]), max_results=1)
     return str(runs[0].info.run_id) if runs else None
 
 

@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import pearsonr
 
 from dualflow.errors import ShapeError
-from dualflow.evaluation.metrics import METRICS, Context, agreement, mae, psnr, ssim
+from dualflow.evaluation.metrics import METRICS, Context, intraclass_correlation, mae, psnr, ssim
 from dualflow.evaluation.metrics import score as score_prediction
 from dualflow.imaging.regions import RegionMap
 from dualflow.modalities import MODALITIES
@@ -170,11 +170,11 @@ def test_icc_agrees_with_an_explicit_analysis_of_variance():
     total = sum((value - grand) ** 2 for value in pairs.ravel())
     error = (total - (n - 1) * between - (k - 1) * judges) / ((n - 1) * (k - 1))
     expected = (between - error) / (between + (k - 1) * error + k * (judges - error) / n)
-    assert agreement(pairs) == pytest.approx(expected)
+    assert intraclass_correlation(pairs) == pytest.approx(expected)
     offset = np.array([0, pairs[:, 1].mean() - pairs[:, 0].mean()])
-    assert agreement(pairs + offset) < expected < agreement(pairs - offset)
-    assert agreement(np.stack([pairs[:, 0]] * 2, axis=1)) == pytest.approx(1)
-    assert np.isnan(agreement(pairs[:1]))
+    assert intraclass_correlation(pairs + offset) < expected < intraclass_correlation(pairs - offset)
+    assert intraclass_correlation(np.stack([pairs[:, 0]] * 2, axis=1)) == pytest.approx(1)
+    assert np.isnan(intraclass_correlation(pairs[:1]))
 
 
 def test_the_ad_signature_is_a_mean_over_voxels():
