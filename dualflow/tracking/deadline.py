@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
@@ -22,6 +23,8 @@ BYTES_PER_S = 256 << 10
 """Slowest transfer of a file that is waited for."""
 _PATH_ARGUMENT = {"log_artifact": 1, "log_model_artifacts": 1}
 """Position of the uploaded file or folder in the arguments of a client's method."""
+_ATTEMPTS = 60
+"""How often an abandoned thread is told to end, a second apart."""
 _POOL_PREFIX = "Mlflow"
 """Start of the names of the threads in which MLflow downloads; Python waits for them when it exits."""
 
@@ -74,9 +77,21 @@ def with_deadline(action: Callable[[], T], size: int = 0) -> T:
 
 def _stop(abandoned: threading.Thread) -> None:
     """End a thread and MLflow's pool threads when their current read returns, which closes their connections."""
-    for thread in threading.enumerate():
-        if thread is abandoned or thread.name.startswith(_POOL_PREFIX):
+    threads = [
+        thread for thread in threading.enumerate() if thread is abandoned or thread.name.startswith(_POOL_PREFIX)
+    ]
+    threading.Thread(target=_end, args=(threads,), daemon=True, name="deadline-end").start()
+
+
+def _end(threads: list[threading.Thread]) -> None:
+    """Raise SystemExit in threads until they have ended: raised in a callback of a weak reference, it is lost."""
+    for _ in range(_ATTEMPTS):
+        threads = [thread for thread in threads if thread.is_alive()]
+        for thread in threads:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))
+        if not threads:
+            return
+        time.sleep(1)
 
 
 def _bytes_in(path: Path) -> int:
