@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import time
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,7 +45,8 @@ _LOCAL = {
     "distributed.deploy.lost-worker-timeout": f"{START_TIMEOUT_S} s",
     "distributed.scheduler.no-workers-timeout": f"{START_TIMEOUT_S} s",
 }
-_EXIT_CODE_TIMEOUT_S = 30
+_EXIT_CODE_TIMEOUT_S = 5
+"""Longest wait for the exit code of a worker; Dask reports none for a process that ends while it starts."""
 _GPUS = Path("/proc/driver/nvidia/gpus")
 _NATIVE = "probably a library that failed on a damaged file; check the file in a viewer or convert it again from DICOM"
 _LATE = f"its preprocessing took longer than {DEADLINE}; look at the scan in a viewer, or raise the deadline"
@@ -65,6 +67,7 @@ def default_workers() -> int:
 @contextmanager
 def local_pool(workers: int) -> Iterator[WorkerPool]:
     """Worker processes that end with the block; their connections are encrypted and local to this machine."""
+    _Nanny.exit_codes.clear()
     with (
         scratch_folder() as scratch,
         dask.config.set(SETTINGS | _LOCAL),
@@ -109,24 +112,24 @@ class _LocalPool(WorkerPool):
 
 def _take_exit_code(error: KilledWorker) -> int:
     """Exit code of the worker process that a task ended, taken once; 0 if it is not known."""
-    name, deadline = error.last_worker.name, time.monotonic() + _EXIT_CODE_TIMEOUT_S
+    codes, deadline = _Nanny.exit_codes[error.last_worker.name], time.monotonic() + _EXIT_CODE_TIMEOUT_S
     # The lost connection is reported before the exit code.
-    while name not in _Nanny.exit_codes and time.monotonic() < deadline:
+    while not codes and time.monotonic() < deadline:
         time.sleep(0.02)
-    return _Nanny.exit_codes.pop(name, 0)
+    return codes.popleft() if codes else 0
 
 
 class _Nanny(Nanny):  # type: ignore[misc]
-    """A nanny that gives its worker process a GPU and records its last exit code."""
+    """A nanny that gives its worker process a GPU and records the exit codes."""
 
-    exit_codes: ClassVar[dict[int, int]] = {}
-    """Exit code by the worker's name; minus the signal's number if a signal ended the process."""
+    exit_codes: ClassVar[defaultdict[int, deque[int]]] = defaultdict(deque)
+    """Exit codes of a worker's processes in order, by its name; minus the signal's number if a signal ended one."""
 
     def __init__(self, *arguments: Any, name: int, env: dict[str, str], **options: Any) -> None:
         super().__init__(*arguments, name=name, env=env | gpu_of(name), **options)
 
     def _on_worker_exit_sync(self, exitcode: int) -> None:
-        self.exit_codes[self.name] = exitcode
+        self.exit_codes[self.name].append(exitcode)
         super()._on_worker_exit_sync(exitcode)
 
 
