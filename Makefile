@@ -54,14 +54,14 @@ sbom: $(READY)  ## List the software of .venv in sbom.json (CycloneDX), and vali
 run: $(READY)  ## Run the whole workflow on CONFIG (default: the embedded cohort).
 	@$(BIN)/dualflow run --config $(CONFIG) --cores $(CORES)
 
-test: $(READY)  ## Run all tests (about 18 minutes on 2 cores).
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+test: $(READY)  ## Run all tests (about 15 minutes on 2 cores).
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 test-fast: $(READY)  ## Run the tests of the main contracts (1 minute on 2 cores).
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow" $(FAST_TESTS)
 
 coverage: $(READY)  ## Run all tests and require 90 % of lines and branches, and 98 % of those of the core modules.
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --cov --cov-report=
 	$(BIN)/coverage report --fail-under=90
 	@for modules in $(foreach path,$(CORE),'$(path)'); do \
 		$(BIN)/coverage report --fail-under=98 --include="$$modules" || exit 1; \

@@ -33,6 +33,11 @@ def phantom(index, shape=SHAPE):
     return {**volumes, "mask": torch.tensor(mask[None]), "side": torch.tensor([age]), "scan": f"sub-{index:02d}"}
 
 
+def pytest_collection_modifyitems(items):
+    """Put the longest groups first, so that no worker waits for them at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("workflow") is None)
+
+
 @pytest.fixture(scope="session")
 def phantoms():
     """Six training subjects."""

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
-from conftest import SHAPE
+from conftest import SHAPE, SMALL
 from stand_in_device import stand_in_device
 
 from dualflow.baselines import BASELINES
 from dualflow.commands.evaluate import _flow_scores
-from dualflow.config import ConvertConfig, parse_config
+from dualflow.config import ConvertConfig, ModelConfig, parse_config
 from dualflow.evaluation.stress import stress
-from dualflow.flows.memory import Memory
 from dualflow.imaging.regions import RegionMap
 from dualflow.imaging.volume import read_volume
 from dualflow.inference.convert import Converter
@@ -56,31 +56,29 @@ def test_devices_do_not_mix(device):
 
 
 @pytest.fixture(scope="module")
-def train(phantoms, held_out, small_flow, quick, tmp_path_factory):
+def train(phantoms, held_out, quick, tmp_path_factory):
     """Return a function that trains a flow for two steps on a device."""
 
-    def run(device, memory="stored"):
+    @cache
+    def run(device, memory="stored", mean="stacked"):
+        flow = ModelConfig(preset="dualflow", options=SMALL | {"mean": mean})
         config = quick.model_copy(update={"memory": memory, "steps": 2, "validate_every": 1})
         group, folder = ProcessGroup(device=device), tmp_path_factory.mktemp("training")
         context = TrainingContext(config, folder, 0, group=group)
         with pytest.MonkeyPatch.context() as patch:
             # The stand-in has no bfloat16, and directions rounded on the CPU alone would differ.
             patch.setattr(fit_base, "autocast", lambda *_: nullcontext())
-            return train_flow(small_flow, phantoms, held_out, context, side_features=1)
+            return train_flow(flow, phantoms, held_out, context, side_features=1)
 
     return run
 
 
-@pytest.fixture(scope="module")
-def reference(train):
-    """The training on the CPU."""
-    return train(CPU)
-
-
-@pytest.mark.parametrize("memory", Memory.__args__)
-def test_a_training_gives_the_losses_of_the_cpu(train, reference, device, memory):
+@pytest.mark.parametrize(
+    ("memory", "mean"), [("stored", "stacked"), ("checkpoint", "local_linear"), ("reversible", "local_linear")]
+)
+def test_a_training_gives_the_losses_of_the_cpu(train, device, memory, mean):
     """Fit, initialisation, steps, validation, states and calibration run on the device."""
-    trained = train(device, memory)
+    reference, trained = train(CPU, mean=mean), train(device, memory, mean)
     assert device_of(trained.model) == device
     for entry, expected in zip(trained.history.entries, reference.history.entries, strict=True):
         assert entry == pytest.approx(expected, rel=1e-3, abs=1e-5)

@@ -320,7 +320,7 @@ def test_a_killed_run_ends_with_its_steps_and_resumes(workspace, tmp_path):
         shutil.rmtree(results / folder)
     for step in ("convert", "report", "check"):
         (results / f"manifests/{step}.json").unlink()
-    write_config(tmp_path, TINY)
+    write_config(tmp_path, TINY | {"baselines": {"models": ["mean_image"]}})
     states = "models/dualflow/seed-0/state-*"
     run_and_kill(tmp_path, results, states, "Snakemake alone")
     for state in results.glob(states):
@@ -329,7 +329,7 @@ def test_a_killed_run_ends_with_its_steps_and_resumes(workspace, tmp_path):
     assert stopped == 130, output
     assert "unlocked: the run of process" in output
     run_and_kill(tmp_path, results, "manifests/train/dualflow_seed-0.json", "the group")
-    done = run(tmp_path)
+    done = run(tmp_path, "--", "--until", "train")
     assert done.returncode == 0, done.stdout + done.stderr
     assert (results / "models/dualflow/seed-0/model.safetensors").read_bytes() == expected
     assert not list(results.rglob(".tmp-*"))
