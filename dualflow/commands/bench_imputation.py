@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import pandas as pd
@@ -43,7 +44,7 @@ NAME = "imputation"
 FORMULA = Formula("diagnosis + age + sex + group", {"diagnosis": "CN"})
 NULL = "group"
 """A coin toss per person, which has no effect."""
-ALL, COMPLETE = "all measured", METHODS[1]
+ALL, COMPLETE, TRUE_LAW = "all measured", METHODS[1], "draws of the true law"
 
 
 def hidden_at_random(people: pd.DataFrame, rng: np.random.Generator) -> NDArray[np.bool_]:
@@ -72,23 +73,20 @@ class Pool:
     Attributes:
         table: label and true side values, one row per person.
         items: preprocessed sources and masks, without targets.
-        targets: targets from the true law of each person, `[n, D, H, W]` in float16.
+        targets: targets `[D, H, W]` of each person from the true law.
+        true_draws: region means of further targets of each person `[n, m, R]`, what a perfect model would impute.
         regions: the atlas.
     """
 
     table: pd.DataFrame
     items: list[Item]
-    targets: list[NDArray[np.float16]]
+    targets: list[list[NDArray[np.float16]]]
+    true_draws: NDArray[np.float64]
     regions: RegionMap
 
     def true_effects(self) -> pd.DataFrame:
         """Coefficients of a regression of the people's expected region means, one row per region and term."""
-        means = np.stack(
-            [
-                self.regions.means(images.astype(np.float32), item["mask"][0].numpy()).mean(axis=0)
-                for item, images in zip(self.items, self.targets, strict=True)
-            ]
-        )
+        means = self.true_draws.mean(axis=1)
         without_null = Formula(FORMULA.text.replace(f" + {NULL}", ""), FORMULA.references)
         design = without_null.design(self.table)
         rows = []
@@ -116,7 +114,8 @@ def bench_imputation(config: Config, *, studies: int, people: int, draws: int, m
     rng = np.random.default_rng(seed)
     pool_table = _people_table(config)
     members = rng.integers(len(pool_table), size=(studies, people))
-    pool = _draw_pool(config, pool_table, np.bincount(members.reshape(-1), minlength=len(pool_table)), seed)
+    counts = np.bincount(members.reshape(-1), minlength=len(pool_table))
+    pool = _draw_pool(config, pool_table, counts, 3 * draws, seed)
     used, results = np.zeros(len(pool_table), int), []
     for number, member in enumerate(track(members, "bench imputation")):
         first = []
@@ -142,19 +141,20 @@ def _people_table(config: Config) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["label", "age", "sex", "diagnosis"])
 
 
-def _draw_pool(config: Config, table: pd.DataFrame, counts: NDArray[np.int64], seed: int) -> Pool:
-    """Draw as many targets of each person as the studies need, and at least two for the true effects."""
+def _draw_pool(config: Config, table: pd.DataFrame, counts: NDArray[np.int64], further: int, seed: int) -> Pool:
+    """Draw as many targets of each person as the studies need, and the region means of `further` ones."""
     pairs, people = usable_pairs(config), people_of(config)
     splits = [load_split(config, pairs, split, SideEncoder()) for split in sorted(set(pairs["split"]))]
     items = {Scan.parse(item["scan"]).subject: item for split in splits for item in split.items}
-    targets = []
+    regions, targets, true_draws = region_map(config.preprocess), [], []
     for label, count in zip(track(list(table["label"]), "draw true PET"), counts, strict=True):
         item, person = items[label], people[label]
         rng = np.random.default_rng([seed, zlib.crc32(label.encode())])
         mask = item["mask"][0].numpy()
-        images = drawn_targets(config, Scan.parse(item["scan"]), mask, person, max(int(count), 2), rng)
-        targets.append(np.stack([image.astype(np.float16) for image in images]))
-    return Pool(table, [items[label] for label in table["label"]], targets, region_map(config.preprocess))
+        images = drawn_targets(config, Scan.parse(item["scan"]), mask, person, int(count) + further, rng)
+        targets.append([image.astype(np.float16) for image in islice(images, int(count))])
+        true_draws.append([regions.means(image, mask) for image in images])
+    return Pool(table, [items[label] for label in table["label"]], targets, np.array(true_draws), regions)
 
 
 def _study(
@@ -174,13 +174,19 @@ def _study(
     for name, hide in HIDING.items():
         observed = ~hide(table, rng)
         values = _model_values(config, pool, members, places, table, observed, model, draws, seed)
-        for method, estimates in _estimates(values, observed, design, pool.regions.names, seed[-1]):
+        drawn = np.stack([rng.permutation(pool.true_draws[person])[:draws] for person in members[~observed]])
+        fills = {**fillings(values, observed, design, seed[-1]), TRUE_LAW: drawn.swapaxes(0, 1)}
+        for method, estimates in _estimates(values, observed, design, pool.regions.names, fills):
             results.append(estimates.assign(method=method, hidden=name))
     return pd.concat(results, ignore_index=True)
 
 
 def _estimates(
-    values: Sequence[RegionValues], observed: NDArray[np.bool_], design: pd.DataFrame, regions: Sequence[str], seed: int
+    values: Sequence[RegionValues],
+    observed: NDArray[np.bool_],
+    design: pd.DataFrame,
+    regions: Sequence[str],
+    fills: Mapping[str, NDArray[np.float64]],
 ) -> Iterator[tuple[str, pd.DataFrame]]:
     """Yield the analysis of each way of completing the study."""
     measured = np.stack([one.measured for one in values])
@@ -192,7 +198,7 @@ def _estimates(
         return lambda method: result.loc[result["method"] == method, columns]
 
     yield ALL, analysis(np.repeat(measured[None], 2, axis=0), np.ones_like(observed))(METHODS[0])
-    for method, draws in fillings(values, observed, design, seed).items():
+    for method, draws in fills.items():
         tables = np.repeat(measured[None], len(draws), axis=0)
         tables[:, ~observed] = draws
         rows = analysis(tables, observed)

@@ -214,7 +214,7 @@ def _completed(
         informs = observed & np.array(study.honest) & complete
         known, used = chosen_scans(study.values, terms, informs), measured[informs]
         _require_held_out(study, len(used), len(terms.columns))
-        values[:, ~observed] = proper_draws(used, known, chosen_scans(study.values, terms, ~observed))
+        values[:, ~observed] = proper_draws(used, known, chosen_scans(study.values, terms, ~observed), options.seed)
         facts |= {"Measured": int(observed.sum()), "Learnt": len(used), "Drawn": int((~observed).sum())}
         facts["ExplainedByModel"] = round(explained_share(used, known), 4)
     return study.with_meta_regions(values), facts

@@ -1,9 +1,9 @@
 """Proper draws of the region values of scans without a target, from a model's predictions and samples.
 
 A model's samples vary with the noise alone, its parameters are fixed; and its regressions are shrunk, which pulls
-effects of side information to 0. Statistics on such draws have intervals that are too narrow and biased effects. Here
-the model supplies what is particular to each person, and a regression per region, without shrinkage of the terms of the
-analysis, supplies the rest.
+effects of side information to 0. Statistics on such draws may have intervals that are too narrow, and biased effects.
+Here the model supplies what is particular to each person, and a regression per region on the terms of the analysis
+supplies the rest, with the uncertainty of its parameters.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dualflow.errors import DataError
-from dualflow.imputation.formula import require_full_rank
+from dualflow.imputation.formula import INTERCEPT, require_full_rank
+from dualflow.imputation.region_regression import RegionRegression, Regressions
 
 Floats = NDArray[np.float64]
 LEAST_FREEDOM = 4
 """Least residual degrees of freedom of a regression; with fewer, the posterior has no variance."""
-RIDGE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -37,22 +37,34 @@ class RegionScans:
     prediction: Floats
     noise: Floats
 
+    @property
+    def slope_terms(self) -> Floats:
+        """Terms without the intercept `[N, K - 1]`."""
+        return self.terms.drop(columns=INTERCEPT).to_numpy()
+
     def regressors(self, region: int) -> Floats:
         """Terms, then the prediction of one region, `[N, K + 1]`."""
         return np.column_stack([self.terms.to_numpy(), self.prediction[:, region]])
 
+    def regions(self, chosen: NDArray[np.bool_]) -> RegionScans:
+        """The same scans with some of the regions."""
+        return RegionScans(self.terms, self.prediction[:, chosen], self.noise[:, :, chosen])
 
-def proper_draws(measured: Floats, observed: RegionScans, missing: RegionScans, *, proper: bool = True) -> Floats:
+
+def proper_draws(
+    measured: Floats, observed: RegionScans, missing: RegionScans, seed: int, *, proper: bool = True
+) -> Floats:
     """Draw the regions of the missing scans M times, jointly over regions and scans, `[M, Q, R]`.
 
-    Region r of scan i follows y_ir = b_r' [terms_i, prediction_ir] + s_r u_ir, where u is the model's noise, scaled to
-    variance 1 over the observed scans. With flat priors of b and log s, the posterior of a region is
+    Region r of scan i follows y_ir = a_r + b_r' [terms_i, prediction_ir] + s_r u_ir, where u is the model's noise,
+    scaled to variance 1 over the observed scans. The slopes have the prior b_r ~ N(b, T), whose mean and variance over
+    regions the data give (`RegionRegression`); a and log s have flat priors. A draw from the posterior compares the
+    estimates with those from simulated measurements y* = X b* + s^ u*, where b* is drawn from the prior:
 
-        s^2 ~ RSS / chi^2_(n - K - 1),    b | s ~ N(b^, s^2 (X'X)^-1)    (Rubin 1987, example 5.1),
+        s = s^^2 / s*^,    b = b^ + (s / s^) (b* - b*^)    (Rubin 1987, example 5.1, where T is infinite).
 
-    and a draw of it is a fit to simulated measurements y* = X b^ + s^ u*: s = s^^2 / s*, b = b^ + (s / s^) (b* - b^).
-    The noise u* is a joint sample of all regions, so that draws of different regions vary together. Values of
-    Gaussian noise give exactly this posterior.
+    The noise u* is a joint sample of all regions, so that draws of different regions vary together. The mean b and the
+    variance T are estimated anew from y*, so that their uncertainty counts too.
 
     A region without a finite prediction in a scan is NaN there.
 
@@ -60,6 +72,7 @@ def proper_draws(measured: Floats, observed: RegionScans, missing: RegionScans, 
         measured: region means of the observed scans `[N, R]`.
         observed: the observed scans.
         missing: the scans to draw.
+        seed: of the draws from the prior.
         proper: False keeps b and s at their estimates, to show what the parameters' uncertainty adds.
 
     Raises:
@@ -72,38 +85,41 @@ def proper_draws(measured: Floats, observed: RegionScans, missing: RegionScans, 
             f"{len(measured)} scans with a measured target, expected at least {least} for {observed.terms.shape[1]} "
             "terms; use fewer terms"
         )
+    known = np.isfinite(measured) & np.isfinite(observed.prediction)
+    used = known.sum(axis=0) >= least
     draws = np.full((len(missing.noise), len(missing.prediction), measured.shape[1]), np.nan)
-    for region in range(measured.shape[1]):
-        known = np.isfinite(measured[:, region]) & np.isfinite(observed.prediction[:, region])
-        if known.sum() >= least:
-            draws[:, :, region] = _draw_region(measured[known, region], observed, known, missing, region, proper)
+    if used.any():
+        draws[:, :, used] = _draw(
+            measured[:, used], observed.regions(used), known[:, used], missing.regions(used), seed, proper=proper
+        )
     return draws
 
 
-def _draw_region(
-    values: Floats, observed: RegionScans, known: NDArray[np.bool_], missing: RegionScans, region: int, proper: bool
+def _draw(
+    measured: Floats, observed: RegionScans, known: NDArray[np.bool_], missing: RegionScans, seed: int, *, proper: bool
 ) -> Floats:
-    """Draws of one region `[M, Q]`."""
-    design, noise = observed.regressors(region)[known], observed.noise[:, known, region]
-    size = np.sqrt(np.square(noise).mean())
-    if not size > 0:
+    regression = RegionRegression(observed.slope_terms, observed.prediction, known, observed.noise)
+    if not (regression.size > 0).all():
         raise DataError("the model has no samples, so it cannot impute; choose a flow, or a baseline with a spread")
-    # A prediction that is a combination of the terms, such as that of the mean image, gets no coefficient.
-    inverse = np.linalg.pinv(design / np.linalg.norm(design, axis=0), rcond=RIDGE)
-    solve = inverse / np.linalg.norm(design, axis=0)[:, None]
-    freedom = len(values) - np.linalg.matrix_rank(inverse)
-    coefficients = solve @ values
-    spread = np.sqrt(np.square(values - design @ coefficients).sum() / freedom)
-    scales = np.full(len(noise), spread)
-    drawn = np.repeat(coefficients[None], len(noise), axis=0)
-    if proper:
-        simulated = spread * noise / size
-        shifts = simulated @ solve.T
-        residuals = simulated - shifts @ design.T
-        scales = spread**2 / np.sqrt(np.square(residuals).sum(axis=1) / freedom)
-        drawn = drawn + shifts * (scales / spread)[:, None]
-    values_drawn: Floats = drawn @ missing.regressors(region).T + scales[:, None] * missing.noise[:, :, region] / size
-    return values_drawn
+    fitted = regression.fit(measured)
+    drawn = _posterior(regression, fitted, seed) if proper else fitted
+    noise: Floats = drawn.spread[..., None, :] * missing.noise / regression.size
+    return regression.values(drawn, missing.slope_terms, missing.prediction) + noise
+
+
+def _posterior(regression: RegionRegression, fitted: Regressions, seed: int) -> Regressions:
+    """Draw the parameters once for each draw of the noise."""
+    shape = len(regression.noise), *fitted.slopes.shape
+    spread = np.sqrt(np.where(np.isfinite(fitted.between), fitted.between, 0.0))
+    centre = np.where(np.isfinite(fitted.between), fitted.common, fitted.slopes)
+    slopes = centre + spread * np.random.default_rng(seed).normal(size=shape)
+    simulated = regression.fit(regression.change(slopes) + fitted.spread * regression.noise)
+    ratio = fitted.spread / simulated.spread
+    return fitted._replace(
+        level=fitted.level - ratio * simulated.level,
+        slopes=fitted.slopes + ratio[..., None] * (slopes - simulated.slopes),
+        spread=ratio * fitted.spread,
+    )
 
 
 def explained_share(measured: Floats, observed: RegionScans) -> float:

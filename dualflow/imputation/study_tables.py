@@ -37,8 +37,8 @@ def fillings(
     spread = np.sqrt(np.nanmean(np.square(measured - known.prediction)))
     noise = np.random.default_rng(seed).normal(0, spread, missing.noise.shape)
     return {
-        PROPER: proper_draws(measured, known, missing),
-        FIXED: proper_draws(measured, known, missing, proper=False),
+        PROPER: proper_draws(measured, known, missing, seed),
+        FIXED: proper_draws(measured, known, missing, seed, proper=False),
         SAMPLES: missing.prediction + missing.noise,
         CONSTANT: missing.prediction + noise,
         SINGLE: np.repeat(missing.prediction[None], 2, axis=0),

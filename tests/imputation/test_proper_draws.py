@@ -29,7 +29,7 @@ def test_draws_follow_the_bayesian_predictive_distribution() -> None:
     """With Gaussian noise and flat priors it is Student's t around the least squares prediction."""
     known, missing = scans(12), scans(3, seed=5)
     values = measured(known)
-    draws = proper_draws(values, known, missing)
+    draws = proper_draws(values, known, missing, 0)
     design, new = known.regressors(1), missing.regressors(1)
     solve = np.linalg.inv(design.T @ design)
     centre = new @ solve @ design.T @ values[:, 1]
@@ -44,19 +44,19 @@ def test_draws_follow_the_bayesian_predictive_distribution() -> None:
 def test_fixed_parameters_are_too_certain() -> None:
     known, missing = scans(10), scans(4, seed=5)
     values = measured(known)
-    spreads = [proper_draws(values, known, missing, proper=proper).std(axis=0).mean() for proper in (True, False)]
+    spreads = [proper_draws(values, known, missing, 0, proper=proper).std(axis=0).mean() for proper in (True, False)]
     assert spreads[0] > 1.15 * spreads[1]
 
 
 def test_draws_are_joint_over_regions() -> None:
     known, missing = scans(60), scans(2, seed=5)
-    draws = proper_draws(measured(known), known, missing)
+    draws = proper_draws(measured(known), known, missing, 0)
     assert np.corrcoef(draws[:, 0].T)[0, 1] == pytest.approx(0.64, abs=0.06)
 
 
 def test_terms_are_not_shrunk_although_the_prediction_lacks_them() -> None:
     known, missing = scans(300, draws=20), scans(300, draws=20, seed=5)
-    draws = proper_draws(measured(known), known, missing)
+    draws = proper_draws(measured(known), known, missing, 0)
     design = missing.regressors(0)
     effects = np.linalg.lstsq(design, draws[:, :, 0].T, rcond=None)[0].mean(axis=1)
     assert effects == pytest.approx([1, 2, 0.5], abs=0.06)
@@ -65,14 +65,14 @@ def test_terms_are_not_shrunk_although_the_prediction_lacks_them() -> None:
 def test_a_constant_prediction_gets_no_coefficient() -> None:
     known, missing = scans(20), scans(3, seed=5)
     flat = [RegionScans(one.terms, np.full_like(one.prediction, 1.5), one.noise) for one in (known, missing)]
-    assert np.isfinite(proper_draws(measured(known), *flat)).all()
+    assert np.isfinite(proper_draws(measured(known), *flat, 0)).all()
     assert explained_share(measured(known), flat[0]) == 0.0
 
 
 def test_a_region_outside_a_mask_is_unknown_there_alone() -> None:
     known, missing = scans(20), scans(3, seed=5)
     missing.prediction[1, 0] = np.nan
-    draws = proper_draws(measured(known), known, missing)
+    draws = proper_draws(measured(known), known, missing, 0)
     assert np.isnan(draws[:, 1, 0]).all()
     assert np.isfinite(np.delete(draws[:, :, 0], 1, axis=1)).all()
     assert np.isfinite(draws[:, :, 1]).all()
@@ -86,11 +86,11 @@ def test_explained_share_is_that_of_the_truth() -> None:
 def test_what_cannot_be_estimated_is_refused() -> None:
     known, missing = scans(6), scans(3, seed=5)
     with pytest.raises(DataError, match="6 scans with a measured target, expected at least 7"):
-        proper_draws(measured(known), known, missing)
+        proper_draws(measured(known), known, missing, 0)
     known = scans(20)
     silent = RegionScans(known.terms, known.prediction, 0 * known.noise)
     with pytest.raises(DataError, match="no samples"):
-        proper_draws(measured(known), silent, missing)
+        proper_draws(measured(known), silent, missing, 0)
     one_group = RegionScans(known.terms.assign(age=0.0), known.prediction, known.noise)
     with pytest.raises(DataError, match="age is the same in all 20 scans"):
-        proper_draws(measured(known), one_group, missing)
+        proper_draws(measured(known), one_group, missing, 0)

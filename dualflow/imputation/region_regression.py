@@ -1,0 +1,145 @@
+"""Regressions of all regions on the same terms and on their predictions, whose slopes inform each other.
+
+Slopes of different regions are alike, and each is uncertain. Empirical Bayes (Efron & Morris 1975, Data analysis using
+Stein's estimator, JASA 70:311-319) moves every slope towards the mean over regions: far if the regions differ no more
+than their errors do, hardly if effects are particular to regions.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+LEAST_REGIONS = 10
+"""Fewest regions from which the variance of a slope over regions is estimated; with fewer, slopes stay as they are."""
+RIDGE = 1e-9
+"""Singular values below this share of the largest count as 0."""
+
+
+class Regressions(NamedTuple):
+    """Regressions of R regions with P slopes.
+
+    Attributes:
+        level: value of an average scan `[..., R]`.
+        slopes: of the K terms, then of the prediction, `[..., R, P]`.
+        spread: residual standard deviation `[..., R]`.
+        common: mean slopes over regions `[..., 1, P]`.
+        between: variance of the slopes over regions beyond their errors `[..., 1, P]`; infinite if not estimated.
+    """
+
+    level: Floats
+    slopes: Floats
+    spread: Floats
+    common: Floats
+    between: Floats
+
+
+class RegionRegression:
+    """y_ir = a_r + b_r' [terms_i, prediction_ir] + error, over the scans i that are known in region r.
+
+    Args:
+        terms: design matrix without intercept `[N, K]`.
+        prediction: predicted region means `[N, R]`.
+        known: whether measurement and prediction are finite `[N, R]`.
+        noise: joint errors of M draws `[M, N, R]`, of any size.
+
+    Attributes:
+        size: root mean square of the noise `[R]`.
+        noise: the noise with a root mean square of 1 over the known scans.
+    """
+
+    def __init__(self, terms: Floats, prediction: Floats, known: NDArray[np.bool_], noise: Floats) -> None:
+        self._known = known.astype(np.float64)
+        self._count = self._known.sum(axis=0)
+        design = self._raw(terms, prediction)
+        weight = self._known.T[:, :, None]
+        self._centre = (design * weight).sum(axis=1, keepdims=True) / self._count[:, None, None]
+        centred = (design - self._centre) * weight
+        length = np.linalg.norm(centred, axis=1, keepdims=True)
+        # A constant prediction, such as that of the mean image, differs from its mean by rounding alone.
+        varies = length > RIDGE * np.linalg.norm(design * weight, axis=1, keepdims=True)
+        self._design = np.where(varies, centred, 0.0)
+        self._solve, rank = _pseudo_inverse(self._design, length)
+        self._solve_terms, _ = _pseudo_inverse(self._design[:, :, :-1], length[:, :, :-1])
+        self._freedom = self._count - 1 - rank
+        self.size = np.sqrt((np.square(noise) * self._known).sum(axis=(0, 1)) / (len(noise) * self._count))
+        self.noise = noise * self._known / np.where(self.size > 0, self.size, 1.0)
+        self._errors: tuple[Floats, Floats] | None = None
+
+    def fit(self, values: Floats) -> Regressions:
+        """Fit measurements `[..., N, R]`; those that are not known are not used.
+
+        The first fit of a regression sets the size of the errors that later ones take as known.
+        """
+        values = np.where(self._known, values, 0.0)
+        level = values.sum(axis=-2) / self._count
+        values = (values - level[..., None, :]) * self._known
+        slopes = _solved(self._solve, values)
+        residuals = values - self.change(slopes)
+        spread = np.sqrt(np.square(residuals).sum(axis=-2) / self._freedom)
+        if len(self._count) < LEAST_REGIONS:
+            unknown = np.full_like(slopes[..., :1, :], np.inf)
+            return Regressions(level, slopes, spread, slopes.mean(axis=-2, keepdims=True), unknown)
+        if self._errors is None:
+            self._errors = self._slope_errors(spread)
+        prediction = _shrink(slopes[..., -1:], self._errors[0])
+        values = values - self._design[:, :, -1].T * prediction.slopes[..., None, :, 0]
+        terms = _shrink(_solved(self._solve_terms, values), self._errors[1])
+        joined = (np.concatenate(parts, axis=-1) for parts in zip(terms, prediction, strict=True))
+        slopes, common, between = joined
+        return Regressions(level, slopes, spread, common, between)
+
+    def change(self, slopes: Floats) -> Floats:
+        """Differences of the known scans from the level `[..., N, R]` by slopes `[..., R, P]`."""
+        return np.asarray(np.einsum("rnp,...rp->...nr", self._design, slopes))
+
+    def values(self, fitted: Regressions, terms: Floats, prediction: Floats) -> Floats:
+        """Expected values `[..., Q, R]` of other scans."""
+        design = self._raw(terms, prediction) - self._centre
+        return np.asarray(fitted.level[..., None, :] + np.einsum("rnp,...rp->...nr", design, fitted.slopes))
+
+    def _slope_errors(self, spread: Floats) -> tuple[Floats, Floats]:
+        """Variance over regions of the errors of the slope of the prediction, and of the terms' slopes given it `[P]`.
+
+        Errors of different regions are correlated by the noise, so that they differ less over regions than errors of
+        one region differ over studies.
+        """
+        noise = self.noise * spread
+        noise = noise - (noise.sum(axis=-2, keepdims=True) / self._count) * self._known
+        prediction, terms = _solved(self._solve, noise)[..., -1:], _solved(self._solve_terms, noise)
+        return prediction.var(axis=-2, ddof=1).mean(axis=0), terms.var(axis=-2, ddof=1).mean(axis=0)
+
+    @staticmethod
+    def _raw(terms: Floats, prediction: Floats) -> Floats:
+        """Regressors `[R, N, P]`."""
+        return np.stack([np.column_stack([terms, one]) for one in prediction.T])
+
+
+class _Shrunk(NamedTuple):
+    slopes: Floats
+    common: Floats
+    between: Floats
+
+
+def _shrink(slopes: Floats, error: Floats) -> _Shrunk:
+    """Move slopes `[..., R, P]` towards their mean, given the variance of their errors over regions `[P]`."""
+    common = slopes.mean(axis=-2, keepdims=True)
+    between = np.maximum(slopes.var(axis=-2, ddof=1, keepdims=True) - error, 0.0)
+    total = between + error
+    share = np.where(total > 0, between / np.where(total > 0, total, 1.0), 1.0)
+    return _Shrunk(common + share * (slopes - common), common, between)
+
+
+def _solved(solve: Floats, values: Floats) -> Floats:
+    return np.asarray(np.einsum("rpn,...nr->...rp", solve, values))
+
+
+def _pseudo_inverse(design: Floats, length: Floats) -> tuple[Floats, NDArray[np.int64]]:
+    """Pseudo-inverse `[R, P, N]` of designs `[R, N, P]` with columns of a length each, and the ranks `[R]`."""
+    scaled = design / np.where(length > 0, length, 1.0)
+    inverse = np.linalg.pinv(scaled, rcond=RIDGE)
+    rank = np.linalg.matrix_rank(scaled, rtol=RIDGE)
+    return inverse / np.where(length > 0, length, 1.0).swapaxes(1, 2), rank
