@@ -10,7 +10,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 import pandas as pd
@@ -73,20 +72,20 @@ class Pool:
     Attributes:
         table: label and true side values, one row per person.
         items: preprocessed sources and masks, without targets.
-        targets: targets `[D, H, W]` of each person from the true law.
-        true_draws: region means of further targets of each person `[n, m, R]`, what a perfect model would impute.
+        targets: targets of each person from the true law `[m, D, H, W]`.
+        means: region means of each person's targets `[m, R]`.
         regions: the atlas.
     """
 
     table: pd.DataFrame
     items: list[Item]
-    targets: list[list[NDArray[np.float16]]]
-    true_draws: NDArray[np.float64]
+    targets: list[NDArray[np.float16]]
+    means: list[NDArray[np.float64]]
     regions: RegionMap
 
     def true_effects(self) -> pd.DataFrame:
         """Coefficients of a regression of the people's expected region means, one row per region and term."""
-        means = self.true_draws.mean(axis=1)
+        means = np.stack([drawn.mean(axis=0) for drawn in self.means])
         without_null = Formula(FORMULA.text.replace(f" + {NULL}", ""), FORMULA.references)
         design = without_null.design(self.table)
         rows = []
@@ -96,6 +95,16 @@ class Pool:
             rows += [(region, term, effect) for term, effect in zip(design, effects, strict=True)]
             rows.append((region, _null_term(), 0.0))
         return pd.DataFrame(rows, columns=["region", "term", "truth"])
+
+    def true_draws(
+        self, members: NDArray[np.int64], used: Sequence[int], draws: int, rng: np.random.Generator
+    ) -> NDArray[np.float64]:
+        """What a perfect model would impute for N members of a study: targets that the study has not `used`, `[M, N, R]`."""
+        taken: dict[int, list[int]] = {}
+        for person, place in zip(members, used, strict=True):
+            taken.setdefault(int(person), []).append(place)
+        free = [np.delete(self.means[person], taken[int(person)], axis=0) for person in members]
+        return np.stack([rng.permutation(one)[:draws] for one in free], axis=1)
 
 
 def _null_term() -> str:
@@ -115,7 +124,8 @@ def bench_imputation(config: Config, *, studies: int, people: int, draws: int, m
     pool_table = _people_table(config)
     members = rng.integers(len(pool_table), size=(studies, people))
     counts = np.bincount(members.reshape(-1), minlength=len(pool_table))
-    pool = _draw_pool(config, pool_table, counts, 3 * draws, seed)
+    most = max(np.bincount(member).max() for member in members)
+    pool = _draw_pool(config, pool_table, np.maximum(counts, draws + most), seed)
     used, results = np.zeros(len(pool_table), int), []
     for number, member in enumerate(track(members, "bench imputation")):
         first = []
@@ -141,20 +151,20 @@ def _people_table(config: Config) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["label", "age", "sex", "diagnosis"])
 
 
-def _draw_pool(config: Config, table: pd.DataFrame, counts: NDArray[np.int64], further: int, seed: int) -> Pool:
-    """Draw as many targets of each person as the studies need, and the region means of `further` ones."""
+def _draw_pool(config: Config, table: pd.DataFrame, counts: NDArray[np.int64], seed: int) -> Pool:
+    """Draw a number of targets of each person."""
     pairs, people = usable_pairs(config), people_of(config)
     splits = [load_split(config, pairs, split, SideEncoder()) for split in sorted(set(pairs["split"]))]
     items = {Scan.parse(item["scan"]).subject: item for split in splits for item in split.items}
-    regions, targets, true_draws = region_map(config.preprocess), [], []
+    regions, targets, means = region_map(config.preprocess), [], []
     for label, count in zip(track(list(table["label"]), "draw true PET"), counts, strict=True):
         item, person = items[label], people[label]
         rng = np.random.default_rng([seed, zlib.crc32(label.encode())])
         mask = item["mask"][0].numpy()
-        images = drawn_targets(config, Scan.parse(item["scan"]), mask, person, int(count) + further, rng)
-        targets.append([image.astype(np.float16) for image in islice(images, int(count))])
-        true_draws.append([regions.means(image, mask) for image in images])
-    return Pool(table, [items[label] for label in table["label"]], targets, np.array(true_draws), regions)
+        images = drawn_targets(config, Scan.parse(item["scan"]), mask, person, int(count), rng)
+        targets.append(np.stack([image.astype(np.float16) for image in images]))
+        means.append(regions.means(targets[-1].astype(np.float32), mask))
+    return Pool(table, [items[label] for label in table["label"]], targets, means, regions)
 
 
 def _study(
@@ -174,8 +184,8 @@ def _study(
     for name, hide in HIDING.items():
         observed = ~hide(table, rng)
         values = _model_values(config, pool, members, places, table, observed, model, draws, seed)
-        drawn = np.stack([rng.permutation(pool.true_draws[person])[:draws] for person in members[~observed]])
-        fills = {**fillings(values, observed, design, seed[-1]), TRUE_LAW: drawn.swapaxes(0, 1)}
+        true_draws = pool.true_draws(members, places, draws, rng)[:, ~observed]
+        fills = {**fillings(values, observed, design, seed[-1]), TRUE_LAW: true_draws}
         for method, estimates in _estimates(values, observed, design, pool.regions.names, fills):
             results.append(estimates.assign(method=method, hidden=name))
     return pd.concat(results, ignore_index=True)
