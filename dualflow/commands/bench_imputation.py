@@ -99,7 +99,7 @@ class Pool:
     def true_draws(
         self, members: NDArray[np.int64], used: Sequence[int], draws: int, rng: np.random.Generator
     ) -> NDArray[np.float64]:
-        """What a perfect model would impute for N members of a study: targets that the study has not `used`, `[M, N, R]`."""
+        """What a perfect model would impute for N members `[M, N, R]`: targets that their study has not `used`."""
         taken: dict[int, list[int]] = {}
         for person, place in zip(members, used, strict=True):
             taken.setdefault(int(person), []).append(place)

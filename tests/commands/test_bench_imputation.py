@@ -8,6 +8,7 @@ from dualflow.commands import bench_imputation as module
 from dualflow.commands.bench_imputation import COMPLETE, HIDING, NULL, bench_imputation, summarise_validity
 from dualflow.config import parse_config
 from dualflow.errors import ConfigError
+from dualflow.imaging.regions import from_labels
 from dualflow.imputation.group_models import analyse_regions
 from dualflow.imputation.region_values import region_values
 from dualflow.imputation.study_tables import FIXED, PROPER, SINGLE, fillings
@@ -77,6 +78,17 @@ def test_the_methods_differ_in_what_they_take_as_known():
     tables[:, ~observed] = filled[PROPER]
     table = analyse_regions(tables, observed, terms, [str(index) for index in range(40)], study.regions.names)
     assert (table.loc[table["method"] == "multiple", "fmi"] > 0).all()
+
+
+def test_the_true_law_imputes_targets_of_other_studies():
+    """A person drawn twice gives two of the study's targets; neither is imputed, and no target twice in one scan."""
+    means = [np.arange(10 * person, 10 * person + 8.0)[:, None] for person in range(3)]
+    pool = module.Pool(PEOPLE[:3], [], [], means, from_labels(np.ones((1, 1, 1), int), {1: "r"}, (1.0,) * 3))
+    drawn = pool.true_draws(np.array([2, 0, 2]), [1, 5, 2], 6, np.random.default_rng(0))[..., 0]
+    assert drawn.shape == (6, 3)
+    assert set(drawn[:, 1]) <= set(means[0][:, 0]) - {5.0}
+    for column in (0, 2):
+        assert set(drawn[:, column]) == {20.0, 23.0, 24.0, 25.0, 26.0, 27.0}
 
 
 def test_only_the_embedded_cohort_has_a_known_truth(tmp_path):
