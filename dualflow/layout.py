@@ -226,6 +226,10 @@ class Layout:
         """The table `name` as Markdown."""
         return self.table(name).with_suffix(".md")
 
+    def bench_study(self, name: str, number: int) -> Path:
+        """Estimates of one simulated study of a benchmark."""
+        return self.table(f"{name}_studies/{number:04d}")
+
     @property
     def imputed_regions(self) -> Path:
         """Table of the measured and drawn values of every region and scan."""

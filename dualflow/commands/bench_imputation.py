@@ -9,30 +9,29 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from dualflow.commands.imputation_pool import Pool, draw_pool, people_table
 from dualflow.commands.train import LearningData, fit_model
-from dualflow.commands.true_law import drawn_targets, people_of
 from dualflow.commit import commit_text, digest_of, scratch_folder
-from dualflow.config import Config
+from dualflow.config import Config, public_values
 from dualflow.data.dataset import Item, PairDataset
-from dualflow.data.markdown import markdown_table
 from dualflow.data.side_encoder import SideEncoder
-from dualflow.data.study_pairs import load_split, usable_pairs
-from dualflow.data.tsv import table_text
+from dualflow.data.tsv import read_typed_table, table_text
 from dualflow.errors import ConfigError
 from dualflow.flows.interface import ConditionalSampler
-from dualflow.imaging.regions import RegionMap, region_map
 from dualflow.imputation.formula import Formula
 from dualflow.imputation.group_models import METHODS, analyse_regions
 from dualflow.imputation.region_values import RegionValues, cross_fitted_images, region_values
 from dualflow.imputation.study_tables import PROPER, SINGLE, fillings
+from dualflow.imputation.validity import COMPLETE, summarise_validity, validity_markdown
 from dualflow.layout import Scan
+from dualflow.manifest import read_manifest, write_manifest
 from dualflow.process import keep_freed_memory
 from dualflow.progress import track
 from dualflow.training.closed_form import ClosedFormCache
@@ -43,7 +42,7 @@ NAME = "imputation"
 FORMULA = Formula("diagnosis + age + sex + group", {"diagnosis": "CN"})
 NULL = "group"
 """A coin toss per person, which has no effect."""
-ALL, COMPLETE, TRUE_LAW = "all measured", METHODS[1], "draws of the true law"
+ALL, TRUE_LAW = "all measured", "draws of the true law"
 
 
 def hidden_at_random(people: pd.DataFrame, rng: np.random.Generator) -> NDArray[np.bool_]:
@@ -65,48 +64,6 @@ HIDING: Mapping[str, Callable[[pd.DataFrame, np.random.Generator], NDArray[np.bo
 """Which PET is missing."""
 
 
-@dataclass(frozen=True)
-class Pool:
-    """The people that studies are drawn from.
-
-    Attributes:
-        table: label and true side values, one row per person.
-        items: preprocessed sources and masks, without targets.
-        targets: targets of each person from the true law `[m, D, H, W]`.
-        means: region means of each person's targets `[m, R]`.
-        regions: the atlas.
-    """
-
-    table: pd.DataFrame
-    items: list[Item]
-    targets: list[NDArray[np.float16]]
-    means: list[NDArray[np.float64]]
-    regions: RegionMap
-
-    def true_effects(self) -> pd.DataFrame:
-        """Coefficients of a regression of the people's expected region means, one row per region and term."""
-        means = np.stack([drawn.mean(axis=0) for drawn in self.means])
-        without_null = Formula(FORMULA.text.replace(f" + {NULL}", ""), FORMULA.references)
-        design = without_null.design(self.table)
-        rows = []
-        for index, region in enumerate(self.regions.names):
-            known = np.isfinite(means[:, index])
-            effects = np.linalg.lstsq(design.to_numpy()[known], means[known, index], rcond=None)[0]
-            rows += [(region, term, effect) for term, effect in zip(design, effects, strict=True)]
-            rows.append((region, _null_term(), 0.0))
-        return pd.DataFrame(rows, columns=["region", "term", "truth"])
-
-    def true_draws(
-        self, members: NDArray[np.int64], used: Sequence[int], draws: int, rng: np.random.Generator
-    ) -> NDArray[np.float64]:
-        """What a perfect model would impute for N members `[M, N, R]`: targets that their study has not `used`."""
-        taken: dict[int, list[int]] = {}
-        for person, place in zip(members, used, strict=True):
-            taken.setdefault(int(person), []).append(place)
-        free = [np.delete(self.means[person], taken[int(person)], axis=0) for person in members]
-        return np.stack([rng.permutation(one)[:draws] for one in free], axis=1)
-
-
 def _null_term() -> str:
     return f"{NULL}=B"
 
@@ -121,57 +78,65 @@ def bench_imputation(config: Config, *, studies: int, people: int, draws: int, m
         raise ConfigError(f"study {config.study.name} has no known truth; bench imputation needs the embedded cohort")
     keep_freed_memory()
     rng = np.random.default_rng(seed)
-    pool_table = _people_table(config)
-    members = rng.integers(len(pool_table), size=(studies, people))
-    counts = np.bincount(members.reshape(-1), minlength=len(pool_table))
-    most = max(np.bincount(member).max() for member in members)
-    pool = _draw_pool(config, pool_table, np.maximum(counts, draws + most), seed)
-    used, results = np.zeros(len(pool_table), int), []
-    for number, member in enumerate(track(members, "bench imputation")):
-        first = []
-        for person in member:
-            first.append(int(used[person]))
-            used[person] += 1
-        results.append(_study(config, pool, member, first, model, draws, [seed, number]).assign(study=number))
-    table = pd.concat(results, ignore_index=True).merge(pool.true_effects(), on=["region", "term"])
-    summary = summarise_validity(table)
+    cohort = people_table(config)
+    members = rng.integers(len(cohort), size=(studies, people))
     stem = f"{NAME}_{model}"
-    text = _markdown(summary)
-    commit_text(config.layout.table(f"{stem}_studies"), table_text(table))
+    plan = {"studies": studies, "people": people, "draws": draws, "seed": seed, "study": public_values(config)}
+    done = {number: _finished(config, stem, number, plan) for number in range(studies)}
+    if any(table is None for table in done.values()):
+        counts = np.bincount(members.reshape(-1), minlength=len(cohort))
+        most = max(np.bincount(member).max() for member in members)
+        pool = draw_pool(config, cohort, np.maximum(counts, draws + most), seed)
+        truth = _true_effects(pool)
+        places = _places(members)
+        for number, member in enumerate(track(members, "bench imputation")):
+            if done[number] is None:
+                table = _study(config, pool, member, places[number], model, draws, [seed, number])
+                done[number] = table = table.assign(study=number).merge(truth, on=["region", "term"])
+                _finish(config, stem, number, plan, table)
+    summary = summarise_validity(pd.concat(done.values(), ignore_index=True), _null_term())
+    text = validity_markdown(summary)
     commit_text(config.layout.table(stem), table_text(summary))
     commit_text(config.layout.page(stem), text + "\n")
     print(text)
-    print(f"{studies} studies of {people} people, {draws} draws, model {model}, {len(pool_table)} people in the cohort")
+    print(f"{studies} studies of {people} people, {draws} draws, model {model}, {len(cohort)} people in the cohort")
 
 
-def _people_table(config: Config) -> pd.DataFrame:
-    usable = {Scan.parse(key).subject for key in usable_pairs(config)["scan"]}
-    people = [person for label, person in people_of(config).items() if label in usable]
-    rows = [(person.label, person.age, person.sex, person.diagnosis) for person in people]
-    return pd.DataFrame(rows, columns=["label", "age", "sex", "diagnosis"])
+def _finished(config: Config, stem: str, number: int, plan: dict[str, Any]) -> pd.DataFrame | None:
+    """Estimates of a study of an earlier, interrupted benchmark with the same plan."""
+    if read_manifest(config.layout.manifest(f"bench/{stem}/{number:04d}"), config=plan) is None:
+        return None
+    return read_typed_table(config.layout.bench_study(stem, number))
 
 
-def _draw_pool(config: Config, table: pd.DataFrame, counts: NDArray[np.int64], seed: int) -> Pool:
-    """Draw a number of targets of each person."""
-    pairs, people = usable_pairs(config), people_of(config)
-    splits = [load_split(config, pairs, split, SideEncoder()) for split in sorted(set(pairs["split"]))]
-    items = {Scan.parse(item["scan"]).subject: item for split in splits for item in split.items}
-    regions, targets, means = region_map(config.preprocess), [], []
-    for label, count in zip(track(list(table["label"]), "draw true PET"), counts, strict=True):
-        item, person = items[label], people[label]
-        rng = np.random.default_rng([seed, zlib.crc32(label.encode())])
-        mask = item["mask"][0].numpy()
-        images = drawn_targets(config, Scan.parse(item["scan"]), mask, person, int(count), rng)
-        targets.append(np.stack([image.astype(np.float16) for image in images]))
-        means.append(regions.means(targets[-1].astype(np.float32), mask))
-    return Pool(table, [items[label] for label in table["label"]], targets, means, regions)
+def _finish(config: Config, stem: str, number: int, plan: dict[str, Any], table: pd.DataFrame) -> None:
+    """Write the estimates of a study, so that an interrupted benchmark goes on with the next."""
+    path = config.layout.bench_study(stem, number)
+    commit_text(path, table_text(table))
+    manifest = config.layout.manifest(f"bench/{stem}/{number:04d}")
+    write_manifest(manifest, step="bench imputation", outputs={"estimates": path}, inputs={}, config=plan)
+
+
+def _places(members: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which of a person's targets each member of each study has: every target is used once."""
+    used, places = np.zeros(members.max() + 1, np.int64), np.zeros_like(members)
+    for index, person in np.ndenumerate(members):
+        places[index] = used[person]
+        used[person] += 1
+    return places
+
+
+def _true_effects(pool: Pool) -> pd.DataFrame:
+    without_null = Formula(FORMULA.text.replace(f" + {NULL}", ""), FORMULA.references)
+    null = pd.DataFrame({"region": pool.regions.names, "term": _null_term(), "truth": 0.0})
+    return pd.concat([pool.true_effects(without_null), null], ignore_index=True)
 
 
 def _study(
     config: Config,
     pool: Pool,
     members: NDArray[np.int64],
-    places: Sequence[int],
+    places: NDArray[np.int64],
     model: str,
     draws: int,
     seed: list[int],
@@ -221,7 +186,7 @@ def _model_values(
     config: Config,
     pool: Pool,
     members: NDArray[np.int64],
-    places: Sequence[int],
+    places: NDArray[np.int64],
     table: pd.DataFrame,
     observed: NDArray[np.bool_],
     model: str,
@@ -265,66 +230,3 @@ def _model_values(
         )
         for item, known in zip(items, observed, strict=True)
     ]
-
-
-def summarise_validity(table: pd.DataFrame) -> pd.DataFrame:
-    """Validity of each method, one row per way of hiding, method and kind of term (`null` or `effect`).
-
-    `excluded` is the percentage of 95 % intervals without the truth, which for a null term is the type I error. `bias`
-    is the root mean square over regions and terms of the mean error, in standard errors, without its Monte-Carlo part.
-    `width` is the mean width of the intervals relative to that of complete cases, and `gain` how many more measured
-    scans the variance is worth. Monte-Carlo errors `_mc` are those of means over studies.
-    """
-    table = table.assign(kind=np.where(table["term"] == _null_term(), "null", "effect"))
-    keys = ["hidden", "study", "region", "term"]
-    reference = table[table["method"] == COMPLETE].set_index(keys)[["low", "high", "se"]].add_suffix("_complete")
-    table = table.join(reference, on=keys)
-    table["excluded"] = 100.0 * ((table["low"] > table["truth"]) | (table["high"] < table["truth"]))
-    table["width"] = (table["high"] - table["low"]) / (table["high_complete"] - table["low_complete"])
-    rows = []
-    for (hidden, kind, method), group in table.groupby(["hidden", "kind", "method"], sort=False):
-        by_study = group.groupby("study")[["excluded", "width"]].mean()
-        count = len(by_study)
-        errors = (group["estimate"] - group["truth"]).groupby([group["region"], group["term"]]).agg(["mean", "var"])
-        spread = (group["se"] ** 2).groupby([group["region"], group["term"]]).mean()
-        # Variances of the estimates over studies, and not the claimed ones, tell what a method is worth.
-        bias = ((errors["mean"] ** 2 - errors["var"] / count) / spread).mean()
-        rows.append(
-            {
-                "hidden": hidden,
-                "kind": kind,
-                "method": method,
-                "excluded": by_study["excluded"].mean(),
-                "excluded_mc": by_study["excluded"].std(ddof=1) / np.sqrt(count),
-                "bias": np.sqrt(max(bias, 0.0)),
-                "variance": errors["var"].mean(),
-                "width": by_study["width"].mean(),
-                "width_mc": by_study["width"].std(ddof=1) / np.sqrt(count),
-                "studies": count,
-            }
-        )
-    summary = pd.DataFrame(rows)
-    complete = summary[summary["method"] == COMPLETE].set_index(["hidden", "kind"])["variance"]
-    reference_variance = complete.reindex(pd.MultiIndex.from_frame(summary[["hidden", "kind"]])).to_numpy()
-    summary["gain"] = 100 * (reference_variance / summary["variance"] - 1)
-    return summary.round(4)
-
-
-def _markdown(summary: pd.DataFrame) -> str:
-    texts = []
-    for hidden, part in summary.groupby("hidden", sort=False):
-        rows = [["method", "type I error, %", "effects missed by 95 % intervals, %", "bias, SE", "width", "gain, %"]]
-        for method, group in part.groupby("method", sort=False):
-            kinds = group.set_index("kind")
-            null, effect = kinds.loc["null"], kinds.loc["effect"]
-            rows.append(
-                [
-                    str(method),
-                    *(f"{row['excluded']:.1f} ± {row['excluded_mc']:.1f}" for row in (null, effect)),
-                    f"{effect['bias']:.2f}",
-                    f"{effect['width']:.2f}",
-                    f"{effect['gain']:+.0f}",
-                ]
-            )
-        texts.append(f"PET hidden {hidden}:\n\n{markdown_table(rows)}\n")
-    return "\n".join(texts)

@@ -5,10 +5,9 @@ import pandas as pd
 import pytest
 
 from dualflow.commands import bench_imputation as module
-from dualflow.commands.bench_imputation import COMPLETE, HIDING, NULL, bench_imputation, summarise_validity
+from dualflow.commands.bench_imputation import HIDING, NULL, bench_imputation
 from dualflow.config import parse_config
 from dualflow.errors import ConfigError
-from dualflow.imaging.regions import from_labels
 from dualflow.imputation.group_models import analyse_regions
 from dualflow.imputation.region_values import region_values
 from dualflow.imputation.study_tables import FIXED, PROPER, SINGLE, fillings
@@ -36,32 +35,6 @@ def test_more_of_the_patients_and_of_the_old_are_hidden():
     assert PEOPLE["age"][hidden].mean() > PEOPLE["age"][~hidden].mean() + 1
 
 
-def estimates(method, error, se, studies=200, seed=0):
-    """Estimates of one region and term with a standard error and the spread `error`."""
-    values = 0.3 + np.random.default_rng(seed).normal(0, error, studies)
-    return pd.DataFrame(
-        {
-            "study": range(studies), "hidden": "half", "method": method, "region": "r", "term": "age", "truth": 0.3,
-            "estimate": values, "se": se, "low": values - 1.96 * se, "high": values + 1.96 * se,
-        }
-    )  # fmt: skip
-
-
-def test_the_summary_tells_valid_from_overconfident_methods():
-    table = pd.concat(
-        [estimates(COMPLETE, 0.2, 0.2), estimates(PROPER, 0.15, 0.15, seed=1), estimates(SINGLE, 0.2, 0.1, seed=2)]
-    )
-    table["estimate"] = table["estimate"].where(table["method"] != SINGLE, table["estimate"] + 0.1)
-    summary = summarise_validity(table).set_index("method")
-    assert summary.loc[COMPLETE, "excluded"] == pytest.approx(5, abs=4)
-    assert summary.loc[SINGLE, "excluded"] > 25
-    assert summary.loc[PROPER, "width"] == pytest.approx(0.75)
-    assert summary.loc[PROPER, "gain"] == pytest.approx(78, abs=35)
-    assert summary.loc[SINGLE, "bias"] == pytest.approx(1.0, abs=0.35)
-    assert summary.loc[PROPER, "bias"] < 0.2
-    assert summary.loc[COMPLETE, "excluded_mc"] == pytest.approx(1.5, abs=0.8)
-
-
 def test_the_methods_differ_in_what_they_take_as_known():
     """On one study: proper draws vary most, and single imputation not at all."""
     study = ImputedStudy.make(40)
@@ -80,17 +53,6 @@ def test_the_methods_differ_in_what_they_take_as_known():
     assert (table.loc[table["method"] == "multiple", "fmi"] > 0).all()
 
 
-def test_the_true_law_imputes_targets_of_other_studies():
-    """A person drawn twice gives two of the study's targets; neither is imputed, and no target twice in one scan."""
-    means = [np.arange(10 * person, 10 * person + 8.0)[:, None] for person in range(3)]
-    pool = module.Pool(PEOPLE[:3], [], [], means, from_labels(np.ones((1, 1, 1), int), {1: "r"}, (1.0,) * 3))
-    drawn = pool.true_draws(np.array([2, 0, 2]), [1, 5, 2], 6, np.random.default_rng(0))[..., 0]
-    assert drawn.shape == (6, 3)
-    assert set(drawn[:, 1]) <= set(means[0][:, 0]) - {5.0}
-    for column in (0, 2):
-        assert set(drawn[:, column]) == {20.0, 23.0, 24.0, 25.0, 26.0, 27.0}
-
-
 def test_only_the_embedded_cohort_has_a_known_truth(tmp_path):
     config = parse_config({"study": {"name": "x", "bids": str(tmp_path)}})
     with pytest.raises(ConfigError, match="has no known truth"):
@@ -100,3 +62,38 @@ def test_only_the_embedded_cohort_has_a_known_truth(tmp_path):
 def test_the_null_term_is_a_term_of_the_analysis():
     table = PEOPLE.assign(**{NULL: np.tile(["A", "B"], 500)})
     assert module._null_term() in module.FORMULA.design(table)
+
+
+def test_an_interrupted_benchmark_goes_on_with_the_next_study(tmp_path, monkeypatch, capsys):
+    """Finished studies are not done again, except under another plan."""
+    done = []
+
+    def study(_config, _pool, _members, _places, _model, _draws, seed):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(seed[1])
+        rng, rows = np.random.default_rng(seed), []
+        for method in ("complete cases", PROPER):
+            for term in ("age", module._null_term()):
+                value = rng.normal()
+                rows.append(("half", method, "r", term, value, 1.0, value - 2, value + 2))
+        columns = ["hidden", "method", "region", "term", "estimate", "se", "low", "high"]
+        return pd.DataFrame(rows, columns=columns)
+
+    truth = pd.DataFrame({"region": "r", "term": ["age", module._null_term()], "truth": 0.0})
+    monkeypatch.setattr(module, "people_table", lambda _: PEOPLE[:6])
+    monkeypatch.setattr(module, "draw_pool", lambda *_: None)
+    monkeypatch.setattr(module, "_true_effects", lambda _: truth)
+    monkeypatch.setattr(module, "_study", study)
+    config = parse_config({"study": {"name": "x", "results": str(tmp_path)}})
+    plan = {"studies": 3, "people": 4, "draws": 2, "model": "m", "seed": 0}
+    with pytest.raises(KeyboardInterrupt):
+        bench_imputation(config, **plan)
+    done.clear()
+    bench_imputation(config, **plan)
+    assert done == [2]
+    assert "3 studies of 4 people, 2 draws, model m, 6 people in the cohort" in capsys.readouterr().out
+    done.clear()
+    with pytest.raises(KeyboardInterrupt):
+        bench_imputation(config, **plan | {"seed": 1})
+    assert done == [0, 1]
