@@ -11,7 +11,7 @@ PEOPLE = pd.DataFrame({"age": [60.0, 70.0, 80.0]})
 
 
 def pool(means):
-    return Pool(PEOPLE, [], [], means, from_labels(np.ones((2, 2, 2), int), {1: "r"}, (1.0,) * 3))
+    return Pool(PEOPLE, [], [], means, from_labels(np.ones((2, 2, 2), int), {1: "ctx-lh-cuneus"}, (1.0,) * 3))
 
 
 def test_the_true_law_imputes_targets_of_other_studies():
