@@ -113,7 +113,7 @@ def _posterior(regression: RegionRegression, fitted: Regressions, seed: int) -> 
     spread = np.sqrt(np.where(np.isfinite(fitted.between), fitted.between, 0.0))
     centre = np.where(np.isfinite(fitted.between), fitted.common, fitted.slopes)
     slopes = centre + spread * np.random.default_rng(seed).normal(size=shape)
-    simulated = regression.fit(regression.change(slopes) + fitted.spread * regression.noise)
+    simulated = regression.fit(regression.change(slopes) + fitted.spread * regression.noise, fitted.errors)
     ratio = fitted.spread / simulated.spread
     return fitted._replace(
         level=fitted.level - ratio * simulated.level,

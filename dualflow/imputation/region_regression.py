@@ -28,6 +28,7 @@ class Regressions(NamedTuple):
         spread: residual standard deviation `[..., R]`.
         common: mean slopes over regions `[..., 1, P]`.
         between: variance of the slopes over regions beyond their errors `[..., 1, P]`; infinite if not estimated.
+        errors: variance over regions of the errors of the slopes `[P]`.
     """
 
     level: Floats
@@ -35,6 +36,7 @@ class Regressions(NamedTuple):
     spread: Floats
     common: Floats
     between: Floats
+    errors: Floats
 
 
 class RegionRegression:
@@ -67,12 +69,14 @@ class RegionRegression:
         self._freedom = self._count - 1 - rank
         self.size = np.sqrt((np.square(noise) * self._known).sum(axis=(0, 1)) / (len(noise) * self._count))
         self.noise = noise * self._known / np.where(self.size > 0, self.size, 1.0)
-        self._errors: tuple[Floats, Floats] | None = None
 
-    def fit(self, values: Floats) -> Regressions:
+    def fit(self, values: Floats, errors: Floats | None = None) -> Regressions:
         """Fit measurements `[..., N, R]`; those that are not known are not used.
 
-        The first fit of a regression sets the size of the errors that later ones take as known.
+        Args:
+            values: the measurements.
+            errors: variance over regions of the slopes' errors `[P]`; by default that of the noise with the spread of
+                these measurements, `[N, R]`.
         """
         values = np.where(self._known, values, 0.0)
         level = values.sum(axis=-2) / self._count
@@ -80,17 +84,16 @@ class RegionRegression:
         slopes = _solved(self._solve, values)
         residuals = values - self.change(slopes)
         spread = np.sqrt(np.square(residuals).sum(axis=-2) / self._freedom)
+        if errors is None:
+            errors = self._slope_errors(spread)
         if len(self._count) < LEAST_REGIONS:
-            unknown = np.full_like(slopes[..., :1, :], np.inf)
-            return Regressions(level, slopes, spread, slopes.mean(axis=-2, keepdims=True), unknown)
-        if self._errors is None:
-            self._errors = self._slope_errors(spread)
-        prediction = _shrink(slopes[..., -1:], self._errors[0])
+            common, unknown = slopes.mean(axis=-2, keepdims=True), np.full_like(slopes[..., :1, :], np.inf)
+            return Regressions(level, slopes, spread, common, unknown, errors)
+        prediction = _shrink(slopes[..., -1:], errors[-1:])
         values = values - self._design[:, :, -1].T * prediction.slopes[..., None, :, 0]
-        terms = _shrink(_solved(self._solve_terms, values), self._errors[1])
-        joined = (np.concatenate(parts, axis=-1) for parts in zip(terms, prediction, strict=True))
-        slopes, common, between = joined
-        return Regressions(level, slopes, spread, common, between)
+        terms = _shrink(_solved(self._solve_terms, values), errors[:-1])
+        slopes, common, between = (np.concatenate(parts, axis=-1) for parts in zip(terms, prediction, strict=True))
+        return Regressions(level, slopes, spread, common, between, errors)
 
     def change(self, slopes: Floats) -> Floats:
         """Differences of the known scans from the level `[..., N, R]` by slopes `[..., R, P]`."""
@@ -101,16 +104,16 @@ class RegionRegression:
         design = self._raw(terms, prediction) - self._centre
         return np.asarray(fitted.level[..., None, :] + np.einsum("rnp,...rp->...nr", design, fitted.slopes))
 
-    def _slope_errors(self, spread: Floats) -> tuple[Floats, Floats]:
-        """Variance over regions of the errors of the slope of the prediction, and of the terms' slopes given it `[P]`.
+    def _slope_errors(self, spread: Floats) -> Floats:
+        """Variance over regions of the slopes' errors `[P]`, those of the terms for a known slope of the prediction.
 
         Errors of different regions are correlated by the noise, so that they differ less over regions than errors of
         one region differ over studies.
         """
         noise = self.noise * spread
         noise = noise - (noise.sum(axis=-2, keepdims=True) / self._count) * self._known
-        prediction, terms = _solved(self._solve, noise)[..., -1:], _solved(self._solve_terms, noise)
-        return prediction.var(axis=-2, ddof=1).mean(axis=0), terms.var(axis=-2, ddof=1).mean(axis=0)
+        errors = np.concatenate([_solved(self._solve_terms, noise), _solved(self._solve, noise)[..., -1:]], axis=-1)
+        return np.asarray(errors.var(axis=-2, ddof=min(1, errors.shape[-2] - 1)).mean(axis=0))  # of one region, 0
 
     @staticmethod
     def _raw(terms: Floats, prediction: Floats) -> Floats:
@@ -141,5 +144,5 @@ def _pseudo_inverse(design: Floats, length: Floats) -> tuple[Floats, NDArray[np.
     """Pseudo-inverse `[R, P, N]` of designs `[R, N, P]` with columns of a length each, and the ranks `[R]`."""
     scaled = design / np.where(length > 0, length, 1.0)
     inverse = np.linalg.pinv(scaled, rcond=RIDGE)
-    rank = np.linalg.matrix_rank(scaled, rtol=RIDGE)
+    rank = np.linalg.matrix_rank(inverse)
     return inverse / np.where(length > 0, length, 1.0).swapaxes(1, 2), rank
