@@ -56,6 +56,7 @@ class RegionRegression:
     def __init__(self, terms: Floats, prediction: Floats, known: NDArray[np.bool_], noise: Floats) -> None:
         self._known = known.astype(np.float64)
         self._count = self._known.sum(axis=0)
+        prediction, noise = np.where(known, prediction, 0.0), np.where(known, noise, 0.0)
         design = self._raw(terms, prediction)
         weight = self._known.T[:, :, None]
         self._centre = (design * weight).sum(axis=1, keepdims=True) / self._count[:, None, None]
@@ -67,8 +68,8 @@ class RegionRegression:
         self._solve, rank = _pseudo_inverse(self._design, length)
         self._solve_terms, _ = _pseudo_inverse(self._design[:, :, :-1], length[:, :, :-1])
         self._freedom = self._count - 1 - rank
-        self.size = np.sqrt((np.square(noise) * self._known).sum(axis=(0, 1)) / (len(noise) * self._count))
-        self.noise = noise * self._known / np.where(self.size > 0, self.size, 1.0)
+        self.size = np.sqrt(np.square(noise).sum(axis=(0, 1)) / (len(noise) * self._count))
+        self.noise = noise / np.where(self.size > 0, self.size, 1.0)
 
     def fit(self, values: Floats, errors: Floats | None = None) -> Regressions:
         """Fit measurements `[..., N, R]`; those that are not known are not used.

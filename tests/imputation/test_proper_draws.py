@@ -71,8 +71,9 @@ def test_a_constant_prediction_gets_no_coefficient() -> None:
 
 def test_a_region_outside_a_mask_is_unknown_there_alone() -> None:
     known, missing = scans(20), scans(3, seed=5)
-    missing.prediction[1, 0] = np.nan
-    draws = proper_draws(measured(known), known, missing, 0)
+    values = measured(known)
+    missing.prediction[1, 0] = known.prediction[4, 1] = known.noise[:, 4, 1] = values[4, 1] = np.nan
+    draws = proper_draws(values, known, missing, 0)
     assert np.isnan(draws[:, 1, 0]).all()
     assert np.isfinite(np.delete(draws[:, :, 0], 1, axis=1)).all()
     assert np.isfinite(draws[:, :, 1]).all()

@@ -61,7 +61,7 @@ def test_few_regions_are_fitted_alone() -> None:
     """With too few to tell how much they differ, each region has its least squares; unknown scans do not count."""
     study, few = Study(0.0, 0), LEAST_REGIONS - 1
     known = np.random.default_rng(0).random((SCANS, REGIONS)) < 0.9
-    study.values[~known] = np.nan
+    study.values[~known] = study.prediction[~known] = study.noise[:, ~known] = np.nan
     part = RegionRegression(study.terms, study.prediction[:, :few], known[:, :few], study.noise[:, :, :few])
     fitted = part.fit(study.values[:, :few])
     for region in range(few):
@@ -69,6 +69,7 @@ def test_few_regions_are_fitted_alone() -> None:
         _, *slopes = study.least_squares(region, rows)
         assert fitted.slopes[region] == pytest.approx(slopes)
         expected = part.values(fitted, study.terms, study.prediction[:, :few])[rows, region]
+        assert np.isfinite(expected).all()
         errors = study.values[rows, region] - expected
         assert fitted.spread[region] == pytest.approx(np.sqrt(errors @ errors / (rows.sum() - 3)))
 
