@@ -31,7 +31,7 @@ def main() -> None:
 
     \b
     dualflow run                      the whole workflow on a simulated cohort
-    dualflow init BIDS                a configuration for your own BIDS study
+    dualflow init DIR                 a configuration for your own BIDS study
     dualflow run --config STUDY.yaml  the whole workflow on your own study
     dualflow convert INPUT --model MODEL --out OUT
                                       synthetic volumes for new scans, with a verdict
