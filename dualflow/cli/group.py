@@ -14,7 +14,7 @@ EXIT_CODES = {
     0: "success; everything asked for is done",
     1: "a step or check failed, or a run excluded scans; the output says why",
     2: "wrong usage, or a configuration value that cannot be used",
-    3: "a study, scan or file that cannot be used; convert: some were refused or failed",
+    3: "a study, scan or file that cannot be used, or that convert refused",
     4: "a model or checkpoint that is missing or does not verify",
     5: "an input that a model cannot take: wrong size, type or values",
     6: "an output file that cannot be written",

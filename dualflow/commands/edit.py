@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -64,6 +65,8 @@ def edit_scan(config: Config, scan: str, column: str, values: Sequence[str], nam
     mask, regions = item["mask"][0].numpy(), region_map(config.preprocess)
     folder, label = layout.edit(Scan.parse(key), column), list(map(str, values))
     affine = model_grid(config.preprocess)[0]
+    for earlier in folder.glob("*_desc-edit*"):  # images under other values than those of the table
+        earlier.unlink()
     for value, image in zip(label, images, strict=True):
         desc = edit_label(column, value)
         path = bids_path(layout.root, Scan.parse(key), row, space=TEMPLATE_SPACE, res="model", desc=desc)
@@ -94,7 +97,7 @@ def edited_rows(scan: pd.DataFrame, encoder: SideEncoder, column: str, values: S
         ConfigError: the model does not take the column, or a value is no number or no level of its training.
     """
     rows = {one.name: one for one in encoder.columns}
-    if not values or len(set(values)) < len(values):
+    if not values or len({edit_label(column, value) for value in values}) < len(values):
         raise ConfigError(f"values '{', '.join(values)}' of {column}; give one or more different values")
     if column not in rows:
         raise ConfigError(f"the model has no side column '{column}'; choose from: {', '.join(rows) or 'none'}")
@@ -111,9 +114,12 @@ def edited_rows(scan: pd.DataFrame, encoder: SideEncoder, column: str, values: S
 
 def _number(column: str, value: str) -> float:
     try:
-        return float(value)
+        number = float(value)
     except ValueError:
-        raise ConfigError(f"{column} = {value} is no number, as it was in training") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise ConfigError(f"{column} = {value} is no number, as it was in training")
+    return number
 
 
 def _warn_outside(row: Continuous, values: Sequence[float]) -> None:

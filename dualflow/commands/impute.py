@@ -25,7 +25,7 @@ from dualflow.imaging.model_grid import model_grid
 from dualflow.imaging.regions import RegionMap, region_map
 from dualflow.imaging.volume import write_volume
 from dualflow.imputation.draw_volumes import draw_volumes
-from dualflow.imputation.formula import Formula
+from dualflow.imputation.formula import Formula, quoted
 from dualflow.imputation.imputed_table import ImputedTable
 from dualflow.imputation.proper_draws import LEAST_FREEDOM, explained_share, proper_draws
 from dualflow.imputation.region_values import RegionValues, chosen_scans, cross_fitted_images, region_values
@@ -125,7 +125,7 @@ def imputation_terms(options: ImputeConfig, side: Sequence[str], varying: Sequen
     Raises:
         ConfigError: a term is no side column of the model, which then could not keep its effect on other regions.
     """
-    formula = Formula.parse(options.terms or " + ".join(varying) or "1", options.references)
+    formula = Formula.parse(options.terms or " + ".join(map(quoted, varying)) or "1", options.references)
     if unknown := [name for name in formula.variables if name not in side]:
         raise ConfigError(
             f"impute.terms names {unknown[0]}, which is no side information of the model; add it to study.side and "
@@ -175,6 +175,8 @@ def _write_volumes(
 ) -> dict[str, Path]:
     """Write the first draws of the scans without a target as volumes on the model grid; return the files."""
     count, row, files = min(options.volumes, options.draws), modality(config.study.target), dict[str, Path]()
+    for earlier in config.layout.derivatives.rglob("*_desc-impute*"):  # their region means were those of another table
+        earlier.unlink()
     if not count:
         return files
     assert isinstance(predictor.model, ConditionalSampler)

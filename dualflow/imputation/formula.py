@@ -40,6 +40,8 @@ class Formula:
         outcome, tilde, terms = text.rpartition("~")
         if tilde and outcome.strip() not in ("", OUTCOME):
             raise ConfigError(f"formula '{text}' models '{outcome.strip()}'; write '{OUTCOME} ~ {terms.strip()}'")
+        if re.search(r"(^|[+-])\s*[01]\s*($|[+-])", terms) and terms.strip() != "1":
+            raise ConfigError(f"formula '{text}': the intercept is implied; leave out 0 and 1")
         formula = cls(terms.strip(), dict(references or {}))
         if unused := sorted(formula.references.keys() - set(formula.variables)):
             raise ConfigError(
@@ -116,6 +118,11 @@ class Formula:
         return pd.Series(
             pd.Categorical(text, [*first, *(level for level in levels if level not in first)]), values.index
         )
+
+
+def quoted(column: str) -> str:
+    """Return a column's name as a term: one that is no word, such as `apoe-e4`, in backticks."""
+    return column if re.fullmatch(r"[A-Za-z_]\w*", column) else f"`{column}`"
 
 
 def _plain(name: str) -> str:

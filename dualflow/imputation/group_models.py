@@ -97,7 +97,7 @@ def _methods(
 ) -> Iterator[tuple[str, Pooled, tuple[int, int]]]:
     """Yield the result of each method that can be used, with the numbers of scans and of measured targets."""
     counts, least = (int(known.sum()), int(measured.sum())), model.design.shape[1]
-    if counts[0] <= least or np.linalg.matrix_rank(model.design[known]) < least:
+    if len(set(model.subjects[known])) <= least or np.linalg.matrix_rank(model.design[known]) < least:
         return
     multiple, complete, single = METHODS
     # Where every target is measured the tables are equal.
@@ -106,7 +106,7 @@ def _methods(
         pool(*model.fit(values, known)) if counts[0] > counts[1] else _alone(model.fit(values[0], known)),
         counts,
     )
-    if counts[1] > least and np.linalg.matrix_rank(model.design[measured]) == least:
+    if len(set(model.subjects[measured])) > least and np.linalg.matrix_rank(model.design[measured]) == least:
         yield complete, _alone(model.fit(values[0], measured)), (counts[1], counts[1])
     yield single, _alone(model.fit(values.mean(axis=0), known)), counts
 
@@ -155,7 +155,8 @@ def _rows(
     names = pd.MultiIndex.from_product([regions, terms], names=["region", "term"])
     table = pd.DataFrame({name: values.reshape(-1) for name, values in columns.items()}, index=names).reset_index()
     table = table.assign(method=method, scans=counts[0], measured=counts[1])
-    return table[table["term"] != INTERCEPT]
+    # An outcome that does not vary has no test.
+    return table[(table["term"] != INTERCEPT) & (table["se"] > 0)]
 
 
 def _adjusted(table: pd.DataFrame) -> pd.DataFrame:

@@ -66,7 +66,8 @@ def proper_draws(
     The noise u* is a joint sample of all regions, so that draws of different regions vary together. The mean b and the
     variance T are estimated anew from y*, so that their uncertainty counts too.
 
-    A region without a finite prediction in a scan is NaN there.
+    A region without a finite prediction in a scan is NaN there. A region whose measurements or noise do not vary, or
+    whose measured scans do not tell the terms apart, is NaN in all scans.
 
     Args:
         measured: region means of the observed scans `[N, R]`.
@@ -86,7 +87,9 @@ def proper_draws(
             "terms; use fewer terms"
         )
     known = np.isfinite(measured) & np.isfinite(observed.prediction)
-    used = known.sum(axis=0) >= least
+    if not np.nanmax(np.abs(observed.noise), initial=0.0) > 0:
+        raise DataError("the model has no samples, so it cannot impute; choose a flow, or a baseline with a spread")
+    used = np.array([_can_be_fitted(measured, observed, known, region) for region in range(measured.shape[1])])
     draws = np.full((len(missing.noise), len(missing.prediction), measured.shape[1]), np.nan)
     if used.any():
         draws[:, :, used] = _draw(
@@ -95,12 +98,20 @@ def proper_draws(
     return draws
 
 
+def _can_be_fitted(measured: Floats, observed: RegionScans, known: NDArray[np.bool_], region: int) -> bool:
+    rows, terms = known[:, region], observed.terms.to_numpy()
+    return bool(
+        rows.sum() >= terms.shape[1] + 1 + LEAST_FREEDOM
+        and np.linalg.matrix_rank(terms[rows]) == terms.shape[1]
+        and np.ptp(measured[rows, region]) > 0
+        and np.abs(observed.noise[:, rows, region]).max() > 0
+    )
+
+
 def _draw(
     measured: Floats, observed: RegionScans, known: NDArray[np.bool_], missing: RegionScans, seed: int, *, proper: bool
 ) -> Floats:
     regression = RegionRegression(observed.slope_terms, observed.prediction, known, observed.noise)
-    if not (regression.size > 0).all():
-        raise DataError("the model has no samples, so it cannot impute; choose a flow, or a baseline with a spread")
     fitted = regression.fit(measured)
     drawn = _posterior(regression, fitted, seed) if proper else fitted
     noise: Floats = drawn.spread[..., None, :] * missing.noise / regression.size
@@ -125,7 +136,7 @@ def _posterior(regression: RegionRegression, fitted: Regressions, seed: int) -> 
 def explained_share(measured: Floats, observed: RegionScans) -> float:
     """Return the share of the variance that the terms leave and the predictions explain, as the median over regions.
 
-    It is adjusted for the coefficient that a prediction costs, so that one without information scores 0 on average.
+    It is adjusted for the coefficient that a prediction costs: one that is independent of the values scores about 0.
     """
     terms = observed.terms.to_numpy()
     shares = []

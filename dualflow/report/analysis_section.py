@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pandas as pd
 
 from dualflow.config import Config
@@ -74,6 +75,6 @@ def _rows(table: pd.DataFrame) -> pd.DataFrame:
             "p, Holm": chosen["p_holm"],
             "FDR": chosen["q_fdr"],
             "Missing information": chosen["fmi"].round(2),
-            "Gain": [f"{gain:+.0%}" for gain in chosen["gain"]],
+            "Gain": [f"{gain:+.0%}" if np.isfinite(gain) else "-" for gain in chosen["gain"]],
         }
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
@@ -77,21 +76,23 @@ def with_deadline(action: Callable[[], T], size: int = 0) -> T:
 
 def _stop(abandoned: threading.Thread) -> None:
     """End a thread and MLflow's pool threads when their current read returns, which closes their connections."""
-    threads = [
-        thread for thread in threading.enumerate() if thread is abandoned or thread.name.startswith(_POOL_PREFIX)
-    ]
-    threading.Thread(target=_end, args=(threads,), daemon=True, name="deadline-end").start()
+    for thread in threading.enumerate():
+        if thread.name.startswith(_POOL_PREFIX):
+            _raise_exit(thread)
+    threading.Thread(target=_end, args=(abandoned,), daemon=True, name="deadline-end").start()
 
 
-def _end(threads: list[threading.Thread]) -> None:
-    """Raise SystemExit in threads until they have ended: raised in a callback of a weak reference, it is lost."""
+def _end(thread: threading.Thread) -> None:
+    """Tell a thread to end until it has ended: an order that arrives in a callback of a weak reference is lost."""
     for _ in range(_ATTEMPTS):
-        threads = [thread for thread in threads if thread.is_alive()]
-        for thread in threads:
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))
-        if not threads:
+        if not thread.is_alive():
             return
-        time.sleep(1)
+        _raise_exit(thread)
+        thread.join(1)
+
+
+def _raise_exit(thread: threading.Thread) -> None:
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))
 
 
 def _bytes_in(path: Path) -> int:

@@ -42,6 +42,12 @@ def test_values_are_given_and_different(values):
         edited_rows(SCAN, ENCODER, "age", values)
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "seventy"])
+def test_a_value_that_is_no_number_is_refused(value):
+    with pytest.raises(ConfigError, match=f"age = {value} is no number"):
+        edited_rows(SCAN, ENCODER, "age", [value])
+
+
 def test_labels_of_different_values_differ():
     labels = [edit_label("z", value) for value in ("1", "-1", "0.1", "01", "65", "6.5")]
     assert len(set(labels)) == len(labels)

@@ -116,6 +116,8 @@ def test_draws_are_written_as_volumes_on_request(study, config):
     volume = np.asarray(nib.load(first).dataobj, np.float32)
     means = study.regions.means(volume, study.splits["convert"][0]["mask"][0].numpy())
     assert means == pytest.approx(table.values[0, list(table.scans).index("sub-001"), :4], abs=1e-4)
+    impute(config.model_copy(update={"impute": section.model_copy(update={"volumes": 0})}))
+    assert not list(config.layout.derivatives.rglob("*desc-impute*")), "volumes of another table stayed"
 
 
 def test_a_model_of_other_scans_is_refused(study, config, monkeypatch):

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from dualflow.errors import ConfigError, DataError
-from dualflow.imputation.formula import Formula, lies_in, require_full_rank
+from dualflow.imputation.formula import Formula, lies_in, quoted, require_full_rank
 
 PEOPLE = pd.DataFrame(
     {
@@ -38,6 +38,8 @@ def test_the_first_level_is_the_reference_unless_another_is_named() -> None:
         ("suvr ~ C(site)", {}, "C(site) is not a column"),
         ("volume ~ age", {}, "models 'volume'"),
         ("suvr ~ age + (", {}, "does not parse"),
+        ("suvr ~ 0 + age", {}, "the intercept is implied"),
+        ("age - 1", {}, "the intercept is implied"),
         ("suvr ~ age | sex", {}, "does not parse"),
         ("suvr ~ weight", {}, "no column weight"),
         ("suvr ~ site", {}, "site is A in every scan"),
@@ -70,6 +72,15 @@ def test_lies_in_tells_which_columns_another_design_spans() -> None:
     part = Formula.parse("age + sex").design(PEOPLE)
     assert lies_in(part.to_numpy(), full.to_numpy()).all()
     assert list(lies_in(full.to_numpy(), part.to_numpy())) == [name != "age:sex=M" for name in full]
+
+
+def test_a_column_that_is_no_word_is_quoted() -> None:
+    """Otherwise apoe-e4 would be apoe less e4."""
+    people = PEOPLE.rename(columns={"age": "apoe-e4"})
+    formula = Formula.parse(f"{quoted('apoe-e4')} + {quoted('sex')}")
+    assert formula.text == "`apoe-e4` + sex"
+    assert set(formula.variables) == {"apoe-e4", "sex"}
+    assert set(formula.design(people)) == {"Intercept", "apoe-e4", "sex=M"}
 
 
 def test_a_formula_without_terms_is_the_intercept() -> None:

@@ -95,3 +95,19 @@ def test_what_cannot_be_estimated_is_refused() -> None:
     one_group = RegionScans(known.terms.assign(age=0.0), known.prediction, known.noise)
     with pytest.raises(DataError, match="age is the same in all 20 scans"):
         proper_draws(measured(known), one_group, missing, 0)
+
+
+def test_regions_that_cannot_be_fitted_are_unknown_and_the_others_drawn() -> None:
+    """A group without a value in the region, measurements that do not vary, noise that is 0 there."""
+    known, missing = scans(30, draws=20, regions=4), scans(3, draws=20, seed=5, regions=4)
+    known, missing = (
+        RegionScans(one.terms.assign(group=np.arange(len(one.terms)) % 3 == 0).astype(float), one.prediction, one.noise)
+        for one in (known, missing)
+    )
+    values = measured(known)
+    values[known.terms["group"] == 1, 1] = np.nan
+    values[:, 2] = 1.0
+    known.noise[:, :, 3] = 0.0
+    draws = proper_draws(values, known, missing, 0)
+    assert np.isfinite(draws[:, :, 0]).all()
+    assert np.isnan(draws[:, :, 1:]).all()
