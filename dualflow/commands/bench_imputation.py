@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,19 +83,21 @@ def bench_imputation(config: Config, *, studies: int, people: int, draws: int, m
     members = rng.integers(len(cohort), size=(studies, people))
     stem = f"{NAME}_{model}"
     plan = {"studies": studies, "people": people, "draws": draws, "seed": seed, "study": public_values(config)}
-    done = {number: _finished(config, stem, number, plan) for number in range(studies)}
-    if any(table is None for table in done.values()):
+    records = [config.layout.manifest(f"bench/{stem}/{number:04d}") for number in range(studies)]
+    files = [config.layout.bench_study(stem, number) for number in range(studies)]
+    tables = [_finished(*paths, plan) for paths in zip(records, files, strict=True)]
+    if any(table is None for table in tables):
         counts = np.bincount(members.reshape(-1), minlength=len(cohort))
         most = max(np.bincount(member).max() for member in members)
         pool = draw_pool(config, cohort, np.maximum(counts, draws + most), seed)
         truth = _true_effects(pool)
         places = _places(members)
         for number, member in enumerate(track(members, "bench imputation")):
-            if done[number] is None:
+            if tables[number] is None:
                 table = _study(config, pool, member, places[number], model, draws, [seed, number])
-                done[number] = table = table.assign(study=number).merge(truth, on=["region", "term"])
-                _finish(config, stem, number, plan, table)
-    summary = summarise_validity(pd.concat(done.values(), ignore_index=True), _null_term())
+                tables[number] = table = table.assign(study=number).merge(truth, on=["region", "term"])
+                _finish(records[number], files[number], plan, table)
+    summary = summarise_validity(pd.concat(tables, ignore_index=True), _null_term())
     text = validity_markdown(summary)
     commit_text(config.layout.table(stem), table_text(summary))
     commit_text(config.layout.page(stem), text + "\n")
@@ -102,18 +105,14 @@ def bench_imputation(config: Config, *, studies: int, people: int, draws: int, m
     print(f"{studies} studies of {people} people, {draws} draws, model {model}, {len(cohort)} people in the cohort")
 
 
-def _finished(config: Config, stem: str, number: int, plan: dict[str, Any]) -> pd.DataFrame | None:
+def _finished(manifest: Path, path: Path, plan: dict[str, Any]) -> pd.DataFrame | None:
     """Estimates of a study of an earlier, interrupted benchmark with the same plan."""
-    if read_manifest(config.layout.manifest(f"bench/{stem}/{number:04d}"), config=plan) is None:
-        return None
-    return read_typed_table(config.layout.bench_study(stem, number))
+    return None if read_manifest(manifest, config=plan) is None else read_typed_table(path)
 
 
-def _finish(config: Config, stem: str, number: int, plan: dict[str, Any], table: pd.DataFrame) -> None:
+def _finish(manifest: Path, path: Path, plan: dict[str, Any], table: pd.DataFrame) -> None:
     """Write the estimates of a study, so that an interrupted benchmark goes on with the next."""
-    path = config.layout.bench_study(stem, number)
     commit_text(path, table_text(table))
-    manifest = config.layout.manifest(f"bench/{stem}/{number:04d}")
     write_manifest(manifest, step="bench imputation", outputs={"estimates": path}, inputs={}, config=plan)
 
 

@@ -27,7 +27,7 @@ from dualflow.imaging.volume import write_volume
 from dualflow.imputation.draw_volumes import draw_volumes
 from dualflow.imputation.formula import Formula, quoted
 from dualflow.imputation.imputed_table import ImputedTable
-from dualflow.imputation.proper_draws import LEAST_FREEDOM, explained_share, proper_draws
+from dualflow.imputation.proper_draws import explained_share, least_scans, proper_draws
 from dualflow.imputation.region_values import RegionValues, chosen_scans, cross_fitted_images, region_values
 from dualflow.inference.convert import scan_seed
 from dualflow.inference.predict import Predictor, load_predictor
@@ -225,7 +225,7 @@ def _completed(
 def _require_held_out(study: StudyRegions, used: int, terms: int) -> None:
     """Name the cause if a model without a cross-fit leaves too few scans that it has not learnt from."""
     seen = int((study.observed & ~np.array(study.honest)).sum())
-    if seen and used < terms + 1 + LEAST_FREEDOM:
+    if seen and used < least_scans(terms):
         raise DataError(
             f"the model learnt from {seen} of the measured scans without a cross-fit, and {used} others are too few "
             f"for {terms} terms; choose a model with a closed-form mean (stacked or local_linear), or larger splits"

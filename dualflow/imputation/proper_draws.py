@@ -80,16 +80,14 @@ def proper_draws(
         DataError: too few scans are observed, a term cannot be estimated from them, or the model has no noise.
     """
     require_full_rank(observed.terms, "terms of the imputation among scans with a measured target")
-    least = observed.terms.shape[1] + 1 + LEAST_FREEDOM
-    if len(measured) < least:
+    if len(measured) < (least := least_scans(observed.terms.shape[1])):
         raise DataError(
             f"{len(measured)} scans with a measured target, expected at least {least} for {observed.terms.shape[1]} "
             "terms; use fewer terms"
         )
-    known = np.isfinite(measured) & np.isfinite(observed.prediction)
     if not np.nanmax(np.abs(observed.noise), initial=0.0) > 0:
         raise DataError("the model has no samples, so it cannot impute; choose a flow, or a baseline with a spread")
-    used = np.array([_can_be_fitted(measured, observed, known, region) for region in range(measured.shape[1])])
+    known, used = _regions_that_can_be_fitted(measured, observed)
     draws = np.full((len(missing.noise), len(missing.prediction), measured.shape[1]), np.nan)
     if used.any():
         draws[:, :, used] = _draw(
@@ -98,14 +96,22 @@ def proper_draws(
     return draws
 
 
-def _can_be_fitted(measured: Floats, observed: RegionScans, known: NDArray[np.bool_], region: int) -> bool:
-    rows, terms = known[:, region], observed.terms.to_numpy()
-    return bool(
-        rows.sum() >= terms.shape[1] + 1 + LEAST_FREEDOM
+def least_scans(terms: int) -> int:
+    """Fewest measured scans from which a regression on a number of terms is drawn."""
+    return terms + 1 + LEAST_FREEDOM
+
+
+def _regions_that_can_be_fitted(measured: Floats, observed: RegionScans) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return which values are known `[N, R]`, and which regions have enough of them `[R]`."""
+    known, terms = np.isfinite(measured) & np.isfinite(observed.prediction), observed.terms.to_numpy()
+    used = [
+        rows.sum() >= least_scans(terms.shape[1])
         and np.linalg.matrix_rank(terms[rows]) == terms.shape[1]
         and np.ptp(measured[rows, region]) > 0
         and np.abs(observed.noise[:, rows, region]).max() > 0
-    )
+        for region, rows in enumerate(known.T)
+    ]
+    return known, np.array(used, dtype=bool)
 
 
 def _draw(
@@ -120,10 +126,8 @@ def _draw(
 
 def _posterior(regression: RegionRegression, fitted: Regressions, seed: int) -> Regressions:
     """Draw the parameters once for each draw of the noise."""
-    shape = len(regression.noise), *fitted.slopes.shape
-    spread = np.sqrt(np.where(np.isfinite(fitted.between), fitted.between, 0.0))
-    centre = np.where(np.isfinite(fitted.between), fitted.common, fitted.slopes)
-    slopes = centre + spread * np.random.default_rng(seed).normal(size=shape)
+    standard = np.random.default_rng(seed).normal(size=(len(regression.noise), *fitted.slopes.shape))
+    slopes = fitted.centre + np.sqrt(fitted.between) * standard
     simulated = regression.fit(regression.change(slopes) + fitted.spread * regression.noise, fitted.errors)
     ratio = fitted.spread / simulated.spread
     return fitted._replace(
@@ -138,15 +142,13 @@ def explained_share(measured: Floats, observed: RegionScans) -> float:
 
     It is adjusted for the coefficient that a prediction costs: one that is independent of the values scores about 0.
     """
-    terms = observed.terms.to_numpy()
+    known, used = _regions_that_can_be_fitted(measured, observed)
     shares = []
-    for region in range(measured.shape[1]):
-        known = np.isfinite(measured[:, region]) & np.isfinite(observed.prediction[:, region])
-        if known.sum() < terms.shape[1] + 1 + LEAST_FREEDOM:
-            continue
+    for region in map(int, np.flatnonzero(used)):
+        rows = known[:, region]
         scales = [
-            _residual_variance(measured[known, region], design[known])
-            for design in (terms, observed.regressors(region))
+            _residual_variance(measured[rows, region], design[rows])
+            for design in (observed.terms.to_numpy(), observed.regressors(region))
         ]
         shares.append(1 - scales[1] / scales[0])
     return float(max(np.median(shares), 0.0)) if shares else 0.0

@@ -26,15 +26,15 @@ class Regressions(NamedTuple):
         level: value of an average scan `[..., R]`.
         slopes: of the K terms, then of the prediction, `[..., R, P]`.
         spread: residual standard deviation `[..., R]`.
-        common: mean slopes over regions `[..., 1, P]`.
-        between: variance of the slopes over regions beyond their errors `[..., 1, P]`; infinite if not estimated.
-        errors: variance over regions of the errors of the slopes `[P]`.
+        centre: mean of the slopes over regions `[..., 1, P]`; the slopes themselves if there are too few regions.
+        between: variance of the slopes over regions beyond their errors `[..., 1, P]`; 0 `[P]` with too few regions.
+        errors: variance over regions of the errors of the slopes `[P]`, 0 with too few regions.
     """
 
     level: Floats
     slopes: Floats
     spread: Floats
-    common: Floats
+    centre: Floats
     between: Floats
     errors: Floats
 
@@ -46,7 +46,7 @@ class RegionRegression:
         terms: design matrix without intercept `[N, K]`.
         prediction: predicted region means `[N, R]`.
         known: whether measurement and prediction are finite `[N, R]`.
-        noise: joint errors of M draws `[M, N, R]`, of any size.
+        noise: joint errors of M draws `[M, N, R]`, of any size but 0.
 
     Attributes:
         size: root mean square of the noise `[R]`.
@@ -69,7 +69,7 @@ class RegionRegression:
         self._solve_terms, _ = _pseudo_inverse(self._design[:, :, :-1], length[:, :, :-1])
         self._freedom = self._count - 1 - rank
         self.size = np.sqrt(np.square(noise).sum(axis=(0, 1)) / (len(noise) * self._count))
-        self.noise = noise / np.where(self.size > 0, self.size, 1.0)
+        self.noise = noise / self.size
 
     def fit(self, values: Floats, errors: Floats | None = None) -> Regressions:
         """Fit measurements `[..., N, R]`; those that are not known are not used.
@@ -85,16 +85,16 @@ class RegionRegression:
         slopes = _solved(self._solve, values)
         residuals = values - self.change(slopes)
         spread = np.sqrt(np.square(residuals).sum(axis=-2) / self._freedom)
+        if len(self._count) < LEAST_REGIONS:
+            nothing = np.zeros(slopes.shape[-1])
+            return Regressions(level, slopes, spread, slopes, nothing, nothing)
         if errors is None:
             errors = self._slope_errors(spread)
-        if len(self._count) < LEAST_REGIONS:
-            common, unknown = slopes.mean(axis=-2, keepdims=True), np.full_like(slopes[..., :1, :], np.inf)
-            return Regressions(level, slopes, spread, common, unknown, errors)
         prediction = _shrink(slopes[..., -1:], errors[-1:])
         values = values - self._design[:, :, -1].T * prediction.slopes[..., None, :, 0]
         terms = _shrink(_solved(self._solve_terms, values), errors[:-1])
-        slopes, common, between = (np.concatenate(parts, axis=-1) for parts in zip(terms, prediction, strict=True))
-        return Regressions(level, slopes, spread, common, between, errors)
+        slopes, centre, between = (np.concatenate(parts, axis=-1) for parts in zip(terms, prediction, strict=True))
+        return Regressions(level, slopes, spread, centre, between, errors)
 
     def change(self, slopes: Floats) -> Floats:
         """Differences of the known scans from the level `[..., N, R]` by slopes `[..., R, P]`."""
@@ -114,7 +114,7 @@ class RegionRegression:
         noise = self.noise * spread
         noise = noise - (noise.sum(axis=-2, keepdims=True) / self._count) * self._known
         errors = np.concatenate([_solved(self._solve_terms, noise), _solved(self._solve, noise)[..., -1:]], axis=-1)
-        return np.asarray(errors.var(axis=-2, ddof=min(1, errors.shape[-2] - 1)).mean(axis=0))  # of one region, 0
+        return np.asarray(errors.var(axis=-2, ddof=1).mean(axis=0))
 
     @staticmethod
     def _raw(terms: Floats, prediction: Floats) -> Floats:
@@ -124,17 +124,17 @@ class RegionRegression:
 
 class _Shrunk(NamedTuple):
     slopes: Floats
-    common: Floats
+    centre: Floats
     between: Floats
 
 
 def _shrink(slopes: Floats, error: Floats) -> _Shrunk:
     """Move slopes `[..., R, P]` towards their mean, given the variance of their errors over regions `[P]`."""
-    common = slopes.mean(axis=-2, keepdims=True)
+    centre = slopes.mean(axis=-2, keepdims=True)
     between = np.maximum(slopes.var(axis=-2, ddof=1, keepdims=True) - error, 0.0)
     total = between + error
     share = np.where(total > 0, between / np.where(total > 0, total, 1.0), 1.0)
-    return _Shrunk(common + share * (slopes - common), common, between)
+    return _Shrunk(centre + share * (slopes - centre), centre, between)
 
 
 def _solved(solve: Floats, values: Floats) -> Floats:

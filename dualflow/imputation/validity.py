@@ -26,7 +26,7 @@ def summarise_validity(table: pd.DataFrame, null: str) -> pd.DataFrame:
     """
     table = table.assign(kind=np.where(table["term"] == null, "null", "effect"))
     keys = ["hidden", "study", "region", "term"]
-    reference = table[table["method"] == COMPLETE].set_index(keys)[["low", "high", "se"]].add_suffix("_complete")
+    reference = table[table["method"] == COMPLETE].set_index(keys)[["low", "high"]].add_suffix("_complete")
     table = table.join(reference, on=keys)
     table["excluded"] = 100.0 * ((table["low"] > table["truth"]) | (table["high"] < table["truth"]))
     table["width"] = (table["high"] - table["low"]) / (table["high_complete"] - table["low_complete"])

@@ -111,3 +111,4 @@ def test_regions_that_cannot_be_fitted_are_unknown_and_the_others_drawn() -> Non
     draws = proper_draws(values, known, missing, 0)
     assert np.isfinite(draws[:, :, 0]).all()
     assert np.isnan(draws[:, :, 1:]).all()
+    assert np.isfinite(explained_share(values, known))
