@@ -20,26 +20,8 @@ import bad_studies
 import numpy as np
 import pytest
 import yaml
-from bad_files import (
-    AFFINE,
-    CLAIMS,
-    CONTAINERS,
-    DEFECTS,
-    GOOD,
-    GOOD_TWO,
-    IMAGE,
-    PACKED,
-    PLACES,
-    SIDECARS,
-    SOUND,
-    STREAMS,
-    TWO,
-    VOXELS,
-    flips,
-    nifti,
-    put,
-    write_corpus,
-)
+from bad_bytes import AFFINE, GOOD, GOOD_TWO, IMAGE, PACKED, TWO, flips, nifti, put
+from bad_files import CLAIMS, CONTAINERS, DEFECTS, PLACES, SIDECARS, SOUND, STREAMS, VOXELS, write_corpus
 from click.testing import CliRunner
 
 from dualflow.cli import main

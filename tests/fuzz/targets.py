@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import yaml
-from bad_files import GOOD, GOOD_TWO, IMAGE, PACKED, TWO, nifti
+from bad_bytes import GOOD, GOOD_TWO, IMAGE, PACKED, TWO, nifti
 
 from dualflow.baselines import BASELINES
 from dualflow.commit import sha256

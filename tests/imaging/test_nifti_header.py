@@ -7,7 +7,8 @@ import struct
 import nibabel as nib
 import numpy as np
 import pytest
-from bad_files import CLAIMS, CONTAINERS, GOOD, GOOD_TWO, IMAGE, PACKED, SHAPE, TWO, dims, nifti, put
+from bad_bytes import GOOD, GOOD_TWO, IMAGE, PACKED, SHAPE, TWO, dims, nifti, put
+from bad_files import CLAIMS, CONTAINERS
 
 from dualflow.errors import DataError, GeometryError, HeaderError
 from dualflow.imaging.nifti_header import check_header

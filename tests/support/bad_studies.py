@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from bad_files import SHAPE, nifti
+from bad_bytes import SHAPE, nifti
 
 LABELS = ("good1", "good2", "good3")
 T1W, FDG = "anat/{key}_T1w.nii", "pet/{key}_trc-FDG_pet.nii"
