@@ -40,8 +40,6 @@ class Formula:
         outcome, tilde, terms = text.rpartition("~")
         if tilde and outcome.strip() not in ("", OUTCOME):
             raise ConfigError(f"formula '{text}' models '{outcome.strip()}'; write '{OUTCOME} ~ {terms.strip()}'")
-        if re.search(r"(^|[+-])\s*[01]\s*($|[+-])", terms) and terms.strip() != "1":
-            raise ConfigError(f"formula '{text}': the intercept is implied; leave out 0 and 1")
         formula = cls(terms.strip(), dict(references or {}))
         if unused := sorted(formula.references.keys() - set(formula.variables)):
             raise ConfigError(
@@ -69,6 +67,8 @@ class Formula:
             raise ConfigError(
                 f"formula '{self.text}' does not parse ({first}); write it as 'diagnosis + age'"
             ) from None
+        if not any(term == "1" for term in terms):
+            raise ConfigError(f"formula '{self.text}': the intercept is implied; leave out 0 and -1")
         if code := sorted(name for name, method in factors.items() if method == "python"):
             raise ConfigError(
                 f"formula '{self.text}': {code[0]} is not a column; add a column to the table and name it, "
