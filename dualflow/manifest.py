@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -145,6 +145,16 @@ def manifest_outputs(path: Path, manifest: Mapping[str, Any]) -> dict[str, Outpu
         name: OutputFile(Path(os.path.normpath(path.parent / entry["path"])), entry["sha256"])
         for name, entry in manifest["outputs"].items()
     }
+
+
+def remove_outputs(path: Path, keep: Iterable[Path] = ()) -> None:
+    """Remove the files that an earlier run of a step listed in its manifest, but those to `keep` and their sidecars."""
+    record = read_manifest(path, verify=False)
+    outputs = manifest_outputs(path, record).values() if record else ()
+    kept = {Path(os.path.normpath(file)) for file in keep}
+    for file, _ in outputs:
+        if file not in kept | {sidecar_path(one) for one in kept}:
+            file.unlink(missing_ok=True)
 
 
 def verify_manifests(folder: Path, digests: DigestCache | None = None) -> list[str]:

@@ -1,12 +1,20 @@
 """Manifests of finished steps: verification, invalidation and the cache of digests."""
 
+import gzip
 import os
 
 import pytest
 
 from dualflow import manifest as module
-from dualflow.commit import commit_text, sha256
-from dualflow.manifest import DigestCache, forget_broken, read_manifest, verify_manifests, write_manifest
+from dualflow.commit import commit_bytes, commit_json, commit_text, sha256
+from dualflow.manifest import (
+    DigestCache,
+    forget_broken,
+    read_manifest,
+    remove_outputs,
+    verify_manifests,
+    write_manifest,
+)
 
 
 @pytest.fixture
@@ -129,3 +137,37 @@ def test_a_manifest_is_read_without_hashing(manifest, hashed):
     assert read_manifest(manifest.with_name("none.json"), verify=False) is None
     assert hashed == []
     assert read_manifest(manifest) is None
+
+
+def test_volumes_of_an_earlier_conversion_are_removed(tmp_path):
+    """Volumes in the manifest and their sidecars are removed; a broken or missing manifest removes nothing."""
+    folder = tmp_path / "derivatives" / "sub-1"
+    listed, sidecar, unlisted = folder / "a_pet.nii.gz", folder / "a_pet.json", folder / "b_T1w.json"
+    table = folder / "a_regions.tsv"
+    commit_json(sidecar, {})
+    commit_json(unlisted, {})
+    commit_bytes(table, b"region")
+    commit_json(folder / "a_regions.json", {})
+    commit_bytes(listed, gzip.compress(b""))
+    manifest = tmp_path / "manifests" / "convert" / "sub-1.json"
+    remove_outputs(manifest)
+    write_manifest(manifest, step="convert", outputs={"synth": listed, "regions": table}, inputs={}, config={})
+    remove_outputs(manifest)
+    assert not listed.exists()
+    assert not sidecar.exists()
+    assert [path.name for path in folder.iterdir()] == ["b_T1w.json"]
+    assert unlisted.exists()
+    manifest.write_text("{")
+    remove_outputs(manifest)
+
+
+def test_outputs_that_a_step_wrote_again_are_kept(tmp_path):
+    """With their sidecars; a file that the earlier run alone wrote goes."""
+    again, gone = tmp_path / "a_pet.nii.gz", tmp_path / "b_pet.nii.gz"
+    for file in (again, gone):
+        commit_bytes(file, gzip.compress(b""))
+        commit_json(file.with_name(file.name.replace(".nii.gz", ".json")), {})
+    manifest = tmp_path / "manifests" / "step.json"
+    write_manifest(manifest, step="step", outputs={"a": again, "b": gone}, inputs={}, config={})
+    remove_outputs(manifest, keep=[again])
+    assert {file.name for file in tmp_path.glob("*_pet*")} == {"a_pet.nii.gz", "a_pet.json"}

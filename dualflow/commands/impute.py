@@ -32,7 +32,7 @@ from dualflow.imputation.region_values import RegionValues, chosen_scans, cross_
 from dualflow.inference.convert import scan_seed
 from dualflow.inference.predict import Predictor, load_predictor
 from dualflow.layout import Layout, Scan, sidecar_path
-from dualflow.manifest import write_manifest
+from dualflow.manifest import remove_outputs, write_manifest
 from dualflow.modalities import modality
 from dualflow.process import keep_freed_memory
 from dualflow.progress import track
@@ -106,6 +106,8 @@ def impute(config: Config, name: str = "", seed: int | None = None) -> None:
     result = ImputedTable(study.keys, names, values[:, :, known], study.observed, facts)
     path = layout.imputed_regions
     volumes = _write_volumes(config, options, predictor, data, regions, study, values)
+    # Volumes of an earlier run have the region means of another table.
+    remove_outputs(layout.manifest(STEP), keep=[path, *volumes.values()])
     commit_text(path, result.text())
     commit_json(sidecar_path(path), result.sidecar())
     write_manifest(
@@ -175,8 +177,6 @@ def _write_volumes(
 ) -> dict[str, Path]:
     """Write the first draws of the scans without a target as volumes on the model grid; return the files."""
     count, row, files = min(options.volumes, options.draws), modality(config.study.target), dict[str, Path]()
-    for earlier in config.layout.derivatives.rglob("*_desc-impute*"):  # their region means were those of another table
-        earlier.unlink()
     if not count:
         return files
     assert isinstance(predictor.model, ConditionalSampler)

@@ -31,7 +31,7 @@ from dualflow.inference.region_table import region_table
 from dualflow.inference.training_reference import Reference, load_reference
 from dualflow.inference.verdict import Outcome, Verdict, judge_input, judge_output
 from dualflow.layout import Layout, Scan, sidecar_path
-from dualflow.manifest import manifest_outputs, read_manifest, write_manifest
+from dualflow.manifest import read_manifest, remove_outputs, write_manifest
 from dualflow.modalities import Modality, modality
 from dualflow.models.card import ModelCard
 
@@ -115,7 +115,7 @@ class Converter:
         inputs = conversion_inputs(self.predictor.card, self.layout, scan, side)
         record = read_manifest(manifest, inputs=inputs, config=section)
         if record is None or (self.force and not record["outputs"]):
-            remove_volumes(manifest)
+            remove_outputs(manifest)
             clock = Stopwatch()
             verdict, files = self._convert(item, side, raw, clock)
             facts = {VERDICT: verdict.to_dict(), SIDE: dict(side)}
@@ -255,14 +255,6 @@ def volumes_of(prediction: Prediction, config: ConvertConfig) -> dict[str, Float
             maps = np.percentile(prediction.samples, QUANTILES, axis=0).astype(np.float32)
             volumes |= {f"synthq{percentile:02d}": image for percentile, image in zip(QUANTILES, maps, strict=True)}
     return volumes
-
-
-def remove_volumes(manifest: Path) -> None:
-    """Remove the files of an earlier conversion of a scan."""
-    record = read_manifest(manifest, verify=False)
-    outputs = manifest_outputs(manifest, record) if record else {}
-    for path, _ in outputs.values():
-        path.unlink(missing_ok=True)
 
 
 def nearest_inside(mask: BoolArray) -> tuple[NDArray[np.intp], ...]:

@@ -1,21 +1,18 @@
 """Conversion to volumes on the native grid of the source scan."""
 
-import gzip
 import json
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from dualflow.commit import commit_bytes, commit_json
 from dualflow.config import ConvertConfig
 from dualflow.imaging.regions import RegionMap
 from dualflow.imaging.volume import read_volume
-from dualflow.inference.convert import Converter, nearest_inside, remove_volumes, scan_seed, side_values
+from dualflow.inference.convert import Converter, nearest_inside, scan_seed, side_values
 from dualflow.inference.predict import load_predictor
 from dualflow.inference.verdict import Finding, Outcome, Verdict
 from dualflow.layout import Layout, Scan
-from dualflow.manifest import write_manifest
 from dualflow.modalities import MODALITIES
 
 T1W, FDG = MODALITIES["T1w"], MODALITIES["FDG"]
@@ -158,25 +155,3 @@ def test_voxels_outside_take_the_nearest_value_inside():
     volume[0, 0], mask[0, 0, 1:3] = range(10, 16), True
     assert volume[nearest_inside(mask)][0, 0].tolist() == [11, 11, 12, 12, 12, 12]
     np.testing.assert_array_equal(volume[nearest_inside(np.zeros_like(mask))], volume)
-
-
-def test_volumes_of_an_earlier_conversion_are_removed(tmp_path):
-    """Volumes in the manifest and their sidecars are removed; a broken or missing manifest removes nothing."""
-    folder = tmp_path / "derivatives" / "sub-1"
-    listed, sidecar, unlisted = folder / "a_pet.nii.gz", folder / "a_pet.json", folder / "b_T1w.json"
-    table = folder / "a_regions.tsv"
-    commit_json(sidecar, {})
-    commit_json(unlisted, {})
-    commit_bytes(table, b"region")
-    commit_json(folder / "a_regions.json", {})
-    commit_bytes(listed, gzip.compress(b""))
-    manifest = tmp_path / "manifests" / "convert" / "sub-1.json"
-    remove_volumes(manifest)
-    write_manifest(manifest, step="convert", outputs={"synth": listed, "regions": table}, inputs={}, config={})
-    remove_volumes(manifest)
-    assert not listed.exists()
-    assert not sidecar.exists()
-    assert [path.name for path in folder.iterdir()] == ["b_T1w.json"]
-    assert unlisted.exists()
-    manifest.write_text("{")
-    remove_volumes(manifest)
