@@ -83,5 +83,9 @@ def test_a_column_that_is_no_word_is_quoted() -> None:
     assert set(formula.design(people)) == {"Intercept", "apoe-e4", "sex=M"}
 
 
+def test_an_intercept_may_be_written() -> None:
+    assert list(Formula.parse("suvr ~ 1 + age").design(PEOPLE)) == ["Intercept", "age"]
+
+
 def test_a_formula_without_terms_is_the_intercept() -> None:
     assert np.array_equal(Formula.parse("1").design(PEOPLE), np.ones((6, 1)))
