@@ -54,7 +54,7 @@ sbom: $(READY)  ## List the software of .venv in sbom.json (CycloneDX), and vali
 run: $(READY)  ## Run the whole workflow on CONFIG (default: the embedded cohort).
 	@$(BIN)/dualflow run --config $(CONFIG) --cores $(CORES)
 
-test: $(READY)  ## Run all tests (about 15 minutes on 2 cores).
+test: $(READY)  ## Run all tests (about 17 minutes on 2 cores).
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 test-fast: $(READY)  ## Run the tests of the main contracts (1 minute on 2 cores).
