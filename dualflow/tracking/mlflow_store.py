@@ -166,10 +166,11 @@ def open_store(config: TrackingConfig) -> Any:
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     mlflow.set_tracking_uri(config.uri)
+    # The URI is given here too, because other work of this process may set another one meanwhile.
     if not config.uri.startswith("sqlite:///"):
-        return DeadlineClient(client_class())
+        return DeadlineClient(client_class(config.uri))
     ensure_local_store(Path(config.uri.removeprefix("sqlite:///")), config.artifacts)
-    return client_class()
+    return client_class(config.uri)
 
 
 def _store_lock(config: TrackingConfig) -> FileLock:

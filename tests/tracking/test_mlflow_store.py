@@ -2,11 +2,13 @@
 
 import gc
 
+import mlflow
 import pytest
-from mlflow_runs import read_runs
+from mlflow_runs import UNREACHABLE, read_runs
 
 from dualflow.config import TrackingConfig
 from dualflow.errors import ConfigError
+from dualflow.tracking import mlflow_store as module
 from dualflow.tracking.mlflow_store import RunKey, load_client, open_run
 from dualflow.tracking.tracked_run import tracked
 
@@ -45,6 +47,12 @@ def test_a_deleted_run_is_replaced(config):
     """A run id that the store no longer has opens a new run."""
     _, run_id = open_run(config, RunKey("study", "deleted", {}), "0" * 32)
     assert run_id != "0" * 32
+
+
+def test_a_store_is_opened_whatever_other_work_sets(config, monkeypatch):
+    """The tracking URI of the process may change while a local store is prepared."""
+    monkeypatch.setattr(module, "ensure_local_store", lambda *_: mlflow.set_tracking_uri(UNREACHABLE))
+    assert module.open_store(config).tracking_uri == config.uri
 
 
 @pytest.mark.parametrize("uri", ["file:///somewhere", "./mlruns", "/somewhere/mlruns"])

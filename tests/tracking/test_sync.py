@@ -11,6 +11,7 @@ from mlflow_runs import UNREACHABLE, log_all, read_records, read_runs, unreachab
 
 from dualflow.cli import main
 from dualflow.config import TrackingConfig
+from dualflow.errors import StoppedError
 from dualflow.layout import Layout
 from dualflow.tracking import sync as module
 from dualflow.tracking.sync import sync, warn_unsent
@@ -47,7 +48,10 @@ def test_a_run_is_complete_once_the_server_is_back(config, tmp_path, returns):
         run.config = config
     if returns != "after it was killed":
         training.__exit__(None, None, None)
-    else:  # the resumed training sends the queued records first
+    else:
+        # Its end is not recorded. Without this line a garbage collection would end it within a later test.
+        training.__exit__(StoppedError, StoppedError("killed"), None)
+        # The resumed training sends the queued records first.
         with tracked(config, "study", offline, {}, pending):
             pass
     if returns == "after its end":
