@@ -11,7 +11,7 @@ All results of a study lie under `Layout.root`:
     figures/         main figures of the report, for `snakemake --report`
     compare/         plan.json: optimiser steps of each model at an equal budget
     compare/folds-K/fold-F/   the study of one fold of a comparison, with all of these folders
-    imputation/      regions.tsv: measured and drawn region values of every scan
+    imputation/      regions.tsv: measured and drawn region values of every scan; replicates for standard errors
     analyses/NAME/   tables and figures of a group analysis
     edits/SCAN/COLUMN/     a measured target under other side information
     pending/         tracking records queued while the server is unreachable
@@ -234,6 +234,11 @@ class Layout:
     def imputed_regions(self) -> Path:
         """Table of the measured and drawn values of every region and scan."""
         return self.root / "imputation" / "regions.tsv"
+
+    @property
+    def imputation_replicates(self) -> Path:
+        """How the drawn values change without each subject."""
+        return self.imputed_regions.with_name("replicates.safetensors")
 
     def imputed_volume(self, scan: Scan, target: Modality, draw: int) -> Path:
         """A draw of a target that was not measured, on the model grid."""

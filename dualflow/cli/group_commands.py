@@ -79,8 +79,9 @@ def analyse(
                     a contrast of two regions in each person
 
     Run `dualflow impute` first. Each completed table gets one model per region (least squares; with repeated sessions
-    a mixed model with a random intercept per subject). Rubin's rules pool them, with the degrees of freedom of Barnard
-    and Rubin (1999). Beside it stand the same model on complete cases and on single imputation.
+    a mixed model with a random intercept per subject). The effects are means over the tables. Their intervals are those
+    of a jackknife that leaves out each subject, in the imputation too; beside them stand those of Rubin's rules, and
+    the same model on complete cases and on single imputation.
 
     Every term must be among those of the imputation. Results go to RESULTS/STUDY/analyses/NAME: a table, a forest plot,
     and a picture of the brain per term; in MLflow they are the run 'analysis NAME'.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,10 @@ from dualflow.evaluation.statistics import SIGNIFICANT
 from dualflow.imaging.model_grid import model_grid
 from dualflow.imaging.regions import region_map
 from dualflow.imputation.formula import Formula, lies_in
-from dualflow.imputation.group_models import ANALYSIS_TABLE, METHODS, analyse_regions
+from dualflow.imputation.group_models import ANALYSIS_TABLE, MULTIPLE, RUBIN, analyse_regions
 from dualflow.imputation.imputed_table import ImputedTable
 from dualflow.imputation.outcomes import ASYMMETRY, RATIO, add_outcomes
+from dualflow.imputation.replicates import Replicates
 from dualflow.layout import STUDY_NAME
 from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
@@ -76,10 +78,19 @@ def analyse(
     complete = design.notna().all(axis=1).to_numpy()
     if not imputed.observed.all():
         _require_congenial(parsed, design[complete], imputed, people[complete])
-    values, outcomes = add_outcomes(imputed.values, imputed.regions, asymmetries=asymmetries, ratios=ratios)
+    derive = partial(add_outcomes, regions=imputed.regions, asymmetries=asymmetries, ratios=ratios)
+    values, outcomes = derive(imputed.values)
+    replicates = Replicates.read(layout.imputation_replicates, ~imputed.observed, sha256(layout.imputed_regions))
+    if replicates is not None:
+        replicates = replicates.outcomes(imputed.values, lambda tables: derive(tables)[0]).chosen(complete)
     subjects = [one for one, is_known in zip(imputed.subjects, complete, strict=True) if is_known]
     table = analyse_regions(
-        values[:, complete], imputed.observed[complete], design[complete].reset_index(drop=True), subjects, outcomes
+        values[:, complete],
+        imputed.observed[complete],
+        design[complete].reset_index(drop=True),
+        subjects,
+        outcomes,
+        replicates,
     )
     _write(config, name, parsed, table, int((~complete).sum()), imputed.facts)
 
@@ -155,7 +166,7 @@ def _write(
                  layout.pending_records) as run:  # fmt: skip
         run.parameters({"formula": f"suvr ~ {formula.text}", "references": str(dict(formula.references))})
         for term in terms:
-            rows = table[(table["term"] == term) & (table["method"] == METHODS[0])]
+            rows = table[(table["term"] == term) & (table["method"] == MULTIPLE)]
             run.metrics({f"{_metric(term)}/regions_fdr_below_5_percent": float((rows["q_fdr"] < SIGNIFICANT).sum())})
             if rows["gain"].notna().any():
                 run.metrics({f"{_metric(term)}/gain_over_complete_cases": float(rows["gain"].median())})
@@ -174,6 +185,13 @@ def _write(
     print(f"\ntable     {files['table']}\nfigures   {folder}")
 
 
+def _intervals(table: pd.DataFrame) -> str:
+    """How the intervals of the drawn tables were made."""
+    if (table["method"] == RUBIN).any():
+        return "Intervals are those of a jackknife over subjects; `regions.tsv` also has those of Rubin's rules."
+    return "Intervals are those of Rubin's rules: a term could not be estimated without one of the subjects."
+
+
 def _metric(term: str) -> str:
     """A term as a name that MLflow accepts."""
     return "".join(char if char.isalnum() or char in "_-./ " else "_" for char in term)
@@ -181,13 +199,14 @@ def _metric(term: str) -> str:
 
 def analysis_text(formula: Formula, table: pd.DataFrame, left_out: int, facts: Mapping[str, Any]) -> str:
     """The result as Markdown: per term, the regions with the smallest p-values."""
-    multiple = table[table["method"] == METHODS[0]]
+    multiple = table[table["method"] == MULTIPLE]
     if multiple.empty:
         raise DataError(f"suvr ~ {formula.text}: no region can be analysed; use fewer terms")
     scans, measured = int(multiple["scans"].max()), int(multiple["measured"].max())
     parts = [f"# suvr ~ {formula.text}", f"{scans} scans, {measured} of them with a measured target."]
     if measured < scans:
         parts.append(f"The others were drawn {facts['Draws']} times by {facts['Model']}.")
+        parts.append(_intervals(table))
     if left_out:
         parts.append(f"{left_out} scans with unknown values of these columns are left out.")
     for term, rows in multiple.groupby("term", sort=False):

@@ -27,10 +27,12 @@ from dualflow.data.tsv import read_typed_table, table_text
 from dualflow.errors import ConfigError
 from dualflow.flows.interface import ConditionalSampler
 from dualflow.imputation.formula import Formula
-from dualflow.imputation.group_models import METHODS, analyse_regions
+from dualflow.imputation.group_models import COMPLETE, MULTIPLE, RUBIN, analyse_regions
+from dualflow.imputation.group_models import SINGLE as ONE_TABLE
 from dualflow.imputation.region_values import RegionValues, cross_fitted_images, region_values
-from dualflow.imputation.study_tables import PROPER, SINGLE, fillings
-from dualflow.imputation.validity import COMPLETE, summarise_validity, validity_markdown
+from dualflow.imputation.replicates import Replicates
+from dualflow.imputation.study_tables import PROPER, SINGLE, fillings, study_replicates
+from dualflow.imputation.validity import summarise_validity, validity_markdown
 from dualflow.layout import Scan
 from dualflow.manifest import read_manifest, write_manifest
 from dualflow.process import keep_freed_memory
@@ -43,7 +45,7 @@ NAME = "imputation"
 FORMULA = Formula("diagnosis + age + sex + group", {"diagnosis": "CN"})
 NULL = "group"
 """A coin toss per person, which has no effect."""
-ALL, TRUE_LAW = "all measured", "draws of the true law"
+ALL, JACKKNIFE, TRUE_LAW = "all measured", f"{PROPER}, jackknife", "draws of the true law"
 
 
 def hidden_at_random(people: pd.DataFrame, rng: np.random.Generator) -> NDArray[np.bool_]:
@@ -141,7 +143,7 @@ def _study(
     seed: list[int],
 ) -> pd.DataFrame:
     """One study: estimates of every method, region and term, for each way of hiding."""
-    rng = np.random.default_rng(seed)
+    rng, draw_seed = np.random.default_rng(seed), _as_number(seed)
     table = pool.table.iloc[members].reset_index(drop=True)
     table[NULL] = np.where(rng.permutation(len(table)) < len(table) // 2, "A", "B")
     design, results = FORMULA.design(table), []
@@ -149,10 +151,15 @@ def _study(
         observed = ~hide(table, rng)
         values = _model_values(config, pool, members, places, table, observed, model, draws, seed)
         true_draws = pool.true_draws(members, places, draws, rng)[:, ~observed]
-        fills = {**fillings(values, observed, design, seed[-1]), TRUE_LAW: true_draws}
-        for method, estimates in _estimates(values, observed, design, pool.regions.names, fills):
+        fills = {**fillings(values, observed, design, draw_seed), TRUE_LAW: true_draws}
+        changes = study_replicates(values, observed, design, draw_seed)
+        for method, estimates in _estimates(values, observed, design, pool.regions.names, fills, changes):
             results.append(estimates.assign(method=method, hidden=name))
     return pd.concat(results, ignore_index=True)
+
+
+def _as_number(seed: Sequence[int | str]) -> int:
+    return zlib.crc32(str(list(seed)).encode())
 
 
 def _estimates(
@@ -161,24 +168,30 @@ def _estimates(
     design: pd.DataFrame,
     regions: Sequence[str],
     fills: Mapping[str, NDArray[np.float64]],
+    replicates: Replicates | None,
 ) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield the analysis of each way of completing the study."""
+    """Yield the analysis of each way of completing the study; `replicates` are those of the proper draws."""
     measured = np.stack([one.measured for one in values])
     subjects = [str(position) for position in range(len(values))]  # a person drawn twice is two people
     columns = ["region", "term", "estimate", "se", "low", "high"]
 
-    def analysis(tables: NDArray[np.float64], known: NDArray[np.bool_]) -> Callable[[str], pd.DataFrame]:
-        result = analyse_regions(tables, known, design, subjects, regions)
+    def analysis(
+        tables: NDArray[np.float64], known: NDArray[np.bool_], changes: Replicates | None = None
+    ) -> Callable[[str], pd.DataFrame]:
+        result = analyse_regions(tables, known, design, subjects, regions, changes)
         return lambda method: result.loc[result["method"] == method, columns]
 
-    yield ALL, analysis(np.repeat(measured[None], 2, axis=0), np.ones_like(observed))(METHODS[0])
+    yield ALL, analysis(np.repeat(measured[None], 2, axis=0), np.ones_like(observed))(MULTIPLE)
     for method, draws in fills.items():
         tables = np.repeat(measured[None], len(draws), axis=0)
         tables[:, ~observed] = draws
-        rows = analysis(tables, observed)
-        if method == PROPER:
+        if method == PROPER and replicates is not None:
+            rows = analysis(tables, observed, replicates)
             yield COMPLETE, rows(COMPLETE)
-        yield method, rows(METHODS[2] if method == SINGLE else METHODS[0])
+            yield JACKKNIFE, rows(MULTIPLE)
+            yield PROPER, rows(RUBIN)
+        else:
+            yield method, analysis(tables, observed)(ONE_TABLE if method == SINGLE else MULTIPLE)
 
 
 def _model_values(
@@ -207,7 +220,7 @@ def _model_values(
         context = TrainingContext(
             config.train,
             folder / "model",
-            seed[-1],
+            _as_number(seed),
             regions=torch.from_numpy(pool.regions.labels),
             closed_form=cache,
         )
@@ -224,7 +237,7 @@ def _model_values(
             item,
             pool.regions,
             draws,
-            zlib.crc32(f"{seed}{item['scan']}".encode()),
+            _as_number([*seed, item["scan"]]),
             next(held_out) if known else None,
         )
         for item, known in zip(items, observed, strict=True)

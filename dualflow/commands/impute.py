@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -17,18 +15,18 @@ from dualflow.commit import commit_json, commit_text, digest_of, sha256
 from dualflow.config import Config, ImputeConfig, dump_sections
 from dualflow.data.dataset import PairDataset
 from dualflow.data.study_pairs import load_split
-from dualflow.data.tsv import all_numbers, numbers, read_table
+from dualflow.data.tsv import read_table
 from dualflow.errors import ConfigError, DataError
 from dualflow.flows.interface import ConditionalSampler
 from dualflow.imaging.meta_regions import MetaRegions, group_regions, meta_region_weights, meta_regions
 from dualflow.imaging.model_grid import model_grid
 from dualflow.imaging.regions import RegionMap, region_map
 from dualflow.imaging.volume import write_volume
+from dualflow.imputation.completion import StudyRegions, complete
 from dualflow.imputation.draw_volumes import draw_volumes
 from dualflow.imputation.formula import Formula, quoted
 from dualflow.imputation.imputed_table import ImputedTable
-from dualflow.imputation.proper_draws import explained_share, least_scans, proper_draws
-from dualflow.imputation.region_values import RegionValues, chosen_scans, cross_fitted_images, region_values
+from dualflow.imputation.region_values import cross_fitted_images, region_values
 from dualflow.inference.convert import scan_seed
 from dualflow.inference.predict import Predictor, load_predictor
 from dualflow.layout import Layout, Scan, sidecar_path
@@ -44,36 +42,6 @@ VOLUME = "Joint draw of a target that was not measured; its region means are tho
 SPLITS = ("train", "validation", "test", "convert")
 
 Floats = NDArray[np.float64]
-
-
-@dataclass
-class StudyRegions:
-    """Region values of the scans of a study.
-
-    Attributes:
-        keys: keys of the scans.
-        values: of each scan.
-        honest: whether the prediction of a scan comes from a fit without it.
-        weights: weights of the meta-regions in each scan, `[G, R]`.
-    """
-
-    keys: list[str] = field(default_factory=list)
-    values: list[RegionValues] = field(default_factory=list)
-    honest: list[bool] = field(default_factory=list)
-    weights: list[Floats] = field(default_factory=list)
-
-    @property
-    def observed(self) -> NDArray[np.bool_]:
-        """Whether the target of a scan was measured `[N]`."""
-        return np.array([np.isfinite(one.measured).any() for one in self.values])
-
-    def with_meta_regions(self, values: Floats) -> Floats:
-        """Append the meta-regions to region values `[M, N, R]`."""
-        weights, known = np.stack(self.weights), np.isfinite(values)
-        means = np.einsum("mnr,ngr->mng", np.where(known, values, 0.0), weights)
-        # A region outside a scan's mask has weight 0 there.
-        incomplete = np.einsum("mnr,ngr->mng", ~known, weights > 0) > 0
-        return np.concatenate([values, np.where(incomplete, np.nan, means)], axis=2)
 
 
 def impute(config: Config, name: str = "", seed: int | None = None) -> None:
@@ -97,7 +65,8 @@ def impute(config: Config, name: str = "", seed: int | None = None) -> None:
     table = data.pairs.set_index("scan").loc[study.keys].reset_index()
     side = [column.name for column in predictor.card.side.columns]
     formula = imputation_terms(options, side, [name for name in side if table[name].nunique() > 1])
-    values, facts = _completed(study, formula, table, options)
+    completed = complete(study, formula, table, options.draws, options.seed)
+    values, facts = completed.values, dict(completed.facts)
     facts |= {"Model": predictor.card.label, "ModelWeights": predictor.card.weights_sha256, "Seed": options.seed}
     facts |= {"ReferenceRegion": config.preprocess.without_folders().reference_region, "Target": config.study.target}
     # A grid may have no voxel of some meta-regions.
@@ -107,18 +76,23 @@ def impute(config: Config, name: str = "", seed: int | None = None) -> None:
     path = layout.imputed_regions
     volumes = _write_volumes(config, options, predictor, data, regions, study, values)
     # Volumes of an earlier run have the region means of another table.
-    remove_outputs(layout.manifest(STEP), keep=[path, *volumes.values()])
+    files = {"regions": path, **volumes}
+    if completed.replicates is not None:
+        files["replicates"] = layout.imputation_replicates
+    remove_outputs(layout.manifest(STEP), keep=[*files.values()])
     commit_text(path, result.text())
     commit_json(sidecar_path(path), result.sidecar())
+    if completed.replicates is not None:
+        completed.replicates.regions(known).write(layout.imputation_replicates, ~study.observed, sha256(path))
     write_manifest(
         layout.manifest(STEP),
         step=STEP,
-        outputs={"regions": path, **volumes},
+        outputs=files,
         inputs={"model": predictor.card.weights_sha256, "pairs": sha256(layout.pairs)},
         config=dump_sections(options, without=("meta_regions",)),
     )
     _print(result, layout)
-    warn_of_sessions(result.subjects)
+    note_sessions(result.subjects)
 
 
 def imputation_terms(options: ImputeConfig, side: Sequence[str], varying: Sequence[str]) -> Formula:
@@ -201,47 +175,6 @@ def _split(config: Config, data: LearningData, split: str, predictor: Predictor)
     return load_split(config, data.pairs, split, predictor.card.side)
 
 
-def _completed(
-    study: StudyRegions, formula: Formula, table: pd.DataFrame, options: ImputeConfig
-) -> tuple[Floats, dict[str, object]]:
-    """Completed tables `[M, N, R + G]`, and the facts of the imputation."""
-    measured = np.stack([one.measured for one in study.values])
-    observed = study.observed
-    values = np.repeat(measured[None], options.draws, axis=0)
-    facts: dict[str, object] = {"Terms": formula.text, "References": dict(formula.references), "Draws": options.draws}
-    if not observed.all():
-        # A scan with unknown side information counts as an average one; an analysis leaves it out.
-        terms = formula.design(_without_gaps(table, formula.variables))
-        complete = table[list(formula.variables)].notna().all(axis=1).to_numpy()
-        informs = observed & np.array(study.honest) & complete
-        known, used = chosen_scans(study.values, terms, informs), measured[informs]
-        _require_held_out(study, len(used), len(terms.columns))
-        values[:, ~observed] = proper_draws(used, known, chosen_scans(study.values, terms, ~observed), options.seed)
-        facts |= {"Measured": int(observed.sum()), "Learnt": len(used), "Drawn": int((~observed).sum())}
-        facts["ExplainedByModel"] = round(explained_share(used, known), 4)
-    return study.with_meta_regions(values), facts
-
-
-def _require_held_out(study: StudyRegions, used: int, terms: int) -> None:
-    """Name the cause if a model without a cross-fit leaves too few scans that it has not learnt from."""
-    seen = int((study.observed & ~np.array(study.honest)).sum())
-    if seen and used < least_scans(terms):
-        raise DataError(
-            f"the model learnt from {seen} of the measured scans without a cross-fit, and {used} others are too few "
-            f"for {terms} terms; choose a model with a closed-form mean (stacked or local_linear), or larger splits"
-        )
-
-
-def _without_gaps(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """Fill unknown values with the mean of a numeric column, and the most frequent level of another."""
-    filled = table.copy()
-    for name in columns:
-        values = numbers(table[name]) if all_numbers(table[name]) else table[name]
-        if values.notna().any():
-            filled[name] = values.fillna(values.mean() if all_numbers(table[name]) else values.mode().iloc[0])
-    return filled
-
-
 def _groups(options: ImputeConfig) -> MetaRegions:
     if options.meta_regions is None:
         return meta_regions()
@@ -251,12 +184,12 @@ def _groups(options: ImputeConfig) -> MetaRegions:
     return group_regions(table)
 
 
-def warn_of_sessions(subjects: Sequence[str]) -> None:
-    """Warn if subjects have several scans, which count as independent given their sources."""
+def note_sessions(subjects: Sequence[str]) -> None:
+    """Say what several scans of a subject mean for the draws, which count them as independent given their sources."""
     if repeated := len(subjects) - len(set(subjects)):
         print(
-            f"warning: {repeated} scans are further sessions of a subject and count as independent; intervals of "
-            "effects that differ between subjects may be too narrow (see Limits of the page on group statistics)"
+            f"note: {repeated} scans are further sessions of a subject; a measured target at another session does not "
+            "narrow a draw (see Limits of the page on group statistics)"
         )
 
 

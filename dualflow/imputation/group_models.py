@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 from dualflow.errors import DataError
 from dualflow.evaluation.statistics import holm
 from dualflow.imputation.formula import INTERCEPT, require_full_rank
+from dualflow.imputation.jackknife import fixed_weights, jackknife_variance
 from dualflow.imputation.pooling import Pooled, pool
+from dualflow.imputation.replicates import Replicates
 
 Floats = NDArray[np.float64]
 ANALYSIS_TABLE = "regions.tsv"
 """File of an analysis's table in its folder."""
-METHODS = ("multiple", "complete cases", "single")
-"""Multiple imputation; only the scans with a measured target; the mean of the draws in place of each missing value."""
+MULTIPLE, RUBIN, COMPLETE, SINGLE = METHODS = ("multiple", "Rubin's rules", "complete cases", "single")
+"""Multiple imputation with the jackknife's intervals; the same with those of Rubin's rules; only the scans with a
+measured target; the mean of the draws in place of each missing value."""
 COLUMNS = (
     "region", "term", "method", "estimate", "se", "low", "high", "p", "p_holm", "q_fdr", "df", "fmi", "scans",
     "measured", "gain",
@@ -29,7 +32,12 @@ Fit = tuple[Floats, Floats, float]
 
 
 def analyse_regions(
-    values: Floats, observed: NDArray[np.bool_], design: pd.DataFrame, subjects: Sequence[str], regions: Sequence[str]
+    values: Floats,
+    observed: NDArray[np.bool_],
+    design: pd.DataFrame,
+    subjects: Sequence[str],
+    regions: Sequence[str],
+    replicates: Replicates | None = None,
 ) -> pd.DataFrame:
     """Fit and pool the model of every region.
 
@@ -41,6 +49,7 @@ def analyse_regions(
         design: design matrix `[N, K]` without unknown values.
         subjects: subject of each scan.
         regions: names of the R regions.
+        replicates: of the outcomes, for the standard errors of MULTIPLE; without them they are those of Rubin's rules.
 
     Returns:
         One row per region, term and method, columns COLUMNS. `p_holm` and `q_fdr` adjust p over the regions of a term
@@ -58,7 +67,8 @@ def analyse_regions(
     rows = []
     for index, pattern in enumerate(patterns.T):
         columns = np.flatnonzero(pattern_of.reshape(-1) == index)
-        for method, pooled, counts in _methods(model, values[:, :, columns], observed & pattern, pattern):
+        part = None if replicates is None else replicates.regions(columns).chosen(pattern)
+        for method, pooled, counts in _methods(model, values[:, :, columns], observed & pattern, pattern, part):
             names = [regions[int(column)] for column in columns]
             rows.append(_rows(names, [str(term) for term in design], method, pooled, counts))
     if not rows:
@@ -93,28 +103,48 @@ class GroupModel:
 
 
 def _methods(
-    model: GroupModel, values: Floats, measured: NDArray[np.bool_], known: NDArray[np.bool_]
+    model: GroupModel,
+    values: Floats,
+    measured: NDArray[np.bool_],
+    known: NDArray[np.bool_],
+    replicates: Replicates | None,
 ) -> Iterator[tuple[str, Pooled, tuple[int, int]]]:
     """Yield the result of each method that can be used, with the numbers of scans and of measured targets."""
     counts, least = (int(known.sum()), int(measured.sum())), model.design.shape[1]
     if len(set(model.subjects[known])) <= least or np.linalg.matrix_rank(model.design[known]) < least:
         return
-    multiple, complete, single = METHODS
-    # Where every target is measured the tables are equal.
-    yield (
-        multiple,
-        pool(*model.fit(values, known)) if counts[0] > counts[1] else _alone(model.fit(values[0], known)),
-        counts,
-    )
+    complete = None
     if len(set(model.subjects[measured])) > least and np.linalg.matrix_rank(model.design[measured]) == least:
-        yield complete, _alone(model.fit(values[0], measured)), (counts[1], counts[1])
-    yield single, _alone(model.fit(values.mean(axis=0), known)), counts
+        complete = _alone(model.fit(values[0], measured))
+    if counts[0] == counts[1]:  # every target is measured, so the tables are equal
+        yield MULTIPLE, _alone(model.fit(values[0], known)), counts
+    else:
+        rubin = pool(*model.fit(values, known))
+        if replicates is not None and complete is not None:
+            yield MULTIPLE, _jackknifed(model, values[:, known], known, rubin, complete.df, replicates), counts
+            yield RUBIN, rubin, counts
+        else:
+            yield MULTIPLE, rubin, counts
+    if complete is not None:
+        yield COMPLETE, complete, (counts[1], counts[1])
+    yield SINGLE, _alone(model.fit(values.mean(axis=0), known)), counts
+
+
+def _jackknifed(
+    model: GroupModel, values: Floats, known: NDArray[np.bool_], rubin: Pooled, df: Floats, replicates: Replicates
+) -> Pooled:
+    """The pooled estimates with the jackknife's standard errors, which know of the draws' number."""
+    mean = values.mean(axis=0)
+    estimator = fixed_weights(model.design[known], model.subjects[known], mean)
+    variance = jackknife_variance(estimator, mean, replicates) + rubin.between / len(values)
+    return rubin._replace(se=np.sqrt(variance), df=df)
 
 
 def _alone(fit: Fit) -> Pooled:
     """The result of one analysis, of which nothing is missing."""
     coefficients, variances, freedom = fit
-    return Pooled(coefficients, np.sqrt(variances), np.full_like(variances, freedom), np.zeros_like(variances))
+    nothing = np.zeros_like(variances)
+    return Pooled(coefficients, np.sqrt(variances), np.full_like(variances, freedom), nothing, nothing)
 
 
 def _least_squares(values: Floats, design: Floats) -> tuple[Floats, Floats]:
@@ -171,8 +201,8 @@ def _adjusted(table: pd.DataFrame) -> pd.DataFrame:
 
 def _with_gain(table: pd.DataFrame) -> pd.DataFrame:
     keys = ["region", "term"]
-    complete = table[table["method"] == METHODS[1]].set_index(keys)["se"]
+    complete = table[table["method"] == COMPLETE].set_index(keys)["se"]
     reference = complete.reindex(pd.MultiIndex.from_frame(table[keys])).to_numpy()
     gain = np.square(reference / table["se"].to_numpy()) - 1
     # A single imputation's standard error is wrong, and so would be its gain.
-    return table.assign(gain=np.where(table["method"] == METHODS[0], gain, np.nan))
+    return table.assign(gain=np.where(table["method"].isin([MULTIPLE, RUBIN]), gain, np.nan))

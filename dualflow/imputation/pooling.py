@@ -24,12 +24,14 @@ class Pooled(NamedTuple):
         se: standard error.
         df: degrees of freedom of Student's t.
         fmi: fraction of missing information: the share of the estimate's uncertainty that the missing values cause.
+        between: variance of the estimates between the tables.
     """
 
     estimate: Floats
     se: Floats
     df: Floats
     fmi: Floats
+    between: Floats
 
     def interval(self, level: float = 0.95) -> tuple[Floats, Floats]:
         """Return the ends of the confidence interval."""
@@ -67,8 +69,8 @@ def pool(estimates: Floats, variances: Floats, df_complete: Floats | float) -> P
     count = len(estimates)
     if count < 2:
         raise DataError(f"{count} completed tables; pooling needs at least 2, and 20 or more are usual")
-    within = variances.mean(axis=0)
-    between = (1 + 1 / count) * estimates.var(axis=0, ddof=1)
+    within, between_tables = variances.mean(axis=0), estimates.var(axis=0, ddof=1)
+    between = (1 + 1 / count) * between_tables
     between = np.where(between > 1e-12 * within, between, 0.0)
     total = within + between
     share = between / total
@@ -78,4 +80,4 @@ def pool(estimates: Floats, variances: Floats, df_complete: Floats | float) -> P
     df = np.where(between > 0, df, df_complete)
     ratio = between / within
     fmi = np.where(between > 0, (ratio + 2 / (df + 3)) / (ratio + 1), 0.0)
-    return Pooled(estimates.mean(axis=0), np.sqrt(total), df, fmi)
+    return Pooled(estimates.mean(axis=0), np.sqrt(total), df, fmi, between_tables)

@@ -87,7 +87,7 @@ def proper_draws(
         )
     if not np.nanmax(np.abs(observed.noise), initial=0.0) > 0:
         raise DataError("the model has no samples, so it cannot impute; choose a flow, or a baseline with a spread")
-    known, used = _regions_that_can_be_fitted(measured, observed)
+    known, used = regions_that_can_be_fitted(measured, observed)
     draws = np.full((len(missing.noise), len(missing.prediction), measured.shape[1]), np.nan)
     if used.any():
         draws[:, :, used] = _draw(
@@ -101,7 +101,7 @@ def least_scans(terms: int) -> int:
     return terms + 1 + LEAST_FREEDOM
 
 
-def _regions_that_can_be_fitted(measured: Floats, observed: RegionScans) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def regions_that_can_be_fitted(measured: Floats, observed: RegionScans) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return which values are known `[N, R]`, and which regions have enough of them `[R]`."""
     known, terms = np.isfinite(measured) & np.isfinite(observed.prediction), observed.terms.to_numpy()
     used = [
@@ -142,7 +142,7 @@ def explained_share(measured: Floats, observed: RegionScans) -> float:
 
     It is adjusted for the coefficient that a prediction costs: one that is independent of the values scores about 0.
     """
-    known, used = _regions_that_can_be_fitted(measured, observed)
+    known, used = regions_that_can_be_fitted(measured, observed)
     shares = []
     for region in map(int, np.flatnonzero(used)):
         rows = known[:, region]

@@ -2,7 +2,9 @@
 
 Slopes of different regions are alike, and each is uncertain. Empirical Bayes (Efron & Morris 1975, Data analysis using
 Stein's estimator, JASA 70:311-319) moves every slope towards the mean over regions: far if the regions differ no more
-than their errors do, hardly if effects are particular to regions.
+than their errors do, hardly if effects are particular to regions. No slope moves far, so that an effect which few
+regions lack is not drawn into them (limited translation: Efron & Morris 1972, Limiting the risk of Bayes and empirical
+Bayes estimators, Part II, JASA 67:130-139).
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 LEAST_REGIONS = 10
 """Fewest regions from which the variance of a slope over regions is estimated; with fewer, slopes stay as they are."""
+MOST_MOVED = 0.5
+"""Farthest that a slope moves, in standard errors of its least squares estimate."""
 RIDGE = 1e-9
 """Singular values below this share of the largest count as 0."""
 
@@ -29,6 +33,7 @@ class Regressions(NamedTuple):
         centre: mean of the slopes over regions `[..., 1, P]`; the slopes themselves if there are too few regions.
         between: variance of the slopes over regions beyond their errors `[..., 1, P]`; 0 `[P]` with too few regions.
         errors: variance over regions of the errors of the slopes `[P]`, 0 with too few regions.
+        limit: farthest that a slope moves `[..., R, P]`.
     """
 
     level: Floats
@@ -37,6 +42,7 @@ class Regressions(NamedTuple):
     centre: Floats
     between: Floats
     errors: Floats
+    limit: Floats
 
 
 class RegionRegression:
@@ -87,14 +93,24 @@ class RegionRegression:
         spread = np.sqrt(np.square(residuals).sum(axis=-2) / self._freedom)
         if len(self._count) < LEAST_REGIONS:
             nothing = np.zeros(slopes.shape[-1])
-            return Regressions(level, slopes, spread, slopes, nothing, nothing)
+            return Regressions(level, slopes, spread, slopes, nothing, nothing, np.zeros_like(slopes))
         if errors is None:
             errors = self._slope_errors(spread)
-        prediction = _shrink(slopes[..., -1:], errors[-1:])
+        limits = [
+            MOST_MOVED * spread[..., None] * np.linalg.norm(one, axis=-1) for one in (self._solve_terms, self._solve)
+        ]
+        prediction = _shrink(slopes[..., -1:], errors[-1:], limits[1][..., -1:])
         values = values - self._design[:, :, -1].T * prediction.slopes[..., None, :, 0]
-        terms = _shrink(_solved(self._solve_terms, values), errors[:-1])
-        slopes, centre, between = (np.concatenate(parts, axis=-1) for parts in zip(terms, prediction, strict=True))
-        return Regressions(level, slopes, spread, centre, between, errors)
+        terms = _shrink(_solved(self._solve_terms, values), errors[:-1], limits[0])
+        return Regressions(
+            level=level,
+            spread=spread,
+            errors=errors,
+            **{
+                name: np.concatenate(parts, axis=-1)
+                for name, *parts in zip(_Shrunk._fields, terms, prediction, strict=True)
+            },
+        )
 
     def change(self, slopes: Floats) -> Floats:
         """Differences of the known scans from the level `[..., N, R]` by slopes `[..., R, P]`."""
@@ -126,15 +142,21 @@ class _Shrunk(NamedTuple):
     slopes: Floats
     centre: Floats
     between: Floats
+    limit: Floats
 
 
-def _shrink(slopes: Floats, error: Floats) -> _Shrunk:
+def _shrink(slopes: Floats, error: Floats, limit: Floats) -> _Shrunk:
     """Move slopes `[..., R, P]` towards their mean, given the variance of their errors over regions `[P]`."""
     centre = slopes.mean(axis=-2, keepdims=True)
     between = np.maximum(slopes.var(axis=-2, ddof=1, keepdims=True) - error, 0.0)
+    move = np.clip(moved_share(between, error) * (centre - slopes), -limit, limit)
+    return _Shrunk(slopes + move, centre, between, limit)
+
+
+def moved_share(between: Floats, error: Floats) -> Floats:
+    """Share of the way to the mean by which slopes move, from their variance over regions and that of their errors."""
     total = between + error
-    share = np.where(total > 0, between / np.where(total > 0, total, 1.0), 1.0)
-    return _Shrunk(centre + share * (slopes - centre), centre, between)
+    return np.divide(error, total, out=np.zeros_like(total), where=total > 0)
 
 
 def _solved(solve: Floats, values: Floats) -> Floats:

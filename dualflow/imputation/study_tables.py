@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dualflow.imputation.proper_draws import proper_draws
 from dualflow.imputation.region_values import RegionValues, chosen_scans
+from dualflow.imputation.replicates import Replicates, replicate, subject_groups
 
 Floats = NDArray[np.float64]
 PROPER, FIXED, SAMPLES, CONSTANT, SINGLE = (
@@ -43,3 +44,13 @@ def fillings(
         CONSTANT: missing.prediction + noise,
         SINGLE: np.repeat(missing.prediction[None], 2, axis=0),
     }
+
+
+def study_replicates(
+    values: Sequence[RegionValues], observed: NDArray[np.bool_], terms: pd.DataFrame, seed: int
+) -> Replicates | None:
+    """Return the replicates of proper draws, without each of the N people; None if a term needs one of them."""
+    measured = np.stack([one.measured for one in values])
+    known, missing = chosen_scans(values, terms, observed), chosen_scans(values, terms, ~observed)
+    people = subject_groups([f"{index:04d}" for index in range(len(values))])
+    return replicate(measured[observed], known, missing, observed, ~observed, people, seed)

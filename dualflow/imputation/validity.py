@@ -6,10 +6,7 @@ import numpy as np
 import pandas as pd
 
 from dualflow.data.markdown import markdown_table
-from dualflow.imputation.group_models import METHODS
-
-COMPLETE = METHODS[1]
-"""The method that the others are compared with: complete cases."""
+from dualflow.imputation.group_models import COMPLETE
 
 
 def summarise_validity(table: pd.DataFrame, null: str) -> pd.DataFrame:

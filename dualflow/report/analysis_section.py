@@ -11,7 +11,7 @@ from dualflow.config import Config
 from dualflow.data.tsv import read_typed_table
 from dualflow.evaluation.statistics import SIGNIFICANT
 from dualflow.imaging.regions import region_map
-from dualflow.imputation.group_models import ANALYSIS_TABLE, METHODS
+from dualflow.imputation.group_models import ANALYSIS_TABLE, MULTIPLE
 from dualflow.modalities import modality
 from dualflow.report.group_figures import forest, forest_regions
 from dualflow.report.report_figure import ReportFigure
@@ -20,8 +20,9 @@ from dualflow.report.tables import Table, plain_table
 SHOWN = 8
 """Outcomes of a term in the table."""
 NOTE = (
-    "Effects pooled over the imputed tables by Rubin's rules, with 95 % intervals; p adjusted over outcomes by Holm, "
-    "and the false discovery rate (Benjamini and Hochberg). Missing information: the share of the uncertainty that the "
+    "Effects are means over the imputed tables, with 95 % intervals by a jackknife over subjects (Rubin's rules if a "
+    "term cannot be estimated without one of them); p adjusted over outcomes by Holm, and the false discovery rate "
+    "(Benjamini and Hochberg). Missing information: the share of the uncertainty that the "
     "unmeasured targets cause. Gain: how many more measured targets the result is worth, against complete cases."
 )
 
@@ -41,7 +42,7 @@ def analysis_figures(config: Config) -> list[ReportFigure]:
     for name, _, table in _analyses(config):
         terms = list(dict.fromkeys(table["term"]))
         others = [region for region in dict.fromkeys(table["region"]) if region not in atlas]
-        pooled = table[table["method"] == METHODS[0]]
+        pooled = table[table["method"] == MULTIPLE]
         counts = ", ".join(
             f"{term} {int((rows['q_fdr'] < SIGNIFICANT).sum())} of {len(rows)}"
             for term, rows in pooled.groupby("term", sort=False)
@@ -63,7 +64,7 @@ def _analyses(config: Config) -> Iterator[tuple[str, str, pd.DataFrame]]:
 
 
 def _rows(table: pd.DataFrame) -> pd.DataFrame:
-    pooled = table[table["method"] == METHODS[0]]
+    pooled = table[table["method"] == MULTIPLE]
     chosen = pd.concat([rows.nsmallest(SHOWN, "p") for _, rows in pooled.groupby("term", sort=False)])
     interval = [f"{low:z.4f} to {high:z.4f}" for low, high in zip(chosen["low"], chosen["high"], strict=True)]
     return pd.DataFrame(

@@ -14,11 +14,12 @@ from dualflow.commit import committing
 from dualflow.evaluation.statistics import SIGNIFICANT
 from dualflow.imaging.geometry import Affine
 from dualflow.imaging.regions import RegionMap
-from dualflow.imputation.group_models import METHODS
+from dualflow.imputation.group_models import COMPLETE, MULTIPLE, SINGLE
 from dualflow.report.style import COLOURS, GRID, INK, MUTED, styled
 
 SHOWN = 20
 """Regions of a forest plot: those with the smallest p-values."""
+_SHOWN_METHODS = (MULTIPLE, COMPLETE, SINGLE)
 _OFFSETS = (-0.26, 0.0, 0.26)
 
 
@@ -36,7 +37,7 @@ def forest(table: pd.DataFrame, terms: Sequence[str], regions: Sequence[str], un
     panels = figure.subplots(1, len(terms), sharey=True, squeeze=False)[0]
     for axes, term in zip(panels, terms, strict=True):
         axes.axvline(0, color=MUTED, lw=0.8, ls=(0, (4, 3)), zorder=0)
-        for method, colour, offset in zip(METHODS, COLOURS, _OFFSETS, strict=False):
+        for method, colour, offset in zip(_SHOWN_METHODS, COLOURS, _OFFSETS, strict=False):
             rows = table[(table["term"] == term) & (table["method"] == method)].set_index("region")
             if rows.empty:
                 continue
@@ -59,7 +60,7 @@ def forest(table: pd.DataFrame, terms: Sequence[str], regions: Sequence[str], un
 
 def forest_regions(table: pd.DataFrame, term: str, always: Sequence[str]) -> list[str]:
     """The regions of a forest plot: `always`, then those with the smallest p-values, sorted by the estimate."""
-    rows = table[(table["term"] == term) & (table["method"] == METHODS[0])].set_index("region")
+    rows = table[(table["term"] == term) & (table["method"] == MULTIPLE)].set_index("region")
     others = rows.drop(index=[name for name in always if name in rows.index])
     chosen = others.nsmallest(SHOWN, "p").sort_values("estimate").index
     return [*(name for name in always if name in rows.index), *map(str, chosen)]
@@ -78,7 +79,7 @@ def write_brain_map(path: Path, table: pd.DataFrame, term: str, regions: RegionM
     """
     from nilearn import plotting  # seconds to import
 
-    rows = table[(table["term"] == term) & (table["method"] == METHODS[0])].set_index("region")
+    rows = table[(table["term"] == term) & (table["method"] == MULTIPLE)].set_index("region")
     effects = rows["estimate"].where(rows["q_fdr"] < SIGNIFICANT).reindex(list(regions.names)).fillna(0.0)
     image = nib.Nifti1Image(np.concatenate([[0.0], effects])[regions.labels].astype(np.float32), affine)
     count, largest = int((effects != 0).sum()), float(effects.abs().max())

@@ -141,8 +141,8 @@ def test_a_constant_column_is_no_term(study, config, monkeypatch):
     assert ImputedTable.read(config.layout.imputed_regions).facts["Terms"] == "age"
 
 
-def test_repeated_sessions_are_a_warning(capsys):
-    module.warn_of_sessions(["1", "2", "1"])
+def test_repeated_sessions_are_noted(capsys):
+    module.note_sessions(["1", "2", "1"])
     assert "1 scans are further sessions" in capsys.readouterr().out
-    module.warn_of_sessions(["1", "2"])
+    module.note_sessions(["1", "2"])
     assert capsys.readouterr().out == ""

@@ -9,7 +9,7 @@ from scipy.stats import false_discovery_control
 from dualflow.evaluation.statistics import holm
 from dualflow.imputation.group_models import METHODS, analyse_regions
 
-MULTIPLE, COMPLETE, SINGLE = METHODS
+MULTIPLE, _, COMPLETE, SINGLE = METHODS
 REGIONS = [f"r{index}" for index in range(6)]
 
 

@@ -1,0 +1,139 @@
+"""Region values of a study, measured where there is a target and drawn where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from dualflow.data.tsv import all_numbers, numbers
+from dualflow.errors import DataError
+from dualflow.imputation.formula import Formula
+from dualflow.imputation.proper_draws import RegionScans, explained_share, least_scans, proper_draws
+from dualflow.imputation.region_values import RegionValues, chosen_scans
+from dualflow.imputation.replicates import Replicates, replicate, subject_groups
+from dualflow.layout import Scan
+from dualflow.progress import track
+
+Floats = NDArray[np.float64]
+
+
+@dataclass
+class StudyRegions:
+    """Region values of the scans of a study.
+
+    Attributes:
+        keys: keys of the scans.
+        values: of each scan.
+        honest: whether the prediction of a scan comes from a fit without it.
+        weights: weights of the meta-regions in each scan, `[G, R]`.
+    """
+
+    keys: list[str] = field(default_factory=list)
+    values: list[RegionValues] = field(default_factory=list)
+    honest: list[bool] = field(default_factory=list)
+    weights: list[Floats] = field(default_factory=list)
+
+    @property
+    def observed(self) -> NDArray[np.bool_]:
+        """Whether the target of a scan was measured `[N]`."""
+        return np.array([np.isfinite(one.measured).any() for one in self.values])
+
+    def with_meta_regions(self, values: Floats) -> Floats:
+        """Append the meta-regions to region values `[M, N, R]`."""
+        weights, known = np.stack(self.weights), np.isfinite(values)
+        means = np.einsum("mnr,ngr->mng", np.where(known, values, 0.0), weights)
+        # A region outside a scan's mask has weight 0 there.
+        incomplete = np.einsum("mnr,ngr->mng", ~known, weights > 0) > 0
+        return np.concatenate([values, np.where(incomplete, np.nan, means)], axis=2)
+
+
+@dataclass(frozen=True)
+class Completed:
+    """Completed tables of N scans, with R regions and then the meta-regions.
+
+    Attributes:
+        values: `[M, N, R + G]`.
+        replicates: of the drawn values; None if nothing was drawn, or too few subjects inform a term.
+        facts: how the values were drawn.
+    """
+
+    values: Floats
+    replicates: Replicates | None
+    facts: Mapping[str, object]
+
+
+def complete(study: StudyRegions, formula: Formula, table: pd.DataFrame, draws: int, seed: int) -> Completed:
+    """Keep measured regions and draw the others.
+
+    Args:
+        study: region values of the scans.
+        formula: terms of the imputation.
+        table: side information of the scans, in the same order.
+        draws: number of completed tables M.
+        seed: of the draws.
+
+    Raises:
+        DataError: too few targets are measured.
+    """
+    measured = np.stack([one.measured for one in study.values])
+    observed, replicates = study.observed, None
+    values = np.repeat(measured[None], draws, axis=0)
+    facts: dict[str, object] = {"Terms": formula.text, "References": dict(formula.references), "Draws": draws}
+    if not observed.all():
+        # A scan with unknown side information counts as an average one; an analysis leaves it out.
+        terms = formula.design(_without_gaps(table, formula.variables))
+        described = table[list(formula.variables)].notna().all(axis=1).to_numpy()
+        informs = observed & np.array(study.honest) & described
+        known, used = chosen_scans(study.values, terms, informs), measured[informs]
+        _require_held_out(study, len(used), len(terms.columns))
+        missing = chosen_scans(study.values, terms, ~observed)
+        values[:, ~observed] = proper_draws(used, known, missing, seed)
+        replicates = _replicates(study, used, known, missing, informs, seed)
+        facts |= {"Measured": int(observed.sum()), "Learnt": len(used), "Drawn": int((~observed).sum())}
+        facts["ExplainedByModel"] = round(explained_share(used, known), 4)
+    return Completed(study.with_meta_regions(values), replicates, facts)
+
+
+def _replicates(
+    study: StudyRegions,
+    measured: Floats,
+    known: RegionScans,
+    missing: RegionScans,
+    informs: NDArray[np.bool_],
+    seed: int,
+) -> Replicates | None:
+    """Replicates of all scans, also of the meta-regions."""
+    group = subject_groups([Scan.parse(key).subject for key in study.keys])
+    result = replicate(measured, known, missing, informs, ~study.observed, group, seed, _shown)
+    if result is None:
+        return None
+    left_out, shrinkage = study.with_meta_regions(result.left_out), study.with_meta_regions(result.shrinkage)
+    return replace(result, left_out=left_out, shrinkage=shrinkage)
+
+
+def _shown(groups: Sequence[int]) -> Iterable[int]:
+    return track(groups, "impute without each subject")
+
+
+def _require_held_out(study: StudyRegions, used: int, terms: int) -> None:
+    """Name the cause if a model without a cross-fit leaves too few scans that it has not learnt from."""
+    seen = int((study.observed & ~np.array(study.honest)).sum())
+    if seen and used < least_scans(terms):
+        raise DataError(
+            f"the model learnt from {seen} of the measured scans without a cross-fit, and {used} others are too few "
+            f"for {terms} terms; choose a model with a closed-form mean (stacked or local_linear), or larger splits"
+        )
+
+
+def _without_gaps(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Fill unknown values with the mean of a numeric column, and the most frequent level of another."""
+    filled = table.copy()
+    for name in columns:
+        values = numbers(table[name]) if all_numbers(table[name]) else table[name]
+        if values.notna().any():
+            filled[name] = values.fillna(values.mean() if all_numbers(table[name]) else values.mode().iloc[0])
+    return filled

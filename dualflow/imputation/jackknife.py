@@ -1,0 +1,85 @@
+"""Variances of the coefficients of group models by the jackknife over groups of subjects."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dualflow.imputation.replicates import Replicates
+
+Floats = NDArray[np.float64]
+
+
+class FixedWeights:
+    """Least squares, weighted for subjects with several scans, whose coefficients are linear in the outcomes.
+
+    The weights are those of a random intercept: each value loses a share of its subject's mean,
+
+        1 - 1 / sqrt(1 + n ratio),
+
+    for a subject of n scans, which makes the errors of a subject independent.
+
+    Args:
+        design: `[N, K]`.
+        subjects: subject of each scan.
+        ratio: variance between subjects over that within, per outcome `[R]`; None if no subject has several scans.
+    """
+
+    def __init__(self, design: Floats, subjects: NDArray[np.str_], ratio: Floats | None) -> None:
+        self._design, self._ratio = design, ratio
+        self._subjects = np.unique(subjects, return_inverse=True)[1]
+
+    def coefficients(self, outcomes: Floats, rows: NDArray[np.bool_]) -> Floats:
+        """Fit `rows` of outcomes `[N, R]`; return coefficients `[R, K]`."""
+        design, values = self._design[rows], outcomes[rows]
+        if self._ratio is None:
+            return np.asarray((np.linalg.pinv(design) @ values).T)
+        members = (self._subjects[rows][:, None] == np.unique(self._subjects[rows])).astype(np.float64)
+        counts = members.sum(axis=0)
+        mean = members / counts @ members.T
+        share = 1 - 1 / np.sqrt(1 + (members @ counts)[:, None] * self._ratio)
+        weighted = design - share.T[:, :, None] * (mean @ design)
+        return np.asarray(np.einsum("rkn,nr->rk", np.linalg.pinv(weighted), values - share * (mean @ values)))
+
+
+def fixed_weights(design: Floats, subjects: NDArray[np.str_], outcomes: Floats) -> FixedWeights:
+    """Return the least squares of a design, weighted as suits outcomes `[N, R]` if subjects have several scans."""
+    if len(set(subjects)) == len(subjects):
+        return FixedWeights(design, subjects, None)
+    import statsmodels.api as sm
+
+    ratios = []
+    for outcome in outcomes.T:
+        with warnings.catch_warnings():
+            # A variance of 0 between subjects lies on the boundary, which is a result and no failure.
+            warnings.simplefilter("ignore")
+            fit = sm.MixedLM(outcome, design, groups=subjects).fit(reml=True)
+        ratios.append(float(fit.cov_re[0, 0]) / fit.scale)
+    return FixedWeights(design, subjects, np.array(ratios))
+
+
+def jackknife_variance(estimator: FixedWeights, outcomes: Floats, replicates: Replicates) -> Floats:
+    """Return the variances of the coefficients of all scans, `[R, K]`.
+
+    With the coefficients b of all scans, and b_g without group g, it is
+
+        sum_g w_g (b_g - b)^2
+
+    with the weights of Wu (1986), plus the variance of the errors by shrinkage. Where every target is measured this is
+    the estimate HC2 of MacKinnon & White (1985), which is unbiased if all errors have one variance.
+
+    Args:
+        estimator: of N scans.
+        outcomes: mean of the completed tables `[N, R]`.
+        replicates: their changes.
+    """
+    everyone, groups = np.ones(len(outcomes), dtype=bool), np.unique(replicates.group)
+    changes = np.stack(
+        [estimator.coefficients(outcomes + replicates.left_out[group], replicates.group != group) for group in groups]
+    ) - estimator.coefficients(outcomes, everyone)
+    shrunk = np.stack([estimator.coefficients(change, everyone) for change in replicates.shrinkage])
+    return np.asarray(
+        np.einsum("g,grk->rk", replicates.weight[groups], np.square(changes)) + shrunk.var(axis=0, ddof=1)
+    )
