@@ -106,3 +106,13 @@ rule check:
         log_of("check"),
     shell:
         "dualflow check 2>&1 | tee {log:q}"
+
+
+# Only on request: `snakemake compare`. It runs the workflow on studies of its own, within this run's lock.
+rule compare:
+    log:
+        log_of("compare"),
+    threads: workflow.cores
+    shell:
+        'DUALFLOW_RUN=1 dualflow compare --config "$DUALFLOW_CONFIG"'
+        " --cores {threads} 2>&1 | tee {log:q}"

@@ -26,18 +26,22 @@ INSPECTIONS = {
 }  # fmt: skip
 """Options by which Snakemake runs no step. It reads the workflow before it looks at them."""
 RUN = "DUALFLOW_RUN"
-"""Environment variable that `dualflow run` sets for its Snakemake, which inherits the lock."""
+"""Environment variable of the Snakemake of `dualflow run`, and of the rule `compare`: their run holds the lock."""
 
 
 @contextmanager
 def run_lock() -> Iterator[IO[str]]:
     """Hold the lock of the working folder, which children can inherit; wait for a run that holds it.
 
-    Snakemake's locks that a dead run left are removed.
+    Within a run that holds it, the lock is that run's. Snakemake's locks that a dead run left are removed.
 
     Raises:
         DataError: a run of another machine may still work in this folder.
     """
+    if RUN in os.environ:
+        with LOCK.open() as stream:
+            yield stream
+        return
     with exclusive(LOCK, "another run is active in this folder; waiting for it to end", inheritable=True) as stream:
         _take_over(stream)
         try:

@@ -112,3 +112,12 @@ def test_looking_at_a_workflow_changes_nothing(tmp_path, monkeypatch):
     assert join_run(tmp_path, print)
     assert (tmp_path / "manifests" / "step.json").exists()
     assert not LOCK.exists()
+
+
+def test_a_run_within_a_run_shares_its_lock(monkeypatch):
+    """`snakemake compare` holds the lock, and its steps are runs of other studies."""
+    with run_lock():
+        monkeypatch.setenv(RUN, "1")
+        with run_lock() as inner:
+            assert inner.fileno() > 0
+        assert LOCK.read_text() == str(ProcessMark.current())

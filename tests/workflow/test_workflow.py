@@ -191,6 +191,13 @@ def test_a_dry_run_lists_steps_with_reasons(workspace):
         page.write_text(text)
 
 
+def test_a_comparison_is_made_on_request_alone(workspace):
+    """It is a target of the workflow, and no step of a study."""
+    assert "compare" not in planned(workspace)
+    dry = snakemake(workspace, "-n", "-p", "compare")
+    assert "dualflow compare --config" in dry.stdout, dry.stderr
+
+
 def test_a_failed_run_stays_failed_until_it_is_repaired(workspace, tmp_path):
     """A failed step fails again, although the report of an earlier run exists."""
     shutil.copytree(workspace / "results", tmp_path / "results")
