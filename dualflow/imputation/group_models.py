@@ -22,6 +22,8 @@ ANALYSIS_TABLE = "regions.tsv"
 MULTIPLE, RUBIN, COMPLETE, SINGLE = METHODS = ("multiple", "Rubin's rules", "complete cases", "single")
 """Multiple imputation with the jackknife's intervals; the same with those of Rubin's rules; only the scans with a
 measured target; the mean of the draws in place of each missing value."""
+ROUNDING = 1e-9
+"""Relative difference below which values count as equal."""
 COLUMNS = (
     "region", "term", "method", "estimate", "se", "low", "high", "p", "p_holm", "q_fdr", "df", "fmi", "scans",
     "measured", "gain",
@@ -62,7 +64,7 @@ def analyse_regions(
     """
     require_full_rank(design, "terms of the analysis")
     model = GroupModel(design.to_numpy(), np.asarray(subjects))
-    known = np.isfinite(values).all(axis=0)
+    known = np.isfinite(values).all(axis=0) & _varies(values)
     patterns, pattern_of = np.unique(known, axis=1, return_inverse=True)
     rows = []
     for index, pattern in enumerate(patterns.T):
@@ -74,6 +76,15 @@ def analyse_regions(
     if not rows:
         raise DataError(f"no region is known in more scans than the {design.shape[1]} coefficients; use fewer terms")
     return _with_gain(_adjusted(pd.concat(rows, ignore_index=True)))[list(COLUMNS)]
+
+
+def _varies(values: Floats) -> NDArray[np.bool_]:
+    """Whether an outcome of completed tables `[M, N, R]` varies by more than rounding `[R]`; a constant has no test."""
+    finite = np.isfinite(values)
+    low, high = (
+        reduce(np.where(finite, values, fill), (0, 1)) for reduce, fill in ((np.min, np.inf), (np.max, -np.inf))
+    )
+    return np.asarray(high - low > ROUNDING * np.maximum(np.abs(low), np.abs(high)))
 
 
 class GroupModel:
@@ -185,8 +196,7 @@ def _rows(
     names = pd.MultiIndex.from_product([regions, terms], names=["region", "term"])
     table = pd.DataFrame({name: values.reshape(-1) for name, values in columns.items()}, index=names).reset_index()
     table = table.assign(method=method, scans=counts[0], measured=counts[1])
-    # An outcome that does not vary has no test.
-    return table[(table["term"] != INTERCEPT) & (table["se"] > 0)]
+    return table[table["term"] != INTERCEPT]
 
 
 def _adjusted(table: pd.DataFrame) -> pd.DataFrame:

@@ -93,3 +93,12 @@ def test_repeated_sessions_are_a_mixed_model() -> None:
     mixed = rows(table, MULTIPLE)
     assert mixed["se"].to_numpy() == pytest.approx(single["se"].to_numpy(), rel=0.05)
     assert (mixed["df"] == single["df"]).all()
+
+
+def test_a_constant_outcome_has_no_row() -> None:
+    """Such as the ratio of a region to itself, which rounding makes vary; a region without values has none either."""
+    values, observed, design, subjects = study()
+    values[:, :, 1] = 1 + 1e-15 * values[:, :, 0]
+    values[:, :, 2] = np.nan
+    table = analyse_regions(values, observed, design, subjects, REGIONS)
+    assert set(table["region"]) == set(REGIONS) - {"r1", "r2"}
