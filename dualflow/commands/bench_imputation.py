@@ -17,9 +17,10 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+import dualflow
 from dualflow.commands.imputation_pool import Pool, draw_pool, people_table
 from dualflow.commands.train import LearningData, fit_model
-from dualflow.commit import commit_text, digest_of, scratch_folder
+from dualflow.commit import commit_text, digest_of, scratch_folder, sha256
 from dualflow.config import Config, public_values
 from dualflow.data.dataset import Item, PairDataset
 from dualflow.data.side_encoder import SideEncoder
@@ -85,6 +86,7 @@ def bench_imputation(config: Config, *, studies: int, people: int, draws: int, m
     members = rng.integers(len(cohort), size=(studies, people))
     stem = f"{NAME}_{model}"
     plan = {"studies": studies, "people": people, "draws": draws, "seed": seed, "study": public_values(config)}
+    plan["program"] = _program_digest()
     records = [config.layout.manifest(f"bench/{stem}/{number:04d}") for number in range(studies)]
     files = [config.layout.bench_study(stem, number) for number in range(studies)]
     tables = [_finished(*paths, plan) for paths in zip(records, files, strict=True)]
@@ -110,6 +112,12 @@ def bench_imputation(config: Config, *, studies: int, people: int, draws: int, m
 def _finished(manifest: Path, path: Path, plan: dict[str, Any]) -> pd.DataFrame | None:
     """Estimates of a study of an earlier, interrupted benchmark with the same plan."""
     return None if read_manifest(manifest, config=plan) is None else read_typed_table(path)
+
+
+def _program_digest() -> str:
+    """Digest of dualflow's own code: numbers of another build are not mixed with this one's."""
+    root = Path(dualflow.__file__).parent
+    return digest_of({str(path.relative_to(root)): sha256(path) for path in sorted(root.rglob("*.py"))})
 
 
 def _finish(manifest: Path, path: Path, plan: dict[str, Any], table: pd.DataFrame) -> None:

@@ -31,4 +31,6 @@ def test_the_summary_tells_valid_from_overconfident_methods():
     assert summary.loc[PROPER, "gain"] == pytest.approx(78, abs=35)
     assert summary.loc[SINGLE, "bias"] == pytest.approx(1.0, abs=0.35)
     assert summary.loc[PROPER, "bias"] < 0.2
+    assert summary.loc[COMPLETE, "found"] == pytest.approx(32, abs=8)
+    assert summary.loc[PROPER, "found"] == pytest.approx(52, abs=8)
     assert summary.loc[COMPLETE, "excluded_mc"] == pytest.approx(1.5, abs=0.8)
