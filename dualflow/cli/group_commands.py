@@ -31,7 +31,7 @@ def impute(config_path: Path, overrides: tuple[str, ...], threads: int, name: st
 
     The study's main flow must be trained: `dualflow run` does that. Measured values are kept as they are. Those of
     scans without a target are drawn jointly over regions, and vary with the noise and with the parameters of the
-    regression that corrects the model's predictions (proper multiple imputation, Rubin 1987).
+    regression that links the model's predictions to the measured values (proper multiple imputation, Rubin 1987).
 
     The table has a row per scan, region and draw: subject, session, region, draw, suvr, observed. Analyse it with
     `dualflow analyse`, which pools the draws. Never average the draws and analyse the averages.

@@ -2,8 +2,8 @@
 
 A model's samples vary with the noise alone, its parameters are fixed; and its regressions are shrunk, which pulls
 effects of side information to 0. Statistics on such draws may have intervals that are too narrow, and biased effects.
-Here the model supplies what it knows of each person, and a regression of its errors per region on the terms of the
-analysis corrects the rest, with the uncertainty of its parameters.
+Here the model supplies what is particular to each person, and a regression per region on the terms of the analysis
+supplies the rest, with the uncertainty of its parameters.
 """
 
 from __future__ import annotations
@@ -42,6 +42,10 @@ class RegionScans:
         """Terms without the intercept `[N, K - 1]`."""
         return self.terms.drop(columns=INTERCEPT).to_numpy()
 
+    def regressors(self, region: int) -> Floats:
+        """Terms, then the prediction of one region, `[N, K + 1]`."""
+        return np.column_stack([self.terms.to_numpy(), self.prediction[:, region]])
+
     def regions(self, chosen: NDArray[np.bool_]) -> RegionScans:
         """The same scans with some of the regions."""
         return RegionScans(self.terms, self.prediction[:, chosen], self.noise[:, :, chosen])
@@ -52,15 +56,15 @@ def proper_draws(
 ) -> Floats:
     """Draw the regions of the missing scans M times, jointly over regions and scans, `[M, Q, R]`.
 
-    Region r of scan i follows y_ir = prediction_ir + a_r + b_r' terms_i + s_r u_ir, where u is the model's noise,
-    scaled to variance 1 over the observed scans. The slopes have the prior b_r ~ N(0, T), whose variance over regions
-    the data give (`RegionRegression`); a and log s have flat priors. A draw from the posterior compares the estimates
-    with those from simulated differences d* = X b* + s^ u*, where b* is drawn from the prior:
+    Region r of scan i follows y_ir = a_r + b_r' [terms_i, prediction_ir] + s_r u_ir, where u is the model's noise,
+    scaled to variance 1 over the observed scans. The slopes have the prior b_r ~ N(b, T), whose mean and variance over
+    regions the data give (`RegionRegression`); a and log s have flat priors. A draw from the posterior compares the
+    estimates with those from simulated measurements y* = X b* + s^ u*, where b* is drawn from the prior:
 
         s = s^^2 / s*^,    b = b^ + (s / s^) (b* - b*^)    (Rubin 1987, example 5.1, where T is infinite).
 
-    The noise u* is a joint sample of all regions, so that draws of different regions vary together. The variance T is
-    estimated anew from d*, so that its uncertainty counts too.
+    The noise u* is a joint sample of all regions, so that draws of different regions vary together. The mean b and the
+    variance T are estimated anew from y*, so that their uncertainty counts too.
 
     A region without a finite prediction in a scan is NaN there. A region whose measurements or noise do not vary, or
     whose measured scans do not tell the terms apart, is NaN in all scans.
@@ -94,7 +98,7 @@ def proper_draws(
 
 def least_scans(terms: int) -> int:
     """Fewest measured scans from which a regression on a number of terms is drawn."""
-    return terms + LEAST_FREEDOM
+    return terms + 1 + LEAST_FREEDOM
 
 
 def regions_that_can_be_fitted(measured: Floats, observed: RegionScans) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -113,18 +117,18 @@ def regions_that_can_be_fitted(measured: Floats, observed: RegionScans) -> tuple
 def _draw(
     measured: Floats, observed: RegionScans, known: NDArray[np.bool_], missing: RegionScans, seed: int, *, proper: bool
 ) -> Floats:
-    regression = RegionRegression(observed.slope_terms, known, observed.noise)
-    fitted = regression.fit(measured - observed.prediction)
+    regression = RegionRegression(observed.slope_terms, observed.prediction, known, observed.noise)
+    fitted = regression.fit(measured)
     drawn = _posterior(regression, fitted, seed) if proper else fitted
     noise: Floats = drawn.spread[..., None, :] * missing.noise / regression.size
-    return missing.prediction + regression.values(drawn, missing.slope_terms) + noise
+    return regression.values(drawn, missing.slope_terms, missing.prediction) + noise
 
 
 def _posterior(regression: RegionRegression, fitted: Regressions, seed: int) -> Regressions:
     """Draw the parameters once for each draw of the noise."""
     standard = np.random.default_rng(seed).normal(size=(len(regression.noise), *fitted.slopes.shape))
-    slopes = np.sqrt(fitted.between) * standard
-    simulated = regression.fit(regression.change(slopes) + fitted.spread * regression.noise)
+    slopes = fitted.centre + np.sqrt(fitted.between) * standard
+    simulated = regression.fit(regression.change(slopes) + fitted.spread * regression.noise, fitted.errors)
     ratio = fitted.spread / simulated.spread
     return fitted._replace(
         level=fitted.level - ratio * simulated.level,
@@ -134,16 +138,22 @@ def _posterior(regression: RegionRegression, fitted: Regressions, seed: int) -> 
 
 
 def explained_share(measured: Floats, observed: RegionScans) -> float:
-    """Return the share of the variance that the terms leave and the predictions explain, as the median over regions."""
+    """Return the share of the variance that the terms leave and the predictions explain, as the median over regions.
+
+    It is adjusted for the coefficient that a prediction costs: one that is independent of the values scores about 0.
+    """
     known, used = regions_that_can_be_fitted(measured, observed)
     shares = []
     for region in map(int, np.flatnonzero(used)):
         rows = known[:, region]
-        terms, values = observed.terms.to_numpy()[rows], measured[rows, region]
-        left, of_difference = (_residual(one, terms) for one in (values, values - observed.prediction[rows, region]))
-        shares.append(1 - of_difference / left)
+        scales = [
+            _residual_variance(measured[rows, region], design[rows])
+            for design in (observed.terms.to_numpy(), observed.regressors(region))
+        ]
+        shares.append(1 - scales[1] / scales[0])
     return float(max(np.median(shares), 0.0)) if shares else 0.0
 
 
-def _residual(values: Floats, design: Floats) -> float:
-    return float(np.square(values - design @ np.linalg.lstsq(design, values, rcond=None)[0]).sum())
+def _residual_variance(values: Floats, design: Floats) -> float:
+    residuals = values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
+    return float(np.square(residuals).sum() / (len(values) - np.linalg.matrix_rank(design)))

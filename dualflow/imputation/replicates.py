@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dualflow.errors import DataError
 from dualflow.imputation.proper_draws import RegionScans, regions_that_can_be_fitted
-from dualflow.imputation.region_regression import RegionRegression, Regressions
+from dualflow.imputation.region_regression import RegionRegression, Regressions, moved_share
 from dualflow.models.tensors import read_verified, save_tensors
 
 Floats = NDArray[np.float64]
@@ -39,7 +39,7 @@ class Replicates:
         group: group of each scan `[N]`, the same for all scans of a subject.
         weight: weight of each group in the jackknife's variance `[G]`.
         left_out: changes if one group is left out `[G, N, R]`.
-        shrinkage: draws of the errors that slopes have because they moved towards 0 `[M, N, R]`.
+        shrinkage: draws of the errors that remain because slopes move to their mean over regions `[M, N, R]`.
     """
 
     group: NDArray[np.int64]
@@ -110,8 +110,8 @@ def replicate(
 ) -> Replicates | None:
     """Impute without each group of subjects.
 
-    A slope that moves to 0 by the share w has an error besides that of its estimate: w times its size, of which the
-    variance T of the slopes over regions tells, and at most the limit of moves.
+    A slope that moves to the mean over regions by the share w has an error besides that of its estimate: w times its
+    distance from the mean, of which the variance T of the slopes over regions tells, and at most the limit of moves.
 
     Args:
         measured: region means of the scans that inform the draws.
@@ -134,8 +134,7 @@ def replicate(
     shape = int(drawn.sum()), len(used)
     left_out, shrinkage = np.full((len(weight), *shape), np.nan), np.full((len(missing.noise), *shape), np.nan)
     if used.any():
-        errors = measured - observed.prediction
-        fitted = _Fitted(errors[:, used], known[:, used], observed.regions(used), missing.regions(used))
+        fitted = _Fitted(measured[:, used], known[:, used], observed.regions(used), missing.regions(used))
         left_out[:, :, used] = fitted.left_out(groups, len(weight), progress)
         shrinkage[:, :, used] = fitted.shrinkage(len(shrinkage), seed)
     return Replicates(group, weight, _of_all(left_out, drawn), _of_all(shrinkage, drawn))
@@ -155,35 +154,38 @@ def _weights(terms: Floats, groups: NDArray[np.int64], count: int) -> Floats | N
 
 
 class _Fitted:
-    """The regression of the model's errors `[N, R]` in the observed scans, and what it expects of the missing ones."""
+    """The regression of the measured regions, and the values that it expects of the missing scans."""
 
-    def __init__(self, errors: Floats, known: NDArray[np.bool_], observed: RegionScans, missing: RegionScans) -> None:
-        self._errors, self._known, self._observed, self._missing = errors, known, observed, missing
-        self._regression, self._fit = self._on(np.ones(len(errors), dtype=bool))
+    def __init__(self, measured: Floats, known: NDArray[np.bool_], observed: RegionScans, missing: RegionScans) -> None:
+        self._measured, self._known, self._observed, self._missing = measured, known, observed, missing
+        self._regression = self._on(np.ones(len(measured), dtype=bool))
+        self._fit = self._regression.fit(measured)
 
     def left_out(
         self, groups: NDArray[np.int64], count: int, progress: Callable[[Sequence[int]], Iterable[int]]
     ) -> Floats:
         """Changes of the expected values without each group `[G, Q, R]`."""
         expected = self._expected(self._regression, self._fit)
-        changes = np.repeat(0.0 * expected[None], count, axis=0)
+        changes = np.repeat(np.where(np.isfinite(expected), 0.0, np.nan)[None], count, axis=0)
         for group in progress([int(group) for group in np.unique(groups)]):
-            changes[group] = self._expected(*self._on(groups != group)) - expected
+            rows = groups != group
+            part = self._on(rows)
+            changes[group] = self._expected(part, part.fit(self._measured[rows])) - expected
         return changes
 
     def shrinkage(self, draws: int, seed: int) -> Floats:
         """Draws of the errors by shrinkage `[M, Q, R]`."""
         fit = self._fit
         standard = np.random.default_rng([seed, 1]).normal(size=(draws, *fit.slopes.shape))
-        moves = np.clip(fit.share * np.sqrt(fit.between) * standard, -fit.limit, fit.limit)
-        return self._expected(self._regression, fit._replace(level=np.zeros((draws, len(fit.level))), slopes=moves))
+        moves = moved_share(fit.between, fit.errors) * np.sqrt(fit.between) * standard
+        errors = fit._replace(level=np.zeros((draws, len(fit.level))), slopes=np.clip(moves, -fit.limit, fit.limit))
+        return self._expected(self._regression, errors)
 
-    def _on(self, rows: NDArray[np.bool_]) -> tuple[RegionRegression, Regressions]:
-        regression = RegionRegression(
-            self._observed.slope_terms[rows], self._known[rows], self._observed.noise[:, rows]
+    def _on(self, rows: NDArray[np.bool_]) -> RegionRegression:
+        scans = self._observed
+        return RegionRegression(
+            scans.slope_terms[rows], scans.prediction[rows], self._known[rows], scans.noise[:, rows]
         )
-        return regression, regression.fit(self._errors[rows])
 
     def _expected(self, regression: RegionRegression, fit: Regressions) -> Floats:
-        # A region outside a scan's mask stays unknown.
-        return regression.values(fit, self._missing.slope_terms) + 0.0 * self._missing.prediction
+        return regression.values(fit, self._missing.slope_terms, self._missing.prediction)

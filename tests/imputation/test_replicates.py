@@ -6,7 +6,6 @@ import pytest
 
 from dualflow.errors import CheckpointError, DataError
 from dualflow.imputation.proper_draws import RegionScans, proper_draws
-from dualflow.imputation.region_regression import RegionRegression
 from dualflow.imputation.replicates import MOST_GROUPS, Replicates, replicate, subject_groups
 
 DRAWS = 40
@@ -19,11 +18,11 @@ def scans(people: int, regions: int, seed: int) -> RegionScans:
     return RegionScans(terms, rng.normal(size=(people, regions)), noise - noise.mean(axis=0))
 
 
-@pytest.fixture(params=[0.0, 0.3], ids=["a model that is right", "a model that is wrong about age"])
+@pytest.fixture(params=[3, 12], ids=["own slopes", "slopes of regions inform each other"])
 def study(request):
-    known, missing = scans(30, 12, 0), scans(8, 12, 1)
+    known, missing = scans(30, request.param, 0), scans(8, request.param, 1)
     rng = np.random.default_rng(2)
-    effects = known.terms["age"].to_numpy()[:, None] * request.param * rng.normal(size=12)
+    effects = known.terms["age"].to_numpy()[:, None] * np.linspace(0.5, 1.5, request.param)
     measured = 1 + effects + known.prediction + rng.normal(size=known.prediction.shape)
     return measured, known, missing
 
@@ -55,16 +54,11 @@ def test_changes_are_those_of_an_imputation_without_the_group(study):
     assert (left_out[:, :30] == 0).all()
 
 
-def test_errors_by_shrinkage_are_within_the_limit(study):
-    """They are those of slopes as large as the data tell."""
-    measured, known, missing = study
+def test_shrinkage_has_an_error_only_where_slopes_move(study):
+    regions = study[0].shape[1]
     shrinkage = replicates(study).shrinkage
-    assert shrinkage.shape == (DRAWS, 38, 12)
-    assert (shrinkage[:, :30] == 0).all()
-    fitted = RegionRegression(known.slope_terms, np.isfinite(measured), known.noise).fit(measured - known.prediction)
-    assert (shrinkage[:, 30:].std() > 0) == (fitted.between[0, 0] > 0)
-    slopes = shrinkage[:, 30:] / (missing.slope_terms - known.slope_terms.mean(axis=0))
-    assert (np.abs(slopes) <= fitted.limit[:, 0] * (1 + 1e-9)).all()
+    assert shrinkage.shape == (DRAWS, 38, regions)
+    assert (shrinkage[:, 30:].std(axis=0).mean() > 1e-3) == (regions > 10)
 
 
 def test_unknown_regions_are_unknown_in_replicates(study):
