@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -66,15 +67,22 @@ def analyse_regions(
     model = GroupModel(design.to_numpy(), np.asarray(subjects))
     known = np.isfinite(values).all(axis=0) & _varies(values)
     patterns, pattern_of = np.unique(known, axis=1, return_inverse=True)
-    rows = []
+    fits = []
     for index, pattern in enumerate(patterns.T):
         columns = np.flatnonzero(pattern_of.reshape(-1) == index)
         part = None if replicates is None else replicates.regions(columns).chosen(pattern)
-        for method, pooled, counts in _methods(model, values[:, :, columns], observed & pattern, pattern, part):
-            names = [regions[int(column)] for column in columns]
-            rows.append(_rows(names, [str(term) for term in design], method, pooled, counts))
-    if not rows:
+        fit = _fit_methods(model, values[:, :, columns], observed & pattern, pattern, part)
+        if fit is not None:
+            fits.append(([regions[int(column)] for column in columns], fit))
+    if not fits:
         raise DataError(f"no region is known in more scans than the {design.shape[1]} coefficients; use fewer terms")
+    ratio = _mean_ratio([fit for _, fit in fits])
+    terms = [str(term) for term in design]
+    rows = [
+        _rows(names, terms, method, pooled, counts)
+        for names, fit in fits
+        for method, (pooled, counts) in _with_jackknife(fit.methods, ratio).items()
+    ]
     return _with_gain(_adjusted(pd.concat(rows, ignore_index=True)))[list(COLUMNS)]
 
 
@@ -113,42 +121,63 @@ class GroupModel:
         return coefficients.reshape(shape), variances.reshape(shape), freedom
 
 
-def _methods(
+class _Fits(NamedTuple):
+    """Results of outcomes that are known in the same scans.
+
+    Attributes:
+        methods: pooled estimates of each method that can be used, with the numbers of scans and of measured targets.
+        ratio: variance by the jackknife over that by Rubin's rules `[R, K]`; None without replicates.
+    """
+
+    methods: dict[str, tuple[Pooled, tuple[int, int]]]
+    ratio: Floats | None
+
+
+def _fit_methods(
     model: GroupModel,
     values: Floats,
     measured: NDArray[np.bool_],
     known: NDArray[np.bool_],
     replicates: Replicates | None,
-) -> Iterator[tuple[str, Pooled, tuple[int, int]]]:
-    """Yield the result of each method that can be used, with the numbers of scans and of measured targets."""
+) -> _Fits | None:
+    """Fit the model by each method; None if it cannot be fitted to the known scans."""
     counts, least = (int(known.sum()), int(measured.sum())), model.design.shape[1]
     if len(set(model.subjects[known])) <= least or np.linalg.matrix_rank(model.design[known]) < least:
-        return
-    complete = None
-    if len(set(model.subjects[measured])) > least and np.linalg.matrix_rank(model.design[measured]) == least:
-        complete = _alone(model.fit(values[0], measured))
+        return None
+    methods, ratio, mean = {}, None, values.mean(axis=0)
     if counts[0] == counts[1]:  # every target is measured, so the tables are equal
-        yield MULTIPLE, _alone(model.fit(values[0], known)), counts
+        methods[MULTIPLE] = _alone(model.fit(values[0], known)), counts
     else:
-        rubin = pool(*model.fit(values, known))
-        if replicates is not None and complete is not None:
-            yield MULTIPLE, _jackknifed(model, values[:, known], known, rubin, complete.df, replicates), counts
-            yield RUBIN, rubin, counts
-        else:
-            yield MULTIPLE, rubin, counts
-    if complete is not None:
-        yield COMPLETE, complete, (counts[1], counts[1])
-    yield SINGLE, _alone(model.fit(values.mean(axis=0), known)), counts
+        pooled = pool(*model.fit(values, known))
+        methods[MULTIPLE] = pooled, counts
+        if replicates is not None:
+            estimator = fixed_weights(model.design[known], model.subjects[known], mean[known])
+            variance = jackknife_variance(estimator, mean[known], replicates) + pooled.between / len(values)
+            ratio = variance / np.square(pooled.se)
+    if len(set(model.subjects[measured])) > least and np.linalg.matrix_rank(model.design[measured]) == least:
+        methods[COMPLETE] = _alone(model.fit(values[0], measured)), (counts[1], counts[1])
+    methods[SINGLE] = _alone(model.fit(mean, known)), counts
+    return _Fits(methods, ratio)
 
 
-def _jackknifed(
-    model: GroupModel, values: Floats, known: NDArray[np.bool_], rubin: Pooled, df: Floats, replicates: Replicates
-) -> Pooled:
-    """The pooled estimates with the jackknife's standard errors, which know of the draws' number."""
-    mean = values.mean(axis=0)
-    estimator = fixed_weights(model.design[known], model.subjects[known], mean)
-    variance = jackknife_variance(estimator, mean, replicates) + rubin.between / len(values)
-    return rubin._replace(se=np.sqrt(variance), df=df)
+def _mean_ratio(fits: Sequence[_Fits]) -> Floats | None:
+    """Mean over outcomes of the jackknife's ratio `[K]`.
+
+    The jackknife of one outcome rests on few subjects and is noisy; what makes Rubin's rules too wide, or too narrow,
+    is alike in all outcomes.
+    """
+    ratios = [fit.ratio for fit in fits if fit.ratio is not None]
+    return np.asarray(np.concatenate(ratios).mean(axis=0)) if ratios else None
+
+
+def _with_jackknife(
+    methods: dict[str, tuple[Pooled, tuple[int, int]]], ratio: Floats | None
+) -> dict[str, tuple[Pooled, tuple[int, int]]]:
+    """Scale the variances of Rubin's rules by the ratio, and keep theirs as a method of its own."""
+    pooled, counts = methods[MULTIPLE]
+    if ratio is None or counts[0] == counts[1]:
+        return methods
+    return methods | {MULTIPLE: (pooled._replace(se=pooled.se * np.sqrt(ratio)), counts), RUBIN: (pooled, counts)}
 
 
 def _alone(fit: Fit) -> Pooled:

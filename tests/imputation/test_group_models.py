@@ -8,8 +8,9 @@ from scipy.stats import false_discovery_control
 
 from dualflow.evaluation.statistics import holm
 from dualflow.imputation.group_models import METHODS, analyse_regions
+from dualflow.imputation.replicates import Replicates
 
-MULTIPLE, _, COMPLETE, SINGLE = METHODS
+MULTIPLE, RUBIN, COMPLETE, SINGLE = METHODS
 REGIONS = [f"r{index}" for index in range(6)]
 
 
@@ -102,3 +103,20 @@ def test_a_constant_outcome_has_no_row() -> None:
     values[:, :, 2] = np.nan
     table = analyse_regions(values, observed, design, subjects, REGIONS)
     assert set(table["region"]) == set(REGIONS) - {"r1", "r2"}
+
+
+def test_the_jackknife_scales_the_variances_of_a_term() -> None:
+    """By its mean ratio over outcomes; the degrees of freedom are those of Rubin's rules."""
+    values, observed, design, subjects = study()
+    left_out = np.zeros((40, *values.shape[1:]))
+    changes = Replicates(np.arange(40), np.ones(40), left_out, np.zeros((2, *values.shape[1:])))
+    table = analyse_regions(values, observed, design, subjects, REGIONS, changes)
+    alone = analyse_regions(values[:, :, :1], observed, design, subjects, REGIONS[:1], changes.regions(np.array([0])))
+    for term in ("age", "sex=M"):
+        multiple, rubin = (rows(table, method, term) for method in (MULTIPLE, RUBIN))
+        ratio = np.square(multiple["se"] / rubin["se"])
+        assert ratio.to_numpy() == pytest.approx(np.full(len(REGIONS), ratio.iloc[0]))
+        assert (multiple["df"] == rubin["df"]).all()
+        assert (multiple["estimate"] == rubin["estimate"]).all()
+        one = np.square(rows(alone, MULTIPLE, term)["se"] / rows(alone, RUBIN, term)["se"])
+        assert one.iloc[0] != pytest.approx(ratio.iloc[0])
