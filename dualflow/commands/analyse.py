@@ -81,6 +81,8 @@ def analyse(
     derive = partial(add_outcomes, regions=imputed.regions, asymmetries=asymmetries, ratios=ratios)
     values, outcomes = derive(imputed.values)
     replicates = Replicates.read(layout.imputation_replicates, ~imputed.observed, sha256(layout.imputed_regions))
+    if replicates is None and imputed.facts.get("Replicates"):
+        raise DataError(f"{layout.imputation_replicates}: missing; run `dualflow impute` again")
     if replicates is not None:
         replicates = replicates.outcomes(imputed.values, lambda tables: derive(tables)[0]).chosen(complete)
     subjects = [one for one, is_known in zip(imputed.subjects, complete, strict=True) if is_known]

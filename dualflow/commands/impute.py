@@ -55,7 +55,8 @@ def impute(config: Config, name: str = "", seed: int | None = None) -> None:
     options, layout = config.impute or ImputeConfig(), config.layout
     name, seed = name or config.model.preset, config.train.seeds[0] if seed is None else seed
     predictor = load_predictor(layout.model(name, seed), select_device(config.train.device))
-    data, regions, groups = LearningData.load(config), region_map(config.preprocess), _groups(options)
+    data, regions = LearningData.load(config), region_map(config.preprocess)
+    groups = _groups(options, regions)
     if predictor.card.data_digest != digest_of(data.digests):
         raise DataError(
             f"{predictor.card.label} learnt from other scans than this study's training and validation scans, so it "
@@ -80,6 +81,7 @@ def impute(config: Config, name: str = "", seed: int | None = None) -> None:
     if completed.replicates is not None:
         files["replicates"] = layout.imputation_replicates
     remove_outputs(layout.manifest(STEP), keep=[*files.values()])
+    layout.imputation_replicates.unlink(missing_ok=True)  # also of an imputation that was interrupted
     commit_text(path, result.text())
     commit_json(sidecar_path(path), result.sidecar())
     if completed.replicates is not None:
@@ -175,12 +177,14 @@ def _split(config: Config, data: LearningData, split: str, predictor: Predictor)
     return load_split(config, data.pairs, split, predictor.card.side)
 
 
-def _groups(options: ImputeConfig) -> MetaRegions:
+def _groups(options: ImputeConfig, regions: RegionMap) -> MetaRegions:
     if options.meta_regions is None:
         return meta_regions()
     table = read_table(options.meta_regions)
     if missing := [name for name in ("meta_region", "region") if name not in table]:
         raise DataError(f"{options.meta_regions}: no column {missing[0]}; expected the columns meta_region and region")
+    if same := sorted(set(table["meta_region"]) & set(regions.names)):
+        raise DataError(f"{options.meta_regions}: meta-region {same[0]} has the name of a region; rename it")
     return group_regions(table)
 
 

@@ -53,9 +53,17 @@ def read_table(path: Path) -> pd.DataFrame:
     return pd.DataFrame(cells, dtype=object)
 
 
-def read_typed_table(path: Path) -> pd.DataFrame:
-    """Read a table of results that `table_text` wrote, with numeric columns as numbers."""
-    return pd.read_csv(path, sep="\t", quoting=csv.QUOTE_NONE)
+def read_typed_table(path: Path, text: Sequence[str] = ()) -> pd.DataFrame:
+    """Read a table of results that `table_text` wrote, of any size, with numeric columns as numbers.
+
+    Args:
+        path: the table.
+        text: columns that stay text; a label such as 001 is no number, and NA no missing one.
+    """
+    types = dict.fromkeys(text, str)
+    return pd.read_csv(
+        path, sep="\t", quoting=csv.QUOTE_NONE, dtype=types, keep_default_na=not text, na_values=[MISSING[0], ""]
+    )
 
 
 def _column_names(header: Sequence[str], path: Path) -> list[str]:

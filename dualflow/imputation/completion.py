@@ -84,8 +84,8 @@ def complete(study: StudyRegions, formula: Formula, table: pd.DataFrame, draws: 
     values = np.repeat(measured[None], draws, axis=0)
     facts: dict[str, object] = {"Terms": formula.text, "References": dict(formula.references), "Draws": draws}
     if not observed.all():
-        # A scan with unknown side information counts as an average one; an analysis leaves it out.
-        terms = formula.design(_without_gaps(table, formula.variables))
+        # A scan with unknown side information counts as an average one; an analysis of that column leaves it out.
+        terms = formula.design(_without_gaps(table, formula))
         described = table[list(formula.variables)].notna().all(axis=1).to_numpy()
         informs = observed & np.array(study.honest) & described
         known, used = chosen_scans(study.values, terms, informs), measured[informs]
@@ -95,6 +95,7 @@ def complete(study: StudyRegions, formula: Formula, table: pd.DataFrame, draws: 
         replicates = _replicates(study, used, known, missing, informs, seed)
         facts |= {"Measured": int(observed.sum()), "Learnt": len(used), "Drawn": int((~observed).sum())}
         facts["ExplainedByModel"] = round(explained_share(used, known), 4)
+    facts["Replicates"] = replicates is not None
     return Completed(study.with_meta_regions(values), replicates, facts)
 
 
@@ -129,11 +130,12 @@ def _require_held_out(study: StudyRegions, used: int, terms: int) -> None:
         )
 
 
-def _without_gaps(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """Fill unknown values with the mean of a numeric column, and the most frequent level of another."""
+def _without_gaps(table: pd.DataFrame, formula: Formula) -> pd.DataFrame:
+    """Fill unknown values with the mean of a numeric column, and the most frequent level of a category."""
     filled = table.copy()
-    for name in columns:
-        values = numbers(table[name]) if all_numbers(table[name]) else table[name]
+    for name in formula.variables:
+        numeric = all_numbers(table[name]) and name not in formula.references
+        values = numbers(table[name]) if numeric else table[name]
         if values.notna().any():
-            filled[name] = values.fillna(values.mean() if all_numbers(table[name]) else values.mode().iloc[0])
+            filled[name] = values.fillna(values.mean() if numeric else values.mode().iloc[0])
     return filled

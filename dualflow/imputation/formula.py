@@ -110,14 +110,19 @@ class Formula:
         reference = self.references.get(str(values.name))
         if all_numbers(values) and reference is None:
             return numbers(values)
-        levels = sorted({str(value) for value in values.dropna()})
+        values = values.map(_level, na_action="ignore")
+        levels = sorted(set(values.dropna()))
         if reference is not None and reference not in levels:
             raise ConfigError(f"reference {values.name}={reference}; choose from: {', '.join(levels)}")
         first = [reference] if reference is not None else []
-        text = values.map(str, na_action="ignore")
         return pd.Series(
-            pd.Categorical(text, [*first, *(level for level in levels if level not in first)]), values.index
+            pd.Categorical(values, [*first, *(level for level in levels if level not in first)]), values.index
         )
+
+
+def _level(value: object) -> str:
+    """Name of a level; a number without decimals has none in its name either."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def quoted(column: str) -> str:

@@ -58,7 +58,7 @@ def analyse_regions(
         One row per region, term and method, columns COLUMNS. `p_holm` and `q_fdr` adjust p over the regions of a term
         and method (Holm 1979; Benjamini & Hochberg 1995). `gain` is the variance of complete cases over that of the
         method, minus 1: how many more measured scans the method is worth, as a share. A method without enough scans
-        has no row.
+        or without a result has no row.
 
     Raises:
         DataError: a term cannot be estimated from all scans.
@@ -107,11 +107,7 @@ class GroupModel:
         self.design, self.subjects = design, subjects
 
     def fit(self, values: Floats, rows: NDArray[np.bool_]) -> Fit:
-        """Fit the model to `rows` of outcomes `[..., N, R]`.
-
-        Raises:
-            DataError: a mixed model has no standard errors.
-        """
+        """Fit the model to `rows` of outcomes `[..., N, R]`; a mixed model without a result is NaN."""
         design, outcomes = self.design[rows], np.moveaxis(values, -2, 0)[rows]
         flat, subjects = outcomes.reshape(len(design), -1), self.subjects[rows]
         repeated = len(set(subjects)) < len(subjects)
@@ -167,7 +163,10 @@ def _mean_ratio(fits: Sequence[_Fits]) -> Floats | None:
     is alike in all outcomes.
     """
     ratios = [fit.ratio for fit in fits if fit.ratio is not None]
-    return np.asarray(np.concatenate(ratios).mean(axis=0)) if ratios else None
+    if not ratios:
+        return None
+    every = np.concatenate(ratios)
+    return np.asarray(every[np.isfinite(every).all(axis=1)].mean(axis=0))
 
 
 def _with_jackknife(
@@ -207,11 +206,12 @@ def _mixed(values: Floats, design: Floats, subjects: NDArray[np.str_]) -> tuple[
         with warnings.catch_warnings():
             # A variance of 0 between subjects lies on the boundary, which is a result and no failure.
             warnings.simplefilter("ignore")
-            fit = sm.MixedLM(outcome, design, groups=subjects).fit(reml=True)
-        results.append((np.asarray(fit.fe_params), np.square(np.asarray(fit.bse_fe))))
+            try:
+                fit = sm.MixedLM(outcome, design, groups=subjects).fit(reml=True)
+                results.append((np.asarray(fit.fe_params), np.square(np.asarray(fit.bse_fe))))
+            except np.linalg.LinAlgError:
+                results.append((np.full(design.shape[1], np.nan),) * 2)
     coefficients, variances = (np.stack(part) for part in zip(*results, strict=True))
-    if not np.isfinite(variances).all():
-        raise DataError("a mixed model has no standard errors; use fewer terms, or one session per subject")
     return coefficients, variances
 
 
@@ -225,7 +225,7 @@ def _rows(
     names = pd.MultiIndex.from_product([regions, terms], names=["region", "term"])
     table = pd.DataFrame({name: values.reshape(-1) for name, values in columns.items()}, index=names).reset_index()
     table = table.assign(method=method, scans=counts[0], measured=counts[1])
-    return table[table["term"] != INTERCEPT]
+    return pd.DataFrame(table[(table["term"] != INTERCEPT) & np.isfinite(table["se"])])
 
 
 def _adjusted(table: pd.DataFrame) -> pd.DataFrame:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dualflow.data.tsv import numbers, read_table, table_text
+from dualflow.data.tsv import read_typed_table, table_text
 from dualflow.errors import DataError
 from dualflow.layout import Scan, sidecar_path
 
@@ -25,6 +25,7 @@ COLUMNS = {
     "observed": "1 if the target was measured, 0 if the value is drawn",
 }
 """Columns with their descriptions."""
+LABELS = ("subject", "session", "region")
 IMPUTATION = "Imputation"
 """Key of the facts of the imputation in the sidecar."""
 DIGITS = 6
@@ -84,19 +85,20 @@ class ImputedTable:
         """
         if not path.is_file():
             raise DataError(f"{path}: no imputed regions; run `dualflow impute` with the same configuration first")
-        table = read_table(path)  # text: a label such as 001 is no number
         try:
+            table = read_typed_table(path, LABELS)[list(COLUMNS)]
             facts = json.loads(sidecar_path(path).read_text())[IMPUTATION]
         except (OSError, ValueError, KeyError) as error:
-            raise DataError(f"{sidecar_path(path)}: cannot be read ({error}); run `dualflow impute` again") from None
+            reason = " ".join(str(error).split())
+            raise DataError(f"{path} or its sidecar cannot be read ({reason}); run `dualflow impute` again") from None
         sessions = [None if pd.isna(label) else str(label) for label in table["session"]]
         keys = [Scan(str(a), b).key for a, b in zip(table["subject"], sessions, strict=True)]
         scans, regions = list(dict.fromkeys(keys)), list(dict.fromkeys(table["region"]))
-        draws = int(numbers(table["draw"]).max())
+        draws = int(table["draw"].max())
         if len(table) != len(scans) * len(regions) * draws:
             raise DataError(
                 f"{path}: {len(table)} rows, expected a row per scan, region and draw; run `dualflow impute`"
             )
-        values = numbers(table["suvr"]).to_numpy(float).reshape(len(scans), len(regions), draws).transpose(2, 0, 1)
-        observed = numbers(table["observed"]).to_numpy().reshape(len(scans), -1)[:, 0] == 1
+        values = table["suvr"].to_numpy(float).reshape(len(scans), len(regions), draws).transpose(2, 0, 1)
+        observed = table["observed"].to_numpy().reshape(len(scans), -1)[:, 0] == 1
         return cls(scans, regions, values, observed, facts)

@@ -55,8 +55,12 @@ def fixed_weights(design: Floats, subjects: NDArray[np.str_], outcomes: Floats) 
         with warnings.catch_warnings():
             # A variance of 0 between subjects lies on the boundary, which is a result and no failure.
             warnings.simplefilter("ignore")
-            fit = sm.MixedLM(outcome, design, groups=subjects).fit(reml=True)
-        ratios.append(float(fit.cov_re[0, 0]) / fit.scale)
+            try:
+                fit = sm.MixedLM(outcome, design, groups=subjects).fit(reml=True)
+                ratio = float(fit.cov_re[0, 0]) / fit.scale
+            except np.linalg.LinAlgError:
+                ratio = 0.0
+        ratios.append(ratio if np.isfinite(ratio) else 0.0)
     return FixedWeights(design, subjects, np.array(ratios))
 
 
@@ -75,11 +79,10 @@ def jackknife_variance(estimator: FixedWeights, outcomes: Floats, replicates: Re
         outcomes: mean of the completed tables `[N, R]`.
         replicates: their changes.
     """
-    everyone, groups = np.ones(len(outcomes), dtype=bool), np.unique(replicates.group)
+    # Also the groups without a scan among these, which may inform the draws.
+    everyone, groups = np.ones(len(outcomes), dtype=bool), range(len(replicates.weight))
     changes = np.stack(
         [estimator.coefficients(outcomes + replicates.left_out[group], replicates.group != group) for group in groups]
     ) - estimator.coefficients(outcomes, everyone)
     shrunk = np.stack([estimator.coefficients(change, everyone) for change in replicates.shrinkage])
-    return np.asarray(
-        np.einsum("g,grk->rk", replicates.weight[groups], np.square(changes)) + shrunk.var(axis=0, ddof=1)
-    )
+    return np.asarray(np.einsum("g,grk->rk", replicates.weight, np.square(changes)) + shrunk.var(axis=0, ddof=1))

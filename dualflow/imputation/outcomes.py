@@ -35,7 +35,7 @@ def add_outcomes(
         one, other = (values[..., regions.index(name)] for name in (left, right))
         columns.append((2 * (one - other) / (one + other))[..., None])
         names.append(f"{merged_name(left)} {ASYMMETRY}")
-    for ratio in ratios:
+    for ratio in dict.fromkeys(ratios):
         above, _, below = ratio.partition(RATIO)
         unknown = [name for name in (above, below) if name not in regions]
         if unknown:

@@ -73,7 +73,7 @@ class RegionRegression:
         self._design = np.where(varies, centred, 0.0)
         self._solve, rank = _pseudo_inverse(self._design, length)
         self._solve_terms, _ = _pseudo_inverse(self._design[:, :, :-1], length[:, :, :-1])
-        self._freedom = self._count - 1 - rank
+        self._freedom = np.maximum(self._count - 1 - rank, 1)
         self.size = np.sqrt(np.square(noise).sum(axis=(0, 1)) / (len(noise) * self._count))
         self.noise = noise / self.size
 

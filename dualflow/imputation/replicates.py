@@ -141,16 +141,19 @@ def replicate(
 
 
 def _weights(terms: Floats, groups: NDArray[np.int64], count: int) -> Floats | None:
-    """Weights det(I - H_g) of the groups, with the block H_g of the hat matrix of terms `[N, K]`; None if one is 0.
+    """Weights det(I - H_g)^(1/r) of the groups; None if one is 0.
 
-    Coefficients without a group that the terms depend on vary too much, and by these weights less (Wu 1986, Jackknife,
-    bootstrap and other resampling methods in regression analysis, Annals of Statistics 14:1261-1295).
+    H_g is the group's block of the hat matrix of terms `[N, K]`, and r the rank of its rows. Coefficients without a
+    group that the terms depend on vary too much, and by these weights less (Wu 1986, Jackknife, bootstrap and other
+    resampling methods in regression analysis, Annals of Statistics 14:1261-1295).
     """
     hat, weights = terms @ np.linalg.pinv(terms), np.ones(count)
     for group in np.unique(groups):
         rows = groups == group
-        weights[group] = np.linalg.det(np.eye(rows.sum()) - hat[np.ix_(rows, rows)])
-    return weights if weights.min() > LEAST_WEIGHT else None
+        left = max(float(np.linalg.det(np.eye(rows.sum()) - hat[np.ix_(rows, rows)])), 0.0)
+        # A change in one direction is too large by the share that is left there, of which the determinant has r.
+        weights[group] = left ** (1 / np.linalg.matrix_rank(terms[rows])) if left > LEAST_WEIGHT else 0.0
+    return weights if weights.all() else None
 
 
 class _Fitted:

@@ -117,3 +117,21 @@ def test_pictures_of_an_earlier_formula_are_removed(config):
     assert {path.name for path in folder.glob("brain_*")} == {"brain_age.png", "brain_group-patient.png"}
     analyse(config, name="more", formula="suvr ~ age")
     assert {path.name for path in folder.glob("brain_*")} == {"brain_age.png"}
+
+
+def test_lost_replicates_are_an_error(config):
+    """Without them the intervals would change."""
+    path = config.layout.imputation_replicates
+    content = path.read_bytes()
+    path.unlink()
+    try:
+        with pytest.raises(DataError, match="missing; run `dualflow impute` again"):
+            analyse(config, name="main")
+    finally:
+        path.write_bytes(content)
+
+
+def test_a_ratio_that_is_given_twice_is_one_outcome(config):
+    analyse(config, name="twice", formula="suvr ~ age", ratios=["ctx-lh-cuneus/Left-Caudate"] * 2)
+    table = read_typed_table(config.layout.analysis("twice") / "regions.tsv")
+    assert (table["region"] == "ctx-lh-cuneus/Left-Caudate").sum() == len(METHODS)

@@ -12,6 +12,7 @@ from dualflow.commands.impute import impute
 from dualflow.config import parse_config
 from dualflow.data.tsv import read_typed_table
 from dualflow.errors import ConfigError, DataError
+from dualflow.imputation import completion
 from dualflow.imputation.imputed_table import ImputedTable
 from dualflow.layout import sidecar_path
 from tests.support.imputed_study import REGIONS, ImputedStudy
@@ -146,3 +147,31 @@ def test_repeated_sessions_are_noted(capsys):
     assert "1 scans are further sessions" in capsys.readouterr().out
     module.note_sessions(["1", "2"])
     assert capsys.readouterr().out == ""
+
+
+def test_a_large_study_is_read_again(tmp_path):
+    """The limits of a study's own tables do not hold for results; labels such as 001 and NA stay text."""
+    rng = np.random.default_rng(0)
+    scans = ["sub-NA", *(f"sub-{index:03d}" for index in range(1, 250))]
+    values = rng.normal(1, 0.1, (20, 250, 90)).round(6)
+    table = ImputedTable(
+        scans, [f"region {index}" for index in range(90)], values, np.ones(250, bool), {"Terms": "age"}
+    )
+    path = tmp_path / "regions.tsv"
+    path.write_text(table.text())
+    sidecar_path(path).write_text(json.dumps(table.sidecar()))
+    read = ImputedTable.read(path)
+    assert read.scans == scans
+    assert read.values == pytest.approx(values)
+    path.write_text(table.text()[:-30])
+    with pytest.raises(DataError, match="run `dualflow impute`"):
+        ImputedTable.read(path)
+
+
+def test_replicates_of_an_interrupted_imputation_do_not_stay(config, monkeypatch):
+    config.layout.imputation_replicates.parent.mkdir(parents=True)
+    config.layout.imputation_replicates.write_bytes(b"old")
+    monkeypatch.setattr(completion, "replicate", lambda *_: None)
+    impute(config)
+    assert not config.layout.imputation_replicates.exists()
+    assert ImputedTable.read(config.layout.imputed_regions).facts["Replicates"] is False

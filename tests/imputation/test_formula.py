@@ -89,3 +89,12 @@ def test_an_intercept_may_be_written() -> None:
 
 def test_a_formula_without_terms_is_the_intercept() -> None:
     assert np.array_equal(Formula.parse("1").design(PEOPLE), np.ones((6, 1)))
+
+
+def test_levels_of_whole_numbers_have_no_decimals() -> None:
+    """A column 0/1 with an unknown value is read as decimal numbers."""
+    table = pd.DataFrame({"sex": [0.0, 1.0, None, 1.0]})
+    design = Formula.parse("sex", {"sex": "0"}).design(table)
+    assert list(design) == ["Intercept", "sex=1"]
+    assert design["sex=1"].tolist()[:2] == [0.0, 1.0]
+    assert design.iloc[2].isna().all()

@@ -7,6 +7,7 @@ import statsmodels.api as sm
 from scipy.stats import false_discovery_control
 
 from dualflow.evaluation.statistics import holm
+from dualflow.imputation import group_models
 from dualflow.imputation.group_models import METHODS, analyse_regions
 from dualflow.imputation.replicates import Replicates
 
@@ -120,3 +121,23 @@ def test_the_jackknife_scales_the_variances_of_a_term() -> None:
         assert (multiple["estimate"] == rubin["estimate"]).all()
         one = np.square(rows(alone, MULTIPLE, term)["se"] / rows(alone, RUBIN, term)["se"])
         assert one.iloc[0] != pytest.approx(ratio.iloc[0])
+
+
+def test_a_mixed_model_without_a_result_leaves_out_its_outcome(monkeypatch) -> None:
+    """The comparison with complete cases may lack a region without ending the analysis."""
+    values, observed, design, subjects = study()
+    subjects[1] = subjects[0]
+    real = group_models._mixed
+
+    def failing(outcomes, *arguments):
+        coefficients, variances = real(outcomes, *arguments)
+        if len(outcomes) == observed.sum():
+            variances[2] = np.nan
+        return coefficients, variances
+
+    observed[:2], observed[2:4] = True, False
+    monkeypatch.setattr(group_models, "_mixed", failing)
+    table = analyse_regions(values[:3], observed, design, subjects, REGIONS)
+    assert set(rows(table, COMPLETE).index) == set(REGIONS) - {"r2"}
+    assert set(rows(table, MULTIPLE).index) == set(REGIONS)
+    assert table["p_holm"].notna().all()

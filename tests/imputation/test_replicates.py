@@ -90,7 +90,7 @@ def test_weights_are_what_is_left_of_the_leverage(study):
     both = replicates(study, np.arange(38) // 2).weight[0]
     rows = np.arange(30) >= 2
     of_part, of_all = (np.linalg.det(one.T @ one) for one in (terms[rows], terms))
-    assert both == pytest.approx(of_part / of_all)
+    assert both == pytest.approx(np.sqrt(of_part / of_all))
 
 
 def test_scans_of_a_subject_are_one_group():
