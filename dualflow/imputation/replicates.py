@@ -1,4 +1,4 @@
-"""Replicates of an imputation: how the drawn values change without some of the subjects, or with other slopes.
+"""Replicates of an imputation: how the drawn values change without some of the subjects.
 
 Rubin's rules overstate the uncertainty of an analysis if the imputation knows more than the analysis does (Meng 1994),
 as it does here: it knows the source image, and what regions have in common. Replicates tell the uncertainty without
@@ -39,7 +39,7 @@ class Replicates:
         group: group of each scan `[N]`, the same for all scans of a subject.
         weight: weight of each group in the jackknife's variance `[G]`.
         left_out: changes if one group is left out `[G, N, R]`.
-        shrinkage: draws of the errors that remain because slopes move to their mean over regions `[M, N, R]`.
+        shrinkage: draws of the errors that slopes have because they move to their mean over regions `[M, N, R]`.
     """
 
     group: NDArray[np.int64]
