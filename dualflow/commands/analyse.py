@@ -35,9 +35,9 @@ from dualflow.tracking.tracked_run import tracked
 FOREST = "forest.png"
 COLUMNS = (
     Column("effect", ["estimate"], 4, interval=True),
-    Column("p", ["p"], 4),
-    Column("p, Holm", ["p_holm"], 4),
-    Column("FDR", ["q_fdr"], 4),
+    Column("p", ["p"], 4, probability=True),
+    Column("p, Holm", ["p_holm"], 4, probability=True),
+    Column("FDR", ["q_fdr"], 4, probability=True),
     Column("missing information", ["fmi"], 2),
     Column("gain over complete cases, %", ["gain"], 0, scale=100),
 )

@@ -21,6 +21,7 @@ class Column:
         digits: decimals.
         interval: whether the confidence interval follows the value.
         scale: factor that values are multiplied by.
+        probability: whether the values are p-values.
     """
 
     heading: str
@@ -28,6 +29,7 @@ class Column:
     digits: int = 3
     interval: bool = False
     scale: float = 1.0
+    probability: bool = False
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
@@ -62,6 +64,12 @@ def table(frame: pd.DataFrame, columns: Sequence[Column], label: str = "model", 
     return markdown_table(lines)
 
 
+def p_value(value: float, digits: int) -> str:
+    """A p-value with `digits` decimals; a smaller one as below the least that they can show."""
+    least = 10.0**-digits
+    return f"< {least:.{digits}f}" if value < least else f"{value:.{digits}f}"
+
+
 def _cell(row: pd.Series, column: Column) -> str:
     text = " / ".join(_number(row.get(name), column) for name in column.names)
     low, high = (row.get(f"{column.names[0]}_{end}") for end in ("low", "high"))
@@ -71,5 +79,9 @@ def _cell(row: pd.Series, column: Column) -> str:
 
 
 def _number(value: Any, column: Column) -> str:
+    if pd.isna(value):
+        return UNKNOWN
+    if column.probability:
+        return p_value(float(value), column.digits)
     # z: no minus sign before a value that rounds to zero.
-    return UNKNOWN if pd.isna(value) else f"{column.scale * float(value):z,.{column.digits}f}"
+    return f"{column.scale * float(value):z,.{column.digits}f}"

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dualflow.config import Config
+from dualflow.data.markdown import p_value
 from dualflow.data.tsv import read_typed_table
 from dualflow.evaluation.statistics import SIGNIFICANT
 from dualflow.imaging.regions import region_map
@@ -73,8 +74,8 @@ def _rows(table: pd.DataFrame) -> pd.DataFrame:
             "Outcome": chosen["region"],
             "Effect": chosen["estimate"],
             "95 % interval": interval,
-            "p, Holm": chosen["p_holm"],
-            "FDR": chosen["q_fdr"],
+            "p, Holm": [p_value(value, 4) for value in chosen["p_holm"]],
+            "FDR": [p_value(value, 4) for value in chosen["q_fdr"]],
             "Missing information": chosen["fmi"].round(2),
             "Gain": [f"{gain:+.0%}" if np.isfinite(gain) else "-" for gain in chosen["gain"]],
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -83,7 +84,8 @@ def write_brain_map(path: Path, table: pd.DataFrame, term: str, regions: RegionM
     effects = rows["estimate"].where(rows["q_fdr"] < SIGNIFICANT).reindex(list(regions.names)).fillna(0.0)
     image = nib.Nifti1Image(np.concatenate([[0.0], effects])[regions.labels].astype(np.float32), affine)
     count, largest = int((effects != 0).sum()), float(effects.abs().max())
-    with committing(path) as temp:
+    with committing(path) as temp, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "empty mask")  # no region, which the title says
         display = plotting.plot_stat_map(
             image,
             display_mode="z",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dualflow.data.markdown import p_value
 from dualflow.evaluation.statistics import MIN_SUBJECTS
 from dualflow.evaluation.study_metrics import measure
 from dualflow.modalities import Modality
@@ -71,7 +72,7 @@ def difference_table(differences: pd.DataFrame, row: Modality, metrics: Sequence
             "Reference": entry["reference"],
             "Metric": measure(entry["metric"]).heading(row),
             "Difference": _interval(entry, "difference", entry["metric"], signed=True),
-            "Wilcoxon p (Holm)": _p_value(entry["p_holm"]),
+            "Wilcoxon p (Holm)": UNKNOWN if np.isnan(entry["p_holm"]) else p_value(entry["p_holm"], 3),
             "Verdict": VERDICTS[entry["verdict"]],
         }
         for entry in selected.to_dict("records")
@@ -112,10 +113,6 @@ def _interval(row: Entry, column: str, metric: str, *, signed: bool = False) -> 
 
 def _same(first: float, second: float, digits: int) -> bool:
     return round(first, digits) == round(second, digits)
-
-
-def _p_value(value: float) -> str:
-    return UNKNOWN if np.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _plain(value: object, digits: int) -> str:

@@ -32,3 +32,9 @@ def test_values_have_digits_scale_and_interval():
     assert rows[2] == ["a", "0.12 (0.10 to 0.20)", "0.0", "0.0 / 0.1"]
     assert rows[3] == ["b", "n/a", "50.0", "0.5 / n/a"]
     assert table(FRAME, [Column("none", ["empty"])]) == ""
+
+
+def test_small_p_values_are_not_0():
+    frame = pd.DataFrame({"model": ["a", "b", "c"], "p": [3e-6, 0.0312, None]})
+    lines = table(frame.assign(x=1.0), [Column("p", ["p"], 3, probability=True), Column("x", ["x"])]).splitlines()
+    assert [line.split("|")[2].strip() for line in lines[2:]] == ["< 0.001", "0.031", "n/a"]
