@@ -34,7 +34,7 @@ from dualflow.tracking.tracked_run import tracked
 
 FOREST = "forest.png"
 COLUMNS = (
-    Column("effect", ["estimate"], 4, interval=True),
+    Column("effect (95 % interval)", ["estimate"], 3, interval=True),
     Column("p", ["p"], 4, probability=True),
     Column("p, Holm", ["p_holm"], 4, probability=True),
     Column("FDR", ["q_fdr"], 4, probability=True),
@@ -201,7 +201,7 @@ def _metric(term: str) -> str:
 
 def analysis_text(formula: Formula, table: pd.DataFrame, left_out: int, facts: Mapping[str, Any]) -> str:
     """The result as Markdown: per term, the regions with the smallest p-values."""
-    multiple = table[table["method"] == MULTIPLE]
+    multiple = table[table["method"] == MULTIPLE].rename(columns={"low": "estimate_low", "high": "estimate_high"})
     if multiple.empty:
         raise DataError(f"suvr ~ {formula.text}: no region can be analysed; use fewer terms")
     scans, measured = int(multiple["scans"].max()), int(multiple["measured"].max())
