@@ -213,3 +213,11 @@ def test_initialisation_takes_the_scans_that_fit_at_once(monkeypatch):
         shifts.append(flow.flow.levels[0].steps[0].pieces["actnorm"].shift.clone())
     assert not torch.equal(shifts[0], shifts[1])
     torch.testing.assert_close(shifts[1], shifts[2], atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize(("count", "temperature"), [(0, 1.0), (1, -0.1), (1, float("inf")), (1, float("nan"))])
+def test_samples_that_cannot_be_drawn_are_refused(count, temperature):
+    """No sample, and temperatures that are negative or not finite."""
+    flow, (_, source, side) = build("dualflow").eval(), batch()
+    with pytest.raises(ConfigError, match="give at least 1 at 0 or more"):
+        flow.sample(source, side, count, temperature)
