@@ -28,7 +28,7 @@ from dualflow.data.tsv import read_typed_table, table_text
 from dualflow.errors import ConfigError
 from dualflow.flows.interface import ConditionalSampler
 from dualflow.imputation.formula import Formula
-from dualflow.imputation.group_models import COMPLETE, MULTIPLE, analyse_regions
+from dualflow.imputation.group_models import COMPLETE, MULTIPLE, RUBIN, analyse_regions
 from dualflow.imputation.group_models import SINGLE as ONE_TABLE
 from dualflow.imputation.region_values import RegionValues, cross_fitted_images, region_values
 from dualflow.imputation.replicates import Replicates
@@ -193,12 +193,14 @@ def _estimates(
     for method, draws in fills.items():
         tables = np.repeat(measured[None], len(draws), axis=0)
         tables[:, ~observed] = draws
-        rows = analysis(tables, observed)
-        yield method, rows(ONE_TABLE if method == SINGLE else MULTIPLE)
         if method == PROPER:
+            rows = analysis(tables, observed, replicates)
             yield COMPLETE, rows(COMPLETE)
+            yield JACKKNIFE, rows(MULTIPLE)
             # Without replicates, `multiple` is by Rubin's rules.
-            yield JACKKNIFE, analysis(tables, observed, replicates)(MULTIPLE)
+            yield PROPER, rows(MULTIPLE if replicates is None else RUBIN)
+        else:
+            yield method, analysis(tables, observed)(ONE_TABLE if method == SINGLE else MULTIPLE)
 
 
 def _model_values(

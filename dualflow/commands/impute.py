@@ -76,15 +76,14 @@ def impute(config: Config, name: str = "", seed: int | None = None) -> None:
     result = ImputedTable(study.keys, names, values[:, :, known], study.observed, facts)
     path = layout.imputed_regions
     volumes = _write_volumes(config, options, predictor, data, regions, study, values)
-    # Volumes of an earlier run have the region means of another table.
     files = {"regions": path, **volumes}
-    if completed.replicates is not None:
-        files["replicates"] = layout.imputation_replicates
+    # Volumes and replicates of an earlier run belong to another table; replicates also of one that was interrupted.
     remove_outputs(layout.manifest(STEP), keep=[*files.values()])
-    layout.imputation_replicates.unlink(missing_ok=True)  # also of an imputation that was interrupted
+    layout.imputation_replicates.unlink(missing_ok=True)
     commit_text(path, result.text())
     commit_json(sidecar_path(path), result.sidecar())
     if completed.replicates is not None:
+        files["replicates"] = layout.imputation_replicates
         completed.replicates.regions(known).write(layout.imputation_replicates, ~study.observed, sha256(path))
     write_manifest(
         layout.manifest(STEP),

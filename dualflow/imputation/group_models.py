@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from dualflow.errors import DataError
 from dualflow.evaluation.statistics import holm
 from dualflow.imputation.formula import INTERCEPT, require_full_rank
 from dualflow.imputation.jackknife import fixed_weights, jackknife_variance
+from dualflow.imputation.mixed_model import fit_random_intercepts
 from dualflow.imputation.pooling import Pooled, pool
 from dualflow.imputation.replicates import Replicates
 
@@ -89,9 +89,8 @@ def analyse_regions(
 def _varies(values: Floats) -> NDArray[np.bool_]:
     """Whether an outcome of completed tables `[M, N, R]` varies by more than rounding `[R]`; a constant has no test."""
     finite = np.isfinite(values)
-    low, high = (
-        reduce(np.where(finite, values, fill), (0, 1)) for reduce, fill in ((np.min, np.inf), (np.max, -np.inf))
-    )
+    low = np.where(finite, values, np.inf).min(axis=(0, 1))
+    high = np.where(finite, values, -np.inf).max(axis=(0, 1))
     return np.asarray(high - low > ROUNDING * np.maximum(np.abs(low), np.abs(high)))
 
 
@@ -111,7 +110,8 @@ class GroupModel:
         design, outcomes = self.design[rows], np.moveaxis(values, -2, 0)[rows]
         flat, subjects = outcomes.reshape(len(design), -1), self.subjects[rows]
         repeated = len(set(subjects)) < len(subjects)
-        coefficients, variances = _mixed(flat, design, subjects) if repeated else _least_squares(flat, design)
+        fit = fit_random_intercepts(flat, design, subjects)[:2] if repeated else _least_squares(flat, design)
+        coefficients, variances = fit
         freedom = float(len(set(subjects)) - design.shape[1])
         shape = (*outcomes.shape[1:], design.shape[1])
         return coefficients.reshape(shape), variances.reshape(shape), freedom
@@ -195,24 +195,6 @@ def _least_squares(values: Floats, design: Floats) -> tuple[Floats, Floats]:
     residuals = values - design @ coefficients
     scale = np.square(residuals).sum(axis=0) / (len(design) - design.shape[1])
     return coefficients.T, scale[:, None] * np.diag(fit.normalized_cov_params)
-
-
-def _mixed(values: Floats, design: Floats, subjects: NDArray[np.str_]) -> tuple[Floats, Floats]:
-    """Fit a linear mixed model by restricted maximum likelihood to each outcome `[N, R]`."""
-    import statsmodels.api as sm
-
-    results = []
-    for outcome in values.T:
-        with warnings.catch_warnings():
-            # A variance of 0 between subjects lies on the boundary, which is a result and no failure.
-            warnings.simplefilter("ignore")
-            try:
-                fit = sm.MixedLM(outcome, design, groups=subjects).fit(reml=True)
-                results.append((np.asarray(fit.fe_params), np.square(np.asarray(fit.bse_fe))))
-            except np.linalg.LinAlgError:
-                results.append((np.full(design.shape[1], np.nan),) * 2)
-    coefficients, variances = (np.stack(part) for part in zip(*results, strict=True))
-    return coefficients, variances
 
 
 def _rows(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 from numpy.typing import NDArray
 
+from dualflow.imputation.mixed_model import fit_random_intercepts
 from dualflow.imputation.replicates import Replicates
 
 Floats = NDArray[np.float64]
@@ -48,20 +47,9 @@ def fixed_weights(design: Floats, subjects: NDArray[np.str_], outcomes: Floats) 
     """Return the least squares of a design, weighted as suits outcomes `[N, R]` if subjects have several scans."""
     if len(set(subjects)) == len(subjects):
         return FixedWeights(design, subjects, None)
-    import statsmodels.api as sm
-
-    ratios = []
-    for outcome in outcomes.T:
-        with warnings.catch_warnings():
-            # A variance of 0 between subjects lies on the boundary, which is a result and no failure.
-            warnings.simplefilter("ignore")
-            try:
-                fit = sm.MixedLM(outcome, design, groups=subjects).fit(reml=True)
-                ratio = float(fit.cov_re[0, 0]) / fit.scale
-            except np.linalg.LinAlgError:
-                ratio = 0.0
-        ratios.append(ratio if np.isfinite(ratio) else 0.0)
-    return FixedWeights(design, subjects, np.array(ratios))
+    # An outcome without a result counts as one without a variance between subjects.
+    ratio = fit_random_intercepts(outcomes, design, subjects).ratio
+    return FixedWeights(design, subjects, np.where(np.isfinite(ratio), ratio, 0.0))
 
 
 def jackknife_variance(estimator: FixedWeights, outcomes: Floats, replicates: Replicates) -> Floats:

@@ -96,21 +96,14 @@ class RegionRegression:
             return Regressions(level, slopes, spread, slopes, nothing, nothing, np.zeros_like(slopes))
         if errors is None:
             errors = self._slope_errors(spread)
-        limits = [
+        limit_of_terms, limit = (
             MOST_MOVED * spread[..., None] * np.linalg.norm(one, axis=-1) for one in (self._solve_terms, self._solve)
-        ]
-        prediction = _shrink(slopes[..., -1:], errors[-1:], limits[1][..., -1:])
-        values = values - self._design[:, :, -1].T * prediction.slopes[..., None, :, 0]
-        terms = _shrink(_solved(self._solve_terms, values), errors[:-1], limits[0])
-        return Regressions(
-            level=level,
-            spread=spread,
-            errors=errors,
-            **{
-                name: np.concatenate(parts, axis=-1)
-                for name, *parts in zip(_Shrunk._fields, terms, prediction, strict=True)
-            },
         )
+        prediction = _shrink(slopes[..., -1:], errors[-1:], limit[..., -1:])
+        values = values - self._design[:, :, -1].T * prediction.slopes[..., None, :, 0]
+        terms = _shrink(_solved(self._solve_terms, values), errors[:-1], limit_of_terms)
+        both = _Shrunk(*(np.concatenate(parts, axis=-1) for parts in zip(terms, prediction, strict=True)))
+        return Regressions(level, both.slopes, spread, both.centre, both.between, errors, both.limit)
 
     def change(self, slopes: Floats) -> Floats:
         """Differences of the known scans from the level `[..., N, R]` by slopes `[..., R, P]`."""

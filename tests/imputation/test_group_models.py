@@ -127,16 +127,16 @@ def test_a_mixed_model_without_a_result_leaves_out_its_outcome(monkeypatch) -> N
     """The comparison with complete cases may lack a region without ending the analysis."""
     values, observed, design, subjects = study()
     subjects[1] = subjects[0]
-    real = group_models._mixed
+    real = group_models.fit_random_intercepts
 
     def failing(outcomes, *arguments):
-        coefficients, variances = real(outcomes, *arguments)
+        fits = real(outcomes, *arguments)
         if len(outcomes) == observed.sum():
-            variances[2] = np.nan
-        return coefficients, variances
+            fits.variances[2] = np.nan
+        return fits
 
     observed[:2], observed[2:4] = True, False
-    monkeypatch.setattr(group_models, "_mixed", failing)
+    monkeypatch.setattr(group_models, "fit_random_intercepts", failing)
     table = analyse_regions(values[:3], observed, design, subjects, REGIONS)
     assert set(rows(table, COMPLETE).index) == set(REGIONS) - {"r2"}
     assert set(rows(table, MULTIPLE).index) == set(REGIONS)
