@@ -93,6 +93,13 @@ def local_pool(workers: int) -> Iterator[WorkerPool]:
 class _LocalPool(WorkerPool):
     """Workers whose exit codes are known."""
 
+    def window(self) -> int:
+        """Number of tasks in flight: one per worker, so that a task which misses its deadline fails no other.
+
+        A worker tells its results in the background. Native code of a next task could hold them back until it is ended.
+        """
+        return max(1, len(self.client.nthreads()))
+
     def prepare_retry(self) -> None:
         self.client.wait_for_workers(1, timeout=START_TIMEOUT_S)
         _Nanny.exit_codes.clear()

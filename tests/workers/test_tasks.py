@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from dualflow.process import THREAD_VARIABLES
-from dualflow.workers import CrashedTask, call_within, local_cluster, run_in_workers, tasks, worker_pool
+from dualflow.workers import CrashedTask, call_within, local_cluster, run_in_workers, tasks
 
 pytestmark = pytest.mark.slow
 
@@ -127,7 +127,7 @@ def add(first: int, second: int) -> int:
 
 
 def test_tasks_are_taken_as_workers_become_free():
-    """An iterator of many tasks is never far ahead of the results, and all results arrive."""
+    """No worker has a second task, whose deadline could end it before it has told the result of the first."""
     taken, ahead = 0, []
 
     def numbers() -> Iterator[tuple[int, int]]:
@@ -140,7 +140,7 @@ def test_tasks_are_taken_as_workers_become_free():
         outcomes[index] = outcome
         ahead.append(taken - len(outcomes))
     assert outcomes == {index: index + 2 for index in range(300)}
-    assert 1 <= max(ahead) <= 10
+    assert 1 <= max(ahead) <= 2
 
 
 def test_no_tasks_need_no_workers(monkeypatch):
@@ -152,6 +152,6 @@ def test_no_tasks_need_no_workers(monkeypatch):
 def test_the_window_may_shrink(monkeypatch):
     """When workers leave, no task is submitted until enough have finished, and none is lost."""
     sizes = iter([8, 8, 8])
-    monkeypatch.setattr(worker_pool.WorkerPool, "window", lambda _: next(sizes, 1))
+    monkeypatch.setattr(local_cluster._LocalPool, "window", lambda _: next(sizes, 1))
     outcomes = dict(run_in_workers(add, ((index, 1) for index in range(20)), workers=1))
     assert outcomes == {index: index + 1 for index in range(20)}
