@@ -230,6 +230,10 @@ class Layout:
         """Estimates of one simulated study of a benchmark."""
         return self.table(f"{name}_studies/{number:04d}")
 
+    def bench_training(self, name: str) -> Path:
+        """Folder of the states of one training of a benchmark."""
+        return self.root / "benchmarks" / name
+
     @property
     def imputed_regions(self) -> Path:
         """Table of the measured and drawn values of every region and scan."""

@@ -12,7 +12,7 @@ from dualflow.process import set_threads
 
 @click.group()
 def bench() -> None:
-    """Measure how well verdicts on new scans, statistics on imputed studies, and edits work.
+    """Measure how well verdicts on new scans, statistics on imputed studies, edits and learning rates work.
 
     \b
     dualflow bench verdict --config my-study.yaml
@@ -21,6 +21,8 @@ def bench() -> None:
                     whether intervals of group effects are right
     dualflow bench edit
                     whether edits change what the true law changes
+    dualflow bench rates
+                    at which learning rate each network is best
     """  # noqa: D301 - \b keeps click from rewrapping a paragraph
 
 
@@ -122,6 +124,50 @@ def bench_edits(config_path: Path, overrides: tuple[str, ...]) -> None:
     from dualflow.commands.bench_edit import bench_edit
 
     bench_edit(config)
+
+
+@bench.command()
+@CONFIG
+@OVERRIDES
+@click.option(
+    "--model", "models", multiple=True, metavar="NAME", help="Flow or network; default: the study's networks."
+)
+@click.option(
+    "--rate",
+    "rates",
+    multiple=True,
+    type=click.FloatRange(0, min_open=True),
+    default=(3e-4, 1e-3, 3e-3),
+    show_default=True,
+    help="Peak learning rate.",
+)
+def rates(config_path: Path, overrides: tuple[str, ...], models: tuple[str, ...], rates: tuple[float, ...]) -> None:
+    """Train models at several peak learning rates, and compare them on the validation people.
+
+    \b
+    dualflow bench rates
+                    the networks of the quickstart, after preprocessing
+    dualflow bench rates --config my-study.yaml --model pix2pix --model cvae --rate 1e-4 --rate 1e-3
+                    two networks of your own study
+    dualflow bench rates --model dualflow
+                    the flow
+
+    The study must be preprocessed: `dualflow run -- preprocess` stops there.
+
+    Every seed of `train.seeds` counts. The score is the one that selects the weights of the model, so it compares rates
+    of one model only. The table is printed and written to RESULTS/STUDY/metrics/rates.tsv and rates.md. An interrupted
+    benchmark goes on with the next training. Set the best rate by `baselines.training.NAME.learning_rate`, or
+    `train.learning_rate` for the flows.
+    """  # noqa: D301 - \b keeps click from rewrapping a paragraph
+    from dualflow.commands.steps import require_inputs
+    from dualflow.commands.study_config import load_study_config
+
+    config = load_study_config(config_path, overrides)
+    require_inputs(config, "bench rates")
+    set_threads(config.train.threads)
+    from dualflow.commands.bench_rates import bench_rates
+
+    bench_rates(config, models, rates)
 
 
 BENCH_COMMANDS = (bench,)

@@ -106,6 +106,7 @@ INPUTS: dict[str, Callable[[Config], list[str]]] = {
     "edit": lambda _: ["preprocess"],
     "lr-find": lambda _: ["preprocess"],
     "bench verdict": lambda _: ["preprocess"],
+    "bench rates": lambda _: ["preprocess"],
     "bench edit": lambda config: ["preprocess", f"train/{config.model.preset}_seed-{config.train.seeds[0]}"],
     "bench imputation": lambda _: ["preprocess"],
     "evaluate-ceilings": lambda _: ["preprocess"],

@@ -137,7 +137,7 @@ def train(config: Config, names: Sequence[str], seed: int) -> None:
 
 def _train(config: Config, name: str, seed: int, data: LearningData, group: ProcessGroup) -> None:
     layout, folder = config.layout, config.layout.model(name, seed)
-    fingerprint = _fingerprint(config, name, data)
+    fingerprint = fingerprint_of(config, name, data)
     training, tracks = fingerprint[:16], name in config.flows or name in SEEDED
     with _tracked(config, name, seed, training, group) as run:
         run.parameters(model_parameters(config, name, seed))
@@ -321,7 +321,7 @@ def _picture(objective: Objective, validation: PairDataset, window: tuple[float,
     return row.clamp(0, 1).numpy()
 
 
-def _fingerprint(config: Config, name: str, data: LearningData) -> str:
+def fingerprint_of(config: Config, name: str, data: LearningData) -> str:
     """Digest of all inputs of a training except its seed; states with another digest are not resumed."""
     # The size of a network baseline follows that of the main flow.
     choice = config.flows.get(name, config.model)

@@ -8,7 +8,7 @@ import torch
 
 from dualflow.baselines import BASELINES
 from dualflow.commands import train as module
-from dualflow.commands.train import LearningData, _constant_spread, _fingerprint, _train_baseline, train
+from dualflow.commands.train import LearningData, _constant_spread, _train_baseline, fingerprint_of, train
 from dualflow.config import parse_config
 from dualflow.data.dataset import PairDataset
 from dualflow.errors import ConfigError
@@ -72,7 +72,7 @@ def fingerprint(phantoms, held_out, card):
 
     def compute(values=None, name="dualflow", training=phantoms, validation=held_out, manifests="same"):
         config = parse_config({"study": {"name": "tiny"}, **(values or {})})
-        return _fingerprint(config, name, learning_data(card, training, validation, manifests))
+        return fingerprint_of(config, name, learning_data(card, training, validation, manifests))
 
     return compute
 
