@@ -15,7 +15,15 @@ from bijection_contract import (
 from torch import Tensor
 
 from dualflow.errors import ShapeError
-from dualflow.flows.attention import ATTENTIONS, IMapAttention, ITransAttention, checkerboard, from_patches, to_patches
+from dualflow.flows.attention import (
+    ATTENTIONS,
+    GlobalScale,
+    IMapAttention,
+    ITransAttention,
+    checkerboard,
+    from_patches,
+    to_patches,
+)
 from dualflow.flows.bijection import Bijection
 
 NAMES = tuple(name for name in ATTENTIONS if name != "none")
@@ -157,6 +165,20 @@ def test_imap_scales_half_of_the_entries_by_constants():
     free = ratio.movedim(1, -1)[:, ~mask.movedim(0, -1)].view(2, 64, 2)
     torch.testing.assert_close(free[..., 0], free[..., 1])
     assert free[..., 0].std() > 1e-3
+
+
+def test_attention_has_no_fixed_places():
+    """With patches of one voxel, mirrored data and context mirror the scales."""
+    torch.manual_seed(0)
+    network = GlobalScale(4, CONTEXT, 1).double()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_()
+    x, context = torch.randn(2, 4, 4, 2, 6).double(), torch.randn(2, CONTEXT, 4, 2, 6).double()
+    scales = network(x, context)
+    assert scales.std() > 0.1
+    for axis in (2, 3, 4):
+        torch.testing.assert_close(network(x.flip(axis), context.flip(axis)), scales.flip(axis))
 
 
 def test_itrans_mixes_whole_patches():

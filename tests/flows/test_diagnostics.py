@@ -17,6 +17,7 @@ def test_an_untrained_prior_explains_nothing(name):
     initialize_flow(flow, target, source, side)
     shares = explained_variance(flow.eval(), target, source, side)
     assert shares.shape == (flow.spec.levels,)
+    assert not shares.requires_grad
     assert (shares < 1e-6).all()
     assert (shares > -0.2).all()
 
