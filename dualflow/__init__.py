@@ -51,7 +51,7 @@ def convert(
         quantiles: also write maps of the 5, 50 and 95 percentiles.
         force: convert refused scans too.
         workers: processes on this machine, one core each; by default as many as cores and memory allow.
-        cluster: `local`, the address of a Dask scheduler, or `slurm`.
+        cluster: `local`, the address of a Dask scheduler, or `slurm:PROFILE.yaml`.
         device: `auto`, `cpu` or `cuda`.
         values: side information of images by column, such as `age=71`.
 

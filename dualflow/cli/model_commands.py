@@ -69,7 +69,7 @@ LICENCE = click.option("--licence", default="", metavar="TEXT", help="Licence of
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
-    help="Device of the model; auto takes a GPU if there is one, which all processes share.",
+    help="Device of the model; auto takes GPUs if there are any, and the processes take them in turn.",
 )
 @click.option(
     "--deadline",
@@ -142,7 +142,7 @@ def convert(
 
     Each scan gets a verdict: ok; review, converted but unusual; refused, too unlike the training scans to be converted;
     failed, not usable at all. conversion.tsv lists verdicts, reasons and figures, conversion.html shows them. The exit
-    code is 3 if a scan was refused or failed; all others are converted.
+    code is 3 if a scan was not converted; all others are.
 
     The output folder is new, or one of an earlier conversion. It holds no input and lies inside none, except in
     derivatives/ of a BIDS dataset.

@@ -265,7 +265,7 @@ def ui(config_path: Path, overrides: tuple[str, ...], port: int) -> None:
     dualflow ui
                     the runs of results/mlflow.db on http://127.0.0.1:5000
     dualflow ui --config my-study.yaml --port 5001
-                    another study's store, on another port
+                    the store that the study's tracking.uri names, on another port
 
     MLflow's telemetry is off. Ctrl-C ends the server.
     """  # noqa: D301 - \b keeps click from rewrapping a paragraph
