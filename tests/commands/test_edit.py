@@ -1,10 +1,12 @@
 """What-if edits: rows of side values, images under them, and what is refused."""
 
+import numpy as np
 import pandas as pd
 import pytest
+import statsmodels.api as sm
 import torch
 
-from dualflow.commands.bench_edit import summarise_effects
+from dualflow.commands.bench_edit import leverage, summarise_effects
 from dualflow.commands.edit import edit_label, edited_images, edited_rows
 from dualflow.data.side_encoder import Categorical, Continuous, SideEncoder
 from dualflow.errors import ConfigError
@@ -75,10 +77,24 @@ def test_an_unchanged_value_returns_the_measured_image(name, phantoms):
 
 def test_effects_are_compared_inside_and_outside_the_affected_regions():
     true = torch.tensor([[-0.2, -0.1, 0.0, 0.0], [-0.4, -0.2, 0.0, 0.0]]).numpy()
-    summary = summarise_effects(0.8 * true + torch.tensor([0.0, 0.0, 0.03, -0.03]).numpy(), true)
+    errors = torch.tensor([0.01, 0.01, 9.0, 9.0]).numpy()
+    summary = summarise_effects(0.8 * true + torch.tensor([0.0, 0.0, 0.03, -0.03]).numpy(), true, errors)
     assert summary["affected"] == 2
     assert summary["slope"] == pytest.approx(0.8)
     assert summary["size"] == pytest.approx(0.225)
     assert summary["leak"] == pytest.approx(0.03 / 0.225)
     assert summary["r_people"] == pytest.approx(1.0)
     assert summary["varies"] == pytest.approx(0.075 / 0.225)
+    assert summary["error"] == pytest.approx(0.01)
+
+
+def test_the_standard_error_of_an_effect_is_that_of_a_regression():
+    """As statsmodels computes it; one-hot columns may sum to 1, and unknown rows do not count."""
+    rng = np.random.default_rng(0)
+    age, group = rng.normal(size=30), rng.integers(2, size=30)
+    design = np.column_stack([age, group == 0, group == 1]).astype(float)
+    fit = sm.OLS(rng.normal(size=30), sm.add_constant(np.column_stack([age, group]))).fit()
+    expected = fit.bse[1:] / np.sqrt(fit.mse_resid)
+    design = np.vstack([design, [np.nan, 1, 0]])
+    assert leverage(design, np.array([2.0, 0, 0])) == pytest.approx(2 * expected[0])
+    assert leverage(design, np.array([0.0, -1, 1])) == pytest.approx(expected[1])

@@ -13,7 +13,7 @@ from dualflow.flows.bijection import Bijection
 from dualflow.flows.flow_objective import FlowObjective
 from dualflow.flows.initialization import initialize_flow
 from dualflow.flows.level import Level
-from dualflow.flows.memory import BoundPiece, run_chain, set_memory
+from dualflow.flows.memory import BoundPiece, run_chain, set_memory, without_drift_check
 from dualflow.flows.model import DualFlow
 from dualflow.flows.network import Convolution
 from dualflow.flows.presets import PRESETS, preset
@@ -140,6 +140,15 @@ def test_drift_is_an_error(error, stops):
         return
     with pytest.raises(DriftError, match=r"train\.memory: checkpoint"):
         z.sum().backward()
+
+
+def test_the_drift_check_is_off_in_its_block_only():
+    """A forecast, whose tensors have no values, turns it off."""
+    x = torch.randn(2, 4, 4, 4, 4, requires_grad=True)
+    with without_drift_check():
+        run_chain([[BoundPiece(Drifting(0.01), None, False)]], x, "reversible")[0].sum().backward()
+    with pytest.raises(DriftError):
+        run_chain([[BoundPiece(Drifting(0.01), None, False)]], x, "reversible")[0].sum().backward()
 
 
 @pytest.mark.parametrize("size", [(2, 2, 2), (1, 3, 5), (4, 3, 4), (6, 7, 6)])
