@@ -22,7 +22,7 @@ from dualflow.imaging.regions import region_map
 from dualflow.inference.predict import load_predictor
 from dualflow.layout import Scan
 from dualflow.progress import track
-from dualflow.training.device import select_device
+from dualflow.training.device import select_device, source_and_side
 
 NAME = "edit"
 """Name of the table's files."""
@@ -54,7 +54,7 @@ def bench_edit(config: Config) -> None:
     test = load_split(config, pairs, "test", encoder)
     columns = [column.name for column in encoder.columns if column.name in EDITS]
     effects: dict[str, list[tuple[Floats, Floats]]] = {column: [] for column in columns}
-    errors = []
+    changes, errors, misses = dict[str, Floats](), [], []
     for item in track(test.items, "bench edit"):
         scan, mask = Scan.parse(item["scan"]), item["mask"][0].numpy()
         row, person = pairs[pairs["scan"] == item["scan"]], people[scan.subject]
@@ -62,14 +62,25 @@ def bench_edit(config: Config) -> None:
         truths = list(expected_targets(config, scan, mask, persons))
         for column, before, after in zip(columns, truths[::2], truths[1::2], strict=True):
             rows = edited_rows(row, encoder, column, [str(value) for value in EDITS[column]])
-            images, error = edited_images(predictor.flow, item, encoder.encode(rows))
-            changes = (regions.means(change, mask) for change in (images[1] - images[0], after - before))
-            effects[column].append((next(changes), next(changes)))
+            sides = encoder.encode(rows)
+            images, error = edited_images(predictor.flow, item, sides)
+            estimated, true = (regions.means(change, mask) for change in (images[1] - images[0], after - before))
+            effects[column].append((estimated, true))
+            changes[column] = (sides[1] - sides[0]).numpy().astype(np.float64)
             errors.append(error)
+        estimate = predictor.flow.point_estimate(*source_and_side(item, predictor.flow))[0, 0].float().cpu()
+        misses.append(regions.means((estimate - item["target"][0]).numpy(), mask))
     if not errors:
         raise DataError("no held-out people with a measured target, or no side column that can be edited")
-    table = pd.DataFrame([{"edit": column, **summarise_effects(*map(np.stack, zip(*effects[column], strict=True)))}
-                          for column in columns])  # fmt: skip
+    noise = np.sqrt(np.square(np.stack(misses)).mean(axis=0))
+    design = encoder.encode(pairs[pairs["split"] == "train"]).numpy().astype(np.float64)
+    summaries = []
+    for column in columns:
+        estimated, true = map(np.stack, zip(*effects[column], strict=True))
+        summaries.append(
+            {"edit": column, **summarise_effects(estimated, true, noise * leverage(design, changes[column]))}
+        )
+    table = pd.DataFrame(summaries)
     text = _markdown(table)
     commit_text(config.layout.table(NAME), table_text(table.round(5)))
     commit_text(config.layout.page(NAME), text + "\n")
@@ -77,17 +88,33 @@ def bench_edit(config: Config) -> None:
     print(f"{len(test)} people; without a change, the measured image comes back to {max(errors):.1e}")
 
 
-def summarise_effects(estimated: Floats, true: Floats) -> dict[str, float]:
+def leverage(design: Floats, change: Floats) -> float:
+    """Standard error of the effect of a `change` `[S]` in a linear regression on `design` `[N, S]` with noise of SD 1.
+
+    Rows with unknown values are left out.
+    """
+    known = design[np.isfinite(design).all(axis=1)]
+    centred = known - known.mean(axis=0)
+    return float(np.sqrt(change @ np.linalg.pinv(centred.T @ centred, hermitian=True) @ change))
+
+
+def summarise_effects(estimated: Floats, true: Floats, standard_error: Floats) -> dict[str, float]:
     """Compare effects `[N, R]` of N people and R regions.
+
+    Args:
+        estimated: effects by the model.
+        true: effects by the true law.
+        standard_error: `[R]`, that of an effect which a regression on the training people estimates.
 
     Returns:
         `slope`: estimated over true mean effect in the affected regions; `r_regions`: correlation of mean effects over
         all regions; `leak`: mean absolute estimated effect outside the affected regions over the true one inside,
         beside `leak_true` of the truth; `r_people`: correlation over people, mean over the affected regions;
-        `varies`: standard deviation over people of the true effect, over its mean size, in the affected regions.
+        `varies`: standard deviation over people of the true effect, over its mean size, in the affected regions;
+        `error`: root mean square of the standard error in the affected regions.
     """
     known = np.isfinite(estimated).all(axis=0) & np.isfinite(true).all(axis=0)
-    estimated, true = estimated[:, known], true[:, known]
+    estimated, true, standard_error = estimated[:, known], true[:, known], standard_error[known]
     mean, mean_true = estimated.mean(axis=0), true.mean(axis=0)
     inside = np.abs(mean_true) > AFFECTED * np.abs(mean_true).max()
     size = np.abs(mean_true[inside]).mean()
@@ -100,17 +127,24 @@ def summarise_effects(estimated: Floats, true: Floats) -> dict[str, float]:
         "leak_true": float(np.abs(mean_true[~inside]).mean() / size) if (~inside).any() else 0.0,
         "r_people": float(np.nanmean(people)) if np.isfinite(people).any() else float("nan"),
         "varies": float(true[:, inside].std(axis=0).mean() / size),
+        "error": float(np.sqrt(np.square(standard_error[inside]).mean())),
         "affected": int(inside.sum()),
     }
 
 
 def _markdown(table: pd.DataFrame) -> str:
-    rows = [["edit", "true effect, SUVR", "estimated / true", "r, regions", "outside / inside", "of the truth",
-             "r, people", "SD over people / mean"]]  # fmt: skip
+    rows = [["edit", "true effect, SUVR", "standard error", "estimated / true", "r, regions", "outside / inside",
+             "of the truth", "r, people", "SD over people / mean"]]  # fmt: skip
     for row in table.to_dict("records"):
         first, second = EDITS[row["edit"]]
-        values = [row[name] for name in ("size", "slope", "r_regions", "leak", "leak_true", "r_people", "varies")]
+        values = [
+            row[name] for name in ("size", "error", "slope", "r_regions", "leak", "leak_true", "r_people", "varies")
+        ]
         rows.append(
-            [f"{row['edit']}, {first} to {second}", f"{values[0]:.3f}", *(f"{value:.2f}" for value in values[1:])]
+            [
+                f"{row['edit']}, {first} to {second}",
+                *(f"{value:.3f}" for value in values[:2]),
+                *(f"{value:.2f}" for value in values[2:]),
+            ]
         )
     return markdown_table(rows)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dualflow import __version__
-from dualflow.commit import commit_text
+from dualflow.commit import commit_text, digest_of
 from dualflow.config import Config
 from dualflow.data.dataset import Item, load_pairs
 from dualflow.data.side_encoder import Categorical, Continuous, SideEncoder
@@ -86,8 +86,12 @@ def edit_scan(config: Config, scan: str, column: str, values: Sequence[str], nam
 
 
 def edit_label(column: str, value: str) -> str:
-    """The BIDS label of an edit; a minus and a decimal point become letters, so that values stay distinct."""
-    return "edit" + re.sub(r"[^A-Za-z0-9]", "", f"{column}{value.replace('-', 'm').replace('.', 'p')}")
+    """The BIDS label of an edit; a minus and a decimal point become letters, so that values stay distinct.
+
+    Letters of other scripts become a digest.
+    """
+    text = f"{column}{value.replace('-', 'm').replace('.', 'p')}"
+    return "edit" + re.sub(r"[^A-Za-z0-9]", "", text) + ("" if text.isascii() else digest_of(text)[:8])
 
 
 def edited_rows(scan: pd.DataFrame, encoder: SideEncoder, column: str, values: Sequence[str]) -> pd.DataFrame:

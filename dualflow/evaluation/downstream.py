@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,8 @@ FOLDS, INNER_FOLDS, REPEATS = 5, 3, 5
 """Outer and inner folds of the nested cross-validation, and its repetitions with other folds."""
 PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
 """Candidate inverse strengths of the L2 penalty, which the inner folds choose among."""
+LEAST_PROBABILITY = 1e-6
+"""Smallest probability whose logarithm is taken."""
 RESAMPLES = 1000
 COLUMNS = ("features", "auc", "low", "high", "balanced_accuracy", "people", "classes")
 
@@ -50,9 +53,10 @@ def classify(
         its 95 % bootstrap interval over people, and balanced accuracy.
 
     Raises:
-        DataError: a class has fewer people than there are folds, or there is only one class.
+        DataError: a class has fewer people than there are folds, there is only one class, or no feature.
     """
-    people = Counter(dict(zip(subjects, labels, strict=True)).values())
+    # A subject whose label changes between sessions counts in each of its classes.
+    people = Counter(label for _, label in set(zip(subjects, labels, strict=True)))
     if not people:
         raise DataError("no held-out person has a known label; check evaluate.classify and the table of participants")
     smallest = min(people, key=lambda label: people[label])
@@ -60,6 +64,11 @@ def classify(
         raise DataError(
             f"{people[smallest]} held-out people are '{smallest}', expected at least {FOLDS} of each of two classes or "
             "more; give split.test a larger share, or set evaluate.classify to null"
+        )
+    if empty := [name for name, values in features.items() if not values.shape[1]]:
+        raise DataError(
+            f"{empty[0]}: no region is known in all held-out scans; look for scans with a small brain mask, or set "
+            "evaluate.classify to null"
         )
     rows = [_row(name, values, np.array(labels), np.array(subjects), seed) for name, values in features.items()]
     return pd.DataFrame(rows, columns=list(COLUMNS))
@@ -94,16 +103,25 @@ def _probabilities(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    result = np.zeros((len(labels), len(np.unique(labels))))
+    classes = np.unique(labels)
+    result = np.zeros((len(labels), len(classes)))
     outer = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
     for inside, outside in outer.split(values, labels, subjects):
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000, class_weight="balanced"))
         inner = StratifiedGroupKFold(INNER_FOLDS, shuffle=True, random_state=seed)
         grid = {"logisticregression__C": list(PENALTIES)}
-        search = GridSearchCV(model, grid, cv=inner, scoring="neg_log_loss", n_jobs=1)
+        search = GridSearchCV(model, grid, cv=inner, scoring=_log_score, n_jobs=1)
         search.fit(values[inside], labels[inside], groups=subjects[inside])
-        result[outside] = search.predict_proba(values[outside])
+        # A fold may lack a class of few subjects.
+        seen = np.searchsorted(classes, search.classes_)
+        result[np.ix_(outside, seen)] = search.predict_proba(values[outside])
     return result
+
+
+def _log_score(model: Any, values: Floats, labels: NDArray[np.str_]) -> float:
+    """Mean log-probability of the labels; a label that the model's training people lack has a probability of 0."""
+    columns = labels[:, None] == model.classes_
+    return float(np.log(np.maximum((model.predict_proba(values) * columns).sum(axis=1), LEAST_PROBABILITY)).mean())
 
 
 def _area(labels: NDArray[np.str_], probabilities: NDArray[np.float64], classes: NDArray[np.str_]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,8 @@ def convert_study(
     _require_usable(scans, layout)
     sweep_temporaries(out)
     describe_derivatives(layout, scans.name, scans.study)
-    card, options = load_card(model), Options(model, config, compute.device, force, compute.deadline_s)
+    card = load_card(model)
+    options = Options(model, model_digests(card), config, compute.device, force, compute.deadline_s)
     rows = [row.to_frame().T for _, row in scans.rows.iterrows()]
     tasks = [(row, scans.root, layout, scans.study, options) for row in rows]
     finished = [_state(card, *task).recall() for task in tasks]
@@ -128,6 +129,7 @@ class Options:
 
     Attributes:
         model: folder of the model.
+        digests: of its files; workers of a cluster may outlive a training that changes them.
         config: how samples are drawn.
         device: device of the model.
         force: whether refused scans are converted too.
@@ -135,6 +137,7 @@ class Options:
     """
 
     model: Path
+    digests: tuple[str | None, ...]
     config: ConvertConfig
     device: str
     force: bool
@@ -159,14 +162,19 @@ def _results(tasks: list[Task], compute: Compute) -> Iterator[Result]:
             yield outcome
 
 
-@cache
+@lru_cache(maxsize=1)
 def _load_converter(layout: Layout, source: str, target: str, options: Options) -> Converter:
-    """Load the model once per worker process."""
+    """Load the model once per worker process and conversion."""
     import torch
 
     torch.set_num_threads(1)
     device = select_device(options.device)
     return Converter.load(options.model, device, layout, source, target, options.config, force=options.force)
+
+
+def model_digests(card: ModelCard) -> tuple[str | None, ...]:
+    """Digests of the files of a model."""
+    return card.weights_sha256, card.reference_sha256
 
 
 def _raw_files(row: pd.DataFrame, root: Path, study: StudyConfig) -> tuple[dict[Any, Any], ScanFiles]:
@@ -181,7 +189,7 @@ def _state(
     """What the result of a scan depends on."""
     values, files = _raw_files(row, root, study)
     sections = [section.model_dump(mode="json") for section in (card.preprocess, study, options.config)]
-    model = [card.weights_sha256, card.reference_sha256, options.force]
+    model = [*model_digests(card), options.force]
     return ScanState.of(layout, Scan.parse(values["scan"]), files, [*model, *sections, values])
 
 

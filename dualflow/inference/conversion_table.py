@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,6 +32,8 @@ THRESHOLD = "_threshold"
 def conversion_table(layout: Layout, scans: Iterable[str], excluded: Sequence[Quarantine]) -> pd.DataFrame:
     """One row per scan, the worst first: the columns COLUMNS, its side information, then every figure of its verdict.
 
+    A side column with the name of another column gets the prefix `side_`.
+
     Args:
         layout: of the conversion.
         scans: keys of the scans that were to be converted; those without a manifest are left out.
@@ -38,6 +41,7 @@ def conversion_table(layout: Layout, scans: Iterable[str], excluded: Sequence[Qu
     """
     failed = {row.scan: row.reason for row in excluded}
     rows = [{"scan": scan, "verdict": FAILED, "converted": False, "reason": reason} for scan, reason in failed.items()]
+    facts = dict[str, tuple[dict[str, Any], dict[str, Any]]]()
     for key in scans:
         manifest = read_manifest(layout.manifest(f"{STEP}/{key}"), verify=False)
         if manifest is None or key in failed:
@@ -48,7 +52,12 @@ def conversion_table(layout: Layout, scans: Iterable[str], excluded: Sequence[Qu
         reasons = [*verdict["reasons"], *(["converted because of --force"] if forced else [])]
         seconds = _seconds(layout, Scan.parse(key))
         values = (key, verdict["verdict"], converted, "; ".join(reasons), seconds)
-        rows.append(dict(zip(COLUMNS, values, strict=True)) | manifest["facts"][SIDE] | verdict["figures"])
+        rows.append(dict(zip(COLUMNS, values, strict=True)))
+        facts[key] = manifest["facts"][SIDE], verdict["figures"]
+    taken = {*COLUMNS, *(name for _, figures in facts.values() for name in figures)}
+    for row in rows:
+        side, figures = facts.get(str(row["scan"]), ({}, {}))
+        row |= {f"side_{name}" if name in taken else name: value for name, value in side.items()} | figures
     columns = list(dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)]))
     return worst_first(pd.DataFrame(rows, columns=columns))
 

@@ -66,6 +66,11 @@ def _joined_pool(address: str) -> Iterator[WorkerPool]:
     """The workers of a running scheduler, which outlive the block."""
     try:
         client = Client(address, timeout=_CONNECT_TIMEOUT_S, set_as_default=False)
+    except TypeError as error:  # Dask's way to say that no certificates are configured
+        raise ClusterError(
+            f"{address}: encrypted, and no certificates are configured here ({error}); set distributed.comm.tls in "
+            "Dask's configuration, as for the scheduler"
+        ) from None
     except (OSError, TimeoutError, ValueError) as error:
         raise ClusterError(
             f"{address}: no scheduler answers ({error}); start one with `dask scheduler`, or correct --cluster"

@@ -51,7 +51,7 @@ def test_a_value_that_is_no_number_is_refused(value):
 
 
 def test_labels_of_different_values_differ():
-    labels = [edit_label("z", value) for value in ("1", "-1", "0.1", "01", "65", "6.5")]
+    labels = [edit_label("z", value) for value in ("1", "-1", "0.1", "01", "65", "6.5", "男", "女", "ä", "ö")]
     assert len(set(labels)) == len(labels)
     assert all(LABEL.match(label) for label in labels)
 

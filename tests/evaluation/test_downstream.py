@@ -53,6 +53,22 @@ def test_unknown_regions_are_left_out():
     }  # fmt: skip
 
 
+def test_a_label_may_change_between_sessions():
+    """The subject counts in both classes; a class that a fold lacks has probability 0 there."""
+    values, labels, subjects = people()
+    labels[::10] = ["MCI"] * 6
+    later = ["AD", *labels[1:]]
+    table = classify({"x": np.concatenate([values, values])}, [*labels, *later], [*subjects, *subjects])
+    assert table.loc[0, "classes"] == 3
+    assert 0.5 < table.loc[0, "auc"] < 1
+
+
+def test_features_without_a_known_region_are_refused():
+    _, labels, subjects = people()
+    with pytest.raises(DataError, match="real target: no region is known in all held-out scans"):
+        classify(feature_sets(*[np.full((60, 2), np.nan)] * 3), labels, subjects)
+
+
 def test_a_class_with_few_people_is_refused():
     values, _, subjects = people(count=16)
     with pytest.raises(DataError, match="2 held-out people are 'AD'"):

@@ -3,6 +3,7 @@
 import json
 import shutil
 from contextlib import nullcontext
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -19,6 +20,7 @@ from dualflow.errors import CommitError, ConfigError
 from dualflow.inference import batch, convert
 from dualflow.inference.batch import Compute
 from dualflow.inference.conversion import convert_inputs
+from dualflow.layout import Layout
 
 CONFIG = ConvertConfig(samples=2, keep_samples=1)
 PREPROCESS = PreprocessConfig(spacing_mm=8.0, shape=(24, 32, 24))
@@ -143,6 +145,20 @@ def test_a_table_of_samples_is_converted_by_a_model_of_two_sources(study, save_f
     assert nib.load(aligned).shape == PREPROCESS.shape
     sidecar = json.loads(next((out / "sub-C0001/pet").glob("*desc-synth_pet.json")).read_text())
     assert sidecar["SideInformation"] == {"age": 71.0}
+
+
+def test_a_worker_loads_a_model_that_was_trained_again(study, model, tmp_path, monkeypatch):
+    """Workers of a cluster outlive a conversion; they keep one model, and not an old one."""
+    loads = []
+    monkeypatch.setattr(batch.Converter, "load", lambda *_, **__: loads.append(1) or len(loads))
+    batch._load_converter.cache_clear()
+    layout, options = Layout(tmp_path, "."), batch.Options(model, ("old", None), ConvertConfig(), "cpu", False, None)
+    changed = replace(options, digests=("new", None))
+    answers = [
+        batch._load_converter(layout, "T1w", "FDG", one) for one in (options, options, changed, changed, options)
+    ]
+    batch._load_converter.cache_clear()
+    assert answers == [1, 1, 2, 2, 3]
 
 
 @pytest.mark.slow

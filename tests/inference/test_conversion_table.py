@@ -1,5 +1,7 @@
 """The table of a conversion."""
 
+import json
+
 import pytest
 
 from dualflow.commit import commit_json, commit_text
@@ -36,6 +38,17 @@ def layout(tmp_path):
 
 
 KEYS = [f"sub-{label}" for label in (1, 2, 3, 4, 5, 7)]
+
+
+def test_side_columns_give_way_to_other_columns(layout):
+    """A study may have a column `converted`, or one with the name of a figure."""
+    manifest = layout.manifest("convert/sub-1")
+    content = json.loads(manifest.read_text())
+    content["facts"]["side"] = {"converted": "no", "typicality": "odd", "sex": "F"}
+    commit_json(manifest, content)
+    row = conversion_table(layout, KEYS, []).set_index("scan").loc["sub-1"]
+    assert (row["converted"], row["side_converted"]) == (True, "no")
+    assert (row["typicality"], row["side_typicality"], row["sex"]) == (1.0, "odd", "F")
 
 
 def test_every_scan_has_a_row_and_the_worst_come_first(layout):

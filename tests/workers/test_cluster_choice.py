@@ -88,6 +88,12 @@ def test_unsuitable_workers_are_refused(scheduler, join, monkeypatch):
         list(run_in_workers(divmod, [(7, 2)], cluster=address))
 
 
+def test_an_encrypted_scheduler_needs_certificates():
+    """Dask's own error is a TypeError."""
+    with pytest.raises(ClusterError, match=r"no certificates are configured here .* distributed\.comm\.tls"):
+        list(run_in_workers(divmod, [(7, 2)], cluster="tls://127.0.0.1:9"))
+
+
 def test_no_scheduler_is_an_error(monkeypatch):
     """An address at which nothing answers is reported in one line."""
     monkeypatch.setattr(cluster_choice, "_CONNECT_TIMEOUT_S", 1)
