@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from itertools import chain
 from pathlib import Path
 
 from dualflow.config import Config, dump_sections
 from dualflow.data.quarantine import Quarantine, without_folders
-from dualflow.data.study_pairs import load_split, usable_pairs
+from dualflow.data.study_pairs import iterate_split, usable_pairs
 from dualflow.errors import DataError
 from dualflow.inference.conversion_table import conversion_table, write_conversion_table
 from dualflow.inference.convert import STEP, Converter, side_values
@@ -40,9 +41,9 @@ def convert(config: Config, name: str, seed: int) -> None:
     card = converter.predictor.card
     pairs = usable_pairs(config)
     rows = {row["scan"]: row for row in pairs.to_dict("records")}
-    items = [item for split in CONVERTED for item in load_split(config, pairs, split, card.side).items]
+    items = chain.from_iterable(iterate_split(config, pairs, split, card.side) for split in CONVERTED)
     manifests, failed = dict[str, Path](), list[Quarantine]()
-    for item in track(items, f"convert with {name}"):
+    for item in track(items, f"convert with {name}", int(pairs["split"].isin(CONVERTED).sum())):
         row = rows[item["scan"]]
         raw = config.bids / row["source"]
         try:

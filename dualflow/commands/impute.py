@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,8 @@ from dualflow import __version__
 from dualflow.commands.train import LearningData
 from dualflow.commit import commit_json, commit_text, digest_of, sha256
 from dualflow.config import Config, ImputeConfig, dump_sections
-from dualflow.data.dataset import PairDataset
-from dualflow.data.study_pairs import load_split
+from dualflow.data.dataset import Item
+from dualflow.data.study_pairs import iterate_split
 from dualflow.data.tsv import read_table
 from dualflow.errors import ConfigError, DataError
 from dualflow.flows.interface import ConditionalSampler
@@ -119,7 +119,7 @@ def _study_regions(
     regions: RegionMap,
     groups: MetaRegions,
 ) -> StudyRegions:
-    """Values of all scans, one split in memory at a time."""
+    """Values of all scans."""
     model, layout = predictor.model, config.layout
     if not isinstance(model, ConditionalSampler):
         raise ConfigError(
@@ -130,8 +130,8 @@ def _study_regions(
     images = cross_fitted_images(model, data.training, cache) if missing else None
     study, draws = StudyRegions(), options.draws if missing else 0
     for split in SPLITS:
-        dataset = _split(config, data, split, predictor)
-        for index, item in enumerate(track(dataset.items, f"impute, {split} scans")):
+        items, count = _split(config, data, split, predictor)
+        for index, item in enumerate(track(items, f"impute, {split} scans", count)):
             image: Tensor | None = images[index] if images is not None and split == "train" else None
             scan_number = scan_seed(options.seed, Scan.parse(item["scan"]))
             study.keys.append(item["scan"])
@@ -156,7 +156,8 @@ def _write_volumes(
         return files
     assert isinstance(predictor.model, ConditionalSampler)
     affine = model_grid(config.preprocess)[0]
-    for item in track(_split(config, data, "convert", predictor).items, "write imputed volumes"):
+    items, total = _split(config, data, "convert", predictor)
+    for item in track(items, "write imputed volumes", total):
         scan = Scan.parse(item["scan"])
         rows = values[:count, study.keys.index(item["scan"]), : len(regions.names)]
         volumes = draw_volumes(predictor.model, item, regions, rows, scan_seed(options.seed, scan))
@@ -170,10 +171,12 @@ def _write_volumes(
     return files
 
 
-def _split(config: Config, data: LearningData, split: str, predictor: Predictor) -> PairDataset:
+def _split(config: Config, data: LearningData, split: str, predictor: Predictor) -> tuple[Iterable[Item], int]:
+    """The scans of a split, and their number; all but the training scans are read one at a time."""
     if split == "train":
-        return data.training
-    return load_split(config, data.pairs, split, predictor.card.side)
+        return data.training.items, len(data.training)
+    items = iterate_split(config, data.pairs, split, predictor.card.side)
+    return items, int((data.pairs["split"] == split).sum())
 
 
 def _groups(options: ImputeConfig, regions: RegionMap) -> MetaRegions:

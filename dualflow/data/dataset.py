@@ -67,14 +67,18 @@ class PairDataset(Dataset[Item]):
 
 
 def load_pairs(layout: Layout, pairs: pd.DataFrame, study: StudyConfig, encoder: SideEncoder) -> PairDataset:
-    """Read the preprocessed volumes of `pairs` (rows of the index) into memory.
+    """Read the preprocessed volumes of `pairs` (rows of the index) into memory, as `iterate_pairs`."""
+    return PairDataset(list(iterate_pairs(layout, pairs, study, encoder)))
+
+
+def iterate_pairs(layout: Layout, pairs: pd.DataFrame, study: StudyConfig, encoder: SideEncoder) -> Iterator[Item]:
+    """Read the preprocessed volumes of `pairs` (rows of the index) one scan at a time.
 
     Each file is read once and verified against the digest in its scan's manifest.
 
     Raises:
         DataError: a scan is not preprocessed, a volume is missing or has changed since, or the grids differ.
     """
-    items: list[Item] = []
     grid: tuple[int, ...] | None = None
     for key, target, side in zip(pairs["scan"], pairs["target"], encoder.encode(pairs), strict=True):
         scan = PreprocessedScan.from_manifest(layout, Scan.parse(key))
@@ -86,8 +90,7 @@ def load_pairs(layout: Layout, pairs: pd.DataFrame, study: StudyConfig, encoder:
             volumes[role] = _channels([scan.volume(name) for name in files], grid)
             grid = volumes[role].shape[1:]
         volumes["mask"] = volumes["mask"] > 0.5
-        items.append({**volumes, "side": side, "scan": key})
-    return PairDataset(items)
+        yield {**volumes, "side": side, "scan": key}
 
 
 def _channels(volumes: Sequence[Volume], grid: tuple[int, ...] | None) -> torch.Tensor:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pandas as pd
 
 from dualflow.config import Config
-from dualflow.data.dataset import PairDataset, load_pairs
+from dualflow.data.dataset import Item, PairDataset, iterate_pairs, load_pairs
 from dualflow.data.index import read_pairs
 from dualflow.data.preprocessed_scan import PreprocessedScan
 from dualflow.data.quarantine import usable
@@ -33,6 +35,11 @@ def usable_pairs(config: Config) -> pd.DataFrame:
 def load_split(config: Config, pairs: pd.DataFrame, split: str, encoder: SideEncoder) -> PairDataset:
     """The preprocessed scans of one split."""
     return load_pairs(config.layout, pairs[pairs["split"] == split], config.study, encoder)
+
+
+def iterate_split(config: Config, pairs: pd.DataFrame, split: str, encoder: SideEncoder) -> Iterator[Item]:
+    """The preprocessed scans of one split, one at a time: those without a target may be many."""
+    return iterate_pairs(config.layout, pairs[pairs["split"] == split], config.study, encoder)
 
 
 def learning_pairs(config: Config) -> tuple[pd.DataFrame, SideEncoder, PairDataset, PairDataset]:

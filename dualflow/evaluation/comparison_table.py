@@ -137,7 +137,7 @@ def _cost(trainings: Sequence[Training], budget: ModelBudget | None) -> dict[str
         **steps,
         "train_seconds": float(np.mean([t.card.training.seconds for t in trainings])),
         **{key: seconds for key, seconds in means.items() if seconds > 0},
-        "memory_mib": max(t.memory_mib for t in trainings),
+        "memory_mib": float(pd.Series([t.memory_mib for t in trainings]).max()),  # unknown ones do not count
     }
 
 

@@ -136,7 +136,7 @@ def ad_roi_error(estimate: Floats, target: Floats, mask: Bools, context: Context
 def ad_roi_bias(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float | None:
     """Signed difference of the means of the AD signature region, in % of the real mean; positive is too high."""
     predicted, real = (context.meta_region_mean(AD_ROI, image, mask) for image in (estimate, target))
-    return None if predicted is None or real is None else 100 * (predicted - real) / real
+    return None if predicted is None or not real else 100 * (predicted - real) / real
 
 
 def region_mae(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float:
@@ -169,11 +169,16 @@ def voxel_sharpness(estimate: Floats, target: Floats, mask: Bools, context: Cont
 
 
 def sample_diversity(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float | None:
-    """Mean absolute difference of two samples over the mask; None without samples.
+    """Mean absolute difference of two samples over that of a sample and the real image; None without samples.
 
-    If the predicted law is right, it equals the mean absolute difference of a sample and the real image.
+    If the predicted law is right, it is 1; below 1 samples are too alike.
     """
-    return context.voxels.diversity() if isinstance(context.voxels, Ensemble) else None
+    if not isinstance(context.voxels, Ensemble):
+        return None
+    diversity = context.voxels.diversity()
+    # CRPS = E|sample - real| - E|sample - sample'| / 2 (Gneiting & Raftery 2007, equation 21).
+    distance = mean_crps(context.voxels, target[mask]) + diversity / 2
+    return diversity / distance if distance > 0 else None
 
 
 def region_pit_distance(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float | None:
@@ -278,7 +283,7 @@ METRICS: dict[str, Metric] = {
     "bits_in_mask": Metric(bits_in_mask, "Bits in the mask", "bits/voxel", "lower", kind="density", values="-∞ to ∞"),
     "spread_error_r": Metric(spread_error_r, "Spread-error r", "", "higher", kind="distribution", values="-1 to 1"),
     "voxel_sharpness": Metric(voxel_sharpness, "Sharpness (mean SD)", "target", "lower", digits=4, kind="distribution"),
-    "sample_diversity": Metric(sample_diversity, "Sample diversity", "target", "higher", digits=4, kind="samples"),
+    "sample_diversity": Metric(sample_diversity, "Sample diversity", "", "ideal", 1.0, kind="samples", values="0 to 2"),
     "region_pit_distance": Metric(
         region_pit_distance, "Region PIT distance", "", "lower", kind="distribution", over="regions", values="0 to 0.5"
     ),

@@ -70,7 +70,7 @@ def deviation_sidecar() -> dict[str, Any]:
     """The sidecar of a map of deviations."""
     return {
         "Description": "Deviation of the source from the model's training scans, smoothed; negative is darker",
-        "Units": "robust standard deviations of the training scans",
+        "Units": "robust standard deviations of the training scans, over the scan's own root mean square",
         "SkullStripped": True,
         **_NATIVE,
         "GeneratedBy": [{"Name": "dualflow", "Version": __version__}],

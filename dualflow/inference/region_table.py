@@ -19,8 +19,8 @@ COLUMNS = {
     "voxels": "Voxels of the model grid",
     "mean": "Mean of the point estimate",
     "sd": "Standard deviation of the region's mean over joint samples",
-    "low": f"Lower end of the {LEVEL:.0%} prediction interval (Student's t)",
-    "high": f"Upper end of the {LEVEL:.0%} prediction interval (Student's t)",
+    "low": f"Lower end of the {LEVEL:.0%} prediction interval",
+    "high": f"Upper end of the {LEVEL:.0%} prediction interval",
 }
 """Columns with their descriptions."""
 

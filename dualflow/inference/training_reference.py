@@ -77,7 +77,7 @@ class FigureRanges:
         }
         side = {name: side[name] for name in table}
         ranges = cls(median, sd, side, np.inf)
-        largest = np.array([max(ranges.distances(row).values()) for row in rows])
+        largest = np.array([max(ranges.distances(row).values(), default=0.0) for row in rows])
         return cls(median, sd, side, SLACK * conformal_threshold(largest, RATE)[0])
 
     def distances(self, figures: Mapping[str, float]) -> dict[str, float]:

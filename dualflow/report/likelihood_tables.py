@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import log, nan
 
+import numpy as np
 import pandas as pd
 
+from dualflow.data.markdown import UNKNOWN
 from dualflow.evaluation.condition_check import ConditionCheck, condition_check
 from dualflow.evaluation.statistics import subject_means
 from dualflow.modalities import Modality
@@ -86,6 +88,12 @@ def bits_table(numbers: pd.DataFrame, cards: Mapping[str, ModelCard]) -> Table:
     return plain_table(frame, caption)
 
 
+def _share(share: float, low: float, high: float) -> str:
+    """A share with its interval, which few subjects do not have."""
+    interval = "" if np.isnan([low, high]).any() else f" [{100 * low:.0f}, {100 * high:.0f}]"
+    return UNKNOWN if np.isnan(share) else f"{100 * share:.0f} %{interval}"
+
+
 def source_table(numbers: pd.DataFrame) -> Table:
     """NLL of the real targets under true and alternative sources, from `likelihood_summary`."""
     rows = [
@@ -95,9 +103,7 @@ def source_table(numbers: pd.DataFrame) -> Table:
             "NLL, true source": row["nll_true"],
             "NLL, alternative": row[alternative],
             "Difference": row[f"{alternative}/gain"],
-            "True source likelier": "{:.0f} % [{:.0f}, {:.0f}]".format(
-                *(100 * row[f"{alternative}/{key}"] for key in ("share", "low", "high"))
-            ),
+            "True source likelier": _share(*(row[f"{alternative}/{key}"] for key in ("share", "low", "high"))),
         }
         for row in numbers.to_dict("records")
         for alternative, label in ALTERNATIVES.items()

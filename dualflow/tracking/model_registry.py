@@ -26,8 +26,8 @@ BUNDLE_FOLDER, BUNDLE_INDEX, SCORES = "bundle", "bundle.json", "held_out.json"
 BUNDLE_TAG = "dualflow.bundle_sha256"
 MAX_SCORES = 1 << 20
 """Largest table of scores in bytes that is read."""
-WAIT_S = 60
-"""Seconds to wait until a server has created a version."""
+WAIT_S = 15
+"""Seconds to wait until a server has created a version, less than the deadline of a call."""
 _NAME = re.compile(r"^[A-Za-z0-9_.-]+$")
 
 

@@ -20,6 +20,8 @@ from dualflow.commit import commit_json, digest_of
 from dualflow.tracking.mlflow_store import RunKey
 
 RUN_FILE = "run.json"
+IDENTITY = frozenset({"experiment", "name", "tags"})
+"""Fields of RUN_FILE that identify the run."""
 GROUP = "group"
 """Field of RUN_FILE: name of the parent run."""
 CONTINUES = "continues"
@@ -57,9 +59,10 @@ class RecordQueue:
     def load(cls, folder: Path) -> RecordQueue | None:
         """Return the queue that another process left in `folder`; None if there is none or it is unreadable."""
         try:
-            return cls(folder, _read_object(folder / RUN_FILE))
+            run = _read_object(folder / RUN_FILE)
         except (OSError, ValueError):
             return None
+        return cls(folder, run) if run.keys() >= IDENTITY else None
 
     def __len__(self) -> int:
         return unsent_records(self.folder)

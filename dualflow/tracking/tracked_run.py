@@ -215,7 +215,12 @@ class Run:
                 _warn(error)
 
     def _send(self, call: str, arguments: dict[str, Any]) -> bool | None:
-        """Send a record without the points that the run has already; the result is that of `_try`."""
+        """Send a record without the points that the run has already; the result is that of `_try`.
+
+        A call that this version does not know is rejected.
+        """
+        if call not in CALLS:
+            return None
 
         def send(client: Any) -> None:
             CALLS[call](client, self.run_id, self._fresh(arguments) if call == "metrics" else arguments)

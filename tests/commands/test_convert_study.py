@@ -32,10 +32,12 @@ def test_a_scan_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, capsy
     card = SimpleNamespace(side=SideEncoder(), weights_sha256="0")
     converter = SimpleNamespace(predictor=SimpleNamespace(card=card), convert_if_needed=convert_if_needed)
     items = {"test": [{"scan": "sub-1"}, {"scan": "sub-2"}], "convert": [{"scan": "sub-3"}]}
-    pairs = pd.DataFrame({"scan": ["sub-1", "sub-2", "sub-3"], "source": ["a", "b", "c"]})
+    pairs = pd.DataFrame(
+        {"scan": ["sub-1", "sub-2", "sub-3"], "source": ["a", "b", "c"], "split": ["test", "test", "convert"]}
+    )
     monkeypatch.setattr(module, "Converter", SimpleNamespace(load=lambda *_, **__: converter))
     monkeypatch.setattr(module, "usable_pairs", lambda _: pairs)
-    monkeypatch.setattr(module, "load_split", lambda _, __, split, ___: SimpleNamespace(items=items[split]))
+    monkeypatch.setattr(module, "iterate_split", lambda _, __, split, ___: iter(items[split]))
     earlier = manifest_of("sub-2")
     module.convert(config, "dualflow", 0)
     rows = read_table(layout.conversions).set_index("scan")

@@ -189,11 +189,12 @@ def test_the_ad_signature_is_a_mean_over_voxels():
 
 
 def test_diversity_and_pit_agree_with_their_definitions(scene):
-    """Diversity is the mean over all pairs of samples; the PIT of the middle sample is one half."""
+    """Diversity is relative to the samples' distance from the real image; the PIT of the middle sample is one half."""
     _, target, mask, regions = scene
     samples = target + np.linspace(-0.2, 0.2, 5)[:, None, None, None] ** 3
     scores = score_prediction(Guess(target, samples.std(0), samples), target, mask, regions, ROW)
     pairs = [np.abs(first - second)[mask].mean() for first, second in combinations(samples, 2)]
-    assert scores["sample_diversity"] == pytest.approx(np.mean(pairs), rel=1e-5)
+    distances = [np.abs(sample - target)[mask].mean() for sample in samples]
+    assert scores["sample_diversity"] == pytest.approx(np.mean(pairs) / np.mean(distances), rel=1e-5)
     assert scores["region_pit_distance"] == pytest.approx(0.25)
     assert scores["voxel_sharpness"] == pytest.approx(samples.std(0)[mask].mean())

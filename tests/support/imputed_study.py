@@ -83,7 +83,7 @@ class ImputedStudy:
         """Let `module`, the command impute, work on this study without files of images."""
         data = SimpleNamespace(pairs=self.pairs, training=self.splits["train"], values=lambda _: [], digests={})
         monkeypatch.setattr(module, "LearningData", SimpleNamespace(load=lambda _: data))
-        monkeypatch.setattr(module, "load_split", lambda _, __, split, ___: self.splits[split])
+        monkeypatch.setattr(module, "iterate_split", lambda _, __, split, ___: iter(self.splits[split].items))
         monkeypatch.setattr(module, "region_map", lambda _: self.regions)
         monkeypatch.setattr(module, "load_predictor", lambda *_: SimpleNamespace(model=self.model, card=self.card))
         commit_text(config.layout.pairs, table_text(self.pairs.assign(target=self.pairs["target"].replace("", None))))

@@ -30,11 +30,12 @@ def test_runs_of_one_name_have_different_folders(tmp_path):
 def test_an_unreadable_queue_is_no_queue(tmp_path):
     """A folder without `run.json`, or with a broken one, is ignored."""
     assert RecordQueue.load(tmp_path / "missing") is None
-    for text in ("{", "[]", "[" * 100_000):
+    for text in ("{", "[]", "[" * 100_000, "{}", '{"name": "run"}'):
         (tmp_path / "run.json").write_text(text)
         assert RecordQueue.load(tmp_path) is None
-    (tmp_path / "run.json").write_text(json.dumps({"name": "run"}))
-    assert RecordQueue.load(tmp_path).run == {"name": "run"}
+    run = {"experiment": "study", "name": "run", "tags": {}}
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    assert RecordQueue.load(tmp_path).run == run
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "[" * 100_000, '{"call": 1, "arguments": {}}', '{"call": "end"}'])
