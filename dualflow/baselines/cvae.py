@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import log, pi
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,8 @@ class ConditionalVAE(ResidualSampler):
         source_channels: channels of the source.
         width: channels at half resolution, a multiple of eight; doubled at each of the two coarser scales.
     """
+
+    learning_rate: ClassVar[float] = 3e-4
 
     def __init__(
         self, shape: tuple[int, int, int], side_features: int = 0, source_channels: int = 1, *, width: int = 8

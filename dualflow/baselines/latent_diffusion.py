@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -48,6 +48,8 @@ class LatentDiffusion(ResidualSampler):
         width: channels of the autoencoder at half resolution, a multiple of eight; the networks of the latents have
             twice and four times as many.
     """
+
+    learning_rate: ClassVar[float] = 1e-4
 
     latent_scale: Tensor
 

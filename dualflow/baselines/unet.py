@@ -107,6 +107,8 @@ class HeteroscedasticUNet(ResidualDensity, UNet):
         regions: number of regions.
     """
 
+    learning_rate: ClassVar[float] = 3e-4
+
     maps = 2
 
     def __init__(

@@ -95,6 +95,12 @@ def test_wrong_options_are_explained(options, message):
         preset("dualflow", **options)
 
 
+@pytest.mark.parametrize("term", ["decode_l1", "interpolation_l1"])
+def test_one_term_of_the_loss_is_enough(term):
+    """Without a likelihood, either L1 term trains a flow."""
+    assert getattr(preset("dualflow", nll_weight=0, **{term: 1.0}), term) == 1.0
+
+
 def test_unknown_preset_lists_the_presets():
     """The error of an unknown preset lists the presets."""
     with pytest.raises(ConfigError, match=r"unknown preset 'glow'; choose from: .*c_glow, .*dual_glow, dualflow"):
