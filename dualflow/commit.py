@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -109,6 +110,15 @@ def sha256(path: Path | str) -> str:
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def ascii_name(text: str, other: str) -> str:
+    """A text as part of a file's name: `other` takes the place of all but ASCII letters and digits.
+
+    A digest follows a text in another script, whose letters would be lost.
+    """
+    name = re.sub("[^A-Za-z0-9]+", other, text)
+    return name if text.isascii() else f"{name}{digest_of(text)[:8]}"
 
 
 def digest_of(value: Any) -> str:

@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from dualflow.commit import (
     HOST,
     TEMP_PREFIX,
+    ascii_name,
     commit_bytes,
     commit_json,
     commit_text,
@@ -265,3 +266,10 @@ def test_a_temporary_file_that_vanishes_meanwhile_is_left_alone(tmp_path):
     remote.symlink_to(tmp_path / "missing")
     assert sweep_temporaries(tmp_path) == 0
     assert remote.is_symlink()
+
+
+def test_texts_of_other_scripts_have_names_of_their_own():
+    """Letters that a file's name cannot have become a digest."""
+    names = [ascii_name(term, "-") for term in ("Gruppe=ä", "Gruppe=ö", "诊断=甲", "诊断=乙", "group=patient")]
+    assert len(set(names)) == 5
+    assert names[-1] == "group-patient"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dualflow.commit import commit_text, digest_of, sha256
+from dualflow.commit import ascii_name, commit_text, sha256
 from dualflow.config import Config, ImputeConfig
 from dualflow.data.index import read_pairs
 from dualflow.data.markdown import Column
@@ -142,12 +141,6 @@ def _require_congenial(formula: Formula, design: pd.DataFrame, imputed: ImputedT
         )
 
 
-def _file_name(term: str) -> str:
-    """A term as part of a file's name; letters that are lost, such as those of other scripts, become a digest."""
-    text = re.sub("[^A-Za-z0-9]+", "-", term)
-    return text if term.isascii() else f"{text}{digest_of(term)[:8]}"
-
-
 def _write(
     config: Config, name: str, formula: Formula, table: pd.DataFrame, left_out: int, facts: Mapping[str, Any]
 ) -> None:
@@ -162,7 +155,7 @@ def _write(
     commit_text(files["table"], table_text(table.round(6)))
     write_figure(files["forest"], figure)
     for term in terms:
-        files[f"brain {term}"] = path = folder / f"brain_{_file_name(term)}.png"
+        files[f"brain {term}"] = path = folder / f"brain_{ascii_name(term, '-')}.png"
         write_brain_map(path, table, term, regions, model_grid(config.preprocess)[0], unit)
     for earlier in set(folder.glob("brain_*.png")) - set(files.values()):
         earlier.unlink()

@@ -91,8 +91,9 @@ def bench_edit(config: Config) -> None:
 def leverage(design: Floats, change: Floats) -> float:
     """Standard error of the effect of a `change` `[S]` in a linear regression on `design` `[N, S]` with noise of SD 1.
 
-    Rows with unknown values are left out.
+    Rows with unknown values are left out; an unknown value does not change.
     """
+    change = np.nan_to_num(change)
     known = design[np.isfinite(design).all(axis=1)]
     centred = known - known.mean(axis=0)
     return float(np.sqrt(change @ np.linalg.pinv(centred.T @ centred, hermitian=True) @ change))

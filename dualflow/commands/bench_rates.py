@@ -12,22 +12,23 @@ import pandas as pd
 import torch
 
 from dualflow.commands.train import LearningData, fingerprint_of, fit_model
-from dualflow.commit import commit_text, digest_of
+from dualflow.commit import commit_text
 from dualflow.config import Config
 from dualflow.config.learning import SEEDED, BaselineTraining
 from dualflow.data.markdown import UNKNOWN, markdown_table
 from dualflow.data.tsv import table_text
-from dualflow.errors import ConfigError, DataError, DualflowError, StoppedError
+from dualflow.errors import ConfigError, DataError, DriftError, DualflowError
 from dualflow.imaging.regions import region_map
 from dualflow.manifest import read_manifest, write_manifest
 from dualflow.process import keep_freed_memory
-from dualflow.training.closed_form import ClosedFormCache
 from dualflow.training.context import TrainingContext
 from dualflow.training.device import select_device
 from dualflow.training.distributed import ProcessGroup
 
 NAME = "rates"
 """Name of the table's files."""
+DIVERGED = (DualflowError, DriftError)
+"""Errors of a training whose rate is too high; those of other classes are no result."""
 
 
 def bench_rates(config: Config, models: Sequence[str], rates: Sequence[float]) -> None:
@@ -94,15 +95,15 @@ def _score(config: Config, name: str, rate: float, seed: int, data: LearningData
         fingerprint=fingerprint,
         group=ProcessGroup(device=select_device(config.train.device)),
         regions=torch.from_numpy(region_map(config.preprocess).labels),
-        closed_form=ClosedFormCache(config.layout.closed_form_cache, digest_of(data.values(data.training))),
+        closed_form=data.closed_form_cache(config.layout),
     )
     facts: dict[str, Any] = {"score": None, "best_step": 0}
     try:
         history = fit_model(config, name, data, context).history
         facts = {"score": history.best, "best_step": history.best_step}
-    except StoppedError:
-        raise
     except DualflowError as error:
+        if type(error) not in DIVERGED:
+            raise
         print(f"warning: {context.label}: {error}", file=sys.stderr)
     write_manifest(record, step="bench rates", outputs={}, inputs=data.digests, config=plan, facts=facts)
     shutil.rmtree(context.folder, ignore_errors=True)

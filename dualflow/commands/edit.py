@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dualflow import __version__
-from dualflow.commit import commit_text, digest_of
+from dualflow.commit import ascii_name, commit_text
 from dualflow.config import Config
 from dualflow.data.dataset import Item, load_pairs
 from dualflow.data.side_encoder import Categorical, Continuous, SideEncoder
@@ -86,12 +85,8 @@ def edit_scan(config: Config, scan: str, column: str, values: Sequence[str], nam
 
 
 def edit_label(column: str, value: str) -> str:
-    """The BIDS label of an edit; a minus and a decimal point become letters, so that values stay distinct.
-
-    Letters of other scripts become a digest.
-    """
-    text = f"{column}{value.replace('-', 'm').replace('.', 'p')}"
-    return "edit" + re.sub(r"[^A-Za-z0-9]", "", text) + ("" if text.isascii() else digest_of(text)[:8])
+    """The BIDS label of an edit; a minus and a decimal point become letters, so that values stay distinct."""
+    return "edit" + ascii_name(f"{column}{value.replace('-', 'm').replace('.', 'p')}", "")
 
 
 def edited_rows(scan: pd.DataFrame, encoder: SideEncoder, column: str, values: Sequence[str]) -> pd.DataFrame:

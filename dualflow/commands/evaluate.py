@@ -85,13 +85,13 @@ def _evaluate(
         if index == 0:
             figure = _figure(config, item, prediction)
         rows.append({"model": name, "seed": seed, "scan": item["scan"], **scores, **flow_scores})
-        curve = reliability(prediction, target, mask, regions)
-        curves.append(curve.assign(model=name, subject=Scan.parse(item["scan"]).subject))
+        subject = Scan.parse(item["scan"]).subject
+        curves.append(reliability(prediction, target, mask, regions).assign(model=name, subject=subject))
         errors.add(prediction.mean, target, mask)
         region_means.append(np.stack([regions.means(target, mask), regions.means(prediction.mean, mask)]))
-    rows_of_curve = ["model", "kind", "level"]
-    subjects = pd.concat(curves).groupby([*rows_of_curve, "subject"], as_index=False)[["coverage"]].mean()
-    curve = subjects.groupby(rows_of_curve, as_index=False)[["coverage"]].mean()  # visits count once per subject
+    keys = ["model", "kind", "level"]
+    by_subject = pd.concat(curves).groupby([*keys, "subject"], as_index=False)[["coverage"]].mean()
+    curve = by_subject.groupby(keys, as_index=False)[["coverage"]].mean()
     stem = f"{name}_seed-{seed}"
     tables = {
         layout.table(f"scans_{stem}"): pd.DataFrame(rows),

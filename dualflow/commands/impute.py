@@ -34,7 +34,6 @@ from dualflow.manifest import remove_outputs, write_manifest
 from dualflow.modalities import modality
 from dualflow.process import keep_freed_memory
 from dualflow.progress import track
-from dualflow.training.closed_form import ClosedFormCache
 from dualflow.training.device import select_device
 
 STEP = "impute"
@@ -126,8 +125,7 @@ def _study_regions(
             f"model {predictor.card.label} has no distribution; choose a flow, or a baseline with a spread"
         )
     missing = bool((data.pairs["target"] == "").any())
-    cache = ClosedFormCache(layout.closed_form_cache, digest_of(data.values(data.training)))
-    images = cross_fitted_images(model, data.training, cache) if missing else None
+    images = cross_fitted_images(model, data.training, data.closed_form_cache(layout)) if missing else None
     study, draws = StudyRegions(), options.draws if missing else 0
     for split in SPLITS:
         items, count = _split(config, data, split, predictor)

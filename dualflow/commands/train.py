@@ -39,7 +39,7 @@ from dualflow.flows.spec import FlowSpec
 from dualflow.imaging.regions import region_map
 from dualflow.inference.predict import Predictor
 from dualflow.inference.training_reference import Reference, has_enough_people, scan_figures
-from dualflow.layout import Scan
+from dualflow.layout import Layout, Scan
 from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
 from dualflow.models.card import FLOW, ConstantSpread, ModelCard, StudyRecord, TrainingRecord
@@ -88,6 +88,10 @@ class LearningData:
         scans = [*training.scans, *validation.scans]
         digests = {key: sha256(config.layout.scan_manifest(Scan.parse(key))) for key in scans}
         return cls(pairs, encoder, training, validation, digests)
+
+    def closed_form_cache(self, layout: Layout) -> ClosedFormCache:
+        """Closed-form fits to the training scans, which the trainings of a study share."""
+        return ClosedFormCache(layout.closed_form_cache, digest_of(self.values(self.training)))
 
     def values(self, dataset: PairDataset) -> list[tuple[str, str, list[float]]]:
         """Return key, digest and side values of every scan of a split, as its identity."""
@@ -153,7 +157,7 @@ def _train(config: Config, name: str, seed: int, data: LearningData, group: Proc
             watch=_watcher(config, name, run, data.validation),
             log=lambda step, values: _log_curves(config, name, run, step, values),
             regions=torch.from_numpy(region_map(config.preprocess).labels),
-            closed_form=ClosedFormCache(layout.closed_form_cache, digest_of(data.values(data.training))),
+            closed_form=data.closed_form_cache(layout),
         )
         # The load of the machine says nothing about a fit of seconds.
         with run.system() if tracks else nullcontext():

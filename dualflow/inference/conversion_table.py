@@ -40,8 +40,10 @@ def conversion_table(layout: Layout, scans: Iterable[str], excluded: Sequence[Qu
         excluded: scans that could not be converted.
     """
     failed = {row.scan: row.reason for row in excluded}
-    rows = [{"scan": scan, "verdict": FAILED, "converted": False, "reason": reason} for scan, reason in failed.items()]
-    facts = dict[str, tuple[dict[str, Any], dict[str, Any]]]()
+    entries: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
+        ({"scan": scan, "verdict": FAILED, "converted": False, "reason": reason}, {}, {})
+        for scan, reason in failed.items()
+    ]
     for key in scans:
         manifest = read_manifest(layout.manifest(f"{STEP}/{key}"), verify=False)
         if manifest is None or key in failed:
@@ -52,12 +54,12 @@ def conversion_table(layout: Layout, scans: Iterable[str], excluded: Sequence[Qu
         reasons = [*verdict["reasons"], *(["converted because of --force"] if forced else [])]
         seconds = _seconds(layout, Scan.parse(key))
         values = (key, verdict["verdict"], converted, "; ".join(reasons), seconds)
-        rows.append(dict(zip(COLUMNS, values, strict=True)))
-        facts[key] = manifest["facts"][SIDE], verdict["figures"]
-    taken = {*COLUMNS, *(name for _, figures in facts.values() for name in figures)}
-    for row in rows:
-        side, figures = facts.get(str(row["scan"]), ({}, {}))
-        row |= {f"side_{name}" if name in taken else name: value for name, value in side.items()} | figures
+        entries.append((dict(zip(COLUMNS, values, strict=True)), manifest["facts"][SIDE], verdict["figures"]))
+    taken = {*COLUMNS, *(name for _, _, figures in entries for name in figures)}
+    rows = [
+        base | {f"side_{name}" if name in taken else name: value for name, value in side.items()} | figures
+        for base, side, figures in entries
+    ]
     columns = list(dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)]))
     return worst_first(pd.DataFrame(rows, columns=columns))
 

@@ -54,13 +54,6 @@ class _Silent:
         return lambda *_, **__: None
 
 
-def test_terms_of_other_scripts_have_files_of_their_own():
-    """Letters that a file's name cannot have become a digest."""
-    names = [module._file_name(term) for term in ("Gruppe=ä", "Gruppe=ö", "诊断=甲", "诊断=乙", "group=patient")]
-    assert len(set(names)) == 5
-    assert names[-1] == "group-patient"
-
-
 def test_every_region_term_and_method_has_a_row(config, capsys):
     analyse(config, name="main")
     folder = config.layout.analysis("main")

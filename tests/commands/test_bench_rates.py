@@ -7,6 +7,7 @@ from dualflow.commands import bench_rates as module
 from dualflow.commands.bench_rates import bench_rates, rates_markdown, summarise_rates, with_rate
 from dualflow.commands.train import LearningData
 from dualflow.config import parse_config
+from dualflow.config.learning import BaselineTraining
 from dualflow.data.dataset import PairDataset
 from dualflow.data.tsv import read_typed_table
 from dualflow.errors import ConfigError, DataError
@@ -51,6 +52,15 @@ def test_a_rate_that_diverges_has_no_score(config, capsys):
     output = capsys.readouterr()
     assert "diverged" in output.out
     assert "warning: unet, rate 1e+30, seed 0: " in output.err
+
+
+def test_an_error_of_the_configuration_is_no_result(config):
+    """It ends the benchmark, and nothing is recorded."""
+    training = {"unet": BaselineTraining(width=7)}
+    odd = config.model_copy(update={"baselines": config.baselines.model_copy(update={"training": training})})
+    with pytest.raises(ConfigError, match=r"unet\.width = 7"):
+        bench_rates(odd, [], [1e-3])
+    assert not list(config.layout.manifest("bench/any").parent.rglob("*.json"))
 
 
 def test_a_rate_is_that_of_one_model(config):

@@ -98,3 +98,4 @@ def test_the_standard_error_of_an_effect_is_that_of_a_regression():
     design = np.vstack([design, [np.nan, 1, 0]])
     assert leverage(design, np.array([2.0, 0, 0])) == pytest.approx(2 * expected[0])
     assert leverage(design, np.array([0.0, -1, 1])) == pytest.approx(expected[1])
+    assert leverage(design, np.array([np.nan, -1, 1])) == pytest.approx(expected[1])

@@ -1,10 +1,10 @@
 """Mutation score of core modules: `make mutants`, or `python tests/mutation/mutants.py imaging/affines --sample 50`.
 
 Cosmic Ray changes one operator, number or condition of a module; a test of the module should fail, or else one of its
-package. Its own runner
-changes files of the checkout and starts a process per mutant, which imports torch for seconds. Here the libraries are
-imported once, and each mutant is imported from memory in a forked child. The sample is drawn from the places that can
-be changed, so that a place with many operators counts once. Equivalent mutants are in `survivors.md`.
+package. Its own runner changes files of the checkout and starts a process per mutant, which imports torch for seconds.
+Here the libraries are imported once, and each mutant is imported from memory in a forked child. The sample is drawn
+from the places that can be changed, so that a place with many operators counts once. Equivalent mutants are in
+`survivors.md`.
 """
 
 from __future__ import annotations

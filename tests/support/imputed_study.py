@@ -15,7 +15,7 @@ from dualflow.data.dataset import PairDataset
 from dualflow.data.side_encoder import Categorical, Continuous, SideEncoder
 from dualflow.data.tsv import table_text
 from dualflow.imaging.regions import RegionMap
-from dualflow.training.closed_form import subject_folds
+from dualflow.training.closed_form import ClosedFormCache, subject_folds
 from tests.support.region_cohort import SHAPE, region_labels, region_people
 
 REGIONS = ("ctx-lh-cuneus", "ctx-rh-cuneus", "Left-Caudate", "Right-Caudate")
@@ -81,7 +81,9 @@ class ImputedStudy:
 
     def install(self, monkeypatch, module, config) -> None:
         """Let `module`, the command impute, work on this study without files of images."""
-        data = SimpleNamespace(pairs=self.pairs, training=self.splits["train"], values=lambda _: [], digests={})
+        cache = ClosedFormCache(config.layout.closed_form_cache)
+        training = self.splits["train"]
+        data = SimpleNamespace(pairs=self.pairs, training=training, digests={}, closed_form_cache=lambda _: cache)
         monkeypatch.setattr(module, "LearningData", SimpleNamespace(load=lambda _: data))
         monkeypatch.setattr(module, "iterate_split", lambda _, __, split, ___: iter(self.splits[split].items))
         monkeypatch.setattr(module, "region_map", lambda _: self.regions)

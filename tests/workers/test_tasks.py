@@ -92,6 +92,19 @@ def test_a_task_that_misses_its_deadline_fails_alone(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2, "the worker was replaced once"
 
 
+def test_a_deadline_ends_with_its_task():
+    """The timer is off after the call, also after an error."""
+    others = signal.getitimer(signal.ITIMER_REAL)  # that of pytest's own timeout
+    try:
+        assert call_within(60.0, sum, [1, 2]) == 3
+        assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+        with pytest.raises(ZeroDivisionError):
+            call_within(60.0, divmod, 1, 0)
+        assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *others)
+
+
 def test_an_error_ends_all_workers(tmp_path):
     """The exception is raised in the caller, and the worker of another task is terminated."""
     with pytest.raises(ValueError, match="stop"):
