@@ -82,7 +82,8 @@ def _type_text(annotation: Any) -> str:
 
 def commands() -> str:
     """Every command of the click tree, in the sections and the order of its help."""
-    context = click.Context(main, info_name="dualflow")
+    # With the command's own settings: click keeps the help option of the first context it sees.
+    context = click.Context(main, info_name="dualflow", **main.context_settings)
     parts = [_command(main, context, 2)]
     for heading, section in main.sections.items():
         parts.append(f"## {heading}")

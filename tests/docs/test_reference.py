@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from dualflow.cli import main
 from dualflow.config import Config, parse_config
@@ -29,6 +30,13 @@ def test_every_command_and_option_is_described():
         for option in [option for option in command.params if option.param_type_name == "option"]:
             row = next(line for line in section.splitlines() if f"`{option.opts[-1]}`" in line)
             assert len(row.split("|")[3].strip()) > 5, row
+
+
+def test_commands_keep_their_options(monkeypatch):
+    """Writing the reference first does not change what the commands accept later in the same process."""
+    monkeypatch.setattr(main, "_help_option", None, raising=False)  # click's cache
+    reference.commands()
+    assert CliRunner().invoke(main, ["-h"]).exit_code == 0
 
 
 def test_every_key_is_described():
