@@ -6,11 +6,11 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from http.client import HTTPException
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple
-from urllib.error import URLError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
@@ -22,6 +22,7 @@ from dualflow.commands.workflow_files import find_config, workflow_root
 from dualflow.config import Config, TrackingConfig
 from dualflow.errors import DualflowError
 from dualflow.process import THREAD_VARIABLES
+from dualflow.tracking.model_registry import public_uri
 
 MIN_PYTHON = (3, 11)
 MIN_SNAKEMAKE = (9, 17)  # 9.10 to 9.16 start more jobs than there are cores and GPUs
@@ -150,7 +151,7 @@ def check_machine(config: Config | None) -> Iterator[Finding]:
 
 def check_tracking(config: Config | None) -> Iterator[Finding]:
     """Whether the MLflow store can be reached or written."""
-    uri = (config.tracking if config else TrackingConfig()).uri
+    uri = public_uri((config.tracking if config else TrackingConfig()).uri)
     scheme, _, path, *_ = urlsplit(uri)
     if find_spec("mlflow") is None:
         yield Finding("fail", "MLflow", "not installed; pip install mlflow")
@@ -158,7 +159,7 @@ def check_tracking(config: Config | None) -> Iterator[Finding]:
         try:
             with urlopen(f"{uri.rstrip('/')}/health", timeout=SERVER_TIMEOUT_S):
                 yield Finding("ok", "MLflow", f"{uri} answers")
-        except (URLError, OSError, ValueError) as error:
+        except (OSError, HTTPException, ValueError) as error:
             reason = getattr(error, "reason", error)
             yield Finding(
                 "warn", "MLflow", f"{uri} does not answer ({reason}); runs are queued, upload: `dualflow sync`"

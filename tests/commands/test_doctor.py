@@ -1,6 +1,8 @@
 """`dualflow doctor`: its findings and exit code."""
 
+import socket
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import yaml
@@ -49,6 +51,24 @@ def test_a_configuration_is_checked(diagnose):
     assert code == 0
     assert findings["MLflow"][0] == "warn"
     assert "`dualflow sync`" in findings["MLflow"][1]
+
+
+def test_a_tracking_server_is_named_without_its_password(diagnose):
+    """Also where something other than a web server answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            with server.accept()[0] as client:
+                client.sendall(b"220 mail ready\r\n")
+
+        other = Thread(target=answer, daemon=True)
+        other.start()
+        uri = f"http://person:secret@127.0.0.1:{server.getsockname()[1]}"
+        code, findings = diagnose("--config", "study.yaml", tracking={"uri": uri})
+        other.join(60)
+    assert (code, findings["MLflow"][0]) == (0, "warn")
+    assert findings["MLflow"][1].startswith(uri.replace("person:secret@", "") + " does not answer (")
+    assert "secret" not in str(findings)
 
 
 def test_obstacles_of_a_run_are_failures(diagnose, monkeypatch, tmp_path):
