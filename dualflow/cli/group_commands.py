@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import click
 
 from dualflow.cli.options import CONFIG, OVERRIDES, THREADS
 from dualflow.cli.workflow_steps import run_locked
+from dualflow.commit import ascii_name
 from dualflow.process import set_threads
 
 
@@ -142,7 +142,7 @@ def analysis_name(formula: str, asymmetries: bool = False, ratios: Sequence[str]
     """Default name of an analysis: `suvr ~ age * sex` -> `age-x-sex`."""
     terms = formula.rpartition("~")[2].replace("*", " x ").replace(":", " by ")
     terms = " ".join([terms, *(["asymmetries"] if asymmetries else []), *ratios])
-    return re.sub(r"[^A-Za-z0-9_]+", "-", terms).strip("-")
+    return "_".join(ascii_name(part, "-").strip("-") for part in terms.split("_"))
 
 
 GROUP_COMMANDS = (impute, analyse, edit)

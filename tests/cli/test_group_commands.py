@@ -1,0 +1,26 @@
+"""Default names of analyses."""
+
+import pytest
+
+from dualflow.cli.group_commands import analysis_name
+
+
+@pytest.mark.parametrize(
+    ("formula", "asymmetries", "ratios", "expected"),
+    [
+        ("suvr ~ age * sex", False, (), "age-x-sex"),
+        ("suvr ~ age:sex", False, (), "age-by-sex"),
+        ("suvr ~ tau_load + age", True, (), "tau_load-age-asymmetries"),
+        ("suvr~age", False, ("Hippocampus/Pons",), "age-Hippocampus-Pons"),
+    ],
+)
+def test_the_name_tells_the_formula(formula, asymmetries, ratios, expected):
+    """Terms, asymmetries and ratios are parts of the name."""
+    assert analysis_name(formula, asymmetries, ratios) == expected
+
+
+def test_formulas_in_other_scripts_have_names_of_their_own():
+    """Each is a plain file name that no other formula has."""
+    names = [analysis_name(f"suvr ~ {term}") for term in ("alter_ä", "alter_ö", "年龄", "诊断", "alter_")]
+    assert len(set(names)) == len(names)
+    assert all(name and name.isascii() and "/" not in name for name in names)
