@@ -86,6 +86,22 @@ def test_source_density_depends_on_the_source_only(name):
         torch.testing.assert_close(values[0], -density.mean() / source[0].numel())
 
 
+def test_an_encoder_has_no_density():
+    """The error names the option that gives one."""
+    with pytest.raises(ConfigError, match="choose source: glow"):
+        build(flows_with(source="encoder")[0]).source_log_prob(batch()[1])
+
+
+def test_source_features_of_another_level_are_refused():
+    """Latents and source features of a level have one grid."""
+    flow, (target, source, side) = build("dual_glow").eval(), batch()
+    latents, condition = flow.encode(target, source, side)[0], flow.condition(source, side)
+    context = flow.prior_context(0, None, condition)
+    flow.prior(0).standardise(latents[0], context)
+    with pytest.raises(ShapeError, match="pass both for the same level"):
+        flow.prior(0).standardise(latents[1], context)
+
+
 def perturbed(maps: list[list[StepMaps]], level: int, step: int) -> list[list[StepMaps]]:
     """Return a copy of the maps, with noise added to those of one step."""
     copies = [list(steps) for steps in maps]

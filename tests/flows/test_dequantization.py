@@ -7,7 +7,19 @@ from math import log, pi, sqrt
 import pytest
 import torch
 from bijection_contract import unsettle
-from flow_zoo import BIN_WIDTH, SIDE, batch, flows_with, objective_of, parametrize_flows, rounded, small, terms, trained
+from flow_zoo import (
+    BIN_WIDTH,
+    SIDE,
+    batch,
+    build,
+    flows_with,
+    objective_of,
+    parametrize_flows,
+    rounded,
+    small,
+    terms,
+    trained,
+)
 from scipy.stats import kstest, norm
 from torch import Tensor
 
@@ -129,6 +141,12 @@ def test_log_mass_needs_an_integer_flow():
     flow, tensors = trained("c_glow"), batch()
     with pytest.raises(ConfigError, match="choose dequantisation: uniform"):
         flow.log_mass(*tensors)
+
+
+def test_log_mass_needs_a_draw():
+    """A mean over no draws is not a number."""
+    with pytest.raises(ConfigError, match="of 0 draws; give at least 1"):
+        build(INTEGERS[0]).log_mass(*batch(), draws=0)
 
 
 @pytest.mark.xdist_group(INTEGERS[0])

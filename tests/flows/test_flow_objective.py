@@ -247,3 +247,13 @@ def test_presets_weigh_the_terms_of_their_papers(name):
     spec = PRESETS[name].spec
     assert spec.nll_weight == 1
     assert {term for term in WEIGHTS if weight(spec, term)} == {"nll"} | extra.get(name, set())
+
+
+@each_flow
+def test_parameters_that_a_step_may_leave_out_are_announced(name):
+    """Without `uses_all_parameters`, processes look for parameters without a gradient; otherwise there are none."""
+    objective = objective_of(build(name)).train()
+    objective.set_progress(0.0)
+    objective(*batch())["loss"].backward()
+    unused = [key for key, value in objective.named_parameters() if value.requires_grad and value.grad is None]
+    assert not (unused and objective.uses_all_parameters), unused

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dualflow.flows.rng import SampleGenerators, sample_seeds, standard_noise, uniform_noise
+from dualflow.flows.rng import SampleGenerators, sample_seeds, seed_batches, standard_noise, uniform_noise
 
 
 def test_the_rows_of_a_sample_have_their_own_generator():
@@ -44,3 +44,18 @@ def test_seeds_of_samples_do_not_depend_on_the_calls():
     first = sample_seeds(2)
     torch.manual_seed(0)
     assert first == sample_seeds(2) != sample_seeds(2)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 5, 9])
+def test_batches_of_seeds_give_the_same_samples(at_once):
+    """Five samples have the same noise however many are drawn at once, and no batch is larger than that."""
+    like = torch.zeros(9, 3)
+
+    def draw(at_once):
+        batches = seed_batches(5, at_once, torch.Generator().manual_seed(4))
+        return [standard_noise((len(seeds.samples), 3), like, seeds) for seeds in batches]
+
+    batches = draw(at_once)
+    assert {len(rows) for rows in batches[:-1]} <= {at_once}
+    assert len(batches[-1]) <= at_once
+    assert torch.equal(torch.cat(batches), torch.cat(draw(5)))
