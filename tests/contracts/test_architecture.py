@@ -245,7 +245,7 @@ def test_help_loads_nothing_heavy():
     """`dualflow --help` answers without importing any numerical or imaging library."""
     code = "import sys, dualflow.cli\ntry: dualflow.cli.main()\nfinally: print('LOADED', *sys.modules)"
     run = subprocess.run(
-        [sys.executable, "-c", code, "--help"], capture_output=True, text=True, timeout=60, cwd=PACKAGE.parent
+        [sys.executable, "-c", code, "--help"], capture_output=True, text=True, timeout=600, cwd=PACKAGE.parent
     )
     assert "Usage" in run.stdout, run.stderr
     loaded = set(run.stdout.rpartition("LOADED")[2].split())

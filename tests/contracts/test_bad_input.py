@@ -55,7 +55,7 @@ def report(tmp_path_factory):
     """Refusals and peak memory, from a process with a memory limit."""
     script = Path(__file__).parents[1] / "support" / "refuse_all.py"
     command = [sys.executable, str(script), str(tmp_path_factory.mktemp("corpus"))]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=1200)
     return json.loads(done.stdout)
 
 

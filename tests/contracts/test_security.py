@@ -75,7 +75,7 @@ def test_workers_listen_on_the_loopback_interface_only():
         "                if entry.status == psutil.CONN_LISTEN:\n"
         "                    print('LISTEN', entry.laddr.ip)\n"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=True)
     addresses = set(re.findall(r"LISTEN (\S+)", run.stdout))
     assert addresses == {"127.0.0.1"}, run.stderr
 

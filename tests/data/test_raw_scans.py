@@ -236,7 +236,7 @@ def test_a_killed_step_resumes(make_bids, pair_files, tmp_path, monkeypatch):
     )
     assert killed.stdout.readline() == "hangs\n"
     killed.send_signal(signal.SIGKILL)
-    killed.communicate(timeout=120)
+    killed.communicate(timeout=600)
     (tmp_path / "hang").unlink()
 
     done = [read_manifest(layout.scan_manifest(Scan(label))) for label in "123"]

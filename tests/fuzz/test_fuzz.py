@@ -14,6 +14,12 @@ FINDINGS = sorted(path for path in CORPUS.rglob("*") if path.is_file())
 CASES = 25
 
 
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch):
+    """Allow more CPU time than `make fuzz` does: the limit counts all threads that earlier tests left running."""
+    monkeypatch.setattr(fuzz, "MAX_S", 10.0)
+
+
 @pytest.fixture
 def read(tmp_path):
     """Return the failure of a target on a content, in a folder where it has read its valid contents."""

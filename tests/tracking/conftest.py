@@ -41,7 +41,7 @@ def created_store(tmp_path_factory):
         )
         for name in ("first", "second")
     ]  # fmt: skip
-    outputs = [process.communicate(timeout=300) for process in processes]
+    outputs = [process.communicate(timeout=1200) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     return folder, outputs
 

@@ -67,8 +67,8 @@ def test_the_champion_has_its_scores(store):
     assert registry.champion() is None
     registry.set_champion("1")
     assert registry.champion() == Champion("1", '{"people": 1}')
-    register(store, "unscored")
-    other = ModelRegistry("unscored", store[2])
+    register(store, "promoted")
+    other = ModelRegistry("promoted", store[2])
     other.set_champion("1")
     assert other.champion() == Champion("1", None)
 

@@ -26,7 +26,7 @@ def sync_in_another_process(config, folder, pending):
     store = f"tracking: {{uri: '{config.uri}', artifacts: '{config.artifacts}'}}"
     study.write_text(f"study: {{name: mine, results: {folder}}}\n{store}\n")
     command = [sys.executable, "-m", "dualflow.cli", "sync", "--config", str(study)]
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=1200, check=False)
     assert "1 runs uploaded" in result.stdout, result.stderr
     (folder / "mine/pending").rename(pending)
     assert not list(folder.glob("*.db"))

@@ -78,7 +78,7 @@ def test_the_pages_are_local_and_look_up_nothing(guarded, tmp_path):
         assert listening_addresses(process.pid) == {"127.0.0.1"}
     finally:
         os.killpg(process.pid, signal.SIGTERM)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=600)
     assert f"the tracked runs are at {address}" in output
     assert not (tmp_path / "lookups").exists(), (tmp_path / "lookups").read_text()
 

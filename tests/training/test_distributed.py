@@ -35,7 +35,7 @@ def run(out, processes, *arguments):
     out.mkdir()
     program = [str(SCRIPT), str(out), str(STEPS), *arguments]
     command = launch_command(processes, program) if processes > 1 else [sys.executable, *program]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
     assert result.returncode == 0, result.stderr[-3000:]
     return json.loads((out / "history.json").read_text()), load_file(out / "weights.safetensors")
 

@@ -32,7 +32,7 @@ def test_no_process_listens_on_the_network(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     command = launch_command(2, [str(tmp_path / "script.py"), str(Path(__file__).parents[1] / "support")])
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert result.returncode == 0, result.stderr
     assert "LISTENING 127.0.0.1\n" in result.stdout
     assert command[0] == sys.executable

@@ -130,7 +130,7 @@ def test_workers_end_with_their_master(tmp_path, number, expected):
     master.send_signal(number)
     # Workers inherit the pipe, so this waits until the last one has ended.
     begun = time.monotonic()
-    master.communicate(timeout=120)
+    master.communicate(timeout=600)
     assert time.monotonic() - begun < 100
     assert master.returncode == expected
 

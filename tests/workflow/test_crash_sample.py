@@ -10,7 +10,6 @@ SCRIPT = Path(__file__).parents[1] / "benchmarks" / "kill_workflow.py"
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 @pytest.mark.workflow
 def test_steps_that_are_ended_by_force_end_as_unbroken_ones():
     """A minute of kills, full disks and SIGTERM in random steps: no failure."""

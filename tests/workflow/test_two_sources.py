@@ -34,7 +34,7 @@ from dualflow.models.store import load_card
 from dualflow.tracking.tracked_run import Run
 
 # One worker trains the models once.
-pytestmark = [pytest.mark.timeout(1800), pytest.mark.slow, pytest.mark.xdist_group("two sources")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("two sources")]
 
 T1W, FLAIR, FDG = (MODALITIES[name] for name in ("T1w", "FLAIR", "FDG"))
 OPTIONS = {"steps": [1, 1, 1], "hidden": [8, 8, 8], "context_channels": 8, "low_rank": 2}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-pytestmark = [pytest.mark.timeout(1800), pytest.mark.workflow, pytest.mark.slow, pytest.mark.xdist_group("wheel")]
+pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.xdist_group("wheel")]
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ("dualflow", "pipelines", "configs", "Snakefile", "pyproject.toml", "setup.py", "README.md", "LICENSE")
