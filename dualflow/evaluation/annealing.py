@@ -32,7 +32,8 @@ def anneal(log_ratio: LogRatio, u: Tensor, steps: int, generator: torch.Generato
     lower bound of the log-integral, and it converges as T grows. One step is plain importance sampling.
 
     A move that is too long for the curvature of p diverges. Shorter ones are therefore tried as long as the chains end
-    with less than plain importance sampling, which is the result if all of them do.
+    with less than plain importance sampling, which is the result if all of them do. This choice looks at the weights,
+    so their exponentials are exactly unbiased only for a given length.
 
     Args:
         log_ratio: differentiable with respect to u.

@@ -29,6 +29,9 @@ BLUR_MM = 8.0
 """Standard deviation of the blur, which removes cortical contrast and keeps the outline and large structures."""
 BATCH = 8
 """Volumes per pass through a flow."""
+FURTHER_GAIN = 1 / (sqrt(2) - 1)
+"""What infinitely many further annealing steps gain, relative to the last doubling, if the excess of the bound falls
+with the square root of their number; less if it falls faster."""
 
 
 @torch.no_grad()
@@ -85,9 +88,8 @@ class MaskDensity(NamedTuple):
 
     Attributes:
         nll: nats per voxel of the mask; on average not below the exact value.
-        slack: how far `nll` may be from the exact value, in nats per voxel: twice what the last doubling of the steps
-            gained, which bounds what further steps gain if the excess falls with the square root of their number or
-            faster, and the standard error of the draws.
+        slack: how far `nll` may be from the exact value, in nats per voxel: FURTHER_GAIN times what the last doubling
+            of the steps gained, and the standard error of the draws.
         effective_draws: effective number of independent draws, `(sum w)^2 / sum w^2` of their weights w.
     """
 
@@ -145,9 +147,9 @@ def mask_nll(
         _log_weights(density, target, mask, spec, draws, count, seed) for count in (steps, (steps + 1) // 2)
     )
     nll, coarse = (log(draws) - float(torch.logsumexp(part, dim=0)) for part in (weights, half))
-    error = float(weights.std(correction=0)) / sqrt(draws)
+    error = float(weights.std()) / sqrt(draws) if draws > 1 else 0.0
     effective_draws = float(1 / torch.softmax(weights, dim=0).square().sum())
-    return MaskDensity(nll / voxels, (2 * max(coarse - nll, 0.0) + error) / voxels, effective_draws)
+    return MaskDensity(nll / voxels, (FURTHER_GAIN * max(coarse - nll, 0.0) + error) / voxels, effective_draws)
 
 
 def _log_weights(

@@ -26,6 +26,8 @@ MIN_SUBJECTS = 6
 difference could be significant, and percentiles of resamples of so few values are no 95 % interval."""
 EQUAL = 1e-5
 """Largest difference, relative to the largest value, by which rounding makes equal predictions differ."""
+BITS, SLACK = "bits_in_mask", "bits_slack"
+"""Metric that is computed as a bound, and the column that says how far the bound may be off."""
 SUMMARY = ("model", "metric", "mean", "low", "high", "sd", "subjects", "seeds")
 DIFFERENCES = (
     "model", "reference", "metric", "difference", "low", "high", "gain", "gain_low", "gain_high", "verdict",
@@ -77,9 +79,10 @@ def differences(table: pd.DataFrame, reference: str, *, bootstrap: int = 2000, s
     `p` is the p-value of Wilcoxon's signed-rank test and `p_holm` its Holm adjustment over the models of one metric;
     both are NaN for a metric with an ideal value and for STUDY_METRICS. `verdict` is `better` or `worse` only if the
     interval of the gain excludes zero and `p_holm`, if any, is below 0.05, because bootstrap intervals of few subjects
-    are too narrow. With fewer than MIN_SUBJECTS pairs there is neither interval nor p-value. A model whose value equals
-    that of the reference for every subject, up to rounding, is `equal`: its predictions are the same by construction,
-    as those of two models with one mean, so there is nothing to test.
+    are too narrow; a difference of bits is `undecided` up to the sum of the two models' slacks. With fewer than
+    MIN_SUBJECTS pairs there is neither interval nor p-value. A model whose value equals that of the reference for every
+    subject, up to rounding, is `equal`: its predictions are the same by construction, as those of two models with one
+    mean, so there is nothing to test.
 
     Raises:
         DataError: the table lacks a key column, has no rows, or does not contain `reference`.
@@ -89,6 +92,7 @@ def differences(table: pd.DataFrame, reference: str, *, bootstrap: int = 2000, s
         raise DataError(f"model '{reference}' is not in the table; choose from: {', '.join(models)}")
     reference_index = models.index(reference)
     counts = _resamples(len(subjects), bootstrap, seed)
+    slacks = table.reindex(columns=["model", SLACK]).groupby("model")[SLACK].mean().fillna(0.0)
     rows = []
     for m, model in enumerate(models):
         if m == reference_index:
@@ -107,7 +111,8 @@ def differences(table: pd.DataFrame, reference: str, *, bootstrap: int = 2000, s
                 rows.append((model, reference, metric, *change, "equal", float("nan"), float("nan"), people))
                 continue
             p = float("nan") if METRICS[metric].better == "ideal" else _signed_rank(paired)
-            rows.append((model, reference, metric, *change, "", p, float("nan"), people))
+            unsure = metric == BITS and not abs(change[0]) > slacks[model] + slacks[reference]
+            rows.append((model, reference, metric, *change, "undecided" if unsure else "", p, float("nan"), people))
         for metric, (first, second) in _study_pairs(table, model, reference, pd.DataFrame(counts, columns=subjects)):
             change = _change(
                 metric,

@@ -17,6 +17,8 @@ from dualflow.imaging.geometry import BoolArray, FloatArray
 
 PERCENTILES = (0.5, 99.5)
 CLIP = (-0.5, 1.5)
+INSIDE = np.float32(1e-6)
+"""Value of a voxel of the mask that would be 0, which is the value of the background."""
 PEAK_LEVELS, PEAK_VOXELS = 512, 5000
 """Levels at which the density of white matter is evaluated, and voxels that it is estimated from."""
 BRAIN_WINDOW_HU = (0.0, 80.0)
@@ -47,7 +49,7 @@ def normalise(
 
 
 def apply(values: NDArray[Any], record: Mapping[str, Any], mask: BoolArray | None = None) -> FloatArray:
-    """Raw to normalised values by a record; 0 outside `mask` if one is given."""
+    """Raw to normalised values by a record; if a mask is given, 0 outside of it and nowhere else."""
     low = record["intercept"]
     # In float64, because raw PET in Bq/mL has more digits than float32 keeps through a difference.
     scaled = (np.asarray(values, dtype=np.float64) - low) / (low + record["slope"] - low)
@@ -57,7 +59,7 @@ def apply(values: NDArray[Any], record: Mapping[str, Any], mask: BoolArray | Non
         lowest, highest = (np.float32(end) for end in record["clip"])
         result = np.where(result > lowest, result, lowest)
         result = np.where(result < highest, result, highest)
-    return result if mask is None else result * mask.astype(np.float32)
+    return result if mask is None else np.where(mask, np.where(result == 0, INSIDE, result), np.float32(0))
 
 
 def invert(values: NDArray[Any], record: Mapping[str, Any]) -> FloatArray:

@@ -252,7 +252,8 @@ def volumes_of(prediction: Prediction, config: ConvertConfig) -> dict[str, Float
         for index, sample in enumerate(prediction.samples[: config.keep_samples], 1):
             volumes[f"synth{index:02d}"] = sample
         if config.quantiles:
-            maps = np.percentile(prediction.samples, QUANTILES, axis=0).astype(np.float32)
+            # The i-th of K samples lies at probability i / (K + 1), the share of further samples that fall below it.
+            maps = np.percentile(prediction.samples, QUANTILES, axis=0, method="weibull").astype(np.float32)
             volumes |= {f"synthq{percentile:02d}": image for percentile, image in zip(QUANTILES, maps, strict=True)}
     return volumes
 

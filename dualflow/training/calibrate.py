@@ -13,27 +13,28 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from math import exp
+from math import exp, log
 
 import torch
 from scipy.optimize import brentq, minimize_scalar
 from torch import Tensor
 
-from dualflow.data.dataset import PairDataset
+from dualflow.commit import digest_of
+from dualflow.data.dataset import Item, PairDataset
 from dualflow.flows.condition import Condition
 from dualflow.flows.model import DualFlow
 from dualflow.flows.spread_map import VoxelSpread
 from dualflow.training.device import device_of, source_and_side
 from dualflow.training.fit_base import coarsest_base, conditioned_batches, region_weights
 
-MAX_SCANS = 20
-"""Maximum number of validation scans; one number needs no more."""
+MAX_PEOPLE = 20
+"""Maximum number of validation people; one number needs no more."""
 LOG_BOUND = 0.7
 """Largest absolute logarithm of a gain."""
 TOLERANCE = 0.03
 SAMPLES = 8
 MIN_PEOPLE = 4
-"""Smallest number of validation scans that determine a gain."""
+"""Smallest number of validation people who determine a gain."""
 
 
 @torch.no_grad()
@@ -42,8 +43,8 @@ def calibrate(
 ) -> dict[str, float]:
     """Set both gains in place; return them with the NLL of the pairs (nats per voxel of the grid) before and after.
 
-    A flow without a spread map and a base with directions is left alone, as is one without enough pairs: MIN_PEOPLE
-    of `validation`, or else of `training` with cross-fitted means.
+    A flow without a spread map and a base with directions is left alone, as is one without enough people: MIN_PEOPLE
+    of `validation`, or else of `training` with cross-fitted means. Each of up to MAX_PEOPLE counts by one scan.
 
     Args:
         flow: a trained flow.
@@ -53,9 +54,9 @@ def calibrate(
         batch_size: scans per pass.
     """
     base, spread = coarsest_base(flow), flow.spread
-    cross_fitted = len(validation) < MIN_PEOPLE
-    items = [item for item in training.items if "mean" in item] if cross_fitted else validation.items
-    pairs = PairDataset(items[:MAX_SCANS])
+    pairs = one_scan_each(validation)
+    if cross_fitted := len(pairs) < MIN_PEOPLE:
+        pairs = one_scan_each(PairDataset([item for item in training.items if "mean" in item]))
     if len(pairs) < MIN_PEOPLE or not (base is not None or isinstance(spread, VoxelSpread)):
         return {}
     # The source is encoded once; only what the gains change is computed again.
@@ -81,16 +82,34 @@ def calibrate(
     return facts | {"nats_after": nats(voxel_gain)}
 
 
-def warn_if_uncertain(facts: Mapping[str, float], validation: int) -> None:
-    """Print a warning unless validation people calibrated the spread; `facts` are those of `calibrate`."""
-    if facts and not facts["cross_fitted"]:
-        return
-    done = "calibrated on the training people, which is less certain" if facts else "not calibrated"
-    print(
-        f"warning: {validation} validation scans, expected {MIN_PEOPLE} or more: the intervals are {done}; "
-        "raise split.validation",
-        file=sys.stderr,
-    )
+def one_scan_each(pairs: PairDataset) -> PairDataset:
+    """The first scan of each of at most MAX_PEOPLE people, chosen by a hash, for labels often tell site or period."""
+    first = dict[str, Item]()
+    for subject, item in zip(pairs.subjects, pairs.items, strict=True):
+        first.setdefault(subject, item)
+    chosen = set(sorted(first, key=digest_of)[:MAX_PEOPLE])
+    return PairDataset([item for subject, item in first.items() if subject in chosen])
+
+
+def warn_if_uncertain(facts: Mapping[str, float], validation: PairDataset) -> None:
+    """Print a warning unless validation people calibrated the spread, within bounds; `facts` are `calibrate`'s."""
+    if not facts or facts["cross_fitted"]:
+        done = "calibrated on the training people, which is less certain" if facts else "not calibrated"
+        people = len(set(validation.subjects))
+        print(
+            f"warning: {people} validation people, expected {MIN_PEOPLE} or more: the intervals are {done}; "
+            "raise split.validation",
+            file=sys.stderr,
+        )
+    for part in ("voxel", "region"):
+        gain = facts.get(f"{part}_gain", 1.0)
+        if abs(log(gain)) > LOG_BOUND - 2 * TOLERANCE:
+            print(
+                f"warning: the spread of {part}s is off by a factor of {gain:.1f} or more, the most that calibration "
+                f"corrects: intervals of {part}s will be too {'narrow' if gain > 1 else 'wide'}; add training people, "
+                "or choose mean: stacked",
+                file=sys.stderr,
+            )
 
 
 def rescaled(condition: Condition, gain: float) -> Condition:

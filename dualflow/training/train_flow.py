@@ -91,7 +91,7 @@ def train_flow(
     base = fit_base(flow, prepared.train, context.regions, subject_folds(train), context.seed)
     gains = calibrate(flow, validation, prepared.train, context.regions, context.config.batch_size)
     if context.group.is_main:
-        warn_if_uncertain(gains, len(validation))
+        warn_if_uncertain(gains, validation)
     record = record.model_copy(
         update={
             "base": base,

@@ -45,7 +45,7 @@ _LOCAL = {
     "distributed.deploy.lost-worker-timeout": f"{START_TIMEOUT_S} s",
     "distributed.scheduler.no-workers-timeout": f"{START_TIMEOUT_S} s",
 }
-_EXIT_CODE_TIMEOUT_S = 5
+_EXIT_CODE_TIMEOUT_S = 30
 """Longest wait for the exit code of a worker; Dask reports none for a process that ends while it starts."""
 _GPUS = Path("/proc/driver/nvidia/gpus")
 _NATIVE = "probably a library that failed on a damaged file; check the file in a viewer or convert it again from DICOM"

@@ -180,8 +180,11 @@ def hang_at_scan_2(layout: Layout, scan: Scan, *_: object) -> None:
 @pytest.mark.slow
 def test_a_scan_that_takes_too_long_is_excluded(files, attempts, monkeypatch, tmp_path):
     """The reason names the setting, other scans continue, and the next run tries the scan again."""
-    layout, hasty = Layout(tmp_path / "out"), PREPROCESS.model_copy(update={"deadline_s": 1.0})
-    tasks = [(layout, Scan(label), files, STUDY, hasty) for label in ("1", "2", "3")]
+    layout, deadlines = Layout(tmp_path / "out"), {"1": 600.0, "2": 1.0, "3": 600.0}
+    tasks = [
+        (layout, Scan(label), files, STUDY, PREPROCESS.model_copy(update={"deadline_s": seconds}))
+        for label, seconds in deadlines.items()
+    ]
     with monkeypatch.context() as patch:
         patch.setattr(raw_scans, "prepare_scan", hang_at_scan_2)
         outcomes = list(prepare_scans(tasks))

@@ -99,6 +99,17 @@ def test_equal_predictions_are_not_tested():
     assert result.loc["unet", "p_holm"] == result.loc["unet", "p"] == pytest.approx(2 / 2**8)
 
 
+@pytest.mark.parametrize(("slack", "verdict"), [(0.03, "undecided"), (0.002, "better"), (None, "better")])
+def test_bits_within_the_slacks_of_their_bounds_decide_nothing(slack, verdict):
+    """However sure the difference of the bounds is: their excesses may differ by as much."""
+    bits = np.random.default_rng(0).normal(-2.4, 0.3, 20)
+    frame = pd.DataFrame({"model": ["a"] * 20 + ["b"] * 20, "seed": 0, "scan": [f"sub-{i}" for i in range(20)] * 2})
+    frame = frame.assign(bits_in_mask=np.r_[bits, bits + 0.01 + 0.001 * bits])
+    row = differences(frame if slack is None else frame.assign(bits_slack=slack), "b").iloc[0]
+    assert row["p_holm"] < 0.001
+    assert row["verdict"] == verdict
+
+
 def test_coverage_is_judged_by_its_distance_from_the_nominal_level():
     """Coverage above the level is no better than below it, and there is no rank test."""
     scans = [f"sub-{i}" for i in range(12)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from dualflow.flows.person_features import COMPONENTS, LIMIT, PersonFeatures, tissue_count, tissue_fractions
@@ -27,9 +28,25 @@ def test_fitted_features_are_standardised():
     assert x.shape == (40, 4 + tissue_count(1) + COMPONENTS)
     varying = x.std(0, unbiased=False) > 0
     assert varying.tolist() == [True, True, True, False] + [True] * (tissue_count(1) + COMPONENTS)
-    raw = person._raw(sides, tissue, features)
-    torch.testing.assert_close((raw.mean(0) - person.centre).abs().max(), torch.tensor(0.0), atol=1e-5, rtol=0)
+    inside = varying & (x.abs().max(0).values < LIMIT)
+    torch.testing.assert_close(x[:, inside].mean(0), torch.zeros(int(inside.sum())), atol=1e-5, rtol=0)
+    torch.testing.assert_close(x[:, inside].std(0, unbiased=False), torch.ones(int(inside.sum())), atol=1e-5, rtol=0)
     assert x[:, varying].std(0, unbiased=False).min() > 0.9
+
+
+def test_an_unknown_side_value_counts_as_the_mean():
+    """Also that of a rare level, and of a column that training people all have."""
+    _, tissue, features = people()
+    rare = (torch.arange(40) % 10 == 0).float()
+    sides = torch.stack([1 - rare, rare], dim=1)
+    person = PersonFeatures(2, 1, 24)
+    person.fit(sides, tissue, features)
+    known, unknown, absent = (
+        person(side, tissue, features)[:, :4] for side in (sides, torch.full_like(sides, torch.nan), None)
+    )
+    assert known[:, :2].abs().max() == pytest.approx(3, abs=0.01)
+    assert torch.equal(unknown, absent)
+    assert unknown[:, :2].abs().max() == 0
 
 
 def test_the_first_component_is_the_source_s_pattern():

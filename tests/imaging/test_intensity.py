@@ -36,6 +36,16 @@ def test_the_record_inverts_the_normalisation(name):
     np.testing.assert_allclose(restored[unclipped], raw[unclipped], rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["robust", "suvr"])
+def test_only_the_background_is_zero(name):
+    """An empty slice within the mask, as at the edge of the field of view, remains part of the brain."""
+    raw = VALUES.copy()
+    raw[3] = 0
+    values, _ = intensity.normalise(raw, MASK, name)
+    assert ((values != 0) == MASK).all()
+    np.testing.assert_allclose(values[3][MASK[3]], 0, atol=1e-5)
+
+
 def test_robust_maps_percentiles_of_the_brain():
     """0.5 % of the brain lies below 0 and 0.5 % above 1, independent of scale, outliers and voxels outside."""
     outlier = VALUES.copy()
@@ -93,6 +103,6 @@ def test_hounsfield_is_the_same_map_for_every_scan():
         raw[water], raw[bright], raw[bone] = 0.0, 80.0, 1900.0
         values, record = intensity.normalise(raw, MASK, "hounsfield")
         assert (record["slope"], record["intercept"]) == (80.0, 0.0)
-        assert [values[index] for index in (water, bright, bone)] == [0.0, 1.0, 1.5]
+        assert [values[index] for index in (water, bright, bone)] == [intensity.INSIDE, 1.0, 1.5]
     with pytest.raises(IntensityError, match=r"ct\.nii: the brain's median is 1\d\d\d, expected 0 to 80 Hounsfield"):
         intensity.normalise(scan + 1024, MASK, "hounsfield", "ct.nii")

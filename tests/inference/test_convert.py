@@ -9,8 +9,8 @@ import pytest
 from dualflow.config import ConvertConfig
 from dualflow.imaging.regions import RegionMap
 from dualflow.imaging.volume import read_volume
-from dualflow.inference.convert import Converter, nearest_inside, scan_seed, side_values
-from dualflow.inference.predict import load_predictor
+from dualflow.inference.convert import Converter, nearest_inside, scan_seed, side_values, volumes_of
+from dualflow.inference.predict import Prediction, load_predictor
 from dualflow.inference.verdict import Finding, Outcome, Verdict
 from dualflow.layout import Layout, Scan
 from dualflow.modalities import MODALITIES
@@ -112,6 +112,15 @@ def test_quantile_maps_are_those_of_all_samples(convert):
     assert (low < high).any()
     assert set(files) >= {"synth01", "synth02"}
     assert "synth03" not in files
+
+
+def test_nine_of_ten_values_lie_between_the_outer_quantile_maps():
+    """Values that follow the samples' law, with the default number of samples."""
+    samples, truth = np.split(np.random.default_rng(0).normal(size=(33, 30, 30, 30)).astype(np.float32), [32])
+    prediction = Prediction(truth[0], truth[0], samples, sample_mean=truth[0])
+    volumes = volumes_of(prediction, ConvertConfig(quantiles=True))
+    inside = (volumes["synthq05"] < truth[0]) & (truth[0] < volumes["synthq95"])
+    assert inside.mean() == pytest.approx(0.9, abs=0.015)
 
 
 def test_a_map_of_deviations_is_written_for_a_flagged_scan(convert, phantoms):

@@ -12,7 +12,7 @@ from dualflow.flows.mean_models import NetworkMean
 from dualflow.inference.predict import load_predictor
 from dualflow.models.store import save_model
 from dualflow.training import train_flow as module
-from dualflow.training.calibrate import calibrate, variance_ratio
+from dualflow.training.calibrate import calibrate, one_scan_each, variance_ratio, warn_if_uncertain
 from dualflow.training.checkpoint import load_newest_state, states
 from dualflow.training.context import TrainingContext
 from dualflow.training.fit_base import region_weights
@@ -316,6 +316,29 @@ def test_too_few_scans_calibrate_nothing(train, monkeypatch, capsys):
     assert trained.record.calibration == {}
     assert float(trained.model.priors[-1].base.law.gain) == 1
     assert "not calibrated" in capsys.readouterr().err
+
+
+def test_one_scan_of_each_person_calibrates_whatever_the_labels(monkeypatch):
+    """People are not chosen by the order of their labels, which often tells the site, and a session adds nobody."""
+    monkeypatch.setattr("dualflow.training.calibrate.MAX_PEOPLE", 20)
+    keys = [f"sub-{site}{index:02d}_ses-{session}" for site in "AB" for index in range(40) for session in (1, 2)]
+    chosen = one_scan_each(PairDataset([{"scan": key} for key in keys]))
+    assert len(chosen) == len(set(chosen.subjects)) == 20
+    assert all(key.endswith("_ses-1") for key in chosen.scans)
+    assert 5 <= sum(key.startswith("sub-A") for key in chosen.scans) <= 15
+    few = PairDataset([{"scan": key} for key in keys[:10]])
+    assert one_scan_each(few).scans == keys[:10:2]
+
+
+@pytest.mark.parametrize(("gain", "words"), [(2.0, "too narrow"), (0.5, "too wide"), (1.8, ""), (1.0, "")])
+def test_a_gain_at_its_bound_is_announced(capsys, gain, words):
+    """The intervals need more than calibration gives."""
+    validation = PairDataset([{"scan": f"sub-{index}"} for index in range(4)])
+    warn_if_uncertain({"cross_fitted": 0.0, "voxel_gain": gain, "region_gain": 1.0}, validation)
+    warning = capsys.readouterr().err
+    assert bool(warning) == bool(words)
+    assert words in warning
+    assert warning.count("voxels") == 2 * bool(words)
 
 
 def test_the_base_is_fitted_in_orthonormal_directions(train):

@@ -36,5 +36,6 @@ def test_a_local_cluster_listens_on_loopback_only():
     before = listening_addresses(os.getpid())
     with local_cluster.local_pool(1):
         addresses = listening_addresses(os.getpid())
-    assert before == set()
-    assert addresses == {"127.0.0.1"}
+    # The process may listen already: torch keeps the socket of the first group that DistributedDataParallel used.
+    assert "127.0.0.1" in addresses
+    assert addresses - before <= {"127.0.0.1"}

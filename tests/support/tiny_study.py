@@ -1,0 +1,45 @@
+"""A study of six simulated subjects on an 8 mm grid, and the commands that run it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+TINY = {
+    "study": {"name": "tiny", "side": ["age", "sex", "diagnosis"]},
+    "cohort": {"subjects": 6},
+    "split": {"validation": 0.2, "test": 0.3},
+    "preprocess": {"spacing_mm": 8.0, "shape": [24, 32, 24]},
+    "model": {"preset": "dualflow", "options": {"low_rank": 2}},
+    "train": {"steps": 4, "validate_every": 2, "precision": "float32"},
+    "baselines": {"models": ["mean_image", "unet"], "steps": 4},
+    "convert": {"samples": 2, "keep_samples": 1},
+    "evaluate": {"bootstrap": 100, "samples": 4, "stress": 9},
+}
+
+
+def tool(*arguments, folder, **options):
+    """Run a Python module as a command in a folder."""
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment.pop("PYTHONWARNINGS", None)
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=folder, env=environment, text=True, capture_output=True, check=False,
+        timeout=900, **options,
+    )  # fmt: skip
+
+
+def snakemake(folder, *arguments):
+    return tool(
+        "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--configfile", "tiny.yaml", *arguments, folder=folder
+    )
+
+
+def run(folder, *arguments):
+    return tool("dualflow.cli", "run", "--config", "tiny.yaml", *arguments, folder=folder)
+
+
+def write_config(folder, values):
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(values))
