@@ -14,6 +14,7 @@ from dualflow.commands.true_law import expected_targets, people_of
 from dualflow.commit import commit_text
 from dualflow.config import Config
 from dualflow.data.markdown import markdown_table
+from dualflow.data.side_encoder import Categorical, Continuous
 from dualflow.data.study_pairs import load_split, usable_pairs
 from dualflow.data.tsv import table_text
 from dualflow.errors import CheckpointError, ConfigError, DataError
@@ -52,7 +53,7 @@ def bench_edit(config: Config) -> None:
     encoder, people, regions = predictor.card.side, people_of(config), region_map(config.preprocess)
     pairs = usable_pairs(config)
     test = load_split(config, pairs, "test", encoder)
-    columns = [column.name for column in encoder.columns if column.name in EDITS]
+    columns = [column.name for column in encoder.columns if _can_be_edited(column)]
     effects: dict[str, list[tuple[Floats, Floats]]] = {column: [] for column in columns}
     changes, errors, misses = dict[str, Floats](), [], []
     for item in track(test.items, "bench edit"):
@@ -86,6 +87,12 @@ def bench_edit(config: Config) -> None:
     commit_text(config.layout.page(NAME), text + "\n")
     print(text)
     print(f"{len(test)} people; without a change, the measured image comes back to {max(errors):.1e}")
+
+
+def _can_be_edited(column: Continuous | Categorical) -> bool:
+    """Whether the true law has edits of the column, between values that the training saw."""
+    values = EDITS.get(column.name)
+    return values is not None and (not isinstance(column, Categorical) or set(values) <= set(column.levels))
 
 
 def leverage(design: Floats, change: Floats) -> float:
