@@ -36,8 +36,9 @@ def fit_stacked_mean(
 ) -> tuple[StackedMean, list[Tensor], dict[str, Any]]:
     """Fit `model` in place; every choice is made by cross-fitting.
 
-    No target of a scan's fold enters the regressions and gains that predict the scan. Shared by all scans are the
-    references of the sources, which see no target, the choices among candidates, and the stacking weight.
+    No target of a scan's fold enters the regressions that predict the scan; the gains see it only through the
+    cross-fitted images of other scans. Shared by all scans are the references of the sources, which see no target, the
+    choices among candidates, and the stacking weight.
 
     Args:
         scans: training scans, iterated several times.
