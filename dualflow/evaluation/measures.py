@@ -117,7 +117,13 @@ _LOSSES: dict[str, Callable[[Floats, float], Floats]] = {
 
 @dataclass(frozen=True)
 class Metric(Measure[MetricFunction]):
-    """A score of one scan: a row of METRICS."""
+    """A score of one scan: a row of METRICS.
+
+    Attributes:
+        slack: column of the score table with how far a score that is a bound may be off; '' for an exact score.
+    """
+
+    slack: str = ""
 
 
 @dataclass(frozen=True)

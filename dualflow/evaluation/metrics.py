@@ -280,7 +280,9 @@ METRICS: dict[str, Metric] = {
     "contrast_crps": Metric(
         contrast_crps, "Contrast CRPS", "target", "lower", digits=4, kind="samples", over="meta-regions"
     ),
-    "bits_in_mask": Metric(bits_in_mask, "Bits in the mask", "bits/voxel", "lower", kind="density", values="-∞ to ∞"),
+    "bits_in_mask": Metric(
+        bits_in_mask, "Bits in the mask", "bits/voxel", "lower", kind="density", values="-∞ to ∞", slack="bits_slack"
+    ),
     "spread_error_r": Metric(spread_error_r, "Spread-error r", "", "higher", kind="distribution", values="-1 to 1"),
     "voxel_sharpness": Metric(voxel_sharpness, "Sharpness (mean SD)", "target", "lower", digits=4, kind="distribution"),
     "sample_diversity": Metric(sample_diversity, "Sample diversity", "", "ideal", 1.0, kind="samples", values="0 to 2"),

@@ -26,8 +26,6 @@ MIN_SUBJECTS = 6
 difference could be significant, and percentiles of resamples of so few values are no 95 % interval."""
 EQUAL = 1e-5
 """Largest difference, relative to the largest value, by which rounding makes equal predictions differ."""
-BITS, SLACK = "bits_in_mask", "bits_slack"
-"""Metric that is computed as a bound, and the column that says how far the bound may be off."""
 SUMMARY = ("model", "metric", "mean", "low", "high", "sd", "subjects", "seeds")
 DIFFERENCES = (
     "model", "reference", "metric", "difference", "low", "high", "gain", "gain_low", "gain_high", "verdict",
@@ -79,7 +77,7 @@ def differences(table: pd.DataFrame, reference: str, *, bootstrap: int = 2000, s
     `p` is the p-value of Wilcoxon's signed-rank test and `p_holm` its Holm adjustment over the models of one metric;
     both are NaN for a metric with an ideal value and for STUDY_METRICS. `verdict` is `better` or `worse` only if the
     interval of the gain excludes zero and `p_holm`, if any, is below 0.05, because bootstrap intervals of few subjects
-    are too narrow; a difference of bits is `undecided` up to the sum of the two models' slacks. With fewer than
+    are too narrow; a difference below the sum of the two models' slacks is `undecided`. With fewer than
     MIN_SUBJECTS pairs there is neither interval nor p-value. A model whose value equals that of the reference for every
     subject, up to rounding, is `equal`: its predictions are the same by construction, as those of two models with one
     mean, so there is nothing to test.
@@ -92,7 +90,6 @@ def differences(table: pd.DataFrame, reference: str, *, bootstrap: int = 2000, s
         raise DataError(f"model '{reference}' is not in the table; choose from: {', '.join(models)}")
     reference_index = models.index(reference)
     counts = _resamples(len(subjects), bootstrap, seed)
-    slacks = table.reindex(columns=["model", SLACK]).groupby("model")[SLACK].mean().fillna(0.0)
     rows = []
     for m, model in enumerate(models):
         if m == reference_index:
@@ -111,8 +108,9 @@ def differences(table: pd.DataFrame, reference: str, *, bootstrap: int = 2000, s
                 rows.append((model, reference, metric, *change, "equal", float("nan"), float("nan"), people))
                 continue
             p = float("nan") if METRICS[metric].better == "ideal" else _signed_rank(paired)
-            unsure = metric == BITS and not abs(change[0]) > slacks[model] + slacks[reference]
-            rows.append((model, reference, metric, *change, "undecided" if unsure else "", p, float("nan"), people))
+            slack = sum(_slack(table, name, METRICS[metric].slack) for name in (model, reference))
+            verdict = "undecided" if abs(change[0]) < slack else ""
+            rows.append((model, reference, metric, *change, verdict, p, float("nan"), people))
         for metric, (first, second) in _study_pairs(table, model, reference, pd.DataFrame(counts, columns=subjects)):
             change = _change(
                 metric,
@@ -225,6 +223,12 @@ def _interval(draws: NDArray[np.float64], people: int) -> tuple[float, float]:
         return float("nan"), float("nan")
     low, high = np.nanpercentile(draws, INTERVAL)
     return float(low), float(high)
+
+
+def _slack(table: pd.DataFrame, model: str, column: str) -> float:
+    """Mean over the scans of a model of how far its scores may be off; 0 without the column."""
+    slack = float(table.loc[table["model"] == model, column].mean()) if column in table else 0.0
+    return 0.0 if np.isnan(slack) else slack
 
 
 def _same(pairs: NDArray[np.float64]) -> bool:

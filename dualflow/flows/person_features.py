@@ -49,11 +49,7 @@ class PersonFeatures(nn.Module):
             features: coarsest features of the source, `[N, C, d, h, w]`.
         """
         with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
-            raw = self._raw(side, tissue, features)
-            values, flags = slice(self.side_features), slice(self.side_features, 2 * self.side_features)
-            # An unknown value counts as the training people's mean, not as a value of 0.
-            raw[:, values] = torch.where(raw[:, flags] > 0, raw[:, values], self.centre[values])
-            return ((raw - self.centre) / self.scale).clamp(-LIMIT, LIMIT)
+            return ((self._raw(side, tissue, features) - self.centre) / self.scale).clamp(-LIMIT, LIMIT)
 
     @torch.no_grad()
     def fit(self, sides: Tensor, tissue: Tensor, features: Tensor) -> None:
@@ -65,8 +61,8 @@ class PersonFeatures(nn.Module):
         count = min(COMPONENTS, len(flat) - 1)
         weights = vectors[:, -count:].flip(1) / values[-count:].flip(0).clamp_min(1e-12).sqrt()
         self.axes.zero_()[:count] = weights.T @ centred
+        self.centre[: self.side_features] = sides.nanmean(0).nan_to_num()
         raw = self._raw(sides, tissue, features)
-        raw[:, : self.side_features] = torch.where(sides.isnan(), sides.nanmean(0).nan_to_num(), sides)
         spread = raw.std(0, unbiased=False)
         self.centre.copy_(raw.mean(0))
         # A constant feature, such as the flag of a column without missing values, stays at 0.
@@ -74,8 +70,10 @@ class PersonFeatures(nn.Module):
 
     def _raw(self, side: Tensor | None, tissue: Tensor, features: Tensor) -> Tensor:
         flat = upcast(features).flatten(1)
-        known = upcast(known_side(side, features, self.side_features))
-        return torch.cat([known, tissue.to(flat.dtype), flat @ self.axes.T], dim=1)
+        values, flags = upcast(known_side(side, features, self.side_features)).chunk(2, dim=1)
+        # An unknown value counts as the training people's mean, not as a value of 0.
+        values = torch.where(flags > 0, values, self.centre[: self.side_features])
+        return torch.cat([values, flags, tissue.to(flat.dtype), flat @ self.axes.T], dim=1)
 
 
 @torch.no_grad()

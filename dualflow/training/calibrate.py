@@ -103,11 +103,11 @@ def warn_if_uncertain(facts: Mapping[str, float], validation: PairDataset) -> No
         )
     for part in ("voxel", "region"):
         gain = facts.get(f"{part}_gain", 1.0)
-        if abs(log(gain)) > LOG_BOUND - 2 * TOLERANCE:
+        if (size := abs(log(gain))) > LOG_BOUND - 2 * TOLERANCE:
             print(
-                f"warning: the spread of {part}s is off by a factor of {gain:.1f} or more, the most that calibration "
-                f"corrects: intervals of {part}s will be too {'narrow' if gain > 1 else 'wide'}; add training people, "
-                "or choose mean: stacked",
+                f"warning: the spread of {part}s is off by a factor of {exp(size):.1f} or more, the most that "
+                f"calibration corrects: intervals of {part}s will be too {'narrow' if gain > 1 else 'wide'}; "
+                "add training people, or choose mean: stacked",
                 file=sys.stderr,
             )
 
