@@ -63,26 +63,27 @@ def fit_law(
 
     The coordinates are turned to the eigenvectors of their covariance, with cross-validated eigenvalues. The floor and
     ridge of the spread and the number of components are those with the best log-likelihood of held-out folds; a spread
-    that differs between people and a larger mixture must be better by their standard error.
+    that differs between people and a larger mixture must be better by their standard error over people.
     """
     values, x = u.double().cpu().numpy(), person.double().cpu().numpy()
     turn = eigenvectors(values)[:, : law.rank]
     honest = held_out_coordinates(values, subjects)[:, : law.rank]
     variance, groups, q = decreasing(np.square(honest).mean(axis=0)), np.asarray(folds), law.leading
-    facts: dict[str, float] = {"people": len(values)}
+    people = np.unique(subjects, return_inverse=True)[1]
+    facts: dict[str, float] = {"people": int(people.max()) + 1}
 
     def score_spread(fit: Rows, held: Rows, choice: SpreadChoice) -> Doubles:
         coefficients = fit_spread(honest[fit][:, q:], variance[q:], x[fit], choice)
         return spread_log_prob(honest[held][:, q:], variance[q:], x[held], coefficients, choice.floor)
 
     same = choice = SpreadChoice(FLOORS[0], None)
-    count, enough = 1, len(values) >= MIN_PEOPLE and len(set(folds)) > 1
+    count, enough = 1, facts["people"] >= MIN_PEOPLE and len(set(folds)) > 1
     if enough:
         choices = [same, *(SpreadChoice(*pair) for pair in product(FLOORS, SPREAD_RIDGES))]
         scores = {one: held_out(groups, partial(score_spread, choice=one)) for one in choices}
         best = max(scores, key=lambda key: scores[key].sum())
         facts["spread_gain"] = float((scores[best] - scores[same]).sum())
-        if _is_better(scores[best], scores[same]):
+        if _is_better(scores[best], scores[same], people):
             choice = best
             facts |= {"spread_ridge": choice.ridge or 0.0, "spread_floor": choice.floor}
     level, *w = fit_spread(honest[:, q:], variance[q:], x, choice)
@@ -95,7 +96,7 @@ def fit_law(
 
     if enough:
         likelihoods = [held_out(groups, partial(score_mixture, count=k)) for k in range(1, COMPONENTS + 1)]
-        count = _fewest_within_error(likelihoods)
+        count = _fewest_within_error(likelihoods, people)
         facts |= {f"mixture_{k}": float(value.mean()) for k, value in enumerate(likelihoods, 1)}
     facts["components"] = count
     mixture = fit_mixture(leading, x, count, seed)
@@ -172,17 +173,20 @@ def spread_variance(variance: Doubles, exponent: Doubles, floor: float) -> tuple
     return np.exp(np.clip(exponent, -5, 5))[:, None] * (variance - fixed), fixed
 
 
-def _fewest_within_error(likelihoods: Sequence[Doubles]) -> int:
+def _fewest_within_error(likelihoods: Sequence[Doubles], people: NDArray[np.int_]) -> int:
     """Return the smallest count whose held-out likelihood no larger count beats by more than its standard error."""
     for count, value in enumerate(likelihoods, 1):
-        if not any(_is_better(larger, value) for larger in likelihoods[count:]):
+        if not any(_is_better(larger, value, people) for larger in likelihoods[count:]):
             return count
     return len(likelihoods)
 
 
-def _is_better(value: Doubles, than: Doubles) -> bool:
-    """Return whether held-out log-likelihoods `[N]` are higher by more than the standard error of the difference."""
-    gain = value - than
+def _is_better(value: Doubles, than: Doubles, people: NDArray[np.int_]) -> bool:
+    """Return whether held-out log-likelihoods of scans `[N]` are higher by more than the standard error over people.
+
+    Scans of one person are not independent: their gains are summed first.
+    """
+    gain = np.bincount(people, value - than)
     return bool(gain.mean() > gain.std(ddof=1) / np.sqrt(len(gain)))
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dualflow.flows.subspace_law import SubspaceLaw
-from dualflow.training.subspace_fit import decreasing, fit_law, held_out_coordinates
+from dualflow.training.subspace_fit import _is_better, decreasing, fit_law, held_out_coordinates
 
 
 def simulate(
@@ -76,3 +76,21 @@ def test_few_people_give_one_gaussian():
     law, t, facts = fitted(*simulate(6))
     assert facts == {"people": 6, "components": 1}
     assert law.log_prob(t, torch.zeros(6, 1)).isfinite().all()
+
+
+def test_scans_of_few_people_are_few_people():
+    """Two scans of each of 15 people do not make 30 people."""
+    u, x, folds = simulate(15)
+    people = [str(index) for index in range(15)]
+    result = fit_law(u.repeat(2, 1), x.repeat(2, 1), 2 * folds, 2 * people, SubspaceLaw(12, 1).double(), 0)
+    assert result.facts == {"people": 15, "components": 1}
+
+
+def test_repeated_scans_are_no_further_evidence():
+    """A gain of 0.8 standard errors stays one with three equal scans of everyone: 1.4 if these were people."""
+    gain = np.random.default_rng(0).standard_normal(40)
+    gain += 0.8 * gain.std(ddof=1) / np.sqrt(40) - gain.mean()
+    people = np.arange(40)
+    assert not _is_better(gain, np.zeros(40), people)
+    assert not _is_better(np.tile(gain, 3), np.zeros(120), np.tile(people, 3))
+    assert _is_better(np.tile(gain, 3), np.zeros(120), np.arange(120))
