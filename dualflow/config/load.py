@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import ValidationError
 
 from dualflow.config.config import Config
-from dualflow.config.learning import ModelConfig
 from dualflow.config.section import Section
 from dualflow.errors import ConfigError
 
@@ -96,10 +95,15 @@ def _explain(entry: Any, section: type[Section]) -> str:
 
 
 def _fields_at(location: Sequence[Any], section: type[Section]) -> list[str]:
-    model: Any = section
+    """Keys of the section at a location; names in a table of sections, such as `extra_models.NAME`, are skipped."""
     for part in location:
-        if isinstance(model, type) and issubclass(model, Section) and part in model.model_fields:
-            model = model.model_fields[part].annotation
-        else:
-            model = ModelConfig
-    return sorted(model.model_fields)
+        if part in section.model_fields:
+            section = _section_in(section.model_fields[part].annotation) or section
+    return sorted(section.model_fields)
+
+
+def _section_in(annotation: Any) -> type[Section] | None:
+    """The section in a type such as `ImputeConfig`, `ImputeConfig | None` or `dict[str, ModelConfig]`."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next(filter(None, map(_section_in, get_args(annotation))), None)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dualflow.config import load_config
+from dualflow.config import Config, load_config
 from dualflow.errors import ConfigError
 
 MINIMAL = "study: {name: test}\n"
@@ -15,6 +15,11 @@ MINIMAL = "study: {name: test}\n"
         (MINIMAL + "trainn: {}", r"unknown key 'trainn'; did you mean 'train'\?"),
         (MINIMAL + "cohort: {zzz: 1}", r"unknown key 'cohort\.zzz'; choose from: law, missing_target, seed, subjects"),
         (MINIMAL + "extra_models: {a: {prest: c_glow}}", r"unknown key 'extra_models\.a\.prest'.*'preset'"),
+        (MINIMAL + "impute: {draw: 10}", r"unknown key 'impute\.draw'; did you mean 'draws'\?"),
+        (
+            MINIMAL + "baselines: {training: {unet: {rate: 1}}}",
+            r"unknown key 'baselines\.training\.unet\.rate'; choose from: learning_rate, steps, width",
+        ),
     ],
 )
 def test_an_unknown_key_is_an_error(write, text, message):
@@ -121,3 +126,11 @@ def test_a_file_that_is_no_yaml_is_one_line(tmp_path, content, words):
     (tmp_path / "c.yaml").write_bytes(content)
     with pytest.raises(ConfigError, match=words):
         load_config(tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize("section", sorted(set(Config.model_fields) - {"extra_models"}))
+def test_an_unknown_key_of_any_section_is_named(write, section):
+    """The message names the key and offers those of the section."""
+    text = "study: {name: test, zzz: 1}" if section == "study" else MINIMAL + f"{section}: {{zzz: 1}}"
+    with pytest.raises(ConfigError, match=rf"unknown key '{section}\.zzz'; choose from: \w+"):
+        load_config(write(text))
