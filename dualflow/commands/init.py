@@ -28,8 +28,8 @@ study:
   name: {name}
   bids: {bids_value}
   source: {source}    # every scan needs it; {sources} scans have it
-  target: {target}    # {pairs} scans have both
-{more_modalities}\
+  target: {target}    # {pairs} {have_both}
+{sessions}{more_modalities}\
   side: [{side}]    # columns of participants.tsv that the model sees; n/a is supported
 {more_columns}{choices}\
 
@@ -47,6 +47,7 @@ train:
   steps: 600    # optimiser steps of the flow
   device: auto    # a GPU if there is one
 """
+JOIN_LINE = "  join_sessions: true    # pairs the only two of a subject; check the time between their sessions\n"
 PET_LINES = """\
   reference_region: {region}    # its mean uptake is 1 SUVR
   # pet_window_s: [3000, 4200]    # part of a dynamic series to average, in seconds after injection
@@ -62,7 +63,7 @@ def write_study_config(bids: Path, out: Path | None = None, *, force: bool = Fal
         force: overwrite an existing file.
 
     Raises:
-        ConfigError: the file exists, or no scan has two modalities.
+        ConfigError: the file exists, or no subject has two modalities.
         DataError: `bids` is not a BIDS dataset.
     """
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", bids.resolve().name).strip("-") or "study"
@@ -76,11 +77,15 @@ def write_study_config(bids: Path, out: Path | None = None, *, force: bool = Fal
     guesses = "".join(f"  {line}\n" for line in _guesses(bids, study))
     return (
         f"{overview.summary()}\n\n"
-        f"wrote {out}: {study.source} to {study.target} ({pairs} scans have both), side information: "
+        f"wrote {out}: {study.source} to {study.target} ({pairs} {_have_both(study.join_sessions)}), side information: "
         f"{', '.join(study.side) or 'none'}\n{guesses}"
         "read and edit the file, then check it and list the steps:\n"
         f"  dualflow doctor --config {out}\n  dualflow run --config {out} --dry-run"
     )
+
+
+def _have_both(joined: bool) -> str:
+    return "subjects have both, in different sessions" if joined else "scans have both"
 
 
 def _guesses(bids: Path, study: StudyConfig) -> Sequence[str]:
@@ -94,13 +99,13 @@ def study_yaml(bids: Path, name: str, overview: DatasetOverview) -> str:
     """The configuration of a dataset as YAML with comments.
 
     Raises:
-        ConfigError: no scan has two modalities.
+        ConfigError: no subject has two modalities.
     """
     source, target = overview.choose_pair()
     extra = [f"{other} ({overview.pairs(source, other)})" for other in overview.scans if other not in (source, target)]
     side = [column for column in overview.columns if SIDE_COLUMNS.fullmatch(column)]
     other_columns = [column for column in overview.columns if column not in side]
-    region = REFERENCE_REGIONS.get(target, "brain")
+    region, joined = REFERENCE_REGIONS.get(target, "brain"), not overview.in_one_session(source, target)
     return TEMPLATE.format(
         bids=bids,
         name=name,
@@ -109,6 +114,8 @@ def study_yaml(bids: Path, name: str, overview: DatasetOverview) -> str:
         target=target,
         sources=len(overview.scans[source]),
         pairs=overview.pairs(source, target),
+        have_both=_have_both(joined),
+        sessions=JOIN_LINE if joined else "",
         more_modalities=_comment("scans that have {} and", source, extra),
         side=", ".join(map(_quote, side)),
         more_columns=_comment("other columns{}", "", other_columns),

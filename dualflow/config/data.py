@@ -38,13 +38,17 @@ class StudyConfig(Section):
     """Selects among several files by BIDS entities of each modality, such as `{T1w: {acq: mprage}}`; an empty label
     selects names without the entity."""
     runs: Literal["refuse", "first", "last"] = "refuse"
-    """Selects among files that differ only in their run; `refuse` excludes the scan."""
+    """Selects among files that differ only in their run. `refuse` excludes a scan with several sources, and leaves the
+    target of a scan with several targets unused."""
+    join_sessions: bool = False
+    """Whether a target in a session of its own belongs to the subject's only source without a target, as where MR and
+    PET have different visits; the session of the source names the pair."""
     masks: Path | None = None
     """Brain masks of the study, a BIDS derivative dataset with `desc-brain_mask` files on the source's grid; scans
     without one are masked by deepbet."""
     exclusions: Path | None = None
-    """Decisions of a reviewer, a table with the columns `subject`, `session`, `decision` (`keep` or `exclude`) and
-    `reason`, as qc.html exports it; the index excludes its scans."""
+    """Decisions of a reviewer, a table with the columns `subject`, `session`, `decision` (`keep`, `exclude` or
+    `exclude-target`) and `reason`, as qc.html exports it; the index leaves these scans or targets out."""
     results: Path = Path("results")
     """Parent folder of the results of all studies."""
 
@@ -66,6 +70,8 @@ class StudyConfig(Section):
             raise ConfigError(
                 "where and runs select files of a BIDS dataset, but samples names the files itself; remove them"
             )
+        if self.samples and self.join_sessions:
+            raise ConfigError("join_sessions pairs files of a BIDS dataset, but samples names the pairs; remove it")
         if unused := sorted(self.where.keys() - set(self.modalities)):
             raise ConfigError(
                 f"where names {', '.join(unused)}, expected modalities of the study: {', '.join(self.modalities)}"

@@ -45,8 +45,11 @@ class Candidate:
         return self.entities.get(entity, "")
 
 
-def find_scans(root: Path, study: StudyConfig, modalities: Sequence[str]) -> tuple[Files, Exclusions]:
-    """The files of some of a study's modalities in a BIDS dataset, and the excluded scans with their reason.
+def find_scans(root: Path, study: StudyConfig, modalities: Sequence[str]) -> tuple[Files, Exclusions, Exclusions]:
+    """The files of some of a study's modalities in a BIDS dataset, the excluded scans, and those without their target.
+
+    A scan is excluded, with the reason, if the files of a source cannot be told apart. If those of the target cannot,
+    the scan has none, and the reason is in the last result.
 
     A file with another tracer in its name does not belong to the modality. A file without a tracer counts only if the
     dataset has a single tracer or `study.where` selects by tracer.
@@ -58,6 +61,7 @@ def find_scans(root: Path, study: StudyConfig, modalities: Sequence[str]) -> tup
     _require_dataset(root)
     files: Files = defaultdict(dict)
     excluded: Exclusions = {}
+    ambiguous: Exclusions = {}
     for name in modalities:
         row, where = modality(name), study.where.get(name, {})
         candidates, unreadable = find_candidates(root, row)
@@ -70,9 +74,11 @@ def find_scans(root: Path, study: StudyConfig, modalities: Sequence[str]) -> tup
                 if path is not None:
                     require_inside(root, path)
                     files[scan][name] = path
+            except PairingError as error:
+                (ambiguous if name == study.target and files.get(scan) else excluded)[scan.key] = error
             except DataError as error:
                 excluded[scan.key] = error
-    return files, excluded
+    return files, excluded, ambiguous
 
 
 def find_candidates(root: Path, row: Modality) -> tuple[Candidates, Exclusions]:
@@ -86,12 +92,13 @@ def find_candidates(root: Path, row: Modality) -> tuple[Candidates, Exclusions]:
     excluded: Exclusions = {}
     for pattern in (f"sub-*/{row.datatype}/sub-*", f"sub-*/ses-*/{row.datatype}/sub-*"):
         for file in sorted(root.glob(pattern)):
-            entities = parse_bids_entities(file)
-            if entities.get("suffix") != row.suffix or entities.get("ext") not in EXTENSIONS:
+            if not file.name.lower().endswith(tuple(f"_{row.suffix}{ext}".lower() for ext in EXTENSIONS)):
                 continue
+            entities = parse_bids_entities(file)
             path = file.relative_to(root)
             key = "_".join(path.parts[:-2])
             try:
+                _require_case(path, row, entities)
                 scan = Scan.parse(key)
                 _require_same_scan(path, scan, entities)
             except DataError as error:
@@ -229,6 +236,13 @@ def _require_dataset(root: Path) -> None:
 def _require_same_scan(path: Path, scan: Scan, entities: Mapping[str, str]) -> None:
     if (entities.get("sub"), entities.get("ses")) != (scan.subject, scan.session):
         raise PairingError(f"{path.name} lies in the folder of {scan.key}; make name and folder agree")
+
+
+def _require_case(path: Path, row: Modality, entities: Mapping[str, str]) -> None:
+    if entities.get("suffix") != row.suffix or entities.get("ext") not in EXTENSIONS:
+        raise PairingError(
+            f"{path.name}: names end in _{row.suffix}.nii or _{row.suffix}.nii.gz, in this case; rename it"
+        )
 
 
 def _has_tracer(file: Candidate, row: Modality) -> bool:

@@ -37,14 +37,20 @@ class DatasetOverview:
     columns: list[str]
 
     def pairs(self, first: str, second: str) -> int:
-        """Number of scans with both modalities."""
-        return len(self.scans[first] & self.scans[second])
+        """Number of scans with both modalities, or of subjects if no scan has both."""
+        if self.in_one_session(first, second):
+            return len(self.scans[first] & self.scans[second])
+        return len(_subjects(self.scans[first]) & _subjects(self.scans[second]))
+
+    def in_one_session(self, first: str, second: str) -> bool:
+        """Whether a scan has both modalities."""
+        return bool(self.scans[first] & self.scans[second])
 
     def choose_pair(self) -> tuple[str, str]:
         """Source and target: an MR modality, T1w first, and the PET tracer or other modality with most pairs.
 
         Raises:
-            ConfigError: no scan has two modalities.
+            ConfigError: no subject has two modalities.
         """
         candidates = [
             (target, source) if _rank(source) > _rank(target) else (source, target)
@@ -54,18 +60,21 @@ class DatasetOverview:
         if not candidates:
             counts = ", ".join(f"{name} {len(scans)}" for name, scans in self.scans.items())
             raise ConfigError(
-                f"no scan has two modalities ({counts}), expected a source such as T1w and a target such as FDG; "
+                f"no subject has two modalities ({counts}), expected a source such as T1w and a target such as FDG; "
                 "check the names of the files"
             )
         return max(
             candidates,
-            key=lambda pair: (pair[0] == "T1w", is_pet(pair[1]), self.pairs(*pair), -_rank(pair[0]), -_rank(pair[1])),
+            key=lambda pair: (
+                *(pair[0] == "T1w", is_pet(pair[1]), self.in_one_session(*pair), self.pairs(*pair)),
+                *(-_rank(pair[0]), -_rank(pair[1])),
+            ),
         )
 
     def summary(self) -> str:
         """A few lines for the terminal."""
         keys = set().union(*self.scans.values())
-        subjects, sessions = {subject for subject, _ in keys}, {session for _, session in keys if session}
+        subjects, sessions = _subjects(keys), {session for _, session in keys if session}
         lines = [f"{len(subjects)} subjects, {len(keys)} scans" + (f", {len(sessions)} sessions" if sessions else "")]
         lines += [f"  {name:<8}{len(scans)} scans" for name, scans in self.scans.items()]
         if self.unnamed_pet:
@@ -105,6 +114,10 @@ def describe_dataset(root: Path) -> DatasetOverview:
 def is_pet(name: str) -> bool:
     """Whether a modality is a PET tracer."""
     return MODALITIES[name].datatype == "pet"
+
+
+def _subjects(scans: set[ScanKey]) -> set[str]:
+    return {subject for subject, _ in scans}
 
 
 def _rank(name: str) -> int:

@@ -14,11 +14,12 @@ STEP = "review"
 """Name of the step in the quarantine table."""
 COLUMNS = ("subject", "session", "decision", "reason")
 """Columns of the table; `session` may be left out in a study without sessions."""
-KEEP, EXCLUDE = "keep", "exclude"
+KEEP, EXCLUDE, EXCLUDE_TARGET = DECISIONS = "keep", "exclude", "exclude-target"
+"""What a reviewer can decide; without its target a scan is one to convert."""
 
 
 class Decision(NamedTuple):
-    """A reviewer's decision on a scan: KEEP or EXCLUDE, and the reason, '' for none."""
+    """A reviewer's decision on a scan, one of DECISIONS, and the reason, '' for none."""
 
     decision: str
     reason: str
@@ -29,7 +30,7 @@ def read_decisions(path: Path | None) -> dict[str, Decision]:
 
     Raises:
         DataError: the table cannot be read, lacks a column, has two rows for a scan or an unknown decision, or excludes
-            a scan without a reason.
+            something without a reason.
     """
     if path is None:
         return {}
@@ -45,11 +46,12 @@ def read_decisions(path: Path | None) -> dict[str, Decision]:
         subject, session = str(row["subject"]).removeprefix("sub-"), row.get("session")
         scan = Scan(subject, session and str(session).removeprefix("ses-")).key
         decision, reason = str(row["decision"]), " ".join(str(row["reason"] or "").split())
-        if decision not in (KEEP, EXCLUDE):
+        if decision not in DECISIONS:
             raise DataError(
-                f"{path}: decision '{decision}' on {scan} is unknown, expected {KEEP} or {EXCLUDE}; correct it"
+                f"{path}: decision '{decision}' on {scan} is unknown, expected {', '.join(DECISIONS[:-1])} or "
+                f"{DECISIONS[-1]}; correct it"
             )
-        if decision == EXCLUDE and not reason:
+        if decision != KEEP and not reason:
             raise DataError(f"{path}: {scan} is excluded without a reason; write one, for those who read the report")
         if scan in decisions:
             raise DataError(f"{path}: has more than one row for {scan}, expected one decision; keep one")
@@ -57,12 +59,13 @@ def read_decisions(path: Path | None) -> dict[str, Decision]:
     return decisions
 
 
-def excluded_scans(path: Path | None, known: Collection[str]) -> dict[str, str]:
-    """Reasons of the scans that a reviewer excluded, by key.
+def review_reasons(path: Path | None, known: Collection[str], decision: str) -> dict[str, str]:
+    """Reasons of the scans on which a reviewer decided `decision`, by key.
 
     Args:
         path: table of decisions; None for none.
         known: keys of all scans of the study, the excluded ones included.
+        decision: EXCLUDE or EXCLUDE_TARGET.
 
     Raises:
         DataError: as `read_decisions`, or the table names a scan that the study does not have.
@@ -73,4 +76,4 @@ def excluded_scans(path: Path | None, known: Collection[str]) -> dict[str, str]:
             f"{path}: the study has no scan {summarise_names(unknown, 3)}, expected scans of its dataset; correct "
             "subject and session, or remove the row"
         )
-    return {scan: row.reason for scan, row in decisions.items() if row.decision == EXCLUDE}
+    return {scan: row.reason for scan, row in decisions.items() if row.decision == decision}

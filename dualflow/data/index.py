@@ -12,12 +12,13 @@ from dualflow.commit import commit_text
 from dualflow.config import SplitConfig, StudyConfig
 from dualflow.data.bids_files import Exclusions, Files, find_scans
 from dualflow.data.duplicates import Entry, exclude_duplicates, find_duplicates
+from dualflow.data.exclusions import EXCLUDE, EXCLUDE_TARGET, review_reasons
 from dualflow.data.exclusions import STEP as REVIEW
-from dualflow.data.exclusions import excluded_scans
 from dualflow.data.output_names import scans_with_long_names
 from dualflow.data.participants import guessed_types, listed_subjects, side_values
 from dualflow.data.quarantine import Quarantine, without_folders, write_quarantine
 from dualflow.data.scan_table import find_samples, sample_values, table_subjects
+from dualflow.data.session_pairs import join_sessions
 from dualflow.data.split import assign_folds, assign_splits
 from dualflow.data.strata import first_categorical, strata_of, strata_table
 from dualflow.data.tsv import all_numbers, numbers, read_table, table_text
@@ -44,6 +45,7 @@ class Index:
         duplicates: groups of files with the same voxels.
         splits: one row per subject with a pair: subject, fold (None without folds), split, then the strata.
         guesses: side column -> a line on its type, which no JSON sidecar declares.
+        unused_targets: key of a scan -> why its target is not used; the scan is one to convert.
     """
 
     pairs: pd.DataFrame
@@ -52,6 +54,7 @@ class Index:
     duplicates: Sequence[Sequence[Entry]] = ()
     splits: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["subject", "fold", "split"]))
     guesses: Mapping[str, str] = field(default_factory=dict)
+    unused_targets: Mapping[str, str] = field(default_factory=dict)
 
     def without(self, excluded: Mapping[str, object], *folders: Path, step: str = STEP) -> Index:
         """The index after excluding further scans in a step; paths in the reasons become relative to `folders`."""
@@ -59,6 +62,12 @@ class Index:
         quarantined = sorted([*self.quarantined, *(Quarantine(key, step, reasons[key]) for key in reasons)])
         pairs = self.pairs[~self.pairs["scan"].isin(list(excluded))].reset_index(drop=True)
         return replace(self, pairs=pairs, quarantined=quarantined)
+
+    def without_targets(self, reasons: Mapping[str, str]) -> Index:
+        """The index after setting aside the targets of some scans."""
+        targets = self.pairs["target"].mask(self.pairs["scan"].isin(list(reasons)), "")
+        unused = {**self.unused_targets, **{key: " ".join(reasons[key].split()) for key in reasons}}
+        return replace(self, pairs=self.pairs.assign(target=targets), unused_targets=unused)
 
     def write(self, layout: Layout) -> None:
         """Write the tables `index_quarantine`, `splits` and `pairs`, each atomically."""
@@ -95,7 +104,8 @@ def build_index(
     full_study = study.model_copy(update={"side": columns})
     index = list_scans(bids, full_study, study.modalities, out)
     known = {*index.pairs["scan"], *(row.scan for row in index.quarantined)}
-    index = index.without(excluded_scans(study.exclusions, known), step=REVIEW)
+    index = index.without(review_reasons(study.exclusions, known, EXCLUDE), step=REVIEW)
+    index = index.without_targets(review_reasons(study.exclusions, known, EXCLUDE_TARGET))
     _require_usable(index, bids, study, quarantine)
     duplicates = find_duplicates(bids, _files(index.pairs), digests)
     index = replace(index.without(exclude_duplicates(duplicates), bids), duplicates=duplicates)
@@ -103,9 +113,10 @@ def build_index(
 
     paired = index.pairs["target"] != ""
     if not paired.any():
+        unused = next((f" ({scan}: {reason})" for scan, reason in index.unused_targets.items()), "")
         raise DataError(
-            f"{bids}: none of {len(paired)} scans with {study.source} has {study.target} too, expected pairs to train "
-            "on; check study.target and the names of its files"
+            f"{bids}: none of {len(paired)} scans with {study.source} has {study.target} too{unused}, expected pairs "
+            "to train on; check study.target and the names of its files"
         )
     table = index.pairs[paired]
     levels = strata_table(table, split.stratify or first_categorical(table, study.side))
@@ -143,8 +154,9 @@ def pair_scans(bids: Path, study: StudyConfig, out: Path | None = None) -> Index
 def list_scans(bids: Path, study: StudyConfig, modalities: Sequence[str], out: Path | None = None) -> Index:
     """List the scans that have all sources of a study, without splits; the list may be empty.
 
-    A scan is excluded if it lacks a source, if several files match a modality, if a file is missing or lies outside
-    the dataset, if its labels are too long for names of outputs, or if its side information is invalid.
+    A scan is excluded if it lacks a source, if several files match a source, if a file is missing or lies outside
+    the dataset, if its labels are too long for names of outputs, or if its side information is invalid. If several
+    files match the target, the scan is one to convert.
 
     Args:
         bids: root of the dataset: a BIDS dataset, or the folder of `study.samples`.
@@ -159,7 +171,12 @@ def list_scans(bids: Path, study: StudyConfig, modalities: Sequence[str], out: P
     if reserved := [name for name in study.side if name in [*COLUMNS, *EXTRA]]:
         raise ConfigError(f"side column '{reserved[0]}' has the name of a column of the index; rename the column")
     table = study.samples
-    files, excluded = find_samples(table, study, modalities) if table else find_scans(bids, study, modalities)
+    ambiguous: Exclusions = {}
+    if table:
+        files, excluded = find_samples(table, study, modalities)
+    else:
+        files, excluded, ambiguous = find_scans(bids, study, modalities)
+        files = join_sessions(files, study) if study.join_sessions else files
     listed = table_subjects(table) if table else listed_subjects(bids)
     incomplete, missing = _incomplete({scan: files[scan] for scan in files if scan.key not in excluded}, study)
     excluded |= incomplete | scans_with_long_names(files, study, out or bids)
@@ -181,7 +198,8 @@ def list_scans(bids: Path, study: StudyConfig, modalities: Sequence[str], out: P
     ]
     pairs = pd.DataFrame(rows, columns=[*COLUMNS, *extra], dtype=object)
     guesses = guessed_types(side, table.with_suffix(".json") if table else bids / "participants.json")
-    return Index(pairs.join(side), [], missing, guesses=guesses).without(excluded | invalid, bids)
+    index = Index(pairs.join(side), [], missing, guesses=guesses).without(excluded | invalid, bids)
+    return index.without_targets({key: str(error) for key, error in ambiguous.items() if key not in excluded})
 
 
 def read_pairs(layout: Layout) -> pd.DataFrame:
@@ -211,7 +229,9 @@ def _incomplete(files: Files, study: StudyConfig) -> tuple[Exclusions, dict[str,
         absent = [name for name in study.sources if name not in files[scan]]
         if files[scan] and absent:
             images = f"{' and '.join(files[scan])} but no {' and '.join(absent)}"
-            excluded[scan.key] = PairingError(f"has {images}; {_remedy(scan, absent[0], study.samples)}")
+            elsewhere = [one for one in files if one.subject == scan.subject and absent[0] in files[one]]
+            remedy = _other_session(absent[0], elsewhere[0]) if elsewhere else _remedy(scan, absent[0], study.samples)
+            excluded[scan.key] = PairingError(f"has {images}; {remedy}")
             missing.setdefault(f"scans with {images}", []).append(scan.key)
     return excluded, missing
 
@@ -234,6 +254,13 @@ def _files(pairs: pd.DataFrame) -> list[Entry]:
     columns = [name for name in pairs.columns if name in ["source", "target", *EXTRA]]
     rows = pairs.to_dict("records")
     return [(Scan.parse(row["scan"]), Path(row[name])) for row in rows for name in columns if row[name]]
+
+
+def _other_session(name: str, scan: Scan) -> str:
+    return (
+        f"{name} is in {scan.key}, another session: set study.join_sessions: true, which pairs the only two of a "
+        "subject, or list the pairs in a table (study.samples)"
+    )
 
 
 def _remedy(scan: Scan, name: str, table: Path | None) -> str:

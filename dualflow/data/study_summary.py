@@ -28,6 +28,7 @@ def study_summary(index: Index, study: StudyConfig, split: SplitConfig) -> str:
         "Missing": _missing(index, study),
         "Side columns": _bullets(list(index.guesses.values())),
         "Duplicates": _bullets([" = ".join(entry_name(*entry) for entry in group) for group in index.duplicates]),
+        "Targets not used": _bullets([f"{scan}: {reason}" for scan, reason in sorted(index.unused_targets.items())]),
         "Excluded": _bullets([f"{row.scan}: {row.reason}" for row in index.quarantined], "quarantine.tsv"),
     }
     page = "\n".join(f"## {title}\n\n{text}\n" for title, text in sections.items()).removeprefix("#")

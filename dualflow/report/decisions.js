@@ -14,11 +14,11 @@
   const clean = (text) => text.replace(/\s+/g, " ").trim();
   const show = () => {
     const rows = Object.values(state);
-    const excluded = rows.filter((row) => row.decision === "exclude");
-    const lacking = Object.keys(state).filter((scan) => state[scan].decision === "exclude" && !clean(state[scan].reason));
+    const rejected = rows.filter((row) => row.decision !== "keep");
+    const lacking = Object.keys(state).filter((scan) => state[scan].decision !== "keep" && !clean(state[scan].reason));
     message.textContent = lacking.length
       ? `write a reason for ${lacking.slice(0, 3).join(", ")}${lacking.length > 3 ? " ..." : ""}`
-      : `${rows.length - excluded.length} kept, ${excluded.length} excluded`;
+      : `${rows.length - rejected.length} kept, ${rejected.length} excluded or without target`;
     save.disabled = !rows.length || lacking.length > 0;
   };
 
@@ -29,7 +29,7 @@
     const update = () => {
       const choice = [...choices].find((radio) => radio.checked);
       if (choice) state[scan] = { decision: choice.value, reason: reason.value };
-      card.classList.toggle("rejected", choice?.value === "exclude");
+      card.classList.toggle("rejected", (choice?.value ?? "keep") !== "keep");
       remember();
       show();
     };
@@ -39,7 +39,7 @@
     }
     reason.value = state[scan]?.reason ?? "";
     reason.addEventListener("input", update);
-    card.classList.toggle("rejected", state[scan]?.decision === "exclude");
+    card.classList.toggle("rejected", (state[scan]?.decision ?? "keep") !== "keep");
   }
 
   save.addEventListener("click", () => {

@@ -73,6 +73,16 @@ def test_the_tracer_with_most_pairs_is_the_target(dataset, tmp_path):
     assert config.preprocess.reference_region == "cerebellar_grey"
 
 
+def test_modalities_in_different_sessions_are_joined(dataset, tmp_path):
+    """Where MR and PET have different visits, the configuration pairs them, and says so."""
+    dataset(["ses-mr/anat/{}_ses-mr_T1w.nii.gz", "ses-pet/pet/{}_ses-pet_trc-FDG_pet.nii.gz"])
+    done = init("my study")
+    assert "T1w to FDG (3 subjects have both, in different sessions)" in done.output
+    study = load_config(tmp_path / "my-study.yaml").study
+    assert study.join_sessions
+    assert (study.source, study.target) == ("T1w", "FDG")
+
+
 def test_a_file_is_overwritten_only_with_force(dataset, tmp_path):
     """Without --force, an existing file is unchanged."""
     dataset(["anat/{}_T1w.nii.gz", "pet/{}_trc-FDG_pet.nii.gz"])
@@ -90,7 +100,7 @@ def test_a_file_is_overwritten_only_with_force(dataset, tmp_path):
     [
         ([], 3, "has no sub-* folder; name the root folder of a BIDS dataset"),
         (["anat/{}_bold.nii.gz"], 3, "no scan has a known modality, expected one of: T1w"),
-        (["anat/{}_T1w.nii.gz"], 2, "no scan has two modalities (T1w 3)"),
+        (["anat/{}_T1w.nii.gz"], 2, "no subject has two modalities (T1w 3)"),
     ],
     ids=["no subjects", "no known modality", "no pair"],
 )

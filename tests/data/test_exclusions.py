@@ -5,6 +5,7 @@ import pytest
 from dualflow.config import SplitConfig, StudyConfig
 from dualflow.data.exclusions import COLUMNS, Decision, read_decisions
 from dualflow.data.index import build_index
+from dualflow.data.study_summary import study_summary
 from dualflow.errors import DataError
 
 HEADER = "\t".join(COLUMNS)
@@ -48,9 +49,10 @@ def test_sessions_may_be_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        (["1\tn/a\tmaybe\tx"], "decision 'maybe' on sub-1 is unknown, expected keep or exclude"),
+        (["1\tn/a\tmaybe\tx"], "decision 'maybe' on sub-1 is unknown, expected keep, exclude or exclude-target"),
         (["1\tn/a\tn/a\tx"], "decision 'None' on sub-1 is unknown"),
         (["1\tn/a\texclude\tn/a"], "sub-1 is excluded without a reason"),
+        (["1\tn/a\texclude-target\tn/a"], "sub-1 is excluded without a reason"),
         (["1\tn/a\tkeep\tn/a", "1\tn/a\texclude\tx"], "more than one row for sub-1"),
         (["a b\tn/a\tkeep\tn/a"], "label 'a b' is not a BIDS label"),
     ],
@@ -67,3 +69,14 @@ def test_a_missing_column_is_an_error(tmp_path):
     path.write_text("subject\tdecision\n1\tkeep\n")
     with pytest.raises(DataError, match="has no column 'reason'"):
         read_decisions(path)
+
+
+def test_a_target_alone_can_be_excluded(tmp_path, make_bids, pair_files):
+    """The scan stays as one to convert, and the summary gives the reason."""
+    root = make_bids([*pair_files("1"), *pair_files("2")])
+    study = StudyConfig(name="t", exclusions=write(tmp_path, "2\tn/a\texclude-target\tmotion in PET"))
+    split = SplitConfig(validation=0, test=0)
+    index = build_index(root, study, split)
+    assert index.pairs[["scan", "split"]].to_numpy().tolist() == [["sub-1", "train"], ["sub-2", "convert"]]
+    assert index.quarantined == []
+    assert "sub-2: motion in PET" in study_summary(index, study, split)

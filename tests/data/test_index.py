@@ -64,7 +64,6 @@ def test_a_target_without_source_is_excluded_with_a_remedy(make_bids, pair_files
         ("sub-1/anat/sub-1_run-2_T1w.nii.gz", "study.runs or study.where, such as {T1w: {run: '2'}}"),
         ("sub-1/anat/sub-1_acq-x_run-2_T1w.nii.gz", "study.where, such as {T1w: {acq: 'x'}}"),
         ("sub-1/anat/sub-1_T1w.nii", "keep one"),
-        ("sub-1/pet/sub-1_trc-18FFDG_pet.nii.gz", "study.where, such as {FDG: {trc: '18FFDG'}}"),
     ],
 )
 def test_an_ambiguous_scan_is_excluded(make_bids, pair_files, second, remedy):
@@ -73,6 +72,35 @@ def test_an_ambiguous_scan_is_excluded(make_bids, pair_files, second, remedy):
     assert index.pairs["scan"].tolist() == ["sub-2"]
     assert remedy in reasons(index)["sub-1"]
     assert second.split("/")[-1] in reasons(index)["sub-1"]
+
+
+def test_an_ambiguous_target_leaves_a_scan_to_convert(make_bids, pair_files):
+    """Of two matching targets none is used; the source stays, and the reason says how to choose."""
+    second = "sub-1/pet/sub-1_trc-18FFDG_pet.nii.gz"
+    index = build_index(make_bids([*pair_files("1"), *pair_files("2"), second]), STUDY, TRAINING_ONLY)
+    assert index.pairs["split"].tolist() == ["convert", "train"]
+    assert index.quarantined == []
+    assert "study.where, such as {FDG: {trc: '18FFDG'}}" in index.unused_targets["sub-1"]
+    assert second.split("/")[-1] in index.unused_targets["sub-1"]
+
+
+def test_ambiguous_targets_alone_are_excluded(make_bids, pair_files):
+    """A scan without a source has nothing to convert, and a study without usable targets says why."""
+    files = ["sub-2/pet/sub-2_trc-FDG_run-1_pet.nii.gz", "sub-2/pet/sub-2_trc-FDG_run-2_pet.nii.gz"]
+    index = build_index(make_bids([*pair_files("1"), *files]), STUDY, TRAINING_ONLY)
+    assert "2 files fit FDG" in reasons(index)["sub-2"]
+    root = make_bids([*pair_files("1"), "sub-1/pet/sub-1_trc-FDG_run-2_pet.nii.gz"], name="b")
+    with pytest.raises(DataError, match=r"none of 1 scans with T1w has FDG too \(sub-1: 2 files fit FDG"):
+        build_index(root, STUDY, TRAINING_ONLY)
+
+
+@pytest.mark.parametrize("name", ["sub-2_trc-FDG_pet.NII.GZ", "sub-2_trc-FDG_PET.nii.gz"])
+def test_names_in_another_case_are_no_missing_targets(make_bids, pair_files, name):
+    """A measured PET must not count as missing for its spelling: the scan is excluded with the remedy."""
+    root = make_bids([*pair_files("1"), "sub-2/anat/sub-2_T1w.nii.gz", f"sub-2/pet/{name}"])
+    index = build_index(root, STUDY, TRAINING_ONLY)
+    assert index.pairs["scan"].tolist() == ["sub-1"]
+    assert f"{name}: names end in _pet.nii or _pet.nii.gz, in this case; rename it" in reasons(index)["sub-2"]
 
 
 CHOICES = [
@@ -136,12 +164,12 @@ def test_further_sources_are_columns(make_bids, pair_files):
 
 
 def test_a_missing_tracer_must_be_unambiguous(make_bids):
-    """A PET file without trc- is the target in a dataset of one tracer, and excluded in one with another tracer."""
+    """A PET file without trc- is the target in a dataset of one tracer, and not used in one with another tracer."""
     files = ["sub-1/anat/sub-1_T1w.nii.gz", "sub-1/pet/sub-1_pet.nii.gz", "sub-2/anat/sub-2_T1w.nii.gz"]
     assert build_index(make_bids(files), STUDY, TRAINING_ONLY).pairs["split"].tolist() == ["train", "convert"]
     mixed = pair_scans(make_bids([*files, "sub-2/pet/sub-2_trc-AV45_pet.nii.gz"], name="mixed"), STUDY)
-    assert mixed.pairs["scan"].tolist() == ["sub-2"]
-    assert "AV45" in reasons(mixed)["sub-1"]
+    assert mixed.pairs["target"].tolist() == ["", ""]
+    assert "AV45" in mixed.unused_targets["sub-1"]
 
 
 def test_links_out_of_the_dataset_are_excluded(make_bids, pair_files, tmp_path):
@@ -201,12 +229,12 @@ def test_people_without_a_scan_or_a_row_are_listed(make_bids, pair_files):
 
 
 def test_targets_can_be_ignored(make_bids, pair_files):
-    """Two PET files then exclude no scan, and no target is listed."""
+    """Two PET files are then no problem, and no target is listed."""
     root = make_bids([*pair_files("1"), "sub-1/pet/sub-1_trc-FDG_run-2_pet.nii.gz"])
-    assert list_scans(root, STUDY, STUDY.modalities).pairs.empty
+    assert list(list_scans(root, STUDY, STUDY.modalities).unused_targets) == ["sub-1"]
     index = list_scans(root, STUDY, STUDY.sources)
     assert index.pairs[["scan", "target"]].to_numpy().tolist() == [["sub-1", ""]]
-    assert not index.quarantined
+    assert not index.unused_targets
 
 
 def test_a_study_without_pairs_is_an_error(make_bids):

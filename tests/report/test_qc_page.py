@@ -13,7 +13,7 @@ from PIL import Image
 
 from dualflow.commands.qc import qc
 from dualflow.config import parse_config
-from dualflow.data.exclusions import COLUMNS, EXCLUDE, KEEP, Decision
+from dualflow.data.exclusions import COLUMNS, DECISIONS, Decision
 from dualflow.data.quarantine import Quarantine, write_quarantine
 from dualflow.data.tsv import read_table, table_text
 from dualflow.layout import Scan
@@ -147,7 +147,7 @@ def test_decisions_are_saved_as_the_table_that_the_index_reads(render, tmp_path)
     page = render(quality(2), decisions={"sub-9": Decision("exclude", HOSTILE)})
     radios = [tag for tag in page.all("input") if tag.get("type") == "radio"]
     assert [(tag["name"], tag["value"]) for tag in radios] == [
-        (f"decision sub-0{index}", value) for index in range(2) for value in (KEEP, EXCLUDE)
+        (f"decision sub-0{index}", value) for index in range(2) for value in DECISIONS
     ]
     (earlier,) = [tag["data-earlier"] for tag in page.all("div") if tag.get("id") == "decisions"]
     assert json.loads(earlier) == {"sub-9": {"decision": "exclude", "reason": HOSTILE}}

@@ -1,0 +1,45 @@
+"""Sources and targets in different sessions."""
+
+import pytest
+
+from dualflow.config import SplitConfig, StudyConfig
+from dualflow.data.index import build_index
+
+JOINED = StudyConfig(name="t", join_sessions=True)
+TRAINING_ONLY = SplitConfig(validation=0, test=0)
+MR, PET = "sub-{0}/ses-{1}/anat/sub-{0}_ses-{1}_T1w.nii.gz", "sub-{0}/ses-{1}/pet/sub-{0}_ses-{1}_trc-FDG_pet.nii.gz"
+
+
+def test_the_only_two_of_a_subject_are_a_pair(make_bids):
+    """The session of the source names the pair; a target alone is no longer excluded."""
+    root = make_bids([MR.format(1, "mr"), PET.format(1, "pet"), MR.format(2, "mr")])
+    index = build_index(root, JOINED, TRAINING_ONLY)
+    assert index.pairs[["scan", "target"]].to_numpy().tolist() == [
+        ["sub-1_ses-mr", PET.format(1, "pet")],
+        ["sub-2_ses-mr", ""],
+    ]
+    assert index.quarantined == []
+
+
+def test_pairs_of_one_session_stay_together(make_bids):
+    """Only what has no partner in its session looks for one elsewhere."""
+    root = make_bids([MR.format(1, "a"), PET.format(1, "a"), MR.format(1, "b"), PET.format(1, "c")])
+    targets = build_index(root, JOINED, TRAINING_ONLY).pairs.set_index("scan")["target"]
+    assert targets.to_dict() == {"sub-1_ses-a": PET.format(1, "a"), "sub-1_ses-b": PET.format(1, "c")}
+
+
+@pytest.mark.parametrize("more", [MR.format(1, "m2"), PET.format(1, "p2")])
+def test_several_candidates_are_not_guessed(make_bids, more):
+    """With two visits of either, the sources stay without a target, and the targets are excluded."""
+    root = make_bids([MR.format(1, "m1"), PET.format(1, "p1"), more, MR.format(2, "a"), PET.format(2, "a")])
+    index = build_index(root, JOINED, TRAINING_ONLY)
+    assert set(index.pairs.set_index("scan")["target"]) == {"", PET.format(2, "a")}
+    assert all("another session" in row.reason for row in index.quarantined)
+
+
+def test_without_the_option_the_reason_names_it(make_bids):
+    """An excluded target whose subject has a source elsewhere says how to pair them."""
+    root = make_bids([MR.format(1, "mr"), PET.format(1, "pet"), MR.format(2, "a"), PET.format(2, "a")])
+    (row,) = build_index(root, StudyConfig(name="t"), TRAINING_ONLY).quarantined
+    assert row.scan == "sub-1_ses-pet"
+    assert "T1w is in sub-1_ses-mr, another session: set study.join_sessions: true" in row.reason
