@@ -26,6 +26,7 @@ class Modality:
         bias_field: whether N4 corrects the bias field first.
         target_normaliser: normaliser of a target, if it is another. Percentiles of the whole brain depend on atrophy
             and lesions, which would shift the scale of a whole person.
+        reference: usual reference region of `suvr`, a row of REFERENCES.
     """
 
     suffix: str
@@ -36,6 +37,7 @@ class Modality:
     tracer: str | None = None
     bias_field: bool = False
     target_normaliser: Normaliser | None = None
+    reference: str = "brain"
 
     def as_target(self) -> Modality:
         """The row of this modality as a target."""
@@ -57,10 +59,16 @@ MODALITIES: dict[str, Modality] = {
     # Not in the BIDS standard; named as in extension proposal 24.
     "CT": Modality("ct", "ct", "hounsfield", "HU/80", (0.0, 1.0)),
     "FDG": Modality("pet", "pet", "suvr", "SUVR", (0.0, 2.0), tracer="FDG"),
-    "AV45": Modality("pet", "pet", "suvr", "SUVR", (0.0, 3.0), tracer="AV45"),
-    "FBB": Modality("pet", "pet", "suvr", "SUVR", (0.0, 3.0), tracer="FBB"),
-    "PIB": Modality("pet", "pet", "suvr", "SUVR", (0.0, 3.0), tracer="PIB"),
-    "AV1451": Modality("pet", "pet", "suvr", "SUVR", (0.0, 3.0), tracer="AV1451"),
+    # Amyloid.
+    "AV45": Modality("pet", "pet", "suvr", "SUVR", (0.0, 3.0), tracer="AV45", reference="cerebellum"),
+    "FBB": Modality("pet", "pet", "suvr", "SUVR", (0.0, 3.0), tracer="FBB", reference="cerebellum"),
+    "FMM": Modality("pet", "pet", "suvr", "SUVR", (0.0, 3.0), tracer="FMM", reference="cerebellum"),
+    "PIB": Modality("pet", "pet", "suvr", "SUVR", (0.0, 3.0), tracer="PIB", reference="cerebellar_grey"),
+    "NAV4694": Modality("pet", "pet", "suvr", "SUVR", (0.0, 3.0), tracer="NAV4694", reference="cerebellar_grey"),
+    # Tau.
+    "AV1451": Modality("pet", "pet", "suvr", "SUVR", (0.0, 3.0), tracer="AV1451", reference="cerebellar_grey"),
+    "MK6240": Modality("pet", "pet", "suvr", "SUVR", (0.0, 3.0), tracer="MK6240", reference="cerebellar_grey"),
+    "PI2620": Modality("pet", "pet", "suvr", "SUVR", (0.0, 3.0), tracer="PI2620", reference="cerebellar_grey"),
 }
 
 
@@ -73,7 +81,10 @@ def modality(name: str) -> Modality:
     try:
         return MODALITIES[name]
     except KeyError:
-        raise ConfigError(f"unknown modality '{name}'; choose from: {', '.join(sorted(MODALITIES))}") from None
+        raise ConfigError(
+            f"unknown modality '{name}'; choose from: {', '.join(sorted(MODALITIES))}, or add a row to MODALITIES "
+            "(docs/extend.md)"
+        ) from None
 
 
 CEREBELLUM = ("Cerebellum-Cortex", "Cerebellum-White-Matter")

@@ -14,9 +14,8 @@ from dualflow.config import StudyConfig
 from dualflow.data.dataset_overview import DatasetOverview, describe_dataset, is_pet
 from dualflow.data.index import pair_scans
 from dualflow.errors import ConfigError, DualflowError
+from dualflow.modalities import MODALITIES
 
-REFERENCE_REGIONS = {"AV45": "cerebellum", "FBB": "cerebellum", "PIB": "cerebellar_grey", "AV1451": "cerebellar_grey"}
-"""Usual reference region of a tracer; the others are scaled by the whole brain."""
 SIDE_COLUMNS = re.compile(r"age|sex|gender|diagnosis|dx|group", re.IGNORECASE)
 """Columns that the written configuration gives to the model."""
 
@@ -105,7 +104,7 @@ def study_yaml(bids: Path, name: str, overview: DatasetOverview) -> str:
     extra = [f"{other} ({overview.pairs(source, other)})" for other in overview.scans if other not in (source, target)]
     side = [column for column in overview.columns if SIDE_COLUMNS.fullmatch(column)]
     other_columns = [column for column in overview.columns if column not in side]
-    region, joined = REFERENCE_REGIONS.get(target, "brain"), not overview.in_one_session(source, target)
+    region, joined = MODALITIES[target].reference, not overview.in_one_session(source, target)
     return TEMPLATE.format(
         bids=bids,
         name=name,

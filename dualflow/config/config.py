@@ -25,7 +25,7 @@ from dualflow.config.learning import (
 from dualflow.config.section import Section
 from dualflow.errors import ConfigError
 from dualflow.layout import STUDY_NAME, Layout
-from dualflow.modalities import REFERENCES
+from dualflow.modalities import MODALITIES, REFERENCES
 
 
 class Config(Section):
@@ -58,6 +58,15 @@ class Config(Section):
     and the workflow leaves it out."""
     tracking: TrackingConfig = TrackingConfig()
     """Experiment tracking."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reference_region_of_the_tracer(cls, values: Any) -> Any:
+        study, preprocess = values.get("study"), values.get("preprocess", {})
+        if not isinstance(study, dict) or not isinstance(preprocess, dict):
+            return values
+        usual = MODALITIES.get(str(study.get("target", "FDG")))
+        return {**values, "preprocess": {"reference_region": usual.reference, **preprocess}} if usual else values
 
     @model_validator(mode="after")
     def _files_exist(self) -> Self:

@@ -23,7 +23,8 @@ class PreprocessConfig(Section):
     aligned: bool = False
     """Skip registration: targets and extra sources are in the source's space already, as in hybrid PET/MR."""
     reference_region: str = "brain"
-    """Reference region of SUVR: a row of REFERENCES, or the path of a mask in template space."""
+    """Reference region of SUVR: a row of REFERENCES, or the path of a mask in template space. If it is left out, it is
+    that of the target's tracer: the brain for FDG, the cerebellum or its grey matter for amyloid and tau."""
     pet_window_s: tuple[FiniteFloat, FiniteFloat] | None = None
     """Start and end of the averaged part of a dynamic PET series, in seconds after injection; null for all frames."""
     pet_motion: bool = True

@@ -134,7 +134,7 @@ class BaselineTraining(Section):
 class BaselineConfig(Section):
     """Models that the flows are compared with."""
 
-    models: tuple[BaselineName, ...] = ("mean_image", "local_linear", "local_linear_mixture", "unet")
+    models: tuple[BaselineName, ...] = ("mean_image", "local_linear", "stacked_mixture", "unet")
     """Baselines to train."""
     steps: int = Field(default=600, ge=1)
     """Optimiser steps of each baseline with gradient steps; as many as those of the flow by default."""

@@ -87,7 +87,8 @@ def _explain(entry: Any, section: type[Section]) -> str:
     key = ".".join(str(part) for part in entry["loc"])
     if entry["type"] != "extra_forbidden":
         text = str(entry["msg"]).removeprefix("Value error, ")
-        return f"{key} = {entry['input']!r}: {text}" if key else text
+        value = "" if isinstance(entry["input"], dict) else f" = {entry['input']!r}"
+        return f"{key}{value}: {text}" if key else text
     names = _fields_at(entry["loc"][:-1], section)
     close = get_close_matches(str(entry["loc"][-1]), names, n=1)
     hint = f"did you mean '{close[0]}'?" if close else f"choose from: {', '.join(names)}"

@@ -15,7 +15,7 @@ from dualflow.modalities import Modality
 from dualflow.models.card import ModelCard
 
 DISCLAIMER = (
-    "Synthetic: sampled from a model of the target given the source, not measured. It shows what is expected for "
+    "Synthetic: computed by a model of the target given the source, not measured. It shows what is expected for "
     "people with such a source image, not this person's own findings. For research only, not for clinical use."
 )
 _DESCRIPTIONS = {

@@ -149,7 +149,7 @@ def _calibration(metrics: Entries) -> list[str]:
         if few:
             verdict = f"{metrics[name]['subjects']} subjects are too few to judge their calibration"
         elif near and consistent:
-            verdict = "they are calibrated"
+            verdict = f"this is consistent with {LEVEL} %"
         elif near or consistent:
             verdict = "the evidence for their calibration is inconclusive"
         elif coverage < level:

@@ -135,3 +135,23 @@ def test_an_unknown_key_of_any_section_is_named(write, section):
     text = "study: {name: test, zzz: 1}" if section == "study" else MINIMAL + f"{section}: {{zzz: 1}}"
     with pytest.raises(ConfigError, match=rf"unknown key '{section}\.zzz'; choose from: \w+"):
         load_config(write(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "region"),
+    [
+        ("study: {name: a}", "brain"),
+        ("study: {name: a, target: FMM}", "cerebellum"),
+        ("study: {name: a, target: MK6240}\npreprocess: {spacing_mm: 6}", "cerebellar_grey"),
+        ("study: {name: a, target: PIB}\npreprocess: {reference_region: pons}", "pons"),
+    ],
+)
+def test_the_tracer_has_its_reference_region(write, text, region):
+    """Amyloid and tau are not scaled by the whole brain unless the configuration says so."""
+    assert load_config(write(text)).preprocess.reference_region == region
+
+
+def test_a_fault_of_a_whole_section_does_not_print_the_section(write):
+    """The message names section and fault only."""
+    with pytest.raises(ConfigError, match=r"study\.yaml: study: unknown modality 'XYZ'"):
+        load_config(write("study: {name: a, target: XYZ}"))

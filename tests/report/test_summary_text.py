@@ -76,7 +76,7 @@ def test_error_is_put_in_proportion_to_the_uptake():
 def test_intervals_are_judged_per_voxel_and_per_region():
     """Narrow, wide and calibrated intervals are distinguished separately for voxels and regions."""
     text = summary(0.0, voxels=0.8, regions=0.4)
-    assert "80 % of the voxels (80 to 80 %); they are calibrated" in text
+    assert "80 % of the voxels (80 to 80 %); this is consistent with 80 %" in text
     assert "40 % of the region means (40 to 40 %); they are too narrow" in text
     assert "95 % of the voxels (95 to 95 %); they are too wide" in summary(0.0, voxels=0.95)
 
@@ -90,7 +90,7 @@ def test_coverage_must_be_near_its_level_and_agree_with_it(mean, low, high, cali
     entry = {"model": "m", "metric": "voxel_coverage_80", "mean": mean, "low": low, "high": high, "subjects": 8}
     none = pd.DataFrame(columns=["metric"])
     (sentence,) = summary_sentences(pd.DataFrame([entry]), none, None, model="m", row=ROW, mean_target=1.0)
-    assert sentence.endswith("; they are calibrated.") == calibrated
+    assert sentence.endswith("; this is consistent with 80 %.") == calibrated
     assert ("is inconclusive" in sentence) != calibrated
 
 
