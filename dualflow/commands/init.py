@@ -16,7 +16,9 @@ from dualflow.data.index import pair_scans
 from dualflow.errors import ConfigError, DualflowError
 from dualflow.modalities import MODALITIES
 
-SIDE_COLUMNS = re.compile(r"age|sex|gender|diagnosis|dx|group", re.IGNORECASE)
+GROUP_COLUMNS = re.compile(r"diagnosis|dx|group", re.IGNORECASE)
+"""Columns that the written configuration balances over the splits."""
+SIDE_COLUMNS = re.compile(rf"age|sex|gender|{GROUP_COLUMNS.pattern}", re.IGNORECASE)
 """Columns that the written configuration gives to the model."""
 
 TEMPLATE = """\
@@ -29,12 +31,15 @@ study:
   source: {source}    # every scan needs it; {sources} scans have it
   target: {target}    # {pairs} {have_both}
 {sessions}{more_modalities}\
-  side: [{side}]    # columns of participants.tsv that the model sees; n/a is supported
+  # Columns of participants.tsv that the model sees; n/a is supported. To test a group by imputation, its column must be
+  # here. To predict it from synthetic images, it must not: put it into `labels`.
+  side: [{side}]
 {more_columns}{choices}\
 
 split:    # subjects are divided, so all scans of a subject are in one split
   validation: 0.15    # models are chosen on these
   test: 0.25    # nothing is chosen on these
+{stratify}\
 
 preprocess:
   spacing_mm: 4.0    # voxel size of the model grid
@@ -45,6 +50,13 @@ train:
   seeds: [0]    # one training per seed
   steps: 600    # optimiser steps of the flow
   device: auto    # a GPU if there is one
+{groups}\
+"""
+GROUP_LINES = """
+# Group analyses with the missing {target} imputed: remove the # signs.
+# impute:
+#   analyses:
+#     main: suvr ~ {terms}
 """
 JOIN_LINE = "  join_sessions: true    # pairs the only two of a subject; check the time between their sessions\n"
 PET_LINES = """\
@@ -103,6 +115,7 @@ def study_yaml(bids: Path, name: str, overview: DatasetOverview) -> str:
     source, target = overview.choose_pair()
     extra = [f"{other} ({overview.pairs(source, other)})" for other in overview.scans if other not in (source, target)]
     side = [column for column in overview.columns if SIDE_COLUMNS.fullmatch(column)]
+    groups = [column for column in side if GROUP_COLUMNS.fullmatch(column)]
     other_columns = [column for column in overview.columns if column not in side]
     region, joined = MODALITIES[target].reference, not overview.in_one_session(source, target)
     return TEMPLATE.format(
@@ -117,6 +130,8 @@ def study_yaml(bids: Path, name: str, overview: DatasetOverview) -> str:
         sessions=JOIN_LINE if joined else "",
         more_modalities=_comment("scans that have {} and", source, extra),
         side=", ".join(map(_quote, side)),
+        stratify=f"  stratify: [{', '.join(map(_quote, groups))}]    # balanced over the splits\n" if groups else "",
+        groups=GROUP_LINES.format(target=target, terms=" + ".join(side)) if side and is_pet(target) else "",
         more_columns=_comment("other columns{}", "", other_columns),
         choices=_choices(overview, (source, target)),
         pet=PET_LINES.format(region=region) if is_pet(target) else "",

@@ -1,11 +1,13 @@
 """`dualflow init`: modalities and files of a dataset, the written configuration, and errors."""
 
+import re
+
 import pytest
 import yaml
 from click.testing import CliRunner
 
 from dualflow.cli import main
-from dualflow.config import load_config
+from dualflow.config import load_config, parse_config
 
 
 @pytest.fixture
@@ -71,6 +73,17 @@ def test_the_tracer_with_most_pairs_is_the_target(dataset, tmp_path):
     config = load_config(tmp_path / "my-study.yaml")
     assert config.study.target == "PIB"
     assert config.preprocess.reference_region == "cerebellar_grey"
+
+
+def test_groups_are_balanced_and_their_analysis_is_a_comment(dataset, tmp_path):
+    """A column of groups is balanced over the splits; without the # signs the analysis of all columns is one to run."""
+    dataset(["anat/{}_T1w.nii.gz", "pet/{}_trc-FDG_pet.nii.gz"], columns="age\tdx")
+    init("my study")
+    text = (tmp_path / "my-study.yaml").read_text()
+    config = parse_config(yaml.safe_load(re.sub(r"^# (?=impute|  )", "", text, flags=re.MULTILINE)))
+    assert config.split.stratify == ("dx",)
+    assert config.impute.analyses == {"main": "suvr ~ age + dx"}
+    assert parse_config(yaml.safe_load(text)).impute is None
 
 
 def test_modalities_in_different_sessions_are_joined(dataset, tmp_path):
