@@ -139,7 +139,7 @@ _ARTICLES: dict[Kind, str] = {
 
 def _kind(path: Path) -> Kind:
     if path.is_dir():
-        if any(path.glob("sub-*")):
+        if any(folder.is_dir() for folder in path.glob("sub-*")):
             return "dataset"
         if is_dicom_folder(path):
             return "DICOM folder"

@@ -191,6 +191,13 @@ def test_unusable_inputs_are_refused(resolve, bids, tmp_path, names, selection, 
     assert not (tmp_path / "out").exists()
 
 
+def test_a_flat_folder_of_images_is_no_dataset(resolve, tmp_path):
+    """Files named `sub-*` are not the folders of a BIDS dataset; the error says how to name them."""
+    image(tmp_path / "flat", "sub-1_T1w.nii.gz")
+    with pytest.raises(DataError, match=r"no sub-\* folder .*; name its images, such as '.*/flat/\*\.nii\.gz'"):
+        resolve("flat")
+
+
 def test_a_model_of_several_sources_needs_a_dataset(resolve, model_card, tmp_path):
     """An image does not say which further images belong to it."""
     image(tmp_path, "t1.nii")
