@@ -21,6 +21,7 @@ from dualflow.data.study_pairs import usable_pairs
 from dualflow.data.tsv import table_text
 from dualflow.errors import CheckpointError, ConfigError, DataError
 from dualflow.flows.model import DualFlow
+from dualflow.imaging.affines import MNI
 from dualflow.imaging.meta_regions import meta_region_weights, meta_regions, with_meta_regions
 from dualflow.imaging.model_grid import model_grid
 from dualflow.imaging.regions import RegionMap, region_map
@@ -72,7 +73,7 @@ def edit_scan(config: Config, scan: str, column: str, values: Sequence[str], nam
         facts = {"Edit": {column: value}, "Units": row.unit, "SyntheticModel": predictor.card.label}
         program = [{"Name": "dualflow", "Version": __version__}]
         sidecar = {"Description": DISCLAIMER, "Synthetic": True, **facts, "GeneratedBy": program}
-        write_volume(folder / path.name, image, affine, sidecar=sidecar)
+        write_volume(folder / path.name, image, affine, sidecar=sidecar, codes=MNI)
     table = _region_series(images, item, mask, regions, column, label)
     commit_text(folder / "regions.tsv", table_text(table.round(5)))
     measured = item["target"][0].numpy()

@@ -1,17 +1,23 @@
 """What-if edits: rows of side values, images under them, and what is refused."""
 
+from types import SimpleNamespace
+
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
 import torch
 
+from dualflow.commands import edit as module
 from dualflow.commands.bench_edit import leverage, summarise_effects
 from dualflow.commands.edit import edit_label, edited_images, edited_rows
+from dualflow.config import parse_config
 from dualflow.data.side_encoder import Categorical, Continuous, SideEncoder
 from dualflow.errors import ConfigError
 from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import preset
+from dualflow.imaging.meta_regions import meta_regions
 from dualflow.layout import LABEL
 
 ENCODER = SideEncoder((Continuous("age", 70.0, 8.0, 55.0, 86.0), Categorical("diagnosis", ("AD", "CN"))))
@@ -73,6 +79,30 @@ def test_an_unchanged_value_returns_the_measured_image(name, phantoms):
     assert error < 1e-3
     assert abs(images[0] - item["target"][0].numpy())[mask].max() < 1e-3
     assert (images[1][~mask] == 0).all()
+
+
+def test_images_lie_in_the_space_of_the_template(tmp_path, monkeypatch, phantoms):
+    """Viewers take an affine of the codes 4 for that of the MNI template, and one of the codes 1 for the scanner's."""
+    study = {"name": "t", "bids": str(tmp_path), "results": str(tmp_path / "results")}
+    config = parse_config({"study": study, "preprocess": {"spacing_mm": 8, "shape": [16, 16, 16]}})
+    card = SimpleNamespace(side=ENCODER, label="a flow")
+    image = phantoms[0]["target"][0].numpy()
+    table = pd.DataFrame({"region": list(meta_regions())[:1], "age": ["60"], "suvr": [1.0], "measured": [1.0]})
+    stand_ins = {
+        "load_predictor": SimpleNamespace(flow="a flow", card=card),
+        "usable_pairs": SCAN.assign(target="pet.nii"),
+        "load_pairs": [phantoms[0]],
+        "edited_images": ([image], 0.0),
+        "_region_series": table,
+        "edit_figure": None,
+        "write_figure": None,
+    }
+    for name, result in stand_ins.items():
+        monkeypatch.setattr(module, name, lambda *_, result=result: result)
+    module.edit_scan(config, "1", "age", ["60"])
+    [path] = config.layout.root.rglob("*_desc-editage60_pet.nii.gz")
+    header = nib.load(path).header
+    assert (int(header["qform_code"]), int(header["sform_code"])) == (4, 4)
 
 
 def test_effects_are_compared_inside_and_outside_the_affected_regions():
