@@ -19,6 +19,8 @@ from dualflow.training.device import select_device
 
 CONVERTED = ("test", "convert")
 """Splits whose scans are converted."""
+FORCED = "converted because a study converts every scan"
+"""Why a refused scan has volumes."""
 
 
 def convert(config: Config, name: str, seed: int) -> None:
@@ -56,7 +58,7 @@ def convert(config: Config, name: str, seed: int) -> None:
         if manifest.stem not in manifests:
             remove_outputs(manifest)
             manifest.unlink()
-    write_conversion_table(layout.conversions, conversion_table(layout, manifests, failed))
+    write_conversion_table(layout.conversions, conversion_table(layout, manifests, failed, FORCED))
     write_manifest(
         layout.manifest("convert"),
         step="convert",

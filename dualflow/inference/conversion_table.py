@@ -27,9 +27,13 @@ SHOWN = 10
 ORDER = (FAILED, "refused", "review", "ok")
 """Verdicts, the worst first."""
 THRESHOLD = "_threshold"
+FORCED = "converted because of --force"
+"""Why a refused scan has volumes."""
 
 
-def conversion_table(layout: Layout, scans: Iterable[str], excluded: Sequence[Quarantine]) -> pd.DataFrame:
+def conversion_table(
+    layout: Layout, scans: Iterable[str], excluded: Sequence[Quarantine], forced: str = FORCED
+) -> pd.DataFrame:
     """One row per scan, the worst first: the columns COLUMNS, its side information, then every figure of its verdict.
 
     A side column with the name of another column gets the prefix `side_`.
@@ -38,6 +42,7 @@ def conversion_table(layout: Layout, scans: Iterable[str], excluded: Sequence[Qu
         layout: of the conversion.
         scans: keys of the scans that were to be converted; those without a manifest are left out.
         excluded: scans that could not be converted.
+        forced: why refused scans have volumes.
     """
     failed = {row.scan: row.reason for row in excluded}
     entries: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
@@ -50,8 +55,8 @@ def conversion_table(layout: Layout, scans: Iterable[str], excluded: Sequence[Qu
             continue
         verdict = manifest["facts"][VERDICT]
         converted = bool(manifest["outputs"])
-        forced = verdict["verdict"] == "refused" and converted
-        reasons = [*verdict["reasons"], *(["converted because of --force"] if forced else [])]
+        is_forced = verdict["verdict"] == "refused" and converted
+        reasons = [*verdict["reasons"], *([forced] if is_forced else [])]
         seconds = _seconds(layout, Scan.parse(key))
         values = (key, verdict["verdict"], converted, "; ".join(reasons), seconds)
         entries.append((dict(zip(COLUMNS, values, strict=True)), manifest["facts"][SIDE], verdict["figures"]))

@@ -125,13 +125,23 @@ def _unusual(ranges: FigureRanges, figures: Mapping[str, float], unit: str, what
     worst = max(distances, key=lambda name: distances[name], default="")
     if worst and distances[worst] > ranges.threshold:
         low, high = ranges.usual(worst)
-        expected = f"{low:.3g} to {high:.3g}"
+        value, least, most = _told_apart(figures[worst], low, high, spec=".{}g", digits=3)
+        expected = f"{least} to {most}"
         if not np.isfinite(low):
-            expected = f"at most {high:.3g}"
+            expected = f"at most {most}"
         elif not np.isfinite(high):
-            expected = f"at least {low:.3g}"
-        value = f"{figures[worst]:.3g} {unit}".rstrip()
+            expected = f"at least {least}"
+        value = f"{value} {unit}".rstrip()
         yield Finding(Outcome.REVIEW, f"{_FIGURE_NAMES[worst]} {what} is {value}, expected {expected}")
+
+
+def _told_apart(value: float, *limits: float, spec: str = ".{}f", digits: int = 1) -> list[str]:
+    """A value and its limits as text, with as many digits, from `digits` on, as tell the value from the limits."""
+    for count in range(digits, digits + 6):
+        texts = [format(number, spec.format(count)) for number in (value, *limits)]
+        if texts[0] not in texts[1:]:
+            break
+    return texts
 
 
 _FIGURE_NAMES = {
@@ -159,19 +169,21 @@ def _typicality(score: Score) -> Finding:
     names = [name for name, value in score.z.items() if value > score.threshold]
     worst = sorted(names, key=lambda name: -score.z[name])[:3]
     what = ", ".join(_DETECTORS[name] for name in worst)
+    value, threshold = _told_apart(score.typicality, score.threshold)
     return Finding(
         Outcome.REFUSED,
         f"it is unlike the training scans in {what} "
-        f"(typicality score {score.typicality:.1f}, expected at most {score.threshold:.1f}): check that it is an "
-        "undamaged scan of the model's source modality",
+        f"(typicality score {value}, expected at most {threshold}): check that it is an undamaged scan of the model's "
+        "source modality",
     )
 
 
 def _lesion(score: Score) -> Finding:
+    value, threshold = _told_apart(score.lesion, score.lesion_threshold)
     return Finding(
         Outcome.REVIEW,
-        f"a part of the brain is unlike the training scans (lesion score {score.lesion:.1f}, expected at most "
-        f"{score.lesion_threshold:.1f}), shown by desc-deviation",
+        f"a part of the brain is unlike the training scans (lesion score {value}, expected at most {threshold}), shown "
+        "by desc-deviation",
     )
 
 

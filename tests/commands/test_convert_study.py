@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pandas as pd
 
 from dualflow.commands import convert_study as module
+from dualflow.commit import commit_text
 from dualflow.config import parse_config
 from dualflow.data.side_encoder import SideEncoder
 from dualflow.data.tsv import read_table
@@ -14,14 +15,19 @@ from dualflow.manifest import write_manifest
 
 
 def test_a_scan_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
-    """Its reason is in the table of verdicts, and its volumes of an earlier conversion are removed."""
+    """Its reason is in the table of verdicts, and its volumes of an earlier conversion are removed.
+
+    A refused scan is converted too, for a reason that names no option.
+    """
     config = parse_config({"study": {"name": "t", "bids": str(tmp_path), "results": str(tmp_path / "results")}})
     layout = config.layout
-    verdict = {"verdict": "ok", "reasons": [], "figures": {}}
+    commit_text(layout.root / "volume", "volume")
 
     def manifest_of(key):
-        path = layout.manifest(f"convert/{key}")
-        write_manifest(path, step="convert", outputs={}, inputs={}, config={}, facts={VERDICT: verdict, SIDE: {}})
+        path, outcome = layout.manifest(f"convert/{key}"), "refused" if key == "sub-3" else "ok"
+        files = {"synth": layout.root / "volume"} if key == "sub-3" else {}
+        facts = {VERDICT: {"verdict": outcome, "reasons": ["unlike"] if files else [], "figures": {}}, SIDE: {}}
+        write_manifest(path, step="convert", outputs=files, inputs={}, config={}, facts=facts)
         return path
 
     def convert_if_needed(item, *_):
@@ -41,7 +47,8 @@ def test_a_scan_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, capsy
     earlier = manifest_of("sub-2")
     module.convert(config, "dualflow", 0)
     rows = read_table(layout.conversions).set_index("scan")
-    assert rows["verdict"].to_dict() == {"sub-2": "failed", "sub-1": "ok", "sub-3": "ok"}
+    assert rows["verdict"].to_dict() == {"sub-2": "failed", "sub-3": "refused", "sub-1": "ok"}
+    assert rows["reason"]["sub-3"] == "unlike; converted because a study converts every scan"
     assert "predicted spread" in rows["reason"]["sub-2"]
     assert "sub-2: failed: " in capsys.readouterr().err
     assert not earlier.exists()

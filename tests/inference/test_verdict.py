@@ -56,7 +56,10 @@ def test_a_usual_scan_is_ok_and_all_figures_are_kept():
     ("change", "outcome", "words"),
     [
         ({"reference_": reference(typicality=5.0, z={"texture": 5.0, "mask": 1.0})}, "refused", "texture"),
+        ({"reference_": reference(typicality=3.02, z={"mask": 3.02})}, "refused", "score 3.02, expected at most 3.00"),
         ({"reference_": reference(lesion=2.5)}, "review", "lesion score 2.5, expected at most 2.0"),
+        ({"reference_": reference(lesion=2.001)}, "review", "lesion score 2.001, expected at most 2.000"),
+        ({"template_dice": 0.91999}, "review", "is 0.91999, expected at least 0.92"),
         (
             {"template_dice": 0.9},
             "review",
