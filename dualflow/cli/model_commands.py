@@ -161,7 +161,7 @@ def convert(
     selection = Selection(participants, sessions, side, where, runs, masks, option_names=names)
     config, folder = ConvertConfig(**options), locate_model(model, tracking_uri)
     if dry_run:
-        click.echo(plan_conversion(inputs, folder, out, config, selection))
+        click.echo(plan_conversion(inputs, folder, out, config, selection, force=force))
         return
     compute = Compute(workers, cluster, device, deadline_s)
     try:

@@ -60,6 +60,8 @@ def plan_conversion(
     out: Path,
     config: ConvertConfig,
     selection: Selection | None = None,
+    *,
+    force: bool = False,
 ) -> str:
     """Describe what `convert_inputs` would do; nothing is written to `out`."""
     paths = expand_inputs(inputs)
@@ -67,7 +69,7 @@ def plan_conversion(
     with scratch_folder() as scratch:
         scans = resolve_inputs(paths, card, out, model, scratch, selection)
         _print_notes(scans)
-        return plan_text(plan_scans(scans, card, out, config))
+        return plan_text(plan_scans(scans, card, out, config, force=force))
 
 
 def _print_notes(scans: ConvertInputs) -> None:

@@ -113,8 +113,7 @@ class Converter:
         scan = Scan.parse(item["scan"])
         manifest, section = self.layout.manifest(f"{STEP}/{scan.key}"), self.config.model_dump(mode="json")
         inputs = conversion_inputs(self.predictor.card, self.layout, scan, side)
-        record = read_manifest(manifest, inputs=inputs, config=section)
-        if record is None or (self.force and not record["outputs"]):
+        if not is_converted(manifest, inputs, self.config, force=self.force):
             remove_outputs(manifest)
             clock = Stopwatch()
             verdict, files = self._convert(item, side, raw, clock)
@@ -231,6 +230,19 @@ def conversion_inputs(card: ModelCard, layout: Layout, scan: Scan, side: Mapping
         "scan": sha256(layout.scan_manifest(scan)),
         "side": digest_of({name: str(value) for name, value in side.items()}),
     }
+
+
+def is_converted(manifest: Path, inputs: Mapping[str, str], config: ConvertConfig, *, force: bool) -> bool:
+    """Whether a conversion is done and unchanged; with `force`, that of a refused scan is not.
+
+    Args:
+        manifest: of the conversion.
+        inputs: its `conversion_inputs`.
+        config: how samples are drawn.
+        force: whether refused scans are converted too.
+    """
+    record = read_manifest(manifest, inputs=inputs, config=config.model_dump(mode="json"))
+    return record is not None and not (force and not record["outputs"])
 
 
 def verdict_of(manifest: Path) -> str:

@@ -13,11 +13,10 @@ from dualflow.data.quarantine import Quarantine
 from dualflow.data.raw_scans import ScanFiles, current_manifest, input_digests
 from dualflow.errors import DataError, printable
 from dualflow.imaging.nifti_header import check_header
-from dualflow.inference.convert import STEP, conversion_inputs, side_values
+from dualflow.inference.convert import STEP, conversion_inputs, is_converted, side_values
 from dualflow.inference.inputs import ConvertInputs
 from dualflow.inference.side_options import cell_text
 from dualflow.layout import Layout, Scan
-from dualflow.manifest import read_manifest
 from dualflow.models.card import ModelCard
 
 
@@ -39,13 +38,15 @@ class PlannedScan:
         return printable(f"{self.status:<9}{self.scan}: {self.details}")
 
 
-def plan_scans(inputs: ConvertInputs, card: ModelCard, out: Path, config: ConvertConfig) -> list[PlannedScan]:
-    """Plan a conversion.
+def plan_scans(
+    inputs: ConvertInputs, card: ModelCard, out: Path, config: ConvertConfig, *, force: bool = False
+) -> list[PlannedScan]:
+    """Plan a conversion; with `force`, refused scans are to be converted too.
 
     Headers of new scans are checked. Finished scans are read as in a conversion, because their files may have changed.
     """
     layout = Layout(out, ".")
-    planned = [_plan(inputs, row, card, layout, config) for row in inputs.rows.to_dict("records")]
+    planned = [_plan(inputs, row, card, layout, config, force) for row in inputs.rows.to_dict("records")]
     planned += [PlannedScan(row.scan, "excluded", row.reason) for row in inputs.quarantined]
     return sorted(planned, key=lambda scan: scan.scan)
 
@@ -58,14 +59,14 @@ def plan_text(planned: list[PlannedScan]) -> str:
 
 
 def _plan(
-    inputs: ConvertInputs, row: Mapping[Any, Any], card: ModelCard, layout: Layout, config: ConvertConfig
+    inputs: ConvertInputs, row: Mapping[Any, Any], card: ModelCard, layout: Layout, config: ConvertConfig, force: bool
 ) -> PlannedScan:
     scan = Scan.parse(row["scan"])
     files = ScanFiles.of_row(inputs.root, row, inputs.study)
     try:
         for path in files.paths.values():
             check_header(path, 4, series=True)
-        is_done = _is_done(inputs, row, files, card, layout, config)
+        is_done = _is_done(inputs, row, files, card, layout, config, force)
         if isinstance(is_done, Quarantine):
             return PlannedScan(scan.key, "excluded", is_done.reason)
     except DataError as error:
@@ -83,6 +84,7 @@ def _is_done(
     card: ModelCard,
     layout: Layout,
     config: ConvertConfig,
+    force: bool,
 ) -> bool | Quarantine:
     """Whether a scan is converted and unchanged, or the reason for which preprocessing excluded it before."""
     scan = Scan.parse(row["scan"])
@@ -94,5 +96,4 @@ def _is_done(
     if (excluded := Quarantine.of_manifest(scan.key, manifest)) is not None:
         return excluded
     digests = conversion_inputs(card, layout, scan, side_values(card, row))
-    section = config.model_dump(mode="json")
-    return read_manifest(layout.manifest(f"{STEP}/{scan.key}"), inputs=digests, config=section) is not None
+    return is_converted(layout.manifest(f"{STEP}/{scan.key}"), digests, config, force=force)

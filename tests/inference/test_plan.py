@@ -82,3 +82,10 @@ def test_finished_scans_are_done_until_something_changes(inputs, card, tmp_path)
     for name in "ab":
         nib.save(nib.Nifti1Image(np.ones((4, 4, 4), "i2"), np.eye(4)), tmp_path / f"{name}.nii")
     assert status() == ["new", "new"]
+
+
+def test_a_refused_scan_is_new_only_with_force(inputs, card, tmp_path):
+    """A refused scan has no volumes; with `--force`, the run would write them."""
+    finish(inputs, card, tmp_path / "out", "sub-a")
+    statuses = [plan_scans(inputs, card, tmp_path / "out", CONFIG, force=force)[0].status for force in (False, True)]
+    assert statuses == ["done", "new"]
