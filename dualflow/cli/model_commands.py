@@ -144,8 +144,8 @@ def convert(
     failed, not usable at all. conversion.tsv lists verdicts, reasons and figures, conversion.html shows them. The exit
     code is 3 if a scan was not converted; all others are.
 
-    The output folder is new, or one of an earlier conversion. It holds no input and lies inside none, except in
-    derivatives/ of a BIDS dataset.
+    The output folder is new, or one of an earlier conversion to the same target. It holds no input and lies inside
+    none, except in derivatives/ of a BIDS dataset.
     """  # noqa: D301 - \b keeps click from rewrapping a paragraph
     inputs, side = split_words(words)
     set_threads(1)

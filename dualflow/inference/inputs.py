@@ -23,7 +23,7 @@ from dualflow.errors import ConfigError, DataError, printable
 from dualflow.imaging.sidecar import read_object
 from dualflow.inference.dicom import convert_dicom, is_dicom_folder
 from dualflow.inference.image_files import check_replaced, label_images, scan_rows
-from dualflow.inference.output_folder import DESCRIPTION, check_files_outside, check_output
+from dualflow.inference.output_folder import DESCRIPTION, check_files_outside, check_output, check_target
 from dualflow.inference.side_options import cell_text, side_cells, side_notes
 from dualflow.models.card import ModelCard
 
@@ -111,7 +111,8 @@ def resolve_inputs(
         selection: what to convert; everything by default.
 
     Raises:
-        ConfigError: the output overlaps an input, or an option does not fit the inputs or the model.
+        ConfigError: the output overlaps an input, or is of another target; or an option does not fit the inputs or the
+            model.
         DataError: an input cannot be used.
     """
     selection = selection or Selection()
@@ -123,6 +124,7 @@ def resolve_inputs(
     if kind in ("dataset", "table") and len(paths) > 1:
         raise ConfigError(f"INPUT names {len(paths)} {kind}s, expected one; convert each to its own output folder")
     check_output(out, [*paths, *([selection.masks] if selection.masks else [])], model)
+    check_target(out, card.study.target)
     if unused := sorted(selection.where.keys() - {card.study.source, *card.study.extra_sources}):
         sources = ", ".join((card.study.source, *card.study.extra_sources))
         raise ConfigError(f"where names {', '.join(unused)}, expected source modalities of the model: {sources}")

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from dualflow.errors import ConfigError, DataError
 from dualflow.imaging.sidecar import read_object
+from dualflow.inference.convert import STEP
 from dualflow.layout import Layout
+from dualflow.manifest import read_manifest
 
 DESCRIPTION = "dataset_description.json"
 
@@ -34,6 +36,31 @@ def check_output(out: Path, inputs: Sequence[Path], model: Path) -> None:
     if folder.is_relative_to(model.resolve()):
         raise ConfigError(f"output {out} lies inside the folder of the model; choose another folder")
     _check_datasets(out, folder)
+
+
+def check_target(out: Path, target: str) -> None:
+    """Check that a conversion to `target` replaces none to another target: a folder holds one result of each scan.
+
+    The manifest of a preprocessed scan has the target in its configuration.
+
+    Raises:
+        ConfigError: `out` holds conversions to another target.
+    """
+    layout = Layout(out, ".")
+    for key in converted_scans(layout):
+        record = read_manifest(layout.manifest(f"scans/{key}"), verify=False) or {}
+        config = record.get("config")
+        earlier = config.get("target") if isinstance(config, dict) else None
+        if earlier not in (None, target):
+            raise ConfigError(
+                f"output {out} holds conversions to {earlier}, but this model makes {target}; choose another folder "
+                "with --out"
+            )
+
+
+def converted_scans(layout: Layout) -> list[str]:
+    """Keys of the scans with the manifest of a conversion, those of refused scans included, sorted."""
+    return sorted(path.stem for path in layout.manifest(f"{STEP}/any").parent.glob("sub-*.json"))
 
 
 def check_files_outside(out: Path, files: Sequence[Path]) -> None:

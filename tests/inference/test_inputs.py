@@ -6,10 +6,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from dualflow.commit import commit_json
 from dualflow.errors import ConfigError, DataError
 from dualflow.inference import inputs as inputs_module
 from dualflow.inference.inputs import UNNAMED, Selection, dataset_name, expand_inputs, resolve_inputs
-from dualflow.layout import Scan
+from dualflow.layout import Layout, Scan
+from dualflow.manifest import write_manifest
 
 SIDE = {
     "columns": [
@@ -196,6 +198,21 @@ def test_a_flat_folder_of_images_is_no_dataset(resolve, tmp_path):
     image(tmp_path / "flat", "sub-1_T1w.nii.gz")
     with pytest.raises(DataError, match=r"no sub-\* folder .*; name its images, such as '.*/flat/\*\.nii\.gz'"):
         resolve("flat")
+
+
+def test_another_target_needs_another_output(resolve, model_card, tmp_path):
+    """The error comes before any work, so that no volume of the earlier conversion is removed."""
+    image(tmp_path, "t1.nii")
+    layout = Layout(tmp_path / "out", ".")
+    write_manifest(layout.scan_manifest(Scan("1")), step="preprocess", outputs={}, inputs={}, config={"target": "FDG"})
+    write_manifest(layout.manifest("convert/sub-1"), step="convert", outputs={}, inputs={}, config={})
+    commit_json(
+        layout.root / "dataset_description.json", {"DatasetType": "derivative", "GeneratedBy": [{"Name": "dualflow"}]}
+    )
+    assert len(resolve("t1.nii").rows) == 1
+    amyloid = model_card.study.model_copy(update={"target": "AV45"})
+    with pytest.raises(ConfigError, match="holds conversions to FDG, but this model makes AV45"):
+        resolve("t1.nii", card=model_card.model_copy(update={"study": amyloid}))
 
 
 def test_a_model_of_several_sources_needs_a_dataset(resolve, model_card, tmp_path):

@@ -7,8 +7,9 @@ import pytest
 from dualflow.config import StudyConfig
 from dualflow.data.derivative_dataset import describe_derivatives
 from dualflow.errors import ConfigError
-from dualflow.inference.output_folder import check_files_outside, check_output
-from dualflow.layout import Layout
+from dualflow.inference.output_folder import check_files_outside, check_output, check_target
+from dualflow.layout import Layout, Scan
+from dualflow.manifest import write_manifest
 
 
 @pytest.fixture
@@ -79,3 +80,16 @@ def test_files_of_a_table_are_checked_too(data):
     check_files_outside(data / "out", [data / "t1.nii"])
     with pytest.raises(ConfigError, match="lies inside the output"):
         check_files_outside(data / "out", [data / "out" / "scans" / "t1.nii"])
+
+
+def test_conversions_to_another_target_are_refused(tmp_path):
+    """They would be replaced; scans that were only excluded have nothing to lose."""
+    layout = Layout(tmp_path, ".")
+    check_target(tmp_path, "AV45")
+    config = {"source": "T1w", "target": "FDG"}
+    write_manifest(layout.scan_manifest(Scan("1")), step="preprocess", outputs={}, inputs={}, config=config)
+    check_target(tmp_path, "AV45")
+    write_manifest(layout.manifest("convert/sub-1"), step="convert", outputs={}, inputs={}, config={})
+    check_target(tmp_path, "FDG")
+    with pytest.raises(ConfigError, match=r"holds conversions to FDG, but this model makes AV45; .* with --out"):
+        check_target(tmp_path, "AV45")
