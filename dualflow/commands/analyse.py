@@ -24,8 +24,8 @@ from dualflow.imputation.group_models import ANALYSIS_TABLE, MULTIPLE, RUBIN, an
 from dualflow.imputation.imputed_table import ImputedTable
 from dualflow.imputation.outcomes import ASYMMETRY, RATIO, add_outcomes
 from dualflow.imputation.replicates import Replicates
-from dualflow.layout import STUDY_NAME
-from dualflow.manifest import write_manifest
+from dualflow.layout import STUDY_NAME, Layout
+from dualflow.manifest import read_manifest, write_manifest
 from dualflow.modalities import modality
 from dualflow.report.group_figures import forest, forest_regions, write_brain_map
 from dualflow.report.style import write_figure
@@ -63,13 +63,14 @@ def analyse(
 
     Raises:
         ConfigError: the formula cannot be used, or its terms are not among those of the imputation.
-        DataError: the imputed table is missing, or a coefficient cannot be estimated.
+        DataError: the imputed table is missing or of an earlier index or model, or a coefficient cannot be estimated.
     """
     options, layout = config.impute or ImputeConfig(), config.layout
     _require_name(options, name, configured=not (formula or references or asymmetries or ratios))
     text = formula or _formula_of(options, name)
     parsed = Formula.parse(text, _references(options, text, references))
     imputed = ImputedTable.read(layout.imputed_regions)
+    _require_current(layout)
     people = read_pairs(layout).set_index("scan").reindex(list(imputed.scans)).reset_index()
     if not parsed.variables:
         raise ConfigError(f"formula '{text}' names no column; write it as 'suvr ~ diagnosis + age'")
@@ -118,6 +119,25 @@ def _references(options: ImputeConfig, text: str, given: Sequence[str]) -> dict[
         raise ConfigError(f"reference '{bad[0]}' is not of the form COLUMN=LEVEL, such as diagnosis=CN")
     variables = Formula.parse(text).variables
     return {name: level for name, level in options.references.items() if name in variables} | pairs
+
+
+def _require_current(layout: Layout) -> None:
+    """Check that the values were drawn from the present index and weights; a removed model cannot have changed.
+
+    Raises:
+        DataError: either has changed, so that draws of one table would meet the side information of another.
+    """
+    manifest = read_manifest(layout.manifest("impute"), verify=False)
+    if manifest is None:
+        raise DataError(f"{layout.imputed_regions}: its imputation was not finished; run `dualflow impute` again")
+    weights = layout.root / manifest["facts"].get("weights", "")  # imputations of earlier builds do not name them
+    files = {"pairs": layout.pairs, "model": weights}
+    recorded = manifest["inputs"]
+    if changed := [str(path) for name, path in files.items() if path.is_file() and sha256(path) != recorded[name]]:
+        raise DataError(
+            f"{layout.imputed_regions}: {' and '.join(changed)} changed since its values were drawn; "
+            "run `dualflow impute` again"
+        )
 
 
 def _require_congenial(formula: Formula, design: pd.DataFrame, imputed: ImputedTable, people: pd.DataFrame) -> None:

@@ -32,6 +32,7 @@ from dualflow.inference.predict import Predictor, load_predictor
 from dualflow.layout import Layout, Scan, sidecar_path
 from dualflow.manifest import remove_outputs, write_manifest
 from dualflow.modalities import modality
+from dualflow.models.model_files import WEIGHTS
 from dualflow.process import keep_freed_memory
 from dualflow.progress import track
 from dualflow.training.device import select_device
@@ -90,6 +91,7 @@ def impute(config: Config, name: str = "", seed: int | None = None) -> None:
         outputs=files,
         inputs={"model": predictor.card.weights_sha256, "pairs": sha256(layout.pairs)},
         config=dump_sections(options, without=("meta_regions",)),
+        facts={"weights": str((layout.model(name, seed) / WEIGHTS).relative_to(layout.root))},
     )
     _print(result, layout)
     note_sessions(result.subjects)

@@ -113,6 +113,42 @@ def test_without_an_imputation_the_remedy_is_named(config, tmp_path):
         analyse(empty, name="main")
 
 
+def test_draws_of_another_index_are_refused(config):
+    """Ages that were corrected since would meet values that were drawn from the wrong ones."""
+    path = config.layout.pairs
+    content = path.read_text()
+    path.write_text(content.replace("patient", "control", 1))
+    try:
+        with pytest.raises(DataError, match=r"pairs.tsv changed since .*; run `dualflow impute` again"):
+            analyse(config, name="main")
+    finally:
+        path.write_text(content)
+
+
+def test_draws_of_other_weights_are_refused(config):
+    """The model was trained again after the imputation."""
+    path = config.layout.model(config.model.preset, 0) / "model.safetensors"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"other weights")
+    try:
+        with pytest.raises(DataError, match=r"model.safetensors changed since .*; run `dualflow impute` again"):
+            analyse(config, name="main")
+    finally:
+        path.unlink()
+
+
+def test_an_interrupted_imputation_is_not_analysed(config):
+    """Its table may belong to other replicates and volumes."""
+    path = config.layout.manifest("impute")
+    content = path.read_bytes()
+    path.unlink()
+    try:
+        with pytest.raises(DataError, match="was not finished; run `dualflow impute` again"):
+            analyse(config, name="main")
+    finally:
+        path.write_bytes(content)
+
+
 def test_pictures_of_an_earlier_formula_are_removed(config):
     analyse(config, name="more", formula="suvr ~ age + group")
     folder = config.layout.analysis("more")
