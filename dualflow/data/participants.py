@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from dualflow.data.tsv import MISSING, all_numbers, numbers, read_table, summarise_names
+from dualflow.data.tsv import MISSING, numbers, read_table, summarise_names
 from dualflow.errors import DataError
 from dualflow.imaging.sidecar import read_object
 from dualflow.layout import Scan
@@ -69,7 +69,8 @@ def typed_values(
     """Text columns, one row per scan, with numeric columns as float64; and the scans with an invalid number.
 
     A column without a declaration is numeric if more than half of its known cells are numbers, with or without a unit
-    or decimal comma. Declared levels that are numbers become text (`group-1`) because their distances mean nothing.
+    or decimal comma. Declared levels that are numbers become text (`group-1`) because their distances mean nothing;
+    each does so for itself, so that any subset of the rows, such as the training scans, has the same levels.
     """
     typed, excluded = {}, {}
     for name in text.columns:
@@ -130,9 +131,9 @@ def known_columns(root: Path) -> list[str]:
 
 def _typed(column: pd.Series, name: str, declaration: Declaration | None) -> tuple[pd.Series, list[int]]:
     """The column as numbers or text, and the positions of invalid cells in a numeric column."""
-    if declaration == "Levels":
-        return (column.map(lambda code: f"{name}-{code}", na_action="ignore") if all_numbers(column) else column), []
     values, known = numbers(column), column.notna()
+    if declaration == "Levels":
+        return column.mask(values.notna(), f"{name}-" + column.astype(str)), []
     numeric = values.notna() | column.map(lambda cell: bool(cell and _NEARLY_A_NUMBER.fullmatch(cell)))
     if declaration is None and known.any() and 2 * numeric.sum() <= known.sum():
         return column, []

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from pydantic import ConfigDict, Field, FiniteFloat, StringConstraints, TypeAdapter, ValidationError
 
-from dualflow.data.tsv import all_numbers, numbers
+from dualflow.data.tsv import numbers
 from dualflow.errors import CheckpointError, DataError
 
 _log = logging.getLogger(__name__)
@@ -46,14 +46,15 @@ class Continuous:
 
     def encode(self, column: pd.Series) -> np.ndarray:
         """Features [N, 1] of a column."""
+        if self.mean is None:  # nor is it known whether the column holds numbers or levels
+            return np.full((len(column), 1), np.nan)
         values = numbers(column).to_numpy(dtype=float)
         if (invalid := column.notna().to_numpy() & np.isnan(values)).any():
             raise DataError(
                 f"side column '{self.name}' is '{column[invalid].iloc[0]}', expected a number as in training; "
                 "correct it or write n/a"
             )
-        centre = np.nan if self.mean is None else self.mean
-        return ((values - centre) / self.sd if self.sd else (values - centre) * 0.0)[:, None]
+        return ((values - self.mean) / self.sd if self.sd else (values - self.mean) * 0.0)[:, None]
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,8 @@ class SideEncoder:
 
 
 def _fit(column: pd.Series, name: str) -> Continuous | Categorical:
-    if not all_numbers(column):
+    # The type is that of the whole table: the training rows of a text column may all be numbers.
+    if column.notna().any() and not pd.api.types.is_numeric_dtype(column):
         return Categorical(name, tuple(sorted({str(value) for value in column.dropna()})))
     values = numbers(column).dropna().to_numpy()
     if not len(values):

@@ -3,6 +3,7 @@
 import pytest
 
 from dualflow.data.participants import guessed_types, known_columns, side_values
+from dualflow.data.side_encoder import SideEncoder
 from dualflow.errors import DataError
 from dualflow.layout import Scan
 
@@ -113,6 +114,19 @@ def test_numeric_codes_with_levels_are_text(make_bids):
     """A column of codes that participants.json explains by Levels is categorical, not a quantity."""
     root = make_bids([], "participant_id\tgroup\n1\t0\n2\t2\n", {"group": {"Levels": {"0": "control", "2": "AD"}}})
     assert side_values(root, scans("1", "2"), ["group"])[0]["group"].tolist() == ["group-0", "group-2"]
+
+
+def test_codes_with_levels_are_the_same_text_in_every_subset(make_bids):
+    """Beside levels that are words too, so that training scans with codes alone learn the levels of all others."""
+    declared = {"site": {"Levels": {"1": "one", "2": "two", "EXT": "external"}}}
+    root = make_bids([], "participant_id\tsite\n1\t1\n2\t2\n3\tEXT\n4\tn/a\n", declared)
+    table = side_values(root, scans("1", "2", "3", "4"), ["site"])[0]
+    assert table["site"].tolist() == ["site-1", "site-2", "EXT", None]
+    codes = side_values(root, scans("1", "2"), ["site"])[0]
+    assert codes["site"].tolist() == ["site-1", "site-2"]
+    for training, others in ((codes, table), (table, codes)):
+        encoded = SideEncoder.fit(training, ["site"]).encode(others)
+        assert encoded[:2].isfinite().all()
 
 
 def test_sessions_table_precedes_participants(make_bids):

@@ -52,6 +52,20 @@ def test_new_values_at_conversion(caplog):
         encoder.encode(pd.DataFrame({"age": ["old"], "sex": ["F"]}))
 
 
+def test_a_column_without_training_values_is_unknown_for_all():
+    """Whether it holds numbers or levels is not known either, so that both are encoded."""
+    encoder = SideEncoder.fit(pd.DataFrame({"site": [None, None]}), ["site"])
+    assert encoder.encode(pd.DataFrame({"site": ["EXT", "site-1", 2.0]})).isnan().all()
+
+
+def test_text_stays_text_in_training_rows_that_are_all_numbers():
+    """A guess from them alone would refuse the other rows of the same table."""
+    table = pd.DataFrame({"site": ["1", "2", "EXT", "EXT", "EXT"]}, dtype=object)
+    encoder = SideEncoder.fit(table.iloc[:2], ["site"])
+    assert encoder.names == ["site=1", "site=2"]
+    assert encoder.encode(table)[2:].isnan().all()
+
+
 def test_a_constant_column_is_zero():
     """A column that is constant in training becomes 0, so it cannot affect the output."""
     encoder = SideEncoder.fit(pd.DataFrame({"age": [70.0, 70.0]}), ["age"])
