@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dualflow import __version__
 from dualflow.commands.train import LearningData
-from dualflow.commit import commit_json, commit_text, digest_of, sha256
+from dualflow.commit import commit_json, commit_text, sha256
 from dualflow.config import Config, ImputeConfig, dump_sections
 from dualflow.data.dataset import Item
 from dualflow.data.study_pairs import iterate_split
@@ -57,10 +57,10 @@ def impute(config: Config, name: str = "", seed: int | None = None) -> None:
     predictor = load_predictor(layout.model(name, seed), select_device(config.train.device))
     data, regions = LearningData.load(config), region_map(config.preprocess)
     groups = _groups(options, regions)
-    if predictor.card.data_digest != digest_of(data.digests):
+    if predictor.card.data_digest != data.digest:
         raise DataError(
-            f"{predictor.card.label} learnt from other scans than this study's training and validation scans, so it "
-            "cannot be told which scans it has not seen; train it again"
+            f"{predictor.card.label} learnt from other scans, splits or side values than this study's, so it cannot be "
+            "told which scans it has not seen; train it again"
         )
     study = _study_regions(config, options, predictor, data, regions, groups)
     table = data.pairs.set_index("scan").loc[study.keys].reset_index()

@@ -93,6 +93,13 @@ class LearningData:
         """Closed-form fits to the training scans, which the trainings of a study share."""
         return ClosedFormCache(layout.closed_form_cache, digest_of(self.values(self.training)))
 
+    @property
+    def digest(self) -> str:
+        """Digest of what the models learn from: scans and side values, by split."""
+        # Units of the columns by their ranges: the last digits of means and deviations differ between machines.
+        columns = [{**column, "mean": None, "sd": None} for column in self.encoder.to_dict()["columns"]]
+        return digest_of({"side": columns, "splits": [self.values(self.training), self.values(self.validation)]})
+
     def values(self, dataset: PairDataset) -> list[tuple[str, str, list[float]]]:
         """Return key, digest and side values of every scan of a split, as its identity."""
         return [(item["scan"], self.digests[item["scan"]], item["side"].tolist()) for item in dataset.items]
@@ -211,7 +218,7 @@ def _save(config: Config, name: str, data: LearningData, context: TrainingContex
         preprocess=config.preprocess.without_folders(),
         constant_spread=_constant_spread(config, trained.model, data.validation),
         parameters=trained.parameters,
-        data_digest=digest_of(data.digests),
+        data_digest=data.digest,
         training=trained.record,
         torch=torch.__version__,
         device=context.group.device.type,
@@ -331,5 +338,4 @@ def fingerprint_of(config: Config, name: str, data: LearningData) -> str:
     choice = config.flows.get(name, config.model)
     baseline = [] if name in config.flows else [config.baselines.of(name)]
     sections = dump_sections(config.train, choice, *baseline, without=NO_EFFECT)
-    scans = [data.values(split) for split in (data.training, data.validation)]
-    return digest_of({"version": __version__, "name": name, "scans": scans, **sections})
+    return digest_of({"version": __version__, "name": name, "scans": data.digest, **sections})

@@ -141,7 +141,7 @@ class ModelCard(Record):
     parameters: Count = 0
     """Number of trained parameters."""
     data_digest: Text = ""
-    """Digest of the training and validation scans."""
+    """Digest of the training and validation scans with their side values."""
     weights_sha256: Text = ""
     """SHA-256 of the weights; set when they are saved."""
     reference_sha256: Text = ""

@@ -124,7 +124,7 @@ def test_draws_are_written_as_volumes_on_request(study, config):
 def test_a_model_of_other_scans_is_refused(study, config, monkeypatch):
     """Which scans it has learnt from is unknown, so no prediction is known to be held out."""
     monkeypatch.setattr(study.card, "data_digest", "another")
-    with pytest.raises(DataError, match="learnt from other scans"):
+    with pytest.raises(DataError, match="learnt from other scans, splits or side values"):
         impute(config)
 
 

@@ -1,6 +1,7 @@
 """The train command: training data, fingerprint, and output files."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -119,6 +120,21 @@ def test_data_splits_and_side_values_change_the_fingerprint(fingerprint, phantom
     ]
     assert len({fingerprint(), *changed}) == 5
     assert torch.isnan(phantoms[1]["side"]).all(), "the fingerprint must accept unknown values"
+
+
+def test_the_digest_tells_splits_side_values_and_units(phantoms, held_out, card):
+    """A model of other ones is not known to leave a scan out; standardised values alone hide a change of units."""
+    moved = PairDataset(phantoms.items[:-1]), PairDataset([phantoms.items[-1], *held_out.items])
+    aged = PairDataset([{**item, "side": item["side"] + 1} for item in phantoms.items])
+    first, *others = card.side.columns
+    months = replace(first, mean=12 * first.mean, sd=12 * first.sd, low=12 * first.low, high=12 * first.high)
+    data = learning_data(card, phantoms, held_out)
+    changed = [
+        learning_data(card, *moved),
+        learning_data(card, aged, held_out),
+        replace(data, encoder=replace(card.side, columns=(months, *others))),
+    ]
+    assert len({one.digest for one in [data, *changed]}) == 4
 
 
 def test_the_card_records_pretraining_and_states_are_removed(tmp_path, phantoms, held_out, card, monkeypatch):

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from dualflow.baselines.residual_density import SpreadDensity
-from dualflow.commit import commit_text, digest_of
+from dualflow.commit import commit_text
 from dualflow.data.dataset import PairDataset
 from dualflow.data.side_encoder import Categorical, Continuous, SideEncoder
 from dualflow.data.tsv import table_text
@@ -76,14 +76,14 @@ class ImputedStudy:
         model = SpreadDensity(SHAPE, 3, 1, regions=len(REGIONS)).eval()
         model.set_regions(region_labels())
         model.fit(splits["train"], subject_folds(splits["train"]))
-        card = SimpleNamespace(side=encoder, label="spread, seed 0", weights_sha256="0" * 64, data_digest=digest_of({}))
+        card = SimpleNamespace(side=encoder, label="spread, seed 0", weights_sha256="0" * 64, data_digest="data")
         return cls(pairs, splits, model, card, regions, truth)
 
     def install(self, monkeypatch, module, config) -> None:
         """Let `module`, the command impute, work on this study without files of images."""
         cache = ClosedFormCache(config.layout.closed_form_cache)
         training = self.splits["train"]
-        data = SimpleNamespace(pairs=self.pairs, training=training, digests={}, closed_form_cache=lambda _: cache)
+        data = SimpleNamespace(pairs=self.pairs, training=training, digest="data", closed_form_cache=lambda _: cache)
         monkeypatch.setattr(module, "LearningData", SimpleNamespace(load=lambda _: data))
         monkeypatch.setattr(module, "iterate_split", lambda _, __, split, ___: iter(self.splits[split].items))
         monkeypatch.setattr(module, "region_map", lambda _: self.regions)
