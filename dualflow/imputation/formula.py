@@ -80,7 +80,7 @@ class Formula:
         """Return the design matrix `[N, K]` with a named column per coefficient; rows with unknown values are NaN.
 
         Raises:
-            ConfigError: a column is missing, a reference is not a level, or a category has one level only.
+            ConfigError: a column is missing, a reference is not a level of a complete row, or a category has one level.
         """
         from formulaic import model_matrix
 
@@ -100,6 +100,8 @@ class Formula:
                 raise ConfigError(
                     f"formula '{self.text}': {name} is {complete[name].iloc[0]} in every scan; leave the term out"
                 )
+            if isinstance(complete[name].dtype, pd.CategoricalDtype):
+                complete[name] = self._used_levels(complete[name])
         matrix = pd.DataFrame(model_matrix(self.text, complete, context={}, na_action="raise"))
         matrix.columns = [_plain(name) for name in matrix.columns]
         return matrix.astype(float).reindex(table.index)
@@ -118,6 +120,16 @@ class Formula:
         return pd.Series(
             pd.Categorical(values, [*first, *(level for level in levels if level not in first)]), values.index
         )
+
+    def _used_levels(self, values: pd.Series) -> pd.Series:
+        """A category without the levels of incomplete rows alone, whose coefficients would be constant 0."""
+        used, reference = values.cat.remove_unused_categories(), self.references.get(str(values.name))
+        if reference is not None and reference not in used.cat.categories:
+            raise ConfigError(
+                f"reference {values.name}={reference}: no scan with it has known values of "
+                f"{', '.join(self.variables)}; choose from: {', '.join(used.cat.categories)}"
+            )
+        return used
 
 
 def _level(value: object) -> str:

@@ -98,3 +98,19 @@ def test_levels_of_whole_numbers_have_no_decimals() -> None:
     assert list(design) == ["Intercept", "sex=1"]
     assert design["sex=1"].tolist()[:2] == [0.0, 1.0]
     assert design.iloc[2].isna().all()
+
+
+def test_a_level_of_incomplete_rows_alone_has_no_coefficient() -> None:
+    """It would be 0 in every scan that is analysed, and stop the analysis of the other levels."""
+    table = PEOPLE.assign(age=PEOPLE["age"].where(PEOPLE["diagnosis"] != "MCI"))
+    design = Formula.parse("diagnosis + age", {"diagnosis": "CN"}).design(table)
+    assert list(design) == ["Intercept", "diagnosis=AD", "age"]
+    require_full_rank(design.dropna(), "analysis")
+    assert list(Formula.parse("diagnosis + age").design(table)) == ["Intercept", "diagnosis=CN", "age"]
+
+
+def test_a_reference_of_incomplete_rows_alone_is_refused() -> None:
+    """Another level would silently take its place."""
+    table = PEOPLE.assign(age=PEOPLE["age"].where(PEOPLE["diagnosis"] != "CN"))
+    with pytest.raises(ConfigError, match="no scan with it has known values of age, diagnosis; choose from: AD, MCI"):
+        Formula.parse("diagnosis + age", {"diagnosis": "CN"}).design(table)
