@@ -95,7 +95,7 @@ def analyse(
         overrides,
         threads,
         formula=formula,
-        name=name or analysis_name(formula, asymmetries, ratios),
+        name=name or analysis_name(formula, asymmetries, ratios, references),
         references=references,
         asymmetries=asymmetries,
         ratios=ratios,
@@ -138,10 +138,12 @@ def edit(
     edit_scan(config, scan, column, [value.strip() for value in values.split(",") if value.strip()], name)
 
 
-def analysis_name(formula: str, asymmetries: bool = False, ratios: Sequence[str] = ()) -> str:
-    """Default name of an analysis: `suvr ~ age * sex` -> `age-x-sex`."""
+def analysis_name(
+    formula: str, asymmetries: bool = False, ratios: Sequence[str] = (), references: Sequence[str] = ()
+) -> str:
+    """Default name of an analysis: `suvr ~ age * sex` -> `age-x-sex`; other outcomes and references have others."""
     terms = formula.rpartition("~")[2].replace("*", " x ").replace(":", " by ")
-    terms = " ".join([terms, *(["asymmetries"] if asymmetries else []), *ratios])
+    terms = " ".join([terms, *(["asymmetries"] if asymmetries else []), *ratios, *sorted(references)])
     return "_".join(ascii_name(part, "-").strip("-") for part in terms.split("_"))
 
 

@@ -19,6 +19,14 @@ def test_the_name_tells_the_formula(formula, asymmetries, ratios, expected):
     assert analysis_name(formula, asymmetries, ratios) == expected
 
 
+def test_references_are_part_of_the_name():
+    """Their order on the command line is not; another reference is another table of effects."""
+    names = [analysis_name("suvr ~ diagnosis", references=given) for given in ([], ["diagnosis=CN"], ["diagnosis=AD"])]
+    assert names == ["diagnosis", "diagnosis-diagnosis-CN", "diagnosis-diagnosis-AD"]
+    pair = ["sex=F", "diagnosis=CN"]
+    assert analysis_name("sex", references=pair) == analysis_name("sex", references=pair[::-1])
+
+
 def test_formulas_in_other_scripts_have_names_of_their_own():
     """Each is a plain file name that no other formula has."""
     names = [analysis_name(f"suvr ~ {term}") for term in ("alter_ä", "alter_ö", "年龄", "诊断", "alter_")]
