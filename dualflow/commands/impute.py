@@ -18,6 +18,7 @@ from dualflow.data.study_pairs import iterate_split
 from dualflow.data.tsv import read_table
 from dualflow.errors import ConfigError, DataError
 from dualflow.flows.interface import ConditionalSampler
+from dualflow.imaging.affines import MNI
 from dualflow.imaging.meta_regions import MetaRegions, group_regions, meta_region_weights, meta_regions
 from dualflow.imaging.model_grid import model_grid
 from dualflow.imaging.regions import RegionMap, region_map
@@ -166,7 +167,7 @@ def _write_volumes(
             sidecar = {"Description": VOLUME, "Synthetic": True, "Draw": number, "Units": row.unit}
             program = [{"Name": "dualflow", "Version": __version__}]
             sidecar |= {"SyntheticModel": predictor.card.label, "GeneratedBy": program}
-            write_volume(path, volume, affine, sidecar=sidecar)
+            write_volume(path, volume, affine, codes=MNI, sidecar=sidecar)
             files[f"{scan.key}/{number}"] = path
     return files
 

@@ -114,7 +114,9 @@ def test_draws_are_written_as_volumes_on_request(study, config):
     assert len(files) == 2 * 30
     table = ImputedTable.read(config.layout.imputed_regions)
     first = next(path for path in files if "sub-001" in path.name and "desc-impute01" in path.name)
-    volume = np.asarray(nib.load(first).dataobj, np.float32)
+    image = nib.load(first)
+    assert (int(image.header["qform_code"]), int(image.header["sform_code"])) == (4, 4), "not said to be in MNI space"
+    volume = np.asarray(image.dataobj, np.float32)
     means = study.regions.means(volume, study.splits["convert"][0]["mask"][0].numpy())
     assert means == pytest.approx(table.values[0, list(table.scans).index("sub-001"), :4], abs=1e-4)
     impute(config.model_copy(update={"impute": section.model_copy(update={"volumes": 0})}))
