@@ -98,6 +98,12 @@ class Measure(Generic[F]):
         text = self.meaning or (self.function.__doc__ or "").split("\n\n")[0]
         return " ".join(text.split()).split("; None")[0].rstrip(".")
 
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The ends of `values` as numbers."""
+        low, high = (float(end.replace("∞", "inf")) for end in self.values.split(" to "))
+        return low, high
+
     def loss(self, value: Floats) -> Floats:
         """Convert values to losses; lower is better."""
         return np.asarray(_LOSSES[self.better](value, self.ideal))

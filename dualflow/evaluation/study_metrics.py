@@ -45,7 +45,7 @@ def resample(table: pd.DataFrame, metric: StudyMetric, counts: pd.DataFrame) -> 
     """Compute a study metric of one model, and of every bootstrap resample of its subjects.
 
     A distance is larger in a resample, because a resample repeats people. The draws are therefore shifted by their
-    bias, the difference of their mean to the value.
+    bias, the difference of their mean to the value, and cut at the ends of the metric's range.
 
     Args:
         table: rows of one model, with `scan` and the metric's columns.
@@ -74,7 +74,9 @@ def resample(table: pd.DataFrame, metric: StudyMetric, counts: pd.DataFrame) -> 
     weights = counts[rows["subject"]].to_numpy(np.float64) * share
     draws, drawn = np.full(len(weights), np.nan), weights.any(axis=1)
     draws[drawn] = metric.function(values, weights[drawn])
-    return Resampled(value, draws - np.nanmean(draws) + value, rows["subject"].nunique())
+    # Not shifted on Fisher's z scale: resamples of two people, frequent in small studies, correlate at exactly 1.
+    draws = np.clip(draws - np.nanmean(draws) + value, *metric.limits)
+    return Resampled(value, draws, rows["subject"].nunique())
 
 
 def weighted_correlation(values: Floats, weights: Floats) -> Floats:

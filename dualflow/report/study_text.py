@@ -117,7 +117,8 @@ def method_text(config: Config) -> list[str]:
         f"Scores are computed on the model grid, inside the brain mask of held-out subjects, who contribute neither to "
         f"training nor to model selection. PSNR and SSIM use the range {low:g} to {high:g} {row.unit}. Seeds and "
         f"visits of one subject are averaged first. Intervals are 95 % percentile intervals of "
-        f"{config.evaluate.bootstrap} bootstrap resamples of the subjects, shown from {MIN_SUBJECTS} subjects on. "
+        f"{config.evaluate.bootstrap} bootstrap resamples of the subjects, shown from {MIN_SUBJECTS} subjects on; "
+        f"those of scores over people, such as correlations, are shifted by their bias and cut at the score's range. "
         f"Models are compared on the same subjects by Wilcoxon's signed-rank test, with Holm's adjustment over the "
         f"models of a metric.",
         f"The point estimate of a flow with a mean model is the output of that mean model; the flow adds the "

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dualflow.evaluation.metrics import METRICS
 from dualflow.evaluation.statistics import differences, summarise
 from dualflow.evaluation.study_metrics import (
     STUDY_METRICS,
@@ -97,6 +98,21 @@ def test_the_interval_of_a_distance_surrounds_it():
     assert row["low"] < row["mean"] < row["high"]
 
 
+@pytest.mark.parametrize("metric", STUDY_METRICS)
+def test_no_draw_leaves_the_range_of_its_metric(metric):
+    """Resamples of few people have a bias, whose correction moved the ends of intervals over 1 and below 0."""
+    rng, people = np.random.default_rng(5), 7
+    low, high = STUDY_METRICS[metric].limits
+    counts = pd.DataFrame(rng.multinomial(people, np.full(people, 1 / people), size=500), columns=list("1234567"))
+    for _ in range(20):
+        spread = rng.normal(size=people)
+        columns = [(np.arange(people) + rng.random(people)) / people, spread, spread + rng.normal(size=people)]
+        chosen = columns[:1] if metric == "contrast_pit_distance" else columns[1:]
+        frame = pd.DataFrame(dict(zip(STUDY_METRICS[metric].columns, chosen, strict=True)))
+        draws = resample(frame.assign(scan=[f"sub-{label}" for label in counts]), STUDY_METRICS[metric], counts).draws
+        assert low <= np.nanmin(draws) <= np.nanmax(draws) <= high
+
+
 def test_models_are_paired_in_study_metrics():
     """A spread that follows the errors is better than one that follows them less; equal columns are undecided."""
     frame = pd.concat([table(), table("loose", noise=0.2), table("same")])
@@ -118,6 +134,13 @@ def test_spreads_are_compared_with_those_of_the_true_law():
     assert summary["person_spread_true_r"].to_dict() == pytest.approx({"flow": 1.0, TRUE_LAW: 1.0})
     assert TRUE_SPREAD not in with_true_spread(flow)
     assert "person_spread_true_r" not in set(summarise(flow)["metric"])
+
+
+def test_the_documented_range_of_every_score_is_two_numbers():
+    """Resampled values are cut at them."""
+    limits = {name: measure(name).limits for name in [*METRICS, *STUDY_METRICS]}
+    assert all(low < high for low, high in limits.values())
+    assert (limits["ad_roi_r"], limits["contrast_pit_distance"], limits["mae"]) == ((-1, 1), (0, 0.5), (0, np.inf))
 
 
 def test_measures_are_found_by_name():
