@@ -17,7 +17,7 @@ TINY = {
     "train": {"steps": 4, "validate_every": 2, "precision": "float32"},
     "baselines": {"models": ["mean_image", "unet"], "steps": 4},
     "convert": {"samples": 2, "keep_samples": 1},
-    "evaluate": {"bootstrap": 100, "samples": 4, "stress": 9},
+    "evaluate": {"bootstrap": 100, "samples": 4, "background_steps": 2, "stress": 9},
 }
 
 

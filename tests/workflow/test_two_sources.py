@@ -45,7 +45,7 @@ STUDY = {
     "train": {"steps": 4, "validate_every": 2, "precision": "float32"},
     "baselines": {"steps": 2},
     "convert": {"samples": 2, "keep_samples": 1},
-    "evaluate": {"bootstrap": 100, "samples": 4, "background_draws": 1, "stress": 16},
+    "evaluate": {"bootstrap": 100, "samples": 4, "background_draws": 1, "background_steps": 2, "stress": 16},
 }
 TEMPLATE = {"mutual_information_nats": 0.6, "overlap": 0.95, "rotation_deg": 5.0}
 QUALITY = {"brain_ml": 1400.0, "brain_mask": {}, "source_to_template": TEMPLATE}
