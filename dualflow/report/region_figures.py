@@ -91,15 +91,14 @@ def side_effects(
         groups: real and synthetic mean `[N]` by meta-region.
         side: side columns of the N people; numbers get a least-squares line, categories their mean.
         row: the target.
-        columns: number of panels side by side.
+        columns: largest number of panels side by side.
     """
     panels = [(name, group) for name in side.columns for group in groups]
-    columns = min(columns, len(groups))
-    # Every side column starts a new line of panels.
+    # Every side column starts a new line of panels, and its lines are about equally long.
     lines = -(-len(groups) // columns)
-    height = 2.0 if columns > 2 else 1.8
-    figure = Figure(figsize=(2.0 * columns if columns > 2 else 3.8, height * lines * len(side.columns) + 0.4),
-                    layout="constrained")  # fmt: skip
+    columns = -(-len(groups) // lines)
+    width, height = (10.0, 2.0) if columns > 2 else (3.8, 1.8)
+    figure = Figure(figsize=(width, height * lines * len(side.columns) + 0.4), layout="constrained")
     grid = figure.subplots(lines * len(side.columns), columns, squeeze=False).reshape(len(side.columns), -1)
     for axes in grid.flat:
         axes.set_visible(False)
