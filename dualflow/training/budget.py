@@ -6,8 +6,10 @@ the number of steps that fit into the budget. Baselines in closed form take no s
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 
+import psutil
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dualflow.commit import commit_json, digest_of
@@ -19,6 +21,8 @@ from dualflow.progress import track
 from dualflow.training.step_time import machine, step_seconds
 
 Measure = Callable[[Config, str], float]
+BUSY_PERCENT = 10.0
+"""Use of the processor by other work above which step times are doubtful."""
 
 
 class ModelBudget(BaseModel):
@@ -84,6 +88,8 @@ def make_plan(config: Config, names: Sequence[str], seconds: float, measure: Mea
         print(f"{path}: step times are from another machine ({differing}); remove the file to measure them again")
         this_machine = earlier.machine
     times = {name: entry.step_seconds for name, entry in reusable.items()}
+    if missing:
+        _warn_if_busy(f"remove {path} and run again on an idle machine")
     times |= {name: measure(config, name) for name in (track(missing, "time the steps") if missing else ())}
     plan = Plan(
         seconds=seconds,
@@ -99,6 +105,16 @@ def make_plan(config: Config, names: Sequence[str], seconds: float, measure: Mea
     if plan != earlier:
         commit_json(path, plan.model_dump())
     return plan
+
+
+def _warn_if_busy(remedy: str) -> None:
+    percent = psutil.cpu_percent(interval=1.0)
+    if percent > BUSY_PERCENT:
+        print(
+            f"warning: other work takes {percent:.0f} % of the processor, so step times are too long, each by another "
+            f"factor; {remedy}",
+            file=sys.stderr,
+        )
 
 
 def steps_within(seconds: float, step_time: float) -> int:

@@ -71,6 +71,17 @@ def test_step_times_of_two_machines_are_not_mixed(config, monkeypatch, capsys):
     assert timer.measured == ["dualflow"]
 
 
+@pytest.mark.parametrize("percent", [3.0, 60.0])
+def test_a_busy_machine_is_a_warning(config, monkeypatch, capsys, percent):
+    """Step times are measured all the same; a plan that measures nothing does not look at the machine."""
+    monkeypatch.setattr(budget.psutil, "cpu_percent", lambda interval: percent)
+    make_plan(config, ["dualflow"], 10, FakeTimer())
+    error = capsys.readouterr().err
+    assert ("other work takes 60 % of the processor" in error) == (percent > 10)
+    make_plan(config, ["dualflow"], 10, FakeTimer())
+    assert "other work" not in capsys.readouterr().err
+
+
 def test_an_invalid_plan_is_refused(config):
     """The error names the file and the remedy."""
     commit_json(config.layout.comparison_plan, {"seconds": -1})
