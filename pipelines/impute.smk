@@ -4,7 +4,7 @@ if study.impute:
         input:
             index=manifest("index"),
             pairs=manifest("preprocess"),
-            model=manifest(f"train/{MAIN}_seed-{SEEDS[0]}"),
+            model=manifest(f"train/{study.imputing_model}_seed-{SEEDS[0]}"),
             meta_regions=study.impute.meta_regions or [],
         output:
             manifest("impute"),

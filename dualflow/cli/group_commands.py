@@ -17,7 +17,7 @@ from dualflow.process import set_threads
 @CONFIG
 @OVERRIDES
 @THREADS
-@click.option("--model", "name", default="", metavar="NAME", help="Trained model.  [default: the main flow]")
+@click.option("--model", "name", default="", metavar="NAME", help="Trained model.  [default: impute.model]")
 def impute(config_path: Path, overrides: tuple[str, ...], threads: int, name: str) -> None:
     """Draw the region values of every scan without a target, for group statistics.
 
@@ -29,9 +29,10 @@ def impute(config_path: Path, overrides: tuple[str, ...], threads: int, name: st
     dualflow impute --config my-study.yaml --set 'impute.terms=diagnosis*age+sex'
                     keep an interaction that is to be analysed
 
-    The study's main flow must be trained: `dualflow run` does that. Measured values are kept as they are. Those of
-    scans without a target are drawn jointly over regions, and vary with the noise and with the parameters of the
-    regression that links the model's predictions to the measured values (proper multiple imputation, Rubin 1987).
+    The model, by default the main flow, must be trained: `dualflow run` does that. Measured values are kept as
+    they are. Those of scans without a target are drawn jointly over regions, and vary with the noise and with the
+    parameters of the regression that links the model's predictions to the measured values (proper multiple
+    imputation, Rubin 1987).
 
     The table has a row per scan, region and draw: subject, session, region, draw, suvr, observed. Analyse it with
     `dualflow analyse`, which pools the draws. Never average the draws and analyse the averages.

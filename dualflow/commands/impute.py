@@ -46,7 +46,7 @@ Floats = NDArray[np.float64]
 
 
 def impute(config: Config, name: str = "", seed: int | None = None) -> None:
-    """Draw the regions of every scan without a target, with the main flow or model `name`.
+    """Draw the regions of every scan without a target, with `impute.model` or model `name`.
 
     Raises:
         ConfigError: the terms cannot be used, or the model has no distribution.
@@ -54,7 +54,7 @@ def impute(config: Config, name: str = "", seed: int | None = None) -> None:
     """
     keep_freed_memory()
     options, layout = config.impute or ImputeConfig(), config.layout
-    name, seed = name or config.model.preset, config.train.seeds[0] if seed is None else seed
+    name, seed = name or config.imputing_model, config.train.seeds[0] if seed is None else seed
     predictor = load_predictor(layout.model(name, seed), select_device(config.train.device))
     data, regions = LearningData.load(config), region_map(config.preprocess)
     groups = _groups(options, regions)

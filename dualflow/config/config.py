@@ -98,6 +98,16 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _imputes_with_a_trained_model(self) -> Self:
+        names = [*self.flows, *self.baselines.models]
+        if self.imputing_model not in names:
+            raise ConfigError(
+                f"impute.model = {self.imputing_model} is no model of the study; choose from: {', '.join(names)}, or "
+                "add it to baselines.models"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _model_names_differ(self) -> Self:
         for name in self.extra_models:
             if not STUDY_NAME.match(name):
@@ -128,6 +138,11 @@ class Config(Section):
         flows = [(name, seed) for name in self.flows for seed in seeds]
         baselines = [(name, s) for name in self.baselines.models for s in (seeds if name in SEEDED else seeds[:1])]
         return [*flows, *baselines]
+
+    @property
+    def imputing_model(self) -> str:
+        """The model of `impute.model`, by default the main flow."""
+        return (self.impute.model if self.impute else None) or self.model.preset
 
     @property
     def flows(self) -> dict[str, ModelConfig]:

@@ -14,6 +14,8 @@ from dualflow.layout import STUDY_NAME
 class ImputeConfig(Section):
     """Region values of scans without a target, and the analyses of the completed tables."""
 
+    model: str | None = None
+    """Model that imputes: a flow or a baseline with a distribution; null for the main flow."""
     draws: int = Field(default=20, ge=2)
     """Draws of each missing scan, which give as many completed tables."""
     volumes: int = Field(default=0, ge=0)

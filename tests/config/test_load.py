@@ -47,6 +47,10 @@ def test_an_unknown_key_is_an_error(write, text, message):
             ["where names FLAIR, expected modalities of the study: T1w, FDG"],
         ),
         ("study: {name: a, where: {T1w: {run: 1}}}", ["study.where.T1w.run = 1", "valid string"]),
+        (
+            MINIMAL + "impute: {model: stacked}",
+            ["impute.model = stacked is no model", "dualflow, mean_image"],
+        ),
         (MINIMAL + "split: {folds: 1}", ["split.folds", "greater than or equal to 2"]),
         (MINIMAL + "split: {folds: 3, fold: 3}", ["no fold 3", "counted from 0"]),
         (MINIMAL + "split: {fold: 1}", ["no fold 1 with folds = None"]),
@@ -155,3 +159,12 @@ def test_a_fault_of_a_whole_section_does_not_print_the_section(write):
     """The message names section and fault only."""
     with pytest.raises(ConfigError, match=r"study\.yaml: study: unknown modality 'XYZ'"):
         load_config(write("study: {name: a, target: XYZ}"))
+
+
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [("", "dualflow"), ("impute: {draws: 5}", "dualflow"), ("impute: {model: stacked_mixture}", "stacked_mixture")],
+)
+def test_the_main_flow_imputes_unless_a_model_is_named(write, section, name):
+    """The key names any trained model."""
+    assert load_config(write(MINIMAL + section)).imputing_model == name
