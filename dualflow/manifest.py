@@ -157,6 +157,12 @@ def remove_outputs(path: Path, keep: Iterable[Path] = ()) -> None:
             file.unlink(missing_ok=True)
 
 
+def remove_step(path: Path) -> None:
+    """Remove what an earlier run of a step wrote: the files in its manifest, then the manifest, if there is one."""
+    remove_outputs(path)
+    path.unlink(missing_ok=True)
+
+
 def verify_manifests(folder: Path, digests: DigestCache | None = None) -> list[str]:
     """Return the names of the manifests under `folder` that do not verify, sorted.
 

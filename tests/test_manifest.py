@@ -12,6 +12,7 @@ from dualflow.manifest import (
     forget_broken,
     read_manifest,
     remove_outputs,
+    remove_step,
     verify_manifests,
     write_manifest,
 )
@@ -159,6 +160,17 @@ def test_volumes_of_an_earlier_conversion_are_removed(tmp_path):
     assert unlisted.exists()
     manifest.write_text("{")
     remove_outputs(manifest)
+
+
+def test_a_step_is_removed_with_its_manifest(tmp_path):
+    """A step that never ran needs no removal."""
+    file, manifest = tmp_path / "a.txt", tmp_path / "manifests" / "step.json"
+    remove_step(manifest)
+    commit_bytes(file, b"a")
+    write_manifest(manifest, step="step", outputs={"a": file}, inputs={}, config={})
+    remove_step(manifest)
+    assert not file.exists()
+    assert not manifest.exists()
 
 
 def test_outputs_that_a_step_wrote_again_are_kept(tmp_path):

@@ -12,7 +12,7 @@ from dualflow.data.study_pairs import iterate_split, usable_pairs
 from dualflow.errors import DataError
 from dualflow.inference.conversion_table import conversion_table, write_conversion_table
 from dualflow.inference.convert import STEP, Converter, side_values
-from dualflow.manifest import remove_outputs, write_manifest
+from dualflow.manifest import remove_step, write_manifest
 from dualflow.process import keep_freed_memory
 from dualflow.progress import track
 from dualflow.training.device import select_device
@@ -56,8 +56,7 @@ def convert(config: Config, name: str, seed: int) -> None:
     # Other splits or new exclusions leave volumes of scans that are no longer converted.
     for manifest in layout.manifest("convert/any").parent.glob("*.json"):
         if manifest.stem not in manifests:
-            remove_outputs(manifest)
-            manifest.unlink()
+            remove_step(manifest)
     write_conversion_table(layout.conversions, conversion_table(layout, manifests, failed, FORCED))
     write_manifest(
         layout.manifest("convert"),

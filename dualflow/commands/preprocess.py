@@ -10,7 +10,7 @@ from dualflow.data.quarantine import collect, write_quarantine
 from dualflow.data.raw_scans import PARALLEL, ScanFiles, prepare_scans
 from dualflow.data.scan_digests import read_digests
 from dualflow.layout import Scan
-from dualflow.manifest import write_manifest
+from dualflow.manifest import remove_step, write_manifest
 from dualflow.progress import track
 
 
@@ -41,9 +41,12 @@ def preprocess(config: Config, shard: int, workers: int | None = None) -> None:
 
 
 def finish_preprocess(config: Config) -> None:
-    """Merge the shards: one quarantine table."""
+    """Merge the shards: one quarantine table, and no volumes of scans that have left the index."""
     layout = config.layout
     scans = list(read_pairs(layout)["scan"])
+    for manifest in layout.manifest("scans/any").parent.glob("*.json"):
+        if manifest.stem not in scans:
+            remove_step(manifest)
     quarantined = collect(layout, scans)
     write_quarantine(layout.quarantine, quarantined)
     write_manifest(

@@ -17,7 +17,7 @@ from dualflow.imaging.nifti_header import check_header
 from dualflow.imaging.raw_image import ImageDigest, RawImage, check_scan, digest_image
 from dualflow.imaging.sidecar import read_sidecar
 from dualflow.layout import Layout, Scan
-from dualflow.manifest import read_manifest, write_manifest
+from dualflow.manifest import read_manifest, remove_outputs, write_manifest
 from dualflow.modalities import modality
 from dualflow.workers import CrashedTask, call_within, run_in_workers
 
@@ -190,12 +190,20 @@ def _exclude(
     *,
     permanent: bool = False,
 ) -> Quarantine:
-    """Record why a scan is excluded; without `inputs`, the next run tries it again."""
+    """Record why a scan is excluded, and remove its volumes; without `inputs`, the next run tries it again."""
     quarantine = Quarantine(scan.key, STEP, reason)
     print(f"{scan.key}: excluded: {quarantine.reason}", file=sys.stderr)
     facts = {FACT: quarantine.fact(), PERMANENT: permanent}
+    # No manifest would list the volumes of an earlier run, so no later run could use or remove them.
+    remove_outputs(layout.scan_manifest(scan))
     write_manifest(layout.scan_manifest(scan), step=STEP, outputs={}, inputs=inputs, config=section, facts=facts)
     return quarantine
+
+
+def is_excluded_for_good(layout: Layout, scan: Scan) -> bool:
+    """Whether a scan is excluded for a reason that another attempt would find again, unlike a disk that is away."""
+    manifest = read_manifest(layout.scan_manifest(scan), verify=False)
+    return manifest is not None and bool(manifest.get("facts", {}).get(PERMANENT))
 
 
 def preprocess_section(study: StudyConfig, config: PreprocessConfig) -> dict[str, Any]:

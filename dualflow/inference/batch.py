@@ -16,13 +16,14 @@ from dualflow.config import ConvertConfig, StudyConfig
 from dualflow.data.dataset import load_pairs
 from dualflow.data.derivative_dataset import describe_derivatives
 from dualflow.data.quarantine import Quarantine, count_excluded, without_folders, write_quarantine
-from dualflow.data.raw_scans import ScanFiles, prepare_scan
+from dualflow.data.raw_scans import ScanFiles, is_excluded_for_good, prepare_scan
 from dualflow.errors import CommitError, DataError, DualflowError
 from dualflow.inference.conversion_table import FAILED, conversion_table, count_verdicts, write_conversion_table
 from dualflow.inference.convert import STEP, Converter, side_values, verdict_of
 from dualflow.inference.finished_scans import ScanState
 from dualflow.inference.inputs import ConvertInputs
 from dualflow.layout import Layout, Scan
+from dualflow.manifest import remove_step
 from dualflow.models.card import ModelCard
 from dualflow.models.store import load_card
 from dualflow.progress import progress
@@ -204,11 +205,19 @@ def _convert(row: pd.DataFrame, root: Path, layout: Layout, study: StudyConfig, 
 
 
 def _convert_scan(converter: Converter, row: pd.DataFrame, root: Path, study: StudyConfig, deadline_s: float) -> Result:
-    """Preprocess and convert a scan unless that is done and unchanged."""
+    """Preprocess and convert a scan unless that is done and unchanged.
+
+    A scan that fails loses the volumes of an earlier conversion, which are of other files or settings. They stay if the
+    reason may pass, such as a disk that is away or a crashed worker: the next attempt finds them valid, or replaces
+    them.
+    """
     (values, files), layout, card = _raw_files(row, root, study), converter.layout, converter.predictor.card
     scan = Scan.parse(values["scan"])
     excluded = call_within(deadline_s, prepare_scan, layout, scan, files, study, card.preprocess)
+    conversion = layout.manifest(f"{STEP}/{scan.key}")
     if excluded is not None:
+        if is_excluded_for_good(layout, scan):
+            remove_step(conversion)
         return excluded
     try:
         item = load_pairs(layout, row.assign(target=""), study, card.side).items[0]
@@ -216,5 +225,6 @@ def _convert_scan(converter: Converter, row: pd.DataFrame, root: Path, study: St
     except CommitError:  # such as a full disk, which is no defect of the scan
         raise
     except Exception as error:  # a defective scan must not stop the others
+        remove_step(conversion)  # the volumes of an earlier conversion are removed before new ones are made
         reason = str(error) if isinstance(error, DualflowError) else f"{type(error).__name__}: {error}"
         return Quarantine(scan.key, STEP, without_folders(files.without_folders(reason), layout.root))

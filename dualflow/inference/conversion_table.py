@@ -29,6 +29,8 @@ ORDER = (FAILED, "refused", "review", "ok")
 THRESHOLD = "_threshold"
 FORCED = "converted because of --force"
 """Why a refused scan has volumes."""
+KEPT = "its volumes are those of an earlier conversion"
+"""Why a failed scan has volumes."""
 
 
 def conversion_table(
@@ -46,7 +48,7 @@ def conversion_table(
     """
     failed = {row.scan: row.reason for row in excluded}
     entries: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
-        ({"scan": scan, "verdict": FAILED, "converted": False, "reason": reason}, {}, {})
+        ({"scan": scan, "verdict": FAILED, "converted": False, "reason": _with_kept(layout, scan, reason)}, {}, {})
         for scan, reason in failed.items()
     ]
     for key in scans:
@@ -67,6 +69,12 @@ def conversion_table(
     ]
     columns = list(dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)]))
     return worst_first(pd.DataFrame(rows, columns=columns))
+
+
+def _with_kept(layout: Layout, scan: str, reason: str) -> str:
+    """The reason of a failed scan, which says so if volumes of an earlier conversion are left."""
+    manifest = read_manifest(layout.manifest(f"{STEP}/{scan}"), verify=False)
+    return f"{reason}; {KEPT}" if manifest and manifest["outputs"] else reason
 
 
 def worst_first(table: pd.DataFrame) -> pd.DataFrame:

@@ -21,7 +21,7 @@ from dualflow.config import Config, PreprocessConfig, StudyConfig, parse_config
 from dualflow.data import raw_scans
 from dualflow.data.index import read_pairs
 from dualflow.data.quarantine import Quarantine
-from dualflow.data.raw_scans import ScanFiles, input_digests, prepare_scan, prepare_scans
+from dualflow.data.raw_scans import ScanFiles, input_digests, is_excluded_for_good, prepare_scan, prepare_scans
 from dualflow.data.scan_digests import read_digests
 from dualflow.errors import CommitError, DataError
 from dualflow.imaging import outputs, pipeline
@@ -123,6 +123,32 @@ def test_an_excluded_scan_is_tried_again_if_its_files_change(files, attempts, tm
     attempts.error = None
     write_image(files.source, 7)
     assert prepare_scan(layout, scan, files, STUDY, PREPROCESS) is None
+
+
+@pytest.mark.parametrize("error", [DataError("it is bad"), ValueError("odd")])
+def test_an_excluded_scan_loses_its_earlier_volumes(files, attempts, tmp_path, error):
+    """No manifest lists them any more, so they would stay beside its row in the quarantine table."""
+    layout, scan = Layout(tmp_path / "out"), Scan("1")
+    assert prepare_scan(layout, scan, files, STUDY, PREPROCESS) is None
+    assert volume_path(layout, scan).is_file()
+    attempts.error = error
+    write_image(files.source, 7)
+    assert prepare_scan(layout, scan, files, STUDY, PREPROCESS) is not None
+    assert not volume_path(layout, scan).exists()
+
+
+@pytest.mark.parametrize(("cause", "for_good"), [(None, True), (OSError(5, "Input/output error"), False)])
+def test_an_exclusion_is_for_good_unless_the_system_failed(files, attempts, tmp_path, cause, for_good):
+    """A disk that is away may come back; a usable scan is not excluded."""
+    layout, scan = Layout(tmp_path / "out"), Scan("1")
+    attempts.error = DataError("it is bad")
+    attempts.error.__cause__ = cause
+    assert prepare_scan(layout, scan, files, STUDY, PREPROCESS) is not None
+    assert is_excluded_for_good(layout, scan) is for_good
+    attempts.error = None
+    write_image(files.source, 7)
+    assert prepare_scan(layout, scan, files, STUDY, PREPROCESS) is None
+    assert not is_excluded_for_good(layout, scan)
 
 
 def test_a_scan_with_unreadable_files_is_excluded(files, attempts, tmp_path):

@@ -4,23 +4,28 @@ import json
 import shutil
 from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
 
 from dualflow.cli import main
 from dualflow.cohort import participants, write_subject
-from dualflow.config import ConvertConfig, PreprocessConfig
-from dualflow.data.quarantine import read_quarantine
+from dualflow.commit import commit_text
+from dualflow.config import ConvertConfig, PreprocessConfig, StudyConfig
+from dualflow.data.quarantine import FACT, Quarantine, read_quarantine
+from dualflow.data.raw_scans import PERMANENT
 from dualflow.data.tsv import read_table
 from dualflow.errors import CommitError, ConfigError
 from dualflow.inference import batch, convert
 from dualflow.inference.batch import Compute
 from dualflow.inference.conversion import convert_inputs
-from dualflow.layout import Layout
+from dualflow.layout import Layout, Scan
+from dualflow.manifest import write_manifest
 
 CONFIG = ConvertConfig(samples=2, keep_samples=1)
 PREPROCESS = PreprocessConfig(spacing_mm=8.0, shape=(24, 32, 24))
@@ -180,6 +185,52 @@ def test_a_scan_that_fails_in_conversion_is_excluded(converted, study, model, tm
         convert_inputs([study], model, out, config)
     if not stops:
         assert read_quarantine(out / "quarantine.tsv")[0].reason == "ValueError: odd"
+
+
+@pytest.fixture
+def convert_scan(tmp_path, monkeypatch):
+    """Convert a scan with an earlier volume, whose preprocessing or conversion is a stand-in; return what is left."""
+    layout, scan = Layout(tmp_path, "."), Scan("1")
+    volume, manifest = layout.root / "volume", layout.manifest("convert/sub-1")
+    row = pd.DataFrame([{"scan": scan.key, "source": "t1.nii", "target": ""}])
+    study = StudyConfig(name="t", source="T1w", target="FDG")
+
+    def run(prepare, convert_if_needed=None):
+        commit_text(volume, "voxels")
+        write_manifest(manifest, step="convert", outputs={"synth": volume}, inputs={}, config={})
+        monkeypatch.setattr(batch, "prepare_scan", prepare)
+        monkeypatch.setattr(batch, "load_pairs", lambda *_: SimpleNamespace(items=[{}]))
+        monkeypatch.setattr(batch, "side_values", lambda *_: {})
+        card = SimpleNamespace(preprocess=PREPROCESS, side=None)
+        converter = SimpleNamespace(
+            layout=layout, predictor=SimpleNamespace(card=card), convert_if_needed=convert_if_needed
+        )
+        result = batch._convert_scan(converter, row, tmp_path, study, 60.0)
+        return result.reason, volume.exists(), manifest.exists()
+
+    return run
+
+
+@pytest.mark.parametrize("permanent", [True, False])
+def test_a_scan_that_is_excluded_loses_its_volumes(convert_scan, tmp_path, permanent):
+    """They are of other files or settings; if the reason may pass, the next attempt decides."""
+
+    def prepare(layout, scan, *_):
+        excluded = Quarantine(scan.key, "preprocess", "no brain")
+        facts = {FACT: excluded.fact(), PERMANENT: permanent}
+        write_manifest(layout.scan_manifest(scan), step="preprocess", outputs={}, inputs={}, config={}, facts=facts)
+        return excluded
+
+    assert convert_scan(prepare) == ("no brain", not permanent, not permanent)
+
+
+def test_a_conversion_that_fails_leaves_none_behind(convert_scan):
+    """The earlier manifest would list volumes that are gone."""
+
+    def fail(*_):
+        raise ValueError("odd")
+
+    assert convert_scan(lambda *_: None, fail) == ("ValueError: odd", False, False)
 
 
 def test_files_are_selected_by_options(study, model, tmp_path, monkeypatch):

@@ -67,10 +67,14 @@ def test_every_scan_has_a_row_and_the_worst_come_first(layout):
 
 
 def test_a_scan_that_failed_again_has_only_its_reason(layout):
-    """The verdict of an earlier conversion does not count."""
-    table = conversion_table(layout, KEYS, [Quarantine("sub-1", "convert", "damaged")])
+    """The verdict of an earlier conversion does not count; volumes that it left are mentioned."""
+    excluded = [Quarantine("sub-1", "convert", "damaged"), Quarantine("sub-3", "convert", "damaged")]
+    table = conversion_table(layout, KEYS, excluded)
     assert list(table["scan"]).count("sub-1") == 1
-    assert table.set_index("scan")["verdict"]["sub-1"] == "failed"
+    rows = table.set_index("scan")
+    assert rows["verdict"]["sub-1"] == "failed"
+    assert rows["reason"]["sub-1"] == "damaged; its volumes are those of an earlier conversion"
+    assert rows["reason"]["sub-3"] == "damaged"
 
 
 def test_the_table_is_read_back(layout, tmp_path):
