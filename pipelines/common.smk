@@ -12,6 +12,7 @@ from dualflow.commands.steps import (
     CHECK,
     closed_form_baselines,
     group_steps,
+    require_test_people,
     step_names,
 )
 from dualflow.commands.study_config import parse_study_config
@@ -120,6 +121,17 @@ def reference_mask(wildcards):
     """The reference region, if it is a file of the user."""
     region = study.preprocess.reference_region
     return [region] if Path(region).is_file() else []
+
+
+def test_people(wildcards):
+    """No file; an error before the first step of a run that is to score models without test people."""
+    try:
+        require_test_people(study)
+    except ConfigError as error:
+        # Snakemake writes a traceback around errors of functions, so that the reason has a line of its own.
+        logger.error(f"dualflow: {error}")
+        raise WorkflowError(str(error))
+    return []
 
 
 def dataset(wildcards):

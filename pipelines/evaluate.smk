@@ -1,6 +1,7 @@
 rule evaluate:
     input:
         manifest("train/{model}_seed-{seed}"),
+        test_people,
     output:
         manifest("evaluate/{model}_seed-{seed}"),
     log:
@@ -23,6 +24,7 @@ if CLOSED_FORM:
     rule evaluate_closed_form:
         input:
             per_closed_form(manifest("train/{model}_seed-{seed}")),
+            test_people,
         output:
             per_closed_form(manifest("evaluate/{model}_seed-{seed}")),
         log:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dualflow.commands.run import snakemake_command
-from dualflow.commands.snakemake_log import parse_jobs
+from dualflow.commands.snakemake_log import failure_reasons, parse_jobs
 from dualflow.config import Config
 from dualflow.manifest import verify_manifests
 
@@ -39,7 +39,7 @@ def list_steps(config: Config, options: Sequence[str] = ()) -> int:
         [*snakemake_command(config), "--dry-run", *options, *forced], capture_output=True, text=True, check=False
     )
     if done.returncode:
-        print("\n".join((done.stdout + done.stderr).splitlines()[-5:]), file=sys.stderr)
+        print("\n".join(failure_reasons(done.stdout + done.stderr)), file=sys.stderr)
         return done.returncode
     rows = [
         (job.label, plain_reason(job.reason, layout.root / "manifests")) for job in parse_jobs(done.stdout.splitlines())

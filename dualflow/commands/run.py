@@ -14,7 +14,7 @@ import psutil
 
 from dualflow.commands.run_display import BarDisplay, Display, LineDisplay
 from dualflow.commands.run_lock import RUN, clear_study, run_lock
-from dualflow.commands.snakemake_log import LogFollower
+from dualflow.commands.snakemake_log import LogFollower, failure_reasons
 from dualflow.commands.steps import CHECK, step_names
 from dualflow.commands.workflow_files import workflow_root
 from dualflow.config import Config, TrackingConfig, write_resolved
@@ -188,8 +188,7 @@ def _print_results(config: Config) -> None:
 
 def _print_failure(log_file: Path, log: LogFollower, exit_code: int) -> None:
     """Print why the run failed."""
-    reasons = sorted({line for line in log.text.splitlines() if line.startswith("dualflow: ")})
     when = f"after {len(log.finished)} of {log.total} steps" if log.total else "before the first step"
     print(f"\nfailed with exit code {exit_code} {when}; Snakemake's log: {log_file}", file=sys.stderr)
-    for line in reasons or log.text.splitlines()[-5:]:
+    for line in failure_reasons(log.text):
         print(f"  {line}", file=sys.stderr)

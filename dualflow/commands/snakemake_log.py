@@ -60,6 +60,12 @@ def parse_jobs(lines: Sequence[str]) -> Iterator[Job]:
         yield job
 
 
+def failure_reasons(text: str) -> list[str]:
+    """The lines of a log in which dualflow says why it failed, sorted, or else the last lines."""
+    lines = text.splitlines()
+    return sorted({line for line in lines if line.startswith("dualflow: ")}) or lines[-5:]
+
+
 class LogFollower:
     """Follows the log of a running Snakemake.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from dualflow.config import Config
 from dualflow.config.learning import SEEDED
-from dualflow.errors import DataError
+from dualflow.errors import ConfigError, DataError
 
 CHECK = "check"
 """The last step."""
@@ -55,6 +55,22 @@ def require_inputs(config: Config, command: str) -> None:
     if missing:
         steps = f"step {missing[0]} is" if len(missing) == 1 else f"steps {missing[0]} and {len(missing) - 1} more are"
         raise DataError(f"{command}: {steps} not done in {config.layout.root}; `dualflow run` runs all steps in order")
+
+
+def require_test_people(config: Config) -> None:
+    """Check that the configuration names or draws test people, because all scores are theirs.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    split = config.split
+    if not (split.test or split.test_subjects or split.folds or split.file):
+        name, seed = config.trainings[0]
+        training = config.layout.manifest(f"train/{name}_seed-{seed}")
+        raise ConfigError(
+            "split.test is 0, so nobody is left to score the models on; give it a share, such as 0.25, or train only: "
+            f"`dualflow run ... -- {training}`"
+        )
 
 
 def _cohort(config: Config) -> list[str]:

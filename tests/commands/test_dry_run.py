@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dualflow.commands.dry_run import plain_reason
+from dualflow.commands.dry_run import list_steps, plain_reason
+from dualflow.config import parse_config
 
 MANIFESTS = Path("results/x/manifests")
 OLD = "{'flow': {'preset': 'dualflow'}, 'train': {'steps': 600, 'learning_rate': 0.002}}"
@@ -35,3 +36,13 @@ NEW = "{'flow': {'preset': 'dualflow'}, 'train': {'steps': 900, 'learning_rate':
 def test_reasons_are_plain(reason, expected):
     """Configuration changes have the key with both values; a step that never ran has one reason."""
     assert plain_reason(reason, MANIFESTS) == expected
+
+
+def test_a_run_without_test_people_is_refused_before_its_first_step(tmp_path, monkeypatch, capfd):
+    """Its scores would fail after the trainings; a training alone is planned."""
+    monkeypatch.chdir(tmp_path)
+    config = parse_config({"study": {"name": "x", "results": "results"}, "split": {"test": 0}})
+    assert list_steps(config) == 1
+    assert "dualflow: split.test is 0, so nobody is left to score the models on" in capfd.readouterr().err
+    assert list_steps(config, ["results/x/manifests/train/dualflow_seed-0.json"]) == 0
+    assert "train dualflow seed 0" in capfd.readouterr().out

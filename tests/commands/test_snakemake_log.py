@@ -1,6 +1,6 @@
 """Parsing of Snakemake's log while it grows."""
 
-from dualflow.commands.snakemake_log import LogFollower, parse_jobs
+from dualflow.commands.snakemake_log import LogFollower, failure_reasons, parse_jobs
 
 PLAN = """host: machine
 Building DAG of jobs...
@@ -77,3 +77,9 @@ def test_a_run_without_work_is_recognised(tmp_path):
     follower = LogFollower(log, 0)
     follower.update()
     assert follower.nothing_to_do
+
+
+def test_the_reason_of_a_failure_is_that_of_dualflow():
+    """Each is shown once; without any, the last lines of Snakemake are."""
+    assert failure_reasons("x\ndualflow: b\nTraceback:\ndualflow: a\ndualflow: b") == ["dualflow: a", "dualflow: b"]
+    assert failure_reasons("\n".join("abcdefg")) == list("cdefg")

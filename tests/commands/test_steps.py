@@ -2,9 +2,15 @@
 
 import pytest
 
-from dualflow.commands.steps import closed_form_baselines, require_inputs, scoring_steps, step_names
+from dualflow.commands.steps import (
+    closed_form_baselines,
+    require_inputs,
+    require_test_people,
+    scoring_steps,
+    step_names,
+)
 from dualflow.config import parse_config
-from dualflow.errors import DataError
+from dualflow.errors import ConfigError, DataError
 
 
 @pytest.fixture
@@ -51,3 +57,12 @@ def test_a_missing_step_is_named(config):
     require_inputs(config, "preprocess-finish")
     with pytest.raises(DataError, match="lr-find: step preprocess is not done"):
         require_inputs(config, "lr-find")
+
+
+def test_a_study_without_test_people_is_refused_with_its_remedy(config):
+    """Each way to choose test people is one; otherwise the error names the target that trains without scores."""
+    for values in ({"test": 0.1}, {"test": 0, "test_subjects": ["1"]}, {"test": 0, "folds": 3}):
+        require_test_people(parse_config({"study": {"name": "x"}, "split": values}))
+    nobody = config.model_copy(update={"split": config.split.model_copy(update={"test": 0.0})})
+    with pytest.raises(ConfigError, match=r"split.test is 0, .*x/manifests/train/dualflow_seed-3.json"):
+        require_test_people(nobody)
