@@ -17,6 +17,7 @@ from urllib.request import urlopen
 import psutil
 
 from dualflow import __version__
+from dualflow.commands.steps import require_test_people
 from dualflow.commands.study_config import load_study_config
 from dualflow.commands.workflow_files import find_config, workflow_root
 from dualflow.config import Config, TrackingConfig
@@ -176,7 +177,11 @@ def check_tracking(config: Config | None) -> Iterator[Finding]:
 
 
 def check_data(config: Config) -> Iterator[Finding]:
-    """The study's dataset."""
+    """The study's dataset, and whether its splits have enough people."""
+    try:
+        require_test_people(config)
+    except DualflowError as error:
+        yield Finding("fail", "split", str(error))
     if config.embedded:
         yield Finding("ok", "data", f"{config.cohort.subjects} subjects are simulated; set study.bids for your own")
         return
@@ -198,3 +203,23 @@ def check_data(config: Config) -> Iterator[Finding]:
         yield Finding("warn", "data", f"{text}; the first is {first.scan}: {first.reason}")
     else:
         yield Finding("ok", "data", text)
+    if pairs:
+        excluded = {row.scan.removeprefix("sub-").split("_ses-")[0] for row in index.quarantined}
+        paired = set(index.pairs.loc[index.pairs["target"] != "", "subject"])
+        yield from _check_people(config, paired, {*index.pairs["subject"], *excluded})
+
+
+def _check_people(config: Config, paired: set[str], known: set[str]) -> Iterator[Finding]:
+    """The number of people in each split, before any exclusion of duplicates."""
+    from dualflow.commands.study_size import people_by_split, size_warnings
+
+    try:
+        people = people_by_split(paired, config.split, known)
+    except DualflowError as error:
+        yield Finding("fail", "split", str(error))
+        return
+    if config.split.file and not people["test"]:
+        yield Finding("fail", "split", f"{config.split.file}: nobody is in the split test; scores need test people")
+    elif find_spec("torch") is not None:
+        for warning in size_warnings(people):
+            yield Finding("warn", "people", warning)

@@ -81,3 +81,28 @@ def test_obstacles_of_a_run_are_failures(diagnose, monkeypatch, tmp_path):
     assert code == 1
     assert {subject for subject, (level, _) in findings.items() if level == "fail"} == {"GPU", "disk", "MLflow"}
     assert "lower train.threads" in findings["CPU"][1]
+
+
+def test_a_small_study_is_told_what_it_lacks(diagnose, tmp_path):
+    """Seven pairs are ready to run; what their model and report will lack is known before the training."""
+    for folder in (tmp_path / f"bids/sub-{number}" for number in range(7)):
+        for path in (folder / f"anat/{folder.name}_T1w.nii.gz", folder / f"pet/{folder.name}_trc-FDG_pet.nii.gz"):
+            path.parent.mkdir(parents=True)
+            path.touch()
+    study = {"name": "x", "bids": "bids"}
+    code, findings = diagnose("--config", "study.yaml", study=study)
+    assert (code, findings["data"][0]) == (0, "ok")
+    assert findings["people"] == ("warn", "2 test people, expected 6 or more: scores have no intervals and tests")
+    code, findings = diagnose("--config", "study.yaml", study=study, split={"test_subjects": ["9"]})
+    assert code == 1
+    assert findings["split"][1].startswith("split.test_subjects: no such subjects: 9")
+    Path("splits.tsv").write_text("subject\tsplit\n" + "".join(f"{number}\ttrain\n" for number in range(7)))
+    code, findings = diagnose("--config", "study.yaml", study=study, split={"file": "splits.tsv"})
+    assert (code, findings["split"][0]) == (1, "fail")
+    assert "nobody is in the split test" in findings["split"][1]
+
+
+def test_a_run_without_test_people_is_no_run(diagnose):
+    """The run itself would refuse it."""
+    code, findings = diagnose("--config", "study.yaml", split={"test": 0})
+    assert (code, findings["split"][0]) == (1, "fail")

@@ -1,0 +1,45 @@
+"""What the number of people in each split of a study allows: laws, verdicts, calibration, intervals."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+
+from dualflow.config import SplitConfig
+from dualflow.data.split import assign_folds, assign_splits
+
+
+def people_by_split(subjects: Collection[str], split: SplitConfig, known: Collection[str] = ()) -> Counter[str]:
+    """Number of people in each split; it hardly depends on their strata, so all are in one.
+
+    Args:
+        subjects: labels of the subjects with a pair.
+        split: how they are split.
+        known: further labels that `split` may name.
+
+    Raises:
+        ConfigError: `split` names a subject that does not exist, or leaves no training set.
+        DataError: there are too few subjects, or the table of splits lacks one.
+    """
+    strata = dict.fromkeys(subjects, "")
+    return Counter(assign_splits(strata, split, assign_folds(strata, split), sorted({*subjects, *known})).values())
+
+
+def size_warnings(people: Mapping[str, int]) -> Iterator[str]:
+    """A line on each part of a model or report that needs more people than a split has."""
+    # They import torch.
+    from dualflow.evaluation.statistics import MIN_SUBJECTS
+    from dualflow.inference.typicality import MIN_PEOPLE as MIN_REFERENCE
+    from dualflow.training.calibrate import MIN_PEOPLE as MIN_CALIBRATION
+    from dualflow.training.subspace_fit import MIN_PEOPLE as MIN_LAW
+
+    needs = (
+        ("train", MIN_LAW, "the law of regions is one Gaussian with the same spread for everyone"),
+        ("train", MIN_REFERENCE, "verdicts on converted scans judge header and side information alone"),
+        ("validation", MIN_CALIBRATION, "cross-fitted residuals of training people calibrate the spread instead"),
+        ("test", MIN_SUBJECTS, "scores have no intervals and tests"),
+    )
+    names = {"train": "training"}
+    for split, least, consequence in needs:
+        if people[split] < least:
+            yield f"{people[split]} {names.get(split, split)} people, expected {least} or more: {consequence}"
