@@ -196,6 +196,10 @@ def check_data(config: Config) -> Iterator[Finding]:
     text = f"{len(index.pairs)} scans, {pairs} with {config.study.target}, {len(index.quarantined)} excluded"
     for guess in index.guesses.values():
         yield Finding("warn", "data", guess)
+    if index.unused_targets:
+        scan, reason = min(index.unused_targets.items())
+        count = len(index.unused_targets)
+        yield Finding("warn", "targets", f"{count} not used, their scans are to convert; the first, {scan}: {reason}")
     if not pairs:
         yield Finding("fail", "data", f"{text}; a training needs scans with {config.study.target}")
     elif index.quarantined:

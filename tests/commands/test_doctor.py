@@ -92,8 +92,11 @@ def test_a_small_study_is_told_what_it_lacks(diagnose, tmp_path):
     study = {"name": "x", "bids": "bids"}
     code, findings = diagnose("--config", "study.yaml", study=study)
     assert (code, findings["data"][0]) == (0, "ok")
+    assert "targets" not in findings
     assert findings["people"] == ("warn", "2 test people, expected 6 or more: scores have no intervals and tests")
+    (tmp_path / "bids/sub-3/pet/sub-3_trc-FDG_run-2_pet.nii.gz").touch()
     code, findings = diagnose("--config", "study.yaml", study=study, split={"test_subjects": ["9"]})
+    assert findings["targets"][1].startswith("1 not used, their scans are to convert; the first, sub-3: 2 files")
     assert code == 1
     assert findings["split"][1].startswith("split.test_subjects: no such subjects: 9")
     Path("splits.tsv").write_text("subject\tsplit\n" + "".join(f"{number}\ttrain\n" for number in range(7)))
