@@ -56,7 +56,7 @@ def convert(
         values: side information of images by column, such as `age=71`.
 
     Returns:
-        The table of conversion.tsv, a row per scan, the worst first: `scan`, such as `sub-t1`, `verdict`, `converted`,
+        The rows of these scans in conversion.tsv, the worst first: `scan`, such as `sub-t1`, `verdict`, `converted`,
         `reason`, `seconds`, and the figures behind the verdict.
 
     Raises:

@@ -13,6 +13,7 @@ from dualflow.data.side_encoder import Continuous
 from dualflow.errors import DataError
 from dualflow.inference.batch import Compute
 from dualflow.inference.conversion import convert_inputs
+from dualflow.inference.folder_tables import folder_table, scans_of_other_models, tables_lock
 from dualflow.inference.inputs import Selection
 from dualflow.layout import Layout, Scan
 from dualflow.models.card import ModelCard
@@ -30,19 +31,26 @@ def convert(
     *,
     force: bool = False,
 ) -> pd.DataFrame:
-    """Convert all scans of the inputs, and write conversion.html; arguments and result as `convert_inputs`."""
+    """Convert all scans of the inputs, and write conversion.html of `out`; arguments and result as `convert_inputs`."""
     table = convert_inputs(inputs, model, out, config, selection, compute, force=force)
-    write_page(Layout(out, "."), table, load_card(model))
+    write_page(Layout(out, "."), load_card(model))
     return table
 
 
-def write_page(layout: Layout, table: pd.DataFrame, card: ModelCard) -> None:
-    """Write the page of a conversion from its table."""
+def write_page(layout: Layout, card: ModelCard) -> None:
+    """Write the page of all scans in an output folder; `card` is that of the last model."""
+    with tables_lock(layout):
+        _write_page(layout, folder_table(layout), card)
+
+
+def _write_page(layout: Layout, table: pd.DataFrame, card: ModelCard) -> None:
+    others = scans_of_other_models(layout, card)
+    further = f", another one for {others} scan{'' if others == 1 else 's'}" if others else ""
     write_conversion_page(
         layout.conversion_page,
         table,
         title=f"Synthetic {card.study.target} from {card.study.source}",
-        model=f"{card.label} of study {card.study.name} ({card.weights_sha256[:12]})",
+        model=f"{card.label} of study {card.study.name} ({card.weights_sha256[:12]}){further}",
         figures={key: path for key in table["scan"] if (path := _picture(layout, str(key))) is not None},
         date=datetime.now(UTC).date().isoformat(),
         ranges={

@@ -13,7 +13,7 @@ from dualflow.layout import TEMPLATE_SPACE, Layout, Scan
 from dualflow.modalities import Modality, Normaliser, modality
 
 NOT_BIDS = (
-    "benchmarks", "conversion.html", "conversion.tsv", "ct", "figures", "manifests", "quarantine.tsv",
+    "benchmarks", "conversion.html", "conversion.tsv", "ct", "figures", "locks", "manifests", "quarantine.tsv",
     "*_regions.json", "*_regions.tsv",
 )  # fmt: skip
 """Entries of `.bidsignore`: files that the BIDS standard does not define."""

@@ -15,12 +15,13 @@ from dualflow.commit import sweep_temporaries
 from dualflow.config import ConvertConfig, StudyConfig
 from dualflow.data.dataset import load_pairs
 from dualflow.data.derivative_dataset import describe_derivatives
-from dualflow.data.quarantine import Quarantine, count_excluded, without_folders, write_quarantine
+from dualflow.data.quarantine import Quarantine, count_excluded, without_folders
 from dualflow.data.raw_scans import ScanFiles, is_excluded_for_good, prepare_scan
 from dualflow.errors import CommitError, DataError, DualflowError
-from dualflow.inference.conversion_table import FAILED, conversion_table, count_verdicts, write_conversion_table
+from dualflow.inference.conversion_table import FAILED, count_verdicts
 from dualflow.inference.convert import STEP, Converter, side_values, verdict_of
 from dualflow.inference.finished_scans import ScanState
+from dualflow.inference.folder_tables import write_tables
 from dualflow.inference.inputs import ConvertInputs
 from dualflow.layout import Layout, Scan
 from dualflow.manifest import remove_step
@@ -67,7 +68,7 @@ def convert_study(
     *,
     force: bool = False,
 ) -> pd.DataFrame:
-    """Convert scans; return the table of their verdicts, which is also written as conversion.tsv.
+    """Convert scans; return the table of their verdicts, whose rows are also written to conversion.tsv.
 
     Args:
         scans: the scans to convert.
@@ -99,11 +100,7 @@ def convert_study(
                 excluded.append(result)
             counts[FAILED if isinstance(result, Quarantine) else result] += 1
             display.advance(note=count_verdicts(counts))
-    excluded.sort()
-    write_quarantine(layout.quarantine, excluded)
-    table = conversion_table(layout, scans.rows["scan"], excluded)
-    write_conversion_table(layout.conversions, table)
-    return table
+    return write_tables(layout, list(scans.rows["scan"]), excluded)
 
 
 def _require_usable(scans: ConvertInputs, layout: Layout) -> None:
@@ -117,7 +114,7 @@ def _require_usable(scans: ConvertInputs, layout: Layout) -> None:
     excluded, source = scans.quarantined, scans.study.source
     if not excluded:
         raise DataError(f"the input has no {source} scan; check it, and that the model's source is the one you mean")
-    write_quarantine(layout.quarantine, excluded)
+    write_tables(layout, (), excluded)
     raise DataError(
         f"no usable {source} scan, {count_excluded(excluded)}: {layout.quarantine} has the reasons, the first is "
         f"{excluded[0].scan}: {excluded[0].reason}"

@@ -30,7 +30,9 @@ def convert_inputs(
     *,
     force: bool = False,
 ) -> pd.DataFrame:
-    """Convert all scans of the inputs; return the table that is also written as conversion.tsv, the worst scans first.
+    """Convert all scans of the inputs; return their rows of conversion.tsv, the worst scans first.
+
+    conversion.tsv also has those of earlier commands with the same `out`.
 
     Args:
         inputs: images, patterns of images, a BIDS dataset, a table of samples, or DICOM folders.

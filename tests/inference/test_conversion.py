@@ -117,14 +117,14 @@ def test_errors_come_before_any_work(convert, tmp_path, words, code, message):
 
 
 def test_reasons_are_written_if_no_scan_is_usable(convert, tmp_path):
-    """The output holds the table of excluded scans, and no dataset."""
+    """The output holds the tables with the excluded scans, and no dataset."""
     for name in ("1", "2", "3"):
         (tmp_path / f"bids/sub-{name}/anat/sub-{name}_run-2_T1w.nii").touch()
     done = convert("bids", "--out", "out")
     assert done.exit_code == 3, done.output
     assert "no usable T1w scan, 3 scans were excluded" in done.stderr
     assert [row.scan for row in read_quarantine(tmp_path / "out/quarantine.tsv")] == ["sub-1", "sub-2", "sub-3"]
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["quarantine.tsv"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"conversion.tsv", "locks", "quarantine.tsv"}
 
 
 @pytest.mark.slow
