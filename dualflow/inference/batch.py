@@ -22,6 +22,7 @@ from dualflow.inference.conversion_table import FAILED, count_verdicts
 from dualflow.inference.convert import STEP, Converter, side_values, verdict_of
 from dualflow.inference.finished_scans import ScanState
 from dualflow.inference.folder_tables import write_tables
+from dualflow.inference.image_files import origin_of
 from dualflow.inference.inputs import ConvertInputs
 from dualflow.layout import Layout, Scan
 from dualflow.manifest import remove_step
@@ -218,7 +219,8 @@ def _convert_scan(converter: Converter, row: pd.DataFrame, root: Path, study: St
         return excluded
     try:
         item = load_pairs(layout, row.assign(target=""), study, card.side).items[0]
-        return verdict_of(converter.convert_if_needed(item, side_values(card, values), files.source))
+        origin = origin_of(root, study)
+        return verdict_of(converter.convert_if_needed(item, side_values(card, values), files.source, origin))
     except CommitError:  # such as a full disk, which is no defect of the scan
         raise
     except Exception as error:  # a defective scan must not stop the others

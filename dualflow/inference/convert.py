@@ -41,6 +41,8 @@ VERDICT = "verdict"
 """Key of the verdict in the facts of a conversion's manifest."""
 SIDE = "side"
 """Key of the raw side values in those facts."""
+ORIGIN = "origin"
+"""Key of the digest of where the scan is from, in those facts; a study's conversions have none."""
 QUANTILES = (5, 50, 95)
 """Percentiles of the quantile maps."""
 
@@ -99,7 +101,7 @@ class Converter:
         reference, regions = load_reference(model, predictor.card), region_map(predictor.card.preprocess)
         return cls(predictor, reference, regions, layout, modality(source), modality(target), config, force)
 
-    def convert_if_needed(self, item: Item, side: Mapping[str, Any], raw: Path) -> Path:
+    def convert_if_needed(self, item: Item, side: Mapping[str, Any], raw: Path, origin: str = "") -> Path:
         """Convert a preprocessed scan unless that is done and unchanged; return its manifest.
 
         The manifest's facts hold the verdict. The volumes of an earlier conversion are removed first, because it may
@@ -109,6 +111,7 @@ class Converter:
             item: the scan, as `data.dataset.load_pairs` reads it.
             side: its raw side values by column; None if unknown.
             raw: its raw source, for the picture.
+            origin: digest of where it is from, to record; '' for none.
         """
         scan = Scan.parse(item["scan"])
         manifest, section = self.layout.manifest(f"{STEP}/{scan.key}"), self.config.model_dump(mode="json")
@@ -117,7 +120,7 @@ class Converter:
             remove_outputs(manifest)
             clock = Stopwatch()
             verdict, files = self._convert(item, side, raw, clock)
-            facts = {VERDICT: verdict.to_dict(), SIDE: dict(side)}
+            facts = {VERDICT: verdict.to_dict(), SIDE: dict(side), **({ORIGIN: origin} if origin else {})}
             commit_json(self.layout.conversion_seconds(scan), clock.rounded())
             write_manifest(manifest, step=STEP, outputs=files, inputs=inputs, config=section, facts=facts)
         return manifest

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from dualflow.commit import sha256
+from dualflow.commit import digest_of, sha256
+from dualflow.config import StudyConfig
 from dualflow.data.bids_files import EXTENSIONS, is_utf8
 from dualflow.data.index import COLUMNS
 from dualflow.data.quarantine import Quarantine
 from dualflow.errors import DataError, PairingError
+from dualflow.inference.convert import ORIGIN, STEP
 from dualflow.layout import Layout, Scan
 from dualflow.manifest import read_manifest
 from dualflow.modalities import MODALITIES, modality
@@ -63,13 +65,20 @@ def label_images(files: Sequence[Path], source: str) -> tuple[Path, dict[Scan, P
     }
 
 
-def check_replaced(out: Path, root: Path, scans: Mapping[Scan, Path]) -> None:
+def origin_of(root: Path, study: StudyConfig) -> str:
+    """Digest of where scans are from, the table or the folder; names of folders may identify people."""
+    return digest_of(str((study.samples or root).resolve()))
+
+
+def check_replaced(out: Path, root: Path, scans: Mapping[Scan, Path], origin: str | None = None) -> None:
     """Check that no image would replace the results of another one with the same label.
 
     Args:
         out: output folder.
         root: folder that the paths are relative to.
         scans: scan -> its image.
+        origin: digest of where the scans are from, which may replace results of its own, and those whose origin is not
+            recorded; None if they may replace none.
 
     Raises:
         PairingError: `out` holds a finished scan with the label of an image, from another image.
@@ -79,11 +88,20 @@ def check_replaced(out: Path, root: Path, scans: Mapping[Scan, Path]) -> None:
         manifest = read_manifest(layout.scan_manifest(scan), verify=False)
         if manifest is None or Quarantine.of_manifest(scan.key, manifest) is not None:
             continue
+        if origin is not None and _origin(layout, scan) in (None, origin):
+            continue
         if (root / path).is_file() and manifest["inputs"].get("source") != sha256(root / path):
             raise PairingError(
-                f"{out} holds {scan.key} of another image than {path}; choose another output folder, rename the image, "
-                f"or remove {layout.scan_manifest(scan)} to replace the results"
+                f"{out} holds {scan.key} of another image than {path}; choose another output folder, give the scan "
+                f"another label, or remove {layout.scan_manifest(scan)} to replace the results"
             )
+
+
+def _origin(layout: Layout, scan: Scan) -> str | None:
+    """Where the scan of an earlier conversion is from; None if that is not recorded."""
+    record = read_manifest(layout.manifest(f"{STEP}/{scan.key}"), verify=False) or {}
+    origin = record.get("facts", {}).get(ORIGIN)
+    return None if origin is None else str(origin)
 
 
 def scan_of(file: Path) -> Scan:

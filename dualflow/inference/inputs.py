@@ -22,9 +22,10 @@ from dualflow.data.tsv import read_table, summarise_names
 from dualflow.errors import ConfigError, DataError, printable
 from dualflow.imaging.sidecar import read_object
 from dualflow.inference.dicom import convert_dicom, is_dicom_folder
-from dualflow.inference.image_files import check_replaced, label_images, scan_rows
+from dualflow.inference.image_files import check_replaced, label_images, origin_of, scan_rows
 from dualflow.inference.output_folder import DESCRIPTION, check_files_outside, check_output, check_target
 from dualflow.inference.side_options import cell_text, side_cells, side_notes
+from dualflow.layout import Scan
 from dualflow.models.card import ModelCard
 
 UNNAMED = "converted scans"
@@ -113,7 +114,7 @@ def resolve_inputs(
     Raises:
         ConfigError: the output overlaps an input, or is of another target; or an option does not fit the inputs or the
             model.
-        DataError: an input cannot be used.
+        DataError: an input cannot be used, or would replace the results of another one.
     """
     selection = selection or Selection()
     kinds = [_kind(path) for path in paths]
@@ -220,6 +221,8 @@ def _dataset_inputs(path: Path, kind: Kind, card: ModelCard, out: Path, selectio
     if table:
         names = ["source", *(f"source_{name}" for name in study.extra_sources)]
         check_files_outside(out, [root / file for name in names for file in index.pairs[name]])
+    sources = {Scan.parse(row["scan"]): Path(row["source"]) for row in index.pairs.to_dict("records")}
+    check_replaced(out, root, sources, origin_of(root, study))
     lines = [f"{name}: {len(labels)} ({summarise_names(labels)})" for name, labels in index.missing.items() if labels]
     people = [line for line in lines if line.startswith("subjects")]
     guesses = [line for name, line in index.guesses.items() if _is_other_type(card, name, index.pairs[name])]

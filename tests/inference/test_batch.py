@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from dualflow.cli import main
 from dualflow.cohort import participants, write_subject
-from dualflow.commit import commit_text
+from dualflow.commit import commit_text, digest_of
 from dualflow.config import ConvertConfig, PreprocessConfig, StudyConfig
 from dualflow.data.quarantine import FACT, Quarantine, read_quarantine
 from dualflow.data.raw_scans import PERMANENT
@@ -92,6 +92,8 @@ def test_usable_scans_are_converted_and_the_others_excluded(converted, study):
     assert description["Name"] == "dualflow derivatives of batch"
     sidecar = json.loads(next((out / "sub-C0001/pet").glob("*desc-synth_pet.json")).read_text())
     assert sidecar["SideInformation"] == {"age": 71.0}
+    manifest = json.loads((out / "manifests/convert/sub-C0001.json").read_text())
+    assert manifest["facts"]["origin"] == digest_of(str(study.resolve()))
     assert not list(out.rglob(".tmp-*"))
 
 

@@ -1,14 +1,17 @@
 """Inputs of a conversion as rows of scans."""
 
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from dualflow.commit import commit_json
-from dualflow.errors import ConfigError, DataError
+from dualflow.commit import commit_json, sha256
+from dualflow.errors import ConfigError, DataError, PairingError
 from dualflow.inference import inputs as inputs_module
+from dualflow.inference.convert import ORIGIN
+from dualflow.inference.image_files import origin_of
 from dualflow.inference.inputs import UNNAMED, Selection, dataset_name, expand_inputs, resolve_inputs
 from dualflow.layout import Layout, Scan
 from dualflow.manifest import write_manifest
@@ -191,6 +194,30 @@ def test_unusable_inputs_are_refused(resolve, bids, tmp_path, names, selection, 
     with pytest.raises(error, match=words):
         resolve(*names, **selection)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["dataset", "table"])
+def test_another_dataset_with_the_same_labels_is_refused(resolve, bids, tmp_path, kind):
+    """Its people would replace others without a word; a changed image of the same dataset is converted again."""
+    first, second = bids, tmp_path / "other"
+    shutil.copytree(first, second)
+    inputs = [folder.name for folder in (first, second)]
+    if kind == "table":
+        for name in ("a.tsv", "b.tsv"):
+            (first / name).write_text("subject\tT1w\n1\tsub-1/anat/sub-1_T1w.nii\n")
+        second, inputs = first, [f"{first.name}/a.tsv", f"{first.name}/b.tsv"]
+    layout, earlier = Layout(tmp_path / "out", "."), resolve(inputs[0])
+    digests = {"source": sha256(first / "sub-1/anat/sub-1_T1w.nii")}
+    write_manifest(layout.scan_manifest(Scan("1")), step="preprocess", outputs={}, inputs=digests, config={})
+    origin = origin_of(earlier.root, earlier.study)
+    facts = {ORIGIN: origin}
+    write_manifest(layout.manifest("convert/sub-1"), step="convert", outputs={}, inputs={}, config={}, facts=facts)
+    assert first.name not in origin
+    assert len(resolve(inputs[1]).rows)  # equal images are the same person
+    nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), "i2"), np.eye(4)), second / "sub-1/anat/sub-1_T1w.nii")
+    with pytest.raises(PairingError, match=r"holds sub-1 of another image than sub-1/anat/sub-1_T1w\.nii; choose"):
+        resolve(inputs[1])
+    assert len(resolve(inputs[0]).rows)
 
 
 def test_a_flat_folder_of_images_is_no_dataset(resolve, tmp_path):
