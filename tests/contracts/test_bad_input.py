@@ -196,7 +196,7 @@ def invoke(command, config):
 
 def test_bad_subjects_are_excluded_and_the_others_form_pairs(study, tmp_path):
     """Each broken subject of a study has a row with its reason in the quarantine, and each valid one a pair."""
-    for subject in bad_studies.SUBJECTS:
+    for subject in [*bad_studies.SUBJECTS, *bad_studies.UNUSED_TARGETS]:
         subject.make(study, subject.label)
     for label in ("ok1", "ok2"):
         bad_studies.add(study, label, bad_studies.SOUND_NAMES[int(label[-1])], bad_studies.FDG)
@@ -204,7 +204,8 @@ def test_bad_subjects_are_excluded_and_the_others_form_pairs(study, tmp_path):
     config = configured(tmp_path / "out", bids=str(study), side=["age"])
     assert invoke("index", config) == (0, [])
     layout = load_config(config).layout
-    assert "\\x1b[2Jgone" in layout.study_summary.read_text()
+    summary = layout.study_summary.read_text()
+    assert "\\x1b[2Jgone" in summary
     expected = {subject.scan: subject.words for subject in bad_studies.SUBJECTS} | bad_studies.ALSO_REFUSED
     rows = read_quarantine(layout.index_quarantine)
     assert sorted(row.scan for row in rows) == sorted(expected)
@@ -215,6 +216,9 @@ def test_bad_subjects_are_excluded_and_the_others_form_pairs(study, tmp_path):
     pairs = read_pairs(layout)
     assert {"sub-good2", "sub-good3", "sub-ok1", "sub-ok2"} <= set(pairs["scan"][pairs["target"] != ""])
     assert not set(pairs["scan"]) & set(expected)
+    for subject in bad_studies.UNUSED_TARGETS:
+        assert pairs["target"][pairs["scan"] == subject.scan].tolist() == [""]
+        assert re.search(f"{subject.scan}: .*{subject.words}", summary)
 
 
 @pytest.mark.parametrize("name", bad_studies.STUDIES)

@@ -1,5 +1,7 @@
 """A table of scans gives the same index as a BIDS dataset."""
 
+import re
+
 import pandas as pd
 import pytest
 
@@ -84,8 +86,11 @@ def test_files_stay_in_the_folder_of_the_table(index, tmp_path):
     rows = "".join(f"{number}\t{path}\tn/a\n" for number, path in enumerate([*paths, tmp_path / "data/a.nii"]))
     indexed = index("subject\tT1w\tFDG\n" + rows, split=None)
     assert indexed.pairs[["scan", "source"]].values.tolist() == [["sub-7", "a.nii"]]
-    expected = [*["leads out"] * 3, "cannot be looked up", "is not there", "is a folder", "cannot be looked up"]
-    assert all(text in reasons(indexed)[f"sub-{number}"] for number, text in enumerate(expected)), reasons(indexed)
+    # Python 3.13 follows a link to itself without an error.
+    circle = "cannot be looked up|is not there"
+    expected = [*["leads out"] * 3, circle, "is not there", "is a folder", "cannot be looked up"]
+    for number, text in enumerate(expected):
+        assert re.search(text, reasons(indexed)[f"sub-{number}"])
 
 
 def test_invalid_rows_are_excluded(index):

@@ -134,8 +134,6 @@ SUBJECTS = [
     ], key="sub-NoMrThatDay_ses-2"),
     BadSubject("TwoRuns", "2 files fit T1w", named("anat/{key}_run-1_T1w.nii", "anat/{key}_run-2_T1w.nii")),
     BadSubject("TwoEndings", "keep one", named(T1W, "anat/{key}_T1w.nii.gz")),
-    BadSubject("TwoPets", "2 files fit FDG", named(T1W, FDG, "pet/{key}_trc-18FFDG_pet.nii")),
-    BadSubject("NoTracer", "names no tracer", named(T1W, "pet/{key}_pet.nii")),
     BadSubject("AgeInWords", "expected a number", with_age("seventy")),
     BadSubject("AgeInfinite", "expected a number", with_age("inf")),
     BadSubject("TwoRows", "has 2 rows", with_age("70", "71")),
@@ -165,6 +163,11 @@ SUBJECTS = [
         root, label, T1W, content=(root / "sub-good1/anat/sub-good1_T1w.nii").read_bytes()
     )),
 ]  # fmt: skip
+UNUSED_TARGETS = [
+    BadSubject("TwoPets", "2 files fit FDG", named(T1W, FDG, "pet/{key}_trc-18FFDG_pet.nii")),
+    BadSubject("NoTracer", "names no tracer", named(T1W, "pet/{key}_pet.nii")),
+]
+"""Subjects whose target cannot be told apart or recognised; their scans are to convert."""
 ALSO_REFUSED = {"sub-good1": "same voxels"}
 """Excluded scans of the valid study. The voxels of sub-Copy may belong to either subject, so both are excluded."""
 SOUND_NAMES = ("anat/{key}_acq-a b_T1w.nii", "anat/{key}_acq-脑_T1w.nii", "anat/{key}_acq-$(touch x);_T1w.nii",
