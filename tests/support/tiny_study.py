@@ -12,7 +12,7 @@ TINY = {
     "study": {"name": "tiny", "side": ["age", "sex", "diagnosis"]},
     "cohort": {"subjects": 6},
     "split": {"validation": 0.2, "test": 0.3},
-    "preprocess": {"spacing_mm": 8.0, "shape": [24, 32, 24]},
+    "preprocess": {"spacing_mm": 8.0, "shape": [24, 32, 24], "bias_field": False},
     "model": {"preset": "dualflow", "options": {"low_rank": 2}},
     "train": {"steps": 4, "validate_every": 2, "precision": "float32"},
     "baselines": {"models": ["mean_image", "unet"], "steps": 4},
