@@ -185,7 +185,7 @@ def check_data(config: Config) -> Iterator[Finding]:
     if config.embedded:
         yield Finding("ok", "data", f"{config.cohort.subjects} subjects are simulated; set study.bids for your own")
         return
-    from dualflow.data.index import pair_scans
+    from dualflow.data.index import pair_scans, subject_of
 
     try:
         index = pair_scans(config.bids, config.study, config.layout.root)
@@ -208,7 +208,7 @@ def check_data(config: Config) -> Iterator[Finding]:
     else:
         yield Finding("ok", "data", text)
     if pairs:
-        excluded = {row.scan.removeprefix("sub-").split("_ses-")[0] for row in index.quarantined}
+        excluded = {subject_of(row.scan) for row in index.quarantined}
         paired = set(index.pairs.loc[index.pairs["target"] != "", "subject"])
         yield from _check_people(config, paired, {*index.pairs["subject"], *excluded})
 

@@ -44,8 +44,9 @@ def finish_preprocess(config: Config) -> None:
     """Merge the shards: one quarantine table, and no volumes of scans that have left the index."""
     layout = config.layout
     scans = list(read_pairs(layout)["scan"])
+    known = set(scans)
     for manifest in layout.manifest("scans/any").parent.glob("*.json"):
-        if manifest.stem not in scans:
+        if manifest.stem not in known:
             remove_step(manifest)
     quarantined = collect(layout, scans)
     write_quarantine(layout.quarantine, quarantined)

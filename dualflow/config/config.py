@@ -65,7 +65,7 @@ class Config(Section):
         study, preprocess = values.get("study"), values.get("preprocess", {})
         if not isinstance(study, dict) or not isinstance(preprocess, dict):
             return values
-        usual = MODALITIES.get(str(study.get("target", "FDG")))
+        usual = MODALITIES.get(str(study.get("target", StudyConfig.model_fields["target"].default)))
         return {**values, "preprocess": {"reference_region": usual.reference, **preprocess}} if usual else values
 
     @model_validator(mode="after")

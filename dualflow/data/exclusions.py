@@ -59,13 +59,12 @@ def read_decisions(path: Path | None) -> dict[str, Decision]:
     return decisions
 
 
-def review_reasons(path: Path | None, known: Collection[str], decision: str) -> dict[str, str]:
-    """Reasons of the scans on which a reviewer decided `decision`, by key.
+def review_reasons(path: Path | None, known: Collection[str]) -> dict[str, dict[str, str]]:
+    """Reasons by key of the scan, for each of DECISIONS.
 
     Args:
         path: table of decisions; None for none.
         known: keys of all scans of the study, the excluded ones included.
-        decision: EXCLUDE or EXCLUDE_TARGET.
 
     Raises:
         DataError: as `read_decisions`, or the table names a scan that the study does not have.
@@ -76,4 +75,7 @@ def review_reasons(path: Path | None, known: Collection[str], decision: str) -> 
             f"{path}: the study has no scan {summarise_names(unknown, 3)}, expected scans of its dataset; correct "
             "subject and session, or remove the row"
         )
-    return {scan: row.reason for scan, row in decisions.items() if row.decision == decision}
+    return {
+        decision: {scan: row.reason for scan, row in decisions.items() if row.decision == decision}
+        for decision in DECISIONS
+    }

@@ -104,8 +104,8 @@ def build_index(
     full_study = study.model_copy(update={"side": columns})
     index = list_scans(bids, full_study, study.modalities, out)
     known = {*index.pairs["scan"], *(row.scan for row in index.quarantined)}
-    index = index.without(review_reasons(study.exclusions, known, EXCLUDE), step=REVIEW)
-    index = index.without_targets(review_reasons(study.exclusions, known, EXCLUDE_TARGET))
+    reasons = review_reasons(study.exclusions, known)
+    index = index.without(reasons[EXCLUDE], step=REVIEW).without_targets(reasons[EXCLUDE_TARGET])
     _require_usable(index, bids, study, quarantine)
     duplicates = find_duplicates(bids, _files(index.pairs), digests)
     index = replace(index.without(exclude_duplicates(duplicates), bids), duplicates=duplicates)
@@ -121,7 +121,7 @@ def build_index(
     table = index.pairs[paired]
     levels = strata_table(table, split.stratify or first_categorical(table, study.side))
     strata = strata_of(levels)
-    labels = [*index.pairs["subject"], *(_subject(row.scan) for row in index.quarantined)]
+    labels = [*index.pairs["subject"], *(subject_of(row.scan) for row in index.quarantined)]
     folds = assign_folds(strata, split)
     splits = assign_splits(strata, split, folds, labels)
     rows = [(label, folds.get(label), splits[label]) for label in sorted(splits)]
@@ -181,7 +181,7 @@ def list_scans(bids: Path, study: StudyConfig, modalities: Sequence[str], out: P
     incomplete, missing = _incomplete({scan: files[scan] for scan in files if scan.key not in excluded}, study)
     excluded |= incomplete | scans_with_long_names(files, study, out or bids)
     scans = sorted((scan for scan in files if scan.key not in excluded and files[scan]), key=lambda scan: scan.key)
-    with_scan = {scan.subject for scan in scans} | {_subject(key) for key in excluded}
+    with_scan = {scan.subject for scan in scans} | {subject_of(key) for key in excluded}
     subject_table = table.name if table else "participants.tsv"
     scan_name = "a scan" if study.target in modalities else f"a {study.source} scan"
     missing[f"subjects in {subject_table} without {scan_name}"] = sorted(set(listed) - with_scan)
@@ -225,12 +225,13 @@ def _incomplete(files: Files, study: StudyConfig) -> tuple[Exclusions, dict[str,
     """The scans that lack a source with the reason, and the scans by missing modality."""
     excluded: Exclusions = {}
     missing: dict[str, list[str]] = {}
+    owners = {(scan.subject, name): scan for scan in reversed(files) for name in files[scan]}
     for scan in sorted(files, key=lambda scan: scan.key):
         absent = [name for name in study.sources if name not in files[scan]]
         if files[scan] and absent:
             images = f"{' and '.join(files[scan])} but no {' and '.join(absent)}"
-            elsewhere = [one for one in files if one.subject == scan.subject and absent[0] in files[one]]
-            remedy = _other_session(absent[0], elsewhere[0]) if elsewhere else _remedy(scan, absent[0], study.samples)
+            elsewhere = owners.get((scan.subject, absent[0]))
+            remedy = _other_session(absent[0], elsewhere) if elsewhere else _remedy(scan, absent[0], study.samples)
             excluded[scan.key] = PairingError(f"has {images}; {remedy}")
             missing.setdefault(f"scans with {images}", []).append(scan.key)
     return excluded, missing
@@ -245,7 +246,7 @@ def _require_usable(index: Index, root: Path, study: StudyConfig, quarantine: Pa
         raise DataError(f"{root}: no usable {study.source} scan{first}; check the dataset and study.source")
 
 
-def _subject(key: str) -> str:
+def subject_of(key: str) -> str:
     """Subject label in a scan's key, also if the key is invalid."""
     return key.removeprefix("sub-").split("_ses-")[0]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager, suppress
+from typing import IO
 
 import pandas as pd
 
@@ -18,11 +19,9 @@ from dualflow.manifest import read_manifest
 from dualflow.models.card import ModelCard
 
 
-@contextmanager
-def tables_lock(layout: Layout) -> Iterator[None]:
-    """Hold the lock of a folder's tables and page: commands for different subjects may end at the same time."""
-    with exclusive(layout.lock(STEP), f"another conversion writes its tables to {layout.root}; waiting for it"):
-        yield
+def tables_lock(layout: Layout) -> AbstractContextManager[IO[str]]:
+    """The lock of a folder's tables and page: commands for different subjects may end at the same time."""
+    return exclusive(layout.lock(STEP), f"another conversion writes its tables to {layout.root}; waiting for it")
 
 
 def write_tables(layout: Layout, scans: Collection[str], excluded: Sequence[Quarantine]) -> pd.DataFrame:

@@ -90,7 +90,7 @@ def make_plan(config: Config, names: Sequence[str], seconds: float, measure: Mea
     times = {name: entry.step_seconds for name, entry in reusable.items()}
     if missing:
         _warn_if_busy(f"remove {path} and run again on an idle machine")
-    times |= {name: measure(config, name) for name in (track(missing, "time the steps") if missing else ())}
+        times |= {name: measure(config, name) for name in track(missing, "time the steps")}
     plan = Plan(
         seconds=seconds,
         machine=this_machine,

@@ -1,5 +1,7 @@
 """An analysis of imputed regions: its table, figures and runs, and what it refuses."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,17 @@ from dualflow.data.tsv import read_typed_table
 from dualflow.errors import ConfigError, DataError
 from dualflow.imputation.group_models import METHODS, MULTIPLE, RUBIN, SINGLE
 from tests.support.imputed_study import ImputedStudy
+
+
+@contextmanager
+def without_file(path):
+    """Put a file away until the block ends."""
+    content = path.read_bytes()
+    path.unlink()
+    try:
+        yield
+    finally:
+        path.write_bytes(content)
 
 
 @pytest.fixture(scope="module")
@@ -139,14 +152,11 @@ def test_draws_of_other_weights_are_refused(config):
 
 def test_an_interrupted_imputation_is_not_analysed(config):
     """Its table may belong to other replicates and volumes."""
-    path = config.layout.manifest("impute")
-    content = path.read_bytes()
-    path.unlink()
-    try:
-        with pytest.raises(DataError, match="was not finished; run `dualflow impute` again"):
-            analyse(config, name="main")
-    finally:
-        path.write_bytes(content)
+    with (
+        without_file(config.layout.manifest("impute")),
+        pytest.raises(DataError, match="was not finished; run `dualflow impute` again"),
+    ):
+        analyse(config, name="main")
 
 
 def test_pictures_of_an_earlier_formula_are_removed(config):
@@ -159,14 +169,11 @@ def test_pictures_of_an_earlier_formula_are_removed(config):
 
 def test_lost_replicates_are_an_error(config):
     """Without them the intervals would change."""
-    path = config.layout.imputation_replicates
-    content = path.read_bytes()
-    path.unlink()
-    try:
-        with pytest.raises(DataError, match="missing; run `dualflow impute` again"):
-            analyse(config, name="main")
-    finally:
-        path.write_bytes(content)
+    with (
+        without_file(config.layout.imputation_replicates),
+        pytest.raises(DataError, match="missing; run `dualflow impute` again"),
+    ):
+        analyse(config, name="main")
 
 
 def test_a_ratio_that_is_given_twice_is_one_outcome(config):

@@ -111,12 +111,8 @@ def test_a_baseline_predicts_on_the_device(name, card, phantoms, tmp_path, devic
 
 def test_scores_equal_those_of_the_cpu(predictors, phantoms):
     """Likelihood, explained variance, round trips, sample errors and the stress test of a scan."""
-    config, item, scores, tables = (
-        parse_config({"study": {"name": "tiny"}, "evaluate": {"background_steps": 2}}),
-        phantoms[0],
-        [],
-        [],
-    )
+    config = parse_config({"study": {"name": "tiny"}, "evaluate": {"background_steps": 2}})
+    item, scores, tables = phantoms[0], [], []
     for predictor in predictors:
         prediction = predictor.predict(item["source"], item["side"], item["mask"], samples=4, temperature=1.0, seed=0)
         scores.append(_flow_scores(predictor.flow, phantoms, 0, prediction, config))
