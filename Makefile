@@ -7,6 +7,8 @@ READY  := $(VENV)/.ready
 # MLflow's telemetry is off.
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
+# Two workers on two cores: further threads of a worker would only wait for each other.
+PYTEST = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 PLATFORM := $(shell $(PYTHON) -c 'import platform as p; print(p.system(), p.machine(), p.python_version()[:4], sep="-")')
 # `make setup CONSTRAINTS=` installs the newest versions in place of the tested ones.
 CONSTRAINTS ?= $(if $(filter Linux-x86_64-3.11 Linux-x86_64-3.12 Linux-x86_64-3.13,$(PLATFORM)),constraints.txt)
@@ -54,14 +56,14 @@ sbom: $(READY)  ## List the software of .venv in sbom.json (CycloneDX), and vali
 run: $(READY)  ## Run the whole workflow on CONFIG (default: the embedded cohort).
 	@$(BIN)/dualflow run --config $(CONFIG) --cores $(CORES)
 
-test: $(READY)  ## Run all tests (about 17 minutes on 2 cores).
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+test: $(READY)  ## Run all tests (about 20 minutes on 2 cores).
+	$(PYTEST) --no-loadscope-reorder
 
 test-fast: $(READY)  ## Run the tests of the main contracts (1 minute on 2 cores).
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow" $(FAST_TESTS)
+	$(PYTEST) -m "not slow" $(FAST_TESTS)
 
 coverage: $(READY)  ## Run all tests and require 90 % of lines and branches, and 98 % of those of the core modules.
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --cov --cov-report=
+	$(PYTEST) --no-loadscope-reorder --cov --cov-report=
 	$(BIN)/coverage report --fail-under=90
 	@for modules in $(foreach path,$(CORE),'$(path)'); do \
 		$(BIN)/coverage report --fail-under=98 --include="$$modules" || exit 1; \

@@ -28,7 +28,7 @@ CONFIG = {
     "study": {"name": "crash", "side": ["age"]},
     "cohort": {"subjects": 4},
     "split": {"validation": 0.25, "test": 0.25},
-    "preprocess": {"spacing_mm": 8.0, "shape": [24, 32, 24], "shards": 1, "workers": 1},
+    "preprocess": {"spacing_mm": 8.0, "shape": [24, 32, 24], "bias_field": False, "shards": 1, "workers": 1},
     "model": {
         "preset": "dualflow",
         "options": {

@@ -43,6 +43,8 @@ from crash_study import (
 )  # fmt: skip
 
 from dualflow.commands.run_lock import clear_study
+from dualflow.data.shared_scans import share_scans
+from dualflow.layout import Layout
 from dualflow.progress import track
 
 WEIGHTS = {
@@ -103,10 +105,16 @@ class CrashTest:
     expected: dict[str, Results] = field(default_factory=dict)
     kinds: Counter[str] = field(default_factory=Counter)
 
-    def run_unbroken(self) -> None:
-        """Run all steps, and keep the study as it is before each."""
+    def run_unbroken(self, scans: Path | None = None) -> None:
+        """Run all steps, and keep the study as it is before each.
+
+        Args:
+            scans: results of a study of the same people on the same grid, whose preprocessed scans are taken over.
+        """
         study = self.root / "unbroken"
         write_config(study)
+        if scans:
+            share_scans(Layout(scans), Layout(study / RESULTS))
         for step in track(STEPS, "unbroken study"):
             copy_study(study, self.root / f"before-{step}")
             begun = time.perf_counter()
@@ -223,13 +231,14 @@ class CrashTest:
 @click.option("--runs", default=40, show_default=True, help="Ends of the whole workflow.")
 @click.option("--seconds", type=float, help="Stop the trials after this time, and leave out the slow steps.")
 @click.option("--seed", default=0, show_default=True)
-def main(trials: int, runs: int, seconds: float | None, seed: int) -> None:
+@click.option("--scans", type=click.Path(path_type=Path), help="Take over the preprocessed scans of a finished study.")
+def main(trials: int, runs: int, seconds: float | None, seed: int, scans: Path | None) -> None:
     """Run the trials and report."""
     preload()
     failures, done, deadline = 0, 0, time.monotonic() + (seconds or float("inf"))
     with tempfile.TemporaryDirectory(prefix="crash-test-") as scratch:
         test = CrashTest(Path(scratch), random.Random(seed))
-        test.run_unbroken()
+        test.run_unbroken(scans)
         steps = test.draw.choices(list(WEIGHTS), list(WEIGHTS.values()), k=trials)
         if seconds:
             steps = [step for step in steps if step not in SLOW]

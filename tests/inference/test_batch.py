@@ -28,7 +28,7 @@ from dualflow.layout import Layout, Scan
 from dualflow.manifest import write_manifest
 
 CONFIG = ConvertConfig(samples=2, keep_samples=1)
-PREPROCESS = PreprocessConfig(spacing_mm=8.0, shape=(24, 32, 24))
+PREPROCESS = PreprocessConfig(spacing_mm=8.0, shape=(24, 32, 24), bias_field=False)
 # Tests share module fixtures that convert scans, so they run in one worker.
 pytestmark = pytest.mark.xdist_group("batch conversion")
 

@@ -57,11 +57,11 @@ def test_devices_do_not_mix(device):
 
 @pytest.fixture(scope="module")
 def train(phantoms, held_out, quick, tmp_path_factory):
-    """Return a function that trains a flow for two steps on a device."""
+    """Return a function that trains a flow for two steps on a device; the default's mean is fitted as a baseline."""
 
     @cache
-    def run(device, memory="stored", mean="stacked"):
-        flow = ModelConfig(preset="dualflow", options=SMALL | {"mean": mean})
+    def run(device, memory="stored"):
+        flow = ModelConfig(preset="dualflow", options=SMALL | {"mean": "local_linear"})
         config = quick.model_copy(update={"memory": memory, "steps": 2, "validate_every": 1})
         group, folder = ProcessGroup(device=device), tmp_path_factory.mktemp("training")
         context = TrainingContext(config, folder, 0, group=group)
@@ -73,12 +73,10 @@ def train(phantoms, held_out, quick, tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize(
-    ("memory", "mean"), [("stored", "stacked"), ("checkpoint", "local_linear"), ("reversible", "local_linear")]
-)
-def test_a_training_gives_the_losses_of_the_cpu(train, device, memory, mean):
+@pytest.mark.parametrize("memory", ["stored", "reversible"])
+def test_a_training_gives_the_losses_of_the_cpu(train, device, memory):
     """Fit, initialisation, steps, validation, states and calibration run on the device."""
-    reference, trained = train(CPU, mean=mean), train(device, memory, mean)
+    reference, trained = train(CPU), train(device, memory)
     assert device_of(trained.model) == device
     for entry, expected in zip(trained.history.entries, reference.history.entries, strict=True):
         assert entry == pytest.approx(expected, rel=1e-3, abs=1e-5)

@@ -74,7 +74,7 @@ def test_a_packaged_configuration_is_found_by_name(program, tmp_path):
 
 
 def test_the_workflow_runs(program, tmp_path):
-    """From the simulation of scans to the page of quality control."""
+    """Its first steps, from the simulation of scans to their index."""
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
-    call(program, "run", "--config", "tiny.yaml", "--cores", "2", "--", "qc", folder=tmp_path)
-    assert (tmp_path / "results/tiny/qc.html").is_file()
+    call(program, "run", "--config", "tiny.yaml", "--cores", "2", "--", "index", folder=tmp_path)
+    assert (tmp_path / "results/tiny/index/pairs.tsv").is_file()
