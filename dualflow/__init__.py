@@ -65,8 +65,8 @@ def convert(
     from dualflow.commands.convert import convert as convert_scans
     from dualflow.config import ConvertConfig, TrackingConfig, checked
     from dualflow.inference.batch import Compute
-    from dualflow.inference.inputs import Selection
     from dualflow.inference.model_location import locate_model
+    from dualflow.inference.selection import Selection
     from dualflow.process import without_main_script
 
     sampling = {"samples": samples, "keep_samples": keep_samples, "temperature": temperature, "seed": seed}

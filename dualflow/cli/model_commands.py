@@ -154,8 +154,8 @@ def convert(
     from dualflow.inference.batch import Compute
     from dualflow.inference.conversion import plan_conversion
     from dualflow.inference.conversion_table import conversion_text, missing_volumes
-    from dualflow.inference.inputs import Selection
     from dualflow.inference.model_location import locate_model
+    from dualflow.inference.selection import Selection
 
     names = tuple(name.lstrip("-") for option in context.command.params for name in option.opts[-1:])
     selection = Selection(participants, sessions, side, where, runs, masks, option_names=names)

@@ -14,7 +14,7 @@ from dualflow.errors import DataError
 from dualflow.inference.batch import Compute
 from dualflow.inference.conversion import convert_inputs
 from dualflow.inference.folder_tables import folder_table, scans_of_other_models, tables_lock
-from dualflow.inference.inputs import Selection
+from dualflow.inference.selection import Selection
 from dualflow.layout import Layout, Scan
 from dualflow.models.card import ModelCard
 from dualflow.models.store import load_card

@@ -12,8 +12,9 @@ from dualflow.commit import scratch_folder
 from dualflow.config import ConvertConfig
 from dualflow.errors import printable
 from dualflow.inference.batch import Compute, convert_study
-from dualflow.inference.inputs import ConvertInputs, Selection, expand_inputs, resolve_inputs
+from dualflow.inference.inputs import ConvertInputs, expand_inputs, resolve_inputs
 from dualflow.inference.plan import plan_scans, plan_text
+from dualflow.inference.selection import Selection
 from dualflow.models.store import load_card, load_model
 
 DICOM_IMAGES = "sourcedata"

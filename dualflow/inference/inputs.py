@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ import pandas as pd
 
 from dualflow.config import StudyConfig, checked
 from dualflow.data.bids_files import EXTENSIONS, natural_order
-from dualflow.data.index import STEP, Index, list_scans
+from dualflow.data.index import STEP, list_scans
 from dualflow.data.output_names import scans_with_long_names
 from dualflow.data.participants import known_columns
 from dualflow.data.quarantine import Quarantine
@@ -24,6 +24,7 @@ from dualflow.imaging.sidecar import read_object
 from dualflow.inference.dicom import convert_dicom, is_dicom_folder
 from dualflow.inference.image_files import check_replaced, label_images, origin_of, scan_rows
 from dualflow.inference.output_folder import DESCRIPTION, check_files_outside, check_output, check_target
+from dualflow.inference.selection import Selection
 from dualflow.inference.side_options import cell_text, side_cells, side_notes
 from dualflow.layout import Scan
 from dualflow.models.card import ModelCard
@@ -33,29 +34,6 @@ UNNAMED = "converted scans"
 EXPECTED = "a NIfTI image (.nii, .nii.gz), a BIDS dataset, a table of samples (.tsv) or a folder of DICOM files"
 _GLOB = set("*?[")
 _MAX_NAME = 200
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What to convert of the inputs.
-
-    Attributes:
-        participants: subject labels, with or without `sub-`; empty for all.
-        sessions: session labels, with or without `ses-`; empty for all.
-        side: side information of images without a table, by column.
-        where: entities by modality, as `StudyConfig.where`.
-        runs: which of several runs to take, as `StudyConfig.runs`.
-        masks: BIDS derivative dataset of brain masks, or None.
-        option_names: options of the command, which a misspelt side column may mean.
-    """
-
-    participants: Sequence[str] = ()
-    sessions: Sequence[str] = ()
-    side: Mapping[str, object] = field(default_factory=dict)
-    where: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    runs: Literal["refuse", "first", "last"] = "refuse"
-    masks: Path | None = None
-    option_names: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -217,7 +195,7 @@ def _dataset_inputs(path: Path, kind: Kind, card: ModelCard, out: Path, selectio
     columns = read_table(table).columns if table else known_columns(root)
     side = tuple(name for name in card.study.side if name in columns)
     study = _study(card, side, selection, table)
-    index = _select(list_scans(root, study, study.sources, out), selection, path)
+    index = selection.select(list_scans(root, study, study.sources, out), path)
     if table:
         names = ["source", *(f"source_{name}" for name in study.extra_sources)]
         check_files_outside(out, [root / file for name in names for file in index.pairs[name]])
@@ -263,51 +241,3 @@ def _study(card: ModelCard, side: tuple[str, ...], selection: Selection, table: 
         "masks": selection.masks,
     }
     return checked(StudyConfig, values, "convert")
-
-
-def _select(index: Index, selection: Selection, path: Path) -> Index:
-    """The index of the selected subjects and sessions.
-
-    Raises:
-        ConfigError: a label does not exist, or no scan has the labels.
-    """
-    keys = [*index.pairs["scan"], *(row.scan for row in index.quarantined)]
-    labels = {key: _labels(key) for key in keys}
-    people = _chosen(selection.participants, "sub", [subject for subject, _ in labels.values()], path)
-    sessions = _chosen(selection.sessions, "ses", [session for _, session in labels.values() if session], path)
-    selected = {
-        key
-        for key, (subject, session) in labels.items()
-        if (not people or subject in people) and (not sessions or session in sessions)
-    }
-    if keys and not selected:
-        raise ConfigError(f"{path}: no scan of the participants {', '.join(people)} is of {', '.join(sessions)}")
-    missing = index.missing
-    if people:
-        missing = {kind: [label for label in names if label in people] for kind, names in missing.items()}
-    pairs = index.pairs[index.pairs["scan"].isin(selected)].reset_index(drop=True)
-    excluded = [row for row in index.quarantined if row.scan in selected]
-    return replace(index, pairs=pairs, quarantined=excluded, missing=missing)
-
-
-def _labels(key: str) -> tuple[str, str | None]:
-    """Subject and session label of a key, which may be invalid."""
-    subject, _, session = key.removeprefix("sub-").partition("_ses-")
-    return subject, session or None
-
-
-def _chosen(labels: Sequence[str], entity: str, known: Sequence[str], path: Path) -> list[str]:
-    """The labels without the prefix of their entity.
-
-    Raises:
-        ConfigError: one is unknown.
-    """
-    chosen = [label.removeprefix(f"{entity}-") for label in labels]
-    option = {"sub": "--participant-label", "ses": "--session-label"}[entity]
-    if unknown := [label for label in chosen if label not in known]:
-        existing = sorted(set(known), key=natural_order)
-        raise ConfigError(
-            f"{option} {', '.join(unknown)}: no such scan in {path}; choose from: "
-            f"{summarise_names(existing, 40) or 'none'}"
-        )
-    return chosen

@@ -12,7 +12,8 @@ from dualflow.errors import ConfigError, DataError, PairingError
 from dualflow.inference import inputs as inputs_module
 from dualflow.inference.convert import ORIGIN
 from dualflow.inference.image_files import origin_of
-from dualflow.inference.inputs import UNNAMED, Selection, dataset_name, expand_inputs, resolve_inputs
+from dualflow.inference.inputs import UNNAMED, dataset_name, expand_inputs, resolve_inputs
+from dualflow.inference.selection import Selection
 from dualflow.layout import Layout, Scan
 from dualflow.manifest import write_manifest
 
@@ -114,19 +115,6 @@ def test_targets_of_a_dataset_are_ignored(resolve, bids):
     ]
 
 
-@pytest.mark.parametrize(
-    ("selection", "scans"),
-    [
-        ({"participants": ["sub-1", "3"]}, ["sub-1", "sub-3"]),
-        ({"sessions": ["ses-b"]}, ["sub-2_ses-b"]),
-        ({"participants": ["2"], "sessions": ["a", "b"]}, ["sub-2_ses-a", "sub-2_ses-b"]),
-    ],
-)
-def test_labels_select_scans(resolve, bids, selection, scans):
-    """With or without their prefix."""
-    assert resolve(bids.name, **selection).rows["scan"].tolist() == scans
-
-
 def test_excluded_scans_are_kept_with_the_reason(resolve, bids):
     """Two T1w files exclude a scan, unless another one is selected."""
     (bids / "sub-1/anat/sub-1_acq-x_T1w.nii").touch()
@@ -175,9 +163,6 @@ def test_dicom_folders_are_images(resolve, tmp_path, monkeypatch):
         (["empty"], {}, DataError, "no DICOM file"),
         (["t1.mgz"], {}, DataError, "expected a NIfTI image"),
         (["Smith^John"], {"participants": ["1", "sub-9"]}, ConfigError, "label 9: no such scan .* from: 1, 2, 3"),
-        (["Smith^John"], {"participants": ["4"]}, ConfigError, "label 4: no such scan"),
-        (["Smith^John"], {"sessions": ["c"]}, ConfigError, "choose from: a, b"),
-        (["Smith^John"], {"participants": ["1"], "sessions": ["a"]}, ConfigError, "no scan of the participants 1"),
         (["Smith^John"], {"side": {"age": 3}}, ConfigError, "--age is for single images"),
         (["Smith^John"], {"side": {"aeg": 3}}, ConfigError, "did you mean age"),
         (["Smith^John"], {"where": {"FDG": {"trc": "x"}}}, ConfigError, "where names FDG"),
