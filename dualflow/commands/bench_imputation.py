@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 import dualflow
 from dualflow.commands.imputation_pool import Pool, draw_pool, people_table
-from dualflow.commands.train import LearningData, fit_model
+from dualflow.commands.learning_data import LearningData
+from dualflow.commands.train import fit_model
 from dualflow.commit import commit_text, digest_of, scratch_folder, sha256
 from dualflow.config import Config, public_values
 from dualflow.data.dataset import Item, PairDataset

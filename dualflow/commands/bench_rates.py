@@ -11,7 +11,8 @@ from typing import Any
 import pandas as pd
 import torch
 
-from dualflow.commands.train import LearningData, fingerprint_of, fit_model
+from dualflow.commands.learning_data import LearningData, fingerprint_of
+from dualflow.commands.train import fit_model
 from dualflow.commit import commit_text
 from dualflow.config import Config
 from dualflow.config.learning import SEEDED, BaselineTraining

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dualflow import __version__
-from dualflow.commands.train import LearningData
+from dualflow.commands.learning_data import LearningData
 from dualflow.commit import commit_json, commit_text, sha256
 from dualflow.config import Config, ImputeConfig, dump_sections
 from dualflow.data.dataset import Item

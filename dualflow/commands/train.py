@@ -3,106 +3,49 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
-from dualflow import __version__
 from dualflow.baselines import BASELINES
+from dualflow.commands.learning_data import LearningData, fingerprint_of
 from dualflow.commands.model_runs import (
     TRAINING,
-    constant_metrics,
     describe_model,
     log_datasets,
     model_parameters,
     model_run,
 )
-from dualflow.commit import commit_text, digest_of, sha256
+from dualflow.commands.training_curves import log_curves, watcher
+from dualflow.commit import commit_text
 from dualflow.config import Config, dump_sections, public_values
 from dualflow.config.learning import SEEDED
 from dualflow.data.dataset import PairDataset
-from dualflow.data.side_encoder import SideEncoder
-from dualflow.data.study_pairs import learning_pairs
 from dualflow.data.tsv import table_text
 from dualflow.errors import ConfigError
 from dualflow.flows.interface import ConditionalModel
-from dualflow.flows.objective import Objective
-from dualflow.flows.presets import preset
 from dualflow.flows.spec import FlowSpec
 from dualflow.imaging.regions import region_map
 from dualflow.inference.predict import Predictor
 from dualflow.inference.training_reference import Reference, has_enough_people, scan_figures
-from dualflow.layout import Layout, Scan
 from dualflow.manifest import write_manifest
-from dualflow.modalities import modality
 from dualflow.models.card import FLOW, ConstantSpread, ModelCard, StudyRecord, TrainingRecord
 from dualflow.models.store import save_model
 from dualflow.process import keep_freed_memory
-from dualflow.tracking.metric_names import metric_name
 from dualflow.tracking.tracked_run import Run
 from dualflow.training.build_baseline import build_baseline
 from dualflow.training.checkpoint import forget_states
-from dualflow.training.closed_form import ClosedFormCache
-from dualflow.training.context import TrainingContext, Watcher
+from dualflow.training.context import TrainingContext
 from dualflow.training.device import source_and_side
 from dualflow.training.distributed import ProcessGroup, launch, process_group, under_torchrun
 from dualflow.training.history import History
 from dualflow.training.train_baseline import train_baseline
 from dualflow.training.train_flow import parameter_count, train_flow
-
-PICTURE_SEED = 0
-"""Seed of the sample in tracked pictures."""
-NO_EFFECT = ("seeds", "models", "processes", "device")
-"""Configuration fields that change no result of one training."""
-
-
-@dataclass(frozen=True)
-class LearningData:
-    """The scans that all models of a study learn from.
-
-    Attributes:
-        pairs: rows of the index.
-        encoder: of the side columns, fitted on the training scans.
-        training: training scans.
-        validation: validation scans.
-        digests: hash of the manifest of each training and validation scan.
-    """
-
-    pairs: pd.DataFrame
-    encoder: SideEncoder
-    training: PairDataset
-    validation: PairDataset
-    digests: dict[str, str]
-
-    @classmethod
-    def load(cls, config: Config) -> LearningData:
-        """Read the preprocessed scans of a study."""
-        pairs, encoder, training, validation = learning_pairs(config)
-        scans = [*training.scans, *validation.scans]
-        digests = {key: sha256(config.layout.scan_manifest(Scan.parse(key))) for key in scans}
-        return cls(pairs, encoder, training, validation, digests)
-
-    def closed_form_cache(self, layout: Layout) -> ClosedFormCache:
-        """Closed-form fits to the training scans, which the trainings of a study share."""
-        return ClosedFormCache(layout.closed_form_cache, digest_of(self.values(self.training)))
-
-    @property
-    def digest(self) -> str:
-        """Digest of what the models learn from: scans and side values, by split."""
-        # Units of the columns by their ranges: the last digits of means and deviations differ between machines.
-        columns = [{**column, "mean": None, "sd": None} for column in self.encoder.to_dict()["columns"]]
-        return digest_of({"side": columns, "splits": [self.values(self.training), self.values(self.validation)]})
-
-    def values(self, dataset: PairDataset) -> list[tuple[str, str, list[float]]]:
-        """Return key, digest and side values of every scan of a split, as its identity."""
-        return [(item["scan"], self.digests[item["scan"]], item["side"].tolist()) for item in dataset.items]
 
 
 @dataclass(frozen=True)
@@ -161,8 +104,8 @@ def _train(config: Config, name: str, seed: int, data: LearningData, group: Proc
             label=f"train {name}, seed {seed}",
             fingerprint=fingerprint,
             group=group,
-            watch=_watcher(config, name, run, data.validation),
-            log=lambda step, values: _log_curves(config, name, run, step, values),
+            watch=watcher(config, name, run, data.validation),
+            log=lambda step, values: log_curves(config, name, run, step, values),
             regions=torch.from_numpy(region_map(config.preprocess).labels),
             closed_form=data.closed_form_cache(layout),
         )
@@ -286,56 +229,3 @@ def _constant_spread(config: Config, model: ConditionalModel, validation: PairDa
         region=float(np.sqrt(np.mean(region_errors))),
         regions=len(regions.names),
     )
-
-
-def _watcher(config: Config, name: str, run: Run, validation: PairDataset) -> Watcher:
-    """Track the scores and a picture of the first validation scan at every validation."""
-    row = modality(config.study.target)
-
-    def watch(step: int, metrics: Mapping[str, float], objective: Objective) -> None:
-        kept = {key: value for key, value in metrics.items() if key.startswith(("validation/", "samples_per_second"))}
-        run.metrics(_named(config, name, kept), step)
-        if len(validation):
-            run.image(_picture(objective, validation, row.window), "validation/axial", step)
-
-    return watch
-
-
-def _log_curves(config: Config, name: str, run: Run, step: int, values: Mapping[str, float]) -> None:
-    """Track the terms of one training step."""
-    run.metrics(_named(config, name, values), step)
-
-
-def _named(config: Config, name: str, values: Mapping[str, float]) -> dict[str, float]:
-    """Metrics by their tracked names, without those that training cannot change."""
-    unit, likelihood = modality(config.study.target).unit, any(key.endswith("nll") for key in values)
-    choice = config.flows.get(name)
-    constant = constant_metrics(None if choice is None else preset(choice.preset, **choice.options))
-    return {
-        metric_name(key, unit, likelihood=likelihood): value
-        for key, value in values.items()
-        if not key.startswith(constant or "/") and not f"train/{key}".startswith(constant or "/")
-    }
-
-
-@torch.no_grad()
-def _picture(objective: Objective, validation: PairDataset, window: tuple[float, float]) -> Any:
-    """Middle axial slice of source, real target, estimate and, for a flow, one sample; values in [0, 1]."""
-    item = validation[0]
-    (source, side), mask = source_and_side(item, objective), item["mask"][0]
-    images: list[Tensor] = [item["target"][0], objective.point_estimate(source, side)[0, 0].float().cpu()]
-    sample = objective.sample(source, side, torch.Generator().manual_seed(PICTURE_SEED))
-    images += [] if sample is None else [sample[0, 0].float().cpu()]
-    low, high = window
-    normalised = [item["source"][0], *((image * mask - low) / (high - low) for image in images)]
-    row = torch.cat([image[:, :, image.shape[2] // 2].T.flip(0) for image in normalised], dim=1)
-    return row.clamp(0, 1).numpy()
-
-
-def fingerprint_of(config: Config, name: str, data: LearningData) -> str:
-    """Digest of all inputs of a training except its seed; states with another digest are not resumed."""
-    # The size of a network baseline follows that of the main flow.
-    choice = config.flows.get(name, config.model)
-    baseline = [] if name in config.flows else [config.baselines.of(name)]
-    sections = dump_sections(config.train, choice, *baseline, without=NO_EFFECT)
-    return digest_of({"version": __version__, "name": name, "scans": data.digest, **sections})

@@ -5,7 +5,7 @@ import pytest
 
 from dualflow.commands import bench_rates as module
 from dualflow.commands.bench_rates import bench_rates, rates_markdown, summarise_rates, with_rate
-from dualflow.commands.train import LearningData
+from dualflow.commands.learning_data import LearningData
 from dualflow.config import parse_config
 from dualflow.config.learning import BaselineTraining
 from dualflow.data.dataset import PairDataset

@@ -1,0 +1,70 @@
+"""What the models of a study learn from, and the digests that tell one training from another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from dualflow import __version__
+from dualflow.commit import digest_of, sha256
+from dualflow.config import Config, dump_sections
+from dualflow.data.dataset import PairDataset
+from dualflow.data.side_encoder import SideEncoder
+from dualflow.data.study_pairs import learning_pairs
+from dualflow.layout import Layout, Scan
+from dualflow.training.closed_form import ClosedFormCache
+
+NO_EFFECT = ("seeds", "models", "processes", "device")
+"""Configuration fields that change no result of one training."""
+
+
+@dataclass(frozen=True)
+class LearningData:
+    """The scans that all models of a study learn from.
+
+    Attributes:
+        pairs: rows of the index.
+        encoder: of the side columns, fitted on the training scans.
+        training: training scans.
+        validation: validation scans.
+        digests: hash of the manifest of each training and validation scan.
+    """
+
+    pairs: pd.DataFrame
+    encoder: SideEncoder
+    training: PairDataset
+    validation: PairDataset
+    digests: dict[str, str]
+
+    @classmethod
+    def load(cls, config: Config) -> LearningData:
+        """Read the preprocessed scans of a study."""
+        pairs, encoder, training, validation = learning_pairs(config)
+        scans = [*training.scans, *validation.scans]
+        digests = {key: sha256(config.layout.scan_manifest(Scan.parse(key))) for key in scans}
+        return cls(pairs, encoder, training, validation, digests)
+
+    def closed_form_cache(self, layout: Layout) -> ClosedFormCache:
+        """Closed-form fits to the training scans, which the trainings of a study share."""
+        return ClosedFormCache(layout.closed_form_cache, digest_of(self.values(self.training)))
+
+    @property
+    def digest(self) -> str:
+        """Digest of what the models learn from: scans and side values, by split."""
+        # Units of the columns by their ranges: the last digits of means and deviations differ between machines.
+        columns = [{**column, "mean": None, "sd": None} for column in self.encoder.to_dict()["columns"]]
+        return digest_of({"side": columns, "splits": [self.values(self.training), self.values(self.validation)]})
+
+    def values(self, dataset: PairDataset) -> list[tuple[str, str, list[float]]]:
+        """Return key, digest and side values of every scan of a split, as its identity."""
+        return [(item["scan"], self.digests[item["scan"]], item["side"].tolist()) for item in dataset.items]
+
+
+def fingerprint_of(config: Config, name: str, data: LearningData) -> str:
+    """Digest of all inputs of a training except its seed; states with another digest are not resumed."""
+    # The size of a network baseline follows that of the main flow.
+    choice = config.flows.get(name, config.model)
+    baseline = [] if name in config.flows else [config.baselines.of(name)]
+    sections = dump_sections(config.train, choice, *baseline, without=NO_EFFECT)
+    return digest_of({"version": __version__, "name": name, "scans": data.digest, **sections})

@@ -1,0 +1,81 @@
+"""Digests of what models learn from: what changes them, and what does not."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from learning_phantoms import learning_data
+
+from dualflow.commands.learning_data import fingerprint_of
+from dualflow.config import parse_config
+from dualflow.data.dataset import PairDataset
+
+
+@pytest.fixture
+def fingerprint(phantoms, held_out, card):
+    """Return the fingerprint of a training on the phantoms, with changed settings or data."""
+
+    def compute(values=None, name="dualflow", training=phantoms, validation=held_out, manifests="same"):
+        config = parse_config({"study": {"name": "tiny"}, **(values or {})})
+        return fingerprint_of(config, name, learning_data(card, training, validation, manifests))
+
+    return compute
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"study": {"name": "tiny", "results": "elsewhere"}},
+        {"train": {"seeds": [0, 1]}},
+        {"baselines": {"models": ["unet"]}},
+        {"baselines": {"steps": 5, "training": {"unet": {"learning_rate": 0.1}}}},
+        {"evaluate": {"bootstrap": 100}},
+        {"extra_models": {"other": {"preset": "dual_glow"}}},
+    ],
+)
+def test_unrelated_settings_do_not_change_the_fingerprint(fingerprint, values):
+    """The fingerprint ignores other models, seeds, folders and evaluation settings."""
+    assert fingerprint(values) == fingerprint()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"train": {"learning_rate": 1e-3}},
+        {"train": {"steps": 700}},
+        {"train": {"precision": "float32"}},
+        {"model": {"options": {"noise": 0.02}}},
+    ],
+)
+def test_training_settings_change_the_fingerprint(fingerprint, values):
+    """Learning rate, steps, precision, and options of the flow that change no tensor shape."""
+    assert fingerprint(values) != fingerprint()
+
+
+def test_data_splits_and_side_values_change_the_fingerprint(fingerprint, phantoms, held_out):
+    """Changed preprocessing, a changed age, or a subject moved to the other split."""
+    aged = PairDataset([{**item, "side": item["side"] + 1} for item in phantoms.items])
+    moved = PairDataset(phantoms.items[:-1]), PairDataset([phantoms.items[-1], *held_out.items])
+    changed = [
+        fingerprint(manifests="other"),
+        fingerprint(training=aged),
+        fingerprint(training=moved[0], validation=moved[1]),
+        fingerprint(name="unet"),
+    ]
+    assert len({fingerprint(), *changed}) == 5
+    assert torch.isnan(phantoms[1]["side"]).all(), "the fingerprint must accept unknown values"
+
+
+def test_the_digest_tells_splits_side_values_and_units(phantoms, held_out, card):
+    """A model of other ones is not known to leave a scan out; standardised values alone hide a change of units."""
+    moved = PairDataset(phantoms.items[:-1]), PairDataset([phantoms.items[-1], *held_out.items])
+    aged = PairDataset([{**item, "side": item["side"] + 1} for item in phantoms.items])
+    first, *others = card.side.columns
+    months = replace(first, mean=12 * first.mean, sd=12 * first.sd, low=12 * first.low, high=12 * first.high)
+    data = learning_data(card, phantoms, held_out)
+    changed = [
+        learning_data(card, *moved),
+        learning_data(card, aged, held_out),
+        replace(data, encoder=replace(card.side, columns=(months, *others))),
+    ]
+    assert len({one.digest for one in [data, *changed]}) == 4
