@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from dualflow.config import Config
@@ -62,15 +63,28 @@ def require_test_people(config: Config) -> None:
 
     Raises:
         ConfigError: there are none.
+        DataError: the table of splits cannot be read.
     """
-    split = config.split
-    if not (split.test or split.test_subjects or split.folds or split.file):
+    split, nobody = config.split, ""
+    if split.file and not split.folds:
+        if not _has_test_people(split.file):
+            nobody, remedy = f"column 'split' of {split.file} has no test", "write it beside some subjects"
+    elif not (split.test or split.test_subjects or split.folds):
+        nobody, remedy = "split.test is 0", "give it a share, such as 0.25"
+    if nobody:
         name, seed = config.trainings[0]
         training = config.layout.manifest(f"train/{name}_seed-{seed}")
         raise ConfigError(
-            "split.test is 0, so nobody is left to score the models on; give it a share, such as 0.25, or train only: "
+            f"{nobody}, so nobody is left to score the models on; {remedy}, or train only: "
             f"`dualflow run ... -- {training}`"
         )
+
+
+def _has_test_people(path: Path) -> bool:
+    """Whether a table of splits names test people; the index refuses a table without such a column."""
+    from dualflow.data.tsv import read_table  # takes a second, and few studies have such a table
+
+    return "test" in set(read_table(path).get("split", ["test"]))
 
 
 def _cohort(config: Config) -> list[str]:

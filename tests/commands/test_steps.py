@@ -1,5 +1,7 @@
 """Names of the steps of a study, and their required inputs."""
 
+from contextlib import nullcontext
+
 import pytest
 
 from dualflow.commands.steps import (
@@ -66,3 +68,19 @@ def test_a_study_without_test_people_is_refused_with_its_remedy(config):
     nobody = config.model_copy(update={"split": config.split.model_copy(update={"test": 0.0})})
     with pytest.raises(ConfigError, match=r"split.test is 0, .*x/manifests/train/dualflow_seed-3.json"):
         require_test_people(nobody)
+
+
+@pytest.mark.parametrize(
+    ("rows", "folds", "is_refused"),
+    [("split train validation", None, True), ("split train test", None, False),
+     ("split train validation", 3, False), ("fold 0 1", None, False)],
+)  # fmt: skip
+def test_a_table_of_splits_names_test_people(config, tmp_path, rows, folds, is_refused):
+    """Unless folds do; the index refuses a table without the column."""
+    table, (column, *cells) = tmp_path / "splits.tsv", rows.split()
+    table.write_text(f"subject\t{column}\n" + "".join(f"{label}\t{cell}\n" for label, cell in enumerate(cells)))
+    split = config.split.model_copy(update={"file": table, "folds": folds})
+    study = config.model_copy(update={"split": split})
+    refused = pytest.raises(ConfigError, match=r"splits.tsv has no test, so nobody is left")
+    with refused if is_refused else nullcontext():
+        require_test_people(study)
