@@ -88,7 +88,7 @@ class Scale:
         )
 
 
-SMALL_GRID = PreprocessConfig(spacing_mm=8.0, shape=(24, 32, 24))
+SMALL_GRID = PreprocessConfig(spacing_mm=8.0, shape=(24, 32, 24), bias_field=False)
 SCALES = {
     "cuda": Scale(
         "cuda",

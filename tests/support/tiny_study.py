@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +41,19 @@ def snakemake(folder, *arguments):
 
 def run(folder, *arguments):
     return tool("dualflow.cli", "run", "--config", "tiny.yaml", *arguments, folder=folder)
+
+
+def write_samples(folder):
+    """Write six pairs of tiny images and their table `samples.tsv` into a folder; return the names of the images."""
+    rows, rng, names = ["subject\tsource\ttarget"], np.random.default_rng(0), []
+    for label in "123456":
+        pair = [f"subject {label} {role}.nii.gz" for role in ("source", "target")]
+        for name in pair:
+            nib.save(nib.Nifti1Image(rng.integers(0, 99, (6, 6, 6), np.int16), np.eye(4)), folder / name)
+        rows.append("\t".join([label, *pair]))
+        names += pair
+    (folder / "samples.tsv").write_text("\n".join(rows) + "\n")
+    return names
 
 
 def write_config(folder, values):

@@ -10,17 +10,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import yaml
+from tiny_study import write_config, write_samples
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.xdist_group("wheel")]
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ("dualflow", "pipelines", "configs", "Snakefile", "pyproject.toml", "setup.py", "README.md", "LICENSE")
-TINY = {
-    "study": {"name": "tiny"},
-    "cohort": {"subjects": 3},
-    "preprocess": {"spacing_mm": 8.0, "shape": [24, 32, 24], "bias_field": False},
-}
 
 
 def call(*command, folder):
@@ -74,7 +69,8 @@ def test_a_packaged_configuration_is_found_by_name(program, tmp_path):
 
 
 def test_the_workflow_runs(program, tmp_path):
-    """Its first steps, from the simulation of scans to their index."""
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    """Snakemake finds the packaged workflow, whose first step indexes a table of samples."""
+    write_samples(tmp_path)
+    write_config(tmp_path, {"study": {"name": "tiny", "samples": "samples.tsv"}})
     call(program, "run", "--config", "tiny.yaml", "--cores", "2", "--", "index", folder=tmp_path)
     assert (tmp_path / "results/tiny/index/pairs.tsv").is_file()

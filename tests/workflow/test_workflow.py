@@ -15,19 +15,16 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
-from tiny_study import ROOT, TINY, run, snakemake, tool, write_config
+from tiny_study import ROOT, TINY, run, snakemake, tool, write_config, write_samples
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.xdist_group("workflow")]
 
 
 def planned(folder):
     """Return the names of the jobs that a dry run plans."""
-    dry = snakemake(folder, "-n", "--quiet", "rules")
+    dry = snakemake(folder, "-n")
     assert dry.returncode == 0, dry.stderr
-    full = snakemake(folder, "-n")
-    return {
-        line.split()[1].rstrip(":") for line in full.stdout.splitlines() if line.startswith(("rule ", "localrule "))
-    }
+    return {line.split()[1].rstrip(":") for line in dry.stdout.splitlines() if line.startswith(("rule ", "localrule "))}
 
 
 def test_synthetic_volumes_have_the_native_grid(workspace):
@@ -148,20 +145,21 @@ def test_a_failed_run_stays_failed_until_it_is_repaired(workspace, tmp_path):
     """A failed step fails again, although the report of an earlier run exists."""
     shutil.copytree(workspace / "results", tmp_path / "results")
     write_config(tmp_path, TINY)
-    model, manifest = "models/mean_image/seed-0", "manifests/train/mean_image_seed-0.json"
-    shutil.rmtree(tmp_path / "results/tiny" / model)
-    (tmp_path / "results/tiny" / model).touch()
+    results, model = tmp_path / "results/tiny", "models/mean_image/seed-0"
+    manifest = results / "manifests/train/mean_image_seed-0.json"
+    shutil.rmtree(results / model)
+    (results / model).touch()
     for _ in range(2):
         failed = run(tmp_path)
         assert failed.returncode == 1
         assert "report.html" not in failed.stdout
         assert "failed with exit code 1 after 0 of 4 steps" in failed.stderr
         assert any(line.startswith("  dualflow: ") and model in line for line in failed.stderr.splitlines())
-        assert not (tmp_path / "results/tiny" / manifest).exists()
-    (tmp_path / "results/tiny" / model).unlink()
-    repaired = run(tmp_path)
+        assert not manifest.exists()
+    (results / model).unlink()
+    repaired = run(tmp_path, "--", "--until", "train")
     assert repaired.returncode == 0, repaired.stderr
-    assert "[4/4] check: " in repaired.stdout
+    assert manifest.is_file()
 
 
 def test_a_changed_value_reruns_only_dependent_steps(workspace):
@@ -330,13 +328,7 @@ def test_a_table_of_samples_is_a_study(tmp_path):
     """A samples.tsv in a folder with a space is indexed, and again when one of its files changes."""
     data = tmp_path / "my data"
     data.mkdir()
-    rows, rng = ["subject\tsource\ttarget"], np.random.default_rng(0)
-    for label in "123456":
-        names = [f"subject {label} {role}.nii.gz" for role in ("source", "target")]
-        for name in names:
-            nib.save(nib.Nifti1Image(rng.integers(0, 99, (6, 6, 6), np.int16), np.eye(4)), data / name)
-        rows.append("\t".join([label, *names]))
-    (data / "samples.tsv").write_text("\n".join(rows) + "\n")
+    names = write_samples(data)
     split = {"folds": 3, "fold": 2}
     write_config(tmp_path, {"study": {"name": "tiny", "samples": "my data/samples.tsv"}, "split": split})
     done = snakemake(tmp_path, "--cores", "1", "--until", "index")
