@@ -146,7 +146,7 @@ def test_a_failed_run_stays_failed_until_it_is_repaired(workspace, tmp_path):
     shutil.copytree(workspace / "results", tmp_path / "results")
     write_config(tmp_path, TINY)
     results, model = tmp_path / "results/tiny", "models/mean_image/seed-0"
-    manifest = results / "manifests/train/mean_image_seed-0.json"
+    manifest = "results/tiny/manifests/train/mean_image_seed-0.json"
     shutil.rmtree(results / model)
     (results / model).touch()
     for _ in range(2):
@@ -155,11 +155,11 @@ def test_a_failed_run_stays_failed_until_it_is_repaired(workspace, tmp_path):
         assert "report.html" not in failed.stdout
         assert "failed with exit code 1 after 0 of 4 steps" in failed.stderr
         assert any(line.startswith("  dualflow: ") and model in line for line in failed.stderr.splitlines())
-        assert not manifest.exists()
+        assert not (tmp_path / manifest).exists()
     (results / model).unlink()
-    repaired = run(tmp_path, "--", "--until", "train")
+    repaired = run(tmp_path, "--", manifest)
     assert repaired.returncode == 0, repaired.stderr
-    assert manifest.is_file()
+    assert (tmp_path / manifest).is_file()
 
 
 def test_a_changed_value_reruns_only_dependent_steps(workspace):
