@@ -76,9 +76,10 @@ def names_of(out):
 
 
 @each_flow
-def test_level_bits_and_log_determinant_add_up_to_the_nll(name):
+@pytest.mark.parametrize("scans", [1, 3])
+def test_level_bits_and_log_determinant_add_up_to_the_nll(name, scans):
     """The NLL is the size-weighted sum of the levels' bits per dimension, minus the log-determinant."""
-    flow, (target, source, side) = trained(name), batch()
+    flow, (target, source, side) = trained(name), batch(scans)
     out = terms(flow, target, source, side)
     latents, log_det = flow.encode(prepared(flow, target), source, side)
     sizes = [z[0].numel() for z in latents]
