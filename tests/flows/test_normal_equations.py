@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dualflow.flows.normal_equations import NormalEquations, packed_index
+from dualflow.flows.normal_equations import GLOBAL_RIDGE, INTERCEPT_VARIANCE, NormalEquations, packed_index
 
 
 @pytest.fixture
@@ -52,3 +52,24 @@ def test_selected_features_give_the_equations_of_those_features(sums):
     torch.testing.assert_close(selected.gram, fewer.gram)
     torch.testing.assert_close(selected.moment, fewer.moment)
     assert packed_index(3).tolist() == [[0, 1, 2], [1, 3, 4], [2, 4, 5]]
+
+
+def test_the_global_fit_is_the_regression_over_all_sites(sums):
+    """Its penalty hardly matters; the variances are those of the features, but the intercept's is at its floor."""
+    equations, features, values = sums
+    rows = features.double().movedim(1, 2).reshape(150, 4)
+    coefficients, variance = equations.global_fit(*equations.without())
+    torch.testing.assert_close(variance[1:], rows[:, 1:].var(dim=0, correction=0), rtol=1e-5, atol=0)
+    assert variance[0] == INTERCEPT_VARIANCE
+    penalty = 150 * GLOBAL_RIDGE * variance.diag()
+    expected = torch.linalg.solve(rows.T @ rows + penalty, rows.T @ values.double().flatten())
+    torch.testing.assert_close(coefficients, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_precision_is_that_of_a_mean_site(sums):
+    """The sums of squares averaged over the sites, plus the ridge of each feature."""
+    equations, features, _ = sums
+    gram, moment = equations.without()
+    rows = features.double().movedim(1, 2).reshape(150, 4)
+    expected = rows.T @ rows / 5 + 3.0 * equations.global_fit(gram, moment)[1].diag()
+    torch.testing.assert_close(equations.precision(gram, moment, 3.0), expected, rtol=1e-5, atol=1e-5)
