@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+from learning_phantoms import learning_data
 
 from dualflow.commands import bench_rates as module
 from dualflow.commands.bench_rates import bench_rates, rates_markdown, summarise_rates, with_rate
@@ -16,9 +17,7 @@ from dualflow.errors import ConfigError, DataError
 @pytest.fixture
 def config(tmp_path, phantoms, held_out, card, monkeypatch):
     """A study of phantoms."""
-    pairs = pd.DataFrame({"scan": phantoms.scans, "split": "train"})
-    digests = {item["scan"]: "same" for item in [*phantoms.items, *held_out.items]}
-    data = LearningData(pairs, card.side, phantoms, held_out, digests)
+    data = learning_data(card, phantoms, held_out)
     monkeypatch.setattr(LearningData, "load", classmethod(lambda cls, config: data))
     return parse_config({
         "study": {"name": "x", "results": str(tmp_path), "side": ["age"]},
