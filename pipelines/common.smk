@@ -18,7 +18,7 @@ from dualflow.commands.steps import (
 from dualflow.commands.study_config import parse_study_config
 from dualflow.config import write_resolved
 from dualflow.data.fingerprint import study_fingerprint
-from dualflow.errors import ConfigError
+from dualflow.errors import ConfigError, DualflowError
 from dualflow.lifetime import PARENTS, parents_of_steps
 from dualflow.report.report_figure import FILED
 
@@ -127,7 +127,7 @@ def test_people(wildcards):
     """No file; an error before the first step of a run that is to score models without test people."""
     try:
         require_test_people(study)
-    except ConfigError as error:
+    except DualflowError as error:
         # Snakemake writes a traceback around errors of functions, so that the reason has a line of its own.
         logger.error(f"dualflow: {error}")
         raise WorkflowError(str(error))

@@ -46,3 +46,14 @@ def test_a_run_without_test_people_is_refused_before_its_first_step(tmp_path, mo
     assert "dualflow: split.test is 0, so nobody is left to score the models on" in capfd.readouterr().err
     assert list_steps(config, ["results/x/manifests/train/dualflow_seed-0.json"]) == 0
     assert "train dualflow seed 0" in capfd.readouterr().out
+
+
+def test_an_unreadable_table_of_splits_is_one_line(tmp_path, monkeypatch, capfd):
+    """It is read before the first step."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "splits.tsv").write_text("")
+    config = parse_config({"study": {"name": "x", "results": "results"}, "split": {"file": "splits.tsv"}})
+    assert list_steps(config) == 1
+    errors = capfd.readouterr().err
+    assert "dualflow: splits.tsv: is not a table (it is empty)" in errors
+    assert "Traceback" not in errors
