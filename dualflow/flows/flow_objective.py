@@ -111,10 +111,6 @@ class FlowObjective(Objective):
                 numbers["source_round_trip"] = source_round_trip_error(self.flow.source.glow, source)
         return numbers
 
-    def guesses(self, latents: list[Tensor], strength: float) -> list[Tensor]:
-        """Return the discriminators' guesses of the side values from the finer levels' latents, `[N, S]` each."""
-        return [probe(z, strength) for probe, z in zip(self.discriminators, latents, strict=False)]
-
     def _forward_pass(
         self, target: Tensor, source: Tensor, side: Tensor | None, mask: Tensor | None, mean: Tensor | None
     ) -> ForwardPass:
@@ -124,7 +120,13 @@ class FlowObjective(Objective):
         target = prepare_target(target, mask, spec, generator, training=self.training)
         frozen = self.training and self.progress < spec.source_frozen
         condition = flow.condition(source, side, mean, train_source=not frozen, noise=self.training)
-        return ForwardPass(target, side, mask, condition, *flow.density(target, condition))
+        log_prob, code, level_log_probs = flow.density(target, condition)
+        guesses = self._guesses(code.latents)
+        return ForwardPass(target, side, mask, condition, log_prob, code, level_log_probs, guesses)
+
+    def _guesses(self, latents: list[Tensor]) -> list[Tensor]:
+        strength = reversal_strength(self.progress)
+        return [probe(z, strength) for probe, z in zip(self.discriminators, latents, strict=False)]
 
     @torch.no_grad()
     def _monitored(self, batch: ForwardPass) -> dict[str, Tensor]:
@@ -133,8 +135,8 @@ class FlowObjective(Objective):
         numbers = {
             f"bits_per_dim_level_{level}": -log_prob.mean() / (z[0].numel() * log(2)) for level, (log_prob, z) in levels
         }
-        if len(self.discriminators):
-            accuracies = [discriminator_accuracy(guess, batch.side) for guess in self.guesses(batch.code.latents, 0.0)]
+        if batch.guesses:
+            accuracies = [discriminator_accuracy(guess, batch.side) for guess in batch.guesses]
             numbers["discriminator_accuracy"] = torch.stack(accuracies).mean()
             if self.training:
                 numbers["discriminator_strength"] = batch.target.new_tensor(reversal_strength(self.progress))
@@ -152,6 +154,7 @@ class ForwardPass(NamedTuple):
         log_prob: log p(target | condition), `[N]`.
         code: the latents.
         level_log_probs: the prior's part of each level, `[N]` each.
+        guesses: the discriminators' guesses of the side values from the finer levels' latents, `[N, S]` each.
     """
 
     target: Tensor
@@ -161,6 +164,7 @@ class ForwardPass(NamedTuple):
     log_prob: Tensor
     code: Encoding
     level_log_probs: list[Tensor]
+    guesses: list[Tensor]
 
 
 def nll(objective: FlowObjective, batch: ForwardPass) -> Tensor:
@@ -177,8 +181,7 @@ def source_nll(objective: FlowObjective, batch: ForwardPass) -> Tensor:
 
 def discriminator(objective: FlowObjective, batch: ForwardPass) -> Tensor:
     """Return the discriminators' mean squared error; the flow ascends it (DUAL-GLOW, equation 8)."""
-    guesses = objective.guesses(batch.code.latents, reversal_strength(objective.progress))
-    return torch.stack([discriminator_error(guess, batch.side) for guess in guesses]).mean()
+    return torch.stack([discriminator_error(guess, batch.side) for guess in batch.guesses]).mean()
 
 
 def decode_l1(objective: FlowObjective, batch: ForwardPass) -> Tensor:

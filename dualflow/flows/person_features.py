@@ -85,8 +85,8 @@ def tissue_fractions(source: Tensor) -> Tensor:
     """
     brain = foreground(source).to(source.dtype)
     volume = brain.sum(dim=(1, 2, 3, 4)).clamp_min(1)
-    fractions = (soft_tissue(source) * brain).sum(dim=(2, 3, 4)) / volume[:, None]
-    return torch.cat([fractions, volume.log()[:, None]], dim=1)
+    sums = soft_tissue(source).flatten(2) @ brain.flatten(2).mT
+    return torch.cat([sums[:, :, 0] / volume[:, None], volume.log()[:, None]], dim=1)
 
 
 def tissue_count(source_channels: int) -> int:

@@ -59,7 +59,8 @@ def soft_tissue(source: Tensor) -> Tensor:
     A linear function of them is nonlinear in intensity, and bounded outside the range of the training data.
     """
     centres = torch.tensor(TISSUE_CENTRES, dtype=source.dtype, device=source.device).view(1, -1, 1, 1, 1)
-    return torch.exp(-0.5 * ((source.unsqueeze(2) - centres) / TISSUE_WIDTH) ** 2).flatten(1, 2)
+    distance = (source.unsqueeze(2) - centres).div_(TISSUE_WIDTH)
+    return distance.square_().mul_(-0.5).exp_().flatten(1, 2)
 
 
 def foreground(source: Tensor) -> Tensor:

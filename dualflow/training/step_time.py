@@ -192,11 +192,16 @@ def machine() -> dict[str, str]:
 
 
 def random_batch(config: Config, model: DualFlow, count: int) -> dict[str, Tensor]:
-    """Random volumes of `count` scans, as one training step receives them."""
+    """Random volumes of `count` scans, as one training step receives them.
+
+    Sources have intensities of 0 to 1, as preprocessing writes them. Far beyond that range the exponentials of their
+    features underflow, which takes torch sixty times as long.
+    """
     channels = {"target": 1, "source": len(config.study.sources)}
     if is_closed_form(model.mean_model):  # only a closed-form mean is cross-fitted and part of the batch
         channels["mean"] = 1
     volumes = {name: torch.randn(count, width, *config.preprocess.shape) for name, width in channels.items()}
+    volumes["source"].sigmoid_()
     mask = torch.ones_like(volumes["target"], dtype=torch.bool)
     return {**volumes, "side": torch.randn(count, len(config.study.side)), "mask": mask}
 
