@@ -18,7 +18,7 @@ HEADER = """\
 # The tested versions with the hashes of their files, for Python 3.11 to 3.13 on Linux x86_64: `make constraints`.
 # pip takes the packages that it needs from this list: pip install --require-hashes --constraint constraints.txt ...
 """
-EXTRAS = ["dev", "server"]
+EXTRAS = ["dev", "server", "sbom"]
 PYTHONS = ["3.11", "3.12", "3.13"]
 
 
