@@ -80,13 +80,12 @@ def test_no_pairs_are_refused():
             baseline(SHAPE, 1).fit([])
 
 
-@pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("name", BASELINES)
-def test_every_baseline_keeps_the_protocol(name, channels):
-    """A fitted, saved and loaded baseline gives the same finite image per source, also with unknown side values."""
+def test_every_baseline_keeps_the_protocol(name):
+    """Fitted to two sources and loaded, it gives the same finite image per scan, also with unknown side values."""
     torch.manual_seed(0)
-    pairs = make_pairs(8, sides=2, channels=channels)
-    first, second = BASELINES[name](SHAPE, 2, channels), BASELINES[name](SHAPE, 2, channels)
+    pairs = make_pairs(8, sides=2, channels=2)
+    first, second = BASELINES[name](SHAPE, 2, 2), BASELINES[name](SHAPE, 2, 2)
     first.fit(pairs)
     second.load_state_dict(first.state_dict())
     source = torch.stack([pair["source"] for pair in pairs[:2]])

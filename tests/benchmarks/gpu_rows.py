@@ -96,7 +96,7 @@ SCALES = {
         step_bounds={4.0: 1.5, 2.0: 1.2},
         memory_bounds=(0.75, 1.1),
     ),
-    "cpu": Scale("cpu", (SMALL_GRID,), SMALL | {"mean": "local_linear"}, scans=4, steps=24, timed=2),
+    "cpu": Scale("cpu", (SMALL_GRID,), SMALL | {"mean": "local_linear"}, scans=4, steps=12, timed=2),
 }
 """The whole check on a GPU, and a reduced one on the CPU, whose times and memory have no bounds."""
 

@@ -298,7 +298,7 @@ def terms(flow: DualFlow, *tensors: Tensor | None, **options: Tensor) -> dict[st
 
 
 def trained(name: str) -> DualFlow:
-    """Return a copy of the flow after TRAINING_STEPS optimiser steps, in evaluation mode."""
+    """Return a copy of a flow after TRAINING_STEPS steps, half of them for a combination, in evaluation mode."""
     return trained_objective(name).flow
 
 
@@ -313,12 +313,13 @@ def trained_objective(name: str) -> FlowObjective:
 
 @cache
 def _trained(name: str) -> FlowObjective:
-    objective, (target, source, side) = objective_of(build(name)), batch(TRAINING_STEPS * BATCH, seed=0)
+    steps = TRAINING_STEPS if name in PRESETS else TRAINING_STEPS // 2
+    objective, (target, source, side) = objective_of(build(name)), batch(steps * BATCH, seed=0)
     pool = (rounded(target) if objective.flow.spec.dequantisation == "uniform" else target, source, side)
     initialize_flow(objective.flow, *(tensor[:32] for tensor in pool))
     optimiser = torch.optim.Adam(objective.parameters(), lr=2e-3, fused=True)
-    for step in range(TRAINING_STEPS):
-        objective.set_progress(step / TRAINING_STEPS)
+    for step in range(steps):
+        objective.set_progress(step / steps)
         optimiser.zero_grad()
         objective(*(tensor[step * BATCH : (step + 1) * BATCH] for tensor in pool))["loss"].backward()
         torch.nn.utils.clip_grad_norm_(objective.parameters(), 5.0)
