@@ -238,11 +238,12 @@ def modalities() -> str:
             f"`{row.datatype}/*{f'_trc-{row.tracer}' if row.tracer else ''}_{row.suffix}`",
             row.normaliser,
             row.unit,
+            f"`{row.reference}`" if row.normaliser == "suvr" else "",
             f"{row.window[0]:g} to {row.window[1]:g}",
         ]
         for name, row in MODALITIES.items()
     ]
-    return table(["name", "BIDS file", "normaliser", "unit", "window"], rows)
+    return table(["name", "BIDS file", "normaliser", "unit", "reference region", "window"], rows)
 
 
 def references() -> str:

@@ -142,7 +142,7 @@ def convert(
 
     Each scan gets a verdict: ok; review, converted but unusual; refused, too unlike the training scans to be converted;
     failed, not usable at all. conversion.tsv lists verdicts, reasons and figures, conversion.html shows them. The exit
-    code is 3 if a scan was not converted; all others are.
+    code is 3 if any scan was not converted; the others are.
 
     The output folder is new, or one of an earlier conversion to the same target. It holds no input and lies inside
     none, except in derivatives/ of a BIDS dataset.

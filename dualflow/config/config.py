@@ -66,7 +66,9 @@ class Config(Section):
         if not isinstance(study, dict) or not isinstance(preprocess, dict):
             return values
         usual = MODALITIES.get(str(study.get("target", StudyConfig.model_fields["target"].default)))
-        return {**values, "preprocess": {"reference_region": usual.reference, **preprocess}} if usual else values
+        if usual is None or preprocess.get("reference_region") is not None:
+            return values
+        return {**values, "preprocess": {**preprocess, "reference_region": usual.reference}}
 
     @model_validator(mode="after")
     def _files_exist(self) -> Self:

@@ -103,6 +103,8 @@ def test_the_template_lists_every_key_with_its_default(example_folder):
     assert listed.keys() == defaults.keys()
     for section in listed.keys() - {"extra_models", "impute"}:
         assert listed[section].keys() == defaults[section].keys(), section
+    parsed = parse_config(listed).model_dump(mode="json")  # `reference_region: null` is that of the tracer
+    listed["preprocess"] |= {"reference_region": parsed["preprocess"]["reference_region"]}
     assert {name: listed[name] for name in listed if name != "study"} == {
         name: defaults[name] for name in defaults if name != "study"
     }

@@ -148,6 +148,7 @@ def test_an_unknown_key_of_any_section_is_named(write, section):
         ("study: {name: a, target: FMM}", "cerebellum"),
         ("study: {name: a, target: MK6240}\npreprocess: {spacing_mm: 6}", "cerebellar_grey"),
         ("study: {name: a, target: PIB}\npreprocess: {reference_region: pons}", "pons"),
+        ("study: {name: a, target: AV45}\npreprocess: {reference_region: null}", "cerebellum"),
     ],
 )
 def test_the_tracer_has_its_reference_region(write, text, region):
