@@ -10,11 +10,11 @@ import pandas as pd
 
 from dualflow.config import Config
 from dualflow.data.tsv import read_typed_table
-from dualflow.errors import CheckpointError
+from dualflow.errors import CheckpointError, DataError
 from dualflow.evaluation.condition_check import condition_check
+from dualflow.evaluation.current_scores import CurrentScans, current_scores
 from dualflow.evaluation.statistics import DIFFERENCES, differences, subject_means, summarise
 from dualflow.layout import Scan
-from dualflow.manifest import read_manifest
 from dualflow.models.card import ModelCard
 from dualflow.models.store import load_card
 from dualflow.training.budget import ModelBudget, Plan, budgeted, step_identity
@@ -69,7 +69,8 @@ def gather_comparison(studies: Sequence[Config], plan: Plan) -> Comparison:
     trainings, and memory is their maximum. The reference is the main flow, or the first model without it.
     """
     names = [*studies[0].flows, *studies[0].baselines.models]
-    trainings = {name: [*_finished(studies, plan, name)] for name in names}
+    scans = [_current_scans(study) for study in studies]
+    trainings = {name: [*_finished(studies, scans, plan, name)] for name in names}
     trainings = {name: finished for name, finished in trainings.items() if finished}
     if not trainings:
         return Comparison(pd.DataFrame(), pd.DataFrame(columns=list(DIFFERENCES)), pd.DataFrame(), "")
@@ -95,26 +96,33 @@ def gather_comparison(studies: Sequence[Config], plan: Plan) -> Comparison:
     return Comparison(pd.DataFrame(rows), differences(scores, reference, **options), scores, reference)
 
 
-def _finished(studies: Sequence[Config], plan: Plan, name: str) -> Iterator[Training]:
-    """Trainings of a model whose scores belong to the stored weights, and which follow the plan."""
-    for fold, config in enumerate(studies):
+def _current_scans(config: Config) -> CurrentScans | None:
+    """The scans of a study; None if its index or its preprocessing is not finished, so that no score is current."""
+    try:
+        return CurrentScans.of(config)
+    except DataError:
+        return None
+
+
+def _finished(
+    studies: Sequence[Config], scans: Sequence[CurrentScans | None], plan: Plan, name: str
+) -> Iterator[Training]:
+    """Trainings of a model that follow the plan, with scores as the workflow would compute them now."""
+    for fold, (config, current) in enumerate(zip(studies, scans, strict=True)):
+        if current is None:
+            continue
         for seed in [seed for model, seed in config.trainings if model == name]:
             layout, stem, folder = config.layout, f"{name}_seed-{seed}", config.layout.model(name, seed)
-            manifest = read_manifest(layout.manifest(f"evaluate/{stem}"))
             try:
                 card = load_card(folder)
             except CheckpointError:
                 continue
-            if manifest is None or manifest["inputs"].get("model") != card.weights_sha256:
-                continue
-            if _follows_plan(config, plan, card):
+            tables = current_scores(config, current, name, seed, card.weights_sha256)
+            if tables is not None and _follows_plan(config, plan, card):
                 benchmark = layout.benchmark(f"train/{stem}")
                 memory = read_typed_table(benchmark)["max_rss"] if benchmark.is_file() else pd.Series([np.nan])
-                scores = read_typed_table(layout.table(f"scans_{stem}"))
-                stress_file = layout.stress(name, seed)
-                stress = read_typed_table(stress_file) if stress_file.is_file() else None
                 peak = float(pd.to_numeric(memory, errors="coerce").max())
-                yield Training(card, fold, peak, scores, stress)
+                yield Training(card, fold, peak, tables["scans"], tables.get("stress"))
 
 
 def _follows_plan(config: Config, plan: Plan, card: ModelCard) -> bool:

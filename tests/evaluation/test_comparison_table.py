@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 from comparison import TIMES, FakeTimer, save_card, study_values, train_and_score
 
-from dualflow.commit import commit_text
 from dualflow.config import parse_config
 from dualflow.evaluation.comparison_table import gather_comparison
 from dualflow.report.comparison_text import comparison_markdown
@@ -50,7 +49,7 @@ def test_stress_tests_are_totalled(config):
     assert "stress samples" not in comparison_markdown(gather_comparison([config], plan), config, plan)
     for seed in (0, 1):
         table = pd.DataFrame({"samples": [250, 250], "nonfinite_voxels": [0, 3 * seed]})
-        commit_text(config.layout.stress("dualflow", seed), table.to_csv(sep="\t", index=False))
+        train_and_score(config, "dualflow", seed, 10, stress=table)
     (row,) = gather_comparison([config], plan).table.to_dict("records")
     assert (row["stress_samples"], row["stress_nonfinite"]) == (1000, 3)
     assert "non-finite voxels" in comparison_markdown(gather_comparison([config], plan), config, plan)

@@ -3,7 +3,9 @@
 import pandas as pd
 import torch
 
-from dualflow.commit import commit_text
+from dualflow.commit import commit_text, sha256
+from dualflow.config import dump_sections
+from dualflow.layout import Scan
 from dualflow.manifest import write_manifest
 from dualflow.models.card import ModelCard, TrainingRecord
 from dualflow.models.store import load_card, save_model
@@ -56,12 +58,16 @@ def save_card(folder, name, seed, weight, record=None):
     save_model(folder, model, card)
 
 
+LEARNT = "sub-learnt"
 SCANS = ("sub-1_ses-1", "sub-1_ses-2", "sub-2", "sub-3")
 
 
-def train_and_score(config, name, seed, steps, *, mae=0.1, pretrain=0, memory="900.5", scans=SCANS, **columns):
-    """Write the results of one model and seed with the workflow's own functions."""
+def train_and_score(
+    config, name, seed, steps, *, mae=0.1, pretrain=0, memory="900.5", scans=SCANS, stress=None, **columns
+):
+    """Write the results of one model and seed with the workflow's own functions, for an index with these test scans."""
     layout, stem, folder = config.layout, f"{name}_seed-{seed}", config.layout.model(name, seed)
+    digests = write_index(layout, {LEARNT: "train", **dict.fromkeys(scans, "test")})
     record = TrainingRecord(
         seconds=6.0 + seed,
         mean_seconds=2.0,
@@ -72,12 +78,32 @@ def train_and_score(config, name, seed, steps, *, mae=0.1, pretrain=0, memory="9
     if steps:
         commit_text(folder / "history.tsv", f"step\tloss\n1.0\t0.5\n{steps - pretrain}.0\t0.1\n")
     scores = pd.DataFrame({"model": name, "seed": seed, "scan": list(scans), "mae": mae, **columns})
-    commit_text(layout.table(f"scans_{stem}"), scores.to_csv(sep="\t", index=False))
+    tables = {"scans": layout.table(f"scans_{stem}"), "stress": layout.stress(name, seed)}
+    if stress is None:
+        del tables["stress"]
+    for path, table in zip(tables.values(), (scores, stress), strict=False):
+        commit_text(path, table.to_csv(sep="\t", index=False))
     commit_text(layout.benchmark(f"train/{stem}"), f"s\tmax_rss\n10.0\t{memory}\n")
+    inputs = {LEARNT: digests[LEARNT]}
+    write_manifest(layout.manifest(f"train/{stem}"), step="train", outputs={}, inputs=inputs, config={})
     write_manifest(
         layout.manifest(f"evaluate/{stem}"),
         step="evaluate",
-        outputs={"scans": layout.table(f"scans_{stem}")},
+        outputs=tables,
         inputs={"model": load_card(folder).weights_sha256},
-        config={},
+        config=dump_sections(config.evaluate, config.convert),
     )
+
+
+def write_index(layout, splits):
+    """Write an index of preprocessed scans by split; return the hash of each scan's manifest."""
+    rows = [
+        {"scan": key, "subject": Scan.parse(key).subject, "session": Scan.parse(key).session or "n/a",
+         "source": "t1.nii", "target": "pet.nii", "split": split}
+        for key, split in splits.items()
+    ]  # fmt: skip
+    commit_text(layout.pairs, pd.DataFrame(rows).to_csv(sep="\t", index=False))
+    manifests = {key: layout.scan_manifest(Scan.parse(key)) for key in splits}
+    for path in manifests.values():
+        write_manifest(path, step="preprocess", outputs={}, inputs={}, config={})
+    return {key: sha256(path) for key, path in manifests.items()}

@@ -1,0 +1,72 @@
+"""Whether the stored scores of a training are those that the workflow would compute now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import pandas as pd
+
+from dualflow.commit import sha256
+from dualflow.config import Config, dump_sections
+from dualflow.data.study_pairs import usable_pairs
+from dualflow.data.tsv import read_typed_table
+from dualflow.layout import Scan
+from dualflow.manifest import manifest_outputs, read_manifest
+
+
+@dataclass(frozen=True)
+class CurrentScans:
+    """The scans of a study that its models learn from and are scored on now.
+
+    Attributes:
+        learnt: hash of the manifest of each training and validation scan.
+        test: keys of the test scans.
+    """
+
+    learnt: Mapping[str, str]
+    test: frozenset[str]
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """Read the index and the manifests of the preprocessed scans."""
+        split = usable_pairs(config).set_index("scan")["split"]
+        learnt = split.index[split.isin(["train", "validation"])]
+        return cls(
+            {key: sha256(config.layout.scan_manifest(Scan.parse(key))) for key in learnt},
+            frozenset(split.index[split == "test"]),
+        )
+
+
+def current_scores(
+    config: Config, scans: CurrentScans, name: str, seed: int, weights: str
+) -> dict[str, pd.DataFrame] | None:
+    """Return the tables `scans` and `stress` of a training's scores; None if the workflow would compute other ones.
+
+    They belong to the stored weights, to what the models learn from now, to the test scans and to the options of the
+    evaluation. Without a stress test its table is absent.
+
+    Args:
+        config: of the study.
+        scans: of the study.
+        name: of the model.
+        seed: of the training.
+        weights: hash of the stored weights.
+    """
+    layout, stem = config.layout, f"{name}_seed-{seed}"
+    path = layout.manifest(f"evaluate/{stem}")
+    scored = read_manifest(path, inputs={"model": weights})
+    if scored is None or read_manifest(layout.manifest(f"train/{stem}"), inputs=scans.learnt) is None:
+        return None
+    if _options(scored["config"]) != _options(dump_sections(config.evaluate, config.convert)):
+        return None
+    files = manifest_outputs(path, scored)
+    names = [name for name in ("scans", "stress") if name in files]
+    tables = {str(name): read_typed_table(files[name].path) for name in names}
+    return tables if scans.test == set(tables["scans"]["scan"]) else None
+
+
+def _options(sections: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
+    """The options that change scores: all of the evaluation but `bootstrap`, and the temperature of the samples."""
+    return {**sections["evaluate"], "bootstrap": None}, sections["convert"]["temperature"]

@@ -1,0 +1,57 @@
+"""Stored scores count only if the workflow would compute the same ones now."""
+
+import pytest
+from comparison import LEARNT, SCANS, study_values, train_and_score, write_index
+
+from dualflow.config import parse_config
+from dualflow.evaluation.current_scores import CurrentScans, current_scores
+from dualflow.layout import Scan
+from dualflow.manifest import write_manifest
+from dualflow.models.store import load_card
+
+SPLITS = {LEARNT: "train", **dict.fromkeys(SCANS, "test")}
+
+
+@pytest.fixture
+def config(tmp_path):
+    config = parse_config(study_values(tmp_path))
+    train_and_score(config, "dualflow", 0, 10)
+    return config
+
+
+def tables(config):
+    weights = load_card(config.layout.model("dualflow", 0)).weights_sha256
+    return current_scores(config, CurrentScans.of(config), "dualflow", 0, weights)
+
+
+def test_scores_of_the_present_study_are_current(config):
+    """They need the same scans and options; resamples of the report change no score."""
+    assert list(tables(config)["scans"]["scan"]) == list(SCANS)
+    fewer = config.evaluate.model_copy(update={"bootstrap": 7})
+    assert tables(config.model_copy(update={"evaluate": fewer})) is not None
+
+
+@pytest.mark.parametrize(("section", "values"), [("evaluate", {"samples": 8}), ("convert", {"temperature": 0.5})])
+def test_scores_of_other_options_are_not(config, section, values):
+    """Scores of fewer samples or of another temperature do not stand beside others."""
+    changed = getattr(config, section).model_copy(update=values)
+    assert tables(config.model_copy(update={section: changed})) is None
+
+
+def test_scores_of_other_test_scans_are_not(config):
+    """Another split has other test people."""
+    write_index(config.layout, SPLITS | {SCANS[0]: "convert"})
+    assert tables(config) is None
+
+
+def test_scores_of_a_model_of_other_data_are_not(config):
+    """A training scan was preprocessed again since."""
+    path = config.layout.scan_manifest(Scan.parse(LEARNT))
+    write_manifest(path, step="preprocess", outputs={}, inputs={"source": "other"}, config={})
+    assert tables(config) is None
+
+
+def test_scores_of_an_unfinished_training_are_not(config):
+    """Snakemake removes the manifest of a training that it repeats, while its old weights stay."""
+    config.layout.manifest("train/dualflow_seed-0").unlink()
+    assert tables(config) is None
