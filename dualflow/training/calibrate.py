@@ -57,7 +57,7 @@ def calibrate(
     pairs = one_scan_each(validation)
     if cross_fitted := len(pairs) < MIN_PEOPLE:
         pairs = one_scan_each(PairDataset([item for item in training.items if "mean" in item]))
-    if len(pairs) < MIN_PEOPLE or not (base is not None or isinstance(spread, VoxelSpread)):
+    if len(pairs) < MIN_PEOPLE or not has_gains(flow):
         return {}
     # The source is encoded once; only what the gains change is computed again.
     batches = list(conditioned_batches(flow.eval(), pairs, batch_size))
@@ -80,6 +80,11 @@ def calibrate(
         facts["region_gain"] = _matching_gain(ratio)
         base.law.gain.fill_(facts["region_gain"])
     return facts | {"nats_after": nats(voxel_gain)}
+
+
+def has_gains(flow: DualFlow) -> bool:
+    """Whether a flow has a spread that calibration can scale: a map of it, or a law of directions."""
+    return coarsest_base(flow) is not None or isinstance(flow.spread, VoxelSpread)
 
 
 def one_scan_each(pairs: PairDataset) -> PairDataset:

@@ -18,7 +18,7 @@ from dualflow.flows.presets import preset
 from dualflow.flows.source_objective import SourceObjective
 from dualflow.flows.spread_map import VoxelSpread
 from dualflow.models.card import TrainingRecord
-from dualflow.training.calibrate import calibrate, warn_if_uncertain
+from dualflow.training.calibrate import calibrate, has_gains, warn_if_uncertain
 from dualflow.training.closed_form import subject_folds
 from dualflow.training.context import TrainingContext
 from dualflow.training.fit_base import fit_base
@@ -90,7 +90,7 @@ def train_flow(
     begin = perf_counter()
     base = fit_base(flow, prepared.train, context.regions, subject_folds(train), context.seed)
     gains = calibrate(flow, validation, prepared.train, context.regions, context.config.batch_size)
-    if context.group.is_main:
+    if context.group.is_main and has_gains(flow):
         warn_if_uncertain(gains, validation)
     record = record.model_copy(
         update={

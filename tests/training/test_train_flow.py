@@ -341,6 +341,14 @@ def test_a_gain_at_its_bound_is_announced(capsys, gain, words):
     assert warning.count("voxels") == 2 * bool(words)
 
 
+def test_a_flow_without_a_law_of_spread_is_not_told_to_add_people(train, small_flow, capsys):
+    """Without a map and directions there is nothing to calibrate, whatever the number of validation people."""
+    options = small_flow.options | {"spread": "constant", "low_rank": 0}
+    trained = train(small_flow.model_copy(update={"options": options}))
+    assert trained.record.calibration == {}
+    assert "not calibrated" not in capsys.readouterr().err
+
+
 def test_the_base_is_fitted_in_orthonormal_directions(train):
     """Its directions are no longer those of a new base."""
     w = train(CALIBRATED).model.priors[-1].base.directions
