@@ -19,7 +19,7 @@ from dualflow.errors import ConfigError, DataError
 from dualflow.evaluation.statistics import SIGNIFICANT
 from dualflow.imaging.model_grid import model_grid
 from dualflow.imaging.regions import region_map
-from dualflow.imputation.formula import Formula, lies_in
+from dualflow.imputation.formula import Formula, lies_in, references_of
 from dualflow.imputation.group_models import ANALYSIS_TABLE, MULTIPLE, RUBIN, analyse_regions
 from dualflow.imputation.imputed_table import ImputedTable
 from dualflow.imputation.outcomes import ASYMMETRY, RATIO, add_outcomes
@@ -33,7 +33,7 @@ from dualflow.tracking.tracked_run import tracked
 
 FOREST = "forest.png"
 COLUMNS = (
-    Column("effect (95 % interval)", ["estimate"], 3, interval=True),
+    Column("effect (95 % interval)", ["estimate"], 3, interval=True, significant=True),
     Column("p", ["p"], 4, probability=True),
     Column("p, Holm", ["p_holm"], 4, probability=True),
     Column("FDR", ["q_fdr"], 4, probability=True),
@@ -117,8 +117,7 @@ def _references(options: ImputeConfig, text: str, given: Sequence[str]) -> dict[
     pairs = dict(one.partition("=")[::2] for one in given)
     if bad := [one for one in given if "=" not in one]:
         raise ConfigError(f"reference '{bad[0]}' is not of the form COLUMN=LEVEL, such as diagnosis=CN")
-    variables = Formula.parse(text).variables
-    return {name: level for name, level in options.references.items() if name in variables} | pairs
+    return references_of(text, options.references) | pairs
 
 
 def _require_current(layout: Layout) -> None:
@@ -172,7 +171,7 @@ def _write(
     has_ratios = any(ASYMMETRY in region or RATIO in region for region in others)
     figure = forest(table, terms, shown, f"{unit}; ratios have none" if has_ratios else unit)
     files = {"table": folder / ANALYSIS_TABLE, "forest": folder / FOREST}
-    commit_text(files["table"], table_text(table.round(6)))
+    commit_text(files["table"], table_text(table, significant=6))
     write_figure(files["forest"], figure)
     for term in terms:
         files[f"brain {term}"] = path = folder / f"brain_{ascii_name(term, '-')}.png"

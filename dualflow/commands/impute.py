@@ -25,7 +25,7 @@ from dualflow.imaging.regions import RegionMap, region_map
 from dualflow.imaging.volume import write_volume
 from dualflow.imputation.completion import StudyRegions, complete
 from dualflow.imputation.draw_volumes import draw_volumes
-from dualflow.imputation.formula import Formula, quoted
+from dualflow.imputation.formula import Formula, quoted, references_of
 from dualflow.imputation.imputed_table import ImputedTable
 from dualflow.imputation.region_values import cross_fitted_images, region_values
 from dualflow.inference.convert import scan_seed
@@ -104,7 +104,8 @@ def imputation_terms(options: ImputeConfig, side: Sequence[str], varying: Sequen
     Raises:
         ConfigError: a term is no side column of the model, which then could not keep its effect on other regions.
     """
-    formula = Formula.parse(options.terms or " + ".join(map(quoted, varying)) or "1", options.references)
+    text = options.terms or " + ".join(map(quoted, varying)) or "1"
+    formula = Formula.parse(text, references_of(text, options.references))
     if unknown := [name for name in formula.variables if name not in side]:
         raise ConfigError(
             f"impute.terms names {unknown[0]}, which is no side information of the model; add it to study.side and "

@@ -18,10 +18,11 @@ class Column:
     Attributes:
         heading: heading of the column.
         names: columns of the frame that share it, in order.
-        digits: decimals.
+        digits: decimals, or significant digits.
         interval: whether the confidence interval follows the value.
         scale: factor that values are multiplied by.
         probability: whether the values are p-values.
+        significant: whether `digits` are significant digits, for effects of any unit.
     """
 
     heading: str
@@ -30,6 +31,7 @@ class Column:
     interval: bool = False
     scale: float = 1.0
     probability: bool = False
+    significant: bool = False
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
@@ -83,5 +85,7 @@ def _number(value: Any, column: Column) -> str:
         return UNKNOWN
     if column.probability:
         return p_value(float(value), column.digits)
+    if column.significant:
+        return f"{column.scale * float(value):.{column.digits}g}"
     # z: no minus sign before a value that rounds to zero.
     return f"{column.scale * float(value):z,.{column.digits}f}"

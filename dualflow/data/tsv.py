@@ -108,16 +108,23 @@ def _check_size(text: str, path: Path) -> None:
         )
 
 
-def table_text(table: pd.DataFrame) -> str:
+def table_text(table: pd.DataFrame, significant: int | None = None) -> str:
     """The TSV text of a table, with `n/a` for missing cells; equal tables give equal text.
 
     Tabs and line ends in cells and names become spaces, because TSV cannot hold them.
+
+    Args:
+        table: the table.
+        significant: significant digits of its numbers; by default all.
     """
     clean = table.rename(columns=_one_line)
     for name in clean.columns:
         if not pd.api.types.is_numeric_dtype(clean[name]):
             clean[name] = pd.Series([_one_line(cell) for cell in clean[name]], clean.index, dtype=object)
-    return clean.to_csv(sep="\t", na_rep="n/a", index=False, lineterminator="\n", quoting=csv.QUOTE_NONE)
+    digits = None if significant is None else f"%.{significant}g"
+    return clean.to_csv(
+        sep="\t", na_rep="n/a", float_format=digits, index=False, lineterminator="\n", quoting=csv.QUOTE_NONE
+    )
 
 
 def summarise_names(names: Sequence[str], limit: int = 12) -> str:

@@ -88,8 +88,8 @@ def complete(study: StudyRegions, formula: Formula, table: pd.DataFrame, draws: 
         terms = formula.design(_without_gaps(table, formula))
         described = table[list(formula.variables)].notna().all(axis=1).to_numpy()
         informs = observed & np.array(study.honest) & described
+        _require_informing(study, int(informs.sum()), len(terms.columns), formula)
         known, used = chosen_scans(study.values, terms, informs), measured[informs]
-        _require_held_out(study, len(used), len(terms.columns))
         missing = chosen_scans(study.values, terms, ~observed)
         values[:, ~observed] = proper_draws(used, known, missing, seed)
         replicates = _replicates(study, used, known, missing, informs, seed)
@@ -120,13 +120,17 @@ def _shown(groups: Sequence[int]) -> Iterable[int]:
     return track(groups, "impute without each subject")
 
 
-def _require_held_out(study: StudyRegions, used: int, terms: int) -> None:
-    """Name the cause if a model without a cross-fit leaves too few scans that it has not learnt from."""
+def _require_informing(study: StudyRegions, used: int, terms: int, formula: Formula) -> None:
+    """Name the cause if too few measured scans inform the draws: the model learnt from them, or all lack a value."""
     seen = int((study.observed & ~np.array(study.honest)).sum())
     if seen and used < least_scans(terms):
         raise DataError(
             f"the model learnt from {seen} of the measured scans without a cross-fit, and {used} others are too few "
             f"for {terms} terms; choose a model with a closed-form mean (stacked or local_linear), or larger splits"
+        )
+    if not used:
+        raise DataError(
+            f"no measured scan has known values of all of {formula.text}; leave the unknown column out of impute.terms"
         )
 
 

@@ -137,6 +137,12 @@ def _level(value: object) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
+def references_of(text: str, references: Mapping[str, str]) -> dict[str, str]:
+    """Return the reference levels of the columns that a formula names."""
+    variables = Formula.parse(text).variables
+    return {name: level for name, level in references.items() if name in variables}
+
+
 def quoted(column: str) -> str:
     """Return a column's name as a term: one that is no word, such as `apoe-e4`, in backticks."""
     return column if re.fullmatch(r"[A-Za-z_]\w*", column) else f"`{column}`"

@@ -67,12 +67,12 @@ def _analyses(config: Config) -> Iterator[tuple[str, str, pd.DataFrame]]:
 def _rows(table: pd.DataFrame) -> pd.DataFrame:
     pooled = table[table["method"] == MULTIPLE]
     chosen = pd.concat([rows.nsmallest(SHOWN, "p") for _, rows in pooled.groupby("term", sort=False)])
-    interval = [f"{low:z.4f} to {high:z.4f}" for low, high in zip(chosen["low"], chosen["high"], strict=True)]
+    interval = [f"{low:.3g} to {high:.3g}" for low, high in zip(chosen["low"], chosen["high"], strict=True)]
     return pd.DataFrame(
         {
             "Term": chosen["term"],
             "Outcome": chosen["region"],
-            "Effect": chosen["estimate"],
+            "Effect": [f"{value:.3g}" for value in chosen["estimate"]],
             "95 % interval": interval,
             "p, Holm": [p_value(value, 4) for value in chosen["p_holm"]],
             "FDR": [p_value(value, 4) for value in chosen["q_fdr"]],

@@ -79,7 +79,7 @@ def test_every_region_term_and_method_has_a_row(config, capsys):
     assert text.strip() in capsys.readouterr().out
     assert "60 scans, 30 of them with a measured target." in text
     row = table[(table["method"] == MULTIPLE) & (table["term"] == "age")].nsmallest(1, "p").iloc[0]
-    assert f"{row['estimate']:.3f} ({row['low']:.3f} to {row['high']:.3f})" in text
+    assert f"{row['estimate']:.3g} ({row['low']:.3g} to {row['high']:.3g})" in text
 
 
 def test_intervals_are_wider_than_those_of_single_imputation(config):

@@ -138,10 +138,20 @@ def test_without_a_cross_fit_only_held_out_scans_inform_the_draws(study, config,
 
 
 def test_a_constant_column_is_no_term(study, config, monkeypatch):
+    """Nor does its reference level stop the imputation."""
     monkeypatch.setattr(study, "pairs", study.pairs.assign(group="control"))
     study.install(monkeypatch, module, config)
-    impute(config)
+    impute(config.model_copy(update={"impute": config.impute.model_copy(update={"references": {"group": "control"}})}))
     assert ImputedTable.read(config.layout.imputed_regions).facts["Terms"] == "age"
+
+
+def test_a_column_that_no_measured_scan_has_is_named(study, config, monkeypatch):
+    """Such a column leaves no scan that informs the draws."""
+    unmeasured = study.pairs["target"] == ""
+    monkeypatch.setattr(study, "pairs", study.pairs.assign(age=study.pairs["age"].where(unmeasured)))
+    study.install(monkeypatch, module, config)
+    with pytest.raises(DataError, match=r"no measured scan has known values of all of age"):
+        impute(config)
 
 
 def test_repeated_sessions_are_noted(capsys):

@@ -34,6 +34,13 @@ def test_values_have_digits_scale_and_interval():
     assert table(FRAME, [Column("none", ["empty"])]) == ""
 
 
+def test_effects_of_any_unit_keep_significant_digits():
+    """An effect per mm3 is not 0."""
+    frame = pd.DataFrame({"model": ["a"], "x": [4.27e-7], "x_low": [3.1e-7], "x_high": [0.01234]})
+    text = table(frame, [Column("x", ["x"], 3, interval=True, significant=True)])
+    assert "4.27e-07 (3.1e-07 to 0.0123)" in text
+
+
 def test_small_p_values_are_not_0():
     frame = pd.DataFrame({"model": ["a", "b", "c"], "p": [3e-6, 0.0312, None]})
     lines = table(frame.assign(x=1.0), [Column("p", ["p"], 3, probability=True), Column("x", ["x"])]).splitlines()

@@ -79,6 +79,15 @@ def test_tabs_and_line_ends_become_spaces(tmp_path):
     assert table_text(pd.DataFrame({"a": ["", "b"]})) == "a\nn/a\nb\n"
 
 
+def test_small_numbers_keep_significant_digits(tmp_path):
+    """They keep their order, and other columns their type."""
+    table = pd.DataFrame({"region": ["a", "b"], "p": [1e-20, 2.3456789e-30], "scans": [1234567, 2]})
+    (tmp_path / "a.tsv").write_text(table_text(table, significant=6))
+    again = read_typed_table(tmp_path / "a.tsv")
+    assert again["p"].tolist() == [1e-20, 2.34568e-30]
+    assert again["scans"].tolist() == [1234567, 2]
+
+
 def test_numbers_are_finite():
     """Text and infinite numbers are NaN; a column is numeric if every known cell is a finite number."""
     column = pd.Series(["1.5", "x", "inf", None, "-2"], dtype=object)
