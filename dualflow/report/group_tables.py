@@ -25,12 +25,19 @@ MAX_LEVELS = 12
 """Number of groups of a column that are shown, the largest first."""
 
 
+def split_people(pairs: pd.DataFrame, split: str) -> pd.DataFrame:
+    """First scan of each person of a split; people of `convert` have no scan with a target."""
+    people = pairs[pairs["split"] == split].drop_duplicates("subject")
+    paired = pairs.loc[pairs["split"] != "convert", "subject"]
+    return people[~people["subject"].isin(paired)] if split == "convert" else people
+
+
 def demographics(pairs: pd.DataFrame) -> Table:
-    """People of each split: numbers, and their side information at the first scan."""
-    first = pairs.drop_duplicates("subject")
-    splits = {name: first[first["split"] == name] for name in (*SPLITS, "convert") if (first["split"] == name).any()}
-    columns = {SPLIT_NAMES[name]: people for name, people in splits.items()} | {"All": first}
+    """People of each split: numbers, and their side information at their first scan of the split."""
     scans = pairs.groupby("split")["scan"].size()
+    splits = {name: split_people(pairs, name) for name in (*SPLITS, "convert") if name in scans}
+    columns = {SPLIT_NAMES[name]: people for name, people in splits.items()} | {"All": pairs.drop_duplicates("subject")}
+    described = pd.concat(columns.values())
     rows = [
         {"Variable": "subjects"} | {name: str(len(people)) for name, people in columns.items()},
         {"Variable": "scans"}
@@ -38,20 +45,23 @@ def demographics(pairs: pd.DataFrame) -> Table:
         | {"All": str(len(pairs))},
     ]
     for name in side_columns(pairs):
-        if all_numbers(first[name]):
+        if all_numbers(described[name]):
             spreads = {key: _spread(part[name]) for key, part in columns.items()}
             rows.append({"Variable": f"{name}, mean ± SD (range)"} | spreads)
         else:
-            levels = sorted({str(level) for level in first[name].dropna()}, key=natural_order)
+            levels = sorted({str(level) for level in described[name].dropna()}, key=natural_order)
             rows += [
                 {"Variable": f"{name} {level}"} | {key: _share(part[name] == level) for key, part in columns.items()}
                 for level in levels
             ]
-        if first[name].isna().any():
+        if described[name].isna().any():
             rows.append(
                 {"Variable": f"{name} unknown"} | {key: _share(part[name].isna()) for key, part in columns.items()}
             )
-    caption = "Subjects of each split, with their side information at the first scan. Percentages are of the column."
+    caption = (
+        "Subjects of each split, with their side information at their first scan of the split. A subject counts as "
+        "without a target only if none of its scans has one. Percentages are of the column."
+    )
     return Table(caption, pd.DataFrame(rows))
 
 

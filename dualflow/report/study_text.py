@@ -12,6 +12,7 @@ from dualflow.config import Config
 from dualflow.evaluation.statistics import MIN_SUBJECTS
 from dualflow.modalities import modality
 from dualflow.models.card import ModelCard
+from dualflow.report.group_tables import split_people
 from dualflow.report.study_results import read_result
 from dualflow.tracking.source_version import COMMIT, source_version
 
@@ -101,7 +102,7 @@ def study_facts(config: Config, pairs: pd.DataFrame, excluded: int) -> dict[str,
 
 def subject_count(pairs: pd.DataFrame, split: str) -> int:
     """Number of subjects in a split."""
-    return int(pairs.loc[pairs["split"] == split, "subject"].nunique())
+    return len(split_people(pairs, split))
 
 
 def method_text(config: Config) -> list[str]:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from dualflow.modalities import MODALITIES
-from dualflow.report.group_tables import demographics, group_scores, group_table, worst_people
+from dualflow.report.group_tables import demographics, group_scores, group_table, split_people, worst_people
 
 ROW = MODALITIES["FDG"]
 COUNT = 12
@@ -41,6 +41,30 @@ def test_people_are_described_by_split(pairs):
     assert table.loc["diagnosis CN"].tolist() == ["0 (0 %)", "8 (67 %)", "8 (57 %)"]
     assert table.loc["age, mean ± SD (range)", "Training"] == "72.5 ± 0.707 (72 to 73)"
     assert table.loc["age unknown", "Test"] == "1 (8 %)"
+
+
+def test_a_person_with_a_target_at_one_session_belongs_to_its_split():
+    """Each column describes its people at their first scan of the split, and only the last person lacks a target."""
+    splits = {
+        "1": ("convert", "train"),
+        "2": ("convert", "test"),
+        "3": ("test", "convert"),
+        "4": ("convert", "convert"),
+    }
+    rows = [
+        {"scan": f"sub-{label}_ses-{visit}", "subject": label, "split": split, "age": 70.0 + visit,
+         "diagnosis": "AD" if visit and label == "1" else "CN"}
+        for label, pair in splits.items() for visit, split in enumerate(pair)
+    ]  # fmt: skip
+    pairs = pd.DataFrame(rows)
+    assert split_people(pairs, "convert")["subject"].tolist() == ["4"]
+    table = demographics(pairs).frame.set_index("Variable")
+    assert table.loc["subjects"].to_dict() == {"Training": "1", "Test": "2", "Without a target": "1", "All": "4"}
+    assert table.loc["scans"].to_dict() == {"Training": "1", "Test": "2", "Without a target": "5", "All": "8"}
+    assert table.loc["age, mean ± SD (range)", "Training"] == "71 (71 to 71)"
+    assert table.loc["diagnosis AD"].tolist() == ["1 (100 %)", "0 (0 %)", "0 (0 %)", "0 (0 %)"]
+    without = demographics(pairs[pairs["subject"] != "4"]).frame.set_index("Variable")
+    assert without["Without a target"].tolist() == ["0", "3", "–", "–", "–"]  # noqa: RUF001
 
 
 def test_groups_have_their_means_and_intervals_only_if_large_enough(pairs, scores):

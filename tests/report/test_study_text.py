@@ -32,6 +32,12 @@ def test_facts_count_subjects_and_excluded_scans(tmp_path):
     assert study_title(config) == "x: T1w + FLAIR to FDG"
 
 
+def test_only_a_person_without_any_target_counts_as_one_without():
+    """A person who has a target at one of two sessions counts in the split alone."""
+    pairs = pd.DataFrame({"subject": ["1", "1", "2"], "split": ["convert", "train", "convert"]})
+    assert [subject_count(pairs, split) for split in ("train", "test", "convert")] == [1, 0, 1]
+
+
 @pytest.mark.parametrize(
     ("aligned", "words"),
     [
