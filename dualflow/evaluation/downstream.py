@@ -1,6 +1,7 @@
 """Downstream classification: what a synthetic target tells about a label that its model never saw.
 
-The people are those that no model learnt from, so model and classifier never share one.
+The people are those that no model learnt from, so model and classifier never share one. Visits of a person with one
+label are averaged first, so that each person counts once.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def classify(
     Args:
         features: `[N, F]` by name.
         labels: label of each scan.
-        subjects: subject of each scan; folds and resamples keep a subject's scans together.
+        subjects: subject of each scan; folds and resamples keep a subject together, also if its label changes.
         seed: of folds and resamples.
 
     Returns:
@@ -70,8 +71,17 @@ def classify(
             f"{empty[0]}: no region is known in all held-out scans; look for scans with a small brain mask, or set "
             "evaluate.classify to null"
         )
-    rows = [_row(name, values, np.array(labels), np.array(subjects), seed) for name, values in features.items()]
+    rows = [_row(name, *_person_means(values, labels, subjects), seed) for name, values in features.items()]
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _person_means(
+    values: Floats, labels: Sequence[str], subjects: Sequence[str]
+) -> tuple[Floats, NDArray[np.str_], NDArray[np.str_]]:
+    """Mean features `[P, F]` of each subject and label over the visits, with labels and subjects `[P]`."""
+    means = pd.DataFrame(values).groupby([np.array(subjects), np.array(labels)], sort=False).mean()
+    people, classes = (np.array(means.index.get_level_values(level).tolist()) for level in (0, 1))
+    return means.to_numpy(), classes, people
 
 
 def _row(
@@ -84,9 +94,11 @@ def _row(
         [_probabilities(values, labels, subjects, seed + repeat) for repeat in range(REPEATS)], axis=0
     )
     accuracy = balanced_accuracy_score(labels, classes[probabilities.argmax(axis=1)])
-    names, rng, areas = np.unique(subjects), np.random.default_rng(seed), []
+    names, person, counts = np.unique(subjects, return_inverse=True, return_counts=True)
+    rows_of = np.split(np.argsort(person, kind="stable"), np.cumsum(counts)[:-1])
+    rng, areas = np.random.default_rng(seed), []
     for _ in range(RESAMPLES):
-        drawn = np.concatenate([np.flatnonzero(subjects == one) for one in rng.choice(names, len(names))])
+        drawn = np.concatenate([rows_of[index] for index in rng.integers(len(names), size=len(names))])
         if len(np.unique(labels[drawn])) == len(classes):
             areas.append(_area(labels[drawn], probabilities[drawn], classes))
     low, high = np.percentile(areas, [2.5, 97.5])
@@ -97,7 +109,7 @@ def _row(
 def _probabilities(
     values: Floats, labels: NDArray[np.str_], subjects: NDArray[np.str_], seed: int
 ) -> NDArray[np.float64]:
-    """Probability of each class `[N, K]` of each scan, from classifiers that saw none of its subject's scans."""
+    """Probability of each class `[P, K]` of each row, from classifiers that saw no row of its subject."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
     from sklearn.pipeline import make_pipeline
