@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -76,7 +77,7 @@ def _evaluate(
     if not len(test):
         raise DataError(f"{config.study.name}: no test scan to score; give split.test a share or name test_subjects")
     rows, curves, region_means, figure = [], [], [], None
-    errors = MeanError(config.preprocess.shape)
+    errors, visits = MeanError(config.preprocess.shape), Counter(test.subjects)
     for index, item in enumerate(track(test.items, f"evaluate {name}, seed {seed}")):
         mask, target = item["mask"][0].numpy(), item["target"][0].numpy()
         prediction = _predict(predictor, item, config)
@@ -87,7 +88,7 @@ def _evaluate(
         rows.append({"model": name, "seed": seed, "scan": item["scan"], **scores, **flow_scores})
         subject = Scan.parse(item["scan"]).subject
         curves.append(reliability(prediction, target, mask, regions).assign(model=name, subject=subject))
-        errors.add(prediction.mean, target, mask)
+        errors.add(prediction.mean, target, mask, weight=1 / visits[subject])
         region_means.append(np.stack([regions.means(target, mask), regions.means(prediction.mean, mask)]))
     keys = ["model", "kind", "level"]
     by_subject = pd.concat(curves).groupby([*keys, "subject"], as_index=False)[["coverage"]].mean()

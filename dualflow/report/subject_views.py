@@ -76,7 +76,7 @@ def subject_views(
     position = next(index for index, view in enumerate(shown) if view.person.role == "median" or len(shown) < 3)
     middle = shown[position]
     return SubjectViews(
-        [*figures, *_mean_error(config, len(test)), *_native(config, middle.person, pairs)],
+        [*figures, *_mean_error(config, count), *_native(config, middle.person, pairs)],
         _viewers(config, middle, scale),
         f"{middle.person.scan}, the {middle.person.role} test subject",
         figures[position],
@@ -147,9 +147,9 @@ def _mean_error(config: Config, count: int) -> list[ReportFigure]:
         ReportFigure(
             "mean-error",
             plane_grid(images, mask, narrow=True),
-            f"Error of {main} in template space, averaged over {count} test scans. The signed error (red too high, "
-            "blue too low) shows what the model gets wrong in everyone; the absolute error also shows where people "
-            "differ in ways that it does not predict.",
+            f"Error of {main} in template space, averaged over {count} test subjects, each subject's visits first. "
+            "The signed error (red too high, blue too low) shows what the model gets wrong in everyone; the absolute "
+            "error also shows where people differ in ways that it does not predict.",
             f"Maps of the mean signed and the mean absolute error in three planes. The signed error averages "
             f"{maps['bias'][mask].mean():+.3f}, the absolute error {maps['error'][mask].mean():.3f} and at most "
             f"{peak:.2f} {row.unit}.",
