@@ -11,9 +11,9 @@ import pandas as pd
 from dualflow.config import Config
 from dualflow.data.tsv import read_typed_table
 from dualflow.errors import CheckpointError, DataError
-from dualflow.evaluation.condition_check import condition_check
+from dualflow.evaluation.condition_check import subject_check
 from dualflow.evaluation.current_scores import CurrentScans, current_scores
-from dualflow.evaluation.statistics import DIFFERENCES, differences, subject_means, summarise
+from dualflow.evaluation.statistics import DIFFERENCES, differences, summarise
 from dualflow.layout import Scan
 from dualflow.models.card import ModelCard
 from dualflow.models.store import load_card
@@ -153,9 +153,7 @@ def _win_shares(scores: pd.DataFrame) -> dict[str, float]:
     """Each share of WINS with its interval, from the per-scan scores of one model."""
     row: dict[str, float] = {}
     for name, pair in WINS.items():
-        subjects = subject_means(scores, pair)
-        if set(pair) <= set(subjects) and len(complete := subjects.dropna(subset=list(pair))):
-            check = condition_check(complete[pair[0]].to_numpy(), complete[pair[1]].to_numpy())
+        if (check := subject_check(scores, *pair)) is not None:
             row |= _with_interval(name, check.share, check.low, check.high)
     return row
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from dualflow.errors import ShapeError
 from dualflow.evaluation.prediction import Floats
+from dualflow.evaluation.statistics import subject_means
 
 
 @dataclass(frozen=True)
@@ -47,3 +49,20 @@ def condition_check(nll_true: Floats, nll_wrong: Floats) -> ConditionCheck:
     interval = test.proportion_ci(method="wilson")
     gain = float(np.mean(nll_wrong - nll_true))
     return ConditionCheck(wins / len(nll_true), float(interval.low), float(interval.high), len(nll_true), gain)
+
+
+def subject_check(scores: pd.DataFrame, true: str, wrong: str) -> ConditionCheck | None:
+    """Check of one model's subjects from its scores by scan and seed; None without a finite pair of NLLs.
+
+    Args:
+        scores: rows of one model, as for `subject_means`.
+        true: column of the NLL under the true source.
+        wrong: column of the NLL under a wrong source.
+    """
+    if not {true, wrong} <= set(scores):
+        return None
+    finite = scores[np.isfinite(scores[[true, wrong]].to_numpy(np.float64)).all(axis=1)]
+    if finite.empty:
+        return None
+    subjects = subject_means(finite, [true, wrong])
+    return condition_check(subjects[true].to_numpy(), subjects[wrong].to_numpy())

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dualflow.data.markdown import UNKNOWN
-from dualflow.evaluation.condition_check import ConditionCheck, condition_check
+from dualflow.evaluation.condition_check import ConditionCheck, subject_check
 from dualflow.evaluation.statistics import subject_means
 from dualflow.modalities import Modality
 from dualflow.models.card import ModelCard
@@ -36,11 +36,7 @@ ROUND_TRIPS = ("round_trip_float32", "round_trip_float64")
 
 def check_condition(scores: pd.DataFrame, model: str, alternative: str = "nll_wrong") -> ConditionCheck | None:
     """Compare true and alternative source (a key of ALTERNATIVES) of a model; None for a model without a density."""
-    model_scores = scores[scores["model"] == model]
-    if alternative not in model_scores or model_scores[alternative].isna().all():
-        return None
-    subjects = subject_means(model_scores, ["nll_true", alternative])
-    return condition_check(subjects["nll_true"].to_numpy(), subjects[alternative].to_numpy())
+    return subject_check(scores[scores["model"] == model], "nll_true", alternative)
 
 
 def likelihood_summary(scores: pd.DataFrame, flows: Sequence[str]) -> pd.DataFrame:

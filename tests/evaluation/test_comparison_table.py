@@ -41,6 +41,15 @@ def test_the_table_gathers_cost_and_scores(config):
     assert np.isnan(row["bits_in_mask_low"])  # three people are too few for an interval
 
 
+def test_a_person_without_a_finite_pair_is_not_among_the_wins(config):
+    """An infinite NLL under another subject's source is no win."""
+    nll = {"nll_true": [1.0, 1.0, 1.0, 3.0], "nll_wrong": [2.0, 2.0, np.inf, 2.0]}
+    train_and_score(config, "dualflow", 0, 10, **nll)
+    plan = make_plan(config, ["dualflow"], 1, FakeTimer())
+    (row,) = gather_comparison([config], plan).table.to_dict("records")
+    assert row["true_beats_wrong"] == pytest.approx(1 / 2)
+
+
 def test_stress_tests_are_totalled(config):
     """Samples and non-finite voxels are summed over seeds; without a stress test the columns are absent."""
     plan = make_plan(config, ["dualflow"], 1, FakeTimer())

@@ -1,10 +1,11 @@
 """The test of whether a model uses its source image."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from dualflow.errors import ShapeError
-from dualflow.evaluation.condition_check import condition_check
+from dualflow.evaluation.condition_check import condition_check, subject_check
 
 
 def test_ties_count_against_the_true_source():
@@ -14,3 +15,16 @@ def test_ties_count_against_the_true_source():
     assert 0 < check.low < 0.75 < check.high < 1
     with pytest.raises(ShapeError, match="one value per subject"):
         condition_check(np.zeros(2), np.zeros(3))
+
+
+def test_subjects_count_once_and_without_a_finite_pair_not_at_all():
+    """Scans with a NaN or an infinite NLL are dropped before visits are averaged; without a pair there is no check."""
+    scans = ["sub-1_ses-a", "sub-1_ses-b", "sub-2", "sub-3", "sub-4"]
+    scores = pd.DataFrame({"model": "flow", "seed": 0, "scan": scans, "nll_true": 1.0, "nll_wrong": 2.0})
+    scores["nll_true"] = [1.0, 9.0, 1.0, 3.0, np.nan]
+    scores["nll_wrong"] = [2.0, np.nan, np.inf, 2.0, 2.0]
+    check = subject_check(scores, "nll_true", "nll_wrong")
+    assert check is not None
+    assert (check.share, check.subjects, check.gain) == (0.5, 2, 0.0)
+    assert subject_check(scores[3:].assign(nll_wrong=np.nan), "nll_true", "nll_wrong") is None
+    assert subject_check(scores, "nll_true", "nll_blurred") is None

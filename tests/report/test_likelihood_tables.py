@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dualflow.evaluation.condition_check import subject_check
 from dualflow.flows.presets import preset
 from dualflow.modalities import MODALITIES
 from dualflow.models.card import ModelCard, TrainingRecord
@@ -54,6 +55,15 @@ def test_subjects_have_equal_weights(scores):
     assert (blurred.share, blurred.gain) == (1.0, 3.0)
     assert check_condition(scores, "unet") is None
     assert check_condition(scores.drop(columns="nll_wrong"), "flow") is None
+
+
+def test_the_check_is_that_of_the_comparison(scores):
+    """A subject without a finite NLL under one of the sources is left out, as in `dualflow compare`."""
+    flow = scores[scores["model"] == "flow"].assign(nll_wrong=[2.0, 3.0, 4.0, np.inf])
+    check = check_condition(flow, "flow")
+    assert check == subject_check(flow, "nll_true", "nll_wrong")
+    assert (check.subjects, check.share, check.gain) == (1, 1.0, 2.0)
+    assert check_condition(flow.assign(nll_true=np.nan), "flow") is None
 
 
 def test_numbers_are_means_over_subjects(scores):
