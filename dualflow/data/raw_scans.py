@@ -172,7 +172,8 @@ def prepare_scan(
         raise
     except DualflowError as error:
         system_error = isinstance(error.__cause__, OSError) and error.__cause__.errno is not None
-        return _exclude(layout, scan, files.without_folders(str(error)), inputs, section, permanent=not system_error)
+        known = {} if system_error else inputs
+        return _exclude(layout, scan, files.without_folders(str(error)), known, section, permanent=not system_error)
     except Exception as error:  # a defective scan must not stop the others
         reason = files.without_folders(f"{files.source.name}: {type(error).__name__}: {error}")
         return _exclude(layout, scan, reason, {}, section)

@@ -1,5 +1,6 @@
 """Preprocessing of the scans of a study: resuming, exclusion, crashes and reads; imaging is replaced by stubs."""
 
+import errno
 import io
 import os
 import signal
@@ -149,6 +150,18 @@ def test_an_exclusion_is_for_good_unless_the_system_failed(files, attempts, tmp_
     write_image(files.source, 7)
     assert prepare_scan(layout, scan, files, STUDY, PREPROCESS) is None
     assert not is_excluded_for_good(layout, scan)
+
+
+def test_a_scan_is_tried_again_after_a_system_error(files, attempts, tmp_path):
+    """Its files are unchanged, and the next run reads them once the disk is back."""
+    layout, scan = Layout(tmp_path / "out"), Scan("1")
+    attempts.error = DataError("sub-1_T1w.nii: cannot be read (Stale file handle)")
+    attempts.error.__cause__ = OSError(errno.ESTALE, "Stale file handle")
+    for _ in range(2):
+        assert prepare_scan(layout, scan, files, STUDY, PREPROCESS) is not None
+    assert len(attempts.sources) == 2
+    attempts.error = None
+    assert prepare_scan(layout, scan, files, STUDY, PREPROCESS) is None
 
 
 def test_a_scan_with_unreadable_files_is_excluded(files, attempts, tmp_path):
