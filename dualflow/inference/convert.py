@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,9 @@ from dualflow.commit import commit_json, commit_text, digest_of, sha256
 from dualflow.config import ConvertConfig
 from dualflow.data.dataset import Item
 from dualflow.data.preprocessed_scan import PreprocessedScan
+from dualflow.data.quarantine import without_folders
 from dualflow.data.tsv import table_text
+from dualflow.errors import DataError
 from dualflow.imaging.geometry import BoolArray, FloatArray
 from dualflow.imaging.input_figures import input_figures
 from dualflow.imaging.record import native_codes, to_native
@@ -25,13 +28,14 @@ from dualflow.imaging.regions import RegionMap, region_map
 from dualflow.imaging.result_figure import JPEG_QUALITY, result_figure
 from dualflow.imaging.stopwatch import Stopwatch
 from dualflow.imaging.volume import read_volume, write_volume
+from dualflow.inference.conversion_files import conversion_files
 from dualflow.inference.predict import Prediction, Predictor, load_predictor
 from dualflow.inference.provenance import deviation_sidecar, region_sidecar, volume_sidecar
 from dualflow.inference.region_table import region_table
 from dualflow.inference.training_reference import Reference, load_reference
 from dualflow.inference.verdict import Outcome, Verdict, judge_input, judge_output
 from dualflow.layout import Layout, Scan, sidecar_path
-from dualflow.manifest import read_manifest, remove_outputs, write_manifest
+from dualflow.manifest import read_manifest, remove_step, write_manifest
 from dualflow.modalities import Modality, modality
 from dualflow.models.card import ModelCard
 
@@ -104,8 +108,8 @@ class Converter:
     def convert_if_needed(self, item: Item, side: Mapping[str, Any], raw: Path, origin: str = "") -> Path:
         """Convert a preprocessed scan unless that is done and unchanged; return its manifest.
 
-        The manifest's facts hold the verdict. The volumes of an earlier conversion are removed first, because it may
-        have written others.
+        The manifest's facts hold the verdict. The files of an earlier conversion are removed first, because it may have
+        written others. On an error, no file is left.
 
         Args:
             item: the scan, as `data.dataset.load_pairs` reads it.
@@ -117,13 +121,23 @@ class Converter:
         manifest, section = self.layout.manifest(f"{STEP}/{scan.key}"), self.config.model_dump(mode="json")
         inputs = conversion_inputs(self.predictor.card, self.layout, scan, side)
         if not is_converted(manifest, inputs, self.config, force=self.force):
-            remove_outputs(manifest)
+            self.remove(scan)
             clock = Stopwatch()
-            verdict, files = self._convert(item, side, raw, clock)
-            facts = {VERDICT: verdict.to_dict(), SIDE: dict(side), **({ORIGIN: origin} if origin else {})}
-            commit_json(self.layout.conversion_seconds(scan), clock.rounded())
-            write_manifest(manifest, step=STEP, outputs=files, inputs=inputs, config=section, facts=facts)
+            try:
+                verdict, files = self._convert(item, side, raw, clock)
+                facts = {VERDICT: verdict.to_dict(), SIDE: dict(side), **({ORIGIN: origin} if origin else {})}
+                commit_json(self.layout.conversion_seconds(scan), clock.rounded())
+                write_manifest(manifest, step=STEP, outputs=files, inputs=inputs, config=section, facts=facts)
+            except BaseException:  # no manifest lists the files written so far
+                self.remove(scan)
+                raise
         return manifest
+
+    def remove(self, scan: Scan) -> None:
+        """Remove the conversion of a scan: its manifest, the files that it lists, and those of an unfinished one."""
+        remove_step(self.layout.manifest(f"{STEP}/{scan.key}"))
+        for file in conversion_files(self.layout, scan, self.source, self.target):
+            file.unlink(missing_ok=True)
 
     def _convert(
         self, item: Item, side: Mapping[str, Any], raw: Path, clock: Stopwatch
@@ -145,7 +159,11 @@ class Converter:
         with clock("write"):
             files, images = self._write(scan, prediction, verdict, mask, record, brain, side)
         with clock("figure"):
-            files["figure"] = self._draw(scan, raw, verdict, images, record, brain)
+            try:
+                files["figure"] = self._draw(scan, raw, verdict, images, record, brain)
+            except DataError as error:  # such as a raw scan that is away
+                reason = without_folders(str(error), raw.parent)
+                print(f"warning: {scan.key}: converted without a picture: {reason}", file=sys.stderr)
         return verdict, files
 
     def _predict(self, item: Item) -> Prediction:
@@ -205,7 +223,11 @@ class Converter:
         record: Mapping[str, Any],
         brain: BoolArray,
     ) -> Path:
-        """Draw the native `images` beside the raw source, in the template's orientation."""
+        """Draw the native `images` beside the raw source, in the template's orientation.
+
+        Raises:
+            DataError: the raw source cannot be read, or is on another grid.
+        """
         path, source = self.layout.figure(scan, "synth"), read_volume(raw, verified=True)
         deviation = images.get("deviation")
         canvas = result_figure(

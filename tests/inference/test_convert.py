@@ -1,18 +1,24 @@
 """Conversion to volumes on the native grid of the source scan."""
 
+import gzip
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from dualflow.commit import commit_bytes, commit_json, commit_text
 from dualflow.config import ConvertConfig
 from dualflow.imaging.regions import RegionMap
 from dualflow.imaging.volume import read_volume
+from dualflow.inference import convert as convert_module
 from dualflow.inference.convert import Converter, nearest_inside, scan_seed, side_values, volumes_of
 from dualflow.inference.predict import Prediction, load_predictor
 from dualflow.inference.verdict import Finding, Outcome, Verdict
 from dualflow.layout import Layout, Scan
+from dualflow.manifest import read_manifest
 from dualflow.modalities import MODALITIES
 
 T1W, FDG = MODALITIES["T1w"], MODALITIES["FDG"]
@@ -24,8 +30,8 @@ CONFIG = ConvertConfig(samples=3, keep_samples=2, seed=1)
 
 
 @pytest.fixture
-def convert(tmp_path, model_folder, phantoms):
-    """A function that converts the first phantom with an offset to the template; its brain mask; the predictor."""
+def preprocessed(tmp_path, model_folder, phantoms):
+    """A converter, the first phantom, its record with an offset to the template, and its native brain mask."""
     predictor, item = load_predictor(model_folder), phantoms[0]
     to_template = np.eye(4)
     to_template[:3, 3] = (1.5, -2, 0.5)
@@ -36,16 +42,35 @@ def convert(tmp_path, model_folder, phantoms):
     }
     points = np.moveaxis(np.indices(NATIVE_SHAPE), 0, -1) @ NATIVE[:3, :3].T + NATIVE[:3, 3]
     brain = np.linalg.norm(points, axis=-1) < 20
-    record |= {"source": {"file": "t1.nii.gz", "sha256": "0"}}
+    record |= {"source": {"file": "t1.nii.gz", "sha256": "0"}, "quality": {}}
     layout, mask = Layout(tmp_path, "."), item["mask"][0].numpy()
     regions = RegionMap(mask.astype(np.int32), ("ctx-lh-cuneus",), (4.0, 4.0, 4.0))
+    return Converter(predictor, None, regions, layout, T1W, FDG, CONFIG), item, record, brain
+
+
+@pytest.fixture
+def convert(preprocessed):
+    """A function that converts the phantom and returns its files; its brain mask; the predictor."""
+    plain, item, record, brain = preprocessed
+    mask = item["mask"][0].numpy()
 
     def run(config=CONFIG, side=71.0, verdict=Verdict()):  # noqa: B008
-        converter = Converter(predictor, None, regions, layout, T1W, FDG, config)
+        converter = replace(plain, config=config)
         prediction = converter._predict(item)
         return converter._write(Scan("01"), prediction, verdict, mask, record, brain, {"age": side})[0]
 
-    return run, brain, predictor
+    return run, brain, plain.predictor
+
+
+@pytest.fixture
+def convert_item(preprocessed, monkeypatch):
+    """A function that converts the preprocessed phantom as a whole, with a raw source that does not exist."""
+    converter, item, record, brain = preprocessed
+    scan = SimpleNamespace(record=lambda: record, volume=lambda _: SimpleNamespace(array=brain.astype(np.float32)))
+    monkeypatch.setattr(convert_module, "PreprocessedScan", SimpleNamespace(from_manifest=lambda *_: scan))
+    commit_json(converter.layout.scan_manifest(Scan("01")), {})
+    raw = converter.layout.root / "raw" / "t1.nii.gz"
+    return lambda: converter.convert_if_needed(item | {"scan": "sub-01"}, {"age": 71.0}, raw), converter.layout
 
 
 def test_volumes_have_the_native_grid_and_end_at_the_brain(convert):
@@ -132,6 +157,47 @@ def test_a_map_of_deviations_is_written_for_a_flagged_scan(convert, phantoms):
     assert nib.load(files["deviation"]).shape == NATIVE_SHAPE
     sidecar = json.loads(files["synth"].with_name(files["synth"].name.replace(".nii.gz", ".json")).read_text())
     assert sidecar["Verdict"] == {"verdict": "review", "reasons": ["odd"], "figures": {}}
+
+
+def test_a_scan_whose_raw_source_is_away_is_converted_without_a_picture(convert_item, capsys):
+    """The picture is optional, and an earlier one does not stay."""
+    run, layout = convert_item
+    picture = layout.figure(Scan("01"), "synth")
+    commit_text(picture, "earlier")
+    outputs = read_manifest(run())["outputs"]
+    assert {"synth", "synthstd", "regions"} <= set(outputs)
+    assert "figure" not in outputs
+    assert not picture.exists()
+    warning = capsys.readouterr().err
+    assert warning.startswith("warning: sub-01: converted without a picture: t1.nii.gz: ")
+    assert str(layout.root) not in warning
+
+
+def test_a_conversion_that_fails_leaves_no_file(convert_item, monkeypatch):
+    """Neither its volumes stay, which no manifest lists, nor the manifest of the conversion before."""
+    run, layout = convert_item
+    manifest = run()
+    commit_json(layout.scan_manifest(Scan("01")), {"preprocessed": "again"})
+
+    def fail(*_):
+        assert layout.synthetic(Scan("01"), T1W, FDG, "synth").is_file()
+        raise ValueError("odd")
+
+    monkeypatch.setattr(Converter, "_draw", fail)
+    with pytest.raises(ValueError, match="odd"):
+        run()
+    assert not manifest.exists()
+    assert not list(layout.root.rglob("*synth*"))
+
+
+def test_a_refused_scan_loses_the_files_of_an_unfinished_conversion(convert_item, monkeypatch):
+    """No manifest lists them, because the process ended first."""
+    run, layout = convert_item
+    unfinished = layout.synthetic(Scan("01"), T1W, FDG, "synth07")
+    commit_bytes(unfinished, gzip.compress(b"voxels"))
+    monkeypatch.setattr(convert_module, "judge_input", lambda *_: Verdict((Finding(Outcome.REFUSED, "unlike"),)))
+    assert read_manifest(run())["outputs"] == {}
+    assert not unfinished.exists()
 
 
 def test_side_values_are_those_the_model_takes(model_folder):

@@ -1,0 +1,16 @@
+"""Files of one scan's conversion on disk, also those that no manifest lists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dualflow.layout import Layout, Scan, sidecar_path
+from dualflow.modalities import Modality
+
+
+def conversion_files(layout: Layout, scan: Scan, source: Modality, target: Modality) -> list[Path]:
+    """The files that conversions of a scan to `target` have written, whatever their settings, with their sidecars."""
+    images = [layout.synthetic(scan, source, target, "synth*"), layout.deviation(scan, source)]
+    products = [*images, layout.region_table(scan, source, target)]
+    patterns = [*products, *map(sidecar_path, products), layout.figure(scan, "synth")]
+    return sorted(file for pattern in patterns for file in pattern.parent.glob(pattern.name))
