@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import sys
-from itertools import chain
 from pathlib import Path
 
 from dualflow.config import Config, dump_sections
-from dualflow.data.quarantine import Quarantine, without_folders
-from dualflow.data.study_pairs import iterate_split, usable_pairs
-from dualflow.errors import DataError
+from dualflow.data.quarantine import Quarantine
+from dualflow.data.study_pairs import usable_pairs
 from dualflow.inference.conversion_table import conversion_table, write_conversion_table
-from dualflow.inference.convert import STEP, Converter, side_values
+from dualflow.inference.convert import Converter
+from dualflow.inference.scan_conversion import convert_scan
 from dualflow.manifest import remove_step, write_manifest
 from dualflow.process import keep_freed_memory
 from dualflow.progress import track
@@ -40,19 +39,18 @@ def convert(config: Config, name: str, seed: int) -> None:
         config.convert,
         force=True,
     )
-    card = converter.predictor.card
     pairs = usable_pairs(config)
-    rows = {row["scan"]: row for row in pairs.to_dict("records")}
-    items = chain.from_iterable(iterate_split(config, pairs, split, card.side) for split in CONVERTED)
+    pairs = pairs[pairs["split"].isin(CONVERTED)]
+    rows = (pairs.iloc[[position]] for position in range(len(pairs)))
     manifests, failed = dict[str, Path](), list[Quarantine]()
-    for item in track(items, f"convert with {name}", int(pairs["split"].isin(CONVERTED).sum())):
-        row = rows[item["scan"]]
-        raw = config.bids / row["source"]
-        try:
-            manifests[item["scan"]] = converter.convert_if_needed(item, side_values(card, row), raw)
-        except DataError as error:  # a defective scan must not stop the others
-            failed.append(Quarantine(item["scan"], STEP, without_folders(str(error), layout.root, config.bids)))
-            print(f"{item['scan']}: failed: {error}", file=sys.stderr)
+    for row in track(rows, f"convert with {name}", len(pairs)):
+        scan, raw = row["scan"].iloc[0], config.bids / row["source"].iloc[0]
+        result = convert_scan(converter, row, config.study, raw, folders=(layout.root, config.bids))
+        if isinstance(result, Quarantine):
+            failed.append(result)
+            print(f"{scan}: failed: {result.reason}", file=sys.stderr)
+        else:
+            manifests[scan] = result
     # Other splits or new exclusions leave volumes of scans that are no longer converted.
     for manifest in layout.manifest("convert/any").parent.glob("*.json"):
         if manifest.stem not in manifests:
@@ -62,6 +60,6 @@ def convert(config: Config, name: str, seed: int) -> None:
         layout.manifest("convert"),
         step="convert",
         outputs={**manifests, "verdicts": layout.conversions},
-        inputs={"model": card.weights_sha256},
+        inputs={"model": converter.predictor.card.weights_sha256},
         config=dump_sections(config.convert),
     )

@@ -74,9 +74,14 @@ class ScanFiles:
         optional = {name: path for name, path in (("target", self.target), ("mask", self.mask)) if path}
         return {"source": self.source, **self.extra, **optional}
 
+    @property
+    def folders(self) -> set[Path]:
+        """The folders of the files, and all folders above them."""
+        return {parent for path in self.paths.values() for parent in path.parents}
+
     def without_folders(self, text: str) -> str:
         """A text in which the paths of the files, and of inherited sidecars above them, are their names."""
-        return without_folders(text, *(parent for path in self.paths.values() for parent in path.parents))
+        return without_folders(text, *self.folders)
 
     def open(self) -> dict[str, RawImage]:
         """Sidecar and digest of each file, by role; a file with a current cached digest is not read.

@@ -13,19 +13,18 @@ import pandas as pd
 
 from dualflow.commit import sweep_temporaries
 from dualflow.config import ConvertConfig, StudyConfig
-from dualflow.data.dataset import load_pairs
 from dualflow.data.derivative_dataset import describe_derivatives
-from dualflow.data.quarantine import Quarantine, count_excluded, without_folders
+from dualflow.data.quarantine import Quarantine, count_excluded
 from dualflow.data.raw_scans import ScanFiles, is_excluded_for_good, prepare_scan
-from dualflow.errors import CommitError, DataError, DualflowError
+from dualflow.errors import DataError
 from dualflow.inference.conversion_table import FAILED, count_verdicts
-from dualflow.inference.convert import STEP, Converter, side_values, verdict_of
+from dualflow.inference.convert import STEP, Converter, verdict_of
 from dualflow.inference.finished_scans import ScanState
 from dualflow.inference.folder_tables import write_tables
 from dualflow.inference.image_files import origin_of
 from dualflow.inference.inputs import ConvertInputs
+from dualflow.inference.scan_conversion import convert_scan
 from dualflow.layout import Layout, Scan
-from dualflow.manifest import remove_step
 from dualflow.models.card import ModelCard
 from dualflow.models.store import load_card
 from dualflow.progress import progress
@@ -209,21 +208,13 @@ def _convert_scan(converter: Converter, row: pd.DataFrame, root: Path, study: St
     reason may pass, such as a disk that is away or a crashed worker: the next attempt finds them valid, or replaces
     them.
     """
-    (values, files), layout, card = _raw_files(row, root, study), converter.layout, converter.predictor.card
+    (values, files), layout = _raw_files(row, root, study), converter.layout
     scan = Scan.parse(values["scan"])
-    excluded = call_within(deadline_s, prepare_scan, layout, scan, files, study, card.preprocess)
-    conversion = layout.manifest(f"{STEP}/{scan.key}")
+    excluded = call_within(deadline_s, prepare_scan, layout, scan, files, study, converter.predictor.card.preprocess)
     if excluded is not None:
         if is_excluded_for_good(layout, scan):
-            remove_step(conversion)
+            converter.remove(scan)
         return excluded
-    try:
-        item = load_pairs(layout, row.assign(target=""), study, card.side).items[0]
-        origin = origin_of(root, study)
-        return verdict_of(converter.convert_if_needed(item, side_values(card, values), files.source, origin))
-    except CommitError:  # such as a full disk, which is no defect of the scan
-        raise
-    except Exception as error:  # a defective scan must not stop the others
-        remove_step(conversion)  # the volumes of an earlier conversion are removed before new ones are made
-        reason = str(error) if isinstance(error, DualflowError) else f"{type(error).__name__}: {error}"
-        return Quarantine(scan.key, STEP, without_folders(files.without_folders(reason), layout.root))
+    folders = (layout.root, *files.folders)
+    result = convert_scan(converter, row, study, files.source, origin=origin_of(root, study), folders=folders)
+    return result if isinstance(result, Quarantine) else verdict_of(result)

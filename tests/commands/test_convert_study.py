@@ -9,15 +9,18 @@ from dualflow.commit import commit_text
 from dualflow.config import parse_config
 from dualflow.data.side_encoder import SideEncoder
 from dualflow.data.tsv import read_table
-from dualflow.errors import IntensityError
-from dualflow.inference.convert import SIDE, VERDICT
+from dualflow.errors import DataError, IntensityError, ShapeError
+from dualflow.inference import scan_conversion
+from dualflow.inference.convert import SIDE, VERDICT, Converter
 from dualflow.manifest import write_manifest
+from dualflow.modalities import modality
 
 
 def test_a_scan_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
     """Its reason is in the table of verdicts, and its volumes of an earlier conversion are removed.
 
-    A refused scan is converted too, for a reason that names no option.
+    It may fail while its preprocessed volumes are read, too. A refused scan is converted, for a reason that names no
+    option.
     """
     config = parse_config({"study": {"name": "t", "bids": str(tmp_path), "results": str(tmp_path / "results")}})
     layout = config.layout
@@ -30,25 +33,37 @@ def test_a_scan_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, capsy
         write_manifest(path, step="convert", outputs=files, inputs={}, config={}, facts=facts)
         return path
 
-    def convert_if_needed(item, *_):
+    def convert_if_needed(_, item, *__):
         if item["scan"] == "sub-2":
             raise IntensityError("the predicted spread has 1 NaN or infinite voxels")
+        if item["scan"] == "sub-5":
+            raise ShapeError("source (1,) and mask (2,)")
         return manifest_of(item["scan"])
 
+    def load_pairs(_, pairs, *__):
+        [scan] = pairs["scan"]
+        if scan == "sub-4":
+            raise DataError(f"{layout.root}/volume: changed since preprocessing")
+        return SimpleNamespace(items=[{"scan": scan}])
+
     card = SimpleNamespace(side=SideEncoder(), weights_sha256="0")
-    converter = SimpleNamespace(predictor=SimpleNamespace(card=card), convert_if_needed=convert_if_needed)
-    items = {"test": [{"scan": "sub-1"}, {"scan": "sub-2"}], "convert": [{"scan": "sub-3"}]}
-    pairs = pd.DataFrame(
-        {"scan": ["sub-1", "sub-2", "sub-3"], "source": ["a", "b", "c"], "split": ["test", "test", "convert"]}
-    )
-    monkeypatch.setattr(module, "Converter", SimpleNamespace(load=lambda *_, **__: converter))
+    predictor, rows = SimpleNamespace(card=card), (modality("T1w"), modality("FDG"))
+    converter = Converter(predictor, None, None, layout, *rows, config.convert)
+    scans = [f"sub-{number}" for number in range(1, 7)]
+    splits = ["test", "test", "convert", "convert", "test", "train"]
+    pairs = pd.DataFrame({"scan": scans, "source": "t1.nii", "target": "", "split": splits})
+    monkeypatch.setattr(Converter, "load", lambda *_, **__: converter)
+    monkeypatch.setattr(Converter, "convert_if_needed", convert_if_needed)
+    monkeypatch.setattr(scan_conversion, "load_pairs", load_pairs)
     monkeypatch.setattr(module, "usable_pairs", lambda _: pairs)
-    monkeypatch.setattr(module, "iterate_split", lambda _, __, split, ___: iter(items[split]))
     earlier = manifest_of("sub-2")
     module.convert(config, "dualflow", 0)
     rows = read_table(layout.conversions).set_index("scan")
-    assert rows["verdict"].to_dict() == {"sub-2": "failed", "sub-3": "refused", "sub-1": "ok"}
+    failed = dict.fromkeys(["sub-2", "sub-4", "sub-5"], "failed")
+    assert rows["verdict"].to_dict() == failed | {"sub-3": "refused", "sub-1": "ok"}
     assert rows["reason"]["sub-3"] == "unlike; converted because a study converts every scan"
     assert "predicted spread" in rows["reason"]["sub-2"]
+    assert rows["reason"]["sub-4"] == "volume: changed since preprocessing"
+    assert rows["reason"]["sub-5"] == "source (1,) and mask (2,)"
     assert "sub-2: failed: " in capsys.readouterr().err
     assert not earlier.exists()

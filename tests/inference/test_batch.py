@@ -19,13 +19,15 @@ from dualflow.commit import commit_text, digest_of
 from dualflow.config import ConvertConfig, PreprocessConfig, StudyConfig
 from dualflow.data.quarantine import FACT, Quarantine, read_quarantine
 from dualflow.data.raw_scans import PERMANENT
+from dualflow.data.side_encoder import SideEncoder
 from dualflow.data.tsv import read_table
 from dualflow.errors import CommitError, ConfigError
-from dualflow.inference import batch, convert
+from dualflow.inference import batch, convert, scan_conversion
 from dualflow.inference.batch import Compute
 from dualflow.inference.conversion import convert_inputs
 from dualflow.layout import Layout, Scan
 from dualflow.manifest import write_manifest
+from dualflow.modalities import modality
 
 CONFIG = ConvertConfig(samples=2, keep_samples=1)
 PREPROCESS = PreprocessConfig(spacing_mm=8.0, shape=(24, 32, 24), bias_field=False)
@@ -201,12 +203,11 @@ def convert_scan(tmp_path, monkeypatch):
         commit_text(volume, "voxels")
         write_manifest(manifest, step="convert", outputs={"synth": volume}, inputs={}, config={})
         monkeypatch.setattr(batch, "prepare_scan", prepare)
-        monkeypatch.setattr(batch, "load_pairs", lambda *_: SimpleNamespace(items=[{}]))
-        monkeypatch.setattr(batch, "side_values", lambda *_: {})
-        card = SimpleNamespace(preprocess=PREPROCESS, side=None)
-        converter = SimpleNamespace(
-            layout=layout, predictor=SimpleNamespace(card=card), convert_if_needed=convert_if_needed
-        )
+        monkeypatch.setattr(scan_conversion, "load_pairs", lambda *_: SimpleNamespace(items=[{}]))
+        monkeypatch.setattr(convert.Converter, "convert_if_needed", convert_if_needed)
+        predictor = SimpleNamespace(card=SimpleNamespace(preprocess=PREPROCESS, side=SideEncoder()))
+        rows = modality(study.source), modality(study.target)
+        converter = convert.Converter(predictor, None, None, layout, *rows, CONFIG)
         result = batch._convert_scan(converter, row, tmp_path, study, 60.0)
         return result.reason, volume.exists(), manifest.exists()
 
