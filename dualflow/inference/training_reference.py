@@ -23,7 +23,7 @@ from dualflow.errors import CheckpointError
 from dualflow.imaging.geometry import BoolArray
 from dualflow.imaging.input_figures import input_figures
 from dualflow.inference.predict import Prediction, Predictor
-from dualflow.inference.typicality import MIN_PEOPLE, RATE, Typicality, conformal_threshold
+from dualflow.inference.typicality import MIN_PEOPLE, RATE, Typicality, conformal_threshold, largest_by_subject
 from dualflow.layout import Layout, Scan
 from dualflow.models.card import ModelCard
 from dualflow.models.model_files import MODEL_FILES, REFERENCE, REFERENCE_TENSORS, read_limited
@@ -57,7 +57,7 @@ class FigureRanges:
         median: by figure.
         sd: robust standard deviation by figure.
         side: by figure; 1 if only high values are unusual, -1 if only low ones, 0 if both.
-        threshold: SLACK times the conformal quantile of a training scan's largest distance, in standard deviations.
+        threshold: SLACK times the conformal quantile of a training person's largest distance, in standard deviations.
     """
 
     median: dict[str, float]
@@ -66,10 +66,16 @@ class FigureRanges:
     threshold: float
 
     @classmethod
-    def fit(cls, rows: Sequence[Mapping[str, float]], side: Mapping[str, int]) -> Self:
-        """Fit to the figures of training scans that `side` names; one that is unknown for a scan is left out."""
-        table = {name: np.array([row[name] for row in rows]) for name in side}
-        table = {name: values for name, values in table.items() if np.isfinite(values).all()}
+    def fit(cls, rows: Sequence[Mapping[str, float]], side: Mapping[str, int], subjects: Sequence[str]) -> Self:
+        """Fit to figures of training scans; one that fewer than MIN_PEOPLE scans have is left out.
+
+        Args:
+            rows: figures of each scan; NaN is unknown.
+            side: the figures to fit, and the side on which each is unusual.
+            subjects: subject of each scan.
+        """
+        table = {name: np.array([row[name] for row in rows if np.isfinite(row[name])]) for name in side}
+        table = {name: known for name, known in table.items() if len(known) >= MIN_PEOPLE}
         median = {name: float(np.median(values)) for name, values in table.items()}
         sd = {
             name: float(max(1.4826 * np.median(np.abs(values - median[name])), FLOOR * abs(median[name]), 1e-3))
@@ -78,7 +84,7 @@ class FigureRanges:
         side = {name: side[name] for name in table}
         ranges = cls(median, sd, side, np.inf)
         largest = np.array([max(ranges.distances(row).values(), default=0.0) for row in rows])
-        return cls(median, sd, side, SLACK * conformal_threshold(largest, RATE)[0])
+        return cls(median, sd, side, SLACK * conformal_threshold(largest_by_subject(largest, subjects), RATE)[0])
 
     def distances(self, figures: Mapping[str, float]) -> dict[str, float]:
         """Distance of each known figure from its median, in standard deviations; 0 or less on a side that is usual."""
@@ -138,7 +144,8 @@ class Reference:
             )
             outputs.append(output_figures(prediction, item["mask"][0].numpy()))
         voxel_mm = max(row["voxel_mm"] for row in figures)
-        registration, output = FigureRanges.fit(figures, REGISTRATION), FigureRanges.fit(outputs, OUTPUT)
+        registration = FigureRanges.fit(figures, REGISTRATION, training.subjects)
+        output = FigureRanges.fit(outputs, OUTPUT, [Scan.parse(item["scan"]).subject for item in chosen])
         return cls(typicality, registration, voxel_mm, output, len(items))
 
     def save(self, folder: Path) -> tuple[str, list[Path]]:

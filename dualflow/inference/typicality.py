@@ -123,7 +123,7 @@ class Typicality:
         scores = _cross_fitted(people, folds) | {name: np.asarray(values) for name, values in figures.items()}
         calibration = {name: limits for name, values in scores.items() if (limits := _limits(values)) is not None}
         z = np.stack([_standardised(scores[name], *limits) for name, limits in calibration.items()])
-        threshold, rate = conformal_threshold(_largest_by_subject(np.nanmax(z, axis=0), subjects), RATE)
+        threshold, rate = conformal_threshold(largest_by_subject(np.nanmax(z, axis=0), subjects), RATE)
         images, insides = (np.stack([getattr(one, name) for one in people]) for name in ("image", "inside"))
         lesion_map, peaks = LesionMap.fit(images, insides, folds, spacing_mm * map_factor(spacing_mm))
         depth, height, width = sources[0].shape
@@ -240,7 +240,7 @@ def _standardised(values: NDArray[Any], median: float, high: float) -> NDArray[n
     return np.asarray(NORMAL_Q90 * (values - median) / (high - median), np.float64)
 
 
-def _largest_by_subject(values: NDArray[np.float64], subjects: Iterable[str]) -> NDArray[np.float64]:
+def largest_by_subject(values: NDArray[np.float64], subjects: Iterable[str]) -> NDArray[np.float64]:
     """The largest value of each subject, because scans of one subject are not exchangeable with new people's."""
     largest: dict[str, float] = {}
     for subject, value in zip(subjects, values, strict=True):

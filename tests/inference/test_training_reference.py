@@ -9,7 +9,14 @@ from dualflow.commit import commit_text
 from dualflow.data.dataset import PairDataset
 from dualflow.errors import CheckpointError
 from dualflow.inference.predict import load_predictor
-from dualflow.inference.training_reference import Reference, has_enough_people, load_reference, output_figures
+from dualflow.inference.training_reference import (
+    REGISTRATION,
+    FigureRanges,
+    Reference,
+    has_enough_people,
+    load_reference,
+    output_figures,
+)
 from tests.conftest import phantom
 
 FIGURES = {
@@ -83,6 +90,31 @@ def test_a_reference_of_another_training_is_refused(saved):
     commit_text(folder / "reference.json", json.dumps(content | {"voxel_mm": 9.0}))
     with pytest.raises(CheckpointError, match="does not match the hash in the model card"):
         load_reference(folder, card)
+
+
+@pytest.mark.parametrize("visits", [2, 6])
+def test_the_threshold_counts_people_not_scans(visits):
+    """The repeated visits of one unusual person do not raise it."""
+    rows = [{"mean": value} for value in np.random.default_rng(0).normal(1, 0.05, 119)]
+    subjects = list(map(str, range(119)))
+    once = FigureRanges.fit([*rows, {"mean": 1.5}], {"mean": 0}, [*subjects, "odd"])
+    often = FigureRanges.fit([*rows, *[{"mean": 1.5}] * visits], {"mean": 0}, [*subjects, *["odd"] * visits])
+    assert often.threshold == pytest.approx(once.threshold, rel=0.1)
+
+
+def test_an_unknown_figure_of_one_scan_disables_no_check():
+    """A figure is left out only if too few scans have it."""
+    rows = [{name: FIGURES[name] * (1 + 0.001 * number) for name in REGISTRATION} for number in range(40)]
+    subjects = list(map(str, range(40)))
+    known = FigureRanges.fit(rows, REGISTRATION, subjects)
+    rows[17]["template_mi"] = np.nan
+    for row in rows[9:]:
+        row["coverage"] = np.nan
+    ranges = FigureRanges.fit(rows, REGISTRATION, subjects)
+    assert set(ranges.median) == set(REGISTRATION) - {"coverage"}
+    assert ranges.median["template_mi"] == pytest.approx(known.median["template_mi"], rel=1e-3)
+    assert ranges.distances(FIGURES | {"template_mi": 0.1})["template_mi"] > ranges.threshold
+    assert np.isfinite(ranges.threshold)
 
 
 @pytest.mark.parametrize(("people", "sessions", "enough"), [(6, 2, False), (9, 3, False), (10, 1, True)])

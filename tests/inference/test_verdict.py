@@ -136,7 +136,7 @@ def test_output_threshold_holds_the_training_scans():
     """Nearly all training predictions lie within it; a far one does not."""
     rng = np.random.default_rng(0)
     figures = [{"mean": value} for value in rng.normal(1.0, 0.1, 99)]
-    law = FigureRanges.fit(figures, {"mean": 0})
+    law = FigureRanges.fit(figures, {"mean": 0}, list(map(str, range(99))))
     beyond = [max(law.distances(row).values()) > law.threshold for row in figures]
     assert sum(beyond) <= 1
     low, high = law.usual("mean")
