@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from dualflow.imputation.mixed_model import fit_random_intercepts
 from dualflow.imputation.replicates import Replicates
@@ -35,12 +36,14 @@ class FixedWeights:
         design, values = self._design[rows], outcomes[rows]
         if self._ratio is None:
             return np.asarray((np.linalg.pinv(design) @ values).T)
-        members = (self._subjects[rows][:, None] == np.unique(self._subjects[rows])).astype(np.float64)
-        counts = members.sum(axis=0)
-        mean = members / counts @ members.T
-        share = 1 - 1 / np.sqrt(1 + (members @ counts)[:, None] * self._ratio)
-        weighted = design - share.T[:, :, None] * (mean @ design)
-        return np.asarray(np.einsum("rkn,nr->rk", np.linalg.pinv(weighted), values - share * (mean @ values)))
+        # Sparse: a matrix of scans and subjects would grow with their product.
+        subject = np.unique(self._subjects[rows], return_inverse=True)[1]
+        members = csr_array((np.ones(len(subject)), (np.arange(len(subject)), subject)))
+        counts = np.bincount(subject)[:, None]
+        share = 1 - 1 / np.sqrt(1 + (members @ counts) * self._ratio)
+        design_means, value_means = (members @ (members.T @ part / counts) for part in (design, values))
+        weighted = design - share.T[:, :, None] * design_means
+        return np.asarray(np.einsum("rkn,nr->rk", np.linalg.pinv(weighted), values - share * value_means))
 
 
 def fixed_weights(design: Floats, subjects: NDArray[np.str_], outcomes: Floats) -> FixedWeights:

@@ -147,10 +147,10 @@ def _weights(terms: Floats, groups: NDArray[np.int64], count: int) -> Floats | N
     group that the terms depend on vary too much, and by these weights less (Wu 1986, Jackknife, bootstrap and other
     resampling methods in regression analysis, Annals of Statistics 14:1261-1295).
     """
-    hat, weights = terms @ np.linalg.pinv(terms), np.ones(count)
+    inverse, weights = np.linalg.pinv(terms), np.ones(count)
     for group in np.unique(groups):
         rows = groups == group
-        left = max(float(np.linalg.det(np.eye(rows.sum()) - hat[np.ix_(rows, rows)])), 0.0)
+        left = max(float(np.linalg.det(np.eye(rows.sum()) - terms[rows] @ inverse[:, rows])), 0.0)
         # A change in one direction is too large by the share that is left there, of which the determinant has r.
         weights[group] = left ** (1 / np.linalg.matrix_rank(terms[rows])) if left > LEAST_WEIGHT else 0.0
     return weights if weights.all() else None
