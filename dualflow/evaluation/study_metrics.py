@@ -13,6 +13,8 @@ from dualflow.evaluation.metrics import METRICS
 from dualflow.evaluation.prediction import Floats
 from dualflow.layout import Scan
 
+RESAMPLES_AT_ONCE = 100
+"""Number of resamples whose weights are in memory at once."""
 TRUE_LAW = "true_law"
 """Row of the score table that scores samples of the true law of a simulated cohort."""
 TRUE_SPREAD = "true_person_spread"
@@ -71,9 +73,12 @@ def resample(table: pd.DataFrame, metric: StudyMetric, counts: pd.DataFrame) -> 
     value = float(metric.function(values, share[None])[0])
     if not np.isfinite(value):
         return None
-    weights = counts[rows["subject"]].to_numpy(np.float64) * share
-    draws, drawn = np.full(len(weights), np.nan), weights.any(axis=1)
-    draws[drawn] = metric.function(values, weights[drawn])
+    draws = np.full(len(counts), np.nan)
+    for begin in range(0, len(counts), RESAMPLES_AT_ONCE):
+        block = slice(begin, begin + RESAMPLES_AT_ONCE)
+        weights = counts.iloc[block][rows["subject"]].to_numpy(np.float64) * share
+        drawn = weights.any(axis=1)
+        draws[block][drawn] = metric.function(values, weights[drawn])
     # Not shifted on Fisher's z scale: resamples of two people, frequent in small studies, correlate at exactly 1.
     draws = np.clip(draws - np.nanmean(draws) + value, *metric.limits)
     return Resampled(value, draws, rows["subject"].nunique())

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dualflow.evaluation import study_metrics
 from dualflow.evaluation.metrics import METRICS
 from dualflow.evaluation.statistics import differences, summarise
 from dualflow.evaluation.study_metrics import (
@@ -77,6 +78,18 @@ def test_visits_share_the_weight_of_their_subject():
     both = resample(people, STUDY_METRICS["person_spread_r"], labels)
     single = table()
     assert both.value == pytest.approx(np.corrcoef(single["person_spread"], single["person_error"])[0, 1])
+
+
+def test_resamples_do_not_depend_on_how_many_are_in_memory(monkeypatch):
+    """One without any of these people has no value."""
+    labels = [key.removeprefix("sub-") for key in SUBJECTS]
+    counts = pd.DataFrame(np.random.default_rng(2).integers(0, 3, (9, 40)), columns=labels)
+    counts.iloc[4] = 0
+    draws = [resample(table(), STUDY_METRICS["person_spread_r"], counts).draws]
+    monkeypatch.setattr(study_metrics, "RESAMPLES_AT_ONCE", 2)
+    draws.append(resample(table(), STUDY_METRICS["person_spread_r"], counts).draws)
+    np.testing.assert_allclose(*draws, rtol=1e-12)
+    assert np.flatnonzero(np.isnan(draws[0])).tolist() == [4]
 
 
 def test_summaries_have_study_metrics_with_intervals():
