@@ -51,8 +51,8 @@ constraints: $(READY)  ## Write the versions of .venv and the hashes of their fi
 
 # An environment of its own: a package of the tool would add two seconds to every import of MONAI in .venv.
 sbom: $(READY)  ## List the software of .venv in sbom.json (CycloneDX), and validate it.
-	$(PYTHON) -m venv $(VENV)/sbom
-	$(VENV)/sbom/bin/python -m pip install --quiet $(LOCKED) cyclonedx-bom
+	$(PYTHON) -m venv --without-pip $(VENV)/sbom
+	$(BIN)/python -m pip --python $(VENV)/sbom install --quiet $(LOCKED) cyclonedx-bom
 	$(VENV)/sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --validate --of JSON \
 		--output-file sbom.json $(BIN)/python
 
