@@ -17,8 +17,9 @@ from dualflow.data.derivative_dataset import describe_derivatives
 from dualflow.data.quarantine import Quarantine, count_excluded
 from dualflow.data.raw_scans import ScanFiles, is_excluded_for_good, prepare_scan
 from dualflow.errors import DataError
+from dualflow.inference.conversion_record import STEP, verdict_of
 from dualflow.inference.conversion_table import FAILED, count_verdicts
-from dualflow.inference.convert import STEP, Converter, verdict_of
+from dualflow.inference.convert import Converter
 from dualflow.inference.finished_scans import ScanState
 from dualflow.inference.folder_tables import write_tables
 from dualflow.inference.image_files import origin_of

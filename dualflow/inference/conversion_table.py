@@ -15,7 +15,7 @@ from dualflow.commit import commit_text
 from dualflow.data.quarantine import Quarantine
 from dualflow.data.tsv import numbers, table_text
 from dualflow.errors import printable
-from dualflow.inference.convert import SIDE, STEP, VERDICT
+from dualflow.inference.conversion_record import SIDE, STEP, VERDICT
 from dualflow.layout import Layout, Scan
 from dualflow.manifest import read_manifest
 

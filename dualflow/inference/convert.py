@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
-from dualflow.commit import commit_json, commit_text, digest_of, sha256
+from dualflow.commit import commit_json, commit_text
 from dualflow.config import ConvertConfig
 from dualflow.data.dataset import Item
 from dualflow.data.preprocessed_scan import PreprocessedScan
@@ -29,24 +29,16 @@ from dualflow.imaging.result_figure import JPEG_QUALITY, result_figure
 from dualflow.imaging.stopwatch import Stopwatch
 from dualflow.imaging.volume import read_volume, write_volume
 from dualflow.inference.conversion_files import conversion_files
+from dualflow.inference.conversion_record import ORIGIN, SIDE, STEP, VERDICT, conversion_inputs, is_converted
 from dualflow.inference.predict import Prediction, Predictor, load_predictor
 from dualflow.inference.provenance import deviation_sidecar, region_sidecar, volume_sidecar
 from dualflow.inference.region_table import region_table
 from dualflow.inference.training_reference import Reference, load_reference
 from dualflow.inference.verdict import Outcome, Verdict, judge_input, judge_output
 from dualflow.layout import Layout, Scan, sidecar_path
-from dualflow.manifest import read_manifest, remove_step, write_manifest
+from dualflow.manifest import remove_step, write_manifest
 from dualflow.modalities import Modality, modality
-from dualflow.models.card import ModelCard
 
-STEP = "convert"
-"""Name of the step in manifests and in the quarantine table."""
-VERDICT = "verdict"
-"""Key of the verdict in the facts of a conversion's manifest."""
-SIDE = "side"
-"""Key of the raw side values in those facts."""
-ORIGIN = "origin"
-"""Key of the digest of where the scan is from, in those facts; a study's conversions have none."""
 QUANTILES = (5, 50, 95)
 """Percentiles of the quantile maps."""
 
@@ -245,40 +237,6 @@ class Converter:
         )
         canvas.save(path, quality=JPEG_QUALITY)
         return path
-
-
-def conversion_inputs(card: ModelCard, layout: Layout, scan: Scan, side: Mapping[str, Any]) -> dict[str, str]:
-    """Inputs in the manifest of a conversion; `side` has the raw side values."""
-    return {
-        "model": card.weights_sha256,
-        "reference": card.reference_sha256,
-        "scan": sha256(layout.scan_manifest(scan)),
-        "side": digest_of({name: str(value) for name, value in side.items()}),
-    }
-
-
-def is_converted(manifest: Path, inputs: Mapping[str, str], config: ConvertConfig, *, force: bool) -> bool:
-    """Whether a conversion is done and unchanged; with `force`, that of a refused scan is not.
-
-    Args:
-        manifest: of the conversion.
-        inputs: its `conversion_inputs`.
-        config: how samples are drawn.
-        force: whether refused scans are converted too.
-    """
-    record = read_manifest(manifest, inputs=inputs, config=config.model_dump(mode="json"))
-    return record is not None and not (force and not record["outputs"])
-
-
-def verdict_of(manifest: Path) -> str:
-    """The verdict in the manifest of a conversion."""
-    return str((read_manifest(manifest, verify=False) or {})["facts"][VERDICT]["verdict"])
-
-
-def side_values(card: ModelCard, row: Mapping[Any, Any]) -> dict[str, Any]:
-    """The raw side values that the model takes, from a row of the index; None if unknown."""
-    values = {column.name: row.get(column.name) for column in card.side.columns}
-    return {name: None if value != value else value for name, value in values.items()}
 
 
 def volumes_of(prediction: Prediction, config: ConvertConfig) -> dict[str, FloatArray]:

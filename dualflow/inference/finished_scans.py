@@ -19,7 +19,7 @@ from dualflow.data.quarantine import Quarantine
 from dualflow.data.raw_scans import PERMANENT, ScanFiles
 from dualflow.errors import DataError
 from dualflow.imaging.sidecar import read_sidecar
-from dualflow.inference.convert import STEP
+from dualflow.inference.conversion_record import STEP
 from dualflow.layout import Layout, Scan
 from dualflow.manifest import manifest_outputs, read_manifest
 

@@ -10,8 +10,8 @@ import pandas as pd
 
 from dualflow.data.quarantine import Quarantine, read_quarantine, write_quarantine
 from dualflow.errors import DataError
+from dualflow.inference.conversion_record import STEP
 from dualflow.inference.conversion_table import conversion_table, write_conversion_table
-from dualflow.inference.convert import STEP
 from dualflow.inference.output_folder import converted_scans
 from dualflow.layout import Layout
 from dualflow.lifetime import exclusive

@@ -17,7 +17,7 @@ from dualflow.data.bids_files import EXTENSIONS, is_utf8
 from dualflow.data.index import COLUMNS
 from dualflow.data.quarantine import Quarantine
 from dualflow.errors import DataError, PairingError
-from dualflow.inference.convert import ORIGIN, STEP
+from dualflow.inference.conversion_record import ORIGIN, STEP
 from dualflow.layout import Layout, Scan
 from dualflow.manifest import read_manifest
 from dualflow.modalities import MODALITIES, modality

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dualflow.errors import ConfigError, DataError
 from dualflow.imaging.sidecar import read_object
-from dualflow.inference.convert import STEP
+from dualflow.inference.conversion_record import STEP
 from dualflow.layout import Layout
 from dualflow.manifest import read_manifest
 

@@ -13,7 +13,7 @@ from dualflow.data.quarantine import Quarantine
 from dualflow.data.raw_scans import ScanFiles, current_manifest, input_digests
 from dualflow.errors import DataError, printable
 from dualflow.imaging.nifti_header import check_header
-from dualflow.inference.convert import STEP, conversion_inputs, is_converted, side_values
+from dualflow.inference.conversion_record import STEP, conversion_inputs, is_converted, side_values
 from dualflow.inference.inputs import ConvertInputs
 from dualflow.inference.side_options import cell_text
 from dualflow.layout import Layout, Scan

@@ -11,7 +11,8 @@ from dualflow.config import StudyConfig
 from dualflow.data.dataset import load_pairs
 from dualflow.data.quarantine import Quarantine, without_folders
 from dualflow.errors import CommitError, DualflowError
-from dualflow.inference.convert import STEP, Converter, side_values
+from dualflow.inference.conversion_record import STEP, side_values
+from dualflow.inference.convert import Converter
 from dualflow.layout import Scan
 
 

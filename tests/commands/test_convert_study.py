@@ -11,7 +11,8 @@ from dualflow.data.side_encoder import SideEncoder
 from dualflow.data.tsv import read_table
 from dualflow.errors import DataError, IntensityError, ShapeError
 from dualflow.inference import scan_conversion
-from dualflow.inference.convert import SIDE, VERDICT, Converter
+from dualflow.inference.conversion_record import SIDE, VERDICT
+from dualflow.inference.convert import Converter
 from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
 

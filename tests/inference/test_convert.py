@@ -14,7 +14,7 @@ from dualflow.config import ConvertConfig
 from dualflow.imaging.regions import RegionMap
 from dualflow.imaging.volume import read_volume
 from dualflow.inference import convert as convert_module
-from dualflow.inference.convert import Converter, nearest_inside, scan_seed, side_values, volumes_of
+from dualflow.inference.convert import Converter, nearest_inside, scan_seed, volumes_of
 from dualflow.inference.predict import Prediction, load_predictor
 from dualflow.inference.verdict import Finding, Outcome, Verdict
 from dualflow.layout import Layout, Scan
@@ -198,14 +198,6 @@ def test_a_refused_scan_loses_the_files_of_an_unfinished_conversion(convert_item
     monkeypatch.setattr(convert_module, "judge_input", lambda *_: Verdict((Finding(Outcome.REFUSED, "unlike"),)))
     assert read_manifest(run())["outputs"] == {}
     assert not unfinished.exists()
-
-
-def test_side_values_are_those_the_model_takes(model_folder):
-    """Other columns are left out, and NaN is unknown."""
-    card = load_predictor(model_folder).card
-    assert side_values(card, {"age": float("nan"), "scan": "sub-1"}) == {"age": None}
-    assert side_values(card, {"age": 71.0}) == {"age": 71.0}
-    assert side_values(card, {}) == {"age": None}
 
 
 def test_every_scan_has_its_own_seed():

@@ -10,7 +10,7 @@ import pytest
 from dualflow.commit import commit_json, sha256
 from dualflow.errors import ConfigError, DataError, PairingError
 from dualflow.inference import inputs as inputs_module
-from dualflow.inference.convert import ORIGIN
+from dualflow.inference.conversion_record import ORIGIN
 from dualflow.inference.image_files import origin_of
 from dualflow.inference.inputs import UNNAMED, dataset_name, expand_inputs, resolve_inputs
 from dualflow.inference.selection import Selection

@@ -7,7 +7,7 @@ import pytest
 from dualflow.config import ConvertConfig
 from dualflow.data.quarantine import FACT, Quarantine
 from dualflow.data.raw_scans import ScanFiles, input_digests, preprocess_section
-from dualflow.inference.convert import conversion_inputs, side_values
+from dualflow.inference.conversion_record import conversion_inputs, side_values
 from dualflow.inference.inputs import expand_inputs, resolve_inputs
 from dualflow.inference.plan import plan_scans, plan_text
 from dualflow.layout import Layout, Scan
