@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from dualflow.flows.linalg import with_fixed_signs
 from dualflow.flows.rng import standard_noise, uniform_noise
 
 DIRECTIONS = (2, 4)
@@ -113,7 +114,7 @@ class RegionLaw(nn.Module):
         covariance = torch.from_numpy(LedoitWolf(assume_centered=True).fit(errors.double().numpy()).covariance_)
         values, vectors = torch.linalg.eigh(covariance)
         self.deviations.copy_(values.flip(0).clamp_min(1e-8).sqrt())
-        self.vectors.copy_(vectors.flip(1))
+        self.vectors.copy_(with_fixed_signs(vectors.flip(1)))
 
     def _fit_components(self, errors: Tensor, features: Tensor, count: int, directions: int) -> None:
         if count == 1:

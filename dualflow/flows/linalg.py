@@ -1,7 +1,8 @@
-"""Batched solves and determinants, computed one matrix at a time.
+"""Linear algebra that torch or LAPACK leave open: batched solves and determinants, and the signs of eigenvectors.
 
-Torch's batched LU is wrong for matrices of 160 rows or more on a CPU with more than one thread (torch 2.13 with
-oneMKL): it returns wrong numbers or an error about pivots. LU of a single matrix is right.
+Solves and determinants are computed one matrix at a time. Torch's batched LU is wrong for matrices of 160 rows or more
+on a CPU with more than one thread (torch 2.13 with oneMKL): it returns wrong numbers or an error about pivots. LU of a
+single matrix is right.
 """
 
 from __future__ import annotations
@@ -20,6 +21,15 @@ def solve(matrices: Tensor, right: Tensor) -> Tensor:
 def log_abs_det(matrices: Tensor) -> Tensor:
     """Return `log|det A|` of each matrix, `[..., T, T] -> [...]`."""
     return _map(lambda matrix: torch.linalg.slogdet(matrix)[1], matrices)
+
+
+def with_fixed_signs(vectors: Tensor) -> Tensor:
+    """Return eigenvectors `[N, K]`, in columns, with the sign that makes the largest entry of each positive.
+
+    LAPACK's signs depend on rounding, and with them the samples of a seed.
+    """
+    largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
+    return vectors * largest.sign()
 
 
 def _map(function: Callable[..., Tensor], *batches: Tensor) -> Tensor:

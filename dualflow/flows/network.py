@@ -52,8 +52,9 @@ class Convolution(nn.Conv3d):
         if autocast and not self.pointwise and min(x.shape[2:]) < self.kernel_size[0]:
             with torch.autocast(device, enabled=False):
                 return self._convolve(channels_last(x).to(weight.dtype), weight, bias)
-        # One copy for type and format; autocast would copy once more.
-        x = channels_last(x, torch.get_autocast_dtype(device) if autocast else x.dtype)
+        # One copy for type and format; autocast would copy once more. It leaves float64 alone.
+        rounded = autocast and x.dtype != torch.float64
+        x = channels_last(x, torch.get_autocast_dtype(device) if rounded else x.dtype)
         if self.pointwise:
             return F.linear(x.movedim(1, -1), weight.flatten(1), bias).movedim(-1, 1)
         return self._convolve(x, weight, bias)

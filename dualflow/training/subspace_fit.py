@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from torch import Tensor
 
+from dualflow.flows.linalg import with_fixed_signs
 from dualflow.flows.subspace_law import COMPONENTS, LOG_SCALE_LIMIT, LawParameters, SubspaceLaw
 from dualflow.training.mixture_fit import Doubles, GatedMixture, fit_mixture
 
@@ -106,7 +107,8 @@ def fit_law(
 
 def eigenvectors(u: Doubles) -> Doubles:
     """Return the eigenvectors of the uncentred covariance of `u[N, R]` as columns, the largest eigenvalue first."""
-    return np.ascontiguousarray(np.linalg.eigh(u.T @ u)[1][:, ::-1])
+    vectors = np.ascontiguousarray(np.linalg.eigh(u.T @ u)[1][:, ::-1])
+    return with_fixed_signs(torch.from_numpy(vectors)).numpy()
 
 
 def held_out_coordinates(u: Doubles, subjects: Sequence[str]) -> Doubles:

@@ -1,4 +1,4 @@
-"""Batched solves and log-determinants are right with several threads."""
+"""Batched solves and log-determinants are right with several threads; eigenvectors have one sign."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dualflow.flows.actnorm import ActNorm
-from dualflow.flows.linalg import log_abs_det, solve
+from dualflow.flows.linalg import log_abs_det, solve, with_fixed_signs
 from dualflow.flows.mixing import InvertibleMixing, NormalisedMixing, random_rotations
 
 
@@ -36,3 +36,13 @@ def test_wide_mixing_inverts():
     mixing = NormalisedMixing(ActNorm(512), InvertibleMixing(random_rotations(512, 1, closing=False)[0]))
     x = torch.randn(2, 512, 2, 2, 2)
     torch.testing.assert_close(mixing.inverse(mixing(x)[0])[0], x, rtol=1e-3, atol=1e-4)
+
+
+def test_eigenvectors_have_one_sign():
+    """Whatever the signs that LAPACK gives, the largest entry of each is positive."""
+    torch.manual_seed(0)
+    vectors = torch.linalg.qr(torch.randn(5, 5))[0][:, :3]
+    fixed = with_fixed_signs(vectors)
+    assert torch.equal(fixed, with_fixed_signs(vectors * torch.tensor([1.0, -1.0, -1.0])))
+    assert (fixed.max(dim=0).values == vectors.abs().max(dim=0).values).all()
+    assert torch.equal(fixed.abs(), vectors.abs())
