@@ -105,17 +105,18 @@ class CrashTest:
     expected: dict[str, Results] = field(default_factory=dict)
     kinds: Counter[str] = field(default_factory=Counter)
 
-    def run_unbroken(self, scans: Path | None = None) -> None:
-        """Run all steps, and keep the study as it is before each.
+    def run_unbroken(self, last: str, scans: Path | None = None) -> None:
+        """Run the steps up to the last, and keep the study as it is before each.
 
         Args:
+            last: name of the last step.
             scans: results of a study of the same people on the same grid, whose preprocessed scans are taken over.
         """
         study = self.root / "unbroken"
         write_config(study)
         if scans:
             share_scans(Layout(scans), Layout(study / RESULTS))
-        for step in track(STEPS, "unbroken study"):
+        for step in track([*STEPS][: [*STEPS].index(last) + 1], "unbroken study"):
             copy_study(study, self.root / f"before-{step}")
             begun = time.perf_counter()
             _, status = os.waitpid(start(step, study), 0)
@@ -230,16 +231,20 @@ class CrashTest:
 @click.option("--trials", default=550, show_default=True, help="Trials of single steps; each ends a step 1 to 3 times.")
 @click.option("--runs", default=40, show_default=True, help="Ends of the whole workflow.")
 @click.option("--seconds", type=float, help="Stop the trials after this time, and leave out the slow steps.")
+@click.option(
+    "--until", "last", type=click.Choice([*STEPS]), default="check", help="Leave out the steps after this one."
+)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--scans", type=click.Path(path_type=Path), help="Take over the preprocessed scans of a finished study.")
-def main(trials: int, runs: int, seconds: float | None, seed: int, scans: Path | None) -> None:
+def main(trials: int, runs: int, seconds: float | None, last: str, seed: int, scans: Path | None) -> None:
     """Run the trials and report."""
     preload()
     failures, done, deadline = 0, 0, time.monotonic() + (seconds or float("inf"))
     with tempfile.TemporaryDirectory(prefix="crash-test-") as scratch:
         test = CrashTest(Path(scratch), random.Random(seed))
-        test.run_unbroken(scans)
-        steps = test.draw.choices(list(WEIGHTS), list(WEIGHTS.values()), k=trials)
+        test.run_unbroken(last, scans)
+        weights = {step: weight for step, weight in WEIGHTS.items() if step in test.expected}
+        steps = test.draw.choices(list(weights), list(weights.values()), k=trials)
         if seconds:
             steps = [step for step in steps if step not in SLOW]
         for number, step in enumerate(track(steps, "steps")):

@@ -94,7 +94,18 @@ def test_a_prediction_equals_that_of_the_cpu(predictors, phantoms):
         np.testing.assert_allclose(getattr(there, name), getattr(here, name), rtol=1e-3, atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "voxelwise_linear",
+        "stacked_mixture",
+        "unet_heteroscedastic",
+        "pix2pix",
+        "cvae",
+        "rectified_flow",
+        "latent_diffusion",
+    ],
+)
 def test_a_baseline_predicts_on_the_device(name, card, phantoms, tmp_path, device):
     """Its point estimate equals that of the CPU."""
     model = BASELINES[name](SHAPE, 1, 1)

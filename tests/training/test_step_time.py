@@ -11,7 +11,9 @@ from dualflow.training.step_time import step_seconds
 
 
 @pytest.fixture
-def config(tmp_path):
+def config(tmp_path, monkeypatch):
+    """A study whose steps are timed three times each."""
+    monkeypatch.setattr(step_time, "TIMED", 2)
     return parse_config(study_values(tmp_path))
 
 
