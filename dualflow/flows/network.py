@@ -51,7 +51,7 @@ class Convolution(nn.Conv3d):
         autocast = torch.is_autocast_enabled(device)
         if autocast and not self.pointwise and min(x.shape[2:]) < self.kernel_size[0]:
             with torch.autocast(device, enabled=False):
-                return self._convolve(channels_last(x).to(weight.dtype), weight, bias)
+                return self._convolve(channels_last(x, weight.dtype), weight, bias)
         # One copy for type and format; autocast would copy once more. It leaves float64 alone.
         rounded = autocast and x.dtype != torch.float64
         x = channels_last(x, torch.get_autocast_dtype(device) if rounded else x.dtype)
