@@ -272,7 +272,8 @@ def ui(config_path: Path, overrides: tuple[str, ...], port: int) -> None:
     from dualflow.commands.study_config import load_study_config
     from dualflow.tracking.ui import serve_ui
 
-    serve_ui(load_study_config(config_path, overrides).tracking, port)
+    config = load_study_config(config_path, overrides)
+    serve_ui(config.tracking, config.study.name, port)
 
 
 @click.command()

@@ -19,6 +19,7 @@ from dualflow.commands.model_runs import (
     model_parameters,
     model_run,
     score_names,
+    study_view,
     training_of,
 )
 from dualflow.commit import commit_text, sha256
@@ -133,6 +134,7 @@ def _log(run: Run, config: Config, predictor: Predictor, pairs: pd.DataFrame, sc
     digests = {key: sha256(config.layout.scan_manifest(Scan.parse(key))) for key in test}
     log_datasets(run, config, pairs, digests, "test")
     run.describe(describe_model(config, card.name, card.seed, scores))
+    run.view(study_view(config))
 
 
 def _figure(config: Config, item: Item, prediction: Prediction) -> Figure:

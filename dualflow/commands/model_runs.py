@@ -21,8 +21,9 @@ from dualflow.flows.spec import FlowSpec
 from dualflow.layout import Layout
 from dualflow.manifest import read_manifest
 from dualflow.modalities import modality
-from dualflow.tracking.metric_names import TARGET, unit_suffix
+from dualflow.tracking.metric_names import TARGET, metric_name, unit_suffix
 from dualflow.tracking.mlflow_calls import RUN_ID
+from dualflow.tracking.saved_view import models_view
 from dualflow.tracking.tracked_run import Run, tracked
 
 TRAIN_PARAMETERS = (
@@ -33,6 +34,11 @@ TRAINING = "training"
 """Name of the fact in a training's manifest that identifies its run."""
 PICTURE = "pictures/test.png"
 """Artifact with the prediction of one test scan."""
+
+HEADLINES = ("region_crps", "mae", "voxel_crps", "energy_score", "bits_in_mask", "region_coverage_80")
+"""Test scores that the page of a study's models shows, the one that sorts them first."""
+CURVES = (("validation/nll", True), ("loss", True), ("loss", False), ("validation/mae", False), ("gradient_norm", True))
+"""Metrics whose curves that page shows, each with whether it is one of a likelihood."""
 
 
 def model_run(
@@ -136,6 +142,13 @@ def score_names(scores: Mapping[str, float], config: Config) -> dict[str, float]
     unit = modality(config.study.target).unit
     names = {name: measure(name).unit.replace("target", TARGET) for name in scores}
     return {f"test/{name}{unit_suffix(names[name], unit)}": value for name, value in scores.items()}
+
+
+def study_view(config: Config) -> str:
+    """The saved view of a study's models, with HEADLINES and CURVES."""
+    unit = modality(config.study.target).unit
+    curves = [metric_name(key, unit, likelihood=likelihood) for key, likelihood in CURVES]
+    return models_view(list(score_names(dict.fromkeys(HEADLINES, 0.0), config)), curves)
 
 
 def describe_model(config: Config, name: str, seed: int, scores: Mapping[str, float] | None = None) -> str:

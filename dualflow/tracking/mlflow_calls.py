@@ -11,6 +11,8 @@ from base64 import b64decode
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from dualflow.tracking.saved_view import TAG
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -84,6 +86,10 @@ def _describe(client: Any, run_id: str, markdown: str) -> None:
     client.set_tag(run_id, DESCRIPTION, markdown.replace(RUN_ID, run_id))
 
 
+def _view(client: Any, run_id: str, value: str) -> None:
+    client.set_experiment_tag(client.get_run(run_id).info.experiment_id, TAG, value)
+
+
 def _end(client: Any, run_id: str, status: str) -> None:
     client.set_terminated(run_id, status)
     # The parent lasts from its first child's start to the last one's end.
@@ -136,6 +142,7 @@ CALLS: dict[str, Callable[[Any, Any, dict[str, Any]], Any]] = {
     "text": lambda client, run_id, arguments: client.log_text(run_id, arguments["text"], arguments["name"]),
     "scores": lambda client, run_id, arguments: _log_scores(client, run_id, **arguments),
     "description": lambda client, run_id, arguments: _describe(client, run_id, arguments["markdown"]),
+    "view": lambda client, run_id, arguments: _view(client, run_id, arguments["value"]),
     "end": lambda client, run_id, arguments: _end(client, run_id, arguments["status"]),
 }
 """Calls by name, each a function of (client, run_id, arguments)."""

@@ -75,6 +75,10 @@ class Run:
         """Set the description on the run's page; the placeholder RUN_ID becomes the id of the run."""
         self._log("description", {"markdown": markdown})
 
+    def view(self, value: str) -> None:
+        """Set the experiment's view of all models, a value of `models_view`."""
+        self._log("view", {"value": value})
+
     def image(self, pixels: np.ndarray[Any, Any], key: str, step: int) -> None:
         """Log a grey-scale picture `[H, W]` with values in [0, 1] to the image grid."""
         grey = (255 * pixels.clip(0, 1)).round().astype("uint8")

@@ -9,20 +9,29 @@ from typing import NoReturn
 from dualflow.config import TrackingConfig
 from dualflow.errors import ConfigError
 from dualflow.tracking.mlflow_store import PRIVATE, open_store
+from dualflow.tracking.saved_view import TAG, view_link
 
 HOST = "127.0.0.1"
 
 
-def serve_ui(config: TrackingConfig, port: int) -> NoReturn:
+def serve_ui(config: TrackingConfig, experiment: str, port: int) -> NoReturn:
     """Replace this process by MLflow's server, without telemetry.
+
+    Args:
+        config: URI and artifact folder of the MLflow store.
+        experiment: name of the experiment whose models are linked.
+        port: port of the server.
 
     Raises:
         ConfigError: the runs are on a server, which has its own pages.
     """
     if not config.uri.startswith("sqlite:"):
         raise ConfigError(f"tracking.uri = {config.uri!r} is a server; open that address in a browser")
-    open_store(config)  # MLflow's server would create a missing file in place
-    print(f"the tracked runs are at http://{HOST}:{port}; Ctrl-C ends the server", flush=True)
+    client = open_store(config)  # MLflow's server would create a missing file in place
+    address = f"http://{HOST}:{port}"
+    if (tracked := client.get_experiment_by_name(experiment)) is not None and TAG in tracked.tags:
+        print(f"the models of {experiment}: {view_link(address, tracked.experiment_id)}")
+    print(f"the tracked runs are at {address}; Ctrl-C ends the server", flush=True)
     command = [sys.executable, "-m", "mlflow", "ui", "--host", HOST, "--port", str(port)]
     command += ["--backend-store-uri", config.uri, "--default-artifact-root", str(config.artifacts.resolve())]
     os.execve(sys.executable, command, {**os.environ, **PRIVATE})

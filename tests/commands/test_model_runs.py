@@ -1,5 +1,9 @@
 """The tracked run of a model: its parameters alone, no flat curves, and no folders or labels."""
 
+import json
+import zlib
+from base64 import b64decode
+
 import pytest
 from comparison import study_values
 
@@ -9,6 +13,7 @@ from dualflow.commands.model_runs import (
     describe_model,
     model_parameters,
     score_names,
+    study_view,
     training_of,
 )
 from dualflow.config import parse_config
@@ -54,6 +59,16 @@ def test_the_description_has_scores_and_a_picture(config):
     assert score_names({"mae": 0.1, "region_mae": 2.0, "ssim": 0.9}, config) == {
         "test/mae_SUVR": 0.1, "test/region_mae_percent": 2.0, "test/ssim": 0.9,
     }  # fmt: skip
+
+
+def test_the_view_of_a_study_has_metrics_that_its_runs_track(config):
+    """Scores and curves have their units, and validation metrics the names that a training logs."""
+    envelope = json.loads(study_view(config))
+    state = json.loads(zlib.decompress(b64decode(envelope["state"].removeprefix("deflate;"))))
+    charts = [chart["metricKey"] for chart in state["compareRunCharts"]]
+    assert charts[:2] == ["test/region_crps_SUVR", "test/mae_SUVR"]
+    assert {"validation/nll_nats_per_voxel", "train/loss_nats_per_voxel", "train/loss_SUVR"} <= set(charts)
+    assert state["orderByKey"] == "metrics.`test/region_crps_SUVR`"
 
 
 def test_the_source_of_a_dataset_names_no_folder(config, tmp_path):

@@ -41,3 +41,4 @@ def log_all(run):
     run.data(pd.DataFrame({"scan": ["sub-01"], "split": ["train"]}), "pairs", "training")
     run.table(pd.DataFrame({"a": [1, 2]}), "table.json")
     run.text("hello", "notes/hello.txt")
+    run.view("view")

@@ -1,10 +1,12 @@
 """Each MLflow call is idempotent and records nothing private."""
 
 import pytest
+from mlflow import MlflowClient
 from mlflow_runs import log_all, read_records, read_runs
 
 from dualflow.tracking import tracked_run
 from dualflow.tracking.mlflow_calls import CALLS, MAX_PARAMETERS, is_permanent_error
+from dualflow.tracking.saved_view import TAG
 from dualflow.tracking.tracked_run import tracked
 
 ACCOUNT = "someaccountname"
@@ -32,6 +34,8 @@ def test_calls_are_idempotent(config, monkeypatch):
     with tracked(config, "study", "twice", {}) as run:
         log_all(run)
     assert read_records(config, "twice") == read_records(config, "once")
+    experiment = MlflowClient(config.uri).get_experiment_by_name("study")
+    assert experiment.tags[TAG] == "view"
 
 
 @pytest.mark.slow

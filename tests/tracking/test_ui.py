@@ -16,6 +16,8 @@ from click.testing import CliRunner
 from sockets import listening_addresses
 
 from dualflow.cli import main
+from dualflow.config import TrackingConfig
+from dualflow.tracking.tracked_run import tracked
 
 ROOT = Path(__file__).parents[2]
 VARIABLES = ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK")
@@ -61,7 +63,10 @@ def page(address, process):
 
 @pytest.mark.slow
 def test_the_pages_are_local_and_look_up_nothing(guarded, tmp_path):
-    """The server listens on loopback only, and its pages are told to send no telemetry."""
+    """The server listens on loopback only, its pages are told to send no telemetry, and the models have a link."""
+    store = TrackingConfig(uri=f"sqlite:///{tmp_path}/mlflow.db", artifacts=tmp_path / "artifacts")
+    with tracked(store, "quickstart", "a model", {}) as run:
+        run.view("view")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "dualflow.cli", "ui", "--port", str(port)]
@@ -80,6 +85,7 @@ def test_the_pages_are_local_and_look_up_nothing(guarded, tmp_path):
         os.killpg(process.pid, signal.SIGTERM)
         output, _ = process.communicate(timeout=600)
     assert f"the tracked runs are at {address}" in output
+    assert f"the models of quickstart: {address}/#/experiments/1/runs?" in output
     assert not (tmp_path / "lookups").exists(), (tmp_path / "lookups").read_text()
 
 

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
+from base64 import b64decode
 from pathlib import Path
 
 import nibabel as nib
@@ -91,6 +93,9 @@ def test_runs_are_tracked_with_model_curves_and_data(workspace):
         f.path for f in client.list_artifacts(flow.info.run_id, "model")
     }
     assert all(run.data.tags["mlflow.user"] == "dualflow" for run in runs.values())
+    view = json.loads(experiment.tags["mlflow.sharedViewState.models"])["state"].removeprefix("deflate;")
+    charts = json.loads(zlib.decompress(b64decode(view)))["compareRunCharts"]
+    assert {chart["metricKey"] for chart in charts} <= set().union(*(run.data.metrics for run in runs.values()))
 
 
 def test_a_finished_study_has_nothing_to_do(workspace):

@@ -1,0 +1,84 @@
+"""The view `Models` of an experiment's page: every model with its test scores, as a table and as charts.
+
+MLflow keeps a saved view as a tag of the experiment. Without one, its page shows the parent runs alone, which have no
+scores.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from base64 import b64encode
+from collections.abc import Sequence
+from typing import Any
+
+VIEW = "models"
+"""Key of the view in links."""
+TAG = f"mlflow.sharedViewState.{VIEW}"
+"""Tag of the experiment that holds the view."""
+RUNS_SHOWN = 20
+"""Runs that the charts show at first."""
+
+
+def models_view(scores: Sequence[str], curves: Sequence[str]) -> str:
+    """Return the value of TAG.
+
+    Args:
+        scores: tracked names of the test scores, the one to sort by first; less of that one is better.
+        curves: tracked names of metrics over the steps of a training.
+    """
+    sections = {"test": "Test scores", "training": "Training"}
+    bars = [_chart("BAR", "test", name) for name in scores]
+    lines = [{**_chart("LINE", "training", name), **_line(name)} for name in curves]
+    state = {
+        "searchFilter": "tags.model != ''",
+        "orderByKey": f"metrics.`{scores[0]}`",
+        "orderByAsc": True,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+        "selectedColumns": [f"metrics.`{name}`" for name in scores],
+        "compareRunCharts": [*bars, *lines],
+        "compareRunSections": [
+            {"uuid": key, "name": name, "display": True, "isReordered": True, "deleted": False, "isGenerated": False}
+            for key, name in sections.items()
+        ],
+        "isAccordionReordered": True,
+        "hideEmptyCharts": True,
+        "runsHiddenMode": f"FIRST_{RUNS_SHOWN}_RUNS",
+    }
+    # A tag holds few characters, so MLflow's pages read compressed ones too.
+    compressed = b64encode(zlib.compress(json.dumps(state).encode(), 9)).decode()
+    return json.dumps({"name": "Models", "createdAt": 0, "state": f"deflate;{compressed}"})
+
+
+def view_link(address: str, experiment_id: str) -> str:
+    """Return the link to the charts of the view on the pages at `address`."""
+    query = f"workflowType=machine_learning&viewStateShareKey={VIEW}&compareRunsMode=CHART"
+    return f"{address}/#/experiments/{experiment_id}/runs?{query}"
+
+
+def _chart(kind: str, section: str, metric: str) -> dict[str, Any]:
+    return {
+        "type": kind,
+        "uuid": metric,
+        "metricKey": metric,
+        "metricSectionId": section,
+        "runsCountToCompare": RUNS_SHOWN,
+        "deleted": False,
+        "isGenerated": False,
+    }
+
+
+def _line(metric: str) -> dict[str, Any]:
+    return {
+        "selectedMetricKeys": [metric],
+        "scaleType": "linear",
+        "xAxisKey": "step",
+        "yAxisKey": "metric",
+        "yAxisExpressions": [],
+        "lineSmoothness": 0,
+        "useGlobalXaxisKey": False,
+        "useGlobalLineSmoothing": False,
+    }

@@ -1,0 +1,39 @@
+"""The view of an experiment's models holds what MLflow's pages read."""
+
+import json
+import zlib
+from base64 import b64decode
+
+from dualflow.tracking.saved_view import TAG, VIEW, models_view, view_link
+
+LONGEST = 5000
+"""Characters of an experiment's tag that MLflow's databases hold."""
+
+
+def test_the_view_reads_back():
+    """Name and state are those of a view that was saved on the page; each chart is in a section that exists."""
+    value = models_view(["test/crps_SUVR", "test/mae_SUVR"], ["train/loss"])
+    view = json.loads(value)
+    assert view["name"] == "Models"
+    assert isinstance(view["createdAt"], int)
+    state = json.loads(zlib.decompress(b64decode(view["state"].removeprefix("deflate;"))))
+    assert state["selectedColumns"] == ["metrics.`test/crps_SUVR`", "metrics.`test/mae_SUVR`"]
+    assert [(chart["type"], chart["metricKey"]) for chart in state["compareRunCharts"]] == [
+        ("BAR", "test/crps_SUVR"), ("BAR", "test/mae_SUVR"), ("LINE", "train/loss"),
+    ]  # fmt: skip
+    sections = {section["uuid"] for section in state["compareRunSections"]}
+    assert {chart["metricSectionId"] for chart in state["compareRunCharts"]} == sections
+
+
+def test_the_view_fits_into_a_tag():
+    """Many long names do too."""
+    names = [f"test/a_rather_long_name_of_a_score_{number}_bits_per_voxel" for number in range(20)]
+    assert len(models_view(names, names)) < LONGEST
+
+
+def test_the_link_names_the_view():
+    """MLflow finds a view by the end of its tag."""
+    link = view_link("http://127.0.0.1:5000", "3")
+    assert link.startswith("http://127.0.0.1:5000/#/experiments/3/runs?")
+    assert f"viewStateShareKey={VIEW}" in link
+    assert TAG.endswith(f".{VIEW}")
