@@ -76,6 +76,16 @@ class GridKernel(nn.Module):
             result = result + self.weights[index + 1] * along_axes(field, *self._matrices("matrix", index))
         return result
 
+    def correlation(self, voxels: Tensor) -> Tensor:
+        """Return the correlation matrix `[V, V]` of voxels with indices `[V, 3]`."""
+        matrix = self.weights[0] * torch.eye(len(voxels)).to(self.weights)
+        for index in self._active():
+            term = self.weights[index + 1].expand(len(voxels), len(voxels))
+            for axis, axis_matrix in enumerate(self._matrices("matrix", index)):
+                term = term * axis_matrix[voxels[:, axis]][:, voxels[:, axis]]
+            matrix += term
+        return matrix
+
     def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw independent fields `[count, D, H, W]` of mean 0 and variance 1."""
         size = (count, *self.shape)

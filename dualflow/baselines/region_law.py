@@ -90,6 +90,11 @@ class RegionLaw(nn.Module):
         scaled = self.vectors * self.deviations
         return scaled @ scaled.T
 
+    def mixture(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return log weights `[K]`, means `[K, d]` and covariances `[K, d, d]` of t_1..d, for features `[F]`."""
+        log_weights, means = _components(features[None].double(), self.means.double(), self.gate.double())
+        return log_weights[0], means[0], self.roots.double() @ self.roots.double().mT
+
     def log_prob(self, errors: Tensor, features: Tensor) -> Tensor:
         """Return the log-density `[N]` of standardised errors `[N, R]` of people with features `[N, F]`."""
         t = (errors @ self.vectors / self.deviations).double()

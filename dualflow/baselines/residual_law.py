@@ -149,7 +149,7 @@ class ResidualLaw(nn.Module):
         for known, voxel_scale, region_scale in zip(values, voxel_scales, region_scales, strict=True):
             noise = voxel_scale * self.deviation * self.kernel.draw(n, generator)
             means = region_scale * self.region_deviation * self.regions.draw(n, known, generator)
-            people.append(noise + self._interpolate(means - self.region_means(noise)))
+            people.append(noise + self.interpolate(means - self.region_means(noise)))
         return torch.stack(people, dim=1)[:, :, None]
 
     def scales(self, source: Tensor, side: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -161,13 +161,22 @@ class ResidualLaw(nn.Module):
         features = person_features(source, side)
         return self.voxel_scale(features), self.region_scale(features)
 
+    def interpolate(self, means: Tensor) -> Tensor:
+        """Return the fields K u `[n, D, H, W]` with these region means u `[n, R]`."""
+        return self._spread_out(means @ self.unmixing.T)
+
+    def covariance_with_means(self) -> Tensor:
+        """Return the covariance `[R, D, H, W]` of the field n with its region means M n."""
+        sizes = self._sizes(self._region_of_voxels()).clamp_min(1)
+        fields = []
+        for unit in _chunks(torch.eye(len(sizes)).to(sizes)):
+            weights = F.pad(unit / sizes, (1, 0))
+            fields.append(self.deviation * self.kernel.apply(self.deviation * weights[:, self.labels.long()]))
+        return torch.cat(fields)
+
     def _spread_out(self, values: Tensor) -> Tensor:
         """Return fields `[n, D, H, W]` that follow the values of regions `[n, R]`, blurred between regions."""
         return self.spread * blur(values[:, self.nearest.long()], BLUR)
-
-    def _interpolate(self, means: Tensor) -> Tensor:
-        """Return the fields K u `[n, D, H, W]` with these region means u `[n, R]`."""
-        return self._spread_out(means @ self.unmixing.T)
 
     def _region_of_voxels(self) -> Tensor:
         return self.labels[self.labels > 0].long() - 1
@@ -178,7 +187,7 @@ class ResidualLaw(nn.Module):
     def _within(self, residuals: Iterable[Residual], means: Tensor) -> Iterator[tuple[Residual, Tensor]]:
         """Yield each person and the error `[D, H, W]` around their region means `[N, R]`."""
         for residual, mean in zip(residuals, means, strict=True):
-            yield residual, residual.error[0] - self._interpolate(mean[None])[0]
+            yield residual, residual.error[0] - self.interpolate(mean[None])[0]
 
     def _fit_regions(self, means: Tensor, side: Tensor, folds: Sequence[int]) -> None:
         """Fit standard deviation and law of the region means `[N, R]`, divided by the people's scales."""
@@ -208,7 +217,7 @@ class ResidualLaw(nn.Module):
             self.deviation.mul_(wanted / torch.maximum(self._field_variance(), least).sqrt())
 
     def _unmixing(self) -> Tensor:
-        """Return the matrix with which `_interpolate` has the given region means."""
+        """Return the matrix with which `interpolate` has the given region means."""
         columns = [self.region_means(self._spread_out(unit)) for unit in _chunks(torch.eye(len(self.region_deviation)))]
         mixing = torch.cat(columns).T.double()
         mixing.diagonal()[mixing.diagonal() == 0] = 1.0  # a region outside the masks
@@ -217,14 +226,10 @@ class ResidualLaw(nn.Module):
 
     def _field_variance(self) -> Tensor:
         """Return the variance `[D, H, W]` of the field without its region means, n - K M n."""
-        variance, rows = self.deviation.square(), []
-        for unit in _chunks(torch.eye(len(self.region_deviation))):
-            # The covariance of the field with its region means.
-            weights = F.pad(unit / self._sizes(self._region_of_voxels()).clamp_min(1), (1, 0))
-            shared = self.deviation * self.kernel.apply(self.deviation * weights[:, self.labels.long()])
-            variance = variance - 2 * (shared * self._interpolate(unit)).sum(dim=0)
-            rows.append(self.region_means(shared))
-        return variance + self._interpolated_variance(torch.cat(rows))
+        variance, shared = self.deviation.square(), self.covariance_with_means()
+        for unit, part in zip(_chunks(torch.eye(len(shared))), _chunks(shared), strict=True):
+            variance = variance - 2 * (part * self.interpolate(unit)).sum(dim=0)
+        return variance + self._interpolated_variance(self.region_means(shared))
 
     def _interpolated_variance(self, covariance: Tensor) -> Tensor:
         """Return the variance `[D, H, W]` of K u for region means u of a covariance `[R, R]`."""
@@ -232,7 +237,7 @@ class ResidualLaw(nn.Module):
         rows = (vectors * values.clamp_min(0).sqrt()).T.float()
         variance = torch.zeros_like(self.spread)
         for part in _chunks(rows):
-            variance += self._interpolate(part).square().sum(dim=0)
+            variance += self.interpolate(part).square().sum(dim=0)
         return variance
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from math import log
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from dualflow.baselines.residual_density import ResidualDensity
 from dualflow.commands.model_runs import (
     PICTURE,
     describe_model,
@@ -50,7 +52,7 @@ from dualflow.modalities import modality
 from dualflow.process import keep_freed_memory
 from dualflow.progress import track
 from dualflow.tracking.tracked_run import Run
-from dualflow.training.device import select_device, source_and_side
+from dualflow.training.device import device_of, select_device, source_and_side
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,11 +84,12 @@ def _evaluate(
     for index, item in enumerate(track(test.items, f"evaluate {name}, seed {seed}")):
         mask, target = item["mask"][0].numpy(), item["target"][0].numpy()
         prediction = _predict(predictor, item, config)
-        flow_scores = _flow_scores(predictor.flow, test, index, prediction, config)
-        scores = score(prediction, target, mask, regions, row, flow_scores.get("bits_in_mask"))
+        own_scores = _flow_scores(predictor.flow, test, index, prediction, config)
+        own_scores |= _closed_form_bits(predictor.model, item, config)
+        scores = score(prediction, target, mask, regions, row, own_scores.get("bits_in_mask"))
         if index == 0:
             figure = _figure(config, item, prediction)
-        rows.append({"model": name, "seed": seed, "scan": item["scan"], **scores, **flow_scores})
+        rows.append({"model": name, "seed": seed, "scan": item["scan"], **scores, **own_scores})
         subject = Scan.parse(item["scan"]).subject
         curves.append(reliability(prediction, target, mask, regions).assign(model=name, subject=subject))
         errors.add(prediction.mean, target, mask, weight=1 / visits[subject])
@@ -201,6 +204,17 @@ def _density_scores(model: DualFlow, test: PairDataset, index: int, config: Conf
         scores["round_trip_float64"] = round_trip_error(model.double(), target.double(), source.double(), side.double())
         model.float()
     return scores
+
+
+@torch.no_grad()
+def _closed_form_bits(model: torch.nn.Module, item: Item, config: Config) -> dict[str, float]:
+    """Bits of a closed form, which are exact; empty for other models, and for a brain of too many voxels."""
+    voxels = int(item["mask"].sum())
+    if not isinstance(model, ResidualDensity) or voxels > config.evaluate.closed_form_voxels:
+        return {}
+    device = device_of(model)
+    target, mask, source, side = (item[key][None].to(device) for key in ("target", "mask", "source", "side"))
+    return {"bits_in_mask": -model.log_prob(target, mask, source, side) / voxels / log(2), "bits_slack": 0.0}
 
 
 @torch.no_grad()

@@ -4,10 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import multivariate_normal
 
+from dualflow.baselines.residual_density import SpreadDensity
 from dualflow.commands import evaluate as module
 from dualflow.commands.convert_study import convert
-from dualflow.commands.evaluate import _flow_scores, _sample_scores, _stress, evaluate
+from dualflow.commands.evaluate import _closed_form_bits, _flow_scores, _sample_scores, _stress, evaluate
 from dualflow.config import parse_config
 from dualflow.errors import ConfigError
 from dualflow.evaluation.stress import COLUMNS
@@ -54,6 +56,24 @@ def test_other_models_have_no_flow_scores(phantoms):
     config = parse_config({"study": {"name": "tiny"}})
     image = item["target"][0].numpy()
     assert _flow_scores(None, phantoms, 0, Prediction(image, image), config) == {}
+
+
+def test_closed_forms_have_exact_bits(phantoms):
+    """They are those of the target's density, without slack; a brain with too many voxels has none."""
+    item = phantoms[0]
+    model = SpreadDensity(tuple(item["source"].shape[1:]), len(item["side"]))
+    voxels = int(item["mask"].sum())
+    config = parse_config({"study": {"name": "tiny"}, "evaluate": {"closed_form_voxels": voxels}})
+    error = item["target"][None] - model.point_estimate(item["source"][None], item["side"][None])
+    expected = multivariate_normal(np.zeros(voxels)).logpdf(error[0][item["mask"]].double().numpy())
+    model.law.kernel.weights.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0]))
+    model.law.region_deviation.fill_(item["mask"].numel() ** -0.5)  # as of independent voxels
+    scores = _closed_form_bits(model, item, config)
+    assert scores.keys() == {"bits_in_mask", "bits_slack"}
+    assert scores["bits_in_mask"] == pytest.approx(-expected / voxels / np.log(2), rel=0.001)
+    smaller = parse_config({"study": {"name": "tiny"}, "evaluate": {"closed_form_voxels": voxels - 1}})
+    assert _closed_form_bits(model, item, smaller) == {}
+    assert _closed_form_bits(torch.nn.Identity(), item, config) == {}
 
 
 def test_non_finite_voxels_cause_a_warning(monkeypatch, capsys, phantoms):
