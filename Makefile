@@ -23,7 +23,7 @@ FAST_TESTS := $(addprefix tests/,test_*.py config contracts data docs evaluation
 CORE := $(addprefix dualflow/,commit.py layout.py imaging/nifti_header.py imaging/geometry.py imaging/affines.py flows/*)
 
 .PHONY: help setup constraints sbom run test test-fast coverage mutants fuzz lint benchmark bench-step \
-	bench-preprocessing gpu-check crash-test docs figure ui clean
+	bench-preprocessing gpu-check crash-test docs figure screenshots ui clean
 
 help:  ## Show the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -107,6 +107,9 @@ docs: $(READY)  ## Build the documentation into site/, warnings are errors.
 
 figure: $(READY)  ## Draw docs/images/example.png from a finished CONFIG.
 	$(BIN)/python docs/scripts/make_figure.py --config $(CONFIG)
+
+screenshots: $(READY)  ## Take pictures of the pages of a finished CONFIG with Chromium: report, quality page, MLflow.
+	@$(BIN)/python tests/benchmarks/screenshots.py --config $(CONFIG)
 
 ui: $(READY)  ## Open the MLflow pages of the tracked runs on 127.0.0.1:5000.
 	@$(BIN)/dualflow ui --config $(CONFIG)
