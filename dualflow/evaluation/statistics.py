@@ -7,7 +7,8 @@ tables and resamples.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -149,6 +150,12 @@ def _change(metric: str, means: NDArray[np.float64], draws: NDArray[np.float64],
     ends = _interval(draws[:, 0] - draws[:, 1], people)
     gain_ends = _interval(loss(draws[:, 1]) - loss(draws[:, 0]), people)
     return (means[0] - means[1], *ends, float(loss(means[1]) - loss(means[0])), *gain_ends)
+
+
+def is_within_slack(entry: Mapping[Hashable, Any]) -> bool:
+    """Whether a row of `differences` is undecided only because its difference is below the sum of the slacks."""
+    statistics = entry["gain_low"], entry["gain_high"], entry["p_holm"]
+    return entry["verdict"] == "undecided" and _verdict(*statistics) != "undecided"
 
 
 def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -11,9 +11,10 @@ from dualflow.config import Config
 from dualflow.data.markdown import UNKNOWN, Column, markdown_table, table
 from dualflow.evaluation.calibration import LEVELS
 from dualflow.evaluation.comparison_table import Comparison
-from dualflow.evaluation.statistics import MIN_SUBJECTS
+from dualflow.evaluation.statistics import MIN_SUBJECTS, is_within_slack
 from dualflow.evaluation.study_metrics import measure
 from dualflow.modalities import Modality, modality
+from dualflow.report.tables import WITHIN_SLACK
 from dualflow.training.budget import Plan
 
 MAIN = ("mae", "voxel_crps", "region_crps", "energy_score")
@@ -96,6 +97,8 @@ def _differences(result: Comparison, row: Modality) -> list[str]:
         f"Paired differences to {result.reference} on the same people; below 0 is better than it. Parentheses: 95 % "
         "paired bootstrap interval. p: Wilcoxon signed-rank test, Holm-adjusted over the models of a column."
     )
+    if any(is_within_slack(entry) for entry in frame.to_dict("records")):
+        text += f" {WITHIN_SLACK}: below the sum of the slacks of the two models' bits, so it decides nothing."
     return [text, markdown_table(rows)]
 
 
@@ -107,7 +110,8 @@ def _difference(entry: Mapping[Hashable, Any]) -> str:
     if np.isnan(low):
         return f"{value:{form}} ({entry['subjects']} people: no interval)"
     p_text = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-    return f"{value:{form}} ({low:{form}} to {high:{form}}), {p_text}"
+    slack = f", {WITHIN_SLACK}" if is_within_slack(entry) else ""
+    return f"{value:{form}} ({low:{form}} to {high:{form}}), {p_text}{slack}"
 
 
 def _likelihood(source: str) -> list[Column]:

@@ -44,6 +44,7 @@ PAIRED = (
     "subjects. p: Wilcoxon's signed-rank test over subjects, with Holm's adjustment over the models of a metric. A "
     "model is called better or worse only if the interval excludes zero and p is below 0.05."
 )
+SLACK = "Differences below the sum of the two models' slacks are within the slack and decide nothing."
 
 
 def main_scores(config: Config, results: StudyResults) -> pd.DataFrame:
@@ -73,7 +74,7 @@ def section_tables(
     )
     likelihood = [metric_table(results.summary, row, BITS, bits), bits_table(results.likelihood, results.cards)]
     if len(config.flows) > 1:
-        likelihood.append(difference_table(results.differences, row, BITS, paired))
+        likelihood.append(difference_table(results.differences, row, BITS, f"{paired} {SLACK}"))
     likelihood += [
         source_table(results.likelihood),
         image_table(results.likelihood, row),

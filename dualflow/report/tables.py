@@ -10,13 +10,15 @@ import numpy as np
 import pandas as pd
 
 from dualflow.data.markdown import p_value
-from dualflow.evaluation.statistics import MIN_SUBJECTS
+from dualflow.evaluation.statistics import MIN_SUBJECTS, is_within_slack
 from dualflow.evaluation.study_metrics import measure
 from dualflow.modalities import Modality
 
 Entry = Mapping[Hashable, Any]
 """A row of a table of results."""
 VERDICTS = {"better": "better", "worse": "worse", "undecided": "no clear difference", "equal": "equal by construction"}
+WITHIN_SLACK = "within the slack"
+"""Verdict on a difference that the statistics call clear, below the accuracy of the scores."""
 UNKNOWN = "–"  # noqa: RUF001 - an en dash, as in typeset tables
 
 
@@ -73,7 +75,7 @@ def difference_table(differences: pd.DataFrame, row: Modality, metrics: Sequence
             "Metric": measure(entry["metric"]).heading(row),
             "Difference": _interval(entry, "difference", entry["metric"], signed=True),
             "Wilcoxon p (Holm)": UNKNOWN if np.isnan(entry["p_holm"]) else p_value(entry["p_holm"], 3),
-            "Verdict": VERDICTS[entry["verdict"]],
+            "Verdict": WITHIN_SLACK if is_within_slack(entry) else VERDICTS[entry["verdict"]],
         }
         for entry in selected.to_dict("records")
     ]

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import false_discovery_control, wilcoxon
 
 from dualflow.errors import DataError
-from dualflow.evaluation.statistics import MIN_SUBJECTS, differences, holm, subject_means, summarise
+from dualflow.evaluation.statistics import MIN_SUBJECTS, differences, holm, is_within_slack, subject_means, summarise
 
 
 def table(subjects: int = 20, shift: float = -0.003, seed: int = 0) -> pd.DataFrame:
@@ -108,6 +108,8 @@ def test_bits_within_the_slacks_of_their_bounds_decide_nothing(slack, verdict):
     row = differences(frame if slack is None else frame.assign(bits_slack=slack), "b").iloc[0]
     assert row["p_holm"] < 0.001
     assert row["verdict"] == verdict
+    assert is_within_slack(row) == (verdict == "undecided")
+    assert not is_within_slack({**row, "verdict": "undecided", "p_holm": 0.3})
 
 
 def test_coverage_is_judged_by_its_distance_from_the_nominal_level():

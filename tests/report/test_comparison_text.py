@@ -1,5 +1,6 @@
 """The comparison table as Markdown."""
 
+import numpy as np
 import pytest
 from comparison import FakeTimer, study_values, train_and_score
 
@@ -32,3 +33,15 @@ def test_columns_are_aligned_and_empty_ones_omitted(config):
     assert cost[0].startswith("| model     | parameters")
     for absent in ("bits per voxel", "another subject's", "SSIM", "pre-training", "s/sample"):
         assert absent not in text
+
+
+@pytest.mark.parametrize(("slack", "ending"), [(0.1, ", within the slack"), (0.0, "")])
+def test_bits_that_differ_within_their_slack_say_so(config, slack, ending):
+    """A difference with a small p-value decides nothing if the bounds may be off by more."""
+    plan, bits = make_plan(config, ["dualflow", "dual_glow"], 1, FakeTimer()), np.linspace(-2.4, -2.0, 8)
+    scans = [f"sub-{index}" for index in range(8)]
+    for name, steps, values in (("dualflow", 10, bits), ("dual_glow", 2, bits + 0.01 + 0.001 * bits)):
+        train_and_score(config, name, 0, steps, scans=scans, bits_in_mask=values, bits_slack=slack)
+    text = comparison_markdown(gather_comparison([config], plan), config, plan)
+    assert f"+0.008 (+0.008 to +0.008), p = 0.008{ending} |" in text
+    assert ("it decides nothing" in text) == bool(ending)
