@@ -76,9 +76,9 @@ class Canvas:
         return axes
 
     def panel(self, row: int, *, width: float | None = None) -> Axes:
-        """Axes to the right of the planes, as wide as the panel unless given, with space for numbers below."""
+        """Axes right of the planes, as wide as the panel unless given; below is space for a bar, numbers and a unit."""
         height = self.row_height - LABEL - GAP
-        return self._axes(self.panel_left, row, 0.2 * height, width or self._panel - GAP, 0.6 * height)
+        return self._axes(self.panel_left, row, 0.1 * height, width or self._panel - GAP, 0.58 * height)
 
     @property
     def panel_left(self) -> float:

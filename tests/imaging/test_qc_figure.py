@@ -70,6 +70,7 @@ def test_a_colour_bar_with_the_unit_lies_below_the_histogram(head, tmp_path, mon
     figures = []
     monkeypatch.setattr(Canvas, "save", lambda canvas, path, quality: figures.append(canvas.figure))
     save_figure(tmp_path / "a.jpg", source, [Image("FDG", source.values, None, "inferno", "Bq/mL")], mask)
+    figures[0].canvas.draw()
     panels = [axes for axes in figures[0].axes if axes.child_axes]
     bars = [axes.child_axes[0] for axes in panels]
     assert [bar.get_xlabel() for bar in bars] == ["scanner units", "Bq/mL"]
@@ -77,6 +78,8 @@ def test_a_colour_bar_with_the_unit_lies_below_the_histogram(head, tmp_path, mon
     for panel, bar in zip(panels, bars, strict=True):
         assert bar.get_xlim() == panel.get_xlim()
         assert len(bar.get_xticks()) == 2
+        unit = bar.xaxis.label.get_window_extent(figures[0].canvas.get_renderer())
+        assert unit.y0 > 0
 
 
 def test_edges_follow_the_border_of_the_brain(head):
