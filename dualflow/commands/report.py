@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -39,6 +40,9 @@ from dualflow.report.study_text import (
 from dualflow.report.summary_text import limitations, summary_sentences
 from dualflow.tracking.sync import sync, warn_unsent
 from dualflow.tracking.tracked_run import Run, group_run
+
+if TYPE_CHECKING:  # matplotlib's backend is chosen before figures are imported
+    from dualflow.report.subject_views import SubjectViews
 
 
 def report(config: Config) -> None:
@@ -97,7 +101,7 @@ def report(config: Config) -> None:
     )
     inputs = {name: card.weights_sha256 for name, card in results.cards.items()}
     with group_run(config.tracking, config.study.name, layout.pending_records) as run:
-        _log(run, config, results, sentences, figures)
+        _log(run, config, results, sentences, figures, views)
         run.finish()
         write_manifest(
             layout.manifest("report"),
@@ -126,7 +130,12 @@ def _mean_target(test: PairDataset) -> float:
 
 
 def _log(
-    run: Run, config: Config, results: StudyResults, sentences: list[str], figures: dict[str, list[ReportFigure]]
+    run: Run,
+    config: Config,
+    results: StudyResults,
+    sentences: list[str],
+    figures: dict[str, list[ReportFigure]],
+    views: SubjectViews,
 ) -> None:
     """Log pages, tables and figures; the scores of each model are on its own run."""
     run.text(yaml.safe_dump(public_values(config), sort_keys=False), "config.yaml")
@@ -137,8 +146,7 @@ def _log(
     for page in (config.layout.report, config.layout.qc):
         run.file(page)
     pictures = [
-        picture_link(f"figures/{figures[section][0].name}.png", caption)
-        for section, caption in (("comparison", "Scores of all models"), ("subjects", "A held-out scan"))
-        if figures.get(section)
+        picture_link(f"figures/{figures['comparison'][0].name}.png", "Scores of all models"),
+        picture_link(f"figures/{views.median.name}.png", views.viewer_note),
     ]
     run.describe("\n\n".join([f"**{study_title(config)}**", *sentences, *pictures]) + "\n")
