@@ -9,7 +9,7 @@ import pandas as pd
 import yaml
 
 from dualflow.commands.fold_studies import fold_studies
-from dualflow.commands.model_runs import score_names
+from dualflow.commands.model_runs import picture_link, score_names
 from dualflow.commands.run import run_workflow
 from dualflow.commands.steps import scoring_steps
 from dualflow.commit import commit_text
@@ -18,8 +18,9 @@ from dualflow.data.shared_scans import share_scans
 from dualflow.data.tsv import table_text
 from dualflow.errors import ConfigError
 from dualflow.evaluation.comparison_table import gather_comparison
+from dualflow.modalities import modality
 from dualflow.report.comparison_text import DIFFERENCES as SHOWN
-from dualflow.report.comparison_text import comparison_markdown
+from dualflow.report.comparison_text import comparison_description, comparison_parts
 from dualflow.tracking.sync import sync, warn_unsent
 from dualflow.tracking.tracked_run import group_run
 from dualflow.training.budget import Plan, apply_plan, budgeted, make_plan
@@ -28,6 +29,8 @@ NAME, DIFFERENCES, SCORES = "comparison", "comparison_differences", "comparison_
 """Names of the tables; the first also begins that of the MLflow run."""
 MAX_DESCRIPTION = 4500
 """Characters that every MLflow server accepts as a description."""
+PICTURE = "figures/comparison.png"
+"""Artifact with the scores of all models."""
 
 
 def compare(
@@ -94,11 +97,14 @@ def _publish(config: Config, studies: Sequence[Config], plan: Plan, names: Seque
         print(f"incomplete (a training failed or is missing): {', '.join(incomplete)}", file=sys.stderr)
     if result.table.empty:
         return
-    text = comparison_markdown(result, config, plan, len(studies))
+    parts = comparison_parts(
+        result, config, plan, folds=len(studies), command=_command(config, plan, names, len(studies))
+    )
+    text = "\n\n".join(parts) + "\n"
     print(f"\n{text}")
     tables = {NAME: result.table, DIFFERENCES: result.differences, SCORES: result.scores}
     values = {name: table_text(frame) for name, frame in tables.items()}
-    _track(config, plan, result.table, values, text)
+    _track(config, plan, result.table, values, parts)
     page = config.layout.page(NAME)
     commit_text(page, text)
     for name, content in values.items():
@@ -108,14 +114,22 @@ def _publish(config: Config, studies: Sequence[Config], plan: Plan, names: Seque
     _upload(config, studies)
 
 
+def _command(config: Config, plan: Plan, names: Sequence[str], folds: int) -> str:
+    """The command of this comparison, without the name of the configuration."""
+    chosen = "" if len(names) == len(select_models(config, [])) else " " + " ".join(names)
+    return f"dualflow compare --seconds {plan.seconds:g}" + (f" --folds {folds}" if folds > 1 else "") + chosen
+
+
 def _grouped(config: Config, folds: int) -> Config:
     """The configuration whose trainings are nested under the run of this comparison."""
     group = f"{NAME} over {folds} folds" if folds > 1 else NAME
     return config.model_copy(update={"tracking": config.tracking.model_copy(update={"group": group})})
 
 
-def _track(config: Config, plan: Plan, table: pd.DataFrame, tables: Mapping[str, str], text: str) -> None:
+def _track(config: Config, plan: Plan, table: pd.DataFrame, tables: Mapping[str, str], parts: Sequence[str]) -> None:
     """Log the tables to the run above the trainings, whose own runs have the scores of their folds."""
+    from dualflow.report.figures import model_comparison  # matplotlib takes a second to import
+
     with group_run(config.tracking, config.study.name, config.layout.pending_records) as run:
         run.text(yaml.safe_dump(public_values(config), sort_keys=False), "config.yaml")
         run.text(plan.model_dump_json(indent=2), "plan.json")
@@ -126,8 +140,10 @@ def _track(config: Config, plan: Plan, table: pd.DataFrame, tables: Mapping[str,
             run.scores({f"{key.removeprefix('test/')}/{name}": value for key, value in named.items()})
         for name, content in tables.items():
             run.text(content, f"tables/{name}.tsv")
-        run.text(text, f"{NAME}.md")
-        run.describe(text if len(text) <= MAX_DESCRIPTION else text[: text.rindex("\n\n", 0, MAX_DESCRIPTION)])
+        run.text("\n\n".join(parts) + "\n", f"{NAME}.md")
+        run.figure(model_comparison(table, SHOWN, modality(config.study.target)), PICTURE)
+        picture = picture_link(PICTURE, "Scores of all models")
+        run.describe(comparison_description([picture, *parts], MAX_DESCRIPTION))
 
 
 def _upload(config: Config, studies: Sequence[Config]) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
+from dualflow import __version__
 from dualflow.config import Config
 from dualflow.data.markdown import UNKNOWN, Column, markdown_table, table
 from dualflow.evaluation.calibration import LEVELS
@@ -15,6 +18,7 @@ from dualflow.evaluation.statistics import MIN_SUBJECTS, is_within_slack
 from dualflow.evaluation.study_metrics import measure
 from dualflow.modalities import Modality, modality
 from dualflow.report.tables import WITHIN_SLACK
+from dualflow.tracking.source_version import COMMIT, source_version
 from dualflow.training.budget import Plan
 
 MAIN = ("mae", "voxel_crps", "region_crps", "energy_score")
@@ -50,8 +54,18 @@ EXPLAINED = {
 }
 
 
-def comparison_markdown(result: Comparison, config: Config, plan: Plan, folds: int = 1) -> str:
-    """Markdown tables of a comparison below a paragraph that describes it: scores, differences, likelihood, cost."""
+def comparison_parts(
+    result: Comparison, config: Config, plan: Plan, *, folds: int = 1, command: str = "dualflow compare"
+) -> list[str]:
+    """Markdown of a comparison: a paragraph that describes it, then tables of scores, differences, likelihood, cost.
+
+    Args:
+        result: the models that are trained and scored.
+        config: the study's configuration.
+        plan: steps of each model.
+        folds: number of folds.
+        command: the command that makes the comparison again.
+    """
     row, frame = modality(config.study.target), result.table
     explained = [
         Column(heading, [str(name) for name in frame if str(name).removeprefix(prefix).isdigit()], 2)
@@ -65,8 +79,30 @@ def comparison_markdown(result: Comparison, config: Config, plan: Plan, folds: i
         COST,
     ]
     tables = [text for columns in parts if (text := table(frame, columns, heading="model"))]
-    paired = _differences(result, row)
-    return "\n\n".join([_head(result, config, plan, folds), tables[0], *paired, *tables[1:]]) + "\n"
+    return [
+        f"{_head(result, config, plan, folds)} {_origin(command)}",
+        tables[0],
+        *_differences(result, row),
+        *tables[1:],
+    ]
+
+
+def comparison_description(parts: Sequence[str], limit: int) -> str:
+    """The first of `parts` that fit into `limit` characters, without the spaces that align tables, and a note."""
+    note, shown = "The file comparison.md of this run has all tables.", ""
+    for part in parts:
+        text = shown + re.sub(" {2,}", " ", re.sub("-{4,}", "---", part)) + "\n\n"
+        if len(text) + len(note) > limit:
+            break
+        shown = text
+    return f"{shown}{note}\n"
+
+
+def _origin(command: str) -> str:
+    """Date, version, commit and command of a comparison."""
+    commit = source_version().get(COMMIT, "")[:12]
+    code = f"dualflow {__version__}" + (f", commit {commit}" if commit else "")
+    return f"Made on {datetime.now(UTC).date().isoformat()} by `{command}` ({code})."
 
 
 def _head(result: Comparison, config: Config, plan: Plan, folds: int) -> str:
@@ -84,7 +120,7 @@ def _head(result: Comparison, config: Config, plan: Plan, folds: int) -> str:
 
 
 def _differences(result: Comparison, row: Modality) -> list[str]:
-    """The paired differences to the reference below a sentence on their statistics; nothing with one model."""
+    """The paired differences to the reference below a sentence on their statistics; none with one model."""
     frame = result.differences[result.differences["metric"].isin(DIFFERENCES)]
     metrics = [name for name in DIFFERENCES if name in set(frame["metric"])]
     if not metrics:
@@ -99,7 +135,7 @@ def _differences(result: Comparison, row: Modality) -> list[str]:
     )
     if any(is_within_slack(entry) for entry in frame.to_dict("records")):
         text += f" {WITHIN_SLACK}: below the sum of the slacks of the two models' bits, so it decides nothing."
-    return [text, markdown_table(rows)]
+    return [f"{text}\n\n{markdown_table(rows)}"]
 
 
 def _difference(entry: Mapping[Hashable, Any]) -> str:

@@ -66,6 +66,24 @@ def metric_comparison(
     return figure
 
 
+def model_comparison(table: pd.DataFrame, metrics: Sequence[str], row: Modality) -> Figure:
+    """`metric_comparison` of a table with a row per model, such as that of `Comparison`."""
+    rows = [
+        {
+            "model": entry["model"],
+            "metric": metric,
+            "mean": entry[metric],
+            "low": entry[f"{metric}_low"],
+            "high": entry[f"{metric}_high"],
+            "subjects": entry["people"],
+        }
+        for metric in metrics
+        if metric in table
+        for entry in table[table[metric].notna()].to_dict("records")
+    ]
+    return metric_comparison(pd.DataFrame(rows), metrics, row, columns=3)
+
+
 @styled
 def reliability_curve(
     curves: pd.DataFrame, *, colours: Mapping[str, str] | None = None, narrow: bool = False

@@ -65,9 +65,13 @@ def test_a_partial_comparison_is_published_once(config, monkeypatch, capsys):
     (run,) = client.search_runs([client.get_experiment_by_name("x").experiment_id])
     assert (run.info.run_name, run.info.status) == ("comparison", "FINISHED")
     assert run.data.metrics["mae_SUVR/dualflow"] == pytest.approx(0.1)
-    assert config.layout.page("comparison").read_text() == run.data.tags["mlflow.note.content"]
+    description, page = run.data.tags["mlflow.note.content"], config.layout.page("comparison").read_text()
+    picture = f"![Scores of all models](get-artifact?path=figures/comparison.png&run_uuid={run.info.run_id})"
+    assert description.startswith(f"{picture}\n\n{page.split('|')[0]}")
+    assert "by `dualflow compare --seconds 1 dualflow wide`" in description
+    assert [file.path for file in client.list_artifacts(run.info.run_id, "figures")] == ["figures/comparison.png"]
     assert {file.path for file in client.list_artifacts(run.info.run_id)} == {
-        "comparison.md", "config.yaml", "plan.json", "tables",
+        "comparison.md", "config.yaml", "figures", "plan.json", "tables",
     }  # fmt: skip
 
 
@@ -108,6 +112,7 @@ def test_each_person_is_tested_once_over_the_folds(config, monkeypatch, capsys):
     assert "3 folds, each person tested once per seed; 12 held-out simulated people" in shown.out
     assert re.search(r"\| mean_image +\| +equal by construction +\|", shown.out)
     assert "-0.1000 (-0.1000 to -0.1000), p < 0.001" in shown.out
+    assert "by `dualflow compare --seconds 1 --folds 3 dualflow mean_image unet`" in shown.out
     scores = pd.read_csv(config.layout.table("comparison_scores"), sep="\t")
     assert not scores.duplicated(["model", "seed", "scan"]).any()
 

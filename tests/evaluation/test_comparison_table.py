@@ -7,7 +7,7 @@ from comparison import TIMES, FakeTimer, save_card, study_values, train_and_scor
 
 from dualflow.config import parse_config
 from dualflow.evaluation.comparison_table import gather_comparison
-from dualflow.report.comparison_text import comparison_markdown
+from dualflow.report.comparison_text import comparison_parts
 from dualflow.training.budget import make_plan
 
 
@@ -55,13 +55,13 @@ def test_stress_tests_are_totalled(config):
     plan = make_plan(config, ["dualflow"], 1, FakeTimer())
     for seed in (0, 1):
         train_and_score(config, "dualflow", seed, 10)
-    assert "stress samples" not in comparison_markdown(gather_comparison([config], plan), config, plan)
+    assert "stress samples" not in "".join(comparison_parts(gather_comparison([config], plan), config, plan))
     for seed in (0, 1):
         table = pd.DataFrame({"samples": [250, 250], "nonfinite_voxels": [0, 3 * seed]})
         train_and_score(config, "dualflow", seed, 10, stress=table)
     (row,) = gather_comparison([config], plan).table.to_dict("records")
     assert (row["stress_samples"], row["stress_nonfinite"]) == (1000, 3)
-    assert "non-finite voxels" in comparison_markdown(gather_comparison([config], plan), config, plan)
+    assert "non-finite voxels" in "".join(comparison_parts(gather_comparison([config], plan), config, plan))
 
 
 def test_pretraining_counts_among_the_steps(config):
@@ -71,7 +71,7 @@ def test_pretraining_counts_among_the_steps(config):
     (row,) = gather_comparison([config], plan).table.to_dict("records")
     assert row["steps"] == 10
     assert (row["train_seconds"], row["pretrain_seconds"]) == (6.0, 3.0)
-    assert comparison_markdown(gather_comparison([config], plan), config, plan).count("pre-training (s)") == 1
+    assert "".join(comparison_parts(gather_comparison([config], plan), config, plan)).count("pre-training (s)") == 1
 
 
 def test_only_trainings_that_follow_the_plan_are_listed(config):

@@ -1,12 +1,15 @@
 """The comparison table as Markdown."""
 
+import datetime
+
 import numpy as np
 import pytest
 from comparison import FakeTimer, study_values, train_and_score
 
+from dualflow import __version__
 from dualflow.config import parse_config
 from dualflow.evaluation.comparison_table import gather_comparison
-from dualflow.report.comparison_text import comparison_markdown
+from dualflow.report.comparison_text import comparison_description, comparison_parts
 from dualflow.training.budget import make_plan
 
 
@@ -20,7 +23,7 @@ def test_columns_are_aligned_and_empty_ones_omitted(config):
     plan = make_plan(config, ["dualflow", "dual_glow"], 1, FakeTimer())
     train_and_score(config, "dualflow", 0, 10, voxel_crps=0.05, nll_true=1.0, nll_blurred=2.0)
     train_and_score(config, "dual_glow", 0, 2)
-    text = comparison_markdown(gather_comparison([config], plan), config, plan)
+    text = "\n\n".join(comparison_parts(gather_comparison([config], plan), config, plan))
     parts = [part.splitlines() for part in text.strip().split("\n\n") if part.startswith("|")]
     assert all(len({len(line) for line in part}) == 1 for part in parts)
     assert [part[0].split()[1] for part in parts] == ["model"] * 4
@@ -42,6 +45,23 @@ def test_bits_that_differ_within_their_slack_say_so(config, slack, ending):
     scans = [f"sub-{index}" for index in range(8)]
     for name, steps, values in (("dualflow", 10, bits), ("dual_glow", 2, bits + 0.01 + 0.001 * bits)):
         train_and_score(config, name, 0, steps, scans=scans, bits_in_mask=values, bits_slack=slack)
-    text = comparison_markdown(gather_comparison([config], plan), config, plan)
+    text = "\n\n".join(comparison_parts(gather_comparison([config], plan), config, plan))
     assert f"+0.008 (+0.008 to +0.008), p = 0.008{ending} |" in text
     assert ("it decides nothing" in text) == bool(ending)
+
+
+def test_the_head_says_how_the_comparison_was_made(config):
+    """The first paragraph ends with date, command and version."""
+    plan = make_plan(config, ["dualflow"], 1, FakeTimer())
+    train_and_score(config, "dualflow", 0, 10)
+    head = comparison_parts(gather_comparison([config], plan), config, plan, command="dualflow compare --seconds 1")[0]
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    assert f"Made on {today} by `dualflow compare --seconds 1` (dualflow {__version__}" in head
+
+
+def test_a_description_ends_between_tables():
+    """Parts that do not fit are left out whole, and the padding of tables is not counted."""
+    parts = ["head", "| a    |\n| ---- |\n| 1    |", "Sentence.\n\n| " + "b" * 100 + " |", "| c |"]
+    note = "The file comparison.md of this run has all tables.\n"
+    assert comparison_description(parts, 100) == f"head\n\n| a |\n| --- |\n| 1 |\n\n{note}"
+    assert comparison_description(parts, 1000).endswith(f"| c |\n\n{note}")
