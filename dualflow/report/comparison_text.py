@@ -22,8 +22,10 @@ from dualflow.tracking.source_version import COMMIT, source_version
 from dualflow.training.budget import Plan
 
 MAIN = ("mae", "voxel_crps", "region_crps", "energy_score")
-ACCURACY = ("psnr", "ssim", "pearson_r", "region_r", "region_mae", "region_bias")
-JOINT = ("contrast_crps", "contrast_pit_distance", "spread_error_r", "person_spread_r")
+IMAGES = ("rmse", "psnr", "ssim", "ms_ssim", "pearson_r")
+REGIONS = ("region_r", "region_icc", "region_mae", "region_bias", "ad_roi_error", "ad_roi_bias", "ad_roi_r")
+SPREAD = ("voxel_sharpness", "sample_diversity", "region_pit_distance", "spread_error_r")
+JOINT = ("contrast_crps", "contrast_pit_distance", "person_spread_r")
 DIFFERENCES = (*MAIN, "bits_in_mask")
 COUNTS = [Column("seeds", ["seeds"], 0), Column("folds", ["folds"], 0), Column("people", ["people"], 0)]
 COST = [
@@ -73,8 +75,8 @@ def comparison_parts(
     ]
     parts = [
         [*COUNTS, *(_metric(name, row) for name in MAIN), BITS],
-        [*COVERAGE, *(_metric(name, row) for name in JOINT)],
-        [_metric(name, row) for name in ACCURACY],
+        [*COVERAGE, *(_metric(name, row) for name in SPREAD)],
+        *([_metric(name, row) for name in names] for names in (JOINT, IMAGES, REGIONS)),
         [*_likelihood(" + ".join(config.study.sources)), *(column for column in explained if column.names), *STRESS],
         COST,
     ]

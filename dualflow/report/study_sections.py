@@ -21,14 +21,28 @@ from dualflow.report.likelihood_tables import (
 from dualflow.report.study_results import StudyResults
 from dualflow.report.tables import Table, difference_table, metric_table, plain_table
 
-IMAGE_METRICS = ("mae", "psnr", "ssim", "pearson_r", "region_r", "region_mae", "region_bias")
+IMAGE_METRICS = ("mae", "rmse", "psnr", "ssim", "ms_ssim", "pearson_r")
+REGION_METRICS = ("region_r", "region_icc", "region_mae", "region_bias", "ad_roi_error", "ad_roi_bias", "ad_roi_r")
 SPREAD_METRICS = (
-    "voxel_crps", "region_crps", "voxel_coverage_50", "voxel_coverage_80", "voxel_coverage_95",
-    "region_coverage_50", "region_coverage_80", "region_coverage_95", "spread_error_r",
+    "voxel_crps", "region_crps", "region_pit_distance", "voxel_sharpness", "sample_diversity", "spread_error_r",
+)  # fmt: skip
+COVERAGE_METRICS = (
+    "voxel_coverage_50", "voxel_coverage_80", "voxel_coverage_95",
+    "region_coverage_50", "region_coverage_80", "region_coverage_95",
 )  # fmt: skip
 INTERVALS = "Means over subjects; brackets are 95 % percentile bootstrap intervals over subjects."
 IMAGE_CAPTION = f"Image metrics on the model grid. {INTERVALS}"
-SPREAD_CAPTION = f"Probabilistic scores and coverage of the predictive distributions. {INTERVALS}"
+REGION_CAPTION = (
+    "Scores of region means on the model grid. ICC: absolute agreement. AD signature: inferior temporal, inferior "
+    f"parietal and posterior cingulate regions; its r is a correlation over people. {INTERVALS}"
+)
+SPREAD_CAPTION = (
+    "Probabilistic scores of the predictive distributions. Region PIT distance: deviation of the probability integral "
+    "transforms of a subject's regions from the uniform distribution. Sharpness compares calibrated models only. "
+    "Sample diversity: distance between samples over that of a sample and the real image; 1 is ideal. "
+    f"{INTERVALS}"
+)
+COVERAGE_CAPTION = f"Coverage of the central intervals of the predictive distributions. {INTERVALS}"
 JOINT_METRICS = (
     "energy_score", "contrast_crps", "contrast_pit_distance", "person_spread_r", "person_spread_true_r",
 )  # fmt: skip
@@ -88,16 +102,12 @@ def section_tables(
         "analyses": analysis_tables(config),
         "comparison": [
             metric_table(results.summary, row, IMAGE_METRICS, IMAGE_CAPTION, without=results.ceilings),
+            metric_table(results.summary, row, REGION_METRICS, REGION_CAPTION, without=results.ceilings),
             difference_table(results.differences, row, ("mae", "pearson_r", "region_mae"), paired),
         ],
         "uncertainty": [
-            metric_table(
-                results.summary,
-                row,
-                SPREAD_METRICS,
-                SPREAD_CAPTION,
-                without=results.ceilings,
-            ),
+            metric_table(results.summary, row, SPREAD_METRICS, SPREAD_CAPTION, without=results.ceilings),
+            metric_table(results.summary, row, COVERAGE_METRICS, COVERAGE_CAPTION, without=results.ceilings),
             metric_table(results.summary, row, JOINT_METRICS, JOINT_CAPTION, without=results.ceilings),
             difference_table(
                 results.differences, row, ("voxel_crps", "region_crps", "energy_score", "contrast_crps"), paired
