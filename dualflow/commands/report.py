@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 import yaml
 
@@ -126,7 +125,9 @@ def _write_figures(layout: Layout, figures: Sequence[ReportFigure]) -> dict[str,
 
 
 def _mean_target(test: PairDataset) -> float:
-    return float(np.mean([item["target"][item["mask"]].mean() for item in test.items]))
+    """Mean of the real targets in the brain masks over people, each person's visits first."""
+    means = pd.Series([float(item["target"][item["mask"]].mean()) for item in test.items])
+    return float(means.groupby(test.subjects).mean().mean())
 
 
 def _log(

@@ -216,6 +216,13 @@ def read_pairs(layout: Layout) -> pd.DataFrame:
     return table.assign(**{name: numbers(table[name]) for name in side if all_numbers(table[name])})
 
 
+def split_people(pairs: pd.DataFrame, split: str) -> pd.DataFrame:
+    """First scan of each person of a split; people of `convert` have no scan with a target."""
+    people = pairs[pairs["split"] == split].drop_duplicates("subject")
+    paired = pairs.loc[pairs["split"] != "convert", "subject"]
+    return people[~people["subject"].isin(paired)] if split == "convert" else people
+
+
 def side_columns(pairs: pd.DataFrame) -> list[str]:
     """Names of the side columns of `Index.pairs`."""
     return [str(name) for name in pairs.columns if name not in [*COLUMNS, *EXTRA]]

@@ -9,7 +9,7 @@ import pandas as pd
 from dualflow.config import SplitConfig, StudyConfig
 from dualflow.data.bids_files import natural_order
 from dualflow.data.duplicates import entry_name
-from dualflow.data.index import Index, side_columns
+from dualflow.data.index import Index, side_columns, split_people
 from dualflow.data.markdown import markdown_table
 from dualflow.data.split import SPLITS
 from dualflow.data.tsv import summarise_names
@@ -61,14 +61,15 @@ def _origin(index: Index, split: SplitConfig) -> str:
 
 def _splits(index: Index) -> str:
     """Scans and subjects of each split, then its subjects by stratum."""
-    subjects = index.pairs.groupby("split")["subject"].nunique()
-    rows = [("scans", *_counts(index.pairs["split"].value_counts())), ("subjects", *_counts(subjects))]
+    subjects = [str(len(split_people(index.pairs, name))) for name in COLUMNS]
+    rows = [("scans", *_counts(index.pairs["split"].value_counts())), ("subjects", *subjects)]
     for name in _strata(index):
         levels = index.splits[name].fillna("unknown")
         for level in sorted(levels.unique(), key=natural_order):
             counts = _counts(index.splits["split"][levels == level].value_counts())
             rows.append((f"subjects, {name} {level}", *counts[: len(SPLITS)], ""))
-    return markdown_table([("", *COLUMNS), *rows])
+    note = "A subject counts under convert only if none of its scans has a target."
+    return f"{markdown_table([('', *COLUMNS), *rows])}\n\n{note}"
 
 
 def _strata(index: Index) -> list[str]:

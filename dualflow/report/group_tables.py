@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from dualflow.data.bids_files import natural_order
-from dualflow.data.index import side_columns
+from dualflow.data.index import side_columns, split_people
 from dualflow.data.split import SPLITS
 from dualflow.data.strata import strata_table
 from dualflow.data.tsv import all_numbers, numbers
@@ -23,13 +23,6 @@ WORST = 5
 """Number of people listed with their numbers."""
 MAX_LEVELS = 12
 """Number of groups of a column that are shown, the largest first."""
-
-
-def split_people(pairs: pd.DataFrame, split: str) -> pd.DataFrame:
-    """First scan of each person of a split; people of `convert` have no scan with a target."""
-    people = pairs[pairs["split"] == split].drop_duplicates("subject")
-    paired = pairs.loc[pairs["split"] != "convert", "subject"]
-    return people[~people["subject"].isin(paired)] if split == "convert" else people
 
 
 def demographics(pairs: pd.DataFrame) -> Table:

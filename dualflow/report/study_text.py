@@ -9,10 +9,10 @@ import pandas as pd
 from dualflow import __version__
 from dualflow.commit import digest_of
 from dualflow.config import Config
+from dualflow.data.index import split_people
 from dualflow.evaluation.statistics import MIN_SUBJECTS
 from dualflow.modalities import modality
 from dualflow.models.card import ModelCard
-from dualflow.report.group_tables import split_people
 from dualflow.report.study_results import read_result
 from dualflow.tracking.source_version import COMMIT, source_version
 

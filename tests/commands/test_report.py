@@ -2,7 +2,10 @@
 
 from types import SimpleNamespace
 
-from dualflow.commands.report import _log
+import pytest
+import torch
+
+from dualflow.commands.report import _log, _mean_target
 from dualflow.config import parse_config
 from dualflow.report.report_figure import ReportFigure
 from dualflow.report.subject_views import SubjectViews
@@ -43,3 +46,10 @@ def test_the_run_of_a_workflow_shows_the_median_person(tmp_path):
     assert "![Scores of all models](get-artifact?path=figures/comparison.png" in run.markdown
     assert "subject-best.png" not in run.markdown
     assert len(run.figures) == 4
+
+
+def test_the_mean_target_weighs_people_equally():
+    """Three visits of one person count as much as the single visit of another; voxels outside the mask do not count."""
+    mask = torch.tensor([[True, True, False]])
+    items = [{"target": torch.tensor([[value, value, 99.0]]), "mask": mask} for value in (1.0, 1.0, 1.0, 2.0)]
+    assert _mean_target(SimpleNamespace(items=items, subjects=["1", "1", "1", "2"])) == pytest.approx(1.5)

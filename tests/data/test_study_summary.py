@@ -51,6 +51,19 @@ def test_the_summary_lists_scans_splits_and_missing_data(make_bids, pair_files):
     assert "## Duplicates\n\nNone.\n" in text
 
 
+def test_people_with_a_target_at_one_visit_are_not_counted_as_without():
+    """The subjects of `convert` are those without any target, as in the report."""
+    rows = [("1", "1", "train"), ("1", "2", "convert"), ("2", "1", "convert"), ("2", "2", "convert")]
+    pairs = pd.DataFrame(
+        [(f"sub-{label}_ses-{visit}", label, visit, "a", "" if split == "convert" else "b", split)
+         for label, visit, split in rows],
+        columns=["scan", "subject", "session", "source", "target", "split"],
+    )  # fmt: skip
+    text = study_summary(Index(pairs, [], {}, []), StudyConfig(name="t"), SplitConfig())
+    assert cells(text, "scans") == ["1", "0", "0", "3"]
+    assert cells(text, "subjects") == ["1", "0", "0", "1"]
+
+
 def test_long_lists_are_shortened_and_duplicates_are_listed():
     """Missing and excluded scans are listed up to a limit, and duplicates are listed in groups."""
     pairs = pd.DataFrame(

@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dualflow.data.index import split_people
 from dualflow.modalities import MODALITIES
-from dualflow.report.group_tables import demographics, group_scores, group_table, split_people, worst_people
+from dualflow.report.group_tables import demographics, group_scores, group_table, worst_people
 
 ROW = MODALITIES["FDG"]
 COUNT = 12
