@@ -214,6 +214,11 @@ class Layout:
         """A figure of the report as a file."""
         return self.figures / f"{name}.png"
 
+    @property
+    def other_figures(self) -> Path:
+        """Folder of the figures of the report that not every study has."""
+        return self.figures / "others"
+
     def stress(self, name: str, seed: int) -> Path:
         """Table of a flow's stress test."""
         return self.table(f"stress_{name}_seed-{seed}")

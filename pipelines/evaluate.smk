@@ -79,6 +79,13 @@ rule report:
             )
             for name in FILED
         ],
+        report(
+            directory(str(LAYOUT.other_figures)),
+            patterns=["{figure}.png"],
+            caption="captions/others.rst",
+            category="Figures",
+            labels={"figure": "{figure}"},
+        ),
         [
             report(
                 str(LAYOUT.table(name)),

@@ -87,6 +87,8 @@ PATHS = {
     "quality.tsv": lambda layout: layout.quality,
     "qc.html": lambda layout: layout.qc,
     "report.html": lambda layout: layout.report,
+    "figures/regions.png": lambda layout: layout.report_figure("regions"),
+    "figures/others": lambda layout: layout.other_figures,
     "metrics": lambda layout: layout.tables,
     "metrics/summary.tsv": lambda layout: layout.table("summary"),
     "metrics/summary.md": lambda layout: layout.page("summary"),

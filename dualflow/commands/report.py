@@ -65,7 +65,7 @@ def report(config: Config) -> None:
     views = subject_views(config, results.scores, test_pairs, predictor, test)
     figures = study_figures(config, results, test_pairs) | {"subjects": views.figures}
     groups = study_groups(config, results, pairs)
-    filed = _write_figures(layout, [views.median, *(figure for part in figures.values() for figure in part)])
+    filed = _write_figures(layout, views.median, [figure for part in figures.values() for figure in part])
     tables = results.tables | {"groups": groups}
     for name, table in tables.items():
         commit_text(layout.table(name), table_text(table))
@@ -114,14 +114,20 @@ def report(config: Config) -> None:
     warn_unsent(layout.pending_records)
 
 
-def _write_figures(layout: Layout, figures: Sequence[ReportFigure]) -> dict[str, Path]:
-    """Write the figures of FILED as PNG; `figures` start with the median person's, and their paths are returned."""
+def _write_figures(layout: Layout, median: ReportFigure, figures: Sequence[ReportFigure]) -> dict[str, Path]:
+    """Write `figures` as PNG and return their paths: those of FILED, with `median` as the first, and the others."""
     from dualflow.report.style import write_figure
 
-    by_name = {figure.name: figure.figure for figure in figures} | {FILED[0]: figures[0].figure}
-    for name in FILED:
-        write_figure(layout.report_figure(name), by_name[name])
-    return {f"{name}_figure": layout.report_figure(name) for name in FILED}
+    drawn = {FILED[0]: median} | {figure.name: figure for figure in figures if figure is not median}
+    paths = {
+        name: layout.report_figure(name) if name in FILED else layout.other_figures / f"{name}.png" for name in drawn
+    }
+    layout.other_figures.mkdir(parents=True, exist_ok=True)
+    for path in set(layout.other_figures.glob("*.png")) - set(paths.values()):
+        path.unlink()  # of an earlier configuration
+    for name, figure in drawn.items():
+        write_figure(paths[name], figure.figure)
+    return {f"{name}_figure": path for name, path in paths.items()}
 
 
 def _mean_target(test: PairDataset) -> float:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # the quality control page needs no matplotlib
 # Figures are rendered at a higher resolution than shown, for high-density screens.
 PIXELS_PER_INCH = 100
 FILED = ("subject", "comparison", "agreement", "regions", "calibration")
-"""Names of the figures that are also files, for `snakemake --report`; `subject` is the median test person."""
+"""Names of the figures that every study has, for `snakemake --report`; `subject` is the median test person."""
 
 
 @dataclass(frozen=True)

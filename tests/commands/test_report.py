@@ -1,13 +1,17 @@
-"""The report step: what the MLflow run of a workflow shows."""
+"""The report step: its figures as files, its mean target, and what the MLflow run of a workflow shows."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from jinja2 import Template
+from matplotlib.figure import Figure
 
-from dualflow.commands.report import _log, _mean_target
+from dualflow.commands.report import _log, _mean_target, _write_figures
 from dualflow.config import parse_config
-from dualflow.report.report_figure import ReportFigure
+from dualflow.layout import Layout
+from dualflow.report.report_figure import FILED, ReportFigure
 from dualflow.report.subject_views import SubjectViews
 
 
@@ -53,3 +57,27 @@ def test_the_mean_target_weighs_people_equally():
     mask = torch.tensor([[True, True, False]])
     items = [{"target": torch.tensor([[value, value, 99.0]]), "mask": mask} for value in (1.0, 1.0, 1.0, 2.0)]
     assert _mean_target(SimpleNamespace(items=items, subjects=["1", "1", "1", "2"])) == pytest.approx(1.5)
+
+
+def test_every_figure_is_a_file(tmp_path):
+    """Figures of every study have fixed paths, others a folder, and those of an earlier configuration are removed."""
+    layout, names = Layout(tmp_path), ["subject-best", "subject-median", "comparison", "agreement", "regions"]
+    figures = [ReportFigure(name, Figure((1, 1)), "", "") for name in [*names, "calibration", "native"]]
+    layout.other_figures.mkdir(parents=True)
+    (layout.other_figures / "subject-worst.png").write_bytes(b"")
+    paths = _write_figures(layout, figures[1], figures)
+    written = {path.relative_to(layout.figures).as_posix() for path in layout.figures.rglob("*.png")}
+    expected = {f"{name}.png" for name in FILED} | {"others/subject-best.png", "others/native.png"}
+    assert written == {path.relative_to(layout.figures).as_posix() for path in paths.values()} == expected
+
+
+def test_every_figure_has_a_caption_for_snakemake():
+    """Each figure of every study has a file, and the caption of the others depends on their name."""
+    folder = Path(__file__).parents[2] / "pipelines/captions"
+    assert {f"{name}.rst" for name in FILED} <= {path.name for path in folder.iterdir()}
+    captions = Template((folder / "others.rst").read_text())
+    kinds = ("subject-worst", "mean-error", "native", "region-scatter", "side-effects", "training-unet-0", "analysis-a")
+    texts = [captions.render(snakemake={"wildcards": {"figure": kind}}).strip() for kind in kinds]
+    assert len(set(texts)) == len(kinds)
+    assert texts[0].startswith("The worst test subject")
+    assert "Course of one training" in texts[5]
