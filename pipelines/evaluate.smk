@@ -93,7 +93,7 @@ rule report:
                 category="Tables",
                 labels={"table": name},
             )
-            for name in ("summary", "differences", "groups")
+            for name in ("summary", "differences", "groups", "native")
         ],
     log:
         log_of("report"),

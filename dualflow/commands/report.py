@@ -18,6 +18,7 @@ from dualflow.data.dataset import PairDataset
 from dualflow.data.quarantine import read_quarantine
 from dualflow.data.study_pairs import load_split, usable_pairs
 from dualflow.data.tsv import table_text
+from dualflow.evaluation.native import native_scores
 from dualflow.inference.predict import load_predictor
 from dualflow.layout import Layout
 from dualflow.manifest import write_manifest
@@ -64,9 +65,9 @@ def report(config: Config) -> None:
     test_pairs = pairs[pairs["split"] == "test"]
     views = subject_views(config, results.scores, test_pairs, predictor, test)
     figures = study_figures(config, results, test_pairs) | {"subjects": views.figures}
-    groups = study_groups(config, results, pairs)
+    groups, native = study_groups(config, results, pairs), native_scores(config, test.scans)
     filed = _write_figures(layout, views.median, [figure for part in figures.values() for figure in part])
-    tables = results.tables | {"groups": groups}
+    tables = results.tables | {"groups": groups, "native": native}
     for name, table in tables.items():
         commit_text(layout.table(name), table_text(table))
     excluded = read_quarantine(layout.quarantine)
@@ -89,7 +90,7 @@ def report(config: Config) -> None:
             method=method_text(config),
             limitations=limitations(simulated=config.embedded, subjects=subject_count(pairs, "test")),
             provenance=provenance(config, results.cards, datetime.now(UTC).date().isoformat()),
-            tables=section_tables(config, results, pairs, groups),
+            tables=section_tables(config, results, pairs, groups, native),
             figures=figures,
             references=REFERENCES,
             files=linked_files(config),

@@ -6,7 +6,9 @@ import pandas as pd
 
 from dualflow.config import Config
 from dualflow.data.tsv import read_table
-from dualflow.modalities import modality
+from dualflow.evaluation.native import NATIVE_METRICS
+from dualflow.evaluation.statistics import summarise
+from dualflow.modalities import Modality, modality
 from dualflow.models.card import ModelCard
 from dualflow.report.analysis_section import analysis_tables
 from dualflow.report.group_tables import demographics, group_scores, group_table, worst_people
@@ -35,6 +37,11 @@ IMAGE_CAPTION = f"Image metrics on the model grid. {INTERVALS}"
 REGION_CAPTION = (
     "Scores of region means on the model grid. ICC: absolute agreement. AD signature: inferior temporal, inferior "
     f"parietal and posterior cingulate regions; its r is a correlation over people. {INTERVALS}"
+)
+NATIVE_CAPTION = (
+    "Image metrics of the main model in native space: on the grid of each subject's source scan, inside its brain mask "
+    "there. The synthetic image is interpolated from the model grid, so it has no finer detail than that grid; the "
+    f"real one is interpolated once from its own grid. {INTERVALS}"
 )
 SPREAD_CAPTION = (
     "Probabilistic scores of the predictive distributions. Region PIT distance: deviation of the probability integral "
@@ -78,9 +85,17 @@ def study_groups(config: Config, results: StudyResults, pairs: pd.DataFrame) -> 
 
 
 def section_tables(
-    config: Config, results: StudyResults, pairs: pd.DataFrame, groups: pd.DataFrame
+    config: Config, results: StudyResults, pairs: pd.DataFrame, groups: pd.DataFrame, native: pd.DataFrame
 ) -> dict[str, list[Table]]:
-    """Tables of each section of the report; `pairs` is the index, and `groups` is from `study_groups`."""
+    """Tables of each section of the report.
+
+    Args:
+        config: configuration of the study.
+        results: its results.
+        pairs: the index.
+        groups: from `study_groups`.
+        native: from `native_scores`.
+    """
     row, main = modality(config.study.target), config.model.preset
     paired, test = PAIRED.format(main=main), pairs[pairs["split"] == "test"]
     bits = (
@@ -103,6 +118,7 @@ def section_tables(
         "comparison": [
             metric_table(results.summary, row, IMAGE_METRICS, IMAGE_CAPTION, without=results.ceilings),
             metric_table(results.summary, row, REGION_METRICS, REGION_CAPTION, without=results.ceilings),
+            *([] if native.empty else [_native_table(config, native, row)]),
             difference_table(results.differences, row, ("mae", "pearson_r", "region_mae"), paired),
         ],
         "uncertainty": [
@@ -116,6 +132,11 @@ def section_tables(
         "likelihood": likelihood,
         "training": [plain_table(_training_cost(results.cards), "Cost of each training.", digits=1)],
     }
+
+
+def _native_table(config: Config, native: pd.DataFrame, row: Modality) -> Table:
+    summary = summarise(native, bootstrap=config.evaluate.bootstrap, seed=config.evaluate.seed)
+    return metric_table(summary, row, NATIVE_METRICS, NATIVE_CAPTION, without=[config.model.preset])
 
 
 def _training_cost(cards: dict[str, ModelCard]) -> pd.DataFrame:

@@ -56,6 +56,7 @@ TABLES = {
     "differences": "paired differences between models, with tests",
     "likelihood": "likelihood scores of the flows",
     "groups": "scores by group of the test subjects",
+    "native": "scores of the main model in native space, by scan",
     "registration": "registration errors of a simulated cohort",
     "scans_ceilings": "scores of the upper bounds, by scan",
     "scans": "scores by scan",
@@ -115,8 +116,9 @@ def method_text(config: Config) -> list[str]:
         f"Each source is corrected for its bias field, skull-stripped, and registered affinely to the template; each "
         f"{registered} {alignment} its source. A single interpolation resamples each image to the model grid of "
         f"{config.preprocess.spacing_mm:g} mm. Targets are in {row.unit}.",
-        f"Scores are computed on the model grid, inside the brain mask of held-out subjects, who contribute neither to "
-        f"training nor to model selection. PSNR and SSIM use the range {low:g} to {high:g} {row.unit}. Seeds and "
+        f"Scores are computed on the model grid unless they are said to be in native space, inside the brain mask of "
+        f"held-out subjects, who contribute neither to training nor to model selection. PSNR and SSIM use the "
+        f"range {low:g} to {high:g} {row.unit}. Seeds and "
         f"visits of one subject are averaged first. Intervals are 95 % percentile intervals of "
         f"{config.evaluate.bootstrap} bootstrap resamples of the subjects, shown from {MIN_SUBJECTS} subjects on; "
         f"those of scores over people, such as correlations, are shifted by their bias and cut at the score's range. "

@@ -1,10 +1,15 @@
 """Tables of the study report: which scores they show."""
 
+import numpy as np
+import pandas as pd
 import pytest
 
+from dualflow.config import parse_config
 from dualflow.evaluation.metrics import METRICS
 from dualflow.evaluation.study_metrics import STUDY_METRICS
+from dualflow.modalities import MODALITIES
 from dualflow.report import comparison_text, study_sections
+from dualflow.report.study_sections import _native_table
 
 
 @pytest.mark.parametrize("module", [comparison_text, study_sections], ids=["comparison", "report"])
@@ -15,3 +20,16 @@ def test_every_score_is_in_a_table(module):
         shown |= {name for column in comparison_text.COVERAGE for name in column.names}
     absent = {"person_spread_true_r"} if module is comparison_text else set()  # the true law is no model
     assert {*METRICS, *STUDY_METRICS} - shown == absent
+
+
+def test_scores_in_native_space_have_a_table_that_says_so(tmp_path):
+    """The table has the mean over people with interval, marks no best model, and names its space."""
+    config = parse_config({"study": {"name": "x", "results": str(tmp_path), "side": ["age"]}})
+    native = pd.DataFrame(
+        {"model": "dualflow", "seed": 0, "scan": [f"sub-{i}" for i in range(8)], "mae": np.full(8, 0.1)}
+    )
+    table = _native_table(config, native.assign(rmse=0.2, psnr=25.0, pearson_r=0.9), MODALITIES["FDG"])
+    assert list(table.frame.columns) == ["Model", "MAE (SUVR)", "RMSE (SUVR)", "PSNR (dB)", "Pearson r"]
+    assert table.frame["MAE (SUVR)"].tolist() == ["0.1000 [0.1000, 0.1000]"]
+    assert "native space" in table.caption
+    assert not table.best
