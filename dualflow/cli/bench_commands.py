@@ -59,7 +59,7 @@ def verdict(config_path: Path, overrides: tuple[str, ...]) -> None:
 @bench.command()
 @CONFIG
 @OVERRIDES
-@click.option("--studies", type=click.IntRange(2), default=40, show_default=True, help="Simulated studies.")
+@click.option("--studies", type=click.IntRange(3), default=40, show_default=True, help="Simulated studies.")
 @click.option("--people", type=click.IntRange(40), default=80, show_default=True, help="People of each study.")
 @click.option("--draws", type=click.IntRange(2), default=20, show_default=True, help="Draws of each missing PET.")
 @click.option(

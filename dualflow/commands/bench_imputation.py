@@ -33,7 +33,7 @@ from dualflow.imputation.group_models import COMPLETE, MULTIPLE, RUBIN, analyse_
 from dualflow.imputation.group_models import SINGLE as ONE_TABLE
 from dualflow.imputation.region_values import RegionValues, cross_fitted_images, region_values
 from dualflow.imputation.replicates import Replicates
-from dualflow.imputation.study_tables import PROPER, SINGLE, fillings, study_replicates
+from dualflow.imputation.study_tables import ALL, PROPER, SINGLE, fillings, study_replicates
 from dualflow.imputation.validity import summarise_validity, validity_markdown
 from dualflow.layout import Scan
 from dualflow.manifest import read_manifest, write_manifest
@@ -47,7 +47,7 @@ NAME = "imputation"
 FORMULA = Formula("diagnosis + age + sex + group", {"diagnosis": "CN"})
 NULL = "group"
 """A coin toss per person, which has no effect."""
-ALL, JACKKNIFE, TRUE_LAW = "all measured", f"{PROPER}, jackknife", "draws of the true law"
+JACKKNIFE, TRUE_LAW = f"{PROPER}, jackknife", "draws of the true law"
 
 
 def hidden_at_random(people: pd.DataFrame, rng: np.random.Generator) -> NDArray[np.bool_]:

@@ -13,6 +13,8 @@ from dualflow.imputation.region_values import RegionValues, chosen_scans
 from dualflow.imputation.replicates import Replicates, replicate, subject_groups
 
 Floats = NDArray[np.float64]
+ALL = "all measured"
+"""The method that knows every target: what the others try to recover."""
 PROPER, FIXED, SAMPLES, CONSTANT, SINGLE = (
     "proper draws", "fixed parameters", "model samples", "constant-spread draws", "single imputation",
 )  # fmt: skip

@@ -2,86 +2,121 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any
+
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from dualflow.data.markdown import markdown_table
 from dualflow.imputation.group_models import COMPLETE
+from dualflow.imputation.study_figures import LARGE, Estimates, Figure, validity_figures
+from dualflow.imputation.study_tables import ALL
 
-LARGE = 0.5
-"""An effect is large if it exceeds this share of the largest of its term."""
+NULL_KIND, EFFECT = "null", "effect"
+"""Kinds of terms: without and with an effect."""
+
+
+class Simulated:
+    """Estimates of simulated studies with one way of hiding, as arrays.
+
+    Args:
+        table: estimates with their truth, one row per study, method, region and term.
+        null: the term without an effect.
+
+    Attributes:
+        methods: in the order of the table.
+        regions: region of each coefficient `[K]`.
+        truth: true effect of each coefficient `[K]`.
+        large: whether it is a large effect `[K]`.
+        kinds: coefficients of each kind of term `[K]`.
+    """
+
+    def __init__(self, table: pd.DataFrame, null: str) -> None:
+        coefficients = table[["region", "term", "truth"]].drop_duplicates(["region", "term"])
+        largest = coefficients["truth"].abs().groupby(coefficients["term"]).transform("max")
+        self.methods = list(dict.fromkeys(table["method"]))
+        self.regions = coefficients["region"].to_numpy()
+        self.truth = coefficients["truth"].to_numpy(np.float64)
+        self.large = (coefficients["truth"].abs() > LARGE * largest).to_numpy()
+        is_null = (coefficients["term"] == null).to_numpy()
+        self.kinds = {NULL_KIND: is_null, EFFECT: ~is_null}
+        self._studies = sorted(set(table["study"]))
+        index = pd.MultiIndex.from_frame(coefficients[["region", "term"]])
+        self._estimates = {method: self._arrays(part, index) for method, part in table.groupby("method")}
+
+    def __len__(self) -> int:
+        """Number of studies."""
+        return len(self._studies)
+
+    def estimates(self, method: str) -> Estimates:
+        """The estimates of a method."""
+        return self._estimates[method]
+
+    def figures(self, method: str, chosen: NDArray[np.bool_]) -> dict[str, Figure]:
+        """Figures of a method from the `chosen` coefficients `[K]`."""
+        truth = self.truth[chosen]
+        one, complete, full = (self.estimates(name).chosen(chosen) for name in (method, COMPLETE, ALL))
+        reference = np.broadcast_to(truth, full.estimate.shape) if method == ALL else full.estimate
+        return validity_figures(one, complete, reference, truth, self.large[chosen])
+
+    def _arrays(self, part: pd.DataFrame, coefficients: pd.MultiIndex) -> Estimates:
+        wide = [part.pivot(index="study", columns=["region", "term"], values=name) for name in Estimates._fields]
+        whole = [values.reindex(index=self._studies, columns=coefficients) for values in wide]
+        return Estimates(*(values.to_numpy(np.float64) for values in whole))
+
+
+def simulated_by_hiding(table: pd.DataFrame, null: str) -> Iterator[tuple[str, Simulated]]:
+    """Yield the estimates of each way of hiding."""
+    for hidden, part in table.groupby("hidden", sort=False):
+        yield str(hidden), Simulated(part, null)
 
 
 def summarise_validity(table: pd.DataFrame, null: str) -> pd.DataFrame:
     """Validity of each method, one row per way of hiding, method and kind of term (`null` or `effect`).
 
-    `excluded` is the percentage of 95 % intervals without the truth, which for a null term is the type I error. `bias`
-    is the root mean square over regions and terms of the mean error, in standard errors, without its Monte-Carlo part.
-    `width` is the mean width of the intervals relative to that of complete cases, and `gain` how many more measured
-    scans the variance is worth. `found` is the percentage of intervals of large effects that exclude 0. Monte-Carlo
-    errors `_mc` are those of means over studies.
+    Columns are the figures of `validity_figures`, each with its Monte-Carlo error `_mc`, and the number of studies.
 
     Args:
         table: estimates with their truth, one row per study, way of hiding, method, region and term.
         null: the term without an effect.
     """
-    table = table.assign(kind=np.where(table["term"] == null, "null", "effect"))
-    keys = ["hidden", "study", "region", "term"]
-    reference = table[table["method"] == COMPLETE].set_index(keys)[["low", "high"]].add_suffix("_complete")
-    table = table.join(reference, on=keys)
-    table["excluded"] = 100.0 * ((table["low"] > table["truth"]) | (table["high"] < table["truth"]))
-    largest = table["truth"].abs().groupby(table["term"]).transform("max")
-    excludes_0 = 100.0 * ((table["low"] > 0) | (table["high"] < 0))
-    table["found"] = excludes_0.where(table["truth"].abs() > LARGE * largest)
-    table["width"] = (table["high"] - table["low"]) / (table["high_complete"] - table["low_complete"])
-    rows = []
-    for (hidden, kind, method), group in table.groupby(["hidden", "kind", "method"], sort=False):
-        by_study = group.groupby("study")[["excluded", "width", "found"]].mean()
-        count = len(by_study)
-        errors = (group["estimate"] - group["truth"]).groupby([group["region"], group["term"]]).agg(["mean", "var"])
-        spread = (group["se"] ** 2).groupby([group["region"], group["term"]]).mean()
-        # Variances of the estimates over studies, and not the claimed ones, tell what a method is worth.
-        bias = ((errors["mean"] ** 2 - errors["var"] / count) / spread).mean()
-        rows.append(
-            {
-                "hidden": hidden,
-                "kind": kind,
-                "method": method,
-                "excluded": by_study["excluded"].mean(),
-                "excluded_mc": by_study["excluded"].std(ddof=1) / np.sqrt(count),
-                "bias": np.sqrt(max(bias, 0.0)),
-                "variance": errors["var"].mean(),
-                "found": by_study["found"].mean(),
-                "width": by_study["width"].mean(),
-                "width_mc": by_study["width"].std(ddof=1) / np.sqrt(count),
-                "studies": count,
-            }
-        )
-    summary = pd.DataFrame(rows)
-    complete = summary[summary["method"] == COMPLETE].set_index(["hidden", "kind"])["variance"]
-    reference_variance = complete.reindex(pd.MultiIndex.from_frame(summary[["hidden", "kind"]])).to_numpy()
-    summary["gain"] = 100 * (reference_variance / summary["variance"] - 1)
-    return summary.round(4)
+    rows = [
+        {"hidden": hidden, "kind": kind, "method": method, **_columns(simulated.figures(method, chosen)),
+         "studies": len(simulated)}
+        for hidden, simulated in simulated_by_hiding(table, null)
+        for kind, chosen in simulated.kinds.items()
+        for method in simulated.methods
+    ]  # fmt: skip
+    return pd.DataFrame(rows).round(4)
+
+
+def _columns(figures: dict[str, Figure]) -> dict[str, float]:
+    parts = [{name: figure.value, f"{name}_mc": figure.error} for name, figure in figures.items()]
+    return {name: value for part in parts for name, value in part.items()}
 
 
 def validity_markdown(summary: pd.DataFrame) -> str:
     """Return a table for each way of hiding."""
-    texts = []
-    for hidden, part in summary.groupby("hidden", sort=False):
-        rows = [["method", "type I error, %", "effects missed by 95 % intervals, %", "bias, SE", "width", "gain, %",
-                 "large effects found, %"]]  # fmt: skip
-        for method, group in part.groupby("method", sort=False):
-            kinds = group.set_index("kind")
-            null, effect = kinds.loc["null"], kinds.loc["effect"]
-            rows.append(
-                [
-                    str(method),
-                    *(f"{row['excluded']:.1f} ± {row['excluded_mc']:.1f}" for row in (null, effect)),
-                    f"{effect['bias']:.2f}",
-                    f"{effect['width']:.2f}",
-                    f"{effect['gain']:+.0f}",
-                    f"{effect['found']:.0f}",
-                ]
-            )
-        texts.append(f"PET hidden {hidden}:\n\n{markdown_table(rows)}\n")
-    return "\n".join(texts)
+    return "\n".join(
+        f"PET hidden {hidden}:\n\n{_table(part)}\n" for hidden, part in summary.groupby("hidden", sort=False)
+    )
+
+
+def _table(part: pd.DataFrame) -> str:
+    rows: list[Sequence[str]] = [
+        ["method", "type I error, %", "missed, %", "bias, SE", "SE / SD", "width", "gain, %", "found, %"]
+    ]
+    for method, group in part.groupby("method", sort=False):
+        kinds = group.set_index("kind").to_dict("index")
+        null, effect = kinds[NULL_KIND], kinds[EFFECT]
+        cells = [with_error(null, "excluded", 1), with_error(effect, "excluded", 1), with_error(effect, "bias", 2)]
+        cells += [with_error(effect, name, 2) for name in ("ratio", "width")]
+        rows.append([str(method), *cells, *(with_error(effect, name, 0) for name in ("gain", "found"))])
+    return markdown_table(rows)
+
+
+def with_error(row: Mapping[Hashable, Any], name: str, digits: int) -> str:
+    """A figure of a row with its Monte-Carlo error."""
+    return f"{row[name]:z.{digits}f} ± {row[f'{name}_mc']:.{digits}f}"
