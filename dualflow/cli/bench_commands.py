@@ -87,8 +87,8 @@ def imputation(
     the model on the rest, and fits `suvr ~ diagnosis + age + sex + group` to each region; the group is a coin toss. The
     table compares proper draws with complete cases, single imputation, draws of a constant spread, samples of the model
     as it is, draws with fixed parameters, and draws of the true law, which no model can surpass. It is printed and
-    written to RESULTS/STUDY/metrics/imputation_MODEL.tsv and .md; the estimates of every study are in a folder beside
-    it. An interrupted benchmark goes on with the next study.
+    written to RESULTS/STUDY/metrics/imputation_MODEL.tsv and .md, that of each region to imputation_MODEL_regions.tsv;
+    the estimates of every study are in a folder beside them. An interrupted benchmark goes on with the next study.
     """  # noqa: D301 - \b keeps click from rewrapping a paragraph
     from dualflow.commands.steps import require_inputs
     from dualflow.commands.study_config import load_study_config

@@ -33,8 +33,9 @@ from dualflow.imputation.group_models import COMPLETE, MULTIPLE, RUBIN, analyse_
 from dualflow.imputation.group_models import SINGLE as ONE_TABLE
 from dualflow.imputation.region_values import RegionValues, cross_fitted_images, region_values
 from dualflow.imputation.replicates import Replicates
-from dualflow.imputation.study_tables import ALL, PROPER, SINGLE, fillings, study_replicates
-from dualflow.imputation.validity import summarise_validity, validity_markdown
+from dualflow.imputation.study_tables import ALL, JACKKNIFE, PROPER, SINGLE, TRUE_LAW, fillings, study_replicates
+from dualflow.imputation.validity import summarise_regions, summarise_validity
+from dualflow.imputation.validity_text import validity_markdown
 from dualflow.layout import Scan
 from dualflow.manifest import read_manifest, write_manifest
 from dualflow.process import keep_freed_memory
@@ -47,7 +48,6 @@ NAME = "imputation"
 FORMULA = Formula("diagnosis + age + sex + group", {"diagnosis": "CN"})
 NULL = "group"
 """A coin toss per person, which has no effect."""
-JACKKNIFE, TRUE_LAW = f"{PROPER}, jackknife", "draws of the true law"
 
 
 def hidden_at_random(people: pd.DataFrame, rng: np.random.Generator) -> NDArray[np.bool_]:
@@ -102,9 +102,11 @@ def bench_imputation(config: Config, *, studies: int, people: int, draws: int, m
                 table = _study(config, pool, member, places[number], model, draws, [seed, number])
                 tables[number] = table = table.assign(study=number).merge(truth, on=["region", "term"])
                 _finish(records[number], files[number], plan, table)
-    summary = summarise_validity(pd.concat(tables, ignore_index=True), _null_term())
-    text = validity_markdown(summary)
+    table = pd.concat(tables, ignore_index=True)
+    summary, by_region = summarise_validity(table, _null_term()), summarise_regions(table, _null_term())
+    text = validity_markdown(summary, by_region)
     commit_text(config.layout.table(stem), table_text(summary))
+    commit_text(config.layout.table(f"{stem}_regions"), table_text(by_region))
     commit_text(config.layout.page(stem), text + "\n")
     print(text)
     print(f"{studies} studies of {people} people, {draws} draws, model {model}, {len(cohort)} people in the cohort")

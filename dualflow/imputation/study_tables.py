@@ -18,6 +18,7 @@ ALL = "all measured"
 PROPER, FIXED, SAMPLES, CONSTANT, SINGLE = (
     "proper draws", "fixed parameters", "model samples", "constant-spread draws", "single imputation",
 )  # fmt: skip
+JACKKNIFE, TRUE_LAW = f"{PROPER}, jackknife", "draws of the true law"
 
 
 def fillings(

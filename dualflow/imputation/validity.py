@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dualflow.data.markdown import markdown_table
 from dualflow.imputation.group_models import COMPLETE
 from dualflow.imputation.study_figures import LARGE, Estimates, Figure, validity_figures
 from dualflow.imputation.study_tables import ALL
@@ -74,49 +72,43 @@ def simulated_by_hiding(table: pd.DataFrame, null: str) -> Iterator[tuple[str, S
 
 
 def summarise_validity(table: pd.DataFrame, null: str) -> pd.DataFrame:
-    """Validity of each method, one row per way of hiding, method and kind of term (`null` or `effect`).
+    """Validity of each method, one row per way of hiding, kind of term (`null` or `effect`) and method.
 
-    Columns are the figures of `validity_figures`, each with its Monte-Carlo error `_mc`, and the number of studies.
+    Columns are the figures of `validity_figures`, each with its Monte-Carlo error `_mc`, and the numbers of studies and
+    of intervals.
 
     Args:
         table: estimates with their truth, one row per study, way of hiding, method, region and term.
         null: the term without an effect.
     """
     rows = [
-        {"hidden": hidden, "kind": kind, "method": method, **_columns(simulated.figures(method, chosen)),
-         "studies": len(simulated)}
+        {"hidden": hidden, "kind": kind, "method": method, **_columns(simulated, method, chosen)}
         for hidden, simulated in simulated_by_hiding(table, null)
         for kind, chosen in simulated.kinds.items()
         for method in simulated.methods
+    ]
+    return pd.DataFrame(rows).round(4)
+
+
+def summarise_regions(table: pd.DataFrame, null: str) -> pd.DataFrame:
+    """Validity of each method in each region: as `summarise_validity`, with a column `region`."""
+    rows = [
+        {"hidden": hidden, "kind": kind, "method": method, "region": region,
+         **_columns(simulated, method, chosen & (simulated.regions == region))}
+        for hidden, simulated in simulated_by_hiding(table, null)
+        for kind, chosen in simulated.kinds.items()
+        for method in simulated.methods
+        for region in dict.fromkeys(simulated.regions)
     ]  # fmt: skip
     return pd.DataFrame(rows).round(4)
 
 
-def _columns(figures: dict[str, Figure]) -> dict[str, float]:
-    parts = [{name: figure.value, f"{name}_mc": figure.error} for name, figure in figures.items()]
-    return {name: value for part in parts for name, value in part.items()}
-
-
-def validity_markdown(summary: pd.DataFrame) -> str:
-    """Return a table for each way of hiding."""
-    return "\n".join(
-        f"PET hidden {hidden}:\n\n{_table(part)}\n" for hidden, part in summary.groupby("hidden", sort=False)
-    )
-
-
-def _table(part: pd.DataFrame) -> str:
-    rows: list[Sequence[str]] = [
-        ["method", "type I error, %", "missed, %", "bias, SE", "SE / SD", "width", "gain, %", "found, %"]
+def _columns(simulated: Simulated, method: str, chosen: NDArray[np.bool_]) -> dict[str, float]:
+    parts = [
+        {name: figure.value, f"{name}_mc": figure.error} for name, figure in simulated.figures(method, chosen).items()
     ]
-    for method, group in part.groupby("method", sort=False):
-        kinds = group.set_index("kind").to_dict("index")
-        null, effect = kinds[NULL_KIND], kinds[EFFECT]
-        cells = [with_error(null, "excluded", 1), with_error(effect, "excluded", 1), with_error(effect, "bias", 2)]
-        cells += [with_error(effect, name, 2) for name in ("ratio", "width")]
-        rows.append([str(method), *cells, *(with_error(effect, name, 0) for name in ("gain", "found"))])
-    return markdown_table(rows)
-
-
-def with_error(row: Mapping[Hashable, Any], name: str, digits: int) -> str:
-    """A figure of a row with its Monte-Carlo error."""
-    return f"{row[name]:z.{digits}f} ± {row[f'{name}_mc']:.{digits}f}"
+    intervals = int(np.isfinite(simulated.estimates(method).chosen(chosen).low).sum())
+    return {name: value for part in parts for name, value in part.items()} | {
+        "studies": len(simulated),
+        "intervals": intervals,
+    }

@@ -6,7 +6,7 @@ import pytest
 
 from dualflow.imputation.group_models import COMPLETE
 from dualflow.imputation.study_tables import ALL, PROPER, SINGLE
-from dualflow.imputation.validity import summarise_validity, validity_markdown
+from dualflow.imputation.validity import summarise_regions, summarise_validity
 
 NULL = "group=B"
 
@@ -57,8 +57,13 @@ def test_the_summary_tells_valid_from_overconfident_methods(table):
     assert summary.loc[PROPER, "bias_mc"] == pytest.approx(0.1, abs=0.06)
 
 
-def test_every_figure_is_printed_with_its_error(table):
-    rows = [line for line in validity_markdown(summarise_validity(table, NULL)).splitlines() if "±" in line]
-    assert len(rows) == 4
-    assert all(row.count("±") == 7 for row in rows)
-    assert max(map(len, rows)) <= 120
+def test_regions_are_summarised_one_by_one(table):
+    """One row per region, with the figures of a summary of that region alone."""
+    other = table.assign(region="s", estimate=table["estimate"] + 1, low=table["low"] + 1, high=table["high"] + 1)
+    regions = summarise_regions(pd.concat([table, other]), NULL)
+    one, shifted = (regions[regions["region"] == name].set_index(["kind", "method"]) for name in "rs")
+    alone = summarise_validity(table, NULL).set_index(["kind", "method"])
+    columns = ["excluded", "bias", "width", "width_mc", "gain", "gain_mc", "intervals"]
+    pd.testing.assert_frame_equal(one[columns], alone[columns])
+    assert (shifted["excluded"] > 90).all()
+    assert (regions["intervals"] == 200).all()
