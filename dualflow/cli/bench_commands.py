@@ -88,7 +88,8 @@ def imputation(
     table compares proper draws with complete cases, single imputation, draws of a constant spread, samples of the model
     as it is, draws with fixed parameters, and draws of the true law, which no model can surpass. It is printed and
     written to RESULTS/STUDY/metrics/imputation_MODEL.tsv and .md, that of each region to imputation_MODEL_regions.tsv;
-    the estimates of every study are in a folder beside them. An interrupted benchmark goes on with the next study.
+    the estimates of every study are in a folder beside them. Outcomes of several regions have rows of their own: the AD
+    signature, its ratio to the frontal lobe, and an asymmetry. An interrupted benchmark goes on with the next study.
     """  # noqa: D301 - \b keeps click from rewrapping a paragraph
     from dualflow.commands.steps import require_inputs
     from dualflow.commands.study_config import load_study_config

@@ -14,8 +14,10 @@ from dualflow.config import Config
 from dualflow.data.dataset import Item
 from dualflow.data.side_encoder import SideEncoder
 from dualflow.data.study_pairs import load_split, usable_pairs
+from dualflow.imaging.meta_regions import meta_region_weights
 from dualflow.imaging.regions import RegionMap, region_map
 from dualflow.imputation.formula import Formula
+from dualflow.imputation.joint_outcomes import add_joint_outcomes
 from dualflow.layout import Scan
 from dualflow.progress import track
 
@@ -29,6 +31,7 @@ class Pool:
         items: preprocessed sources and masks, without targets.
         targets: targets of each person from the true law `[m, D, H, W]`.
         means: region means of each person's targets `[m, R]`.
+        weights: weights of the meta-regions in each person's mask `[P, G, R]`.
         regions: the atlas.
     """
 
@@ -36,13 +39,21 @@ class Pool:
     items: list[Item]
     targets: list[NDArray[np.float16]]
     means: list[NDArray[np.float64]]
+    weights: NDArray[np.float64]
     regions: RegionMap
 
+    def outcomes(
+        self, values: NDArray[np.float64], members: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+        """Append the joint outcomes to region values `[M, N, R]` of N members; return them and their names."""
+        return add_joint_outcomes(values, self.regions.names, self.weights[members])
+
     def true_effects(self, formula: Formula) -> pd.DataFrame:
-        """Coefficients of a regression of the people's expected region means, one row per region and term."""
-        means = np.stack([drawn.mean(axis=0) for drawn in self.means])
+        """Coefficients of a regression of the people's expected outcomes, one row per outcome and term."""
+        drawn = [self.outcomes(values[:, None], np.array([person])) for person, values in enumerate(self.means)]
+        means, names = np.stack([values[:, 0].mean(axis=0) for values, _ in drawn]), drawn[0][1]
         design, rows = formula.design(self.table), []
-        for index, region in enumerate(self.regions.names):
+        for index, region in enumerate(names):
             known = np.isfinite(means[:, index])
             effects = np.linalg.lstsq(design.to_numpy()[known], means[known, index], rcond=None)[0]
             rows += [(region, term, effect) for term, effect in zip(design, effects, strict=True)]
@@ -72,7 +83,7 @@ def draw_pool(config: Config, table: pd.DataFrame, counts: NDArray[np.int64], se
     pairs, people = usable_pairs(config), people_of(config)
     splits = [load_split(config, pairs, split, SideEncoder()) for split in sorted(set(pairs["split"]))]
     items = {Scan.parse(item["scan"]).subject: item for split in splits for item in split.items}
-    regions, targets, means = region_map(config.preprocess), [], []
+    regions, targets, means, weights = region_map(config.preprocess), [], [], []
     for label, count in zip(track(list(table["label"]), "draw true PET"), counts, strict=True):
         item, person = items[label], people[label]
         rng = np.random.default_rng([seed, zlib.crc32(label.encode())])
@@ -80,4 +91,5 @@ def draw_pool(config: Config, table: pd.DataFrame, counts: NDArray[np.int64], se
         images = drawn_targets(config, Scan.parse(item["scan"]), mask, person, int(count), rng)
         targets.append(np.stack([image.astype(np.float16) for image in images]))
         means.append(regions.means(targets[-1].astype(np.float32), mask))
-    return Pool(table, [items[label] for label in table["label"]], targets, means, regions)
+        weights.append(meta_region_weights(regions, mask)[1])
+    return Pool(table, [items[label] for label in table["label"]], targets, means, np.stack(weights), regions)

@@ -44,11 +44,16 @@ class StudyRegions:
 
     def with_meta_regions(self, values: Floats) -> Floats:
         """Append the meta-regions to region values `[M, N, R]`."""
-        weights, known = np.stack(self.weights), np.isfinite(values)
-        means = np.einsum("mnr,ngr->mng", np.where(known, values, 0.0), weights)
-        # A region outside a scan's mask has weight 0 there.
-        incomplete = np.einsum("mnr,ngr->mng", ~known, weights > 0) > 0
-        return np.concatenate([values, np.where(incomplete, np.nan, means)], axis=2)
+        return add_meta_regions(values, np.stack(self.weights))
+
+
+def add_meta_regions(values: Floats, weights: Floats) -> Floats:
+    """Append the meta-regions with weights `[N, G, R]` to region values `[M, N, R]`."""
+    known = np.isfinite(values)
+    means = np.einsum("mnr,ngr->mng", np.where(known, values, 0.0), weights)
+    # A region outside a scan's mask has weight 0 there.
+    incomplete = np.einsum("mnr,ngr->mng", ~known, weights > 0) > 0
+    return np.concatenate([values, np.where(incomplete, np.nan, means)], axis=2)
 
 
 @dataclass(frozen=True)

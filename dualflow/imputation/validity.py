@@ -9,8 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dualflow.imputation.group_models import COMPLETE
-from dualflow.imputation.study_figures import LARGE, Estimates, Figure, validity_figures
+from dualflow.imputation.joint_outcomes import JOINT
 from dualflow.imputation.study_tables import ALL
+from dualflow.imputation.validity_figures import LARGE, Estimates, Figure, validity_figures
 
 NULL_KIND, EFFECT = "null", "effect"
 """Kinds of terms: without and with an effect."""
@@ -25,19 +26,22 @@ class Simulated:
 
     Attributes:
         methods: in the order of the table.
-        regions: region of each coefficient `[K]`.
+        regions: region or joint outcome of each coefficient `[K]`.
         truth: true effect of each coefficient `[K]`.
-        large: whether it is a large effect `[K]`.
+        joint: whether it is one of a joint outcome `[K]`.
+        large: whether it is a large effect `[K]`; none of a joint outcome is.
         kinds: coefficients of each kind of term `[K]`.
     """
 
     def __init__(self, table: pd.DataFrame, null: str) -> None:
         coefficients = table[["region", "term", "truth"]].drop_duplicates(["region", "term"])
-        largest = coefficients["truth"].abs().groupby(coefficients["term"]).transform("max")
+        self.joint = coefficients["region"].isin(JOINT).to_numpy()
+        # An effect is large beside others of its unit, which a joint outcome has not.
+        size = coefficients["truth"].abs().mask(self.joint)
         self.methods = list(dict.fromkeys(table["method"]))
         self.regions = coefficients["region"].to_numpy()
         self.truth = coefficients["truth"].to_numpy(np.float64)
-        self.large = (coefficients["truth"].abs() > LARGE * largest).to_numpy()
+        self.large = (size > LARGE * size.groupby(coefficients["term"]).transform("max")).to_numpy()
         is_null = (coefficients["term"] == null).to_numpy()
         self.kinds = {NULL_KIND: is_null, EFFECT: ~is_null}
         self._studies = sorted(set(table["study"]))
@@ -72,17 +76,17 @@ def simulated_by_hiding(table: pd.DataFrame, null: str) -> Iterator[tuple[str, S
 
 
 def summarise_validity(table: pd.DataFrame, null: str) -> pd.DataFrame:
-    """Validity of each method, one row per way of hiding, kind of term (`null` or `effect`) and method.
+    """Validity of each method over all regions, one row per way of hiding, kind of term and method.
 
-    Columns are the figures of `validity_figures`, each with its Monte-Carlo error `_mc`, and the numbers of studies and
-    of intervals.
+    A term has the kind `null` or `effect`. Columns are the figures of `validity_figures`, each with its Monte-Carlo
+    error `_mc`, and the numbers of studies and of intervals.
 
     Args:
         table: estimates with their truth, one row per study, way of hiding, method, region and term.
         null: the term without an effect.
     """
     rows = [
-        {"hidden": hidden, "kind": kind, "method": method, **_columns(simulated, method, chosen)}
+        {"hidden": hidden, "kind": kind, "method": method, **_columns(simulated, method, chosen & ~simulated.joint)}
         for hidden, simulated in simulated_by_hiding(table, null)
         for kind, chosen in simulated.kinds.items()
         for method in simulated.methods
@@ -91,7 +95,7 @@ def summarise_validity(table: pd.DataFrame, null: str) -> pd.DataFrame:
 
 
 def summarise_regions(table: pd.DataFrame, null: str) -> pd.DataFrame:
-    """Validity of each method in each region: as `summarise_validity`, with a column `region`."""
+    """Validity of each method in each region and joint outcome: as `summarise_validity`, with a column `region`."""
     rows = [
         {"hidden": hidden, "kind": kind, "method": method, "region": region,
          **_columns(simulated, method, chosen & (simulated.regions == region))}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from dualflow.data.markdown import markdown_table
+from dualflow.imputation.joint_outcomes import JOINT
 from dualflow.imputation.study_tables import JACKKNIFE
 from dualflow.imputation.validity import EFFECT, NULL_KIND
 
@@ -16,12 +17,13 @@ NOMINAL = 5.0
 """Percentage of 95 % intervals that may miss the truth."""
 LEAST_GAIN = 20.0
 """Gain over complete cases, in percent, that justifies an imputation."""
+HEADINGS = ("type I error, %", "missed, %", "bias, SE", "SE / SD", "width", "gain, %")
 ENDS = (0.05, 0.95)
 """Quantiles over regions."""
 
 
 def validity_markdown(summary: pd.DataFrame, regions: pd.DataFrame) -> str:
-    """Return a table for each way of hiding, and what the regions differ in.
+    """Return a table for each way of hiding, how regions differ, and a table of the joint outcomes.
 
     Args:
         summary: of `summarise_validity`.
@@ -29,22 +31,45 @@ def validity_markdown(summary: pd.DataFrame, regions: pd.DataFrame) -> str:
     """
     parts = []
     for hidden, part in summary.groupby("hidden", sort=False):
-        lines = region_lines(regions[regions["hidden"] == hidden], JACKKNIFE)
+        here = regions[regions["hidden"] == hidden]
+        joint = here["region"].isin(JOINT)
+        lines = region_lines(here[~joint], JACKKNIFE)
         parts.append(f"PET hidden {hidden}:\n\n{_table(part)}\n\n" + "\n".join(lines) + "\n")
+        if joint.any():
+            parts.append(f"Joint outcomes, PET hidden {hidden}:\n\n{_joint_table(here[joint])}\n")
     return "\n".join(parts)
 
 
 def _table(part: pd.DataFrame) -> str:
-    rows: list[Sequence[str]] = [
-        ["method", "type I error, %", "missed, %", "bias, SE", "SE / SD", "width", "gain, %", "found, %"]
-    ]
+    rows = [["method", *HEADINGS, "found, %"]]
     for method, group in part.groupby("method", sort=False):
-        kinds = group.set_index("kind").to_dict("index")
-        null, effect = kinds[NULL_KIND], kinds[EFFECT]
-        cells = [with_error(null, "excluded", 1), with_error(effect, "excluded", 1), with_error(effect, "bias", 2)]
-        cells += [with_error(effect, name, 2) for name in ("ratio", "width")]
-        rows.append([str(method), *cells, *(with_error(effect, name, 0) for name in ("gain", "found"))])
+        _, effect = _kinds(group)
+        rows.append([str(method), *_cells(group), with_error(effect, "found", 0)])
     return markdown_table(rows)
+
+
+def _joint_table(part: pd.DataFrame) -> str:
+    rows = [["outcome", "method", *HEADINGS]]
+    for (outcome, method), group in part.groupby(["region", "method"], sort=False):
+        rows.append([str(outcome), str(method), *_cells(group)])
+    return markdown_table(rows)
+
+
+def _cells(group: pd.DataFrame) -> list[str]:
+    """The cells below HEADINGS."""
+    null, effect = _kinds(group)
+    cells = [with_error(null, "excluded", 1), with_error(effect, "excluded", 1)]
+    return [
+        *cells,
+        *(with_error(effect, name, 2) for name in ("bias", "ratio", "width")),
+        with_error(effect, "gain", 0),
+    ]
+
+
+def _kinds(group: pd.DataFrame) -> tuple[Mapping[Hashable, Any], Mapping[Hashable, Any]]:
+    """The rows of the null term and of the effects."""
+    kinds = group.set_index("kind").to_dict("index")
+    return kinds[NULL_KIND], kinds[EFFECT]
 
 
 def with_error(row: Mapping[Hashable, Any], name: str, digits: int) -> str:

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from dualflow.imputation.group_models import COMPLETE
+from dualflow.imputation.joint_outcomes import JOINT
 from dualflow.imputation.study_tables import ALL, PROPER, SINGLE
 from dualflow.imputation.validity import summarise_regions, summarise_validity
 
@@ -67,3 +68,14 @@ def test_regions_are_summarised_one_by_one(table):
     pd.testing.assert_frame_equal(one[columns], alone[columns])
     assert (shifted["excluded"] > 90).all()
     assert (regions["intervals"] == 200).all()
+
+
+def test_joint_outcomes_count_in_their_own_rows_alone(table):
+    """An outcome of another unit changes neither the summary of the regions nor what counts as a large effect."""
+    joint = table.assign(region=JOINT[1], truth=10 * table["truth"])
+    both = pd.concat([table, joint])
+    pd.testing.assert_frame_equal(summarise_validity(both, NULL), summarise_validity(table, NULL))
+    regions = summarise_regions(both, NULL).set_index(["region", "kind", "method"]).sort_index()
+    assert np.isnan(regions.loc[(JOINT[1], "effect", PROPER), "found"])
+    assert regions.loc[("r", "effect", PROPER), "found"] == pytest.approx(52, abs=8)
+    assert regions.loc[(JOINT[1], "effect", COMPLETE), "excluded"] > 90

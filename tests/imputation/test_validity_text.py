@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 
+from dualflow.imputation.joint_outcomes import JOINT
 from dualflow.imputation.study_tables import ALL, JACKKNIFE
 from dualflow.imputation.validity_text import region_lines, validity_markdown
 
@@ -46,3 +47,12 @@ def test_a_gain_that_rounds_to_0_has_no_sign(value):
     text = validity_markdown(summary(1, gain=value), summary(1))
     assert "0 ± 0" in text
     assert "-0 ±" not in text
+
+
+def test_joint_outcomes_have_a_table():
+    regions = pd.concat([summary(2), summary(1).assign(region=JOINT[0])])
+    text = validity_markdown(summary(1), regions)
+    assert "5 to 95 % of 2 regions" in text
+    first, second = text.split("Joint outcomes, PET hidden half:")
+    assert JOINT[0] not in first
+    assert f"| {JOINT[0]} | {JACKKNIFE} |" in second

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dualflow.imputation.study_figures import Estimates, Resamples, average, validity_figures
+from dualflow.imputation.validity_figures import Estimates, Resamples, average, validity_figures
 
 STUDIES, EFFECTS = 40, 30
 

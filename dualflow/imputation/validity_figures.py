@@ -112,14 +112,14 @@ def validity_figures(
     noise = _ratio(resamples.variance(difference), resamples.count(difference))
     squared_bias = resamples.figure(average((np.square(resamples.mean(difference)) - noise) / claimed))
     bias = np.sqrt(max(squared_bias.value, 0.0))
-    own, base = average(variance / unit), average(resamples.variance(complete.estimate) / unit)
+    spread, base = average(variance / unit), average(resamples.variance(complete.estimate) / unit)
     widths = (method.high - method.low) / (complete.high - complete.low)
     return {
         "excluded": resamples.figure(average(resamples.mean(method.excludes(truth)))),
         # The upper end of the interval of a square that may be 0.
         "bias": Figure(float(bias), float(np.sqrt(bias**2 + squared_bias.error) - bias)),
-        "ratio": resamples.figure(np.sqrt(average(claimed / unit) / own)),
+        "ratio": resamples.figure(np.sqrt(average(claimed / unit) / spread)),
         "width": resamples.figure(average(resamples.mean(widths))),
-        "gain": resamples.figure(100 * (base / own - 1)),
+        "gain": resamples.figure(100 * (base / spread - 1)),
         "found": resamples.figure(average(resamples.mean(method.excludes(np.zeros_like(truth)))[:, large])),
     }
