@@ -9,6 +9,9 @@ import click
 from dualflow.cli.options import CONFIG, OVERRIDES
 from dualflow.process import set_threads
 
+HIDDEN = ("random", "diagnosis")
+"""Ways of hiding PET in simulated studies."""
+
 
 @click.group()
 def bench() -> None:
@@ -64,14 +67,32 @@ def verdict(config_path: Path, overrides: tuple[str, ...]) -> None:
 @click.option("--draws", type=click.IntRange(2), default=20, show_default=True, help="Draws of each missing PET.")
 @click.option(
     "--model",
-    default="stacked_mixture",
+    "models",
+    multiple=True,
+    default=("stacked_mixture",),
     show_default=True,
     metavar="NAME",
-    help="Model that is trained in each study: a baseline with a spread, or a flow of the configuration.",
+    help="Model that is trained in each study: a baseline with a spread, or a flow of the configuration. Further "
+    "models are compared with the first on the same studies.",
+)
+@click.option(
+    "--hidden",
+    multiple=True,
+    type=click.Choice(HIDDEN),
+    default=HIDDEN,
+    show_default=True,
+    help="Whose PET is missing: that of half of the people, or more often of the patients and the old.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the studies.")
 def imputation(
-    config_path: Path, overrides: tuple[str, ...], studies: int, people: int, draws: int, model: str, seed: int
+    config_path: Path,
+    overrides: tuple[str, ...],
+    studies: int,
+    people: int,
+    draws: int,
+    models: tuple[str, ...],
+    hidden: tuple[str, ...],
+    seed: int,
 ) -> None:
     """Measure whether statistics on imputed studies are valid.
 
@@ -80,6 +101,8 @@ def imputation(
                     40 studies of the quickstart's people, after preprocessing
     dualflow bench imputation --set cohort.law=hard --studies 100
                     the hard law, smaller Monte-Carlo errors
+    dualflow bench imputation --model stacked_mixture --model dualflow --hidden random --studies 8
+                    two models on the same few studies
 
     The study is the embedded cohort, and must be preprocessed: `dualflow run -- preprocess` stops there.
 
@@ -88,8 +111,9 @@ def imputation(
     table compares proper draws with complete cases, single imputation, draws of a constant spread, samples of the model
     as it is, draws with fixed parameters, and draws of the true law, which no model can surpass. It is printed and
     written to RESULTS/STUDY/metrics/imputation_MODEL.tsv and .md, that of each region to imputation_MODEL_regions.tsv;
-    the estimates of every study are in a folder beside them. Outcomes of several regions have rows of their own: the AD
-    signature, its ratio to the frontal lobe, and an asymmetry. An interrupted benchmark goes on with the next study.
+    the estimates of every study are in folders beside them. Outcomes of several regions have rows of their own: the AD
+    signature, its ratio to the frontal lobe, and an asymmetry. The differences of a further model from the first are in
+    imputation_MODEL_against_FIRST.tsv and .md. An interrupted benchmark goes on with the next study.
     """  # noqa: D301 - \b keeps click from rewrapping a paragraph
     from dualflow.commands.steps import require_inputs
     from dualflow.commands.study_config import load_study_config
@@ -99,7 +123,15 @@ def imputation(
     set_threads(config.train.threads)
     from dualflow.commands.bench_imputation import bench_imputation
 
-    bench_imputation(config, studies=studies, people=people, draws=draws, model=model, seed=seed)
+    bench_imputation(
+        config,
+        models=list(dict.fromkeys(models)),
+        hidden=list(dict.fromkeys(hidden)),
+        studies=studies,
+        people=people,
+        draws=draws,
+        seed=seed,
+    )
 
 
 @bench.command("edit")

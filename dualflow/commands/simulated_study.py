@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,7 +17,7 @@ from numpy.typing import NDArray
 from dualflow.commands.imputation_pool import Pool
 from dualflow.commands.learning_data import LearningData
 from dualflow.commands.train import fit_model
-from dualflow.commit import digest_of, scratch_folder
+from dualflow.commit import digest_of
 from dualflow.config import Config
 from dualflow.data.dataset import Item, PairDataset
 from dualflow.data.side_encoder import SideEncoder
@@ -51,47 +54,130 @@ def hidden_by_side(people: pd.DataFrame, rng: np.random.Generator) -> NDArray[np
     return np.asarray(rng.random(len(people)) < 1 / (1 + np.exp(-logit)))
 
 
-HIDING: Mapping[str, Callable[[pd.DataFrame, np.random.Generator], NDArray[np.bool_]]] = {
-    "half at random": hidden_at_random,
-    "by diagnosis and age": hidden_by_side,
+class Hiding(NamedTuple):
+    """A way of hiding PET: its name in tables, and the function that tells whose PET is hidden."""
+
+    name: str
+    hide: Callable[[pd.DataFrame, np.random.Generator], NDArray[np.bool_]]
+
+
+HIDING: Mapping[str, Hiding] = {
+    "random": Hiding("half at random", hidden_at_random),
+    "diagnosis": Hiding("by diagnosis and age", hidden_by_side),
 }
 """Which PET is missing."""
 
 
-def study_estimates(
-    config: Config,
-    pool: Pool,
-    members: NDArray[np.int64],
-    places: NDArray[np.int64],
-    model: str,
-    draws: int,
-    seed: list[int],
-) -> pd.DataFrame:
-    """Return the estimates of every method, outcome and term of one study, for each way of hiding.
+@dataclass(frozen=True)
+class SimulatedStudy:
+    """People drawn from a pool, with some of their PET hidden. All models get the same study.
 
-    Args:
-        config: of the study.
+    Attributes:
         pool: the people to draw from.
-        members: positions of the study's people in the pool `[N]`.
-        places: which of a member's targets is measured `[N]`.
-        model: name of the model that is trained.
-        draws: number of completed tables.
-        seed: of the study.
+        items: scans of the N people with their targets, also the hidden ones.
+        table: side information, one row per person, with the coin toss.
+        observed: whose PET is not hidden `[N]`.
+        true_draws: draws of the hidden PET from the true law `[M, Q, R]`.
+        members: positions of the people in the pool `[N]`.
+        hidden: name of the way of hiding.
+        seed: of the trainings and draws.
     """
-    rng, draw_seed = np.random.default_rng(seed), _as_number(seed)
-    table = pool.table.iloc[members].reset_index(drop=True)
-    table[NULL] = np.where(rng.permutation(len(table)) < len(table) // 2, "A", "B")
-    design, results = FORMULA.design(table), []
-    for name, hide in HIDING.items():
-        observed = ~hide(table, rng)
-        values = _model_values(config, pool, members, places, table, observed, model, draws, seed)
+
+    pool: Pool
+    items: list[Item]
+    table: pd.DataFrame
+    observed: NDArray[np.bool_]
+    true_draws: Floats
+    members: NDArray[np.int64]
+    hidden: str
+    seed: Sequence[int]
+
+    @classmethod
+    def make(
+        cls,
+        pool: Pool,
+        members: NDArray[np.int64],
+        places: NDArray[np.int64],
+        way: str,
+        draws: int,
+        seed: Sequence[int],
+    ) -> SimulatedStudy:
+        """Toss the coins, and hide PET.
+
+        Args:
+            pool: the people to draw from.
+            members: positions of the study's people in the pool `[N]`.
+            places: which of a member's targets is measured `[N]`.
+            way: row of HIDING. Another way has the same people, coins and measured PET.
+            draws: number of completed tables M.
+            seed: of the study.
+        """
+        table = pool.table.iloc[members].reset_index(drop=True)
+        coins = np.random.default_rng(seed).permutation(len(table)) < len(table) // 2
+        table[NULL] = np.where(coins, "A", "B")
+        rng = np.random.default_rng([*seed, zlib.crc32(way.encode())])
+        observed = ~HIDING[way].hide(table, rng)
         true_draws = pool.true_draws(members, places, draws, rng)[:, ~observed]
-        fills = {**fillings(values, observed, design, draw_seed), TRUE_LAW: true_draws}
-        changes = study_replicates(values, observed, design, draw_seed)
-        derive = partial(pool.outcomes, members=members)
-        for method, estimates in _estimates(values, observed, design, derive, fills, changes):
-            results.append(estimates.assign(method=method, hidden=name))
-    return pd.concat(results, ignore_index=True)
+        items: list[Item] = []
+        for row, (person, place) in enumerate(zip(members, places, strict=True)):
+            target = torch.from_numpy(pool.targets[person][place].astype(np.float32))[None]
+            scan = Scan(pool.table["label"].iloc[person], f"{row:04d}").key
+            items.append({**pool.items[person], "target": target, "scan": scan})
+        return cls(pool, items, table, observed, true_draws, members, HIDING[way].name, list(seed))
+
+    def estimates(self, config: Config, model: str, folder: Path) -> pd.DataFrame:
+        """Train a model on the observed PET; return the estimates of every method, outcome and term.
+
+        Args:
+            config: of the study.
+            model: name of the model.
+            folder: for its files, and for closed-form fits, which models with the same mean share.
+        """
+        values, seed = self._values(config, model, folder), _as_number(self.seed)
+        design = FORMULA.design(self.table)
+        fills = {**fillings(values, self.observed, design, seed), TRUE_LAW: self.true_draws}
+        changes = study_replicates(values, self.observed, design, seed)
+        derive = partial(self.pool.outcomes, members=self.members)
+        parts = _estimates(values, self.observed, design, derive, fills, changes)
+        table = pd.concat([part.assign(method=method) for method, part in parts], ignore_index=True)
+        return table.assign(hidden=self.hidden)
+
+    def _values(self, config: Config, model: str, folder: Path) -> list[RegionValues]:
+        """Train a model on the observed scans; return measured values, predictions and noise of all scans."""
+        encoder = SideEncoder.fit(self.table[self.observed], FORMULA.variables)
+        sides = encoder.encode(self.table)
+        items: list[Item] = [{**item, "side": side} for item, side in zip(self.items, sides, strict=True)]
+        training = PairDataset([item for item, known in zip(items, self.observed, strict=True) if known])
+        digests = {item["scan"]: digest_of([*map(int, self.seed), item["scan"]]) for item in items}
+        data = LearningData(self.table, encoder, training, PairDataset([]), digests)
+        cache, regions = ClosedFormCache(folder), self.pool.regions
+        context = TrainingContext(
+            config.train,
+            folder / model,
+            _as_number(self.seed),
+            regions=torch.from_numpy(regions.labels),
+            closed_form=cache,
+        )
+        trained = fit_model(config, model, data, context).model
+        if not isinstance(trained, ConditionalSampler):
+            raise ConfigError(f"model {model} has no distribution; choose a flow, or a baseline with a spread")
+        images = cross_fitted_images(trained, training, cache)
+        if images is None:
+            raise ConfigError(
+                f"the predictions of {model} are not cross-fitted; choose a model with a closed-form mean"
+            )
+        held_out, draws = iter(images), len(self.true_draws)
+        return [
+            region_values(
+                trained,
+                item,
+                regions,
+                draws,
+                _as_number([*self.seed, item["scan"]]),
+                next(held_out) if known else None,
+            )
+            for item, known in zip(items, self.observed, strict=True)
+        ]
 
 
 def _as_number(seed: Sequence[int | str]) -> int:
@@ -132,53 +218,3 @@ def _estimates(
             yield PROPER, rows(MULTIPLE if replicates is None else RUBIN)
         else:
             yield method, analysis(tables, observed)(ONE_TABLE if method == SINGLE else MULTIPLE)
-
-
-def _model_values(
-    config: Config,
-    pool: Pool,
-    members: NDArray[np.int64],
-    places: NDArray[np.int64],
-    table: pd.DataFrame,
-    observed: NDArray[np.bool_],
-    model: str,
-    draws: int,
-    seed: list[int],
-) -> list[RegionValues]:
-    """Train a model on the observed scans; return measured values, predictions and noise of all scans."""
-    encoder = SideEncoder.fit(table[observed], FORMULA.variables)
-    items: list[Item] = []
-    for row, (person, place, side) in enumerate(zip(members, places, encoder.encode(table), strict=True)):
-        target = torch.from_numpy(pool.targets[person][place].astype(np.float32))[None]
-        label = pool.table["label"].iloc[person]
-        items.append({**pool.items[person], "target": target, "side": side, "scan": Scan(label, f"{row:04d}").key})
-    training = PairDataset([item for item, known in zip(items, observed, strict=True) if known])
-    digests = {item["scan"]: digest_of([*map(int, seed), item["scan"]]) for item in items}
-    data = LearningData(table, encoder, training, PairDataset([]), digests)
-    with scratch_folder() as folder:
-        cache = ClosedFormCache(folder)
-        context = TrainingContext(
-            config.train,
-            folder / "model",
-            _as_number(seed),
-            regions=torch.from_numpy(pool.regions.labels),
-            closed_form=cache,
-        )
-        trained = fit_model(config, model, data, context).model
-        if not isinstance(trained, ConditionalSampler):
-            raise ConfigError(f"model {model} has no distribution; choose a flow, or a baseline with a spread")
-        images = cross_fitted_images(trained, training, cache)
-    if images is None:
-        raise ConfigError(f"the predictions of {model} are not cross-fitted; choose a model with a closed-form mean")
-    held_out = iter(images)
-    return [
-        region_values(
-            trained,
-            item,
-            pool.regions,
-            draws,
-            _as_number([*seed, item["scan"]]),
-            next(held_out) if known else None,
-        )
-        for item, known in zip(items, observed, strict=True)
-    ]
