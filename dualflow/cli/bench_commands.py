@@ -146,7 +146,8 @@ def bench_edits(config_path: Path, overrides: tuple[str, ...]) -> None:
 
     The study is the embedded cohort, with a trained main flow. Every held-out person is edited from 60 to 80 years,
     from normal cognition to Alzheimer's dementia, and from female to male. The true effect is that of the same person's
-    anatomy under the other value. The table is printed and written to RESULTS/STUDY/metrics/edit.tsv and .md.
+    anatomy under the other value; the marginal effect also contains what the value changes through the anatomy, such as
+    atrophy. The table is printed and written to RESULTS/STUDY/metrics/edit.tsv and .md.
     """  # noqa: D301 - \b keeps click from rewrapping a paragraph
     from dualflow.commands.steps import require_inputs
     from dualflow.commands.study_config import load_study_config

@@ -10,7 +10,7 @@ import statsmodels.api as sm
 import torch
 
 from dualflow.commands import edit as module
-from dualflow.commands.bench_edit import leverage, summarise_effects
+from dualflow.commands.bench_edit import leverage, marginal_effect, summarise_effects
 from dualflow.commands.edit import edit_label, edited_images, edited_rows
 from dualflow.config import parse_config
 from dualflow.data.side_encoder import Categorical, Continuous, SideEncoder
@@ -108,14 +108,36 @@ def test_images_lie_in_the_space_of_the_template(tmp_path, monkeypatch, phantoms
 def test_effects_are_compared_inside_and_outside_the_affected_regions():
     true = torch.tensor([[-0.2, -0.1, 0.0, 0.0], [-0.4, -0.2, 0.0, 0.0]]).numpy()
     errors = torch.tensor([0.01, 0.01, 9.0, 9.0]).numpy()
-    summary = summarise_effects(0.8 * true + torch.tensor([0.0, 0.0, 0.03, -0.03]).numpy(), true, errors)
+    marginal = torch.tensor([-0.6, -0.3, 1.0, 1.0]).numpy()
+    summary = summarise_effects(0.8 * true + torch.tensor([0.0, 0.0, 0.03, -0.03]).numpy(), true, errors, marginal)
     assert summary["affected"] == 2
     assert summary["slope"] == pytest.approx(0.8)
     assert summary["size"] == pytest.approx(0.225)
+    assert summary["marginal"] == pytest.approx(2)
     assert summary["leak"] == pytest.approx(0.03 / 0.225)
     assert summary["r_people"] == pytest.approx(1.0)
     assert summary["varies"] == pytest.approx(0.075 / 0.225)
     assert summary["error"] == pytest.approx(0.01)
+
+
+def test_a_leak_of_the_truth_itself_is_not_beyond_it():
+    true = np.array([[0.4, 0.05], [0.4, 0.05]])
+    alike, reversed_outside = (
+        summarise_effects(np.array([[0.4, outside]] * 2), true, np.ones(2), np.ones(2)) for outside in (0.05, -0.05)
+    )
+    assert alike["leak"] == reversed_outside["leak"] == alike["leak_true"] == pytest.approx(0.125)
+    assert alike["leak_beyond"] == 0
+    assert reversed_outside["leak_beyond"] == pytest.approx(0.25)
+
+
+def test_the_marginal_effect_contains_what_goes_through_the_anatomy():
+    """The group changes the outcome by 1, and by 2 through a mediator that a regression on the group does not have."""
+    group = np.repeat([0.0, 1.0], 10)
+    design = np.column_stack([group == 0, group == 1, np.tile([0.0, 1.0], 10)]).astype(float)
+    expected = (group + 2 * group + 0.5 * design[:, 2])[:, None]
+    design[0] = np.nan
+    assert marginal_effect(design, expected, np.array([-1.0, 1.0, np.nan])) == pytest.approx(3)
+    assert marginal_effect(design, expected, np.array([0.0, 0.0, 1.0])) == pytest.approx(0.5)
 
 
 def test_the_standard_error_of_an_effect_is_that_of_a_regression():
