@@ -49,9 +49,10 @@ def _table(part: pd.DataFrame) -> str:
 
 
 def _joint_table(part: pd.DataFrame) -> str:
-    rows = [["outcome", "method", *HEADINGS]]
-    for (outcome, method), group in part.groupby(["region", "method"], sort=False):
-        rows.append([str(outcome), str(method), *_cells(group)])
+    rows = [["outcome: method", *HEADINGS]]
+    for outcome, rows_of_outcome in part.groupby("region", sort=False):
+        for method, group in rows_of_outcome.groupby("method", sort=False):
+            rows.append([f"{outcome}: {method}", *_cells(group)])
     return markdown_table(rows)
 
 

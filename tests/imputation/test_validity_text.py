@@ -50,9 +50,11 @@ def test_a_gain_that_rounds_to_0_has_no_sign(value):
 
 
 def test_joint_outcomes_have_a_table():
-    regions = pd.concat([summary(2), summary(1).assign(region=JOINT[0])])
+    joint = [summary(1, method).assign(region=name) for method in (ALL, JACKKNIFE) for name in JOINT[:2]]
+    regions = pd.concat([summary(2), *joint])
     text = validity_markdown(summary(1), regions)
     assert "5 to 95 % of 2 regions" in text
     first, second = text.split("Joint outcomes, PET hidden half:")
     assert JOINT[0] not in first
-    assert f"| {JOINT[0]} | {JACKKNIFE} |" in second
+    rows = [line.split("|")[1].strip() for line in second.splitlines() if "±" in line]
+    assert rows == [f"{name}: {method}" for name in JOINT[:2] for method in (ALL, JACKKNIFE)]
