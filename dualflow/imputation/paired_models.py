@@ -27,10 +27,10 @@ def compare_imputations(first: pd.DataFrame, second: pd.DataFrame, null: str) ->
     """Compare the imputations of two models, one row per way of hiding, outcomes (regions or joint) and method.
 
     `difference` is the root mean square of the differences of estimates, in standard errors of the first model; it
-    contains the noise of the draws. `width` is the mean ratio of the widths of intervals, second over first. `error`
-    and `missed` are differences in percentage points: of the type I error, and of the effects that intervals miss.
-    `gain` is how many more measured scans the second model's variance over studies is worth, in percent of the first's.
-    Monte-Carlo errors `_mc` are those of a jackknife over studies.
+    contains the noise of the draws. `width` is the geometric mean ratio of the widths of intervals, second over first.
+    `error` and `missed` are differences in percentage points: of the type I error, and of the effects that intervals
+    miss. `gain` is how many more measured scans the second model's variance over studies is worth, in percent of the
+    first's. Monte-Carlo errors `_mc` are those of a jackknife over studies.
 
     Args:
         first: estimates with their truth, one row per study, way of hiding, method, region and term.
@@ -65,7 +65,7 @@ def _figures(
     spreads = [resamples.variance(one.estimate)[:, effect] / claimed[0, effect] for one in (first, second)]
     return {
         "difference": resamples.figure(np.sqrt(average(squares / claimed))),
-        "width": resamples.figure(average(resamples.mean(widths))),
+        "width": resamples.figure(np.exp(average(resamples.mean(np.log(widths))))),
         "error": resamples.figure(average(excluded[:, kinds[NULL_KIND]])),
         "missed": resamples.figure(average(excluded[:, effect])),
         "gain": resamples.figure(100 * (average(spreads[0]) / average(spreads[1]) - 1)),
