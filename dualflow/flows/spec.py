@@ -176,8 +176,10 @@ class FlowSpec:
             ("injector: true", self.injector),
         ):
             yield chosen and self.context == "none", f"{option} needs the source; choose context: level, or step"
+        # Two flows without a link tell what a link adds; the mean still depends on the source.
+        unlinked = self.source == "glow" and self.mean != "none"
         yield (
-            self.prior != "relation" and self.context == "none",
+            self.prior != "relation" and self.context == "none" and not unlinked,
             f"source {self.source!r} is unused; choose prior: relation, or context: level",
         )
         yield (

@@ -75,7 +75,7 @@ def test_every_named_choice_has_a_table():
         ({"prior_scale": False}, "learns nothing; choose prior: standard"),
         ({"discriminator_weight": 0.1, "side_in_context": True}, "needs side_in_context: false"),
         ({"prior": "split", "context": "none"}, "source 'glow_pyramid' is unused"),
-        ({"prior": "standard", "context": "none", "source": "glow"}, "source 'glow' is unused"),
+        ({"prior": "standard", "context": "none", "source": "glow", "mean": "none"}, "source 'glow' is unused"),
         ({"context": "none", "actnorm": "conditional"}, "actnorm: conditional needs the source; choose context: level"),
         ({"context": "none", "mixing": "conditional"}, "mixing: conditional needs the source"),
         ({"context": "none", "injector": True}, "injector: true needs the source"),
@@ -93,6 +93,12 @@ def test_wrong_options_are_explained(options, message):
     """The message names the field, the value and what was expected."""
     with pytest.raises(ConfigError, match=message):
         preset("dualflow", **options)
+
+
+def test_two_flows_with_a_mean_need_no_link():
+    """They are a baseline of the link: source and residual have a density each, and the mean sees the source."""
+    spec = preset("dualflow", prior="standard", context="none", source="glow")
+    assert spec.has_source_density
 
 
 @pytest.mark.parametrize("term", ["decode_l1", "interpolation_l1"])
