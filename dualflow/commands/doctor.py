@@ -21,9 +21,10 @@ from dualflow.commands.steps import require_test_people
 from dualflow.commands.study_config import load_study_config
 from dualflow.commands.workflow_files import find_config, workflow_root
 from dualflow.config import Config, TrackingConfig
-from dualflow.errors import DualflowError
+from dualflow.errors import ConfigError, DualflowError
 from dualflow.process import THREAD_VARIABLES
-from dualflow.tracking.model_registry import public_uri
+from dualflow.tracking.database import check_connection, is_remote_database
+from dualflow.tracking.model_registry import public_uri, reason
 
 MIN_PYTHON = (3, 11)
 MIN_SNAKEMAKE = (9, 17)  # 9.10 to 9.16 start more jobs than there are cores and GPUs
@@ -161,9 +162,9 @@ def check_tracking(config: Config | None) -> Iterator[Finding]:
             with urlopen(f"{uri.rstrip('/')}/health", timeout=SERVER_TIMEOUT_S):
                 yield Finding("ok", "MLflow", f"{uri} answers")
         except (OSError, HTTPException, ValueError) as error:
-            reason = getattr(error, "reason", error)
+            cause = getattr(error, "reason", error)
             yield Finding(
-                "warn", "MLflow", f"{uri} does not answer ({reason}); runs are queued, upload: `dualflow sync`"
+                "warn", "MLflow", f"{uri} does not answer ({cause}); runs are queued, upload: `dualflow sync`"
             )
     elif scheme == "sqlite":
         file = Path(path.removeprefix("/")).absolute()
@@ -172,6 +173,16 @@ def check_tracking(config: Config | None) -> Iterator[Finding]:
             yield Finding("ok", "MLflow", f"{uri} is writable")
         else:
             yield Finding("fail", "MLflow", f"{target} is not writable; set tracking.uri")
+    elif config and is_remote_database(config.tracking.uri):
+        try:
+            check_connection(config.tracking.uri)
+            yield Finding("ok", "MLflow", f"{uri} answers")
+        except ConfigError as error:
+            yield Finding("fail", "MLflow", str(error))
+        except Exception as error:  # any error of a database
+            yield Finding(
+                "warn", "MLflow", f"{uri} does not answer ({reason(error)}); runs are queued, upload: `dualflow sync`"
+            )
     else:
         yield Finding("ok", "MLflow", f"{uri} (not checked)")
 

@@ -23,6 +23,8 @@ from dualflow.lifetime import GRACE_S, PARENTS, kill_tree, parents_of_steps
 from dualflow.manifest import DigestCache, verify_manifests
 from dualflow.process import interrupt, on_sigterm
 from dualflow.progress import PROGRESS_FOLDER, read_states
+from dualflow.tracking.database import is_database
+from dualflow.tracking.model_registry import public_uri
 from dualflow.tracking.sync import sync, warn_unsent
 
 POLL_S = 0.5
@@ -177,8 +179,8 @@ def _print_results(config: Config) -> None:
     for name, path in results.items():
         if path.exists():
             print(f"{name:<21}{path}")
-    uri, default = config.tracking.uri, TrackingConfig().uri
-    if uri.startswith("sqlite:"):
+    uri, default = public_uri(config.tracking.uri), TrackingConfig().uri
+    if is_database(uri):
         uri = "dualflow ui" + ("" if uri == default else f" --set tracking.uri={uri}")
     print(f"{'tracked runs':<21}{uri}")
     if any(layout.pending_records.glob("*/*.json")):  # of steps that were killed, or of a time without the server

@@ -200,8 +200,8 @@ class TrackingConfig(Section):
     """Experiment tracking by MLflow."""
 
     uri: str = "sqlite:///results/mlflow.db"
-    """MLflow tracking URI: a local SQLite file or a server."""
+    """MLflow tracking URI: a local SQLite file, a server, or a PostgreSQL database."""
     artifacts: Path = Path("results/mlartifacts")
-    """Folder of artifacts of a local store."""
+    """Folder of artifacts of a file or database; a server has its own."""
     group: str = Field(default="workflow", pattern=r"^[\w .,-]+$")
     """Name of the run under which the runs of the study are nested."""

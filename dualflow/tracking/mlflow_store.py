@@ -1,4 +1,4 @@
-"""Opening of an MLflow run in a local SQLite file or on a server."""
+"""Opening of an MLflow run in a local SQLite file, in another database, or on a server."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from filelock import FileLock
 
 from dualflow.config import TrackingConfig
 from dualflow.errors import ConfigError
+from dualflow.tracking.database import check_connection, is_database, is_remote_database
 from dualflow.tracking.deadline import DeadlineClient
 from dualflow.tracking.local_store import LOCK_SECONDS, ensure_local_store
 from dualflow.tracking.mlflow_calls import PARENT, is_permanent_error
@@ -82,10 +84,12 @@ def open_run(config: TrackingConfig, key: RunKey, run_id: str | None = None) -> 
     open under `key`, or that failed, is continued, or a new run is created.
 
     Raises:
-        ConfigError: the URI is that of a file store, which MLflow no longer supports.
+        ConfigError: the URI is that of a file store, which MLflow no longer supports, or a driver is missing.
         Exception: any error of a store or a server.
     """
-    client = open_store(config)
+    # Processes that create the tables of one database at the same time fail; a local file has a lock of its own.
+    with _store_lock(config) if is_remote_database(config.uri) else nullcontext():
+        client = open_store(config)
     experiment_id = ensure_experiment(client, config, key.experiment)
     if run_id is not None and _reopen(client, run_id):
         return client, run_id
@@ -156,16 +160,21 @@ def open_store(config: TrackingConfig) -> Any:
 
     Raises:
         CommitError: the SQLite file cannot be written.
-        ConfigError: the URI is that of a file store, which MLflow no longer supports.
+        ConfigError: the URI is that of a file store, which MLflow no longer supports, or a driver is missing.
+        Exception: any error of a database.
     """
     if config.uri.startswith(("file:", "./", "/")):
-        raise ConfigError(f"tracking.uri = {config.uri!r}: expected sqlite:///FILE or a server's http(s) URL")
+        raise ConfigError(
+            f"tracking.uri = {config.uri!r}: expected sqlite:///FILE or a server's http(s) or postgresql URL"
+        )
     client_class = load_client(config.uri)
     import mlflow
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     mlflow.set_tracking_uri(config.uri)
+    if is_remote_database(config.uri):
+        check_connection(config.uri)
     # The URI is given here too, because other work of this process may set another one meanwhile.
     if not config.uri.startswith("sqlite:///"):
         return DeadlineClient(client_class(config.uri))
@@ -181,7 +190,7 @@ def _store_lock(config: TrackingConfig) -> FileLock:
 
 def ensure_experiment(client: Any, config: TrackingConfig, name: str) -> str:
     """Return the id of an experiment, which is created if it does not exist."""
-    location = config.artifacts.resolve().as_uri() if config.uri.startswith("sqlite:") else None
+    location = config.artifacts.resolve().as_uri() if is_database(config.uri) else None
     with _store_lock(config):
         experiment = client.get_experiment_by_name(name)
         if experiment is not None:

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from dualflow.config import TrackingConfig
 from dualflow.errors import ConfigError
+from dualflow.tracking.database import is_database
 from dualflow.tracking.mlflow_store import PRIVATE, open_store
 from dualflow.tracking.saved_view import TAG, view_link
 
@@ -25,7 +26,7 @@ def serve_ui(config: TrackingConfig, experiment: str, port: int) -> NoReturn:
     Raises:
         ConfigError: the runs are on a server, which has its own pages.
     """
-    if not config.uri.startswith("sqlite:"):
+    if not is_database(config.uri):
         raise ConfigError(f"tracking.uri = {config.uri!r} is a server; open that address in a browser")
     client = open_store(config)  # MLflow's server would create a missing file in place
     address = f"http://{HOST}:{port}"
@@ -33,5 +34,6 @@ def serve_ui(config: TrackingConfig, experiment: str, port: int) -> NoReturn:
         print(f"the models of {experiment}: {view_link(address, tracked.experiment_id)}")
     print(f"the tracked runs are at {address}; Ctrl-C ends the server", flush=True)
     command = [sys.executable, "-m", "mlflow", "ui", "--host", HOST, "--port", str(port)]
-    command += ["--backend-store-uri", config.uri, "--default-artifact-root", str(config.artifacts.resolve())]
-    os.execve(sys.executable, command, {**os.environ, **PRIVATE})
+    command += ["--default-artifact-root", str(config.artifacts.resolve())]
+    # A URI may have a password, which a command line would show to other accounts.
+    os.execve(sys.executable, command, {**os.environ, **PRIVATE, "MLFLOW_BACKEND_STORE_URI": config.uri})

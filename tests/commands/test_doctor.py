@@ -1,6 +1,7 @@
 """`dualflow doctor`: its findings and exit code."""
 
 import socket
+import sys
 from pathlib import Path
 from threading import Thread
 
@@ -68,6 +69,30 @@ def test_a_tracking_server_is_named_without_its_password(diagnose):
         other.join(60)
     assert (code, findings["MLflow"][0]) == (0, "warn")
     assert findings["MLflow"][1].startswith(uri.replace("person:secret@", "") + " does not answer (")
+    assert "secret" not in str(findings)
+
+
+def test_the_driver_of_a_database_is_checked(diagnose, monkeypatch):
+    """A database whose driver is missing would end every training."""
+    monkeypatch.setitem(sys.modules, "psycopg2", None)
+    uri = "postgresql://person:secret@127.0.0.1:9/mlflow"
+    code, findings = diagnose("--config", "study.yaml", tracking={"uri": uri})
+    assert (code, findings["MLflow"][0]) == (1, "fail")
+    assert "pip install psycopg2-binary" in findings["MLflow"][1]
+    assert "secret" not in str(findings)
+
+
+def test_an_unreachable_database_is_named_without_its_password(diagnose, monkeypatch):
+    """The runs are queued."""
+
+    def refuse(uri):
+        raise ConnectionError(f"{uri} refuses")
+
+    monkeypatch.setattr(doctor, "check_connection", refuse)
+    uri = "postgresql://person:secret@127.0.0.1:9/mlflow"
+    code, findings = diagnose("--config", "study.yaml", tracking={"uri": uri})
+    assert (code, findings["MLflow"][0]) == (0, "warn")
+    assert "`dualflow sync`" in findings["MLflow"][1]
     assert "secret" not in str(findings)
 
 

@@ -1,6 +1,8 @@
 """An MLflow run is opened once, in a store that is created once."""
 
 import gc
+import sys
+from unittest.mock import Mock
 
 import mlflow
 import pytest
@@ -62,6 +64,27 @@ def test_a_file_store_is_a_configuration_error(tmp_path, uri):
         pytest.raises(ConfigError, match=r"tracking\.uri = .*expected sqlite"),
         tracked(TrackingConfig(uri=uri, artifacts=tmp_path / "artifacts"), "study", "run", {}),
     ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("uri", "is_local"),
+    [("sqlite:///store.db", True), ("postgresql://host/mlflow", True), ("http://127.0.0.1:5000", False)],
+)
+def test_artifacts_of_a_database_are_files_of_the_configured_folder(tmp_path, uri, is_local):
+    """Without a server, MLflow would write them to the working folder."""
+    client = Mock(get_experiment_by_name=lambda _name: None, create_experiment=Mock(return_value="1"))
+    module.ensure_experiment(client, TrackingConfig(uri=uri, artifacts=tmp_path / "artifacts"), "study")
+    location = client.create_experiment.call_args.kwargs["artifact_location"]
+    assert location == (f"{tmp_path.as_uri()}/artifacts/study" if is_local else None)
+
+
+def test_a_missing_driver_of_a_database_ends_the_work(tmp_path, monkeypatch):
+    """It is not queued: no later attempt could succeed."""
+    monkeypatch.setitem(sys.modules, "psycopg2", None)
+    uri = "postgresql://person:secret@127.0.0.1/mlflow"
+    config = TrackingConfig(uri=uri, artifacts=tmp_path / "artifacts")
+    with pytest.raises(ConfigError, match="psycopg2-binary"), tracked(config, "study", "run", {}):
         pass
 
 

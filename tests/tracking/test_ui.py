@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -17,6 +18,7 @@ from sockets import listening_addresses
 
 from dualflow.cli import main
 from dualflow.config import TrackingConfig
+from dualflow.tracking import ui
 from dualflow.tracking.tracked_run import tracked
 
 ROOT = Path(__file__).parents[2]
@@ -108,6 +110,18 @@ def test_a_server_has_its_own_pages():
     result = CliRunner().invoke(main, ["ui", "--set", "tracking.uri=http://127.0.0.1:9"])
     assert result.exit_code == 2
     assert "'http://127.0.0.1:9' is a server; open that address in a browser" in result.output
+
+
+def test_a_database_is_served_without_its_password_on_the_command_line(monkeypatch, tmp_path):
+    """The URI is passed in the environment, which other accounts cannot read."""
+    calls = []
+    monkeypatch.setattr(ui, "open_store", lambda _config: Mock(get_experiment_by_name=lambda _name: None))
+    monkeypatch.setattr(os, "execve", lambda *arguments: calls.append(arguments))
+    uri = "postgresql://person:secret@127.0.0.1/mlflow"
+    ui.serve_ui(TrackingConfig(uri=uri, artifacts=tmp_path / "artifacts"), "study", 5000)
+    ((_, command, environment),) = calls
+    assert "secret" not in " ".join(command)
+    assert environment["MLFLOW_BACKEND_STORE_URI"] == uri
 
 
 def test_telemetry_is_off_outside_of_python():
