@@ -13,6 +13,8 @@ from dualflow.tracking.mlflow_store import PRIVATE, open_store
 from dualflow.tracking.saved_view import TAG, view_link
 
 HOST = "127.0.0.1"
+_ENVIRONMENT = {**PRIVATE, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+"""Also without MLflow's background jobs, which dualflow does not use and which take 2 GB of memory."""
 
 
 def serve_ui(config: TrackingConfig, experiment: str, port: int) -> NoReturn:
@@ -36,4 +38,4 @@ def serve_ui(config: TrackingConfig, experiment: str, port: int) -> NoReturn:
     command = [sys.executable, "-m", "mlflow", "ui", "--host", HOST, "--port", str(port)]
     command += ["--default-artifact-root", str(config.artifacts.resolve())]
     # A URI may have a password, which a command line would show to other accounts.
-    os.execve(sys.executable, command, {**os.environ, **PRIVATE, "MLFLOW_BACKEND_STORE_URI": config.uri})
+    os.execve(sys.executable, command, {**os.environ, **_ENVIRONMENT, "MLFLOW_BACKEND_STORE_URI": config.uri})

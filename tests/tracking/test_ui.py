@@ -113,7 +113,7 @@ def test_a_server_has_its_own_pages():
 
 
 def test_a_database_is_served_without_its_password_on_the_command_line(monkeypatch, tmp_path):
-    """The URI is passed in the environment, which other accounts cannot read."""
+    """The URI is passed in the environment, which other accounts cannot read; background jobs are off."""
     calls = []
     monkeypatch.setattr(ui, "open_store", lambda _config: Mock(get_experiment_by_name=lambda _name: None))
     monkeypatch.setattr(os, "execve", lambda *arguments: calls.append(arguments))
@@ -122,6 +122,13 @@ def test_a_database_is_served_without_its_password_on_the_command_line(monkeypat
     ((_, command, environment),) = calls
     assert "secret" not in " ".join(command)
     assert environment["MLFLOW_BACKEND_STORE_URI"] == uri
+    assert environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
+
+
+def test_background_jobs_are_off_in_the_container():
+    """They take 2 GB of memory."""
+    services = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())["services"]
+    assert services["mlflow"]["environment"]["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
 
 
 def test_telemetry_is_off_outside_of_python():
