@@ -1,0 +1,28 @@
+"""The compose files build stages of the Dockerfile, and name the images by them."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+DOCKER = Path(__file__).parents[2] / "docker"
+STAGES = set(re.findall(r"^FROM \S+ AS (\S+)$", (DOCKER / "Dockerfile").read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.cuda.yaml"])
+def test_services_are_built_from_stages(name):
+    """The tag of an image is its stage."""
+    services = yaml.safe_load((DOCKER / name).read_text())["services"].values()
+    targets = {service["image"]: service["build"]["target"] for service in services if "build" in service}
+    assert targets
+    assert set(targets.values()) <= STAGES
+    assert all(image == f"dualflow:{target}" for image, target in targets.items())
+
+
+def test_the_gpu_file_reserves_gpus_for_the_trainer():
+    """It changes no other service."""
+    services = yaml.safe_load((DOCKER / "compose.cuda.yaml").read_text())["services"]
+    assert set(services) == {"trainer"}
+    (device,) = services["trainer"]["deploy"]["resources"]["reservations"]["devices"]
+    assert device["capabilities"] == ["gpu"]
