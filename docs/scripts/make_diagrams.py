@@ -138,7 +138,7 @@ def mean() -> Drawing:
 def levels() -> Drawing:
     """Three levels of the flow, the source's features beside them, a prior per level."""
     drawing = Drawing(960, 400, "Three levels of flow steps, each with source features, a latent and a prior")
-    drawing.box(20, 40, 120, 60, "MR, mean,\nside values", MR, 14)
+    drawing.box(20, 40, 120, 60, "latents of\nthe MR's flow", MR, 14)
     drawing.box(20, 180, 120, 60, "PET residual\n1 x D x H x W", PET, 14)
     names = ["level 1: finest", "level 2", "level 3: coarsest"]
     for number, name in enumerate(names):
@@ -149,15 +149,14 @@ def levels() -> Drawing:
         before = x - (60 if number == 0 else 70)
         drawing.arrow((before, 70), (x - 2, 70), colour=MR)
         drawing.arrow((before, 210), (x - 2, 210), colour=PET)
-        drawing.arrow((x + 95, 100), (x + 95, 163), colour=MR)
+        drawing.arrow((x + 95, 100), (x + 95, 163), colour=MR, dashed=True)
         drawing.arrow((x + 95, 255), (x + 95, 323), colour=PET)
-        drawing.arrow(
-            (x + 168, 100), (x + 168, 140), (x + 205, 140), (x + 205, 348), (x + 147, 348), colour=MR, dashed=True
-        )
+        drawing.arrow((x + 168, 100), (x + 168, 140), (x + 205, 140), (x + 205, 348), (x + 147, 348), colour=MR)
         drawing.text(x + 178, 366, "prior", MR, 13, "middle")
         if number < 2:
             drawing.text(x + 230, 226, "half", GREY, 13, "middle")
     drawing.text(305, 289, "the other half", GREY, 13)
+    drawing.text(287, 135, "with context", GREY, 13, "end")
     return drawing
 
 

@@ -35,6 +35,8 @@ TABLES = {
     "dequantisation": DEQUANTIZATIONS,
     "prediction": PREDICTIONS,
 }
+PERMISSIVE = {"context": "level", "prediction": "temperature0", "spread": "constant", "source_nll_weight": 0.0}
+"""Options with which the default takes every row of every table."""
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -48,7 +50,7 @@ def test_choices_are_the_rows_of_their_table(field, table):
     """A value is accepted exactly if its table has the row, and the error lists the rows."""
     assert get_args(get_type_hints(FlowSpec)[field]) == tuple(table)
     for row in table:
-        preset("dualflow", **{"prediction": "temperature0", "spread": "constant", "source_nll_weight": 0.0, field: row})
+        preset("dualflow", **{**PERMISSIVE, field: row})
     with pytest.raises(ConfigError, match=f"{field} = 'nonsense': choose from: .*{list(table)[-1]}"):
         preset("dualflow", **{field: "nonsense"})
 
@@ -97,7 +99,7 @@ def test_wrong_options_are_explained(options, message):
 
 def test_two_flows_with_a_mean_need_no_link():
     """They are a baseline of the link: source and residual have a density each, and the mean sees the source."""
-    spec = preset("dualflow", prior="standard", context="none", source="glow")
+    spec = preset("dualflow", prior="standard", source="glow")
     assert spec.has_source_density
 
 

@@ -224,6 +224,7 @@ NAMED: dict[str, FlowSpec] = {
     "network mean, imap, integers": small(
         "dualflow",
         **TINY,
+        context="level",
         mean="network",
         attention="imap",
         dequantisation="uniform",
