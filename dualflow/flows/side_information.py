@@ -100,18 +100,23 @@ class SideDiscriminator(nn.Module):
 def discriminator_error(prediction: Tensor, side: Tensor) -> Tensor:
     """Return the mean squared error, a scalar; unknown values count as errors of 0.
 
-    Predicting the mean gives the share of known values. A mean over the known values alone would weigh a scan by what
-    is known of the others in its batch, and so depend on how processes share the batch.
+    Predicting the mean gives the variance of a column times the share of its known values. A mean over the known values
+    alone would weigh a scan by what is known of the others in its batch, and so depend on how processes share the
+    batch.
     """
     known = ~side.isnan()
     return ((prediction - side.nan_to_num()).square() * known).mean()
 
 
 def discriminator_accuracy(prediction: Tensor, side: Tensor) -> Tensor:
-    """Return the share of known values predicted on the correct side of the training mean, a scalar.
+    """Return the share of known values predicted on the correct side of a threshold, a scalar.
 
-    For a two-valued or one-hot column this is the classification accuracy; for a continuous column it is the accuracy
-    of above against below average. Chance is the share of the larger class, about 0.5 for continuous columns.
+    The threshold of a column of zeros and ones, such as a one-hot level, is 0.5, and this is the classification
+    accuracy. That of another column is its training mean, 0. Chance is the share of the larger class, about 0.5 for
+    continuous columns.
     """
     known = ~side.isnan()
-    return ((prediction > 0) == (side.nan_to_num() > 0)).logical_and(known).sum() / known.sum().clamp_min(1)
+    binary = ((side == 0) | (side == 1) | ~known).all(dim=0)
+    threshold = torch.where(binary, 0.5, 0.0)
+    correct = (prediction > threshold) == (side.nan_to_num() > threshold)
+    return correct.logical_and(known).sum() / known.sum().clamp_min(1)

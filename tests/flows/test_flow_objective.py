@@ -210,6 +210,15 @@ def test_discriminator_accuracy_counts_known_values():
     assert discriminator_accuracy(side.nan_to_num(), torch.full_like(side, torch.nan)) == 0
 
 
+def test_discriminator_accuracy_of_levels_is_that_of_a_classification():
+    """Guessing the mean of a one-hot level says that no one has it; a guess beyond 0.5 says that someone has."""
+    levels = torch.eye(3)
+    assert discriminator_accuracy(0.6 * levels, levels) == 1
+    assert discriminator_accuracy(torch.full_like(levels, 1 / 3), levels) == pytest.approx(2 / 3)
+    assert discriminator_accuracy(torch.ones_like(levels), levels) == pytest.approx(1 / 3)
+    assert discriminator_accuracy(-levels, levels) == pytest.approx(2 / 3)
+
+
 @pytest.mark.xdist_group("dual_glow")
 def test_discriminator_accuracy_is_monitored():
     """Discriminators whose output equals the side values have accuracy 1; the opposite sign has 0."""
