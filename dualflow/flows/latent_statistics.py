@@ -73,6 +73,7 @@ def _moments(e: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     The deviation of equal numbers is tiny, not 0, so that it is a valid divisor.
     """
     mean = e.mean(axes, keepdim=True)
+    mean = mean + (e - mean).mean(axes, keepdim=True)  # the mean of equal numbers without its rounding error
     freedom = max(e[:1].numel() // mean[:1].numel() - 1, 1)
     variance = (e - mean).square().sum(axes, keepdim=True) / freedom
     return mean, variance.clamp_min(torch.finfo(e.dtype).tiny).sqrt()
