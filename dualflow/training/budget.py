@@ -138,12 +138,13 @@ def read_plan(config: Config) -> Plan | None:
 
 
 def step_identity(config: Config, name: str) -> str:
-    """Digest of everything that the step time of a model depends on: its layers, the grid and the training options."""
+    """Digest of all that the step time of a model depends on: layers, sources, grid and training options."""
     choice = config.flows.get(name, config.model)  # the size of a U-Net follows that of the main flow
     spec = preset(choice.preset, **choice.options).to_dict()
     train = config.train.model_dump(include={"batch_size", "precision", "memory", "threads", "choose_mean"})
     baseline = [] if name in config.flows else [name, config.baselines.of(name).width]
-    return digest_of([*baseline, spec, config.preprocess.shape, len(config.study.side), train])[:16]
+    sizes = config.preprocess.shape, len(config.study.side)
+    return digest_of([*baseline, spec, *sizes, train, *config.study.extra_sources])[:16]
 
 
 def apply_plan(config: Config, plan: Plan, names: Sequence[str]) -> Config:

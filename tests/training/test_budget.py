@@ -48,14 +48,16 @@ def test_a_plan_is_reused(config):
         {"model": {"preset": "dualflow", "options": {"low_rank": 3}}},
         {"train": {"batch_size": 4}},
         {"preprocess": {"shape": [32, 16, 16]}},
+        {"study": {"extra_sources": ["FLAIR"]}},
     ],
-    ids=["pieces", "batch", "grid"],
+    ids=["pieces", "batch", "grid", "sources"],
 )
 def test_a_changed_flow_is_timed_again(values, change):
-    """A change of pieces, batch size or grid invalidates the step time."""
+    """A change of pieces, batch size, grid or sources invalidates the step time."""
     timer = FakeTimer()
     make_plan(parse_config(values), ["dualflow"], 10, timer)
-    make_plan(parse_config(values | change), ["dualflow"], 10, timer)
+    changed = {section: values.get(section, {}) | part for section, part in change.items()}
+    make_plan(parse_config(values | changed), ["dualflow"], 10, timer)
     assert timer.measured == ["dualflow", "dualflow"]
 
 
