@@ -138,7 +138,7 @@ def mean() -> Drawing:
 def levels() -> Drawing:
     """Three levels of the flow, the source's features beside them, a prior per level."""
     drawing = Drawing(960, 400, "Three levels of flow steps, each with source features, a latent and a prior")
-    drawing.box(20, 40, 120, 60, "latents of\nthe MR's flow", MR, 14)
+    drawing.box(20, 40, 120, 60, "MR's latents,\nmean image", MR, 14)
     drawing.box(20, 180, 120, 60, "PET residual\n1 x D x H x W", PET, 14)
     names = ["level 1: finest", "level 2", "level 3: coarsest"]
     for number, name in enumerate(names):
@@ -179,7 +179,7 @@ def step() -> Drawing:
         drawing.arrow((x + 85, 62), (x + 85, 118), colour=MR, dashed=number < 2)
     drawing.arrow((885, 165), (922, 165), colour=PET)
     drawing.text(930, 165, "z", PET, 20)
-    drawing.box(70, 20, 815, 42, "source map of this level, or of this step", MR, 14)
+    drawing.box(70, 20, 815, 42, "with context: source map of this level, or of this step", MR, 14)
     drawing.text(242, 92, "conditional variants only", GREY, 13, "middle")
     return drawing
 

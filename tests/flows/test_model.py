@@ -121,6 +121,23 @@ def test_dual_glow_side_enters_the_coarsest_prior_only():
     assert not torch.allclose(first[1], second[1])
 
 
+def test_the_layers_of_the_default_do_not_see_the_source():
+    """Its features are those of source and mean image; side values reach the finer levels by that image alone."""
+    flow, (target, source, side) = build("dualflow").eval(), batch()
+    mean = torch.zeros_like(target)
+    condition = flow.condition(source, side, mean)
+    others = {
+        "source": flow.condition(source.roll(1, 0), side, mean),
+        "mean": flow.condition(source, side, mean + target),
+        "side": flow.condition(source, side + 1, mean),
+    }
+    residual = torch.randn_like(target)
+    latents = flow.flow.encode(residual, condition.maps).latents
+    for name, other in others.items():
+        assert all(map(torch.equal, latents, flow.flow.encode(residual, other.maps).latents))
+        assert all(map(torch.equal, condition.features, other.features)) == (name == "side")
+
+
 def test_dual_glow_loss_is_its_terms():
     """The loss of dual_glow is the weighted sum of its three terms."""
     flow, (target, source, side) = build("dual_glow").eval(), batch()
