@@ -68,4 +68,7 @@ def side_mean(sides: Sequence[Tensor]) -> Tensor:
 def check_folds(folds: Sequence[int]) -> None:
     """Raise DataError unless there are two folds or more."""
     if len(set(folds)) < 2:
-        raise DataError(f"{len(folds)} training scans in {len(set(folds))} folds; cross-fitting needs 2 folds or more")
+        raise DataError(
+            f"{len(folds)} training scans in {len(set(folds))} folds, expected 2 folds or more for cross-fitting; "
+            "train on scans of 2 subjects or more"
+        )

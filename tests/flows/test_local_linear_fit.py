@@ -119,7 +119,7 @@ def test_a_voxel_in_a_single_mask_borrows_from_its_neighbours():
 
 def test_fit_without_two_folds_is_refused():
     """Cross-fitting needs two folds or more."""
-    with pytest.raises(DataError, match="2 folds"):
+    with pytest.raises(DataError, match=r"expected 2 folds .* train on scans of 2 subjects"):
         fit_local_linear(make_scans(4, folds=1), LocalLinear(SHAPE, SIDE))
 
 
