@@ -63,10 +63,10 @@ def impute(config: Config, name: str = "", seed: int | None = None) -> None:
             f"{predictor.card.label} learnt from other scans, splits or side values than this study's, so it cannot be "
             "told which scans it has not seen; train it again"
         )
+    side = [column.name for column in predictor.card.side.columns]
+    formula = imputation_terms(options, side, [name for name in side if data.pairs[name].nunique() > 1])
     study = _study_regions(config, options, predictor, data, regions, groups)
     table = data.pairs.set_index("scan").loc[study.keys].reset_index()
-    side = [column.name for column in predictor.card.side.columns]
-    formula = imputation_terms(options, side, [name for name in side if table[name].nunique() > 1])
     completed = complete(study, formula, table, options.draws, options.seed)
     values, facts = completed.values, dict(completed.facts)
     facts |= {"Model": predictor.card.label, "ModelWeights": predictor.card.weights_sha256, "Seed": options.seed}

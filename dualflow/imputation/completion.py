@@ -82,7 +82,7 @@ def complete(study: StudyRegions, formula: Formula, table: pd.DataFrame, draws: 
         seed: of the draws.
 
     Raises:
-        DataError: too few targets are measured.
+        DataError: too few targets are measured, or none in some group.
     """
     measured = np.stack([one.measured for one in study.values])
     observed, replicates = study.observed, None
@@ -90,10 +90,12 @@ def complete(study: StudyRegions, formula: Formula, table: pd.DataFrame, draws: 
     facts: dict[str, object] = {"Terms": formula.text, "References": dict(formula.references), "Draws": draws}
     if not observed.all():
         # A scan with unknown side information counts as an average one; an analysis of that column leaves it out.
-        terms = formula.design(_without_gaps(table, formula))
+        filled = _without_gaps(table, formula)
+        terms = formula.design(filled)
         described = table[list(formula.variables)].notna().all(axis=1).to_numpy()
         informs = observed & np.array(study.honest) & described
         _require_informing(study, int(informs.sum()), len(terms.columns), formula)
+        _require_groups(filled, informs, formula)
         known, used = chosen_scans(study.values, terms, informs), measured[informs]
         missing = chosen_scans(study.values, terms, ~observed)
         values[:, ~observed] = proper_draws(used, known, missing, seed)
@@ -139,11 +141,28 @@ def _require_informing(study: StudyRegions, used: int, terms: int, formula: Form
         )
 
 
+def _require_groups(table: pd.DataFrame, informs: NDArray[np.bool_], formula: Formula) -> None:
+    """Name a group of which no measured scan informs the draws."""
+    for name in formula.variables:
+        if _is_number(table, name, formula):
+            continue
+        if absent := sorted(set(table[name]) - set(table.loc[informs, name])):
+            raise DataError(
+                f"{name} = {absent[0]}: none of the {int(informs.sum())} measured scans that inform the draws is of "
+                f"this group; merge it with another, or leave {name} out of impute.terms"
+            )
+
+
+def _is_number(table: pd.DataFrame, name: str, formula: Formula) -> bool:
+    """Whether a column is a number in the design; one with a reference level is a category."""
+    return all_numbers(table[name]) and name not in formula.references
+
+
 def _without_gaps(table: pd.DataFrame, formula: Formula) -> pd.DataFrame:
     """Fill unknown values with the mean of a numeric column, and the most frequent level of a category."""
     filled = table.copy()
     for name in formula.variables:
-        numeric = all_numbers(table[name]) and name not in formula.references
+        numeric = _is_number(table, name, formula)
         values = numbers(table[name]) if numeric else table[name]
         if values.notna().any():
             filled[name] = values.fillna(values.mean() if numeric else values.mode().iloc[0])

@@ -88,7 +88,9 @@ def test_a_scan_with_unknown_side_information_is_drawn_as_an_average_one(study, 
     assert np.isfinite(table.values[:, list(table.scans).index("sub-001"), :4]).all()
 
 
-def test_terms_must_be_side_information_of_the_model(config):
+def test_terms_must_be_side_information_of_the_model(study, config, monkeypatch):
+    """Terms are checked before samples are drawn, which takes minutes."""
+    monkeypatch.setattr(study.model, "stream", None)
     section = config.impute.model_copy(update={"terms": "age + education"})
     with pytest.raises(ConfigError, match="education, which is no side information of the model"):
         impute(config.model_copy(update={"impute": section}))
@@ -152,6 +154,17 @@ def test_a_column_that_no_measured_scan_has_is_named(study, config, monkeypatch)
     study.install(monkeypatch, module, config)
     with pytest.raises(DataError, match=r"no measured scan has known values of all of age"):
         impute(config)
+
+
+@pytest.mark.parametrize("reference", ["control", "unseen"])
+def test_a_group_without_a_measured_target_is_named(study, config, monkeypatch, reference):
+    """Also the reference group, whose absence would show as a collinear term."""
+    groups = np.where(study.pairs["target"] == "", "unseen", study.pairs["group"])
+    monkeypatch.setattr(study, "pairs", study.pairs.assign(group=groups))
+    study.install(monkeypatch, module, config)
+    section = config.impute.model_copy(update={"references": {"group": reference}})
+    with pytest.raises(DataError, match="group = unseen: none of the 30 measured scans"):
+        impute(config.model_copy(update={"impute": section}))
 
 
 def test_repeated_sessions_are_noted(capsys):
