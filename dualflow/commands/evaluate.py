@@ -31,7 +31,7 @@ from dualflow.data.study_pairs import load_split, usable_pairs
 from dualflow.data.tsv import table_text
 from dualflow.errors import ConfigError, DataError, IntensityError
 from dualflow.evaluation.calibration import reliability
-from dualflow.evaluation.downstream import classify, feature_sets
+from dualflow.evaluation.downstream import classify, feature_sets, require_untold
 from dualflow.evaluation.likelihood import another_subject, likelihood
 from dualflow.evaluation.mean_error import MeanError
 from dualflow.evaluation.metrics import score
@@ -247,14 +247,15 @@ def _downstream(
     """Classification of the test people, whom the model never saw, by real, source and synthetic region means.
 
     Raises:
-        ConfigError: the model knows the column.
+        ConfigError: the model knows the column, or another one that tells it.
     """
-    column = str(config.evaluate.classify)
-    if column in [one.name for one in predictor.card.side.columns]:
+    column, side = str(config.evaluate.classify), [one.name for one in predictor.card.side.columns]
+    if column in side:
         raise ConfigError(
             f"{predictor.card.label} takes {column} as side information, so its synthetic target gives the answer "
             "away; train a model without it"
         )
+    require_untold(column, side, pairs)
     sources = [regions.means(item["source"].numpy(), item["mask"][0].numpy()).reshape(-1) for item in test.items]
     real, synthetic = (np.stack([means[index] for means in region_means]) for index in (0, 1))
     labels = pairs.set_index("scan").loc[test.scans, column]

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dualflow.errors import DataError
+from dualflow.errors import ConfigError, DataError
 
 Floats = NDArray[np.float64]
 FOLDS, INNER_FOLDS, REPEATS = 5, 3, 5
@@ -36,6 +36,32 @@ def feature_sets(real: Floats, source: Floats, synthetic: Floats) -> dict[str, F
         "source + synthetic target": np.concatenate([source, synthetic], axis=1),
     }
     return {name: values[:, np.isfinite(values).all(axis=0)] for name, values in sets.items()}
+
+
+def require_untold(label: str, side: Sequence[str], pairs: pd.DataFrame) -> None:
+    """Check that no column that models take tells the label, as a diagnosis under another name or code does.
+
+    A column tells it if each of its values belongs to one label. A column of which most subjects have a value of their
+    own, such as an age in days, does not count.
+
+    Args:
+        label: column to classify.
+        side: columns that models take.
+        pairs: rows of the index.
+
+    Raises:
+        ConfigError: a column tells the label.
+    """
+    people = pairs.drop_duplicates("subject")
+    for name in people.columns.intersection(list(side)):
+        known = people[[name, label]].dropna()
+        labels = known.groupby(name)[label].nunique()
+        if known[label].nunique() > 1 and len(labels) <= len(known) / 2 and labels.max() == 1:
+            raise ConfigError(
+                f"each value of {name} belongs to one {label}, so a synthetic target that was drawn knowing {name} "
+                f"gives the answer away; leave {name} out of study.side and train again, or set evaluate.classify to "
+                "null"
+            )
 
 
 def classify(

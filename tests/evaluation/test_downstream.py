@@ -1,13 +1,16 @@
 """Downstream classification: it finds what is there, nothing where nothing is, and keeps people apart."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from dualflow.commands.evaluate import _downstream
 from dualflow.config import parse_config
 from dualflow.errors import ConfigError, DataError
 from dualflow.evaluation import downstream
-from dualflow.evaluation.downstream import classify, feature_sets
+from dualflow.evaluation.downstream import classify, feature_sets, require_untold
 
 
 @pytest.fixture(autouse=True)
@@ -99,3 +102,25 @@ def test_what_the_model_knows_cannot_be_classified():
         parse_config({"study": {"name": "x"}, "evaluate": {"classify": "diagnosis"}})
     with pytest.raises(ConfigError, match="in side and in labels"):
         parse_config({"study": study | {"labels": ["diagnosis"]}})
+
+
+def test_a_column_that_tells_the_label_is_refused():
+    """A code of the diagnosis does; an age in days that each person has alone, or sex, does not."""
+    labels = np.array(["AD", "CN", "MCI"])[np.arange(30) % 3]
+    table = pd.DataFrame({"subject": [f"P{index}" for index in range(30)], "diagnosis": labels})
+    table = table.assign(code=(np.arange(30) % 3).astype(str), days=np.arange(30.0), sex=np.arange(30) % 2)
+    table.loc[0, "code"] = None
+    sessions = pd.concat([table, table], ignore_index=True)
+    require_untold("diagnosis", ["days", "sex", "absent"], sessions)
+    with pytest.raises(ConfigError, match=r"each value of code belongs to one diagnosis.*leave code out"):
+        require_untold("diagnosis", ["sex", "code"], sessions)
+
+
+@pytest.mark.parametrize(("name", "words"), [("diagnosis", "takes diagnosis"), ("code", "each value of code")])
+def test_models_that_know_the_label_are_not_scored(name, words):
+    """Such as those of an earlier configuration."""
+    config = SimpleNamespace(evaluate=SimpleNamespace(classify="diagnosis"))
+    card = SimpleNamespace(label="flow, seed 0", side=SimpleNamespace(columns=[SimpleNamespace(name=name)]))
+    pairs = pd.DataFrame({"subject": list("abcd"), "diagnosis": ["AD", "CN"] * 2, "code": [0, 1] * 2})
+    with pytest.raises(ConfigError, match=words):
+        _downstream(config, SimpleNamespace(card=card), pairs, None, None, [])
