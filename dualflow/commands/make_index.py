@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from dualflow.commit import commit_text
-from dualflow.config import Config, public_values
+from dualflow.config import Config, ImputeConfig, public_values
 from dualflow.data.fingerprint import study_fingerprint
 from dualflow.data.index import build_index
 from dualflow.data.study_summary import study_summary
+from dualflow.errors import ConfigError
+from dualflow.evaluation.downstream import require_untold
 from dualflow.imputation.formula import Formula
 from dualflow.manifest import write_manifest
 
 
 def make_index(config: Config) -> None:
-    """List the usable scans, draw the splits, and write a summary."""
-    if config.impute is not None:  # a formula that cannot be used ends the run here, before any training
-        for formula in filter(None, [config.impute.terms, *config.impute.analyses.values()]):
-            Formula.parse(formula)
+    """List the usable scans, draw the splits, and write a summary; refuse what would fail after the training."""
     layout, digest = config.layout, study_fingerprint(config)
     index = build_index(config.bids, config.study, config.split, layout.digests, layout.index_quarantine, layout.root)
+    if config.impute is not None:
+        missing = bool((index.pairs["target"] == "").any())
+        require_columns(config.impute, config.study.side if missing else [*index.pairs])
+    if config.evaluate.classify is not None:
+        require_untold(config.evaluate.classify, config.study.side, index.pairs)
     index.write(layout)
     text = study_summary(index, config.study, config.split)
     commit_text(layout.study_summary, text)
@@ -35,3 +41,20 @@ def make_index(config: Config) -> None:
         config={name: values for name, values in public_values(config).items() if name in ("study", "split")},
         facts={"scans": len(index.pairs), "quarantined": len(index.quarantined)},
     )
+
+
+def require_columns(options: ImputeConfig, columns: Sequence[str]) -> None:
+    """Check that formulas and reference levels of the configuration name columns that the draws can know.
+
+    Raises:
+        ConfigError: a formula does not parse, or a formula or a reference names another column.
+    """
+    formulas = {f"impute.analyses.{name}": text for name, text in options.analyses.items()}
+    formulas |= {"impute.terms": options.terms} if options.terms else {}
+    named = {key: Formula.parse(text).variables for key, text in formulas.items()}
+    for key, names in (named | {"impute.references": tuple(options.references)}).items():
+        if unknown := [name for name in names if name not in columns]:
+            raise ConfigError(
+                f"{key} names {unknown[0]}, which is no column of study.side; add it there, or choose from: "
+                f"{', '.join(columns) or 'none'}"
+            )
