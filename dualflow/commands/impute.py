@@ -21,7 +21,7 @@ from dualflow.flows.interface import ConditionalSampler
 from dualflow.imaging.affines import MNI
 from dualflow.imaging.meta_regions import MetaRegions, group_regions, meta_region_weights, meta_regions
 from dualflow.imaging.model_grid import model_grid
-from dualflow.imaging.regions import RegionMap, region_map
+from dualflow.imaging.regions import RegionMap, grey_matter_names, region_map
 from dualflow.imaging.volume import write_volume
 from dualflow.imputation.completion import StudyRegions, complete
 from dualflow.imputation.draw_volumes import draw_volumes
@@ -189,6 +189,12 @@ def _groups(options: ImputeConfig, regions: RegionMap) -> MetaRegions:
         raise DataError(f"{options.meta_regions}: no column {missing[0]}; expected the columns meta_region and region")
     if same := sorted(set(table["meta_region"]) & set(regions.names)):
         raise DataError(f"{options.meta_regions}: meta-region {same[0]} has the name of a region; rename it")
+    known = grey_matter_names()
+    if unknown := [name for name in table["region"] if name not in known]:
+        raise DataError(
+            f"{options.meta_regions}: '{unknown[0]}' is no region of the atlas; write its name without hemisphere and "
+            f"ctx-, one of: {', '.join(sorted(known))}"
+        )
     return group_regions(table)
 
 

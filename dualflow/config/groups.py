@@ -26,7 +26,8 @@ class ImputeConfig(Section):
     references: dict[str, str] = Field(default_factory=dict)
     """Reference level of categorical columns, such as `{diagnosis: CN}`; by default the first in alphabetical order."""
     meta_regions: Path | None = None
-    """A table with the columns `meta_region` and `region` in place of the built-in lobes and AD signature."""
+    """A table with the columns `meta_region` and `region` in place of the built-in lobes and AD signature; regions
+    without hemisphere, such as `precuneus` and `Hippocampus`."""
     analyses: dict[str, str] = Field(default_factory=dict)
     """Analyses of the workflow by name: formulas such as `suvr ~ diagnosis + age + sex`."""
     seed: int = Field(default=0, ge=0)

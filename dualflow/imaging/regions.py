@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dualflow.config import PreprocessConfig
 from dualflow.errors import ShapeError
-from dualflow.imaging.atlas import desikan_killiany
+from dualflow.imaging.atlas import desikan_killiany, merged_name
 from dualflow.imaging.geometry import BoolArray, FloatArray
 from dualflow.imaging.model_grid import model_grid
 
@@ -73,6 +73,12 @@ def region_map(config: PreprocessConfig) -> RegionMap:
     affine, shape = model_grid(config)
     nearest = resample_from_to(atlas, (shape, affine), order=0)
     return from_labels(np.asarray(nearest.dataobj).astype(np.int32), names, (config.spacing_mm,) * 3)
+
+
+def grey_matter_names() -> set[str]:
+    """Names of grey-matter regions as tables of meta-regions have them, without hemisphere and the prefix `ctx-`."""
+    names = desikan_killiany()[1].values()
+    return {merged_name(name).removeprefix("ctx-") for name in names if GREY_MATTER.fullmatch(name)}
 
 
 def from_labels(

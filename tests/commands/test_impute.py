@@ -70,6 +70,33 @@ def test_meta_regions_are_means_over_voxels(study, config):
     assert table.values[:, :, at["occipital"]] == pytest.approx(table.values[:, :, :2] @ weights, abs=1e-5)
 
 
+def meta_regions_of(config, tmp_path, *rows: str):
+    """The configuration with a table of meta-regions."""
+    path = tmp_path / "meta.tsv"
+    path.write_text("\n".join(["meta_region\tregion", *rows]))
+    return config.model_copy(update={"impute": config.impute.model_copy(update={"meta_regions": path})})
+
+
+def test_meta_regions_may_come_from_a_table(config, tmp_path):
+    impute(meta_regions_of(config, tmp_path, "mine\tcuneus", "mine\tCaudate", "outside\tprecuneus"))
+    table = ImputedTable.read(config.layout.imputed_regions)
+    assert list(table.regions) == [*REGIONS, "mine"], "a meta-region without a voxel on the grid has no value"
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("mine\tctx-lh-cuneus", "'ctx-lh-cuneus' is no region of the atlas; write its name without hemisphere"),
+        ("Left-Caudate\tcuneus", "meta-region Left-Caudate has the name of a region"),
+    ],
+)
+def test_a_table_of_meta_regions_is_checked(config, tmp_path, row, words):
+    """A misspelt region would silently leave the mean of the others."""
+    with pytest.raises(DataError) as caught:
+        impute(meta_regions_of(config, tmp_path, "mine\tCaudate", row))
+    assert words in str(caught.value)
+
+
 def test_equal_seeds_give_equal_tables_and_others_give_others(config):
     texts = []
     for seed in (0, 0, 1):
