@@ -47,6 +47,11 @@ def merged_name(name: str) -> str:
     return re.sub(r"^(Left|Right)-|(?<=^ctx-)[lr]h-", "", name)
 
 
+def short_name(name: str) -> str:
+    """Name of a region as meta-regions list it: `ctx-lh-cuneus` -> `cuneus`, `Left-Caudate` -> `Caudate`."""
+    return merged_name(name).removeprefix("ctx-")
+
+
 def side(name: str) -> str:
     """Hemisphere of a region name: `left`, `right`, or `` for a midline structure."""
     match = re.match(r"(?:ctx-)?(lh|rh|Left|Right)-", name)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dualflow.imaging.atlas import merged_name
+from dualflow.imaging.atlas import short_name
 from dualflow.imaging.geometry import BoolArray
 from dualflow.imaging.regions import RegionMap
 
@@ -56,7 +56,7 @@ def meta_region_weights(
 
 def meta_region_members(names: Sequence[str], groups: MetaRegions) -> NDArray[np.float64]:
     """Return 1 where a region of the atlas belongs to a meta-region, else 0, `[M, R]`."""
-    merged = [merged_name(name).removeprefix("ctx-") for name in names]
+    merged = [short_name(name) for name in names]
     return np.array([[name in group for name in merged] for group in groups.values()], dtype=np.float64)
 
 

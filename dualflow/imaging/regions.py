@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dualflow.config import PreprocessConfig
 from dualflow.errors import ShapeError
-from dualflow.imaging.atlas import desikan_killiany, merged_name
+from dualflow.imaging.atlas import desikan_killiany, short_name
 from dualflow.imaging.geometry import BoolArray, FloatArray
 from dualflow.imaging.model_grid import model_grid
 
@@ -78,7 +78,7 @@ def region_map(config: PreprocessConfig) -> RegionMap:
 def grey_matter_names() -> set[str]:
     """Names of grey-matter regions as tables of meta-regions have them, without hemisphere and the prefix `ctx-`."""
     names = desikan_killiany()[1].values()
-    return {merged_name(name).removeprefix("ctx-") for name in names if GREY_MATTER.fullmatch(name)}
+    return {short_name(name) for name in names if GREY_MATTER.fullmatch(name)}
 
 
 def from_labels(

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from dualflow.evaluation.prediction import Floats
-from dualflow.imaging.atlas import merged_name, side
+from dualflow.imaging.atlas import short_name, side
 from dualflow.imaging.meta_regions import meta_region_members, meta_regions
 
 
@@ -65,7 +65,7 @@ _SPACED = ("inferior", "superior", "middle", "posterior", "anterior", "rostral",
 
 def readable(name: str) -> str:
     """Readable name of a region: `ctx-lh-inferiortemporal` -> `inferior temporal, left`."""
-    base = merged_name(name).removeprefix("ctx-").replace("-", " ").lower()
+    base = short_name(name).replace("-", " ").lower()
     base = re.sub(rf"({'|'.join(_SPACED)})(?=[a-z]{{4,}})", r"\1 ", base)
     hemisphere = side(name)
     return base + (f", {hemisphere}" if hemisphere else "")
