@@ -77,12 +77,13 @@ def test_white_references_give_the_published_moments(sets):
 
 
 @pytest.mark.parametrize("sets", SETS)
-@pytest.mark.parametrize("shape", [(2, 4, 5, 5, 5), (2, 1, 1, 1, 1)])
+@pytest.mark.parametrize("shape", [(2, 4, 3, 3, 3), (2, 4, 5, 5, 5), (2, 1, 1, 1, 1)])
 @pytest.mark.parametrize("value", [2.0, 0.1, 1.7])
-def test_equal_latents_become_the_new_mean(sets, shape, value):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equal_latents_become_the_new_mean(sets, shape, value, dtype):
     """A set of one latent, or of equal latents, has no direction: it becomes the reference's mean, whatever rounds."""
-    reference = noise(shape, seed=2).float()
-    e = match_moments(torch.full(shape, value), reference, sets)
+    reference = noise(shape, seed=2).to(dtype)
+    e = match_moments(torch.full(shape, value, dtype=dtype), reference, sets)
     torch.testing.assert_close(e, reference.mean(SETS[sets], keepdim=True).expand(shape))
 
 

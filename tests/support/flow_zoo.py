@@ -278,9 +278,14 @@ def batch(count: int = 3, seed: int = 1, shape: tuple[int, int, int] = SHAPE) ->
     contrast = 0.5 + torch.rand(count, 1, 1, 1, 1, generator=generator, dtype=torch.float64)
     source = contrast * interpolate(blocks, scale_factor=2.0) + 0.1 * torch.rand(noise.shape, generator=generator)
     side = torch.randn(count, SIDE, generator=generator, dtype=torch.float64)
-    effect = 0.3 * side[:, :1, None, None, None]
+    target = expected_target(source, side) + 0.1 * noise
     side[0, 1] = torch.nan
-    return source * (1 + effect) + source.mean((2, 3, 4), keepdim=True) + 0.1 * noise, source, side
+    return target, source, side
+
+
+def expected_target(source: Tensor, side: Tensor) -> Tensor:
+    """Return the mean of the target of `batch` given source and side information."""
+    return source * (1 + 0.3 * side[:, :1, None, None, None]) + source.mean((2, 3, 4), keepdim=True)
 
 
 def rounded(target: Tensor) -> Tensor:
