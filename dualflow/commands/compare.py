@@ -129,6 +129,7 @@ def _grouped(config: Config, folds: int) -> Config:
 def _track(config: Config, plan: Plan, table: pd.DataFrame, tables: Mapping[str, str], parts: Sequence[str]) -> None:
     """Log the tables to the run above the trainings, whose own runs have the scores of their folds."""
     from dualflow.report.figures import model_comparison  # matplotlib takes a second to import
+    from dualflow.report.style import to_png
 
     with group_run(config.tracking, config.study.name, config.layout.pending_records) as run:
         run.text(yaml.safe_dump(public_values(config), sort_keys=False), "config.yaml")
@@ -141,7 +142,7 @@ def _track(config: Config, plan: Plan, table: pd.DataFrame, tables: Mapping[str,
         for name, content in tables.items():
             run.text(content, f"tables/{name}.tsv")
         run.text("\n\n".join(parts) + "\n", f"{NAME}.md")
-        run.figure(model_comparison(table, SHOWN, modality(config.study.target)), PICTURE)
+        run.picture(to_png(model_comparison(table, SHOWN, modality(config.study.target))), PICTURE)
         picture = picture_link(PICTURE, "Scores of all models")
         run.describe(comparison_description([picture, *parts], MAX_DESCRIPTION))
 

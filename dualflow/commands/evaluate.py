@@ -6,7 +6,6 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from math import log
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -54,9 +53,6 @@ from dualflow.progress import track
 from dualflow.tracking.tracked_run import Run
 from dualflow.training.device import device_of, select_device, source_and_side
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 
 def evaluate(config: Config, names: Sequence[str], seed: int) -> None:
     """Score the models `names` on the test scans, one after the other, on the device of the training.
@@ -79,7 +75,7 @@ def _evaluate(
     test = load_split(config, pairs, "test", predictor.card.side)
     if not len(test):
         raise DataError(f"{config.study.name}: no test scan to score; give split.test a share or name test_subjects")
-    rows, curves, region_means, figure = [], [], [], None
+    rows, curves, region_means, picture = [], [], [], None
     errors, visits = MeanError(config.preprocess.shape), Counter(test.subjects)
     for index, item in enumerate(track(test.items, f"evaluate {name}, seed {seed}")):
         mask, target = item["mask"][0].numpy(), item["target"][0].numpy()
@@ -88,7 +84,7 @@ def _evaluate(
         own_scores |= _closed_form_bits(predictor.model, item, config)
         scores = score(prediction, target, mask, regions, row, own_scores.get("bits_in_mask"))
         if index == 0:
-            figure = _figure(config, item, prediction)
+            picture = _picture(config, item, prediction)
         rows.append({"model": name, "seed": seed, "scan": item["scan"], **scores, **own_scores})
         subject = Scan.parse(item["scan"]).subject
         curves.append(reliability(prediction, target, mask, regions).assign(model=name, subject=subject))
@@ -115,8 +111,8 @@ def _evaluate(
         write_volume(path, volume, model_grid(config.preprocess)[0], codes=MNI)
     with model_run(config, name, seed, training_of(layout, name, seed), continues=True) as run:
         _log(run, config, predictor, pairs, tables[layout.table(f"scans_{stem}")])
-        if figure is not None:
-            run.figure(figure, PICTURE)
+        if picture is not None:
+            run.picture(picture, PICTURE)
         run.finish()
         write_manifest(
             layout.manifest(f"evaluate/{stem}"),
@@ -140,11 +136,12 @@ def _log(run: Run, config: Config, predictor: Predictor, pairs: pd.DataFrame, sc
     run.view(study_view(config))
 
 
-def _figure(config: Config, item: Item, prediction: Prediction) -> Figure:
-    """The first test scan: source, measured target, prediction, a sample if there is one, error and spread."""
+def _picture(config: Config, item: Item, prediction: Prediction) -> bytes:
+    """The first test scan as PNG: source, measured target, prediction, a sample if there is one, error and spread."""
+    from dualflow.report.style import to_png
     from dualflow.report.subject_figure import subject_figure
 
-    return subject_figure(
+    figure = subject_figure(
         item["source"][0].numpy(),
         prediction.mean,
         prediction.std,
@@ -154,6 +151,7 @@ def _figure(config: Config, item: Item, prediction: Prediction) -> Figure:
         target=item["target"][0].numpy(),
         sample=None if prediction.samples is None else prediction.samples[0],
     )
+    return to_png(figure)
 
 
 def _predict(predictor: Predictor, item: Item, config: Config) -> Prediction:

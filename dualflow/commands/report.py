@@ -146,11 +146,13 @@ def _log(
     views: SubjectViews,
 ) -> None:
     """Log pages, tables and figures; the scores of each model are on its own run."""
+    from dualflow.report.style import to_png
+
     run.text(yaml.safe_dump(public_values(config), sort_keys=False), "config.yaml")
     for name, table in results.tables.items():
         run.text(table_text(table), f"tables/{name}.tsv")
     for drawn in (drawn for entries in figures.values() for drawn in entries):
-        run.figure(drawn.figure, f"figures/{drawn.name}.png")
+        run.picture(to_png(drawn.figure), f"figures/{drawn.name}.png")
     for page in (config.layout.report, config.layout.qc):
         run.file(page)
     pictures = [

@@ -12,6 +12,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from dualflow.config import TrackingConfig
@@ -24,7 +25,6 @@ from dualflow.tracking.queue import GROUP, RecordQueue, read_record, reject
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-    from matplotlib.figure import Figure
 
 RETRY_S = 60.0
 """Seconds between a failed attempt and the next one."""
@@ -109,10 +109,14 @@ class Run:
         """Log a text as the artifact `name`."""
         self._log("text", {"text": text, "name": name})
 
-    def figure(self, figure: Figure, name: str) -> None:
-        """Log a figure as the artifact `name`; it is not queued, because the report contains it too."""
-        if not self._has_pending():
-            self._try(lambda client: client.log_figure(self.run_id, figure, name))
+    def picture(self, png: bytes, name: str) -> None:
+        """Log the picture of a figure as the artifact `name`; it is not queued, because the report contains it too."""
+        if self._has_pending():
+            return
+        folder, _, file = name.rpartition("/")
+        with TemporaryDirectory() as temp:
+            Path(temp, file).write_bytes(png)
+            self._try(lambda client: client.log_artifact(self.run_id, str(Path(temp, file)), folder or None))
 
     @contextmanager
     def system(self) -> Iterator[None]:
