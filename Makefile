@@ -12,7 +12,8 @@ PYTEST = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -
 PLATFORM := $(shell $(PYTHON) -c 'import platform as p; print(p.system(), p.machine(), p.python_version()[:4], sep="-")')
 # `make setup CONSTRAINTS=` installs the newest versions in place of the tested ones.
 CONSTRAINTS ?= $(if $(filter Linux-x86_64-3.11 Linux-x86_64-3.12 Linux-x86_64-3.13,$(PLATFORM)),constraints.txt)
-INSTALL = $(BIN)/python -m pip install --quiet
+# Python compiles the modules that are imported, a fraction of those installed; pip would spend a minute on all of them.
+INSTALL = $(BIN)/python -m pip install --quiet --no-compile
 LOCKED  = $(if $(CONSTRAINTS),--require-hashes --constraint $(CONSTRAINTS))
 # Tests of `make test-fast`, except those marked slow. Two flows represent all flows.
 FAST_TESTS := $(addprefix tests/,test_*.py config contracts data docs evaluation models report flows/test_spec.py \
