@@ -29,6 +29,7 @@ from dualflow.data.dataset import PairDataset
 from dualflow.data.tsv import table_text
 from dualflow.errors import ConfigError
 from dualflow.flows.interface import ConditionalModel
+from dualflow.flows.side_information import chance_accuracy
 from dualflow.flows.spec import FlowSpec
 from dualflow.imaging.regions import region_map
 from dualflow.inference.predict import Predictor
@@ -119,7 +120,7 @@ def _train(config: Config, name: str, seed: int, data: LearningData, group: Proc
         group.wait()  # before the uploads: the other processes wait for a limited time
         for file in files:
             run.file(file, "model")
-        run.metrics(_totals(trained))
+        run.metrics(_totals(trained) | _chance(trained, data.training))
         run.finish()
         write_manifest(
             layout.manifest(f"train/{name}_seed-{seed}"),
@@ -145,6 +146,14 @@ def _totals(trained: Trained) -> dict[str, float]:
     return {"train/parameters": float(trained.parameters), "train/mean_seconds": record.mean_seconds} | (
         steps if trained.history.entries else {}
     )
+
+
+def _chance(trained: Trained, training: PairDataset) -> dict[str, float]:
+    """Chance level of the accuracy of a flow's discriminators."""
+    if trained.spec is None or not (trained.spec.discriminator_weight and training[0]["side"].numel()):
+        return {}
+    chance = chance_accuracy(torch.stack([item["side"] for item in training.items]))
+    return {"train/discriminator_chance_fraction": float(chance)}
 
 
 def _save(config: Config, name: str, data: LearningData, context: TrainingContext, trained: Trained) -> list[Path]:

@@ -112,11 +112,26 @@ def discriminator_accuracy(prediction: Tensor, side: Tensor) -> Tensor:
     """Return the share of known values predicted on the correct side of a threshold, a scalar.
 
     The threshold of a column of zeros and ones, such as a one-hot level, is 0.5, and this is the classification
-    accuracy. That of another column is its training mean, 0. Chance is the share of the larger class, about 0.5 for
-    continuous columns.
+    accuracy. That of another column is its training mean, 0.
     """
-    known = ~side.isnan()
-    binary = ((side == 0) | (side == 1) | ~known).all(dim=0)
-    threshold = torch.where(binary, 0.5, 0.0)
+    known, threshold = _known(side)
     correct = (prediction > threshold) == (side.nan_to_num() > threshold)
     return correct.logical_and(known).sum() / known.sum().clamp_min(1)
+
+
+def chance_accuracy(side: Tensor) -> Tensor:
+    """Return the accuracy of guesses that are the same for all of the people, a scalar: chance level, at least 0.5.
+
+    Args:
+        side: standardised values of all training people `[N, S]`, NaN where unknown.
+    """
+    known, threshold = _known(side)
+    above = (side > threshold).sum(dim=0)
+    return torch.maximum(above, known.sum(dim=0) - above).sum() / known.sum().clamp_min(1)
+
+
+def _known(side: Tensor) -> tuple[Tensor, Tensor]:
+    """Which values are known `[N, S]`, and the threshold of each column `[S]`."""
+    known = ~side.isnan()
+    binary = ((side == 0) | (side == 1) | ~known).all(dim=0)
+    return known, torch.where(binary, 0.5, 0.0)

@@ -30,6 +30,7 @@ from dualflow.flows.presets import PRESETS
 from dualflow.flows.rng import EVALUATION_SEED
 from dualflow.flows.side_information import (
     SideDiscriminator,
+    chance_accuracy,
     discriminator_accuracy,
     discriminator_error,
     reversal_strength,
@@ -217,6 +218,14 @@ def test_discriminator_accuracy_of_levels_is_that_of_a_classification():
     assert discriminator_accuracy(torch.full_like(levels, 1 / 3), levels) == pytest.approx(2 / 3)
     assert discriminator_accuracy(torch.ones_like(levels), levels) == pytest.approx(1 / 3)
     assert discriminator_accuracy(-levels, levels) == pytest.approx(2 / 3)
+
+
+def test_chance_is_the_accuracy_of_one_guess_for_all():
+    """Three of four people have the first level, two of three known ages are below their mean."""
+    side = torch.tensor([[1.0, -0.5], [1.0, torch.nan], [0.0, 3.0], [1.0, -1.0]])
+    best = torch.tensor([[1.0, -1.0]]).expand_as(side)
+    assert chance_accuracy(side) == discriminator_accuracy(best, side) == pytest.approx(5 / 7)
+    assert chance_accuracy(torch.full((2, 1), torch.nan)) == 0
 
 
 @pytest.mark.xdist_group("dual_glow")
