@@ -17,8 +17,11 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 LEAST_REGIONS = 10
 """Fewest regions from which the variance of a slope over regions is estimated; with fewer, slopes stay as they are."""
-MOST_MOVED = 0.5
-"""Farthest that a slope moves, in standard errors of its least squares estimate."""
+MOST_MOVED = 0.375
+"""Farthest that a slope moves, in standard errors of its least squares estimate.
+
+Farther moves gain more and bias more; docs/results.md has both (Group statistics).
+"""
 RIDGE = 1e-9
 """Singular values below this share of the largest count as 0."""
 
