@@ -12,9 +12,9 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from dualflow.commit import commit_bytes, scratch_folder
 from dualflow.config import TrackingConfig
 from dualflow.errors import ConfigError, StoppedError
 from dualflow.tracking.deadline import with_deadline
@@ -114,9 +114,9 @@ class Run:
         if self._has_pending():
             return
         folder, _, file = name.rpartition("/")
-        with TemporaryDirectory() as temp:
-            Path(temp, file).write_bytes(png)
-            self._try(lambda client: client.log_artifact(self.run_id, str(Path(temp, file)), folder or None))
+        with scratch_folder() as scratch:
+            commit_bytes(scratch / file, png)
+            self._try(lambda client: client.log_artifact(self.run_id, str(scratch / file), folder or None))
 
     @contextmanager
     def system(self) -> Iterator[None]:

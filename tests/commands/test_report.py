@@ -19,7 +19,7 @@ class FakeRun:
     """Keeps the description and the names of the figures of a run."""
 
     def __init__(self):
-        self.markdown, self.figures = "", []
+        self.markdown, self.pictures = "", []
 
     def text(self, text, name):
         pass
@@ -27,8 +27,8 @@ class FakeRun:
     def file(self, path):
         pass
 
-    def figure(self, figure, name):
-        self.figures.append(name)
+    def picture(self, png, name):
+        self.pictures.append(name)
 
     def describe(self, markdown):
         self.markdown = markdown
@@ -36,7 +36,7 @@ class FakeRun:
 
 def drawn(name):
     """A figure without content."""
-    return ReportFigure(name, None, "caption", "text")
+    return ReportFigure(name, Figure((1, 1)), "caption", "text")
 
 
 def test_the_run_of_a_workflow_shows_the_median_person(tmp_path):
@@ -49,7 +49,7 @@ def test_the_run_of_a_workflow_shows_the_median_person(tmp_path):
     assert "![sub-3, the median test subject](get-artifact?path=figures/subject-median.png" in run.markdown
     assert "![Scores of all models](get-artifact?path=figures/comparison.png" in run.markdown
     assert "subject-best.png" not in run.markdown
-    assert len(run.figures) == 4
+    assert len(run.pictures) == 4
 
 
 def test_the_mean_target_weighs_people_equally():

@@ -67,7 +67,7 @@ def test_depth_costs_memory_unless_reversible():
 
     def step_bytes(memory, depth, batch=2):
         options = {"levels": 1, "steps": [depth], "hidden": [16]}
-        study = config(train={"memory": memory, "batch_size": batch}, options=options, preset="dual_glow", edge=48)
+        study = config(train={"memory": memory, "batch_size": batch}, options=options, preset="dual_glow", edge=32)
         return footprint(study, scans=10).step
 
     assert step_bytes("reversible", 24) < 1.5 * step_bytes("reversible", 4)
