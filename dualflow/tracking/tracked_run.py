@@ -111,12 +111,15 @@ class Run:
 
     def picture(self, png: bytes, name: str) -> None:
         """Log the picture of a figure as the artifact `name`; it is not queued, because the report contains it too."""
-        if self._has_pending():
-            return
         folder, _, file = name.rpartition("/")
-        with scratch_folder() as scratch:
-            commit_bytes(scratch / file, png)
-            self._try(lambda client: client.log_artifact(self.run_id, str(scratch / file), folder or None))
+
+        def send(client: Any) -> None:
+            with scratch_folder() as scratch:
+                commit_bytes(scratch / file, png)
+                client.log_artifact(self.run_id, str(scratch / file), folder or None)
+
+        if not self._has_pending():
+            self._try(send)
 
     @contextmanager
     def system(self) -> Iterator[None]:
