@@ -217,7 +217,7 @@ def test_bad_scans_are_excluded_and_the_rest_converted(workspace, tmp_path):
     nib.save(nib.Nifti1Image(np.full(image.shape, np.nan, np.float32), image.affine), t1[3])
     model = workspace / "results/tiny/models/dualflow/seed-0"
     command = ["dualflow.cli", "convert", str(study), "--model", str(model), "--out", str(out), "--samples", "2"]
-    done = tool(*command, "--workers", "2", folder=tmp_path)
+    done = tool(*command, folder=tmp_path)
     assert done.returncode == 3
     assert "3 failed; volumes, conversion.tsv and conversion.html are in" in done.stdout
     verdicts = pd.read_csv(out / "conversion.tsv", sep="\t").set_index("scan")["verdict"]
@@ -227,7 +227,10 @@ def test_bad_scans_are_excluded_and_the_rest_converted(workspace, tmp_path):
     assert list(table["scan"]) == [subject.name for subject in subjects[1:]]
     assert all(name in reason for name, reason in zip([path.name for path in t1[1:]], table["reason"], strict=True))
     good = out / subjects[0].name / "pet" / f"{subjects[0].name}_trc-FDG_space-T1w_desc-synth_pet.nii.gz"
+    before = good.stat().st_mtime_ns
     assert np.isfinite(nib.load(good).get_fdata()).all()
+    assert tool(*command, "--workers", "2", folder=tmp_path).returncode == 3
+    assert good.stat().st_mtime_ns == before, "a finished scan was converted again"
 
 
 def snakemake_of(run):
