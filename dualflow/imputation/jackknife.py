@@ -50,9 +50,7 @@ def fixed_weights(design: Floats, subjects: NDArray[np.str_], outcomes: Floats) 
     """Return the least squares of a design, weighted as suits outcomes `[N, R]` if subjects have several scans."""
     if len(set(subjects)) == len(subjects):
         return FixedWeights(design, subjects, None)
-    # An outcome without a result counts as one without a variance between subjects.
-    ratio = fit_random_intercepts(outcomes, design, subjects).ratio
-    return FixedWeights(design, subjects, np.where(np.isfinite(ratio), ratio, 0.0))
+    return FixedWeights(design, subjects, fit_random_intercepts(outcomes, design, subjects).ratio)
 
 
 def jackknife_variance(estimator: FixedWeights, outcomes: Floats, replicates: Replicates) -> Floats:

@@ -66,7 +66,7 @@ def test_a_constant_prediction_gets_no_coefficient() -> None:
     known, missing = scans(20), scans(3, seed=5)
     flat = [RegionScans(one.terms, np.full_like(one.prediction, 1.5), one.noise) for one in (known, missing)]
     assert np.isfinite(proper_draws(measured(known), *flat, 0)).all()
-    assert explained_share(measured(known), flat[0]) == 0.0
+    assert explained_share(measured(known), flat[0]) == pytest.approx(0, abs=1e-12)
 
 
 def test_a_region_outside_a_mask_is_unknown_there_alone() -> None:
