@@ -115,10 +115,10 @@ def sha256(path: Path | str) -> str:
 def ascii_name(text: str, other: str) -> str:
     """A text as part of a file's name: `other` takes the place of all but ASCII letters and digits.
 
-    A digest follows a text in another script, whose letters would be lost.
+    A digest follows if that loses more than spaces, underscores and `=`, so that `A+` and `A-` keep names of their own.
     """
     name = re.sub("[^A-Za-z0-9]+", other, text)
-    return name if text.isascii() else f"{name}{digest_of(text)[:8]}"
+    return name if re.fullmatch("[A-Za-z0-9 _=]*", text) else f"{name}{digest_of(text)[:8]}"
 
 
 def digest_of(value: Any) -> str:

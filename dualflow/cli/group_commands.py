@@ -143,8 +143,9 @@ def analysis_name(
     formula: str, asymmetries: bool = False, ratios: Sequence[str] = (), references: Sequence[str] = ()
 ) -> str:
     """Default name of an analysis: `suvr ~ age * sex` -> `age-x-sex`; other outcomes and references have others."""
-    terms = formula.rpartition("~")[2].replace("*", " x ").replace(":", " by ")
-    terms = " ".join([terms, *(["asymmetries"] if asymmetries else []), *ratios, *sorted(references)])
+    terms = formula.rpartition("~")[2].replace("+", " ").replace("*", " x ").replace(":", " by ")
+    others = [ratio.replace("/", " ") for ratio in ratios]
+    terms = " ".join([terms, *(["asymmetries"] if asymmetries else []), *others, *sorted(references)])
     return "_".join(ascii_name(part, "-").strip("-") for part in terms.split("_"))
 
 

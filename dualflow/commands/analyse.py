@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from dualflow.commands.imputation_terms import analysis_formula, require_congenial
 from dualflow.commit import ascii_name, commit_text, sha256
 from dualflow.config import Config, ImputeConfig
 from dualflow.data.index import read_pairs
@@ -19,10 +19,10 @@ from dualflow.errors import ConfigError, DataError
 from dualflow.evaluation.statistics import SIGNIFICANT
 from dualflow.imaging.model_grid import model_grid
 from dualflow.imaging.regions import region_map
-from dualflow.imputation.formula import Formula, lies_in, references_of
+from dualflow.imputation.formula import Formula, references_of
 from dualflow.imputation.group_models import ANALYSIS_TABLE, MULTIPLE, RUBIN, analyse_regions
 from dualflow.imputation.imputed_table import ImputedTable
-from dualflow.imputation.outcomes import ASYMMETRY, RATIO, add_outcomes
+from dualflow.imputation.outcomes import add_outcomes
 from dualflow.imputation.replicates import Replicates
 from dualflow.layout import STUDY_NAME, Layout
 from dualflow.manifest import read_manifest, write_manifest
@@ -68,16 +68,14 @@ def analyse(
     options, layout = config.impute or ImputeConfig(), config.layout
     _require_name(options, name, configured=not (formula or references or asymmetries or ratios))
     text = formula or _formula_of(options, name)
-    parsed = Formula.parse(text, _references(options, text, references))
+    parsed = analysis_formula(text, _references(options, text, references))
     imputed = ImputedTable.read(layout.imputed_regions)
     _require_current(layout)
     people = read_pairs(layout).set_index("scan").reindex(list(imputed.scans)).reset_index()
-    if not parsed.variables:
-        raise ConfigError(f"formula '{text}' names no column; write it as 'suvr ~ diagnosis + age'")
     design = parsed.design(people)
     complete = design.notna().all(axis=1).to_numpy()
     if not imputed.observed.all():
-        _require_congenial(parsed, design[complete], imputed, people[complete])
+        require_congenial(parsed, Formula(imputed.facts["Terms"], imputed.facts["References"]), people)
     derive = partial(add_outcomes, regions=imputed.regions, asymmetries=asymmetries, ratios=ratios)
     values, outcomes = derive(imputed.values)
     replicates = Replicates.read(layout.imputation_replicates, ~imputed.observed, sha256(layout.imputed_regions))
@@ -93,8 +91,9 @@ def analyse(
         subjects,
         outcomes,
         replicates,
+        derived=len(outcomes) - len(imputed.regions),
     )
-    _write(config, name, parsed, table, int((~complete).sum()), imputed.facts)
+    _write(config, name, parsed, table, int((~complete).sum()), imputed.facts, unitless=bool(asymmetries or ratios))
 
 
 def _require_name(options: ImputeConfig, name: str, *, configured: bool) -> None:
@@ -139,42 +138,27 @@ def _require_current(layout: Layout) -> None:
         )
 
 
-def _require_congenial(formula: Formula, design: pd.DataFrame, imputed: ImputedTable, people: pd.DataFrame) -> None:
-    """Check that the imputation knew every term of the analysis.
-
-    Draws that do not depend on a term have no effect of it, and dilute the effect in the completed tables
-    (Meng 1994, Multiple-imputation inferences with uncongenial sources of input).
-
-    Raises:
-        ConfigError: a term is no combination of those of the imputation.
-    """
-    terms = Formula(imputed.facts["Terms"], imputed.facts["References"])
-    variables = [name for name in terms.variables if name in people]
-    known = people[variables].notna().all(axis=1).to_numpy() if variables else np.ones(len(people), bool)
-    inside = lies_in(design[known].to_numpy(), terms.design(people[known]).to_numpy())
-    if foreign := [str(name) for name, is_in in zip(design, inside, strict=True) if not is_in]:
-        raise ConfigError(
-            f"{foreign[0]} is not among the terms of the imputation ({terms.text}), so the drawn values "
-            f"know nothing of it and would dilute its effect; set impute.terms to include {formula.text} (columns that "
-            "are not in study.side need a new training), and run `dualflow impute` again"
-        )
-
-
 def _write(
-    config: Config, name: str, formula: Formula, table: pd.DataFrame, left_out: int, facts: Mapping[str, Any]
+    config: Config,
+    name: str,
+    formula: Formula,
+    table: pd.DataFrame,
+    left_out: int,
+    facts: Mapping[str, Any],
+    *,
+    unitless: bool,
 ) -> None:
     layout, unit = config.layout, modality(config.study.target).unit
     folder, regions = layout.analysis(name), region_map(config.preprocess)
     terms = list(dict.fromkeys(table["term"]))
     others = [region for region in dict.fromkeys(table["region"]) if region not in regions.names]
     shown = forest_regions(table, terms[0], others)
-    has_ratios = any(ASYMMETRY in region or RATIO in region for region in others)
-    figure = forest(table, terms, shown, f"{unit}; ratios have none" if has_ratios else unit)
+    figure = forest(table, terms, shown, f"{unit}; ratios have none" if unitless else unit)
     files = {"table": folder / ANALYSIS_TABLE, "forest": folder / FOREST}
     commit_text(files["table"], table_text(table, significant=6))
     write_figure(files["forest"], figure)
     for term in terms:
-        files[f"brain {term}"] = path = folder / f"brain_{ascii_name(term, '-')}.png"
+        files[f"brain {term}"] = path = folder / f"brain_{ascii_name(term.replace(':', ' by '), '-')}.png"
         write_brain_map(path, table, term, regions, model_grid(config.preprocess)[0], unit)
     for earlier in set(folder.glob("brain_*.png")) - set(files.values()):
         earlier.unlink()

@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dualflow import __version__
+from dualflow.commands.imputation_plan import STEP, imputation_options, imputing_weights
+from dualflow.commands.imputation_terms import imputation_terms
 from dualflow.commands.learning_data import LearningData
 from dualflow.commit import commit_json, commit_text, sha256
-from dualflow.config import Config, ImputeConfig, dump_sections
+from dualflow.config import Config, ImputeConfig
 from dualflow.data.dataset import Item
 from dualflow.data.study_pairs import iterate_split
 from dualflow.data.tsv import read_table
@@ -25,7 +27,6 @@ from dualflow.imaging.regions import RegionMap, grey_matter_names, region_map
 from dualflow.imaging.volume import write_volume
 from dualflow.imputation.completion import StudyRegions, complete
 from dualflow.imputation.draw_volumes import draw_volumes
-from dualflow.imputation.formula import Formula, quoted, references_of
 from dualflow.imputation.imputed_table import ImputedTable
 from dualflow.imputation.region_values import cross_fitted_images, region_values
 from dualflow.inference.convert import scan_seed
@@ -33,19 +34,17 @@ from dualflow.inference.predict import Predictor, load_predictor
 from dualflow.layout import Layout, Scan, sidecar_path
 from dualflow.manifest import remove_outputs, write_manifest
 from dualflow.modalities import modality
-from dualflow.models.model_files import WEIGHTS
 from dualflow.process import keep_freed_memory
 from dualflow.progress import track
 from dualflow.training.device import select_device
 
-STEP = "impute"
 VOLUME = "Joint draw of a target that was not measured; its region means are those of the table of imputed regions"
 SPLITS = ("train", "validation", "test", "convert")
 
 Floats = NDArray[np.float64]
 
 
-def impute(config: Config, name: str = "", seed: int | None = None) -> None:
+def impute(config: Config, name: str = "") -> None:
     """Draw the regions of every scan without a target, with `impute.model` or model `name`.
 
     Raises:
@@ -54,7 +53,7 @@ def impute(config: Config, name: str = "", seed: int | None = None) -> None:
     """
     keep_freed_memory()
     options, layout = config.impute or ImputeConfig(), config.layout
-    name, seed = name or config.imputing_model, config.train.seeds[0] if seed is None else seed
+    name, seed = name or config.imputing_model, config.train.seeds[0]
     predictor = load_predictor(layout.model(name, seed), select_device(config.train.device))
     data, regions = LearningData.load(config), region_map(config.preprocess)
     groups = _groups(options, regions)
@@ -64,7 +63,7 @@ def impute(config: Config, name: str = "", seed: int | None = None) -> None:
             "told which scans it has not seen; train it again"
         )
     side = [column.name for column in predictor.card.side.columns]
-    formula = imputation_terms(options, side, [name for name in side if data.pairs[name].nunique() > 1])
+    formula = imputation_terms(options, side, data.pairs)
     study = _study_regions(config, options, predictor, data, regions, groups)
     table = data.pairs.set_index("scan").loc[study.keys].reset_index()
     completed = complete(study, formula, table, options.draws, options.seed)
@@ -91,27 +90,11 @@ def impute(config: Config, name: str = "", seed: int | None = None) -> None:
         step=STEP,
         outputs=files,
         inputs={"model": predictor.card.weights_sha256, "pairs": sha256(layout.pairs)},
-        config=dump_sections(options, without=("meta_regions",)),
-        facts={"weights": str((layout.model(name, seed) / WEIGHTS).relative_to(layout.root))},
+        config=imputation_options(options),
+        facts={"weights": imputing_weights(config, name)},
     )
     _print(result, layout)
     note_sessions(result.subjects)
-
-
-def imputation_terms(options: ImputeConfig, side: Sequence[str], varying: Sequence[str]) -> Formula:
-    """The terms of the imputation: those of the configuration, or all side columns of the model that vary.
-
-    Raises:
-        ConfigError: a term is no side column of the model, which then could not keep its effect on other regions.
-    """
-    text = options.terms or " + ".join(map(quoted, varying)) or "1"
-    formula = Formula.parse(text, references_of(text, options.references))
-    if unknown := [name for name in formula.variables if name not in side]:
-        raise ConfigError(
-            f"impute.terms names {unknown[0]}, which is no side information of the model; add it to study.side and "
-            f"train again, or choose from: {', '.join(side) or 'none'}"
-        )
-    return formula
 
 
 def _study_regions(

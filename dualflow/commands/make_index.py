@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pandas as pd
+
+from dualflow.commands.imputation_terms import analysis_formula, imputation_terms, require_congenial
 from dualflow.commit import commit_text
 from dualflow.config import Config, ImputeConfig, public_values
 from dualflow.data.fingerprint import study_fingerprint
@@ -11,7 +14,7 @@ from dualflow.data.index import build_index
 from dualflow.data.study_summary import study_summary
 from dualflow.errors import ConfigError
 from dualflow.evaluation.downstream import require_untold
-from dualflow.imputation.formula import Formula
+from dualflow.imputation.formula import Formula, references_of
 from dualflow.manifest import write_manifest
 
 
@@ -22,6 +25,7 @@ def make_index(config: Config) -> None:
     if config.impute is not None:
         missing = bool((index.pairs["target"] == "").any())
         require_columns(config.impute, config.study.side if missing else [*index.pairs])
+        require_analyses(config.impute, config.study.side if missing else None, index.pairs)
     if config.evaluate.classify is not None:
         require_untold(config.evaluate.classify, config.study.side, index.pairs)
     index.write(layout)
@@ -41,6 +45,28 @@ def make_index(config: Config) -> None:
         config={name: values for name, values in public_values(config).items() if name in ("study", "split")},
         facts={"scans": len(index.pairs), "quarantined": len(index.quarantined)},
     )
+
+
+def require_analyses(options: ImputeConfig, side: Sequence[str] | None, pairs: pd.DataFrame) -> None:
+    """Check that the analyses of the configuration can be made from the scans of the index.
+
+    Args:
+        options: of the imputation.
+        side: columns that the model takes; None if no target is missing, so that nothing is drawn.
+        pairs: rows of the index.
+
+    Raises:
+        ConfigError: an analysis names no column, a column has one value or no such level, or a term is not among those
+            of the imputation.
+    """
+    for name, text in options.analyses.items():
+        try:
+            formula = analysis_formula(text, references_of(text, options.references))
+            formula.design(pairs)
+            if side is not None:
+                require_congenial(formula, imputation_terms(options, side, pairs), pairs)
+        except ConfigError as error:
+            raise ConfigError(f"impute.analyses.{name}: {error}") from None
 
 
 def require_columns(options: ImputeConfig, columns: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from signal import SIGINT
 
 import psutil
 
+from dualflow.commands.imputation_plan import forget_other_imputation
 from dualflow.commands.run_display import BarDisplay, Display, LineDisplay
 from dualflow.commands.run_lock import RUN, clear_study, run_lock
 from dualflow.commands.snakemake_log import LogFollower, failure_reasons
@@ -55,6 +56,8 @@ def run_workflow(config: Config, cores: str, options: Sequence[str] = (), steps:
     with run_lock() as lock:
         command = snakemake_command(config)
         clear_study(layout.root, print, digests)
+        if forget_other_imputation(config):
+            print("impute: drawn by another model or with other options than the configuration's; it runs again")
         log_file = layout.log("snakemake")
         log_file.parent.mkdir(parents=True, exist_ok=True)
         progress_folder = _empty_folder(layout.log("progress").with_suffix(""))

@@ -203,7 +203,8 @@ def _estimates(
         outcomes, names = derive(tables)
         if changes is not None:
             changes = changes.outcomes(tables, lambda values: derive(values)[0])
-        result = analyse_regions(outcomes, known, design, subjects, names, changes)
+        derived = len(names) - tables.shape[-1]
+        result = analyse_regions(outcomes, known, design, subjects, names, changes, derived=derived)
         return lambda method: result.loc[result["method"] == method, columns]
 
     yield ALL, analysis(np.repeat(measured[None], 2, axis=0), np.ones_like(observed))(MULTIPLE)

@@ -33,6 +33,14 @@ class ImputeConfig(Section):
     seed: int = Field(default=0, ge=0)
     """Seed of the draws."""
 
+    @field_validator("references", mode="before")
+    @classmethod
+    def _levels(cls, references: object) -> object:
+        """Groups that are coded by numbers are levels all the same."""
+        if not isinstance(references, dict):
+            return references
+        return {name: str(level) if type(level) is int else level for name, level in references.items()}
+
     @field_validator("analyses")
     @classmethod
     def _names(cls, analyses: dict[str, str]) -> dict[str, str]:

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dualflow.data.tsv import all_numbers, numbers
 from dualflow.errors import DataError
 from dualflow.imputation.formula import Formula
 from dualflow.imputation.proper_draws import RegionScans, explained_share, least_scans, proper_draws
@@ -90,7 +89,7 @@ def complete(study: StudyRegions, formula: Formula, table: pd.DataFrame, draws: 
     facts: dict[str, object] = {"Terms": formula.text, "References": dict(formula.references), "Draws": draws}
     if not observed.all():
         # A scan with unknown side information counts as an average one; an analysis of that column leaves it out.
-        filled = _without_gaps(table, formula)
+        filled = formula.without_gaps(table)
         terms = formula.design(filled)
         described = table[list(formula.variables)].notna().all(axis=1).to_numpy()
         informs = observed & np.array(study.honest) & described
@@ -144,26 +143,10 @@ def _require_informing(study: StudyRegions, used: int, terms: int, formula: Form
 def _require_groups(table: pd.DataFrame, informs: NDArray[np.bool_], formula: Formula) -> None:
     """Name a group of which no measured scan informs the draws."""
     for name in formula.variables:
-        if _is_number(table, name, formula):
+        if formula.is_number(table, name):
             continue
         if absent := sorted(set(table[name]) - set(table.loc[informs, name])):
             raise DataError(
                 f"{name} = {absent[0]}: none of the {int(informs.sum())} measured scans that inform the draws is of "
                 f"this group; merge it with another, or leave {name} out of impute.terms"
             )
-
-
-def _is_number(table: pd.DataFrame, name: str, formula: Formula) -> bool:
-    """Whether a column is a number in the design; one with a reference level is a category."""
-    return all_numbers(table[name]) and name not in formula.references
-
-
-def _without_gaps(table: pd.DataFrame, formula: Formula) -> pd.DataFrame:
-    """Fill unknown values with the mean of a numeric column, and the most frequent level of a category."""
-    filled = table.copy()
-    for name in formula.variables:
-        numeric = _is_number(table, name, formula)
-        values = numbers(table[name]) if numeric else table[name]
-        if values.notna().any():
-            filled[name] = values.fillna(values.mean() if numeric else values.mode().iloc[0])
-    return filled

@@ -16,6 +16,8 @@ OUTCOME = "suvr"
 """Left-hand side of every analysis; a formula may leave it out."""
 INTERCEPT = "Intercept"
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m|[⧛⧚]")
+_POWER = re.compile(r"[\w`]+\s*(\*\*|\^)\s*\w+")
+"""A column to a power, in which formulas see the column itself; that of a bracket has all its interactions."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,11 @@ class Formula:
                 f"formula '{self.text}': {code[0]} is not a column; add a column to the table and name it, "
                 "and choose the reference level of a category by --reference COLUMN=LEVEL"
             )
+        if power := _POWER.search(self.text):
+            raise ConfigError(
+                f"formula '{self.text}': {power[0]} is the column itself in a formula; add a column of its powers "
+                "to the table and name it"
+            )
         return tuple(sorted(name for name, method in factors.items() if method == "lookup"))
 
     def design(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -105,6 +112,24 @@ class Formula:
         matrix = pd.DataFrame(model_matrix(self.text, complete, context={}, na_action="raise"))
         matrix.columns = [_plain(name) for name in matrix.columns]
         return matrix.astype(float).reindex(table.index)
+
+    def is_number(self, table: pd.DataFrame, name: str) -> bool:
+        """Whether a column is a number in the design; one with a reference level is a category."""
+        from dualflow.data.tsv import all_numbers
+
+        return all_numbers(table[name]) and name not in self.references
+
+    def without_gaps(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Fill unknown values with the mean of a numeric column, and the most frequent level of a category."""
+        from dualflow.data.tsv import numbers
+
+        filled = table.copy()
+        for name in self.variables:
+            numeric = self.is_number(table, name)
+            values = numbers(table[name]) if numeric else table[name]
+            if values.notna().any():
+                filled[name] = values.fillna(values.mean() if numeric else values.mode().iloc[0])
+        return filled
 
     def _column(self, values: pd.Series) -> pd.Series:
         from dualflow.data.tsv import all_numbers, numbers

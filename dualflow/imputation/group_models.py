@@ -41,6 +41,8 @@ def analyse_regions(
     subjects: Sequence[str],
     regions: Sequence[str],
     replicates: Replicates | None = None,
+    *,
+    derived: int = 0,
 ) -> pd.DataFrame:
     """Fit and pool the model of every region.
 
@@ -53,6 +55,8 @@ def analyse_regions(
         subjects: subject of each scan.
         regions: names of the R regions.
         replicates: of the outcomes, for the standard errors of MULTIPLE; without them they are those of Rubin's rules.
+        derived: how many of the last outcomes are computed from others, such as ratios. The jackknife's correction of
+            Rubin's rules, which all outcomes share, rests on the others.
 
     Returns:
         One row per region, term and method, columns COLUMNS. `p_holm` and `q_fdr` adjust p over the regions of a term
@@ -67,21 +71,23 @@ def analyse_regions(
     model = GroupModel(design.to_numpy(), np.asarray(subjects))
     known = np.isfinite(values).all(axis=0) & _varies(values)
     patterns, pattern_of = np.unique(known, axis=1, return_inverse=True)
-    fits = []
+    fits, ratios = [], []
     for index, pattern in enumerate(patterns.T):
         columns = np.flatnonzero(pattern_of.reshape(-1) == index)
         part = None if replicates is None else replicates.regions(columns).chosen(pattern)
         fit = _fit_methods(model, values[:, :, columns], observed & pattern, pattern, part)
         if fit is not None:
-            fits.append(([regions[int(column)] for column in columns], fit))
+            fits.append(([regions[int(column)] for column in columns], fit.methods))
+            if fit.ratio is not None:
+                ratios.append(fit.ratio[columns < len(regions) - derived])
     if not fits:
         raise DataError(f"no region is known in more scans than the {design.shape[1]} coefficients; use fewer terms")
-    ratio = _mean_ratio([fit for _, fit in fits])
+    ratio = _mean_ratio(ratios)
     terms = [str(term) for term in design]
     rows = [
         _rows(names, terms, method, pooled, counts)
-        for names, fit in fits
-        for method, (pooled, counts) in _with_jackknife(fit.methods, ratio).items()
+        for names, methods in fits
+        for method, (pooled, counts) in _with_jackknife(methods, ratio).items()
     ]
     return _with_gain(_adjusted(pd.concat(rows, ignore_index=True)))[list(COLUMNS)]
 
@@ -106,7 +112,7 @@ class GroupModel:
         self.design, self.subjects = design, subjects
 
     def fit(self, values: Floats, rows: NDArray[np.bool_]) -> Fit:
-        """Fit the model to `rows` of outcomes `[..., N, R]`; a mixed model without a result is NaN."""
+        """Fit the model to `rows` of outcomes `[..., N, R]`."""
         design, outcomes = self.design[rows], np.moveaxis(values, -2, 0)[rows]
         flat, subjects = outcomes.reshape(len(design), -1), self.subjects[rows]
         repeated = len(set(subjects)) < len(subjects)
@@ -156,17 +162,14 @@ def _fit_methods(
     return _Fits(methods, ratio)
 
 
-def _mean_ratio(fits: Sequence[_Fits]) -> Floats | None:
-    """Mean over outcomes of the jackknife's ratio `[K]`.
+def _mean_ratio(ratios: Sequence[Floats]) -> Floats | None:
+    """Mean over outcomes of the jackknife's ratios `[R, K]`; None if there is none.
 
     The jackknife of one outcome rests on few subjects and is noisy; what makes Rubin's rules too wide, or too narrow,
     is alike in all outcomes.
     """
-    ratios = [fit.ratio for fit in fits if fit.ratio is not None]
-    if not ratios:
-        return None
-    every = np.concatenate(ratios)
-    return np.asarray(every[np.isfinite(every).all(axis=1)].mean(axis=0))
+    finite = [one for part in ratios for one in part if np.isfinite(one).all()]
+    return np.mean(finite, axis=0) if finite else None
 
 
 def _with_jackknife(

@@ -36,16 +36,24 @@ def add_outcomes(
         columns.append((2 * (one - other) / (one + other))[..., None])
         names.append(f"{merged_name(left)} {ASYMMETRY}")
     for ratio in dict.fromkeys(ratios):
-        above, _, below = ratio.partition(RATIO)
-        unknown = [name for name in (above, below) if name not in regions]
-        if unknown:
-            raise ConfigError(
-                f"ratio '{ratio}': no region named '{unknown[0]}'; write REGION/REGION with names of the region table, "
-                f"such as {regions[0]}{RATIO}{regions[-1]}"
-            )
+        above, below = _two_regions(ratio, regions)
         columns.append((values[..., regions.index(above)] / values[..., regions.index(below)])[..., None])
         names.append(ratio)
     return np.concatenate(columns, axis=-1), tuple(names)
+
+
+def _two_regions(ratio: str, regions: Sequence[str]) -> tuple[str, str]:
+    """The regions of a ratio; names of meta-regions such as `Braak III/IV` may hold a slash themselves."""
+    places = [place for place, character in enumerate(ratio) if character == RATIO]
+    pairs = [(ratio[:place], ratio[place + 1 :]) for place in places] or [(ratio, "")]
+    for above, below in pairs:
+        if above in regions and below in regions:
+            return above, below
+    unknown = next(name for name in pairs[0] if name not in regions)
+    raise ConfigError(
+        f"ratio '{ratio}': no region named '{unknown}'; write REGION/REGION with names of the region table, "
+        f"such as {regions[0]}{RATIO}{regions[-1]}"
+    )
 
 
 def hemispheres(regions: Sequence[str]) -> dict[str, str]:

@@ -22,7 +22,7 @@ MOST_MOVED = 0.375
 
 Farther moves gain more and bias more; docs/results.md has both (Group statistics).
 """
-RIDGE = 1e-9
+LEAST_SINGULAR = 1e-9
 """Singular values below this share of the largest count as 0."""
 
 
@@ -72,7 +72,7 @@ class RegionRegression:
         centred = (design - self._centre) * weight
         length = np.linalg.norm(centred, axis=1, keepdims=True)
         # A constant prediction, such as that of the mean image, differs from its mean by rounding alone.
-        varies = length > RIDGE * np.linalg.norm(design * weight, axis=1, keepdims=True)
+        varies = length > LEAST_SINGULAR * np.linalg.norm(design * weight, axis=1, keepdims=True)
         self._design = np.where(varies, centred, 0.0)
         self._solve, rank = _pseudo_inverse(self._design, length)
         self._solve_terms, _ = _pseudo_inverse(self._design[:, :, :-1], length[:, :, :-1])
@@ -162,6 +162,6 @@ def _solved(solve: Floats, values: Floats) -> Floats:
 def _pseudo_inverse(design: Floats, length: Floats) -> tuple[Floats, NDArray[np.int64]]:
     """Pseudo-inverse `[R, P, N]` of designs `[R, N, P]` with columns of a length each, and the ranks `[R]`."""
     scaled = design / np.where(length > 0, length, 1.0)
-    inverse = np.linalg.pinv(scaled, rcond=RIDGE)
+    inverse = np.linalg.pinv(scaled, rcond=LEAST_SINGULAR)
     rank = np.linalg.matrix_rank(inverse)
     return inverse / np.where(length > 0, length, 1.0).swapaxes(1, 2), rank

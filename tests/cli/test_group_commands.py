@@ -19,6 +19,20 @@ def test_the_name_tells_the_formula(formula, asymmetries, ratios, expected):
     assert analysis_name(formula, asymmetries, ratios) == expected
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("age + sex", "age - sex"),
+        ("age + sex", "age/sex"),
+        ("(age + sex):site", "age + sex:site"),
+        ("a + b", "(a + b)**2"),
+    ],
+)
+def test_other_formulas_have_other_names(one, other):
+    """Otherwise the second analysis would replace the first without a word."""
+    assert analysis_name(f"suvr ~ {one}") != analysis_name(f"suvr ~ {other}")
+
+
 def test_references_are_part_of_the_name():
     """Their order on the command line is not; another reference is another table of effects."""
     names = [analysis_name("suvr ~ diagnosis", references=given) for given in ([], ["diagnosis=CN"], ["diagnosis=AD"])]

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from dualflow.commands import make_index as module
-from dualflow.commands.make_index import make_index, require_columns
+from dualflow.commands.make_index import make_index, require_analyses, require_columns
 from dualflow.config import ImputeConfig, parse_config
 from dualflow.errors import ConfigError
 
@@ -52,3 +52,27 @@ def test_the_index_checks_its_own_columns(monkeypatch, sections: dict, words: st
     with pytest.raises(ConfigError) as caught:
         make_index(parse_config({"study": study, **sections}))
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("analysis", "words"),
+    [
+        ("suvr ~ 1", "names no column"),
+        ("suvr ~ diagnosis * age", "is not among the terms of the imputation"),
+        ("suvr ~ site", "site is A in every scan"),
+        ("suvr ~ age + age^2", "age^2 is the column itself"),
+    ],
+)
+def test_an_analysis_that_would_fail_at_the_end_fails_at_the_index(analysis: str, words: str) -> None:
+    people = pd.DataFrame({"age": [60, 70, 80, 65], "diagnosis": ["AD", "CN", "AD", "CN"], "site": "A"})
+    side = ["age", "diagnosis", "site"]
+    with pytest.raises(ConfigError, match=r"^impute\.analyses\.main: ") as caught:
+        require_analyses(ImputeConfig(analyses={"main": analysis}), side, people)
+    assert words in str(caught.value)
+    require_analyses(ImputeConfig(analyses={"main": "suvr ~ age"}), side, people)
+
+
+def test_without_missing_targets_any_column_can_be_analysed() -> None:
+    """Nothing is drawn that could be ignorant of a term."""
+    people = pd.DataFrame({"age": [60, 70, 80, 65], "diagnosis": ["AD", "CN", "AD", "CN"]})
+    require_analyses(ImputeConfig(analyses={"main": "suvr ~ diagnosis * age"}), None, people)

@@ -114,3 +114,10 @@ def test_the_template_lists_every_key_with_its_default(example_folder):
 def test_shipped_configurations_are_valid(path, example_folder):
     """Every file in configs/ is valid if its dataset exists."""
     assert load_study_config(path).study.name
+
+
+def test_levels_may_be_numbers():
+    """Groups that are coded by numbers have reference levels too."""
+    assert parse_config({"study": {"name": "x"}, "impute": {"references": {"sex": 1}}}).impute.references == {
+        "sex": "1"
+    }

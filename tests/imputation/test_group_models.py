@@ -123,6 +123,23 @@ def test_the_jackknife_scales_the_variances_of_a_term() -> None:
         assert one.iloc[0] != pytest.approx(ratio.iloc[0])
 
 
+def test_derived_outcomes_do_not_change_the_intervals_of_others() -> None:
+    """An asymmetry or a ratio is no linear outcome, and may be far from what all others have in common."""
+    values, observed, design, subjects = study()
+    rng = np.random.default_rng(1)
+    left_out = 0.01 * rng.normal(size=(40, *values.shape[1:]))
+    left_out[:, :, -1] *= 100
+    changes = Replicates(np.arange(40), np.ones(40), left_out, np.zeros((2, *values.shape[1:])))
+    table = analyse_regions(values, observed, design, subjects, REGIONS, changes, derived=1)
+    others = changes.regions(np.arange(len(REGIONS) - 1))
+    without = analyse_regions(values[:, :, :-1], observed, design, subjects, REGIONS[:-1], others)
+    for term in ("age", "sex=M"):
+        shared = rows(table, MULTIPLE, term)["se"].iloc[:-1]
+        assert shared.to_numpy() == pytest.approx(rows(without, MULTIPLE, term)["se"].to_numpy())
+        mixed = analyse_regions(values, observed, design, subjects, REGIONS, changes)
+        assert rows(mixed, MULTIPLE, term)["se"].iloc[0] > 2 * shared.iloc[0]
+
+
 def test_a_mixed_model_without_a_result_leaves_out_its_outcome(monkeypatch) -> None:
     """The comparison with complete cases may lack a region without ending the analysis."""
     values, observed, design, subjects = study()
