@@ -268,8 +268,14 @@ class Layout:
         return self.root / "compare" / "plan.json"
 
     def fold_pending_records(self) -> list[Path]:
-        """Folders of the tracking records of the folds of all comparisons."""
-        return sorted(self.root.glob(f"compare/folds-*/fold-*/{self.root.name}/pending"))
+        """Folders of the tracking records of the studies of all comparisons."""
+        folders = ("compare/split", "compare/folds-*/fold-*")
+        return sorted(path for folder in folders for path in self.root.glob(f"{folder}/{self.root.name}/pending"))
+
+    @property
+    def compared_split(self) -> Path:
+        """Parent folder of the study of a comparison over the study's own split."""
+        return self.root / "compare" / "split"
 
     def fold(self, count: int, fold: int) -> Path:
         """Parent folder of the study of one fold of a comparison over `count` folds."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -54,6 +55,13 @@ TRACKING = click.option(
     help="MLflow store of registered models: a local SQLite file or a server.",
 )
 THREADS = click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads to use.")
+
+
+def command_settings(config_path: Path, overrides: Sequence[str], default: str) -> list[str]:
+    """The options that choose a configuration, without folders: their names may identify people."""
+    name = config_path.stem if packaged_configs().get(config_path.stem) == config_path else config_path.name
+    config = [] if name == default else ["--config", name]
+    return [*config, *(word for override in overrides if "/" not in override for word in ("--set", override))]
 
 
 def parse_entities(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from dualflow.cli.options import CONFIG, OVERRIDES, THREADS, config_option
+from dualflow.cli.options import CONFIG, OVERRIDES, THREADS, command_settings, config_option
 from dualflow.process import set_threads
 
 DRY_RUN = ("-n", "--dry-run", "--dryrun")
@@ -132,8 +132,8 @@ def compare(
     optimiser step of each on random volumes; keep the machine idle meanwhile. RESULTS/STUDY/compare/plan.json records
     the number of steps that fit into the budget, and these replace the configuration's steps. Closed forms take no
     steps. Then the workflow trains and scores the models, fold by fold: each fold is a study of its own below
-    RESULTS/STUDY/compare, and all share their simulated and preprocessed scans. Without folds, the study's own split
-    is used.
+    RESULTS/STUDY/compare, and all share their simulated and preprocessed scans. Without folds there is one such study,
+    with the split of yours. Models that your study has trained stay as they are.
 
     A second call reuses the plan and does only what is missing, also after an interruption; remove the plan to time
     again. The tables are printed and written to RESULTS/STUDY/metrics/comparison.tsv, comparison_differences.tsv,
@@ -146,7 +146,8 @@ def compare(
     set_threads(config.train.threads)
     from dualflow.commands.compare import compare as compare_models
 
-    sys.exit(compare_models(config, seconds=seconds, names=names, folds=folds, cores=cores))
+    settings = command_settings(config_path, overrides, default="compare")
+    sys.exit(compare_models(config, seconds=seconds, names=names, folds=folds, cores=cores, settings=settings))
 
 
 @click.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -34,12 +35,19 @@ PICTURE = "figures/comparison.png"
 
 
 def compare(
-    config: Config, *, seconds: float, names: Sequence[str] = (), folds: int | None = None, cores: str = "1"
+    config: Config,
+    *,
+    seconds: float,
+    names: Sequence[str] = (),
+    folds: int | None = None,
+    cores: str = "1",
+    settings: Sequence[str] = (),
 ) -> int:
     """Train and score the models `names` (default: all) with the workflow; return its exit code.
 
-    With folds, each fold is a study of its own, so that every person is tested once per seed. The folds share their
-    simulated and preprocessed scans. The tables hold every model of the configuration that is trained and scored as
+    A comparison trains in studies of its own below `compare/` of the study, so that the study's models stay. With folds
+    each fold is one, so that every person is tested once per seed. They share the study's simulated and preprocessed
+    scans. The tables hold every model of the configuration that is trained and scored as
     planned, including models of earlier calls. They are printed, written to `metrics/comparison*.tsv` and
     `comparison.md`, and tracked in MLflow.
 
@@ -49,6 +57,7 @@ def compare(
         names: models to train; by default all.
         folds: number of folds; None takes `split.folds`, and without folds the split of the study.
         cores: number of CPU cores, or `all`.
+        settings: options of the command that chose the configuration, for the record.
 
     Raises:
         ConfigError: a name is not a model of the configuration, or the split cannot be divided into folds.
@@ -67,12 +76,12 @@ def compare(
     for number, study in enumerate(studies, 1):
         if len(studies) > 1:
             print(f"\nfold {number} of {len(studies)}", flush=True)
-            share_scans((studies[0] if number > 1 else config).layout, study.layout)
+        share_scans((studies[0] if number > 1 else config).layout, study.layout)
         planned = apply_plan(study, plan, names)
         # The comparison needs the scores alone, so conversion and report are not requested.
         code = run_workflow(planned, cores, ["--keep-going"], scoring_steps(planned, names))
         exit_code = exit_code or code
-    _publish(config, studies, plan, names)
+    _publish(config, studies, plan, names, settings)
     return exit_code
 
 
@@ -88,7 +97,9 @@ def select_models(config: Config, names: Sequence[str]) -> list[str]:
     return [name for name in models if not names or name in names]
 
 
-def _publish(config: Config, studies: Sequence[Config], plan: Plan, names: Sequence[str]) -> None:
+def _publish(
+    config: Config, studies: Sequence[Config], plan: Plan, names: Sequence[str], settings: Sequence[str]
+) -> None:
     """Print, track and write the tables; list the incomplete models on standard error."""
     result = gather_comparison(studies, plan)
     finished = {} if result.table.empty else dict(result.table.set_index("model")["trainings"])
@@ -97,9 +108,8 @@ def _publish(config: Config, studies: Sequence[Config], plan: Plan, names: Seque
         print(f"incomplete (a training failed or is missing): {', '.join(incomplete)}", file=sys.stderr)
     if result.table.empty:
         return
-    parts = comparison_parts(
-        result, config, plan, folds=len(studies), command=_command(config, plan, names, len(studies))
-    )
+    command = _command(config, plan, names, len(studies), settings)
+    parts = comparison_parts(result, config, plan, folds=len(studies), command=command)
     text = "\n\n".join(parts) + "\n"
     print(f"\n{text}")
     tables = {NAME: result.table, DIFFERENCES: result.differences, SCORES: result.scores}
@@ -114,10 +124,11 @@ def _publish(config: Config, studies: Sequence[Config], plan: Plan, names: Seque
     _upload(config, studies)
 
 
-def _command(config: Config, plan: Plan, names: Sequence[str], folds: int) -> str:
-    """The command of this comparison, without the name of the configuration."""
-    chosen = "" if len(names) == len(select_models(config, [])) else " " + " ".join(names)
-    return f"dualflow compare --seconds {plan.seconds:g}" + (f" --folds {folds}" if folds > 1 else "") + chosen
+def _command(config: Config, plan: Plan, names: Sequence[str], folds: int, settings: Sequence[str]) -> str:
+    """The command of this comparison."""
+    chosen = [] if len(names) == len(select_models(config, [])) else names
+    over = ["--folds", str(folds)] if folds > 1 else []
+    return shlex.join(["dualflow", "compare", *settings, "--seconds", f"{plan.seconds:g}", *over, *chosen])
 
 
 def _grouped(config: Config, folds: int) -> Config:

@@ -1,13 +1,17 @@
-"""The folds of a comparison: studies of their own, with the same models and scans and other held-out people."""
+"""The studies of a comparison, one per fold: their own trainings, with the same models and scans."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from dualflow.config import Config, SplitConfig, checked
 from dualflow.errors import ConfigError
 
 
 def fold_studies(config: Config, folds: int | None) -> list[Config]:
-    """One study per fold, below the folder of `config`; without folds, `config` itself with its own split.
+    """One study per fold, below the folder of `config`; without folds, one study with the split of `config`.
+
+    The models that the study itself has trained stay as they are: those of a comparison have another budget.
 
     Args:
         config: the study.
@@ -18,7 +22,7 @@ def fold_studies(config: Config, folds: int | None) -> list[Config]:
     """
     count = folds or config.split.folds
     if count is None:
-        return [config]
+        return [_within(config, config.layout.compared_split)]
     if not isinstance(count, int):
         raise ConfigError(f"split.folds = {count}: expected a number of folds to compare over; name it with --folds")
     return [_fold_study(config, count, fold) for fold in range(count)]
@@ -27,7 +31,9 @@ def fold_studies(config: Config, folds: int | None) -> list[Config]:
 def _fold_study(config: Config, count: int, fold: int) -> Config:
     values = config.split.model_dump() | {"folds": count, "fold": fold}
     split = checked(SplitConfig, values, "compare --folds")
-    # The name stays, because it is that of the MLflow experiment.
-    results = config.layout.fold(count, fold)
-    study = config.study.model_copy(update={"results": results})
-    return config.model_copy(update={"split": split, "study": study})
+    return _within(config.model_copy(update={"split": split}), config.layout.fold(count, fold))
+
+
+def _within(config: Config, results: Path) -> Config:
+    """The study with its results in another folder; the name stays, because it is that of the MLflow experiment."""
+    return config.model_copy(update={"study": config.study.model_copy(update={"results": results})})

@@ -46,8 +46,9 @@ class Ensemble:
         The i-th of K ordered samples lies at probability i / (K + 1), the probability that a further sample falls
         below it; the naive quantile makes every interval too narrow. Ends between two samples are interpolated on the
         scale of Gaussian quantiles. Ends beyond the outermost sample are extrapolated on that scale with the sample
-        standard deviation. From 16 samples on, coverage is within about 0.01 of nominal if the truth follows the
-        distribution.
+        standard deviation. If the truth follows the distribution, coverage is within 0.002 of nominal from 96 samples
+        on (normal, Student's t with 3 degrees of freedom, exponential). With 16 samples the 95 % interval of a normal
+        law covers 94 %; with 32 samples that of an exponential law covers 97 %.
         """
         return self._quantile((1 - level) / 2), self._quantile((1 + level) / 2)
 

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from dualflow.config import Config
+from dualflow.config import Config, dump_sections
 from dualflow.data.tsv import read_typed_table
 from dualflow.errors import CheckpointError, DataError
 from dualflow.evaluation.condition_check import subject_check
 from dualflow.evaluation.current_scores import CurrentScans, current_scores
 from dualflow.evaluation.statistics import DIFFERENCES, differences, summarise
 from dualflow.layout import Scan
+from dualflow.manifest import read_manifest
 from dualflow.models.card import ModelCard
 from dualflow.models.store import load_card
-from dualflow.training.budget import ModelBudget, Plan, budgeted, step_identity
+from dualflow.training.budget import ModelBudget, Plan, apply_plan, budgeted, step_identity
 
 CARD_SECONDS = ("mean_seconds", "pretrain_seconds", "initialize_seconds")
 """Fields of the model card with the seconds that a training spends outside its optimiser steps."""
+NOT_COMPARED = ("steps", "seeds", "device", "processes", "threads")
+"""Options that change no result of a training whose steps are those of the plan."""
 WINS = {"true_beats_wrong": ("nll_true", "nll_wrong"), "true_beats_blurred": ("nll_true", "nll_blurred")}
 """Share of subjects whose first NLL is below the second."""
 
@@ -126,14 +130,33 @@ def _finished(
 
 
 def _follows_plan(config: Config, plan: Plan, card: ModelCard) -> bool:
-    """Whether a training took the plan's optimiser steps, pre-training included; a closed form takes none."""
+    """Whether a training took the plan's optimiser steps, pre-training included, with today's options.
+
+    A closed form takes no steps.
+    """
     if card.name not in budgeted(config):
         return True
     budget, history = plan.models.get(card.name), config.layout.model(card.name, card.seed) / "history.tsv"
     if budget is None or budget.identity != step_identity(config, card.name) or not history.is_file():
         return False
     steps = int(read_typed_table(history)["step"].iloc[-1])
-    return steps + card.training.pretrain_steps == budget.steps
+    return steps + card.training.pretrain_steps == budget.steps and _has_options(config, plan, card)
+
+
+def _has_options(config: Config, plan: Plan, card: ModelCard) -> bool:
+    """Whether a training had the learning rate and all other options that it would have now."""
+    manifest = read_manifest(config.layout.manifest(f"train/{card.name}_seed-{card.seed}"), verify=False)
+    planned = apply_plan(config, plan, [card.name])
+    expected = dump_sections(planned.train, planned.baselines.of(card.name))
+    expected["study"] = {"side": list(config.study.side)}
+    return manifest is not None and _options(manifest["config"]) == _options(expected)
+
+
+def _options(sections: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The options that change a training of a given number of steps."""
+    train = {key: value for key, value in sections["train"].items() if key not in NOT_COMPARED}
+    baseline = {key: value for key, value in sections["baselinetraining"].items() if key not in NOT_COMPARED}
+    return [train, baseline, {"side": list(sections["study"]["side"])}]
 
 
 def _cost(trainings: Sequence[Training], budget: ModelBudget | None) -> dict[str, float]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import nan
 
 import numpy as np
 import pandas as pd
 
 from dualflow.errors import ShapeError
 from dualflow.evaluation.prediction import Floats
-from dualflow.evaluation.statistics import subject_means
+from dualflow.evaluation.statistics import SIGNIFICANT, subject_means
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class ConditionCheck:
         high: upper end of the interval.
         subjects: number of subjects.
         gain: mean difference of the NLLs, wrong minus true, in their unit.
+        p: of a two-sided sign test of the share against one half.
     """
 
     share: float
@@ -29,6 +31,12 @@ class ConditionCheck:
     high: float
     subjects: int
     gain: float
+    p: float = nan
+
+    @property
+    def clear(self) -> bool:
+        """Whether the true source is clearly likelier; with fewer than six subjects it cannot be."""
+        return self.share > 0.5 and self.p < SIGNIFICANT
 
 
 def condition_check(nll_true: Floats, nll_wrong: Floats) -> ConditionCheck:
@@ -48,7 +56,9 @@ def condition_check(nll_true: Floats, nll_wrong: Floats) -> ConditionCheck:
     test = binomtest(wins, len(nll_true))
     interval = test.proportion_ci(method="wilson")
     gain = float(np.mean(nll_wrong - nll_true))
-    return ConditionCheck(wins / len(nll_true), float(interval.low), float(interval.high), len(nll_true), gain)
+    return ConditionCheck(
+        wins / len(nll_true), float(interval.low), float(interval.high), len(nll_true), gain, float(test.pvalue)
+    )
 
 
 def subject_check(scores: pd.DataFrame, true: str, wrong: str) -> ConditionCheck | None:

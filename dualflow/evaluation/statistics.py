@@ -110,7 +110,9 @@ def differences(table: pd.DataFrame, reference: str, *, bootstrap: int = 2000, s
                 continue
             p = float("nan") if METRICS[metric].better == "ideal" else _signed_rank(paired)
             slack = sum(_slack(table, name, METRICS[metric].slack) for name in (model, reference))
-            verdict = "undecided" if abs(change[0]) < slack else ""
+            # Bounds may be off by the slack in either direction, and so may the whole interval.
+            beyond = change[1] > slack or change[2] < -slack
+            verdict = "undecided" if slack > 0 and not beyond else ""
             rows.append((model, reference, metric, *change, verdict, p, float("nan"), people))
         for metric, (first, second) in _study_pairs(table, model, reference, pd.DataFrame(counts, columns=subjects)):
             change = _change(
@@ -153,7 +155,7 @@ def _change(metric: str, means: NDArray[np.float64], draws: NDArray[np.float64],
 
 
 def is_within_slack(entry: Mapping[Hashable, Any]) -> bool:
-    """Whether a row of `differences` is undecided only because its difference is below the sum of the slacks."""
+    """Whether a row of `differences` is undecided only because its interval reaches into the sum of the slacks."""
     statistics = entry["gain_low"], entry["gain_high"], entry["p_holm"]
     return entry["verdict"] == "undecided" and _verdict(*statistics) != "undecided"
 

@@ -2,7 +2,7 @@
 {
   const bar = document.getElementById("decisions");
   const [save, message] = ["save", "decided"].map((id) => document.getElementById(id));
-  const key = `dualflow decisions: ${document.title}`;
+  const key = `dualflow decisions: ${document.title} ${bar.dataset.key}`;
   const columns = ["subject", "session", "decision", "reason"];
 
   // A page in a file may have no storage; decisions are then lost when it is closed.

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from dualflow.commit import digest_of
 from dualflow.data.exclusions import Decision
 from dualflow.data.quality_metrics import quality_metric
 from dualflow.data.quarantine import Quarantine
@@ -67,13 +68,16 @@ def render_sheet(
     """
     table = _flagged_first(quality)
     columns = [name for name in table.columns if name not in NOT_METRICS and _is_metric(table[name])]
+    earlier = {scan: row._asdict() for scan, row in (decisions or {}).items()}
     flagged = int(table["flags"].map(bool).sum())
     write_sheet(
         path,
         "qc.html",
         _cards(table, columns, picture, _facts(people)),
         scripts=("cards.js", "decisions.js"),
-        decisions={scan: row._asdict() for scan, row in (decisions or {}).items()},
+        decisions=earlier,
+        # What a browser keeps belongs to these scans and decisions, not to another study or an edited table.
+        key=digest_of([sorted(table["scan"]), earlier])[:12],
         title=title,
         scans=len(table),
         summary=_summary(len(table), flagged, len(quarantine)),

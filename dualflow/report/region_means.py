@@ -12,6 +12,7 @@ import pandas as pd
 from dualflow.evaluation.prediction import Floats
 from dualflow.imaging.atlas import short_name, side
 from dualflow.imaging.meta_regions import meta_region_members, meta_regions
+from dualflow.imaging.regions import RegionMap
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,20 @@ class RegionMeans:
         order = np.argsort(-sizes, kind="stable")[:count]
         return [int(index) for index in order if sizes[index] >= 0]
 
-    def meta_regions(self) -> dict[str, tuple[Floats, Floats]]:
-        """Real and synthetic mean `[N]` over the regions of each meta-region that has one; every region counts once."""
-        groups = meta_regions()
-        members = meta_region_members(self.regions, groups) > 0
+    def meta_regions(self, atlas: RegionMap) -> dict[str, tuple[Floats, Floats]]:
+        """Real and synthetic mean `[N]` over the voxels of each meta-region that has a region in the atlas."""
+        groups, sizes = meta_regions(), dict(zip(atlas.names, atlas.sizes(atlas.labels > 0), strict=True))
+        members = meta_region_members(self.regions, groups) * [sizes[name] for name in self.regions]
         return {
-            name: (np.nanmean(self.real[:, rows], axis=1), np.nanmean(self.synthetic[:, rows], axis=1))
-            for name, rows in zip(groups, members, strict=True)
-            if rows.any()
+            name: (_weighted_mean(self.real, weights), _weighted_mean(self.synthetic, weights))
+            for name, weights in zip(groups, members, strict=True)
+            if weights.any()
         }
+
+
+def _weighted_mean(values: Floats, weights: Floats) -> Floats:
+    """Weighted mean `[N]` of values `[N, R]`, of the known ones alone."""
+    return np.ma.filled(np.ma.average(np.ma.masked_invalid(values), axis=1, weights=weights), np.nan)
 
 
 _SPACED = ("inferior", "superior", "middle", "posterior", "anterior", "rostral", "caudal", "lateral", "medial",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 
@@ -11,6 +9,7 @@ from dualflow.config import Config
 from dualflow.evaluation.agreement import agreement
 from dualflow.evaluation.metrics import correlation
 from dualflow.evaluation.study_metrics import measure
+from dualflow.imaging.regions import region_map
 from dualflow.modalities import Modality, modality
 from dualflow.report.analysis_section import analysis_figures
 from dualflow.report.figures import metric_comparison, region_scatter, reliability_curve, training_curves
@@ -48,7 +47,7 @@ def study_figures(config: Config, results: StudyResults, test: pd.DataFrame) -> 
             _agreement(means, row, main),
             _errors(means, main),
             _scatter(means, row, main),
-            *_effects(means, test, config.study.side, row, main),
+            *_effects(means, test, config, row, main),
         ],
         "analyses": analysis_figures(config),
         "uncertainty": [_reliability(curves, colours, main)],
@@ -116,11 +115,10 @@ def _scatter(means: RegionMeans, row: Modality, main: str) -> ReportFigure:
     )
 
 
-def _effects(
-    means: RegionMeans, test: pd.DataFrame, side_names: Sequence[str], row: Modality, main: str
-) -> list[ReportFigure]:
+def _effects(means: RegionMeans, test: pd.DataFrame, config: Config, row: Modality, main: str) -> list[ReportFigure]:
     side = test.set_index("scan").reindex(list(means.scans)).reset_index(drop=True)
-    columns, groups = shown_columns(test, side_names, MAX_SIDE_COLUMNS), means.meta_regions()
+    columns = shown_columns(test, config.study.side, MAX_SIDE_COLUMNS)
+    groups = means.meta_regions(region_map(config.preprocess))
     if not columns or not groups:
         return []
     quantity = "uptake" if row.datatype == "pet" else "intensity"

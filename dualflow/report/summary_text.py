@@ -171,7 +171,7 @@ def _source_use(check: ConditionCheck | None) -> list[str]:
         return []
     verdict = (
         "the model uses the source image"
-        if check.low > 0.5
+        if check.clear
         else "there is no evidence that the model uses the source image"
     )
     return [
@@ -186,7 +186,7 @@ def _detail_use(check: ConditionCheck | None) -> list[str]:
         return []
     verdict = (
         "the model uses the detail of the source image"
-        if check.low > 0.5
+        if check.clear
         else "there is no evidence that the model uses more than the outline and large structures"
     )
     return [

@@ -23,7 +23,7 @@ from dualflow.tracking.mlflow_store import ensure_experiment, find_run, open_sto
 
 CHAMPION = "champion"
 BUNDLE_FOLDER, BUNDLE_INDEX, SCORES = "bundle", "bundle.json", "held_out.json"
-BUNDLE_TAG = "dualflow.bundle_sha256"
+BUNDLE_TAG, SCORES_TAG = "dualflow.bundle_sha256", "dualflow.held_out_digest"
 MAX_SCORES = 1 << 20
 """Largest table of scores in bytes that is read."""
 WAIT_S = 15
@@ -119,6 +119,9 @@ class ModelRegistry:
         with self._connection():
             self._create_name()
             earlier = self.client.search_model_versions(f"name = '{self.name}' and tags.`{BUNDLE_TAG}` = '{digest}'")
+            # Published without scores before, as a bundle is, it counts as new once there are some.
+            if scores is not None:
+                earlier = [version for version in earlier if SCORES_TAG in version.tags]
             if earlier:
                 return Version(str(min(int(version.version) for version in earlier)), created=False)
             experiment_id = ensure_experiment(self.client, self.config, experiment)

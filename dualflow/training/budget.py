@@ -18,6 +18,7 @@ from dualflow.config.learning import SEEDED
 from dualflow.errors import ConfigError
 from dualflow.flows.presets import preset
 from dualflow.progress import track
+from dualflow.training.device import select_device
 from dualflow.training.step_time import machine, step_seconds
 
 Measure = Callable[[Config, str], float]
@@ -138,13 +139,14 @@ def read_plan(config: Config) -> Plan | None:
 
 
 def step_identity(config: Config, name: str) -> str:
-    """Digest of all that the step time of a model depends on: layers, sources, grid and training options."""
+    """Digest of all that the step time of a model depends on: layers, sources, grid, training options and device."""
     choice = config.flows.get(name, config.model)  # the size of a U-Net follows that of the main flow
     spec = preset(choice.preset, **choice.options).to_dict()
     train = config.train.model_dump(include={"batch_size", "precision", "memory", "threads", "choose_mean"})
     baseline = [] if name in config.flows else [name, config.baselines.of(name).width]
     sizes = config.preprocess.shape, len(config.study.side)
-    return digest_of([*baseline, spec, *sizes, train, *config.study.extra_sources])[:16]
+    machine = [str(select_device(config.train.device)), config.train.processes]
+    return digest_of([*baseline, spec, *sizes, train, *machine, *config.study.extra_sources])[:16]
 
 
 def apply_plan(config: Config, plan: Plan, names: Sequence[str]) -> Config:

@@ -40,10 +40,11 @@ def test_a_partial_comparison_is_published_once(config, monkeypatch, capsys):
     """A failed flow loses its row and sets the exit code; the rest is printed, written, and tracked once."""
     from mlflow import MlflowClient
 
-    calls = []
+    calls, roots = [], set()
 
     def workflow(study, cores, options, steps):
         calls.append((cores, options, steps))
+        roots.add(study.layout.root)
         train_and_score(study, "dualflow", 0, study.model.steps)
         return 1
 
@@ -51,6 +52,7 @@ def test_a_partial_comparison_is_published_once(config, monkeypatch, capsys):
     make_plan(config, list(TIMES), 1, FakeTimer())
     for _ in range(2):
         assert compare(config, seconds=1, names=["dualflow", "wide"], cores="3") == 1
+    assert roots == {config.layout.root / "compare/split/x"}  # models that the study trained before stay
     cores, options, steps = calls[0]
     assert (cores, options) == ("3", ["--keep-going"])
     assert [step for step in steps if step.startswith(("evaluate", "convert", "report"))] == [
@@ -93,7 +95,8 @@ def test_each_person_is_tested_once_over_the_folds(config, monkeypatch, capsys):
     monkeypatch.setattr(module, "run_workflow", workflow)
     monkeypatch.setattr(module, "share_scans", lambda source, destination: shared.append((source, destination)))
     make_plan(config, list(TIMES), 1, FakeTimer())
-    assert compare(config, seconds=1, names=["dualflow", "mean_image", "unet"], folds=3) == 0
+    settings = ["--config", "presets", "--set", "train.seeds=[0, 1]"]
+    assert compare(config, seconds=1, names=["dualflow", "mean_image", "unet"], folds=3, settings=settings) == 0
     roots = [study.layout.root for study in studies]
     assert [root.relative_to(config.layout.root).parts for root in roots] == [
         ("compare", "folds-3", f"fold-{fold}", "x") for fold in range(3)
@@ -112,7 +115,8 @@ def test_each_person_is_tested_once_over_the_folds(config, monkeypatch, capsys):
     assert "3 folds, each person tested once per seed; 12 held-out simulated people" in shown.out
     assert re.search(r"\| mean_image +\| +equal by construction +\|", shown.out)
     assert "-0.1000 (-0.1000 to -0.1000), p < 0.001" in shown.out
-    assert "by `dualflow compare --seconds 1 --folds 3 dualflow mean_image unet`" in shown.out
+    command = "dualflow compare --config presets --set 'train.seeds=[0, 1]' --seconds 1 --folds 3"
+    assert f"by `{command} dualflow mean_image unet`" in shown.out
     scores = pd.read_csv(config.layout.table("comparison_scores"), sep="\t")
     assert not scores.duplicated(["model", "seed", "scan"]).any()
 

@@ -63,6 +63,16 @@ def test_a_version_and_the_run_of_its_training_refer_to_each_other(study, uri):
     assert client.get_logged_model(output.model_id).source_run_id == run.run_id
 
 
+def test_a_bundle_that_was_published_first_does_not_keep_its_model_from_becoming_champion(study, uri, tmp_path):
+    """The same files with scores are a version of their own, which later models are compared with."""
+    folder = study.model("first", 1.0, SCORES)
+    export(folder, tmp_path / "bundle")
+    assert "there is no champion yet: version 1 has no region_crps" in publish(tmp_path / "bundle", "bundled", uri)[-1]
+    assert publish(folder, "bundled", uri)[-1].startswith("version 2 is the champion, as the first with scores")
+    better = publish(study.model("better", 3.0, BETTER), "bundled", uri)[-1]
+    assert better.startswith("version 3 is the champion instead of version 2")
+
+
 def test_other_people_leave_the_alias(study, uri):
     """The message says how many people the two have in common."""
     publish(study.model("first", 1.0, SCORES), "other", uri)

@@ -74,6 +74,21 @@ def test_pretraining_counts_among_the_steps(config):
     assert "".join(comparison_parts(gather_comparison([config], plan), config, plan)).count("pre-training (s)") == 1
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"train": {"learning_rate": 0.1}}, {"train": {"ema": 0.5}}, {"study": {"side": ["sex"]}}],
+    ids=["learning rate", "average", "side"],
+)
+def test_a_training_with_other_options_is_not_listed(config, tmp_path, change):
+    """`dualflow compare unet --set train.learning_rate=...` does not mix two rates in one table."""
+    values = study_values(tmp_path)
+    changed = parse_config(values | {key: values[key] | part for key, part in change.items()})
+    plan = make_plan(config, ["dualflow"], 1, FakeTimer())
+    train_and_score(config, "dualflow", 0, 10)
+    assert len(gather_comparison([config], plan).table) == 1
+    assert gather_comparison([changed], plan).table.empty
+
+
 def test_only_trainings_that_follow_the_plan_are_listed(config):
     """Other steps or scores of other weights are excluded; unmeasured memory is NaN; missing seeds are counted."""
     plan = make_plan(config, list(TIMES), 1, FakeTimer())

@@ -17,6 +17,13 @@ def test_ties_count_against_the_true_source():
         condition_check(np.zeros(2), np.zeros(3))
 
 
+@pytest.mark.parametrize(("wins", "people", "clear"), [(4, 4, False), (5, 5, False), (6, 6, True), (7, 8, False)])
+def test_few_people_show_nothing(wins, people, clear):
+    """A sign test of five people cannot have p below 5 %, whatever their interval is."""
+    wrong = np.where(np.arange(people) < wins, 1.0, -1.0)
+    assert condition_check(np.zeros(people), wrong).clear == clear
+
+
 def test_subjects_count_once_and_without_a_finite_pair_not_at_all():
     """Scans with a NaN or an infinite NLL are dropped before visits are averaged; without a pair there is no check."""
     scans = ["sub-1_ses-a", "sub-1_ses-b", "sub-2", "sub-3", "sub-4"]

@@ -29,7 +29,7 @@ def test_columns_are_aligned_and_empty_ones_omitted(config):
     assert [part[0].split()[1] for part in parts] == ["model"] * 4
     scores, differences, likelihood, cost = parts
     assert " 3 |     0.1000 | " in scores[2]  # three people are too few for an interval
-    assert "With fewer than 6 people there is no interval." in text
+    assert "With fewer than 6 people there is no interval, except of shares (Wilson)." in text
     assert scores[3].split(" | ")[-1].strip(" |") == "n/a"
     assert differences[2].split("|")[2].strip() == "equal by construction"
     assert "100 (44 to 100)" in likelihood[2]

@@ -154,6 +154,17 @@ def test_decisions_are_saved_as_the_table_that_the_index_reads(render, tmp_path)
     assert f"const columns = {json.dumps(list(COLUMNS))};" in page.scripts[0]
 
 
+def test_what_a_browser_keeps_belongs_to_a_list_of_scans_and_its_decisions(render):
+    """Decisions of another study of the same name, or from before the table was edited, do not come back."""
+
+    def key(count, decision):
+        page = render(quality(count), decisions={"sub-9": Decision(decision, "motion")})
+        return next(tag["data-key"] for tag in page.all("div") if tag.get("id") == "decisions")
+
+    assert key(2, "exclude") == key(2, "exclude")
+    assert len({key(2, "exclude"), key(2, "keep"), key(3, "exclude")}) == 3
+
+
 def test_pictures_are_described(render):
     """The alternative text says what is seen, and why the scan is flagged."""
     first, second = render(quality(2, {1: "too small; too far"})).all("img")

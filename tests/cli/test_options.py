@@ -1,0 +1,21 @@
+"""The options of a command, as a table states them."""
+
+from pathlib import Path
+
+import pytest
+
+from dualflow.cli.options import command_settings
+from dualflow.commands.workflow_files import find_config
+
+
+@pytest.mark.parametrize(
+    ("path", "overrides", "expected"),
+    [
+        (find_config("compare"), (), []),
+        (find_config("presets"), ("train.steps=9",), ["--config", "presets", "--set", "train.steps=9"]),
+        (Path("home/jane/presets.yaml"), ("study.bids=/home/jane",), ["--config", "presets.yaml"]),
+    ],
+)
+def test_a_command_is_stated_without_folders(path, overrides, expected):
+    """Only a configuration that comes with dualflow has a bare name."""
+    assert command_settings(path, overrides, default="compare") == expected
