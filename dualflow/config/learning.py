@@ -64,8 +64,9 @@ class TrainConfig(Section):
     """Largest gradient norm; larger gradients are scaled down."""
     ema: float = Field(default=0.99, ge=0, lt=1)
     """Decay of the exponential moving average of the weights, which validation and sampling use."""
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
-    """Precision of the convolutions; log-determinants and linear solves use float32 or float64."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the convolutions; log-determinants and linear solves use float32 or float64. `auto` takes bfloat16
+    on GPUs with it and on processors with AVX-512; others emulate it, many times as slow as float32."""
     memory: Literal["stored", "checkpoint", "reversible"] = "stored"
     """Activations kept for the backward pass. `stored` keeps all. `checkpoint` keeps one per flow step and recomputes
     the rest. `reversible` keeps one per level and recovers the rest by the flow's inverse, so memory does not grow

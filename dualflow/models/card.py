@@ -84,6 +84,8 @@ class TrainingRecord(Record):
     """Step of the selected weights; 0 without gradient steps."""
     skipped_steps: Count = 0
     """Steps whose loss or gradient was not finite."""
+    precision: str = ""
+    """Precision of the convolutions: `float32` or `bfloat16`; empty without gradient steps."""
     mean: dict[str, Any] = Field(default_factory=dict)
     """Results of fitting the mean, such as its ridge."""
     mean_seconds: Seconds = 0.0

@@ -110,7 +110,8 @@ def _origin(command: str) -> str:
 def _head(result: Comparison, config: Config, plan: Plan, folds: int) -> str:
     unit, people = modality(config.study.target).unit, int(result.table["people"].max())
     split = f"{folds} folds, each person tested once per seed" if folds > 1 else "one split"
-    few = f" With fewer than {MIN_SUBJECTS} people there is no interval, except of shares (Wilson)." if people < MIN_SUBJECTS else ""
+    note = f" With fewer than {MIN_SUBJECTS} people there is no interval, except of shares (Wilson)."
+    few = note if people < MIN_SUBJECTS else ""
     return (
         f"{config.study.name}: {plan.seconds:g} s of optimiser steps per model, {config.train.threads} thread(s) of "
         f"{plan.machine['processor']} ({plan.machine['instructions']}), torch {plan.machine['torch']}; {split}; "

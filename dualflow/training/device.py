@@ -58,8 +58,19 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def chosen_precision(precision: str, device: torch.device) -> str:
+    """`float32` or `bfloat16`; for `auto` bfloat16 where the device computes it itself."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return "bfloat16" if native else "float32"
+
+
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """Run convolutions in bfloat16 inside the block if `precision` asks for it; log-determinants stay float32."""
-    if precision == "float32":
+    """Run convolutions in bfloat16 inside the block if `precision` comes to that; log-determinants stay float32."""
+    if chosen_precision(precision, device) == "float32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)

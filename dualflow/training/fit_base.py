@@ -148,7 +148,7 @@ def _gradient(flow: DualFlow, condition: Condition, weights: Tensor) -> Tensor:
         return mean + log_scale.exp() * e if level == last else mean
 
     # Directions need no precision: the density is exact for any.
-    with torch.enable_grad(), autocast("bfloat16", weights.device):
+    with torch.enable_grad(), autocast("auto", weights.device):
         image = flow.decode_latents(choose, condition)
         (gradient,) = torch.autograd.grad((image[:, 0] * weights).sum(), e)
     return gradient.flatten(1).float()

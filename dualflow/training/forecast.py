@@ -21,7 +21,7 @@ from dualflow.flows.presets import preset
 from dualflow.manifest import read_manifest
 from dualflow.progress import track
 from dualflow.tracking.mlflow_store import load_client
-from dualflow.training.device import select_device
+from dualflow.training.device import chosen_precision, select_device
 from dualflow.training.memory_footprint import Footprint, footprint
 from dualflow.training.optimiser import Optimiser
 from dualflow.training.step_time import SCHEDULE, machine, random_batch, random_training, timed_step
@@ -170,14 +170,14 @@ def _library_bytes(config: Config, device: torch.device) -> int:
 def _print_forecast(
     config: Config, counts: ScanCounts, device: torch.device, limit: int, parameters: int, frame: pd.DataFrame
 ) -> None:
-    train = config.train
+    train, precision = config.train, chosen_precision(config.train.precision, device)
     if device.type == "cuda":
         hardware = torch.cuda.get_device_name(device)
     else:
         hardware = f"{train.threads} thread(s) of {machine()['processor']}"
     print(
         f"\n{config.model.preset}, {' x '.join(map(str, config.preprocess.shape))} voxels, batch {train.batch_size}"
-        f"{f' over {train.processes} processes' if train.processes > 1 else ''}, {train.precision}: "
+        f"{f' over {train.processes} processes' if train.processes > 1 else ''}, {precision}: "
         f"{parameters / 1e6:.1f} million parameters, {config.model.steps or train.steps} steps, {counts.train} "
         f"training and {counts.validation} validation scans. {hardware}, {limit / GIB:.0f} GiB.\n"
     )

@@ -11,6 +11,7 @@ from dualflow.data.dataset import PairDataset
 from dualflow.models.card import TrainingRecord
 from dualflow.training.closed_form import subject_folds
 from dualflow.training.context import TrainingContext
+from dualflow.training.device import chosen_precision
 from dualflow.training.history import History
 from dualflow.training.trainer import Trainer
 
@@ -80,6 +81,7 @@ def train_baseline(
         keep_start=True,
     ).fit()
     record = TrainingRecord(
+        precision=chosen_precision(context.config.precision, context.group.device),
         seconds=history.seconds,
         best_step=history.best_step,
         skipped_steps=history.skipped,

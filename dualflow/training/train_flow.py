@@ -21,6 +21,7 @@ from dualflow.models.card import TrainingRecord
 from dualflow.training.calibrate import calibrate, has_gains, warn_if_uncertain
 from dualflow.training.closed_form import subject_folds
 from dualflow.training.context import TrainingContext
+from dualflow.training.device import chosen_precision
 from dualflow.training.fit_base import fit_base
 from dualflow.training.fit_mean import fit_mean
 from dualflow.training.history import History
@@ -146,6 +147,7 @@ def prepare_flow(
     few = train.subset(order[:INITIALISATION_SCANS].tolist())
     fit_base(flow, few, context.regions, subject_folds(few), context.seed, initial=True)
     record = TrainingRecord(
+        precision=chosen_precision(context.config.precision, device),
         mean=mean.facts,
         mean_seconds=mean.seconds,
         pretrain_steps=pretrain_steps,

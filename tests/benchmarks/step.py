@@ -26,7 +26,7 @@ from dualflow.errors import DualflowError
 from dualflow.flows.memory import Memory
 from dualflow.process import keep_freed_memory, release_freed_memory, set_threads
 from dualflow.progress import track
-from dualflow.training.device import autocast, device_of
+from dualflow.training.device import autocast, chosen_precision, device_of, select_device
 from dualflow.training.optimiser import Optimiser
 from dualflow.training.step_time import SCHEDULE, machine, peak_bytes, random_training, timed_step
 
@@ -67,9 +67,10 @@ def benchmark_step(config: Config) -> None:
     rows = {name: _in_new_process(name, job, arguments) for name, job, arguments in track(jobs, "time the steps")}
     modes = pd.DataFrame([{"model": name, **rows[name]} for name in get_args(Memory)])
     stacks = pd.DataFrame([{"model": name, **rows[name]} for name in STACKS if name in rows])
+    precision = chosen_precision(config.train.precision, select_device(config.train.device))
     host, train, grid = machine(), config.train, " x ".join(map(str, config.preprocess.shape))
     print(
-        f"\n{config.model.preset}, {grid} voxels, batch {train.batch_size}, {train.precision}, {train.threads} "
+        f"\n{config.model.preset}, {grid} voxels, batch {train.batch_size}, {precision}, {train.threads} "
         f"thread(s) of {host['processor']}, torch {host['torch']}. A step is forward, backward, clipping, AdamW and "
         "running mean. Memory is the peak beyond the model and its optimiser. "
         "Bare convolutions use torch's default memory layout (contiguous channels).\n"

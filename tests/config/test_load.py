@@ -33,7 +33,7 @@ def test_an_unknown_key_is_an_error(write, text, message):
     [
         (MINIMAL + "train: {steps: many}", ["train.steps", "'many'", "integer"]),
         (MINIMAL + "split: {test: 1.5}", ["split.test", "1.5", "less than 1"]),
-        (MINIMAL + "train: {precision: half}", ["train.precision", "'half'", "'float32' or 'bfloat16'"]),
+        (MINIMAL + "train: {precision: half}", ["train.precision", "'half'", "'auto', 'float32' or 'bfloat16'"]),
         ("study: {name: 'a b'}", ["study.name", "'a b'", "[A-Za-z0-9_-]"]),
         ("study: {name: a, target: FDGG}", ["unknown modality 'FDGG'", "FDG, FLAIR"]),
         ("study: {name: a, extra_sources: [ASL]}", ["unknown modality 'ASL'", "CBF"]),

@@ -7,7 +7,7 @@ import torch
 
 from dualflow.errors import ConfigError
 from dualflow.training import device as module
-from dualflow.training.device import select_device, synchronize
+from dualflow.training.device import autocast, chosen_precision, select_device, synchronize
 from dualflow.training.distributed import BACKENDS, process_group
 
 
@@ -50,6 +50,31 @@ def test_too_few_gpus_are_an_error_with_a_remedy(gpus, monkeypatch, choice, coun
         match=rf"--device = {choice}: process {int(local_rank) + 1} needs a GPU .* finds {count}; .*choose cpu",
     ):
         select_device(choice, "--device")
+
+
+@pytest.mark.parametrize(
+    ("device", "capability", "native", "expected"),
+    [
+        ("cpu", "AVX512", True, "bfloat16"),
+        ("cpu", "AVX2", True, "float32"),
+        ("cpu", "DEFAULT", True, "float32"),
+        ("cuda", "AVX2", True, "bfloat16"),
+        ("cuda", "AVX512", False, "float32"),
+    ],
+)
+def test_bfloat16_is_chosen_where_it_is_no_emulation(monkeypatch, device, capability, native, expected):
+    """A step in emulated bfloat16 takes five times as long as one in float32 and more."""
+    monkeypatch.setattr(module.torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(module.torch.cuda, "is_bf16_supported", lambda *, including_emulation: native)
+    assert chosen_precision("auto", torch.device(device)) == expected
+    assert {chosen_precision(name, torch.device(device)) for name in ("float32", "bfloat16")} == {"float32", "bfloat16"}
+
+
+@pytest.mark.parametrize(("capability", "expected"), [("AVX512", torch.bfloat16), ("AVX2", torch.float32)])
+def test_convolutions_run_in_the_chosen_precision(monkeypatch, capability, expected):
+    monkeypatch.setattr(module.torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    with autocast("auto", torch.device("cpu")):
+        assert torch.nn.Conv3d(1, 1, 1)(torch.zeros(1, 1, 2, 2, 2)).dtype == expected
 
 
 def test_float32_is_exact_on_a_gpu(gpus, monkeypatch):
