@@ -27,7 +27,7 @@ from dualflow.imputation.replicates import Replicates
 from dualflow.layout import STUDY_NAME, Layout
 from dualflow.manifest import read_manifest, write_manifest
 from dualflow.modalities import modality
-from dualflow.report.group_figures import forest, forest_regions, write_brain_map
+from dualflow.report.group_figures import forest, write_brain_map
 from dualflow.report.style import write_figure
 from dualflow.tracking.tracked_run import tracked
 
@@ -151,9 +151,7 @@ def _write(
     layout, unit = config.layout, modality(config.study.target).unit
     folder, regions = layout.analysis(name), region_map(config.preprocess)
     terms = list(dict.fromkeys(table["term"]))
-    others = [region for region in dict.fromkeys(table["region"]) if region not in regions.names]
-    shown = forest_regions(table, terms[0], others)
-    figure = forest(table, terms, shown, f"{unit}; ratios have none" if unitless else unit)
+    figure = forest(table, regions.names, f"{unit}; ratios have none" if unitless else unit)
     files = {"table": folder / ANALYSIS_TABLE, "forest": folder / FOREST}
     commit_text(files["table"], table_text(table, significant=6))
     write_figure(files["forest"], figure)

@@ -14,7 +14,7 @@ from dualflow.evaluation.statistics import SIGNIFICANT
 from dualflow.imaging.regions import region_map
 from dualflow.imputation.group_models import ANALYSIS_TABLE, MULTIPLE
 from dualflow.modalities import modality
-from dualflow.report.group_figures import forest, forest_regions
+from dualflow.report.group_figures import forest
 from dualflow.report.report_figure import ReportFigure
 from dualflow.report.tables import Table, plain_table
 
@@ -42,7 +42,6 @@ def analysis_figures(config: Config) -> list[ReportFigure]:
     figures = []
     for name, _, table in _analyses(config):
         terms = list(dict.fromkeys(table["term"]))
-        others = [region for region in dict.fromkeys(table["region"]) if region not in atlas]
         pooled = table[table["method"] == MULTIPLE]
         counts = ", ".join(
             f"{term} {int((rows['q_fdr'] < SIGNIFICANT).sum())} of {len(rows)}"
@@ -53,7 +52,7 @@ def analysis_figures(config: Config) -> list[ReportFigure]:
             "cases and single imputation. The intervals of single imputation are too narrow and shown to compare only."
         )
         alt = f"Forest plot of {', '.join(terms)}; outcomes with a false discovery rate below 5 %: {counts}."
-        figure = forest(table, terms, forest_regions(table, terms[0], others), unit)
+        figure = forest(table, atlas, unit)
         figures.append(ReportFigure(f"analysis-{name}", figure, caption, alt))
     return figures
 

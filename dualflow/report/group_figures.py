@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -25,15 +25,19 @@ _OFFSETS = (-0.26, 0.0, 0.26)
 
 
 @styled
-def forest(table: pd.DataFrame, terms: Sequence[str], regions: Sequence[str], unit: str) -> Figure:
-    """One panel per term: estimate and 95 % interval of each region and method.
+def forest(table: pd.DataFrame, atlas: Collection[str], unit: str) -> Figure:
+    """One panel per term: estimate and 95 % interval of each outcome and method.
+
+    All outcomes of several regions are shown, then the regions with the smallest p-values of the first term, sorted by
+    the estimate.
 
     Args:
         table: of `analyse_regions`.
-        terms: coefficients to show.
-        regions: regions to show, from top to bottom.
+        atlas: names of the regions.
         unit: of the outcome.
     """
+    terms = list(dict.fromkeys(table["term"]))
+    regions = _shown(table, terms[0], [name for name in dict.fromkeys(table["region"]) if name not in atlas])
     figure = Figure(figsize=(1.8 + 3.1 * len(terms), 1.2 + 0.33 * len(regions)), layout="constrained")
     panels = figure.subplots(1, len(terms), sharey=True, squeeze=False)[0]
     for axes, term in zip(panels, terms, strict=True):
@@ -42,7 +46,7 @@ def forest(table: pd.DataFrame, terms: Sequence[str], regions: Sequence[str], un
             rows = table[(table["term"] == term) & (table["method"] == method)].set_index("region")
             if rows.empty:
                 continue
-            rows = rows.reindex(list(regions))
+            rows = rows.reindex(regions)
             heights = np.arange(len(regions)) + offset
             axes.hlines(heights, rows["low"], rows["high"], color=colour, lw=1.6, alpha=0.55)
             axes.plot(rows["estimate"], heights, "o", color=colour, ms=3.6, label=method)
@@ -52,15 +56,15 @@ def forest(table: pd.DataFrame, terms: Sequence[str], regions: Sequence[str], un
         axes.grid(axis="x", color=GRID, lw=0.6)
         axes.set_axisbelow(True)
         axes.tick_params(axis="y", length=0)
-    panels[0].set_yticks(range(len(regions)), list(regions), color=INK)
+    panels[0].set_yticks(range(len(regions)), regions, color=INK)
     panels[0].set_ylim(len(regions) - 0.5, -0.5)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), fontsize=8)
     return figure
 
 
-def forest_regions(table: pd.DataFrame, term: str, always: Sequence[str]) -> list[str]:
-    """The regions of a forest plot: `always`, then those with the smallest p-values, sorted by the estimate."""
+def _shown(table: pd.DataFrame, term: str, always: Sequence[str]) -> list[str]:
+    """The rows of a forest plot from top to bottom."""
     rows = table[(table["term"] == term) & (table["method"] == MULTIPLE)].set_index("region")
     others = rows.drop(index=[name for name in always if name in rows.index])
     chosen = others.nsmallest(SHOWN, "p").sort_values("estimate").index

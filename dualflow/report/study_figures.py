@@ -13,7 +13,7 @@ from dualflow.imaging.regions import region_map
 from dualflow.modalities import Modality, modality
 from dualflow.report.analysis_section import analysis_figures
 from dualflow.report.figures import metric_comparison, region_scatter, reliability_curve, training_curves
-from dualflow.report.group_tables import shown_columns
+from dualflow.report.people_tables import shown_columns
 from dualflow.report.region_figures import NAMED, WORST, agreement_plot, region_errors, side_effects
 from dualflow.report.region_means import RegionMeans, readable
 from dualflow.report.report_figure import ReportFigure

@@ -11,7 +11,6 @@ from dualflow.evaluation.statistics import summarise
 from dualflow.modalities import Modality, modality
 from dualflow.models.card import ModelCard
 from dualflow.report.analysis_section import analysis_tables
-from dualflow.report.group_tables import demographics, group_scores, group_table, worst_people
 from dualflow.report.likelihood_tables import (
     bits_table,
     explained_table,
@@ -20,6 +19,7 @@ from dualflow.report.likelihood_tables import (
     safety_table,
     source_table,
 )
+from dualflow.report.people_tables import demographics, group_scores, group_table, worst_people
 from dualflow.report.study_results import StudyResults
 from dualflow.report.tables import Table, difference_table, metric_table, plain_table
 

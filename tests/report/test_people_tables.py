@@ -6,7 +6,7 @@ import pytest
 
 from dualflow.data.index import split_people
 from dualflow.modalities import MODALITIES
-from dualflow.report.group_tables import demographics, group_scores, group_table, worst_people
+from dualflow.report.people_tables import demographics, group_scores, group_table, worst_people
 
 ROW = MODALITIES["FDG"]
 COUNT = 12
