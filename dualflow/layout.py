@@ -10,7 +10,8 @@ All results of a study lie under `Layout.root`:
     metrics/         tables written by evaluation
     figures/         main figures of the report, for `snakemake --report`
     compare/         plan.json: optimiser steps of each model at an equal budget
-    compare/folds-K/fold-F/   the study of one fold of a comparison, with all of these folders
+    compare/split/   the study of a comparison without folds, with all of these folders
+    compare/folds-K/fold-F/   the study of one fold of a comparison
     imputation/      regions.tsv: measured and drawn region values of every scan; replicates for standard errors
     analyses/NAME/   tables and figures of a group analysis
     edits/SCAN/COLUMN/     a measured target under other side information

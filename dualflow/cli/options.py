@@ -58,10 +58,14 @@ THREADS = click.option("--threads", type=click.IntRange(1), default=1, show_defa
 
 
 def command_settings(config_path: Path, overrides: Sequence[str], default: str) -> list[str]:
-    """The options that choose a configuration, without folders: their names may identify people."""
+    """The options that choose a configuration, without folders: their names may identify people.
+
+    A resolved configuration, which the workflow passes on, has no name of its own.
+    """
     name = config_path.stem if packaged_configs().get(config_path.stem) == config_path else config_path.name
-    config = [] if name == default else ["--config", name]
-    return [*config, *(word for override in overrides if "/" not in override for word in ("--set", override))]
+    config = [] if name == default or config_path.suffix == ".json" else ["--config", name]
+    shown = [f"{one.partition('=')[0]}=..." if "/" in one else one for one in overrides]
+    return [*config, *(word for override in shown for word in ("--set", override))]
 
 
 def parse_entities(

@@ -1,9 +1,10 @@
-"""What an imputation is made with, model and options, and whether the table of a study is that of its configuration."""
+"""Which model and options a study's table of draws was made with, and whether they are those of the configuration."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from dualflow.commit import sha256
 from dualflow.config import Config, ImputeConfig, dump_sections
 from dualflow.manifest import read_manifest
 from dualflow.models.model_files import WEIGHTS
@@ -12,8 +13,9 @@ STEP = "impute"
 
 
 def imputation_options(options: ImputeConfig) -> dict[str, Any]:
-    """The options that a table of draws depends on."""
-    return dump_sections(options, without=("analyses", "meta_regions"))
+    """The options that a table of draws depends on; a table of meta-regions counts by its content."""
+    regions = None if options.meta_regions is None else sha256(options.meta_regions)
+    return {**dump_sections(options, without=("analyses", "meta_regions"))[STEP], "meta_regions": regions}
 
 
 def imputing_weights(config: Config, name: str) -> str:
@@ -21,21 +23,16 @@ def imputing_weights(config: Config, name: str) -> str:
     return str((config.layout.model(name, config.train.seeds[0]) / WEIGHTS).relative_to(config.layout.root))
 
 
-def forget_other_imputation(config: Config) -> bool:
-    """Remove the manifest of a table that was drawn by another model or with other options than the configuration's.
+def is_other_imputation(config: Config) -> bool:
+    """Whether the study's table was drawn by another model or with other options than the configuration's.
 
-    `dualflow impute --set impute.draws=100` makes one. Snakemake does not notice, and the report's analyses would be
-    those of that table.
-
-    Returns:
-        Whether there was one, so that the workflow draws again.
+    `dualflow impute --set impute.draws=100` makes one. Snakemake does not notice, and the analyses of the report would
+    be those of that table.
     """
-    path = config.layout.manifest(STEP)
-    manifest = read_manifest(path, verify=False) if config.impute else None
+    manifest = read_manifest(config.layout.manifest(STEP), verify=False)
     if manifest is None or config.impute is None:
         return False
-    weights = imputing_weights(config, config.imputing_model)
-    if manifest["config"] == imputation_options(config.impute) and manifest["facts"].get("weights") == weights:
-        return False
-    path.unlink()
-    return True
+    if manifest["facts"].get("weights") != imputing_weights(config, config.imputing_model):
+        return True
+    made = manifest["config"][STEP]  # that of an earlier build may lack an option, which is then unknown
+    return any(key in made and made[key] != value for key, value in imputation_options(config.impute).items())

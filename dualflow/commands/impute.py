@@ -90,7 +90,7 @@ def impute(config: Config, name: str = "") -> None:
         step=STEP,
         outputs=files,
         inputs={"model": predictor.card.weights_sha256, "pairs": sha256(layout.pairs)},
-        config=imputation_options(options),
+        config={STEP: imputation_options(options)},
         facts={"weights": imputing_weights(config, name)},
     )
     _print(result, layout)

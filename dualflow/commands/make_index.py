@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import pandas as pd
 
@@ -59,14 +60,25 @@ def require_analyses(options: ImputeConfig, side: Sequence[str] | None, pairs: p
         ConfigError: an analysis names no column, a column has one value or no such level, or a term is not among those
             of the imputation.
     """
+    terms = None if side is None else imputation_terms(options, side, pairs)
+    if terms is not None:
+        with _blaming("impute.terms"):
+            terms.design(terms.without_gaps(pairs))
     for name, text in options.analyses.items():
-        try:
+        with _blaming(f"impute.analyses.{name}"):
             formula = analysis_formula(text, references_of(text, options.references))
             formula.design(pairs)
-            if side is not None:
-                require_congenial(formula, imputation_terms(options, side, pairs), pairs)
-        except ConfigError as error:
-            raise ConfigError(f"impute.analyses.{name}: {error}") from None
+            if terms is not None:
+                require_congenial(formula, terms, pairs)
+
+
+@contextmanager
+def _blaming(key: str) -> Iterator[None]:
+    """Begin the message of an error with the key of the configuration that causes it."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from None
 
 
 def require_columns(options: ImputeConfig, columns: Sequence[str]) -> None:

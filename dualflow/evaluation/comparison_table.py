@@ -132,31 +132,27 @@ def _finished(
 def _follows_plan(config: Config, plan: Plan, card: ModelCard) -> bool:
     """Whether a training took the plan's optimiser steps, pre-training included, with today's options.
 
-    A closed form takes no steps.
+    A closed form takes no steps, and depends on the side information alone.
     """
+    manifest = read_manifest(config.layout.manifest(f"train/{card.name}_seed-{card.seed}"), verify=False)
+    if manifest is None or manifest["config"]["study"]["side"] != list(config.study.side):
+        return False
     if card.name not in budgeted(config):
         return True
     budget, history = plan.models.get(card.name), config.layout.model(card.name, card.seed) / "history.tsv"
     if budget is None or budget.identity != step_identity(config, card.name) or not history.is_file():
         return False
     steps = int(read_typed_table(history)["step"].iloc[-1])
-    return steps + card.training.pretrain_steps == budget.steps and _has_options(config, plan, card)
-
-
-def _has_options(config: Config, plan: Plan, card: ModelCard) -> bool:
-    """Whether a training had the learning rate and all other options that it would have now."""
-    manifest = read_manifest(config.layout.manifest(f"train/{card.name}_seed-{card.seed}"), verify=False)
+    if steps + card.training.pretrain_steps != budget.steps:
+        return False
     planned = apply_plan(config, plan, [card.name])
-    expected = dump_sections(planned.train, planned.baselines.of(card.name))
-    expected["study"] = {"side": list(config.study.side)}
-    return manifest is not None and _options(manifest["config"]) == _options(expected)
+    now = dump_sections(planned.train, planned.baselines.of(card.name))
+    return all(_options(manifest["config"][section]) == _options(values) for section, values in now.items())
 
 
-def _options(sections: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The options that change a training of a given number of steps."""
-    train = {key: value for key, value in sections["train"].items() if key not in NOT_COMPARED}
-    baseline = {key: value for key, value in sections["baselinetraining"].items() if key not in NOT_COMPARED}
-    return [train, baseline, {"side": list(sections["study"]["side"])}]
+def _options(section: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a section that change a training of a given number of steps."""
+    return {key: value for key, value in section.items() if key not in NOT_COMPARED}
 
 
 def _cost(trainings: Sequence[Training], budget: ModelBudget | None) -> dict[str, float]:

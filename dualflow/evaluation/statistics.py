@@ -78,10 +78,10 @@ def differences(table: pd.DataFrame, reference: str, *, bootstrap: int = 2000, s
     `p` is the p-value of Wilcoxon's signed-rank test and `p_holm` its Holm adjustment over the models of one metric;
     both are NaN for a metric with an ideal value and for STUDY_METRICS. `verdict` is `better` or `worse` only if the
     interval of the gain excludes zero and `p_holm`, if any, is below 0.05, because bootstrap intervals of few subjects
-    are too narrow; a difference below the sum of the two models' slacks is `undecided`. With fewer than
-    MIN_SUBJECTS pairs there is neither interval nor p-value. A model whose value equals that of the reference for every
-    subject, up to rounding, is `equal`: its predictions are the same by construction, as those of two models with one
-    mean, so there is nothing to test.
+    are too narrow; a difference whose interval reaches into the sum of the two models' slacks is `undecided`. With
+    fewer than MIN_SUBJECTS pairs there is neither interval nor p-value. A model whose value equals that of the
+    reference for every subject, up to rounding, is `equal`: its predictions are the same by construction, as those of
+    two models with one mean, so there is nothing to test.
 
     Raises:
         DataError: the table lacks a key column, has no rows, or does not contain `reference`.

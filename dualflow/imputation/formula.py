@@ -16,8 +16,8 @@ OUTCOME = "suvr"
 """Left-hand side of every analysis; a formula may leave it out."""
 INTERCEPT = "Intercept"
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m|[⧛⧚]")
-_POWER = re.compile(r"[\w`]+\s*(\*\*|\^)\s*\w+")
-"""A column to a power, in which formulas see the column itself; that of a bracket has all its interactions."""
+_POWER = re.compile(r"(?:\w+|\(\s*\w+\s*\))\s*(?:\*\*|\^)\s*\w+")
+"""A power of a single column, which a formula reads as the column itself. A power of a sum has its interactions."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Formula:
                 f"formula '{self.text}': {code[0]} is not a column; add a column to the table and name it, "
                 "and choose the reference level of a category by --reference COLUMN=LEVEL"
             )
-        if power := _POWER.search(self.text):
+        if power := _POWER.search(re.sub("`[^`]*`", "column", self.text)):
             raise ConfigError(
                 f"formula '{self.text}': {power[0]} is the column itself in a formula; add a column of its powers "
                 "to the table and name it"

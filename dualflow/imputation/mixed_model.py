@@ -34,7 +34,7 @@ def fit_random_intercepts(outcomes: Floats, design: Floats, subjects: NDArray[np
 
     The likelihood is maximised over the ratio of variances alone, since the rest has a closed form given the ratio
     (Harville, JASA 72, 1977). An analysis has thousands of outcomes: statsmodels, which searches all parameters, takes
-    hundreds of times as long, and its standard errors are off by a quarter and more where it stops early.
+    a hundred times as long, and its standard errors are off by a quarter and more where it stops early.
     """
     start = np.linalg.lstsq(design, outcomes, rcond=None)[0]
     residuals = outcomes - design @ start  # so that the sums of squares below do not cancel

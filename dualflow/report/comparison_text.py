@@ -137,7 +137,7 @@ def _differences(result: Comparison, row: Modality) -> list[str]:
         "paired bootstrap interval. p: Wilcoxon signed-rank test, Holm-adjusted over the models of a column."
     )
     if any(is_within_slack(entry) for entry in frame.to_dict("records")):
-        text += f" {WITHIN_SLACK}: below the sum of the slacks of the two models' bits, so it decides nothing."
+        text += f" {WITHIN_SLACK}: the interval reaches into the sum of the two models' slacks, so it decides nothing."
     return [f"{text}\n\n{markdown_table(rows)}"]
 
 

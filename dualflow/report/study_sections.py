@@ -65,7 +65,9 @@ PAIRED = (
     "subjects. p: Wilcoxon's signed-rank test over subjects, with Holm's adjustment over the models of a metric. A "
     "model is called better or worse only if the interval excludes zero and p is below 0.05."
 )
-SLACK = "Differences below the sum of the two models' slacks are within the slack and decide nothing."
+SLACK = (
+    "Within the slack: the interval reaches into the sum of the two models' slacks, so the difference decides nothing."
+)
 
 
 def main_scores(config: Config, results: StudyResults) -> pd.DataFrame:

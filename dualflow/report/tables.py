@@ -18,7 +18,7 @@ Entry = Mapping[Hashable, Any]
 """A row of a table of results."""
 VERDICTS = {"better": "better", "worse": "worse", "undecided": "no clear difference", "equal": "equal by construction"}
 WITHIN_SLACK = "within the slack"
-"""Verdict on a difference that the statistics call clear, below the accuracy of the scores."""
+"""Verdict on a difference that the statistics call clear, but not beyond the accuracy of the scores."""
 UNKNOWN = "–"  # noqa: RUF001 - an en dash, as in typeset tables
 
 

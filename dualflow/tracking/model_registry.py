@@ -119,7 +119,7 @@ class ModelRegistry:
         with self._connection():
             self._create_name()
             earlier = self.client.search_model_versions(f"name = '{self.name}' and tags.`{BUNDLE_TAG}` = '{digest}'")
-            # Published without scores before, as a bundle is, it counts as new once there are some.
+            # A bundle is published without scores; the same files with scores are a version of their own.
             if scores is not None:
                 earlier = [version for version in earlier if SCORES_TAG in version.tags]
             if earlier:

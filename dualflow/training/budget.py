@@ -145,8 +145,8 @@ def step_identity(config: Config, name: str) -> str:
     train = config.train.model_dump(include={"batch_size", "precision", "memory", "threads", "choose_mean"})
     baseline = [] if name in config.flows else [name, config.baselines.of(name).width]
     sizes = config.preprocess.shape, len(config.study.side)
-    machine = [str(select_device(config.train.device)), config.train.processes]
-    return digest_of([*baseline, spec, *sizes, train, *machine, *config.study.extra_sources])[:16]
+    devices = [str(select_device(config.train.device)), config.train.processes]
+    return digest_of([*baseline, spec, *sizes, train, *devices, *config.study.extra_sources])[:16]
 
 
 def apply_plan(config: Config, plan: Plan, names: Sequence[str]) -> Config:

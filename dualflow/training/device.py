@@ -59,7 +59,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def chosen_precision(precision: str, device: torch.device) -> str:
-    """`float32` or `bfloat16`; for `auto` bfloat16 where the device computes it itself."""
+    """`float32` or `bfloat16`; for `auto` the latter on GPUs that have it and on processors with AVX-512."""
     if precision != "auto":
         return precision
     if device.type == "cuda":
@@ -70,7 +70,7 @@ def chosen_precision(precision: str, device: torch.device) -> str:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """Run convolutions in bfloat16 inside the block if `precision` comes to that; log-determinants stay float32."""
+    """Run convolutions in bfloat16 inside the block if that is the chosen precision; log-determinants stay float32."""
     if chosen_precision(precision, device) == "float32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)

@@ -13,7 +13,12 @@ from dualflow.commands.workflow_files import find_config
     [
         (find_config("compare"), (), []),
         (find_config("presets"), ("train.steps=9",), ["--config", "presets", "--set", "train.steps=9"]),
-        (Path("home/jane/presets.yaml"), ("study.bids=/home/jane",), ["--config", "presets.yaml"]),
+        (
+            Path("home/jane/presets.yaml"),
+            ("study.bids=/home/jane",),
+            ["--config", "presets.yaml", "--set", "study.bids=..."],
+        ),
+        (Path("results/x/configs/0a1b2c3d4e5f.json"), (), []),
     ],
 )
 def test_a_command_is_stated_without_folders(path, overrides, expected):

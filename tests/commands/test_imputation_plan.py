@@ -1,9 +1,11 @@
 """The workflow's imputation is that of its configuration, also after `dualflow impute` with other options."""
 
+import json
+
 import pytest
 
 from dualflow.commands import impute as module
-from dualflow.commands.imputation_plan import forget_other_imputation
+from dualflow.commands.imputation_plan import is_other_imputation
 from dualflow.commands.impute import impute
 from dualflow.config import parse_config
 from tests.support.imputed_study import ImputedStudy
@@ -20,24 +22,40 @@ def values(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("change", [{}, {"analyses": {"main": "suvr ~ age"}}])
-def test_the_table_of_the_configuration_stays(values, change):
-    """A further analysis needs no other draws."""
-    config = parse_config(values | {"impute": {"draws": 5, **change}})
-    assert not forget_other_imputation(config)
-    assert config.layout.manifest("impute").is_file()
+def test_a_further_analysis_needs_no_other_draws(values, change):
+    assert not is_other_imputation(parse_config(values | {"impute": {"draws": 5, **change}}))
 
 
 @pytest.mark.parametrize(
     "change", [{"impute": {"draws": 6}}, {"impute": {"draws": 5}, "model": {"preset": "dual_glow"}}]
 )
-def test_another_table_is_drawn_again(values, change):
-    config = parse_config(values | change)
-    assert forget_other_imputation(config)
-    assert not config.layout.manifest("impute").exists()
-    assert not forget_other_imputation(config)
+def test_another_table_is_told(values, change):
+    assert is_other_imputation(parse_config(values | change))
 
 
-def test_a_study_without_an_imputation_has_nothing_to_forget(values):
-    config = parse_config({"study": values["study"]})
-    assert not forget_other_imputation(config)
-    assert config.layout.manifest("impute").is_file()
+def test_meta_regions_count_by_their_content(values, tmp_path):
+    """A table that was only moved changes nothing."""
+    table = tmp_path / "regions.tsv"
+    table.write_text("meta_region\tregion\nlobe\tcuneus\n")
+    values = values | {"impute": {"draws": 5, "meta_regions": str(table)}}
+    assert is_other_imputation(parse_config(values))
+    impute(parse_config(values))
+    moved = table.rename(tmp_path / "moved.tsv")
+    assert not is_other_imputation(parse_config(values | {"impute": {"draws": 5, "meta_regions": str(moved)}}))
+    moved.write_text("meta_region\tregion\nlobe\tCaudate\n")
+    assert is_other_imputation(parse_config(values | {"impute": {"draws": 5, "meta_regions": str(moved)}}))
+
+
+def test_a_table_of_an_earlier_build_counts_by_what_it_recorded(values):
+    """It listed the analyses, and did not know the meta-regions."""
+    config = parse_config(values)
+    path = config.layout.manifest("impute")
+    manifest = json.loads(path.read_text())
+    del manifest["config"]["impute"]["meta_regions"]
+    manifest["config"]["impute"]["analyses"] = {"old": "suvr ~ age"}
+    path.write_text(json.dumps(manifest))
+    assert not is_other_imputation(config)
+
+
+def test_a_study_without_an_imputation_has_no_other(values):
+    assert not is_other_imputation(parse_config({"study": values["study"]}))

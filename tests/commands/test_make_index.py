@@ -72,6 +72,14 @@ def test_an_analysis_that_would_fail_at_the_end_fails_at_the_index(analysis: str
     require_analyses(ImputeConfig(analyses={"main": "suvr ~ age"}), side, people)
 
 
+def test_constant_terms_of_the_imputation_are_blamed_on_it() -> None:
+    """Not on an analysis that does not name them, and without one too."""
+    people = pd.DataFrame({"age": [60, 70, 80, 65], "site": "A"})
+    for analyses in ({}, {"main": "suvr ~ age"}):
+        with pytest.raises(ConfigError, match=r"^impute\.terms: formula 'age \+ site': site is A in every scan"):
+            require_analyses(ImputeConfig(analyses=analyses, terms="age + site"), ["age", "site"], people)
+
+
 def test_without_missing_targets_any_column_can_be_analysed() -> None:
     """Nothing is drawn that could be ignorant of a term."""
     people = pd.DataFrame({"age": [60, 70, 80, 65], "diagnosis": ["AD", "CN", "AD", "CN"]})

@@ -85,8 +85,10 @@ def test_a_training_with_other_options_is_not_listed(config, tmp_path, change):
     changed = parse_config(values | {key: values[key] | part for key, part in change.items()})
     plan = make_plan(config, ["dualflow"], 1, FakeTimer())
     train_and_score(config, "dualflow", 0, 10)
-    assert len(gather_comparison([config], plan).table) == 1
-    assert gather_comparison([changed], plan).table.empty
+    train_and_score(config, "mean_image", 0, 0)
+    assert list(gather_comparison([config], plan).table["model"]) == ["dualflow", "mean_image"]
+    left = gather_comparison([changed], plan).table
+    assert left.empty if "study" in change else list(left["model"]) == ["mean_image"]
 
 
 def test_only_trainings_that_follow_the_plan_are_listed(config):

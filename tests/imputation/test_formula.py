@@ -44,6 +44,7 @@ def test_the_first_level_is_the_reference_unless_another_is_named() -> None:
         ("suvr ~ weight", {}, "no column weight"),
         ("suvr ~ age + age^2", {}, "age^2 is the column itself"),
         ("suvr ~ age + age**2", {}, "age**2 is the column itself"),
+        ("suvr ~ age + (age) ** 2", {}, "(age) ** 2 is the column itself"),
         ("suvr ~ site", {}, "site is A in every scan"),
         ("suvr ~ diagnosis", {"diagnosis": "HC"}, "choose from: AD, CN, MCI"),
         ("suvr ~ age", {"diagnosis": "CN"}, "no term diagnosis"),

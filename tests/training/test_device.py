@@ -63,11 +63,12 @@ def test_too_few_gpus_are_an_error_with_a_remedy(gpus, monkeypatch, choice, coun
     ],
 )
 def test_bfloat16_is_chosen_where_it_is_no_emulation(monkeypatch, device, capability, native, expected):
-    """A step in emulated bfloat16 takes five times as long as one in float32 and more."""
+    """A step in emulated bfloat16 takes many times as long as one in float32."""
     monkeypatch.setattr(module.torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(module.torch.cuda, "is_bf16_supported", lambda *, including_emulation: native)
     assert chosen_precision("auto", torch.device(device)) == expected
-    assert {chosen_precision(name, torch.device(device)) for name in ("float32", "bfloat16")} == {"float32", "bfloat16"}
+    for name in ("float32", "bfloat16"):
+        assert chosen_precision(name, torch.device(device)) == name
 
 
 @pytest.mark.parametrize(("capability", "expected"), [("AVX512", torch.bfloat16), ("AVX2", torch.float32)])
