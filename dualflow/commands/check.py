@@ -1,7 +1,11 @@
-"""The last step of the workflow: it verifies all outputs, and fails if one was changed or a scan was excluded."""
+"""The last step of the workflow: it verifies all outputs, and fails if one was changed or a scan was excluded.
+
+It also fails if the draws of missing targets are not those of the configuration.
+"""
 
 from __future__ import annotations
 
+from dualflow.commands.imputation_plan import is_other_imputation
 from dualflow.commands.steps import CHECK, step_names
 from dualflow.config import Config
 from dualflow.data.exclusions import STEP as REVIEW
@@ -15,7 +19,8 @@ def check(config: Config) -> None:
     """Write the final manifest, which lists those of all other steps.
 
     Raises:
-        DataError: an output has changed since it was written, or scans were excluded; everything else is finished.
+        DataError: an output has changed since it was written, the imputation is that of other options, or scans were
+            excluded; everything else is finished.
     """
     layout = config.layout
     manifests = {step: layout.manifest(step) for step in step_names(config) if step != CHECK}
@@ -24,6 +29,12 @@ def check(config: Config) -> None:
         raise DataError(
             f"{layout.root}: outputs of {summarise_names(broken)} were changed after they were written; "
             "the same command makes them again"
+        )
+    if is_other_imputation(config):
+        raise DataError(
+            f"{layout.imputed_regions}: was drawn by another model or with other options than those of the "
+            "configuration, and the report's analyses with it; run `dualflow impute` with this configuration, then the "
+            "same command again"
         )
     # Scans that a reviewer excluded need no attention.
     rows = [row for row in read_quarantine(layout.quarantine) if row.step != REVIEW]

@@ -10,8 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dualflow.commands.imputation_plan import STEP as IMPUTE
-from dualflow.commands.imputation_plan import is_other_imputation
 from dualflow.commands.run import snakemake_command
 from dualflow.commands.snakemake_log import failure_reasons, parse_jobs
 from dualflow.config import Config
@@ -36,8 +34,7 @@ def list_steps(config: Config, options: Sequence[str] = ()) -> int:
     """Print the steps that a run would take, and why; return Snakemake's exit code."""
     layout = config.layout
     broken = verify_manifests(layout.root / "manifests")
-    again = [*broken, *([IMPUTE] if is_other_imputation(config) else [])]
-    forced = ["--forcerun", *(str(layout.manifest(step)) for step in again)] if again else []
+    forced = ["--forcerun", *(str(layout.manifest(step)) for step in broken)] if broken else []
     done = subprocess.run(
         [*snakemake_command(config), "--dry-run", *options, *forced], capture_output=True, text=True, check=False
     )

@@ -127,7 +127,8 @@ def _log(run: Run, config: Config, predictor: Predictor, pairs: pd.DataFrame, sc
     """Log the mean scores over people, the test scans and a description to the run of the training."""
     card = predictor.card
     scores = {str(name): float(value) for name, value in subject_means(scans).select_dtypes("number").mean().items()}
-    run.parameters(model_parameters(config, card.name, card.seed))  # for a training that was tracked elsewhere
+    # For a training that was tracked elsewhere.
+    run.parameters(model_parameters(config, card.name, card.seed, card.training.precision))
     run.scores(score_names(scores, config))
     test = pairs.loc[pairs["split"] == "test", "scan"]
     digests = {key: sha256(config.layout.scan_manifest(Scan.parse(key))) for key in test}

@@ -27,7 +27,7 @@ from dualflow.tracking.saved_view import models_view
 from dualflow.tracking.tracked_run import Run, tracked
 
 TRAIN_PARAMETERS = (
-    "batch_size", "learning_rate", "warmup", "weight_decay", "clip_norm", "ema", "precision", "patience",
+    "batch_size", "learning_rate", "warmup", "weight_decay", "clip_norm", "ema", "patience",
 )  # fmt: skip
 """Fields of section `train` that every gradient training depends on."""
 TRAINING = "training"
@@ -67,8 +67,11 @@ def training_of(layout: Layout, name: str, seed: int) -> str:
     return "" if manifest is None else str(manifest["facts"].get(TRAINING, ""))
 
 
-def model_parameters(config: Config, name: str, seed: int) -> dict[str, Any]:
-    """Parameters that one training depends on: those of its data, its optimiser and, for a flow, its layers."""
+def model_parameters(config: Config, name: str, seed: int, precision: str) -> dict[str, Any]:
+    """Parameters that one training depends on: those of its data, its optimiser and, for a flow, its layers.
+
+    `precision` is that of its convolutions, which `train.precision: auto` leaves open; empty if it is unknown.
+    """
     study, train = config.study, config.train
     values: dict[str, Any] = {
         "model": name,
@@ -83,6 +86,8 @@ def model_parameters(config: Config, name: str, seed: int) -> dict[str, Any]:
     if config.split.folds is not None:
         values |= {"folds": config.split.folds, "fold": config.split.fold}
     optimiser = train.model_dump(include=set(TRAIN_PARAMETERS))
+    if precision:
+        optimiser["precision"] = precision
     if train.augment.probability:
         optimiser["augment"] = train.augment.model_dump()
     if name in config.flows:

@@ -12,8 +12,6 @@ from signal import SIGINT
 
 import psutil
 
-from dualflow.commands.imputation_plan import STEP as IMPUTE
-from dualflow.commands.imputation_plan import is_other_imputation
 from dualflow.commands.run_display import BarDisplay, Display, LineDisplay
 from dualflow.commands.run_lock import RUN, clear_study, run_lock
 from dualflow.commands.snakemake_log import LogFollower, failure_reasons
@@ -70,8 +68,6 @@ def run_workflow(config: Config, cores: str, options: Sequence[str] = (), steps:
         with log_file.open("ab") as stream:
             log = LogFollower(log_file, stream.tell())
             targets = [str(layout.manifest(step)) for step in steps or ()]
-            if is_other_imputation(config):
-                command += ["--forcerun", str(layout.manifest(IMPUTE))]
             command += ["--cores", cores, *_gpu_options(config), "--rerun-incomplete", "--show-failed-logs"]
             process = subprocess.Popen(
                 [*command, *options, *targets],

@@ -42,7 +42,7 @@ from dualflow.tracking.tracked_run import Run
 from dualflow.training.build_baseline import build_baseline
 from dualflow.training.checkpoint import forget_states
 from dualflow.training.context import TrainingContext
-from dualflow.training.device import source_and_side
+from dualflow.training.device import chosen_precision, source_and_side
 from dualflow.training.distributed import ProcessGroup, launch, process_group, under_torchrun
 from dualflow.training.history import History
 from dualflow.training.train_baseline import train_baseline
@@ -95,7 +95,8 @@ def _train(config: Config, name: str, seed: int, data: LearningData, group: Proc
     fingerprint = fingerprint_of(config, name, data)
     training, tracks = fingerprint[:16], name in config.flows or name in SEEDED
     with _tracked(config, name, seed, training, group) as run:
-        run.parameters(model_parameters(config, name, seed))
+        precision = chosen_precision(config.train.precision, group.device)
+        run.parameters(model_parameters(config, name, seed, precision))
         run.describe(describe_model(config, name, seed))
         log_datasets(run, config, data.pairs, data.digests, "train", "validation")
         context = TrainingContext(

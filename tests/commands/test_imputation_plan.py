@@ -5,9 +5,11 @@ import json
 import pytest
 
 from dualflow.commands import impute as module
+from dualflow.commands.check import check
 from dualflow.commands.imputation_plan import is_other_imputation
 from dualflow.commands.impute import impute
 from dualflow.config import parse_config
+from dualflow.errors import DataError
 from tests.support.imputed_study import ImputedStudy
 
 
@@ -29,8 +31,12 @@ def test_a_further_analysis_needs_no_other_draws(values, change):
 @pytest.mark.parametrize(
     "change", [{"impute": {"draws": 6}}, {"impute": {"draws": 5}, "model": {"preset": "dual_glow"}}]
 )
-def test_another_table_is_told(values, change):
-    assert is_other_imputation(parse_config(values | change))
+def test_another_table_fails_the_last_step(values, change):
+    """The report would show its analyses as those of the configuration."""
+    config = parse_config(values | change)
+    assert is_other_imputation(config)
+    with pytest.raises(DataError, match=r"was drawn by another model or with other options .* run `dualflow impute`"):
+        check(config)
 
 
 def test_meta_regions_count_by_their_content(values, tmp_path):

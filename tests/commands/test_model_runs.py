@@ -29,12 +29,14 @@ def config(tmp_path):
 def test_parameters_are_those_of_the_model(config):
     """A flow has its pieces, a network its optimiser, and a closed form neither."""
     flow, variant, network, closed_form = (
-        model_parameters(config, name, 1) for name in ("dual_glow", "wide", "unet", "mean_image")
+        model_parameters(config, name, 1, "bfloat16") for name in ("dual_glow", "wide", "unet", "mean_image")
     )
     assert (flow["kind"], flow["preset"], flow["steps"], flow["flow"]["mean"]) == ("flow", "dual_glow", 7, "none")
     assert (variant["model"], variant["preset"], variant["flow"]["hidden"]) == ("wide", "dualflow", [8, 8, 8])
     assert (network["kind"], network["steps"], network["learning_rate"]) == ("network", 600, 0.001)
     assert "flow" not in network
+    assert (flow["precision"], network["precision"]) == ("bfloat16", "bfloat16")
+    assert "precision" not in model_parameters(config, "unet", 1, "")
     assert closed_form == {
         "model": "mean_image", "kind": "closed form", "seed": 1, "source": "T1w", "target": "FDG", "side": "age",
         "spacing_mm": 4.0, "shape": "16 x 16 x 16", "folds": 3, "fold": 1,
