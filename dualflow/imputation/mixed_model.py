@@ -10,9 +10,9 @@ from scipy.optimize import minimize_scalar
 
 Floats = NDArray[np.float64]
 SHARES = np.linspace(0, 1, 41)
-"""Shares of the variance between subjects, of which the two beside the best enclose the optimum."""
+"""Shares of the variance between subjects in the whole; the two beside the best of them enclose the optimum."""
 LARGEST_SHARE = 1 - 1e-6
-"""Above it, differences that leave the variance within subjects are lost to rounding."""
+"""Closer to 1, the information matrix loses too many digits."""
 
 
 class MixedFits(NamedTuple):
@@ -48,8 +48,8 @@ def fit_random_intercepts(outcomes: Floats, design: Floats, subjects: NDArray[np
 class _Profile(NamedTuple):
     """The restricted likelihood of R outcomes as a function of the ratio of variances.
 
-    With n scans and the sums s of a subject, the inverse covariance of its scans is 1 - w s s', w = ratio /
-    (1 + n ratio), in units of the variance within subjects.
+    In units of the variance within subjects, the n scans of a subject have the inverse covariance I - w 1 1' with
+    w = ratio / (1 + n ratio), so sums over the scans of each subject are all that products with it need.
 
     Attributes:
         scans: number of scans N.
