@@ -32,8 +32,10 @@ def log_density(law: ResidualLaw, error: Tensor, mask: Tensor, source: Tensor, s
     with_means = law.covariance_with_means()
     shared, among = with_means[:, mask].double(), law.region_means(with_means).double()
     half = shared - among @ spread / 2
-    field = law.kernel.correlation(mask.nonzero()).double() * torch.outer(law.deviation[mask], law.deviation[mask])
-    field -= spread.T @ half + half.T @ spread
+    # In place: with 10,000 voxels each matrix takes 0.8 GB, and seconds to write.
+    deviation = law.deviation[mask].double()
+    field = law.kernel.correlation(mask.nonzero()).double().mul_(deviation[:, None]).mul_(deviation)
+    field.addmm_(spread.T, half, alpha=-1).addmm_(half.T, spread, alpha=-1)
     loadings = (
         region_scale * (spread.T * law.region_deviation) @ (law.regions.vectors * law.regions.deviations).double()
     )
