@@ -75,7 +75,7 @@ def analyse(
     design = parsed.design(people)
     complete = design.notna().all(axis=1).to_numpy()
     if not imputed.observed.all():
-        require_congenial(parsed, Formula(imputed.facts["Terms"], imputed.facts["References"]), people)
+        require_congenial(parsed, design, Formula(imputed.facts["Terms"], imputed.facts["References"]), people)
     derive = partial(add_outcomes, regions=imputed.regions, asymmetries=asymmetries, ratios=ratios)
     values, outcomes = derive(imputed.values)
     replicates = Replicates.read(layout.imputation_replicates, ~imputed.observed, sha256(layout.imputed_regions))

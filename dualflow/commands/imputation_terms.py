@@ -40,7 +40,7 @@ def analysis_formula(text: str, references: Mapping[str, str]) -> Formula:
     return formula
 
 
-def require_congenial(formula: Formula, terms: Formula, people: pd.DataFrame) -> None:
+def require_congenial(formula: Formula, design: pd.DataFrame, terms: Formula, people: pd.DataFrame) -> None:
     """Check that the imputation knows every term of an analysis of these people.
 
     Draws that do not depend on a term have no effect of it, and dilute the effect in the completed tables
@@ -48,13 +48,14 @@ def require_congenial(formula: Formula, terms: Formula, people: pd.DataFrame) ->
 
     Args:
         formula: of the analysis.
+        design: its design matrix of these people; rows with unknown values are NaN.
         terms: of the imputation.
         people: side information, one row per scan.
 
     Raises:
         ConfigError: a term is no combination of those of the imputation.
     """
-    design, space = formula.design(people), terms.design(terms.without_gaps(people))
+    space = terms.design(terms.without_gaps(people))
     known = design.notna().all(axis=1).to_numpy()
     inside = lies_in(design[known].to_numpy(), space[known].to_numpy())
     if foreign := [str(name) for name, is_in in zip(design, inside, strict=True) if not is_in]:

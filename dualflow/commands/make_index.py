@@ -67,9 +67,9 @@ def require_analyses(options: ImputeConfig, side: Sequence[str] | None, pairs: p
     for name, text in options.analyses.items():
         with _blaming(f"impute.analyses.{name}"):
             formula = analysis_formula(text, references_of(text, options.references))
-            formula.design(pairs)
+            design = formula.design(pairs)
             if terms is not None:
-                require_congenial(formula, terms, pairs)
+                require_congenial(formula, design, terms, pairs)
 
 
 @contextmanager

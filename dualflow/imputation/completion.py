@@ -143,7 +143,7 @@ def _require_informing(study: StudyRegions, used: int, terms: int, formula: Form
 def _require_groups(table: pd.DataFrame, informs: NDArray[np.bool_], formula: Formula) -> None:
     """Name a group of which no measured scan informs the draws."""
     for name in formula.variables:
-        if formula.is_number(table, name):
+        if formula.is_number(table[name]):
             continue
         if absent := sorted(set(table[name]) - set(table.loc[informs, name])):
             raise DataError(

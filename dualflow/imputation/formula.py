@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from dualflow.data.tsv import all_numbers, numbers
 from dualflow.errors import ConfigError, DataError
 
 OUTCOME = "suvr"
@@ -113,30 +114,24 @@ class Formula:
         matrix.columns = [_plain(name) for name in matrix.columns]
         return matrix.astype(float).reindex(table.index)
 
-    def is_number(self, table: pd.DataFrame, name: str) -> bool:
+    def is_number(self, column: pd.Series) -> bool:
         """Whether a column is a number in the design; one with a reference level is a category."""
-        from dualflow.data.tsv import all_numbers
-
-        return all_numbers(table[name]) and name not in self.references
+        return all_numbers(column) and str(column.name) not in self.references
 
     def without_gaps(self, table: pd.DataFrame) -> pd.DataFrame:
         """Fill unknown values with the mean of a numeric column, and the most frequent level of a category."""
-        from dualflow.data.tsv import numbers
-
         filled = table.copy()
         for name in self.variables:
-            numeric = self.is_number(table, name)
+            numeric = self.is_number(table[name])
             values = numbers(table[name]) if numeric else table[name]
             if values.notna().any():
                 filled[name] = values.fillna(values.mean() if numeric else values.mode().iloc[0])
         return filled
 
     def _column(self, values: pd.Series) -> pd.Series:
-        from dualflow.data.tsv import all_numbers, numbers
-
-        reference = self.references.get(str(values.name))
-        if all_numbers(values) and reference is None:
+        if self.is_number(values):
             return numbers(values)
+        reference = self.references.get(str(values.name))
         values = values.map(_level, na_action="ignore")
         levels = sorted(set(values.dropna()))
         if reference is not None and reference not in levels:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from dualflow.evaluation.prediction import Floats
 from dualflow.imaging.atlas import short_name, side
-from dualflow.imaging.meta_regions import meta_region_members, meta_regions
+from dualflow.imaging.meta_regions import meta_region_weights
 from dualflow.imaging.regions import RegionMap
 
 
@@ -50,12 +50,12 @@ class RegionMeans:
 
     def meta_regions(self, atlas: RegionMap) -> dict[str, tuple[Floats, Floats]]:
         """Real and synthetic mean `[N]` over the voxels of each meta-region that has a region in the atlas."""
-        groups, sizes = meta_regions(), dict(zip(atlas.names, atlas.sizes(atlas.labels > 0), strict=True))
-        members = meta_region_members(self.regions, groups) * [sizes[name] for name in self.regions]
+        names, weights = meta_region_weights(atlas, atlas.labels > 0)
+        columns = [atlas.names.index(region) for region in self.regions]
         return {
-            name: (_weighted_mean(self.real, weights), _weighted_mean(self.synthetic, weights))
-            for name, weights in zip(groups, members, strict=True)
-            if weights.any()
+            name: (_weighted_mean(self.real, row), _weighted_mean(self.synthetic, row))
+            for name, row in zip(names, weights[:, columns], strict=True)
+            if np.nansum(row) > 0
         }
 
 

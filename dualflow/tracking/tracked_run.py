@@ -110,7 +110,7 @@ class Run:
         self._log("text", {"text": text, "name": name})
 
     def picture(self, png: bytes, name: str) -> None:
-        """Log the picture of a figure as the artifact `name`; it is not queued, because the report contains it too."""
+        """Log the picture of a figure as the artifact `name`; it is sent only while the server answers."""
         folder, _, file = name.rpartition("/")
 
         def send(client: Any) -> None:

@@ -18,12 +18,17 @@ PEOPLE = pd.DataFrame(
 )
 
 
+def with_design(formula: Formula) -> tuple[Formula, pd.DataFrame]:
+    """A formula with its design matrix of PEOPLE."""
+    return formula, formula.design(PEOPLE)
+
+
 def test_a_term_that_is_constant_where_another_is_known_does_no_harm() -> None:
     """MMSE is known in patients only, where the imputation's diagnosis does not vary."""
     terms = Formula("age + diagnosis + mmse", {"diagnosis": "CN"})
-    require_congenial(analysis_formula("suvr ~ mmse + age", {}), terms, PEOPLE)
+    require_congenial(*with_design(analysis_formula("suvr ~ mmse + age", {})), terms, PEOPLE)
     with pytest.raises(ConfigError, match="mmse:age is not among the terms"):
-        require_congenial(analysis_formula("suvr ~ mmse * age", {}), terms, PEOPLE)
+        require_congenial(*with_design(analysis_formula("suvr ~ mmse * age", {})), terms, PEOPLE)
 
 
 def test_levels_of_a_number_ask_for_a_reference_level() -> None:
@@ -32,5 +37,5 @@ def test_levels_of_a_number_ask_for_a_reference_level() -> None:
     with pytest.raises(
         ConfigError, match=r"set impute\.terms to include apoe4 \+ age and impute\.references \{'apoe4': '0'\}"
     ):
-        require_congenial(analysis_formula("suvr ~ apoe4 + age", {"apoe4": "0"}), terms, PEOPLE)
-    require_congenial(analysis_formula("suvr ~ apoe4 + age", {}), terms, PEOPLE)
+        require_congenial(*with_design(analysis_formula("suvr ~ apoe4 + age", {"apoe4": "0"})), terms, PEOPLE)
+    require_congenial(*with_design(analysis_formula("suvr ~ apoe4 + age", {})), terms, PEOPLE)
