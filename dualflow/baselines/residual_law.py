@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dualflow.baselines.grid_kernel import GridKernel
-from dualflow.baselines.person_scale import PersonScale, feature_count, person_features
 from dualflow.baselines.region_law import RegionLaw
 from dualflow.baselines.residuals import PRIOR_PEOPLE, Residual, spread_map
+from dualflow.baselines.scale_fit import fit_scale
 from dualflow.errors import DataError, ShapeError
+from dualflow.flows.log_linear_scale import LogLinearScale
 from dualflow.flows.mean_models import known_side
+from dualflow.flows.person_features import person_count, person_values
 from dualflow.flows.voxel_features import blur
 
 KERNEL_PEOPLE = 40
@@ -37,7 +39,7 @@ class ResidualLaw(nn.Module):
         error = s_v(x) (n - K M n) + s_r(x) K u,    u_r = d_r z_r,
 
     so the region means are exactly `s_r(x) u`. d is the standard deviation per region. The scales of voxels and regions
-    are a PersonScale each, or 1. K gives a voxel the value of its nearest region, blurred and proportional to the
+    are a LogLinearScale each, or 1. K gives a voxel the value of its nearest region, blurred and proportional to the
     spread map: the root mean squared error of the training people, smoothed over space. The field has a standard
     deviation D per voxel and the correlation of a GridKernel. D is found by iteration, such that without scales the
     standard deviation of the error is the spread map.
@@ -72,8 +74,8 @@ class ResidualLaw(nn.Module):
         self.side_features = side_features
         self.kernel = GridKernel(shape)
         self.regions = RegionLaw(regions, 2 * side_features, components)
-        features = feature_count(side_features, source_channels)
-        self.voxel_scale, self.region_scale = (PersonScale(features) if person_scale else None for _ in range(2))
+        features = person_count(side_features, source_channels)
+        self.voxel_scale, self.region_scale = (LogLinearScale(features) if person_scale else None for _ in range(2))
         self.register_buffer("labels", torch.ones(shape, dtype=torch.int32))
         self.register_buffer("nearest", torch.zeros(shape, dtype=torch.int32))
         self.register_buffer("spread", torch.ones(shape))
@@ -115,14 +117,16 @@ class ResidualLaw(nn.Module):
         self.spread.copy_(spread_map(residuals))
         self.unmixing.copy_(self._unmixing())
         means = torch.stack([self.region_means(r.error[0] * r.mask[0], r.mask[0]) for r in residuals])
-        features = torch.cat([person_features(r.source[None], r.side[None]) for r in residuals])
+        features = torch.cat([person_values(r.source[None], r.side[None]) for r in residuals])
         region_scales = voxel_scales = torch.ones(len(folds))
         if self.region_scale is not None:
             energy = (means.square() / means.square().mean(dim=0).clamp_min(1e-12)).mean(dim=1)
-            region_scales = self.region_scale.fit(features, energy, folds)
+            region_scales = fit_scale(self.region_scale, features, energy, folds)
         if self.voxel_scale is not None:
             squares = ((error / self.spread)[r.mask[0]].square() for r, error in self._within(residuals, means))
-            voxel_scales = self.voxel_scale.fit(features, torch.stack([values.mean() for values in squares]), folds)
+            voxel_scales = fit_scale(
+                self.voxel_scale, features, torch.stack([values.mean() for values in squares]), folds
+            )
         side = torch.cat([known_side(r.side[None], r.error, self.side_features) for r in residuals])
         self._fit_regions(means / region_scales[:, None], side, folds)
         self._fit_field(residuals, means, voxel_scales, (region_scales / voxel_scales).square().mean())
@@ -158,7 +162,7 @@ class ResidualLaw(nn.Module):
             return source.new_ones(len(source)), source.new_ones(len(source))
         if side is None:
             side = source.new_full((len(source), self.side_features), torch.nan)
-        features = person_features(source, side)
+        features = person_values(source, side)
         return self.voxel_scale(features), self.region_scale(features)
 
     def interpolate(self, means: Tensor) -> Tensor:

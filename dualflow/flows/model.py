@@ -23,8 +23,8 @@ from dualflow.flows.prior import LevelChannels, LevelPrior, PriorContext
 from dualflow.flows.rng import SampleGenerators, sample_seeds, standard_noise, uniform_noise
 from dualflow.flows.side_information import SideTokens
 from dualflow.flows.source import SOURCES
+from dualflow.flows.source_spread import SPREADS
 from dualflow.flows.spec import FlowSpec
-from dualflow.flows.spread_map import SPREADS
 from dualflow.flows.subspace_law import SubspaceLaw
 from dualflow.flows.voxel_features import foreground
 
@@ -34,7 +34,7 @@ SIDE_EMBEDDING = 8
 class DualFlow(ConditionalDensity):
     """Exact conditional density of a target volume given a source volume and side information.
 
-    With the mean image m = mean(source, side), the spread map r = spread(source) and the multi-scale flow f:
+    With the mean image m = mean(source, side), the spread map r = spread(source, side) and the multi-scale flow f:
 
         x' = (target - m) / r,    (z_1, ..., z_L) = f(x'; features)
         log p(target | source, side) = sum_l log p(z_l | features_l, ...) + log |det df/dx'| - sum_v log r_v
@@ -84,7 +84,7 @@ class DualFlow(ConditionalDensity):
         self.source = SOURCES[spec.source](
             spec, source_channels, target_channels * has_mean, embedding * spec.side_in_context
         )
-        self.spread = SPREADS[spec.spread](shape, spec.residual_scale)
+        self.spread = SPREADS[spec.spread](shape, spec.residual_scale, side_features, source_channels)
         self.flow = MultiScaleFlow(spec, target_channels, self.source.map_channels)
         coarsest = self.source.summary_channels * prod(level_shapes(shape, spec.levels)[-1])
         self.person = PersonFeatures(side_features, source_channels, coarsest) if spec.low_rank else None
@@ -276,7 +276,7 @@ class DualFlow(ConditionalDensity):
             )
         person = None if self.person is None else self.person(side, tissue_fractions(source), code.summary)
         inside = foreground(source)
-        scale = self.spread(inside).to(mean.dtype)
+        scale = self.spread(inside, source, side).to(mean.dtype)
         return Condition(mean, scale, inside, code.features, code.maps, embedding, person, code.summary, code.log_prob)
 
     def density(self, target: Tensor, condition: Condition) -> tuple[Tensor, Encoding, list[Tensor]]:

@@ -76,6 +76,21 @@ class PersonFeatures(nn.Module):
         return torch.cat([values, flags, tissue.to(flat.dtype), flat @ self.axes.T], dim=1)
 
 
+def person_values(source: Tensor, side: Tensor) -> Tensor:
+    """Return the values `[N, S + 6C + 1]` that the size of a person's errors may depend on: side values and tissue.
+
+    Args:
+        source: `[N, C, D, H, W]`.
+        side: `[N, S]`, NaN where unknown, and then NaN in the result.
+    """
+    return torch.cat([side.to(source.dtype), tissue_fractions(source)], dim=1)
+
+
+def person_count(side_features: int, source_channels: int) -> int:
+    """Return the number of values of `person_values`."""
+    return side_features + tissue_count(source_channels)
+
+
 @torch.no_grad()
 def tissue_fractions(source: Tensor) -> Tensor:
     """Return the share of each soft tissue class in the brain and the log of its volume, `[N, 6C + 1]`.

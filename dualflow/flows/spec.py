@@ -61,8 +61,8 @@ class FlowSpec:
             or the `stacked` regression, which adds harmonised sources and abnormality to it as far as cross-fitting
             supports them.
         residual_scale: Unit of `target - mean` inside the flow, in target units (SUVR).
-        spread: Map of that unit: `constant`, or `voxel`, the standard deviation of the training residuals in each voxel
-            of the brain.
+        spread: Map of that unit: `constant`; `voxel`, the standard deviation of the training residuals in each voxel of
+            the brain; or `source`, that map scaled by the person and by how unusual the source is in a voxel.
         dequantisation: Noise for discrete targets: `none` for real values, `uniform` for multiples of `bin_width`.
         bin_width: Distance between neighbouring values of a dequantised target, in target units.
         noise: Standard deviation of the Gaussian noise added to the target in training, in target units (SUVR). It
@@ -112,7 +112,7 @@ class FlowSpec:
     low_rank: int = 0
     mean: Literal["none", "network", "local_linear", "stacked"] = "none"
     residual_scale: float = 1.0
-    spread: Literal["constant", "voxel"] = "constant"
+    spread: Literal["constant", "voxel", "source"] = "constant"
     dequantisation: Literal["none", "uniform"] = "none"
     bin_width: float = 1.0
     noise: float = 0.01
@@ -195,8 +195,9 @@ class FlowSpec:
             "prediction = 'mean' needs a mean model; choose mean: local_linear, or prediction: temperature0",
         )
         yield (
-            self.spread == "voxel" and self.mean == "none",
-            "spread = 'voxel' needs the residuals of a mean model; choose mean: local_linear, or spread: constant",
+            self.spread != "constant" and self.mean == "none",
+            f"spread = '{self.spread}' needs the residuals of a mean model; choose mean: local_linear, or "
+            "spread: constant",
         )
         yield (
             not (self.nll_weight or self.decode_l1 or self.interpolation_l1),

@@ -1,4 +1,4 @@
-"""SPREADS: the unit of a target's residual inside a flow, constant or a map; the division is an exact bijection."""
+"""The unit of a target's residual inside a flow, constant or a map; the division is an exact bijection."""
 
 from __future__ import annotations
 
@@ -19,14 +19,22 @@ class ConstantSpread(nn.Module):
     Args:
         shape: the grid, D, H, W.
         scale: the unit, in target units.
+        side_features: number of side columns.
+        source_channels: channels of the source.
     """
 
-    def __init__(self, shape: tuple[int, int, int], scale: float) -> None:
+    def __init__(self, shape: tuple[int, int, int], scale: float, side_features: int, source_channels: int) -> None:
         super().__init__()
         self.scale = scale
 
-    def forward(self, inside: Tensor) -> Tensor:
-        """Return the unit of the residual of each voxel, `[N, 1, D, H, W]`, given brain masks of that size."""
+    def forward(self, inside: Tensor, source: Tensor, side: Tensor) -> Tensor:
+        """Return the unit of the residual of each voxel, `[N, 1, D, H, W]`.
+
+        Args:
+            inside: brain masks, bool, `[N, 1, D, H, W]`.
+            source: `[N, C, D, H, W]`.
+            side: `[N, S]`, NaN where unknown.
+        """
         return torch.full(inside.shape, self.scale, device=inside.device)
 
 
@@ -35,12 +43,12 @@ class VoxelSpread(ConstantSpread):
 
     image: Tensor
 
-    def __init__(self, shape: tuple[int, int, int], scale: float) -> None:
-        super().__init__(shape, scale)
+    def __init__(self, shape: tuple[int, int, int], scale: float, side_features: int, source_channels: int) -> None:
+        super().__init__(shape, scale, side_features, source_channels)
         self.register_buffer("image", torch.full((1, *shape), scale))
 
-    def forward(self, inside: Tensor) -> Tensor:
-        """Return the unit of the residual of each voxel, `[N, 1, D, H, W]`, given brain masks of that size."""
+    def forward(self, inside: Tensor, source: Tensor, side: Tensor) -> Tensor:
+        """Return the unit of the residual of each voxel, `[N, 1, D, H, W]`."""
         return torch.where(inside, self.image, self.scale)
 
     @torch.no_grad()
@@ -57,6 +65,3 @@ class VoxelSpread(ConstantSpread):
     def rescale(self, gain: float) -> None:
         """Multiply the map by the voxel calibration."""
         self.image.mul_(gain)
-
-
-SPREADS: dict[str, type[ConstantSpread]] = {"constant": ConstantSpread, "voxel": VoxelSpread}

@@ -16,7 +16,6 @@ from dualflow.flows.initialization import initialize_flow
 from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import preset
 from dualflow.flows.source_objective import SourceObjective
-from dualflow.flows.spread_map import VoxelSpread
 from dualflow.models.card import TrainingRecord
 from dualflow.training.calibrate import calibrate, has_gains, warn_if_uncertain
 from dualflow.training.closed_form import subject_folds
@@ -24,6 +23,7 @@ from dualflow.training.context import TrainingContext
 from dualflow.training.device import chosen_precision
 from dualflow.training.fit_base import fit_base
 from dualflow.training.fit_mean import fit_mean
+from dualflow.training.fit_spread import fit_spread
 from dualflow.training.history import History
 from dualflow.training.trainer import Trainer, to_inputs
 
@@ -134,8 +134,7 @@ def prepare_flow(
         spec.replace(mean=mean.name), shape=tuple(shape), side_features=side_features, source_channels=channels
     )
     flow.mean_model.load_state_dict(mean.model.state_dict())
-    if isinstance(flow.spread, VoxelSpread):
-        fit_spread_map(flow, train)
+    fit_spread(flow, train, subject_folds(train))
     objective = FlowObjective(flow)
     # At least one step is left for the flow.
     pretrain_steps = min(round(spec.source_pretrain * steps), steps - 1)
@@ -155,19 +154,6 @@ def prepare_flow(
         initialize_seconds=perf_counter() - begin,
     )
     return PreparedFlow(objective, train, record)
-
-
-@torch.no_grad()
-def fit_spread_map(flow: DualFlow, train: PairDataset) -> None:
-    """Set the flow's spread map from the residuals of training pairs, cross-fitted where their means are."""
-    squares, counts = torch.zeros(1, *flow.shape), torch.zeros(1, *flow.shape)
-    for index in range(len(train)):
-        item = train[index]
-        mean = item["mean"] if "mean" in item else flow.mean(item["source"][None], item["side"][None])[0]
-        squares += (item["target"] - mean).square() * item["mask"]
-        counts += item["mask"]
-    assert isinstance(flow.spread, VoxelSpread)
-    flow.spread.fit(squares, counts)
 
 
 def _pretrain(

@@ -18,8 +18,8 @@ from dualflow.flows.predictions import PREDICTIONS
 from dualflow.flows.presets import PRESETS, preset
 from dualflow.flows.prior import PRIORS
 from dualflow.flows.source import SOURCES
+from dualflow.flows.source_spread import SPREADS
 from dualflow.flows.spec import FlowSpec
-from dualflow.flows.spread_map import SPREADS
 from dualflow.flows.squeeze import SQUEEZES
 
 TABLES = {
