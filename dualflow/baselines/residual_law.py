@@ -24,7 +24,12 @@ KERNEL_PEOPLE = 40
 ROUNDS = 4
 """Iterations by which the variance of every voxel is matched to the spread map."""
 LEAST_SHARE = 0.05
-"""Least variance of a voxel in these iterations, relative to the spread map's."""
+"""Least variance of a voxel around its region mean, relative to the spread map's."""
+LEAST_DEVIATION = 0.5
+"""Least ratio of a voxel's D to the spread map, relative to the median ratio.
+
+Beside small regions the iterations would leave a voxel no variance of its own, and the density would be sure of it.
+"""
 BLUR = 0.8
 """Width, in voxels, of the blur between the effects of neighbouring regions."""
 CHUNK = 8
@@ -219,6 +224,8 @@ class ResidualLaw(nn.Module):
         for _ in range(ROUNDS):
             least = LEAST_SHARE * self.deviation.square()
             self.deviation.mul_(wanted / torch.maximum(self._field_variance(), least).sqrt())
+        ratio = self.deviation / total.sqrt()
+        self.deviation.copy_(ratio.clamp_min(LEAST_DEVIATION * float(ratio[self.labels > 0].median())) * total.sqrt())
 
     def _unmixing(self) -> Tensor:
         """Return the matrix with which `interpolate` has the given region means."""
