@@ -6,8 +6,9 @@ import pytest
 import torch
 from region_cohort import SHAPE, region_labels, region_people
 
-from dualflow.baselines import region_law
+from dualflow.baselines import region_law, residual_law
 from dualflow.baselines.residual_law import ResidualLaw
+from dualflow.baselines.residual_likelihood import log_density
 from dualflow.baselines.residuals import ResidualScans
 from dualflow.errors import DataError, ShapeError
 
@@ -15,12 +16,12 @@ LABELS = region_labels()
 INSIDE = LABELS > 0
 
 
-def fitted(count: int = 60, **options) -> tuple[ResidualLaw, list[torch.Tensor]]:
+def fitted(count: int = 60, labels: torch.Tensor = LABELS, **options) -> tuple[ResidualLaw, list[torch.Tensor]]:
     """Return a law fitted to errors of the true mean, and these errors."""
     people = region_people(count)
     images = [(1 + person["source"]) * person["mask"] for person in people]
     law = ResidualLaw(SHAPE, 2, regions=4, **options)
-    law.set_regions(LABELS)
+    law.set_regions(labels)
     law.fit(ResidualScans(people, images, [index % 4 for index in range(count)]))
     return law, [person["target"][0] - image[0] for person, image in zip(people, images, strict=True)]
 
@@ -96,3 +97,23 @@ def test_wrong_regions_and_empty_data_are_refused():
         law.set_regions(torch.zeros(8, 8, 8, dtype=torch.int32))
     with pytest.raises(DataError, match="training"):
         law.fit([])
+
+
+def test_no_voxel_beside_a_small_region_is_certain(monkeypatch):
+    """A region of eight voxels in a large one explains its voxels too well: errors of new people were surprising."""
+    labels = LABELS.clone()
+    labels[labels == 4] = 3
+    labels[2:4, 3:5, 3:5] = 4
+
+    def nats(least: float) -> float:
+        monkeypatch.setattr(residual_law, "LEAST_DEVIATION", least)
+        law, _ = fitted(labels=labels)
+        new = region_people(10, seed=1)
+        errors = [person["target"][0] - 1 - person["source"][0] for person in new]
+        parts = [
+            log_density(law, error, person["mask"][0], person["source"][None], person["side"][None])
+            for error, person in zip(errors, new, strict=True)
+        ]
+        return sum(parts) / len(parts)
+
+    assert nats(residual_law.LEAST_DEVIATION) > nats(0.0) + 30

@@ -1,0 +1,127 @@
+"""The closed-form fit of a flow's spread."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dualflow.data.dataset import PairDataset
+from dualflow.flows.model import DualFlow
+from dualflow.flows.presets import preset
+from dualflow.flows.source_spread import SourceSpread
+from dualflow.flows.voxel_features import foreground
+from dualflow.training.fit_spread import fit_spread
+
+SHAPE = (16, 16, 16)
+
+
+def people(count: int, seed: int = 0) -> list[dict]:
+    """Return people whose error is twice as large in a lesion, and larger by exp(0.4 side) everywhere."""
+    generator = torch.Generator().manual_seed(seed)
+    items = []
+    for index in range(count):
+        source = torch.full((1, *SHAPE), 0.6) + 0.02 * torch.randn(1, *SHAPE, generator=generator)
+        x, y, z = (int(start) for start in torch.randint(2, 9, (3,), generator=generator))
+        lesion = torch.zeros(1, *SHAPE, dtype=torch.bool)
+        lesion[:, x : x + 5, y : y + 5, z : z + 5] = True
+        source[lesion] = 0.15
+        side = torch.randn(1, generator=generator)
+        spread = 0.1 * (0.4 * side).exp() * torch.where(lesion, 2.0, 1.0)
+        target = 1 + spread * torch.randn(1, *SHAPE, generator=generator)
+        items.append(
+            {
+                "source": source,
+                "target": target,
+                "mean": torch.ones(1, *SHAPE),
+                "mask": torch.ones(1, *SHAPE, dtype=torch.bool),
+                "side": side,
+                "lesion": lesion,
+                "scan": f"sub-{index}",
+            }
+        )
+    return items
+
+
+def flow_with(spread: str, shape: tuple[int, int, int] = SHAPE) -> DualFlow:
+    """Return a small flow with a spread of this name."""
+    spec = preset("dualflow", spread=spread, mean="local_linear", levels=2, steps=(1, 1), hidden=(4, 4), low_rank=0)
+    return DualFlow(spec, shape=shape, side_features=1)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> DualFlow:
+    """A flow whose spread follows the source."""
+    flow = flow_with("source")
+    items = people(40)
+    fit_spread(flow, PairDataset(items), [index % 4 for index in range(len(items))])
+    return flow
+
+
+def unit(flow: DualFlow, item: dict, side: torch.Tensor | None = None) -> torch.Tensor:
+    """Return the spread of one person, `[1, D, H, W]`."""
+    source = item["source"][None]
+    return flow.spread(foreground(source), source, item["side"][None] if side is None else side)[0]
+
+
+def test_new_people_have_the_spread_of_their_lesion_and_side_value(fitted):
+    """Inside the lesion the spread is about twice that outside, and it rises with the side value."""
+    new = people(20, seed=1)
+    ratios = [float(unit(fitted, p)[p["lesion"]].mean() / unit(fitted, p)[~p["lesion"]].mean()) for p in new]
+    assert sum(ratios) / len(ratios) == pytest.approx(2.0, abs=0.35)
+    high, low = (float(unit(fitted, new[0], torch.tensor([[value]])).mean()) for value in (1.0, -1.0))
+    assert high / low == pytest.approx(torch.tensor(0.8).exp().item(), rel=0.2)
+
+
+def test_errors_of_new_people_are_standardised(fitted):
+    """Divided by the spread, their mean square is 1."""
+    squares = [((p["target"] - p["mean"]) / unit(fitted, p)).square().mean() for p in people(20, seed=2)]
+    assert float(torch.stack(squares).mean()) == pytest.approx(1.0, abs=0.15)
+
+
+def test_the_likelihood_of_new_people_is_higher_than_with_the_map_alone(fitted):
+    """Gaussian log-density of the residuals, in nats per voxel."""
+    plain = flow_with("voxel")
+    items = people(40)
+    fit_spread(plain, PairDataset(items), [index % 4 for index in range(len(items))])
+
+    def nats(flow: DualFlow) -> float:
+        parts = []
+        for p in people(20, seed=3):
+            r = unit(flow, p)
+            parts.append((0.5 * ((p["target"] - p["mean"]) / r).square() + r.log()).mean())
+        return float(torch.stack(parts).mean())
+
+    assert nats(fitted) < nats(plain) - 0.05
+
+
+def test_an_unknown_side_value_and_extreme_intensities_are_safe(fitted):
+    """The spread stays finite and within the range of the training people."""
+    item = people(1, seed=4)[0]
+    ranges = [unit(fitted, p) for p in people(40)]
+    low, high = min(float(r.min()) for r in ranges), max(float(r.max()) for r in ranges)
+    for source, side in ((item["source"], torch.full((1, 1), torch.nan)), (20 * item["source"], torch.ones(1, 1))):
+        spread = unit(fitted, {**item, "source": source}, side)
+        assert spread.isfinite().all()
+        assert 0.5 * low < float(spread.min())
+        assert float(spread.max()) < 2 * high
+
+
+def test_the_log_determinant_contains_the_spread():
+    """It is that of the Jacobian of the latents with respect to the target, of a person with a spread of their own."""
+    torch.manual_seed(0)
+    flow = flow_with("source", (4, 4, 4)).double().eval()
+    spread = flow.spread
+    assert isinstance(spread, SourceSpread)
+    for scale in (spread.person, spread.voxel):
+        scale.weight.normal_(std=0.1)
+        scale.limits.copy_(torch.tensor([-1.0, 1.0]))
+    source, side = torch.rand(1, 1, 4, 4, 4).double(), torch.ones(1, 1).double()
+    assert unit(flow, {"source": source[0], "side": side[0]}).std() > 0
+
+    def latents(target: torch.Tensor) -> torch.Tensor:
+        return torch.cat([z.flatten() for z in flow.encode(target.view_as(source), source, side)[0]])
+
+    target = torch.rand(64).double()
+    jacobian = torch.autograd.functional.jacobian(latents, target)
+    log_det = flow.encode(target.view_as(source), source, side)[1]
+    torch.testing.assert_close(torch.linalg.slogdet(jacobian).logabsdet, log_det[0])
