@@ -11,13 +11,15 @@ from dualflow.flows.log_linear_scale import LogLinearScale
 
 RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 100.0)
 """Candidate strengths of the ridge, for standardised features; the largest leaves no effect."""
+TINY = 1e-12
+"""Mean squared error that counts as none."""
 
 
 def fit_scale(scale: LogLinearScale, features: Tensor, energy: Tensor, folds: Sequence[int]) -> Tensor:
     """Fit a scale in place to mean squared errors, 1 on average, and return cross-fitted scales `[N]`.
 
     The errors are `q ~ s^2 chi^2 / n`, so the fit is a gamma regression with log link and a ridge penalty (McCullagh
-    and Nelder 1989, chapter 8). Cross-fitting chooses the ridge.
+    and Nelder 1989, chapter 8). Cross-fitting chooses the ridge; with one fold, or without errors, the scale stays 1.
 
     Args:
         scale: fitted in place.
@@ -28,11 +30,13 @@ def fit_scale(scale: LogLinearScale, features: Tensor, energy: Tensor, folds: Se
     from sklearn.linear_model import GammaRegressor
     from sklearn.model_selection import GridSearchCV, PredefinedSplit, cross_val_predict
 
+    if len(set(folds)) < 2 or energy.mean() < TINY:
+        return torch.ones_like(energy)
     scale.centre.copy_(torch.nan_to_num(features.nanmean(dim=0)))
     known = torch.nan_to_num(features - scale.centre).double().numpy()
     spread = known.std(axis=0)
     spread[spread == 0] = 1.0
-    target = (energy / energy.mean().clamp_min(1e-12)).clamp_min(1e-6).double().numpy()  # a gamma needs q > 0
+    target = (energy / energy.mean()).clamp_min(1e-6).double().numpy()  # a gamma needs q > 0
     split = PredefinedSplit(folds)
     search = GridSearchCV(
         GammaRegressor(solver="newton-cholesky", max_iter=1000),

@@ -193,7 +193,7 @@ def decode_l1(objective: FlowObjective, batch: ForwardPass) -> Tensor:
 def interpolation_l1(objective: FlowObjective, batch: ForwardPass) -> Tensor:
     """Return the L1 of hidden voxels filled by interpolated latents, in the mask: PU-Flow's supervised term.
 
-    Of every second scan all voxels are hidden, and the term is the L1 of the decode at temperature 0.
+    With probability 1/2 all voxels of a scan are hidden, and the term is the L1 of the decode at temperature 0.
     """
     hidden = random_slabs(batch.target, _generator(objective))
     filled = fill_missing(objective.flow, batch.target, ~hidden, batch.condition)

@@ -40,7 +40,7 @@ def fill_missing(flow: DualFlow, target: Tensor, known: Tensor, condition: Condi
 
 
 def random_slabs(target: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Draw which voxels to hide, `[N, 1, D, H, W]`, bool: of every second scan all, of others a slab across one axis.
+    """Draw which voxels to hide, `[N, 1, D, H, W]`, bool: with probability 1/2 all, else a slab across one axis.
 
     The slab lies anywhere on a random axis and has at most half of its length. It imitates a field of view that cuts
     the brain, or missing slices.

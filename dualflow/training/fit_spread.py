@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -11,12 +12,11 @@ from dualflow.baselines.scale_fit import fit_scale
 from dualflow.data.dataset import Item, PairDataset
 from dualflow.flows.model import DualFlow
 from dualflow.flows.person_features import person_values
-from dualflow.flows.source_spread import BLUR, SourceSpread
+from dualflow.flows.source_spread import SourceSpread, SourceSums
 from dualflow.flows.spread_map import VoxelSpread
-from dualflow.flows.voxel_features import blur
 
-VOXELS = 2000
-"""Maximum number of voxels per scan whose errors determine the scale of voxels."""
+VOXELS = 300_000
+"""Maximum number of voxels, of all scans together, whose errors determine the scale of voxels."""
 
 
 @torch.no_grad()
@@ -41,27 +41,36 @@ def fit_spread(flow: DualFlow, train: PairDataset, folds: Sequence[int]) -> None
 
 
 def _fit_scales(spread: SourceSpread, flow: DualFlow, train: PairDataset, folds: Sequence[int]) -> None:
-    """Fit the scale of people to their mean squared residuals, and that of voxels to what it leaves."""
-    mean, square = torch.zeros_like(spread.centre), torch.zeros_like(spread.centre)
-    for item in train.items:
-        blurred = blur(item["source"], BLUR)
-        mean += blurred / len(train)
-        square += blurred.square() / len(train)
-    spread.set_sources(mean, square)
+    """Fit the scale of voxels to the squared residuals of some voxels, and that of people to what it leaves."""
+    total = reduce(SourceSums.plus, (SourceSums.of(item["source"]) for item in train.items))
+    features, errors, people = [], [], []
     generator = torch.Generator().manual_seed(0)
-    people, energies, rows, errors, row_folds = [], [], [], [], []
-    for (item, square), fold in zip(_squares(flow, train), folds, strict=True):
+    for (item, square), own in zip(_squares(flow, train), _features(spread, train, total), strict=True):
         inside = item["mask"][0]
         relative = (square / spread.image.square())[0][inside]
-        chosen = torch.randperm(len(relative), generator=generator)[:VOXELS]
-        people.append(person_values(item["source"][None], item["side"][None])[0])
-        energies.append(relative.mean())
-        rows.append(spread.voxel_features(item["source"][None])[0][inside][chosen])
+        chosen = torch.randperm(len(relative), generator=generator)[: VOXELS // len(train)]
+        features.append(own[inside][chosen])
         errors.append(relative[chosen])
-        row_folds += [fold] * len(chosen)
-    scales = fit_scale(spread.person, torch.stack(people), torch.stack(energies), folds)
-    shares = [error / scale.square() for error, scale in zip(errors, scales, strict=True)]
-    fit_scale(spread.voxel, torch.cat(rows), torch.cat(shares), row_folds)
+        people.append(person_values(item["source"][None], item["side"][None])[0])
+    spread.set_sources(total, len(train))
+    voxel_folds = [fold for fold, error in zip(folds, errors, strict=True) for _ in error]
+    fit_scale(spread.voxel, torch.cat(features), torch.cat(errors), voxel_folds)
+    rest = [(error / spread.voxel(voxels).square()).mean() for error, voxels in zip(errors, features, strict=True)]
+    fit_scale(spread.person, torch.stack(people), torch.stack(rest), folds)
+
+
+def _features(spread: SourceSpread, train: PairDataset, total: SourceSums) -> Iterator[Tensor]:
+    """Yield the voxel features of every scan, `[D, H, W, 4C]`, relative to other people's scans; `total` sums all.
+
+    Relative to a mean that contains them, training people would look more usual than new people do.
+    """
+    scans: dict[str, list[Tensor]] = {}
+    for subject, item in zip(train.subjects, train.items, strict=True):
+        scans.setdefault(subject, []).append(item["source"])
+    for subject, item in zip(train.subjects, train.items, strict=True):
+        own = reduce(SourceSums.plus, map(SourceSums.of, scans[subject]))
+        spread.set_sources(total.plus(own, -1.0), len(train) - len(scans[subject]))
+        yield spread.voxel_features(item["source"][None])[0]
 
 
 def _squares(flow: DualFlow, train: PairDataset) -> Iterator[tuple[Item, Tensor]]:

@@ -10,7 +10,7 @@ from torch import nn
 
 from dualflow.config import ModelConfig
 from dualflow.data.dataset import PairDataset, collate
-from dualflow.errors import DataError
+from dualflow.errors import ConfigError, DataError
 from dualflow.flows.flow_objective import FlowObjective
 from dualflow.flows.initialization import initialize_flow
 from dualflow.flows.model import DualFlow
@@ -121,10 +121,16 @@ def prepare_flow(
 
     Raises:
         DataError: there are no training pairs.
+        ConfigError: a spread that follows the source is combined with augmentation.
     """
     if not len(train):
         raise DataError("no training pairs are left; check the splits and the quarantine table")
     spec, steps = preset(choice.preset, **choice.options), choice.steps or context.config.steps
+    if spec.spread == "source" and context.config.augment.probability:
+        raise ConfigError(
+            f"train.augment.probability = {context.config.augment.probability:g} with spread: source, which would take "
+            "augmented scans for unusual ones; choose spread: voxel, or a probability of 0"
+        )
     device = context.group.device
     mean = fit_mean(spec.mean, train, validation, context, side_features=side_features)
     train = train if mean.images is None else train.with_means(mean.images)

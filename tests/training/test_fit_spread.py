@@ -106,6 +106,25 @@ def test_an_unknown_side_value_and_extreme_intensities_are_safe(fitted):
         assert float(spread.max()) < 2 * high
 
 
+def test_with_few_people_new_ones_look_no_more_unusual_than_in_the_fit():
+    """Training people are compared with the others, so that the errors of new people are standardised."""
+    flow, items = flow_with("source"), people(6, seed=6)
+    fit_spread(flow, PairDataset(items), [index % 3 for index in range(len(items))])
+    squares = [((p["target"] - p["mean"]) / unit(flow, p)).square().mean() for p in people(20, seed=7)]
+    assert float(torch.stack(squares).median()) == pytest.approx(1.0, abs=0.3)
+
+
+def test_the_state_is_finite(fitted):
+    """Checkpoints refuse infinite numbers, also where no training person has brain."""
+    flow, items = flow_with("source"), people(6)
+    for item in items:
+        item["source"][:, :2] = 0
+        item["mask"][:, :2] = False
+    fit_spread(flow, PairDataset(items), [index % 3 for index in range(len(items))])
+    assert all(value.isfinite().all() for value in flow.spread.state_dict().values())
+    assert unit(flow, people(1)[0]).isfinite().all()
+
+
 def test_the_log_determinant_contains_the_spread():
     """It is that of the Jacobian of the latents with respect to the target, of a person with a spread of their own."""
     torch.manual_seed(0)

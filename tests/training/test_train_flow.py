@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
-from dualflow.config import ModelConfig
+from dualflow.config import AugmentConfig, ModelConfig
 from dualflow.data.dataset import PairDataset
-from dualflow.errors import DataError
+from dualflow.errors import ConfigError, DataError
 from dualflow.flows.mean_models import NetworkMean
+from dualflow.flows.source_spread import SPREADS
 from dualflow.inference.predict import load_predictor
 from dualflow.models.store import save_model
 from dualflow.training import train_flow as module
@@ -30,9 +31,10 @@ def train(phantoms, held_out, quick, tmp_path):
     return run
 
 
-def test_a_trained_flow_can_be_saved_and_loaded(train, small_flow, card, tmp_path, held_out):
+@pytest.mark.parametrize("spread", SPREADS)
+def test_a_trained_flow_can_be_saved_and_loaded(train, small_flow, card, tmp_path, held_out, spread):
     """The loaded flow has the same estimate, density and samples; its history is finite, and it is invertible."""
-    trained = train(small_flow)
+    trained = train(small_flow.model_copy(update={"options": {**small_flow.options, "spread": spread}}))
     assert [entry["step"] for entry in trained.history.entries] == [2, 4, 6]
     assert all(math.isfinite(value) for entry in trained.history.entries for value in entry.values())
     assert all(entry["validation/round_trip"] < 1e-3 for entry in trained.history.entries)
@@ -255,6 +257,13 @@ def test_validation_chooses_between_the_means(train, tmp_path, quick):
     errors = trained.record.mean["validation_mae"]
     assert set(errors) == {"stacked", "network"}
     assert trained.model.spec.mean == min(errors, key=errors.get)
+
+
+def test_a_spread_that_follows_the_source_refuses_augmentation(train, small_flow, quick):
+    """Augmented scans would count as unusual ones."""
+    augmented = quick.model_copy(update={"augment": AugmentConfig(probability=0.5)})
+    with pytest.raises(ConfigError, match=r"augment\.probability = 0\.5 with spread: source"):
+        train(ModelConfig(preset="dualflow", options={**small_flow.options, "spread": "source"}), config=augmented)
 
 
 def test_training_without_pairs_is_refused(train, small_flow):
