@@ -45,17 +45,17 @@ def _fit_scales(spread: SourceSpread, flow: DualFlow, train: PairDataset, folds:
     total = reduce(SourceSums.plus, (SourceSums.of(item["source"]) for item in train.items))
     features, errors, people = [], [], []
     generator = torch.Generator().manual_seed(0)
-    for (item, square), own in zip(_squares(flow, train), _features(spread, train, total), strict=True):
+    for (item, square), voxels in zip(_squares(flow, train), _features(spread, train, total), strict=True):
         inside = item["mask"][0]
         relative = (square / spread.image.square())[0][inside]
         chosen = torch.randperm(len(relative), generator=generator)[: VOXELS // len(train)]
-        features.append(own[inside][chosen])
+        features.append(voxels[inside][chosen])
         errors.append(relative[chosen])
         people.append(person_values(item["source"][None], item["side"][None])[0])
     spread.set_sources(total, len(train))
     voxel_folds = [fold for fold, error in zip(folds, errors, strict=True) for _ in error]
     fit_scale(spread.voxel, torch.cat(features), torch.cat(errors), voxel_folds)
-    rest = [(error / spread.voxel(voxels).square()).mean() for error, voxels in zip(errors, features, strict=True)]
+    rest = [(error / spread.voxel(values).square()).mean() for error, values in zip(errors, features, strict=True)]
     fit_scale(spread.person, torch.stack(people), torch.stack(rest), folds)
 
 
@@ -68,8 +68,8 @@ def _features(spread: SourceSpread, train: PairDataset, total: SourceSums) -> It
     for subject, item in zip(train.subjects, train.items, strict=True):
         scans.setdefault(subject, []).append(item["source"])
     for subject, item in zip(train.subjects, train.items, strict=True):
-        own = reduce(SourceSums.plus, map(SourceSums.of, scans[subject]))
-        spread.set_sources(total.plus(own, -1.0), len(train) - len(scans[subject]))
+        theirs = reduce(SourceSums.plus, map(SourceSums.of, scans[subject]))
+        spread.set_sources(total.plus(theirs, -1.0), len(train) - len(scans[subject]))
         yield spread.voxel_features(item["source"][None])[0]
 
 
