@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,8 @@ from dualflow.modalities import Modality
 from dualflow.report.style import COLOURS, GRID, INK, MUTED, palette, styled
 
 KINDS = {"voxel": "Voxels", "region": "Region means"}
+FLAT = 1e-6
+"""Largest relative change of a curve that is not drawn."""
 HINTS = {"lower": "lower is better", "higher": "higher is better", "ideal": "dashed line is ideal"}
 
 
@@ -27,11 +29,20 @@ def metric_comparison(
     row: Modality,
     *,
     colours: Mapping[str, str] | None = None,
+    bounds: Collection[str] = (),
     columns: int = 4,
 ) -> Figure:
     """One panel per metric: a dot per model with its 95 % interval, models from top to bottom.
 
-    Means of fewer than MIN_SUBJECTS subjects have no interval. `columns` is the number of panels side by side.
+    Means of fewer than MIN_SUBJECTS subjects have no interval.
+
+    Args:
+        summary: rows of model, metric, mean, low, high and subjects.
+        metrics: names of the metrics to draw.
+        row: modality of the target.
+        colours: colour of each model; None assigns them in order.
+        bounds: upper bounds among the models, drawn as grey rings.
+        columns: number of panels side by side.
     """
     present = [metric for metric in metrics if metric in set(summary["metric"])]
     models = list(dict.fromkeys(summary["model"]))
@@ -46,10 +57,10 @@ def metric_comparison(
         for height, model in enumerate(models):
             if model in values.index:
                 value, low, high = (float(values.loc[model, name]) for name in ("mean", "low", "high"))
-                colour = colours[model]
+                colour, fill = (MUTED, "none") if model in bounds else (colours[model], colours[model])
                 if values.loc[model, "subjects"] >= MIN_SUBJECTS:
                     axes.plot([low, high], [height, height], color=colour, lw=2, alpha=0.45, solid_capstyle="round")
-                axes.plot(value, height, "o", color=colour, ms=5.5)
+                axes.plot(value, height, "o", color=colour, markerfacecolor=fill, ms=5.5)
         definition = measure(metric)
         if definition.better == "ideal":
             axes.axvline(definition.ideal, color=MUTED, lw=0.8, ls=(0, (4, 3)), zorder=0)
@@ -114,6 +125,11 @@ def reliability_curve(
     return figure
 
 
+def _changes(values: pd.Series) -> bool:
+    """Whether a curve has a single value or changes."""
+    return len(values) == 1 or bool((values.max() - values.min()) > FLAT * values.abs().max())
+
+
 @styled
 def training_curves(
     histories: Mapping[str, pd.DataFrame],
@@ -127,13 +143,18 @@ def training_curves(
 
     Args:
         histories: table of each model, with a column `step`.
-        columns: column -> title; a model without the column has no line.
+        columns: column -> title; a model without the column has no line, and what does not change, such as the error
+            of a fixed mean, no panel.
         colours: colour of each model; None assigns them in order.
         best: step whose weights were kept, by model; a vertical line marks it.
         narrow: draw the panels below each other.
     """
     colours = colours or palette(list(histories))
-    present = {name: label for name, label in columns.items() if any(name in history for history in histories.values())}
+    present = {
+        name: label
+        for name, label in columns.items()
+        if any(name in history and _changes(history[name].dropna()) for history in histories.values())
+    }
     count = max(1, len(present))
     size = (3.8, 2.3 * count) if narrow else (min(10.0, 3.2 * count + 0.6), 2.7)
     figure = Figure(figsize=size, layout="constrained")

@@ -107,8 +107,8 @@ def source_table(numbers: pd.DataFrame) -> Table:
     ]
     caption = (
         "Bounds of the NLL of the real images in nats per voxel of the mask, without annealing, and share of subjects "
-        "whose image is likelier under the true source than under the alternative, with 95 % interval. Alternatives "
-        "use the brain mask of the subject; the blur has an SD of 8 mm."
+        "whose image is likelier under the true source than under the alternative, with 95 % Wilson interval. "
+        "Alternatives use the brain mask of the subject; the blur has an SD of 8 mm."
     )
     return plain_table(pd.DataFrame(rows), caption, digits=4)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import pandas as pd
 
@@ -22,6 +24,7 @@ from dualflow.report.style import palette
 
 PLOTTED_METRICS = ("mae", "psnr", "ssim", "pearson_r", "region_r", "region_mae")
 CURVES = {"loss": "training loss", "validation/loss": "validation loss", "validation/mae": "validation MAE"}
+BOUNDS = " Grey rings are upper bounds that only a simulation knows, not models."
 MAX_SIDE_COLUMNS = 3
 """Number of side columns whose effects are drawn."""
 
@@ -42,7 +45,7 @@ def study_figures(config: Config, results: StudyResults, test: pd.DataFrame) -> 
     stems = [f"{name}_seed-{seed}" for name, seed in config.trainings if seed == first_seed]
     curves = pd.concat([read_result(layout.table(f"reliability_{stem}")) for stem in stems])
     return {
-        "comparison": [_comparison(results.summary, row, colours)],
+        "comparison": [_comparison(results.summary, row, colours, results.ceilings)],
         "regions": [
             _agreement(means, row, main),
             _errors(means, main),
@@ -55,17 +58,17 @@ def study_figures(config: Config, results: StudyResults, test: pd.DataFrame) -> 
     }
 
 
-def _comparison(summary: pd.DataFrame, row: Modality, colours: dict[str, str]) -> ReportFigure:
-    mae = summary[summary["metric"] == "mae"].sort_values("mean")
+def _comparison(summary: pd.DataFrame, row: Modality, colours: dict[str, str], bounds: Collection[str]) -> ReportFigure:
+    mae = summary[(summary["metric"] == "mae") & ~summary["model"].isin(bounds)].sort_values("mean")
     ranked = ", ".join(f"{entry['model']} {entry['mean']:.4f}" for entry in mae.to_dict("records"))
     return ReportFigure(
         "comparison",
-        metric_comparison(summary, PLOTTED_METRICS, row, colours=colours, columns=3),
+        metric_comparison(summary, PLOTTED_METRICS, row, colours=colours, bounds=bounds, columns=3),
         "Means over subjects with 95 % bootstrap intervals; one panel per metric, with the better direction below it. "
         "Overlapping intervals do not show that two models are equal: the table of paired differences compares them on "
-        "the same subjects.",
+        f"the same subjects.{BOUNDS if bounds else ''}",
         f"Dot plots of {len(PLOTTED_METRICS)} metrics by model. {measure('mae').heading(row)}, best first: {ranked}.",
-        metric_comparison(summary, PLOTTED_METRICS, row, colours=colours, columns=1),
+        metric_comparison(summary, PLOTTED_METRICS, row, colours=colours, bounds=bounds, columns=1),
     )
 
 

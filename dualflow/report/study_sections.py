@@ -99,6 +99,8 @@ def section_tables(
         native: from `native_scores`.
     """
     row, main = modality(config.study.target), config.model.preset
+    summary, ceilings = results.summary, results.ceilings
+    known = f" {', '.join(ceilings)}: upper bounds that only a simulation knows, not models." if ceilings else ""
     paired, test = PAIRED.format(main=main), pairs[pairs["split"] == "test"]
     bits = (
         f"Negative log2 density per voxel of the mask, for intensities in {row.unit}. The background of a flow is "
@@ -119,15 +121,15 @@ def section_tables(
         "groups": [*([] if groups.empty else [group_table(groups, row, main)]), people],
         "analyses": analysis_tables(config),
         "comparison": [
-            metric_table(results.summary, row, IMAGE_METRICS, IMAGE_CAPTION, without=results.ceilings),
-            metric_table(results.summary, row, REGION_METRICS, REGION_CAPTION, without=results.ceilings),
+            metric_table(summary, row, IMAGE_METRICS, IMAGE_CAPTION + known, without=ceilings),
+            metric_table(summary, row, REGION_METRICS, REGION_CAPTION + known, without=ceilings),
             *([] if native.empty else [_native_table(config, native, row)]),
             difference_table(results.differences, row, ("mae", "pearson_r", "region_mae"), paired),
         ],
         "uncertainty": [
-            metric_table(results.summary, row, SPREAD_METRICS, SPREAD_CAPTION, without=results.ceilings),
-            metric_table(results.summary, row, COVERAGE_METRICS, COVERAGE_CAPTION, without=results.ceilings),
-            metric_table(results.summary, row, JOINT_METRICS, JOINT_CAPTION, without=results.ceilings),
+            metric_table(summary, row, SPREAD_METRICS, SPREAD_CAPTION + known, without=ceilings),
+            metric_table(summary, row, COVERAGE_METRICS, COVERAGE_CAPTION + known, without=ceilings),
+            metric_table(summary, row, JOINT_METRICS, JOINT_CAPTION + known, without=ceilings),
             difference_table(
                 results.differences, row, ("voxel_crps", "region_crps", "energy_score", "contrast_crps"), paired
             ),

@@ -156,7 +156,7 @@ def _calibration(metrics: Entries) -> list[str]:
             verdict = "they are too narrow (over-confident)"
         else:
             verdict = "they are too wide (under-confident)"
-        interval = "" if few else f" ({100 * low:.0f} to {100 * high:.0f} %)"
+        interval = "" if few else f" (95 % bootstrap interval {100 * low:.0f} to {100 * high:.0f} %)"
         sentences.append(
             f"The {LEVEL} % intervals contain the real value of {100 * coverage:.0f} % of the {quantities}{interval}; "
             f"{verdict}."
@@ -176,8 +176,8 @@ def _source_use(check: ConditionCheck | None) -> list[str]:
     )
     return [
         f"The real target is likelier under the true source image than under another subject's for "
-        f"{100 * check.share:.0f} % of {check.subjects} subjects ({100 * check.low:.0f} to {100 * check.high:.0f} %; "
-        f"chance level 50 %), on average by {check.gain:z.3f} nats per voxel of the mask: {verdict}."
+        f"{100 * check.share:.0f} % of {check.subjects} subjects ({_wilson(check)}; chance level 50 %), on average by "
+        f"{check.gain:z.3f} nats per voxel of the mask: {verdict}."
     ]
 
 
@@ -191,9 +191,13 @@ def _detail_use(check: ConditionCheck | None) -> list[str]:
     )
     return [
         f"The real target is likelier under the sharp source image than under its blurred version for "
-        f"{100 * check.share:.0f} % of the subjects ({100 * check.low:.0f} to {100 * check.high:.0f} %), on average by "
+        f"{100 * check.share:.0f} % of the subjects ({_wilson(check)}), on average by "
         f"{check.gain:z.3f} nats per voxel of the mask: {verdict}."
     ]
+
+
+def _wilson(check: ConditionCheck) -> str:
+    return f"95 % Wilson interval {100 * check.low:.0f} to {100 * check.high:.0f} %"
 
 
 def _stress(totals: pd.DataFrame | None, row: Modality) -> list[str]:

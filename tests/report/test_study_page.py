@@ -178,6 +178,23 @@ def test_the_best_step_is_marked():
     assert axes.texts[0].get_text() == "best step 10"
 
 
+def test_what_training_does_not_change_has_no_panel():
+    """The error of a fixed mean is a flat line; a single validation is drawn."""
+    history = pd.DataFrame({"step": [0, 10], "loss": [3.0, 2.0], "mae": [0.07, 0.07 + 1e-9], "score": [np.nan, 1.0]})
+    columns = {"loss": "Loss", "mae": "MAE", "score": "Score"}
+    assert [axes.get_title(loc="left") for axes in training_curves({"flow": history}, columns).axes] == [
+        "Loss",
+        "Score",
+    ]
+
+
+def test_upper_bounds_are_rings(scores):
+    """What only a simulation knows does not look like a model."""
+    axes = metric_comparison(summarise(scores, bootstrap=50), ["mae"], ROW, bounds=["unet"]).axes[0]
+    dots = {line.get_ydata()[0]: line.get_markerfacecolor() for line in axes.lines if line.get_marker() == "o"}
+    assert [colour == "none" for _, colour in sorted(dots.items())] == [False, True]
+
+
 def test_people_share_one_scale_of_errors():
     """The scale holds the errors of the worst person, and every figure uses it."""
     volume, mask = brain()

@@ -76,9 +76,9 @@ def test_error_is_put_in_proportion_to_the_uptake():
 def test_intervals_are_judged_per_voxel_and_per_region():
     """Narrow, wide and calibrated intervals are distinguished separately for voxels and regions."""
     text = summary(0.0, voxels=0.8, regions=0.4)
-    assert "80 % of the voxels (80 to 80 %); this is consistent with 80 %" in text
-    assert "40 % of the region means (40 to 40 %); they are too narrow" in text
-    assert "95 % of the voxels (95 to 95 %); they are too wide" in summary(0.0, voxels=0.95)
+    assert "80 % of the voxels (95 % bootstrap interval 80 to 80 %); this is consistent with 80 %" in text
+    assert "40 % of the region means (95 % bootstrap interval 40 to 40 %); they are too narrow" in text
+    assert "95 % of the voxels (95 % bootstrap interval 95 to 95 %); they are too wide" in summary(0.0, voxels=0.95)
 
 
 @pytest.mark.parametrize(
