@@ -135,6 +135,26 @@ def test_a_figure_has_a_phone_version_and_a_text_of_its_own(tmp_path, scores):
     assert [tag["id"] for tag in page.all("figure") if "id" in tag] == ["figure-dots"]
 
 
+def test_a_figure_without_a_phone_version_scrolls_in_its_full_size(tmp_path, scores):
+    """Shrunk to the width of a phone its text would be illegible."""
+    alone = [dataclasses.replace(figure, narrow=None) for figure in report(scores).figures["comparison"]]
+    for name, figures in (("both", report(scores).figures["comparison"]), ("alone", alone)):
+        render(dataclasses.replace(report(scores), figures={"comparison": figures}), tmp_path / f"{name}.html")
+    classes = {
+        name: [
+            tag.get("class")
+            for tag in html_page.Page((tmp_path / f"{name}.html").read_text()).all("figure")
+            if "id" in tag
+        ]
+        for name in ("both", "alone")
+    }
+    assert classes == {"both": [None], "alone": ["wide"]}
+    style = re.search(
+        r"@media screen and \(max-width: 40rem\) \{(.*?)\n\}", (tmp_path / "alone.html").read_text(), re.DOTALL
+    )
+    assert "figure.wide picture { display: block; overflow-x: auto; }" in style[1]
+
+
 def test_the_policy_allows_the_scripts_of_the_views_alone(tmp_path, scores):
     """Views are sandboxed frames within the page, and each of their scripts is named by its digest."""
     render(report(scores), tmp_path / "report.html")
