@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 import zlib
 from base64 import b64decode
 from pathlib import Path
@@ -18,6 +19,8 @@ import pandas as pd
 import psutil
 import pytest
 from tiny_study import ROOT, TINY, run, snakemake, tool, write_config, write_samples
+
+from dualflow.report.report_figure import FILED
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.xdist_group("workflow")]
 
@@ -145,6 +148,18 @@ def test_a_comparison_is_made_on_request_alone(workspace):
     assert "compare" not in planned(workspace)
     dry = snakemake(workspace, "-n", "-p", "compare")
     assert "dualflow compare --config" in dry.stdout, dry.stderr
+
+
+def test_snakemake_packs_figures_and_tables_with_captions(workspace, tmp_path):
+    """`snakemake --report` has the figures of every study, its tables and pages, each with its caption."""
+    done = snakemake(workspace, "--cores", "1", "--report", str(tmp_path / "report.zip"))
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(tmp_path / "report.zip") as archive:
+        files = {Path(name).name for name in archive.namelist()}
+        text = " ".join(archive.read(name).decode() for name in archive.namelist() if name.endswith((".js", ".html")))
+    assert {f"{name}.png" for name in FILED} <= files
+    assert {"report.html", "qc.html", "quality.tsv", "summary.tsv", "differences.tsv"} <= files
+    assert "Paired differences to the main model on the same test subjects" in text
 
 
 def test_a_failed_run_stays_failed_until_it_is_repaired(workspace, tmp_path):
