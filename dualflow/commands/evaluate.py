@@ -84,7 +84,7 @@ def _evaluate(
         own_scores |= _closed_form_bits(predictor.model, item, config)
         scores = score(prediction, target, mask, regions, row, own_scores.get("bits_in_mask"))
         if index == 0:
-            picture = _picture(config, item, prediction)
+            picture = _picture(config, item, prediction, scores["mae"])
         rows.append({"model": name, "seed": seed, "scan": item["scan"], **scores, **own_scores})
         subject = Scan.parse(item["scan"]).subject
         curves.append(reliability(prediction, target, mask, regions).assign(model=name, subject=subject))
@@ -137,20 +137,22 @@ def _log(run: Run, config: Config, predictor: Predictor, pairs: pd.DataFrame, sc
     run.view(study_view(config))
 
 
-def _picture(config: Config, item: Item, prediction: Prediction) -> bytes:
+def _picture(config: Config, item: Item, prediction: Prediction, mae: float) -> bytes:
     """The first test scan as PNG: source, measured target, prediction, a sample if there is one, error and spread."""
     from dualflow.report.style import to_png
     from dualflow.report.subject_figure import subject_figure
 
+    row = modality(config.study.target)
     figure = subject_figure(
         item["source"][0].numpy(),
         prediction.mean,
         prediction.std,
         item["mask"][0].numpy(),
-        modality(config.study.target),
+        row,
         source_row=modality(config.study.source),
         target=item["target"][0].numpy(),
         sample=None if prediction.samples is None else prediction.samples[0],
+        title=f"{item['scan']}: mean absolute error {mae:.3f} {row.unit}",
     )
     return to_png(figure)
 
