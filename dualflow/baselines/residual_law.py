@@ -47,7 +47,7 @@ class ResidualLaw(nn.Module):
     are a LogLinearScale each, or 1. K gives a voxel the value of its nearest region, blurred and proportional to the
     spread map: the root mean squared error of the training people, smoothed over space. The field has a standard
     deviation D per voxel and the correlation of a GridKernel. D is found by iteration, such that without scales the
-    standard deviation of the error is the spread map.
+    standard deviation of the error is the spread map; where D would almost vanish, it keeps a least share of the map.
 
     Args:
         shape: the grid, D, H, W.

@@ -7,6 +7,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
+from dualflow.flows.abnormality import COMMON
 from dualflow.flows.log_linear_scale import LogLinearScale
 from dualflow.flows.person_features import person_count, person_values
 from dualflow.flows.spread_map import ConstantSpread, VoxelSpread
@@ -18,8 +19,6 @@ LIMIT = 4.0
 """Largest absolute deviation from the training sources, in their standard deviations."""
 MIN_DEVIATION = 0.01
 """Smallest standard deviation of a training source, in units of its intensity."""
-COMMON = 0.3
-"""Share of the training scans that must have brain in a voxel for a deviation from them."""
 FEATURES = 4
 """Number of features of a voxel, per channel of the source."""
 

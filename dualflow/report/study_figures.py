@@ -19,12 +19,11 @@ from dualflow.report.people_tables import shown_columns
 from dualflow.report.region_figures import NAMED, WORST, agreement_plot, region_errors, side_effects
 from dualflow.report.region_means import RegionMeans, readable
 from dualflow.report.report_figure import ReportFigure
-from dualflow.report.study_results import StudyResults, read_result
+from dualflow.report.study_results import BOUNDS, StudyResults, read_result
 from dualflow.report.style import palette
 
 PLOTTED_METRICS = ("mae", "psnr", "ssim", "pearson_r", "region_r", "region_mae")
 CURVES = {"loss": "training loss", "validation/loss": "validation loss", "validation/mae": "validation MAE"}
-BOUNDS = " Grey rings are upper bounds that only a simulation knows, not models."
 MAX_SIDE_COLUMNS = 3
 """Number of side columns whose effects are drawn."""
 
@@ -66,7 +65,7 @@ def _comparison(summary: pd.DataFrame, row: Modality, colours: dict[str, str], b
         metric_comparison(summary, PLOTTED_METRICS, row, colours=colours, bounds=bounds, columns=3),
         "Means over subjects with 95 % bootstrap intervals; one panel per metric, with the better direction below it. "
         "Overlapping intervals do not show that two models are equal: the table of paired differences compares them on "
-        f"the same subjects.{BOUNDS if bounds else ''}",
+        f"the same subjects.{f' Grey rings are {BOUNDS}' if bounds else ''}",
         f"Dot plots of {len(PLOTTED_METRICS)} metrics by model. {measure('mae').heading(row)}, best first: {ranked}.",
         metric_comparison(summary, PLOTTED_METRICS, row, colours=colours, bounds=bounds, columns=1),
     )

@@ -17,6 +17,9 @@ from dualflow.models.card import ModelCard
 from dualflow.models.store import load_card
 from dualflow.report.likelihood_tables import likelihood_summary, stress_totals
 
+BOUNDS = "upper bounds that only a simulation knows, not models."
+"""What captions say of `StudyResults.ceilings`."""
+
 
 @dataclass(frozen=True)
 class StudyResults:

@@ -20,7 +20,7 @@ from dualflow.report.likelihood_tables import (
     source_table,
 )
 from dualflow.report.people_tables import demographics, group_scores, group_table, worst_people
-from dualflow.report.study_results import StudyResults
+from dualflow.report.study_results import BOUNDS, StudyResults
 from dualflow.report.tables import Table, difference_table, metric_table, plain_table
 
 IMAGE_METRICS = ("mae", "rmse", "psnr", "ssim", "ms_ssim", "pearson_r")
@@ -100,7 +100,7 @@ def section_tables(
     """
     row, main = modality(config.study.target), config.model.preset
     summary, ceilings = results.summary, results.ceilings
-    known = f" {', '.join(ceilings)}: upper bounds that only a simulation knows, not models." if ceilings else ""
+    known = f" {', '.join(ceilings)}: {BOUNDS}" if ceilings else ""
     paired, test = PAIRED.format(main=main), pairs[pairs["split"] == "test"]
     bits = (
         f"Negative log2 density per voxel of the mask, for intensities in {row.unit}. The background of a flow is "
