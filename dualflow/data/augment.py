@@ -12,13 +12,13 @@ import torch
 from dualflow.config import AugmentConfig
 from dualflow.data.dataset import Item
 
-IMAGES, LABELS = ("source", "target", "mean"), ("mask", "foreground")
+IMAGES, LABELS = ("source", "target", "mean", "spread"), ("mask", "foreground")
 
 
 class Augment:
     """Random augmentation of scans; each result is a function of the seed.
 
-    The affine transform applies to source, target, mean and mask together. Bias field and gamma mimic
+    The affine transform applies to source, target, mean, spread and mask together. Bias field and gamma mimic
     differences between scanners; they apply to the source only, because the target is quantitative (SUVR).
 
     Args:

@@ -21,11 +21,12 @@ Item = dict[str, Any]
 
 
 class PairDataset(Dataset[Item]):
-    """Scans as dicts: `source` [C, D, H, W], `target`, `mean` and bool `mask` [1, D, H, W], `side` [S], `scan` key.
+    """Scans as dicts: `source` [C, D, H, W], `target` and bool `mask` [1, D, H, W], `side` [S], and `scan`, the key.
 
-    A source has a channel per source modality, the main one first. Scans without a target have no `target`;
-    datasets without means have no `mean`. All scans are in memory: 9 bytes per voxel and scan with one source, and 4
-    bytes more for each further source. A scan takes 1.2 MB on the 4 mm grid and 9 MB on the 2 mm grid.
+    A source has a channel per source modality, the main one first. Scans without a target have no `target`; those that
+    train a flow may also have a `mean` and a `spread` [1, D, H, W]. All scans are in memory: 9 bytes per voxel and scan
+    with one source, and 4 bytes more for each further volume. A scan takes 1.2 MB on the 4 mm grid and 9 MB on the 2 mm
+    grid.
     """
 
     def __init__(self, items: Sequence[Item]) -> None:

@@ -11,8 +11,9 @@ from itertools import product
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from dualflow.flows.usual_source import UsualSource
 from dualflow.flows.voxel_features import blur
 
 SIGNS = (-1.0, 1.0)
@@ -21,12 +22,6 @@ THRESHOLDS = (2.0, 3.0)
 """Candidate deviations, in standard deviations, at which a voxel starts to be abnormal."""
 RAMP = 0.5
 """Deviations over which abnormality rises from 0 to 1."""
-SMOOTH, USUAL, SPREAD = 0.6, 0.7, 1.0
-"""Smoothing of a person's source, of the mean and of the standard deviation of the training people, in voxels."""
-SPREAD_FLOOR = 0.03
-"""Added to the standard deviation; sources lie in 0..1."""
-COMMON = 0.3
-"""Share of training people whose brain mask covers a voxel before deviations count there."""
 NEAR, AROUND, SATURATION = 0.8, 2.2, 3.0
 """Smoothing of the abnormality itself and of its surroundings, in voxels, and how fast the surroundings saturate."""
 
@@ -57,40 +52,23 @@ def abnormality_rows(channels: int) -> list[AbnormalityRow]:
     ]
 
 
-class Abnormality(nn.Module):
-    """The training people's mean and standard deviation of each voxel, and the abnormality of a scan.
+class Abnormality(UsualSource):
+    """The abnormality of a scan: how far it lies from what is usual, in the channels and signs that count.
 
     Args:
         shape: the grid, D, H, W.
         channels: channels of the source.
     """
 
-    people: Tensor
-    count: Tensor
-    first: Tensor
-    second: Tensor
     selected: Tensor
     threshold: Tensor
     typical_load: Tensor
 
     def __init__(self, shape: tuple[int, int, int], channels: int) -> None:
-        super().__init__()
-        self.register_buffer("people", torch.zeros(()))
-        self.register_buffer("count", torch.zeros(shape))
-        self.register_buffer("first", torch.zeros(channels, *shape))
-        self.register_buffer("second", torch.zeros(channels, *shape))
+        super().__init__(shape, channels)
         self.register_buffer("selected", torch.zeros(channels, len(SIGNS)))
         self.register_buffer("threshold", torch.tensor(THRESHOLDS[0]))
         self.register_buffer("typical_load", torch.ones(()))
-
-    def fit(self, sources: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
-        """Set the reference from harmonised training sources `[C, D, H, W]` and brain masks `[D, H, W]`."""
-        for source, inside in zip(sources, masks, strict=True):
-            smooth = blur(source, SMOOTH) * inside
-            self.people += 1
-            self.count += inside
-            self.first += smooth
-            self.second += smooth.square()
 
     def choose(self, row: AbnormalityRow, deviations: Sequence[Tensor] = (), load: float = 1.0) -> float:
         """Select channels, signs and threshold; return the typical load of a hemisphere, in voxels.
@@ -103,23 +81,6 @@ class Abnormality(nn.Module):
             load = float(torch.stack([self.combined(one).sum() for one in deviations]).mean()) / 2
         self.typical_load.fill_(max(load, 1.0))
         return float(self.typical_load)
-
-    def deviation(self, source: Tensor, inside: Tensor, *, training: bool = False) -> Tensor:
-        """Return the deviation of each voxel in standard deviations, `[C, D, H, W]`; 0 where few people have brain.
-
-        Args:
-            source: harmonised source `[C, D, H, W]`.
-            inside: brain mask `[D, H, W]`.
-            training: the person is one of the training people and is left out of their own reference.
-        """
-        smooth = blur(source, SMOOTH) * inside
-        people, count = self.people - float(training), self.count - training * inside.float()
-        first, second = self.first - training * smooth, self.second - training * smooth.square()
-        usual = blur(first, USUAL) / blur(count, USUAL).clamp_min(0.5)
-        moments = [blur(sums, SPREAD) / blur(count, SPREAD).clamp_min(0.5) for sums in (first, second)]
-        spread = (moments[1] - moments[0].square()).clamp_min(0).sqrt() + SPREAD_FLOOR
-        common = inside & (count > COMMON * people) & (people > 1)
-        return (smooth - usual) / spread * common
 
     def combined(self, deviation: Tensor) -> Tensor:
         """Return the abnormality in 0..1, `[D, H, W]`: the largest of the selected channels and signs."""

@@ -114,12 +114,12 @@ class InputCheck:
                 _check_values(latent, f"latent of level {level}", like)
 
     def volume(self, volume: Tensor, name: str, count: int | None = None) -> None:
-        """Check the size of a `source`, `target` or `mean` `[N, C, D, H, W]`; N is `count` where given.
+        """Check the size of a `source`, `target`, `mean` or `spread` `[N, C, D, H, W]`; N is `count` where given.
 
         Raises:
             ShapeError: the volume has another size, or the batch is empty.
         """
-        channels = self.source_channels if name == "source" else self.target_channels
+        channels = {"source": self.source_channels, "spread": 1}.get(name, self.target_channels)
         if volume.dim() != 5 or tuple(volume.shape[1:]) != (channels, *self.shape):
             raise ShapeError(
                 f"{name} of size {tuple(volume.shape)}, expected (N, {channels}, {', '.join(map(str, self.shape))}); "

@@ -68,7 +68,7 @@ class DesignChoice:
         masks = [foreground(scan.source[None])[0, 0] for scan in self.scans]
         design.abnormality.fit(harmonised, masks)
         deviations = [
-            design.abnormality.deviation(*image, training=True) for image in zip(harmonised, masks, strict=True)
+            design.abnormality.deviation(*image, left_out=[image]) for image in zip(harmonised, masks, strict=True)
         ]
         facts |= self._choose_blocks(harmonised, deviations)
         abnormal = map(design.abnormality.combined, deviations)

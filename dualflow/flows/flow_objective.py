@@ -59,6 +59,7 @@ class FlowObjective(Objective):
         side: Tensor | None = None,
         mask: Tensor | None = None,
         mean: Tensor | None = None,
+        spread: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return `loss`, every term by its name, and monitored numbers, each a mean over the batch.
 
@@ -69,8 +70,10 @@ class FlowObjective(Objective):
             mask: `[N, C, D, H, W]`, bool; outside of it the target is replaced by background noise.
             mean: mean image in place of the mean model's; cross-fitted ones leave residuals as large as those of new
                 subjects.
+            spread: unit of the residual in place of the spread map's; that of a training subject is relative to other
+                people's scans.
         """
-        batch = self._forward_pass(target, source, side, mask, mean)
+        batch = self._forward_pass(target, source, side, mask, mean, spread)
         weights = {name: term.weight(self) for name, term in TERMS.items()}
         terms = {name: term.value(self, batch) for name, term in TERMS.items() if weights[name] or name == "nll"}
         loss = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
@@ -112,14 +115,20 @@ class FlowObjective(Objective):
         return numbers
 
     def _forward_pass(
-        self, target: Tensor, source: Tensor, side: Tensor | None, mask: Tensor | None, mean: Tensor | None
+        self,
+        target: Tensor,
+        source: Tensor,
+        side: Tensor | None,
+        mask: Tensor | None,
+        mean: Tensor | None,
+        spread: Tensor | None,
     ) -> ForwardPass:
         flow, spec = self.flow, self.flow.spec
         side = flow.check.side(side, source)
         generator = None if self.training else torch.Generator().manual_seed(EVALUATION_SEED)
         target = prepare_target(target, mask, spec, generator, training=self.training)
         frozen = self.training and self.progress < spec.source_frozen
-        condition = flow.condition(source, side, mean, train_source=not frozen, noise=self.training)
+        condition = flow.condition(source, side, mean, spread, train_source=not frozen, noise=self.training)
         log_prob, code, level_log_probs = flow.density(target, condition)
         guesses = self._guesses(code.latents)
         return ForwardPass(target, side, mask, condition, log_prob, code, level_log_probs, guesses)

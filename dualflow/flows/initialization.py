@@ -25,6 +25,7 @@ def initialize_flow(
     side: Tensor | None = None,
     mask: Tensor | None = None,
     mean: Tensor | None = None,
+    spread: Tensor | None = None,
 ) -> None:
     """Set the actnorms of flow and source from the first scans, as many as pass through the flow at once.
 
@@ -35,6 +36,7 @@ def initialize_flow(
         side: `[N, S]`, NaN where unknown; None if all is.
         mask: `[N, C, D, H, W]`, bool; outside of it the target is replaced by background noise.
         mean: mean image in place of the mean model's, `[N, C, D, H, W]`.
+        spread: unit of the residual in place of the spread map's, `[N, 1, D, H, W]`.
     """
     target, side = prepare_target(target, mask, flow.spec, training=True), flow.check.side(side, source)
     count = max(1, INITIALISATION_VOXELS // prod(flow.shape))
@@ -42,5 +44,6 @@ def initialize_flow(
         first = source[:count]
         flow.source.initialize(first + flow.spec.source_noise * standard_noise(tuple(first.shape), first))
     rows = slice(count)
-    condition = flow.condition(source[rows], side[rows], None if mean is None else mean[rows])
+    given = (None if image is None else image[rows] for image in (mean, spread))
+    condition = flow.condition(source[rows], side[rows], *given)
     flow.flow.initialize(flow.residual(target[rows], condition), condition.maps)

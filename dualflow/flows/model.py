@@ -241,6 +241,7 @@ class DualFlow(ConditionalDensity):
         source: Tensor,
         side: Tensor | None = None,
         mean: Tensor | None = None,
+        spread: Tensor | None = None,
         *,
         train_source: bool = True,
         noise: bool = False,
@@ -251,6 +252,7 @@ class DualFlow(ConditionalDensity):
             source: `[N, C, D, H, W]`.
             side: `[N, S]`, NaN where unknown; None if all is.
             mean: mean image in place of the mean model's, `[N, C, D, H, W]`.
+            spread: unit of the residual in place of the spread map's, `[N, 1, D, H, W]`; used inside the brain.
             train_source: whether gradients reach the source network.
             noise: whether a source flow sees the source with `source_noise`; mean and spread never do.
 
@@ -276,7 +278,9 @@ class DualFlow(ConditionalDensity):
             )
         person = None if self.person is None else self.person(side, tissue_fractions(source), code.summary)
         inside = foreground(source)
-        scale = self.spread(inside, source, side).to(mean.dtype)
+        spread = self.spread(inside, source, side) if spread is None else spread
+        self.check.volume(spread, "spread", len(source))
+        scale = torch.where(inside, spread, self.spread.scale).to(mean.dtype)
         return Condition(mean, scale, inside, code.features, code.maps, embedding, person, code.summary, code.log_prob)
 
     def density(self, target: Tensor, condition: Condition) -> tuple[Tensor, Encoding, list[Tensor]]:

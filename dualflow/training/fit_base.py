@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dualflow.data.dataset import PairDataset, collate
+from dualflow.data.dataset import Item, PairDataset, collate
 from dualflow.flows.base_distributions import SubspaceBase
 from dualflow.flows.condition import Condition
 from dualflow.flows.dequantization import prepare_target
@@ -91,9 +91,14 @@ def conditioned_batches(flow: DualFlow, pairs: PairDataset, batch_size: int) -> 
     for start in range(0, len(pairs), batch_size):
         batch = collate([pairs[index] for index in range(start, min(start + batch_size, len(pairs)))])
         target, source, side, mask = (batch[name].to(device) for name in ("target", "source", "side", "mask"))
-        mean = batch["mean"].to(device) if "mean" in batch else None
         generator = torch.Generator().manual_seed(EVALUATION_SEED + start)
-        yield prepare_target(target, mask, flow.spec, generator), flow.condition(source, side, mean)
+        yield prepare_target(target, mask, flow.spec, generator), flow.condition(source, side, *_given(batch, device))
+
+
+def _given(batch: Item, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
+    """Return the mean images and the spreads that a batch has in place of the flow's, or None."""
+    mean, spread = (batch[name].to(device) if name in batch else None for name in ("mean", "spread"))
+    return mean, spread
 
 
 @torch.no_grad()
@@ -126,9 +131,9 @@ def mean_gradients(flow: DualFlow, pairs: PairDataset, weights: Tensor) -> Tenso
     hardly differ, because the scales of the flow's layers are bounded.
     """
     device, item = device_of(flow), pairs[0]
-    mean = item["mean"][None].to(device) if "mean" in item else None
+    source, side = item["source"][None].to(device), item["side"][None].to(device)
     with torch.no_grad():
-        condition = flow.condition(item["source"][None].to(device), item["side"][None].to(device), mean)
+        condition = flow.condition(source, side, *_given(collate([item]), device))
     chunks = torch.split(weights.to(device), BATCH)
     return torch.cat([_gradient(flow, condition.repeat(len(chunk)), chunk) for chunk in chunks])
 

@@ -21,12 +21,14 @@ from dualflow.flows.folds import FOLDS
 from dualflow.flows.initialization import INITIALISATION_VOXELS
 from dualflow.flows.local_linear import LocalLinear
 from dualflow.flows.memory import without_drift_check
+from dualflow.flows.source_spread import SourceSpread
 from dualflow.training.device import autocast
 from dualflow.training.step_time import random_batch, untrained
 from dualflow.training.train_flow import INITIALISATION_SCANS
 
 BYTES_PER_VOXEL = 13
-"""A scan in memory: source, target and cross-fitted mean of 4 bytes each, and the mask; each extra source adds 4."""
+"""A scan in memory: source, target and cross-fitted mean of 4 bytes each, and the mask; each extra source adds 4, and a
+spread that follows the source adds 4."""
 COPIES, SHARED = 5, 1
 """Copies of each trained parameter: weight, weight average, best weights, and two moments of Adam; gradients belong to
 the step. Processes that share a batch hold one more copy to reduce gradients."""
@@ -75,9 +77,10 @@ def footprint(config: Config, scans: int) -> Footprint:
     """Memory of one training process of the configuration's flow, with its share of the batch and `scans` scans."""
     share = config.train.batch_size // config.train.processes
     voxels = prod(config.preprocess.shape)
-    scan = (BYTES_PER_VOXEL + 4 * (len(config.study.sources) - 1)) * voxels
     with FakeTensorMode(), without_drift_check():
         model = untrained(config, config.model)
+        more = len(config.study.sources) - 1 + isinstance(model.flow.spread, SourceSpread)
+        scan = (BYTES_PER_VOXEL + 4 * more) * voxels
         model.train()
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         fitted = _bytes([*model.buffers(), *(p for p in model.parameters() if not p.requires_grad)])

@@ -29,6 +29,7 @@ from dualflow.flows.model import DualFlow
 from dualflow.flows.objective import Objective
 from dualflow.flows.presets import preset
 from dualflow.flows.source_objective import SourceObjective
+from dualflow.flows.source_spread import SourceSpread
 from dualflow.process import keep_freed_memory
 from dualflow.training.build_baseline import build_baseline
 from dualflow.training.device import autocast, device_of, select_device, synchronize
@@ -202,6 +203,8 @@ def random_batch(config: Config, model: DualFlow, count: int) -> dict[str, Tenso
         channels["mean"] = 1
     volumes = {name: torch.randn(count, width, *config.preprocess.shape) for name, width in channels.items()}
     volumes["source"].sigmoid_()
+    if isinstance(model.spread, SourceSpread):
+        volumes["spread"] = torch.full_like(volumes["target"], model.spread.scale)
     mask = torch.ones_like(volumes["target"], dtype=torch.bool)
     return {**volumes, "side": torch.randn(count, len(config.study.side)), "mask": mask}
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from dualflow.config import ModelConfig
 from dualflow.data.dataset import PairDataset, collate
-from dualflow.errors import ConfigError, DataError
+from dualflow.errors import DataError
 from dualflow.flows.flow_objective import FlowObjective
 from dualflow.flows.initialization import initialize_flow
 from dualflow.flows.model import DualFlow
@@ -52,7 +52,7 @@ class PreparedFlow:
 
     Attributes:
         objective: objective of the initialised flow.
-        train: training pairs, with cross-fitted means if the mean has them.
+        train: training pairs, with cross-fitted means and spreads if mean and spread have them.
         record: training record for the model card.
     """
 
@@ -121,16 +121,10 @@ def prepare_flow(
 
     Raises:
         DataError: there are no training pairs.
-        ConfigError: a spread that follows the source is combined with augmentation.
     """
     if not len(train):
         raise DataError("no training pairs are left; check the splits and the quarantine table")
     spec, steps = preset(choice.preset, **choice.options), choice.steps or context.config.steps
-    if spec.spread == "source" and context.config.augment.probability:
-        raise ConfigError(
-            f"train.augment.probability = {context.config.augment.probability:g} with spread: source, which would take "
-            "augmented scans for unusual ones; choose spread: voxel, or a probability of 0"
-        )
     device = context.group.device
     mean = fit_mean(spec.mean, train, validation, context, side_features=side_features)
     train = train if mean.images is None else train.with_means(mean.images)
@@ -140,11 +134,12 @@ def prepare_flow(
         spec.replace(mean=mean.name), shape=tuple(shape), side_features=side_features, source_channels=channels
     )
     flow.mean_model.load_state_dict(mean.model.state_dict())
-    fit_spread(flow, train, subject_folds(train))
+    with_spreads = fit_spread(flow, train, subject_folds(train))
     objective = FlowObjective(flow)
     # At least one step is left for the flow.
     pretrain_steps = min(round(spec.source_pretrain * steps), steps - 1)
     pretrain_seconds = _pretrain(flow, train, validation, context.part("source"), pretrain_steps)
+    train = with_spreads
     begin = perf_counter()
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(context.seed))
     scans = collate([train[index] for index in order[:INITIALISATION_SCANS].tolist()])

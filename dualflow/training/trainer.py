@@ -28,7 +28,7 @@ from dualflow.training.history import History
 from dualflow.training.optimiser import Optimiser
 from dualflow.training.validation import validate
 
-INPUTS = ("target", "source", "side", "mask", "mean")
+INPUTS = ("target", "source", "side", "mask", "mean", "spread")
 
 
 class Trainer:

@@ -20,18 +20,19 @@ def item():
     mask = (sum(axis**2 for axis in axes) < 64)[None]
     source = torch.where(mask, 0.5 + 0.2 * (axes[0] > 0) - 0.8 * (axes[1] > 6), 0.0)
     return {
-        "source": source, "target": 2 * source, "mean": source / 2, "mask": mask,
+        "source": source, "target": 2 * source, "mean": source / 2, "spread": source / 4, "mask": mask,
         "side": torch.zeros(1), "scan": "sub-01",
     }  # fmt: skip
 
 
 def test_images_and_mask_move_together(item):
-    """Without intensity changes, source, target and mean stay proportional, and the mask stays aligned with them."""
+    """Without intensity changes, all images stay proportional, and the mask stays aligned with them."""
     moved = Augment(AugmentConfig(probability=1, rotation_deg=20, shift_voxels=3, bias=0, gamma=0))(item, (1, 2))
     assert not torch.allclose(moved["source"], item["source"], atol=0.1)
     inside = moved["source"] != 0  # the background stays exactly 0
     torch.testing.assert_close(moved["target"][inside], 2 * moved["source"][inside])
     torch.testing.assert_close(moved["mean"][inside], moved["source"][inside] / 2)
+    torch.testing.assert_close(moved["spread"][inside], moved["source"][inside] / 4)
     assert moved["mask"].dtype == torch.bool
     visible = moved["source"].abs() > 0.05
     assert (moved["mask"] & visible).sum() / moved["mask"].sum() > 0.97

@@ -51,7 +51,9 @@ def test_a_training_person_is_compared_with_the_others():
     people = [person(seed, -0.3 * (seed == 0)) for seed in range(8)]
     with_person, without = fitted(people), fitted(people[1:])
     expected = without.deviation(people[0], INSIDE)
-    torch.testing.assert_close(with_person.deviation(people[0], INSIDE, training=True), expected, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        with_person.deviation(people[0], INSIDE, [(people[0], INSIDE)]), expected, atol=1e-3, rtol=1e-3
+    )
     assert with_person.deviation(people[0], INSIDE)[0, 3, 5, 5].abs() < 0.6 * expected[0, 3, 5, 5].abs()
 
 

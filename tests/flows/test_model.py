@@ -50,6 +50,18 @@ def test_given_mean_replaces_the_mean_model():
         terms(build("dual_glow"), target, source, side, mean=zero)
 
 
+def test_a_given_spread_replaces_the_map_inside_the_brain():
+    """Outside the unit stays the spec's; a spread of another size is refused."""
+    flow, (_, source, side) = build("dualflow").eval(), batch()
+    source[:, :, :4] = 0
+    given = torch.full_like(source[:, :1], 0.3)
+    scale = flow.condition(source, side, spread=given).scale
+    torch.testing.assert_close(scale[:, :, 4:], given[:, :, 4:])
+    assert scale[:, :, :4].unique().tolist() == pytest.approx([flow.spec.residual_scale])
+    with pytest.raises(ShapeError, match="spread holds 1 volumes, expected 3"):
+        flow.condition(source, side, spread=given[:1])
+
+
 def test_noise_is_added_in_training_only():
     """Two evaluations are equal; two training passes differ."""
     flow, (target, source, _) = build("dualflow"), batch()

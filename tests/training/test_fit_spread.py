@@ -9,6 +9,7 @@ from dualflow.data.dataset import PairDataset
 from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import preset
 from dualflow.flows.source_spread import SourceSpread
+from dualflow.flows.usual_source import UsualSource
 from dualflow.flows.voxel_features import foreground
 from dualflow.training.fit_spread import fit_spread
 
@@ -112,6 +113,25 @@ def test_with_few_people_new_ones_look_no_more_unusual_than_in_the_fit():
     fit_spread(flow, PairDataset(items), [index % 3 for index in range(len(items))])
     squares = [((p["target"] - p["mean"]) / unit(flow, p)).square().mean() for p in people(20, seed=7)]
     assert float(torch.stack(squares).median()) == pytest.approx(1.0, abs=0.3)
+
+
+def test_training_people_have_the_spread_that_they_would_have_as_new_ones():
+    """Their sources are compared with the scans of the others, and not with any of their own."""
+    flow, items = flow_with("source"), people(7, seed=6)
+    keys = ["sub-0_ses-1", "sub-0_ses-2", *(f"sub-{index}_ses-1" for index in range(1, 6))]
+    items = [{**item, "scan": key} for item, key in zip(items, keys, strict=True)]
+    pairs = fit_spread(flow, PairDataset(items), [0, 0, 1, 1, 2, 2, 2])
+    spread = flow.spread
+    assert isinstance(spread, SourceSpread)
+    spread.usual = UsualSource(SHAPE, 1)
+    spread.usual.fit([item["source"] for item in items[2:]], [torch.ones(SHAPE, dtype=torch.bool)] * 5)
+    for pair in pairs.items[:2]:
+        torch.testing.assert_close(pair["spread"], unit(flow, pair), rtol=1e-3, atol=1e-4)
+
+
+def test_other_spreads_leave_the_pairs_alone():
+    """A map that is the same for all needs no spread per person."""
+    assert "spread" not in fit_spread(flow_with("voxel"), PairDataset(people(4)), [0, 0, 1, 1])[0]
 
 
 def test_the_state_is_finite(fitted):

@@ -7,7 +7,8 @@ import torch
 
 from dualflow.config import AugmentConfig, ModelConfig
 from dualflow.data.dataset import PairDataset
-from dualflow.errors import ConfigError, DataError
+from dualflow.errors import DataError
+from dualflow.flows.flow_objective import FlowObjective
 from dualflow.flows.mean_models import NetworkMean
 from dualflow.flows.source_spread import SPREADS
 from dualflow.inference.predict import load_predictor
@@ -259,11 +260,23 @@ def test_validation_chooses_between_the_means(train, tmp_path, quick):
     assert trained.model.spec.mean == min(errors, key=errors.get)
 
 
-def test_a_spread_that_follows_the_source_refuses_augmentation(train, small_flow, quick):
-    """Augmented scans would count as unusual ones."""
-    augmented = quick.model_copy(update={"augment": AugmentConfig(probability=0.5)})
-    with pytest.raises(ConfigError, match=r"augment\.probability = 0\.5 with spread: source"):
-        train(ModelConfig(preset="dualflow", options={**small_flow.options, "spread": "source"}), config=augmented)
+def test_augmented_intensities_do_not_change_a_spread_that_follows_the_source(train, small_flow, quick, monkeypatch):
+    """An augmented scan would count as an unusual one, so each scan has its spread from before."""
+    batches, forward = [], FlowObjective.forward
+
+    def spy(objective, *args, **inputs):
+        if objective.training:
+            batches.append(inputs)
+        return forward(objective, *args, **inputs)
+
+    monkeypatch.setattr(FlowObjective, "forward", spy)
+    choice = ModelConfig(preset="dualflow", options={**small_flow.options, "spread": "source"}, steps=2)
+    intensities = AugmentConfig(probability=1.0, shift_voxels=0, rotation_deg=0, scale=0)
+    for name, augment in (("plain", quick.augment), ("augmented", intensities)):
+        train(choice, config=quick.model_copy(update={"augment": augment}), fingerprint=name)
+    for plain, augmented in zip(batches[:2], batches[2:], strict=True):
+        assert not torch.equal(plain["source"], augmented["source"])
+        assert torch.equal(plain["spread"], augmented["spread"])
 
 
 def test_training_without_pairs_is_refused(train, small_flow):
