@@ -29,7 +29,7 @@ from dualflow.data.dataset import Item, PairDataset
 from dualflow.data.study_pairs import load_split, usable_pairs
 from dualflow.data.tsv import table_text
 from dualflow.errors import ConfigError, DataError, IntensityError
-from dualflow.evaluation.calibration import reliability
+from dualflow.evaluation.calibration import over_subjects, pit_histogram, reliability
 from dualflow.evaluation.downstream import classify, feature_sets, require_untold
 from dualflow.evaluation.likelihood import another_subject, likelihood
 from dualflow.evaluation.mean_error import MeanError
@@ -75,7 +75,7 @@ def _evaluate(
     test = load_split(config, pairs, "test", predictor.card.side)
     if not len(test):
         raise DataError(f"{config.study.name}: no test scan to score; give split.test a share or name test_subjects")
-    rows, curves, region_means, picture = [], [], [], None
+    rows, curves, histograms, region_means, picture = [], [], [], [], None
     errors, visits = MeanError(config.preprocess.shape), Counter(test.subjects)
     for index, item in enumerate(track(test.items, f"evaluate {name}, seed {seed}")):
         mask, target = item["mask"][0].numpy(), item["target"][0].numpy()
@@ -88,15 +88,14 @@ def _evaluate(
         rows.append({"model": name, "seed": seed, "scan": item["scan"], **scores, **own_scores})
         subject = Scan.parse(item["scan"]).subject
         curves.append(reliability(prediction, target, mask, regions).assign(model=name, subject=subject))
+        histograms.append(pit_histogram(prediction, target, mask, regions).assign(model=name, subject=subject))
         errors.add(prediction.mean, target, mask, weight=1 / visits[subject])
         region_means.append(np.stack([regions.means(target, mask), regions.means(prediction.mean, mask)]))
-    keys = ["model", "kind", "level"]
-    by_subject = pd.concat(curves).groupby([*keys, "subject"], as_index=False)[["coverage"]].mean()
-    curve = by_subject.groupby(keys, as_index=False)[["coverage"]].mean()
     stem = f"{name}_seed-{seed}"
     tables = {
         layout.table(f"scans_{stem}"): pd.DataFrame(rows),
-        layout.table(f"reliability_{stem}"): curve,
+        layout.table(f"reliability_{stem}"): over_subjects(curves, "level"),
+        layout.table(f"pit_{stem}"): over_subjects(histograms, "pit"),
         layout.table(f"regions_{stem}"): _region_table(test.scans, regions.names, region_means),
     }
     if config.evaluate.classify:

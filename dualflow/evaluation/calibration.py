@@ -5,7 +5,7 @@ A prediction is a distribution of a vector of M quantities: the voxels of the ma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,6 +19,8 @@ from dualflow.imaging.regions import RegionMap
 
 LEVELS = (0.5, 0.8, 0.95)
 CURVE = tuple(round(0.05 * step, 2) for step in range(1, 20))
+PIT_BINS = 10
+"""Number of bins of a histogram of probability integral transforms."""
 
 
 class PredictiveDistribution(Protocol):
@@ -154,14 +156,46 @@ def reliability(
     prediction: Predictive, target: Floats, mask: Bools, regions: RegionMap, levels: Sequence[float] = CURVE
 ) -> pd.DataFrame:
     """Coverage of one scan at many nominal levels: columns kind (voxel or region), level, coverage."""
-    cases = (
-        ("voxel", voxel_distribution(prediction, mask), target[mask]),
-        ("region", region_distribution(prediction, mask, regions), regions.means(target, mask)),
-    )
     rows = [
         (kind, level, coverage(distribution, truth, level))
-        for kind, distribution, truth in cases
-        if distribution is not None
+        for kind, distribution, truth in _distributions(prediction, target, mask, regions)
         for level in levels
     ]
     return pd.DataFrame(rows, columns=["kind", "level", "coverage"])
+
+
+def pit_histogram(prediction: Predictive, target: Floats, mask: Bools, regions: RegionMap) -> pd.DataFrame:
+    """Histogram of one scan's probability integral transforms: columns kind (voxel or region), pit, share.
+
+    `pit` is the centre of one of PIT_BINS equal bins, in each of which a calibrated prediction has the same share.
+    """
+    rows = []
+    for kind, distribution, truth in _distributions(prediction, target, mask, regions):
+        values = distribution.pit(truth)[np.isfinite(truth)]
+        counts, edges = np.histogram(values, bins=PIT_BINS, range=(0, 1))
+        centres = np.round((edges[:-1] + edges[1:]) / 2, 6)
+        rows += [(kind, centre, count / len(values)) for centre, count in zip(centres, counts, strict=True)]
+    return pd.DataFrame(rows, columns=["kind", "pit", "share"])
+
+
+def over_subjects(curves: Sequence[pd.DataFrame], position: str) -> pd.DataFrame:
+    """Mean curve over subjects, each counted once.
+
+    Args:
+        curves: of each scan, with columns model, kind, subject, `position`, and the value.
+        position: column of the places along the curve.
+    """
+    keys = ["model", "kind", position]
+    by_subject = pd.concat(curves).groupby([*keys, "subject"], as_index=False).mean()
+    return by_subject.drop(columns="subject").groupby(keys, as_index=False).mean()
+
+
+def _distributions(
+    prediction: Predictive, target: Floats, mask: Bools, regions: RegionMap
+) -> Iterator[tuple[str, PredictiveDistribution, Floats]]:
+    """Yield `voxel` and `region` with the distribution and the truth, where the prediction has a distribution."""
+    voxels, means = voxel_distribution(prediction, mask), region_distribution(prediction, mask, regions)
+    if voxels is not None:
+        yield "voxel", voxels, target[mask]
+    if means is not None:
+        yield "region", means, regions.means(target, mask)

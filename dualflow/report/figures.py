@@ -125,6 +125,36 @@ def reliability_curve(
     return figure
 
 
+@styled
+def pit_histograms(
+    histograms: pd.DataFrame, *, colours: Mapping[str, str] | None = None, narrow: bool = False
+) -> Figure:
+    """Histograms of probability integral transforms, for voxels and region means, with one line per model.
+
+    Args:
+        histograms: columns model, kind, pit (centre of a bin), share; rows of one model, kind and bin are averaged.
+        colours: colour of each model; None assigns them in order.
+        narrow: draw the panels below each other.
+    """
+    figure, grid = _two_panels(narrow=narrow)
+    models = list(dict.fromkeys(histograms["model"]))
+    colours = colours or palette(models)
+    for axes, (kind, name) in zip(grid, KINDS.items(), strict=True):
+        for model in models:
+            selected = histograms[(histograms["model"] == model) & (histograms["kind"] == kind)]
+            shares = selected.groupby("pit")["share"].mean()
+            if len(shares):
+                edges = np.linspace(0, 1, len(shares) + 1)
+                axes.stairs(shares * len(shares), edges, color=colours[model], lw=1.6, label=model)
+        axes.axhline(1, color=MUTED, lw=0.8, ls=(0, (4, 3)))
+        axes.set(xlim=(0, 1), xlabel="place of the real value in the distribution", ylabel="density", title=name)
+        axes.set_ylim(bottom=0)
+        axes.grid(axis="y", color=GRID, lw=0.6)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=7.5, loc="lower center", ncols=2)
+    return figure
+
+
 def _changes(values: pd.Series) -> bool:
     """Whether a curve has a single value or changes."""
     return len(values) == 1 or bool((values.max() - values.min()) > FLAT * values.abs().max())

@@ -14,7 +14,13 @@ from dualflow.evaluation.study_metrics import measure
 from dualflow.imaging.regions import region_map
 from dualflow.modalities import Modality, modality
 from dualflow.report.analysis_section import analysis_figures
-from dualflow.report.figures import metric_comparison, region_scatter, reliability_curve, training_curves
+from dualflow.report.figures import (
+    metric_comparison,
+    pit_histograms,
+    region_scatter,
+    reliability_curve,
+    training_curves,
+)
 from dualflow.report.people_tables import shown_columns
 from dualflow.report.region_figures import NAMED, WORST, agreement_plot, region_errors, side_effects
 from dualflow.report.region_means import RegionMeans, readable
@@ -43,6 +49,8 @@ def study_figures(config: Config, results: StudyResults, test: pd.DataFrame) -> 
     colours = palette(list(dict.fromkeys(results.summary["model"])))
     stems = [f"{name}_seed-{seed}" for name, seed in config.trainings if seed == first_seed]
     curves = pd.concat([read_result(layout.table(f"reliability_{stem}")) for stem in stems])
+    # A study that an earlier version evaluated has none.
+    histograms = [read_result(path) for stem in stems if (path := layout.table(f"pit_{stem}")).is_file()]
     return {
         "comparison": [_comparison(results.summary, row, colours, results.ceilings)],
         "regions": [
@@ -52,7 +60,7 @@ def study_figures(config: Config, results: StudyResults, test: pd.DataFrame) -> 
             *_effects(means, test, config, row, main),
         ],
         "analyses": analysis_figures(config),
-        "uncertainty": [_reliability(curves, colours, main)],
+        "uncertainty": [_reliability(curves, colours, main), *_pit(histograms, colours, main)],
         "training": _training(config, results),
     }
 
@@ -156,6 +164,27 @@ def _reliability(curves: pd.DataFrame, colours: dict[str, str], main: str) -> Re
         + (f" The 80 % intervals of {main} hold {values}." if values else ""),
         reliability_curve(curves, colours=colours, narrow=True),
     )
+
+
+def _pit(tables: list[pd.DataFrame], colours: dict[str, str], main: str) -> list[ReportFigure]:
+    if not tables:
+        return []
+    histograms = pd.concat(tables)
+    outer = histograms[(histograms["model"] == main) & ~histograms["pit"].between(0.1, 0.9)]
+    shares = outer.groupby("kind")["share"].sum()
+    values = ", ".join(f"{100 * share:.0f} % of the {kind}s" for kind, share in shares.items())
+    return [
+        ReportFigure(
+            "pit",
+            pit_histograms(histograms, colours=colours),
+            "Where the real values lie in the predicted distributions: 0 is below all of it, 1 above. A flat line at 1 "
+            "is calibrated. A valley indicates distributions that are too narrow, a hill ones that are too wide; a "
+            "rising line indicates predictions that are too low, a falling one predictions that are too high.",
+            "Histograms of the probability integral transforms of voxels and region means, a line per model."
+            + (f" Expected 20 %, the outer fifth of the distributions of {main} holds {values}." if values else ""),
+            pit_histograms(histograms, colours=colours, narrow=True),
+        )
+    ]
 
 
 def _training(config: Config, results: StudyResults) -> list[ReportFigure]:

@@ -62,6 +62,7 @@ TABLES = {
     "scans": "scores by scan",
     "regions": "real and synthetic mean of every region, by scan",
     "reliability": "coverage by level",
+    "pit": "histogram of the probability integral transform",
     "stress": "stress test of the samples",
     "downstream": "classification of a label by real, source and synthetic regions",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
@@ -13,6 +14,8 @@ from dualflow.evaluation.calibration import (
     Normal,
     coverage,
     mean_crps,
+    over_subjects,
+    pit_histogram,
     region_distribution,
     reliability,
     voxel_distribution,
@@ -122,3 +125,25 @@ def test_reliability_rises_with_the_level():
     assert set(curve["kind"]) == {"voxel"}
     assert curve["coverage"].is_monotonic_increasing
     np.testing.assert_allclose(curve["coverage"], curve["level"], atol=0.02)
+
+
+@pytest.mark.parametrize(("spread", "outer"), [(1.0, 0.2), (0.5, 0.52), (2.0, 0.01)])
+def test_a_pit_histogram_shows_whether_the_spread_fits(spread, outer):
+    """It is flat for a calibrated prediction, a valley for one that is too narrow, a hill for one that is too wide."""
+    shape, rng = (20, 20, 20), np.random.default_rng(5)
+    regions = RegionMap(np.ones(shape, int), ("a",), (4, 4, 4))
+    guess = Guess(np.zeros(shape), np.full(shape, spread))
+    shares = pit_histogram(guess, rng.normal(size=shape), np.ones(shape, bool), regions).set_index("pit")["share"]
+    assert shares.sum() == pytest.approx(1)
+    assert shares.index.tolist() == pytest.approx(np.linspace(0.05, 0.95, 10))
+    assert shares.iloc[[0, -1]].sum() == pytest.approx(outer, abs=0.02)
+
+
+def test_every_subject_counts_once():
+    """However many scans a subject has."""
+    scans = [("sub-1", 0.2), ("sub-1", 0.4), ("sub-2", 0.6)]
+    curves = [
+        pd.DataFrame({"model": ["m"], "kind": ["voxel"], "pit": [0.5], "subject": [subject], "share": [share]})
+        for subject, share in scans
+    ]
+    assert over_subjects(curves, "pit")["share"].tolist() == pytest.approx([0.45])

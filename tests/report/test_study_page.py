@@ -19,7 +19,13 @@ import pytest
 from dualflow.errors import ConfigError
 from dualflow.evaluation.statistics import differences, summarise
 from dualflow.modalities import MODALITIES
-from dualflow.report.figures import metric_comparison, region_scatter, reliability_curve, training_curves
+from dualflow.report.figures import (
+    metric_comparison,
+    pit_histograms,
+    region_scatter,
+    reliability_curve,
+    training_curves,
+)
 from dualflow.report.report_figure import ReportFigure
 from dualflow.report.study_page import SECTIONS, ReportData, render
 from dualflow.report.style import palette, to_png, write_figure
@@ -311,6 +317,7 @@ def test_every_figure_renders_and_leaves_settings_unchanged(tmp_path: Path, scor
         reliability_curve(curves.assign(coverage=[0.5, 0.4, 0.8, 0.7]), colours=palette(["unet", "flow"])),
         training_curves({"flow": history, "unet": history}, {"loss": "Loss", "missing": "Not there"}),
         region_scatter(rng.random((4, 5)), rng.random((4, 5)), ROW, model="flow"),
+        pit_histograms(curves.rename(columns={"level": "pit"}).assign(share=0.5)),
     ]
     for number, figure in enumerate(figures):
         write_figure(tmp_path / f"{number}.png", figure)
