@@ -34,7 +34,7 @@ from dualflow.flows.spec import FlowSpec
 from dualflow.imaging.regions import region_map
 from dualflow.inference.predict import Predictor
 from dualflow.inference.training_reference import Reference, has_enough_people, scan_figures
-from dualflow.manifest import write_manifest
+from dualflow.manifest import read_manifest, write_manifest
 from dualflow.models.card import FLOW, ConstantSpread, ModelCard, StudyRecord, TrainingRecord
 from dualflow.models.store import save_model
 from dualflow.process import keep_freed_memory
@@ -75,6 +75,8 @@ class Trained:
 def train(config: Config, names: Sequence[str], seed: int) -> None:
     """Train the models `names` with `seed`, one after the other; they share the scans in memory.
 
+    A finished training of the same data and options is left as it is.
+
     Raises:
         ConfigError: a name is neither a flow of the configuration nor a baseline.
     """
@@ -94,6 +96,11 @@ def _train(config: Config, name: str, seed: int, data: LearningData, group: Proc
     layout, folder = config.layout, config.layout.model(name, seed)
     fingerprint = fingerprint_of(config, name, data)
     training, tracks = fingerprint[:16], name in config.flows or name in SEEDED
+    manifest = read_manifest(layout.manifest(f"train/{name}_seed-{seed}"))
+    if manifest is not None and manifest["facts"].get(TRAINING) == training:
+        if group.is_main:
+            print(f"train {name}, seed {seed}: is finished; to train again, delete {folder}", file=sys.stderr)
+        return
     with _tracked(config, name, seed, training, group) as run:
         precision = chosen_precision(config.train.precision, group.device)
         run.parameters(model_parameters(config, name, seed, precision))

@@ -1,5 +1,6 @@
 """The train command: data of networks, spread of point estimates, and output files."""
 
+import shutil
 from contextlib import nullcontext
 
 import pandas as pd
@@ -88,3 +89,26 @@ def test_the_card_records_pretraining_and_states_are_removed(tmp_path, phantoms,
     assert pd.read_csv(folder / "history.tsv", sep="\t")["step"].tolist() == [2]
     assert all(state_counts)
     assert not list(folder.rglob("state-*"))
+
+
+def test_a_finished_training_is_not_repeated(tmp_path, phantoms, held_out, card, monkeypatch, capsys):
+    """Neither trained nor tracked again, unless its folder is gone or an option has changed."""
+    values = {
+        "study": {"name": "x", "results": str(tmp_path), "side": ["age"]},
+        "preprocess": {"shape": [16, 16, 16], "spacing_mm": 12.0},
+        "baselines": {"models": ["mean_image"]},
+    }
+    data, tracked = learning_data(card, phantoms, held_out), []
+    monkeypatch.setattr(LearningData, "load", classmethod(lambda cls, config: data))
+    monkeypatch.setattr(module, "model_run", lambda *arguments: tracked.append(arguments) or nullcontext(Run()))
+    config = parse_config(values)
+    train(config, ["mean_image"], 0)
+    train(config, ["mean_image"], 0)
+    folder = config.layout.model("mean_image", 0)
+    assert f"train mean_image, seed 0: is finished; to train again, delete {folder}" in capsys.readouterr().err
+    assert len(tracked) == 1
+    shutil.rmtree(folder)
+    train(config, ["mean_image"], 0)
+    train(parse_config({**values, "train": {"learning_rate": 1e-4}}), ["mean_image"], 0)
+    assert len(tracked) == 3
+    assert load_card(folder).name == "mean_image"
