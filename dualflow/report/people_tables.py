@@ -61,18 +61,18 @@ def demographics(pairs: pd.DataFrame) -> Table:
 def group_scores(
     scores: pd.DataFrame, pairs: pd.DataFrame, splits: pd.DataFrame, *, bootstrap: int, seed: int
 ) -> pd.DataFrame:
-    """Scores of one model by group of the test people.
+    """Scores by group of the test people.
 
     Args:
-        scores: rows of the model, with columns `model`, `seed`, `scan` and metrics.
+        scores: rows of all models, with columns `model`, `seed`, `scan` and metrics.
         pairs: the test scans with their side columns.
         splits: table of the splits, whose further columns are the strata of the index, such as the site.
         bootstrap: resamples of an interval.
         seed: seed of the resamples.
 
     Returns:
-        One row per group and metric: columns `column`, `group`, and those of `summarise`. Numeric columns are cut into
-        quarters of the test people.
+        One row per group, model and metric: columns `column`, `group`, and those of `summarise`. Numeric columns are
+        cut into quarters of the test people.
     """
     levels = strata_table(pairs, side_columns(pairs))
     strata = splits.set_index("subject").drop(columns=["fold", "split"], errors="ignore").reindex(levels.index)
@@ -88,12 +88,13 @@ def group_scores(
                 summary = summarise(rows, bootstrap=bootstrap, seed=seed, metrics=GROUP_METRICS)
                 summary = summary[summary["metric"].isin(GROUP_METRICS)]
                 tables.append(summary.assign(column=column, group=group))
-    empty = pd.DataFrame(columns=["column", "group", "metric", "mean", "low", "high", "subjects"])
+    empty = pd.DataFrame(columns=["column", "group", "model", "metric", "mean", "low", "high", "subjects"])
     return pd.concat(tables, ignore_index=True) if tables else empty
 
 
 def group_table(groups: pd.DataFrame, row: Modality, model: str) -> Table:
-    """The groups of `group_scores`, one row each."""
+    """The groups of `group_scores`, one row each, with the scores of one model."""
+    groups = groups[groups["model"] == model]
     metrics = [name for name in GROUP_METRICS if name in set(groups["metric"])]
     rows = []
     for (column, group), part in groups.groupby(["column", "group"], sort=False):
@@ -111,6 +112,23 @@ def group_table(groups: pd.DataFrame, row: Modality, model: str) -> Table:
         "groups, the largest difference is large by chance."
     )
     return Table(caption, pd.DataFrame(rows))
+
+
+def model_group_table(groups: pd.DataFrame, row: Modality) -> Table:
+    """The groups of `group_scores`, one row each, with the mean absolute error of every model."""
+    errors = groups[groups["metric"] == "mae"]
+    models = list(dict.fromkeys(errors["model"]))
+    rows, best = list[dict[str, str]](), set[tuple[int, int]]()
+    for number, ((column, group), part) in enumerate(errors.groupby(["column", "group"], sort=False)):
+        cells = {str(entry["model"]): f"{entry['mean']:.{measure('mae').digits}f}" for entry in part.to_dict("records")}
+        least = min(cells.values(), key=float)
+        best |= {(number, 1 + index) for index, model in enumerate(models) if cells.get(model) == least}
+        rows.append({"Group": f"{column} {group}"} | {model: cells.get(model, UNKNOWN) for model in models})
+    caption = (
+        f"{measure('mae').heading(row)} of every model by group of the test subjects, the least in bold. A model that "
+        "is best on average may not be so in a small group."
+    )
+    return Table(caption, pd.DataFrame(rows), frozenset(best))
 
 
 def worst_people(scores: pd.DataFrame, pairs: pd.DataFrame, quality: pd.DataFrame, row: Modality, model: str) -> Table:

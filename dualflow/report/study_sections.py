@@ -19,7 +19,7 @@ from dualflow.report.likelihood_tables import (
     safety_table,
     source_table,
 )
-from dualflow.report.people_tables import demographics, group_scores, group_table, worst_people
+from dualflow.report.people_tables import demographics, group_scores, group_table, model_group_table, worst_people
 from dualflow.report.study_results import BOUNDS, StudyResults
 from dualflow.report.tables import Table, difference_table, metric_table, plain_table
 
@@ -76,14 +76,20 @@ def main_scores(config: Config, results: StudyResults) -> pd.DataFrame:
 
 
 def study_groups(config: Config, results: StudyResults, pairs: pd.DataFrame) -> pd.DataFrame:
-    """Scores of the main model by group of the test people, from `group_scores`; `pairs` is the index."""
+    """Scores of all models by group of the test people, from `group_scores`; `pairs` is the index."""
     return group_scores(
-        main_scores(config, results),
+        results.scores[~results.scores["model"].isin(results.ceilings)],
         pairs[pairs["split"] == "test"],
         read_table(config.layout.splits),
         bootstrap=config.evaluate.bootstrap,
         seed=config.evaluate.seed,
     )
+
+
+def _group_tables(groups: pd.DataFrame, row: Modality, main: str) -> list[Table]:
+    """The scores of the main model by group and, beside others, the error of every model."""
+    tables = [] if groups.empty else [group_table(groups, row, main)]
+    return tables + ([model_group_table(groups, row)] if groups["model"].nunique() > 1 else [])
 
 
 def section_tables(
@@ -118,7 +124,7 @@ def section_tables(
     people = worst_people(main_scores(config, results), test, read_table(config.layout.quality), row, main)
     return {
         "cohort": [demographics(pairs)],
-        "groups": [*([] if groups.empty else [group_table(groups, row, main)]), people],
+        "groups": [*_group_tables(groups, row, main), people],
         "analyses": analysis_tables(config),
         "comparison": [
             metric_table(summary, row, IMAGE_METRICS, IMAGE_CAPTION + known, without=ceilings),

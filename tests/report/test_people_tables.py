@@ -6,7 +6,7 @@ import pytest
 
 from dualflow.data.index import split_people
 from dualflow.modalities import MODALITIES
-from dualflow.report.people_tables import demographics, group_scores, group_table, worst_people
+from dualflow.report.people_tables import demographics, group_scores, group_table, model_group_table, worst_people
 
 ROW = MODALITIES["FDG"]
 COUNT = 12
@@ -80,6 +80,22 @@ def test_groups_have_their_means_and_intervals_only_if_large_enough(pairs, score
     assert table.loc["diagnosis AD", "MAE (SUVR)"] == f"{scores['mae'][8:].mean():.4f}"
     assert table.loc["site south", "Subjects"] == "2"
     assert sum(name.startswith("age ") for name in table.index) == 4
+
+
+def test_every_model_has_its_error_in_each_group(pairs, scores):
+    """The least error of a group is bold, and a model without scores in a group has none."""
+    splits = pd.DataFrame({"subject": [f"{index:02d}" for index in range(COUNT)], "fold": None, "split": "test"})
+    other = scores.assign(model="unet", mae=scores["mae"].where(scores.index < 8) + 0.1)
+    both = pd.concat([scores, other.dropna(subset="mae")])
+    groups = group_scores(both, pairs[pairs["split"] == "test"], splits, bootstrap=10, seed=0)
+    table = model_group_table(groups, ROW)
+    rows = table.frame.set_index("Group")
+    assert rows.loc["diagnosis CN"].tolist() == [f"{scores['mae'][:8].mean() + more:.4f}" for more in (0, 0.1)]
+    assert rows.loc["diagnosis AD"].tolist() == [f"{scores['mae'][8:].mean():.4f}", "–"]  # noqa: RUF001
+    assert table.best == {(row, 1) for row in range(len(rows))}
+    alone = group_table(groups, ROW, "flow").frame.set_index("Group")
+    assert alone.loc["diagnosis CN", "Subjects"] == "8"
+    assert alone.loc["diagnosis CN", "MAE (SUVR)"].startswith(f"{scores['mae'][:8].mean():.4f} [")
 
 
 def test_the_worst_people_are_listed_with_numbers_and_flags(pairs, scores):
