@@ -29,7 +29,7 @@ from dualflow.data.dataset import Item, PairDataset
 from dualflow.data.study_pairs import load_split, usable_pairs
 from dualflow.data.tsv import table_text
 from dualflow.errors import ConfigError, DataError, IntensityError
-from dualflow.evaluation.calibration import over_subjects, pit_histogram, reliability
+from dualflow.evaluation.calibration import calibration_cases, over_subjects, pit_histogram, reliability
 from dualflow.evaluation.downstream import classify, feature_sets, require_untold
 from dualflow.evaluation.likelihood import another_subject, likelihood
 from dualflow.evaluation.mean_error import MeanError
@@ -87,8 +87,9 @@ def _evaluate(
             picture = _picture(config, item, prediction, scores["mae"])
         rows.append({"model": name, "seed": seed, "scan": item["scan"], **scores, **own_scores})
         subject = Scan.parse(item["scan"]).subject
-        curves.append(reliability(prediction, target, mask, regions).assign(model=name, subject=subject))
-        histograms.append(pit_histogram(prediction, target, mask, regions).assign(model=name, subject=subject))
+        cases = calibration_cases(prediction, target, mask, regions)
+        curves.append(reliability(cases).assign(model=name, subject=subject))
+        histograms.append(pit_histogram(cases).assign(model=name, subject=subject))
         errors.add(prediction.mean, target, mask, weight=1 / visits[subject])
         region_means.append(np.stack([regions.means(target, mask), regions.means(prediction.mean, mask)]))
     stem = f"{name}_seed-{seed}"

@@ -12,6 +12,7 @@ from dualflow.config import Config, dump_sections
 from dualflow.data.dataset import PairDataset
 from dualflow.data.side_encoder import SideEncoder
 from dualflow.data.study_pairs import learning_pairs
+from dualflow.flows.presets import preset
 from dualflow.layout import Layout, Scan
 from dualflow.training.closed_form import ClosedFormCache
 
@@ -67,4 +68,6 @@ def fingerprint_of(config: Config, name: str, data: LearningData) -> str:
     choice = config.flows.get(name, config.model)
     baseline = [] if name in config.flows else [config.baselines.of(name)]
     sections = dump_sections(config.train, choice, *baseline, without=NO_EFFECT)
-    return digest_of({"version": __version__, "name": name, "scans": data.digest, **sections})
+    # The options that the configuration leaves out too: a later version may have other ones.
+    layers = preset(choice.preset, **choice.options).to_dict()
+    return digest_of({"version": __version__, "name": name, "scans": data.digest, "layers": layers, **sections})

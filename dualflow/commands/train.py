@@ -88,7 +88,7 @@ def train(config: Config, names: Sequence[str], seed: int) -> None:
     keep_freed_memory()  # also for the closed-form fits before the first step
     data = LearningData.load(config)
     with process_group(config.train.device) as group:
-        for name in names:
+        for name in dict.fromkeys(names):
             _train(config, name, seed, data, group)
 
 
@@ -97,9 +97,10 @@ def _train(config: Config, name: str, seed: int, data: LearningData, group: Proc
     fingerprint = fingerprint_of(config, name, data)
     training, tracks = fingerprint[:16], name in config.flows or name in SEEDED
     manifest = read_manifest(layout.manifest(f"train/{name}_seed-{seed}"))
-    if manifest is not None and manifest["facts"].get(TRAINING) == training:
+    if group.all_agree(manifest is not None and manifest["facts"].get(TRAINING) == training):
         if group.is_main:
-            print(f"train {name}, seed {seed}: is finished; to train again, delete {folder}", file=sys.stderr)
+            print(f"train {name}, seed {seed}: already finished; delete {folder} to train again", file=sys.stderr)
+            forget_states(folder)
         return
     with _tracked(config, name, seed, training, group) as run:
         precision = chosen_precision(config.train.precision, group.device)

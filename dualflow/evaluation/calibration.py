@@ -5,9 +5,9 @@ A prediction is a distribution of a vector of M quantities: the voxels of the ma
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,10 @@ PIT_BINS = 10
 class PredictiveDistribution(Protocol):
     """A predictive distribution of M quantities."""
 
+    @property
+    def resolution(self) -> float:
+        """Distance of neighbouring values of `pit`; 0 if it is continuous."""
+
     def interval(self, level: float) -> tuple[Floats, Floats]:
         """Lower and upper end `[M]` of the central interval with nominal coverage `level`."""
 
@@ -41,6 +45,11 @@ class Ensemble:
     """Empirical distribution of K samples; `ordered` `[K, M]` is sorted along its first axis."""
 
     ordered: Floats
+
+    @property
+    def resolution(self) -> float:
+        """Distance of neighbouring ranks as probabilities."""
+        return 1 / (len(self.ordered) + 1)
 
     def interval(self, level: float) -> tuple[Floats, Floats]:
         """Central interval between order statistics.
@@ -88,6 +97,7 @@ class Normal:
 
     mean: Floats
     std: Floats
+    resolution: float = 0.0
 
     def interval(self, level: float) -> tuple[Floats, Floats]:
         """Mean plus or minus z standard deviations."""
@@ -152,29 +162,49 @@ def mean_crps(distribution: PredictiveDistribution, truth: Floats) -> float:
     return float(np.nanmean(distribution.crps(truth)))
 
 
-def reliability(
-    prediction: Predictive, target: Floats, mask: Bools, regions: RegionMap, levels: Sequence[float] = CURVE
-) -> pd.DataFrame:
-    """Coverage of one scan at many nominal levels: columns kind (voxel or region), level, coverage."""
-    rows = [
-        (kind, level, coverage(distribution, truth, level))
-        for kind, distribution, truth in _distributions(prediction, target, mask, regions)
-        for level in levels
-    ]
+class Case(NamedTuple):
+    """Quantities of one scan with their predictive distribution.
+
+    Attributes:
+        kind: `voxel` or `region`.
+        distribution: of the M quantities.
+        truth: `[M]`.
+    """
+
+    kind: str
+    distribution: PredictiveDistribution
+    truth: Floats
+
+
+def calibration_cases(prediction: Predictive, target: Floats, mask: Bools, regions: RegionMap) -> list[Case]:
+    """The voxels and the region means of one scan, where the prediction has a distribution of them."""
+    voxels, means = voxel_distribution(prediction, mask), region_distribution(prediction, mask, regions)
+    cases = [] if voxels is None else [Case("voxel", voxels, target[mask])]
+    return cases + ([] if means is None else [Case("region", means, regions.means(target, mask))])
+
+
+def reliability(cases: Sequence[Case], levels: Sequence[float] = CURVE) -> pd.DataFrame:
+    """Coverage of one scan at many nominal levels: columns kind, level, coverage."""
+    rows = [(case.kind, level, coverage(case.distribution, case.truth, level)) for case in cases for level in levels]
     return pd.DataFrame(rows, columns=["kind", "level", "coverage"])
 
 
-def pit_histogram(prediction: Predictive, target: Floats, mask: Bools, regions: RegionMap) -> pd.DataFrame:
-    """Histogram of one scan's probability integral transforms: columns kind (voxel or region), pit, share.
+def pit_histogram(cases: Sequence[Case]) -> pd.DataFrame:
+    """Histogram of one scan's probability integral transforms: columns kind, pit, share.
 
-    `pit` is the centre of one of PIT_BINS equal bins, in each of which a calibrated prediction has the same share.
+    `pit` is the centre of one of PIT_BINS equal bins, in each of which a calibrated prediction has the same share. A
+    rank among samples is spread evenly over its interval of probabilities (Czado et al. 2009), because ranks of a few
+    samples do not fall evenly into bins.
     """
-    rows = []
-    for kind, distribution, truth in _distributions(prediction, target, mask, regions):
-        values = distribution.pit(truth)[np.isfinite(truth)]
-        counts, edges = np.histogram(values, bins=PIT_BINS, range=(0, 1))
-        centres = np.round((edges[:-1] + edges[1:]) / 2, 6)
-        rows += [(kind, centre, count / len(values)) for centre, count in zip(centres, counts, strict=True)]
+    edges = np.linspace(0, 1, PIT_BINS + 1)
+    centres, rows = np.round((edges[:-1] + edges[1:]) / 2, 6), []
+    for case in cases:
+        values = case.distribution.pit(case.truth)[np.isfinite(case.truth)]
+        # A width above 0 makes a value of the continuous transform a step.
+        width = max(case.distribution.resolution, 1e-9)
+        below = [np.clip((edge - values) / width + 0.5, 0, 1).mean() for edge in edges[1:-1]]
+        shares = np.diff([0.0, *below, 1.0])
+        rows += [(case.kind, centre, share) for centre, share in zip(centres, shares, strict=True)]
     return pd.DataFrame(rows, columns=["kind", "pit", "share"])
 
 
@@ -188,14 +218,3 @@ def over_subjects(curves: Sequence[pd.DataFrame], position: str) -> pd.DataFrame
     keys = ["model", "kind", position]
     by_subject = pd.concat(curves).groupby([*keys, "subject"], as_index=False).mean()
     return by_subject.drop(columns="subject").groupby(keys, as_index=False).mean()
-
-
-def _distributions(
-    prediction: Predictive, target: Floats, mask: Bools, regions: RegionMap
-) -> Iterator[tuple[str, PredictiveDistribution, Floats]]:
-    """Yield `voxel` and `region` with the distribution and the truth, where the prediction has a distribution."""
-    voxels, means = voxel_distribution(prediction, mask), region_distribution(prediction, mask, regions)
-    if voxels is not None:
-        yield "voxel", voxels, target[mask]
-    if means is not None:
-        yield "region", means, regions.means(target, mask)

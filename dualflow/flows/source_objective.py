@@ -32,14 +32,17 @@ class SourceObjective(Objective):
         side: Tensor | None = None,
         mask: Tensor | None = None,
         mean: Tensor | None = None,
+        spread: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return the loss."""
-        return {"loss": masked_l1(self._image(source, side, mean), target, mask)}
+        return {"loss": masked_l1(self._image(source, side, mean, spread), target, mask)}
 
     def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:
         """Return the predicted target `[N, C, D, H, W]`."""
-        return self._image(source, side, None)
+        return self._image(source, side)
 
-    def _image(self, source: Tensor, side: Tensor | None, mean: Tensor | None) -> Tensor:
-        condition = self.flow.condition(source, side, mean)
+    def _image(
+        self, source: Tensor, side: Tensor | None, mean: Tensor | None = None, spread: Tensor | None = None
+    ) -> Tensor:
+        condition = self.flow.condition(source, side, mean, spread)
         return condition.mean + self.squeeze.inverse(self.head(condition.features[0]))[0]

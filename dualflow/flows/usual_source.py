@@ -38,7 +38,9 @@ class UsualSource(nn.Module):
         self.register_buffer("second", torch.zeros(channels, *shape))
 
     def fit(self, sources: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
-        """Set the reference from training sources `[C, D, H, W]` and brain masks `[D, H, W]`."""
+        """Set the reference from training sources `[C, D, H, W]` and masks `[D, H, W]`; all scans count alike."""
+        for sums in (self.people, self.count, self.first, self.second):
+            sums.zero_()
         for source, inside in zip(sources, masks, strict=True):
             smooth = blur(source, SMOOTH) * inside
             self.people += 1

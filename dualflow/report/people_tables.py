@@ -115,20 +115,20 @@ def group_table(groups: pd.DataFrame, row: Modality, model: str) -> Table:
 
 
 def model_group_table(groups: pd.DataFrame, row: Modality) -> Table:
-    """The groups of `group_scores`, one row each, with the mean absolute error of every model."""
+    """The mean absolute error of every model, one row each, in the groups of `group_scores`."""
     errors = groups[groups["metric"] == "mae"]
     models = list(dict.fromkeys(errors["model"]))
-    rows, best = list[dict[str, str]](), set[tuple[int, int]]()
-    for number, ((column, group), part) in enumerate(errors.groupby(["column", "group"], sort=False)):
+    columns, best = dict[str, list[str]](), set[tuple[int, int]]()
+    for number, ((column, group), part) in enumerate(errors.groupby(["column", "group"], sort=False), 1):
         cells = {str(entry["model"]): f"{entry['mean']:.{measure('mae').digits}f}" for entry in part.to_dict("records")}
         least = min(cells.values(), key=float)
-        best |= {(number, 1 + index) for index, model in enumerate(models) if cells.get(model) == least}
-        rows.append({"Group": f"{column} {group}"} | {model: cells.get(model, UNKNOWN) for model in models})
+        best |= {(index, number) for index, model in enumerate(models) if cells.get(model) == least}
+        columns[f"{column} {group}"] = [cells.get(model, UNKNOWN) for model in models]
     caption = (
-        f"{measure('mae').heading(row)} of every model by group of the test subjects, the least in bold. A model that "
-        "is best on average may not be so in a small group."
+        f"{measure('mae').heading(row)} of every model by group of the test subjects, the least of a group in bold; "
+        "numbers are cut into quarters. A model that is best on average may not be so in a small group."
     )
-    return Table(caption, pd.DataFrame(rows), frozenset(best))
+    return Table(caption, pd.DataFrame({"Model": models, **columns}), frozenset(best))
 
 
 def worst_people(scores: pd.DataFrame, pairs: pd.DataFrame, quality: pd.DataFrame, row: Modality, model: str) -> Table:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from dualflow.config import Config
 from dualflow.evaluation.agreement import agreement
+from dualflow.evaluation.calibration import PIT_BINS
 from dualflow.evaluation.metrics import correlation
 from dualflow.evaluation.study_metrics import measure
 from dualflow.imaging.regions import region_map
@@ -170,18 +171,18 @@ def _pit(tables: list[pd.DataFrame], colours: dict[str, str], main: str) -> list
     if not tables:
         return []
     histograms = pd.concat(tables)
-    outer = histograms[(histograms["model"] == main) & ~histograms["pit"].between(0.1, 0.9)]
-    shares = outer.groupby("kind")["share"].sum()
+    ends = histograms["pit"].isin([histograms["pit"].min(), histograms["pit"].max()])
+    shares = histograms[(histograms["model"] == main) & ends].groupby("kind")["share"].sum()
     values = ", ".join(f"{100 * share:.0f} % of the {kind}s" for kind, share in shares.items())
+    expected = f"The outermost two of {PIT_BINS} bins of {main} should hold {200 / PIT_BINS:.0f} %, and hold {values}."
     return [
         ReportFigure(
             "pit",
             pit_histograms(histograms, colours=colours),
-            "Where the real values lie in the predicted distributions: 0 is below all of it, 1 above. A flat line at 1 "
-            "is calibrated. A valley indicates distributions that are too narrow, a hill ones that are too wide; a "
-            "rising line indicates predictions that are too low, a falling one predictions that are too high.",
-            "Histograms of the probability integral transforms of voxels and region means, a line per model."
-            + (f" Expected 20 %, the outer fifth of the distributions of {main} holds {values}." if values else ""),
+            "Where the real values lie in the predicted distributions: 0 is below the whole distribution, 1 above it. "
+            "A flat line at 1 is calibrated. A valley means that distributions are too narrow, a hill that they are too "
+            "wide. A rising line means that predictions are too low, a falling one that they are too high.",
+            f"Histograms of the probability integral transforms, a line per model. {expected}",
             pit_histograms(histograms, colours=colours, narrow=True),
         )
     ]

@@ -32,7 +32,10 @@ SECTIONS: dict[str, tuple[str, str]] = {
         "Regional means of the real and the synthetic images: agreement, the regions with the largest errors, and "
         "whether the synthetic images keep known effects of side information.",
     ),
-    "groups": ("Groups", "Errors of the main model by group, and the subjects with the largest errors."),
+    "groups": (
+        "Groups",
+        "Errors of every model by group, and the subjects with the largest errors.",
+    ),
     "analyses": (
         "Group analyses",
         "Effects on regional uptake in all subjects, with the regions of those without a measured target imputed.",

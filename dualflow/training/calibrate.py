@@ -49,7 +49,7 @@ def calibrate(
     Args:
         flow: a trained flow.
         validation: pairs that trained nothing.
-        training: the training pairs; those with cross-fitted means have a `mean`.
+        training: the training pairs; those with cross-fitted means have a `mean`, and may have a `spread`.
         regions: labels `[D, H, W]` of regions, 0 elsewhere, or None.
         batch_size: scans per pass.
     """

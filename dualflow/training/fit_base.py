@@ -44,7 +44,7 @@ def fit_base(
 
     Args:
         flow: a flow whose actnorms are initialised.
-        pairs: training pairs, with their cross-fitted means if the mean has them.
+        pairs: training pairs, with cross-fitted means and spreads if mean and spread have them.
         regions: labels `[D, H, W]` of regions, 0 elsewhere; None uses the blocks of the coarsest level alone.
         folds: cross-fitting fold of each pair.
         seed: seed of the mixture's starts.

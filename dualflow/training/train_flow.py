@@ -134,12 +134,11 @@ def prepare_flow(
         spec.replace(mean=mean.name), shape=tuple(shape), side_features=side_features, source_channels=channels
     )
     flow.mean_model.load_state_dict(mean.model.state_dict())
-    with_spreads = fit_spread(flow, train, subject_folds(train))
+    train = fit_spread(flow, train, subject_folds(train))
     objective = FlowObjective(flow)
     # At least one step is left for the flow.
     pretrain_steps = min(round(spec.source_pretrain * steps), steps - 1)
     pretrain_seconds = _pretrain(flow, train, validation, context.part("source"), pretrain_steps)
-    train = with_spreads
     begin = perf_counter()
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(context.seed))
     scans = collate([train[index] for index in order[:INITIALISATION_SCANS].tolist()])

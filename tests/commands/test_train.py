@@ -105,7 +105,7 @@ def test_a_finished_training_is_not_repeated(tmp_path, phantoms, held_out, card,
     train(config, ["mean_image"], 0)
     train(config, ["mean_image"], 0)
     folder = config.layout.model("mean_image", 0)
-    assert f"train mean_image, seed 0: is finished; to train again, delete {folder}" in capsys.readouterr().err
+    assert f"train mean_image, seed 0: already finished; delete {folder} to train again" in capsys.readouterr().err
     assert len(tracked) == 1
     shutil.rmtree(folder)
     train(config, ["mean_image"], 0)

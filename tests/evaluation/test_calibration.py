@@ -10,8 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from dualflow.evaluation.calibration import (
+    Case,
     Ensemble,
     Normal,
+    calibration_cases,
     coverage,
     mean_crps,
     over_subjects,
@@ -121,7 +123,7 @@ def test_reliability_rises_with_the_level():
     rng = np.random.default_rng(5)
     regions = RegionMap(np.ones(shape, int), ("a",), (4, 4, 4))
     guess = Guess(np.zeros(shape), np.ones(shape))
-    curve = reliability(guess, rng.normal(size=shape), np.ones(shape, bool), regions)
+    curve = reliability(calibration_cases(guess, rng.normal(size=shape), np.ones(shape, bool), regions))
     assert set(curve["kind"]) == {"voxel"}
     assert curve["coverage"].is_monotonic_increasing
     np.testing.assert_allclose(curve["coverage"], curve["level"], atol=0.02)
@@ -133,10 +135,20 @@ def test_a_pit_histogram_shows_whether_the_spread_fits(spread, outer):
     shape, rng = (20, 20, 20), np.random.default_rng(5)
     regions = RegionMap(np.ones(shape, int), ("a",), (4, 4, 4))
     guess = Guess(np.zeros(shape), np.full(shape, spread))
-    shares = pit_histogram(guess, rng.normal(size=shape), np.ones(shape, bool), regions).set_index("pit")["share"]
+    cases = calibration_cases(guess, rng.normal(size=shape), np.ones(shape, bool), regions)
+    shares = pit_histogram(cases).set_index("pit")["share"]
     assert shares.sum() == pytest.approx(1)
     assert shares.index.tolist() == pytest.approx(np.linspace(0.05, 0.95, 10))
     assert shares.iloc[[0, -1]].sum() == pytest.approx(outer, abs=0.02)
+
+
+@pytest.mark.parametrize("count", [3, 8, 16, 32, 96])
+def test_the_pit_histogram_of_calibrated_samples_is_flat(count):
+    """Also if the number of ranks is no multiple of that of the bins."""
+    rng = np.random.default_rng(0)
+    samples, truth = np.sort(rng.normal(size=(count, 40_000)), axis=0), rng.normal(size=40_000)
+    shares = pit_histogram([Case("voxel", Ensemble(samples), truth)])["share"]
+    np.testing.assert_allclose(shares, 0.1, atol=0.006)
 
 
 def test_every_subject_counts_once():

@@ -89,10 +89,10 @@ def test_every_model_has_its_error_in_each_group(pairs, scores):
     both = pd.concat([scores, other.dropna(subset="mae")])
     groups = group_scores(both, pairs[pairs["split"] == "test"], splits, bootstrap=10, seed=0)
     table = model_group_table(groups, ROW)
-    rows = table.frame.set_index("Group")
-    assert rows.loc["diagnosis CN"].tolist() == [f"{scores['mae'][:8].mean() + more:.4f}" for more in (0, 0.1)]
-    assert rows.loc["diagnosis AD"].tolist() == [f"{scores['mae'][8:].mean():.4f}", "–"]  # noqa: RUF001
-    assert table.best == {(row, 1) for row in range(len(rows))}
+    rows = table.frame.set_index("Model")
+    assert rows["diagnosis CN"].tolist() == [f"{scores['mae'][:8].mean() + more:.4f}" for more in (0, 0.1)]
+    assert rows["diagnosis AD"].tolist() == [f"{scores['mae'][8:].mean():.4f}", "–"]  # noqa: RUF001
+    assert table.best == {(0, column) for column in range(1, len(table.frame.columns))}
     alone = group_table(groups, ROW, "flow").frame.set_index("Group")
     assert alone.loc["diagnosis CN", "Subjects"] == "8"
     assert alone.loc["diagnosis CN", "MAE (SUVR)"].startswith(f"{scores['mae'][:8].mean():.4f} [")

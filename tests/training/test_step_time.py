@@ -57,6 +57,13 @@ def test_pretraining_is_weighted_by_its_share_of_the_steps(config, monkeypatch):
     assert step_seconds(study, "srflow") == pytest.approx(0.25 * 1.0 + 0.75 * 3.0)
 
 
+def test_pretraining_under_a_spread_that_follows_the_source_is_timed(config):
+    """The source's step takes the same batch as the flow's."""
+    options = {"steps": [1, 1, 1], "hidden": [8, 8, 8], "mean": "local_linear", "spread": "source"}
+    choice = ModelConfig(preset="srflow", options={**options, "prediction": "mean"})
+    assert step_seconds(config.model_copy(update={"extra_models": {"srflow": choice}}), "srflow") > 0
+
+
 def test_a_skipped_step_is_refused(config, monkeypatch):
     """A non-finite loss ends the step before the backward pass, so its time is invalid."""
     monkeypatch.setattr(step_time.Optimiser, "step", lambda self, loss: None)

@@ -83,13 +83,13 @@ def test_a_flow_may_have_a_stacked_mean(train, small_flow, phantoms):
 
 
 def test_initialisation_uses_a_random_subset_of_scans(train, small_flow, phantoms, monkeypatch):
-    """The subset has at most INITIALISATION_SCANS scans, follows the seed, and includes masks and means."""
+    """The subset has at most INITIALISATION_SCANS scans, follows the seed, and includes masks, means and spreads."""
     chosen = []
 
-    def spy(model, target, source, side, mask, mean):
+    def spy(model, target, source, side, mask, mean, spread):
         chosen.append([next(i for i in range(len(phantoms)) if torch.equal(phantoms[i]["target"], t)) for t in target])
         assert mask.dtype == torch.bool
-        assert mask.shape == mean.shape == target.shape
+        assert mask.shape == mean.shape == spread.shape == target.shape
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "initialize_flow", spy)
