@@ -180,8 +180,8 @@ def _pit(tables: list[pd.DataFrame], colours: dict[str, str], main: str) -> list
             "pit",
             pit_histograms(histograms, colours=colours),
             "Where the real values lie in the predicted distributions: 0 is below the whole distribution, 1 above it. "
-            "A flat line at 1 is calibrated. A valley means that distributions are too narrow, a hill that they are too "
-            "wide. A rising line means that predictions are too low, a falling one that they are too high.",
+            "A flat line at 1 is calibrated. A valley means that distributions are too narrow, a hill that they are "
+            "too wide. A rising line means that predictions are too low, a falling one that they are too high.",
             f"Histograms of the probability integral transforms, a line per model. {expected}",
             pit_histograms(histograms, colours=colours, narrow=True),
         )
