@@ -11,6 +11,7 @@ from dualflow.baselines.rectified_flow import RectifiedFlow
 from dualflow.baselines.residual_density import (
     MixtureDensity,
     PersonScaleDensity,
+    SourceScaleDensity,
     SpreadDensity,
     StackedMixtureDensity,
 )
@@ -25,6 +26,7 @@ BASELINES: dict[str, type[Baseline]] = {
     "local_linear_mixture": MixtureDensity,
     "stacked": StackedBaseline,
     "stacked_mixture": StackedMixtureDensity,
+    "stacked_source_scale": SourceScaleDensity,
     "unet": UNet,
     "unet_half": HalfUNet,
     "unet_heteroscedastic": HeteroscedasticUNet,

@@ -13,12 +13,14 @@ from dualflow.baselines.baseline import Baseline
 from dualflow.baselines.linear_models import LocalLinearBaseline, StackedBaseline, default_folds
 from dualflow.baselines.residual_law import ResidualLaw
 from dualflow.baselines.residual_likelihood import log_density
-from dualflow.baselines.residuals import ResidualScans
+from dualflow.baselines.residuals import ResidualScans, spread_map
+from dualflow.baselines.scale_fit import fit_voxel_scale
 from dualflow.flows.closed_form_fits import Solver, fit_closed_form
 from dualflow.flows.interface import SAMPLES_AT_ONCE, ConditionalSampler
 from dualflow.flows.regression_scans import Pairs
 from dualflow.flows.rng import seed_batches
 from dualflow.flows.voxel_features import foreground
+from dualflow.flows.voxel_scale import VoxelScale
 
 
 class ResidualDensity(Baseline, ConditionalSampler):
@@ -104,8 +106,12 @@ class SpreadDensity(ResidualDensity):
         folds = default_folds(pairs) if folds is None else folds
         images = self.mean.fit(pairs, folds, solve)
         assert images is not None
-        self.law.fit(ResidualScans(pairs, images, folds))
+        self.fit_law(ResidualScans(pairs, images, folds))
         return images
+
+    def fit_law(self, residuals: ResidualScans) -> None:
+        """Fit the law of the errors to cross-fitted ones."""
+        self.law.fit(residuals)
 
     def mean_and_factor(self, source: Tensor, side: Tensor | None = None) -> tuple[Tensor, Tensor | float]:
         """Return the mean, and the factor 1."""
@@ -131,3 +137,27 @@ class StackedMixtureDensity(MixtureDensity):
     """The same law around the `stacked` mean."""
 
     mean_baseline = StackedBaseline
+
+
+class SourceScaleDensity(StackedMixtureDensity):
+    """The `stacked_mixture` density, scaled in each voxel by how far the source lies from the usual one."""
+
+    def __init__(
+        self, shape: tuple[int, int, int], side_features: int = 0, source_channels: int = 1, *, regions: int = 1
+    ) -> None:
+        super().__init__(shape, side_features, source_channels, regions=regions)
+        self.voxel_scale = VoxelScale(shape, source_channels)
+
+    def fit_law(self, residuals: ResidualScans) -> None:
+        """Fit the scale of voxels, then the law of the errors divided by it."""
+        spread, rows = spread_map(residuals), list(residuals)
+        scans = [(row.source, foreground(row.source[None])[0, 0]) for row in rows]
+        squares = (((row.error[0] / spread).square(), row.mask[0]) for row in rows)
+        folds = [row.fold for row in rows]
+        # A person's scans are in one fold.
+        scales, _ = fit_voxel_scale(self.voxel_scale, scans, squares, folds, folds)
+        self.law.fit([row._replace(error=row.error / scale) for row, scale in zip(rows, scales, strict=True)])
+
+    def mean_and_factor(self, source: Tensor, side: Tensor | None = None) -> tuple[Tensor, Tensor | float]:
+        """Return the mean, and the scale of the voxels."""
+        return self.mean.point_estimate(source, side), self.voxel_scale(foreground(source), source)

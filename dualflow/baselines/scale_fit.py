@@ -1,18 +1,22 @@
-"""Fit of a LogLinearScale by gamma regression."""
+"""Fits of scales of errors by gamma regression."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from dualflow.flows.log_linear_scale import LogLinearScale
+from dualflow.flows.usual_source import Scan, deviations_from_others
+from dualflow.flows.voxel_scale import VoxelScale, voxel_features
 
 RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 100.0)
 """Candidate strengths of the ridge, for standardised features; the largest leaves no effect."""
 TINY = 1e-12
 """Mean squared error that counts as none."""
+VOXELS = 300_000
+"""Maximum number of voxels, of all scans together, whose errors determine a scale of voxels."""
 
 
 def fit_scale(scale: LogLinearScale, features: Tensor, energy: Tensor, folds: Sequence[int]) -> Tensor:
@@ -51,3 +55,45 @@ def fit_scale(scale: LogLinearScale, features: Tensor, energy: Tensor, folds: Se
     scale.limits.copy_(torch.stack([exponent.min(), exponent.max()]))
     squares = cross_val_predict(fitted, known / spread, target, cv=split)
     return torch.from_numpy(squares).sqrt().to(energy)
+
+
+@torch.no_grad()
+def fit_voxel_scale(
+    scale: VoxelScale,
+    scans: Sequence[Scan],
+    squares: Iterable[tuple[Tensor, Tensor]],
+    folds: Sequence[int],
+    groups: Sequence[Hashable],
+) -> tuple[list[Tensor], Tensor]:
+    """Fit a scale of voxels in place to squared errors of training scans.
+
+    Args:
+        scale: fitted in place.
+        scans: sources and brain masks.
+        squares: of each scan, squared errors relative to those that all people have, and where to take them, both
+            `[D, H, W]`.
+        folds: cross-fitting fold of each scan.
+        groups: group of each scan, whose scans it is not compared with.
+
+    Returns:
+        The scale of each scan relative to the scans of other groups, `[1, D, H, W]`, and the mean squared error of each
+        that the scale leaves, `[N]`.
+    """
+    scale.usual.fit(scans)
+    features, errors = [], []
+    generator = torch.Generator().manual_seed(0)
+    for (source, _), deviation, (square, inside) in zip(
+        scans, deviations_from_others(scale.usual, scans, groups), squares, strict=True
+    ):
+        values = square[inside]
+        chosen = torch.randperm(len(values), generator=generator)[: VOXELS // len(scans)]
+        features.append(voxel_features(source[None], deviation[None])[0][inside][chosen])
+        errors.append(values[chosen])
+    voxel_folds = [fold for fold, error in zip(folds, errors, strict=True) for _ in error]
+    fit_scale(scale.scale, torch.cat(features), torch.cat(errors), voxel_folds)
+    left = [(error / scale.scale(values).square()).mean() for error, values in zip(errors, features, strict=True)]
+    scales = [
+        scale.of(inside[None, None], source[None], deviation[None])[0]
+        for (source, inside), deviation in zip(scans, deviations_from_others(scale.usual, scans, groups), strict=True)
+    ]
+    return scales, torch.stack(left)

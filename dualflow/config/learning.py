@@ -108,6 +108,7 @@ BaselineName = Literal[
     "local_linear_mixture",
     "stacked",
     "stacked_mixture",
+    "stacked_source_scale",
     "unet",
     "unet_half",
     "unet_heteroscedastic",

@@ -14,6 +14,7 @@ from dualflow.flows.harmonise import HARMONISATIONS, Harmonise, quantiles
 from dualflow.flows.regional_law import RegionalLaw
 from dualflow.flows.regression_scans import RegressionScan
 from dualflow.flows.rich_features import ABNORMAL, RichFeatures
+from dualflow.flows.usual_source import deviations_from_others
 from dualflow.flows.voxel_features import foreground
 
 SCREENED = 256
@@ -66,10 +67,9 @@ class DesignChoice:
         design.harmonise.fit([scan.source for scan in self.scans], facts["harmonisation"])
         harmonised = [design.harmonise(scan.source[None])[0] for scan in self.scans]
         masks = [foreground(scan.source[None])[0, 0] for scan in self.scans]
-        design.abnormality.fit(harmonised, masks)
-        deviations = [
-            design.abnormality.deviation(*image, left_out=[image]) for image in zip(harmonised, masks, strict=True)
-        ]
+        images = list(zip(harmonised, masks, strict=True))
+        design.abnormality.fit(images)
+        deviations = list(deviations_from_others(design.abnormality, images, range(len(images))))
         facts |= self._choose_blocks(harmonised, deviations)
         abnormal = map(design.abnormality.combined, deviations)
         return list(map(PreparedScan, self.scans, self.sides, harmonised, abnormal)), facts

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,10 @@ SPREAD_FLOOR = 0.03
 """Added to the standard deviation; sources lie in 0..1."""
 COMMON = 0.3
 """Share of training people whose brain mask covers a voxel before deviations count there."""
+
+
+Scan = tuple[Tensor, Tensor]
+"""Source `[C, D, H, W]` and brain mask `[D, H, W]`."""
 
 
 class UsualSource(nn.Module):
@@ -37,32 +42,60 @@ class UsualSource(nn.Module):
         self.register_buffer("first", torch.zeros(channels, *shape))
         self.register_buffer("second", torch.zeros(channels, *shape))
 
-    def fit(self, sources: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
-        """Set the reference from training sources `[C, D, H, W]` and masks `[D, H, W]`; all scans count alike."""
+    def fit(self, scans: Iterable[Scan]) -> None:
+        """Set the reference from training scans, all of which count alike."""
         for sums in (self.people, self.count, self.first, self.second):
             sums.zero_()
-        for source, inside in zip(sources, masks, strict=True):
-            smooth = blur(source, SMOOTH) * inside
-            self.people += 1
-            self.count += inside
-            self.first += smooth
-            self.second += smooth.square()
+        self._add(scans)
 
-    def deviation(self, source: Tensor, inside: Tensor, left_out: Sequence[tuple[Tensor, Tensor]] = ()) -> Tensor:
+    def without(self, scans: Iterable[Scan]) -> UsualSource:
+        """Return the reference without some of its scans."""
+        rest = UsualSource((self.count.shape[0], self.count.shape[1], self.count.shape[2]), len(self.first))
+        rest = rest.to(self.first)
+        for name in ("people", "count", "first", "second"):
+            getattr(rest, name).copy_(getattr(self, name))
+        rest._add(scans, -1.0)
+        return rest
+
+    def deviation(self, source: Tensor, inside: Tensor) -> Tensor:
         """Return the deviation of each voxel in standard deviations, `[C, D, H, W]`; 0 where few people have brain.
 
         Args:
             source: `[C, D, H, W]`, harmonised if the training sources were.
             inside: brain mask `[D, H, W]`.
-            left_out: sources and masks that the reference leaves out: of a training person, all of their own scans.
         """
-        people, count, first, second = self.people, self.count, self.first, self.second
-        for own_source, own_inside in left_out:
-            smooth = blur(own_source, SMOOTH) * own_inside
-            people, count = people - 1, count - own_inside.float()
-            first, second = first - smooth, second - smooth.square()
-        usual = blur(first, USUAL) / blur(count, USUAL).clamp_min(0.5)
-        moments = [blur(sums, SPREAD) / blur(count, SPREAD).clamp_min(0.5) for sums in (first, second)]
+        usual = blur(self.first, USUAL) / blur(self.count, USUAL).clamp_min(0.5)
+        moments = [blur(sums, SPREAD) / blur(self.count, SPREAD).clamp_min(0.5) for sums in (self.first, self.second)]
         spread = (moments[1] - moments[0].square()).clamp_min(0).sqrt() + SPREAD_FLOOR
-        common = inside & (count > COMMON * people) & (people > 1)
+        common = inside & (self.count > COMMON * self.people) & (self.people > 1)
         return (blur(source, SMOOTH) * inside - usual) / spread * common
+
+    def _add(self, scans: Iterable[Scan], sign: float = 1.0) -> None:
+        for source, inside in scans:
+            smooth = blur(source, SMOOTH) * inside
+            self.people += sign
+            self.count += sign * inside
+            self.first += sign * smooth
+            self.second += sign * smooth.square()
+
+
+def deviations_from_others(usual: UsualSource, scans: Sequence[Scan], groups: Sequence[Hashable]) -> Iterator[Tensor]:
+    """Yield the deviation of each training scan from the scans of other groups, `[C, D, H, W]`.
+
+    From a mean that contains them, training people would look more usual than new people do.
+
+    Args:
+        usual: the reference of these scans.
+        scans: sources and brain masks.
+        groups: group of each scan, such as its person.
+    """
+    members: dict[Hashable, list[Scan]] = {}
+    for group, scan in zip(groups, scans, strict=True):
+        members.setdefault(group, []).append(scan)
+
+    @lru_cache(maxsize=8)  # a group is a person with some scans in a row, or one of a few folds
+    def others(group: Hashable) -> UsualSource:
+        return usual.without(members[group])
+
+    for group, scan in zip(groups, scans, strict=True):
+        yield others(group).deviation(*scan)

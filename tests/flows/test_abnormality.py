@@ -29,7 +29,7 @@ def person(seed: int, lesion: float = 0.0) -> torch.Tensor:
 def fitted(sources: list[torch.Tensor]) -> Abnormality:
     """Return the reference of people."""
     abnormality = Abnormality(SHAPE, 1)
-    abnormality.fit(sources, [INSIDE] * len(sources))
+    abnormality.fit([(source, INSIDE) for source in sources])
     return abnormality
 
 
@@ -52,7 +52,7 @@ def test_a_training_person_is_compared_with_the_others():
     with_person, without = fitted(people), fitted(people[1:])
     expected = without.deviation(people[0], INSIDE)
     torch.testing.assert_close(
-        with_person.deviation(people[0], INSIDE, [(people[0], INSIDE)]), expected, atol=1e-3, rtol=1e-3
+        with_person.without([(people[0], INSIDE)]).deviation(people[0], INSIDE), expected, atol=1e-3, rtol=1e-3
     )
     assert with_person.deviation(people[0], INSIDE)[0, 3, 5, 5].abs() < 0.6 * expected[0, 3, 5, 5].abs()
 
@@ -63,7 +63,7 @@ def test_voxels_in_few_masks_are_not_abnormal():
     for mask in masks[1:]:
         mask[2:5] = False
     abnormality = Abnormality(SHAPE, 1)
-    abnormality.fit([person(seed) for seed in range(10)], masks)
+    abnormality.fit(zip([person(seed) for seed in range(10)], masks, strict=True))
     assert not abnormality.deviation(person(30, -0.3), INSIDE)[:, 2:5].any()
 
 

@@ -19,7 +19,7 @@ def fitted(channels: int = 1, sources: torch.Tensor | None = None) -> RichFeatur
     design = RichFeatures(SHAPE, channels)
     design.fit_contrast(torch.stack([quantiles(source).flatten() for source in sources]))
     design.harmonise.fit(list(sources), [1] * channels)
-    design.abnormality.fit(list(design.harmonise(sources)), [torch.ones(SHAPE, dtype=torch.bool)] * len(sources))
+    design.abnormality.fit([(source, torch.ones(SHAPE, dtype=torch.bool)) for source in design.harmonise(sources)])
     design.abnormality.choose(abnormality_rows(channels)[-1])
     return design
 

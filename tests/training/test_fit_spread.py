@@ -4,43 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lesion_people import SHAPE, people
 
 from dualflow.data.dataset import PairDataset
 from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import preset
 from dualflow.flows.source_spread import SourceSpread
-from dualflow.flows.usual_source import UsualSource
 from dualflow.flows.voxel_features import foreground
 from dualflow.training.fit_spread import fit_spread
-
-SHAPE = (16, 16, 16)
-
-
-def people(count: int, seed: int = 0) -> list[dict]:
-    """Return people whose error is twice as large in a lesion, and larger by exp(0.4 side) everywhere."""
-    generator = torch.Generator().manual_seed(seed)
-    items = []
-    for index in range(count):
-        source = torch.full((1, *SHAPE), 0.6) + 0.02 * torch.randn(1, *SHAPE, generator=generator)
-        x, y, z = (int(start) for start in torch.randint(2, 9, (3,), generator=generator))
-        lesion = torch.zeros(1, *SHAPE, dtype=torch.bool)
-        lesion[:, x : x + 5, y : y + 5, z : z + 5] = True
-        source[lesion] = 0.15
-        side = torch.randn(1, generator=generator)
-        spread = 0.1 * (0.4 * side).exp() * torch.where(lesion, 2.0, 1.0)
-        target = 1 + spread * torch.randn(1, *SHAPE, generator=generator)
-        items.append(
-            {
-                "source": source,
-                "target": target,
-                "mean": torch.ones(1, *SHAPE),
-                "mask": torch.ones(1, *SHAPE, dtype=torch.bool),
-                "side": side,
-                "lesion": lesion,
-                "scan": f"sub-{index}",
-            }
-        )
-    return items
 
 
 def flow_with(spread: str, shape: tuple[int, int, int] = SHAPE) -> DualFlow:
@@ -123,8 +94,7 @@ def test_training_people_have_the_spread_that_they_would_have_as_new_ones():
     pairs = fit_spread(flow, PairDataset(items), [0, 0, 1, 1, 2, 2, 2])
     spread = flow.spread
     assert isinstance(spread, SourceSpread)
-    spread.usual = UsualSource(SHAPE, 1)
-    spread.usual.fit([item["source"] for item in items[2:]], [torch.ones(SHAPE, dtype=torch.bool)] * 5)
+    spread.voxel.usual.fit([(item["source"], torch.ones(SHAPE, dtype=torch.bool)) for item in items[2:]])
     for pair in pairs.items[:2]:
         torch.testing.assert_close(pair["spread"], unit(flow, pair), rtol=1e-3, atol=1e-4)
 
@@ -151,7 +121,7 @@ def test_the_log_determinant_contains_the_spread():
     flow = flow_with("source", (4, 4, 4)).double().eval()
     spread = flow.spread
     assert isinstance(spread, SourceSpread)
-    for scale in (spread.person, spread.voxel):
+    for scale in (spread.person, spread.voxel.scale):
         scale.weight.normal_(std=0.1)
         scale.limits.copy_(torch.tensor([-1.0, 1.0]))
     source, side = torch.rand(1, 1, 4, 4, 4).double(), torch.ones(1, 1).double()
