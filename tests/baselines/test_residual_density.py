@@ -8,10 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lesion_people import SHAPE as LESION_SHAPE
+from lesion_people import people as lesion_people
 from region_cohort import SHAPE, region_labels, region_people
 
 from dualflow.baselines import region_law
-from dualflow.baselines.residual_density import MixtureDensity, PersonScaleDensity, SpreadDensity
+from dualflow.baselines.residual_density import (
+    MixtureDensity,
+    PersonScaleDensity,
+    SourceScaleDensity,
+    SpreadDensity,
+    StackedMixtureDensity,
+)
+from dualflow.data.dataset import PairDataset
 from dualflow.evaluation.calibration import Ensemble, Normal, coverage, mean_crps
 
 KINDS = {"spread": SpreadDensity, "person_scale": PersonScaleDensity, "mixture": MixtureDensity}
@@ -117,3 +126,37 @@ def test_a_saved_density_draws_the_same_samples(models):
     person = region_people(1, seed=3)[0]
     samples = [m.sample(person["source"][None], None, 2, 1.0, torch.Generator().manual_seed(0)) for m in (model, copy)]
     assert torch.equal(*samples)
+
+
+@pytest.fixture(scope="module")
+def lesion_models():
+    """The density and the one without the scale, fitted to the same people."""
+    fitted = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(region_law, "STARTS", 1)
+        for kind in (StackedMixtureDensity, SourceScaleDensity):
+            fitted[kind] = kind(LESION_SHAPE, 1)
+            fitted[kind].fit(PairDataset(lesion_people(40)), [index % 4 for index in range(40)])
+    return fitted
+
+
+def test_samples_vary_more_in_a_lesion(lesion_models):
+    """Errors are twice as large there; without the scale they are as large as elsewhere."""
+    ratios = dict.fromkeys(lesion_models, 0.0)
+    for kind, model in lesion_models.items():
+        for p in lesion_people(10, seed=1):
+            generator = torch.Generator().manual_seed(0)
+            std = model.sample(p["source"][None], p["side"][None], 64, generator=generator)[:, 0].std(0)
+            ratios[kind] += float(std[p["lesion"]].mean() / std[~p["lesion"]].mean()) / 10
+    assert ratios[SourceScaleDensity] == pytest.approx(2.0, abs=0.4)
+    assert ratios[StackedMixtureDensity] == pytest.approx(1.0, abs=0.2)
+
+
+def test_new_people_are_likelier(lesion_models):
+    """By more than a hundredth of a nat per voxel; the density counts the scale."""
+    nats = {
+        kind: sum(model.log_prob(*(p[name][None] for name in ("target", "mask", "source", "side"))) for p in new)
+        for kind, model in lesion_models.items()
+        for new in [lesion_people(3, seed=2)]
+    }
+    assert nats[SourceScaleDensity] > nats[StackedMixtureDensity] + 0.01 * 3 * 16**3
