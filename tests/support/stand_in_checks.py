@@ -99,6 +99,7 @@ def test_a_prediction_equals_that_of_the_cpu(predictors, phantoms):
     [
         "voxelwise_linear",
         "stacked_mixture",
+        "stacked_source_scale",
         "unet_heteroscedastic",
         "pix2pix",
         "cvae",
