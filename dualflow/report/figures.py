@@ -145,7 +145,8 @@ def pit_histograms(
             shares = selected.groupby("pit")["share"].mean()
             if len(shares):
                 edges = np.linspace(0, 1, len(shares) + 1)
-                axes.stairs(shares * len(shares), edges, color=colours[model], lw=1.6, label=model)
+                heights = shares * len(shares)
+                axes.stairs(heights, edges, baseline=None, color=colours[model], lw=1.6, label=model)
         axes.axhline(1, color=MUTED, lw=0.8, ls=(0, (4, 3)))
         axes.set(xlim=(0, 1), xlabel="place of the real value in the distribution", ylabel="density", title=name)
         axes.set_ylim(bottom=0)

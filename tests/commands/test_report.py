@@ -76,7 +76,9 @@ def test_every_figure_has_a_caption_for_snakemake():
     folder = Path(__file__).parents[2] / "pipelines/captions"
     assert {f"{name}.rst" for name in FILED} <= {path.name for path in folder.iterdir()}
     captions = Template((folder / "others.rst").read_text())
-    kinds = ("subject-worst", "mean-error", "native", "region-scatter", "side-effects", "training-unet-0", "analysis-a")
+    kinds = (
+        "subject-worst", "mean-error", "native", "region-scatter", "side-effects", "training-unet-0", "analysis-a", "pit",
+    )  # fmt: skip
     texts = [captions.render(snakemake={"wildcards": {"figure": kind}}).strip() for kind in kinds]
     assert len(set(texts)) == len(kinds)
     assert texts[0].startswith("The worst test subject")
