@@ -77,7 +77,8 @@ def test_every_figure_has_a_caption_for_snakemake():
     assert {f"{name}.rst" for name in FILED} <= {path.name for path in folder.iterdir()}
     captions = Template((folder / "others.rst").read_text())
     kinds = (
-        "subject-worst", "mean-error", "native", "region-scatter", "side-effects", "training-unet-0", "analysis-a", "pit",
+        "subject-worst", "mean-error", "native", "region-scatter", "side-effects", "training-unet-0", "analysis-a",
+        "pit",
     )  # fmt: skip
     texts = [captions.render(snakemake={"wildcards": {"figure": kind}}).strip() for kind in kinds]
     assert len(set(texts)) == len(kinds)
