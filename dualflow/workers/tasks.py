@@ -67,18 +67,17 @@ def _run(
     for future in finished:
         index, task = in_flight.pop(future)
         submit()
-        error = _error(future)
-        if not isinstance(error, KilledWorker):
-            yield index, future.result()
-        elif reason := pool.late_reason(error):
+        outcome = _outcome(future)
+        if not isinstance(outcome, KilledWorker):
+            yield index, outcome
+        elif reason := pool.late_reason(outcome):
             yield index, CrashedTask(reason)
         else:
             crashed.append((index, task))
     for index, task in crashed:
         pool.prepare_retry()
-        future = _submit(pool, function, task)
-        error = _error(future)
-        yield index, CrashedTask(pool.crash_reason(error)) if isinstance(error, KilledWorker) else future.result()
+        outcome = _outcome(_submit(pool, function, task))
+        yield index, CrashedTask(pool.crash_reason(outcome)) if isinstance(outcome, KilledWorker) else outcome
 
 
 def _submit(pool: WorkerPool, function: Callable[..., Any], task: tuple[Any, ...]) -> Future:
@@ -93,18 +92,21 @@ def _call(function: Callable[..., R], task: tuple[Any, ...]) -> R:
         return function(*task)
 
 
-def _error(future: Future) -> BaseException | None:
-    """Wait for a task; return its exception, or None.
+def _outcome(future: Future) -> Any:
+    """Wait for a task; return its result, or the KilledWorker of a task whose worker crashed.
+
+    A worker may crash by its next task after one has finished and before the result is fetched. The scheduler then
+    repeats the finished task, perhaps on workers that crash again.
 
     Raises:
         ClusterError: the scheduler ended.
     """
-    error: BaseException | None = None
     with suppress(CancelledError, asyncio.CancelledError):
-        error = future.exception()
-    if future.cancelled():
-        raise ClusterError(
-            "the connection to the scheduler was lost, expected one until all tasks are finished; start the scheduler "
-            "again and repeat the command, which skips finished tasks"
-        )
-    return error
+        try:
+            return future.result()
+        except KilledWorker as error:
+            return error
+    raise ClusterError(
+        "the connection to the scheduler was lost, expected one until all tasks are finished; start the scheduler "
+        "again and repeat the command, which skips finished tasks"
+    )

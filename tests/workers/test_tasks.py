@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from distributed import KilledWorker
 
 from dualflow.process import THREAD_VARIABLES
 from dualflow.workers import CrashedTask, call_within, local_cluster, run_in_workers, tasks
@@ -103,6 +104,23 @@ def test_a_deadline_ends_with_its_task():
         assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
     finally:
         signal.setitimer(signal.ITIMER_REAL, *others)
+
+
+def test_a_result_that_was_lost_with_its_worker_is_a_crash():
+    """The task had finished without an error, and its worker ended before the result was fetched."""
+    lost = KilledWorker("call", None, 3)
+
+    class Finished:
+        def exception(self):
+            return None
+
+        def cancelled(self):
+            return False
+
+        def result(self):
+            raise lost
+
+    assert tasks._outcome(Finished()) is lost
 
 
 def test_an_error_ends_all_workers(tmp_path):
