@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dualflow.flows.log_linear_scale import LogLinearScale
-from dualflow.flows.usual_source import Scan, deviations_from_others
+from dualflow.flows.usual_source import MaskedSource, deviations_from_others
 from dualflow.flows.voxel_scale import VoxelScale, voxel_features
 
 RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 100.0)
@@ -60,7 +60,7 @@ def fit_scale(scale: LogLinearScale, features: Tensor, energy: Tensor, folds: Se
 @torch.no_grad()
 def fit_voxel_scale(
     scale: VoxelScale,
-    scans: Sequence[Scan],
+    scans: Sequence[MaskedSource],
     squares: Iterable[tuple[Tensor, Tensor]],
     folds: Sequence[int],
     groups: Sequence[Hashable],

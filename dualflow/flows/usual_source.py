@@ -18,7 +18,7 @@ COMMON = 0.3
 """Share of training people whose brain mask covers a voxel before deviations count there."""
 
 
-Scan = tuple[Tensor, Tensor]
+MaskedSource = tuple[Tensor, Tensor]
 """Source `[C, D, H, W]` and brain mask `[D, H, W]`."""
 
 
@@ -42,13 +42,13 @@ class UsualSource(nn.Module):
         self.register_buffer("first", torch.zeros(channels, *shape))
         self.register_buffer("second", torch.zeros(channels, *shape))
 
-    def fit(self, scans: Iterable[Scan]) -> None:
+    def fit(self, scans: Iterable[MaskedSource]) -> None:
         """Set the reference from training scans, all of which count alike."""
         for sums in (self.people, self.count, self.first, self.second):
             sums.zero_()
         self._add(scans)
 
-    def without(self, scans: Iterable[Scan]) -> UsualSource:
+    def without(self, scans: Iterable[MaskedSource]) -> UsualSource:
         """Return the reference without some of its scans."""
         rest = UsualSource((self.count.shape[0], self.count.shape[1], self.count.shape[2]), len(self.first))
         rest = rest.to(self.first)
@@ -70,7 +70,7 @@ class UsualSource(nn.Module):
         common = inside & (self.count > COMMON * self.people) & (self.people > 1)
         return (blur(source, SMOOTH) * inside - usual) / spread * common
 
-    def _add(self, scans: Iterable[Scan], sign: float = 1.0) -> None:
+    def _add(self, scans: Iterable[MaskedSource], sign: float = 1.0) -> None:
         for source, inside in scans:
             smooth = blur(source, SMOOTH) * inside
             self.people += sign
@@ -79,7 +79,9 @@ class UsualSource(nn.Module):
             self.second += sign * smooth.square()
 
 
-def deviations_from_others(usual: UsualSource, scans: Sequence[Scan], groups: Sequence[Hashable]) -> Iterator[Tensor]:
+def deviations_from_others(
+    usual: UsualSource, scans: Sequence[MaskedSource], groups: Sequence[Hashable]
+) -> Iterator[Tensor]:
     """Yield the deviation of each training scan from the scans of other groups, `[C, D, H, W]`.
 
     From a mean that contains them, training people would look more usual than new people do.
@@ -89,7 +91,7 @@ def deviations_from_others(usual: UsualSource, scans: Sequence[Scan], groups: Se
         scans: sources and brain masks.
         groups: group of each scan, such as its person.
     """
-    members: dict[Hashable, list[Scan]] = {}
+    members: dict[Hashable, list[MaskedSource]] = {}
     for group, scan in zip(groups, scans, strict=True):
         members.setdefault(group, []).append(scan)
 
