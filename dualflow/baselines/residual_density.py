@@ -151,11 +151,10 @@ class SourceScaleDensity(StackedMixtureDensity):
     def fit_law(self, residuals: ResidualScans) -> None:
         """Fit the scale of voxels, then the law of the errors divided by it."""
         spread, rows = spread_map(residuals), list(residuals)
-        scans = [(row.source, foreground(row.source[None])[0, 0]) for row in rows]
         squares = (((row.error[0] / spread).square(), row.mask[0]) for row in rows)
         folds = [row.fold for row in rows]
         # A person's scans are in one fold.
-        scales, _ = fit_voxel_scale(self.voxel_scale, scans, squares, folds, folds)
+        scales, _ = fit_voxel_scale(self.voxel_scale, [row.source for row in rows], squares, folds, folds)
         self.law.fit([row._replace(error=row.error / scale) for row, scale in zip(rows, scales, strict=True)])
 
     def mean_and_factor(self, source: Tensor, side: Tensor | None = None) -> tuple[Tensor, Tensor | float]:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from dualflow.flows.log_linear_scale import LogLinearScale
-from dualflow.flows.usual_source import MaskedSource, deviations_from_others
+from dualflow.flows.usual_source import deviations_from_others
+from dualflow.flows.voxel_features import foreground
 from dualflow.flows.voxel_scale import VoxelScale, voxel_features
 
 RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 100.0)
@@ -60,7 +61,7 @@ def fit_scale(scale: LogLinearScale, features: Tensor, energy: Tensor, folds: Se
 @torch.no_grad()
 def fit_voxel_scale(
     scale: VoxelScale,
-    scans: Sequence[MaskedSource],
+    sources: Sequence[Tensor],
     squares: Iterable[tuple[Tensor, Tensor]],
     folds: Sequence[int],
     groups: Sequence[Hashable],
@@ -69,7 +70,7 @@ def fit_voxel_scale(
 
     Args:
         scale: fitted in place.
-        scans: sources and brain masks.
+        sources: of each scan, `[C, D, H, W]`.
         squares: of each scan, squared errors relative to those that all people have, and where to take them, both
             `[D, H, W]`.
         folds: cross-fitting fold of each scan.
@@ -79,14 +80,14 @@ def fit_voxel_scale(
         The scale of each scan relative to the scans of other groups, `[1, D, H, W]`, and the mean squared error of each
         that the scale leaves, `[N]`.
     """
+    scans = [(source, foreground(source[None])[0, 0]) for source in sources]
     scale.usual.fit(scans)
+    deviations = list(deviations_from_others(scale.usual, scans, groups))
     features, errors = [], []
     generator = torch.Generator().manual_seed(0)
-    for (source, _), deviation, (square, inside) in zip(
-        scans, deviations_from_others(scale.usual, scans, groups), squares, strict=True
-    ):
+    for source, deviation, (square, inside) in zip(sources, deviations, squares, strict=True):
         values = square[inside]
-        chosen = torch.randperm(len(values), generator=generator)[: VOXELS // len(scans)]
+        chosen = torch.randperm(len(values), generator=generator)[: VOXELS // len(sources)]
         features.append(voxel_features(source[None], deviation[None])[0][inside][chosen])
         errors.append(values[chosen])
     voxel_folds = [fold for fold, error in zip(folds, errors, strict=True) for _ in error]
@@ -94,6 +95,6 @@ def fit_voxel_scale(
     left = [(error / scale.scale(values).square()).mean() for error, values in zip(errors, features, strict=True)]
     scales = [
         scale.of(inside[None, None], source[None], deviation[None])[0]
-        for (source, inside), deviation in zip(scans, deviations_from_others(scale.usual, scans, groups), strict=True)
+        for (source, inside), deviation in zip(scans, deviations, strict=True)
     ]
     return scales, torch.stack(left)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -107,17 +107,13 @@ def reliability_curve(
         narrow: draw the panels below each other.
     """
     figure, grid = _two_panels(narrow=narrow)
-    models = list(dict.fromkeys(curves["model"]))
-    colours = colours or palette(models)
+    colours = colours or palette(list(dict.fromkeys(curves["model"])))
     for axes, (kind, name) in zip(grid, KINDS.items(), strict=True):
         axes.plot([0, 1], [0, 1], color=MUTED, lw=0.8, ls=(0, (4, 3)))
         axes.text(0.07, 0.93, "too wide", color=MUTED, fontsize=7.5, va="top")
         axes.text(0.95, 0.06, "too narrow", color=MUTED, fontsize=7.5, ha="right")
-        for model in models:
-            selected = curves[(curves["model"] == model) & (curves["kind"] == kind)]
-            line = selected.groupby("level")["coverage"].mean()
-            if len(line):
-                axes.plot(line.index, line.to_numpy(), color=colours[model], lw=1.6, marker="o", ms=2.6, label=model)
+        for model, line in _lines(curves, kind, "level", "coverage"):
+            axes.plot(line.index, line.to_numpy(), color=colours[model], lw=1.6, marker="o", ms=2.6, label=model)
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="nominal level", ylabel="coverage", title=name)
         axes.grid(color=GRID, lw=0.6)
         if axes.get_legend_handles_labels()[0]:
@@ -137,16 +133,11 @@ def pit_histograms(
         narrow: draw the panels below each other.
     """
     figure, grid = _two_panels(narrow=narrow)
-    models = list(dict.fromkeys(histograms["model"]))
-    colours = colours or palette(models)
+    colours = colours or palette(list(dict.fromkeys(histograms["model"])))
     for axes, (kind, name) in zip(grid, KINDS.items(), strict=True):
-        for model in models:
-            selected = histograms[(histograms["model"] == model) & (histograms["kind"] == kind)]
-            shares = selected.groupby("pit")["share"].mean()
-            if len(shares):
-                edges = np.linspace(0, 1, len(shares) + 1)
-                heights = shares * len(shares)
-                axes.stairs(heights, edges, baseline=None, color=colours[model], lw=1.6, label=model)
+        for model, shares in _lines(histograms, kind, "pit", "share"):
+            edges = np.linspace(0, 1, len(shares) + 1)
+            axes.stairs(shares * len(shares), edges, baseline=None, color=colours[model], lw=1.6, label=model)
         axes.axhline(1, color=MUTED, lw=0.8, ls=(0, (4, 3)))
         axes.set(xlim=(0, 1), xlabel="place of the real value in the distribution", ylabel="density", title=name)
         axes.set_ylim(bottom=0)
@@ -154,6 +145,14 @@ def pit_histograms(
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=7.5, loc="lower center", ncols=2)
     return figure
+
+
+def _lines(table: pd.DataFrame, kind: str, position: str, value: str) -> Iterator[tuple[str, pd.Series]]:
+    """Yield each model that has rows of a kind, with the mean value at each position."""
+    for model in dict.fromkeys(table["model"]):
+        selected = table[(table["model"] == model) & (table["kind"] == kind)]
+        if len(selected):
+            yield model, selected.groupby(position)[value].mean()
 
 
 def _changes(values: pd.Series) -> bool:

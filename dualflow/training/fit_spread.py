@@ -44,14 +44,14 @@ def fit_spread(flow: DualFlow, train: PairDataset, folds: Sequence[int]) -> Pair
 
 def _fit_scales(spread: SourceSpread, flow: DualFlow, train: PairDataset, folds: Sequence[int]) -> list[Tensor]:
     """Fit the scale of voxels, and that of people to what it leaves; return each scan's spread, `[1, D, H, W]`."""
-    scans = [(item["source"], foreground(item["source"][None])[0, 0]) for item in train.items]
+    sources = [item["source"] for item in train.items]
     relative = (((square / spread.image.square())[0], item["mask"][0]) for item, square in _squares(flow, train))
-    scales, left = fit_voxel_scale(spread.voxel, scans, relative, folds, train.subjects)
+    scales, left = fit_voxel_scale(spread.voxel, sources, relative, folds, train.subjects)
     inputs = [(item["source"][None], item["side"][None]) for item in train.items]
     fit_scale(spread.person, torch.cat([person_values(*one) for one in inputs]), left, folds)
     return [
-        spread.unit(inside[None, None], *one, scale[None])[0]
-        for (_, inside), one, scale in zip(scans, inputs, scales, strict=True)
+        spread.unit(foreground(source), source, side, scale[None])[0]
+        for (source, side), scale in zip(inputs, scales, strict=True)
     ]
 
 
