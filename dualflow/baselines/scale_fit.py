@@ -28,7 +28,7 @@ def fit_scale(scale: LogLinearScale, features: Tensor, energy: Tensor, folds: Se
 
     Args:
         scale: fitted in place.
-        features: `[N, P]` of people or voxels, NaN where unknown.
+        features: `[N, P]` of people or voxels, on the CPU, NaN where unknown.
         energy: mean squared error of each, `[N]`.
         folds: cross-fitting fold of each.
     """
@@ -37,8 +37,8 @@ def fit_scale(scale: LogLinearScale, features: Tensor, energy: Tensor, folds: Se
 
     if len(set(folds)) < 2 or energy.mean() < TINY:
         return torch.ones_like(energy)
-    scale.centre.copy_(torch.nan_to_num(features.nanmean(dim=0)))
-    known = torch.nan_to_num(features - scale.centre).double().numpy()
+    centre = torch.nan_to_num(features.nanmean(dim=0))
+    known = torch.nan_to_num(features - centre).double().numpy()
     spread = known.std(axis=0)
     spread[spread == 0] = 1.0
     target = (energy / energy.mean()).clamp_min(1e-6).double().numpy()  # a gamma needs q > 0
@@ -50,6 +50,7 @@ def fit_scale(scale: LogLinearScale, features: Tensor, energy: Tensor, folds: Se
         scoring="neg_mean_gamma_deviance",
     )
     fitted = search.fit(known / spread, target).best_estimator_
+    scale.centre.copy_(centre)
     scale.weight.copy_(torch.from_numpy(fitted.coef_ / spread))
     scale.bias.fill_(float(fitted.intercept_))
     exponent = torch.from_numpy(known @ (fitted.coef_ / spread) + fitted.intercept_)

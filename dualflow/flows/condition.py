@@ -24,8 +24,7 @@ class Condition(NamedTuple):
         maps: source maps for the layers of each step.
         side: embedding `[N, E]`, or None.
         person: person features `[N, F]` of the coarsest level's base, or None.
-        summary: coarsest latents or features of the source, `[N, H, d, h, w]`; None for repeated conditions.
-        source_log_prob: log p(source) in nats `[N]`, or None.
+        source_log_prob: log p(source) in nats `[N]`, or None; None for repeated conditions.
     """
 
     mean: Tensor
@@ -35,7 +34,6 @@ class Condition(NamedTuple):
     maps: FlowMaps
     side: Tensor | None
     person: Tensor | None
-    summary: Tensor | None
     source_log_prob: Tensor | None
 
     def repeat(self, count: int) -> Condition:
@@ -56,7 +54,6 @@ class Condition(NamedTuple):
             [[{name: repeated(value) for name, value in step.items()} for step in level] for level in self.maps],
             None if self.side is None else repeated(self.side),
             None if self.person is None else repeated(self.person),
-            None,
             None,
         )
 

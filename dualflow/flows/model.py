@@ -17,7 +17,7 @@ from dualflow.flows.interface import SAMPLES_AT_ONCE, ConditionalDensity
 from dualflow.flows.latent_interpolation import LatentInterpolation
 from dualflow.flows.mean_models import MEANS
 from dualflow.flows.multiscale import Encoding, MultiScaleFlow, level_channels, level_shapes
-from dualflow.flows.person_features import PersonFeatures, tissue_fractions
+from dualflow.flows.person_features import PersonFeatures, person_values
 from dualflow.flows.predictions import predict
 from dualflow.flows.prior import LevelChannels, LevelPrior, PriorContext
 from dualflow.flows.rng import SampleGenerators, sample_seeds, standard_noise, uniform_noise
@@ -86,8 +86,7 @@ class DualFlow(ConditionalDensity):
         )
         self.spread = SPREADS[spec.spread](shape, spec.residual_scale, side_features, source_channels)
         self.flow = MultiScaleFlow(spec, target_channels, self.source.map_channels)
-        coarsest = self.source.summary_channels * prod(level_shapes(shape, spec.levels)[-1])
-        self.person = PersonFeatures(side_features, source_channels, coarsest) if spec.low_rank else None
+        self.person = PersonFeatures(side_features, source_channels) if spec.low_rank else None
         self.priors = nn.ModuleList(self._level_priors(0 if spec.side_in_context else embedding))
         self.interpolations = nn.ModuleList(
             LatentInterpolation(features) for features in self.source.channels if spec.interpolation_l1
@@ -276,12 +275,12 @@ class DualFlow(ConditionalDensity):
                 mean if self.spec.mean != "none" else None,
                 embedding if self.spec.side_in_context else None,
             )
-        person = None if self.person is None else self.person(side, tissue_fractions(source), code.summary)
+        person = None if self.person is None else self.person(person_values(source, side))
         inside = foreground(source)
         spread = self.spread(inside, source, side) if spread is None else spread
         self.check.volume(spread, "spread", len(source))
         scale = torch.where(inside, spread, self.spread.scale).to(mean.dtype)
-        return Condition(mean, scale, inside, code.features, code.maps, embedding, person, code.summary, code.log_prob)
+        return Condition(mean, scale, inside, code.features, code.maps, embedding, person, code.log_prob)
 
     def density(self, target: Tensor, condition: Condition) -> tuple[Tensor, Encoding, list[Tensor]]:
         """Return `log p(target | condition)` in nats `[N]`, the encoding, and the prior's term of each level."""

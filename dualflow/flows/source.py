@@ -29,13 +29,11 @@ class SourceEncoding(NamedTuple):
     Attributes:
         features: feature map of each level for its prior, finest first, `[N, F_l, d_l, h_l, w_l]`.
         maps: maps of each layer of each step of each level, `[N, G_l, d_l, h_l, w_l]`; empty if context is none.
-        summary: the source's coarsest latents if it is a flow, else its coarsest features, `[N, H, d, h, w]`.
         log_prob: log p(source) in nats, `[N]`, from a source with a density; otherwise None.
     """
 
     features: list[Tensor]
     maps: FlowMaps
-    summary: Tensor
     log_prob: Tensor | None
 
 
@@ -64,7 +62,6 @@ class GlowSource(nn.Module):
         self.flow = MultiScaleFlow(_unconditional(spec), source_channels)
         self.base = StandardNormal()
         self.channels = [count + side_channels for count in level_channels(source_channels, spec.levels)]
-        self.summary_channels = level_channels(source_channels, spec.levels)[-1]
         self.map_channels = {
             "none": [0] * spec.levels,
             "level": self.channels,
@@ -81,9 +78,9 @@ class GlowSource(nn.Module):
         features = [_append(z, side) for z in encoding.latents]
         if self.context == "step":
             maps_by_level: FlowMaps = [[_step_maps(step, side) for step in level] for level in encoding.activations]
-            return SourceEncoding(features, maps_by_level, encoding.latents[-1], log_prob)
+            return SourceEncoding(features, maps_by_level, log_prob)
         maps_by_level = _level_maps(features, self.no_maps, self.context)
-        return SourceEncoding(features, maps_by_level, encoding.latents[-1], log_prob)
+        return SourceEncoding(features, maps_by_level, log_prob)
 
     @property
     def glow(self) -> Self:
@@ -123,7 +120,7 @@ class EncoderSource(nn.Module):
         widths = [spec.context_channels * CHANNEL_GROWTH**level for level in range(spec.levels)]
         pairs = list(pairwise(widths))
         self.context, self.no_maps = spec.context, no_maps(spec)
-        self.channels, self.summary_channels = widths, widths[-1]
+        self.channels = widths
         self.map_channels = [width * (spec.context != "none") for width in widths]
         self.squeeze = Squeeze()
         self.stem = self._stem(source_channels, map_channels, widths[0])
@@ -142,7 +139,7 @@ class EncoderSource(nn.Module):
         """Encode `[N, C, D, H, W]`, extra maps on the same grid, and a side embedding `[N, E]`."""
         x, _ = self.squeeze(source if maps is None else torch.cat([source, maps], dim=1))
         features, level_maps = self._pyramid(self.stem(x), side, [])
-        return SourceEncoding(features, level_maps, features[-1], None)
+        return SourceEncoding(features, level_maps, None)
 
     def _stem(self, source_channels: int, map_channels: int, width: int) -> Convolution:
         return Convolution(8 * (source_channels + map_channels), width, 3)
@@ -201,7 +198,6 @@ class GlowPyramidSource(EncoderSource):
             nn.Sequential(VolumeNorm(latent), Convolution(latent, width, 1, bias=False))
             for latent, width in list(zip(latents, self.channels, strict=True))[1:]
         )
-        self.summary_channels = latents[-1]
 
     def forward(self, source: Tensor, maps: Tensor | None = None, side: Tensor | None = None) -> SourceEncoding:
         """Encode `[N, C, D, H, W]`, extra maps on the same grid, and a side embedding `[N, E]`."""
@@ -209,7 +205,7 @@ class GlowPyramidSource(EncoderSource):
         inputs = [code.features[0]] if maps is None else [code.features[0], self.squeeze(maps)[0]]
         links = [link(z) for link, z in zip(self.links, code.features[1:], strict=True)]
         features, level_maps = self._pyramid(self.stem(torch.cat(inputs, dim=1)), side, links)
-        return SourceEncoding(features, level_maps, code.summary, code.log_prob)
+        return SourceEncoding(features, level_maps, code.log_prob)
 
     def initialize(self, source: Tensor) -> None:
         """Set the flow's actnorms from a batch of sources."""

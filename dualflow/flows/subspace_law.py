@@ -8,14 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dualflow.flows.log_linear_scale import LogLinearScale
 from dualflow.flows.rng import standard_noise, uniform_noise
 
 COMPONENTS = 3
 """Largest number of mixture components."""
 LEADING = 4
 """Largest number of coordinates that follow the mixture."""
-LOG_SCALE_LIMIT = 1.5
-"""Largest absolute logarithm of a person's spread."""
 UNUSED = -1e4
 """Logit of an unused mixture component."""
 
@@ -29,7 +28,6 @@ class LawParameters(NamedTuple):
         gate: coefficients of the mixture weights' logits, `[K, 1 + F]`.
         variance: variance of the other coordinates that scales with the person's spread, `[r - q]`.
         floor: variance of the other coordinates that does not, `[r - q]`.
-        spread: coefficients of the logarithm of a person's spread, `[F]`.
     """
 
     means: Tensor
@@ -37,13 +35,12 @@ class LawParameters(NamedTuple):
     gate: Tensor
     variance: Tensor
     floor: Tensor
-    spread: Tensor
 
 
 class SubspaceLaw(nn.Module):
     """The law of coordinates t `[N, r]` given person features x `[N, F]`.
 
-    With the spread s = g exp(w' x) and the first q coordinates t_A:
+    With the spread s = g s(x), where s(x) is log-linear, and the first q coordinates t_A:
 
         t_A ~ sum_k pi_k(x) N(s m_k, s^2 S_k),  pi = softmax(B [1, x]);    t_j ~ N(0, s^2 l_j + f_j), j > q
 
@@ -60,7 +57,6 @@ class SubspaceLaw(nn.Module):
     gate: Tensor
     variance: Tensor
     floor: Tensor
-    spread: Tensor
     gain: Tensor
 
     def __init__(self, rank: int, features: int) -> None:
@@ -73,16 +69,16 @@ class SubspaceLaw(nn.Module):
         self.register_buffer("gate", gate)
         self.register_buffer("variance", torch.ones(rank - self.leading))
         self.register_buffer("floor", torch.zeros(rank - self.leading))
-        self.register_buffer("spread", torch.zeros(features))
+        self.spread = LogLinearScale(features)
         self.register_buffer("gain", torch.ones(()))
 
     def set_parameters(self, parameters: LawParameters) -> None:
-        """Set all parameters but the gain; a mixture of fewer components leaves the others unused."""
+        """Set the mixture and the variances; a mixture of fewer components leaves the others unused."""
         count = len(parameters.means)
         self.means[:count], self.cholesky[:count] = parameters.means, parameters.cholesky
         self.gate[:count], self.gate[count:] = parameters.gate, 0.0
         self.gate[count:, 0] = UNUSED
-        for name in ("variance", "floor", "spread"):
+        for name in ("variance", "floor"):
             getattr(self, name).copy_(getattr(parameters, name))
 
     def log_prob(self, t: Tensor, person: Tensor | None = None) -> Tensor:
@@ -111,7 +107,6 @@ class SubspaceLaw(nn.Module):
 
     def _conditioned(self, t: Tensor, person: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the spread `[N, 1]` and the logarithms of the mixture weights `[N, K]`."""
-        x = t.new_zeros(len(t), len(self.spread)) if person is None else person.to(t.dtype)
-        log_scale = (x @ self.spread).clamp(-LOG_SCALE_LIMIT, LOG_SCALE_LIMIT)
+        x = t.new_zeros(len(t), self.gate.shape[1] - 1) if person is None else person.to(t.dtype)
         logits = self.gate[:, 0] + x @ self.gate[:, 1:].T
-        return self.gain * log_scale.exp()[:, None], torch.log_softmax(logits, dim=1)
+        return self.gain * self.spread(x)[:, None], torch.log_softmax(logits, dim=1)

@@ -14,10 +14,10 @@ from dualflow.flows.condition import Condition
 from dualflow.flows.dequantization import prepare_target
 from dualflow.flows.model import DualFlow
 from dualflow.flows.multiscale import level_channels
-from dualflow.flows.person_features import tissue_fractions
+from dualflow.flows.person_features import person_values
 from dualflow.flows.rng import EVALUATION_SEED
 from dualflow.layout import Scan
-from dualflow.training.device import autocast, device_of
+from dualflow.training.device import autocast, device_of, source_and_side
 from dualflow.training.subspace_fit import fit_law
 
 BATCH = 8
@@ -57,25 +57,18 @@ def fit_base(
     if base is None or flow.person is None:
         return {}
     flow.eval()
-    parts = [
-        (coarsest_latents(flow, target, condition), condition.summary)
-        for target, condition in conditioned_batches(flow, pairs, BATCH)
-    ]
-    latents, summaries = (torch.cat(column) for column in zip(*parts, strict=True))
-    sides = torch.stack([item["side"] for item in pairs.items]).to(latents.device)
-    sources = (item["source"][None].to(latents.device) for item in pairs.items)
-    tissue = torch.cat([tissue_fractions(source) for source in sources])
-    flow.person.fit(sides, tissue, summaries)
+    values = torch.cat([person_values(*source_and_side(item, flow)) for item in pairs.items])
+    flow.person.fit(values)
+    latents = torch.cat([coarsest_latents(flow, *batch) for batch in conditioned_batches(flow, pairs, BATCH)])
     rows = mean_gradients(flow, pairs, region_weights(pairs, regions, 2**flow.spec.levels))
     if initial:
         base.set_diagonal(_initial_scale(latents, rows))
     scale = base.log_diagonal().detach().exp()
     basis = orthonormal(rows * scale, base.law.rank)
     subjects = [Scan.parse(key).subject for key in pairs.scans]
-    fitted = fit_law((latents / scale) @ basis, flow.person(sides, tissue, summaries), folds, subjects, base.law, seed)
-    base.directions.copy_(basis.double() @ fitted.turn.to(basis.device))
-    base.law.set_parameters(fitted.parameters)
-    return fitted.facts
+    turn, facts = fit_law((latents / scale) @ basis, flow.person(values), folds, subjects, base.law, seed)
+    base.directions.copy_(basis.double() @ turn.to(basis.device))
+    return facts
 
 
 def coarsest_base(flow: DualFlow) -> SubspaceBase | None:

@@ -52,7 +52,8 @@ def test_density_of_two_numbers_integrates_to_one(actnorm, mixing, coupling):
     flow = Sequential([layer for rotation in rotations for layer in step(actnorm, mixing, coupling, rotation)]).double()
     base = SubspaceBase(2, SubspaceLaw(1, 2))
     prior = LevelPrior(LevelChannels(2, 3, 0, 2), preset("dualflow", prior_mean=True), base).double()
-    base.law.means[0], base.law.gate[1], base.law.spread[0] = 0.7, torch.tensor([0.0, 1.0, 0.0]), 0.3
+    base.law.means[0], base.law.gate[1], base.law.spread.weight[0] = 0.7, torch.tensor([0.0, 1.0, 0.0]), 0.6
+    base.law.spread.limits.copy_(torch.tensor([-1.0, 1.0]))
     x = torch.randn(16, 2, 1, 1, 1, dtype=torch.float64)
     source = torch.randn(16, CONTEXT, 1, 1, 1, dtype=torch.float64)
     flow.initialize(x, source)

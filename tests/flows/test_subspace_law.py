@@ -16,7 +16,9 @@ def bimodal(rank: int = 6) -> SubspaceLaw:
     cholesky = 0.5 * torch.eye(q).repeat(2, 1, 1)
     gate = torch.tensor([[0.0, 0.0], [0.0, 1.5]])
     others = torch.full((rank - q,), 0.8), torch.full((rank - q,), 0.1)
-    law.set_parameters(LawParameters(means, cholesky, gate, *others, torch.tensor([0.4])))
+    law.set_parameters(LawParameters(means, cholesky, gate, *others))
+    law.spread.weight.fill_(0.8)
+    law.spread.limits.copy_(torch.tensor([-3.0, 3.0]))
     return law
 
 

@@ -81,7 +81,7 @@ def test_the_fit_finds_the_shared_offset():
     flow = flow_of(pairs)
     facts = fit_base(flow, pairs, None, [index % 4 for index in range(24)], 0, initial=True)
     law = flow.priors[-1].base.law
-    person = torch.zeros(2000, len(law.spread))
+    person = torch.zeros(2000, flow.person.count)
     variance = law.sample(2000, person, torch.zeros(()), torch.Generator().manual_seed(0)).var(0)
     assert facts["people"] == 24
     assert variance[0] > 5 * variance[1:].max()
