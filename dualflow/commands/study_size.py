@@ -34,7 +34,7 @@ def size_warnings(people: Mapping[str, int]) -> Iterator[str]:
     from dualflow.training.subspace_fit import MIN_PEOPLE as MIN_LAW
 
     needs = (
-        ("train", MIN_LAW, "the law of regions is one Gaussian with the same spread for everyone"),
+        ("train", MIN_LAW, "the law of regions is one Gaussian, the same for everyone"),
         ("train", MIN_REFERENCE, "verdicts on converted scans judge header and side information alone"),
         ("validation", MIN_CALIBRATION, "cross-fitted residuals of training people calibrate the spread instead"),
         ("test", MIN_SUBJECTS, "scores have no intervals and tests"),

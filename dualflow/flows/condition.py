@@ -24,7 +24,7 @@ class Condition(NamedTuple):
         maps: source maps for the layers of each step.
         side: embedding `[N, E]`, or None.
         person: person features `[N, F]` of the coarsest level's base, or None.
-        source_log_prob: log p(source) in nats `[N]`, or None; None for repeated conditions.
+        source_log_prob: log p(source) in nats `[N]`, None for a source without density and for repeated conditions.
     """
 
     mean: Tensor

@@ -14,7 +14,7 @@ LIMIT = 3.0
 class PersonFeatures(nn.Module):
     """Standardised features of a person `[N, P]`: the `person_values` less their mean, in standard deviations.
 
-    An unknown value counts as the training people's mean. Before `fit` the values are taken as they are.
+    An unknown value counts as the training people's mean. Before `fit` the mean is 0 and the deviation 1.
 
     Args:
         side_features: number S of side values.

@@ -123,8 +123,8 @@ PRESETS: dict[str, Preset] = {
         prior="split",
     ),
     # A pair of flows under a closed-form mean and the spread of its residuals, which follows the source. The link gives
-    # the prior its scales at every level, and the coarsest base the person's spread. Its means are zero, because what
-    # the mean model leaves cannot be predicted from these numbers of people.
+    # the prior its scales at every level. Its means are zero, because what the mean model leaves cannot be predicted
+    # from these numbers of people.
     "dualflow": _row(
         "the default",
         "a flow of the source and a flow of the residual of a closed-form mean, linked by the prior of each level; "

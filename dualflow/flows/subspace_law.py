@@ -78,8 +78,8 @@ class SubspaceLaw(nn.Module):
         self.means[:count], self.cholesky[:count] = parameters.means, parameters.cholesky
         self.gate[:count], self.gate[count:] = parameters.gate, 0.0
         self.gate[count:, 0] = UNUSED
-        for name in ("variance", "floor"):
-            getattr(self, name).copy_(getattr(parameters, name))
+        self.variance.copy_(parameters.variance)
+        self.floor.copy_(parameters.floor)
 
     def log_prob(self, t: Tensor, person: Tensor | None = None) -> Tensor:
         """Return the log-density in nats, `[N, r] -> [N]`."""

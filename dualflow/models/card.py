@@ -99,7 +99,7 @@ class TrainingRecord(Record):
     calibrate_seconds: Seconds = 0.0
     """Time of the calibration of the spread."""
     base: dict[str, float] = Field(default_factory=dict)
-    """Choices of the closed-form fit of the coarsest level's base; empty without directions of its own."""
+    """Facts of the closed-form fit of the coarsest level's base; empty without directions of its own."""
     calibration: dict[str, float] = Field(default_factory=dict)
     """Gains of the spread, and the validation NLL before and after them (nats per voxel); empty if not calibrated."""
 

@@ -18,14 +18,16 @@ from dualflow.training.mixture_fit import Doubles, GatedMixture, fit_mixture
 
 Rows: TypeAlias = NDArray[np.bool_]
 
-WHITE, WHITE_SHARE = 1.0, 0.9
-"""Largest variance of a coordinate that does not scale with the person's spread, that of the base's other latents, and
-its largest share."""
+FLOOR, FLOOR_SHARE = 1.0, 0.9
+"""Largest variance of a coordinate that does not scale with the person's spread, that of the remaining latents, and its
+largest share."""
+LOUD = 4.0
+"""Variance above which a coordinate tells a person's spread: at most a quarter of it does not scale."""
 EIGEN_FOLDS = 30
 """Largest number of folds of the cross-validated eigenvalues."""
 MIN_VARIANCE = 0.05
 MIN_PEOPLE = 24
-"""With fewer people the law is one Gaussian with the same spread for everyone."""
+"""With fewer people the law is one Gaussian, the same for everyone."""
 
 
 def fit_law(
@@ -34,41 +36,42 @@ def fit_law(
     """Fit the law in place to coordinates `u[N, R]` with person features `[N, F]`.
 
     The coordinates are turned to the eigenvectors of their covariance, with cross-validated eigenvalues. The spread of
-    a person is fitted to the energy of the coordinates that do not follow the mixture. The number of components is the
-    one with the best log-likelihood of held-out folds; a larger mixture must be better by its standard error over
-    people.
+    a person is fitted to the energy of the loud coordinates among those that do not follow the mixture, or of all of
+    these if none is loud; without any everyone has the same spread. The number of components is the one with the best
+    log-likelihood of held-out folds; a larger mixture must be better by its standard error over people.
 
     Returns:
-        The rotation of the given coordinates to those of the law, `[R, r]`; the choices and their held-out scores, for
-        the model card.
+        The rotation of the given coordinates to those of the law, `[R, r]`; facts of the fit, for the model card.
     """
-    values, x, q = u.double().cpu().numpy(), person.double().cpu(), law.leading
+    values, features, q = u.double().cpu().numpy(), person.double().cpu(), law.leading
     groups, people = np.asarray(folds), np.unique(subjects, return_inverse=True)[1]
     turn = eigenvectors(values)[:, : law.rank]
     honest = held_out_coordinates(values, subjects)[:, : law.rank]
     variance = decreasing(np.square(honest).mean(axis=0))
     facts: dict[str, float] = {"people": int(people.max()) + 1}
     enough = facts["people"] >= MIN_PEOPLE and len(set(folds)) > 1
-    leading = values @ turn[:, :q]
+    spread = np.ones(len(honest))
     if enough:
-        same = white_log_prob(honest[:, q:], variance[q:], np.ones(len(honest)))
-        energy = torch.from_numpy(np.square(honest[:, q:]).sum(axis=1))
-        spread = fit_scale(law.spread, x, energy, folds).numpy()
-        variance = decreasing(np.square(honest / spread[:, None]).mean(axis=0))
-        facts["spread_gain"] = float((white_log_prob(honest[:, q:], variance[q:], spread) - same).sum())
-        leading = leading / spread[:, None]
+        same = log_prob(honest[:, q:], variance[q:], spread)
+        energy = torch.from_numpy(spread_energy(honest[:, q:], variance[q:]))
+        spread = fit_scale(law.spread, features, energy, folds).numpy()
+        floor = floor_of(variance)
+        variance = decreasing(((np.square(honest) - floor) / np.square(spread)[:, None]).mean(axis=0) + floor)
+        facts["spread_gain"] = float((log_prob(honest[:, q:], variance[q:], spread) - same).sum())
+    leading = values @ turn[:, :q] / spread[:, None]
     leading = leading * np.sqrt(variance[:q] / np.square(leading).mean(axis=0).clip(1e-12))
+    x = features.numpy()
 
     def score_mixture(fit: Rows, held: Rows, count: int) -> Doubles:
-        return fit_mixture(leading[fit], gates[fit], count, seed).log_prob(leading[held], gates[held])
+        return fit_mixture(leading[fit], x[fit], count, seed).log_prob(leading[held], x[held])
 
-    count, gates = 1, x.numpy()
+    count = 1
     if enough:
         likelihoods = [held_out(groups, partial(score_mixture, count=k)) for k in range(1, COMPONENTS + 1)]
         count = _fewest_within_error(likelihoods, people)
         facts |= {f"mixture_{k}": float(value.mean()) for k, value in enumerate(likelihoods, 1)}
     facts["components"] = count
-    law.set_parameters(_parameters(fit_mixture(leading, gates, count, seed), variance[q:]))
+    law.set_parameters(_parameters(fit_mixture(leading, x, count, seed), variance[q:]))
     return torch.from_numpy(turn), facts
 
 
@@ -107,15 +110,21 @@ def held_out(folds: NDArray[np.int_], score: Callable[[Rows, Rows], Doubles]) ->
     return values
 
 
-def white_part(variance: Doubles) -> Doubles:
+def floor_of(variance: Doubles) -> Doubles:
     """Return the part of variances `[J]` that does not scale with the person's spread, such as the scanner's noise."""
-    return np.minimum(WHITE_SHARE * variance, WHITE)
+    return np.minimum(FLOOR_SHARE * variance, FLOOR)
 
 
-def white_log_prob(t: Doubles, variance: Doubles, spread: Doubles) -> Doubles:
+def spread_energy(t: Doubles, variance: Doubles) -> Doubles:
+    """Return the sum of squares `[N]` of the loud ones of coordinates `t[N, J]`, or of all if none is loud."""
+    loud = variance > LOUD
+    return np.asarray(np.square(t[:, loud] if loud.any() else t).sum(axis=1))
+
+
+def log_prob(t: Doubles, variance: Doubles, spread: Doubles) -> Doubles:
     """Return the log-density `[N]` of `t[N, J]` with `t_ij ~ N(0, spread_i^2 (variance_j - f_j) + f_j)`."""
-    white = white_part(variance)
-    total = np.square(spread)[:, None] * (variance - white) + white
+    floor = floor_of(variance)
+    total = np.square(spread)[:, None] * (variance - floor) + floor
     return np.asarray(-0.5 * (t**2 / total + np.log(2 * np.pi * total)).sum(axis=1))
 
 
@@ -137,6 +146,6 @@ def _is_better(value: Doubles, than: Doubles, people: NDArray[np.int_]) -> bool:
 
 
 def _parameters(mixture: GatedMixture, variance: Doubles) -> LawParameters:
-    white = white_part(variance)
-    arrays = (mixture.means, np.linalg.cholesky(mixture.covariances), mixture.gate.T, variance - white, white)
+    floor = floor_of(variance)
+    arrays = (mixture.means, np.linalg.cholesky(mixture.covariances), mixture.gate.T, variance - floor, floor)
     return LawParameters(*(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays))

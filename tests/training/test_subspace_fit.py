@@ -56,6 +56,20 @@ def test_a_spread_that_follows_the_person_is_found():
     assert facts["spread_gain"] > 20
 
 
+def test_noise_that_does_not_scale_does_not_weaken_the_spread():
+    """Coordinates of the law itself, up to two thirds of whose variance is noise, give its slope and its variances."""
+    generator = torch.Generator().manual_seed(0)
+    x, scaled = torch.randn(600, 1, generator=generator), torch.linspace(20.0, 0.5, 60)
+    noise = torch.randn(600, 60, generator=generator)
+    u = (noise * (torch.exp(0.8 * x) * scaled + 1).sqrt()).double()
+    law = SubspaceLaw(60, 1).double()
+    turn, _ = fit_law(u, x, [index % 4 for index in range(600)], [str(index) for index in range(600)], law, 0)
+    assert float(law.spread.weight) / 2 == pytest.approx(0.4, abs=0.05)
+    spread = law.spread(x.double())[:, None].square()
+    observed = float((u @ turn)[:, law.leading :].square().mean())
+    assert float((spread * law.variance + law.floor).mean()) == pytest.approx(observed, rel=0.05)
+
+
 def test_people_of_equal_spread_are_left_equal():
     """Without a dependence the coefficient is near 0."""
     law, _, _ = fitted(*simulate(240))
