@@ -13,7 +13,6 @@ from dualflow.flows.base_distributions import SubspaceBase
 from dualflow.flows.condition import Condition
 from dualflow.flows.dequantization import prepare_target
 from dualflow.flows.model import DualFlow
-from dualflow.flows.multiscale import level_channels
 from dualflow.flows.person_features import person_values
 from dualflow.flows.rng import EVALUATION_SEED
 from dualflow.layout import Scan
@@ -23,6 +22,8 @@ from dualflow.training.subspace_fit import fit_law
 BATCH = 8
 MIN_VOXELS = 5
 """Smallest region or block whose mean is a direction, voxels."""
+GRADIENT_PEOPLE = 8
+"""Maximum number of scans whose gradients are averaged."""
 MIN_WHITE = 0.3
 """Smallest scale of a latent at initialisation, relative to its root mean square."""
 
@@ -60,7 +61,9 @@ def fit_base(
     values = torch.cat([person_values(*source_and_side(item, flow)) for item in pairs.items])
     flow.person.fit(values)
     latents = torch.cat([coarsest_latents(flow, *batch) for batch in conditioned_batches(flow, pairs, BATCH)])
-    rows = mean_gradients(flow, pairs, region_weights(pairs, regions, 2**flow.spec.levels))
+    weights = region_weights(pairs, regions, 2**flow.spec.levels).to(device_of(flow))
+    # Before training the flow is nearly linear: one scan's gradients are all scans'.
+    rows = mean_gradients(flow, pairs, weights, people=1 if initial else GRADIENT_PEOPLE)
     if initial:
         base.set_diagonal(_initial_scale(latents, rows))
     scale = base.log_diagonal().detach().exp()
@@ -117,38 +120,47 @@ def region_weights(pairs: PairDataset, regions: Tensor | None, block: int) -> Te
     return torch.stack([mask / mask.sum() for mask in masks if mask.sum() >= MIN_VOXELS])
 
 
-def mean_gradients(flow: DualFlow, pairs: PairDataset, weights: Tensor) -> Tensor:
+def mean_gradients(flow: DualFlow, pairs: PairDataset, weights: Tensor, people: int = GRADIENT_PEOPLE) -> Tensor:
     """Return the gradients `[R, M]` of weighted means of the target with respect to the coarsest latents.
 
-    They are taken for the first person, at latents of 0 and the finer latents at their prior's mean. Other people's
-    hardly differ, because the scales of the flow's layers are bounded.
+    They are averages over up to `people` scans, each at its own latents. At latents of 0 a mean may change twice as
+    fast as it does there, and in other directions.
     """
-    device, item = device_of(flow), pairs[0]
-    source, side = item["source"][None].to(device), item["side"][None].to(device)
-    with torch.no_grad():
-        condition = flow.condition(source, side, *_given(collate([item]), device))
-    chunks = torch.split(weights.to(device), BATCH)
-    return torch.cat([_gradient(flow, condition.repeat(len(chunk)), chunk) for chunk in chunks])
+    chosen = PairDataset(pairs.items[:: max(len(pairs) // people, 1)][:people])
+    total = torch.zeros((), device=weights.device)
+    for target, condition in conditioned_batches(flow, chosen, 1):
+        latents = _standardised(flow, target, condition)
+        rows = [_gradient(flow, condition.repeat(len(chunk)), latents, chunk) for chunk in torch.split(weights, BATCH)]
+        total = total + torch.cat(rows)
+    return total / len(chosen)
 
 
-def _gradient(flow: DualFlow, condition: Condition, weights: Tensor) -> Tensor:
-    """Return the gradient of one weighted mean per condition, `[R, M]`."""
-    last, channels = flow.spec.levels - 1, level_channels(flow.target_channels, flow.spec.levels)
+@torch.no_grad()
+def _standardised(flow: DualFlow, target: Tensor, condition: Condition) -> list[Tensor]:
+    """Return the standardised latents of all levels, finest first."""
+    code = flow.encoding(target, condition)
+    contexts = (flow.prior_context(level, coarser, condition) for level, coarser in enumerate(code.coarser))
+    return [
+        flow.prior(level).standardise(z, context)[0]
+        for level, (z, context) in enumerate(zip(code.latents, contexts, strict=True))
+    ]
 
-    def like(level: int) -> Tensor:
-        return weights.new_zeros(len(weights), channels[level], *condition.features[level].shape[2:])
 
-    e = like(last).requires_grad_()
+def _gradient(flow: DualFlow, condition: Condition, latents: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """Return the gradient of one weighted mean per condition at one scan's standardised latents, `[R, M]`."""
+    last = flow.spec.levels - 1
+    points = [e.repeat(len(weights), 1, 1, 1, 1) for e in latents]
+    points[last].requires_grad_()
 
     def choose(level: int, coarser: Tensor | None) -> Tensor:
         context = flow.prior_context(level, coarser, condition)
-        mean, log_scale = flow.prior(level).mean_and_log_scale(context, like(level))
-        return mean + log_scale.exp() * e if level == last else mean
+        mean, log_scale = flow.prior(level).mean_and_log_scale(context, points[level])
+        return mean + log_scale.exp() * points[level]
 
     # Directions need no precision: the density is exact for any.
     with torch.enable_grad(), autocast("auto", weights.device):
         image = flow.decode_latents(choose, condition)
-        (gradient,) = torch.autograd.grad((image[:, 0] * weights).sum(), e)
+        (gradient,) = torch.autograd.grad((image[:, 0] * weights).sum(), points[last])
     return gradient.flatten(1).float()
 
 

@@ -49,28 +49,31 @@ def test_region_weights_are_means_of_regions_and_blocks():
 
 
 def test_gradients_predict_the_change_of_a_mean():
-    """A small step of the latents changes the mean of a region by gradient times step."""
-    pairs = scans(1)
+    """A small step of the scans' latents changes the mean of a region by gradient times step, averaged over scans."""
+    pairs = scans(2)
     flow = flow_of(pairs).double()
-    item = {**pairs[0], **{name: pairs[0][name].double() for name in ("source", "side", "target")}}
+    items = [
+        {**item, **{name: item[name].double() for name in ("source", "side", "target")}}
+        for item in (pairs[index] for index in range(2))
+    ]
     weights = region_weights(pairs, None, 4).double()
-    rows = mean_gradients(flow, PairDataset([item]), weights)
+    rows = mean_gradients(flow, PairDataset(items), weights)
     assert rows.shape == (8, 16 * 2 * 2 * 2 * 2)
 
-    def means(e: torch.Tensor) -> torch.Tensor:
+    def means(item: dict[str, torch.Tensor], e: torch.Tensor) -> torch.Tensor:
         condition = flow.condition(item["source"][None], item["side"][None])
+        latents = flow.encoding(item["target"][None], condition).latents
 
         def choose(level, coarser):
-            features = condition.features[level]
-            like = features.new_zeros(1, (4, 32)[level], *features.shape[2:])
-            mean, log_scale = flow.prior(level).mean_and_log_scale(flow.prior_context(level, coarser, condition), like)
-            return mean + log_scale.exp() * e.view_as(like) if level == 1 else mean
+            context = flow.prior_context(level, coarser, condition)
+            scale = flow.prior(level).mean_and_log_scale(context, latents[level])[1].exp()
+            return latents[level] + scale * e.view_as(latents[level]) if level == 1 else latents[level]
 
         return (flow.decode_latents(choose, condition)[:, 0] * weights).sum((1, 2, 3))
 
     step = 1e-5 * torch.randn(rows.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        change = (means(step) - means(-step)) / 2
+        change = sum((means(item, step) - means(item, -step)) / 2 for item in items) / 2
     # The gradients are computed in bfloat16.
     torch.testing.assert_close(change, rows.double() @ step, rtol=0.1, atol=0.05 * float(change.abs().max()))
 
