@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -97,12 +97,17 @@ def _given(batch: Item, device: torch.device) -> tuple[Tensor | None, Tensor | N
     return mean, spread
 
 
-@torch.no_grad()
 def coarsest_latents(flow: DualFlow, target: Tensor, condition: Condition) -> Tensor:
     """Return the standardised coarsest latents, `[N, M]`."""
-    last = flow.spec.levels - 1
-    z = flow.encoding(target, condition).latents[last]
-    return flow.prior(last).standardise(z, flow.prior_context(last, None, condition))[0].flatten(1)
+    return _standardised(flow, target, condition, [flow.spec.levels - 1])[0].flatten(1)
+
+
+@torch.no_grad()
+def _standardised(flow: DualFlow, target: Tensor, condition: Condition, levels: Iterable[int]) -> list[Tensor]:
+    """Return the standardised latents of these levels."""
+    code = flow.encoding(target, condition)
+    contexts = {level: flow.prior_context(level, code.coarser[level], condition) for level in levels}
+    return [flow.prior(level).standardise(code.latents[level], context)[0] for level, context in contexts.items()]
 
 
 def region_weights(pairs: PairDataset, regions: Tensor | None, block: int) -> Tensor:
@@ -129,21 +134,10 @@ def mean_gradients(flow: DualFlow, pairs: PairDataset, weights: Tensor, people: 
     chosen = PairDataset(pairs.items[:: max(len(pairs) // people, 1)][:people])
     total = torch.zeros((), device=weights.device)
     for target, condition in conditioned_batches(flow, chosen, 1):
-        latents = _standardised(flow, target, condition)
+        latents = _standardised(flow, target, condition, range(flow.spec.levels))
         rows = [_gradient(flow, condition.repeat(len(chunk)), latents, chunk) for chunk in torch.split(weights, BATCH)]
         total = total + torch.cat(rows)
     return total / len(chosen)
-
-
-@torch.no_grad()
-def _standardised(flow: DualFlow, target: Tensor, condition: Condition) -> list[Tensor]:
-    """Return the standardised latents of all levels, finest first."""
-    code = flow.encoding(target, condition)
-    contexts = (flow.prior_context(level, coarser, condition) for level, coarser in enumerate(code.coarser))
-    return [
-        flow.prior(level).standardise(z, context)[0]
-        for level, (z, context) in enumerate(zip(code.latents, contexts, strict=True))
-    ]
 
 
 def _gradient(flow: DualFlow, condition: Condition, latents: Sequence[Tensor], weights: Tensor) -> Tensor:
