@@ -100,7 +100,7 @@ def save_flow():
         model = DualFlow(spec, shape=card.shape, side_features=1, source_channels=card.source_channels)
         if pairs is not None:
             scans = [
-                RegressionScan(item["source"], item["target"], item["side"], item["mask"], fold % 2)
+                RegressionScan(item["source"], item["target"], item["side"], item["mask"], fold % 2, fold)
                 for fold, item in enumerate(pairs.items)
             ]
             fit_closed_form(scans, model.mean_model)

@@ -30,6 +30,7 @@ class Context:
         region_std: predicted standard deviation of each region mean `[R]`, or None.
         std: predicted standard deviation `[D, H, W]`, or None.
         bits: `bits_in_mask` of `likelihood.likelihood`, or None for a model without a density.
+        attainable: expected target `[D, H, W]`, or None if unknown.
     """
 
     row: Modality
@@ -40,6 +41,7 @@ class Context:
     region_std: Floats | None = None
     std: Floats | None = None
     bits: float | None = None
+    attainable: Floats | None = None
 
     def meta_region_mean(self, name: str, image: Floats, mask: Bools) -> float | None:
         """Mean of an image `[D, H, W]` over the voxels of a meta-region in the mask; None without any."""
@@ -126,7 +128,7 @@ class Metric(Measure[MetricFunction]):
     """A score of one scan: a row of METRICS.
 
     Attributes:
-        slack: column of the score table with how far a score that is a bound may be off; '' for an exact score.
+        slack: column of the score table with how much an upper bound may be too high; '' for an exact score.
     """
 
     slack: str = ""

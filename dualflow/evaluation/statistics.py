@@ -78,7 +78,7 @@ def differences(table: pd.DataFrame, reference: str, *, bootstrap: int = 2000, s
     `p` is the p-value of Wilcoxon's signed-rank test and `p_holm` its Holm adjustment over the models of one metric;
     both are NaN for a metric with an ideal value and for STUDY_METRICS. `verdict` is `better` or `worse` only if the
     interval of the gain excludes zero and `p_holm`, if any, is below 0.05, because bootstrap intervals of few subjects
-    are too narrow; a difference whose interval reaches into the sum of the two models' slacks is `undecided`. With
+    are too narrow. A difference of upper bounds is `undecided` if the slack of the larger one can explain it. With
     fewer than MIN_SUBJECTS pairs there is neither interval nor p-value. A model whose value equals that of the
     reference for every subject, up to rounding, is `equal`: its predictions are the same by construction, as those of
     two models with one mean, so there is nothing to test.
@@ -109,10 +109,10 @@ def differences(table: pd.DataFrame, reference: str, *, bootstrap: int = 2000, s
                 rows.append((model, reference, metric, *change, "equal", float("nan"), float("nan"), people))
                 continue
             p = float("nan") if METRICS[metric].better == "ideal" else _signed_rank(paired)
-            slack = sum(_slack(table, name, METRICS[metric].slack) for name in (model, reference))
-            # Bounds may be off by the slack in either direction, and so may the whole interval.
-            beyond = change[1] > slack or change[2] < -slack
-            verdict = "undecided" if slack > 0 and not beyond else ""
+            own, others = (_slack(table, name, METRICS[metric].slack) for name in (model, reference))
+            # An upper bound is too high by its slack at most, so the ends of the interval may be as well.
+            beyond = change[1] > own or change[2] < -others
+            verdict = "undecided" if max(own, others) > 0 and not beyond else ""
             rows.append((model, reference, metric, *change, verdict, p, float("nan"), people))
         for metric, (first, second) in _study_pairs(table, model, reference, pd.DataFrame(counts, columns=subjects)):
             change = _change(
@@ -155,7 +155,7 @@ def _change(metric: str, means: NDArray[np.float64], draws: NDArray[np.float64],
 
 
 def is_within_slack(entry: Mapping[Hashable, Any]) -> bool:
-    """Whether a row of `differences` is undecided only because its interval reaches into the sum of the slacks."""
+    """Whether a row of `differences` is undecided only because the slack of the larger bound can explain it."""
     statistics = entry["gain_low"], entry["gain_high"], entry["p_holm"]
     return entry["verdict"] == "undecided" and _verdict(*statistics) != "undecided"
 
@@ -235,7 +235,7 @@ def _interval(draws: NDArray[np.float64], people: int) -> tuple[float, float]:
 
 
 def _slack(table: pd.DataFrame, model: str, column: str) -> float:
-    """Mean over the scans of a model of how far its scores may be off; 0 without the column."""
+    """Mean over the scans of a model of how far its scores may be too high; 0 without the column."""
     slack = float(table.loc[table["model"] == model, column].mean()) if column in table else 0.0
     return 0.0 if np.isnan(slack) else slack
 

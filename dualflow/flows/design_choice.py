@@ -30,7 +30,7 @@ class PreparedScan(NamedTuple):
         scan: the scan.
         side: complete side values, centred, `[1, S]`.
         harmonised: its harmonised source `[C, D, H, W]`.
-        abnormal: its abnormality map `[D, H, W]`, by a reference without this scan.
+        abnormal: its abnormality map `[D, H, W]`, by a reference without the scans of this subject.
     """
 
     scan: RegressionScan
@@ -69,7 +69,7 @@ class DesignChoice:
         masks = [foreground(scan.source[None])[0, 0] for scan in self.scans]
         images = list(zip(harmonised, masks, strict=True))
         design.abnormality.fit(images)
-        deviations = list(deviations_from_others(design.abnormality, images, range(len(images))))
+        deviations = list(deviations_from_others(design.abnormality, images, [scan.subject for scan in self.scans]))
         facts |= self._choose_blocks(harmonised, deviations)
         abnormal = map(design.abnormality.combined, deviations)
         return list(map(PreparedScan, self.scans, self.sides, harmonised, abnormal)), facts

@@ -78,9 +78,10 @@ class LocalLinearFit:
         row, column = torch.triu_indices(model.count, model.count)
         self.signs = sign[row] * sign[column], sign
 
-    def add(self, source: Tensor, target: Tensor, side: Tensor, mask: Tensor, fold: int) -> None:
-        """Add a scan, with the fields of a RegressionScan, to the sums of its fold; only voxels in its mask count."""
-        self.add_features(self.model.features(source[None], side[None])[0], target, mask, fold)
+    def add(self, scan: RegressionScan) -> None:
+        """Add a scan to the sums of its fold; only voxels in its mask count."""
+        features = self.model.features(scan.source[None], scan.side[None])[0]
+        self.add_features(features, scan.target, scan.mask, scan.fold)
 
     def add_features(self, features: Tensor, target: Tensor, mask: Tensor, fold: int) -> None:
         """Add a scan with features `[P, D, H, W]`."""
@@ -220,7 +221,7 @@ def fit_local_linear(
 
     fit = LocalLinearFit(model, domain, max(folds) + 1)
     for scan in scans:
-        fit.add(*scan)
+        fit.add(scan)
     ladder, rmse = fit.choose([RungTable(sigmas, ridges)])
     held_out = {fold: fit.coefficients(fold, ladder) for fold in sorted(set(folds))}
     predictions = []

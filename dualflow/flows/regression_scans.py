@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -34,6 +34,7 @@ class RegressionScan(NamedTuple):
         side: `[S]`, NaN where unknown.
         mask: `[1, D, H, W]`, bool.
         fold: index of the cross-fitting fold.
+        subject: the same for all scans of a subject.
     """
 
     source: Tensor
@@ -41,23 +42,25 @@ class RegressionScan(NamedTuple):
     side: Tensor
     mask: Tensor
     fold: int
+    subject: Hashable
 
 
 class RegressionScans:
     """Training pairs as regression scans; a fit iterates over them several times.
 
     Args:
-        pairs: items with `source`, `target`, `side` and `mask`.
+        pairs: items with `source`, `target`, `side` and `mask`. If they have no `subjects`, each is a subject.
         folds: fold of each pair.
     """
 
     def __init__(self, pairs: Pairs, folds: Sequence[int]) -> None:
         self.pairs, self.folds = pairs, folds
+        self.subjects: Sequence[Hashable] = getattr(pairs, "subjects", range(len(pairs)))
 
     def __iter__(self) -> Iterator[RegressionScan]:
-        for index, fold in enumerate(self.folds):
+        for index, (fold, subject) in enumerate(zip(self.folds, self.subjects, strict=True)):
             pair = self.pairs[index]
-            yield RegressionScan(pair["source"], pair["target"], pair["side"], pair["mask"], fold)
+            yield RegressionScan(pair["source"], pair["target"], pair["side"], pair["mask"], fold, subject)
 
 
 def side_mean(sides: Sequence[Tensor]) -> Tensor:

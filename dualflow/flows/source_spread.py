@@ -31,12 +31,11 @@ class SourceSpread(VoxelSpread):
     def forward(self, inside: Tensor, source: Tensor, side: Tensor) -> Tensor:
         """Return the unit of the residual of each voxel, `[N, 1, D, H, W]`."""
         with torch.no_grad(), torch.autocast(source.device.type, enabled=False):
-            return self.unit(inside, source, side, self.voxel(inside, source))
+            return self.unit(inside, self.person(person_values(source, side)), self.voxel(inside, source))
 
-    def unit(self, inside: Tensor, source: Tensor, side: Tensor, voxel_scale: Tensor) -> Tensor:
-        """Return the unit of scans whose voxel scales `[N, 1, D, H, W]` are known."""
-        person = self.person(person_values(source, side))[:, None, None, None, None]
-        return torch.where(inside, self.image * person * voxel_scale, self.scale)
+    def unit(self, inside: Tensor, person_scale: Tensor, voxel_scale: Tensor) -> Tensor:
+        """Return the unit of scans whose scales of people `[N]` and of voxels `[N, 1, D, H, W]` are known."""
+        return torch.where(inside, self.image * person_scale[:, None, None, None, None] * voxel_scale, self.scale)
 
 
 SPREADS: dict[str, type[ConstantSpread]] = {"constant": ConstantSpread, "voxel": VoxelSpread, "source": SourceSpread}

@@ -26,7 +26,8 @@ def fit_spread(flow: DualFlow, train: PairDataset, folds: Sequence[int]) -> Pair
         folds: cross-fitting fold of each pair.
 
     Returns:
-        The pairs; if the spread follows the source, each with its `spread` relative to other people's scans.
+        The pairs; if the spread follows the source, each with the `spread` that it would have as a new person's: the
+        scale of the person is cross-fitted, and that of the voxels is relative to other people's scans.
     """
     spread = flow.spread
     if not isinstance(spread, VoxelSpread):
@@ -46,12 +47,12 @@ def _fit_scales(spread: SourceSpread, flow: DualFlow, train: PairDataset, folds:
     """Fit the scale of voxels, and that of people to what it leaves; return each scan's spread, `[1, D, H, W]`."""
     sources = [item["source"] for item in train.items]
     relative = (((square / spread.image.square())[0], item["mask"][0]) for item, square in _squares(flow, train))
-    scales, left = fit_voxel_scale(spread.voxel, sources, relative, folds, train.subjects)
-    inputs = [(item["source"][None], item["side"][None]) for item in train.items]
-    fit_scale(spread.person, torch.cat([person_values(*one) for one in inputs]), left, folds)
+    voxel_scales, left = fit_voxel_scale(spread.voxel, sources, relative, folds, train.subjects)
+    values = torch.cat([person_values(item["source"][None], item["side"][None]) for item in train.items])
+    person_scales = fit_scale(spread.person, values, left, folds)
     return [
-        spread.unit(foreground(source), source, side, scale[None])[0]
-        for (source, side), scale in zip(inputs, scales, strict=True)
+        spread.unit(foreground(source[None]), person[None], voxel[None])[0]
+        for source, person, voxel in zip(sources, person_scales, voxel_scales, strict=True)
     ]
 
 

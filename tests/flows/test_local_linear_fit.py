@@ -36,7 +36,7 @@ def test_cross_fitted_predictions_equal_an_explicit_refit():
     fit = LocalLinearFit(refit, scans[0].mask[0], 1)
     for scan in scans:
         if scan.fold != 1:
-            fit.add(scan.source, scan.target, scan.side, scan.mask, 0)
+            fit.add(scan._replace(fold=0))
     refit.coefficients.copy_(fit.coefficients(None, [Rung(1.0, 1.0)]))
     for scan, prediction in zip(scans, predictions, strict=True):
         equal = torch.allclose(refit(scan.source[None], scan.side[None])[0], prediction, atol=1e-4)
@@ -161,9 +161,9 @@ def test_mirrored_sums_are_those_of_reflected_people(step):
     scans = make_scans(4, folds=2)
     alone, both = (LocalLinearFit(LocalLinear(SHAPE, SIDE), scans[0].mask[0], 2) for _ in range(2))
     for scan in scans:
-        alone.add(*scan)
-        both.add(*scan)
-        both.add(scan.source.flip(1), scan.target.flip(1), scan.side, scan.mask.flip(1), scan.fold)
+        alone.add(scan)
+        both.add(scan)
+        both.add(scan._replace(**{name: getattr(scan, name).flip(1) for name in ("source", "target", "mask")}))
     for mirrored, doubled in zip(
         alone.smoothed(0.8, 1, mirrored=True, step=step), both.smoothed(0.8, 1, step=step), strict=True
     ):
@@ -177,7 +177,7 @@ def test_a_mirrored_rung_helps_a_symmetric_law():
     scans = make_scans(12, lambda x, s: slope * x, noise=0.3)
     fit = LocalLinearFit(LocalLinear(SHAPE, SIDE, design=IntensityFeatures()), scans[0].mask[0], 3)
     for scan in scans:
-        fit.add(*scan)
+        fit.add(scan)
     tables = [RungTable((0.4,), (0.1, 1.0, 10.0), mirrored=mirrored) for mirrored in (False, True)]
     errors = [fit.choose([table], step=1)[1] for table in tables]
     assert errors[1] < errors[0]

@@ -7,6 +7,7 @@ import torch
 from regression_scans import SHAPE, SIDE, make_scans
 
 from dualflow.errors import DataError
+from dualflow.flows import design_choice
 from dualflow.flows import stacked_fit as module
 from dualflow.flows.local_linear import LocalLinear
 from dualflow.flows.local_linear_fit import RungTable, fit_local_linear
@@ -60,6 +61,21 @@ def test_a_target_does_not_enter_its_own_prediction(monkeypatch):
     assert choices[0] == choices[1]
     for index, (before, after) in enumerate(zip(*(images for images, _ in results), strict=True)):
         assert torch.allclose(before, after, atol=1e-6) == (index % 3 == 1)
+
+
+def test_a_scan_is_not_compared_with_scans_of_the_same_person(monkeypatch):
+    """The abnormality of a training scan is relative to the scans of others."""
+    groups = []
+    compare = design_choice.deviations_from_others
+
+    def recorded(usual, images, subjects):
+        groups.append(list(subjects))
+        return compare(usual, images, subjects)
+
+    monkeypatch.setattr(design_choice, "deviations_from_others", recorded)
+    scans = [scan._replace(subject=index // 2, fold=index // 2 % 3) for index, scan in enumerate(make_scans(12))]
+    fit_stacked_mean(scans, StackedMean(SHAPE, SIDE))
+    assert groups == [[index // 2 for index in range(12)]]
 
 
 def test_the_weight_is_the_best_mixture():

@@ -28,5 +28,5 @@ def make_scans(
             else function(source, side)
         )
         target = clean + noise * torch.randn(1, *SHAPE, generator=generator)
-        scans.append(RegressionScan(source, target, side, mask, index % folds))
+        scans.append(RegressionScan(source, target, side, mask, index % folds, index))
     return scans

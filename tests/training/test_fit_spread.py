@@ -6,11 +6,13 @@ import pytest
 import torch
 from lesion_people import SHAPE, people
 
+from dualflow.baselines.scale_fit import fit_scale
 from dualflow.data.dataset import PairDataset
 from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import preset
 from dualflow.flows.source_spread import SourceSpread
 from dualflow.flows.voxel_features import foreground
+from dualflow.training import fit_spread as module
 from dualflow.training.fit_spread import fit_spread
 
 
@@ -87,7 +89,10 @@ def test_with_few_people_new_ones_look_no_more_unusual_than_in_the_fit():
 
 
 def test_training_people_have_the_spread_that_they_would_have_as_new_ones():
-    """Their sources are compared with the scans of the others, and not with any of their own."""
+    """Their sources are compared with the scans of the others, and not with any of their own.
+
+    The scale of the person, one number, is that of a fit to the others as well.
+    """
     flow, items = flow_with("source"), people(7, seed=6)
     keys = ["sub-0_ses-1", "sub-0_ses-2", *(f"sub-{index}_ses-1" for index in range(1, 6))]
     items = [{**item, "scan": key} for item, key in zip(items, keys, strict=True)]
@@ -96,7 +101,21 @@ def test_training_people_have_the_spread_that_they_would_have_as_new_ones():
     assert isinstance(spread, SourceSpread)
     spread.voxel.usual.fit([(item["source"], torch.ones(SHAPE, dtype=torch.bool)) for item in items[2:]])
     for pair in pairs.items[:2]:
-        torch.testing.assert_close(pair["spread"], unit(flow, pair), rtol=1e-3, atol=1e-4)
+        ratio = pair["spread"] / unit(flow, pair)
+        torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio), rtol=1e-3, atol=1e-4)
+        assert float(ratio.mean()) == pytest.approx(1.0, abs=0.1)
+
+
+def test_training_people_have_the_cross_fitted_scale_of_the_person(monkeypatch):
+    """Twice the cross-fitted scales are twice the spreads of the pairs; the fit for new people is the same."""
+    items, folds = people(7, seed=6), [0, 0, 1, 1, 2, 2, 2]
+    flows = flow_with("source"), flow_with("source")
+    plain = fit_spread(flows[0], PairDataset(items), folds)
+    monkeypatch.setattr(module, "fit_scale", lambda *arguments: 2 * fit_scale(*arguments))
+    doubled = fit_spread(flows[1], PairDataset(items), folds)
+    torch.testing.assert_close(unit(flows[1], items[0]), unit(flows[0], items[0]))
+    for one, two in zip(plain.items, doubled.items, strict=True):
+        torch.testing.assert_close(two["spread"], 2 * one["spread"])
 
 
 def test_other_spreads_leave_the_pairs_alone():
