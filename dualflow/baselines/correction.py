@@ -1,4 +1,4 @@
-"""Correction: the frame of all network baselines, a correction of a closed-form prediction in Haar bands."""
+"""Correction: the frame of all network baselines, a correction of the `stacked` mean in Haar bands."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dualflow.baselines.baseline import Baseline
-from dualflow.baselines.linear_models import LocalLinearBaseline
+from dualflow.baselines.linear_models import StackedBaseline
 from dualflow.errors import ShapeError
 from dualflow.flows.closed_form_fits import Solver, fit_closed_form
 from dualflow.flows.mean_models import coordinates, known_side
@@ -29,7 +29,7 @@ UNIT = 4
 
 
 class Correction(Baseline):
-    """A network that corrects a closed-form prediction, from Haar bands to Haar bands.
+    """A network that corrects the closed-form mean of the default flow, from Haar bands to Haar bands.
 
     The eight bands at half the resolution cost an eighth of the full grid, and the transform is orthonormal. The inputs
     are the bands of the source and of the closed-form prediction, the voxel position and the side values. The
@@ -44,8 +44,6 @@ class Correction(Baseline):
         width: channels at half resolution.
     """
 
-    mean_baseline: ClassVar[type[Baseline]] = LocalLinearBaseline
-    """The prediction to correct; its `fit` returns cross-fitted images."""
     widths: ClassVar[range] = range(6, 129, 2)
     """Widths from which `width_for` chooses."""
     learning_rate: ClassVar[float] = 1e-3
@@ -59,7 +57,7 @@ class Correction(Baseline):
         if any(size % 2 for size in shape):
             raise ShapeError(f"grid {tuple(shape)} cannot be halved; choose even sizes")
         self.side_features, self.width = side_features, width
-        self.mean = self.mean_baseline(shape, side_features, source_channels)
+        self.mean = StackedBaseline(shape, side_features, source_channels)
         self.haar = HaarSqueeze()
         half = (shape[0] // 2, shape[1] // 2, shape[2] // 2)
         self.half_shape = half
@@ -69,9 +67,7 @@ class Correction(Baseline):
 
     def fit(self, pairs: Pairs, folds: Sequence[int] | None = None, solve: Solver = fit_closed_form) -> list[Tensor]:
         """Fit the closed-form prediction; return its cross-fitted predictions for training."""
-        images = self.mean.fit(pairs, folds, solve)
-        assert images is not None
-        return images
+        return self.mean.fit(pairs, folds, solve)
 
     @abstractmethod
     def objective(self) -> Objective:

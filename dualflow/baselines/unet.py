@@ -1,4 +1,4 @@
-"""U-Nets that correct a local linear regression, with and without a map of its errors' size."""
+"""U-Nets that correct the closed-form mean, with and without a map of its errors' size."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class UNet(Correction):
         return self(source, side)  # type: ignore[no-any-return]
 
     def forward(self, source: Tensor, side: Tensor | None = None, mean: Tensor | None = None) -> Tensor:
-        """Return the corrected prediction; `mean` replaces the linear regression's if given."""
+        """Return the corrected prediction; `mean` replaces the closed form's if given."""
         return self._correct(source, side, mean)[0]
 
     def _correct(self, source: Tensor, side: Tensor | None, mean: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -93,11 +93,11 @@ class HalfUNet(UNet):
 
 
 class HeteroscedasticUNet(ResidualDensity, UNet):
-    """The `unet` with a second map: the log of a factor on the spread map of the `local_linear_spread` density.
+    """The `unet` with a second map: the log of a factor on the spread map of the closed-form mean's errors.
 
-    A sample is the corrected prediction plus the error that the ResidualLaw of that density draws, multiplied by the
-    factor in every voxel. So voxels and regions are correlated as there, and before training the model is that
-    density. The network maximises the Gaussian likelihood of single voxels.
+    A sample is the corrected prediction plus the error that a ResidualLaw draws, multiplied by the factor in every
+    voxel. So voxels and regions are correlated as in `local_linear_spread`, and before training the model is that
+    density, around the better mean. The network maximises the Gaussian likelihood of single voxels.
 
     Args:
         shape: the grid, D, H, W: even sizes, padded internally to multiples of eight.
@@ -124,7 +124,7 @@ class HeteroscedasticUNet(ResidualDensity, UNet):
         self.law = ResidualLaw(shape, side_features, source_channels, regions=regions)
 
     def fit(self, pairs: Pairs, folds: Sequence[int] | None = None, solve: Solver = fit_closed_form) -> list[Tensor]:
-        """Fit the linear regression and the law of its cross-fitted errors; return its cross-fitted predictions."""
+        """Fit the closed-form mean and the law of its cross-fitted errors; return its cross-fitted predictions."""
         folds = default_folds(pairs) if folds is None else folds
         images = super().fit(pairs, folds, solve)
         self.law.fit(ResidualScans(pairs, images, folds))

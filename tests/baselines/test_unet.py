@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
-from dualflow.baselines.linear_models import LocalLinearBaseline
+from dualflow.baselines.linear_models import StackedBaseline
 from dualflow.baselines.residual_density import SpreadDensity
 from dualflow.baselines.unet import HalfUNet, HeteroscedasticUNet, UNet
 from dualflow.errors import ShapeError
+from dualflow.flows import stacked_fit
+from dualflow.flows.local_linear_fit import RungTable
 
 SHAPE = (12, 8, 8)
 
@@ -73,20 +77,26 @@ def six_scans() -> list[dict[str, torch.Tensor]]:
 
 
 @pytest.mark.parametrize("kind", [UNet, HalfUNet, HeteroscedasticUNet])
-def test_untrained_unet_is_the_linear_regression(kind):
-    """Before training the estimate is the local linear regression's."""
+def test_untrained_unet_is_the_closed_form(kind):
+    """Before training the estimate is that of `stacked`, the mean of the default flow."""
     batch, pairs = two_scans(), six_scans()
-    model, linear = kind(SHAPE, 1, width=8), LocalLinearBaseline(SHAPE, 1)
+    model, closed = kind(SHAPE, 1, width=8), StackedBaseline(SHAPE, 1)
     model.fit(pairs)
-    linear.fit(pairs)
-    estimates = [fitted.point_estimate(batch["source"], batch["side"]) for fitted in (model, linear)]
+    closed.fit(pairs)
+    estimates = [fitted.point_estimate(batch["source"], batch["side"]) for fitted in (model, closed)]
     assert torch.allclose(*estimates, atol=1e-5)
+
+
+class StackedSpread(SpreadDensity):
+    """The `local_linear_spread` density around the stacked mean."""
+
+    mean_baseline = StackedBaseline
 
 
 def test_untrained_heteroscedastic_unet_is_the_spread_density():
     """Before training its samples are those of the closed-form density, and its loss is that density's likelihood."""
     batch, pairs = two_scans(), six_scans()
-    model, density = HeteroscedasticUNet(SHAPE, 1, width=8), SpreadDensity(SHAPE, 1)
+    model, density = HeteroscedasticUNet(SHAPE, 1, width=8), StackedSpread(SHAPE, 1)
     for fitted in (model, density):
         fitted.fit(pairs)
     arguments = batch["source"], batch["side"], 3, 1.0
@@ -121,17 +131,20 @@ def test_the_spread_map_follows_the_source():
     assert objective.selection_score({"loss": 1.0, "nll": 2.0, "l1": 3.0}) == 2.0
 
 
-def test_training_uses_cross_fitted_linear_predictions():
+def test_training_uses_cross_fitted_predictions(monkeypatch):
     """The prediction of `fit` for a scan does not depend on its target, has a larger error, and changes the output."""
+    monkeypatch.setattr(stacked_fit, "stacking_weight", lambda *_: 0.5)
+    monkeypatch.setattr(stacked_fit, "_fit_gain", lambda scans, *_: (torch.zeros(len(scans)), {}))
+    ladder = [RungTable((0.7,), (1.0,), mirrored=True)]
+    one_choice = partial(stacked_fit.fit_stacked_mean, ridges=[1.0], sigmas=[0.7], ladder=ladder)
     pairs = six_scans()
-    changed_pairs = [{**pairs[0], "target": pairs[0]["target"] + 5}, *pairs[1:]]
+    # A larger change would change the choice of features, which all folds share.
+    changed_pairs = [{**pairs[0], "target": pairs[0]["target"] + 0.02}, *pairs[1:]]
     model, other = UNet(SHAPE, 1, width=8), UNet(SHAPE, 1, width=8)
-    for linear in (model.mean, other.mean):
-        linear.ridges, linear.sigmas = (1.0,), (0.7,)
     folds = [0, 1, 2, 3, 4, 5]
-    means, changed = model.fit(pairs, folds), other.fit(changed_pairs, folds)
+    means, changed = model.fit(pairs, folds, one_choice), other.fit(changed_pairs, folds, one_choice)
     assert torch.allclose(means[0], changed[0], atol=1e-4)
-    assert not torch.allclose(means[1], changed[1], atol=1e-2)
+    assert not torch.allclose(means[2], changed[2], atol=1e-3)
     item = {name: value[None] for name, value in pairs[0].items()}
     full = model.mean.point_estimate(item["source"], item["side"])
     inside = item["mask"]
