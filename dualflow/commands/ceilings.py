@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dualflow import cohort
-from dualflow.commands.true_law import drawn_targets, people_of, target_on_grid
+from dualflow.commands.true_law import EXPECTED, drawn_targets, people_of, target_on_grid
 from dualflow.commit import commit_text
 from dualflow.config import Config, dump_sections
 from dualflow.data.preprocessed_scan import PreprocessedScan
@@ -30,7 +30,7 @@ from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
 from dualflow.progress import track
 
-VOLUMES = {"attainable": "expected", "oracle": "noisefree"}
+VOLUMES = {"attainable": EXPECTED, "oracle": "noisefree"}
 """Row of the table -> `desc` of the true volume that is scored as its prediction."""
 CEILINGS = (*VOLUMES, TRUE_LAW)
 STRIDE = 50

@@ -23,6 +23,7 @@ from dualflow.commands.model_runs import (
     study_view,
     training_of,
 )
+from dualflow.commands.true_law import attainable_target
 from dualflow.commit import commit_text, sha256
 from dualflow.config import Config, dump_sections
 from dualflow.data.dataset import Item, PairDataset
@@ -82,7 +83,8 @@ def _evaluate(
         prediction = _predict(predictor, item, config)
         own_scores = _flow_scores(predictor.flow, test, index, prediction, config)
         own_scores |= _closed_form_bits(predictor.model, item, config)
-        scores = score(prediction, target, mask, regions, row, own_scores.get("bits_in_mask"))
+        attainable = attainable_target(config, Scan.parse(item["scan"]), mask)
+        scores = score(prediction, target, mask, regions, row, own_scores.get("bits_in_mask"), attainable)
         if index == 0:
             picture = _picture(config, item, prediction, scores["mae"])
         rows.append({"model": name, "seed": seed, "scan": item["scan"], **scores, **own_scores})

@@ -16,10 +16,13 @@ from dualflow.imaging.geometry import Volume, smooth
 from dualflow.imaging.model_grid import model_grid
 from dualflow.imaging.pipeline import normalise_on_grid
 from dualflow.imaging.record import resample_to_grid
-from dualflow.layout import Scan
+from dualflow.imaging.volume import read_volume
+from dualflow.layout import Scan, truth_path
 from dualflow.modalities import modality
 
 Floats = NDArray[np.float32]
+EXPECTED = "expected"
+"""`desc` of the volume of the expected target."""
 
 
 def people_of(config: Config) -> dict[str, cohort.Person]:
@@ -44,6 +47,12 @@ def expected_targets(
     body = cohort.anatomy(people[0])
     for person in people:
         yield to_grid(Volume(cohort.expected_pet(person, body), cohort.PET_AFFINE))
+
+
+def attainable_target(config: Config, scan: Scan, mask: NDArray[np.bool_]) -> Floats | None:
+    """Expected target `[D, H, W]` of a scan, in SUVR; None without the truth of a simulated cohort."""
+    path = truth_path(config.bids, scan, modality(config.study.target), EXPECTED)
+    return target_on_grid(config, scan, mask)(read_volume(path)) if path.is_file() else None
 
 
 def target_on_grid(config: Config, scan: Scan, mask: NDArray[np.bool_]) -> Callable[[Volume], Floats]:

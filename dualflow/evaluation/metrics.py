@@ -32,11 +32,13 @@ def score(
     regions: RegionMap,
     row: Modality,
     bits: float | None = None,
+    attainable: Floats | None = None,
 ) -> dict[str, float]:
     """Compute every applicable metric of METRICS for `prediction` of the real `target` `[D, H, W]` inside `mask`.
 
     The result also has the applicable PERSON_VALUES, which STUDY_METRICS read. `bits` is `bits_in_mask` of
-    `likelihood.likelihood`, for models with a density.
+    `likelihood.likelihood`, for models with a density; `attainable` is the expected target `[D, H, W]` of a simulated
+    subject.
 
     Raises:
         ShapeError: the arrays do not share one grid, or the mask is empty.
@@ -57,6 +59,7 @@ def score(
         region_std=prediction.region_std if samples is None else samples.std(axis=0, ddof=1),
         std=prediction.std,
         bits=bits,
+        attainable=attainable,
     )
     functions = {name: metric.function for name, metric in METRICS.items()} | PERSON_VALUES
     values = {name: function(prediction.mean, target, mask, context) for name, function in functions.items()}
@@ -66,6 +69,11 @@ def score(
 def mae(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float:
     """Mean absolute error over the mask."""
     return float(np.abs(estimate[mask] - target[mask]).mean(dtype=np.float64))
+
+
+def attainable_error(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float | None:
+    """Mean absolute difference over the mask from the expected target, for a simulated cohort; None without it."""
+    return None if context.attainable is None else mae(estimate, context.attainable, mask, context)
 
 
 def rmse(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float:
@@ -259,6 +267,7 @@ def _region_coverage(level: float) -> MetricFunction:
 
 METRICS: dict[str, Metric] = {
     "mae": Metric(mae, "MAE", "target", "lower", digits=4),
+    "attainable_error": Metric(attainable_error, "Error to the attainable mean", "target", "lower", digits=4),
     "rmse": Metric(rmse, "RMSE", "target", "lower", digits=4),
     "psnr": Metric(psnr, "PSNR", "dB", "higher", digits=2, values="-∞ to ∞"),
     "ssim": Metric(ssim, "SSIM", "", "higher", values="-1 to 1"),

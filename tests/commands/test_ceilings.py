@@ -11,7 +11,7 @@ from dualflow.cohort.anatomy import best_affine
 from dualflow.cohort.pet_scanner import PET_VOXEL, acquire_pet
 from dualflow.commands import ceilings as module
 from dualflow.commands.ceilings import CEILINGS, TRUE_LAW, _ceilings, _table
-from dualflow.commands.true_law import people_of, target_on_grid
+from dualflow.commands.true_law import attainable_target, people_of, target_on_grid
 from dualflow.config import parse_config
 from dualflow.evaluation.metrics import score
 from dualflow.imaging.geometry import FWHM, Volume
@@ -121,9 +121,14 @@ def test_only_the_embedded_cohort_has_a_known_law(simulated, preprocessed, mask,
     elsewhere = configure(tmp_path, study={"bids": str(config.layout.bids)})
     assert people_of(elsewhere) == {}
     assert list(dict(_ceilings(elsewhere, Scan(person.label), mask, None))) == ["attainable", "oracle"]
+    np.testing.assert_array_equal(
+        attainable_target(elsewhere, Scan(person.label), mask),
+        dict(_ceilings(config, Scan(person.label), mask, None))["attainable"].mean,
+    )
     assert not truth_path(tmp_path, Scan(person.label), FDG, "expected").exists()
     without = configure(tmp_path / "other", study={"bids": str(tmp_path)})
     assert not list(_ceilings(without, Scan(person.label), mask, None))
+    assert attainable_target(without, Scan(person.label), mask) is None
 
 
 def test_the_table_has_the_columns_of_every_row():

@@ -66,6 +66,15 @@ def test_mae_psnr_and_region_errors_by_hand():
     assert scores["region_bias"] == pytest.approx(10)
 
 
+def test_the_error_to_the_attainable_mean_is_known_for_a_simulated_subject_only(scene):
+    """It is the mean absolute difference from the expected image, and absent without one."""
+    estimate, target, mask, regions = scene
+    guess = Guess(estimate, np.zeros(SHAPE))
+    known = score_prediction(guess, target, mask, regions, ROW, attainable=np.where(mask, estimate - 0.25, np.inf))
+    assert known["attainable_error"] == pytest.approx(0.25)
+    assert "attainable_error" not in score_prediction(guess, target, mask, regions, ROW)
+
+
 def test_region_bias_keeps_its_sign_and_region_error_does_not():
     """Errors that cancel over regions give no bias, but a mean absolute error."""
     labels = 1 + (np.arange(64).reshape(4, 4, 4) > 31)
