@@ -37,8 +37,15 @@ PICTURE = "pictures/test.png"
 
 HEADLINES = ("region_crps", "mae", "voxel_crps", "energy_score", "bits_in_mask", "region_coverage_80")
 """Test scores that the page of a study's models shows, the one that sorts them first."""
-CURVES = (("validation/nll", True), ("loss", True), ("loss", False), ("validation/mae", False), ("gradient_norm", True))
-"""Metrics whose curves that page shows, each with whether it is one of a likelihood."""
+CURVES = (
+    ("validation/nll", ""),
+    ("loss", "nll"),
+    ("loss", "l1"),
+    ("loss", ""),
+    ("validation/mae", ""),
+    ("gradient_norm", ""),
+)
+"""Metrics whose curves that page shows, each with its `loss_term` if it is a loss."""
 
 
 def model_run(
@@ -152,7 +159,7 @@ def score_names(scores: Mapping[str, float], config: Config) -> dict[str, float]
 def study_view(config: Config) -> str:
     """The saved view of a study's models, with HEADLINES and CURVES."""
     unit = modality(config.study.target).unit
-    curves = [metric_name(key, unit, likelihood=likelihood) for key, likelihood in CURVES]
+    curves = [metric_name(key, unit, loss) for key, loss in CURVES]
     return models_view(list(score_names(dict.fromkeys(HEADLINES, 0.0), config)), curves)
 
 

@@ -14,7 +14,7 @@ from dualflow.data.dataset import PairDataset
 from dualflow.flows.objective import Objective
 from dualflow.flows.presets import preset
 from dualflow.modalities import modality
-from dualflow.tracking.metric_names import metric_name
+from dualflow.tracking.metric_names import loss_term, metric_name
 from dualflow.tracking.tracked_run import Run
 from dualflow.training.context import Watcher
 from dualflow.training.device import source_and_side
@@ -43,11 +43,11 @@ def log_curves(config: Config, name: str, run: Run, step: int, values: Mapping[s
 
 def _named(config: Config, name: str, values: Mapping[str, float]) -> dict[str, float]:
     """Metrics by their tracked names, without those that training cannot change."""
-    unit, likelihood = modality(config.study.target).unit, any(key.endswith("nll") for key in values)
+    unit, loss = modality(config.study.target).unit, loss_term(values)
     choice = config.flows.get(name)
     constant = constant_metrics(None if choice is None else preset(choice.preset, **choice.options))
     return {
-        metric_name(key, unit, likelihood=likelihood): value
+        metric_name(key, unit, loss): value
         for key, value in values.items()
         if not key.startswith(constant or "/") and not f"train/{key}".startswith(constant or "/")
     }

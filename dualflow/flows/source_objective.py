@@ -34,8 +34,9 @@ class SourceObjective(Objective):
         mean: Tensor | None = None,
         spread: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Return the loss."""
-        return {"loss": masked_l1(self._image(source, side, mean, spread), target, mask)}
+        """Return `loss` and `l1`, which are the same number."""
+        error = masked_l1(self._image(source, side, mean, spread), target, mask)
+        return {"loss": error, "l1": error.detach()}
 
     def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:
         """Return the predicted target `[N, C, D, H, W]`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 TARGET = "{target}"
 """Placeholder for the target's unit, such as SUVR."""
@@ -21,14 +22,23 @@ UNITS = {
 """Unit appended to a metric's name. Metrics without a row are dimensionless or name their unit already."""
 
 
-def metric_name(key: str, target_unit: str, *, likelihood: bool) -> str:
+def loss_term(terms: Collection[str]) -> str:
+    """Return the term among those of an objective that has the unit of its loss; empty for a loss without unit."""
+    names = {key.rpartition("/")[2] for key in terms}
+    return next((term for term in ("nll", "l1") if term in names), "")
+
+
+def metric_name(key: str, target_unit: str, loss: str = "") -> str:
     """Return the tracked name: `nll` becomes `train/nll_nats_per_voxel`, `validation/mae` `validation/mae_SUVR`.
 
-    With a likelihood the loss is the negative log-likelihood plus auxiliary terms, otherwise a mean absolute error.
+    Args:
+        key: name of the metric, with its group if it is not that of the training.
+        target_unit: unit of the target, such as SUVR.
+        loss: the `loss_term` of the objective.
     """
     group, _, name = key.rpartition("/")
     stem = re.sub(r"_\d+$", "", name)
-    unit = (UNITS["nll"] if likelihood else TARGET) if stem == "loss" else UNITS.get(stem, "")
+    unit = UNITS.get(loss if stem == "loss" else stem, "")
     return f"{group or 'train'}/{name}{unit_suffix(unit, target_unit)}"
 
 

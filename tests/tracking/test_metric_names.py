@@ -4,25 +4,39 @@ from __future__ import annotations
 
 import pytest
 
-from dualflow.tracking.metric_names import TARGET, metric_name, unit_suffix
+from dualflow.tracking.metric_names import TARGET, loss_term, metric_name, unit_suffix
 
 
 @pytest.mark.parametrize(
-    ("key", "likelihood", "name"),
+    ("key", "loss", "name"),
     [
-        ("nll", True, "train/nll_nats_per_voxel"),
-        ("loss", True, "train/loss_nats_per_voxel"),
-        ("validation/loss", False, "validation/loss_SUVR"),
-        ("validation/mae", True, "validation/mae_SUVR"),
-        ("validation/explained_level_2", True, "validation/explained_level_2_fraction"),
-        ("bits_per_dim_level_1", True, "train/bits_per_dim_level_1"),
-        ("learning_rate", True, "train/learning_rate"),
-        ("l1", False, "train/l1_SUVR"),
+        ("nll", "", "train/nll_nats_per_voxel"),
+        ("loss", "nll", "train/loss_nats_per_voxel"),
+        ("validation/loss", "l1", "validation/loss_SUVR"),
+        ("validation/loss", "", "validation/loss"),
+        ("validation/mae", "nll", "validation/mae_SUVR"),
+        ("validation/explained_level_2", "nll", "validation/explained_level_2_fraction"),
+        ("bits_per_dim_level_1", "", "train/bits_per_dim_level_1"),
+        ("learning_rate", "l1", "train/learning_rate"),
+        ("l1", "", "train/l1_SUVR"),
     ],
 )
-def test_names(key, likelihood, name):
+def test_names(key, loss, name):
     """A key gains its group and unit."""
-    assert metric_name(key, "SUVR", likelihood=likelihood) == name
+    assert metric_name(key, "SUVR", loss) == name
+
+
+@pytest.mark.parametrize(
+    ("terms", "term"),
+    [
+        (["validation/loss", "validation/nll", "validation/l1"], "nll"),
+        (["loss", "l1", "gradient_norm"], "l1"),
+        (["loss", "elbo"], ""),
+    ],
+)
+def test_a_loss_has_the_unit_of_its_main_term(terms, term):
+    """A likelihood's is in nats, that of an image in the target's unit, and others have none."""
+    assert loss_term(terms) == term
 
 
 @pytest.mark.parametrize(
