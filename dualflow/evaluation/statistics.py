@@ -109,10 +109,10 @@ def differences(table: pd.DataFrame, reference: str, *, bootstrap: int = 2000, s
                 rows.append((model, reference, metric, *change, "equal", float("nan"), float("nan"), people))
                 continue
             p = float("nan") if METRICS[metric].better == "ideal" else _signed_rank(paired)
-            own, others = (_slack(table, name, METRICS[metric].slack) for name in (model, reference))
+            slack, other_slack = (_slack(table, name, METRICS[metric].slack) for name in (model, reference))
             # An upper bound is too high by its slack at most, so the ends of the interval may be as well.
-            beyond = change[1] > own or change[2] < -others
-            verdict = "undecided" if max(own, others) > 0 and not beyond else ""
+            beyond = change[1] > slack or change[2] < -other_slack
+            verdict = "undecided" if max(slack, other_slack) > 0 and not beyond else ""
             rows.append((model, reference, metric, *change, verdict, p, float("nan"), people))
         for metric, (first, second) in _study_pairs(table, model, reference, pd.DataFrame(counts, columns=subjects)):
             change = _change(

@@ -22,7 +22,7 @@ from dualflow.tracking.source_version import COMMIT, source_version
 from dualflow.training.budget import Plan
 
 MAIN = ("mae", "voxel_crps", "region_crps", "energy_score")
-IMAGES = ("rmse", "psnr", "ssim", "ms_ssim", "pearson_r")
+IMAGES = ("attainable_error", "rmse", "psnr", "ssim", "ms_ssim", "pearson_r")
 REGIONS = ("region_r", "region_icc", "region_mae", "region_bias", "ad_roi_error", "ad_roi_bias", "ad_roi_r")
 SPREAD = ("voxel_sharpness", "sample_diversity", "region_pit_distance", "spread_error_r")
 JOINT = ("contrast_crps", "contrast_pit_distance", "person_spread_r")
@@ -137,7 +137,7 @@ def _differences(result: Comparison, row: Modality) -> list[str]:
         "paired bootstrap interval. p: Wilcoxon signed-rank test, Holm-adjusted over the models of a column."
     )
     if any(is_within_slack(entry) for entry in frame.to_dict("records")):
-        text += f" {WITHIN_SLACK}: the interval reaches into the sum of the two models' slacks, so it decides nothing."
+        text += f" Bits of flows are upper bounds. {WITHIN_SLACK}: that of the larger bound can explain the difference."
     return [f"{text}\n\n{markdown_table(rows)}"]
 
 

@@ -77,10 +77,10 @@ def bits_table(numbers: pd.DataFrame, cards: Mapping[str, ModelCard]) -> Table:
             frame[heading] = means.to_numpy()
     caption = (
         "Accuracy of the bits. Slack: 2.4 times what the last doubling of the annealing steps gained, and the standard "
-        "error of the draws; a difference between models whose interval reaches into the sum of their slacks decides "
-        "nothing. The bound without annealing contains what a model does not know about its own background, so it does "
-        "not compare models. Effective draws: of the background, by their weights. NLL of the validation scans: nats "
-        "per voxel of the grid."
+        "error of the draws. The bits are upper bounds; a difference decides nothing if the slack of the larger bound "
+        "can explain it. The bound without annealing contains what a model does not know about its own background, so "
+        "it does not compare models. Effective draws: of the background, by their weights. NLL of the validation "
+        "scans: nats per voxel of the grid."
     )
     return plain_table(frame, caption)
 

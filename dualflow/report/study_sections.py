@@ -23,7 +23,7 @@ from dualflow.report.people_tables import demographics, group_scores, group_tabl
 from dualflow.report.study_results import BOUNDS, StudyResults
 from dualflow.report.tables import Table, difference_table, metric_table, plain_table
 
-IMAGE_METRICS = ("mae", "rmse", "psnr", "ssim", "ms_ssim", "pearson_r")
+IMAGE_METRICS = ("mae", "attainable_error", "rmse", "psnr", "ssim", "ms_ssim", "pearson_r")
 REGION_METRICS = ("region_r", "region_icc", "region_mae", "region_bias", "ad_roi_error", "ad_roi_bias", "ad_roi_r")
 SPREAD_METRICS = (
     "voxel_crps", "region_crps", "region_pit_distance", "voxel_sharpness", "sample_diversity", "spread_error_r",
@@ -65,9 +65,7 @@ PAIRED = (
     "subjects. p: Wilcoxon's signed-rank test over subjects, with Holm's adjustment over the models of a metric. A "
     "model is called better or worse only if the interval excludes zero and p is below 0.05."
 )
-SLACK = (
-    "Within the slack: the interval reaches into the sum of the two models' slacks, so the difference decides nothing."
-)
+SLACK = "Bits of flows are upper bounds. Within the slack: the slack of the larger bound can explain the difference."
 
 
 def main_scores(config: Config, results: StudyResults) -> pd.DataFrame:

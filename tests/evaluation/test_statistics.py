@@ -100,17 +100,20 @@ def test_equal_predictions_are_not_tested():
 
 
 @pytest.mark.parametrize(
-    ("slack", "verdict"), [(0.03, "undecided"), (0.00375, "undecided"), (0.002, "better"), (None, "better")]
-)
-def test_bits_within_the_slacks_of_their_bounds_decide_nothing(slack, verdict):
-    """However sure the difference of the bounds is: their excesses may differ by as much.
+    ("slack", "verdict"),
+    [((0.0, 0.03), "undecided"), ((0.0, 0.0075), "undecided"), ((0.0, 0.004), "better"), ((0.03, 0.0), "better"),
+     (None, "better")],
+)  # fmt: skip
+def test_bits_within_the_slack_of_the_larger_bound_decide_nothing(slack, verdict):
+    """However sure the difference is: the larger bound may be too high by as much; the smaller one does not matter.
 
-    The second slack is below half of the difference, but not below half of the near end of its interval.
+    The second slack is below the difference, but not below the near end of its interval.
     """
     bits = np.random.default_rng(0).normal(-2.4, 0.3, 20)
     frame = pd.DataFrame({"model": ["a"] * 20 + ["b"] * 20, "seed": 0, "scan": [f"sub-{i}" for i in range(20)] * 2})
     frame = frame.assign(bits_in_mask=np.r_[bits, bits + 0.01 + 0.001 * bits])
-    row = differences(frame if slack is None else frame.assign(bits_slack=slack), "b").iloc[0]
+    frame = frame if slack is None else frame.assign(bits_slack=np.repeat(slack, 20))
+    row = differences(frame, "b").iloc[0]
     assert row["p_holm"] < 0.001
     assert row["verdict"] == verdict
     assert is_within_slack(row) == (verdict == "undecided")
