@@ -6,7 +6,6 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 
-import pandas as pd
 import yaml
 
 from dualflow.commands.fold_studies import fold_studies
@@ -18,7 +17,7 @@ from dualflow.config import Config, public_values
 from dualflow.data.shared_scans import share_scans
 from dualflow.data.tsv import table_text
 from dualflow.errors import ConfigError
-from dualflow.evaluation.comparison_table import gather_comparison
+from dualflow.evaluation.comparison_table import Comparison, gather_comparison
 from dualflow.modalities import modality
 from dualflow.report.comparison_text import DIFFERENCES as SHOWN
 from dualflow.report.comparison_text import comparison_description, comparison_parts
@@ -108,13 +107,14 @@ def _publish(
         print(f"incomplete (a training failed or is missing): {', '.join(incomplete)}", file=sys.stderr)
     if result.table.empty:
         return
-    command = _command(config, plan, names, len(studies), settings)
+    shown = [name for name in select_models(config, []) if name in {*names, *result.table["model"]}]
+    command = _command(config, plan, shown, len(studies), settings)
     parts = comparison_parts(result, config, plan, folds=len(studies), command=command)
     text = "\n\n".join(parts) + "\n"
     print(f"\n{text}")
     tables = {NAME: result.table, DIFFERENCES: result.differences, SCORES: result.scores}
     values = {name: table_text(frame) for name, frame in tables.items()}
-    _track(config, plan, result.table, values, parts)
+    _track(config, plan, result, values, parts)
     page = config.layout.page(NAME)
     commit_text(page, text)
     for name, content in values.items():
@@ -137,7 +137,7 @@ def _grouped(config: Config, folds: int) -> Config:
     return config.model_copy(update={"tracking": config.tracking.model_copy(update={"group": group})})
 
 
-def _track(config: Config, plan: Plan, table: pd.DataFrame, tables: Mapping[str, str], parts: Sequence[str]) -> None:
+def _track(config: Config, plan: Plan, result: Comparison, tables: Mapping[str, str], parts: Sequence[str]) -> None:
     """Log the tables to the run above the trainings, whose own runs have the scores of their folds."""
     from dualflow.report.figures import model_comparison  # matplotlib takes a second to import
     from dualflow.report.style import to_png
@@ -146,14 +146,15 @@ def _track(config: Config, plan: Plan, table: pd.DataFrame, tables: Mapping[str,
         run.text(yaml.safe_dump(public_values(config), sort_keys=False), "config.yaml")
         run.text(plan.model_dump_json(indent=2), "plan.json")
         # Grouped by score, so that a page of charts shows the models side by side.
-        scores = table.set_index("model").reindex(columns=list(SHOWN))
+        scores = result.table.set_index("model").reindex(columns=list(SHOWN))
         for name, row in scores.iterrows():
             named = score_names({str(key): float(value) for key, value in row.dropna().items()}, config)
             run.scores({f"{key.removeprefix('test/')}/{name}": value for key, value in named.items()})
         for name, content in tables.items():
             run.text(content, f"tables/{name}.tsv")
         run.text("\n\n".join(parts) + "\n", f"{NAME}.md")
-        run.picture(to_png(model_comparison(table, SHOWN, modality(config.study.target))), PICTURE)
+        figure = model_comparison(result.table, SHOWN, modality(config.study.target), result.reference)
+        run.picture(to_png(figure), PICTURE)
         picture = picture_link(PICTURE, "Scores of all models")
         run.describe(comparison_description([picture, *parts], MAX_DESCRIPTION))
 

@@ -38,6 +38,7 @@ from dualflow.manifest import read_manifest, write_manifest
 from dualflow.models.card import FLOW, ConstantSpread, ModelCard, StudyRecord, TrainingRecord
 from dualflow.models.store import save_model
 from dualflow.process import keep_freed_memory
+from dualflow.tracking.source_version import COMMIT, source_version
 from dualflow.tracking.tracked_run import Run
 from dualflow.training.build_baseline import build_baseline
 from dualflow.training.checkpoint import forget_states
@@ -181,6 +182,7 @@ def _save(config: Config, name: str, data: LearningData, context: TrainingContex
         parameters=trained.parameters,
         data_digest=data.digest,
         training=trained.record,
+        commit=source_version().get(COMMIT, ""),
         torch=torch.__version__,
         device=context.group.device.type,
     )

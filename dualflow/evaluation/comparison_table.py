@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from dualflow.config import Config, dump_sections
+from dualflow.data.markdown import UNKNOWN
 from dualflow.data.tsv import read_typed_table
 from dualflow.errors import CheckpointError, DataError
 from dualflow.evaluation.condition_check import subject_check
@@ -25,6 +26,8 @@ CARD_SECONDS = ("mean_seconds", "pretrain_seconds", "initialize_seconds")
 """Fields of the model card with the seconds that a training spends outside its optimiser steps."""
 NOT_COMPARED = ("steps", "seeds", "device", "processes", "threads")
 """Options that change no result of a training whose steps are those of the plan."""
+COMMIT_DIGITS = 12
+"""Digits of a commit that are shown."""
 WINS = {"true_beats_wrong": ("nll_true", "nll_wrong"), "true_beats_blurred": ("nll_true", "nll_blurred")}
 """Share of subjects whose first NLL is below the second."""
 
@@ -53,7 +56,7 @@ class Comparison:
     """The models that are trained and scored as planned.
 
     Attributes:
-        table: one row per model; METRIC_low and METRIC_high hold a metric's interval.
+        table: one row per model, the lowest voxel CRPS first; METRIC_low and METRIC_high hold a metric's interval.
         differences: paired differences to the reference, from `statistics.differences`; empty with one model.
         scores: one row per model, seed and held-out scan, with its fold.
         reference: the model that the others are compared with; empty without models.
@@ -75,7 +78,8 @@ def gather_comparison(studies: Sequence[Config], plan: Plan) -> Comparison:
     names = [*studies[0].flows, *studies[0].baselines.models]
     scans = [_current_scans(study) for study in studies]
     trainings = {name: [*_finished(studies, scans, plan, name)] for name in names}
-    trainings = {name: finished for name, finished in trainings.items() if finished}
+    finished_names = sorted((name for name in names if trainings[name]), key=lambda name: _voxel_crps(trainings[name]))
+    trainings = {name: trainings[name] for name in finished_names}
     if not trainings:
         return Comparison(pd.DataFrame(), pd.DataFrame(columns=list(DIFFERENCES)), pd.DataFrame(), "")
     scores = pd.concat([t.scores.assign(fold=t.fold) for finished in trainings.values() for t in finished])
@@ -90,6 +94,7 @@ def gather_comparison(studies: Sequence[Config], plan: Plan) -> Comparison:
             "seeds": len({t.card.seed for t in finished}),
             "folds": len({t.fold for t in finished}),
             "trainings": len(finished),
+            "commits": ", ".join(dict.fromkeys(t.card.commit[:COMMIT_DIGITS] or UNKNOWN for t in finished)),
             "people": scores.loc[scores["model"] == name, "scan"].map(lambda key: Scan.parse(key).subject).nunique(),
             **_cost(finished, plan.models.get(name)),
         }
@@ -98,6 +103,12 @@ def gather_comparison(studies: Sequence[Config], plan: Plan) -> Comparison:
         rows.append(row | _win_shares(scores[scores["model"] == name]) | _stress_totals(finished))
     reference = studies[0].model.preset if studies[0].model.preset in trainings else next(iter(trainings))
     return Comparison(pd.DataFrame(rows), differences(scores, reference, **options), scores, reference)
+
+
+def _voxel_crps(trainings: Sequence[Training]) -> float:
+    """Mean over all scans; infinite without a distribution."""
+    values = [t.scores["voxel_crps"] for t in trainings if "voxel_crps" in t.scores]
+    return float(pd.concat(values).mean()) if values else float("inf")
 
 
 def _current_scans(config: Config) -> CurrentScans | None:

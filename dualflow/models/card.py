@@ -152,6 +152,8 @@ class ModelCard(Record):
     """Times and results of the training."""
     dualflow: Text = __version__
     """Version of dualflow."""
+    commit: Text = ""
+    """Git commit of dualflow; empty if it did not run from a checkout."""
     torch: Text = ""
     """Version of torch."""
     device: Text = "cpu"

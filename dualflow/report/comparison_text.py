@@ -18,7 +18,6 @@ from dualflow.evaluation.statistics import MIN_SUBJECTS, is_within_slack
 from dualflow.evaluation.study_metrics import measure
 from dualflow.modalities import Modality, modality
 from dualflow.report.tables import WITHIN_SLACK
-from dualflow.tracking.source_version import COMMIT, source_version
 from dualflow.training.budget import Plan
 
 MAIN = ("mae", "voxel_crps", "region_crps", "energy_score")
@@ -82,7 +81,7 @@ def comparison_parts(
     ]
     tables = [text for columns in parts if (text := table(frame, columns, heading="model"))]
     return [
-        f"{_head(result, config, plan, folds)} {_origin(command)}",
+        f"{_head(result, config, plan, folds)} {_origin(result, command)}",
         tables[0],
         *_differences(result, row),
         *tables[1:],
@@ -100,11 +99,12 @@ def comparison_description(parts: Sequence[str], limit: int) -> str:
     return f"{shown}{note}\n"
 
 
-def _origin(command: str) -> str:
-    """Date, version, commit and command of a comparison."""
-    commit = source_version().get(COMMIT, "")[:12]
-    code = f"dualflow {__version__}" + (f", commit {commit}" if commit else "")
-    return f"Made on {datetime.now(UTC).date().isoformat()} by `{command}` ({code})."
+def _origin(result: Comparison, command: str) -> str:
+    """Date, version and command of a comparison, and the commits of its trainings."""
+    models = result.table.groupby("commits", sort=False)["model"].agg(", ".join)
+    named = [f"{commits} ({names})" for commits, names in models.items()]
+    code = f"trained at commit {models.index[0]}" if len(models) == 1 else f"trained at commits {'; '.join(named)}"
+    return f"Made on {datetime.now(UTC).date().isoformat()} by `{command}` (dualflow {__version__}; {code})."
 
 
 def _head(result: Comparison, config: Config, plan: Plan, folds: int) -> str:
@@ -117,8 +117,10 @@ def _head(result: Comparison, config: Config, plan: Plan, folds: int) -> str:
         f"{plan.machine['processor']} ({plan.machine['instructions']}), torch {plan.machine['torch']}; {split}; "
         f"{people} held-out {'simulated ' if config.embedded else ''}people, seeds "
         f"{', '.join(map(str, config.train.seeds))} (closed forms: the first). Parentheses: 95 % bootstrap intervals "
-        f"over people, seeds averaged first.{few} Bits: negative log2 density of the intensities in {unit}, for models "
-        "with an exact density; a density above 1 gives negative bits. Memory: peak of the training process."
+        f"over people, seeds averaged first.{few} Scores are those of the grid of {config.preprocess.spacing_mm:g} mm, "
+        "inside the brain mask (docs/reference/tables.md); lines are sorted by voxel CRPS. Bits: negative log2 density "
+        f"of the intensities in {unit}, for models with an exact density; a density above 1 gives negative bits. "
+        "Memory: peak of the training process."
     )
 
 

@@ -77,8 +77,8 @@ def metric_comparison(
     return figure
 
 
-def model_comparison(table: pd.DataFrame, metrics: Sequence[str], row: Modality) -> Figure:
-    """`metric_comparison` of a table with a row per model, such as that of `Comparison`."""
+def model_comparison(table: pd.DataFrame, metrics: Sequence[str], row: Modality, reference: str) -> Figure:
+    """`metric_comparison` of a table with a row per model, such as that of `Comparison`; `reference` stands out."""
     rows = [
         {
             "model": entry["model"],
@@ -92,7 +92,8 @@ def model_comparison(table: pd.DataFrame, metrics: Sequence[str], row: Modality)
         if metric in table
         for entry in table[table[metric].notna()].to_dict("records")
     ]
-    return metric_comparison(pd.DataFrame(rows), metrics, row, columns=3)
+    colours = {model: COLOURS[0] if model == reference else MUTED for model in table["model"]}
+    return metric_comparison(pd.DataFrame(rows), metrics, row, colours=colours, columns=3)
 
 
 @styled

@@ -56,7 +56,17 @@ def test_the_head_says_how_the_comparison_was_made(config):
     train_and_score(config, "dualflow", 0, 10)
     head = comparison_parts(gather_comparison([config], plan), config, plan, command="dualflow compare --seconds 1")[0]
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    assert f"Made on {today} by `dualflow compare --seconds 1` (dualflow {__version__}" in head
+    assert f"Made on {today} by `dualflow compare --seconds 1` (dualflow {__version__}; trained at commit abc)." in head
+
+
+def test_the_commits_of_different_trainings_are_named(config):
+    """Trainings of an interrupted comparison may be older than its last command."""
+    plan = make_plan(config, ["dualflow", "dual_glow"], 1, FakeTimer())
+    train_and_score(config, "dualflow", 0, 10, commit="0123456789abcdef", voxel_crps=0.2)
+    train_and_score(config, "dual_glow", 0, 2, commit="", voxel_crps=0.1)
+    head, scores, *_ = comparison_parts(gather_comparison([config], plan), config, plan)
+    assert head.endswith("trained at commits n/a (dual_glow); 0123456789ab (dualflow)).")
+    assert [line.split()[1] for line in scores.splitlines()[2:]] == ["dual_glow", "dualflow"]
 
 
 def test_a_description_ends_between_tables():

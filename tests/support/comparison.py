@@ -41,7 +41,7 @@ class FakeTimer:
         return TIMES[name]
 
 
-def save_card(folder, name, seed, weight, record=None):
+def save_card(folder, name, seed, weight, record=None, commit=""):
     """Write a model folder with a card and a single weight."""
     model = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(model.weight, weight)
@@ -53,6 +53,7 @@ def save_card(folder, name, seed, weight, record=None):
         side={"columns": []},
         study={"name": "x", "source": "T1w", "target": "FDG"},
         parameters=1000,
+        commit=commit,
         training=record or TrainingRecord(),
     )
     save_model(folder, model, card)
@@ -63,7 +64,18 @@ SCANS = ("sub-1_ses-1", "sub-1_ses-2", "sub-2", "sub-3")
 
 
 def train_and_score(
-    config, name, seed, steps, *, mae=0.1, pretrain=0, memory="900.5", scans=SCANS, stress=None, **columns
+    config,
+    name,
+    seed,
+    steps,
+    *,
+    mae=0.1,
+    pretrain=0,
+    memory="900.5",
+    scans=SCANS,
+    stress=None,
+    commit="abc",
+    **columns,
 ):
     """Write the results of one model and seed with the workflow's own functions, for an index with these test scans."""
     layout, stem, folder = config.layout, f"{name}_seed-{seed}", config.layout.model(name, seed)
@@ -74,7 +86,7 @@ def train_and_score(
         pretrain_steps=pretrain,
         pretrain_seconds=3.0 if pretrain else 0.0,
     )
-    save_card(folder, name, seed, float(len(name) + seed + steps), record)
+    save_card(folder, name, seed, float(len(name) + seed + steps), record, commit)
     if steps:
         commit_text(folder / "history.tsv", f"step\tloss\n1.0\t0.5\n{steps - pretrain}.0\t0.1\n")
     scores = pd.DataFrame({"model": name, "seed": seed, "scan": list(scans), "mae": mae, **columns})
