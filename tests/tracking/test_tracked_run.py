@@ -218,6 +218,24 @@ def test_runs_are_nested_under_their_group(local):
     assert "mlflow.parentRunId" not in run_of(local, parent).data.tags
 
 
+def test_another_training_replaces_the_run_of_the_earlier_one(local):
+    """Of the runs of a name in a group only the newest is current; those of other names and groups are left alone."""
+    elsewhere = local.model_copy(update={"group": "comparison"})
+    runs = {}
+    for config, name, training in (
+        (local, "flow seed 0", "1"),
+        (local, "flow seed 1", "1"),
+        (elsewhere, "flow seed 0", "3"),
+        (local, "flow seed 0", "2"),
+    ):
+        with tracked(config, EXPERIMENT, name, {"training": training}) as run:
+            runs[config.group, name, training] = run.run_id
+    with tracked(local, EXPERIMENT, "flow seed 0", {"training": "1"}, continues=True) as evaluation:
+        assert evaluation.run_id == runs["group", "flow seed 0", "1"]
+    current = {key: run_of(local, run_id).data.tags["current"] for key, run_id in runs.items()}
+    assert current == dict.fromkeys(runs, "true") | {("group", "flow seed 0", "1"): "false"}
+
+
 def test_a_deleted_group_does_not_reject_the_end_of_a_child(local, tmp_path):
     """Someone may delete the parent in MLflow while a child runs."""
     config = local.model_copy(update={"group": "deleted group"})
