@@ -25,6 +25,9 @@ SIGNIFICANT = 0.05
 MIN_SUBJECTS = 6
 """Least number of people for an interval or a test: with 5 the smallest two-sided p of Wilcoxon's test is 0.0625, so no
 difference could be significant, and percentiles of resamples of so few values are no 95 % interval."""
+MIN_CORRELATED = 20
+"""Least number of people for an interval of a score over people: percentile intervals of correlations of fewer are too
+narrow, and their ends touch the limits."""
 EQUAL = 1e-5
 """Largest difference, relative to the largest value, by which rounding makes equal predictions differ."""
 SUMMARY = ("model", "metric", "mean", "low", "high", "sd", "subjects", "seeds")
@@ -41,7 +44,7 @@ def summarise(
 
     Returns:
         One row per model and metric that applies to it: columns SUMMARY; `sd` is the standard deviation over subjects.
-        `low` and `high` are NaN with fewer than MIN_SUBJECTS subjects.
+        `low` and `high` are NaN with fewer than `least_people` subjects.
 
     Raises:
         DataError: the table lacks a key column or has no rows.
@@ -65,7 +68,7 @@ def summarise(
         scans = table[table["model"] == model]
         for metric, row in STUDY_METRICS.items():
             if (study := resample(scans, row, pd.DataFrame(counts, columns=subjects))) is not None:
-                ends = _interval(np.asarray(study.draws, np.float64), study.subjects)
+                ends = _interval(metric, np.asarray(study.draws, np.float64), study.subjects)
                 rows.append((model, metric, study.value, *ends, np.nan, study.subjects, int(seeds[model])))
     return pd.DataFrame(rows, columns=list(SUMMARY))
 
@@ -149,8 +152,8 @@ def _study_pairs(
 def _change(metric: str, means: NDArray[np.float64], draws: NDArray[np.float64], people: int) -> tuple[float, ...]:
     """Difference and gain of a pair `[2]`, each with its interval over resamples `[bootstrap, 2]` of `people`."""
     loss = measure(metric).loss
-    ends = _interval(draws[:, 0] - draws[:, 1], people)
-    gain_ends = _interval(loss(draws[:, 1]) - loss(draws[:, 0]), people)
+    ends = _interval(metric, draws[:, 0] - draws[:, 1], people)
+    gain_ends = _interval(metric, loss(draws[:, 1]) - loss(draws[:, 0]), people)
     return (means[0] - means[1], *ends, float(loss(means[1]) - loss(means[0])), *gain_ends)
 
 
@@ -226,9 +229,14 @@ def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return means
 
 
-def _interval(draws: NDArray[np.float64], people: int) -> tuple[float, float]:
+def least_people(metric: str) -> int:
+    """Least number of people for an interval of a metric."""
+    return MIN_CORRELATED if metric in STUDY_METRICS else MIN_SUBJECTS
+
+
+def _interval(metric: str, draws: NDArray[np.float64], people: int) -> tuple[float, float]:
     """Ends of the percentile interval of resamples of `people`; NaN for too few."""
-    if people < MIN_SUBJECTS:
+    if people < least_people(metric):
         return float("nan"), float("nan")
     low, high = np.nanpercentile(draws, INTERVAL)
     return float(low), float(high)

@@ -121,12 +121,14 @@ def model_group_table(groups: pd.DataFrame, row: Modality) -> Table:
     columns, best = dict[str, list[str]](), set[tuple[int, int]]()
     for number, ((column, group), part) in enumerate(errors.groupby(["column", "group"], sort=False), 1):
         cells = {str(entry["model"]): f"{entry['mean']:.{measure('mae').digits}f}" for entry in part.to_dict("records")}
-        least = min(cells.values(), key=float)
-        best |= {(index, number) for index, model in enumerate(models) if cells.get(model) == least}
+        if part["subjects"].max() >= MIN_SUBJECTS:
+            least = min(cells.values(), key=float)
+            best |= {(index, number) for index, model in enumerate(models) if cells.get(model) == least}
         columns[f"{column} {group}"] = [cells.get(model, UNKNOWN) for model in models]
     caption = (
-        f"{measure('mae').heading(row)} of every model by group of the test subjects, the least of a group in bold; "
-        "numbers are cut into quarters. A model that is best on average may not be so in a small group."
+        f"{measure('mae').heading(row)} of every model by group of the test subjects, the least of a group of "
+        f"{MIN_SUBJECTS} or more in bold; numbers are cut into quarters. A model that is best on average may not be so "
+        "in a small group."
     )
     return Table(caption, pd.DataFrame({"Model": models, **columns}), frozenset(best))
 

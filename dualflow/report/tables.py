@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from dualflow.data.markdown import p_value
-from dualflow.evaluation.statistics import MIN_SUBJECTS, is_within_slack
+from dualflow.evaluation.statistics import MIN_CORRELATED, MIN_SUBJECTS, is_within_slack, least_people
 from dualflow.evaluation.study_metrics import measure
 from dualflow.modalities import Modality
 
@@ -19,6 +19,8 @@ Entry = Mapping[Hashable, Any]
 VERDICTS = {"better": "better", "worse": "worse", "undecided": "no clear difference", "equal": "equal by construction"}
 WITHIN_SLACK = "within the slack"
 """Verdict on a difference that the statistics call clear, but not beyond the accuracy of the scores."""
+UNRANKED = ("voxel_sharpness",)
+"""Metrics that rank calibrated models alone."""
 UNKNOWN = "–"  # noqa: RUF001 - an en dash, as in typeset tables
 
 
@@ -42,8 +44,8 @@ def metric_table(
 ) -> Table:
     """One row per model and one column per metric, with mean and 95 % interval; the best mean of a column is bold.
 
-    Means over fewer than MIN_SUBJECTS subjects have no interval, and the caption says so. Models
-    without any of the metrics have no row. Models in `without`, such as upper bounds, are never bold.
+    Of too few subjects there is neither interval nor bold, and the caption says so. Models without any of the metrics
+    have no row. Models in `without`, such as upper bounds, are never bold; nor is a value of UNRANKED metrics.
     """
     present = [metric for metric in metrics if metric in set(summary["metric"])]
     indexed = {(entry["model"], entry["metric"]): entry for entry in summary.to_dict("records")}
@@ -55,7 +57,7 @@ def metric_table(
     for column, metric in enumerate(present, 1):
         losses = [
             float(measure(metric).loss(np.asarray(indexed[model, metric]["mean"])))
-            if (model, metric) in indexed and model not in without
+            if (model, metric) in indexed and model not in without and _is_ranked(indexed[model, metric])
             else np.inf
             for model in models
         ]
@@ -83,10 +85,15 @@ def difference_table(differences: pd.DataFrame, row: Modality, metrics: Sequence
 
 
 def with_interval_note(caption: str, rows: pd.DataFrame) -> str:
-    """The caption of a table, with a note on the intervals; `rows` have a column `subjects`."""
-    if rows.empty or (rows["subjects"] >= MIN_SUBJECTS).all():
-        return caption
-    return f"{caption} Means of fewer than {MIN_SUBJECTS} subjects have no interval."
+    """The caption of a table, with a note on the intervals; `rows` have columns `metric` and `subjects`."""
+    lacking = [entry for entry in rows.to_dict("records") if not _has_interval(entry)]
+    notes = {
+        MIN_SUBJECTS: f" Means of fewer than {MIN_SUBJECTS} subjects have no interval.",
+        MIN_CORRELATED: f" Scores over fewer than {MIN_CORRELATED} people have no interval.",
+    }
+    return caption + "".join(
+        notes[least] for least in sorted({least_people(str(entry["metric"])) for entry in lacking})
+    )
 
 
 def plain_table(frame: pd.DataFrame, caption: str, *, digits: int = 3) -> Table:
@@ -108,9 +115,17 @@ def _interval(row: Entry, column: str, metric: str, *, signed: bool = False) -> 
     # z: a value that rounds to zero has no sign.
     form = f"{'+' if signed else ''}z.{measure(metric).digits}f"
     text = f"{float(row[column]):{form}}"
-    if row["subjects"] < MIN_SUBJECTS:
+    if not _has_interval({**row, "metric": metric}):
         return text
     return f"{text} [{float(row['low']):{form}}, {float(row['high']):{form}}]"
+
+
+def _has_interval(row: Entry) -> bool:
+    return bool(row["subjects"] >= least_people(str(row["metric"])))
+
+
+def _is_ranked(row: Entry) -> bool:
+    return row["metric"] not in UNRANKED and _has_interval(row)
 
 
 def _same(first: float, second: float, digits: int) -> bool:

@@ -8,7 +8,15 @@ import pytest
 from scipy.stats import false_discovery_control, wilcoxon
 
 from dualflow.errors import DataError
-from dualflow.evaluation.statistics import MIN_SUBJECTS, differences, holm, is_within_slack, subject_means, summarise
+from dualflow.evaluation.statistics import (
+    MIN_CORRELATED,
+    MIN_SUBJECTS,
+    differences,
+    holm,
+    is_within_slack,
+    subject_means,
+    summarise,
+)
 
 
 def table(subjects: int = 20, shift: float = -0.003, seed: int = 0) -> pd.DataFrame:
@@ -74,17 +82,22 @@ def test_the_least_number_of_people_can_show_a_difference():
         assert (wilcoxon(np.arange(1.0, people + 1)).pvalue < 0.05) == (people == MIN_SUBJECTS)
 
 
-@pytest.mark.parametrize("people", [2, MIN_SUBJECTS - 1, MIN_SUBJECTS])
+@pytest.mark.parametrize("people", [2, MIN_SUBJECTS - 1, MIN_SUBJECTS, MIN_CORRELATED - 1, MIN_CORRELATED])
 def test_few_people_have_neither_interval_nor_test(people):
-    """Below MIN_SUBJECTS a clear difference is undecided, and its ends and p-value are NaN."""
+    """Below MIN_SUBJECTS a clear difference is undecided, and its ends and p-value are NaN.
+
+    Scores over people have an interval from MIN_CORRELATED on.
+    """
     scans = [f"sub-{i}" for i in range(people)]
     frame = pd.DataFrame({"model": ["a"] * people + ["b"] * people, "seed": 0, "scan": scans * 2})
     frame["mae"] = np.r_[np.linspace(0.1, 0.2, people), np.linspace(0.5, 0.9, people)]
     frame["contrast_pit"] = np.linspace(0, 1, 2 * people)
-    enough, result = people == MIN_SUBJECTS, differences(frame, "b").set_index("metric")
+    enough, result = people >= MIN_SUBJECTS, differences(frame, "b").set_index("metric")
     assert result.loc["mae", "verdict"] == ("better" if enough else "undecided")
     assert np.isfinite(result.loc["mae", ["low", "high", "gain_low", "p", "p_holm"]].astype(float)).all() == enough
-    assert np.isfinite(summarise(frame)[["low", "high"]].to_numpy()).all() == enough
+    for metric, some in summarise(frame).groupby("metric"):
+        enough = people >= (MIN_SUBJECTS if metric == "mae" else MIN_CORRELATED)
+        assert np.isfinite(some[["low", "high"]].to_numpy()).all() == enough
 
 
 def test_equal_predictions_are_not_tested():
