@@ -41,7 +41,6 @@ CURVES = (
     ("validation/nll", ""),
     ("loss", "nll"),
     ("loss", "l1"),
-    ("loss", ""),
     ("validation/mae", ""),
     ("gradient_norm", ""),
 )

@@ -9,6 +9,7 @@ from jinja2 import Template
 from matplotlib.figure import Figure
 
 from dualflow.commands.report import _log, _mean_target, _write_figures
+from dualflow.commit import commit_text
 from dualflow.config import parse_config
 from dualflow.layout import Layout
 from dualflow.report.report_figure import FILED, ReportFigure
@@ -19,13 +20,13 @@ class FakeRun:
     """Keeps the description and the names of the figures of a run."""
 
     def __init__(self):
-        self.markdown, self.pictures = "", []
+        self.markdown, self.pictures, self.files = "", [], []
 
     def text(self, text, name):
         pass
 
-    def file(self, path):
-        pass
+    def file(self, path, folder=None):
+        self.files.append(f"{folder}/{path.name}" if folder else path.name)
 
     def picture(self, png, name):
         self.pictures.append(name)
@@ -45,7 +46,10 @@ def test_the_run_of_a_workflow_shows_the_median_person(tmp_path):
     subjects = [drawn(f"subject-{role}") for role in ("best", "median", "worst")]
     views = SubjectViews(subjects, {}, "sub-3, the median test subject", subjects[1])
     run, figures = FakeRun(), {"comparison": [drawn("comparison")], "subjects": subjects}
-    _log(run, config, SimpleNamespace(tables={}), ["One sentence."], figures, views)
+    for path in (config.layout.table("summary"), config.layout.root / "quarantine.tsv"):
+        commit_text(path, "scan\n")
+    _log(run, config, ["One sentence."], figures, views)
+    assert run.files == ["report.html", "qc.html", "metrics/summary.tsv"]  # not the reasons beside it
     assert "![sub-3, the median test subject](get-artifact?path=figures/subject-median.png" in run.markdown
     assert "![Scores of all models](get-artifact?path=figures/comparison.png" in run.markdown
     assert "subject-best.png" not in run.markdown

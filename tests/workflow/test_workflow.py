@@ -90,7 +90,7 @@ def test_runs_are_tracked_with_model_curves_and_data(workspace):
     assert "dualflow cohort --subjects 6" in text
     assert "sub-" not in text
     assert "get-artifact?path=pictures/test.png" in flow.data.tags["mlflow.note.content"]
-    assert {"report.html", "qc.html", "config.yaml", "tables", "figures"} <= {
+    assert {"report.html", "qc.html", "config.yaml", "metrics", "figures"} <= {
         file.path for file in client.list_artifacts(workflow.info.run_id)
     }
     assert {"model/model.safetensors", "model/model.json"} <= {
