@@ -46,16 +46,10 @@ class TrainConfig(Section):
     """Seeds; each model is trained once per seed."""
     steps: int = Field(default=600, ge=1)
     """Optimiser steps of the flow."""
-    mean_steps: int = Field(default=300, ge=1)
-    """Optimiser steps of the mean, if the preset has a mean network."""
-    choose_mean: bool = False
-    """Fit the closed-form mean and the mean network, and keep the one with the lower validation error."""
     batch_size: int = Field(default=2, ge=1)
     """Scans per step, over all processes."""
     learning_rate: float = Field(default=2e-3, gt=0)
     """Peak learning rate of AdamW, between warm-up and cosine decay."""
-    mean_learning_rate: float = Field(default=2e-3, gt=0)
-    """Peak learning rate of the mean network."""
     warmup: float = Field(default=0.05, ge=0, lt=1)
     """Share of the steps over which the learning rate rises from zero; at least 20 steps."""
     weight_decay: float = Field(default=1e-4, ge=0)

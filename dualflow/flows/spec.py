@@ -110,7 +110,7 @@ class FlowSpec:
     prior_kernel: int = 3
     prior_leaky: bool = False
     low_rank: int = 0
-    mean: Literal["none", "network", "local_linear", "stacked"] = "none"
+    mean: Literal["none", "local_linear", "stacked"] = "none"
     residual_scale: float = 1.0
     spread: Literal["constant", "voxel", "source"] = "constant"
     dequantisation: Literal["none", "uniform"] = "none"

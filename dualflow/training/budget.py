@@ -142,7 +142,7 @@ def step_identity(config: Config, name: str) -> str:
     """Digest of all that the step time of a model depends on: layers, sources, grid, training options and device."""
     choice = config.flows.get(name, config.model)  # the size of a U-Net follows that of the main flow
     spec = preset(choice.preset, **choice.options).to_dict()
-    train = config.train.model_dump(include={"batch_size", "precision", "memory", "threads", "choose_mean"})
+    train = config.train.model_dump(include={"batch_size", "precision", "memory", "threads"})
     baseline = [] if name in config.flows else [name, config.baselines.of(name).width]
     sizes = config.preprocess.shape, len(config.study.side)
     devices = [str(select_device(config.train.device)), config.train.processes]

@@ -53,5 +53,5 @@ class TrainingContext:
     closed_form: ClosedFormCache = field(default_factory=ClosedFormCache)
 
     def part(self, name: str) -> TrainingContext:
-        """Return the context of a part of this training, such as its mean: with a subfolder and without tracking."""
+        """Return the context of a part of this training, such as its source: with a subfolder and without tracking."""
         return replace(self, folder=self.folder / name, label=f"{self.label}, {name}", watch=None, log=None)

@@ -126,13 +126,11 @@ def prepare_flow(
         raise DataError("no training pairs are left; check the splits and the quarantine table")
     spec, steps = preset(choice.preset, **choice.options), choice.steps or context.config.steps
     device = context.group.device
-    mean = fit_mean(spec.mean, train, validation, context, side_features=side_features)
+    mean = fit_mean(spec.mean, train, context, side_features=side_features)
     train = train if mean.images is None else train.with_means(mean.images)
     torch.manual_seed(context.seed)
     channels, *shape = train[0]["source"].shape
-    flow = DualFlow(
-        spec.replace(mean=mean.name), shape=tuple(shape), side_features=side_features, source_channels=channels
-    )
+    flow = DualFlow(spec, shape=tuple(shape), side_features=side_features, source_channels=channels)
     flow.mean_model.load_state_dict(mean.model.state_dict())
     train = fit_spread(flow, train, subject_folds(train))
     objective = FlowObjective(flow)

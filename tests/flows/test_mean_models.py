@@ -1,14 +1,12 @@
-"""Conditional means: the contract of every row of MEANS, and the network."""
+"""Conditional means: the contract of every row of MEANS."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from regression_scans import SHAPE, SIDE, make_scans
+from regression_scans import SHAPE, SIDE
 
-from dualflow.errors import ShapeError
-from dualflow.flows.mean_models import MEANS, NetworkMean
-from dualflow.flows.objective import ImageObjective
+from dualflow.flows.mean_models import MEANS
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -28,27 +26,8 @@ def test_every_mean_has_the_contract(name, channels):
     assert torch.equal(image, second(source, side))
 
 
-def test_the_network_starts_at_the_template_and_learns():
-    """The untrained network returns the template; training fits differences that follow from the side values."""
-    torch.manual_seed(0)
-    scans = make_scans(2, lambda x, s: torch.sin(3 * x) + 0.3 * s[0], noise=0.0)
-    source, target, side, mask = (torch.stack(part) for part in list(zip(*scans, strict=True))[:4])
-    network = NetworkMean(SHAPE, SIDE, width=8)
-    network.set_template(target.mean(dim=0))
-    assert torch.equal(network(source, side)[1], target.mean(dim=0))
-    objective = ImageObjective(network)
-    optimiser = torch.optim.Adam(objective.parameters(), lr=5e-3)
-    first = objective(target, source, side, mask)["loss"].item()
-    for _ in range(50):
-        optimiser.zero_grad()
-        loss = objective(target, source, side, mask)["loss"]
-        loss.backward()
-        optimiser.step()
-    assert loss.item() < 0.4 * first
-
-
 @pytest.mark.parametrize("channels", [1, 2])
-@pytest.mark.parametrize("name", ["network", "local_linear", "stacked"])
+@pytest.mark.parametrize("name", ["local_linear", "stacked"])
 def test_the_mean_is_zero_outside_the_brain(name, channels):
     """The mean is 0 where all sources are exactly 0, that is outside the brain mask."""
     mean = MEANS[name](SHAPE, SIDE, channels)
@@ -61,9 +40,3 @@ def test_the_mean_is_zero_outside_the_brain(name, channels):
     image = mean(source)
     assert not image[..., 2:4].any()
     assert image[..., 4:].abs().min() > 0
-
-
-def test_odd_grid_is_refused():
-    """The network halves the grid, so sizes must be even."""
-    with pytest.raises(ShapeError, match="even"):
-        NetworkMean((8, 9, 8), SIDE)

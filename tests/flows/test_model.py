@@ -72,7 +72,7 @@ def test_noise_is_added_in_training_only():
 
 def test_mean_model_is_frozen():
     """It has no trainable parameter and stays in evaluation mode when the flow trains."""
-    flow = DualFlow(preset("dualflow", mean="network", low_rank=0), shape=(16, 16, 16))
+    flow = DualFlow(preset("dualflow", low_rank=0), shape=(16, 16, 16))
     assert not any(parameter.requires_grad for parameter in flow.mean_model.parameters())
     assert flow.train().training
     assert not flow.mean_model.training

@@ -221,11 +221,11 @@ def combinations(count: int, covered: Sequence[FlowSpec], seed: int = 0) -> dict
 
 NAMED: dict[str, FlowSpec] = {
     **{name: small(name) for name in PRESETS},
-    "network mean, imap, integers": small(
+    "local linear mean, imap, integers": small(
         "dualflow",
         **TINY,
         context="level",
-        mean="network",
+        mean="local_linear",
         attention="imap",
         dequantisation="uniform",
         prediction="one_sample",

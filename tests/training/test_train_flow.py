@@ -9,7 +9,6 @@ from dualflow.config import AugmentConfig, ModelConfig
 from dualflow.data.dataset import PairDataset
 from dualflow.errors import DataError
 from dualflow.flows.flow_objective import FlowObjective
-from dualflow.flows.mean_models import NetworkMean
 from dualflow.flows.source_spread import SPREADS
 from dualflow.inference.predict import load_predictor
 from dualflow.models.store import save_model
@@ -234,30 +233,6 @@ def test_pretraining_leaves_a_step_for_the_flow(train, quick):
     trained = train(PRETRAINED.model_copy(update={"options": options, "steps": 2}))
     assert trained.record.pretrain_steps == 1
     assert [entry["step"] for entry in trained.history.entries] == [1]
-
-
-def test_a_network_mean_is_trained_first_and_then_frozen(train, tmp_path, quick):
-    """It has its own training states, and the training of the flow does not change it."""
-    options = {"steps": [1, 1, 1], "hidden": [8, 8, 8], "mean": "network", "low_rank": 0}
-    choice = ModelConfig(preset="dualflow", options=options)
-    trained = train(choice, config=quick.model_copy(update={"mean_steps": 3, "steps": 2}))
-    assert isinstance(trained.model.mean_model, NetworkMean)
-    assert [state.stem for state in states(tmp_path / "states" / "mean")] == ["state-00000002", "state-00000003"]
-    longer = train(choice, config=quick.model_copy(update={"mean_steps": 3, "steps": 4}))
-    left, right = (result.model.mean_model.state_dict() for result in (trained, longer))
-    assert all(torch.equal(value, right[key]) for key, value in left.items())
-
-
-def test_validation_chooses_between_the_means(train, tmp_path, quick):
-    """With `choose_mean` both are fitted, the better one is used, and the card has both errors."""
-    options = {"steps": [1, 1, 1], "hidden": [8, 8, 8], "low_rank": 0}
-    trained = train(
-        ModelConfig(preset="dualflow", options=options),
-        config=quick.model_copy(update={"choose_mean": True, "mean_steps": 3, "steps": 2}),
-    )
-    errors = trained.record.mean["validation_mae"]
-    assert set(errors) == {"stacked", "network"}
-    assert trained.model.spec.mean == min(errors, key=errors.get)
 
 
 def test_augmented_intensities_do_not_change_a_spread_that_follows_the_source(train, small_flow, quick, monkeypatch):
