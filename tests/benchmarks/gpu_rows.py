@@ -15,9 +15,8 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
-from step import _reset_peak, convolutions
+from step import LAYOUTS, _reset_peak, bare_pass, convolutions
 from torch import Tensor
-from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import SIDE, SMALL, phantom
@@ -44,7 +43,6 @@ from dualflow.training.train_flow import TrainedFlow, train_flow
 MIB = 1 << 20
 SHARED_TRAINING = Path(__file__).parents[1] / "support" / "shared_training.py"
 MODES: tuple[Memory, ...] = get_args(Memory)
-LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last_3d}
 
 
 @dataclass(frozen=True)
@@ -262,7 +260,7 @@ def check_step(scale: Scale) -> Outcome:
         steps = [timed_step(config, "step", objective, optimiser, batch) for _ in range(2 + scale.timed)]
         bare = {}
         for name, layout in LAYOUTS.items():
-            passes = [_convolution(call, layout, device) for call in calls]
+            passes = [bare_pass(call, layout, device) for call in calls]
             bare[name] = min(_time_all(passes, device) for _ in range(2 + scale.timed))
         best, seconds = min(bare, key=lambda name: bare[name]), min(steps[2:])
         ratio, bound = seconds / bare[best], scale.step_bounds.get(grid.spacing_mm, inf)
@@ -358,15 +356,6 @@ def _few_steps(config: Config) -> float:
     timed_step(config, "step", objective, optimiser, batch)
     del best
     return max(peak_bytes() - before, 0.0)
-
-
-def _convolution(call: Any, layout: torch.memory_format, device: torch.device) -> Callable[[], object]:
-    """Forward and backward pass of one convolution of a step and nothing else, in a memory layout."""
-    weight = call.module.weight.detach().to(call.dtype).contiguous(memory_format=layout).requires_grad_()
-    x = call.x.to(device).contiguous(memory_format=layout).requires_grad_()
-    stride, padding = call.module.stride, call.module.padding
-    gradient = torch.ones_like(F.conv3d(x, weight, None, stride, padding))
-    return lambda: torch.autograd.grad(F.conv3d(x, weight, None, stride, padding), (x, weight), gradient)
 
 
 def _time_all(passes: list[Callable[[], object]], device: torch.device) -> float:
