@@ -169,7 +169,10 @@ def _options(section: Mapping[str, Any]) -> dict[str, Any]:
 def _cost(trainings: Sequence[Training], budget: ModelBudget | None) -> dict[str, float]:
     means = {key: float(np.mean([getattr(t.card.training, key) for t in trainings])) for key in CARD_SECONDS}
     first = trainings[0]
-    steps = {} if budget is None else {"steps": budget.steps, "step_seconds": budget.step_seconds}
+    best_step = float(np.mean([t.card.training.best_step for t in trainings]))
+    steps = (
+        {} if budget is None else {"steps": budget.steps, "best_step": best_step, "step_seconds": budget.step_seconds}
+    )
     return {
         "parameters": first.card.parameters,
         **steps,

@@ -30,6 +30,7 @@ COUNTS = [Column("seeds", ["seeds"], 0), Column("folds", ["folds"], 0), Column("
 COST = [
     Column("parameters", ["parameters"], 0),
     Column("steps", ["steps"], 0),
+    Column("selected step", ["best_step"], 0),
     Column("s/step", ["step_seconds"]),
     Column("training (s)", ["train_seconds"], 0),
     Column("pre-training (s)", ["pretrain_seconds"], 0),
@@ -120,7 +121,8 @@ def _head(result: Comparison, config: Config, plan: Plan, folds: int) -> str:
         f"over people, seeds averaged first.{few} Scores are those of the grid of {config.preprocess.spacing_mm:g} mm, "
         "inside the brain mask (docs/reference/tables.md); lines are sorted by voxel CRPS. Bits: negative log2 density "
         f"of the intensities in {unit}, for models with an exact density; a density above 1 gives negative bits. "
-        "Memory: peak of the training process."
+        "Selected step: that of the best validation; at 0 a network is the regression that it corrects. Memory: peak "
+        "of the training process."
     )
 
 
