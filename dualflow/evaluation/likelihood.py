@@ -56,7 +56,7 @@ def likelihood(
         blurred true source.
         `explained_level_1` .., finest first: share of the latent variance of a level that the prior's mean explains.
         `explained_other_level_1` ..: the same under another subject's source, which measures what subjects share.
-        Columns that need another subject are absent without one.
+        Columns that need another subject, or a prior with a mean, are absent without one.
     """
     device = device_of(model)
     target, side, mask = item["target"].to(device), item["side"][None].to(device), item["mask"].to(device)
@@ -77,7 +77,7 @@ def likelihood(
     scores["bits_in_mask"], scores["bits_slack"] = estimate.nll / log(2), estimate.slack / log(2)
     scores["bits_effective_draws"] = estimate.effective_draws
     for name, key in (("explained", "true"), ("explained_other", "wrong")):
-        if key in sources:
+        if key in sources and model.spec.prior_mean:
             shares = explained_variance(model, target[None], sources[key], side, mask[None]).tolist()
             scores |= {f"{name}_level_{level}": share for level, share in enumerate(shares, 1)}
     return scores

@@ -249,11 +249,15 @@ def test_a_single_subject_has_no_wrong_source(flow, phantoms):
 
 
 def test_a_flow_that_ignores_its_source_has_equal_nlls(phantoms):
-    """An untrained relation gives the same NLL under all three sources, which differ in nothing else."""
+    """An untrained relation gives the same NLL under all three sources, which differ in nothing else.
+
+    A prior without a mean explains nothing, and has no share.
+    """
     torch.manual_seed(0)
-    spec = preset("dual_glow", steps=[1, 1, 1], hidden=[8, 8, 8])
+    spec = preset("dual_glow", steps=[1, 1, 1], hidden=[8, 8, 8], prior_mean=False)
     blind = DualFlow(spec, shape=tuple(phantoms[0]["source"].shape[1:]), side_features=1)
     batch = collate(phantoms.items)
     initialize_flow(blind, batch["target"], batch["source"], batch["side"], batch["mask"])
     scores = likelihood(blind.eval(), phantoms[0], phantoms[1], voxel_mm=(4.0,) * 3, draws=1, steps=1, seed=0)
     assert scores["nll_true"] == scores["nll_wrong"] == scores["nll_blurred"]
+    assert not any(name.startswith("explained") for name in scores)
