@@ -254,7 +254,7 @@ def test_a_flow_that_ignores_its_source_has_equal_nlls(phantoms):
     A prior without a mean explains nothing, and has no share.
     """
     torch.manual_seed(0)
-    spec = preset("dual_glow", steps=[1, 1, 1], hidden=[8, 8, 8], prior_mean=False)
+    spec = preset("dual_glow", steps=[1, 1, 1], hidden=[8, 8, 8], prior_mean=False, prior_scale=True)
     blind = DualFlow(spec, shape=tuple(phantoms[0]["source"].shape[1:]), side_features=1)
     batch = collate(phantoms.items)
     initialize_flow(blind, batch["target"], batch["source"], batch["side"], batch["mask"])
