@@ -1,9 +1,8 @@
 """Quality-control figure of a scan, small enough for hundreds of them on one page.
 
 A row per image: three planes through the brain's centre, and a histogram of the values inside the brain mask above the
-colour bar of the planes. The
-outline of the mask is drawn on the source. The edges of the source are drawn on every other image, before and after
-alignment.
+colour bar of the planes. The outline of the mask is drawn on the source, whose planes name the sides of the head. The
+edges of the source are drawn on every other image, before and after alignment.
 """
 
 from __future__ import annotations
@@ -27,6 +26,8 @@ PLANES, HISTOGRAM = 430, 140
 JPEG_QUALITY = 50
 COLOURS = {"pet": "inferno", "perf": "inferno"}
 """Colour map of images of a BIDS datatype, where it is not gray."""
+ENDS = (("P", "A"), ("L", "R"), ("L", "R"))
+"""Sides of the head to the left and right of the sagittal, coronal and axial plane."""
 _BINS = 48
 
 
@@ -79,6 +80,8 @@ def save_figure(path: Path, source: Image, images: Sequence[Image], mask: BoolAr
             plane = _slice(values, axis, index)
             axes.imshow(plane, origin="lower", cmap=image.colours, vmin=window.low, vmax=window.white)
             lines.draw(axes, axis, index)
+            if row == 0:
+                _label_ends(axes, ENDS[axis])
         _histogram(canvas.panel(row), values[mask], window, image)
     canvas.save(path, quality=JPEG_QUALITY)
 
@@ -93,6 +96,12 @@ class _Lines(NamedTuple):
     def draw(self, axes: Axes, axis: int, index: int) -> None:
         """Draw the lines of one plane, if it has any."""
         draw_lines(axes, _slice(self.volume, axis, index), self.level, self.colour)
+
+
+def _label_ends(axes: Axes, ends: tuple[str, str]) -> None:
+    """Name the sides of the head to the left and right of a plane."""
+    for x, end in zip((0.02, 0.98), ends, strict=True):
+        axes.text(x, 0.97, end, transform=axes.transAxes, ha="left" if x < 0.5 else "right", va="top", color="white")
 
 
 def _edges(source: FloatArray, mask: BoolArray) -> FloatArray:

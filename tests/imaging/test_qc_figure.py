@@ -7,8 +7,9 @@ import pytest
 from PIL import Image as Pillow
 from scipy.ndimage import gaussian_filter
 
+from dualflow.imaging import qc_figure
 from dualflow.imaging.figure_canvas import Canvas
-from dualflow.imaging.qc_figure import HISTOGRAM, Image, _edges, save_figure
+from dualflow.imaging.qc_figure import HISTOGRAM, Image, _edges, _slice, save_figure
 
 SHAPE = (48, 57, 51)
 
@@ -134,3 +135,16 @@ def test_figures_are_small_and_reproducible(head, tmp_path):
     assert (tmp_path / "a.jpg").read_bytes() == (tmp_path / "b.jpg").read_bytes()
     assert (tmp_path / "a.jpg").stat().st_size < 60_000
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_planes_of_the_source_name_the_sides_of_the_head(head, tmp_path, monkeypatch):
+    """Right is to the right, as the planes are drawn."""
+    source, mask = head
+    labels = []
+    monkeypatch.setattr(qc_figure, "_label_ends", lambda axes, ends: labels.append(ends))
+    save_figure(tmp_path / "a.jpg", source, [Image("FLAIR", source.values, source.values)], mask)
+    assert labels == [("P", "A"), ("L", "R"), ("L", "R")]
+    volume = np.zeros(SHAPE)
+    volume[-1] = 1.0
+    assert _slice(volume, 1, 0)[:, -1].all()
+    assert not _slice(volume, 1, 0)[:, 0].any()
