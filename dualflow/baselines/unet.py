@@ -48,7 +48,7 @@ class UNet(Correction):
 
     def objective(self) -> Objective:
         """Return the mean absolute error inside the mask."""
-        return ImageObjective(self, takes_mean=True)
+        return ImageObjective(self)
 
     def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:
         """Return the corrected prediction."""

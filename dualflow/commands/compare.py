@@ -151,11 +151,11 @@ def _track(config: Config, plan: Plan, result: Comparison, tables: Mapping[str, 
             named = score_names({str(key): float(value) for key, value in row.dropna().items()}, config)
             run.scores({f"{key.removeprefix('test/')}/{name}": value for key, value in named.items()})
         for name, content in tables.items():
-            run.text(content, f"tables/{name}.tsv")
+            run.text(content, f"metrics/{name}.tsv")
         run.text("\n\n".join(parts) + "\n", f"{NAME}.md")
         figure = model_comparison(result.table, SHOWN, modality(config.study.target), result.reference)
         run.picture(to_png(figure), PICTURE)
-        picture = picture_link(PICTURE, "Scores of all models")
+        picture = picture_link(PICTURE, f"Scores of all models; blue: {result.reference}")
         run.describe(comparison_description([picture, *parts], MAX_DESCRIPTION))
 
 

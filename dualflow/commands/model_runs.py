@@ -41,6 +41,7 @@ CURVES = (
     ("validation/nll", ""),
     ("loss", "nll"),
     ("loss", "l1"),
+    ("loss", ""),
     ("validation/mae", ""),
     ("gradient_norm", ""),
 )
@@ -125,7 +126,7 @@ def constant_metrics(spec: FlowSpec | None) -> tuple[str, ...]:
     fixed_mean = spec.prediction == "mean" and spec.mean in ("local_linear", "stacked")
     return (
         *(("validation/mae", "validation/pearson_r") if fixed_mean else ()),
-        *(() if spec.prior_mean else ("validation/explained_",)),
+        *(() if spec.has_prior_mean else ("validation/explained_",)),
         *(() if spec.discriminator_weight else ("validation/discriminator", "train/discriminator")),
     )
 

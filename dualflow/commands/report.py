@@ -26,7 +26,7 @@ from dualflow.modalities import modality
 from dualflow.report.likelihood_tables import check_condition
 from dualflow.report.report_figure import FILED, ReportFigure
 from dualflow.report.study_page import ReportData, render
-from dualflow.report.study_results import gather_results
+from dualflow.report.study_results import StudyResults, gather_results
 from dualflow.report.study_sections import section_tables, study_groups
 from dualflow.report.study_text import (
     REFERENCES,
@@ -101,7 +101,7 @@ def report(config: Config) -> None:
     )
     inputs = {name: card.weights_sha256 for name, card in results.cards.items()}
     with group_run(config.tracking, config.study.name, layout.pending_records) as run:
-        _log(run, config, sentences, figures, views)
+        _log(run, config, results, sentences, figures, views)
         run.finish()
         write_manifest(
             layout.manifest("report"),
@@ -140,13 +140,14 @@ def _mean_target(test: PairDataset) -> float:
 def _log(
     run: Run,
     config: Config,
+    results: StudyResults,
     sentences: list[str],
     figures: dict[str, list[ReportFigure]],
     views: SubjectViews,
 ) -> None:
-    """Log pages, figures, and tables of scores where the report links them; a model's scores are on its own run too.
+    """Log pages, figures and tables of the whole study; the scores of each model are on its own run.
 
-    Tables beside the report stay with the study: they have the side values of people, and paths in reasons.
+    Tables of single people stay with the study.
     """
     from dualflow.report.style import to_png
 
@@ -155,10 +156,9 @@ def _log(
         run.picture(to_png(drawn.figure), f"figures/{drawn.name}.png")
     for page in (config.layout.report, config.layout.qc):
         run.file(page)
-    tables = config.layout.tables.relative_to(config.layout.root).as_posix()
-    for name in linked_files(config):
-        if name.startswith(f"{tables}/"):
-            run.file(config.layout.root / name, tables)
+    folder = config.layout.tables.relative_to(config.layout.root).as_posix()  # where the report links them
+    for name, table in results.tables.items():
+        run.text(table_text(table), f"{folder}/{name}.tsv")
     pictures = [
         picture_link(f"figures/{figures['comparison'][0].name}.png", "Scores of all models"),
         picture_link(f"figures/{views.median.name}.png", views.viewer_note),

@@ -78,8 +78,7 @@ def gather_comparison(studies: Sequence[Config], plan: Plan) -> Comparison:
     names = [*studies[0].flows, *studies[0].baselines.models]
     scans = [_current_scans(study) for study in studies]
     trainings = {name: [*_finished(studies, scans, plan, name)] for name in names}
-    finished_names = sorted((name for name in names if trainings[name]), key=lambda name: _voxel_crps(trainings[name]))
-    trainings = {name: trainings[name] for name in finished_names}
+    trainings = {name: finished for name, finished in trainings.items() if finished}
     if not trainings:
         return Comparison(pd.DataFrame(), pd.DataFrame(columns=list(DIFFERENCES)), pd.DataFrame(), "")
     scores = pd.concat([t.scores.assign(fold=t.fold) for finished in trainings.values() for t in finished])
@@ -102,13 +101,10 @@ def gather_comparison(studies: Sequence[Config], plan: Plan) -> Comparison:
             row |= _with_interval(str(metric), entry["mean"], entry["low"], entry["high"])
         rows.append(row | _win_shares(scores[scores["model"] == name]) | _stress_totals(finished))
     reference = studies[0].model.preset if studies[0].model.preset in trainings else next(iter(trainings))
-    return Comparison(pd.DataFrame(rows), differences(scores, reference, **options), scores, reference)
-
-
-def _voxel_crps(trainings: Sequence[Training]) -> float:
-    """Mean over all scans; infinite without a distribution."""
-    values = [t.scores["voxel_crps"] for t in trainings if "voxel_crps" in t.scores]
-    return float(pd.concat(values).mean()) if values else float("inf")
+    table = pd.DataFrame(rows)
+    if "voxel_crps" in table:
+        table = table.sort_values("voxel_crps", ignore_index=True)
+    return Comparison(table, differences(scores, reference, **options), scores, reference)
 
 
 def _current_scans(config: Config) -> CurrentScans | None:
@@ -169,7 +165,7 @@ def _options(section: Mapping[str, Any]) -> dict[str, Any]:
 def _cost(trainings: Sequence[Training], budget: ModelBudget | None) -> dict[str, float]:
     means = {key: float(np.mean([getattr(t.card.training, key) for t in trainings])) for key in CARD_SECONDS}
     first = trainings[0]
-    best_step = float(np.mean([t.card.training.best_step for t in trainings]))
+    best_step = float(np.mean([t.card.training.pretrain_steps + t.card.training.best_step for t in trainings]))
     steps = (
         {} if budget is None else {"steps": budget.steps, "best_step": best_step, "step_seconds": budget.step_seconds}
     )

@@ -77,7 +77,7 @@ def likelihood(
     scores["bits_in_mask"], scores["bits_slack"] = estimate.nll / log(2), estimate.slack / log(2)
     scores["bits_effective_draws"] = estimate.effective_draws
     for name, key in (("explained", "true"), ("explained_other", "wrong")):
-        if key in sources and model.spec.prior_mean:
+        if key in sources and model.spec.has_prior_mean:
             shares = explained_variance(model, target[None], sources[key], side, mask[None]).tolist()
             scores |= {f"{name}_level_{level}": share for level, share in enumerate(shares, 1)}
     return scores

@@ -267,7 +267,7 @@ def _region_coverage(level: float) -> MetricFunction:
 
 METRICS: dict[str, Metric] = {
     "mae": Metric(mae, "MAE", "target", "lower", digits=4),
-    "attainable_error": Metric(attainable_error, "Error to the attainable mean", "target", "lower", digits=4),
+    "attainable_error": Metric(attainable_error, "Distance from the attainable mean", "target", "lower", digits=4),
     "rmse": Metric(rmse, "RMSE", "target", "lower", digits=4),
     "psnr": Metric(psnr, "PSNR", "dB", "higher", digits=2, values="-∞ to ∞"),
     "ssim": Metric(ssim, "SSIM", "", "higher", values="-1 to 1"),

@@ -113,7 +113,7 @@ def differences(table: pd.DataFrame, reference: str, *, bootstrap: int = 2000, s
                 continue
             p = float("nan") if METRICS[metric].better == "ideal" else _signed_rank(paired)
             slack, other_slack = (_slack(table, name, METRICS[metric].slack) for name in (model, reference))
-            # An upper bound is too high by its slack at most, so the ends of the interval may be as well.
+            # An upper bound may be too high by its slack, and never too low; so may the ends of the interval.
             beyond = change[1] > slack or change[2] < -other_slack
             verdict = "undecided" if max(slack, other_slack) > 0 and not beyond else ""
             rows.append((model, reference, metric, *change, verdict, p, float("nan"), people))

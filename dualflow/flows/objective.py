@@ -66,13 +66,12 @@ class ImageObjective(Objective):
     """Mean absolute error of an image inside the mask, in the target's unit.
 
     Args:
-        model: its forward(source, side) returns the image `[N, 1, D, H, W]`.
-        takes_mean: whether forward takes the given mean image as a third argument.
+        model: its forward(source, side, mean) returns the image `[N, 1, D, H, W]`; `mean` may be None.
     """
 
-    def __init__(self, model: nn.Module, *, takes_mean: bool = False) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model, self.takes_mean = model, takes_mean
+        self.model = model
 
     def forward(
         self,
@@ -83,15 +82,12 @@ class ImageObjective(Objective):
         mean: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return `loss` and `l1`, which are the same number."""
-        error = masked_l1(self._image(source, side, mean), target, mask)
+        error = masked_l1(self.model(source, side, mean), target, mask)
         return {"loss": error, "l1": error.detach()}
 
     def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:
         """Return the predicted target `[N, 1, D, H, W]`."""
-        return self._image(source, side, None)
-
-    def _image(self, source: Tensor, side: Tensor | None, mean: Tensor | None) -> Tensor:
-        image: Tensor = self.model(source, side, mean) if self.takes_mean else self.model(source, side)
+        image: Tensor = self.model(source, side, None)
         return image
 
 

@@ -209,6 +209,11 @@ class FlowSpec:
         """Whether the source is a flow, with its own likelihood."""
         return self.source != "encoder"
 
+    @property
+    def has_prior_mean(self) -> bool:
+        """Whether the prior has a mean that the source or coarser latents determine."""
+        return self.prior != "standard" and self.prior_mean
+
     def replace(self, /, **options: Any) -> Self:
         """Return the spec with fields replaced; lists from YAML become tuples.
 

@@ -14,7 +14,7 @@ from dualflow.config import Config
 from dualflow.data.markdown import UNKNOWN, Column, markdown_table, table
 from dualflow.evaluation.calibration import LEVELS
 from dualflow.evaluation.comparison_table import Comparison
-from dualflow.evaluation.statistics import MIN_SUBJECTS, is_within_slack
+from dualflow.evaluation.statistics import MIN_CORRELATED, MIN_SUBJECTS, is_within_slack
 from dualflow.evaluation.study_metrics import measure
 from dualflow.modalities import Modality, modality
 from dualflow.report.tables import WITHIN_SLACK
@@ -104,15 +104,20 @@ def _origin(result: Comparison, command: str) -> str:
     """Date, version and command of a comparison, and the commits of its trainings."""
     models = result.table.groupby("commits", sort=False)["model"].agg(", ".join)
     named = [f"{commits} ({names})" for commits, names in models.items()]
-    code = f"trained at commit {models.index[0]}" if len(models) == 1 else f"trained at commits {'; '.join(named)}"
-    return f"Made on {datetime.now(UTC).date().isoformat()} by `{command}` (dualflow {__version__}; {code})."
+    code = f"; trained at commits {'; '.join(named)}"
+    if len(models) == 1:
+        code = "" if models.index[0] == UNKNOWN else f"; trained at commit {models.index[0]}"
+    return f"Made on {datetime.now(UTC).date().isoformat()} by `{command}` (dualflow {__version__}{code})."
 
 
 def _head(result: Comparison, config: Config, plan: Plan, folds: int) -> str:
     unit, people = modality(config.study.target).unit, int(result.table["people"].max())
     split = f"{folds} folds, each person tested once per seed" if folds > 1 else "one split"
-    note = f" With fewer than {MIN_SUBJECTS} people there is no interval, except of shares (Wilson)."
-    few = note if people < MIN_SUBJECTS else ""
+    few = ""
+    if people < MIN_SUBJECTS:
+        few = f" With fewer than {MIN_SUBJECTS} people there is no interval, except of shares (Wilson)."
+    elif people < MIN_CORRELATED:
+        few = f" With fewer than {MIN_CORRELATED} people scores over people have no interval."
     return (
         f"{config.study.name}: {plan.seconds:g} s of optimiser steps per model, {config.train.threads} thread(s) of "
         f"{plan.machine['processor']} ({plan.machine['instructions']}), torch {plan.machine['torch']}; {split}; "
@@ -121,8 +126,7 @@ def _head(result: Comparison, config: Config, plan: Plan, folds: int) -> str:
         f"over people, seeds averaged first.{few} Scores are those of the grid of {config.preprocess.spacing_mm:g} mm, "
         "inside the brain mask (docs/reference/tables.md); lines are sorted by voxel CRPS. Bits: negative log2 density "
         f"of the intensities in {unit}, for models with an exact density; a density above 1 gives negative bits. "
-        "Selected step: that of the best validation; at 0 a network is the regression that it corrects. Memory: peak "
-        "of the training process."
+        "Selected step: that of the best validation, mean over trainings. Memory: peak of the training process."
     )
 
 

@@ -127,7 +127,7 @@ def image_table(numbers: pd.DataFrame, row: Modality) -> Table:
 def explaining_flows(cards: Mapping[str, ModelCard]) -> list[str]:
     """Names of the flows whose prior has a mean that depends on the source or on coarser latents."""
     specs = {card.name: card.spec for card in cards.values()}
-    return [name for name, spec in specs.items() if spec and spec.prior != "standard" and spec.prior_mean]
+    return [name for name, spec in specs.items() if spec and spec.has_prior_mean]
 
 
 def explained_table(numbers: pd.DataFrame, flows: Sequence[str]) -> Table:

@@ -10,7 +10,7 @@ from dualflow import __version__
 from dualflow.commit import digest_of
 from dualflow.config import Config
 from dualflow.data.index import split_people
-from dualflow.evaluation.statistics import MIN_SUBJECTS
+from dualflow.evaluation.statistics import MIN_CORRELATED, MIN_SUBJECTS
 from dualflow.modalities import modality
 from dualflow.models.card import ModelCard
 from dualflow.report.study_results import read_result
@@ -122,8 +122,9 @@ def method_text(config: Config) -> list[str]:
         f"range {low:g} to {high:g} {row.unit}. Seeds and "
         f"visits of one subject are averaged first. Intervals are 95 % percentile intervals of "
         f"{config.evaluate.bootstrap} bootstrap resamples of the subjects, shown from {MIN_SUBJECTS} subjects on; "
-        f"those of scores over people, such as correlations, are shifted by their bias and cut at the score's range. "
-        f"Models are compared on the same subjects by Wilcoxon's signed-rank test, with Holm's adjustment over the "
+        f"those of scores over people, such as correlations, are shown from {MIN_CORRELATED} subjects on, shifted by "
+        f"their bias and cut at the score's range. Models are compared on the same subjects by Wilcoxon's signed-rank "
+        f"test, with Holm's adjustment over the "
         f"models of a metric.",
         f"The point estimate of a flow with a mean model is the output of that mean model; the flow adds the "
         f"distribution around it. Flows are scored on {config.evaluate.samples} joint samples per scan at temperature "

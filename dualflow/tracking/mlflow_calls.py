@@ -11,7 +11,7 @@ from base64 import b64decode
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dualflow.tracking.saved_view import TAG
+from dualflow.tracking.saved_view import CURRENT, TAG
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,14 +92,32 @@ def _view(client: Any, run_id: str, value: str) -> None:
 
 def _end(client: Any, run_id: str, status: str) -> None:
     client.set_terminated(run_id, status)
+    run = client.get_run(run_id)
+    parent = run.data.tags.get(PARENT)
+    if parent is None:
+        return
+    if status == "FINISHED":
+        _mark_current(client, run, parent)
     # The parent lasts from its first child's start to the last one's end.
-    parent = client.get_run(run_id).data.tags.get(PARENT)
-    if parent is not None:
-        try:
-            client.set_terminated(parent)
-        except Exception as error:
-            if not is_permanent_error(error):  # a parent that was deleted in MLflow
-                raise
+    try:
+        client.set_terminated(parent)
+    except Exception as error:
+        if not is_permanent_error(error):  # a parent that was deleted in MLflow
+            raise
+
+
+def _mark_current(client: Any, run: Any, parent: str) -> None:
+    """Mark a finished run as the current one of its name in its group, and the others as replaced."""
+    of_name = with_tags({"mlflow.runName": run.info.run_name, PARENT: parent, CURRENT: "true"})
+    for other in client.search_runs([run.info.experiment_id], of_name):
+        if other.info.run_id != run.info.run_id:
+            client.set_tag(other.info.run_id, CURRENT, "false")
+    client.set_tag(run.info.run_id, CURRENT, "true")
+
+
+def with_tags(tags: Mapping[str, str], *conditions: str) -> str:
+    """Return the filter of a search for runs with these tags that meet further `conditions`."""
+    return " and ".join([*(f"tags.`{tag}` = '{value}'" for tag, value in tags.items()), *conditions])
 
 
 def logged_points(client: Any, run_id: str) -> set[tuple[str, int]]:

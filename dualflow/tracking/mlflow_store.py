@@ -19,8 +19,7 @@ from dualflow.errors import ConfigError
 from dualflow.tracking.database import check_connection, is_database, is_remote_database
 from dualflow.tracking.deadline import DeadlineClient
 from dualflow.tracking.local_store import LOCK_SECONDS, ensure_local_store
-from dualflow.tracking.mlflow_calls import PARENT, is_permanent_error
-from dualflow.tracking.saved_view import CURRENT
+from dualflow.tracking.mlflow_calls import PARENT, is_permanent_error, with_tags
 from dualflow.tracking.source_version import source_version
 
 PRIVATE = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
@@ -101,11 +100,8 @@ def open_run(config: TrackingConfig, key: RunKey, run_id: str | None = None) -> 
         if run_id is not None and _reopen(client, run_id):
             return client, run_id
         group = group_key(config, key.experiment)
-        if key == group:
-            return client, _create(client, experiment_id, key, {})
-        parent = {PARENT: _group_id(client, experiment_id, group)}
-        _mark_replaced(client, experiment_id, {"mlflow.runName": key.name, **parent})
-        return client, _create(client, experiment_id, key, {**parent, CURRENT: "true"})
+        parent = {} if key == group else {PARENT: _group_id(client, experiment_id, group)}
+        return client, _create(client, experiment_id, key, parent)
 
 
 def group_key(config: TrackingConfig, experiment: str) -> RunKey:
@@ -128,20 +124,10 @@ def _continued(client: Any, experiment_id: str, key: RunKey) -> str | None:
     return find_run(client, experiment_id, {"mlflow.runName": key.name, **key.tags}, *status)
 
 
-def _mark_replaced(client: Any, experiment_id: str, tags: Mapping[str, str]) -> None:
-    """Mark the runs with these tags as no longer current, such as those of an earlier training of a model."""
-    for run in client.search_runs([experiment_id], _filter({**tags, CURRENT: "true"})):
-        client.set_tag(run.info.run_id, CURRENT, "false")
-
-
 def find_run(client: Any, experiment_id: str, tags: Mapping[str, str], *conditions: str) -> str | None:
     """Id of the newest run with these tags that meets further `conditions`; None if there is none."""
-    runs = client.search_runs([experiment_id], _filter(tags, *conditions), max_results=1)
+    runs = client.search_runs([experiment_id], with_tags(tags, *conditions), max_results=1)
     return str(runs[0].info.run_id) if runs else None
-
-
-def _filter(tags: Mapping[str, str], *conditions: str) -> str:
-    return " and ".join([*(f"tags.`{tag}` = '{value}'" for tag, value in tags.items()), *conditions])
 
 
 def _create(client: Any, experiment_id: str, key: RunKey, tags: Mapping[str, str]) -> str:

@@ -17,9 +17,9 @@ VIEW = "models"
 TAG = f"mlflow.sharedViewState.{VIEW}"
 """Tag of the experiment that holds the view."""
 CURRENT = "current"
-"""Tag of runs, `true` on the newest one of its name in a group, and `false` on those that it replaces."""
+"""Tag of finished runs: `true` on the last one of its name in a group, and `false` on those that it replaces."""
 RUNS_SHOWN = 250
-"""Most runs in a chart; a comparison of all models over three folds has 72 per seed."""
+"""Most runs in a chart; a comparison of all models over three folds has 72 with one seed."""
 
 
 def models_view(scores: Sequence[str], curves: Sequence[str]) -> str:

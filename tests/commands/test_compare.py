@@ -68,12 +68,14 @@ def test_a_partial_comparison_is_published_once(config, monkeypatch, capsys):
     assert (run.info.run_name, run.info.status) == ("comparison", "FINISHED")
     assert run.data.metrics["mae_SUVR/dualflow"] == pytest.approx(0.1)
     description, page = run.data.tags["mlflow.note.content"], config.layout.page("comparison").read_text()
-    picture = f"![Scores of all models](get-artifact?path=figures/comparison.png&run_uuid={run.info.run_id})"
+    picture = (
+        f"![Scores of all models; blue: dualflow](get-artifact?path=figures/comparison.png&run_uuid={run.info.run_id})"
+    )
     assert description.startswith(f"{picture}\n\n{page.split('|')[0]}")
     assert "by `dualflow compare --seconds 1 dualflow wide`" in description
     assert [file.path for file in client.list_artifacts(run.info.run_id, "figures")] == ["figures/comparison.png"]
     assert {file.path for file in client.list_artifacts(run.info.run_id)} == {
-        "comparison.md", "config.yaml", "figures", "plan.json", "tables",
+        "comparison.md", "config.yaml", "figures", "metrics", "plan.json",
     }  # fmt: skip
 
 

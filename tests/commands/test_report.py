@@ -3,13 +3,13 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 from jinja2 import Template
 from matplotlib.figure import Figure
 
 from dualflow.commands.report import _log, _mean_target, _write_figures
-from dualflow.commit import commit_text
 from dualflow.config import parse_config
 from dualflow.layout import Layout
 from dualflow.report.report_figure import FILED, ReportFigure
@@ -23,10 +23,10 @@ class FakeRun:
         self.markdown, self.pictures, self.files = "", [], []
 
     def text(self, text, name):
-        pass
+        self.files.append(name)
 
-    def file(self, path, folder=None):
-        self.files.append(f"{folder}/{path.name}" if folder else path.name)
+    def file(self, path):
+        self.files.append(path.name)
 
     def picture(self, png, name):
         self.pictures.append(name)
@@ -46,10 +46,9 @@ def test_the_run_of_a_workflow_shows_the_median_person(tmp_path):
     subjects = [drawn(f"subject-{role}") for role in ("best", "median", "worst")]
     views = SubjectViews(subjects, {}, "sub-3, the median test subject", subjects[1])
     run, figures = FakeRun(), {"comparison": [drawn("comparison")], "subjects": subjects}
-    for path in (config.layout.table("summary"), config.layout.root / "quarantine.tsv"):
-        commit_text(path, "scan\n")
-    _log(run, config, ["One sentence."], figures, views)
-    assert run.files == ["report.html", "qc.html", "metrics/summary.tsv"]  # not the reasons beside it
+    results = SimpleNamespace(tables={"summary": pd.DataFrame({"model": ["flow"]})})
+    _log(run, config, results, ["One sentence."], figures, views)
+    assert run.files == ["config.yaml", "report.html", "qc.html", "metrics/summary.tsv"]
     assert "![sub-3, the median test subject](get-artifact?path=figures/subject-median.png" in run.markdown
     assert "![Scores of all models](get-artifact?path=figures/comparison.png" in run.markdown
     assert "subject-best.png" not in run.markdown

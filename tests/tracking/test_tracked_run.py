@@ -219,7 +219,7 @@ def test_runs_are_nested_under_their_group(local):
 
 
 def test_another_training_replaces_the_run_of_the_earlier_one(local):
-    """Of the runs of a name in a group only the newest is current; those of other names and groups are left alone."""
+    """Of the runs of a name in a group the last finished one is current; other names and groups are left alone."""
     elsewhere = local.model_copy(update={"group": "comparison"})
     runs = {}
     for config, name, training in (
@@ -230,10 +230,18 @@ def test_another_training_replaces_the_run_of_the_earlier_one(local):
     ):
         with tracked(config, EXPERIMENT, name, {"training": training}) as run:
             runs[config.group, name, training] = run.run_id
+    first, second = ("group", "flow seed 0", "1"), ("group", "flow seed 0", "2")
+
+    def current():
+        return {key: run_of(local, run_id).data.tags["current"] for key, run_id in runs.items()}
+
+    assert current() == dict.fromkeys(runs, "true") | {first: "false"}
+    with pytest.raises(OSError, match="full"), tracked(local, EXPERIMENT, "flow seed 0", {"training": "3"}):
+        raise OSError("full")
+    assert current() == dict.fromkeys(runs, "true") | {first: "false"}  # a training that failed replaces none
     with tracked(local, EXPERIMENT, "flow seed 0", {"training": "1"}, continues=True) as evaluation:
-        assert evaluation.run_id == runs["group", "flow seed 0", "1"]
-    current = {key: run_of(local, run_id).data.tags["current"] for key, run_id in runs.items()}
-    assert current == dict.fromkeys(runs, "true") | {("group", "flow seed 0", "1"): "false"}
+        assert evaluation.run_id == runs[first]
+    assert current() == dict.fromkeys(runs, "true") | {second: "false"}  # the model that is evaluated is in use
 
 
 def test_a_deleted_group_does_not_reject_the_end_of_a_child(local, tmp_path):
