@@ -149,6 +149,7 @@ def provenance(config: Config, cards: dict[str, ModelCard], date: str) -> dict[s
         "date": date,
         "dualflow": __version__,
         **({"git commit": commit} if commit else {}),
+        **({"trained at commit": first.commit[:12]} if first.commit and first.commit[:12] != commit else {}),
         **{name: version(name) for name in LIBRARIES},
         "data digest": first.data_digest[:16],
         "configuration digest": digest_of(config.model_dump(mode="json"))[:16],
