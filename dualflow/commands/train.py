@@ -130,7 +130,7 @@ def _train(config: Config, name: str, seed: int, data: LearningData, group: Proc
         group.wait()  # before the uploads: the other processes wait for a limited time
         for file in files:
             run.file(file, "model")
-        run.metrics(_totals(trained) | _chance(trained, data.training))
+        run.metrics(_totals(trained) | _told_side(trained, data.training))
         run.finish()
         write_manifest(
             layout.manifest(f"train/{name}_seed-{seed}"),
@@ -158,12 +158,13 @@ def _totals(trained: Trained) -> dict[str, float]:
     )
 
 
-def _chance(trained: Trained, training: PairDataset) -> dict[str, float]:
-    """Chance level of the accuracy of a flow's discriminators."""
-    if trained.spec is None or not (trained.spec.discriminator_weight and training[0]["side"].numel()):
-        return {}
-    chance = chance_accuracy(torch.stack([item["side"] for item in training.items]))
-    return {"train/discriminator_chance_fraction": float(chance)}
+def _told_side(trained: Trained, training: PairDataset) -> dict[str, float]:
+    """What a flow's latents tell about side values: shares of a probe, and the chance level of the discriminators."""
+    numbers = {f"train/side_probe_{level}_fraction": share for level, share in trained.record.side_probe.items()}
+    if trained.spec is not None and trained.spec.discriminator_weight and training[0]["side"].numel():
+        chance = chance_accuracy(torch.stack([item["side"] for item in training.items]))
+        numbers["train/discriminator_chance_fraction"] = float(chance)
+    return numbers
 
 
 def _save(config: Config, name: str, data: LearningData, context: TrainingContext, trained: Trained) -> list[Path]:

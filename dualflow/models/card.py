@@ -102,6 +102,8 @@ class TrainingRecord(Record):
     """Facts of the closed-form fit of the coarsest level's base; empty without directions of its own."""
     calibration: dict[str, float] = Field(default_factory=dict)
     """Gains of the spread, and the validation NLL before and after them (nats per voxel); empty if not calibrated."""
+    side_probe: dict[str, float] = Field(default_factory=dict)
+    """Share of the variance of side values that a linear probe of each finer level's latents explains."""
 
 
 def _spec(value: Any) -> Any:

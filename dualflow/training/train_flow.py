@@ -25,6 +25,7 @@ from dualflow.training.fit_base import fit_base
 from dualflow.training.fit_mean import fit_mean
 from dualflow.training.fit_spread import fit_spread
 from dualflow.training.history import History
+from dualflow.training.side_probe import side_probe
 from dualflow.training.trainer import Trainer, to_inputs
 
 INITIALISATION_SCANS = 64
@@ -96,6 +97,7 @@ def train_flow(
     record = record.model_copy(
         update={
             "base": base,
+            "side_probe": side_probe(flow, prepared.train, subject_folds(train)),
             "calibration": gains,
             "calibrate_seconds": perf_counter() - begin,
             "seconds": history.seconds,
