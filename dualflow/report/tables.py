@@ -64,7 +64,8 @@ def metric_table(
         # Losses that print equally are equally good: bold shows no difference that the digits hide.
         digits = measure(metric).digits
         best |= {(i, column) for i, loss in enumerate(losses) if np.isfinite(loss) and _same(loss, min(losses), digits)}
-    return Table(with_interval_note(caption, summary), pd.DataFrame({"Model": models, **cells}), frozenset(best))
+    shown = summary[summary["metric"].isin(present)]
+    return Table(with_interval_note(caption, shown), pd.DataFrame({"Model": models, **cells}), frozenset(best))
 
 
 def difference_table(differences: pd.DataFrame, row: Modality, metrics: Sequence[str], caption: str) -> Table:

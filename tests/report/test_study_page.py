@@ -256,6 +256,16 @@ def test_the_best_value_of_each_column_is_bold(scores):
     assert metric_table(summary, ROW, ["region_coverage_80"], "c").frame["Model"].tolist() == ["flow"]
 
 
+def test_a_score_over_few_people_has_neither_interval_nor_bold(scores):
+    """Its table says so, and another table of the same summary does not."""
+    summary = summarise(scores.assign(contrast_pit=np.linspace(0, 1, len(scores))), bootstrap=50)
+    over_people = metric_table(summary, ROW, ["contrast_pit_distance"], "c")
+    assert over_people.caption == "c Scores over fewer than 20 people have no interval."
+    assert not over_people.best
+    assert "[" not in over_people.frame["Contrast PIT distance"].iloc[0]
+    assert metric_table(summary, ROW, ["mae"], "c").caption == "c"
+
+
 def test_differences_are_printed_with_sign_and_verdict(scores):
     """A model with a larger error has a positive difference and the verdict worse."""
     table = difference_table(differences(scores, "unet", bootstrap=200), ROW, ["mae"], "c").frame.iloc[0]
