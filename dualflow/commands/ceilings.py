@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dualflow import cohort
-from dualflow.commands.true_law import EXPECTED, attainable_target, drawn_targets, people_of, target_on_grid
+from dualflow.commands.true_law import EXPECTED, drawn_targets, people_of, target_on_grid
 from dualflow.commit import commit_text
 from dualflow.config import Config, dump_sections
 from dualflow.data.preprocessed_scan import PreprocessedScan
@@ -49,9 +49,9 @@ def evaluate_ceilings(config: Config) -> None:
     scores, errors = [], []
     for item in track(test.items, "evaluate ceilings"):
         scan, mask, target = Scan.parse(item["scan"]), item["mask"][0].numpy(), item["target"][0].numpy()
-        attainable = attainable_target(config, scan, mask)
-        for name, prediction in _ceilings(config, scan, mask, people.get(scan.subject)):
-            values = score(prediction, target, mask, regions, row, attainable=attainable)
+        predictions = dict(_ceilings(config, scan, mask, people.get(scan.subject)))
+        for name, prediction in predictions.items():
+            values = score(prediction, target, mask, regions, row, attainable=predictions["attainable"].mean)
             scores.append({"model": name, "seed": 0, "scan": scan.key, **values})
     for key in pairs.loc[pairs["target"] != "", "scan"]:
         errors += [{"scan": key, **distances} for distances in _registration_error(config, Scan.parse(key))]

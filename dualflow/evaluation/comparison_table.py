@@ -26,8 +26,6 @@ CARD_SECONDS = ("mean_seconds", "pretrain_seconds", "initialize_seconds")
 """Fields of the model card with the seconds that a training spends outside its optimiser steps."""
 NOT_COMPARED = ("steps", "seeds", "device", "processes", "threads")
 """Options that change no result of a training whose steps are those of the plan."""
-COMMIT_DIGITS = 12
-"""Digits of a commit that are shown."""
 WINS = {"true_beats_wrong": ("nll_true", "nll_wrong"), "true_beats_blurred": ("nll_true", "nll_blurred")}
 """Share of subjects whose first NLL is below the second."""
 
@@ -93,7 +91,7 @@ def gather_comparison(studies: Sequence[Config], plan: Plan) -> Comparison:
             "seeds": len({t.card.seed for t in finished}),
             "folds": len({t.fold for t in finished}),
             "trainings": len(finished),
-            "commits": ", ".join(dict.fromkeys(t.card.commit[:COMMIT_DIGITS] or UNKNOWN for t in finished)),
+            "commits": ", ".join(dict.fromkeys(t.card.short_commit or UNKNOWN for t in finished)),
             "people": scores.loc[scores["model"] == name, "scan"].map(lambda key: Scan.parse(key).subject).nunique(),
             **_cost(finished, plan.models.get(name)),
         }

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from dualflow.commit import committing
 from dualflow.imaging.geometry import FloatArray
@@ -19,6 +20,8 @@ LABEL, GAP = 20, 6
 OUTLINE, EDGES, INK = "#ff5a36", "#5fe0ff", "#c8ced6"
 SOURCE_MAP, TARGET_MAP, SPREAD_MAP = "gray", "magma", "viridis"
 """Colour maps of a source, of a target or synthetic image, and of a standard deviation."""
+ENDS = {0: ("P", "A"), 1: ("L", "R"), 2: ("L", "R")}
+"""Labels of the left and the right end of the plane across each axis."""
 # Quantile of the brain's values at the top of the window, and margin below white, so that lines remain visible.
 _BRIGHTEST, _HEADROOM = 0.998, 1.25
 # No chroma subsampling, which would smear the thin coloured lines.
@@ -125,6 +128,15 @@ def round_up(value: float) -> float:
         return 1.0
     step = 10.0 ** np.floor(np.log10(value))
     return float(np.ceil(value / step - 1e-9) * step)
+
+
+def mark_ends(axes: Axes, axis: int) -> None:
+    """Write the labels of a plane's ends, outlined because they may lie on bright tissue."""
+    for x, text, side in ((0.02, ENDS[axis][0], "left"), (0.98, ENDS[axis][1], "right")):
+        axes.text(
+            x, 0.98, text, transform=axes.transAxes, ha=side, va="top", color="white", fontsize=9.5, fontweight="bold",
+            path_effects=[withStroke(linewidth=2, foreground="black")],
+        )  # fmt: skip
 
 
 def draw_lines(axes: Axes, plane: FloatArray, level: float, colour: str, width: float = 0.6) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from scipy.ndimage import binary_dilation, gaussian_gradient_magnitude, gaussian_laplace
 
-from dualflow.imaging.figure_canvas import EDGES, INK, OUTLINE, Canvas, Window, brain_window, draw_lines
+from dualflow.imaging.figure_canvas import EDGES, INK, OUTLINE, Canvas, Window, brain_window, draw_lines, mark_ends
 from dualflow.imaging.geometry import BoolArray, FloatArray
 
 # Share of the brain's voxels that count as edges.
@@ -26,8 +26,6 @@ PLANES, HISTOGRAM = 430, 140
 JPEG_QUALITY = 50
 COLOURS = {"pet": "inferno", "perf": "inferno"}
 """Colour map of images of a BIDS datatype, where it is not gray."""
-ENDS = (("P", "A"), ("L", "R"), ("L", "R"))
-"""Sides of the head to the left and right of the sagittal, coronal and axial plane."""
 _BINS = 48
 
 
@@ -81,7 +79,7 @@ def save_figure(path: Path, source: Image, images: Sequence[Image], mask: BoolAr
             axes.imshow(plane, origin="lower", cmap=image.colours, vmin=window.low, vmax=window.white)
             lines.draw(axes, axis, index)
             if row == 0:
-                _label_ends(axes, ENDS[axis])
+                mark_ends(axes, axis)
         _histogram(canvas.panel(row), values[mask], window, image)
     canvas.save(path, quality=JPEG_QUALITY)
 
@@ -96,12 +94,6 @@ class _Lines(NamedTuple):
     def draw(self, axes: Axes, axis: int, index: int) -> None:
         """Draw the lines of one plane, if it has any."""
         draw_lines(axes, _slice(self.volume, axis, index), self.level, self.colour)
-
-
-def _label_ends(axes: Axes, ends: tuple[str, str]) -> None:
-    """Name the sides of the head to the left and right of a plane."""
-    for x, end in zip((0.02, 0.98), ends, strict=True):
-        axes.text(x, 0.97, end, transform=axes.transAxes, ha="left" if x < 0.5 else "right", va="top", color="white")
 
 
 def _edges(source: FloatArray, mask: BoolArray) -> FloatArray:

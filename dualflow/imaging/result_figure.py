@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from scipy.ndimage import label, map_coordinates
 
@@ -26,6 +25,7 @@ from dualflow.imaging.figure_canvas import (
     Canvas,
     brain_window,
     draw_lines,
+    mark_ends,
     round_up,
 )
 from dualflow.imaging.geometry import Affine, BoolArray, FloatArray, Points, apply_map
@@ -35,8 +35,6 @@ PLANES, PANEL, TITLE_LINE = 548, 128, 22
 JPEG_QUALITY = 75
 ERROR_MAP = "RdBu_r"
 """Colour map of a signed error."""
-ENDS = {0: ("P", "A"), 1: ("L", "R"), 2: ("L", "R")}
-"""Labels of the left and the right end of the plane across each axis."""
 _MARGIN_MM = 12.0
 _TITLE_CHARACTERS, _TITLE_LINES = 80, 2
 # Extent of the brain without isolated voxels of the mask.
@@ -129,7 +127,7 @@ def result_figure(
             image = plane.sample(row.volume)
             axes = canvas.plane(index, axis)
             _show(axes, np.where(inside, image, np.nan) if row.masked else image, row)
-            _mark_ends(axes, axis)
+            mark_ends(axes, axis)
             if outline is not None:
                 draw_lines(axes, outline, 0.5, "black", 2.8)
                 draw_lines(axes, outline, 0.5, EDGES, 1.6)
@@ -228,15 +226,6 @@ def _difference(error: FloatArray, subset: _Subset) -> _Row:
 def _show(axes: Axes, image: FloatArray, row: _Row) -> None:
     low, high = row.window
     axes.imshow(image, origin="lower", aspect="auto", cmap=row.colours, vmin=low, vmax=high)
-
-
-def _mark_ends(axes: Axes, axis: int) -> None:
-    """Write the labels of a plane's ends, outlined because they may lie on bright tissue."""
-    for x, text, side in ((0.02, ENDS[axis][0], "left"), (0.98, ENDS[axis][1], "right")):
-        axes.text(
-            x, 0.98, text, transform=axes.transAxes, ha=side, va="top", color="white", fontsize=9.5, fontweight="bold",
-            path_effects=[withStroke(linewidth=2, foreground="black")],
-        )  # fmt: skip
 
 
 def _colour_bar(canvas: Canvas, index: int, row: _Row, unit: str) -> None:

@@ -20,6 +20,8 @@ MAX_EDGE, MAX_VOXELS = 1024, 1 << 27
 """Largest edge and size of a model grid in voxels; a card that asks for more is damaged or hostile."""
 MAX_SIDE_FEATURES, MAX_SOURCES, MAX_REGIONS, MAX_WIDTH = 4096, 16, 10_000, 2048
 """Largest numbers of side features, source channels, regions, and channels of a baseline."""
+COMMIT_DIGITS = 12
+"""Digits of a commit that are shown."""
 Text = Annotated[str, StringConstraints(max_length=200)]
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
@@ -160,6 +162,11 @@ class ModelCard(Record):
     """Version of torch."""
     device: Text = "cpu"
     """Type of the device of the training."""
+
+    @property
+    def short_commit(self) -> str:
+        """The first digits of `commit`."""
+        return self.commit[:COMMIT_DIGITS]
 
     @model_validator(mode="after")
     def _known_kind(self) -> ModelCard:

@@ -12,7 +12,7 @@ from dualflow.config import Config
 from dualflow.data.index import split_people
 from dualflow.evaluation.statistics import MIN_CORRELATED, MIN_SUBJECTS
 from dualflow.modalities import modality
-from dualflow.models.card import ModelCard
+from dualflow.models.card import COMMIT_DIGITS, ModelCard
 from dualflow.report.study_results import read_result
 from dualflow.tracking.source_version import COMMIT, source_version
 
@@ -124,8 +124,7 @@ def method_text(config: Config) -> list[str]:
         f"{config.evaluate.bootstrap} bootstrap resamples of the subjects, shown from {MIN_SUBJECTS} subjects on; "
         f"those of scores over people, such as correlations, are shown from {MIN_CORRELATED} subjects on, shifted by "
         f"their bias and cut at the score's range. Models are compared on the same subjects by Wilcoxon's signed-rank "
-        f"test, with Holm's adjustment over the "
-        f"models of a metric.",
+        f"test, with Holm's adjustment over the models of a metric.",
         f"The point estimate of a flow with a mean model is the output of that mean model; the flow adds the "
         f"distribution around it. Flows are scored on {config.evaluate.samples} joint samples per scan at temperature "
         f"{config.convert.temperature:g}. Models without a distribution receive a constant spread, estimated on the "
@@ -144,12 +143,12 @@ def method_text(config: Config) -> list[str]:
 
 def provenance(config: Config, cards: dict[str, ModelCard], date: str) -> dict[str, object]:
     """Date of the report, and versions, digests, seeds and device behind it."""
-    first, commit = next(iter(cards.values())), source_version().get(COMMIT, "")[:12]
+    first, commit = next(iter(cards.values())), source_version().get(COMMIT, "")[:COMMIT_DIGITS]
     return {
         "date": date,
         "dualflow": __version__,
         **({"git commit": commit} if commit else {}),
-        **({"trained at commit": first.commit[:12]} if first.commit and first.commit[:12] != commit else {}),
+        **({"trained at commit": first.short_commit} if first.short_commit not in ("", commit) else {}),
         **{name: version(name) for name in LIBRARIES},
         "data digest": first.data_digest[:16],
         "configuration digest": digest_of(config.model_dump(mode="json"))[:16],

@@ -116,7 +116,7 @@ def _interval(row: Entry, column: str, metric: str, *, signed: bool = False) -> 
     # z: a value that rounds to zero has no sign.
     form = f"{'+' if signed else ''}z.{measure(metric).digits}f"
     text = f"{float(row[column]):{form}}"
-    if not _has_interval({**row, "metric": metric}):
+    if not _has_interval(row):
         return text
     return f"{text} [{float(row['low']):{form}}, {float(row['high']):{form}}]"
 

@@ -12,9 +12,8 @@ from torch.nn import functional as F
 
 from dualflow.data.dataset import PairDataset
 from dualflow.flows.model import DualFlow
-from dualflow.training.fit_base import conditioned_batches
+from dualflow.training.fit_base import BATCH, conditioned_batches
 
-BATCH = 8
 MIN_SCANS = 24
 """With fewer scans of known side value a probe finds nothing but noise."""
 RIDGES = tuple(np.logspace(0, 5, 6))
@@ -39,12 +38,10 @@ def side_probe(flow: DualFlow, pairs: PairDataset, folds: Sequence[int]) -> dict
     flow.eval()
     sides = torch.stack([item["side"] for item in pairs.items]).double().numpy()
     features: list[list[Tensor]] = [[] for _ in range(flow.spec.levels - 1)]
-    start = 0
-    for target, condition in conditioned_batches(flow, pairs, BATCH):
-        masks = torch.stack([item["mask"] for item in pairs.items[start : start + len(target)]]).to(target.device)
-        start += len(target)
+    masks = torch.split(torch.stack([item["mask"] for item in pairs.items]), BATCH)
+    for (target, condition), inside in zip(conditioned_batches(flow, pairs, BATCH), masks, strict=True):
         for rows, latent in zip(features, flow.encoding(target, condition).latents, strict=False):
-            rows.append(_moments(latent.float(), masks.float()).cpu())
+            rows.append(_moments(latent.float(), inside.to(latent).float()).cpu())
     shares = {
         f"level_{level}": explained_share(torch.cat(rows).double().numpy(), sides, np.asarray(folds))
         for level, rows in enumerate(features, 1)

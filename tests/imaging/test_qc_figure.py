@@ -8,7 +8,7 @@ from PIL import Image as Pillow
 from scipy.ndimage import gaussian_filter
 
 from dualflow.imaging import qc_figure
-from dualflow.imaging.figure_canvas import Canvas
+from dualflow.imaging.figure_canvas import ENDS, Canvas
 from dualflow.imaging.qc_figure import HISTOGRAM, Image, _edges, _slice, save_figure
 
 SHAPE = (48, 57, 51)
@@ -141,7 +141,7 @@ def test_the_planes_of_the_source_name_the_sides_of_the_head(head, tmp_path, mon
     """Right is to the right, as the planes are drawn."""
     source, mask = head
     labels = []
-    monkeypatch.setattr(qc_figure, "_label_ends", lambda axes, ends: labels.append(ends))
+    monkeypatch.setattr(qc_figure, "mark_ends", lambda axes, axis: labels.append(ENDS[axis]))
     save_figure(tmp_path / "a.jpg", source, [Image("FLAIR", source.values, source.values)], mask)
     assert labels == [("P", "A"), ("L", "R"), ("L", "R")]
     volume = np.zeros(SHAPE)
