@@ -123,7 +123,9 @@ def compare(
     dualflow compare --config my-study.yaml --folds 5 --seconds 600
                     your own study; each person is tested once per seed
     dualflow compare --config presets
-                    all presets and ablations, on one split
+                    all presets and networks, on one split
+    dualflow compare --config ablations
+                    the default flow without one of its parts
     dualflow compare --set 'extra_models.wide={preset: dualflow,
                     options: {low_rank: 48}}'
                     one more row, a variant of a preset
