@@ -29,7 +29,8 @@ from dualflow.errors import ConfigError, DataError
 from dualflow.tracking.saved_view import TAG
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-OPTIONS = ("--headless", "--disable-gpu", "--hide-scrollbars", "--no-first-run", "--virtual-time-budget=20000")
+OPTIONS = ("--headless", "--disable-gpu", "--hide-scrollbars", "--no-first-run", "--virtual-time-budget=60000")
+"""The budget is simulated time, of which a busy machine's MLflow takes more than 20 s until its charts are drawn."""
 DARK = "--blink-settings=preferredColorScheme=0"
 PAGES = {
     "report": ("report.html", "--window-size=1200,9000"),
@@ -56,6 +57,14 @@ def browser() -> str:
     return path
 
 
+def browse(address: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Open a page in the browser without a window, with a profile of its own."""
+    sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with TemporaryDirectory() as profile:
+        command = [browser(), *OPTIONS, *sandbox, *options, f"--user-data-dir={profile}", address]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
 def show(address: str, output: Path, *options: str) -> None:
     """Write a picture (.png) or a print (.pdf) of a page.
 
@@ -63,11 +72,8 @@ def show(address: str, output: Path, *options: str) -> None:
         DataError: the browser wrote none.
     """
     kind = "--screenshot" if output.suffix == ".png" else "--print-to-pdf"
-    sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
     output.unlink(missing_ok=True)
-    with TemporaryDirectory() as profile:
-        command = [browser(), *OPTIONS, *sandbox, *options, f"--user-data-dir={profile}", f"{kind}={output}", address]
-        finished = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    finished = browse(address, *options, f"{kind}={output}")
     if not output.is_file():
         raise DataError(f"{output}: the browser wrote no picture; its last lines:\n{finished.stderr[-500:]}")
     print(output, flush=True)
@@ -81,23 +87,22 @@ def models_page(config: Config) -> Iterator[str]:
     values = (f"study.name={config.study.name}", f"tracking.uri={config.tracking.uri}")
     command = [sys.executable, "-m", "dualflow.cli", "ui", "--port", str(port)]
     command += [word for value in values for word in ("--set", value)]
-    server = subprocess.Popen(
+    with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
-    )
-    try:
-        assert server.stdout is not None
-        link = re.search(r"http\S+runs\S+", server.stdout.readline())
-        if link is None:
-            raise DataError(f"the tracked experiment has no {TAG}; evaluate its models again")
-        limit = monotonic() + SERVER_S
-        while not _answers(f"http://127.0.0.1:{port}/health"):
-            if server.poll() is not None or monotonic() > limit:
-                raise DataError("MLflow's server did not start")
-            sleep(0.5)
-        yield link.group()
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait()
+    ) as server:
+        try:
+            assert server.stdout is not None
+            link = re.search(r"http\S+runs\S+", server.stdout.readline())
+            if link is None:
+                raise DataError(f"the tracked experiment has no {TAG}; evaluate its models again")
+            limit = monotonic() + SERVER_S
+            while not _answers(f"http://127.0.0.1:{port}/health"):
+                if server.poll() is not None or monotonic() > limit:
+                    raise DataError("MLflow's server did not start")
+                sleep(0.5)
+            yield link.group()
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
 
 
 def _answers(address: str) -> bool:

@@ -1,0 +1,71 @@
+"""The pages of a finished study in a real browser, where one is installed."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import screenshots
+from click.testing import CliRunner
+from PIL import Image
+
+from dualflow.config import load_config
+
+pytestmark = [
+    pytest.mark.workflow,
+    pytest.mark.slow,
+    pytest.mark.xdist_group("workflow"),
+    pytest.mark.skipif(not any(map(shutil.which, screenshots.BROWSERS)), reason="no browser"),
+]
+# Scripts run in order, so this one sees the errors of all others.
+PROBE = """<script>
+const tell = text => parent.postMessage(text, "*")
+addEventListener("error", event => tell(`error ${event.message}`))
+addEventListener("securitypolicyviolation", event => tell(`blocked ${event.violatedDirective}`))
+addEventListener("load", () => tell(`width ${document.documentElement.scrollWidth}`))
+</script>"""
+# A browser's window is at least 500 pixels wide; a frame may be narrower.
+FRAME = """<!doctype html><title>frame</title>
+<script>addEventListener("message", event => document.body.append(` [${event.data}]`))</script>
+<iframe width="400" height="900" style="border: 0" src="page.html"></iframe>"""
+
+
+@pytest.fixture
+def finished(workspace, monkeypatch):
+    """The working folder of the finished study, with the warnings of its servers as in use."""
+    monkeypatch.delenv("PYTHONWARNINGS", raising=False)
+    monkeypatch.chdir(workspace)
+    return workspace
+
+
+@pytest.mark.parametrize("name", ["report.html", "qc.html"])
+def test_a_page_fits_a_phone(finished, tmp_path, name):
+    """At 400 pixels nothing of a page is cut off at the right, and all of its scripts run, without an error."""
+    text = (finished / "results/tiny" / name).read_text()
+    assert "<head>" in text
+    (tmp_path / "page.html").write_text(text.replace("<head>", "<head>" + PROBE, 1))
+    (tmp_path / "frame.html").write_text(FRAME)
+    shown = screenshots.browse((tmp_path / "frame.html").as_uri(), "--dump-dom").stdout
+    assert re.findall(r" \[(.*?)\]", shown.split("</iframe>")[1]) == ["width 400"]
+
+
+def test_mlflow_draws_the_models(finished):
+    """The link that `dualflow ui` prints shows every model and charts of their scores."""
+    with screenshots.models_page(load_config(Path("tiny.yaml"))) as link:
+        shown = screenshots.browse(link, "--window-size=1900,1600", "--dump-dom").stdout
+    for model in ("dualflow", "mean_image", "unet"):
+        assert f"{model} seed 0" in shown
+    assert "test/region_crps_SUVR" in shown
+    assert "main-svg" in shown, "no chart was drawn"
+
+
+def test_pictures_show_something(finished):
+    """`make screenshots` writes pictures that are not of one colour; pytest keeps them in its temporary folder."""
+    result = CliRunner().invoke(screenshots.main, ["--config", "tiny.yaml"])
+    assert result.exit_code == 0, result.output
+    pictures = sorted((finished / "results/tiny/screenshots").glob("*.png"))
+    assert len(pictures) == 6
+    for path in pictures:
+        with Image.open(path) as picture:
+            colours = picture.convert("L").getcolors(256)
+        assert len(colours) > 30, path
