@@ -140,7 +140,7 @@ def _grouped(config: Config, folds: int) -> Config:
 def _track(config: Config, plan: Plan, result: Comparison, tables: Mapping[str, str], parts: Sequence[str]) -> None:
     """Log the tables to the run above the trainings, whose own runs have the scores of their folds."""
     from dualflow.report.figures import model_comparison  # matplotlib takes a second to import
-    from dualflow.report.style import to_png
+    from dualflow.report.style import to_page_png
 
     with group_run(config.tracking, config.study.name, config.layout.pending_records) as run:
         run.text(yaml.safe_dump(public_values(config), sort_keys=False), "config.yaml")
@@ -154,7 +154,7 @@ def _track(config: Config, plan: Plan, result: Comparison, tables: Mapping[str, 
             run.text(content, f"metrics/{name}.tsv")
         run.text("\n\n".join(parts) + "\n", f"{NAME}.md")
         figure = model_comparison(result.table, SHOWN, modality(config.study.target), result.reference)
-        run.picture(to_png(figure), PICTURE)
+        run.picture(to_page_png(figure), PICTURE)
         picture = picture_link(PICTURE, f"Scores of all models; blue: {result.reference}")
         run.describe(comparison_description([picture, *parts], MAX_DESCRIPTION))
 

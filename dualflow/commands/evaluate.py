@@ -141,7 +141,7 @@ def _log(run: Run, config: Config, predictor: Predictor, pairs: pd.DataFrame, sc
 
 def _picture(config: Config, item: Item, prediction: Prediction, mae: float) -> bytes:
     """The first test scan as PNG: source, measured target, prediction, a sample if there is one, error and spread."""
-    from dualflow.report.style import to_png
+    from dualflow.report.style import to_page_png
     from dualflow.report.subject_figure import subject_figure
 
     row = modality(config.study.target)
@@ -156,7 +156,7 @@ def _picture(config: Config, item: Item, prediction: Prediction, mae: float) -> 
         sample=None if prediction.samples is None else prediction.samples[0],
         title=f"{item['scan']}: mean absolute error {mae:.3f} {row.unit}",
     )
-    return to_png(figure)
+    return to_page_png(figure)
 
 
 def _predict(predictor: Predictor, item: Item, config: Config) -> Prediction:

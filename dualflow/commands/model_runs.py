@@ -171,8 +171,11 @@ def describe_model(config: Config, name: str, seed: int, scores: Mapping[str, fl
     lines = [f"**{name}**, {model_kind(config, name)}: {' + '.join(config.study.sources)} to {config.study.target}, "
              f"seed {seed}{fold}."]  # fmt: skip
     if scores:
-        rows = [f"| {measure(key).heading(row)} | {value:.{measure(key).digits}f} |" for key, value in scores.items()]
         # The page shows the first lines, and the rest on demand.
+        rounded = {key: f"{value:.{measure(key).digits}f}" for key, value in scores.items()}
+        shown = [f"{measure(key).heading(row)} {rounded[key]}" for key in HEADLINES if key in scores]
+        lines += ["", f"Means over the test people: {'; '.join(shown)}."]
+        rows = [f"| {measure(key).heading(row)} | {value} |" for key, value in rounded.items()]
         lines += ["", picture_link(PICTURE, "Source, measured target and prediction of one test scan")]
         lines += ["", "| test score | mean over people |", "|---|---:|", *rows]
     return "\n".join(lines) + "\n"

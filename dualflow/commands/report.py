@@ -149,11 +149,11 @@ def _log(
 
     Tables of single people stay with the study.
     """
-    from dualflow.report.style import to_png
+    from dualflow.report.style import to_page_png
 
     run.text(yaml.safe_dump(public_values(config), sort_keys=False), "config.yaml")
     for drawn in (drawn for entries in figures.values() for drawn in entries):
-        run.picture(to_png(drawn.figure), f"figures/{drawn.name}.png")
+        run.picture(to_page_png(drawn.figure), f"figures/{drawn.name}.png")
     for page in (config.layout.report, config.layout.qc):
         run.file(page)
     folder = config.layout.tables.relative_to(config.layout.root).as_posix()  # where the report links them

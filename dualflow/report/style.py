@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 from dualflow.commit import committing
 
 DPI = 150
+PAGE_PIXELS = 880
+"""Width of a figure on the page of a tracked run, which shows it in full size, on a laptop beside MLflow's menus."""
 INK, MUTED, GRID = "#1f2933", "#6b7785", "#e4e7eb"
 COLOURS = ("#1f5fa8", "#d1662b", "#3c8d53", "#8a4fa3", "#b8860b", "#5b6770", "#c2406e", "#2a9d9d")
 STYLE: dict[str, Any] = {
@@ -64,18 +66,23 @@ _RENDERED: WeakKeyDictionary[Figure, bytes] = WeakKeyDictionary()
 def to_png(figure: Figure) -> bytes:
     """Render to PNG bytes that depend on the figure alone; a figure is rendered once, so draw it to its end before."""
     if figure not in _RENDERED:
-        _RENDERED[figure] = _render(figure)
+        _RENDERED[figure] = _render(figure, DPI)
     return _RENDERED[figure]
 
 
-def _render(figure: Figure) -> bytes:
+def to_page_png(figure: Figure) -> bytes:
+    """Render like `to_png`, but at most PAGE_PIXELS wide."""
+    return _render(figure, min(DPI, int(PAGE_PIXELS / figure.get_figwidth())))
+
+
+def _render(figure: Figure, dpi: int) -> bytes:
     buffer = io.BytesIO()
     with mpl.rc_context(STYLE):
         # Each drawing shifts a constrained layout slightly; fixing it makes repeated renderings identical.
         if (layout := figure.get_layout_engine()) is not None:
             layout.execute(figure)
             figure.set_layout_engine("none")
-        figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None}, facecolor=figure.get_facecolor())
+        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None}, facecolor=figure.get_facecolor())
     return buffer.getvalue()
 
 

@@ -53,9 +53,10 @@ def test_curves_that_training_cannot_change_are_left_out():
 
 
 def test_the_description_has_scores_and_a_picture(config):
-    """Scores have their units, and the picture is that of the run itself."""
+    """Scores have their units, the most important come first, and the picture is that of the run itself."""
     text = describe_model(config, "unet", 0, {"mae": 0.12345, "psnr": 20.0})
     assert text.startswith("**unet**, network: T1w to FDG, seed 0, fold 1 of 3.")
+    assert text.splitlines()[2] in {f"Means over the test people: MAE (SUVR) {mae}." for mae in ("0.1234", "0.1235")}
     assert "| MAE (SUVR) | 0.1235 |" in text or "| MAE (SUVR) | 0.1234 |" in text
     assert "get-artifact?path=pictures/test.png&run_uuid={run_id}" in text
     assert score_names({"mae": 0.1, "region_mae": 2.0, "ssim": 0.9}, config) == {

@@ -28,7 +28,7 @@ from dualflow.report.figures import (
 )
 from dualflow.report.report_figure import ReportFigure
 from dualflow.report.study_page import SECTIONS, ReportData, render
-from dualflow.report.style import palette, to_png, write_figure
+from dualflow.report.style import DPI, PAGE_PIXELS, palette, to_page_png, to_png, write_figure
 from dualflow.report.subject_figure import limits, subject_figure
 from dualflow.report.tables import difference_table, metric_table, plain_table
 
@@ -333,5 +333,7 @@ def test_every_figure_renders_and_leaves_settings_unchanged(tmp_path: Path, scor
         write_figure(tmp_path / f"{number}.png", figure)
         assert (tmp_path / f"{number}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
         assert io.BytesIO(to_png(figure)).getvalue() == (tmp_path / f"{number}.png").read_bytes()
+        shown = mpl.image.imread(io.BytesIO(to_page_png(figure))).shape[1]
+        assert 0.98 * min(PAGE_PIXELS, figure.get_figwidth() * DPI) <= shown <= PAGE_PIXELS
     assert len(figures[1].axes) == 1
     assert dict(mpl.rcParams) == before
