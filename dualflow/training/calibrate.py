@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from math import exp, log
+from functools import cache
+from math import exp, log, sqrt
 
 import torch
 from scipy.optimize import brentq, minimize_scalar
@@ -32,6 +33,7 @@ MAX_PEOPLE = 20
 LOG_BOUND = 0.7
 """Largest absolute logarithm of a gain."""
 TOLERANCE = 0.03
+"""Accuracy of the logarithm of a gain."""
 SAMPLES = 8
 MIN_PEOPLE = 4
 """Smallest number of validation people who determine a gain."""
@@ -144,16 +146,21 @@ def variance_ratio(flow: DualFlow, pairs: PairDataset, weights: Tensor) -> float
 
 
 def _matching_gain(ratio: Callable[[float], float]) -> float:
-    """Return the gain at which a ratio that rises with it is 1, or the bound that comes closest."""
+    """Return the gain at which a ratio that rises with it is 1, or the bound that comes closest.
 
-    def excess(log_gain: float) -> float:
-        return ratio(exp(log_gain)) - 1
+    The ratio is nearly linear in the square of the gain, so that the search there takes few steps.
+    """
 
-    if excess(-LOG_BOUND) >= 0:
-        return exp(-LOG_BOUND)
-    if excess(LOG_BOUND) <= 0:
-        return exp(LOG_BOUND)
-    return exp(float(brentq(excess, -LOG_BOUND, LOG_BOUND, xtol=TOLERANCE)))
+    @cache
+    def excess(square: float) -> float:
+        return ratio(sqrt(square)) - 1
+
+    lowest, highest = exp(-2 * LOG_BOUND), exp(2 * LOG_BOUND)
+    if excess(lowest) >= 0:
+        return sqrt(lowest)
+    if excess(highest) <= 0:
+        return sqrt(highest)
+    return sqrt(float(brentq(excess, lowest, highest, xtol=1e-3, rtol=2 * TOLERANCE)))
 
 
 def _best_gain(loss: Callable[[float], float]) -> float:

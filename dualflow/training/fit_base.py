@@ -132,18 +132,8 @@ def mean_gradients(flow: DualFlow, pairs: PairDataset, weights: Tensor, people: 
     fast as it does there, and in other directions.
     """
     chosen = PairDataset(pairs.items[:: max(len(pairs) // people, 1)][:people])
-    total = torch.zeros((), device=weights.device)
-    for target, condition in conditioned_batches(flow, chosen, 1):
-        latents = _standardised(flow, target, condition, range(flow.spec.levels))
-        rows = [_gradient(flow, condition.repeat(len(chunk)), latents, chunk) for chunk in torch.split(weights, BATCH)]
-        total = total + torch.cat(rows)
-    return total / len(chosen)
-
-
-def _gradient(flow: DualFlow, condition: Condition, latents: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """Return the gradient of one weighted mean per condition at one scan's standardised latents, `[R, M]`."""
-    last = flow.spec.levels - 1
-    points = [e.repeat(len(weights), 1, 1, 1, 1) for e in latents]
+    ((target, condition),) = conditioned_batches(flow, chosen, len(chosen))
+    points, last = _standardised(flow, target, condition, range(flow.spec.levels)), flow.spec.levels - 1
     points[last].requires_grad_()
 
     def choose(level: int, coarser: Tensor | None) -> Tensor:
@@ -153,9 +143,10 @@ def _gradient(flow: DualFlow, condition: Condition, latents: Sequence[Tensor], w
 
     # Directions need no precision: the density is exact for any.
     with torch.enable_grad(), autocast("auto", weights.device):
-        image = flow.decode_latents(choose, condition)
-        (gradient,) = torch.autograd.grad((image[:, 0] * weights).sum(), points[last])
-    return gradient.flatten(1).float()
+        image = flow.decode_latents(choose, condition)[:, 0]
+        # The scans are decoded once; each mean takes a backward pass of its own.
+        rows = [torch.autograd.grad((image * row).sum(), points[last], retain_graph=True)[0].mean(0) for row in weights]
+    return torch.stack(rows).flatten(1).float()
 
 
 def orthonormal(rows: Tensor, least: int) -> Tensor:
