@@ -236,9 +236,9 @@ def calibration() -> Drawing:
         drawing.text(left - 10, base - size * tick, f"{tick:.0%}", GREY, 12, "end")
         drawing.rule(left, base - size * tick, left + size, base - size * tick, "#e3e7eb")
     drawing.rule(left, base, left + size, base - size)
-    rows = [("dualflow_context", "with the low-rank level", PET), ("dualflow_no_low_rank", "without it", MR)]
+    rows = [("dualflow", "with the low-rank level", PET), ("dualflow_no_low_rank", "without it", MR)]
     for line, (flow, label, colour) in enumerate(rows):
-        row = next(row for row in results.split("### The other pieces")[1].splitlines() if row.startswith(f"| {flow} "))
+        row = next(row for row in results.split("## Ablations")[1].splitlines() if row.startswith(f"| {flow} "))
         observed = [float(value) for value in row.strip("| ").split(" | ")[-1].split(" / ")]
         xs, ys = [left + size * level for level in nominal], [base - size * share for share in observed]
         drawing.curve(xs, ys, colour, 2.4)
