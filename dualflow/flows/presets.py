@@ -43,8 +43,8 @@ PRESETS: dict[str, Preset] = {
     # 16 steps; its code has steps [1, 4, 8, 4], hidden 512 and a LeakyReLU on the relation (prior_leaky).
     "dual_glow": _row(
         "DUAL-GLOW (Sun et al. 2019)",
-        "two Glows; a conditional Gaussian prior links the latents of each level; discriminators keep side information "
-        "out of the finer levels",
+        "two Glows; a conditional Gaussian prior links the latents of each level; discriminators penalise side "
+        "information in the finer levels",
         source="glow",
         context="none",
         prior="relation",

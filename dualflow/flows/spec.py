@@ -75,7 +75,7 @@ class FlowSpec:
         side_dropout: Probability of hiding a known side value in training, and of hiding a whole row.
         nll_weight: Weight of the target's negative log-likelihood per voxel.
         source_nll_weight: Weight of the source's negative log-likelihood per voxel, for a source that is a flow.
-        discriminator_weight: Weight of the adversarial discriminators that remove side information from the finer
+        discriminator_weight: Weight of the adversarial discriminators that penalise side information in the finer
             levels.
         decode_l1: Weight of the mean absolute error between the target and a decoded sample.
         decode_temperature: Temperature of the sample of `decode_l1`. At 0 its latents are the prior's means.
@@ -167,8 +167,8 @@ class FlowSpec:
         )
         yield (
             bool(self.discriminator_weight) and self.side_in_context,
-            "discriminator_weight > 0 needs side_in_context: false, because the discriminators remove side information "
-            "from the finer levels",
+            "discriminator_weight > 0 needs side_in_context: false, because the discriminators penalise side "
+            "information in the finer levels",
         )
         for option, chosen in (
             ("actnorm: conditional", self.actnorm == "conditional"),

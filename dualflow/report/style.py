@@ -16,7 +16,8 @@ from dualflow.commit import committing
 
 DPI = 150
 PAGE_PIXELS = 880
-"""Width of a figure on the page of a tracked run, which shows it in full size, on a laptop beside MLflow's menus."""
+"""Largest width of a figure on the page of a tracked run, pixels. MLflow does not scale it; this fits beside its menus
+on a laptop."""
 INK, MUTED, GRID = "#1f2933", "#6b7785", "#e4e7eb"
 COLOURS = ("#1f5fa8", "#d1662b", "#3c8d53", "#8a4fa3", "#b8860b", "#5b6770", "#c2406e", "#2a9d9d")
 STYLE: dict[str, Any] = {

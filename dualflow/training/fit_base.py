@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -142,11 +143,23 @@ def mean_gradients(flow: DualFlow, pairs: PairDataset, weights: Tensor, people: 
         return mean + log_scale.exp() * points[level]
 
     # Directions need no precision: the density is exact for any.
-    with torch.enable_grad(), autocast("auto", weights.device):
+    with frozen(flow), torch.enable_grad(), autocast("auto", weights.device):
         image = flow.decode_latents(choose, condition)[:, 0]
         # The scans are decoded once; each mean takes a backward pass of its own.
         rows = [torch.autograd.grad((image * row).sum(), points[last], retain_graph=True)[0].mean(0) for row in weights]
     return torch.stack(rows).flatten(1).float()
+
+
+@contextmanager
+def frozen(flow: DualFlow) -> Iterator[None]:
+    """Compute gradients of latents alone: many backward passes need no part of the graph that leads to parameters."""
+    parameters = [parameter for parameter in flow.parameters() if parameter.requires_grad]
+    flow.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_()
 
 
 def orthonormal(rows: Tensor, least: int) -> Tensor:
