@@ -149,18 +149,18 @@ def _log(
 
     Tables of single people stay with the study.
     """
-    from dualflow.report.style import to_page_png
+    from dualflow.report.style import to_page_png, to_png
 
     run.text(yaml.safe_dump(public_values(config), sort_keys=False), "config.yaml")
+    on_page = {figures["comparison"][0].name: "Scores of all models", views.median.name: views.viewer_note}
     for drawn in (drawn for entries in figures.values() for drawn in entries):
-        run.picture(to_page_png(drawn.figure), f"figures/{drawn.name}.png")
+        # The report has rendered all figures in full size.
+        render = to_page_png if drawn.name in on_page else to_png
+        run.picture(render(drawn.figure), f"figures/{drawn.name}.png")
     for page in (config.layout.report, config.layout.qc):
         run.file(page)
     folder = config.layout.tables.relative_to(config.layout.root).as_posix()  # where the report links them
     for name, table in results.tables.items():
         run.text(table_text(table), f"{folder}/{name}.tsv")
-    pictures = [
-        picture_link(f"figures/{figures['comparison'][0].name}.png", "Scores of all models"),
-        picture_link(f"figures/{views.median.name}.png", views.viewer_note),
-    ]
+    pictures = [picture_link(f"figures/{name}.png", text) for name, text in on_page.items()]
     run.describe("\n\n".join([f"**{study_title(config)}**", *sentences, *pictures]) + "\n")

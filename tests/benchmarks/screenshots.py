@@ -45,13 +45,18 @@ SERVER_S = 120.0
 """Seconds that MLflow's server may take to start."""
 
 
+def find_browser() -> str | None:
+    """Return the path of the browser, if there is one."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
 def browser() -> str:
     """Return the path of the browser.
 
     Raises:
         ConfigError: there is none.
     """
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    path = find_browser()
     if path is None:
         raise ConfigError(f"no browser; install one of: {', '.join(BROWSERS)}")
     return path

@@ -35,5 +35,6 @@ def test_a_configuration_is_a_file_or_a_bare_name(tmp_path, monkeypatch):
     assert find_config("gone.yaml") == Path("gone.yaml")
     Path("quickstart").touch()
     assert find_config("quickstart") == Path("quickstart")
-    with pytest.raises(ConfigError, match="no configuration 'nope'; name a YAML file, or one of: ablations, "):
+    choices = "name a YAML file, or one of: ablations, benchmark, "
+    with pytest.raises(ConfigError, match=f"no configuration 'nope'; {choices}"):
         find_config("nope")

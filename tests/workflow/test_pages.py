@@ -1,7 +1,6 @@
 """The pages of a finished study in a real browser, where one is installed."""
 
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ pytestmark = [
     pytest.mark.workflow,
     pytest.mark.slow,
     pytest.mark.xdist_group("workflow"),
-    pytest.mark.skipif(not any(map(shutil.which, screenshots.BROWSERS)), reason="no browser"),
+    pytest.mark.skipif(screenshots.find_browser() is None, reason="no browser"),
 ]
 # Scripts run in order, so this one sees the errors of all others.
 PROBE = """<script>
