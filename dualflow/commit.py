@@ -16,6 +16,7 @@ import secrets
 import shutil
 import stat
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -265,5 +266,5 @@ def _verify(temp: Path, path: Path) -> None:
         return
     try:
         verifier(temp)
-    except (ValueError, KeyError, EOFError, gzip.BadGzipFile) as error:
+    except (ValueError, KeyError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise CommitError(f"{path}: content does not verify ({error}); nothing was committed") from error

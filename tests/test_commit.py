@@ -71,6 +71,7 @@ def safetensors(cut: int = 0) -> bytes:
     [
         ("x.nii.gz", gzip.compress(bytes(10000), mtime=0)[:-5]),
         ("x.nii.gz", b"not gzip"),
+        ("x.nii.gz", gzip.compress(bytes(10000), mtime=0)[:10] + b"\xff" * 20),
         ("x.json", b'{"a": '),
         ("x.json", b"\xff\xfe"),
         ("x.safetensors", safetensors(cut=4)),

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import yaml
+
 from dualflow.commands.study_config import load_study_config
 from dualflow.commit import commit_text
 from dualflow.config import StudyConfig
@@ -120,7 +122,7 @@ def study_yaml(bids: Path, name: str, overview: DatasetOverview) -> str:
     region, joined = MODALITIES[target].reference, not overview.in_one_session(source, target)
     return TEMPLATE.format(
         bids=bids,
-        name=name,
+        name=_quote(name),
         bids_value=_quote(str(bids)),
         source=source,
         target=target,
@@ -162,5 +164,6 @@ def _comment(text: str, value: str, items: list[str]) -> str:
 
 
 def _quote(text: str) -> str:
-    """Text as a YAML scalar, in quotes where it needs them."""
-    return text if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_/.-]*", text) else json.dumps(text)
+    """Text as a YAML scalar, in quotes where it needs them: YAML takes `no` and `null` for other types."""
+    is_plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_/.-]*", text) and yaml.safe_load(text) == text
+    return text if is_plain else json.dumps(text)

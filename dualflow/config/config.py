@@ -185,6 +185,11 @@ def public_values(config: Config) -> dict[str, Any]:
 
 
 def _require(path: Path | None, exists: Callable[[Path], bool], key: str, kind: str, remedy: str) -> None:
-    if path is not None and not exists(path):
-        problem = f"is not {kind}" if path.exists() else "does not exist"
+    if path is None:
+        return
+    try:
+        problem = "" if exists(path) else f"is not {kind}" if path.exists() else "does not exist"
+    except OSError as error:  # a folder that may not be read, a name that is too long
+        problem = f"cannot be looked up ({error.strerror})"
+    if problem:
         raise ConfigError(f"{key} = {path}: {problem}, expected {kind}; name {remedy}")

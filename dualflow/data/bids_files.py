@@ -126,7 +126,7 @@ def select(candidates: Candidates, name: str, where: Mapping[str, str]) -> Candi
         if files and label not in {file.label(entity) for file in files}:
             available = sorted({f"{key}-{value}" for file in files for key, value in file.entities.items()})
             wanted = f"has {entity}-{label}" if label else f"is without {entity}"
-            raise ConfigError(f"study.where: no {name} file {wanted}; choose from: {', '.join(available) or 'nothing'}")
+            raise ConfigError(f"study.where or --where: no {name} file {wanted}; choose from: {', '.join(available) or 'nothing'}")
         candidates = {
             scan: [file for file in scan_files if file.label(entity) == label]
             for scan, scan_files in candidates.items()
@@ -222,8 +222,9 @@ def _remedy(candidates: list[Candidate], name: str, differing: list[str]) -> str
     if not differing:
         return "keep one in the dataset"
     example = next(file.label(differing[0]) for file in candidates if file.label(differing[0]))
-    by_name = f"study.where, such as {{{name}: {{{differing[0]}: '{example}'}}}}"
-    return f"choose with study.runs or {by_name}" if differing == ["run"] else f"choose with {by_name}"
+    entity = differing[0]
+    by_name = f"study.where, such as {{{name}: {{{entity}: '{example}'}}}}, or --where {name}.{entity}={example}"
+    return f"choose with study.runs or --runs, or with {by_name}" if differing == ["run"] else f"choose with {by_name}"
 
 
 def _require_dataset(root: Path) -> None:

@@ -61,7 +61,7 @@ class DatasetOverview:
             counts = ", ".join(f"{name} {len(scans)}" for name, scans in self.scans.items())
             raise ConfigError(
                 f"no subject has two modalities ({counts}), expected a source such as T1w and a target such as FDG; "
-                "check the names of the files"
+                f"{self._tracer_hint or 'check the names of the files'}"
             )
         return max(
             candidates,
@@ -77,10 +77,16 @@ class DatasetOverview:
         subjects, sessions = _subjects(keys), {session for _, session in keys if session}
         lines = [f"{len(subjects)} subjects, {len(keys)} scans" + (f", {len(sessions)} sessions" if sessions else "")]
         lines += [f"  {name:<8}{len(scans)} scans" for name, scans in self.scans.items()]
-        if self.unnamed_pet:
-            lines.append(f"  {self.unnamed_pet} PET files name no known tracer; add trc-LABEL to their names")
+        if self._tracer_hint:
+            lines.append(f"  {self._tracer_hint}")
         lines.append(f"  columns: {', '.join(self.columns) or 'none'}")
         return "\n".join(lines)
+
+    @property
+    def _tracer_hint(self) -> str:
+        """What to do about PET files without a known tracer, if there are any."""
+        files = f"{self.unnamed_pet} PET files name no known tracer; add trc-LABEL to their names"
+        return files if self.unnamed_pet else ""
 
 
 def describe_dataset(root: Path) -> DatasetOverview:

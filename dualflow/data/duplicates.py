@@ -47,7 +47,8 @@ def exclude_duplicates(groups: Iterable[Sequence[Entry]]) -> Exclusions:
     for group in groups:
         scans = list(dict.fromkeys(scan for scan, _ in group))
         one_subject = len({scan.subject for scan in scans}) == 1
-        kept_scan = scans[0] if one_subject and len(scans) > 1 else None
+        once = [scan for scan, _ in group].count(scans[0]) == 1
+        kept_scan = scans[0] if one_subject and once else None
         for scan, path in group:
             copies = [entry_name(*entry) for entry in group if entry != (scan, path)]
             error = PairingError(

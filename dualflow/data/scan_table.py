@@ -55,7 +55,8 @@ def sample_values(path: Path, scans: Sequence[Scan], columns: Sequence[str]) -> 
     """
     table = _read(path)
     require_columns(path, columns, [table.drop(columns=["subject", "session"])])
-    rows = table.assign(key=[_key(row) for row in table.to_dict("records")]).drop_duplicates("key").set_index("key")
+    rows = table.set_axis([_key(row) for row in table.to_dict("records")])
+    rows = rows[~rows.index.duplicated()]
     text = rows.loc[[scan.key for scan in scans], list(columns)].reset_index(drop=True)
     return typed_values(text, scans, declared_columns(path.with_suffix(".json")))
 

@@ -104,7 +104,7 @@ def check_metrics(metrics: MaskShape | TemplateAgreement, path: Path) -> None:
         if not low <= value <= high:
             raise IntensityError(
                 f"{path}: has a brain mask whose {name} ({description}) is {value:.2f}, expected {low:g} to {high:g}; "
-                "check the scan for a cut or unusual field of view, or give a mask in study.masks"
+                "check the scan for a cut or unusual field of view, or give a mask in study.masks or --masks"
             )
 
 

@@ -81,7 +81,7 @@ def convert_dicom(
     """Convert the `source` series of each exam in DICOM folders to NIfTI images.
 
     Args:
-        folders: folders of DICOM files, at any depth.
+        folders: folders of DICOM files, nested up to nine deep.
         target: folder of the images and their sidecars.
         source: modality of the images.
 
@@ -106,7 +106,6 @@ def convert_dicom(
             scan = Scan(f"dcm{hashlib.sha256(exam.encode()).hexdigest()[:8]}")
             try:
                 series = choose_series(all_series, source)
-                check_header(series.image, 3)
             except DataError as error:
                 excluded.append(Quarantine(scan.key, STEP, str(error)))
                 continue
@@ -200,9 +199,9 @@ def _read_series(scratch: Path, folder: Path) -> list[Series]:
 
 
 def _copy(series: Series, path: Path) -> None:
-    """Copy the image and its sidecar, unless an equal image is there."""
+    """Copy the image and its sidecar, unless an equal image is there: the sidecar is written first."""
     if path.is_file() and sha256(path) == sha256(series.image):
         return
+    commit_json(sidecar_path(path), series.sidecar)
     with committing(path) as temp:
         shutil.copyfile(series.image, temp)
-    commit_json(sidecar_path(path), series.sidecar)

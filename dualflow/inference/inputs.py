@@ -65,15 +65,23 @@ def expand_inputs(inputs: Sequence[str | Path]) -> list[Path]:
     """
     paths: dict[Path, Path] = {}
     for text in map(str, inputs):
-        path = Path(text).expanduser()
-        matches = [path] if path.exists() or not _GLOB & set(text) else _matches(path)
-        if not matches:
-            raise DataError(f"no file matches INPUT {text}; check the pattern")
-        for match in matches:
-            if not match.exists():
-                raise DataError(f"INPUT {match} does not exist; name {EXPECTED}")
-            paths.setdefault(match.resolve(), match)
+        try:
+            matches = _existing(text)
+        except OSError as error:  # a folder that may not be read, a name that is too long
+            raise DataError(f"INPUT {text} cannot be looked up ({error.strerror}); name {EXPECTED}") from error
+        paths |= {match.resolve(): match for match in matches if match.resolve() not in paths}
     return list(paths.values())
+
+
+def _existing(text: str) -> list[Path]:
+    path = Path(text).expanduser()
+    matches = [path] if path.exists() or not _GLOB & set(text) else _matches(path)
+    if not matches:
+        raise DataError(f"no file matches INPUT {text}; check the pattern")
+    for match in matches:
+        if not match.exists():
+            raise DataError(f"INPUT {match} does not exist; name {EXPECTED}")
+    return matches
 
 
 def resolve_inputs(

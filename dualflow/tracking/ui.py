@@ -10,6 +10,7 @@ from dualflow.config import TrackingConfig
 from dualflow.errors import ConfigError
 from dualflow.tracking.database import is_database
 from dualflow.tracking.mlflow_store import PRIVATE, open_store
+from dualflow.tracking.model_registry import public_uri
 from dualflow.tracking.saved_view import TAG, view_link
 
 HOST = "127.0.0.1"
@@ -29,7 +30,7 @@ def serve_ui(config: TrackingConfig, experiment: str, port: int) -> NoReturn:
         ConfigError: the runs are on a server, which has its own pages.
     """
     if not is_database(config.uri):
-        raise ConfigError(f"tracking.uri = {config.uri!r} is a server; open that address in a browser")
+        raise ConfigError(f"tracking.uri = {public_uri(config.uri)!r} is a server; open that address in a browser")
     client = open_store(config)  # MLflow's server would create a missing file in place
     address = f"http://{HOST}:{port}"
     if (tracked := client.get_experiment_by_name(experiment)) is not None and TAG in tracked.tags:

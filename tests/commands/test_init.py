@@ -54,6 +54,15 @@ def test_the_written_configuration_loads(dataset, tmp_path):
     assert "# other columns: site" in text
 
 
+@pytest.mark.parametrize("name", ["2024", "no", "1e3"])
+def test_a_name_that_yaml_takes_for_another_type_is_quoted(dataset, tmp_path, name):
+    """The name of the study is that of the folder."""
+    dataset(["anat/{}_T1w.nii.gz", "pet/{}_trc-FDG_pet.nii.gz"], columns="age\tyes")
+    (tmp_path / "my study").rename(tmp_path / name)
+    assert init(name).exit_code == 0
+    assert load_config(tmp_path / f"{name}.yaml").study.name == name
+
+
 def test_sessions_and_modalities_without_pet(dataset, tmp_path):
     """Each session is a scan; without PET the target is another MR modality."""
     dataset(["ses-a/anat/{}_ses-a_T1w.nii.gz", "ses-a/anat/{}_ses-a_FLAIR.nii.gz", "ses-b/anat/{}_ses-b_T1w.nii.gz"])
@@ -114,8 +123,9 @@ def test_a_file_is_overwritten_only_with_force(dataset, tmp_path):
         ([], 3, "has no sub-* folder; name the root folder of a BIDS dataset"),
         (["anat/{}_bold.nii.gz"], 3, "no scan has a known modality, expected one of: T1w"),
         (["anat/{}_T1w.nii.gz"], 2, "no subject has two modalities (T1w 3)"),
+        (["anat/{}_T1w.nii.gz", "pet/{}_pet.nii.gz"], 2, "3 PET files name no known tracer; add trc-LABEL"),
     ],
-    ids=["no subjects", "no known modality", "no pair"],
+    ids=["no subjects", "no known modality", "no pair", "no tracer"],
 )
 def test_a_dataset_without_pairs_is_refused(dataset, tmp_path, names, code, message):
     """The error is one line, and no file is written."""

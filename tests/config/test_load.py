@@ -2,10 +2,21 @@
 
 import pytest
 
-from dualflow.config import Config, load_config
+from dualflow.config import Config, load_config, write_resolved
 from dualflow.errors import ConfigError
 
 MINIMAL = "study: {name: test}\n"
+
+
+@pytest.mark.parametrize("number", ["1e-5", "1.e-5", "1E-05", "0.00001"])
+def test_numbers_may_have_an_exponent(write, number):
+    """YAML 1.1 takes those without a point for text, and JSON writes them without one."""
+    options = f"model: {{preset: dualflow, options: {{interpolation_l1: {number}}}}}"
+    config = load_config(write(MINIMAL + options))
+    assert config.model.options["interpolation_l1"] == 1e-5
+    override = f"model.options={{interpolation_l1: {number}}}"
+    assert load_config(write(MINIMAL + "model: {preset: dualflow}"), [override]).model == config.model
+    assert load_config(write_resolved(config)).model == config.model
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,14 @@ def test_the_later_of_two_equal_sessions_is_excluded(study, pair_files):
     assert [row.scan for row in result.quarantined] == ["sub-1_ses-M12"]
 
 
+def test_a_copy_in_another_session_does_not_keep_a_scan_with_equal_files(study, pair_files):
+    """Its own files are equal, so it is unknown which of them is real."""
+    files = [*pair_files("1", "M6"), *pair_files("1", "M12"), *pair_files("2")]
+    result = index(study(dict(zip(files, [1, 1, 1, 4, 5, 6], strict=True))))
+    assert result.pairs["scan"].tolist() == ["sub-2"]
+    assert [row.scan for row in result.quarantined] == ["sub-1_ses-M12", "sub-1_ses-M6"]
+
+
 def test_a_scan_with_equal_sources_is_excluded(study, pair_files):
     """A FLAIR with the voxels of the T1w is a copy under a wrong name."""
     files = [*pair_files("1"), "sub-1/anat/sub-1_FLAIR.nii.gz", *pair_files("2"), "sub-2/anat/sub-2_FLAIR.nii.gz"]

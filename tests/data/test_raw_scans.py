@@ -64,8 +64,8 @@ def files(tmp_path) -> ScanFiles:
 
 @pytest.fixture
 def attempts(monkeypatch):
-    """Names of the preprocessed sources; preprocessing raises `attempts.error` if it is set."""
-    log = SimpleNamespace(sources=[], error=None)
+    """Names of the preprocessed sources; preprocessing raises `attempts.error`, and writes `attempts.target` too."""
+    log = SimpleNamespace(sources=[], error=None, target=None)
 
     def preprocess_pair(source, *_, **__):
         log.sources.append(source.path.name)
@@ -74,8 +74,10 @@ def attempts(monkeypatch):
         return PAIR
 
     def write_pair(_, layout, scan, *__):
-        commit_text(volume_path(layout, scan), "voxels")
-        return {"source": volume_path(layout, scan)}
+        written = {"source": volume_path(layout, scan)} | ({"target": log.target} if log.target else {})
+        for path in written.values():
+            commit_text(path, "voxels")
+        return written
 
     monkeypatch.setattr(pipeline, "preprocess_pair", preprocess_pair)
     monkeypatch.setattr(outputs, "write_pair", write_pair)
@@ -136,6 +138,28 @@ def test_an_excluded_scan_loses_its_earlier_volumes(files, attempts, tmp_path, e
     write_image(files.source, 7)
     assert prepare_scan(layout, scan, files, STUDY, PREPROCESS) is not None
     assert not volume_path(layout, scan).exists()
+
+
+def test_a_target_that_is_excluded_later_loses_its_volume(files, attempts, tmp_path):
+    """No manifest lists it any more, but it would look like a measured target."""
+    layout, scan = Layout(tmp_path / "out"), Scan("1")
+    attempts.target = volume_path(layout, scan).with_name("target.txt")
+    assert prepare_scan(layout, scan, files, STUDY, PREPROCESS) is None
+    target, attempts.target = attempts.target, None
+    assert target.is_file()
+    assert prepare_scan(layout, scan, ScanFiles(files.source, None, files.extra), STUDY, PREPROCESS) is None
+    assert not target.exists()
+    assert volume_path(layout, scan).is_file()
+
+
+def test_the_folder_of_the_reference_mask_is_not_recorded(files, attempts, tmp_path):
+    """Its name may identify a person."""
+    region = tmp_path / "jane_doe" / "region.nii"
+    write_image(region)
+    attempts.error = DataError(f"{region}: it is bad")
+    config = PREPROCESS.model_copy(update={"reference_region": str(region)})
+    refused = prepare_scan(Layout(tmp_path / "out"), Scan("1"), files, STUDY, config)
+    assert refused.reason == "region.nii: it is bad"
 
 
 @pytest.mark.parametrize(("cause", "for_good"), [(None, True), (OSError(5, "Input/output error"), False)])

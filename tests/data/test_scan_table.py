@@ -45,6 +45,12 @@ def test_rows_become_scans(index, columns):
     assert pairs["age"].tolist() == [71.5, 70]
 
 
+def test_a_side_column_may_have_any_name(index):
+    """Also that of a column which dualflow's own tables have."""
+    pairs = index("subject\tT1w\tFDG\tkey\n1\ta.nii\tb.nii\t7\n", study={"side": ("key",)}).pairs
+    assert pairs["key"].tolist() == [7]
+
+
 def test_a_table_without_targets_can_only_be_converted(index):
     """Training needs a target, and the error says so."""
     text = "subject\tT1w\n1\ta.nii\n2\tb.nii\n"

@@ -158,6 +158,7 @@ def test_dicom_folders_are_images(resolve, tmp_path, monkeypatch):
     [
         (["gone.nii"], {}, DataError, "gone.nii does not exist"),
         (["*.gone"], {}, DataError, "no file matches"),
+        (["x" * 300], {}, DataError, "cannot be looked up .File name too long"),
         (["t1.nii", "Smith^John"], {}, ConfigError, "is an image, but .* is a BIDS dataset"),
         (["Smith^John", "again"], {}, ConfigError, "2 datasets, expected one"),
         (["empty"], {}, DataError, "no DICOM file"),

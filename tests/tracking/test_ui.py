@@ -106,8 +106,8 @@ def test_tracking_looks_up_nothing(guarded, tmp_path):
 
 
 def test_a_server_has_its_own_pages():
-    """The error names its address."""
-    result = CliRunner().invoke(main, ["ui", "--set", "tracking.uri=http://127.0.0.1:9"])
+    """The error names its address, without a password."""
+    result = CliRunner().invoke(main, ["ui", "--set", "tracking.uri=http://bob:secret@127.0.0.1:9"])
     assert result.exit_code == 2
     assert "'http://127.0.0.1:9' is a server; open that address in a browser" in result.output
 
