@@ -18,8 +18,8 @@ from dualflow.flows.rng import standard_noise, uniform_noise
 
 DIRECTIONS = (2, 4)
 """Candidate numbers of leading principal components that the mixture describes jointly."""
-PEOPLE_PER_COMPONENT = 10
-"""Least number of people for each component."""
+SCANS_PER_COMPONENT = 10
+"""Least number of scans for each component."""
 STARTS, ITERATIONS = 3, 50
 """Starting points of the mixture's fit, and iterations of L-BFGS from each."""
 PRIOR_PEOPLE = 3.0
@@ -65,7 +65,7 @@ class RegionLaw(nn.Module):
     def fit(self, errors: Tensor, features: Tensor, folds: Sequence[int]) -> None:
         """Fit the law; held-out likelihood chooses the numbers of components and of directions d.
 
-        Each component needs PEOPLE_PER_COMPONENT people.
+        Each component needs SCANS_PER_COMPONENT scans, and a scan outside each fold.
 
         Args:
             errors: standardised errors of the training people, `[N, R]`.
@@ -73,7 +73,8 @@ class RegionLaw(nn.Module):
             folds: cross-fitting fold of each person.
         """
         fold = torch.tensor(folds)
-        most = min(self.components, len(folds) // PEOPLE_PER_COMPONENT)
+        outside_all = len(folds) - int(fold.bincount().max())
+        most = min(self.components, len(folds) // SCANS_PER_COMPONENT, outside_all)
         mixtures = [(count, size) for count in range(2, most + 1) for size in DIRECTIONS if size <= errors.shape[1]]
         scores = dict.fromkeys([(1, self.directions), *mixtures], 0.0)
         for held_out in sorted(set(folds)) if mixtures else []:

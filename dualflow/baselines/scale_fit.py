@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -91,7 +92,7 @@ def fit_voxel_scale(
         chosen = torch.randperm(len(values), generator=generator)[: VOXELS // len(sources)]
         features.append(voxel_features(source[None], deviation[None])[0][inside][chosen])
         errors.append(values[chosen])
-    voxel_folds = [fold for fold, error in zip(folds, errors, strict=True) for _ in error]
+    voxel_folds = np.repeat(folds, [len(error) for error in errors]).tolist()
     fit_scale(scale.scale, torch.cat(features), torch.cat(errors), voxel_folds)
     left = [(error / scale.scale(values).square()).mean() for error, values in zip(errors, features, strict=True)]
     scales = [

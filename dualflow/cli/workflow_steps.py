@@ -1,7 +1,7 @@
 """The workflow's steps as commands. Snakemake calls them; a person seldom needs to.
 
-Each step checks its manifest, so a finished step is not repeated, and locks it, so that two processes never write the
-same files. A step ends with the run that started it.
+Long steps check their manifests, so what is finished is not repeated. Each step locks its manifest, so that two
+processes never write the same files, and ends with the run that started it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The index of a study: usable scans, splits, and a summary. It imports no imaging library, so it takes seconds."""
+"""The index of a study: usable scans, splits, and a summary."""
 
 from __future__ import annotations
 

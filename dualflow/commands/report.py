@@ -147,7 +147,7 @@ def _log(
 ) -> None:
     """Log pages, figures and tables of the whole study; the scores of each model are on its own run.
 
-    Tables of single people stay with the study.
+    Tables of single people stay with the study; the quality page has their side values.
     """
     from dualflow.report.style import to_page_png, to_png
 

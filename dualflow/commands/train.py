@@ -28,7 +28,7 @@ from dualflow.config.learning import SEEDED
 from dualflow.data.dataset import PairDataset
 from dualflow.data.tsv import table_text
 from dualflow.errors import ConfigError
-from dualflow.flows.interface import ConditionalModel
+from dualflow.flows.interface import ConditionalModel, ConditionalSampler
 from dualflow.flows.side_information import chance_accuracy
 from dualflow.flows.spec import FlowSpec
 from dualflow.imaging.regions import region_map
@@ -232,9 +232,10 @@ def _train_baseline(config: Config, name: str, data: LearningData, context: Trai
 def _constant_spread(config: Config, model: ConditionalModel, validation: PairDataset) -> ConstantSpread | None:
     """Root mean squared error on the validation pairs, per voxel and per region mean: a spread for point estimates.
 
-    Without validation pairs it is None, because residuals on the training pairs would be too small.
+    It is None for a model with samples, which has a spread of its own, and without validation pairs, because residuals
+    on the training pairs would be too small.
     """
-    if not len(validation):
+    if isinstance(model, ConditionalSampler) or not len(validation):
         return None
     regions = region_map(config.preprocess)
     voxel_errors, region_errors = [], []

@@ -175,7 +175,7 @@ class EvaluateConfig(Section):
     Monte-Carlo error."""
     background_draws: int = Field(default=2, ge=1)
     """Draws of the background for the density inside the mask."""
-    background_steps: int = Field(default=32, ge=1)
+    background_steps: int = Field(default=32, ge=2)
     """Annealing steps of each of these draws. Twice as many nearly halve the slack of the bits (reported beside them)
     and double their time."""
     closed_form_voxels: int = Field(default=12000, ge=0)

@@ -35,7 +35,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     """
     path = Path(path)
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        raw = _Loader(path.read_text(encoding="utf-8")).get_single_data()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); name an existing YAML file") from error
     except UnicodeDecodeError as error:
@@ -86,7 +86,7 @@ def _override(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
             if not isinstance(node, dict):
                 raise ConfigError(f"override '{override}': '{section}' is a value, expected a section; check the key")
         try:
-            node[last] = yaml.load(value, Loader=_Loader)
+            node[last] = _Loader(value).get_single_data()
         except (yaml.YAMLError, ValueError, RecursionError):
             raise ConfigError(f"override '{override}': '{value}' is not a YAML value; quote it") from None
     return raw

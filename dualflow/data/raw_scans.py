@@ -79,9 +79,9 @@ class ScanFiles:
         """The folders of the files, and all folders above them."""
         return {parent for path in self.paths.values() for parent in path.parents}
 
-    def without_folders(self, text: str, reference_region: str) -> str:
-        """A text in which paths of the files, of inherited sidecars above them and of the study's mask are names."""
-        return without_folders(text, *self.folders, *Path(reference_region).parents)
+    def without_folders(self, text: str, *others: Path) -> str:
+        """A text in which paths of the files, of inherited sidecars above them and of `others` are their names."""
+        return without_folders(text, *self.folders, *(parent for other in others for parent in other.parents))
 
     def open(self) -> dict[str, RawImage]:
         """Sidecar and digest of each file, by role; a file with a current cached digest is not read.
@@ -178,11 +178,11 @@ def prepare_scan(
     except DualflowError as error:
         system_error = isinstance(error.__cause__, OSError) and error.__cause__.errno is not None
         known = {} if system_error else inputs
-        reason = files.without_folders(str(error), config.reference_region)
+        reason = files.without_folders(str(error), Path(config.reference_region))
         return _exclude(layout, scan, reason, known, section, permanent=not system_error)
     except Exception as error:  # a defective scan must not stop the others
         text = f"{files.source.name}: {type(error).__name__}: {error}"
-        reason = files.without_folders(text, config.reference_region)
+        reason = files.without_folders(text, Path(config.reference_region))
         return _exclude(layout, scan, reason, {}, section)
     facts = {"quality": pair.record["quality"]}
     remove_outputs(manifest, keep=outputs.values())  # a target that is excluded now must not stay beside the others

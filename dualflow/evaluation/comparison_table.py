@@ -22,7 +22,7 @@ from dualflow.models.card import ModelCard
 from dualflow.models.store import load_card
 from dualflow.training.budget import ModelBudget, Plan, apply_plan, budgeted, step_identity
 
-CARD_SECONDS = ("mean_seconds", "pretrain_seconds", "initialize_seconds")
+CARD_SECONDS = ("mean_seconds", "pretrain_seconds", "initialize_seconds", "calibrate_seconds")
 """Fields of the model card with the seconds that a training spends outside its optimiser steps."""
 NOT_COMPARED = ("steps", "seeds", "device", "processes", "threads")
 """Options that change no result of a training whose steps are those of the plan."""

@@ -51,14 +51,14 @@ def summarise(
     """
     models, subjects, metrics, values = _by_subject(table, metrics)
     counts = _resamples(len(subjects), bootstrap, seed)
-    present = np.isfinite(values).sum(axis=0)
+    present, means = np.isfinite(values).sum(axis=0), _mean(values)
     low, high = (np.where(present < MIN_SUBJECTS, np.nan, end) for end in _percentiles(_resampled(values, counts)))
     seeds = table.groupby("model")["seed"].nunique()
     rows = []
     for m, model in enumerate(models):
         rows += [
             (
-                model, metric, _mean(values)[m, q], low[m, q], high[m, q],
+                model, metric, means[m, q], low[m, q], high[m, q],
                 float(np.std(values[np.isfinite(values[:, m, q]), m, q], ddof=1)) if present[m, q] > 1 else np.nan,
                 int(present[m, q]), int(seeds[model]),
             )
@@ -94,6 +94,7 @@ def differences(table: pd.DataFrame, reference: str, *, bootstrap: int = 2000, s
         raise DataError(f"model '{reference}' is not in the table; choose from: {', '.join(models)}")
     reference_index = models.index(reference)
     counts = _resamples(len(subjects), bootstrap, seed)
+    slacks = _slacks(table, np.zeros(values.shape[:2]))
     rows = []
     for m, model in enumerate(models):
         if m == reference_index:
@@ -112,7 +113,7 @@ def differences(table: pd.DataFrame, reference: str, *, bootstrap: int = 2000, s
                 rows.append((model, reference, metric, *change, "equal", float("nan"), float("nan"), people))
                 continue
             p = float("nan") if METRICS[metric].better == "ideal" else _signed_rank(paired)
-            slack, other_slack = (_slack(table, name, METRICS[metric].slack) for name in (model, reference))
+            slack, other_slack = (slacks[METRICS[metric].slack][both[:, q], at].mean() for at in (m, reference_index))
             # An upper bound may be too high by its slack, and never too low; so may the ends of the interval.
             beyond = change[1] > slack or change[2] < -other_slack
             verdict = "undecided" if max(slack, other_slack) > 0 and not beyond else ""
@@ -242,10 +243,17 @@ def _interval(metric: str, draws: NDArray[np.float64], people: int) -> tuple[flo
     return float(low), float(high)
 
 
-def _slack(table: pd.DataFrame, model: str, column: str) -> float:
-    """Mean over the scans of a model of how far its scores may be too high; 0 without the column."""
-    slack = float(table.loc[table["model"] == model, column].mean()) if column in table else 0.0
-    return 0.0 if np.isnan(slack) else slack
+def _slacks(table: pd.DataFrame, exact: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """How far scores may be too high, `[subjects, models]`, by column: infinite where a bound has no known slack.
+
+    Args:
+        table: the table of scores.
+        exact: zeros, `[subjects, models]`, for columns that the table lacks.
+    """
+    columns = {metric.slack for metric in METRICS.values()}
+    *_, present, values = _by_subject(table, columns)
+    known = {name: np.nan_to_num(values[:, :, q], nan=np.inf) for q, name in enumerate(present)}
+    return dict.fromkeys(columns, exact) | known
 
 
 def _same(pairs: NDArray[np.float64]) -> bool:

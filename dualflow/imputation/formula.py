@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -63,13 +64,19 @@ class Formula:
 
         try:
             terms = list(Parsed(f"~ {self.text}"))
-            factors = {factor.expr: factor.eval_method.value for term in terms for factor in term.factors}
-        except (FormulaicError, SyntaxError, ValueError, AttributeError) as error:
-            # AttributeError: several parts, as in `age | sex`.
+            factors = {factor.expr: _method(factor) for term in terms for factor in term.factors}
+        except AttributeError:
+            raise ConfigError(f"formula '{self.text}' has several parts; write it as 'diagnosis + age'") from None
+        except (FormulaicError, SyntaxError, ValueError) as error:
             first = _COLOURS.sub("", str(error)).strip().splitlines()[0]
             raise ConfigError(
                 f"formula '{self.text}' does not parse ({first}); write it as 'diagnosis + age'"
             ) from None
+        if scaled := [term for term in terms if len(term.factors) > 1 and "literal" in map(_method, term.factors)]:
+            raise ConfigError(
+                f"formula '{self.text}': {scaled[0]} scales a column, which scales its coefficient too; leave the "
+                "number out, or add a column in the unit that you want"
+            )
         if not any(term == "1" for term in terms):
             raise ConfigError(f"formula '{self.text}': the intercept is implied; leave out 0 and -1")
         if code := sorted(name for name, method in factors.items() if method == "python"):
@@ -195,6 +202,11 @@ def require_full_rank(design: pd.DataFrame, what: str) -> None:
             raise DataError(f"{what}: {name} is a combination of {', '.join(kept)}; leave one of them out")
         rank = now
         kept.append(str(name))
+
+
+def _method(factor: Any) -> str:
+    """How formulaic evaluates a factor: `lookup` of a column, `literal` or `python`."""
+    return str(factor.eval_method.value)
 
 
 def lies_in(design: NDArray[np.float64], space: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -81,7 +81,10 @@ def analyse_regions(
             if fit.ratio is not None:
                 ratios.append(fit.ratio[columns < len(regions) - derived])
     if not fits:
-        raise DataError(f"no region is known in more scans than the {design.shape[1]} coefficients; use fewer terms")
+        raise DataError(
+            f"no region varies over scans that tell the {design.shape[1]} coefficients apart, expected more such scans "
+            "than coefficients; use fewer terms, or levels that scans with known regions have"
+        )
     ratio = _mean_ratio(ratios)
     terms = [str(term) for term in design]
     rows = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,4 +99,5 @@ def cross_fitted_images(model: ConditionalModel, training: PairDataset, solve: S
         return solve(RegressionScans(training, folds), mean)[1]
     from dualflow.baselines.residual_density import SpreadDensity
 
-    return model.mean.fit(training, folds, solve) if isinstance(model, SpreadDensity) else None
+    # A copy, because a fit changes the mean, and this one is part of verified weights.
+    return deepcopy(model.mean).cpu().fit(training, folds, solve) if isinstance(model, SpreadDensity) else None

@@ -97,13 +97,14 @@ class TrainingRecord(Record):
     pretrain_seconds: Seconds = 0.0
     """Time of those steps."""
     initialize_seconds: Seconds = 0.0
-    """Time of the data-dependent initialisation."""
+    """Time of the spread's first fit and of the data-dependent initialisation."""
     calibrate_seconds: Seconds = 0.0
-    """Time of the calibration of the spread."""
+    """Time of the fits after training: base, law of regions and calibration."""
     base: dict[str, float] = Field(default_factory=dict)
     """Facts of the closed-form fit of the coarsest level's base; empty without directions of its own."""
     calibration: dict[str, float] = Field(default_factory=dict)
-    """Gains of the spread, and the validation NLL before and after them (nats per voxel); empty if not calibrated."""
+    """Gains of the spread, and the NLL before and after them (nats per voxel), of validation people or, if they are too
+    few, of training people by cross-fitting; empty if not calibrated."""
     side_probe: dict[str, float] = Field(default_factory=dict)
     """Share of the variance of side values that a linear probe of each finer level's latents explains."""
 
@@ -143,7 +144,7 @@ class ModelCard(Record):
     preprocess: PreprocessConfig = PreprocessConfig()
     """Preprocessing of the scans."""
     constant_spread: ConstantSpread | None = None
-    """Spread of a model without a distribution; None without validation pairs."""
+    """Spread of a model without a distribution; None for others and without validation pairs."""
     parameters: Count = 0
     """Number of trained parameters."""
     data_digest: Text = ""

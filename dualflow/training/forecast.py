@@ -115,7 +115,7 @@ def _time_steps(config: Config, depth: Sequence[int]) -> tuple[float, float]:
     objective, batch = random_training(single, choice)
     optimiser = Optimiser(objective, config.train, SCHEDULE, config.train.learning_rate)
     objective.train()
-    steps = [timed_step(single, config.train.memory, objective, optimiser, batch) for _ in range(WARM + TIMED)]
+    steps = [timed_step(single, choice.preset, objective, optimiser, batch) for _ in range(WARM + TIMED)]
     volumes = random_batch(single, objective.flow, share)
     items = [{name: tensor[index] for name, tensor in volumes.items()} for index in range(share)]
     start = perf_counter()
@@ -189,4 +189,8 @@ def _print_forecast(
             "(model.options: {hidden: [...]}), or a coarser preprocess.spacing_mm."
         )
         return
-    print(f"\nFastest mode that fits: train.memory: {fitting.sort_values('seconds')['mode'].iloc[0]}")
+    timed = fitting.dropna(subset=["seconds"])
+    if timed.empty:
+        print("\nThe modes that fit need more memory than this machine has, so no step was timed.")
+        return
+    print(f"\nFastest mode that fits: train.memory: {timed.sort_values('seconds')['mode'].iloc[0]}")

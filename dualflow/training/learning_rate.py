@@ -53,7 +53,7 @@ def find_learning_rate(config: Config) -> float:
             group=ProcessGroup(device=select_device(config.train.device)),
         )
         prepared = prepare_flow(config.model, training, validation, context, side_features=len(encoder.names))
-    objective, training = prepared.objective, prepared.train
+    objective, training = prepared.objective.to(context.group.device), prepared.train
     set_memory(objective, config.train.memory)
     stream = batches(training, config.train.batch_size, STEPS, seed)
     with progress(label, STEPS) as bar:

@@ -164,7 +164,7 @@ def timed_step(
     if norm is None:
         raise DualflowError(
             f"{name}: a step on random volumes was not finite, so its time is invalid; try train.precision: float32, "
-            "or name the other models (dualflow compare NAME ...)"
+            "or leave the model out"
         )
     return seconds
 

@@ -134,7 +134,9 @@ def prepare_flow(
     channels, *shape = train[0]["source"].shape
     flow = DualFlow(spec, shape=tuple(shape), side_features=side_features, source_channels=channels)
     flow.mean_model.load_state_dict(mean.model.state_dict())
+    begin = perf_counter()
     train = fit_spread(flow, train, subject_folds(train))
+    spread_seconds = perf_counter() - begin
     objective = FlowObjective(flow)
     # At least one step is left for the flow.
     pretrain_steps = min(round(spec.source_pretrain * steps), steps - 1)
@@ -151,7 +153,7 @@ def prepare_flow(
         mean_seconds=mean.seconds,
         pretrain_steps=pretrain_steps,
         pretrain_seconds=pretrain_seconds,
-        initialize_seconds=perf_counter() - begin,
+        initialize_seconds=spread_seconds + perf_counter() - begin,
     )
     return PreparedFlow(objective, train, record)
 

@@ -58,6 +58,14 @@ def test_gaussian_errors_keep_one_component():
     assert law.gate[1:, 0].max() < -1000
 
 
+def test_a_fold_with_nearly_all_scans_leaves_one_component():
+    """Two people, one with 19 sessions: without that person there is one scan, too few for a mixture."""
+    errors, patient, _ = subtypes(20)
+    law = RegionLaw(6, 1, components=3)
+    law.fit(errors, patient, [0] * 19 + [1])
+    assert law.mixture(patient[0])[0].exp().tolist() == [1, 0, 0]
+
+
 def test_the_density_integrates_to_one():
     """The mean of p / q over draws from a wider Gaussian q is 1."""
     law = RegionLaw(2, 1, components=2)

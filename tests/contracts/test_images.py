@@ -1,4 +1,4 @@
-"""The compose files build stages of the Dockerfile, and name the images by them."""
+"""The compose files build stages of the Dockerfile, and name the images by them; base images are pinned."""
 
 import re
 from pathlib import Path
@@ -18,6 +18,15 @@ def test_services_are_built_from_stages(name):
     assert targets
     assert set(targets.values()) <= STAGES
     assert all(image == f"dualflow:{target}" for image, target in targets.items())
+
+
+def test_images_of_others_have_a_digest():
+    """A tag may name another image tomorrow; a digest is the image."""
+    base = re.search(r"^ARG PYTHON_IMAGE=(\S+)$", (DOCKER / "Dockerfile").read_text(), re.MULTILINE)[1]
+    services = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
+    database = services["postgres"]["image"].removeprefix("${POSTGRES_IMAGE:-").removesuffix("}")
+    for image in (base, database):
+        assert re.fullmatch(r"\w+:[\w.-]+@sha256:[0-9a-f]{64}", image)
 
 
 def test_the_gpu_file_reserves_gpus_for_the_trainer():

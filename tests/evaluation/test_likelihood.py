@@ -137,6 +137,15 @@ def test_a_density_that_knows_its_background_has_no_slack():
     assert estimate.effective_draws == pytest.approx(4, abs=1e-3)
 
 
+@pytest.mark.parametrize("draws", [1, 2])
+def test_the_slack_is_unknown_if_all_moves_are_too_long(draws):
+    """The background is far narrower than its noise in training, so plain importance sampling is all there is."""
+    density, _ = gaussian(torch.diag(torch.where(INSIDE, 1.5, WIDTH / 100).double() ** 2))
+    estimate = mask_nll(density, torch.where(MASK, 0.7, 0.0), MASK, SPEC, draws=draws, steps=4, seed=0)
+    assert estimate.nll > 1000
+    assert np.isnan(estimate.slack)
+
+
 def test_densities_are_compared_on_the_same_draws():
     """Densities that differ by a factor differ by its logarithm exactly, for any number of draws."""
     density, _ = gaussian(correlated())

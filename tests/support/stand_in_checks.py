@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ from dualflow.inference.verdict import Verdict
 from dualflow.layout import Layout, Scan
 from dualflow.modalities import MODALITIES
 from dualflow.models.store import load_model, save_model
-from dualflow.training import fit_base
+from dualflow.training import fit_base, learning_rate
 from dualflow.training.context import TrainingContext
 from dualflow.training.device import device_of
 from dualflow.training.distributed import ProcessGroup
@@ -81,6 +83,20 @@ def test_a_training_gives_the_losses_of_the_cpu(train, device, memory):
     for entry, expected in zip(trained.history.entries, reference.history.entries, strict=True):
         assert entry == pytest.approx(expected, rel=1e-3, abs=1e-5)
     assert trained.record.calibration == pytest.approx(reference.record.calibration, rel=1e-3)
+
+
+def test_learning_rates_are_swept_on_the_device(phantoms, held_out, monkeypatch, device):
+    """The discriminators are on the device too."""
+    pairs = None, SimpleNamespace(names=["age"]), phantoms, held_out
+    for name, value in {
+        "learning_pairs": lambda _: pairs, "select_device": lambda _: device, "STEPS": 3,
+        "suggest_rate": lambda frame: float(frame["loss"].iloc[0]),
+    }.items():  # fmt: skip
+        monkeypatch.setattr(learning_rate, name, value)
+    monkeypatch.setattr(fit_base, "autocast", lambda *_: nullcontext())  # as in `train`
+    model = {"preset": "dualflow", "options": SMALL | {"mean": "local_linear"}}
+    config = parse_config({"study": {"name": "tiny"}, "model": model, "train": {"precision": "float32"}})
+    assert math.isfinite(learning_rate.find_learning_rate(config))
 
 
 def test_a_prediction_equals_that_of_the_cpu(predictors, phantoms):

@@ -44,6 +44,16 @@ def test_what_does_not_fit_is_not_timed(capsys):
     assert "No memory mode fits into 0.0 GiB. Try a smaller train.batch_size" in capsys.readouterr().out
 
 
+def test_modes_that_fit_the_limit_alone_are_not_timed(monkeypatch, capsys):
+    """Another machine has that memory, this one does not."""
+    monkeypatch.setattr(forecast, "_memory_of", lambda _: 1)
+    frame = forecast.forecast_training(config(), memory_gib=100)
+    assert frame["seconds"].isna().all()
+    text = capsys.readouterr().out
+    assert "so no step was timed" in text
+    assert "Fastest" not in text
+
+
 def test_a_deep_flow_is_timed_by_shallow_ones(monkeypatch):
     """Each flow step of a level adds its own time."""
     cost = {"levels": [0.5, 0.25]}
