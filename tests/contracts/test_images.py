@@ -29,6 +29,15 @@ def test_images_of_others_have_a_digest():
         assert re.fullmatch(r"\w+:[\w.-]+@sha256:[0-9a-f]{64}", image)
 
 
+def test_every_installing_stage_declares_the_lock():
+    """Podman hands a stage no argument that it does not declare; the newest versions would be installed."""
+    head, *stages = re.split(r"^FROM ", (DOCKER / "Dockerfile").read_text(), flags=re.MULTILINE)
+    assert "ARG LOCKED=" in head
+    installing = [stage for stage in stages if "${LOCKED}" in stage or "RUN sh docker/install.sh" in stage]
+    assert len(installing) == 4
+    assert all("\nARG LOCKED\n" in stage for stage in installing)
+
+
 def test_the_gpu_file_reserves_gpus_for_the_trainer():
     """It changes no other service."""
     services = yaml.safe_load((DOCKER / "compose.cuda.yaml").read_text())["services"]
