@@ -192,7 +192,7 @@ def _pet_sidecar(person: Person, pet: Pet) -> dict[str, Any]:
         "TimeZero": "10:00:00",
         "ScanStart": 1800,
         "InjectionStart": 0,
-        "FrameTimesStart": [0],
+        "FrameTimesStart": [1800],
         "FrameDuration": [1200],
         "AcquisitionMode": "static",
         "ImageDecayCorrected": True,

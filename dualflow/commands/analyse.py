@@ -169,7 +169,7 @@ def _write(
         run.parameters({"formula": f"suvr ~ {formula.text}", "references": str(dict(formula.references))})
         for term in terms:
             rows = table[(table["term"] == term) & (table["method"] == MULTIPLE)]
-            run.metrics({f"{_metric(term)}/regions_fdr_below_5_percent": float((rows["q_fdr"] < SIGNIFICANT).sum())})
+            run.metrics({f"{_metric(term)}/outcomes_fdr_below_0.05_count": float((rows["q_fdr"] < SIGNIFICANT).sum())})
             if rows["gain"].notna().any():
                 run.metrics({f"{_metric(term)}/gain_over_complete_cases": float(rows["gain"].median())})
         run.table(table, f"{name}.json")

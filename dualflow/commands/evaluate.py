@@ -75,7 +75,10 @@ def _evaluate(
     layout, row = config.layout, modality(config.study.target)
     test = load_split(config, pairs, "test", predictor.card.side)
     if not len(test):
-        raise DataError(f"{config.study.name}: no test scan to score; give split.test a share or name test_subjects")
+        raise DataError(
+            f"{config.study.name}: no test scan to score; give split.test a share, name test_subjects, or mend the "
+            f"scans in {layout.quarantine}"
+        )
     rows, curves, histograms, region_means, picture = [], [], [], [], None
     errors, visits = MeanError(config.preprocess.shape), Counter(test.subjects)
     for index, item in enumerate(track(test.items, f"evaluate {name}, seed {seed}")):

@@ -88,9 +88,9 @@ class InputCheck:
         """Check shape, dtype and values of all inputs; NaN is allowed in `side` alone.
 
         Args:
-            like: a parameter of the model, whose dtype the inputs must have.
+            like: a parameter of the model, whose dtype the volumes must have.
             source: `[N, C, D, H, W]`.
-            side: `[N, S]`, NaN where unknown.
+            side: `[N, S]`, numbers of any type, NaN where unknown.
             target: `[N, C, D, H, W]`.
             latents: one per level, finest first.
 

@@ -76,13 +76,15 @@ class DesignChoice:
 
     def _choose_harmonisation(self) -> dict[str, Any]:
         """Choose the row of HARMONISATIONS of each channel, one channel after the other."""
-        choice, errors = [0] * self.design.channels, dict[int, float]()
+        choice, rmse = [0] * self.design.channels, list[float]()
         for channel in range(self.design.channels):
+            errors = {}
             for row in range(len(HARMONISATIONS)):
                 choice[channel] = row
                 errors[row] = self._harmonised_error(choice)
             choice[channel] = min(errors, key=errors.__getitem__)
-        return {"harmonisation": choice, "harmonisation_rmse": list(errors.values())}
+            rmse += errors.values()
+        return {"harmonisation": choice, "harmonisation_rmse": rmse}
 
     def _harmonised_error(self, choice: Sequence[int]) -> float:
         harmonise = Harmonise(self.design.channels)

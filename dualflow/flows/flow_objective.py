@@ -30,8 +30,8 @@ class FlowObjective(Objective):
 
         loss = sum_t weight_t term_t
 
-    In training, noise is added first: to the target by DEQUANTIZATIONS, and to the source if it has a density. Terms of
-    weight 0 are left out, except `nll`. Monitored numbers have no weight.
+    Noise is added first: to the target and its background as `prepare_target` does, and in training to the source if it
+    has a density. Terms of weight 0 are left out, except `nll`. Monitored numbers have no weight.
 
     Args:
         flow: trained in place.
@@ -49,8 +49,9 @@ class FlowObjective(Objective):
 
     @property
     def uses_all_parameters(self) -> bool:
-        """Whether every step trains all of the flow: not while its source is frozen."""
-        return self.flow.spec.source_frozen == 0
+        """Whether every step trains all of the flow: not while its source is frozen, nor an unlinked source."""
+        spec = self.flow.spec
+        return spec.source_frozen == 0 and (spec.prior == "relation" or spec.context != "none")
 
     def forward(
         self,

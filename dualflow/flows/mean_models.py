@@ -36,7 +36,7 @@ def known_side(side: Tensor | None, like: Tensor, count: int) -> Tensor:
     if side is None:
         return like.new_zeros(like.shape[0], 2 * count)
     if side.shape != (like.shape[0], count):
-        raise ShapeError(f"side is {tuple(side.shape)}; expected [{like.shape[0]}, {count}], NaN where unknown")
+        raise ShapeError(f"side is {tuple(side.shape)}; expected [{like.shape[0]}, {count}]; give NaN where unknown")
     return torch.cat([torch.nan_to_num(side, nan=0.0), (~side.isnan()).to(side.dtype)], dim=1)
 
 

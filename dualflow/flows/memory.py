@@ -2,7 +2,8 @@
 
 `stored` keeps all activations, as autograd does. `checkpoint` keeps the input of each step and recomputes the step in
 the backward pass (Chen et al. 2016). `reversible` keeps only the output of the chain and recovers each input from its
-output (Gomez et al. 2017), so memory does not grow with depth. The backward pass evaluates each network once more.
+output (Gomez et al. 2017), so memory does not grow with depth. The backward pass evaluates each network once more, and
+those of conditional actnorms and mixings twice.
 """
 
 from __future__ import annotations

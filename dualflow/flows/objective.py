@@ -93,5 +93,5 @@ class ImageObjective(Objective):
 
 def masked_l1(prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
     """Return the mean absolute error over the mask's voxels, in the target's unit; over all without a mask."""
-    inside = torch.ones_like(target) if mask is None else mask.to(target.dtype)
+    inside = torch.ones_like(target) if mask is None else mask.to(target.dtype).expand_as(target)
     return ((prediction - target).abs() * inside).sum() / inside.sum().clamp_min(1)

@@ -41,7 +41,8 @@ class SideTokens(nn.Module):
         return out
 
     def filled(self, side: Tensor) -> Tensor:
-        """Replace NaN and dropped values by the tokens."""
+        """Replace NaN and dropped values by the tokens; values of any number type become the model's."""
+        side = side.to(self.token.dtype)
         unknown = side.isnan()
         if self.training and self.dropout:
             unknown = unknown | (uniform_noise(side) < self.dropout) | (uniform_noise(side[:, :1]) < self.dropout)

@@ -57,7 +57,7 @@ class FlowSpec:
             means.
         low_rank: Number of directions of the coarsest level's latents with a law of their own, those of region means.
             With 0 the latents are independent.
-        mean: Conditional mean subtracted from the target: `none`, a `network`, a closed-form `local_linear` regression,
+        mean: Conditional mean subtracted from the target: `none`, a closed-form `local_linear` regression,
             or the `stacked` regression, which adds harmonised sources and abnormality to it as far as cross-fitting
             supports them.
         residual_scale: Unit of `target - mean` inside the flow, in target units (SUVR).
@@ -67,8 +67,8 @@ class FlowSpec:
         bin_width: Distance between neighbouring values of a dequantised target, in target units.
         noise: Standard deviation of the Gaussian noise added to the target in training, in target units (SUVR). It
             bounds the density.
-        background_noise: Standard deviation of the Gaussian noise that replaces the target outside the mask in
-            training, in target units. With 0 the background is kept.
+        background_noise: Standard deviation of the Gaussian noise that replaces the target outside the mask before the
+            target is encoded, in target units. With 0 the background is kept.
         source_noise: Standard deviation of the Gaussian noise added to the source in training, if the source is a flow.
         side_in_context: Adds side information to the source features of every level. Otherwise side information enters
             the prior of the coarsest level only, and through mean image and spread.

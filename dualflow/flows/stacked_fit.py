@@ -38,7 +38,7 @@ def fit_stacked_mean(
 
     No target of a scan's fold enters the regressions that predict the scan; the gains see it only through the
     cross-fitted images of other scans. Shared by all scans are the references of the sources, which see no target, the
-    choices among candidates, and the stacking weight.
+    choices among candidates, the stacking weight, and the weight of the gain.
 
     Args:
         scans: training scans, iterated several times.
@@ -88,9 +88,11 @@ def _fit_rich(
         spread += torch.cat([(images[-1] - one.scan.target).square(), torch.ones_like(image)]) * one.scan.mask
     rich.coefficients.copy_(fit.coefficients(None, ladder))
     errors, counts = blur(spread, SPREAD_WIDTH)
-    shown = [_features(design, one)[:, domain] for one in prepared[:: max(len(prepared) // SHOWN, 1)]]
+    shown = [_features(design, one)[:, domain] for one in prepared[:: max(len(prepared) // SHOWN, 1)][:SHOWN]]
     spread_map = (errors / counts.clamp_min(1e-3)).sqrt() * domain
-    model.posterior.fit(fit.precision(ladder[0].ridge), spread_map, shown, laws, domain)
+    # A rung with mirror images solves twice the normal equations against one ridge.
+    ridge = ladder[0].ridge / (2 if ladder[0].mirrored else 1)
+    model.posterior.fit(fit.precision(ridge), spread_map, shown, laws, domain)
     facts |= {"rich_ladder": [rung._asdict() for rung in ladder], "rich_rmse": rmse}
     return images, facts
 

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 TISSUE_CENTRES = (0.1, 0.3, 0.45, 0.6, 0.75, 0.95)
 """Intensity at the centre of each soft tissue class."""
@@ -69,9 +70,18 @@ def foreground(source: Tensor) -> Tensor:
 
 
 def gradients(volume: Tensor) -> Tensor:
-    """Return central differences along the three axes, `[N, C, D, H, W]` to `[N, 3C, D, H, W]`, per voxel."""
-    parts = [(volume.roll(-1, axis) - volume.roll(1, axis)) / 2 for axis in (2, 3, 4)]
-    return torch.cat(parts, dim=1)
+    """Return central differences along the three axes, `[N, C, D, H, W]` to `[N, 3C, D, H, W]`, per voxel.
+
+    Beyond its faces the volume continues with its last value.
+    """
+    padded = F.pad(volume, (1,) * 6, mode="replicate")
+    i, after, before = slice(1, -1), slice(2, None), slice(None, -2)
+    parts = [
+        padded[:, :, after, i, i] - padded[:, :, before, i, i],
+        padded[:, :, i, after, i] - padded[:, :, i, before, i],
+        padded[:, :, i, i, after] - padded[:, :, i, i, before],
+    ]
+    return torch.cat(parts, dim=1) / 2
 
 
 def brain_box(source: Tensor) -> tuple[slice, slice, slice]:

@@ -227,7 +227,7 @@ def region_scatter(real: Floats, synthetic: Floats, row: Modality, *, model: str
         axes.plot(ends, ends, color=MUTED, lw=0.8, ls=(0, (4, 3)))
         axes.scatter(x.ravel(), y.ravel(), s=5, color=COLOURS[0], alpha=0.35, lw=0)
         r = correlation(x.ravel(), y.ravel())
-        axes.text(0.05, 0.95, f"r = {r:.2f}", transform=axes.transAxes, va="top")
+        axes.text(0.05, 0.95, "" if np.isnan(r) else f"r = {r:.2f}", transform=axes.transAxes, va="top")
         axes.set(xlim=ends, ylim=ends, aspect="equal", title=name, xlabel=f"real ({row.unit})")
         axes.set_ylabel(f"{model} ({row.unit})")
         axes.locator_params(nbins=5)

@@ -26,10 +26,7 @@ IMAGES = {
 EXPLAINED = {"explained_level_": "", "explained_other_level_": ", another subject's source"}
 """Prefix of a column before the number of the level -> end of its heading."""
 BITS = ("bits_in_mask", "bits_slack", "bits_effective_draws")
-CALIBRATION = {
-    "nats_before": "Validation NLL before calibration",
-    "nats_after": "Validation NLL after calibration",
-}
+CALIBRATION = {"nats_before": "NLL before calibration", "nats_after": "NLL after calibration"}
 """Facts of a training record on its calibration, and their headings."""
 ROUND_TRIPS = ("round_trip_float32", "round_trip_float64")
 
@@ -79,10 +76,16 @@ def bits_table(numbers: pd.DataFrame, cards: Mapping[str, ModelCard]) -> Table:
         "Accuracy of the bits. Slack: 2.4 times what the last doubling of the annealing steps gained, and the standard "
         "error of the draws. The bits are upper bounds; a difference decides nothing if the slack of the larger bound "
         "can explain it. The bound without annealing contains what a model does not know about its own background, so "
-        "it does not compare models. Effective draws: of the background, by their weights. NLL of the validation "
-        "scans: nats per voxel of the grid."
+        "it does not compare models. Effective draws: of the background, by their weights. NLL before and after "
+        f"calibration: nats per voxel of the grid, of {_calibrated_on(cards)}."
     )
     return plain_table(frame, caption)
+
+
+def _calibrated_on(cards: Mapping[str, ModelCard]) -> str:
+    if any(card.training.calibration.get("cross_fitted") for card in cards.values()):
+        return "the training scans by cross-fitting, because there are too few validation subjects"
+    return "the validation scans"
 
 
 def _share(share: float, low: float, high: float) -> str:

@@ -157,7 +157,7 @@ def worst_people(scores: pd.DataFrame, pairs: pd.DataFrame, quality: pd.DataFram
             | {"Flags": str(flags.get(scan, "none"))}
         )
     caption = (
-        f"The {len(rows)} test subjects with the largest mean absolute error of {model}, the largest first. Flags are "
+        f"Test subjects with the largest mean absolute error of {model}, the largest first, {WORST} at most. Flags are "
         "those of the quality control of their first scan; qc.html shows its picture."
     )
     return Table(caption, pd.DataFrame(rows))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -47,21 +48,24 @@ def study_figures(config: Config, results: StudyResults, test: pd.DataFrame) -> 
     first_seed = config.train.seeds[0]
     means = RegionMeans.from_table(read_result(layout.table(f"regions_{main}_seed-{first_seed}")))
     # All figures of the page share one colour per model.
-    colours = palette(list(dict.fromkeys(results.summary["model"])))
+    colours = palette([name for name in dict.fromkeys(results.summary["model"]) if name not in results.ceilings])
     stems = [f"{name}_seed-{seed}" for name, seed in config.trainings if seed == first_seed]
     curves = pd.concat([read_result(layout.table(f"reliability_{stem}")) for stem in stems])
     # A study that an earlier version evaluated has none.
     histograms = [read_result(path) for stem in stems if (path := layout.table(f"pit_{stem}")).is_file()]
+    regions = [
+        _agreement(means, row, main),
+        _errors(means, main),
+        _scatter(means, row, main),
+        *_effects(means, test, config, row, main),
+    ]
+    uncertainty = [_reliability(curves, colours, main), *_pit(histograms, colours, main)]
+    seed = f" Of the trainings with seed {first_seed}." if len(config.train.seeds) > 1 else ""
     return {
         "comparison": [_comparison(results.summary, row, colours, results.ceilings)],
-        "regions": [
-            _agreement(means, row, main),
-            _errors(means, main),
-            _scatter(means, row, main),
-            *_effects(means, test, config, row, main),
-        ],
+        "regions": [replace(entry, caption=entry.caption + seed) for entry in regions],
         "analyses": analysis_figures(config),
-        "uncertainty": [_reliability(curves, colours, main), *_pit(histograms, colours, main)],
+        "uncertainty": [replace(entry, caption=entry.caption + seed) for entry in uncertainty],
         "training": _training(config, results),
     }
 
@@ -86,10 +90,10 @@ def _agreement(means: RegionMeans, row: Modality, main: str) -> ReportFigure:
     return ReportFigure(
         "agreement",
         agreement_plot(means, row),
-        f"Bland-Altman plot of {main}: each dot is a region of a test subject. Lines are the bias and the limits of "
+        f"Bland-Altman plot of {main}: each dot is a region of a test scan. Lines are the bias and the limits of "
         "agreement; a value of the real image lies within the limits of the synthetic one for about 95 % of the dots. "
         "A slope means that low values are too high and high values too low. Coloured: the regions with the largest "
-        "errors. Regions of one subject are not independent, so the limits describe these subjects.",
+        "errors. Regions of one subject are not independent, so the limits describe these scans.",
         f"Scatter of {limits.pairs} differences, synthetic minus real region mean, against their average. Bias "
         f"{limits.bias:+z.3f} {row.unit}, limits of agreement {limits.low:+z.3f} to {limits.high:+z.3f} {row.unit}, "
         f"{100 * limits.outside:.0f} % of the dots outside. Regions with the largest errors: {named}.",
@@ -103,8 +107,8 @@ def _errors(means: RegionMeans, main: str) -> ReportFigure:
         "regions",
         region_errors(means),
         f"Errors of {main} in the {len(worst)} regions with the largest mean absolute error, the largest first, and "
-        "in all other regions together. A dot is a subject, the bar is their mean. Dots on one side of zero show a "
-        "bias of the region; dots on both sides show that the region varies between subjects in a way that the model "
+        "in all other regions together. A dot is a scan, the bar is their mean. Dots on one side of zero show a "
+        "bias of the region; dots on both sides show that the region varies between scans in a way that the model "
         "does not predict.",
         f"Dot plot of signed errors in % of {len(worst)} named regions. Mean errors of the worst five: {named}.",
     )
@@ -117,11 +121,11 @@ def _scatter(means: RegionMeans, row: Modality, main: str) -> ReportFigure:
     return ReportFigure(
         "region-scatter",
         region_scatter(*pairs, row, model=main),
-        "Real and synthetic region means: all regions of all subjects (left), and deviations from the mean of each "
-        "region over subjects (right). Dots on the dashed line agree. The left correlation is high for any model that "
+        "Real and synthetic region means: all regions of all test scans (left), and deviations from the mean of each "
+        "region over scans (right). Dots on the dashed line agree. The left correlation is high for any model that "
         "knows the average brain; the right one shows what the model knows about a person.",
-        f"Two scatter plots of synthetic against real region means. Correlation {r:.2f} over all region means, "
-        f"{r_people:.2f} for differences between subjects.",
+        f"Two scatter plots of synthetic against real region means. Correlation {r:.2f} over all region means"
+        f"{'' if np.isnan(r_people) else f', {r_people:.2f} for differences between scans'}.",
         region_scatter(*pairs, row, model=main, narrow=True),
     )
 
@@ -202,8 +206,8 @@ def _training(config: Config, results: StudyResults) -> list[ReportFigure]:
             ReportFigure(
                 f"training-{name}-{seed}",
                 training_curves({title: history}, CURVES, best={title: step}),
-                f"{title}. The dashed line marks the best step by validation, whose weights are the model; a "
-                "validation loss that rises after it shows overfitting.",
+                f"{title}. The dashed line marks the step whose weights are the model: the best by validation, or the "
+                "last one without validation. A validation loss that rises after it shows overfitting.",
                 f"Training curves of {title} over {int(history['step'].max())} steps, best step {step}.{course}",
                 training_curves({title: history}, CURVES, best={title: step}, narrow=True),
             )

@@ -119,6 +119,11 @@ def section_tables(
         *([explained_table(results.likelihood, flows)] if (flows := explaining_flows(results.cards)) else []),
         safety_table(results.likelihood, results.stress, row),
     ]
+
+    def compared(metrics: tuple[str, ...]) -> list[Table]:
+        """The differences of these metrics; none with one model."""
+        return [] if results.differences.empty else [difference_table(results.differences, row, metrics, paired)]
+
     people = worst_people(main_scores(config, results), test, read_table(config.layout.quality), row, main)
     return {
         "cohort": [demographics(pairs)],
@@ -128,15 +133,13 @@ def section_tables(
             metric_table(summary, row, IMAGE_METRICS, IMAGE_CAPTION + known, without=ceilings),
             metric_table(summary, row, REGION_METRICS, REGION_CAPTION + known, without=ceilings),
             *([] if native.empty else [_native_table(config, native, row)]),
-            difference_table(results.differences, row, ("mae", "pearson_r", "region_mae"), paired),
+            *compared(("mae", "pearson_r", "region_mae")),
         ],
         "uncertainty": [
             metric_table(summary, row, SPREAD_METRICS, SPREAD_CAPTION + known, without=ceilings),
             metric_table(summary, row, COVERAGE_METRICS, COVERAGE_CAPTION + known, without=ceilings),
             metric_table(summary, row, JOINT_METRICS, JOINT_CAPTION + known, without=ceilings),
-            difference_table(
-                results.differences, row, ("voxel_crps", "region_crps", "energy_score", "contrast_crps"), paired
-            ),
+            *compared(("voxel_crps", "region_crps", "energy_score", "contrast_crps")),
         ],
         "likelihood": likelihood,
         "training": [plain_table(_training_cost(results.cards), "Cost of each training.", digits=1)],

@@ -67,6 +67,11 @@ TABLES = {
     "downstream": "classification of a label by real, source and synthetic regions",
 }
 """Tables of results by the start of their names."""
+CEILINGS = (
+    "The models 'attainable', 'oracle' and 'true_law' are upper bounds known only for a simulated cohort: the true "
+    "anatomy with the expected uptake of the subject, the subject's own noise-free image, and samples of the "
+    "distribution that the cohort was drawn from."
+)
 
 
 def linked_files(config: Config) -> dict[str, str]:
@@ -111,10 +116,12 @@ def method_text(config: Config) -> list[str]:
     """Paragraphs on preprocessing, scoring and the likelihood bound."""
     row = modality(config.study.target)
     low, high = row.window
+    corrected = [name for name in config.study.sources if config.preprocess.bias_field and modality(name).bias_field]
+    bias = f"{' and '.join(corrected)} {'are' if len(corrected) > 1 else 'is'} corrected for the bias field. "
     registered = "target and further source" if config.study.extra_sources else "target"
     alignment = "is assumed to be aligned with" if config.preprocess.aligned else "is registered rigidly to"
     return [
-        f"Each source is corrected for its bias field, skull-stripped, and registered affinely to the template; each "
+        f"{bias if corrected else ''}Each source is skull-stripped and registered affinely to the template; each "
         f"{registered} {alignment} its source. A single interpolation resamples each image to the model grid of "
         f"{config.preprocess.spacing_mm:g} mm. Targets are in {row.unit}.",
         f"Scores are computed on the model grid unless they are said to be in native space, inside the brain mask of "
@@ -128,16 +135,14 @@ def method_text(config: Config) -> list[str]:
         f"The point estimate of a flow with a mean model is the output of that mean model; the flow adds the "
         f"distribution around it. Flows are scored on {config.evaluate.samples} joint samples per scan at temperature "
         f"{config.convert.temperature:g}. Models without a distribution receive a constant spread, estimated on the "
-        f"validation subjects separately for voxels and region means. Part of a flow's gain in CRPS is therefore due "
-        f"to the spatial variation of its spread.",
+        f"validation subjects, if there are any, separately for voxels and region means. Part of a flow's gain in CRPS "
+        f"is therefore due to the spatial variation of its spread.",
         f"NLL and bits refer to the density of the voxels inside the mask, per voxel of the mask. The background is "
         f"drawn from its training distribution {config.evaluate.background_draws} times. For the bits, annealed "
         f"importance sampling moves these draws in {config.evaluate.background_steps} steps to the background that the "
         f"model expects. The NLL under true and alternative sources are upper bounds without annealing, from the same "
         f"draws.",
-        "The models 'attainable', 'oracle' and 'true_law' are upper bounds known only for a simulated cohort: the true "
-        "anatomy with the expected uptake of the subject, the subject's own noise-free image, and samples of the "
-        "distribution that the cohort was drawn from.",
+        *([CEILINGS] if config.embedded else []),
     ]
 
 

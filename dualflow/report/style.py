@@ -10,6 +10,7 @@ from typing import Any, ParamSpec
 from weakref import WeakKeyDictionary
 
 import matplotlib as mpl
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from dualflow.commit import committing
@@ -56,8 +57,13 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 def palette(models: Sequence[str]) -> dict[str, str]:
-    """A colour for each model, shared by all figures of a page."""
-    return {model: COLOURS[index % len(COLOURS)] for index, model in enumerate(models)}
+    """A colour for each model, shared by all figures of a page; further ones are lighter."""
+    return {model: _lighter(COLOURS[index % len(COLOURS)], index // len(COLOURS)) for index, model in enumerate(models)}
+
+
+def _lighter(colour: str, times: int) -> str:
+    kept = 0.55**times
+    return to_hex([1 - kept * (1 - part) for part in to_rgb(colour)]) if times else colour
 
 
 # Figures of the report are embedded and written as files, and rendering them takes most of the report's time.

@@ -77,7 +77,7 @@ def summary_sentences(
 
 def limitations(*, simulated: bool, subjects: int) -> list[str]:
     """Limits of interpretation; `subjects` is the number of test subjects."""
-    small = (f"With {subjects} test subjects, only large differences are detectable.",) if subjects < 30 else ()
+    small = (f"With {_people(subjects)}, only large differences are detectable.",) if subjects < 30 else ()
     return [*(SIMULATION_LIMITATIONS if simulated else ()), *GENERAL_LIMITATIONS, *small]
 
 
@@ -86,7 +86,7 @@ def _accuracy(metrics: Entries, model: str, row: Modality, mean_target: float) -
         return []
     error, quantity = metrics["mae"], "uptake" if row.datatype == "pet" else "intensity"
     sentences = [
-        f"On {error['subjects']} test subjects, the mean absolute error of {model} is {error['mean']:.3f} {row.unit} "
+        f"On {_people(error['subjects'])}, the mean absolute error of {model} is {error['mean']:.3f} {row.unit} "
         f"per voxel{_interval(error)}, "
         f"{100 * error['mean'] / mean_target:.1f} % of the mean {quantity} in the brain."
     ]
@@ -169,31 +169,33 @@ def _calibration(metrics: Entries) -> list[str]:
 def _source_use(check: ConditionCheck | None) -> list[str]:
     if check is None:
         return []
-    verdict = (
-        "the model uses the source image"
-        if check.clear
-        else "there is no evidence that the model uses the source image"
-    )
+    evidence = _evidence(check, "the model uses the source image", "the model uses the source image")
     return [
         f"The real target is likelier under the true source image than under another subject's for "
         f"{100 * check.share:.0f} % of {check.subjects} subjects ({_wilson(check)}; chance level 50 %), on average by "
-        f"{check.gain:z.3f} nats per voxel of the mask: {verdict}."
+        f"{check.gain:z.3f} nats per voxel of the mask: {evidence}."
     ]
 
 
 def _detail_use(check: ConditionCheck | None) -> list[str]:
     if check is None:
         return []
-    verdict = (
-        "the model uses the detail of the source image"
-        if check.clear
-        else "there is no evidence that the model uses more than the outline and large structures"
-    )
+    more = "the model uses more than the outline and large structures"
+    evidence = _evidence(check, "the model uses the detail of the source image", more)
     return [
         f"The real target is likelier under the sharp source image than under its blurred version for "
         f"{100 * check.share:.0f} % of the subjects ({_wilson(check)}), on average by "
-        f"{check.gain:z.3f} nats per voxel of the mask: {verdict}."
+        f"{check.gain:z.3f} nats per voxel of the mask: {evidence}."
     ]
+
+
+def _evidence(check: ConditionCheck, found: str, sought: str) -> str:
+    few = "" if check.subjects >= MIN_SUBJECTS else "; there are too few subjects to judge"
+    return found if check.clear else f"there is no evidence that {sought}{few}"
+
+
+def _people(count: int) -> str:
+    return "1 test subject" if count == 1 else f"{count} test subjects"
 
 
 def _wilson(check: ConditionCheck) -> str:

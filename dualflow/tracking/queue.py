@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -157,8 +158,9 @@ def _read_object(file: Path) -> dict[str, Any]:
 
 
 def reject(file: Path) -> None:
-    """Take a record out of its queue and keep it as `rejected-*`."""
-    file.rename(file.with_name(f"rejected-{file.name}"))
+    """Take a record out of its queue and keep it as `rejected-*`, beside others of its number."""
+    names = (file.with_name(f"rejected-{file.stem}{end}.json") for end in chain([""], (f"-{n}" for n in count(2))))
+    file.rename(next(name for name in names if not name.exists()))
 
 
 def _record_files(folder: Path) -> list[Path]:

@@ -20,6 +20,7 @@ from dualflow.errors import ConfigError, StoppedError
 from dualflow.tracking.deadline import with_deadline
 from dualflow.tracking.mlflow_calls import CALLS, is_permanent_error, logged_points
 from dualflow.tracking.mlflow_store import RunKey, group_key, open_run
+from dualflow.tracking.model_registry import public_uri
 from dualflow.tracking.queue import GROUP, RecordQueue, read_record, reject
 
 if TYPE_CHECKING:
@@ -206,10 +207,12 @@ class Run:
                     reject(file)
                 elif sent:
                     file.unlink(missing_ok=True)
+                if call == "end" and sent is not False:  # later records belong to a run that was started afterwards
+                    self.run_id, self._client = None, None
+                    if self._has_pending():
+                        self.queue.set_run_id(None)
                 if sent is False or time.monotonic() - start > seconds:
                     return
-                if call == "end":  # later records belong to a run that was started afterwards
-                    self.run_id, self._client = None, None
 
     def _log(self, call: str, arguments: dict[str, Any]) -> None:
         """Send a record after the queued ones, or append it to the queue."""
@@ -355,6 +358,6 @@ def _warn(error: Exception) -> None:
     if reason not in _warned:
         _warned.add(reason)
         print(
-            f"warning: MLflow: {reason}; the training continues and its results are kept beside the model",
+            f"warning: MLflow: {public_uri(reason)}; the work goes on, and `dualflow sync` uploads what is queued",
             file=sys.stderr,
         )

@@ -13,6 +13,7 @@ from dualflow.data.dataset import Item, PairDataset, collate
 from dualflow.flows.base_distributions import SubspaceBase
 from dualflow.flows.condition import Condition
 from dualflow.flows.dequantization import prepare_target
+from dualflow.flows.latent_statistics import decode_standardised
 from dualflow.flows.model import DualFlow
 from dualflow.flows.person_features import person_values
 from dualflow.flows.rng import EVALUATION_SEED
@@ -136,15 +137,9 @@ def mean_gradients(flow: DualFlow, pairs: PairDataset, weights: Tensor, people: 
     ((target, condition),) = conditioned_batches(flow, chosen, len(chosen))
     points, last = _standardised(flow, target, condition, range(flow.spec.levels)), flow.spec.levels - 1
     points[last].requires_grad_()
-
-    def choose(level: int, coarser: Tensor | None) -> Tensor:
-        context = flow.prior_context(level, coarser, condition)
-        mean, log_scale = flow.prior(level).mean_and_log_scale(context, points[level])
-        return mean + log_scale.exp() * points[level]
-
     # Directions need no precision: the density is exact for any.
     with frozen(flow), torch.enable_grad(), autocast("auto", weights.device):
-        image = flow.decode_latents(choose, condition)[:, 0]
+        image = decode_standardised(flow, points, condition)[:, 0]
         # The scans are decoded once; each mean takes a backward pass of its own.
         rows = [torch.autograd.grad((image * row).sum(), points[last], retain_graph=True)[0].mean(0) for row in weights]
     return torch.stack(rows).flatten(1).float()

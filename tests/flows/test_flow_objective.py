@@ -271,7 +271,16 @@ def test_presets_weigh_the_terms_of_their_papers(name):
 @each_flow
 def test_parameters_that_a_step_may_leave_out_are_announced(name):
     """Without `uses_all_parameters`, processes look for parameters without a gradient; otherwise there are none."""
-    objective = objective_of(build(name)).train()
+    check_announced(build(name))
+
+
+def test_the_parameters_of_an_unlinked_source_are_announced():
+    """The ablation without a link whose source has no likelihood of its own: nothing trains it."""
+    check_announced(build_spec(small("dualflow", prior="standard", source_nll_weight=0.0)))
+
+
+def check_announced(flow):
+    objective = objective_of(flow).train()
     objective.set_progress(0.0)
     objective(*batch())["loss"].backward()
     unused = [key for key, value in objective.named_parameters() if value.requires_grad and value.grad is None]

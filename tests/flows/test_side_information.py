@@ -16,6 +16,7 @@ def test_side_tokens_replace_unknown_values():
         tokens.token.copy_(torch.tensor([5.0, 6.0]))
     side = torch.tensor([[1.0, torch.nan]])
     assert torch.equal(tokens.filled(side), torch.tensor([[1.0, 6.0]]))
+    assert torch.equal(tokens.filled(torch.tensor([[1, 2]])), torch.tensor([[1.0, 2.0]]))  # numbers of another type
     hidden = (tokens.train().filled(torch.ones(5000, 2)) != 1).float()
     assert hidden.mean().item() == pytest.approx(1 - 0.8**2, abs=0.03)
     assert hidden.all(1).float().mean().item() == pytest.approx(0.2 + 0.8 * 0.2**2, abs=0.03)

@@ -51,3 +51,15 @@ def test_tissue_features_inside_the_brain_are_those_of_the_whole_grid():
     inside = source[0, 0] != 0
     expected = torch.cat([narrow, wide, gradients(narrow[:, list(design.edges)])], dim=1)[0][:, inside]
     torch.testing.assert_close(features[0, 1 : 1 + len(expected)][:, inside], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_features_of_a_brain_at_the_edge_of_the_grid_do_not_depend_on_the_batch():
+    """There the box has no margin, and its size follows the other brains of the batch."""
+    torch.manual_seed(0)
+    source = torch.zeros(2, 1, 12, 12, 12)
+    source[0, :, :6, 2:9, 2:9] = torch.rand(6, 7, 7)
+    source[1, :, :, :, :] = torch.rand(12, 12, 12)
+    design, side = TissueFeatures(), torch.ones(2, 1)
+    inside = source[0, 0] != 0
+    alone, together = design(source[:1], side[:1])[0], design(source, side)[0]
+    torch.testing.assert_close(alone[:, inside], together[:, inside], atol=1e-5, rtol=1e-4)

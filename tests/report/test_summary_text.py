@@ -118,7 +118,7 @@ def test_a_model_without_spread_or_condition():
     check = condition_check(np.array([0.0, 1.0]), np.array([1.0, 0.0]))
     text = " ".join(summary_sentences(means, differences(table, "m"), check, model="m", row=ROW, mean_target=1.0))
     assert "provides no uncertainty to evaluate" in text
-    assert "no evidence that the model uses the source image" in text
+    assert "no evidence that the model uses the source image; there are too few subjects to judge" in text
 
 
 def test_use_of_detail_needs_a_loss_under_the_blur():

@@ -67,3 +67,6 @@ def test_an_empty_queue_is_removed_but_rejected_records_stay(tmp_path):
         reject(queue.files()[0])
     assert len(queue) == 0
     assert [path.name for path in queue.folder.iterdir()] == ["rejected-00000000.json"]
+    queue.append("metrics", {"step": 3}, None)
+    reject(queue.files()[0])
+    assert len(list(queue.folder.glob("rejected-*"))) == 2

@@ -14,8 +14,10 @@ from dualflow.config import TrackingConfig
 from dualflow.errors import StoppedError
 from dualflow.layout import Layout
 from dualflow.tracking import sync as module
+from dualflow.tracking.mlflow_store import RunKey
+from dualflow.tracking.queue import RecordQueue
 from dualflow.tracking.sync import sync, warn_unsent
-from dualflow.tracking.tracked_run import tracked
+from dualflow.tracking.tracked_run import Run, tracked
 
 
 def sync_in_another_process(config, folder, pending):
@@ -93,6 +95,22 @@ def test_different_trainings_do_not_share_a_run(config, tmp_path):
     runs = client.search_runs([experiment], "tags.`mlflow.runName` = 'shared'")
     contents = sorted((run.data.tags["training"], run.data.metrics["loss"], run.info.status) for run in runs)
     assert contents == [("a", 1.0, "FINISHED"), ("b", 2.0, "FINISHED"), ("b", 3.0, "FINISHED")]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_wait")
+def test_an_upload_that_pauses_after_an_end_does_not_join_runs(config, tmp_path):
+    """Each upload sends one record; the first after the end is of the next run."""
+    for loss in (1.0, 2.0):
+        with tracked(unreachable(config), "study", "paused", {}, tmp_path / "pending") as run:
+            run.metrics({"loss": loss})
+    for _ in range(len(run.queue)):
+        queue = RecordQueue.load(run.queue.folder)
+        Run(config, RunKey("study", "paused", {}), queue).flush(0.0)
+    client = MlflowClient(config.uri)
+    experiment = client.get_experiment_by_name("study").experiment_id
+    runs = client.search_runs([experiment], "tags.`mlflow.runName` = 'paused'")
+    assert sorted((run.data.metrics["loss"], run.info.status) for run in runs) == [(1, "FINISHED"), (2, "FINISHED")]
 
 
 @pytest.mark.slow

@@ -52,9 +52,10 @@ def test_a_failed_training_is_marked_as_failed(config):
 
 
 def test_an_unreachable_server_is_reported_once(tmp_path, capsys, monkeypatch):
-    """The block runs to its end, the records are queued, and the last warning names their folder."""
+    """The block runs to its end, the records are queued, and the last warning names their folder; no password."""
     monkeypatch.setattr(tracked_run, "_warned", set())
-    config = TrackingConfig(uri=UNREACHABLE, artifacts=tmp_path / "artifacts")
+    uri = UNREACHABLE.replace("//", "//user:secret@")
+    config = TrackingConfig(uri=uri, artifacts=tmp_path / "artifacts")
     with tracked(config, "study", "offline seed 0", {}, tmp_path / "pending") as run:
         run.parameters({"a": 1})
         run.metrics({"loss": 1.0})
@@ -65,6 +66,7 @@ def test_an_unreachable_server_is_reported_once(tmp_path, capsys, monkeypatch):
     assert finished
     assert run.run_id is None
     assert lines[0].startswith("warning: MLflow:")
+    assert "secret" not in lines[0]
     assert lines[1:] == [
         f"warning: MLflow: 4 records of 'offline seed 0' are queued in {run.queue.folder}; `dualflow sync` uploads them"
     ]
