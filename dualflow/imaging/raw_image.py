@@ -13,7 +13,6 @@ from typing import Any
 
 from dualflow.imaging.affines import resolve_affine
 from dualflow.imaging.nifti_header import check_header
-from dualflow.imaging.sidecar import read_sidecar
 from dualflow.imaging.volume import check_contrast, merged_range, stored_voxels, value_range
 
 
@@ -97,14 +96,3 @@ def check_scan(path: Path, digest: ImageDigest) -> None:
     resolve_affine(info.header, (i, j, k), info.path)
     if len(info.shape) == 3:  # frames of a series outside the time window are not checked
         check_contrast(digest.minimum, digest.maximum, info)
-
-
-def verify_image(path: Path) -> RawImage:
-    """Read an image's sidecar, digest its file and check it.
-
-    Raises:
-        DataError: as `read_sidecar`, `digest_image` and `check_scan`.
-    """
-    image = RawImage(path, read_sidecar(path), digest_image(path))
-    check_scan(path, image.digest)
-    return image

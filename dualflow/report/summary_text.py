@@ -189,9 +189,9 @@ def _detail_use(check: ConditionCheck | None) -> list[str]:
     ]
 
 
-def _evidence(check: ConditionCheck, found: str, sought: str) -> str:
+def _evidence(check: ConditionCheck, if_clear: str, sought: str) -> str:
     few = "" if check.subjects >= MIN_SUBJECTS else "; there are too few subjects to judge"
-    return found if check.clear else f"there is no evidence that {sought}{few}"
+    return if_clear if check.clear else f"there is no evidence that {sought}{few}"
 
 
 def _people(count: int) -> str:

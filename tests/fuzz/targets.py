@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 
 import yaml
 from bad_bytes import GOOD, GOOD_TWO, IMAGE, PACKED, TWO, nifti
+from raw_images import verify_image
 
 from dualflow.baselines import BASELINES
 from dualflow.commit import sha256
@@ -24,7 +25,6 @@ from dualflow.data.participants import known_columns, side_values
 from dualflow.data.scan_table import find_samples, sample_values
 from dualflow.errors import DualflowError
 from dualflow.flows.presets import preset
-from dualflow.imaging.raw_image import verify_image
 from dualflow.imaging.series import open_series
 from dualflow.imaging.sidecar import read_sidecar
 from dualflow.imaging.volume import read_volume

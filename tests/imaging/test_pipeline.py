@@ -10,6 +10,7 @@ import nilearn.datasets
 import numpy as np
 import pytest
 from pet_files import save_pet
+from raw_images import verify_image
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
@@ -25,7 +26,6 @@ from dualflow.imaging.geometry import Volume, apply_map, centred_affine, resampl
 from dualflow.imaging.mask_qc import BOUNDS, measure_shape
 from dualflow.imaging.mni_template import coarse_template
 from dualflow.imaging.model_grid import model_grid
-from dualflow.imaging.raw_image import verify_image
 from dualflow.imaging.reference import reference_mask
 from dualflow.imaging.volume import read_volume, write_volume
 from dualflow.layout import Layout, Scan, sidecar_path

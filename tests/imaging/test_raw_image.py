@@ -10,9 +10,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from raw_images import verify_image
 
 from dualflow.errors import GeometryError, HeaderError, IntensityError
-from dualflow.imaging.raw_image import check_scan, digest_image, verify_image
+from dualflow.imaging.raw_image import check_scan, digest_image
 
 
 def write(path: Path, seed: int, *, shape=(4, 5, 6), dtype=np.int16, shift=0.0, note=""):
