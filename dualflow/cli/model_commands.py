@@ -54,7 +54,7 @@ LICENCE = click.option("--licence", default="", metavar="TEXT", help="Licence of
 @click.option(
     "--workers",
     type=click.IntRange(1),
-    help="Processes on this machine, one core each.  [default: one per core, if each has 4 GiB of memory]",
+    help="Processes on this machine, one core each.  [default: one per core, as far as memory allows 4 GiB each]",
 )
 @click.option(
     "--cluster",

@@ -139,8 +139,8 @@ def compare(
 
     A second call reuses the plan and does only what is missing, also after an interruption; remove the plan to time
     again. The tables are printed and written to RESULTS/STUDY/metrics/comparison.tsv, comparison_differences.tsv,
-    comparison_scores.tsv and comparison.md. In MLflow they are the run 'comparison'. A failed model has no row, and the
-    exit code is not 0.
+    comparison_scores.tsv and comparison.md. In MLflow they are the run 'comparison' or, with folds,
+    'comparison over K folds'. A failed model has no row, and the exit code is not 0.
     """  # noqa: D301 - \b keeps click from rewrapping a paragraph
     from dualflow.commands.study_config import load_study_config
 
