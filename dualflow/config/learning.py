@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from dualflow.config.section import Section
 from dualflow.errors import ConfigError
+
+
+def _is_exponential(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value) is not None
 
 
 class ModelConfig(Section):
@@ -20,6 +25,14 @@ class ModelConfig(Section):
     """Fields of the preset to replace, by name; `dualflow presets NAME` lists them."""
     steps: int | None = Field(default=None, ge=1)
     """Optimiser steps of this flow; null for `train.steps`."""
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _numbers(cls, options: object) -> object:
+        """Read `1e-5` as a number, as JSON writes it; YAML 1.1 takes it for text, because it has no point."""
+        if not isinstance(options, dict):
+            return options
+        return {name: float(value) if _is_exponential(value) else value for name, value in options.items()}
 
 
 class AugmentConfig(Section):

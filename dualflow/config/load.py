@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,15 +17,6 @@ from dualflow.errors import ConfigError
 S = TypeVar("S", bound=Section)
 
 
-class _Loader(yaml.SafeLoader):
-    """Also reads `1e-5` as a number, as YAML 1.2 and JSON do; to YAML 1.1 it is text without a point."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file, apply `section.key=value` overrides and check every key and value.
 
@@ -35,7 +25,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     """
     path = Path(path)
     try:
-        raw = _Loader(path.read_text(encoding="utf-8")).get_single_data()
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); name an existing YAML file") from error
     except UnicodeDecodeError as error:
@@ -86,7 +76,7 @@ def _override(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
             if not isinstance(node, dict):
                 raise ConfigError(f"override '{override}': '{section}' is a value, expected a section; check the key")
         try:
-            node[last] = _Loader(value).get_single_data()
+            node[last] = yaml.safe_load(value)
         except (yaml.YAMLError, ValueError, RecursionError):
             raise ConfigError(f"override '{override}': '{value}' is not a YAML value; quote it") from None
     return raw

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import log, nan, pi, sqrt
+from math import inf, log, pi, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -89,7 +89,7 @@ class MaskDensity(NamedTuple):
     Attributes:
         nll: nats per voxel of the mask; on average not below the exact value.
         slack: how far `nll` may be from the exact value, in nats per voxel: FURTHER_GAIN times what the last doubling
-            of the steps gained, and the standard error of the draws; NaN if no length of move was short enough.
+            of the steps gained, and the standard error of the draws; infinite if no length of move was short enough.
         effective_draws: effective number of independent draws, `(sum w)^2 / sum w^2` of their weights w.
     """
 
@@ -151,7 +151,7 @@ def mask_nll(
     effective_draws = float(1 / torch.softmax(weights, dim=0).square().sum())
     # Equal weights are those of no move: all were too long. If they vary, nothing tells how loose the bound is.
     unknown = torch.equal(weights, half) and not (draws > 1 and float(weights.std()) < 1)
-    further = nan if unknown else FURTHER_GAIN * max(coarse - nll, 0.0)
+    further = inf if unknown else FURTHER_GAIN * max(coarse - nll, 0.0)
     return MaskDensity(nll / voxels, (further + error) / voxels, effective_draws)
 
 

@@ -244,7 +244,7 @@ def _interval(metric: str, draws: NDArray[np.float64], people: int) -> tuple[flo
 
 
 def _slacks(table: pd.DataFrame, exact: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """How far scores may be too high, `[subjects, models]`, by column: infinite where a bound has no known slack.
+    """How far scores may be too high, `[subjects, models]`, by column; infinite if that of one seed or visit is.
 
     Args:
         table: the table of scores.

@@ -49,9 +49,14 @@ class FlowObjective(Objective):
 
     @property
     def uses_all_parameters(self) -> bool:
-        """Whether every step trains all of the flow: not while its source is frozen, nor an unlinked source."""
+        """Whether every step trains all of the flow.
+
+        Not while its source is frozen. A source that is not linked to it is trained by its own likelihood alone, and
+        its side information by nothing.
+        """
         spec = self.flow.spec
-        return spec.source_frozen == 0 and (spec.prior == "relation" or spec.context != "none")
+        linked = spec.prior == "relation" or spec.context != "none"
+        return spec.source_frozen == 0 and (linked or (spec.source_nll_weight > 0 and not spec.side_in_context))
 
     def forward(
         self,

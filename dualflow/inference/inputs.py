@@ -69,7 +69,8 @@ def expand_inputs(inputs: Sequence[str | Path]) -> list[Path]:
             matches = _existing(text)
         except OSError as error:  # a folder that may not be read, a name that is too long
             raise DataError(f"INPUT {text} cannot be looked up ({error.strerror}); name {EXPECTED}") from error
-        paths |= {match.resolve(): match for match in matches if match.resolve() not in paths}
+        for match in matches:
+            paths.setdefault(match.resolve(), match)
     return list(paths.values())
 
 

@@ -74,10 +74,11 @@ def bits_table(numbers: pd.DataFrame, cards: Mapping[str, ModelCard]) -> Table:
             frame[heading] = means.to_numpy()
     caption = (
         "Accuracy of the bits. Slack: 2.4 times what the last doubling of the annealing steps gained, and the standard "
-        "error of the draws. The bits are upper bounds; a difference decides nothing if the slack of the larger bound "
-        "can explain it. The bound without annealing contains what a model does not know about its own background, so "
-        "it does not compare models. Effective draws: of the background, by their weights. NLL before and after "
-        f"calibration: nats per voxel of the grid, of {_calibrated_on(cards)}."
+        "error of the draws; infinite if no annealing move was short enough for one of the scans. The bits are upper "
+        "bounds; a difference decides nothing if the slack of the larger bound can explain it. The bound without "
+        "annealing contains what a model does not know about its own background, so it does not compare models. "
+        "Effective draws: of the background, by their weights. NLL before and after calibration: nats per voxel of the "
+        f"grid, of {_calibrated_on(cards)}."
     )
     return plain_table(frame, caption)
 

@@ -209,10 +209,17 @@ class Run:
                     file.unlink(missing_ok=True)
                 if call == "end" and sent is not False:  # later records belong to a run that was started afterwards
                     self.run_id, self._client = None, None
-                    if self._has_pending():
-                        self.queue.set_run_id(None)
+                    self._forget_run()
                 if sent is False or time.monotonic() - start > seconds:
                     return
+
+    def _forget_run(self) -> None:
+        """Let the queued records after an end start another run, in another process too."""
+        if self.queue is not None and self._has_pending():
+            try:
+                self.queue.set_run_id(None)
+            except Exception as error:  # such as a full disk
+                _warn(error)
 
     def _log(self, call: str, arguments: dict[str, Any]) -> None:
         """Send a record after the queued ones, or append it to the queue."""
@@ -354,10 +361,11 @@ _warned: set[str] = set()
 
 def _warn(error: Exception) -> None:
     # Object addresses would make every repetition of a failure look new.
-    reason = re.sub(r" at 0x[0-9a-f]+", "", " ".join(str(error).split()))[:300] or type(error).__name__
+    text = public_uri(re.sub(r" at 0x[0-9a-f]+", "", " ".join(str(error).split())))
+    reason = text[:300] or type(error).__name__
     if reason not in _warned:
         _warned.add(reason)
         print(
-            f"warning: MLflow: {public_uri(reason)}; the work goes on, and `dualflow sync` uploads what is queued",
+            f"warning: MLflow: {reason}; what could not be sent stays queued for `dualflow sync`",
             file=sys.stderr,
         )

@@ -25,6 +25,8 @@ from dualflow.flows.folds import balanced_folds
 from dualflow.flows.regression_scans import RegressionScan
 from dualflow.models.tensors import read_verified, save_tensors
 
+REVISION = 2
+"""Number of the code of the fits; a change of their results raises it."""
 KEPT = 4
 """Fits kept in a cache folder; the oldest are removed."""
 _CHOSEN, _SECONDS, _IMAGE, _MODEL = "chosen", "seconds", "image.", "model."
@@ -66,7 +68,15 @@ class ClosedFormCache(Solver):
             return self._fit(scans, model, options)
         sizes = {name: list(value.shape) for name, value in model.state_dict().items()}
         design = type(getattr(model, "design", None)).__name__
-        identity = [__version__, self.data, type(model).__name__, design, sizes, fit_options(model, **options)]
+        identity = [
+            __version__,
+            REVISION,
+            self.data,
+            type(model).__name__,
+            design,
+            sizes,
+            fit_options(model, **options),
+        ]
         path = self.folder / f"{digest_of(identity)[:16]}.safetensors"
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):

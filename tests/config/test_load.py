@@ -14,7 +14,7 @@ def test_numbers_may_have_an_exponent(write, number):
     options = f"model: {{preset: dualflow, options: {{interpolation_l1: {number}}}}}"
     config = load_config(write(MINIMAL + options))
     assert config.model.options["interpolation_l1"] == 1e-5
-    override = f"model.options={{interpolation_l1: {number}}}"
+    override = f"model.options.interpolation_l1={number}"
     assert load_config(write(MINIMAL + "model: {preset: dualflow}"), [override]).model == config.model
     assert load_config(write_resolved(config)).model == config.model
 

@@ -115,12 +115,12 @@ def test_equal_predictions_are_not_tested():
 @pytest.mark.parametrize(
     ("slack", "verdict"),
     [((0.0, 0.03), "undecided"), ((0.0, 0.0075), "undecided"), ((0.0, 0.004), "better"), ((0.03, 0.0), "better"),
-     (None, "better"), ((0.0, np.nan), "undecided")],
+     (None, "better"), ((0.0, np.inf), "undecided")],
 )  # fmt: skip
 def test_bits_within_the_slack_of_the_larger_bound_decide_nothing(slack, verdict):
     """However sure the difference is: the larger bound may be too high by as much; the smaller one does not matter.
 
-    The second slack is below the difference, but not below the near end of its interval. An unknown slack explains all.
+    The second slack is below the difference, but not below the near end of its interval. An infinite one explains all.
     """
     bits = np.random.default_rng(0).normal(-2.4, 0.3, 20)
     frame = pd.DataFrame({"model": ["a"] * 20 + ["b"] * 20, "seed": 0, "scan": [f"sub-{i}" for i in range(20)] * 2})

@@ -274,9 +274,13 @@ def test_parameters_that_a_step_may_leave_out_are_announced(name):
     check_announced(build(name))
 
 
-def test_the_parameters_of_an_unlinked_source_are_announced():
-    """The ablation without a link whose source has no likelihood of its own: nothing trains it."""
-    check_announced(build_spec(small("dualflow", prior="standard", source_nll_weight=0.0)))
+@pytest.mark.parametrize("weight", [0.0, 0.001])
+@pytest.mark.parametrize("side", [False, True])
+def test_the_parameters_of_an_unlinked_source_are_announced(weight, side):
+    """The ablation without a link: only its own likelihood trains the source."""
+    unlinked = {"source": "glow", "prior": "standard", "context": "none", "side_in_context": side}
+    unlinked["discriminator_weight"] = 0.0  # refused beside side information in all levels
+    check_announced(build_spec(small("dualflow", **unlinked, source_nll_weight=weight)))
 
 
 def check_announced(flow):
