@@ -225,8 +225,9 @@ def _remedy(candidates: list[Candidate], name: str, differing: list[str]) -> str
         return "keep one in the dataset"
     example = next(file.label(differing[0]) for file in candidates if file.label(differing[0]))
     entity = differing[0]
-    by_name = f"study.where, such as {{{name}: {{{entity}: '{example}'}}}}, or --where {name}.{entity}={example}"
-    return f"choose with study.runs or --runs, or with {by_name}" if differing == ["run"] else f"choose with {by_name}"
+    keys, options = ("study.runs or ", "--runs or ") if differing == ["run"] else ("", "")
+    by_key = f"{keys}study.where, such as {{{name}: {{{entity}: '{example}'}}}}"
+    return f"choose with {by_key}, or with {options}--where {name}.{entity}={example}"
 
 
 def _require_dataset(root: Path) -> None:

@@ -50,8 +50,8 @@ class LocalLinear(nn.Module):
         expected = (self.source_channels, *self.shape)
         if source.ndim != 5 or tuple(source.shape[1:]) != expected:
             raise ShapeError(
-                f"source is {tuple(source.shape)}, expected [N, {', '.join(map(str, expected))}]; resample it to the "
-                "grid that the regression was built for"
+                f"source is {tuple(source.shape)}; expected [N, {', '.join(map(str, expected))}], so resample it to "
+                "the grid that the regression was built for"
             )
         # Differences of blurred maps need more precision than bfloat16.
         with torch.autocast(source.device.type, enabled=False):
@@ -67,8 +67,8 @@ class LocalLinear(nn.Module):
             side = source.new_full((source.shape[0], self.side_features), torch.nan)
         if side.shape != (source.shape[0], self.side_features):
             raise ShapeError(
-                f"side is {tuple(side.shape)}, expected [{source.shape[0]}, {self.side_features}]; give one row per "
-                "volume, NaN where a value is unknown"
+                f"side is {tuple(side.shape)}; expected [{source.shape[0]}, {self.side_features}], so give one row per "
+                "volume, NaN where unknown"
             )
         return torch.nan_to_num(side.float() - self.side_mean, nan=0.0)
 

@@ -7,12 +7,12 @@ import json
 import numpy as np
 import pytest
 from pet_files import SHAPE, TIMES, save_pet
+from raw_images import verify_image
 
 from dualflow.config import PreprocessConfig
 from dualflow.errors import DataError, GeometryError, IntensityError
 from dualflow.imaging.geometry import FWHM
 from dualflow.imaging.pet import read_pet, read_scan
-from dualflow.imaging.raw_image import verify_image
 from dualflow.imaging.sidecar import read_sidecar
 from dualflow.modalities import MODALITIES
 
