@@ -199,7 +199,7 @@ def _read_series(scratch: Path, folder: Path) -> list[Series]:
 
 
 def _copy(series: Series, path: Path) -> None:
-    """Copy the image and its sidecar, unless an equal image is there: the sidecar is written first."""
+    """Copy the image after its sidecar, unless an equal image is there, which thus has one."""
     if path.is_file() and sha256(path) == sha256(series.image):
         return
     commit_json(sidecar_path(path), series.sidecar)

@@ -20,7 +20,7 @@ from dualflow.errors import ConfigError, StoppedError
 from dualflow.tracking.deadline import with_deadline
 from dualflow.tracking.mlflow_calls import CALLS, is_permanent_error, logged_points
 from dualflow.tracking.mlflow_store import RunKey, group_key, open_run
-from dualflow.tracking.model_registry import public_uri
+from dualflow.tracking.model_registry import reason
 from dualflow.tracking.queue import GROUP, RecordQueue, read_record, reject
 
 if TYPE_CHECKING:
@@ -361,11 +361,10 @@ _warned: set[str] = set()
 
 def _warn(error: Exception) -> None:
     # Object addresses would make every repetition of a failure look new.
-    text = public_uri(re.sub(r" at 0x[0-9a-f]+", "", " ".join(str(error).split())))
-    reason = text[:300] or type(error).__name__
-    if reason not in _warned:
-        _warned.add(reason)
+    text = re.sub(r" at 0x[0-9a-f]+", "", reason(error))
+    if text not in _warned:
+        _warned.add(text)
         print(
-            f"warning: MLflow: {reason}; what could not be sent stays queued for `dualflow sync`",
+            f"warning: MLflow: {text}; what could not be sent stays queued for `dualflow sync`",
             file=sys.stderr,
         )
