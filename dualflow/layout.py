@@ -117,6 +117,10 @@ def study_mask_paths(masks: Path, scan: Scan, source: Path, row: Modality) -> li
     return [folder / (name + extension) for name in names for extension in (".nii.gz", ".nii")]
 
 
+SIDECAR_LEVELS = 4
+"""Folders whose sidecars may apply to a BIDS file: datatype, session, subject, and the dataset's root."""
+
+
 def sidecar_path(path: Path) -> Path:
     """The JSON sidecar beside an image or a table."""
     return path.with_name(path.name.removesuffix(".gz").removesuffix(".nii").removesuffix(".tsv") + ".json")

@@ -185,6 +185,19 @@ def verify_manifests(folder: Path, digests: DigestCache | None = None) -> list[s
     return sorted(str(path.relative_to(folder).with_suffix("")) for path in broken)
 
 
+def forget_attempts(folder: Path) -> list[str]:
+    """Remove the manifests that list neither inputs nor outputs, and return their names.
+
+    Such a step failed for a reason that may pass, such as a process that was killed. Manifests that list a removed one
+    no longer verify, so Snakemake runs their steps again.
+    """
+    manifests = {path: read_manifest(path, verify=False) for path in sorted(folder.glob("*.json"))}
+    attempts = [path for path, one in manifests.items() if one and not (one.get("inputs") or one["outputs"])]
+    for path in attempts:
+        path.unlink()
+    return [path.stem for path in attempts]
+
+
 def forget_broken(folder: Path, digests: DigestCache | None = None) -> list[str]:
     """Remove the manifests that `verify_manifests` finds broken, and return their names.
 

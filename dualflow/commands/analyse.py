@@ -25,7 +25,7 @@ from dualflow.imputation.imputed_table import ImputedTable
 from dualflow.imputation.outcomes import add_outcomes
 from dualflow.imputation.replicates import Replicates
 from dualflow.layout import STUDY_NAME, Layout
-from dualflow.manifest import read_manifest, write_manifest
+from dualflow.manifest import manifest_outputs, read_manifest, write_manifest
 from dualflow.modalities import modality
 from dualflow.report.group_figures import forest, write_brain_map
 from dualflow.report.style import write_figure
@@ -120,17 +120,19 @@ def _references(options: ImputeConfig, text: str, given: Sequence[str]) -> dict[
 
 
 def _require_current(layout: Layout) -> None:
-    """Check that the values were drawn from the present index and weights; a removed model cannot have changed.
+    """Check that the values are as drawn, from the present index and weights; a removed model cannot have changed.
 
     Raises:
-        DataError: either has changed, so that draws of one table would meet the side information of another.
+        DataError: one has changed, so that draws of one table would meet the side information or the scans of another.
     """
     manifest = read_manifest(layout.manifest("impute"), verify=False)
     if manifest is None:
         raise DataError(f"{layout.imputed_regions}: its imputation was not finished; run `dualflow impute` again")
     weights = layout.root / manifest["facts"].get("weights", "")  # imputations of earlier builds do not name them
-    files = {"pairs": layout.pairs, "model": weights}
-    recorded = manifest["inputs"]
+    files = {"pairs": layout.pairs, "model": weights, "regions": layout.imputed_regions}
+    outputs = manifest_outputs(layout.manifest("impute"), manifest).values()
+    regions = [digest for path, digest in outputs if path.name == layout.imputed_regions.name]
+    recorded = manifest["inputs"] | {"regions": next(iter(regions), None)}
     if changed := [str(path) for name, path in files.items() if path.is_file() and sha256(path) != recorded[name]]:
         raise DataError(
             f"{layout.imputed_regions}: {' and '.join(changed)} changed since its values were drawn; "

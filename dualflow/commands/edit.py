@@ -34,6 +34,8 @@ from dualflow.report.edit_figure import edit_figure
 from dualflow.report.style import write_figure
 from dualflow.training.device import device_of, select_device
 
+REGION_COLUMNS = ("region", "suvr", "measured")
+"""Columns of the table of an edit, beside that of the edited value."""
 DISCLAIMER = (
     "What a model ascribes to the edited value, with everything else of the person kept. An association among training "
     "subjects: not a prediction of what would happen to the person, and not a measurement."
@@ -96,6 +98,8 @@ def edited_rows(scan: pd.DataFrame, encoder: SideEncoder, column: str, values: S
     Raises:
         ConfigError: the model does not take the column, or a value is no number or no level of its training.
     """
+    if column in REGION_COLUMNS:
+        raise ConfigError(f"the edits of '{column}' have a column of that name in regions.tsv; train with another name")
     rows = {one.name: one for one in encoder.columns}
     if not values or len({edit_label(column, value) for value in values}) < len(values):
         raise ConfigError(f"values '{', '.join(values)}' of {column}; give one or more different values")

@@ -41,6 +41,7 @@ from dualflow.flows.diagnostics import round_trip_error
 from dualflow.flows.model import DualFlow
 from dualflow.flows.predictions import predict
 from dualflow.imaging.affines import MNI
+from dualflow.imaging.intensity import in_view
 from dualflow.imaging.model_grid import model_grid
 from dualflow.imaging.regions import RegionMap, region_map
 from dualflow.imaging.volume import write_volume
@@ -83,20 +84,21 @@ def _evaluate(
     errors, visits = MeanError(config.preprocess.shape), Counter(test.subjects)
     for index, item in enumerate(track(test.items, f"evaluate {name}, seed {seed}")):
         mask, target = item["mask"][0].numpy(), item["target"][0].numpy()
+        shown = in_view(target, mask)
         prediction = _predict(predictor, item, config)
         own_scores = _flow_scores(predictor.flow, test, index, prediction, config)
         own_scores |= _closed_form_bits(predictor.model, item, config)
         attainable = attainable_target(config, Scan.parse(item["scan"]), mask)
-        scores = score(prediction, target, mask, regions, row, own_scores.get("bits_in_mask"), attainable)
+        scores = score(prediction, target, shown, regions, row, own_scores.get("bits_in_mask"), attainable)
         if index == 0:
             picture = _picture(config, item, prediction, scores["mae"])
         rows.append({"model": name, "seed": seed, "scan": item["scan"], **scores, **own_scores})
         subject = Scan.parse(item["scan"]).subject
-        cases = calibration_cases(prediction, target, mask, regions)
+        cases = calibration_cases(prediction, target, shown, regions)
         curves.append(reliability(cases).assign(model=name, subject=subject))
         histograms.append(pit_histogram(cases).assign(model=name, subject=subject))
-        errors.add(prediction.mean, target, mask, weight=1 / visits[subject])
-        region_means.append(np.stack([regions.means(target, mask), regions.means(prediction.mean, mask)]))
+        errors.add(prediction.mean, target, shown, weight=1 / visits[subject])
+        region_means.append(np.stack([regions.measured_means(target, mask), regions.means(prediction.mean, mask)]))
     stem = f"{name}_seed-{seed}"
     tables = {
         layout.table(f"scans_{stem}"): pd.DataFrame(rows),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dualflow.commit import sweep_temporaries
 from dualflow.config import Config, dump_sections
-from dualflow.data.index import STEP as INDEX_STEP
 from dualflow.data.index import read_pairs
 from dualflow.data.quarantine import collect, write_quarantine
 from dualflow.data.raw_scans import PARALLEL, ScanFiles, prepare_scans
@@ -56,5 +55,5 @@ def finish_preprocess(config: Config) -> None:
         outputs={scan: layout.scan_manifest(Scan.parse(scan)) for scan in scans} | {"quarantine": layout.quarantine},
         inputs={},
         config=dump_sections(config.preprocess.without_folders(), without=PARALLEL),
-        facts={"usable": len(scans) - sum(row.step != INDEX_STEP for row in quarantined), "excluded": len(quarantined)},
+        facts={"usable": len(known - {row.scan for row in quarantined}), "excluded": len(quarantined)},
     )

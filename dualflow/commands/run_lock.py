@@ -13,7 +13,7 @@ from typing import IO
 from dualflow.commit import sweep_temporaries
 from dualflow.errors import DataError
 from dualflow.lifetime import ProcessMark, end_with_parents, exclusive, try_lock
-from dualflow.manifest import DigestCache, forget_broken
+from dualflow.manifest import DigestCache, forget_attempts, forget_broken
 
 STATE = Path(".snakemake")
 """Snakemake's folder below the working directory."""
@@ -77,7 +77,9 @@ def join_run(root: Path, say: Callable[[str], object]) -> bool:
 
 
 def clear_study(root: Path, say: Callable[[str], object], digests: DigestCache | None = None) -> None:
-    """Remove temporary files of dead processes, and the manifests of changed outputs, so that their steps run again.
+    """Remove temporary files of dead processes, and manifests of failed attempts and of changed outputs.
+
+    Their steps run again.
 
     Args:
         root: folder of the study's results.
@@ -85,6 +87,8 @@ def clear_study(root: Path, say: Callable[[str], object], digests: DigestCache |
         digests: cache of the outputs' digests.
     """
     sweep_temporaries(root)
+    for scan in forget_attempts(root / "manifests" / "scans"):
+        say(f"{scan}: was excluded for a reason that may have passed; it is tried again")
     for step in forget_broken(root / "manifests", digests):
         say(f"{step}: its outputs were changed or removed; the step runs again")
 

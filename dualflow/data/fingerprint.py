@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dualflow.commit import digest_of, sha256
 from dualflow.config import Config
-from dualflow.layout import sidecar_path
+from dualflow.layout import SIDECAR_LEVELS
 from dualflow.modalities import MODALITIES
 
 # The largest table that `tsv.read_table` accepts. The Snakefile computes fingerprints, so pandas is not imported here.
@@ -52,12 +52,17 @@ def _entries(folder: Path, prefix: str = "") -> list[Path]:
 
 
 def _table_files(table: Path) -> list[Path]:
-    """A table of scans and the files that its cells name; the index checks whether they are usable."""
+    """A table of scans, the files that its cells name, and the sidecars that may apply to them.
+
+    The index checks whether they are usable.
+    """
     readable = table.is_file() and table.stat().st_size <= MAX_BYTES
     text = table.read_bytes().decode(errors="replace") if readable else ""
     cells = {cell.strip() for line in text.splitlines() for cell in line.split("\t")} - {""}
     files = [table.parent / cell for cell in cells]
-    return [table, table.with_suffix(".json"), *files, *map(sidecar_path, files)]
+    folders = {folder for file in files if _state(file) for folder in list(file.parents)[:SIDECAR_LEVELS]}
+    sidecars = {entry for folder in folders for entry in _entries(folder) if entry.suffix == ".json"}
+    return [table, table.with_suffix(".json"), *files, *sidecars]
 
 
 def _states(files: Iterable[Path]) -> list[tuple[str, str]]:

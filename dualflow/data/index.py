@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +20,7 @@ from dualflow.data.participants import guessed_types, listed_subjects, side_valu
 from dualflow.data.quarantine import Quarantine, without_folders, write_quarantine
 from dualflow.data.scan_table import find_samples, sample_values, table_subjects
 from dualflow.data.session_pairs import join_sessions
+from dualflow.data.side_encoder import Categorical
 from dualflow.data.split import assign_folds, assign_splits
 from dualflow.data.strata import first_categorical, strata_of, strata_table
 from dualflow.data.tsv import all_numbers, numbers, read_table, table_text
@@ -59,7 +61,9 @@ class Index:
     def without(self, excluded: Mapping[str, object], *folders: Path, step: str = STEP) -> Index:
         """The index after excluding further scans in a step; paths in the reasons become relative to `folders`."""
         reasons = {key: without_folders(str(error), *folders) for key, error in excluded.items()}
-        quarantined = sorted([*self.quarantined, *(Quarantine(key, step, reasons[key]) for key in reasons)])
+        # A reviewer's decision on a scan that is excluded already replaces its reason.
+        others = [row for row in self.quarantined if row.scan not in reasons]
+        quarantined = sorted([*others, *(Quarantine(key, step, reasons[key]) for key in reasons)])
         pairs = self.pairs[~self.pairs["scan"].isin(list(excluded))].reset_index(drop=True)
         return replace(self, pairs=pairs, quarantined=quarantined)
 
@@ -151,7 +155,13 @@ def pair_scans(bids: Path, study: StudyConfig, out: Path | None = None) -> Index
     return index
 
 
-def list_scans(bids: Path, study: StudyConfig, modalities: Sequence[str], out: Path | None = None) -> Index:
+def list_scans(
+    bids: Path,
+    study: StudyConfig,
+    modalities: Sequence[str],
+    out: Path | None = None,
+    known: Sequence[Categorical] = (),
+) -> Index:
     """List the scans that have all sources of a study, without splits; the list may be empty.
 
     A scan is excluded if it lacks a source, if several files match a source, if a file is missing or lies outside
@@ -163,12 +173,13 @@ def list_scans(bids: Path, study: StudyConfig, modalities: Sequence[str], out: P
         study: modalities and side columns.
         modalities: the modalities to look for: all of the study, or its sources to ignore the targets.
         out: folder of the results, whose file system limits the length of names; None takes that of `bids`.
+        known: side columns whose levels a model knows, so that the other rows do not decide what a cell means.
 
     Raises:
         DataError: a table cannot be used, or a side column is in no table.
         ConfigError: no file matches `study.where`.
     """
-    if reserved := [name for name in study.side if name in [*COLUMNS, *EXTRA]]:
+    if reserved := [name for name in study.side if name in [*COLUMNS, *EXTRA, "fold"]]:
         raise ConfigError(f"side column '{reserved[0]}' has the name of a column of the index; rename the column")
     table = study.samples
     ambiguous: Exclusions = {}
@@ -176,7 +187,8 @@ def list_scans(bids: Path, study: StudyConfig, modalities: Sequence[str], out: P
         files, excluded = find_samples(table, study, modalities)
     else:
         files, excluded, ambiguous = find_scans(bids, study, modalities)
-        files = join_sessions(files, study) if study.join_sessions else files
+        if study.join_sessions:
+            files = join_sessions({scan: files[scan] for scan in files if scan.key not in excluded}, study)
     listed = table_subjects(table) if table else listed_subjects(bids)
     incomplete, missing = _incomplete({scan: files[scan] for scan in files if scan.key not in excluded}, study)
     excluded |= incomplete | scans_with_long_names(files, study, out or bids)
@@ -188,7 +200,8 @@ def list_scans(bids: Path, study: StudyConfig, modalities: Sequence[str], out: P
     if listed:
         missing[f"subjects with {scan_name} but not in {subject_table}"] = sorted(with_scan - set(listed))
 
-    side, invalid = sample_values(table, scans, study.side) if table else side_values(bids, scans, study.side)
+    read = partial(sample_values, table) if table else partial(side_values, bids)
+    side, invalid = read(scans, study.side, known)
     extra = {f"source_{name}": name for name in study.extra_sources}
     columns = {"source": study.source, "target": study.target, **extra}
     rows = [
@@ -238,7 +251,12 @@ def _incomplete(files: Files, study: StudyConfig) -> tuple[Exclusions, dict[str,
         if files[scan] and absent:
             images = f"{' and '.join(files[scan])} but no {' and '.join(absent)}"
             elsewhere = owners.get((scan.subject, absent[0]))
-            remedy = _other_session(absent[0], elsewhere) if elsewhere else _remedy(scan, absent[0], study.samples)
+            can_join = set(files[scan]) == {study.target} and not study.join_sessions
+            remedy = (
+                _other_session(absent[0], elsewhere, can_join=can_join)
+                if elsewhere
+                else _remedy(scan, absent[0], study.samples)
+            )
             excluded[scan.key] = PairingError(f"has {images}; {remedy}")
             missing.setdefault(f"scans with {images}", []).append(scan.key)
     return excluded, missing
@@ -259,16 +277,25 @@ def subject_of(key: str) -> str:
 
 
 def _files(pairs: pd.DataFrame) -> list[Entry]:
+    """The files of all scans. A source that a table gives to several scans of a subject is no copy, and counts once."""
     columns = [name for name in pairs.columns if name in ["source", "target", *EXTRA]]
-    rows = pairs.to_dict("records")
-    return [(Scan.parse(row["scan"]), Path(row[name])) for row in rows for name in columns if row[name]]
+    files = [
+        (row["subject"], row["scan"], name, row[name])
+        for row in pairs.to_dict("records")
+        for name in columns
+        if row[name]
+    ]
+    first = {(subject, path, name): scan for subject, scan, name, path in reversed(files)}
+    return [
+        (Scan.parse(scan), Path(path))
+        for subject, scan, name, path in files
+        if name == "target" or first[subject, path, name] == scan
+    ]
 
 
-def _other_session(name: str, scan: Scan) -> str:
-    return (
-        f"{name} is in {scan.key}, another session: set study.join_sessions: true, which pairs the only two of a "
-        "subject, or list the pairs in a table (study.samples)"
-    )
+def _other_session(name: str, scan: Scan, *, can_join: bool) -> str:
+    join = "set study.join_sessions: true, which pairs the only two of a subject, or " * can_join
+    return f"{name} is in {scan.key}, another session: {join}list the pairs in a table (study.samples)"
 
 
 def _remedy(scan: Scan, name: str, table: Path | None) -> str:

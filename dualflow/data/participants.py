@@ -11,25 +11,28 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from dualflow.data.side_encoder import Categorical
 from dualflow.data.tsv import MISSING, numbers, read_table, summarise_names
 from dualflow.errors import DataError
 from dualflow.imaging.sidecar import read_object
 from dualflow.layout import Scan
 
-Declaration = Literal["Levels", "Units"]
-"""The field of a JSON sidecar that says what a column holds: categories or numbers."""
+Declaration = Literal["Levels", "Units"] | Categorical
+"""What a column holds: categories or numbers, by the field of a JSON sidecar, or categories that a model knows."""
 _NEARLY_A_NUMBER = re.compile(
     r"[+-]?\d+(?:[.,]\d+)?\s*(?:|y|yo|yrs?|years?|mo|months?|d|days?|kg|lbs?|g|cm|mm|m)\.?", re.IGNORECASE
 )
 """A number with a decimal comma or a unit, such as `45,5`, `45 years` or `45y.`"""
 
 
-def side_values(root: Path, scans: Sequence[Scan], columns: Sequence[str]) -> tuple[pd.DataFrame, dict[str, DataError]]:
+def side_values(
+    root: Path, scans: Sequence[Scan], columns: Sequence[str], known: Sequence[Categorical] = ()
+) -> tuple[pd.DataFrame, dict[str, DataError]]:
     """The side columns of `scans`, and the scans (by key) whose cells are invalid with the reason.
 
     A known cell of the sessions table precedes that of participants.tsv. All values of a subject without a row are
     unknown. `typed_values` types the columns; participants.json declares categories by their `Levels` and numbers by
-    their `Units`.
+    their `Units`. Of the `known` columns the levels are given.
 
     Returns:
         One row per scan in the order of `scans`: float64 or text columns, NaN or None if unknown.
@@ -59,7 +62,8 @@ def side_values(root: Path, scans: Sequence[Scan], columns: Sequence[str]) -> tu
             subject = session = {}
         cells.append([session.get(name) or subject.get(name) for name in columns])
     text = pd.DataFrame(cells, columns=list(columns), dtype=object)
-    values, invalid = typed_values(text, scans, declared_columns(root / "participants.json"))
+    declared = declared_columns(root / "participants.json") | {column.name: column for column in known}
+    values, invalid = typed_values(text, scans, declared)
     return values, excluded | invalid
 
 
@@ -131,6 +135,9 @@ def known_columns(root: Path) -> list[str]:
 
 def _typed(column: pd.Series, name: str, declaration: Declaration | None) -> tuple[pd.Series, list[int]]:
     """The column as numbers or text, and the positions of invalid cells in a numeric column."""
+    if isinstance(declaration, Categorical):
+        cells = [cell and (declaration.level(cell) or cell) for cell in column]
+        return pd.Series(cells, index=column.index, dtype=object), []
     values, known = numbers(column), column.notna()
     if declaration == "Levels":
         return column.mask(values.notna(), f"{name}-" + column.astype(str)), []

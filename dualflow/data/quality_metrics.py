@@ -22,6 +22,8 @@ from dualflow.modalities import modality
 UNKNOWN = "–"  # noqa: RUF001 - an en dash, as in printed tables
 MIN_SCANS = 10
 """Minimum number of scans with a known value for outlier detection."""
+MIN_REFERENCE_SHOWN = 0.95
+"""Share of the reference region in the field of view, below which a scan is flagged."""
 _SD_PER_MAD = 1.4826
 
 
@@ -144,8 +146,12 @@ def record_metrics(record: Mapping[str, Any]) -> dict[str, float]:
 
 def record_notes(record: Mapping[str, Any], study: StudyConfig) -> list[str]:
     """Notes that preprocessing left on a scan, as flags."""
-    images = {"target": record["target"] or {}, **record["extra_sources"]}
+    images = {"source": record["source"], "target": record["target"] or {}, **record["extra_sources"]}
     notes = [f"{name}: {note}" for name, image in images.items() for note in image.get("pet", {}).get("notes", [])]
+    for name, image in images.items():
+        shown = image.get("intensity", {}).get("reference_shown", 1.0)
+        if shown < MIN_REFERENCE_SHOWN:
+            notes.append(f"{name}: its field of view holds {shown:.0%} of the reference region")
     if study.masks and "file" not in record["brain_mask"]:
         notes.append("no brain mask in study.masks, so deepbet's is used")
     return [" ".join(note.replace(";", ",").split()) for note in notes]

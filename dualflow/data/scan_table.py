@@ -14,6 +14,7 @@ import pandas as pd
 from dualflow.config import StudyConfig
 from dualflow.data.bids_files import Exclusions, Files, require_inside
 from dualflow.data.participants import declared_columns, require_columns, typed_values
+from dualflow.data.side_encoder import Categorical
 from dualflow.data.tsv import read_table
 from dualflow.errors import DataError, PairingError
 from dualflow.layout import Scan
@@ -45,7 +46,9 @@ def find_samples(path: Path, study: StudyConfig, modalities: Sequence[str]) -> t
     return files, excluded
 
 
-def sample_values(path: Path, scans: Sequence[Scan], columns: Sequence[str]) -> tuple[pd.DataFrame, Exclusions]:
+def sample_values(
+    path: Path, scans: Sequence[Scan], columns: Sequence[str], known: Sequence[Categorical] = ()
+) -> tuple[pd.DataFrame, Exclusions]:
     """The side columns of `scans` in the table at `path`, as from `participants.side_values`.
 
     The table's JSON sidecar may declare `Levels` and `Units` of columns, as participants.json does.
@@ -58,7 +61,8 @@ def sample_values(path: Path, scans: Sequence[Scan], columns: Sequence[str]) -> 
     rows = table.set_axis([_key(row) for row in table.to_dict("records")])
     rows = rows[~rows.index.duplicated()]
     text = rows.loc[[scan.key for scan in scans], list(columns)].reset_index(drop=True)
-    return typed_values(text, scans, declared_columns(path.with_suffix(".json")))
+    declared = declared_columns(path.with_suffix(".json")) | {column.name: column for column in known}
+    return typed_values(text, scans, declared)
 
 
 def table_subjects(path: Path) -> list[str]:

@@ -75,6 +75,13 @@ class Categorical:
         """Names of the features, such as `sex=F`."""
         return [f"{self.name}={level}" for level in self.levels]
 
+    def level(self, text: str) -> str | None:
+        """The level that a cell means, None if training did not see it.
+
+        A dataset whose JSON sidecar lists the levels of numeric codes has levels such as `group-1`.
+        """
+        return next((level for level in (text, f"{self.name}-{text}") if level in self.levels), None)
+
     def encode(self, column: pd.Series) -> np.ndarray:
         """Features [N, levels] of a column; a level without training scans is unknown."""
         values = column.to_numpy(dtype=object)

@@ -48,6 +48,11 @@ def normalise(
     return apply(values, record, mask), record
 
 
+def in_view(values: NDArray[Any], mask: BoolArray) -> BoolArray:
+    """Voxels of the brain mask that an image on the model grid shows; those outside its field of view hold INSIDE."""
+    return np.asarray(mask & (values != INSIDE))
+
+
 def apply(values: NDArray[Any], record: Mapping[str, Any], mask: BoolArray | None = None) -> FloatArray:
     """Raw to normalised values by a record; if a mask is given, 0 outside of it and nowhere else."""
     low = record["intercept"]

@@ -70,7 +70,8 @@ def digest_image(path: Path) -> ImageDigest:
     info = check_header(path, 4, series=True)
     state = info.path.stat()  # before the pass, so that a file that changes meanwhile is not current
     file_hash = hashlib.sha256()
-    voxel_hash = hashlib.sha256(f"{info.shape} {info.dtype.str}".encode())
+    # A scan with a trailing axis of length 1 has the same voxels as one without.
+    voxel_hash = hashlib.sha256(f"{_without_ones(info.shape)} {info.dtype.str}".encode())
     ranges = []
     for piece in stored_voxels(info, file_hash=file_hash):
         voxel_hash.update(piece.data)
@@ -79,6 +80,11 @@ def digest_image(path: Path) -> ImageDigest:
     return ImageDigest(
         state.st_size, state.st_mtime_ns, file_hash.hexdigest(), voxel_hash.hexdigest(), minimum, maximum
     )
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without trailing axes of length 1 beyond the third."""
+    return shape[:3] if all(size == 1 for size in shape[3:]) else shape
 
 
 def check_scan(path: Path, digest: ImageDigest) -> None:

@@ -14,9 +14,12 @@ from dualflow.config import PreprocessConfig
 from dualflow.errors import ShapeError
 from dualflow.imaging.atlas import desikan_killiany, short_name
 from dualflow.imaging.geometry import BoolArray, FloatArray
+from dualflow.imaging.intensity import in_view
 from dualflow.imaging.model_grid import model_grid
 
 MINIMUM_VOXELS = 5
+MINIMUM_SHOWN = 0.9
+"""Share of a region that the field of view must hold for a measured mean."""
 # FreeSurfer names of the cortical parcels and the subcortical grey-matter structures.
 GREY_MATTER = re.compile(
     r"ctx-[lr]h-(?!unknown)\w+"
@@ -65,6 +68,16 @@ class RegionMap:
         sizes = np.bincount(region, minlength=count).astype(np.float64)
         sizes[sizes == 0] = np.nan
         return (sums / sizes).reshape(*volume.shape[:-3], count)
+
+    def measured_means(self, target: FloatArray, mask: BoolArray) -> NDArray[np.float64]:
+        """`means` of a measured target `[D, H, W]` over the voxels that it shows, `[R]`.
+
+        A region of which it shows less than MINIMUM_SHOWN is NaN.
+        """
+        shown = in_view(target, mask)
+        with np.errstate(invalid="ignore"):
+            share = self.sizes(shown) / self.sizes(mask)
+        return np.where(share >= MINIMUM_SHOWN, self.means(target, shown), np.nan)
 
 
 def region_map(config: PreprocessConfig) -> RegionMap:

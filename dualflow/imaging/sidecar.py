@@ -14,11 +14,9 @@ from typing import Any
 from bids2table import parse_bids_entities
 
 from dualflow.errors import DataError
-from dualflow.layout import sidecar_path
+from dualflow.layout import SIDECAR_LEVELS, sidecar_path
 
 MAX_BYTES = 4 << 20
-# From a file up to its dataset's root: datatype, session, subject, root.
-_LEVELS = 4
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:
@@ -36,10 +34,10 @@ def read_sidecar(path: Path) -> dict[str, Any]:
 
 def _inherited(path: Path) -> Iterator[Path]:
     """Sidecars above or beside an image that apply to it, from the dataset's root down."""
-    folders = [path.parent, *path.parent.parents][:_LEVELS]
-    root = next(
-        (level for level, folder in enumerate(folders) if (folder / "dataset_description.json").is_file()), None
-    )
+    folders = list(path.parents)[:SIDECAR_LEVELS]
+    described = (level for level, folder in enumerate(folders) if (folder / "dataset_description.json").is_file())
+    subject = (level + 1 for level, folder in enumerate(folders[:-1]) if folder.name.startswith("sub-"))
+    root = next(described, next(subject, None))
     if root is None:  # not a BIDS dataset: only the file beside the image applies
         return
     entities = {name: value for name, value in parse_bids_entities(path).items() if name not in ("datatype", "ext")}

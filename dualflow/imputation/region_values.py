@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class RegionValues:
-    """Region means of one scan; a region without a voxel in the brain mask is NaN.
+    """Region means of one scan; a region without a voxel in the brain mask is NaN, as is one the target does not show.
 
     Attributes:
         measured: of the measured target `[R]`; NaN without one.
@@ -57,7 +57,7 @@ def region_values(
     """
     mask = item["mask"][0].numpy()
     target = item["target"][0].numpy() if "target" in item else np.full(mask.shape, np.nan, np.float32)
-    measured = regions.means(target, mask)
+    measured = regions.measured_means(target, mask)
     if not draws:
         return RegionValues(measured, np.full_like(measured, np.nan), np.empty((0, len(measured))))
     batch = source_and_side(item, model)

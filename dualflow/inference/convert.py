@@ -146,7 +146,10 @@ class Converter:
             return verdict, {}
         with clock("predict"):
             prediction = self._predict(item)
-        verdict |= judge_output(self.reference, prediction, mask, self.target.unit)
+        drawn = self.config
+        verdict |= judge_output(
+            self.reference, prediction, mask, self.target.unit, samples=drawn.samples, temperature=drawn.temperature
+        )
         brain = preprocessed.volume("mask_native").array > 0.5
         with clock("write"):
             files, images = self._write(scan, prediction, verdict, mask, record, brain, side)

@@ -17,7 +17,7 @@ from dualflow.data.index import STEP, list_scans
 from dualflow.data.output_names import scans_with_long_names
 from dualflow.data.participants import known_columns
 from dualflow.data.quarantine import Quarantine
-from dualflow.data.side_encoder import Continuous
+from dualflow.data.side_encoder import Categorical, Continuous
 from dualflow.data.tsv import read_table, summarise_names
 from dualflow.errors import ConfigError, DataError, printable
 from dualflow.imaging.sidecar import read_object
@@ -204,7 +204,8 @@ def _dataset_inputs(path: Path, kind: Kind, card: ModelCard, out: Path, selectio
     columns = read_table(table).columns if table else known_columns(root)
     side = tuple(name for name in card.study.side if name in columns)
     study = _study(card, side, selection, table)
-    index = selection.select(list_scans(root, study, study.sources, out), path)
+    known = [column for column in card.side.columns if isinstance(column, Categorical)]
+    index = selection.select(list_scans(root, study, study.sources, out, known), path)
     if table:
         names = ["source", *(f"source_{name}" for name in study.extra_sources)]
         check_files_outside(out, [root / file for name in names for file in index.pairs[name]])

@@ -100,10 +100,9 @@ def _cell(column: Continuous | Categorical, value: object) -> Cell:
         if not np.isfinite(number):
             raise ConfigError(f"--{column.name} is '{text}', expected {_domain(column)}, or n/a")
         return number
-    # A dataset whose JSON sidecar lists the levels of numeric codes has levels such as group-1.
-    for level in (text, f"{column.name}-{text}"):
-        if level in column.levels:
-            return level
+    level = column.level(text)
+    if level is not None:
+        return level
     raise ConfigError(f"--{column.name} is '{text}', expected one of {_domain(column)}, or n/a")
 
 

@@ -126,6 +126,7 @@ class Typicality:
         threshold, rate = conformal_threshold(largest_by_subject(np.nanmax(z, axis=0), subjects), RATE)
         images, insides = (np.stack([getattr(one, name) for one in people]) for name in ("image", "inside"))
         lesion_map, peaks = LesionMap.fit(images, insides, folds, spacing_mm * map_factor(spacing_mm))
+        first = np.sort(np.unique(np.asarray(subjects), return_index=True)[1])  # a scan of each subject
         depth, height, width = sources[0].shape
         return cls(
             spacing_mm,
@@ -133,7 +134,7 @@ class Typicality:
             reference,
             Detectors.fit(people),
             lesion_map,
-            PeakLaw.fit(peaks),
+            PeakLaw.fit(peaks[first]),
             calibration,
             threshold,
             rate,

@@ -12,12 +12,13 @@ from enum import StrEnum
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+from scipy.special import poch
 
 from dualflow.data.side_encoder import Categorical, Continuous, SideEncoder
 from dualflow.imaging.geometry import BoolArray, FloatArray
 from dualflow.imaging.input_figures import TURNED_DEG
 from dualflow.inference.predict import Prediction
-from dualflow.inference.training_reference import FigureRanges, Reference, output_figures
+from dualflow.inference.training_reference import SAMPLES, FigureRanges, Reference, output_figures
 from dualflow.inference.typicality import Score
 
 COARSER = (2.0, 4.0)
@@ -110,13 +111,37 @@ def judge_input(
     return Verdict(findings, {**scores, **figures, **detectors}, score.lesion_map if has_lesion else None)
 
 
-def judge_output(reference: Reference | None, prediction: Prediction, mask: BoolArray, unit: str) -> Verdict:
-    """Judge a prediction inside the mask `[D, H, W]`; an unusual one is to be reviewed."""
+def judge_output(
+    reference: Reference | None,
+    prediction: Prediction,
+    mask: BoolArray,
+    unit: str,
+    *,
+    samples: int = SAMPLES,
+    temperature: float = 1.0,
+) -> Verdict:
+    """Judge a prediction inside the mask `[D, H, W]`; an unusual one is to be reviewed.
+
+    Args:
+        reference: what predictions of the training scans look like, by SAMPLES samples at temperature 1.
+        prediction: the prediction.
+        mask: brain `[D, H, W]`.
+        unit: unit of the target.
+        samples: number of samples that the standard deviations are of.
+        temperature: their temperature; the spread at another one than 1 is not judged.
+    """
     figures = output_figures(prediction, mask)
     named = {f"output_{name}": value for name, value in figures.items()}
     if reference is None:
         return Verdict((), named)
-    return Verdict(tuple(_unusual(reference.output, figures, unit, "of the prediction")), named)
+    comparable = figures["spread"] * _expected_sd(SAMPLES) / _expected_sd(samples) if temperature == 1 else np.nan
+    unusual = _unusual(reference.output, figures | {"spread": float(comparable)}, unit, "of the prediction")
+    return Verdict(tuple(unusual), named)
+
+
+def _expected_sd(count: int) -> float:
+    """Expected standard deviation of a sample of a standard normal law; it is below 1, and far below it for few."""
+    return float(np.sqrt(2 / (count - 1)) * poch((count - 1) / 2, 0.5))
 
 
 def _unusual(ranges: FigureRanges, figures: Mapping[str, float], unit: str, what: str) -> Iterator[Finding]:

@@ -150,6 +150,19 @@ def test_draws_of_other_weights_are_refused(config):
         path.unlink()
 
 
+def test_a_sorted_table_is_refused(config):
+    """Values are read by position, and a spreadsheet may have sorted them."""
+    path = config.layout.imputed_regions
+    before = path.read_text()
+    header, *rows = before.splitlines()
+    path.write_text("\n".join([header, *sorted(rows, reverse=True)]) + "\n")
+    try:
+        with pytest.raises(DataError, match=r"regions.tsv changed since .*; run `dualflow impute` again"):
+            analyse(config, name="main")
+    finally:
+        path.write_text(before)
+
+
 def test_an_interrupted_imputation_is_not_analysed(config):
     """Its table may belong to other replicates and volumes."""
     with (

@@ -44,6 +44,12 @@ def test_what_the_model_does_not_know_is_refused(column, value, words):
         edited_rows(SCAN, ENCODER, column, [value])
 
 
+@pytest.mark.parametrize("name", ["region", "suvr", "measured"])
+def test_a_column_with_the_name_of_one_of_the_table_is_refused(name):
+    with pytest.raises(ConfigError, match=f"'{name}' have a column of that name in regions.tsv"):
+        edited_rows(SCAN, SideEncoder((Continuous(name, 70.0, 8.0),)), name, ["60"])
+
+
 @pytest.mark.parametrize("values", [[], ["60", "60"]])
 def test_values_are_given_and_different(values):
     with pytest.raises(ConfigError, match="give one or more different values"):

@@ -90,6 +90,22 @@ def test_a_plain_snakemake_takes_the_lock_and_clears_the_study(tmp_path):
     assert not join_run(tmp_path, lines.append)
 
 
+def test_a_failed_attempt_is_forgotten(tmp_path):
+    """A scan whose process was killed is tried again, with its shard; one that is excluded by its inputs stays."""
+    manifests, lines = tmp_path / "manifests", []
+    for scan, inputs in (("sub-1", {}), ("sub-2", {"source": "digest"})):
+        write_manifest(manifests / "scans" / f"{scan}.json", step="preprocess", outputs={}, inputs=inputs, config={})
+    shard = manifests / "preprocess" / "shard-0.json"
+    outputs = {"sub-1": manifests / "scans" / "sub-1.json"}
+    write_manifest(shard, step="preprocess", outputs=outputs, inputs={}, config={})
+    clear_study(tmp_path, lines.append)
+    assert [path.name for path in manifests.rglob("*.json")] == ["sub-2.json"]
+    assert lines == [
+        "sub-1: was excluded for a reason that may have passed; it is tried again",
+        "preprocess/shard-0: its outputs were changed or removed; the step runs again",
+    ]
+
+
 def test_under_a_run_snakemake_takes_nothing(tmp_path, monkeypatch):
     """`dualflow run` holds the lock and has looked for damage."""
     monkeypatch.setenv(RUN, "1")

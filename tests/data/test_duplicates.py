@@ -76,6 +76,21 @@ def test_a_scan_with_equal_sources_is_excluded(study, pair_files):
     assert "FLAIR" in result.quarantined[0].reason
 
 
+def test_one_source_may_serve_several_scans_of_a_subject(tmp_path):
+    """A table pairs the only MR of a person with two PET; between people, the same file is a duplicate."""
+    for seed, name in enumerate(("mr", "pet1", "pet2", "mr2", "pet3")):
+        write(tmp_path / f"{name}.nii", seed)
+    rows = ["1\tx\tmr.nii\tpet1.nii", "1\ty\tmr.nii\tpet2.nii", "2\tx\tmr2.nii\tpet3.nii"]
+    header = "subject\tsession\tT1w\tFDG"
+    (tmp_path / "samples.tsv").write_text("\n".join([header, *rows]))
+    result = index(tmp_path, samples=tmp_path / "samples.tsv")
+    assert result.pairs["scan"].tolist() == ["sub-1_ses-x", "sub-1_ses-y", "sub-2_ses-x"]
+    assert not result.duplicates
+    rows = [rows[0], "2\tx\tmr.nii\tpet2.nii", "3\tx\tmr2.nii\tpet3.nii"]
+    (tmp_path / "samples.tsv").write_text("\n".join([header, *rows]))
+    assert index(tmp_path, samples=tmp_path / "samples.tsv").pairs["scan"].tolist() == ["sub-3_ses-x"]
+
+
 def test_a_study_of_duplicates_is_an_error(study, pair_files):
     """If no scan remains, the error has the first reason."""
     files = [*pair_files("1"), *pair_files("2")]

@@ -31,6 +31,14 @@ def test_excluded_scans_leave_the_study_with_the_reason(tmp_path, make_bids, pai
     ]
 
 
+def test_a_decision_replaces_the_reason_of_the_index(tmp_path, make_bids, pair_files):
+    """A visit without MR that a reviewer excludes needs no attention any more."""
+    root = make_bids([*pair_files("1", "a"), pair_files("1", "b")[1]])
+    table = write(tmp_path, "1\tb\texclude\tPET alone")
+    index = build_index(root, StudyConfig(name="t", exclusions=table), SplitConfig(validation=0, test=0))
+    assert [(row.scan, row.step, row.reason) for row in index.quarantined] == [("sub-1_ses-b", "review", "PET alone")]
+
+
 def test_an_unknown_scan_is_an_error(tmp_path, make_bids, pair_files):
     """A decision on a scan that the study lacks is a mistake, also if it is kept."""
     study = StudyConfig(name="t", exclusions=write(tmp_path, "7\tn/a\tkeep\tn/a"))

@@ -53,8 +53,8 @@ def test_the_fingerprint_changes_only_with_what_the_index_reads(study, inputs):
         lambda: commit_text(study / SCAN.replace(".nii.gz", ".json"), "{}"),
         lambda: commit_text(study / "kept.tsv", "subject\tsplit\n"),
     ]
-    if "bids" in inputs:  # sidecars that scans inherit
-        changes += [lambda: commit_text(study / "T1w.json", "{}"), lambda: commit_text(study / "sub-1/pet.json", "{}")]
+    # Sidecars that scans inherit.
+    changes += [lambda: commit_text(study / "T1w.json", "{}"), lambda: commit_text(study / "sub-1/pet.json", "{}")]
     if "masks" in inputs:
         mask = study / "masks/sub-1/ses-1/anat/sub-1_ses-1_desc-brain_mask.nii.gz"
         changes.append(lambda: commit_bytes(mask, gzip.compress(b"mask")))

@@ -289,7 +289,7 @@ def test_read_pairs_refuses_another_table(tmp_path):
         read_pairs(layout)
 
 
-@pytest.mark.parametrize("name", ["session", "split", "source_FLAIR"])
+@pytest.mark.parametrize("name", ["session", "split", "source_FLAIR", "fold"])
 def test_a_side_column_cannot_have_the_name_of_an_index_column(make_bids, pair_files, name):
     """The error names the column."""
     root = make_bids(pair_files("1"), f"participant_id\t{name}\n1\tx\n")

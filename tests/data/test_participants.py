@@ -3,7 +3,7 @@
 import pytest
 
 from dualflow.data.participants import guessed_types, known_columns, side_values
-from dualflow.data.side_encoder import SideEncoder
+from dualflow.data.side_encoder import Categorical, SideEncoder
 from dualflow.errors import DataError
 from dualflow.layout import Scan
 
@@ -114,6 +114,16 @@ def test_numeric_codes_with_levels_are_text(make_bids):
     """A column of codes that participants.json explains by Levels is categorical, not a quantity."""
     root = make_bids([], "participant_id\tgroup\n1\t0\n2\t2\n", {"group": {"Levels": {"0": "control", "2": "AD"}}})
     assert side_values(root, scans("1", "2"), ["group"])[0]["group"].tolist() == ["group-0", "group-2"]
+
+
+def test_levels_that_a_model_knows_do_not_depend_on_other_rows(make_bids):
+    """A scan alone, whose level looks like a number, has the level that it has in its table."""
+    root = make_bids([], "participant_id\tsite\tgroup\n1\t1\t2\n2\tA\t0\n3\tn/a\t7\n")
+    known = (Categorical("site", ("1", "A")), Categorical("group", ("group-0", "group-2")))
+    for labels in (("1", "2", "3"), ("1",)):
+        table = side_values(root, scans(*labels), ["site", "group"], known)[0]
+        assert table["site"].tolist() == ["1", "A", None][: len(labels)]
+        assert table["group"].tolist() == ["group-2", "group-0", "7"][: len(labels)]
 
 
 def test_codes_with_levels_are_the_same_text_in_every_subset(make_bids):

@@ -37,6 +37,7 @@ def record(target=True, brain_ml=1400.0, information=0.4, notes=(), mask=None, s
     }
     image = {"intensity": {"normaliser": "suvr", "slope": slope}, "pet": {"notes": list(notes)}}
     return {
+        "source": {"intensity": {"normaliser": "robust"}},
         "quality": quality | ({"target_to_source": fit(information, 0.995, 12.0, (0.1, 0.9))} if target else {}),
         "target": image if target else None,
         "extra_sources": {"FLAIR": {"intensity": {"normaliser": "robust"}}},
@@ -70,6 +71,16 @@ def test_the_table_has_a_column_for_every_metric(tmp_path):
     assert (first["target_mi_before"], first["target_mi"], first["reference_value"]) == ("0.1", "0.4", "9000.0")
     assert second["target_mi"] is second["reference_value"] is second["flags"] is first["flags"] is None
     assert set(record_metrics(record())) <= set(quality.columns)
+
+
+def test_notes_on_the_source_and_a_reference_out_of_view_are_flagged(tmp_path):
+    """A PET may be the source, and its reference region may lie partly outside the field of view."""
+    moved, cut = record(), record()
+    moved["source"]["pet"] = {"notes": ["its head moves by up to 9 mm"]}
+    cut["target"]["intensity"]["reference_shown"] = 0.72
+    flags = table(tmp_path, [moved, cut, record()])["flags"].tolist()
+    expected = "target: its field of view holds 72% of the reference region"
+    assert flags == ["source: its head moves by up to 9 mm", expected, None]
 
 
 def test_seconds_are_summed_over_steps(tmp_path):

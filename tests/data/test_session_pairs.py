@@ -43,3 +43,22 @@ def test_without_the_option_the_reason_names_it(make_bids):
     (row,) = build_index(root, StudyConfig(name="t"), TRAINING_ONLY).quarantined
     assert row.scan == "sub-1_ses-pet"
     assert "T1w is in sub-1_ses-mr, another session: set study.join_sessions: true" in row.reason
+
+
+def test_a_session_with_several_sources_keeps_its_target(make_bids):
+    """It is excluded as a whole; its target is no target alone that another session's source may take."""
+    second = "sub-1/ses-pet/anat/sub-1_ses-pet_run-{}_T1w.nii.gz"
+    paths = [MR.format(1, "mr"), second.format(1), second.format(2), PET.format(1, "pet")]
+    index = build_index(make_bids([*paths, MR.format(2, "a"), PET.format(2, "a")]), JOINED, TRAINING_ONLY)
+    assert index.pairs.set_index("scan")["target"].to_dict() == {"sub-1_ses-mr": "", "sub-2_ses-a": PET.format(2, "a")}
+    assert [row.scan for row in index.quarantined] == ["sub-1_ses-pet"]
+
+
+def test_a_further_source_elsewhere_needs_a_table(make_bids):
+    """Only targets are joined, so the option is no remedy."""
+    flair = "sub-1/ses-b/anat/sub-1_ses-b_FLAIR.nii.gz"
+    both = [MR.format(2, "a"), MR.format(2, "a").replace("T1w", "FLAIR"), PET.format(2, "a")]
+    root = make_bids([MR.format(1, "a"), PET.format(1, "a"), flair, *both])
+    study = StudyConfig(name="t", extra_sources=("FLAIR",))
+    reasons = {row.scan: row.reason for row in build_index(root, study, TRAINING_ONLY).quarantined}
+    assert "FLAIR is in sub-1_ses-b, another session: list the pairs in a table" in reasons["sub-1_ses-a"]

@@ -49,11 +49,16 @@ def test_a_partly_covered_window_is_noted(tmp_path):
     assert read_pet(path, read_sidecar(path), config_with(pet_window_s=(240, 480)))[1]["notes"] == []
 
 
-def test_times_are_inherited_from_sidecars_above(tmp_path):
-    """By the inheritance principle of BIDS, the nearest sidecar takes precedence over one at the root."""
+@pytest.mark.parametrize("described", [True, False])
+def test_times_are_inherited_from_sidecars_above(tmp_path, described):
+    """By the inheritance principle of BIDS, the nearest sidecar takes precedence over one at the root.
+
+    The root is the folder of the subjects if no description names it.
+    """
     folder = tmp_path / "sub-1" / "pet"
     folder.mkdir(parents=True)
-    (tmp_path / "dataset_description.json").write_text("{}")
+    if described:
+        (tmp_path / "dataset_description.json").write_text("{}")
     (tmp_path / "trc-FDG_pet.json").write_text(json.dumps(TIMES | BQ))
     path = save_pet(folder / "sub-1_trc-FDG_pet.nii", FRAMES, FrameDuration=[60, 60, 60])
     volume, record = read_pet(path, read_sidecar(path), CONFIG)

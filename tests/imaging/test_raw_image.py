@@ -42,6 +42,14 @@ def test_the_voxel_digest_ignores_header_and_name(tmp_path):
     assert len({first, *map(voxels_digest, different)}) == 5
 
 
+def test_an_image_of_one_frame_has_the_digest_of_an_image(tmp_path):
+    """Tools write a static PET with a fourth axis of length 1."""
+    image = nib.load(write(tmp_path / "a.nii", 1))
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[..., None], image.affine), tmp_path / "b.nii")
+    assert nib.load(tmp_path / "b.nii").ndim == 4
+    assert voxels_digest(tmp_path / "b.nii") == voxels_digest(tmp_path / "a.nii")
+
+
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "padded.nii", "members.nii.gz"])
 def test_the_file_is_hashed_as_it_is_stored(tmp_path, name):
     """The file digest covers the compressed bytes, including bytes after the voxels."""

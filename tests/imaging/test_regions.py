@@ -8,6 +8,7 @@ import pytest
 from dualflow.config import PreprocessConfig
 from dualflow.errors import ShapeError
 from dualflow.imaging.atlas import desikan_killiany
+from dualflow.imaging.intensity import INSIDE
 from dualflow.imaging.model_grid import model_grid
 from dualflow.imaging.regions import MINIMUM_VOXELS, RegionMap, from_labels, region_map
 
@@ -35,6 +36,15 @@ def test_a_region_outside_the_mask_is_nan():
     means = RegionMap(labels, ("a", "b"), (1.0, 1.0, 1.0)).means(np.full((2, 2, 2), 3.0), labels == 1)
     assert means[0] == 3
     assert np.isnan(means[1])
+
+
+def test_a_measured_region_outside_the_field_of_view_is_nan():
+    """Voxels that the target does not show do not count; a region that it shows less than nine tenths of is unknown."""
+    labels = np.repeat([1, 2, 3], 100).reshape(3, 10, 10)
+    target = np.full(labels.shape, 2.0, np.float32)
+    target[1, 0, :5], target[2, :2] = INSIDE, INSIDE
+    means = RegionMap(labels, ("a", "b", "c"), (1.0, 1.0, 1.0)).measured_means(target, labels > 0)
+    np.testing.assert_array_equal(means, [2, 2, np.nan])
 
 
 def test_another_grid_is_refused():

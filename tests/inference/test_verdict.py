@@ -1,5 +1,6 @@
 """Verdicts on scans."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -121,6 +122,24 @@ def test_an_unusual_prediction_is_to_be_reviewed():
     assert verdict.outcome is Outcome.REVIEW
     assert verdict.reasons == ["mean standard deviation of the prediction is 0.4 SUVR, expected -0.05 to 0.25"]
     assert judge_output(None, wide, MASK, "SUVR").outcome is Outcome.OK
+
+
+def test_the_spread_is_judged_as_that_of_the_training_scans():
+    """Of few samples it is too small on average, and at another temperature than 1 it says nothing."""
+    shape, rng = (20, 20, 20), np.random.default_rng(0)
+    mask = np.ones(shape, bool)
+
+    def verdict(samples, sd, **options):
+        std = (sd * rng.standard_normal((samples, *shape))).std(axis=0, ddof=1).astype(np.float32)
+        image = np.full(shape, 1.0, np.float32)
+        ranges = FigureRanges({"spread": 0.1 * 0.965}, {"spread": 0.01}, {"spread": 0}, 1.0)
+        usual = replace(reference(), output=ranges)
+        return judge_output(usual, Prediction(image, std), mask, "SUVR", samples=samples, **options).outcome
+
+    assert {verdict(samples, 0.1) for samples in (2, 8, 32)} == {Outcome.OK}
+    assert {verdict(samples, 0.12) for samples in (2, 8, 32)} == {Outcome.REVIEW}
+    assert verdict(8, 0.05) is Outcome.REVIEW
+    assert verdict(8, 0.05, temperature=0.5) is Outcome.OK
 
 
 def test_verdicts_add_up():
