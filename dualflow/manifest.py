@@ -17,6 +17,9 @@ from dualflow.commit import TEMP_PREFIX, commit_json, digest_of, sha256
 from dualflow.errors import CommitError
 from dualflow.layout import sidecar_path
 
+MAY_PASS = "may_pass"
+"""Key in the facts of a step that failed for a reason that may pass, such as a disk that is away."""
+
 
 class OutputFile(NamedTuple):
     """A file that a manifest lists.
@@ -163,14 +166,19 @@ def remove_step(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def verify_manifests(folder: Path, digests: DigestCache | None = None) -> list[str]:
+def verify_manifests(folder: Path, digests: DigestCache | None = None, also_broken: Iterable[Path] = ()) -> list[str]:
     """Return the names of the manifests under `folder` that do not verify, sorted.
 
     A manifest that lists a broken manifest as an output does not verify either. With the same `digests`,
     a second call hashes only files that changed since the first.
+
+    Args:
+        folder: folder of the manifests.
+        digests: cache of digests.
+        also_broken: manifests that count as broken although they verify.
     """
     digests = digests or DigestCache()
-    broken: set[Path] = set()
+    broken = set(also_broken)
     outputs: dict[Path, set[Path]] = {}
     for path in sorted(folder.rglob("*.json")):
         if path.name.startswith(TEMP_PREFIX):
@@ -185,25 +193,18 @@ def verify_manifests(folder: Path, digests: DigestCache | None = None) -> list[s
     return sorted(str(path.relative_to(folder).with_suffix("")) for path in broken)
 
 
-def forget_attempts(folder: Path) -> list[str]:
-    """Remove the manifests that list neither inputs nor outputs, and return their names.
-
-    Such a step failed for a reason that may pass, such as a process that was killed. Manifests that list a removed one
-    no longer verify, so Snakemake runs their steps again.
-    """
-    manifests = {path: read_manifest(path, verify=False) for path in sorted(folder.glob("*.json"))}
-    attempts = [path for path, one in manifests.items() if one and not (one.get("inputs") or one["outputs"])]
-    for path in attempts:
-        path.unlink()
-    return [path.stem for path in attempts]
+def failed_attempts(folder: Path) -> set[Path]:
+    """The manifests under `folder` of steps that failed for a reason that may pass."""
+    manifests = {path: read_manifest(path, verify=False) for path in folder.rglob("*.json")}
+    return {path for path, manifest in manifests.items() if manifest and manifest.get("facts", {}).get(MAY_PASS)}
 
 
 def forget_broken(folder: Path, digests: DigestCache | None = None) -> list[str]:
-    """Remove the manifests that `verify_manifests` finds broken, and return their names.
+    """Remove the manifests that `verify_manifests` finds broken and the failed attempts; return their names.
 
     Snakemake sees only manifests, so it runs these steps again.
     """
-    broken = verify_manifests(folder, digests)
+    broken = verify_manifests(folder, digests, failed_attempts(folder))
     for name in broken:
         (folder / f"{name}.json").unlink()
     return broken

@@ -3,7 +3,8 @@ rule train:
         index=manifest("index"),
         pairs=manifest("preprocess"),
     output:
-        manifest("train/{model}_seed-{seed}"),
+        # A training that is done with the same data and options stays: Snakemake would remove its manifest.
+        update(manifest("train/{model}_seed-{seed}")),
     log:
         log_of("train/{model}_seed-{seed}"),
     benchmark:
@@ -32,7 +33,7 @@ if CLOSED_FORM:
             index=manifest("index"),
             pairs=manifest("preprocess"),
         output:
-            per_closed_form(manifest("train/{model}_seed-{seed}")),
+            update(per_closed_form(manifest("train/{model}_seed-{seed}"))),
         log:
             log_of("train/closed_form"),
         benchmark:

@@ -54,6 +54,15 @@ TRACKING = click.option(
     show_envvar=True,
     help="MLflow store of registered models: a local SQLite file or a server.",
 )
+
+
+def checked_cores(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    """Return the number of cores as Snakemake takes it, which waits for ever for a core if there is none."""
+    if value != "all" and not (value.isdecimal() and int(value)):
+        raise click.BadParameter(f"'{value}' is not 'all' or a number of at least 1.")
+    return value
+
+
 THREADS = click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads to use.")
 
 

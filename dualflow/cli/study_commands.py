@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from dualflow.cli.options import CONFIG, OVERRIDES, THREADS, command_settings, config_option
+from dualflow.cli.options import CONFIG, OVERRIDES, THREADS, checked_cores, command_settings, config_option
 from dualflow.process import set_threads
 
 DRY_RUN = ("-n", "--dry-run", "--dryrun")
@@ -16,7 +16,7 @@ DRY_RUN = ("-n", "--dry-run", "--dryrun")
 @click.command()
 @CONFIG
 @OVERRIDES
-@click.option("--cores", default="all", show_default=True, help="CPU cores to use at once.")
+@click.option("--cores", callback=checked_cores, default="all", show_default=True, help="CPU cores to use at once.")
 @click.option("-n", "--dry-run", is_flag=True, help="List the steps that would run, each with its reason, and stop.")
 @click.argument("snakemake_options", nargs=-1, type=click.UNPROCESSED)
 def run(
@@ -94,6 +94,8 @@ def doctor(config_name: str | None, overrides: tuple[str, ...]) -> None:
     """  # noqa: D301 - \b keeps click from rewrapping a paragraph
     from dualflow.commands.doctor import diagnose
 
+    if overrides and config_name is None:
+        raise click.UsageError("--set replaces a value of --config; name a configuration too")
     sys.exit(diagnose(config_name, overrides))
 
 
@@ -108,7 +110,13 @@ def doctor(config_name: str | None, overrides: tuple[str, ...]) -> None:
     help="Optimiser time of each model, fold and seed.",
 )
 @click.option("--folds", type=click.IntRange(2), help="Number of folds.  [default: split.folds]")
-@click.option("--cores", default="1", show_default=True, help="CPU cores; parallel trainings slow each other down.")
+@click.option(
+    "--cores",
+    callback=checked_cores,
+    default="1",
+    show_default=True,
+    help="CPU cores; parallel trainings slow each other down.",
+)
 @click.argument("names", nargs=-1)
 def compare(
     config_path: Path, overrides: tuple[str, ...], seconds: float, folds: int | None, cores: str, names: tuple[str, ...]

@@ -12,8 +12,9 @@ from typing import Any
 
 from dualflow.commands.run import snakemake_command
 from dualflow.commands.snakemake_log import failure_reasons, parse_jobs
+from dualflow.commands.steps import step_names
 from dualflow.config import Config
-from dualflow.manifest import verify_manifests
+from dualflow.manifest import failed_attempts, verify_manifests
 
 _PARAMETERS = re.compile(r"before: (.*) now: (.*)$")
 _REASONS = {
@@ -33,11 +34,12 @@ _REASONS = {
 def list_steps(config: Config, options: Sequence[str] = ()) -> int:
     """Print the steps that a run would take, and why; return Snakemake's exit code."""
     layout = config.layout
-    broken = verify_manifests(layout.root / "manifests")
-    forced = ["--forcerun", *(str(layout.manifest(step)) for step in broken)] if broken else []
-    done = subprocess.run(
-        [*snakemake_command(config), "--dry-run", *options, *forced], capture_output=True, text=True, check=False
-    )
+    folder = layout.root / "manifests"
+    # No rule makes the manifests of single scans. Those that list them are broken too.
+    broken = set(verify_manifests(folder, also_broken=failed_attempts(folder))) & set(step_names(config))
+    forced = ["--forcerun", *(str(layout.manifest(step)) for step in sorted(broken))] if broken else []
+    command = [*snakemake_command(config), "--dry-run", "--rerun-incomplete", *options, *forced]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         print("\n".join(failure_reasons(done.stdout + done.stderr)), file=sys.stderr)
         return done.returncode

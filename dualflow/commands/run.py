@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from signal import SIGINT
 
 import psutil
+import yaml
 
 from dualflow.commands.run_display import BarDisplay, Display, LineDisplay
 from dualflow.commands.run_lock import RUN, clear_study, run_lock
@@ -29,6 +31,7 @@ from dualflow.tracking.sync import sync, warn_unsent
 
 POLL_S = 0.5
 GPUS = Path("/proc/driver/nvidia/gpus")
+LOCAL = "local"
 
 
 def run_workflow(config: Config, cores: str, options: Sequence[str] = (), steps: Sequence[str] | None = None) -> int:
@@ -68,7 +71,7 @@ def run_workflow(config: Config, cores: str, options: Sequence[str] = (), steps:
         with log_file.open("ab") as stream:
             log = LogFollower(log_file, stream.tell())
             targets = [str(layout.manifest(step)) for step in steps or ()]
-            command += ["--cores", cores, *_gpu_options(config), "--rerun-incomplete", "--show-failed-logs"]
+            command += [*_machine_options(config, cores, options), "--rerun-incomplete", "--show-failed-logs"]
             process = subprocess.Popen(
                 [*command, *options, *targets],
                 stdout=stream,
@@ -114,11 +117,27 @@ def _empty_folder(folder: Path) -> Path:
     return folder
 
 
-def _gpu_options(config: Config) -> list[str]:
-    """Limit a machine with GPUs to one training at a time, because each job takes the first GPUs."""
-    if config.train.device == "cpu" or not GPUS.is_dir():
+def _machine_options(config: Config, cores: str, options: Sequence[str]) -> list[str]:
+    """Cores and GPUs of this machine, which limit the jobs of a cluster too, so one has none.
+
+    A machine with GPUs runs one training at a time, because each job takes the first GPUs.
+    """
+    if _executor(options) != LOCAL:
         return []
-    return ["--resources", f"gpu={config.train.processes}"]
+    if config.train.device == "cpu" or not GPUS.is_dir():
+        return ["--cores", cores]
+    return ["--cores", cores, "--resources", f"gpu={config.train.processes}"]
+
+
+def _executor(options: Sequence[str]) -> str:
+    """Snakemake's executor by its options: that of a profile if none is named."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-e", "--executor")
+    parser.add_argument("--profile")
+    known, _ = parser.parse_known_args(options)
+    profiles = sorted(Path(known.profile).glob("*.yaml")) if known.profile else []
+    values = [yaml.safe_load(file.read_text()) or {} for file in profiles]
+    return str(known.executor or next((one["executor"] for one in values if one.get("executor")), LOCAL))
 
 
 def _watch(process: subprocess.Popen[bytes], progress_folder: Path, log: LogFollower) -> int:

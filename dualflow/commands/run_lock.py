@@ -13,7 +13,7 @@ from typing import IO
 from dualflow.commit import sweep_temporaries
 from dualflow.errors import DataError
 from dualflow.lifetime import ProcessMark, end_with_parents, exclusive, try_lock
-from dualflow.manifest import DigestCache, forget_attempts, forget_broken
+from dualflow.manifest import DigestCache, forget_broken
 
 STATE = Path(".snakemake")
 """Snakemake's folder below the working directory."""
@@ -63,7 +63,7 @@ def join_run(root: Path, say: Callable[[str], object]) -> bool:
     if RUN in os.environ:
         end_with_parents()
         return True
-    if INSPECTIONS & set(sys.argv):
+    if INSPECTIONS & {option.partition("=")[0] for option in sys.argv}:
         return True
     STATE.mkdir(exist_ok=True)
     stream = LOCK.open("a+")
@@ -87,10 +87,8 @@ def clear_study(root: Path, say: Callable[[str], object], digests: DigestCache |
         digests: cache of the outputs' digests.
     """
     sweep_temporaries(root)
-    for scan in forget_attempts(root / "manifests" / "scans"):
-        say(f"{scan}: was excluded for a reason that may have passed; it is tried again")
     for step in forget_broken(root / "manifests", digests):
-        say(f"{step}: its outputs were changed or removed; the step runs again")
+        say(f"{step}: its outputs were changed or removed, or it may succeed now; the step runs again")
 
 
 def _take_over(stream: IO[str]) -> None:

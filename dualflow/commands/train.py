@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -97,11 +98,13 @@ def _train(config: Config, name: str, seed: int, data: LearningData, group: Proc
     layout, folder = config.layout, config.layout.model(name, seed)
     fingerprint = fingerprint_of(config, name, data)
     training, tracks = fingerprint[:16], name in config.flows or name in SEEDED
-    manifest = read_manifest(layout.manifest(f"train/{name}_seed-{seed}"))
+    path = layout.manifest(f"train/{name}_seed-{seed}")
+    manifest = read_manifest(path)
     if group.all_agree(manifest is not None and manifest["facts"].get(TRAINING) == training):
         if group.is_main:
             print(f"train {name}, seed {seed}: already finished; delete {folder} to train again", file=sys.stderr)
             forget_states(folder)
+            os.utime(path)  # so that Snakemake sees that it follows its inputs
         return
     with _tracked(config, name, seed, training, group) as run:
         precision = chosen_precision(config.train.precision, group.device)
@@ -133,7 +136,7 @@ def _train(config: Config, name: str, seed: int, data: LearningData, group: Proc
         run.metrics(_totals(trained) | _told_side(trained, data.training))
         run.finish()
         write_manifest(
-            layout.manifest(f"train/{name}_seed-{seed}"),
+            path,
             step="train",
             outputs={file.name: file for file in files},
             inputs=data.digests,

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dualflow.config.section import Section
+from dualflow.config.section import ONCE, Section, UserPath
 from dualflow.errors import ConfigError
 from dualflow.layout import STUDY_NAME
 from dualflow.modalities import modality
@@ -18,9 +18,9 @@ class StudyConfig(Section):
 
     name: str = Field(pattern=STUDY_NAME.pattern)
     """Short name of the results folder and the MLflow experiment."""
-    bids: Path | None = None
+    bids: UserPath | None = None
     """Root of the BIDS dataset; null for the embedded cohort of section `cohort`."""
-    samples: Path | None = None
+    samples: UserPath | None = None
     """A table of scans instead of a BIDS dataset: a row per scan with `subject`, `session`, a column of paths for each
     modality (or `source` and `target`), and the side columns; files lie in the table's folder or below, and paths are
     relative to it."""
@@ -30,9 +30,9 @@ class StudyConfig(Section):
     """Further source modalities of every scan; each is aligned with `source`."""
     target: str = "FDG"
     """Target modality, a row of MODALITIES."""
-    side: tuple[str, ...] = ()
+    side: Annotated[tuple[str, ...], ONCE] = ()
     """Side information: columns of participants.tsv, sessions.tsv or `samples`; unknown values (`n/a`) are allowed."""
-    labels: tuple[str, ...] = ()
+    labels: Annotated[tuple[str, ...], ONCE] = ()
     """Further columns that no model sees, such as a diagnosis that is to be predicted."""
     where: dict[str, dict[str, str]] = Field(default_factory=dict)
     """Selects among several files by BIDS entities of each modality, such as `{T1w: {acq: mprage}}`; an empty label
@@ -43,13 +43,13 @@ class StudyConfig(Section):
     join_sessions: bool = False
     """Whether a target in a session of its own belongs to the subject's only source without a target, as where MR and
     PET have different visits; the session of the source names the pair."""
-    masks: Path | None = None
+    masks: UserPath | None = None
     """Brain masks of the study, a BIDS derivative dataset with `desc-brain_mask` files on the source's grid; scans
     without one are masked by deepbet."""
-    exclusions: Path | None = None
+    exclusions: UserPath | None = None
     """Decisions of a reviewer, a table with the columns `subject`, `session`, `decision` (`keep`, `exclude` or
     `exclude-target`) and `reason`, as qc.html exports it; the index leaves these scans or targets out."""
-    results: Path = Path("results")
+    results: UserPath = Path("results")
     """Parent folder of the results of all studies."""
 
     @property
@@ -123,7 +123,7 @@ class SplitConfig(Section):
     """Number of cross-validation folds instead of the share `test`; fold `fold` is the test set."""
     fold: int = Field(default=0, ge=0)
     """The fold that is the test set, from 0."""
-    file: Path | None = None
+    file: UserPath | None = None
     """A table of splits instead of random ones, such as an earlier `index/splits.tsv`: its column `split`, or with
     `folds` its column `fold`, for every subject with a pair; other subjects are ignored."""
 

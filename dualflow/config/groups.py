@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import Field, field_validator
 
-from dualflow.config.section import Section
+from dualflow.config.section import Section, UserPath
 from dualflow.errors import ConfigError
 from dualflow.layout import STUDY_NAME
 
@@ -25,7 +23,7 @@ class ImputeConfig(Section):
     default all columns of `study.side`, without interactions."""
     references: dict[str, str] = Field(default_factory=dict)
     """Reference level of categorical columns, such as `{diagnosis: CN}`; by default the first in alphabetical order."""
-    meta_regions: Path | None = None
+    meta_regions: UserPath | None = None
     """A table with the columns `meta_region` and `region` in place of the built-in lobes and AD signature; regions
     without hemisphere, such as `precuneus` and `Hippocampus`."""
     analyses: dict[str, str] = Field(default_factory=dict)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from dualflow.config.section import Section
+from dualflow.config.section import ONCE, Section, UserPath
 from dualflow.errors import ConfigError
 
 
@@ -55,7 +55,7 @@ class AugmentConfig(Section):
 class TrainConfig(Section):
     """Training of flows and networks."""
 
-    seeds: tuple[int, ...] = (0,)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], ONCE] = Field(default=(0,), min_length=1)
     """Seeds; each model is trained once per seed."""
     steps: int = Field(default=600, ge=1)
     """Optimiser steps of the flow."""
@@ -143,7 +143,7 @@ class BaselineTraining(Section):
 class BaselineConfig(Section):
     """Models that the flows are compared with."""
 
-    models: tuple[BaselineName, ...] = ("mean_image", "local_linear", "stacked_mixture", "unet")
+    models: Annotated[tuple[BaselineName, ...], ONCE] = ("mean_image", "local_linear", "stacked_mixture", "unet")
     """Baselines to train."""
     steps: int = Field(default=600, ge=1)
     """Optimiser steps of each baseline with gradient steps; as many as those of the flow by default."""
@@ -210,7 +210,7 @@ class TrackingConfig(Section):
 
     uri: str = "sqlite:///results/mlflow.db"
     """MLflow tracking URI: a local SQLite file, a server, or a PostgreSQL database."""
-    artifacts: Path = Path("results/mlartifacts")
+    artifacts: UserPath = Path("results/mlartifacts")
     """Folder of artifacts of a file or database; a server has its own."""
     group: str = Field(default="workflow", pattern=r"^[\w .,-]+$")
     """Name of the run under which the runs of the study are nested."""

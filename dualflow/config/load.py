@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,6 +18,22 @@ from dualflow.errors import ConfigError
 S = TypeVar("S", bound=Section)
 
 
+class UniqueKeys(yaml.SafeLoader):
+    """PyYAML's safe loader, which refuses a key that is given twice; PyYAML itself keeps the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return a mapping; a `<<` merge may repeat keys."""
+        keys = dict[Any, yaml.Node]()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in keys:
+                    problem = f"'{key.value}' is given twice; join its entries under one key"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                keys[key.value] = key
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
+
+
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file, apply `section.key=value` overrides and check every key and value.
 
@@ -25,7 +42,9 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     """
     path = Path(path)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        # A resolved configuration is JSON, whose escapes YAML reads otherwise.
+        raw = json.loads(text) if path.suffix == ".json" else UniqueKeys(text).get_single_data()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); name an existing YAML file") from error
     except UnicodeDecodeError as error:

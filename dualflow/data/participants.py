@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
-from dualflow.data.side_encoder import Categorical
 from dualflow.data.tsv import MISSING, numbers, read_table, summarise_names
 from dualflow.errors import DataError
 from dualflow.imaging.sidecar import read_object
 from dualflow.layout import Scan
 
-Declaration = Literal["Levels", "Units"] | Categorical
-"""What a column holds: categories or numbers, by the field of a JSON sidecar, or categories that a model knows."""
+LevelOf = Callable[[str], str | None]
+"""The level that a cell of a column means, None if a model does not know it."""
+Declaration = Literal["Levels", "Units"] | LevelOf
+"""What a column holds: categories or numbers, by the field of a JSON sidecar, or the categories that a model knows."""
+NO_LEVELS: Mapping[str, LevelOf] = {}
 _NEARLY_A_NUMBER = re.compile(
     r"[+-]?\d+(?:[.,]\d+)?\s*(?:|y|yo|yrs?|years?|mo|months?|d|days?|kg|lbs?|g|cm|mm|m)\.?", re.IGNORECASE
 )
@@ -26,7 +28,7 @@ _NEARLY_A_NUMBER = re.compile(
 
 
 def side_values(
-    root: Path, scans: Sequence[Scan], columns: Sequence[str], known: Sequence[Categorical] = ()
+    root: Path, scans: Sequence[Scan], columns: Sequence[str], known: Mapping[str, LevelOf] = NO_LEVELS
 ) -> tuple[pd.DataFrame, dict[str, DataError]]:
     """The side columns of `scans`, and the scans (by key) whose cells are invalid with the reason.
 
@@ -62,7 +64,7 @@ def side_values(
             subject = session = {}
         cells.append([session.get(name) or subject.get(name) for name in columns])
     text = pd.DataFrame(cells, columns=list(columns), dtype=object)
-    declared = declared_columns(root / "participants.json") | {column.name: column for column in known}
+    declared = {**declared_columns(root / "participants.json"), **known}
     values, invalid = typed_values(text, scans, declared)
     return values, excluded | invalid
 
@@ -135,8 +137,8 @@ def known_columns(root: Path) -> list[str]:
 
 def _typed(column: pd.Series, name: str, declaration: Declaration | None) -> tuple[pd.Series, list[int]]:
     """The column as numbers or text, and the positions of invalid cells in a numeric column."""
-    if isinstance(declaration, Categorical):
-        cells = [cell and (declaration.level(cell) or cell) for cell in column]
+    if callable(declaration):
+        cells = [cell and (declaration(cell) or cell) for cell in column]
         return pd.Series(cells, index=column.index, dtype=object), []
     values, known = numbers(column), column.notna()
     if declaration == "Levels":

@@ -17,7 +17,7 @@ from dualflow.imaging.nifti_header import check_header
 from dualflow.imaging.raw_image import ImageDigest, RawImage, check_scan, digest_image
 from dualflow.imaging.sidecar import read_sidecar
 from dualflow.layout import Layout, Scan
-from dualflow.manifest import read_manifest, remove_outputs, write_manifest
+from dualflow.manifest import MAY_PASS, read_manifest, remove_outputs, write_manifest
 from dualflow.modalities import modality
 from dualflow.workers import CrashedTask, call_within, run_in_workers
 
@@ -179,7 +179,7 @@ def prepare_scan(
         system_error = isinstance(error.__cause__, OSError) and error.__cause__.errno is not None
         known = {} if system_error else inputs
         reason = files.without_folders(str(error), Path(config.reference_region))
-        return _exclude(layout, scan, reason, known, section, permanent=not system_error)
+        return _exclude(layout, scan, reason, known, section, permanent=not system_error, may_pass=system_error)
     except Exception as error:  # a defective scan must not stop the others
         text = f"{files.source.name}: {type(error).__name__}: {error}"
         reason = files.without_folders(text, Path(config.reference_region))
@@ -198,11 +198,15 @@ def _exclude(
     section: Mapping[str, Any],
     *,
     permanent: bool = False,
+    may_pass: bool = False,
 ) -> Quarantine:
-    """Record why a scan is excluded, and remove its volumes; without `inputs`, the next run tries it again."""
+    """Record why a scan is excluded, and remove its volumes.
+
+    Without `inputs`, the next preprocessing tries it again; with `may_pass`, the next run starts one.
+    """
     quarantine = Quarantine(scan.key, STEP, reason)
     print(f"{scan.key}: excluded: {quarantine.reason}", file=sys.stderr)
-    facts = {FACT: quarantine.fact(), PERMANENT: permanent}
+    facts = {FACT: quarantine.fact(), PERMANENT: permanent, **({MAY_PASS: True} if may_pass else {})}
     # No manifest would list the volumes of an earlier run, so no later run could use or remove them.
     remove_outputs(layout.scan_manifest(scan))
     write_manifest(layout.scan_manifest(scan), step=STEP, outputs={}, inputs=inputs, config=section, facts=facts)

@@ -13,8 +13,7 @@ import pandas as pd
 
 from dualflow.config import StudyConfig
 from dualflow.data.bids_files import Exclusions, Files, require_inside
-from dualflow.data.participants import declared_columns, require_columns, typed_values
-from dualflow.data.side_encoder import Categorical
+from dualflow.data.participants import NO_LEVELS, LevelOf, declared_columns, require_columns, typed_values
 from dualflow.data.tsv import read_table
 from dualflow.errors import DataError, PairingError
 from dualflow.layout import Scan
@@ -47,7 +46,7 @@ def find_samples(path: Path, study: StudyConfig, modalities: Sequence[str]) -> t
 
 
 def sample_values(
-    path: Path, scans: Sequence[Scan], columns: Sequence[str], known: Sequence[Categorical] = ()
+    path: Path, scans: Sequence[Scan], columns: Sequence[str], known: Mapping[str, LevelOf] = NO_LEVELS
 ) -> tuple[pd.DataFrame, Exclusions]:
     """The side columns of `scans` in the table at `path`, as from `participants.side_values`.
 
@@ -61,7 +60,7 @@ def sample_values(
     rows = table.set_axis([_key(row) for row in table.to_dict("records")])
     rows = rows[~rows.index.duplicated()]
     text = rows.loc[[scan.key for scan in scans], list(columns)].reset_index(drop=True)
-    declared = declared_columns(path.with_suffix(".json")) | {column.name: column for column in known}
+    declared = {**declared_columns(path.with_suffix(".json")), **known}
     return typed_values(text, scans, declared)
 
 

@@ -204,7 +204,7 @@ def _dataset_inputs(path: Path, kind: Kind, card: ModelCard, out: Path, selectio
     columns = read_table(table).columns if table else known_columns(root)
     side = tuple(name for name in card.study.side if name in columns)
     study = _study(card, side, selection, table)
-    known = [column for column in card.side.columns if isinstance(column, Categorical)]
+    known = {column.name: column.level for column in card.side.columns if isinstance(column, Categorical)}
     index = selection.select(list_scans(root, study, study.sources, out, known), path)
     if table:
         names = ["source", *(f"source_{name}" for name in study.extra_sources)]

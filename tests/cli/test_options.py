@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+import click
 import pytest
 
-from dualflow.cli.options import command_settings
+from dualflow.cli.options import checked_cores, command_settings
 from dualflow.commands.workflow_files import find_config
 
 
@@ -24,3 +25,11 @@ from dualflow.commands.workflow_files import find_config
 def test_a_command_is_stated_without_folders(path, overrides, expected):
     """Only a configuration that comes with dualflow has a bare name."""
     assert command_settings(path, overrides, default="compare") == expected
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "two", ""])
+def test_cores_are_all_or_a_number(value):
+    """Without a core Snakemake would wait for ever, and hold the lock of the run."""
+    with pytest.raises(click.BadParameter, match="not 'all' or a number of at least 1"):
+        checked_cores(None, None, value)
+    assert [checked_cores(None, None, usual) for usual in ("all", "2")] == ["all", "2"]

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from dualflow.commands.dry_run import list_steps, plain_reason
+from dualflow.commit import commit_text
 from dualflow.config import parse_config
+from dualflow.manifest import write_manifest
 
 MANIFESTS = Path("results/x/manifests")
 OLD = "{'flow': {'preset': 'dualflow'}, 'train': {'steps': 600, 'learning_rate': 0.002}}"
@@ -46,6 +48,19 @@ def test_a_run_without_test_people_is_refused_before_its_first_step(tmp_path, mo
     assert "dualflow: split.test is 0, so nobody is left to score the models on" in capfd.readouterr().err
     assert list_steps(config, ["results/x/manifests/train/dualflow_seed-0.json"]) == 0
     assert "train dualflow seed 0" in capfd.readouterr().out
+
+
+def test_a_damaged_output_of_one_scan_is_planned(tmp_path, monkeypatch, capfd):
+    """No rule makes the manifest of a single scan; the step that lists it is made again."""
+    monkeypatch.chdir(tmp_path)
+    config = parse_config({"study": {"name": "x", "results": "results"}})
+    scan, shard = (config.layout.manifest(f"cohort/{name}") for name in ("sub-C0001", "shard-0"))
+    commit_text(tmp_path / "t1.nii", "scan")
+    write_manifest(scan, step="cohort", outputs={"t1": tmp_path / "t1.nii"}, inputs={}, config={})
+    write_manifest(shard, step="cohort", outputs={"sub-C0001": scan}, inputs={}, config={})
+    (tmp_path / "t1.nii").unlink()
+    assert list_steps(config, [str(shard)]) == 0
+    assert "its outputs were changed or removed" in capfd.readouterr().out
 
 
 def test_an_unreadable_table_of_splits_is_one_line(tmp_path, monkeypatch, capfd):

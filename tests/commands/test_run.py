@@ -2,7 +2,8 @@
 
 import pytest
 
-from dualflow.commands.run import _print_results
+from dualflow.commands.run import _executor, _machine_options, _print_results
+from dualflow.commands.workflow_files import workflow_root
 from dualflow.config import parse_config
 
 
@@ -39,3 +40,21 @@ def test_queued_records_are_reported(config, capsys):
     errors = capsys.readouterr().err
     assert "warning: MLflow: 3 tracking records are not uploaded" in errors
     assert "`dualflow sync` with the same --config uploads them" in errors
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], "local"),
+        (["--executor", "slurm"], "slurm"),
+        (["-e", "local", "--profile", "configs/profiles/slurm"], "local"),
+        (["--profile", "configs/profiles/slurm", "--keep-going"], "slurm"),
+        (["--profile=configs/profiles/local", "results/x/manifests/qc.json"], "local"),
+    ],
+)
+def test_jobs_of_a_cluster_have_its_cores(options, expected):
+    """The number of this machine's cores would limit the threads of a cluster's jobs."""
+    assert _executor([option.replace("configs/", f"{workflow_root()}/configs/") for option in options]) == expected
+    assert ("--cores" in _machine_options(parse_config({"study": {"name": "x"}}), "all", options)) == (
+        _executor(options) == "local"
+    )

@@ -10,7 +10,7 @@ from dualflow.commands.run_lock import LOCK, RUN, STATE, clear_study, join_run, 
 from dualflow.commit import commit_text
 from dualflow.errors import DataError
 from dualflow.lifetime import HOST, ProcessMark, exclusive
-from dualflow.manifest import write_manifest
+from dualflow.manifest import MAY_PASS, write_manifest
 
 
 @pytest.fixture(autouse=True)
@@ -85,24 +85,25 @@ def test_a_plain_snakemake_takes_the_lock_and_clears_the_study(tmp_path):
     (tmp_path / "out.txt").write_text("damaged")
     lines = []
     assert join_run(tmp_path, lines.append)
-    assert lines == ["step: its outputs were changed or removed; the step runs again"]
+    assert lines == ["step: its outputs were changed or removed, or it may succeed now; the step runs again"]
     assert not manifest.exists()
     assert not join_run(tmp_path, lines.append)
 
 
 def test_a_failed_attempt_is_forgotten(tmp_path):
-    """A scan whose process was killed is tried again, with its shard; one that is excluded by its inputs stays."""
+    """A scan whose disk was away is tried again, with its shard; one that is excluded for another reason stays."""
     manifests, lines = tmp_path / "manifests", []
-    for scan, inputs in (("sub-1", {}), ("sub-2", {"source": "digest"})):
-        write_manifest(manifests / "scans" / f"{scan}.json", step="preprocess", outputs={}, inputs=inputs, config={})
+    for scan, facts in (("sub-1", {MAY_PASS: True}), ("sub-2", {})):
+        path = manifests / "scans" / f"{scan}.json"
+        write_manifest(path, step="preprocess", outputs={}, inputs={}, config={}, facts=facts)
     shard = manifests / "preprocess" / "shard-0.json"
     outputs = {"sub-1": manifests / "scans" / "sub-1.json"}
     write_manifest(shard, step="preprocess", outputs=outputs, inputs={}, config={})
     clear_study(tmp_path, lines.append)
     assert [path.name for path in manifests.rglob("*.json")] == ["sub-2.json"]
     assert lines == [
-        "sub-1: was excluded for a reason that may have passed; it is tried again",
-        "preprocess/shard-0: its outputs were changed or removed; the step runs again",
+        f"{step}: its outputs were changed or removed, or it may succeed now; the step runs again"
+        for step in ("preprocess/shard-0", "scans/sub-1")
     ]
 
 
@@ -120,11 +121,12 @@ def test_a_study_without_damage_forgets_nothing(tmp_path):
     assert lines == []
 
 
-def test_looking_at_a_workflow_changes_nothing(tmp_path, monkeypatch):
+@pytest.mark.parametrize("option", ["--summary", "--report=report.zip"])
+def test_looking_at_a_workflow_changes_nothing(tmp_path, monkeypatch, option):
     """`snakemake --lint`, `--summary` and the like take no lock and remove no manifest."""
     (tmp_path / "manifests").mkdir()
     (tmp_path / "manifests" / "step.json").write_text("broken")
-    monkeypatch.setattr(sys, "argv", ["snakemake", "--summary"])
+    monkeypatch.setattr(sys, "argv", ["snakemake", option])
     assert join_run(tmp_path, print)
     assert (tmp_path / "manifests" / "step.json").exists()
     assert not LOCK.exists()

@@ -1,5 +1,6 @@
 """The train command: data of networks, spread of point estimates, and output files."""
 
+import os
 import shutil
 from contextlib import nullcontext
 
@@ -103,7 +104,10 @@ def test_a_finished_training_is_not_repeated(tmp_path, phantoms, held_out, card,
     monkeypatch.setattr(module, "model_run", lambda *arguments: tracked.append(arguments) or nullcontext(Run()))
     config = parse_config(values)
     train(config, ["mean_image"], 0)
+    manifest = config.layout.manifest("train/mean_image_seed-0")
+    os.utime(manifest, (0, 0))
     train(config, ["mean_image"], 0)
+    assert manifest.stat().st_mtime > 0  # else Snakemake would take it for older than its inputs
     folder = config.layout.model("mean_image", 0)
     assert f"train mean_image, seed 0: already finished; delete {folder} to train again" in capsys.readouterr().err
     assert len(tracked) == 1

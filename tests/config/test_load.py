@@ -19,6 +19,42 @@ def test_numbers_may_have_an_exponent(write, number):
     assert load_config(write_resolved(config)).model == config.model
 
 
+def test_a_key_that_is_given_twice_is_an_error(write):
+    """PyYAML would keep the second section alone; merged keys may be replaced."""
+    with pytest.raises(ConfigError, match=r"'train' is given twice; join its entries under one key.* line 4"):
+        load_config(write(MINIMAL + "train:\n  steps: 5\ntrain: {seeds: [1]}\n"))
+    merged = "model: &flow {preset: dualflow, steps: 5}\nextra_models: {other: {<<: *flow, steps: 7}}\n"
+    assert load_config(write(MINIMAL + merged)).extra_models["other"].steps == 7
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("train.seeds=[0, 0]", "'0' is given twice; name each once"),
+        ("train.seeds=[]", "at least 1 item"),
+        ("train.seeds=[-1]", "greater than or equal to 0"),
+        ("baselines.models=[unet, unet]", "'unet' is given twice"),
+        ("study.side=[age, age]", "'age' is given twice"),
+    ],
+)
+def test_lists_name_each_value_once(write, setting, words):
+    """Else files would be written twice, or scores counted twice."""
+    with pytest.raises(ConfigError, match=words):
+        load_config(write(MINIMAL), [setting])
+
+
+def test_paths_may_begin_in_the_home_folder(write, monkeypatch):
+    """A folder named `~` would tempt its owner to remove the home folder."""
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert str(load_config(write(MINIMAL), ["study.results=~/results"]).study.results) == "/home/someone/results"
+
+
+def test_a_resolved_configuration_keeps_any_character(write, tmp_path):
+    """It is JSON, whose escapes of characters outside of the basic plane YAML reads as two."""
+    config = load_config(write(MINIMAL), [f"study.results={tmp_path}/\U0001f9e0"])
+    assert load_config(write_resolved(config)).study.results == config.study.results
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

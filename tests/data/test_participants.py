@@ -119,7 +119,8 @@ def test_numeric_codes_with_levels_are_text(make_bids):
 def test_levels_that_a_model_knows_do_not_depend_on_other_rows(make_bids):
     """A scan alone, whose level looks like a number, has the level that it has in its table."""
     root = make_bids([], "participant_id\tsite\tgroup\n1\t1\t2\n2\tA\t0\n3\tn/a\t7\n")
-    known = (Categorical("site", ("1", "A")), Categorical("group", ("group-0", "group-2")))
+    columns = (Categorical("site", ("1", "A")), Categorical("group", ("group-0", "group-2")))
+    known = {column.name: column.level for column in columns}
     for labels in (("1", "2", "3"), ("1",)):
         table = side_values(root, scans(*labels), ["site", "group"], known)[0]
         assert table["site"].tolist() == ["1", "A", None][: len(labels)]
