@@ -195,7 +195,8 @@ def verify_manifests(folder: Path, digests: DigestCache | None = None, also_brok
 
 def failed_attempts(folder: Path) -> set[Path]:
     """The manifests under `folder` of steps that failed for a reason that may pass."""
-    manifests = {path: read_manifest(path, verify=False) for path in folder.rglob("*.json")}
+    files = (path for path in folder.rglob("*.json") if not path.name.startswith(TEMP_PREFIX))
+    manifests = {path: read_manifest(path, verify=False) for path in files}
     return {path for path, manifest in manifests.items() if manifest and manifest.get("facts", {}).get(MAY_PASS)}
 
 

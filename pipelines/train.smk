@@ -3,8 +3,7 @@ rule train:
         index=manifest("index"),
         pairs=manifest("preprocess"),
     output:
-        # A training that is done with the same data and options stays: Snakemake would remove its manifest.
-        update(manifest("train/{model}_seed-{seed}")),
+        manifest("train/{model}_seed-{seed}"),
     log:
         log_of("train/{model}_seed-{seed}"),
     benchmark:
@@ -33,7 +32,7 @@ if CLOSED_FORM:
             index=manifest("index"),
             pairs=manifest("preprocess"),
         output:
-            update(per_closed_form(manifest("train/{model}_seed-{seed}"))),
+            per_closed_form(manifest("train/{model}_seed-{seed}")),
         log:
             log_of("train/closed_form"),
         benchmark:

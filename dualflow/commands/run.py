@@ -32,6 +32,8 @@ from dualflow.tracking.sync import sync, warn_unsent
 POLL_S = 0.5
 GPUS = Path("/proc/driver/nvidia/gpus")
 LOCAL = "local"
+PROFILES = ("profile*.yaml", "config*.yaml")
+"""Names of the files of Snakemake's profiles."""
 
 
 def run_workflow(config: Config, cores: str, options: Sequence[str] = (), steps: Sequence[str] | None = None) -> int:
@@ -130,14 +132,21 @@ def _machine_options(config: Config, cores: str, options: Sequence[str]) -> list
 
 
 def _executor(options: Sequence[str]) -> str:
-    """Snakemake's executor by its options: that of a profile if none is named."""
+    """Snakemake's executor by its options: that of the profile if none is named; '' if it is not known."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("-e", "--executor")
-    parser.add_argument("--profile")
+    parser.add_argument("-e", "--executor", nargs="?")
+    parser.add_argument("--profile", nargs="?", default=os.environ.get("SNAKEMAKE_PROFILE"))
     known, _ = parser.parse_known_args(options)
-    profiles = sorted(Path(known.profile).glob("*.yaml")) if known.profile else []
-    values = [yaml.safe_load(file.read_text()) or {} for file in profiles]
-    return str(known.executor or next((one["executor"] for one in values if one.get("executor")), LOCAL))
+    if known.executor or not known.profile:
+        return str(known.executor or LOCAL)
+    # Snakemake looks for names of profiles in other folders too.
+    file = next((file for name in PROFILES for file in sorted(Path(known.profile).glob(name))), None)
+    if file is None:
+        return ""
+    with suppress(yaml.YAMLError):  # Snakemake reports it
+        values = yaml.safe_load(file.read_text())
+        return str(values.get("executor", LOCAL)) if isinstance(values, dict) else LOCAL
+    return ""
 
 
 def _watch(process: subprocess.Popen[bytes], progress_folder: Path, log: LogFollower) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,7 +35,7 @@ from dualflow.flows.spec import FlowSpec
 from dualflow.imaging.regions import region_map
 from dualflow.inference.predict import Predictor
 from dualflow.inference.training_reference import Reference, has_enough_people, scan_figures
-from dualflow.manifest import read_manifest, write_manifest
+from dualflow.manifest import manifest_outputs, read_manifest, write_manifest
 from dualflow.models.card import FLOW, ConstantSpread, ModelCard, StudyRecord, TrainingRecord
 from dualflow.models.store import save_model
 from dualflow.process import keep_freed_memory
@@ -49,6 +49,9 @@ from dualflow.training.distributed import ProcessGroup, launch, process_group, u
 from dualflow.training.history import History
 from dualflow.training.train_baseline import train_baseline
 from dualflow.training.train_flow import parameter_count, train_flow
+
+FINISHED = "training-finished.json"
+"""Manifest of a finished training in its folder; Snakemake removes that of the step before it runs the step again."""
 
 
 @dataclass(frozen=True)
@@ -98,13 +101,14 @@ def _train(config: Config, name: str, seed: int, data: LearningData, group: Proc
     layout, folder = config.layout, config.layout.model(name, seed)
     fingerprint = fingerprint_of(config, name, data)
     training, tracks = fingerprint[:16], name in config.flows or name in SEEDED
-    path = layout.manifest(f"train/{name}_seed-{seed}")
-    manifest = read_manifest(path)
+    path, record = layout.manifest(f"train/{name}_seed-{seed}"), folder / FINISHED
+    manifest = read_manifest(record)
     if group.all_agree(manifest is not None and manifest["facts"].get(TRAINING) == training):
-        if group.is_main:
+        if group.is_main and manifest is not None:
             print(f"train {name}, seed {seed}: already finished; delete {folder} to train again", file=sys.stderr)
             forget_states(folder)
-            os.utime(path)  # so that Snakemake sees that it follows its inputs
+            outputs = {file: output.path for file, output in manifest_outputs(record, manifest).items()}
+            _finish(path, outputs, manifest["inputs"], manifest["config"], training)
         return
     with _tracked(config, name, seed, training, group) as run:
         precision = chosen_precision(config.train.precision, group.device)
@@ -135,21 +139,20 @@ def _train(config: Config, name: str, seed: int, data: LearningData, group: Proc
             run.file(file, "model")
         run.metrics(_totals(trained) | _told_side(trained, data.training))
         run.finish()
-        write_manifest(
-            path,
-            step="train",
-            outputs={file.name: file for file in files},
-            inputs=data.digests,
-            config={
-                "name": name,
-                "seed": seed,
-                "study": public_values(config)["study"],
-                **dump_sections(config.train, config.baselines.of(name)),
-            },
-            facts={TRAINING: training},
-        )
+        values = {
+            "name": name,
+            "seed": seed,
+            "study": public_values(config)["study"],
+            **dump_sections(config.train, config.baselines.of(name)),
+        }
+        for target in (record, path):
+            _finish(target, {file.name: file for file in files}, data.digests, values, training)
     # After the manifest: a training killed before it resumes from its states.
     forget_states(folder)
+
+
+def _finish(path: Path, outputs: Mapping[str, Path], inputs: Mapping[str, str], values: Any, training: str) -> None:
+    write_manifest(path, step="train", outputs=outputs, inputs=inputs, config=values, facts={TRAINING: training})
 
 
 def _totals(trained: Trained) -> dict[str, float]:

@@ -21,17 +21,17 @@ S = TypeVar("S", bound=Section)
 class UniqueKeys(yaml.SafeLoader):
     """PyYAML's safe loader, which refuses a key that is given twice; PyYAML itself keeps the last one."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Return a mapping; a `<<` merge may repeat keys."""
-        keys = dict[Any, yaml.Node]()
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Return a mapping as it is written; a `<<` merge may repeat keys."""
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        keys = set[str]()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 if key.value in keys:
                     problem = f"'{key.value}' is given twice; join its entries under one key"
                     raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-                keys[key.value] = key
-        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
-        return mapping
+                keys.add(key.value)
+        return node
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
@@ -42,7 +42,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         # A resolved configuration is JSON, whose escapes YAML reads otherwise.
         raw = json.loads(text) if path.suffix == ".json" else UniqueKeys(text).get_single_data()
     except OSError as error:

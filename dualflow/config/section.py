@@ -8,7 +8,15 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
-UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
+
+def _in_home(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"'{path}' begins in a home folder that is not known; give the whole path") from error
+
+
+UserPath = Annotated[Path, AfterValidator(_in_home)]
 """A path in which `~` is the home folder."""
 
 

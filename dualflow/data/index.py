@@ -110,7 +110,8 @@ def build_index(
     reasons = review_reasons(study.exclusions, known)
     index = index.without(reasons[EXCLUDE], step=REVIEW).without_targets(reasons[EXCLUDE_TARGET])
     _require_usable(index, bids, study, quarantine)
-    duplicates = find_duplicates(bids, _files(index.pairs), digests)
+    groups = find_duplicates(bids, _files(index.pairs), digests)
+    duplicates = [group for group in groups if not _shares_a_source(group, index.pairs)]
     index = replace(index.without(exclude_duplicates(duplicates), bids), duplicates=duplicates)
     _require_usable(index, bids, study, quarantine)
 
@@ -186,8 +187,10 @@ def list_scans(
         files, excluded = find_samples(table, study, modalities)
     else:
         files, excluded, ambiguous = find_scans(bids, study, modalities)
-        if study.join_sessions:
-            files = join_sessions({scan: files[scan] for scan in files if scan.key not in excluded}, study)
+        if study.join_sessions:  # which of the visits of a subject with an unclear one belong together is unclear too
+            unclear = {subject_of(key) for key in excluded}
+            clear = {scan: files[scan] for scan in files if scan.subject not in unclear}
+            files = {scan: files[scan] for scan in files if scan.subject in unclear} | join_sessions(clear, study)
     listed = table_subjects(table) if table else listed_subjects(bids)
     incomplete, missing = _incomplete({scan: files[scan] for scan in files if scan.key not in excluded}, study)
     excluded |= incomplete | scans_with_long_names(files, study, out or bids)
@@ -276,20 +279,15 @@ def subject_of(key: str) -> str:
 
 
 def _files(pairs: pd.DataFrame) -> list[Entry]:
-    """The files of all scans. A source that a table gives to several scans of a subject is no copy, and counts once."""
     columns = [name for name in pairs.columns if name in ["source", "target", *EXTRA]]
-    files = [
-        (row["subject"], row["scan"], name, row[name])
-        for row in pairs.to_dict("records")
-        for name in columns
-        if row[name]
-    ]
-    first = {(subject, path, name): scan for subject, scan, name, path in reversed(files)}
-    return [
-        (Scan.parse(scan), Path(path))
-        for subject, scan, name, path in files
-        if name == "target" or first[subject, path, name] == scan
-    ]
+    rows = pairs.to_dict("records")
+    return [(Scan.parse(row["scan"]), Path(row[name])) for row in rows for name in columns if row[name]]
+
+
+def _shares_a_source(group: Sequence[Entry], pairs: pd.DataFrame) -> bool:
+    """Whether a table gives one source file to several scans of one subject, which is no copy."""
+    files, subjects = {path.as_posix() for _, path in group}, {scan.subject for scan, _ in group}
+    return len(files) == len(subjects) == 1 and not files & set(pairs["target"])
 
 
 def _other_session(name: str, scan: Scan, *, can_join: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from dualflow.workers import CrashedTask, call_within, run_in_workers
 STEP = "preprocess"
 PARALLEL = ("shards", "workers", "deadline_s")
 """Fields of the configuration that divide and bound the work; they change no result."""
+PASSING = {errno.EIO, errno.ENODEV, errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT}
+"""System errors of a disk that may come back."""
 PERMANENT = "permanent"
 """Key in the facts of an excluded scan's manifest: whether another attempt would have the same result."""
 
@@ -177,9 +180,10 @@ def prepare_scan(
         raise
     except DualflowError as error:
         system_error = isinstance(error.__cause__, OSError) and error.__cause__.errno is not None
+        may_pass = isinstance(error.__cause__, OSError) and error.__cause__.errno in PASSING
         known = {} if system_error else inputs
         reason = files.without_folders(str(error), Path(config.reference_region))
-        return _exclude(layout, scan, reason, known, section, permanent=not system_error, may_pass=system_error)
+        return _exclude(layout, scan, reason, known, section, permanent=not system_error, may_pass=may_pass)
     except Exception as error:  # a defective scan must not stop the others
         text = f"{files.source.name}: {type(error).__name__}: {error}"
         reason = files.without_folders(text, Path(config.reference_region))

@@ -50,6 +50,8 @@ def test_queued_records_are_reported(config, capsys):
         (["-e", "local", "--profile", "configs/profiles/slurm"], "local"),
         (["--profile", "configs/profiles/slurm", "--keep-going"], "slurm"),
         (["--profile=configs/profiles/local", "results/x/manifests/qc.json"], "local"),
+        (["--profile", "named-elsewhere"], ""),
+        (["--profile"], "local"),
     ],
 )
 def test_jobs_of_a_cluster_have_its_cores(options, expected):

@@ -91,6 +91,15 @@ def test_one_source_may_serve_several_scans_of_a_subject(tmp_path):
     assert index(tmp_path, samples=tmp_path / "samples.tsv").pairs["scan"].tolist() == ["sub-3_ses-x"]
 
 
+def test_all_scans_with_a_source_that_another_subject_has_too_are_excluded(tmp_path):
+    """Its true subject is unknown, whichever scan of a subject it is given to."""
+    for name, seed in {"mr": 0, "pet1": 1, "pet2": 2, "copy": 0, "pet3": 3, "mr3": 4, "pet4": 5}.items():
+        write(tmp_path / f"{name}.nii", seed)
+    rows = ["1\tx\tmr.nii\tpet1.nii", "1\ty\tmr.nii\tpet2.nii", "2\tx\tcopy.nii\tpet3.nii", "3\tx\tmr3.nii\tpet4.nii"]
+    (tmp_path / "samples.tsv").write_text("\n".join(["subject\tsession\tT1w\tFDG", *rows]))
+    assert index(tmp_path, samples=tmp_path / "samples.tsv").pairs["scan"].tolist() == ["sub-3_ses-x"]
+
+
 def test_a_study_of_duplicates_is_an_error(study, pair_files):
     """If no scan remains, the error has the first reason."""
     files = [*pair_files("1"), *pair_files("2")]

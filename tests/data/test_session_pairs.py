@@ -46,12 +46,20 @@ def test_without_the_option_the_reason_names_it(make_bids):
 
 
 def test_a_session_with_several_sources_keeps_its_target(make_bids):
-    """It is excluded as a whole; its target is no target alone that another session's source may take."""
+    """It is excluded as a whole, and which of the subject's visits belong together is not guessed."""
     second = "sub-1/ses-pet/anat/sub-1_ses-pet_run-{}_T1w.nii.gz"
     paths = [MR.format(1, "mr"), second.format(1), second.format(2), PET.format(1, "pet")]
     index = build_index(make_bids([*paths, MR.format(2, "a"), PET.format(2, "a")]), JOINED, TRAINING_ONLY)
     assert index.pairs.set_index("scan")["target"].to_dict() == {"sub-1_ses-mr": "", "sub-2_ses-a": PET.format(2, "a")}
     assert [row.scan for row in index.quarantined] == ["sub-1_ses-pet"]
+
+
+def test_visits_beside_an_unclear_one_are_not_joined(make_bids):
+    """Either MR may belong to the PET."""
+    second = "sub-1/ses-mr1/anat/sub-1_ses-mr1_run-{}_T1w.nii.gz"
+    paths = [second.format(1), second.format(2), MR.format(1, "mr2"), PET.format(1, "pet")]
+    index = build_index(make_bids([*paths, MR.format(2, "a"), PET.format(2, "a")]), JOINED, TRAINING_ONLY)
+    assert index.pairs.set_index("scan")["target"].to_dict() == {"sub-1_ses-mr2": "", "sub-2_ses-a": PET.format(2, "a")}
 
 
 def test_a_further_source_elsewhere_needs_a_table(make_bids):
