@@ -230,7 +230,7 @@ def study(tmp_path):
     fit = {"mutual_information_nats": 0.5, "overlap": 0.99, "displacement_mm": 3.0, "before": None}
     for label, size in (("00", 1400.0), ("01", 700.0)):
         quality = {"brain_ml": size, "brain_mask": {}, "source_to_template": fit, "FLAIR_to_source": fit}
-        record = {"quality": quality, "target": None, "extra_sources": {"FLAIR": {}}, "brain_mask": {}}
+        record = {"quality": quality, "source": {}, "target": None, "extra_sources": {"FLAIR": {}}, "brain_mask": {}}
         path = layout.record(Scan(label), MODALITIES["T1w"])
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(record))
