@@ -166,7 +166,7 @@ def remove_step(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def verify_manifests(folder: Path, digests: DigestCache | None = None, also_broken: Iterable[Path] = ()) -> list[str]:
+def verify_manifests(folder: Path, digests: DigestCache | None = None, *, retry: bool = False) -> list[str]:
     """Return the names of the manifests under `folder` that do not verify, sorted.
 
     A manifest that lists a broken manifest as an output does not verify either. With the same `digests`,
@@ -175,16 +175,16 @@ def verify_manifests(folder: Path, digests: DigestCache | None = None, also_brok
     Args:
         folder: folder of the manifests.
         digests: cache of digests.
-        also_broken: manifests that count as broken although they verify.
+        retry: whether those of steps that failed for a reason that may pass count as broken.
     """
     digests = digests or DigestCache()
-    broken = set(also_broken)
+    broken: set[Path] = set()
     outputs: dict[Path, set[Path]] = {}
     for path in sorted(folder.rglob("*.json")):
         if path.name.startswith(TEMP_PREFIX):
             continue
         manifest = read_manifest(path, digests=digests)
-        if manifest is None:
+        if manifest is None or (retry and manifest.get("facts", {}).get(MAY_PASS)):
             broken.add(path)
         else:
             outputs[path] = {file for file, _ in manifest_outputs(path, manifest).values()}
@@ -193,19 +193,12 @@ def verify_manifests(folder: Path, digests: DigestCache | None = None, also_brok
     return sorted(str(path.relative_to(folder).with_suffix("")) for path in broken)
 
 
-def failed_attempts(folder: Path) -> set[Path]:
-    """The manifests under `folder` of steps that failed for a reason that may pass."""
-    files = (path for path in folder.rglob("*.json") if not path.name.startswith(TEMP_PREFIX))
-    manifests = {path: read_manifest(path, verify=False) for path in files}
-    return {path for path, manifest in manifests.items() if manifest and manifest.get("facts", {}).get(MAY_PASS)}
-
-
 def forget_broken(folder: Path, digests: DigestCache | None = None) -> list[str]:
     """Remove the manifests that `verify_manifests` finds broken and the failed attempts; return their names.
 
     Snakemake sees only manifests, so it runs these steps again.
     """
-    broken = verify_manifests(folder, digests, failed_attempts(folder))
+    broken = verify_manifests(folder, digests, retry=True)
     for name in broken:
         (folder / f"{name}.json").unlink()
     return broken

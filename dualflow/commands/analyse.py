@@ -25,7 +25,7 @@ from dualflow.imputation.imputed_table import ImputedTable
 from dualflow.imputation.outcomes import add_outcomes
 from dualflow.imputation.replicates import Replicates
 from dualflow.layout import STUDY_NAME, Layout
-from dualflow.manifest import manifest_outputs, read_manifest, write_manifest
+from dualflow.manifest import read_manifest, write_manifest
 from dualflow.modalities import modality
 from dualflow.report.group_figures import forest, write_brain_map
 from dualflow.report.style import write_figure
@@ -130,9 +130,7 @@ def _require_current(layout: Layout) -> None:
         raise DataError(f"{layout.imputed_regions}: its imputation was not finished; run `dualflow impute` again")
     weights = layout.root / manifest["facts"].get("weights", "")  # imputations of earlier builds do not name them
     files = {"pairs": layout.pairs, "model": weights, "regions": layout.imputed_regions}
-    outputs = manifest_outputs(layout.manifest("impute"), manifest).values()
-    regions = [digest for path, digest in outputs if path.name == layout.imputed_regions.name]
-    recorded = manifest["inputs"] | {"regions": next(iter(regions), None)}
+    recorded = manifest["inputs"] | {"regions": manifest["outputs"]["regions"]["sha256"]}
     if changed := [str(path) for name, path in files.items() if path.is_file() and sha256(path) != recorded[name]]:
         raise DataError(
             f"{layout.imputed_regions}: {' and '.join(changed)} changed since its values were drawn; "

@@ -14,7 +14,7 @@ from dualflow.commands.run import snakemake_command
 from dualflow.commands.snakemake_log import failure_reasons, parse_jobs
 from dualflow.commands.steps import step_names
 from dualflow.config import Config
-from dualflow.manifest import failed_attempts, verify_manifests
+from dualflow.manifest import verify_manifests
 
 _PARAMETERS = re.compile(r"before: (.*) now: (.*)$")
 _REASONS = {
@@ -36,7 +36,7 @@ def list_steps(config: Config, options: Sequence[str] = ()) -> int:
     layout = config.layout
     folder = layout.root / "manifests"
     # No rule makes the manifests of single scans. Those that list them are broken too.
-    broken = set(verify_manifests(folder, also_broken=failed_attempts(folder))) & set(step_names(config))
+    broken = set(verify_manifests(folder, retry=True)) & set(step_names(config))
     forced = ["--forcerun", *(str(layout.manifest(step)) for step in sorted(broken))] if broken else []
     command = [*snakemake_command(config), "--dry-run", "--rerun-incomplete", *options, *forced]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

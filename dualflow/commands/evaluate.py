@@ -84,7 +84,8 @@ def _evaluate(
     errors, visits = MeanError(config.preprocess.shape), Counter(test.subjects)
     for index, item in enumerate(track(test.items, f"evaluate {name}, seed {seed}")):
         mask, target = item["mask"][0].numpy(), item["target"][0].numpy()
-        shown = in_view(target, mask) if in_view(target, mask).any() else mask
+        shown = in_view(target, mask)
+        shown = shown if shown.any() else mask
         prediction = _predict(predictor, item, config)
         own_scores = _flow_scores(predictor.flow, test, index, prediction, config)
         own_scores |= _closed_form_bits(predictor.model, item, config)

@@ -179,11 +179,10 @@ def prepare_scan(
     except CommitError:  # a full disk is no defect of the scan
         raise
     except DualflowError as error:
-        system_error = isinstance(error.__cause__, OSError) and error.__cause__.errno is not None
-        may_pass = isinstance(error.__cause__, OSError) and error.__cause__.errno in PASSING
-        known = {} if system_error else inputs
+        code = error.__cause__.errno if isinstance(error.__cause__, OSError) else None
+        known = inputs if code is None else {}
         reason = files.without_folders(str(error), Path(config.reference_region))
-        return _exclude(layout, scan, reason, known, section, permanent=not system_error, may_pass=may_pass)
+        return _exclude(layout, scan, reason, known, section, permanent=code is None, may_pass=code in PASSING)
     except Exception as error:  # a defective scan must not stop the others
         text = f"{files.source.name}: {type(error).__name__}: {error}"
         reason = files.without_folders(text, Path(config.reference_region))

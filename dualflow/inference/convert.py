@@ -146,9 +146,9 @@ class Converter:
             return verdict, {}
         with clock("predict"):
             prediction = self._predict(item)
-        drawn = self.config
+        config = self.config
         verdict |= judge_output(
-            self.reference, prediction, mask, self.target.unit, samples=drawn.samples, temperature=drawn.temperature
+            self.reference, prediction, mask, self.target.unit, samples=config.samples, temperature=config.temperature
         )
         brain = preprocessed.volume("mask_native").array > 0.5
         with clock("write"):

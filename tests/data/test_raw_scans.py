@@ -32,7 +32,7 @@ from dualflow.imaging.registration import Alignment
 from dualflow.imaging.stopwatch import Stopwatch
 from dualflow.imaging.volume import write_volume
 from dualflow.layout import Layout, Scan
-from dualflow.manifest import failed_attempts, read_manifest
+from dualflow.manifest import read_manifest, verify_manifests
 
 STUDY, PREPROCESS = StudyConfig(name="t"), PreprocessConfig()
 PAIR = SimpleNamespace(record={"quality": {"overlap": 1.0}}, clock=Stopwatch())
@@ -184,7 +184,7 @@ def test_a_scan_is_tried_again_after_a_system_error(files, attempts, tmp_path):
     for _ in range(2):
         assert prepare_scan(layout, scan, files, STUDY, PREPROCESS) is not None
     assert len(attempts.sources) == 2
-    assert failed_attempts(tmp_path) == {layout.scan_manifest(scan)}
+    assert verify_manifests(layout.scan_manifest(scan).parent, retry=True) == [scan.key]
     attempts.error = None
     assert prepare_scan(layout, scan, files, STUDY, PREPROCESS) is None
 
