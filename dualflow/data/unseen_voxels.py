@@ -1,0 +1,37 @@
+"""Voxels of the brain that a target's field of view does not show: learning takes other people's uptake there."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dualflow.data.dataset import Item, PairDataset
+from dualflow.imaging.intensity import INSIDE
+
+
+def mean_of_shown(dataset: PairDataset) -> Tensor:
+    """Return the mean of the targets that show a voxel, `[1, D, H, W]`; NaN where none does."""
+    total, count = torch.zeros(()), torch.zeros(())
+    for item in dataset.items:
+        shown = item["mask"] & ~unseen(item)
+        total, count = total + item["target"] * shown, count + shown
+    return total / count
+
+
+def with_unseen_filled(dataset: PairDataset, mean: Tensor) -> PairDataset:
+    """Return a dataset whose targets hold `mean` in voxels that they do not show; other targets are not copied.
+
+    Taken as they are, these voxels would teach an uptake of 0. Where `mean` is NaN they stay.
+    """
+    return PairDataset([_filled(item, mean) for item in dataset.items])
+
+
+def unseen(item: Item) -> Tensor:
+    """Return the voxels of an item's mask outside its target's field of view, bool, `[1, D, H, W]`."""
+    result: Tensor = item["mask"] & (item["target"] == float(INSIDE))
+    return result
+
+
+def _filled(item: Item, mean: Tensor) -> Item:
+    missing = unseen(item) & mean.isfinite()
+    return {**item, "target": torch.where(missing, mean, item["target"])} if bool(missing.any()) else item
