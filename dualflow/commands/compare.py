@@ -20,15 +20,14 @@ from dualflow.errors import ConfigError
 from dualflow.evaluation.comparison_table import Comparison, gather_comparison
 from dualflow.modalities import modality
 from dualflow.report.comparison_text import DIFFERENCES as SHOWN
-from dualflow.report.comparison_text import comparison_description, comparison_parts
+from dualflow.report.comparison_text import comparison_parts
+from dualflow.report.run_description import run_description
 from dualflow.tracking.sync import sync, warn_unsent
 from dualflow.tracking.tracked_run import group_run
 from dualflow.training.budget import Plan, apply_plan, budgeted, make_plan
 
 NAME, DIFFERENCES, SCORES = "comparison", "comparison_differences", "comparison_scores"
 """Names of the tables; the first also begins that of the MLflow run."""
-MAX_DESCRIPTION = 4500
-"""Characters that every MLflow server accepts as a description."""
 PICTURE = "figures/comparison.png"
 """Artifact with the scores of all models."""
 
@@ -156,7 +155,7 @@ def _track(config: Config, plan: Plan, result: Comparison, tables: Mapping[str, 
         figure = model_comparison(result.table, SHOWN, modality(config.study.target), result.reference)
         run.picture(to_page_png(figure), PICTURE)
         picture = picture_link(PICTURE, f"Scores of all models; blue: {result.reference}")
-        run.describe(comparison_description([picture, *parts], MAX_DESCRIPTION))
+        run.describe(run_description([picture, *parts], f"{NAME}.md"))
 
 
 def _upload(config: Config, studies: Sequence[Config]) -> None:

@@ -41,7 +41,7 @@ from dualflow.flows.diagnostics import round_trip_error
 from dualflow.flows.model import DualFlow
 from dualflow.flows.predictions import predict
 from dualflow.imaging.affines import MNI
-from dualflow.imaging.intensity import in_view
+from dualflow.imaging.intensity import scored_voxels
 from dualflow.imaging.model_grid import model_grid
 from dualflow.imaging.regions import RegionMap, region_map
 from dualflow.imaging.volume import write_volume
@@ -84,8 +84,7 @@ def _evaluate(
     errors, visits = MeanError(config.preprocess.shape), Counter(test.subjects)
     for index, item in enumerate(track(test.items, f"evaluate {name}, seed {seed}")):
         mask, target = item["mask"][0].numpy(), item["target"][0].numpy()
-        shown = in_view(target, mask)
-        shown = shown if shown.any() else mask
+        shown = scored_voxels(target, mask)
         prediction = _predict(predictor, item, config)
         own_scores = _flow_scores(predictor.flow, test, index, prediction, config)
         own_scores |= _closed_form_bits(predictor.model, item, config)
@@ -234,14 +233,15 @@ def _sample_scores(model: DualFlow, item: Item, prediction: Prediction) -> dict[
     """
     if prediction.samples is None or prediction.sample_seconds is None:
         return {}
-    mask, target = item["mask"][0].numpy(), item["target"][0].numpy()
+    target = item["target"][0].numpy()
+    shown = scored_voxels(target, item["mask"][0].numpy())
     temperature0 = predict(model, *source_and_side(item, model), "temperature0")[0, 0].cpu().numpy()
     images = {
         "temperature0": temperature0,
         "one_sample": prediction.samples[0],
         "sample_mean": prediction.samples.mean(axis=0),
     }
-    errors = {f"mae_{kind}": float(np.abs(image - target)[mask].mean()) for kind, image in images.items()}
+    errors = {f"mae_{kind}": float(np.abs(image - target)[shown].mean()) for kind, image in images.items()}
     return {"sample_seconds": prediction.sample_seconds, **errors}
 
 

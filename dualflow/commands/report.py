@@ -19,12 +19,14 @@ from dualflow.data.quarantine import read_quarantine
 from dualflow.data.study_pairs import load_split, usable_pairs
 from dualflow.data.tsv import table_text
 from dualflow.evaluation.native import native_scores
+from dualflow.imaging.intensity import scored_voxels
 from dualflow.inference.predict import load_predictor
 from dualflow.layout import Layout
 from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
 from dualflow.report.likelihood_tables import check_condition
 from dualflow.report.report_figure import FILED, ReportFigure
+from dualflow.report.run_description import run_description
 from dualflow.report.study_page import ReportData, render
 from dualflow.report.study_results import StudyResults, gather_results
 from dualflow.report.study_sections import section_tables, study_groups
@@ -132,8 +134,9 @@ def _write_figures(layout: Layout, median: ReportFigure, figures: Sequence[Repor
 
 
 def _mean_target(test: PairDataset) -> float:
-    """Mean of the real targets in the brain masks over people, each person's visits first."""
-    means = pd.Series([float(item["target"][item["mask"]].mean()) for item in test.items])
+    """Mean of the real targets in the brain masks, where they are shown, over people, each person's visits first."""
+    targets = [(item["target"].numpy(), item["mask"].numpy()) for item in test.items]
+    means = pd.Series([float(target[scored_voxels(target, mask)].mean()) for target, mask in targets])
     return float(means.groupby(test.subjects).mean().mean())
 
 
@@ -163,4 +166,4 @@ def _log(
     for name, table in results.tables.items():
         run.text(table_text(table), f"{folder}/{name}.tsv")
     pictures = [picture_link(f"figures/{name}.png", text) for name, text in on_page.items()]
-    run.describe("\n\n".join([f"**{study_title(config)}**", *sentences, *pictures]) + "\n")
+    run.describe(run_description([f"**{study_title(config)}**", *pictures, *sentences], config.layout.report.name))

@@ -13,6 +13,7 @@ from dualflow.evaluation.measures import Context
 from dualflow.evaluation.metrics import METRICS
 from dualflow.evaluation.prediction import Bools, Floats
 from dualflow.evaluation.statistics import KEYS
+from dualflow.imaging.intensity import scored_voxels
 from dualflow.imaging.regions import region_map
 from dualflow.imaging.volume import read_volume
 from dualflow.layout import Scan
@@ -46,8 +47,9 @@ def native_scores(config: Config, scans: Sequence[str]) -> pd.DataFrame:
 
 
 def _native_images(config: Config, scan: Scan) -> tuple[Floats, Floats, Bools]:
-    """Point estimate, measured target and brain mask `[I, J, K]` on the grid of the source scan."""
+    """Point estimate, measured target and the voxels to score `[I, J, K]`, on the grid of the source scan."""
     source, target = modality(config.study.source), modality(config.study.target)
     preprocessed = PreprocessedScan.from_manifest(config.layout, scan)
     real, mask = (preprocessed.volume(name).array for name in ("target_native", "mask_native"))
-    return read_volume(config.layout.synthetic(scan, source, target, "synth")).array, real, mask > 0.5
+    estimate = read_volume(config.layout.synthetic(scan, source, target, "synth")).array
+    return estimate, real, scored_voxels(real, mask > 0.5)

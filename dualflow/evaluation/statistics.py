@@ -30,6 +30,8 @@ MIN_CORRELATED = 20
 narrow, and their ends touch the limits."""
 EQUAL = 1e-5
 """Largest difference, relative to the largest value, by which rounding makes equal predictions differ."""
+UNRANKED = ("voxel_sharpness",)
+"""Metrics that rank calibrated models alone: a spread that is too narrow is sharp."""
 SUMMARY = ("model", "metric", "mean", "low", "high", "sd", "subjects", "seeds")
 DIFFERENCES = (
     "model", "reference", "metric", "difference", "low", "high", "gain", "gain_low", "gain_high", "verdict",
@@ -44,22 +46,23 @@ def summarise(
 
     Returns:
         One row per model and metric that applies to it: columns SUMMARY; `sd` is the standard deviation over subjects.
-        `low` and `high` are NaN with fewer than `least_people` subjects.
+        `low` and `high` are NaN with fewer than `least_people` subjects, and for an infinite mean.
 
     Raises:
         DataError: the table lacks a key column or has no rows.
     """
     models, subjects, metrics, values = _by_subject(table, metrics)
     counts = _resamples(len(subjects), bootstrap, seed)
-    present, means = np.isfinite(values).sum(axis=0), _mean(values)
-    low, high = (np.where(present < MIN_SUBJECTS, np.nan, end) for end in _percentiles(_resampled(values, counts)))
+    present, means = (~np.isnan(values)).sum(axis=0), _mean(values)
+    unknown = (present < MIN_SUBJECTS) | np.isinf(values).any(axis=0)
+    low, high = (np.where(unknown, np.nan, end) for end in _percentiles(_resampled(values, counts)))
     seeds = table.groupby("model")["seed"].nunique()
     rows = []
     for m, model in enumerate(models):
         rows += [
             (
                 model, metric, means[m, q], low[m, q], high[m, q],
-                float(np.std(values[np.isfinite(values[:, m, q]), m, q], ddof=1)) if present[m, q] > 1 else np.nan,
+                _deviation(values[:, m, q]),
                 int(present[m, q]), int(seeds[model]),
             )
             for q, metric in enumerate(metrics)
@@ -82,9 +85,10 @@ def differences(table: pd.DataFrame, reference: str, *, bootstrap: int = 2000, s
     both are NaN for a metric with an ideal value and for STUDY_METRICS. `verdict` is `better` or `worse` only if the
     interval of the gain excludes zero and `p_holm`, if any, is below 0.05, because bootstrap intervals of few subjects
     are too narrow. A difference of upper bounds is `undecided` if the slack of the larger one can explain it. With
-    fewer than MIN_SUBJECTS pairs there is neither interval nor p-value. A model whose value equals that of the
-    reference for every subject, up to rounding, is `equal`: its predictions are the same by construction, as those of
-    two models with one mean, so there is nothing to test.
+    fewer than MIN_SUBJECTS pairs, or with an infinite value, there is neither interval nor p-value. A model whose value
+    equals that of the reference for every subject, up to rounding, is `equal`: its predictions are the same by
+    construction, as those of two models with one mean, so there is nothing to test. UNRANKED metrics are `unranked`,
+    without a test.
 
     Raises:
         DataError: the table lacks a key column, has no rows, or does not contain `reference`.
@@ -100,7 +104,7 @@ def differences(table: pd.DataFrame, reference: str, *, bootstrap: int = 2000, s
         if m == reference_index:
             continue
         # Pairs need subjects that both models were scored on.
-        both = np.isfinite(values[:, m]) & np.isfinite(values[:, reference_index])
+        both = ~np.isnan(values[:, m]) & ~np.isnan(values[:, reference_index])
         pair = np.where(both[:, None], values[:, [m, reference_index]], np.nan)
         draws, means = _resampled(pair, counts), _mean(pair)
         for q, metric in enumerate(metrics):
@@ -109,8 +113,13 @@ def differences(table: pd.DataFrame, reference: str, *, bootstrap: int = 2000, s
             both_values = pair[both[:, q], :, q]
             paired, people = both_values[:, 0] - both_values[:, 1], len(both_values)
             change = _change(metric, means[:, q], draws[:, :, q], people)
-            if _same(both_values):
-                rows.append((model, reference, metric, *change, "equal", float("nan"), float("nan"), people))
+            if np.isinf(both_values).any():
+                unknown = (float("nan"),) * (len(change) - 1)
+                rows.append((model, reference, metric, change[0], *unknown, "undecided", *unknown[:2], people))
+                continue
+            if metric in UNRANKED or _same(both_values):
+                untested = "unranked" if metric in UNRANKED else "equal"
+                rows.append((model, reference, metric, *change, untested, float("nan"), float("nan"), people))
                 continue
             p = float("nan") if METRICS[metric].better == "ideal" else _signed_rank(paired)
             slack, other_slack = (slacks[METRICS[metric].slack][both[:, q], at].mean() for at in (m, reference_index))
@@ -195,7 +204,10 @@ def subject_means(table: pd.DataFrame, metrics: Collection[str] = METRICS.keys()
 def _by_subject(
     table: pd.DataFrame, metrics: Collection[str]
 ) -> tuple[list[str], list[str], list[str], NDArray[np.float64]]:
-    """Models in table order, subjects, metrics present, and values `[subjects, models, metrics]`, NaN if missing."""
+    """Models in table order, subjects, metrics present, and values `[subjects, models, metrics]`, NaN if missing.
+
+    An infinite value stays: a person whom a model gives no density is none that it was not scored on.
+    """
     means = subject_means(table, metrics)
     models = list(dict.fromkeys(str(model) for model in means["model"]))
     present = [name for name in metrics if name in means]
@@ -204,7 +216,7 @@ def _by_subject(
     rows = means["subject"].map({label: row for row, label in enumerate(subjects)}).to_numpy()
     columns = means["model"].map({label: column for column, label in enumerate(models)}).to_numpy()
     values[rows, columns] = means[present].to_numpy(np.float64)
-    return models, subjects, present, np.where(np.isfinite(values), values, np.nan)
+    return models, subjects, present, values
 
 
 def _resamples(subjects: int, bootstrap: int, seed: int) -> NDArray[np.int64]:
@@ -223,11 +235,19 @@ def _resampled(values: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArra
 
 
 def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    finite = np.isfinite(values)
-    counts = finite.sum(axis=0)
-    sums = np.where(finite, values, 0.0).sum(axis=0)
+    """Means over the first axis, NaN left out; infinite if a value is."""
+    known = ~np.isnan(values)
+    counts = known.sum(axis=0)
+    with np.errstate(invalid="ignore"):  # of infinities with both signs
+        sums = np.where(known, values, 0.0).sum(axis=0)
     means: NDArray[np.float64] = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
     return means
+
+
+def _deviation(values: NDArray[np.float64]) -> float:
+    """Standard deviation of known values `[N]`; NaN of fewer than two or of infinite ones."""
+    known = values[~np.isnan(values)]
+    return float(np.std(known, ddof=1)) if len(known) > 1 and np.isfinite(known).all() else float("nan")
 
 
 def least_people(metric: str) -> int:
@@ -252,7 +272,7 @@ def _slacks(table: pd.DataFrame, exact: NDArray[np.float64]) -> dict[str, NDArra
     """
     columns = {metric.slack for metric in METRICS.values()}
     *_, present, values = _by_subject(table, columns)
-    known = {name: np.nan_to_num(values[:, :, q], nan=np.inf) for q, name in enumerate(present)}
+    known = {name: np.nan_to_num(values[:, :, q], nan=np.inf, posinf=np.inf) for q, name in enumerate(present)}
     return dict.fromkeys(columns, exact) | known
 
 

@@ -15,6 +15,8 @@ from dualflow.layout import Scan
 
 RESAMPLES_AT_ONCE = 100
 """Number of resamples whose weights are in memory at once."""
+ROUNDING = 1e-9
+"""Largest deviation from a constant, relative to the largest value, that counts as none."""
 TRUE_LAW = "true_law"
 """Row of the score table that scores samples of the true law of a simulated cohort."""
 TRUE_SPREAD = "true_person_spread"
@@ -49,8 +51,11 @@ def resample(table: pd.DataFrame, metric: StudyMetric, counts: pd.DataFrame) -> 
     A distance is larger in a resample, because a resample repeats people. The draws are therefore shifted by their
     bias, the difference of their mean to the value, and cut at the ends of the metric's range.
 
+    A correlation over people is one within trainings: what a seed or fold predicts too high or too low for everyone
+    is taken off first.
+
     Args:
-        table: rows of one model, with `scan` and the metric's columns.
+        table: rows of one model, with `scan`, the metric's columns, and `seed` and `fold` where there are several.
         metric: a row of STUDY_METRICS.
         counts: how often each resample has a subject, one row per resample and one column per subject.
 
@@ -61,11 +66,13 @@ def resample(table: pd.DataFrame, metric: StudyMetric, counts: pd.DataFrame) -> 
         return None
     columns = list(metric.columns)
     subject = table["scan"].map(lambda key: Scan.parse(str(key)).subject)
-    rows = table[columns].assign(subject=subject).dropna()
+    trainings = [column for column in ("seed", "fold") if column in table]
+    rows = table[[*columns, *trainings]].assign(subject=subject).dropna()
     rows = rows[rows["subject"].isin(counts.columns)]
     if rows.empty:
         return None
     if metric.by_subject:
+        rows[columns] = _within_trainings(rows, columns, trainings)
         rows = rows.groupby("subject", sort=False)[columns].mean().reset_index()
     # The rows of a subject share its weight.
     share = 1 / rows.groupby("subject")["subject"].transform("size").to_numpy(np.float64)
@@ -82,6 +89,13 @@ def resample(table: pd.DataFrame, metric: StudyMetric, counts: pd.DataFrame) -> 
     # Not shifted on Fisher's z scale: resamples of two people, frequent in small studies, correlate at exactly 1.
     draws = np.clip(draws - np.nanmean(draws) + value, *metric.limits)
     return Resampled(value, draws, rows["subject"].nunique())
+
+
+def _within_trainings(rows: pd.DataFrame, columns: list[str], trainings: list[str]) -> pd.DataFrame:
+    """Values less their mean in their training; exactly 0 where that is rounding, as of a constant."""
+    values = rows[columns]
+    centred = values - (rows.groupby(trainings)[columns].transform("mean") if trainings else values.mean())
+    return centred.where(centred.abs() > ROUNDING * values.abs().max(), 0.0)
 
 
 def weighted_correlation(values: Floats, weights: Floats) -> Floats:

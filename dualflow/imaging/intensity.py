@@ -53,6 +53,12 @@ def in_view(values: NDArray[Any], mask: BoolArray) -> BoolArray:
     return np.asarray(mask & (values != INSIDE))
 
 
+def scored_voxels(target: NDArray[Any], mask: BoolArray) -> BoolArray:
+    """Voxels of the brain mask that a target is scored on: those that it shows, or all if it shows none."""
+    shown = in_view(target, mask)
+    return shown if shown.any() else mask
+
+
 def apply(values: NDArray[Any], record: Mapping[str, Any], mask: BoolArray | None = None) -> FloatArray:
     """Raw to normalised values by a record; if a mask is given, 0 outside of it and nowhere else."""
     low = record["intercept"]

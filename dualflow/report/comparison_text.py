@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -89,17 +88,6 @@ def comparison_parts(
     ]
 
 
-def comparison_description(parts: Sequence[str], limit: int) -> str:
-    """The first of `parts` that fit into `limit` characters, without the spaces that align tables, and a note."""
-    note, shown = "The file comparison.md of this run has all tables.", ""
-    for part in parts:
-        text = shown + re.sub(" {2,}", " ", re.sub("-{4,}", "---", part)) + "\n\n"
-        if len(text) + len(note) > limit:
-            break
-        shown = text
-    return f"{shown}{note}\n"
-
-
 def _origin(result: Comparison, command: str) -> str:
     """Date, version and command of a comparison, and the commits of its trainings."""
     models = result.table.groupby("commits", sort=False)["model"].agg(", ".join)
@@ -115,7 +103,7 @@ def _head(result: Comparison, config: Config, plan: Plan, folds: int) -> str:
     split = f"{folds} folds, each person tested once per seed" if folds > 1 else "one split"
     few = ""
     if people < MIN_SUBJECTS:
-        few = f" With fewer than {MIN_SUBJECTS} people there is no interval, except of shares (Wilson)."
+        few = f" With fewer than {MIN_SUBJECTS} people there is no interval, except of shares."
     elif people < MIN_CORRELATED:
         few = f" With fewer than {MIN_CORRELATED} people scores over people have no interval."
     return (
@@ -123,10 +111,11 @@ def _head(result: Comparison, config: Config, plan: Plan, folds: int) -> str:
         f"{plan.machine['processor']} ({plan.machine['instructions']}), torch {plan.machine['torch']}; {split}; "
         f"{people} held-out {'simulated ' if config.embedded else ''}people, seeds "
         f"{', '.join(map(str, config.train.seeds))} (closed forms: the first). Parentheses: 95 % bootstrap intervals "
-        f"over people, seeds averaged first.{few} Scores are those of the grid of {config.preprocess.spacing_mm:g} mm, "
-        "inside the brain mask (docs/reference/tables.md); lines are sorted by voxel CRPS. Bits: negative log2 density "
-        f"of the intensities in {unit}, for models with an exact density; a density above 1 gives negative bits. "
-        "Selected step: that of the best validation, mean over trainings. Memory: peak of the training process."
+        f"over people, seeds averaged first, and Wilson intervals of shares.{few} Scores are those of the grid of "
+        f"{config.preprocess.spacing_mm:g} mm, inside the brain mask (docs/reference/tables.md); lines are sorted by "
+        f"voxel CRPS. Bits: negative log2 density of the intensities in {unit}, for models with an exact density; a "
+        "density above 1 gives negative bits. Selected step: that of the best validation, mean over trainings. Memory: "
+        "peak of the training process."
     )
 
 

@@ -39,9 +39,10 @@ REGION_CAPTION = (
     f"parietal and posterior cingulate regions; its r is a correlation over people. {INTERVALS}"
 )
 NATIVE_CAPTION = (
-    "Image metrics of the main model in native space: on the grid of each subject's source scan, inside its brain mask "
-    "there. The synthetic image is interpolated from the model grid, so it has no finer detail than that grid; the "
-    f"real one is interpolated once from its own grid. {INTERVALS}"
+    "Image metrics of the conversions by seed {seed} of the main model in native space: on the grid of each subject's "
+    "source scan, inside its brain mask there. Converted: {scored} of {all} test scans{missing}. The synthetic image "
+    "is interpolated from the model grid, so it has no finer detail than that grid; the real one is interpolated once "
+    f"from its own grid. {INTERVALS}"
 )
 SPREAD_CAPTION = (
     "Probabilistic scores of the predictive distributions. Region PIT distance: deviation of the probability integral "
@@ -132,7 +133,7 @@ def section_tables(
         "comparison": [
             metric_table(summary, row, IMAGE_METRICS, IMAGE_CAPTION + known, without=ceilings),
             metric_table(summary, row, REGION_METRICS, REGION_CAPTION + known, without=ceilings),
-            *([] if native.empty else [_native_table(config, native, row)]),
+            *([] if native.empty else [_native_table(config, native, len(test), row)]),
             *compared(("mae", "pearson_r", "region_mae")),
         ],
         "uncertainty": [
@@ -146,9 +147,15 @@ def section_tables(
     }
 
 
-def _native_table(config: Config, native: pd.DataFrame, row: Modality) -> Table:
+def _native_table(config: Config, native: pd.DataFrame, scans: int, row: Modality) -> Table:
     summary = summarise(native, bootstrap=config.evaluate.bootstrap, seed=config.evaluate.seed)
-    return metric_table(summary, row, NATIVE_METRICS, NATIVE_CAPTION, without=[config.model.preset])
+    caption = NATIVE_CAPTION.format(
+        seed=config.train.seeds[0],
+        scored=len(native),
+        all=scans,
+        missing="" if len(native) == scans else ", whose scores may be better than those of the others",
+    )
+    return metric_table(summary, row, NATIVE_METRICS, caption, without=[config.model.preset])
 
 
 def _training_cost(cards: dict[str, ModelCard]) -> pd.DataFrame:

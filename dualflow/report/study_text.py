@@ -149,11 +149,12 @@ def method_text(config: Config) -> list[str]:
 def provenance(config: Config, cards: dict[str, ModelCard], date: str) -> dict[str, object]:
     """Date of the report, and versions, digests, seeds and device behind it."""
     first, commit = next(iter(cards.values())), source_version().get(COMMIT, "")[:COMMIT_DIGITS]
+    trained = ", ".join(dict.fromkeys(card.short_commit for card in cards.values() if card.short_commit))
     return {
         "date": date,
         "dualflow": __version__,
         **({"git commit": commit} if commit else {}),
-        **({"trained at commit": first.short_commit} if first.short_commit not in ("", commit) else {}),
+        **({"trained at commit": trained} if trained not in ("", commit) else {}),
         **{name: version(name) for name in LIBRARIES},
         "data digest": first.data_digest[:16],
         "configuration digest": digest_of(config.model_dump(mode="json"))[:16],
@@ -168,7 +169,9 @@ def _sources(config: Config) -> str:
 
 
 def _registration_error(config: Config) -> dict[str, object]:
-    errors = read_result(config.layout.table("registration"))["mean_mm"]
+    errors = read_result(config.layout.table("registration"))
     if errors.empty:
         return {}
-    return {"target to source registration error": f"median {errors.median():.2f} mm, maximum {errors.max():.2f} mm"}
+    typical, largest = errors["mean_mm"].median(), errors["max_mm"].max()
+    text = f"median over scans {typical:.2f} mm, largest of any voxel {largest:.2f} mm"
+    return {"target to source registration error": text}

@@ -25,6 +25,7 @@ STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 8.5,
     "text.color": INK,
+    "text.parse_math": False,  # names of columns and levels may hold dollar signs
     "axes.labelcolor": INK,
     "axes.edgecolor": "#9aa5b1",
     "axes.linewidth": 0.7,

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from dualflow.config import Config
 from dualflow.data.dataset import Item, PairDataset
 from dualflow.imaging.figure_canvas import SPREAD_MAP, TARGET_MAP
+from dualflow.imaging.intensity import scored_voxels
 from dualflow.imaging.model_grid import model_grid
 from dualflow.imaging.result_figure import ERROR_MAP
 from dualflow.imaging.volume import read_volume
@@ -55,6 +56,12 @@ class _Shown:
         """Source, real target and mask `[D, H, W]`."""
         return {name: self.item[name][0].numpy() for name in ("source", "target", "mask")}
 
+    @property
+    def error(self) -> np.ndarray:
+        """Error of the mean in the voxels that the score counts, `[V]`."""
+        target = self.volumes["target"]
+        return np.asarray((self.prediction.mean - target)[scored_voxels(target, self.volumes["mask"])])
+
 
 def subject_views(
     config: Config, scores: pd.DataFrame, pairs: pd.DataFrame, predictor: Predictor, test: PairDataset
@@ -96,9 +103,8 @@ def _common_scale(shown: list[_Shown]) -> Limits:
     """One scale of errors and one of spreads for all people shown."""
     errors, spreads = [], []
     for view in shown:
-        volumes = view.volumes
-        errors.append((view.prediction.mean - volumes["target"])[volumes["mask"]])
-        spreads.append(view.prediction.std[volumes["mask"]])
+        errors.append(view.error)
+        spreads.append(view.prediction.std[view.volumes["mask"]])
     return limits(errors, spreads)
 
 
@@ -114,7 +120,7 @@ def _subject(config: Config, view: _Shown, scale: Limits, count: int) -> ReportF
             sample=None if samples is None else samples[0], title=title, scale=scale, narrow=narrow,
         )  # fmt: skip
 
-    error = (view.prediction.mean - volumes["target"])[volumes["mask"]]
+    error = view.error
     return ReportFigure(
         f"subject-{person.role}",
         draw(narrow=False),

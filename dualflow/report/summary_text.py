@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from math import floor, log10
 from typing import Any
 
 import pandas as pd
@@ -113,10 +114,13 @@ def _comparisons(differences: pd.DataFrame, model: str, row: Modality) -> list[s
         if verdict == "undecided" and entry["subjects"] < MIN_SUBJECTS:
             verdict = "few"
         small, large = sorted((abs(low), abs(high)))
-        ends = f"{-high:+z.4f} to {-low:+z.4f}" if verdict == "undecided" else f"{small:.4f} to {large:.4f}"
+        # A clear difference is never printed as 0.
+        digits = max(4, 1 - floor(log10(small))) if verdict in ("better", "worse") and small > 0 else 4
+        undecided = f"{-high:+z.{digits}f} to {-low:+z.{digits}f}"
+        ends = undecided if verdict == "undecided" else f"{small:.{digits}f} to {large:.{digits}f}"
         text = COMPARISONS[verdict].format(
             other=other_model,
-            size=f"{abs(gain):.4f} {row.unit}",
+            size=f"{abs(gain):.{digits}f} {row.unit}",
             signed=f"{-gain:+z.4f} {row.unit}",
             interval=f"paired 95 % bootstrap interval {ends}",
             p=f"Wilcoxon signed-rank {_p_value(entry['p_holm'])}, Holm-adjusted",

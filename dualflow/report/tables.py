@@ -10,17 +10,18 @@ import numpy as np
 import pandas as pd
 
 from dualflow.data.markdown import p_value
-from dualflow.evaluation.statistics import MIN_CORRELATED, MIN_SUBJECTS, is_within_slack, least_people
+from dualflow.evaluation.statistics import MIN_CORRELATED, MIN_SUBJECTS, UNRANKED, is_within_slack, least_people
 from dualflow.evaluation.study_metrics import measure
 from dualflow.modalities import Modality
 
 Entry = Mapping[Hashable, Any]
 """A row of a table of results."""
-VERDICTS = {"better": "better", "worse": "worse", "undecided": "no clear difference", "equal": "equal by construction"}
+VERDICTS = {
+    "better": "better", "worse": "worse", "undecided": "no clear difference", "equal": "equal by construction",
+    "unranked": "not ranked",
+}  # fmt: skip
 WITHIN_SLACK = "within the slack"
 """Verdict on a difference that the statistics call clear, but not beyond the accuracy of the scores."""
-UNRANKED = ("voxel_sharpness",)
-"""Metrics that rank calibrated models alone."""
 UNKNOWN = "–"  # noqa: RUF001 - an en dash, as in typeset tables
 
 
@@ -78,7 +79,7 @@ def difference_table(differences: pd.DataFrame, row: Modality, metrics: Sequence
             "Metric": measure(entry["metric"]).heading(row),
             "Difference": _interval(entry, "difference", entry["metric"], signed=True),
             "Wilcoxon p (Holm)": UNKNOWN if np.isnan(entry["p_holm"]) else p_value(entry["p_holm"], 3),
-            "Verdict": WITHIN_SLACK if is_within_slack(entry) else VERDICTS[entry["verdict"]],
+            "Verdict": _verdict(entry),
         }
         for entry in selected.to_dict("records")
     ]
@@ -87,7 +88,7 @@ def difference_table(differences: pd.DataFrame, row: Modality, metrics: Sequence
 
 def with_interval_note(caption: str, rows: pd.DataFrame) -> str:
     """The caption of a table, with a note on the intervals; `rows` have columns `metric` and `subjects`."""
-    lacking = [entry for entry in rows.to_dict("records") if not _has_interval(entry)]
+    lacking = [entry for entry in rows.to_dict("records") if not _enough_people(entry)]
     notes = {
         MIN_SUBJECTS: f" Means of fewer than {MIN_SUBJECTS} subjects have no interval.",
         MIN_CORRELATED: f" Scores over fewer than {MIN_CORRELATED} people have no interval.",
@@ -100,6 +101,12 @@ def with_interval_note(caption: str, rows: pd.DataFrame) -> str:
 def plain_table(frame: pd.DataFrame, caption: str, *, digits: int = 3) -> Table:
     """Any small table, with rounded floats and a dash for missing values."""
     return Table(caption, frame.map(lambda value: _plain(value, digits)))
+
+
+def _verdict(row: Entry) -> str:
+    if row["verdict"] == "undecided" and not _has_interval(row):
+        return "not finite" if _enough_people(row) else "too few subjects"
+    return WITHIN_SLACK if is_within_slack(row) else VERDICTS[row["verdict"]]
 
 
 def _mean_cell(indexed: Mapping[tuple[str, str], Entry], model: str, metric: str) -> str:
@@ -121,8 +128,12 @@ def _interval(row: Entry, column: str, metric: str, *, signed: bool = False) -> 
     return f"{text} [{float(row['low']):{form}}, {float(row['high']):{form}}]"
 
 
-def _has_interval(row: Entry) -> bool:
+def _enough_people(row: Entry) -> bool:
     return bool(row["subjects"] >= least_people(str(row["metric"])))
+
+
+def _has_interval(row: Entry) -> bool:
+    return _enough_people(row) and not np.isnan(row["low"])
 
 
 def _is_ranked(row: Entry) -> bool:

@@ -9,8 +9,11 @@ import re
 import warnings
 from base64 import b64decode
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dualflow.commit import sha256
+from dualflow.errors import DataError
 from dualflow.tracking.saved_view import CURRENT, TAG
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ MAX_PARAMETERS = 100
 
 def is_permanent_error(error: Exception) -> bool:
     """Whether the request itself is at fault, so that repeating it cannot succeed."""
-    return isinstance(error, FileNotFoundError) or getattr(error, "error_code", None) in PERMANENT_ERRORS
+    return isinstance(error, FileNotFoundError | DataError) or getattr(error, "error_code", None) in PERMANENT_ERRORS
 
 
 def _log_data(client: Any, run_id: str, frame: str, name: str, context: str, source: str = "dualflow") -> None:
@@ -90,8 +93,15 @@ def _view(client: Any, run_id: str, value: str) -> None:
     client.set_experiment_tag(client.get_run(run_id).info.experiment_id, TAG, value)
 
 
-def _end(client: Any, run_id: str, status: str) -> None:
-    client.set_terminated(run_id, status)
+def _log_file(client: Any, run_id: str, path: str, folder: str | None, digest: str) -> None:
+    # A later training writes the same file: a record that waited must not give an earlier run its weights.
+    if sha256(Path(path)) != digest:
+        raise DataError(f"{path}: was written anew before it could be uploaded, and is left out of run {run_id}")
+    client.log_artifact(run_id, path, folder)
+
+
+def _end(client: Any, run_id: str, status: str, milliseconds: int) -> None:
+    client.set_terminated(run_id, status, end_time=milliseconds)
     run = client.get_run(run_id)
     parent = run.data.tags.get(PARENT)
     if parent is None:
@@ -107,12 +117,16 @@ def _end(client: Any, run_id: str, status: str) -> None:
 
 
 def _mark_current(client: Any, run: Any, parent: str) -> None:
-    """Mark a finished run as the current one of its name in its group, and the others as replaced."""
+    """Mark the run that finished last as the current one of its name in its group, and the others as replaced.
+
+    That is not always `run`: records that waited for the server may arrive after those of a later run.
+    """
     of_name = with_tags({"mlflow.runName": run.info.run_name, PARENT: parent, CURRENT: "true"})
-    for other in client.search_runs([run.info.experiment_id], of_name):
-        if other.info.run_id != run.info.run_id:
-            client.set_tag(other.info.run_id, CURRENT, "false")
-    client.set_tag(run.info.run_id, CURRENT, "true")
+    others = client.search_runs([run.info.experiment_id], of_name)
+    runs = {one.info.run_id: one.info.end_time or 0 for one in [*others, run]}
+    last = max(runs, key=lambda run_id: runs[run_id])  # of equal times the run that was found first stays current
+    for run_id in runs:
+        client.set_tag(run_id, CURRENT, "true" if run_id == last else "false")
 
 
 def with_tags(tags: Mapping[str, str], *conditions: str) -> str:
@@ -156,11 +170,11 @@ CALLS: dict[str, Callable[[Any, Any, dict[str, Any]], Any]] = {
     "image": _log_image,
     "table": lambda client, run_id, arguments: _log_table(client, run_id, **arguments),
     "data": lambda client, run_id, arguments: _log_data(client, run_id, **arguments),
-    "file": lambda client, run_id, arguments: client.log_artifact(run_id, arguments["path"], arguments["folder"]),
+    "file": lambda client, run_id, arguments: _log_file(client, run_id, **arguments),
     "text": lambda client, run_id, arguments: client.log_text(run_id, arguments["text"], arguments["name"]),
     "scores": lambda client, run_id, arguments: _log_scores(client, run_id, **arguments),
     "description": lambda client, run_id, arguments: _describe(client, run_id, arguments["markdown"]),
     "view": lambda client, run_id, arguments: _view(client, run_id, arguments["value"]),
-    "end": lambda client, run_id, arguments: _end(client, run_id, arguments["status"]),
+    "end": lambda client, run_id, arguments: _end(client, run_id, arguments["status"], arguments["milliseconds"]),
 }
 """Calls by name, each a function of (client, run_id, arguments)."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain, count
@@ -80,6 +81,10 @@ class RecordQueue:
         number = int(files[-1].stem) + 1 if files else 0
         commit_json(self.folder / f"{number:08d}.json", {"call": call, "arguments": arguments})
 
+    def keep_rejected(self, call: str, arguments: dict[str, Any]) -> None:
+        """Store a record that the server rejects beside the queue, not in it."""
+        commit_json(_rejected(self.folder / "0.json"), {"call": call, "arguments": arguments})
+
     def set_run_id(self, run_id: str | None) -> None:
         """Store the MLflow id of the run beside its records."""
         self.run = {**self.run, "run_id": run_id}
@@ -87,12 +92,12 @@ class RecordQueue:
 
     def append_end(self, run_id: str | None) -> None:
         """Store the end of the run before the work is recorded as done; `confirm_end` or `reopen` follows."""
-        self.append("end", {"status": "FINISHED", PROVISIONAL: True}, run_id)
+        self.append("end", {**end_now("FINISHED"), PROVISIONAL: True}, run_id)
 
     def confirm_end(self) -> None:
         """The work is recorded as done: a later repetition is another run."""
         if (file := self._provisional_end()) is not None:
-            commit_json(file, {"call": "end", "arguments": {"status": "FINISHED"}})
+            commit_json(file, {"call": "end", "arguments": end_now("FINISHED")})
 
     def reopen(self) -> None:
         """Drop the provisional end: the work was not recorded as done, so it goes on in the same run."""
@@ -129,6 +134,11 @@ class RecordQueue:
             lock.release()
 
 
+def end_now(status: str) -> dict[str, Any]:
+    """Arguments of the end of a run at this time."""
+    return {"status": status, "milliseconds": int(time.time() * 1000)}
+
+
 def unsent_records(folder: Path) -> int:
     """Number of the pending records in the folder of a run."""
     return len(_record_files(folder))
@@ -159,8 +169,12 @@ def _read_object(file: Path) -> dict[str, Any]:
 
 def reject(file: Path) -> None:
     """Take a record out of its queue and keep it as `rejected-*`, beside others of its number."""
+    file.rename(_rejected(file))
+
+
+def _rejected(file: Path) -> Path:
     names = (file.with_name(f"rejected-{file.stem}{end}.json") for end in chain([""], (f"-{n}" for n in count(2))))
-    file.rename(next(name for name in names if not name.exists()))
+    return next(name for name in names if not name.exists())
 
 
 def _record_files(folder: Path) -> list[Path]:

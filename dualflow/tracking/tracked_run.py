@@ -14,14 +14,14 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dualflow.commit import commit_bytes, scratch_folder
+from dualflow.commit import commit_bytes, scratch_folder, sha256
 from dualflow.config import TrackingConfig
 from dualflow.errors import ConfigError, StoppedError
 from dualflow.tracking.deadline import with_deadline
 from dualflow.tracking.mlflow_calls import CALLS, is_permanent_error, logged_points
 from dualflow.tracking.mlflow_store import RunKey, group_key, open_run
 from dualflow.tracking.model_registry import reason
-from dualflow.tracking.queue import GROUP, RecordQueue, read_record, reject
+from dualflow.tracking.queue import GROUP, RecordQueue, end_now, read_record, reject
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,8 +103,9 @@ class Run:
         self._log("data", values)
 
     def file(self, path: Path, folder: str | None = None) -> None:
-        """Log a file as an artifact."""
-        self._log("file", {"path": str(path.resolve()), "folder": folder})
+        """Log a file as an artifact. It is read when it is sent, and left out if it has changed by then."""
+        digest = sha256(path) if path.is_file() else ""
+        self._log("file", {"path": str(path.resolve()), "folder": folder, "digest": digest})
 
     def text(self, text: str, name: str) -> None:
         """Log a text as the artifact `name`."""
@@ -178,7 +179,7 @@ class Run:
             self.queue.reopen()
             self._is_finished = False
         if not self._is_finished:
-            self._log("end", {"status": status})
+            self._log("end", end_now(status))
         self._failed_at = -RETRY_S  # one last attempt, even within RETRY_S of a failure
         self.flush()
         if self.queue is not None:
@@ -227,11 +228,13 @@ class Run:
             return
         # The limit matters in a distributed training, where the other ranks wait with a timeout.
         self.flush(FLUSH_S)
-        if not self._has_pending() and self._send(call, arguments) is not False:
-            return
-        if self.queue is not None:
+        sent = False if self._has_pending() else self._send(call, arguments)
+        if not sent and self.queue is not None:
             try:
-                self.queue.append(call, arguments, self.run_id)
+                if sent is None:
+                    self.queue.keep_rejected(call, arguments)
+                else:
+                    self.queue.append(call, arguments, self.run_id)
             except Exception as error:  # such as a full disk, which must not stop the training either
                 _warn(error)
 
@@ -278,9 +281,10 @@ class Run:
         except ConfigError:  # a wrong setting, which a retry cannot correct
             raise
         except Exception as error:  # no error of a store or a server may stop the training
-            _warn(error)
             if self._client is not None and is_permanent_error(error):
+                _warn(error, "the store rejects this record, which is kept as rejected-*.json beside the queue")
                 return None
+            _warn(error)
             self._failed_at, self._client = time.monotonic(), None
             return False
         return True
@@ -359,12 +363,9 @@ def _flatten(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]
 _warned: set[str] = set()
 
 
-def _warn(error: Exception) -> None:
+def _warn(error: Exception, fate: str = "what could not be sent stays queued for `dualflow sync`") -> None:
     # Object addresses would make every repetition of a failure look new.
     text = re.sub(r" at 0x[0-9a-f]+", "", reason(error))
     if text not in _warned:
         _warned.add(text)
-        print(
-            f"warning: MLflow: {text}; what could not be sent stays queued for `dualflow sync`",
-            file=sys.stderr,
-        )
+        print(f"warning: MLflow: {text}; {fate}", file=sys.stderr)

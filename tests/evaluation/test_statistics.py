@@ -133,6 +133,28 @@ def test_bits_within_the_slack_of_the_larger_bound_decide_nothing(slack, verdict
     assert not is_within_slack({**row, "verdict": "undecided", "p_holm": 0.3})
 
 
+def test_an_infinite_score_is_no_missing_one():
+    """A model that gives people no density has an infinite mean, and is never the better one for it."""
+    scores = table().drop(columns="ssim").rename(columns={"mae": "bits_in_mask"})
+    first = scores.index[scores["model"] == scores["model"].iloc[0]]
+    scores.loc[first[:3], "bits_in_mask"] = np.inf
+    model, other = dict.fromkeys(scores["model"])
+    entry = summarise(scores).set_index("model").loc[model]
+    assert (entry["mean"], entry["subjects"]) == (np.inf, 20)
+    assert entry[["low", "high", "sd"]].isna().all()
+    row = differences(scores, other).iloc[0]
+    assert (row["difference"], row["verdict"]) == (np.inf, "undecided")
+    assert row[["low", "high", "gain_low", "gain_high", "p", "p_holm"]].isna().all()
+
+
+def test_a_sharp_model_is_not_called_better():
+    """A spread that is too narrow is sharp."""
+    scores = table().drop(columns="ssim").rename(columns={"mae": "voxel_sharpness"})
+    row = differences(scores, scores["model"].iloc[0]).iloc[0]
+    assert row["verdict"] == "unranked"
+    assert np.isnan(row["p_holm"])
+
+
 def test_coverage_is_judged_by_its_distance_from_the_nominal_level():
     """Coverage above the level is no better than below it, and there is no rank test."""
     scans = [f"sub-{i}" for i in range(12)]

@@ -160,3 +160,16 @@ def test_measures_are_found_by_name():
     """Metrics of scans and of studies have one lookup, for headings and digits."""
     assert measure("mae").label == "MAE"
     assert measure("person_spread_r").better == "higher"
+
+
+def test_a_correlation_is_one_within_trainings():
+    """Levels of the folds' models neither make a correlation nor hide one."""
+    fold = np.arange(len(SUBJECTS)) % 2
+    counts = pd.DataFrame(np.ones((3, len(SUBJECTS)), int), columns=[name.removeprefix("sub-") for name in SUBJECTS])
+    metric, one = STUDY_METRICS["person_spread_r"], table()
+    within = resample(one, metric, counts).value
+    shifted = one.assign(fold=fold, person_spread=one["person_spread"] + 5 * fold)
+    assert resample(shifted, metric, counts).value == pytest.approx(within, abs=0.01)
+    assert abs(resample(shifted.drop(columns="fold"), metric, counts).value) < 0.3
+    constant = one.assign(fold=fold, person_spread=np.where(fold, 0.0593, 0.0537))
+    assert resample(constant, metric, counts) is None

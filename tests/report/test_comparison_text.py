@@ -9,7 +9,7 @@ from comparison import FakeTimer, study_values, train_and_score
 from dualflow import __version__
 from dualflow.config import parse_config
 from dualflow.evaluation.comparison_table import gather_comparison
-from dualflow.report.comparison_text import comparison_description, comparison_parts
+from dualflow.report.comparison_text import comparison_parts
 from dualflow.training.budget import make_plan
 
 
@@ -29,7 +29,7 @@ def test_columns_are_aligned_and_empty_ones_omitted(config):
     assert [part[0].split()[1] for part in parts] == ["model"] * 4
     scores, differences, likelihood, cost = parts
     assert " 3 |     0.1000 | " in scores[2]  # three people are too few for an interval
-    assert "With fewer than 6 people there is no interval, except of shares (Wilson)." in text
+    assert "With fewer than 6 people there is no interval, except of shares." in text
     assert scores[3].split(" | ")[-1].strip(" |") == "n/a"
     assert differences[2].split("|")[2].strip() == "equal by construction"
     assert "100 (44 to 100)" in likelihood[2]
@@ -67,11 +67,3 @@ def test_the_commits_of_different_trainings_are_named(config):
     head, scores, *_ = comparison_parts(gather_comparison([config], plan), config, plan)
     assert head.endswith("trained at commits n/a (dual_glow); 0123456789ab (dualflow)).")
     assert [line.split()[1] for line in scores.splitlines()[2:]] == ["dual_glow", "dualflow"]
-
-
-def test_a_description_ends_between_tables():
-    """Parts that do not fit are left out whole, and the padding of tables is not counted."""
-    parts = ["head", "| a    |\n| ---- |\n| 1    |", "Sentence.\n\n| " + "b" * 100 + " |", "| c |"]
-    note = "The file comparison.md of this run has all tables.\n"
-    assert comparison_description(parts, 100) == f"head\n\n| a |\n| --- |\n| 1 |\n\n{note}"
-    assert comparison_description(parts, 1000).endswith(f"| c |\n\n{note}")

@@ -79,3 +79,12 @@ def test_effects_are_drawn_for_numbers_and_categories(means, atlas):
     assert np.diff(line.get_ydata()) / np.diff(line.get_xdata()) == pytest.approx(slope)
     assert [text.get_text() for text in shown[-1].get_xticklabels()] == ["AD", "CN"]
     assert to_png(side_effects(means.meta_regions(atlas), side, ROW, columns=2))
+
+
+def test_dollar_signs_in_names_are_no_formulas(means, atlas):
+    """Columns and levels may have any character."""
+    side = pd.DataFrame({"$a_b^c^d$": [60.0, 65, 70, 75, 80, 62, 71, 66], "income": [r"$\frac$", "$20k-$50k_"] * 4})
+    figure = side_effects(means.meta_regions(atlas), side, ROW)
+    assert to_png(figure)
+    levels = [text.get_text() for text in [axes for axes in figure.axes if axes.get_visible()][-1].get_xticklabels()]
+    assert levels == ["$20k-$50k_", r"$\frac$"]

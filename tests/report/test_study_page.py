@@ -272,6 +272,8 @@ def test_differences_are_printed_with_sign_and_verdict(scores):
     assert table["Difference"].startswith("+0.0")
     assert table["Verdict"] == "worse"
     assert plain_table(pd.DataFrame({"a": [1.23456, np.nan]}), "c").frame["a"].tolist() == ["1.235", "–"]  # noqa: RUF001
+    few = differences(scores[scores["scan"].isin(scores["scan"].unique()[:5])], "unet")
+    assert difference_table(few, ROW, ["mae"], "c").frame["Verdict"].tolist() == ["too few subjects"]
     bits = scores.rename(columns={"mae": "bits_in_mask"})
     for slack, verdict in ((0.0, "worse"), (0.1, "within the slack")):
         paired = differences(bits.assign(bits_slack=slack), "unet", bootstrap=200)

@@ -28,7 +28,11 @@ def test_scores_in_native_space_have_a_table_that_says_so(tmp_path):
     native = pd.DataFrame(
         {"model": "dualflow", "seed": 0, "scan": [f"sub-{i}" for i in range(8)], "mae": np.full(8, 0.1)}
     )
-    table = _native_table(config, native.assign(rmse=0.2, psnr=25.0, pearson_r=0.9), MODALITIES["FDG"])
+    native = native.assign(rmse=0.2, psnr=25.0, pearson_r=0.9)
+    table = _native_table(config, native, 8, MODALITIES["FDG"])
+    assert "Converted: 8 of 8 test scans." in table.caption
+    fewer = _native_table(config, native, 9, MODALITIES["FDG"])
+    assert "Converted: 8 of 9 test scans, whose scores may be better than those of the others." in fewer.caption
     assert list(table.frame.columns) == ["Model", "MAE (SUVR)", "RMSE (SUVR)", "PSNR (dB)", "Pearson r"]
     assert table.frame["MAE (SUVR)"].tolist() == ["0.1000 [0.1000, 0.1000]"]
     assert "native space" in table.caption

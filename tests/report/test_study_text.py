@@ -27,7 +27,7 @@ def test_facts_count_subjects_and_excluded_scans(tmp_path):
     assert "validation subjects" not in facts
     assert facts["scans excluded"] == 4
     assert facts["source to target"] == "T1w + FLAIR to FDG"
-    assert facts["target to source registration error"] == "median 1.00 mm, maximum 1.50 mm"
+    assert facts["target to source registration error"] == ("median over scans 1.00 mm, largest of any voxel 2.00 mm")
     assert subject_count(PAIRS, "train") == 1
     assert study_title(config) == "x: T1w + FLAIR to FDG"
 

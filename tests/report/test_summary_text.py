@@ -41,6 +41,19 @@ def test_a_flow_that_loses_is_reported_as_less_accurate(reference):
     assert "flow and unet do not differ clearly" in summary(0.0, reference=reference)
 
 
+def test_a_clear_difference_is_not_printed_as_zero():
+    """Of the interval's ends the one near 0 has a digit, and so has the size."""
+    table = pd.DataFrame(
+        {"model": model, "seed": 0, "scan": f"sub-{i:02d}", "mae": 0.05 + 0.01 * i + extra * (1 + 0.01 * i)}
+        for model, extra in (("flow", 2e-6), ("unet", 0.0))
+        for i in range(12)
+    )
+    sentences = summary_sentences(
+        summarise(table), differences(table, "unet"), None, model="flow", row=ROW, mean_target=1.2
+    )
+    assert "is 0.0000021 SUVR higher (paired 95 % bootstrap interval 0.0000021 to 0.0000021;" in "\n".join(sentences)
+
+
 def test_sign_of_an_undecided_difference():
     """The difference is the flow's error minus the U-Net's, and lies inside its interval."""
     for reference in ("unet", "flow"):

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 from click.testing import CliRunner
@@ -95,6 +96,40 @@ def test_different_trainings_do_not_share_a_run(config, tmp_path):
     runs = client.search_runs([experiment], "tags.`mlflow.runName` = 'shared'")
     contents = sorted((run.data.tags["training"], run.data.metrics["loss"], run.info.status) for run in runs)
     assert contents == [("a", 1.0, "FINISHED"), ("b", 2.0, "FINISHED"), ("b", 3.0, "FINISHED")]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_wait")
+def test_a_late_upload_leaves_the_later_run_current(config, tmp_path):
+    """What counts is when a run finished, not when its records arrived."""
+    pending = tmp_path / "pending"
+    for training, store in (("first", unreachable(config)), ("second", unreachable(config)), ("third", config)):
+        with tracked(store, "study", "late", {"training": training}, pending):
+            time.sleep(0.01)
+    assert sync(config, pending) == (2, 0)
+    client = MlflowClient(config.uri)
+    experiment = client.get_experiment_by_name("study").experiment_id
+    runs = client.search_runs([experiment], "tags.`mlflow.runName` = 'late'")
+    current = {run.data.tags["training"]: run.data.tags.get("current") for run in runs}
+    assert current == {"first": "false", "second": "false", "third": "true"}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_wait")
+def test_a_run_never_gets_the_weights_of_a_later_training(config, tmp_path):
+    """A file that was written anew while its record waited is left out."""
+    pending, weights = tmp_path / "pending", tmp_path / "model.safetensors"
+    for training in ("first", "second"):
+        weights.write_text(training)
+        with tracked(unreachable(config), "study", "weights", {"training": training}, pending) as run:
+            run.file(weights)
+            run.metrics({"loss": 1.0})
+    assert sync(config, pending) == (2, 0)
+    client = MlflowClient(config.uri)
+    experiment = client.get_experiment_by_name("study").experiment_id
+    runs = client.search_runs([experiment], "tags.`mlflow.runName` = 'weights'")
+    files = {run.data.tags["training"]: [file.path for file in client.list_artifacts(run.info.run_id)] for run in runs}
+    assert files == {"first": [], "second": ["model.safetensors"]}
 
 
 @pytest.mark.slow

@@ -75,6 +75,19 @@ def test_an_unreachable_server_is_reported_once(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_wait")
+def test_a_record_that_the_store_rejects_is_kept(config, tmp_path, capsys):
+    """The warning says where; it is not sent again."""
+    with tracked(config, "study", "invalid name", {}, tmp_path / "pending") as run:
+        run.metrics({"a$b": 1.0})
+        run.metrics({"loss": 2.0})
+    assert [path.name for path in run.queue.folder.iterdir()] == ["rejected-0.json"]
+    assert "the store rejects this record, which is kept as rejected-*.json" in capsys.readouterr().err
+    assert read_runs(config)["invalid name"].data.metrics == {"loss": 2.0}
+    assert sync(config, tmp_path / "pending") == (0, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_wait")
 def test_records_of_an_interruption_join_the_open_run(config, tmp_path, monkeypatch):
     """Records that were logged while the server was unreachable keep their place."""
     call = tracked_run.CALLS["metrics"]
