@@ -9,8 +9,11 @@ import click
 
 from dualflow.cli.options import CONFIG, OVERRIDES, THREADS
 from dualflow.cli.workflow_steps import run_locked
-from dualflow.commit import ascii_name
+from dualflow.commit import ascii_name, digest_of
 from dualflow.process import set_threads
+
+LONGEST_NAME = 100
+"""Characters of an analysis's default name."""
 
 
 @click.command()
@@ -142,11 +145,15 @@ def edit(
 def analysis_name(
     formula: str, asymmetries: bool = False, ratios: Sequence[str] = (), references: Sequence[str] = ()
 ) -> str:
-    """Default name of an analysis: `suvr ~ age * sex` -> `age-x-sex`; other outcomes and references have others."""
+    """Default name of an analysis: `suvr ~ age * sex` -> `age-x-sex`; other outcomes and references have others.
+
+    A long name is cut and ends in a digest, because it names a folder.
+    """
     terms = formula.rpartition("~")[2].replace("+", " ").replace("*", " x ").replace(":", " by ")
     others = [ratio.replace("/", " ") for ratio in ratios]
     terms = " ".join([terms, *(["asymmetries"] if asymmetries else []), *others, *sorted(references)])
-    return "_".join(ascii_name(part, "-").strip("-") for part in terms.split("_"))
+    name = "_".join(ascii_name(part, "-").strip("-") for part in terms.split("_"))
+    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}-{digest_of(name)[:8]}"
 
 
 GROUP_COMMANDS = (impute, analyse, edit)

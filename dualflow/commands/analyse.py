@@ -209,6 +209,12 @@ def analysis_text(formula: Formula, table: pd.DataFrame, left_out: int, facts: M
     if measured < scans:
         parts.append(f"The others were drawn {facts['Draws']} times by {facts['Model']}.")
         parts.append(_intervals(table))
+    outcomes = multiple.drop_duplicates("region")
+    if fewer := int((outcomes["scans"] < scans).sum()):
+        parts.append(
+            f"{fewer} of {len(outcomes)} outcomes are of fewer scans, because a region is out of view in the others; "
+            f"the columns scans and measured of {ANALYSIS_TABLE} have the numbers."
+        )
     if left_out:
         parts.append(f"{left_out} scans with unknown values of these columns are left out.")
     for term, rows in multiple.groupby("term", sort=False):

@@ -112,7 +112,7 @@ def _study_regions(
             f"model {predictor.card.label} has no distribution; choose a flow, or a baseline with a spread"
         )
     missing = bool((data.pairs["target"] == "").any())
-    images = cross_fitted_images(model, data.training, data.closed_form_cache(layout)) if missing else None
+    images = cross_fitted_images(model, data.taught[0], data.closed_form_cache(layout)) if missing else None
     study, draws = StudyRegions(), options.draws if missing else 0
     for split in SPLITS:
         items, count = _split(config, data, split, predictor)

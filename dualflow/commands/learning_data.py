@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import pandas as pd
 
@@ -12,6 +13,7 @@ from dualflow.config import Config, dump_sections
 from dualflow.data.dataset import PairDataset
 from dualflow.data.side_encoder import SideEncoder
 from dualflow.data.study_pairs import learning_pairs
+from dualflow.data.unseen_voxels import as_taught
 from dualflow.flows.presets import preset
 from dualflow.layout import Layout, Scan
 from dualflow.training.closed_form import ClosedFormCache
@@ -49,6 +51,11 @@ class LearningData:
     def closed_form_cache(self, layout: Layout) -> ClosedFormCache:
         """Closed-form fits to the training scans, which the trainings of a study share."""
         return ClosedFormCache(layout.closed_form_cache, digest_of(self.values(self.training)))
+
+    @cached_property
+    def taught(self) -> tuple[PairDataset, PairDataset]:
+        """Training and validation scans as models learn from them, by `as_taught`."""
+        return as_taught(self.training, self.validation)
 
     @property
     def digest(self) -> str:

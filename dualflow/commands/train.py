@@ -32,6 +32,7 @@ from dualflow.errors import ConfigError
 from dualflow.flows.interface import ConditionalModel, ConditionalSampler
 from dualflow.flows.side_information import chance_accuracy
 from dualflow.flows.spec import FlowSpec
+from dualflow.imaging.intensity import scored_voxels
 from dualflow.imaging.regions import region_map
 from dualflow.inference.predict import Predictor
 from dualflow.inference.training_reference import Reference, has_enough_people, scan_figures
@@ -220,9 +221,7 @@ def fit_model(config: Config, name: str, data: LearningData, context: TrainingCo
 
 
 def _train_flow(config: Config, name: str, data: LearningData, context: TrainingContext) -> Trained:
-    result = train_flow(
-        config.flows[name], data.training, data.validation, context, side_features=len(data.encoder.names)
-    )
+    result = train_flow(config.flows[name], *data.taught, context, side_features=len(data.encoder.names))
     return Trained(result.model, FLOW, result.record, result.history, parameter_count(result.model), result.model.spec)
 
 
@@ -230,7 +229,7 @@ def _train_baseline(config: Config, name: str, data: LearningData, context: Trai
     channels, *sizes = data.training[0]["source"].shape
     torch.manual_seed(context.seed)
     model, options = build_baseline(config, name, (sizes[0], sizes[1], sizes[2]), len(data.encoder.names), channels)
-    result = train_baseline(model, data.training, data.validation, context, config.baselines.of(name))
+    result = train_baseline(model, *data.taught, context, config.baselines.of(name))
     return Trained(result.model, name, result.record, result.history, parameter_count(model), None, options)
 
 
@@ -247,11 +246,11 @@ def _constant_spread(config: Config, model: ConditionalModel, validation: PairDa
     voxel_errors, region_errors = [], []
     for index in range(len(validation)):
         item = validation[index]
-        mask = item["mask"][0].numpy()
-        estimate = model.point_estimate(*source_and_side(item, model))[0, 0].float().cpu()
-        error = (estimate - item["target"][0]).numpy()
-        voxel_errors.append(np.square(error[mask]).mean())
-        region_errors.append(np.nanmean(np.square(regions.means(error, mask))))
+        target = item["target"][0].numpy()
+        shown = scored_voxels(target, item["mask"][0].numpy())
+        error = model.point_estimate(*source_and_side(item, model))[0, 0].float().cpu().numpy() - target
+        voxel_errors.append(np.square(error[shown]).mean())
+        region_errors.append(np.nanmean(np.square(regions.means(error, shown))))
     return ConstantSpread(
         voxel=float(np.sqrt(np.mean(voxel_errors))),
         region=float(np.sqrt(np.mean(region_errors))),

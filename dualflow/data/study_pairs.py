@@ -12,7 +12,6 @@ from dualflow.data.index import read_pairs
 from dualflow.data.preprocessed_scan import PreprocessedScan
 from dualflow.data.quarantine import usable
 from dualflow.data.side_encoder import SideEncoder
-from dualflow.data.unseen_voxels import mean_of_shown, with_unseen_filled
 from dualflow.errors import DataError
 from dualflow.layout import Scan
 
@@ -46,8 +45,6 @@ def iterate_split(config: Config, pairs: pd.DataFrame, split: str, encoder: Side
 def learning_pairs(config: Config) -> tuple[pd.DataFrame, SideEncoder, PairDataset, PairDataset]:
     """Usable rows of the index, the side encoder fitted on the training scans, and the training and validation scans.
 
-    Voxels that a target does not show hold the mean of the training scans that show them.
-
     Raises:
         DataError: there are no training pairs.
     """
@@ -56,5 +53,4 @@ def learning_pairs(config: Config) -> tuple[pd.DataFrame, SideEncoder, PairDatas
     training, validation = (load_split(config, pairs, split, encoder) for split in ("train", "validation"))
     if not len(training):
         raise DataError("no training pairs are left; check the splits and the excluded scans")
-    mean = mean_of_shown(training)
-    return pairs, encoder, with_unseen_filled(training, mean), with_unseen_filled(validation, mean)
+    return pairs, encoder, training, validation

@@ -9,6 +9,16 @@ from dualflow.data.dataset import Item, PairDataset
 from dualflow.imaging.intensity import INSIDE
 
 
+def as_taught(training: PairDataset, validation: PairDataset) -> tuple[PairDataset, PairDataset]:
+    """Return training and validation scans as models learn from them.
+
+    Voxels that a target does not show hold the mean of the training targets that do. As they are they would teach an
+    uptake of 0. Measurements are taken from the scans as they are.
+    """
+    mean = mean_of_shown(training)
+    return with_unseen_filled(training, mean), with_unseen_filled(validation, mean)
+
+
 def mean_of_shown(dataset: PairDataset) -> Tensor:
     """Return the mean of the targets that show a voxel, `[1, D, H, W]`; NaN where none does."""
     total, count = torch.zeros(()), torch.zeros(())
@@ -21,7 +31,7 @@ def mean_of_shown(dataset: PairDataset) -> Tensor:
 def with_unseen_filled(dataset: PairDataset, mean: Tensor) -> PairDataset:
     """Return a dataset whose targets hold `mean` in voxels that they do not show; other targets are not copied.
 
-    Taken as they are, these voxels would teach an uptake of 0. Where `mean` is NaN they stay.
+    Where `mean` is NaN the voxels stay.
     """
     return PairDataset([_filled(item, mean) for item in dataset.items])
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -76,8 +76,8 @@ def classify(
         seed: of folds and resamples.
 
     Returns:
-        A row per set, columns COLUMNS: area under the ROC curve (one class against the rest, mean over classes) with
-        its 95 % bootstrap interval over people, and balanced accuracy.
+        A row per set, columns COLUMNS: area under the ROC curve (one class against the rest, pairs of people in the
+        same fold, mean over classes) with its 95 % bootstrap interval over people, and balanced accuracy.
 
     Raises:
         DataError: a class has fewer people than there are folds, there is only one class, or no feature.
@@ -116,35 +116,69 @@ def _row(
     from sklearn.metrics import balanced_accuracy_score
 
     classes = np.unique(labels)
-    probabilities = np.mean(
-        [_probabilities(values, labels, subjects, seed + repeat) for repeat in range(REPEATS)], axis=0
-    )
-    accuracy = balanced_accuracy_score(labels, classes[probabilities.argmax(axis=1)])
-    names, person, counts = np.unique(subjects, return_inverse=True, return_counts=True)
-    rows_of = np.split(np.argsort(person, kind="stable"), np.cumsum(counts)[:-1])
-    rng, areas = np.random.default_rng(seed), []
-    for _ in range(RESAMPLES):
-        drawn = np.concatenate([rows_of[index] for index in rng.integers(len(names), size=len(names))])
-        if len(np.unique(labels[drawn])) == len(classes):
-            areas.append(_area(labels[drawn], probabilities[drawn], classes))
-    low, high = np.percentile(areas, [2.5, 97.5])
-    area = _area(labels, probabilities, classes)
+    repeats = [_probabilities(values, labels, subjects, seed + repeat) for repeat in range(REPEATS)]
+    mean = np.mean([probabilities for probabilities, _ in repeats], axis=0)
+    accuracy = balanced_accuracy_score(labels, classes[mean.argmax(axis=1)])
+    pairs = [_Pairs.of(labels == label, index, repeats) for index, label in enumerate(classes)]
+    names, person = np.unique(subjects, return_inverse=True)
+    chances = np.full(len(names), 1 / len(names))
+    counts = np.random.default_rng(seed).multinomial(len(names), chances, size=RESAMPLES)
+    low, high = np.nanpercentile([_area(pairs, drawn[person]) for drawn in counts], [2.5, 97.5])
+    area = _area(pairs, np.ones(len(labels)))
     return name, area, float(low), float(high), float(accuracy), len(names), len(classes)
+
+
+class _Pairs(NamedTuple):
+    """Pairs of a row of a class and one of another class that the same classifier judged.
+
+    Rows of different folds do not compare: a fold with more of a class than the others is judged by a classifier that
+    saw fewer of it, so that the area over all rows is below 0.5 for features that tell nothing.
+
+    Attributes:
+        inside: rows of the class `[P]`.
+        judged: how often each pair was judged by the same classifier `[I, O]`.
+        right: how often the row of the class had the higher probability, ties by half `[I, O]`.
+    """
+
+    inside: NDArray[np.bool_]
+    judged: Floats
+    right: Floats
+
+    @classmethod
+    def of(cls, inside: NDArray[np.bool_], column: int, repeats: Sequence[tuple[Floats, NDArray[np.int64]]]) -> _Pairs:
+        """Count the pairs over repeats, each with probabilities `[P, K]` and folds `[P]`."""
+        judged = right = np.zeros((inside.sum(), (~inside).sum()))
+        for probabilities, fold in repeats:
+            same = np.equal.outer(fold[inside], fold[~inside])
+            gap = np.subtract.outer(probabilities[inside, column], probabilities[~inside, column])
+            judged, right = judged + same, right + same * (np.sign(gap) + 1) / 2
+        return cls(inside, judged, right)
+
+
+def _area(pairs: Sequence[_Pairs], weights: NDArray[Any]) -> float:
+    """Area under the ROC curve over pairs of rows with weights `[P]`, mean over classes; NaN if one has no pairs."""
+    areas = list[float]()
+    for one in pairs:
+        right, judged = (
+            float(weights[one.inside] @ counts @ weights[~one.inside]) for counts in (one.right, one.judged)
+        )
+        areas.append(right / judged if judged else float("nan"))
+    return float(np.mean(areas))
 
 
 def _probabilities(
     values: Floats, labels: NDArray[np.str_], subjects: NDArray[np.str_], seed: int
-) -> NDArray[np.float64]:
-    """Probability of each class `[P, K]` of each row, from classifiers that saw no row of its subject."""
+) -> tuple[Floats, NDArray[np.int64]]:
+    """Probability of each class `[P, K]` of each row from a classifier that saw no row of its subject, and its fold."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     classes = np.unique(labels)
-    result = np.zeros((len(labels), len(classes)))
+    result, fold = np.zeros((len(labels), len(classes))), np.zeros(len(labels), dtype=np.int64)
     outer = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
-    for inside, outside in outer.split(values, labels, subjects):
+    for number, (inside, outside) in enumerate(outer.split(values, labels, subjects)):
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000, class_weight="balanced"))
         inner = StratifiedGroupKFold(INNER_FOLDS, shuffle=True, random_state=seed)
         grid = {"logisticregression__C": list(PENALTIES)}
@@ -153,17 +187,11 @@ def _probabilities(
         # A fold may lack a class of few subjects.
         seen = np.searchsorted(classes, search.classes_)
         result[np.ix_(outside, seen)] = search.predict_proba(values[outside])
-    return result
+        fold[outside] = number
+    return result, fold
 
 
 def _log_score(model: Any, values: Floats, labels: NDArray[np.str_]) -> float:
     """Mean log-probability of the labels; a label that the model's training people lack has a probability of 0."""
     columns = labels[:, None] == model.classes_
     return float(np.log(np.maximum((model.predict_proba(values) * columns).sum(axis=1), LEAST_PROBABILITY)).mean())
-
-
-def _area(labels: NDArray[np.str_], probabilities: NDArray[np.float64], classes: NDArray[np.str_]) -> float:
-    from sklearn.metrics import roc_auc_score
-
-    areas = [roc_auc_score(labels == name, probabilities[:, index]) for index, name in enumerate(classes)]
-    return float(np.mean(areas))

@@ -93,12 +93,14 @@ def complete(study: StudyRegions, formula: Formula, table: pd.DataFrame, draws: 
         terms = formula.design(filled)
         described = table[list(formula.variables)].notna().all(axis=1).to_numpy()
         informs = observed & np.array(study.honest) & described
-        _require_informing(study, int(informs.sum()), len(terms.columns), formula)
+        _require_informing(study, informs, len(terms.columns), formula)
         _require_groups(filled, informs, formula)
         known, used = chosen_scans(study.values, terms, informs), measured[informs]
         missing = chosen_scans(study.values, terms, ~observed)
         values[:, ~observed] = proper_draws(used, known, missing, seed)
         replicates = _replicates(study, used, known, missing, informs, seed)
+        if replicates is None:
+            _require_independent(study)
         facts |= {"Measured": int(observed.sum()), "Learnt": len(used), "Drawn": int((~observed).sum())}
         facts["ExplainedByModel"] = round(explained_share(used, known), 4)
     facts["Replicates"] = replicates is not None
@@ -126,10 +128,11 @@ def _shown(groups: Sequence[int]) -> Iterable[int]:
     return track(groups, "impute without each subject")
 
 
-def _require_informing(study: StudyRegions, used: int, terms: int, formula: Formula) -> None:
-    """Name the cause if too few measured scans inform the draws: the model learnt from them, or all lack a value."""
+def _require_informing(study: StudyRegions, informs: NDArray[np.bool_], terms: int, formula: Formula) -> None:
+    """Name the cause if too few measured people inform the draws: the model learnt from them, or all lack a value."""
+    used, least = len({Scan.parse(study.keys[index]).subject for index in np.flatnonzero(informs)}), least_scans(terms)
     seen = int((study.observed & ~np.array(study.honest)).sum())
-    if seen and used < least_scans(terms):
+    if seen and used < least:
         raise DataError(
             f"the model learnt from {seen} of the measured scans without a cross-fit, and {used} others are too few "
             f"for {terms} terms; choose a model with a closed-form mean (stacked or local_linear), or larger splits"
@@ -137,6 +140,22 @@ def _require_informing(study: StudyRegions, used: int, terms: int, formula: Form
     if not used:
         raise DataError(
             f"no measured scan has known values of all of {formula.text}; leave the unknown column out of impute.terms"
+        )
+    if used < min(least, int(informs.sum())):
+        raise DataError(
+            f"{int(informs.sum())} measured scans are of {used} subjects, expected at least {least} subjects for "
+            f"{terms} terms, because sessions of one subject do not tell how subjects differ; use fewer terms"
+        )
+
+
+def _require_independent(study: StudyRegions) -> None:
+    """Refuse draws without a jackknife for subjects with several sessions."""
+    subjects = [Scan.parse(key).subject for key in study.keys]
+    if repeated := len(subjects) - len(set(subjects)):
+        raise DataError(
+            f"{repeated} scans are further sessions, and a term of the imputation depends on a single measured "
+            "subject, so that no jackknife is possible and Rubin's rules, which take sessions for independent, would "
+            "give intervals that are far too narrow; use fewer terms, or merge a level that one measured subject has"
         )
 
 

@@ -212,5 +212,7 @@ def _method(factor: Any) -> str:
 def lies_in(design: NDArray[np.float64], space: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Whether each column of a design `[N, K]` is a linear combination of the columns of another `[N, L]`."""
     fitted = space @ np.linalg.lstsq(space, design, rcond=None)[0]
-    size = np.linalg.norm(design, axis=0)
-    return np.asarray(np.linalg.norm(design - fitted, axis=0) <= 1e-6 * np.maximum(size, 1e-12))
+    size, spread = np.linalg.norm(design, axis=0), np.linalg.norm(design - design.mean(axis=0), axis=0)
+    # Of a column such as a year, how it varies counts, not how large it is.
+    scale = np.where(spread > 1e-9 * size, spread, size)
+    return np.asarray(np.linalg.norm(design - fitted, axis=0) <= 1e-6 * np.maximum(scale, 1e-12))

@@ -82,8 +82,9 @@ def analyse_regions(
                 ratios.append(fit.ratio[columns < len(regions) - derived])
     if not fits:
         raise DataError(
-            f"no region varies over scans that tell the {design.shape[1]} coefficients apart, expected more such scans "
-            "than coefficients; use fewer terms, or levels that scans with known regions have"
+            f"no region varies over scans that tell the {design.shape[1]} coefficients apart, expected such scans of "
+            f"more subjects than coefficients (there are {len(set(subjects))} subjects); use fewer terms, or levels "
+            "that scans with known regions have"
         )
     ratio = _mean_ratio(ratios)
     terms = [str(term) for term in design]

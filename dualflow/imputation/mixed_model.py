@@ -38,11 +38,15 @@ def fit_random_intercepts(outcomes: Floats, design: Floats, subjects: NDArray[np
     """
     start = np.linalg.lstsq(design, outcomes, rcond=None)[0]
     residuals = outcomes - design @ start  # so that the sums of squares below do not cancel
-    profile = _Profile.of(residuals, design, subjects)
+    # In an orthonormal basis the information is well conditioned, also of a year and its square.
+    basis, triangle = np.linalg.qr(design)
+    profile = _Profile.of(residuals, basis, subjects)
     nearest = np.array([profile.criterion(_ratio(share)) for share in SHARES[:-1]]).argmin(axis=0)
     fits = [profile.column(index).fit(int(position)) for index, position in enumerate(nearest)]
-    changes, variances, ratios = (np.array(part) for part in zip(*fits, strict=True))
-    return MixedFits(start.T + changes, variances, ratios)
+    changes, covariances, ratios = (np.array(part) for part in zip(*fits, strict=True))
+    back = np.linalg.inv(triangle)
+    variances = np.einsum("ki,rij,kj->rk", back, covariances, back)
+    return MixedFits(start.T + changes @ back.T, variances, ratios)
 
 
 class _Profile(NamedTuple):
@@ -88,7 +92,7 @@ class _Profile(NamedTuple):
         )
 
     def fit(self, position: int) -> tuple[Floats, Floats, float]:
-        """Coefficients and variances `[K]` and the ratio of the only outcome, which is best beside SHARES[position]."""
+        """Coefficients `[K]`, covariance `[K, K]` and the ratio of the only outcome, best beside SHARES[position]."""
         low, high = SHARES[max(position - 1, 0)], min(SHARES[position + 1], LARGEST_SHARE)
 
         def criterion(share: float) -> float:
@@ -101,7 +105,7 @@ class _Profile(NamedTuple):
             ratio = 0.0
         information, coefficients, squares = self.given(ratio)
         scale = squares[0] / (self.scans - len(information))
-        return coefficients[:, 0], scale * np.linalg.inv(information).diagonal(), ratio
+        return coefficients[:, 0], scale * np.linalg.inv(information), ratio
 
     def criterion(self, ratio: float) -> Floats:
         """Minus twice the restricted log-likelihood `[R]`, up to a constant."""

@@ -12,6 +12,7 @@ from dualflow.config import Config
 from dualflow.data.dataset import Item, batches
 from dualflow.data.markdown import Column, table
 from dualflow.data.study_pairs import learning_pairs
+from dualflow.data.unseen_voxels import as_taught
 from dualflow.errors import DualflowError
 from dualflow.flows.memory import set_memory
 from dualflow.flows.objective import Objective
@@ -42,7 +43,8 @@ def find_learning_rate(config: Config) -> float:
         DualflowError: the loss never decreased.
     """
     keep_freed_memory()
-    _, encoder, training, validation = learning_pairs(config)
+    _, encoder, *scans = learning_pairs(config)
+    training, validation = as_taught(*scans)
     label, seed = f"learning rates of {config.model.preset}", config.train.seeds[0]
     with scratch_folder() as folder:
         context = TrainingContext(

@@ -46,3 +46,11 @@ def test_formulas_in_other_scripts_have_names_of_their_own():
     names = [analysis_name(f"suvr ~ {term}") for term in ("alter_ä", "alter_ö", "年龄", "诊断", "alter_")]
     assert len(set(names)) == len(names)
     assert all(name and name.isascii() and "/" not in name for name in names)
+
+
+def test_a_long_formula_has_a_name_that_a_folder_can_have():
+    """Formulas that differ only at their ends have different names."""
+    long = "suvr ~ " + " + ".join(f"a_rather_long_covariate_{number}" for number in range(15))
+    names = [analysis_name(long), analysis_name(f"{long} + x")]
+    assert len(set(names)) == 2
+    assert all(len(name) == 109 for name in names)

@@ -9,6 +9,8 @@ from learning_phantoms import learning_data
 from dualflow.commands.learning_data import fingerprint_of
 from dualflow.config import parse_config
 from dualflow.data.dataset import PairDataset
+from dualflow.data.unseen_voxels import mean_of_shown, unseen
+from dualflow.imaging.intensity import INSIDE
 
 
 @pytest.fixture
@@ -79,3 +81,18 @@ def test_the_digest_tells_splits_side_values_and_units(phantoms, held_out, card)
         replace(data, encoder=replace(card.side, columns=(months, *others))),
     ]
     assert len({one.digest for one in [data, *changed]}) == 4
+
+
+def test_models_learn_from_filled_targets_and_measurements_are_of_the_files(phantoms, held_out, card):
+    """Where a PET is not shown, a training takes other people's mean; the scans that are measured stay as they are."""
+    cut = [{**item, "target": item["target"].clone()} for item in phantoms.items]
+    hidden = cut[0]["mask"].clone()
+    hidden[..., hidden.shape[-1] // 2 :] = False
+    cut[0]["target"][hidden] = float(INSIDE)
+    data = learning_data(card, PairDataset(cut), held_out)
+    training, validation = data.taught
+    assert unseen(data.training[0]).sum() == hidden.sum() > 0
+    assert not any(unseen(item).any() for item in [*training.items, *validation.items])
+    mean = mean_of_shown(data.training)
+    assert torch.equal(training[0]["target"][hidden], mean[hidden])
+    assert all(item is same for item, same in zip(training.items[1:], cut[1:], strict=True))

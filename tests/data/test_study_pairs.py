@@ -12,7 +12,6 @@ from dualflow.data.side_encoder import SideEncoder
 from dualflow.data.study_pairs import learning_pairs, load_split, usable_pairs
 from dualflow.data.tsv import table_text
 from dualflow.errors import DataError
-from dualflow.imaging.intensity import INSIDE
 from dualflow.layout import Scan
 from dualflow.modalities import MODALITIES
 
@@ -84,17 +83,3 @@ def test_side_information_is_fitted_on_training_scans(config):
     assert isinstance(encoder, SideEncoder)
     assert encoder.columns[0].mean == 60.5
     assert [round(float(item["side"]), 3) for item in training.items] == [-1.0, 1.0]
-
-
-def test_learning_takes_other_peoples_uptake_where_a_target_is_not_shown(config, write_scan):
-    """Validation scans too take the mean of the training scans; the files stay as they are."""
-    cut = np.full(SHAPE, 2.0)
-    cut[..., 0] = INSIDE
-    whole = np.full(SHAPE, 3.0)
-    for label, image in (("1", cut), ("2", whole), ("3", cut), ("4", cut)):
-        write_scan(config.layout, Scan(label), {"T1w": np.ones(SHAPE), "mask": np.ones(SHAPE), "FDG": image})
-    pairs, encoder, training, validation = learning_pairs(config)
-    for item in (training[0], validation[0]):
-        assert item["target"][..., 0].unique().tolist() == [3]
-        assert item["target"][..., 1:].unique().tolist() == [2]
-    assert load_split(config, pairs, "test", encoder)[0]["target"][..., 0].unique().tolist() == [float(INSIDE)]

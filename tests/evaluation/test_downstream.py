@@ -10,7 +10,7 @@ from dualflow.commands.evaluate import _downstream
 from dualflow.config import parse_config
 from dualflow.errors import ConfigError, DataError
 from dualflow.evaluation import downstream
-from dualflow.evaluation.downstream import classify, feature_sets, require_untold
+from dualflow.evaluation.downstream import _area, _Pairs, classify, feature_sets, require_untold
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +36,18 @@ def test_a_signal_is_worth_its_area_and_noise_is_worth_one_half():
     assert table.loc["signal", "auc"] == pytest.approx(0.92, abs=0.07)  # Phi(2 / sqrt 2)
     assert table.loc["noise", "auc"] == pytest.approx(0.5, abs=0.15)  # two standard errors of 60 people
     assert table.loc["signal", "low"] < table.loc["signal", "auc"] < table.loc["signal", "high"]
+
+
+def test_only_people_whom_one_classifier_judged_compare():
+    """Another fold's classifier may give everyone a lower probability; within a fold both orders are right here."""
+    inside, fold = np.array([True, False, True, False]), np.array([0, 0, 1, 1])
+    column = np.array([0.9, 0.6, 0.4, 0.1])
+    pairs = _Pairs.of(inside, 0, [(np.column_stack([column, 1 - column]), fold)] * 2)
+    assert _area([pairs], np.ones(4)) == 1
+    other = _Pairs.of(inside, 0, [(np.column_stack([column, 1 - column]), np.zeros(4, int))])
+    assert _area([other], np.ones(4)) == 0.75
+    assert _area([other], np.array([0, 1, 1, 0])) == 0
+    assert np.isnan(_area([pairs], np.array([1, 0, 0, 1])))
 
 
 def test_visits_of_a_person_are_never_on_both_sides():

@@ -78,6 +78,14 @@ def test_lies_in_tells_which_columns_another_design_spans() -> None:
     assert list(lies_in(full.to_numpy(), part.to_numpy())) == [name != "age:sex=M" for name in full]
 
 
+def test_the_square_of_a_year_lies_not_in_the_year() -> None:
+    """How a column varies counts, not how large it is; a date of eight digits lies in itself."""
+    year, date = np.array([2005.0, 2006, 2007, 2008, 2009, 2010]), 20050101.0 + 10000 * np.arange(6)
+    space = np.column_stack([np.ones(6), year])
+    assert list(lies_in(np.column_stack([space, year**2, 2 * year - 4000]), space)) == [True, True, False, True]
+    assert lies_in(np.column_stack([date]), np.column_stack([np.ones(6), date])).all()
+
+
 def test_a_column_that_is_no_word_is_quoted() -> None:
     """Otherwise apoe-e4 would be apoe less e4."""
     people = PEOPLE.rename(columns={"age": "apoe-e4"})

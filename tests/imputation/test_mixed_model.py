@@ -56,3 +56,17 @@ def test_equal_scans_of_a_subject_have_a_result() -> None:
     assert fits.coefficients[0] == pytest.approx(single.params)
     # The restricted likelihood counts 60 scans, of which 30 tell nothing.
     assert np.sqrt(fits.variances[0] * 58 / 28) == pytest.approx(single.bse, rel=1e-3)
+
+
+def test_a_year_and_its_square_lose_no_digits() -> None:
+    """The same model in years since 2007 has the same effect of the square."""
+    rng = np.random.default_rng(6)
+    subjects = np.repeat(np.arange(40), 3)
+    year = 2005.0 + rng.integers(0, 6, 40)[subjects] + np.tile([0, 1, 2], 40)
+    outcomes = 1.2 + 0.05 * rng.normal(size=(40, 2))[subjects] + 0.05 * rng.normal(size=(120, 2))
+    fits = [
+        fit_random_intercepts(outcomes, np.column_stack([np.ones(120), one, one**2]), subjects.astype(str))
+        for one in (year, year - 2007)
+    ]
+    assert fits[0].coefficients[:, 2] == pytest.approx(fits[1].coefficients[:, 2], rel=1e-4)
+    assert fits[0].variances[:, 2] == pytest.approx(fits[1].variances[:, 2], rel=1e-4)

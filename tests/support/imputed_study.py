@@ -83,7 +83,13 @@ class ImputedStudy:
         """Let `module`, the command impute, work on this study without files of images."""
         cache = ClosedFormCache(config.layout.closed_form_cache)
         training = self.splits["train"]
-        data = SimpleNamespace(pairs=self.pairs, training=training, digest="data", closed_form_cache=lambda _: cache)
+        data = SimpleNamespace(
+            pairs=self.pairs,
+            training=training,
+            taught=(training, None),
+            digest="data",
+            closed_form_cache=lambda _: cache,
+        )
         monkeypatch.setattr(module, "LearningData", SimpleNamespace(load=lambda _: data))
         monkeypatch.setattr(module, "iterate_split", lambda _, __, split, ___: iter(self.splits[split].items))
         monkeypatch.setattr(module, "region_map", lambda _: self.regions)
