@@ -16,6 +16,7 @@ from dualflow.flows.local_linear import LocalLinear
 from dualflow.flows.local_linear_fit import RIDGES, SIGMAS
 from dualflow.flows.regression_scans import Pairs, RegressionScans
 from dualflow.flows.stacked_mean import StackedMean
+from dualflow.flows.voxel_domain import extended
 from dualflow.flows.voxel_features import IntensityFeatures, TissueFeatures, VoxelFeatures
 
 
@@ -46,7 +47,7 @@ class MeanImage(Baseline):
         for pair in iterate_pairs(pairs):
             total += pair["target"] * pair["mask"]
             count += pair["mask"]
-        self.image.copy_(total / count.clamp_min(1))
+        self.image.copy_(extended(total / count.clamp_min(1), count[0] > 0))
 
     def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:
         """Return the mean image for each sample of the batch."""

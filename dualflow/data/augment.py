@@ -65,5 +65,9 @@ class Augment:
         tensors = {name: self.to_tensor(entries[name]) for name in (*IMAGES, *LABELS) if name in entries}
         source = self.to_tensor(self.intensity({"source": entries["source"]})["source"])
         # The source's background is exactly 0, but gamma would shift it because intensities reach below 0.
-        source = torch.where(tensors.pop("foreground") > 0.5, source, 0.0)
+        inside = tensors.pop("foreground") > 0.5
+        source = torch.where(inside, source, 0.0)
+        # Interpolation blurs these images over the edge of the brain, where the flow never meets them.
+        brain = inside.any(dim=0, keepdim=True)
+        tensors |= {name: torch.where(brain, tensors[name], 0.0) for name in ("target", "mean") if name in tensors}
         return {**item, **tensors, "source": source, "mask": tensors["mask"] > 0.5}

@@ -10,7 +10,7 @@ from dualflow.flows.voxel_features import TissueFeatures, VoxelFeatures, foregro
 
 
 class LocalLinear(nn.Module):
-    """Voxelwise linear regression with coefficients in buffers, 0 outside the training masks.
+    """Voxelwise linear regression with coefficients in buffers, continued a few voxels beyond the training masks.
 
     The prediction is 0 wherever the source is exactly 0, outside the subject's brain mask, so a flow shifted by it has
     no residual there.

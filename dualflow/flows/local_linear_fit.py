@@ -19,7 +19,7 @@ from torch import Tensor
 from dualflow.flows.local_linear import LocalLinear
 from dualflow.flows.normal_equations import NormalEquations
 from dualflow.flows.regression_scans import RegressionScan, check_folds, side_mean
-from dualflow.flows.voxel_domain import VoxelDomain
+from dualflow.flows.voxel_domain import VoxelDomain, extended
 
 _log = logging.getLogger(__name__)
 
@@ -228,5 +228,5 @@ def fit_local_linear(
     for scan in scans:
         model.coefficients.copy_(held_out[scan.fold])
         predictions.append(model(scan.source[None], scan.side[None])[0])
-    model.coefficients.copy_(fit.coefficients(None, ladder))
+    model.coefficients.copy_(extended(fit.coefficients(None, ladder), domain))
     return model, predictions, {"ridge": ladder[0].ridge, "sigma": ladder[0].sigma, "rmse": rmse}

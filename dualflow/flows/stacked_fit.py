@@ -13,6 +13,7 @@ from dualflow.flows.local_linear_fit import RIDGES, SIGMAS, LocalLinearFit, Rung
 from dualflow.flows.regression_scans import RegressionScan
 from dualflow.flows.rich_features import RichFeatures
 from dualflow.flows.stacked_mean import StackedMean
+from dualflow.flows.voxel_domain import extended
 from dualflow.flows.voxel_features import blur, foreground
 
 LADDER = (
@@ -86,13 +87,13 @@ def _fit_rich(
         image[0, domain] = (_features(design, one)[:, domain] * laws[folds.index(one.scan.fold)]).sum(dim=0)
         images.append(image * inside)
         spread += torch.cat([(images[-1] - one.scan.target).square(), torch.ones_like(image)]) * one.scan.mask
-    rich.coefficients.copy_(fit.coefficients(None, ladder))
+    rich.coefficients.copy_(extended(fit.coefficients(None, ladder), domain))
     errors, counts = blur(spread, SPREAD_WIDTH)
     shown = [_features(design, one)[:, domain] for one in prepared[:: max(len(prepared) // SHOWN, 1)][:SHOWN]]
     spread_map = (errors / counts.clamp_min(1e-3)).sqrt() * domain
     # A rung with mirror images solves twice the normal equations against one ridge.
     ridge = ladder[0].ridge / (2 if ladder[0].mirrored else 1)
-    model.posterior.fit(fit.precision(ridge), spread_map, shown, laws, domain)
+    model.posterior.fit(fit.precision(ridge), extended(spread_map[None], domain)[0], shown, laws, domain)
     facts |= {"rich_ladder": [rung._asdict() for rung in ladder], "rich_rmse": rmse}
     return images, facts
 

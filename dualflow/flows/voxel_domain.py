@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dualflow.errors import DataError
 from dualflow.flows.voxel_features import blur, bounding_box
 
 SMOOTH_CHUNK = 16
+MARGIN = 4
+"""Voxels by which a fit continues beyond the training masks; a new person's brain may reach that far."""
+
+
+def extended(maps: Tensor, mask: Tensor) -> Tensor:
+    """Continue maps `[M, D, H, W]` by MARGIN voxels beyond a mask `[D, H, W]`, with the mean of known neighbours."""
+    known, values = mask.to(maps.dtype)[None, None], maps * mask
+    for _ in range(MARGIN):
+        share = F.avg_pool3d(known, 3, stride=1, padding=1)
+        mean = F.avg_pool3d(values[:, None], 3, stride=1, padding=1)[:, 0] / share[0].clamp_min(1e-6)
+        values = torch.where(known[0] > 0, values, mean)
+        known = (share > 0).to(maps.dtype)
+    return values
 
 
 class VoxelDomain:

@@ -26,6 +26,8 @@ from dualflow.training.device import select_device
 
 TIMEOUT = timedelta(minutes=10)
 """Time that processes wait for each other before they fail."""
+PATIENCE = timedelta(days=7)
+"""Time that processes wait for work that the main process does alone, such as that on the reference of verdicts."""
 RESTARTS = 3
 CPU = torch.device("cpu")
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
@@ -40,11 +42,13 @@ class ProcessGroup:
         rank: number of this process, from 0.
         world_size: number of processes.
         device: where this process trains.
+        patient: the same processes, with PATIENCE; None in a group of one.
     """
 
     rank: int = 0
     world_size: int = 1
     device: torch.device = CPU
+    patient: distributed.ProcessGroup | None = None
 
     @property
     def is_main(self) -> bool:
@@ -82,9 +86,9 @@ class ProcessGroup:
         return {name: sum(numbers.get(name, 0.0) for numbers in gathered) for name in names}
 
     def wait(self) -> None:
-        """Wait until every process has called this."""
+        """Wait until every process has called this, for as long as the main process may work alone."""
         if self.world_size > 1:
-            distributed.barrier()
+            distributed.barrier(self.patient)
 
 
 SINGLE_PROCESS = ProcessGroup()
@@ -136,7 +140,7 @@ def process_group(device: str = "cpu") -> Iterator[ProcessGroup]:
         BACKENDS[selected.type], store=store, rank=rank, world_size=world_size, timeout=TIMEOUT
     )
     try:
-        yield ProcessGroup(rank, world_size, selected)
+        yield ProcessGroup(rank, world_size, selected, distributed.new_group(backend="gloo", timeout=PATIENCE))
     finally:
         distributed.destroy_process_group()
 

@@ -121,10 +121,19 @@ def region_weights(pairs: PairDataset, regions: Tensor | None, block: int) -> Te
     shape = inside.shape
     grid = torch.arange(shape.numel() // block**3).view(1, 1, *(size // block for size in shape)).float()
     blocks = F.interpolate(grid, size=shape, mode="nearest")[0, 0].long()
-    masks = [inside & (blocks == index) for index in range(int(blocks.max()) + 1)]
-    if regions is not None:
-        masks += [inside & (regions == label) for label in range(1, int(regions.max()) + 1)]
-    return torch.stack([mask / mask.sum() for mask in masks if mask.sum() >= MIN_VOXELS])
+    maps = [(blocks + 1) * inside] if regions is None else [(blocks + 1) * inside, regions * inside]
+    counts = [torch.bincount(one.flatten().long()) for one in maps]
+    chosen = [
+        (one, label)
+        for one, count in zip(maps, counts, strict=True)
+        for label in range(1, len(count))
+        if count[label] >= MIN_VOXELS
+    ]
+    weights = torch.empty(len(chosen), *shape)  # filled row by row: on a fine grid it takes gigabytes
+    for row, (one, label) in zip(weights, chosen, strict=True):
+        row.copy_(one == label)
+        row /= row.sum()
+    return weights
 
 
 def mean_gradients(flow: DualFlow, pairs: PairDataset, weights: Tensor, people: int = GRADIENT_PEOPLE) -> Tensor:

@@ -36,6 +36,8 @@ FITTED = 3
 """Copies of each fixed parameter of a fitted mean: model, weight average and best weights."""
 BRAIN = 0.25
 """Share of the grid that the union of the training masks covers."""
+STACKED = 26
+"""Bytes per voxel and scan that the fit of a stacked mean adds: harmonised source, abnormality, both predictions."""
 SOLVING = 3.3
 """Peak memory of the least-squares fit relative to its sums (measured at 4 mm)."""
 
@@ -94,6 +96,7 @@ def footprint(config: Config, scans: int) -> Footprint:
     if counts := [part.count for part in model.flow.mean_model.modules() if isinstance(part, LocalLinear)]:
         features = max(counts)
         mean = int(SOLVING * FOLDS * (features * (features + 1) // 2 + features + 1) * BRAIN * voxels * 4)
+        mean += STACKED * scans * voxels * (len(counts) > 1)
     return Footprint(
         parameters=sum(parameter.numel() for parameter in trained),
         scans=scans * scan,

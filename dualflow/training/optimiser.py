@@ -105,12 +105,13 @@ class Optimiser(Generic[M]):
             index, name = key.split(".", 1)
             moments.setdefault(int(index), {})[name] = value
         self.adam.load_state_dict({"state": moments, "param_groups": self.adam.state_dict()["param_groups"]})
-        schedule = self.schedule.state_dict()
-        self.schedule.load_state_dict({**schedule, "last_epoch": step, "_step_count": step + 1})
-        for group, base, scale in zip(
-            self.adam.param_groups, self.schedule.base_lrs, self.schedule.lr_lambdas, strict=True
-        ):
-            group["lr"] = base * scale(step)
+        rates = [
+            base * scale(step) for base, scale in zip(self.schedule.base_lrs, self.schedule.lr_lambdas, strict=True)
+        ]
+        counts = {"last_epoch": step, "_step_count": step + 1, "_last_lr": rates}
+        self.schedule.load_state_dict({**self.schedule.state_dict(), **counts})
+        for group, rate in zip(self.adam.param_groups, rates, strict=True):
+            group["lr"] = rate
 
 
 def _section(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

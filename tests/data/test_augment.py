@@ -73,3 +73,11 @@ def test_missing_volumes_are_not_added(item):
     """An item without mean is augmented without one."""
     plain = {name: value for name, value in item.items() if name != "mean"}
     assert Augment(AugmentConfig(probability=1))(plain, (3,)).keys() == plain.keys()
+
+
+def test_images_end_at_the_edge_of_the_brain(item):
+    """Interpolation does not leave a rim of the mean or the target outside, which no new person has."""
+    moved = Augment(AugmentConfig(probability=1, rotation_deg=20, shift_voxels=3))(item, (1, 2))
+    outside = moved["source"] == 0
+    assert not moved["mean"][outside].any()
+    assert not moved["target"][outside].any()

@@ -72,15 +72,29 @@ def test_the_ridge_shrinks_to_the_global_fit():
     assert slopes[1] < 1e-4
 
 
+def test_a_larger_brain_is_predicted_like_its_neighbours():
+    """Beyond the training masks a prediction continues, where it was 0 SUVR."""
+    scans = make_scans(12, lambda x, s: 1.0 + 0.1 * x.sum(dim=0, keepdim=True), noise=0.0)
+    kept = scans[0].mask.clone()
+    kept[:, : kept.shape[1] // 2] = False
+    smaller = [scan._replace(mask=kept) for scan in scans]
+    model, _, _ = fit_local_linear(smaller, LocalLinear(SHAPE, SIDE), ridges=(1.0,), sigmas=(1.0,))
+    beyond = torch.zeros_like(kept)
+    beyond[:, kept.shape[1] // 2 - 1] = scans[0].mask[:, kept.shape[1] // 2 - 1]
+    error = (model(scans[0].source[None], scans[0].side[None])[0] - scans[0].target)[beyond]
+    assert beyond.any()
+    assert error.abs().mean() < 0.2
+
+
 def test_voxels_outside_the_mask_are_ignored():
-    """Target values outside the mask do not change the fit, and the prediction there is 0."""
+    """Target values outside the mask do not change the fit, and the prediction is 0 where the source is."""
     scans = make_scans(8)
     altered = [scan._replace(target=torch.where(scan.mask, scan.target, 1e4)) for scan in scans]
     options = {"ridges": (1.0,), "sigmas": (1.0,)}
     first, _, _ = fit_local_linear(scans, LocalLinear(SHAPE, SIDE), **options)
     second, _, _ = fit_local_linear(altered, LocalLinear(SHAPE, SIDE), **options)
     assert torch.equal(first.coefficients, second.coefficients)
-    assert not first(scans[0].source[None])[0][~scans[0].mask].any()
+    assert not first((scans[0].source * scans[0].mask)[None])[0][~scans[0].mask].any()
 
 
 def test_unknown_side_value_counts_as_the_training_mean():

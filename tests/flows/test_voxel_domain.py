@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dualflow.errors import DataError
-from dualflow.flows.voxel_domain import VoxelDomain
+from dualflow.flows.voxel_domain import MARGIN, VoxelDomain, extended
 from dualflow.flows.voxel_features import blur
 
 SHAPE = (10, 9, 8)
@@ -49,3 +49,18 @@ def test_an_empty_domain_is_refused():
     """The masks must hold a voxel."""
     with pytest.raises(DataError, match="no voxel"):
         VoxelDomain(torch.zeros(SHAPE, dtype=torch.bool))
+
+
+def test_maps_continue_beyond_their_voxels(mask):
+    """Known voxels stay, a voxel beside them takes their mean, and far away there is nothing."""
+    maps = torch.randn(2, 40, 9, 8)
+    whole = torch.zeros(40, 9, 8, dtype=torch.bool)
+    whole[: len(mask)] = mask
+    result = extended(maps, whole)
+    assert torch.equal(result[:, whole], maps[:, whole])
+    one = torch.zeros(40, 9, 8, dtype=torch.bool)
+    one[10, 4, 4] = one[12, 4, 4] = True
+    between = extended(maps, one)[:, 11, 4, 4]
+    torch.testing.assert_close(between, maps[:, [10, 12], 4, 4].mean(dim=1))
+    torch.testing.assert_close(extended(maps, one)[:, 9, 4, 4], maps[:, 10, 4, 4])
+    assert not extended(maps, one)[:, 12 + MARGIN + 1 :].any()

@@ -98,3 +98,14 @@ def test_a_state_of_another_model_is_refused():
     other = Optimiser(nn.Linear(4, 1), CONFIG, 10, 0.01)
     with pytest.raises(CheckpointError, match="remove the state files"):
         new().load(other.tensors(), 0)
+
+
+def test_the_reported_rate_of_a_resumed_training_is_that_of_its_step():
+    """The first step after a resume uses and reports the rate that an uninterrupted training has."""
+    first, resumed = (Optimiser(nn.Linear(2, 1), TrainConfig(), 20, 1e-3) for _ in range(2))
+    for _ in range(7):
+        first.adam.step()
+        first.schedule.step()
+    resumed.load(first.tensors(), 7)
+    assert resumed.schedule.get_last_lr() == first.schedule.get_last_lr()
+    assert resumed.adam.param_groups[0]["lr"] == first.adam.param_groups[0]["lr"]
