@@ -65,8 +65,8 @@ def committing(path: Path | str) -> Iterator[Path]:
 def committing_folder(folder: Path | str) -> Iterator[Path]:
     """Yield a temporary folder beside `folder`, and rename it to `folder` on a clean exit.
 
-    It replaces a folder of that name. The files in it are written with `committing`. On an error, `folder` does not
-    change and the temporary folder is removed.
+    It replaces a folder of that name, whose hidden entries, such as those of version control, are copied. The files in
+    it are written with `committing`. On an error, `folder` does not change and the temporary folder is removed.
 
     Raises:
         CommitError: the file system refused it.
@@ -80,6 +80,7 @@ def committing_folder(folder: Path | str) -> Iterator[Path]:
             temp.mkdir()
         yield temp
         with _refused_writes(folder):
+            _copy_hidden(folder, temp)
             _fsync(temp)
             _exchange(folder, temp, old)
             _fsync(folder.parent)
@@ -167,6 +168,14 @@ def _refused_writes(path: Path) -> Iterator[None]:
         if error.errno == errno.ENAMETOOLONG:
             remedy = "shorten the subject or session label, or the output folder"
         raise CommitError(f"{path}: cannot be written ({error.strerror or error}); {remedy}") from error
+
+
+def _copy_hidden(folder: Path, temp: Path) -> None:
+    for entry in folder.glob(".*") if folder.is_dir() else ():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.copytree(entry, temp / entry.name, symlinks=True)
+        else:
+            shutil.copy2(entry, temp / entry.name, follow_symlinks=False)
 
 
 def _exchange(folder: Path, temp: Path, old: Path) -> None:

@@ -214,3 +214,15 @@ def test_an_interrupted_conversion_says_how_to_resume(invoke, tmp_path, monkeypa
     done = invoke("convert", str(tmp_path), "--model", "m", "--out", "results")
     assert done.exit_code == 130
     assert done.stderr == "dualflow: interrupted; finished scans are in results, and the same command resumes\n"
+
+
+def test_ctrl_c_ends_a_command_with_130(monkeypatch):
+    """Also where no command expects it, such as in its imports."""
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dualflow.commands.doctor.diagnose", interrupted)
+    result = CliRunner().invoke(main, ["doctor"])
+    assert result.exit_code == 130
+    assert result.stderr == "dualflow: interrupted; the same command resumes\n"

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from dualflow.errors import DualflowError
+from dualflow.errors import DualflowError, InterruptedRunError
 
 EXIT_CODES = {
     0: "success; everything asked for is done",
@@ -62,7 +62,7 @@ class SectionedGroup(click.Group):
             formatter.write_dl([(str(code), meaning) for code, meaning in EXIT_CODES.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; an error of dualflow becomes one line and its exit code."""
+        """Run the command; an error of dualflow, and Ctrl-C, become one line and an exit code."""
         try:
             return super().invoke(ctx)
         except DualflowError as error:
@@ -70,3 +70,6 @@ class SectionedGroup(click.Group):
                 raise
             click.echo(f"dualflow: {error}", err=True)
             ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("dualflow: interrupted; the same command resumes", err=True)
+            ctx.exit(InterruptedRunError.exit_code)

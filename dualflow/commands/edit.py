@@ -34,6 +34,8 @@ from dualflow.report.edit_figure import edit_figure
 from dualflow.report.style import write_figure
 from dualflow.training.device import device_of, select_device
 
+TABLE, PICTURE = "regions.tsv", "series.png"
+"""Files of an edit beside its images."""
 REGION_COLUMNS = ("region", "suvr", "measured")
 """Columns of the table of an edit, beside that of the edited value."""
 DISCLAIMER = (
@@ -67,8 +69,9 @@ def edit_scan(config: Config, scan: str, column: str, values: Sequence[str], nam
     mask, regions = item["mask"][0].numpy(), region_map(config.preprocess)
     folder, label = layout.edit(Scan.parse(key), column), list(map(str, values))
     affine = model_grid(config.preprocess)[0]
-    for earlier in folder.glob("*_desc-edit*"):  # images under other values than those of the table
-        earlier.unlink()
+    # The table and the picture of other values go first: no image is ever beside those of others.
+    for earlier in (folder / TABLE, folder / PICTURE, *folder.glob("*_desc-edit*")):
+        earlier.unlink(missing_ok=True)
     for value, image in zip(label, images, strict=True):
         desc = edit_label(column, value)
         path = bids_path(layout.root, Scan.parse(key), row, space=TEMPLATE_SPACE, res="model", desc=desc)
@@ -77,10 +80,10 @@ def edit_scan(config: Config, scan: str, column: str, values: Sequence[str], nam
         sidecar = {"Description": DISCLAIMER, "Synthetic": True, **facts, "GeneratedBy": program}
         write_volume(folder / path.name, image, affine, sidecar=sidecar, codes=MNI)
     table = _region_series(images, item, mask, regions, column, label)
-    commit_text(folder / "regions.tsv", table_text(table.round(5)))
+    commit_text(folder / TABLE, table_text(table.round(5)))
     measured = item["target"][0].numpy()
     figure = edit_figure(item["source"][0].numpy(), measured, images, mask, row, column, label, table)
-    write_figure(folder / "series.png", figure)
+    write_figure(folder / PICTURE, figure)
     wide = table[table["region"].isin(list(meta_regions()))].pivot(index="region", columns=column, values="suvr")
     print(wide[label].round(3).to_string())
     print(f"\nwithout a change, the flow returns the measured image to {error:.1e} {row.unit}")

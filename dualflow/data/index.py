@@ -16,7 +16,7 @@ from dualflow.data.duplicates import Entry, exclude_duplicates, find_duplicates
 from dualflow.data.exclusions import EXCLUDE, EXCLUDE_TARGET, review_reasons
 from dualflow.data.exclusions import STEP as REVIEW
 from dualflow.data.output_names import scans_with_long_names
-from dualflow.data.participants import NO_LEVELS, LevelOf, guessed_types, listed_subjects, side_values
+from dualflow.data.participants import UNDECLARED, Declaration, guessed_types, listed_subjects, side_values
 from dualflow.data.quarantine import Quarantine, without_folders, write_quarantine
 from dualflow.data.scan_table import find_samples, sample_values, table_subjects
 from dualflow.data.session_pairs import join_sessions
@@ -160,7 +160,7 @@ def list_scans(
     study: StudyConfig,
     modalities: Sequence[str],
     out: Path | None = None,
-    known: Mapping[str, LevelOf] = NO_LEVELS,
+    known: Mapping[str, Declaration] = UNDECLARED,
 ) -> Index:
     """List the scans that have all sources of a study, without splits; the list may be empty.
 
@@ -173,7 +173,7 @@ def list_scans(
         study: modalities and side columns.
         modalities: the modalities to look for: all of the study, or its sources to ignore the targets.
         out: folder of the results, whose file system limits the length of names; None takes that of `bids`.
-        known: levels of the side columns that a model knows, so that other rows do not decide what a cell means.
+        known: types of the side columns that a model knows, so that other rows do not decide what a cell means.
 
     Raises:
         DataError: a table cannot be used, or a side column is in no table.

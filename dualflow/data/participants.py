@@ -20,7 +20,7 @@ LevelOf = Callable[[str], str | None]
 """The level that a cell of a column means, None if a model does not know it."""
 Declaration = Literal["Levels", "Units"] | LevelOf
 """What a column holds: categories or numbers, by the field of a JSON sidecar, or the categories that a model knows."""
-NO_LEVELS: Mapping[str, LevelOf] = {}
+UNDECLARED: Mapping[str, Declaration] = {}
 _NEARLY_A_NUMBER = re.compile(
     r"[+-]?\d+(?:[.,]\d+)?\s*(?:|y|yo|yrs?|years?|mo|months?|d|days?|kg|lbs?|g|cm|mm|m)\.?", re.IGNORECASE
 )
@@ -28,13 +28,13 @@ _NEARLY_A_NUMBER = re.compile(
 
 
 def side_values(
-    root: Path, scans: Sequence[Scan], columns: Sequence[str], known: Mapping[str, LevelOf] = NO_LEVELS
+    root: Path, scans: Sequence[Scan], columns: Sequence[str], known: Mapping[str, Declaration] = UNDECLARED
 ) -> tuple[pd.DataFrame, dict[str, DataError]]:
     """The side columns of `scans`, and the scans (by key) whose cells are invalid with the reason.
 
     A known cell of the sessions table precedes that of participants.tsv. All values of a subject without a row are
     unknown. `typed_values` types the columns; participants.json declares categories by their `Levels` and numbers by
-    their `Units`. Of the `known` columns the levels are given.
+    their `Units`. Of the `known` columns the type is given.
 
     Returns:
         One row per scan in the order of `scans`: float64 or text columns, NaN or None if unknown.

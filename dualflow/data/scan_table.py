@@ -13,7 +13,7 @@ import pandas as pd
 
 from dualflow.config import StudyConfig
 from dualflow.data.bids_files import Exclusions, Files, require_inside
-from dualflow.data.participants import NO_LEVELS, LevelOf, declared_columns, require_columns, typed_values
+from dualflow.data.participants import UNDECLARED, Declaration, declared_columns, require_columns, typed_values
 from dualflow.data.tsv import read_table
 from dualflow.errors import DataError, PairingError
 from dualflow.layout import Scan
@@ -46,7 +46,7 @@ def find_samples(path: Path, study: StudyConfig, modalities: Sequence[str]) -> t
 
 
 def sample_values(
-    path: Path, scans: Sequence[Scan], columns: Sequence[str], known: Mapping[str, LevelOf] = NO_LEVELS
+    path: Path, scans: Sequence[Scan], columns: Sequence[str], known: Mapping[str, Declaration] = UNDECLARED
 ) -> tuple[pd.DataFrame, Exclusions]:
     """The side columns of `scans` in the table at `path`, as from `participants.side_values`.
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import nibabel as nib
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
 
-from dualflow.imaging.geometry import BoolArray, Volume, from_sitk, to_sitk
+from dualflow.imaging.geometry import BoolArray, FloatArray, Volume, from_sitk, to_sitk
 
 # The field is smooth over centimetres: white matter is as uniform as with 4 mm, in a third of the time.
 WORKING_MM = 6.0
@@ -21,10 +22,24 @@ _FLOOR = 1e-6
 def correct_bias(volume: Volume, mask: BoolArray) -> Volume:
     """Divide `volume` by its bias field (Tustison et al., IEEE TMI 2010), whose mean logarithm in the mask is 0.
 
+    N4 depends on the order of the axes. It sees them from left to right, back to front and bottom to top, so that the
+    result does not depend on how the voxels are stored.
+
     Args:
         volume: scan with non-negative voxels `[I, J, K]`.
         mask: brain `[I, J, K]`, where the field is fitted; outside, the field at the rim is extended.
     """
+    to_ras = nib.io_orientation(volume.affine)
+    from_ras = nib.orientations.ornt_transform(nib.io_orientation(np.eye(4)), to_ras)
+    array, brain = (np.ascontiguousarray(nib.apply_orientation(part, to_ras)) for part in (volume.array, mask))
+    affine = volume.affine @ nib.orientations.inv_ornt_aff(to_ras, volume.array.shape)
+    log_field = nib.apply_orientation(_log_field(Volume(array, affine), brain), from_ras)
+    log_field = log_field - log_field[mask].mean()
+    return replace(volume, array=np.ascontiguousarray(volume.array * np.exp(-log_field), dtype=np.float32))
+
+
+def _log_field(volume: Volume, mask: BoolArray) -> FloatArray:
+    """Logarithm of the bias field of a volume whose axes point right, forwards and up, on its grid."""
     inside = np.argwhere(mask)
     low = np.maximum(inside.min(axis=0) - _MARGIN, 0)
     size = np.minimum(inside.max(axis=0) + 1 + _MARGIN, mask.shape) - low
@@ -47,5 +62,4 @@ def correct_bias(volume: Volume, mask: BoolArray) -> Volume:
     resampler.SetReferenceImage(full)
     resampler.UseNearestNeighborExtrapolatorOn()
     log_field, _ = from_sitk(resampler.Execute(sitk.Cast(n4.GetLogBiasFieldAsImage(image), sitk.sitkFloat32)))
-    log_field = log_field - log_field[mask].mean()
-    return replace(volume, array=np.asarray(volume.array * np.exp(-log_field), dtype=np.float32))
+    return np.asarray(log_field, dtype=np.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from dualflow.data.derivative_dataset import describe_derivatives
 from dualflow.data.quarantine import Quarantine, count_excluded
 from dualflow.data.raw_scans import ScanFiles, is_excluded_for_good, prepare_scan
 from dualflow.errors import DataError
+from dualflow.inference.conversion_files import remove_files
 from dualflow.inference.conversion_record import STEP, verdict_of
 from dualflow.inference.conversion_table import FAILED, count_verdicts
 from dualflow.inference.convert import Converter
@@ -26,6 +27,7 @@ from dualflow.inference.image_files import origin_of
 from dualflow.inference.inputs import ConvertInputs
 from dualflow.inference.scan_conversion import convert_scan
 from dualflow.layout import Layout, Scan
+from dualflow.modalities import modality
 from dualflow.models.card import ModelCard
 from dualflow.models.store import load_card
 from dualflow.progress import progress
@@ -83,14 +85,18 @@ def convert_study(
         ClusterError: the cluster cannot be joined, or its scheduler ended.
         DataError: there is no scan to convert.
     """
-    layout = Layout(out, ".")
+    layout = Layout(out.absolute(), ".")
+    describe_derivatives(layout, scans.name, scans.study)
     _require_usable(scans, layout)
     sweep_temporaries(out)
-    describe_derivatives(layout, scans.name, scans.study)
     card = load_card(model)
-    options = Options(model, model_digests(card), config, compute.device, force, compute.deadline_s)
+    # The workers of a cluster have another working folder.
+    options = Options(model.absolute(), model_digests(card), config, compute.device, force, compute.deadline_s)
+    study = scans.study.model_copy(
+        update={name: _absolute(getattr(scans.study, name)) for name in ("samples", "masks")}
+    )
     rows = [row.to_frame().T for _, row in scans.rows.iterrows()]
-    tasks = [(row, scans.root, layout, scans.study, options) for row in rows]
+    tasks = [(row, scans.root.absolute(), layout, study, options) for row in rows]
     finished = [_state(card, *task).recall() for task in tasks]
     excluded = [*scans.quarantined, *(result.excluded for result in finished if result and result.excluded)]
     tasks = [task for task, result in zip(tasks, finished, strict=True) if not result]
@@ -101,7 +107,20 @@ def convert_study(
                 excluded.append(result)
             counts[FAILED if isinstance(result, Quarantine) else result] += 1
             display.advance(note=count_verdicts(counts))
-    return write_tables(layout, list(scans.rows["scan"]), excluded)
+    return write_tables(layout, list(scans.rows["scan"]), [*excluded, *_lost(scans, layout, excluded)])
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.absolute()
+
+
+def _lost(scans: ConvertInputs, layout: Layout, excluded: Sequence[Quarantine]) -> Iterator[Quarantine]:
+    """The scans that workers converted without a result here."""
+    known = {row.scan for row in excluded}
+    for key in scans.rows["scan"]:
+        if key not in known and not layout.manifest(f"{STEP}/{key}").is_file():
+            reason = "its result is not in the output folder; let the cluster's machines share it, under the same path"
+            yield Quarantine(key, STEP, reason)
 
 
 def _require_usable(scans: ConvertInputs, layout: Layout) -> None:
@@ -152,10 +171,12 @@ def _results(tasks: list[Task], compute: Compute) -> Iterator[Result]:
     """Run the tasks in worker processes; yield their results in the order in which they finish."""
     for index, outcome in run_in_workers(_convert, tasks, compute.workers, compute.cluster):
         if isinstance(outcome, CrashedTask):
-            row, _, layout, *_ = tasks[index]
+            row, _, layout, study, _ = tasks[index]
             scan = Scan.parse(row["scan"].iloc[0])
-            # Remove the temporary files of the crashed process.
+            # Remove the temporary files of the crashed process, and volumes that no manifest lists.
             sweep_temporaries(layout.derivatives / scan.folder)
+            if not layout.manifest(f"{STEP}/{scan.key}").is_file():
+                remove_files(layout, scan, modality(study.source), modality(study.target))
             yield Quarantine(scan.key, STEP, f"{Path(row['source'].iloc[0]).name}: {outcome.reason}")
         else:
             yield outcome

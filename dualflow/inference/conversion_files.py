@@ -8,6 +8,12 @@ from dualflow.layout import Layout, Scan, sidecar_path
 from dualflow.modalities import Modality
 
 
+def remove_files(layout: Layout, scan: Scan, source: Modality, target: Modality) -> None:
+    """Remove the files of a scan's conversions, also those of one that did not finish."""
+    for file in conversion_files(layout, scan, source, target):
+        file.unlink(missing_ok=True)
+
+
 def conversion_files(layout: Layout, scan: Scan, source: Modality, target: Modality) -> list[Path]:
     """The files that conversions of a scan to `target` have written, whatever their settings, with their sidecars."""
     images = [layout.synthetic(scan, source, target, "synth*"), layout.deviation(scan, source)]

@@ -28,7 +28,7 @@ from dualflow.imaging.regions import RegionMap, region_map
 from dualflow.imaging.result_figure import JPEG_QUALITY, result_figure
 from dualflow.imaging.stopwatch import Stopwatch
 from dualflow.imaging.volume import read_volume, write_volume
-from dualflow.inference.conversion_files import conversion_files
+from dualflow.inference.conversion_files import remove_files
 from dualflow.inference.conversion_record import ORIGIN, SIDE, STEP, VERDICT, conversion_inputs, is_converted
 from dualflow.inference.predict import Prediction, Predictor, load_predictor
 from dualflow.inference.provenance import deviation_sidecar, region_sidecar, volume_sidecar
@@ -41,6 +41,8 @@ from dualflow.modalities import Modality, modality
 
 QUANTILES = (5, 50, 95)
 """Percentiles of the quantile maps."""
+DRAWN = ("synth", "synthstd", "deviation")
+"""Images of the picture of a result, by BIDS `desc`."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +130,7 @@ class Converter:
     def remove(self, scan: Scan) -> None:
         """Remove the conversion of a scan: its manifest, the files that it lists, and those of an unfinished one."""
         remove_step(self.layout.manifest(f"{STEP}/{scan.key}"))
-        for file in conversion_files(self.layout, scan, self.source, self.target):
-            file.unlink(missing_ok=True)
+        remove_files(self.layout, scan, self.source, self.target)
 
     def _convert(
         self, item: Item, side: Mapping[str, Any], raw: Path, clock: Stopwatch
@@ -184,7 +185,7 @@ class Converter:
         brain: BoolArray,
         side: Mapping[str, Any],
     ) -> tuple[dict[str, Path], dict[str, FloatArray]]:
-        """Write volumes, region table and sidecars; return the files and the native images by BIDS `desc`.
+        """Write volumes, region table and sidecars; return the files and the images of DRAWN by BIDS `desc`.
 
         Each volume is interpolated once, from the model grid to the native grid, and masked with `brain` there.
         """
@@ -202,8 +203,10 @@ class Converter:
         for desc, volume in volumes.items():
             # Interpolation with the zeros outside the mask would darken the edge of the brain.
             native, affine = to_native(volume[nearest], record, background=0.0)
-            images[desc] = np.where(brain, native, np.float32(0))
-            write_volume(files[desc], images[desc], affine, sidecar=sidecars[desc], codes=native_codes(record))
+            image = np.where(brain, native, np.float32(0))
+            write_volume(files[desc], image, affine, sidecar=sidecars[desc], codes=native_codes(record))
+            if desc in DRAWN:  # memory does not grow with the number of samples
+                images[desc] = image
         files["regions"] = layout.region_table(scan, self.source, self.target)
         commit_json(sidecar_path(files["regions"]), region_sidecar(self.target))
         commit_text(files["regions"], table_text(region_table(prediction, mask, self.regions)))

@@ -1,11 +1,13 @@
 """DICOM folders to NIfTI images with dcm2niix, and the choice of each exam's series of one modality.
 
 An exam becomes a scan with a label from the SHA-256 of its study UID, because names of DICOM folders and patient ids
-often identify people. dcm2niix also leaves names, ids, sex and dates out of the JSON sidecars.
+often identify people. dcm2niix leaves names, ids, sex and dates out of the JSON sidecars, but not comments and
+descriptions, into which people type anything: of sidecar and header only what is measured is kept.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import re
 import shutil
@@ -17,9 +19,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from dualflow.commit import commit_json, committing, scratch_folder, sha256
+from dualflow.commit import commit_bytes, commit_json, scratch_folder
 from dualflow.data.quarantine import Quarantine
-from dualflow.errors import ConfigError, DataError
+from dualflow.errors import ConfigError, DataError, PairingError
 from dualflow.imaging.nifti_header import check_header
 from dualflow.imaging.sidecar import read_object
 from dualflow.layout import Scan, bids_path, sidecar_path
@@ -34,6 +36,16 @@ _PROBED_FILES = 1000
 # dcm2niix's exit code if some of several series cannot be converted.
 _PARTLY = 8
 _CLASSES = {"anat": "MR", "perf": "MR", "pet": "PT", "ct": "CT"}
+_WRITTEN = (
+    "Modality", "MagneticFieldStrength", "Manufacturer", "ManufacturersModelName", "ImageType", "MRAcquisitionType",
+    "EchoTime", "RepetitionTime", "InversionTime", "FlipAngle", "SliceThickness", "SeriesNumber",
+    "Units", "ImageDecayCorrected", "TracerName", "TracerRadionuclide", "TimeZero", "ScanStart", "InjectionStart",
+    "FrameTimesStart", "FrameDuration", "ConversionSoftware", "ConversionSoftwareVersion",
+)  # fmt: skip
+"""Keys of a sidecar that are written: none is typed by people, as comments, descriptions and names of places are."""
+HEADER_BYTES = 348
+_TEXTS = ((4, 10), (14, 18), (148, 80), (228, 24), (328, 16))
+"""Start and length of the texts of a NIfTI-1 header: data_type, db_name, descrip, aux_file and intent_name."""
 _NAMES = {
     "T1w": r"(?!.*(flair|t2))(.*(t1|mp2?rage|bravo|spgr|tfe))",
     "T2w": r"(?!.*(flair|t2\*|t2.?star))(.*t2)",
@@ -92,6 +104,7 @@ def convert_dicom(
     Raises:
         ConfigError: dcm2niix is not installed.
         DataError: dcm2niix fails, or takes longer than `DEADLINE_S`.
+        PairingError: `target` has another image of the same exam.
     """
     scans, excluded, notes = {}, [], []
     with scratch_folder() as scratch:
@@ -199,9 +212,26 @@ def _read_series(scratch: Path, folder: Path) -> list[Series]:
 
 
 def _copy(series: Series, path: Path) -> None:
-    """Copy the image after its sidecar, unless an equal image is there, which thus has one."""
-    if path.is_file() and sha256(path) == sha256(series.image):
-        return
-    commit_json(sidecar_path(path), series.sidecar)
-    with committing(path) as temp:
-        shutil.copyfile(series.image, temp)
+    """Copy the image after its sidecar, unless an equal image is there, which thus has one; without what people typed.
+
+    Raises:
+        PairingError: another image is there.
+    """
+    image = _without_texts(gzip.decompress(series.image.read_bytes()))
+    if path.is_file():
+        if gzip.decompress(path.read_bytes()) == image:
+            return
+        raise PairingError(
+            f"{path.name} is there from another image than series {series} of {series.folder}; choose another output "
+            f"folder, or remove {path} to replace its results"
+        )
+    commit_json(sidecar_path(path), {key: series.sidecar[key] for key in _WRITTEN if key in series.sidecar})
+    commit_bytes(path, gzip.compress(image, compresslevel=6, mtime=0))
+
+
+def _without_texts(image: bytes) -> bytes:
+    """A NIfTI-1 image whose header has no free text, into which comments of the scanner may come."""
+    header = bytearray(image[:HEADER_BYTES])
+    for start, size in _TEXTS:
+        header[start : start + size] = bytes(size)
+    return bytes(header) + image[HEADER_BYTES:]

@@ -5,17 +5,17 @@ from __future__ import annotations
 import glob
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
 from dualflow.config import StudyConfig, checked
-from dualflow.data.bids_files import EXTENSIONS, natural_order
+from dualflow.data.bids_files import EXTENSIONS, find_mask, natural_order
 from dualflow.data.index import STEP, list_scans
 from dualflow.data.output_names import scans_with_long_names
-from dualflow.data.participants import known_columns
+from dualflow.data.participants import Declaration, known_columns
 from dualflow.data.quarantine import Quarantine
 from dualflow.data.side_encoder import Categorical, Continuous
 from dualflow.data.tsv import read_table, summarise_names
@@ -26,7 +26,8 @@ from dualflow.inference.image_files import check_replaced, label_images, origin_
 from dualflow.inference.output_folder import DESCRIPTION, check_files_outside, check_output, check_target
 from dualflow.inference.selection import Selection
 from dualflow.inference.side_options import cell_text, side_cells, side_notes
-from dualflow.layout import Scan
+from dualflow.layout import Scan, study_mask_paths
+from dualflow.modalities import modality
 from dualflow.models.card import ModelCard
 
 UNNAMED = "converted scans"
@@ -117,8 +118,33 @@ def resolve_inputs(
         sources = ", ".join((card.study.source, *card.study.extra_sources))
         raise ConfigError(f"where names {', '.join(unused)}, expected source modalities of the model: {sources}")
     if kind in ("dataset", "table"):
-        return _dataset_inputs(paths[0], kind, card, out, selection)
-    return _image_inputs(paths, kind, card, out, dicom, selection)
+        scans = _dataset_inputs(paths[0], kind, card, out, selection)
+    else:
+        scans = _image_inputs(paths, kind, card, out, dicom, selection)
+    return replace(scans, notes=[*scans.notes, *_mask_notes(scans)])
+
+
+def _mask_notes(scans: ConvertInputs) -> list[str]:
+    """A line on the scans that the study's folder of masks has no mask of.
+
+    Raises:
+        DataError: it has none of any scan.
+    """
+    folder, files = scans.study.masks, list(zip(scans.rows["scan"], scans.rows["source"], strict=True))
+    if folder is None or not files:
+        return []
+    lacking = [key for key, file in files if find_mask(scans.study, Scan.parse(key), scans.root / file) is None]
+    if not lacking:
+        return []
+    row, (key, file) = modality(scans.study.source), files[0]
+    path = study_mask_paths(folder, Scan.parse(key), scans.root / file, row)[0].relative_to(folder)
+    if len(lacking) == len(files):
+        raise DataError(
+            f"{folder} has no mask of any of {len(files)} scans, expected names such as {path}; check --masks"
+        )
+    return [
+        f"no mask in {folder} for {len(lacking)} of {len(files)} scans ({summarise_names(lacking)}); deepbet's are used"
+    ]
 
 
 Kind = Literal["image", "dataset", "table", "DICOM folder"]
@@ -204,7 +230,15 @@ def _dataset_inputs(path: Path, kind: Kind, card: ModelCard, out: Path, selectio
     columns = read_table(table).columns if table else known_columns(root)
     side = tuple(name for name in card.study.side if name in columns)
     study = _study(card, side, selection, table)
-    known = {column.name: column.level for column in card.side.columns if isinstance(column, Categorical)}
+    spelt = {name.lower(): name for name in columns}
+    notes = [
+        f"side column '{name}' is unknown: {place} has '{spelt[name.lower()]}'; rename it there"
+        for name in card.study.side
+        if name not in columns and name.lower() in spelt
+    ]
+    known: dict[str, Declaration] = {
+        column.name: column.level if isinstance(column, Categorical) else "Units" for column in card.side.columns
+    }
     index = selection.select(list_scans(root, study, study.sources, out, known), path)
     if table:
         names = ["source", *(f"source_{name}" for name in study.extra_sources)]
@@ -214,7 +248,7 @@ def _dataset_inputs(path: Path, kind: Kind, card: ModelCard, out: Path, selectio
     lines = [f"{name}: {len(labels)} ({summarise_names(labels)})" for name, labels in index.missing.items() if labels]
     people = [line for line in lines if line.startswith("subjects")]
     guesses = [line for name, line in index.guesses.items() if _is_other_type(card, name, index.pairs[name])]
-    notes = [
+    notes += [
         *people,
         *guesses,
         *(side_notes(card.side, index.pairs, f"no column in {place}") if len(index.pairs) else []),

@@ -10,8 +10,11 @@ from dualflow.imaging.sidecar import read_object
 from dualflow.inference.conversion_record import STEP
 from dualflow.layout import Layout
 from dualflow.manifest import read_manifest
+from dualflow.models.model_files import CARD
 
 DESCRIPTION = "dataset_description.json"
+WRITTEN = ("README", ".bidsignore", "conversion.tsv", "conversion.html", "quarantine.tsv")
+"""Files of a conversion beside its description."""
 
 
 def check_output(out: Path, inputs: Sequence[Path], model: Path) -> None:
@@ -104,11 +107,24 @@ def _check_datasets(out: Path, folder: Path) -> None:
             )
     if any(folder.glob("sub-*")) and not (folder / DESCRIPTION).is_file():
         raise ConfigError(f"output {out} holds sub-* of another dataset; choose another folder")
+    if not (folder / DESCRIPTION).is_file() and (others := _in_the_way(folder)):
+        raise ConfigError(
+            f"output {out} holds no conversion, but {others[0].name}, which a conversion would write over or beside; "
+            "choose another folder"
+        )
     studies = [Layout(folder), *(Layout(parent) for parent in folder.parents if Layout(parent).derivatives == folder)]
     if any(study.pairs.is_file() for study in studies):
         raise ConfigError(
             f"output {out} holds the results of a study, expected a folder of conversions; choose another"
         )
+
+
+def _in_the_way(folder: Path) -> list[Path]:
+    """Files of a folder that a conversion writes, and datasets and models in it."""
+    files = [folder / name for name in WRITTEN]
+    depths, markers = ("*", "*/*"), (DESCRIPTION, CARD)
+    inside = {path.parent for depth in depths for name in markers for path in folder.glob(f"{depth}/{name}")}
+    return [path for path in files if path.exists()] + sorted(inside)
 
 
 def _in_derivatives(folder: Path, dataset: Path) -> bool:

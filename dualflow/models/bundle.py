@@ -138,12 +138,20 @@ def public_card(card: ModelCard) -> ModelCard:
 
 
 def require_bundle_or_nothing(folder: Path) -> None:
-    """Refuse to replace anything but a bundle or an empty folder.
+    """Refuse to replace anything but a bundle or an empty folder. Hidden files of a bundle stay.
 
     Raises:
         CommitError: the folder, or a file of that name, holds something else.
     """
-    if not folder.exists() or is_bundle(folder) or (folder.is_dir() and not any(folder.iterdir())):
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if is_bundle(folder):
+        others = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+        if others := [name for name in others if name not in (*MODEL_FILES, README, BUNDLE)]:
+            raise CommitError(
+                f"{folder}: also holds {', '.join(others[:3])}, which a new bundle would remove; move it, or name "
+                "another folder"
+            )
         return
     raise CommitError(f"{folder}: exists and is not a bundle (it has no {BUNDLE}); name another folder")
 

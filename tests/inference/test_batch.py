@@ -227,6 +227,16 @@ def test_a_scan_that_is_excluded_loses_its_volumes(convert_scan, tmp_path, perma
     assert convert_scan(prepare) == ("no brain", not permanent, not permanent)
 
 
+def test_a_scan_without_a_result_here_is_no_success(tmp_path):
+    """Workers of a cluster may have written it into a folder of their own."""
+    rows = pd.DataFrame({"scan": ["sub-1", "sub-2", "sub-3"]})
+    layout, scans = Layout(tmp_path, "."), SimpleNamespace(rows=rows)
+    write_manifest(layout.manifest("convert/sub-1"), step="convert", outputs={}, inputs={}, config={})
+    lost = list(batch._lost(scans, layout, [Quarantine("sub-2", "convert", "odd")]))
+    assert [row.scan for row in lost] == ["sub-3"]
+    assert "let the cluster's machines share it" in lost[0].reason
+
+
 def test_a_conversion_that_fails_leaves_none_behind(convert_scan):
     """The earlier manifest would list volumes that are gone."""
 
@@ -241,7 +251,9 @@ def test_files_are_selected_by_options(study, model, tmp_path, monkeypatch):
     bids, masks, selections = tmp_path / "bids", tmp_path / "masks", []
     shutil.copytree(study / "sub-C0001", bids / "sub-C0001")
     shutil.copy(study / "dataset_description.json", bids)
-    masks.mkdir()
+    mask = masks / "sub-C0001/anat/sub-C0001_desc-brain_mask.nii.gz"
+    mask.parent.mkdir(parents=True)
+    mask.touch()
     whole = next((bids / "sub-C0001/anat").glob("*_T1w.nii.gz"))
     for middle in ("acq-thin_run-1", "acq-thin_run-2", "acq-thick_run-1"):
         shutil.copy(whole, whole.with_name(f"sub-C0001_{middle}_T1w.nii.gz"))
@@ -257,6 +269,7 @@ def test_files_are_selected_by_options(study, model, tmp_path, monkeypatch):
         return result.exit_code, result.output + str(result.exception)
 
     monkeypatch.setattr(batch, "_results", outcomes)
+    monkeypatch.setattr(batch, "_lost", lambda *_: [])
     code, message = run()
     assert (code != 0, "3 files fit T1w" in message) == (True, True), message
     assert run("--where", "T1w.acq=thin", "--runs", "last", "--masks", str(masks))[0] == 0

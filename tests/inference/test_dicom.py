@@ -1,5 +1,6 @@
 """DICOM folders, with an executable that stands in for dcm2niix."""
 
+import gzip
 import hashlib
 import json
 import sys
@@ -8,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dualflow.errors import ConfigError, DataError
+from dualflow.errors import ConfigError, DataError, PairingError
 from dualflow.imaging.volume import sidecar_path
 from dualflow.inference import dicom
 from dualflow.inference.dicom import Series, choose_series, convert_dicom, is_dicom_folder
@@ -27,7 +28,9 @@ for file in files:
     time.sleep(series.get("sleep", 0))
     path = Path(arguments["-o"], series["study"] + "_" + str(series["number"]))
     voxels = numpy.arange(numpy.prod(series["shape"]), dtype="i2").reshape(series["shape"])
-    nibabel.save(nibabel.Nifti1Image(voxels, numpy.eye(4)), f"{{path}}.nii.gz")
+    image = nibabel.Nifti1Image(voxels, numpy.eye(4))
+    image.header["aux_file"] = series["sidecar"]["ImageComments"]
+    nibabel.save(image, f"{{path}}.nii.gz")
     Path(f"{{path}}.json").write_text(json.dumps(series["sidecar"]))
 print("Error: no images", file=sys.stderr)
 sys.exit(0 if files else 2)
@@ -45,10 +48,10 @@ def dcm2niix(tmp_path, monkeypatch):
     return program
 
 
-def write_series(folder, study, number, description, shape=(24, 24, 24), sleep=0):
+def write_series(folder, study, number, description, shape=(24, 24, 24), sleep=0, comment=""):
     """Write a file that the stand-in converts."""
     folder.mkdir(parents=True, exist_ok=True)
-    sidecar = {"Modality": "MR", "SeriesDescription": description}
+    sidecar = {"Modality": "MR", "SeriesDescription": description, "ImageComments": comment}
     content = {"study": study, "number": number, "shape": shape, "sleep": sleep, "sidecar": sidecar}
     (folder / f"{study}-{number}.dcm").write_text(json.dumps(content))
 
@@ -68,7 +71,7 @@ def test_the_source_series_of_each_exam_is_converted(dcm2niix, tmp_path):
     assert scan == Scan(f"dcm{hashlib.sha256(b'1.2.3').hexdigest()[:8]}")
     assert path.as_posix() == f"{scan.key}/anat/{scan.key}_T1w.nii.gz"
     assert nib.load(out / path).shape == (24, 24, 24)
-    assert json.loads(sidecar_path(out / path).read_text())["SeriesDescription"] == "T1 MPRAGE"
+    assert json.loads(sidecar_path(out / path).read_text()) == {"Modality": "MR"}
     assert notes == [f"{scan.key} is series 4 'T1 MPRAGE' of {folder}"]
     reasons = sorted(row.reason for row in excluded)
     assert reasons[0].startswith("2 series fit T1w: 2 't1_mprage', 3 't1_mprage gd'; name the folder")
@@ -78,6 +81,27 @@ def test_the_source_series_of_each_exam_is_converted(dcm2niix, tmp_path):
     before = (out / path).stat().st_mtime_ns
     convert_dicom([folder], out, "T1w")
     assert (out / path).stat().st_mtime_ns == before, "an equal image was written again"
+
+
+def test_what_people_typed_is_not_copied(dcm2niix, tmp_path):
+    """Comments may hold a name: dcm2niix writes them into the sidecar, and into texts of the header."""
+    write_series(tmp_path / "d", "1", 2, "T1", comment="DOE^JANE 19500101")
+    [path] = convert_dicom([tmp_path / "d"], tmp_path / "out", "T1w")[0].values()
+    image = tmp_path / "out" / path
+    assert b"DOE" not in gzip.decompress(image.read_bytes())
+    assert "DOE" not in sidecar_path(image).read_text()
+    loaded = nib.load(image)
+    assert np.array_equal(np.asarray(loaded.dataobj).ravel(), np.arange(24**3, dtype="i2"))
+
+
+def test_another_series_of_an_exam_does_not_replace_the_first(dcm2niix, tmp_path):
+    """Both have the label of the exam."""
+    write_series(tmp_path / "a", "1", 3, "T1")
+    write_series(tmp_path / "b", "1", 7, "T1", shape=(24, 24, 25))
+    [path] = convert_dicom([tmp_path / "a"], tmp_path / "out", "T1w")[0].values()
+    with pytest.raises(PairingError, match=r"is there from another image than series 7 'T1' of .*b; choose another"):
+        convert_dicom([tmp_path / "b"], tmp_path / "out", "T1w")
+    assert nib.load(tmp_path / "out" / path).shape == (24, 24, 24)
 
 
 def test_a_series_without_a_telling_name_is_taken_if_it_is_the_only_one(dcm2niix, tmp_path):

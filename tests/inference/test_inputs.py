@@ -241,3 +241,29 @@ def test_datasets_without_a_name_stay_unnamed(tmp_path, content):
     """The name of the folder is never used."""
     (tmp_path / "dataset_description.json").write_text(content)
     assert dataset_name(tmp_path) == UNNAMED
+
+
+def test_masks_that_fit_no_scan_are_an_error(resolve, bids, tmp_path):
+    """With masks of some scans a note says whose are missing."""
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    with pytest.raises(DataError, match=r"has no mask of any of 4 scans, expected names such as sub-1/anat/sub-1_"):
+        resolve(bids.name, masks=masks)
+    (masks / "sub-1" / "anat").mkdir(parents=True)
+    (masks / "sub-1" / "anat" / "sub-1_desc-brain_mask.nii.gz").touch()
+    note = resolve(bids.name, masks=masks).notes[-1]
+    assert note.startswith(f"no mask in {masks} for 3 of 4 scans (sub-2_ses-a, ")
+
+
+def test_a_number_of_the_model_is_a_number_whatever_other_rows_hold(resolve, bids):
+    """An age that is no number excludes its scan; it does not make categories of the others."""
+    (bids / "participants.tsv").write_text("participant_id\tage\nsub-1\t71\nsub-2\told\nsub-3\tvery old\n")
+    scans = resolve(bids.name)
+    assert scans.rows["age"].tolist() == [71.0]
+    assert {row.scan for row in scans.quarantined} == {"sub-2_ses-a", "sub-2_ses-b", "sub-3"}
+
+
+def test_a_column_in_other_letters_is_named(resolve, bids):
+    """Columns of tables are taken as they are spelt."""
+    (bids / "participants.tsv").write_text("participant_id\tAge\nsub-1\t71\n")
+    assert "side column 'age' is unknown: participants.tsv has 'Age'; rename it there" in resolve(bids.name).notes

@@ -60,6 +60,9 @@ def test_separate_folders_and_derivatives_are_allowed(data, name, out):
         ("t1.nii", "model/x", "inside the folder of the model"),
         ("t1.nii", "t1.nii", "is a file"),
         ("t1.nii", "broken", "did not write"),
+        ("t1.nii", "mine", "holds no conversion, but README"),
+        ("t1.nii", "models", "holds no conversion, but seed-0"),
+        ("t1.nii", "derivatives", "holds no conversion, but dualflow"),
     ],
 )
 def test_overlapping_folders_are_refused(data, name, out, words):
@@ -70,6 +73,9 @@ def test_overlapping_folders_are_refused(data, name, out, words):
     (data / "study" / "index" / "pairs.tsv").touch()
     (data / "broken").mkdir()
     (data / "broken" / "dataset_description.json").write_text("[")
+    for file in ("mine/README", "models/flow/seed-0/model.json", "derivatives/dualflow/dataset_description.json"):
+        (data / file).parent.mkdir(parents=True)
+        (data / file).write_text("{}")
     with pytest.raises(ConfigError, match=words):
         check_output(data / out, [data / name], data / "model")
     assert not (data / "new").exists()

@@ -145,6 +145,21 @@ def test_only_a_bundle_is_replaced(model, bundle, tmp_path, kind):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "target"]
 
 
+def test_version_control_of_a_bundle_stays_and_other_files_are_not_removed(model, bundle):
+    """A new export keeps hidden entries, links too, and refuses to remove what is not of a bundle."""
+    (bundle / ".git" / "objects").mkdir(parents=True)
+    (bundle / ".git" / "objects" / "commit").write_text("history")
+    (bundle / ".gitattributes").symlink_to(".git/objects/commit")
+    for write in (lambda: write_bundle(model, bundle, load_card(model), readme),):
+        write()
+        assert (bundle / ".git" / "objects" / "commit").read_text() == "history"
+        assert (bundle / ".gitattributes").is_symlink()
+    (bundle / "notes.txt").write_text("mine")
+    with pytest.raises(CommitError, match=r"also holds notes\.txt, which a new bundle would remove"):
+        write_bundle(model, bundle, load_card(model), readme)
+    assert (bundle / "notes.txt").read_text() == "mine"
+
+
 def test_weights_of_another_training_are_not_bundled(model, tmp_path):
     """A model that is trained again during the export is an error, and no folder is left."""
     card = load_card(model).model_copy(update={"weights_sha256": "0" * 64})
