@@ -62,11 +62,15 @@ def committing(path: Path | str) -> Iterator[Path]:
 
 
 @contextmanager
-def committing_folder(folder: Path | str) -> Iterator[Path]:
+def committing_folder(folder: Path | str, *, keep_hidden: bool = False) -> Iterator[Path]:
     """Yield a temporary folder beside `folder`, and rename it to `folder` on a clean exit.
 
-    It replaces a folder of that name, whose hidden entries, such as those of version control, are copied. The files in
-    it are written with `committing`. On an error, `folder` does not change and the temporary folder is removed.
+    It replaces a folder of that name. The files in it are written with `committing`. On an error, `folder` does not
+    change and the temporary folder is removed.
+
+    Args:
+        folder: the folder to write.
+        keep_hidden: whether hidden files and folders of an earlier one, such as those of version control, are copied.
 
     Raises:
         CommitError: the file system refused it.
@@ -80,7 +84,8 @@ def committing_folder(folder: Path | str) -> Iterator[Path]:
             temp.mkdir()
         yield temp
         with _refused_writes(folder):
-            _copy_hidden(folder, temp)
+            if keep_hidden and folder.is_dir():
+                _copy_hidden(folder, temp)
             _fsync(temp)
             _exchange(folder, temp, old)
             _fsync(folder.parent)
@@ -171,10 +176,12 @@ def _refused_writes(path: Path) -> Iterator[None]:
 
 
 def _copy_hidden(folder: Path, temp: Path) -> None:
-    for entry in folder.glob(".*") if folder.is_dir() else ():
+    for entry in folder.glob(".*"):
+        if entry.name.startswith(TEMP_PREFIX):  # of a process that was killed
+            continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.copytree(entry, temp / entry.name, symlinks=True)
-        else:
+        elif entry.is_file() or entry.is_symlink():
             shutil.copy2(entry, temp / entry.name, follow_symlinks=False)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -226,3 +227,28 @@ def test_ctrl_c_ends_a_command_with_130(monkeypatch):
     result = CliRunner().invoke(main, ["doctor"])
     assert result.exit_code == 130
     assert result.stderr == "dualflow: interrupted; the same command resumes\n"
+
+
+SLEEPING = """
+import time
+import click
+from dualflow.cli.group import SectionedGroup
+
+@click.command()
+def wait():
+    print("ready", flush=True)
+    time.sleep(60)
+
+SectionedGroup(sections={"Test": {"wait": wait}})()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_end_a_command_with_130(number):
+    """What it holds is closed on the way."""
+    command = [sys.executable, "-c", SLEEPING, "wait"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        assert process.wait(60) == 130
+        assert process.stderr.read() == "dualflow: interrupted; the same command resumes\n"

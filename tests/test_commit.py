@@ -188,6 +188,20 @@ def test_a_folder_appears_only_when_complete(tmp_path):
     assert names(folder.parent) == ["model"]
 
 
+def test_hidden_entries_stay_on_request(tmp_path):
+    """Temporary files of a killed process do not."""
+    folder = tmp_path / "model"
+    (folder / ".git").mkdir(parents=True)
+    (folder / ".git" / "HEAD").write_text("main")
+    (folder / ".tmp-host-1-0-weights").write_text("part")
+    with committing_folder(folder, keep_hidden=True) as temp:
+        commit_text(temp / "new.txt", "new")
+    assert names(folder) == [".git", "new.txt"]
+    with committing_folder(folder) as temp:
+        commit_text(temp / "new.txt", "new")
+    assert names(folder) == ["new.txt"]
+
+
 @pytest.mark.parametrize("error", [RuntimeError("stop"), ConnectionError("gone"), KeyboardInterrupt()])
 def test_an_error_keeps_the_old_folder(tmp_path, error):
     """The error is raised as it is, also one that is a kind of OSError; nothing else is left."""

@@ -21,7 +21,9 @@ from dualflow.flows.voxel_features import IntensityFeatures, TissueFeatures, Vox
 
 
 class MeanImage(Baseline):
-    """The mean of the training targets, each voxel over the scans whose mask includes it; 0 outside all masks.
+    """The mean of the training targets, each voxel over the scans whose mask includes it.
+
+    It continues a few voxels beyond all masks; further away it is 0.
 
     Args:
         shape: the grid, D, H, W.

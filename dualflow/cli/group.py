@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from dualflow.errors import DualflowError, InterruptedRunError
+from dualflow.process import interrupt, on_sigterm
 
 EXIT_CODES = {
     0: "success; everything asked for is done",
@@ -62,9 +63,10 @@ class SectionedGroup(click.Group):
             formatter.write_dl([(str(code), meaning) for code, meaning in EXIT_CODES.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; an error of dualflow, and Ctrl-C, become one line and an exit code."""
+        """Run the command; an error of dualflow, Ctrl-C and SIGTERM become one line and an exit code."""
         try:
-            return super().invoke(ctx)
+            with on_sigterm(interrupt):
+                return super().invoke(ctx)
         except DualflowError as error:
             if os.environ.get("DUALFLOW_TRACEBACK"):
                 raise

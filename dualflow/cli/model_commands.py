@@ -11,7 +11,7 @@ import click
 from dualflow.cli.convert_words import ConvertCommand, parse_labels, split_words
 from dualflow.cli.options import TRACKING, parse_entities
 from dualflow.errors import DataError, InterruptedRunError
-from dualflow.process import interrupt, on_sigterm, set_threads
+from dualflow.process import set_threads
 
 LICENCE = click.option("--licence", default="", metavar="TEXT", help="Licence of the weights, as the study decides.")
 
@@ -160,13 +160,12 @@ def convert(
     names = tuple(name.lstrip("-") for option in context.command.params for name in option.opts[-1:])
     selection = Selection(participants, sessions, side, where, runs, masks, option_names=names)
     try:
-        with on_sigterm(interrupt):
-            config, folder = ConvertConfig(**options), locate_model(model, tracking_uri)
-            if dry_run:
-                click.echo(plan_conversion(inputs, folder, out, config, selection, force=force))
-                return
-            compute = Compute(workers, cluster, device, deadline_s)
-            table = convert_scans(inputs, folder, out, config, selection, compute, force=force)
+        config, folder = ConvertConfig(**options), locate_model(model, tracking_uri)
+        if dry_run:
+            click.echo(plan_conversion(inputs, folder, out, config, selection, force=force))
+            return
+        compute = Compute(workers, cluster, device, deadline_s)
+        table = convert_scans(inputs, folder, out, config, selection, compute, force=force)
     except KeyboardInterrupt:
         raise InterruptedRunError(f"interrupted; finished scans are in {out}, and the same command resumes") from None
     click.echo(conversion_text(table, out))

@@ -13,11 +13,13 @@ from dualflow.errors import DataError
 from dualflow.imputation.formula import Formula
 from dualflow.imputation.proper_draws import RegionScans, explained_share, least_scans, proper_draws
 from dualflow.imputation.region_values import RegionValues, chosen_scans
-from dualflow.imputation.replicates import Replicates, replicate, subject_groups
+from dualflow.imputation.replicates import MOST_GROUPS, Replicates, replicate, subject_groups
 from dualflow.layout import Scan
 from dualflow.progress import track
 
 Floats = NDArray[np.float64]
+GROUPINGS = 5
+"""Groupings of the subjects of a large study that are tried for the jackknife."""
 
 
 @dataclass
@@ -115,9 +117,15 @@ def _replicates(
     informs: NDArray[np.bool_],
     seed: int,
 ) -> Replicates | None:
-    """Replicates of all scans, also of the meta-regions."""
-    group = subject_groups([Scan.parse(key).subject for key in study.keys])
-    result = replicate(measured, known, missing, informs, ~study.observed, group, seed, _shown)
+    """Replicates of all scans, also of the meta-regions.
+
+    A group of several subjects may hold all that a term depends on; other groups are tried then.
+    """
+    subjects = [Scan.parse(key).subject for key in study.keys]
+    attempts = GROUPINGS if len(set(subjects)) > MOST_GROUPS else 1
+    groups = (subject_groups(subjects, attempt) for attempt in range(attempts))
+    tried = (replicate(measured, known, missing, informs, ~study.observed, group, seed, _shown) for group in groups)
+    result = next((one for one in tried if one is not None), None)
     if result is None:
         return None
     left_out, shrinkage = study.with_meta_regions(result.left_out), study.with_meta_regions(result.shrinkage)

@@ -93,9 +93,11 @@ def _of_all(changes: NDArray[np.floating], drawn: NDArray[np.bool_]) -> Floats:
     return whole
 
 
-def subject_groups(subjects: Sequence[str]) -> NDArray[np.int64]:
-    """Return the group of each scan: one per subject, or MOST_GROUPS of several subjects."""
-    return np.asarray(np.unique(np.asarray(subjects), return_inverse=True)[1] % MOST_GROUPS, dtype=np.int64)
+def subject_groups(subjects: Sequence[str], attempt: int = 0) -> NDArray[np.int64]:
+    """Return the group of each scan: one per subject, or MOST_GROUPS of several subjects, others in each attempt."""
+    names, position = np.unique(np.asarray(subjects), return_inverse=True)
+    order = np.random.default_rng(attempt).permutation(len(names)) if attempt else np.arange(len(names))
+    return np.asarray(order[position] % MOST_GROUPS, dtype=np.int64)
 
 
 def replicate(

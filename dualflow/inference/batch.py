@@ -227,8 +227,8 @@ def _convert_scan(converter: Converter, row: pd.DataFrame, root: Path, study: St
     """Preprocess and convert a scan unless that is done and unchanged.
 
     A scan that fails loses the volumes of an earlier conversion, which are of other files or settings. They stay if the
-    reason may pass, such as a disk that is away or a crashed worker: the next attempt finds them valid, or replaces
-    them.
+    reason may pass, such as a disk that is away or a crash before the model was used: the next attempt finds them
+    valid, or replaces them.
     """
     (values, files), layout = _raw_files(row, root, study), converter.layout
     scan = Scan.parse(values["scan"])

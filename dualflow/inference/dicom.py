@@ -12,6 +12,7 @@ import hashlib
 import re
 import shutil
 import subprocess
+import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -218,15 +219,23 @@ def _copy(series: Series, path: Path) -> None:
         PairingError: another image is there.
     """
     image = _without_texts(gzip.decompress(series.image.read_bytes()))
-    if path.is_file():
-        if gzip.decompress(path.read_bytes()) == image:
-            return
+    if (earlier := _content(path)) == image:
+        return
+    if earlier is not None and _without_texts(earlier) != image:
         raise PairingError(
             f"{path.name} is there from another image than series {series} of {series.folder}; choose another output "
             f"folder, or remove {path} to replace its results"
         )
     commit_json(sidecar_path(path), {key: series.sidecar[key] for key in _WRITTEN if key in series.sidecar})
     commit_bytes(path, gzip.compress(image, compresslevel=6, mtime=0))
+
+
+def _content(path: Path) -> bytes | None:
+    """An image of an earlier command; None if there is none, or a damaged one."""
+    try:
+        return gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error):
+        return None
 
 
 def _without_texts(image: bytes) -> bytes:

@@ -13,7 +13,7 @@ from dualflow.manifest import read_manifest
 from dualflow.models.model_files import CARD
 
 DESCRIPTION = "dataset_description.json"
-WRITTEN = ("README", ".bidsignore", "conversion.tsv", "conversion.html", "quarantine.tsv")
+WRITTEN = ("README", ".bidsignore", "conversion.tsv", "conversion.html")
 """Files of a conversion beside its description."""
 
 

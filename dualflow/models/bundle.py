@@ -99,7 +99,7 @@ def write_bundle(
         CommitError: `folder` holds something else than a bundle, or cannot be written.
     """
     require_bundle_or_nothing(folder)
-    with committing_folder(folder) as temp:
+    with committing_folder(folder, keep_hidden=True) as temp:
         commit_text(temp / CARD, public_card(card).model_dump_json(indent=2) + "\n")
         for name in MODEL_FILES:
             if name != CARD and (model / name).is_file():
@@ -122,7 +122,7 @@ def copy_bundle(bundle: Path, folder: Path) -> BundleRecord:
     """
     record = verify_bundle(bundle)
     require_bundle_or_nothing(folder)
-    with committing_folder(folder) as temp:
+    with committing_folder(folder, keep_hidden=True) as temp:
         for name in (*record.files, BUNDLE):
             _copy(bundle / name, temp / name)
         verify_bundle(temp)

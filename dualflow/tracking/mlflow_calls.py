@@ -93,14 +93,15 @@ def _view(client: Any, run_id: str, value: str) -> None:
     client.set_experiment_tag(client.get_run(run_id).info.experiment_id, TAG, value)
 
 
-def _log_file(client: Any, run_id: str, path: str, folder: str | None, digest: str) -> None:
-    # A later training writes the same file: a record that waited must not give an earlier run its weights.
-    if sha256(Path(path)) != digest:
+def _log_file(client: Any, run_id: str, path: str, folder: str | None, digest: str | None = None) -> None:
+    # A later training writes the same file: a record that waited must not give an earlier run its weights. Records of
+    # earlier versions have no digest.
+    if digest is None or sha256(Path(path)) != digest:
         raise DataError(f"{path}: was written anew before it could be uploaded, and is left out of run {run_id}")
     client.log_artifact(run_id, path, folder)
 
 
-def _end(client: Any, run_id: str, status: str, milliseconds: int) -> None:
+def _end(client: Any, run_id: str, status: str, milliseconds: int | None = None) -> None:
     client.set_terminated(run_id, status, end_time=milliseconds)
     run = client.get_run(run_id)
     parent = run.data.tags.get(PARENT)
@@ -175,6 +176,6 @@ CALLS: dict[str, Callable[[Any, Any, dict[str, Any]], Any]] = {
     "scores": lambda client, run_id, arguments: _log_scores(client, run_id, **arguments),
     "description": lambda client, run_id, arguments: _describe(client, run_id, arguments["markdown"]),
     "view": lambda client, run_id, arguments: _view(client, run_id, arguments["value"]),
-    "end": lambda client, run_id, arguments: _end(client, run_id, arguments["status"], arguments["milliseconds"]),
+    "end": lambda client, run_id, arguments: _end(client, run_id, arguments["status"], arguments.get("milliseconds")),
 }
 """Calls by name, each a function of (client, run_id, arguments)."""

@@ -104,7 +104,10 @@ class Run:
 
     def file(self, path: Path, folder: str | None = None) -> None:
         """Log a file as an artifact. It is read when it is sent, and left out if it has changed by then."""
-        digest = sha256(path) if path.is_file() else ""
+        try:
+            digest = sha256(path)
+        except OSError:  # the upload says so
+            digest = ""
         self._log("file", {"path": str(path.resolve()), "folder": folder, "digest": digest})
 
     def text(self, text: str, name: str) -> None:

@@ -95,7 +95,12 @@ def test_weights_are_what_is_left_of_the_leverage(study):
 
 def test_scans_of_a_subject_are_one_group():
     assert list(subject_groups(["b", "a", "b", "c"])) == [1, 0, 1, 2]
-    assert subject_groups([f"{index:04d}" for index in range(500)]).max() == MOST_GROUPS - 1
+    people = [f"{index:04d}" for index in range(500)]
+    assert subject_groups(people).max() == MOST_GROUPS - 1
+    first, other = (subject_groups(people, attempt) for attempt in range(2))
+    assert (np.bincount(first) == np.bincount(other)).all()
+    assert first[5] == first[205]
+    assert other[5] != other[205]
 
 
 def test_replicates_survive_a_file_and_belong_to_one_table(tmp_path):

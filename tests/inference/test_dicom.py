@@ -94,6 +94,20 @@ def test_what_people_typed_is_not_copied(dcm2niix, tmp_path):
     assert np.array_equal(np.asarray(loaded.dataobj).ravel(), np.arange(24**3, dtype="i2"))
 
 
+def test_images_of_an_earlier_version_lose_their_texts_and_damaged_ones_are_replaced(dcm2niix, tmp_path):
+    """They are of the same series, so no other image is lost."""
+    write_series(tmp_path / "d", "1", 2, "T1", comment="DOE^JANE")
+    [path] = convert_dicom([tmp_path / "d"], tmp_path / "out", "T1w")[0].values()
+    image = tmp_path / "out" / path
+    right = image.read_bytes()
+    typed = bytearray(gzip.decompress(right))
+    typed[228:232] = b"JANE"
+    for content in (gzip.compress(typed), right[:200]):
+        image.write_bytes(content)
+        convert_dicom([tmp_path / "d"], tmp_path / "out", "T1w")
+        assert image.read_bytes() == right
+
+
 def test_another_series_of_an_exam_does_not_replace_the_first(dcm2niix, tmp_path):
     """Both have the label of the exam."""
     write_series(tmp_path / "a", "1", 3, "T1")

@@ -1,5 +1,6 @@
 """Records that were queued while the server was unreachable are sent later, once and in order."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -112,6 +113,26 @@ def test_a_late_upload_leaves_the_later_run_current(config, tmp_path):
     runs = client.search_runs([experiment], "tags.`mlflow.runName` = 'late'")
     current = {run.data.tags["training"]: run.data.tags.get("current") for run in runs}
     assert current == {"first": "false", "second": "false", "third": "true"}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_wait")
+def test_records_of_an_earlier_version_are_sent(config, tmp_path):
+    """An end without a time counts as now; a file without a digest is kept, and does not hold up the others."""
+    pending, path = tmp_path / "pending", tmp_path / "weights"
+    path.write_text("x")
+    with tracked(unreachable(config), "study", "early", {}, pending) as run:
+        run.metrics({"loss": 1.0})
+        run.file(path)
+    for file in run.queue.files():
+        record = json.loads(file.read_text())
+        record["arguments"].pop("digest", None)
+        if record["call"] == "end":
+            record["arguments"].pop("milliseconds")
+        file.write_text(json.dumps(record))
+    assert sync(config, pending) == (1, 0)
+    status, _, history, *_ = read_records(config, "early")
+    assert (status, history) == ("FINISHED", [(0, 1.0)])
 
 
 @pytest.mark.slow
