@@ -86,9 +86,9 @@ def convert_study(
         DataError: there is no scan to convert.
     """
     layout = Layout(out.absolute(), ".")
-    describe_derivatives(layout, scans.name, scans.study)
     _require_usable(scans, layout)
     sweep_temporaries(out)
+    describe_derivatives(layout, scans.name, scans.study)
     card = load_card(model)
     # The workers of a cluster have another working folder.
     options = Options(model.absolute(), model_digests(card), config, compute.device, force, compute.deadline_s)

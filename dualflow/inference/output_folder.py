@@ -13,8 +13,8 @@ from dualflow.manifest import read_manifest
 from dualflow.models.model_files import CARD
 
 DESCRIPTION = "dataset_description.json"
-WRITTEN = ("README", ".bidsignore", "conversion.tsv", "conversion.html")
-"""Files of a conversion beside its description."""
+WRITTEN = ("README", ".bidsignore", "conversion.html")
+"""Files of every conversion beside its description; tables are also written if no scan is usable."""
 
 
 def check_output(out: Path, inputs: Sequence[Path], model: Path) -> None:
