@@ -230,9 +230,12 @@ def test_ctrl_c_ends_a_command_with_130(monkeypatch):
 
 
 SLEEPING = """
+import signal
 import time
 import click
 from dualflow.cli.group import SectionedGroup
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background of a shell ignore it
 
 @click.command()
 def wait():
