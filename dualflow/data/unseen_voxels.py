@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dualflow.data.dataset import Item, PairDataset
-from dualflow.imaging.intensity import INSIDE
+from dualflow.imaging.intensity import in_view
 
 
 def as_taught(training: PairDataset, validation: PairDataset) -> tuple[PairDataset, PairDataset]:
@@ -23,8 +23,8 @@ def mean_of_shown(dataset: PairDataset) -> Tensor:
     """Return the mean of the targets that show a voxel, `[1, D, H, W]`; NaN where none does."""
     total, count = torch.zeros(()), torch.zeros(())
     for item in dataset.items:
-        shown = item["mask"] & ~unseen(item)
-        total, count = total + item["target"] * shown, count + shown
+        seen = _shown(item)
+        total, count = total + item["target"] * seen, count + seen
     return total / count
 
 
@@ -38,8 +38,12 @@ def with_unseen_filled(dataset: PairDataset, mean: Tensor) -> PairDataset:
 
 def unseen(item: Item) -> Tensor:
     """Return the voxels of an item's mask outside its target's field of view, bool, `[1, D, H, W]`."""
-    result: Tensor = item["mask"] & (item["target"] == float(INSIDE))
+    result: Tensor = item["mask"] & ~_shown(item)
     return result
+
+
+def _shown(item: Item) -> Tensor:
+    return torch.from_numpy(in_view(item["target"].numpy(), item["mask"].numpy()))
 
 
 def _filled(item: Item, mean: Tensor) -> Item:

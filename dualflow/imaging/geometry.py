@@ -12,6 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
@@ -72,6 +73,12 @@ def spacing_of(affine: Affine) -> Points:
 def apply_map(points_map: Affine, points: Points) -> Points:
     """Map world points `[N, 3]`."""
     return np.asarray(points @ points_map[:3, :3].T + points_map[:3, 3])
+
+
+def ras_orders(affine: Affine) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The orders of axes for `nib.apply_orientation` that make a grid's axes point right, forwards and up, and back."""
+    to_ras = nib.io_orientation(affine)
+    return to_ras, nib.orientations.ornt_transform(nib.io_orientation(np.eye(4)), to_ras)
 
 
 def corners(affine: Affine, shape: tuple[int, int, int]) -> Points:

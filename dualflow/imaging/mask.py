@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 
 from dualflow.errors import GeometryError, IntensityError
-from dualflow.imaging.geometry import BoolArray, Volume, corners, resample, spacing_of
+from dualflow.imaging.geometry import BoolArray, Volume, corners, ras_orders, resample, spacing_of
 from dualflow.imaging.mask_qc import MaskShape, check_metrics, measure_shape
 from dualflow.imaging.volume import read_volume
 
@@ -47,7 +47,7 @@ def brain_mask(volume: Volume) -> tuple[BoolArray, MaskShape]:
         IntensityError: no brain is found, or the mask does not have the size and shape of a brain.
     """
     extractor = _extractor()
-    to_ras = nib.io_orientation(volume.affine)
+    to_ras, from_ras = ras_orders(volume.affine)
     head = np.ascontiguousarray(nib.apply_orientation(volume.array, to_ras), dtype=np.float32)
     try:
         mask = extractor.postprocess(extractor.run_model(head, shape=WORKING_SHAPE) > 0.5)
@@ -55,7 +55,6 @@ def brain_mask(volume: Volume) -> tuple[BoolArray, MaskShape]:
         raise IntensityError(
             f"{volume.path}: no brain is found in it; check that it is a scan of a whole head"
         ) from error
-    from_ras = nib.orientations.ornt_transform(nib.io_orientation(np.eye(4)), to_ras)
     result = np.ascontiguousarray(nib.apply_orientation(mask, from_ras), dtype=bool)
     return result, check_mask(result, volume)
 

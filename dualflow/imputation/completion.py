@@ -39,6 +39,11 @@ class StudyRegions:
     weights: list[Floats] = field(default_factory=list)
 
     @property
+    def subjects(self) -> list[str]:
+        """Label of the subject of each scan."""
+        return [Scan.parse(key).subject for key in self.keys]
+
+    @property
     def observed(self) -> NDArray[np.bool_]:
         """Whether the target of a scan was measured `[N]`."""
         return np.array([np.isfinite(one.measured).any() for one in self.values])
@@ -121,7 +126,7 @@ def _replicates(
 
     A group of several subjects may hold all that a term depends on; other groups are tried then.
     """
-    subjects = [Scan.parse(key).subject for key in study.keys]
+    subjects = study.subjects
     attempts = GROUPINGS if len(set(subjects)) > MOST_GROUPS else 1
     groups = (subject_groups(subjects, attempt) for attempt in range(attempts))
     tried = (replicate(measured, known, missing, informs, ~study.observed, group, seed, _shown) for group in groups)
@@ -138,7 +143,7 @@ def _shown(groups: Sequence[int]) -> Iterable[int]:
 
 def _require_informing(study: StudyRegions, informs: NDArray[np.bool_], terms: int, formula: Formula) -> None:
     """Name the cause if too few measured people inform the draws: the model learnt from them, or all lack a value."""
-    used, least = len({Scan.parse(study.keys[index]).subject for index in np.flatnonzero(informs)}), least_scans(terms)
+    used, least = len(set(np.array(study.subjects)[informs])), least_scans(terms)
     seen = int((study.observed & ~np.array(study.honest)).sum())
     if seen and used < least:
         raise DataError(
@@ -158,8 +163,7 @@ def _require_informing(study: StudyRegions, informs: NDArray[np.bool_], terms: i
 
 def _require_independent(study: StudyRegions) -> None:
     """Refuse draws without a jackknife for subjects with several sessions."""
-    subjects = [Scan.parse(key).subject for key in study.keys]
-    if repeated := len(subjects) - len(set(subjects)):
+    if repeated := len(study.subjects) - len(set(study.subjects)):
         raise DataError(
             f"{repeated} scans are further sessions, and a term of the imputation depends on a single measured "
             "subject, so that no jackknife is possible and Rubin's rules, which take sessions for independent, would "

@@ -146,8 +146,8 @@ def require_bundle_or_nothing(folder: Path) -> None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if is_bundle(folder):
-        others = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
-        if others := [name for name in others if name not in (*MODEL_FILES, README, BUNDLE)]:
+        names = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}
+        if others := sorted(names - {*MODEL_FILES, README, BUNDLE}):
             raise CommitError(
                 f"{folder}: also holds {', '.join(others[:3])}, which a new bundle would remove; move it, or name "
                 "another folder"
