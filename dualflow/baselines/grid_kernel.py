@@ -12,11 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dualflow.flows.field_whitening import LENGTHS
 from dualflow.flows.rng import standard_noise
 from dualflow.flows.voxel_features import along_axes
 
-LENGTHS = (1.2, 2.5, 6.0)
-"""Length scales of the kernels in voxels; a first term of length 0 is independent noise."""
 LAGS = 8
 """Largest distance in voxels at which correlations are measured."""
 SUM_WEIGHT = 1e3

@@ -19,6 +19,7 @@ class Condition(NamedTuple):
     Attributes:
         mean: `[N, C, D, H, W]`, in the target's unit.
         scale: unit of `target - mean` inside the flow, `[N, 1, D, H, W]`, in the target's unit.
+        whitening: context of the flow's FieldWhitening, or None; repeated conditions share it.
         inside: the subject's brain mask, bool, `[N, 1, D, H, W]`.
         features: one source feature map per level, finest first, `[N, F_l, d_l, h_l, w_l]`.
         maps: source maps for the layers of each step.
@@ -29,6 +30,7 @@ class Condition(NamedTuple):
 
     mean: Tensor
     scale: Tensor
+    whitening: Tensor | None
     inside: Tensor
     features: list[Tensor]
     maps: FlowMaps
@@ -49,6 +51,7 @@ class Condition(NamedTuple):
         return Condition(
             repeated(self.mean),
             repeated(self.scale),
+            self.whitening,
             repeated(self.inside),
             [repeated(feature) for feature in self.features],
             [[{name: repeated(value) for name, value in step.items()} for step in level] for level in self.maps],

@@ -46,4 +46,4 @@ def initialize_flow(
     rows = slice(count)
     given = (None if image is None else image[rows] for image in (mean, spread))
     condition = flow.condition(source[rows], side[rows], *given)
-    flow.flow.initialize(flow.residual(target[rows], condition), condition.maps)
+    flow.flow.initialize(flow.residual(target[rows], condition)[0], condition.maps)

@@ -21,24 +21,12 @@ SETS = {"global": (1, 2, 3, 4), "local": (1,), "spatial": (2, 3, 4)}
 
 def standardise(flow: DualFlow, code: Encoding, condition: Condition) -> list[Tensor]:
     """Return the standardised latents of an encoded target, finest first; gradients pass."""
-    return [
-        flow.prior(level).standardise(z, flow.prior_context(level, code.coarser[level], condition))[0]
-        for level, z in enumerate(code.latents)
-    ]
+    return [e for e, _ in flow.standardise(code, condition)]
 
 
 def decode_standardised(flow: DualFlow, latents: Sequence[Tensor], condition: Condition) -> Tensor:
-    """Return the target `[N, C, D, H, W]` with these standardised latents; the inverse of `standardise`.
-
-    The levels are decoded coarsest first, because a prior may depend on the coarser latents.
-    """
-
-    def latent_of(level: int, coarser: Tensor | None) -> Tensor:
-        e = latents[level]
-        mean, log_scale = flow.prior(level).mean_and_log_scale(flow.prior_context(level, coarser, condition), e)
-        return mean + log_scale.exp() * e
-
-    return flow.decode_latents(latent_of, condition)
+    """Return the target `[N, C, D, H, W]` with these standardised latents; the inverse of `standardise`."""
+    return flow.decode_standardised(latents, condition)
 
 
 def fresh_latents(

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from dualflow.errors import ConfigError
-from dualflow.flows.base_distributions import StandardNormal, SubspaceBase
+from dualflow.flows.base_distributions import SubspaceBase, white_log_prob
 from dualflow.flows.bijection import sum_per_sample, upcast
 from dualflow.flows.condition import Condition, InputCheck, check_divisible
+from dualflow.flows.field_whitening import FieldWhitening
 from dualflow.flows.interface import SAMPLES_AT_ONCE, ConditionalDensity
 from dualflow.flows.latent_interpolation import LatentInterpolation
 from dualflow.flows.mean_models import MEANS
@@ -34,17 +35,20 @@ SIDE_EMBEDDING = 8
 class DualFlow(ConditionalDensity):
     """Exact conditional density of a target volume given a source volume and side information.
 
-    With the mean image m = mean(source, side), the spread map r = spread(source, side) and the multi-scale flow f:
+    With the mean image m = mean(source, side), the spread map r = spread(source, side), a FieldWhitening w, or the
+    identity, and the multi-scale flow f:
 
-        x' = (target - m) / r,    (z_1, ..., z_L) = f(x'; features)
-        log p(target | source, side) = sum_l log p(z_l | features_l, ...) + log |det df/dx'| - sum_v log r_v
+        x' = w((target - m) / r),    (z_1, ..., z_L) = f(x'; features)
+        log p(target | source, side) = sum_l log p(z_l | features_l, ...) + log |det df/dx'| + log |det dw|
+                                       - sum_v log r_v
 
     The shift by m has log-det 0, so a regression explains variance at no cost in likelihood. This is DUAL-GLOW's
-    conditional likelihood (Sun et al. 2019) with a mean and a spread, and optionally with couplings that read the
-    source.
+    conditional likelihood (Sun et al. 2019) with a mean, a spread and a whitening, and optionally with couplings that
+    read the source. A flow that begins with a whitening need not learn from few people how neighbouring voxels vary
+    together.
 
-    The mean model is fitted elsewhere and frozen here. A training wraps the model in a `FlowObjective`; call
-    `initialize_flow` once before that.
+    Mean, spread and whitening are fitted elsewhere, in closed form, and frozen here. A training wraps the model in a
+    `FlowObjective`; call `initialize_flow` once before that.
 
     Args:
         spec: the choice of layers; a row of PRESETS or a variation of one.
@@ -85,26 +89,31 @@ class DualFlow(ConditionalDensity):
             spec, source_channels, target_channels * has_mean, embedding * spec.side_in_context
         )
         self.spread = SPREADS[spec.spread](shape, spec.residual_scale, side_features, source_channels)
+        self.whitening = FieldWhitening() if spec.whitening else None
         self.flow = MultiScaleFlow(spec, target_channels, self.source.map_channels)
         self.person = PersonFeatures(side_features, source_channels) if spec.low_rank else None
+        self.base = self._base()
         self.priors = nn.ModuleList(self._level_priors(0 if spec.side_in_context else embedding))
         self.interpolations = nn.ModuleList(
             LatentInterpolation(features) for features in self.source.channels if spec.interpolation_l1
         )
 
+    def _base(self) -> SubspaceBase | None:
+        """The law of a few directions of all latents, or None for white noise."""
+        if self.person is None:
+            return None
+        return SubspaceBase(self.latent_count, SubspaceLaw(self.spec.low_rank, self.person.count))
+
     def _level_priors(self, side_embedding: int) -> list[LevelPrior]:
-        """One prior per level; side embedding and low-rank base belong to the coarsest."""
-        spec, latents = self.spec, level_channels(self.target_channels, self.spec.levels)
-        priors = []
-        for level, (latent, features) in enumerate(zip(latents, self.source.channels, strict=True)):
-            last = level + 1 == spec.levels
-            base: StandardNormal | SubspaceBase = StandardNormal()
-            if last and self.person is not None:
-                size = latent * prod(level_shapes(self.shape, spec.levels)[-1])
-                base = SubspaceBase(size, SubspaceLaw(spec.low_rank, self.person.count))
-            channels = LevelChannels(latent, features, 0 if last else latent, side_embedding if last else 0)
-            priors.append(LevelPrior(channels, spec, base))
-        return priors
+        """One prior per level; the side embedding belongs to the coarsest."""
+        latents, last = level_channels(self.target_channels, self.spec.levels), self.spec.levels - 1
+        return [
+            LevelPrior(
+                LevelChannels(latent, features, 0 if level == last else latent, side_embedding * (level == last)),
+                self.spec,
+            )
+            for level, (latent, features) in enumerate(zip(latents, self.source.channels, strict=True))
+        ]
 
     def train(self, mode: bool = True) -> Self:
         """Switch between training and evaluation; the mean model is frozen and always stays in evaluation."""
@@ -280,39 +289,72 @@ class DualFlow(ConditionalDensity):
         spread = self.spread(inside, source, side) if spread is None else spread
         self.check.volume(spread, "spread", len(source))
         scale = torch.where(inside, spread, self.spread.scale).to(mean.dtype)
-        return Condition(mean, scale, inside, code.features, code.maps, embedding, person, code.log_prob)
+        whitening = None if self.whitening is None else self.whitening.weights(inside)
+        return Condition(mean, scale, whitening, inside, code.features, code.maps, embedding, person, code.log_prob)
 
     def density(self, target: Tensor, condition: Condition) -> tuple[Tensor, Encoding, list[Tensor]]:
-        """Return `log p(target | condition)` in nats `[N]`, the encoding, and the prior's term of each level."""
+        """Return `log p(target | condition)` in nats `[N]`, the encoding, and the prior's term of each level.
+
+        The law of the directions belongs to the coarsest level's term.
+        """
         code = self.encoding(target, condition)
-        parts = [
-            self.prior(level).log_prob(z, self.prior_context(level, code.coarser[level], condition))
+        standardised, log_scales = zip(*self.standardise(code, condition), strict=True)
+        parts = [white_log_prob(e) - sum_per_sample(s) for e, s in zip(standardised, log_scales, strict=True)]
+        if self.base is not None:
+            parts[-1] = parts[-1] + self.base.log_ratio(joined(standardised), condition.person)
+        return code.log_det + torch.stack(parts).sum(0), code, parts
+
+    def standardise(self, code: Encoding, condition: Condition) -> list[tuple[Tensor, Tensor]]:
+        """Return the standardised latents e of each level, finest first, and the log-scales of their priors."""
+        return [
+            self.prior(level).standardise(z, self.prior_context(level, code.coarser[level], condition))
             for level, z in enumerate(code.latents)
         ]
-        return code.log_det + torch.stack(parts).sum(0), code, parts
 
     def draw(self, condition: Condition, temperature: float, generator: torch.Generator | None = None) -> Tensor:
         """Draw one target per condition, `[N, C, D, H, W]`; gradients pass."""
-        channels = level_channels(self.target_channels, self.spec.levels)
+        count, like = len(condition.mean), upcast(condition.mean)
+        if temperature == 0:
+            e = like.new_zeros(count, self.latent_count)
+        elif self.base is None:
+            e = temperature * standard_noise((count, self.latent_count), like, generator)
+        else:
+            e = temperature * self.base.sample(count, like, condition.person, generator)
+        return self.decode_standardised(self.separated(e), condition)
 
-        def choose(level: int, coarser: Tensor | None) -> Tensor:
-            shape = condition.features[level].shape
-            like = upcast(condition.mean).new_empty(shape[0], channels[level], *shape[2:])
-            context = self.prior_context(level, coarser, condition)
-            return self.prior(level).sample(context, like, temperature, generator)
+    @property
+    def latent_count(self) -> int:
+        """Number of latents of one target, as of its voxels."""
+        return self.target_channels * prod(self.shape)
 
-        return self.decode_latents(choose, condition)
+    def separated(self, latents: Tensor) -> list[Tensor]:
+        """Return the latents of each level, finest first, from `joined` ones."""
+        levels = self.spec.levels
+        sizes = list(zip(level_channels(self.target_channels, levels), level_shapes(self.shape, levels), strict=True))
+        parts = latents.split_with_sizes([channels * prod(shape) for channels, shape in reversed(sizes)], dim=1)
+        return [part.view(-1, c, *shape) for part, (c, shape) in zip(reversed(parts), sizes, strict=True)]
+
+    def decode_standardised(self, latents: Sequence[Tensor], condition: Condition) -> Tensor:
+        """Return the target `[N, C, D, H, W]` with these standardised latents; the inverse of `standardise`.
+
+        The levels are decoded coarsest first, because a prior may depend on the coarser latents.
+        """
+
+        def latent_of(level: int, coarser: Tensor | None) -> Tensor:
+            return self.prior(level).restore(latents[level], self.prior_context(level, coarser, condition))
+
+        return self.decode_latents(latent_of, condition)
 
     def encoding(self, target: Tensor, condition: Condition) -> Encoding:
         """Return the latents of a target with the inputs of the priors; log-det in the target's unit."""
         self.check.volume(target, "target", len(condition.mean))
-        code = self.flow.encode(self.residual(target, condition), condition.maps)
-        log_scale = upcast(condition.scale).log().expand_as(target)
-        return code._replace(log_det=code.log_det - sum_per_sample(log_scale))
+        residual, log_det = self.residual(target, condition)
+        code = self.flow.encode(residual, condition.maps)
+        return code._replace(log_det=code.log_det + log_det)
 
     def prior_context(self, level: int, coarser: Tensor | None, condition: Condition) -> PriorContext:
         """Return the context of a level's prior."""
-        return PriorContext(condition.features[level], coarser, condition.side, condition.person)
+        return PriorContext(condition.features[level], coarser, condition.side)
 
     def prior(self, level: int) -> LevelPrior:
         """Return the prior of a level, 0 the finest."""
@@ -331,8 +373,21 @@ class DualFlow(ConditionalDensity):
 
     def decode_latents(self, choose: Callable[[int, Tensor | None], Tensor], condition: Condition) -> Tensor:
         """Return the target `[N, C, D, H, W]` whose latent of each level is `choose(level, coarser)`."""
-        return self.flow.decode(choose, condition.maps)[0] * condition.scale + condition.mean
+        residual = self.flow.decode(choose, condition.maps)[0]
+        if self.whitening is not None:
+            residual = self.whitening.inverse(residual, condition.whitening)[0]
+        return residual * condition.scale + condition.mean
 
-    def residual(self, target: Tensor, condition: Condition) -> Tensor:
-        """Return the flow's input: the residual of a target, in units of the spread map."""
-        return upcast(target - condition.mean) / condition.scale
+    def residual(self, target: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        """Return the flow's input and its log-determinant: the residual in units of the spread map, whitened."""
+        residual = upcast(target - condition.mean) / condition.scale
+        log_det = -sum_per_sample(upcast(condition.scale).log().expand_as(target))
+        if self.whitening is None:
+            return residual, log_det
+        white, term = self.whitening(residual, condition.whitening)
+        return white, log_det + term
+
+
+def joined(latents: Sequence[Tensor]) -> Tensor:
+    """Return the latents of all levels, given finest first, in one row, coarsest first, `[N, M]`."""
+    return torch.cat([latent.flatten(1) for latent in reversed(latents)], dim=1)

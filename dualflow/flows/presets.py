@@ -122,13 +122,13 @@ PRESETS: dict[str, Preset] = {
         attention="itrans",
         prior="split",
     ),
-    # A pair of flows under a closed-form mean and the spread of its residuals, which follows the source. The link gives
-    # the prior its scales at every level. Its means are zero, because what the mean model leaves cannot be predicted
-    # from these numbers of people.
+    # A pair of flows under a closed-form mean, the spread of its residuals, which follows the source, and their
+    # correlation between voxels. The link gives the prior its scales at every level. Its means are zero, because what
+    # the mean model leaves cannot be predicted from these numbers of people.
     "dualflow": _row(
         "the default",
-        "a flow of the source and a flow of the residual of a closed-form mean, linked by the prior of each level; "
-        "whole regions have a law of their own at the coarsest level",
+        "a flow of the source and a flow of the whitened residual of a closed-form mean, linked by the prior of each "
+        "level; whole regions have a law of their own",
         steps=(2, 2, 4),
         hidden=(16, 24, 32),
         squeeze="haar",
@@ -143,9 +143,10 @@ PRESETS: dict[str, Preset] = {
         mean="stacked",
         residual_scale=0.05,
         spread="source",
+        whitening=True,
         background_noise=0.05,
         context_channels=8,
-        low_rank=192,
+        low_rank=96,
         prediction="mean",
     ),
 }

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dualflow.errors import ShapeError
-from dualflow.flows.base_distributions import StandardNormal, SubspaceBase
-from dualflow.flows.bijection import soft_bound, sum_per_sample
+from dualflow.flows.bijection import soft_bound
 from dualflow.flows.network import ZeroConv, channels_last, to_data_format
 from dualflow.flows.spec import FlowSpec
 
@@ -25,13 +24,11 @@ class PriorContext(NamedTuple):
         coarser: input of the target flow's next level, a bijection of all coarser target latents; None at the coarsest
             level.
         side: embedding of the side information, `[N, E]`, or None.
-        person: person features of the base, `[N, F]`, or None.
     """
 
     source: Tensor
     coarser: Tensor | None
     side: Tensor | None
-    person: Tensor | None = None
 
 
 class LevelChannels(NamedTuple):
@@ -97,48 +94,28 @@ def relation_moments(channels: LevelChannels, spec: FlowSpec) -> nn.Module:
 
 
 class LevelPrior(nn.Module):
-    """Density of one level's latent: `e = (z - mean - side shift) / sigma` follows the base distribution.
+    """Law of a level's latent: `e = (z - mean - side shift) / sigma` follows the flow's base distribution."""
 
-        log p(z | context) = log p_base(e) - sum log sigma
-
-    Sampling inverts this map with the same sigma: `z = mean + shift + sigma * temperature * e`.
-    """
-
-    def __init__(self, channels: LevelChannels, spec: FlowSpec, base: StandardNormal | SubspaceBase) -> None:
+    def __init__(self, channels: LevelChannels, spec: FlowSpec) -> None:
         super().__init__()
         self.moments = PRIORS[spec.prior](channels, spec)
-        self.base = base
         self.side = nn.Linear(channels.side, channels.latent, bias=False) if channels.side else None
         if self.side is not None:
             nn.init.zeros_(self.side.weight)
 
-    def log_prob(self, z: Tensor, context: PriorContext) -> Tensor:
-        """Return the log-density of the latent in nats, `[N]`.
+    def standardise(self, z: Tensor, context: PriorContext) -> tuple[Tensor, Tensor]:
+        """Return `(e, log sigma)`.
 
         Raises:
             ShapeError: the latent and the source features differ in grid size.
         """
-        e, log_scale = self.standardise(z, context)
-        return self.base.log_prob(e.flatten(1), context.person) - sum_per_sample(log_scale)
-
-    def standardise(self, z: Tensor, context: PriorContext) -> tuple[Tensor, Tensor]:
-        """Return `(e, log sigma)`."""
         mean, log_scale = self.mean_and_log_scale(context, z)
         return (z - mean) * (-log_scale).exp(), log_scale
 
-    def sample(
-        self,
-        context: PriorContext,
-        like: Tensor,
-        temperature: float,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Draw a latent with the size and type of `like`; temperature 0 gives the mean."""
-        mean, log_scale = self.mean_and_log_scale(context, like)
-        if temperature == 0:
-            return mean
-        e = self.base.sample(len(like), like[0], context.person, generator).view_as(like)
-        return mean + log_scale.exp() * temperature * e
+    def restore(self, e: Tensor, context: PriorContext) -> Tensor:
+        """Return the latent with standardised values e; the inverse of `standardise`."""
+        mean, log_scale = self.mean_and_log_scale(context, e)
+        return mean + log_scale.exp() * e
 
     def mean_and_log_scale(self, context: PriorContext, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log-scale of the latent, with the size of `like`.

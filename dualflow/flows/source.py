@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dualflow.flows.base_distributions import StandardNormal
+from dualflow.flows.base_distributions import white_log_prob
 from dualflow.flows.level import StepMaps, no_maps
 from dualflow.flows.multiscale import FlowMaps, MultiScaleFlow, level_channels, step_channels
 from dualflow.flows.network import Convolution, VolumeNorm
@@ -60,7 +60,6 @@ class GlowSource(nn.Module):
         super().__init__()
         self.context, self.no_maps = spec.context, no_maps(spec)
         self.flow = MultiScaleFlow(_unconditional(spec), source_channels)
-        self.base = StandardNormal()
         self.channels = [count + side_channels for count in level_channels(source_channels, spec.levels)]
         self.map_channels = {
             "none": [0] * spec.levels,
@@ -74,7 +73,7 @@ class GlowSource(nn.Module):
         encoding = (self.flow.trace if self.context == "step" else self.flow.encode)(source, self.no_maps)
         log_prob = encoding.log_det
         for z in encoding.latents:
-            log_prob = log_prob + self.base.log_prob(z.flatten(1))
+            log_prob = log_prob + white_log_prob(z)
         features = [_append(z, side) for z in encoding.latents]
         if self.context == "step":
             maps_by_level: FlowMaps = [[_step_maps(step, side) for step in level] for level in encoding.activations]

@@ -55,14 +55,16 @@ class FlowSpec:
         prior_kernel: Kernel size of the prior's convolution, in voxels. It must be odd.
         prior_leaky: Applies a LeakyReLU to the prior's output, as DUAL-GLOW's reference code does. It shrinks negative
             means.
-        low_rank: Number of directions of the coarsest level's latents with a law of their own, those of region means.
-            With 0 the latents are independent.
+        low_rank: Number of directions of the latents with a law of their own, those of region means. With 0 the latents
+            are independent.
         mean: Conditional mean subtracted from the target: `none`, a closed-form `local_linear` regression,
             or the `stacked` regression, which adds harmonised sources and abnormality to it as far as cross-fitting
             supports them.
         residual_scale: Unit of `target - mean` inside the flow, in target units (SUVR).
         spread: Map of that unit: `constant`; `voxel`, the standard deviation of the training residuals in each voxel of
             the brain; or `source`, that map scaled by the person and by how unusual the source is in a voxel.
+        whitening: Removes the correlation of neighbouring voxels from `target - mean` before the flow. It is that of a
+            stationary field, fitted to the training residuals.
         dequantisation: Noise for discrete targets: `none` for real values, `uniform` for multiples of `bin_width`.
         bin_width: Distance between neighbouring values of a dequantised target, in target units.
         noise: Standard deviation of the Gaussian noise added to the target in training, in target units (SUVR). It
@@ -113,6 +115,7 @@ class FlowSpec:
     mean: Literal["none", "local_linear", "stacked"] = "none"
     residual_scale: float = 1.0
     spread: Literal["constant", "voxel", "source"] = "constant"
+    whitening: bool = False
     dequantisation: Literal["none", "uniform"] = "none"
     bin_width: float = 1.0
     noise: float = 0.01
@@ -198,6 +201,10 @@ class FlowSpec:
             self.spread != "constant" and self.mean == "none",
             f"spread = '{self.spread}' needs the residuals of a mean model; choose mean: local_linear, or "
             "spread: constant",
+        )
+        yield (
+            self.whitening and self.mean == "none",
+            "whitening needs the residuals of a mean model; choose mean: local_linear, or whitening: false",
         )
         yield (
             not (self.nll_weight or self.decode_l1 or self.interpolation_l1),

@@ -26,7 +26,7 @@ from dualflow.flows.condition import Condition
 from dualflow.flows.model import DualFlow
 from dualflow.flows.spread_map import VoxelSpread
 from dualflow.training.device import device_of, source_and_side
-from dualflow.training.fit_base import coarsest_base, conditioned_batches, region_weights
+from dualflow.training.fit_base import conditioned_batches, region_weights
 
 MAX_PEOPLE = 20
 """Maximum number of validation people; one number needs no more."""
@@ -55,7 +55,7 @@ def calibrate(
         regions: labels `[D, H, W]` of regions, 0 elsewhere, or None.
         batch_size: scans per pass.
     """
-    base, spread = coarsest_base(flow), flow.spread
+    base, spread = flow.base, flow.spread
     pairs = one_scan_each(validation)
     if cross_fitted := len(pairs) < MIN_PEOPLE:
         pairs = one_scan_each(PairDataset([item for item in training.items if "mean" in item]))
@@ -86,7 +86,7 @@ def calibrate(
 
 def has_gains(flow: DualFlow) -> bool:
     """Whether a flow has a spread that calibration can scale: a map of it, or a law of directions."""
-    return coarsest_base(flow) is not None or isinstance(flow.spread, VoxelSpread)
+    return flow.base is not None or isinstance(flow.spread, VoxelSpread)
 
 
 def one_scan_each(pairs: PairDataset) -> PairDataset:

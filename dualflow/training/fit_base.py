@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
+from math import prod
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from dualflow.data.dataset import Item, PairDataset, collate
-from dualflow.flows.base_distributions import SubspaceBase
 from dualflow.flows.condition import Condition
 from dualflow.flows.dequantization import prepare_target
-from dualflow.flows.latent_statistics import decode_standardised
-from dualflow.flows.model import DualFlow
+from dualflow.flows.latent_statistics import decode_standardised, standardise
+from dualflow.flows.model import DualFlow, joined
 from dualflow.flows.person_features import person_values
 from dualflow.flows.rng import EVALUATION_SEED
 from dualflow.layout import Scan
@@ -24,10 +25,10 @@ from dualflow.training.subspace_fit import fit_law
 BATCH = 8
 MIN_VOXELS = 5
 """Smallest region or block whose mean is a direction, voxels."""
+MAX_BLOCKS = 96
+"""Maximum number of blocks."""
 GRADIENT_PEOPLE = 8
 """Maximum number of scans whose gradients are averaged."""
-MIN_WHITE = 0.3
-"""Smallest scale of a latent at initialisation, relative to its root mean square."""
 
 
 def fit_base(
@@ -41,9 +42,9 @@ def fit_base(
 ) -> dict[str, float]:
     """Set person features, directions and law of the base in place, from training pairs.
 
-    The directions are the gradients of region means with respect to the coarsest latents: fixed functionals, so that
-    the coordinates of training people are as honest as those of new people if their mean images are cross-fitted.
-    Principal components of few people would mostly be noise.
+    The directions are the gradients of region means with respect to the latents: fixed functionals, so that the
+    coordinates of training people are as honest as those of new people if their mean images are cross-fitted. Principal
+    components of few people would mostly be noise.
 
     Args:
         flow: a flow whose actnorms are initialised.
@@ -51,35 +52,25 @@ def fit_base(
         regions: labels `[D, H, W]` of regions, 0 elsewhere; None uses the blocks of the coarsest level alone.
         folds: cross-fitting fold of each pair.
         seed: seed of the mixture's starts.
-        initial: also set the scales of the latents, before training.
+        initial: before training; the flow is nearly linear then, and the gradients of one scan serve for all.
 
     Returns:
         Choices of the fit, for the model card; empty for a flow without such a base.
     """
-    base = coarsest_base(flow)
+    base = flow.base
     if base is None or flow.person is None:
         return {}
     flow.eval()
     values = torch.cat([person_values(*source_and_side(item, flow)) for item in pairs.items])
     flow.person.fit(values)
-    latents = torch.cat([coarsest_latents(flow, *batch) for batch in conditioned_batches(flow, pairs, BATCH)])
     weights = region_weights(pairs, regions, 2**flow.spec.levels).to(device_of(flow))
-    # Before training the flow is nearly linear: one scan's gradients are all scans'.
     rows = mean_gradients(flow, pairs, weights, people=1 if initial else GRADIENT_PEOPLE)
-    if initial:
-        base.set_diagonal(_initial_scale(latents, rows))
-    scale = base.log_diagonal().detach().exp()
-    basis = orthonormal(rows * scale, base.law.rank)
+    basis = orthonormal(rows, base.law.rank)
+    coordinates = torch.cat([latents(flow, *batch) @ basis for batch in conditioned_batches(flow, pairs, BATCH)])
     subjects = [Scan.parse(key).subject for key in pairs.scans]
-    turn, facts = fit_law((latents / scale) @ basis, flow.person(values), folds, subjects, base.law, seed)
+    turn, facts = fit_law(coordinates, flow.person(values), folds, subjects, base.law, seed)
     base.directions.copy_(basis.double() @ turn.to(basis.device))
     return facts
-
-
-def coarsest_base(flow: DualFlow) -> SubspaceBase | None:
-    """Return the coarsest level's base if it has directions of its own."""
-    base = flow.prior(flow.spec.levels - 1).base
-    return base if isinstance(base, SubspaceBase) else None
 
 
 @torch.no_grad()
@@ -99,35 +90,30 @@ def _given(batch: Item, device: torch.device) -> tuple[Tensor | None, Tensor | N
     return mean, spread
 
 
-def coarsest_latents(flow: DualFlow, target: Tensor, condition: Condition) -> Tensor:
-    """Return the standardised coarsest latents, `[N, M]`."""
-    return _standardised(flow, target, condition, [flow.spec.levels - 1])[0].flatten(1)
-
-
 @torch.no_grad()
-def _standardised(flow: DualFlow, target: Tensor, condition: Condition, levels: Iterable[int]) -> list[Tensor]:
-    """Return the standardised latents of these levels."""
-    code = flow.encoding(target, condition)
-    contexts = {level: flow.prior_context(level, code.coarser[level], condition) for level in levels}
-    return [flow.prior(level).standardise(code.latents[level], context)[0] for level, context in contexts.items()]
+def latents(flow: DualFlow, target: Tensor, condition: Condition) -> Tensor:
+    """Return the standardised latents of all levels, `[N, M]`."""
+    return joined(standardise(flow, flow.encoding(target, condition), condition))
 
 
 def region_weights(pairs: PairDataset, regions: Tensor | None, block: int) -> Tensor:
-    """Return the weights `[R, D, H, W]` of region means: of the labels, and of the blocks of `block` voxels a side.
+    """Return the weights `[R, D, H, W]` of region means: of the labels, and of blocks of about `block` voxels a side.
 
-    The blocks serve regions that the labels do not name, such as white matter.
+    The blocks serve regions that the labels do not name, such as white matter. On a fine grid they are larger, so that
+    there are at most MAX_BLOCKS.
     """
     inside = torch.stack([pairs[index]["mask"][0] for index in range(min(len(pairs), BATCH))]).float().mean(0) > 0.5
     shape = inside.shape
-    grid = torch.arange(shape.numel() // block**3).view(1, 1, *(size // block for size in shape)).float()
+    sizes = next(sizes for edge in count(block) if prod(sizes := _counts(shape, edge)) <= MAX_BLOCKS)
+    grid = torch.arange(prod(sizes)).view(1, 1, *sizes).float()
     blocks = F.interpolate(grid, size=shape, mode="nearest")[0, 0].long()
     maps = [(blocks + 1) * inside] if regions is None else [(blocks + 1) * inside, regions * inside]
     counts = [torch.bincount(one.flatten().long()) for one in maps]
     chosen = [
         (one, label)
-        for one, count in zip(maps, counts, strict=True)
-        for label in range(1, len(count))
-        if count[label] >= MIN_VOXELS
+        for one, voxels in zip(maps, counts, strict=True)
+        for label in range(1, len(voxels))
+        if voxels[label] >= MIN_VOXELS
     ]
     weights = torch.empty(len(chosen), *shape)  # filled row by row: on a fine grid it takes gigabytes
     for row, (one, label) in zip(weights, chosen, strict=True):
@@ -136,22 +122,28 @@ def region_weights(pairs: PairDataset, regions: Tensor | None, block: int) -> Te
     return weights
 
 
+def _counts(shape: Sequence[int], edge: int) -> list[int]:
+    """Return the numbers of blocks along each axis whose edges are closest to `edge` voxels from above."""
+    return [max(size // edge, 1) for size in shape]
+
+
 def mean_gradients(flow: DualFlow, pairs: PairDataset, weights: Tensor, people: int = GRADIENT_PEOPLE) -> Tensor:
-    """Return the gradients `[R, M]` of weighted means of the target with respect to the coarsest latents.
+    """Return the gradients `[R, M]` of weighted means of the target with respect to the standardised latents.
 
     They are averages over up to `people` scans, each at its own latents. At latents of 0 a mean may change twice as
     fast as it does there, and in other directions.
     """
     chosen = PairDataset(pairs.items[:: max(len(pairs) // people, 1)][:people])
     ((target, condition),) = conditioned_batches(flow, chosen, len(chosen))
-    points, last = _standardised(flow, target, condition, range(flow.spec.levels)), flow.spec.levels - 1
-    points[last].requires_grad_()
+    with torch.no_grad():
+        points = standardise(flow, flow.encoding(target, condition), condition)
+    points = [point.requires_grad_() for point in points]
     # Directions need no precision: the density is exact for any.
     with frozen(flow), torch.enable_grad(), autocast("auto", weights.device):
         image = decode_standardised(flow, points, condition)[:, 0]
         # The scans are decoded once; each mean takes a backward pass of its own.
-        rows = [torch.autograd.grad((image * row).sum(), points[last], retain_graph=True)[0].mean(0) for row in weights]
-    return torch.stack(rows).flatten(1).float()
+        rows = [joined(torch.autograd.grad((image * row).sum(), points, retain_graph=True)).mean(0) for row in weights]
+    return torch.stack(rows).float()
 
 
 @contextmanager
@@ -173,12 +165,3 @@ def orthonormal(rows: Tensor, least: int) -> Tensor:
     unit = rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
     basis: Tensor = torch.linalg.qr(torch.cat([unit, extra]).T)[0]
     return basis
-
-
-def _initial_scale(latents: Tensor, rows: Tensor) -> Tensor:
-    """Return the scales of the latents without their part in the span of the gradients, `[M]`."""
-    scale = latents.square().mean(0).clamp_min(1e-6).sqrt()
-    basis = orthonormal(rows * scale, 0)
-    white = latents / scale
-    white = white - (white @ basis) @ basis.T
-    return scale * white.square().mean(0).sqrt().clamp_min(MIN_WHITE)

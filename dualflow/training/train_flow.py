@@ -24,6 +24,7 @@ from dualflow.training.device import chosen_precision
 from dualflow.training.fit_base import fit_base
 from dualflow.training.fit_mean import fit_mean
 from dualflow.training.fit_spread import fit_spread
+from dualflow.training.fit_whitening import fit_whitening
 from dualflow.training.history import History
 from dualflow.training.side_probe import side_probe
 from dualflow.training.trainer import Trainer, to_inputs
@@ -136,6 +137,7 @@ def prepare_flow(
     flow.mean_model.load_state_dict(mean.model.state_dict())
     begin = perf_counter()
     train = fit_spread(flow, train, subject_folds(train))
+    fit_whitening(flow, train)
     spread_seconds = perf_counter() - begin
     objective = FlowObjective(flow)
     # At least one step is left for the flow.

@@ -35,7 +35,10 @@ TABLES = {
     "dequantisation": DEQUANTIZATIONS,
     "prediction": PREDICTIONS,
 }
-PERMISSIVE = {"context": "level", "prediction": "temperature0", "spread": "constant", "source_nll_weight": 0.0}
+PERMISSIVE = {
+    "context": "level", "prediction": "temperature0", "spread": "constant", "whitening": False,
+    "source_nll_weight": 0.0,
+}  # fmt: skip
 """Options with which the default takes every row of every table."""
 
 

@@ -19,6 +19,7 @@ from dualflow.flows.actnorm import ACTNORMS, ActNorm
 from dualflow.flows.attention import ATTENTIONS
 from dualflow.flows.bijection import Bijection, Sequential
 from dualflow.flows.coupling import COUPLING_TRANSFORMS, Coupling, Injector
+from dualflow.flows.field_whitening import LENGTHS, NEIGHBOURS, FieldWhitening
 from dualflow.flows.flow_objective import FlowObjective
 from dualflow.flows.initialization import initialize_flow
 from dualflow.flows.level import Level, Step
@@ -115,6 +116,18 @@ class FlatMultiScale(Bijection):
         return [steps_of(level, count) for level, count in zip(subsampled, self.spec.steps, strict=True)]
 
 
+class SmallWeights(FieldWhitening):
+    """A whitening by the context as weights, made so small that fields stay bounded."""
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        assert context is not None
+        return super().forward(x, 0.1 * context)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        assert context is not None
+        return super().inverse(z, 0.1 * context)
+
+
 def maps_of(context: Tensor | None) -> Mapping[str, Tensor]:
     """Return the maps of a step with the same context for every layer."""
     return {} if context is None else dict.fromkeys(STEP_PIECES, context)
@@ -163,6 +176,7 @@ def _pieces() -> Iterator[tuple[str, Piece]]:
             yield f"{name} attention in context", (partial(attention, 4, CONTEXT, 2), size, context_size)
     for name, squeeze in SQUEEZES.items():
         yield f"{name} squeeze", (squeeze, (2, *SHAPE), None)
+    yield "field whitening", (SmallWeights, (2, *SHAPE), (NEIGHBOURS + 1, *SHAPE))
     yield "transition step", (lambda: Sequential([ActNorm(4), InvertibleMixing(_rotation())]), size, None)
     for name, row in PRESETS.items():
         half = None if row.spec.context == "none" else (CONTEXT, 4, 2, 2)
@@ -212,9 +226,12 @@ def combinations(count: int, covered: Sequence[FlowSpec], seed: int = 0) -> dict
         if missing and missing.isdisjoint(options.items()):
             continue
         try:
-            specs[f"combination {len(specs)}"] = small("dualflow", **{**TINY, **options})
+            spec = small("dualflow", **{**TINY, **options})
         except ConfigError:
             continue
+        if spec.prior != "relation" and spec.context == "none":  # two flows that only a fitted mean would link
+            continue
+        specs[f"combination {len(specs)}"] = spec
         missing -= set(options.items())
     return specs
 
@@ -265,9 +282,12 @@ def build(name: str, seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> Dual
 def build_spec(
     spec: FlowSpec, seed: int = 0, shape: tuple[int, int, int] = SHAPE, source_channels: int = 1
 ) -> DualFlow:
-    """Build a flow in float64."""
+    """Build a flow in float64; its whitening, if it has one, is fitted."""
     torch.manual_seed(seed)
-    return DualFlow(spec, shape=shape, side_features=SIDE, source_channels=source_channels).double()
+    flow = DualFlow(spec, shape=shape, side_features=SIDE, source_channels=source_channels).double()
+    if flow.whitening is not None:
+        flow.whitening.set_correlation(torch.tensor([0.4, *[0.6 / len(LENGTHS)] * len(LENGTHS)]))
+    return flow
 
 
 def batch(count: int = 3, seed: int = 1, shape: tuple[int, int, int] = SHAPE) -> tuple[Tensor, Tensor, Tensor]:

@@ -6,7 +6,8 @@ import torch
 
 from dualflow.data.dataset import PairDataset
 from dualflow.flows.initialization import initialize_flow
-from dualflow.flows.model import DualFlow
+from dualflow.flows.latent_statistics import standardise
+from dualflow.flows.model import DualFlow, joined
 from dualflow.flows.presets import preset
 from dualflow.training.fit_base import fit_base, mean_gradients, orthonormal, region_weights
 
@@ -31,7 +32,15 @@ def flow_of(pairs: PairDataset) -> DualFlow:
     """Return an initialised flow of two levels without a mean."""
     torch.manual_seed(0)
     options = {"levels": 2, "steps": [1, 1], "hidden": [4, 4], "context_channels": 4, "low_rank": 5}
-    spec = preset("dualflow", **options, mean="none", prediction="temperature0", spread="constant", residual_scale=1.0)
+    spec = preset(
+        "dualflow",
+        **options,
+        mean="none",
+        whitening=False,
+        prediction="temperature0",
+        spread="constant",
+        residual_scale=1.0,
+    )
     flow = DualFlow(spec, shape=SHAPE, side_features=1)
     batch = [torch.stack([item[name] for item in pairs.items]) for name in ("target", "source", "side", "mask")]
     initialize_flow(flow, *batch)
@@ -48,6 +57,14 @@ def test_region_weights_are_means_of_regions_and_blocks():
     assert (weights[-2] > 0).sum() == 2 * 64
 
 
+def test_a_fine_grid_has_larger_blocks(monkeypatch):
+    """No more than MAX_BLOCKS blocks cover the grid, also where their edges do not divide it."""
+    monkeypatch.setattr("dualflow.training.fit_base.MAX_BLOCKS", 8)
+    weights = region_weights(scans(), None, 2)
+    assert weights.shape == (8, *SHAPE)
+    assert ((weights > 0).sum(0) == 1).all()
+
+
 def test_gradients_predict_the_change_of_a_mean():
     """A small step of the scans' latents changes the mean of a region by gradient times step, averaged over scans."""
     pairs = scans(2)
@@ -61,18 +78,12 @@ def test_gradients_predict_the_change_of_a_mean():
     ]
     weights = region_weights(pairs, None, 4).double()
     rows = mean_gradients(flow, PairDataset(items), weights)
-    assert rows.shape == (8, 16 * 2 * 2 * 2 * 2)
+    assert rows.shape == (8, 8 * 8 * 8)
 
-    def means(item: dict[str, torch.Tensor], e: torch.Tensor) -> torch.Tensor:
+    def means(item: dict[str, torch.Tensor], step: torch.Tensor) -> torch.Tensor:
         condition = flow.condition(item["source"][None], item["side"][None])
-        latents = flow.encoding(item["target"][None], condition).latents
-
-        def choose(level, coarser):
-            context = flow.prior_context(level, coarser, condition)
-            scale = flow.prior(level).mean_and_log_scale(context, latents[level])[1].exp()
-            return latents[level] + scale * e.view_as(latents[level]) if level == 1 else latents[level]
-
-        return (flow.decode_latents(choose, condition)[:, 0] * weights).sum((1, 2, 3))
+        e = joined(standardise(flow, flow.encoding(item["target"][None], condition), condition)) + step
+        return (flow.decode_standardised(flow.separated(e), condition)[:, 0] * weights).sum((1, 2, 3))
 
     step = 1e-5 * torch.randn(rows.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -86,7 +97,7 @@ def test_the_fit_finds_the_shared_offset():
     pairs = scans(24)
     flow = flow_of(pairs)
     facts = fit_base(flow, pairs, None, [index % 4 for index in range(24)], 0, initial=True)
-    law = flow.priors[-1].base.law
+    law = flow.base.law
     person = torch.zeros(2000, flow.person.count)
     variance = law.sample(2000, person, torch.zeros(()), torch.Generator().manual_seed(0)).var(0)
     assert facts["people"] == 24

@@ -292,7 +292,7 @@ def test_after_calibration_region_means_vary_as_much_as_they_err(train, held_out
     monkeypatch.setattr("dualflow.training.calibrate.MIN_PEOPLE", 2)
     monkeypatch.setattr("dualflow.training.calibrate.LOG_BOUND", 2.0)  # six scans and six steps need a large gain
     flow = train(CALIBRATED).model
-    flow.priors[-1].base.law.gain.fill_(0.7)
+    flow.base.law.gain.fill_(0.7)
     calibrate(flow, held_out, PairDataset([]), None, 2)
     weights = region_weights(held_out, None, 4)
     assert variance_ratio(flow, held_out, weights) == pytest.approx(1, abs=0.15)
@@ -311,7 +311,7 @@ def test_too_few_scans_calibrate_nothing(train, monkeypatch, capsys):
     monkeypatch.setattr("dualflow.training.calibrate.MIN_PEOPLE", 10)
     trained = train(CALIBRATED)
     assert trained.record.calibration == {}
-    assert float(trained.model.priors[-1].base.law.gain) == 1
+    assert float(trained.model.base.law.gain) == 1
     assert "not calibrated" in capsys.readouterr().err
 
 
@@ -348,7 +348,7 @@ def test_a_flow_without_a_law_of_spread_is_not_told_to_add_people(train, small_f
 
 def test_the_base_is_fitted_in_orthonormal_directions(train):
     """Its directions are no longer those of a new base."""
-    w = train(CALIBRATED).model.priors[-1].base.directions
+    w = train(CALIBRATED).model.base.directions
     torch.testing.assert_close(w.T @ w, torch.eye(w.shape[1]), atol=1e-4, rtol=0)
     assert not torch.equal(w, torch.eye(*w.shape))
 

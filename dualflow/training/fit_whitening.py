@@ -1,0 +1,37 @@
+"""Closed-form fit of the correlation that a flow removes from its residuals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from dualflow.baselines.grid_kernel import GridKernel
+from dualflow.baselines.residual_law import KERNEL_PEOPLE
+from dualflow.data.dataset import PairDataset, collate
+from dualflow.flows.model import DualFlow
+
+
+@torch.no_grad()
+def fit_whitening(flow: DualFlow, train: PairDataset) -> None:
+    """Fit the flow's whitening in place to the residuals of training pairs, in units of their spread.
+
+    Args:
+        flow: a flow with a fitted mean and spread, on the CPU.
+        train: training pairs, with cross-fitted means and spreads if mean and spread have them.
+    """
+    if flow.whitening is None:
+        return
+    kernel = GridKernel(train[0]["source"].shape[1:])
+    kernel.fit(_fields(flow, train))
+    flow.whitening.set_correlation(kernel.weights)
+
+
+def _fields(flow: DualFlow, train: PairDataset) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield residuals in units of the spread, `[D, H, W]`, and their masks."""
+    for index in range(0, len(train), max(len(train) // KERNEL_PEOPLE, 1)):
+        item = collate([train[index]])
+        mean = item["mean"] if "mean" in item else flow.mean(item["source"], item["side"])
+        spread = item["spread"] if "spread" in item else flow.spread(item["mask"], item["source"], item["side"])
+        yield ((item["target"] - mean) / spread)[0, 0], item["mask"][0, 0]
