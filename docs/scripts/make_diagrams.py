@@ -139,7 +139,7 @@ def levels() -> Drawing:
     """Three levels of the flow, the source's features beside them, a prior per level."""
     drawing = Drawing(960, 400, "Three levels of flow steps, each with source features, a latent and a prior")
     drawing.box(20, 40, 120, 60, "MR's latents,\nmean image", MR, 14)
-    drawing.box(20, 180, 120, 60, "PET residual\n1 x D x H x W", PET, 14)
+    drawing.box(20, 180, 120, 60, "white residual\n1 x D x H x W", PET, 14)
     names = ["level 1: finest", "level 2", "level 3: coarsest"]
     for number, name in enumerate(names):
         x = 200 + number * 260
@@ -185,14 +185,14 @@ def step() -> Drawing:
 
 
 def low_rank() -> Drawing:
-    """Samples of a profile with independent and with low-rank latents."""
+    """Samples of a profile with independent and with correlated latents."""
     drawing = Drawing(
-        960, 332, "Independent latents average out over a region; low-rank latents keep the region's spread"
+        960, 332, "Independent latents average out over a region; correlated latents keep the region's spread"
     )
     rng = np.random.default_rng(5)
     x = np.linspace(0, 1, 90)
     region = (np.abs(x - 0.3) < 0.16).astype(float) - (np.abs(x - 0.72) < 0.14)
-    for side, (title, share) in enumerate((("independent latents", 0.0), ("low-rank + diagonal", 1.0))):
+    for side, (title, share) in enumerate((("independent latents", 0.0), ("with a law of regions", 1.0))):
         left = 40 + side * 480
         drawing.text(left + 200, 30, title, GREY, 16, "middle")
         for start, end, name in ((0.14, 0.46, "region A"), (0.58, 0.86, "region B")):
@@ -228,7 +228,7 @@ def memory() -> Drawing:
 
 def calibration() -> Drawing:
     """Nominal against observed coverage of region means, read from the tables of the results page."""
-    drawing = Drawing(960, 330, "Share of region means inside their intervals, with and without the low-rank level")
+    drawing = Drawing(960, 330, "Share of region means inside their intervals, with and without the law of regions")
     results, nominal = (IMAGES.parent / "results.md").read_text(), (0.5, 0.8, 0.95)
     left, base, size = 110, 270, 230
     for tick in (0.0, 0.5, 1.0):
@@ -236,7 +236,7 @@ def calibration() -> Drawing:
         drawing.text(left - 10, base - size * tick, f"{tick:.0%}", GREY, 12, "end")
         drawing.rule(left, base - size * tick, left + size, base - size * tick, "#e3e7eb")
     drawing.rule(left, base, left + size, base - size)
-    rows = [("dualflow", "with the low-rank level", PET), ("dualflow_no_low_rank", "without it", MR)]
+    rows = [("dualflow", "with the law of regions", PET), ("dualflow_no_low_rank", "without it", MR)]
     for line, (flow, label, colour) in enumerate(rows):
         row = next(row for row in results.split("## Ablations")[1].splitlines() if row.startswith(f"| {flow} "))
         observed = [float(value) for value in row.strip("| ").split(" | ")[-1].split(" / ")]

@@ -24,7 +24,7 @@ class Condition(NamedTuple):
         features: one source feature map per level, finest first, `[N, F_l, d_l, h_l, w_l]`.
         maps: source maps for the layers of each step.
         side: embedding `[N, E]`, or None.
-        person: person features `[N, F]` of the coarsest level's base, or None.
+        person: person features `[N, F]` of the base, or None.
         source_log_prob: log p(source) in nats `[N]`, None for a source without density and for repeated conditions.
     """
 

@@ -14,16 +14,15 @@ from dualflow.flows.bijection import Bijection, sum_per_sample
 LENGTHS = (1.2, 2.5, 6.0)
 """Length scales of the correlation in voxels; a first term of length 0 is independent noise."""
 LATTICES = 2
-"""Lattices of voxels, each with twice the spacing of the one before. The voxels of the coarsest one that are further
-apart than its spacing count as independent."""
+"""Number of lattices, each with twice the spacing of the one before; voxels of a further one would not be predicted."""
 PARITIES = ((1, 1, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1))
 """Groups of the voxels that a lattice has and the next coarser one lacks, in the order of their prediction."""
 NEIGHBOURS, REACH = 32, 3
 """Number of voxels that predict another, and their largest distance along an axis, in steps of the lattice."""
 JITTER, LEAST_VARIANCE = 1e-4, 1e-2
 """Added to the variance of a neighbour; smallest variance of a voxel given its neighbours."""
-REMEMBERED, AT_ONCE = 100_000, 4_000
-"""Sets of present neighbours of a group whose weights are kept for later calls; sets solved together, in 32 MB each."""
+REMEMBERED, AT_ONCE = 1_000_000, 4_000
+"""Sets of neighbours whose weights are kept for each group, in 140 bytes each; sets solved together, in some 100 MB."""
 
 
 class FieldWhitening(Bijection):
@@ -94,8 +93,8 @@ class FieldWhitening(Bijection):
         mask = inside.long()
         for lattice, group in _coarsest_first(mask):
             present = torch.zeros_like(_members(mask, lattice, group))
-            for bit, part in enumerate(_neighbours(mask, lattice, group)):
-                present += part << bit
+            for bit, neighbour in enumerate(_neighbours(mask, lattice, group)):
+                present += neighbour << bit
             rows = self._solutions(present * _members(mask, lattice, group), lattice, group)[:, 0]
             _members(context, lattice, group).copy_(rows.movedim(-1, 1))
         return context
@@ -106,13 +105,12 @@ class FieldWhitening(Bijection):
         alone = sets.new_zeros(1), sets.new_zeros(1, NEIGHBOURS + 1, dtype=torch.float32)
         known, rows = self._solved.get(key, alone)
         new = torch.unique(sets[known[torch.searchsorted(known, sets).clamp_max(len(known) - 1)] != sets])
-        if len(known) + len(new) > REMEMBERED:
-            known, rows = alone
-            new = torch.unique(sets[sets > 0])
         if len(new):
+            full = len(known) + len(new) > REMEMBERED
             known, order = torch.cat([known, new]).sort()
             rows = torch.cat([rows, *(self._solve(part, lattice, group) for part in new.split(AT_ONCE))])[order]
-            self._solved[key] = known, rows
+            if not full:
+                self._solved[key] = known, rows
         return rows[torch.searchsorted(known, sets)]
 
     def _solve(self, sets: Tensor, lattice: int, group: int) -> Tensor:
@@ -170,10 +168,12 @@ def _members(volume: Tensor, lattice: int, group: int) -> Tensor:
 def _neighbours(volume: Tensor, lattice: int, group: int) -> Iterator[Tensor]:
     """Yield each neighbour of a group's voxels, `[N, C, d, h, w]`; 0 beyond the grid."""
     spacing = 1 << lattice
-    windows = F.pad(volume[:, :, ::spacing, ::spacing, ::spacing], (REACH,) * 6)
-    for axis, parity in enumerate(PARITIES[group], 2):
-        windows = windows.narrow(axis, parity, windows.shape[axis] - parity).unfold(axis, 2 * REACH + 1, 2)
-    return (windows[..., REACH + d, REACH + h, REACH + w] for d, h, w in OFFSETS[group])
+    padded = F.pad(volume[:, :, ::spacing, ::spacing, ::spacing], (REACH,) * 6)
+    for offset in OFFSETS[group]:
+        places = zip(PARITIES[group], offset, padded.shape[2:], strict=True)
+        # Slices, not windows: the gradient of a window is as large as all of them.
+        d, h, w = (slice(REACH + parity + step, size - REACH + step, 2) for parity, step, size in places)
+        yield padded[:, :, d, h, w]
 
 
 def _predicted(x: Tensor, context: Tensor, lattice: int, group: int) -> Tensor:

@@ -145,7 +145,7 @@ class FlowObjective(Objective):
 
     @torch.no_grad()
     def _monitored(self, batch: ForwardPass) -> dict[str, Tensor]:
-        """Bits per dimension of each level's latents, and the state of the discriminators."""
+        """Bits per dimension of each level, the coarsest with the law of regions, and the discriminators' state."""
         levels = enumerate(zip(batch.level_log_probs, batch.code.latents, strict=True), 1)
         numbers = {
             f"bits_per_dim_level_{level}": -log_prob.mean() / (z[0].numel() * log(2)) for level, (log_prob, z) in levels

@@ -207,6 +207,11 @@ class FlowSpec:
             "whitening needs the residuals of a mean model; choose mean: local_linear, or whitening: false",
         )
         yield (
+            self.whitening and self.interpolation_l1 > 0,
+            "interpolation_l1 fills latents whose voxels are missing, and whitening predicts known voxels from missing "
+            "ones; choose whitening: false",
+        )
+        yield (
             not (self.nll_weight or self.decode_l1 or self.interpolation_l1),
             "nll_weight = 0, decode_l1 = 0 and interpolation_l1 = 0 leave nothing to learn; set one of them above 0",
         )

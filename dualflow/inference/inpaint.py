@@ -31,7 +31,9 @@ def interpolate_missing(flow: DualFlow, subject: Subject, known: Tensor) -> Tens
         InputError: an input has the wrong shape, dtype or values.
     """
     if not len(flow.interpolations):
-        raise ConfigError("this flow has no interpolation; train it with model.options: {interpolation_l1: 1.0}")
+        raise ConfigError(
+            "this flow has no interpolation; train it with model.options: {interpolation_l1: 1.0, whitening: false}"
+        )
     if known.dtype != torch.bool or known.shape != (len(subject.source), 1, *flow.shape):
         raise ShapeError(
             f"known is {known.dtype} of size {tuple(known.shape)}, expected torch.bool of size "

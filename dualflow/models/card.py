@@ -101,7 +101,7 @@ class TrainingRecord(Record):
     calibrate_seconds: Seconds = 0.0
     """Time of the fits after training: base, law of regions and calibration."""
     base: dict[str, float] = Field(default_factory=dict)
-    """Facts of the closed-form fit of the coarsest level's base; empty without directions of its own."""
+    """Facts of the closed-form fit of the base; empty without directions of its own."""
     calibration: dict[str, float] = Field(default_factory=dict)
     """Gains of the spread, and the NLL before and after them (nats per voxel), of validation people or, if they are too
     few, of training people by cross-fitting; empty if not calibrated."""

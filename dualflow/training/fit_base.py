@@ -1,4 +1,4 @@
-"""Closed-form fit of the coarsest level's base to the latents of training people."""
+"""Closed-form fit of a flow's base to the latents of training people."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def fit_base(
     Args:
         flow: a flow whose actnorms are initialised.
         pairs: training pairs, with cross-fitted means and spreads if mean and spread have them.
-        regions: labels `[D, H, W]` of regions, 0 elsewhere; None uses the blocks of the coarsest level alone.
+        regions: labels `[D, H, W]` of regions, 0 elsewhere; None uses blocks alone.
         folds: cross-fitting fold of each pair.
         seed: seed of the mixture's starts.
         initial: before training; the flow is nearly linear then, and the gradients of one scan serve for all.
@@ -69,7 +69,7 @@ def fit_base(
     coordinates = torch.cat([latents(flow, *batch) @ basis for batch in conditioned_batches(flow, pairs, BATCH)])
     subjects = [Scan.parse(key).subject for key in pairs.scans]
     turn, facts = fit_law(coordinates, flow.person(values), folds, subjects, base.law, seed)
-    base.directions.copy_(basis.double() @ turn.to(basis.device))
+    base.directions.copy_(basis @ turn.to(basis))
     return facts
 
 
@@ -99,8 +99,8 @@ def latents(flow: DualFlow, target: Tensor, condition: Condition) -> Tensor:
 def region_weights(pairs: PairDataset, regions: Tensor | None, block: int) -> Tensor:
     """Return the weights `[R, D, H, W]` of region means: of the labels, and of blocks of about `block` voxels a side.
 
-    The blocks serve regions that the labels do not name, such as white matter. On a fine grid they are larger, so that
-    there are at most MAX_BLOCKS.
+    The blocks serve regions that the labels do not name, such as white matter. They are larger where there would be
+    more than MAX_BLOCKS.
     """
     inside = torch.stack([pairs[index]["mask"][0] for index in range(min(len(pairs), BATCH))]).float().mean(0) > 0.5
     shape = inside.shape
@@ -123,7 +123,7 @@ def region_weights(pairs: PairDataset, regions: Tensor | None, block: int) -> Te
 
 
 def _counts(shape: Sequence[int], edge: int) -> list[int]:
-    """Return the numbers of blocks along each axis whose edges are closest to `edge` voxels from above."""
+    """Return how many blocks of at least `edge` voxels fit along each axis, at least 1."""
     return [max(size // edge, 1) for size in shape]
 
 

@@ -10,7 +10,9 @@ from torch import Tensor
 from dualflow.baselines.grid_kernel import GridKernel
 from dualflow.baselines.residual_law import KERNEL_PEOPLE
 from dualflow.data.dataset import PairDataset, collate
+from dualflow.flows.dequantization import prepare_target
 from dualflow.flows.model import DualFlow
+from dualflow.flows.rng import EVALUATION_SEED
 
 
 @torch.no_grad()
@@ -29,9 +31,11 @@ def fit_whitening(flow: DualFlow, train: PairDataset) -> None:
 
 
 def _fields(flow: DualFlow, train: PairDataset) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield residuals in units of the spread, `[D, H, W]`, and their masks."""
+    """Yield residuals with the noise of training, in units of the spread, `[D, H, W]`, and their masks."""
+    generator = torch.Generator().manual_seed(EVALUATION_SEED)
     for index in range(0, len(train), max(len(train) // KERNEL_PEOPLE, 1)):
         item = collate([train[index]])
+        target = prepare_target(item["target"], item["mask"], flow.spec, generator, training=True)
         mean = item["mean"] if "mean" in item else flow.mean(item["source"], item["side"])
         spread = item["spread"] if "spread" in item else flow.spread(item["mask"], item["source"], item["side"])
-        yield ((item["target"] - mean) / spread)[0, 0], item["mask"][0, 0]
+        yield ((target - mean) / spread)[0, 0], item["mask"][0, 0]

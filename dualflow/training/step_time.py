@@ -41,6 +41,8 @@ PHASES = (0.125, 0.375, 0.625, 0.875)
 WARM, TIMED, ROUNDS = 1, 4, 2
 RANDOM_SCANS = 4
 """Random scans that a baseline is fitted to before its steps are timed."""
+SHARES = (0.2, 0.5, 0.2, 0.1)
+"""Correlation of a fitted whitening; a new one, of white noise, needs no weights."""
 SCHEDULE = 1000
 """Length of the learning-rate schedule; its warm-up keeps the weights near their start during the timing."""
 
@@ -76,6 +78,8 @@ def random_training(config: Config, choice: ModelConfig) -> tuple[FlowObjective,
     objective = untrained(config, choice)
     device = select_device(config.train.device)
     batch = to_inputs(random_batch(config, objective.flow, config.train.batch_size), device)
+    if objective.flow.whitening is not None:
+        objective.flow.whitening.set_correlation(torch.tensor(SHARES))
     initialize_flow(objective.to(device).flow, **batch)
     return objective, batch
 
@@ -205,8 +209,16 @@ def random_batch(config: Config, model: DualFlow, count: int) -> dict[str, Tenso
     volumes["source"].sigmoid_()
     if isinstance(model.spread, SourceSpread):
         volumes["spread"] = torch.full_like(volumes["target"], model.spread.scale)
-    mask = torch.ones_like(volumes["target"], dtype=torch.bool)
+    mask = _brain(volumes["target"])
+    volumes["source"] *= mask
     return {**volumes, "side": torch.randn(count, len(config.study.side)), "mask": mask}
+
+
+def _brain(like: Tensor) -> Tensor:
+    """Return ellipsoids with holes, another one for each scan, `[N, 1, D, H, W]`: no two brains have the same edge."""
+    axes = torch.meshgrid(*(torch.linspace(-1, 1, size) for size in like.shape[2:]), indexing="ij")
+    distance = torch.stack([axis.square() for axis in axes]).sum(dim=0)
+    return (distance < 0.8) & (torch.rand_like(like) > 0.02)
 
 
 def _processor() -> str:

@@ -11,10 +11,10 @@ MINIMAL = "study: {name: test}\n"
 @pytest.mark.parametrize("number", ["1e-5", "1.e-5", "1E-05", "0.00001"])
 def test_numbers_may_have_an_exponent(write, number):
     """YAML 1.1 takes those without a point for text, and JSON writes them without one."""
-    options = f"model: {{preset: dualflow, options: {{interpolation_l1: {number}}}}}"
+    options = f"model: {{preset: dualflow, options: {{source_nll_weight: {number}}}}}"
     config = load_config(write(MINIMAL + options))
-    assert config.model.options["interpolation_l1"] == 1e-5
-    override = f"model.options.interpolation_l1={number}"
+    assert config.model.options["source_nll_weight"] == 1e-5
+    override = f"model.options.source_nll_weight={number}"
     assert load_config(write(MINIMAL + "model: {preset: dualflow}"), [override]).model == config.model
     assert load_config(write_resolved(config)).model == config.model
 

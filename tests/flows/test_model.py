@@ -213,7 +213,7 @@ def test_decode_l1_ignores_voxels_outside_the_mask():
 
 
 def test_sample_spread_follows_the_low_rank_base():
-    """The volume mean varies more with correlated coarsest latents than with independent ones."""
+    """The volume mean varies more with correlated latents than with independent ones."""
     torch.manual_seed(0)
     flow, (_, source, side) = build_spec(small("dualflow", whitening=False)).eval(), batch(1)
     base = flow.base

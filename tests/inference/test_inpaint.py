@@ -48,7 +48,7 @@ def test_errors_name_the_remedy():
     """A flow without interpolation, and a map of another size or type, are refused."""
     target, source, side = batch()
     known = torch.ones(3, 1, 8, 4, 4, dtype=torch.bool)
-    with pytest.raises(ConfigError, match=r"no interpolation; train it with model.options: \{interpolation_l1: 1.0\}"):
+    with pytest.raises(ConfigError, match=r"no interpolation; train it with model.options: \{interpolation_l1: 1.0, "):
         interpolate_missing(build("dualflow").eval(), Subject(target, source, side), known)
     flow = build("puflow").eval()
     for wrong in (known[:2], known.double()):
