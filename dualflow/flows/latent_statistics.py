@@ -6,8 +6,6 @@ its condition. Decoded under another condition, they give the same deviations fr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -22,18 +20,6 @@ SETS = {"global": (1, 2, 3, 4), "local": (1,), "spatial": (2, 3, 4)}
 def standardise(flow: DualFlow, code: Encoding, condition: Condition) -> list[Tensor]:
     """Return the standardised latents of an encoded target, finest first; gradients pass."""
     return [e for e, _ in flow.standardise(code, condition)]
-
-
-def decode_standardised(flow: DualFlow, latents: Sequence[Tensor], condition: Condition) -> Tensor:
-    """Return the target `[N, C, D, H, W]` with these standardised latents; the inverse of `standardise`."""
-    return flow.decode_standardised(latents, condition)
-
-
-def fresh_latents(
-    flow: DualFlow, condition: Condition, temperature: float = 1.0, generator: torch.Generator | None = None
-) -> list[Tensor]:
-    """Draw standardised latents from the flow's base distributions, finest first, as those of a drawn target."""
-    return standardise(flow, flow.encoding(flow.draw(condition, temperature, generator), condition), condition)
 
 
 def match_moments(e: Tensor, reference: Tensor, sets: str) -> Tensor:

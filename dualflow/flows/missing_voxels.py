@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from dualflow.flows.condition import Condition
 from dualflow.flows.latent_interpolation import LatentInterpolation
-from dualflow.flows.latent_statistics import decode_standardised, standardise
+from dualflow.flows.latent_statistics import standardise
 from dualflow.flows.model import DualFlow
 from dualflow.flows.rng import uniform_noise
 
@@ -36,7 +36,7 @@ def fill_missing(flow: DualFlow, target: Tensor, known: Tensor, condition: Condi
         encoded = F.max_pool3d((~known).to(target.dtype), 2 ** (level + 1)) == 0
         assert isinstance(interpolation, LatentInterpolation)
         latents[level] = interpolation(latents[level], encoded, condition.features[level])
-    return torch.where(known, target, decode_standardised(flow, latents, condition))
+    return torch.where(known, target, flow.decode_standardised(latents, condition))
 
 
 def random_slabs(target: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -313,6 +313,12 @@ class DualFlow(ConditionalDensity):
 
     def draw(self, condition: Condition, temperature: float, generator: torch.Generator | None = None) -> Tensor:
         """Draw one target per condition, `[N, C, D, H, W]`; gradients pass."""
+        return self.decode_standardised(self.draw_latents(condition, temperature, generator), condition)
+
+    def draw_latents(
+        self, condition: Condition, temperature: float = 1.0, generator: torch.Generator | None = None
+    ) -> list[Tensor]:
+        """Draw the standardised latents of one target per condition, finest first; zeros at temperature 0."""
         count, like = len(condition.mean), upcast(condition.mean)
         if temperature == 0:
             e = like.new_zeros(count, self.latent_count)
@@ -320,7 +326,7 @@ class DualFlow(ConditionalDensity):
             e = temperature * standard_noise((count, self.latent_count), like, generator)
         else:
             e = temperature * self.base.sample(count, like, condition.person, generator)
-        return self.decode_standardised(self.separated(e), condition)
+        return self.separated(e)
 
     @property
     def latent_count(self) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dualflow.errors import ConfigError, ShapeError
 from dualflow.flows.dequantization import prepare_target
-from dualflow.flows.latent_statistics import SETS, decode_standardised, fresh_latents, match_moments, standardise
+from dualflow.flows.latent_statistics import SETS, match_moments, standardise
 from dualflow.flows.model import DualFlow
 from dualflow.flows.rng import EVALUATION_SEED
 
@@ -61,7 +61,7 @@ def decode_under(flow: DualFlow, latents: Sequence[Tensor], source: Tensor, side
         InputError: an input has the wrong shape, dtype or values.
     """
     flow.check(next(flow.parameters()), source, side, latents=latents)
-    return decode_standardised(flow, latents, flow.condition(source, side))
+    return flow.decode_standardised(latents, flow.condition(source, side))
 
 
 def edit(
@@ -153,4 +153,4 @@ def _reference_latents(
         return encode_standardised(flow, reference)
     flow.check(next(flow.parameters()), source, side)
     generator = generator or torch.Generator().manual_seed(EVALUATION_SEED)
-    return fresh_latents(flow, flow.condition(source, side), temperature, generator)
+    return flow.draw_latents(flow.condition(source, side), temperature, generator)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from dualflow.data.dataset import Item, PairDataset, collate
 from dualflow.flows.condition import Condition
 from dualflow.flows.dequantization import prepare_target
-from dualflow.flows.latent_statistics import decode_standardised, standardise
+from dualflow.flows.latent_statistics import standardise
 from dualflow.flows.model import DualFlow, joined
 from dualflow.flows.person_features import person_values
 from dualflow.flows.rng import EVALUATION_SEED
@@ -140,7 +140,7 @@ def mean_gradients(flow: DualFlow, pairs: PairDataset, weights: Tensor, people: 
     points = [point.requires_grad_() for point in points]
     # Directions need no precision: the density is exact for any.
     with frozen(flow), torch.enable_grad(), autocast("auto", weights.device):
-        image = decode_standardised(flow, points, condition)[:, 0]
+        image = flow.decode_standardised(points, condition)[:, 0]
         # The scans are decoded once; each mean takes a backward pass of its own.
         rows = [joined(torch.autograd.grad((image * row).sum(), points, retain_graph=True)).mean(0) for row in weights]
     return torch.stack(rows).float()

@@ -55,6 +55,18 @@ def test_a_field_becomes_nearly_white_noise():
     assert -0.5 * torch.linalg.slogdet(true)[1] / len(true) > 0.3
 
 
+def test_gradients_are_those_of_the_matrix():
+    """Both directions pass gradients, through holes and edges of the brain."""
+    whitening, mask = fitted(), ball()
+    w, context = matrix(whitening, mask), whitening.weights(mask)
+    for function, expected in ((whitening, w), (whitening.inverse, torch.linalg.inv(w))):
+        x = torch.randn(1, 1, *SHAPE, dtype=torch.float64, requires_grad=True)
+        direction = torch.randn(len(w), dtype=torch.float64)
+        (function(x, context)[0][mask] @ direction).backward()
+        assert x.grad is not None
+        torch.testing.assert_close(x.grad[mask], expected.T @ direction)
+
+
 def test_a_voxel_with_few_neighbours_is_kriged():
     """With two voxels in the brain, the later one is the earlier one's share plus noise of the right scale."""
     mask = torch.zeros(1, 1, *SHAPE, dtype=torch.bool)

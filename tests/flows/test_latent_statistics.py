@@ -10,7 +10,7 @@ from flow_zoo import batch, each_flow, parametrize_flows, trained
 from scipy.stats import gamma, kstest
 from torch import Tensor
 
-from dualflow.flows.latent_statistics import SETS, decode_standardised, fresh_latents, match_moments, standardise
+from dualflow.flows.latent_statistics import SETS, match_moments, standardise
 
 SHAPE = (2, 8, 6, 7, 6)
 
@@ -26,9 +26,9 @@ def test_standardised_latents_invert(name):
     with torch.no_grad():
         condition = flow.condition(source, side)
         latents = standardise(flow, flow.encoding(target, condition), condition)
-        torch.testing.assert_close(decode_standardised(flow, latents, condition), target, rtol=0, atol=1e-9)
+        torch.testing.assert_close(flow.decode_standardised(latents, condition), target, rtol=0, atol=1e-9)
         swapped = [e.roll(1, 0) for e in latents]
-        assert not torch.allclose(decode_standardised(flow, swapped, condition), target, atol=1e-2)
+        assert not torch.allclose(flow.decode_standardised(swapped, condition), target, atol=1e-2)
 
 
 @each_flow
@@ -36,17 +36,20 @@ def test_standardised_latents_of_the_mean_are_zero(name):
     """The decode at temperature 0 has standardised latents 0, at every level."""
     flow, (_, source, side) = trained(name), batch()
     with torch.no_grad():
-        for e in fresh_latents(flow, flow.condition(source, side), temperature=0.0):
+        condition = flow.condition(source, side)
+        for e in standardise(flow, flow.encoding(flow.draw(condition, 0.0), condition), condition):
             torch.testing.assert_close(e, torch.zeros_like(e), rtol=0, atol=1e-9)
 
 
 @parametrize_flows(["dualflow", "srflow"])
-def test_fresh_latents_are_those_of_samples(name):
-    """Fresh latents are white where the base is, scale with the temperature and repeat with the seed."""
+def test_drawn_latents_are_those_of_samples(name):
+    """They are white where the base is, scale with the temperature, and decode to the sample of the same seed."""
     flow, (_, source, side) = trained(name), batch(32, seed=3)
     with torch.no_grad():
         condition = flow.condition(source, side)
-        first, cold = (fresh_latents(flow, condition, t, torch.Generator().manual_seed(1)) for t in (1.0, 0.5))
+        first, cold = (flow.draw_latents(condition, t, torch.Generator().manual_seed(1)) for t in (1.0, 0.5))
+        drawn = flow.draw(condition, 0.5, torch.Generator().manual_seed(1))
+        torch.testing.assert_close(flow.decode_standardised(cold, condition), drawn)
     assert kstest(first[0].flatten().numpy(), "norm").pvalue > 0.01
     for e, half in zip(first, cold, strict=True):
         torch.testing.assert_close(half, 0.5 * e, rtol=0, atol=1e-9)
