@@ -94,7 +94,7 @@ class FieldWhitening(Bijection):
         for lattice, group in _coarsest_first(mask):
             present = torch.zeros_like(_members(mask, lattice, group))
             for bit, neighbour in enumerate(_neighbours(mask, lattice, group)):
-                present += neighbour << bit
+                present.add_(neighbour, alpha=1 << bit)
             rows = self._solutions(present * _members(mask, lattice, group), lattice, group)[:, 0]
             _members(context, lattice, group).copy_(rows.movedim(-1, 1))
         return context
@@ -104,14 +104,15 @@ class FieldWhitening(Bijection):
         key = sets.device, lattice, group
         alone = sets.new_zeros(1), sets.new_zeros(1, NEIGHBOURS + 1, dtype=torch.float32)
         known, rows = self._solved.get(key, alone)
-        new = torch.unique(sets[known[torch.searchsorted(known, sets).clamp_max(len(known) - 1)] != sets])
-        if len(new):
+        place = torch.searchsorted(known, sets).clamp_max_(len(known) - 1)
+        if len(new := torch.unique(sets[known[place] != sets])):
             full = len(known) + len(new) > REMEMBERED
             known, order = torch.cat([known, new]).sort()
             rows = torch.cat([rows, *(self._solve(part, lattice, group) for part in new.split(AT_ONCE))])[order]
             if not full:
                 self._solved[key] = known, rows
-        return rows[torch.searchsorted(known, sets)]
+            place = torch.searchsorted(known, sets)
+        return rows[place]
 
     def _solve(self, sets: Tensor, lattice: int, group: int) -> Tensor:
         """Solve the kriging equations of sets of present neighbours `[U]`; return `[U, NEIGHBOURS + 1]`."""
