@@ -17,7 +17,7 @@ from dualflow.flows.field_whitening import FieldWhitening
 from dualflow.flows.interface import SAMPLES_AT_ONCE, ConditionalDensity
 from dualflow.flows.latent_interpolation import LatentInterpolation
 from dualflow.flows.mean_models import MEANS
-from dualflow.flows.multiscale import Encoding, MultiScaleFlow, level_channels, level_shapes
+from dualflow.flows.multiscale import Encoding, MultiScaleFlow, joined, level_channels, separated
 from dualflow.flows.person_features import PersonFeatures, person_values
 from dualflow.flows.predictions import predict
 from dualflow.flows.prior import LevelChannels, LevelPrior, PriorContext
@@ -326,19 +326,12 @@ class DualFlow(ConditionalDensity):
             e = temperature * standard_noise((count, self.latent_count), like, generator)
         else:
             e = temperature * self.base.sample(count, like, condition.person, generator)
-        return self.separated(e)
+        return separated(e, self.target_channels, self.shape, self.spec.levels)
 
     @property
     def latent_count(self) -> int:
         """Number of latents of one target, as of its voxels."""
         return self.target_channels * prod(self.shape)
-
-    def separated(self, latents: Tensor) -> list[Tensor]:
-        """Return the latents of each level, finest first, from `joined` ones."""
-        levels = self.spec.levels
-        sizes = list(zip(level_channels(self.target_channels, levels), level_shapes(self.shape, levels), strict=True))
-        parts = latents.split_with_sizes([channels * prod(shape) for channels, shape in reversed(sizes)], dim=1)
-        return [part.view(-1, c, *shape) for part, (c, shape) in zip(reversed(parts), sizes, strict=True)]
 
     def decode_standardised(self, latents: Sequence[Tensor], condition: Condition) -> Tensor:
         """Return the target `[N, C, D, H, W]` with these standardised latents; the inverse of `standardise`.
@@ -392,8 +385,3 @@ class DualFlow(ConditionalDensity):
             return residual, log_det
         white, term = self.whitening(residual, condition.whitening)
         return white, log_det + term
-
-
-def joined(latents: Sequence[Tensor]) -> Tensor:
-    """Return the latents of all levels, given finest first, in one row, coarsest first, `[N, M]`."""
-    return torch.cat([latent.flatten(1) for latent in reversed(latents)], dim=1)

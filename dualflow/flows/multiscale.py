@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -122,3 +123,15 @@ def step_channels(in_channels: int, levels: int) -> list[int]:
 def level_shapes(shape: Sequence[int], levels: int) -> list[tuple[int, ...]]:
     """Return the spatial size of each level's latent, finest first."""
     return [tuple(size // 2 ** (level + 1) for size in shape) for level in range(levels)]
+
+
+def joined(latents: Sequence[Tensor]) -> Tensor:
+    """Return the latents of all levels, given finest first, in one row, coarsest first, `[N, M]`."""
+    return torch.cat([latent.flatten(1) for latent in reversed(latents)], dim=1)
+
+
+def separated(latents: Tensor, in_channels: int, shape: Sequence[int], levels: int) -> list[Tensor]:
+    """Return the latents of each level, finest first, from `joined` ones of a volume of this size."""
+    sizes = list(zip(level_channels(in_channels, levels), level_shapes(shape, levels), strict=True))
+    parts = latents.split_with_sizes([channels * prod(grid) for channels, grid in reversed(sizes)], dim=1)
+    return [part.view(-1, channels, *grid) for part, (channels, grid) in zip(reversed(parts), sizes, strict=True)]

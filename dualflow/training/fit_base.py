@@ -15,7 +15,8 @@ from dualflow.data.dataset import Item, PairDataset, collate
 from dualflow.flows.condition import Condition
 from dualflow.flows.dequantization import prepare_target
 from dualflow.flows.latent_statistics import standardise
-from dualflow.flows.model import DualFlow, joined
+from dualflow.flows.model import DualFlow
+from dualflow.flows.multiscale import joined
 from dualflow.flows.person_features import person_values
 from dualflow.flows.rng import EVALUATION_SEED
 from dualflow.layout import Scan

@@ -7,7 +7,8 @@ import torch
 from dualflow.data.dataset import PairDataset
 from dualflow.flows.initialization import initialize_flow
 from dualflow.flows.latent_statistics import standardise
-from dualflow.flows.model import DualFlow, joined
+from dualflow.flows.model import DualFlow
+from dualflow.flows.multiscale import joined, separated
 from dualflow.flows.presets import preset
 from dualflow.training.fit_base import fit_base, mean_gradients, orthonormal, region_weights
 
@@ -83,7 +84,7 @@ def test_gradients_predict_the_change_of_a_mean():
     def means(item: dict[str, torch.Tensor], step: torch.Tensor) -> torch.Tensor:
         condition = flow.condition(item["source"][None], item["side"][None])
         e = joined(standardise(flow, flow.encoding(item["target"][None], condition), condition)) + step
-        return (flow.decode_standardised(flow.separated(e), condition)[:, 0] * weights).sum((1, 2, 3))
+        return (flow.decode_standardised(separated(e, 1, SHAPE, 2), condition)[:, 0] * weights).sum((1, 2, 3))
 
     step = 1e-5 * torch.randn(rows.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
