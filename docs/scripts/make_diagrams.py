@@ -139,7 +139,7 @@ def levels() -> Drawing:
     """Three levels of the flow, the source's features beside them, a prior per level."""
     drawing = Drawing(960, 400, "Three levels of flow steps, each with source features, a latent and a prior")
     drawing.box(20, 40, 120, 60, "MR's latents,\nmean image", MR, 14)
-    drawing.box(20, 180, 120, 60, "white residual\n1 x D x H x W", PET, 14)
+    drawing.box(20, 180, 120, 60, "PET residual,\nwhitened", PET, 14)
     names = ["level 1: finest", "level 2", "level 3: coarsest"]
     for number, name in enumerate(names):
         x = 200 + number * 260

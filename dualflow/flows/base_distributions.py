@@ -57,7 +57,7 @@ class SubspaceBase(nn.Module):
         person: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Draw `[count, M]` for person features `[count, F]`, with the type and device of `like`."""
+        """Draw `[count, M]` for person features `[count, F]`, with the type of `like`."""
         with torch.autocast(like.device.type, enabled=False):
             eps = standard_noise((count, len(self.directions)), self.directions, generator)
             t = self.law.sample(count, person, self.directions, generator)

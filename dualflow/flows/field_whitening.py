@@ -21,7 +21,7 @@ NEIGHBOURS, REACH = 32, 3
 """Number of voxels that predict another, and their largest distance along an axis, in steps of the lattice."""
 JITTER, LEAST_VARIANCE = 1e-4, 1e-2
 """Added to the variance of a neighbour; smallest variance of a voxel given its neighbours."""
-REMEMBERED, AT_ONCE = 1_000_000, 4_000
+REMEMBERED, AT_ONCE = 200_000, 4_000
 """Sets of neighbours whose weights are kept for each group, in 140 bytes each; sets solved together, in some 100 MB."""
 
 

@@ -19,7 +19,7 @@ SETS = {"global": (1, 2, 3, 4), "local": (1,), "spatial": (2, 3, 4)}
 
 def standardise(flow: DualFlow, code: Encoding, condition: Condition) -> list[Tensor]:
     """Return the standardised latents of an encoded target, finest first; gradients pass."""
-    return [e for e, _ in flow.standardise(code, condition)]
+    return [e for e, _ in flow.standardise_with_scales(code, condition)]
 
 
 def match_moments(e: Tensor, reference: Tensor, sets: str) -> Tensor:

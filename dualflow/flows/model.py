@@ -39,7 +39,7 @@ class DualFlow(ConditionalDensity):
     identity, and the multi-scale flow f:
 
         x' = w((target - m) / r),    (z_1, ..., z_L) = f(x'; features)
-        log p(target | source, side) = sum_l log p(z_l | features_l, ...) + log |det df/dx'| + log |det dw|
+        log p(target | source, side) = log p(z_1, ..., z_L | features, ...) + log |det df/dx'| + log |det dw|
                                        - sum_v log r_v
 
     The shift by m has log-det 0, so a regression explains variance at no cost in likelihood. This is DUAL-GLOW's
@@ -298,13 +298,13 @@ class DualFlow(ConditionalDensity):
         The law of the directions belongs to the coarsest level's term.
         """
         code = self.encoding(target, condition)
-        standardised, log_scales = zip(*self.standardise(code, condition), strict=True)
+        standardised, log_scales = zip(*self.standardise_with_scales(code, condition), strict=True)
         parts = [white_log_prob(e) - sum_per_sample(s) for e, s in zip(standardised, log_scales, strict=True)]
         if self.base is not None:
             parts[-1] = parts[-1] + self.base.log_ratio(joined(standardised), condition.person)
         return code.log_det + torch.stack(parts).sum(0), code, parts
 
-    def standardise(self, code: Encoding, condition: Condition) -> list[tuple[Tensor, Tensor]]:
+    def standardise_with_scales(self, code: Encoding, condition: Condition) -> list[tuple[Tensor, Tensor]]:
         """Return the standardised latents e of each level, finest first, and the log-scales of their priors."""
         return [
             self.prior(level).standardise(z, self.prior_context(level, code.coarser[level], condition))
@@ -330,11 +330,11 @@ class DualFlow(ConditionalDensity):
 
     @property
     def latent_count(self) -> int:
-        """Number of latents of one target, as of its voxels."""
+        """Number of latents of one target, which is also its number of values."""
         return self.target_channels * prod(self.shape)
 
     def decode_standardised(self, latents: Sequence[Tensor], condition: Condition) -> Tensor:
-        """Return the target `[N, C, D, H, W]` with these standardised latents; the inverse of `standardise`.
+        """Return the target `[N, C, D, H, W]` with these standardised latents.
 
         The levels are decoded coarsest first, because a prior may depend on the coarser latents.
         """

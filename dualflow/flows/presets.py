@@ -122,9 +122,9 @@ PRESETS: dict[str, Preset] = {
         attention="itrans",
         prior="split",
     ),
-    # A pair of flows under a closed-form mean, the spread of its residuals, which follows the source, and their
-    # correlation between voxels. The link gives the prior its scales at every level. Its means are zero, because what
-    # the mean model leaves cannot be predicted from these numbers of people.
+    # A pair of flows under a closed-form mean, the spread of its residuals, which follows the source, and a whitening
+    # of neighbouring voxels. The link gives the prior its scales at every level. Its means are zero, because what the
+    # mean model leaves cannot be predicted from these numbers of people.
     "dualflow": _row(
         "the default",
         "a flow of the source and a flow of the whitened residual of a closed-form mean, linked by the prior of each "

@@ -104,7 +104,7 @@ class LevelPrior(nn.Module):
             nn.init.zeros_(self.side.weight)
 
     def standardise(self, z: Tensor, context: PriorContext) -> tuple[Tensor, Tensor]:
-        """Return `(e, log sigma)`.
+        """Return `(e, log sigma)`, both with the size of the latent.
 
         Raises:
             ShapeError: the latent and the source features differ in grid size.
@@ -113,7 +113,11 @@ class LevelPrior(nn.Module):
         return (z - mean) * (-log_scale).exp(), log_scale
 
     def restore(self, e: Tensor, context: PriorContext) -> Tensor:
-        """Return the latent with standardised values e; the inverse of `standardise`."""
+        """Return the latent with standardised values e; the inverse of `standardise`.
+
+        Raises:
+            ShapeError: e and the source features differ in grid size.
+        """
         mean, log_scale = self.mean_and_log_scale(context, e)
         return mean + log_scale.exp() * e
 

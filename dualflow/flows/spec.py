@@ -73,7 +73,7 @@ class FlowSpec:
             target is encoded, in target units. With 0 the background is kept.
         source_noise: Standard deviation of the Gaussian noise added to the source in training, if the source is a flow.
         side_in_context: Adds side information to the source features of every level. Otherwise side information enters
-            the prior of the coarsest level only, and through mean image and spread.
+            the prior of the coarsest level only, and through mean image, spread and law of regions.
         side_dropout: Probability of hiding a known side value in training, and of hiding a whole row.
         nll_weight: Weight of the target's negative log-likelihood per voxel.
         source_nll_weight: Weight of the source's negative log-likelihood per voxel, for a source that is a flow.

@@ -97,7 +97,7 @@ class TrainingRecord(Record):
     pretrain_seconds: Seconds = 0.0
     """Time of those steps."""
     initialize_seconds: Seconds = 0.0
-    """Time of the spread's first fit and of the data-dependent initialisation."""
+    """Time of the first fit of spread and whitening, and of the data-dependent initialisation."""
     calibrate_seconds: Seconds = 0.0
     """Time of the fits after training: base, law of regions and calibration."""
     base: dict[str, float] = Field(default_factory=dict)

@@ -27,7 +27,7 @@ BATCH = 8
 MIN_VOXELS = 5
 """Smallest region or block whose mean is a direction, voxels."""
 MAX_BLOCKS = 96
-"""Maximum number of blocks."""
+"""Maximum number of blocks; each costs a backward pass, and a number for every latent."""
 GRADIENT_PEOPLE = 8
 """Maximum number of scans whose gradients are averaged."""
 
@@ -67,7 +67,7 @@ def fit_base(
     weights = region_weights(pairs, regions, 2**flow.spec.levels).to(device_of(flow))
     rows = mean_gradients(flow, pairs, weights, people=1 if initial else GRADIENT_PEOPLE)
     basis = orthonormal(rows, base.law.rank)
-    coordinates = torch.cat([latents(flow, *batch) @ basis for batch in conditioned_batches(flow, pairs, BATCH)])
+    coordinates = torch.cat([joined_latents(flow, *batch) @ basis for batch in conditioned_batches(flow, pairs, BATCH)])
     subjects = [Scan.parse(key).subject for key in pairs.scans]
     turn, facts = fit_law(coordinates, flow.person(values), folds, subjects, base.law, seed)
     base.directions.copy_(basis @ turn.to(basis))
@@ -92,7 +92,7 @@ def _given(batch: Item, device: torch.device) -> tuple[Tensor | None, Tensor | N
 
 
 @torch.no_grad()
-def latents(flow: DualFlow, target: Tensor, condition: Condition) -> Tensor:
+def joined_latents(flow: DualFlow, target: Tensor, condition: Condition) -> Tensor:
     """Return the standardised latents of all levels, `[N, M]`."""
     return joined(standardise(flow, flow.encoding(target, condition), condition))
 
@@ -105,7 +105,8 @@ def region_weights(pairs: PairDataset, regions: Tensor | None, block: int) -> Te
     """
     inside = torch.stack([pairs[index]["mask"][0] for index in range(min(len(pairs), BATCH))]).float().mean(0) > 0.5
     shape = inside.shape
-    sizes = next(sizes for edge in count(block) if prod(sizes := _counts(shape, edge)) <= MAX_BLOCKS)
+    grids = (_blocks_per_axis(shape, edge) for edge in count(block))
+    sizes = next(numbers for numbers in grids if prod(numbers) <= MAX_BLOCKS)
     grid = torch.arange(prod(sizes)).view(1, 1, *sizes).float()
     blocks = F.interpolate(grid, size=shape, mode="nearest")[0, 0].long()
     maps = [(blocks + 1) * inside] if regions is None else [(blocks + 1) * inside, regions * inside]
@@ -123,7 +124,7 @@ def region_weights(pairs: PairDataset, regions: Tensor | None, block: int) -> Te
     return weights
 
 
-def _counts(shape: Sequence[int], edge: int) -> list[int]:
+def _blocks_per_axis(shape: Sequence[int], edge: int) -> list[int]:
     """Return how many blocks of at least `edge` voxels fit along each axis, at least 1."""
     return [max(size // edge, 1) for size in shape]
 

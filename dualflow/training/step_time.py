@@ -215,7 +215,7 @@ def random_batch(config: Config, model: DualFlow, count: int) -> dict[str, Tenso
 
 
 def _brain(like: Tensor) -> Tensor:
-    """Return ellipsoids with holes, another one for each scan, `[N, 1, D, H, W]`: no two brains have the same edge."""
+    """Return an ellipsoid with holes that differ between scans, `[N, 1, D, H, W]`: no two brains have the same edge."""
     axes = torch.meshgrid(*(torch.linspace(-1, 1, size) for size in like.shape[2:]), indexing="ij")
     distance = torch.stack([axis.square() for axis in axes]).sum(dim=0)
     return (distance < 0.8) & (torch.rand_like(like) > 0.02)

@@ -35,6 +35,17 @@ def test_the_shares_are_those_of_the_residuals_in_units_of_their_spread():
     torch.testing.assert_close(flow.whitening.shares, SHARES, rtol=0, atol=0.07)
 
 
+def test_without_a_mean_of_its_own_a_scan_takes_the_flows():
+    """Pairs that are not cross-fitted have the residuals of the flow's mean and spread."""
+    pairs = scans()
+    spread = [{key: item[key] for key in item if key not in ("mean", "spread")} for item in pairs.items]
+    for item, whole in zip(spread, pairs.items, strict=True):
+        item["target"] = (whole["target"] - whole["mean"]) / whole["spread"]  # the mean of a new flow is 0
+    flow = DualFlow(small("dualflow", mean="local_linear", spread="constant"), shape=SHAPE, side_features=3)
+    fit_whitening(flow, PairDataset(spread))
+    torch.testing.assert_close(flow.whitening.shares, SHARES, rtol=0, atol=0.07)
+
+
 def test_a_flow_without_whitening_is_left_alone():
     """There is nothing to fit."""
     flow = DualFlow(small("dualflow", whitening=False), shape=SHAPE, side_features=3)

@@ -306,6 +306,11 @@ def test_without_validation_scans_training_people_calibrate_around_cross_fitted_
     assert "expected 4 or more: the intervals are calibrated on the training people" in capsys.readouterr().err
 
 
+def test_the_whitening_is_fitted_before_the_flow(train):
+    """Its correlation is that of the residuals, no longer white noise."""
+    assert train(CALIBRATED).model.whitening.shares[0] < 1
+
+
 def test_too_few_scans_calibrate_nothing(train, monkeypatch, capsys):
     """The gains keep their value of 1, and a warning says so."""
     monkeypatch.setattr("dualflow.training.calibrate.MIN_PEOPLE", 10)
