@@ -104,7 +104,7 @@ def test_log_mass_bounds_the_mass(width):
 def test_masses_of_all_values_sum_to_at_most_one():
     """For a perturbed flow, the masses of all 4^8 images of eight voxels with four values each."""
     # Without a mean, which would be computed again for each of the images.
-    flow = eight_voxels(1.0, mean="none", spread="constant", prediction="temperature0")
+    flow = eight_voxels(1.0, mean="none", whitening=False, spread="constant", prediction="temperature0")
     _, source, side = batch(16, shape=EIGHT)
     targets = torch.randint(-2, 2, (16, 1, *EIGHT), generator=torch.Generator().manual_seed(0)).double()
     torch.manual_seed(1)
