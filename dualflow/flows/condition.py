@@ -19,7 +19,7 @@ class Condition(NamedTuple):
     Attributes:
         mean: `[N, C, D, H, W]`, in the target's unit.
         scale: unit of `target - mean` inside the flow, `[N, 1, D, H, W]`, in the target's unit.
-        whitening: context of the flow's FieldWhitening, `[N, NEIGHBOURS + 1, D, H, W]`, or None; `repeat` keeps it.
+        whitening: context of the flow's FieldWhitening, `[N, NEIGHBOURS + 1, V]`, or None; `repeat` keeps it.
         inside: the subject's brain mask, bool, `[N, 1, D, H, W]`.
         features: one source feature map per level, finest first, `[N, F_l, d_l, h_l, w_l]`.
         maps: source maps for the layers of each step.

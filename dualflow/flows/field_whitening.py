@@ -69,53 +69,59 @@ class FieldWhitening(Bijection):
         assert context is not None
         folded = _folded(x, len(context))
         z = folded.clone()
-        for lattice, group in _coarsest_first(x):
-            _members(z, lattice, group).sub_(_predicted(folded, context, lattice, group))
-        return _unfolded(z * (-context[:, -1:]).exp(), x), -_log_scale(x, context)
+        for lattice, group, part in _coarsest_first(x):
+            members, weights = _members(z, lattice, group), context[:, :, part]
+            rest = members - _predicted(folded, weights, lattice, group)
+            members.copy_(rest * _log_scale(weights, members).neg().exp())
+        return _unfolded(z, x), -_total(x, context)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map white noise `[k N, C, D, H, W]` to fields; the context is that of `forward`."""
         assert context is not None
-        x = _folded(z, len(context)) * context[:, -1:].exp()
-        for lattice, group in _coarsest_first(z):
-            _members(x, lattice, group).add_(_predicted(x, context, lattice, group))
-        return _unfolded(x, z), _log_scale(z, context)
+        x = _folded(z, len(context)).clone()
+        for lattice, group, part in _coarsest_first(z):
+            members, weights = _members(x, lattice, group), context[:, :, part]
+            members.copy_(members * _log_scale(weights, members).exp() + _predicted(x, weights, lattice, group))
+        return _unfolded(x, z), _total(z, context)
 
     @torch.no_grad()
     def weights(self, inside: Tensor) -> Tensor:
-        """Return the context of brain masks, `[N, 1, D, H, W]` to `[N, NEIGHBOURS + 1, D, H, W]`.
+        """Return the context of brain masks, `[N, 1, D, H, W]` to `[N, NEIGHBOURS + 1, V]` for the V predicted voxels.
 
-        It holds the weight of each neighbour of a voxel, 0 for those outside, and the logarithm of the voxel's scale.
+        In the order of prediction it holds the weight of each neighbour of a voxel, 0 for those outside, and the
+        logarithm of the voxel's scale.
         """
-        context = self.shares.new_zeros(len(inside), NEIGHBOURS + 1, *inside.shape[2:])
+        groups = list(_coarsest_first(inside))
+        context = self.shares.new_zeros(len(inside), NEIGHBOURS + 1, groups[-1][2].stop if groups else 0)
         if inside.is_meta or not any(self._values[1:]):
             return context
         mask = inside.long()
-        for lattice, group in _coarsest_first(mask):
-            present = torch.zeros_like(_members(mask, lattice, group))
+        for lattice, group, part in groups:
+            members = _members(mask, lattice, group)
+            present = torch.zeros_like(members)
             for bit, neighbour in enumerate(_neighbours(mask, lattice, group)):
                 present.add_(neighbour, alpha=1 << bit)
-            rows = self._solutions(present * _members(mask, lattice, group), lattice, group)[:, 0]
-            _members(context, lattice, group).copy_(rows.movedim(-1, 1))
+            context[:, :, part] = self._solutions((present * members).flatten(1), lattice, group).transpose(0, 1)
         return context
 
     def _solutions(self, sets: Tensor, lattice: int, group: int) -> Tensor:
-        """Return weights and log-scale `[..., NEIGHBOURS + 1]` for sets of present neighbours, a bit for each."""
+        """Return weights and log-scale `[NEIGHBOURS + 1, ...]` for sets of present neighbours, a bit for each."""
         key = sets.device, lattice, group
-        alone = sets.new_zeros(1), sets.new_zeros(1, NEIGHBOURS + 1, dtype=torch.float32)
-        known, rows = self._solved.get(key, alone)
+        alone = sets.new_zeros(1), sets.new_zeros(NEIGHBOURS + 1, 1, dtype=torch.float32)
+        known, columns = self._solved.get(key, alone)
         place = torch.searchsorted(known, sets).clamp_max_(len(known) - 1)
         if len(new := torch.unique(sets[known[place] != sets])):
             full = len(known) + len(new) > REMEMBERED
             known, order = torch.cat([known, new]).sort()
-            rows = torch.cat([rows, *(self._solve(part, lattice, group) for part in new.split(AT_ONCE))])[order]
+            solved = [self._solve(part, lattice, group) for part in new.split(AT_ONCE)]
+            columns = torch.cat([columns, *solved], dim=1)[:, order]
             if not full:
-                self._solved[key] = known, rows
+                self._solved[key] = known, columns
             place = torch.searchsorted(known, sets)
-        return rows[place]
+        return columns.index_select(1, place.flatten()).view(-1, *place.shape)
 
     def _solve(self, sets: Tensor, lattice: int, group: int) -> Tensor:
-        """Solve the kriging equations of sets of present neighbours `[U]`; return `[U, NEIGHBOURS + 1]`."""
+        """Solve the kriging equations of sets of present neighbours `[U]`; return `[NEIGHBOURS + 1, U]`."""
         places = 2.0**lattice * torch.tensor(OFFSETS[group], dtype=torch.float64, device=sets.device)
         present = (sets[:, None] >> torch.arange(len(places), device=sets.device)) & 1 > 0
         among = self._correlation((places[:, None] - places).square().sum(dim=-1))
@@ -124,7 +130,7 @@ class FieldWhitening(Bijection):
         covariance.diagonal(dim1=1, dim2=2).copy_(torch.ones_like(to_voxel) + JITTER)
         weights = torch.cholesky_solve(to_voxel[..., None], torch.linalg.cholesky(covariance))[..., 0]
         variance = (1 - (weights * to_voxel).sum(dim=1, keepdim=True)).clamp_min(LEAST_VARIANCE)
-        return torch.cat([weights, variance.log() / 2], dim=1).float()
+        return torch.cat([weights, variance.log() / 2], dim=1).T.float()
 
     def _correlation(self, squared_distance: Tensor) -> Tensor:
         """Return the correlation of different voxels at squared distances."""
@@ -153,11 +159,17 @@ OFFSETS = tuple(_offsets(group) for group in range(len(PARITIES)))
 """Neighbours of the voxels of each group, nearest first."""
 
 
-def _coarsest_first(volume: Tensor) -> Iterator[tuple[int, int]]:
-    """Yield the lattices of `[N, C, D, H, W]`, as powers of two of their spacing, and their groups, as predicted."""
+def _coarsest_first(volume: Tensor) -> Iterator[tuple[int, int, slice]]:
+    """Yield the lattices of `[N, C, D, H, W]`, as powers of two of their spacing, and their groups, as predicted.
+
+    The slice says where the voxels of the group are among all that are predicted.
+    """
+    start = 0
     for lattice, group in product(reversed(range(LATTICES)), range(len(PARITIES))):
-        if all(parity << lattice < size for parity, size in zip(PARITIES[group], volume.shape[2:], strict=True)):
-            yield lattice, group
+        size = _members(volume[:1, :1], lattice, group).numel()
+        if size:
+            yield lattice, group, slice(start, start + size)
+            start += size
 
 
 def _members(volume: Tensor, lattice: int, group: int) -> Tensor:
@@ -177,12 +189,18 @@ def _neighbours(volume: Tensor, lattice: int, group: int) -> Iterator[Tensor]:
         yield padded[:, :, d, h, w]
 
 
-def _predicted(x: Tensor, context: Tensor, lattice: int, group: int) -> Tensor:
-    """Return the kriging prediction of a group's voxels, `[N, C, d, h, w]`."""
-    weights, total = _members(context, lattice, group), torch.zeros_like(_members(x, lattice, group))
+def _predicted(x: Tensor, weights: Tensor, lattice: int, group: int) -> Tensor:
+    """Return the kriging prediction of a group's voxels, `[N, C, d, h, w]`, by weights `[N, NEIGHBOURS + 1, V]`."""
+    total = torch.zeros_like(_members(x, lattice, group))
+    rows = weights.view(*weights.shape[:2], 1, *total.shape[2:])
     for index, neighbour in enumerate(_neighbours(x, lattice, group)):
-        total.addcmul_(weights[:, index : index + 1], neighbour)
+        total.addcmul_(rows[:, index], neighbour)
     return total
+
+
+def _log_scale(weights: Tensor, members: Tensor) -> Tensor:
+    """Return the log-scales of a group's voxels, `[N, 1, d, h, w]`."""
+    return weights[:, -1:].view(len(weights), 1, *members.shape[2:])
 
 
 def _folded(x: Tensor, count: int) -> Tensor:
@@ -195,6 +213,6 @@ def _unfolded(x: Tensor, like: Tensor) -> Tensor:
     return x.view(len(x), -1, *like.shape[1:]).transpose(0, 1).reshape(like.shape)
 
 
-def _log_scale(x: Tensor, context: Tensor) -> Tensor:
+def _total(x: Tensor, context: Tensor) -> Tensor:
     """Return the sum of the log-scales of each volume's voxels, `[k N]`."""
     return x.shape[1] * sum_per_sample(context[:, -1]).repeat(len(x) // len(context))

@@ -35,6 +35,8 @@ from dualflow.flows.squeeze import SQUEEZES
 SIDE = 3
 # Two attention tokens at each level, and different sizes to detect swapped axes.
 SHAPE = (8, 4, 4)
+PREDICTED = 8 * 4 * 4 - 2
+"""Voxels of SHAPE that a whitening predicts: all but every fourth along each axis."""
 BIN_WIDTH = 0.25
 TRAINING_STEPS = 200
 BATCH = 4
@@ -176,7 +178,7 @@ def _pieces() -> Iterator[tuple[str, Piece]]:
             yield f"{name} attention in context", (partial(attention, 4, CONTEXT, 2), size, context_size)
     for name, squeeze in SQUEEZES.items():
         yield f"{name} squeeze", (squeeze, (2, *SHAPE), None)
-    yield "field whitening", (SmallWeights, (2, *SHAPE), (NEIGHBOURS + 1, *SHAPE))
+    yield "field whitening", (SmallWeights, (2, *SHAPE), (NEIGHBOURS + 1, PREDICTED))
     yield "transition step", (lambda: Sequential([ActNorm(4), InvertibleMixing(_rotation())]), size, None)
     for name, row in PRESETS.items():
         half = None if row.spec.context == "none" else (CONTEXT, 4, 2, 2)
