@@ -117,7 +117,7 @@ def region_weights(pairs: PairDataset, regions: Tensor | None, block: int) -> Te
         for label in range(1, len(voxels))
         if voxels[label] >= MIN_VOXELS
     ]
-    weights = torch.empty(len(chosen), *shape)  # filled row by row: on a fine grid it takes gigabytes
+    weights = torch.empty(len(chosen), *shape)  # filled row by row: on a fine grid it takes half a gigabyte
     for row, (one, label) in zip(weights, chosen, strict=True):
         row.copy_(one == label)
         row /= row.sum()

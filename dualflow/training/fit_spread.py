@@ -60,5 +60,10 @@ def _squares(flow: DualFlow, train: PairDataset) -> Iterator[tuple[Item, Tensor]
     """Yield every pair with its squared residuals in the mask, `[1, D, H, W]`."""
     for index in range(len(train)):
         item = train[index]
-        mean = item["mean"] if "mean" in item else flow.mean(item["source"][None], item["side"][None])[0]
-        yield item, (item["target"] - mean).square() * item["mask"]
+        yield item, (item["target"] - mean_of(flow, item)).square() * item["mask"]
+
+
+def mean_of(flow: DualFlow, item: Item) -> Tensor:
+    """Return the mean image of a pair, `[1, D, H, W]`: its cross-fitted one, or else the flow's."""
+    mean: Tensor = item["mean"] if "mean" in item else flow.mean(item["source"][None], item["side"][None])[0]
+    return mean

@@ -13,6 +13,7 @@ from dualflow.data.dataset import PairDataset, collate
 from dualflow.flows.dequantization import prepare_target
 from dualflow.flows.model import DualFlow
 from dualflow.flows.rng import EVALUATION_SEED
+from dualflow.training.fit_spread import mean_of
 
 
 @torch.no_grad()
@@ -36,6 +37,5 @@ def _fields(flow: DualFlow, train: PairDataset) -> Iterator[tuple[Tensor, Tensor
     for index in range(0, len(train), max(len(train) // KERNEL_PEOPLE, 1)):
         item = collate([train[index]])
         target = prepare_target(item["target"], item["mask"], flow.spec, generator, training=True)
-        mean = item["mean"] if "mean" in item else flow.mean(item["source"], item["side"])
         spread = item["spread"] if "spread" in item else flow.spread(item["mask"], item["source"], item["side"])
-        yield ((target - mean) / spread)[0, 0], item["mask"][0, 0]
+        yield ((target - mean_of(flow, train[index])) / spread)[0, 0], item["mask"][0, 0]
