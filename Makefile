@@ -88,7 +88,7 @@ lint: $(READY)  ## Check style, types, spelling and the workflow.
 	$(BIN)/snakefmt --check --compact-diff Snakefile pipelines
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/snakemake --lint
 
-benchmark: $(READY)  ## Compute the numbers of docs/results.md on both laws, at 240 and 60 subjects (hours on 2 cores).
+benchmark: $(READY)  ## Compute the numbers of docs/results/accuracy.md on both laws, at 240 and 60 subjects (hours on 2 cores).
 	@$(BIN)/python tests/benchmarks/laws.py --config configs/benchmark.yaml --cores $(CORES)
 
 bench-step: $(READY)  ## Time an optimiser step of CONFIG in each memory mode.

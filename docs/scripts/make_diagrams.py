@@ -227,9 +227,9 @@ def memory() -> Drawing:
 
 
 def calibration() -> Drawing:
-    """Nominal against observed coverage of region means, read from the tables of the results page."""
+    """Nominal against observed coverage of region means, read from the table of the ablations."""
     drawing = Drawing(960, 330, "Share of region means inside their intervals, with and without the law of regions")
-    results, nominal = (IMAGES.parent / "results.md").read_text(), (0.5, 0.8, 0.95)
+    results, nominal = (IMAGES.parent / "results" / "ablations.md").read_text(), (0.5, 0.8, 0.95)
     left, base, size = 110, 270, 230
     for tick in (0.0, 0.5, 1.0):
         drawing.text(left + size * tick, base + 18, f"{tick:.0%}", GREY, 12, "middle")
@@ -238,7 +238,7 @@ def calibration() -> Drawing:
     drawing.rule(left, base, left + size, base - size)
     rows = [("dualflow", "with the law of regions", PET), ("dualflow_no_low_rank", "without it", MR)]
     for line, (flow, label, colour) in enumerate(rows):
-        row = next(row for row in results.split("## Ablations")[1].splitlines() if row.startswith(f"| {flow} "))
+        row = next(row for row in results.splitlines() if row.startswith(f"| {flow} "))
         observed = [float(value) for value in row.strip("| ").split(" | ")[-1].split(" / ")]
         xs, ys = [left + size * level for level in nominal], [base - size * share for share in observed]
         drawing.curve(xs, ys, colour, 2.4)

@@ -20,7 +20,7 @@ LEAST_REGIONS = 10
 MOST_MOVED = 0.375
 """Farthest that a slope moves, in standard errors of its least squares estimate.
 
-Farther moves gain more and bias more; docs/results.md has both (Group statistics).
+Farther moves gain more and bias more; docs/results/groups.md has both.
 """
 LEAST_SINGULAR = 1e-9
 """Singular values below this share of the largest count as 0."""
