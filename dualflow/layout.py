@@ -290,6 +290,10 @@ class Layout:
         """A preprocessed volume on the model grid, normalised and masked."""
         return bids_path(self.derivatives, scan, row, space=TEMPLATE_SPACE, res="model", desc="preproc")
 
+    def detail(self, scan: Scan, row: Modality) -> Path:
+        """The detail of a preprocessed source on the model grid."""
+        return bids_path(self.derivatives, scan, row, space=TEMPLATE_SPACE, res="model", desc="detail")
+
     def mask_on_grid(self, scan: Scan, source: Modality) -> Path:
         """The brain mask on the model grid."""
         return bids_path(self.derivatives, scan, source, suffix="mask", space=TEMPLATE_SPACE, res="model", desc="brain")

@@ -56,7 +56,7 @@ class Correction(Baseline):
         super().__init__()
         if any(size % 2 for size in shape):
             raise ShapeError(f"grid {tuple(shape)} cannot be halved; choose even sizes")
-        self.side_features, self.width = side_features, width
+        self.side_features, self.source_channels, self.width = side_features, source_channels, width
         self.mean = StackedBaseline(shape, side_features, source_channels)
         self.haar = HaarSqueeze()
         half = (shape[0] // 2, shape[1] // 2, shape[2] // 2)
@@ -88,7 +88,7 @@ class Correction(Baseline):
         `mean` replaces the closed-form prediction if given.
         """
         start = self.mean.point_estimate(source, side) if mean is None else mean
-        bands = [self.haar(image)[0] for image in (source, start)]
+        bands = [self.haar(image)[0] for image in (source[:, : self.source_channels], start)]
         position = self.position.expand(len(source), -1, -1, -1, -1)
         values = known_side(side, source, self.side_features)[:, :, None, None, None].expand(-1, -1, *self.half_shape)
         return start, F.pad(torch.cat([*bands, position, values], dim=1), self.padding)

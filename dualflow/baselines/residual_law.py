@@ -76,7 +76,7 @@ class ResidualLaw(nn.Module):
         components: int = 1,
     ) -> None:
         super().__init__()
-        self.side_features = side_features
+        self.side_features, self.source_channels = side_features, source_channels
         self.kernel = GridKernel(shape)
         self.regions = RegionLaw(regions, 2 * side_features, components)
         features = person_count(side_features, source_channels)
@@ -122,7 +122,7 @@ class ResidualLaw(nn.Module):
         self.spread.copy_(spread_map(residuals))
         self.unmixing.copy_(self._unmixing())
         means = torch.stack([self.region_means(r.error[0] * r.mask[0], r.mask[0]) for r in residuals])
-        features = torch.cat([person_values(r.source[None], r.side[None]) for r in residuals])
+        features = torch.cat([person_values(r.source[None, : self.source_channels], r.side[None]) for r in residuals])
         region_scales = voxel_scales = torch.ones(len(folds))
         if self.region_scale is not None:
             energy = (means.square() / means.square().mean(dim=0).clamp_min(1e-12)).mean(dim=1)
@@ -167,7 +167,7 @@ class ResidualLaw(nn.Module):
             return source.new_ones(len(source)), source.new_ones(len(source))
         if side is None:
             side = source.new_full((len(source), self.side_features), torch.nan)
-        features = person_values(source, side)
+        features = person_values(source[:, : self.source_channels], side)
         return self.voxel_scale(features), self.region_scale(features)
 
     def interpolate(self, means: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ class Residual(NamedTuple):
     Attributes:
         error: target minus a mean fitted without this person, `[1, D, H, W]`.
         mask: `[1, D, H, W]`, bool.
-        source: `[C, D, H, W]`.
+        source: `[C or 2C, D, H, W]`.
         side: `[S]`, NaN where unknown.
         fold: index of the cross-fitting fold.
     """

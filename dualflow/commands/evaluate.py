@@ -265,7 +265,8 @@ def _downstream(
             "away; train a model without it"
         )
     require_untold(column, side, pairs)
-    sources = [regions.means(item["source"].numpy(), item["mask"][0].numpy()).reshape(-1) for item in test.items]
+    images = slice(predictor.card.source_channels)
+    sources = [regions.means(item["source"][images].numpy(), item["mask"][0].numpy()).ravel() for item in test.items]
     real, synthetic = (np.stack([means[index] for means in region_means]) for index in (0, 1))
     labels = pairs.set_index("scan").loc[test.scans, column]
     known = labels.notna().to_numpy()

@@ -41,7 +41,7 @@ def publish(model: Path, name: str, tracking_uri: str, licence: str = "") -> lis
         scores = None if layout is None else held_out_scores(layout, card)
         version = registry.register(
             bundle,
-            Signature(card.source_channels, len(card.side.names), card.shape),
+            Signature(2 * card.source_channels, len(card.side.names), card.shape),
             experiment=card.study.name,
             model=card.name,
             tags=_tags(card, scores),

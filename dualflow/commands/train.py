@@ -221,14 +221,16 @@ def fit_model(config: Config, name: str, data: LearningData, context: TrainingCo
 
 
 def _train_flow(config: Config, name: str, data: LearningData, context: TrainingContext) -> Trained:
-    result = train_flow(config.flows[name], *data.taught, context, side_features=len(data.encoder.names))
+    channels = {"side_features": len(data.encoder.names), "source_channels": len(config.study.sources)}
+    training, validation = data.taught
+    result = train_flow(config.flows[name], training, validation, context, **channels)
     return Trained(result.model, FLOW, result.record, result.history, parameter_count(result.model), result.model.spec)
 
 
 def _train_baseline(config: Config, name: str, data: LearningData, context: TrainingContext) -> Trained:
-    channels, *sizes = data.training[0]["source"].shape
+    _, d, h, w = data.training[0]["source"].shape
     torch.manual_seed(context.seed)
-    model, options = build_baseline(config, name, (sizes[0], sizes[1], sizes[2]), len(data.encoder.names), channels)
+    model, options = build_baseline(config, name, (d, h, w), len(data.encoder.names), len(config.study.sources))
     result = train_baseline(model, *data.taught, context, config.baselines.of(name))
     return Trained(result.model, name, result.record, result.history, parameter_count(model), None, options)
 

@@ -84,8 +84,12 @@ def _files(layout: Layout, study: StudyConfig, source: Modality, target: Modalit
     grid = f"on the model grid, aligned with the template {TEMPLATE_SPACE}"
     native = f"on the grid of the raw {study.source} scan"
     extra = [
-        (layout.on_grid(_ANY_SCAN, modality(name)).name, f"Preprocessed {name}, skull-stripped, {grid}.")
+        row
         for name in study.extra_sources
+        for row in (
+            (layout.on_grid(_ANY_SCAN, modality(name)).name, f"Preprocessed {name}, skull-stripped, {grid}."),
+            (layout.detail(_ANY_SCAN, modality(name)).name, f"The same of the {name}."),
+        )
     ]
     synthetic = {
         "synth": "Synthetic: point estimate",
@@ -96,6 +100,10 @@ def _files(layout: Layout, study: StudyConfig, source: Modality, target: Modalit
     }
     return [
         (layout.on_grid(_ANY_SCAN, source).name, f"Preprocessed {study.source}, skull-stripped, {grid}."),
+        (
+            layout.detail(_ANY_SCAN, source).name,
+            f"Standard deviation of the intensities of the {study.source} within each voxel of the model grid.",
+        ),
         *extra,
         (layout.on_grid(_ANY_SCAN, target).name, f"Measured {study.target}, if the scan has one, {grid}."),
         (layout.target_native(_ANY_SCAN, source, target).name, f"Measured {study.target}, if any, {native}."),

@@ -67,7 +67,7 @@ class InputCheck:
 
     Attributes:
         shape: spatial size `(D, H, W)` of all volumes.
-        source_channels: channels of the source.
+        source_channels: images of the source.
         target_channels: channels of the target.
         side_features: number S of side values per subject.
         levels: levels of the target's flow.
@@ -92,7 +92,7 @@ class InputCheck:
 
         Args:
             like: a parameter of the model, whose dtype the volumes must have.
-            source: `[N, C, D, H, W]`.
+            source: `[N, C or 2C, D, H, W]`: images, and the detail of each if the source carries it.
             side: `[N, S]`, numbers of any type, NaN where unknown.
             target: `[N, C, D, H, W]`.
             latents: one per level, finest first.
@@ -120,7 +120,8 @@ class InputCheck:
             ShapeError: the volume has another size, or the batch is empty.
         """
         channels = {"source": self.source_channels, "spread": 1}.get(name, self.target_channels)
-        if volume.dim() != 5 or tuple(volume.shape[1:]) != (channels, *self.shape):
+        allowed = (channels, 2 * channels) if name == "source" else (channels,)
+        if volume.dim() != 5 or volume.shape[1] not in allowed or tuple(volume.shape[2:]) != self.shape:
             raise ShapeError(
                 f"{name} of size {tuple(volume.shape)}, expected (N, {channels}, {', '.join(map(str, self.shape))}); "
                 "resample it to the grid the model was built for"

@@ -1,8 +1,8 @@
-"""Choice of a stacked mean's features by cross-fitting: harmonisation, contrast and abnormality."""
+"""Choice of a stacked mean's features by cross-fitting: harmonisation, detail, contrast and abnormality."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise, product
 from typing import Any, NamedTuple
 
@@ -31,12 +31,14 @@ class PreparedScan(NamedTuple):
         side: complete side values, centred, `[1, S]`.
         harmonised: its harmonised source `[C, D, H, W]`.
         abnormal: its abnormality map `[D, H, W]`, by a reference without the scans of this subject.
+        detail: its harmonised detail `[C, D, H, W]`; None if the features do not use it.
     """
 
     scan: RegressionScan
     side: Tensor
     harmonised: Tensor
     abnormal: Tensor
+    detail: Tensor | None
 
 
 class DesignChoice:
@@ -65,14 +67,17 @@ class DesignChoice:
         design.fit_contrast(torch.stack([quantiles(scan.source).flatten() for scan in self.scans]))
         facts = self._choose_harmonisation()
         design.harmonise.fit([scan.source for scan in self.scans], facts["harmonisation"])
-        harmonised = [design.harmonise(scan.source[None])[0] for scan in self.scans]
+        pairs = [design.harmonise.scan(scan.source, scan.detail) for scan in self.scans]
+        harmonised, details = [image for image, _ in pairs], [detail for _, detail in pairs]
+        facts |= self._choose_detail(harmonised, details)
         masks = [foreground(scan.source[None])[0, 0] for scan in self.scans]
         images = list(zip(harmonised, masks, strict=True))
         design.abnormality.fit(images)
         deviations = list(deviations_from_others(design.abnormality, images, [scan.subject for scan in self.scans]))
-        facts |= self._choose_blocks(harmonised, deviations)
+        details = details if design.detailed else [None] * len(details)
+        facts |= self._choose_blocks(harmonised, details, deviations)
         abnormal = map(design.abnormality.combined, deviations)
-        return list(map(PreparedScan, self.scans, self.sides, harmonised, abnormal)), facts
+        return list(map(PreparedScan, self.scans, self.sides, harmonised, abnormal, details)), facts
 
     def _choose_harmonisation(self) -> dict[str, Any]:
         """Choose the row of HARMONISATIONS of each channel, one channel after the other."""
@@ -89,14 +94,32 @@ class DesignChoice:
     def _harmonised_error(self, choice: Sequence[int]) -> float:
         harmonise = Harmonise(self.design.channels)
         harmonise.fit([self.scans[index].source for index in self.screened], choice)
+        return self._error(lambda index: self._tissue(index, harmonise.scan(self.scans[index].source)[0], None))
+
+    def _error(self, features: Callable[[int], Tensor]) -> float:
+        """Return the cross-fitted error with tissue features `[P, D, H, W]` of the screened scans, by position."""
         law = RegionalLaw(self.domain, self.folds, self.tissue_count)
         for index in self.screened:
             scan = self.scans[index]
-            features = self.design.tissue(harmonise(scan.source[None]), self.sides[index])[0]
-            law.add(features, scan.target[0], scan.mask[0], scan.fold)
+            law.add(features(index), scan.target[0], scan.mask[0], scan.fold)
         return law.rmse()
 
-    def _choose_blocks(self, harmonised: Sequence[Tensor], deviations: Sequence[Tensor]) -> dict[str, Any]:
+    def _tissue(self, index: int, harmonised: Tensor, detail: Tensor | None) -> Tensor:
+        """Return the tissue features `[P, D, H, W]` of a scan."""
+        return self.design.tissue(harmonised[None], self.sides[index], None if detail is None else detail[None])[0]
+
+    def _choose_detail(self, harmonised: Sequence[Tensor], details: Sequence[Tensor | None]) -> dict[str, Any]:
+        """Choose whether the tissue maps use the detail, if all scans have it."""
+        if any(detail is None for detail in details):
+            return {}
+        without = self._error(lambda index: self._tissue(index, harmonised[index], None))
+        with_detail = self._error(lambda index: self._tissue(index, harmonised[index], details[index]))
+        self.design.uses_detail.fill_(with_detail < (1 - MIN_REDUCTION) * without)
+        return {"detail": self.design.detailed, "detail_rmse": [without, with_detail]}
+
+    def _choose_blocks(
+        self, harmonised: Sequence[Tensor], details: Sequence[Tensor | None], deviations: Sequence[Tensor]
+    ) -> dict[str, Any]:
         """Choose whether the contrast helps, and which abnormality; features that do not help become 0."""
         design, abnormality = self.design, self.design.abnormality
         rows = {row.name: row for row in abnormality_rows(design.channels)}
@@ -106,7 +129,7 @@ class DesignChoice:
         law = RegionalLaw(self.domain, self.folds, sum(sizes))
         for index in self.screened:
             scan = self.scans[index]
-            base = design.tissue(harmonised[index][None], self.sides[index])[0]
+            base = self._tissue(index, harmonised[index], details[index])
             parts = [base, design.contrast_features(scan.source, base)]
             for row in rows.values():
                 abnormality.choose(row, load=loads[row.name])

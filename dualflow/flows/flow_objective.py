@@ -117,7 +117,7 @@ class FlowObjective(Objective):
         if round_trip:
             numbers["round_trip"] = round_trip_error(self.flow, target, source, side)
             if self.flow.source.glow is not None:
-                numbers["source_round_trip"] = source_round_trip_error(self.flow.source.glow, source)
+                numbers["source_round_trip"] = source_round_trip_error(self.flow.source.glow, self.flow.images(source))
         return numbers
 
     def _forward_pass(

@@ -80,34 +80,54 @@ class Harmonise(nn.Module):
 
     def forward(self, source: Tensor) -> Tensor:
         """Return the harmonised source `[N, C, D, H, W]`, 0 outside the brain mask."""
-        return torch.stack([self._one(volume) for volume in source.float()])
+        return torch.stack([self.scan(volume)[0] for volume in source.float()])
 
-    def _one(self, source: Tensor) -> Tensor:
-        steps = [HARMONISATIONS[int(row)] for row in self.choice]
-        if not any(step.histogram for step in steps):
-            return source
-        flat, inside = self._level(source), foreground(source[None])[0, 0]
-        at = quantiles(flat, inside)
-        channels = [
-            mapped(flat[channel], at[channel], self.levelled[channel]) * inside if step.histogram else source[channel]
-            for channel, step in enumerate(steps)
-        ]
-        return torch.stack(channels)
+    def scan(self, source: Tensor, detail: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Harmonise one source and its detail, `[C, D, H, W]` each; None stays None.
+
+        The harmonised detail is half the distance between the harmonised intensities one detail above and below.
+        """
+        if not any(HARMONISATIONS[int(row)].histogram for row in self.choice):
+            return source, detail
+        fields, inside = self._fields(source), foreground(source[None])[0, 0]
+        at = quantiles(source / fields, inside)
+
+        def harmonised(intensity: Tensor) -> Tensor:
+            flat = intensity / fields
+            return torch.stack(
+                [
+                    mapped(flat[channel], at[channel], self.levelled[channel]) * inside
+                    if HARMONISATIONS[int(row)].histogram
+                    else intensity[channel]
+                    for channel, row in enumerate(self.choice)
+                ]
+            )
+
+        if detail is None:
+            return harmonised(source), None
+        return harmonised(source), (harmonised(source + detail) - harmonised(source - detail)) / 2
 
     def _level(self, source: Tensor) -> Tensor:
         """Divide out the local level of every channel that asks for it, `[C, D, H, W]`."""
-        inside = foreground(source[None])[0, 0]
-        channels = []
-        for channel, row in enumerate(self.choice):
-            band = HARMONISATIONS[int(row)].band
-            image = source[channel]
-            channels.append(image if band is None else self._flat(image, inside, band, self.raw[channel]))
-        return torch.stack(channels)
+        return source / self._fields(source)
 
-    def _flat(self, image: Tensor, inside: Tensor, band: tuple[float, float], curve: Tensor) -> Tensor:
+    def _fields(self, source: Tensor) -> Tensor:
+        """Return the local level of every channel that asks for it, and 1 for the others, `[C, D, H, W]`."""
+        inside = foreground(source[None])[0, 0]
+        bands = [HARMONISATIONS[int(row)].band for row in self.choice]
+        return torch.stack(
+            [
+                torch.ones_like(image) if band is None else self._field(image, inside, band, curve)
+                for image, band, curve in zip(source, bands, self.raw, strict=True)
+            ]
+        )
+
+    def _field(self, image: Tensor, inside: Tensor, band: tuple[float, float], curve: Tensor) -> Tensor:
+        """Return the level of a channel around each voxel, relative to that of the brain, `[D, H, W]`."""
         width = SOFTNESS * (curve[-1] - curve[0]).clamp_min(1e-6)
-        flat = image
+        field = torch.ones_like(image)
         for _ in range(ITERATIONS):
+            flat = image / field
             matched = mapped(flat, quantiles(flat[None], inside)[0], curve)
             weight = inside.float()
             if band[0] > 0:
@@ -116,8 +136,8 @@ class Harmonise(nn.Module):
                 weight = weight * torch.sigmoid((_quantile(curve, band[1]) - matched) / width)
             average = (weight * image).sum() / weight.sum().clamp_min(1e-6)
             local = (blur(weight * image, FIELD) + SHRINKAGE * average) / (blur(weight, FIELD) + SHRINKAGE)
-            flat = image / (local / average.clamp_min(1e-6)).clamp(*FIELD_BOUNDS) * inside
-        return flat
+            field = (local / average.clamp_min(1e-6)).clamp(*FIELD_BOUNDS)
+        return field
 
 
 def quantiles(source: Tensor, inside: Tensor | None = None) -> Tensor:

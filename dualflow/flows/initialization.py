@@ -41,7 +41,7 @@ def initialize_flow(
     target, side = prepare_target(target, mask, flow.spec, training=True), flow.check.side(side, source)
     count = max(1, INITIALISATION_VOXELS // prod(flow.shape))
     if flow.spec.has_source_density:
-        first = source[:count]
+        first = flow.images(source[:count])
         flow.source.initialize(first + flow.spec.source_noise * standard_noise(tuple(first.shape), first))
     rows = slice(count)
     given = (None if image is None else image[rows] for image in (mean, spread))

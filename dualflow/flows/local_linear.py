@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dualflow.errors import ShapeError
-from dualflow.flows.voxel_features import TissueFeatures, VoxelFeatures, foreground
+from dualflow.flows.voxel_features import TissueFeatures, VoxelFeatures, foreground, images_and_detail
 
 
 class LocalLinear(nn.Module):
@@ -45,17 +45,29 @@ class LocalLinear(nn.Module):
         """Return the features `[N, P, D, H, W]`; an unknown side value counts as its training mean.
 
         Raises:
-            ShapeError: the source is not `[N, C, D, H, W]` on the model's grid, or side not `[N, S]`.
+            ShapeError: the source is not `[N, C or 2C, D, H, W]` on the model's grid, or side not `[N, S]`.
         """
         expected = (self.source_channels, *self.shape)
-        if source.ndim != 5 or tuple(source.shape[1:]) != expected:
+        if source.ndim != 5 or tuple(source.shape[2:]) != self.shape or source.shape[1] not in self._channels:
             raise ShapeError(
                 f"source is {tuple(source.shape)}; expected [N, {', '.join(map(str, expected))}], so resample it to "
                 "the grid that the regression was built for"
             )
+        images, detail = images_and_detail(source, self.source_channels)
+        if self.design.detailed and detail is None:
+            raise ShapeError(
+                f"source of {source.shape[1]} channels, expected {2 * self.source_channels}: the regression was fitted "
+                "with the detail of each image, which preprocessing writes"
+            )
         # Differences of blurred maps need more precision than bfloat16.
         with torch.autocast(source.device.type, enabled=False):
-            return self.design(source.float(), self.complete(source, side))
+            detail = detail.float() if detail is not None and self.design.detailed else None
+            return self.design(images.float(), self.complete(source, side), detail)
+
+    @property
+    def _channels(self) -> tuple[int, int]:
+        """Channels of a source without and with the detail of its images."""
+        return self.source_channels, 2 * self.source_channels
 
     def complete(self, source: Tensor, side: Tensor | None = None) -> Tensor:
         """Return side values `[N, S]` less their training means, 0 where unknown.

@@ -54,7 +54,8 @@ class DualFlow(ConditionalDensity):
         spec: the choice of layers; a row of PRESETS or a variation of one.
         shape: spatial size `(D, H, W)` of all volumes, divisible by `2**levels`.
         side_features: number S of side values per subject.
-        source_channels: channels of the source.
+        source_channels: images of the source. A source may carry the detail of each as further channels, which only the
+            mean reads.
         target_channels: channels of the target.
 
     Raises:
@@ -224,7 +225,11 @@ class DualFlow(ConditionalDensity):
         if self.source.glow is None:
             raise ConfigError("log p(source) of a flow with source: encoder; choose source: glow")
         self._check_inputs(source, None)
-        return self.source.glow.log_prob(source)
+        return self.source.glow.log_prob(self.images(source))
+
+    def images(self, source: Tensor) -> Tensor:
+        """Return a source `[..., C or 2C, D, H, W]` without the detail of its images."""
+        return source[..., : self.source_channels, :, :, :]
 
     @torch.no_grad()
     def mean(self, source: Tensor, side: Tensor | None = None) -> Tensor:
@@ -257,7 +262,7 @@ class DualFlow(ConditionalDensity):
         """Compute the condition of the target's flow from source and side values.
 
         Args:
-            source: `[N, C, D, H, W]`.
+            source: `[N, C or 2C, D, H, W]`.
             side: `[N, S]`, NaN where unknown; None if all is.
             mean: mean image in place of the mean model's, `[N, C, D, H, W]`.
             spread: unit of the residual in place of the spread map's, `[N, 1, D, H, W]`; used inside the brain.
@@ -275,7 +280,7 @@ class DualFlow(ConditionalDensity):
         mean = self.mean(source, side) if mean is None else mean
         self.check.volume(mean, "mean", len(source))
         embedding = None if self.side_tokens is None else self.side_tokens(side)
-        seen = source
+        source = seen = self.images(source)
         if noise and self.spec.has_source_density:
             seen = source + self.spec.source_noise * standard_noise(tuple(source.shape), source)
         with torch.set_grad_enabled(torch.is_grad_enabled() and train_source):

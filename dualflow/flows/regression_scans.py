@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from dualflow.errors import DataError
+from dualflow.flows.voxel_features import images_and_detail
 
 
 class Pairs(Protocol):
     """Training pairs by position.
 
-    A pair maps `source` to `[C, D, H, W]`, `target` and bool `mask` to `[1, D, H, W]`, and `side` to `[S]`, NaN where
-    unknown.
+    A pair maps `source` to `[C or 2C, D, H, W]`, `target` and bool `mask` to `[1, D, H, W]`, and `side` to `[S]`, NaN
+    where unknown.
     """
 
     def __len__(self) -> int:
@@ -29,12 +30,13 @@ class RegressionScan(NamedTuple):
     """One training scan of the regression.
 
     Attributes:
-        source: `[C, D, H, W]`.
+        source: `[C or 2C, D, H, W]`.
         target: `[1, D, H, W]`, in its unit.
         side: `[S]`, NaN where unknown.
         mask: `[1, D, H, W]`, bool.
         fold: index of the cross-fitting fold.
         subject: the same for all scans of a subject.
+        detail: of a source that is split into images and detail, `[C, D, H, W]`.
     """
 
     source: Tensor
@@ -43,6 +45,12 @@ class RegressionScan(NamedTuple):
     mask: Tensor
     fold: int
     subject: Hashable
+    detail: Tensor | None = None
+
+    def split(self, channels: int) -> RegressionScan:
+        """Return the scan with a source of this many images, and the detail apart."""
+        images, detail = images_and_detail(self.source[None], channels)
+        return self._replace(source=images[0], detail=None if detail is None else detail[0])
 
 
 class RegressionScans:

@@ -20,6 +20,8 @@ MIN_SD = 1e-3
 class RichFeatures(nn.Module):
     """TissueFeatures on a harmonised source, with features of the scan's contrast and of abnormal tissue.
 
+    The tissue maps read the detail of the source if it reduces the cross-fitted error.
+
     The contrast score is the first principal component of the training scans' quantiles before harmonisation; alone and
     times the tissue maps it corrects what harmonisation leaves. Abnormal tissue acts where it is, on tissue around
     it, and, by the load of each hemisphere, on the own and the opposite side.
@@ -31,6 +33,7 @@ class RichFeatures(nn.Module):
 
     centre: Tensor
     axis: Tensor
+    uses_detail: Tensor
 
     def __init__(self, shape: tuple[int, int, int], channels: int) -> None:
         super().__init__()
@@ -39,6 +42,12 @@ class RichFeatures(nn.Module):
         self.abnormality = Abnormality(shape, channels)
         self.register_buffer("centre", torch.zeros(channels * len(LEVELS)))
         self.register_buffer("axis", torch.zeros(channels * len(LEVELS)))
+        self.register_buffer("uses_detail", torch.zeros((), dtype=torch.bool))
+
+    @property
+    def detailed(self) -> bool:
+        """Whether the tissue maps read the detail of the source; a fit chooses."""
+        return bool(self.uses_detail)
 
     @property
     def contrast_count(self) -> int:
@@ -65,15 +74,18 @@ class RichFeatures(nn.Module):
         """Return the contrast score of a source `[C, D, H, W]`."""
         return (quantiles(source).flatten() - self.centre) @ self.axis
 
-    def forward(self, source: Tensor, side: Tensor) -> Tensor:
-        """Return `[N, P, D, H, W]` from the source `[N, C, D, H, W]` and complete side values `[N, S]`."""
+    def forward(self, source: Tensor, side: Tensor, detail: Tensor | None = None) -> Tensor:
+        """Return `[N, P, D, H, W]` from source and detail `[N, C, D, H, W]` and complete side values `[N, S]`."""
         people = []
-        for volume, harmonised, values in zip(source, self.harmonise(source), side, strict=True):
+        for index, (volume, values) in enumerate(zip(source, side, strict=True)):
+            harmonised, spread = self.harmonise.scan(volume, None if detail is None else detail[index])
             abnormal = self.abnormality(harmonised, foreground(volume[None])[0, 0])
-            people.append(self.person(volume, harmonised, abnormal, values[None]))
+            people.append(self.person(volume, harmonised, abnormal, values[None], spread))
         return torch.stack(people)
 
-    def person(self, source: Tensor, harmonised: Tensor, abnormal: Tensor, side: Tensor) -> Tensor:
+    def person(
+        self, source: Tensor, harmonised: Tensor, abnormal: Tensor, side: Tensor, detail: Tensor | None = None
+    ) -> Tensor:
         """Return the features of one person, `[P, D, H, W]`.
 
         Args:
@@ -81,8 +93,9 @@ class RichFeatures(nn.Module):
             harmonised: the same, harmonised.
             abnormal: abnormality map `[D, H, W]`.
             side: complete side values `[1, S]`.
+            detail: harmonised detail `[C, D, H, W]`, if the features use it.
         """
-        base = self.tissue(harmonised[None], side)[0]
+        base = self.tissue(harmonised[None], side, None if detail is None else detail[None])[0]
         return torch.cat([base, self.contrast_features(source, base), self.abnormal_features(abnormal, base)])
 
     def contrast_features(self, source: Tensor, base: Tensor) -> Tensor:

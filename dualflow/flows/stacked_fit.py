@@ -54,7 +54,7 @@ def fit_stacked_mean(
     Raises:
         DataError: there is no scan, or all scans are in one fold.
     """
-    scans = list(scans)
+    scans = [scan.split(model.features.channels) for scan in scans]
     _, plain, facts = fit_local_linear(scans, model.plain, ridges=ridges, sigmas=sigmas)
     rich, choices = _fit_rich(scans, model, ladder)
     weight = stacking_weight(plain, rich, scans)
@@ -99,7 +99,7 @@ def _fit_rich(
 
 
 def _features(design: RichFeatures, scan: PreparedScan) -> Tensor:
-    return design.person(scan.scan.source, scan.harmonised, scan.abnormal, scan.side)
+    return design.person(scan.scan.source, scan.harmonised, scan.abnormal, scan.side, scan.detail)
 
 
 def stacking_weight(plain: Sequence[Tensor], rich: Sequence[Tensor], scans: Sequence[RegressionScan]) -> float:

@@ -71,5 +71,5 @@ class StackedMean(nn.Module):
 
     def _gains(self, source: Tensor, side: Tensor | None) -> Tensor:
         """Return the gain of each person, `[N, 1, 1, 1, 1]`."""
-        gain: Tensor = self.gain(source, self.plain.complete(source, side))
+        gain: Tensor = self.gain(source[:, : self.features.channels], self.plain.complete(source, side))
         return gain[:, None, None, None, None]

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dualflow.errors import ShapeError
+
 TISSUE_CENTRES = (0.1, 0.3, 0.45, 0.6, 0.75, 0.95)
 """Intensity at the centre of each soft tissue class."""
 TISSUE_WIDTH = 0.1
@@ -54,14 +56,33 @@ def bounding_box(mask: Tensor) -> tuple[slice, slice, slice]:
     return x, y, z
 
 
-def soft_tissue(source: Tensor) -> Tensor:
+def soft_tissue(source: Tensor, detail: Tensor | None = None) -> Tensor:
     """Return radial basis functions of the intensity, `[N, C, D, H, W]` in 0..1 to `[N, 6C, D, H, W]`.
 
-    A linear function of them is nonlinear in intensity, and bounded outside the range of the training data.
+    A linear function of them is nonlinear in intensity, and bounded outside the range of the training data. With the
+    detail `[N, C, D, H, W]`, the standard deviation of the intensities within each voxel, they are the means of these
+    functions over a normal distribution of intensities, and tell a voxel of one tissue from a mixture of others.
     """
     centres = torch.tensor(TISSUE_CENTRES, dtype=source.dtype, device=source.device).view(1, -1, 1, 1, 1)
     distance = (source.unsqueeze(2) - centres).div_(TISSUE_WIDTH)
-    return distance.square_().mul_(-0.5).exp_().flatten(1, 2)
+    if detail is None:
+        return distance.square_().mul_(-0.5).exp_().flatten(1, 2)
+    widening = 1 + (detail / TISSUE_WIDTH).square().unsqueeze(2)
+    return distance.square_().div_(widening).mul_(-0.5).exp_().div_(widening.sqrt()).flatten(1, 2)
+
+
+def images_and_detail(source: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
+    """Split a source `[N, C or 2C, D, H, W]` into its C images and the detail of each; None if it carries no detail.
+
+    Raises:
+        ShapeError: it has another number of channels.
+    """
+    if source.shape[1] not in (channels, 2 * channels):
+        raise ShapeError(
+            f"source of {source.shape[1]} channels, expected {channels} images, or {2 * channels} channels with the "
+            "detail of each"
+        )
+    return source[:, :channels], source[:, channels:] if source.shape[1] > channels else None
 
 
 def foreground(source: Tensor) -> Tensor:
@@ -94,14 +115,18 @@ def brain_box(source: Tensor) -> tuple[slice, slice, slice]:
 class VoxelFeatures(Protocol):
     """Features of a regression; feature 0 is the constant 1. Outside the brain mask they have no meaning."""
 
+    @property
+    def detailed(self) -> bool:
+        """Whether the features need the detail of the source."""
+
     def count(self, side_features: int, source_channels: int = 1) -> int:
         """Return the number of features."""
 
     def odd(self, side_features: int, source_channels: int = 1) -> list[int]:
         """Return the positions of the features whose sign a left-right reflection of the brain flips."""
 
-    def __call__(self, source: Tensor, side: Tensor) -> Tensor:
-        """Return `[N, P, D, H, W]` from the source `[N, C, D, H, W]` and complete side values `[N, S]`."""
+    def __call__(self, source: Tensor, side: Tensor, detail: Tensor | None = None) -> Tensor:
+        """Return `[N, P, D, H, W]` from source and detail `[N, C, D, H, W]` and complete side values `[N, S]`."""
 
 
 def _expand(side: Tensor, like: Tensor) -> Tensor:
@@ -112,6 +137,8 @@ def _expand(side: Tensor, like: Tensor) -> Tensor:
 class IntensityFeatures:
     """Intercept, source intensities and side values."""
 
+    detailed = False
+
     def count(self, side_features: int, source_channels: int = 1) -> int:
         """Return the number of features."""
         return 1 + source_channels + side_features
@@ -120,7 +147,7 @@ class IntensityFeatures:
         """Return the positions of the features that a reflection flips: none."""
         return []
 
-    def __call__(self, source: Tensor, side: Tensor) -> Tensor:
+    def __call__(self, source: Tensor, side: Tensor, detail: Tensor | None = None) -> Tensor:
         """Return `[N, P, D, H, W]`."""
         return torch.cat([torch.ones_like(source[:, :1]), source, _expand(side, source)], dim=1)
 
@@ -139,6 +166,7 @@ class TissueFeatures:
         wide: standard deviation of the wider blur, voxels.
     """
 
+    detailed = False
     # Tissue classes of the first source with gradient features: fluid, grey matter and white matter.
     edges = (0, 2, 4)
     # Tissue classes of the first source that sum to grey matter.
@@ -156,13 +184,13 @@ class TissueFeatures:
         first = 1 + 2 * len(TISSUE_CENTRES) * source_channels
         return list(range(first, first + len(self.edges)))
 
-    def __call__(self, source: Tensor, side: Tensor) -> Tensor:
+    def __call__(self, source: Tensor, side: Tensor, detail: Tensor | None = None) -> Tensor:
         """Return `[N, P, D, H, W]`."""
         background = soft_tissue(torch.zeros_like(source[:1, :, :1, :1, :1]))
         box = brain_box(source)
         crop = (slice(None), slice(None), *box)
         # The difference from the background is 0 outside the brain, so blurs within the box of the brain are exact.
-        tissue = soft_tissue(source[crop]) - background
+        tissue = soft_tissue(source[crop], None if detail is None else detail[crop]) - background
         axes = zip(source.shape[2:], box, strict=True)
         blurs = zip(*(self._blurs(size, part, source.device) for size, part in axes), strict=True)
         narrow, wide = (background + along_axes(tissue, *matrices) for matrices in blurs)

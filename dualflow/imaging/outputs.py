@@ -40,6 +40,10 @@ def write_pair(
         "SpatialReference": "orig",
         "Resolution": "The source scan's own grid",
     }
+    detail = {
+        "Description": "Standard deviation of the normalised intensities within each voxel of the model grid",
+        "SkullStripped": True,
+    }
     source = layout.on_grid(scan, source_row).relative_to(layout.derivatives).as_posix()
     mask = {
         "Description": "Brain mask of the source scan",
@@ -49,6 +53,7 @@ def write_pair(
     }
     files = {
         "source": layout.on_grid(scan, source_row),
+        "source_detail": layout.detail(scan, source_row),
         "record": layout.record(scan, source_row),
         "mask": layout.mask_on_grid(scan, source_row),
         "mask_native": layout.mask_native(scan, source_row),
@@ -57,6 +62,7 @@ def write_pair(
     write_volume(
         files["source"], pair.source, grid, codes=MNI, sidecar=pair.record | on_grid | {"Units": source_row.unit}
     )
+    write_volume(files["source_detail"], pair.detail, grid, codes=MNI, sidecar=on_grid | detail)
     write_volume(files["mask"], pair.mask, grid, dtype=np.uint8, codes=MNI, sidecar=on_grid | mask)
     write_volume(files["mask_native"], pair.native_mask, native, dtype=np.uint8, codes=codes, sidecar=in_native | mask)
     if pair.target is not None and pair.target_native is not None:
@@ -71,6 +77,9 @@ def write_pair(
         metadata = _metadata(modality(name), aligned.record)
         files[name] = layout.on_grid(scan, modality(name))
         write_volume(files[name], aligned.values, grid, codes=MNI, sidecar=metadata | on_grid)
+        if aligned.detail is not None:
+            files[f"{name}_detail"] = layout.detail(scan, modality(name))
+            write_volume(files[f"{name}_detail"], aligned.detail, grid, codes=MNI, sidecar=on_grid | detail)
     _save_figure(files["figure"], pair, source_row, target_row)
     return files
 

@@ -20,12 +20,14 @@ class AlignedImage:
         volume: on its own grid, raw units.
         alignment: from its world to the source's.
         record: its file and its intensities, JSON-able.
+        detail: of a further source, `[D, H, W]` as `detail_on_grid` returns it; None for a target.
     """
 
     values: FloatArray
     volume: Volume
     alignment: Alignment
     record: dict[str, Any]
+    detail: FloatArray | None = None
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class PreprocessedPair:
 
     Attributes:
         source: `[D, H, W]` on the model grid, normalised, background outside the brain.
+        detail: of the source, `[D, H, W]` as `detail_on_grid` returns it.
         target: the same for the target, or None.
         mask: brain `[D, H, W]` on the model grid.
         record: every transform, intensity and quality metric, JSON-able.
@@ -46,6 +49,7 @@ class PreprocessedPair:
     """
 
     source: FloatArray
+    detail: FloatArray
     target: FloatArray | None
     mask: BoolArray
     record: dict[str, Any]

@@ -21,6 +21,7 @@ from dualflow import __version__
 from dualflow.config import PreprocessConfig
 from dualflow.imaging import intensity
 from dualflow.imaging.bias import correct_bias
+from dualflow.imaging.detail import detail_on_grid
 from dualflow.imaging.geometry import Affine, BoolArray, FloatArray, Volume, resample
 from dualflow.imaging.input_figures import TURNED_DEG
 from dualflow.imaging.mask import brain_mask, brain_volume_ml, study_mask
@@ -102,7 +103,8 @@ def preprocess_pair(
         mask_on_grid = resample_to_grid(mask_volume, record, grid, world="source") > 0.5
         values, fit = normalise_on_grid(raw, mask_on_grid, source_row, config, source.path)
         record["source"]["intensity"] = fit | _reference_unit(source_row, pet_record)
-    pair = PreprocessedPair(values, None, mask_on_grid, record, corrected, native_mask, None, clock=clock)
+        detail = detail_on_grid(corrected, grid, template_to_image(record, np.eye(4)), fit, mask_on_grid)
+    pair = PreprocessedPair(values, detail, None, mask_on_grid, record, corrected, native_mask, None, clock=clock)
     for name, image in (extra or {}).items():
         pair = _add_source(pair, name, image, config)
     return pair if target is None else _add_target(pair, target, target_row, config)
@@ -152,12 +154,16 @@ def _in_template(
 
 def _add_source(pair: PreprocessedPair, name: str, image: RawImage, config: PreprocessConfig) -> PreprocessedPair:
     aligned = _align(pair, image, modality(name), config)
+    with pair.clock("grid"):
+        points_map = template_to_image(pair.record, aligned.alignment.points_map)
+        scale = aligned.record["intensity"]
+        detail = detail_on_grid(aligned.volume, model_grid(config), points_map, scale, pair.mask)
     image_record = aligned.record | {"to_source": aligned.alignment.points_map.tolist()}
     record = pair.record | {
         "extra_sources": pair.record["extra_sources"] | {name: image_record},
         "quality": pair.record["quality"] | {f"{name}_to_source": quality_record(aligned.alignment)},
     }
-    return replace(pair, record=record, extra={**pair.extra, name: aligned})
+    return replace(pair, record=record, extra={**pair.extra, name: replace(aligned, detail=detail)})
 
 
 def _add_target(pair: PreprocessedPair, image: RawImage, row: Modality, config: PreprocessConfig) -> PreprocessedPair:

@@ -187,7 +187,7 @@ class ModelCard(Record):
 
     @property
     def source_channels(self) -> int:
-        """Number of source channels."""
+        """Number of source images; a source also carries the detail of each."""
         return 1 + len(self.study.extra_sources)
 
     @property

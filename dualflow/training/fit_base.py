@@ -62,7 +62,8 @@ def fit_base(
     if base is None or flow.person is None:
         return {}
     flow.eval()
-    values = torch.cat([person_values(*source_and_side(item, flow)) for item in pairs.items])
+    people = (source_and_side(item, flow) for item in pairs.items)
+    values = torch.cat([person_values(flow.images(source), side) for source, side in people])
     flow.person.fit(values)
     weights = region_weights(pairs, regions, 2**flow.spec.levels).to(device_of(flow))
     rows = mean_gradients(flow, pairs, weights, people=1 if initial else GRADIENT_PEOPLE)

@@ -45,10 +45,11 @@ def fit_spread(flow: DualFlow, train: PairDataset, folds: Sequence[int]) -> Pair
 
 def _fit_scales(spread: SourceSpread, flow: DualFlow, train: PairDataset, folds: Sequence[int]) -> list[Tensor]:
     """Fit the scale of voxels, and that of people to what it leaves; return each scan's spread, `[1, D, H, W]`."""
-    sources = [item["source"] for item in train.items]
+    sources = [flow.images(item["source"]) for item in train.items]
     relative = (((square / spread.image.square())[0], item["mask"][0]) for item, square in _squares(flow, train))
     voxel_scales, left = fit_voxel_scale(spread.voxel, sources, relative, folds, train.subjects)
-    values = torch.cat([person_values(item["source"][None], item["side"][None]) for item in train.items])
+    people = zip(sources, train.items, strict=True)
+    values = torch.cat([person_values(source[None], item["side"][None]) for source, item in people])
     person_scales = fit_scale(spread.person, values, left, folds)
     return [
         spread.unit(foreground(source[None]), person[None], voxel[None])[0]

@@ -37,5 +37,6 @@ def _fields(flow: DualFlow, train: PairDataset) -> Iterator[tuple[Tensor, Tensor
     for index in range(0, len(train), max(len(train) // KERNEL_PEOPLE, 1)):
         item = collate([train[index]])
         target = prepare_target(item["target"], item["mask"], flow.spec, generator, training=True)
-        spread = item["spread"] if "spread" in item else flow.spread(item["mask"], item["source"], item["side"])
+        images = flow.images(item["source"])
+        spread = item["spread"] if "spread" in item else flow.spread(item["mask"], images, item["side"])
         yield ((target - mean_of(flow, train[index])) / spread)[0, 0], item["mask"][0, 0]

@@ -54,7 +54,8 @@ def find_learning_rate(config: Config) -> float:
             label=label,
             group=ProcessGroup(device=select_device(config.train.device)),
         )
-        prepared = prepare_flow(config.model, training, validation, context, side_features=len(encoder.names))
+        channels = {"side_features": len(encoder.names), "source_channels": len(config.study.sources)}
+        prepared = prepare_flow(config.model, training, validation, context, **channels)
     objective, training = prepared.objective.to(context.group.device), prepared.train
     set_memory(objective, config.train.memory)
     stream = batches(training, config.train.batch_size, STEPS, seed)

@@ -26,9 +26,9 @@ from dualflow.training.device import autocast
 from dualflow.training.step_time import random_batch, untrained
 from dualflow.training.train_flow import INITIALISATION_SCANS
 
-BYTES_PER_VOXEL = 13
-"""A scan in memory: source, target and cross-fitted mean of 4 bytes each, and the mask; each extra source adds 4, and a
-spread that follows the source adds 4."""
+BYTES_PER_VOXEL = 17
+"""A scan in memory: source, its detail, target and cross-fitted mean of 4 bytes each, and the mask; each extra source
+adds 8, and a spread that follows the source adds 4."""
 COPIES, SHARED = 5, 1
 """Copies of each trained parameter: weight, weight average, best weights, and two moments of Adam; gradients belong to
 the step. Processes that share a batch hold one more copy to reduce gradients."""
@@ -36,8 +36,9 @@ FITTED = 3
 """Copies of each fixed parameter of a fitted mean: model, weight average and best weights."""
 BRAIN = 0.25
 """Share of the grid that the union of the training masks covers."""
-STACKED = 26
-"""Bytes per voxel and scan that the fit of a stacked mean adds: harmonised source, abnormality, both predictions."""
+STACKED = 30
+"""Bytes per voxel and scan that the fit of a stacked mean adds: harmonised source and detail, abnormality, both
+predictions."""
 SOLVING = 3.3
 """Peak memory of the least-squares fit relative to its sums (measured at 4 mm)."""
 
@@ -81,7 +82,7 @@ def footprint(config: Config, scans: int) -> Footprint:
     voxels = prod(config.preprocess.shape)
     with FakeTensorMode(), without_drift_check():
         model = untrained(config, config.model)
-        more = len(config.study.sources) - 1 + isinstance(model.flow.spread, SourceSpread)
+        more = 2 * (len(config.study.sources) - 1) + isinstance(model.flow.spread, SourceSpread)
         scan = (BYTES_PER_VOXEL + 4 * more) * voxels
         model.train()
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -70,6 +70,7 @@ def train_flow(
     context: TrainingContext,
     *,
     side_features: int,
+    source_channels: int = 1,
 ) -> TrainedFlow:
     """Fit the mean, pre-train the source if the flow asks for it, train the flow, and calibrate its spread.
 
@@ -79,7 +80,8 @@ def train_flow(
         DataError: there are no training pairs.
         DualflowError: the training diverged.
     """
-    prepared = prepare_flow(choice, train, validation, context, side_features=side_features)
+    channels = {"side_features": side_features, "source_channels": source_channels}
+    prepared = prepare_flow(choice, train, validation, context, **channels)
     record, flow = prepared.record, prepared.objective.flow
     trainer = Trainer(
         prepared.objective,
@@ -116,6 +118,7 @@ def prepare_flow(
     context: TrainingContext,
     *,
     side_features: int,
+    source_channels: int = 1,
 ) -> PreparedFlow:
     """Build and initialise a flow, with its mean fitted and its source pre-trained.
 
@@ -129,11 +132,11 @@ def prepare_flow(
         raise DataError("no training pairs are left; check the splits and the quarantine table")
     spec, steps = preset(choice.preset, **choice.options), choice.steps or context.config.steps
     device = context.group.device
-    mean = fit_mean(spec.mean, train, context, side_features=side_features)
+    channels = {"side_features": side_features, "source_channels": source_channels}
+    mean = fit_mean(spec.mean, train, context, **channels)
     train = train if mean.images is None else train.with_means(mean.images)
     torch.manual_seed(context.seed)
-    channels, *shape = train[0]["source"].shape
-    flow = DualFlow(spec, shape=tuple(shape), side_features=side_features, source_channels=channels)
+    flow = DualFlow(spec, shape=tuple(train[0]["source"].shape[1:]), **channels)
     flow.mean_model.load_state_dict(mean.model.state_dict())
     begin = perf_counter()
     train = fit_spread(flow, train, subject_folds(train))

@@ -81,12 +81,13 @@ def test_no_pairs_are_refused():
             baseline(SHAPE, 1).fit([])
 
 
+@pytest.mark.parametrize("images", [1, 2])
 @pytest.mark.parametrize("name", BASELINES)
-def test_every_baseline_keeps_the_protocol(name):
-    """Fitted to two sources and loaded, it gives the same finite image per scan, also with unknown side values."""
+def test_every_baseline_keeps_the_protocol(name, images):
+    """Fitted to two sources, or to one with its detail, and loaded, it gives the same finite image per scan."""
     torch.manual_seed(0)
     pairs = make_pairs(8, sides=2, channels=2)
-    first, second = BASELINES[name](SHAPE, 2, 2), BASELINES[name](SHAPE, 2, 2)
+    first, second = BASELINES[name](SHAPE, 2, images), BASELINES[name](SHAPE, 2, images)
     first.fit(pairs)
     second.load_state_dict(first.state_dict())
     source = torch.stack([pair["source"] for pair in pairs[:2]])

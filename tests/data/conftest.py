@@ -13,6 +13,8 @@ from dualflow.layout import Layout, Scan
 from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
 
+DETAIL = 0.1
+
 
 @pytest.fixture
 def make_bids(tmp_path) -> Callable[..., Path]:
@@ -58,7 +60,7 @@ def pair_files() -> Callable[..., list[str]]:
 def write_scan() -> Callable[..., None]:
     """Write volumes by modality, and `mask`, on the model grid with the scan's manifest.
 
-    The first modality is the source, and PET is the target.
+    The first modality is the source, and PET is the target. Each source has DETAIL times the first as its detail.
     """
 
     def write(layout: Layout, scan: Scan, volumes: Mapping[str, np.ndarray], **facts: object) -> None:
@@ -71,6 +73,10 @@ def write_scan() -> Callable[..., None]:
         arrays.insert(1, volumes["mask"])
         for path, array in zip(files.values(), arrays, strict=True):
             write_volume(path, array, np.diag([4.0, 4.0, 4.0, 1.0]), dtype=np.uint8 if "_mask" in path.name else "f4")
+        for name, row in {"source": source, **{row.suffix.upper(): row for row in further}}.items():
+            if row.datatype != "pet":
+                files[f"{name}_detail"] = layout.detail(scan, row)
+                write_volume(layout.detail(scan, row), DETAIL * arrays[0], np.diag([4.0, 4.0, 4.0, 1.0]))
         commit_json(layout.record(scan, source), {"scan": scan.key})
         files["record"] = layout.record(scan, source)
         write_manifest(layout.scan_manifest(scan), step="preprocess", outputs=files, inputs={}, config={}, facts=facts)

@@ -43,7 +43,8 @@ def test_items_hold_the_preprocessed_volumes(layout):
     np.testing.assert_array_equal(first["target"][0].numpy(), target)
     mask = np.asarray(nib.load(layout.mask_on_grid(Scan("1"), MODALITIES["T1w"])).dataobj) > 0
     np.testing.assert_array_equal(first["mask"][0].numpy(), mask)
-    assert first["source"].shape == (1, *SHAPE)
+    assert first["source"].shape == (2, *SHAPE)
+    torch.testing.assert_close(first["source"][1], 0.1 * first["source"][0])
     assert first["source"].dtype == torch.float32
     assert "target" not in second
     assert second["side"].isnan().tolist() == [True]
@@ -51,14 +52,16 @@ def test_items_hold_the_preprocessed_volumes(layout):
 
 
 def test_further_sources_are_channels_in_the_studys_order(layout, write_scan):
-    """The main source comes first; the error for a volume on another grid names its file."""
+    """The main source comes first, the detail last; the error for a volume on another grid names its file."""
     scan, rng = Scan("1"), np.random.default_rng(1)
     volumes = {name: rng.random(SHAPE).astype(np.float32) for name in ("T1w", "mask", "FDG", "FLAIR", "CBF")}
     write_scan(layout, scan, volumes)
     for extra in (("FLAIR", "CBF"), ("CBF", "FLAIR")):
         study = StudyConfig(name="t", extra_sources=extra)
         item = load_pairs(layout, PAIRS[:1], study, SideEncoder())[0]
-        np.testing.assert_array_equal(item["source"].numpy(), np.stack([volumes[name] for name in ("T1w", *extra)]))
+        images, detail = item["source"].numpy()[:3], item["source"].numpy()[3:]
+        np.testing.assert_array_equal(images, np.stack([volumes[name] for name in ("T1w", *extra)]))
+        np.testing.assert_allclose(detail, np.stack([0.1 * volumes["T1w"]] * 3), rtol=1e-6)
         assert item["target"].shape == item["mask"].shape == (1, *SHAPE)
     write_scan(layout, scan, volumes | {"CBF": np.arange(150).reshape(5, 5, 6)})
     with pytest.raises(DataError, match=r"_cbf\.nii\.gz: grid \(5, 5, 6\), expected \(4, 5, 6\)"):

@@ -77,3 +77,20 @@ def test_quantiles_are_those_of_the_brain():
     source = brain(3)
     expected = torch.quantile(source[source != 0], LEVELS)
     assert torch.allclose(quantiles(source)[0], expected)
+
+
+@pytest.mark.parametrize("row", range(len(HARMONISATIONS)))
+def test_the_detail_follows_the_slope_of_the_intensities(row):
+    """A small detail is scaled by the derivative of the harmonised intensity, and the image does not depend on it."""
+    harmonise, source = fitted(row), brain(20).sqrt()
+    inside = source != 0
+    image, detail = harmonise.scan(source, 1e-3 * inside)
+    assert torch.equal(image, harmonise(source[None])[0])
+    assert not detail[~inside].any()
+    order = source[inside].argsort()[500:-500]
+    slope = detail[inside][order].mean() / 1e-3
+    rise = (image[inside][order[-500:]].mean() - image[inside][order[:500]].mean()) / (
+        source[inside][order[-500:]].mean() - source[inside][order[:500]].mean()
+    )
+    assert slope == pytest.approx(float(rise), rel=0.35)
+    assert harmonise.scan(source)[1] is None

@@ -19,7 +19,7 @@ def test_every_mean_has_the_contract(name, channels):
         for value in first.state_dict().values():
             value.copy_(torch.randn(value.shape))
     second.load_state_dict(first.state_dict())
-    source, side = torch.rand(2, channels, *SHAPE), torch.tensor([[0.1, torch.nan], [torch.nan, torch.nan]])
+    source, side = torch.rand(2, 2 * channels, *SHAPE), torch.tensor([[0.1, torch.nan], [torch.nan, torch.nan]])
     image = first(source, side)
     assert image.shape == (2, 1, *SHAPE)
     assert image.isfinite().all()
@@ -34,7 +34,7 @@ def test_the_mean_is_zero_outside_the_brain(name, channels):
     with torch.no_grad():
         for value in mean.state_dict().values():
             value.fill_(0.3)
-    source = torch.rand(1, channels, *SHAPE) + 0.1
+    source = torch.rand(1, 2 * channels, *SHAPE) + 0.1
     source[..., 2:4] = 0
     source[:, 1:, :, :, 6:] = 0  # a single source may be 0 inside the brain
     image = mean(source)

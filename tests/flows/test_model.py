@@ -121,6 +121,26 @@ def test_every_flow_takes_several_sources(name):
         flow.log_prob(target, source[:, :1], side)
 
 
+@each_flow
+def test_only_the_mean_reads_the_detail_of_a_source(name):
+    """With its mean given, a flow initialises, trains and encodes without a look at the detail."""
+    spec = FLOWS[name]
+    target, source, side = batch()
+    target = rounded(target) if spec.dequantisation == "uniform" else target
+    detailed = torch.cat([source, torch.rand_like(source)], dim=1)
+    results = []
+    for one in (source, detailed):
+        flow = build_spec(spec)
+        initialize_flow(flow, target, one, side)
+        loss = terms(flow, target, one, side)["loss"]
+        results.append((loss, flow.eval().condition(one, side, None if spec.mean == "none" else target)))
+        if flow.source.glow is not None:
+            torch.testing.assert_close(flow.source_log_prob(one), flow.source_log_prob(source))
+    torch.testing.assert_close(results[0][0], results[1][0])
+    for first, second in zip(results[0][1].features, results[1][1].features, strict=True):
+        torch.testing.assert_close(first, second)
+
+
 def test_dual_glow_side_enters_the_coarsest_prior_only():
     """Another side value changes the decode's coarsest latents only."""
     torch.manual_seed(0)

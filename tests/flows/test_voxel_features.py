@@ -8,7 +8,15 @@ import pytest
 import torch
 from regression_scans import SHAPE, SIDE
 
-from dualflow.flows.voxel_features import IntensityFeatures, TissueFeatures, blur, gradients, soft_tissue
+from dualflow.errors import ShapeError
+from dualflow.flows.voxel_features import (
+    IntensityFeatures,
+    TissueFeatures,
+    blur,
+    gradients,
+    images_and_detail,
+    soft_tissue,
+)
 
 
 @pytest.mark.parametrize("sigma", [0.5, 2.0])
@@ -63,3 +71,23 @@ def test_features_of_a_brain_at_the_edge_of_the_grid_do_not_depend_on_the_batch(
     inside = source[0, 0] != 0
     alone, together = design(source[:1], side[:1])[0], design(source, side)[0]
     torch.testing.assert_close(alone[:, inside], together[:, inside], atol=1e-5, rtol=1e-4)
+
+
+def test_tissue_with_detail_is_a_mean_over_intensities():
+    """The maps are the means of the plain maps over normal intensities whose deviation is the detail."""
+    source, detail = torch.full((1, 1, 1, 1, 1), 0.5), torch.full((1, 1, 1, 1, 1), 0.15)
+    drawn = source + detail * torch.randn(1, 1, 200, 200, 10, generator=torch.Generator().manual_seed(0))
+    expected = soft_tissue(drawn).mean(dim=(2, 3, 4))
+    assert torch.allclose(soft_tissue(source, detail)[..., 0, 0, 0], expected, atol=2e-3)
+    assert torch.allclose(soft_tissue(source, torch.zeros_like(source)), soft_tissue(source))
+
+
+def test_a_source_is_split_into_images_and_detail():
+    """A source of 2C channels carries detail, one of C channels does not, and others are refused."""
+    source = torch.rand(2, 4, *SHAPE)
+    images, detail = images_and_detail(source, 2)
+    assert torch.equal(images, source[:, :2])
+    assert torch.equal(detail, source[:, 2:])
+    assert images_and_detail(source, 4)[1] is None
+    with pytest.raises(ShapeError, match="4 channels, expected 3 images, or 6"):
+        images_and_detail(source, 3)

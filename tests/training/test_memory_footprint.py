@@ -49,7 +49,7 @@ def test_the_footprint_matches_the_model():
     fitted = sum(t.numel() * t.element_size() for t in model.buffers())
     fitted += sum(p.numel() * 4 for p in model.parameters() if not p.requires_grad)
     assert sizes.weights == 5 * 4 * trained + 3 * fitted
-    assert sizes.scans == 10 * 17 * 16**3
+    assert sizes.scans == 10 * 21 * 16**3
     assert sizes.model == 4 * trained + fitted
     assert sizes.peak == sizes.scans + max(sizes.mean, sizes.weights + sizes.step, sizes.model + sizes.start)
 
