@@ -91,7 +91,7 @@ def test_every_file_is_read_once(layout, monkeypatch):
     names, read = [], Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: names.append(path.name) or read(path))
     load_pairs(layout, PAIRS, STUDY, SideEncoder())
-    assert len(names) == len(set(names)) == 5
+    assert len(names) == len(set(names)) == 7
 
 
 def test_collate_stacks_and_refuses_a_mixture(layout):

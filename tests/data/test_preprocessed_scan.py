@@ -59,7 +59,7 @@ def test_missing_manifests_and_outputs_are_named(layout):
     """The error names a scan without manifest, or lists the existing outputs."""
     with pytest.raises(DataError, match=r"sub-2: not preprocessed .*sub-2\.json.*run the preprocess step"):
         PreprocessedScan.from_manifest(layout, Scan("2"))
-    with pytest.raises(DataError, match=r"has no preprocessed target \(found: mask, record, source\);"):
+    with pytest.raises(DataError, match=r"has no preprocessed target \(found: mask, record, source, source_detail\);"):
         PreprocessedScan.from_manifest(layout, SCAN).volume("target")
 
 

@@ -104,6 +104,9 @@ def write_preprocessed(config, item):
     for role, modality in roles.items():
         sidecar = record if modality == "T1w" else {}
         write_volume(files[role], volumes[modality], affine, codes=MNI, sidecar=sidecar)
+    for role in ("source", "FLAIR"):
+        files[f"{role}_detail"] = layout.detail(scan, MODALITIES[roles[role]])
+        write_volume(files[f"{role}_detail"], np.zeros(shape, np.float32), affine)
     files |= {"mask": layout.mask_on_grid(scan, T1W), "mask_native": layout.mask_native(scan, T1W)}
     for name in ("mask", "mask_native"):
         write_volume(files[name], mask, affine, dtype=np.uint8)
