@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["__version__", "convert"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def convert(

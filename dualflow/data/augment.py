@@ -20,6 +20,7 @@ class Augment:
 
     The affine transform applies to source, target, mean, spread and mask together. Bias field and gamma mimic
     differences between scanners; they apply to the source only, because the target is quantitative (SUVR).
+    Training does not read the detail of a source, which is changed like its images.
 
     Args:
         config: probability and amounts.

@@ -88,7 +88,10 @@ def _files(layout: Layout, study: StudyConfig, source: Modality, target: Modalit
         for name in study.extra_sources
         for row in (
             (layout.on_grid(_ANY_SCAN, modality(name)).name, f"Preprocessed {name}, skull-stripped, {grid}."),
-            (layout.detail(_ANY_SCAN, modality(name)).name, f"The same of the {name}."),
+            (
+                layout.detail(_ANY_SCAN, modality(name)).name,
+                f"Standard deviation of the intensities of the {name} within each voxel of the model grid.",
+            ),
         )
     ]
     synthetic = {

@@ -180,7 +180,7 @@ def _log_weights(
 
 
 def exchange_source(item: Item, other: Item) -> Tensor:
-    """The source `[C, D, H, W]` of `other` in the brain mask of `item`; missing voxels take their nearest neighbour.
+    """The source `[2C, D, H, W]` of `other` in the brain mask of `item`; missing voxels take their nearest neighbour.
 
     Brain mask and side information remain those of `item`, so only the anatomy inside the brain differs.
     """
@@ -190,7 +190,10 @@ def exchange_source(item: Item, other: Item) -> Tensor:
 
 
 def blur_source(item: Item, voxel_mm: Sequence[float], sigma_mm: float = BLUR_MM) -> Tensor:
-    """The source `[C, D, H, W]` of `item`, smoothed by a Gaussian within the mask; the outline stays sharp."""
+    """The source `[2C, D, H, W]` of `item`, smoothed by a Gaussian within the mask; the outline stays sharp.
+
+    The detail is smoothed like the images.
+    """
     mask = item["mask"].numpy()
     sigma = [0.0, *(sigma_mm / edge for edge in voxel_mm)]
     image, weight = (

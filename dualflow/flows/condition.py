@@ -105,6 +105,11 @@ class InputCheck:
         if not values.is_meta and bool(values.isinf().any()):
             raise InputError("side information holds infinite values; give finite ones, NaN where a value is unknown")
         _check_values(source, "source", like)
+        if not source.is_meta and bool((source[:, self.source_channels :] < 0).any()):
+            raise InputError(
+                f"source of {source.shape[1]} channels, whose detail is negative; expected {self.source_channels} "
+                "images, or as many and then the standard deviation of each within a voxel"
+            )
         if target is not None:
             self.volume(target, "target", len(source))
             _check_values(target, "target", like)

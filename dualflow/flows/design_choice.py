@@ -110,6 +110,7 @@ class DesignChoice:
 
     def _choose_detail(self, harmonised: Sequence[Tensor], details: Sequence[Tensor | None]) -> dict[str, Any]:
         """Choose whether the tissue maps use the detail, if all scans have it."""
+        self.design.uses_detail.fill_(False)
         if any(detail is None for detail in details):
             return {}
         without = self._error(lambda index: self._tissue(index, harmonised[index], None))

@@ -71,7 +71,7 @@ class FlowObjective(Objective):
 
         Args:
             target: `[N, C, D, H, W]`, in its unit (SUVR).
-            source: `[N, C, D, H, W]`.
+            source: `[N, C or 2C, D, H, W]`.
             side: `[N, S]`, NaN where unknown; None if all is.
             mask: `[N, C, D, H, W]`, bool; outside of it the target is replaced by background noise.
             mean: mean image in place of the mean model's; cross-fitted ones leave residuals as large as those of new

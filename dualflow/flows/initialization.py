@@ -32,7 +32,7 @@ def initialize_flow(
     Args:
         flow: initialised in place.
         target: `[N, C, D, H, W]`.
-        source: `[N, C, D, H, W]`.
+        source: `[N, C or 2C, D, H, W]`.
         side: `[N, S]`, NaN where unknown; None if all is.
         mask: `[N, C, D, H, W]`, bool; outside of it the target is replaced by background noise.
         mean: mean image in place of the mean model's, `[N, C, D, H, W]`.

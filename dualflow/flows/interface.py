@@ -20,7 +20,7 @@ class ConditionalModel(nn.Module, ABC):
         """Return the point estimate of the target `[N, C, D, H, W]`.
 
         Args:
-            source: `[N, C, D, H, W]`.
+            source: `[N, C or 2C, D, H, W]`.
             side: `[N, S]`, NaN where unknown; None if all is.
         """
 

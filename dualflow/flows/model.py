@@ -127,7 +127,7 @@ class DualFlow(ConditionalDensity):
 
         Args:
             target: `[N, C, D, H, W]`, in its unit (SUVR).
-            source: `[N, C, D, H, W]`.
+            source: `[N, C or 2C, D, H, W]`.
             side: `[N, S]`, NaN where unknown; None if all is.
 
         Raises:

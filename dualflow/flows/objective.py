@@ -34,7 +34,7 @@ class Objective(nn.Module, ABC):
 
         Args:
             target: `[N, C, D, H, W]`, in its unit (SUVR).
-            source: `[N, C, D, H, W]`.
+            source: `[N, C or 2C, D, H, W]`.
             side: `[N, S]`, NaN where unknown; None if all is.
             mask: `[N, C, D, H, W]`, bool; without a mask every voxel counts.
             mean: mean image in place of the mean model's, such as one cross-fitted without these subjects.

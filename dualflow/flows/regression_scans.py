@@ -49,6 +49,8 @@ class RegressionScan(NamedTuple):
 
     def split(self, channels: int) -> RegressionScan:
         """Return the scan with a source of this many images, and the detail apart."""
+        if self.detail is not None:
+            return self
         images, detail = images_and_detail(self.source[None], channels)
         return self._replace(source=images[0], detail=None if detail is None else detail[0])
 

@@ -16,15 +16,16 @@ from dualflow.imaging.geometry import Affine, BoolArray, FloatArray, Grid, Volum
 FACTOR = 2
 """Parts of a voxel along each axis. At a quarter of a voxel the noise of the scan hides what is seen at a half."""
 MAX_DETAIL = 1.0
-"""Largest detail, in units of the normalised intensity, whose range is about 0 to 1."""
+"""Largest detail in normalised units, the range of an MR's intensities; an edge of bone or scalp can exceed it."""
+_PARTS = (1, 3, 5)
 
 
 def detail_on_grid(
     volume: Volume, grid: Grid, points_map: Affine, intensity: Mapping[str, Any], brain: BoolArray
 ) -> FloatArray:
-    """Return the standard deviation of an image's normalised intensities within each voxel of the model grid.
+    """Return the standard deviation of an image's intensities within each voxel of the model grid, normalised.
 
-    It is 0 outside the brain, and where a part of the voxel is out of view.
+    It is taken over the parts of the voxel that are in view, and 0 outside the brain.
 
     Args:
         volume: the image, in its own space.
@@ -38,5 +39,8 @@ def detail_on_grid(
     to_parts[:3, 3] = (1 - FACTOR) / (2 * FACTOR)  # the parts have the voxel's centre in common
     shape = (FACTOR * d, FACTOR * h, FACTOR * w)
     parts = resample(volume, affine @ to_parts, shape, points_map, background=np.nan)
-    deviation = parts.reshape(d, FACTOR, h, FACTOR, w, FACTOR).std(axis=(1, 3, 5)) / abs(intensity["slope"])
-    return np.where(brain, np.minimum(np.nan_to_num(deviation), MAX_DETAIL), 0).astype(np.float32)
+    blocks = parts.reshape(d, FACTOR, h, FACTOR, w, FACTOR)
+    shown = np.isfinite(blocks).sum(axis=_PARTS)
+    mean = np.nansum(blocks, axis=_PARTS, keepdims=True) / np.maximum(shown, 1)[:, None, :, None, :, None]
+    deviation = np.sqrt(np.nansum(np.square(blocks - mean), axis=_PARTS) / np.maximum(shown, 1)) / intensity["slope"]
+    return np.where(brain, np.minimum(deviation, MAX_DETAIL), 0).astype(np.float32)

@@ -40,9 +40,10 @@ def write_pair(
         "SpatialReference": "orig",
         "Resolution": "The source scan's own grid",
     }
-    detail = {
-        "Description": "Standard deviation of the normalised intensities within each voxel of the model grid",
-        "SkullStripped": True,
+    detail = on_grid | {
+        "Description": "Standard deviation of the normalised intensities within each voxel of the model grid, over "
+        "parts of half its size",
+        "Units": "arbitrary",
     }
     source = layout.on_grid(scan, source_row).relative_to(layout.derivatives).as_posix()
     mask = {
@@ -62,7 +63,7 @@ def write_pair(
     write_volume(
         files["source"], pair.source, grid, codes=MNI, sidecar=pair.record | on_grid | {"Units": source_row.unit}
     )
-    write_volume(files["source_detail"], pair.detail, grid, codes=MNI, sidecar=on_grid | detail)
+    write_volume(files["source_detail"], pair.detail, grid, codes=MNI, sidecar=detail)
     write_volume(files["mask"], pair.mask, grid, dtype=np.uint8, codes=MNI, sidecar=on_grid | mask)
     write_volume(files["mask_native"], pair.native_mask, native, dtype=np.uint8, codes=codes, sidecar=in_native | mask)
     if pair.target is not None and pair.target_native is not None:
@@ -79,7 +80,7 @@ def write_pair(
         write_volume(files[name], aligned.values, grid, codes=MNI, sidecar=metadata | on_grid)
         if aligned.detail is not None:
             files[f"{name}_detail"] = layout.detail(scan, modality(name))
-            write_volume(files[f"{name}_detail"], aligned.detail, grid, codes=MNI, sidecar=on_grid | detail)
+            write_volume(files[f"{name}_detail"], aligned.detail, grid, codes=MNI, sidecar=detail)
     _save_figure(files["figure"], pair, source_row, target_row)
     return files
 

@@ -25,7 +25,7 @@ class Subject(NamedTuple):
 
     Attributes:
         target: measured target `[N, C, D, H, W]`, in its unit (SUVR).
-        source: `[N, C, D, H, W]`.
+        source: `[N, C or 2C, D, H, W]`.
         side: `[N, S]`, NaN where unknown; None if all is.
         mask: brain `[N, C, D, H, W]`, bool. Outside of it the flow gets the background noise of its training, and so
             does the edited image; None keeps the target's background.
@@ -84,7 +84,7 @@ def edit(
     Args:
         flow: a trained flow.
         subject: the subject to edit.
-        source: new source `[N, C, D, H, W]`; None keeps the subject's.
+        source: new source `[N, C or 2C, D, H, W]`; None keeps the subject's.
         side: new side values `[N, S]`; None keeps the subject's.
         sets: sets of latents to normalise: `global`, `local` (the channels of a voxel) or `spatial` (the voxels of a
             channel); None normalises nothing.

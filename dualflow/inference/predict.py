@@ -91,7 +91,7 @@ class Predictor(TrainedModel):
         """Predict one scan.
 
         Args:
-            source: `[C, D, H, W]`.
+            source: `[2C, D, H, W]`, the images and then the detail of each.
             side: `[S]`, NaN where unknown.
             mask: brain `[1, D, H, W]`; outside it everything is zero.
             samples: number of samples of a model with a distribution.

@@ -36,7 +36,7 @@ class Signature:
     """Sizes of a model's tensors.
 
     Attributes:
-        channels: number of source channels C.
+        channels: number of source channels, those of the detail included.
         side: number of side features S.
         shape: model grid D, H, W.
     """

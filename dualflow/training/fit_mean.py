@@ -34,7 +34,7 @@ class FittedMean:
 
 
 def fit_mean(
-    name: str, train: PairDataset, context: TrainingContext, *, side_features: int, source_channels: int = 1
+    name: str, train: PairDataset, context: TrainingContext, *, side_features: int, source_channels: int
 ) -> FittedMean:
     """Fit the row `name` of MEANS to the training scans."""
     model = MEANS[name](tuple(train[0]["source"].shape[1:]), side_features, source_channels)

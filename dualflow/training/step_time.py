@@ -113,7 +113,7 @@ def random_baseline_training(config: Config, name: str) -> tuple[Objective, dict
 
 
 def _random_pair(config: Config, index: int) -> dict[str, Any]:
-    shape, channels, side = config.preprocess.shape, len(config.study.sources), len(config.study.side)
+    shape, channels, side = config.preprocess.shape, 2 * len(config.study.sources), len(config.study.side)
     volumes = {"source": torch.rand(channels, *shape), "target": torch.rand(1, *shape)}
     return {
         **volumes,
@@ -202,7 +202,7 @@ def random_batch(config: Config, model: DualFlow, count: int) -> dict[str, Tenso
     Sources have intensities of 0 to 1, as preprocessing writes them. Far beyond that range the exponentials of their
     features underflow, which takes torch sixty times as long.
     """
-    channels = {"target": 1, "source": len(config.study.sources)}
+    channels = {"target": 1, "source": 2 * len(config.study.sources)}
     if is_closed_form(model.mean_model):  # only a closed-form mean is cross-fitted and part of the batch
         channels["mean"] = 1
     volumes = {name: torch.randn(count, width, *config.preprocess.shape) for name, width in channels.items()}

@@ -70,7 +70,7 @@ def train_flow(
     context: TrainingContext,
     *,
     side_features: int,
-    source_channels: int = 1,
+    source_channels: int,
 ) -> TrainedFlow:
     """Fit the mean, pre-train the source if the flow asks for it, train the flow, and calibrate its spread.
 
@@ -118,7 +118,7 @@ def prepare_flow(
     context: TrainingContext,
     *,
     side_features: int,
-    source_channels: int = 1,
+    source_channels: int,
 ) -> PreparedFlow:
     """Build and initialise a flow, with its mean fitted and its source pre-trained.
 

@@ -293,7 +293,7 @@ def _train(scale: Scale, **train: Any) -> TrainedFlow:
     with TemporaryDirectory(prefix="dualflow-") as folder:
         group = ProcessGroup(device=select_device(scale.device))
         context = TrainingContext(config.train, Path(folder), seed=0, label="check", group=group)
-        trained = train_flow(config.model, *pairs, context, side_features=1)
+        trained = train_flow(config.model, *pairs, context, side_features=1, source_channels=1)
     if not all(isfinite(value) for entry in trained.history.entries for value in entry.values()):
         raise RuntimeError("a metric of the training is not finite")
     return trained

@@ -92,6 +92,13 @@ def test_an_encoder_has_no_density():
         build(flows_with(source="encoder")[0]).source_log_prob(batch()[1])
 
 
+def test_a_second_image_is_not_taken_for_detail():
+    """An image reaches below 0, where no standard deviation does: two images for a flow of one are refused."""
+    flow, (target, source, side) = build("dualflow").eval(), batch()
+    with pytest.raises(InputError, match="2 channels, whose detail is negative; expected 1 images"):
+        flow.log_prob(target, torch.cat([source, source - 0.5], dim=1), side)
+
+
 def test_source_features_of_another_level_are_refused():
     """Latents and source features of a level have one grid."""
     flow, (target, source, side) = build("dual_glow").eval(), batch()

@@ -48,10 +48,19 @@ def test_the_map_is_applied():
     assert np.allclose(moved[1:4, 1:5, 1:5], here[2:5, 1:5, 1:5], atol=1e-5)
 
 
-def test_it_is_bounded_and_0_out_of_view():
-    """Extreme intensities do not exceed the bound, and a voxel that is partly out of view has no detail."""
-    array = np.random.default_rng(2).normal(size=(9, 12, 12)) * 1e6
+def test_parts_out_of_view_do_not_count():
+    """A voxel that is half in view has the deviation of that half, and one out of view none."""
+    array = np.random.default_rng(2).normal(size=(9, 12, 12))
+    whole, cut = (detail_on_grid(volume(part), GRID, np.eye(4), SCALE, BRAIN) for part in (array, array[:7]))
+    half = array[6:7, 4:6, 4:6].std() / 10
+    assert cut[3, 2, 2] == pytest.approx(half, rel=1e-4)
+    assert np.array_equal(cut[:3], whole[:3])
+    assert not cut[4].any()
+
+
+def test_it_is_bounded():
+    """Extreme intensities do not exceed the bound."""
+    array = np.random.default_rng(2).normal(size=(12, 12, 12)) * 1e6
     detail = detail_on_grid(volume(array), GRID, np.eye(4), SCALE, BRAIN)
     assert np.isfinite(detail).all()
     assert detail.max() == MAX_DETAIL
-    assert not detail[4].any()
