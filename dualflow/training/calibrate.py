@@ -1,9 +1,10 @@
 """Calibration of a trained flow by two numbers: the gain of its voxels' spread, and that of its regions' spread.
 
 Few subjects do not determine a spread: that of the training residuals is too narrow, and regions need another
-correction than voxels. The gain of voxels maximises the likelihood of held-out people. That of regions matches the
-variance of sampled region means with the errors of held-out people: the likelihood of the many coordinates that hardly
-matter for regions would decide otherwise, and hardly changes by this.
+correction than voxels. The gain of voxels maximises the likelihood of held-out people. That of regions maximises the
+likelihood of their region means, as normal numbers with the variance of sampled ones: the many coordinates that hardly
+matter for regions would decide otherwise, and the likelihood of the image hardly changes by this. Each region of each
+person counts alike, so that the few people with the largest errors do not decide alone.
 
 A study without enough validation people calibrates on training people around their cross-fitted means. The flow's
 weights have seen them, so that this corrects less than validation people do.
@@ -13,11 +14,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from functools import cache
-from math import exp, log, sqrt
+from functools import partial
+from math import exp, log
 
 import torch
-from scipy.optimize import brentq, minimize_scalar
+from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from dualflow.commit import digest_of
@@ -25,6 +26,7 @@ from dualflow.data.dataset import Item, PairDataset
 from dualflow.flows.condition import Condition
 from dualflow.flows.model import DualFlow
 from dualflow.flows.spread_map import VoxelSpread
+from dualflow.flows.subspace_law import SubspaceLaw
 from dualflow.training.device import device_of, source_and_side
 from dualflow.training.fit_base import conditioned_batches, region_weights
 
@@ -34,7 +36,10 @@ LOG_BOUND = 0.7
 """Largest absolute logarithm of a gain."""
 TOLERANCE = 0.03
 """Accuracy of the logarithm of a gain."""
-SAMPLES = 8
+SAMPLES = 16
+"""Samples per person and gain, from which the variances of region means are estimated."""
+MIN_VARIANCE = 1e-10
+"""Smallest variance of a region mean, in squared target units; a region without a voxel has none."""
 MIN_PEOPLE = 4
 """Smallest number of validation people who determine a gain."""
 
@@ -74,12 +79,7 @@ def calibrate(
         spread.rescale(voxel_gain)
     if base is not None:
         weights = region_weights(pairs, regions, 2**flow.spec.levels).to(device_of(flow))
-
-        def ratio(gain: float) -> float:
-            base.law.gain.fill_(gain)
-            return variance_ratio(flow, pairs, weights)
-
-        facts["region_gain"] = _matching_gain(ratio)
+        facts["region_gain"] = _region_gain(flow, base.law, pairs, weights)
         base.law.gain.fill_(facts["region_gain"])
     return facts | {"nats_after": nats(voxel_gain)}
 
@@ -124,14 +124,39 @@ def rescaled(condition: Condition, gain: float) -> Condition:
     return condition._replace(scale=torch.where(condition.inside, gain * condition.scale, condition.scale))
 
 
-@torch.no_grad()
-def variance_ratio(flow: DualFlow, pairs: PairDataset, weights: Tensor) -> float:
-    """Return the variance of sampled region means over that of the targets' around the mean.
+def _region_gain(flow: DualFlow, law: SubspaceLaw, pairs: PairDataset, weights: Tensor) -> float:
+    """Return the gain of the law with the largest likelihood of the pairs' region means, within bounds.
 
-    The mean is the scan's cross-fitted one, or else the samples', less the variance that it adds. Every call draws the
-    same noise. `weights` `[R, D, H, W]` gives the means.
+    Variances are nearly linear in the square of the gain, so that those of two gains give the others; the second pair
+    of gains lies close to the result of the first.
     """
-    predicted = observed = 0.0
+    gain = 1.0
+    for width in (LOG_BOUND, LOG_BOUND / 4):
+        ends = gain * exp(-width), gain * exp(width)
+        law.gain.fill_(ends[1])
+        high = region_moments(flow, pairs, weights)[0]
+        law.gain.fill_(ends[0])
+        low, errors = region_moments(flow, pairs, weights)
+        gain = _best_gain(partial(_region_nats, ends, (low, high), errors))
+    return gain
+
+
+def _region_nats(ends: tuple[float, float], variances: tuple[Tensor, Tensor], errors: Tensor, gain: float) -> float:
+    """Return twice the mean negative log-likelihood of squared errors, at a gain; variances are known at two gains."""
+    share = (gain**2 - ends[0] ** 2) / (ends[1] ** 2 - ends[0] ** 2)
+    variance = torch.lerp(*variances, share).clamp_min(MIN_VARIANCE)
+    return float((variance.log() + errors / variance).mean())
+
+
+@torch.no_grad()
+def region_moments(flow: DualFlow, pairs: PairDataset, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the variance of sampled region means, and the squared error of the targets' around the mean, `[N, R]`.
+
+    The mean is the scan's cross-fitted one, or else the samples', less the variance that it adds. A variance of few
+    samples is raised so that its inverse is right on average. Every call draws the same noise. `weights`
+    `[R, D, H, W]` gives the means.
+    """
+    variances, errors = [], []
     for index in range(len(pairs)):
         item, generator = pairs[index], torch.Generator().manual_seed(index)
         samples = flow.sample(*source_and_side(item, flow), SAMPLES, generator=generator)[:, 0, 0]
@@ -140,27 +165,9 @@ def variance_ratio(flow: DualFlow, pairs: PairDataset, weights: Tensor) -> float
         excess = variance / SAMPLES
         if "mean" in item:
             mean, excess = weights.flatten(1) @ item["mean"].to(weights.device).flatten(), torch.zeros_like(excess)
-        predicted += float(variance.sum())
-        observed += float(((target - mean).square() - excess).sum())
-    return predicted / max(observed, 1e-12)
-
-
-def _matching_gain(ratio: Callable[[float], float]) -> float:
-    """Return the gain at which a ratio that rises with it is 1, or the bound that comes closest.
-
-    The ratio is nearly linear in the square of the gain, so that the search there takes few steps.
-    """
-
-    @cache
-    def excess(square: float) -> float:
-        return ratio(sqrt(square)) - 1
-
-    lowest, highest = exp(-2 * LOG_BOUND), exp(2 * LOG_BOUND)
-    if excess(lowest) >= 0:
-        return sqrt(lowest)
-    if excess(highest) <= 0:
-        return sqrt(highest)
-    return sqrt(float(brentq(excess, lowest, highest, xtol=1e-3, rtol=2 * TOLERANCE)))
+        variances.append(variance * (SAMPLES - 1) / (SAMPLES - 3))
+        errors.append((target - mean).square() - excess)
+    return torch.stack(variances), torch.stack(errors)
 
 
 def _best_gain(loss: Callable[[float], float]) -> float:

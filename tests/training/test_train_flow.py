@@ -13,7 +13,7 @@ from dualflow.flows.source_spread import SPREADS
 from dualflow.inference.predict import load_predictor
 from dualflow.models.store import save_model
 from dualflow.training import train_flow as module
-from dualflow.training.calibrate import calibrate, one_scan_each, variance_ratio, warn_if_uncertain
+from dualflow.training.calibrate import calibrate, one_scan_each, region_moments, warn_if_uncertain
 from dualflow.training.checkpoint import load_newest_state, states
 from dualflow.training.context import TrainingContext
 from dualflow.training.fit_base import region_weights
@@ -288,14 +288,19 @@ def test_calibration_costs_hardly_any_likelihood(train, monkeypatch):
 
 
 def test_after_calibration_region_means_vary_as_much_as_they_err(train, held_out, monkeypatch):
-    """The variance of sampled region means is that of the validation targets around them."""
+    """The validation targets' region means are less likely under a narrower and a wider law."""
     monkeypatch.setattr("dualflow.training.calibrate.MIN_PEOPLE", 2)
     monkeypatch.setattr("dualflow.training.calibrate.LOG_BOUND", 2.0)  # six scans and six steps need a large gain
     flow = train(CALIBRATED).model
     flow.base.law.gain.fill_(0.7)
     calibrate(flow, held_out, PairDataset([]), None, 2)
-    weights = region_weights(held_out, None, 4)
-    assert variance_ratio(flow, held_out, weights) == pytest.approx(1, abs=0.15)
+    weights, gain, nats = region_weights(held_out, None, 4), float(flow.base.law.gain), []
+    for factor in (0.7, 1.0, 1.4):
+        flow.base.law.gain.fill_(factor * gain)
+        variances, errors = region_moments(flow, held_out, weights)
+        shown = variances > 1e-9
+        nats.append(float((variances.log() + errors / variances)[shown].mean()))
+    assert nats[1] < min(nats[0], nats[2])
 
 
 def test_without_validation_scans_training_people_calibrate_around_cross_fitted_means(train, capsys):
