@@ -185,7 +185,7 @@ def _detail_use(check: ConditionCheck | None) -> list[str]:
     if check is None:
         return []
     more = "the model uses more than the outline and large structures"
-    evidence = _evidence(check, "the model uses fine structures of the source image", more)
+    evidence = _evidence(check, "the model uses the detail of the source image", more)
     return [
         f"The real target is likelier under the sharp source image than under its blurred version for "
         f"{100 * check.share:.0f} % of the subjects ({_wilson(check)}), on average by "
