@@ -146,7 +146,6 @@ class SourceScaleDensity(StackedMixtureDensity):
         self, shape: tuple[int, int, int], side_features: int = 0, source_channels: int = 1, *, regions: int = 1
     ) -> None:
         super().__init__(shape, side_features, source_channels, regions=regions)
-        self.source_channels = source_channels
         self.voxel_scale = VoxelScale(shape, source_channels)
 
     def fit_law(self, residuals: ResidualScans) -> None:
@@ -155,12 +154,11 @@ class SourceScaleDensity(StackedMixtureDensity):
         squares = (((row.error[0] / spread).square(), row.mask[0]) for row in rows)
         folds = [row.fold for row in rows]
         # A person's scans are in one fold.
-        sources = [row.source[: self.source_channels] for row in rows]
+        sources = [row.source[: self.law.source_channels] for row in rows]
         scales, _ = fit_voxel_scale(self.voxel_scale, sources, squares, folds, folds)
         self.law.fit([row._replace(error=row.error / scale) for row, scale in zip(rows, scales, strict=True)])
 
     def mean_and_factor(self, source: Tensor, side: Tensor | None = None) -> tuple[Tensor, Tensor | float]:
         """Return the mean, and the scale of the voxels."""
-        return self.mean.point_estimate(source, side), self.voxel_scale(
-            foreground(source), source[:, : self.source_channels]
-        )
+        images = source[:, : self.law.source_channels]
+        return self.mean.point_estimate(source, side), self.voxel_scale(foreground(source), images)

@@ -83,9 +83,9 @@ def _files(layout: Layout, study: StudyConfig, source: Modality, target: Modalit
     """Example name and description of each kind of file."""
     grid = f"on the model grid, aligned with the template {TEMPLATE_SPACE}"
     native = f"on the grid of the raw {study.source} scan"
-    extra = [
+    sources = [
         row
-        for name in study.extra_sources
+        for name in study.sources
         for row in (
             (layout.on_grid(_ANY_SCAN, modality(name)).name, f"Preprocessed {name}, skull-stripped, {grid}."),
             (
@@ -102,12 +102,7 @@ def _files(layout: Layout, study: StudyConfig, source: Modality, target: Modalit
         "synthq05": "Synthetic: 5th percentile of the samples, if asked for (also synthq50 and synthq95)",
     }
     return [
-        (layout.on_grid(_ANY_SCAN, source).name, f"Preprocessed {study.source}, skull-stripped, {grid}."),
-        (
-            layout.detail(_ANY_SCAN, source).name,
-            f"Standard deviation of the intensities of the {study.source} within each voxel of the model grid.",
-        ),
-        *extra,
+        *sources,
         (layout.on_grid(_ANY_SCAN, target).name, f"Measured {study.target}, if the scan has one, {grid}."),
         (layout.target_native(_ANY_SCAN, source, target).name, f"Measured {study.target}, if any, {native}."),
         (layout.mask_on_grid(_ANY_SCAN, source).name, f"Brain mask {grid}."),

@@ -47,8 +47,8 @@ class LocalLinear(nn.Module):
         Raises:
             ShapeError: the source is not `[N, C or 2C, D, H, W]` on the model's grid, or side not `[N, S]`.
         """
-        expected = (self.source_channels, *self.shape)
-        if source.ndim != 5 or tuple(source.shape[2:]) != self.shape or source.shape[1] not in self._channels:
+        expected, channels = (self.source_channels, *self.shape), (self.source_channels, 2 * self.source_channels)
+        if source.ndim != 5 or tuple(source.shape[2:]) != self.shape or source.shape[1] not in channels:
             raise ShapeError(
                 f"source is {tuple(source.shape)}; expected [N, {', '.join(map(str, expected))}], so resample it to "
                 "the grid that the regression was built for"
@@ -63,11 +63,6 @@ class LocalLinear(nn.Module):
         with torch.autocast(source.device.type, enabled=False):
             detail = detail.float() if detail is not None and self.design.detailed else None
             return self.design(images.float(), self.complete(source, side), detail)
-
-    @property
-    def _channels(self) -> tuple[int, int]:
-        """Channels of a source without and with the detail of its images."""
-        return self.source_channels, 2 * self.source_channels
 
     def complete(self, source: Tensor, side: Tensor | None = None) -> Tensor:
         """Return side values `[N, S]` less their training means, 0 where unknown.
