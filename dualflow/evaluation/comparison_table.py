@@ -172,6 +172,7 @@ def _cost(trainings: Sequence[Training], budget: ModelBudget | None) -> dict[str
         **steps,
         "train_seconds": float(np.mean([t.card.training.seconds for t in trainings])),
         **{key: seconds for key, seconds in means.items() if seconds > 0},
+        "total_seconds": float(np.mean([t.card.training.total_seconds for t in trainings])),
         "memory_mib": float(pd.Series([t.memory_mib for t in trainings]).max()),  # unknown ones do not count
     }
 

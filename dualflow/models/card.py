@@ -108,6 +108,12 @@ class TrainingRecord(Record):
     side_probe: dict[str, float] = Field(default_factory=dict)
     """Share of the variance of side values that a linear probe of each finer level's latents explains."""
 
+    @property
+    def total_seconds(self) -> float:
+        """Time of the whole training."""
+        steps = self.seconds + self.pretrain_seconds
+        return steps + self.mean_seconds + self.initialize_seconds + self.calibrate_seconds
+
 
 def _spec(value: Any) -> Any:
     return FlowSpec.from_dict(dict(value)) if isinstance(value, Mapping) else value

@@ -16,7 +16,7 @@ from dualflow.evaluation.comparison_table import Comparison
 from dualflow.evaluation.statistics import MIN_CORRELATED, MIN_SUBJECTS, is_within_slack
 from dualflow.evaluation.study_metrics import measure
 from dualflow.modalities import Modality, modality
-from dualflow.report.tables import WITHIN_SLACK
+from dualflow.report.tables import WITHIN_SLACK, difference_digits
 from dualflow.training.budget import Plan
 
 MAIN = ("mae", "voxel_crps", "region_crps", "energy_score")
@@ -34,6 +34,9 @@ COST = [
     Column("training (s)", ["train_seconds"], 0),
     Column("pre-training (s)", ["pretrain_seconds"], 0),
     Column("mean (s)", ["mean_seconds"], 0),
+    Column("initialisation (s)", ["initialize_seconds"], 0),
+    Column("calibration (s)", ["calibrate_seconds"], 0),
+    Column("total (s)", ["total_seconds"], 0),
     Column("memory (MiB)", ["memory_mib"], 0),
     Column("s/sample", ["sample_seconds"]),
 ]
@@ -141,7 +144,7 @@ def _differences(result: Comparison, row: Modality) -> list[str]:
 def _difference(entry: Mapping[Hashable, Any]) -> str:
     if entry["verdict"] == "equal":
         return "equal by construction"
-    form = f"+z.{measure(entry['metric']).digits}f"
+    form = f"+z.{difference_digits(entry, measure(entry['metric']).digits)}f"
     value, low, high, p = (entry[key] for key in ("difference", "low", "high", "p_holm"))
     if np.isnan(low):
         return f"{value:{form}} ({entry['subjects']} people: no interval)"

@@ -31,7 +31,7 @@ from dualflow.report.study_results import BOUNDS, StudyResults, read_result
 from dualflow.report.style import palette
 
 PLOTTED_METRICS = ("mae", "psnr", "ssim", "pearson_r", "region_r", "region_mae")
-CURVES = {"loss": "training loss", "validation/loss": "validation loss", "validation/mae": "validation MAE"}
+CURVES = {"loss": "training loss", "validation/score": "validation score", "validation/mae": "validation MAE"}
 MAX_SIDE_COLUMNS = 3
 """Number of side columns whose effects are drawn."""
 
@@ -200,14 +200,15 @@ def _training(config: Config, results: StudyResults) -> list[ReportFigure]:
             continue
         title, history = f"{name}, seed {seed}", read_result(path)
         step = int(results.cards[f"{name} seed {seed}"].training.best_step)
-        losses = history.get("validation/loss", pd.Series(dtype=float)).dropna()
-        course = f" Validation loss from {losses.iloc[0]:.4g} to {losses.iloc[-1]:.4g}." if len(losses) else ""
+        scores = history.get("validation/score", pd.Series(dtype=float)).dropna()
+        course = f" Validation score from {scores.iloc[0]:.4g} to {scores.iloc[-1]:.4g}." if len(scores) else ""
         figures.append(
             ReportFigure(
                 f"training-{name}-{seed}",
                 training_curves({title: history}, CURVES, best={title: step}),
-                f"{title}. The dashed line marks the step whose weights are the model: the best by validation, or the "
-                "last one without validation. A validation loss that rises after it shows overfitting.",
+                f"{title}. The dashed line marks the step whose weights are the model: the one with the lowest "
+                "validation score, or the last one without validation. The score is the loss or, of a flow, those of "
+                "its terms that concern the target. A score that rises after the line shows overfitting.",
                 f"Training curves of {title} over {int(history['step'].max())} steps, best step {step}.{course}",
                 training_curves({title: history}, CURVES, best={title: step}, narrow=True),
             )

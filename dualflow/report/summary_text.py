@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from math import floor, log10
 from typing import Any
 
 import pandas as pd
@@ -11,6 +10,7 @@ import pandas as pd
 from dualflow.evaluation.condition_check import ConditionCheck
 from dualflow.evaluation.statistics import MIN_SUBJECTS
 from dualflow.modalities import Modality
+from dualflow.report.tables import difference_digits
 
 Entries = dict[str, dict[Hashable, Any]]
 
@@ -103,7 +103,7 @@ def _accuracy(metrics: Entries, model: str, row: Modality, mean_target: float) -
 
 def _comparisons(differences: pd.DataFrame, model: str, row: Modality) -> list[str]:
     sentences = []
-    for _, entry in differences[differences["metric"] == "mae"].iterrows():
+    for entry in differences[differences["metric"] == "mae"].to_dict("records"):
         if model not in (entry["model"], entry["reference"]):
             continue
         flip = -1 if entry["reference"] == model else 1
@@ -114,8 +114,7 @@ def _comparisons(differences: pd.DataFrame, model: str, row: Modality) -> list[s
         if verdict == "undecided" and entry["subjects"] < MIN_SUBJECTS:
             verdict = "few"
         small, large = sorted((abs(low), abs(high)))
-        # A clear difference is never printed as 0.
-        digits = max(4, 1 - floor(log10(small))) if verdict in ("better", "worse") and small > 0 else 4
+        digits = difference_digits(entry, 4)
         undecided = f"{-high:+z.{digits}f} to {-low:+z.{digits}f}"
         ends = undecided if verdict == "undecided" else f"{small:.{digits}f} to {large:.{digits}f}"
         text = COMPARISONS[verdict].format(

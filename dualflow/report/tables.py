@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import floor, log10
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,9 @@ def difference_table(differences: pd.DataFrame, row: Modality, metrics: Sequence
             "Model": entry["model"],
             "Reference": entry["reference"],
             "Metric": measure(entry["metric"]).heading(row),
-            "Difference": _interval(entry, "difference", entry["metric"], signed=True),
+            "Difference": _interval(
+                entry, "difference", difference_digits(entry, measure(entry["metric"]).digits), sign="+"
+            ),
             "Wilcoxon p (Holm)": UNKNOWN if np.isnan(entry["p_holm"]) else p_value(entry["p_holm"], 3),
             "Verdict": _verdict(entry),
         }
@@ -103,6 +106,13 @@ def plain_table(frame: pd.DataFrame, caption: str, *, digits: int = 3) -> Table:
     return Table(caption, frame.map(lambda value: _plain(value, digits)))
 
 
+def difference_digits(row: Entry, digits: int) -> int:
+    """The decimals of a difference: `digits`, or more where an end of a clear difference would print as 0."""
+    nearest = min(abs(float(row["low"])), abs(float(row["high"])))
+    hidden = row["verdict"] in ("better", "worse") and nearest > 0 and round(nearest, digits) == 0
+    return 1 - floor(log10(nearest)) if hidden else digits
+
+
 def _verdict(row: Entry) -> str:
     if row["verdict"] == "undecided" and not _has_interval(row):
         return "not finite" if _enough_people(row) else "too few subjects"
@@ -115,13 +125,13 @@ def _mean_cell(indexed: Mapping[tuple[str, str], Entry], model: str, metric: str
 
 def metric_cell(row: Entry, metric: str) -> str:
     """The mean in a row of `summarise`, with its interval if the row has enough subjects for one."""
-    return _interval(row, "mean", metric)
+    return _interval(row, "mean", measure(metric).digits)
 
 
-def _interval(row: Entry, column: str, metric: str, *, signed: bool = False) -> str:
+def _interval(row: Entry, column: str, digits: int, sign: str = "") -> str:
     """The value in `column` with the row's interval, if the row has enough subjects for one."""
     # z: a value that rounds to zero has no sign.
-    form = f"{'+' if signed else ''}z.{measure(metric).digits}f"
+    form = f"{sign}z.{digits}f"
     text = f"{float(row[column]):{form}}"
     if not _has_interval(row):
         return text

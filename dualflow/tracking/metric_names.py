@@ -38,7 +38,7 @@ def metric_name(key: str, target_unit: str, loss: str = "") -> str:
     """
     group, _, name = key.rpartition("/")
     stem = re.sub(r"_\d+$", "", name)
-    unit = UNITS.get(loss if stem == "loss" else stem, "")
+    unit = UNITS.get(loss if stem in ("loss", "score") else stem, "")
     return f"{group or 'train'}/{name}{unit_suffix(unit, target_unit)}"
 
 

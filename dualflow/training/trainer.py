@@ -154,9 +154,9 @@ class Trainer:
         score = float("-inf")  # without validation the last weights are the best
         if len(self.validation):
             terms = validate(self.optimiser.averaged, self.validation, self.config.batch_size, self.group)
-            entry |= {f"validation/{name}": value for name, value in terms.items()}
-            self._check_round_trip(step, terms.get("round_trip", 0.0))
             score = self.objective.selection_score(terms)
+            entry |= {f"validation/{name}": value for name, value in (terms | {"score": score}).items()}
+            self._check_round_trip(step, terms.get("round_trip", 0.0))
         self.history.entries.append(entry)
         if score <= self.history.best:
             self.history.best, self.history.best_step = score, step

@@ -34,6 +34,7 @@ def test_the_table_gathers_cost_and_scores(config):
     assert row["train_seconds"] == pytest.approx(6.5)
     assert row["step_seconds"] == TIMES["dualflow"]
     assert row["mean_seconds"] == pytest.approx(2.0)
+    assert row["total_seconds"] == pytest.approx(8.5)
     assert row["memory_mib"] == pytest.approx(900.5)
     assert row["true_beats_wrong"] == pytest.approx(2 / 3)
     assert row["true_beats_wrong_low"] < 2 / 3 < row["true_beats_wrong_high"]

@@ -196,6 +196,22 @@ def test_few_subjects_have_no_intervals(scores):
     assert len(metric_comparison(summarise(scores, bootstrap=50), ["mae"], ROW).axes[0].lines) == 4
 
 
+def test_a_clear_difference_has_enough_digits():
+    """The table prints no end of a better or worse model's interval as 0, and no more digits than that takes."""
+    row = {"model": "unet", "reference": "flow", "metric": "mae", "subjects": 9, "p_holm": 0.004, "verdict": "better"}
+    rows = pd.DataFrame([
+        row | {"difference": -6e-5, "low": -1.5e-4, "high": -2.1e-5},
+        row | {"difference": -0.006, "low": -0.015, "high": -0.0021},
+        row | {"difference": -6e-5, "low": -1.6e-4, "high": 2.1e-5, "gain_low": 0.0, "gain_high": 0.0,
+               "verdict": "undecided"},
+    ])  # fmt: skip
+    assert list(difference_table(rows, ROW, ["mae"], "c").frame["Difference"]) == [
+        "-0.000060 [-0.000150, -0.000021]",
+        "-0.0060 [-0.0150, -0.0021]",
+        "-0.0001 [-0.0002, +0.0000]",
+    ]
+
+
 def test_the_best_step_is_marked():
     """A vertical line lies at the step whose weights were kept."""
     history = pd.DataFrame({"step": [0, 10, 20], "loss": [3.0, 2.0, 2.5]})

@@ -222,6 +222,7 @@ def test_the_averaged_weights_of_the_best_validation_are_selected(train):
     weights, history = train(Toy(good=2), watch=watch)
     assert history.best_step == 4
     assert history.best == validations[4][0] < validations[7][0]
+    assert min((entry["validation/score"], entry["step"]) for entry in history.entries) == (history.best, 4)
     assert_same(weights, validations[4][1])
 
 
