@@ -22,6 +22,7 @@ from dualflow.data.tsv import table_text
 from dualflow.errors import CheckpointError, ConfigError, DataError
 from dualflow.flows.model import DualFlow
 from dualflow.imaging.affines import MNI
+from dualflow.imaging.intensity import scored_voxels
 from dualflow.imaging.meta_regions import meta_region_weights, meta_regions, with_meta_regions
 from dualflow.imaging.model_grid import model_grid
 from dualflow.imaging.regions import RegionMap, region_map
@@ -137,15 +138,19 @@ def _warn_outside(row: Continuous, values: Sequence[float]) -> None:
 
 
 def edited_images(flow: DualFlow, item: Item, sides: Tensor) -> tuple[list[NDArray[np.float32]], float]:
-    """Return the target under each row of side values `[E, S]`, 0 outside the mask, and the error without a change."""
+    """Return the target under each row of side values `[E, S]`, 0 outside the mask, and the error without a change.
+
+    Voxels outside the target's field of view hold the flow's mean before the change.
+    """
     device = device_of(flow)
-    mask = item["mask"][None].to(device)
-    subject = Subject(
-        item["target"][None].to(device), item["source"][None].to(device), item["side"][None].to(device), mask
-    )
+    target, source, side, mask = (item[name][None].to(device) for name in ("target", "source", "side", "mask"))
+    shown = torch.from_numpy(scored_voxels(item["target"].numpy(), item["mask"].numpy()))[None].to(device)
+    # A voxel that was not measured is what the flow expects there, and not an uptake of 0.
+    target = torch.where(mask & ~shown, flow.mean(source, side), target)
+    subject = Subject(target, source, side, mask)
     images = []
-    for side in sides:
-        image = edit(flow, subject, side=side[None].to(device)).where(mask, torch.zeros(()).to(device))
+    for row in sides:
+        image = edit(flow, subject, side=row[None].to(device)).where(mask, torch.zeros(()).to(device))
         images.append(image[0, 0].float().cpu().numpy())
     error = (edit(flow, subject) - subject.target).abs()[mask].max()
     return images, float(error)
@@ -159,13 +164,19 @@ def _region_series(
     column: str,
     values: Sequence[str],
 ) -> pd.DataFrame:
-    """Region and meta-region means of each image, beside the measured ones."""
-    names, weights = meta_region_weights(regions, mask)
+    """Region and meta-region means of each image, beside the measured ones, all over the voxels that were measured.
+
+    A region that was mostly not measured is NaN.
+    """
+    target = item["target"][0].numpy()
+    unmeasured = np.flatnonzero(np.isnan(regions.measured_means(target, mask))) + 1
+    counted = scored_voxels(target, mask) & ~np.isin(regions.labels, unmeasured)
+    names, weights = meta_region_weights(regions, counted)
 
     def means(image: NDArray[np.float32]) -> NDArray[np.float64]:
-        return with_meta_regions(regions.means(image, mask), weights)
+        return with_meta_regions(regions.means(image, counted), weights)
 
-    measured = means(item["target"][0].numpy())
+    measured = means(target)
     parts = [
         pd.DataFrame({"region": [*regions.names, *names], column: value, "suvr": means(image), "measured": measured})
         for value, image in zip(values, images, strict=True)

@@ -217,12 +217,13 @@ def _density_scores(model: DualFlow, test: PairDataset, index: int, config: Conf
 @torch.no_grad()
 def _closed_form_bits(model: torch.nn.Module, item: Item, config: Config) -> dict[str, float]:
     """Bits of a closed form, which are exact; empty for other models, and for a brain of too many voxels."""
-    voxels = int(item["mask"].sum())
-    if not isinstance(model, ResidualDensity) or voxels > config.evaluate.closed_form_voxels:
+    if not isinstance(model, ResidualDensity) or int(item["mask"].sum()) > config.evaluate.closed_form_voxels:
         return {}
     device = device_of(model)
-    target, mask, source, side = (item[key][None].to(device) for key in ("target", "mask", "source", "side"))
-    return {"bits_in_mask": -model.log_prob(target, mask, source, side) / voxels / log(2), "bits_slack": 0.0}
+    target, source, side = (item[key][None].to(device) for key in ("target", "source", "side"))
+    shown = torch.from_numpy(scored_voxels(item["target"].numpy(), item["mask"].numpy()))
+    log_prob = model.log_prob(target, shown[None].to(device), source, side)
+    return {"bits_in_mask": -log_prob / int(shown.sum()) / log(2), "bits_slack": 0.0}
 
 
 @torch.no_grad()

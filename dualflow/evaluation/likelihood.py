@@ -14,10 +14,12 @@ from torch import Tensor
 
 from dualflow.data.dataset import Item
 from dualflow.evaluation.annealing import anneal
+from dualflow.flows.condition import Condition
 from dualflow.flows.diagnostics import explained_variance
 from dualflow.flows.model import DualFlow
 from dualflow.flows.rng import standard_noise, uniform_noise
 from dualflow.flows.spec import FlowSpec
+from dualflow.imaging.intensity import scored_voxels
 from dualflow.inference.convert import nearest_inside
 from dualflow.layout import Scan
 from dualflow.training.device import device_of
@@ -40,6 +42,8 @@ def likelihood(
 ) -> dict[str, float]:
     """Score the density of the real target of `item` under `model`, as columns of the score table.
 
+    The density is that of the voxels of the mask in the target's field of view. Others are integrated out.
+
     Args:
         model: a trained flow in evaluation mode.
         item: the scan.
@@ -59,7 +63,8 @@ def likelihood(
         Columns that need another subject, or a prior with a mean, are absent without one.
     """
     device = device_of(model)
-    target, side, mask = item["target"].to(device), item["side"][None].to(device), item["mask"].to(device)
+    target, side, brain = item["target"].to(device), item["side"][None].to(device), item["mask"].to(device)
+    mask = torch.from_numpy(scored_voxels(item["target"].numpy(), item["mask"].numpy())).to(device)
     wrong = None if other is None else exchange_source(item, other)
     sources = {"true": item["source"], "wrong": wrong, "blurred": blur_source(item, voxel_mm)}
     sources = {name: source[None].to(device) for name, source in sources.items() if source is not None}
@@ -68,19 +73,47 @@ def likelihood(
         condition = model.condition(source, side)
         return lambda volumes: model.density(volumes, condition.repeat(len(volumes)))[0]
 
+    expected = model.condition(sources["true"], side)
+    hidden = HiddenLaw.of(model.spec, brain & ~mask, expected)
+    target = torch.where(mask, target, hidden.mean)
     densities = {name: density_given(source) for name, source in sources.items()}
     scores = {
-        f"nll_{name}": mask_bound(density, target, mask, model.spec, draws=draws, seed=seed)
+        f"nll_{name}": mask_bound(density, target, mask, model.spec, draws=draws, seed=seed, hidden=hidden)
         for name, density in densities.items()
     }
-    estimate = mask_nll(densities["true"], target, mask, model.spec, draws=draws, steps=steps, seed=seed)
+    estimate = mask_nll(densities["true"], target, mask, model.spec, draws=draws, steps=steps, seed=seed, hidden=hidden)
     scores["bits_in_mask"], scores["bits_slack"] = estimate.nll / log(2), estimate.slack / log(2)
     scores["bits_effective_draws"] = estimate.effective_draws
     for name, key in (("explained", "true"), ("explained_other", "wrong")):
         if key in sources and model.spec.has_prior_mean:
-            shares = explained_variance(model, target[None], sources[key], side, mask[None]).tolist()
+            shares = explained_variance(model, target[None], sources[key], side, brain[None]).tolist()
             scores |= {f"{name}_level_{level}": share for level, share in enumerate(shares, 1)}
     return scores
+
+
+class HiddenLaw(NamedTuple):
+    """The normal distribution q of the voxels that a density is integrated over: those outside the mask.
+
+    Attributes:
+        mean: in the target's unit, `[C, D, H, W]`.
+        sd: the same.
+    """
+
+    mean: Tensor
+    sd: Tensor
+
+    @classmethod
+    def of(cls, spec: FlowSpec, unseen: Tensor, condition: Condition | None = None) -> HiddenLaw:
+        """The background noise of training; in the brain's `unseen` voxels `[C, D, H, W]` the flow's mean and spread.
+
+        The unseen voxels are those outside the target's field of view.
+        """
+        # A flow trained without noise also has a bound, because q may have any width.
+        width = spec.background_noise or spec.noise or 0.01
+        mean, sd = (torch.full_like(unseen, value, dtype=torch.float32) for value in (0.0, width))
+        if condition is not None:
+            mean, sd = torch.where(unseen, condition.mean[0], mean), torch.where(unseen, condition.scale[0], sd)
+        return cls(mean, sd)
 
 
 class MaskDensity(NamedTuple):
@@ -98,7 +131,16 @@ class MaskDensity(NamedTuple):
     effective_draws: float
 
 
-def mask_bound(density: Density, target: Tensor, mask: Tensor, spec: FlowSpec, *, draws: int, seed: int) -> float:
+def mask_bound(
+    density: Density,
+    target: Tensor,
+    mask: Tensor,
+    spec: FlowSpec,
+    *,
+    draws: int,
+    seed: int,
+    hidden: HiddenLaw | None = None,
+) -> float:
     """Upper bound of `-log p(x) / M`, for the intensities x of the M voxels inside the mask alone.
 
     The density of the whole grid is dominated by the empty background. For the voxels b outside the mask and any
@@ -118,15 +160,24 @@ def mask_bound(density: Density, target: Tensor, mask: Tensor, spec: FlowSpec, *
         spec: spec of the flow, for the noise of its training targets.
         draws: number of draws of b over which the bound is averaged.
         seed: seed of the draws.
+        hidden: the distribution q; by default the background noise of training in every voxel outside the mask.
 
     Returns:
         Nats per voxel of the mask, for intensities in the target's unit; negative if the density exceeds 1.
     """
-    return -float(_log_weights(density, target, mask, spec, draws, 1, seed).mean()) / int(mask.sum())
+    return -float(_log_weights(density, target, mask, spec, hidden, draws, 1, seed).mean()) / int(mask.sum())
 
 
 def mask_nll(
-    density: Density, target: Tensor, mask: Tensor, spec: FlowSpec, *, draws: int, steps: int, seed: int
+    density: Density,
+    target: Tensor,
+    mask: Tensor,
+    spec: FlowSpec,
+    *,
+    draws: int,
+    steps: int,
+    seed: int,
+    hidden: HiddenLaw | None = None,
 ) -> MaskDensity:
     """Estimate `-log p(x) / M` of `mask_bound` without its excess, so that flows are comparable.
 
@@ -141,10 +192,11 @@ def mask_nll(
         draws: number of draws of b.
         steps: number of annealing steps, each with one evaluation of the density and its gradient.
         seed: seed of the draws.
+        hidden: the distribution q, as in `mask_bound`.
     """
     voxels = int(mask.sum())
     weights, half = (
-        _log_weights(density, target, mask, spec, draws, count, seed) for count in (steps, (steps + 1) // 2)
+        _log_weights(density, target, mask, spec, hidden, draws, count, seed) for count in (steps, (steps + 1) // 2)
     )
     nll, coarse = (log(draws) - float(torch.logsumexp(part, dim=0)) for part in (weights, half))
     error = float(weights.std()) / sqrt(draws) if draws > 1 else 0.0
@@ -156,14 +208,21 @@ def mask_nll(
 
 
 def _log_weights(
-    density: Density, target: Tensor, mask: Tensor, spec: FlowSpec, draws: int, steps: int, seed: int
+    density: Density,
+    target: Tensor,
+    mask: Tensor,
+    spec: FlowSpec,
+    hidden: HiddenLaw | None,
+    draws: int,
+    steps: int,
+    seed: int,
 ) -> Tensor:
     """Log-weights of the draws, `[draws]`."""
-    # A flow trained without noise also has a bound, because q may have any width.
-    width = spec.background_noise or spec.noise or 0.01
+    hidden = HiddenLaw.of(spec, torch.zeros_like(mask)) if hidden is None else hidden
     generator = torch.Generator().manual_seed(seed)
     outside = (~mask).flatten().nonzero()[:, 0]
-    log_volume = len(outside) * (log(width) + 0.5 * log(2 * pi))
+    mean, sd = hidden.mean.flatten()[outside], hidden.sd.flatten()[outside]
+    log_volume = float(sd.double().log().sum()) + 0.5 * len(outside) * log(2 * pi)
     parts = []
     for start in range(0, draws, BATCH):
         inside = target.expand(min(BATCH, draws - start), *target.shape)
@@ -171,7 +230,7 @@ def _log_weights(
             inside = inside + spec.bin_width * uniform_noise(inside, generator)
 
         def log_ratio(u: Tensor, inside: Tensor = inside) -> Tensor:
-            volumes = inside.flatten(1).index_copy(1, outside, width * u).view_as(inside)
+            volumes = inside.flatten(1).index_copy(1, outside, mean + sd * u).view_as(inside)
             return density(volumes).double() + 0.5 * u.double().square().sum(dim=1) + log_volume
 
         u = standard_noise((len(inside), len(outside)), inside, generator)

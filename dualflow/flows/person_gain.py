@@ -6,7 +6,7 @@ which whole-brain features predict where local ones cannot.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
@@ -65,15 +65,18 @@ class PersonGain(nn.Module):
         rows = torch.stack([self.describe(*person) for person in zip(source, side[:, None], strict=True)])
         return 1 + (rows - self.centre) @ self.slope
 
-    def fit(self, descriptions: Tensor, gains: Tensor, folds: Sequence[int]) -> tuple[Tensor, dict[str, Any]]:
-        """Fit to descriptions `[N, Q]` and gains `[N]`; return each person's gain from a fit without their fold.
+    def fit(
+        self, descriptions: Tensor, gains: Tensor, folds: Sequence[int], subjects: Sequence[Hashable]
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Fit to descriptions `[N, Q]` and gains `[N]` of scans; return the gain of each from a fit without its fold.
 
         The ridge has the least error of these held-out gains. The fit is scaled by the regression of the gains on
-        them, within 0..1, and is 0 unless they reduce the squared error by more than two standard errors. Also returns
-        facts of the fit.
+        them, within 0..1, and is 0 unless they reduce the squared error by more than two standard errors over
+        subjects, whose scans are not independent. Also returns facts of the fit.
         """
         descriptions, gains = descriptions.double(), gains.double()
-        centre, directions = descriptions.mean(dim=0), self._directions(descriptions)
+        people = list(dict.fromkeys(subjects))
+        centre, directions = descriptions.mean(dim=0), self._directions(descriptions, len(people))
         rows = (descriptions - centre) @ directions
         scale = rows.square().sum(dim=1).mean().clamp_min(1e-12)
         values, vectors = torch.linalg.eigh(rows @ rows.T / scale)
@@ -86,7 +89,9 @@ class PersonGain(nn.Module):
         error, held_out = fits[ridge]
         weight = float((gains @ held_out / held_out.square().sum().clamp_min(1e-12)).clamp(0, 1))
         reduction = gains.square() - (gains - weight * held_out).square()
-        weight *= bool(reduction.mean() > 2 * reduction.std() / len(reduction) ** 0.5)
+        person = torch.tensor([people.index(subject) for subject in subjects])
+        totals = reduction.new_zeros(len(people)).index_add_(0, person, reduction)
+        weight *= bool(totals.mean() > 2 * totals.std() / len(people) ** 0.5)
         dual = (vectors / (values + ridge)) @ (vectors.T @ gains) / scale
         self.centre.copy_(centre)
         self.slope.copy_(weight * directions @ (rows.T @ dual))
@@ -94,14 +99,17 @@ class PersonGain(nn.Module):
             warn_at_edge("the ridge of the person gain", ridge, RIDGES)
         return (weight * held_out).float(), {"gain_error": error, "gain_ridge": ridge, "gain_weight": weight}
 
-    def _directions(self, descriptions: Tensor) -> Tensor:
-        """Return standardised principal components of each part of the description, as columns `[Q, K]`."""
+    def _directions(self, descriptions: Tensor, people: int) -> Tensor:
+        """Return standardised principal components of each part of the description, as columns `[Q, K]`.
+
+        Their number is limited by that of the people, some of whom may have several scans.
+        """
         parts = list[Tensor]()
         for part, limit in zip(
             torch.split(descriptions, list(self.sizes), dim=1), (*COMPONENTS, self.sizes[2]), strict=True
         ):
             centred = part - part.mean(dim=0)
-            count = min(limit, max(len(part) // PEOPLE_PER_COMPONENT, 1), part.shape[1])
+            count = min(limit, max(people // PEOPLE_PER_COMPONENT, 1), part.shape[1])
             axes = torch.linalg.svd(centred, full_matrices=False).Vh[:count].T
             parts.append(axes / (centred @ axes).square().mean(dim=0).sqrt().clamp_min(MIN_SD))
         directions: Tensor = torch.block_diag(*parts)  # type: ignore[no-untyped-call]

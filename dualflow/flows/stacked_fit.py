@@ -121,4 +121,5 @@ def _fit_gain(
         mean, error = image[scan.mask], (scan.target - image)[scan.mask]
         gains.append(mean @ error / (mean @ mean).clamp_min(1e-12))
         rows.append(model.gain.describe(scan.source, model.plain.complete(scan.source[None], scan.side[None])))
-    return model.gain.fit(torch.stack(rows), torch.stack(gains), [scan.fold for scan in scans])
+    folds, subjects = [scan.fold for scan in scans], [scan.subject for scan in scans]
+    return model.gain.fit(torch.stack(rows), torch.stack(gains), folds, subjects)

@@ -25,7 +25,7 @@ from dualflow.flows.folds import balanced_folds
 from dualflow.flows.regression_scans import RegressionScan
 from dualflow.models.tensors import read_verified, save_tensors
 
-REVISION = 4
+REVISION = 5
 """Number of the code of the fits; a change of their results raises it."""
 KEPT = 4
 """Fits kept in a cache folder; the oldest are removed."""

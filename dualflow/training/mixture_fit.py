@@ -12,8 +12,8 @@ from scipy.special import log_softmax, logsumexp
 
 Doubles: TypeAlias = NDArray[np.float64]
 
-STARTS, STEPS, GATE_STEPS = 3, 40, 5
-TOLERANCE = 1e-3
+STARTS, STEPS, GATE_STEPS = 3, 200, 5
+TOLERANCE = 1e-5
 """Gain in log-likelihood per person below which an EM run has converged."""
 MEAN_SHRINKAGE = 2.0
 """Pseudo-people at 0 that each component's mean is drawn to."""

@@ -11,13 +11,15 @@ import torch
 
 from dualflow.commands import edit as module
 from dualflow.commands.bench_edit import leverage, marginal_effect, summarise_effects
-from dualflow.commands.edit import edit_label, edited_images, edited_rows
+from dualflow.commands.edit import _region_series, edit_label, edited_images, edited_rows
 from dualflow.config import parse_config
 from dualflow.data.side_encoder import Categorical, Continuous, SideEncoder
 from dualflow.errors import ConfigError
 from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import preset
+from dualflow.imaging.intensity import INSIDE
 from dualflow.imaging.meta_regions import meta_regions
+from dualflow.imaging.regions import from_labels
 from dualflow.layout import LABEL
 
 ENCODER = SideEncoder((Continuous("age", 70.0, 8.0, 55.0, 86.0), Categorical("diagnosis", ("AD", "CN"))))
@@ -85,6 +87,29 @@ def test_an_unchanged_value_returns_the_measured_image(name, phantoms):
     assert error < 1e-3
     assert abs(images[0] - item["target"][0].numpy())[mask].max() < 1e-3
     assert (images[1][~mask] == 0).all()
+
+
+def test_what_was_not_measured_is_neither_edited_nor_averaged(phantoms):
+    """Voxels out of view hold the flow's mean, which here is 0; a region that is half out of view has no mean."""
+    torch.manual_seed(0)
+    options = {"steps": [1, 1, 1], "hidden": [8, 8, 8], "low_rank": 2}
+    flow = DualFlow(preset("dualflow", **options), shape=(16, 16, 16), side_features=1).eval()
+    flow.mean_model.plain.coefficients[0] = 0.5
+    item = phantoms[0]
+    mask, top = item["mask"][0], torch.zeros(16, 16, 16, dtype=torch.bool)
+    top[:, :, 8:] = True
+    cut = {**item, "target": torch.where(top & mask, float(INSIDE), item["target"])}
+    images, error = edited_images(flow, cut, item["side"][None])
+    assert error < 1e-3
+    assert images[0][(mask & top).numpy()] == pytest.approx(0.5, abs=1e-3)
+    labels = torch.where(top, 2, 1) + torch.where(torch.arange(16)[:, None, None] < 8, 0, 2)
+    labels[:, :, 6:8] = 2  # a quarter of this region's voxels are in view
+    regions = from_labels(labels.numpy().astype(np.int32), {n: f"ctx-lh-{n}" for n in range(1, 5)}, (4.0,) * 3)
+    table = _region_series(images, cut, mask.numpy(), regions, "age", ["60"]).iloc[:4]
+    shown = regions.means(item["target"][0].numpy(), mask.numpy() & ~top.numpy())
+    assert table["measured"].isna().tolist() == [False, True, False, True]
+    np.testing.assert_allclose(table["measured"][[0, 2]], shown[[0, 2]], rtol=1e-5)
+    np.testing.assert_allclose(table["suvr"], table["measured"], rtol=1e-3)
 
 
 def test_images_lie_in_the_space_of_the_template(tmp_path, monkeypatch, phantoms):

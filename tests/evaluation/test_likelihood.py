@@ -9,6 +9,7 @@ from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from dualflow.data.dataset import collate
 from dualflow.evaluation.likelihood import (
+    HiddenLaw,
     another_subject,
     blur_source,
     exchange_source,
@@ -20,6 +21,8 @@ from dualflow.flows.diagnostics import explained_variance
 from dualflow.flows.initialization import initialize_flow
 from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import preset
+from dualflow.imaging.intensity import INSIDE as INTENSITY_INSIDE
+from dualflow.inference.predict import load_predictor
 
 WIDTH = 0.2
 SPEC = preset("dualflow", background_noise=WIDTH)
@@ -144,6 +147,37 @@ def test_the_slack_is_unknown_if_all_moves_are_too_long(draws):
     estimate = mask_nll(density, torch.where(MASK, 0.7, 0.0), MASK, SPEC, draws=draws, steps=4, seed=0)
     assert estimate.nll > 1000
     assert estimate.slack == np.inf
+
+
+def test_a_hidden_voxel_of_a_known_law_costs_nothing():
+    """With q equal to the law of the voxels outside the mask, the bound is the marginal of the others."""
+    mean, sd = torch.linspace(0.5, 1.2, 8), torch.linspace(0.1, 0.3, 8)
+    law = MultivariateNormal(mean.double(), torch.diag(sd.double() ** 2))
+    target = torch.where(MASK, 0.9, torch.nan)
+    hidden = HiddenLaw(mean.view(MASK.shape), sd.view(MASK.shape))
+    density = lambda volumes: law.log_prob(volumes.flatten(1).double())  # noqa: E731
+    bound = mask_bound(density, target, MASK, SPEC, draws=1, seed=0, hidden=hidden)
+    truth = -Normal(mean[INSIDE], sd[INSIDE]).log_prob(torch.tensor(0.9)).mean()
+    assert bound == pytest.approx(float(truth), rel=1e-5)
+
+
+def test_voxels_out_of_view_are_integrated_out(model_folder, phantoms):
+    """A target that misses its lowest slices scores as the whole one, but for the slack of the bound."""
+    flow, item = load_predictor(model_folder).flow, phantoms[0]
+    slab = torch.zeros_like(item["mask"])
+    slab[..., : int(item["mask"].nonzero()[:, 3].min()) + 2] = True
+    cut = {**item, "target": torch.where(slab & item["mask"], float(INTENSITY_INSIDE), item["target"])}
+    scores, whole = (likelihood(flow, one, None, voxel_mm=(4.0,) * 3, draws=2, steps=8, seed=0) for one in (cut, item))
+
+    def density(volumes):
+        condition = flow.condition(item["source"][None], item["side"][None])
+        return flow.density(volumes, condition.repeat(len(volumes)))[0]
+
+    with torch.no_grad():
+        counted = mask_bound(density, cut["target"], item["mask"], flow.spec, draws=2, seed=0)
+    assert counted - whole["nll_true"] > 5
+    assert abs(scores["nll_true"] - whole["nll_true"]) < 0.2
+    assert abs(scores["bits_in_mask"] - whole["bits_in_mask"]) < 0.1
 
 
 def test_densities_are_compared_on_the_same_draws():
