@@ -28,7 +28,7 @@ from dualflow.report.likelihood_tables import check_condition
 from dualflow.report.report_figure import FILED, ReportFigure
 from dualflow.report.run_description import run_description
 from dualflow.report.study_page import ReportData, render
-from dualflow.report.study_results import StudyResults, gather_results
+from dualflow.report.study_results import StudyResults, gather_results, read_verdicts
 from dualflow.report.study_sections import section_tables, study_groups
 from dualflow.report.study_text import (
     REFERENCES,
@@ -60,12 +60,12 @@ def report(config: Config) -> None:
     from dualflow.report.subject_views import subject_views
 
     layout, main = config.layout, config.model.preset
-    results = gather_results(config, CEILINGS)
+    results, verdicts = gather_results(config, CEILINGS), read_verdicts(layout)
     pairs = usable_pairs(config)
     predictor = load_predictor(layout.model(main, config.train.seeds[0]))
     test = load_split(config, pairs, "test", predictor.card.side)
     test_pairs = pairs[pairs["split"] == "test"]
-    views = subject_views(config, results.scores, test_pairs, predictor, test)
+    views = subject_views(config, results.scores, test_pairs, predictor, test, verdicts)
     figures = study_figures(config, results, test_pairs) | {"subjects": views.figures}
     groups, native = study_groups(config, results, pairs), native_scores(config, test.scans)
     filed = _write_figures(layout, views.median, [figure for part in figures.values() for figure in part])
@@ -86,13 +86,13 @@ def report(config: Config) -> None:
     render(
         ReportData(
             title=study_title(config),
-            facts=study_facts(config, pairs, len(excluded)),
+            facts=study_facts(config, pairs, len(excluded), verdicts),
             summary=sentences,
             excluded=pd.DataFrame([vars(entry) for entry in excluded], columns=["scan", "step", "reason"]),
             method=method_text(config),
             limitations=limitations(simulated=config.embedded, subjects=subject_count(pairs, "test")),
             provenance=provenance(config, results.cards, datetime.now(UTC).date().isoformat()),
-            tables=section_tables(config, results, pairs, groups, native),
+            tables=section_tables(config, results, pairs, groups, native, verdicts),
             figures=figures,
             references=REFERENCES,
             files=linked_files(config),

@@ -41,7 +41,7 @@ def metric_comparison(
         metrics: names of the metrics to draw.
         row: modality of the target.
         colours: colour of each model; None assigns them in order.
-        bounds: upper bounds among the models, drawn as grey rings.
+        bounds: limits among the models, drawn as grey rings.
         columns: number of panels side by side.
     """
     present = [metric for metric in metrics if metric in set(summary["metric"])]

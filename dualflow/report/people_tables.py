@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import floor, log10
 
 import pandas as pd
 
@@ -106,12 +107,17 @@ def group_table(groups: pd.DataFrame, row: Modality, model: str) -> Table:
                 for name in metrics
             }
         )
+    intervals = " Brackets are 95 % bootstrap intervals over subjects." if _some_have_intervals(groups) else ""
     caption = (
-        f"Scores of {model} by group of the test subjects; numbers are cut into quarters. Brackets are 95 % bootstrap "
-        f"intervals over subjects, shown for groups of at least {MIN_SUBJECTS}. No test compares the groups: of many "
-        "groups, the largest difference is large by chance."
+        f"Scores of {model} by group of the test subjects; numbers are cut into quarters.{intervals} Groups of fewer "
+        f"than {MIN_SUBJECTS} have no interval. No test compares the groups: of many groups, the largest difference is "
+        "large by chance."
     )
     return Table(caption, pd.DataFrame(rows))
+
+
+def _some_have_intervals(groups: pd.DataFrame) -> bool:
+    return bool((groups["subjects"] >= MIN_SUBJECTS).any())
 
 
 def model_group_table(groups: pd.DataFrame, row: Modality) -> Table:
@@ -133,13 +139,21 @@ def model_group_table(groups: pd.DataFrame, row: Modality) -> Table:
     return Table(caption, pd.DataFrame({"Model": models, **columns}), frozenset(best))
 
 
-def worst_people(scores: pd.DataFrame, pairs: pd.DataFrame, quality: pd.DataFrame, row: Modality, model: str) -> Table:
-    """The people with the largest MAE, with their numbers, side information and flags of the quality control.
+def worst_people(
+    scores: pd.DataFrame,
+    pairs: pd.DataFrame,
+    quality: pd.DataFrame,
+    verdicts: Mapping[str, str],
+    row: Modality,
+    model: str,
+) -> Table:
+    """The people with the largest MAE, with their numbers, side information, quality flags and verdicts.
 
     Args:
         scores: rows of the model.
         pairs: the test scans with their side columns.
         quality: the quality table, with columns `scan` and `flags`.
+        verdicts: verdict of the conversion by scan.
         row: the target.
         model: name of the model.
     """
@@ -154,11 +168,12 @@ def worst_people(scores: pd.DataFrame, pairs: pd.DataFrame, quality: pd.DataFram
             {"Subject": f"sub-{person['subject']}"}
             | {measure(name).heading(row): _number(person[name], name) for name in GROUP_METRICS if name in person}
             | {str(name): _value(side[name]) for name in side_columns(pairs)}
-            | {"Flags": str(flags.get(scan, "none"))}
+            | {"Flags": str(flags.get(scan, "none")), "Verdict": verdicts.get(scan, UNKNOWN)}
         )
     caption = (
-        f"Test subjects with the largest mean absolute error of {model}, the largest first, {WORST} at most. Flags are "
-        "those of the quality control of their first scan; qc.html shows its picture."
+        f"Test subjects with the largest mean absolute error of {model}, the largest first, {WORST} at most. Flags "
+        "are those of the quality control of their first scan, whose picture qc.html shows; the verdict is that of its "
+        "conversion, whose reason conversion.tsv gives."
     )
     return Table(caption, pd.DataFrame(rows))
 
@@ -167,8 +182,12 @@ def _spread(column: pd.Series) -> str:
     values = numbers(column).dropna()
     if values.empty:
         return UNKNOWN
-    sd = f" ± {values.std(ddof=1):.3g}" if len(values) > 1 else ""
-    return f"{values.mean():.3g}{sd} ({values.min():.3g} to {values.max():.3g})"
+    low, mean, high, sd = values.min(), values.mean(), values.max(), values.std(ddof=1)
+    if not sd > 0:
+        return f"{mean:g} ({low:g} to {high:g})"
+    # All numbers have the decimals that show two digits of the standard deviation.
+    digits = max(0, 1 - floor(log10(sd)))
+    return f"{mean:.{digits}f} ± {sd:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def _share(inside: pd.Series) -> str:

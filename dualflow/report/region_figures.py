@@ -26,9 +26,9 @@ REAL, SYNTHETIC = COLOURS[0], COLOURS[1]
 
 
 @styled
-def agreement_plot(means: RegionMeans, row: Modality) -> Figure:
+def agreement_plot(means: RegionMeans, row: Modality, *, narrow: bool = False) -> Figure:
     """Bland-Altman plot: synthetic minus real region mean against their average, with bias and limits of agreement."""
-    figure = Figure(figsize=(4.8, 3.6), layout="constrained")
+    figure = Figure(figsize=(3.8 if narrow else 4.8, 3.6), layout="constrained")
     axes = figure.subplots()
     average, difference = (means.real + means.synthetic) / 2, means.synthetic - means.real
     limits = agreement(means.real, means.synthetic)
@@ -58,14 +58,14 @@ def agreement_plot(means: RegionMeans, row: Modality) -> Figure:
 
 
 @styled
-def region_errors(means: RegionMeans) -> Figure:
+def region_errors(means: RegionMeans, *, narrow: bool = False) -> Figure:
     """Signed errors in % of the regions with the largest mean absolute error, and of all others together."""
     worst, errors = means.worst(WORST), means.errors()
     rest = [index for index in range(len(means.regions)) if index not in worst]
     rows = [(readable(means.regions[index]), errors[:, index]) for index in worst]
     if rest:
         rows.append((f"{len(rest)} other regions", errors[:, rest].ravel()))
-    figure = Figure(figsize=(4.8, 0.6 + 0.25 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(3.8 if narrow else 4.8, 0.6 + 0.25 * len(rows)), layout="constrained")
     axes = figure.subplots()
     for height, (_, values) in enumerate(rows):
         colour = MUTED if height == len(worst) else COLOURS[0]

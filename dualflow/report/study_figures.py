@@ -97,6 +97,7 @@ def _agreement(means: RegionMeans, row: Modality, main: str) -> ReportFigure:
         f"Scatter of {limits.pairs} differences, synthetic minus real region mean, against their average. Bias "
         f"{limits.bias:+z.3f} {row.unit}, limits of agreement {limits.low:+z.3f} to {limits.high:+z.3f} {row.unit}, "
         f"{100 * limits.outside:.0f} % of the dots outside. Regions with the largest errors: {named}.",
+        agreement_plot(means, row, narrow=True),
     )
 
 
@@ -111,6 +112,7 @@ def _errors(means: RegionMeans, main: str) -> ReportFigure:
         "bias of the region; dots on both sides show that the region varies between scans in a way that the model "
         "does not predict.",
         f"Dot plot of signed errors in % of {len(worst)} named regions. Mean errors of the worst five: {named}.",
+        region_errors(means, narrow=True),
     )
 
 

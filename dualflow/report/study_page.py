@@ -25,7 +25,8 @@ SECTIONS: dict[str, tuple[str, str]] = {
     ),
     "comparison": (
         "Comparison",
-        "All models on the same held-out subjects, inside the brain mask. Bold marks the best mean of a column.",
+        "All models on the same held-out subjects, inside the brain mask. Bold: the best mean of a column, and those "
+        "that print alike. A score that ranks no models, or has no interval, has none in bold.",
     ),
     "regions": (
         "Regions",

@@ -13,11 +13,12 @@ from dualflow.data.tsv import read_typed_table
 from dualflow.errors import DataError
 from dualflow.evaluation.statistics import differences, summarise
 from dualflow.evaluation.study_metrics import with_true_spread
+from dualflow.layout import Layout
 from dualflow.models.card import ModelCard
 from dualflow.models.store import load_card
 from dualflow.report.likelihood_tables import likelihood_summary, stress_totals
 
-BOUNDS = "upper bounds that only a simulation knows, not models."
+BOUNDS = "limits that only a simulation knows, not models."
 """What captions say of `StudyResults.ceilings`."""
 
 
@@ -32,7 +33,7 @@ class StudyResults:
         likelihood: likelihood and sample quality per flow, from `likelihood_summary`.
         stress: totals of the stress tests per flow; None without stress tests.
         cards: model cards by model and seed.
-        ceilings: names of the upper bounds among the models.
+        ceilings: names of the limits among the models.
     """
 
     scores: pd.DataFrame
@@ -54,7 +55,7 @@ def gather_results(config: Config, ceilings: Collection[str]) -> StudyResults:
 
     Args:
         config: configuration of the study.
-        ceilings: names of the upper bounds in the table of ceilings; they take part in no paired comparison.
+        ceilings: names of the limits in the table of ceilings; they take part in no paired comparison.
 
     Raises:
         DataError: a table is missing, or no test scan was scored.
@@ -89,6 +90,16 @@ def read_result(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise DataError(f"{path}: is missing; `dualflow run` evaluates the models and writes it")
     return read_typed_table(path)
+
+
+def read_verdicts(layout: Layout) -> dict[str, str]:
+    """Verdicts of the study's conversion by scan.
+
+    Raises:
+        DataError: the table of the conversion is missing.
+    """
+    table = read_result(layout.conversions)
+    return dict(zip(table["scan"].astype(str), table["verdict"].astype(str), strict=True))
 
 
 def _stress_totals(config: Config) -> pd.DataFrame | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import pandas as pd
 
 from dualflow.config import Config
@@ -97,7 +99,12 @@ def _group_tables(groups: pd.DataFrame, row: Modality, main: str) -> list[Table]
 
 
 def section_tables(
-    config: Config, results: StudyResults, pairs: pd.DataFrame, groups: pd.DataFrame, native: pd.DataFrame
+    config: Config,
+    results: StudyResults,
+    pairs: pd.DataFrame,
+    groups: pd.DataFrame,
+    native: pd.DataFrame,
+    verdicts: Mapping[str, str],
 ) -> dict[str, list[Table]]:
     """Tables of each section of the report.
 
@@ -107,14 +114,15 @@ def section_tables(
         pairs: the index.
         groups: from `study_groups`.
         native: from `native_scores`.
+        verdicts: from `read_verdicts`.
     """
     row, main = modality(config.study.target), config.model.preset
     summary, ceilings = results.summary, results.ceilings
-    known = f" {', '.join(ceilings)}: {BOUNDS}" if ceilings else ""
     paired, test = PAIRED.format(main=main), pairs[pairs["split"] == "test"]
     bits = (
         f"Negative log2 density per voxel of the mask, for intensities in {row.unit}. The background of a flow is "
-        "integrated out; the density of a closed form is exact."
+        "integrated out; the density of a closed form is exact, and takes too long in brains of more than "
+        f"{config.evaluate.closed_form_voxels:,} voxels. Other models have no density of whole images."
     )
     likelihood = [metric_table(results.summary, row, BITS, bits), bits_table(results.likelihood, results.cards)]
     if results.summary.loc[results.summary["metric"].isin(BITS), "model"].nunique() > 1:
@@ -126,25 +134,34 @@ def section_tables(
         safety_table(results.likelihood, results.stress, row),
     ]
 
+    def scores(metrics: Sequence[str], caption: str) -> Table:
+        """The means of these metrics; the caption says which rows are limits."""
+        shown = set(summary.loc[summary["metric"].isin(metrics), "model"])
+        limits = ", ".join(name for name in ceilings if name in shown)
+        return metric_table(
+            summary, row, metrics, f"{caption} {limits}: {BOUNDS}" if limits else caption, without=ceilings
+        )
+
     def compared(metrics: tuple[str, ...]) -> list[Table]:
         """The differences of these metrics; none with one model."""
         return [] if results.differences.empty else [difference_table(results.differences, row, metrics, paired)]
 
-    people = worst_people(main_scores(config, results), test, read_table(config.layout.quality), row, main)
+    quality = read_table(config.layout.quality)
+    people = worst_people(main_scores(config, results), test, quality, verdicts, row, main)
     return {
         "cohort": [demographics(pairs)],
         "groups": [*_group_tables(groups, row, main), people],
         "analyses": analysis_tables(config),
         "comparison": [
-            metric_table(summary, row, IMAGE_METRICS, IMAGE_CAPTION + known, without=ceilings),
-            metric_table(summary, row, REGION_METRICS, REGION_CAPTION + known, without=ceilings),
+            scores(IMAGE_METRICS, IMAGE_CAPTION),
+            scores(REGION_METRICS, REGION_CAPTION),
             *([] if native.empty else [_native_table(config, native, len(test), row)]),
             *compared(("mae", "pearson_r", "region_mae")),
         ],
         "uncertainty": [
-            metric_table(summary, row, SPREAD_METRICS, SPREAD_CAPTION + known, without=ceilings),
-            metric_table(summary, row, COVERAGE_METRICS, COVERAGE_CAPTION + known, without=ceilings),
-            metric_table(summary, row, JOINT_METRICS, JOINT_CAPTION + known, without=ceilings),
+            scores(SPREAD_METRICS, SPREAD_CAPTION),
+            scores(COVERAGE_METRICS, COVERAGE_CAPTION),
+            scores(JOINT_METRICS, JOINT_CAPTION),
             *compared(("voxel_crps", "region_crps", "energy_score", "contrast_crps")),
         ],
         "likelihood": likelihood,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from importlib.metadata import version
 
 import pandas as pd
@@ -11,6 +13,7 @@ from dualflow.commit import digest_of
 from dualflow.config import Config
 from dualflow.data.index import split_people
 from dualflow.evaluation.statistics import MIN_CORRELATED, MIN_SUBJECTS
+from dualflow.inference.conversion_table import count_verdicts
 from dualflow.modalities import modality
 from dualflow.models.card import COMMIT_DIGITS, ModelCard
 from dualflow.report.study_results import read_result
@@ -58,7 +61,7 @@ TABLES = {
     "groups": "scores by group of the test subjects",
     "native": "scores of the main model in native space, by scan",
     "registration": "registration errors of a simulated cohort",
-    "scans_ceilings": "scores of the upper bounds, by scan",
+    "scans_ceilings": "scores of the limits that a simulation knows, by scan",
     "scans": "scores by scan",
     "regions": "real and synthetic mean of every region, by scan",
     "reliability": "coverage by level",
@@ -68,7 +71,7 @@ TABLES = {
 }
 """Tables of results by the start of their names."""
 CEILINGS = (
-    "The models 'attainable', 'oracle' and 'true_law' are upper bounds known only for a simulated cohort: the true "
+    "The models 'attainable', 'oracle' and 'true_law' are limits known only for a simulated cohort: the true "
     "anatomy with the expected uptake of the subject, the subject's own noise-free image, and samples of the "
     "distribution that the cohort was drawn from."
 )
@@ -93,8 +96,8 @@ def study_title(config: Config) -> str:
     return f"{config.study.name}: {_sources(config)} to {config.study.target}"
 
 
-def study_facts(config: Config, pairs: pd.DataFrame, excluded: int) -> dict[str, object]:
-    """Dataset, modalities, grid and numbers of subjects; `excluded` counts the excluded scans."""
+def study_facts(config: Config, pairs: pd.DataFrame, excluded: int, verdicts: Mapping[str, str]) -> dict[str, object]:
+    """Dataset, modalities, grid, numbers of subjects, excluded scans, and the verdicts by converted scan."""
     counts = {label: subject_count(pairs, split) for split, label in SPLITS.items()}
     return {
         "dataset": "embedded cohort, simulated" if config.embedded else config.study.name,
@@ -103,6 +106,7 @@ def study_facts(config: Config, pairs: pd.DataFrame, excluded: int) -> dict[str,
         "model grid": f"{' x '.join(map(str, config.preprocess.shape))} at {config.preprocess.spacing_mm:g} mm",
         **{name: count for name, count in counts.items() if count},
         "scans excluded": excluded,
+        "verdicts on converted scans": count_verdicts(Counter(verdicts.values())) or "none converted",
         **_registration_error(config),
     }
 

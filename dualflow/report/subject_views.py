@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,11 +46,12 @@ class SubjectViews:
 
 @dataclass(frozen=True)
 class _Shown:
-    """A person with the prediction that is drawn."""
+    """A person with the prediction that is drawn, and the verdict of the conversion on the scan."""
 
     person: ShownPerson
     item: Item
     prediction: Prediction
+    verdict: str
 
     @property
     def volumes(self) -> dict[str, np.ndarray]:
@@ -64,7 +66,12 @@ class _Shown:
 
 
 def subject_views(
-    config: Config, scores: pd.DataFrame, pairs: pd.DataFrame, predictor: Predictor, test: PairDataset
+    config: Config,
+    scores: pd.DataFrame,
+    pairs: pd.DataFrame,
+    predictor: Predictor,
+    test: PairDataset,
+    verdicts: Mapping[str, str],
 ) -> SubjectViews:
     """Draw test people with the main model.
 
@@ -74,16 +81,25 @@ def subject_views(
         pairs: the test scans of the index.
         predictor: the main model with the first seed, which predicts the people shown.
         test: the test scans.
+        verdicts: verdict of the conversion by scan.
     """
     people = shown_people(scores, config.model.preset, config.train.seeds[0])
     items = {str(item["scan"]): item for item in test.items}
-    shown = [_Shown(person, items[person.scan], _predict(config, predictor, items[person.scan])) for person in people]
+    shown = [
+        _Shown(
+            person,
+            items[person.scan],
+            _predict(config, predictor, items[person.scan]),
+            verdicts.get(person.scan, "not converted"),
+        )
+        for person in people
+    ]
     scale, count = _common_scale(shown), len({Scan.parse(scan).subject for scan in items})
     figures = [_subject(config, view, scale, count) for view in shown]
     position = next(index for index, view in enumerate(shown) if view.person.role == "median" or len(shown) < 3)
     middle = shown[position]
     return SubjectViews(
-        [*figures, *_mean_error(config, count), *_native(config, middle.person, pairs)],
+        [*figures, *_mean_error(config, count), *_native(config, middle, pairs)],
         _viewers(config, middle, scale),
         f"{middle.person.scan}, the {middle.person.role} test subject",
         figures[position],
@@ -125,9 +141,10 @@ def _subject(config: Config, view: _Shown, scale: Limits, count: int) -> ReportF
         f"subject-{person.role}",
         draw(narrow=False),
         f"The {person.role} of {count} test subjects by mean absolute error ({person.scan}, MAE {person.mae:.3f} "
-        f"{row.unit}, rank {person.rank}). Real, mean and sample share one scale; differences share one scale with the "
-        "other subjects shown, red is too high and blue too low. The mean is smoother than a real image; the sample "
-        "shows one possible image, with the noise and detail that the mean averages out.",
+        f"{row.unit}, rank {person.rank}; verdict of the conversion: {view.verdict}). Real, mean and sample share one "
+        "scale; differences share one scale with the other subjects shown, red is too high and blue too low. The mean "
+        "is smoother than a real image; the sample shows one possible image, with the noise and detail that the mean "
+        "averages out.",
         f"Axial, coronal and sagittal planes of {person.scan}: source, real image, synthetic mean, one sample, "
         f"difference and uncertainty. The difference averages {error.mean():+.3f} {row.unit}, and 99 % of its voxels "
         f"are within {np.percentile(np.abs(error), 99):.2f} {row.unit}.",
@@ -163,8 +180,9 @@ def _mean_error(config: Config, count: int) -> list[ReportFigure]:
     ]
 
 
-def _native(config: Config, person: ShownPerson, pairs: pd.DataFrame) -> list[ReportFigure]:
-    view = native_view(config, person.scan, str(pairs.set_index("scan")["source"][person.scan]))
+def _native(config: Config, shown: _Shown, pairs: pd.DataFrame) -> list[ReportFigure]:
+    scan = shown.person.scan
+    view = native_view(config, scan, str(pairs.set_index("scan")["source"][scan]))
     if view is None:
         return []
     figure, shape = view
@@ -172,10 +190,11 @@ def _native(config: Config, person: ShownPerson, pairs: pd.DataFrame) -> list[Re
         ReportFigure(
             "native",
             figure,
-            f"{person.scan} on the grid of its own scan ({' x '.join(map(str, shape))} voxels), as dualflow convert "
-            "writes it. The synthetic image is interpolated once from the model grid, so it is as smooth as that grid.",
-            f"Sagittal, coronal and axial planes of {person.scan} at native resolution: source, real, expected, "
-            "difference, and standard deviation, with colour bars.",
+            f"{scan} on the grid of its own scan ({' x '.join(map(str, shape))} voxels), as dualflow convert writes "
+            f"it; verdict of the conversion: {shown.verdict}. The synthetic image is interpolated once from the model "
+            "grid, so it is as smooth as that grid.",
+            f"Sagittal, coronal and axial planes of {scan} at native resolution: source, real, expected, difference, "
+            "and standard deviation, with colour bars.",
         )
     ]
 

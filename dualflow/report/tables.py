@@ -47,7 +47,8 @@ def metric_table(
     """One row per model and one column per metric, with mean and 95 % interval; the best mean of a column is bold.
 
     Of too few subjects there is neither interval nor bold, and the caption says so. Models without any of the metrics
-    have no row. Models in `without`, such as upper bounds, are never bold; nor is a value of UNRANKED metrics.
+    have no row. Models in `without`, such as limits that only a simulation knows, are never bold; nor is a value of
+    UNRANKED metrics.
     """
     present = [metric for metric in metrics if metric in set(summary["metric"])]
     indexed = {(entry["model"], entry["metric"]): entry for entry in summary.to_dict("records")}

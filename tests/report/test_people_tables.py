@@ -41,7 +41,7 @@ def test_people_are_described_by_split(pairs):
     assert list(table.columns) == ["Training", "Test", "All"]
     assert table.loc["subjects"].tolist() == ["2", "12", "14"]
     assert table.loc["diagnosis CN"].tolist() == ["0 (0 %)", "8 (67 %)", "8 (57 %)"]
-    assert table.loc["age, mean ± SD (range)", "Training"] == "72.5 ± 0.707 (72 to 73)"
+    assert table.loc["age, mean ± SD (range)", "Training"] == "72.50 ± 0.71 (72.00 to 73.00)"
     assert table.loc["age unknown", "Test"] == "1 (8 %)"
 
 
@@ -104,12 +104,13 @@ def test_every_model_has_its_error_in_each_group(pairs, scores):
 def test_the_worst_people_are_listed_with_numbers_and_flags(pairs, scores):
     """The largest error comes first, with side information and flags."""
     quality = pd.DataFrame({"scan": ["sub-04", "sub-11"], "flags": ["brain small", None]})
-    table = worst_people(scores, pairs[pairs["split"] == "test"], quality, ROW, "flow").frame
+    table = worst_people(scores, pairs[pairs["split"] == "test"], quality, {"sub-04": "review"}, ROW, "flow").frame
     assert table["Subject"].tolist() == ["sub-04", "sub-11", "sub-10", "sub-09", "sub-08"]
     assert table.iloc[0].to_dict() == {
         "Subject": "sub-04", "MAE (SUVR)": "0.9000", "Region bias (%)": "1.00", "age": "64", "diagnosis": "CN",
-        "Flags": "brain small",
+        "Flags": "brain small", "Verdict": "review",
     }  # fmt: skip
+    assert table["Verdict"].tolist()[1:] == ["–"] * 4  # noqa: RUF001
 
 
 def test_people_without_side_information_have_no_groups(pairs, scores):

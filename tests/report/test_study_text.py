@@ -22,10 +22,11 @@ def test_facts_count_subjects_and_excluded_scans(tmp_path):
     """Subjects are counted once per split; an empty split has no line."""
     config = study(tmp_path)
     commit_text(config.layout.table("registration"), "scan\tmean_mm\tmax_mm\nsub-1\t0.5\t1.0\nsub-2\t1.5\t2.0\n")
-    facts = study_facts(config, PAIRS, 4)
+    facts = study_facts(config, PAIRS, 4, {"sub-2": "refused", "sub-3": "ok"})
     assert facts["training subjects"] == facts["test subjects"] == facts["subjects without a target"] == 1
     assert "validation subjects" not in facts
     assert facts["scans excluded"] == 4
+    assert facts["verdicts on converted scans"] == "1 ok, 1 refused"
     assert facts["source to target"] == "T1w + FLAIR to FDG"
     assert facts["target to source registration error"] == ("median over scans 1.00 mm, largest of any voxel 2.00 mm")
     assert subject_count(PAIRS, "train") == 1
