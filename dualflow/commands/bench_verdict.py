@@ -94,7 +94,7 @@ def corrupted_scores(
         if corrupted is None or (row.kind == "lesion" and has_lesion):
             continue
         started = time.process_time()
-        score = typicality.score(corrupted.source, corrupted.mask, {})
+        score = typicality.score(corrupted.source, corrupted.mask)
         seconds.append(time.process_time() - started)
         yield _outcome(name, row.kind, score, corrupted)
         if name == "clean" and has_lesion is not None:

@@ -206,7 +206,6 @@ def fit_typicality(training: PairDataset, spacing_mm: float) -> Typicality:
     return Typicality.fit(
         [item["source"][0].numpy() for item in training.items],
         [item["mask"][0].numpy() for item in training.items],
-        {},
         spacing_mm=spacing_mm,
         subjects=training.subjects,
     )

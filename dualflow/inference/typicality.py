@@ -37,8 +37,7 @@ class Score:
     """How typical a scan is.
 
     Attributes:
-        z: one-sided score of each detector and known figure; 0 is the training people's median and 1.28 their 90 %
-            quantile.
+        z: one-sided score of each detector; 0 is the training people's median and 1.28 their 90 % quantile.
         typicality: the largest z.
         threshold: a larger typicality is refused.
         lesion: standardised peak of the lesion map.
@@ -78,7 +77,7 @@ class Typicality:
         detectors: the detectors, fitted on all training people.
         lesion_map: the lesion map, fitted on all training people.
         peak_law: distribution of its peaks in people without lesions.
-        calibration: median and 90 % quantile of the training people's scores, by detector and figure.
+        calibration: median and 90 % quantile of the training people's scores, by detector.
         threshold: largest typicality that is not refused.
         rate: share of typical scans that the threshold refuses; above RATE with fewer than 1 / RATE people.
     """
@@ -98,7 +97,6 @@ class Typicality:
         cls,
         sources: Sequence[FloatArray],
         masks: Sequence[BoolArray],
-        figures: Mapping[str, NDArray[Any]],
         *,
         spacing_mm: float,
         subjects: Sequence[str],
@@ -108,7 +106,6 @@ class Typicality:
         Args:
             sources: normalised sources `[D, H, W]`, 0 outside the mask.
             masks: brain masks of that size.
-            figures: further scores by name `[N]`; higher is worse, NaN is unknown.
             spacing_mm: spacing of the model grid.
             subjects: subject of each scan.
 
@@ -120,7 +117,7 @@ class Typicality:
         reference = reference_quantiles(sources, masks)
         people = [describe(*pair, spacing_mm, reference) for pair in zip(sources, masks, strict=True)]
         folds = balanced_folds(subjects, count=min(FOLDS, count))
-        scores = _cross_fitted(people, folds) | {name: np.asarray(values) for name, values in figures.items()}
+        scores = _cross_fitted(people, folds)
         calibration = {name: limits for name, values in scores.items() if (limits := _limits(values)) is not None}
         z = np.stack([_standardised(scores[name], *limits) for name, limits in calibration.items()])
         threshold, rate = conformal_threshold(largest_by_subject(np.nanmax(z, axis=0), subjects), RATE)
@@ -140,13 +137,12 @@ class Typicality:
             rate,
         )
 
-    def score(self, source: FloatArray, mask: BoolArray, figures: Mapping[str, float]) -> Score:
+    def score(self, source: FloatArray, mask: BoolArray) -> Score:
         """Score a new scan.
 
         Args:
             source: normalised source `[D, H, W]`, 0 outside the mask.
             mask: brain mask of that size.
-            figures: its further scores by name; those without a name in the fit, and NaN, are ignored.
 
         Raises:
             ShapeError: the scan does not lie on the model grid.
@@ -155,11 +151,11 @@ class Typicality:
         if source.shape != self.shape or mask.shape != self.shape:
             raise ShapeError(f"source {source.shape} and mask {mask.shape}, expected {self.shape}; use the model grid")
         features = describe(source, mask, self.spacing_mm, self.reference)
-        scores = {**self.detectors(features), **figures}
+        scores = self.detectors(features)
         z = {
             name: float(_standardised(np.asarray(scores[name]), *limits))
             for name, limits in self.calibration.items()
-            if np.isfinite(scores.get(name, np.nan))
+            if np.isfinite(scores[name])
         }
         deviation = self.lesion_map.deviation(features.image)
         peaks = self.peak_law.standardised(deviation.peaks)
@@ -229,7 +225,7 @@ def _cross_fitted(people: Sequence[ScanFeatures], folds: Sequence[int]) -> dict[
 
 
 def _limits(values: NDArray[Any]) -> tuple[float, float] | None:
-    """Median and 90 % quantile; None if they are equal or too few values are known."""
+    """Median and 90 % quantile; None if they are equal or too few values are finite."""
     known = values[np.isfinite(values)]
     if len(known) < MIN_PEOPLE:
         return None

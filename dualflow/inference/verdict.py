@@ -99,7 +99,7 @@ def judge_input(
     verdict = Verdict((*_turned(figures), *_side_findings(encoder, side)), figures)
     if reference is None:
         return verdict
-    score = reference.typicality.score(source, mask, {})
+    score = reference.typicality.score(source, mask)
     # In a scan of another kind, the lesion map has no meaning.
     has_lesion = score.flagged and not score.refused
     unlike = [_typicality(score)] if score.refused else [_lesion(score)] if has_lesion else []

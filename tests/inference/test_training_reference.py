@@ -55,7 +55,7 @@ def test_a_reference_is_read_back(fitted, saved):
     again = load_reference(*saved)
     item = phantom(20)
     source, mask = item["source"][0].numpy(), item["mask"][0].numpy()
-    scores = [one.typicality.score(source, mask, {}) for one in (reference, again)]
+    scores = [one.typicality.score(source, mask) for one in (reference, again)]
     assert scores[0].z == pytest.approx(scores[1].z, abs=1e-3)
     assert scores[0].threshold == scores[1].threshold
     assert again.output == reference.output

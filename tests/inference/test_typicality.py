@@ -1,4 +1,4 @@
-"""Typicality: false refusals, gross corruptions, cross-fitting, lesions, figures, grids and the saved state."""
+"""Typicality: false refusals, gross corruptions, cross-fitting, lesions, grids and the saved state."""
 
 import json
 
@@ -14,10 +14,10 @@ from tests.support.brains import SHAPE, SPACING_MM, brain, with_lesion
 PEOPLE = 40
 
 
-def fit(people, spacing_mm=SPACING_MM, figures=None, subjects=None):
+def fit(people, spacing_mm=SPACING_MM, subjects=None):
     sources, masks = zip(*people, strict=True)
     subjects = subjects or [f"{index:03d}" for index in range(len(people))]
-    return Typicality.fit(sources, masks, figures or {}, spacing_mm=spacing_mm, subjects=subjects)
+    return Typicality.fit(sources, masks, spacing_mm=spacing_mm, subjects=subjects)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def typicality(people):
 def test_few_fresh_scans_are_refused(typicality, fresh):
     """Refusals of fresh scans are no more than the attained rate explains."""
     assert typicality.rate == pytest.approx(1 / (PEOPLE + 1))
-    refused = sum(typicality.score(*scan, {}).refused for scan in fresh)
+    refused = sum(typicality.score(*scan).refused for scan in fresh)
     # A threshold at the largest of N scores has a random rate of mean 1 / (N + 1); four times that is rare.
     assert refused <= binom.ppf(0.999, len(fresh), 4 * typicality.rate)
 
@@ -57,7 +57,7 @@ def test_gross_changes_are_refused_by_their_detector(typicality, fresh, name, ch
     """Inversion, gamma, noise, flips and shifts are refused, each by the detector that is there for it."""
     for source, mask in fresh[:5]:
         inside = change(mask) if name in ("mask", "local_contrast") else mask
-        score = typicality.score((change(source) * inside).astype(np.float32), inside, {})
+        score = typicality.score((change(source) * inside).astype(np.float32), inside)
         assert score.refused
         assert score.z[name] > typicality.threshold
 
@@ -65,16 +65,16 @@ def test_gross_changes_are_refused_by_their_detector(typicality, fresh, name, ch
 def test_linear_change_of_intensity_changes_nothing(typicality, fresh):
     """Scale and offset of the intensities do not matter."""
     source, mask = fresh[0]
-    first, second = (typicality.score(np.float32(image) * mask, mask, {}) for image in (source, 0.3 + 2 * source))
+    first, second = (typicality.score(np.float32(image) * mask, mask) for image in (source, 0.3 + 2 * source))
     assert second.typicality == pytest.approx(first.typicality, abs=0.02)
     assert second.lesion == pytest.approx(first.lesion, abs=0.02)
 
 
 def test_threshold_is_of_people_left_out(people, typicality):
     """In-sample scores are lower than the cross-fitted threshold, which they would otherwise define."""
-    inside = max(typicality.score(*scan, {}).typicality for scan in people)
+    inside = max(typicality.score(*scan).typicality for scan in people)
     assert inside < typicality.threshold - 0.5
-    lesion = max(typicality.score(*scan, {}).lesion for scan in people)
+    lesion = max(typicality.score(*scan).lesion for scan in people)
     assert lesion < typicality.peak_law.threshold(module.RATE)
 
 
@@ -92,7 +92,7 @@ def test_lesions_are_flagged_and_located(typicality, fresh):
     """A lesion of 2 cm is 1.4 cm is flagged at its place, with the sign of its intensity."""
     centre = (15, 14, 12)
     for (source, mask), level in zip(fresh[:6], (0.1, 1.4) * 3, strict=True):
-        score = typicality.score(with_lesion(source, mask, centre, level=level), mask, {})
+        score = typicality.score(with_lesion(source, mask, centre, level=level), mask)
         assert score.flagged
         assert score.lesion > score.lesion_threshold
         assert np.linalg.norm(np.subtract(score.lesion_voxel, centre)) < 3
@@ -105,27 +105,9 @@ def test_lesions_of_training_people_do_not_hide_new_ones(people, fresh):
     places = rng.integers((8, 9, 8), (17, 20, 17), (12, 3))
     lesions = [(with_lesion(*scan, place), scan[1]) for scan, place in zip(people[:12], places, strict=True)]
     typicality = fit([*lesions, *people[12:]])
-    flagged = [typicality.score(with_lesion(*scan, (15, 14, 12)), scan[1], {}).flagged for scan in fresh[:10]]
+    flagged = [typicality.score(with_lesion(*scan, (15, 14, 12)), scan[1]).flagged for scan in fresh[:10]]
     assert sum(flagged) >= 8
-    assert sum(typicality.score(*scan, {}).flagged for scan in fresh[:50]) <= 8
-
-
-def test_figures_are_further_scores(people, fresh):
-    """A bad figure refuses a scan; unknown, unnamed and constant figures do nothing."""
-    rng = np.random.default_rng(0)
-    agreement = rng.normal(size=PEOPLE)
-    agreement[:3] = np.nan
-    figures = {
-        "agreement": agreement,
-        "constant": np.ones(PEOPLE),
-        "rare": np.where(np.arange(PEOPLE) < 5, 1.0, np.nan),
-    }
-    typicality = fit(people, figures=figures)
-    good, bad = (typicality.score(*fresh[0], {"agreement": value, "constant": 9.0}) for value in (0.0, 50.0))
-    assert bad.refused
-    assert bad.typicality == bad.z["agreement"]
-    assert set(good.z) - {"agreement"} == set(typicality.score(*fresh[0], {"agreement": np.nan, "other": 99.0}).z)
-    assert not {"constant", "rare"} & set(good.z)
+    assert sum(typicality.score(*scan).flagged for scan in fresh[:50]) <= 8
 
 
 def test_state_restores_equal_scores(typicality, fresh):
@@ -135,7 +117,7 @@ def test_state_restores_equal_scores(typicality, fresh):
     restored = Typicality.from_state(
         {name: array.copy() for name, array in arrays.items()}, json.loads(json.dumps(rest))
     )
-    first, second = (one.score(*fresh[0], {}) for one in (typicality, restored))
+    first, second = (one.score(*fresh[0]) for one in (typicality, restored))
     assert first.z == second.z
     assert (first.threshold, first.lesion, first.lesion_threshold) == (
         second.threshold, second.lesion, second.lesion_threshold,
@@ -149,11 +131,11 @@ def test_grids_of_other_spacing(spacing_mm):
     shape = (36, 40, 37)
     typicality = fit([brain(index, shape) for index in range(16)], spacing_mm)
     source, mask = brain(2000, shape)
-    score = typicality.score(with_lesion(source, mask, (24, 21, 18), radius=2.5), mask, {})
+    score = typicality.score(with_lesion(source, mask, (24, 21, 18), radius=2.5), mask)
     assert score.lesion_map.shape == shape
     assert np.linalg.norm(np.subtract(score.lesion_voxel, (24, 21, 18))) < 6
     assert score.lesion > score.lesion_threshold
-    assert typicality.score(np.where(mask, 1 - source, 0), mask, {}).refused
+    assert typicality.score(np.where(mask, 1 - source, 0), mask).refused
 
 
 def test_few_people(people):
@@ -161,7 +143,7 @@ def test_few_people(people):
     typicality = fit(people[:10])
     assert typicality.rate == pytest.approx(1 / 11)
     source, mask = brain(1000)
-    assert typicality.score(np.where(mask, 1 - source, 0), mask, {}).refused
+    assert typicality.score(np.where(mask, 1 - source, 0), mask).refused
     with pytest.raises(DataError, match=r"9 training people.*at least 10"):
         fit(people[:9])
     with pytest.raises(DataError, match="1 training people"):
@@ -171,7 +153,7 @@ def test_few_people(people):
 def test_other_grids_are_refused(typicality):
     """A scan of another size raises a readable error."""
     with pytest.raises(ShapeError, match="expected"):
-        typicality.score(*brain(1, (20, 20, 20)), {})
+        typicality.score(*brain(1, (20, 20, 20)))
 
 
 @pytest.mark.parametrize(
