@@ -77,9 +77,3 @@ def keep_freed_memory() -> None:
         library = CDLL(None)
         library.mallopt(_M_TRIM_THRESHOLD, _INT_MAX)
         library.mallopt(_M_MMAP_MAX, 0)
-
-
-def release_freed_memory() -> None:
-    """Return freed memory to the system, so that the memory in use can be measured."""
-    with suppress(OSError, AttributeError):
-        CDLL(None).malloc_trim(0)

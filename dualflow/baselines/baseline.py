@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -38,8 +37,3 @@ class Baseline(ConditionalModel):
         Returns:
             The cross-fitted linear prediction of each pair `[1, D, H, W]`; None without a linear model.
         """
-
-
-def iterate_pairs(pairs: Pairs) -> Iterator[Mapping[str, Any]]:
-    """Iterate over pairs by position, because a torch dataset is not an iterable."""
-    return (pairs[position] for position in range(len(pairs)))

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dualflow.baselines.baseline import Baseline, iterate_pairs
+from dualflow.baselines.baseline import Baseline
 from dualflow.errors import DataError
 from dualflow.flows.closed_form_fits import Solver, fit_closed_form
 from dualflow.flows.folds import balanced_folds
@@ -46,7 +46,8 @@ class MeanImage(Baseline):
         if len(pairs) == 0:
             raise DataError("no training pairs; check the split and the list of quarantined scans")
         total, count = torch.zeros_like(self.image), torch.zeros_like(self.image)
-        for pair in iterate_pairs(pairs):
+        for position in range(len(pairs)):
+            pair = pairs[position]
             total += pair["target"] * pair["mask"]
             count += pair["mask"]
         self.image.copy_(extended(total / count.clamp_min(1), count[0] > 0))

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
 import scoringrules
 from scipy.special import ndtri
 
-from dualflow.evaluation.prediction import Bools, Floats, Predictive
+from dualflow.evaluation.arrays import Bools, Floats
 from dualflow.imaging.regions import RegionMap
+
+if TYPE_CHECKING:  # torch takes a second to import, and tables need only the names of metrics
+    from dualflow.inference.predict import Prediction
 
 LEVELS = (0.5, 0.8, 0.95)
 CURVE = tuple(round(0.05 * step, 2) for step in range(1, 20))
@@ -129,7 +132,7 @@ def distance_from_uniform(values: Floats, weights: Floats) -> Floats:
     return np.asarray((right * np.abs(right) - left * np.abs(left)).sum(axis=1) / 2)
 
 
-def voxel_distribution(prediction: Predictive, mask: Bools) -> PredictiveDistribution | None:
+def voxel_distribution(prediction: Prediction, mask: Bools) -> PredictiveDistribution | None:
     """Distribution of the voxels in `mask` `[D, H, W]`; None if the prediction has no spread."""
     if prediction.samples is not None:
         return Ensemble(np.sort(prediction.samples[:, mask], axis=0))
@@ -137,7 +140,7 @@ def voxel_distribution(prediction: Predictive, mask: Bools) -> PredictiveDistrib
     return Normal(prediction.mean[mask], std) if bool((std > 0).all()) else None
 
 
-def region_distribution(prediction: Predictive, mask: Bools, regions: RegionMap) -> PredictiveDistribution | None:
+def region_distribution(prediction: Prediction, mask: Bools, regions: RegionMap) -> PredictiveDistribution | None:
     """Distribution of the region means `[R]`; None if the prediction has neither samples nor region spreads.
 
     A spread per voxel is not enough, because the spread of a region mean depends on the correlation of its voxels.
@@ -176,7 +179,7 @@ class Case(NamedTuple):
     truth: Floats
 
 
-def calibration_cases(prediction: Predictive, target: Floats, mask: Bools, regions: RegionMap) -> list[Case]:
+def calibration_cases(prediction: Prediction, target: Floats, mask: Bools, regions: RegionMap) -> list[Case]:
     """The voxels and the region means of one scan, where the prediction has a distribution of them."""
     voxels, means = voxel_distribution(prediction, mask), region_distribution(prediction, mask, regions)
     cases = [] if voxels is None else [Case("voxel", voxels, target[mask])]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dualflow.errors import ShapeError
-from dualflow.evaluation.prediction import Floats
+from dualflow.evaluation.arrays import Floats
 from dualflow.evaluation.statistics import SIGNIFICANT, subject_means
 
 

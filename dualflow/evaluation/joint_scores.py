@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 import scoringrules
 
+from dualflow.evaluation.arrays import Bools, Floats
 from dualflow.evaluation.calibration import Ensemble
 from dualflow.evaluation.measures import Context, MetricFunction
-from dualflow.evaluation.prediction import Bools, Floats
 
 META_REGIONS: dict[str, tuple[str, ...]] = {
     "posterior": (

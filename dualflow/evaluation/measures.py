@@ -8,8 +8,8 @@ from typing import Generic, Literal, TypeVar
 
 import numpy as np
 
+from dualflow.evaluation.arrays import Bools, Floats
 from dualflow.evaluation.calibration import PredictiveDistribution
-from dualflow.evaluation.prediction import Bools, Floats
 from dualflow.imaging.meta_regions import meta_region_weights
 from dualflow.imaging.regions import RegionMap
 from dualflow.modalities import Modality

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from dualflow.errors import ShapeError
+from dualflow.evaluation.arrays import Bools, Floats
 from dualflow.evaluation.calibration import (
     LEVELS,
     Ensemble,
@@ -17,16 +20,18 @@ from dualflow.evaluation.calibration import (
 )
 from dualflow.evaluation.joint_scores import AD_ROI, PERSON_VALUES, contrast_crps, energy_score
 from dualflow.evaluation.measures import Context, Metric, MetricFunction
-from dualflow.evaluation.prediction import Bools, Floats, Predictive
 from dualflow.imaging.regions import RegionMap
 from dualflow.modalities import Modality
+
+if TYPE_CHECKING:  # torch takes a second to import, and tables need only the names of metrics
+    from dualflow.inference.predict import Prediction
 
 SMOOTHING_FWHM_MM = 6.0
 _FWHM_TO_SIGMA = 1 / np.sqrt(8 * np.log(2))
 
 
 def score(
-    prediction: Predictive,
+    prediction: Prediction,
     target: Floats,
     mask: Bools,
     regions: RegionMap,

@@ -9,9 +9,9 @@ import pandas as pd
 from dualflow.config import Config
 from dualflow.data.preprocessed_scan import PreprocessedScan
 from dualflow.errors import DataError
+from dualflow.evaluation.arrays import Bools, Floats
 from dualflow.evaluation.measures import Context
 from dualflow.evaluation.metrics import METRICS
-from dualflow.evaluation.prediction import Bools, Floats
 from dualflow.evaluation.statistics import KEYS
 from dualflow.imaging.intensity import scored_voxels
 from dualflow.imaging.regions import region_map

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from dualflow.evaluation.arrays import Floats
 from dualflow.evaluation.calibration import distance_from_uniform
 from dualflow.evaluation.measures import Measure, StudyMetric
 from dualflow.evaluation.metrics import METRICS
-from dualflow.evaluation.prediction import Floats
 from dualflow.layout import Scan
 
 RESAMPLES_AT_ONCE = 100

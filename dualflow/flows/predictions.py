@@ -4,35 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from hashlib import sha256
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from dualflow.errors import ConfigError
-from dualflow.flows.spec import FlowSpec
+
+if TYPE_CHECKING:  # the model imports this module
+    from dualflow.flows.model import DualFlow
 
 
-class Sampler(Protocol):
-    """What a prediction needs of a flow: its spec, its mean image and its samples."""
-
-    spec: FlowSpec
-
-    def mean(self, source: Tensor, side: Tensor | None = None) -> Tensor:
-        """Return the mean image `[N, C, D, H, W]`."""
-
-    def sample(
-        self,
-        source: Tensor,
-        side: Tensor | None = None,
-        n: int = 1,
-        temperature: float = 1.0,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Return n samples per source, `[n, N, C, D, H, W]`."""
-
-
-def predict(flow: Sampler, source: Tensor, side: Tensor | None, kind: str) -> Tensor:
+def predict(flow: DualFlow, source: Tensor, side: Tensor | None, kind: str) -> Tensor:
     """Return one image `[N, C, D, H, W]` by the prediction named `kind`, a row of PREDICTIONS.
 
     The seed of the noise is a digest of the source, so predictions are deterministic.
@@ -47,23 +30,23 @@ def predict(flow: Sampler, source: Tensor, side: Tensor | None, kind: str) -> Te
     return PREDICTIONS[kind](flow, source, side)
 
 
-def _mean(flow: Sampler, source: Tensor, side: Tensor | None) -> Tensor:
+def _mean(flow: DualFlow, source: Tensor, side: Tensor | None) -> Tensor:
     return flow.mean(source, side)
 
 
-def _temperature0(flow: Sampler, source: Tensor, side: Tensor | None) -> Tensor:
+def _temperature0(flow: DualFlow, source: Tensor, side: Tensor | None) -> Tensor:
     return flow.sample(source, side, temperature=0.0)[0]
 
 
-def _one_sample(flow: Sampler, source: Tensor, side: Tensor | None) -> Tensor:
+def _one_sample(flow: DualFlow, source: Tensor, side: Tensor | None) -> Tensor:
     return _mean_of_samples(flow, source, side, 1)
 
 
-def _sample_mean(flow: Sampler, source: Tensor, side: Tensor | None) -> Tensor:
+def _sample_mean(flow: DualFlow, source: Tensor, side: Tensor | None) -> Tensor:
     return _mean_of_samples(flow, source, side, flow.spec.prediction_samples)
 
 
-def _mean_of_samples(flow: Sampler, source: Tensor, side: Tensor | None, n: int) -> Tensor:
+def _mean_of_samples(flow: DualFlow, source: Tensor, side: Tensor | None, n: int) -> Tensor:
     """Mean of n samples of each subject, `[N, C, D, H, W]`.
 
     The noise of a subject does not depend on the rest of the batch, and differs between subjects, so that it averages
@@ -78,7 +61,7 @@ def _mean_of_samples(flow: Sampler, source: Tensor, side: Tensor | None, n: int)
     return torch.cat(means)
 
 
-PREDICTIONS: dict[str, Callable[[Sampler, Tensor, Tensor | None], Tensor]] = {
+PREDICTIONS: dict[str, Callable[[DualFlow, Tensor, Tensor | None], Tensor]] = {
     "mean": _mean,
     "temperature0": _temperature0,
     "one_sample": _one_sample,

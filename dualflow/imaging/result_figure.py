@@ -66,7 +66,6 @@ def result_figure(
     title: str,
     mask: BoolArray | None = None,
     flagged: BoolArray | None = None,
-    width: FloatArray | None = None,
     real: FloatArray | None = None,
     source_name: str = "MR",
     target_name: str = "PET",
@@ -86,7 +85,6 @@ def result_figure(
         title: caption, such as the scan's label and its verdict; two lines at most are shown.
         mask: brain; by default the voxels whose `mean` is not 0.
         flagged: region to outline, such as a cluster of the lesion map; None or empty for no outline.
-        width: width of the interval from the 5 % to the 95 % quantile, in `unit`.
         real: real image in `unit`, which adds rows of itself and of the difference.
         source_name: name of the source.
         target_name: name of the target.
@@ -94,7 +92,7 @@ def result_figure(
     Raises:
         GeometryError: an array is not on the grid of `source`.
     """
-    arrays = {"mean": mean, "std": std, "mask": mask, "flagged": flagged, "width": width, "real": real}
+    arrays = {"mean": mean, "std": std, "mask": mask, "flagged": flagged, "real": real}
     for name, array in arrays.items():
         if array is not None and array.shape != source.shape:
             raise GeometryError(f"{name} has shape {array.shape}, expected {source.shape}, the grid of source")
@@ -111,10 +109,6 @@ def result_figure(
         *([] if real is None else [_difference(mean - real, subset)]),
         _Row("Standard deviation", std, SPREAD_MAP, _spread_window(subset.values(std))),
     ]
-    if width is not None:
-        interval = "Width of the interval from the 5 % to the 95 % quantile"
-        rows.append(_Row(interval, width, SPREAD_MAP, _spread_window(subset.values(width))))
-
     lines = textwrap.wrap(title, _TITLE_CHARACTERS, max_lines=_TITLE_LINES, placeholder=" ...")
     canvas = Canvas(box[1] - box[0], len(rows), planes=PLANES, panel=PANEL, head=TITLE_LINE * len(lines))
     for number, line in enumerate(lines):

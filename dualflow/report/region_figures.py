@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from dualflow.data.tsv import all_numbers, numbers
 from dualflow.evaluation.agreement import agreement
-from dualflow.evaluation.prediction import Floats
+from dualflow.evaluation.arrays import Floats
 from dualflow.modalities import Modality
 from dualflow.report.region_means import RegionMeans, readable
 from dualflow.report.style import COLOURS, GRID, INK, MUTED, styled

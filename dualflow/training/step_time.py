@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import platform
-import resource
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, median
@@ -173,16 +171,6 @@ def timed_step(
     return seconds
 
 
-def peak_bytes() -> int:
-    """Peak resident memory of this process in bytes; on Linux since the counter was last reset."""
-    status = Path("/proc/self/status")
-    high_water_mark = [line.split()[1] for line in _lines(status) if line.startswith("VmHWM")]
-    if high_water_mark:
-        return int(high_water_mark[0]) << 10
-    # Includes the parent's memory at the fork.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1 << 10)
-
-
 def machine() -> dict[str, str]:
     """Properties of the machine that step times depend on, without its host name."""
     return {
@@ -222,11 +210,7 @@ def _brain(like: Tensor) -> Tensor:
 
 
 def _processor() -> str:
-    lines = _lines(Path("/proc/cpuinfo"))
+    cpuinfo = Path("/proc/cpuinfo")  # Linux only
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def _lines(path: Path) -> list[str]:
-    """Lines of a file of the kernel; empty if the system has no such file."""
-    return path.read_text().splitlines() if path.is_file() else []

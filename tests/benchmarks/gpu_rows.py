@@ -15,7 +15,8 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
-from step import LAYOUTS, _reset_peak, bare_pass, convolutions
+from memory_use import peak_bytes, reset_peak
+from step import LAYOUTS, bare_pass, convolutions
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -37,7 +38,7 @@ from dualflow.training.device import autocast, select_device, synchronize
 from dualflow.training.distributed import ProcessGroup, launch_command
 from dualflow.training.memory_footprint import footprint
 from dualflow.training.optimiser import Optimiser
-from dualflow.training.step_time import SCHEDULE, peak_bytes, random_training, timed_step
+from dualflow.training.step_time import SCHEDULE, random_training, timed_step
 from dualflow.training.train_flow import TrainedFlow, train_flow
 
 MIB = 1 << 20
@@ -352,7 +353,7 @@ def _few_steps(config: Config) -> float:
     best = [value.clone() for value in objective.state_dict().values()]  # a training keeps its best weights
     objective.train()
     timed_step(config, "step", objective, optimiser, batch)
-    before = _reset_peak()
+    before = reset_peak()
     timed_step(config, "step", objective, optimiser, batch)
     del best
     return max(peak_bytes() - before, 0.0)

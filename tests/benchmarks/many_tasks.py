@@ -7,8 +7,8 @@ from time import perf_counter
 
 import click
 import psutil
+from memory_use import release_freed_memory
 
-from dualflow.process import release_freed_memory
 from dualflow.workers import run_in_workers
 
 

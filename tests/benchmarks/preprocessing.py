@@ -13,6 +13,7 @@ from typing import Any
 import click
 import pandas as pd
 from command import with_config
+from memory_use import peak_bytes
 
 from dualflow.cohort import participants, write_subject
 from dualflow.config import Config, PreprocessConfig, StudyConfig
@@ -27,7 +28,7 @@ from dualflow.layout import Layout, Scan
 from dualflow.modalities import modality
 from dualflow.process import set_threads
 from dualflow.progress import track
-from dualflow.training.step_time import machine, peak_bytes
+from dualflow.training.step_time import machine
 from dualflow.workers import CrashedTask, run_in_workers
 
 Row = dict[str, Any]

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
 from functools import partial
 from multiprocessing import get_context
-from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple, get_args
 
 import click
 import pandas as pd
-import psutil
 import torch
 from command import with_config
+from memory_use import peak_bytes, reset_peak
 from other_libraries import STACKS, build_stack, installed
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,11 +23,11 @@ from dualflow.config import Config
 from dualflow.data.markdown import Column, table
 from dualflow.errors import DualflowError
 from dualflow.flows.memory import Memory
-from dualflow.process import keep_freed_memory, release_freed_memory, set_threads
+from dualflow.process import keep_freed_memory, set_threads
 from dualflow.progress import track
 from dualflow.training.device import autocast, chosen_precision, device_of, select_device
 from dualflow.training.optimiser import Optimiser
-from dualflow.training.step_time import SCHEDULE, machine, peak_bytes, random_training, timed_step
+from dualflow.training.step_time import SCHEDULE, machine, random_training, timed_step
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last_3d}
 """Memory layouts of bare convolutions."""
@@ -155,7 +153,7 @@ def _costs(step: Callable[[], None], record: Callable[[], list[Call]], batch_siz
     The convolutions are timed in each of LAYOUTS.
     """
     step()  # allocates the optimiser's moments, which do not count
-    before = _reset_peak()
+    before = reset_peak()
     step()
     peak = peak_bytes()
     calls, device = record(), torch.device("cpu")
@@ -176,14 +174,6 @@ def _costs(step: Callable[[], None], record: Callable[[], list[Call]], batch_siz
         "samples_per_second": batch_size / seconds,
         "memory_mib": (peak - before) / MIB,
     }
-
-
-def _reset_peak() -> float:
-    """Return freed memory to the system, reset the peak, and return the bytes in use."""
-    release_freed_memory()
-    with suppress(OSError):  # Linux only
-        Path("/proc/self/clear_refs").write_text("5")
-    return float(psutil.Process().memory_info().rss)
 
 
 def _in_new_process(name: str, job: Callable[..., Row], arguments: tuple[Any, ...]) -> Row:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -24,17 +22,10 @@ from dualflow.evaluation.calibration import (
 )
 from dualflow.evaluation.metrics import score
 from dualflow.imaging.regions import RegionMap
+from dualflow.inference.predict import Prediction
 from dualflow.modalities import MODALITIES
 
 SIZE = 40_000
-
-
-@dataclass(frozen=True)
-class Guess:
-    mean: NDArray
-    std: NDArray
-    samples: NDArray | None = None
-    region_std: NDArray | None = None
 
 
 def draws(count: int, scale: float = 1.0, seed: int = 0) -> Ensemble:
@@ -97,7 +88,7 @@ def test_joint_samples_cover_regions_and_independent_voxels_do_not():
     for target in truths:
         for results, is_joint in ((joint, True), (independent, False)):
             samples = volumes(count, is_joint)
-            guess = Guess(samples.mean(0), samples.std(0, ddof=1), samples)
+            guess = Prediction(samples.mean(0), samples.std(0, ddof=1), samples)
             results.append(score(guess, target, mask, regions, MODALITIES["FDG"]))
     for results, expected in ((joint, 0.8), (independent, 0.15)):
         assert np.mean([scores["voxel_coverage_80"] for scores in results]) == pytest.approx(0.8, abs=0.06)
@@ -110,11 +101,11 @@ def test_a_spread_per_voxel_gives_no_region_distribution():
     shape = (2, 2, 2)
     regions, mask = RegionMap(np.ones(shape, int), ("a",), (4, 4, 4)), np.ones(shape, bool)
     ones = np.ones(shape)
-    assert voxel_distribution(Guess(ones, 0 * ones), mask) is None
-    assert isinstance(voxel_distribution(Guess(ones, ones), mask), Normal)
-    assert region_distribution(Guess(ones, ones), mask, regions) is None
-    assert isinstance(region_distribution(Guess(ones, ones, None, np.array([0.1])), mask, regions), Normal)
-    assert isinstance(region_distribution(Guess(ones, ones, np.ones((4, *shape))), mask, regions), Ensemble)
+    assert voxel_distribution(Prediction(ones, 0 * ones), mask) is None
+    assert isinstance(voxel_distribution(Prediction(ones, ones), mask), Normal)
+    assert region_distribution(Prediction(ones, ones), mask, regions) is None
+    assert isinstance(region_distribution(Prediction(ones, ones, None, np.array([0.1])), mask, regions), Normal)
+    assert isinstance(region_distribution(Prediction(ones, ones, np.ones((4, *shape))), mask, regions), Ensemble)
 
 
 def test_reliability_rises_with_the_level():
@@ -122,7 +113,7 @@ def test_reliability_rises_with_the_level():
     shape = (20, 20, 20)
     rng = np.random.default_rng(5)
     regions = RegionMap(np.ones(shape, int), ("a",), (4, 4, 4))
-    guess = Guess(np.zeros(shape), np.ones(shape))
+    guess = Prediction(np.zeros(shape), np.ones(shape))
     curve = reliability(calibration_cases(guess, rng.normal(size=shape), np.ones(shape, bool), regions))
     assert set(curve["kind"]) == {"voxel"}
     assert curve["coverage"].is_monotonic_increasing
@@ -134,7 +125,7 @@ def test_a_pit_histogram_shows_whether_the_spread_fits(spread, outer):
     """It is flat for a calibrated prediction, a valley for one that is too narrow, a hill for one that is too wide."""
     shape, rng = (20, 20, 20), np.random.default_rng(5)
     regions = RegionMap(np.ones(shape, int), ("a",), (4, 4, 4))
-    guess = Guess(np.zeros(shape), np.full(shape, spread))
+    guess = Prediction(np.zeros(shape), np.full(shape, spread))
     cases = calibration_cases(guess, rng.normal(size=shape), np.ones(shape, bool), regions)
     shares = pit_histogram(cases).set_index("pit")["share"]
     assert shares.sum() == pytest.approx(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -15,6 +14,7 @@ from dualflow.evaluation.joint_scores import META_REGIONS, PERSON_VALUES, contra
 from dualflow.evaluation.metrics import METRICS, score
 from dualflow.imaging.atlas import desikan_killiany
 from dualflow.imaging.regions import RegionMap
+from dualflow.inference.predict import Prediction
 from dualflow.modalities import MODALITIES
 
 JOINT = ("energy_score", "contrast_crps", *PERSON_VALUES)
@@ -24,14 +24,6 @@ MASK = np.ones(LABELS.shape, bool)
 REGIONS = RegionMap(LABELS, NAMES, (4.0, 4.0, 4.0))
 
 
-@dataclass(frozen=True)
-class Guess:
-    mean: NDArray
-    std: NDArray
-    samples: NDArray | None = None
-    region_std: NDArray | None = None
-
-
 def volumes(means: NDArray) -> NDArray:
     """Volumes `[..., D, H, W]` with these region means `[..., 4]`."""
     return means[..., LABELS - 1]
@@ -39,7 +31,7 @@ def volumes(means: NDArray) -> NDArray:
 
 def scores(samples: NDArray, truth: NDArray, mask: NDArray = MASK) -> dict[str, float]:
     """Scores of samples of region means `[K, 4]`."""
-    guess = Guess(volumes(samples.mean(0)), volumes(samples.std(0)), volumes(samples))
+    guess = Prediction(volumes(samples.mean(0)), volumes(samples.std(0)), volumes(samples))
     return score(guess, volumes(truth), mask, REGIONS, MODALITIES["FDG"])
 
 
@@ -128,9 +120,9 @@ def test_joint_scores_need_samples():
     ones = np.ones(LABELS.shape)
     target = volumes(np.array([1.0, 1.0, 1.0, 3.0]))
     for guess, expected in (
-        (Guess(ones, 0 * ones), set()),
-        (Guess(ones, ones), set()),
-        (Guess(ones, ones, None, np.array([0.1, 0.1, 0.1, 0.3])), {"person_spread", "person_error"}),
+        (Prediction(ones, 0 * ones), set()),
+        (Prediction(ones, ones), set()),
+        (Prediction(ones, ones, None, np.array([0.1, 0.1, 0.1, 0.3])), {"person_spread", "person_error"}),
     ):
         result = score(guess, target, MASK, REGIONS, MODALITIES["FDG"])
         assert {name for name in JOINT if name in result} == expected

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -15,20 +15,11 @@ from dualflow.errors import ShapeError
 from dualflow.evaluation.metrics import METRICS, Context, intraclass_correlation, mae, psnr, ssim
 from dualflow.evaluation.metrics import score as score_prediction
 from dualflow.imaging.regions import RegionMap
+from dualflow.inference.predict import Prediction
 from dualflow.modalities import MODALITIES
 
 ROW = MODALITIES["FDG"]
 SHAPE = (16, 18, 14)
-
-
-@dataclass(frozen=True)
-class Guess:
-    """A prediction with the attributes that evaluation asks for."""
-
-    mean: NDArray
-    std: NDArray
-    samples: NDArray | None = None
-    region_std: NDArray | None = None
 
 
 @pytest.fixture
@@ -45,7 +36,7 @@ def scene() -> tuple[NDArray, NDArray, NDArray, RegionMap]:
 def test_perfect_prediction(scene):
     """The truth has no error and full similarity; without a spread it has neither coverage nor CRPS."""
     _, target, mask, regions = scene
-    scores = score_prediction(Guess(target, np.zeros(SHAPE)), target, mask, regions, ROW)
+    scores = score_prediction(Prediction(target, np.zeros(SHAPE)), target, mask, regions, ROW)
     assert scores["mae"] == scores["region_mae"] == 0
     assert scores["ssim"] == pytest.approx(1, abs=1e-6)
     assert scores["pearson_r"] == pytest.approx(1)
@@ -58,7 +49,7 @@ def test_mae_psnr_and_region_errors_by_hand():
     target, mask = np.ones((4, 4, 4)), np.ones((4, 4, 4), bool)
     labels = 1 + (np.arange(64).reshape(4, 4, 4) > 31)
     scores = score_prediction(
-        Guess(target + 0.1, np.zeros_like(target)), target, mask, RegionMap(labels, ("a", "b"), (4, 4, 4)), ROW
+        Prediction(target + 0.1, np.zeros_like(target)), target, mask, RegionMap(labels, ("a", "b"), (4, 4, 4)), ROW
     )
     assert scores["mae"] == pytest.approx(0.1)
     assert scores["psnr"] == pytest.approx(20 * np.log10(2 / 0.1))
@@ -69,7 +60,7 @@ def test_mae_psnr_and_region_errors_by_hand():
 def test_the_error_to_the_attainable_mean_is_known_for_a_simulated_subject_only(scene):
     """It is the mean absolute difference from the expected image, and absent without one."""
     estimate, target, mask, regions = scene
-    guess = Guess(estimate, np.zeros(SHAPE))
+    guess = Prediction(estimate, np.zeros(SHAPE))
     known = score_prediction(guess, target, mask, regions, ROW, attainable=np.where(mask, estimate - 0.25, np.inf))
     assert known["attainable_error"] == pytest.approx(0.25)
     assert "attainable_error" not in score_prediction(guess, target, mask, regions, ROW)
@@ -80,7 +71,7 @@ def test_region_bias_keeps_its_sign_and_region_error_does_not():
     labels = 1 + (np.arange(64).reshape(4, 4, 4) > 31)
     estimate = np.where(labels == 1, 1.2, 0.8)
     regions = RegionMap(labels, ("a", "b"), (4, 4, 4))
-    scores = score_prediction(Guess(estimate, 0 * estimate), np.ones((4, 4, 4)), labels > 0, regions, ROW)
+    scores = score_prediction(Prediction(estimate, 0 * estimate), np.ones((4, 4, 4)), labels > 0, regions, ROW)
     assert scores["region_bias"] == pytest.approx(0, abs=1e-9)
     assert scores["region_mae"] == pytest.approx(20)
 
@@ -101,8 +92,8 @@ def test_voxels_outside_the_mask_have_no_effect(scene):
     estimate, target, mask, regions = scene
     rng = np.random.default_rng(1)
     samples = estimate + 0.1 * rng.normal(size=(8, *SHAPE)).astype(np.float32)
-    first = Guess(estimate, samples.std(0), samples)
-    changed = Guess(
+    first = Prediction(estimate, samples.std(0), samples)
+    changed = Prediction(
         *(np.where(mask, image, 50 * rng.random(SHAPE)) for image in (estimate, samples.std(0))),
         np.where(mask, samples, -7),
     )
@@ -115,7 +106,7 @@ def test_voxels_outside_the_mask_have_no_effect(scene):
 def test_correlations_agree_with_scipy(scene):
     """Pearson r over voxels and over region means agrees with SciPy."""
     estimate, target, mask, regions = scene
-    scores = score_prediction(Guess(estimate, np.zeros(SHAPE)), target, mask, regions, ROW)
+    scores = score_prediction(Prediction(estimate, np.zeros(SHAPE)), target, mask, regions, ROW)
     assert scores["pearson_r"] == pytest.approx(pearsonr(estimate[mask], target[mask]).statistic, abs=1e-6)
     means = regions.means(estimate, mask), regions.means(target, mask)
     assert scores["region_r"] == pytest.approx(pearsonr(*means).statistic, abs=1e-6)
@@ -126,8 +117,8 @@ def test_spread_error_r_follows_the_noise_level(scene):
     _, target, mask, regions = scene
     level = np.linspace(0.02, 0.4, SHAPE[0], dtype=np.float32)[:, None, None] * np.ones(SHAPE, np.float32)
     estimate = target + level * np.random.default_rng(2).normal(size=SHAPE).astype(np.float32)
-    right = score_prediction(Guess(estimate, level), target, mask, regions, ROW)["spread_error_r"]
-    wrong = score_prediction(Guess(estimate, 0.5 - level), target, mask, regions, ROW)["spread_error_r"]
+    right = score_prediction(Prediction(estimate, level), target, mask, regions, ROW)["spread_error_r"]
+    wrong = score_prediction(Prediction(estimate, 0.5 - level), target, mask, regions, ROW)["spread_error_r"]
     assert right > 0.6
     assert wrong == pytest.approx(-right, abs=1e-6)
 
@@ -151,9 +142,9 @@ def test_empty_mask_and_other_grids_are_refused(scene):
     """An empty mask or another grid is an error that names the shapes."""
     estimate, target, mask, regions = scene
     with pytest.raises(ShapeError, match="0 voxels"):
-        score_prediction(Guess(estimate, 0 * estimate), target, mask & False, regions, ROW)
+        score_prediction(Prediction(estimate, 0 * estimate), target, mask & False, regions, ROW)
     with pytest.raises(ShapeError, match="grid"):
-        score_prediction(Guess(estimate[1:], 0 * estimate[1:]), target, mask, regions, ROW)
+        score_prediction(Prediction(estimate[1:], 0 * estimate[1:]), target, mask, regions, ROW)
 
 
 def test_mae_is_exact_in_float32(scene):
@@ -166,7 +157,7 @@ def test_mae_is_exact_in_float32(scene):
 def test_rmse_by_hand(scene):
     """The root of the mean square over the mask."""
     estimate, target, mask, regions = scene
-    scores = score_prediction(Guess(estimate, np.zeros(SHAPE)), target, mask, regions, ROW)
+    scores = score_prediction(Prediction(estimate, np.zeros(SHAPE)), target, mask, regions, ROW)
     assert scores["rmse"] == pytest.approx(np.linalg.norm((estimate - target)[mask]) / np.sqrt(mask.sum()), rel=1e-5)
 
 
@@ -192,7 +183,7 @@ def test_the_ad_signature_is_a_mean_over_voxels():
     labels = np.repeat([1, 2, 2, 3], 16).reshape(4, 4, 4)
     target, regions = np.choose(labels, [0, 1.0, 1.5, 9.0]), RegionMap(labels, names, (4, 4, 4))
     estimate = np.where(labels == 1, 1.3, target)
-    scores = score_prediction(Guess(estimate, 0 * estimate), target, labels > 0, regions, ROW)
+    scores = score_prediction(Prediction(estimate, 0 * estimate), target, labels > 0, regions, ROW)
     assert (scores["ad_roi_real"], scores["ad_roi_estimate"]) == pytest.approx((4 / 3, 4.3 / 3))
     assert scores["ad_roi_bias"] == scores["ad_roi_error"] == pytest.approx(100 * 0.3 / 4)
 
@@ -201,7 +192,7 @@ def test_diversity_and_pit_agree_with_their_definitions(scene):
     """Diversity is relative to the samples' distance from the real image; the PIT of the middle sample is one half."""
     _, target, mask, regions = scene
     samples = target + np.linspace(-0.2, 0.2, 5)[:, None, None, None] ** 3
-    scores = score_prediction(Guess(target, samples.std(0), samples), target, mask, regions, ROW)
+    scores = score_prediction(Prediction(target, samples.std(0), samples), target, mask, regions, ROW)
     pairs = [np.abs(first - second)[mask].mean() for first, second in combinations(samples, 2)]
     distances = [np.abs(sample - target)[mask].mean() for sample in samples]
     assert scores["sample_diversity"] == pytest.approx(np.mean(pairs) / np.mean(distances), rel=1e-5)

@@ -172,16 +172,6 @@ def test_values_outside_the_brain_are_hidden_in_results_only(tmp_path):
     assert np.abs(first - second)[5:20, 30:60].mean() > 60
 
 
-def test_the_interval_has_a_row_if_given(tmp_path):
-    """The width of the interval adds a row of the same height."""
-    arguments = scan()
-    save(tmp_path / "a.jpg", **arguments)
-    save(tmp_path / "b.jpg", **arguments, width=3.3 * arguments["std"])
-    first, second = (pixels(tmp_path / f"{name}.jpg").shape for name in "ab")
-    assert first[1] == second[1] == 700
-    assert (second[0] - TITLE_LINE) * 3 == pytest.approx((first[0] - TITLE_LINE) * 4, abs=6)
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -201,7 +191,7 @@ def test_implausible_input_is_drawn(tmp_path, change):
     assert pixels(tmp_path / "a.jpg").any()
 
 
-@pytest.mark.parametrize("name", ["mean", "std", "mask", "flagged", "width"])
+@pytest.mark.parametrize("name", ["mean", "std", "mask", "flagged"])
 def test_other_grids_are_refused(tmp_path, name):
     """An array of another shape is named with both shapes."""
     with pytest.raises(GeometryError, match=rf"{name} has shape \(2, 2, 2\), expected \(44, 52, 48\)"):
@@ -214,7 +204,7 @@ def test_figures_are_small_and_reproducible(tmp_path):
     noise = 1 + gaussian_filter(np.random.default_rng(0).normal(size=SHAPE), 0.7)
     arguments |= {name: (noise * arguments[name]).astype(np.float32) for name in ("source", "mean", "std")}
     for name in ("a.jpg", "b.jpg"):
-        save(tmp_path / name, **arguments, width=arguments["std"])
+        save(tmp_path / name, **arguments)
     assert (tmp_path / "a.jpg").read_bytes() == (tmp_path / "b.jpg").read_bytes()
     assert (tmp_path / "a.jpg").stat().st_size < 150_000
     assert len(list(tmp_path.iterdir())) == 2
