@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 
 from dualflow import cohort
@@ -20,7 +21,6 @@ from dualflow.data.study_pairs import load_split, usable_pairs
 from dualflow.data.tsv import table_text
 from dualflow.evaluation.metrics import score
 from dualflow.evaluation.study_metrics import TRUE_LAW
-from dualflow.imaging.geometry import apply_map
 from dualflow.imaging.regions import region_map
 from dualflow.imaging.volume import read_volume
 from dualflow.inference.convert import scan_seed
@@ -98,7 +98,7 @@ def _registration_error(config: Config, scan: Scan) -> Iterator[dict[str, float]
     true = np.array(json.loads(sidecar.read_text())["TargetToSource"])
     preprocessed = PreprocessedScan.from_manifest(config.layout, scan)
     estimated, brain = np.array(preprocessed.record()["target_to_source"]), preprocessed.volume("mask_native")
-    points = apply_map(brain.affine, np.argwhere(brain.array > 0.5)[::STRIDE].astype(np.float64))
-    true_points, estimated_points = (apply_map(np.linalg.inv(matrix), points) for matrix in (true, estimated))
+    points = apply_affine(brain.affine, np.argwhere(brain.array > 0.5)[::STRIDE].astype(np.float64))
+    true_points, estimated_points = (apply_affine(np.linalg.inv(matrix), points) for matrix in (true, estimated))
     distance = np.linalg.norm(true_points - estimated_points, axis=-1)
     yield {"mean_mm": float(distance.mean()), "max_mm": float(distance.max())}

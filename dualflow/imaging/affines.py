@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import voxel_sizes
 
 from dualflow.errors import GeometryError
-from dualflow.imaging.geometry import Affine, Points, corner_distance, spacing_of
+from dualflow.imaging.geometry import Affine, Points, corner_distance
 
 
 class FormCodes(NamedTuple):
@@ -60,9 +61,9 @@ def resolve_affine(header: nib.Nifti1Header, shape: tuple[int, int, int], path: 
             )
     # Readers that take the voxel edges from pixdim, as ITK does, would scale the image.
     edges = header["pixdim"][1:4].astype(np.float64)
-    if (np.abs(edges - spacing_of(sform)) * (np.array(shape) - 1)).max() > CORNER_TOLERANCE_MM:
+    if (np.abs(edges - voxel_sizes(sform)) * (np.array(shape) - 1)).max() > CORNER_TOLERANCE_MM:
         raise GeometryError(
-            f"{path}: voxel edges are {_text(edges)} mm by pixdim and {_text(spacing_of(sform))} mm by the sform, "
+            f"{path}: voxel edges are {_text(edges)} mm by pixdim and {_text(voxel_sizes(sform))} mm by the sform, "
             "expected the same; decide which is right and correct the other"
         )
     return affine
@@ -103,7 +104,7 @@ def check_affine(affine: Affine, name: str) -> None:
             f"{name}: the affine reaches {largest:.3g} mm, expected at most {MAX_COORDINATE_MM:g} mm; write the scan "
             "again from its DICOM"
         )
-    spacing = spacing_of(affine)
+    spacing = voxel_sizes(affine)
     if spacing.min() < 1e-6 or abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-3:
         raise GeometryError(
             f"{name}: the affine is singular (voxel edges {_text(spacing)} mm), expected three independent axes of "

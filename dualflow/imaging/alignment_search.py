@@ -16,8 +16,9 @@ from typing import TypeAlias
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
+from nibabel.affines import apply_affine
 
-from dualflow.imaging.geometry import Affine, Points, Volume, apply_map, from_transform, shrink
+from dualflow.imaging.geometry import Affine, Points, Volume, from_transform, shrink
 
 Transform: TypeAlias = sitk.Euler3DTransform | sitk.AffineTransform
 
@@ -165,14 +166,14 @@ def mutual_information(region: sitk.Image) -> sitk.ImageRegistrationMethod:
 
 def coverage(points: Points, to_moving: Affine, moving: Volume) -> float:
     """Share of world points that a points map takes into the field of view of `moving`."""
-    index = apply_map(np.linalg.inv(moving.affine) @ to_moving, points)
+    index = apply_affine(np.linalg.inv(moving.affine) @ to_moving, points)
     return float(((index > -0.5) & (index < np.array(moving.array.shape) - 0.5)).all(axis=1).mean())
 
 
 def mask_points(mask: Volume) -> Points:
     """World points `[N, 3]` of a mask, thinned to about 20,000."""
     index = np.argwhere(mask.array > 0.5)
-    return apply_map(mask.affine, index[:: max(1, len(index) // 20_000)].astype(np.float64))
+    return np.asarray(apply_affine(mask.affine, index[:: max(1, len(index) // 20_000)].astype(np.float64)))
 
 
 def _value_only(method: sitk.ImageRegistrationMethod) -> sitk.ImageRegistrationMethod:

@@ -15,6 +15,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
+from nibabel.affines import apply_affine, voxel_sizes
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
@@ -61,18 +62,8 @@ def smooth(volume: Volume, fwhm_mm: float) -> Volume:
     """Smooth a volume by a Gaussian of this full width at half maximum; a width of 0 mm changes nothing."""
     if not fwhm_mm:
         return volume
-    sigma = fwhm_mm / FWHM / spacing_of(volume.affine)
+    sigma = fwhm_mm / FWHM / voxel_sizes(volume.affine)
     return replace(volume, array=gaussian_filter(volume.array, sigma, mode="nearest"))
-
-
-def spacing_of(affine: Affine) -> Points:
-    """Voxel edges `[3]` in mm."""
-    return np.asarray(np.linalg.norm(affine[:3, :3], axis=0))
-
-
-def apply_map(points_map: Affine, points: Points) -> Points:
-    """Map world points `[N, 3]`."""
-    return np.asarray(points @ points_map[:3, :3].T + points_map[:3, 3])
 
 
 def ras_orders(affine: Affine) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -83,7 +74,8 @@ def ras_orders(affine: Affine) -> tuple[NDArray[Any], NDArray[Any]]:
 
 def corners(affine: Affine, shape: tuple[int, int, int]) -> Points:
     """World points `[8, 3]` of the centres of the corner voxels."""
-    return apply_map(affine, np.array(list(product(*((0, size - 1) for size in shape))), dtype=np.float64))
+    indices = np.array(list(product(*((0, size - 1) for size in shape))), dtype=np.float64)
+    return np.asarray(apply_affine(affine, indices))
 
 
 def corner_distance(first: Affine, second: Affine, shape: tuple[int, int, int]) -> float:
@@ -108,7 +100,7 @@ def _entries(matrix: Affine) -> list[float]:
 def to_sitk(array: NDArray[np.generic], affine: Affine) -> sitk.Image:
     """Voxels `[I, J, K]` and their RAS affine as a SimpleITK image."""
     image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
-    spacing, lps = spacing_of(affine), _LPS @ affine
+    spacing, lps = voxel_sizes(affine), _LPS @ affine
     image.SetSpacing(spacing.tolist())
     image.SetDirection(_entries(lps[:3, :3] / spacing))
     image.SetOrigin(lps[:3, 3].tolist())
@@ -125,7 +117,7 @@ def from_sitk(image: sitk.Image) -> tuple[NDArray[np.generic], Affine]:
 
 def shrink(volume: Volume, spacing: float) -> sitk.Image:
     """Average blocks of voxels to about `spacing` mm; at least two voxels remain along each axis."""
-    edges = zip(spacing_of(volume.affine), volume.array.shape, strict=True)
+    edges = zip(voxel_sizes(volume.affine), volume.array.shape, strict=True)
     factors = [max(1, min(round(spacing / edge), size // 2)) for edge, size in edges]
     return sitk.BinShrink(to_sitk(volume.array, volume.affine), factors)
 
@@ -177,7 +169,7 @@ def resample(
         if (ratio > COARSENING).any():
             sigma = np.where(ratio > COARSENING, np.sqrt(np.maximum(ratio**2 - 1, 0)) / FWHM, 0)
             array = gaussian_filter(array, sigma, mode="nearest", truncate=3)
-    spacing, lps = spacing_of(affine), _LPS @ affine
+    spacing, lps = voxel_sizes(affine), _LPS @ affine
     resampler = sitk.ResampleImageFilter()
     resampler.SetInterpolator(_INTERPOLATORS[order])
     resampler.SetDefaultPixelValue(background)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from nibabel.affines import voxel_sizes
 
-from dualflow.imaging.geometry import spacing_of
 from dualflow.imaging.mask_qc import BOUNDS
 
 TURNED_DEG = 60.0
@@ -32,7 +32,7 @@ def input_figures(record: Mapping[str, Any]) -> dict[str, float]:
     quality = record.get("quality", {})
     mask, template = quality.get("brain_mask", {}), quality.get("source_to_template", {})
     return {
-        "voxel_mm": round(float(spacing_of(np.array(record["native_grid"]["affine"])).max()), 4),
+        "voxel_mm": round(float(voxel_sizes(np.array(record["native_grid"]["affine"])).max()), 4),
         "brain_ml": float(quality.get("brain_ml", np.nan)),
         **{f"mask_{name}": float(mask.get(name, np.nan)) for name in BOUNDS},
         **{name: float(template.get(key, np.nan)) for name, key in _TEMPLATE.items()},

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import voxel_sizes
 
 from dualflow.errors import GeometryError, IntensityError
-from dualflow.imaging.geometry import BoolArray, Volume, corners, ras_orders, resample, spacing_of
+from dualflow.imaging.geometry import BoolArray, Volume, corners, ras_orders, resample
 from dualflow.imaging.mask_qc import MaskShape, check_metrics, measure_shape
 from dualflow.imaging.volume import read_volume
 
@@ -90,7 +91,7 @@ def study_mask(path: Path, volume: Volume) -> tuple[BoolArray, MaskShape]:
 
 def brain_volume_ml(mask: BoolArray, volume: Volume) -> float:
     """Volume of a mask in millilitres."""
-    return float(mask.sum() * np.prod(spacing_of(volume.affine)) / 1000)
+    return float(mask.sum() * np.prod(voxel_sizes(volume.affine)) / 1000)
 
 
 def check_mask(mask: BoolArray, volume: Volume) -> MaskShape:
@@ -107,7 +108,7 @@ def check_mask(mask: BoolArray, volume: Volume) -> MaskShape:
         )
     extent = [
         float(np.ptp(np.flatnonzero(mask.any(axis=tuple(set(range(3)) - {axis})))) + 1) * edge
-        for axis, edge in enumerate(spacing_of(volume.affine))
+        for axis, edge in enumerate(voxel_sizes(volume.affine))
     ]
     if min(extent) < EXTENT_MM[0] or max(extent) > EXTENT_MM[1]:
         raise IntensityError(

@@ -11,12 +11,13 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from nibabel.affines import apply_affine, voxel_sizes
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, label, map_coordinates
 from scipy.spatial import ConvexHull
 
 from dualflow.errors import IntensityError
-from dualflow.imaging.geometry import Affine, BoolArray, Volume, apply_map, resample, spacing_of
+from dualflow.imaging.geometry import Affine, BoolArray, Volume, resample
 from dualflow.imaging.mni_template import coarse_template
 
 WORKING_MM = 3.0
@@ -68,7 +69,7 @@ class TemplateAgreement:
 def measure_shape(mask: BoolArray, affine: Affine) -> MaskShape:
     """Measure a mask `[I, J, K]` that is not empty."""
     small = downsampled(mask, affine)
-    inside, edges = small.array > 0, spacing_of(small.affine)
+    inside, edges = small.array > 0, voxel_sizes(small.affine)
     return MaskShape(_solidity(inside), _core(inside, edges))
 
 
@@ -81,7 +82,7 @@ def compare_with_template(mask: BoolArray, affine: Affine, to_template: Affine) 
     )
     # Sampled at the mask's voxels, because the template's grid may end above the neck.
     to_grid = np.linalg.inv(grid.affine) @ to_template @ small.affine
-    points = apply_map(to_grid, np.argwhere(small.array > 0).astype(np.float64))
+    points = apply_affine(to_grid, np.argwhere(small.array > 0).astype(np.float64))
     depths = map_coordinates(depth, points.T, order=1, cval=-np.inf)
     inner = depth > TOLERANCE_MM
     scales = np.linalg.svd(to_template[:3, :3], compute_uv=False)
@@ -115,7 +116,7 @@ def mask_metrics(shape: MaskShape, agreement: TemplateAgreement) -> dict[str, fl
 
 def downsampled(mask: BoolArray, affine: Affine) -> Volume:
     """Every n-th voxel, about `WORKING_MM` apart, with a rim of background."""
-    steps = [max(1, round(WORKING_MM / edge)) for edge in spacing_of(affine)]
+    steps = [max(1, round(WORKING_MM / edge)) for edge in voxel_sizes(affine)]
     samples = np.pad(mask[:: steps[0], :: steps[1], :: steps[2]], 1).astype(np.float32)
     coarse = affine @ np.diag([*steps, 1.0])
     coarse[:3, 3] -= coarse[:3, :3].sum(axis=1)
@@ -146,6 +147,6 @@ def _core(inside: BoolArray, edges: NDArray[np.floating]) -> float:
 def _template_depth() -> NDArray[np.floating]:
     """Distance in mm to the surface of the template's brain, negative outside."""
     _, mask = coarse_template()
-    inside, edges = mask.array > 0, spacing_of(mask.affine)
+    inside, edges = mask.array > 0, voxel_sizes(mask.affine)
     inward, outward = (distance_transform_edt(side, sampling=edges) for side in (inside, ~inside))
     return np.asarray(inward - outward)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
+from nibabel.affines import apply_affine
 from scipy.ndimage import binary_dilation, label
 
 from dualflow.imaging.alignment_search import SEED, mutual_information
@@ -20,7 +21,6 @@ from dualflow.imaging.geometry import (
     FloatArray,
     Points,
     Volume,
-    apply_map,
     from_sitk,
     from_transform,
     shrink,
@@ -93,7 +93,7 @@ def find_motion(copies: Mapping[int, Volume], seconds: Mapping[int, float]) -> t
     head = _head(fixed.array)
     if not head.any() or counts[reference] <= 0:
         return reference, {index: Motion(np.eye(4), 0.0, 0.0, index, "shows no head") for index in copies}
-    points = apply_map(fixed.affine, np.argwhere(head).astype(np.float64))
+    points = apply_affine(fixed.affine, np.argwhere(head).astype(np.float64))
     maps: dict[int, Affine] = {reference: np.eye(4)}
     notes: dict[int, str] = {}
     for index in sorted(copies.keys() - maps.keys()):
@@ -152,4 +152,4 @@ def _register(fixed: Volume, head: BoolArray, points: Points, moving: Volume) ->
 
 def _distances(points_map: Affine, points: Points) -> Points:
     """Distance in mm by which a map moves each point."""
-    return np.asarray(np.linalg.norm(apply_map(points_map, points) - points, axis=1))
+    return np.asarray(np.linalg.norm(apply_affine(points_map, points) - points, axis=1))

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nibabel.affines import voxel_sizes
 from scipy.ndimage import distance_transform_edt, find_objects
 
 from dualflow.commit import sha256
 from dualflow.errors import IntensityError
 from dualflow.imaging.atlas import desikan_killiany, merged_name
-from dualflow.imaging.geometry import BoolArray, FloatArray, Grid, Volume, resample, spacing_of
+from dualflow.imaging.geometry import BoolArray, FloatArray, Grid, Volume, resample
 from dualflow.imaging.volume import read_volume
 from dualflow.modalities import REFERENCES
 
@@ -74,7 +75,7 @@ def reference_region(name: str, grid: Grid, brain: BoolArray, in_view: BoolArray
     if count < MIN_VOXELS:
         raise IntensityError(
             f"{image}: shows {count} voxels of reference region '{record['reference_region']}' on the grid of "
-            f"{spacing_of(grid[0])[0]:g} mm, expected at least {MIN_VOXELS}; choose a larger region, a finer grid, or "
+            f"{voxel_sizes(grid[0])[0]:g} mm, expected at least {MIN_VOXELS}; choose a larger region, a finer grid, or "
             "check the field of view"
         )
     return Reference(mask, record | {"reference_voxels": count, "reference_shown": round(count / int(region.sum()), 4)})
@@ -88,7 +89,7 @@ def reference_mask(name: str, grid: Grid) -> BoolArray:
     """
     affine, shape = grid
     if name in REFERENCES:
-        region = _eroded(name, max(ERODE_MM, float(spacing_of(affine).max()) / 2))
+        region = _eroded(name, max(ERODE_MM, float(voxel_sizes(affine).max()) / 2))
     else:
         mask = read_volume(Path(name))
         region = Volume((mask.array >= SHARE).astype(np.float32), mask.affine, mask.path)
@@ -102,7 +103,7 @@ def _eroded(name: str, depth_mm: float) -> Volume:
     inside = _region(name)
     (box,) = find_objects(inside.astype(np.uint8))
     window = tuple(slice(max(0, part.start - _MARGIN), part.stop + _MARGIN) for part in box)
-    depth = distance_transform_edt(np.pad(inside[window], 1), sampling=spacing_of(image.affine))[1:-1, 1:-1, 1:-1]
+    depth = distance_transform_edt(np.pad(inside[window], 1), sampling=voxel_sizes(image.affine))[1:-1, 1:-1, 1:-1]
     affine = np.array(image.affine, dtype=np.float64)
     affine[:3, 3] += affine[:3, :3] @ [part.start for part in window]
     core: FloatArray = (depth > depth_mm).astype(np.float32)

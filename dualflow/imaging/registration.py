@@ -14,13 +14,14 @@ from typing import TypeAlias
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
+from nibabel.affines import apply_affine
 from scipy.linalg import polar
 from scipy.ndimage import binary_dilation
 from scipy.spatial.transform import Rotation
 
 from dualflow.errors import RegistrationError
 from dualflow.imaging.alignment_search import AlignmentSearch, coverage, mask_points
-from dualflow.imaging.geometry import Affine, BoolArray, Points, Volume, apply_map, from_transform, resample
+from dualflow.imaging.geometry import Affine, BoolArray, Points, Volume, from_transform, resample
 from dualflow.imaging.mni_template import coarse_template
 
 Angles: TypeAlias = tuple[float, float, float]
@@ -93,7 +94,7 @@ def register_rigid(target: Volume, source: Volume, source_mask: BoolArray) -> Al
     # The brain's centre maps to itself by the scanner's coordinates, to the head's centre of mass, or to the middle of
     # the field of view.
     bright = Volume(np.maximum(target.array - np.float32(target.array.mean()), 0), target.affine)
-    middle = apply_map(target.affine, (np.array([target.array.shape]) - 1) / 2)[0]
+    middle = apply_affine(target.affine, (np.array([target.array.shape]) - 1) / 2)[0]
     ends = (centre, _mass_centre(bright), middle)
     starts = [_rigid_start(centre, end, rotation) for end, rotation in product(ends, _tilted())]
     turned = (_rigid_start(centre, end, rotation) for end, rotation in product(ends[1:], _turned()))
@@ -218,9 +219,9 @@ def _mass_centre(volume: Volume) -> Points:
         float(volume.array.sum(axis=tuple({0, 1, 2} - {axis}), dtype=np.float64) @ np.arange(size)) / total
         for axis, size in enumerate(volume.array.shape)
     ]
-    return np.asarray(apply_map(volume.affine, np.array([index]))[0])
+    return np.asarray(apply_affine(volume.affine, np.array([index]))[0])
 
 
 def _mean_distance(points_map: Affine, points: Points) -> float:
     """Mean distance in mm by which a map moves points."""
-    return float(np.linalg.norm(apply_map(points_map, points) - points, axis=1).mean())
+    return float(np.linalg.norm(apply_affine(points_map, points) - points, axis=1).mean())

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 from scipy.ndimage import label, map_coordinates
 
@@ -28,7 +29,7 @@ from dualflow.imaging.figure_canvas import (
     mark_ends,
     round_up,
 )
-from dualflow.imaging.geometry import Affine, BoolArray, FloatArray, Points, apply_map
+from dualflow.imaging.geometry import Affine, BoolArray, FloatArray, Points
 
 # Pixels: the three planes side by side, the colour bars beside them, and one line of the title.
 PLANES, PANEL, TITLE_LINE = 548, 128, 22
@@ -99,9 +100,9 @@ def result_figure(
     brain = mean != 0 if mask is None else mask
     subset = _Subset(brain)
     region = None if flagged is None else _largest_component(flagged)
-    points = apply_map(affine, subset.voxels())
+    points = apply_affine(affine, subset.voxels())
     box = np.quantile(points, _EXTENT, axis=0) + np.array([[-_MARGIN_MM], [_MARGIN_MM]])
-    centre = _off_midline(points) if region is None else _central_point(apply_map(affine, region))
+    centre = _off_midline(points) if region is None else _central_point(apply_affine(affine, region))
     rows = [
         _Row(source_name, source, SOURCE_MAP, _source_window(subset.values(source)), masked=False),
         *([] if real is None else [_Row(f"Real {target_name}", real, TARGET_MAP, window)]),

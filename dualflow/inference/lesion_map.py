@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, ndimage
+from scipy.stats import median_abs_deviation
 
 from dualflow.imaging.geometry import BoolArray, FloatArray
 
@@ -22,7 +23,6 @@ SPREAD_MM, SPREAD_FLOOR = 6.0, 0.5
 """Smoothing of the robust standard deviation, and its floor relative to the brain's median."""
 CLIP = 3.0
 """Largest deviation that counts in the scale of a person's own map."""
-_MAD = 1.4826
 _TINY = 1e-6
 
 
@@ -144,7 +144,7 @@ def _reference(residuals: FloatArray, support: BoolArray, spacing_mm: float) -> 
     The variance is averaged over neighbours, because that of few people is noisy.
     """
     offset = np.median(residuals, axis=0)
-    variance = (_MAD * np.median(np.abs(residuals - offset), axis=0)) ** 2
+    variance = median_abs_deviation(residuals, axis=0, scale="normal") ** 2
     weight = _blurred(np.ones(support.sum(), np.float32), support, spacing_mm)
     spread = np.sqrt(np.stack([_blurred(row, support, spacing_mm) for row in variance]) / weight)
     floor = SPREAD_FLOOR * np.median(spread, axis=1, keepdims=True)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from scipy.stats import median_abs_deviation
 
 from dualflow.commit import commit_text, sha256
 from dualflow.data.dataset import PairDataset
@@ -78,7 +79,7 @@ class FigureRanges:
         table = {name: known for name, known in table.items() if len(known) >= MIN_PEOPLE}
         median = {name: float(np.median(values)) for name, values in table.items()}
         sd = {
-            name: float(max(1.4826 * np.median(np.abs(values - median[name])), FLOOR * abs(median[name]), 1e-3))
+            name: float(max(median_abs_deviation(values, scale="normal"), FLOOR * abs(median[name]), 1e-3))
             for name, values in table.items()
         }
         side = {name: side[name] for name in table}

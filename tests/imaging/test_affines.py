@@ -10,10 +10,11 @@ from grids import CODES, affine_of, affines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.transforms import LoadImage
+from nibabel.affines import apply_affine
 
 from dualflow.errors import GeometryError
 from dualflow.imaging.affines import MNI, SCANNER, check_affine, resolve_affine
-from dualflow.imaging.geometry import apply_map, corner_distance, from_sitk
+from dualflow.imaging.geometry import corner_distance, from_sitk
 from dualflow.imaging.volume import read_volume, write_volume
 
 SHAPE = (7, 6, 5)
@@ -58,7 +59,7 @@ READERS = {"nibabel": read_nibabel, "SimpleITK": read_simpleitk, "MONAI": read_m
 def marked(affine):
     """Return an image with one bright voxel at its leftmost corner, and the index of that voxel."""
     ends = np.stack(np.meshgrid(*[(0, size - 1) for size in SHAPE], indexing="ij"), axis=-1).reshape(-1, 3)
-    marker = tuple(ends[np.argmin(apply_map(affine, ends.astype(float))[:, 0])])
+    marker = tuple(ends[np.argmin(apply_affine(affine, ends.astype(float))[:, 0])])
     array = np.zeros(SHAPE, np.float32)
     array[marker] = 1
     return array, marker
@@ -81,8 +82,8 @@ def check_reader(path, reader, marker, affine):
     bright = np.argwhere(array == 1)
     assert bright.tolist() == [[int(index) for index in marker]]
     assert corner_distance(read_affine, affine, SHAPE) <= CORNER_MM
-    all_x = apply_map(read_affine, np.argwhere(array >= 0).astype(float))[:, 0]
-    assert apply_map(read_affine, bright.astype(float))[0, 0] <= all_x.min() + CORNER_MM
+    all_x = apply_affine(read_affine, np.argwhere(array >= 0).astype(float))[:, 0]
+    assert apply_affine(read_affine, bright.astype(float))[0, 0] <= all_x.min() + CORNER_MM
 
 
 def changed(*entries):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 from grids import CODES, affine_of
+from nibabel.affines import apply_affine
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
@@ -40,7 +41,7 @@ def test_three_readers_agree_in_all_48_orientations(tmp_path, angles):
         volume = read_volume(tmp_path / "scan.nii")
         itk = sitk.ReadImage(str(tmp_path / "scan.nii"))
         ours = geometry.to_sitk(volume.array, volume.affine)
-        point = geometry.apply_map(volume.affine, np.argwhere(volume.array == 1))[0]
+        point = apply_affine(volume.affine, np.argwhere(volume.array == 1))[0]
         assert point[0] == pytest.approx(geometry.corners(affine, SHAPE)[:, 0].min(), abs=0.01)
         by_nibabel = nib.affines.apply_affine(nib.load(tmp_path / "scan.nii").affine, marker)
         index = [int(i) for i in marker]
@@ -68,7 +69,7 @@ def test_a_map_survives_the_conversion_to_simpleitk():
     transform = geometry.to_transform(points_map)
     point = np.array([3.0, -4.0, 5.0])
     moved = np.array(transform.TransformPoint((-3.0, 4.0, 5.0))) * (-1, -1, 1)
-    np.testing.assert_allclose(moved, geometry.apply_map(points_map, point[None])[0])
+    np.testing.assert_allclose(moved, apply_affine(points_map, point[None])[0])
     np.testing.assert_allclose(geometry.from_transform(transform), points_map)
 
 
@@ -79,15 +80,15 @@ def test_resample_reads_the_mapped_point(order):
     shape = (30, 30, 30)
     index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
     slope = np.array([1.0, 2.0, -3.0])
-    ramp = geometry.apply_map(affine, index.reshape(-1, 3).astype(float)).reshape(*shape, 3) @ slope
+    ramp = apply_affine(affine, index.reshape(-1, 3).astype(float)).reshape(*shape, 3) @ slope
     points_map = np.eye(4)
     points_map[:3, :3] = Rotation.from_euler("z", 0.3).as_matrix()
     points_map[:3, 3] = (1.0, 2.0, -3.0)
-    centre = geometry.apply_map(affine, np.array([[14.5, 14.5, 14.5]]))[0]
-    out = geometry.centred_affine(geometry.apply_map(np.linalg.inv(points_map), centre[None])[0], 2.0, (9, 9, 9))
+    centre = apply_affine(affine, np.array([[14.5, 14.5, 14.5]]))[0]
+    out = geometry.centred_affine(apply_affine(np.linalg.inv(points_map), centre[None])[0], 2.0, (9, 9, 9))
     result = geometry.resample(Volume(ramp.astype(np.float32), affine), out, (9, 9, 9), points_map, order=order)
     voxels = np.stack(np.meshgrid(*map(np.arange, (9, 9, 9)), indexing="ij"), axis=-1).reshape(-1, 3).astype(float)
-    expected = geometry.apply_map(points_map, geometry.apply_map(out, voxels)) @ slope
+    expected = apply_affine(points_map, apply_affine(out, voxels)) @ slope
     tolerance = {0: 7.0, 1: 1e-2, 3: 0.1}[order]
     np.testing.assert_allclose(result.ravel(), expected, atol=tolerance)
 
@@ -161,9 +162,8 @@ def test_a_flip_between_qform_and_sform_is_refused(tmp_path):
 
 
 def test_grids_and_points():
-    """Edges, corners and distances of a grid in mm."""
+    """Corners and distances of a grid in mm."""
     affine = affine_of("RAS", spacing=(1.0, 2.0, 4.0), origin=(10.0, 20.0, 30.0))
-    np.testing.assert_allclose(geometry.spacing_of(affine), (1, 2, 4))
     corners = geometry.corners(affine, SHAPE)
     assert corners.shape == (8, 3)
     np.testing.assert_allclose((corners.min(0), corners.max(0)), ((10, 20, 30), (16, 30, 46)))

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nibabel.affines import apply_affine
 from scipy.ndimage import distance_transform_edt
 
 from dualflow.config import ReviewConfig
 from dualflow.data.quality_metrics import thresholds
 from dualflow.errors import IntensityError
-from dualflow.imaging.geometry import apply_map
 from dualflow.imaging.mask_qc import check_metrics, compare_with_template, mask_metrics, measure_shape
 from dualflow.imaging.mni_template import coarse_template
 
@@ -25,7 +25,7 @@ def brain():
     affine = mask.affine.copy()
     affine[:3, 3] -= PAD * affine[:3, :3].sum(axis=1)
     inside = np.pad(mask.array > 0, PAD)
-    points = apply_map(affine, np.indices(inside.shape).reshape(3, -1).T.astype(float))
+    points = apply_affine(affine, np.indices(inside.shape).reshape(3, -1).T.astype(float))
     return inside, affine, points.reshape(*inside.shape, 3).transpose(3, 0, 1, 2)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from nibabel.affines import apply_affine
 from pet_files import save_pet
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
 from dualflow.config import PreprocessConfig
-from dualflow.imaging.geometry import Volume, apply_map, centred_affine, resample
+from dualflow.imaging.geometry import Volume, centred_affine, resample
 from dualflow.imaging.mni_template import coarse_template
 from dualflow.imaging.motion import STILL_MM, find_motion, working_copy
 from dualflow.imaging.pet import read_pet
@@ -18,7 +19,7 @@ from dualflow.imaging.sidecar import read_sidecar
 SHAPE = (46, 54, 44)
 AFFINE = centred_affine(np.array([0.0, -18.0, 5.0]), 4.0, SHAPE)
 IMAGE, MASK = coarse_template()
-POINTS = apply_map(MASK.affine, np.argwhere(MASK.array > 0)[::50].astype(float))
+POINTS = apply_affine(MASK.affine, np.argwhere(MASK.array > 0)[::50].astype(float))
 
 
 def rigid(angles, shift):
@@ -47,7 +48,7 @@ def estimate(frames, seconds=None):
 
 def error_mm(motion, true):
     """Return the mean error over the brain."""
-    return np.linalg.norm(apply_map(motion.to_frame, POINTS) - apply_map(true, POINTS), axis=1).mean()
+    return np.linalg.norm(apply_affine(motion.to_frame, POINTS) - apply_affine(true, POINTS), axis=1).mean()
 
 
 def test_known_motion_is_recovered():
@@ -101,7 +102,7 @@ def test_a_thin_series_can_be_downsampled():
     thin = Volume(np.random.default_rng(0).random((40, 40, 3)).astype(np.float32), np.diag([1.0, 1.0, 2.0, 1.0]))
     copy = working_copy(thin)
     assert copy.array.shape == (10, 10, 3)
-    centres = [apply_map(image.affine, (np.array([image.array.shape]) - 1) / 2)[0] for image in (thin, copy)]
+    centres = [apply_affine(image.affine, (np.array([image.array.shape]) - 1) / 2)[0] for image in (thin, copy)]
     np.testing.assert_allclose(*centres)
 
 

@@ -9,6 +9,7 @@ import nibabel as nib
 import nilearn.datasets
 import numpy as np
 import pytest
+from nibabel.affines import apply_affine
 from pet_files import save_pet
 from raw_images import verify_image
 from scipy.ndimage import gaussian_filter
@@ -21,7 +22,7 @@ from dualflow.imaging import mask as masks
 from dualflow.imaging import outputs, pipeline, registration
 from dualflow.imaging import record as record_of
 from dualflow.imaging.affines import FormCodes
-from dualflow.imaging.geometry import Volume, apply_map, centred_affine, resample
+from dualflow.imaging.geometry import Volume, centred_affine, resample
 from dualflow.imaging.mask_qc import BOUNDS, measure_shape
 from dualflow.imaging.mni_template import coarse_template
 from dualflow.imaging.model_grid import model_grid
@@ -56,7 +57,7 @@ def head(tmp_path_factory):
     source_affine = np.diag([-3.0, -3.0, 3.0, 1.0])
     source_affine[:3, 3] = (105, 90, -100)
     # The template is symmetric, so a dark spot on the left marks the side.
-    world = apply_map(image.affine, np.argwhere(np.ones(image.array.shape)).astype(float))
+    world = apply_affine(image.affine, np.argwhere(np.ones(image.array.shape)).astype(float))
     spot = (np.linalg.norm(world - (-40, -20, 30), axis=1) < 14).reshape(image.array.shape)
     image = replace(image, array=np.where(spot, 0.3, image.array).astype(np.float32))
     source = resample(image, source_affine, (70, 76, 66), SOURCE_TO_TEMPLATE)
@@ -90,13 +91,15 @@ def preprocess(source, target, *settings, extra=None, mask=None):
 
 
 def mean_error(estimated, true, world_points):
-    return np.linalg.norm(apply_map(np.array(estimated), world_points) - apply_map(true, world_points), axis=1).mean()
+    return np.linalg.norm(
+        apply_affine(np.array(estimated), world_points) - apply_affine(true, world_points), axis=1
+    ).mean()
 
 
 def test_registration_recovers_the_known_maps(pair):
     """The mean error over the brain is below 1 mm to the source, and below 2 mm to the template."""
-    points = apply_map(pair.source_volume.affine, np.argwhere(pair.native_mask)[::20].astype(float))
-    at_target = apply_map(np.linalg.inv(TARGET_TO_SOURCE), points)
+    points = apply_affine(pair.source_volume.affine, np.argwhere(pair.native_mask)[::20].astype(float))
+    at_target = apply_affine(np.linalg.inv(TARGET_TO_SOURCE), points)
     assert mean_error(pair.record["target_to_source"], TARGET_TO_SOURCE, at_target) < 1
     assert mean_error(pair.record["source_to_template"], SOURCE_TO_TEMPLATE, points) < 2
     quality = pair.record["quality"]["target_to_source"]
@@ -130,10 +133,10 @@ def test_the_model_grid_is_centred_on_the_templates_brain():
     assert nib.aff2axcodes(affine) == ("R", "A", "S")
     np.testing.assert_array_equal(affine[:3, :3], np.eye(3) * config.spacing_mm)
     brain = nilearn.datasets.load_mni152_brain_mask(resolution=1)
-    points = apply_map(brain.affine, np.argwhere(np.asarray(brain.dataobj) > 0).astype(float))
-    centre = apply_map(affine, (np.array([shape]) - 1) / 2)[0]
+    points = apply_affine(brain.affine, np.argwhere(np.asarray(brain.dataobj) > 0).astype(float))
+    centre = apply_affine(affine, (np.array([shape]) - 1) / 2)[0]
     np.testing.assert_allclose(centre, (points.min(axis=0) + points.max(axis=0)) / 2)
-    index = apply_map(np.linalg.inv(affine), points)
+    index = apply_affine(np.linalg.inv(affine), points)
     assert index.min() > 0
     assert (index.max(axis=0) < np.array(shape) - 1).all()
 
@@ -157,7 +160,7 @@ def test_the_pair_is_aligned_with_the_template(pair):
     expected = resample(image, affine, shape)
     assert np.corrcoef(pair.source[pair.mask], expected[pair.mask])[0, 1] > 0.95
     left, right = (
-        tuple(apply_map(np.linalg.inv(affine), np.array([[side * 40.0, -20, 30]]))[0].round().astype(int))
+        tuple(apply_affine(np.linalg.inv(affine), np.array([[side * 40.0, -20, 30]]))[0].round().astype(int))
         for side in (-1, 1)
     )
     assert pair.source[left] < 0.6 * pair.source[right]
@@ -167,7 +170,7 @@ def test_to_native_needs_only_the_json_record(pair):
     """A smooth image survives the model grid with r > 0.99 in the brain; voxels outside the grid are background."""
     record = json.loads(json.dumps(pair.record))
     source = pair.source_volume
-    points = apply_map(source.affine, np.argwhere(np.ones(source.array.shape)).astype(float))
+    points = apply_affine(source.affine, np.argwhere(np.ones(source.array.shape)).astype(float))
     wave = np.cos(points @ (0.03, 0.05, -0.04)).reshape(source.array.shape).astype(np.float32)
     on_model = record_of.resample_to_grid(replace(source, array=wave), record, model_grid(CONFIG), world="source")
     back, affine = record_of.to_native(on_model, record, background=-7.0)

@@ -10,11 +10,12 @@ import numpy as np
 from grids import CODES, affine_of, centred, numbers, rotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nibabel.affines import apply_affine, voxel_sizes
 from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
 from dualflow.config import PreprocessConfig
-from dualflow.imaging.geometry import Volume, apply_map, centred_affine, corner_distance, spacing_of
+from dualflow.imaging.geometry import Volume, centred_affine, corner_distance
 from dualflow.imaging.model_grid import model_grid
 from dualflow.imaging.record import resample_to_grid, to_native
 from dualflow.imaging.volume import read_volume
@@ -24,7 +25,7 @@ FINE, *COARSE = (
     model_grid(PreprocessConfig(spacing_mm=spacing, shape=shape))
     for spacing, shape in ((2, (96, 112, 96)), (4, (48, 56, 48)), (7.5, (26, 30, 26)))
 )
-CENTRE = apply_map(FINE[0], (np.array([FINE[1]]) - 1) / 2)[0]
+CENTRE = apply_affine(FINE[0], (np.array([FINE[1]]) - 1) / 2)[0]
 
 
 def properties(examples):
@@ -52,7 +53,7 @@ class Scan:
     def sample(self, field):
         """Evaluate a function of template points `[N, 3]` at the scan's voxels."""
         index = np.indices(self.shape).reshape(3, -1).T.astype(float)
-        return field(apply_map(self.to_template @ self.affine, index)).reshape(self.shape)
+        return field(apply_affine(self.to_template @ self.affine, index)).reshape(self.shape)
 
 
 @st.composite
@@ -123,7 +124,7 @@ def check_smooth(tmp_path_factory, grid, scan, dtype, scale, seed):
 
 def check_landmark(grid, scan, offset):
     """Check that a landmark moves by less than half a voxel of the coarser grid."""
-    coarsest = max(spacing_of(scan.affine).max(), spacing_of(grid[0]).max())
+    coarsest = max(voxel_sizes(scan.affine).max(), voxel_sizes(grid[0]).max())
     landmark = CENTRE + offset
 
     def blob(points):
@@ -131,8 +132,8 @@ def check_landmark(grid, scan, offset):
 
     back = round_trip(Volume(scan.sample(blob).astype(np.float32), scan.affine), scan, grid)
     bright = np.argwhere(back > 0.3 * back.max())
-    estimated = np.average(apply_map(scan.affine, bright.astype(float)), axis=0, weights=back[tuple(bright.T)])
-    expected = apply_map(np.linalg.inv(scan.to_template), landmark[None])[0]
+    estimated = np.average(apply_affine(scan.affine, bright.astype(float)), axis=0, weights=back[tuple(bright.T)])
+    expected = apply_affine(np.linalg.inv(scan.to_template), landmark[None])[0]
     assert np.linalg.norm(estimated - expected) <= coarsest / 2
 
 
@@ -161,7 +162,7 @@ def test_the_round_trip_at_2_mm(tmp_path_factory, scan, file, offset):
 def interpolated(array, affine, grid, points_map):
     """Interpolate an array at the mapped points of a grid with SciPy; return inner values and their mask."""
     to_index = np.linalg.inv(affine) @ points_map @ grid[0]
-    index = apply_map(to_index, np.indices(grid[1]).reshape(3, -1).T.astype(float))
+    index = apply_affine(to_index, np.indices(grid[1]).reshape(3, -1).T.astype(float))
     inside = ((index > 0.01) & (index < np.array(array.shape) - 1.01)).all(axis=1)
     return map_coordinates(array, index[inside].T, order=1), inside.reshape(grid[1])
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nibabel.affines import apply_affine
 from scipy.ndimage import binary_erosion
 
 from dualflow.errors import HeaderError, IntensityError
 from dualflow.imaging.atlas import desikan_killiany, merged_name
-from dualflow.imaging.geometry import Volume, apply_map, centred_affine, resample
+from dualflow.imaging.geometry import Volume, centred_affine, resample
 from dualflow.imaging.reference import MIN_VOXELS, PONS_Z, reference_mask, reference_region
 from dualflow.imaging.volume import write_volume
 from dualflow.modalities import REFERENCES
@@ -24,7 +25,7 @@ PET = Path("pet.nii")
 
 
 def world(mask):
-    return apply_map(GRID[0], np.argwhere(mask).astype(float))
+    return apply_affine(GRID[0], np.argwhere(mask).astype(float))
 
 
 def region(name, *, grid=GRID, brain=FULL, in_view=FULL):

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from nibabel.affines import apply_affine
 from scipy.linalg import polar
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
@@ -13,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from dualflow.errors import RegistrationError
 from dualflow.imaging import registration
 from dualflow.imaging.alignment_search import AlignmentSearch
-from dualflow.imaging.geometry import Volume, apply_map, centred_affine, resample
+from dualflow.imaging.geometry import Volume, centred_affine, resample
 from dualflow.imaging.mni_template import coarse_template
 
 SHAPE = (50, 58, 50)
@@ -46,8 +47,8 @@ def head():
 
 def error_mm(estimated, true, inside):
     """Return the mean distance between two maps over the brain."""
-    points = apply_map(np.linalg.inv(true), apply_map(GRID, np.argwhere(inside)[::20].astype(float)))
-    return np.linalg.norm(apply_map(estimated, points) - apply_map(true, points), axis=1).mean()
+    points = apply_affine(np.linalg.inv(true), apply_affine(GRID, np.argwhere(inside)[::20].astype(float)))
+    return np.linalg.norm(apply_affine(estimated, points) - apply_affine(true, points), axis=1).mean()
 
 
 @pytest.mark.parametrize("angles", [(40, 0, 0), (-35, 0, 25)], ids=["pitch", "pitch and yaw"])
