@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 from nibabel.affines import apply_affine, voxel_sizes
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt, label, map_coordinates
+from scipy.ndimage import distance_transform_edt, map_coordinates
 from scipy.spatial import ConvexHull
 
 from dualflow.errors import IntensityError
+from dualflow.imaging.components import largest_component
 from dualflow.imaging.geometry import Affine, BoolArray, Volume, resample
 from dualflow.imaging.mni_template import coarse_template
 
@@ -135,11 +136,10 @@ def _solidity(inside: BoolArray) -> float:
 
 
 def _core(inside: BoolArray, edges: NDArray[np.floating]) -> float:
-    pieces, count = label(distance_transform_edt(inside, sampling=edges) > OPENING_MM)
-    if not count:
+    thick = largest_component(distance_transform_edt(inside, sampling=edges) > OPENING_MM)
+    if not thick.any():
         return 0.0
-    largest = np.bincount(pieces.ravel())[1:].argmax() + 1
-    opened = inside & (distance_transform_edt(pieces != largest, sampling=edges) <= OPENING_MM)
+    opened = inside & (distance_transform_edt(~thick, sampling=edges) <= OPENING_MM)
     return float(opened.sum() / inside.sum())
 
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
 from nibabel.affines import apply_affine
-from scipy.ndimage import binary_dilation, label
+from scipy.ndimage import binary_dilation
 
 from dualflow.imaging.alignment_search import SEED, mutual_information
+from dualflow.imaging.components import largest_component
 from dualflow.imaging.geometry import (
     Affine,
     BoolArray,
@@ -114,8 +115,7 @@ def find_motion(copies: Mapping[int, Volume], seconds: Mapping[int, float]) -> t
 
 def _head(array: FloatArray) -> BoolArray:
     """Largest connected component above the intensity threshold."""
-    parts, _ = label(array > HEAD * np.percentile(array, 99))
-    return np.asarray(parts == 1 + np.bincount(parts.ravel(), minlength=2)[1:].argmax())
+    return largest_component(array > HEAD * np.percentile(array, 99))
 
 
 def _register(fixed: Volume, head: BoolArray, points: Points, moving: Volume) -> Affine | str:

@@ -13,9 +13,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from nibabel.affines import apply_affine
 from numpy.typing import NDArray
-from scipy.ndimage import label, map_coordinates
+from scipy.ndimage import map_coordinates
 
 from dualflow.errors import GeometryError
+from dualflow.imaging.components import largest_component
 from dualflow.imaging.figure_canvas import (
     EDGES,
     GAP,
@@ -99,7 +100,7 @@ def result_figure(
             raise GeometryError(f"{name} has shape {array.shape}, expected {source.shape}, the grid of source")
     brain = mean != 0 if mask is None else mask
     subset = _Subset(brain)
-    region = None if flagged is None else _largest_component(flagged)
+    region = None if flagged is None else _flagged_region(flagged)
     points = apply_affine(affine, subset.voxels())
     box = np.quantile(points, _EXTENT, axis=0) + np.array([[-_MARGIN_MM], [_MARGIN_MM]])
     centre = _off_midline(points) if region is None else _central_point(apply_affine(affine, region))
@@ -181,14 +182,13 @@ class _Subset:
         return volume[tuple(slice(None, None, step) for step in self._steps)]
 
 
-def _largest_component(flagged: BoolArray) -> Points | None:
+def _flagged_region(flagged: BoolArray) -> Points | None:
     """Voxel indices `[N, 3]` of the largest connected component; None without a flagged voxel."""
     if not flagged.any():
         return None
     bounds = [np.flatnonzero(flagged.any(axis=tuple({0, 1, 2} - {axis})))[[0, -1]] for axis in range(3)]
-    components, _ = label(flagged[tuple(slice(first, last + 1) for first, last in bounds)])
-    largest = np.bincount(components[components > 0]).argmax()
-    return np.asarray(np.argwhere(components == largest) + np.array(bounds)[:, 0])
+    window = flagged[tuple(slice(first, last + 1) for first, last in bounds)]
+    return np.asarray(np.argwhere(largest_component(window)) + np.array(bounds)[:, 0])
 
 
 def _central_point(points: Points) -> Points:
