@@ -15,6 +15,7 @@ from dualflow.cohort.people import Person
 from dualflow.cohort.scanner import SCANNERS, Scanner, Shape
 from dualflow.cohort.template import Floats
 from dualflow.cohort.uptake import Doubles
+from dualflow.imaging.geometry import FWHM
 
 
 def _centred(shape: Shape, voxel: tuple[float, float, float]) -> Affine:
@@ -180,7 +181,7 @@ def _blurred(activity: Floats, fwhm: float) -> Floats:
 
 def _blur_matrix(fine: int, coarse: int, voxel: float, fwhm: float) -> Floats:
     """Matrix [coarse, fine] that samples a 2 mm line, blurred, at the centres of the PET voxels."""
-    sigma = fwhm / np.sqrt(8 * np.log(2))
+    sigma = fwhm / FWHM
     coarse_mm = voxel * (np.arange(coarse) - (coarse - 1) / 2)
     fine_mm = 2.0 * (np.arange(fine) - (fine - 1) / 2)
     weight = np.exp(-0.5 * ((coarse_mm[:, None] - fine_mm[None, :]) / sigma) ** 2)

@@ -6,7 +6,6 @@ preprocessing left a note. Flagged scans are not excluded; that is the reader's 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -16,6 +15,7 @@ import pandas as pd
 from dualflow.config import ReviewConfig, StudyConfig
 from dualflow.data.tsv import numbers
 from dualflow.imaging.record import read_record
+from dualflow.imaging.stopwatch import total_seconds
 from dualflow.layout import Layout, Scan
 from dualflow.modalities import modality
 
@@ -119,7 +119,12 @@ def quality_table(layout: Layout, scans: Sequence[str], study: StudyConfig, revi
     row = modality(study.source)
     records = [read_record(layout.record(scan, row)) for scan in parsed]
     rows = [
-        {"scan": scan.key, "subject": scan.subject, **record_metrics(record), "seconds": _seconds(layout, scan)}
+        {
+            "scan": scan.key,
+            "subject": scan.subject,
+            **record_metrics(record),
+            "seconds": round(total_seconds(layout.scan_seconds(scan)), 1),
+        }
         for scan, record in zip(parsed, records, strict=True)
     ]
     table = pd.DataFrame(rows, columns=["scan", "subject", *_columns(study), "seconds"])
@@ -210,11 +215,3 @@ def _columns(study: StudyConfig) -> list[str]:
         *(f"{source}_{name}" for source in study.extra_sources for name in aligned),
         *(name for name in METRICS if name.startswith("mask_")),
     ]
-
-
-def _seconds(layout: Layout, scan: Scan) -> float:
-    """Preprocessing time of a scan; NaN if unknown."""
-    try:
-        return round(float(sum(json.loads(layout.scan_seconds(scan).read_text()).values())), 1)
-    except (OSError, ValueError):
-        return float("nan")

@@ -20,6 +20,7 @@ from dualflow.evaluation.calibration import (
 )
 from dualflow.evaluation.joint_scores import AD_ROI, PERSON_VALUES, contrast_crps, energy_score
 from dualflow.evaluation.measures import Context, Metric, MetricFunction
+from dualflow.imaging.geometry import FWHM
 from dualflow.imaging.regions import RegionMap
 from dualflow.modalities import Modality
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:  # torch takes a second to import, and tables need only the na
     from dualflow.inference.predict import Prediction
 
 SMOOTHING_FWHM_MM = 6.0
-_FWHM_TO_SIGMA = 1 / np.sqrt(8 * np.log(2))
 
 
 def score(
@@ -211,7 +211,7 @@ def spread_error_r(estimate: Floats, target: Floats, mask: Bools, context: Conte
     """
     if context.std is None or not np.ptp(context.std[mask]) > 0:
         return None
-    sigma = [SMOOTHING_FWHM_MM * _FWHM_TO_SIGMA / edge for edge in context.regions.voxel_mm]
+    sigma = [SMOOTHING_FWHM_MM / FWHM / edge for edge in context.regions.voxel_mm]
     weight = gaussian_filter(mask.astype(np.float64), sigma, mode="constant")[mask]
     spread, error = (
         gaussian_filter(np.where(mask, image, 0.0).astype(np.float64), sigma, mode="constant")[mask] / weight

@@ -1,9 +1,11 @@
-"""Seconds by step of a computation on one scan."""
+"""Seconds by step of a computation on one scan, and their sum."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from time import perf_counter
 
 
@@ -29,3 +31,11 @@ class Stopwatch:
     def rounded(self) -> dict[str, float]:
         """Seconds by step to two decimals, as JSON."""
         return {step: round(time, 2) for step, time in self.seconds.items()}
+
+
+def total_seconds(*paths: Path) -> float:
+    """Sum of the seconds in JSON files of `Stopwatch.rounded`; NaN if a file is missing or damaged."""
+    try:
+        return float(sum(sum(json.loads(path.read_text()).values()) for path in paths))
+    except (OSError, ValueError):
+        return float("nan")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from dualflow.commit import commit_text
 from dualflow.data.quarantine import Quarantine
 from dualflow.data.tsv import numbers, table_text
 from dualflow.errors import printable
+from dualflow.imaging.stopwatch import total_seconds
 from dualflow.inference.conversion_record import SIDE, STEP, VERDICT
 from dualflow.layout import Layout, Scan
 from dualflow.manifest import read_manifest
@@ -59,7 +59,8 @@ def conversion_table(
         converted = bool(manifest["outputs"])
         is_forced = verdict["verdict"] == "refused" and converted
         reasons = [*verdict["reasons"], *([forced] if is_forced else [])]
-        seconds = _seconds(layout, Scan.parse(key))
+        scan = Scan.parse(key)
+        seconds = round(total_seconds(layout.scan_seconds(scan), layout.conversion_seconds(scan)), 2)
         values = (key, verdict["verdict"], converted, "; ".join(reasons), seconds)
         entries.append((dict(zip(COLUMNS, values, strict=True)), manifest["facts"][SIDE], verdict["figures"]))
     taken = {*COLUMNS, *(name for _, _, figures in entries for name in figures)}
@@ -127,14 +128,3 @@ def conversion_text(table: pd.DataFrame, out: Path) -> str:
     return "\n".join(
         [*map(printable, lines), f"{summarise(table)}; volumes, conversion.tsv and conversion.html are in {out}"]
     )
-
-
-def _seconds(layout: Layout, scan: Scan) -> float:
-    """Seconds of preprocessing and conversion; NaN if unknown."""
-    total = 0.0
-    for path in (layout.scan_seconds(scan), layout.conversion_seconds(scan)):
-        try:
-            total += sum(json.loads(path.read_text()).values())
-        except (OSError, ValueError):
-            return float("nan")
-    return round(total, 2)

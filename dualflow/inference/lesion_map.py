@@ -133,9 +133,7 @@ class LesionMap:
 
 def _smoothed(rest: NDArray[Any], support: BoolArray, spacing_mm: float) -> FloatArray:
     """Residual on the support smoothed at each scale, `[S, V]`."""
-    image = np.zeros(support.shape, np.float32)
-    image[support] = rest
-    return np.stack([ndimage.gaussian_filter(image, scale / spacing_mm)[support] for scale in SCALES_MM])
+    return np.stack([_blurred(rest, support, scale / spacing_mm) for scale in SCALES_MM])
 
 
 def _reference(residuals: FloatArray, support: BoolArray, spacing_mm: float) -> tuple[FloatArray, FloatArray]:
@@ -145,16 +143,18 @@ def _reference(residuals: FloatArray, support: BoolArray, spacing_mm: float) -> 
     """
     offset = np.median(residuals, axis=0)
     variance = median_abs_deviation(residuals, axis=0, scale="normal") ** 2
-    weight = _blurred(np.ones(support.sum(), np.float32), support, spacing_mm)
-    spread = np.sqrt(np.stack([_blurred(row, support, spacing_mm) for row in variance]) / weight)
+    sigma = SPREAD_MM / spacing_mm
+    weight = _blurred(np.ones(support.sum(), np.float32), support, sigma)
+    spread = np.sqrt(np.stack([_blurred(row, support, sigma) for row in variance]) / weight)
     floor = SPREAD_FLOOR * np.median(spread, axis=1, keepdims=True)
     return offset, np.maximum(spread, np.maximum(floor, _TINY))
 
 
-def _blurred(values: FloatArray, support: BoolArray, spacing_mm: float) -> FloatArray:
+def _blurred(values: NDArray[Any], support: BoolArray, sigma: float) -> FloatArray:
+    """Values `[V]` on the support, 0 elsewhere, smoothed by a Gaussian of `sigma` voxels."""
     image = np.zeros(support.shape, np.float32)
     image[support] = values
-    return np.asarray(ndimage.gaussian_filter(image, SPREAD_MM / spacing_mm)[support])
+    return np.asarray(ndimage.gaussian_filter(image, sigma)[support])
 
 
 def _deviation(smooth: FloatArray, support: BoolArray, offset: FloatArray, spread: FloatArray) -> Deviation:
