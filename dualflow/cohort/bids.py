@@ -12,7 +12,6 @@ import numpy.typing as npt
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from dualflow import __version__
 from dualflow.cohort.anatomy import Affine, anatomy, best_affine
 from dualflow.cohort.laws import LAWS, effect_table
 from dualflow.cohort.people import Person
@@ -21,6 +20,7 @@ from dualflow.cohort.scanner import SCANNERS, acquire_t1, deformation_field
 from dualflow.cohort.template import Floats
 from dualflow.cohort.uptake import regions
 from dualflow.commit import commit_json, commit_text, committing
+from dualflow.imaging.sidecar import PROGRAM
 from dualflow.layout import TEMPLATE_SPACE, Scan, bids_path, sidecar_path
 from dualflow.modalities import MODALITIES
 
@@ -213,7 +213,7 @@ def _description(kind: str, name: str) -> dict[str, Any]:
         "DatasetType": kind,
         "License": "CC0",
         "Authors": ["dualflow"],
-        "GeneratedBy": [{"Name": "dualflow", "Version": __version__, "Description": "simulation: cohort"}],
+        "GeneratedBy": [{**PROGRAM, "Description": "simulation: cohort"}],
     }
 
 

@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dualflow import __version__
 from dualflow.commit import ascii_name, commit_text
 from dualflow.config import Config
 from dualflow.data.dataset import Item, load_pairs
@@ -26,6 +25,7 @@ from dualflow.imaging.intensity import scored_voxels
 from dualflow.imaging.meta_regions import meta_region_weights, meta_regions, with_meta_regions
 from dualflow.imaging.model_grid import model_grid
 from dualflow.imaging.regions import RegionMap, region_map
+from dualflow.imaging.sidecar import PROGRAM
 from dualflow.imaging.volume import write_volume
 from dualflow.inference.edit import Subject, edit
 from dualflow.inference.predict import load_predictor
@@ -77,8 +77,7 @@ def edit_scan(config: Config, scan: str, column: str, values: Sequence[str], nam
         desc = edit_label(column, value)
         path = bids_path(layout.root, Scan.parse(key), row, space=TEMPLATE_SPACE, res="model", desc=desc)
         facts = {"Edit": {column: value}, "Units": row.unit, "SyntheticModel": predictor.card.label}
-        program = [{"Name": "dualflow", "Version": __version__}]
-        sidecar = {"Description": DISCLAIMER, "Synthetic": True, **facts, "GeneratedBy": program}
+        sidecar = {"Description": DISCLAIMER, "Synthetic": True, **facts, "GeneratedBy": [PROGRAM]}
         write_volume(folder / path.name, image, affine, sidecar=sidecar, codes=MNI)
     table = _region_series(images, item, mask, regions, column, label)
     commit_text(folder / TABLE, table_text(table.round(5)))

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dualflow import __version__
 from dualflow.commands.imputation_plan import STEP, imputation_options, imputing_weights
 from dualflow.commands.imputation_terms import imputation_terms
 from dualflow.commands.learning_data import LearningData
@@ -24,6 +23,7 @@ from dualflow.imaging.affines import MNI
 from dualflow.imaging.meta_regions import MetaRegions, group_regions, meta_region_weights, meta_regions
 from dualflow.imaging.model_grid import model_grid
 from dualflow.imaging.regions import RegionMap, grey_matter_names, region_map
+from dualflow.imaging.sidecar import PROGRAM
 from dualflow.imaging.volume import write_volume
 from dualflow.imputation.completion import StudyRegions, complete
 from dualflow.imputation.draw_volumes import draw_volumes
@@ -149,8 +149,7 @@ def _write_volumes(
         for number, volume in enumerate(volumes, 1):
             path = config.layout.imputed_volume(scan, row, number)
             sidecar = {"Description": VOLUME, "Synthetic": True, "Draw": number, "Units": row.unit}
-            program = [{"Name": "dualflow", "Version": __version__}]
-            sidecar |= {"SyntheticModel": predictor.card.label, "GeneratedBy": program}
+            sidecar |= {"SyntheticModel": predictor.card.label, "GeneratedBy": [PROGRAM]}
             write_volume(path, volume, affine, codes=MNI, sidecar=sidecar)
             files[f"{scan.key}/{number}"] = path
     return files

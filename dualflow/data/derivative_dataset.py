@@ -9,6 +9,7 @@ from textwrap import fill
 from dualflow import __version__
 from dualflow.commit import commit_json, commit_text
 from dualflow.config import StudyConfig
+from dualflow.imaging.sidecar import PROGRAM
 from dualflow.layout import TEMPLATE_SPACE, Layout, Scan
 from dualflow.modalities import Modality, Normaliser, modality
 
@@ -37,7 +38,7 @@ def describe_derivatives(layout: Layout, name: str, study: StudyConfig) -> dict[
             "BIDSVersion": "1.10.0",
             "DatasetType": "derivative",
             "License": "see the source dataset",
-            "GeneratedBy": [{"Name": "dualflow", "Version": __version__}],
+            "GeneratedBy": [PROGRAM],
         },
     )
     commit_text(files["README"], derivatives_readme(layout, name, study))

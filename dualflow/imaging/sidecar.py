@@ -13,10 +13,13 @@ from typing import Any
 
 from bids2table import parse_bids_entities
 
+from dualflow import __version__
 from dualflow.errors import DataError
 from dualflow.layout import SIDECAR_LEVELS, sidecar_path
 
 MAX_BYTES = 4 << 20
+PROGRAM = {"Name": "dualflow", "Version": __version__}
+"""This version, as an entry of `GeneratedBy` in BIDS metadata."""
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:

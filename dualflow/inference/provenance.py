@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from dualflow import __version__
 from dualflow.config import ConvertConfig
+from dualflow.imaging.sidecar import PROGRAM
 from dualflow.inference.region_table import COLUMNS
 from dualflow.inference.verdict import Verdict
 from dualflow.modalities import Modality
@@ -62,7 +62,7 @@ def volume_sidecar(
         "Units": row.unit,
         "SkullStripped": True,
         **_NATIVE,
-        "GeneratedBy": [{"Name": "dualflow", "Version": __version__}, {"Name": "torch", "Version": torch.__version__}],
+        "GeneratedBy": [PROGRAM, {"Name": "torch", "Version": torch.__version__}],
     } | ({"TracerName": row.tracer} if row.tracer else {})
 
 
@@ -73,7 +73,7 @@ def deviation_sidecar() -> dict[str, Any]:
         "Units": "robust standard deviations of the training scans, over the scan's own root mean square",
         "SkullStripped": True,
         **_NATIVE,
-        "GeneratedBy": [{"Name": "dualflow", "Version": __version__}],
+        "GeneratedBy": [PROGRAM],
     }
 
 
