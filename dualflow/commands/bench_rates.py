@@ -74,10 +74,10 @@ def bench_rates(config: Config, models: Sequence[str], rates: Sequence[float]) -
 def with_rate(config: Config, name: str, rate: float) -> Config:
     """The configuration with a peak learning rate of one model."""
     if name in config.flows:
-        return config.model_copy(update={"train": config.train.model_copy(update={"learning_rate": rate})})
+        return config.with_fields("train", learning_rate=rate)
     settings = {str(key): value for key, value in config.baselines.training.items()}
     settings[name] = settings.get(name, BaselineTraining()).model_copy(update={"learning_rate": rate})
-    return config.model_copy(update={"baselines": config.baselines.model_copy(update={"training": settings})})
+    return config.with_fields("baselines", training=settings)
 
 
 def _score(config: Config, name: str, rate: float, seed: int, data: LearningData) -> dict[str, float]:

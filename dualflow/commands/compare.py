@@ -133,7 +133,7 @@ def _command(config: Config, plan: Plan, names: Sequence[str], folds: int, setti
 def _grouped(config: Config, folds: int) -> Config:
     """The configuration whose trainings are nested under the run of this comparison."""
     group = f"{NAME} over {folds} folds" if folds > 1 else NAME
-    return config.model_copy(update={"tracking": config.tracking.model_copy(update={"group": group})})
+    return config.with_fields("tracking", group=group)
 
 
 def _track(config: Config, plan: Plan, result: Comparison, tables: Mapping[str, str], parts: Sequence[str]) -> None:

@@ -36,4 +36,4 @@ def _fold_study(config: Config, count: int, fold: int) -> Config:
 
 def _within(config: Config, results: Path) -> Config:
     """The study with its results in another folder; the name stays, because it is that of the MLflow experiment."""
-    return config.model_copy(update={"study": config.study.model_copy(update={"results": results})})
+    return config.with_fields("study", results=results)

@@ -151,6 +151,10 @@ class Config(Section):
         """All flows to train by name, the main one first."""
         return {self.model.preset: self.model, **self.extra_models}
 
+    def with_fields(self, section: str, **values: object) -> Self:
+        """The configuration with other values of some fields of a section, which are not validated."""
+        return self.model_copy(update={section: getattr(self, section).model_copy(update=values)})
+
 
 def write_resolved(config: Config) -> Path:
     """Write every value of the configuration, defaults included, beside the results; return the file.

@@ -156,17 +156,14 @@ def apply_plan(config: Config, plan: Plan, names: Sequence[str]) -> Config:
         for name, choice in config.flows.items()
         if name in names
     }
-    baselines = config.baselines.model_copy(
-        update={
-            "models": tuple(name for name in config.baselines.models if name in names),
-            "training": {
-                name: config.baselines.of(name).model_copy(update={"steps": plan.models[name].steps})
-                for name in names
-                if name not in flows and name in plan.models
-            },
-        }
+    config = config.with_fields(
+        "baselines",
+        models=tuple(name for name in config.baselines.models if name in names),
+        training={
+            name: config.baselines.of(name).model_copy(update={"steps": plan.models[name].steps})
+            for name in names
+            if name not in flows and name in plan.models
+        },
     )
-    # Early stopping is off: each model uses its whole budget.
-    train = config.train.model_copy(update={"patience": None})
-    update = {"model": flows.pop(config.model.preset, config.model), "extra_models": flows}
-    return config.model_copy(update={**update, "baselines": baselines, "train": train})
+    config = config.with_fields("train", patience=None)  # each model uses its whole budget
+    return config.model_copy(update={"model": flows.pop(config.model.preset, config.model), "extra_models": flows})

@@ -66,7 +66,7 @@ def forecast_training(config: Config, memory_gib: float | None = None) -> pd.Dat
     libraries, scans = _library_bytes(config, device), counts.train + counts.validation
     rows = []
     for mode in track(MODES, "forecast"):
-        variant = _with_train(config, memory=mode)
+        variant = config.with_fields("train", memory=mode)
         sizes = footprint(variant, scans)
         needed = _needed_bytes(variant, sizes, libraries)
         row = {"mode": mode, "memory_gib": needed / GIB, "batch": _largest_batch(variant, scans, libraries, limit)}
@@ -111,7 +111,7 @@ def _time_steps(config: Config, depth: Sequence[int]) -> tuple[float, float]:
     """Seconds of the fastest of a few training steps, and of the validation of one batch."""
     share = config.train.batch_size // config.train.processes
     choice = config.model.model_copy(update={"options": {**config.model.options, "steps": list(depth)}})
-    single = _with_train(config, batch_size=share, processes=1)
+    single = config.with_fields("train", batch_size=share, processes=1)
     objective, batch = random_training(single, choice)
     optimiser = Optimiser(objective, config.train, SCHEDULE, config.train.learning_rate)
     objective.train()
@@ -140,15 +140,11 @@ def _needed_bytes(config: Config, sizes: Footprint, libraries: int) -> int:
 def _largest_batch(config: Config, scans: int, libraries: int, limit: int) -> int:
     """The largest batch whose step fits, assuming that memory grows linearly with the batch."""
     processes, cuda = config.train.processes, select_device(config.train.device).type == "cuda"
-    single, double = (footprint(_with_train(config, batch_size=count * processes), scans) for count in (1, 2))
+    single, double = (footprint(config.with_fields("train", batch_size=count * processes), scans) for count in (1, 2))
     if _needed_bytes(config, single, libraries) > limit:
         return 0
     available = limit - libraries if cuda else limit // processes - libraries - single.scans
     return processes * (1 + (available - single.weights - single.step) // max(1, double.step - single.step))
-
-
-def _with_train(config: Config, **train: object) -> Config:
-    return config.model_copy(update={"train": config.train.model_copy(update=train)})
 
 
 def _memory_of(device: torch.device) -> int:

@@ -121,7 +121,7 @@ def test_what_would_mislead_is_refused(config, arguments, words):
 
 
 def test_without_an_imputation_the_remedy_is_named(config, tmp_path):
-    empty = config.model_copy(update={"study": config.study.model_copy(update={"results": tmp_path})})
+    empty = config.with_fields("study", results=tmp_path)
     with pytest.raises(DataError, match="run `dualflow impute`"):
         analyse(empty, name="main")
 

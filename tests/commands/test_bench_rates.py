@@ -43,9 +43,7 @@ def test_rates_are_compared_once(config, capsys, monkeypatch):
 
 def test_a_rate_that_diverges_has_no_score(config, capsys):
     """The reason is printed, and the other rates are tried."""
-    bench_rates(
-        config.model_copy(update={"train": config.train.model_copy(update={"max_skipped": 0})}), [], [1e-3, 1e30]
-    )
+    bench_rates(config.with_fields("train", max_skipped=0), [], [1e-3, 1e30])
     table = read_typed_table(config.layout.table("rates"))
     assert table["best"].tolist() == [True, False]
     output = capsys.readouterr()
@@ -56,7 +54,7 @@ def test_a_rate_that_diverges_has_no_score(config, capsys):
 def test_an_error_of_the_configuration_is_no_result(config):
     """It ends the benchmark, and nothing is recorded."""
     training = {"unet": BaselineTraining(width=7)}
-    odd = config.model_copy(update={"baselines": config.baselines.model_copy(update={"training": training})})
+    odd = config.with_fields("baselines", training=training)
     with pytest.raises(ConfigError, match=r"unet\.width = 7"):
         bench_rates(odd, [], [1e-3])
     assert not list(config.layout.manifest("bench/any").parent.rglob("*.json"))
@@ -74,7 +72,7 @@ def test_only_gradient_steps_have_a_rate(config):
     """A closed form is refused, and so is a study without networks."""
     with pytest.raises(ConfigError, match="rates of stacked; expected models with gradient steps, choose from: dualfl"):
         bench_rates(config, ["unet", "stacked"], [1e-3])
-    closed = config.model_copy(update={"baselines": config.baselines.model_copy(update={"models": ("mean_image",)})})
+    closed = config.with_fields("baselines", models=("mean_image",))
     with pytest.raises(ConfigError, match="rates of no model"):
         bench_rates(closed, [], [1e-3])
 

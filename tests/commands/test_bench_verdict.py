@@ -66,7 +66,7 @@ def test_lesions_are_implanted_in_people_without_lesions(config):
 
 def test_laws_without_lesions_have_no_extra_rows(config):
     """Nothing is known about lesions in a law without them."""
-    regional = config.model_copy(update={"cohort": config.cohort.model_copy(update={"law": "regional"})})
+    regional = config.with_fields("cohort", law="regional")
     assert natural_lesions(regional) == {}
 
 

@@ -74,7 +74,7 @@ def meta_regions_of(config, tmp_path, *rows: str):
     """The configuration with a table of meta-regions."""
     path = tmp_path / "meta.tsv"
     path.write_text("\n".join(["meta_region\tregion", *rows]))
-    return config.model_copy(update={"impute": config.impute.model_copy(update={"meta_regions": path})})
+    return config.with_fields("impute", meta_regions=path)
 
 
 def test_meta_regions_may_come_from_a_table(config, tmp_path):
@@ -137,8 +137,8 @@ def test_a_study_without_holes_is_its_measured_values(study, config, monkeypatch
 
 
 def test_draws_are_written_as_volumes_on_request(study, config):
-    section = config.impute.model_copy(update={"draws": 3, "volumes": 2})
-    impute(config.model_copy(update={"impute": section}))
+    config = config.with_fields("impute", draws=3, volumes=2)
+    impute(config)
     files = sorted(config.layout.derivatives.rglob("*_pet.nii.gz"))
     assert len(files) == 2 * 30
     table = ImputedTable.read(config.layout.imputed_regions)
@@ -148,7 +148,7 @@ def test_draws_are_written_as_volumes_on_request(study, config):
     volume = np.asarray(image.dataobj, np.float32)
     means = study.regions.means(volume, study.splits["convert"][0]["mask"][0].numpy())
     assert means == pytest.approx(table.values[0, list(table.scans).index("sub-001"), :4], abs=1e-4)
-    impute(config.model_copy(update={"impute": section.model_copy(update={"volumes": 0})}))
+    impute(config.with_fields("impute", volumes=0))
     assert not list(config.layout.derivatives.rglob("*desc-impute*")), "volumes of another table stayed"
 
 
@@ -170,7 +170,7 @@ def test_a_constant_column_is_no_term(study, config, monkeypatch):
     """Nor does its reference level stop the imputation."""
     monkeypatch.setattr(study, "pairs", study.pairs.assign(group="control"))
     study.install(monkeypatch, module, config)
-    impute(config.model_copy(update={"impute": config.impute.model_copy(update={"references": {"group": "control"}})}))
+    impute(config.with_fields("impute", references={"group": "control"}))
     assert ImputedTable.read(config.layout.imputed_regions).facts["Terms"] == "age"
 
 

@@ -65,7 +65,7 @@ def test_a_study_without_test_people_is_refused_with_its_remedy(config):
     """Each way to choose test people is one; otherwise the error names the target that trains without scores."""
     for values in ({"test": 0.1}, {"test": 0, "test_subjects": ["1"]}, {"test": 0, "folds": 3}):
         require_test_people(parse_config({"study": {"name": "x"}, "split": values}))
-    nobody = config.model_copy(update={"split": config.split.model_copy(update={"test": 0.0})})
+    nobody = config.with_fields("split", test=0.0)
     with pytest.raises(ConfigError, match=r"split.test is 0, .*x/manifests/train/dualflow_seed-3.json"):
         require_test_people(nobody)
 

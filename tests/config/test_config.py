@@ -121,3 +121,11 @@ def test_levels_may_be_numbers():
     assert parse_config({"study": {"name": "x"}, "impute": {"references": {"sex": 1}}}).impute.references == {
         "sex": "1"
     }
+
+
+def test_fields_of_a_section_are_replaced():
+    """The other fields and sections stay."""
+    config = parse_config({"study": {"name": "x"}, "train": {"steps": 7}})
+    changed = config.with_fields("train", learning_rate=0.01, patience=None)
+    assert (changed.train.learning_rate, changed.train.patience, changed.train.steps) == (0.01, None, 7)
+    assert changed.model_copy(update={"train": config.train}) == config

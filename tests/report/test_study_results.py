@@ -44,7 +44,7 @@ def test_stress_tests_are_summed_over_seeds(config):
     totals = gather_results(config, ("oracle",)).stress
     assert totals["samples"].tolist() == [4, 4, 4]
     assert totals["nonfinite_voxels"].tolist() == [1, 1, 1]
-    without = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"stress": 0})})
+    without = config.with_fields("evaluate", stress=0)
     assert gather_results(without, ("oracle",)).stress is None
 
 
