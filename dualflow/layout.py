@@ -77,6 +77,11 @@ class Scan:
         return cls(match[1], match[2])
 
 
+def training_key(model: str, seed: int) -> str:
+    """Key of a training in the names of its steps and tables, such as `unet_seed-0`."""
+    return f"{model}_seed-{seed}"
+
+
 def bids_path(
     root: Path,
     scan: Scan,
@@ -208,7 +213,7 @@ class Layout:
 
     def error_map(self, kind: str, name: str, seed: int) -> Path:
         """Map over the test people on the model grid; `kind` is `bias` (signed) or `error` (absolute)."""
-        return self.tables / f"{kind}_{name}_seed-{seed}.nii.gz"
+        return self.tables / f"{kind}_{training_key(name, seed)}.nii.gz"
 
     @property
     def figures(self) -> Path:
@@ -226,11 +231,11 @@ class Layout:
 
     def stress(self, name: str, seed: int) -> Path:
         """Table of a flow's stress test."""
-        return self.table(f"stress_{name}_seed-{seed}")
+        return self.table(f"stress_{training_key(name, seed)}")
 
     def downstream(self, name: str, seed: int) -> Path:
         """Table of a model's downstream classification."""
-        return self.table(f"downstream_{name}_seed-{seed}")
+        return self.table(f"downstream_{training_key(name, seed)}")
 
     def page(self, name: str) -> Path:
         """The table `name` as Markdown."""
@@ -358,6 +363,10 @@ class Layout:
     def manifest(self, step: str) -> Path:
         """The manifest of a finished step."""
         return self.root / "manifests" / f"{step}.json"
+
+    def training_manifest(self, name: str, seed: int) -> Path:
+        """The manifest of a finished training."""
+        return self.manifest(f"train/{training_key(name, seed)}")
 
     def scan_manifest(self, scan: Scan) -> Path:
         """The manifest of a scan that is preprocessed or excluded."""

@@ -93,6 +93,7 @@ PATHS = {
     "metrics/summary.tsv": lambda layout: layout.table("summary"),
     "metrics/summary.md": lambda layout: layout.page("summary"),
     "metrics/stress_dualflow_seed-1.tsv": lambda layout: layout.stress("dualflow", 1),
+    "manifests/train/dualflow_seed-1.json": lambda layout: layout.training_manifest("dualflow", 1),
     "compare/plan.json": lambda layout: layout.comparison_plan,
     "conversion.tsv": lambda layout: layout.conversions,
     "conversion.html": lambda layout: layout.conversion_page,

@@ -47,7 +47,7 @@ from dualflow.imaging.regions import RegionMap, region_map
 from dualflow.imaging.volume import write_volume
 from dualflow.inference.convert import scan_seed
 from dualflow.inference.predict import Prediction, Predictor, load_predictor
-from dualflow.layout import Scan
+from dualflow.layout import Scan, training_key
 from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
 from dualflow.process import keep_freed_memory
@@ -99,7 +99,7 @@ def _evaluate(
         histograms.append(pit_histogram(cases).assign(model=name, subject=subject))
         errors.add(prediction.mean, target, shown, weight=1 / visits[subject])
         region_means.append(np.stack([regions.measured_means(target, mask), regions.means(prediction.mean, mask)]))
-    stem = f"{name}_seed-{seed}"
+    stem = training_key(name, seed)
     tables = {
         layout.table(f"scans_{stem}"): pd.DataFrame(rows),
         layout.table(f"reliability_{stem}"): over_subjects(curves, "level"),

@@ -75,7 +75,7 @@ def study_facts(layout: Layout, card: ModelCard) -> StudyFacts:
 
 def _learning_splits(layout: Layout, card: ModelCard) -> dict[str, SplitCount]:
     """Sizes of the training and validation splits; empty if the study does not say what these weights learned from."""
-    path = layout.manifest(f"train/{card.name}_seed-{card.seed}")
+    path = layout.training_manifest(card.name, card.seed)
     manifest = read_manifest(path, verify=False)
     if manifest is None or not layout.pairs.is_file():
         return {}

@@ -70,7 +70,7 @@ def model_run(
 
 def training_of(layout: Layout, name: str, seed: int) -> str:
     """Digest that identifies the run of a finished training; empty if its manifest has none."""
-    manifest = read_manifest(layout.manifest(f"train/{name}_seed-{seed}"), verify=False)
+    manifest = read_manifest(layout.training_manifest(name, seed), verify=False)
     return "" if manifest is None else str(manifest["facts"].get(TRAINING, ""))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from dualflow.config import Config
 from dualflow.config.learning import SEEDED
 from dualflow.errors import ConfigError, DataError
+from dualflow.layout import training_key
 
 CHECK = "check"
 """The last step."""
@@ -21,7 +22,7 @@ def closed_form_baselines(config: Config) -> list[str]:
 
 def step_names(config: Config) -> list[str]:
     """Steps of a finished study, in the order of the workflow."""
-    models = [f"{name}_seed-{seed}" for name, seed in config.trainings]
+    models = [training_key(name, seed) for name, seed in config.trainings]
     return [
         *_preparation(config),
         "qc",
@@ -37,7 +38,7 @@ def step_names(config: Config) -> list[str]:
 
 def scoring_steps(config: Config, names: Sequence[str]) -> list[str]:
     """Steps that train and score the models `names` with their seeds, without conversion and report."""
-    models = [f"{name}_seed-{seed}" for name, seed in config.trainings if name in names]
+    models = [training_key(name, seed) for name, seed in config.trainings if name in names]
     return [
         *_preparation(config),
         *(f"train/{model}" for model in models),
@@ -72,8 +73,7 @@ def require_test_people(config: Config) -> None:
     elif not (split.test or split.test_subjects or split.folds):
         nobody, remedy = "split.test is 0", "give it a share, such as 0.25"
     if nobody:
-        name, seed = config.trainings[0]
-        training = config.layout.manifest(f"train/{name}_seed-{seed}")
+        training = config.layout.training_manifest(*config.trainings[0])
         raise ConfigError(
             f"{nobody}, so nobody is left to score the models on; {remedy}, or train only: "
             f"`dualflow run ... -- {training}`"
@@ -137,7 +137,7 @@ INPUTS: dict[str, Callable[[Config], list[str]]] = {
     "lr-find": lambda _: ["preprocess"],
     "bench verdict": lambda _: ["preprocess"],
     "bench rates": lambda _: ["preprocess"],
-    "bench edit": lambda config: ["preprocess", f"train/{config.model.preset}_seed-{config.train.seeds[0]}"],
+    "bench edit": lambda config: ["preprocess", f"train/{training_key(config.model.preset, config.train.seeds[0])}"],
     "bench imputation": lambda _: ["preprocess"],
     "evaluate-ceilings": lambda _: ["preprocess"],
     "report": lambda config: [step for step in step_names(config) if step not in ("report", CHECK)],

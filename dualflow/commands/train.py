@@ -102,7 +102,7 @@ def _train(config: Config, name: str, seed: int, data: LearningData, group: Proc
     layout, folder = config.layout, config.layout.model(name, seed)
     fingerprint = fingerprint_of(config, name, data)
     training, tracks = fingerprint[:16], name in config.flows or name in SEEDED
-    path, record = layout.manifest(f"train/{name}_seed-{seed}"), folder / FINISHED
+    path, record = layout.training_manifest(name, seed), folder / FINISHED
     manifest = read_manifest(record)
     if group.all_agree(manifest is not None and manifest["facts"].get(TRAINING) == training):
         if group.is_main and manifest is not None:

@@ -16,7 +16,7 @@ from dualflow.errors import CheckpointError, DataError
 from dualflow.evaluation.condition_check import subject_check
 from dualflow.evaluation.current_scores import CurrentScans, current_scores
 from dualflow.evaluation.statistics import DIFFERENCES, differences, summarise
-from dualflow.layout import Scan
+from dualflow.layout import Scan, training_key
 from dualflow.manifest import read_manifest
 from dualflow.models.card import ModelCard
 from dualflow.models.store import load_card
@@ -121,14 +121,13 @@ def _finished(
         if current is None:
             continue
         for seed in [seed for model, seed in config.trainings if model == name]:
-            layout, stem, folder = config.layout, f"{name}_seed-{seed}", config.layout.model(name, seed)
             try:
-                card = load_card(folder)
+                card = load_card(config.layout.model(name, seed))
             except CheckpointError:
                 continue
             tables = current_scores(config, current, name, seed, card.weights_sha256)
             if tables is not None and _follows_plan(config, plan, card):
-                benchmark = layout.benchmark(f"train/{stem}")
+                benchmark = config.layout.benchmark(f"train/{training_key(name, seed)}")
                 memory = read_typed_table(benchmark)["max_rss"] if benchmark.is_file() else pd.Series([np.nan])
                 peak = float(pd.to_numeric(memory, errors="coerce").max())
                 yield Training(card, fold, peak, tables["scans"], tables.get("stress"))
@@ -139,7 +138,7 @@ def _follows_plan(config: Config, plan: Plan, card: ModelCard) -> bool:
 
     A closed form takes no steps, and depends on the side information alone.
     """
-    manifest = read_manifest(config.layout.manifest(f"train/{card.name}_seed-{card.seed}"), verify=False)
+    manifest = read_manifest(config.layout.training_manifest(card.name, card.seed), verify=False)
     if manifest is None or manifest["config"]["study"]["side"] != list(config.study.side):
         return False
     if card.name not in budgeted(config):

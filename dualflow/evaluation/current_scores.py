@@ -12,7 +12,7 @@ from dualflow.commit import sha256
 from dualflow.config import Config, dump_sections
 from dualflow.data.study_pairs import usable_pairs
 from dualflow.data.tsv import read_typed_table
-from dualflow.layout import Scan
+from dualflow.layout import Scan, training_key
 from dualflow.manifest import manifest_outputs, read_manifest
 
 
@@ -54,10 +54,10 @@ def current_scores(
         seed: of the training.
         weights: hash of the stored weights.
     """
-    layout, stem = config.layout, f"{name}_seed-{seed}"
-    path = layout.manifest(f"evaluate/{stem}")
+    layout = config.layout
+    path = layout.manifest(f"evaluate/{training_key(name, seed)}")
     scored = read_manifest(path, inputs={"model": weights})
-    if scored is None or read_manifest(layout.manifest(f"train/{stem}"), inputs=scans.learnt) is None:
+    if scored is None or read_manifest(layout.training_manifest(name, seed), inputs=scans.learnt) is None:
         return None
     if _options(scored["config"]) != _options(dump_sections(config.evaluate, config.convert)):
         return None

@@ -18,7 +18,7 @@ from dualflow.commit import digest_of
 from dualflow.data.tsv import read_typed_table
 from dualflow.errors import CheckpointError, DataError
 from dualflow.evaluation.statistics import MIN_SUBJECTS, differences, subject_means, summarise
-from dualflow.layout import Layout, Scan
+from dualflow.layout import Layout, Scan, training_key
 from dualflow.manifest import manifest_outputs, read_manifest
 from dualflow.models.card import ModelCard
 
@@ -130,8 +130,7 @@ class Evaluation:
     @classmethod
     def read(cls, layout: Layout, card: ModelCard) -> Evaluation | None:
         """Read the scores; None if these weights were not evaluated, or the table has changed since."""
-        stem = f"{card.name}_seed-{card.seed}"
-        path = layout.manifest(f"evaluate/{stem}")
+        path = layout.manifest(f"evaluate/{training_key(card.name, card.seed)}")
         manifest = read_manifest(path, inputs={"model": card.weights_sha256})
         if manifest is None:
             return None

@@ -14,6 +14,7 @@ from dualflow.evaluation.calibration import PIT_BINS
 from dualflow.evaluation.metrics import correlation
 from dualflow.evaluation.study_metrics import measure
 from dualflow.imaging.regions import region_map
+from dualflow.layout import training_key
 from dualflow.modalities import Modality, modality
 from dualflow.report.analysis_section import analysis_figures
 from dualflow.report.figures import (
@@ -46,10 +47,10 @@ def study_figures(config: Config, results: StudyResults, test: pd.DataFrame) -> 
     """
     layout, row, main = config.layout, modality(config.study.target), config.model.preset
     first_seed = config.train.seeds[0]
-    means = RegionMeans.from_table(read_result(layout.table(f"regions_{main}_seed-{first_seed}")))
+    means = RegionMeans.from_table(read_result(layout.table(f"regions_{training_key(main, first_seed)}")))
     # All figures of the page share one colour per model.
     colours = palette([name for name in dict.fromkeys(results.summary["model"]) if name not in results.ceilings])
-    stems = [f"{name}_seed-{seed}" for name, seed in config.trainings if seed == first_seed]
+    stems = [training_key(name, seed) for name, seed in config.trainings if seed == first_seed]
     curves = pd.concat([read_result(layout.table(f"reliability_{stem}")) for stem in stems])
     # A study that an earlier version evaluated has none.
     histograms = [read_result(path) for stem in stems if (path := layout.table(f"pit_{stem}")).is_file()]

@@ -13,7 +13,7 @@ from dualflow.data.tsv import read_typed_table
 from dualflow.errors import DataError
 from dualflow.evaluation.statistics import differences, summarise
 from dualflow.evaluation.study_metrics import with_true_spread
-from dualflow.layout import Layout
+from dualflow.layout import Layout, training_key
 from dualflow.models.card import ModelCard
 from dualflow.models.store import load_card
 from dualflow.report.likelihood_tables import likelihood_summary, stress_totals
@@ -62,7 +62,7 @@ def gather_results(config: Config, ceilings: Collection[str]) -> StudyResults:
     """
     layout, models = config.layout, config.trainings
     scores = pd.concat(
-        [read_result(layout.table(f"scans_{name}_seed-{seed}")) for name, seed in models]
+        [read_result(layout.table(f"scans_{training_key(name, seed)}")) for name, seed in models]
         + [read_result(layout.table("scans_ceilings"))]
     )
     if scores.empty:

@@ -14,6 +14,7 @@ from dualflow.config import Config
 from dualflow.data.index import split_people
 from dualflow.evaluation.statistics import MIN_CORRELATED, MIN_SUBJECTS
 from dualflow.inference.conversion_table import count_verdicts
+from dualflow.layout import training_key
 from dualflow.modalities import modality
 from dualflow.models.card import COMMIT_DIGITS, ModelCard
 from dualflow.report.study_results import read_result
@@ -81,7 +82,7 @@ def linked_files(config: Config) -> dict[str, str]:
     """Addresses relative to the report of the pages and tables beside it, and what they hold."""
     root = config.layout.root
     files = {name: text for name, text in PAGES.items() if (root / name).is_file()}
-    stems = {f"{name}_seed-{seed}" for name, seed in config.trainings}
+    stems = {training_key(name, seed) for name, seed in config.trainings}
     for path in sorted(config.layout.tables.glob("*.tsv")):
         kind = next((kind for kind in TABLES if path.stem == kind or path.stem.removeprefix(f"{kind}_") in stems), None)
         # Other tables may belong to an earlier configuration.
