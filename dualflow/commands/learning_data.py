@@ -14,9 +14,9 @@ from dualflow.data.dataset import PairDataset
 from dualflow.data.side_encoder import SideEncoder
 from dualflow.data.study_pairs import learning_pairs
 from dualflow.data.unseen_voxels import as_taught
-from dualflow.flows.presets import preset
 from dualflow.layout import Layout, Scan
 from dualflow.training.closed_form import ClosedFormCache
+from dualflow.training.flow_spec import flow_spec
 
 NO_EFFECT = ("seeds", "models", "processes", "device")
 """Configuration fields that change no result of one training."""
@@ -76,5 +76,5 @@ def fingerprint_of(config: Config, name: str, data: LearningData) -> str:
     baseline = [] if name in config.flows else [config.baselines.of(name)]
     sections = dump_sections(config.train, choice, *baseline, without=NO_EFFECT)
     # The options that the configuration leaves out too: a later version may have other ones.
-    layers = preset(choice.preset, **choice.options).to_dict()
+    layers = flow_spec(choice).to_dict()
     return digest_of({"version": __version__, "name": name, "scans": data.digest, "layers": layers, **sections})

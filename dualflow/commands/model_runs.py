@@ -16,7 +16,6 @@ from dualflow.baselines.correction import Correction
 from dualflow.config import Config
 from dualflow.config.learning import SEEDED
 from dualflow.evaluation.study_metrics import measure
-from dualflow.flows.presets import preset
 from dualflow.flows.spec import FlowSpec
 from dualflow.layout import Layout
 from dualflow.manifest import read_manifest
@@ -25,6 +24,7 @@ from dualflow.tracking.metric_names import TARGET, metric_name, unit_suffix
 from dualflow.tracking.mlflow_calls import RUN_ID
 from dualflow.tracking.saved_view import models_view
 from dualflow.tracking.tracked_run import Run, tracked
+from dualflow.training.flow_spec import flow_spec
 
 TRAIN_PARAMETERS = (
     "batch_size", "learning_rate", "warmup", "weight_decay", "clip_norm", "ema", "patience",
@@ -99,7 +99,7 @@ def model_parameters(config: Config, name: str, seed: int, precision: str) -> di
         optimiser["augment"] = train.augment.model_dump()
     if name in config.flows:
         choice = config.flows[name]
-        spec = preset(choice.preset, **choice.options).to_dict()
+        spec = flow_spec(choice).to_dict()
         values |= {"preset": choice.preset, "steps": choice.steps or train.steps, **optimiser, "flow": spec}
     elif name in SEEDED:
         section = config.baselines.of(name)

@@ -8,7 +8,7 @@ from typing import Any
 
 from dualflow.config import Config, load_config, parse_config
 from dualflow.errors import ConfigError
-from dualflow.flows.presets import preset
+from dualflow.training.flow_spec import flow_spec
 
 
 def load_study_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
@@ -43,7 +43,7 @@ def check_flows(config: Config, name: str = "configuration") -> None:
     for flow, choice in config.flows.items():
         section = f"extra_models.{flow}" if flow in config.extra_models else "model"
         try:
-            levels[flow] = preset(choice.preset, **choice.options).levels
+            levels[flow] = flow_spec(choice).levels
         except ConfigError as error:
             raise ConfigError(f"{name}: {section}: {error}") from None
     deepest = max(levels, key=lambda flow: levels[flow])

@@ -12,12 +12,12 @@ from dualflow.commands.model_runs import constant_metrics
 from dualflow.config import Config
 from dualflow.data.dataset import PairDataset
 from dualflow.flows.objective import Objective
-from dualflow.flows.presets import preset
 from dualflow.modalities import modality
 from dualflow.tracking.metric_names import loss_term, metric_name
 from dualflow.tracking.tracked_run import Run
 from dualflow.training.context import Watcher
 from dualflow.training.device import source_and_side
+from dualflow.training.flow_spec import flow_spec
 
 PICTURE_SEED = 0
 """Seed of the sample in tracked pictures."""
@@ -45,7 +45,7 @@ def _named(config: Config, name: str, values: Mapping[str, float]) -> dict[str, 
     """Metrics by their tracked names, without those that training cannot change."""
     unit, loss = modality(config.study.target).unit, loss_term(values)
     choice = config.flows.get(name)
-    constant = constant_metrics(None if choice is None else preset(choice.preset, **choice.options))
+    constant = constant_metrics(None if choice is None else flow_spec(choice))
     return {
         metric_name(key, unit, loss): value
         for key, value in values.items()

@@ -16,9 +16,9 @@ from dualflow.commit import commit_json, digest_of
 from dualflow.config import Config
 from dualflow.config.learning import SEEDED
 from dualflow.errors import ConfigError
-from dualflow.flows.presets import preset
 from dualflow.progress import track
 from dualflow.training.device import select_device
+from dualflow.training.flow_spec import flow_spec
 from dualflow.training.step_time import machine, step_seconds
 
 Measure = Callable[[Config, str], float]
@@ -141,7 +141,7 @@ def read_plan(config: Config) -> Plan | None:
 def step_identity(config: Config, name: str) -> str:
     """Digest of all that the step time of a model depends on: layers, sources, grid, training options and device."""
     choice = config.flows.get(name, config.model)  # the size of a U-Net follows that of the main flow
-    spec = preset(choice.preset, **choice.options).to_dict()
+    spec = flow_spec(choice).to_dict()
     train = config.train.model_dump(include={"batch_size", "precision", "memory", "threads"})
     baseline = [] if name in config.flows else [name, config.baselines.of(name).width]
     sizes = config.preprocess.shape, len(config.study.side)

@@ -12,8 +12,8 @@ from dualflow.config import Config
 from dualflow.errors import ConfigError
 from dualflow.flows.flow_objective import FlowObjective
 from dualflow.flows.model import DualFlow
-from dualflow.flows.presets import preset
 from dualflow.imaging.regions import region_map
+from dualflow.training.flow_spec import flow_spec
 
 
 def build_baseline(
@@ -51,7 +51,7 @@ def build_baseline(
 
 def _flow_parameters(config: Config, shape: tuple[int, int, int], side_features: int, source_channels: int) -> int:
     """Return the number of parameters of the main flow's objective."""
-    spec = preset(config.model.preset, **config.model.options)
+    spec = flow_spec(config.model)
     with torch.random.fork_rng(devices=()):
         flow = DualFlow(spec, shape=shape, side_features=side_features, source_channels=source_channels)
     return sum(parameter.numel() for parameter in FlowObjective(flow).parameters())

@@ -17,11 +17,11 @@ from dualflow.data.dataset import PairDataset
 from dualflow.data.index import read_pairs
 from dualflow.data.markdown import Column, table
 from dualflow.flows.memory import Memory
-from dualflow.flows.presets import preset
 from dualflow.manifest import read_manifest
 from dualflow.progress import track
 from dualflow.tracking.mlflow_store import load_client
 from dualflow.training.device import chosen_precision, select_device
+from dualflow.training.flow_spec import flow_spec
 from dualflow.training.memory_footprint import Footprint, footprint
 from dualflow.training.optimiser import Optimiser
 from dualflow.training.step_time import SCHEDULE, machine, random_batch, random_training, timed_step
@@ -94,7 +94,7 @@ def estimate_step_seconds(config: Config) -> tuple[float, float]:
 
     t(K_1, ..., K_L) = t(1, ..., 1) + sum_l (K_l - 1) (t(1, .., 1 + d, .., 1) - t(1, ..., 1)) / d
     """
-    depth = preset(config.model.preset, **config.model.options).steps
+    depth = flow_spec(config.model).steps
     if sum(depth) <= SHALLOW:
         return _time_steps(config, depth)
     ones = [1] * len(depth)

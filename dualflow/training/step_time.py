@@ -25,12 +25,12 @@ from dualflow.flows.initialization import initialize_flow
 from dualflow.flows.memory import set_memory
 from dualflow.flows.model import DualFlow
 from dualflow.flows.objective import Objective
-from dualflow.flows.presets import preset
 from dualflow.flows.source_objective import SourceObjective
 from dualflow.flows.source_spread import SourceSpread
 from dualflow.process import keep_freed_memory
 from dualflow.training.build_baseline import build_baseline
 from dualflow.training.device import autocast, device_of, select_device, synchronize
+from dualflow.training.flow_spec import flow_spec
 from dualflow.training.optimiser import Optimiser
 from dualflow.training.trainer import to_inputs
 
@@ -123,7 +123,7 @@ def _random_pair(config: Config, index: int) -> dict[str, Any]:
 
 def untrained(config: Config, choice: ModelConfig) -> FlowObjective:
     """An untrained flow on the study's grid, in the configuration's memory mode."""
-    spec, features = preset(choice.preset, **choice.options), len(config.study.side)
+    spec, features = flow_spec(choice), len(config.study.side)
     channels = len(config.study.sources)
     model = DualFlow(spec, shape=config.preprocess.shape, side_features=features, source_channels=channels)
     set_memory(model, config.train.memory)

@@ -14,7 +14,6 @@ from dualflow.errors import DataError
 from dualflow.flows.flow_objective import FlowObjective
 from dualflow.flows.initialization import initialize_flow
 from dualflow.flows.model import DualFlow
-from dualflow.flows.presets import preset
 from dualflow.flows.source_objective import SourceObjective
 from dualflow.models.card import TrainingRecord
 from dualflow.training.calibrate import calibrate, has_gains, warn_if_uncertain
@@ -25,6 +24,7 @@ from dualflow.training.fit_base import fit_base
 from dualflow.training.fit_mean import fit_mean
 from dualflow.training.fit_spread import fit_spread
 from dualflow.training.fit_whitening import fit_whitening
+from dualflow.training.flow_spec import flow_spec
 from dualflow.training.history import History
 from dualflow.training.side_probe import side_probe
 from dualflow.training.trainer import Trainer, to_inputs
@@ -130,7 +130,7 @@ def prepare_flow(
     """
     if not len(train):
         raise DataError("no training pairs are left; check the splits and the quarantine table")
-    spec, steps = preset(choice.preset, **choice.options), choice.steps or context.config.steps
+    spec, steps = flow_spec(choice), choice.steps or context.config.steps
     device = context.group.device
     channels = {"side_features": side_features, "source_channels": source_channels}
     mean = fit_mean(spec.mean, train, context, **channels)
