@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from dualflow.flows.local_linear_fit import RIDGES, SIGMAS
 from dualflow.flows.regression_scans import Pairs, RegressionScans
 from dualflow.flows.stacked_mean import StackedMean
 from dualflow.flows.voxel_domain import extended
-from dualflow.flows.voxel_features import IntensityFeatures, TissueFeatures, VoxelFeatures
+from dualflow.flows.voxel_features import VoxelFeatures
 
 
 class MeanImage(Baseline):
@@ -64,15 +63,24 @@ class LocalLinearBaseline(Baseline):
         shape: the grid, D, H, W.
         side_features: number of side columns.
         source_channels: channels of the source.
+        design: the features; by default TissueFeatures.
+        ridges: candidate strengths, in scans.
+        sigmas: candidate widths of the neighbourhood, in voxels; with 0 every voxel is fitted on its own.
     """
 
-    design: ClassVar[VoxelFeatures] = TissueFeatures()
-    ridges: ClassVar[tuple[float, ...]] = RIDGES
-    sigmas: ClassVar[tuple[float, ...]] = SIGMAS
-
-    def __init__(self, shape: tuple[int, int, int], side_features: int = 0, source_channels: int = 1) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        side_features: int = 0,
+        source_channels: int = 1,
+        *,
+        design: VoxelFeatures | None = None,
+        ridges: Sequence[float] = RIDGES,
+        sigmas: Sequence[float] = SIGMAS,
+    ) -> None:
         super().__init__()
-        self.regression = LocalLinear(shape, side_features, source_channels, design=self.design)
+        self.ridges, self.sigmas = ridges, sigmas
+        self.regression = LocalLinear(shape, side_features, source_channels, design=design)
 
     def fit(self, pairs: Pairs, folds: Sequence[int] | None = None, solve: Solver = fit_closed_form) -> list[Tensor]:
         """Fit the regression; return its cross-fitted predictions."""
@@ -84,17 +92,6 @@ class LocalLinearBaseline(Baseline):
         """Return the regression's prediction."""
         image: Tensor = self.regression(source, side)
         return image
-
-
-class VoxelwiseLinear(LocalLinearBaseline):
-    """Independent linear regression at each voxel, on the source intensities at that voxel and the side values.
-
-    Cross-fitting chooses the ridge, which is close to least squares with many scans.
-    """
-
-    design = IntensityFeatures()
-    ridges = (1e-6, 0.1, 1.0, 10.0)
-    sigmas = (0.0,)
 
 
 class StackedBaseline(Baseline):

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from dualflow.baselines.baseline import Baseline
-from dualflow.baselines.linear_models import LocalLinearBaseline, StackedBaseline, default_folds
+from dualflow.baselines.linear_models import LocalLinearBaseline, default_folds
 from dualflow.baselines.residual_law import ResidualLaw
 from dualflow.baselines.residual_likelihood import log_density
-from dualflow.baselines.residuals import ResidualScans, spread_map
+from dualflow.baselines.residuals import Residual, ResidualScans, spread_map
 from dualflow.baselines.scale_fit import fit_voxel_scale
 from dualflow.flows.closed_form_fits import Solver, fit_closed_form
 from dualflow.flows.interface import SAMPLES_AT_ONCE, ConditionalSampler
@@ -72,93 +71,61 @@ class ResidualDensity(Baseline, ConditionalSampler):
             yield mean + temperature * factor * errors * foreground(source)
 
 
-class SpreadDensity(ResidualDensity):
-    """Local linear regression with a spread map, and errors that are correlated within and between regions.
+class ClosedFormDensity(ResidualDensity):
+    """A mean in closed form with a spread map, and errors that are correlated within and between regions.
 
     Args:
         shape: the grid, D, H, W.
         side_features: number of side columns.
         source_channels: channels of the source.
         regions: number of regions.
+        mean: the mean; its `fit` returns cross-fitted images.
+        person_scale: whether side information and tissue fractions scale the errors of a person.
+        components: largest number of laws in the mixture of the region means, whose weights depend on side information.
+        voxel_scale: whether the errors are scaled in each voxel by how far the source lies from the usual one.
     """
 
-    mean_baseline: ClassVar[type[Baseline]] = LocalLinearBaseline
-    """The mean; its `fit` returns cross-fitted images."""
-    person_scale: ClassVar[bool] = False
-    components: ClassVar[int] = 1
-
     def __init__(
-        self, shape: tuple[int, int, int], side_features: int = 0, source_channels: int = 1, *, regions: int = 1
+        self,
+        shape: tuple[int, int, int],
+        side_features: int = 0,
+        source_channels: int = 1,
+        *,
+        regions: int = 1,
+        mean: type[Baseline] = LocalLinearBaseline,
+        person_scale: bool = False,
+        components: int = 1,
+        voxel_scale: bool = False,
     ) -> None:
         super().__init__()
-        self.mean = self.mean_baseline(shape, side_features, source_channels)
+        self.mean = mean(shape, side_features, source_channels)
         self.law = ResidualLaw(
-            shape,
-            side_features,
-            source_channels,
-            regions=regions,
-            person_scale=self.person_scale,
-            components=self.components,
+            shape, side_features, source_channels, regions=regions, person_scale=person_scale, components=components
         )
+        self.voxel_scale = VoxelScale(shape, source_channels) if voxel_scale else None
 
     def fit(self, pairs: Pairs, folds: Sequence[int] | None = None, solve: Solver = fit_closed_form) -> list[Tensor]:
         """Fit the mean and the law of its cross-fitted errors; return the cross-fitted images."""
         folds = default_folds(pairs) if folds is None else folds
         images = self.mean.fit(pairs, folds, solve)
         assert images is not None
-        self.fit_law(ResidualScans(pairs, images, folds))
+        residuals = ResidualScans(pairs, images, folds)
+        self.law.fit(residuals if self.voxel_scale is None else self._fit_voxel_scale(self.voxel_scale, residuals))
         return images
 
-    def fit_law(self, residuals: ResidualScans) -> None:
-        """Fit the law of the errors to cross-fitted ones."""
-        self.law.fit(residuals)
-
     def mean_and_factor(self, source: Tensor, side: Tensor | None = None) -> tuple[Tensor, Tensor | float]:
-        """Return the mean, and the factor 1."""
-        return self.mean.point_estimate(source, side), 1.0
+        """Return the mean, and the scale of the voxels or 1."""
+        mean = self.mean.point_estimate(source, side)
+        if self.voxel_scale is None:
+            return mean, 1.0
+        return mean, self.voxel_scale(foreground(source), source[:, : self.law.source_channels])
 
-
-class PersonScaleDensity(SpreadDensity):
-    """The `local_linear_spread` density, scaled per person by side information and tissue fractions."""
-
-    person_scale = True
-
-
-class MixtureDensity(PersonScaleDensity):
-    """The `local_linear_person_scale` density with a mixture of up to three laws of the region means.
-
-    The weights of the mixture depend on side information.
-    """
-
-    components = 3
-
-
-class StackedMixtureDensity(MixtureDensity):
-    """The same law around the `stacked` mean."""
-
-    mean_baseline = StackedBaseline
-
-
-class SourceScaleDensity(StackedMixtureDensity):
-    """The `stacked_mixture` density, scaled in each voxel by how far the source lies from the usual one."""
-
-    def __init__(
-        self, shape: tuple[int, int, int], side_features: int = 0, source_channels: int = 1, *, regions: int = 1
-    ) -> None:
-        super().__init__(shape, side_features, source_channels, regions=regions)
-        self.voxel_scale = VoxelScale(shape, source_channels)
-
-    def fit_law(self, residuals: ResidualScans) -> None:
-        """Fit the scale of voxels, then the law of the errors divided by it."""
+    def _fit_voxel_scale(self, scale: VoxelScale, residuals: ResidualScans) -> list[Residual]:
+        """Fit the scale of voxels; return the errors divided by it."""
         spread, rows = spread_map(residuals), list(residuals)
         squares = (((row.error[0] / spread).square(), row.mask[0]) for row in rows)
         folds = [row.fold for row in rows]
         # A person's scans are in one fold.
         sources = [row.source[: self.law.source_channels] for row in rows]
-        scales, _ = fit_voxel_scale(self.voxel_scale, sources, squares, folds, folds)
-        self.law.fit([row._replace(error=row.error / scale) for row, scale in zip(rows, scales, strict=True)])
-
-    def mean_and_factor(self, source: Tensor, side: Tensor | None = None) -> tuple[Tensor, Tensor | float]:
-        """Return the mean, and the scale of the voxels."""
-        images = source[:, : self.law.source_channels]
-        return self.mean.point_estimate(source, side), self.voxel_scale(foreground(source), images)
+        scales, _ = fit_voxel_scale(scale, sources, squares, folds, folds)
+        return [row._replace(error=row.error / scale) for row, scale in zip(rows, scales, strict=True)]

@@ -103,7 +103,7 @@ def model_parameters(config: Config, name: str, seed: int, precision: str) -> di
         values |= {"preset": choice.preset, "steps": choice.steps or train.steps, **optimiser, "flow": spec}
     elif name in SEEDED:
         section = config.baselines.of(name)
-        kind = BASELINES[name]
+        kind = BASELINES[name].kind
         assert issubclass(kind, Correction)
         rate = section.learning_rate or kind.learning_rate
         values |= optimiser | section.model_dump(exclude_none=True) | {"learning_rate": rate}

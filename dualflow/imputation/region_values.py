@@ -97,7 +97,7 @@ def cross_fitted_images(model: ConditionalModel, training: PairDataset, solve: S
         if model.spec.prediction != "mean" or not is_closed_form(mean):
             return None
         return solve(RegressionScans(training, folds), mean)[1]
-    from dualflow.baselines.residual_density import SpreadDensity
+    from dualflow.baselines.residual_density import ClosedFormDensity
 
     # A copy, because a fit changes the mean, and this one is part of verified weights.
-    return deepcopy(model.mean).cpu().fit(training, folds, solve) if isinstance(model, SpreadDensity) else None
+    return deepcopy(model.mean).cpu().fit(training, folds, solve) if isinstance(model, ClosedFormDensity) else None

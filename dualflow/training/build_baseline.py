@@ -31,7 +31,8 @@ def build_baseline(
         side_features: number of side features.
         source_channels: number of source channels.
     """
-    kind, regions, options = BASELINES[name], region_map(config.preprocess), dict[str, int]()
+    row, regions, options = BASELINES[name], region_map(config.preprocess), dict[str, int]()
+    kind = row.kind
     if issubclass(kind, Correction):
         if (width := config.baselines.of(name).width) and width not in kind.widths:
             raise ConfigError(
@@ -43,7 +44,7 @@ def build_baseline(
         )
     if issubclass(kind, ResidualDensity):
         options["regions"] = len(regions.names)
-    model = kind(shape, side_features, source_channels, **options)
+    model = row(shape, side_features, source_channels, **options)
     if isinstance(model, ResidualDensity):
         model.set_regions(torch.from_numpy(regions.labels))
     return model, options

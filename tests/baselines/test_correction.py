@@ -7,7 +7,7 @@ import pytest
 from dualflow.baselines.correction import Correction, width_for
 from dualflow.baselines.registry import BASELINES
 
-NETWORKS = {name: kind for name, kind in BASELINES.items() if issubclass(kind, Correction)}
+NETWORKS = {name: row.kind for name, row in BASELINES.items() if issubclass(row.kind, Correction)}
 
 
 @pytest.mark.parametrize("name", NETWORKS)

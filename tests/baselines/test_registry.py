@@ -12,4 +12,4 @@ from dualflow.config.learning import SEEDED, BaselineName
 def test_the_configuration_names_the_rows():
     """The configuration takes each row of the registry, and knows which have gradient steps without importing torch."""
     assert get_args(BaselineName) == tuple(BASELINES)
-    assert tuple(name for name, kind in BASELINES.items() if issubclass(kind, Correction)) == SEEDED
+    assert tuple(name for name, row in BASELINES.items() if issubclass(row.kind, Correction)) == SEEDED

@@ -13,28 +13,23 @@ from lesion_people import people as lesion_people
 from region_cohort import SHAPE, region_labels, region_people
 
 from dualflow.baselines import region_law
-from dualflow.baselines.residual_density import (
-    MixtureDensity,
-    PersonScaleDensity,
-    SourceScaleDensity,
-    SpreadDensity,
-    StackedMixtureDensity,
-)
+from dualflow.baselines.registry import BASELINES
+from dualflow.baselines.residual_density import ClosedFormDensity
 from dualflow.data.dataset import PairDataset
 from dualflow.evaluation.calibration import Ensemble, Normal, coverage, mean_crps
 
-KINDS = {"spread": SpreadDensity, "person_scale": PersonScaleDensity, "mixture": MixtureDensity}
+KINDS = ("spread", "person_scale", "mixture")
 
 
 @pytest.fixture(scope="module")
-def models() -> Iterator[dict[str, SpreadDensity]]:
+def models() -> Iterator[dict[str, ClosedFormDensity]]:
     """The three densities, fitted to one cohort; the mixture from one starting point, which is faster."""
     people, result = region_people(120), {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(region_law, "STARTS", 1)
         patch.setattr(region_law, "DIRECTIONS", (2,))
-        for name, kind in KINDS.items():
-            result[name] = kind(SHAPE, 2, regions=4)
+        for name in KINDS:
+            result[name] = BASELINES[f"local_linear_{name}"](SHAPE, 2, regions=4)
             result[name].set_regions(region_labels())
             result[name].fit(people)
         yield result
@@ -59,7 +54,7 @@ def _truth(law, person) -> torch.Tensor:
     return law.region_means(person["target"])
 
 
-def _scores(model: SpreadDensity, people: list[dict[str, Any]]) -> dict[str, float]:
+def _scores(model: ClosedFormDensity, people: list[dict[str, Any]]) -> dict[str, float]:
     rows: list[dict[str, float]] = []
     for seed, person in enumerate(people):
         generator, mask = torch.Generator().manual_seed(seed), person["mask"]
@@ -121,7 +116,7 @@ def test_samples_do_not_depend_on_how_many_are_drawn_at_once(models):
 def test_a_saved_density_draws_the_same_samples(models):
     """The state dict is the whole model, regions included."""
     model = models["mixture"]
-    copy = MixtureDensity(SHAPE, 2, regions=4)
+    copy = BASELINES["local_linear_mixture"](SHAPE, 2, regions=4)
     copy.load_state_dict(model.state_dict())
     person = region_people(1, seed=3)[0]
     samples = [m.sample(person["source"][None], None, 2, 1.0, torch.Generator().manual_seed(0)) for m in (model, copy)]
@@ -134,29 +129,29 @@ def lesion_models():
     fitted = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(region_law, "STARTS", 1)
-        for kind in (StackedMixtureDensity, SourceScaleDensity):
-            fitted[kind] = kind(LESION_SHAPE, 1)
-            fitted[kind].fit(PairDataset(lesion_people(40)), [index % 4 for index in range(40)])
+        for name in ("stacked_mixture", "stacked_source_scale"):
+            fitted[name] = BASELINES[name](LESION_SHAPE, 1)
+            fitted[name].fit(PairDataset(lesion_people(40)), [index % 4 for index in range(40)])
     return fitted
 
 
 def test_samples_vary_more_in_a_lesion(lesion_models):
     """Errors are twice as large there; without the scale they are as large as elsewhere."""
     ratios = dict.fromkeys(lesion_models, 0.0)
-    for kind, model in lesion_models.items():
+    for name, model in lesion_models.items():
         for p in lesion_people(10, seed=1):
             generator = torch.Generator().manual_seed(0)
             std = model.sample(p["source"][None], p["side"][None], 64, generator=generator)[:, 0].std(0)
-            ratios[kind] += float(std[p["lesion"]].mean() / std[~p["lesion"]].mean()) / 10
-    assert ratios[SourceScaleDensity] == pytest.approx(2.0, abs=0.4)
-    assert ratios[StackedMixtureDensity] == pytest.approx(1.0, abs=0.2)
+            ratios[name] += float(std[p["lesion"]].mean() / std[~p["lesion"]].mean()) / 10
+    assert ratios["stacked_source_scale"] == pytest.approx(2.0, abs=0.4)
+    assert ratios["stacked_mixture"] == pytest.approx(1.0, abs=0.2)
 
 
 def test_new_people_are_likelier(lesion_models):
     """By more than a hundredth of a nat per voxel; the density counts the scale."""
     nats = {
-        kind: sum(model.log_prob(*(p[name][None] for name in ("target", "mask", "source", "side"))) for p in new)
-        for kind, model in lesion_models.items()
+        name: sum(model.log_prob(*(p[part][None] for part in ("target", "mask", "source", "side"))) for p in new)
+        for name, model in lesion_models.items()
         for new in [lesion_people(3, seed=2)]
     }
-    assert nats[SourceScaleDensity] > nats[StackedMixtureDensity] + 0.01 * 3 * 16**3
+    assert nats["stacked_source_scale"] > nats["stacked_mixture"] + 0.01 * 3 * 16**3

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dualflow.baselines.linear_models import StackedBaseline
-from dualflow.baselines.residual_density import SpreadDensity
+from dualflow.baselines.residual_density import ClosedFormDensity
 from dualflow.baselines.unet import HalfUNet, HeteroscedasticUNet, UNet
 from dualflow.errors import ShapeError
 from dualflow.flows import stacked_fit
@@ -87,16 +87,10 @@ def test_untrained_unet_is_the_closed_form(kind):
     assert torch.allclose(*estimates, atol=1e-5)
 
 
-class StackedSpread(SpreadDensity):
-    """The `local_linear_spread` density around the stacked mean."""
-
-    mean_baseline = StackedBaseline
-
-
 def test_untrained_heteroscedastic_unet_is_the_spread_density():
     """Before training its samples are those of the closed-form density, and its loss is that density's likelihood."""
     batch, pairs = two_scans(), six_scans()
-    model, density = HeteroscedasticUNet(SHAPE, 1, width=8), StackedSpread(SHAPE, 1)
+    model, density = HeteroscedasticUNet(SHAPE, 1, width=8), ClosedFormDensity(SHAPE, 1, mean=StackedBaseline)
     for fitted in (model, density):
         fitted.fit(pairs)
     arguments = batch["source"], batch["side"], 3, 1.0

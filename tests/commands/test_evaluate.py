@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 
-from dualflow.baselines.residual_density import SpreadDensity
+from dualflow.baselines.residual_density import ClosedFormDensity
 from dualflow.commands import evaluate as module
 from dualflow.commands.convert_study import convert
 from dualflow.commands.evaluate import _closed_form_bits, _flow_scores, _sample_scores, _stress, evaluate
@@ -61,7 +61,7 @@ def test_other_models_have_no_flow_scores(phantoms):
 def test_closed_forms_have_exact_bits(phantoms):
     """They are those of the target's density, without slack; a brain with too many voxels has none."""
     item = phantoms[0]
-    model = SpreadDensity(tuple(item["source"].shape[1:]), len(item["side"]))
+    model = ClosedFormDensity(tuple(item["source"].shape[1:]), len(item["side"]))
     voxels = int(item["mask"].sum())
     config = parse_config({"study": {"name": "tiny"}, "evaluate": {"closed_form_voxels": voxels}})
     error = item["target"][None] - model.point_estimate(item["source"][None], item["side"][None])

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dualflow.baselines.residual_density import SpreadDensity
+from dualflow.baselines.residual_density import ClosedFormDensity
 from dualflow.commit import commit_text
 from dualflow.data.dataset import PairDataset
 from dualflow.data.side_encoder import Categorical, Continuous, SideEncoder
@@ -37,7 +37,7 @@ class ImputedStudy:
 
     pairs: pd.DataFrame
     splits: dict[str, PairDataset]
-    model: SpreadDensity
+    model: ClosedFormDensity
     card: SimpleNamespace
     regions: RegionMap
     truth: np.ndarray
@@ -73,7 +73,7 @@ class ImputedStudy:
             name: PairDataset([one for one, part in zip(people, split, strict=True) if part == name])
             for name in ("train", "validation", "test", "convert")
         }
-        model = SpreadDensity(SHAPE, 3, 1, regions=len(REGIONS)).eval()
+        model = ClosedFormDensity(SHAPE, 3, 1, regions=len(REGIONS)).eval()
         model.set_regions(region_labels())
         model.fit(splits["train"], subject_folds(splits["train"]))
         card = SimpleNamespace(side=encoder, label="spread, seed 0", weights_sha256="0" * 64, data_digest="data")
