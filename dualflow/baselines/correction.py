@@ -16,11 +16,12 @@ from dualflow.baselines.baseline import Baseline
 from dualflow.baselines.linear_models import StackedBaseline
 from dualflow.errors import ShapeError
 from dualflow.flows.closed_form_fits import Solver, fit_closed_form
-from dualflow.flows.mean_models import coordinates, known_side
+from dualflow.flows.mean_models import coordinates
 from dualflow.flows.objective import Objective
 from dualflow.flows.regression_scans import Pairs
+from dualflow.flows.side_information import known_side
 from dualflow.flows.squeeze import HaarSqueeze
-from dualflow.flows.voxel_features import foreground
+from dualflow.flows.voxel_features import foreground, without_detail
 
 BANDS = 8
 """Haar bands of a volume, at half its resolution."""
@@ -88,7 +89,7 @@ class Correction(Baseline):
         `mean` replaces the closed-form prediction if given.
         """
         start = self.mean.point_estimate(source, side) if mean is None else mean
-        bands = [self.haar(image)[0] for image in (source[:, : self.source_channels], start)]
+        bands = [self.haar(image)[0] for image in (without_detail(source, self.source_channels), start)]
         position = self.position.expand(len(source), -1, -1, -1, -1)
         values = known_side(side, source, self.side_features)[:, :, None, None, None].expand(-1, -1, *self.half_shape)
         return start, F.pad(torch.cat([*bands, position, values], dim=1), self.padding)

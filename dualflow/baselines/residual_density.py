@@ -18,7 +18,7 @@ from dualflow.flows.closed_form_fits import Solver, fit_closed_form
 from dualflow.flows.interface import SAMPLES_AT_ONCE, ConditionalSampler
 from dualflow.flows.regression_scans import Pairs
 from dualflow.flows.rng import seed_batches
-from dualflow.flows.voxel_features import foreground
+from dualflow.flows.voxel_features import foreground, without_detail
 from dualflow.flows.voxel_scale import VoxelScale
 
 
@@ -118,7 +118,7 @@ class ClosedFormDensity(ResidualDensity):
         mean = self.mean.point_estimate(source, side)
         if self.voxel_scale is None:
             return mean, 1.0
-        return mean, self.voxel_scale(foreground(source), source[:, : self.law.source_channels])
+        return mean, self.voxel_scale(foreground(source), without_detail(source, self.law.source_channels))
 
     def _fit_voxel_scale(self, scale: VoxelScale, residuals: ResidualScans) -> list[Residual]:
         """Fit the scale of voxels; return the errors divided by it."""
@@ -126,6 +126,6 @@ class ClosedFormDensity(ResidualDensity):
         squares = (((row.error[0] / spread).square(), row.mask[0]) for row in rows)
         folds = [row.fold for row in rows]
         # A person's scans are in one fold.
-        sources = [row.source[: self.law.source_channels] for row in rows]
+        sources = [without_detail(row.source, self.law.source_channels) for row in rows]
         scales, _ = fit_voxel_scale(scale, sources, squares, folds, folds)
         return [row._replace(error=row.error / scale) for row, scale in zip(rows, scales, strict=True)]

@@ -15,9 +15,9 @@ from dualflow.baselines.residuals import PRIOR_PEOPLE, Residual, spread_map
 from dualflow.baselines.scale_fit import fit_scale
 from dualflow.errors import DataError, ShapeError
 from dualflow.flows.log_linear_scale import LogLinearScale
-from dualflow.flows.mean_models import known_side
 from dualflow.flows.person_features import person_count, person_values
-from dualflow.flows.voxel_features import blur
+from dualflow.flows.side_information import known_side, side_values
+from dualflow.flows.voxel_features import blur, without_detail
 
 KERNEL_PEOPLE = 40
 """People whose errors determine the correlation between voxels."""
@@ -122,7 +122,7 @@ class ResidualLaw(nn.Module):
         self.spread.copy_(spread_map(residuals))
         self.unmixing.copy_(self._unmixing())
         means = torch.stack([self.region_means(r.error[0] * r.mask[0], r.mask[0]) for r in residuals])
-        features = torch.cat([person_values(r.source[None, : self.source_channels], r.side[None]) for r in residuals])
+        features = torch.cat([self._person_values(r.source[None], r.side[None]) for r in residuals])
         region_scales = voxel_scales = torch.ones(len(folds))
         if self.region_scale is not None:
             energy = (means.square() / means.square().mean(dim=0).clamp_min(1e-12)).mean(dim=1)
@@ -165,9 +165,7 @@ class ResidualLaw(nn.Module):
         """Return each person's scale of voxels around their region means, and of region means, both `[N]`."""
         if self.voxel_scale is None or self.region_scale is None:
             return source.new_ones(len(source)), source.new_ones(len(source))
-        if side is None:
-            side = source.new_full((len(source), self.side_features), torch.nan)
-        features = person_values(source[:, : self.source_channels], side)
+        features = self._person_values(source, side_values(side, source, self.side_features))
         return self.voxel_scale(features), self.region_scale(features)
 
     def interpolate(self, means: Tensor) -> Tensor:
@@ -182,6 +180,10 @@ class ResidualLaw(nn.Module):
             weights = F.pad(unit / sizes, (1, 0))
             fields.append(self.deviation * self.kernel.apply(self.deviation * weights[:, self.labels.long()]))
         return torch.cat(fields)
+
+    def _person_values(self, source: Tensor, side: Tensor) -> Tensor:
+        """Return the features of people `[N, P]` from sources with or without detail and side values `[N, S]`."""
+        return person_values(without_detail(source, self.source_channels), side)
 
     def _spread_out(self, values: Tensor) -> Tensor:
         """Return fields `[n, D, H, W]` that follow the values of regions `[n, R]`, blurred between regions."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dualflow.baselines.residual_law import ResidualLaw
-from dualflow.flows.mean_models import known_side
+from dualflow.flows.side_information import known_side
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dualflow.errors import InputError, ShapeError
 from dualflow.flows.multiscale import FlowMaps, level_channels, level_shapes
+from dualflow.flows.side_information import side_values
 
 
 class Condition(NamedTuple):
@@ -101,7 +102,7 @@ class InputCheck:
             InputError: the message names the input, its value, and the remedy.
         """
         self.volume(source, "source")
-        values = self.side(side, source)
+        values = side_values(side, source, self.side_features)
         if not values.is_meta and bool(values.isinf().any()):
             raise InputError("side information holds infinite values; give finite ones, NaN where a value is unknown")
         _check_values(source, "source", like)
@@ -137,22 +138,6 @@ class InputCheck:
             raise ShapeError(
                 f"{name} holds {len(volume)} volumes, expected {count} as in the source; match the batches"
             )
-
-    def side(self, side: Tensor | None, source: Tensor) -> Tensor:
-        """Return side values `[N, S]`, all unknown (NaN) where none are given.
-
-        Raises:
-            ShapeError: they are not `[N, S]`.
-        """
-        expected = (len(source), self.side_features)
-        if side is None:
-            return source.new_full(expected, torch.nan)
-        if tuple(side.shape) != expected:
-            raise ShapeError(
-                f"side information of size {tuple(side.shape)}, expected {expected}; "
-                "give one row per volume, NaN where a value is unknown"
-            )
-        return side
 
     def latents(self, latents: Sequence[Tensor], count: int) -> None:
         """Check that there is one latent per level, each of its level's size.

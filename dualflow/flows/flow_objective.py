@@ -22,7 +22,9 @@ from dualflow.flows.side_information import (
     discriminator_accuracy,
     discriminator_error,
     reversal_strength,
+    side_values,
 )
+from dualflow.flows.voxel_features import without_detail
 
 
 class FlowObjective(Objective):
@@ -117,7 +119,8 @@ class FlowObjective(Objective):
         if round_trip:
             numbers["round_trip"] = round_trip_error(self.flow, target, source, side)
             if self.flow.source.glow is not None:
-                numbers["source_round_trip"] = source_round_trip_error(self.flow.source.glow, self.flow.images(source))
+                images = without_detail(source, self.flow.source_channels)
+                numbers["source_round_trip"] = source_round_trip_error(self.flow.source.glow, images)
         return numbers
 
     def _forward_pass(
@@ -130,7 +133,7 @@ class FlowObjective(Objective):
         spread: Tensor | None,
     ) -> ForwardPass:
         flow, spec = self.flow, self.flow.spec
-        side = flow.check.side(side, source)
+        side = side_values(side, source, flow.side_features)
         generator = None if self.training else torch.Generator().manual_seed(EVALUATION_SEED)
         target = prepare_target(target, mask, spec, generator, training=self.training)
         frozen = self.training and self.progress < spec.source_frozen

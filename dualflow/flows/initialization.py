@@ -10,6 +10,8 @@ from torch import Tensor
 from dualflow.flows.dequantization import prepare_target
 from dualflow.flows.model import DualFlow
 from dualflow.flows.rng import standard_noise
+from dualflow.flows.side_information import side_values
+from dualflow.flows.voxel_features import without_detail
 
 INITIALISATION_VOXELS = 64 * 48 * 56 * 48
 """Voxels that pass through the flow at once: 64 scans at 4 mm, 8 at 2 mm.
@@ -38,10 +40,10 @@ def initialize_flow(
         mean: mean image in place of the mean model's, `[N, C, D, H, W]`.
         spread: unit of the residual in place of the spread map's, `[N, 1, D, H, W]`.
     """
-    target, side = prepare_target(target, mask, flow.spec, training=True), flow.check.side(side, source)
+    target, side = prepare_target(target, mask, flow.spec, training=True), side_values(side, source, flow.side_features)
     count = max(1, INITIALISATION_VOXELS // prod(flow.shape))
     if flow.spec.has_source_density:
-        first = flow.images(source[:count])
+        first = without_detail(source[:count], flow.source_channels)
         flow.source.initialize(first + flow.spec.source_noise * standard_noise(tuple(first.shape), first))
     rows = slice(count)
     given = (None if image is None else image[rows] for image in (mean, spread))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dualflow.errors import ShapeError
+from dualflow.flows.side_information import side_values
 from dualflow.flows.voxel_features import TissueFeatures, VoxelFeatures, foreground, images_and_detail
 
 
@@ -70,14 +71,7 @@ class LocalLinear(nn.Module):
         Raises:
             ShapeError: side is not `[N, S]`.
         """
-        if side is None:
-            side = source.new_full((source.shape[0], self.side_features), torch.nan)
-        if side.shape != (source.shape[0], self.side_features):
-            raise ShapeError(
-                f"side is {tuple(side.shape)}; expected [{source.shape[0]}, {self.side_features}], so give one row per "
-                "volume, NaN where unknown"
-            )
-        return torch.nan_to_num(side.float() - self.side_mean, nan=0.0)
+        return torch.nan_to_num(side_values(side, source, self.side_features).float() - self.side_mean, nan=0.0)
 
     def forward(self, source: Tensor, side: Tensor | None = None) -> Tensor:
         """Return the conditional mean `[N, 1, D, H, W]`, in the target's unit."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dualflow.errors import ShapeError
 from dualflow.flows.local_linear import LocalLinear
 from dualflow.flows.stacked_mean import StackedMean
 
@@ -25,19 +24,6 @@ class NoMean(nn.Module):
     def forward(self, source: Tensor, side: Tensor | None = None) -> Tensor:
         """Return zeros like a channel of the source."""
         return torch.zeros_like(source[:, :1])
-
-
-def known_side(side: Tensor | None, like: Tensor, count: int) -> Tensor:
-    """Return side values with a flag each, `[N, 2S]`: unknown (NaN) is value 0 and flag 0.
-
-    Raises:
-        ShapeError: side is not `[N, count]`.
-    """
-    if side is None:
-        return like.new_zeros(like.shape[0], 2 * count)
-    if side.shape != (like.shape[0], count):
-        raise ShapeError(f"side is {tuple(side.shape)}; expected [{like.shape[0]}, {count}]; give NaN where unknown")
-    return torch.cat([torch.nan_to_num(side, nan=0.0), (~side.isnan()).to(side.dtype)], dim=1)
 
 
 def coordinates(shape: tuple[int, int, int]) -> Tensor:

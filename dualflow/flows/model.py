@@ -22,12 +22,12 @@ from dualflow.flows.person_features import PersonFeatures, person_values
 from dualflow.flows.predictions import predict
 from dualflow.flows.prior import LevelChannels, LevelPrior, PriorContext
 from dualflow.flows.rng import SampleGenerators, sample_seeds, standard_noise, uniform_noise
-from dualflow.flows.side_information import SideTokens
+from dualflow.flows.side_information import SideTokens, side_values
 from dualflow.flows.source import SOURCES
 from dualflow.flows.source_spread import SPREADS
 from dualflow.flows.spec import FlowSpec
 from dualflow.flows.subspace_law import SubspaceLaw
-from dualflow.flows.voxel_features import foreground
+from dualflow.flows.voxel_features import foreground, without_detail
 
 SIDE_EMBEDDING = 8
 
@@ -133,7 +133,7 @@ class DualFlow(ConditionalDensity):
         Raises:
             InputError: an input has the wrong shape, dtype or values.
         """
-        self._check_inputs(source, side, target=target)
+        self.check_inputs(source, side, target=target)
         return self.density(target, self.condition(source, side))[0]
 
     def log_mass(
@@ -158,7 +158,7 @@ class DualFlow(ConditionalDensity):
             raise ConfigError(f"log_mass of {draws} draws; give at least 1")
         if self.spec.dequantisation == "none":
             raise ConfigError("log_mass is for targets that are dequantised; choose dequantisation: uniform")
-        self._check_inputs(source, side, target=target)
+        self.check_inputs(source, side, target=target)
         condition, width = self.condition(source, side), self.spec.bin_width
         terms = [self.density(target + width * uniform_noise(target, generator), condition)[0] for _ in range(draws)]
         return torch.stack(terms).mean(dim=0) + target[0].numel() * log(width)
@@ -169,7 +169,7 @@ class DualFlow(ConditionalDensity):
         Raises:
             InputError: an input has the wrong shape, dtype or values.
         """
-        self._check_inputs(source, side, target=target)
+        self.check_inputs(source, side, target=target)
         code = self.encoding(target, self.condition(source, side))
         return code.latents, code.log_det
 
@@ -179,7 +179,7 @@ class DualFlow(ConditionalDensity):
         Raises:
             InputError: an input has the wrong shape, dtype or values.
         """
-        self._check_inputs(source, side, latents=latents)
+        self.check_inputs(source, side, latents=latents)
         condition = self.condition(source, side)
         return self.decode_latents(lambda level, _: latents[level], condition)
 
@@ -203,7 +203,7 @@ class DualFlow(ConditionalDensity):
         """
         if n < 1 or not 0 <= temperature < float("inf"):
             raise ConfigError(f"{n} samples at temperature {temperature:g}; give at least 1 at 0 or more")
-        self._check_inputs(source, side)
+        self.check_inputs(source, side)
         condition = self.condition(source, side)
         at_once = max(1, SAMPLES_AT_ONCE // len(source))
         for start in range(0, n, at_once):
@@ -224,12 +224,8 @@ class DualFlow(ConditionalDensity):
         """
         if self.source.glow is None:
             raise ConfigError("log p(source) of a flow with source: encoder; choose source: glow")
-        self._check_inputs(source, None)
-        return self.source.glow.log_prob(self.images(source))
-
-    def images(self, source: Tensor) -> Tensor:
-        """Return a source `[..., C or 2C, D, H, W]` without the detail of its images."""
-        return source[..., : self.source_channels, :, :, :]
+        self.check_inputs(source, None)
+        return self.source.glow.log_prob(without_detail(source, self.source_channels))
 
     @torch.no_grad()
     def mean(self, source: Tensor, side: Tensor | None = None) -> Tensor:
@@ -237,7 +233,7 @@ class DualFlow(ConditionalDensity):
         if self.spec.mean == "none":
             return source.new_zeros(len(source), self.target_channels, *self.shape)
         with torch.autocast(source.device.type, enabled=False):  # the subtracted image must be the same everywhere
-            image: Tensor = self.mean_model(source, self.check.side(side, source))
+            image: Tensor = self.mean_model(source, side)
         return image
 
     def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:
@@ -246,7 +242,7 @@ class DualFlow(ConditionalDensity):
         Raises:
             InputError: an input has the wrong shape, dtype or values.
         """
-        self._check_inputs(source, side)
+        self.check_inputs(source, side)
         return predict(self, source, side, self.spec.prediction)
 
     def condition(
@@ -274,13 +270,13 @@ class DualFlow(ConditionalDensity):
             ConfigError: a mean image is given to a flow without a mean.
         """
         self.check.volume(source, "source")
-        side = self.check.side(side, source)
+        side = side_values(side, source, self.side_features)
         if mean is not None and self.spec.mean == "none":
             raise ConfigError("a mean image was given to a flow with mean: none; leave it out, or choose a mean model")
         mean = self.mean(source, side) if mean is None else mean
         self.check.volume(mean, "mean", len(source))
         embedding = None if self.side_tokens is None else self.side_tokens(side)
-        source = seen = self.images(source)
+        source = seen = without_detail(source, self.source_channels)
         if noise and self.spec.has_source_density:
             seen = source + self.spec.source_noise * standard_noise(tuple(source.shape), source)
         with torch.set_grad_enabled(torch.is_grad_enabled() and train_source):
@@ -366,13 +362,24 @@ class DualFlow(ConditionalDensity):
         assert isinstance(prior, LevelPrior)
         return prior
 
-    def _check_inputs(
+    def check_inputs(
         self,
         source: Tensor,
         side: Tensor | None,
         target: Tensor | None = None,
         latents: Sequence[Tensor] | None = None,
     ) -> None:
+        """Check shape, dtype and values of all inputs; NaN is allowed in `side` alone.
+
+        Args:
+            source: `[N, C or 2C, D, H, W]`.
+            side: `[N, S]`, NaN where unknown; None if all is.
+            target: `[N, C, D, H, W]`.
+            latents: one per level, finest first.
+
+        Raises:
+            InputError: an input has the wrong shape, dtype or values.
+        """
         self.check(next(self.parameters()), source, side, target=target, latents=latents)
 
     def decode_latents(self, choose: Callable[[int, Tensor | None], Tensor], condition: Condition) -> Tensor:

@@ -1,4 +1,4 @@
-"""Side information (age, diagnosis, ...): embedding with tokens for unknown values, adversarial discriminators."""
+"""Side information (age, diagnosis, ...): check, embedding with tokens for unknown values, discriminators."""
 
 from __future__ import annotations
 
@@ -9,11 +9,40 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dualflow.errors import ShapeError
 from dualflow.flows.bijection import upcast
 from dualflow.flows.network import Convolution, RMSNorm
 from dualflow.flows.rng import uniform_noise
 
 REVERSAL_SLOPE = 10.0
+
+
+def side_values(side: Tensor | None, source: Tensor, count: int) -> Tensor:
+    """Return side values `[N, S]`, all unknown (NaN) where none are given.
+
+    Args:
+        side: `[N, S]` or None.
+        source: `[N, ...]`, whose dtype and device unknown values have.
+        count: number S of side values per subject.
+
+    Raises:
+        ShapeError: they are not `[N, S]`.
+    """
+    expected = (len(source), count)
+    if side is None:
+        return source.new_full(expected, torch.nan)
+    if tuple(side.shape) != expected:
+        raise ShapeError(
+            f"side information of size {tuple(side.shape)}, expected {expected}; "
+            "give one row per volume, NaN where a value is unknown"
+        )
+    return side
+
+
+def known_side(side: Tensor | None, source: Tensor, count: int) -> Tensor:
+    """Return `side_values` with a flag each, `[N, 2S]`: unknown (NaN) is value 0 and flag 0."""
+    values = side_values(side, source, count)
+    return torch.cat([torch.nan_to_num(values, nan=0.0), (~values.isnan()).to(values.dtype)], dim=1)
 
 
 class SideTokens(nn.Module):

@@ -9,7 +9,7 @@ from dualflow.flows.coefficient_posterior import CoefficientPosterior
 from dualflow.flows.local_linear import LocalLinear
 from dualflow.flows.person_gain import PersonGain
 from dualflow.flows.rich_features import RichFeatures
-from dualflow.flows.voxel_features import foreground
+from dualflow.flows.voxel_features import foreground, without_detail
 
 
 class StackedMean(nn.Module):
@@ -71,5 +71,5 @@ class StackedMean(nn.Module):
 
     def _gains(self, source: Tensor, side: Tensor | None) -> Tensor:
         """Return the gain of each person, `[N, 1, 1, 1, 1]`."""
-        gain: Tensor = self.gain(source[:, : self.features.channels], self.plain.complete(source, side))
+        gain: Tensor = self.gain(without_detail(source, self.features.channels), self.plain.complete(source, side))
         return gain[:, None, None, None, None]

@@ -71,6 +71,11 @@ def soft_tissue(source: Tensor, detail: Tensor | None = None) -> Tensor:
     return distance.square_().div_(widening).mul_(-0.5).exp_().div_(widening.sqrt()).flatten(1, 2)
 
 
+def without_detail(source: Tensor, channels: int) -> Tensor:
+    """Return the C images of a source `[..., C or 2C, D, H, W]`, without the detail of each."""
+    return source[..., :channels, :, :, :]
+
+
 def images_and_detail(source: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
     """Split a source `[N, C or 2C, D, H, W]` into its C images and the detail of each; None if it carries no detail.
 
@@ -82,7 +87,7 @@ def images_and_detail(source: Tensor, channels: int) -> tuple[Tensor, Tensor | N
             f"source of {source.shape[1]} channels, expected {channels} images, or {2 * channels} channels with the "
             "detail of each"
         )
-    return source[:, :channels], source[:, channels:] if source.shape[1] > channels else None
+    return without_detail(source, channels), source[:, channels:] if source.shape[1] > channels else None
 
 
 def foreground(source: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ def encode_standardised(flow: DualFlow, subject: Subject, generator: torch.Gener
     """
     generator = generator or torch.Generator().manual_seed(EVALUATION_SEED)
     target = prepare_target(subject.target, subject.mask, flow.spec, generator)
-    flow.check(next(flow.parameters()), subject.source, subject.side, target=target)
+    flow.check_inputs(subject.source, subject.side, target=target)
     condition = flow.condition(subject.source, subject.side)
     return standardise(flow, flow.encoding(target, condition), condition)
 
@@ -60,7 +60,7 @@ def decode_under(flow: DualFlow, latents: Sequence[Tensor], source: Tensor, side
     Raises:
         InputError: an input has the wrong shape, dtype or values.
     """
-    flow.check(next(flow.parameters()), source, side, latents=latents)
+    flow.check_inputs(source, side, latents=latents)
     return flow.decode_standardised(latents, flow.condition(source, side))
 
 
@@ -151,6 +151,6 @@ def _reference_latents(
 ) -> list[Tensor]:
     if reference is not None:
         return encode_standardised(flow, reference)
-    flow.check(next(flow.parameters()), source, side)
+    flow.check_inputs(source, side)
     generator = generator or torch.Generator().manual_seed(EVALUATION_SEED)
     return flow.draw_latents(flow.condition(source, side), temperature, generator)

@@ -41,5 +41,5 @@ def interpolate_missing(flow: DualFlow, subject: Subject, known: Tensor) -> Tens
         )
     measured = torch.where(known, subject.target, 0.0)
     target = prepare_target(measured, subject.mask, flow.spec, torch.Generator().manual_seed(EVALUATION_SEED))
-    flow.check(next(flow.parameters()), subject.source, subject.side, target=target)
+    flow.check_inputs(subject.source, subject.side, target=target)
     return fill_missing(flow, target, known, flow.condition(subject.source, subject.side))

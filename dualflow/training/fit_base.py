@@ -19,6 +19,7 @@ from dualflow.flows.model import DualFlow
 from dualflow.flows.multiscale import joined
 from dualflow.flows.person_features import person_values
 from dualflow.flows.rng import EVALUATION_SEED
+from dualflow.flows.voxel_features import without_detail
 from dualflow.layout import Scan
 from dualflow.training.device import autocast, device_of, source_and_side
 from dualflow.training.subspace_fit import fit_law
@@ -63,7 +64,7 @@ def fit_base(
         return {}
     flow.eval()
     people = (source_and_side(item, flow) for item in pairs.items)
-    values = torch.cat([person_values(flow.images(source), side) for source, side in people])
+    values = torch.cat([person_values(without_detail(source, flow.source_channels), side) for source, side in people])
     flow.person.fit(values)
     weights = region_weights(pairs, regions, 2**flow.spec.levels).to(device_of(flow))
     rows = mean_gradients(flow, pairs, weights, people=1 if initial else GRADIENT_PEOPLE)

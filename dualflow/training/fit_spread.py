@@ -13,7 +13,7 @@ from dualflow.flows.model import DualFlow
 from dualflow.flows.person_features import person_values
 from dualflow.flows.source_spread import SourceSpread
 from dualflow.flows.spread_map import VoxelSpread
-from dualflow.flows.voxel_features import foreground
+from dualflow.flows.voxel_features import foreground, without_detail
 
 
 @torch.no_grad()
@@ -45,7 +45,7 @@ def fit_spread(flow: DualFlow, train: PairDataset, folds: Sequence[int]) -> Pair
 
 def _fit_scales(spread: SourceSpread, flow: DualFlow, train: PairDataset, folds: Sequence[int]) -> list[Tensor]:
     """Fit the scale of voxels, and that of people to what it leaves; return each scan's spread, `[1, D, H, W]`."""
-    sources = [flow.images(item["source"]) for item in train.items]
+    sources = [without_detail(item["source"], flow.source_channels) for item in train.items]
     relative = (((square / spread.image.square())[0], item["mask"][0]) for item, square in _squares(flow, train))
     voxel_scales, left = fit_voxel_scale(spread.voxel, sources, relative, folds, train.subjects)
     people = zip(sources, train.items, strict=True)

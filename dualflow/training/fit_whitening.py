@@ -13,6 +13,7 @@ from dualflow.data.dataset import PairDataset, collate
 from dualflow.flows.dequantization import prepare_target
 from dualflow.flows.model import DualFlow
 from dualflow.flows.rng import EVALUATION_SEED
+from dualflow.flows.voxel_features import without_detail
 from dualflow.training.fit_spread import mean_of
 
 
@@ -37,6 +38,6 @@ def _fields(flow: DualFlow, train: PairDataset) -> Iterator[tuple[Tensor, Tensor
     for index in range(0, len(train), max(len(train) // KERNEL_PEOPLE, 1)):
         item = collate([train[index]])
         target = prepare_target(item["target"], item["mask"], flow.spec, generator, training=True)
-        images = flow.images(item["source"])
+        images = without_detail(item["source"], flow.source_channels)
         spread = item["spread"] if "spread" in item else flow.spread(item["mask"], images, item["side"])
         yield ((target - mean_of(flow, train[index])) / spread)[0, 0], item["mask"][0, 0]

@@ -5,7 +5,26 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dualflow.flows.side_information import SideDiscriminator, SideTokens, discriminator_error
+from dualflow.errors import ShapeError
+from dualflow.flows.side_information import (
+    SideDiscriminator,
+    SideTokens,
+    discriminator_error,
+    known_side,
+    side_values,
+)
+
+
+def test_side_values_are_unknown_where_none_are_given():
+    """Values pass as they are, none become NaN, and another number of rows or columns is refused."""
+    source, side = torch.zeros(2, 1, 4, 4, 4), torch.tensor([[1.0, torch.nan], [3.0, 4.0]])
+    assert side_values(side, source, 2) is side
+    assert side_values(None, source, 2).isnan().all()
+    assert torch.equal(known_side(side, source, 2), torch.tensor([[1.0, 0.0, 1.0, 0.0], [3.0, 4.0, 1.0, 1.0]]))
+    assert torch.equal(known_side(None, source, 2), torch.zeros(2, 4))
+    for wrong in (side[:1], side[:, :1], side[0]):
+        with pytest.raises(ShapeError, match="one row per volume"):
+            side_values(wrong, source, 2)
 
 
 def test_side_tokens_replace_unknown_values():

@@ -16,6 +16,7 @@ from dualflow.flows.voxel_features import (
     gradients,
     images_and_detail,
     soft_tissue,
+    without_detail,
 )
 
 
@@ -88,6 +89,7 @@ def test_a_source_is_split_into_images_and_detail():
     images, detail = images_and_detail(source, 2)
     assert torch.equal(images, source[:, :2])
     assert torch.equal(detail, source[:, 2:])
+    assert torch.equal(without_detail(source[0], 2), source[0, :2])
     assert images_and_detail(source, 4)[1] is None
     with pytest.raises(ShapeError, match="4 channels, expected 3 images, or 6"):
         images_and_detail(source, 3)
