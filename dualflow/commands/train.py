@@ -182,7 +182,7 @@ def _save(config: Config, name: str, data: LearningData, context: TrainingContex
         kind=trained.kind,
         spec=trained.spec,
         options=trained.options,
-        shape=tuple(data.training[0]["source"].shape[1:]),
+        shape=data.training.shape,
         study=StudyRecord.of(config.study),
         side=data.encoder,
         preprocess=config.preprocess.without_folders(),
@@ -221,16 +221,14 @@ def fit_model(config: Config, name: str, data: LearningData, context: TrainingCo
 
 
 def _train_flow(config: Config, name: str, data: LearningData, context: TrainingContext) -> Trained:
-    channels = {"side_features": len(data.encoder.names), "source_channels": len(config.study.sources)}
-    training, validation = data.taught
-    result = train_flow(config.flows[name], training, validation, context, **channels)
+    result = train_flow(config.flows[name], *data.taught, context)
     return Trained(result.model, FLOW, result.record, result.history, parameter_count(result.model), result.model.spec)
 
 
 def _train_baseline(config: Config, name: str, data: LearningData, context: TrainingContext) -> Trained:
-    _, d, h, w = data.training[0]["source"].shape
+    training = data.training
     torch.manual_seed(context.seed)
-    model, options = build_baseline(config, name, (d, h, w), len(data.encoder.names), len(config.study.sources))
+    model, options = build_baseline(config, name, training.shape, training.side_features, training.source_channels)
     result = train_baseline(model, *data.taught, context, config.baselines.of(name))
     return Trained(result.model, name, result.record, result.history, parameter_count(model), None, options)
 

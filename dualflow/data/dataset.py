@@ -39,6 +39,22 @@ class PairDataset(Dataset[Item]):
         return dict(self.items[position])
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """Size of the grid, D, H, W."""
+        depth, height, width = self.items[0]["source"].shape[1:]
+        return depth, height, width
+
+    @property
+    def side_features(self) -> int:
+        """Number S of side values per scan."""
+        return len(self.items[0]["side"])
+
+    @property
+    def source_channels(self) -> int:
+        """Number C of source images; a single one may lack its detail."""
+        return (len(self.items[0]["source"]) + 1) // 2
+
+    @property
     def scans(self) -> list[str]:
         """Keys of the scans, in order."""
         return [item["scan"] for item in self.items]

@@ -33,11 +33,9 @@ class FittedMean:
     seconds: float = 0.0
 
 
-def fit_mean(
-    name: str, train: PairDataset, context: TrainingContext, *, side_features: int, source_channels: int
-) -> FittedMean:
+def fit_mean(name: str, train: PairDataset, context: TrainingContext) -> FittedMean:
     """Fit the row `name` of MEANS to the training scans."""
-    model = MEANS[name](tuple(train[0]["source"].shape[1:]), side_features, source_channels)
+    model = MEANS[name](train.shape, train.side_features, train.source_channels)
     if not is_closed_form(model):
         return FittedMean(model.eval())
     _, images, facts = context.closed_form(RegressionScans(train, subject_folds(train)), model)

@@ -27,7 +27,7 @@ def fit_whitening(flow: DualFlow, train: PairDataset) -> None:
     """
     if flow.whitening is None:
         return
-    kernel = GridKernel(train[0]["source"].shape[1:])
+    kernel = GridKernel(train.shape)
     kernel.fit(_fields(flow, train))
     flow.whitening.set_correlation(kernel.weights)
 

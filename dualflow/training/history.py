@@ -1,8 +1,14 @@
-"""History of a training: one entry per validation, and totals."""
+"""History of a training, with one entry per validation and totals, and the result of a training."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from dualflow.flows.interface import ConditionalModel
+from dualflow.models.card import TrainingRecord
+
+M = TypeVar("M", bound=ConditionalModel)
 
 
 @dataclass
@@ -22,3 +28,18 @@ class History:
     best_step: int = 0
     skipped: int = 0
     seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainingResult(Generic[M]):
+    """A trained model with its history.
+
+    Attributes:
+        model: in evaluation mode, with the averaged weights of the best validation.
+        history: of the gradient steps of the last stage; empty for a closed form.
+        record: training record for the model card.
+    """
+
+    model: M
+    history: History
+    record: TrainingRecord

@@ -43,7 +43,7 @@ def find_learning_rate(config: Config) -> float:
         DualflowError: the loss never decreased.
     """
     keep_freed_memory()
-    _, encoder, *scans = learning_pairs(config)
+    _, _, *scans = learning_pairs(config)
     training, validation = as_taught(*scans)
     label, seed = f"learning rates of {config.model.preset}", config.train.seeds[0]
     with scratch_folder() as folder:
@@ -54,8 +54,7 @@ def find_learning_rate(config: Config) -> float:
             label=label,
             group=ProcessGroup(device=select_device(config.train.device)),
         )
-        channels = {"side_features": len(encoder.names), "source_channels": len(config.study.sources)}
-        prepared = prepare_flow(config.model, training, validation, context, **channels)
+        prepared = prepare_flow(config.model, training, validation, context)
     objective, training = prepared.objective.to(context.group.device), prepared.train
     set_memory(objective, config.train.memory)
     stream = batches(training, config.train.batch_size, STEPS, seed)

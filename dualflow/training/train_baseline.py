@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from time import perf_counter
 
 from dualflow.baselines.baseline import Baseline
@@ -13,26 +12,11 @@ from dualflow.models.card import TrainingRecord
 from dualflow.training.closed_form import subject_folds
 from dualflow.training.context import TrainingContext
 from dualflow.training.device import chosen_precision
-from dualflow.training.history import History
+from dualflow.training.history import History, TrainingResult
 from dualflow.training.trainer import Trainer
 
 FIRST_STAGE = 0.4
 """Share of the steps of a first stage of training."""
-
-
-@dataclass(frozen=True)
-class TrainedBaseline:
-    """A trained baseline with its history.
-
-    Attributes:
-        model: with the averaged weights of the best validation.
-        history: of the last stage of gradient steps; empty for a closed form.
-        record: training record for the model card.
-    """
-
-    model: Baseline
-    history: History
-    record: TrainingRecord
 
 
 def train_baseline(
@@ -41,7 +25,7 @@ def train_baseline(
     validation: PairDataset,
     context: TrainingContext,
     settings: BaselineTraining,
-) -> TrainedBaseline:
+) -> TrainingResult[Baseline]:
     """Fit a baseline's closed-form parts in place, then train its network if it has one.
 
     The network sees cross-fitted predictions of the closed form. The steps of `settings` are those of all stages.
@@ -62,7 +46,7 @@ def train_baseline(
     # A fit from the cache counts as if it had been computed.
     seconds = perf_counter() - begin - context.closed_form.elapsed + context.closed_form.seconds
     if not isinstance(model, Correction):
-        return TrainedBaseline(model.eval(), History(), TrainingRecord(mean_seconds=seconds))
+        return TrainingResult(model.eval(), History(), TrainingRecord(mean_seconds=seconds))
     assert images is not None
     pairs = train.with_means(images)
     assert settings.steps is not None
@@ -92,4 +76,4 @@ def train_baseline(
         pretrain_steps=first_steps,
         pretrain_seconds=first_seconds,
     )
-    return TrainedBaseline(model.eval(), history, record)
+    return TrainingResult(model.eval(), history, record)

@@ -25,27 +25,12 @@ from dualflow.training.fit_mean import fit_mean
 from dualflow.training.fit_spread import fit_spread
 from dualflow.training.fit_whitening import fit_whitening
 from dualflow.training.flow_spec import flow_spec
-from dualflow.training.history import History
+from dualflow.training.history import TrainingResult
 from dualflow.training.side_probe import side_probe
 from dualflow.training.trainer import Trainer, to_inputs
 
 INITIALISATION_SCANS = 64
 """Maximum number of scans for initialisation: more hardly change its result, and would need more memory."""
-
-
-@dataclass(frozen=True)
-class TrainedFlow:
-    """A trained flow with its history.
-
-    Attributes:
-        model: the flow with the averaged weights of the best validation.
-        history: history of the flow's own training, without mean and source.
-        record: training record for the model card.
-    """
-
-    model: DualFlow
-    history: History
-    record: TrainingRecord
 
 
 @dataclass(frozen=True)
@@ -64,14 +49,8 @@ class PreparedFlow:
 
 
 def train_flow(
-    choice: ModelConfig,
-    train: PairDataset,
-    validation: PairDataset,
-    context: TrainingContext,
-    *,
-    side_features: int,
-    source_channels: int,
-) -> TrainedFlow:
+    choice: ModelConfig, train: PairDataset, validation: PairDataset, context: TrainingContext
+) -> TrainingResult[DualFlow]:
     """Fit the mean, pre-train the source if the flow asks for it, train the flow, and calibrate its spread.
 
     Every process repeats the closed-form fits or reads them from the cache, with equal results.
@@ -80,8 +59,7 @@ def train_flow(
         DataError: there are no training pairs.
         DualflowError: the training diverged.
     """
-    channels = {"side_features": side_features, "source_channels": source_channels}
-    prepared = prepare_flow(choice, train, validation, context, **channels)
+    prepared = prepare_flow(choice, train, validation, context)
     record, flow = prepared.record, prepared.objective.flow
     trainer = Trainer(
         prepared.objective,
@@ -108,17 +86,11 @@ def train_flow(
             "skipped_steps": history.skipped,
         }
     )
-    return TrainedFlow(flow.eval(), history, record)
+    return TrainingResult(flow.eval(), history, record)
 
 
 def prepare_flow(
-    choice: ModelConfig,
-    train: PairDataset,
-    validation: PairDataset,
-    context: TrainingContext,
-    *,
-    side_features: int,
-    source_channels: int,
+    choice: ModelConfig, train: PairDataset, validation: PairDataset, context: TrainingContext
 ) -> PreparedFlow:
     """Build and initialise a flow, with its mean fitted and its source pre-trained.
 
@@ -132,11 +104,10 @@ def prepare_flow(
         raise DataError("no training pairs are left; check the splits and the quarantine table")
     spec, steps = flow_spec(choice), choice.steps or context.config.steps
     device = context.group.device
-    channels = {"side_features": side_features, "source_channels": source_channels}
-    mean = fit_mean(spec.mean, train, context, **channels)
+    mean = fit_mean(spec.mean, train, context)
     train = train if mean.images is None else train.with_means(mean.images)
     torch.manual_seed(context.seed)
-    flow = DualFlow(spec, shape=tuple(train[0]["source"].shape[1:]), **channels)
+    flow = DualFlow(spec, shape=train.shape, side_features=train.side_features, source_channels=train.source_channels)
     flow.mean_model.load_state_dict(mean.model.state_dict())
     begin = perf_counter()
     train = fit_spread(flow, train, subject_folds(train))

@@ -28,6 +28,7 @@ from dualflow.data.dataset import PairDataset
 from dualflow.flows import model as flow_module
 from dualflow.flows.flow_objective import FlowObjective
 from dualflow.flows.memory import Memory, set_memory
+from dualflow.flows.model import DualFlow
 from dualflow.inference.batch import Compute
 from dualflow.inference.conversion import convert_inputs
 from dualflow.inference.predict import Prediction, load_predictor
@@ -36,10 +37,11 @@ from dualflow.models.store import save_model
 from dualflow.training.context import TrainingContext
 from dualflow.training.device import autocast, select_device, synchronize
 from dualflow.training.distributed import ProcessGroup, launch_command
+from dualflow.training.history import TrainingResult
 from dualflow.training.memory_footprint import footprint
 from dualflow.training.optimiser import Optimiser
 from dualflow.training.step_time import SCHEDULE, random_training, timed_step
-from dualflow.training.train_flow import TrainedFlow, train_flow
+from dualflow.training.train_flow import train_flow
 
 MIB = 1 << 20
 SHARED_TRAINING = Path(__file__).parents[1] / "support" / "shared_training.py"
@@ -286,7 +288,7 @@ CHECKS: dict[str, tuple[str, Callable[[Scale], Outcome]]] = {
 """Name of a row -> its heading in the table and its check."""
 
 
-def _train(scale: Scale, **train: Any) -> TrainedFlow:
+def _train(scale: Scale, **train: Any) -> TrainingResult[DualFlow]:
     config, shape = scale.config(**train), scale.grid.shape
     pairs = [
         PairDataset([phantom(index, shape) for index in range(*ends)]) for ends in ((1, scale.scans + 1), (90, 92))
@@ -294,7 +296,7 @@ def _train(scale: Scale, **train: Any) -> TrainedFlow:
     with TemporaryDirectory(prefix="dualflow-") as folder:
         group = ProcessGroup(device=select_device(scale.device))
         context = TrainingContext(config.train, Path(folder), seed=0, label="check", group=group)
-        trained = train_flow(config.model, *pairs, context, side_features=1, source_channels=1)
+        trained = train_flow(config.model, *pairs, context)
     if not all(isfinite(value) for entry in trained.history.entries for value in entry.values()):
         raise RuntimeError("a metric of the training is not finite")
     return trained

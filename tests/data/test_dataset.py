@@ -119,6 +119,13 @@ def test_with_means_adds_without_changing_the_original():
     assert two_sources.with_means(means)[0]["mean"].shape == (1, 1, 1, 1)
 
 
+@pytest.mark.parametrize(("channels", "images"), [(1, 1), (2, 1), (4, 2)])
+def test_a_dataset_tells_the_sizes_of_a_model(channels, images):
+    """Grid, side values and images; the detail of an image is none, and a single image may lack it."""
+    dataset = PairDataset([{"source": torch.zeros(channels, 2, 3, 4), "side": torch.zeros(5), "scan": "sub-1"}])
+    assert (dataset.shape, dataset.side_features, dataset.source_channels) == ((2, 3, 4), 5, images)
+
+
 def test_epochs_are_without_replacement():
     """Every epoch has each item once, and the order depends on epoch and seed."""
     stream = [position for step in range(10) for position in batch_positions(7, 7, step, seed=0)]

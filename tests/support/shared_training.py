@@ -40,7 +40,7 @@ def main(out: Path, steps: int, die_at: int, device: str, batch: int) -> None:
     with process_group(device) as group:
         context = TrainingContext(config, out / "states", seed=0, label="shared", group=group)
         choice = ModelConfig(preset="dualflow", options=SMALL)
-        trained = train_flow(choice, pairs, held_out, context, side_features=1, source_channels=1)
+        trained = train_flow(choice, pairs, held_out, context)
         if group.is_main:
             save_file(trained.model.state_dict(), out / "weights.safetensors")
             (out / "history.json").write_text(json.dumps(trained.history.entries))

@@ -70,7 +70,7 @@ def train(phantoms, held_out, quick, tmp_path_factory):
         with pytest.MonkeyPatch.context() as patch:
             # The stand-in has no bfloat16, and directions rounded on the CPU alone would differ.
             patch.setattr(fit_base, "autocast", lambda *_: nullcontext())
-            return train_flow(flow, phantoms, held_out, context, side_features=1, source_channels=1)
+            return train_flow(flow, phantoms, held_out, context)
 
     return run
 

@@ -26,7 +26,7 @@ def train(phantoms, held_out, quick, tmp_path):
 
     def run(choice, folder="states", config=quick, pairs=phantoms, seed=0, **options):
         context = TrainingContext(config, tmp_path / folder, seed, label="flow", **options)
-        return train_flow(choice, pairs, held_out, context, side_features=1, source_channels=1)
+        return train_flow(choice, pairs, held_out, context)
 
     return run
 
