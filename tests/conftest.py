@@ -10,6 +10,7 @@ from dualflow.data.dataset import PairDataset
 from dualflow.flows.closed_form_fits import fit_closed_form
 from dualflow.flows.initialization import initialize_flow
 from dualflow.flows.model import DualFlow
+from dualflow.flows.objective import Batch
 from dualflow.flows.presets import preset
 from dualflow.flows.regression_scans import RegressionScan
 from dualflow.models.card import ModelCard
@@ -105,7 +106,7 @@ def save_flow():
             ]
             fit_closed_form(scans, model.mean_model)
             stacked = (torch.stack([item[name] for item in pairs.items]) for name in ("target", "source", "side"))
-            initialize_flow(model, *stacked)
+            initialize_flow(model, Batch(*stacked))
         save_model(folder, model, card.model_copy(update={"spec": spec}))
         return folder
 

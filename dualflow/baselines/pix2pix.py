@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from dualflow.baselines.correction import BANDS
 from dualflow.baselines.unet import UNet
-from dualflow.flows.objective import Objective, masked_l1
+from dualflow.flows.objective import Batch, Objective, masked_l1
 
 L1_WEIGHT = 100.0
 """Weight of the mean absolute error relative to the adversary's (Isola et al. 2017)."""
@@ -64,19 +64,13 @@ class AdversarialLoss(Objective):
         )
         self.adversarial = PatchAdversarialLoss(criterion="least_squares", reduction="mean", no_activation_leastsq=True)
 
-    def forward(
-        self,
-        target: Tensor,
-        source: Tensor,
-        side: Tensor | None = None,
-        mask: Tensor | None = None,
-        mean: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return `loss`, `l1`, and the `adversarial` and `discriminator` losses."""
-        image = self.model(source, side, mean)
+        target, mask, given = batch.target, batch.mask, (batch.source, batch.side, batch.mean)
+        image = self.model(*given)
         error = masked_l1(image, target, mask)
         inside = torch.ones_like(target) if mask is None else mask.to(target.dtype)
-        _, inputs = self.model.start_and_inputs(source, side, mean)
+        _, inputs = self.model.start_and_inputs(*given)
         frozen = {name: value.detach() for name, value in self.discriminator.named_parameters()}
         fake, real = image * inside, target * inside
         adversarial = self.adversarial(

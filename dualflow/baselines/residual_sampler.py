@@ -15,7 +15,7 @@ from dualflow.baselines.linear_models import default_folds
 from dualflow.baselines.residuals import ResidualScans, spread_map
 from dualflow.flows.closed_form_fits import Solver, fit_closed_form
 from dualflow.flows.interface import SAMPLES_AT_ONCE, ConditionalSampler
-from dualflow.flows.objective import Objective
+from dualflow.flows.objective import Batch, Objective
 from dualflow.flows.regression_scans import Pairs
 from dualflow.flows.rng import EVALUATION_SEED, seed_batches
 from dualflow.flows.voxel_features import foreground
@@ -141,19 +141,13 @@ class ResidualObjective(Objective):
         self.model: nn.Module = model
         self.progress = 1.0
 
-    def forward(
-        self,
-        target: Tensor,
-        source: Tensor,
-        side: Tensor | None = None,
-        mask: Tensor | None = None,
-        mean: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return `loss` and its terms, means over voxels inside the brain."""
         model = self.sampler
-        start, given = model.given(source, side, mean)
-        inside = foreground(source) if mask is None else mask & foreground(source)
-        error = torch.where(inside, target - start, 0.0)
+        start, given = model.given(batch.source, batch.side, batch.mean)
+        brain = foreground(batch.source)
+        inside = brain if batch.mask is None else batch.mask & brain
+        error = torch.where(inside, batch.target - start, 0.0)
         generator = None if self.training else torch.Generator().manual_seed(EVALUATION_SEED)
         return self.terms(model.standardised(error), given, generator)
 

@@ -16,7 +16,7 @@ from dualflow.baselines.residual_density import ResidualDensity
 from dualflow.baselines.residual_law import ResidualLaw
 from dualflow.baselines.residuals import ResidualScans
 from dualflow.flows.closed_form_fits import Solver, fit_closed_form
-from dualflow.flows.objective import ImageObjective, Objective, masked_l1
+from dualflow.flows.objective import Batch, ImageObjective, Objective, masked_l1
 from dualflow.flows.regression_scans import Pairs
 
 STRIDES = (1, 2, 2)
@@ -155,16 +155,10 @@ class VoxelLikelihood(Objective):
         super().__init__()
         self.model = model
 
-    def forward(
-        self,
-        target: Tensor,
-        source: Tensor,
-        side: Tensor | None = None,
-        mask: Tensor | None = None,
-        mean: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return `loss`, `nll` and `l1`."""
-        image, factor = self.model.mean_and_factor(source, side, mean)
+        target, mask = batch.target, batch.mask
+        image, factor = self.model.mean_and_factor(batch.source, batch.side, batch.mean)
         deviation = self.model.law.spread * factor
         nll = 0.5 * ((target - image) / deviation).square() + deviation.log() + 0.5 * log(2 * torch.pi)
         weight = deviation.detach() ** (2 * BETA)

@@ -15,7 +15,7 @@ from dualflow.flows.diagnostics import explained_variance, round_trip_error, sou
 from dualflow.flows.missing_voxels import fill_missing, random_slabs
 from dualflow.flows.model import DualFlow
 from dualflow.flows.multiscale import Encoding, level_channels
-from dualflow.flows.objective import Objective, masked_l1
+from dualflow.flows.objective import Batch, Objective, masked_l1
 from dualflow.flows.rng import EVALUATION_SEED
 from dualflow.flows.side_information import (
     SideDiscriminator,
@@ -60,32 +60,16 @@ class FlowObjective(Objective):
         linked = spec.prior == "relation" or spec.context != "none"
         return spec.source_frozen == 0 and (linked or (spec.source_nll_weight > 0 and not spec.side_in_context))
 
-    def forward(
-        self,
-        target: Tensor,
-        source: Tensor,
-        side: Tensor | None = None,
-        mask: Tensor | None = None,
-        mean: Tensor | None = None,
-        spread: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return `loss`, every term by its name, and monitored numbers, each a mean over the batch.
 
-        Args:
-            target: `[N, C, D, H, W]`, in its unit (SUVR).
-            source: `[N, C or 2C, D, H, W]`.
-            side: `[N, S]`, NaN where unknown; None if all is.
-            mask: `[N, C, D, H, W]`, bool; outside of it the target is replaced by background noise.
-            mean: mean image in place of the mean model's; cross-fitted ones leave residuals as large as those of new
-                subjects.
-            spread: unit of the residual in place of the spread map's; that of a training subject is relative to other
-                people's scans.
+        Outside the mask the target is replaced by background noise.
         """
-        batch = self._forward_pass(target, source, side, mask, mean, spread)
+        result = self._forward_pass(batch)
         weights = {name: term.weight(self) for name, term in TERMS.items()}
-        terms = {name: term.value(self, batch) for name, term in TERMS.items() if weights[name] or name == "nll"}
+        terms = {name: term.value(self, result) for name, term in TERMS.items() if weights[name] or name == "nll"}
         loss = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
-        return {"loss": loss, **terms, **self._monitored(batch)}
+        return {"loss": loss, **terms, **self._monitored(result)}
 
     def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:
         """Return the flow's point estimate `[N, C, D, H, W]`."""
@@ -107,57 +91,49 @@ class FlowObjective(Objective):
         """
         return sum(TERMS[name].weight(self) * terms[name] for name in TARGET_TERMS if name in terms)
 
-    def diagnostics(
-        self, target: Tensor, source: Tensor, side: Tensor, mask: Tensor, *, round_trip: bool
-    ) -> dict[str, float]:
+    def diagnostics(self, batch: Batch, *, round_trip: bool) -> dict[str, float]:
         """Return `explained_level_1` .., finest first, and on request the errors of the flow's cycles.
 
         `round_trip` is in the target's unit; `source_round_trip`, of a Glow source, in the source's.
         """
-        shares = explained_variance(self.flow, target, source, side, mask).tolist()
+        shares = explained_variance(self.flow, batch.target, batch.source, batch.side, batch.mask).tolist()
         numbers = {f"explained_level_{level}": share for level, share in enumerate(shares, 1)}
         if round_trip:
-            numbers["round_trip"] = round_trip_error(self.flow, target, source, side)
+            numbers["round_trip"] = round_trip_error(self.flow, batch.target, batch.source, batch.side)
             if self.flow.source.glow is not None:
-                images = without_detail(source, self.flow.source_channels)
+                images = without_detail(batch.source, self.flow.source_channels)
                 numbers["source_round_trip"] = source_round_trip_error(self.flow.source.glow, images)
         return numbers
 
-    def _forward_pass(
-        self,
-        target: Tensor,
-        source: Tensor,
-        side: Tensor | None,
-        mask: Tensor | None,
-        mean: Tensor | None,
-        spread: Tensor | None,
-    ) -> ForwardPass:
+    def _forward_pass(self, batch: Batch) -> ForwardPass:
         flow, spec = self.flow, self.flow.spec
-        side = side_values(side, source, flow.side_features)
+        side = side_values(batch.side, batch.source, flow.side_features)
         generator = None if self.training else torch.Generator().manual_seed(EVALUATION_SEED)
-        target = prepare_target(target, mask, spec, generator, training=self.training)
+        target = prepare_target(batch.target, batch.mask, spec, generator, training=self.training)
         frozen = self.training and self.progress < spec.source_frozen
-        condition = flow.condition(source, side, mean, spread, train_source=not frozen, noise=self.training)
+        condition = flow.condition(
+            batch.source, side, batch.mean, batch.spread, train_source=not frozen, noise=self.training
+        )
         log_prob, code, level_log_probs = flow.density(target, condition)
         guesses = self._guesses(code.latents)
-        return ForwardPass(target, side, mask, condition, log_prob, code, level_log_probs, guesses)
+        return ForwardPass(target, side, batch.mask, condition, log_prob, code, level_log_probs, guesses)
 
     def _guesses(self, latents: list[Tensor]) -> list[Tensor]:
         strength = reversal_strength(self.progress)
         return [probe(z, strength) for probe, z in zip(self.discriminators, latents, strict=False)]
 
     @torch.no_grad()
-    def _monitored(self, batch: ForwardPass) -> dict[str, Tensor]:
+    def _monitored(self, result: ForwardPass) -> dict[str, Tensor]:
         """Bits per dimension of each level, the coarsest with the law of regions, and the discriminators' state."""
-        levels = enumerate(zip(batch.level_log_probs, batch.code.latents, strict=True), 1)
+        levels = enumerate(zip(result.level_log_probs, result.code.latents, strict=True), 1)
         numbers = {
             f"bits_per_dim_level_{level}": -log_prob.mean() / (z[0].numel() * log(2)) for level, (log_prob, z) in levels
         }
-        if batch.guesses:
-            accuracies = [discriminator_accuracy(guess, batch.side) for guess in batch.guesses]
+        if result.guesses:
+            accuracies = [discriminator_accuracy(guess, result.side) for guess in result.guesses]
             numbers["discriminator_accuracy"] = torch.stack(accuracies).mean()
             if self.training:
-                numbers["discriminator_strength"] = batch.target.new_tensor(reversal_strength(self.progress))
+                numbers["discriminator_strength"] = result.target.new_tensor(reversal_strength(self.progress))
         return numbers
 
 
@@ -185,37 +161,37 @@ class ForwardPass(NamedTuple):
     guesses: list[Tensor]
 
 
-def nll(objective: FlowObjective, batch: ForwardPass) -> Tensor:
+def nll(objective: FlowObjective, result: ForwardPass) -> Tensor:
     """Return `-log p(target | source, side)`, nats per voxel."""
-    return -batch.log_prob.mean() / batch.target[0].numel()
+    return -result.log_prob.mean() / result.target[0].numel()
 
 
-def source_nll(objective: FlowObjective, batch: ForwardPass) -> Tensor:
+def source_nll(objective: FlowObjective, result: ForwardPass) -> Tensor:
     """Return `-log p(source)` of a Glow source, nats per voxel: the joint objective of DUAL-GLOW and C-Flow."""
-    log_prob = batch.condition.source_log_prob
+    log_prob = result.condition.source_log_prob
     assert log_prob is not None
-    return -log_prob.mean() / (batch.target[0, 0].numel() * objective.flow.source_channels)
+    return -log_prob.mean() / (result.target[0, 0].numel() * objective.flow.source_channels)
 
 
-def discriminator(objective: FlowObjective, batch: ForwardPass) -> Tensor:
+def discriminator(objective: FlowObjective, result: ForwardPass) -> Tensor:
     """Return the discriminators' mean squared error; the flow ascends it (DUAL-GLOW, equation 8)."""
-    return torch.stack([discriminator_error(guess, batch.side) for guess in batch.guesses]).mean()
+    return torch.stack([discriminator_error(guess, result.side) for guess in result.guesses]).mean()
 
 
-def decode_l1(objective: FlowObjective, batch: ForwardPass) -> Tensor:
+def decode_l1(objective: FlowObjective, result: ForwardPass) -> Tensor:
     """Return `|decode(z) - target|` in the mask, z drawn at a temperature: the L1 term of C-Flow."""
-    drawn = objective.flow.draw(batch.condition, objective.flow.spec.decode_temperature, _generator(objective))
-    return masked_l1(drawn, batch.target, batch.mask)
+    drawn = objective.flow.draw(result.condition, objective.flow.spec.decode_temperature, _generator(objective))
+    return masked_l1(drawn, result.target, result.mask)
 
 
-def interpolation_l1(objective: FlowObjective, batch: ForwardPass) -> Tensor:
+def interpolation_l1(objective: FlowObjective, result: ForwardPass) -> Tensor:
     """Return the L1 of hidden voxels filled by interpolated latents, in the mask: PU-Flow's supervised term.
 
     With probability 1/2 all voxels of a scan are hidden, and the term is the L1 of the decode at temperature 0.
     """
-    hidden = random_slabs(batch.target, _generator(objective))
-    filled = fill_missing(objective.flow, batch.target, ~hidden, batch.condition)
-    return masked_l1(filled, batch.target, hidden if batch.mask is None else hidden & batch.mask)
+    hidden = random_slabs(result.target, _generator(objective))
+    filled = fill_missing(objective.flow, result.target, ~hidden, result.condition)
+    return masked_l1(filled, result.target, hidden if result.mask is None else hidden & result.mask)
 
 
 def _generator(objective: FlowObjective) -> torch.Generator | None:

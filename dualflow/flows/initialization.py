@@ -5,10 +5,10 @@ from __future__ import annotations
 from math import prod
 
 import torch
-from torch import Tensor
 
 from dualflow.flows.dequantization import prepare_target
 from dualflow.flows.model import DualFlow
+from dualflow.flows.objective import Batch
 from dualflow.flows.rng import standard_noise
 from dualflow.flows.side_information import side_values
 from dualflow.flows.voxel_features import without_detail
@@ -20,32 +20,15 @@ Memory then does not grow with the grid, and the moments hardly change beyond th
 
 
 @torch.no_grad()
-def initialize_flow(
-    flow: DualFlow,
-    target: Tensor,
-    source: Tensor,
-    side: Tensor | None = None,
-    mask: Tensor | None = None,
-    mean: Tensor | None = None,
-    spread: Tensor | None = None,
-) -> None:
-    """Set the actnorms of flow and source from the first scans, as many as pass through the flow at once.
-
-    Args:
-        flow: initialised in place.
-        target: `[N, C, D, H, W]`.
-        source: `[N, C or 2C, D, H, W]`.
-        side: `[N, S]`, NaN where unknown; None if all is.
-        mask: `[N, C, D, H, W]`, bool; outside of it the target is replaced by background noise.
-        mean: mean image in place of the mean model's, `[N, C, D, H, W]`.
-        spread: unit of the residual in place of the spread map's, `[N, 1, D, H, W]`.
-    """
-    target, side = prepare_target(target, mask, flow.spec, training=True), side_values(side, source, flow.side_features)
+def initialize_flow(flow: DualFlow, batch: Batch) -> None:
+    """Set the actnorms of flow and source in place from the first scans, as many as pass through the flow at once."""
+    target = prepare_target(batch.target, batch.mask, flow.spec, training=True)
+    side = side_values(batch.side, batch.source, flow.side_features)
     count = max(1, INITIALISATION_VOXELS // prod(flow.shape))
     if flow.spec.has_source_density:
-        first = without_detail(source[:count], flow.source_channels)
+        first = without_detail(batch.source[:count], flow.source_channels)
         flow.source.initialize(first + flow.spec.source_noise * standard_noise(tuple(first.shape), first))
     rows = slice(count)
-    given = (None if image is None else image[rows] for image in (mean, spread))
-    condition = flow.condition(source[rows], side[rows], *given)
+    given = (None if image is None else image[rows] for image in (batch.mean, batch.spread))
+    condition = flow.condition(batch.source[rows], side[rows], *given)
     flow.flow.initialize(flow.residual(target[rows], condition)[0], condition.maps)

@@ -1,12 +1,35 @@
-"""Objective, the interface of every training loss, and ImageObjective, the masked L1 of an image model."""
+"""Objective, the interface of every training loss, its Batch, and ImageObjective, the masked L1 of an image model."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+
+class Batch(NamedTuple):
+    """The tensors of a training step.
+
+    Attributes:
+        target: `[N, C, D, H, W]`, in its unit (SUVR).
+        source: `[N, C or 2C, D, H, W]`.
+        side: `[N, S]`, NaN where unknown; None if all is.
+        mask: `[N, C, D, H, W]`, bool; without a mask every voxel counts.
+        mean: mean image in place of the mean model's, `[N, C, D, H, W]`; cross-fitted ones leave residuals as large as
+            those of new subjects.
+        spread: unit of the residual in place of the spread map's, `[N, 1, D, H, W]`; that of a training subject is
+            relative to other people's scans.
+    """
+
+    target: Tensor
+    source: Tensor
+    side: Tensor | None = None
+    mask: Tensor | None = None
+    mean: Tensor | None = None
+    spread: Tensor | None = None
 
 
 class Objective(nn.Module, ABC):
@@ -22,23 +45,8 @@ class Objective(nn.Module, ABC):
         return False
 
     @abstractmethod
-    def forward(
-        self,
-        target: Tensor,
-        source: Tensor,
-        side: Tensor | None = None,
-        mask: Tensor | None = None,
-        mean: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """Return `loss` and its named terms, each a mean over the batch.
-
-        Args:
-            target: `[N, C, D, H, W]`, in its unit (SUVR).
-            source: `[N, C or 2C, D, H, W]`.
-            side: `[N, S]`, NaN where unknown; None if all is.
-            mask: `[N, C, D, H, W]`, bool; without a mask every voxel counts.
-            mean: mean image in place of the mean model's, such as one cross-fitted without these subjects.
-        """
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return `loss` and its named terms, each a mean over the batch."""
 
     @abstractmethod
     def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:
@@ -55,9 +63,7 @@ class Objective(nn.Module, ABC):
         """Return the number by which validation selects the weights; lower is better."""
         return terms["loss"]
 
-    def diagnostics(
-        self, target: Tensor, source: Tensor, side: Tensor, mask: Tensor, *, round_trip: bool
-    ) -> dict[str, float]:
+    def diagnostics(self, batch: Batch, *, round_trip: bool) -> dict[str, float]:
         """Return further numbers of a validation batch; `round_trip` asks for the costly invertibility check."""
         return {}
 
@@ -73,16 +79,9 @@ class ImageObjective(Objective):
         super().__init__()
         self.model = model
 
-    def forward(
-        self,
-        target: Tensor,
-        source: Tensor,
-        side: Tensor | None = None,
-        mask: Tensor | None = None,
-        mean: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return `loss` and `l1`, which are the same number."""
-        error = masked_l1(self.model(source, side, mean), target, mask)
+        error = masked_l1(self.model(batch.source, batch.side, batch.mean), batch.target, batch.mask)
         return {"loss": error, "l1": error.detach()}
 
     def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:

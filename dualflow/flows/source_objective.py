@@ -6,7 +6,7 @@ from torch import Tensor
 
 from dualflow.flows.model import DualFlow
 from dualflow.flows.network import ZeroConv
-from dualflow.flows.objective import Objective, masked_l1
+from dualflow.flows.objective import Batch, Objective, masked_l1
 from dualflow.flows.squeeze import Squeeze
 
 
@@ -25,17 +25,9 @@ class SourceObjective(Objective):
         self.flow, self.squeeze = flow, Squeeze()
         self.head = ZeroConv(flow.source.channels[0], 8 * flow.target_channels, 1)
 
-    def forward(
-        self,
-        target: Tensor,
-        source: Tensor,
-        side: Tensor | None = None,
-        mask: Tensor | None = None,
-        mean: Tensor | None = None,
-        spread: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return `loss` and `l1`, which are the same number."""
-        error = masked_l1(self._image(source, side, mean, spread), target, mask)
+        error = masked_l1(self._image(batch.source, batch.side, batch.mean, batch.spread), batch.target, batch.mask)
         return {"loss": error, "l1": error.detach()}
 
     def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:

@@ -23,7 +23,7 @@ from dualflow.training.device import autocast, select_device
 from dualflow.training.distributed import ProcessGroup
 from dualflow.training.optimiser import Optimiser
 from dualflow.training.train_flow import prepare_flow
-from dualflow.training.trainer import to_inputs
+from dualflow.training.trainer import to_batch
 
 LOW, HIGH, STEPS = 1e-5, 0.1, 120
 SMOOTHING = 0.15
@@ -82,7 +82,7 @@ def sweep(objective: Objective, config: Config, stream: Iterable[Item]) -> Itera
         for group in optimiser.adam.param_groups:
             group["lr"] = rate
         with autocast(config.train.precision, device):
-            terms = objective(**to_inputs(batch, device))
+            terms = objective(to_batch(batch, device))
         loss, norm = float(terms["loss"].detach()), optimiser.step(terms["loss"])
         mean = loss if mean is None else SMOOTHING * loss + (1 - SMOOTHING) * mean
         first = loss if first is None else first

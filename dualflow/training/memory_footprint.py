@@ -21,6 +21,7 @@ from dualflow.flows.folds import FOLDS
 from dualflow.flows.initialization import INITIALISATION_VOXELS
 from dualflow.flows.local_linear import LocalLinear
 from dualflow.flows.memory import without_drift_check
+from dualflow.flows.objective import Batch
 from dualflow.flows.source_spread import SourceSpread
 from dualflow.training.device import autocast
 from dualflow.training.step_time import random_batch, untrained
@@ -87,9 +88,9 @@ def footprint(config: Config, scans: int) -> Footprint:
         model.train()
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         fitted = _bytes([*model.buffers(), *(p for p in model.parameters() if not p.requires_grad)])
-        step = _peak_bytes(model, random_batch(config, model.flow, share), partial(_step, config))
+        step = _peak_bytes(model, Batch(**random_batch(config, model.flow, share)), partial(_step, config))
         count = max(1, min(INITIALISATION_VOXELS // voxels, INITIALISATION_SCANS, scans))
-        start = _peak_bytes(model, random_batch(config, model.flow, count), _initialise)
+        start = _peak_bytes(model, Batch(**random_batch(config, model.flow, count)), _initialise)
         # Its scans are in memory twice, the second time with noise.
         start += 2 * min(INITIALISATION_SCANS, scans) * scan
     mean = 0
@@ -109,22 +110,21 @@ def footprint(config: Config, scans: int) -> Footprint:
     )
 
 
-def _step(config: Config, model: nn.Module, batch: dict[str, Tensor]) -> None:
-    with autocast(config.train.precision, batch["source"].device):
-        loss: Tensor = model(**batch)["loss"]
+def _step(config: Config, model: nn.Module, batch: Batch) -> None:
+    with autocast(config.train.precision, batch.source.device):
+        loss: Tensor = model(batch)["loss"]
     loss.backward()  # type: ignore[no-untyped-call]
 
 
 @torch.no_grad()
-def _initialise(model: nn.Module, batch: dict[str, Tensor]) -> None:
-    model(**batch)  # initialisation without its flag, which has no value in fake tensors
+def _initialise(model: nn.Module, batch: Batch) -> None:
+    model(batch)  # initialisation without its flag, which has no value in fake tensors
 
 
-def _peak_bytes(
-    model: nn.Module, batch: dict[str, Tensor], action: Callable[[nn.Module, dict[str, Tensor]], None]
-) -> int:
+def _peak_bytes(model: nn.Module, batch: Batch, action: Callable[[nn.Module, Batch], None]) -> int:
     """Peak memory of `action` in bytes, excluding the model and the batch."""
-    with _count_live_bytes([*model.parameters(), *model.buffers(), *batch.values()]) as live:
+    given = [tensor for tensor in batch if tensor is not None]
+    with _count_live_bytes([*model.parameters(), *model.buffers(), *given]) as live:
         action(model, batch)
     for parameter in model.parameters():
         parameter.grad = None

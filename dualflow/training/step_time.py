@@ -24,7 +24,7 @@ from dualflow.flows.flow_objective import FlowObjective
 from dualflow.flows.initialization import initialize_flow
 from dualflow.flows.memory import set_memory
 from dualflow.flows.model import DualFlow
-from dualflow.flows.objective import Objective
+from dualflow.flows.objective import Batch, Objective
 from dualflow.flows.source_objective import SourceObjective
 from dualflow.flows.source_spread import SourceSpread
 from dualflow.process import keep_freed_memory
@@ -32,7 +32,7 @@ from dualflow.training.build_baseline import build_baseline
 from dualflow.training.device import autocast, device_of, select_device, synchronize
 from dualflow.training.flow_spec import flow_spec
 from dualflow.training.optimiser import Optimiser
-from dualflow.training.trainer import to_inputs
+from dualflow.training.trainer import to_batch
 
 PHASES = (0.125, 0.375, 0.625, 0.875)
 """Fractions of the training at which steps are timed, because a preset may freeze parts of the model for some steps."""
@@ -69,20 +69,20 @@ def step_seconds(config: Config, name: str) -> float:
     return pretrain * source_step + (1 - pretrain) * flow_step
 
 
-def random_training(config: Config, choice: ModelConfig) -> tuple[FlowObjective, dict[str, Tensor]]:
+def random_training(config: Config, choice: ModelConfig) -> tuple[FlowObjective, Batch]:
     """An initialised flow on the study's grid and training device, and a batch of random volumes."""
     keep_freed_memory()  # as in training
     torch.manual_seed(0)
     objective = untrained(config, choice)
     device = select_device(config.train.device)
-    batch = to_inputs(random_batch(config, objective.flow, config.train.batch_size), device)
+    batch = to_batch(random_batch(config, objective.flow, config.train.batch_size), device)
     if objective.flow.whitening is not None:
         objective.flow.whitening.set_correlation(torch.tensor(SHARES))
-    initialize_flow(objective.to(device).flow, **batch)
+    initialize_flow(objective.to(device).flow, batch)
     return objective, batch
 
 
-def random_baseline_training(config: Config, name: str) -> tuple[Objective, dict[str, Tensor]]:
+def random_baseline_training(config: Config, name: str) -> tuple[Objective, Batch]:
     """The objective of a baseline that is fitted to random volumes, and a batch of them.
 
     Raises:
@@ -107,7 +107,7 @@ def random_baseline_training(config: Config, name: str) -> tuple[Objective, dict
         raise DualflowError(f"{name} has no optimiser steps to time; leave it out of the plan")
     pairs = pairs if means is None else pairs.with_means(means)
     batch = collate([pairs[index] for index in range(config.train.batch_size)])
-    return objective.to(device), to_inputs(batch, device)
+    return objective.to(device), to_batch(batch, device)
 
 
 def _random_pair(config: Config, index: int) -> dict[str, Any]:
@@ -130,9 +130,7 @@ def untrained(config: Config, choice: ModelConfig) -> FlowObjective:
     return FlowObjective(model)
 
 
-def _mean_step(
-    config: Config, name: str, objective: Objective, batch: dict[str, Tensor], phases: Sequence[float]
-) -> float:
+def _mean_step(config: Config, name: str, objective: Objective, batch: Batch, phases: Sequence[float]) -> float:
     """Mean over `phases` of the step time of `objective` in seconds, each phase with its smallest median of ROUNDS."""
     optimiser = Optimiser(objective, config.train, SCHEDULE, config.train.learning_rate)
     objective.train()
@@ -147,9 +145,7 @@ def _mean_step(
     return fmean(map(min, zip(*rounds, strict=True)))
 
 
-def timed_step(
-    config: Config, name: str, objective: nn.Module, optimiser: Optimiser[Any], batch: dict[str, Tensor]
-) -> float:
+def timed_step(config: Config, name: str, objective: nn.Module, optimiser: Optimiser[Any], batch: Batch) -> float:
     """Take one optimiser step and return its seconds.
 
     Raises:
@@ -159,7 +155,7 @@ def timed_step(
     synchronize(device)
     start = perf_counter()
     with autocast(config.train.precision, device):
-        loss = objective(**batch)["loss"]
+        loss = objective(batch)["loss"]
     norm = optimiser.step(loss)
     synchronize(device)
     seconds = perf_counter() - start

@@ -27,7 +27,7 @@ from dualflow.training.fit_whitening import fit_whitening
 from dualflow.training.flow_spec import flow_spec
 from dualflow.training.history import TrainingResult
 from dualflow.training.side_probe import side_probe
-from dualflow.training.trainer import Trainer, to_inputs
+from dualflow.training.trainer import Trainer, to_batch
 
 INITIALISATION_SCANS = 64
 """Maximum number of scans for initialisation: more hardly change its result, and would need more memory."""
@@ -120,7 +120,7 @@ def prepare_flow(
     begin = perf_counter()
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(context.seed))
     scans = collate([train[index] for index in order[:INITIALISATION_SCANS].tolist()])
-    initialize_flow(flow.to(device), **to_inputs(scans, device))
+    initialize_flow(flow.to(device), to_batch(scans, device))
     few = train.subset(order[:INITIALISATION_SCANS].tolist())
     fit_base(flow, few, context.regions, subject_folds(few), context.seed, initial=True)
     record = TrainingRecord(

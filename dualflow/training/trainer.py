@@ -16,7 +16,7 @@ from dualflow.data.augment import Augment
 from dualflow.data.dataset import Item, PairDataset, batches
 from dualflow.errors import CommitError, DualflowError, StoppedError
 from dualflow.flows.memory import set_memory
-from dualflow.flows.objective import Objective
+from dualflow.flows.objective import Batch, Objective
 from dualflow.flows.rng import batch_shard
 from dualflow.process import keep_freed_memory
 from dualflow.progress import progress
@@ -27,8 +27,6 @@ from dualflow.training.distributed import StopRequest
 from dualflow.training.history import History
 from dualflow.training.optimiser import Optimiser
 from dualflow.training.validation import validate
-
-INPUTS = ("target", "source", "side", "mask", "mean", "spread")
 
 
 class Trainer:
@@ -124,7 +122,7 @@ class Trainer:
             autocast(self.config.precision, self.group.device),
             batch_shard(self.group.rank, self.group.world_size),
         ):
-            terms = self.distributed(**to_inputs(batch, self.group.device))
+            terms = self.distributed(to_batch(batch, self.group.device))
         norm = self.optimiser.step(terms["loss"], self.group)
         seconds = time.perf_counter() - begin
         self.history.seconds += seconds
@@ -241,9 +239,9 @@ class _NoProgress:
         """Show nothing."""
 
 
-def to_inputs(batch: Item, device: torch.device) -> dict[str, Tensor]:
-    """Return the inputs of an objective from a batch, moved to a device."""
-    return {name: batch[name].to(device, non_blocking=True) for name in INPUTS if name in batch}
+def to_batch(items: Item, device: torch.device) -> Batch:
+    """Return the batch of an objective from collated items, moved to a device."""
+    return Batch(**{name: items[name].to(device, non_blocking=True) for name in Batch._fields if name in items})
 
 
 def _distributed(objective: Objective) -> nn.Module:

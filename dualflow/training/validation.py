@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dualflow.data.dataset import PairDataset, collate
-from dualflow.flows.objective import Objective
+from dualflow.flows.objective import Batch, Objective
 from dualflow.training.device import device_of
 from dualflow.training.distributed import SINGLE_PROCESS, ProcessGroup
 
@@ -24,11 +24,12 @@ def validate(
     objective.eval()
     sums: dict[str, float] = {}
     for start in range(group.rank * batch_size, len(pairs), group.world_size * batch_size):
-        batch = collate([pairs[index] for index in range(start, min(start + batch_size, len(pairs)))])
-        target, source, side, mask = (batch[name].to(device) for name in ("target", "source", "side", "mask"))
-        terms = {name: float(value) for name, value in objective(target, source, side, mask).items()}
+        items = collate([pairs[index] for index in range(start, min(start + batch_size, len(pairs)))])
+        target, source, side, mask = (items[name].to(device) for name in ("target", "source", "side", "mask"))
+        batch = Batch(target, source, side, mask)
+        terms = {name: float(value) for name, value in objective(batch).items()}
         image = objective.point_estimate(source, side).float()
-        terms |= objective.diagnostics(target, source, side, mask, round_trip=start == 0)
+        terms |= objective.diagnostics(batch, round_trip=start == 0)
         terms["mae"] = float(((image - target).abs() * mask).sum() / mask.sum())
         correlations = [_pearson(i[m], t[m]) for i, t, m in zip(image, target, mask, strict=True)]
         terms["pearson_r"] = sum(correlations) / len(correlations)

@@ -6,6 +6,7 @@ import torch
 from error_law import SHAPE, draw_people
 
 from dualflow.baselines.pix2pix import L1_WEIGHT, Pix2Pix
+from dualflow.flows.objective import Batch
 
 
 def test_each_player_descends_its_loss():
@@ -15,7 +16,7 @@ def test_each_player_descends_its_loss():
     for parameter in objective.model.network.get_submodule("output_block").parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     people = draw_people(2, torch.Generator().manual_seed(0))
-    objective(**people)["loss"].backward()
+    objective(Batch(**people))["loss"].backward()
     parameters = dict(objective.named_parameters())
     joint = {name: value.grad.clone() for name, value in parameters.items()}
 
@@ -46,7 +47,7 @@ def test_it_learns_and_its_discriminator_stays_out_of_the_model():
     optimiser, errors = torch.optim.Adam(objective.parameters(), 5e-3), []
     for _ in range(30):
         optimiser.zero_grad()
-        terms = objective(**people)
+        terms = objective(Batch(**people))
         terms["loss"].backward()
         optimiser.step()
         errors.append(float(terms["l1"]))

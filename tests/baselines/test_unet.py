@@ -13,6 +13,7 @@ from dualflow.baselines.unet import HalfUNet, HeteroscedasticUNet, UNet
 from dualflow.errors import ShapeError
 from dualflow.flows import stacked_fit
 from dualflow.flows.local_linear_fit import RungTable
+from dualflow.flows.objective import Batch
 
 SHAPE = (12, 8, 8)
 
@@ -35,7 +36,7 @@ def test_unet_overfits_two_scans():
     losses = []
     for _ in range(120):
         optimiser.zero_grad()
-        loss = objective(**batch)["loss"]
+        loss = objective(Batch(**batch))["loss"]
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
@@ -64,7 +65,7 @@ def test_loss_is_the_error_of_the_point_estimate_inside_the_mask():
     torch.manual_seed(0)
     model, batch = UNet(SHAPE, 1, width=8), two_scans()
     error = (model.point_estimate(batch["source"], batch["side"]) - batch["target"]).abs()[batch["mask"]].mean()
-    assert model.objective()(**batch)["l1"].item() == pytest.approx(error.item(), rel=1e-5)
+    assert model.objective()(Batch(**batch))["l1"].item() == pytest.approx(error.item(), rel=1e-5)
 
 
 def six_scans() -> list[dict[str, torch.Tensor]]:
@@ -99,7 +100,7 @@ def test_untrained_heteroscedastic_unet_is_the_spread_density():
     assert torch.allclose(*samples, atol=1e-5)
     voxels = torch.distributions.Normal(density.point_estimate(*arguments[:2]), density.law.spread)
     nll = -voxels.log_prob(batch["target"])[batch["mask"]].mean()
-    assert model.objective()(**batch)["nll"].item() == pytest.approx(nll.item(), rel=1e-4)
+    assert model.objective()(Batch(**batch))["nll"].item() == pytest.approx(nll.item(), rel=1e-4)
 
 
 def test_the_spread_map_follows_the_source():
@@ -116,7 +117,7 @@ def test_the_spread_map_follows_the_source():
     for step in range(80):
         optimiser.zero_grad()
         noisy = source * torch.randn(source.shape, generator=torch.Generator().manual_seed(step))
-        terms = objective(noisy, source, torch.zeros(8, 1))
+        terms = objective(Batch(noisy, source, torch.zeros(8, 1)))
         terms["loss"].backward()
         optimiser.step()
     with torch.no_grad():
@@ -147,7 +148,9 @@ def test_training_uses_cross_fitted_predictions(monkeypatch):
     torch.nn.init.normal_(model.network.output_block.conv.conv.weight)
     with torch.no_grad():
         objective = model.objective()
-        cross_fitted, default, refitted = (objective(**item, mean=mean)["l1"] for mean in (means[0][None], None, full))
+        cross_fitted, default, refitted = (
+            objective(Batch(**item, mean=mean))["l1"] for mean in (means[0][None], None, full)
+        )
     assert default == refitted
     assert cross_fitted != default
 

@@ -29,6 +29,7 @@ from dualflow.flows import model as flow_module
 from dualflow.flows.flow_objective import FlowObjective
 from dualflow.flows.memory import Memory, set_memory
 from dualflow.flows.model import DualFlow
+from dualflow.flows.objective import Batch
 from dualflow.inference.batch import Compute
 from dualflow.inference.conversion import convert_inputs
 from dualflow.inference.predict import Prediction, load_predictor
@@ -133,7 +134,7 @@ def check_gradients(scale: Scale) -> Outcome:
     small = replace(scale, grids=(SMALL_GRID,), options={**SMALL, "steps": [4, 4, 4]})
     objective, batch = _moved(small.config(precision="float32"))
     objective.double().train()
-    batch = {name: value.double() if value.is_floating_point() else value for name, value in batch.items()}
+    batch = Batch(*(value.double() if value is not None and value.is_floating_point() else value for value in batch))
     gradients = {mode: _gradient(objective, batch, mode) for mode in MODES}
     errors = {
         mode: float((gradient - gradients["stored"]).norm() / gradients["stored"].norm())
@@ -257,7 +258,7 @@ def check_step(scale: Scale) -> Outcome:
 
         def forward(config=config, objective=objective, batch=batch, device=device) -> None:
             with autocast(config.train.precision, device):
-                objective.train()(**batch)
+                objective.train()(batch)
 
         calls = convolutions(objective, forward)
         steps = [timed_step(config, "step", objective, optimiser, batch) for _ in range(2 + scale.timed)]
@@ -302,7 +303,7 @@ def _train(scale: Scale, **train: Any) -> TrainingResult[DualFlow]:
     return trained
 
 
-def _moved(config: Config) -> tuple[FlowObjective, dict[str, Tensor]]:
+def _moved(config: Config) -> tuple[FlowObjective, Batch]:
     """An initialised flow whose zero layers are moved off zero, so that all of it takes part, and a batch."""
     objective, batch = random_training(config, config.model)
     with torch.no_grad():
@@ -311,12 +312,12 @@ def _moved(config: Config) -> tuple[FlowObjective, dict[str, Tensor]]:
     return objective, batch
 
 
-def _gradient(objective: FlowObjective, batch: dict[str, Tensor], mode: Memory) -> Tensor:
+def _gradient(objective: FlowObjective, batch: Batch, mode: Memory) -> Tensor:
     """All gradients of one pass as a vector."""
     set_memory(objective, mode)
     torch.manual_seed(0)
     objective.zero_grad()
-    objective(**batch)["loss"].backward()
+    objective(batch)["loss"].backward()
     return torch.cat([parameter.grad.flatten() for parameter in objective.parameters() if parameter.grad is not None])
 
 

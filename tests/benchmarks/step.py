@@ -98,7 +98,7 @@ def measure(config: Config, memory: Memory) -> Row:
 
     def forward() -> None:
         with autocast(train.precision, device_of(model)):
-            model(**batch)
+            model(batch)
 
     return _costs(step, lambda: convolutions(model, forward), train.batch_size)
 

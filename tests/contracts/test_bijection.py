@@ -21,6 +21,7 @@ from dualflow.flows import flow_objective as objective_module
 from dualflow.flows import model as model_module
 from dualflow.flows.bijection import Bijection
 from dualflow.flows.initialization import initialize_flow
+from dualflow.flows.objective import Batch
 
 each_piece = pytest.mark.parametrize("name", PIECES)
 
@@ -155,10 +156,10 @@ def test_flow_gradients(name, monkeypatch):
     """
     monkeypatch.setattr(objective_module, "random_slabs", lambda target, _: hide_half(target))
     flow, (target, source, side) = build(name), batch()
-    initialize_flow(flow, target, source, side)
+    initialize_flow(flow, Batch(target, source, side))
     late_source = flow.spec.has_source_density and not flow.spec.source_nll_weight
     objective = objective_of(flow)
-    check_gradients(objective, lambda: objective(target, source, side)["loss"], by_step=3 if late_source else 2)
+    check_gradients(objective, lambda: objective(Batch(target, source, side))["loss"], by_step=3 if late_source else 2)
 
 
 @each_flow
@@ -169,7 +170,7 @@ def test_flow_restores_from_safetensors(name):
     twin.load_state_dict(load(save(flow.state_dict())))
     with torch.no_grad():
         assert torch.equal(twin.log_prob(target, source, side), flow.log_prob(target, source, side))
-    initialize_flow(twin, 2 * target, source, side)
+    initialize_flow(twin, Batch(2 * target, source, side))
     for key, value in flow.state_dict().items():
         assert torch.equal(twin.state_dict()[key], value), f"{key} was initialised a second time"
 

@@ -18,6 +18,7 @@ from dualflow.flows.initialization import initialize_flow
 from dualflow.flows.mixing import MIXINGS, random_rotations
 from dualflow.flows.model import DualFlow
 from dualflow.flows.network import Conditioner
+from dualflow.flows.objective import Batch
 from dualflow.flows.presets import PRESETS, preset
 from dualflow.flows.prior import LevelChannels, LevelPrior, PriorContext
 from dualflow.flows.subspace_law import SubspaceLaw
@@ -104,12 +105,12 @@ def test_density_of_eight_voxels_integrates_to_one(name):
     }
     flow = DualFlow(preset(name, **size), shape=EIGHT, side_features=SIDE).double()
     scans = batch(32, shape=EIGHT)
-    initialize_flow(flow, *scans)
+    initialize_flow(flow, Batch(*scans))
     objective = objective_of(flow)
     optimiser = torch.optim.Adam(objective.parameters(), lr=5e-3)
     for _ in range(15):
         optimiser.zero_grad()
-        objective(*scans)["loss"].backward()
+        objective(Batch(*scans))["loss"].backward()
         optimiser.step()
     _, source, side = (tensor[1:2] for tensor in scans)
     flow.eval()

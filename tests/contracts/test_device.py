@@ -18,6 +18,7 @@ from flow_zoo import small
 from dualflow.flows.flow_objective import FlowObjective
 from dualflow.flows.memory import Memory, set_memory, without_drift_check
 from dualflow.flows.model import DualFlow
+from dualflow.flows.objective import Batch
 from dualflow.flows.presets import PRESETS
 from dualflow.flows.spec import FlowSpec
 
@@ -49,7 +50,7 @@ def test_a_step_and_a_sample_stay_on_the_device(name, memory):
         set_memory(objective, memory)
         volume = torch.empty(2, 1, *SHAPE, device="meta")
         side = torch.empty(2, 2, device="meta")
-        loss = objective(volume, volume, side, volume > 0)["loss"]
+        loss = objective(Batch(volume, volume, side, volume > 0))["loss"]
         loss.backward()
         samples = objective.eval().flow.sample(volume, side, 2, generator=torch.Generator())
     assert {loss.device.type, samples.device.type} == {"meta"}

@@ -10,6 +10,7 @@ import torch
 from flow_zoo import batch, build_spec, small
 
 from dualflow.flows.initialization import initialize_flow
+from dualflow.flows.objective import Batch
 from dualflow.inference.edit import Subject
 
 PAGE = (Path(__file__).parents[2] / "docs" / "edit.md").read_text()
@@ -22,7 +23,7 @@ def test_examples_run(name):
     """Every block but the first, which loads files, runs, and its assertions hold."""
     target, source, side = (tensor.float() for tensor in batch(2, shape=SHAPE))
     flow = build_spec(small(name, interpolation_l1=1.0, whitening=False), shape=SHAPE).float().eval()
-    initialize_flow(flow, target, source, side)
+    initialize_flow(flow, Batch(target, source, side))
     ann, bob = (
         Subject(target[i : i + 1], source[i : i + 1], side[i : i + 1], torch.ones_like(target[:1], dtype=torch.bool))
         for i in range(2)

@@ -20,6 +20,7 @@ from dualflow.evaluation.likelihood import (
 from dualflow.flows.diagnostics import explained_variance
 from dualflow.flows.initialization import initialize_flow
 from dualflow.flows.model import DualFlow
+from dualflow.flows.objective import Batch
 from dualflow.flows.presets import preset
 from dualflow.imaging.intensity import INSIDE as INTENSITY_INSIDE
 from dualflow.inference.predict import load_predictor
@@ -300,7 +301,7 @@ def test_a_flow_that_ignores_its_source_has_equal_nlls(phantoms):
     spec = preset("dual_glow", steps=[1, 1, 1], hidden=[8, 8, 8], prior_mean=False, prior_scale=True)
     blind = DualFlow(spec, shape=tuple(phantoms[0]["source"].shape[1:]), side_features=1)
     batch = collate(phantoms.items)
-    initialize_flow(blind, batch["target"], batch["source"], batch["side"], batch["mask"])
+    initialize_flow(blind, Batch(batch["target"], batch["source"], batch["side"], batch["mask"]))
     scores = likelihood(blind.eval(), phantoms[0], phantoms[1], voxel_mm=(4.0,) * 3, draws=1, steps=1, seed=0)
     assert scores["nll_true"] == scores["nll_wrong"] == scores["nll_blurred"]
     assert not any(name.startswith("explained") for name in scores)

@@ -26,6 +26,7 @@ from torch import Tensor
 from dualflow.errors import ConfigError
 from dualflow.flows.dequantization import DEQUANTIZATIONS
 from dualflow.flows.model import DualFlow
+from dualflow.flows.objective import Batch
 from dualflow.flows.predictions import predict
 from dualflow.flows.presets import preset
 from dualflow.flows.rng import uniform_noise
@@ -109,7 +110,7 @@ def test_masses_of_all_values_sum_to_at_most_one():
     targets = torch.randint(-2, 2, (16, 1, *EIGHT), generator=torch.Generator().manual_seed(0)).double()
     torch.manual_seed(1)
     objective = objective_of(flow)
-    unsettle(flow, lambda: objective(targets, source, side)["loss"])
+    unsettle(flow, lambda: objective(Batch(targets, source, side))["loss"])
     images = torch.cartesian_prod(*[torch.arange(-2.0, 2.0)] * 8).double().view(-1, 1, *EIGHT)
     with torch.no_grad():
         log_masses = torch.cat(

@@ -8,13 +8,14 @@ from flow_zoo import batch, build, build_spec, each_flow, flows_with, objective_
 
 from dualflow.flows.diagnostics import explained_variance, round_trip_error, source_round_trip_error
 from dualflow.flows.initialization import initialize_flow
+from dualflow.flows.objective import Batch
 
 
 @each_flow
 def test_an_untrained_prior_explains_nothing(name):
     """An untrained prior has mean 0, so it explains none of the variance of the centred latents."""
     flow, (target, source, side) = build(name), batch(32)
-    initialize_flow(flow, target, source, side)
+    initialize_flow(flow, Batch(target, source, side))
     shares = explained_variance(flow.eval(), target, source, side)
     assert shares.shape == (flow.spec.levels,)
     assert not shares.requires_grad
@@ -25,7 +26,7 @@ def test_an_untrained_prior_explains_nothing(name):
 def test_a_deterministic_relation_is_fully_explained():
     """With target = source, equal flows and an identity relation, the share is 1 at every level."""
     flow, (_, source, side) = build_spec(small("dual_glow")).eval(), batch(8)
-    initialize_flow(flow, source, source, side)
+    initialize_flow(flow, Batch(source, source, side))
     flow.source.flow.load_state_dict(flow.flow.state_dict())
     with torch.no_grad():
         for prior, channels in zip(flow.priors, flow.source.channels, strict=True):
@@ -77,9 +78,9 @@ def test_cycles_close_and_carry_no_gradient(name):
 def test_both_cycles_are_monitored():
     """Diagnostics on request hold the round trip of the target and, for a Glow source, that of the source."""
     target, source, side = batch()
-    everywhere = torch.ones_like(target, dtype=torch.bool)
+    scans = Batch(target, source, side, torch.ones_like(target, dtype=torch.bool))
     both = {"round_trip", "source_round_trip"}
     for name, names in (("c_flow", both), ("dualflow", both), ("srflow", {"round_trip"})):
-        numbers = objective_of(build(name)).diagnostics(target, source, side, everywhere, round_trip=True)
+        numbers = objective_of(build(name)).diagnostics(scans, round_trip=True)
         assert {key for key in numbers if "round_trip" in key} == names
         assert max(numbers[key] for key in names) < 1e-9

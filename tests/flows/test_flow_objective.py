@@ -26,6 +26,7 @@ from dualflow.flows.dequantization import prepare_target
 from dualflow.flows.flow_objective import TERMS
 from dualflow.flows.initialization import initialize_flow
 from dualflow.flows.model import DualFlow
+from dualflow.flows.objective import Batch
 from dualflow.flows.presets import PRESETS
 from dualflow.flows.rng import EVALUATION_SEED
 from dualflow.flows.side_information import (
@@ -136,7 +137,7 @@ def test_decode_l1_has_finite_gradients(temperature):
     """All gradients are finite, also at temperature 0, where all latents are equal."""
     spec = small("c_flow", decode_temperature=temperature, low_rank=2)
     flow, tensors = build_spec(spec), batch(2)
-    initialize_flow(flow, *tensors)
+    initialize_flow(flow, Batch(*tensors))
     terms(flow, *tensors)["loss"].backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in flow.parameters())
 
@@ -145,7 +146,7 @@ def test_c_flow_without_decode_l1_is_the_joint_likelihood():
     """Without `decode_l1`, C-Flow's loss is the target's NLL plus the weighted NLL of the source."""
     torch.manual_seed(0)
     flow, (target, source, side) = build_spec(small("c_flow", decode_l1=0.0, source_nll_weight=1.0)).eval(), batch()
-    initialize_flow(flow, target, source, side)
+    initialize_flow(flow, Batch(target, source, side))
     condition = flow.condition(source, side)
     joint = flow.log_prob(target, source, side) + condition.source_log_prob
     torch.testing.assert_close(terms(flow, target, source, side)["loss"], -joint.mean() / 128, rtol=1e-6, atol=1e-6)
@@ -175,7 +176,7 @@ def test_reversal_strength_follows_the_progress():
     objective, tensors = objective_of(build("dual_glow")), batch()
     for share, value in zip((0, 0.05, 0.2, 0.5, 1), values, strict=True):
         objective.set_progress(share)
-        assert objective(*tensors)["discriminator_strength"].item() == pytest.approx(value, rel=1e-6)
+        assert objective(Batch(*tensors))["discriminator_strength"].item() == pytest.approx(value, rel=1e-6)
 
 
 @pytest.mark.xdist_group("dual_glow")
@@ -195,7 +196,7 @@ def test_gradient_reversal_is_scaled_by_the_strength():
     discriminator_gradients = []
     for share in (0.0, 0.1, 1.0):
         objective.set_progress(share)
-        term = objective(target, source, side)["discriminator"]
+        term = objective(Batch(target, source, side))["discriminator"]
         torch.testing.assert_close(gradients(term, flow.flow), -reversal_strength(share) * unreversed)
         discriminator_gradients.append(gradients(term, objective.discriminators))
     assert discriminator_gradients[0].any()
@@ -237,10 +238,10 @@ def test_discriminator_accuracy_is_monitored():
         for discriminator in objective.discriminators:
             discriminator.head[-1].weight.zero_()
             discriminator.head[-1].bias.fill_(1.0)
-    out = objective(target, source, side)
+    out = objective(Batch(target, source, side))
     assert out["discriminator_accuracy"] == 1
     assert out["discriminator"] == 0
-    assert objective(target, source, -side)["discriminator_accuracy"] == 0
+    assert objective(Batch(target, source, -side))["discriminator_accuracy"] == 0
 
 
 def test_without_side_information_there_is_no_discriminator():
@@ -286,6 +287,6 @@ def test_the_parameters_of_an_unlinked_source_are_announced(weight, side):
 def check_announced(flow):
     objective = objective_of(flow).train()
     objective.set_progress(0.0)
-    objective(*batch())["loss"].backward()
+    objective(Batch(*batch()))["loss"].backward()
     unused = [key for key, value in objective.named_parameters() if value.requires_grad and value.grad is None]
     assert objective.uses_all_parameters is not bool(unused), unused

@@ -16,6 +16,7 @@ from dualflow.flows.level import Level
 from dualflow.flows.memory import BoundPiece, run_chain, set_memory, without_drift_check
 from dualflow.flows.model import DualFlow
 from dualflow.flows.network import Convolution
+from dualflow.flows.objective import Batch
 from dualflow.flows.presets import PRESETS, preset
 
 MODES = ["checkpoint", "reversible"]
@@ -28,7 +29,7 @@ def gradients(objective, inputs, mode, *, bfloat16=False):
     objective.train().zero_grad()
     torch.manual_seed(0)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
-        loss = objective(*inputs)["loss"]
+        loss = objective(Batch(*inputs))["loss"]
     loss.backward()
     return loss.detach(), {name: p.grad.clone() for name, p in objective.named_parameters() if p.grad is not None}
 
@@ -59,7 +60,7 @@ def test_recomputation_runs_under_autocast(name):
     torch.manual_seed(0)
     flow = DualFlow(preset(name, steps=(2, 2, 2), low_rank=0), shape=(16, 16, 16), side_features=3)
     inputs = [tensor.float() for tensor in batch(2, shape=(16, 16, 16))]
-    initialize_flow(flow, *inputs)
+    initialize_flow(flow, Batch(*inputs))
     objective = FlowObjective(flow)
     dtypes: list[torch.dtype] = []
     for module in flow.flow.modules():
@@ -109,7 +110,7 @@ def test_accumulated_gradients_add():
         objective.zero_grad()
         for _ in range(repeats):
             torch.manual_seed(0)
-            objective(*inputs)["loss"].backward()
+            objective(Batch(*inputs))["loss"].backward()
         sums.append({name: p.grad.clone() for name, p in objective.named_parameters() if p.grad is not None})
     for name, value in sums[0].items():
         torch.testing.assert_close(sums[1][name], 2 * value)

@@ -10,6 +10,7 @@ from torch import Tensor
 from dualflow.flows.initialization import initialize_flow
 from dualflow.flows.missing_voxels import fill_missing, random_slabs
 from dualflow.flows.model import DualFlow
+from dualflow.flows.objective import Batch
 
 FILLING = ["puflow", *(name for name in flows_with(interpolation_l1=0.5))]
 SHAPE = (16, 8, 8)
@@ -64,11 +65,11 @@ def trained_on_levels() -> DualFlow:
     """Return a PU-Flow trained on targets with levels."""
     objective = objective_of(build_spec(small("puflow"), shape=SHAPE))
     pool = with_levels(*batch(800, seed=0, shape=SHAPE), seed=11)
-    initialize_flow(objective.flow, *(tensor[:32] for tensor in pool))
+    initialize_flow(objective.flow, Batch(*(tensor[:32] for tensor in pool)))
     optimiser = torch.optim.Adam(objective.parameters(), lr=2e-3)
     for step in range(200):
         optimiser.zero_grad()
-        objective(*(tensor[4 * step : 4 * step + 4] for tensor in pool))["loss"].backward()
+        objective(Batch(*(tensor[4 * step : 4 * step + 4] for tensor in pool)))["loss"].backward()
         torch.nn.utils.clip_grad_norm_(objective.parameters(), 5.0)
         optimiser.step()
     return objective.eval().flow

@@ -12,6 +12,7 @@ from dualflow.errors import ConfigError, ShapeError
 from dualflow.flows.dequantization import with_background
 from dualflow.flows.initialization import initialize_flow
 from dualflow.flows.model import DualFlow
+from dualflow.flows.objective import Batch
 from dualflow.flows.presets import PRESETS, preset
 
 
@@ -102,7 +103,7 @@ def test_every_flow_takes_several_sources(name):
     flow, (target, source, side) = build_spec(spec, source_channels=2), batch(4)
     source = torch.cat([source, source.square().flip(2)], dim=1)
     target = rounded(target) if spec.dequantisation == "uniform" else target
-    initialize_flow(flow, target, source, side)
+    initialize_flow(flow, Batch(target, source, side))
     optimiser = torch.optim.Adam(flow.parameters(), lr=1e-2)
     for _ in range(3):
         optimiser.zero_grad()
@@ -131,7 +132,7 @@ def test_only_the_mean_reads_the_detail_of_a_source(name):
     results = []
     for one in (source, detailed):
         flow = build_spec(spec)
-        initialize_flow(flow, target, one, side)
+        initialize_flow(flow, Batch(target, one, side))
         loss = terms(flow, target, one, side)["loss"]
         results.append((loss, flow.eval().condition(one, side, None if spec.mean == "none" else target)))
         if flow.source.glow is not None:
@@ -181,7 +182,7 @@ def test_dual_glow_loss_is_its_terms():
 def test_initialisation_standardises_latents():
     """After initialisation the finest latents of the same scans have about unit variance."""
     flow, (target, source, side) = build("dualflow"), batch(16)
-    initialize_flow(flow, target, source, side)
+    initialize_flow(flow, Batch(target, source, side))
     latents, _ = flow.eval().encode(target, source, side)
     assert 0.6 < latents[0].std() < 1.6
 
@@ -258,7 +259,7 @@ def test_initialisation_takes_the_scans_that_fit_at_once(monkeypatch):
         torch.manual_seed(0)
         flow = DualFlow(spec, shape=shape)
         torch.manual_seed(1)
-        initialize_flow(flow, target[:scans], source[:scans])
+        initialize_flow(flow, Batch(target[:scans], source[:scans]))
         shifts.append(flow.flow.levels[0].steps[0].pieces["actnorm"].shift.clone())
     assert not torch.equal(shifts[0], shifts[1])
     torch.testing.assert_close(shifts[1], shifts[2], atol=0.02, rtol=0)

@@ -8,13 +8,14 @@ from flow_zoo import batch, build, build_spec, each_flow, small, terms, trained_
 
 from dualflow.flows.flow_objective import FlowObjective
 from dualflow.flows.initialization import initialize_flow
+from dualflow.flows.objective import Batch
 from dualflow.flows.source_objective import SourceObjective
 
 
 def with_gradient(objective: FlowObjective) -> set[str]:
     """Return the parts of a flow (source, flow, priors, ...) with a nonzero gradient of one batch's loss."""
     objective.zero_grad()
-    objective(*batch())["loss"].backward()
+    objective(Batch(*batch()))["loss"].backward()
     reached = [name for name, value in objective.flow.named_parameters() if value.grad is not None and value.grad.any()]
     return {name.split(".")[0] for name in reached}
 
@@ -42,7 +43,7 @@ def test_freezing_does_not_change_the_loss():
     for share in (0.0, 1.0):
         objective.set_progress(share)
         torch.manual_seed(0)
-        losses.append(objective(*tensors)["loss"])
+        losses.append(objective(Batch(*tensors))["loss"])
     assert torch.equal(*losses)
 
 
@@ -53,7 +54,7 @@ def test_progress_does_not_change_the_loss(name):
     for share in (objective.flow.spec.source_frozen, 1.0):
         objective.set_progress(share)
         torch.manual_seed(0)
-        losses.append(objective(*tensors)["loss"])
+        losses.append(objective(Batch(*tensors))["loss"])
     assert torch.equal(*losses)
 
 
@@ -63,14 +64,14 @@ def test_pretraining_changes_only_source_and_side_tokens(name):
     flow, (target, source, side) = build(name), batch(24)
     before = {key: value.clone() for key, value in flow.state_dict().items()}
     objective = SourceObjective(flow).double()
-    start = objective(target, source, side)["loss"].item()
+    start = objective(Batch(target, source, side))["loss"].item()
     assert torch.equal(objective.point_estimate(source, side), flow.mean(source, side))
     optimiser = torch.optim.Adam(
         [value for value in objective.parameters() if value.requires_grad], lr=5e-3, fused=True
     )
     for _ in range(40):
         optimiser.zero_grad()
-        objective(target, source, side)["loss"].backward()
+        objective(Batch(target, source, side))["loss"].backward()
         optimiser.step()
     assert objective.eval()(target, source, side)["loss"] < 0.6 * start
     changed = {key for key, value in flow.state_dict().items() if not torch.equal(value, before[key])}
@@ -85,16 +86,16 @@ def test_pretraining_uses_the_mask_and_a_given_mean():
     objective, (target, source, side) = SourceObjective(build("dualflow")).double(), batch()
     inside = torch.zeros_like(target, dtype=torch.bool)
     inside[..., 0] = True
-    loss = objective(target, source, side, inside)["loss"]
-    torch.testing.assert_close(loss, objective(torch.where(inside, target, 99.0), source, side, inside)["loss"])
-    assert objective(target, source, side, inside, mean=target)["loss"] == 0
+    loss = objective(Batch(target, source, side, inside))["loss"]
+    torch.testing.assert_close(loss, objective(Batch(torch.where(inside, target, 99.0), source, side, inside))["loss"])
+    assert objective(Batch(target, source, side, inside, mean=target))["loss"] == 0
 
 
 def test_source_flow_is_initialised_from_noisy_sources():
     """The batch sets the actnorms of a source flow too, so its latents start with about unit variance."""
     flow, (target, source, side) = build("full_glow"), batch(32)
     assert not any(flag for name, flag in flow.named_buffers() if name.endswith("initialized"))
-    initialize_flow(flow, target, source, side)
+    initialize_flow(flow, Batch(target, source, side))
     assert all(flag for name, flag in flow.named_buffers() if name.endswith("initialized"))
     latents = flow.source(source).features
     assert all(0.5 < z.std() < 2 for z in latents)
@@ -105,7 +106,7 @@ def test_only_source_flows_get_source_noise():
     tensors = batch()
     for name, same in (("c_glow", True), ("full_glow", False)):
         flow = build_spec(small(name, noise=0.0, side_dropout=0.0, source_noise=0.5))
-        initialize_flow(flow, *tensors)
+        initialize_flow(flow, Batch(*tensors))
         # Output layers that start at zero would ignore the source.
         with torch.no_grad():
             for parameter in flow.parameters():

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dualflow.baselines.residual_sampler import ResidualSampler
-from dualflow.flows.objective import Objective
+from dualflow.flows.objective import Batch, Objective
 
 SHAPE = (8, 8, 8)
 SHIFT_SD, NOISE_SD, SIDE_EFFECT = 0.6, 0.5, 0.8
@@ -38,7 +38,7 @@ def descend(objective: Objective, steps: int, rate: float = 5e-3, people: int = 
     torch.manual_seed(0)
     for step in range(steps):
         objective.set_progress(step / steps)
-        terms = objective(**draw_people(people, generator))
+        terms = objective(Batch(**draw_people(people, generator)))
         optimiser.zero_grad()
         terms["loss"].backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)

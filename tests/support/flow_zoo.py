@@ -27,6 +27,7 @@ from dualflow.flows.mixing import MIXINGS, InvertibleMixing, random_rotations
 from dualflow.flows.model import DualFlow
 from dualflow.flows.multiscale import MultiScaleFlow, level_channels, level_shapes
 from dualflow.flows.network import Conditioner
+from dualflow.flows.objective import Batch
 from dualflow.flows.presets import PRESETS
 from dualflow.flows.source import PIECES as STEP_PIECES
 from dualflow.flows.spec import FlowSpec
@@ -322,7 +323,7 @@ def objective_of(flow: DualFlow) -> FlowObjective:
 
 def terms(flow: DualFlow, *tensors: Tensor | None, **options: Tensor) -> dict[str, Tensor]:
     """Return loss and terms of a batch under a new objective."""
-    return objective_of(flow)(*tensors, **options)
+    return objective_of(flow)(Batch(*tensors, **options))
 
 
 def trained(name: str) -> DualFlow:
@@ -344,12 +345,12 @@ def _trained(name: str) -> FlowObjective:
     steps = TRAINING_STEPS if name in PRESETS else TRAINING_STEPS // 2
     objective, (target, source, side) = objective_of(build(name)), batch(steps * BATCH, seed=0)
     pool = (rounded(target) if objective.flow.spec.dequantisation == "uniform" else target, source, side)
-    initialize_flow(objective.flow, *(tensor[:32] for tensor in pool))
+    initialize_flow(objective.flow, Batch(*(tensor[:32] for tensor in pool)))
     optimiser = torch.optim.Adam(objective.parameters(), lr=2e-3, fused=True)
     for step in range(steps):
         objective.set_progress(step / steps)
         optimiser.zero_grad()
-        objective(*(tensor[step * BATCH : (step + 1) * BATCH] for tensor in pool))["loss"].backward()
+        objective(Batch(*(tensor[step * BATCH : (step + 1) * BATCH] for tensor in pool)))["loss"].backward()
         torch.nn.utils.clip_grad_norm_(objective.parameters(), 5.0)
         optimiser.step()
     objective.set_progress(1.0)

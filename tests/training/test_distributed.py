@@ -22,7 +22,7 @@ from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import PRESETS, preset
 from dualflow.flows.rng import batch_shard, standard_noise, uniform_noise
 from dualflow.training.distributed import ProcessGroup, launch_command
-from dualflow.training.trainer import _distributed, to_inputs
+from dualflow.training.trainer import _distributed, to_batch
 
 SMALL = {"levels": 3, "steps": [1, 1, 1], "hidden": [8, 8, 8], "context_channels": 8}
 
@@ -92,14 +92,14 @@ def _group():
 def test_every_preset_trains_under_ddp(name, memory, phantoms):
     """Every parameter that DistributedDataParallel expects a gradient of gets one; otherwise the next step fails."""
     torch.manual_seed(0)
-    batch = to_inputs(collate(phantoms.items[:2]), torch.device("cpu"))
+    batch = to_batch(collate(phantoms.items[:2]), torch.device("cpu"))
     flow = DualFlow(preset(name, **SMALL | {"low_rank": 2 * (name == "dualflow")}), shape=(16, 16, 16), side_features=1)
-    initialize_flow(flow, **batch)
+    initialize_flow(flow, batch)
     objective = FlowObjective(flow).train()
     set_memory(objective, memory)
     distributed_objective, optimiser = _distributed(objective), torch.optim.Adam(objective.parameters())
     for step in range(4):
         objective.set_progress(step / 4)
         optimiser.zero_grad()
-        distributed_objective(**batch)["loss"].backward()
+        distributed_objective(batch)["loss"].backward()
         optimiser.step()

@@ -9,6 +9,7 @@ from dualflow.flows.initialization import initialize_flow
 from dualflow.flows.latent_statistics import standardise
 from dualflow.flows.model import DualFlow
 from dualflow.flows.multiscale import joined, separated
+from dualflow.flows.objective import Batch
 from dualflow.flows.presets import preset
 from dualflow.training.fit_base import fit_base, mean_gradients, orthonormal, region_weights
 
@@ -44,7 +45,7 @@ def flow_of(pairs: PairDataset) -> DualFlow:
     )
     flow = DualFlow(spec, shape=SHAPE, side_features=1)
     batch = [torch.stack([item[name] for item in pairs.items]) for name in ("target", "source", "side", "mask")]
-    initialize_flow(flow, *batch)
+    initialize_flow(flow, Batch(*batch))
     return flow.eval()
 
 

@@ -19,11 +19,11 @@ class Bowl(nn.Module):
         super().__init__()
         self.x = nn.Parameter(torch.tensor(1.0))
 
-    def forward(self, target):
-        return {"loss": 50 * (self.x - target.mean()).square()}
+    def forward(self, batch):
+        return {"loss": 50 * (self.x - batch.target.mean()).square()}
 
 
-STREAM = [{"target": torch.zeros(2, 1)}] * rate.STEPS
+STREAM = [{"target": torch.zeros(2, 1), "source": torch.zeros(2, 1)}] * rate.STEPS
 
 
 def test_rates_rise_until_the_loss_exceeds_its_first_value():

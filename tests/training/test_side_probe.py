@@ -9,6 +9,7 @@ import torch
 from dualflow.data.dataset import PairDataset
 from dualflow.flows.initialization import initialize_flow
 from dualflow.flows.model import DualFlow
+from dualflow.flows.objective import Batch
 from dualflow.flows.presets import preset
 from dualflow.training.side_probe import MIN_SCANS, explained_share, side_probe
 
@@ -42,7 +43,7 @@ def test_latents_tell_what_the_size_of_the_residual_tells(told):
     torch.manual_seed(0)
     flow = DualFlow(preset("dual_glow", levels=2, steps=(1, 1), hidden=(8, 8)), shape=SHAPE, side_features=1)
     first = (torch.stack([item[name] for item in items[:8]]) for name in ("target", "source", "side", "mask"))
-    initialize_flow(flow, *first)
+    initialize_flow(flow, Batch(*first))
     shares = side_probe(flow, PairDataset(items), [index // 2 % 4 for index in range(40)])
     assert list(shares) == ["level_1"]
     assert shares["level_1"] > 0.9 if told else shares["level_1"] < 0.2

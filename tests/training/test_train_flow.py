@@ -140,11 +140,11 @@ class PretrainingSteps:
     def __init__(self, monkeypatch):
         self.taken, self.stop, forward = 0, None, module.SourceObjective.forward
 
-        def counted(trainer, *args, **inputs):
+        def counted(trainer, batch):
             if trainer.training and self.taken == self.stop:
                 raise KeyboardInterrupt
             self.taken += trainer.training
-            return forward(trainer, *args, **inputs)
+            return forward(trainer, batch)
 
         monkeypatch.setattr(module.SourceObjective, "forward", counted)
 
@@ -239,10 +239,10 @@ def test_augmented_intensities_do_not_change_a_spread_that_follows_the_source(tr
     """An augmented scan would count as an unusual one, so each scan has its spread from before."""
     batches, forward = [], FlowObjective.forward
 
-    def spy(objective, *args, **inputs):
+    def spy(objective, batch):
         if objective.training:
-            batches.append(inputs)
-        return forward(objective, *args, **inputs)
+            batches.append(batch)
+        return forward(objective, batch)
 
     monkeypatch.setattr(FlowObjective, "forward", spy)
     choice = ModelConfig(preset="dualflow", options={**small_flow.options, "spread": "source"}, steps=2)
@@ -250,8 +250,8 @@ def test_augmented_intensities_do_not_change_a_spread_that_follows_the_source(tr
     for name, augment in (("plain", quick.augment), ("augmented", intensities)):
         train(choice, config=quick.model_copy(update={"augment": augment}), fingerprint=name)
     for plain, augmented in zip(batches[:2], batches[2:], strict=True):
-        assert not torch.equal(plain["source"], augmented["source"])
-        assert torch.equal(plain["spread"], augmented["spread"])
+        assert not torch.equal(plain.source, augmented.source)
+        assert torch.equal(plain.spread, augmented.spread)
 
 
 def test_training_without_pairs_is_refused(train, small_flow):

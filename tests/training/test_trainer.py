@@ -36,14 +36,15 @@ class Toy(Objective):
         self.non_finite, self.kill_at, self.good = non_finite, kill_at, good
         self.calls, self.validations = 0, 0
 
-    def forward(self, target, source, side=None, mask=None, mean=None):
+    def forward(self, batch):
         self.calls += self.training
         if self.training and self.calls == self.kill_at:
             raise KilledError
         factor = float("nan") if self.training and self.calls in self.non_finite else 1.0
         self.validations += not self.training
         bonus = 10.0 if not self.training and self.validations == self.good else 0.0
-        return {"loss": factor * (self.point_estimate(self.dropout(source), side) - target).square().mean() - bonus}
+        image = self.point_estimate(self.dropout(batch.source), batch.side)
+        return {"loss": factor * (image - batch.target).square().mean() - bonus}
 
     def point_estimate(self, source, side=None):
         return self.convolution(source)
@@ -56,8 +57,8 @@ class Preempted(Toy):
         super().__init__()
         self.at = at
 
-    def forward(self, target, source, side=None, mask=None, mean=None):
-        terms = super().forward(target, source, side, mask, mean)
+    def forward(self, batch):
+        terms = super().forward(batch)
         if self.training and self.calls == self.at:
             os.kill(os.getpid(), signal.SIGTERM)
         return terms
@@ -70,7 +71,7 @@ class Drifting(Toy):
         super().__init__()
         self.drift = drift
 
-    def diagnostics(self, target, source, side, mask, *, round_trip):
+    def diagnostics(self, batch, *, round_trip):
         return {"round_trip": self.drift[self.validations - 1]} if round_trip else {}
 
 

@@ -8,6 +8,7 @@ from dualflow.flows.diagnostics import explained_variance
 from dualflow.flows.flow_objective import FlowObjective
 from dualflow.flows.initialization import initialize_flow
 from dualflow.flows.model import DualFlow
+from dualflow.flows.objective import Batch
 from dualflow.flows.presets import preset
 from dualflow.training.validation import validate
 
@@ -19,7 +20,7 @@ def objective(phantoms):
     spec = preset("dual_glow", steps=[1, 1, 1], hidden=[8, 8, 8])
     model = DualFlow(spec, shape=tuple(phantoms[0]["source"].shape[1:]), side_features=1)
     scans = collate(phantoms.items)
-    initialize_flow(model, scans["target"], scans["source"], scans["side"], scans["mask"])
+    initialize_flow(model, Batch(scans["target"], scans["source"], scans["side"], scans["mask"]))
     with torch.no_grad():
         for parameter in model.priors.parameters():
             parameter.add_(0.01 * torch.randn_like(parameter))
@@ -46,7 +47,7 @@ def test_validation_runs_in_float32(objective, held_out):
     batch = collate(held_out.items)
     inputs = [batch[name] for name in ("target", "source", "side", "mask")]
     with torch.no_grad():
-        assert terms["nll"] == float(objective(*inputs)["nll"])
+        assert terms["nll"] == float(objective(Batch(*inputs))["nll"])
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert terms["nll"] != float(objective(*inputs)["nll"])
+            assert terms["nll"] != float(objective(Batch(*inputs))["nll"])
     assert terms["round_trip"] < 1e-4
