@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 
 import pandas as pd
 
 from dualflow import __version__
+from dualflow.baselines import BASELINES
 from dualflow.commit import digest_of
 from dualflow.config import Config
 from dualflow.data.index import split_people
 from dualflow.evaluation.statistics import MIN_CORRELATED, MIN_SUBJECTS
+from dualflow.flows.presets import PRESETS
 from dualflow.inference.conversion_table import count_verdicts
 from dualflow.layout import training_key
 from dualflow.modalities import modality
@@ -147,8 +149,18 @@ def method_text(config: Config) -> list[str]:
         f"importance sampling moves these draws in {config.evaluate.background_steps} steps to the background that the "
         f"model expects. The NLL under true and alternative sources are upper bounds without annealing, from the same "
         f"draws.",
+        " ".join(["Models.", *_model_texts(config)]),
         *([CEILINGS] if config.embedded else []),
     ]
+
+
+def _model_texts(config: Config) -> Iterator[str]:
+    """A sentence on every model of the study."""
+    for name, choice in config.flows.items():
+        options = ", ".join(f"{key} = {value}" for key, value in choice.options.items())
+        yield f"{name}: {PRESETS[choice.preset].idea}{f', with {options}' if options else ''}."
+    for name in config.baselines.models:
+        yield f"{name}: {BASELINES[name].text.replace('`', '')}"
 
 
 def provenance(config: Config, cards: dict[str, ModelCard], date: str) -> dict[str, object]:

@@ -51,3 +51,13 @@ def test_the_method_states_the_registration(tmp_path, aligned, words):
     text = " ".join(method_text(study(tmp_path, aligned=aligned)))
     assert words in text
     assert "temperature 1" in text
+
+
+def test_the_method_says_what_every_model_is(tmp_path):
+    """A reader of the comparison need not know the names of flows and baselines."""
+    config = study(tmp_path)
+    config = config.with_fields("baselines", models=("unet", "stacked_mixture"))
+    [text] = [paragraph for paragraph in method_text(config) if paragraph.startswith("Models.")]
+    assert "dualflow: a flow of the source and a flow of the whitened residual of a closed-form mean" in text
+    assert "unet: nnU-Net's network (Isensee et al. 2021) as a correction of the stacked mean." in text
+    assert "stacked_mixture: The law of local_linear_mixture around the stacked mean." in text
