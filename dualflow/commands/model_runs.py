@@ -35,6 +35,8 @@ TRAINING = "training"
 PICTURE = "pictures/test.png"
 """Artifact with the prediction of one test scan."""
 
+BEST_STEP = "train/best_step"
+"""Tracked name of the step whose weights are kept."""
 HEADLINES = ("region_crps", "mae", "voxel_crps", "energy_score", "bits_in_mask", "region_coverage_80")
 """Test scores that the page of a study's models shows, the one that sorts them first."""
 CURVES = (
@@ -157,10 +159,10 @@ def score_names(scores: Mapping[str, float], config: Config) -> dict[str, float]
 
 
 def study_view(config: Config) -> str:
-    """The saved view of a study's models, with HEADLINES and CURVES."""
+    """The saved view of a study's models, with HEADLINES, the selected step and CURVES."""
     unit = modality(config.study.target).unit
     curves = [metric_name(key, unit, loss) for key, loss in CURVES]
-    return models_view(list(score_names(dict.fromkeys(HEADLINES, 0.0), config)), curves)
+    return models_view(list(score_names(dict.fromkeys(HEADLINES, 0.0), config)), curves, [BEST_STEP])
 
 
 def describe_model(config: Config, name: str, seed: int, scores: Mapping[str, float] | None = None) -> str:

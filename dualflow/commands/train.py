@@ -16,6 +16,7 @@ import torch
 from dualflow.baselines import BASELINES
 from dualflow.commands.learning_data import LearningData, fingerprint_of
 from dualflow.commands.model_runs import (
+    BEST_STEP,
     TRAINING,
     describe_model,
     log_datasets,
@@ -37,9 +38,11 @@ from dualflow.imaging.regions import region_map
 from dualflow.inference.predict import Predictor
 from dualflow.inference.training_reference import Reference, has_enough_people, scan_figures
 from dualflow.manifest import manifest_outputs, read_manifest, write_manifest
+from dualflow.modalities import modality
 from dualflow.models.card import FLOW, ConstantSpread, ModelCard, StudyRecord, TrainingRecord
 from dualflow.models.store import save_model
 from dualflow.process import keep_freed_memory
+from dualflow.tracking.metric_names import BEST, loss_term, metric_name
 from dualflow.tracking.source_version import COMMIT, source_version
 from dualflow.tracking.tracked_run import Run
 from dualflow.training.build_baseline import build_baseline
@@ -138,7 +141,7 @@ def _train(config: Config, name: str, seed: int, data: LearningData, group: Proc
         group.wait()  # before the uploads: the other processes wait for a limited time
         for file in files:
             run.file(file, "model")
-        run.metrics(_totals(trained) | _told_side(trained, data.training))
+        run.metrics(_totals(trained) | _selected(config, trained) | _told_side(trained, data.training))
         run.finish()
         values = {
             "name": name,
@@ -163,6 +166,15 @@ def _totals(trained: Trained) -> dict[str, float]:
     return {"train/parameters": float(trained.parameters), "train/mean_seconds": record.mean_seconds} | (
         steps if trained.history.entries else {}
     )
+
+
+def _selected(config: Config, trained: Trained) -> dict[str, float]:
+    """Step and selection score of the weights that are kept; empty without optimiser steps."""
+    entries = trained.history.entries
+    if not entries:
+        return {}
+    score = metric_name(f"validation/{BEST}", modality(config.study.target).unit, loss_term(entries[-1]))
+    return {BEST_STEP: float(trained.record.best_step), score: trained.history.best}
 
 
 def _told_side(trained: Trained, training: PairDataset) -> dict[str, float]:

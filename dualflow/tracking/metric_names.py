@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
+BEST = "best_score"
+"""Lowest selection score of a training: that of the weights that are kept."""
 TARGET = "{target}"
 """Placeholder for the target's unit, such as SUVR."""
 UNITS = {
@@ -38,7 +40,7 @@ def metric_name(key: str, target_unit: str, loss: str = "") -> str:
     """
     group, _, name = key.rpartition("/")
     stem = re.sub(r"_\d+$", "", name)
-    unit = UNITS.get(loss if stem in ("loss", "score") else stem, "")
+    unit = UNITS.get(loss if stem in ("loss", "score", BEST) else stem, "")
     return f"{group or 'train'}/{name}{unit_suffix(unit, target_unit)}"
 
 

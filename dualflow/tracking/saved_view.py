@@ -22,12 +22,13 @@ RUNS_SHOWN = 250
 """Most runs in a chart; a comparison of all models over three folds has 72 with one seed."""
 
 
-def models_view(scores: Sequence[str], curves: Sequence[str]) -> str:
+def models_view(scores: Sequence[str], curves: Sequence[str], facts: Sequence[str] = ()) -> str:
     """Return the value of TAG.
 
     Args:
         scores: tracked names of the test scores, the one to sort by first; less of that one is better.
         curves: tracked names of metrics over the steps of a training.
+        facts: tracked names of further columns of the table, which have no chart.
     """
     sections = {"test": "Test scores", "training": "Training"}
     bars = [_chart("BAR", "test", name) for name in scores]
@@ -40,7 +41,7 @@ def models_view(scores: Sequence[str], curves: Sequence[str]) -> str:
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
-        "selectedColumns": [f"metrics.`{name}`" for name in scores],
+        "selectedColumns": [f"metrics.`{name}`" for name in [*scores, *facts]],
         "compareRunCharts": [*bars, *lines],
         "compareRunSections": [
             {"uuid": key, "name": name, "display": True, "isReordered": True, "deleted": False, "isGenerated": False}

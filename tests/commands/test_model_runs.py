@@ -72,6 +72,7 @@ def test_the_view_of_a_study_has_metrics_that_its_runs_track(config):
     assert charts[:2] == ["test/region_crps_SUVR", "test/mae_SUVR"]
     assert {"validation/nll_nats_per_voxel", "train/loss_nats_per_voxel", "train/loss_SUVR"} <= set(charts)
     assert state["orderByKey"] == "metrics.`test/region_crps_SUVR`"
+    assert state["selectedColumns"][-1] == "metrics.`train/best_step`"
 
 
 def test_the_source_of_a_dataset_names_no_folder(config, tmp_path):

@@ -10,14 +10,16 @@ from learning_phantoms import learning_data
 from dualflow.baselines import BASELINES
 from dualflow.commands import train as module
 from dualflow.commands.learning_data import LearningData
-from dualflow.commands.train import _constant_spread, _train_baseline, train
+from dualflow.commands.train import Trained, _constant_spread, _selected, _train_baseline, train
 from dualflow.config import parse_config
 from dualflow.data.dataset import PairDataset
 from dualflow.errors import ConfigError
+from dualflow.models.card import TrainingRecord
 from dualflow.models.store import load_card
 from dualflow.tracking.tracked_run import Run
 from dualflow.training.checkpoint import states
 from dualflow.training.context import TrainingContext
+from dualflow.training.history import History
 from dualflow.training.trainer import Trainer
 
 PRETRAINED = {
@@ -53,6 +55,15 @@ def test_without_validation_scans_there_is_no_spread():
     """The spread is estimated on validation scans only."""
     model = BASELINES["mean_image"]((8, 8, 8))
     assert _constant_spread(parse_config({"study": {"name": "tiny"}}), model, PairDataset([])) is None
+
+
+def test_the_selected_weights_are_tracked():
+    """The last step is not the one whose weights are kept; a closed form has no steps."""
+    config = parse_config({"study": {"name": "tiny"}})
+    history = History([{"step": 100.0, "nll": -1.5, "validation/nll": -1.4}], best=-1.6, best_step=50)
+    trained = Trained(None, "flow", TrainingRecord(best_step=50), history, 1)
+    assert _selected(config, trained) == {"train/best_step": 50.0, "validation/best_score_nats_per_voxel": -1.6}
+    assert _selected(config, Trained(None, "mean_image", TrainingRecord(), History(), 0)) == {}
 
 
 def test_an_unknown_model_is_refused():

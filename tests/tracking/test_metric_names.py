@@ -15,6 +15,7 @@ from dualflow.tracking.metric_names import TARGET, loss_term, metric_name, unit_
         ("validation/loss", "l1", "validation/loss_SUVR"),
         ("validation/loss", "", "validation/loss"),
         ("validation/score", "nll", "validation/score_nats_per_voxel"),
+        ("validation/best_score", "nll", "validation/best_score_nats_per_voxel"),
         ("validation/mae", "nll", "validation/mae_SUVR"),
         ("validation/explained_level_2", "nll", "validation/explained_level_2_fraction"),
         ("bits_per_dim_level_1", "", "train/bits_per_dim_level_1"),

@@ -12,12 +12,14 @@ LONGEST = 5000
 
 def test_the_view_reads_back():
     """Name and state are those of a view that was saved on the page; each chart is in a section that exists."""
-    value = models_view(["test/crps_SUVR", "test/mae_SUVR"], ["train/loss"])
+    value = models_view(["test/crps_SUVR", "test/mae_SUVR"], ["train/loss"], ["train/best_step"])
     view = json.loads(value)
     assert view["name"] == "Models"
     assert isinstance(view["createdAt"], int)
     state = json.loads(zlib.decompress(b64decode(view["state"].removeprefix("deflate;"))))
-    assert state["selectedColumns"] == ["metrics.`test/crps_SUVR`", "metrics.`test/mae_SUVR`"]
+    assert state["selectedColumns"] == [
+        "metrics.`test/crps_SUVR`", "metrics.`test/mae_SUVR`", "metrics.`train/best_step`",
+    ]  # fmt: skip
     assert [(chart["type"], chart["metricKey"]) for chart in state["compareRunCharts"]] == [
         ("BAR", "test/crps_SUVR"), ("BAR", "test/mae_SUVR"), ("LINE", "train/loss"),
     ]  # fmt: skip

@@ -80,6 +80,8 @@ def test_runs_are_tracked_with_model_curves_and_data(workspace):
     assert len(client.get_metric_history(flow.info.run_id, "validation/loss_nats_per_voxel")) == 2
     assert len(client.get_metric_history(flow.info.run_id, "train/loss_nats_per_voxel")) == 4
     assert 0.5 <= flow.data.metrics["train/discriminator_chance_fraction"] <= 1
+    assert flow.data.metrics["train/best_step"] in (2, 4)
+    assert "validation/best_score_nats_per_voxel" in flow.data.metrics
     # The flow's prediction is its closed-form mean, which training does not change.
     assert "validation/mae_SUVR" not in flow.data.metrics
     assert "validation/mae_SUVR" in network.data.metrics
