@@ -1,5 +1,7 @@
 """The view `Models` of an experiment's page: every model with its test scores, as a table and as charts.
 
+The link opens the table: MLflow writes two decimals on bars, by which good models do not differ.
+
 MLflow keeps a saved view as a tag of the experiment. Without one, its page shows the parent runs alone, which have no
 scores.
 """
@@ -20,6 +22,10 @@ CURRENT = "current"
 """Tag of finished runs: `true` on the last one of its name in a group, and `false` on those that it replaces."""
 RUNS_SHOWN = 250
 """Most runs in a chart; a comparison of all models over three folds has 72 with one seed."""
+NAME_COLUMN = "attributes.`Run Name`"
+"""Column of the table with the names of the runs."""
+CHARACTER_PX, HEADER_PX = 8, 30
+"""Width of a character in the header of a column, and that of the rest of the header."""
 
 
 def models_view(scores: Sequence[str], curves: Sequence[str], facts: Sequence[str] = ()) -> str:
@@ -30,6 +36,7 @@ def models_view(scores: Sequence[str], curves: Sequence[str], facts: Sequence[st
         curves: tracked names of metrics over the steps of a training.
         facts: tracked names of further columns of the table, which have no chart.
     """
+    columns = [f"metrics.`{name}`" for name in [*scores, *facts]]
     sections = {"test": "Test scores", "training": "Training"}
     bars = [_chart("BAR", "test", name) for name in scores]
     lines = [{**_chart("LINE", "training", name), **_line(name)} for name in curves]
@@ -41,7 +48,13 @@ def models_view(scores: Sequence[str], curves: Sequence[str], facts: Sequence[st
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
-        "selectedColumns": [f"metrics.`{name}`" for name in [*scores, *facts]],
+        "selectedColumns": columns,
+        # Otherwise columns are sorted by name and so narrow that names and digits are cut.
+        "columnOrder": [NAME_COLUMN, *columns],
+        "columnWidths": {
+            column: CHARACTER_PX * len(name) + HEADER_PX
+            for column, name in zip(columns, [*scores, *facts], strict=True)
+        },
         "compareRunCharts": [*bars, *lines],
         "compareRunSections": [
             {"uuid": key, "name": name, "display": True, "isReordered": True, "deleted": False, "isGenerated": False}
@@ -57,8 +70,8 @@ def models_view(scores: Sequence[str], curves: Sequence[str], facts: Sequence[st
 
 
 def view_link(address: str, experiment_id: str) -> str:
-    """Return the link to the charts of the view on the pages at `address`."""
-    query = f"workflowType=machine_learning&viewStateShareKey={VIEW}&compareRunsMode=CHART"
+    """Return the link to the table of the view on the pages at `address`."""
+    query = f"workflowType=machine_learning&viewStateShareKey={VIEW}&compareRunsMode=TABLE"
     return f"{address}/#/experiments/{experiment_id}/runs?{query}"
 
 

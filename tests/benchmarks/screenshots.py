@@ -132,8 +132,8 @@ def main(config: Config) -> None:
     for name, page in PRINTED.items():
         show((study / page).as_uri(), folder / f"{name}.pdf")
     with models_page(config) as link:
-        show(link, folder / "mlflow_charts.png", "--window-size=1900,1600")
-        show(link.replace("CHART", "TABLE"), folder / "mlflow_table.png", "--window-size=1900,900")
+        show(link, folder / "mlflow_table.png", "--window-size=1900,900")
+        show(link.replace("TABLE", "CHART"), folder / "mlflow_charts.png", "--window-size=1900,1600")
 
 
 if __name__ == "__main__":

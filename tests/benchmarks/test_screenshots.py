@@ -30,7 +30,7 @@ def test_every_page_has_its_pictures(stand_in, monkeypatch, tmp_path):
 
     @contextmanager
     def models_page(config):
-        yield f"http://127.0.0.1/{config.study.name}?mode=CHART"
+        yield f"http://127.0.0.1/{config.study.name}?mode=TABLE"
 
     monkeypatch.setattr(screenshots, "models_page", models_page)
     monkeypatch.chdir(tmp_path)

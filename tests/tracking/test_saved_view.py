@@ -23,6 +23,9 @@ def test_the_view_reads_back():
     assert [(chart["type"], chart["metricKey"]) for chart in state["compareRunCharts"]] == [
         ("BAR", "test/crps_SUVR"), ("BAR", "test/mae_SUVR"), ("LINE", "train/loss"),
     ]  # fmt: skip
+    assert state["columnOrder"] == ["attributes.`Run Name`", *state["selectedColumns"]]
+    assert list(state["columnWidths"]) == state["selectedColumns"]
+    assert all(width > 7.5 * len("test/mae_SUVR") for width in state["columnWidths"].values())
     sections = {section["uuid"] for section in state["compareRunSections"]}
     assert {chart["metricSectionId"] for chart in state["compareRunCharts"]} == sections
 
@@ -34,8 +37,9 @@ def test_the_view_fits_into_a_tag():
 
 
 def test_the_link_names_the_view():
-    """MLflow finds a view by the end of its tag."""
+    """MLflow finds a view by the end of its tag; the link opens its table."""
     link = view_link("http://127.0.0.1:5000", "3")
     assert link.startswith("http://127.0.0.1:5000/#/experiments/3/runs?")
     assert f"viewStateShareKey={VIEW}" in link
+    assert link.endswith("compareRunsMode=TABLE")
     assert TAG.endswith(f".{VIEW}")

@@ -49,13 +49,19 @@ def test_a_page_fits_a_phone(finished, tmp_path, name):
 
 
 def test_mlflow_draws_the_models(finished):
-    """The link that `dualflow ui` prints shows every model and charts of their scores."""
+    """The link that `dualflow ui` prints shows every model and its scores in order; a click shows charts."""
     with screenshots.models_page(load_config(Path("tiny.yaml"))) as link:
-        shown = screenshots.browse(link, "--window-size=1900,1600", "--dump-dom").stdout
+        table, charts = (
+            screenshots.browse(address, "--window-size=2400,1600", "--dump-dom").stdout
+            for address in (link, link.replace("TABLE", "CHART"))
+        )
     for model in ("dualflow", "mean_image", "unet"):
-        assert f"{model} seed 0" in shown
-    assert "test/region_crps_SUVR" in shown
-    assert "main-svg" in shown, "no chart was drawn"
+        assert f"{model} seed 0" in table
+        assert f"{model} seed 0" in charts
+    columns = re.findall(r'col-id="metrics\.`([^`]+)`"', table)
+    assert columns[:2] == ["test/region_crps_SUVR", "test/mae_SUVR"]
+    assert "test/region_crps_SUVR" in charts
+    assert "main-svg" in charts, "no chart was drawn"
 
 
 def test_pictures_show_something(finished):
