@@ -22,6 +22,10 @@ CURRENT = "current"
 """Tag of finished runs: `true` on the last one of its name in a group, and `false` on those that it replaces."""
 RUNS_SHOWN = 250
 """Most runs in a chart; a comparison of all models over three folds has 72 with one seed."""
+SMOOTHING = 85
+"""Exponential smoothing of the curves of single steps, of 100: a point averages about the last six."""
+SINGLE_STEPS = "train/"
+"""Group of the metrics of single steps; those of `validation/` are means over people."""
 NAME_COLUMN = "attributes.`Run Name`"
 """Column of the table with the names of the runs."""
 CHARACTER_PX, HEADER_PX = 8, 30
@@ -94,7 +98,7 @@ def _line(metric: str) -> dict[str, Any]:
         "xAxisKey": "step",
         "yAxisKey": "metric",
         "yAxisExpressions": [],
-        "lineSmoothness": 0,
+        "lineSmoothness": SMOOTHING if metric.startswith(SINGLE_STEPS) else 0,
         "useGlobalXaxisKey": False,
         "useGlobalLineSmoothing": False,
     }

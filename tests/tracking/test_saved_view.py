@@ -30,6 +30,16 @@ def test_the_view_reads_back():
     assert {chart["metricSectionId"] for chart in state["compareRunCharts"]} == sections
 
 
+def test_curves_of_single_steps_are_smoothed():
+    """They are noisy; a validation is a mean over people and stays as it is."""
+    view = json.loads(models_view(["test/mae_SUVR"], ["validation/nll", "train/loss"]))
+    state = json.loads(zlib.decompress(b64decode(view["state"].removeprefix("deflate;"))))
+    lines = {chart["metricKey"]: chart for chart in state["compareRunCharts"] if chart["type"] == "LINE"}
+    assert lines["validation/nll"]["lineSmoothness"] == 0
+    assert 50 < lines["train/loss"]["lineSmoothness"] <= 100
+    assert not any(chart["useGlobalLineSmoothing"] for chart in lines.values())
+
+
 def test_the_view_fits_into_a_tag():
     """Many long names do too."""
     names = [f"test/a_rather_long_name_of_a_score_{number}_bits_per_voxel" for number in range(20)]
