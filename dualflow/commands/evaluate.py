@@ -37,6 +37,7 @@ from dualflow.evaluation.mean_error import MeanError
 from dualflow.evaluation.metrics import score
 from dualflow.evaluation.statistics import subject_means
 from dualflow.evaluation.stress import stress
+from dualflow.evaluation.study_metrics import study_scores
 from dualflow.flows.diagnostics import round_trip_error
 from dualflow.flows.model import DualFlow
 from dualflow.flows.predictions import predict
@@ -131,9 +132,10 @@ def _evaluate(
 
 
 def _log(run: Run, config: Config, predictor: Predictor, pairs: pd.DataFrame, scans: pd.DataFrame) -> None:
-    """Log the mean scores over people, the test scans and a description to the run of the training."""
+    """Log the scores of the test people, their scans and a description to the run of the training."""
     card = predictor.card
     scores = {str(name): float(value) for name, value in subject_means(scans).select_dtypes("number").mean().items()}
+    scores |= study_scores(scans)
     # For a training that was tracked elsewhere.
     run.parameters(model_parameters(config, card.name, card.seed, card.training.precision))
     run.scores(score_names(scores, config))

@@ -179,7 +179,7 @@ def describe_model(config: Config, name: str, seed: int, scores: Mapping[str, fl
         lines += ["", f"Means over the test people: {'; '.join(shown)}."] if shown else []
         rows = [f"| {measure(key).heading(row)} | {value} |" for key, value in rounded.items()]
         lines += ["", picture_link(PICTURE, "Source, measured target and prediction of one test scan")]
-        lines += ["", "| test score | mean over people |", "|---|---:|", *rows]
+        lines += ["", "| test score | all test people |", "|---|---:|", *rows]
     return "\n".join(lines) + "\n"
 
 

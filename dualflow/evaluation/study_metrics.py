@@ -91,6 +91,14 @@ def resample(table: pd.DataFrame, metric: StudyMetric, counts: pd.DataFrame) -> 
     return Resampled(value, draws, rows["subject"].nunique())
 
 
+def study_scores(table: pd.DataFrame) -> dict[str, float]:
+    """Values of the STUDY_METRICS that apply to the rows of one model, without a bootstrap."""
+    subjects = sorted({Scan.parse(str(key)).subject for key in table["scan"]})
+    everyone = pd.DataFrame(np.ones((1, len(subjects))), columns=subjects)
+    results = {name: resample(table, metric, everyone) for name, metric in STUDY_METRICS.items()}
+    return {name: result.value for name, result in results.items() if result is not None}
+
+
 def _within_trainings(rows: pd.DataFrame, columns: list[str], trainings: list[str]) -> pd.DataFrame:
     """Values less their mean in their training; exactly 0 where that is rounding, as of a constant."""
     values = rows[columns]

@@ -59,8 +59,9 @@ def test_the_description_has_scores_and_a_picture(config):
     assert text.splitlines()[2] in {f"Means over the test people: MAE (SUVR) {mae}." for mae in ("0.1234", "0.1235")}
     assert "| MAE (SUVR) | 0.1235 |" in text or "| MAE (SUVR) | 0.1234 |" in text
     assert "get-artifact?path=pictures/test.png&run_uuid={run_id}" in text
-    assert score_names({"mae": 0.1, "region_mae": 2.0, "ssim": 0.9}, config) == {
-        "test/mae_SUVR": 0.1, "test/region_mae_percent": 2.0, "test/ssim": 0.9,
+    assert "| test score | all test people |" in text
+    assert score_names({"mae": 0.1, "region_mae": 2.0, "ssim": 0.9, "ad_roi_r": 0.8}, config) == {
+        "test/mae_SUVR": 0.1, "test/region_mae_percent": 2.0, "test/ssim": 0.9, "test/ad_roi_r": 0.8,
     }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from dualflow.evaluation.study_metrics import (
     distance_from_uniform,
     measure,
     resample,
+    study_scores,
     weighted_correlation,
     with_true_spread,
 )
@@ -101,6 +102,16 @@ def test_summaries_have_study_metrics_with_intervals():
     assert rows.loc["flow", "low"] < rows.loc["flow", "mean"] < rows.loc["flow", "high"]
     assert rows.loc["flow", "subjects"] == 40
     assert set(summary.loc[summary["metric"] == "mae", "model"]) == {"flow", "flat", "plain"}
+
+
+def test_scores_of_one_model_are_those_of_its_summary():
+    """Those that do not apply are left out, such as a correlation with the unknown true spread."""
+    frame = table(contrast_pit=np.random.default_rng(3).random(40))
+    summary = summarise(frame).set_index("metric")["mean"]
+    scores = study_scores(frame)
+    assert set(scores) == {"contrast_pit_distance", "person_spread_r"}
+    assert scores == pytest.approx(summary[list(scores)].to_dict())
+    assert study_scores(frame[["scan", "mae"]]) == {}
 
 
 def test_the_interval_of_a_distance_surrounds_it():
