@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -18,6 +19,9 @@ class Baseline(ConditionalModel):
 
     Its constructor takes the grid and the numbers of side features and source channels. Only its state dict is saved.
     """
+
+    is_conditional: ClassVar[bool] = True
+    """Whether the prediction depends on the source and the side information."""
 
     def objective(self) -> Objective | None:
         """Return the objective of the gradient steps after `fit`; None for a closed form."""

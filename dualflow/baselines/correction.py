@@ -23,6 +23,8 @@ from dualflow.flows.side_information import known_side
 from dualflow.flows.squeeze import HaarSqueeze
 from dualflow.flows.voxel_features import foreground, without_detail
 
+CORRECTED_MEAN = "stacked"
+"""Closed-form mean that the networks correct."""
 BANDS = 8
 """Haar bands of a volume, at half its resolution."""
 UNIT = 4

@@ -30,6 +30,7 @@ class MeanImage(Baseline):
         source_channels: channels of the source, which it ignores.
     """
 
+    is_conditional = False
     image: Tensor
 
     def __init__(self, shape: tuple[int, int, int], side_features: int = 0, source_channels: int = 1) -> None:

@@ -137,7 +137,7 @@ def _log(run: Run, config: Config, predictor: Predictor, pairs: pd.DataFrame, sc
     scores = {str(name): float(value) for name, value in subject_means(scans).select_dtypes("number").mean().items()}
     scores |= study_scores(scans)
     # For a training that was tracked elsewhere.
-    run.parameters(model_parameters(config, card.name, card.seed, card.training.precision))
+    run.parameters(model_parameters(config, card.name, card.seed, card.training.precision) | card.options)
     run.scores(score_names(scores, config))
     test = pairs.loc[pairs["split"] == "test", "scan"]
     digests = {key: sha256(config.layout.scan_manifest(Scan.parse(key))) for key in test}

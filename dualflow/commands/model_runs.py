@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from dualflow.baselines import BASELINES
-from dualflow.baselines.correction import Correction
+from dualflow.baselines.correction import CORRECTED_MEAN, Correction
 from dualflow.config import Config
 from dualflow.config.learning import SEEDED
 from dualflow.evaluation.study_metrics import measure
@@ -79,16 +79,17 @@ def training_of(layout: Layout, name: str, seed: int) -> str:
 def model_parameters(config: Config, name: str, seed: int, precision: str) -> dict[str, Any]:
     """Parameters that one training depends on: those of its data, its optimiser and, for a flow, its layers.
 
-    `precision` is that of its convolutions, which `train.precision: auto` leaves open; empty if it is unknown.
+    The constructor options of a baseline, such as the width of a network, are known once it is built. `precision` is
+    that of its convolutions, which `train.precision: auto` leaves open; empty if it is unknown.
     """
     study, train = config.study, config.train
+    conditions = {"source": " + ".join(study.sources), "side": ", ".join(study.side) or "none"}
     values: dict[str, Any] = {
         "model": name,
         "kind": model_kind(config, name),
         "seed": seed,
-        "source": " + ".join(study.sources),
+        **(conditions if name in config.flows or BASELINES[name].kind.is_conditional else {}),
         "target": study.target,
-        "side": ", ".join(study.side) or "none",
         "spacing_mm": config.preprocess.spacing_mm,
         "shape": " x ".join(map(str, config.preprocess.shape)),
     }
@@ -108,7 +109,7 @@ def model_parameters(config: Config, name: str, seed: int, precision: str) -> di
         kind = BASELINES[name].kind
         assert issubclass(kind, Correction)
         rate = section.learning_rate or kind.learning_rate
-        values |= optimiser | section.model_dump(exclude_none=True) | {"learning_rate": rate}
+        values |= optimiser | section.model_dump(exclude_none=True) | {"learning_rate": rate, "mean": CORRECTED_MEAN}
     return values
 
 

@@ -141,6 +141,7 @@ def _train(config: Config, name: str, seed: int, data: LearningData, group: Proc
         group.wait()  # before the uploads: the other processes wait for a limited time
         for file in files:
             run.file(file, "model")
+        run.parameters(trained.options)
         run.metrics(_totals(trained) | _selected(config, trained) | _told_side(trained, data.training))
         run.finish()
         values = {

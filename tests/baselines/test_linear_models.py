@@ -58,6 +58,11 @@ def test_voxelwise_linear_works_with_few_scans():
     assert errors[0] < 0.5 * errors[1]
 
 
+def test_the_mean_image_alone_ignores_its_conditions():
+    """Its tracked parameters leave them out."""
+    assert [name for name, kind in BASELINES.items() if not kind.is_conditional] == ["mean_image"]
+
+
 def test_mean_image_averages_over_the_masks():
     """Each voxel is averaged over the scans whose mask includes it, and outside all masks over its neighbours."""
     pairs = make_pairs(4)

@@ -27,7 +27,7 @@ def config(tmp_path):
 
 
 def test_parameters_are_those_of_the_model(config):
-    """A flow has its pieces, a network its optimiser, and a closed form neither."""
+    """A flow has its pieces, a network its optimiser, a closed form neither, and the mean image no source."""
     flow, variant, network, closed_form = (
         model_parameters(config, name, 1, "bfloat16") for name in ("dual_glow", "wide", "unet", "mean_image")
     )
@@ -35,10 +35,11 @@ def test_parameters_are_those_of_the_model(config):
     assert (variant["model"], variant["preset"], variant["flow"]["hidden"]) == ("wide", "dualflow", [8, 8, 8])
     assert (network["kind"], network["steps"], network["learning_rate"]) == ("network", 600, 0.001)
     assert "flow" not in network
+    assert (network["mean"], network["source"], network["side"]) == ("stacked", "T1w", "age")
     assert (flow["precision"], network["precision"]) == ("bfloat16", "bfloat16")
     assert "precision" not in model_parameters(config, "unet", 1, "")
     assert closed_form == {
-        "model": "mean_image", "kind": "closed form", "seed": 1, "source": "T1w", "target": "FDG", "side": "age",
+        "model": "mean_image", "kind": "closed form", "seed": 1, "target": "FDG",
         "spacing_mm": 4.0, "shape": "16 x 16 x 16", "folds": 3, "fold": 1,
     }  # fmt: skip
 

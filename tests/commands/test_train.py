@@ -102,6 +102,33 @@ def test_the_card_records_pretraining_and_states_are_removed(tmp_path, phantoms,
     assert not list(folder.rglob("state-*"))
 
 
+def test_a_network_tracks_its_width_and_selected_step(tmp_path, phantoms, held_out, card, monkeypatch):
+    """Its width is known once the model is built; its start is validated too, so step 0 may be the best."""
+    config = parse_config(
+        {
+            "study": {"name": "x", "results": str(tmp_path), "side": ["age"]},
+            "preprocess": {"shape": [16, 16, 16], "spacing_mm": 12.0},
+            "baselines": {"models": ["unet"], "steps": 1, "training": {"unet": {"width": 6}}},
+            "train": {"validate_every": 1, "precision": "float32"},
+        }
+    )
+    parameters, metrics = {}, {}
+
+    class Recorder(Run):
+        def parameters(self, values):
+            parameters.update(values)
+
+        def metrics(self, values, step=0):
+            metrics.update(values)
+
+    monkeypatch.setattr(LearningData, "load", classmethod(lambda cls, config: learning_data(card, phantoms, held_out)))
+    monkeypatch.setattr(module, "model_run", lambda *_: nullcontext(Recorder()))
+    train(config, ["unet"], 0)
+    assert (parameters["width"], parameters["mean"]) == (6, "stacked")
+    assert metrics["train/best_step"] in (0, 1)
+    assert metrics["validation/best_score_SUVR"] <= metrics["validation/loss_SUVR"]
+
+
 def test_a_finished_training_is_not_repeated(tmp_path, phantoms, held_out, card, monkeypatch, capsys):
     """Neither trained nor tracked again, unless its folder is gone or an option has changed."""
     values = {

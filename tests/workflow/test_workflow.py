@@ -76,7 +76,8 @@ def test_runs_are_tracked_with_model_curves_and_data(workspace):
     assert {run.data.tags["mlflow.parentRunId"] for run in (flow, network, closed_form)} == {workflow.info.run_id}
     assert (flow.data.params["steps"], flow.data.params["flow.low_rank"]) == ("4", "2")
     assert not any(key.startswith("flow.") for key in network.data.params)
-    assert not {"steps", "learning_rate"} & set(closed_form.data.params)
+    assert not {"steps", "learning_rate", "source", "side"} & set(closed_form.data.params)
+    assert int(network.data.params["width"]) >= 6
     assert len(client.get_metric_history(flow.info.run_id, "validation/loss_nats_per_voxel")) == 2
     assert len(client.get_metric_history(flow.info.run_id, "train/loss_nats_per_voxel")) == 4
     assert 0.5 <= flow.data.metrics["train/discriminator_chance_fraction"] <= 1
