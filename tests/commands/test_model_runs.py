@@ -7,6 +7,7 @@ from base64 import b64decode
 import pytest
 from comparison import study_values
 
+from dualflow.commands import model_runs
 from dualflow.commands.model_runs import (
     constant_metrics,
     data_source,
@@ -82,6 +83,17 @@ def test_the_source_of_a_dataset_names_no_folder(config, tmp_path):
     assert data_source(config) == "dualflow cohort --subjects 40 --seed 0 --law regional"
     study = config.study.model_copy(update={"bids": tmp_path})
     assert data_source(config.model_copy(update={"study": study})) == "a BIDS dataset"
+
+
+def test_the_recorded_command_is_that_of_the_training(config, monkeypatch):
+    """It names no file or folder, so an evaluation with another configuration file continues the training's run."""
+    keys = []
+    monkeypatch.setattr(model_runs, "tracked", lambda _, *key, **options: keys.append(key))
+    evaluation = config.evaluate.model_copy(update={"bootstrap": 100})
+    for study in (config, config.model_copy(update={"evaluate": evaluation})):
+        model_runs.model_run(study, "unet", 2, "digest")
+    assert keys[0] == keys[1]
+    assert keys[0][2]["mlflow.source.name"] == "dualflow train --model unet --seed 2"
 
 
 def test_a_training_without_a_manifest_has_no_run(config):
