@@ -79,7 +79,7 @@ def _comparison(summary: pd.DataFrame, row: Modality, colours: dict[str, str], b
         metric_comparison(summary, PLOTTED_METRICS, row, colours=colours, bounds=bounds, columns=3),
         "Means over subjects with 95 % bootstrap intervals; one panel per metric, with the better direction below it. "
         "Overlapping intervals do not show that two models are equal: the table of paired differences compares them on "
-        f"the same subjects.{f' Grey rings are {BOUNDS}' if bounds else ''}",
+        f"the same subjects.{f' Grey rings are not models, but {BOUNDS}.' if bounds else ''}",
         f"Dot plots of {len(PLOTTED_METRICS)} metrics by model. {measure('mae').heading(row)}, best first: {ranked}.",
         metric_comparison(summary, PLOTTED_METRICS, row, colours=colours, bounds=bounds, columns=1),
     )

@@ -18,7 +18,7 @@ from dualflow.models.card import ModelCard
 from dualflow.models.store import load_card
 from dualflow.report.likelihood_tables import likelihood_summary, stress_totals
 
-BOUNDS = "limits that only a simulation knows, not models."
+BOUNDS = "limits that only a simulation knows"
 """What captions say of `StudyResults.ceilings`."""
 
 

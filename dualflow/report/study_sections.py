@@ -139,7 +139,11 @@ def section_tables(
         shown = set(summary.loc[summary["metric"].isin(metrics), "model"])
         limits = ", ".join(name for name in ceilings if name in shown)
         return metric_table(
-            summary, row, metrics, f"{caption} {limits}: {BOUNDS}" if limits else caption, without=ceilings
+            summary,
+            row,
+            metrics,
+            f"{caption} Not models, but {BOUNDS}: {limits}." if limits else caption,
+            without=ceilings,
         )
 
     def compared(metrics: tuple[str, ...]) -> list[Table]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dualflow.config import parse_config
+from dualflow.flows.objective import Batch
 from dualflow.training import memory_footprint as module
 from dualflow.training.memory_footprint import footprint
 from dualflow.training.step_time import random_training
@@ -30,13 +31,13 @@ def test_peak_bytes_match_a_count_by_hand():
     """Peak of two operations by hand: a square of 4 kB and its sum of 4 kB are alive at once, later only one."""
 
     def action(_model, batch):
-        squared = batch["x"] * batch["x"]
+        squared = batch.source * batch.source
         total = squared + 1
         del squared
         total + 1
 
     x = torch.zeros(1024)
-    assert module._peak_bytes(torch.nn.Linear(1, 1), {"x": x}, action) == 2 * 4096
+    assert module._peak_bytes(torch.nn.Linear(1, 1), Batch(x, x), action) == 2 * 4096
 
 
 def test_the_footprint_matches_the_model():
