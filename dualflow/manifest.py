@@ -17,7 +17,7 @@ from dualflow.commit import TEMP_PREFIX, commit_json, digest_of, sha256
 from dualflow.errors import CommitError
 from dualflow.layout import sidecar_path
 
-MAY_PASS = "may_pass"
+TRANSIENT = "may_pass"
 """Key in the facts of a step that failed for a reason that may pass, such as a disk that is away."""
 
 
@@ -184,7 +184,7 @@ def verify_manifests(folder: Path, digests: DigestCache | None = None, *, retry:
         if path.name.startswith(TEMP_PREFIX):
             continue
         manifest = read_manifest(path, digests=digests)
-        if manifest is None or (retry and manifest.get("facts", {}).get(MAY_PASS)):
+        if manifest is None or (retry and manifest.get("facts", {}).get(TRANSIENT)):
             broken.add(path)
         else:
             outputs[path] = {file for file, _ in manifest_outputs(path, manifest).values()}

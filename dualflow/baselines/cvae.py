@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dualflow.baselines.correction import BANDS
-from dualflow.baselines.residual_sampler import Given, ResidualObjective, ResidualSampler, mean_inside
+from dualflow.baselines.residual_sampler import NetworkInputs, ResidualObjective, ResidualSampler, mean_inside
 from dualflow.baselines.unet import unet_network
 from dualflow.flows.objective import Objective
 from dualflow.flows.rng import standard_noise
@@ -58,17 +58,17 @@ class ConditionalVAE(ResidualSampler):
         """Return the negative evidence lower bound."""
         return EvidenceBound(self)
 
-    def generate(self, latent: Tensor, given: Given) -> Tensor:
+    def generate(self, latent: Tensor, given: NetworkInputs) -> Tensor:
         """Return the mean of e given the latents."""
         fine = F.interpolate(latent, size=given.inputs.shape[2:], mode="trilinear")
         image: Tensor = self.generator(torch.cat([fine, given.inputs], dim=1))
         return image * given.inside
 
-    def expect(self, given: Given, generator: torch.Generator) -> Tensor:
+    def expect(self, given: NetworkInputs, generator: torch.Generator) -> Tensor:
         """Return the mean of e given the mean of the latents."""
         return self.generate(_gaussian(self.prior(given.inputs))[0], given)
 
-    def draw(self, given: Given, temperature: float, generator: torch.Generator) -> Tensor:
+    def draw(self, given: NetworkInputs, temperature: float, generator: torch.Generator) -> Tensor:
         """Draw latents from the prior, and e given the latents."""
         mean, log_deviation = _gaussian(self.prior(given.inputs))
         latent = mean + temperature * log_deviation.exp() * standard_noise(tuple(mean.shape), mean, generator)
@@ -102,7 +102,7 @@ class EvidenceBound(ResidualObjective):
         loss = -log p(e | h, inputs) + weight KL(q(h | e, inputs) | p(h | inputs)),    h ~ q
     """
 
-    def terms(self, bands: Tensor, given: Given, generator: torch.Generator | None) -> dict[str, Tensor]:
+    def terms(self, bands: Tensor, given: NetworkInputs, generator: torch.Generator | None) -> dict[str, Tensor]:
         """Return `loss`, the bound `elbo`, and its parts `reconstruction` and `divergence`."""
         model = self.sampler
         assert isinstance(model, ConditionalVAE)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from dualflow.baselines.correction import BANDS
 from dualflow.baselines.cvae import BandNoise, gaussian_loss
-from dualflow.baselines.residual_sampler import Given, ResidualObjective, ResidualSampler, mean_inside
+from dualflow.baselines.residual_sampler import NetworkInputs, ResidualObjective, ResidualSampler, mean_inside
 from dualflow.flows.objective import Objective
 from dualflow.flows.regression_scans import Pairs
 from dualflow.flows.rng import standard_noise, uniform_noise
@@ -113,7 +113,7 @@ class LatentDiffusion(ResidualSampler):
         """Return the loss of the diffusion; the autoencoder is no longer trained."""
         return DiffusionLoss(self)
 
-    def velocity(self, state: Tensor, time: Tensor, given: Given) -> Tensor:
+    def velocity(self, state: Tensor, time: Tensor, given: NetworkInputs) -> Tensor:
         """Return the network's v for noisy latents at times `[N]`, 0 to TIMES - 1."""
         down, middle = self.control(x=state, timesteps=time, controlnet_cond=given.inputs)
         out: Tensor = self.network(
@@ -121,17 +121,17 @@ class LatentDiffusion(ResidualSampler):
         )
         return out * latent_inside(given)
 
-    def decode(self, latent: Tensor, given: Given) -> Tensor:
+    def decode(self, latent: Tensor, given: NetworkInputs) -> Tensor:
         """Return the mean of e given scaled latents."""
         image: Tensor = self.autoencoder.decode(latent / self.latent_scale)
         return image * given.inside
 
-    def noise(self, given: Given, rows: int, generator: torch.Generator) -> Tensor:
+    def noise(self, given: NetworkInputs, rows: int, generator: torch.Generator) -> Tensor:
         """Draw standard normal latents, 0 outside the brain."""
         inside = latent_inside(given)
         return standard_noise((rows, LATENTS, *inside.shape[2:]), inside, generator) * inside
 
-    def expect(self, given: Given, generator: torch.Generator) -> Tensor:
+    def expect(self, given: NetworkInputs, generator: torch.Generator) -> Tensor:
         """Decode the mean of the latents, which is -v at the last time; over a few draws of noise."""
         total = torch.zeros(())
         for _ in range(DRAWS):
@@ -139,7 +139,7 @@ class LatentDiffusion(ResidualSampler):
             total = total.to(noise) - self.velocity(noise, noise.new_full((len(noise),), TIMES - 1), given)
         return self.decode(total / DRAWS, given)
 
-    def draw(self, given: Given, temperature: float, generator: torch.Generator) -> Tensor:
+    def draw(self, given: NetworkInputs, temperature: float, generator: torch.Generator) -> Tensor:
         """Denoise latents by DDIM steps, decode them, and add the decoder's noise."""
         state = temperature * self.noise(given, len(given.inputs), generator)
         sampling = _scheduler("DDIMScheduler")
@@ -156,7 +156,7 @@ class LatentDiffusion(ResidualSampler):
 class AutoencoderLoss(ResidualObjective):
     """Gaussian negative log-likelihood of decoded errors, plus DIVERGENCE times the divergence of the latents."""
 
-    def terms(self, bands: Tensor, given: Given, generator: torch.Generator | None) -> dict[str, Tensor]:
+    def terms(self, bands: Tensor, given: NetworkInputs, generator: torch.Generator | None) -> dict[str, Tensor]:
         """Return `loss`, `reconstruction` and `divergence`, nats per voxel."""
         model = self.sampler
         assert isinstance(model, LatentDiffusion)
@@ -185,7 +185,7 @@ class DiffusionLoss(ResidualObjective):
         model.autoencoder.requires_grad_(False)
         model.decoder_noise.requires_grad_(False)
 
-    def terms(self, bands: Tensor, given: Given, generator: torch.Generator | None) -> dict[str, Tensor]:
+    def terms(self, bands: Tensor, given: NetworkInputs, generator: torch.Generator | None) -> dict[str, Tensor]:
         """Return `loss`; in validation the mean over a few draws with evenly spread times."""
         model = self.sampler
         assert isinstance(model, LatentDiffusion)
@@ -203,7 +203,7 @@ class DiffusionLoss(ResidualObjective):
         return {"loss": torch.stack(losses).mean()}
 
 
-def latent_inside(given: Given) -> Tensor:
+def latent_inside(given: NetworkInputs) -> Tensor:
     """Return 1 in latents whose block touches the brain, else 0."""
     return F.max_pool3d(given.inside, 2)
 

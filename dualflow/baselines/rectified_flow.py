@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dualflow.baselines.correction import BANDS
-from dualflow.baselines.residual_sampler import Given, ResidualObjective, ResidualSampler, mean_inside
+from dualflow.baselines.residual_sampler import NetworkInputs, ResidualObjective, ResidualSampler, mean_inside
 from dualflow.flows.objective import Objective
 from dualflow.flows.rng import standard_noise, uniform_noise
 
@@ -61,7 +61,7 @@ class RectifiedFlow(ResidualSampler):
         """Return the mean squared error of the velocity."""
         return VelocityMatching(self)
 
-    def velocity(self, state: Tensor, time: Tensor, given: Given) -> Tensor:
+    def velocity(self, state: Tensor, time: Tensor, given: NetworkInputs) -> Tensor:
         """Return the velocity at states e_t and times `[N]`, 0 to TIMES; both are 0 outside the brain."""
         t = (time / TIMES)[:, None, None, None, None]
         c = 1 / ((1 - t).square() + t.square())
@@ -69,7 +69,7 @@ class RectifiedFlow(ResidualSampler):
         velocity: Tensor = (c * (1 - 2 * t) * state + c.sqrt() * out) * given.inside
         return velocity
 
-    def expect(self, given: Given, generator: torch.Generator) -> Tensor:
+    def expect(self, given: NetworkInputs, generator: torch.Generator) -> Tensor:
         """Return the mean of the first step's estimates of e over a few draws of noise."""
         total = torch.zeros(())
         for _ in range(DRAWS):
@@ -77,7 +77,7 @@ class RectifiedFlow(ResidualSampler):
             total = total.to(noise) + noise + self.velocity(noise, noise.new_full((len(noise),), TIMES), given)
         return total / DRAWS
 
-    def draw(self, given: Given, temperature: float, generator: torch.Generator) -> Tensor:
+    def draw(self, given: NetworkInputs, temperature: float, generator: torch.Generator) -> Tensor:
         """Integrate from noise by the midpoint rule."""
         shape = (len(given.inputs), BANDS, *given.inputs.shape[2:])
         state = temperature * standard_noise(shape, given.inputs, generator) * given.inside
@@ -90,7 +90,7 @@ class RectifiedFlow(ResidualSampler):
             state, _ = scheduler.step(self._at(middle, half, given), time, state, time - length)
         return state
 
-    def _at(self, state: Tensor, time: int, given: Given) -> Tensor:
+    def _at(self, state: Tensor, time: int, given: NetworkInputs) -> Tensor:
         return self.velocity(state, state.new_full((len(state),), time), given)
 
 
@@ -102,7 +102,7 @@ class VelocityMatching(ResidualObjective):
         loss = E |v((1 - t) e + t z, t) - (e - z)|^2
     """
 
-    def terms(self, bands: Tensor, given: Given, generator: torch.Generator | None) -> dict[str, Tensor]:
+    def terms(self, bands: Tensor, given: NetworkInputs, generator: torch.Generator | None) -> dict[str, Tensor]:
         """Return `loss`; in validation the mean over a few draws with evenly spread times."""
         model = self.sampler
         assert isinstance(model, RectifiedFlow)

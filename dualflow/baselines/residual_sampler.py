@@ -24,7 +24,7 @@ LIMIT = 6.0
 """Largest absolute error of a voxel, in standard deviations of the training errors."""
 
 
-class Given(NamedTuple):
+class NetworkInputs(NamedTuple):
     """What a generative network is given.
 
     Attributes:
@@ -35,9 +35,9 @@ class Given(NamedTuple):
     inputs: Tensor
     inside: Tensor
 
-    def repeat(self, count: int) -> Given:
+    def repeat(self, count: int) -> NetworkInputs:
         """Return the same for `count` draws of each person, one draw of all after the other."""
-        return Given(*(part.repeat(count, 1, 1, 1, 1) for part in self))
+        return NetworkInputs(*(part.repeat(count, 1, 1, 1, 1) for part in self))
 
 
 class ResidualSampler(Correction, ConditionalSampler):
@@ -82,10 +82,10 @@ class ResidualSampler(Correction, ConditionalSampler):
         self.band_scale.copy_((squares / blocks.clamp_min(1)).clamp_min(1e-12).sqrt()[:, None, None, None])
         return images
 
-    def given(self, source: Tensor, side: Tensor | None, mean: Tensor | None = None) -> tuple[Tensor, Given]:
+    def given(self, source: Tensor, side: Tensor | None, mean: Tensor | None = None) -> tuple[Tensor, NetworkInputs]:
         """Return the closed-form prediction, or `mean` if given, and the inputs of the network."""
         start, inputs = self.start_and_inputs(source, side, mean)
-        return start, Given(inputs, F.pad(_blocks(foreground(source)), self.padding))
+        return start, NetworkInputs(inputs, F.pad(_blocks(foreground(source)), self.padding))
 
     def standardised(self, error: Tensor) -> Tensor:
         """Return the padded bands e `[N, 8, D/2, H/2, W/2]` of errors `[N, 1, D, H, W]`, 0 outside the brain."""
@@ -97,11 +97,11 @@ class ResidualSampler(Correction, ConditionalSampler):
         return self.corrected(start, error, source)
 
     @abstractmethod
-    def expect(self, given: Given, generator: torch.Generator) -> Tensor:
+    def expect(self, given: NetworkInputs, generator: torch.Generator) -> Tensor:
         """Return the network's estimate of the mean of e."""
 
     @abstractmethod
-    def draw(self, given: Given, temperature: float, generator: torch.Generator) -> Tensor:
+    def draw(self, given: NetworkInputs, temperature: float, generator: torch.Generator) -> Tensor:
         """Draw one e for each row; the temperature scales the noise."""
 
     @torch.no_grad()
@@ -158,7 +158,7 @@ class ResidualObjective(Objective):
         return self.model
 
     @abstractmethod
-    def terms(self, bands: Tensor, given: Given, generator: torch.Generator | None) -> dict[str, Tensor]:
+    def terms(self, bands: Tensor, given: NetworkInputs, generator: torch.Generator | None) -> dict[str, Tensor]:
         """Return `loss` and its terms for the bands e of a batch; without a generator in training."""
 
     def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:

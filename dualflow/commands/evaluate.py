@@ -31,7 +31,7 @@ from dualflow.data.study_pairs import load_split, usable_pairs
 from dualflow.data.tsv import table_text
 from dualflow.errors import ConfigError, DataError, IntensityError
 from dualflow.evaluation.calibration import calibration_cases, over_subjects, pit_histogram, reliability
-from dualflow.evaluation.downstream import classify, feature_sets, require_untold
+from dualflow.evaluation.downstream import classify, feature_sets, require_no_leakage
 from dualflow.evaluation.likelihood import another_subject, likelihood
 from dualflow.evaluation.mean_error import MeanError
 from dualflow.evaluation.metrics import score
@@ -267,7 +267,7 @@ def _downstream(
             f"{predictor.card.label} takes {column} as side information, so its synthetic target gives the answer "
             "away; train a model without it"
         )
-    require_untold(column, side, pairs)
+    require_no_leakage(column, side, pairs)
     images = slice(predictor.card.source_channels)
     sources = [regions.means(item["source"][images].numpy(), item["mask"][0].numpy()).ravel() for item in test.items]
     real, synthetic = (np.stack([means[index] for means in region_means]) for index in (0, 1))

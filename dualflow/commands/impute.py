@@ -112,7 +112,7 @@ def _study_regions(
             f"model {predictor.card.label} has no distribution; choose a flow, or a baseline with a spread"
         )
     missing = bool((data.pairs["target"] == "").any())
-    images = cross_fitted_images(model, data.taught[0], data.closed_form_cache(layout)) if missing else None
+    images = cross_fitted_images(model, data.filled[0], data.closed_form_cache(layout)) if missing else None
     study, draws = StudyRegions(), options.draws if missing else 0
     for split in SPLITS:
         items, count = _split(config, data, split, predictor)
@@ -121,7 +121,7 @@ def _study_regions(
             scan_number = scan_seed(options.seed, Scan.parse(item["scan"]))
             study.keys.append(item["scan"])
             study.values.append(region_values(model, item, regions, draws, scan_number, image))
-            study.honest.append(split != "train" or image is not None)
+            study.cross_fitted.append(split != "train" or image is not None)
             study.weights.append(meta_region_weights(regions, item["mask"][0].numpy(), groups)[1])
     return study
 

@@ -13,7 +13,7 @@ from dualflow.config import Config, dump_sections
 from dualflow.data.dataset import PairDataset
 from dualflow.data.side_encoder import SideEncoder
 from dualflow.data.study_pairs import learning_pairs
-from dualflow.data.unseen_voxels import as_taught
+from dualflow.data.unseen_voxels import fill_unseen
 from dualflow.layout import Layout, Scan
 from dualflow.training.closed_form import ClosedFormCache
 from dualflow.training.flow_spec import flow_spec
@@ -53,9 +53,9 @@ class LearningData:
         return ClosedFormCache(layout.closed_form_cache, digest_of(self.values(self.training)))
 
     @cached_property
-    def taught(self) -> tuple[PairDataset, PairDataset]:
-        """Training and validation scans as models learn from them, by `as_taught`."""
-        return as_taught(self.training, self.validation)
+    def filled(self) -> tuple[PairDataset, PairDataset]:
+        """Training and validation scans as models learn from them, by `fill_unseen`."""
+        return fill_unseen(self.training, self.validation)
 
     @property
     def digest(self) -> str:

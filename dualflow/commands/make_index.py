@@ -14,7 +14,7 @@ from dualflow.data.fingerprint import study_fingerprint
 from dualflow.data.index import build_index
 from dualflow.data.study_summary import study_summary
 from dualflow.errors import ConfigError
-from dualflow.evaluation.downstream import require_untold
+from dualflow.evaluation.downstream import require_no_leakage
 from dualflow.imputation.formula import Formula, references_of
 from dualflow.manifest import write_manifest
 
@@ -28,7 +28,7 @@ def make_index(config: Config) -> None:
         require_columns(config.impute, config.study.side if missing else [*index.pairs])
         require_analyses(config.impute, config.study.side if missing else None, index.pairs)
     if config.evaluate.classify is not None:
-        require_untold(config.evaluate.classify, config.study.side, index.pairs)
+        require_no_leakage(config.evaluate.classify, config.study.side, index.pairs)
     index.write(layout)
     text = study_summary(index, config.study, config.split)
     commit_text(layout.study_summary, text)

@@ -161,7 +161,7 @@ class SimulatedStudy:
         trained = fit_model(config, model, data, context).model
         if not isinstance(trained, ConditionalSampler):
             raise ConfigError(f"model {model} has no distribution; choose a flow, or a baseline with a spread")
-        images = cross_fitted_images(trained, data.taught[0], cache)
+        images = cross_fitted_images(trained, data.filled[0], cache)
         if images is None:
             raise ConfigError(
                 f"the predictions of {model} are not cross-fitted; choose a model with a closed-form mean"

@@ -142,7 +142,7 @@ def _train(config: Config, name: str, seed: int, data: LearningData, group: Proc
         for file in files:
             run.file(file, "model")
         run.parameters(trained.options)
-        run.metrics(_totals(trained) | _selected(config, trained) | _told_side(trained, data.training))
+        run.metrics(_totals(trained) | _selected(config, trained) | _side_probe_metrics(trained, data.training))
         run.finish()
         values = {
             "name": name,
@@ -178,7 +178,7 @@ def _selected(config: Config, trained: Trained) -> dict[str, float]:
     return {BEST_STEP: float(trained.record.best_step), score: trained.history.best}
 
 
-def _told_side(trained: Trained, training: PairDataset) -> dict[str, float]:
+def _side_probe_metrics(trained: Trained, training: PairDataset) -> dict[str, float]:
     """What a flow's latents tell about side values: shares of a probe, and the chance level of the discriminators."""
     numbers = {f"train/side_probe_{level}_fraction": share for level, share in trained.record.side_probe.items()}
     if trained.spec is not None and trained.spec.discriminator_weight and training[0]["side"].numel():
@@ -234,7 +234,7 @@ def fit_model(config: Config, name: str, data: LearningData, context: TrainingCo
 
 
 def _train_flow(config: Config, name: str, data: LearningData, context: TrainingContext) -> Trained:
-    result = train_flow(config.flows[name], *data.taught, context)
+    result = train_flow(config.flows[name], *data.filled, context)
     return Trained(result.model, FLOW, result.record, result.history, parameter_count(result.model), result.model.spec)
 
 
@@ -242,7 +242,7 @@ def _train_baseline(config: Config, name: str, data: LearningData, context: Trai
     training = data.training
     torch.manual_seed(context.seed)
     model, options = build_baseline(config, name, training.shape, training.side_features, training.source_channels)
-    result = train_baseline(model, *data.taught, context, config.baselines.of(name))
+    result = train_baseline(model, *data.filled, context, config.baselines.of(name))
     return Trained(result.model, name, result.record, result.history, parameter_count(model), None, options)
 
 

@@ -18,14 +18,14 @@ from dualflow.imaging.nifti_header import check_header
 from dualflow.imaging.raw_image import ImageDigest, RawImage, check_scan, digest_image
 from dualflow.imaging.sidecar import read_sidecar
 from dualflow.layout import Layout, Scan
-from dualflow.manifest import MAY_PASS, read_manifest, remove_outputs, write_manifest
+from dualflow.manifest import TRANSIENT, read_manifest, remove_outputs, write_manifest
 from dualflow.modalities import modality
 from dualflow.workers import CrashedTask, call_within, run_in_workers
 
 STEP = "preprocess"
 PARALLEL = ("shards", "workers", "deadline_s")
 """Fields of the configuration that divide and bound the work; they change no result."""
-PASSING = {errno.EIO, errno.ENODEV, errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT}
+TRANSIENT_ERRORS = {errno.EIO, errno.ENODEV, errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT}
 """System errors of a disk that may come back."""
 PERMANENT = "permanent"
 """Key in the facts of an excluded scan's manifest: whether another attempt would have the same result."""
@@ -182,7 +182,9 @@ def prepare_scan(
         code = error.__cause__.errno if isinstance(error.__cause__, OSError) else None
         known = inputs if code is None else {}
         reason = files.without_folders(str(error), Path(config.reference_region))
-        return _exclude(layout, scan, reason, known, section, permanent=code is None, may_pass=code in PASSING)
+        return _exclude(
+            layout, scan, reason, known, section, permanent=code is None, transient=code in TRANSIENT_ERRORS
+        )
     except Exception as error:  # a defective scan must not stop the others
         text = f"{files.source.name}: {type(error).__name__}: {error}"
         reason = files.without_folders(text, Path(config.reference_region))
@@ -201,15 +203,15 @@ def _exclude(
     section: Mapping[str, Any],
     *,
     permanent: bool = False,
-    may_pass: bool = False,
+    transient: bool = False,
 ) -> Quarantine:
     """Record why a scan is excluded, and remove its volumes.
 
-    Without `inputs`, the next preprocessing tries it again; with `may_pass`, the next run starts one.
+    Without `inputs`, the next preprocessing tries it again; with `transient`, the next run starts one.
     """
     quarantine = Quarantine(scan.key, STEP, reason)
     print(f"{scan.key}: excluded: {quarantine.reason}", file=sys.stderr)
-    facts = {FACT: quarantine.fact(), PERMANENT: permanent, **({MAY_PASS: True} if may_pass else {})}
+    facts = {FACT: quarantine.fact(), PERMANENT: permanent, **({TRANSIENT: True} if transient else {})}
     # No manifest would list the volumes of an earlier run, so no later run could use or remove them.
     remove_outputs(layout.scan_manifest(scan))
     write_manifest(layout.scan_manifest(scan), step=STEP, outputs={}, inputs=inputs, config=section, facts=facts)

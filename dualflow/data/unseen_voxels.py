@@ -9,7 +9,7 @@ from dualflow.data.dataset import Item, PairDataset
 from dualflow.imaging.intensity import in_view
 
 
-def as_taught(training: PairDataset, validation: PairDataset) -> tuple[PairDataset, PairDataset]:
+def fill_unseen(training: PairDataset, validation: PairDataset) -> tuple[PairDataset, PairDataset]:
     """Return training and validation scans as models learn from them.
 
     Voxels that a target does not show hold the mean of the training targets that do. As they are they would teach an

@@ -38,7 +38,7 @@ def feature_sets(real: Floats, source: Floats, synthetic: Floats) -> dict[str, F
     return {name: values[:, np.isfinite(values).all(axis=0)] for name, values in sets.items()}
 
 
-def require_untold(label: str, side: Sequence[str], pairs: pd.DataFrame) -> None:
+def require_no_leakage(label: str, side: Sequence[str], pairs: pd.DataFrame) -> None:
     """Check that no column that models take tells the label, as a diagnosis under another name or code does.
 
     A column tells it if each of its values belongs to one label. A column of which most subjects have a value of their

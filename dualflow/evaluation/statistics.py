@@ -206,7 +206,7 @@ def _by_subject(
 ) -> tuple[list[str], list[str], list[str], NDArray[np.float64]]:
     """Models in table order, subjects, metrics present, and values `[subjects, models, metrics]`, NaN if missing.
 
-    An infinite value stays: a person whom a model gives no density is none that it was not scored on.
+    Infinite values are kept: a density of zero is a score, not a missing value.
     """
     means = subject_means(table, metrics)
     models = list(dict.fromkeys(str(model) for model in means["model"]))

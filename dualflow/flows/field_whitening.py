@@ -36,8 +36,8 @@ class FieldWhitening(Bijection):
     2). Voxels outside the brain stay as they are and predict nothing.
 
     The order is that of a pyramid: the voxels of a coarse lattice, then those between them in seven groups, and again
-    on the finest lattice. A group is computed at once, so the inverse costs as much as the forward direction. A new
-    field is white noise already, and the map the identity.
+    on the finest lattice. A group is computed at once, so the inverse costs as much as the forward direction. Before
+    a fit the map is the identity.
     """
 
     shares: Tensor

@@ -53,8 +53,7 @@ class FlowObjective(Objective):
     def uses_all_parameters(self) -> bool:
         """Whether every step trains all of the flow.
 
-        Not while its source is frozen. A source that is not linked to it is trained by its own likelihood alone, and
-        its side information by nothing.
+        False while the source is frozen, or if a part of a source that is not linked to the flow gets no gradient.
         """
         spec = self.flow.spec
         linked = spec.prior == "relation" or spec.context != "none"

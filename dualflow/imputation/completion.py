@@ -29,13 +29,13 @@ class StudyRegions:
     Attributes:
         keys: keys of the scans.
         values: of each scan.
-        honest: whether the prediction of a scan comes from a fit without it.
+        cross_fitted: whether the prediction of a scan comes from a fit without it.
         weights: weights of the meta-regions in each scan, `[G, R]`.
     """
 
     keys: list[str] = field(default_factory=list)
     values: list[RegionValues] = field(default_factory=list)
-    honest: list[bool] = field(default_factory=list)
+    cross_fitted: list[bool] = field(default_factory=list)
     weights: list[Floats] = field(default_factory=list)
 
     @property
@@ -99,7 +99,7 @@ def complete(study: StudyRegions, formula: Formula, table: pd.DataFrame, draws: 
         filled = formula.without_gaps(table)
         terms = formula.design(filled)
         described = table[list(formula.variables)].notna().all(axis=1).to_numpy()
-        informs = observed & np.array(study.honest) & described
+        informs = observed & np.array(study.cross_fitted) & described
         _require_informing(study, informs, len(terms.columns), formula)
         _require_groups(filled, informs, formula)
         known, used = chosen_scans(study.values, terms, informs), measured[informs]
@@ -144,7 +144,7 @@ def _shown(groups: Sequence[int]) -> Iterable[int]:
 def _require_informing(study: StudyRegions, informs: NDArray[np.bool_], terms: int, formula: Formula) -> None:
     """Name the cause if too few measured people inform the draws: the model learnt from them, or all lack a value."""
     used, least = len(set(np.array(study.subjects)[informs])), least_scans(terms)
-    seen = int((study.observed & ~np.array(study.honest)).sum())
+    seen = int((study.observed & ~np.array(study.cross_fitted)).sum())
     if seen and used < least:
         raise DataError(
             f"the model learnt from {seen} of the measured scans without a cross-fit, and {used} others are too few "

@@ -1,4 +1,4 @@
-"""Rubin's rules: the analyses of M completed tables become one estimate with an honest interval.
+"""Rubin's rules: the analyses of M completed tables become one estimate with a valid interval.
 
 Rubin (1987), Multiple Imputation for Nonresponse in Surveys; the degrees of freedom are those of Barnard & Rubin
 (1999), Small-sample degrees of freedom with multiple imputation, Biometrika 86:948-955.

@@ -77,8 +77,8 @@ def edit(
 ) -> Tensor:
     """Return a subject's target under another condition, `[N, C, D, H, W]`; without a change, the target itself.
 
-    With `sets`, every set of latents first gets the moments of a reference. It moves latents that the flow would not
-    draw, as those of a retouched image, into the law of those that it draws. A target of integers comes back with its
+    With `sets`, every set of latents first gets the moments of a reference: atypical latents, such as those of a
+    retouched image, come to the distribution that the flow draws from. A target of integers comes back with its
     dequantisation noise.
 
     Args:

@@ -150,7 +150,7 @@ def _unusual(ranges: FigureRanges, figures: Mapping[str, float], unit: str, what
     worst = max(distances, key=lambda name: distances[name], default="")
     if worst and distances[worst] > ranges.threshold:
         low, high = ranges.usual(worst)
-        value, least, most = _told_apart(figures[worst], low, high, spec=".{}g", digits=3)
+        value, least, most = _distinct(figures[worst], low, high, spec=".{}g", digits=3)
         expected = f"{least} to {most}"
         if not np.isfinite(low):
             expected = f"at most {most}"
@@ -160,7 +160,7 @@ def _unusual(ranges: FigureRanges, figures: Mapping[str, float], unit: str, what
         yield Finding(Outcome.REVIEW, f"{_FIGURE_NAMES[worst]} {what} is {value}, expected {expected}")
 
 
-def _told_apart(value: float, *limits: float, spec: str = ".{}f", digits: int = 1) -> list[str]:
+def _distinct(value: float, *limits: float, spec: str = ".{}f", digits: int = 1) -> list[str]:
     """A value and its limits as text, with as many digits, from `digits` on, as tell the value from the limits."""
     for count in range(digits, digits + 6):
         texts = [format(number, spec.format(count)) for number in (value, *limits)]
@@ -194,7 +194,7 @@ def _typicality(score: Score) -> Finding:
     names = [name for name, value in score.z.items() if value > score.threshold]
     worst = sorted(names, key=lambda name: -score.z[name])[:3]
     what = ", ".join(_DETECTORS[name] for name in worst)
-    value, threshold = _told_apart(score.typicality, score.threshold)
+    value, threshold = _distinct(score.typicality, score.threshold)
     return Finding(
         Outcome.REFUSED,
         f"it is unlike the training scans in {what} "
@@ -204,7 +204,7 @@ def _typicality(score: Score) -> Finding:
 
 
 def _lesion(score: Score) -> Finding:
-    value, threshold = _told_apart(score.lesion, score.lesion_threshold)
+    value, threshold = _distinct(score.lesion, score.lesion_threshold)
     return Finding(
         Outcome.REVIEW,
         f"a part of the brain is unlike the training scans (lesion score {value}, expected at most {threshold}), shown "

@@ -26,7 +26,7 @@ from dualflow.training.device import select_device
 
 TIMEOUT = timedelta(minutes=10)
 """Time that processes wait for each other before they fail."""
-PATIENCE = timedelta(days=7)
+MAIN_ONLY_TIMEOUT = timedelta(days=7)
 """Time that processes wait for work that the main process does alone, such as that on the reference of verdicts."""
 RESTARTS = 3
 CPU = torch.device("cpu")
@@ -42,7 +42,7 @@ class ProcessGroup:
         rank: number of this process, from 0.
         world_size: number of processes.
         device: where this process trains.
-        patient: the same processes, with PATIENCE; None in a group of one.
+        patient: the same processes, with MAIN_ONLY_TIMEOUT; None in a group of one.
     """
 
     rank: int = 0
@@ -140,7 +140,7 @@ def process_group(device: str = "cpu") -> Iterator[ProcessGroup]:
         BACKENDS[selected.type], store=store, rank=rank, world_size=world_size, timeout=TIMEOUT
     )
     try:
-        yield ProcessGroup(rank, world_size, selected, distributed.new_group(backend="gloo", timeout=PATIENCE))
+        yield ProcessGroup(rank, world_size, selected, distributed.new_group(backend="gloo", timeout=MAIN_ONLY_TIMEOUT))
     finally:
         distributed.destroy_process_group()
 

@@ -45,8 +45,8 @@ def fit_base(
     """Set person features, directions and law of the base in place, from training pairs.
 
     The directions are the gradients of region means with respect to the latents: fixed functionals, so that the
-    coordinates of training people are as honest as those of new people if their mean images are cross-fitted. Principal
-    components of few people would mostly be noise.
+    coordinates of training people are distributed as those of new people if their mean images are cross-fitted.
+    Principal components of few people would mostly be noise.
 
     Args:
         flow: a flow whose actnorms are initialised.

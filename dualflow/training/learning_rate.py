@@ -12,7 +12,7 @@ from dualflow.config import Config
 from dualflow.data.dataset import Item, batches
 from dualflow.data.markdown import Column, table
 from dualflow.data.study_pairs import learning_pairs
-from dualflow.data.unseen_voxels import as_taught
+from dualflow.data.unseen_voxels import fill_unseen
 from dualflow.errors import DualflowError
 from dualflow.flows.memory import set_memory
 from dualflow.flows.objective import Objective
@@ -44,7 +44,7 @@ def find_learning_rate(config: Config) -> float:
     """
     keep_freed_memory()
     _, _, *scans = learning_pairs(config)
-    training, validation = as_taught(*scans)
+    training, validation = fill_unseen(*scans)
     label, seed = f"learning rates of {config.model.preset}", config.train.seeds[0]
     with scratch_folder() as folder:
         context = TrainingContext(

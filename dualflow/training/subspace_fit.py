@@ -46,18 +46,18 @@ def fit_law(
     values, features, q = u.double().cpu().numpy(), person.double().cpu(), law.leading
     groups, people = np.asarray(folds), np.unique(subjects, return_inverse=True)[1]
     turn = eigenvectors(values)[:, : law.rank]
-    honest = held_out_coordinates(values, subjects)[:, : law.rank]
-    variance = decreasing(np.square(honest).mean(axis=0))
+    cross_fitted = held_out_coordinates(values, subjects)[:, : law.rank]
+    variance = decreasing(np.square(cross_fitted).mean(axis=0))
     facts: dict[str, float] = {"people": int(people.max()) + 1}
     enough = facts["people"] >= MIN_PEOPLE and len(set(folds)) > 1
-    spread = np.ones(len(honest))
+    spread = np.ones(len(cross_fitted))
     if enough:
-        same = log_prob(honest[:, q:], variance[q:], spread)
-        energy = torch.from_numpy(spread_energy(honest[:, q:], variance[q:]))
+        same = log_prob(cross_fitted[:, q:], variance[q:], spread)
+        energy = torch.from_numpy(spread_energy(cross_fitted[:, q:], variance[q:]))
         spread = fit_scale(law.spread, features, energy, folds).numpy()
         floor = floor_of(variance)
-        variance = decreasing(((np.square(honest) - floor) / np.square(spread)[:, None]).mean(axis=0) + floor)
-        facts["spread_gain"] = float((log_prob(honest[:, q:], variance[q:], spread) - same).sum())
+        variance = decreasing(((np.square(cross_fitted) - floor) / np.square(spread)[:, None]).mean(axis=0) + floor)
+        facts["spread_gain"] = float((log_prob(cross_fitted[:, q:], variance[q:], spread) - same).sum())
     leading = values @ turn[:, :q] / spread[:, None]
     leading = leading * np.sqrt(variance[:q] / np.square(leading).mean(axis=0).clip(1e-12))
     x = features.numpy()

@@ -60,7 +60,7 @@ def test_voxelwise_linear_works_with_few_scans():
 
 def test_the_mean_image_alone_ignores_its_conditions():
     """Its tracked parameters leave them out."""
-    assert [name for name, kind in BASELINES.items() if not kind.is_conditional] == ["mean_image"]
+    assert [name for name, row in BASELINES.items() if not row.kind.is_conditional] == ["mean_image"]
 
 
 def test_mean_image_averages_over_the_masks():

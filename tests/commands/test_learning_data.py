@@ -90,7 +90,7 @@ def test_models_learn_from_filled_targets_and_measurements_are_of_the_files(phan
     hidden[..., hidden.shape[-1] // 2 :] = False
     cut[0]["target"][hidden] = float(INSIDE)
     data = learning_data(card, PairDataset(cut), held_out)
-    training, validation = data.taught
+    training, validation = data.filled
     assert unseen(data.training[0]).sum() == hidden.sum() > 0
     assert not any(unseen(item).any() for item in [*training.items, *validation.items])
     mean = mean_of_shown(data.training)

@@ -10,7 +10,7 @@ from dualflow.commands.run_lock import LOCK, RUN, STATE, clear_study, join_run, 
 from dualflow.commit import commit_text
 from dualflow.errors import DataError
 from dualflow.lifetime import HOST, ProcessMark, exclusive
-from dualflow.manifest import MAY_PASS, write_manifest
+from dualflow.manifest import TRANSIENT, write_manifest
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +93,7 @@ def test_a_plain_snakemake_takes_the_lock_and_clears_the_study(tmp_path):
 def test_a_failed_attempt_is_forgotten(tmp_path):
     """A scan whose disk was away is tried again, with its shard; one that is excluded for another reason stays."""
     manifests, lines = tmp_path / "manifests", []
-    for scan, facts in (("sub-1", {MAY_PASS: True}), ("sub-2", {})):
+    for scan, facts in (("sub-1", {TRANSIENT: True}), ("sub-2", {})):
         path = manifests / "scans" / f"{scan}.json"
         write_manifest(path, step="preprocess", outputs={}, inputs={}, config={}, facts=facts)
     shard = manifests / "preprocess" / "shard-0.json"

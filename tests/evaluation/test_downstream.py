@@ -10,7 +10,7 @@ from dualflow.commands.evaluate import _downstream
 from dualflow.config import parse_config
 from dualflow.errors import ConfigError, DataError
 from dualflow.evaluation import downstream
-from dualflow.evaluation.downstream import _area, _Pairs, classify, feature_sets, require_untold
+from dualflow.evaluation.downstream import _area, _Pairs, classify, feature_sets, require_no_leakage
 
 
 @pytest.fixture(autouse=True)
@@ -123,9 +123,9 @@ def test_a_column_that_tells_the_label_is_refused():
     table = table.assign(code=(np.arange(30) % 3).astype(str), days=np.arange(30.0), sex=np.arange(30) % 2)
     table.loc[0, "code"] = None
     sessions = pd.concat([table, table], ignore_index=True)
-    require_untold("diagnosis", ["days", "sex", "absent"], sessions)
+    require_no_leakage("diagnosis", ["days", "sex", "absent"], sessions)
     with pytest.raises(ConfigError, match=r"each value of code belongs to one diagnosis.*leave code out"):
-        require_untold("diagnosis", ["sex", "code"], sessions)
+        require_no_leakage("diagnosis", ["sex", "code"], sessions)
 
 
 @pytest.mark.parametrize(("name", "words"), [("diagnosis", "takes diagnosis"), ("code", "each value of code")])

@@ -24,7 +24,7 @@ def study(people: int, sessions: int, measured: int, patients: int) -> tuple[Stu
             values = prediction + rng.normal(0, 0.05, REGIONS) if known else np.full(REGIONS, np.nan)
             result.keys.append(f"sub-{person:02d}_ses-{session}")
             result.values.append(RegionValues(values, prediction, rng.normal(0, 0.05, (DRAWS, REGIONS))))
-            result.honest.append(True)
+            result.cross_fitted.append(True)
             result.weights.append(np.zeros((0, REGIONS)))
             is_patient = person < patients or (not known and person % 2 == 0)
             rows.append({"group": "patient" if is_patient else "control", "age": 60.0 + person + 0.5 * session})

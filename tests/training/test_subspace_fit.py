@@ -35,9 +35,9 @@ def test_held_out_variances_are_those_of_new_people():
     new = torch.randn(4000, 20, generator=torch.Generator().manual_seed(1)) * torch.linspace(3.0, 1.2, 20)
     vectors = np.linalg.eigh((u.T @ u).numpy())[1][:, ::-1]
     truth = np.square(new.numpy() @ vectors).mean(axis=0)
-    honest = np.square(held_out_coordinates(u.numpy(), [str(index) for index in range(len(u))])).mean(axis=0)
+    cross_fitted = np.square(held_out_coordinates(u.numpy(), [str(index) for index in range(len(u))])).mean(axis=0)
     naive = np.square(u.numpy() @ vectors).mean(axis=0)
-    assert abs(np.log(decreasing(honest)[:3] / truth[:3])).mean() < 0.3
+    assert abs(np.log(decreasing(cross_fitted)[:3] / truth[:3])).mean() < 0.3
     assert naive[0] / truth[0] > 1.8
 
 
