@@ -18,7 +18,7 @@ from dualflow.errors import CommitError
 from dualflow.layout import sidecar_path
 
 TRANSIENT = "may_pass"
-"""Key in the facts of a step that failed for a reason that may pass, such as a disk that is away."""
+"""Key, as stored, in the facts of a step that failed for a reason that may pass, such as a disk that is away."""
 
 
 class OutputFile(NamedTuple):

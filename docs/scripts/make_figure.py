@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dualflow.config import load_config
 from dualflow.data.index import read_pairs
 from dualflow.data.tsv import read_typed_table
-from dualflow.layout import Scan
+from dualflow.layout import Scan, training_key
 from dualflow.modalities import modality
 
 Volume = NDArray[np.float32]
@@ -33,7 +33,7 @@ def main(config_path: str, overrides: tuple[str, ...], out: str) -> None:
     layout = config.layout
     source, target = modality(config.study.source), modality(config.study.target)
     name, seed = next(iter(config.flows)), config.train.seeds[0]
-    scores = read_typed_table(layout.table(f"scans_{name}_seed-{seed}")).sort_values("mae")
+    scores = read_typed_table(layout.table(f"scans_{training_key(name, seed)}")).sort_values("mae")
     row = scores.iloc[len(scores) // 2]
     scan = Scan.parse(row["scan"])
     mask = _canonical(layout.mask_native(scan, source)) > 0

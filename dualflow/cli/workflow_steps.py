@@ -93,7 +93,7 @@ _add_step(
     "evaluate-ceilings",
     "ceilings",
     "evaluate_ceilings",
-    "Score the upper bounds from a simulated cohort's truth.",
+    "Score the limits that only a simulated cohort's truth gives.",
 )
 _add_step("report", "report", "report", "Compare all models and write the HTML report.")
 _add_step("check", "check", "check", "Verify all outputs; fail if one has changed or a scan was excluded.")

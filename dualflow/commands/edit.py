@@ -165,7 +165,7 @@ def _region_series(
 ) -> pd.DataFrame:
     """Region and meta-region means of each image, beside the measured ones, all over the voxels that were measured.
 
-    A region that was mostly not measured is NaN.
+    A region of which less than MINIMUM_SHOWN was measured is NaN.
     """
     target = item["target"][0].numpy()
     unmeasured = np.flatnonzero(np.isnan(regions.measured_means(target, mask))) + 1

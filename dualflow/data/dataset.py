@@ -51,7 +51,7 @@ class PairDataset(Dataset[Item]):
 
     @property
     def source_channels(self) -> int:
-        """Number C of source images; a single one may lack its detail."""
+        """Number C of source images. A single one may lack its detail; several must have it."""
         return (len(self.items[0]["source"]) + 1) // 2
 
     @property

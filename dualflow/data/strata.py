@@ -41,7 +41,5 @@ def _levels(column: pd.Series) -> list[str | None]:
     values = numbers(column)
     if values.nunique() <= QUANTILES:
         return [None if pd.isna(value) else f"{value:g}" for value in values]
-    ranges = values.groupby(pd.qcut(values, QUANTILES, labels=False, duplicates="drop"))
-    # The values of a range, not its edges, which neighbouring ranges share.
-    ends = zip(values, ranges.transform("min"), ranges.transform("max"), strict=True)
-    return [None if pd.isna(value) else f"{low:g} to {high:g}" for value, low, high in ends]
+    ranges, edges = pd.qcut(values, QUANTILES, labels=False, retbins=True, duplicates="drop")
+    return [None if pd.isna(index) else f"{edges[int(index)]:g} to {edges[int(index) + 1]:g}" for index in ranges]

@@ -69,14 +69,13 @@ def likelihood(
     sources = {"true": item["source"], "wrong": wrong, "blurred": blur_source(item, voxel_mm)}
     sources = {name: source[None].to(device) for name, source in sources.items() if source is not None}
 
-    def density_given(source: Tensor) -> Density:
-        condition = model.condition(source, side)
+    def density_given(condition: Condition) -> Density:
         return lambda volumes: model.density(volumes, condition.repeat(len(volumes)))[0]
 
-    expected = model.condition(sources["true"], side)
-    hidden = HiddenLaw.of(model.spec, brain & ~mask, expected)
+    conditions = {name: model.condition(source, side) for name, source in sources.items()}
+    hidden = HiddenLaw.of(model.spec, brain & ~mask, conditions["true"])
     target = torch.where(mask, target, hidden.mean)
-    densities = {name: density_given(source) for name, source in sources.items()}
+    densities = {name: density_given(condition) for name, condition in conditions.items()}
     scores = {
         f"nll_{name}": mask_bound(density, target, mask, model.spec, draws=draws, seed=seed, hidden=hidden)
         for name, density in densities.items()
@@ -148,10 +147,10 @@ def mask_bound(
 
         log p(x) = log E_q[p(x, b) / q(b)] >= E_q[log p(x, b) - log q(b)],
 
-    with equality if q(b) = p(b | x). Here q is the distribution of the background in training (see `with_background`).
-    The excess of the bound is the divergence of q from p(b | x), in which flows differ. Bounds of one flow and target
-    from the same draws are comparable, those of two flows are not. A dequantised target also receives its noise inside
-    the mask; the same inequality then bounds the mean density of its bins.
+    with equality if q(b) = p(b | x). By default q is the distribution of the background in training (see
+    `with_background`). The excess of the bound is the divergence of q from p(b | x), in which flows differ. Bounds of
+    one flow and target from the same draws are comparable, those of two flows are not. A dequantised target also
+    receives its noise inside the mask; the same inequality then bounds the mean density of its bins.
 
     Args:
         density: log p of volumes `[N, C, D, H, W]` in nats.

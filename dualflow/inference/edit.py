@@ -78,7 +78,7 @@ def edit(
     """Return a subject's target under another condition, `[N, C, D, H, W]`; without a change, the target itself.
 
     With `sets`, every set of latents first gets the moments of a reference: atypical latents, such as those of a
-    retouched image, come to the distribution that the flow draws from. A target of integers comes back with its
+    retouched image, are moved to the distribution that the flow draws from. A target of integers comes back with its
     dequantisation noise.
 
     Args:

@@ -109,9 +109,9 @@ def group_table(groups: pd.DataFrame, row: Modality, model: str) -> Table:
         )
     intervals = " Brackets are 95 % bootstrap intervals over subjects." if _some_have_intervals(groups) else ""
     caption = (
-        f"Scores of {model} by group of the test subjects; numbers are cut into quarters.{intervals} Groups of fewer "
-        f"than {MIN_SUBJECTS} have no interval. No test compares the groups: of many groups, the largest difference is "
-        "large by chance."
+        f"Scores of {model} by group of the test subjects; numbers are cut into quarters, and a value between two "
+        f"belongs to the lower one.{intervals} Groups of fewer than {MIN_SUBJECTS} have no interval. No test compares "
+        "the groups: of many groups, the largest difference is large by chance."
     )
     return Table(caption, pd.DataFrame(rows))
 

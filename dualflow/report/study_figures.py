@@ -210,8 +210,8 @@ def _training(config: Config, results: StudyResults) -> list[ReportFigure]:
                 f"training-{name}-{seed}",
                 training_curves({title: history}, CURVES, best={title: step}),
                 f"{title}. The dashed line marks the step whose weights are the model: the one with the lowest "
-                "validation score, or the last one without validation. The score is the loss or, of a flow, those of "
-                "its terms that concern the target. A score that rises after the line shows overfitting.",
+                "validation score, or the last one without validation. The score is the loss or, for a flow, the "
+                "sum of its terms that concern the target. A score that rises after the line shows overfitting.",
                 f"Training curves of {title} over {int(history['step'].max())} steps, best step {step}.{course}",
                 training_curves({title: history}, CURVES, best={title: step}, narrow=True),
             )

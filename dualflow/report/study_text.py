@@ -74,7 +74,7 @@ TABLES = {
 }
 """Tables of results by the start of their names."""
 CEILINGS = (
-    "The models 'attainable', 'oracle' and 'true_law' are limits known only for a simulated cohort: the true "
+    "The rows 'attainable', 'oracle' and 'true_law' are limits that only a simulation knows: the true "
     "anatomy with the expected uptake of the subject, the subject's own noise-free image, and samples of the "
     "distribution that the cohort was drawn from."
 )
@@ -144,8 +144,9 @@ def method_text(config: Config) -> list[str]:
         f"{config.convert.temperature:g}. Models without a distribution receive a constant spread, estimated on the "
         f"validation subjects, if there are any, separately for voxels and region means. Part of a flow's gain in CRPS "
         f"is therefore due to the spatial variation of its spread.",
-        f"NLL and bits refer to the density of the voxels inside the mask, per voxel of the mask. The background is "
-        f"drawn from its training distribution {config.evaluate.background_draws} times. For the bits, annealed "
+        f"NLL and bits refer to the density of the voxels inside the mask and the target's field of view, per such "
+        f"voxel. The background is drawn {config.evaluate.background_draws} times from its training distribution, and "
+        f"voxels out of view from a normal distribution of the flow's mean and spread. For the bits, annealed "
         f"importance sampling moves these draws in {config.evaluate.background_steps} steps to the background that the "
         f"model expects. The NLL under true and alternative sources are upper bounds without annealing, from the same "
         f"draws.",

@@ -1,10 +1,10 @@
 """Calibration of a trained flow by two numbers: the gain of its voxels' spread, and that of its regions' spread.
 
-Spreads that are fitted to few subjects are too narrow, by other factors in regions than in voxels. The gain of voxels
-maximises the likelihood of held-out people. That of regions maximises the likelihood of their region means, as normal
-numbers with the variance of sampled ones: the many coordinates that hardly matter for regions would decide otherwise,
-and the likelihood of the image hardly changes by this. Each region of each person counts alike, so that the few people
-with the largest errors do not decide alone.
+Spreads that are fitted to few subjects are too narrow, by different factors in regions and in voxels. The gain of
+voxels maximises the likelihood of held-out people. That of regions maximises the likelihood of their region means, as
+normal numbers with the variance of sampled ones: the many coordinates that hardly matter for regions would decide
+otherwise, and the likelihood of the image hardly changes by this. Each region of each person counts alike, so that the
+few people with the largest errors do not decide alone.
 
 A study without enough validation people calibrates on training people around their cross-fitted means. The flow's
 weights have seen them, so that this corrects less than validation people do.

@@ -90,7 +90,7 @@ def test_an_unchanged_value_returns_the_measured_image(name, phantoms):
 
 
 def test_what_was_not_measured_is_neither_edited_nor_averaged(phantoms):
-    """Voxels out of view hold the flow's mean, which here is 0; a region that is half out of view has no mean."""
+    """Voxels out of view hold the flow's mean; a region of which a quarter is in view has none."""
     torch.manual_seed(0)
     options = {"steps": [1, 1, 1], "hidden": [8, 8, 8], "low_rank": 2}
     flow = DualFlow(preset("dualflow", **options), shape=(16, 16, 16), side_features=1).eval()

@@ -311,7 +311,7 @@ def test_splits_are_listed_by_subject_with_fold_and_strata(make_bids, pair_files
     assert splits.columns.tolist() == ["subject", "fold", "split", "age", "site"]
     assert splits["subject"].tolist() == labels
     assert (splits["split"] == "test").tolist() == (splits["fold"] == "1").tolist()
-    assert splits["age"].unique().tolist() == ["60 to 62", "63 to 65", "66 to 68", "69 to 71"]
+    assert splits["age"].unique().tolist() == ["60 to 62.75", "62.75 to 65.5", "65.5 to 68.25", "68.25 to 71"]
     assert index.pairs.columns.tolist()[6:] == ["age"]
     from_file = build_index(root, StudyConfig(name="t", side=("age",)), SplitConfig(file=layout.splits))
     pd.testing.assert_frame_equal(from_file.pairs, index.pairs)
