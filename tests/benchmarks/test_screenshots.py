@@ -43,7 +43,7 @@ def test_every_page_has_its_pictures(stand_in, monkeypatch, tmp_path):
         "report.png", "report_phone.png", "report_dark.png", "qc.png", "report.pdf", "qc.pdf", "mlflow_charts.png",
         "mlflow_table.png",
     }  # fmt: skip
-    assert "--window-size=400,9000" in shown["report_phone.png"]
+    assert "--window-size=400,16000" in shown["report_phone.png"]
     assert shown["qc.pdf"].rstrip().endswith(f"file://{tmp_path}/results/tiny/qc.html")
     assert shown["mlflow_table.png"].rstrip().endswith("http://127.0.0.1/tiny?mode=TABLE")
 

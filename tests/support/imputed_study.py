@@ -86,7 +86,7 @@ class ImputedStudy:
         data = SimpleNamespace(
             pairs=self.pairs,
             training=training,
-            taught=(training, None),
+            filled=(training, None),
             digest="data",
             closed_form_cache=lambda _: cache,
         )
