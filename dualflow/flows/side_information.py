@@ -34,7 +34,7 @@ def side_values(side: Tensor | None, source: Tensor, count: int) -> Tensor:
     if tuple(side.shape) != expected:
         raise ShapeError(
             f"side information of size {tuple(side.shape)}, expected {expected}; "
-            "give one row per volume, NaN where a value is unknown"
+            "give one row per volume, NaN where unknown"
         )
     return side
 

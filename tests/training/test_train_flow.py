@@ -85,10 +85,11 @@ def test_initialisation_uses_a_random_subset_of_scans(train, small_flow, phantom
     """The subset has at most INITIALISATION_SCANS scans, follows the seed, and includes masks, means and spreads."""
     chosen = []
 
-    def spy(model, target, source, side, mask, mean, spread):
-        chosen.append([next(i for i in range(len(phantoms)) if torch.equal(phantoms[i]["target"], t)) for t in target])
-        assert mask.dtype == torch.bool
-        assert mask.shape == mean.shape == spread.shape == target.shape
+    def spy(model, batch):
+        positions = range(len(phantoms))
+        chosen.append([next(i for i in positions if torch.equal(phantoms[i]["target"], t)) for t in batch.target])
+        assert batch.mask.dtype == torch.bool
+        assert batch.mask.shape == batch.mean.shape == batch.spread.shape == batch.target.shape
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "initialize_flow", spy)
