@@ -199,9 +199,11 @@ def training_curves(
                           label=model)  # fmt: skip
         for model, step in (best or {}).items():
             axes.axvline(step, color=colours[model], lw=0.9, ls=(0, (4, 3)), zorder=0)
+            # Beside the line, on the side with more room.
+            offset, side = (3, "left") if 2 * step < histories[model]["step"].max() else (-3, "right")
             axes.annotate(
-                f"best step {step}", (step, 1.0), xycoords=("data", "axes fraction"), xytext=(-3, -2), rotation=90,
-                textcoords="offset points", ha="right", va="top", fontsize=7, color=MUTED,
+                f"best step {step}", (step, 1.0), xycoords=("data", "axes fraction"), xytext=(offset, -2), rotation=90,
+                textcoords="offset points", ha=side, va="top", fontsize=7, color=MUTED,
             )  # fmt: skip
         axes.set(xlabel="step", title=label)
         axes.grid(color=GRID, lw=0.6)
