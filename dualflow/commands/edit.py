@@ -18,6 +18,7 @@ from dualflow.data.dataset import Item, load_pairs
 from dualflow.data.side_encoder import Categorical, Continuous, SideEncoder
 from dualflow.data.study_pairs import usable_pairs
 from dualflow.data.tsv import table_text
+from dualflow.data.unseen_voxels import scored
 from dualflow.errors import CheckpointError, ConfigError, DataError
 from dualflow.flows.model import DualFlow
 from dualflow.imaging.affines import MNI
@@ -143,7 +144,7 @@ def edited_images(flow: DualFlow, item: Item, sides: Tensor) -> tuple[list[NDArr
     """
     device = device_of(flow)
     target, source, side, mask = (item[name][None].to(device) for name in ("target", "source", "side", "mask"))
-    shown = torch.from_numpy(scored_voxels(item["target"].numpy(), item["mask"].numpy()))[None].to(device)
+    shown = scored(item)[None].to(device)
     # A voxel that was not measured is what the flow expects there, and not an uptake of 0.
     target = torch.where(mask & ~shown, flow.mean(source, side), target)
     subject = Subject(target, source, side, mask)

@@ -29,6 +29,7 @@ from dualflow.config import Config, dump_sections
 from dualflow.data.dataset import Item, PairDataset
 from dualflow.data.study_pairs import load_split, usable_pairs
 from dualflow.data.tsv import table_text
+from dualflow.data.unseen_voxels import scored
 from dualflow.errors import ConfigError, DataError, IntensityError
 from dualflow.evaluation.calibration import calibration_cases, over_subjects, pit_histogram, reliability
 from dualflow.evaluation.downstream import classify, feature_sets, require_no_leakage
@@ -223,7 +224,7 @@ def _closed_form_bits(model: torch.nn.Module, item: Item, config: Config) -> dic
         return {}
     device = device_of(model)
     target, source, side = (item[key][None].to(device) for key in ("target", "source", "side"))
-    shown = torch.from_numpy(scored_voxels(item["target"].numpy(), item["mask"].numpy()))
+    shown = scored(item)
     log_prob = model.log_prob(target, shown[None].to(device), source, side)
     return {"bits_in_mask": -log_prob / int(shown.sum()) / log(2), "bits_slack": 0.0}
 

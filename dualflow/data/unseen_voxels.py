@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dualflow.data.dataset import Item, PairDataset
-from dualflow.imaging.intensity import in_view
+from dualflow.imaging.intensity import in_view, scored_voxels
 
 
 def fill_unseen(training: PairDataset, validation: PairDataset) -> tuple[PairDataset, PairDataset]:
@@ -40,6 +40,11 @@ def unseen(item: Item) -> Tensor:
     """Return the voxels of an item's mask outside its target's field of view, bool, `[1, D, H, W]`."""
     result: Tensor = item["mask"] & ~_shown(item)
     return result
+
+
+def scored(item: Item) -> Tensor:
+    """Return the voxels that an item's target is scored on, by `scored_voxels`, bool, `[1, D, H, W]`."""
+    return torch.from_numpy(scored_voxels(item["target"].numpy(), item["mask"].numpy()))
 
 
 def _shown(item: Item) -> Tensor:

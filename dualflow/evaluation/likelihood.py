@@ -13,13 +13,13 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from dualflow.data.dataset import Item
+from dualflow.data.unseen_voxels import scored
 from dualflow.evaluation.annealing import anneal
 from dualflow.flows.condition import Condition
 from dualflow.flows.diagnostics import explained_variance
 from dualflow.flows.model import DualFlow
 from dualflow.flows.rng import standard_noise, uniform_noise
 from dualflow.flows.spec import FlowSpec
-from dualflow.imaging.intensity import scored_voxels
 from dualflow.inference.convert import nearest_inside
 from dualflow.layout import Scan
 from dualflow.training.device import device_of
@@ -64,7 +64,7 @@ def likelihood(
     """
     device = device_of(model)
     target, side, brain = item["target"].to(device), item["side"][None].to(device), item["mask"].to(device)
-    mask = torch.from_numpy(scored_voxels(item["target"].numpy(), item["mask"].numpy())).to(device)
+    mask = scored(item).to(device)
     wrong = None if other is None else exchange_source(item, other)
     sources = {"true": item["source"], "wrong": wrong, "blurred": blur_source(item, voxel_mm)}
     sources = {name: source[None].to(device) for name, source in sources.items() if source is not None}

@@ -107,17 +107,14 @@ def group_table(groups: pd.DataFrame, row: Modality, model: str) -> Table:
                 for name in metrics
             }
         )
-    intervals = " Brackets are 95 % bootstrap intervals over subjects." if _some_have_intervals(groups) else ""
+    large = (groups["subjects"] >= MIN_SUBJECTS).any()
+    intervals = " Brackets are 95 % bootstrap intervals over subjects." if large else ""
     caption = (
         f"Scores of {model} by group of the test subjects; numbers are cut into quarters, and a value between two "
         f"belongs to the lower one.{intervals} Groups of fewer than {MIN_SUBJECTS} have no interval. No test compares "
         "the groups: of many groups, the largest difference is large by chance."
     )
     return Table(caption, pd.DataFrame(rows))
-
-
-def _some_have_intervals(groups: pd.DataFrame) -> bool:
-    return bool((groups["subjects"] >= MIN_SUBJECTS).any())
 
 
 def model_group_table(groups: pd.DataFrame, row: Modality) -> Table:
