@@ -1,10 +1,10 @@
 """Calibration of a trained flow by two numbers: the gain of its voxels' spread, and that of its regions' spread.
 
-Spreads that are fitted to few subjects are too narrow, by different factors in regions and in voxels. The gain of
-voxels maximises the likelihood of held-out people. That of regions maximises the likelihood of their region means, as
-normal numbers with the variance of sampled ones: the many coordinates that hardly matter for regions would decide
-otherwise, and the likelihood of the image hardly changes by this. Each region of each person counts alike, so that the
-few people with the largest errors do not decide alone.
+Spreads that are fitted to few subjects are too narrow, by different factors in regions and in voxels. The gains
+maximise the likelihood of held-out people's voxels and of their region means, each as a normal number with the variance
+of sampled ones. The likelihood of the image would weigh differences of neighbouring voxels, which hardly matter for an
+interval; it hardly changes by this. Each voxel and each region of each person counts alike, so that the few people with
+the largest errors do not decide alone.
 
 A study without enough validation people calibrates on training people around their cross-fitted means. The flow's
 weights have seen them, so that this corrects less than validation people do.
@@ -13,9 +13,10 @@ weights have seen them, so that this corrects less than validation people do.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import exp, log
+from typing import NamedTuple
 
 import torch
 from scipy.optimize import minimize_scalar
@@ -24,10 +25,11 @@ from torch import Tensor
 from dualflow.commit import digest_of
 from dualflow.data.dataset import Item, PairDataset
 from dualflow.flows.condition import Condition
+from dualflow.flows.interface import SAMPLES_AT_ONCE
 from dualflow.flows.model import DualFlow
 from dualflow.flows.spread_map import VoxelSpread
 from dualflow.flows.subspace_law import SubspaceLaw
-from dualflow.training.device import device_of, source_and_side
+from dualflow.training.device import device_of
 from dualflow.training.fit_base import conditioned_batches, region_weights
 
 MAX_PEOPLE = 20
@@ -36,10 +38,10 @@ LOG_BOUND = 0.7
 """Largest absolute logarithm of a gain."""
 TOLERANCE = 0.03
 """Accuracy of the logarithm of a gain."""
-SAMPLES = 16
-"""Samples per person and gain, from which the variances of region means are estimated."""
+SAMPLES = 2 * SAMPLES_AT_ONCE
+"""Samples per person and gain, from which variances are estimated."""
 MIN_VARIANCE = 1e-10
-"""Smallest variance of a region mean, in squared target units; a region without a voxel has none."""
+"""Smallest variance of a sampled number, in squared target units; a region without a voxel has none."""
 MIN_PEOPLE = 4
 """Smallest number of validation people who determine a gain."""
 
@@ -60,28 +62,23 @@ def calibrate(
         regions: labels `[D, H, W]` of regions, 0 elsewhere, or None.
         batch_size: scans per pass.
     """
-    base, spread = flow.base, flow.spread
     pairs = one_scan_each(validation)
     if cross_fitted := len(pairs) < MIN_PEOPLE:
         pairs = one_scan_each(PairDataset([item for item in training.items if "mean" in item]))
     if len(pairs) < MIN_PEOPLE or not has_gains(flow):
         return {}
-    # The source is encoded once; only what the gains change is computed again.
-    batches = list(conditioned_batches(flow.eval(), pairs, batch_size))
-
-    def nats(gain: float = 1.0) -> float:
-        log_probs = [flow.density(target, rescaled(condition, gain))[0] for target, condition in batches]
-        return -float(torch.cat(log_probs).mean()) / batches[0][0][0].numel()
-
-    facts, voxel_gain = {"cross_fitted": float(cross_fitted), "nats_before": nats()}, 1.0
-    if isinstance(spread, VoxelSpread):
-        facts["voxel_gain"] = voxel_gain = _best_gain(nats)
-        spread.rescale(voxel_gain)
-    if base is not None:
-        weights = region_weights(pairs, regions, 2**flow.spec.levels).to(device_of(flow))
-        facts["region_gain"] = _region_gain(flow, base.law, pairs, weights)
-        base.law.gain.fill_(facts["region_gain"])
-    return facts | {"nats_after": nats(voxel_gain)}
+    flow.eval()
+    facts = {"cross_fitted": float(cross_fitted), "nats_before": _nats(flow, pairs, batch_size)}
+    weights = region_weights(pairs, regions, 2**flow.spec.levels).to(device_of(flow))
+    region_gain = 1.0 if flow.base is None else _fit_region_gain(flow, flow.base.law, pairs, weights)
+    voxel_gain = _voxel_gain(flow, sampled_moments(flow, pairs, weights))
+    facts["nats_after"] = _nats(flow, pairs, batch_size, voxel_gain)
+    if flow.base is not None:
+        facts["region_gain"] = region_gain
+    if isinstance(flow.spread, VoxelSpread):
+        flow.spread.rescale(voxel_gain)
+        facts["voxel_gain"] = voxel_gain
+    return facts
 
 
 def has_gains(flow: DualFlow) -> bool:
@@ -124,50 +121,88 @@ def rescaled(condition: Condition, gain: float) -> Condition:
     return condition._replace(scale=torch.where(condition.inside, gain * condition.scale, condition.scale))
 
 
-def _region_gain(flow: DualFlow, law: SubspaceLaw, pairs: PairDataset, weights: Tensor) -> float:
-    """Return the gain of the law with the largest likelihood of the pairs' region means, within bounds.
+def _nats(flow: DualFlow, pairs: PairDataset, batch_size: int, gain: float = 1.0) -> float:
+    """Return the NLL of pairs at a gain of the voxels' spread, in nats per voxel of the grid."""
+    batches = conditioned_batches(flow, pairs, batch_size)
+    log_probs = [flow.density(target, rescaled(condition, gain))[0] for target, condition in batches]
+    nats: float = -torch.cat(log_probs).mean().item() / pairs[0]["target"].numel()
+    return nats
 
-    Variances are nearly linear in the square of the gain, so that those of two gains give the others; the second pair
-    of gains lies close to the result of the first.
+
+class Moments(NamedTuple):
+    """Squared errors of the targets of N people, and the variances of sampled targets.
+
+    Attributes:
+        voxels: squared error over variance, mean over the brain's voxels, `[N]`.
+        errors: squared errors of the means of R regions, `[N, R]`.
+        variances: variances of sampled region means, `[N, R]`.
+    """
+
+    voxels: Tensor
+    errors: Tensor
+    variances: Tensor
+
+
+@torch.no_grad()
+def sampled_moments(flow: DualFlow, pairs: PairDataset, weights: Tensor) -> Moments:
+    """Sample targets around the pairs' means and spreads, or the flow's for pairs that have none.
+
+    Errors are those around the samples' mean, less the variance that it adds. A variance of few samples is raised so
+    that its inverse is right on average. Every call draws the same noise. `weights` `[R, D, H, W]` gives region means.
+    """
+    rows, weights = [], weights.flatten(1)
+    for index, (_, condition) in enumerate(conditioned_batches(flow, pairs, 1)):
+        generator = torch.Generator().manual_seed(index)
+        repeated = condition.repeat(SAMPLES_AT_ONCE)
+        parts = [flow.draw(repeated, 1.0, generator) for _ in range(SAMPLES // SAMPLES_AT_ONCE)]
+        samples = torch.cat(parts)[:, 0].flatten(1)
+        target = pairs[index]["target"].to(samples.device).flatten()
+        errors, variances = _errors_and_variances(target, samples)
+        voxels = (errors / variances)[condition.inside.flatten()].mean()
+        rows.append(Moments(voxels, *_errors_and_variances(weights @ target, samples @ weights.T)))
+    return Moments(*map(torch.stack, zip(*rows, strict=True)))
+
+
+def _errors_and_variances(targets: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
+    """Return squared errors of numbers `[V]` around the mean of samples `[S, V]`, and the samples' variances."""
+    variances, means = torch.var_mean(samples, dim=0)
+    errors = (targets - means).square() - variances / SAMPLES
+    return errors, (variances * (SAMPLES - 1) / (SAMPLES - 3)).clamp_min(MIN_VARIANCE)
+
+
+def _fit_region_gain(flow: DualFlow, law: SubspaceLaw, pairs: PairDataset, weights: Tensor) -> float:
+    """Set the gain of regions with the largest likelihood in place, and return it.
+
+    The gain of voxels scales the variances of regions too, so that each gain is tried with the best gain of voxels for
+    it. Variances are nearly linear in the square of the gain, so that those of two gains give the others; the second
+    pair of gains lies close to the result of the first.
     """
     gain = 1.0
     for width in (LOG_BOUND, LOG_BOUND / 4):
         ends = gain * exp(-width), gain * exp(width)
-        law.gain.fill_(ends[1])
-        high = region_moments(flow, pairs, weights)[0]
-        law.gain.fill_(ends[0])
-        low, errors = region_moments(flow, pairs, weights)
-        gain = _best_gain(partial(_region_nats, ends, (low, high), errors))
+        moments = []
+        for end in ends:
+            law.gain.fill_(end)
+            moments.append(sampled_moments(flow, pairs, weights))
+        variances = [_voxel_gain(flow, each) ** 2 * each.variances for each in moments]
+        gain = _best_gain(partial(_region_nats, ends, variances, moments[0].errors))
+    law.gain.fill_(gain)
     return gain
 
 
-def _region_nats(ends: tuple[float, float], variances: tuple[Tensor, Tensor], errors: Tensor, gain: float) -> float:
-    """Return twice the mean negative log-likelihood of squared errors, at a gain; variances are known at two gains."""
+def _region_nats(ends: tuple[float, float], variances: Sequence[Tensor], errors: Tensor, gain: float) -> float:
+    """Return twice the mean NLL of squared errors at a gain, less a constant; variances are known at two gains."""
     share = (gain**2 - ends[0] ** 2) / (ends[1] ** 2 - ends[0] ** 2)
-    variance = torch.lerp(*variances, share).clamp_min(MIN_VARIANCE)
+    low, high = variances
+    variance = torch.lerp(low, high, share).clamp_min(MIN_VARIANCE)
     return float((variance.log() + errors / variance).mean())
 
 
-@torch.no_grad()
-def region_moments(flow: DualFlow, pairs: PairDataset, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the variance of sampled region means, and the squared error of the targets' around the mean, `[N, R]`.
-
-    The mean is the scan's cross-fitted one, or else the samples', less the variance that it adds. A variance of few
-    samples is raised so that its inverse is right on average. Every call draws the same noise. `weights`
-    `[R, D, H, W]` gives the means.
-    """
-    variances, errors = [], []
-    for index in range(len(pairs)):
-        item, generator = pairs[index], torch.Generator().manual_seed(index)
-        samples = flow.sample(*source_and_side(item, flow), SAMPLES, generator=generator)[:, 0, 0]
-        variance, mean = torch.var_mean(samples.flatten(1) @ weights.flatten(1).T, dim=0)
-        target = weights.flatten(1) @ item["target"].to(weights.device).flatten()
-        excess = variance / SAMPLES
-        if "mean" in item:
-            mean, excess = weights.flatten(1) @ item["mean"].to(weights.device).flatten(), torch.zeros_like(excess)
-        variances.append(variance * (SAMPLES - 1) / (SAMPLES - 3))
-        errors.append((target - mean).square() - excess)
-    return torch.stack(variances), torch.stack(errors)
+def _voxel_gain(flow: DualFlow, moments: Moments) -> float:
+    """Return the gain of voxels with the largest likelihood, within bounds; 1 without a spread map to scale."""
+    if not isinstance(flow.spread, VoxelSpread):
+        return 1.0
+    return float(moments.voxels.mean().sqrt().clamp(exp(-LOG_BOUND), exp(LOG_BOUND)))
 
 
 def _best_gain(loss: Callable[[float], float]) -> float:
