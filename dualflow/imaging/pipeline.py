@@ -44,6 +44,8 @@ from dualflow.imaging.stopwatch import Stopwatch
 from dualflow.modalities import Modality, modality
 
 WHITE_MATTER = "cerebral_white"
+NEVER_ZERO = ("pet", "perf")
+"""Datatypes of images that are nowhere exactly 0 in the brain."""
 _LIBRARIES = ("SimpleITK", "deepbet", "monai", "nibabel", "nilearn", "numpy", "scipy", "torch")
 
 
@@ -202,6 +204,7 @@ def _align(pair: PreprocessedPair, image: RawImage, row: Modality, config: Prepr
         points_map = template_to_image(pair.record, alignment.points_map)
         raw = resample(volume, *model_grid(config), points_map, background=np.nan)
         values, fit = normalise_on_grid(raw, pair.mask, row, config, image.path)
+        alignment = replace(alignment, overlap=alignment.overlap - float(padding(raw, row)[pair.mask].mean()))
     intensity_record = {"intensity": fit | _reference_unit(row, pet_record)}
     return AlignedImage(values, volume, alignment, file_record(image) | pet_record | intensity_record)
 
@@ -211,7 +214,7 @@ def normalise_on_grid(
 ) -> tuple[FloatArray, dict[str, Any]]:
     """Normalise an image on the model grid, and return its intensity record.
 
-    Voxels outside its field of view (NaN) do not enter the fit.
+    Voxels outside its field of view (NaN or padding) do not enter the fit.
 
     Args:
         raw: interpolated image `[D, H, W]`.
@@ -223,7 +226,7 @@ def normalise_on_grid(
     Raises:
         IntensityError: the values do not allow it, or too few voxels of the reference region are in view.
     """
-    in_view = np.isfinite(raw)
+    in_view = np.isfinite(raw) & ~padding(raw, row)
     region, region_record = brain & in_view, dict[str, Any]()
     if row.normaliser == "suvr":
         reference = reference_region(config.reference_region, model_grid(config), brain, in_view, path)
@@ -233,6 +236,18 @@ def normalise_on_grid(
     filled = np.where(in_view, raw, np.float32(0))
     values, fit = intensity.normalise(filled, brain, row.normaliser, str(path), region)
     return values, fit | region_record
+
+
+def padding(raw: FloatArray, row: Modality) -> BoolArray:
+    """Voxels that an image shows no head in, although its grid holds them, with the size of `raw`.
+
+    Programs that interpolate an image onto another grid, such as that of an MR, write 0 beyond its field of view.
+
+    Args:
+        raw: interpolated image.
+        row: modality of the image.
+    """
+    return np.asarray((raw == 0) & (row.datatype in NEVER_ZERO))
 
 
 def _reference_unit(row: Modality, pet_record: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from dualflow.imaging import outputs, pipeline, registration
 from dualflow.imaging import record as record_of
 from dualflow.imaging.affines import FormCodes
 from dualflow.imaging.geometry import Volume, centred_affine, resample
+from dualflow.imaging.intensity import in_view
 from dualflow.imaging.mask_qc import BOUNDS, measure_shape
 from dualflow.imaging.mni_template import coarse_template
 from dualflow.imaging.model_grid import model_grid
@@ -364,6 +365,31 @@ def test_a_series_is_averaged_and_scaled_by_its_reference_region(head, pair, tmp
     assert averaged.record["target"]["pet"]["seconds_by_frame"] == {"1": 600}
     assert np.corrcoef(averaged.target[pair.mask & in_view], pair.target[pair.mask & in_view])[0, 1] > 0.97
     assert json.loads(json.dumps(averaged.record)) == averaged.record
+
+
+def test_slices_that_are_padded_with_0_are_not_in_view(head, pair, tmp_path, monkeypatch):
+    """They do not dilute the reference region, and lower its shown share and the coverage."""
+    monkeypatch.setattr(pipeline, "brain_mask", threshold_mask)
+    volume = replace(pair.target_volume, array=100 + np.abs(pair.target_volume.array))
+    array = volume.array.copy()
+    array[..., :18] = 0
+    config = CONFIG.model_copy(update={"reference_region": "cerebellum"})
+    whole, padded = tmp_path / "whole.nii.gz", tmp_path / "padded.nii.gz"
+    write_volume(whole, volume.array, volume.affine)
+    write_volume(padded, array, volume.affine)
+    measured, cut = (preprocess(head / "source.nii.gz", path, T1W, FDG, config) for path in (whole, padded))
+    shown = in_view(cut.target, cut.mask)
+    assert 0.8 < shown.sum() / cut.mask.sum() < 0.98
+    used = reference_mask("cerebellum", model_grid(config)) & shown
+    assert cut.target[used].mean() == pytest.approx(1, abs=1e-5)
+    shares, coverages = (
+        [one.record["target"]["intensity"]["reference_shown"] for one in (measured, cut)],
+        [one.record["quality"]["target_to_source"]["overlap"] for one in (measured, cut)],
+    )
+    assert shares[0] == 1
+    assert shares[1] < 0.95
+    assert coverages[0] > 0.99
+    assert coverages[1] == pytest.approx(shown.sum() / cut.mask.sum(), abs=0.01)
 
 
 @pytest.mark.parametrize(
