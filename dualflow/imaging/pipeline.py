@@ -176,8 +176,12 @@ def _add_target(pair: PreprocessedPair, image: RawImage, row: Modality, config: 
         "quality": pair.record["quality"] | {"target_to_source": quality_record(aligned.alignment)},
     }
     with pair.clock("grid"):
-        native = resample(aligned.volume, *source.grid, points_map=np.linalg.inv(aligned.alignment.points_map))
-        target_native = intensity.apply(native, aligned.record["intensity"], pair.native_mask)
+        to_target = np.linalg.inv(aligned.alignment.points_map)
+        native = resample(aligned.volume, *source.grid, points_map=to_target, background=np.nan)
+        in_view = np.isfinite(native) & ~padding(native, row)
+        filled = np.where(in_view, native, np.float32(0))
+        values = intensity.apply(filled, aligned.record["intensity"], pair.native_mask)
+        target_native = np.where(pair.native_mask & ~in_view, intensity.INSIDE, values)
     return replace(
         pair,
         target=aligned.values,
@@ -214,7 +218,8 @@ def normalise_on_grid(
 ) -> tuple[FloatArray, dict[str, Any]]:
     """Normalise an image on the model grid, and return its intensity record.
 
-    Voxels outside its field of view (NaN or padding) do not enter the fit.
+    Voxels outside its field of view (NaN or padding) do not enter the fit; those of PET and blood flow hold
+    `intensity.INSIDE`.
 
     Args:
         raw: interpolated image `[D, H, W]`.
@@ -235,6 +240,8 @@ def normalise_on_grid(
         region = reference_region(WHITE_MATTER, model_grid(config), brain, in_view, path).mask
     filled = np.where(in_view, raw, np.float32(0))
     values, fit = intensity.normalise(filled, brain, row.normaliser, str(path), region)
+    if row.datatype in NEVER_ZERO:  # by percentiles, 0 would become another value
+        values = np.where(brain & ~in_view, intensity.INSIDE, values)
     return values, fit | region_record
 
 

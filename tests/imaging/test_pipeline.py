@@ -392,6 +392,20 @@ def test_slices_that_are_padded_with_0_are_not_in_view(head, pair, tmp_path, mon
     assert coverages[1] == pytest.approx(shown.sum() / cut.mask.sum(), abs=0.01)
 
 
+def test_blood_flow_beyond_the_field_of_view_is_not_measured(head, pair, tmp_path, monkeypatch):
+    """Its scale has another zero than 0, and the voxels out of view are marked on both grids all the same."""
+    monkeypatch.setattr(pipeline, "brain_mask", threshold_mask)
+    flow, first = replace(pair.target_volume, array=100 + np.abs(pair.target_volume.array)), 14
+    affine = flow.affine @ rigid((0, 0, 0), (0, 0, first))
+    write_volume(tmp_path / "cbf.nii.gz", flow.array[..., first:], affine)
+    cut = preprocess(head / "source.nii.gz", tmp_path / "cbf.nii.gz", T1W, MODALITIES["CBF"], CONFIG)
+    assert cut.record["target"]["intensity"]["intercept"] > 0
+    coverage = cut.record["quality"]["target_to_source"]["overlap"]
+    assert coverage < 0.97
+    for values, mask in ((cut.target, cut.mask), (cut.target_native, cut.native_mask)):
+        assert in_view(values, mask).sum() / mask.sum() == pytest.approx(coverage, abs=0.01)
+
+
 @pytest.mark.parametrize(
     ("spacing", "words"), [((1.0, 1.0, 1.0), "ml"), ((9.0, 9.0, 9.0), "ml"), ((8.0, 2.2, 2.0), "mm along")]
 )
