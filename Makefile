@@ -21,7 +21,8 @@ FAST_TESTS := $(addprefix tests/,test_*.py config contracts data docs evaluation
 	training/test_train_flow.py)
 
 # Modules that a mistake would make silently wrong: nearly every branch is tested.
-CORE := $(addprefix dualflow/,commit.py layout.py imaging/nifti_header.py imaging/geometry.py imaging/affines.py flows/*)
+CORE := $(addprefix dualflow/,commit.py temporaries.py digests.py layout.py imaging/nifti_header.py \
+	imaging/geometry.py imaging/affines.py flows/*)
 
 .PHONY: help setup constraints sbom run test test-fast coverage mutants fuzz lint benchmark bench-step \
 	bench-preprocessing gpu-check crash-test docs figure screenshots ui clean

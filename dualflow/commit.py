@@ -6,29 +6,20 @@ A reader sees the old file, the new file or no file, but never an incomplete one
 from __future__ import annotations
 
 import errno
-import glob
 import gzip
-import hashlib
 import json
 import os
-import re
-import secrets
 import shutil
 import stat
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 from dualflow.errors import CommitError
-from dualflow.lifetime import HOST, pid_is_alive
+from dualflow.temporaries import TEMP_PREFIX, sweep_beside, temporary_path
 
-TEMP_PREFIX = ".tmp-"
-SCRATCH_PREFIX = "dualflow-"
-_STALE_S = 24 * 3600.0
 _CHUNK = 1 << 20
 
 
@@ -44,7 +35,7 @@ def committing(path: Path | str) -> Iterator[Path]:
         CommitError: the block wrote nothing, the content does not verify, or the file system refused it.
     """
     path = Path(path)
-    temp = _temporary(path)
+    temp = temporary_path(path)
     try:
         with _refused_writes(path):
             _make_folder(path.parent)
@@ -76,7 +67,7 @@ def committing_folder(folder: Path | str, *, keep_hidden: bool = False) -> Itera
         CommitError: the file system refused it.
     """
     folder = Path(folder)
-    temp, old = _temporary(folder), _temporary(folder)
+    temp, old = temporary_path(folder), temporary_path(folder)
     try:
         with _refused_writes(folder):
             _make_folder(folder.parent)
@@ -108,59 +99,6 @@ def commit_text(path: Path | str, text: str) -> None:
 def commit_json(path: Path | str, value: Any) -> None:
     """Write `value` as indented JSON with sorted keys, atomically; NaN is refused because JSON has no NaN."""
     commit_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False, default=str) + "\n")
-
-
-def sha256(path: Path | str) -> str:
-    """Hex SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def ascii_name(text: str, other: str) -> str:
-    """A text as part of a file's name: `other` takes the place of all but ASCII letters and digits.
-
-    A digest follows if that loses more than spaces, underscores and `=`, so that `A+` and `A-` keep names of their own.
-    """
-    name = re.sub("[^A-Za-z0-9]+", other, text)
-    return name if re.fullmatch("[A-Za-z0-9 _=]*", text) else f"{name}{digest_of(text)[:8]}"
-
-
-def digest_of(value: Any) -> str:
-    """Hex SHA-256 of a JSON-serialisable value, independent of key order."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def sweep_temporaries(folder: Path | str) -> int:
-    """Remove temporary files and folders under `folder` whose process has ended; return how many.
-
-    Processes of another machine cannot be checked, so its files are removed when they are a day old.
-    """
-    return sum(map(_remove_if_stale, list(Path(folder).rglob(f"{TEMP_PREFIX}*"))))
-
-
-def sweep_beside(path: Path | str) -> None:
-    """Remove the temporaries of the file or folder `path` whose process has ended."""
-    path = Path(path)
-    for temp in path.parent.glob(f"{TEMP_PREFIX}*-{glob.escape(path.name)}"):
-        _remove_if_stale(temp)
-
-
-@contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """Yield a folder for temporary files, which only its owner may read; it is removed with the block.
-
-    Those of this machine's processes that were killed are removed first.
-    """
-    parent = Path(gettempdir())
-    for folder in parent.glob(f"{SCRATCH_PREFIX}{HOST}-*"):
-        pid = folder.name.split("-")[2]
-        if pid.isdigit() and not pid_is_alive(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)
-    with TemporaryDirectory(prefix=f"{SCRATCH_PREFIX}{HOST}-{os.getpid()}-", ignore_cleanup_errors=True) as scratch:
-        yield Path(scratch)
 
 
 @contextmanager
@@ -196,29 +134,6 @@ def _exchange(folder: Path, temp: Path, old: Path) -> None:
     except OSError:
         old.replace(folder)
         raise
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f"{TEMP_PREFIX}{HOST}-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
-
-
-def _remove_if_stale(temp: Path) -> bool:
-    host, _, rest = temp.name.removeprefix(TEMP_PREFIX).partition("-")
-    pid = rest.partition("-")[0]
-    if not pid.isdigit() or (pid_is_alive(int(pid)) if host == HOST else _recent(temp)):
-        return False
-    if temp.is_dir():
-        shutil.rmtree(temp, ignore_errors=True)
-    else:
-        temp.unlink(missing_ok=True)
-    return True
-
-
-def _recent(path: Path) -> bool:
-    try:
-        return time.time() - path.stat().st_mtime < _STALE_S
-    except OSError:  # renamed or removed meanwhile
-        return True
 
 
 def _make_folder(folder: Path) -> None:

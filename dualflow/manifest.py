@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dualflow import __version__
-from dualflow.commit import TEMP_PREFIX, commit_json, digest_of, sha256
+from dualflow.commit import commit_json
+from dualflow.digests import digest_of, sha256
 from dualflow.errors import CommitError
 from dualflow.layout import sidecar_path
+from dualflow.temporaries import TEMP_PREFIX
 
 TRANSIENT = "may_pass"
 """Key, as stored, in the facts of a step that failed for a reason that may pass, such as a disk that is away."""

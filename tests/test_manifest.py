@@ -6,7 +6,8 @@ import os
 import pytest
 
 from dualflow import manifest as module
-from dualflow.commit import commit_bytes, commit_json, commit_text, sha256
+from dualflow.commit import commit_bytes, commit_json, commit_text
+from dualflow.digests import sha256
 from dualflow.manifest import (
     DigestCache,
     forget_broken,

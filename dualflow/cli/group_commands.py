@@ -9,7 +9,7 @@ import click
 
 from dualflow.cli.options import CONFIG, OVERRIDES, THREADS
 from dualflow.cli.workflow_steps import run_locked
-from dualflow.commit import ascii_name, digest_of
+from dualflow.digests import ascii_name, digest_of
 from dualflow.process import set_threads
 
 LONGEST_NAME = 100

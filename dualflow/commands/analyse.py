@@ -9,12 +9,13 @@ from typing import Any
 import pandas as pd
 
 from dualflow.commands.imputation_terms import analysis_formula, require_congenial
-from dualflow.commit import ascii_name, commit_text, sha256
+from dualflow.commit import commit_text
 from dualflow.config import Config, ImputeConfig
 from dualflow.data.index import read_pairs
 from dualflow.data.markdown import Column
 from dualflow.data.markdown import table as markdown
 from dualflow.data.tsv import table_text
+from dualflow.digests import ascii_name, sha256
 from dualflow.errors import ConfigError, DataError
 from dualflow.evaluation.statistics import SIGNIFICANT
 from dualflow.imaging.model_grid import model_grid

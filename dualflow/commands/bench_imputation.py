@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 import dualflow
 from dualflow.commands.imputation_pool import Pool, draw_pool, people_table
 from dualflow.commands.simulated_study import FORMULA, NULL, NULL_TERM, SimulatedStudy
-from dualflow.commit import commit_text, digest_of, scratch_folder, sha256
+from dualflow.commit import commit_text
 from dualflow.config import Config, public_values
 from dualflow.data.tsv import read_typed_table, table_text
+from dualflow.digests import digest_of, sha256
 from dualflow.errors import ConfigError
 from dualflow.imputation.formula import Formula
 from dualflow.imputation.paired_models import compare_imputations, comparison_markdown
@@ -31,6 +32,7 @@ from dualflow.layout import Layout
 from dualflow.manifest import read_manifest, write_manifest
 from dualflow.process import keep_freed_memory
 from dualflow.progress import track
+from dualflow.temporaries import scratch_folder
 
 NAME = "imputation"
 """Name of the table's files."""

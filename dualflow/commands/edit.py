@@ -12,13 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dualflow.commit import ascii_name, commit_text
+from dualflow.commit import commit_text
 from dualflow.config import Config
 from dualflow.data.dataset import Item, load_pairs
 from dualflow.data.side_encoder import Categorical, Continuous, SideEncoder
 from dualflow.data.study_pairs import usable_pairs
 from dualflow.data.tsv import table_text
 from dualflow.data.unseen_voxels import scored
+from dualflow.digests import ascii_name
 from dualflow.errors import CheckpointError, ConfigError, DataError
 from dualflow.flows.model import DualFlow
 from dualflow.imaging.affines import MNI

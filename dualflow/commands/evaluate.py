@@ -24,12 +24,13 @@ from dualflow.commands.model_runs import (
     training_of,
 )
 from dualflow.commands.true_law import attainable_target
-from dualflow.commit import commit_text, sha256
+from dualflow.commit import commit_text
 from dualflow.config import Config, dump_sections
 from dualflow.data.dataset import Item, PairDataset
 from dualflow.data.study_pairs import load_split, usable_pairs
 from dualflow.data.tsv import table_text
 from dualflow.data.unseen_voxels import scored
+from dualflow.digests import sha256
 from dualflow.errors import ConfigError, DataError, IntensityError
 from dualflow.evaluation.calibration import calibration_cases, over_subjects, pit_histogram, reliability
 from dualflow.evaluation.downstream import classify, feature_sets, require_no_leakage

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from dualflow.commit import sha256
 from dualflow.config import Config, ImputeConfig, dump_sections
+from dualflow.digests import sha256
 from dualflow.manifest import read_manifest
 from dualflow.models.model_files import WEIGHTS
 

@@ -12,11 +12,12 @@ from torch import Tensor
 from dualflow.commands.imputation_plan import STEP, imputation_options, imputing_weights
 from dualflow.commands.imputation_terms import imputation_terms
 from dualflow.commands.learning_data import LearningData
-from dualflow.commit import commit_json, commit_text, sha256
+from dualflow.commit import commit_json, commit_text
 from dualflow.config import Config, ImputeConfig
 from dualflow.data.dataset import Item
 from dualflow.data.study_pairs import iterate_split
 from dualflow.data.tsv import read_table
+from dualflow.digests import sha256
 from dualflow.errors import ConfigError, DataError
 from dualflow.flows.interface import ConditionalSampler
 from dualflow.imaging.affines import MNI

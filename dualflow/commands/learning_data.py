@@ -8,12 +8,12 @@ from functools import cached_property
 import pandas as pd
 
 from dualflow import __version__
-from dualflow.commit import digest_of, sha256
 from dualflow.config import Config, dump_sections
 from dualflow.data.dataset import PairDataset
 from dualflow.data.side_encoder import SideEncoder
 from dualflow.data.study_pairs import learning_pairs
 from dualflow.data.unseen_voxels import fill_unseen
+from dualflow.digests import digest_of, sha256
 from dualflow.layout import Layout, Scan
 from dualflow.training.closed_form import ClosedFormCache
 from dualflow.training.flow_spec import flow_spec

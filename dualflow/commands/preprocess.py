@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dualflow.commit import sweep_temporaries
 from dualflow.config import Config, dump_sections
 from dualflow.data.index import read_pairs
 from dualflow.data.quarantine import collect, write_quarantine
@@ -11,6 +10,7 @@ from dualflow.data.scan_digests import read_digests
 from dualflow.layout import Scan
 from dualflow.manifest import remove_step, write_manifest
 from dualflow.progress import track
+from dualflow.temporaries import sweep_temporaries
 
 
 def preprocess(config: Config, shard: int, workers: int | None = None) -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from dualflow.commands.export import export
 from dualflow.commands.model_runs import TRAINING, training_of
-from dualflow.commit import scratch_folder
 from dualflow.errors import CheckpointError
 from dualflow.evaluation.held_out import METRIC, HeldOutScores, compare_paired, held_out_scores, study_of
 from dualflow.layout import Layout
 from dualflow.models.card import ModelCard
 from dualflow.models.store import load_card
+from dualflow.temporaries import scratch_folder
 from dualflow.tracking.model_registry import Champion, ModelRegistry, Signature
 
 

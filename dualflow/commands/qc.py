@@ -5,7 +5,7 @@ It is a separate step, so that a changed threshold or a damaged page does not re
 
 from __future__ import annotations
 
-from dualflow.commit import commit_text, sha256
+from dualflow.commit import commit_text
 from dualflow.config import Config, dump_sections
 from dualflow.data.derivative_dataset import describe_derivatives
 from dualflow.data.exclusions import read_decisions
@@ -13,6 +13,7 @@ from dualflow.data.index import read_pairs, side_columns
 from dualflow.data.quality_metrics import quality_table
 from dualflow.data.quarantine import read_quarantine, usable
 from dualflow.data.tsv import read_table, table_text
+from dualflow.digests import sha256
 from dualflow.layout import Scan
 from dualflow.manifest import write_manifest
 from dualflow.report.qc_page import render_sheet

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from dualflow.commit import sweep_temporaries
 from dualflow.errors import DataError
 from dualflow.lifetime import ProcessMark, end_with_parents, exclusive, try_lock
 from dualflow.manifest import DigestCache, forget_broken
+from dualflow.temporaries import sweep_temporaries
 
 STATE = Path(".snakemake")
 """Snakemake's folder below the working directory."""

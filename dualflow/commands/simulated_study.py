@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from dualflow.commands.imputation_pool import Pool
 from dualflow.commands.learning_data import LearningData
 from dualflow.commands.train import fit_model
-from dualflow.commit import digest_of
 from dualflow.config import Config
 from dualflow.data.dataset import Item, PairDataset
 from dualflow.data.side_encoder import SideEncoder
+from dualflow.digests import digest_of
 from dualflow.errors import ConfigError
 from dualflow.flows.interface import ConditionalSampler
 from dualflow.imputation.formula import Formula

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from dualflow.commit import commit_json, digest_of
+from dualflow.commit import commit_json
 from dualflow.config.data import CohortConfig, SplitConfig, StudyConfig
 from dualflow.config.groups import ImputeConfig
 from dualflow.config.imaging import PreprocessConfig, ReviewConfig
@@ -23,6 +23,7 @@ from dualflow.config.learning import (
     TrainConfig,
 )
 from dualflow.config.section import Section
+from dualflow.digests import digest_of
 from dualflow.errors import ConfigError
 from dualflow.layout import STUDY_NAME, Layout
 from dualflow.modalities import MODALITIES, REFERENCES

@@ -6,8 +6,8 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from dualflow.commit import digest_of, sha256
 from dualflow.config import Config
+from dualflow.digests import digest_of, sha256
 from dualflow.layout import SIDECAR_LEVELS
 from dualflow.modalities import MODALITIES
 

@@ -6,13 +6,13 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from dualflow.commit import TEMP_PREFIX
 from dualflow.config import StudyConfig
 from dualflow.data.bids_files import Exclusions
 from dualflow.errors import DataError
 from dualflow.layout import Layout, Scan
 from dualflow.lifetime import HOST
 from dualflow.modalities import modality
+from dualflow.temporaries import TEMP_PREFIX
 
 # A file is written under a temporary name first: process ids have up to 7 digits, the random part 8.
 _TEMPORARY_BYTES = len(f"{TEMP_PREFIX}{HOST}-{'9' * 7}-{'0' * 8}-")

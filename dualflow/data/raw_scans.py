@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from dualflow.commit import commit_json, digest_of, sha256, sweep_temporaries
+from dualflow.commit import commit_json
 from dualflow.config import PreprocessConfig, StudyConfig
 from dualflow.data.bids_files import find_mask
 from dualflow.data.quarantine import FACT, Quarantine, without_folders
+from dualflow.digests import digest_of, sha256
 from dualflow.errors import CommitError, DualflowError
 from dualflow.imaging.nifti_header import check_header
 from dualflow.imaging.raw_image import ImageDigest, RawImage, check_scan, digest_image
@@ -20,6 +21,7 @@ from dualflow.imaging.sidecar import read_sidecar
 from dualflow.layout import Layout, Scan
 from dualflow.manifest import TRANSIENT, read_manifest, remove_outputs, write_manifest
 from dualflow.modalities import modality
+from dualflow.temporaries import sweep_temporaries
 from dualflow.workers import CrashedTask, call_within, run_in_workers
 
 STEP = "preprocess"

@@ -8,10 +8,10 @@ from typing import Any, Self
 
 import pandas as pd
 
-from dualflow.commit import sha256
 from dualflow.config import Config, dump_sections
 from dualflow.data.study_pairs import usable_pairs
 from dualflow.data.tsv import read_typed_table
+from dualflow.digests import sha256
 from dualflow.layout import Scan, training_key
 from dualflow.manifest import manifest_outputs, read_manifest
 

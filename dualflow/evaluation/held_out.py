@@ -14,8 +14,8 @@ from typing import Annotated, Literal
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, ValidationError
 
-from dualflow.commit import digest_of
 from dualflow.data.tsv import read_typed_table
+from dualflow.digests import digest_of
 from dualflow.errors import CheckpointError, DataError
 from dualflow.evaluation.statistics import MIN_SUBJECTS, differences, subject_means, summarise
 from dualflow.layout import Layout, Scan, training_key

@@ -16,7 +16,7 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from scipy.ndimage import distance_transform_edt, find_objects
 
-from dualflow.commit import sha256
+from dualflow.digests import sha256
 from dualflow.errors import IntensityError
 from dualflow.imaging.atlas import desikan_killiany, merged_name
 from dualflow.imaging.geometry import BoolArray, FloatArray, Grid, Volume, resample

@@ -11,7 +11,6 @@ from typing import Any
 
 import pandas as pd
 
-from dualflow.commit import sweep_temporaries
 from dualflow.config import ConvertConfig, StudyConfig
 from dualflow.data.derivative_dataset import describe_derivatives
 from dualflow.data.quarantine import Quarantine, count_excluded
@@ -31,6 +30,7 @@ from dualflow.modalities import modality
 from dualflow.models.card import ModelCard
 from dualflow.models.store import load_card
 from dualflow.progress import progress
+from dualflow.temporaries import sweep_temporaries
 from dualflow.training.device import select_device
 from dualflow.workers import CrashedTask, call_within, check_cluster, run_in_workers
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from dualflow.commit import scratch_folder
 from dualflow.config import ConvertConfig
 from dualflow.errors import printable
 from dualflow.inference.batch import Compute, convert_study
@@ -16,6 +15,7 @@ from dualflow.inference.inputs import ConvertInputs, expand_inputs, resolve_inpu
 from dualflow.inference.plan import plan_scans, plan_text
 from dualflow.inference.selection import Selection
 from dualflow.models.store import load_card, load_model
+from dualflow.temporaries import scratch_folder
 
 DICOM_IMAGES = "sourcedata"
 """Folder of the output dataset with the images that were converted from DICOM."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dualflow.commit import digest_of, sha256
 from dualflow.config import ConvertConfig
+from dualflow.digests import digest_of, sha256
 from dualflow.layout import Layout, Scan
 from dualflow.manifest import read_manifest
 from dualflow.models.card import ModelCard

@@ -20,13 +20,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from dualflow.commit import commit_bytes, commit_json, scratch_folder
+from dualflow.commit import commit_bytes, commit_json
 from dualflow.data.quarantine import Quarantine
 from dualflow.errors import ConfigError, DataError, PairingError
 from dualflow.imaging.nifti_header import check_header
 from dualflow.imaging.sidecar import read_object
 from dualflow.layout import Scan, bids_path, sidecar_path
 from dualflow.modalities import modality
+from dualflow.temporaries import scratch_folder
 
 STEP = "dicom"
 DEADLINE_S = 1800

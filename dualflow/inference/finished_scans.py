@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from dualflow import __version__
-from dualflow.commit import commit_json, digest_of
+from dualflow.commit import commit_json
 from dualflow.data.quarantine import Quarantine
 from dualflow.data.raw_scans import PERMANENT, ScanFiles
+from dualflow.digests import digest_of
 from dualflow.errors import DataError
 from dualflow.imaging.sidecar import read_sidecar
 from dualflow.inference.conversion_record import STEP

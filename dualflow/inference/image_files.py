@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from dualflow.commit import digest_of, sha256
 from dualflow.config import StudyConfig
 from dualflow.data.bids_files import EXTENSIONS, is_utf8
 from dualflow.data.index import COLUMNS
 from dualflow.data.quarantine import Quarantine
+from dualflow.digests import digest_of, sha256
 from dualflow.errors import DataError, PairingError
 from dualflow.inference.conversion_record import ORIGIN, STEP
 from dualflow.layout import Layout, Scan

@@ -17,9 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from scipy.stats import median_abs_deviation
 
-from dualflow.commit import commit_text, sha256
+from dualflow.commit import commit_text
 from dualflow.data.dataset import PairDataset
 from dualflow.data.preprocessed_scan import PreprocessedScan
+from dualflow.digests import sha256
 from dualflow.errors import CheckpointError
 from dualflow.imaging.geometry import BoolArray
 from dualflow.imaging.input_figures import input_figures

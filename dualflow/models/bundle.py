@@ -14,7 +14,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from dualflow import __version__
-from dualflow.commit import commit_json, commit_text, committing, committing_folder, sha256
+from dualflow.commit import commit_json, commit_text, committing, committing_folder
+from dualflow.digests import sha256
 from dualflow.errors import CheckpointError, CommitError
 from dualflow.models.card import ModelCard
 from dualflow.models.model_files import CARD, MIB, MODEL_FILES, WEIGHTS, check_size, read_limited

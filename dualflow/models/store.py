@@ -13,7 +13,8 @@ import torch
 from pydantic import ValidationError
 
 from dualflow.baselines import BASELINES
-from dualflow.commit import commit_text, sha256
+from dualflow.commit import commit_text
+from dualflow.digests import sha256
 from dualflow.errors import CheckpointError, DualflowError
 from dualflow.flows.interface import ConditionalModel
 from dualflow.flows.model import DualFlow

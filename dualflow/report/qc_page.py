@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dualflow.commit import digest_of
 from dualflow.data.exclusions import Decision
 from dualflow.data.quality_metrics import quality_metric
 from dualflow.data.quarantine import Quarantine
 from dualflow.data.tsv import all_numbers, numbers
+from dualflow.digests import digest_of
 from dualflow.report.card_sheet import Card, Figure, load_picture, split_reasons, write_sheet
 from dualflow.report.tables import UNKNOWN, plain_table
 

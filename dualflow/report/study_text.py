@@ -10,9 +10,9 @@ import pandas as pd
 
 from dualflow import __version__
 from dualflow.baselines import BASELINES
-from dualflow.commit import digest_of
 from dualflow.config import Config
 from dualflow.data.index import split_people
+from dualflow.digests import digest_of
 from dualflow.evaluation.statistics import MIN_CORRELATED, MIN_SUBJECTS
 from dualflow.flows.presets import PRESETS
 from dualflow.inference.conversion_table import count_verdicts

@@ -12,7 +12,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from dualflow.commit import committing, sweep_beside
+from dualflow.commit import committing
+from dualflow.temporaries import sweep_beside
 
 LOCK_SECONDS = 120
 _SIDE_FILES = ("-journal", "-wal", "-shm")

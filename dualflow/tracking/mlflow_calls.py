@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dualflow.commit import sha256
+from dualflow.digests import sha256
 from dualflow.errors import DataError
 from dualflow.tracking.saved_view import CURRENT, TAG
 

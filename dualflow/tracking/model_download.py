@@ -17,7 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dualflow.commit import commit_json, committing_folder, digest_of, sha256
+from dualflow.commit import commit_json, committing_folder
+from dualflow.digests import digest_of, sha256
 from dualflow.errors import CheckpointError, ConfigError, DualflowError
 from dualflow.tracking.deadline import with_deadline
 from dualflow.tracking.mlflow_calls import is_permanent_error

@@ -14,9 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dualflow.commit import commit_text, committing, scratch_folder, sha256
+from dualflow.commit import commit_text, committing
 from dualflow.config import TrackingConfig
+from dualflow.digests import sha256
 from dualflow.errors import CheckpointError, CommitError, ConfigError, DualflowError
+from dualflow.temporaries import scratch_folder
 from dualflow.tracking.deadline import with_deadline
 from dualflow.tracking.mlflow_calls import is_permanent_error
 from dualflow.tracking.mlflow_store import ensure_experiment, find_run, open_store

@@ -18,7 +18,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from dualflow.commit import commit_json, digest_of
+from dualflow.commit import commit_json
+from dualflow.digests import digest_of
 from dualflow.tracking.mlflow_store import RunKey
 
 RUN_FILE = "run.json"

@@ -14,9 +14,11 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dualflow.commit import commit_bytes, scratch_folder, sha256
+from dualflow.commit import commit_bytes
 from dualflow.config import TrackingConfig
+from dualflow.digests import sha256
 from dualflow.errors import ConfigError, StoppedError
+from dualflow.temporaries import scratch_folder
 from dualflow.tracking.deadline import with_deadline
 from dualflow.tracking.mlflow_calls import CALLS, is_permanent_error, logged_points
 from dualflow.tracking.mlflow_store import RunKey, group_key, open_run

@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 import psutil
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dualflow.commit import commit_json, digest_of
+from dualflow.commit import commit_json
 from dualflow.config import Config
 from dualflow.config.learning import SEEDED
+from dualflow.digests import digest_of
 from dualflow.errors import ConfigError
 from dualflow.progress import track
 from dualflow.training.device import select_device

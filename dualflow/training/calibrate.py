@@ -22,8 +22,8 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from dualflow.commit import digest_of
 from dualflow.data.dataset import Item, PairDataset
+from dualflow.digests import digest_of
 from dualflow.flows.condition import Condition
 from dualflow.flows.interface import SAMPLES_AT_ONCE
 from dualflow.flows.model import DualFlow

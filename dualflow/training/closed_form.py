@@ -17,8 +17,8 @@ from filelock import FileLock
 from torch import Tensor
 
 from dualflow import __version__
-from dualflow.commit import digest_of
 from dualflow.data.dataset import PairDataset
+from dualflow.digests import digest_of
 from dualflow.errors import CheckpointError
 from dualflow.flows.closed_form_fits import Model, Solver, fit_closed_form, fit_options
 from dualflow.flows.folds import balanced_folds

@@ -7,7 +7,6 @@ from math import isfinite
 
 import pandas as pd
 
-from dualflow.commit import scratch_folder
 from dualflow.config import Config
 from dualflow.data.dataset import Item, batches
 from dualflow.data.markdown import Column, table
@@ -18,6 +17,7 @@ from dualflow.flows.memory import set_memory
 from dualflow.flows.objective import Objective
 from dualflow.process import keep_freed_memory
 from dualflow.progress import progress
+from dualflow.temporaries import scratch_folder
 from dualflow.training.context import TrainingContext
 from dualflow.training.device import autocast, select_device
 from dualflow.training.distributed import ProcessGroup

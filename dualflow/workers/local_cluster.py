@@ -18,8 +18,8 @@ from dask.system import CPU_COUNT
 from distributed import Client, KilledWorker, LocalCluster, Nanny
 from distributed.system import MEMORY_LIMIT
 
-from dualflow.commit import scratch_folder
 from dualflow.process import THREAD_VARIABLES
+from dualflow.temporaries import scratch_folder
 from dualflow.workers.worker_pool import DEADLINE, START_TIMEOUT_S, WorkerPool
 
 MEMORY_GIB = 4

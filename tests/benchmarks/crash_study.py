@@ -21,8 +21,8 @@ import pandas as pd
 import yaml
 
 from dualflow.commands.steps import manifests_of
-from dualflow.commit import TEMP_PREFIX
 from dualflow.manifest import manifest_outputs, verify_manifests
+from dualflow.temporaries import TEMP_PREFIX
 
 CONFIG = {
     "study": {"name": "crash", "side": ["age"]},

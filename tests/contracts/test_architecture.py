@@ -27,15 +27,16 @@ LAYERS = [
     {"flows"},
     {"imaging", "cohort"},
     {"config", "modalities", "layout", "manifest", "commit", "progress", "workers"},
-    {"errors", "process", "lifetime"},
+    {"errors", "process", "lifetime", "temporaries", "digests"},
 ]
 # Imports within a layer.
 SIDEWAYS = {
     "cohort": {"imaging"},
     "lifetime": {"errors"},
+    "temporaries": {"lifetime"},
     "layout": {"modalities"},
     "manifest": {"commit", "layout"},
-    "workers": {"config", "commit"},
+    "workers": {"config"},
     "config": {"layout", "modalities", "commit"},
 }
 # Library -> the only places that import it.

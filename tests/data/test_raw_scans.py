@@ -17,13 +17,14 @@ import pytest
 
 from dualflow.commands.make_index import make_index
 from dualflow.commands.preprocess import preprocess
-from dualflow.commit import TEMP_PREFIX, commit_text, committing, sha256
+from dualflow.commit import commit_text, committing
 from dualflow.config import Config, PreprocessConfig, StudyConfig, parse_config
 from dualflow.data import raw_scans
 from dualflow.data.index import read_pairs
 from dualflow.data.quarantine import Quarantine
 from dualflow.data.raw_scans import ScanFiles, input_digests, is_excluded_for_good, prepare_scan, prepare_scans
 from dualflow.data.scan_digests import read_digests
+from dualflow.digests import sha256
 from dualflow.errors import CommitError, DataError
 from dualflow.imaging import outputs, pipeline
 from dualflow.imaging.geometry import centred_affine
@@ -33,6 +34,7 @@ from dualflow.imaging.stopwatch import Stopwatch
 from dualflow.imaging.volume import write_volume
 from dualflow.layout import Layout, Scan
 from dualflow.manifest import read_manifest, verify_manifests
+from dualflow.temporaries import TEMP_PREFIX
 
 STUDY, PREPROCESS = StudyConfig(name="t"), PreprocessConfig()
 PAIR = SimpleNamespace(record={"quality": {"overlap": 1.0}}, clock=Stopwatch())

@@ -8,9 +8,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dualflow.commit import sha256
 from dualflow.data import scan_digests
 from dualflow.data.scan_digests import digest_files, read_digests
+from dualflow.digests import sha256
 
 FILES = [Path(f"{number}.nii") for number in (1, 2, 3)]
 

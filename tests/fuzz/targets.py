@@ -19,10 +19,10 @@ from bad_bytes import GOOD, GOOD_TWO, IMAGE, PACKED, TWO, nifti
 from raw_images import verify_image
 
 from dualflow.baselines import BASELINES
-from dualflow.commit import sha256
 from dualflow.config import StudyConfig, load_config
 from dualflow.data.participants import known_columns, side_values
 from dualflow.data.scan_table import find_samples, sample_values
+from dualflow.digests import sha256
 from dualflow.errors import DualflowError
 from dualflow.flows.presets import preset
 from dualflow.imaging.series import open_series

@@ -15,8 +15,8 @@ from raw_images import verify_image
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
-from dualflow.commit import sha256
 from dualflow.config import PreprocessConfig
+from dualflow.digests import sha256
 from dualflow.errors import DataError, IntensityError, RegistrationError
 from dualflow.imaging import mask as masks
 from dualflow.imaging import outputs, pipeline, registration

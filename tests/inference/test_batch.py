@@ -15,12 +15,13 @@ from click.testing import CliRunner
 
 from dualflow.cli import main
 from dualflow.cohort import participants, write_subject
-from dualflow.commit import commit_text, digest_of
+from dualflow.commit import commit_text
 from dualflow.config import ConvertConfig, PreprocessConfig, StudyConfig
 from dualflow.data.quarantine import FACT, Quarantine, read_quarantine
 from dualflow.data.raw_scans import PERMANENT
 from dualflow.data.side_encoder import SideEncoder
 from dualflow.data.tsv import read_table
+from dualflow.digests import digest_of
 from dualflow.errors import CommitError, ConfigError
 from dualflow.inference import batch, convert, scan_conversion
 from dualflow.inference.batch import Compute

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dualflow.commit import sha256
 from dualflow.data.quarantine import FACT, Quarantine
+from dualflow.digests import sha256
 from dualflow.errors import DataError, PairingError
 from dualflow.inference.image_files import check_replaced, label_images, scan_of, scan_rows
 from dualflow.layout import Layout, Scan

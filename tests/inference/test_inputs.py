@@ -7,7 +7,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dualflow.commit import commit_json, sha256
+from dualflow.commit import commit_json
+from dualflow.digests import sha256
 from dualflow.errors import ConfigError, DataError, PairingError
 from dualflow.inference import inputs as inputs_module
 from dualflow.inference.conversion_record import ORIGIN

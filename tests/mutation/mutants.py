@@ -39,7 +39,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE, TESTS = ROOT / "dualflow", ROOT / "tests"
 SURVIVORS = Path(__file__).with_name("survivors.md")
 MODULES = [
-    "commit", "layout", "imaging/nifti_header", "imaging/geometry", "imaging/affines",
+    "commit", "temporaries", "digests", "layout", "imaging/nifti_header", "imaging/geometry", "imaging/affines",
     *(f"flows/{path.stem}" for path in sorted((PACKAGE / "flows").glob("*.py")) if path.stem != "__init__"),
 ]  # fmt: skip
 LIBRARIES = ["torch", "monai.transforms", "monai.networks.nets", "nibabel", "SimpleITK", "pandas", "scipy.ndimage",

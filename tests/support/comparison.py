@@ -3,8 +3,9 @@
 import pandas as pd
 import torch
 
-from dualflow.commit import commit_text, sha256
+from dualflow.commit import commit_text
 from dualflow.config import dump_sections, public_values
+from dualflow.digests import sha256
 from dualflow.layout import Scan
 from dualflow.manifest import write_manifest
 from dualflow.models.card import ModelCard, TrainingRecord

@@ -7,8 +7,8 @@ from mlflow import MlflowClient
 from mlflow.models import get_model_info
 from mlflow_runs import UNREACHABLE
 
-from dualflow.commit import sha256
 from dualflow.config import TrackingConfig
+from dualflow.digests import sha256
 from dualflow.errors import CheckpointError, CommitError, ConfigError
 from dualflow.tracking import model_registry
 from dualflow.tracking.model_registry import BUNDLE_TAG, Champion, ModelRegistry, Signature, public_uri, tracking_config
