@@ -88,20 +88,18 @@ def bids_path(
     row: Modality,
     *,
     suffix: str | None = None,
-    datatype: str | None = None,
     space: str | None = None,
     res: str | None = None,
     desc: str | None = None,
-    extension: str = ".nii.gz",
 ) -> Path:
-    """Path of a file of `scan` in a BIDS dataset, with entities in the standard's order.
+    """Path of an image of `scan` in a BIDS dataset, with entities in the standard's order.
 
-    `suffix` and `datatype` replace those of the modality, for example for a mask.
+    `suffix` replaces that of the modality, for example for a mask.
     """
     suffix = suffix or row.suffix
     entities = {"trc": row.tracer if suffix == row.suffix else None, "space": space, "res": res, "desc": desc}
     name = "_".join([scan.key, *(f"{key}-{value}" for key, value in entities.items() if value), suffix])
-    return root / scan.folder / (datatype or row.datatype) / (name + extension)
+    return root / scan.folder / row.datatype / f"{name}.nii.gz"
 
 
 def truth_path(bids: Path, scan: Scan, row: Modality, desc: str) -> Path:

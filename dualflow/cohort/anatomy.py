@@ -109,10 +109,10 @@ def transform(affine: Affine, points: Floats) -> Floats:
     return np.asarray(moved + affine[:3, 3].astype(np.float32).reshape(3, *(1,) * (points.ndim - 1)), np.float32)
 
 
-def lattice(affine: Affine, shape: tuple[int, int, int], stride: int = _STRIDE) -> tuple[Floats, Affine]:
-    """World points [3, ...] of every `stride`-th voxel, extended beyond the grid's end, and the lattice's affine."""
-    counts = [(n - 1) // stride + 2 for n in shape]
-    coarse = affine @ np.diag([stride, stride, stride, 1.0])
+def lattice(affine: Affine, shape: tuple[int, int, int]) -> tuple[Floats, Affine]:
+    """World points [3, ...] of every third voxel, extended beyond the grid's end, and the lattice's affine."""
+    counts = [(n - 1) // _STRIDE + 2 for n in shape]
+    coarse = affine @ np.diag([_STRIDE, _STRIDE, _STRIDE, 1.0])
     return transform(coarse, np.indices(counts, dtype=np.float32)), coarse
 
 

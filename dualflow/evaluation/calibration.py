@@ -186,9 +186,9 @@ def calibration_cases(prediction: Prediction, target: Floats, mask: Bools, regio
     return cases + ([] if means is None else [Case("region", means, regions.means(target, mask))])
 
 
-def reliability(cases: Sequence[Case], levels: Sequence[float] = CURVE) -> pd.DataFrame:
-    """Coverage of one scan at many nominal levels: columns kind, level, coverage."""
-    rows = [(case.kind, level, coverage(case.distribution, case.truth, level)) for case in cases for level in levels]
+def reliability(cases: Sequence[Case]) -> pd.DataFrame:
+    """Coverage of one scan at the nominal levels CURVE: columns kind, level, coverage."""
+    rows = [(case.kind, level, coverage(case.distribution, case.truth, level)) for case in cases for level in CURVE]
     return pd.DataFrame(rows, columns=["kind", "level", "coverage"])
 
 

@@ -46,16 +46,15 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def resample_to_grid(
-    volume: Volume, record: Mapping[str, Any], grid: Grid, *, world: str, order: int = 1, background: float = 0.0
+    volume: Volume, record: Mapping[str, Any], grid: Grid, *, world: str, background: float = 0.0
 ) -> FloatArray:
-    """Interpolate an image onto a grid in template space.
+    """Interpolate an image linearly onto a grid in template space.
 
     Args:
         volume: an image in the world of one of the scan's images.
         record: the scan's record.
         grid: affine and shape of the result.
         world: `source`, `target`, or the modality of a further source.
-        order: 0 nearest, 1 linear, 3 cubic B-spline.
         background: value outside the image.
 
     Raises:
@@ -64,7 +63,7 @@ def resample_to_grid(
     to_source, (affine, shape) = maps_to_source(record), grid
     if world not in to_source:
         raise DataError(f"world '{world}' is not in this record; choose from: {', '.join(to_source)}")
-    return resample(volume, affine, shape, template_to_image(record, to_source[world]), order, background)
+    return resample(volume, affine, shape, template_to_image(record, to_source[world]), background=background)
 
 
 def to_native(array: FloatArray, record: Mapping[str, Any], *, background: float) -> tuple[FloatArray, Affine]:

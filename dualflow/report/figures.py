@@ -166,7 +166,6 @@ def training_curves(
     histories: Mapping[str, pd.DataFrame],
     columns: Mapping[str, str],
     *,
-    colours: Mapping[str, str] | None = None,
     best: Mapping[str, int] | None = None,
     narrow: bool = False,
 ) -> Figure:
@@ -176,11 +175,10 @@ def training_curves(
         histories: table of each model, with a column `step`.
         columns: column -> title; a model without the column has no line, and what does not change, such as the error
             of a fixed mean, no panel.
-        colours: colour of each model; None assigns them in order.
         best: step whose weights were kept, by model; a vertical line marks it.
         narrow: draw the panels below each other.
     """
-    colours = colours or palette(list(histories))
+    colours = palette(list(histories))
     present = {
         name: label
         for name, label in columns.items()

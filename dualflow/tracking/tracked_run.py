@@ -60,9 +60,9 @@ class Run:
         # A resumed training repeats the steps after its state, with the same values.
         self._logged = set[tuple[str, int]]()
 
-    def parameters(self, values: Mapping[str, Any], prefix: str = "") -> None:
+    def parameters(self, values: Mapping[str, Any]) -> None:
         """Log configuration values; the names of nested ones are joined with dots."""
-        self._log("parameters", {key: str(value)[:500] for key, value in _flatten(values, prefix)})
+        self._log("parameters", {key: str(value)[:500] for key, value in _flatten(values)})
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Log the finite values at a step."""
@@ -356,7 +356,7 @@ def group_run(config: TrackingConfig, experiment: str, pending: Path | None = No
     return tracked(config, experiment, key.name, key.tags, pending, continues=key.continues)
 
 
-def _flatten(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
         name = f"{prefix}.{key}" if prefix else str(key)
         if isinstance(value, Mapping):

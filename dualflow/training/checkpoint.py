@@ -16,8 +16,8 @@ from dualflow.models.tensors import read_verified, save_tensors
 _FACTS = "facts"
 
 
-def save_state(folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], keep: int = 2) -> None:
-    """Write the training state of `step`; of the others, the `keep` - 1 newest before it remain.
+def save_state(folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write the training state of `step`; of the others, only the newest before it remains, in case this is damaged.
 
     Raises:
         CommitError: the file cannot be written; earlier states remain.
@@ -25,7 +25,7 @@ def save_state(folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Ma
     path = folder / f"state-{step:08d}.safetensors"
     save_tensors(path, tensors, {_FACTS: json.dumps(facts)})
     # Later states are damaged ones that the training did not resume.
-    kept = [state for state in states(folder) if state <= path][-keep:]
+    kept = [state for state in states(folder) if state <= path][-2:]
     for state in set(states(folder)) - set(kept):
         state.unlink()
 
