@@ -110,23 +110,10 @@ def differences(table: pd.DataFrame, reference: str, *, bootstrap: int = 2000, s
         for q, metric in enumerate(metrics):
             if not both[:, q].any():
                 continue
-            both_values = pair[both[:, q], :, q]
-            paired, people = both_values[:, 0] - both_values[:, 1], len(both_values)
-            change = _change(metric, means[:, q], draws[:, :, q], people)
-            if np.isinf(both_values).any():
-                unknown = (float("nan"),) * (len(change) - 1)
-                rows.append((model, reference, metric, change[0], *unknown, "undecided", *unknown[:2], people))
-                continue
-            if metric in UNRANKED or _same(both_values):
-                untested = "unranked" if metric in UNRANKED else "equal"
-                rows.append((model, reference, metric, *change, untested, float("nan"), float("nan"), people))
-                continue
-            p = float("nan") if METRICS[metric].better == "ideal" else _signed_rank(paired)
-            slack, other_slack = (slacks[METRICS[metric].slack][both[:, q], at].mean() for at in (m, reference_index))
-            # An upper bound may be too high by its slack, and never too low; so may the ends of the interval.
-            beyond = change[1] > slack or change[2] < -other_slack
-            verdict = "undecided" if max(slack, other_slack) > 0 and not beyond else ""
-            rows.append((model, reference, metric, *change, verdict, p, float("nan"), people))
+            paired = pair[both[:, q], :, q]
+            change = _change(metric, means[:, q], draws[:, :, q], len(paired))
+            slack = [slacks[METRICS[metric].slack][both[:, q], at].mean() for at in (m, reference_index)]
+            rows.append((model, reference, metric, *_tested(metric, paired, change, slack)))
         for metric, (first, second) in _study_pairs(table, model, reference, pd.DataFrame(counts, columns=subjects)):
             change = _change(
                 metric,
@@ -165,6 +152,28 @@ def _change(metric: str, means: NDArray[np.float64], draws: NDArray[np.float64],
     ends = _interval(metric, draws[:, 0] - draws[:, 1], people)
     gain_ends = _interval(metric, loss(draws[:, 1]) - loss(draws[:, 0]), people)
     return (means[0] - means[1], *ends, float(loss(means[1]) - loss(means[0])), *gain_ends)
+
+
+def _tested(
+    metric: str, paired: NDArray[np.float64], change: tuple[float, ...], slack: Sequence[float]
+) -> tuple[Any, ...]:
+    """Columns of `differences` from `difference` on; an empty verdict is left to the test, and `p_holm` is NaN.
+
+    Args:
+        metric: of the values.
+        paired: values of model and reference `[people, 2]`.
+        change: from `_change`.
+        slack: mean slack of the values of both `[2]`.
+    """
+    unknown, people = float("nan"), len(paired)
+    if np.isinf(paired).any():
+        return (change[0], *[unknown] * (len(change) - 1), "undecided", unknown, unknown, people)
+    if metric in UNRANKED or _same(paired):
+        return (*change, "unranked" if metric in UNRANKED else "equal", unknown, unknown, people)
+    p = unknown if METRICS[metric].better == "ideal" else _signed_rank(paired[:, 0] - paired[:, 1])
+    # An upper bound may be too high by its slack, and never too low; so may the ends of the interval.
+    beyond = change[1] > slack[0] or change[2] < -slack[1]
+    return (*change, "undecided" if max(slack) > 0 and not beyond else "", p, unknown, people)
 
 
 def is_within_slack(entry: Mapping[Hashable, Any]) -> bool:
