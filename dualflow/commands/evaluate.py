@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from math import log
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -59,6 +60,26 @@ from dualflow.tracking.tracked_run import Run
 from dualflow.training.device import device_of, select_device, source_and_side
 
 
+class _ScoredScans(NamedTuple):
+    """A model's results on the test scans.
+
+    Attributes:
+        scores: one row per scan.
+        reliability: coverage at each nominal level, mean over people.
+        pit: histogram of the probability integral transforms, mean over people.
+        region_means: real and estimated region means of each scan, `[2, R]`.
+        errors: maps of the errors, mean over people.
+        picture: the first scan as PNG.
+    """
+
+    scores: pd.DataFrame
+    reliability: pd.DataFrame
+    pit: pd.DataFrame
+    region_means: list[NDArray[np.float64]]
+    errors: MeanError
+    picture: bytes
+
+
 def evaluate(config: Config, names: Sequence[str], seed: int) -> None:
     """Score the models `names` on the test scans, one after the other, on the device of the training.
 
@@ -76,53 +97,34 @@ def evaluate(config: Config, names: Sequence[str], seed: int) -> None:
 def _evaluate(
     config: Config, name: str, seed: int, predictor: Predictor, pairs: pd.DataFrame, regions: RegionMap
 ) -> None:
-    layout, row = config.layout, modality(config.study.target)
-    test = load_split(config, pairs, "test", predictor.card.side)
+    layout, test = config.layout, load_split(config, pairs, "test", predictor.card.side)
     if not len(test):
         raise DataError(
             f"{config.study.name}: no test scan to score; give split.test a share, name test_subjects, or mend the "
             f"scans in {layout.quarantine}"
         )
-    rows, curves, histograms, region_means, picture = [], [], [], [], None
-    errors, visits = MeanError(config.preprocess.shape), Counter(test.subjects)
-    for index, item in enumerate(track(test.items, f"evaluate {name}, seed {seed}")):
-        mask, target = item["mask"][0].numpy(), item["target"][0].numpy()
-        shown = scored_voxels(target, mask)
-        prediction = _predict(predictor, item, config)
-        own_scores = _flow_scores(predictor.flow, test, index, prediction, config)
-        own_scores |= _closed_form_bits(predictor.model, item, config)
-        attainable = attainable_target(config, Scan.parse(item["scan"]), mask)
-        scores = score(prediction, target, shown, regions, row, own_scores.get("bits_in_mask"), attainable)
-        if index == 0:
-            picture = _picture(config, item, prediction, scores["mae"])
-        rows.append({"model": name, "seed": seed, "scan": item["scan"], **scores, **own_scores})
-        subject = Scan.parse(item["scan"]).subject
-        cases = calibration_cases(prediction, target, shown, regions)
-        curves.append(reliability(cases).assign(model=name, subject=subject))
-        histograms.append(pit_histogram(cases).assign(model=name, subject=subject))
-        errors.add(prediction.mean, target, shown, weight=1 / visits[subject])
-        region_means.append(np.stack([regions.measured_means(target, mask), regions.means(prediction.mean, mask)]))
+    results = _score_scans(config, name, seed, predictor, test, regions)
     stem = training_key(name, seed)
     tables = {
-        layout.table(f"scans_{stem}"): pd.DataFrame(rows),
-        layout.table(f"reliability_{stem}"): over_subjects(curves, "level"),
-        layout.table(f"pit_{stem}"): over_subjects(histograms, "pit"),
-        layout.table(f"regions_{stem}"): _region_table(test.scans, regions.names, region_means),
+        layout.table(f"scans_{stem}"): results.scores,
+        layout.table(f"reliability_{stem}"): results.reliability,
+        layout.table(f"pit_{stem}"): results.pit,
+        layout.table(f"regions_{stem}"): _region_table(test.scans, regions.names, results.region_means),
     }
     if config.evaluate.classify:
-        tables[layout.downstream(name, seed)] = _downstream(config, predictor, pairs, test, regions, region_means)
+        means = results.region_means
+        tables[layout.downstream(name, seed)] = _downstream(config, predictor, pairs, test, regions, means)
     if config.evaluate.stress and predictor.flow is not None:
         tables[layout.stress(name, seed)] = _stress(predictor.flow, test, config, f"{name}, seed {seed}")
     for path, table in tables.items():
         commit_text(path, table_text(table))
     maps = {}
-    for kind, volume in errors.maps().items():
+    for kind, volume in results.errors.maps().items():
         maps[f"{kind}_map"] = path = layout.error_map(kind, name, seed)
         write_volume(path, volume, model_grid(config.preprocess)[0], codes=MNI)
     with model_run(config, name, seed, training_of(layout, name, seed), continues=True) as run:
-        _log(run, config, predictor, pairs, tables[layout.table(f"scans_{stem}")])
-        if picture is not None:
-            run.picture(picture, PICTURE)
+        _log(run, config, predictor, pairs, results.scores)
+        run.picture(results.picture, PICTURE)
         run.finish()
         write_manifest(
             layout.manifest(f"evaluate/{stem}"),
@@ -131,6 +133,33 @@ def _evaluate(
             inputs={"model": predictor.card.weights_sha256},
             config=dump_sections(config.evaluate, config.convert),
         )
+
+
+def _score_scans(
+    config: Config, name: str, seed: int, predictor: Predictor, test: PairDataset, regions: RegionMap
+) -> _ScoredScans:
+    """Predict each test scan and compare it with the measured target."""
+    row, visits = modality(config.study.target), Counter(test.subjects)
+    rows, curves, histograms, region_means, picture = [], [], [], [], b""
+    errors = MeanError(config.preprocess.shape)
+    for index, item in enumerate(track(test.items, f"evaluate {name}, seed {seed}")):
+        scan, mask, target = Scan.parse(item["scan"]), item["mask"][0].numpy(), item["target"][0].numpy()
+        shown = scored_voxels(target, mask)
+        prediction = _predict(predictor, item, config)
+        density = _flow_scores(predictor.flow, test, index, prediction, config)
+        density |= _closed_form_bits(predictor.model, item, config)
+        attainable = attainable_target(config, scan, mask)
+        scores = score(prediction, target, shown, regions, row, density.get("bits_in_mask"), attainable)
+        if index == 0:
+            picture = _picture(config, item, prediction, scores["mae"])
+        rows.append({"model": name, "seed": seed, "scan": item["scan"], **scores, **density})
+        cases = calibration_cases(prediction, target, shown, regions)
+        curves.append(reliability(cases).assign(model=name, subject=scan.subject))
+        histograms.append(pit_histogram(cases).assign(model=name, subject=scan.subject))
+        errors.add(prediction.mean, target, shown, weight=1 / visits[scan.subject])
+        region_means.append(np.stack([regions.measured_means(target, mask), regions.means(prediction.mean, mask)]))
+    calibration = over_subjects(curves, "level"), over_subjects(histograms, "pit")
+    return _ScoredScans(pd.DataFrame(rows), *calibration, region_means, errors, picture)
 
 
 def _log(run: Run, config: Config, predictor: Predictor, pairs: pd.DataFrame, scans: pd.DataFrame) -> None:
