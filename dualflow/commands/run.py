@@ -63,13 +63,6 @@ def run_workflow(config: Config, cores: str, options: Sequence[str] = (), steps:
         log_file = layout.log("snakemake")
         log_file.parent.mkdir(parents=True, exist_ok=True)
         progress_folder = _empty_folder(layout.log("progress").with_suffix(""))
-        environment = os.environ | {
-            PROGRESS_FOLDER: str(progress_folder.resolve()),
-            RUN: "1",
-            PARENTS: parents_of_steps(),
-            # The rules call `dualflow`, which is beside this Python.
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-        }
         with log_file.open("ab") as stream:
             log = LogFollower(log_file, stream.tell())
             targets = [str(layout.manifest(step)) for step in steps or ()]
@@ -78,17 +71,13 @@ def run_workflow(config: Config, cores: str, options: Sequence[str] = (), steps:
                 [*command, *options, *targets],
                 stdout=stream,
                 stderr=stream,
-                env=environment,
+                env=_environment(progress_folder),
                 pass_fds=[lock.fileno()],
                 start_new_session=True,  # Ctrl-C reaches this process alone, which stops the steps in order
             )
             exit_code = _watch(process, progress_folder, log)
     if exit_code == 0:
-        required = step_names(config) if steps is None else steps
-        missing = [step for step in required if not layout.manifest(step).is_file()]
-        # A part of the workflow leaves the last step outdated; manifests of other configurations do not matter.
-        relevant = {step for step in required if step != CHECK or not (options or steps)}
-        broken = [step for step in verify_manifests(layout.root / "manifests", digests) if step in relevant]
+        missing, broken = _unfinished(config, steps, digests, partial=bool(options or steps))
         if broken or (missing and (steps is not None or not options)):
             exit_code = 1  # options of the user may have asked for a part of the workflow
         for step in [*missing, *broken]:
@@ -110,6 +99,35 @@ def snakemake_command(config: Config) -> list[str]:
     return [
         sys.executable, "-m", "snakemake", "--snakefile", str(snakefile), "--configfile", str(write_resolved(config)),
     ]  # fmt: skip
+
+
+def _environment(progress_folder: Path) -> dict[str, str]:
+    """Environment variables of Snakemake and its steps."""
+    return os.environ | {
+        PROGRESS_FOLDER: str(progress_folder.resolve()),
+        RUN: "1",
+        PARENTS: parents_of_steps(),
+        # The rules call `dualflow`, which is beside this Python.
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+    }
+
+
+def _unfinished(
+    config: Config, steps: Sequence[str] | None, digests: DigestCache, *, partial: bool
+) -> tuple[list[str], list[str]]:
+    """Steps without a manifest, and steps whose manifest does not verify.
+
+    Args:
+        config: the study's configuration.
+        steps: the steps that were asked for; None for all of the study.
+        digests: cached digests of the outputs.
+        partial: whether a part of the workflow was asked for, which leaves the last step outdated.
+    """
+    layout, required = config.layout, step_names(config) if steps is None else steps
+    missing = [step for step in required if not layout.manifest(step).is_file()]
+    # Manifests of other configurations do not matter.
+    relevant = {step for step in required if step != CHECK or not partial}
+    return missing, [step for step in verify_manifests(layout.root / "manifests", digests) if step in relevant]
 
 
 def _empty_folder(folder: Path) -> Path:
