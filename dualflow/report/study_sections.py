@@ -119,20 +119,6 @@ def section_tables(
     row, main = modality(config.study.target), config.model.preset
     summary, ceilings = results.summary, results.ceilings
     paired, test = PAIRED.format(main=main), pairs[pairs["split"] == "test"]
-    bits = (
-        f"Negative log2 density per voxel of the mask, for intensities in {row.unit}. The background of a flow is "
-        "integrated out; the density of a closed form is exact, and takes too long in brains of more than "
-        f"{config.evaluate.closed_form_voxels:,} voxels. Other models have no density of whole images."
-    )
-    likelihood = [metric_table(results.summary, row, BITS, bits), bits_table(results.likelihood, results.cards)]
-    if results.summary.loc[results.summary["metric"].isin(BITS), "model"].nunique() > 1:
-        likelihood.append(difference_table(results.differences, row, BITS, f"{paired} {SLACK}"))
-    likelihood += [
-        source_table(results.likelihood),
-        image_table(results.likelihood, row),
-        *([explained_table(results.likelihood, flows)] if (flows := explaining_flows(results.cards)) else []),
-        safety_table(results.likelihood, results.stress, row),
-    ]
 
     def scores(metrics: Sequence[str], caption: str) -> Table:
         """The means of these metrics; the caption says which rows are limits."""
@@ -168,9 +154,25 @@ def section_tables(
             scores(JOINT_METRICS, JOINT_CAPTION),
             *compared(("voxel_crps", "region_crps", "energy_score", "contrast_crps")),
         ],
-        "likelihood": likelihood,
+        "likelihood": _likelihood_tables(config, results, row, f"{paired} {SLACK}"),
         "training": [plain_table(_training_cost(results.cards), COST_CAPTION, digits=1)],
     }
+
+
+def _likelihood_tables(config: Config, results: StudyResults, row: Modality, compared: str) -> list[Table]:
+    """Densities of the models and what they explain; `compared` is the caption of their differences."""
+    caption = (
+        f"Negative log2 density per voxel of the mask, for intensities in {row.unit}. The background of a flow is "
+        "integrated out; the density of a closed form is exact, and takes too long in brains of more than "
+        f"{config.evaluate.closed_form_voxels:,} voxels. Other models have no density of whole images."
+    )
+    tables = [metric_table(results.summary, row, BITS, caption), bits_table(results.likelihood, results.cards)]
+    if results.summary.loc[results.summary["metric"].isin(BITS), "model"].nunique() > 1:
+        tables.append(difference_table(results.differences, row, BITS, compared))
+    tables += [source_table(results.likelihood), image_table(results.likelihood, row)]
+    if flows := explaining_flows(results.cards):
+        tables.append(explained_table(results.likelihood, flows))
+    return [*tables, safety_table(results.likelihood, results.stress, row)]
 
 
 def _native_table(config: Config, native: pd.DataFrame, scans: int, row: Modality) -> Table:
