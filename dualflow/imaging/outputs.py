@@ -20,6 +20,18 @@ from dualflow.layout import TEMPLATE_SPACE, Layout, Scan
 from dualflow.modalities import Modality, modality
 
 _FIGURE_MM = 2.0
+_IN_NATIVE = {
+    "Description": "Preprocessed: normalised, without skull, interpolated once onto the source's own grid",
+    "SkullStripped": True,
+    "SpatialReference": "orig",
+    "Resolution": "The source scan's own grid",
+}
+_DETAIL = {
+    "Description": "Standard deviation of the normalised intensities within each voxel of the model grid, over parts "
+    "of half its size",
+    "Units": "arbitrary",
+}
+_MASK = {"Description": "Brain mask of the source scan", "Type": "Brain", "SkullStripped": False}
 
 
 def write_pair(
@@ -34,24 +46,9 @@ def write_pair(
         "SpatialReference": f"{TEMPLATE_SPACE}, affine",
         "Resolution": f"Model grid, {pair.record['spacing_mm']:g} mm isotropic",
     }
-    in_native = {
-        "Description": "Preprocessed: normalised, without skull, interpolated once onto the source's own grid",
-        "SkullStripped": True,
-        "SpatialReference": "orig",
-        "Resolution": "The source scan's own grid",
-    }
-    detail = on_grid | {
-        "Description": "Standard deviation of the normalised intensities within each voxel of the model grid, over "
-        "parts of half its size",
-        "Units": "arbitrary",
-    }
+    detail = on_grid | _DETAIL
     source = layout.on_grid(scan, source_row).relative_to(layout.derivatives).as_posix()
-    mask = {
-        "Description": "Brain mask of the source scan",
-        "Type": "Brain",
-        "SkullStripped": False,
-        "Sources": [f"bids::{source}"],
-    }
+    mask = _MASK | {"Sources": [f"bids::{source}"]}
     files = {
         "source": layout.on_grid(scan, source_row),
         "source_detail": layout.detail(scan, source_row),
@@ -65,7 +62,7 @@ def write_pair(
     )
     write_volume(files["source_detail"], pair.detail, grid, codes=MNI, sidecar=detail)
     write_volume(files["mask"], pair.mask, grid, dtype=np.uint8, codes=MNI, sidecar=on_grid | mask)
-    write_volume(files["mask_native"], pair.native_mask, native, dtype=np.uint8, codes=codes, sidecar=in_native | mask)
+    write_volume(files["mask_native"], pair.native_mask, native, dtype=np.uint8, codes=codes, sidecar=_IN_NATIVE | mask)
     if pair.target is not None and pair.target_native is not None:
         metadata = _metadata(target_row, pair.record["target"])
         files |= {
@@ -73,7 +70,7 @@ def write_pair(
             "target_native": layout.target_native(scan, source_row, target_row),
         }
         write_volume(files["target"], pair.target, grid, codes=MNI, sidecar=metadata | on_grid)
-        write_volume(files["target_native"], pair.target_native, native, codes=codes, sidecar=metadata | in_native)
+        write_volume(files["target_native"], pair.target_native, native, codes=codes, sidecar=metadata | _IN_NATIVE)
     for name, aligned in pair.extra.items():
         metadata = _metadata(modality(name), aligned.record)
         files[name] = layout.on_grid(scan, modality(name))
