@@ -13,15 +13,16 @@ from scipy import ndimage
 from scipy.interpolate import make_interp_spline
 from scipy.spatial.transform import Rotation
 
+from dualflow.arrays import Bools, Doubles, Singles
 from dualflow.cohort.findings import Findings
 from dualflow.cohort.laws import LAWS
 from dualflow.cohort.lesions import core_share, viability
 from dualflow.cohort.people import Person
-from dualflow.cohort.template import BRAIN, COARSE, COARSE_SHAPE, Floats, Frame, coarse_points, template
-from dualflow.cohort.uptake import Doubles, regions, tissue_loss
+from dualflow.cohort.template import BRAIN, COARSE, COARSE_SHAPE, Frame, coarse_points, template
+from dualflow.cohort.uptake import regions, tissue_loss
 
-Affine = npt.NDArray[np.float64]
-Points = Callable[[Floats], Floats]
+Affine = Doubles
+Points = Callable[[Singles], Singles]
 Voxel = TypeVar("Voxel", bound=np.generic)
 
 HEAD_CENTRE = (0.0, -18.0, -10.0)
@@ -42,14 +43,14 @@ class Anatomy:
     """
 
     to_template: Affine
-    displacement: Floats
+    displacement: Singles
     findings: Findings
 
-    def template_points(self, points: Floats) -> Floats:
+    def template_points(self, points: Singles) -> Singles:
         """Take points [3, ...] of the T1 world to the template world, deformation included."""
         return self.deform(transform(self.to_template, points))
 
-    def deform(self, points: Floats) -> Floats:
+    def deform(self, points: Singles) -> Singles:
         """Add the displacement to points [3, ...] of the template world."""
         at = COARSE.index(points)
         moves = [ndimage.map_coordinates(part, at, order=1, mode="nearest") for part in self.displacement]
@@ -76,15 +77,15 @@ class Tissue:
     """
 
     head: npt.NDArray[np.intp]
-    soft: Floats
-    fat: Floats
+    soft: Singles
+    fat: Singles
     brain: npt.NDArray[np.intp]
-    grey: Floats
-    white: Floats
-    fluid: Floats
-    detail: Floats
-    mask: npt.NDArray[np.bool_]
-    viability: Floats
+    grey: Singles
+    white: Singles
+    fluid: Singles
+    detail: Singles
+    mask: Bools
+    viability: Singles
     grey_region: npt.NDArray[np.int16]
     white_region: npt.NDArray[np.int16]
 
@@ -103,20 +104,20 @@ def anatomy(person: Person) -> Anatomy:
     return Anatomy(to_template, displacement, findings)
 
 
-def transform(affine: Affine, points: Floats) -> Floats:
+def transform(affine: Affine, points: Singles) -> Singles:
     """Apply a 4x4 to points [3, ...]."""
     moved = np.tensordot(affine[:3, :3].astype(np.float32), points, axes=1)
     return np.asarray(moved + affine[:3, 3].astype(np.float32).reshape(3, *(1,) * (points.ndim - 1)), np.float32)
 
 
-def lattice(affine: Affine, shape: tuple[int, int, int]) -> tuple[Floats, Affine]:
+def lattice(affine: Affine, shape: tuple[int, int, int]) -> tuple[Singles, Affine]:
     """World points [3, ...] of every third voxel, extended beyond the grid's end, and the lattice's affine."""
     counts = [(n - 1) // _STRIDE + 2 for n in shape]
     coarse = affine @ np.diag([_STRIDE, _STRIDE, _STRIDE, 1.0])
     return transform(coarse, np.indices(counts, dtype=np.float32)), coarse
 
 
-def points_on_grid(points: Points, affine: Affine, shape: tuple[int, int, int]) -> Floats:
+def points_on_grid(points: Points, affine: Affine, shape: tuple[int, int, int]) -> Singles:
     """Evaluate a smooth map at every voxel [3, *shape], by a cubic spline through every third voxel."""
     world, _ = lattice(affine, shape)
     fine = points(world)
@@ -125,7 +126,7 @@ def points_on_grid(points: Points, affine: Affine, shape: tuple[int, int, int]) 
     return np.ascontiguousarray(fine)
 
 
-def jacobian(displacement: Floats, spacing: float = COARSE.spacing) -> Floats:
+def jacobian(displacement: Singles, spacing: float = COARSE.spacing) -> Singles:
     """Determinant of the derivative of x + u(x) at every node, u in mm [3, ...]."""
     rows = np.stack([np.stack(np.gradient(part, spacing, axis=(0, 1, 2))) for part in displacement])
     return np.asarray(np.linalg.det(np.moveaxis(rows, (0, 1), (-2, -1)) + np.eye(3, dtype=np.float32)), np.float32)
@@ -144,7 +145,7 @@ def best_affine(person_anatomy: Anatomy) -> Affine:
     return np.asarray(fitted @ person_anatomy.to_template)
 
 
-def tissue(person_anatomy: Anatomy, points: Floats) -> Tissue:
+def tissue(person_anatomy: Anatomy, points: Singles) -> Tissue:
     """Look up tissue at template-world points [3, ...] of a whole grid."""
     base = template()
     flat = points.reshape(3, -1)
@@ -175,7 +176,7 @@ def tissue(person_anatomy: Anatomy, points: Floats) -> Tissue:
     )
 
 
-def _random(rng: np.random.Generator) -> Floats:
+def _random(rng: np.random.Generator) -> Singles:
     """Band-limited displacement [3, *COARSE_SHAPE]: cubic splines through normal values on three lattices."""
     total = np.zeros((3, *COARSE_SHAPE), np.float32)
     for spacing, sd in _LAYERS:
@@ -188,7 +189,7 @@ def _random(rng: np.random.Generator) -> Floats:
     return total
 
 
-def _atrophy(person: Person, loss: Doubles, rng: np.random.Generator) -> Floats:
+def _atrophy(person: Person, loss: Doubles, rng: np.random.Generator) -> Singles:
     """Displacement of growing ventricles (sampled nearer their middle) and shrinking hippocampi (farther from it)."""
     pull = template().pull
     ventricles = -1.0 + 4.5 * ((person.age - 50) / 40) ** 1.5 + 3.5 * person.atrophy + rng.normal(0, 0.8)
@@ -199,14 +200,14 @@ def _atrophy(person: Person, loss: Doubles, rng: np.random.Generator) -> Floats:
     return np.asarray(total, np.float32)
 
 
-def _ventricle_ml(displacement: Floats) -> float:
+def _ventricle_ml(displacement: Singles) -> float:
     """Volume of the lateral ventricles in mL, before the change of head size."""
     base, points = template(), coarse_points() + displacement
     share = _linear(base.ventricles, Frame(base.brain.origin, 2.0).index(points))
     return float(share.sum() * COARSE.spacing**3 / 1000)
 
 
-def _fold_free(displacement: Floats) -> Floats:
+def _fold_free(displacement: Singles) -> Singles:
     """Scale a displacement down until no cell is squeezed below MIN_JACOBIAN."""
     while jacobian(displacement).min() < MIN_JACOBIAN:
         displacement = displacement * np.float32(0.93)
@@ -214,17 +215,17 @@ def _fold_free(displacement: Floats) -> Floats:
 
 
 @cache
-def _spline(nodes: int, n: int, step: int = _STRIDE) -> Floats:
+def _spline(nodes: int, n: int, step: int = _STRIDE) -> Singles:
     """Matrix [n, nodes] of cubic spline interpolation from every `step`-th position to positions 0 .. n-1."""
     spline = make_interp_spline(step * np.arange(nodes), np.eye(nodes), k=min(3, nodes - 1))
     return np.asarray(spline(np.arange(n)), dtype=np.float32)
 
 
-def _linear(image: Floats, at: Floats) -> Floats:
+def _linear(image: Singles, at: Singles) -> Singles:
     return np.asarray(ndimage.map_coordinates(image, at, order=1, mode="nearest", output=np.float32))
 
 
-def _lookup(image: npt.NDArray[Voxel], at: Floats) -> npt.NDArray[Voxel]:
+def _lookup(image: npt.NDArray[Voxel], at: Singles) -> npt.NDArray[Voxel]:
     """Nearest voxel's value [N] at voxel coordinates [3, N]; zero beyond the image."""
     flat, inside = np.zeros(at.shape[1], np.int32), np.ones(at.shape[1], bool)
     rounded, index = np.empty(at.shape[1], np.float32), np.empty(at.shape[1], np.int32)

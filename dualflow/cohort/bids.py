@@ -12,12 +12,12 @@ import numpy.typing as npt
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
+from dualflow.arrays import Singles
 from dualflow.cohort.anatomy import Affine, anatomy, best_affine
 from dualflow.cohort.laws import LAWS, effect_table
 from dualflow.cohort.people import Person
 from dualflow.cohort.pet_scanner import Pet, acquire_pet
 from dualflow.cohort.scanner import SCANNERS, acquire_t1, deformation_field
-from dualflow.cohort.template import Floats
 from dualflow.cohort.uptake import regions
 from dualflow.commit import commit_json, commit_text, committing
 from dualflow.imaging.sidecar import PROGRAM
@@ -133,7 +133,7 @@ def _true_row(person: Person) -> dict[str, Any]:
 
 def _write(
     path: Path,
-    values: Floats,
+    values: Singles,
     affine: Affine,
     *,
     levels: int,

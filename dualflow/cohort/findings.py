@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dualflow.arrays import Doubles
 from dualflow.cohort.lesions import Lesion
-from dualflow.cohort.uptake import Doubles
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import expit
 
+from dualflow.arrays import Doubles
 from dualflow.cohort.findings import Findings
 from dualflow.cohort.people import Diagnosis, Person
-from dualflow.cohort.uptake import CEREBRAL_LOBES, LIMBIC_TARGETS, Doubles, regions
+from dualflow.cohort.uptake import CEREBRAL_LOBES, LIMBIC_TARGETS, regions
 
 SUBTYPES = ("posterior", "frontal")
 """Patients have one of these patterns of hypometabolism, which neither MR nor side information shows."""

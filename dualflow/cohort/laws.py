@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dualflow.arrays import Doubles
 from dualflow.cohort import hard_law
 from dualflow.cohort.findings import Findings
 from dualflow.cohort.lesions import Lesion, draw_lesions
 from dualflow.cohort.people import SEVERITY, Diagnosis, Person, Sex
-from dualflow.cohort.uptake import Doubles, drawn_uptake, expected_uptake, person_uptake, regions
+from dualflow.cohort.uptake import drawn_uptake, expected_uptake, person_uptake, regions
 
 VENTRICLES_ML = 18.0
 """Volume of the lateral ventricles in the table of effects, about the cohort's mean."""

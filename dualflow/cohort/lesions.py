@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
-import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 from scipy.special import expit
 
+from dualflow.arrays import Doubles, Singles
 from dualflow.cohort.people import Person
-from dualflow.cohort.template import Floats, template
+from dualflow.cohort.template import template
 from dualflow.cohort.uptake import CEREBRAL_LOBES, regions
 
 CORE_LOSS = 0.95
@@ -38,8 +38,8 @@ class Lesion:
         ml: tissue that it replaces in mL, at the template's size.
     """
 
-    centre: npt.NDArray[np.float64]
-    shape: npt.NDArray[np.float64]
+    centre: Doubles
+    shape: Doubles
     radius: float
     ml: float = 0.0
 
@@ -48,7 +48,7 @@ class Lesion:
         """Hemisphere, `left` or `right`."""
         return "left" if self.centre[0] < 0 else "right"
 
-    def distance(self, points: Floats) -> Floats:
+    def distance(self, points: Singles) -> Singles:
         """Approximate distance in mm [N] of template-world points [3, N] from the surface; negative inside."""
         offset = points - self.centre.astype(np.float32)[:, None]
         return np.asarray(np.linalg.norm(self.shape.astype(np.float32) @ offset, axis=0) - np.float32(self.radius))
@@ -62,7 +62,7 @@ def draw_lesions(person: Person) -> tuple[Lesion, ...]:
     return tuple(_lesion(rng) for _ in range(rng.choice((1, 2, 3), p=(0.6, 0.25, 0.15))))
 
 
-def core_share(lesions: Sequence[Lesion], points: Floats) -> Floats:
+def core_share(lesions: Sequence[Lesion], points: Singles) -> Singles:
     """Share of tissue [N] at template-world points [3, N] that has become fluid; it shows in the MR."""
     intact = np.ones(points.shape[1], np.float32)
     for lesion in lesions:
@@ -70,7 +70,7 @@ def core_share(lesions: Sequence[Lesion], points: Floats) -> Floats:
     return np.asarray(1 - intact, np.float32)
 
 
-def viability(lesions: Sequence[Lesion], points: Floats) -> Floats:
+def viability(lesions: Sequence[Lesion], points: Singles) -> Singles:
     """Factor on the uptake of the remaining tissue [N] at points [3, N]: below 1 in a penumbra."""
     factor = np.ones(points.shape[1], np.float32)
     for lesion in lesions:
@@ -104,7 +104,7 @@ def _lost_ml(lesion: Lesion) -> float:
 
 
 @cache
-def _places() -> npt.NDArray[np.float64]:
+def _places() -> Doubles:
     """Possible centres [N, 3] in mm: cerebral cortex and the white matter below it, off the midline."""
     base, table = template(), regions()
     part = (slice(None, None, 2),) * 3

@@ -9,12 +9,11 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from dualflow.arrays import Doubles, Singles
 from dualflow.cohort.anatomy import Affine, Anatomy, Tissue, points_on_grid, tissue, transform
 from dualflow.cohort.laws import LAWS
 from dualflow.cohort.people import Person
 from dualflow.cohort.scanner import SCANNERS, Scanner, Shape
-from dualflow.cohort.template import Floats
-from dualflow.cohort.uptake import Doubles
 from dualflow.imaging.geometry import FWHM
 
 
@@ -48,9 +47,9 @@ class Pet:
     """
 
     affine: Affine
-    measured: Floats
-    noisefree: Floats
-    expected: Floats
+    measured: Singles
+    noisefree: Singles
+    expected: Singles
     to_t1: Affine
     dose: float
     weight: float
@@ -105,14 +104,14 @@ def acquire_pet(person: Person, body: Anatomy) -> Pet:
     )
 
 
-def expected_pet(person: Person, body: Anatomy) -> Floats:
+def expected_pet(person: Person, body: Anatomy) -> Singles:
     """The person's anatomy with the expected uptake and the scanner's usual blur [*PET_SHAPE], without noise."""
     scanner, parts = SCANNERS[person.site], _pet_tissue(body, _pose(person.generator("pet")))
     activity = _activity(parts, LAWS[person.law].expected(person, body.findings), EXTRACEREBRAL)
     return _resolve(activity, scanner.blur, scanner.blur_edge)
 
 
-def draw_pet(person: Person, body: Anatomy, count: int, rng: np.random.Generator) -> Iterator[Floats]:
+def draw_pet(person: Person, body: Anatomy, count: int, rng: np.random.Generator) -> Iterator[Singles]:
     """Draw scans in Bq/mL [*PET_SHAPE] from the true p(PET | MR, side information).
 
     Uptake, dose, blur and noise are drawn anew, as for a measured scan; anatomy and pose are the person's. The grid is
@@ -140,20 +139,20 @@ def _pet_tissue(body: Anatomy, to_t1: Affine) -> Tissue:
     return tissue(body, points_on_grid(lambda p: body.template_points(transform(to_t1, p)), fine, PET_FINE))
 
 
-def _noisefree(parts: Tissue, uptake: Doubles, scanner: Scanner, session: Session) -> Floats:
+def _noisefree(parts: Tissue, uptake: Doubles, scanner: Scanner, session: Session) -> Singles:
     """The scan [*PET_SHAPE] in units of pure grey matter, without noise."""
     activity = _activity(parts, uptake, session.extracerebral)
     return _resolve(activity, session.blur, scanner.blur_edge + session.blur - scanner.blur)
 
 
-def _with_noise(noisefree: Floats, scanner: Scanner, session: Session, rng: np.random.Generator) -> Floats:
+def _with_noise(noisefree: Singles, scanner: Scanner, session: Session, rng: np.random.Generator) -> Singles:
     counts = scanner.pet_noise * np.sqrt(185 / session.dose)
     grain = ndimage.gaussian_filter(rng.standard_normal(PET_SHAPE, dtype=np.float32), 0.7)
     measured = noisefree + np.float32(counts / grain.std()) * grain * np.sqrt(noisefree + 0.01)
     return np.asarray(np.maximum(measured, 0), np.float32)
 
 
-def _activity(parts: Tissue, uptake: Doubles, extracerebral: float) -> Floats:
+def _activity(parts: Tissue, uptake: Doubles, extracerebral: float) -> Singles:
     """Uptake density [*PET_FINE], in units of pure grey matter, before the scanner."""
     values = uptake.astype(np.float32)
     density = np.zeros(int(np.prod(PET_FINE)), np.float32)
@@ -163,7 +162,7 @@ def _activity(parts: Tissue, uptake: Doubles, extracerebral: float) -> Floats:
     return density.reshape(PET_FINE)
 
 
-def _resolve(activity: Floats, middle: float, edge: float) -> Floats:
+def _resolve(activity: Singles, middle: float, edge: float) -> Singles:
     """Blur and sample in one step: a Gaussian whose width grows with the distance from the axis [*PET_SHAPE]."""
     x, y = (voxel * (np.arange(n) - (n - 1) / 2) for n, voxel in zip(PET_SHAPE[:2], PET_VOXEL[:2], strict=True))
     radius = np.hypot(x[:, None], y[None, :])[:, :, None]
@@ -172,14 +171,14 @@ def _resolve(activity: Floats, middle: float, edge: float) -> Floats:
     return np.asarray(blended, np.float32)
 
 
-def _blurred(activity: Floats, fwhm: float) -> Floats:
+def _blurred(activity: Singles, fwhm: float) -> Singles:
     for axis in range(3):
         matrix = _blur_matrix(PET_FINE[axis], PET_SHAPE[axis], PET_VOXEL[axis], fwhm)
         activity = np.moveaxis(np.tensordot(matrix, activity, axes=(1, axis)), 0, axis)
     return activity
 
 
-def _blur_matrix(fine: int, coarse: int, voxel: float, fwhm: float) -> Floats:
+def _blur_matrix(fine: int, coarse: int, voxel: float, fwhm: float) -> Singles:
     """Matrix [coarse, fine] that samples a 2 mm line, blurred, at the centres of the PET voxels."""
     sigma = fwhm / FWHM
     coarse_mm = voxel * (np.arange(coarse) - (coarse - 1) / 2)

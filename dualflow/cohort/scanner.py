@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 
+from dualflow.arrays import Singles
 from dualflow.cohort.anatomy import Affine, Anatomy, Tissue, lattice, points_on_grid, tissue, transform
 from dualflow.cohort.laws import LAWS
 from dualflow.cohort.people import Person, Site
-from dualflow.cohort.template import Floats
 
 Shape = tuple[int, int, int]
 
@@ -61,7 +61,7 @@ def t1_grid(person: Person) -> tuple[Affine, Shape]:
     return affine, scanner.shape
 
 
-def acquire_t1(person: Person, body: Anatomy) -> tuple[Floats, Affine, float]:
+def acquire_t1(person: Person, body: Anatomy) -> tuple[Singles, Affine, float]:
     """Simulate the T1w scan: signal [i, j, k] in arbitrary units, its affine, and the true brain volume in mL."""
     scanner, rng = _with_contrast(SCANNERS[person.site], person), person.generator("mr")
     affine, size = t1_grid(person)
@@ -86,7 +86,7 @@ def _with_contrast(scanner: Scanner, person: Person) -> Scanner:
     return replace(scanner, signal=(grey, fluid, *outside), gamma=gamma)
 
 
-def _t1_signal(parts: Tissue, scanner: Scanner, size: int, rng: np.random.Generator) -> Floats:
+def _t1_signal(parts: Tissue, scanner: Scanner, size: int, rng: np.random.Generator) -> Singles:
     grey, fluid, soft, fat = np.asarray(scanner.signal) * np.exp(rng.normal(0, 0.025, 4))
     signal = np.zeros(size, np.float32)
     signal[parts.head] = soft * parts.soft + fat * parts.fat
@@ -95,20 +95,20 @@ def _t1_signal(parts: Tissue, scanner: Scanner, size: int, rng: np.random.Genera
     return np.power(signal, np.float32(scanner.gamma * np.exp(rng.normal(0, 0.03))))
 
 
-def _receive_field(rng: np.random.Generator, affine: Affine, size: Shape, strength: float) -> Floats:
+def _receive_field(rng: np.random.Generator, affine: Affine, size: Shape, strength: float) -> Singles:
     """Smooth log gain [i, j, k]: a random quadratic of position, roughly within +- 2 `strength`."""
     linear, square = rng.normal(0, 0.6 * strength, 3), rng.normal(0.3, 0.5, 3) * strength
 
-    def field(points: Floats) -> Floats:
+    def field(points: Singles) -> Singles:
         scaled = points / np.float32(90)
         value = np.tensordot(linear, scaled, axes=1) - np.tensordot(square, scaled**2, axes=1)
         return np.asarray(value[None], np.float32)
 
-    gain: Floats = points_on_grid(field, affine, size)[0]
+    gain: Singles = points_on_grid(field, affine, size)[0]
     return gain
 
 
-def deformation_field(body: Anatomy, affine: Affine, size: Shape, linear: Affine) -> tuple[Floats, Affine]:
+def deformation_field(body: Anatomy, affine: Affine, size: Shape, linear: Affine) -> tuple[Singles, Affine]:
     """Displacement [3, ...] in mm left over by the best affine, on every third T1 voxel, and that lattice's affine."""
     world, coarse = lattice(affine, size)
     return body.template_points(world) - transform(linear, world), coarse

@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from dualflow.arrays import Bools, Singles
 from dualflow.cohort.uptake import regions
 from dualflow.imaging.atlas import desikan_killiany
 from dualflow.imaging.mni_template import BRAIN_THRESHOLD, template_map
 
-Floats = npt.NDArray[np.float32]
 AIR, HEAD, BRAIN = 0, 1, 2
 
 
@@ -30,7 +30,7 @@ class Frame:
     origin: tuple[float, float, float]
     spacing: float
 
-    def index(self, points: npt.NDArray[Any]) -> Floats:
+    def index(self, points: npt.NDArray[Any]) -> Singles:
         """Voxel coordinates [3, ...] of world points [3, ...]."""
         origin = np.reshape(np.asarray(self.origin, np.float32), (3,) + (1,) * (points.ndim - 1))
         return np.asarray((points - origin) / np.float32(self.spacing), dtype=np.float32)
@@ -59,20 +59,20 @@ class Template:
     """
 
     brain: Frame
-    grey: Floats
-    white: Floats
-    fluid: Floats
-    exposure: Floats
-    detail: Floats
-    mask: npt.NDArray[np.bool_]
+    grey: Singles
+    white: Singles
+    fluid: Singles
+    exposure: Singles
+    detail: Singles
+    mask: Bools
     grey_region: npt.NDArray[np.int16]
     white_region: npt.NDArray[np.int16]
     head: Frame
-    soft: Floats
-    fat: Floats
+    soft: Singles
+    fat: Singles
     zone: npt.NDArray[np.uint8]
-    ventricles: Floats
-    pull: dict[str, Floats]
+    ventricles: Singles
+    pull: dict[str, Singles]
 
 
 COARSE = Frame((-108.0, -152.0, -144.0), 4.0)
@@ -119,12 +119,12 @@ def template() -> Template:
     )
 
 
-def _contiguous(name: str) -> Floats:
+def _contiguous(name: str) -> Singles:
     """A map of the template in C order, like every array that is computed from it."""
     return np.ascontiguousarray(template_map(name).array)
 
 
-def _tissue(mask: npt.NDArray[np.bool_]) -> tuple[Floats, Floats, Floats]:
+def _tissue(mask: Bools) -> tuple[Singles, Singles, Singles]:
     """Grey, white and fluid fractions; sharpened, because averaging has blurred the template."""
     grey = _contiguous("gm") * mask
     white = _contiguous("wm") * mask
@@ -156,7 +156,7 @@ def _nearest(labels: npt.NDArray[np.uint16], rows: dict[int, int]) -> npt.NDArra
     return np.where(row >= 0, row, filled).astype(np.int16)
 
 
-def _pull(labels: npt.NDArray[np.uint16], brain: Frame, structure: Sequence[int], width: float) -> Floats:
+def _pull(labels: npt.NDArray[np.uint16], brain: Frame, structure: Sequence[int], width: float) -> Singles:
     """Field [3, *COARSE_SHAPE] of unit maximum that points into a structure and fades over `width` mm."""
     inside = np.isin(labels, structure)[::2, ::2, ::2].astype(np.float32)
     smooth = ndimage.gaussian_filter(inside, width / 2)
@@ -167,13 +167,13 @@ def _pull(labels: npt.NDArray[np.uint16], brain: Frame, structure: Sequence[int]
     return np.stack([ndimage.map_coordinates(part, at, order=1, mode="constant") for part in field])
 
 
-def coarse_points() -> Floats:
+def coarse_points() -> Singles:
     """World points [3, *COARSE_SHAPE] of the grid that displacements are defined on."""
     axes = [o + COARSE.spacing * np.arange(n) for o, n in zip(COARSE.origin, COARSE_SHAPE, strict=True)]
     return np.stack(np.meshgrid(*axes, indexing="ij")).astype(np.float32)
 
 
-def _head(brain: Frame, mask: npt.NDArray[np.bool_]) -> tuple[Floats, Floats, npt.NDArray[np.uint8]]:
+def _head(brain: Frame, mask: Bools) -> tuple[Singles, Singles, npt.NDArray[np.uint8]]:
     """Soft tissue, fat and zones of a head drawn around the brain on the 2 mm grid."""
     brain_mask = np.zeros(_HEAD_SHAPE, bool)
     corner = ((np.asarray(brain.origin) - np.asarray(_HEAD.origin)) / 2).astype(int)
@@ -183,7 +183,7 @@ def _head(brain: Frame, mask: npt.NDArray[np.bool_]) -> tuple[Floats, Floats, np
     axes = np.ogrid[tuple(slice(0, n) for n in _HEAD_SHAPE)]
     x, y, z = (o + 2.0 * axis for o, axis in zip(_HEAD.origin, axes, strict=True))
 
-    def ellipsoid(centre: Sequence[float], radii: Sequence[float]) -> npt.NDArray[np.bool_]:
+    def ellipsoid(centre: Sequence[float], radii: Sequence[float]) -> Bools:
         (u, v, w), (a, b, c) = centre, radii
         return np.asarray(((x - u) / a) ** 2 + ((y - v) / b) ** 2 + ((z - w) / c) ** 2 < 1)
 

@@ -13,13 +13,11 @@ from importlib.resources import files
 from io import StringIO
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from dualflow.arrays import Doubles
 from dualflow.cohort.people import METABOLISM_SD, Person, Sex, expected_metabolism
 from dualflow.imaging.atlas import desikan_killiany, merged_name, side
-
-Doubles = npt.NDArray[np.float64]
 
 CEREBRAL_LOBES = ("frontal", "parietal", "temporal", "occipital")
 LIMBIC_TARGETS = ("ctx-posteriorcingulate", "ctx-isthmuscingulate", "ctx-precuneus")

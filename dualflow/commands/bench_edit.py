@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 
+from dualflow.arrays import Doubles
 from dualflow.cohort import Person
 from dualflow.commands.edit import edited_images, edited_rows
 from dualflow.commands.true_law import expected_targets, people_of
@@ -42,8 +42,6 @@ COLUMNS = {
 AFFECTED = 0.25
 """A region is affected if its true effect exceeds this share of the largest."""
 
-Floats = NDArray[np.float64]
-
 
 def bench_edit(config: Config) -> None:
     """Edit the held-out people, and print and write the table of the effects.
@@ -64,8 +62,8 @@ def bench_edit(config: Config) -> None:
     pairs = usable_pairs(config)
     test = load_split(config, pairs, "test", encoder)
     columns = [column.name for column in encoder.columns if _can_be_edited(column)]
-    effects: dict[str, list[tuple[Floats, Floats]]] = {column: [] for column in columns}
-    changes, errors, misses = dict[str, Floats](), [], []
+    effects: dict[str, list[tuple[Doubles, Doubles]]] = {column: [] for column in columns}
+    changes, errors, misses = dict[str, Doubles](), [], []
     for item in track(test.items, "bench edit"):
         scan, mask = Scan.parse(item["scan"]), item["mask"][0].numpy()
         row, person = pairs[pairs["scan"] == item["scan"]], people[scan.subject]
@@ -102,7 +100,9 @@ def bench_edit(config: Config) -> None:
     print(f"{len(test)} people; without a change, the measured image comes back to {max(errors):.1e}")
 
 
-def _expected_regions(config: Config, dataset: PairDataset, people: Mapping[str, Person], regions: RegionMap) -> Floats:
+def _expected_regions(
+    config: Config, dataset: PairDataset, people: Mapping[str, Person], regions: RegionMap
+) -> Doubles:
     """Region means of the expected target of each scan's person as they are, `[N, R]`."""
     means = []
     for item in track(dataset.items, "expected PET of the training people"):
@@ -118,7 +118,7 @@ def _can_be_edited(column: Continuous | Categorical) -> bool:
     return values is not None and (not isinstance(column, Categorical) or set(values) <= set(column.levels))
 
 
-def leverage(design: Floats, change: Floats) -> float:
+def leverage(design: Doubles, change: Doubles) -> float:
     """Standard error of the effect of a `change` `[S]` in a linear regression on `design` `[N, S]` with noise of SD 1.
 
     Rows with unknown values are left out; an unknown value does not change.
@@ -129,7 +129,7 @@ def leverage(design: Floats, change: Floats) -> float:
     return float(np.sqrt(change @ np.linalg.pinv(centred.T @ centred, hermitian=True) @ change))
 
 
-def marginal_effect(design: Floats, expected: Floats, change: Floats) -> Floats:
+def marginal_effect(design: Doubles, expected: Doubles, change: Doubles) -> Doubles:
     """Effect `[R]` of a `change` `[S]` that side information alone explains.
 
     It is that of a regression of expected region means `[N, R]` on `design` `[N, S]`. It contains what the value
@@ -141,7 +141,9 @@ def marginal_effect(design: Floats, expected: Floats, change: Floats) -> Floats:
     return np.asarray(np.nan_to_num(change) @ np.linalg.pinv(centred) @ means)
 
 
-def summarise_effects(estimated: Floats, true: Floats, standard_error: Floats, marginal: Floats) -> dict[str, float]:
+def summarise_effects(
+    estimated: Doubles, true: Doubles, standard_error: Doubles, marginal: Doubles
+) -> dict[str, float]:
     """Compare effects `[N, R]` of N people and R regions.
 
     Args:
@@ -181,7 +183,7 @@ def summarise_effects(estimated: Floats, true: Floats, standard_error: Floats, m
     }
 
 
-def _slope(effects: Floats, true: Floats) -> float:
+def _slope(effects: Doubles, true: Doubles) -> float:
     """Effects over true effects `[R]`, by least squares."""
     return float(effects @ true / (true @ true))
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
+from dualflow.arrays import Doubles
 from dualflow.commands.imputation_plan import STEP, imputation_options, imputing_weights
 from dualflow.commands.imputation_terms import imputation_terms
 from dualflow.commands.learning_data import LearningData
@@ -41,8 +41,6 @@ from dualflow.training.device import select_device
 
 VOLUME = "Joint draw of a target that was not measured; its region means are those of the table of imputed regions"
 SPLITS = ("train", "validation", "test", "convert")
-
-Floats = NDArray[np.float64]
 
 
 def impute(config: Config, name: str = "") -> None:
@@ -134,7 +132,7 @@ def _write_volumes(
     data: LearningData,
     regions: RegionMap,
     study: StudyRegions,
-    values: Floats,
+    values: Doubles,
 ) -> dict[str, Path]:
     """Write the first draws of the scans without a target as volumes on the model grid; return the files."""
     count, row, files = min(options.volumes, options.draws), modality(config.study.target), dict[str, Path]()

@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from dualflow.arrays import Bools, Doubles
 from dualflow.commands.imputation_pool import Pool
 from dualflow.commands.learning_data import LearningData
 from dualflow.commands.train import fit_model
@@ -33,8 +34,7 @@ from dualflow.layout import Scan
 from dualflow.training.closed_form import ClosedFormCache
 from dualflow.training.context import TrainingContext
 
-Floats = NDArray[np.float64]
-Derive = Callable[[Floats], tuple[Floats, Sequence[str]]]
+Derive = Callable[[Doubles], tuple[Doubles, Sequence[str]]]
 """From region values `[M, N, R]` to those of all outcomes, and their names."""
 FORMULA = Formula("diagnosis + age + sex + group", {"diagnosis": "CN"})
 NULL = "group"
@@ -42,12 +42,12 @@ NULL = "group"
 NULL_TERM = f"{NULL}=B"
 
 
-def hidden_at_random(people: pd.DataFrame, rng: np.random.Generator) -> NDArray[np.bool_]:
+def hidden_at_random(people: pd.DataFrame, rng: np.random.Generator) -> Bools:
     """Hide the PET of half of the people."""
     return rng.permutation(len(people)) < len(people) // 2
 
 
-def hidden_by_side(people: pd.DataFrame, rng: np.random.Generator) -> NDArray[np.bool_]:
+def hidden_by_side(people: pd.DataFrame, rng: np.random.Generator) -> Bools:
     """Hide the PET of more of the patients and of the old: about half of the patients, a quarter of the others."""
     age = (people["age"] - people["age"].mean()) / people["age"].std()
     logit = np.where(people["diagnosis"] == "CN", -1.1, 0.0) + 0.4 * age
@@ -58,7 +58,7 @@ class Hiding(NamedTuple):
     """A way of hiding PET: its name in tables, and the function that tells whose PET is hidden."""
 
     name: str
-    hide: Callable[[pd.DataFrame, np.random.Generator], NDArray[np.bool_]]
+    hide: Callable[[pd.DataFrame, np.random.Generator], Bools]
 
 
 HIDING: Mapping[str, Hiding] = {
@@ -86,8 +86,8 @@ class SimulatedStudy:
     pool: Pool
     items: list[Item]
     table: pd.DataFrame
-    observed: NDArray[np.bool_]
-    true_draws: Floats
+    observed: Bools
+    true_draws: Doubles
     members: NDArray[np.int64]
     hidden: str
     seed: Sequence[int]
@@ -186,10 +186,10 @@ def _as_number(seed: Sequence[int | str]) -> int:
 
 def _estimates(
     values: Sequence[RegionValues],
-    observed: NDArray[np.bool_],
+    observed: Bools,
     design: pd.DataFrame,
     derive: Derive,
-    fills: Mapping[str, NDArray[np.float64]],
+    fills: Mapping[str, Doubles],
     replicates: Replicates | None,
 ) -> Iterator[tuple[str, pd.DataFrame]]:
     """Yield the analysis of each way of completing the study; `replicates` are those of the proper draws."""
@@ -197,9 +197,7 @@ def _estimates(
     subjects = [str(position) for position in range(len(values))]  # a person drawn twice is two people
     columns = ["region", "term", "estimate", "se", "low", "high"]
 
-    def analysis(
-        tables: NDArray[np.float64], known: NDArray[np.bool_], changes: Replicates | None = None
-    ) -> Callable[[str], pd.DataFrame]:
+    def analysis(tables: Doubles, known: Bools, changes: Replicates | None = None) -> Callable[[str], pd.DataFrame]:
         outcomes, names = derive(tables)
         if changes is not None:
             changes = changes.outcomes(tables, lambda values: derive(values)[0])

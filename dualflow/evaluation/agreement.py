@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dualflow.evaluation.arrays import Floats
+from dualflow.arrays import Floats
 
 LIMIT_SDS = 1.96
 """Standard deviations from the bias to a limit of agreement; 95 % of normal differences lie between the limits."""

@@ -14,7 +14,7 @@ import pandas as pd
 import scoringrules
 from scipy.special import ndtri
 
-from dualflow.evaluation.arrays import Bools, Floats
+from dualflow.arrays import Bools, Floats
 from dualflow.imaging.regions import RegionMap
 
 if TYPE_CHECKING:  # torch takes a second to import, and tables need only the names of metrics

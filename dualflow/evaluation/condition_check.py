@@ -8,8 +8,8 @@ from math import nan
 import numpy as np
 import pandas as pd
 
+from dualflow.arrays import Floats
 from dualflow.errors import ShapeError
-from dualflow.evaluation.arrays import Floats
 from dualflow.evaluation.statistics import SIGNIFICANT, subject_means
 
 

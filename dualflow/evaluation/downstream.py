@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from dualflow.arrays import Bools, Doubles
 from dualflow.errors import ConfigError, DataError
 
-Floats = NDArray[np.float64]
 FOLDS, INNER_FOLDS, REPEATS = 5, 3, 5
 """Outer and inner folds of the nested cross-validation, and its repetitions with other folds."""
 PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
@@ -27,7 +27,7 @@ RESAMPLES = 1000
 COLUMNS = ("features", "auc", "low", "high", "balanced_accuracy", "people", "classes")
 
 
-def feature_sets(real: Floats, source: Floats, synthetic: Floats) -> dict[str, Floats]:
+def feature_sets(real: Doubles, source: Doubles, synthetic: Doubles) -> dict[str, Doubles]:
     """Region means `[N, F]` by the name of what a clinician would have, without regions that a scan lacks."""
     sets = {
         "real target": real,
@@ -65,7 +65,7 @@ def require_no_leakage(label: str, side: Sequence[str], pairs: pd.DataFrame) -> 
 
 
 def classify(
-    features: Mapping[str, Floats], labels: Sequence[str], subjects: Sequence[str], seed: int = 0
+    features: Mapping[str, Doubles], labels: Sequence[str], subjects: Sequence[str], seed: int = 0
 ) -> pd.DataFrame:
     """Predict labels from each set of features by a penalised logistic regression, nested cross-validation over people.
 
@@ -102,8 +102,8 @@ def classify(
 
 
 def _person_means(
-    values: Floats, labels: Sequence[str], subjects: Sequence[str]
-) -> tuple[Floats, NDArray[np.str_], NDArray[np.str_]]:
+    values: Doubles, labels: Sequence[str], subjects: Sequence[str]
+) -> tuple[Doubles, NDArray[np.str_], NDArray[np.str_]]:
     """Mean features `[P, F]` of each subject and label over the visits, with labels and subjects `[P]`."""
     means = pd.DataFrame(values).groupby([np.array(subjects), np.array(labels)], sort=False).mean()
     people, classes = (np.array(means.index.get_level_values(level).tolist()) for level in (0, 1))
@@ -111,7 +111,7 @@ def _person_means(
 
 
 def _row(
-    name: str, values: Floats, labels: NDArray[np.str_], subjects: NDArray[np.str_], seed: int
+    name: str, values: Doubles, labels: NDArray[np.str_], subjects: NDArray[np.str_], seed: int
 ) -> tuple[str, float, float, float, float, int, int]:
     from sklearn.metrics import balanced_accuracy_score
 
@@ -140,12 +140,12 @@ class _Pairs(NamedTuple):
         right: how often the row of the class had the higher probability, ties by half `[I, O]`.
     """
 
-    inside: NDArray[np.bool_]
-    judged: Floats
-    right: Floats
+    inside: Bools
+    judged: Doubles
+    right: Doubles
 
     @classmethod
-    def of(cls, inside: NDArray[np.bool_], column: int, repeats: Sequence[tuple[Floats, NDArray[np.int64]]]) -> _Pairs:
+    def of(cls, inside: Bools, column: int, repeats: Sequence[tuple[Doubles, NDArray[np.int64]]]) -> _Pairs:
         """Count the pairs over repeats, each with probabilities `[P, K]` and folds `[P]`."""
         judged = right = np.zeros((inside.sum(), (~inside).sum()))
         for probabilities, fold in repeats:
@@ -167,8 +167,8 @@ def _area(pairs: Sequence[_Pairs], weights: NDArray[Any]) -> float:
 
 
 def _probabilities(
-    values: Floats, labels: NDArray[np.str_], subjects: NDArray[np.str_], seed: int
-) -> tuple[Floats, NDArray[np.int64]]:
+    values: Doubles, labels: NDArray[np.str_], subjects: NDArray[np.str_], seed: int
+) -> tuple[Doubles, NDArray[np.int64]]:
     """Probability of each class `[P, K]` of each row from a classifier that saw no row of its subject, and its fold."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
@@ -191,7 +191,7 @@ def _probabilities(
     return result, fold
 
 
-def _log_score(model: Any, values: Floats, labels: NDArray[np.str_]) -> float:
+def _log_score(model: Any, values: Doubles, labels: NDArray[np.str_]) -> float:
     """Mean log-probability of the labels; a label that the model's training people lack has a probability of 0."""
     columns = labels[:, None] == model.classes_
     return float(np.log(np.maximum((model.predict_proba(values) * columns).sum(axis=1), LEAST_PROBABILITY)).mean())

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import scoringrules
 
-from dualflow.evaluation.arrays import Bools, Floats
+from dualflow.arrays import Bools, Floats
 from dualflow.evaluation.calibration import Ensemble
 from dualflow.evaluation.measures import Context, MetricFunction
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dualflow.evaluation.arrays import Bools, Floats
+from dualflow.arrays import Bools, Floats
 
 MIN_SHARE = 0.5
 """Share of the people whose mask must hold a voxel for the maps to have a value there."""

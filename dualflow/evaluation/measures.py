@@ -8,7 +8,7 @@ from typing import Generic, Literal, TypeVar
 
 import numpy as np
 
-from dualflow.evaluation.arrays import Bools, Floats
+from dualflow.arrays import Bools, Floats
 from dualflow.evaluation.calibration import PredictiveDistribution
 from dualflow.imaging.meta_regions import meta_region_weights
 from dualflow.imaging.regions import RegionMap

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from dualflow.arrays import Bools, Floats
 from dualflow.errors import ShapeError
-from dualflow.evaluation.arrays import Bools, Floats
 from dualflow.evaluation.calibration import (
     LEVELS,
     Ensemble,

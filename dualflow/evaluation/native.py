@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from dualflow.arrays import Bools, Floats
 from dualflow.config import Config
 from dualflow.data.preprocessed_scan import PreprocessedScan
 from dualflow.errors import DataError
-from dualflow.evaluation.arrays import Bools, Floats
 from dualflow.evaluation.measures import Context
 from dualflow.evaluation.metrics import METRICS
 from dualflow.evaluation.statistics import KEYS

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from dualflow.evaluation.arrays import Floats
+from dualflow.arrays import Floats
 from dualflow.evaluation.calibration import distance_from_uniform
 from dualflow.evaluation.measures import Measure, StudyMetric
 from dualflow.evaluation.metrics import METRICS

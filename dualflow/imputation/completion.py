@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from dualflow.arrays import Bools, Doubles
 from dualflow.errors import DataError
 from dualflow.imputation.formula import Formula
 from dualflow.imputation.proper_draws import RegionScans, explained_share, least_scans, proper_draws
@@ -17,7 +17,6 @@ from dualflow.imputation.replicates import MOST_GROUPS, Replicates, replicate, s
 from dualflow.layout import Scan
 from dualflow.progress import track
 
-Floats = NDArray[np.float64]
 GROUPINGS = 5
 """Groupings of the subjects of a large study that are tried for the jackknife."""
 
@@ -36,7 +35,7 @@ class StudyRegions:
     keys: list[str] = field(default_factory=list)
     values: list[RegionValues] = field(default_factory=list)
     cross_fitted: list[bool] = field(default_factory=list)
-    weights: list[Floats] = field(default_factory=list)
+    weights: list[Doubles] = field(default_factory=list)
 
     @property
     def subjects(self) -> list[str]:
@@ -44,16 +43,16 @@ class StudyRegions:
         return [Scan.parse(key).subject for key in self.keys]
 
     @property
-    def observed(self) -> NDArray[np.bool_]:
+    def observed(self) -> Bools:
         """Whether the target of a scan was measured `[N]`."""
         return np.array([np.isfinite(one.measured).any() for one in self.values])
 
-    def with_meta_regions(self, values: Floats) -> Floats:
+    def with_meta_regions(self, values: Doubles) -> Doubles:
         """Append the meta-regions to region values `[M, N, R]`."""
         return add_meta_regions(values, np.stack(self.weights))
 
 
-def add_meta_regions(values: Floats, weights: Floats) -> Floats:
+def add_meta_regions(values: Doubles, weights: Doubles) -> Doubles:
     """Append the meta-regions with weights `[N, G, R]` to region values `[M, N, R]`."""
     known = np.isfinite(values)
     means = np.einsum("mnr,ngr->mng", np.where(known, values, 0.0), weights)
@@ -72,7 +71,7 @@ class Completed:
         facts: how the values were drawn.
     """
 
-    values: Floats
+    values: Doubles
     replicates: Replicates | None
     facts: Mapping[str, object]
 
@@ -116,10 +115,10 @@ def complete(study: StudyRegions, formula: Formula, table: pd.DataFrame, draws: 
 
 def _replicates(
     study: StudyRegions,
-    measured: Floats,
+    measured: Doubles,
     known: RegionScans,
     missing: RegionScans,
-    informs: NDArray[np.bool_],
+    informs: Bools,
     seed: int,
 ) -> Replicates | None:
     """Replicates of all scans, also of the meta-regions.
@@ -141,7 +140,7 @@ def _shown(groups: Sequence[int]) -> Iterable[int]:
     return track(groups, "impute without each subject")
 
 
-def _require_informing(study: StudyRegions, informs: NDArray[np.bool_], terms: int, formula: Formula) -> None:
+def _require_informing(study: StudyRegions, informs: Bools, terms: int, formula: Formula) -> None:
     """Name the cause if too few measured people inform the draws: the model learnt from them, or all lack a value."""
     used, least = len(set(np.array(study.subjects)[informs])), least_scans(terms)
     seen = int((study.observed & ~np.array(study.cross_fitted)).sum())
@@ -171,7 +170,7 @@ def _require_independent(study: StudyRegions) -> None:
         )
 
 
-def _require_groups(table: pd.DataFrame, informs: NDArray[np.bool_], formula: Formula) -> None:
+def _require_groups(table: pd.DataFrame, informs: Bools, formula: Formula) -> None:
     """Name a group of which no measured scan informs the draws."""
     for name in formula.variables:
         if formula.is_number(table[name]):

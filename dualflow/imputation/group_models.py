@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from dualflow.arrays import Bools, Doubles
 from dualflow.errors import DataError
 from dualflow.evaluation.statistics import holm
 from dualflow.imputation.formula import INTERCEPT, require_full_rank
@@ -17,7 +18,6 @@ from dualflow.imputation.mixed_model import fit_random_intercepts
 from dualflow.imputation.pooling import Pooled, pool
 from dualflow.imputation.replicates import Replicates
 
-Floats = NDArray[np.float64]
 ANALYSIS_TABLE = "regions.tsv"
 """File of an analysis's table in its folder."""
 MULTIPLE, RUBIN, COMPLETE, SINGLE = METHODS = ("multiple", "Rubin's rules", "complete cases", "single")
@@ -30,13 +30,13 @@ COLUMNS = (
     "measured", "gain",
 )  # fmt: skip
 
-Fit = tuple[Floats, Floats, float]
+Fit = tuple[Doubles, Doubles, float]
 """Coefficients and their variances `[..., R, K]`, and residual degrees of freedom."""
 
 
 def analyse_regions(
-    values: Floats,
-    observed: NDArray[np.bool_],
+    values: Doubles,
+    observed: Bools,
     design: pd.DataFrame,
     subjects: Sequence[str],
     regions: Sequence[str],
@@ -96,7 +96,7 @@ def analyse_regions(
     return _with_gain(_adjusted(pd.concat(rows, ignore_index=True)))[list(COLUMNS)]
 
 
-def _varies(values: Floats) -> NDArray[np.bool_]:
+def _varies(values: Doubles) -> Bools:
     """Whether an outcome of completed tables `[M, N, R]` varies by more than rounding `[R]`; a constant has no test."""
     finite = np.isfinite(values)
     low = np.where(finite, values, np.inf).min(axis=(0, 1))
@@ -112,10 +112,10 @@ class GroupModel:
         subjects: subject of each scan.
     """
 
-    def __init__(self, design: Floats, subjects: NDArray[np.str_]) -> None:
+    def __init__(self, design: Doubles, subjects: NDArray[np.str_]) -> None:
         self.design, self.subjects = design, subjects
 
-    def fit(self, values: Floats, rows: NDArray[np.bool_]) -> Fit:
+    def fit(self, values: Doubles, rows: Bools) -> Fit:
         """Fit the model to `rows` of outcomes `[..., N, R]`."""
         design, outcomes = self.design[rows], np.moveaxis(values, -2, 0)[rows]
         flat, subjects = outcomes.reshape(len(design), -1), self.subjects[rows]
@@ -136,14 +136,14 @@ class _Fits(NamedTuple):
     """
 
     methods: dict[str, tuple[Pooled, tuple[int, int]]]
-    ratio: Floats | None
+    ratio: Doubles | None
 
 
 def _fit_methods(
     model: GroupModel,
-    values: Floats,
-    measured: NDArray[np.bool_],
-    known: NDArray[np.bool_],
+    values: Doubles,
+    measured: Bools,
+    known: Bools,
     replicates: Replicates | None,
 ) -> _Fits | None:
     """Fit the model by each method; None if it cannot be fitted to the known scans."""
@@ -166,7 +166,7 @@ def _fit_methods(
     return _Fits(methods, ratio)
 
 
-def _mean_ratio(ratios: Sequence[Floats]) -> Floats | None:
+def _mean_ratio(ratios: Sequence[Doubles]) -> Doubles | None:
     """Mean over outcomes of the jackknife's ratios `[R, K]`; None if there is none.
 
     The jackknife of one outcome rests on few subjects and is noisy; what makes Rubin's rules too wide, or too narrow,
@@ -177,7 +177,7 @@ def _mean_ratio(ratios: Sequence[Floats]) -> Floats | None:
 
 
 def _with_jackknife(
-    methods: dict[str, tuple[Pooled, tuple[int, int]]], ratio: Floats | None
+    methods: dict[str, tuple[Pooled, tuple[int, int]]], ratio: Doubles | None
 ) -> dict[str, tuple[Pooled, tuple[int, int]]]:
     """Scale the variances of Rubin's rules by the ratio, and keep theirs as a method of its own."""
     pooled, counts = methods[MULTIPLE]
@@ -193,7 +193,7 @@ def _alone(fit: Fit) -> Pooled:
     return Pooled(coefficients, np.sqrt(variances), np.full_like(variances, freedom), nothing, nothing)
 
 
-def _least_squares(values: Floats, design: Floats) -> tuple[Floats, Floats]:
+def _least_squares(values: Doubles, design: Doubles) -> tuple[Doubles, Doubles]:
     """Fit all outcomes `[N, R]` at once; return coefficients and variances `[R, K]`."""
     import statsmodels.api as sm
 

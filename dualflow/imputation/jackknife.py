@@ -6,10 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from dualflow.arrays import Bools, Doubles
 from dualflow.imputation.mixed_model import fit_random_intercepts
 from dualflow.imputation.replicates import Replicates
-
-Floats = NDArray[np.float64]
 
 
 class FixedWeights:
@@ -27,11 +26,11 @@ class FixedWeights:
         ratio: variance between subjects over that within, per outcome `[R]`; None if no subject has several scans.
     """
 
-    def __init__(self, design: Floats, subjects: NDArray[np.str_], ratio: Floats | None) -> None:
+    def __init__(self, design: Doubles, subjects: NDArray[np.str_], ratio: Doubles | None) -> None:
         self._design, self._ratio = design, ratio
         self._subjects = np.unique(subjects, return_inverse=True)[1]
 
-    def coefficients(self, outcomes: Floats, rows: NDArray[np.bool_]) -> Floats:
+    def coefficients(self, outcomes: Doubles, rows: Bools) -> Doubles:
         """Fit `rows` of outcomes `[N, R]`; return coefficients `[R, K]`."""
         design, values = self._design[rows], outcomes[rows]
         if self._ratio is None:
@@ -46,14 +45,14 @@ class FixedWeights:
         return np.asarray(np.einsum("rkn,nr->rk", np.linalg.pinv(weighted), values - share * value_means))
 
 
-def fixed_weights(design: Floats, subjects: NDArray[np.str_], outcomes: Floats) -> FixedWeights:
+def fixed_weights(design: Doubles, subjects: NDArray[np.str_], outcomes: Doubles) -> FixedWeights:
     """Return the least squares of a design, weighted as suits outcomes `[N, R]` if subjects have several scans."""
     if len(set(subjects)) == len(subjects):
         return FixedWeights(design, subjects, None)
     return FixedWeights(design, subjects, fit_random_intercepts(outcomes, design, subjects).ratio)
 
 
-def jackknife_variance(estimator: FixedWeights, outcomes: Floats, replicates: Replicates) -> Floats:
+def jackknife_variance(estimator: FixedWeights, outcomes: Doubles, replicates: Replicates) -> Doubles:
     """Return the variances of the coefficients of all scans, `[R, K]`.
 
     With the coefficients b of all scans, and b_g without group g, it is

@@ -9,21 +9,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dualflow.arrays import Doubles
 from dualflow.imaging.atlas import merged_name
 from dualflow.imaging.meta_regions import meta_regions
 from dualflow.imputation.completion import add_meta_regions
 from dualflow.imputation.outcomes import ASYMMETRY, RATIO, add_outcomes
 
-Floats = NDArray[np.float64]
 SIGNATURE, OTHER = "AD signature", "frontal"
 PAIR = ("ctx-lh-inferiorparietal", "ctx-rh-inferiorparietal")
 JOINT = (SIGNATURE, f"{SIGNATURE}{RATIO}{OTHER}", f"{merged_name(PAIR[0])} {ASYMMETRY}")
 """A meta-region, a ratio of two, and an asymmetry."""
 
 
-def add_joint_outcomes(values: Floats, regions: Sequence[str], weights: Floats) -> tuple[Floats, tuple[str, ...]]:
+def add_joint_outcomes(values: Doubles, regions: Sequence[str], weights: Doubles) -> tuple[Doubles, tuple[str, ...]]:
     """Append the joint outcomes to region values `[M, N, R]`, as `dualflow analyse` computes them.
 
     Args:

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
-Floats = NDArray[np.float64]
+from dualflow.arrays import Doubles
+
 SHARES = np.linspace(0, 1, 41)
 """Shares of the variance between subjects in the whole; the two beside the best of them enclose the optimum."""
 LARGEST_SHARE = 1 - 1e-6
@@ -24,12 +25,12 @@ class MixedFits(NamedTuple):
         ratio: variance between subjects over that within `[R]`.
     """
 
-    coefficients: Floats
-    variances: Floats
-    ratio: Floats
+    coefficients: Doubles
+    variances: Doubles
+    ratio: Doubles
 
 
-def fit_random_intercepts(outcomes: Floats, design: Floats, subjects: NDArray[np.str_]) -> MixedFits:
+def fit_random_intercepts(outcomes: Doubles, design: Doubles, subjects: NDArray[np.str_]) -> MixedFits:
     """Fit outcomes `[N, R]` on a design `[N, K]` by restricted maximum likelihood.
 
     The likelihood is maximised over the ratio of variances alone, since the rest has a closed form given the ratio
@@ -66,15 +67,15 @@ class _Profile(NamedTuple):
     """
 
     scans: int
-    counts: Floats
-    design_sums: Floats
-    outcome_sums: Floats
-    design_squares: Floats
-    products: Floats
-    outcome_squares: Floats
+    counts: Doubles
+    design_sums: Doubles
+    outcome_sums: Doubles
+    design_squares: Doubles
+    products: Doubles
+    outcome_squares: Doubles
 
     @classmethod
-    def of(cls, outcomes: Floats, design: Floats, subjects: NDArray[np.str_]) -> _Profile:
+    def of(cls, outcomes: Doubles, design: Doubles, subjects: NDArray[np.str_]) -> _Profile:
         _, subject, counts = np.unique(subjects, return_inverse=True, return_counts=True)
         design_sums, outcome_sums = (np.zeros((len(counts), part.shape[1])) for part in (design, outcomes))
         np.add.at(design_sums, subject, design)
@@ -91,7 +92,7 @@ class _Profile(NamedTuple):
             outcome_squares=self.outcome_squares[[index]],
         )
 
-    def fit(self, position: int) -> tuple[Floats, Floats, float]:
+    def fit(self, position: int) -> tuple[Doubles, Doubles, float]:
         """Coefficients `[K]`, covariance `[K, K]` and the ratio of the only outcome, best beside SHARES[position]."""
         low, high = SHARES[max(position - 1, 0)], min(SHARES[position + 1], LARGEST_SHARE)
 
@@ -107,13 +108,13 @@ class _Profile(NamedTuple):
         scale = squares[0] / (self.scans - len(information))
         return coefficients[:, 0], scale * np.linalg.inv(information), ratio
 
-    def criterion(self, ratio: float) -> Floats:
+    def criterion(self, ratio: float) -> Doubles:
         """Minus twice the restricted log-likelihood `[R]`, up to a constant."""
         information, _, squares = self.given(ratio)
         determinants = np.log1p(self.counts * ratio).sum() + np.linalg.slogdet(information)[1]
         return np.asarray((self.scans - len(information)) * np.log(squares) + determinants)
 
-    def given(self, ratio: float) -> tuple[Floats, Floats, Floats]:
+    def given(self, ratio: float) -> tuple[Doubles, Doubles, Doubles]:
         """Information `[K, K]`, coefficients `[K, R]` and squares of the residuals `[R]`."""
         weights = ratio / (1 + self.counts * ratio)
         weighted = self.design_sums.T * weights

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dualflow.arrays import Doubles
 from dualflow.errors import ConfigError
 from dualflow.imaging.atlas import merged_name, side
 
-Floats = NDArray[np.float64]
 ASYMMETRY, RATIO = "asymmetry", "/"
 
 
 def add_outcomes(
-    values: Floats, regions: Sequence[str], *, asymmetries: bool = False, ratios: Sequence[str] = ()
-) -> tuple[Floats, tuple[str, ...]]:
+    values: Doubles, regions: Sequence[str], *, asymmetries: bool = False, ratios: Sequence[str] = ()
+) -> tuple[Doubles, tuple[str, ...]]:
     """Append derived outcomes to region values `[..., R]`.
 
     Draws are joint over regions, so an outcome of several regions needs no law of its own.

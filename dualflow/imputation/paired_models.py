@@ -9,15 +9,14 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from dualflow.arrays import Bools, Doubles
 from dualflow.data.markdown import markdown_table
 from dualflow.imputation.study_tables import CONSTANT, FIXED, JACKKNIFE, PROPER, SAMPLES, SINGLE
 from dualflow.imputation.validity import EFFECT, NULL_KIND, simulated_by_hiding
 from dualflow.imputation.validity_figures import Estimates, Figure, Resamples, average
 from dualflow.imputation.validity_text import with_error
 
-Floats = NDArray[np.float64]
 METHODS = (JACKKNIFE, PROPER, FIXED, SAMPLES, CONSTANT, SINGLE)
 """The methods that depend on the model."""
 _SECOND = "second, "
@@ -54,9 +53,7 @@ def compare_imputations(first: pd.DataFrame, second: pd.DataFrame, null: str) ->
     return pd.DataFrame(rows).round(4)
 
 
-def _figures(
-    first: Estimates, second: Estimates, truth: Floats, kinds: Mapping[str, NDArray[np.bool_]]
-) -> dict[str, Figure]:
+def _figures(first: Estimates, second: Estimates, truth: Doubles, kinds: Mapping[str, Bools]) -> dict[str, Figure]:
     resamples, effect = Resamples(len(first.estimate)), kinds[EFFECT]
     claimed = resamples.mean(np.square(first.se))
     squares = resamples.mean(np.square(second.estimate - first.estimate))

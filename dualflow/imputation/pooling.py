@@ -9,11 +9,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dualflow.arrays import Doubles
 from dualflow.errors import DataError
-
-Floats = NDArray[np.float64]
 
 
 class Pooled(NamedTuple):
@@ -27,27 +25,27 @@ class Pooled(NamedTuple):
         between: variance of the estimates between the tables.
     """
 
-    estimate: Floats
-    se: Floats
-    df: Floats
-    fmi: Floats
-    between: Floats
+    estimate: Doubles
+    se: Doubles
+    df: Doubles
+    fmi: Doubles
+    between: Doubles
 
-    def interval(self, level: float = 0.95) -> tuple[Floats, Floats]:
+    def interval(self, level: float = 0.95) -> tuple[Doubles, Doubles]:
         """Return the ends of the confidence interval."""
         from scipy.stats import t
 
         half = t.ppf((1 + level) / 2, self.df) * self.se
         return self.estimate - half, self.estimate + half
 
-    def p(self) -> Floats:
+    def p(self) -> Doubles:
         """Return the two-sided p-value of an effect of 0."""
         from scipy.stats import t
 
         return np.asarray(2 * t.sf(np.abs(self.estimate / self.se), self.df))
 
 
-def pool(estimates: Floats, variances: Floats, df_complete: Floats | float) -> Pooled:
+def pool(estimates: Doubles, variances: Doubles, df_complete: Doubles | float) -> Pooled:
     """Pool the analyses of M completed tables.
 
     With the mean W of the variances within tables, the variance B between the estimates, T = W + (1 + 1/M) B,

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from dualflow.arrays import Bools, Doubles
 from dualflow.errors import DataError
 from dualflow.imputation.formula import INTERCEPT, require_full_rank
 from dualflow.imputation.region_regression import RegionRegression, Regressions
 
-Floats = NDArray[np.float64]
 LEAST_FREEDOM = 4
 """Least residual degrees of freedom of a regression; with fewer, the posterior has no variance."""
 
@@ -34,26 +33,26 @@ class RegionScans:
     """
 
     terms: pd.DataFrame
-    prediction: Floats
-    noise: Floats
+    prediction: Doubles
+    noise: Doubles
 
     @property
-    def slope_terms(self) -> Floats:
+    def slope_terms(self) -> Doubles:
         """Terms without the intercept `[N, K - 1]`."""
         return self.terms.drop(columns=INTERCEPT).to_numpy()
 
-    def regressors(self, region: int) -> Floats:
+    def regressors(self, region: int) -> Doubles:
         """Terms, then the prediction of one region, `[N, K + 1]`."""
         return np.column_stack([self.terms.to_numpy(), self.prediction[:, region]])
 
-    def regions(self, chosen: NDArray[np.bool_]) -> RegionScans:
+    def regions(self, chosen: Bools) -> RegionScans:
         """The same scans with some of the regions."""
         return RegionScans(self.terms, self.prediction[:, chosen], self.noise[:, :, chosen])
 
 
 def proper_draws(
-    measured: Floats, observed: RegionScans, missing: RegionScans, seed: int, *, proper: bool = True
-) -> Floats:
+    measured: Doubles, observed: RegionScans, missing: RegionScans, seed: int, *, proper: bool = True
+) -> Doubles:
     """Draw the regions of the missing scans M times, jointly over regions and scans, `[M, Q, R]`.
 
     Region r of scan i follows y_ir = a_r + b_r' [terms_i, prediction_ir] + s_r u_ir, where u is the model's noise,
@@ -101,7 +100,7 @@ def least_scans(terms: int) -> int:
     return terms + 1 + LEAST_FREEDOM
 
 
-def regions_that_can_be_fitted(measured: Floats, observed: RegionScans) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def regions_that_can_be_fitted(measured: Doubles, observed: RegionScans) -> tuple[Bools, Bools]:
     """Return which values are known `[N, R]`, and which regions have enough of them `[R]`."""
     known, terms = np.isfinite(measured) & np.isfinite(observed.prediction), observed.terms.to_numpy()
     used = [
@@ -115,12 +114,12 @@ def regions_that_can_be_fitted(measured: Floats, observed: RegionScans) -> tuple
 
 
 def _draw(
-    measured: Floats, observed: RegionScans, known: NDArray[np.bool_], missing: RegionScans, seed: int, *, proper: bool
-) -> Floats:
+    measured: Doubles, observed: RegionScans, known: Bools, missing: RegionScans, seed: int, *, proper: bool
+) -> Doubles:
     regression = RegionRegression(observed.slope_terms, observed.prediction, known, observed.noise)
     fitted = regression.fit(measured)
     drawn = _posterior(regression, fitted, seed) if proper else fitted
-    noise: Floats = drawn.spread[..., None, :] * missing.noise / regression.size
+    noise: Doubles = drawn.spread[..., None, :] * missing.noise / regression.size
     return regression.values(drawn, missing.slope_terms, missing.prediction) + noise
 
 
@@ -137,7 +136,7 @@ def _posterior(regression: RegionRegression, fitted: Regressions, seed: int) -> 
     )
 
 
-def explained_share(measured: Floats, observed: RegionScans) -> float:
+def explained_share(measured: Doubles, observed: RegionScans) -> float:
     """Return the share of the variance that the terms leave and the predictions explain, as the median over regions.
 
     It is adjusted for the coefficient that a prediction costs: one that is independent of the values scores about 0.
@@ -154,6 +153,6 @@ def explained_share(measured: Floats, observed: RegionScans) -> float:
     return float(max(np.median(shares), 0.0)) if shares else 0.0
 
 
-def _residual_variance(values: Floats, design: Floats) -> float:
+def _residual_variance(values: Doubles, design: Doubles) -> float:
     residuals = values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
     return float(np.square(residuals).sum() / (len(values) - np.linalg.matrix_rank(design)))

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from dualflow.arrays import Bools, Doubles
+
 LEAST_REGIONS = 10
 """Fewest regions from which the variance of a slope over regions is estimated; with fewer, slopes stay as they are."""
 MOST_MOVED = 0.375
@@ -39,13 +40,13 @@ class Regressions(NamedTuple):
         limit: farthest that a slope moves `[..., R, P]`.
     """
 
-    level: Floats
-    slopes: Floats
-    spread: Floats
-    centre: Floats
-    between: Floats
-    errors: Floats
-    limit: Floats
+    level: Doubles
+    slopes: Doubles
+    spread: Doubles
+    centre: Doubles
+    between: Doubles
+    errors: Doubles
+    limit: Doubles
 
 
 class RegionRegression:
@@ -62,7 +63,7 @@ class RegionRegression:
         noise: the noise with a root mean square of 1 over the known scans.
     """
 
-    def __init__(self, terms: Floats, prediction: Floats, known: NDArray[np.bool_], noise: Floats) -> None:
+    def __init__(self, terms: Doubles, prediction: Doubles, known: Bools, noise: Doubles) -> None:
         self._known = known.astype(np.float64)
         self._count = self._known.sum(axis=0)
         prediction, noise = np.where(known, prediction, 0.0), np.where(known, noise, 0.0)
@@ -80,7 +81,7 @@ class RegionRegression:
         self.size = np.sqrt(np.square(noise).sum(axis=(0, 1)) / (len(noise) * self._count))
         self.noise = noise / self.size
 
-    def fit(self, values: Floats, errors: Floats | None = None) -> Regressions:
+    def fit(self, values: Doubles, errors: Doubles | None = None) -> Regressions:
         """Fit measurements `[..., N, R]`; those that are not known are not used.
 
         Args:
@@ -108,16 +109,16 @@ class RegionRegression:
         both = _Shrunk(*(np.concatenate(parts, axis=-1) for parts in zip(terms, prediction, strict=True)))
         return Regressions(level, both.slopes, spread, both.centre, both.between, errors, both.limit)
 
-    def change(self, slopes: Floats) -> Floats:
+    def change(self, slopes: Doubles) -> Doubles:
         """Differences of the known scans from the level `[..., N, R]` by slopes `[..., R, P]`."""
         return np.asarray(np.einsum("rnp,...rp->...nr", self._design, slopes))
 
-    def values(self, fitted: Regressions, terms: Floats, prediction: Floats) -> Floats:
+    def values(self, fitted: Regressions, terms: Doubles, prediction: Doubles) -> Doubles:
         """Expected values `[..., Q, R]` of other scans."""
         design = self._raw(terms, prediction) - self._centre
         return np.asarray(fitted.level[..., None, :] + np.einsum("rnp,...rp->...nr", design, fitted.slopes))
 
-    def _slope_errors(self, spread: Floats) -> Floats:
+    def _slope_errors(self, spread: Doubles) -> Doubles:
         """Variance over regions of the slopes' errors `[P]`, those of the terms for a known slope of the prediction.
 
         Errors of different regions are correlated by the noise, so that they differ less over regions than errors of
@@ -129,19 +130,19 @@ class RegionRegression:
         return np.asarray(errors.var(axis=-2, ddof=1).mean(axis=0))
 
     @staticmethod
-    def _raw(terms: Floats, prediction: Floats) -> Floats:
+    def _raw(terms: Doubles, prediction: Doubles) -> Doubles:
         """Regressors `[R, N, P]`."""
         return np.stack([np.column_stack([terms, one]) for one in prediction.T])
 
 
 class _Shrunk(NamedTuple):
-    slopes: Floats
-    centre: Floats
-    between: Floats
-    limit: Floats
+    slopes: Doubles
+    centre: Doubles
+    between: Doubles
+    limit: Doubles
 
 
-def _shrink(slopes: Floats, error: Floats, limit: Floats) -> _Shrunk:
+def _shrink(slopes: Doubles, error: Doubles, limit: Doubles) -> _Shrunk:
     """Move slopes `[..., R, P]` towards their mean, given the variance of their errors over regions `[P]`."""
     centre = slopes.mean(axis=-2, keepdims=True)
     between = np.maximum(slopes.var(axis=-2, ddof=1, keepdims=True) - error, 0.0)
@@ -149,17 +150,17 @@ def _shrink(slopes: Floats, error: Floats, limit: Floats) -> _Shrunk:
     return _Shrunk(slopes + move, centre, between, limit)
 
 
-def moved_share(between: Floats, error: Floats) -> Floats:
+def moved_share(between: Doubles, error: Doubles) -> Doubles:
     """Share of the way to the mean by which slopes move, from their variance over regions and that of their errors."""
     total = between + error
     return np.divide(error, total, out=np.zeros_like(total), where=total > 0)
 
 
-def _solved(solve: Floats, values: Floats) -> Floats:
+def _solved(solve: Doubles, values: Doubles) -> Doubles:
     return np.asarray(np.einsum("rpn,...nr->...rp", solve, values))
 
 
-def _pseudo_inverse(design: Floats, length: Floats) -> tuple[Floats, NDArray[np.int64]]:
+def _pseudo_inverse(design: Doubles, length: Doubles) -> tuple[Doubles, NDArray[np.int64]]:
     """Pseudo-inverse `[R, P, N]` of designs `[R, N, P]` with columns of a length each, and the ranks `[R]`."""
     scaled = design / np.where(length > 0, length, 1.0)
     inverse = np.linalg.pinv(scaled, rcond=LEAST_SINGULAR)

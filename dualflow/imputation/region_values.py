@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from dualflow.arrays import Bools, Doubles
 from dualflow.data.dataset import Item, PairDataset
 from dualflow.flows.closed_form_fits import Solver, is_closed_form
 from dualflow.flows.interface import ConditionalModel, ConditionalSampler
@@ -22,8 +22,6 @@ from dualflow.imaging.regions import RegionMap
 from dualflow.imputation.proper_draws import RegionScans
 from dualflow.training.closed_form import subject_folds
 from dualflow.training.device import device_of, source_and_side
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -36,9 +34,9 @@ class RegionValues:
         noise: deviations of the model's samples from their mean, `[M, R]`.
     """
 
-    measured: Floats
-    prediction: Floats
-    noise: Floats
+    measured: Doubles
+    prediction: Doubles
+    noise: Doubles
 
 
 @torch.no_grad()
@@ -72,7 +70,7 @@ def region_values(
     return RegionValues(measured, prediction, noise - noise.mean(axis=0))
 
 
-def chosen_scans(values: Sequence[RegionValues], terms: pd.DataFrame, chosen: NDArray[np.bool_]) -> RegionScans:
+def chosen_scans(values: Sequence[RegionValues], terms: pd.DataFrame, chosen: Bools) -> RegionScans:
     """Return the `chosen` scans `[N]` of `values`, with their rows of `terms`."""
     scans = [one for one, is_in in zip(values, chosen, strict=True) if is_in]
     prediction, noise = np.stack([one.prediction for one in scans]), np.stack([one.noise for one in scans], axis=1)

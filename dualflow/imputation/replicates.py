@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dualflow.arrays import Bools, Doubles
 from dualflow.errors import DataError
 from dualflow.imputation.proper_draws import RegionScans, regions_that_can_be_fitted
 from dualflow.imputation.region_regression import RegionRegression, Regressions, moved_share
 from dualflow.models.tensors import read_verified, save_tensors
 
-Floats = NDArray[np.float64]
 MOST_GROUPS = 200
 """Most groups of subjects; in a larger study several subjects are left out at a time."""
 LEAST_WEIGHT = 1e-9
@@ -43,17 +43,17 @@ class Replicates:
     """
 
     group: NDArray[np.int64]
-    weight: Floats
-    left_out: Floats
-    shrinkage: Floats
+    weight: Doubles
+    left_out: Doubles
+    shrinkage: Doubles
 
-    def outcomes(self, values: Floats, derive: Callable[[Floats], Floats]) -> Replicates:
+    def outcomes(self, values: Doubles, derive: Callable[[Doubles], Doubles]) -> Replicates:
         """Changes of outcomes that `derive` computes from completed tables `[M, N, R]`, as means over the draws."""
         unchanged = derive(values)
         left_out = np.stack([derive(values + change).mean(axis=0) for change in self.left_out]) - unchanged.mean(axis=0)
         return replace(self, left_out=left_out, shrinkage=derive(values + self.shrinkage) - unchanged)
 
-    def chosen(self, scans: NDArray[np.bool_]) -> Replicates:
+    def chosen(self, scans: Bools) -> Replicates:
         """The replicates of some of the scans `[N]`."""
         changes = self.left_out[:, scans], self.shrinkage[:, scans]
         return Replicates(self.group[scans], self.weight, *changes)
@@ -62,14 +62,14 @@ class Replicates:
         """The replicates of some of the regions."""
         return replace(self, left_out=self.left_out[:, :, columns], shrinkage=self.shrinkage[:, :, columns])
 
-    def write(self, path: Path, drawn: NDArray[np.bool_], table: str) -> None:
+    def write(self, path: Path, drawn: Bools, table: str) -> None:
         """Write the changes of the `drawn` scans `[N]`, with the digest of the table they belong to."""
         arrays = {name: getattr(self, name)[:, drawn].astype(np.float32) for name in _CHANGES}
         arrays |= {"group": self.group, "weight": self.weight}
         save_tensors(path, {name: torch.from_numpy(array) for name, array in arrays.items()}, {_TABLE: table})
 
     @classmethod
-    def read(cls, path: Path, drawn: NDArray[np.bool_], table: str) -> Replicates | None:
+    def read(cls, path: Path, drawn: Bools, table: str) -> Replicates | None:
         """Read what `write` wrote; None if the imputation has no replicates.
 
         Raises:
@@ -86,7 +86,7 @@ class Replicates:
         return cls(arrays["group"], arrays["weight"], *changes)
 
 
-def _of_all(changes: NDArray[np.floating], drawn: NDArray[np.bool_]) -> Floats:
+def _of_all(changes: NDArray[np.floating], drawn: Bools) -> Doubles:
     """Changes of all scans, from those of the drawn ones `[G, Q, R]`."""
     whole = np.zeros((len(changes), len(drawn), changes.shape[2]))
     whole[:, drawn] = changes
@@ -101,11 +101,11 @@ def subject_groups(subjects: Sequence[str], attempt: int = 0) -> NDArray[np.int6
 
 
 def replicate(
-    measured: Floats,
+    measured: Doubles,
     observed: RegionScans,
     missing: RegionScans,
-    informs: NDArray[np.bool_],
-    drawn: NDArray[np.bool_],
+    informs: Bools,
+    drawn: Bools,
     group: NDArray[np.int64],
     seed: int,
     progress: Callable[[Sequence[int]], Iterable[int]] = iter,
@@ -142,7 +142,7 @@ def replicate(
     return Replicates(group, weight, _of_all(left_out, drawn), _of_all(shrinkage, drawn))
 
 
-def _weights(terms: Floats, groups: NDArray[np.int64], count: int) -> Floats | None:
+def _weights(terms: Doubles, groups: NDArray[np.int64], count: int) -> Doubles | None:
     """Weights det(I - H_g)^(1/r) of the groups; None if one is 0.
 
     H_g is the group's block of the hat matrix of terms `[N, K]`, and r the rank of its rows. Coefficients without a
@@ -161,14 +161,14 @@ def _weights(terms: Floats, groups: NDArray[np.int64], count: int) -> Floats | N
 class _Fitted:
     """The regression of the measured regions, and the values that it expects of the missing scans."""
 
-    def __init__(self, measured: Floats, known: NDArray[np.bool_], observed: RegionScans, missing: RegionScans) -> None:
+    def __init__(self, measured: Doubles, known: Bools, observed: RegionScans, missing: RegionScans) -> None:
         self._measured, self._known, self._observed, self._missing = measured, known, observed, missing
         self._regression = self._on(np.ones(len(measured), dtype=bool))
         self._fit = self._regression.fit(measured)
 
     def left_out(
         self, groups: NDArray[np.int64], count: int, progress: Callable[[Sequence[int]], Iterable[int]]
-    ) -> Floats:
+    ) -> Doubles:
         """Changes of the expected values without each group `[G, Q, R]`."""
         expected = self._expected(self._regression, self._fit)
         changes = np.repeat(np.where(np.isfinite(expected), 0.0, np.nan)[None], count, axis=0)
@@ -178,7 +178,7 @@ class _Fitted:
             changes[group] = self._expected(part, part.fit(self._measured[rows])) - expected
         return changes
 
-    def shrinkage(self, draws: int, seed: int) -> Floats:
+    def shrinkage(self, draws: int, seed: int) -> Doubles:
         """Draws of the errors by shrinkage `[M, Q, R]`."""
         fit = self._fit
         standard = np.random.default_rng([seed, 1]).normal(size=(draws, *fit.slopes.shape))
@@ -186,11 +186,11 @@ class _Fitted:
         errors = fit._replace(level=np.zeros((draws, len(fit.level))), slopes=np.clip(moves, -fit.limit, fit.limit))
         return self._expected(self._regression, errors)
 
-    def _on(self, rows: NDArray[np.bool_]) -> RegionRegression:
+    def _on(self, rows: Bools) -> RegionRegression:
         scans = self._observed
         return RegionRegression(
             scans.slope_terms[rows], scans.prediction[rows], self._known[rows], scans.noise[:, rows]
         )
 
-    def _expected(self, regression: RegionRegression, fit: Regressions) -> Floats:
+    def _expected(self, regression: RegionRegression, fit: Regressions) -> Doubles:
         return regression.values(fit, self._missing.slope_terms, self._missing.prediction)

@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from dualflow.arrays import Bools, Doubles
 from dualflow.imputation.proper_draws import proper_draws
 from dualflow.imputation.region_values import RegionValues, chosen_scans
 from dualflow.imputation.replicates import Replicates, replicate, subject_groups
 
-Floats = NDArray[np.float64]
 ALL = "all measured"
 """The method that knows every target: what the others try to recover."""
 PROPER, FIXED, SAMPLES, CONSTANT, SINGLE = (
@@ -21,9 +20,7 @@ PROPER, FIXED, SAMPLES, CONSTANT, SINGLE = (
 JACKKNIFE, TRUE_LAW = f"{PROPER}, jackknife", "draws of the true law"
 
 
-def fillings(
-    values: Sequence[RegionValues], observed: NDArray[np.bool_], terms: pd.DataFrame, seed: int
-) -> Mapping[str, Floats]:
+def fillings(values: Sequence[RegionValues], observed: Bools, terms: pd.DataFrame, seed: int) -> Mapping[str, Doubles]:
     """Return the draws `[M, Q, R]` of the scans that are not observed, by method.
 
     `model samples` are those of the model as it is. `constant-spread draws` add independent noise of one size to its
@@ -50,7 +47,7 @@ def fillings(
 
 
 def study_replicates(
-    values: Sequence[RegionValues], observed: NDArray[np.bool_], terms: pd.DataFrame, seed: int
+    values: Sequence[RegionValues], observed: Bools, terms: pd.DataFrame, seed: int
 ) -> Replicates | None:
     """Return the replicates of proper draws, without each of the N people; None if a term needs one of them."""
     measured = np.stack([one.measured for one in values])

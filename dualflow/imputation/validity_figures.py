@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from dualflow.arrays import Bools, Doubles
+
 LARGE = 0.5
 """An effect is large if it exceeds this share of the largest of its term."""
 
@@ -15,16 +15,16 @@ LARGE = 0.5
 class Estimates(NamedTuple):
     """Estimates of K coefficients in S studies `[S, K]`; NaN where a study has none."""
 
-    estimate: Floats
-    se: Floats
-    low: Floats
-    high: Floats
+    estimate: Doubles
+    se: Doubles
+    low: Doubles
+    high: Doubles
 
-    def chosen(self, coefficients: NDArray[np.bool_]) -> Estimates:
+    def chosen(self, coefficients: Bools) -> Estimates:
         """The estimates of some of the coefficients `[K]`."""
         return Estimates(*(values[:, coefficients] for values in self))
 
-    def excludes(self, values: Floats) -> Floats:
+    def excludes(self, values: Doubles) -> Doubles:
         """Return 100 where the interval does not contain a value `[K]`, else 0; NaN where there is no interval."""
         outside = 100.0 * ((self.low > values) | (self.high < values))
         return np.where(np.isfinite(self.low), outside, np.nan)
@@ -47,15 +47,15 @@ class Resamples:
     def __init__(self, studies: int) -> None:
         self._weights = np.vstack([np.ones(studies), 1 - np.eye(studies)])
 
-    def count(self, values: Floats) -> Floats:
+    def count(self, values: Doubles) -> Doubles:
         """Number of known values `[S, K]` in each resample `[S + 1, K]`."""
         return np.asarray(self._weights @ np.isfinite(values))
 
-    def mean(self, values: Floats) -> Floats:
+    def mean(self, values: Doubles) -> Doubles:
         """Mean over the studies of each resample `[S + 1, K]`."""
         return _ratio(self._weights @ np.nan_to_num(values), self.count(values))
 
-    def variance(self, values: Floats) -> Floats:
+    def variance(self, values: Doubles) -> Doubles:
         """Variance over the studies of each resample `[S + 1, K]`; NaN for a single study."""
         centred = values - self.mean(values)[0]
         count = self.count(values)
@@ -63,25 +63,25 @@ class Resamples:
         return _ratio(squares - count * np.square(np.nan_to_num(self.mean(centred))), count - 1)
 
     @staticmethod
-    def figure(values: Floats) -> Figure:
+    def figure(values: Doubles) -> Figure:
         """The value of all studies and its error by the jackknife, from those of the resamples `[S + 1]`."""
         parts = values[1:]
         error = np.sqrt((len(parts) - 1) * np.square(parts - parts.mean()).mean())
         return Figure(float(values[0]), float(error))
 
 
-def average(values: Floats) -> Floats:
+def average(values: Doubles) -> Doubles:
     """Mean over the known coefficients `[S + 1, K]`, as `[S + 1]`."""
     known = np.isfinite(values)
     return _ratio(np.where(known, values, 0.0).sum(axis=1), known.sum(axis=1).astype(np.float64))
 
 
-def _ratio(above: Floats, below: Floats) -> Floats:
+def _ratio(above: Doubles, below: Doubles) -> Doubles:
     return np.asarray(np.divide(above, below, out=np.full(below.shape, np.nan), where=below > 0))
 
 
 def validity_figures(
-    method: Estimates, complete: Estimates, reference: Floats, truth: Floats, large: NDArray[np.bool_]
+    method: Estimates, complete: Estimates, reference: Doubles, truth: Doubles, large: Bools
 ) -> dict[str, Figure]:
     """Return how valid and how precise a method is.
 

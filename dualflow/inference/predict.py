@@ -12,16 +12,14 @@ from time import perf_counter
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from dualflow.arrays import Bools, Doubles, Singles
 from dualflow.errors import IntensityError
 from dualflow.flows.interface import ConditionalSampler
 from dualflow.imaging.regions import RegionMap
 from dualflow.models.store import TrainedModel, load_model
 from dualflow.training.device import device_of
-
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -39,13 +37,13 @@ class Prediction:
         region_samples: mean of each region in each of the S samples, `[S, R]`; None without samples or regions.
     """
 
-    mean: Floats
-    std: Floats
-    samples: Floats | None = None
-    region_std: Floats | None = None
+    mean: Singles
+    std: Singles
+    samples: Singles | None = None
+    region_std: Singles | None = None
     sample_seconds: float | None = None
-    sample_mean: Floats | None = None
-    region_samples: NDArray[np.float64] | None = None
+    sample_mean: Singles | None = None
+    region_samples: Doubles | None = None
 
 
 class RunningMoments:
@@ -124,7 +122,7 @@ class Predictor(TrainedModel):
         region_samples = np.stack(region_means) if region_means else None
         return _finite(Prediction(point, std, kept, None, seconds, mean, region_samples))
 
-    def _with_constant_spread(self, point: Floats, inside: NDArray[np.bool_]) -> Prediction:
+    def _with_constant_spread(self, point: Singles, inside: Bools) -> Prediction:
         spread = self.card.constant_spread
         if spread is None:
             return Prediction(point, np.zeros_like(point))
@@ -158,6 +156,6 @@ def _finite(prediction: Prediction) -> Prediction:
     return prediction
 
 
-def _volume(tensor: Tensor) -> Floats:
-    array: Floats = tensor.float().cpu().numpy()
+def _volume(tensor: Tensor) -> Singles:
+    array: Singles = tensor.float().cpu().numpy()
     return array

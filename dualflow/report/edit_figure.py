@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from dualflow.evaluation.arrays import Bools, Floats
+from dualflow.arrays import Bools, Floats
 from dualflow.imaging.figure_canvas import SOURCE_MAP, TARGET_MAP, round_up
 from dualflow.imaging.meta_regions import meta_regions
 from dualflow.imaging.result_figure import ERROR_MAP

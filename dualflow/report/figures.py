@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dualflow.evaluation.arrays import Floats
+from dualflow.arrays import Floats
 from dualflow.evaluation.metrics import correlation
 from dualflow.evaluation.statistics import MIN_SUBJECTS
 from dualflow.evaluation.study_metrics import measure

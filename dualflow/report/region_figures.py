@@ -9,9 +9,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from dualflow.arrays import Floats
 from dualflow.data.tsv import all_numbers, numbers
 from dualflow.evaluation.agreement import agreement
-from dualflow.evaluation.arrays import Floats
 from dualflow.modalities import Modality
 from dualflow.report.region_means import RegionMeans, readable
 from dualflow.report.style import COLOURS, GRID, INK, MUTED, styled

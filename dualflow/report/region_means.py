@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 import pandas as pd
 
-from dualflow.evaluation.arrays import Floats
+from dualflow.arrays import Floats
 from dualflow.imaging.atlas import short_name, side
 from dualflow.imaging.meta_regions import meta_region_weights
 from dualflow.imaging.regions import RegionMap

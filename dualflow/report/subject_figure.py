@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 
-from dualflow.evaluation.arrays import Bools, Floats
+from dualflow.arrays import Bools, Floats
 from dualflow.imaging.figure_canvas import SOURCE_MAP, SPREAD_MAP, TARGET_MAP, round_up
 from dualflow.imaging.result_figure import ERROR_MAP
 from dualflow.modalities import Modality

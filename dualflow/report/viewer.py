@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dualflow.evaluation.arrays import Bools, Floats
+from dualflow.arrays import Bools, Floats
 from dualflow.imaging.geometry import Affine
 from dualflow.report.data_uri import script_digest
 

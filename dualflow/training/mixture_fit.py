@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import log_softmax, logsumexp
 
-Doubles: TypeAlias = NDArray[np.float64]
+from dualflow.arrays import Doubles
 
 STARTS, STEPS, GATE_STEPS = 3, 200, 5
 TOLERANCE = 1e-5

@@ -11,12 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dualflow.arrays import Bools, Doubles
 from dualflow.baselines.scale_fit import fit_scale
 from dualflow.flows.linalg import with_fixed_signs
 from dualflow.flows.subspace_law import COMPONENTS, LawParameters, SubspaceLaw
-from dualflow.training.mixture_fit import Doubles, GatedMixture, fit_mixture
+from dualflow.training.mixture_fit import GatedMixture, fit_mixture
 
-Rows: TypeAlias = NDArray[np.bool_]
+Rows: TypeAlias = Bools
 
 FLOOR, FLOOR_SHARE = 1.0, 0.9
 """Largest variance of a coordinate that does not scale with the person's spread, that of the remaining latents, and its
