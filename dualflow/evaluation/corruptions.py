@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from dualflow.imaging.geometry import FWHM, BoolArray, FloatArray
+from dualflow.arrays import Bools, Doubles, Singles
+from dualflow.imaging.geometry import FWHM
 
 Kind = Literal["harmless", "mild", "gross", "lesion", "undetectable"]
 
@@ -32,10 +33,10 @@ class GridScan:
         lesion: voxel at the centre of an implanted lesion; None without one.
     """
 
-    source: FloatArray
-    mask: BoolArray
+    source: Singles
+    mask: Bools
     spacing_mm: float
-    target: FloatArray | None = None
+    target: Singles | None = None
     lesion: tuple[int, int, int] | None = None
 
 
@@ -72,7 +73,7 @@ def _intensity(change: Callable[[np.random.Generator, GridScan], NDArray[Any]]) 
     return lambda rng, scan: replace(scan, source=change(rng, scan))
 
 
-def _transform(transform: Callable[..., Any], image: NDArray[Any]) -> NDArray[np.float32]:
+def _transform(transform: Callable[..., Any], image: NDArray[Any]) -> Singles:
     """Apply a MONAI transform to one volume."""
     result = transform(torch.from_numpy(np.ascontiguousarray(image, np.float32))[None])
     return np.asarray(torch.as_tensor(result)[0].numpy(), np.float32)
@@ -84,7 +85,7 @@ def _both(transform: Callable[..., Any], scan: GridScan) -> GridScan:
     return replace(scan, source=_transform(transform, scan.source), mask=mask)
 
 
-def _field(rng: np.random.Generator, scan: GridScan, smooth_mm: float) -> NDArray[np.float64]:
+def _field(rng: np.random.Generator, scan: GridScan, smooth_mm: float) -> Doubles:
     """Smooth random field of standard deviation 1."""
     field = ndimage.gaussian_filter(rng.standard_normal(scan.mask.shape), smooth_mm / scan.spacing_mm, mode="wrap")
     return np.asarray(field / field.std())
@@ -186,7 +187,7 @@ def _skull(rng: np.random.Generator, scan: GridScan, thickness_mm: float) -> Gri
     return replace(scan, source=np.where(scan.mask, scan.source, shell), mask=mask)
 
 
-def _ball(scan: GridScan, centre: NDArray[Any]) -> NDArray[np.float64]:
+def _ball(scan: GridScan, centre: NDArray[Any]) -> Doubles:
     """Distance of each voxel from a voxel in mm."""
     offset = np.indices(scan.mask.shape) - np.reshape(centre, (3, 1, 1, 1))
     return np.asarray(np.linalg.norm(offset, axis=0) * scan.spacing_mm)

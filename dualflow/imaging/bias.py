@@ -8,7 +8,8 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
 
-from dualflow.imaging.geometry import BoolArray, FloatArray, Volume, from_sitk, ras_orders, to_sitk
+from dualflow.arrays import Bools, Singles
+from dualflow.imaging.geometry import Volume, from_sitk, ras_orders, to_sitk
 
 # The field is smooth over centimetres: white matter is as uniform as with 4 mm, in a third of the time.
 WORKING_MM = 6.0
@@ -19,7 +20,7 @@ _MARGIN = 4
 _FLOOR = 1e-6
 
 
-def correct_bias(volume: Volume, mask: BoolArray) -> Volume:
+def correct_bias(volume: Volume, mask: Bools) -> Volume:
     """Divide `volume` by its bias field (Tustison et al., IEEE TMI 2010), whose mean logarithm in the mask is 0.
 
     N4 depends on the order of the axes. It sees them from left to right, back to front and bottom to top, so that the
@@ -37,7 +38,7 @@ def correct_bias(volume: Volume, mask: BoolArray) -> Volume:
     return replace(volume, array=np.ascontiguousarray(volume.array * np.exp(-log_field), dtype=np.float32))
 
 
-def _log_field(volume: Volume, mask: BoolArray) -> FloatArray:
+def _log_field(volume: Volume, mask: Bools) -> Singles:
     """Logarithm of the bias field of a volume whose axes point right, forwards and up, on its grid."""
     inside = np.argwhere(mask)
     low = np.maximum(inside.min(axis=0) - _MARGIN, 0)

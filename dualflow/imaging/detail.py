@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from dualflow.imaging.geometry import Affine, BoolArray, FloatArray, Grid, Volume, resample
+from dualflow.arrays import Bools, Singles
+from dualflow.imaging.geometry import Affine, Grid, Volume, resample
 
 FACTOR = 2
 """Parts of a voxel along each axis. At a quarter of a voxel the noise of the scan hides what is seen at a half."""
@@ -21,8 +22,8 @@ _PARTS = (1, 3, 5)
 
 
 def detail_on_grid(
-    volume: Volume, grid: Grid, points_map: Affine, intensity: Mapping[str, Any], brain: BoolArray
-) -> FloatArray:
+    volume: Volume, grid: Grid, points_map: Affine, intensity: Mapping[str, Any], brain: Bools
+) -> Singles:
     """Return the standard deviation of an image's intensities within each voxel of the model grid, normalised.
 
     It is taken over the parts of the voxel that are in view, and 0 outside the brain.

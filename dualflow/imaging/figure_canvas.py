@@ -12,8 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
+from dualflow.arrays import Singles
 from dualflow.commit import committing
-from dualflow.imaging.geometry import FloatArray
 
 # Pixels: the label above a row, and the gap between planes.
 LABEL, GAP = 20, 6
@@ -114,7 +114,7 @@ class Window(NamedTuple):
     white: float
 
 
-def brain_window(inside: FloatArray) -> Window:
+def brain_window(inside: Singles) -> Window:
     """Range from 0, or the lowest values where negative, to the brightest values `[N]` inside the brain."""
     low, high = (float(end) for end in np.quantile(inside, [1 - _BRIGHTEST, _BRIGHTEST]))
     low = min(low, 0.0)
@@ -139,7 +139,7 @@ def mark_ends(axes: Axes, axis: int) -> None:
         )  # fmt: skip
 
 
-def draw_lines(axes: Axes, plane: FloatArray, level: float, colour: str, width: float = 0.6) -> None:
+def draw_lines(axes: Axes, plane: Singles, level: float, colour: str, width: float = 0.6) -> None:
     """Draw the contour lines of a plane at a level, if it has any."""
     if np.nanmin(plane, initial=np.inf) < level < np.nanmax(plane, initial=-np.inf):
         axes.contour(plane, levels=[level], colors=colour, linewidths=width)

@@ -19,10 +19,10 @@ from nibabel.affines import apply_affine, voxel_sizes
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-FloatArray = NDArray[np.float32]
+from dualflow.arrays import Singles
+
 Points = NDArray[np.floating[Any]]
 Affine = NDArray[np.floating[Any]]
-BoolArray = NDArray[np.bool_]
 Grid = tuple[Affine, tuple[int, int, int]]
 
 # Below this ratio of spacings the Gaussian is far narrower than a voxel.
@@ -47,7 +47,7 @@ class Volume:
         path: the file it was read from, or a name.
     """
 
-    array: FloatArray
+    array: Singles
     affine: Affine
     path: Path = Path("volume")
 
@@ -147,7 +147,7 @@ def resample(
     points_map: Affine | None = None,
     order: int = 1,
     background: float = 0.0,
-) -> FloatArray:
+) -> Singles:
     """Interpolate `volume` once, onto the grid given by `affine` and `shape`.
 
     Along each axis on which the new grid is coarser, a Gaussian with a full width at half maximum of

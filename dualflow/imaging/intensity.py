@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dualflow.arrays import Bools, Doubles, Singles
 from dualflow.errors import IntensityError
-from dualflow.imaging.geometry import BoolArray, FloatArray
 
 PERCENTILES = (0.5, 99.5)
 CLIP = (-0.5, 1.5)
@@ -27,8 +27,8 @@ Record = dict[str, Any]
 
 
 def normalise(
-    values: FloatArray, mask: BoolArray, normaliser: str, name: str = "image", region: BoolArray | None = None
-) -> tuple[FloatArray, Record]:
+    values: Singles, mask: Bools, normaliser: str, name: str = "image", region: Bools | None = None
+) -> tuple[Singles, Record]:
     """Fit a normaliser within `region` and apply it within `mask`; the result is 0 outside the mask.
 
     Args:
@@ -48,24 +48,24 @@ def normalise(
     return apply(values, record, mask), record
 
 
-def in_view(values: NDArray[Any], mask: BoolArray) -> BoolArray:
+def in_view(values: NDArray[Any], mask: Bools) -> Bools:
     """Voxels of the brain mask that an image on the model grid shows; those outside its field of view hold INSIDE."""
     return np.asarray(mask & (values != INSIDE))
 
 
-def scored_voxels(target: NDArray[Any], mask: BoolArray) -> BoolArray:
+def scored_voxels(target: NDArray[Any], mask: Bools) -> Bools:
     """Voxels of the brain mask that a target is scored on: those that it shows, or all if it shows none."""
     shown = in_view(target, mask)
     return shown if shown.any() else mask
 
 
-def apply(values: NDArray[Any], record: Mapping[str, Any], mask: BoolArray | None = None) -> FloatArray:
+def apply(values: NDArray[Any], record: Mapping[str, Any], mask: Bools | None = None) -> Singles:
     """Raw to normalised values by a record; if a mask is given, 0 outside of it and nowhere else."""
     low = record["intercept"]
     # In float64, because raw PET in Bq/mL has more digits than float32 keeps through a difference.
     scaled = (np.asarray(values, dtype=np.float64) - low) / (low + record["slope"] - low)
     # Adding 0 turns -0 into 0.
-    result: FloatArray = (scaled + 0.0).astype(np.float32)
+    result: Singles = (scaled + 0.0).astype(np.float32)
     if record["clip"] is not None:
         lowest, highest = (np.float32(end) for end in record["clip"])
         result = np.where(result > lowest, result, lowest)
@@ -73,13 +73,13 @@ def apply(values: NDArray[Any], record: Mapping[str, Any], mask: BoolArray | Non
     return result if mask is None else np.where(mask, np.where(result == 0, INSIDE, result), np.float32(0))
 
 
-def invert(values: NDArray[Any], record: Mapping[str, Any]) -> FloatArray:
+def invert(values: NDArray[Any], record: Mapping[str, Any]) -> Singles:
     """Normalised to raw values by a record; exact for values that were not clipped."""
     result = np.asarray(values, dtype=np.float64) * record["slope"] + record["intercept"]
     return np.asarray(result, dtype=np.float32)
 
 
-def _robust(inside: NDArray[np.float64], name: str) -> Record:
+def _robust(inside: Doubles, name: str) -> Record:
     low, high = (float(value) for value in np.percentile(inside, PERCENTILES))
     if not high > low:
         raise IntensityError(f"{name}: the brain's values are all {low:g}, expected contrast; export the scan again")
@@ -92,7 +92,7 @@ def _robust(inside: NDArray[np.float64], name: str) -> Record:
     }
 
 
-def _white_matter(inside: NDArray[np.float64], name: str) -> Record:
+def _white_matter(inside: Doubles, name: str) -> Record:
     """The most frequent value of white matter becomes 0.5, like the peak of Nyul & Udupa (1999) for one tissue."""
     from scipy.stats import gaussian_kde  # half a second to import
 
@@ -109,7 +109,7 @@ def _white_matter(inside: NDArray[np.float64], name: str) -> Record:
     return {"normaliser": "white_matter", "slope": 2 * peak, "intercept": 0.0, "clip": list(CLIP), "peak": peak}
 
 
-def _suvr(inside: NDArray[np.float64], name: str) -> Record:
+def _suvr(inside: Doubles, name: str) -> Record:
     """Uptake relative to the reference region, in any unit; images in SUVR are divided too."""
     reference = float(inside.mean())
     if not reference > 0:
@@ -119,7 +119,7 @@ def _suvr(inside: NDArray[np.float64], name: str) -> Record:
     return {"normaliser": "suvr", "slope": reference, "intercept": 0.0, "clip": None, "reference_value": reference}
 
 
-def _hounsfield(inside: NDArray[np.float64], name: str) -> Record:
+def _hounsfield(inside: Doubles, name: str) -> Record:
     """The radiological brain window, clipped because the skull has thousands of HU."""
     (low, high), middle = BRAIN_WINDOW_HU, float(np.median(inside))
     if not low < middle < high:
@@ -130,7 +130,7 @@ def _hounsfield(inside: NDArray[np.float64], name: str) -> Record:
     return {"normaliser": "hounsfield", "slope": high - low, "intercept": low, "clip": list(CLIP)}
 
 
-NORMALISERS: dict[str, Callable[[NDArray[np.float64], str], Record]] = {
+NORMALISERS: dict[str, Callable[[Doubles, str], Record]] = {
     "robust": _robust,
     "white_matter": _white_matter,
     "suvr": _suvr,

@@ -12,8 +12,9 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
 
+from dualflow.arrays import Bools
 from dualflow.errors import GeometryError, IntensityError
-from dualflow.imaging.geometry import BoolArray, Volume, corners, ras_orders, resample
+from dualflow.imaging.geometry import Volume, corners, ras_orders, resample
 from dualflow.imaging.mask_qc import MaskShape, check_metrics, measure_shape
 from dualflow.imaging.volume import read_volume
 
@@ -38,7 +39,7 @@ def _extractor() -> BrainExtraction:
         return BrainExtraction(no_gpu=True)
 
 
-def brain_mask(volume: Volume) -> tuple[BoolArray, MaskShape]:
+def brain_mask(volume: Volume) -> tuple[Bools, MaskShape]:
     """Extract the brain of a head scan by deepbet.
 
     Returns:
@@ -60,7 +61,7 @@ def brain_mask(volume: Volume) -> tuple[BoolArray, MaskShape]:
     return result, check_mask(result, volume)
 
 
-def study_mask(path: Path, volume: Volume) -> tuple[BoolArray, MaskShape]:
+def study_mask(path: Path, volume: Volume) -> tuple[Bools, MaskShape]:
     """Read a brain mask of the study, already verified; its axes may be in any order.
 
     Returns:
@@ -89,12 +90,12 @@ def study_mask(path: Path, volume: Volume) -> tuple[BoolArray, MaskShape]:
     return mask, check_mask(mask, replace(volume, path=path))
 
 
-def brain_volume_ml(mask: BoolArray, volume: Volume) -> float:
+def brain_volume_ml(mask: Bools, volume: Volume) -> float:
     """Volume of a mask in millilitres."""
     return float(mask.sum() * np.prod(voxel_sizes(volume.affine)) / 1000)
 
 
-def check_mask(mask: BoolArray, volume: Volume) -> MaskShape:
+def check_mask(mask: Bools, volume: Volume) -> MaskShape:
     """Check that a mask has the size and shape of a brain; return its shape metrics.
 
     Raises:

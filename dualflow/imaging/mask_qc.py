@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, map_coordinates
 from scipy.spatial import ConvexHull
 
+from dualflow.arrays import Bools
 from dualflow.errors import IntensityError
 from dualflow.imaging.components import largest_component
-from dualflow.imaging.geometry import Affine, BoolArray, Volume, resample
+from dualflow.imaging.geometry import Affine, Volume, resample
 from dualflow.imaging.mni_template import coarse_template
 
 WORKING_MM = 3.0
@@ -67,14 +68,14 @@ class TemplateAgreement:
     stretch: float
 
 
-def measure_shape(mask: BoolArray, affine: Affine) -> MaskShape:
+def measure_shape(mask: Bools, affine: Affine) -> MaskShape:
     """Measure a mask `[I, J, K]` that is not empty."""
     small = downsampled(mask, affine)
     inside, edges = small.array > 0, voxel_sizes(small.affine)
     return MaskShape(_solidity(inside), _core(inside, edges))
 
 
-def compare_with_template(mask: BoolArray, affine: Affine, to_template: Affine) -> TemplateAgreement:
+def compare_with_template(mask: Bools, affine: Affine, to_template: Affine) -> TemplateAgreement:
     """Compare a mask `[I, J, K]`, aligned by the points map `to_template`, with the template's brain."""
     small, depth = downsampled(mask, affine), _template_depth()
     (_, grid), to_mask = coarse_template(), np.linalg.inv(to_template)
@@ -115,7 +116,7 @@ def mask_metrics(shape: MaskShape, agreement: TemplateAgreement) -> dict[str, fl
     return {name: round(value, 4) for name, value in (asdict(shape) | asdict(agreement)).items()}
 
 
-def downsampled(mask: BoolArray, affine: Affine) -> Volume:
+def downsampled(mask: Bools, affine: Affine) -> Volume:
     """Every n-th voxel, about `WORKING_MM` apart, with a rim of background."""
     steps = [max(1, round(WORKING_MM / edge)) for edge in voxel_sizes(affine)]
     samples = np.pad(mask[:: steps[0], :: steps[1], :: steps[2]], 1).astype(np.float32)
@@ -124,7 +125,7 @@ def downsampled(mask: BoolArray, affine: Affine) -> Volume:
     return Volume(samples, coarse)
 
 
-def _solidity(inside: BoolArray) -> float:
+def _solidity(inside: Bools) -> float:
     # The corners of the first and last voxel of each line span the hull.
     lines = inside.any(axis=0)
     first, last = inside.argmax(axis=0), inside.shape[0] - 1 - inside[::-1].argmax(axis=0)
@@ -135,7 +136,7 @@ def _solidity(inside: BoolArray) -> float:
     return float(inside.sum() / hull.volume)
 
 
-def _core(inside: BoolArray, edges: NDArray[np.floating]) -> float:
+def _core(inside: Bools, edges: NDArray[np.floating]) -> float:
     thick = largest_component(distance_transform_edt(inside, sampling=edges) > OPENING_MM)
     if not thick.any():
         return 0.0

@@ -13,10 +13,9 @@ from importlib.resources import files
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from dualflow.arrays import Bools, Doubles
 from dualflow.imaging.atlas import short_name
-from dualflow.imaging.geometry import BoolArray
 from dualflow.imaging.regions import RegionMap
 
 MetaRegions = dict[str, tuple[str, ...]]
@@ -36,8 +35,8 @@ def group_regions(table: pd.DataFrame) -> MetaRegions:
 
 
 def meta_region_weights(
-    regions: RegionMap, mask: BoolArray, groups: MetaRegions | None = None
-) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+    regions: RegionMap, mask: Bools, groups: MetaRegions | None = None
+) -> tuple[tuple[str, ...], Doubles]:
     """Names of the M meta-regions, and weights `[M, R]` that turn region means into the mean over all their voxels.
 
     Regions without a voxel in the mask `[D, H, W]` have weight 0; a meta-region without any is all NaN.
@@ -54,12 +53,12 @@ def meta_region_weights(
     return tuple(groups), weights / totals
 
 
-def meta_region_members(names: Sequence[str], groups: MetaRegions) -> NDArray[np.float64]:
+def meta_region_members(names: Sequence[str], groups: MetaRegions) -> Doubles:
     """Return 1 where a region of the atlas belongs to a meta-region, else 0, `[M, R]`."""
     merged = [short_name(name) for name in names]
     return np.array([[name in group for name in merged] for group in groups.values()], dtype=np.float64)
 
 
-def with_meta_regions(means: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def with_meta_regions(means: Doubles, weights: Doubles) -> Doubles:
     """Append the means of the meta-regions with `weights` `[M, R]` to region means `[..., R]`."""
     return np.concatenate([means, np.nan_to_num(means) @ weights.T], axis=-1)

@@ -14,20 +14,10 @@ import SimpleITK as sitk  # noqa: N813
 from nibabel.affines import apply_affine
 from scipy.ndimage import binary_dilation
 
+from dualflow.arrays import Bools, Singles
 from dualflow.imaging.alignment_search import SEED, mutual_information
 from dualflow.imaging.components import largest_component
-from dualflow.imaging.geometry import (
-    Affine,
-    BoolArray,
-    FloatArray,
-    Points,
-    Volume,
-    from_sitk,
-    from_transform,
-    shrink,
-    smooth,
-    to_sitk,
-)
+from dualflow.imaging.geometry import Affine, Points, Volume, from_sitk, from_transform, shrink, smooth, to_sitk
 
 WORKING_MM = 4.0
 SMOOTHING_MM = 8.0
@@ -113,12 +103,12 @@ def find_motion(copies: Mapping[int, Volume], seconds: Mapping[int, float]) -> t
     return reference, motions
 
 
-def _head(array: FloatArray) -> BoolArray:
+def _head(array: Singles) -> Bools:
     """Largest connected component above the intensity threshold."""
     return largest_component(array > HEAD * np.percentile(array, 99))
 
 
-def _register(fixed: Volume, head: BoolArray, points: Points, moving: Volume) -> Affine | str:
+def _register(fixed: Volume, head: Bools, points: Points, moving: Volume) -> Affine | str:
     """Rigid points map from `fixed` to `moving`, the identity unless another is better; or the reason of a failure."""
     images = [to_sitk(volume.array, volume.affine) for volume in (fixed, moving)]
     region = to_sitk(binary_dilation(head, iterations=RIM).astype(np.uint8), fixed.affine)

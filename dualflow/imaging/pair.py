@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dualflow.imaging.geometry import BoolArray, FloatArray, Volume
+from dualflow.arrays import Bools, Singles
+from dualflow.imaging.geometry import Volume
 from dualflow.imaging.registration import Alignment
 from dualflow.imaging.stopwatch import Stopwatch
 
@@ -23,11 +24,11 @@ class AlignedImage:
         detail: of a further source, `[D, H, W]` as `detail_on_grid` returns it; None for a target.
     """
 
-    values: FloatArray
+    values: Singles
     volume: Volume
     alignment: Alignment
     record: dict[str, Any]
-    detail: FloatArray | None = None
+    detail: Singles | None = None
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,14 @@ class PreprocessedPair:
         clock: seconds by step; not in the record, because equal scans have equal records.
     """
 
-    source: FloatArray
-    detail: FloatArray
-    target: FloatArray | None
-    mask: BoolArray
+    source: Singles
+    detail: Singles
+    target: Singles | None
+    mask: Bools
     record: dict[str, Any]
     source_volume: Volume
-    native_mask: BoolArray
-    target_native: FloatArray | None
+    native_mask: Bools
+    target_native: Singles | None
     target_volume: Volume | None = None
     extra: Mapping[str, AlignedImage] = field(default_factory=dict)
     clock: Stopwatch = field(default_factory=Stopwatch, compare=False)

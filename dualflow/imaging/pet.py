@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from dualflow.arrays import Singles
 from dualflow.config import PreprocessConfig
 from dualflow.errors import DataError, IntensityError
 from dualflow.imaging.frame_times import FrameTimes, Window, frame_times
-from dualflow.imaging.geometry import FloatArray, Volume, resample, smooth
+from dualflow.imaging.geometry import Volume, resample, smooth
 from dualflow.imaging.motion import Motion, find_motion, working_copy
 from dualflow.imaging.raw_image import RawImage
 from dualflow.imaging.series import Series, open_series
@@ -144,7 +145,7 @@ def _average(series: Series, seconds: Mapping[int, float], motions: Mapping[int,
     for index, frame in series.frames(seconds):
         motion = motions.get(index)
         if motion is None or motion.still:
-            array: FloatArray = frame.array
+            array: Singles = frame.array
         else:
             array = resample(frame, *frame.grid, motion.to_frame, order=3, background=np.nan)
         in_view = np.isfinite(array)

@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dualflow import __version__
+from dualflow.arrays import Bools, Singles
 from dualflow.config import PreprocessConfig
 from dualflow.imaging import intensity
 from dualflow.imaging.bias import correct_bias
 from dualflow.imaging.detail import detail_on_grid
-from dualflow.imaging.geometry import Affine, BoolArray, FloatArray, Volume, resample
+from dualflow.imaging.geometry import Affine, Volume, resample
 from dualflow.imaging.input_figures import TURNED_DEG
 from dualflow.imaging.mask import brain_mask, brain_volume_ml, study_mask
 from dualflow.imaging.mask_qc import MaskShape, check_metrics, compare_with_template, mask_metrics
@@ -116,7 +117,7 @@ class _SourceInTemplate(NamedTuple):
     """A source, corrected for its bias field, with its brain mask, and its registration with the template."""
 
     volume: Volume
-    mask: BoolArray
+    mask: Bools
     shape: MaskShape
     to_template: Alignment
 
@@ -214,8 +215,8 @@ def _align(pair: PreprocessedPair, image: RawImage, row: Modality, config: Prepr
 
 
 def normalise_on_grid(
-    raw: FloatArray, brain: BoolArray, row: Modality, config: PreprocessConfig, path: Path
-) -> tuple[FloatArray, dict[str, Any]]:
+    raw: Singles, brain: Bools, row: Modality, config: PreprocessConfig, path: Path
+) -> tuple[Singles, dict[str, Any]]:
     """Normalise an image on the model grid, and return its intensity record.
 
     Voxels outside its field of view (NaN or padding) do not enter the fit; those of PET and blood flow hold

@@ -16,8 +16,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from scipy.ndimage import binary_dilation, gaussian_gradient_magnitude, gaussian_laplace
 
+from dualflow.arrays import Bools, Singles
 from dualflow.imaging.figure_canvas import EDGES, INK, OUTLINE, Canvas, Window, brain_window, draw_lines, mark_ends
-from dualflow.imaging.geometry import BoolArray, FloatArray
 
 # Share of the brain's voxels that count as edges.
 EDGE_SHARE = 0.2
@@ -42,20 +42,20 @@ class Image:
     """
 
     name: str
-    values: FloatArray
-    before: FloatArray | None = None
+    values: Singles
+    before: Singles | None = None
     colours: str = "gray"
     unit: str = "scanner units"
 
     @property
-    def rows(self) -> list[tuple[str, FloatArray]]:
+    def rows(self) -> list[tuple[str, Singles]]:
         """Label and values of its rows in the figure."""
         if self.before is None:
             return [(f"{self.name} without alignment", self.values)]
         return [(f"{self.name} before alignment", self.before), (f"{self.name} after alignment", self.values)]
 
 
-def save_figure(path: Path, source: Image, images: Sequence[Image], mask: BoolArray) -> None:
+def save_figure(path: Path, source: Image, images: Sequence[Image], mask: Bools) -> None:
     """Save a JPEG of `source` with the outline of `mask`, and of each image with the source's edges.
 
     Args:
@@ -87,7 +87,7 @@ def save_figure(path: Path, source: Image, images: Sequence[Image], mask: BoolAr
 class _Lines(NamedTuple):
     """Contour lines of a volume at a level."""
 
-    volume: FloatArray
+    volume: Singles
     level: float
     colour: str
 
@@ -96,7 +96,7 @@ class _Lines(NamedTuple):
         draw_lines(axes, _slice(self.volume, axis, index), self.level, self.colour)
 
 
-def _edges(source: FloatArray, mask: BoolArray) -> FloatArray:
+def _edges(source: Singles, mask: Bools) -> Singles:
     """An image that crosses zero on the source's edges, NaN elsewhere."""
     strength = gaussian_gradient_magnitude(source, 1.0)
     # Dilated, so that contour lines do not break at weak voxels.
@@ -104,7 +104,7 @@ def _edges(source: FloatArray, mask: BoolArray) -> FloatArray:
     return np.where(strong, gaussian_laplace(source, 1.0), np.nan)
 
 
-def _histogram(axes: Axes, inside: FloatArray, window: Window, image: Image) -> None:
+def _histogram(axes: Axes, inside: Singles, window: Window, image: Image) -> None:
     """Draw a histogram above the colours of its values, with both ends and the unit."""
     ends = window.low, window.high
     axes.stairs(*np.histogram(inside, bins=_BINS, range=ends), fill=True, color=INK)
@@ -125,6 +125,6 @@ def _histogram(axes: Axes, inside: FloatArray, window: Window, image: Image) -> 
     last.set_horizontalalignment("right")
 
 
-def _slice(volume: FloatArray, axis: int, index: int) -> FloatArray:
+def _slice(volume: Singles, axis: int, index: int) -> Singles:
     """One plane as rows and columns: superior or anterior up, right to the right."""
     return np.asarray(np.take(volume, index, axis=axis).T)

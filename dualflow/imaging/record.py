@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from dualflow.arrays import Singles
 from dualflow.errors import DataError
 from dualflow.imaging.affines import SCANNER, FormCodes
-from dualflow.imaging.geometry import Affine, FloatArray, Grid, Volume, resample
+from dualflow.imaging.geometry import Affine, Grid, Volume, resample
 from dualflow.imaging.nifti_header import check_header
 from dualflow.imaging.raw_image import RawImage
 from dualflow.imaging.registration import Alignment
@@ -47,7 +48,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def resample_to_grid(
     volume: Volume, record: Mapping[str, Any], grid: Grid, *, world: str, background: float = 0.0
-) -> FloatArray:
+) -> Singles:
     """Interpolate an image linearly onto a grid in template space.
 
     Args:
@@ -66,7 +67,7 @@ def resample_to_grid(
     return resample(volume, affine, shape, template_to_image(record, to_source[world]), background=background)
 
 
-def to_native(array: FloatArray, record: Mapping[str, Any], *, background: float) -> tuple[FloatArray, Affine]:
+def to_native(array: Singles, record: Mapping[str, Any], *, background: float) -> tuple[Singles, Affine]:
     """Interpolate an image on the model grid once, onto the source's own grid.
 
     Args:

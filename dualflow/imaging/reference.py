@@ -16,10 +16,11 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from scipy.ndimage import distance_transform_edt, find_objects
 
+from dualflow.arrays import Bools, Singles
 from dualflow.digests import sha256
 from dualflow.errors import IntensityError
 from dualflow.imaging.atlas import desikan_killiany, merged_name
-from dualflow.imaging.geometry import BoolArray, FloatArray, Grid, Volume, resample
+from dualflow.imaging.geometry import Grid, Volume, resample
 from dualflow.imaging.volume import read_volume
 from dualflow.modalities import REFERENCES
 
@@ -48,11 +49,11 @@ class Reference:
         record: name, number of voxels and share within the field of view, for the scan's intensity record.
     """
 
-    mask: BoolArray
+    mask: Bools
     record: dict[str, Any]
 
 
-def reference_region(name: str, grid: Grid, brain: BoolArray, in_view: BoolArray, image: Path) -> Reference:
+def reference_region(name: str, grid: Grid, brain: Bools, in_view: Bools, image: Path) -> Reference:
     """Return the reference region within the brain and the field of view of a PET.
 
     Args:
@@ -81,7 +82,7 @@ def reference_region(name: str, grid: Grid, brain: BoolArray, in_view: BoolArray
     return Reference(mask, record | {"reference_voxels": count, "reference_shown": round(count / int(region.sum()), 4)})
 
 
-def reference_mask(name: str, grid: Grid) -> BoolArray:
+def reference_mask(name: str, grid: Grid) -> Bools:
     """Voxels `[D, H, W]` of a grid in template space that belong to a reference region.
 
     Raises:
@@ -106,11 +107,11 @@ def _eroded(name: str, depth_mm: float) -> Volume:
     depth = distance_transform_edt(np.pad(inside[window], 1), sampling=voxel_sizes(image.affine))[1:-1, 1:-1, 1:-1]
     affine = np.array(image.affine, dtype=np.float64)
     affine[:3, 3] += affine[:3, :3] @ [part.start for part in window]
-    core: FloatArray = (depth > depth_mm).astype(np.float32)
+    core: Singles = (depth > depth_mm).astype(np.float32)
     return Volume(core, affine, Path(name))
 
 
-def _region(name: str) -> BoolArray:
+def _region(name: str) -> Bools:
     """The whole region on the atlas's own grid."""
     image, names = desikan_killiany()
     labels = np.asarray(image.dataobj)

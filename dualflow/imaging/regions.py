@@ -10,10 +10,10 @@ import numpy as np
 from nibabel.processing import resample_from_to
 from numpy.typing import NDArray
 
+from dualflow.arrays import Bools, Doubles, Singles
 from dualflow.config import PreprocessConfig
 from dualflow.errors import ShapeError
 from dualflow.imaging.atlas import desikan_killiany, short_name
-from dualflow.imaging.geometry import BoolArray, FloatArray
 from dualflow.imaging.intensity import in_view
 from dualflow.imaging.model_grid import model_grid
 
@@ -41,11 +41,11 @@ class RegionMap:
     names: tuple[str, ...]
     voxel_mm: tuple[float, float, float]
 
-    def sizes(self, mask: BoolArray) -> NDArray[np.int64]:
+    def sizes(self, mask: Bools) -> NDArray[np.int64]:
         """Number of voxels of each region in `mask` `[D, H, W]`, as `[R]`."""
         return np.bincount(self.labels[mask], minlength=len(self.names) + 1)[1:]
 
-    def means(self, volume: FloatArray, mask: BoolArray) -> NDArray[np.float64]:
+    def means(self, volume: Singles, mask: Bools) -> Doubles:
         """Mean of `volume` `[..., D, H, W]` over each region's voxels in `mask` `[D, H, W]`, as `[..., R]`.
 
         A region without a voxel in the mask is NaN.
@@ -69,7 +69,7 @@ class RegionMap:
         sizes[sizes == 0] = np.nan
         return (sums / sizes).reshape(*volume.shape[:-3], count)
 
-    def measured_means(self, target: FloatArray, mask: BoolArray) -> NDArray[np.float64]:
+    def measured_means(self, target: Singles, mask: Bools) -> Doubles:
         """`means` of a measured target `[D, H, W]` over the voxels that it shows, `[R]`.
 
         A region of which it shows less than MINIMUM_SHOWN is NaN.

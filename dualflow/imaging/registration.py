@@ -19,9 +19,10 @@ from scipy.linalg import polar
 from scipy.ndimage import binary_dilation
 from scipy.spatial.transform import Rotation
 
+from dualflow.arrays import Bools
 from dualflow.errors import RegistrationError
 from dualflow.imaging.alignment_search import AlignmentSearch, coverage, mask_points
-from dualflow.imaging.geometry import Affine, BoolArray, Points, Volume, from_transform, resample
+from dualflow.imaging.geometry import Affine, Points, Volume, from_transform, resample
 from dualflow.imaging.mni_template import coarse_template
 
 Angles: TypeAlias = tuple[float, float, float]
@@ -83,7 +84,7 @@ class Alignment:
         return float(np.degrees(Rotation.from_matrix(self.rotation).magnitude()))
 
 
-def register_rigid(target: Volume, source: Volume, source_mask: BoolArray) -> Alignment:
+def register_rigid(target: Volume, source: Volume, source_mask: Bools) -> Alignment:
     """Rigid points map from `target` to `source`, by mutual information within the source's brain.
 
     Raises:
@@ -105,7 +106,7 @@ def register_rigid(target: Volume, source: Volume, source_mask: BoolArray) -> Al
     return replace(_checked(to_target, information, target, source, mask), before=before)
 
 
-def assume_aligned(target: Volume, source: Volume, source_mask: BoolArray) -> Alignment:
+def assume_aligned(target: Volume, source: Volume, source_mask: Bools) -> Alignment:
     """Identity alignment of a target that is already in the source's space, with the metrics of a registration.
 
     Raises:
@@ -133,7 +134,7 @@ def _checked(to_target: Affine, information: float, target: Volume, source: Volu
     return Alignment(np.linalg.inv(to_target), information, _mean_distance(to_target, points), covered)
 
 
-def register_affine(source: Volume, source_mask: BoolArray) -> Alignment:
+def register_affine(source: Volume, source_mask: Bools) -> Alignment:
     """Affine points map from `source` to the template, both skull-stripped.
 
     Raises:

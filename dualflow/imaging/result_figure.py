@@ -15,6 +15,7 @@ from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
+from dualflow.arrays import Bools, Singles
 from dualflow.errors import GeometryError
 from dualflow.imaging.components import largest_component
 from dualflow.imaging.figure_canvas import (
@@ -30,7 +31,7 @@ from dualflow.imaging.figure_canvas import (
     mark_ends,
     round_up,
 )
-from dualflow.imaging.geometry import Affine, BoolArray, FloatArray, Points
+from dualflow.imaging.geometry import Affine, Points
 
 # Pixels: the three planes side by side, the colour bars beside them, and one line of the title.
 PLANES, PANEL, TITLE_LINE = 548, 128, 22
@@ -51,7 +52,7 @@ class _Row(NamedTuple):
     """One row of the figure; `masked` hides the values outside the brain."""
 
     name: str
-    volume: FloatArray
+    volume: Singles
     colours: str
     window: tuple[float, float]
     masked: bool = True
@@ -59,16 +60,16 @@ class _Row(NamedTuple):
 
 def result_figure(
     *,
-    source: FloatArray,
-    mean: FloatArray,
-    std: FloatArray,
+    source: Singles,
+    mean: Singles,
+    std: Singles,
     affine: Affine,
     unit: str,
     window: tuple[float, float],
     title: str,
-    mask: BoolArray | None = None,
-    flagged: BoolArray | None = None,
-    real: FloatArray | None = None,
+    mask: Bools | None = None,
+    flagged: Bools | None = None,
+    real: Singles | None = None,
     source_name: str = "MR",
     target_name: str = "PET",
 ) -> Canvas:
@@ -154,18 +155,18 @@ class _Plane:
         points[..., across[0]], points[..., across[1]] = np.meshgrid(first, second)
         self._positions = np.moveaxis(points @ to_voxel[:3, :3].T + to_voxel[:3, 3], -1, 0)
 
-    def sample(self, volume: FloatArray | BoolArray) -> FloatArray:
+    def sample(self, volume: Singles | Bools) -> Singles:
         """Interpolate a volume on the plane: rows from bottom to top, columns from left to right; 0 outside it."""
         fine = map_coordinates(volume, self._positions, output=np.float32, order=1, mode="grid-constant")
         rows, columns = (size // self._times for size in fine.shape)
-        averaged: FloatArray = fine.reshape(rows, self._times, columns, self._times).mean(axis=(1, 3))
+        averaged: Singles = fine.reshape(rows, self._times, columns, self._times).mean(axis=(1, 3))
         return averaged
 
 
 class _Subset:
     """Regularly spaced voxels of the brain, because statistics of a large grid take longer than the drawing."""
 
-    def __init__(self, brain: BoolArray) -> None:
+    def __init__(self, brain: Bools) -> None:
         self._steps = tuple(-(-size // _MAX_EDGE) for size in brain.shape)
         sparse = self._sparse(brain)
         self._brain = sparse if sparse.any() else np.ones_like(sparse)
@@ -174,7 +175,7 @@ class _Subset:
         """Voxel indices `[N, 3]`."""
         return np.asarray(np.argwhere(self._brain) * np.array(self._steps))
 
-    def values(self, volume: FloatArray) -> FloatArray:
+    def values(self, volume: Singles) -> Singles:
         """Values `[N]` of a volume, 0 where it is NaN or infinite."""
         return np.asarray(np.nan_to_num(self._sparse(volume)[self._brain], posinf=0, neginf=0))
 
@@ -182,7 +183,7 @@ class _Subset:
         return volume[tuple(slice(None, None, step) for step in self._steps)]
 
 
-def _flagged_region(flagged: BoolArray) -> Points | None:
+def _flagged_region(flagged: Bools) -> Points | None:
     """Voxel indices `[N, 3]` of the largest connected component; None without a flagged voxel."""
     if not flagged.any():
         return None
@@ -203,22 +204,22 @@ def _off_midline(points: Points) -> Points:
     return np.asarray(np.median(points, axis=0) - [width / 10, 0, 0])
 
 
-def _source_window(inside: FloatArray) -> tuple[float, float]:
+def _source_window(inside: Singles) -> tuple[float, float]:
     window = brain_window(inside)
     return window.low, window.white
 
 
-def _spread_window(inside: FloatArray) -> tuple[float, float]:
+def _spread_window(inside: Singles) -> tuple[float, float]:
     return 0.0, round_up(float(np.quantile(inside, 0.99)))
 
 
-def _difference(error: FloatArray, subset: _Subset) -> _Row:
+def _difference(error: Singles, subset: _Subset) -> _Row:
     """The row of an error, on a scale that is symmetrical about 0."""
     limit = round_up(float(np.quantile(np.abs(subset.values(error)), 0.99)))
     return _Row("Expected - real", error, ERROR_MAP, (-limit, limit))
 
 
-def _show(axes: Axes, image: FloatArray, row: _Row) -> None:
+def _show(axes: Axes, image: Singles, row: _Row) -> None:
     low, high = row.window
     axes.imshow(image, origin="lower", aspect="auto", cmap=row.colours, vmin=low, vmax=high)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dualflow.imaging.geometry import FloatArray
+from dualflow.arrays import Singles
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def parse_unit(stated: str) -> Unit | None:
     return next((unit for unit in UNITS if re.fullmatch(unit.spelling, text)), None)
 
 
-def unit_warnings(unit: Unit | None, stated: str, array: FloatArray) -> list[str]:
+def unit_warnings(unit: Unit | None, stated: str, array: Singles) -> list[str]:
     """Notes for the reviewer: an unknown unit, or values that are implausible in it."""
     peak, minimum = float(np.percentile(array, 99.9)), float(array.min())
     notes = []

@@ -15,10 +15,11 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from dualflow.arrays import Singles
 from dualflow.commit import commit_json, committing
 from dualflow.errors import HeaderError, IntensityError
 from dualflow.imaging.affines import SCANNER, FormCodes, resolve_affine
-from dualflow.imaging.geometry import Affine, FloatArray, Volume, corner_distance
+from dualflow.imaging.geometry import Affine, Volume, corner_distance
 from dualflow.imaging.nifti_header import SLACK, NiftiInfo, check_header
 from dualflow.imaging.nifti_stream import Hasher, open_image
 from dualflow.layout import sidecar_path
@@ -91,7 +92,7 @@ def stored_voxels(
             )
 
 
-def real_voxels(stored: NDArray[np.generic], info: NiftiInfo) -> FloatArray:
+def real_voxels(stored: NDArray[np.generic], info: NiftiInfo) -> Singles:
     """Stored values in the image's unit, by the header's slope and intercept."""
     values = stored.astype(np.float32)
     if (info.slope, info.intercept) != (1.0, 0.0):

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
+from dualflow.arrays import Bools, Singles
 from dualflow.commit import commit_json, commit_text
 from dualflow.config import ConvertConfig
 from dualflow.data.dataset import Item
@@ -21,7 +22,6 @@ from dualflow.data.preprocessed_scan import PreprocessedScan
 from dualflow.data.quarantine import without_folders
 from dualflow.data.tsv import table_text
 from dualflow.errors import DataError
-from dualflow.imaging.geometry import BoolArray, FloatArray
 from dualflow.imaging.input_figures import input_figures
 from dualflow.imaging.record import native_codes, to_native
 from dualflow.imaging.regions import RegionMap, region_map
@@ -180,11 +180,11 @@ class Converter:
         scan: Scan,
         prediction: Prediction,
         verdict: Verdict,
-        mask: BoolArray,
+        mask: Bools,
         record: Mapping[str, Any],
-        brain: BoolArray,
+        brain: Bools,
         side: Mapping[str, Any],
-    ) -> tuple[dict[str, Path], dict[str, FloatArray]]:
+    ) -> tuple[dict[str, Path], dict[str, Singles]]:
         """Write volumes, region table and sidecars; return the files and the images of DRAWN by BIDS `desc`.
 
         Each volume is interpolated once, from the model grid to the native grid, and masked with `brain` there.
@@ -217,9 +217,9 @@ class Converter:
         scan: Scan,
         raw: Path,
         verdict: Verdict,
-        images: Mapping[str, FloatArray],
+        images: Mapping[str, Singles],
         record: Mapping[str, Any],
-        brain: BoolArray,
+        brain: Bools,
     ) -> Path:
         """Draw the native `images` beside the raw source, in the template's orientation.
 
@@ -245,7 +245,7 @@ class Converter:
         return path
 
 
-def volumes_of(prediction: Prediction, config: ConvertConfig) -> dict[str, FloatArray]:
+def volumes_of(prediction: Prediction, config: ConvertConfig) -> dict[str, Singles]:
     """The volumes `[D, H, W]` to write, by BIDS `desc`."""
     volumes = {"synth": prediction.mean, "synthstd": prediction.std}
     if prediction.samples is not None and prediction.sample_mean is not None:
@@ -259,7 +259,7 @@ def volumes_of(prediction: Prediction, config: ConvertConfig) -> dict[str, Float
     return volumes
 
 
-def nearest_inside(mask: BoolArray) -> tuple[NDArray[np.intp], ...]:
+def nearest_inside(mask: Bools) -> tuple[NDArray[np.intp], ...]:
     """Index of the nearest voxel inside the mask `[D, H, W]`, for each voxel; each voxel itself for an empty mask."""
     if not mask.any():
         return tuple(np.indices(mask.shape))

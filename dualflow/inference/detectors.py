@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from dualflow.imaging.geometry import BoolArray, FloatArray
+from dualflow.arrays import Bools, Doubles, Singles
 from dualflow.inference.lesion_map import principal_components, residual
 from dualflow.inference.typicality_features import ScanFeatures
 
@@ -30,12 +30,12 @@ class Cloud:
         precision: inverse covariance of the standardised features `[F, F]`.
     """
 
-    mean: FloatArray
-    sd: FloatArray
-    precision: FloatArray
+    mean: Singles
+    sd: Singles
+    precision: Singles
 
     @classmethod
-    def fit(cls, rows: NDArray[np.float64]) -> Self:
+    def fit(cls, rows: Doubles) -> Self:
         """Fit feature vectors `[N, F]`."""
         from sklearn.covariance import LedoitWolf  # a second to import
 
@@ -44,7 +44,7 @@ class Cloud:
         mean, sd, precision = (np.asarray(part, np.float32) for part in (mean, sd, precision))
         return cls(mean, sd, precision)
 
-    def score(self, vector: NDArray[np.float64]) -> float:
+    def score(self, vector: Doubles) -> float:
         """Log of the squared Mahalanobis distance."""
         z = (vector - self.mean.astype(np.float64)) / self.sd
         return float(np.log(max(float(z @ self.precision.astype(np.float64) @ z), _TINY)))
@@ -63,10 +63,10 @@ class Detectors:
     """
 
     clouds: dict[str, Cloud]
-    block_mean: FloatArray
-    block_components: FloatArray
-    mean_image: FloatArray
-    support: BoolArray
+    block_mean: Singles
+    block_components: Singles
+    mean_image: Singles
+    support: Bools
 
     @classmethod
     def fit(cls, people: Sequence[ScanFeatures]) -> Self:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import linalg, ndimage
 from scipy.stats import median_abs_deviation
 
-from dualflow.imaging.geometry import BoolArray, FloatArray
+from dualflow.arrays import Bools, Doubles, Singles
 
 SCALES_MM = (4.0, 8.0)
 """Standard deviations of the smoothing of the residuals."""
@@ -54,10 +54,10 @@ class Deviation:
         peaks: largest bright and dark deviation at each scale, `[2 S]`.
     """
 
-    maps: FloatArray
-    peaks: NDArray[np.float64]
+    maps: Singles
+    peaks: Doubles
 
-    def strongest(self) -> FloatArray:
+    def strongest(self) -> Singles:
         """The deviation of the scale that has the larger absolute value, by voxel `[D, H, W]`."""
         scale = np.abs(self.maps).argmax(axis=0)
         return np.asarray(np.take_along_axis(self.maps, scale[None], axis=0)[0])
@@ -83,17 +83,15 @@ class LesionMap:
         spread: their robust standard deviation `[S, V]`.
     """
 
-    support: BoolArray
+    support: Bools
     spacing_mm: float
-    mean: FloatArray
-    components: FloatArray
-    offset: FloatArray
-    spread: FloatArray
+    mean: Singles
+    components: Singles
+    offset: Singles
+    spread: Singles
 
     @classmethod
-    def fit(
-        cls, images: FloatArray, masks: BoolArray, folds: Sequence[int], spacing_mm: float
-    ) -> tuple[Self, NDArray[np.float64]]:
+    def fit(cls, images: Singles, masks: Bools, folds: Sequence[int], spacing_mm: float) -> tuple[Self, Doubles]:
         """Fit coarse images `[N, D, H, W]`; return the map and the peaks `[N, P]` of the people, left out by fold.
 
         A person's residual and reference come from the other folds.
@@ -105,7 +103,7 @@ class LesionMap:
             components = principal_components(rows[parts != fold], COMPONENTS)
             for index in np.flatnonzero(parts == fold):
                 residuals[index] = _smoothed(residual(rows[index], *components), support, spacing_mm)
-        peaks: dict[int, NDArray[np.float64]] = {}
+        peaks: dict[int, Doubles] = {}
         for fold in np.unique(parts):
             reference = _reference(residuals[parts != fold], support, spacing_mm)
             for index in np.flatnonzero(parts == fold):
@@ -115,7 +113,7 @@ class LesionMap:
         arrays = (np.asarray(array, np.float32) for array in (mean, components_all, offset, spread))
         return cls(support, spacing_mm, *arrays), np.stack([peaks[index] for index in range(len(rows))])
 
-    def deviation(self, image: FloatArray) -> Deviation:
+    def deviation(self, image: Singles) -> Deviation:
         """Deviation of a new person's coarse image `[D, H, W]`."""
         rest = residual(image[self.support], self.mean, self.components)
         return _deviation(_smoothed(rest, self.support, self.spacing_mm), self.support, self.offset, self.spread)
@@ -131,12 +129,12 @@ class LesionMap:
         return cls(spacing_mm=spacing_mm, **{**arrays, "support": arrays["support"] > 0})
 
 
-def _smoothed(rest: NDArray[Any], support: BoolArray, spacing_mm: float) -> FloatArray:
+def _smoothed(rest: NDArray[Any], support: Bools, spacing_mm: float) -> Singles:
     """Residual on the support smoothed at each scale, `[S, V]`."""
     return np.stack([_blurred(rest, support, scale / spacing_mm) for scale in SCALES_MM])
 
 
-def _reference(residuals: FloatArray, support: BoolArray, spacing_mm: float) -> tuple[FloatArray, FloatArray]:
+def _reference(residuals: Singles, support: Bools, spacing_mm: float) -> tuple[Singles, Singles]:
     """Median and robust standard deviation of residuals `[N, S, V]`, each `[S, V]`.
 
     The variance is averaged over neighbours, because that of few people is noisy.
@@ -150,14 +148,14 @@ def _reference(residuals: FloatArray, support: BoolArray, spacing_mm: float) -> 
     return offset, np.maximum(spread, np.maximum(floor, _TINY))
 
 
-def _blurred(values: NDArray[Any], support: BoolArray, sigma: float) -> FloatArray:
+def _blurred(values: NDArray[Any], support: Bools, sigma: float) -> Singles:
     """Values `[V]` on the support, 0 elsewhere, smoothed by a Gaussian of `sigma` voxels."""
     image = np.zeros(support.shape, np.float32)
     image[support] = values
     return np.asarray(ndimage.gaussian_filter(image, sigma)[support])
 
 
-def _deviation(smooth: FloatArray, support: BoolArray, offset: FloatArray, spread: FloatArray) -> Deviation:
+def _deviation(smooth: Singles, support: Bools, offset: Singles, spread: Singles) -> Deviation:
     z = (smooth - offset) / spread
     z = z / np.sqrt(np.mean(np.minimum(np.abs(z), CLIP) ** 2, axis=1, keepdims=True) + _TINY)
     maps = np.zeros((len(z), *support.shape), np.float32)

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm, t
 
+from dualflow.arrays import Bools
 from dualflow.imaging.atlas import merged_name, side
-from dualflow.imaging.geometry import BoolArray
 from dualflow.imaging.meta_regions import meta_region_weights, with_meta_regions
 from dualflow.imaging.regions import RegionMap
 from dualflow.inference.predict import Prediction
@@ -25,7 +25,7 @@ COLUMNS = {
 """Columns with their descriptions."""
 
 
-def region_table(prediction: Prediction, mask: BoolArray, regions: RegionMap) -> pd.DataFrame:
+def region_table(prediction: Prediction, mask: Bools, regions: RegionMap) -> pd.DataFrame:
     """Regions, then meta-regions, with the columns COLUMNS; those without a voxel in the mask are left out.
 
     The interval is centred at the mean of the samples. A model without a distribution has the standard deviation of

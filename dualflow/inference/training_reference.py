@@ -17,12 +17,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from scipy.stats import median_abs_deviation
 
+from dualflow.arrays import Bools
 from dualflow.commit import commit_text
 from dualflow.data.dataset import PairDataset
 from dualflow.data.preprocessed_scan import PreprocessedScan
 from dualflow.digests import sha256
 from dualflow.errors import CheckpointError
-from dualflow.imaging.geometry import BoolArray
 from dualflow.imaging.input_figures import input_figures
 from dualflow.inference.predict import Prediction, Predictor
 from dualflow.inference.typicality import MIN_PEOPLE, RATE, Typicality, conformal_threshold, largest_by_subject
@@ -228,7 +228,7 @@ def scan_figures(layout: Layout, dataset: PairDataset) -> list[dict[str, float]]
     return [input_figures(scan.record()) for scan in scans]
 
 
-def output_figures(prediction: Prediction, mask: BoolArray) -> dict[str, float]:
+def output_figures(prediction: Prediction, mask: Bools) -> dict[str, float]:
     """Figures of a prediction inside the mask `[D, H, W]`: mean, 1st and 99th percentile, and mean spread."""
     values = prediction.mean[mask]
     low, high = (float(value) for value in np.percentile(values, (1, 99)))

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dualflow.arrays import Bools, Doubles, Singles
 from dualflow.errors import DataError, ShapeError
 from dualflow.flows.folds import balanced_folds
-from dualflow.imaging.geometry import BoolArray, FloatArray
 from dualflow.inference.detectors import Detectors
 from dualflow.inference.lesion_map import LesionMap
 from dualflow.inference.peak_law import PeakLaw
@@ -53,7 +53,7 @@ class Score:
     lesion: float
     lesion_threshold: float
     lesion_voxel: tuple[int, int, int]
-    lesion_map: FloatArray
+    lesion_map: Singles
 
     @property
     def refused(self) -> bool:
@@ -95,8 +95,8 @@ class Typicality:
     @classmethod
     def fit(
         cls,
-        sources: Sequence[FloatArray],
-        masks: Sequence[BoolArray],
+        sources: Sequence[Singles],
+        masks: Sequence[Bools],
         *,
         spacing_mm: float,
         subjects: Sequence[str],
@@ -137,7 +137,7 @@ class Typicality:
             rate,
         )
 
-    def score(self, source: FloatArray, mask: BoolArray) -> Score:
+    def score(self, source: Singles, mask: Bools) -> Score:
         """Score a new scan.
 
         Args:
@@ -205,7 +205,7 @@ class Typicality:
         )
 
 
-def conformal_threshold(scores: NDArray[np.float64], rate: float) -> tuple[float, float]:
+def conformal_threshold(scores: Doubles, rate: float) -> tuple[float, float]:
     """Split-conformal threshold of scores `[N]`, and the rate at which exchangeable new scores exceed it.
 
     The largest score has rate 1 / (N + 1); a smaller rate is not attainable.
@@ -215,7 +215,7 @@ def conformal_threshold(scores: NDArray[np.float64], rate: float) -> tuple[float
     return float(np.sort(scores)[rank - 1]), 1 - rank / (count + 1)
 
 
-def _cross_fitted(people: Sequence[ScanFeatures], folds: Sequence[int]) -> dict[str, NDArray[np.float64]]:
+def _cross_fitted(people: Sequence[ScanFeatures], folds: Sequence[int]) -> dict[str, Doubles]:
     """Scores of every detector `[N]`, of people that it was not fitted on."""
     scores: dict[int, dict[str, float]] = {}
     for fold in sorted(set(folds)):
@@ -233,11 +233,11 @@ def _limits(values: NDArray[Any]) -> tuple[float, float] | None:
     return (median, high) if high > median else None
 
 
-def _standardised(values: NDArray[Any], median: float, high: float) -> NDArray[np.float64]:
+def _standardised(values: NDArray[Any], median: float, high: float) -> Doubles:
     return np.asarray(NORMAL_Q90 * (values - median) / (high - median), np.float64)
 
 
-def largest_by_subject(values: NDArray[np.float64], subjects: Iterable[str]) -> NDArray[np.float64]:
+def largest_by_subject(values: Doubles, subjects: Iterable[str]) -> Doubles:
     """The largest value of each subject, because scans of one subject are not exchangeable with new people's."""
     largest: dict[str, float] = {}
     for subject, value in zip(subjects, values, strict=True):
@@ -245,7 +245,7 @@ def largest_by_subject(values: NDArray[np.float64], subjects: Iterable[str]) -> 
     return np.array(list(largest.values()))
 
 
-def _on_grid(image: FloatArray, factor: int, shape: tuple[int, int, int]) -> FloatArray:
+def _on_grid(image: Singles, factor: int, shape: tuple[int, int, int]) -> Singles:
     """Repeat voxels of the coarse image on the model grid."""
     for axis in range(3):
         image = np.repeat(image, factor, axis=axis)

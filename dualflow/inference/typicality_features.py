@@ -10,15 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy import ndimage
 from torch.nn.functional import avg_pool3d
 
+from dualflow.arrays import Bools, Doubles, Singles
 from dualflow.flows.harmonise import mapped, quantiles
-from dualflow.imaging.geometry import BoolArray, FloatArray
 from dualflow.imaging.intensity import normalise
 
-Vector = NDArray[np.float64]
+Vector = Doubles
 
 PROBABILITIES = np.linspace(0.02, 0.98, 19)
 """Probabilities of the quantiles that describe the intensities."""
@@ -47,17 +46,17 @@ class ScanFeatures:
     """
 
     vectors: dict[str, Vector]
-    image: FloatArray
-    inside: BoolArray
+    image: Singles
+    inside: Bools
 
 
-def reference_quantiles(sources: Sequence[FloatArray], masks: Sequence[BoolArray]) -> torch.Tensor:
+def reference_quantiles(sources: Sequence[Singles], masks: Sequence[Bools]) -> torch.Tensor:
     """Mean quantiles `[Q]` of the training sources, to which histograms are matched."""
     curves = [_curve(_scaled(source, mask), mask) for source, mask in zip(sources, masks, strict=True)]
     return torch.stack(curves).mean(dim=0)
 
 
-def describe(source: FloatArray, mask: BoolArray, spacing_mm: float, reference: torch.Tensor) -> ScanFeatures:
+def describe(source: Singles, mask: Bools, spacing_mm: float, reference: torch.Tensor) -> ScanFeatures:
     """Describe a source `[D, H, W]` by its voxels in the mask.
 
     Raises:
@@ -84,28 +83,28 @@ def map_factor(spacing_mm: float) -> int:
     return max(round(MAP_MM / spacing_mm), 1)
 
 
-def _scaled(source: FloatArray, mask: BoolArray) -> FloatArray:
+def _scaled(source: Singles, mask: Bools) -> Singles:
     return normalise(source, mask, "robust")[0]
 
 
-def _curve(scaled: FloatArray, mask: BoolArray) -> torch.Tensor:
+def _curve(scaled: Singles, mask: Bools) -> torch.Tensor:
     return quantiles(torch.from_numpy(scaled)[None], torch.from_numpy(np.ascontiguousarray(mask)))[0]
 
 
-def _block_means(image: FloatArray, size: int) -> FloatArray:
+def _block_means(image: Singles, size: int) -> Singles:
     """Mean of each block of `size` voxels a side; blocks at the end may be smaller."""
     tensor = torch.from_numpy(np.ascontiguousarray(image, np.float32))[None]
-    result: FloatArray = avg_pool3d(tensor, size, ceil_mode=True, count_include_pad=False)[0].numpy()
+    result: Singles = avg_pool3d(tensor, size, ceil_mode=True, count_include_pad=False)[0].numpy()
     return result
 
 
-def _extent(mask: BoolArray) -> Vector:
+def _extent(mask: Bools) -> Vector:
     """Log size, centre and log extent along each axis, in voxels."""
     places = np.argwhere(mask)
     return np.concatenate([[np.log(len(places))], places.mean(axis=0), np.log(places.std(axis=0) + _FLOOR)])
 
 
-def _texture(matched: FloatArray, mask: BoolArray, spacing_mm: float) -> Vector:
+def _texture(matched: Singles, mask: Bools, spacing_mm: float) -> Vector:
     """Log energies of the first and second derivatives by axis, jumps between slices, and log fine texture."""
     inner = ndimage.binary_erosion(mask, iterations=max(round(EROSION_MM / spacing_mm), 1))
     inner = inner if inner.sum() >= MIN_VOXELS else mask
@@ -119,7 +118,7 @@ def _texture(matched: FloatArray, mask: BoolArray, spacing_mm: float) -> Vector:
     return np.array([*values, np.log(np.median(fine) + _FLOOR)])
 
 
-def _slice_jumps(matched: FloatArray, roughness: FloatArray, inner: BoolArray, axis: int) -> list[float]:
+def _slice_jumps(matched: Singles, roughness: Singles, inner: Bools, axis: int) -> list[float]:
     """Largest log kink of the slices' means along an axis, and largest log roughness relative to nearby slices."""
     plane = tuple(other for other in range(3) if other != axis)
     area = inner.sum(axis=plane)

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from scipy.special import poch
 
+from dualflow.arrays import Bools, Singles
 from dualflow.data.side_encoder import Categorical, Continuous, SideEncoder
-from dualflow.imaging.geometry import BoolArray, FloatArray
 from dualflow.imaging.input_figures import TURNED_DEG
 from dualflow.inference.predict import Prediction
 from dualflow.inference.training_reference import SAMPLES, FigureRanges, Reference, output_figures
@@ -54,7 +54,7 @@ class Verdict:
 
     findings: tuple[Finding, ...] = ()
     figures: Mapping[str, float] = field(default_factory=dict)
-    lesion_map: FloatArray | None = None
+    lesion_map: Singles | None = None
 
     @property
     def outcome(self) -> Outcome:
@@ -81,8 +81,8 @@ class Verdict:
 def judge_input(
     reference: Reference | None,
     encoder: SideEncoder,
-    source: FloatArray,
-    mask: BoolArray,
+    source: Singles,
+    mask: Bools,
     figures: Mapping[str, float],
     side: Mapping[str, Any],
 ) -> Verdict:
@@ -114,7 +114,7 @@ def judge_input(
 def judge_output(
     reference: Reference | None,
     prediction: Prediction,
-    mask: BoolArray,
+    mask: Bools,
     unit: str,
     *,
     samples: int = SAMPLES,
