@@ -17,10 +17,10 @@ from dualflow.modalities import modality
 from dualflow.models.bundle import copy_bundle, is_bundle, write_bundle
 from dualflow.models.card import ModelCard
 from dualflow.models.model_files import WEIGHTS
-from dualflow.models.model_readme import Figure, SplitCount, StudyFacts, model_readme
+from dualflow.models.model_readme import HeldOutScore, SplitCount, StudyFacts, model_readme
 from dualflow.models.store import load_model
 
-FIGURES = ("mae", "region_mae", "voxel_crps", "region_crps", "region_coverage_80", "voxel_coverage_80", "bits_in_mask")
+SCORES = ("mae", "region_mae", "voxel_crps", "region_crps", "region_coverage_80", "voxel_coverage_80", "bits_in_mask")
 """Metrics in the README of a bundle."""
 SPLITS = {"train": "training", "validation": "validation"}
 
@@ -68,7 +68,7 @@ def study_facts(layout: Layout, card: ModelCard) -> StudyFacts:
         splits["held out"] = _count(evaluation.scans["scan"])
     return StudyFacts(
         splits,
-        () if evaluation is None else tuple(_figures(evaluation.summary, card)),
+        () if evaluation is None else tuple(_scores(evaluation.summary, card)),
         simulated=layout.bids.is_dir(),
     )
 
@@ -102,11 +102,11 @@ def _count(scans: pd.Series) -> SplitCount:
     return SplitCount(len(scans), len({Scan.parse(str(key)).subject for key in scans}))
 
 
-def _figures(summary: pd.DataFrame, card: ModelCard) -> list[Figure]:
+def _scores(summary: pd.DataFrame, card: ModelCard) -> list[HeldOutScore]:
     target = modality(card.study.target)
     rows = {str(row["metric"]): row for row in summary.to_dict("records")}
     return [
-        Figure(
+        HeldOutScore(
             METRICS[name].heading(target),
             mean=float(row["mean"]),
             low=float(row["low"]),
@@ -114,6 +114,6 @@ def _figures(summary: pd.DataFrame, card: ModelCard) -> list[Figure]:
             people=int(row["subjects"]),
             digits=METRICS[name].digits,
         )
-        for name in FIGURES
+        for name in SCORES
         if (row := rows.get(name)) is not None
     ]

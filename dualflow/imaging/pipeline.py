@@ -246,7 +246,7 @@ def normalise_on_grid(
     return values, fit | region_record
 
 
-def padding(raw: FloatArray, row: Modality) -> BoolArray:
+def padding(raw: Singles, row: Modality) -> Bools:
     """Voxels that an image shows no head in, although its grid holds them, with the size of `raw`.
 
     Programs that interpolate an image onto another grid, such as that of an MR, write 0 beyond its field of view.

@@ -14,7 +14,7 @@ from dualflow.arrays import Bools, Doubles
 from dualflow.data.markdown import markdown_table
 from dualflow.imputation.study_tables import CONSTANT, FIXED, JACKKNIFE, PROPER, SAMPLES, SINGLE
 from dualflow.imputation.validity import EFFECT, NULL_KIND, simulated_by_hiding
-from dualflow.imputation.validity_figures import Estimates, Figure, Resamples, average
+from dualflow.imputation.validity_statistics import Estimates, Resamples, Statistic, average
 from dualflow.imputation.validity_text import with_error
 
 METHODS = (JACKKNIFE, PROPER, FIXED, SAMPLES, CONSTANT, SINGLE)
@@ -45,15 +45,17 @@ def compare_imputations(first: pd.DataFrame, second: pd.DataFrame, null: str) ->
             for method in METHODS:
                 pair = [simulated.estimates(name).chosen(chosen) for name in (method, _SECOND + method)]
                 kinds = {kind: is_kind[chosen] for kind, is_kind in simulated.kinds.items()}
-                figures = _figures(pair[0], pair[1], simulated.truth[chosen], kinds)
+                statistics = _statistics(pair[0], pair[1], simulated.truth[chosen], kinds)
                 row: dict[str, str | float] = {"hidden": hidden, "outcomes": outcomes, "method": method}
-                for name, figure in figures.items():
-                    row |= {name: figure.value, f"{name}_mc": figure.error}
+                for name, statistic in statistics.items():
+                    row |= {name: statistic.value, f"{name}_mc": statistic.error}
                 rows.append(row)
     return pd.DataFrame(rows).round(4)
 
 
-def _figures(first: Estimates, second: Estimates, truth: Doubles, kinds: Mapping[str, Bools]) -> dict[str, Figure]:
+def _statistics(
+    first: Estimates, second: Estimates, truth: Doubles, kinds: Mapping[str, Bools]
+) -> dict[str, Statistic]:
     resamples, effect = Resamples(len(first.estimate)), kinds[EFFECT]
     claimed = resamples.mean(np.square(first.se))
     squares = resamples.mean(np.square(second.estimate - first.estimate))
@@ -61,11 +63,11 @@ def _figures(first: Estimates, second: Estimates, truth: Doubles, kinds: Mapping
     excluded = resamples.mean(second.excludes(truth) - first.excludes(truth))
     spreads = [resamples.variance(one.estimate)[:, effect] / claimed[0, effect] for one in (first, second)]
     return {
-        "difference": resamples.figure(np.sqrt(average(squares / claimed))),
-        "width": resamples.figure(np.exp(average(resamples.mean(np.log(widths))))),
-        "error": resamples.figure(average(excluded[:, kinds[NULL_KIND]])),
-        "missed": resamples.figure(average(excluded[:, effect])),
-        "gain": resamples.figure(100 * (average(spreads[0]) / average(spreads[1]) - 1)),
+        "difference": resamples.statistic(np.sqrt(average(squares / claimed))),
+        "width": resamples.statistic(np.exp(average(resamples.mean(np.log(widths))))),
+        "error": resamples.statistic(average(excluded[:, kinds[NULL_KIND]])),
+        "missed": resamples.statistic(average(excluded[:, effect])),
+        "gain": resamples.statistic(100 * (average(spreads[0]) / average(spreads[1]) - 1)),
     }
 
 

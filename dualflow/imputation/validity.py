@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dualflow.imputation.group_models import COMPLETE
 from dualflow.imputation.joint_outcomes import JOINT
 from dualflow.imputation.study_tables import ALL
-from dualflow.imputation.validity_figures import LARGE, Estimates, Figure, validity_figures
+from dualflow.imputation.validity_statistics import LARGE, Estimates, Statistic, validity_statistics
 
 NULL_KIND, EFFECT = "null", "effect"
 """Kinds of terms: without and with an effect."""
@@ -56,12 +56,12 @@ class Simulated:
         """The estimates of a method."""
         return self._estimates[method]
 
-    def figures(self, method: str, chosen: NDArray[np.bool_]) -> dict[str, Figure]:
-        """Figures of a method from the `chosen` coefficients `[K]`."""
+    def statistics(self, method: str, chosen: NDArray[np.bool_]) -> dict[str, Statistic]:
+        """Statistics of a method from the `chosen` coefficients `[K]`."""
         truth = self.truth[chosen]
         one, complete, full = (self.estimates(name).chosen(chosen) for name in (method, COMPLETE, ALL))
         reference = np.broadcast_to(truth, full.estimate.shape) if method == ALL else full.estimate
-        return validity_figures(one, complete, reference, truth, self.large[chosen])
+        return validity_statistics(one, complete, reference, truth, self.large[chosen])
 
     def _arrays(self, part: pd.DataFrame, coefficients: pd.MultiIndex) -> Estimates:
         wide = [part.pivot(index="study", columns=["region", "term"], values=name) for name in Estimates._fields]
@@ -78,8 +78,8 @@ def simulated_by_hiding(table: pd.DataFrame, null: str) -> Iterator[tuple[str, S
 def summarise_validity(table: pd.DataFrame, null: str) -> pd.DataFrame:
     """Validity of each method over all regions, one row per way of hiding, kind of term and method.
 
-    A term has the kind `null` or `effect`. Columns are the figures of `validity_figures`, each with its Monte-Carlo
-    error `_mc`, and the numbers of studies and of intervals.
+    A term has the kind `null` or `effect`. Columns are those of `validity_statistics`, each with its Monte-Carlo error
+    `_mc`, and the numbers of studies and of intervals.
 
     Args:
         table: estimates with their truth, one row per study, way of hiding, method, region and term.
@@ -108,9 +108,7 @@ def summarise_regions(table: pd.DataFrame, null: str) -> pd.DataFrame:
 
 
 def _columns(simulated: Simulated, method: str, chosen: NDArray[np.bool_]) -> dict[str, float]:
-    parts = [
-        {name: figure.value, f"{name}_mc": figure.error} for name, figure in simulated.figures(method, chosen).items()
-    ]
+    parts = [{name: one.value, f"{name}_mc": one.error} for name, one in simulated.statistics(method, chosen).items()]
     intervals = int(np.isfinite(simulated.estimates(method).chosen(chosen).low).sum())
     return {name: value for part in parts for name, value in part.items()} | {
         "studies": len(simulated),

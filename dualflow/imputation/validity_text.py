@@ -74,7 +74,7 @@ def _kinds(group: pd.DataFrame) -> tuple[Mapping[Hashable, Any], Mapping[Hashabl
 
 
 def with_error(row: Mapping[Hashable, Any], name: str, digits: int) -> str:
-    """A figure of a row with its Monte-Carlo error."""
+    """A statistic of a row with its Monte-Carlo error."""
     return f"{row[name]:z.{digits}f} ± {row[f'{name}_mc']:.{digits}f}"
 
 

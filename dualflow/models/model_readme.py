@@ -36,7 +36,7 @@ class SplitCount:
 
 
 @dataclass(frozen=True)
-class Figure:
+class HeldOutScore:
     """One measured score, averaged over the held-out people.
 
     Attributes:
@@ -62,12 +62,12 @@ class StudyFacts:
 
     Attributes:
         splits: sizes of the splits that the model was trained and scored on, by name.
-        figures: scores on the held-out people; empty if the model was not evaluated.
+        scores: means on the held-out people; empty if the model was not evaluated.
         simulated: whether the study is the embedded, simulated cohort; None if unknown.
     """
 
     splits: Mapping[str, SplitCount]
-    figures: Sequence[Figure] = ()
+    scores: Sequence[HeldOutScore] = ()
     simulated: bool | None = None
 
 
@@ -98,8 +98,8 @@ def model_readme(card: ModelCard, facts: StudyFacts, hashes: Mapping[str, str], 
         sources=" and ".join((card.study.source, *card.study.extra_sources)),
         target=target,
         side=[_side_row(column) for column in card.side.columns],
-        figures=_figures(facts.figures),
-        people=max((figure.people for figure in facts.figures), default=0),
+        scores=_scores(facts.scores),
+        people=max((score.people for score in facts.scores), default=0),
         licence=licence or NO_LICENCE,
         template_space=TEMPLATE_SPACE,
         files=markdown_table(
@@ -135,9 +135,9 @@ def _side_row(column: Continuous | Categorical) -> str:
     return f"{name}: mean {column.mean:.3g}, SD {column.sd:.3g}; about {low:.3g} to {high:.3g} (mean ± 2 SD)"
 
 
-def _figures(figures: Sequence[Figure]) -> str:
+def _scores(scores: Sequence[HeldOutScore]) -> str:
     rows = [["score", "mean", "95 % interval"]]
-    for figure in figures:
-        mean, low, high = (f"{value:z.{figure.digits}f}" for value in (figure.mean, figure.low, figure.high))
-        rows.append([figure.label, mean, "too few people" if isnan(figure.low) else f"{low} to {high}"])
+    for score in scores:
+        mean, low, high = (f"{value:z.{score.digits}f}" for value in (score.mean, score.low, score.high))
+        rows.append([score.label, mean, "too few people" if isnan(score.low) else f"{low} to {high}"])
     return markdown_table(rows)

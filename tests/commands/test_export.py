@@ -1,4 +1,4 @@
-"""Export of a model of a study: its README has the study's figures, and no file names a person."""
+"""Export of a model of a study: its README has the study's scores, and no file names a person."""
 
 import json
 
@@ -19,7 +19,7 @@ def study(tmp_path, card):
     return EvaluatedStudy(tmp_path / "phantoms", card)
 
 
-def test_the_readme_has_the_figures_of_the_study(study, tmp_path):
+def test_the_readme_has_the_scores_of_the_study(study, tmp_path):
     """Scores with intervals, and numbers of scans of each split."""
     export(study.model("first", 1.0, SCORES), tmp_path / "bundle", "CC-BY-4.0")
     text = (tmp_path / "bundle" / "README.md").read_text()
@@ -56,8 +56,8 @@ def test_labels_as_levels_are_refused(study, tmp_path):
     assert not (tmp_path / "bundle").exists()
 
 
-def test_figures_of_other_weights_are_not_shown(study, tmp_path):
-    """A model that was trained again after its evaluation has no figures."""
+def test_scores_of_other_weights_are_not_shown(study, tmp_path):
+    """A model that was trained again after its evaluation has no scores."""
     study.model("first", 1.0, SCORES)
     folder, _ = study.train("first", 2.0)
     export(folder, tmp_path / "bundle")
@@ -65,7 +65,7 @@ def test_figures_of_other_weights_are_not_shown(study, tmp_path):
 
 
 def test_a_bundle_is_copied_unchanged(study, tmp_path):
-    """The figures stay although the study is elsewhere; its licence cannot change, and it is not its own target."""
+    """The scores stay although the study is elsewhere; its licence cannot change, and it is not its own target."""
     bundle, copy = tmp_path / "elsewhere" / "bundle", tmp_path / "copy"
     export(study.model("first", 1.0, SCORES), bundle)
     export(bundle, copy)

@@ -59,7 +59,7 @@ def test_the_summary_tells_valid_from_overconfident_methods(table):
 
 
 def test_regions_are_summarised_one_by_one(table):
-    """One row per region, with the figures of a summary of that region alone."""
+    """One row per region, with the statistics of a summary of that region alone."""
     other = table.assign(region="s", estimate=table["estimate"] + 1, low=table["low"] + 1, high=table["high"] + 1)
     regions = summarise_regions(pd.concat([table, other]), NULL)
     one, shifted = (regions[regions["region"] == name].set_index(["kind", "method"]) for name in "rs")

@@ -1,22 +1,22 @@
-"""The README of a bundle: figures with their people, training data, limits, and escaped text of the study."""
+"""The README of a bundle: scores with their people, training data, limits, and escaped text of the study."""
 
 import pytest
 import yaml
 
 from dualflow.data.side_encoder import Categorical, Continuous, SideEncoder
 from dualflow.models.bundle import MARK
-from dualflow.models.model_readme import Figure, SplitCount, StudyFacts, escape, model_readme
+from dualflow.models.model_readme import HeldOutScore, SplitCount, StudyFacts, escape, model_readme
 
 FACTS = StudyFacts(
     {"training": SplitCount(25, 22), "held out": SplitCount(9, 8)},
-    (Figure("MAE (SUVR)", 0.07441, 0.06699, 0.0797, people=8, digits=4),),
+    (HeldOutScore("MAE (SUVR)", 0.07441, 0.06699, 0.0797, people=8, digits=4),),
     simulated=False,
 )
 HASHES = {"model.safetensors": "a" * 64, "model.json": "b" * 64}
 
 
 def test_it_has_what_a_reader_needs(card):
-    """Figures with interval and people, scans, grid, tracer, reference region, use, limits, licence and hashes."""
+    """Scores with interval and people, scans, grid, tracer, reference region, use, limits, licence and hashes."""
     text = model_readme(card, FACTS, HASHES, "CC-BY-4.0")
     assert MARK in text
     for part in (
@@ -39,7 +39,7 @@ def test_it_has_what_a_reader_needs(card):
 
 
 def test_what_is_unknown_is_said(card):
-    """Without a study there are no figures and no numbers of scans, and the licence is not stated."""
+    """Without a study there are no scores and no numbers of scans, and the licence is not stated."""
     text = model_readme(card, StudyFacts({}), HASHES)
     assert "None: the study's scores on held-out people were not available" in text
     assert "scans of" not in text

@@ -1,9 +1,9 @@
-"""Figures of simulated studies agree with theory, and their errors with the spread over repetitions."""
+"""Statistics of simulated studies agree with theory, and their errors with the spread over repetitions."""
 
 import numpy as np
 import pytest
 
-from dualflow.imputation.validity_figures import Estimates, Resamples, average, validity_figures
+from dualflow.imputation.validity_statistics import Estimates, Resamples, average, validity_statistics
 
 STUDIES, EFFECTS = 40, 30
 
@@ -23,15 +23,15 @@ def simulated(rng, bias=0.0, truth=0.0):
     )  # fmt: skip
 
 
-def figures(rng, bias=0.0, paired=True):
+def statistics(rng, bias=0.0, paired=True):
     full, complete, method = simulated(rng, bias)
     truth = np.zeros(EFFECTS)
     reference = full if paired else np.zeros_like(full)
-    return validity_figures(method, complete, reference, truth, np.arange(EFFECTS) < 3)
+    return validity_statistics(method, complete, reference, truth, np.arange(EFFECTS) < 3)
 
 
-def test_figures_are_those_of_the_law():
-    result = figures(np.random.default_rng(0), bias=0.5)
+def test_statistics_are_those_of_the_law():
+    result = statistics(np.random.default_rng(0), bias=0.5)
     assert result["bias"].value == pytest.approx(0.5, abs=0.05)
     assert result["ratio"].value == pytest.approx(1, abs=0.05)
     assert result["gain"].value == pytest.approx(33, abs=15)
@@ -41,8 +41,8 @@ def test_figures_are_those_of_the_law():
 
 
 def test_errors_are_those_over_repetitions():
-    """The jackknife's errors, against the spread of the figures over 60 benchmarks."""
-    results = [figures(np.random.default_rng(seed), bias=0.3) for seed in range(60)]
+    """The jackknife's errors, against the spread of the statistics over 60 benchmarks."""
+    results = [statistics(np.random.default_rng(seed), bias=0.3) for seed in range(60)]
     for name in ("excluded", "bias", "ratio", "gain", "found"):
         spread = np.std([result[name].value for result in results])
         claimed = np.sqrt(np.mean([result[name].error ** 2 for result in results]))
@@ -51,7 +51,7 @@ def test_errors_are_those_over_repetitions():
 
 def test_the_same_study_tells_a_bias_with_less_noise():
     paired, plain = (
-        [figures(np.random.default_rng(seed), 0.3, paired=paired)["bias"].value for seed in range(30)]
+        [statistics(np.random.default_rng(seed), 0.3, paired=paired)["bias"].value for seed in range(30)]
         for paired in (True, False)
     )
     assert np.mean(paired) == pytest.approx(0.3, abs=0.02)
@@ -59,7 +59,7 @@ def test_the_same_study_tells_a_bias_with_less_noise():
 
 
 def test_a_bias_of_0_has_an_upper_end():
-    bias = figures(np.random.default_rng(1))["bias"]
+    bias = statistics(np.random.default_rng(1))["bias"]
     assert bias.value < 0.06
     assert 0.02 < bias.error < 0.12
 
@@ -77,4 +77,4 @@ def test_resamples_leave_out_unknown_values():
 def test_the_error_of_a_mean_is_that_of_independent_studies():
     values = np.random.default_rng(0).normal(size=(20, 1))
     resamples = Resamples(20)
-    assert resamples.figure(resamples.mean(values)[:, 0]).error == pytest.approx(values.std(ddof=1) / np.sqrt(20))
+    assert resamples.statistic(resamples.mean(values)[:, 0]).error == pytest.approx(values.std(ddof=1) / np.sqrt(20))

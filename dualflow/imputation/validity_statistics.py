@@ -1,4 +1,4 @@
-"""Figures of a way to complete a study, over simulated studies with known effects, with errors by a jackknife."""
+"""Statistics of a way to complete a study, over simulated studies with known effects, with errors by a jackknife."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Estimates(NamedTuple):
         return np.where(np.isfinite(self.low), outside, np.nan)
 
 
-class Figure(NamedTuple):
-    """A figure and its Monte-Carlo error."""
+class Statistic(NamedTuple):
+    """A statistic over simulated studies and its Monte-Carlo error."""
 
     value: float
     error: float
@@ -63,11 +63,11 @@ class Resamples:
         return _ratio(squares - count * np.square(np.nan_to_num(self.mean(centred))), count - 1)
 
     @staticmethod
-    def figure(values: Doubles) -> Figure:
+    def statistic(values: Doubles) -> Statistic:
         """The value of all studies and its error by the jackknife, from those of the resamples `[S + 1]`."""
         parts = values[1:]
         error = np.sqrt((len(parts) - 1) * np.square(parts - parts.mean()).mean())
-        return Figure(float(values[0]), float(error))
+        return Statistic(float(values[0]), float(error))
 
 
 def average(values: Doubles) -> Doubles:
@@ -80,9 +80,9 @@ def _ratio(above: Doubles, below: Doubles) -> Doubles:
     return np.asarray(np.divide(above, below, out=np.full(below.shape, np.nan), where=below > 0))
 
 
-def validity_figures(
+def validity_statistics(
     method: Estimates, complete: Estimates, reference: Doubles, truth: Doubles, large: Bools
-) -> dict[str, Figure]:
+) -> dict[str, Statistic]:
     """Return how valid and how precise a method is.
 
     `excluded` is the percentage of 95 % intervals without the truth, which for a term without an effect is the type I
@@ -110,16 +110,16 @@ def validity_figures(
     claimed, variance = resamples.mean(np.square(method.se)), resamples.variance(method.estimate)
     difference = method.estimate - reference
     noise = _ratio(resamples.variance(difference), resamples.count(difference))
-    squared_bias = resamples.figure(average((np.square(resamples.mean(difference)) - noise) / claimed))
+    squared_bias = resamples.statistic(average((np.square(resamples.mean(difference)) - noise) / claimed))
     bias = np.sqrt(max(squared_bias.value, 0.0))
     spread, base = average(variance / unit), average(resamples.variance(complete.estimate) / unit)
     widths = (method.high - method.low) / (complete.high - complete.low)
     return {
-        "excluded": resamples.figure(average(resamples.mean(method.excludes(truth)))),
+        "excluded": resamples.statistic(average(resamples.mean(method.excludes(truth)))),
         # The upper end of the interval of a square that may be 0.
-        "bias": Figure(float(bias), float(np.sqrt(bias**2 + squared_bias.error) - bias)),
-        "ratio": resamples.figure(np.sqrt(average(claimed / unit) / spread)),
-        "width": resamples.figure(average(resamples.mean(widths))),
-        "gain": resamples.figure(100 * (base / spread - 1)),
-        "found": resamples.figure(average(resamples.mean(method.excludes(np.zeros_like(truth)))[:, large])),
+        "bias": Statistic(float(bias), float(np.sqrt(bias**2 + squared_bias.error) - bias)),
+        "ratio": resamples.statistic(np.sqrt(average(claimed / unit) / spread)),
+        "width": resamples.statistic(average(resamples.mean(widths))),
+        "gain": resamples.statistic(100 * (base / spread - 1)),
+        "found": resamples.statistic(average(resamples.mean(method.excludes(np.zeros_like(truth)))[:, large])),
     }
