@@ -168,6 +168,11 @@ def _groups(options: ImputeConfig, regions: RegionMap) -> MetaRegions:
     table = read_table(options.meta_regions)
     if missing := [name for name in ("meta_region", "region") if name not in table]:
         raise DataError(f"{options.meta_regions}: no column {missing[0]}; expected the columns meta_region and region")
+    if table.empty or table[["meta_region", "region"]].isna().to_numpy().any():
+        raise DataError(
+            f"{options.meta_regions}: has no row or an empty cell; write the meta-region in the row of each of its "
+            "regions"
+        )
     if same := sorted(set(table["meta_region"]) & set(regions.names)):
         raise DataError(f"{options.meta_regions}: meta-region {same[0]} has the name of a region; rename it")
     known = grey_matter_names()

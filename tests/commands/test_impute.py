@@ -97,6 +97,13 @@ def test_a_table_of_meta_regions_is_checked(config, tmp_path, row, words):
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize("rows", [[], ["mine\tcuneus", "\tCaudate"], ["mine\tcuneus", "mine\tn/a"]])
+def test_a_table_of_meta_regions_has_no_empty_cell(config, tmp_path, rows):
+    """A name that stands in the first of its rows alone would silently leave the mean of the first region."""
+    with pytest.raises(DataError, match="write the meta-region in the row of each of its regions"):
+        impute(meta_regions_of(config, tmp_path, *rows))
+
+
 def test_equal_seeds_give_equal_tables_and_others_give_others(config):
     texts = []
     for seed in (0, 0, 1):
