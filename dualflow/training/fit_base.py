@@ -107,8 +107,7 @@ def region_weights(pairs: PairDataset, regions: Tensor | None, block: int) -> Te
     """
     inside = torch.stack([pairs[index]["mask"][0] for index in range(min(len(pairs), BATCH))]).float().mean(0) > 0.5
     shape = inside.shape
-    grids = (_blocks_per_axis(shape, edge) for edge in count(block))
-    sizes = next(numbers for numbers in grids if prod(numbers) <= MAX_BLOCKS)
+    sizes = blocks_per_axis(shape, block)
     grid = torch.arange(prod(sizes)).view(1, 1, *sizes).float()
     blocks = F.interpolate(grid, size=shape, mode="nearest")[0, 0].long()
     maps = [(blocks + 1) * inside] if regions is None else [(blocks + 1) * inside, regions * inside]
@@ -126,9 +125,10 @@ def region_weights(pairs: PairDataset, regions: Tensor | None, block: int) -> Te
     return weights
 
 
-def _blocks_per_axis(shape: Sequence[int], edge: int) -> list[int]:
-    """Return how many blocks of at least `edge` voxels fit along each axis, at least 1."""
-    return [max(size // edge, 1) for size in shape]
+def blocks_per_axis(shape: Sequence[int], block: int) -> list[int]:
+    """Return how many blocks of at least `block` voxels a side lie along each axis, at most MAX_BLOCKS in all."""
+    grids = ([max(size // edge, 1) for size in shape] for edge in count(block))
+    return next(numbers for numbers in grids if prod(numbers) <= MAX_BLOCKS)
 
 
 def mean_gradients(flow: DualFlow, pairs: PairDataset, weights: Tensor, people: int = GRADIENT_PEOPLE) -> Tensor:

@@ -144,7 +144,8 @@ def _largest_batch(config: Config, scans: int, libraries: int, limit: int) -> in
     if _needed_bytes(config, single, libraries) > limit:
         return 0
     available = limit - libraries if cuda else limit // processes - libraries - single.scans
-    return processes * (1 + (available - single.weights - single.step) // max(1, double.step - single.step))
+    available -= single.whitening + single.weights + single.step
+    return processes * (1 + available // max(1, double.step - single.step))
 
 
 def _memory_of(device: torch.device) -> int:

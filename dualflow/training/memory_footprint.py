@@ -17,13 +17,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dualflow.config import Config
+from dualflow.flows.field_whitening import AT_ONCE, LATTICES, NEIGHBOURS, PARITIES, REMEMBERED
 from dualflow.flows.folds import FOLDS
 from dualflow.flows.initialization import INITIALISATION_VOXELS
 from dualflow.flows.local_linear import LocalLinear
 from dualflow.flows.memory import without_drift_check
+from dualflow.flows.model import DualFlow
 from dualflow.flows.objective import Batch
 from dualflow.flows.source_spread import SourceSpread
+from dualflow.imaging.regions import region_map
 from dualflow.training.device import autocast
+from dualflow.training.fit_base import GRADIENT_PEOPLE, blocks_per_axis
 from dualflow.training.step_time import random_batch, untrained
 from dualflow.training.train_flow import INITIALISATION_SCANS
 
@@ -42,6 +46,14 @@ STACKED = 30
 predictions."""
 SOLVING = 3.3
 """Peak memory of the least-squares fit relative to its sums (measured at 4 mm)."""
+CONDITION = 16
+"""Bytes per voxel of a scan's condition: target, mean, scale and mask; a whitening adds a number for each neighbour."""
+GRADIENTS = 5
+"""Copies of the gradients of all region means while directions are fitted: weights, gradients and their graph, basis.
+At 4 mm the measured peak is 0.9 of what this forecasts."""
+EDGE, SOLVED_SET = 0.02, 25_000
+"""Share of a scan's voxels at the edge of the brain for whose neighbours a whitening keeps weights of their own
+(measured at 4 mm); bytes with which it solves for each."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +68,8 @@ class Footprint:
         step: peak that a step adds.
         mean: peak of the closed-form fit of the mean, before the flow exists.
         start: peak that the initialisation adds to the model, including its scans.
+        end: peak that the fit of the base's directions adds, after the last step.
+        whitening: weights that a whitening keeps, and what it needs to solve for them.
     """
 
     parameters: int
@@ -65,16 +79,18 @@ class Footprint:
     step: int
     mean: int
     start: int
+    end: int
+    whitening: int
 
     @property
     def peak(self) -> int:
-        """Peak on a CPU, where fit, initialisation and steps follow each other."""
+        """Peak on a CPU, where fits, initialisation and steps follow each other."""
         return self.scans + max(self.mean, self.on_device)
 
     @property
     def on_device(self) -> int:
         """Peak on a GPU; scans and the closed-form fit stay in CPU memory."""
-        return max(self.weights + self.step, self.model + self.start)
+        return self.whitening + max(self.weights + max(self.step, self.end), self.model + self.start)
 
 
 def footprint(config: Config, scans: int) -> Footprint:
@@ -107,7 +123,28 @@ def footprint(config: Config, scans: int) -> Footprint:
         step=step,
         mean=mean,
         start=start,
+        end=_directions(model.flow, len(region_map(config.preprocess).names)),
+        whitening=_whitening(model.flow, scans),
     )
+
+
+def _directions(flow: DualFlow, regions: int) -> int:
+    """Memory of the fit of the base's directions in bytes: gradients of all means, and the conditions of some scans."""
+    if flow.base is None:
+        return 0
+    voxels = prod(flow.shape)
+    condition = voxels * (CONDITION + (flow.whitening is not None) * 4 * (NEIGHBOURS + 1))
+    means = prod(blocks_per_axis(flow.shape, 2**flow.spec.levels)) + regions
+    return GRADIENTS * 4 * means * voxels + GRADIENT_PEOPLE * condition
+
+
+def _whitening(flow: DualFlow, scans: int) -> int:
+    """Memory of a flow's whitening in bytes: each set of neighbours has a key, weights and a scale."""
+    if flow.whitening is None:
+        return 0
+    sets = int(EDGE * prod(flow.shape))
+    kept = min(sets * scans, LATTICES * len(PARITIES) * REMEMBERED)
+    return min(sets, AT_ONCE) * SOLVED_SET + kept * (8 + 4 * (NEIGHBOURS + 1))
 
 
 def _step(config: Config, model: nn.Module, batch: Batch) -> None:

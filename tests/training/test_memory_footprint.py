@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from dualflow.config import parse_config
+from dualflow.data.dataset import PairDataset
 from dualflow.flows.objective import Batch
+from dualflow.training import fit_base
 from dualflow.training import memory_footprint as module
 from dualflow.training.memory_footprint import footprint
-from dualflow.training.step_time import random_training
+from dualflow.training.step_time import random_batch, random_training
 
 OPTIONS = {"levels": 2, "steps": [1, 1], "hidden": [4, 4], "low_rank": 2}
 
@@ -79,3 +81,36 @@ def test_depth_costs_memory_unless_reversible():
 def test_processes_share_the_batch():
     """Each process holds the activations of its share."""
     assert footprint(config(train={"batch_size": 4, "processes": 2}), 10).step == footprint(config(), 10).step
+
+
+def test_the_fit_after_the_last_step_counts():
+    """Directions of a base hold several copies of all means; a flow without a base has no such fit."""
+    options = {**OPTIONS, "low_rank": 0}
+    based, spread, plain = (
+        footprint(study, 10)
+        for study in (
+            config(edge=32),
+            config(edge=32, options=options),
+            config(edge=32, options=options, preset="dual_glow"),
+        )
+    )
+    means = 64 + 30  # blocks of 8 voxels a side, and regions of the atlas on this grid
+    assert based.end > 5 * 4 * means * 32**3
+    assert spread.end == 0 < spread.whitening
+    assert plain.end == plain.whitening == 0
+    assert based.on_device == based.whitening + max(based.weights + based.end, based.model + based.start)
+
+
+def test_the_end_is_the_measured_peak_of_the_base(monkeypatch):
+    """Directions of a real flow, from 8 blocks and 24 regions, take about as much as forecast."""
+    monkeypatch.setattr(fit_base, "MAX_BLOCKS", 8)
+    study = config(edge=16, options={**OPTIONS, "whitening": False})
+    flow = random_training(study, study.model)[0].flow.eval()
+    batch = random_batch(study, flow, fit_base.GRADIENT_PEOPLE)
+    pairs = PairDataset([{name: part[index] for name, part in batch.items()} for index in range(len(batch["target"]))])
+    weights = torch.rand(8 + 24, *flow.shape)
+    with module._count_live_bytes([*flow.parameters(), *flow.buffers()]) as live:
+        live.add(weights, 4 * weights.numel())
+        rows = fit_base.mean_gradients(flow, pairs, weights)
+        fit_base.orthonormal(rows, flow.base.law.rank)
+    assert 0.75 < live.peak / module._directions(flow, regions=24) < 1.1
