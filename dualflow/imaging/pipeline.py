@@ -179,10 +179,9 @@ def _add_target(pair: PreprocessedPair, image: RawImage, row: Modality, config: 
     with pair.clock("grid"):
         to_target = np.linalg.inv(aligned.alignment.points_map)
         native = resample(aligned.volume, *source.grid, points_map=to_target, background=np.nan)
-        in_view = np.isfinite(native) & ~padding(native, row)
-        filled = np.where(in_view, native, np.float32(0))
+        filled, in_view = _zero_beyond_view(native, row)
         values = intensity.apply(filled, aligned.record["intensity"], pair.native_mask)
-        target_native = np.where(pair.native_mask & ~in_view, intensity.INSIDE, values)
+        target_native = _marked_beyond_view(values, pair.native_mask, in_view, row)
     return replace(
         pair,
         target=aligned.values,
@@ -232,18 +231,15 @@ def normalise_on_grid(
     Raises:
         IntensityError: the values do not allow it, or too few voxels of the reference region are in view.
     """
-    in_view = np.isfinite(raw) & ~padding(raw, row)
+    filled, in_view = _zero_beyond_view(raw, row)
     region, region_record = brain & in_view, dict[str, Any]()
     if row.normaliser == "suvr":
         reference = reference_region(config.reference_region, model_grid(config), brain, in_view, path)
         region, region_record = reference.mask, reference.record
     elif row.normaliser == "white_matter":
         region = reference_region(WHITE_MATTER, model_grid(config), brain, in_view, path).mask
-    filled = np.where(in_view, raw, np.float32(0))
     values, fit = intensity.normalise(filled, brain, row.normaliser, str(path), region)
-    if row.datatype in NEVER_ZERO:  # by percentiles, 0 would become another value
-        values = np.where(brain & ~in_view, intensity.INSIDE, values)
-    return values, fit | region_record
+    return _marked_beyond_view(values, brain, in_view, row), fit | region_record
 
 
 def padding(raw: Singles, row: Modality) -> Bools:
@@ -256,6 +252,20 @@ def padding(raw: Singles, row: Modality) -> Bools:
         row: modality of the image.
     """
     return np.asarray((raw == 0) & (row.datatype in NEVER_ZERO))
+
+
+def _zero_beyond_view(raw: Singles, row: Modality) -> tuple[Singles, Bools]:
+    """An interpolated image with 0 in place of the NaN beyond its grid, and the voxels that it shows."""
+    in_view = np.isfinite(raw) & ~padding(raw, row)
+    return np.where(in_view, raw, np.float32(0)), in_view
+
+
+def _marked_beyond_view(values: Singles, brain: Bools, in_view: Bools, row: Modality) -> Singles:
+    """Normalised values with INSIDE in the brain's voxels that a PET or blood flow does not show.
+
+    A normalisation by percentiles has turned their 0 into another value.
+    """
+    return np.where(brain & ~in_view, intensity.INSIDE, values) if row.datatype in NEVER_ZERO else values
 
 
 def _reference_unit(row: Modality, pet_record: Mapping[str, Any]) -> dict[str, Any]:

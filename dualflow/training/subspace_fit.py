@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -16,8 +15,6 @@ from dualflow.baselines.scale_fit import fit_scale
 from dualflow.flows.linalg import with_fixed_signs
 from dualflow.flows.subspace_law import COMPONENTS, LawParameters, SubspaceLaw
 from dualflow.training.mixture_fit import GatedMixture, fit_mixture
-
-Rows: TypeAlias = Bools
 
 FLOOR, FLOOR_SHARE = 1.0, 0.9
 """Largest variance of a coordinate that does not scale with the person's spread, that of the remaining latents, and its
@@ -63,7 +60,7 @@ def fit_law(
     leading = leading * np.sqrt(variance[:q] / np.square(leading).mean(axis=0).clip(1e-12))
     x = features.numpy()
 
-    def score_mixture(fit: Rows, held: Rows, count: int) -> Doubles:
+    def score_mixture(fit: Bools, held: Bools, count: int) -> Doubles:
         return fit_mixture(leading[fit], x[fit], count, seed).log_prob(leading[held], x[held])
 
     count = 1
@@ -102,7 +99,7 @@ def decreasing(variance: Doubles) -> Doubles:
     return np.asarray(isotonic_regression(variance, increasing=False)).clip(MIN_VARIANCE)
 
 
-def held_out(folds: NDArray[np.int_], score: Callable[[Rows, Rows], Doubles]) -> Doubles:
+def held_out(folds: NDArray[np.int_], score: Callable[[Bools, Bools], Doubles]) -> Doubles:
     """Return `score(fit, held)` of every person `[N]`, for the masks of the people outside and inside each fold."""
     values = np.zeros(len(folds))
     for fold in np.unique(folds):
