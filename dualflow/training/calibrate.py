@@ -69,12 +69,13 @@ def calibrate(
         return {}
     flow.eval()
     facts = {"cross_fitted": float(cross_fitted), "nats_before": _nats(flow, pairs, batch_size)}
-    weights = region_weights(pairs, regions, 2**flow.spec.levels).to(device_of(flow))
-    region_gain = 1.0 if flow.base is None else _fit_region_gain(flow, flow.base.law, pairs, weights)
+    # Without a law of regions their means decide nothing, and on a fine grid the weights of all take gigabytes.
+    weights = torch.zeros(1, *flow.shape, device=device_of(flow))
+    if flow.base is not None:
+        weights = region_weights(pairs, regions, 2**flow.spec.levels).to(weights)
+        facts["region_gain"] = _fit_region_gain(flow, flow.base.law, pairs, weights)
     voxel_gain = _voxel_gain(flow, sampled_moments(flow, pairs, weights))
     facts["nats_after"] = _nats(flow, pairs, batch_size, voxel_gain)
-    if flow.base is not None:
-        facts["region_gain"] = region_gain
     if isinstance(flow.spread, VoxelSpread):
         flow.spread.rescale(voxel_gain)
         facts["voxel_gain"] = voxel_gain

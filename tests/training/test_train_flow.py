@@ -311,6 +311,13 @@ def test_after_calibration_voxels_and_region_means_vary_as_much_as_they_err(trai
     assert nats[1] < min(nats[0], nats[2])
 
 
+def test_without_directions_the_voxels_alone_are_calibrated(train, monkeypatch):
+    """There is no gain of regions."""
+    monkeypatch.setattr("dualflow.training.calibrate.MIN_PEOPLE", 2)
+    choice = CALIBRATED.model_copy(update={"options": {**CALIBRATED.options, "low_rank": 0}})
+    assert set(train(choice).record.calibration) == {"cross_fitted", "voxel_gain", "nats_before", "nats_after"}
+
+
 def test_without_validation_scans_training_people_calibrate_around_cross_fitted_means(train, capsys):
     """The record and a warning say so."""
     record = train(CALIBRATED).record
