@@ -85,7 +85,7 @@ class TrainConfig(Section):
     augment: AugmentConfig = AugmentConfig()
     """Random augmentation of the training scans."""
     max_skipped: int = Field(default=10, ge=0)
-    """Consecutive non-finite steps after which training stops with an error."""
+    """Non-finite steps in a row that training skips; one more stops it with an error."""
     max_round_trip: float = Field(default=0.01, gt=0)
     """Largest round-trip error (encode, then decode) of a validation scan, in the target's unit and float32, beyond
     which training stops with an error."""

@@ -75,7 +75,7 @@ class Trainer:
         Raises:
             StoppedError: SIGTERM ended the training early.
             ConfigError: the processes cannot share the batch evenly.
-            DualflowError: `max_skipped` steps in a row were not finite, or the round trip drifted beyond
+            DualflowError: more than `max_skipped` steps in a row were not finite, or the round trip drifted beyond
                 `max_round_trip`.
         """
         context, config, start = self.context, self.config, self._resume()
