@@ -195,16 +195,15 @@ class FlowSpec:
         )
         yield (
             self.prediction == "mean" and self.mean == "none",
-            "prediction = 'mean' needs a mean model; choose mean: local_linear, or prediction: temperature0",
+            "prediction = 'mean' needs a mean model; choose mean: stacked, or prediction: temperature0",
         )
         yield (
             self.spread != "constant" and self.mean == "none",
-            f"spread = '{self.spread}' needs the residuals of a mean model; choose mean: local_linear, or "
-            "spread: constant",
+            f"spread = '{self.spread}' needs the residuals of a mean model; choose mean: stacked, or spread: constant",
         )
         yield (
             self.whitening and self.mean == "none",
-            "whitening needs the residuals of a mean model; choose mean: local_linear, or whitening: false",
+            "whitening needs the residuals of a mean model; choose mean: stacked, or whitening: false",
         )
         yield (
             self.whitening and self.interpolation_l1 > 0,
