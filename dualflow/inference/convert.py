@@ -197,7 +197,7 @@ class Converter:
         }
         if verdict.lesion_map is not None:
             volumes["deviation"] = verdict.lesion_map
-            files["deviation"], sidecars["deviation"] = layout.deviation(scan, self.source), deviation_sidecar()
+            files["deviation"], sidecars["deviation"] = layout.deviation(scan, self.source), deviation_sidecar(card)
         images = {}
         nearest = nearest_inside(mask)
         for desc, volume in volumes.items():
@@ -208,7 +208,7 @@ class Converter:
             if desc in DRAWN:  # memory does not grow with the number of samples
                 images[desc] = image
         files["regions"] = layout.region_table(scan, self.source, self.target)
-        commit_json(sidecar_path(files["regions"]), region_sidecar(self.target))
+        commit_json(sidecar_path(files["regions"]), region_sidecar(card, self.target))
         commit_text(files["regions"], table_text(region_table(prediction, mask, self.regions)))
         return files, images
 

@@ -49,12 +49,11 @@ def volume_sidecar(
         verdict: on the scan and its prediction.
         record: of the scan's preprocessing.
     """
-    model = {key: getattr(card, key) for key in ("name", "seed", "dualflow", "data_digest", "weights_sha256")}
     return {
         "Description": f"{_DESCRIPTIONS.get(desc, 'One joint sample')}. {DISCLAIMER}",
         "Synthetic": True,
         "Verdict": verdict.to_dict(),
-        "SyntheticModel": model,
+        "SyntheticModel": _model(card),
         "Sampling": config.model_dump(mode="json"),
         "SideInformation": {column.name: _value(side.get(column.name)) for column in card.side.columns},
         "Source": {key: record["source"][key] for key in ("file", "sha256")},
@@ -66,10 +65,11 @@ def volume_sidecar(
     } | ({"TracerName": row.tracer} if row.tracer else {})
 
 
-def deviation_sidecar() -> dict[str, Any]:
-    """The sidecar of a map of deviations."""
+def deviation_sidecar(card: ModelCard) -> dict[str, Any]:
+    """The sidecar of a map of deviations from the training scans of a model."""
     return {
         "Description": "Deviation of the source from the model's training scans, smoothed; negative is darker",
+        "SyntheticModel": _model(card),
         "Units": "robust standard deviations of the training scans, over the scan's own root mean square",
         "SkullStripped": True,
         **_NATIVE,
@@ -77,14 +77,19 @@ def deviation_sidecar() -> dict[str, Any]:
     }
 
 
-def region_sidecar(row: Modality) -> dict[str, Any]:
-    """The sidecar of a region table: description and unit of each column."""
+def region_sidecar(card: ModelCard, row: Modality) -> dict[str, Any]:
+    """The sidecar of a region table: the model, description and unit of each column."""
     measured = ("mean", "sd", "low", "high")
     columns = {
         name: {"Description": text} | ({"Units": row.unit} if name in measured else {})
         for name, text in COLUMNS.items()
     }
-    return columns | {"Description": DISCLAIMER, "Synthetic": True}
+    return columns | {"Description": DISCLAIMER, "Synthetic": True, "SyntheticModel": _model(card)}
+
+
+def _model(card: ModelCard) -> dict[str, Any]:
+    """What identifies a model: its name and seed, the version and data that trained it, and the hash of its weights."""
+    return {key: getattr(card, key) for key in ("name", "seed", "dualflow", "data_digest", "weights_sha256")}
 
 
 def _value(value: Any) -> Any:

@@ -17,7 +17,7 @@ from dualflow.inference import convert as convert_module
 from dualflow.inference.convert import Converter, nearest_inside, scan_seed, volumes_of
 from dualflow.inference.predict import Prediction, load_predictor
 from dualflow.inference.verdict import Finding, Outcome, Verdict
-from dualflow.layout import Layout, Scan
+from dualflow.layout import Layout, Scan, sidecar_path
 from dualflow.manifest import read_manifest
 from dualflow.modalities import MODALITIES
 
@@ -78,7 +78,8 @@ def test_volumes_have_the_native_grid_and_end_at_the_brain(convert):
     run, brain, _ = convert
     files = run()
     assert set(files) == {"synth", "synthmean", "synthstd", "synth01", "synth02", "regions"}
-    del files["regions"]
+    regions = json.loads(sidecar_path(files.pop("regions")).read_text())
+    assert regions["Synthetic"] is True
     for desc, path in files.items():
         assert path.name == f"sub-01_trc-FDG_space-T1w_desc-{desc}_pet.nii.gz"
         image = nib.load(path)
@@ -93,6 +94,7 @@ def test_volumes_have_the_native_grid_and_end_at_the_brain(convert):
         assert sidecar["Synthetic"] is True
         assert sidecar["Units"] == "SUVR"
         assert sidecar["SyntheticModel"]["weights_sha256"]
+        assert sidecar["SyntheticModel"] == regions["SyntheticModel"]
         assert sidecar["SideInformation"] == {"age": 71.0}
         assert sidecar["Verdict"]["verdict"] == "ok"
     volumes = {desc: read_volume(path).array for desc, path in files.items()}
