@@ -184,11 +184,11 @@ def is_within_slack(entry: Mapping[Hashable, Any]) -> bool:
 
 def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
     """Holm's step-down adjustment of p-values `[T]` (Holm 1979); NaN entries are not tests and stay NaN."""
-    from statsmodels.stats.multitest import multipletests  # half a second to import
-
-    adjusted, tests = np.full(len(p), np.nan), np.isfinite(p)
-    if tests.any():
-        adjusted[tests] = multipletests(p[tests], method="holm")[1]
+    # By hand: `multipletests` of statsmodels collects garbage at every call, nine tenths of a group analysis's time.
+    adjusted, tests = np.full(len(p), np.nan), np.flatnonzero(np.isfinite(p))
+    order = tests[np.argsort(p[tests], kind="stable")]
+    steps = p[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return adjusted
 
 

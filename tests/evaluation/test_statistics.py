@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import false_discovery_control, wilcoxon
+from statsmodels.stats.multitest import multipletests
 
 from dualflow.errors import DataError
 from dualflow.evaluation.statistics import (
@@ -191,6 +192,13 @@ def test_holm_by_hand():
     np.testing.assert_allclose(holm(np.array([0.9, 0.8])), [1.0, 1.0])
     p = np.array([0.001, 0.02, 0.03, 0.4])
     assert (holm(p) >= false_discovery_control(p)).all()
+    assert np.isnan(holm(np.array([np.nan]))).all()
+
+
+@pytest.mark.parametrize("p", [[0.02], [0.01, 0.01, 0.0, 0.2, 0.01], [0.7, 1.0, 0.001, 0.3, 0.02]])
+def test_holm_is_that_of_statsmodels(p):
+    """Ties and certainties included."""
+    np.testing.assert_allclose(holm(np.array(p)), multipletests(p, method="holm")[1])
 
 
 def test_unusable_tables_are_refused():
