@@ -34,7 +34,7 @@ def read_decisions(path: Path | None) -> dict[str, Decision]:
     """
     if path is None:
         return {}
-    table = read_table(path)
+    table = read_table(path, labels=("subject",))
     missing = [name for name in COLUMNS if name not in table and name != "session"]
     if missing:
         raise DataError(

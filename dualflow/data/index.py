@@ -223,7 +223,7 @@ def read_pairs(layout: Layout) -> pd.DataFrame:
     Raises:
         DataError: the table is missing or was not written by the index.
     """
-    table = read_table(layout.pairs)
+    table = read_table(layout.pairs, labels=("subject", "session"))
     if list(table.columns[: len(COLUMNS)]) != COLUMNS:
         raise DataError(f"{layout.pairs}: expected the columns {', '.join(COLUMNS)} first; build the index again")
     table["target"] = [target or "" for target in table["target"]]

@@ -127,7 +127,7 @@ def _read_splits(path: Path, subjects: Mapping[str, str]) -> dict[str, str]:
 
 def _read_column(path: Path, column: str, subjects: Mapping[str, str]) -> dict[str, str]:
     """The cell of each of `subjects` in a table that may list others too."""
-    table = read_table(path)
+    table = read_table(path, labels=("subject",))
     if missing_columns := [name for name in ("subject", column) if name not in table]:
         raise DataError(f"{path} has no column '{missing_columns[0]}' (found: {', '.join(table.columns)}); add it")
     labels = [(label or "").removeprefix("sub-") for label in table["subject"]]

@@ -20,12 +20,20 @@ MAX_BYTES = 16 << 20
 MAX_COLUMNS, MAX_CELLS = 5_000, 2_000_000
 MISSING = ("n/a", "N/A", "NA", "NaN", "nan", "")
 """Cells that mean an unknown value; BIDS specifies the first, studies use them all."""
+NO_LABEL = ("n/a", "")
+"""Cells that mean no label: `NA` and `nan` are labels of a subject, a session or a model."""
+LABELS = ("model", "scan", "subject", "session", "region")
+"""Columns of tables of results that hold labels."""
 _REMEDY = "save it as UTF-8 text with tab-separated columns"
 _SEPARATORS = re.compile(r"[\t\r\n]+")
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path, labels: Sequence[str] = ()) -> pd.DataFrame:
     """Read a TSV file as text columns (object dtype, missing cells None); columns without a name are dropped.
+
+    Args:
+        path: the table.
+        labels: columns in which only NO_LABEL is missing; in the others all of MISSING is.
 
     Raises:
         DataError: the file is no UTF-8 tab-separated table, a row has too few or too many cells, or two columns have
@@ -49,20 +57,22 @@ def read_table(path: Path) -> pd.DataFrame:
     names = _column_names(lines.pop(0)[1], path)
     _check_rows(lines, len(names), path)
     columns = zip(*(cells for _, cells in lines), strict=True) if lines else ([] for _ in names)
-    cells = {name: _cells(column) for name, column in zip(names, columns, strict=True) if name}
+    cells = {
+        name: _cells(column, NO_LABEL if name in labels else MISSING)
+        for name, column in zip(names, columns, strict=True)
+        if name
+    }
     return pd.DataFrame(cells, dtype=object)
 
 
-def read_typed_table(path: Path, text: Sequence[str] = ()) -> pd.DataFrame:
+def read_typed_table(path: Path) -> pd.DataFrame:
     """Read a table of results that `table_text` wrote, of any size, with numeric columns as numbers.
 
-    Args:
-        path: the table.
-        text: columns that stay text; a label such as 001 is no number, and NA no missing one.
+    The columns LABELS stay text: 001 is no number, and NA no missing label.
     """
-    types = dict.fromkeys(text, str)
+    types = dict.fromkeys(LABELS, str)
     return pd.read_csv(
-        path, sep="\t", quoting=csv.QUOTE_NONE, dtype=types, keep_default_na=not text, na_values=[MISSING[0], ""]
+        path, sep="\t", quoting=csv.QUOTE_NONE, dtype=types, keep_default_na=False, na_values=list(NO_LABEL)
     )
 
 
@@ -144,8 +154,8 @@ def all_numbers(column: pd.Series) -> bool:
     return bool((numbers(column).notna() | column.isna()).all())
 
 
-def _cells(column: Sequence[str]) -> list[str | None]:
-    return [None if (cell := text.strip()) in MISSING else cell for text in column]
+def _cells(column: Sequence[str], missing: Sequence[str]) -> list[str | None]:
+    return [None if (cell := text.strip()) in missing else cell for text in column]
 
 
 def _one_line(cell: object) -> object:

@@ -25,7 +25,6 @@ COLUMNS = {
     "observed": "1 if the target was measured, 0 if the value is drawn",
 }
 """Columns with their descriptions."""
-LABELS = ("subject", "session", "region")
 IMPUTATION = "Imputation"
 """Key of the facts of the imputation in the sidecar."""
 DIGITS = 6
@@ -89,7 +88,7 @@ class ImputedTable:
         if not path.is_file():
             raise DataError(f"{path}: no imputed regions; run `dualflow impute` with the same configuration first")
         try:
-            table = read_typed_table(path, LABELS)[list(COLUMNS)]
+            table = read_typed_table(path)[list(COLUMNS)]
             facts = json.loads(sidecar_path(path).read_text())[IMPUTATION]
         except (OSError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())

@@ -86,7 +86,7 @@ def study_groups(config: Config, results: StudyResults, pairs: pd.DataFrame) -> 
     return group_scores(
         results.scores[~results.scores["model"].isin(results.ceilings)],
         pairs[pairs["split"] == "test"],
-        read_table(config.layout.splits),
+        read_table(config.layout.splits, labels=("subject",)),
         bootstrap=config.evaluate.bootstrap,
         seed=config.evaluate.seed,
     )

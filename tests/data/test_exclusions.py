@@ -54,6 +54,11 @@ def test_sessions_may_be_left_out(tmp_path):
     assert read_decisions(None) == {}
 
 
+def test_a_subject_may_be_called_na(tmp_path):
+    """The label is no unknown value."""
+    assert read_decisions(write(tmp_path, "NA\tn/a\tkeep\tn/a")) == {"sub-NA": Decision("keep", "")}
+
+
 @pytest.mark.parametrize(
     ("rows", "words"),
     [

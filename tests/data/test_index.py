@@ -280,6 +280,18 @@ def test_write_and_read_give_the_same_table(make_bids, pair_files):
     assert read_quarantine(layout.index_quarantine) == []
 
 
+def test_a_subject_or_session_may_be_called_na(make_bids, pair_files):
+    """BIDS allows the labels NA and nan, which are unknown values in other columns; the splits can be kept too."""
+    labels = ["NA", "nan", "NaN"]
+    root = make_bids([file for label in labels for file in pair_files(label, "NA")])
+    index, layout = build_index(root, StudyConfig(name="t"), SplitConfig()), Layout(root / "out")
+    index.write(layout)
+    assert sorted(read_pairs(layout)["subject"]) == sorted(labels)
+    assert set(read_pairs(layout)["session"]) == {"NA"}
+    kept = build_index(root, StudyConfig(name="t"), SplitConfig(file=layout.splits))
+    pd.testing.assert_frame_equal(kept.pairs, index.pairs)
+
+
 def test_read_pairs_refuses_another_table(tmp_path):
     """The error names a table without the columns of the index."""
     layout = Layout(tmp_path)

@@ -88,6 +88,20 @@ def test_small_numbers_keep_significant_digits(tmp_path):
     assert again["scans"].tolist() == [1234567, 2]
 
 
+def test_labels_stay_as_they_are(tmp_path):
+    """A subject or a model may be called NA, nan or 001; only n/a and an empty cell are no label."""
+    path = tmp_path / "table.tsv"
+    labels = ["NA", "nan", "001", "inf", None]
+    path.write_text(table_text(pd.DataFrame({"subject": labels, "model": labels, "mae": [1.5, None, 2, np.inf, 3]})))
+    again = read_typed_table(path)
+    assert again["subject"].tolist()[:4] == again["model"].tolist()[:4] == labels[:4]
+    assert again[["subject", "model"]].isna().sum().tolist() == [1, 1]
+    np.testing.assert_array_equal(again["mae"], [1.5, np.nan, 2, np.inf, 3])
+    table = read_table(path, labels=("subject",))
+    assert table["subject"].tolist() == labels
+    assert table["model"].tolist() == [None, None, "001", "inf", None]
+
+
 def test_numbers_are_finite():
     """Text and infinite numbers are NaN; a column is numeric if every known cell is a finite number."""
     column = pd.Series(["1.5", "x", "inf", None, "-2"], dtype=object)
