@@ -237,7 +237,9 @@ def _dataset_inputs(path: Path, kind: Kind, card: ModelCard, out: Path, selectio
         if name not in columns and name.lower() in spelt
     ]
     known: dict[str, Declaration] = {
-        column.name: column.level if isinstance(column, Categorical) else "Units" for column in card.side.columns
+        column.name: column.level if isinstance(column, Categorical) else "Units"
+        for column in card.side.columns
+        if isinstance(column, Categorical) or column.mean is not None
     }
     index = selection.select(list_scans(root, study, study.sources, out, known), path)
     if table:

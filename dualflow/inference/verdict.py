@@ -240,8 +240,11 @@ def _side_findings(encoder: SideEncoder, side: Mapping[str, Any]) -> Iterator[Fi
 
 
 def _range(column: Continuous, value: Any) -> Iterator[Finding]:
-    low, high, number = column.low, column.high, float(value)
-    if low is None or high is None or low <= number <= high:
+    low, high = column.low, column.high
+    if low is None or high is None:  # the value may be a level: training does not tell whether the column has numbers
+        return
+    number = float(value)
+    if low <= number <= high:
         return
     beyond = max(low - number, number - high)
     yield Finding(

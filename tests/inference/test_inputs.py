@@ -264,6 +264,16 @@ def test_a_number_of_the_model_is_a_number_whatever_other_rows_hold(resolve, bid
     assert {row.scan for row in scans.quarantined} == {"sub-2_ses-a", "sub-2_ses-b", "sub-3"}
 
 
+def test_a_column_that_no_training_scan_knows_is_unknown(resolve, bids, model_card):
+    """Whether it holds numbers or levels: no scan is excluded for it."""
+    (bids / "participants.tsv").write_text("participant_id\tage\tsex\nsub-1\t71\tF\nsub-2\t72\tM\n")
+    unknown = {"columns": [{"kind": "Continuous", "name": "sex", "mean": None, "sd": 0.0}]}
+    scans = resolve(bids.name, card=type(model_card).model_validate({**model_card.model_dump(), "side": unknown}))
+    assert len(scans.rows) == 4
+    assert not scans.quarantined
+    assert "side information unknown: sex (4 of 4 scans)" in scans.notes
+
+
 def test_a_column_in_other_letters_is_named(resolve, bids):
     """Columns of tables are taken as they are spelt."""
     (bids / "participants.tsv").write_text("participant_id\tAge\nsub-1\t71\n")

@@ -101,6 +101,13 @@ def test_unknown_side_information_is_no_reason(side):
     assert judge(side=side).outcome is Outcome.OK
 
 
+@pytest.mark.parametrize("value", ["F", 1.0])
+def test_a_column_that_no_training_scan_knows_is_no_reason(value):
+    """Its values may be numbers or levels; the model does not read them."""
+    encoder = SideEncoder((Continuous("sex", None, 0.0),))
+    assert judge_input(reference(), encoder, SOURCE, MASK, USUAL, {"sex": value}).outcome is Outcome.OK
+
+
 def test_unknown_figures_are_no_reason():
     """Scans preprocessed by an older version lack some."""
     assert judge(rotation_deg=np.nan, voxel_mm=np.nan).outcome is Outcome.OK
