@@ -17,7 +17,7 @@ from dualflow.data.index import STEP, list_scans
 from dualflow.data.output_names import scans_with_long_names
 from dualflow.data.participants import Declaration, known_columns
 from dualflow.data.quarantine import Quarantine
-from dualflow.data.side_encoder import Categorical, Continuous
+from dualflow.data.side_encoder import Categorical
 from dualflow.data.tsv import read_table, summarise_names
 from dualflow.errors import ConfigError, DataError, printable
 from dualflow.imaging.sidecar import read_object
@@ -249,20 +249,9 @@ def _dataset_inputs(path: Path, kind: Kind, card: ModelCard, out: Path, selectio
     check_replaced(out, root, sources, origin_of(root, study))
     lines = [f"{name}: {len(labels)} ({summarise_names(labels)})" for name, labels in index.missing.items() if labels]
     people = [line for line in lines if line.startswith("subjects")]
-    guesses = [line for name, line in index.guesses.items() if _is_other_type(card, name, index.pairs[name])]
-    notes += [
-        *people,
-        *guesses,
-        *(side_notes(card.side, index.pairs, f"no column in {place}") if len(index.pairs) else []),
-    ]
+    notes += [*people, *(side_notes(card.side, index.pairs, f"no column in {place}") if len(index.pairs) else [])]
     name = UNNAMED if table else dataset_name(root)
     return ConvertInputs(root, index.pairs, index.quarantined, notes, study, name)
-
-
-def _is_other_type(card: ModelCard, name: str, column: pd.Series) -> bool:
-    """Whether a side column is numeric although the model knows categories, or the reverse."""
-    is_numeric = pd.api.types.is_numeric_dtype(column)
-    return any(known.name == name and isinstance(known, Continuous) != is_numeric for known in card.side.columns)
 
 
 def dataset_name(root: Path) -> str:
