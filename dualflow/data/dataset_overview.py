@@ -14,7 +14,6 @@ from dualflow.data.participants import known_columns
 from dualflow.errors import ConfigError, DataError
 from dualflow.modalities import MODALITIES, Modality
 
-IDENTIFIERS = ("participant_id", "session_id")
 ScanKey = tuple[str, str | None]
 """Subject and session label."""
 
@@ -113,8 +112,7 @@ def describe_dataset(root: Path) -> DatasetOverview:
     if not scans:
         raise DataError(f"{root}: no scan has a known modality, expected one of: {', '.join(MODALITIES)}")
     differing = {name: _differing(list(files[name].values())) for name in scans}
-    columns = [column for column in known_columns(root) if column not in IDENTIFIERS]
-    return DatasetOverview(scans, differing, unnamed_pet, columns)
+    return DatasetOverview(scans, differing, unnamed_pet, known_columns(root))
 
 
 def is_pet(name: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,8 @@ LevelOf = Callable[[str], str | None]
 Declaration = Literal["Levels", "Units"] | LevelOf
 """What a column holds: categories or numbers, by the field of a JSON sidecar, or the categories that a model knows."""
 UNDECLARED: Mapping[str, Declaration] = {}
+IDENTIFIERS = ("participant_id", "session_id")
+"""Columns of participants.tsv and of sessions tables that tell the rows."""
 _NEARLY_A_NUMBER = re.compile(
     r"[+-]?\d+(?:[.,]\d+)?\s*(?:|y|yo|yrs?|years?|mo|months?|d|days?|kg|lbs?|g|cm|mm|m)\.?", re.IGNORECASE
 )
@@ -49,7 +51,10 @@ def side_values(
         raise DataError(f"{path} is missing, expected columns {names}; add it or empty study.side")
     participants = _rows(path, "participant_id", "sub-")
     sessions, excluded = _session_tables(root, scans)
-    require_columns(path, columns, [participants, *sessions.values()])
+    available = {str(name) for table in (participants, *sessions.values()) for name in table.columns}
+    if not available.issuperset(columns):  # a column may be known of subjects without such scans alone
+        available |= set(known_columns(root))
+    require_columns(path, columns, available)
     if not len(participants):
         raise DataError(f"{path} has no rows, expected {names} of each subject; fill it or empty study.side")
 
@@ -123,7 +128,7 @@ def listed_subjects(root: Path) -> list[str]:
 
 
 def known_columns(root: Path) -> list[str]:
-    """The columns of participants.tsv and the sessions tables; none if participants.tsv is missing or empty."""
+    """The side columns in participants.tsv and sessions tables; none if participants.tsv is missing or empty."""
     path = root / "participants.tsv"
     table = read_table(path) if path.is_file() else pd.DataFrame()
     if not len(table):
@@ -132,7 +137,7 @@ def known_columns(root: Path) -> list[str]:
     for sessions in sorted(root.glob("sub-*/*_sessions.tsv")):
         with suppress(DataError):  # the index excludes its scans
             columns.extend(read_table(sessions).columns)
-    return list(dict.fromkeys(columns))
+    return [name for name in dict.fromkeys(columns) if name not in IDENTIFIERS]
 
 
 def _typed(column: pd.Series, name: str, declaration: Declaration | None) -> tuple[pd.Series, list[int]]:
@@ -189,17 +194,16 @@ def _cells(table: Rows, label: str | None, name: str) -> Mapping[Any, str | None
     return rows[0] if rows else {}
 
 
-def require_columns(path: Path, columns: Sequence[str], tables: Sequence[pd.DataFrame]) -> None:
-    """Check that each side column is in one of `tables`.
+def require_columns(path: Path, columns: Sequence[str], available: Collection[str]) -> None:
+    """Check that each side column is available.
 
     Raises:
-        DataError: a column is in none of them; the message names `path` and the available columns.
+        DataError: a column is not; the message names `path` and the available columns.
     """
-    available = sorted({str(column) for table in tables for column in table.columns})
     missing = [f"'{name}'" for name in columns if name not in available]
     if missing:
         raise DataError(
-            f"{path} has no column {', '.join(missing)} (found: {', '.join(available) or 'none'}); "
+            f"{path} has no column {', '.join(missing)} (found: {', '.join(sorted(available)) or 'none'}); "
             "add the column or remove it from study.side and split.stratify"
         )
 

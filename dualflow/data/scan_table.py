@@ -56,7 +56,7 @@ def sample_values(
         DataError: the table cannot be read, or lacks a column.
     """
     table = _read(path)
-    require_columns(path, columns, [table.drop(columns=["subject", "session"])])
+    require_columns(path, columns, [str(name) for name in table.columns.drop(["subject", "session"])])
     rows = table.set_axis([_key(row) for row in table.to_dict("records")])
     rows = rows[~rows.index.duplicated()]
     text = rows.loc[[scan.key for scan in scans], list(columns)].reset_index(drop=True)

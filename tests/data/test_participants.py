@@ -149,6 +149,19 @@ def test_sessions_table_precedes_participants(make_bids):
     assert table["sex"].tolist() == ["F", "F", "F"]
 
 
+def test_a_column_of_another_subjects_sessions_is_unknown(make_bids):
+    """One visit with a column, and without a scan, must not stop the others."""
+    root = make_bids(["sub-1/ses-a/x"], "participant_id\tage\n1\t60\n2\t70\n")
+    (root / "sub-1" / "sub-1_sessions.tsv").write_text("session_id\tmmse\nses-a\t29\n")
+    assert known_columns(root) == ["age", "mmse"]
+    table, refused = side_values(root, [Scan("2", "a"), Scan("2", "b")], ["age", "mmse"])
+    assert table["age"].tolist() == [70, 70]
+    assert table["mmse"].isna().all()
+    assert not refused
+    with pytest.raises(DataError, match=r"no column 'iq' \(found: age, mmse\)"):
+        side_values(root, [Scan("2", "a")], ["iq"])
+
+
 def test_a_subject_with_two_rows_is_excluded(make_bids):
     """Two rows of one subject are ambiguous."""
     root = make_bids([], "participant_id\tage\n1\t60\n1\t61\n2\t62\n")
