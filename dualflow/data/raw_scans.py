@@ -12,6 +12,7 @@ from typing import Any, Self
 from dualflow.commit import commit_json
 from dualflow.config import PreprocessConfig, StudyConfig
 from dualflow.data.bids_files import find_mask
+from dualflow.data.preprocessing_files import remove_preprocessed
 from dualflow.data.quarantine import FACT, Quarantine, without_folders
 from dualflow.digests import digest_of, sha256
 from dualflow.errors import CommitError, DualflowError
@@ -135,9 +136,7 @@ def prepare_scans(tasks: Sequence[Task], workers: int = 1) -> Iterator[Quarantin
             layout, scan, files, study, config = tasks[index]
             # Remove the temporary files of the crashed process.
             sweep_temporaries(layout.derivatives / scan.folder)
-            yield _exclude(
-                layout, scan, f"{files.source.name}: {outcome.reason}", {}, preprocess_section(study, config)
-            )
+            yield _exclude(layout, scan, study, config, f"{files.source.name}: {outcome.reason}")
         else:
             yield outcome
 
@@ -156,7 +155,7 @@ def prepare_scan(
     from dualflow.imaging.outputs import write_pair
     from dualflow.imaging.pipeline import preprocess_pair
 
-    manifest, section, inputs = layout.scan_manifest(scan), preprocess_section(study, config), dict[str, str]()
+    manifest, inputs = layout.scan_manifest(scan), dict[str, str]()
     source_row, target_row = modality(study.source), modality(study.target)
     try:
         images = files.open()
@@ -184,14 +183,13 @@ def prepare_scan(
         code = error.__cause__.errno if isinstance(error.__cause__, OSError) else None
         known = inputs if code is None else {}
         reason = files.without_folders(str(error), Path(config.reference_region))
-        return _exclude(
-            layout, scan, reason, known, section, permanent=code is None, transient=code in TRANSIENT_ERRORS
-        )
+        lasting = {"permanent": code is None, "transient": code in TRANSIENT_ERRORS}
+        return _exclude(layout, scan, study, config, reason, known, **lasting)
     except Exception as error:  # a defective scan must not stop the others
         text = f"{files.source.name}: {type(error).__name__}: {error}"
         reason = files.without_folders(text, Path(config.reference_region))
-        return _exclude(layout, scan, reason, {}, section)
-    facts = {"quality": pair.record["quality"]}
+        return _exclude(layout, scan, study, config, reason)
+    facts, section = {"quality": pair.record["quality"]}, preprocess_section(study, config)
     remove_outputs(manifest, keep=outputs.values())  # a target that is excluded now must not stay beside the others
     write_manifest(manifest, step=STEP, outputs=outputs, inputs=inputs, config=section, facts=facts)
     return None
@@ -200,9 +198,10 @@ def prepare_scan(
 def _exclude(
     layout: Layout,
     scan: Scan,
+    study: StudyConfig,
+    config: PreprocessConfig,
     reason: str,
-    inputs: Mapping[str, str],
-    section: Mapping[str, Any],
+    inputs: Mapping[str, str] | None = None,
     *,
     permanent: bool = False,
     transient: bool = False,
@@ -214,9 +213,11 @@ def _exclude(
     quarantine = Quarantine(scan.key, STEP, reason)
     print(f"{scan.key}: excluded: {quarantine.reason}", file=sys.stderr)
     facts = {FACT: quarantine.fact(), PERMANENT: permanent, **({TRANSIENT: True} if transient else {})}
-    # No manifest would list the volumes of an earlier run, so no later run could use or remove them.
-    remove_outputs(layout.scan_manifest(scan))
-    write_manifest(layout.scan_manifest(scan), step=STEP, outputs={}, inputs=inputs, config=section, facts=facts)
+    manifest, section = layout.scan_manifest(scan), preprocess_section(study, config)
+    # No manifest would list the volumes of this or an earlier run, so no later run could use or remove them.
+    remove_outputs(manifest)
+    remove_preprocessed(layout, scan, study)
+    write_manifest(manifest, step=STEP, outputs={}, inputs=inputs or {}, config=section, facts=facts)
     return quarantine
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 
 from dualflow.config import ConvertConfig, StudyConfig
 from dualflow.data.derivative_dataset import describe_derivatives
+from dualflow.data.preprocessing_files import remove_preprocessed
 from dualflow.data.quarantine import Quarantine, count_excluded
 from dualflow.data.raw_scans import ScanFiles, is_excluded_for_good, prepare_scan
 from dualflow.errors import DataError
@@ -175,6 +176,8 @@ def _results(tasks: list[Task], compute: Compute) -> Iterator[Result]:
             scan = Scan.parse(row["scan"].iloc[0])
             # Remove the temporary files of the crashed process, and volumes that no manifest lists.
             sweep_temporaries(layout.derivatives / scan.folder)
+            if not layout.scan_manifest(scan).is_file():
+                remove_preprocessed(layout, scan, study)
             if not layout.manifest(f"{STEP}/{scan.key}").is_file():
                 remove_files(layout, scan, modality(study.source), modality(study.target))
             yield Quarantine(scan.key, STEP, f"{Path(row['source'].iloc[0]).name}: {outcome.reason}")

@@ -1,6 +1,7 @@
 """Preprocessing of the scans of a study: resuming, exclusion, crashes and reads; imaging is replaced by stubs."""
 
 import errno
+import gzip
 import io
 import os
 import signal
@@ -17,10 +18,11 @@ import pytest
 
 from dualflow.commands.make_index import make_index
 from dualflow.commands.preprocess import preprocess
-from dualflow.commit import commit_text, committing
+from dualflow.commit import commit_bytes, commit_text, committing
 from dualflow.config import Config, PreprocessConfig, StudyConfig, parse_config
 from dualflow.data import raw_scans
 from dualflow.data.index import read_pairs
+from dualflow.data.preprocessing_files import preprocessing_files
 from dualflow.data.quarantine import Quarantine
 from dualflow.data.raw_scans import ScanFiles, input_digests, is_excluded_for_good, prepare_scan, prepare_scans
 from dualflow.data.scan_digests import read_digests
@@ -140,6 +142,20 @@ def test_an_excluded_scan_loses_its_earlier_volumes(files, attempts, tmp_path, e
     write_image(files.source, 7)
     assert prepare_scan(layout, scan, files, STUDY, PREPROCESS) is not None
     assert not volume_path(layout, scan).exists()
+
+
+def test_a_scan_that_fails_while_it_is_written_leaves_no_volume(files, attempts, monkeypatch, tmp_path):
+    """Such as by its picture, the last file: volumes of an excluded scan would look like usable ones."""
+    layout, scan = Layout(tmp_path / "out"), Scan("1")
+
+    def write_pair(_, layout, scan, *__):
+        for path in preprocessing_files(layout, scan, STUDY)[:-1]:
+            commit_bytes(path, gzip.compress(b"voxels") if path.suffix == ".gz" else b"{}")
+        raise ValueError("odd")
+
+    monkeypatch.setattr(outputs, "write_pair", write_pair)
+    assert prepare_scan(layout, scan, files, STUDY, PREPROCESS).reason == "sub-1_T1w.nii: ValueError: odd"
+    assert [path.name for path in layout.root.rglob("*") if path.is_file()] == ["sub-1.json"]
 
 
 def test_a_target_that_is_excluded_later_loses_its_volume(files, attempts, tmp_path):

@@ -15,7 +15,8 @@ from raw_images import verify_image
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
-from dualflow.config import PreprocessConfig
+from dualflow.config import PreprocessConfig, StudyConfig
+from dualflow.data.preprocessing_files import preprocessing_files
 from dualflow.digests import sha256
 from dualflow.errors import DataError, IntensityError, RegistrationError
 from dualflow.imaging import mask as masks
@@ -311,6 +312,10 @@ def test_a_further_source_is_written(two_source_pair, tmp_path):
     sidecar = json.loads(sidecar_path(files["FLAIR"]).read_text())
     assert sidecar["Intensity"] == two_source_pair.record["extra_sources"]["FLAIR"]["intensity"]
     assert sidecar["SpatialReference"] == json.loads(files["record"].read_text())["SpatialReference"]
+    # All of the files are known, so that those of a scan that fails can be removed.
+    study = StudyConfig(name="t", extra_sources=("FLAIR",))
+    written = {path for path in tmp_path.rglob("*") if path.is_file()}
+    assert written == set(preprocessing_files(layout, scan, study))
 
 
 def test_outputs_of_a_pair_are_written(pair, tmp_path):
