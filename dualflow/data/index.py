@@ -21,7 +21,7 @@ from dualflow.data.quarantine import Quarantine, without_folders, write_quaranti
 from dualflow.data.scan_table import find_samples, sample_values, table_subjects
 from dualflow.data.session_pairs import join_sessions
 from dualflow.data.split import assign_folds, assign_splits
-from dualflow.data.strata import first_categorical, strata_of, strata_table
+from dualflow.data.strata import first_categorical, first_scans, strata_of, strata_table
 from dualflow.data.tsv import all_numbers, numbers, read_table, table_text
 from dualflow.errors import ConfigError, DataError, PairingError
 from dualflow.layout import Layout, Scan
@@ -233,7 +233,7 @@ def read_pairs(layout: Layout) -> pd.DataFrame:
 
 def split_people(pairs: pd.DataFrame, split: str) -> pd.DataFrame:
     """First scan of each person of a split; people of `convert` have no scan with a target."""
-    people = pairs[pairs["split"] == split].drop_duplicates("subject")
+    people = first_scans(pairs[pairs["split"] == split])
     paired = pairs.loc[pairs["split"] != "convert", "subject"]
     return people[~people["subject"].isin(paired)] if split == "convert" else people
 

@@ -1,4 +1,4 @@
-"""Strata of subjects, by which splits are balanced."""
+"""Strata of subjects by their first scan, by which splits are balanced."""
 
 from __future__ import annotations
 
@@ -6,10 +6,17 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from dualflow.data.bids_files import natural_order
 from dualflow.data.tsv import all_numbers, numbers
 
 QUANTILES = 4
 """Number of groups of equal size for the values of a numeric column."""
+
+
+def first_scans(pairs: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `pairs` with the first scan of each subject, in their order: visit M6 precedes M12."""
+    first = pairs.sort_values("scan", key=lambda scans: scans.map(natural_order)).drop_duplicates("subject")
+    return pairs.loc[pairs.index.isin(first.index)]
 
 
 def strata_table(pairs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
@@ -18,7 +25,7 @@ def strata_table(pairs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     Returns:
         One row per subject, in the order of `pairs`, indexed by subject label.
     """
-    first = pairs.drop_duplicates("subject").set_index("subject")
+    first = first_scans(pairs).set_index("subject")
     levels = {name: pd.Series(_levels(first[name]), index=first.index, dtype=object) for name in columns}
     return pd.DataFrame(levels, index=first.index)
 

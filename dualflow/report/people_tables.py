@@ -10,7 +10,7 @@ import pandas as pd
 from dualflow.data.bids_files import natural_order
 from dualflow.data.index import side_columns, split_people
 from dualflow.data.split import SPLITS
-from dualflow.data.strata import strata_table
+from dualflow.data.strata import first_scans, strata_table
 from dualflow.data.tsv import all_numbers, numbers
 from dualflow.evaluation.statistics import MIN_SUBJECTS, subject_means, summarise
 from dualflow.evaluation.study_metrics import measure
@@ -30,7 +30,7 @@ def demographics(pairs: pd.DataFrame) -> Table:
     """People of each split: numbers, and their side information at their first scan of the split."""
     scans = pairs.groupby("split")["scan"].size()
     splits = {name: split_people(pairs, name) for name in (*SPLITS, "convert") if name in scans}
-    columns = {SPLIT_NAMES[name]: people for name, people in splits.items()} | {"All": pairs.drop_duplicates("subject")}
+    columns = {SPLIT_NAMES[name]: people for name, people in splits.items()} | {"All": first_scans(pairs)}
     described = pd.concat(columns.values())
     rows = [
         {"Variable": "subjects"} | {name: str(len(people)) for name, people in columns.items()},
@@ -155,7 +155,7 @@ def worst_people(
         model: name of the model.
     """
     means = subject_means(scores, GROUP_METRICS).sort_values(["mae", "subject"], ascending=[False, True]).head(WORST)
-    first = pairs.drop_duplicates("subject").set_index("subject")
+    first = first_scans(pairs).set_index("subject")
     flags = quality.set_index("scan")["flags"].dropna()
     rows = []
     for person in means.to_dict("records"):

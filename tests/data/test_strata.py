@@ -3,13 +3,15 @@
 import numpy as np
 import pandas as pd
 
-from dualflow.data.strata import first_categorical, strata_of, strata_table
+from dualflow.data.strata import first_categorical, first_scans, strata_of, strata_table
 
 
 def test_numbers_are_stratified_by_quartile():
     """Numbers with many values become four groups of equal size; few values and text stay unchanged."""
+    subjects = [f"{number:02d}" for number in range(16)] + ["00"]
     frame = pd.DataFrame({
-        "subject": [f"{number:02d}" for number in range(16)] + ["00"],
+        "scan": [f"sub-{label}_ses-{number}" for number, label in enumerate(subjects)],
+        "subject": subjects,
         "age": [*np.arange(16.0) ** 2, 999.0],
         "rare": [*[0.0] * 14, 1.0, np.nan, 0.0],
         "sex": [*["F", "M"] * 7, "F", None, "M"],
@@ -21,3 +23,12 @@ def test_numbers_are_stratified_by_quartile():
     assert len(set(strata_of(table).values())) > 4
     assert first_categorical(frame, ["age", "sex"]) == ("sex",)
     assert first_categorical(frame, ["age"]) == ()
+
+
+def test_the_first_visit_is_that_of_the_smallest_number():
+    """The index sorts visits as text, by which M12 precedes M6."""
+    scans = ["sub-1_ses-M12", "sub-1_ses-M6", "sub-10_ses-M6", "sub-2_ses-M0", "sub-2_ses-M100"]
+    pairs = pd.DataFrame({"scan": scans, "subject": ["1", "1", "10", "2", "2"], "mmse": [20.0, 29.0, 27.0, 28.0, 15.0]})
+    assert first_scans(pairs)["scan"].tolist() == ["sub-1_ses-M6", "sub-10_ses-M6", "sub-2_ses-M0"]
+    assert strata_table(pairs, ["mmse"])["mmse"].to_dict() == {"1": "29", "10": "27", "2": "28"}
+    assert first_scans(pairs[:0]).empty
