@@ -111,10 +111,12 @@ def edited_rows(scan: pd.DataFrame, encoder: SideEncoder, column: str, values: S
     if column not in rows:
         raise ConfigError(f"the model has no side column '{column}'; choose from: {', '.join(rows) or 'none'}")
     row = rows[column]
-    edited: list[Any] = list(values)
+    edited: list[Any]
     if isinstance(row, Categorical):
-        if unknown := [value for value in values if value not in row.levels]:
-            raise ConfigError(f"{column} = {unknown[0]} is unknown to the model; choose from: {', '.join(row.levels)}")
+        edited = [row.level(value) for value in values]
+        if None in edited:
+            unknown = values[edited.index(None)]
+            raise ConfigError(f"{column} = {unknown} is unknown to the model; choose from: {', '.join(row.levels)}")
     else:
         edited = [_number(column, value) for value in values]
         _warn_outside(row, edited)

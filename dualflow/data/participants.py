@@ -6,11 +6,13 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
+from dualflow.data.levels import code_level
 from dualflow.data.tsv import MISSING, numbers, read_table, summarise_names
 from dualflow.errors import DataError
 from dualflow.imaging.sidecar import read_object
@@ -80,8 +82,9 @@ def typed_values(
     """Text columns, one row per scan, with numeric columns as float64; and the scans with an invalid number.
 
     A column without a declaration is numeric if more than half of its known cells are numbers, with or without a unit
-    or decimal comma. Declared levels that are numbers become text (`group-1`) because their distances mean nothing;
-    each does so for itself, so that any subset of the rows, such as the training scans, has the same levels.
+    or decimal comma. Declared levels that are numbers become text (`group-1` for 1 and 1.0) because their distances
+    mean nothing; each does so for itself, so that any subset of the rows, such as the training scans, has the same
+    levels.
     """
     typed, excluded = {}, {}
     for name in text.columns:
@@ -147,7 +150,7 @@ def _typed(column: pd.Series, name: str, declaration: Declaration | None) -> tup
         return pd.Series(cells, index=column.index, dtype=object), []
     values, known = numbers(column), column.notna()
     if declaration == "Levels":
-        return column.mask(values.notna(), f"{name}-" + column.astype(str)), []
+        return column.mask(values.notna(), values.map(partial(code_level, name))), []
     numeric = values.notna() | column.map(lambda cell: bool(cell and _NEARLY_A_NUMBER.fullmatch(cell)))
     if declaration is None and known.any() and 2 * numeric.sum() <= known.sum():
         return column, []

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from pydantic import ConfigDict, Field, FiniteFloat, StringConstraints, TypeAdapter, ValidationError
 
+from dualflow.data.levels import code_level
 from dualflow.data.tsv import numbers
 from dualflow.errors import CheckpointError, DataError
 
@@ -80,7 +81,9 @@ class Categorical:
 
         A dataset whose JSON sidecar lists the levels of numeric codes has levels such as `group-1`.
         """
-        return next((level for level in (text, f"{self.name}-{text}") if level in self.levels), None)
+        number = numbers(pd.Series([text], dtype=object)).iloc[0]
+        code = "" if np.isnan(number) else code_level(self.name, number)
+        return next((level for level in (text, f"{self.name}-{text}", code) if level in self.levels), None)
 
     def encode(self, column: pd.Series) -> np.ndarray:
         """Features [N, levels] of a column; a level without training scans is unknown."""

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from dualflow.data.levels import number_level
 from dualflow.data.tsv import all_numbers, numbers
 from dualflow.errors import ConfigError, DataError
 
@@ -161,7 +162,7 @@ class Formula:
 
 def _level(value: object) -> str:
     """Name of a level; a number without decimals has none in its name either."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    return number_level(value) if isinstance(value, float) else str(value)
 
 
 def references_of(text: str, references: Mapping[str, str]) -> dict[str, str]:

@@ -33,6 +33,11 @@ def test_a_row_per_value_keeps_all_other_columns():
     assert edited_rows(SCAN, ENCODER, "diagnosis", ["AD"])["age"].tolist() == [71.0]
 
 
+def test_a_level_may_be_given_by_its_code():
+    encoder = SideEncoder((Categorical("group", ("group-0", "group-1")),))
+    assert edited_rows(SCAN, encoder, "group", ["1", "group-0"])["group"].tolist() == ["group-1", "group-0"]
+
+
 @pytest.mark.parametrize(
     ("column", "value", "words"),
     [

@@ -116,6 +116,17 @@ def test_numeric_codes_with_levels_are_text(make_bids):
     assert side_values(root, scans("1", "2"), ["group"])[0]["group"].tolist() == ["group-0", "group-2"]
 
 
+def test_codes_with_decimals_are_the_codes_without(make_bids):
+    """Programs write whole numbers as 1.0 in a column with unknown values, and as 1 in one without."""
+    declared = {"cdr": {"Levels": {"0": "none", "0.5": "very mild", "1": "mild"}}}
+    root = make_bids([], "participant_id\tcdr\n1\t1.0\n2\t0.5\n3\tn/a\n4\t0.0\n", declared)
+    table = side_values(root, scans("1", "2", "3", "4"), ["cdr"])[0]
+    assert table["cdr"].tolist() == ["cdr-1", "cdr-0.5", None, "cdr-0"]
+    level = Categorical("cdr", ("cdr-0", "cdr-0.5", "cdr-1")).level
+    assert [level(text) for text in ("1", "1.0", "0.50", "cdr-0", "2")] == ["cdr-1", "cdr-1", "cdr-0.5", "cdr-0", None]
+    assert Categorical("cdr", ("cdr-1.0",)).level("1.0") == "cdr-1.0"  # of a model trained earlier
+
+
 def test_levels_that_a_model_knows_do_not_depend_on_other_rows(make_bids):
     """A scan alone, whose level looks like a number, has the level that it has in its table."""
     root = make_bids([], "participant_id\tsite\tgroup\n1\t1\t2\n2\tA\t0\n3\tn/a\t7\n")
