@@ -5,8 +5,9 @@ from __future__ import annotations
 from dualflow.config import Config, dump_sections
 from dualflow.data.index import read_pairs
 from dualflow.data.quarantine import collect, write_quarantine
-from dualflow.data.raw_scans import PARALLEL, ScanFiles, prepare_scans
+from dualflow.data.raw_scans import PARALLEL, prepare_scans
 from dualflow.data.scan_digests import read_digests
+from dualflow.data.scan_files import ScanFiles
 from dualflow.layout import Scan
 from dualflow.manifest import remove_step, write_manifest
 from dualflow.progress import track

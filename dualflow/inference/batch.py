@@ -15,7 +15,8 @@ from dualflow.config import ConvertConfig, StudyConfig
 from dualflow.data.derivative_dataset import describe_derivatives
 from dualflow.data.preprocessing_files import remove_preprocessed
 from dualflow.data.quarantine import Quarantine, count_excluded
-from dualflow.data.raw_scans import ScanFiles, is_excluded_for_good, prepare_scan
+from dualflow.data.raw_scans import is_excluded_for_good, prepare_scan
+from dualflow.data.scan_files import ScanFiles
 from dualflow.errors import DataError
 from dualflow.inference.conversion_files import remove_files
 from dualflow.inference.conversion_record import STEP, verdict_of

@@ -16,7 +16,8 @@ from typing import Any
 from dualflow import __version__
 from dualflow.commit import commit_json
 from dualflow.data.quarantine import Quarantine
-from dualflow.data.raw_scans import PERMANENT, ScanFiles
+from dualflow.data.raw_scans import PERMANENT
+from dualflow.data.scan_files import ScanFiles
 from dualflow.digests import digest_of
 from dualflow.errors import DataError
 from dualflow.imaging.sidecar import read_sidecar

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from dualflow.config import ConvertConfig
 from dualflow.data.quarantine import Quarantine
-from dualflow.data.raw_scans import ScanFiles, current_manifest, input_digests
+from dualflow.data.raw_scans import current_manifest
+from dualflow.data.scan_files import ScanFiles, input_digests
 from dualflow.errors import DataError, printable
 from dualflow.imaging.nifti_header import check_header
 from dualflow.inference.conversion_record import STEP, conversion_inputs, is_converted, side_values

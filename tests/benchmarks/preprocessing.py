@@ -19,7 +19,7 @@ from dualflow.cohort import participants, write_subject
 from dualflow.config import Config, PreprocessConfig, StudyConfig
 from dualflow.data.index import pair_scans
 from dualflow.data.markdown import Column, table
-from dualflow.data.raw_scans import ScanFiles
+from dualflow.data.scan_files import ScanFiles
 from dualflow.errors import DataError, DualflowError
 from dualflow.imaging.outputs import write_pair
 from dualflow.imaging.pipeline import preprocess_pair

@@ -12,7 +12,8 @@ from dualflow.commit import commit_json, commit_text
 from dualflow.config import parse_config, public_values
 from dualflow.data.index import read_pairs
 from dualflow.data.quarantine import read_quarantine, without_folders
-from dualflow.data.raw_scans import ScanFiles, prepare_scan
+from dualflow.data.raw_scans import prepare_scan
+from dualflow.data.scan_files import ScanFiles
 from dualflow.imaging import outputs, pipeline
 from dualflow.imaging.stopwatch import Stopwatch
 from dualflow.inference.finished_scans import ScanState

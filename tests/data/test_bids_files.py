@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dualflow.config import StudyConfig
-from dualflow.data.raw_scans import ScanFiles
+from dualflow.data.scan_files import ScanFiles
 from dualflow.errors import DataError
 
 ROW = {"scan": "sub-01_ses-a", "source": "sub-01/ses-a/anat/sub-01_ses-a_acq-x_T1w.nii.gz", "target": ""}

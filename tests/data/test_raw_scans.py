@@ -24,8 +24,9 @@ from dualflow.data import raw_scans
 from dualflow.data.index import read_pairs
 from dualflow.data.preprocessing_files import preprocessing_files
 from dualflow.data.quarantine import Quarantine
-from dualflow.data.raw_scans import ScanFiles, input_digests, is_excluded_for_good, prepare_scan, prepare_scans
+from dualflow.data.raw_scans import is_excluded_for_good, prepare_scan, prepare_scans
 from dualflow.data.scan_digests import read_digests
+from dualflow.data.scan_files import ScanFiles, input_digests
 from dualflow.digests import sha256
 from dualflow.errors import CommitError, DataError
 from dualflow.imaging import outputs, pipeline

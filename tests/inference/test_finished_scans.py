@@ -6,7 +6,8 @@ import os
 import pytest
 
 from dualflow.data.quarantine import Quarantine
-from dualflow.data.raw_scans import PERMANENT, ScanFiles
+from dualflow.data.raw_scans import PERMANENT
+from dualflow.data.scan_files import ScanFiles
 from dualflow.inference.finished_scans import Finished, ScanState
 from dualflow.layout import Layout, Scan
 from dualflow.manifest import write_manifest

@@ -6,7 +6,8 @@ import pytest
 
 from dualflow.config import ConvertConfig
 from dualflow.data.quarantine import FACT, Quarantine
-from dualflow.data.raw_scans import ScanFiles, input_digests, preprocess_section
+from dualflow.data.raw_scans import preprocess_section
+from dualflow.data.scan_files import ScanFiles, input_digests
 from dualflow.inference.conversion_record import conversion_inputs, side_values
 from dualflow.inference.inputs import expand_inputs, resolve_inputs
 from dualflow.inference.plan import plan_scans, plan_text
