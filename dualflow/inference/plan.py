@@ -46,8 +46,8 @@ def plan_scans(
 
     Headers of new scans are checked. Finished scans are read as in a conversion, because their files may have changed.
     """
-    layout = Layout(out, ".")
-    planned = [_plan(inputs, row, card, layout, config, force) for row in inputs.rows.to_dict("records")]
+    planner = _Planner(inputs, card, Layout(out, "."), config, force)
+    planned = [planner.plan(row) for row in inputs.rows.to_dict("records")]
     planned += [PlannedScan(row.scan, "excluded", row.reason) for row in inputs.quarantined]
     return sorted(planned, key=lambda scan: scan.scan)
 
@@ -59,42 +59,42 @@ def plan_text(planned: list[PlannedScan]) -> str:
     return "\n".join([*map(str, planned), f"dry run: {totals}; nothing was written"])
 
 
-def _plan(
-    inputs: ConvertInputs, row: Mapping[Any, Any], card: ModelCard, layout: Layout, config: ConvertConfig, force: bool
-) -> PlannedScan:
-    scan = Scan.parse(row["scan"])
-    files = ScanFiles.of_row(inputs.root, row, inputs.study)
-    try:
-        for path in files.paths.values():
-            check_header(path, 4, series=True)
-        is_done = _is_done(inputs, row, files, card, layout, config, force)
-        if isinstance(is_done, Quarantine):
-            return PlannedScan(scan.key, "excluded", is_done.reason)
-    except DataError as error:
-        return PlannedScan(scan.key, "excluded", files.without_folders(str(error)))
-    side = [f"{column.name}={cell_text(row.get(column.name))}" for column in card.side.columns]
-    paths = [str(path.relative_to(inputs.root)) for name, path in files.paths.items() if name != "mask"]
-    mask = ["your own mask"] if files.mask else []
-    return PlannedScan(scan.key, "done" if is_done else "new", ", ".join([*paths, *mask, *side]))
+@dataclass(frozen=True)
+class _Planner:
+    """What the plans of all scans share: the inputs, the model's card, the output folder and the options."""
 
+    inputs: ConvertInputs
+    card: ModelCard
+    layout: Layout
+    config: ConvertConfig
+    force: bool
 
-def _is_done(
-    inputs: ConvertInputs,
-    row: Mapping[Any, Any],
-    files: ScanFiles,
-    card: ModelCard,
-    layout: Layout,
-    config: ConvertConfig,
-    force: bool,
-) -> bool | Quarantine:
-    """Whether a scan is converted and unchanged, or the reason for which preprocessing excluded it before."""
-    scan = Scan.parse(row["scan"])
-    if not layout.scan_manifest(scan).is_file():
-        return False
-    manifest = current_manifest(layout, scan, input_digests(files.open()), inputs.study, card.preprocess)
-    if manifest is None:
-        return False
-    if (excluded := Quarantine.of_manifest(scan.key, manifest)) is not None:
-        return excluded
-    digests = conversion_inputs(card, layout, scan, side_values(card, row))
-    return is_converted(layout.manifest(f"{STEP}/{scan.key}"), digests, config, force=force)
+    def plan(self, row: Mapping[Any, Any]) -> PlannedScan:
+        """Plan the scan of a row."""
+        scan = Scan.parse(row["scan"])
+        files = ScanFiles.of_row(self.inputs.root, row, self.inputs.study)
+        try:
+            for path in files.paths.values():
+                check_header(path, 4, series=True)
+            is_done = self._is_done(scan, row, files)
+            if isinstance(is_done, Quarantine):
+                return PlannedScan(scan.key, "excluded", is_done.reason)
+        except DataError as error:
+            return PlannedScan(scan.key, "excluded", files.without_folders(str(error)))
+        side = [f"{column.name}={cell_text(row.get(column.name))}" for column in self.card.side.columns]
+        paths = [str(path.relative_to(self.inputs.root)) for name, path in files.paths.items() if name != "mask"]
+        mask = ["your own mask"] if files.mask else []
+        return PlannedScan(scan.key, "done" if is_done else "new", ", ".join([*paths, *mask, *side]))
+
+    def _is_done(self, scan: Scan, row: Mapping[Any, Any], files: ScanFiles) -> bool | Quarantine:
+        """Whether a scan is converted and unchanged, or the reason for which preprocessing excluded it before."""
+        card, layout = self.card, self.layout
+        if not layout.scan_manifest(scan).is_file():
+            return False
+        manifest = current_manifest(layout, scan, input_digests(files.open()), self.inputs.study, card.preprocess)
+        if manifest is None:
+            return False
+        if (excluded := Quarantine.of_manifest(scan.key, manifest)) is not None:
+            return excluded
+        digests = conversion_inputs(card, layout, scan, side_values(card, row))
+        return is_converted(layout.manifest(f"{STEP}/{scan.key}"), digests, self.config, force=self.force)
