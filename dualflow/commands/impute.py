@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,10 +32,11 @@ from dualflow.imputation.draw_volumes import draw_volumes
 from dualflow.imputation.imputed_table import ImputedTable
 from dualflow.imputation.region_values import cross_fitted_images, region_values
 from dualflow.inference.convert import scan_seed
-from dualflow.inference.predict import Predictor, load_predictor
+from dualflow.inference.predict import load_predictor
 from dualflow.layout import Layout, Scan, sidecar_path
 from dualflow.manifest import remove_outputs, write_manifest
 from dualflow.modalities import modality
+from dualflow.models.card import ModelCard
 from dualflow.process import keep_freed_memory
 from dualflow.progress import track
 from dualflow.training.device import select_device
@@ -56,26 +58,28 @@ def impute(config: Config, name: str = "") -> None:
     predictor = load_predictor(layout.model(name, seed), select_device(config.train.device))
     data, regions = LearningData.load(config), region_map(config.preprocess)
     groups = _groups(options, regions)
-    if predictor.card.data_digest != data.digest:
+    card, model = predictor.card, predictor.model
+    if card.data_digest != data.digest:
         raise DataError(
-            f"{predictor.card.label} learnt from other scans, splits or side values than this study's, so it cannot be "
-            "told which scans it has not seen; train it again"
+            f"{card.label} learnt from other scans, splits or side values than this study's, so it cannot be told "
+            "which scans it has not seen; train it again"
         )
-    side = [column.name for column in predictor.card.side.columns]
-    formula = imputation_terms(options, side, data.pairs)
-    study = _study_regions(config, options, predictor, data, regions, groups)
+    formula = imputation_terms(options, [column.name for column in card.side.columns], data.pairs)
+    if not isinstance(model, ConditionalSampler):
+        raise ConfigError(f"model {card.label} has no distribution; choose a flow, or a baseline with a spread")
+    scans = _StudyScans(config, options, model, card, data, regions)
+    study = scans.region_values(groups)
     table = data.pairs.set_index("scan").loc[study.keys].reset_index()
     completed = complete(study, formula, table, options.draws, options.seed)
     values, facts = completed.values, dict(completed.facts)
-    facts |= {"Model": predictor.card.label, "ModelWeights": predictor.card.weights_sha256, "Seed": options.seed}
+    facts |= {"Model": card.label, "ModelWeights": card.weights_sha256, "Seed": options.seed}
     facts |= {"ReferenceRegion": config.preprocess.without_folders().reference_region, "Target": config.study.target}
     # A grid may have no voxel of some meta-regions.
     known, all_names = np.flatnonzero(np.isfinite(values).any(axis=(0, 1))), [*regions.names, *groups]
     names = [all_names[position] for position in known]
     result = ImputedTable(study.keys, names, values[:, :, known], study.observed, facts)
     path = layout.imputed_regions
-    volumes = _write_volumes(config, options, predictor, data, regions, study, values)
-    files = {"regions": path, **volumes}
+    files = {"regions": path, **scans.write_volumes(study.keys, values)}
     # Volumes and replicates of an earlier run belong to another table; replicates also of one that was interrupted.
     remove_outputs(layout.manifest(STEP), keep=[*files.values()])
     layout.imputation_replicates.unlink(missing_ok=True)
@@ -88,7 +92,7 @@ def impute(config: Config, name: str = "") -> None:
         layout.manifest(STEP),
         step=STEP,
         outputs=files,
-        inputs={"model": predictor.card.weights_sha256, "pairs": sha256(layout.pairs)},
+        inputs={"model": card.weights_sha256, "pairs": sha256(layout.pairs)},
         config={STEP: imputation_options(options)},
         facts={"weights": imputing_weights(config, name)},
     )
@@ -96,70 +100,70 @@ def impute(config: Config, name: str = "") -> None:
     note_sessions(result.subjects)
 
 
-def _study_regions(
-    config: Config,
-    options: ImputeConfig,
-    predictor: Predictor,
-    data: LearningData,
-    regions: RegionMap,
-    groups: MetaRegions,
-) -> StudyRegions:
-    """Values of all scans."""
-    model, layout = predictor.model, config.layout
-    if not isinstance(model, ConditionalSampler):
-        raise ConfigError(
-            f"model {predictor.card.label} has no distribution; choose a flow, or a baseline with a spread"
-        )
-    missing = bool((data.pairs["target"] == "").any())
-    images = cross_fitted_images(model, data.filled[0], data.closed_form_cache(layout)) if missing else None
-    study, draws = StudyRegions(), options.draws if missing else 0
-    for split in SPLITS:
-        items, count = _split(config, data, split, predictor)
-        for index, item in enumerate(track(items, f"impute, {split} scans", count)):
-            image: Tensor | None = images[index] if images is not None and split == "train" else None
-            scan_number = scan_seed(options.seed, Scan.parse(item["scan"]))
-            study.keys.append(item["scan"])
-            study.values.append(region_values(model, item, regions, draws, scan_number, image))
-            study.cross_fitted.append(split != "train" or image is not None)
-            study.weights.append(meta_region_weights(regions, item["mask"][0].numpy(), groups)[1])
-    return study
+@dataclass(frozen=True)
+class _StudyScans:
+    """The scans of a study and the model that imputes.
 
+    Attributes:
+        config: of the study.
+        options: of the imputation.
+        model: the model.
+        card: its card.
+        data: what it learnt from.
+        regions: the atlas on the model grid.
+    """
 
-def _write_volumes(
-    config: Config,
-    options: ImputeConfig,
-    predictor: Predictor,
-    data: LearningData,
-    regions: RegionMap,
-    study: StudyRegions,
-    values: Doubles,
-) -> dict[str, Path]:
-    """Write the first draws of the scans without a target as volumes on the model grid; return the files."""
-    count, row, files = min(options.volumes, options.draws), modality(config.study.target), dict[str, Path]()
-    if not count:
+    config: Config
+    options: ImputeConfig
+    model: ConditionalSampler
+    card: ModelCard
+    data: LearningData
+    regions: RegionMap
+
+    def region_values(self, groups: MetaRegions) -> StudyRegions:
+        """Values of all scans."""
+        data, options = self.data, self.options
+        missing = bool((data.pairs["target"] == "").any())
+        cache = data.closed_form_cache(self.config.layout)
+        images = cross_fitted_images(self.model, data.filled[0], cache) if missing else None
+        study, draws = StudyRegions(), options.draws if missing else 0
+        for split in SPLITS:
+            for index, item in enumerate(self._split(split, f"impute, {split} scans")):
+                image: Tensor | None = images[index] if images is not None and split == "train" else None
+                seed = scan_seed(options.seed, Scan.parse(item["scan"]))
+                study.keys.append(item["scan"])
+                study.values.append(region_values(self.model, item, self.regions, draws, seed, image))
+                study.cross_fitted.append(split != "train" or image is not None)
+                study.weights.append(meta_region_weights(self.regions, item["mask"][0].numpy(), groups)[1])
+        return study
+
+    def write_volumes(self, keys: Sequence[str], values: Doubles) -> dict[str, Path]:
+        """Write the first draws of the scans without a target as volumes on the model grid; return the files.
+
+        Args:
+            keys: of all scans.
+            values: their completed tables, regions first.
+        """
+        row, files = modality(self.config.study.target), dict[str, Path]()
+        affine, count = model_grid(self.config.preprocess)[0], min(self.options.volumes, self.options.draws)
+        for item in self._split("convert", "write imputed volumes") if count else ():
+            scan = Scan.parse(item["scan"])
+            rows = values[:count, keys.index(item["scan"]), : len(self.regions.names)]
+            volumes = draw_volumes(self.model, item, self.regions, rows, scan_seed(self.options.seed, scan))
+            for number, volume in enumerate(volumes, 1):
+                path = self.config.layout.imputed_volume(scan, row, number)
+                sidecar = {"Description": VOLUME, "Synthetic": True, "Draw": number, "Units": row.unit}
+                sidecar |= {"SyntheticModel": self.card.label, "GeneratedBy": [PROGRAM]}
+                write_volume(path, volume, affine, codes=MNI, sidecar=sidecar)
+                files[f"{scan.key}/{number}"] = path
         return files
-    assert isinstance(predictor.model, ConditionalSampler)
-    affine = model_grid(config.preprocess)[0]
-    items, total = _split(config, data, "convert", predictor)
-    for item in track(items, "write imputed volumes", total):
-        scan = Scan.parse(item["scan"])
-        rows = values[:count, study.keys.index(item["scan"]), : len(regions.names)]
-        volumes = draw_volumes(predictor.model, item, regions, rows, scan_seed(options.seed, scan))
-        for number, volume in enumerate(volumes, 1):
-            path = config.layout.imputed_volume(scan, row, number)
-            sidecar = {"Description": VOLUME, "Synthetic": True, "Draw": number, "Units": row.unit}
-            sidecar |= {"SyntheticModel": predictor.card.label, "GeneratedBy": [PROGRAM]}
-            write_volume(path, volume, affine, codes=MNI, sidecar=sidecar)
-            files[f"{scan.key}/{number}"] = path
-    return files
 
-
-def _split(config: Config, data: LearningData, split: str, predictor: Predictor) -> tuple[Iterable[Item], int]:
-    """The scans of a split, and their number; all but the training scans are read one at a time."""
-    if split == "train":
-        return data.training.items, len(data.training)
-    items = iterate_split(config, data.pairs, split, predictor.card.side)
-    return items, int((data.pairs["split"] == split).sum())
+    def _split(self, split: str, label: str) -> Iterable[Item]:
+        """The scans of a split with a progress bar; all but the training scans are read one at a time."""
+        if split == "train":
+            return track(self.data.training.items, label)
+        items = iterate_split(self.config, self.data.pairs, split, self.card.side)
+        return track(items, label, int((self.data.pairs["split"] == split).sum()))
 
 
 def _groups(options: ImputeConfig, regions: RegionMap) -> MetaRegions:
