@@ -5,15 +5,12 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from math import log
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
-from dualflow.baselines.residual_density import ResidualDensity
 from dualflow.commands.model_runs import (
     PICTURE,
     describe_model,
@@ -30,20 +27,17 @@ from dualflow.config import Config, dump_sections
 from dualflow.data.dataset import Item, PairDataset
 from dualflow.data.study_pairs import load_split, usable_pairs
 from dualflow.data.tsv import table_text
-from dualflow.data.unseen_voxels import scored
 from dualflow.digests import sha256
 from dualflow.errors import ConfigError, DataError, IntensityError
 from dualflow.evaluation.calibration import calibration_cases, over_subjects, pit_histogram, reliability
 from dualflow.evaluation.downstream import classify, feature_sets, require_no_leakage
-from dualflow.evaluation.likelihood import another_subject, likelihood
 from dualflow.evaluation.mean_error import MeanError
 from dualflow.evaluation.metrics import score
+from dualflow.evaluation.scan_scores import closed_form_bits, flow_scores
 from dualflow.evaluation.statistics import subject_means
 from dualflow.evaluation.stress import stress
 from dualflow.evaluation.study_metrics import study_scores
-from dualflow.flows.diagnostics import round_trip_error
 from dualflow.flows.model import DualFlow
-from dualflow.flows.predictions import predict
 from dualflow.imaging.affines import MNI
 from dualflow.imaging.intensity import scored_voxels
 from dualflow.imaging.model_grid import model_grid
@@ -57,7 +51,7 @@ from dualflow.modalities import modality
 from dualflow.process import keep_freed_memory
 from dualflow.progress import track
 from dualflow.tracking.tracked_run import Run
-from dualflow.training.device import device_of, select_device, source_and_side
+from dualflow.training.device import select_device
 
 
 class _ScoredScans(NamedTuple):
@@ -146,8 +140,8 @@ def _score_scans(
         scan, mask, target = Scan.parse(item["scan"]), item["mask"][0].numpy(), item["target"][0].numpy()
         shown = scored_voxels(target, mask)
         prediction = _predict(predictor, item, config)
-        density = _flow_scores(predictor.flow, test, index, prediction, config)
-        density |= _closed_form_bits(predictor.model, item, config)
+        density = flow_scores(predictor.flow, test, index, prediction, config)
+        density |= closed_form_bits(predictor.model, item, config)
         attainable = attainable_target(config, scan, mask)
         scores = score(prediction, target, shown, regions, row, density.get("bits_in_mask"), attainable)
         if index == 0:
@@ -214,69 +208,6 @@ def _predict(predictor: Predictor, item: Item, config: Config) -> Prediction:
         )
     except IntensityError as error:
         raise IntensityError(f"{predictor.card.label}, {item['scan']}: {error}") from error
-
-
-def _flow_scores(
-    flow: DualFlow | None, test: PairDataset, index: int, prediction: Prediction, config: Config
-) -> dict[str, float]:
-    """Likelihood and sample scores of one test scan; empty for a model that is not a flow."""
-    if flow is None:
-        return {}
-    return _density_scores(flow, test, index, config) | _sample_scores(flow, test[index], prediction)
-
-
-@torch.no_grad()
-def _density_scores(model: DualFlow, test: PairDataset, index: int, config: Config) -> dict[str, float]:
-    """Likelihood scores and round-trip errors of one test scan."""
-    item, other_index = test[index], another_subject(test.scans, index)
-    scores = likelihood(
-        model,
-        item,
-        None if other_index is None else test[other_index],
-        voxel_mm=(config.preprocess.spacing_mm,) * 3,
-        draws=config.evaluate.background_draws,
-        steps=config.evaluate.background_steps,
-        seed=scan_seed(config.evaluate.seed, Scan.parse(item["scan"])),
-    )
-    source, side = source_and_side(item, model)
-    target = item["target"][None].to(source.device)
-    scores["round_trip_float32"] = round_trip_error(model, target, source, side)
-    if index == 0:
-        scores["round_trip_float64"] = round_trip_error(model.double(), target.double(), source.double(), side.double())
-        model.float()
-    return scores
-
-
-@torch.no_grad()
-def _closed_form_bits(model: torch.nn.Module, item: Item, config: Config) -> dict[str, float]:
-    """Bits of a closed form, which are exact; empty for other models, and for a brain of too many voxels."""
-    if not isinstance(model, ResidualDensity) or int(item["mask"].sum()) > config.evaluate.closed_form_voxels:
-        return {}
-    device = device_of(model)
-    target, source, side = (item[key][None].to(device) for key in ("target", "source", "side"))
-    shown = scored(item)
-    log_prob = model.log_prob(target, shown[None].to(device), source, side)
-    return {"bits_in_mask": -log_prob / int(shown.sum()) / log(2), "bits_slack": 0.0}
-
-
-@torch.no_grad()
-def _sample_scores(model: DualFlow, item: Item, prediction: Prediction) -> dict[str, float]:
-    """MAE of the mode at temperature 0, of one sample and of the sample mean, and the seconds per sample.
-
-    The samples are those of the prediction, because drawing more would dominate the time of an evaluation.
-    """
-    if prediction.samples is None or prediction.sample_seconds is None:
-        return {}
-    target = item["target"][0].numpy()
-    shown = scored_voxels(target, item["mask"][0].numpy())
-    temperature0 = predict(model, *source_and_side(item, model), "temperature0")[0, 0].cpu().numpy()
-    images = {
-        "temperature0": temperature0,
-        "one_sample": prediction.samples[0],
-        "sample_mean": prediction.samples.mean(axis=0),
-    }
-    errors = {f"mae_{kind}": float(np.abs(image - target)[shown].mean()) for kind, image in images.items()}
-    return {"sample_seconds": prediction.sample_seconds, **errors}
 
 
 def _downstream(

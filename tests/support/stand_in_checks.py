@@ -14,8 +14,8 @@ from conftest import SHAPE, SMALL
 from stand_in_device import stand_in_device
 
 from dualflow.baselines import BASELINES
-from dualflow.commands.evaluate import _flow_scores
 from dualflow.config import ConvertConfig, ModelConfig, parse_config
+from dualflow.evaluation.scan_scores import flow_scores
 from dualflow.evaluation.stress import stress
 from dualflow.imaging.regions import RegionMap
 from dualflow.imaging.volume import read_volume
@@ -141,7 +141,7 @@ def test_scores_equal_those_of_the_cpu(predictors, phantoms):
     item, scores, tables = phantoms[0], [], []
     for predictor in predictors:
         prediction = predictor.predict(item["source"], item["side"], item["mask"], samples=4, temperature=1.0, seed=0)
-        scores.append(_flow_scores(predictor.flow, phantoms, 0, prediction, config))
+        scores.append(flow_scores(predictor.flow, phantoms, 0, prediction, config))
         tables.append(stress(predictor.flow, phantoms, 8, seed=0))
     for values in scores:
         del values["sample_seconds"]
