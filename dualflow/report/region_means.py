@@ -23,7 +23,7 @@ class RegionMeans:
         scans: keys of the N scans.
         regions: names of the R regions in the atlas.
         real: means of the real images `[N, R]`, NaN where a region has no voxel.
-        synthetic: means of the synthetic images `[N, R]`.
+        synthetic: means of the synthetic images `[N, R]`, NaN where the real one is unknown.
     """
 
     scans: tuple[str, ...]
@@ -35,8 +35,10 @@ class RegionMeans:
     def from_table(cls, table: pd.DataFrame) -> Self:
         """Read the table of an evaluation: columns `scan`, `region`, `real` and `estimate`."""
         wide = table.pivot(index="scan", columns="region", values=["real", "estimate"])
-        regions = tuple(map(str, wide["real"].columns))
-        return cls(tuple(map(str, wide.index)), regions, wide["real"].to_numpy(), wide["estimate"].to_numpy())
+        regions, real = tuple(map(str, wide["real"].columns)), wide["real"].to_numpy()
+        # A mean over regions is that of the same ones in both images.
+        synthetic = np.where(np.isnan(real), np.nan, wide["estimate"].to_numpy())
+        return cls(tuple(map(str, wide.index)), regions, real, synthetic)
 
     def errors(self) -> Floats:
         """Signed errors `[N, R]` in % of the real mean; positive is too high."""

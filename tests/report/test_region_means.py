@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dualflow.imaging.regions import RegionMap
 from dualflow.report.region_means import RegionMeans, readable
 
 
@@ -14,6 +15,19 @@ def test_the_table_of_an_evaluation_is_read():
     assert (means.scans, means.regions) == (("sub-1", "sub-2"), ("a", "b"))
     np.testing.assert_allclose(means.errors(), [[-50, 10], [0, np.nan]])
     assert means.worst(2) == [0, 1]
+
+
+def test_a_meta_region_is_the_mean_of_the_same_regions_in_both_images():
+    """A region outside the field of view of the real image counts in neither, so equal images have equal means."""
+    names = ("ctx-lh-inferiortemporal", "ctx-rh-inferiortemporal")
+    values = {("sub-1", names[0]): (1.0, 1.0), ("sub-1", names[1]): (np.nan, 4.0)}
+    values |= {("sub-2", names[0]): (1.0, 1.0), ("sub-2", names[1]): (4.0, 4.0)}
+    rows = [(*key, *pair) for key, pair in values.items()]
+    means = RegionMeans.from_table(pd.DataFrame(rows, columns=["scan", "region", "real", "estimate"]))
+    atlas = RegionMap(np.repeat([1, 2], 4).reshape(2, 2, 2), names, (4.0, 4.0, 4.0))
+    real, synthetic = means.meta_regions(atlas)["temporal"]
+    np.testing.assert_allclose(real, [1.0, 2.5])
+    np.testing.assert_allclose(synthetic, real)
 
 
 @pytest.mark.parametrize(
