@@ -162,7 +162,12 @@ def coverage(distribution: PredictiveDistribution, truth: Floats, level: float) 
 
 def mean_crps(distribution: PredictiveDistribution, truth: Floats) -> float:
     """Mean CRPS of `truth` `[M]`; NaN entries are ignored."""
-    return float(np.nanmean(distribution.crps(truth)))
+    return mean_of_known(distribution.crps(truth))
+
+
+def mean_of_known(values: Floats) -> float:
+    """Mean of the entries that are not NaN; NaN without any, as of the regions of a mask that holds none."""
+    return float("nan") if np.isnan(values).all() else float(np.nanmean(values))
 
 
 class Case(NamedTuple):
@@ -183,7 +188,8 @@ def calibration_cases(prediction: Prediction, target: Floats, mask: Bools, regio
     """The voxels and the region means of one scan, where the prediction has a distribution of them."""
     voxels, means = voxel_distribution(prediction, mask), region_distribution(prediction, mask, regions)
     cases = [] if voxels is None else [Case("voxel", voxels, target[mask])]
-    return cases + ([] if means is None else [Case("region", means, regions.means(target, mask))])
+    truth = regions.means(target, mask)
+    return cases + ([] if means is None or np.isnan(truth).all() else [Case("region", means, truth)])
 
 
 def reliability(cases: Sequence[Case]) -> pd.DataFrame:

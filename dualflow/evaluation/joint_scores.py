@@ -11,7 +11,7 @@ import numpy as np
 import scoringrules
 
 from dualflow.arrays import Bools, Floats
-from dualflow.evaluation.calibration import Ensemble
+from dualflow.evaluation.calibration import Ensemble, mean_of_known
 from dualflow.evaluation.measures import Context, MetricFunction
 
 META_REGIONS: dict[str, tuple[str, ...]] = {
@@ -43,12 +43,14 @@ def energy_score(estimate: Floats, target: Floats, mask: Bools, context: Context
     """Energy score of the vector of region means, unbiased for any number of samples; None without samples.
 
     It generalises the CRPS to vectors (Gneiting and Raftery 2007, eq. 22): `E|X - y| - E|X - X'| / 2`, with the
-    Euclidean norm over the regions. Regions outside the mask are left out.
+    Euclidean norm over the regions. Regions outside the mask are left out; NaN if all are.
     """
     if context.region_samples is None:
         return None
     truth = context.regions.means(target, mask)
     finite = np.isfinite(truth)
+    if not finite.any():
+        return float("nan")
     samples = context.region_samples[:, finite]
     return float(scoringrules.es_ensemble(truth[finite], samples, estimator="fair"))
 
@@ -116,4 +118,4 @@ def _meta_mean(means: Floats, names: Sequence[str], parcels: Sequence[str]) -> F
 
 
 def _rms(values: Floats) -> float:
-    return float(np.sqrt(np.nanmean(np.square(values))))
+    return float(np.sqrt(mean_of_known(np.square(values))))

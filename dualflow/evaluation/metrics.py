@@ -15,6 +15,7 @@ from dualflow.evaluation.calibration import (
     coverage,
     distance_from_uniform,
     mean_crps,
+    mean_of_known,
     region_distribution,
     voxel_distribution,
 )
@@ -154,12 +155,12 @@ def ad_roi_bias(estimate: Floats, target: Floats, mask: Bools, context: Context)
 
 def region_mae(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float:
     """Mean over the regions of the absolute difference of means, in % of the real mean."""
-    return float(np.nanmean(np.abs(_region_difference(estimate, target, mask, context))))
+    return mean_of_known(np.abs(_region_difference(estimate, target, mask, context)))
 
 
 def region_bias(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float:
     """Mean over the regions of the signed difference of means, in % of the real mean; positive is too high."""
-    return float(np.nanmean(_region_difference(estimate, target, mask, context)))
+    return mean_of_known(_region_difference(estimate, target, mask, context))
 
 
 def voxel_crps(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float | None:
@@ -201,7 +202,7 @@ def region_pit_distance(estimate: Floats, target: Floats, mask: Bools, context: 
     truth = context.regions.means(target, mask)
     finite = np.isfinite(truth)
     values = context.region_means.pit(truth)[finite, None]
-    return float(distance_from_uniform(values, np.ones((1, len(values))))[0])
+    return float(distance_from_uniform(values, np.ones((1, len(values))))[0]) if len(values) else float("nan")
 
 
 def spread_error_r(estimate: Floats, target: Floats, mask: Bools, context: Context) -> float | None:

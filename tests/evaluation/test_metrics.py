@@ -12,6 +12,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import pearsonr
 
 from dualflow.errors import ShapeError
+from dualflow.evaluation.calibration import calibration_cases
 from dualflow.evaluation.metrics import METRICS, Context, intraclass_correlation, mae, psnr, ssim
 from dualflow.evaluation.metrics import score as score_prediction
 from dualflow.imaging.regions import RegionMap
@@ -110,6 +111,24 @@ def test_correlations_agree_with_scipy(scene):
     assert scores["pearson_r"] == pytest.approx(pearsonr(estimate[mask], target[mask]).statistic, abs=1e-6)
     means = regions.means(estimate, mask), regions.means(target, mask)
     assert scores["region_r"] == pytest.approx(pearsonr(*means).statistic, abs=1e-6)
+
+
+def test_scores_of_regions_are_unknown_where_the_mask_holds_none(scene):
+    """No score of regions is that of a perfect or of the worst prediction; those of voxels stay."""
+    estimate, target, mask, regions = scene
+    elsewhere = RegionMap(np.where(mask, 0, 1), regions.names[:1], regions.voxel_mm)
+    samples = estimate + np.linspace(-0.2, 0.2, 5, dtype=np.float32)[:, None, None, None]
+    guesses = [
+        Prediction(estimate, samples.std(0), samples),
+        Prediction(estimate, np.full(SHAPE, 0.1), None, np.full(1, 0.1)),
+    ]
+    for guess in guesses:
+        scores = score_prediction(guess, target, mask, elsewhere, ROW)
+        of_regions = [name for name, metric in METRICS.items() if metric.over == "regions" and name in scores]
+        assert {"region_mae", "region_crps", "region_pit_distance"} <= set(of_regions)
+        assert np.isnan([scores[name] for name in of_regions]).all()
+        assert np.isfinite([scores["mae"], scores["voxel_crps"]]).all()
+        assert {case.kind for case in calibration_cases(guess, target, mask, elsewhere)} == {"voxel"}
 
 
 def test_spread_error_r_follows_the_noise_level(scene):
