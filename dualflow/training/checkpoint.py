@@ -48,7 +48,13 @@ def states(folder: Path) -> list[Path]:
     return sorted(folder.glob("state-*.safetensors"))
 
 
-def forget_states(folder: Path) -> None:
-    """Remove the training states in `folder` and in the folders of its parts, such as the mean's."""
-    for state in [*states(folder), *folder.glob("*/state-*.safetensors")]:
+def remove_states(folder: Path) -> None:
+    """Remove the training states in `folder`; those of its parts remain."""
+    for state in states(folder):
         state.unlink()
+
+
+def forget_states(folder: Path) -> None:
+    """Remove the training states in `folder` and in the folders of its parts, such as the source's."""
+    for part in (folder, *{state.parent for state in folder.glob("*/state-*.safetensors")}):
+        remove_states(part)

@@ -1,4 +1,4 @@
-"""The training loop of every objective: flows, their means and sources, and baseline networks."""
+"""The training loop of every objective: flows, their sources, and baseline networks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dualflow.flows.objective import Batch, Objective
 from dualflow.flows.rng import batch_shard
 from dualflow.process import keep_freed_memory
 from dualflow.progress import progress
-from dualflow.training.checkpoint import forget_states, load_newest_state, save_state
+from dualflow.training.checkpoint import load_newest_state, remove_states, save_state
 from dualflow.training.context import CURVE_POINTS, TrainingContext
 from dualflow.training.device import autocast
 from dualflow.training.distributed import StopRequest
@@ -198,7 +198,7 @@ class Trainer:
         if state is not None and state[1].get("fingerprint") != self.context.fingerprint:
             self.group.wait()  # until every process has read the state
             if self.group.is_main:
-                forget_states(self.context.folder)
+                remove_states(self.context.folder)  # parts, such as the source, have removed theirs before they ran
             state = None
         if state is None:
             return 0

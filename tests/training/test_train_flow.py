@@ -228,6 +228,22 @@ def test_pretraining_does_not_resume_from_another_training(train, monkeypatch):
         assert steps.taken == taken
 
 
+def test_states_of_another_training_cost_no_pretraining(train, monkeypatch):
+    """The flow removes its own stale states alone: a pre-training that was finished before is not repeated."""
+    steps = PretrainingSteps(monkeypatch)
+    train(PRETRAINED, fingerprint="one")
+
+    def stop_flow(step, metrics, model):
+        raise KeyboardInterrupt
+
+    steps.taken = 0
+    with pytest.raises(KeyboardInterrupt):
+        train(PRETRAINED, fingerprint="other", watch=stop_flow)
+    assert steps.taken == 3
+    train(PRETRAINED, fingerprint="other")
+    assert steps.taken == 3
+
+
 def test_pretraining_leaves_a_step_for_the_flow(train, quick):
     """Even if its share rounds to all steps."""
     options = PRETRAINED.options | {"source_pretrain": 0.9}
