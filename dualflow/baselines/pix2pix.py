@@ -65,7 +65,7 @@ class AdversarialLoss(Objective):
         self.adversarial = PatchAdversarialLoss(criterion="least_squares", reduction="mean", no_activation_leastsq=True)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return `loss`, `l1`, and the `adversarial` and `discriminator` losses."""
+        """Return `loss`, `l1`, and the losses of both players, `adversarial` and `discriminator_loss`."""
         target, mask, given = batch.target, batch.mask, (batch.source, batch.side, batch.mean)
         image = self.model(*given)
         error = masked_l1(image, target, mask)
@@ -90,7 +90,7 @@ class AdversarialLoss(Objective):
             "loss": loss,
             "l1": error.detach(),
             "adversarial": adversarial.detach(),
-            "discriminator": discriminator.detach(),
+            "discriminator_loss": discriminator.detach(),
         }
 
     def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:

@@ -12,6 +12,9 @@ TARGET = "{target}"
 UNITS = {
     "nll": "nats_per_voxel",
     "source_nll": "nats_per_voxel",
+    "elbo": "nats_per_voxel",
+    "reconstruction": "nats_per_voxel",
+    "divergence": "nats_per_voxel",
     "discriminator": "fraction_of_variance",
     "discriminator_accuracy": "fraction",
     "decode_l1": TARGET,
@@ -27,7 +30,7 @@ UNITS = {
 def loss_term(terms: Collection[str]) -> str:
     """Return the term among those of an objective that has the unit of its loss; empty for a loss without unit."""
     names = {key.rpartition("/")[2] for key in terms}
-    return next((term for term in ("nll", "l1") if term in names), "")
+    return next((term for term in ("nll", "l1", "reconstruction") if term in names), "")
 
 
 def metric_name(key: str, target_unit: str, loss: str = "") -> str:

@@ -7,6 +7,7 @@ from error_law import SHAPE, draw_people
 
 from dualflow.baselines.pix2pix import L1_WEIGHT, Pix2Pix
 from dualflow.flows.objective import Batch
+from dualflow.tracking.metric_names import loss_term, metric_name
 
 
 def test_each_player_descends_its_loss():
@@ -52,5 +53,8 @@ def test_it_learns_and_its_discriminator_stays_out_of_the_model():
         optimiser.step()
         errors.append(float(terms["l1"]))
     assert errors[-1] < 0.8 * errors[0]
+    # The loss of the discriminator has no unit, unlike the flow's term `discriminator`.
+    assert metric_name("discriminator_loss", "SUVR", loss_term(terms)) == "train/discriminator_loss"
+    assert set(terms) == {"loss", "l1", "adversarial", "discriminator_loss"}
     assert objective.selection_score({"loss": 1.0, "l1": 2.0}) == 2.0
     assert not any("discriminator" in name for name in model.state_dict())

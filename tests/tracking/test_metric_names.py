@@ -21,6 +21,10 @@ from dualflow.tracking.metric_names import TARGET, loss_term, metric_name, unit_
         ("bits_per_dim_level_1", "", "train/bits_per_dim_level_1"),
         ("learning_rate", "l1", "train/learning_rate"),
         ("l1", "", "train/l1_SUVR"),
+        ("elbo", "reconstruction", "train/elbo_nats_per_voxel"),
+        ("validation/divergence", "reconstruction", "validation/divergence_nats_per_voxel"),
+        ("validation/score", "reconstruction", "validation/score_nats_per_voxel"),
+        ("discriminator", "nll", "train/discriminator_fraction_of_variance"),
     ],
 )
 def test_names(key, loss, name):
@@ -34,6 +38,7 @@ def test_names(key, loss, name):
         (["validation/loss", "validation/nll", "validation/l1"], "nll"),
         (["loss", "l1", "gradient_norm"], "l1"),
         (["loss", "elbo"], ""),
+        (["loss", "elbo", "reconstruction", "divergence"], "reconstruction"),
     ],
 )
 def test_a_loss_has_the_unit_of_its_main_term(terms, term):
