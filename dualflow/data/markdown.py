@@ -72,6 +72,12 @@ def p_value(value: float, digits: int) -> str:
     return f"< {least:.{digits}f}" if value < least else f"{value:.{digits}f}"
 
 
+def p_statement(value: float) -> str:
+    """A p-value in a sentence, such as `p = 0.012` or `p < 0.001`."""
+    text = p_value(value, 3)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
+
+
 def _cell(row: pd.Series, column: Column) -> str:
     text = " / ".join(_number(row.get(name), column) for name in column.names)
     low, high = (row.get(f"{column.names[0]}_{end}") for end in ("low", "high"))

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, ValidationError
 
+from dualflow.data.markdown import p_statement
 from dualflow.data.tsv import read_typed_table
 from dualflow.digests import digest_of
 from dualflow.errors import CheckpointError, DataError
@@ -84,8 +85,8 @@ class PairedComparison(BaseModel):
             basis = f"{self.people} people are too few for an interval"
         else:
             basis = (
-                f"paired 95 % bootstrap interval {-self.high:+z.4f} to {-self.low:+z.4f}, Wilcoxon p = {self.p:.3f}, "
-                f"{self.people} people"
+                f"paired 95 % bootstrap interval {-self.high:+z.4f} to {-self.low:+z.4f}, Wilcoxon "
+                f"{p_statement(self.p)}, {self.people} people"
             )
         return f"the difference of {METRIC} is {-self.gain:+z.4f} ({basis}; less is better)"
 

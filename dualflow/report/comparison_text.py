@@ -10,7 +10,7 @@ import numpy as np
 
 from dualflow import __version__
 from dualflow.config import Config
-from dualflow.data.markdown import UNKNOWN, Column, markdown_table, table
+from dualflow.data.markdown import UNKNOWN, Column, markdown_table, p_statement, table
 from dualflow.evaluation.calibration import LEVELS
 from dualflow.evaluation.comparison_table import Comparison
 from dualflow.evaluation.statistics import MIN_CORRELATED, MIN_SUBJECTS, is_within_slack
@@ -148,9 +148,8 @@ def _difference(entry: Mapping[Hashable, Any]) -> str:
     value, low, high, p = (entry[key] for key in ("difference", "low", "high", "p_holm"))
     if np.isnan(low):
         return f"{value:{form}} ({entry['subjects']} people: no interval)"
-    p_text = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
     slack = f", {WITHIN_SLACK}" if is_within_slack(entry) else ""
-    return f"{value:{form}} ({low:{form}} to {high:{form}}), {p_text}{slack}"
+    return f"{value:{form}} ({low:{form}} to {high:{form}}), {p_statement(p)}{slack}"
 
 
 def _likelihood(source: str) -> list[Column]:

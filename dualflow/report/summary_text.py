@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from dualflow.data.markdown import p_statement
 from dualflow.evaluation.condition_check import ConditionCheck
 from dualflow.evaluation.statistics import MIN_SUBJECTS
 from dualflow.modalities import Modality
@@ -122,7 +123,7 @@ def _comparisons(differences: pd.DataFrame, model: str, row: Modality) -> list[s
             size=f"{abs(gain):.{digits}f} {row.unit}",
             signed=f"{-gain:+z.4f} {row.unit}",
             interval=f"paired 95 % bootstrap interval {ends}",
-            p=f"Wilcoxon signed-rank {_p_value(entry['p_holm'])}, Holm-adjusted",
+            p=f"Wilcoxon signed-rank {p_statement(entry['p_holm'])}, Holm-adjusted",
             people=entry["subjects"],
         )
         sentences.append(f"{model} {text}.")
@@ -133,10 +134,6 @@ def _interval(entry: Mapping[Hashable, Any]) -> str:
     """The interval of a mean in parentheses; empty for too few subjects."""
     few = entry["subjects"] < MIN_SUBJECTS
     return "" if few else f" (95 % bootstrap interval {entry['low']:.3f} to {entry['high']:.3f})"
-
-
-def _p_value(value: float) -> str:
-    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
 
 
 def _calibration(metrics: Entries) -> list[str]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from dualflow.data.markdown import Column, markdown_table, table
+from dualflow.data.markdown import Column, markdown_table, p_statement, table
 
 FRAME = pd.DataFrame(
     {"model": ["a", "b"], "mae": [0.12345, np.nan], "mae_low": [0.1, np.nan], "mae_high": [0.2, np.nan],
@@ -45,3 +45,4 @@ def test_small_p_values_are_not_0():
     frame = pd.DataFrame({"model": ["a", "b", "c"], "p": [3e-6, 0.0312, None]})
     lines = table(frame.assign(x=1.0), [Column("p", ["p"], 3, probability=True), Column("x", ["x"])]).splitlines()
     assert [line.split("|")[2].strip() for line in lines[2:]] == ["< 0.001", "0.031", "n/a"]
+    assert [p_statement(value) for value in (3e-6, 0.001, 0.0312)] == ["p < 0.001", "p = 0.001", "p = 0.031"]

@@ -76,6 +76,13 @@ def test_better_in_every_person_is_better(study):
     assert compare_paired(first, first).verdict == "equal"
 
 
+def test_a_small_p_value_is_not_0():
+    """The text of a comparison of many people."""
+    people = [f"{number:064x}" for number in range(14)]
+    first, second = (HeldOutScores(people=dict.fromkeys(people, value)) for value in (0.03, 0.02))
+    assert "Wilcoxon p < 0.001, 14 people" in compare_paired(second, first).text
+
+
 def test_pairs_are_people_not_rows(study):
     """The order of the tables does not matter."""
     first = scores_of(study, "first", SCORES)
