@@ -148,8 +148,7 @@ class ResidualObjective(Objective):
         brain = foreground(batch.source)
         inside = brain if batch.mask is None else batch.mask & brain
         error = torch.where(inside, batch.target - start, 0.0)
-        generator = None if self.training else torch.Generator().manual_seed(EVALUATION_SEED)
-        return self.terms(model.standardised(error), given, generator)
+        return self.terms(model.standardised(error), given, self.noise_generator())
 
     @property
     def sampler(self) -> ResidualSampler:

@@ -16,7 +16,6 @@ from dualflow.flows.missing_voxels import fill_missing, random_slabs
 from dualflow.flows.model import DualFlow
 from dualflow.flows.multiscale import Encoding, level_channels
 from dualflow.flows.objective import Batch, Objective, masked_l1
-from dualflow.flows.rng import EVALUATION_SEED
 from dualflow.flows.side_information import (
     SideDiscriminator,
     discriminator_accuracy,
@@ -107,8 +106,7 @@ class FlowObjective(Objective):
     def _forward_pass(self, batch: Batch) -> ForwardPass:
         flow, spec = self.flow, self.flow.spec
         side = side_values(batch.side, batch.source, flow.side_features)
-        generator = None if self.training else torch.Generator().manual_seed(EVALUATION_SEED)
-        target = prepare_target(batch.target, batch.mask, spec, generator, training=self.training)
+        target = prepare_target(batch.target, batch.mask, spec, self.noise_generator(), training=self.training)
         frozen = self.training and self.progress < spec.source_frozen
         condition = flow.condition(
             batch.source, side, batch.mean, batch.spread, train_source=not frozen, noise=self.training
@@ -179,7 +177,7 @@ def discriminator(objective: FlowObjective, result: ForwardPass) -> Tensor:
 
 def decode_l1(objective: FlowObjective, result: ForwardPass) -> Tensor:
     """Return `|decode(z) - target|` in the mask, z drawn at a temperature: the L1 term of C-Flow."""
-    drawn = objective.flow.draw(result.condition, objective.flow.spec.decode_temperature, _generator(objective))
+    drawn = objective.flow.draw(result.condition, objective.flow.spec.decode_temperature, objective.noise_generator())
     return masked_l1(drawn, result.target, result.mask)
 
 
@@ -188,14 +186,9 @@ def interpolation_l1(objective: FlowObjective, result: ForwardPass) -> Tensor:
 
     With probability 1/2 all voxels of a scan are hidden, and the term is the L1 of the decode at temperature 0.
     """
-    hidden = random_slabs(result.target, _generator(objective))
+    hidden = random_slabs(result.target, objective.noise_generator())
     filled = fill_missing(objective.flow, result.target, ~hidden, result.condition)
     return masked_l1(filled, result.target, hidden if result.mask is None else hidden & result.mask)
-
-
-def _generator(objective: FlowObjective) -> torch.Generator | None:
-    """Return a fixed seed in evaluation, so that validations are comparable; None in training."""
-    return None if objective.training else torch.Generator().manual_seed(EVALUATION_SEED)
 
 
 class Term(NamedTuple):

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dualflow.flows.rng import EVALUATION_SEED
+
 
 class Batch(NamedTuple):
     """The tensors of a training step.
@@ -55,6 +57,10 @@ class Objective(nn.Module, ABC):
     def sample(self, source: Tensor, side: Tensor | None, generator: torch.Generator) -> Tensor | None:
         """Draw one target per source, `[N, C, D, H, W]`; None for a model without a distribution."""
         return None
+
+    def noise_generator(self) -> torch.Generator | None:
+        """Return a generator with a fixed seed in evaluation, so that validations are comparable; None in training."""
+        return None if self.training else torch.Generator().manual_seed(EVALUATION_SEED)
 
     def set_progress(self, share: float) -> None:
         """Set the share of the training that is done, 0 to 1, for scheduled parts of the objective."""
