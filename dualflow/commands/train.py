@@ -106,6 +106,7 @@ def _train(config: Config, name: str, seed: int, data: LearningData, group: Proc
     fingerprint = fingerprint_of(config, name, data)
     training, tracks = fingerprint[:16], name in config.flows or name in SEEDED
     path, record = layout.training_manifest(name, seed), folder / FINISHED
+    group.wait()  # the main process may still upload the model before, longer than a collective waits
     manifest = read_manifest(record)
     if group.all_agree(manifest is not None and manifest["facts"].get(TRAINING) == training):
         if group.is_main and manifest is not None:

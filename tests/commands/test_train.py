@@ -19,6 +19,7 @@ from dualflow.models.store import load_card
 from dualflow.tracking.tracked_run import Run
 from dualflow.training.checkpoint import states
 from dualflow.training.context import TrainingContext
+from dualflow.training.distributed import ProcessGroup
 from dualflow.training.history import History
 from dualflow.training.trainer import Trainer
 
@@ -100,6 +101,36 @@ def test_the_card_records_pretraining_and_states_are_removed(tmp_path, phantoms,
     assert pd.read_csv(folder / "history.tsv", sep="\t")["step"].tolist() == [2]
     assert all(state_counts)
     assert not list(folder.rglob("state-*"))
+
+
+def test_processes_wait_for_the_uploads_of_the_model_before(tmp_path, phantoms, held_out, card, monkeypatch):
+    """A collective has a deadline of minutes, so a wait without one comes before the first of every model."""
+    calls = []
+
+    class Watched(ProcessGroup):
+        def wait(self):
+            calls.append("wait")
+
+        def all_agree(self, flag):
+            calls.append("collective")
+            return flag
+
+    class Uploads(Run):
+        def file(self, path, folder=None):
+            calls.append("upload")
+
+    config = parse_config(
+        {
+            "study": {"name": "x", "results": str(tmp_path), "side": ["age"]},
+            "preprocess": {"shape": [16, 16, 16], "spacing_mm": 12.0},
+        }
+    )
+    monkeypatch.setattr(LearningData, "load", classmethod(lambda cls, config: learning_data(card, phantoms, held_out)))
+    monkeypatch.setattr(module, "model_run", lambda *_: nullcontext(Uploads()))
+    monkeypatch.setattr(module, "process_group", lambda _: nullcontext(Watched()))
+    train(config, ["mean_image", "voxelwise_linear"], 0)
+    model = ["wait", "collective", "wait", "upload", "upload"]
+    assert calls == [*model, *model]
 
 
 def test_a_network_tracks_its_width_and_selected_step(tmp_path, phantoms, held_out, card, monkeypatch):
