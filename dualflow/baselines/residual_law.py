@@ -20,7 +20,7 @@ from dualflow.flows.side_information import known_side, side_values
 from dualflow.flows.voxel_features import blur, without_detail
 
 KERNEL_PEOPLE = 40
-"""People whose errors determine the correlation between voxels."""
+"""People whose errors determine the correlation between voxels; of more every n-th, so that at least these remain."""
 ROUNDS = 4
 """Iterations by which the variance of every voxel is matched to the spread map."""
 LEAST_SHARE = 0.05

@@ -1,1 +1,1 @@
-"""Metrics, regions, calibration, and comparison with confidence intervals."""
+"""Metrics, calibration, likelihood, and comparison with confidence intervals."""

@@ -1,1 +1,1 @@
-"""The HTML report of a study."""
+"""HTML pages of a study: report, quality control and conversion."""

@@ -1,1 +1,1 @@
-"""Training: the loop, its objective, checkpoints and tracking."""
+"""Training: the loop with its checkpoints, closed-form fits, and calibration."""
