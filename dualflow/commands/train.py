@@ -34,7 +34,7 @@ from dualflow.flows.interface import ConditionalModel, ConditionalSampler
 from dualflow.flows.side_information import chance_accuracy
 from dualflow.flows.spec import FlowSpec
 from dualflow.imaging.intensity import scored_voxels
-from dualflow.imaging.regions import region_map
+from dualflow.imaging.regions import mean_of_known, region_map
 from dualflow.inference.predict import Predictor
 from dualflow.inference.training_reference import Reference, has_enough_people, scan_figures
 from dualflow.manifest import manifest_outputs, read_manifest, write_manifest
@@ -264,9 +264,10 @@ def _constant_spread(config: Config, model: ConditionalModel, validation: PairDa
         shown = scored_voxels(target, item["mask"][0].numpy())
         error = model.point_estimate(*source_and_side(item, model))[0, 0].float().cpu().numpy() - target
         voxel_errors.append(np.square(error[shown]).mean())
-        region_errors.append(np.nanmean(np.square(regions.means(error, shown))))
+        region_errors.append(mean_of_known(np.square(regions.means(error, shown))))
     return ConstantSpread(
         voxel=float(np.sqrt(np.mean(voxel_errors))),
-        region=float(np.sqrt(np.mean(region_errors))),
+        # Without any region in view there is no spread of region means; 0 stands for none.
+        region=float(np.nan_to_num(np.sqrt(mean_of_known(np.array(region_errors))))),
         regions=len(regions.names),
     )

@@ -15,7 +15,7 @@ import scoringrules
 from scipy.special import ndtri
 
 from dualflow.arrays import Bools, Floats
-from dualflow.imaging.regions import RegionMap
+from dualflow.imaging.regions import RegionMap, mean_of_known
 
 if TYPE_CHECKING:  # torch takes a second to import, and tables need only the names of metrics
     from dualflow.inference.predict import Prediction
@@ -163,11 +163,6 @@ def coverage(distribution: PredictiveDistribution, truth: Floats, level: float) 
 def mean_crps(distribution: PredictiveDistribution, truth: Floats) -> float:
     """Mean CRPS of `truth` `[M]`; NaN entries are ignored."""
     return mean_of_known(distribution.crps(truth))
-
-
-def mean_of_known(values: Floats) -> float:
-    """Mean of the entries that are not NaN; NaN without any, as of the regions of a mask that holds none."""
-    return float("nan") if np.isnan(values).all() else float(np.nanmean(values))
 
 
 class Case(NamedTuple):

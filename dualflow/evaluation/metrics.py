@@ -15,14 +15,13 @@ from dualflow.evaluation.calibration import (
     coverage,
     distance_from_uniform,
     mean_crps,
-    mean_of_known,
     region_distribution,
     voxel_distribution,
 )
 from dualflow.evaluation.joint_scores import AD_ROI, PERSON_VALUES, contrast_crps, energy_score
 from dualflow.evaluation.measures import Context, Metric, MetricFunction
 from dualflow.imaging.geometry import FWHM
-from dualflow.imaging.regions import RegionMap
+from dualflow.imaging.regions import RegionMap, mean_of_known
 from dualflow.modalities import Modality
 
 if TYPE_CHECKING:  # torch takes a second to import, and tables need only the names of metrics

@@ -10,7 +10,7 @@ import numpy as np
 from nibabel.processing import resample_from_to
 from numpy.typing import NDArray
 
-from dualflow.arrays import Bools, Doubles, Singles
+from dualflow.arrays import Bools, Doubles, Floats, Singles
 from dualflow.config import PreprocessConfig
 from dualflow.errors import ShapeError
 from dualflow.imaging.atlas import desikan_killiany, short_name
@@ -78,6 +78,11 @@ class RegionMap:
         with np.errstate(invalid="ignore"):
             share = self.sizes(shown) / self.sizes(mask)
         return np.where(share >= MINIMUM_SHOWN, self.means(target, shown), np.nan)
+
+
+def mean_of_known(values: Floats) -> float:
+    """Mean of the entries that are not NaN; NaN without any, as of the regions of a mask that holds none."""
+    return float("nan") if np.isnan(values).all() else float(np.nanmean(values))
 
 
 def region_map(config: PreprocessConfig) -> RegionMap:

@@ -3,8 +3,10 @@
 import shutil
 from contextlib import nullcontext
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from learning_phantoms import learning_data
 
 from dualflow.baselines import BASELINES
@@ -14,6 +16,7 @@ from dualflow.commands.train import Trained, _constant_spread, _selected, _train
 from dualflow.config import parse_config
 from dualflow.data.dataset import PairDataset
 from dualflow.errors import ConfigError
+from dualflow.imaging.regions import RegionMap
 from dualflow.models.card import TrainingRecord
 from dualflow.models.store import load_card
 from dualflow.tracking.tracked_run import Run
@@ -56,6 +59,20 @@ def test_without_validation_scans_there_is_no_spread():
     """The spread is estimated on validation scans only."""
     model = BASELINES["mean_image"]((8, 8, 8))
     assert _constant_spread(parse_config({"study": {"name": "tiny"}}), model, PairDataset([])) is None
+
+
+def test_scans_that_show_no_region_leave_the_spread_of_regions_to_others(held_out, monkeypatch):
+    """With a region in view of one scan alone, its error counts; without any the spread of voxels is known."""
+    config, model = parse_config({"study": {"name": "tiny"}}), BASELINES["mean_image"]((16, 16, 16))
+    labels = np.zeros((16, 16, 16), int)
+    labels[4:12, 4:12, 4:12] = 1
+    blind = {**held_out[1], "mask": held_out[1]["mask"] & ~torch.from_numpy(labels[None] > 0)}
+    for scans, regions, known in (([held_out[0], blind], ("a",), True), ([blind], ("a",), False), ([blind], (), False)):
+        atlas = RegionMap(labels * len(regions), regions, (12.0, 12.0, 12.0))
+        monkeypatch.setattr(module, "region_map", lambda _, atlas=atlas: atlas)
+        spread = _constant_spread(config, model, PairDataset(scans))
+        assert spread.voxel > 0
+        assert (spread.region > 0) == known
 
 
 def test_the_selected_weights_are_tracked():
