@@ -16,7 +16,7 @@ from dualflow.evaluation.statistics import MIN_SUBJECTS, subject_means, summaris
 from dualflow.evaluation.study_metrics import measure
 from dualflow.layout import Scan
 from dualflow.modalities import Modality
-from dualflow.report.tables import UNKNOWN, Table, metric_cell
+from dualflow.report.tables import UNKNOWN, Table, cell_text, metric_cell
 
 SPLIT_NAMES = {"train": "Training", "validation": "Validation", "test": "Test", "convert": "Without a target"}
 GROUP_METRICS = ("mae", "region_mae", "region_bias", "voxel_crps", "region_coverage_80")
@@ -164,7 +164,7 @@ def worst_people(
         rows.append(
             {"Subject": f"sub-{person['subject']}"}
             | {measure(name).heading(row): _number(person[name], name) for name in GROUP_METRICS if name in person}
-            | {str(name): _value(side[name]) for name in side_columns(pairs)}
+            | {str(name): cell_text(side[name]) for name in side_columns(pairs)}
             | {"Flags": str(flags.get(scan, "none")), "Verdict": verdicts.get(scan, UNKNOWN)}
         )
     caption = (
@@ -193,12 +193,6 @@ def _share(inside: pd.Series) -> str:
 
 def _number(value: float, metric: str) -> str:
     return UNKNOWN if pd.isna(value) else f"{value:z.{measure(metric).digits}f}"
-
-
-def _value(cell: object) -> str:
-    if cell is None or (isinstance(cell, float) and pd.isna(cell)):
-        return UNKNOWN
-    return f"{cell:g}" if isinstance(cell, float) else str(cell)
 
 
 def shown_columns(pairs: pd.DataFrame, names: Sequence[str], limit: int) -> Sequence[str]:

@@ -15,7 +15,7 @@ from dualflow.data.quarantine import Quarantine
 from dualflow.data.tsv import all_numbers, numbers
 from dualflow.digests import digest_of
 from dualflow.report.card_sheet import Card, Figure, load_picture, split_reasons, write_sheet
-from dualflow.report.tables import UNKNOWN, plain_table
+from dualflow.report.tables import cell_text, plain_table
 
 NOT_METRICS = ("scan", "subject", "session", "flags")
 
@@ -135,13 +135,9 @@ def _facts(people: pd.DataFrame | None) -> dict[str, list[Figure]]:
     if people is None:
         return {}
     rows = people.set_index("scan").to_dict("index")
-    return {str(scan): [Figure(str(name), _fact(value)) for name, value in row.items()] for scan, row in rows.items()}
-
-
-def _fact(value: object) -> str:
-    if value is None or (isinstance(value, float) and np.isnan(value)):
-        return UNKNOWN
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return {
+        str(scan): [Figure(str(name), cell_text(value)) for name, value in row.items()] for scan, row in rows.items()
+    }
 
 
 def _cards(
