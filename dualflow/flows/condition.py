@@ -49,16 +49,15 @@ class Condition(NamedTuple):
                 cache[id(tensor)] = tensor.repeat(count, *[1] * (tensor.dim() - 1))
             return cache[id(tensor)]
 
-        return Condition(
-            repeated(self.mean),
-            repeated(self.scale),
-            self.whitening,
-            repeated(self.inside),
-            [repeated(feature) for feature in self.features],
-            [[{name: repeated(value) for name, value in step.items()} for step in level] for level in self.maps],
-            None if self.side is None else repeated(self.side),
-            None if self.person is None else repeated(self.person),
-            None,
+        return self._replace(
+            mean=repeated(self.mean),
+            scale=repeated(self.scale),
+            inside=repeated(self.inside),
+            features=[repeated(feature) for feature in self.features],
+            maps=[[{name: repeated(value) for name, value in step.items()} for step in level] for level in self.maps],
+            side=None if self.side is None else repeated(self.side),
+            person=None if self.person is None else repeated(self.person),
+            source_log_prob=None,
         )
 
 
