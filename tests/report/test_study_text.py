@@ -8,7 +8,11 @@ from dualflow.config import parse_config
 from dualflow.report.study_text import method_text, study_facts, study_title, subject_count
 
 PAIRS = pd.DataFrame(
-    {"subject": ["1", "1", "2", "3"], "split": ["train", "train", "test", "convert"]},
+    {
+        "scan": ["sub-1_ses-M0", "sub-1_ses-M12", "sub-2", "sub-3"],
+        "subject": ["1", "1", "2", "3"],
+        "split": ["train", "train", "test", "convert"],
+    },
 )
 
 
@@ -35,7 +39,13 @@ def test_facts_count_subjects_and_excluded_scans(tmp_path):
 
 def test_only_a_person_without_any_target_counts_as_one_without():
     """A person who has a target at one of two sessions counts in the split alone."""
-    pairs = pd.DataFrame({"subject": ["1", "1", "2"], "split": ["convert", "train", "convert"]})
+    pairs = pd.DataFrame(
+        {
+            "scan": ["sub-1_ses-M0", "sub-1_ses-M12", "sub-2"],
+            "subject": ["1", "1", "2"],
+            "split": ["convert", "train", "convert"],
+        }
+    )
     assert [subject_count(pairs, split) for split in ("train", "test", "convert")] == [1, 0, 1]
 
 
