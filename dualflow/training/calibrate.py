@@ -4,7 +4,8 @@ Spreads that are fitted to few subjects are too narrow, by different factors in 
 maximise the likelihood of held-out people's voxels and of their region means, each as a normal number with the variance
 of sampled ones. The likelihood of the image would weigh differences of neighbouring voxels, which hardly matter for an
 interval; it hardly changes by this. Each voxel and each region of each person counts alike, so that the few people with
-the largest errors do not decide alone.
+the largest errors do not decide alone. The regions of one person err much alike, so that the regions' gain of few
+people is uncertain: it is shrunk towards 1, and stays 1 within a standard error of it.
 
 A study without enough validation people calibrates on training people around their cross-fitted means. The flow's
 weights have seen them, so that this corrects less than validation people do.
@@ -36,7 +37,7 @@ MAX_PEOPLE = 20
 """Maximum number of validation people; one number needs no more."""
 LOG_BOUND = 0.7
 """Largest absolute logarithm of a gain."""
-TOLERANCE = 0.03
+TOLERANCE = 0.001
 """Accuracy of the logarithm of a gain."""
 SAMPLES = 2 * SAMPLES_AT_ONCE
 """Samples per person and gain, from which variances are estimated."""
@@ -108,7 +109,7 @@ def warn_if_uncertain(facts: Mapping[str, float], validation: PairDataset) -> No
         )
     for part in ("voxel", "region"):
         gain = facts.get(f"{part}_gain", 1.0)
-        if (size := abs(log(gain))) > LOG_BOUND - 2 * TOLERANCE:
+        if (size := abs(log(gain))) > 0.9 * LOG_BOUND:
             print(
                 f"warning: the spread of {part}s is off by a factor of {exp(size):.1f} or more, the most that "
                 f"calibration corrects: intervals of {part}s will be too {'narrow' if gain > 1 else 'wide'}; "
@@ -186,17 +187,23 @@ def _fit_region_gain(flow: DualFlow, law: SubspaceLaw, pairs: PairDataset, weigh
             law.gain.fill_(end)
             moments.append(sampled_moments(flow, pairs, weights))
         variances = [_voxel_gain(flow, each) ** 2 * each.variances for each in moments]
-        gain = _best_gain(partial(_region_nats, ends, variances, moments[0].errors))
+        best = partial(_best_region_gain, ends, variances, moments[0].errors)
+        gain = best(torch.arange(len(pairs)))
+    gain = shrunk(best, len(pairs))
     law.gain.fill_(gain)
     return gain
 
 
-def _region_nats(ends: tuple[float, float], variances: Sequence[Tensor], errors: Tensor, gain: float) -> float:
-    """Return twice the mean NLL of squared errors at a gain, less a constant; variances are known at two gains."""
-    share = (gain**2 - ends[0] ** 2) / (ends[1] ** 2 - ends[0] ** 2)
-    low, high = variances
-    variance = torch.lerp(low, high, share).clamp_min(MIN_VARIANCE)
-    return float((variance.log() + errors / variance).mean())
+def _best_region_gain(ends: tuple[float, float], variances: Sequence[Tensor], errors: Tensor, people: Tensor) -> float:
+    """Return the gain with the largest likelihood of people's squared errors; variances are known at two gains."""
+    low, high = (variance[people] for variance in variances)
+
+    def nats(gain: float) -> float:
+        share = (gain**2 - ends[0] ** 2) / (ends[1] ** 2 - ends[0] ** 2)
+        variance = torch.lerp(low, high, share).clamp_min(MIN_VARIANCE)
+        return float((variance.log() + errors[people] / variance).mean())
+
+    return _best_gain(nats)
 
 
 def _voxel_gain(flow: DualFlow, moments: Moments) -> float:
@@ -204,6 +211,23 @@ def _voxel_gain(flow: DualFlow, moments: Moments) -> float:
     if not isinstance(flow.spread, VoxelSpread):
         return 1.0
     return float(moments.voxels.mean().sqrt().clamp(exp(-LOG_BOUND), exp(LOG_BOUND)))
+
+
+def shrunk(fit: Callable[[Tensor], float], people: int) -> float:
+    """Return the gain of all people, its logarithm x shrunk to x max(0, 1 - (se / x)^2).
+
+    That is the empirical Bayes estimate of a number with mean 0, whose variance is what x^2 is above that of its error.
+
+    Args:
+        fit: the gain of the people whose indices it is given.
+        people: their number.
+    """
+    everyone = torch.arange(people)
+    estimate = log(fit(everyone))
+    # The jackknife's variance, which leaves out one person at a time.
+    without = torch.tensor([log(fit(everyone[everyone != person])) for person in range(people)])
+    variance = (people - 1) * float(without.var(correction=0))
+    return exp(estimate * max(0.0, 1 - variance / estimate**2)) if estimate else 1.0
 
 
 def _best_gain(loss: Callable[[float], float]) -> float:

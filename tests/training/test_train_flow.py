@@ -13,7 +13,7 @@ from dualflow.flows.source_spread import SPREADS
 from dualflow.inference.predict import load_predictor
 from dualflow.models.store import save_model
 from dualflow.training import train_flow as module
-from dualflow.training.calibrate import calibrate, one_scan_each, sampled_moments, warn_if_uncertain
+from dualflow.training.calibrate import calibrate, one_scan_each, sampled_moments, shrunk, warn_if_uncertain
 from dualflow.training.checkpoint import load_newest_state, states
 from dualflow.training.context import TrainingContext
 from dualflow.training.fit_base import region_weights
@@ -309,12 +309,14 @@ def test_after_calibration_voxels_and_region_means_vary_as_much_as_they_err(trai
     monkeypatch.setattr("dualflow.training.calibrate.MIN_PEOPLE", 2)
     monkeypatch.setattr("dualflow.training.calibrate.LOG_BOUND", 2.0)  # six scans and six steps need a large gain
     flow = train(CALIBRATED).model
-    shifts = [0.08 * (-1) ** index for index in range(len(held_out))]  # errors that only whole regions have
-    shifted = [
-        {**item, "target": item["target"] + shift * item["mask"]}
-        for item, shift in zip(held_out.items, shifts, strict=True)
-    ]
-    pairs = PairDataset(shifted)
+    pairs = PairDataset(
+        [
+            # Errors that only whole regions have, of so many people that they are no chance.
+            {**item, "scan": f"sub-{index}{sign}", "target": item["target"] + shift * item["mask"]}
+            for index, item in enumerate(held_out.items)
+            for sign, shift in (("up", 0.08), ("down", -0.08))
+        ]
+    )
     flow.base.law.gain.fill_(0.7)
     calibrate(flow, pairs, PairDataset([]), None, 2)
     weights, gain, nats = region_weights(pairs, None, 4), float(flow.base.law.gain), []
@@ -325,6 +327,19 @@ def test_after_calibration_voxels_and_region_means_vary_as_much_as_they_err(trai
         shown = variances > 1e-9
         nats.append(float((variances.log() + errors / variances)[shown].mean()))
     assert nats[1] < min(nats[0], nats[2])
+
+
+def test_a_gain_that_chance_explains_is_none():
+    """Of four people's variances, and their mean: the logarithm keeps 1 - (se / x)^2 of its value x."""
+
+    def fit(values):
+        return lambda people: math.sqrt(torch.tensor(values)[people].mean())
+
+    assert shrunk(fit([1.44] * 4), 4) == pytest.approx(1.2)
+    assert shrunk(fit([0.2, 0.4, 0.6, 4.4]), 4) == 1
+    x, without = math.log(1.2), [0.5 * math.log(mean) for mean in (1.6, 1.5, 1.4, 1.26)]
+    variance = 3 * (sum(value**2 for value in without) / 4 - (sum(without) / 4) ** 2)
+    assert shrunk(fit([0.96, 1.26, 1.56, 1.98]), 4) == pytest.approx(math.exp(x - variance / x))
 
 
 def test_without_directions_the_voxels_alone_are_calibrated(train, monkeypatch):
