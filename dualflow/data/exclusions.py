@@ -43,6 +43,8 @@ def read_decisions(path: Path | None) -> dict[str, Decision]:
         )
     decisions: dict[str, Decision] = {}
     for row in table.to_dict("records"):
+        if row["subject"] is None:
+            raise DataError(f"{path}: a row has no subject, expected a label; add it or remove the row")
         subject, session = str(row["subject"]).removeprefix("sub-"), row.get("session")
         scan = Scan(subject, session and str(session).removeprefix("ses-")).key
         decision, reason = str(row["decision"]), " ".join(str(row["reason"] or "").split())

@@ -67,6 +67,7 @@ def test_a_subject_may_be_called_na(tmp_path):
         (["1\tn/a\texclude\tn/a"], "sub-1 is excluded without a reason"),
         (["1\tn/a\texclude-target\tn/a"], "sub-1 is excluded without a reason"),
         (["1\tn/a\tkeep\tn/a", "1\tn/a\texclude\tx"], "more than one row for sub-1"),
+        (["n/a\tn/a\tkeep\tn/a"], "a row has no subject"),
         (["a b\tn/a\tkeep\tn/a"], "label 'a b' is not a BIDS label"),
     ],
 )
