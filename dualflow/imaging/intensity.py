@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dualflow.arrays import Bools, Doubles, Singles
+from dualflow.arrays import Bools, Doubles, Floats, Singles
 from dualflow.errors import IntensityError
 
 PERCENTILES = (0.5, 99.5)
@@ -57,6 +57,11 @@ def scored_voxels(target: NDArray[Any], mask: Bools) -> Bools:
     """Voxels of the brain mask that a target is scored on: those that it shows, or all if it shows none."""
     shown = in_view(target, mask)
     return shown if shown.any() else mask
+
+
+def difference(estimate: Floats, target: Floats, mask: Bools) -> Floats:
+    """`estimate - target` in the `scored_voxels`, 0 elsewhere: nothing is known of what the target does not show."""
+    return np.where(scored_voxels(target, mask), estimate - target, np.float32(0))
 
 
 def apply(values: NDArray[Any], record: Mapping[str, Any], mask: Bools | None = None) -> Singles:

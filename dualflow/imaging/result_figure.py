@@ -32,6 +32,7 @@ from dualflow.imaging.figure_canvas import (
     round_up,
 )
 from dualflow.imaging.geometry import Affine, Points
+from dualflow.imaging.intensity import difference
 
 # Pixels: the three planes side by side, the colour bars beside them, and one line of the title.
 PLANES, PANEL, TITLE_LINE = 548, 128, 22
@@ -109,7 +110,7 @@ def result_figure(
         _Row(source_name, source, SOURCE_MAP, _source_window(subset.values(source)), masked=False),
         *([] if real is None else [_Row(f"Real {target_name}", real, TARGET_MAP, window)]),
         _Row(f"Expected {target_name}", mean, TARGET_MAP, window),
-        *([] if real is None else [_difference(mean - real, subset)]),
+        *([] if real is None else [_difference(difference(mean, real, brain), subset)]),
         _Row("Standard deviation", std, SPREAD_MAP, _spread_window(subset.values(std))),
     ]
     lines = textwrap.wrap(title, _TITLE_CHARACTERS, max_lines=_TITLE_LINES, placeholder=" ...")

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from dualflow.arrays import Bools, Floats
 from dualflow.imaging.figure_canvas import SOURCE_MAP, SPREAD_MAP, TARGET_MAP, round_up
+from dualflow.imaging.intensity import difference
 from dualflow.imaging.result_figure import ERROR_MAP
 from dualflow.modalities import Modality
 from dualflow.report.style import MUTED, styled
@@ -72,7 +73,7 @@ def subject_figure(
     images share the modality's window. Images without data are omitted. An image is a column, or a row if `narrow`.
     `scale` is shared by several figures; None takes it from this person.
     """
-    error = None if target is None else np.where(mask, mean - target, 0.0)
+    error = None if target is None else difference(mean, target, mask)
     scale = scale or limits([] if error is None else [error[mask]], [std[mask]])
     source_name = f"{source_row.suffix} MR" if source_row.datatype == "anat" else source_row.suffix
     images = [

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from dualflow.config import Config
 from dualflow.data.dataset import Item, PairDataset
 from dualflow.imaging.figure_canvas import SPREAD_MAP, TARGET_MAP
-from dualflow.imaging.intensity import scored_voxels
+from dualflow.imaging.intensity import difference, scored_voxels
 from dualflow.imaging.model_grid import model_grid
 from dualflow.imaging.result_figure import ERROR_MAP
 from dualflow.imaging.volume import read_volume
@@ -201,7 +201,7 @@ def _native(config: Config, shown: _Shown, pairs: pd.DataFrame) -> list[ReportFi
 
 def _viewers(config: Config, view: _Shown, scale: Limits) -> dict[str, str]:
     row, volumes = modality(config.study.target), view.volumes
-    error = view.prediction.mean - volumes["target"]
+    error = difference(view.prediction.mean, volumes["target"], volumes["mask"])
     images = [
         Column("Real", volumes["target"], TARGET_MAP, row.window, row.unit),
         Column("Synthetic mean", view.prediction.mean, TARGET_MAP, row.window, row.unit),

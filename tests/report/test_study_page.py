@@ -18,6 +18,7 @@ import pytest
 
 from dualflow.errors import ConfigError
 from dualflow.evaluation.statistics import differences, summarise
+from dualflow.imaging.intensity import INSIDE
 from dualflow.modalities import MODALITIES
 from dualflow.report.figures import (
     metric_comparison,
@@ -249,6 +250,16 @@ def test_people_share_one_scale_of_errors():
         )  # fmt: skip
         images = {axes.get_title(loc="left"): axes.images[0] for axes in figure.axes if axes.get_title(loc="left")}
         assert images["Mean - real"].get_clim() == pytest.approx((-0.6, 0.6))
+
+
+def test_what_a_pet_does_not_show_is_no_error():
+    """Beyond the field of view the picture of the difference is blank, as the scores leave these voxels out."""
+    volume, mask = brain()
+    target = (volume + 0.09).astype(np.float32)
+    target[:, :, 5:] = INSIDE
+    figure = subject_figure(volume, volume, 0.1 * volume, mask, ROW, source_row=MODALITIES["T1w"], target=target)
+    images = {axes.get_title(loc="left"): axes.images[0] for axes in figure.axes if axes.get_title(loc="left")}
+    assert images["Mean - real"].get_clim() == pytest.approx((-0.1, 0.1))
 
 
 def test_an_unknown_section_is_refused(tmp_path, scores):
