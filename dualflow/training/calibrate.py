@@ -37,7 +37,7 @@ MAX_PEOPLE = 20
 """Maximum number of validation people; one number needs no more."""
 LOG_BOUND = 0.7
 """Largest absolute logarithm of a gain."""
-TOLERANCE = 0.001
+TOLERANCE = 1e-5
 """Accuracy of the logarithm of a gain."""
 SAMPLES = 2 * SAMPLES_AT_ONCE
 """Samples per person and gain, from which variances are estimated."""
@@ -132,7 +132,7 @@ def _nats(flow: DualFlow, pairs: PairDataset, batch_size: int, gain: float = 1.0
 
 
 class Moments(NamedTuple):
-    """Squared errors of the targets of N people, and the variances of sampled targets.
+    """Squared errors of the targets of N people, and the variances of sampled targets, in CPU memory.
 
     Attributes:
         voxels: squared error over variance, mean over the brain's voxels, `[N]`.
@@ -162,7 +162,7 @@ def sampled_moments(flow: DualFlow, pairs: PairDataset, weights: Tensor) -> Mome
         errors, variances = _errors_and_variances(target, samples)
         voxels = (errors / variances)[condition.inside.flatten()].mean()
         rows.append(Moments(voxels, *_errors_and_variances(weights @ target, samples @ weights.T)))
-    return Moments(*map(torch.stack, zip(*rows, strict=True)))
+    return Moments(*(torch.stack(part).cpu() for part in zip(*rows, strict=True)))
 
 
 def _errors_and_variances(targets: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
