@@ -173,7 +173,7 @@ def _errors_and_variances(targets: Tensor, samples: Tensor) -> tuple[Tensor, Ten
 
 
 def _fit_region_gain(flow: DualFlow, law: SubspaceLaw, pairs: PairDataset, weights: Tensor) -> float:
-    """Set the gain of regions with the largest likelihood in place, and return it.
+    """Set the gain of regions in place and return it: the one with the largest likelihood, shrunk.
 
     The gain of voxels scales the variances of regions too, so that each gain is tried with the best gain of voxels for
     it. Variances are nearly linear in the square of the gain, so that those of two gains give the others; the second
@@ -195,7 +195,7 @@ def _fit_region_gain(flow: DualFlow, law: SubspaceLaw, pairs: PairDataset, weigh
 
 
 def _best_region_gain(ends: tuple[float, float], variances: Sequence[Tensor], errors: Tensor, people: Tensor) -> float:
-    """Return the gain with the largest likelihood of people's squared errors; variances are known at two gains."""
+    """Return the gain with the largest likelihood of the errors of some people; variances are known at two gains."""
     low, high = (variance[people] for variance in variances)
 
     def nats(gain: float) -> float:
