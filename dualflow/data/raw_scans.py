@@ -103,8 +103,8 @@ def prepare_scan(
         code = error.__cause__.errno if isinstance(error.__cause__, OSError) else None
         known = inputs if code is None else {}
         reason = files.without_folders(str(error), Path(config.reference_region))
-        lasting = {"permanent": code is None, "transient": code in TRANSIENT_ERRORS}
-        return _exclude(layout, scan, study, config, reason, known, **lasting)
+        permanent, transient = code is None, code in TRANSIENT_ERRORS
+        return _exclude(layout, scan, study, config, reason, known, permanent=permanent, transient=transient)
     except Exception as error:  # a defective scan must not stop the others
         text = f"{files.source.name}: {type(error).__name__}: {error}"
         reason = files.without_folders(text, Path(config.reference_region))
