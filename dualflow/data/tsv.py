@@ -154,6 +154,13 @@ def all_numbers(column: pd.Series) -> bool:
     return bool((numbers(column).notna() | column.isna()).all())
 
 
+def cell_text(cell: object, unknown: str = MISSING[0]) -> str:
+    """A number in its shortest form, or a level, as text; `unknown` for None and NaN."""
+    if cell is None or cell != cell:
+        return unknown
+    return f"{cell:g}" if isinstance(cell, float) else str(cell)
+
+
 def _cells(column: Sequence[str], missing: Sequence[str]) -> list[str | None]:
     return [None if (cell := text.strip()) in missing else cell for text in column]
 

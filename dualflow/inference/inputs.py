@@ -18,14 +18,14 @@ from dualflow.data.output_names import scans_with_long_names
 from dualflow.data.participants import Declaration, known_columns
 from dualflow.data.quarantine import Quarantine
 from dualflow.data.side_encoder import Categorical
-from dualflow.data.tsv import read_table, summarise_names
+from dualflow.data.tsv import cell_text, read_table, summarise_names
 from dualflow.errors import ConfigError, DataError, printable
 from dualflow.imaging.sidecar import read_object
 from dualflow.inference.dicom import convert_dicom, is_dicom_folder
 from dualflow.inference.image_files import check_replaced, label_images, origin_of, scan_rows
 from dualflow.inference.output_folder import DESCRIPTION, check_files_outside, check_output, check_target
 from dualflow.inference.selection import Selection
-from dualflow.inference.side_options import cell_text, side_cells, side_notes
+from dualflow.inference.side_options import side_cells, side_notes
 from dualflow.layout import Scan, study_mask_paths
 from dualflow.modalities import modality
 from dualflow.models.card import ModelCard

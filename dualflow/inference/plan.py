@@ -12,11 +12,11 @@ from dualflow.config import ConvertConfig
 from dualflow.data.quarantine import Quarantine
 from dualflow.data.raw_scans import current_manifest
 from dualflow.data.scan_files import ScanFiles, input_digests
+from dualflow.data.tsv import cell_text
 from dualflow.errors import DataError, printable
 from dualflow.imaging.nifti_header import check_header
 from dualflow.inference.conversion_record import STEP, conversion_inputs, is_converted, side_values
 from dualflow.inference.inputs import ConvertInputs
-from dualflow.inference.side_options import cell_text
 from dualflow.layout import Layout, Scan
 from dualflow.models.card import ModelCard
 

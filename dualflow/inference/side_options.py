@@ -76,13 +76,6 @@ def side_notes(encoder: SideEncoder, rows: pd.DataFrame, absent: str) -> list[st
     return notes + ([f"not seen in training, so unknown: {', '.join(unseen)}"] if unseen else [])
 
 
-def cell_text(cell: object) -> str:
-    """A number or level as text, `n/a` if it is unknown."""
-    if cell is None or cell != cell:
-        return "n/a"
-    return f"{cell:g}" if isinstance(cell, float) else str(cell)
-
-
 def _domain(column: Continuous | Categorical) -> str:
     if isinstance(column, Categorical):
         return ", ".join(column.levels)

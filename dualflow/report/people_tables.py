@@ -11,12 +11,12 @@ from dualflow.data.bids_files import natural_order
 from dualflow.data.index import side_columns, split_people
 from dualflow.data.split import SPLITS
 from dualflow.data.strata import first_scans, strata_table
-from dualflow.data.tsv import all_numbers, numbers
+from dualflow.data.tsv import all_numbers, cell_text, numbers
 from dualflow.evaluation.statistics import MIN_SUBJECTS, subject_means, summarise
 from dualflow.evaluation.study_metrics import measure
 from dualflow.layout import Scan
 from dualflow.modalities import Modality
-from dualflow.report.tables import UNKNOWN, Table, cell_text, metric_cell
+from dualflow.report.tables import UNKNOWN, Table, metric_cell
 
 SPLIT_NAMES = {"train": "Training", "validation": "Validation", "test": "Test", "convert": "Without a target"}
 GROUP_METRICS = ("mae", "region_mae", "region_bias", "voxel_crps", "region_coverage_80")
@@ -164,7 +164,7 @@ def worst_people(
         rows.append(
             {"Subject": f"sub-{person['subject']}"}
             | {measure(name).heading(row): _number(person[name], name) for name in GROUP_METRICS if name in person}
-            | {str(name): cell_text(side[name]) for name in side_columns(pairs)}
+            | {str(name): cell_text(side[name], UNKNOWN) for name in side_columns(pairs)}
             | {"Flags": str(flags.get(scan, "none")), "Verdict": verdicts.get(scan, UNKNOWN)}
         )
     caption = (

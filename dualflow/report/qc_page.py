@@ -12,10 +12,10 @@ import pandas as pd
 from dualflow.data.exclusions import Decision
 from dualflow.data.quality_metrics import quality_metric
 from dualflow.data.quarantine import Quarantine
-from dualflow.data.tsv import all_numbers, numbers
+from dualflow.data.tsv import all_numbers, cell_text, numbers
 from dualflow.digests import digest_of
 from dualflow.report.card_sheet import Card, Figure, load_picture, split_reasons, write_sheet
-from dualflow.report.tables import cell_text, plain_table
+from dualflow.report.tables import UNKNOWN, plain_table
 
 NOT_METRICS = ("scan", "subject", "session", "flags")
 
@@ -136,7 +136,8 @@ def _facts(people: pd.DataFrame | None) -> dict[str, list[Figure]]:
         return {}
     rows = people.set_index("scan").to_dict("index")
     return {
-        str(scan): [Figure(str(name), cell_text(value)) for name, value in row.items()] for scan, row in rows.items()
+        str(scan): [Figure(str(name), cell_text(value, UNKNOWN)) for name, value in row.items()]
+        for scan, row in rows.items()
     }
 
 

@@ -107,13 +107,6 @@ def plain_table(frame: pd.DataFrame, caption: str, *, digits: int = 3) -> Table:
     return Table(caption, frame.map(lambda value: _plain(value, digits)))
 
 
-def cell_text(value: object) -> str:
-    """A fact of a person, such as side information, as text: a dash if unknown, numbers in their shortest form."""
-    if value is None or (isinstance(value, float) and np.isnan(value)):
-        return UNKNOWN
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def difference_digits(row: Entry, digits: int) -> int:
     """The decimals of a difference: `digits`, or more where an end of a clear difference would print as 0."""
     nearest = min(abs(float(row["low"])), abs(float(row["high"])))

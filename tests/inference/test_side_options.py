@@ -4,8 +4,9 @@ import pandas as pd
 import pytest
 
 from dualflow.data.side_encoder import Categorical, Continuous, SideEncoder
+from dualflow.data.tsv import cell_text
 from dualflow.errors import ConfigError
-from dualflow.inference.side_options import cell_text, describe_columns, side_cells, side_notes
+from dualflow.inference.side_options import describe_columns, side_cells, side_notes
 
 ENCODER = SideEncoder(
     (
