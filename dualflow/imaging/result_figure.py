@@ -110,7 +110,7 @@ def result_figure(
         _Row(source_name, source, SOURCE_MAP, _source_window(subset.values(source)), masked=False),
         *([] if real is None else [_Row(f"Real {target_name}", real, TARGET_MAP, window)]),
         _Row(f"Expected {target_name}", mean, TARGET_MAP, window),
-        *([] if real is None else [_difference(difference(mean, real, brain), subset)]),
+        *([] if real is None else [_error_row(difference(mean, real, brain), subset)]),
         _Row("Standard deviation", std, SPREAD_MAP, _spread_window(subset.values(std))),
     ]
     lines = textwrap.wrap(title, _TITLE_CHARACTERS, max_lines=_TITLE_LINES, placeholder=" ...")
@@ -214,7 +214,7 @@ def _spread_window(inside: Singles) -> tuple[float, float]:
     return 0.0, round_up(float(np.quantile(inside, 0.99)))
 
 
-def _difference(error: Singles, subset: _Subset) -> _Row:
+def _error_row(error: Singles, subset: _Subset) -> _Row:
     """The row of an error, on a scale that is symmetrical about 0."""
     limit = round_up(float(np.quantile(np.abs(subset.values(error)), 0.99)))
     return _Row("Expected - real", error, ERROR_MAP, (-limit, limit))
