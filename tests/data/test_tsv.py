@@ -7,6 +7,7 @@ import pytest
 from dualflow.data.tsv import (
     MAX_COLUMNS,
     all_numbers,
+    cell_text,
     numbers,
     read_table,
     read_typed_table,
@@ -115,3 +116,9 @@ def test_long_lists_of_names_are_summarised():
     """The first names are listed, and the rest are counted."""
     assert summarise_names(["a", "b"]) == "a, b"
     assert summarise_names(["a", "b", "c"], limit=2) == "a, b and 1 more"
+
+
+def test_cells_are_shown_as_text():
+    """Numbers lose superfluous digits."""
+    assert [cell_text(cell) for cell in (71.0, "F", None, float("nan"))] == ["71", "F", "n/a", "n/a"]
+    assert cell_text(None, "-") == "-"
