@@ -62,6 +62,6 @@ class VoxelSpread(ConstantSpread):
         self.image.copy_(torch.where(weight > 0.5, spread.clamp_min(MIN_SPREAD * median), median))
 
     @torch.no_grad()
-    def rescale(self, gain: float) -> None:
-        """Multiply the map by the voxel calibration."""
+    def rescale(self, gain: float | Tensor) -> None:
+        """Multiply the map by a gain, one number or one per voxel."""
         self.image.mul_(gain)

@@ -26,6 +26,7 @@ from dualflow.training.fit_spread import fit_spread
 from dualflow.training.fit_whitening import fit_whitening
 from dualflow.training.flow_spec import flow_spec
 from dualflow.training.history import TrainingResult
+from dualflow.training.refit_spread import refit_spread
 from dualflow.training.side_probe import side_probe
 from dualflow.training.trainer import Trainer, to_batch
 
@@ -71,14 +72,17 @@ def train_flow(
     )
     history = trainer.fit()
     begin = perf_counter()
-    base = fit_base(flow, prepared.train, context.regions, subject_folds(train), context.seed)
-    gains = calibrate(flow, validation, prepared.train, context.regions, context.config.batch_size)
+    folds = subject_folds(train)
+    pairs, spread = refit_spread(flow, prepared.train, folds)
+    base = fit_base(flow, pairs, context.regions, folds, context.seed)
+    gains = calibrate(flow, validation, pairs, context.regions, context.config.batch_size)
     if context.group.is_main and has_gains(flow):
         warn_if_uncertain(gains, validation)
     record = record.model_copy(
         update={
+            "spread": spread,
             "base": base,
-            "side_probe": side_probe(flow, prepared.train, subject_folds(train)),
+            "side_probe": side_probe(flow, pairs, folds),
             "calibration": gains,
             "calibrate_seconds": perf_counter() - begin,
             "seconds": history.seconds,

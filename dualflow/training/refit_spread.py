@@ -1,0 +1,123 @@
+"""Closed-form refit of a trained flow's spread map: samples of a voxel vary as much as its residuals do.
+
+The couplings of a trained flow change the variance of each voxel, by different factors in different places. The
+likelihood of the image hardly feels this in a single voxel, but an interval of that voxel does. The map is multiplied
+by the square root of the smoothed squared residuals over the smoothed variances of samples. The width of the smoothing
+is the one with the largest likelihood of the squared residuals of held-out folds; one of the choices is no change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dualflow.data.dataset import PairDataset
+from dualflow.flows.interface import SAMPLES_AT_ONCE
+from dualflow.flows.model import DualFlow
+from dualflow.flows.spread_map import VoxelSpread
+from dualflow.flows.voxel_features import blur
+from dualflow.training.fit_base import conditioned_batches
+
+WIDTHS = (0.7, 1.0, 1.5, 2.5)
+"""Standard deviations of the smoothing that are compared, voxels. Less smoothing lowers the likelihood of images."""
+SAMPLED = 64
+"""Maximum number of scans from which samples are drawn; their average variance needs no more."""
+SAMPLES = 2 * SAMPLES_AT_ONCE
+"""Samples per scan."""
+BOUNDS = 0.5, 2.0
+"""Smallest and largest factor of the map."""
+MIN_WEIGHT = 0.5
+"""Smallest smoothed number of masks of a voxel whose factor is not 1."""
+
+
+class VoxelSums(NamedTuple):
+    """Sums over scans, in squared units of the spread map.
+
+    Attributes:
+        squares: squared residuals of the scans of F folds, `[F, D, H, W]`.
+        counts: masks of the same scans, `[F, D, H, W]`.
+        variances: variances of samples, `[D, H, W]`, of up to SAMPLED scans.
+        sampled: masks of those scans, `[D, H, W]`.
+    """
+
+    squares: Tensor
+    counts: Tensor
+    variances: Tensor
+    sampled: Tensor
+
+
+@torch.no_grad()
+def refit_spread(flow: DualFlow, pairs: PairDataset, folds: Sequence[int]) -> tuple[PairDataset, dict[str, float]]:
+    """Refit the spread map of a trained flow in place.
+
+    Args:
+        flow: a trained flow.
+        pairs: training pairs, with cross-fitted means and spreads if mean and spread have them.
+        folds: cross-fitting fold of each pair.
+
+    Returns:
+        The pairs, with spreads that follow the map, and facts of the fit: the `width` of the smoothing in voxels (0: no
+        change) and the standard deviation `log_sd` of the logarithm of the map's factor. Pairs as they are and no facts
+        for a flow without a spread map.
+    """
+    if not isinstance(flow.spread, VoxelSpread):
+        return pairs, {}
+    flow.eval()
+    sums = voxel_sums(flow, pairs, folds)
+    width = min((0.0, *WIDTHS), key=lambda width: held_out_nats(sums, width))
+    inside = sums.counts.sum(0) > 0
+    log_variance = variance_ratio(sums.squares.sum(0), sums.counts.sum(0), sums, width).log()
+    # The level is left to calibration, which knows held-out people.
+    factor = (0.5 * (log_variance - log_variance[inside].mean())).exp().clamp(*BOUNDS)
+    factor = torch.where(inside, factor, 1.0)
+    flow.spread.rescale(factor.to(flow.spread.image))
+    items = [
+        {**item, "spread": item["spread"] * factor.to(item["spread"])} if "spread" in item else item
+        for item in pairs.items
+    ]
+    return PairDataset(items), {"width": width, "log_sd": float(factor[inside].log().std())}
+
+
+@torch.no_grad()
+def voxel_sums(flow: DualFlow, pairs: PairDataset, folds: Sequence[int]) -> VoxelSums:
+    """Return the sums of squared residuals around the mean image, and of variances of samples."""
+    squares, counts = (torch.zeros(max(folds) + 1, *flow.shape) for _ in range(2))
+    variances, sampled = (torch.zeros(flow.shape) for _ in range(2))
+    stride = -(-len(pairs) // SAMPLED)
+    for index, (target, condition) in enumerate(conditioned_batches(flow, pairs, 1)):
+        inside, scale = condition.inside[0, 0], condition.scale[0, 0]
+        residual = (target - condition.mean)[0, 0] / scale
+        squares[folds[index]] += (residual.square() * inside).cpu()
+        counts[folds[index]] += inside.cpu()
+        if index % stride == 0:
+            generator = torch.Generator().manual_seed(index)
+            repeated = condition.repeat(SAMPLES_AT_ONCE)
+            parts = [flow.draw(repeated, 1.0, generator) for _ in range(SAMPLES // SAMPLES_AT_ONCE)]
+            variances += (torch.cat(parts)[:, 0].var(0) / scale.square() * inside).cpu()
+            sampled += inside.cpu()
+    return VoxelSums(squares, counts, variances, sampled)
+
+
+def variance_ratio(squares: Tensor, counts: Tensor, sums: VoxelSums, width: float) -> Tensor:
+    """Return the squared residuals over the variances of samples, `[D, H, W]`, both smoothed; constant at width 0."""
+    parts = (squares, counts, sums.variances, sums.sampled)
+    if not width:
+        total, number, variance, sampled = (part.sum() for part in parts)
+        return (total / number * sampled / variance).expand(squares.shape)
+    total, number, variance, sampled = (blur(part, width) for part in parts)
+    known = torch.minimum(number, sampled) > MIN_WEIGHT
+    return torch.where(known, total / number * sampled / variance, variance_ratio(squares, counts, sums, 0.0))
+
+
+def held_out_nats(sums: VoxelSums, width: float) -> float:
+    """Return twice the negative log-likelihood of the squared residuals of each fold, fitted without it, per voxel."""
+    variance = sums.variances / sums.sampled.clamp_min(1)
+    loss = 0.0
+    for squares, counts in zip(sums.squares, sums.counts, strict=True):
+        ratio = variance_ratio(sums.squares.sum(0) - squares, sums.counts.sum(0) - counts, sums, width)
+        shown = (counts > 0) & (sums.sampled > 0)
+        loss += float((squares / (ratio * variance) + counts * ratio.log())[shown].sum())
+    return loss / float(sums.counts.sum())
