@@ -68,7 +68,8 @@ def bench_rates(config: Config, models: Sequence[str], rates: Sequence[float]) -
     commit_text(config.layout.table(NAME), table_text(table))
     commit_text(config.layout.page(NAME), text + "\n")
     print(text)
-    print(f"{len(data.validation)} validation people, seeds {', '.join(map(str, config.train.seeds))}; lower is better")
+    people = len(set(data.validation.subjects))
+    print(f"{people} validation people, seeds {', '.join(map(str, config.train.seeds))}; lower is better")
 
 
 def with_rate(config: Config, name: str, rate: float) -> Config:

@@ -85,6 +85,17 @@ def test_rates_need_validation_people(config, monkeypatch):
         bench_rates(config, [], [1e-3])
 
 
+def test_people_with_several_visits_count_once(config, held_out, monkeypatch, capsys):
+    """Three validation scans of two people are those of two people."""
+    data = LearningData.load(config)
+    visits = PairDataset([*held_out.items, {**held_out.items[0], "scan": f"{held_out.scans[0]}_ses-2"}])
+    more = LearningData(data.pairs, data.encoder, data.training, visits, data.digests)
+    monkeypatch.setattr(LearningData, "load", classmethod(lambda cls, config: more))
+    monkeypatch.setattr(module, "_score", lambda *_: {"score": 1.0, "best_step": 0.0})
+    bench_rates(config, [], [1e-3])
+    assert "\n2 validation people, seeds 0; lower is better" in capsys.readouterr().out
+
+
 def test_the_table_says_what_to_do():
     """Scores are means over seeds; the best rate at the edge asks for more, and equal scores decide nothing."""
     names = ["unet", "unet", "unet", "unet", "cvae", "cvae", "pix2pix", "pix2pix"]
