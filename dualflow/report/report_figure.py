@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -51,6 +52,11 @@ class EmbeddedFigure(NamedTuple):
     width: int
     height: int
     narrow: str | None
+
+
+def seed_note(seeds: Sequence[int]) -> str:
+    """End of the caption of a figure that shows the trainings with the first of several seeds; empty with one seed."""
+    return f" Of the trainings with seed {seeds[0]} alone; tables average all seeds." if len(seeds) > 1 else ""
 
 
 def _embed(figure: Figure) -> tuple[str, int, int]:

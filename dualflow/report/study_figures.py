@@ -27,7 +27,7 @@ from dualflow.report.figures import (
 from dualflow.report.people_tables import shown_columns
 from dualflow.report.region_figures import NAMED, WORST, agreement_plot, region_errors, side_effects
 from dualflow.report.region_means import RegionMeans, readable
-from dualflow.report.report_figure import ReportFigure
+from dualflow.report.report_figure import ReportFigure, seed_note
 from dualflow.report.study_results import BOUNDS, StudyResults, read_result
 from dualflow.report.style import palette
 
@@ -61,7 +61,7 @@ def study_figures(config: Config, results: StudyResults, test: pd.DataFrame) -> 
         *_effects(means, test, config, row, main),
     ]
     uncertainty = [_reliability(curves, colours, main), *_pit(histograms, colours, main)]
-    seed = f" Of the trainings with seed {first_seed}." if len(config.train.seeds) > 1 else ""
+    seed = seed_note(config.train.seeds)
     return {
         "comparison": [_comparison(results.summary, row, colours, results.ceilings)],
         "regions": [replace(entry, caption=entry.caption + seed) for entry in regions],

@@ -21,7 +21,7 @@ from dualflow.inference.predict import Prediction, Predictor
 from dualflow.layout import Scan
 from dualflow.modalities import modality
 from dualflow.report.native_view import native_view
-from dualflow.report.report_figure import ReportFigure
+from dualflow.report.report_figure import ReportFigure, seed_note
 from dualflow.report.shown_people import ShownPerson, shown_people
 from dualflow.report.subject_figure import Column, Limits, limits, plane_grid, subject_figure
 from dualflow.report.viewer import interactive_views
@@ -144,7 +144,7 @@ def _subject(config: Config, view: _Shown, scale: Limits, count: int) -> ReportF
         f"{row.unit}, rank {person.rank}; verdict of the conversion: {view.verdict}). Real, mean and sample share one "
         "scale; differences share one scale with the other subjects shown, red is too high and blue too low. The mean "
         "is smoother than a real image; the sample shows one possible image, with the noise and detail that the mean "
-        "averages out.",
+        f"averages out.{seed_note(config.train.seeds)}",
         f"Axial, coronal and sagittal planes of {person.scan}: source, real image, synthetic mean, one sample, "
         f"difference and uncertainty. The difference averages {error.mean():+.3f} {row.unit}, and 99 % of its voxels "
         f"are within {np.percentile(np.abs(error), 99):.2f} {row.unit}.",
@@ -172,7 +172,7 @@ def _mean_error(config: Config, count: int) -> list[ReportFigure]:
             plane_grid(images, mask, narrow=True),
             f"Error of {main} in template space, averaged over {count} test subjects, each subject's visits first. "
             "The signed error (red too high, blue too low) shows what the model gets wrong in everyone; the absolute "
-            "error also shows where people differ in ways that it does not predict.",
+            f"error also shows where people differ in ways that it does not predict.{seed_note(config.train.seeds)}",
             f"Maps of the mean signed and the mean absolute error in three planes. The signed error averages "
             f"{maps['bias'][mask].mean():+.3f}, the absolute error {maps['error'][mask].mean():.3f} and at most "
             f"{peak:.2f} {row.unit}.",
@@ -192,7 +192,7 @@ def _native(config: Config, shown: _Shown, pairs: pd.DataFrame) -> list[ReportFi
             figure,
             f"{scan} on the grid of its own scan ({' x '.join(map(str, shape))} voxels), as dualflow convert writes "
             f"it; verdict of the conversion: {shown.verdict}. The synthetic image is interpolated once from the model "
-            "grid, so it is as smooth as that grid.",
+            f"grid, so it is as smooth as that grid.{seed_note(config.train.seeds)}",
             f"Sagittal, coronal and axial planes of {scan} at native resolution: source, real, expected, difference, "
             "and standard deviation, with colour bars.",
         )
