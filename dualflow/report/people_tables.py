@@ -24,6 +24,8 @@ WORST = 5
 """Number of people listed with their numbers."""
 MAX_LEVELS = 12
 """Number of groups of a column that are shown, the largest first."""
+GROUPED = f"numbers are cut into quarters, and a column of more than {MAX_LEVELS} groups has its {MAX_LEVELS} largest"
+"""What captions say of the groups."""
 
 
 def demographics(pairs: pd.DataFrame) -> Table:
@@ -110,8 +112,8 @@ def group_table(groups: pd.DataFrame, row: Modality, model: str) -> Table:
     large = (groups["subjects"] >= MIN_SUBJECTS).any()
     intervals = " Brackets are 95 % bootstrap intervals over subjects." if large else ""
     caption = (
-        f"Scores of {model} by group of the test subjects; numbers are cut into quarters, and a value between two "
-        f"belongs to the lower one.{intervals} Groups of fewer than {MIN_SUBJECTS} have no interval. No test compares "
+        f"Scores of {model} by group of the test subjects; {GROUPED}. A value between two quarters belongs to the "
+        f"lower one.{intervals} Groups of fewer than {MIN_SUBJECTS} have no interval. No test compares "
         "the groups: of many groups, the largest difference is large by chance."
     )
     return Table(caption, pd.DataFrame(rows))
@@ -130,8 +132,7 @@ def model_group_table(groups: pd.DataFrame, row: Modality) -> Table:
         columns[f"{column} {group}"] = [cells.get(model, UNKNOWN) for model in models]
     caption = (
         f"{measure('mae').heading(row)} of every model by group of the test subjects, the least of a group of "
-        f"{MIN_SUBJECTS} or more in bold; numbers are cut into quarters. A model that is best on average may not be so "
-        "in a small group."
+        f"{MIN_SUBJECTS} or more in bold; {GROUPED}. A model that is best on average may not be so in a small group."
     )
     return Table(caption, pd.DataFrame({"Model": models, **columns}), frozenset(best))
 

@@ -83,6 +83,23 @@ def test_groups_have_their_means_and_intervals_only_if_large_enough(pairs, score
     assert sum(name.startswith("age ") for name in table.index) == 4
 
 
+def test_a_column_of_many_groups_has_its_largest(pairs, scores):
+    """Captions say so, because smaller groups, and their people, are missing from the tables."""
+    test = pairs[pairs["split"] == "test"]
+    many = pd.concat(
+        [test.assign(scan=test["scan"] + f"x{copy}", subject=test["subject"] + f"x{copy}") for copy in "ab"]
+    )
+    many = many.assign(site=["large"] * 10 + [f"site-{index:02d}" for index in range(14)])
+    both = pd.concat([scores.assign(scan=scores["scan"] + f"x{copy}") for copy in "ab"])
+    splits = pd.DataFrame({"subject": many["subject"], "fold": None, "split": "test"})
+    groups = group_scores(both, many, splits, bootstrap=10, seed=0)
+    table = group_table(groups, ROW, "flow")
+    sites = [name for name in table.frame["Group"] if name.startswith("site ")]
+    assert (len(sites), sites[0]) == (12, "site large")
+    for one in (table, model_group_table(groups, ROW)):
+        assert "a column of more than 12 groups has its 12 largest." in one.caption
+
+
 def test_every_model_has_its_error_in_each_group(pairs, scores):
     """The least error of a large group is bold, and a model without scores in a group has none."""
     splits = pd.DataFrame({"subject": [f"{index:02d}" for index in range(COUNT)], "fold": None, "split": "test"})
