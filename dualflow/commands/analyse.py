@@ -33,6 +33,8 @@ from dualflow.report.style import write_figure
 from dualflow.tracking.tracked_run import tracked
 
 FOREST = "forest.png"
+SHOWN = 10
+"""Outcomes of a term in the text."""
 COLUMNS = (
     Column("effect (95 % interval)", ["estimate"], 3, interval=True, significant=True),
     Column("p", ["p"], 4, probability=True),
@@ -219,8 +221,9 @@ def analysis_text(formula: Formula, table: pd.DataFrame, left_out: int, facts: M
     if left_out:
         parts.append(f"{left_out} scans with unknown values of these columns are left out.")
     for term, rows in multiple.groupby("term", sort=False):
-        shown = rows.nsmallest(10, "p")
+        shown = rows.nsmallest(SHOWN, "p")
         count = int((rows["q_fdr"] < SIGNIFICANT).sum())
-        parts.append(f"## {term}\n\n{count} of {len(rows)} outcomes have a false discovery rate below 5 %.")
+        chosen = f" The {SHOWN} with the smallest p are:" if len(rows) > SHOWN else ""
+        parts.append(f"## {term}\n\n{count} of {len(rows)} outcomes have a false discovery rate below 5 %.{chosen}")
         parts.append(markdown(shown, COLUMNS, label="region", heading="region"))
     return "\n\n".join(parts)

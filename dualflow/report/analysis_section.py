@@ -14,6 +14,7 @@ from dualflow.evaluation.statistics import SIGNIFICANT
 from dualflow.imaging.regions import region_map
 from dualflow.imputation.group_models import ANALYSIS_TABLE, MULTIPLE
 from dualflow.modalities import modality
+from dualflow.report.group_figures import SHOWN as REGIONS_SHOWN
 from dualflow.report.group_figures import forest
 from dualflow.report.report_figure import ReportFigure
 from dualflow.report.tables import Table, plain_table
@@ -21,10 +22,11 @@ from dualflow.report.tables import Table, plain_table
 SHOWN = 8
 """Outcomes of a term in the table."""
 NOTE = (
-    "Effects are means over the imputed tables, with 95 % intervals by a jackknife over subjects (Rubin's rules if a "
-    "term cannot be estimated without one of them); p adjusted over outcomes by Holm, and the false discovery rate "
-    "(Benjamini and Hochberg). Missing information: the share of the uncertainty that the "
-    "unmeasured targets cause. Gain: how many more measured targets the result is worth, against complete cases."
+    f"Of each term, the {SHOWN} outcomes with the smallest p at most. Effects are means over the imputed tables, with "
+    "95 % intervals by a jackknife over subjects (Rubin's rules if a term cannot be estimated without one of them); p "
+    "adjusted over outcomes by Holm, and the false discovery rate (Benjamini and Hochberg). Missing information: the "
+    "share of the uncertainty that the unmeasured targets cause. Gain: how many more measured targets the result is "
+    "worth, against complete cases."
 )
 
 
@@ -49,7 +51,9 @@ def analysis_figures(config: Config) -> list[ReportFigure]:
         )
         caption = (
             f"Analysis {name}: effect of each term on regions, with 95 % intervals, by multiple imputation, complete "
-            "cases and single imputation. The intervals of single imputation are too narrow and shown to compare only."
+            "cases and single imputation. The intervals of single imputation are too narrow and shown to compare only. "
+            f"Rows: outcomes of several regions, then the {REGIONS_SHOWN} regions with the smallest p of {terms[0]} at "
+            "most, sorted by its effect."
         )
         alt = f"Forest plot of {', '.join(terms)}; outcomes with a false discovery rate below 5 %: {counts}."
         figure = forest(table, atlas, unit)

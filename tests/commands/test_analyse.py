@@ -94,6 +94,17 @@ def test_intervals_are_wider_than_those_of_single_imputation(config):
     assert np.isfinite(table.loc[table["method"] == MULTIPLE, "gain"]).all()
 
 
+def test_the_text_says_which_outcomes_it_shows(config, monkeypatch):
+    """Of many outcomes those with the smallest p, and all of few without a word."""
+    texts = []
+    for shown in (2, 100):
+        monkeypatch.setattr(module, "SHOWN", shown)
+        analyse(config, name="main")
+        texts.append((config.layout.analysis("main") / "analysis.md").read_text())
+    assert "below 5 %. The 2 with the smallest p are:\n" in texts[0]
+    assert "smallest p" not in texts[1]
+
+
 def test_outcomes_of_several_regions_are_analysed_too(config):
     analyse(config, name="more", formula="suvr ~ age", asymmetries=True, ratios=["ctx-lh-cuneus/Left-Caudate"])
     regions = set(read_typed_table(config.layout.analysis("more") / "regions.tsv")["region"])

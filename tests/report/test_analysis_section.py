@@ -37,7 +37,9 @@ def test_the_table_starts_with_the_clearest_effect(config):
     first = table.frame.iloc[0]
     assert (first["Term"], first["Outcome"]) == ("age", REGIONS[0])
     assert set(table.frame["Term"]) == {"age", "sex=M"}
-    assert table.caption.startswith("ageing: suvr ~ age + sex. ")
+    assert table.caption.startswith(
+        "ageing: suvr ~ age + sex. Of each term, the 8 outcomes with the smallest p at most. "
+    )
 
 
 def test_the_figure_says_how_many_outcomes_are_clear(config):
@@ -45,6 +47,7 @@ def test_the_figure_says_how_many_outcomes_are_clear(config):
     assert figure.name == "analysis-ageing"
     assert "age 1 of 5" in figure.alt
     assert "too narrow" in figure.caption
+    assert "then the 20 regions with the smallest p of age at most, sorted by its effect." in figure.caption
 
 
 def test_a_study_without_analyses_has_none(tmp_path):
