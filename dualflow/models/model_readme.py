@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isnan
+from math import isinf, isnan
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -42,8 +42,8 @@ class HeldOutScore:
     Attributes:
         label: name with unit, such as `MAE (SUVR)`.
         mean: mean over people.
-        low: lower end of the 95 % interval; NaN for too few people.
-        high: upper end of the 95 % interval; NaN for too few people.
+        low: lower end of the 95 % interval; NaN for too few people or an infinite mean.
+        high: upper end of the 95 % interval, as `low`.
         people: number of people.
         digits: printed decimals.
     """
@@ -139,5 +139,6 @@ def _scores(scores: Sequence[HeldOutScore]) -> str:
     rows = [["score", "mean", "95 % interval"]]
     for score in scores:
         mean, low, high = (f"{value:z.{score.digits}f}" for value in (score.mean, score.low, score.high))
-        rows.append([score.label, mean, "too few people" if isnan(score.low) else f"{low} to {high}"])
+        unknown = "not finite" if isinf(score.mean) else "too few people"
+        rows.append([score.label, mean, unknown if isnan(score.low) else f"{low} to {high}"])
     return markdown_table(rows)

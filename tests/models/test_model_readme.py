@@ -1,5 +1,7 @@
 """The README of a bundle: scores with their people, training data, limits, and escaped text of the study."""
 
+from math import inf, nan
+
 import pytest
 import yaml
 
@@ -45,6 +47,14 @@ def test_what_is_unknown_is_said(card):
     assert "scans of" not in text
     assert "The weights: not stated; ask the study that trained the model." in text
     assert "**not real scans**" in model_readme(card, StudyFacts({}, simulated=True), HASHES)
+
+
+def test_a_score_without_an_interval_has_the_reason(card):
+    """Few people, or an infinite mean, as of the bits of a model that gives some of many people no density."""
+    few, infinite = HeldOutScore("MAE", 0.1, nan, nan, people=5), HeldOutScore("Bits", inf, nan, nan, people=36)
+    text = model_readme(card, StudyFacts({}, (few, infinite)), HASHES)
+    assert "| MAE   | 0.100 | too few people |" in text
+    assert "| Bits  |   inf |     not finite |" in text
 
 
 def test_the_python_example_is_three_lines(card):
