@@ -140,7 +140,7 @@ class StudyMetric(Measure[Statistic]):
 
     Attributes:
         columns: columns of the score table that the function reads.
-        by_subject: whether seeds and visits of a subject are averaged first.
+        by_subject: whether visits of a subject are averaged first.
     """
 
     columns: tuple[str, ...] = ()

@@ -48,11 +48,14 @@ def with_true_spread(table: pd.DataFrame) -> pd.DataFrame:
 def resample(table: pd.DataFrame, metric: StudyMetric, counts: pd.DataFrame) -> Resampled | None:
     """Compute a study metric of one model, and of every bootstrap resample of its subjects.
 
+    Values of several seeds are averaged, as those of METRICS are. Predictions that were averaged first would correlate
+    better with the truth, so that a model with more seeds would win.
+
     A distance is larger in a resample, because a resample repeats people. The draws are therefore shifted by their
     bias, the difference of their mean to the value, and cut at the ends of the metric's range.
 
-    A correlation over people is one within trainings: what a seed or fold predicts too high or too low for everyone
-    is taken off first.
+    A correlation over people is one within trainings: what a fold predicts too high or too low for everyone is taken
+    off first.
 
     Args:
         table: rows of one model, with `scan`, the metric's columns, and `seed` and `fold` where there are several.
@@ -64,15 +67,27 @@ def resample(table: pd.DataFrame, metric: StudyMetric, counts: pd.DataFrame) -> 
     """
     if not {*metric.columns} <= {*table}:
         return None
-    columns = list(metric.columns)
     subject = table["scan"].map(lambda key: Scan.parse(str(key)).subject)
     trainings = [column for column in ("seed", "fold") if column in table]
-    rows = table[[*columns, *trainings]].assign(subject=subject).dropna()
+    rows = table[[*metric.columns, *trainings]].assign(subject=subject).dropna()
     rows = rows[rows["subject"].isin(counts.columns)]
+    seeds = [part for _, part in rows.groupby("seed")] if "seed" in rows else [rows]
+    results = [result for part in seeds if (result := _resample_seed(part, metric, counts)) is not None]
+    if not results:
+        return None
+    value, draws = float(np.mean([one for one, _ in results])), np.mean([drawn for _, drawn in results], axis=0)
+    # Not shifted on Fisher's z scale: resamples of two people, frequent in small studies, correlate at exactly 1.
+    draws = np.clip(draws - np.nanmean(draws) + value, *metric.limits)
+    return Resampled(value, draws, rows["subject"].nunique())
+
+
+def _resample_seed(rows: pd.DataFrame, metric: StudyMetric, counts: pd.DataFrame) -> tuple[float, Floats] | None:
+    """Value of one seed, and of each resample `[B]`; None if it is not defined."""
     if rows.empty:
         return None
+    columns = list(metric.columns)
     if metric.by_subject:
-        rows[columns] = _within_trainings(rows, columns, trainings)
+        rows = rows.assign(**_within_folds(rows, columns))
         rows = rows.groupby("subject", sort=False)[columns].mean().reset_index()
     # The rows of a subject share its weight.
     share = 1 / rows.groupby("subject")["subject"].transform("size").to_numpy(np.float64)
@@ -86,9 +101,7 @@ def resample(table: pd.DataFrame, metric: StudyMetric, counts: pd.DataFrame) -> 
         weights = counts.iloc[block][rows["subject"]].to_numpy(np.float64) * share
         drawn = weights.any(axis=1)
         draws[block][drawn] = metric.function(values, weights[drawn])
-    # Not shifted on Fisher's z scale: resamples of two people, frequent in small studies, correlate at exactly 1.
-    draws = np.clip(draws - np.nanmean(draws) + value, *metric.limits)
-    return Resampled(value, draws, rows["subject"].nunique())
+    return value, draws
 
 
 def study_scores(table: pd.DataFrame) -> dict[str, float]:
@@ -99,10 +112,10 @@ def study_scores(table: pd.DataFrame) -> dict[str, float]:
     return {name: result.value for name, result in results.items() if result is not None}
 
 
-def _within_trainings(rows: pd.DataFrame, columns: list[str], trainings: list[str]) -> pd.DataFrame:
-    """Values less their mean in their training; exactly 0 where that is rounding, as of a constant."""
+def _within_folds(rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Values of a seed less their mean in their fold; exactly 0 where that is rounding, as of a constant."""
     values = rows[columns]
-    centred = values - (rows.groupby(trainings)[columns].transform("mean") if trainings else values.mean())
+    centred = values - (rows.groupby("fold")[columns].transform("mean") if "fold" in rows else values.mean())
     return centred.where(centred.abs() > ROUNDING * values.abs().max(), 0.0)
 
 

@@ -133,12 +133,12 @@ def method_text(config: Config) -> list[str]:
         f"{config.preprocess.spacing_mm:g} mm. Targets are in {row.unit}.",
         f"Scores are computed on the model grid unless they are said to be in native space, inside the brain mask of "
         f"held-out subjects, who contribute neither to training nor to model selection. PSNR and SSIM use the "
-        f"range {low:g} to {high:g} {row.unit}. Seeds and "
-        f"visits of one subject are averaged first. Intervals are 95 % percentile intervals of "
+        f"range {low:g} to {high:g} {row.unit}. Scores of seeds and visits of one subject are averaged first, and "
+        f"scores over people, such as correlations, over seeds. Intervals are 95 % percentile intervals of "
         f"{config.evaluate.bootstrap} bootstrap resamples of the subjects, shown from {MIN_SUBJECTS} subjects on; "
-        f"those of scores over people, such as correlations, are shown from {MIN_CORRELATED} subjects on, shifted by "
-        f"their bias and cut at the score's range. Models are compared on the same subjects by Wilcoxon's signed-rank "
-        f"test, with Holm's adjustment over the models of a metric.",
+        f"those of scores over people are shown from {MIN_CORRELATED} subjects on, shifted by their bias and cut at "
+        f"the score's range. Models are compared on the same subjects by Wilcoxon's signed-rank test, with Holm's "
+        f"adjustment over the models of a metric.",
         f"The point estimate of a flow with a mean model is the output of that mean model; the flow adds the "
         f"distribution around it. Flows are scored on {config.evaluate.samples} joint samples per scan at temperature "
         f"{config.convert.temperature:g}. Models without a distribution receive a constant spread, estimated on the "

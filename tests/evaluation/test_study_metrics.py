@@ -173,6 +173,29 @@ def test_measures_are_found_by_name():
     assert measure("person_spread_r").better == "higher"
 
 
+def test_more_seeds_are_no_better_score():
+    """The score of several seeds is the mean of theirs; the mean of their predictions would correlate better."""
+    rng, truth = np.random.default_rng(6), table()["person_error"].to_numpy()
+    spreads = truth + truth.std() * rng.normal(size=(3, len(SUBJECTS)))
+    pits = rng.random((3, len(SUBJECTS)))
+    seeds = [
+        table(person_error=truth, person_spread=spread, contrast_pit=pit).assign(seed=seed)
+        for seed, (spread, pit) in enumerate(zip(spreads, pits, strict=True))
+    ]
+    each, together = pd.DataFrame([study_scores(one) for one in seeds]), study_scores(pd.concat(seeds))
+    assert together == pytest.approx(each.mean().to_dict())
+    assert together["person_spread_r"] < np.corrcoef(spreads.mean(axis=0), truth)[0, 1] - 0.1
+    row = summarise(pd.concat(seeds)).set_index("metric").loc["person_spread_r"]
+    assert row["mean"] == pytest.approx(together["person_spread_r"])
+    assert row["low"] < row["mean"] < row["high"]
+
+
+def test_a_seed_without_a_value_does_not_count():
+    """A spread that is the same for everyone has no correlation."""
+    flat = table(person_spread=0.05).assign(seed=1)
+    assert study_scores(pd.concat([table(), flat])) == study_scores(table())
+
+
 def test_a_correlation_is_one_within_trainings():
     """Levels of the folds' models neither make a correlation nor hide one."""
     fold = np.arange(len(SUBJECTS)) % 2
