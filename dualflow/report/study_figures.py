@@ -93,8 +93,8 @@ def _agreement(means: RegionMeans, row: Modality, main: str) -> ReportFigure:
         agreement_plot(means, row),
         f"Bland-Altman plot of {main}: each dot is a region of a test scan. Lines are the bias and the limits of "
         "agreement; a value of the real image lies within the limits of the synthetic one for about 95 % of the dots. "
-        "A slope means that low values are too high and high values too low. Coloured: the regions with the largest "
-        "errors. Regions of one subject are not independent, so the limits describe these scans.",
+        "A falling trend means that low values are too high and high values too low. Coloured: the regions with the "
+        "largest errors. Regions of one subject are not independent, so the limits describe these scans.",
         f"Scatter of {limits.pairs} differences, synthetic minus real region mean, against their average. Bias "
         f"{limits.bias:+z.3f} {row.unit}, limits of agreement {limits.low:+z.3f} to {limits.high:+z.3f} {row.unit}, "
         f"{100 * limits.outside:.0f} % of the dots outside. Regions with the largest errors: {named}.",

@@ -87,3 +87,10 @@ def test_every_figure_has_a_caption_for_snakemake():
     assert len(set(texts)) == len(kinds)
     assert texts[0].startswith("The worst test subject")
     assert "Course of one training" in texts[5]
+
+
+def test_captions_count_what_the_figures_draw():
+    """Dots are scans, of which a subject may have several."""
+    folder = Path(__file__).parents[2] / "pipelines/captions"
+    assert "A dot is a test scan" in (folder / "regions.rst").read_text()
+    assert "of each region of each test scan" in (folder / "agreement.rst").read_text()

@@ -1,8 +1,31 @@
 """Words of the figures that a study's tables give."""
 
+import numpy as np
 import pandas as pd
 
-from dualflow.report.study_figures import _pit
+from dualflow.modalities import MODALITIES
+from dualflow.report.region_means import RegionMeans
+from dualflow.report.study_figures import _agreement, _pit
+
+
+def test_the_agreement_of_a_model_that_regresses_to_the_mean_has_a_falling_trend():
+    """Differences are synthetic minus real, so that a rising trend would mean that high values are too high."""
+    real = np.linspace(0.8, 1.2, 24).reshape(4, 6)
+    synthetic = 1 + (real - 1) / 2
+    regions = (
+        "Left-Caudate",
+        "Right-Caudate",
+        *(f"ctx-lh-{name}" for name in ("cuneus", "insula", "precuneus", "lingual")),
+    )
+    figure = _agreement(
+        RegionMeans(("sub-1", "sub-2", "sub-3", "sub-4"), regions, real, synthetic), MODALITIES["FDG"], "flow"
+    )
+    trend = (
+        np.polynomial.Polynomial.fit(((real + synthetic) / 2).ravel(), (synthetic - real).ravel(), 1).convert().coef[1]
+    )
+    assert trend < 0
+    assert "A falling trend means that low values are too high and high values too low." in figure.caption
+    assert "Scatter of 24 differences" in figure.alt
 
 
 def test_the_pit_figure_tells_the_share_of_the_main_models_outermost_bins():
