@@ -175,7 +175,7 @@ def describe_model(config: Config, name: str, seed: int, scores: Mapping[str, fl
              f"seed {seed}{fold}."]  # fmt: skip
     if scores:
         # The page shows the first lines, and the rest on demand.
-        rounded = {key: f"{value:.{measure(key).digits}f}" for key, value in scores.items()}
+        rounded = {key: f"{value:z.{measure(key).digits}f}" for key, value in scores.items()}
         shown = [f"{measure(key).heading(row)} {rounded[key]}" for key in HEADLINES if key in scores]
         lines += ["", f"Means over the test people: {'; '.join(shown)}."] if shown else []
         rows = [f"| {measure(key).heading(row)} | {value} |" for key, value in rounded.items()]

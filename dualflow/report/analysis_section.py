@@ -80,6 +80,6 @@ def _rows(table: pd.DataFrame) -> pd.DataFrame:
             "p, Holm": [p_value(value, 4) for value in chosen["p_holm"]],
             "FDR": [p_value(value, 4) for value in chosen["q_fdr"]],
             "Missing information": chosen["fmi"].round(2),
-            "Gain": [f"{gain:+.0%}" if np.isfinite(gain) else "-" for gain in chosen["gain"]],
+            "Gain": [f"{gain:+z.0%}" if np.isfinite(gain) else "-" for gain in chosen["gain"]],
         }
     )

@@ -104,7 +104,7 @@ def _agreement(means: RegionMeans, row: Modality, main: str) -> ReportFigure:
 
 def _errors(means: RegionMeans, main: str) -> ReportFigure:
     errors, worst = means.errors(), means.worst(WORST)
-    named = ", ".join(f"{readable(means.regions[index])} {np.nanmean(errors[:, index]):+.1f} %" for index in worst[:5])
+    named = ", ".join(f"{readable(means.regions[index])} {np.nanmean(errors[:, index]):+z.1f} %" for index in worst[:5])
     return ReportFigure(
         "regions",
         region_errors(means),

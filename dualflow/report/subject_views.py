@@ -146,7 +146,7 @@ def _subject(config: Config, view: _Shown, scale: Limits, count: int) -> ReportF
         "is smoother than a real image; the sample shows one possible image, with the noise and detail that the mean "
         f"averages out.{seed_note(config.train.seeds)}",
         f"Axial, coronal and sagittal planes of {person.scan}: source, real image, synthetic mean, one sample, "
-        f"difference and uncertainty. The difference averages {error.mean():+.3f} {row.unit}, and 99 % of its voxels "
+        f"difference and uncertainty. The difference averages {error.mean():+z.3f} {row.unit}, and 99 % of its voxels "
         f"are within {np.percentile(np.abs(error), 99):.2f} {row.unit}.",
         draw(narrow=True),
     )
@@ -174,7 +174,7 @@ def _mean_error(config: Config, count: int) -> list[ReportFigure]:
             "The signed error (red too high, blue too low) shows what the model gets wrong in everyone; the absolute "
             f"error also shows where people differ in ways that it does not predict.{seed_note(config.train.seeds)}",
             f"Maps of the mean signed and the mean absolute error in three planes. The signed error averages "
-            f"{maps['bias'][mask].mean():+.3f}, the absolute error {maps['error'][mask].mean():.3f} and at most "
+            f"{maps['bias'][mask].mean():+z.3f}, the absolute error {maps['error'][mask].mean():.3f} and at most "
             f"{peak:.2f} {row.unit}.",
         )
     ]

@@ -158,4 +158,4 @@ def _same(first: float, second: float, digits: int) -> bool:
 def _plain(value: object, digits: int) -> str:
     if value is None or (isinstance(value, float) and np.isnan(value)):
         return UNKNOWN
-    return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+    return f"{value:z.{digits}f}" if isinstance(value, float) else str(value)

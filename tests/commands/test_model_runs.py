@@ -59,6 +59,8 @@ def test_the_description_has_scores_and_a_picture(config):
     text = describe_model(config, "unet", 0, {"mae": 0.12345, "psnr": 20.0})
     assert text.startswith("**unet**, network: T1w to FDG, seed 0, fold 1 of 3.")
     assert text.splitlines()[2] in {f"Means over the test people: MAE (SUVR) {mae}." for mae in ("0.1234", "0.1235")}
+    # As in the report, no minus sign before a value that rounds to zero.
+    assert "| Region bias (%) | 0.00 |" in describe_model(config, "unet", 0, {"region_bias": -0.003})
     assert "| MAE (SUVR) | 0.1235 |" in text or "| MAE (SUVR) | 0.1234 |" in text
     assert "get-artifact?path=pictures/test.png&run_uuid={run_id}" in text
     assert "| test score | all test people |" in text

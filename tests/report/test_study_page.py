@@ -298,7 +298,8 @@ def test_differences_are_printed_with_sign_and_verdict(scores):
     table = difference_table(differences(scores, "unet", bootstrap=200), ROW, ["mae"], "c").frame.iloc[0]
     assert table["Difference"].startswith("+0.0")
     assert table["Verdict"] == "worse"
-    assert plain_table(pd.DataFrame({"a": [1.23456, np.nan]}), "c").frame["a"].tolist() == ["1.235", "–"]  # noqa: RUF001
+    frame = pd.DataFrame({"a": [1.23456, np.nan, -0.0004]})
+    assert plain_table(frame, "c").frame["a"].tolist() == ["1.235", "–", "0.000"]  # noqa: RUF001
     few = differences(scores[scores["scan"].isin(scores["scan"].unique()[:5])], "unet")
     assert difference_table(few, ROW, ["mae"], "c").frame["Verdict"].tolist() == ["too few subjects"]
     bits = scores.rename(columns={"mae": "bits_in_mask"})
