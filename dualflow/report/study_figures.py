@@ -12,6 +12,7 @@ from dualflow.config import Config
 from dualflow.evaluation.agreement import agreement
 from dualflow.evaluation.calibration import PIT_BINS
 from dualflow.evaluation.metrics import correlation
+from dualflow.evaluation.statistics import MIN_SUBJECTS
 from dualflow.evaluation.study_metrics import measure
 from dualflow.imaging.regions import region_map
 from dualflow.layout import training_key
@@ -74,12 +75,18 @@ def study_figures(config: Config, results: StudyResults, test: pd.DataFrame) -> 
 def _comparison(summary: pd.DataFrame, row: Modality, colours: dict[str, str], bounds: Collection[str]) -> ReportFigure:
     mae = summary[(summary["metric"] == "mae") & ~summary["model"].isin(bounds)].sort_values("mean")
     ranked = ", ".join(f"{entry['model']} {entry['mean']:.4f}" for entry in mae.to_dict("records"))
+    means, warning = f"Means over fewer than {MIN_SUBJECTS} subjects, without intervals", ""
+    if (mae["subjects"] >= MIN_SUBJECTS).any():
+        means = "Means over subjects with 95 % bootstrap intervals"
+        warning = (
+            " Overlapping intervals do not show that two models are equal: the table of paired differences compares "
+            "them on the same subjects."
+        )
     return ReportFigure(
         "comparison",
         metric_comparison(summary, PLOTTED_METRICS, row, colours=colours, bounds=bounds, columns=3),
-        "Means over subjects with 95 % bootstrap intervals; one panel per metric, with the better direction below it. "
-        "Overlapping intervals do not show that two models are equal: the table of paired differences compares them on "
-        f"the same subjects.{f' Grey rings are not models, but {BOUNDS}.' if bounds else ''}",
+        f"{means}; one panel per metric, with the better direction below it.{warning}"
+        f"{f' Grey rings are not models, but {BOUNDS}.' if bounds else ''}",
         f"Dot plots of {len(PLOTTED_METRICS)} metrics by model. {measure('mae').heading(row)}, best first: {ranked}.",
         metric_comparison(summary, PLOTTED_METRICS, row, colours=colours, bounds=bounds, columns=1),
     )

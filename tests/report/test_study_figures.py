@@ -2,10 +2,11 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from dualflow.modalities import MODALITIES
 from dualflow.report.region_means import RegionMeans
-from dualflow.report.study_figures import _agreement, _pit
+from dualflow.report.study_figures import _agreement, _comparison, _pit
 
 
 def test_the_agreement_of_a_model_that_regresses_to_the_mean_has_a_falling_trend():
@@ -44,3 +45,14 @@ def test_the_pit_figure_tells_the_share_of_the_main_models_outermost_bins():
 def test_a_study_that_was_evaluated_before_has_no_pit_figure():
     """Its other figures are drawn all the same."""
     assert _pit([], {}, "flow") == []
+
+
+@pytest.mark.parametrize("people", [5, 6])
+def test_the_comparison_names_intervals_only_where_it_draws_them(people):
+    """With fewer than six people it has means alone."""
+    ends = {"low": 0.05, "high": 0.2} if people > 5 else {"low": np.nan, "high": np.nan}
+    rows = [{"model": name, "metric": "mae", "mean": 0.1, **ends, "subjects": people} for name in ("flow", "unet")]
+    figure = _comparison(pd.DataFrame(rows), MODALITIES["FDG"], {"flow": "black", "unet": "grey"}, ())
+    few = "Means over fewer than 6 subjects, without intervals; one panel per metric"
+    assert figure.caption.startswith(few) is (people == 5)
+    assert ("bootstrap intervals" in figure.caption) is ("Overlapping" in figure.caption) is (people == 6)
