@@ -77,16 +77,20 @@ def bits_table(numbers: pd.DataFrame, cards: Mapping[str, ModelCard]) -> Table:
         "error of the draws; infinite if no annealing move was short enough for one of the scans. The bits are upper "
         "bounds; a difference decides nothing if the slack of the larger bound can explain it. The bound without "
         "annealing contains what a model does not know about its own background, so it does not compare models. "
-        "Effective draws: of the background, by their weights. NLL before and after calibration: nats per voxel of the "
-        f"grid, of {_calibrated_on(cards)}."
+        "Effective draws: of the background, by their weights."
     )
+    if frame.columns.isin([*CALIBRATION.values()]).any():
+        caption += f" NLL before and after calibration: nats per voxel of the grid, of {_calibrated_on(cards)}."
     return plain_table(frame, caption)
 
 
 def _calibrated_on(cards: Mapping[str, ModelCard]) -> str:
+    from dualflow.training.calibrate import MAX_PEOPLE  # torch takes a second to import
+
+    people = "validation subjects"
     if any(card.training.calibration.get("cross_fitted") for card in cards.values()):
-        return "the training scans by cross-fitting, because there are too few validation subjects"
-    return "the validation scans"
+        people = "training subjects by cross-fitting, because there are too few validation subjects"
+    return f"one scan each of at most {MAX_PEOPLE} {people}"
 
 
 def _share(share: float, low: float, high: float) -> str:

@@ -158,8 +158,13 @@ def test_bits_have_their_slack_and_calibration(scores):
     numbers = likelihood_summary(scores, ["flow", "glow"])
     assert numbers["bits_in_mask"].tolist() == [1.5, 1.5]
     cards = [card("flow", seed, nats_before=-1.0 - seed, nats_after=-2.0) for seed in (0, 1)] + [card("glow", 0)]
-    table = bits_table(numbers, {f"{entry.name} {entry.seed}": entry for entry in cards}).frame
+    whole = bits_table(numbers, {f"{entry.name} {entry.seed}": entry for entry in cards})
+    assert whole.caption.endswith("nats per voxel of the grid, of one scan each of at most 20 validation subjects.")
+    table = whole.frame
     assert table.iloc[0].tolist()[1:] == ["1.500", "0.020", f"{2.0 / np.log(2):.3f}", "1.500", "-1.500", "-2.000"]
     assert table.iloc[1].tolist()[-2:] == ["–", "–"]  # noqa: RUF001
-    without = bits_table(numbers, {"glow 0": card("glow", 0)}).frame
-    assert without.columns.tolist()[-1] == "Effective draws"
+    without = bits_table(numbers, {"glow 0": card("glow", 0)})
+    assert without.frame.columns.tolist()[-1] == "Effective draws"
+    assert "calibration" not in without.caption
+    few = bits_table(numbers, {"flow 0": card("flow", 0, nats_before=1.0, nats_after=1.0, cross_fitted=1.0)})
+    assert "at most 20 training subjects by cross-fitting, because there are too few validation" in few.caption
