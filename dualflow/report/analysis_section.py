@@ -21,10 +21,15 @@ from dualflow.report.tables import Table, plain_table
 
 SHOWN = 8
 """Outcomes of a term in the table."""
+CHOSEN = f"Of each term, the {SHOWN} outcomes with the smallest p at most."
+DRAWN = (
+    "Effects are means over the imputed tables, with 95 % intervals by a jackknife over subjects (Rubin's rules if a "
+    "term cannot be estimated without one of them)"
+)
+MEASURED = "Every target is measured, so nothing is imputed; 95 % intervals are those of the models"
+"""What is said in place of `DRAWN` if nothing was drawn."""
 NOTE = (
-    f"Of each term, the {SHOWN} outcomes with the smallest p at most. Effects are means over the imputed tables, with "
-    "95 % intervals by a jackknife over subjects (Rubin's rules if a term cannot be estimated without one of them); p "
-    "adjusted over outcomes by Holm, and the false discovery rate (Benjamini and Hochberg). Missing information: the "
+    "p adjusted over outcomes by Holm, and the false discovery rate (Benjamini and Hochberg). Missing information: the "
     "share of the uncertainty that the unmeasured targets cause. Gain: how many more measured targets the result is "
     "worth, against complete cases."
 )
@@ -33,7 +38,7 @@ NOTE = (
 def analysis_tables(config: Config) -> list[Table]:
     """Per analysis, the outcomes with the smallest p-values of each term."""
     return [
-        plain_table(_rows(table), f"{name}: suvr ~ {formula.rpartition('~')[2].strip()}. {NOTE}", digits=4)
+        plain_table(_rows(table), f"{name}: suvr ~ {formula.rpartition('~')[2].strip()}. {_note(table)}", digits=4)
         for name, formula, table in _analyses(config)
     ]
 
@@ -49,9 +54,12 @@ def analysis_figures(config: Config) -> list[ReportFigure]:
             f"{term} {int((rows['q_fdr'] < SIGNIFICANT).sum())} of {len(rows)}"
             for term, rows in pooled.groupby("term", sort=False)
         )
+        compared = "The intervals of single imputation are too narrow and shown to compare only."
+        if not _is_drawn(table):
+            compared = "Every target is measured, so all three are the same."
         caption = (
             f"Analysis {name}: effect of each term on regions, with 95 % intervals, by multiple imputation, complete "
-            "cases and single imputation. The intervals of single imputation are too narrow and shown to compare only. "
+            f"cases and single imputation. {compared} "
             f"Rows: outcomes of several regions, then the {REGIONS_SHOWN} regions with the smallest p of {terms[0]} at "
             "most, sorted by its effect."
         )
@@ -65,6 +73,17 @@ def _analyses(config: Config) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """Name, formula and table of every analysis of the configuration."""
     for name, formula in (config.impute.analyses if config.impute else {}).items():
         yield name, formula, read_typed_table(config.layout.analysis(name) / ANALYSIS_TABLE)
+
+
+def _note(table: pd.DataFrame) -> str:
+    """What the caption of an analysis says of its effects."""
+    return f"{CHOSEN} {DRAWN if _is_drawn(table) else MEASURED}; {NOTE}"
+
+
+def _is_drawn(table: pd.DataFrame) -> bool:
+    """Whether an analysis has scans without a measured target."""
+    pooled = table[table["method"] == MULTIPLE]
+    return bool((pooled["measured"] < pooled["scans"]).any())
 
 
 def _rows(table: pd.DataFrame) -> pd.DataFrame:

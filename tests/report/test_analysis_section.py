@@ -14,6 +14,12 @@ from dualflow.report.analysis_section import analysis_figures, analysis_tables
 from tests.support.imputed_study import REGIONS
 
 
+def write_analysis(config, values, observed, design):
+    """Write the table of completed values."""
+    table = analyse_regions(values, observed, design, [str(index) for index in range(40)], [*REGIONS, "AD signature"])
+    commit_text(config.layout.analysis("ageing") / ANALYSIS_TABLE, table_text(table))
+
+
 @pytest.fixture
 def config(tmp_path, monkeypatch):
     """A study with one analysis, whose age effect is in the first region alone."""
@@ -26,8 +32,7 @@ def config(tmp_path, monkeypatch):
     values[:, :, 0] += 3 * design["age"].to_numpy()
     observed = np.arange(40) < 20
     values[:, ~observed] += 0.3 * rng.normal(size=(10, 20, 5))
-    table = analyse_regions(values, observed, design, [str(index) for index in range(40)], [*REGIONS, "AD signature"])
-    commit_text(config.layout.analysis("ageing") / ANALYSIS_TABLE, table_text(table))
+    write_analysis(config, values, observed, design)
     monkeypatch.setattr(module, "region_map", lambda _: RegionMap(np.zeros((1, 1, 1), int), REGIONS, (4.0,) * 3))
     return config
 
@@ -48,6 +53,17 @@ def test_the_figure_says_how_many_outcomes_are_clear(config):
     assert "age 1 of 5" in figure.alt
     assert "too narrow" in figure.caption
     assert "then the 20 regions with the smallest p of age at most, sorted by its effect." in figure.caption
+
+
+def test_an_analysis_of_measured_targets_does_not_speak_of_draws(config):
+    """All methods are the same, and the intervals are those of least squares."""
+    assert "by a jackknife over subjects" in analysis_tables(config)[0].caption
+    rng = np.random.default_rng(1)
+    design = pd.DataFrame({"Intercept": 1.0, "age": rng.normal(size=40)})
+    write_analysis(config, np.repeat(rng.normal(size=(40, 5))[None], 2, axis=0), np.ones(40, bool), design)
+    captions = [analysis_tables(config)[0].caption, analysis_figures(config)[0].caption]
+    assert all("Every target is measured, so " in caption for caption in captions)
+    assert not any("jackknife" in caption or "too narrow" in caption for caption in captions)
 
 
 def test_a_study_without_analyses_has_none(tmp_path):
