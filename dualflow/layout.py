@@ -262,6 +262,10 @@ class Layout:
         desc = f"impute{draw:02d}"
         return bids_path(self.derivatives, scan, target, space=TEMPLATE_SPACE, res="model", desc=desc)
 
+    def imputed_volumes(self) -> list[Path]:
+        """All files of such draws, sidecars included."""
+        return sorted(self.derivatives.glob("sub-*/**/*_desc-impute*"))
+
     def analysis(self, name: str) -> Path:
         """Folder of a group analysis."""
         return self.root / "analyses" / name

@@ -34,7 +34,7 @@ from dualflow.imputation.region_values import cross_fitted_images, region_values
 from dualflow.inference.convert import scan_seed
 from dualflow.inference.predict import load_predictor
 from dualflow.layout import Layout, Scan, sidecar_path
-from dualflow.manifest import remove_outputs, write_manifest
+from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
 from dualflow.models.card import ModelCard
 from dualflow.process import keep_freed_memory
@@ -80,8 +80,8 @@ def impute(config: Config, name: str = "") -> None:
     result = ImputedTable(study.keys, names, values[:, :, known], study.observed, facts)
     path = layout.imputed_regions
     files = {"regions": path, **scans.write_volumes(study.keys, values)}
-    # Volumes and replicates of an earlier run belong to another table; replicates also of one that was interrupted.
-    remove_outputs(layout.manifest(STEP), keep=[*files.values()])
+    # Volumes and replicates of an earlier run belong to another table.
+    _remove_other_volumes(layout, files.values())
     layout.imputation_replicates.unlink(missing_ok=True)
     commit_text(path, result.text())
     commit_json(sidecar_path(path), result.sidecar())
@@ -164,6 +164,13 @@ class _StudyScans:
             return track(self.data.training.items, label)
         items = iterate_split(self.config, self.data.pairs, split, self.card.side)
         return track(items, label, int((self.data.pairs["split"] == split).sum()))
+
+
+def _remove_other_volumes(layout: Layout, keep: Iterable[Path]) -> None:
+    """Remove the volumes of earlier runs, of any target; Snakemake has removed the manifest that lists them."""
+    kept = {file for path in keep for file in (path, sidecar_path(path))}
+    for file in set(layout.imputed_volumes()) - kept:
+        file.unlink()
 
 
 def _groups(options: ImputeConfig, regions: RegionMap) -> MetaRegions:

@@ -159,6 +159,17 @@ def test_draws_are_written_as_volumes_on_request(study, config):
     assert not list(config.layout.derivatives.rglob("*desc-impute*")), "volumes of another table stayed"
 
 
+def test_volumes_of_an_earlier_run_of_the_workflow_go(study, config):
+    """Snakemake removes the manifest before it runs the step again, also after a change of the target."""
+    config = config.with_fields("impute", draws=2, volumes=1)
+    impute(config.with_fields("study", target="AV45"))
+    config.layout.manifest("impute").unlink()
+    impute(config)
+    files = config.layout.imputed_volumes()
+    assert len(files) == 2 * 30, "volumes and sidecars of the drawn scans"
+    assert all("trc-FDG" in file.name for file in files)
+
+
 def test_a_model_of_other_scans_is_refused(study, config, monkeypatch):
     """Which scans it has learnt from is unknown, so no prediction is known to be held out."""
     monkeypatch.setattr(study.card, "data_digest", "another")
