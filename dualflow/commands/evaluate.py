@@ -112,6 +112,8 @@ def _evaluate(
         tables[layout.stress(name, seed)] = _stress(predictor.flow, test, config, f"{name}, seed {seed}")
     for path, table in tables.items():
         commit_text(path, table_text(table))
+    for path in {layout.downstream(name, seed), layout.stress(name, seed)} - tables.keys():
+        path.unlink(missing_ok=True)  # of other options, and perhaps another training
     maps = {}
     for kind, volume in results.errors.maps().items():
         maps[f"{kind}_map"] = path = layout.error_map(kind, name, seed)

@@ -1,5 +1,9 @@
 """The step that scores trained models: its device, and the warning of the stress test."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -7,9 +11,14 @@ import torch
 from dualflow.commands import evaluate as module
 from dualflow.commands.convert_study import convert
 from dualflow.commands.evaluate import _stress, evaluate
+from dualflow.commit import commit_text
 from dualflow.config import parse_config
 from dualflow.errors import ConfigError
+from dualflow.evaluation.mean_error import MeanError
 from dualflow.evaluation.stress import COLUMNS
+from dualflow.layout import Layout
+from dualflow.manifest import manifest_outputs, read_manifest
+from dualflow.tracking.tracked_run import Run
 
 
 def test_models_are_scored_on_the_device_of_the_training():
@@ -21,6 +30,52 @@ def test_models_are_scored_on_the_device_of_the_training():
         evaluate(config, ["dualflow"], 0)
     with pytest.raises(ConfigError, match=r"train\.device = cuda"):
         convert(config, "dualflow", 0)
+
+
+@pytest.fixture
+def scored(monkeypatch, tmp_path, phantoms):
+    """Configuration of a study whose scans are scored without a model."""
+    config = parse_config({"study": {"name": "tiny", "results": str(tmp_path)}})
+    table, shape = pd.DataFrame({"scan": phantoms.scans}), config.preprocess.shape
+    errors = MeanError(shape)
+    errors.add(*np.ones((2, *shape), np.float32), np.ones(shape, bool), weight=1)
+    results = module._ScoredScans(table, table, table, [np.zeros((2, 0))] * len(phantoms), errors, b"")
+    predictor = SimpleNamespace(card=SimpleNamespace(side=None, weights_sha256="0"), flow=None)
+    pairs = pd.DataFrame({"scan": phantoms.scans, "subject": phantoms.subjects, "split": "test"})
+    stand_ins = {
+        "load_predictor": predictor,
+        "usable_pairs": pairs,
+        "region_map": SimpleNamespace(names=()),
+        "load_split": phantoms,
+        "_score_scans": results,
+        "_log": None,
+        "model_run": nullcontext(Run()),
+    }
+    for name, value in stand_ins.items():
+        monkeypatch.setattr(module, name, _returning(value))
+    return config
+
+
+def _returning(value):
+    return lambda *_, **__: value
+
+
+def test_tables_of_other_options_go(scored):
+    """The report would link a classification or a stress test of an earlier model."""
+    layout = scored.layout
+    earlier = [layout.downstream("dualflow", 0), layout.stress("dualflow", 0)]
+    for path in earlier:
+        commit_text(path, "of an earlier configuration\n")
+    evaluate(scored, ["dualflow"], 0)
+    assert not [path for path in earlier if path.exists()]
+    assert set(layout.tables.glob("*.tsv")) == _tables(layout)
+
+
+def _tables(layout: Layout) -> set:
+    """Tables in the manifest of the evaluation."""
+    path = layout.manifest("evaluate/dualflow_seed-0")
+    outputs = manifest_outputs(path, read_manifest(path)).values()
+    return {file.path for file in outputs if file.path.suffix == ".tsv"}
 
 
 def test_non_finite_voxels_cause_a_warning(monkeypatch, capsys, phantoms):
