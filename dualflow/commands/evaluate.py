@@ -26,7 +26,7 @@ from dualflow.commit import commit_text
 from dualflow.config import Config, dump_sections
 from dualflow.data.dataset import Item, PairDataset
 from dualflow.data.study_pairs import load_split, usable_pairs
-from dualflow.data.tsv import table_text
+from dualflow.data.tsv import summarise_names, table_text
 from dualflow.digests import sha256
 from dualflow.errors import ConfigError, DataError, IntensityError
 from dualflow.evaluation.calibration import calibration_cases, over_subjects, pit_histogram, reliability
@@ -45,8 +45,8 @@ from dualflow.imaging.regions import RegionMap, region_map
 from dualflow.imaging.volume import write_volume
 from dualflow.inference.convert import scan_seed
 from dualflow.inference.predict import Prediction, Predictor, load_predictor
-from dualflow.layout import Scan, training_key
-from dualflow.manifest import write_manifest
+from dualflow.layout import Layout, Scan, training_key
+from dualflow.manifest import read_manifest, write_manifest
 from dualflow.modalities import modality
 from dualflow.process import keep_freed_memory
 from dualflow.progress import track
@@ -78,7 +78,7 @@ def evaluate(config: Config, names: Sequence[str], seed: int) -> None:
     """Score the models `names` on the test scans, one after the other, on the device of the training.
 
     Raises:
-        DataError: there are no test scans.
+        DataError: there are no test scans, or a model learnt from the people in them.
     """
     keep_freed_memory()
     device = select_device(config.train.device)
@@ -97,6 +97,7 @@ def _evaluate(
             f"{config.study.name}: no test scan to score; give split.test a share, name test_subjects, or mend the "
             f"scans in {layout.quarantine}"
         )
+    _require_unseen(layout, name, seed, test.subjects)
     results = _score_scans(config, name, seed, predictor, test, regions)
     stem = training_key(name, seed)
     tables = {
@@ -128,6 +129,17 @@ def _evaluate(
             outputs={path.stem.removesuffix(f"_{stem}"): path for path in tables} | maps,
             inputs={"model": predictor.card.weights_sha256},
             config=dump_sections(config.evaluate, config.convert),
+        )
+
+
+def _require_unseen(layout: Layout, name: str, seed: int, subjects: Sequence[str]) -> None:
+    """Check that a training, and the choice of its weights, did not see the people to score."""
+    manifest = read_manifest(layout.training_manifest(name, seed), verify=False)
+    learnt = {Scan.parse(key).subject for key in manifest["inputs"]} if manifest else set()
+    if known := sorted(learnt & set(subjects)):
+        raise DataError(
+            f"{name}, seed {seed}: learnt from {len(known)} of the test people: {summarise_names(known)}; the splits "
+            "have changed since, so train it again"
         )
 
 

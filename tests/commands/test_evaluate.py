@@ -13,11 +13,11 @@ from dualflow.commands.convert_study import convert
 from dualflow.commands.evaluate import _stress, evaluate
 from dualflow.commit import commit_text
 from dualflow.config import parse_config
-from dualflow.errors import ConfigError
+from dualflow.errors import ConfigError, DataError
 from dualflow.evaluation.mean_error import MeanError
 from dualflow.evaluation.stress import COLUMNS
 from dualflow.layout import Layout
-from dualflow.manifest import manifest_outputs, read_manifest
+from dualflow.manifest import manifest_outputs, read_manifest, write_manifest
 from dualflow.tracking.tracked_run import Run
 
 
@@ -69,6 +69,15 @@ def test_tables_of_other_options_go(scored):
     evaluate(scored, ["dualflow"], 0)
     assert not [path for path in earlier if path.exists()]
     assert set(layout.tables.glob("*.tsv")) == _tables(layout)
+
+
+def test_a_model_that_learnt_from_test_people_is_refused(scored):
+    """Its scores would be too good; only steps that are run one by one can leave an earlier model."""
+    for learnt in (["sub-99", "sub-01_ses-2"], ["sub-99"]):
+        manifest = scored.layout.training_manifest("dualflow", 0)
+        write_manifest(manifest, step="train", outputs={}, inputs=dict.fromkeys(learnt, "0"), config={})
+        with nullcontext() if learnt == ["sub-99"] else pytest.raises(DataError, match=r"learnt from .* people: 01;"):
+            evaluate(scored, ["dualflow"], 0)
 
 
 def _tables(layout: Layout) -> set:
