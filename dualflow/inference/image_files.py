@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from dualflow.config import StudyConfig
-from dualflow.data.bids_files import EXTENSIONS, is_utf8
+from dualflow.data.bids_files import EXTENSIONS, is_tracer, is_utf8
 from dualflow.data.index import COLUMNS
 from dualflow.data.quarantine import Quarantine
 from dualflow.digests import digest_of, sha256
@@ -110,11 +110,16 @@ def scan_of(file: Path) -> Scan:
     A name without any, such as one in Chinese, becomes `scan` and digits of its SHA-256.
     """
     stem = file.name.removesuffix(".gz").removesuffix(".nii")
-    subject, session = (re.search(rf"(?:^|_){entity}-([A-Za-z0-9]+)(?=_|$)", stem) for entity in ("sub", "ses"))
-    if subject:
-        return Scan(subject[1], session[1] if session else None)
+    if subject := _label(stem, "sub"):
+        return Scan(subject, _label(stem, "ses"))
     label = _ALPHANUMERIC.sub("", unicodedata.normalize("NFKD", stem))
     return Scan(label or f"scan{hashlib.sha256(os.fsencode(stem)).hexdigest()[:8]}")
+
+
+def _label(stem: str, entity: str) -> str | None:
+    """The label of a BIDS entity in a file name without its extension."""
+    match = re.search(rf"(?:^|_){entity}-([A-Za-z0-9]+)(?=_|$)", stem)
+    return match and match[1]
 
 
 def _check_name(file: Path, source: str) -> None:
@@ -122,7 +127,13 @@ def _check_name(file: Path, source: str) -> None:
         raise DataError(f"{file}: expected a NIfTI image, .nii or .nii.gz; convert it, for DICOM with dcm2niix")
     if not is_utf8(file):
         raise DataError(f"{file}: its name is not UTF-8; rename the file")
-    suffix = file.name.split(".")[0].rpartition("_")[2]
-    others = {row.suffix for row in MODALITIES.values()} - {modality(source).suffix}
-    if file.name.startswith("sub-") and suffix in others:
-        raise DataError(f"{file}: is named as {suffix}, but the model's source is {source}; name its {source} images")
+    stem, row = file.name.split(".")[0], modality(source)
+    suffix, tracer = stem.rpartition("_")[2], _label(stem, "trc")
+    others = {row.suffix for row in MODALITIES.values()} - {row.suffix}
+    if row.tracer and tracer and not is_tracer(tracer, row):
+        named = f"PET of {tracer}"
+    elif file.name.startswith("sub-") and suffix in others:
+        named = suffix
+    else:
+        return
+    raise DataError(f"{file}: is named as {named}, but the model's source is {source}; name its {source} images")

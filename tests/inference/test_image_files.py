@@ -54,6 +54,15 @@ def test_unusable_names_are_refused(tmp_path, names, error, words):
     assert all(word in str(caught.value) for word in words), caught.value
 
 
+def test_a_pet_source_of_another_tracer_is_refused(tmp_path):
+    """As in a dataset; names without a tracer, or with its isotope, are taken."""
+    taken = ["sub-1_pet.nii", "sub-2_trc-18FFDG_pet.nii", "x_trc-fdg.nii"]
+    assert len(label_images([tmp_path / name for name in taken], "FDG")[1]) == 3
+    for name in ("sub-1_trc-AV45_pet.nii", "x_trc-AV45.nii"):
+        with pytest.raises(DataError, match=r"is named as PET of AV45, but the model's source is FDG"):
+            label_images([tmp_path / name], "FDG")
+
+
 def test_results_of_another_image_are_not_replaced(tmp_path):
     """A loop over folders with equal file names would leave one result; an excluded scan can be tried again."""
     layout, scan = Layout(tmp_path / "out", "."), Scan("t1")
