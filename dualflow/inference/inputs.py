@@ -27,7 +27,7 @@ from dualflow.inference.output_folder import DESCRIPTION, check_files_outside, c
 from dualflow.inference.selection import Selection
 from dualflow.inference.side_options import side_cells, side_notes
 from dualflow.layout import Scan, study_mask_paths
-from dualflow.modalities import modality
+from dualflow.modalities import REFERENCES, modality
 from dualflow.models.card import ModelCard
 
 UNNAMED = "converted scans"
@@ -100,11 +100,12 @@ def resolve_inputs(
         selection: what to convert; everything by default.
 
     Raises:
-        ConfigError: the output overlaps an input, or is of another target; or an option does not fit the inputs or the
-            model.
+        ConfigError: the output overlaps an input, or is of another target; an option does not fit the inputs or the
+            model; or the model's sources need a mask of its study.
         DataError: an input cannot be used, or would replace the results of another one.
     """
     selection = selection or Selection()
+    _require_known_reference(card)
     kinds = [_kind(path) for path in paths]
     kind = kinds[0]
     for path, other in zip(paths, kinds, strict=True):
@@ -122,6 +123,18 @@ def resolve_inputs(
     else:
         scans = _image_inputs(paths, kind, card, out, dicom, selection)
     return replace(scans, notes=[*scans.notes, *_mask_notes(scans)])
+
+
+def _require_known_reference(card: ModelCard) -> None:
+    """Check that the reference region of a PET source is one of the atlas: a model holds no mask of its study."""
+    region, sources = card.preprocess.reference_region, (card.study.source, *card.study.extra_sources)
+    scaled = [name for name in sources if modality(name).normaliser == "suvr"]
+    if scaled and region not in REFERENCES:
+        raise ConfigError(
+            f"the model's source {scaled[0]} was divided by its mean in {region}, a mask that is not in the model; "
+            "convert its scans in the study itself, or train with preprocess.reference_region one of: "
+            f"{', '.join(REFERENCES)}"
+        )
 
 
 def _mask_notes(scans: ConvertInputs) -> list[str]:

@@ -229,6 +229,20 @@ def test_another_target_needs_another_output(resolve, model_card, tmp_path):
         resolve("t1.nii", card=model_card.model_copy(update={"study": amyloid}))
 
 
+def test_a_pet_source_scaled_by_a_mask_of_the_study_is_refused(resolve, bids, model_card):
+    """The card has the name of the mask alone, and a mask of that name may be another one."""
+
+    def resolved(source, region):
+        study = model_card.study.model_copy(update={"source": source, "target": "AV45"})
+        preprocess = model_card.preprocess.model_copy(update={"reference_region": region})
+        return resolve(bids.name, card=model_card.model_copy(update={"study": study, "preprocess": preprocess}))
+
+    assert len(resolved("T1w", "mask.nii.gz").rows) == 4, "a target is not read"
+    assert len(resolved("FDG", "pons").rows) == 0, "two runs"
+    with pytest.raises(ConfigError, match=r"source FDG was divided by its mean in mask\.nii\.gz, a mask that"):
+        resolved("FDG", "mask.nii.gz")
+
+
 def test_a_model_of_several_sources_needs_a_dataset(resolve, model_card, tmp_path):
     """An image does not say which further images belong to it."""
     image(tmp_path, "t1.nii")
