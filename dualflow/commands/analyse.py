@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from dualflow.commands.imputation_plan import analysis_options
 from dualflow.commands.imputation_terms import analysis_formula, require_congenial
 from dualflow.commit import commit_text
 from dualflow.config import Config, ImputeConfig
@@ -185,7 +186,7 @@ def _write(
             step="analyse",
             outputs=files,
             inputs={"regions": sha256(layout.imputed_regions)},
-            config={"formula": formula.text, "references": dict(formula.references)},
+            config=analysis_options(formula),
         )
     print(f"\ntable     {files['table']}\nfigures   {folder}")
 

@@ -1,11 +1,11 @@
 """The last step of the workflow: it verifies all outputs, and fails if one was changed or a scan was excluded.
 
-It also fails if the draws of missing targets are not those of the configuration.
+It also fails if the draws of missing targets, or the analyses of them, are not those of the configuration.
 """
 
 from __future__ import annotations
 
-from dualflow.commands.imputation_plan import is_other_imputation
+from dualflow.commands.imputation_plan import is_other_imputation, other_analyses
 from dualflow.commands.steps import CHECK, step_names
 from dualflow.config import Config
 from dualflow.data.exclusions import STEP as REVIEW
@@ -19,8 +19,8 @@ def check(config: Config) -> None:
     """Write the final manifest, which lists those of all other steps.
 
     Raises:
-        DataError: an output has changed since it was written, the imputation is that of other options, or scans were
-            excluded; everything else is finished.
+        DataError: an output has changed since it was written, the imputation or an analysis is that of other options,
+            or scans were excluded; everything else is finished.
     """
     layout = config.layout
     manifests = {step: layout.manifest(step) for step in step_names(config) if step != CHECK}
@@ -35,6 +35,12 @@ def check(config: Config) -> None:
             f"{layout.imputed_regions}: was drawn by another model or with other options than those of the "
             "configuration, and the report's analyses with it; run `dualflow impute` with this configuration, then the "
             "same command again"
+        )
+    if others := other_analyses(config):
+        raise DataError(
+            f"{layout.analysis(others[0])}: was made with another formula or other reference levels than those of the "
+            f"configuration, under which the report shows it; run `dualflow analyse --name {others[0]}` with this "
+            "configuration, then the same command again"
         )
     # Scans that a reviewer excluded need no attention.
     rows = [row for row in read_quarantine(layout.quarantine) if row.step != REVIEW]

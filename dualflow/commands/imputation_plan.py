@@ -1,4 +1,4 @@
-"""Which model and options a study's table of draws was made with, and whether they are those of the configuration."""
+"""Whether a study's table of draws, and the analyses of it, were made as the configuration says."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from dualflow.config import Config, ImputeConfig, dump_sections
 from dualflow.digests import sha256
+from dualflow.imputation.formula import Formula, references_of
 from dualflow.manifest import read_manifest
 from dualflow.models.model_files import WEIGHTS
 
@@ -36,3 +37,23 @@ def is_other_imputation(config: Config) -> bool:
         return True
     made = manifest["config"][STEP]  # that of an earlier build may lack an option, which is then unknown
     return any(key in made and made[key] != value for key, value in imputation_options(config.impute).items())
+
+
+def other_analyses(config: Config) -> list[str]:
+    """Names of the configuration's analyses that were made with another formula or other reference levels.
+
+    `dualflow analyse --name main --set 'impute.analyses.main=suvr ~ age'` makes one, as `is_other_imputation` says.
+    """
+    options, others = config.impute or ImputeConfig(), list[str]()
+    for name, text in options.analyses.items():
+        manifest = read_manifest(config.layout.manifest(f"analyse/{name}"), verify=False)
+        if manifest is not None and manifest["config"] != analysis_options(
+            Formula.parse(text, references_of(text, options.references))
+        ):
+            others.append(name)
+    return others
+
+
+def analysis_options(formula: Formula) -> dict[str, Any]:
+    """The options that an analysis in the configuration depends on, as its manifest has them."""
+    return {"formula": formula.text, "references": dict(formula.references)}

@@ -6,10 +6,12 @@ import pytest
 
 from dualflow.commands import impute as module
 from dualflow.commands.check import check
-from dualflow.commands.imputation_plan import is_other_imputation
+from dualflow.commands.imputation_plan import analysis_options, is_other_imputation, other_analyses
 from dualflow.commands.impute import impute
 from dualflow.config import parse_config
 from dualflow.errors import DataError
+from dualflow.imputation.formula import Formula
+from dualflow.manifest import write_manifest
 from tests.support.imputed_study import ImputedStudy
 
 
@@ -63,5 +65,22 @@ def test_a_table_of_an_earlier_build_counts_by_what_it_recorded(values):
     assert not is_other_imputation(config)
 
 
+@pytest.mark.parametrize(
+    ("made", "references", "is_other"),
+    [("age + group", {}, False), ("suvr ~ age", {}, True), ("suvr ~ age + group", {"group": "patient"}, True)],
+)
+def test_another_analysis_fails_the_last_step(values, made, references, is_other):
+    """`dualflow analyse --set` replaces an analysis that the report shows as that of the configuration."""
+    config = parse_config(values | {"impute": {"draws": 5, "analyses": {"main": "suvr ~ age + group"}}})
+    assert not other_analyses(config), "not made yet"
+    options = analysis_options(Formula.parse(made, references))
+    write_manifest(config.layout.manifest("analyse/main"), step="analyse", outputs={}, inputs={}, config=options)
+    assert other_analyses(config) == ["main"] * is_other
+    with pytest.raises(DataError, match=r"analyses/main: was made with another" if is_other else "quarantine.tsv"):
+        check(config)
+
+
 def test_a_study_without_an_imputation_has_no_other(values):
-    assert not is_other_imputation(parse_config({"study": values["study"]}))
+    config = parse_config({"study": values["study"]})
+    assert not is_other_imputation(config)
+    assert not other_analyses(config)
