@@ -148,6 +148,7 @@ def convert(
     none, except in derivatives/ of a BIDS dataset.
     """  # noqa: D301 - \b keeps click from rewrapping a paragraph
     inputs, side = split_words(words)
+    out = out.expanduser()
     set_threads(1)
     from dualflow.commands.convert import convert as convert_scans
     from dualflow.config import ConvertConfig

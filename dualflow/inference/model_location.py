@@ -19,4 +19,4 @@ def locate_model(model: str, tracking_uri: str) -> Path:
         ConfigError: a URI cannot be used.
         CheckpointError: a registered model does not exist, does not verify or is unreachable.
     """
-    return download_model(model, tracking_uri, verify_bundle) if is_model_uri(model) else Path(model)
+    return download_model(model, tracking_uri, verify_bundle) if is_model_uri(model) else Path(model).expanduser()

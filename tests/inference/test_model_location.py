@@ -12,8 +12,9 @@ from dualflow.models.bundle import verify_bundle
 
 
 def test_a_folder_is_itself():
-    """No store is opened."""
+    """No store is opened; `~` is the home folder, as in inputs."""
     assert locate_model("results/model", "file:nowhere") == Path("results/model")
+    assert locate_model("~/model", "file:nowhere") == Path.home() / "model"
 
 
 def test_a_wrong_uri_is_refused():
