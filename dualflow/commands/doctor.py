@@ -196,15 +196,17 @@ def check_data(config: Config) -> Iterator[Finding]:
     if config.embedded:
         yield Finding("ok", "data", f"{config.cohort.subjects} subjects are simulated; set study.bids for your own")
         return
-    from dualflow.data.index import pair_scans, subject_of
+    from dualflow.data.exclusions import STEP as REVIEW
+    from dualflow.data.index import reviewed_scans, subject_of
 
     try:
-        index = pair_scans(config.bids, config.study, config.layout.root)
+        index = reviewed_scans(config.bids, config.study, config.split, config.layout.root)
     except DualflowError as error:
         yield Finding("fail", "data", str(error))
         return
     pairs = int((index.pairs["target"] != "").sum())
     text = f"{len(index.pairs)} scans, {pairs} with {config.study.target}, {len(index.quarantined)} excluded"
+    unusable = [row for row in index.quarantined if row.step != REVIEW]
     for guess in index.guesses.values():
         yield Finding("warn", "data", guess)
     if index.unused_targets:
@@ -213,9 +215,8 @@ def check_data(config: Config) -> Iterator[Finding]:
         yield Finding("warn", "targets", f"{count} not used, their scans are to convert; the first, {scan}: {reason}")
     if not pairs:
         yield Finding("fail", "data", f"{text}; a training needs scans with {config.study.target}")
-    elif index.quarantined:
-        first = index.quarantined[0]
-        yield Finding("warn", "data", f"{text}; the first is {first.scan}: {first.reason}")
+    elif unusable:
+        yield Finding("warn", "data", f"{text}; the first is {unusable[0].scan}: {unusable[0].reason}")
     else:
         yield Finding("ok", "data", text)
     if pairs:

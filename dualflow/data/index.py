@@ -102,13 +102,7 @@ def build_index(
         DataError: the dataset or one of its tables cannot be used, or there is no training subject.
         ConfigError: `study` or `split` names a column or subject that does not exist, or leaves no training set.
     """
-    kept = (*study.side, *study.labels)
-    columns = tuple(dict.fromkeys([*kept, *split.stratify]))
-    full_study = study.model_copy(update={"side": columns})
-    index = list_scans(bids, full_study, study.modalities, out)
-    known = {*index.pairs["scan"], *(row.scan for row in index.quarantined)}
-    reasons = review_reasons(study.exclusions, known)
-    index = index.without(reasons[EXCLUDE], step=REVIEW).without_targets(reasons[EXCLUDE_TARGET])
+    index = reviewed_scans(bids, study, split, out)
     _require_usable(index, bids, study, quarantine)
     groups = find_duplicates(bids, _files(index.pairs), digests)
     duplicates = [group for group in groups if not _shares_a_source(group, index.pairs)]
@@ -131,11 +125,32 @@ def build_index(
     rows = [(label, folds.get(label), splits[label]) for label in sorted(splits)]
     subjects = pd.DataFrame(rows, columns=["subject", "fold", "split"], dtype=object)
     column = index.pairs["subject"].map(splits).where(paired, "convert")
+    kept = (*study.side, *study.labels)
     return replace(
         index,
-        pairs=index.pairs.assign(split=column).drop(columns=[name for name in columns if name not in kept]),
+        pairs=index.pairs.assign(split=column).drop(columns=[name for name in split.stratify if name not in kept]),
         splits=subjects.join(levels, on="subject"),
     )
+
+
+def reviewed_scans(bids: Path, study: StudyConfig, split: SplitConfig, out: Path | None = None) -> Index:
+    """List the scans of a study with all columns that its index reads, and apply the decisions of its reviewer.
+
+    Args:
+        bids: root of the dataset: a BIDS dataset, or the folder of `study.samples`.
+        study: modalities, side columns, labels and exclusions.
+        split: columns to stratify by.
+        out: folder of the results, as in `list_scans`.
+
+    Raises:
+        DataError: a table cannot be used, a column is in no table, or a decision is on no scan of the study.
+        ConfigError: no file matches `study.where`.
+    """
+    columns = tuple(dict.fromkeys([*study.side, *study.labels, *split.stratify]))
+    index = list_scans(bids, study.model_copy(update={"side": columns}), study.modalities, out)
+    known = {*index.pairs["scan"], *(row.scan for row in index.quarantined)}
+    reasons = review_reasons(study.exclusions, known)
+    return index.without(reasons[EXCLUDE], step=REVIEW).without_targets(reasons[EXCLUDE_TARGET])
 
 
 def pair_scans(bids: Path, study: StudyConfig, out: Path | None = None) -> Index:

@@ -108,12 +108,47 @@ def test_obstacles_of_a_run_are_failures(diagnose, monkeypatch, tmp_path):
     assert "lower train.threads" in findings["CPU"][1]
 
 
+def make_pairs(folder, count):
+    """Empty files of subjects with T1w and FDG, and their table."""
+    rows = ["participant_id\tage"]
+    for number in range(count):
+        name = f"sub-{number}"
+        for path in (f"{name}/anat/{name}_T1w.nii.gz", f"{name}/pet/{name}_trc-FDG_pet.nii.gz"):
+            (folder / path).parent.mkdir(parents=True)
+            (folder / path).touch()
+        rows.append(f"{name}\t7{number}")
+    (folder / "participants.tsv").write_text("\n".join(rows) + "\n")
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"study": {"labels": ["diagnosis"]}},
+        {"split": {"stratify": ["diagnosis"]}},
+        {"study": {"exclusions": "exclusions.tsv"}},
+    ],
+)
+def test_what_the_index_would_refuse_is_a_failure(diagnose, tmp_path, sections):
+    """Labels, columns to stratify by, and decisions on scans that the study does not have."""
+    make_pairs(tmp_path / "bids", 7)
+    Path("exclusions.tsv").write_text("subject\tdecision\treason\n9\texclude\tmotion\n")
+    study = {"name": "x", "bids": "bids", **sections.get("study", {})}
+    code, findings = diagnose("--config", "study.yaml", **(sections | {"study": study}))
+    assert (code, findings["data"][0]) == (1, "fail")
+    assert any(words in findings["data"][1] for words in ("no column 'diagnosis'", "the study has no scan sub-9"))
+
+
+def test_decisions_of_a_reviewer_count(diagnose, tmp_path):
+    """They are no defect of the data."""
+    make_pairs(tmp_path / "bids", 7)
+    Path("exclusions.tsv").write_text("subject\tdecision\treason\n1\texclude\tmotion\n")
+    study = {"name": "x", "bids": "bids", "exclusions": "exclusions.tsv"}
+    assert diagnose("--config", "study.yaml", study=study)[1]["data"] == ("ok", "6 scans, 6 with FDG, 1 excluded")
+
+
 def test_a_small_study_is_told_what_it_lacks(diagnose, tmp_path):
     """Seven pairs are ready to run; what their model and report will lack is known before the training."""
-    for folder in (tmp_path / f"bids/sub-{number}" for number in range(7)):
-        for path in (folder / f"anat/{folder.name}_T1w.nii.gz", folder / f"pet/{folder.name}_trc-FDG_pet.nii.gz"):
-            path.parent.mkdir(parents=True)
-            path.touch()
+    make_pairs(tmp_path / "bids", 7)
     study = {"name": "x", "bids": "bids"}
     code, findings = diagnose("--config", "study.yaml", study=study)
     assert (code, findings["data"][0]) == (0, "ok")
