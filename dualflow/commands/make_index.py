@@ -14,7 +14,7 @@ from dualflow.data.fingerprint import study_fingerprint
 from dualflow.data.index import build_index
 from dualflow.data.study_summary import study_summary
 from dualflow.errors import ConfigError
-from dualflow.evaluation.downstream import require_no_leakage
+from dualflow.evaluation.downstream import require_classes, require_no_leakage
 from dualflow.imputation.formula import Formula, references_of
 from dualflow.manifest import write_manifest
 
@@ -29,6 +29,10 @@ def make_index(config: Config) -> None:
         require_analyses(config.impute, config.study.side if missing else None, index.pairs)
     if config.evaluate.classify is not None:
         require_no_leakage(config.evaluate.classify, config.study.side, index.pairs)
+        test = index.pairs[index.pairs["split"] == "test"]
+        if len(test):  # without test people no model is scored
+            known = test[test[config.evaluate.classify].notna()]
+            require_classes(known[config.evaluate.classify].astype(str).tolist(), known["subject"].tolist())
     index.write(layout)
     text = study_summary(index, config.study, config.split)
     commit_text(layout.study_summary, text)

@@ -64,6 +64,28 @@ def require_no_leakage(label: str, side: Sequence[str], pairs: pd.DataFrame) -> 
             )
 
 
+def require_classes(labels: Sequence[str], subjects: Sequence[str]) -> None:
+    """Check that there are enough held-out people of each class to classify them.
+
+    Args:
+        labels: label of each scan.
+        subjects: subject of each scan.
+
+    Raises:
+        DataError: a class has fewer people than there are folds, or there is only one class or none.
+    """
+    # A subject whose label changes between sessions counts in each of its classes.
+    people = Counter(label for _, label in set(zip(subjects, labels, strict=True)))
+    if not people:
+        raise DataError("no held-out person has a known label; check evaluate.classify and the table of participants")
+    smallest = min(people, key=lambda label: people[label])
+    if len(people) < 2 or people[smallest] < FOLDS:
+        raise DataError(
+            f"{people[smallest]} held-out people are '{smallest}', expected at least {FOLDS} of each of two classes or "
+            "more; give split.test a larger share, or set evaluate.classify to null"
+        )
+
+
 def classify(
     features: Mapping[str, Doubles], labels: Sequence[str], subjects: Sequence[str], seed: int = 0
 ) -> pd.DataFrame:
@@ -82,16 +104,7 @@ def classify(
     Raises:
         DataError: a class has fewer people than there are folds, there is only one class, or no feature.
     """
-    # A subject whose label changes between sessions counts in each of its classes.
-    people = Counter(label for _, label in set(zip(subjects, labels, strict=True)))
-    if not people:
-        raise DataError("no held-out person has a known label; check evaluate.classify and the table of participants")
-    smallest = min(people, key=lambda label: people[label])
-    if len(people) < 2 or people[smallest] < FOLDS:
-        raise DataError(
-            f"{people[smallest]} held-out people are '{smallest}', expected at least {FOLDS} of each of two classes or "
-            "more; give split.test a larger share, or set evaluate.classify to null"
-        )
+    require_classes(labels, subjects)
     if empty := [name for name, values in features.items() if not values.shape[1]]:
         raise DataError(
             f"{empty[0]}: no region is known in all held-out scans; look for scans with a small brain mask, or set "

@@ -8,7 +8,7 @@ import pytest
 from dualflow.commands import make_index as module
 from dualflow.commands.make_index import make_index, require_analyses, require_columns
 from dualflow.config import ImputeConfig, parse_config
-from dualflow.errors import ConfigError
+from dualflow.errors import ConfigError, DataError
 
 SIDE = ("age", "diagnosis")
 
@@ -51,6 +51,20 @@ def test_the_index_checks_its_own_columns(monkeypatch, sections: dict, words: st
     study = {"name": "t", "side": ["age", "code"], "labels": ["diagnosis"]}
     with pytest.raises(ConfigError) as caught:
         make_index(parse_config({"study": study, **sections}))
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(("patients", "words"), [(4, "4 held-out people are 'AD'"), (0, "20 held-out people are 'CN'")])
+def test_too_few_people_to_classify_end_the_run_before_the_training(monkeypatch, patients: int, words: str) -> None:
+    """The evaluation would refuse them when every model is trained."""
+    people = range(20)
+    table = {"subject": [str(index) for index in people], "target": "pet.nii.gz", "split": "test", "age": people}
+    table |= {"diagnosis": ["AD" if index < patients else "CN" for index in people]}
+    monkeypatch.setattr(module, "study_fingerprint", lambda _: "digest")
+    monkeypatch.setattr(module, "build_index", lambda *_: SimpleNamespace(pairs=pd.DataFrame(table)))
+    study = {"name": "t", "side": ["age"], "labels": ["diagnosis"]}
+    with pytest.raises(DataError) as caught:
+        make_index(parse_config({"study": study, "evaluate": {"classify": "diagnosis"}}))
     assert words in str(caught.value)
 
 
