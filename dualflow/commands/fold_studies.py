@@ -35,5 +35,8 @@ def _fold_study(config: Config, count: int, fold: int) -> Config:
 
 
 def _within(config: Config, results: Path) -> Config:
-    """The study with its results in another folder; the name stays, because it is that of the MLflow experiment."""
-    return config.with_fields("study", results=results)
+    """The study with its results in another folder; the name stays, because it is that of the MLflow experiment.
+
+    No label is classified: a comparison does not show it, and a fold may have too few people of a class.
+    """
+    return config.with_fields("study", results=results).with_fields("evaluate", classify=None)
