@@ -28,9 +28,11 @@ SAMPLED = 64
 SAMPLES = 2 * SAMPLES_AT_ONCE
 """Samples per scan."""
 BOUNDS = 0.5, 2.0
-"""Smallest and largest factor of the map."""
+"""Smallest and largest factor of the map, relative to one factor for all voxels."""
+MIN_RATIO = 1e-6
+"""Smallest such factor, squared; residuals may all be 0."""
 MIN_WEIGHT = 0.5
-"""Smallest smoothed number of masks of a voxel whose factor is not 1."""
+"""Smallest smoothed number of masks of a voxel with a factor of its own."""
 
 
 class VoxelSums(NamedTuple):
@@ -71,7 +73,7 @@ def refit_spread(flow: DualFlow, pairs: PairDataset, folds: Sequence[int]) -> tu
     inside = sums.counts.sum(0) > 0
     log_variance = variance_ratio(sums.squares.sum(0), sums.counts.sum(0), sums, width).log()
     # The level is left to calibration, which knows held-out people.
-    factor = (0.5 * (log_variance - log_variance[inside].mean())).exp().clamp(*BOUNDS)
+    factor = (0.5 * (log_variance - log_variance[inside].mean())).exp()
     factor = torch.where(inside, factor, 1.0)
     flow.spread.rescale(factor.to(flow.spread.image))
     items = [
@@ -104,12 +106,14 @@ def voxel_sums(flow: DualFlow, pairs: PairDataset, folds: Sequence[int]) -> Voxe
 def variance_ratio(squares: Tensor, counts: Tensor, sums: VoxelSums, width: float) -> Tensor:
     """Return the squared residuals over the variances of samples, `[D, H, W]`, both smoothed; constant at width 0."""
     parts = (squares, counts, sums.variances, sums.sampled)
+    total, number, variance, sampled = (part.sum() for part in parts)
+    overall = (total / number * sampled / variance).clamp_min(MIN_RATIO)
     if not width:
-        total, number, variance, sampled = (part.sum() for part in parts)
-        return (total / number * sampled / variance).expand(squares.shape)
+        return overall.expand(squares.shape)
     total, number, variance, sampled = (blur(part, width) for part in parts)
     known = torch.minimum(number, sampled) > MIN_WEIGHT
-    return torch.where(known, total / number * sampled / variance, variance_ratio(squares, counts, sums, 0.0))
+    ratio = torch.where(known, total / number * sampled / variance, overall)
+    return ratio.clamp(*(overall * bound**2 for bound in BOUNDS))
 
 
 def held_out_nats(sums: VoxelSums, width: float) -> float:

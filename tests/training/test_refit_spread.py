@@ -103,6 +103,19 @@ def test_voxels_of_no_mask_keep_their_spread():
     assert not torch.allclose(flow.spread.image[:, 3:], image[:, 3:], rtol=0.01)
 
 
+def test_voxels_without_any_error_have_a_bounded_factor():
+    """No training PET may show a voxel of the brain; its residuals are 0 in everyone."""
+    flow, pairs = fitted("voxel")
+    for item in pairs.items:
+        item["target"] = item["target"].clone()
+        item["target"][:, :5] = item["mean"][:, :5]
+    before = flow.spread.image.clone()
+    refit_spread(flow, pairs, FOLDS)
+    factor = flow.spread.image / before
+    assert float(factor.min()) > 0.25
+    assert float(factor.max()) < 4
+
+
 def test_samples_are_drawn_of_few_scans(monkeypatch):
     """Their number is limited; the residuals of all scans count."""
     monkeypatch.setattr("dualflow.training.refit_spread.SAMPLED", 5)
