@@ -154,15 +154,19 @@ def sampled_moments(flow: DualFlow, pairs: PairDataset, weights: Tensor) -> Mome
     """
     rows, weights = [], weights.flatten(1)
     for index, (_, condition) in enumerate(conditioned_batches(flow, pairs, 1)):
-        generator = torch.Generator().manual_seed(index)
-        repeated = condition.repeat(SAMPLES_AT_ONCE)
-        parts = [flow.draw(repeated, 1.0, generator) for _ in range(SAMPLES // SAMPLES_AT_ONCE)]
-        samples = torch.cat(parts)[:, 0].flatten(1)
+        samples = fixed_samples(flow, condition, seed=index).flatten(1)
         target = pairs[index]["target"].to(samples.device).flatten()
         errors, variances = _errors_and_variances(target, samples)
         voxels = (errors / variances)[condition.inside.flatten()].mean()
         rows.append(Moments(voxels, *_errors_and_variances(weights @ target, samples @ weights.T)))
     return Moments(*(torch.stack(part).cpu() for part in zip(*rows, strict=True)))
+
+
+def fixed_samples(flow: DualFlow, condition: Condition, seed: int) -> Tensor:
+    """Return SAMPLES targets of one scan, `[SAMPLES, D, H, W]`; a seed always gives the same noise."""
+    generator = torch.Generator().manual_seed(seed)
+    repeated = condition.repeat(SAMPLES_AT_ONCE)
+    return torch.cat([flow.draw(repeated, 1.0, generator) for _ in range(SAMPLES // SAMPLES_AT_ONCE)])[:, 0]
 
 
 def _errors_and_variances(targets: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,18 +15,16 @@ import torch
 from torch import Tensor
 
 from dualflow.data.dataset import PairDataset
-from dualflow.flows.interface import SAMPLES_AT_ONCE
 from dualflow.flows.model import DualFlow
 from dualflow.flows.spread_map import VoxelSpread
 from dualflow.flows.voxel_features import blur
+from dualflow.training.calibrate import fixed_samples
 from dualflow.training.fit_base import conditioned_batches
 
 WIDTHS = (0.7, 1.0, 1.5, 2.5)
 """Standard deviations of the smoothing that are compared, voxels. Less smoothing lowers the likelihood of images."""
 SAMPLED = 64
 """Maximum number of scans from which samples are drawn; their average variance needs no more."""
-SAMPLES = 2 * SAMPLES_AT_ONCE
-"""Samples per scan."""
 BOUNDS = 0.5, 2.0
 """Smallest and largest factor of the map, relative to one factor for all voxels."""
 MIN_RATIO = 1e-6
@@ -70,8 +68,9 @@ def refit_spread(flow: DualFlow, pairs: PairDataset, folds: Sequence[int]) -> tu
     flow.eval()
     sums = voxel_sums(flow, pairs, folds)
     width = min((0.0, *WIDTHS), key=lambda width: held_out_nats(sums, width))
-    inside = sums.counts.sum(0) > 0
-    log_variance = variance_ratio(sums.squares.sum(0), sums.counts.sum(0), sums, width).log()
+    number = sums.counts.sum(0)
+    inside = number > 0
+    log_variance = variance_ratio(sums.squares.sum(0), number, sums, width).log()
     # The level is left to calibration, which knows held-out people.
     factor = (0.5 * (log_variance - log_variance[inside].mean())).exp()
     factor = torch.where(inside, factor, 1.0)
@@ -95,10 +94,8 @@ def voxel_sums(flow: DualFlow, pairs: PairDataset, folds: Sequence[int]) -> Voxe
         squares[folds[index]] += (residual.square() * inside).cpu()
         counts[folds[index]] += inside.cpu()
         if index % stride == 0:
-            generator = torch.Generator().manual_seed(index)
-            repeated = condition.repeat(SAMPLES_AT_ONCE)
-            parts = [flow.draw(repeated, 1.0, generator) for _ in range(SAMPLES // SAMPLES_AT_ONCE)]
-            variances += (torch.cat(parts)[:, 0].var(0) / scale.square() * inside).cpu()
+            samples = fixed_samples(flow, condition, seed=index)
+            variances += (samples.var(0) / scale.square() * inside).cpu()
             sampled += inside.cpu()
     return VoxelSums(squares, counts, variances, sampled)
 
@@ -119,9 +116,9 @@ def variance_ratio(squares: Tensor, counts: Tensor, sums: VoxelSums, width: floa
 def held_out_nats(sums: VoxelSums, width: float) -> float:
     """Return twice the negative log-likelihood of the squared residuals of each fold, fitted without it, per voxel."""
     variance = sums.variances / sums.sampled.clamp_min(1)
-    loss = 0.0
+    total, number, loss = sums.squares.sum(0), sums.counts.sum(0), 0.0
     for squares, counts in zip(sums.squares, sums.counts, strict=True):
-        ratio = variance_ratio(sums.squares.sum(0) - squares, sums.counts.sum(0) - counts, sums, width)
+        ratio = variance_ratio(total - squares, number - counts, sums, width)
         shown = (counts > 0) & (sums.sampled > 0)
         loss += float((squares / (ratio * variance) + counts * ratio.log())[shown].sum())
     return loss / float(sums.counts.sum())
