@@ -1,14 +1,14 @@
 """Calibration of a trained flow by two numbers: the gain of its voxels' spread, and that of its regions' spread.
 
 Spreads that are fitted to few subjects are too narrow, by different factors in regions and in voxels. The gains
-maximise the likelihood of held-out people's voxels and of their region means, each as a normal number with the variance
-of sampled ones. The likelihood of the image would weigh differences of neighbouring voxels, which hardly matter for an
+maximise the likelihood of people's voxels and of their region means, each as a normal number with the variance of
+sampled ones. The likelihood of the image would weigh differences of neighbouring voxels, which hardly matter for an
 interval; it hardly changes by this. Each voxel and each region of each person counts alike, so that the few people with
-the largest errors do not decide alone. The regions of one person err much alike, so that the regions' gain of few
-people is uncertain: it is shrunk towards 1, and stays 1 within a standard error of it.
+the largest errors do not decide alone.
 
-A study without enough validation people calibrates on training people around their cross-fitted means. The flow's
-weights have seen them, so that this corrects less than validation people do.
+The errors of one person are much alike, so that a few validation people tell little. The training people around their
+cross-fitted means tell more, but the flow's weights have seen them. A gain is therefore shrunk in two steps: that of
+the training people towards 1, and that of the validation people towards the result, by as much as chance explains.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from dualflow.training.device import device_of
 from dualflow.training.fit_base import conditioned_batches, region_weights
 
 MAX_PEOPLE = 20
-"""Maximum number of validation people; one number needs no more."""
+"""Maximum number of people from each of validation and training; one number needs no more."""
 LOG_BOUND = 0.7
 """Largest absolute logarithm of a gain."""
 TOLERANCE = 1e-5
@@ -44,7 +44,7 @@ SAMPLES = 2 * SAMPLES_AT_ONCE
 MIN_VARIANCE = 1e-10
 """Smallest variance of a sampled number, in squared target units; a region without a voxel has none."""
 MIN_PEOPLE = 4
-"""Smallest number of validation people who determine a gain."""
+"""Smallest number of people who determine a gain."""
 
 
 @torch.no_grad()
@@ -53,8 +53,9 @@ def calibrate(
 ) -> dict[str, float]:
     """Set both gains in place; return them with the NLL of the pairs (nats per voxel of the grid) before and after.
 
-    A flow without a spread map and a base with directions is left alone, as is one without enough people: MIN_PEOPLE
-    of `validation`, or else of `training` with cross-fitted means. Each of up to MAX_PEOPLE counts by one scan.
+    A flow without a spread map and a base with directions is left alone, as is one without MIN_PEOPLE of validation or
+    of training with cross-fitted means. Each of up to MAX_PEOPLE of both counts by one scan. The NLL is that of
+    validation people, or else of training people.
 
     Args:
         flow: a trained flow.
@@ -63,20 +64,22 @@ def calibrate(
         regions: labels `[D, H, W]` of regions, 0 elsewhere, or None.
         batch_size: scans per pass.
     """
-    pairs = one_scan_each(validation)
-    if cross_fitted := len(pairs) < MIN_PEOPLE:
-        pairs = one_scan_each(PairDataset([item for item in training.items if "mean" in item]))
-    if len(pairs) < MIN_PEOPLE or not has_gains(flow):
+    cross_fitted = PairDataset([item for item in training.items if "mean" in item])
+    held_out, seen = (_enough(one_scan_each(each)) for each in (validation, cross_fitted))
+    pairs = PairDataset(seen.items + held_out.items)
+    if not len(pairs) or not has_gains(flow):
         return {}
     flow.eval()
-    facts = {"cross_fitted": float(cross_fitted), "nats_before": _nats(flow, pairs, batch_size)}
+    scored = held_out if len(held_out) else seen
+    facts = {"cross_fitted": float(not len(held_out)), "nats_before": _nats(flow, scored, batch_size)}
+    groups = torch.arange(len(seen)), torch.arange(len(seen), len(pairs))
     # Without a law of regions their means decide nothing, and on a fine grid the weights of all take gigabytes.
     weights = torch.zeros(1, *flow.shape, device=device_of(flow))
     if flow.base is not None:
         weights = region_weights(pairs, regions, 2**flow.spec.levels).to(weights)
-        facts["region_gain"] = _fit_region_gain(flow, flow.base.law, pairs, weights)
-    voxel_gain = _voxel_gain(flow, sampled_moments(flow, pairs, weights))
-    facts["nats_after"] = _nats(flow, pairs, batch_size, voxel_gain)
+        facts["region_gain"] = _fit_region_gain(flow, flow.base.law, pairs, weights, groups)
+    voxel_gain = shrunk(partial(_voxel_gain, flow, sampled_moments(flow, pairs, weights)), groups)
+    facts["nats_after"] = _nats(flow, scored, batch_size, voxel_gain)
     if isinstance(flow.spread, VoxelSpread):
         flow.spread.rescale(voxel_gain)
         facts["voxel_gain"] = voxel_gain
@@ -97,10 +100,15 @@ def one_scan_each(pairs: PairDataset) -> PairDataset:
     return PairDataset([item for subject, item in first.items() if subject in chosen])
 
 
+def _enough(pairs: PairDataset) -> PairDataset:
+    """Return the pairs, or none if they are too few to determine a gain."""
+    return pairs if len(pairs) >= MIN_PEOPLE else PairDataset([])
+
+
 def warn_if_uncertain(facts: Mapping[str, float], validation: PairDataset) -> None:
     """Print a warning unless validation people calibrated the spread, within bounds; `facts` are `calibrate`'s."""
     if not facts or facts["cross_fitted"]:
-        done = "calibrated on the training people, which is less certain" if facts else "not calibrated"
+        done = "calibrated on the training people alone, which the weights have seen" if facts else "not calibrated"
         people = len(set(validation.subjects))
         print(
             f"warning: {people} validation people, expected {MIN_PEOPLE} or more: the intervals are {done}; "
@@ -176,7 +184,9 @@ def _errors_and_variances(targets: Tensor, samples: Tensor) -> tuple[Tensor, Ten
     return errors, (variances * (SAMPLES - 1) / (SAMPLES - 3)).clamp_min(MIN_VARIANCE)
 
 
-def _fit_region_gain(flow: DualFlow, law: SubspaceLaw, pairs: PairDataset, weights: Tensor) -> float:
+def _fit_region_gain(
+    flow: DualFlow, law: SubspaceLaw, pairs: PairDataset, weights: Tensor, groups: Sequence[Tensor]
+) -> float:
     """Set the gain of regions in place and return it: the one with the largest likelihood, shrunk.
 
     The gain of voxels scales the variances of regions too, so that each gain is tried with the best gain of voxels for
@@ -190,48 +200,52 @@ def _fit_region_gain(flow: DualFlow, law: SubspaceLaw, pairs: PairDataset, weigh
         for end in ends:
             law.gain.fill_(end)
             moments.append(sampled_moments(flow, pairs, weights))
-        variances = [_voxel_gain(flow, each) ** 2 * each.variances for each in moments]
-        best = partial(_best_region_gain, ends, variances, moments[0].errors)
-        gain = best(torch.arange(len(pairs)))
-    gain = shrunk(best, len(pairs))
+        gain = shrunk(partial(_best_region_gain, flow, ends, moments), groups)
     law.gain.fill_(gain)
     return gain
 
 
-def _best_region_gain(ends: tuple[float, float], variances: Sequence[Tensor], errors: Tensor, people: Tensor) -> float:
-    """Return the gain with the largest likelihood of the errors of some people; variances are known at two gains."""
-    low, high = (variance[people] for variance in variances)
+def _best_region_gain(flow: DualFlow, ends: tuple[float, float], moments: Sequence[Moments], people: Tensor) -> float:
+    """Return the gain with the largest likelihood of some people's region means; moments are known at two gains."""
+    low, high = (_voxel_gain(flow, each, people) ** 2 * each.variances[people] for each in moments)
+    errors = moments[0].errors[people]
 
     def nats(gain: float) -> float:
         share = (gain**2 - ends[0] ** 2) / (ends[1] ** 2 - ends[0] ** 2)
         variance = torch.lerp(low, high, share).clamp_min(MIN_VARIANCE)
-        return float((variance.log() + errors[people] / variance).mean())
+        return float((variance.log() + errors / variance).mean())
 
     return _best_gain(nats)
 
 
-def _voxel_gain(flow: DualFlow, moments: Moments) -> float:
-    """Return the gain of voxels with the largest likelihood, within bounds; 1 without a spread map to scale."""
+def _voxel_gain(flow: DualFlow, moments: Moments, people: Tensor) -> float:
+    """Return the gain of some people's voxels with the largest likelihood, within bounds; 1 without a spread map."""
     if not isinstance(flow.spread, VoxelSpread):
         return 1.0
-    return float(moments.voxels.mean().sqrt().clamp(exp(-LOG_BOUND), exp(LOG_BOUND)))
+    return float(moments.voxels[people].mean().sqrt().clamp(exp(-LOG_BOUND), exp(LOG_BOUND)))
 
 
-def shrunk(fit: Callable[[Tensor], float], people: int) -> float:
-    """Return the gain of all people, its logarithm x shrunk to x max(0, 1 - (se / x)^2).
+def shrunk(fit: Callable[[Tensor], float], groups: Sequence[Tensor]) -> float:
+    """Return the gain of groups of people, that of each shrunk towards the one of those before it, the first's to 1.
 
-    That is the empirical Bayes estimate of a number with mean 0, whose variance is what x^2 is above that of its error.
+    The distance x of two logarithms is shrunk to x max(0, 1 - (se / x)^2): the empirical Bayes estimate of a number
+    with mean 0, whose variance is what x^2 is above that of its error. A group may be empty.
 
     Args:
         fit: the gain of the people whose indices it is given.
-        people: their number.
+        groups: indices of people, the group that tells most on average last.
     """
-    everyone = torch.arange(people)
-    estimate = log(fit(everyone))
-    # The jackknife's variance, which leaves out one person at a time.
-    without = torch.tensor([log(fit(everyone[everyone != person])) for person in range(people)])
-    variance = (people - 1) * float(without.var(correction=0))
-    return exp(estimate * max(0.0, 1 - variance / estimate**2)) if estimate else 1.0
+    everyone = torch.cat([*groups])
+    # The jackknife's variance, which leaves out one person at a time, as a variance per person.
+    without = torch.tensor([log(fit(everyone[everyone != person])) for person in everyone])
+    per_person = len(everyone) * (len(everyone) - 1) * float(without.var(correction=0))
+    result = 0.0
+    for people in groups:
+        if len(people):
+            distance = log(fit(people)) - result
+            variance = per_person / len(people)
+            result += distance * max(0.0, 1 - variance / distance**2) if distance else 0.0
+    return exp(result)
 
 
 def _best_gain(loss: Callable[[float], float]) -> float:

@@ -1,4 +1,4 @@
-"""Training of a flow on six tiny phantoms: mean, source, flow and calibration."""
+"""Training of a flow on six tiny phantoms: mean, source and flow."""
 
 import math
 
@@ -13,22 +13,7 @@ from dualflow.flows.source_spread import SPREADS
 from dualflow.inference.predict import load_predictor
 from dualflow.models.store import save_model
 from dualflow.training import train_flow as module
-from dualflow.training.calibrate import calibrate, one_scan_each, sampled_moments, shrunk, warn_if_uncertain
 from dualflow.training.checkpoint import load_newest_state, states
-from dualflow.training.context import TrainingContext
-from dualflow.training.fit_base import region_weights
-from dualflow.training.train_flow import train_flow
-
-
-@pytest.fixture
-def train(phantoms, held_out, quick, tmp_path):
-    """Train a flow, with its states in a folder."""
-
-    def run(choice, folder="states", config=quick, pairs=phantoms, seed=0, **options):
-        context = TrainingContext(config, tmp_path / folder, seed, label="flow", **options)
-        return train_flow(choice, pairs, held_out, context)
-
-    return run
 
 
 @pytest.mark.parametrize("spread", SPREADS)
@@ -277,142 +262,13 @@ def test_training_without_pairs_is_refused(train, small_flow):
         train(small_flow, pairs=PairDataset([]))
 
 
-CALIBRATED = ModelConfig(
-    preset="dualflow", options={"levels": 2, "steps": [1, 1], "hidden": [4, 4], "context_channels": 4, "low_rank": 4}
-)
-
-
-@pytest.mark.parametrize("factor", [0.5, 1.5])
-def test_calibration_undoes_a_rescaled_spread_map(train, held_out, factor, monkeypatch):
-    """The voxel gain does not depend on the map's scale before."""
-    monkeypatch.setattr("dualflow.training.calibrate.MIN_PEOPLE", 2)
-    monkeypatch.setattr("dualflow.training.calibrate.LOG_BOUND", 2.0)  # six scans and six steps need a large gain
-    flow = train(CALIBRATED).model
-    before = flow.spread.image.clone()
-    flow.spread.rescale(factor)
-    facts = calibrate(flow, held_out, PairDataset([]), None, 2)
-    torch.testing.assert_close(flow.spread.image, before, rtol=0.05, atol=0)
-    assert facts["voxel_gain"] * factor == pytest.approx(1, rel=0.05)
-    assert facts["nats_after"] < facts["nats_before"]
-
-
-def test_calibration_costs_hardly_any_likelihood(train, monkeypatch):
-    """The trained flow's validation NLL does not rise, and the record has both numbers."""
-    monkeypatch.setattr("dualflow.training.calibrate.MIN_PEOPLE", 2)
-    record = train(CALIBRATED).record
-    assert record.calibration["nats_after"] <= record.calibration["nats_before"] + 0.01
-    assert set(record.calibration) == {"cross_fitted", "voxel_gain", "region_gain", "nats_before", "nats_after"}
-
-
-def test_after_calibration_voxels_and_region_means_vary_as_much_as_they_err(train, held_out, monkeypatch):
-    """Squared errors of voxels are their variances; region means are less likely under a narrower and a wider law."""
-    monkeypatch.setattr("dualflow.training.calibrate.MIN_PEOPLE", 2)
-    monkeypatch.setattr("dualflow.training.calibrate.LOG_BOUND", 2.0)  # six scans and six steps need a large gain
-    flow = train(CALIBRATED).model
-    pairs = PairDataset(
-        [
-            # Errors that only whole regions have, of so many people that they are no chance.
-            {**item, "scan": f"sub-{index}{sign}", "target": item["target"] + shift * item["mask"]}
-            for index, item in enumerate(held_out.items)
-            for sign, shift in (("up", 0.08), ("down", -0.08))
-        ]
-    )
-    flow.base.law.gain.fill_(0.7)
-    calibrate(flow, pairs, PairDataset([]), None, 2)
-    weights, gain, nats = region_weights(pairs, None, 4), float(flow.base.law.gain), []
-    assert float(sampled_moments(flow, pairs, weights).voxels.mean()) == pytest.approx(1, abs=0.05)
-    for factor in (0.7, 1.0, 1.4):
-        flow.base.law.gain.fill_(factor * gain)
-        _, errors, variances = sampled_moments(flow, pairs, weights)
-        shown = variances > 1e-9
-        nats.append(float((variances.log() + errors / variances)[shown].mean()))
-    assert nats[1] < min(nats[0], nats[2])
-
-
-def test_a_gain_that_chance_explains_is_none():
-    """Of four people's variances, and their mean: the logarithm keeps 1 - (se / x)^2 of its value x."""
-
-    def fit(values):
-        return lambda people: math.sqrt(torch.tensor(values)[people].mean())
-
-    assert shrunk(fit([1.44] * 4), 4) == pytest.approx(1.2)
-    assert shrunk(fit([0.2, 0.4, 0.6, 4.4]), 4) == 1
-    x, without = math.log(1.2), [0.5 * math.log(mean) for mean in (1.6, 1.5, 1.4, 1.26)]
-    variance = 3 * (sum(value**2 for value in without) / 4 - (sum(without) / 4) ** 2)
-    assert shrunk(fit([0.96, 1.26, 1.56, 1.98]), 4) == pytest.approx(math.exp(x - variance / x))
-
-
-def test_without_directions_the_voxels_alone_are_calibrated(train, monkeypatch):
-    """There is no gain of regions."""
-    monkeypatch.setattr("dualflow.training.calibrate.MIN_PEOPLE", 2)
-    choice = CALIBRATED.model_copy(update={"options": {**CALIBRATED.options, "low_rank": 0}})
-    assert set(train(choice).record.calibration) == {"cross_fitted", "voxel_gain", "nats_before", "nats_after"}
-
-
-def test_without_validation_scans_training_people_calibrate_around_cross_fitted_means(train, capsys):
-    """The record and a warning say so."""
-    record = train(CALIBRATED).record
-    assert record.calibration["cross_fitted"] == 1
-    assert record.calibration["nats_after"] <= record.calibration["nats_before"]
-    assert "expected 4 or more: the intervals are calibrated on the training people" in capsys.readouterr().err
-
-
-def test_the_whitening_is_fitted_before_the_flow(train):
+def test_the_whitening_is_fitted_before_the_flow(train, small_default):
     """Its correlation is that of the residuals, no longer white noise."""
-    assert train(CALIBRATED).model.whitening.shares[0] < 1
+    assert train(small_default).model.whitening.shares[0] < 1
 
 
-def test_too_few_scans_calibrate_nothing(train, monkeypatch, capsys):
-    """The gains keep their value of 1, and a warning says so."""
-    monkeypatch.setattr("dualflow.training.calibrate.MIN_PEOPLE", 10)
-    trained = train(CALIBRATED)
-    assert trained.record.calibration == {}
-    assert float(trained.model.base.law.gain) == 1
-    assert "not calibrated" in capsys.readouterr().err
-
-
-def test_one_scan_of_each_person_calibrates_whatever_the_labels(monkeypatch):
-    """People are not chosen by the order of their labels, which often tells the site, and a session adds nobody."""
-    monkeypatch.setattr("dualflow.training.calibrate.MAX_PEOPLE", 20)
-    keys = [f"sub-{site}{index:02d}_ses-{session}" for site in "AB" for index in range(40) for session in (1, 2)]
-    chosen = one_scan_each(PairDataset([{"scan": key} for key in keys]))
-    assert len(chosen) == len(set(chosen.subjects)) == 20
-    assert all(key.endswith("_ses-1") for key in chosen.scans)
-    assert 5 <= sum(key.startswith("sub-A") for key in chosen.scans) <= 15
-    few = PairDataset([{"scan": key} for key in keys[:10]])
-    assert one_scan_each(few).scans == keys[:10:2]
-
-
-@pytest.mark.parametrize(("gain", "words"), [(2.0, "too narrow"), (0.5, "too wide"), (1.8, ""), (1.0, "")])
-def test_a_gain_at_its_bound_is_announced(capsys, gain, words):
-    """The intervals need more than calibration gives."""
-    validation = PairDataset([{"scan": f"sub-{index}"} for index in range(4)])
-    warn_if_uncertain({"cross_fitted": 0.0, "voxel_gain": gain, "region_gain": 1.0}, validation)
-    warning = capsys.readouterr().err
-    assert bool(warning) == bool(words)
-    assert words in warning
-    assert warning.count("voxels") == 2 * bool(words)
-
-
-def test_a_flow_without_a_law_of_spread_is_not_told_to_add_people(train, small_flow, capsys):
-    """Without a map and directions there is nothing to calibrate, whatever the number of validation people."""
-    options = small_flow.options | {"spread": "constant", "low_rank": 0}
-    trained = train(small_flow.model_copy(update={"options": options}))
-    assert trained.record.calibration == {}
-    assert "not calibrated" not in capsys.readouterr().err
-
-
-def test_the_base_is_fitted_in_orthonormal_directions(train):
+def test_the_base_is_fitted_in_orthonormal_directions(train, small_default):
     """Its directions are no longer those of a new base."""
-    w = train(CALIBRATED).model.base.directions
+    w = train(small_default).model.base.directions
     torch.testing.assert_close(w.T @ w, torch.eye(w.shape[1]), atol=1e-4, rtol=0)
     assert not torch.equal(w, torch.eye(*w.shape))
-
-
-def test_a_flow_without_directions_or_map_is_not_calibrated(train, small_flow, monkeypatch):
-    """Its record has neither choices of a base nor gains."""
-    monkeypatch.setattr("dualflow.training.calibrate.MIN_PEOPLE", 2)
-    options = {**small_flow.options, "low_rank": 0, "spread": "constant"}
-    record = train(small_flow.model_copy(update={"options": options})).record
-    assert record.calibration == {}
-    assert record.base == {}
