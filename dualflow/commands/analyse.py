@@ -220,7 +220,7 @@ def analysis_text(formula: Formula, table: pd.DataFrame, left_out: int, facts: M
             f"the columns scans and measured of {ANALYSIS_TABLE} have the numbers."
         )
     if left_out:
-        parts.append(f"{left_out} scans with unknown values of these columns are left out.")
+        parts.append(f"Scans left out because one of these columns is unknown: {left_out}.")
     for term, rows in multiple.groupby("term", sort=False):
         shown = rows.nsmallest(SHOWN, "p")
         count = int((rows["q_fdr"] < SIGNIFICANT).sum())
