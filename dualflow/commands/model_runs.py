@@ -98,8 +98,9 @@ def model_parameters(config: Config, name: str, seed: int, precision: str) -> di
     optimiser = train.model_dump(include=set(TRAIN_PARAMETERS))
     if precision:
         optimiser["precision"] = precision
-    if train.augment.probability:
-        optimiser["augment"] = train.augment.model_dump()
+    optimiser["augment"] = train.augment.model_dump(
+        include=None if train.augment.probability else {"flip", "translate"}
+    )
     if name in config.flows:
         choice = config.flows[name]
         spec = flow_spec(choice).to_dict()

@@ -38,12 +38,16 @@ class ModelConfig(Section):
 class AugmentConfig(Section):
     """Random augmentation of the training scans, source and target together."""
 
+    flip: float = Field(default=0.5, ge=0, le=1)
+    """Probability with which left and right of a scan are exchanged."""
+    translate: int = Field(default=1, ge=0)
+    """Largest translation along each axis, in whole voxels of the model grid; the brain stays on the grid."""
     probability: float = Field(default=0.0, ge=0, le=1)
-    """Probability with which a scan of a batch is augmented."""
+    """Probability with which a scan is moved, and its intensities are changed, as below."""
     rotation_deg: float = Field(default=3.0, ge=0, lt=90)
     """Largest rotation about each axis."""
     shift_voxels: float = Field(default=0.5, ge=0)
-    """Largest shift along each axis, in voxels of the model grid."""
+    """Largest shift along each axis, in voxels of the model grid, with interpolation."""
     scale: float = Field(default=0.03, ge=0, lt=0.5)
     """Largest relative scaling along each axis."""
     bias: float = Field(default=0.1, ge=0)

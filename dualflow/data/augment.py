@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from math import radians
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dualflow.config import AugmentConfig
 from dualflow.data.dataset import Item
@@ -18,12 +20,51 @@ IMAGES, LABELS = ("source", "target", "mean", "spread"), ("mask", "foreground")
 class Augment:
     """Random augmentation of scans; each result is a function of the seed.
 
-    The affine transform applies to source, target, mean, spread and mask together. Bias field and gamma mimic
-    differences between scanners; they apply to the source only, because the target is quantitative (SUVR).
+    Left and right are exchanged about the midsagittal plane of the model grid, and scans are moved by whole voxels.
+    Neither interpolates. The affine transform applies to source, target, mean, spread and mask together. Bias field and
+    gamma mimic differences between scanners; they apply to the source only, because the target is quantitative (SUVR).
     Training does not read the detail of a source, which is changed like its images.
 
     Args:
-        config: probability and amounts.
+        config: probabilities and amounts.
+    """
+
+    def __init__(self, config: AugmentConfig) -> None:
+        self.config = config
+        self.change = _Change(config) if config.probability else None
+
+    def __call__(self, item: Item, seed: tuple[int, ...]) -> Item:
+        """Augment a scan, or return it unchanged."""
+        rng = np.random.default_rng(seed)
+        if rng.random() < self.config.flip:
+            item = _each_image(item, lambda image: image.flip(1))
+        if any(shifts := _translation(item, self.config.translate, rng)):
+            item = _each_image(item, lambda image: image.roll(shifts, (1, 2, 3)))
+        if self.change is not None and rng.random() < self.config.probability:
+            item = self.change(item, rng)
+        return item
+
+
+def _each_image(item: Item, change: Callable[[Tensor], Tensor]) -> Item:
+    """Return a scan whose images and mask are changed."""
+    return {**item, **{name: change(item[name]) for name in (*IMAGES, "mask") if name in item}}
+
+
+def _translation(item: Item, largest: int, rng: np.random.Generator) -> list[int]:
+    """Draw a shift of each axis, in voxels; none moves the brain beyond the edge of the grid."""
+    inside, shifts = (item["source"] != 0).any(0) | item["mask"][0], list[int]()
+    for axis, size in enumerate(inside.shape):
+        filled = inside.movedim(axis, 0).flatten(1).any(1).nonzero()
+        before, after = (int(filled[0]), size - 1 - int(filled[-1])) if len(filled) else (0, 0)
+        shifts.append(int(rng.integers(-min(before, largest), min(after, largest), endpoint=True)))
+    return shifts
+
+
+class _Change:
+    """Random affine transform and intensities.
+
+    Args:
+        config: amounts.
     """
 
     def __init__(self, config: AugmentConfig) -> None:
@@ -31,7 +72,7 @@ class Augment:
         from monai.transforms import Compose, RandAdjustContrastd, RandAffined, RandBiasFieldd
         from monai.utils import convert_to_tensor
 
-        self.config, self.to_tensor = config, partial(convert_to_tensor, track_meta=False)
+        self.to_tensor = partial(convert_to_tensor, track_meta=False)
         # An identity transform would still interpolate.
         self.has_spatial = bool(config.rotation_deg or config.shift_voxels or config.scale)
         angle = radians(config.rotation_deg)
@@ -53,11 +94,7 @@ class Augment:
             ]
         )
 
-    def __call__(self, item: Item, seed: tuple[int, ...]) -> Item:
-        """Augment a scan, or return it unchanged with probability 1 - p."""
-        rng = np.random.default_rng(seed)
-        if rng.random() >= self.config.probability:
-            return item
+    def __call__(self, item: Item, rng: np.random.Generator) -> Item:
         for transform in (self.spatial, self.intensity):
             transform.set_random_state(seed=int(rng.integers(2**32)))
         labels = {"mask": item["mask"].float(), "foreground": (item["source"] != 0).float()}

@@ -79,10 +79,9 @@ class Trainer:
                 `max_round_trip`.
         """
         context, config, start = self.context, self.config, self._resume()
-        augment = Augment(config.augment) if config.augment.probability else None
         last = start if self._patience_exhausted(start) else self.steps
         rows = self.group.rows(config.batch_size)
-        stream = batches(self.train, config.batch_size, last, context.seed, start, rows, augment)
+        stream = batches(self.train, config.batch_size, last, context.seed, start, rows, Augment(config.augment))
         display = progress(context.label, self.steps) if self.group.is_main else nullcontext(_NoProgress())
         stop = StopRequest()
         with stop.listening(), display as bar:
