@@ -233,7 +233,7 @@ def shrunk(fit: Callable[[Tensor], float], groups: Sequence[Tensor]) -> float:
 
     Args:
         fit: the gain of the people whose indices it is given.
-        groups: indices of people, the group that tells most on average last.
+        groups: indices of people; the last group decides where it clearly differs.
     """
     everyone = torch.cat([*groups])
     # The jackknife's variance, which leaves out one person at a time, as a variance per person.
