@@ -1,4 +1,4 @@
-"""Random augmentation of training pairs by MONAI."""
+"""Random augmentation of training pairs."""
 
 from __future__ import annotations
 
