@@ -123,18 +123,18 @@ PRESETS: dict[str, Preset] = {
         prior="split",
     ),
     # A pair of flows under a closed-form mean, the spread of its residuals, which follows the source, and a whitening
-    # of neighbouring voxels. The link gives the prior its scales at every level. Its means are zero, because what the
-    # mean model leaves cannot be predicted from these numbers of people.
+    # of neighbouring voxels. At every level the source's features reach the couplings and the prior's scales. The
+    # prior's means are zero, because what the mean model leaves cannot be predicted from these numbers of people.
     "dualflow": _row(
         "the default",
-        "a flow of the source and a flow of the whitened residual of a closed-form mean, linked by the prior of each "
-        "level; whole regions have a law of their own",
+        "a flow of the source and a flow of the whitened residual of a closed-form mean, linked by prior and couplings "
+        "of each level; whole regions have a law of their own",
         steps=(2, 2, 4),
         hidden=(16, 24, 32),
         squeeze="haar",
         log_scale_bound=0.5,
         source="glow_pyramid",
-        context="none",
+        context="level",
         prior="relation",
         prior_mean=False,
         side_in_context=False,
