@@ -2,8 +2,9 @@
 
 The couplings of a trained flow change the variance of each voxel, by different factors in different places. The
 likelihood of the image hardly feels this in a single voxel, but an interval of that voxel does. The map is multiplied
-by the square root of the smoothed squared residuals over the smoothed variances of samples. The width of the smoothing
-is the one with the largest likelihood of the squared residuals of held-out folds; one of the choices is no change.
+by the square root of the smoothed squared residuals over the smoothed variances of samples. Few residuals tell little
+of a single place, and many samples tell much: the variances are smoothed by NARROW voxels, and the squared residuals by
+the width with the largest likelihood of those of held-out folds. Another choice is no change.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from dualflow.flows.voxel_features import blur
 from dualflow.training.calibrate import fixed_samples
 from dualflow.training.fit_base import conditioned_batches
 
-WIDTHS = (0.7, 1.0, 1.5, 2.5)
-"""Standard deviations of the smoothing that are compared, voxels. Less smoothing lowers the likelihood of images."""
+WIDTHS = (0.7, 1.0, 1.5, 2.5, 4.0, 8.0)
+"""Standard deviations of the smoothing of squared residuals that are compared, voxels."""
+NARROW = 0.7
+"""Standard deviation of the smoothing of variances, voxels. Less smoothing lowers the likelihood of images."""
 SAMPLED = 64
 """Maximum number of scans from which samples are drawn; their average variance needs no more."""
 BOUNDS = 0.5, 2.0
@@ -101,13 +104,17 @@ def voxel_sums(flow: DualFlow, pairs: PairDataset, folds: Sequence[int]) -> Voxe
 
 
 def variance_ratio(squares: Tensor, counts: Tensor, sums: VoxelSums, width: float) -> Tensor:
-    """Return the squared residuals over the variances of samples, `[D, H, W]`, both smoothed; constant at width 0."""
+    """Return the squared residuals over the variances of samples, `[D, H, W]`.
+
+    The former are smoothed by `width` voxels, the latter by NARROW; at width 0 the ratio is that of all voxels together.
+    """
     parts = (squares, counts, sums.variances, sums.sampled)
     total, number, variance, sampled = (part.sum() for part in parts)
     overall = (total / number * sampled / variance).clamp_min(MIN_RATIO)
     if not width:
         return overall.expand(squares.shape)
-    total, number, variance, sampled = (blur(part, width) for part in parts)
+    widths = (width, width, NARROW, NARROW)
+    total, number, variance, sampled = (blur(part, each) for part, each in zip(parts, widths, strict=True))
     known = torch.minimum(number, sampled) > MIN_WEIGHT
     ratio = torch.where(known, total / number * sampled / variance, overall)
     return ratio.clamp(*(overall * bound**2 for bound in BOUNDS))

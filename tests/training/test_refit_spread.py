@@ -11,7 +11,15 @@ from dualflow.flows.initialization import initialize_flow
 from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import preset
 from dualflow.training.fit_spread import fit_spread
-from dualflow.training.refit_spread import SAMPLED, held_out_nats, refit_spread, variance_ratio, voxel_sums
+from dualflow.training.refit_spread import (
+    SAMPLED,
+    WIDTHS,
+    VoxelSums,
+    held_out_nats,
+    refit_spread,
+    variance_ratio,
+    voxel_sums,
+)
 from dualflow.training.trainer import to_batch
 
 PEOPLE = 24
@@ -146,3 +154,16 @@ def test_a_fold_is_scored_by_the_others():
     variance = sums.variances / sums.sampled
     seen = (sums.squares.sum(0) / (everyone * variance) + PEOPLE * everyone.log()).sum() / sums.counts.sum()
     assert held_out_nats(sums, 1.0) > float(seen) + 0.05
+
+
+def test_few_people_suffice_for_what_the_flow_itself_does():
+    """Samples tell where a flow's variances differ; the residuals of six people, which do not differ, tell nothing."""
+    generator = torch.Generator().manual_seed(0)
+    squares = torch.randn(6, *SHAPE, generator=generator).square()
+    pattern = torch.ones(SHAPE)
+    pattern[..., 4:8] = pattern[..., 12:] = 0.5
+    sums = VoxelSums(squares, torch.ones(6, *SHAPE), 64 * pattern, torch.full(SHAPE, 64.0))
+    width = min((0.0, *WIDTHS), key=lambda width: held_out_nats(sums, width))
+    assert width >= 4
+    ratio = variance_ratio(squares.sum(0), torch.full(SHAPE, 6.0), sums, width)
+    assert float((ratio * pattern).log().std()) < 0.6 * float(pattern.log().std())
