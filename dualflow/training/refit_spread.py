@@ -106,7 +106,7 @@ def voxel_sums(flow: DualFlow, pairs: PairDataset, folds: Sequence[int]) -> Voxe
 def variance_ratio(squares: Tensor, counts: Tensor, sums: VoxelSums, width: float) -> Tensor:
     """Return the squared residuals over the variances of samples, `[D, H, W]`.
 
-    The former are smoothed by `width` voxels, the latter by NARROW; at width 0 the ratio is that of all voxels together.
+    The former are smoothed by `width` voxels, the latter by NARROW; at width 0 the ratio is that of all voxels.
     """
     parts = (squares, counts, sums.variances, sums.sampled)
     total, number, variance, sampled = (part.sum() for part in parts)
