@@ -99,9 +99,9 @@ class TrainingRecord(Record):
     initialize_seconds: Seconds = 0.0
     """Time of the first fit of spread and whitening, and of the data-dependent initialisation."""
     calibrate_seconds: Seconds = 0.0
-    """Time of the fits after training: spread map, base, law of regions and calibration."""
+    """Time of the fits after training: whitening, spread map, base, law of regions and calibration."""
     spread: dict[str, float] = Field(default_factory=dict)
-    """Facts of the refit of the spread map; empty without such a map."""
+    """Facts of the refit of whitening and spread map; empty without such a map."""
     base: dict[str, float] = Field(default_factory=dict)
     """Facts of the closed-form fit of the base; empty without directions of its own."""
     calibration: dict[str, float] = Field(default_factory=dict)

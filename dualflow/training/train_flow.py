@@ -27,6 +27,7 @@ from dualflow.training.fit_whitening import fit_whitening
 from dualflow.training.flow_spec import flow_spec
 from dualflow.training.history import TrainingResult
 from dualflow.training.refit_spread import refit_spread
+from dualflow.training.refit_whitening import refit_whitening
 from dualflow.training.side_probe import side_probe
 from dualflow.training.trainer import Trainer, to_batch
 
@@ -73,14 +74,15 @@ def train_flow(
     history = trainer.fit()
     begin = perf_counter()
     folds = subject_folds(train)
-    pairs, spread = refit_spread(flow, prepared.train, folds)
+    pairs, whitening = refit_whitening(flow, prepared.train)
+    pairs, spread = refit_spread(flow, pairs, folds)
     base = fit_base(flow, pairs, context.regions, folds, context.seed)
     gains = calibrate(flow, validation, pairs, context.regions, context.config.batch_size)
     if context.group.is_main and has_gains(flow):
         warn_if_uncertain(gains, validation)
     record = record.model_copy(
         update={
-            "spread": spread,
+            "spread": whitening | spread,
             "base": base,
             "side_probe": side_probe(flow, pairs, folds),
             "calibration": gains,

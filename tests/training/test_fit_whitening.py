@@ -4,28 +4,11 @@ from __future__ import annotations
 
 import torch
 from flow_zoo import small
+from smooth_residuals import SHAPE, SHARES, scans
 
-from dualflow.baselines.grid_kernel import GridKernel
 from dualflow.data.dataset import PairDataset
 from dualflow.flows.model import DualFlow
 from dualflow.training.fit_whitening import fit_whitening
-
-SHAPE = (16, 16, 16)
-SHARES = torch.tensor([0.3, 0.0, 0.7, 0.0])
-
-
-def scans(count: int = 12) -> PairDataset:
-    """Return scans whose residual is a smooth field times a spread that differs between the halves of the grid."""
-    kernel, generator = GridKernel(SHAPE), torch.Generator().manual_seed(0)
-    kernel.weights.copy_(SHARES)
-    spread = torch.ones(1, *SHAPE)
-    spread[:, :8] = 5.0
-    items = []
-    for field in kernel.draw(count, generator):
-        source, mean = torch.rand(1, *SHAPE, generator=generator) + 0.1, torch.rand(1, *SHAPE, generator=generator)
-        items.append({"source": source, "target": mean + spread * field, "mean": mean, "spread": spread,
-                      "mask": torch.ones(1, *SHAPE, dtype=torch.bool), "side": torch.zeros(3)})  # fmt: skip
-    return PairDataset(items)
 
 
 def test_the_shares_are_those_of_the_residuals_in_units_of_their_spread():
