@@ -68,6 +68,15 @@ class PairDataset(Dataset[Item]):
         """Return a dataset of the items at these positions; the volumes are shared, not copied."""
         return type(self)([self.items[position] for position in positions])
 
+    def spaced(self, count: int) -> Self:
+        """Return a dataset of at most `count` items, equally far apart; the volumes are shared, not copied."""
+        return self.subset(range(0, len(self), max(len(self) // count, 1))[:count])
+
+    def with_scaled_spreads(self, factor: float | torch.Tensor) -> Self:
+        """Return a dataset whose items have their `spread`, if any, times a factor, one number or one per voxel."""
+        items = self.items
+        return type(self)([{**i, "spread": i["spread"] * factor} if "spread" in i else i for i in items])
+
     def with_means(self, means: Sequence[torch.Tensor]) -> Self:
         """Return a dataset whose items also have a `mean` [1, D, H, W]; the volumes are shared, not copied.
 

@@ -137,7 +137,7 @@ def mean_gradients(flow: DualFlow, pairs: PairDataset, weights: Tensor, people: 
     They are averages over up to `people` scans, each at its own latents. At latents of 0 a mean may change twice as
     fast as it does there, and in other directions.
     """
-    chosen = PairDataset(pairs.items[:: max(len(pairs) // people, 1)][:people])
+    chosen = pairs.spaced(people)
     ((target, condition),) = conditioned_batches(flow, chosen, len(chosen))
     with torch.no_grad():
         points = standardise(flow, flow.encoding(target, condition), condition)

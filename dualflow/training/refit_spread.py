@@ -78,11 +78,7 @@ def refit_spread(flow: DualFlow, pairs: PairDataset, folds: Sequence[int]) -> tu
     factor = (0.5 * (log_variance - log_variance[inside].mean())).exp()
     factor = torch.where(inside, factor, 1.0)
     flow.spread.rescale(factor.to(flow.spread.image))
-    items = [
-        {**item, "spread": item["spread"] * factor.to(item["spread"])} if "spread" in item else item
-        for item in pairs.items
-    ]
-    return PairDataset(items), {"width": width, "log_sd": float(factor[inside].log().std())}
+    return pairs.with_scaled_spreads(factor), {"width": width, "log_sd": float(factor[inside].log().std())}
 
 
 @torch.no_grad()

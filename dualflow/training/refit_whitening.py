@@ -43,9 +43,9 @@ def refit_whitening(flow: DualFlow, pairs: PairDataset) -> tuple[PairDataset, di
         return pairs, {}
     flow.eval()
     shares = whitening.shares.clone()
-    chosen = PairDataset(pairs.items[:: max(len(pairs) // SCANS, 1)][:SCANS])
     # Without the weights, which are the largest part and differ between the factors.
-    batches = [(t, condition._replace(whitening=None)) for t, condition in conditioned_batches(flow, chosen, BATCH)]
+    conditioned = conditioned_batches(flow, pairs.spaced(SCANS), BATCH)
+    batches = [(target, condition._replace(whitening=None)) for target, condition in conditioned]
 
     def log_prob(factor: float) -> float:
         gain, total = set_long_terms(whitening, shares, factor), 0.0
@@ -58,8 +58,7 @@ def refit_whitening(flow: DualFlow, pairs: PairDataset) -> tuple[PairDataset, di
     factor = max(FACTORS, key=log_prob)
     gain = set_long_terms(whitening, shares, factor)
     flow.spread.rescale(gain)
-    items = [{**item, "spread": gain * item["spread"]} if "spread" in item else item for item in pairs.items]
-    return PairDataset(items), {"long_terms": factor}
+    return pairs.with_scaled_spreads(gain), {"long_terms": factor}
 
 
 def set_long_terms(whitening: FieldWhitening, shares: Tensor, factor: float) -> float:

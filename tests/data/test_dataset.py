@@ -105,6 +105,23 @@ def test_collate_stacks_and_refuses_a_mixture(layout):
         collate([dataset[0], dataset[1]])
 
 
+@pytest.mark.parametrize(("count", "expected"), [(1, [0]), (2, [0, 3]), (4, [0, 1, 2, 3]), (9, [0, 1, 2, 3, 4, 5, 6])])
+def test_spaced_items_are_equally_far_apart(count, expected):
+    """There are never more than asked for, or than there are."""
+    dataset = toy(7)
+    assert dataset.spaced(count).scans == [dataset.scans[position] for position in expected]
+
+
+def test_scaled_spreads_leave_the_original_and_items_without_one():
+    """The factor is a number or an image."""
+    with_spread = {**toy(1)[0], "spread": torch.full((1, 1, 1, 1), 3.0)}
+    dataset = PairDataset([with_spread, toy(2)[1]])
+    assert dataset.with_scaled_spreads(2.0)[0]["spread"].item() == 6
+    assert dataset.with_scaled_spreads(torch.full((1, 1, 1), 0.5))[0]["spread"].item() == 1.5
+    assert dataset[0]["spread"].item() == 3
+    assert "spread" not in dataset.with_scaled_spreads(2.0)[1]
+
+
 def test_with_means_adds_without_changing_the_original():
     """The original dataset has no means; count and shape of the means must match."""
     dataset = toy(2)
