@@ -262,9 +262,10 @@ class Layout:
         desc = f"impute{draw:02d}"
         return bids_path(self.derivatives, scan, target, space=TEMPLATE_SPACE, res="model", desc=desc)
 
-    def imputed_volumes(self) -> list[Path]:
-        """All files of such draws, sidecars included."""
-        return sorted(self.derivatives.glob("sub-*/**/*_desc-impute*"))
+    def imputed_volumes(self, scan: Scan | None = None) -> list[Path]:
+        """All files of such draws, sidecars included, of one scan or of every one."""
+        pattern = f"{scan.folder}/*/{scan.key}_*" if scan else "sub-*/**/*_"
+        return sorted(self.derivatives.glob(f"{pattern}desc-impute*"))
 
     def analysis(self, name: str) -> Path:
         """Folder of a group analysis."""

@@ -6,12 +6,13 @@ import sys
 from pathlib import Path
 
 from dualflow.config import Config, dump_sections
+from dualflow.data.preprocessing_files import scans_on_disk
 from dualflow.data.quarantine import Quarantine
 from dualflow.data.study_pairs import usable_pairs
 from dualflow.inference.conversion_table import conversion_table, write_conversion_table
 from dualflow.inference.convert import Converter
 from dualflow.inference.scan_conversion import convert_scan
-from dualflow.manifest import remove_step, write_manifest
+from dualflow.manifest import write_manifest
 from dualflow.process import keep_freed_memory
 from dualflow.progress import track
 from dualflow.training.device import select_device
@@ -52,9 +53,9 @@ def convert(config: Config, name: str, seed: int) -> None:
         else:
             manifests[scan] = result
     # Other splits or new exclusions leave volumes of scans that are no longer converted.
-    for manifest in layout.manifest("convert/any").parent.glob("*.json"):
-        if manifest.stem not in manifests:
-            remove_step(manifest)
+    for scan in scans_on_disk(layout, "convert"):
+        if scan.key not in manifests:
+            converter.remove(scan)
     write_conversion_table(layout.conversions, conversion_table(layout, manifests, failed, FORCED))
     write_manifest(
         layout.manifest("convert"),

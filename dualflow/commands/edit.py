@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dualflow.commit import commit_text
-from dualflow.config import Config
+from dualflow.config import Config, dump_sections
 from dualflow.data.dataset import Item, load_pairs
+from dualflow.data.raw_scans import PARALLEL
 from dualflow.data.side_encoder import Categorical, Continuous, SideEncoder
 from dualflow.data.study_pairs import usable_pairs
 from dualflow.data.tsv import table_text
@@ -52,7 +53,7 @@ def edit_scan(config: Config, scan: str, column: str, values: Sequence[str], nam
 
     Raises:
         ConfigError: the column or a value is unknown to the model.
-        DataError: the scan is unknown or has no measured target.
+        DataError: the scan is unknown, has no measured target, or is preprocessed otherwise than the model's scans.
         CheckpointError: the model is not a flow.
     """
     key = scan if scan.startswith("sub-") else f"sub-{scan}"
@@ -60,15 +61,20 @@ def edit_scan(config: Config, scan: str, column: str, values: Sequence[str], nam
     predictor = load_predictor(
         layout.model(name or config.model.preset, config.train.seeds[0]), select_device(config.train.device)
     )
+    card = predictor.card
     if predictor.flow is None:
-        raise CheckpointError(f"{predictor.card.label} is not a flow and has no latents to keep; choose a flow")
+        raise CheckpointError(f"{card.label} is not a flow and has no latents to keep; choose a flow")
+    sections = [card.preprocess, config.preprocess.without_folders()]
+    trained, now = (dump_sections(section, without=PARALLEL) for section in sections)
+    if trained != now:
+        raise DataError(f"{card.label} learnt from scans that were preprocessed otherwise than these; train it again")
     pairs = usable_pairs(config)
     chosen = pairs[pairs["scan"] == key]
     if chosen.empty or not chosen["target"].iloc[0]:
         raise DataError(f"{key}: no usable scan with a measured {config.study.target}; {layout.pairs} lists the scans")
-    item = load_pairs(layout, chosen, config.study, predictor.card.side)[0]
-    people = edited_rows(chosen, predictor.card.side, column, values)
-    images, error = edited_images(predictor.flow, item, predictor.card.side.encode(people))
+    item = load_pairs(layout, chosen, config.study, card.side)[0]
+    people = edited_rows(chosen, card.side, column, values)
+    images, error = edited_images(predictor.flow, item, card.side.encode(people))
     mask, regions = item["mask"][0].numpy(), region_map(config.preprocess)
     folder, label = layout.edit(Scan.parse(key), column), list(map(str, values))
     affine = model_grid(config.preprocess)[0]
@@ -78,7 +84,7 @@ def edit_scan(config: Config, scan: str, column: str, values: Sequence[str], nam
     for value, image in zip(label, images, strict=True):
         desc = edit_label(column, value)
         path = bids_path(layout.root, Scan.parse(key), row, space=TEMPLATE_SPACE, res="model", desc=desc)
-        facts = {"Edit": {column: value}, "Units": row.unit, "SyntheticModel": predictor.card.label}
+        facts = {"Edit": {column: value}, "Units": row.unit, "SyntheticModel": card.label}
         sidecar = {"Description": DISCLAIMER, "Synthetic": True, **facts, "GeneratedBy": [PROGRAM]}
         write_volume(folder / path.name, image, affine, sidecar=sidecar, codes=MNI)
     table = _region_series(images, item, mask, regions, column, label)

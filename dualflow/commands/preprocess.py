@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dualflow.config import Config, dump_sections
 from dualflow.data.index import read_pairs
+from dualflow.data.preprocessing_files import remove_preprocessed, scans_on_disk
 from dualflow.data.quarantine import collect, write_quarantine
 from dualflow.data.raw_scans import PARALLEL, prepare_scans
 from dualflow.data.scan_digests import read_digests
 from dualflow.data.scan_files import ScanFiles
+from dualflow.inference.conversion_files import remove_files
 from dualflow.layout import Scan
 from dualflow.manifest import remove_step, write_manifest
+from dualflow.modalities import modality
 from dualflow.progress import track
 from dualflow.temporaries import sweep_temporaries
 
@@ -45,9 +48,9 @@ def finish_preprocess(config: Config) -> None:
     layout = config.layout
     scans = list(read_pairs(layout)["scan"])
     known = set(scans)
-    for manifest in layout.manifest("scans/any").parent.glob("*.json"):
-        if manifest.stem not in known:
-            remove_step(manifest)
+    for scan in scans_on_disk(layout, "scans"):
+        if scan.key not in known:
+            _remove_scan(config, scan)
     quarantined = collect(layout, scans)
     write_quarantine(layout.quarantine, quarantined)
     write_manifest(
@@ -58,3 +61,13 @@ def finish_preprocess(config: Config) -> None:
         config=dump_sections(config.preprocess.without_folders(), without=PARALLEL),
         facts={"usable": len(known - {row.scan for row in quarantined}), "excluded": len(quarantined)},
     )
+
+
+def _remove_scan(config: Config, scan: Scan) -> None:
+    """Remove all volumes of a scan, also those that no manifest lists because it was broken or never written."""
+    layout, study = config.layout, config.study
+    remove_step(layout.scan_manifest(scan))
+    remove_preprocessed(layout, scan, study)
+    remove_files(layout, scan, modality(study.source), modality(study.target))
+    for file in layout.imputed_volumes(scan):
+        file.unlink()

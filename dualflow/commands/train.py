@@ -249,7 +249,7 @@ def _train_baseline(config: Config, name: str, data: LearningData, context: Trai
 
 @torch.no_grad()
 def _constant_spread(config: Config, model: ConditionalModel, validation: PairDataset) -> ConstantSpread | None:
-    """Root mean squared error on the validation pairs, per voxel and per region mean: a spread for point estimates.
+    """Root mean squared error on validation people, per voxel and per region mean: a spread for point estimates.
 
     It is None for a model with samples, which has a spread of its own, and without validation pairs, because residuals
     on the training pairs would be too small.
@@ -257,17 +257,19 @@ def _constant_spread(config: Config, model: ConditionalModel, validation: PairDa
     if isinstance(model, ConditionalSampler) or not len(validation):
         return None
     regions = region_map(config.preprocess)
-    voxel_errors, region_errors = [], []
+    errors = []
     for index in range(len(validation)):
         item = validation[index]
         target = item["target"][0].numpy()
         shown = scored_voxels(target, item["mask"][0].numpy())
         error = model.point_estimate(*source_and_side(item, model))[0, 0].float().cpu().numpy() - target
-        voxel_errors.append(np.square(error[shown]).mean())
-        region_errors.append(mean_of_known(np.square(regions.means(error, shown))))
+        region_error = mean_of_known(np.square(regions.means(error, shown)))
+        errors.append({"voxel": np.square(error[shown]).mean(), "region": region_error})
+    # People count alike, however many visits they have.
+    squares = pd.DataFrame(errors).groupby(np.array(validation.subjects)).mean().mean()
     return ConstantSpread(
-        voxel=float(np.sqrt(np.mean(voxel_errors))),
+        voxel=float(np.sqrt(squares["voxel"])),
         # Without any region in view there is no spread of region means; 0 stands for none.
-        region=float(np.nan_to_num(np.sqrt(mean_of_known(np.array(region_errors))))),
+        region=float(np.nan_to_num(np.sqrt(squares["region"]))),
         regions=len(regions.names),
     )

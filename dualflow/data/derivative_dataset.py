@@ -59,9 +59,9 @@ def derivatives_readme(layout: Layout, name: str, study: StudyConfig) -> str:
         f"dualflow {__version__} wrote this BIDS derivative dataset. It holds preprocessed scans "
         f"({', '.join(study.modalities)}), and synthetic {study.target} volumes that a model generated from {sources}.",
         "SYNTHETIC VOLUMES ARE NOT MEASUREMENTS",
-        f"Files with 'desc-synth' in their name are synthetic. They show which {study.target} is expected for such "
-        f"{sources} images, not the findings of the person. They are for research only, not for clinical use. The JSON "
-        'sidecar of each synthetic volume says "Synthetic": true.',
+        f"Files with 'desc-synth' or 'desc-impute' in their name are synthetic. They show which {study.target} is "
+        f"expected for such {sources} images, not the findings of the person. They are for research only, not for "
+        'clinical use. The JSON sidecar of each synthetic volume says "Synthetic": true.',
         "FILES",
         "LABEL is a subject label of the source dataset. Names of scans with sessions also have ses-LABEL.",
         *(f"{file}\n{fill(text, WIDTH, initial_indent='    ', subsequent_indent='    ')}" for file, text in
@@ -115,6 +115,11 @@ def _files(layout: Layout, study: StudyConfig, source: Modality, target: Modalit
         (
             layout.region_table(_ANY_SCAN, source, target).name,
             "Synthetic: mean and 95 % interval of each atlas region and meta-region.",
+        ),
+        (
+            layout.imputed_volume(_ANY_SCAN, target, 1).name,
+            f"Synthetic: a draw of the {study.target} of a scan without one, for group analyses, {grid} (others are "
+            "impute02, ...).",
         ),
         (
             layout.deviation(_ANY_SCAN, source).name,

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from dualflow.config import StudyConfig
+from dualflow.errors import DataError
 from dualflow.layout import Layout, Scan, sidecar_path
 from dualflow.modalities import modality
+
+
+def scans_on_disk(layout: Layout, step: str) -> list[Scan]:
+    """Scans with a manifest of a step, and those with a folder among the derivatives, whose manifest may be lost."""
+    folders = [*layout.derivatives.glob("sub-*"), *layout.derivatives.glob("sub-*/ses-*")]
+    keys = {"_".join(folder.relative_to(layout.derivatives).parts) for folder in folders}
+    keys |= {manifest.stem for manifest in layout.manifest(f"{step}/any").parent.glob("*.json")}
+    scans = []
+    for key in sorted(keys):
+        with suppress(DataError):  # somebody else's folder
+            scans.append(Scan.parse(key))
+    return scans
 
 
 def remove_preprocessed(layout: Layout, scan: Scan, study: StudyConfig) -> None:

@@ -87,7 +87,7 @@ FIGURES = {
     "output_spread": Definition(
         QualityMetric("mean SD", "", ".3f"), "Mean standard deviation of the samples inside the brain."
     ),
-    "age": Definition(QualityMetric("age", "years", ".4g"), ""),
+    "age": Definition(QualityMetric("age", "", ".4g"), ""),
     "seconds": Definition(QualityMetric("computing time", "s", ".1f"), ""),
 }
 """Known figures by column, in the order of the cards; other columns follow under their own names."""

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from dualflow.arrays import Bools, Floats
 from dualflow.imaging.figure_canvas import SOURCE_MAP, TARGET_MAP, round_up
+from dualflow.imaging.intensity import scored_voxels
 from dualflow.imaging.meta_regions import meta_regions
 from dualflow.imaging.result_figure import ERROR_MAP
 from dualflow.modalities import Modality
@@ -32,7 +33,7 @@ def edit_figure(
 
     Args:
         source: `[D, H, W]`, as are all volumes, on a RAS-aligned grid.
-        measured: the measured target.
+        measured: the measured target; changes are blank in voxels that it does not show.
         images: under each value.
         mask: brain.
         row: modality of the target.
@@ -41,7 +42,8 @@ def edit_figure(
         regions: columns region, `column`, suvr, measured.
     """
     level = round(float(np.nonzero(mask)[2].mean()))
-    changes = [np.where(mask, image - measured, np.nan) for image in images]
+    shown = scored_voxels(measured, mask)
+    changes = [np.where(shown, image - measured, np.nan) for image in images]
     limit = round_up(float(np.nanpercentile(np.abs(np.stack(changes)), 99)))
     columns = len(images) + 1
     figure = Figure(figsize=(1.7 * columns + 0.8, 6.6), layout="constrained")
@@ -51,8 +53,8 @@ def edit_figure(
     _show(panels[1][0], first[:, :, level], SOURCE_MAP, (0, float(np.nanpercentile(first, 99.5))))
     panels[1][0].set_title("source")
     for place, (name, image) in enumerate(zip(["measured", *values], [measured, *images], strict=True)):
-        shown = np.where(mask, image, np.nan)[:, :, level]
-        picture = _show(panels[0][place], shown, TARGET_MAP, row.window)
+        plane = np.where(mask, image, np.nan)[:, :, level]
+        picture = _show(panels[0][place], plane, TARGET_MAP, row.window)
         panels[0][place].set_title(name if place == 0 else f"{column} {name}")
     for place, change in enumerate(changes, 1):
         difference = _show(panels[1][place], change[:, :, level], ERROR_MAP, (-limit, limit))

@@ -123,7 +123,7 @@ def side_effects(
 
 
 def _trend(axes: Axes, column: pd.Series, values: Floats, colour: str, label: str, shift: float) -> None:
-    """People as dots against a number, with the least-squares line."""
+    """Scans as dots against a number, with the least-squares line."""
     x = numbers(column).to_numpy()
     known = np.isfinite(x) & np.isfinite(values)
     axes.plot(x[known], values[known], "o", color=colour, ms=3.5, alpha=0.6, mew=0, label=label)
@@ -133,7 +133,7 @@ def _trend(axes: Axes, column: pd.Series, values: Floats, colour: str, label: st
 
 
 def _levels(axes: Axes, column: pd.Series, values: Floats, colour: str, label: str, shift: float) -> None:
-    """People as dots by category, with the mean of each category."""
+    """Scans as dots by category, with the mean of each category."""
     levels = _known_levels(column)
     for position, level in enumerate(levels):
         inside = values[(column == level).to_numpy()]

@@ -151,7 +151,7 @@ def _effects(means: RegionMeans, test: pd.DataFrame, config: Config, row: Modali
         ReportFigure(
             "side-effects",
             side_effects(groups, side[list(columns)], row),
-            f"Regional {quantity} of the test subjects against side information, real and synthetic ({main}). Lines "
+            f"Regional {quantity} of the test scans against side information, real and synthetic ({main}). Lines "
             "are least-squares fits, bars are means of a category. Lines that lie on each other show that the "
             "synthetic images keep the effect; a flatter synthetic line shows that they regress to the mean. AD "
             "signature: inferior temporal, inferior parietal and posterior cingulate regions.",

@@ -45,7 +45,7 @@ def models_view(scores: Sequence[str], curves: Sequence[str], facts: Sequence[st
     bars = [_chart("BAR", "test", name) for name in scores]
     lines = [{**_chart("LINE", "training", name), **_line(name)} for name in curves]
     state = {
-        "searchFilter": f"tags.{CURRENT} = 'true' and tags.model != ''",
+        "searchFilter": f"tags.{CURRENT} = 'true' and tags.seed != ''",
         "orderByKey": f"metrics.`{scores[0]}`",
         "orderByAsc": True,
         "startTime": "ALL",

@@ -14,7 +14,7 @@ from dualflow.commands.bench_edit import leverage, marginal_effect, summarise_ef
 from dualflow.commands.edit import _region_series, edit_label, edited_images, edited_rows
 from dualflow.config import parse_config
 from dualflow.data.side_encoder import Categorical, Continuous, SideEncoder
-from dualflow.errors import ConfigError
+from dualflow.errors import ConfigError, DataError
 from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import preset
 from dualflow.imaging.intensity import INSIDE
@@ -121,7 +121,7 @@ def test_images_lie_in_the_space_of_the_template(tmp_path, monkeypatch, phantoms
     """Viewers take an affine of the codes 4 for that of the MNI template, and one of the codes 1 for the scanner's."""
     study = {"name": "t", "bids": str(tmp_path), "results": str(tmp_path / "results")}
     config = parse_config({"study": study, "preprocess": {"spacing_mm": 8, "shape": [16, 16, 16]}})
-    card = SimpleNamespace(side=ENCODER, label="a flow")
+    card = SimpleNamespace(side=ENCODER, label="a flow", study=config.study, preprocess=config.preprocess)
     image = phantoms[0]["target"][0].numpy()
     table = pd.DataFrame({"region": list(meta_regions())[:1], "age": ["60"], "suvr": [1.0], "measured": [1.0]})
     stand_ins = {
@@ -139,6 +139,10 @@ def test_images_lie_in_the_space_of_the_template(tmp_path, monkeypatch, phantoms
     [path] = config.layout.root.rglob("*_desc-editage60_pet.nii.gz")
     header = nib.load(path).header
     assert (int(header["qform_code"]), int(header["sform_code"])) == (4, 4)
+    # Numbers of other units would be edited without a sign of it.
+    card.preprocess = config.preprocess.model_copy(update={"reference_region": "cerebellum"})
+    with pytest.raises(DataError, match="a flow learnt from scans that were preprocessed otherwise"):
+        module.edit_scan(config, "1", "age", ["60"])
 
 
 def test_effects_are_compared_inside_and_outside_the_affected_regions():

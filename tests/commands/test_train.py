@@ -75,6 +75,17 @@ def test_scans_that_show_no_region_leave_the_spread_of_regions_to_others(held_ou
         assert (spread.region > 0) == known
 
 
+def test_people_with_many_visits_weigh_as_much_in_the_spread_as_others(held_out, monkeypatch):
+    """Three visits of one person change nothing."""
+    config, model = parse_config({"study": {"name": "tiny"}}), BASELINES["mean_image"]((16, 16, 16))
+    atlas = RegionMap(np.ones((16, 16, 16), int), ("a",), (12.0, 12.0, 12.0))
+    monkeypatch.setattr(module, "region_map", lambda _: atlas)
+    visits = [{**held_out[1], "scan": f"{held_out[1]['scan']}_ses-{visit}"} for visit in (1, 2, 3)]
+    once = _constant_spread(config, model, PairDataset([held_out[0], visits[0]]))
+    often = _constant_spread(config, model, PairDataset([held_out[0], *visits]))
+    assert [often.voxel, often.region] == pytest.approx([once.voxel, once.region], rel=1e-6)
+
+
 def test_the_selected_weights_are_tracked():
     """The last step is not the one whose weights are kept; a closed form has no steps."""
     config = parse_config({"study": {"name": "tiny"}})

@@ -29,7 +29,7 @@ def test_the_readme_names_every_file_with_its_unit():
     text, (source, _, target) = derivatives_readme(layout, "mine", STUDY), rows
     files = [layout.on_grid(scan, row) for row in rows]
     files += [layout.mask_on_grid(scan, source), layout.mask_native(scan, source), layout.figure(scan, "qc")]
-    files += [layout.target_native(scan, source, target)]
+    files += [layout.target_native(scan, source, target), layout.imputed_volume(scan, target, 1)]
     files += [layout.synthetic(scan, source, target, desc) for desc in ("synth", "synthmean", "synthstd", "synth01")]
     for file in files:
         assert file.name in text

@@ -17,6 +17,8 @@ def test_the_view_reads_back():
     assert view["name"] == "Models"
     assert isinstance(view["createdAt"], int)
     state = json.loads(zlib.decompress(b64decode(view["state"].removeprefix("deflate;"))))
+    # Group analyses are runs of all models, and have no seed.
+    assert "tags.seed != ''" in state["searchFilter"]
     assert state["selectedColumns"] == [
         "metrics.`test/crps_SUVR`", "metrics.`test/mae_SUVR`", "metrics.`train/best_step`",
     ]  # fmt: skip
