@@ -76,6 +76,10 @@ class Correction(Baseline):
     def objective(self) -> Objective:
         """Return the objective of the gradient steps after `fit`."""
 
+    def unit(self) -> Tensor | None:
+        """Return the spread `[1, D, H, W]` by which the objective divides errors, if it does."""
+        return None
+
     def first_stage(self) -> Objective | None:
         """Return the objective of an earlier stage of training, such as an autoencoder's; None without one."""
         return None

@@ -82,14 +82,22 @@ class ResidualSampler(Correction, ConditionalSampler):
         self.band_scale.copy_((squares / blocks.clamp_min(1)).clamp_min(1e-12).sqrt()[:, None, None, None])
         return images
 
+    def unit(self) -> Tensor:
+        """Return the spread map of the errors."""
+        return self.spread[None]
+
     def given(self, source: Tensor, side: Tensor | None, mean: Tensor | None = None) -> tuple[Tensor, NetworkInputs]:
         """Return the closed-form prediction, or `mean` if given, and the inputs of the network."""
         start, inputs = self.start_and_inputs(source, side, mean)
         return start, NetworkInputs(inputs, F.pad(_blocks(foreground(source)), self.padding))
 
-    def standardised(self, error: Tensor) -> Tensor:
-        """Return the padded bands e `[N, 8, D/2, H/2, W/2]` of errors `[N, 1, D, H, W]`, 0 outside the brain."""
-        return F.pad(self.haar(error / self.spread)[0] / self.band_scale, self.padding)
+    def standardised(self, error: Tensor, spread: Tensor | None = None) -> Tensor:
+        """Return the padded bands e `[N, 8, D/2, H/2, W/2]` of errors `[N, 1, D, H, W]`, 0 outside the brain.
+
+        `spread` `[N, 1, D, H, W]` replaces the map, as for scans that augmentation has moved.
+        """
+        bands = self.haar(error / (self.spread if spread is None else spread))[0]
+        return F.pad(bands / self.band_scale, self.padding)
 
     def restored(self, bands: Tensor, start: Tensor, source: Tensor) -> Tensor:
         """Return the image of bands e, with errors of at most LIMIT standard deviations."""
@@ -148,7 +156,8 @@ class ResidualObjective(Objective):
         brain = foreground(batch.source)
         inside = brain if batch.mask is None else batch.mask & brain
         error = torch.where(inside, batch.target - start, 0.0)
-        return self.terms(model.standardised(error), given, self.noise_generator())
+        spread = None if batch.spread is None else torch.where(inside, batch.spread, 1.0)
+        return self.terms(model.standardised(error, spread), given, self.noise_generator())
 
     @property
     def sampler(self) -> ResidualSampler:

@@ -130,6 +130,10 @@ class HeteroscedasticUNet(ResidualDensity, UNet):
         self.law.fit(ResidualScans(pairs, images, folds))
         return images
 
+    def unit(self) -> Tensor:
+        """Return the spread map that the network's factor scales."""
+        return self.law.spread[None]
+
     def objective(self) -> Objective:
         """Return the negative log-likelihood of voxels."""
         return VoxelLikelihood(self)
@@ -159,10 +163,11 @@ class VoxelLikelihood(Objective):
         """Return `loss`, `nll` and `l1`."""
         target, mask = batch.target, batch.mask
         image, factor = self.model.mean_and_factor(batch.source, batch.side, batch.mean)
-        deviation = self.model.law.spread * factor
+        inside = torch.ones_like(target) if mask is None else mask.to(target.dtype)
+        unit = self.model.law.spread if batch.spread is None else torch.where(inside > 0, batch.spread, 1.0)
+        deviation = unit * factor
         nll = 0.5 * ((target - image) / deviation).square() + deviation.log() + 0.5 * log(2 * torch.pi)
         weight = deviation.detach() ** (2 * BETA)
-        inside = torch.ones_like(target) if mask is None else mask.to(target.dtype)
         likelihood = (nll.detach() * inside).sum() / inside.sum().clamp_min(1)
         loss = (nll * weight * inside).sum() / (weight * inside).sum().clamp_min(1e-12)
         return {"loss": loss, "nll": likelihood, "l1": masked_l1(image, target, mask).detach()}

@@ -69,13 +69,18 @@ class PairDataset(Dataset[Item]):
         return type(self)([self.items[position] for position in positions])
 
     def spaced(self, count: int) -> Self:
-        """Return a dataset of at most `count` items, equally far apart; the volumes are shared, not copied."""
-        return self.subset(range(0, len(self), max(len(self) // count, 1))[:count])
+        """Return a dataset of at most `count` items, spread over all; the volumes are shared, not copied."""
+        chosen = min(count, len(self))
+        return self.subset([index * len(self) // chosen for index in range(chosen)])
 
     def with_scaled_spreads(self, factor: float | torch.Tensor) -> Self:
         """Return a dataset whose items have their `spread`, if any, times a factor, one number or one per voxel."""
         items = self.items
         return type(self)([{**i, "spread": i["spread"] * factor} if "spread" in i else i for i in items])
+
+    def with_spread(self, spread: torch.Tensor) -> Self:
+        """Return a dataset whose items share a `spread` `[1, D, H, W]`, which augmentation moves with each."""
+        return type(self)([{**item, "spread": spread} for item in self.items])
 
     def with_means(self, means: Sequence[torch.Tensor]) -> Self:
         """Return a dataset whose items also have a `mean` [1, D, H, W]; the volumes are shared, not copied.

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import distributed
@@ -23,6 +23,8 @@ from dualflow.errors import ConfigError
 from dualflow.lifetime import PARENTS, parents_of_steps
 from dualflow.process import on_sigterm
 from dualflow.training.device import select_device
+
+T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=10)
 """Time that processes wait for each other before they fail."""
@@ -76,12 +78,19 @@ class ProcessGroup:
         distributed.all_reduce(smallest, distributed.ReduceOp.MIN)
         return bool(smallest)
 
+    def gathered(self, value: T) -> list[T]:
+        """Return the value of each process, in rank order."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        distributed.all_gather_object(values, value)
+        return values
+
     def sums(self, values: Mapping[str, float]) -> dict[str, float]:
         """Return each number summed over all processes in rank order; a missing number counts as 0."""
         if self.world_size == 1:
             return dict(values)
-        gathered: list[Any] = [None] * self.world_size
-        distributed.all_gather_object(gathered, dict(values))
+        gathered = self.gathered(dict(values))
         names = dict.fromkeys(name for numbers in gathered for name in numbers)
         return {name: sum(numbers.get(name, 0.0) for numbers in gathered) for name in names}
 

@@ -26,8 +26,9 @@ def fit_spread(flow: DualFlow, train: PairDataset, folds: Sequence[int]) -> Pair
         folds: cross-fitting fold of each pair.
 
     Returns:
-        The pairs; if the spread follows the source, each with the `spread` that it would have as a new person's: the
-        scale of the person is cross-fitted, and that of the voxels is relative to other people's scans.
+        The pairs, each with its `spread`, which augmentation moves with the scan; no spread if that is constant. If it
+        follows the source, it is what the person's would be as a new one's: the scale of the person is cross-fitted,
+        and that of the voxels is relative to other people's scans.
     """
     spread = flow.spread
     if not isinstance(spread, VoxelSpread):
@@ -38,7 +39,7 @@ def fit_spread(flow: DualFlow, train: PairDataset, folds: Sequence[int]) -> Pair
         counts += item["mask"]
     spread.fit(squares, counts)
     if not isinstance(spread, SourceSpread):
-        return train
+        return train.with_spread(spread.image.clone())
     units = _fit_scales(spread, flow, train, folds)
     return PairDataset([{**item, "spread": unit} for item, unit in zip(train.items, units, strict=True)])
 

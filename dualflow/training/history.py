@@ -29,6 +29,11 @@ class History:
     skipped: int = 0
     seconds: float = 0.0
 
+    @property
+    def steps(self) -> int:
+        """Number of steps at the last validation; a training without patience takes all that it was given."""
+        return int(self.entries[-1]["step"]) if self.entries else 0
+
 
 @dataclass(frozen=True)
 class TrainingResult(Generic[M]):

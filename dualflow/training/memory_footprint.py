@@ -24,7 +24,7 @@ from dualflow.flows.local_linear import LocalLinear
 from dualflow.flows.memory import without_drift_check
 from dualflow.flows.model import DualFlow
 from dualflow.flows.objective import Batch
-from dualflow.flows.source_spread import SourceSpread
+from dualflow.flows.spread_map import VoxelSpread
 from dualflow.imaging.regions import region_map
 from dualflow.training.device import autocast
 from dualflow.training.fit_base import GRADIENT_PEOPLE, blocks_per_axis
@@ -99,7 +99,7 @@ def footprint(config: Config, scans: int) -> Footprint:
     voxels = prod(config.preprocess.shape)
     with FakeTensorMode(), without_drift_check():
         model = untrained(config, config.model)
-        more = 2 * (len(config.study.sources) - 1) + isinstance(model.flow.spread, SourceSpread)
+        more = 2 * (len(config.study.sources) - 1) + isinstance(model.flow.spread, VoxelSpread)
         scan = (BYTES_PER_VOXEL + 4 * more) * voxels
         model.train()
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

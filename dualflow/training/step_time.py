@@ -26,7 +26,7 @@ from dualflow.flows.memory import set_memory
 from dualflow.flows.model import DualFlow
 from dualflow.flows.objective import Batch, Objective
 from dualflow.flows.source_objective import SourceObjective
-from dualflow.flows.source_spread import SourceSpread
+from dualflow.flows.spread_map import VoxelSpread
 from dualflow.process import keep_freed_memory
 from dualflow.training.build_baseline import build_baseline
 from dualflow.training.device import autocast, device_of, select_device, synchronize
@@ -191,7 +191,7 @@ def random_batch(config: Config, model: DualFlow, count: int) -> dict[str, Tenso
         channels["mean"] = 1
     volumes = {name: torch.randn(count, width, *config.preprocess.shape) for name, width in channels.items()}
     volumes["source"].sigmoid_()
-    if isinstance(model.spread, SourceSpread):
+    if isinstance(model.spread, VoxelSpread):
         volumes["spread"] = torch.full_like(volumes["target"], model.spread.scale)
     mask = _brain(volumes["target"])
     volumes["source"] *= mask

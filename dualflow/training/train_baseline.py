@@ -48,15 +48,16 @@ def train_baseline(
     if not isinstance(model, Correction):
         return TrainingResult(model.eval(), History(), TrainingRecord(mean_seconds=seconds))
     assert images is not None
-    pairs = train.with_means(images)
+    pairs, unit = train.with_means(images), model.unit()
+    pairs = pairs if unit is None else pairs.with_spread(unit)
     assert settings.steps is not None
     steps, rate = settings.steps, settings.learning_rate or model.learning_rate
-    first, first_steps, first_seconds = model.first_stage(), 0, 0.0
+    first, first_steps, earlier = model.first_stage(), 0, History()
     if first is not None:
         first_steps = min(round(FIRST_STAGE * steps), steps - 1)
         if first_steps:
             part = context.part("first-stage")
-            first_seconds = Trainer(first, pairs, validation, part, steps=first_steps, learning_rate=rate).fit().seconds
+            earlier = Trainer(first, pairs, validation, part, steps=first_steps, learning_rate=rate).fit()
         model.finish_first_stage(train, images)
     history = Trainer(
         model.objective(),
@@ -71,9 +72,9 @@ def train_baseline(
         precision=chosen_precision(context.config.precision, context.group.device),
         seconds=history.seconds,
         best_step=history.best_step,
-        skipped_steps=history.skipped,
+        skipped_steps=earlier.skipped + history.skipped,
         mean_seconds=seconds,
-        pretrain_steps=first_steps,
-        pretrain_seconds=first_seconds,
+        pretrain_steps=earlier.steps,
+        pretrain_seconds=earlier.seconds,
     )
     return TrainingResult(model.eval(), history, record)

@@ -25,7 +25,7 @@ from dualflow.training.fit_mean import fit_mean
 from dualflow.training.fit_spread import fit_spread
 from dualflow.training.fit_whitening import fit_whitening
 from dualflow.training.flow_spec import flow_spec
-from dualflow.training.history import TrainingResult
+from dualflow.training.history import History, TrainingResult
 from dualflow.training.refit_spread import refit_spread
 from dualflow.training.refit_whitening import refit_whitening
 from dualflow.training.side_probe import side_probe
@@ -42,11 +42,13 @@ class PreparedFlow:
     Attributes:
         objective: objective of the initialised flow.
         train: training pairs, with cross-fitted means and spreads if mean and spread have them.
+        steps: optimiser steps that are left for the flow.
         record: training record for the model card.
     """
 
     objective: FlowObjective
     train: PairDataset
+    steps: int
     record: TrainingRecord
 
 
@@ -68,7 +70,7 @@ def train_flow(
         prepared.train,
         validation,
         context,
-        steps=(choice.steps or context.config.steps) - record.pretrain_steps,
+        steps=prepared.steps,
         learning_rate=context.config.learning_rate,
     )
     history = trainer.fit()
@@ -89,7 +91,7 @@ def train_flow(
             "calibrate_seconds": perf_counter() - begin,
             "seconds": history.seconds,
             "best_step": history.best_step,
-            "skipped_steps": history.skipped,
+            "skipped_steps": record.skipped_steps + history.skipped,
         }
     )
     return TrainingResult(flow.eval(), history, record)
@@ -122,7 +124,7 @@ def prepare_flow(
     objective = FlowObjective(flow)
     # At least one step is left for the flow.
     pretrain_steps = min(round(spec.source_pretrain * steps), steps - 1)
-    pretrain_seconds = _pretrain(flow, train, validation, context.part("source"), pretrain_steps)
+    pretraining = _pretrain(flow, train, validation, context.part("source"), pretrain_steps)
     begin = perf_counter()
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(context.seed))
     scans = collate([train[index] for index in order[:INITIALISATION_SCANS].tolist()])
@@ -133,23 +135,24 @@ def prepare_flow(
         precision=chosen_precision(context.config.precision, device),
         mean=mean.facts,
         mean_seconds=mean.seconds,
-        pretrain_steps=pretrain_steps,
-        pretrain_seconds=pretrain_seconds,
+        pretrain_steps=pretraining.steps,
+        pretrain_seconds=pretraining.seconds,
+        skipped_steps=pretraining.skipped,
         initialize_seconds=spread_seconds + perf_counter() - begin,
     )
-    return PreparedFlow(objective, train, record)
+    return PreparedFlow(objective, train, steps - pretrain_steps, record)
 
 
 def _pretrain(
     flow: DualFlow, train: PairDataset, validation: PairDataset, context: TrainingContext, steps: int
-) -> float:
-    """Pre-train the flow's source in place; return the seconds of its optimiser steps."""
+) -> History:
+    """Pre-train the flow's source in place; return the history."""
     if not steps:
-        return 0.0
+        return History()
     trainer = Trainer(
         SourceObjective(flow), train, validation, context, steps=steps, learning_rate=context.config.learning_rate
     )
-    return trainer.fit().seconds
+    return trainer.fit()
 
 
 def parameter_count(model: nn.Module) -> int:

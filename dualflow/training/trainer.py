@@ -202,7 +202,9 @@ class Trainer:
         if state is None:
             return 0
         tensors, facts = state
-        self.skipped_in_a_row, self.term_values = int(facts["skipped_in_a_row"]), facts["term_values"]
+        self.skipped_in_a_row = int(facts["skipped_in_a_row"])
+        # With more processes than before, some start with the terms of the same one.
+        self.term_values = facts["term_values"][self.group.rank % len(facts["term_values"])]
         self.optimiser.load(tensors, int(facts["step"]))
         torch.set_rng_state(tensors["rng"])
         self.history = History(**facts["history"])
@@ -211,12 +213,13 @@ class Trainer:
 
     def _save(self, step: int) -> None:
         """Write a state from which the training resumes exactly."""
+        term_values = self.group.gathered(self.term_values)
         if self.group.is_main:
             tensors = self.optimiser.tensors() | {f"best.{key}": value for key, value in self.best.items()}
             facts = {
                 "step": step,
                 "skipped_in_a_row": self.skipped_in_a_row,
-                "term_values": self.term_values,
+                "term_values": term_values,
                 "fingerprint": self.context.fingerprint,
                 "history": vars(self.history),
             }

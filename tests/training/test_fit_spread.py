@@ -7,6 +7,8 @@ import torch
 from lesion_people import SHAPE, people
 
 from dualflow.baselines.scale_fit import fit_scale
+from dualflow.config.learning import AugmentConfig
+from dualflow.data.augment import Augment
 from dualflow.data.dataset import PairDataset
 from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import preset
@@ -118,9 +120,18 @@ def test_training_people_have_the_cross_fitted_scale_of_the_person(monkeypatch):
         torch.testing.assert_close(two["spread"], 2 * one["spread"])
 
 
-def test_other_spreads_leave_the_pairs_alone():
-    """A map that is the same for all needs no spread per person."""
-    assert "spread" not in fit_spread(flow_with("voxel"), PairDataset(people(4)), [0, 0, 1, 1])[0]
+def test_a_mirrored_scan_has_a_mirrored_spread():
+    """The map is the same for all people, but augmentation moves the scan, and the residuals with it."""
+    flow = flow_with("voxel")
+    pairs = fit_spread(flow, PairDataset(people(4)), [0, 0, 1, 1])
+    torch.testing.assert_close(pairs[0]["spread"], flow.spread.image)
+    mirrored = Augment(AugmentConfig(flip=1.0, translate=0))(pairs[0], (0,))
+    torch.testing.assert_close(mirrored["spread"], flow.spread.image.flip(1))
+
+
+def test_a_constant_spread_leaves_the_pairs_alone():
+    """It is the same everywhere."""
+    assert "spread" not in fit_spread(flow_with("constant"), PairDataset(people(4)), [0, 0, 1, 1])[0]
 
 
 def test_the_state_is_finite(fitted):
