@@ -10,6 +10,7 @@ from dualflow.baselines.cvae import ConditionalVAE
 from dualflow.baselines.latent_diffusion import LatentDiffusion
 from dualflow.baselines.rectified_flow import RectifiedFlow
 from dualflow.baselines.residual_sampler import LIMIT, ResidualSampler
+from dualflow.flows.objective import Batch
 
 KINDS = (ConditionalVAE, RectifiedFlow, LatentDiffusion)
 
@@ -65,6 +66,20 @@ def test_errors_are_standardised_and_restored(people):
     assert torch.allclose(model.restored(model.standardised(error), start, people["source"]), error, atol=1e-5)
     extreme = model.restored(model.standardised(100 * error), start, people["source"])
     assert float(extreme.abs().max()) == pytest.approx(0.5 * LIMIT)
+
+
+def test_a_moved_scan_is_divided_by_a_moved_map(people):
+    """As augmentation moves it; voxels outside the brain, whose spread may be 0 by then, do not matter."""
+    model = RectifiedFlow(SHAPE, 1)
+    model.spread.copy_(torch.rand(SHAPE) + 0.5)
+    inside, objective = people["source"] != 0, model.objective()
+    objective.terms = lambda bands, *_: {"bands": bands}
+    batch = Batch(people["target"], people["source"], people["side"], inside)
+    moved = torch.where(inside, model.unit(), 0.0)
+    own, given, twice = (objective(batch._replace(spread=spread))["bands"] for spread in (None, moved, 2 * moved))
+    assert own.any()
+    assert torch.equal(own, given)
+    assert torch.allclose(own, 2 * twice)
 
 
 def test_the_fit_gives_bands_variance_1():

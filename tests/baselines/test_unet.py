@@ -126,6 +126,18 @@ def test_the_spread_map_follows_the_source():
     assert objective.selection_score({"loss": 1.0, "nll": 2.0, "l1": 3.0}) == 2.0
 
 
+def test_the_likelihood_of_a_moved_scan_has_a_moved_map():
+    """As augmentation moves it; voxels outside the mask, whose spread may be 0 by then, do not matter."""
+    model = HeteroscedasticUNet(SHAPE, 1, width=8)
+    model.law.spread.copy_(torch.rand(SHAPE) + 0.5)
+    item = {name: value[None] for name, value in six_scans()[0].items()}
+    objective = model.objective()
+    spread = torch.where(item["mask"], model.unit(), 0.0)
+    own, given, twice = (objective(Batch(**item, spread=each))["nll"] for each in (None, spread, 2 * spread))
+    assert own == given
+    assert twice != own
+
+
 def test_training_uses_cross_fitted_predictions(monkeypatch):
     """The prediction of `fit` for a scan does not depend on its target, has a larger error, and changes the output."""
     monkeypatch.setattr(stacked_fit, "stacking_weight", lambda *_: 0.5)

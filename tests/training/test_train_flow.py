@@ -176,6 +176,16 @@ def test_a_source_is_pretrained_and_then_frozen(train, tmp_path, monkeypatch):
     assert not torch.equal(end["stem.weight"], start["stem.weight"])
 
 
+def test_the_record_counts_the_steps_that_pretraining_took(train, monkeypatch):
+    """It may end early or skip steps; the flow takes the steps that were planned for it."""
+    history = module.History(entries=[{"step": 2.0}], skipped=1, seconds=3.0)
+    monkeypatch.setattr(module, "_pretrain", lambda *_: history)
+    trained = train(PRETRAINED)
+    record = trained.record
+    assert (record.pretrain_steps, record.pretrain_seconds, record.skipped_steps) == (2, 3.0, 1)
+    assert trained.history.steps == 3
+
+
 def test_without_pretraining_its_record_is_zero(train, small_flow, monkeypatch):
     """The record has no steps and no seconds of pre-training."""
     steps = PretrainingSteps(monkeypatch)

@@ -13,6 +13,7 @@ from dualflow.errors import DualflowError, StoppedError
 from dualflow.flows.objective import Objective
 from dualflow.training.checkpoint import forget_states, load_newest_state, states
 from dualflow.training.context import TrainingContext
+from dualflow.training.distributed import ProcessGroup
 from dualflow.training.trainer import Trainer
 
 
@@ -138,6 +139,22 @@ def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(train, tmp_p
     )
     assert_same(left, right)
     assert left_facts["step"] == right_facts["step"] == 7
+
+
+def test_each_process_resumes_with_its_own_terms(phantoms, held_out, quick, tmp_path, monkeypatch):
+    """The next entry of the history averages them; with the terms of the main process alone it would differ."""
+
+    def trainer(rank):
+        context = TrainingContext(quick, tmp_path / "states", 3, label="toy", group=ProcessGroup(rank=rank))
+        return Trainer(Toy(), phantoms, held_out, context, steps=7, learning_rate=0.01)
+
+    terms = [{"loss": [1.0, 2.0]}, {"loss": [3.0, 4.0]}]
+    monkeypatch.setattr(ProcessGroup, "gathered", lambda *_: terms)
+    trainer(0)._save(2)
+    for rank, expected in ((0, terms[0]), (1, terms[1]), (2, terms[0])):
+        resumed = trainer(rank)
+        assert resumed._resume() == 2
+        assert resumed.term_values == expected
 
 
 def test_repeating_a_finished_training_is_a_no_op(train):
