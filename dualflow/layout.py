@@ -273,7 +273,11 @@ class Layout:
 
     def edit(self, scan: Scan, column: str) -> Path:
         """Folder of the images of a scan under other values of a side column."""
-        return self.root / "edits" / scan.key / column
+        return self.edits(scan) / column
+
+    def edits(self, scan: Scan) -> Path:
+        """Folder of all edits of a scan."""
+        return self.root / "edits" / scan.key
 
     @property
     def comparison_plan(self) -> Path:

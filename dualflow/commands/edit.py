@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dualflow.commit import commit_text
-from dualflow.config import Config, dump_sections
+from dualflow.config import Config
 from dualflow.data.dataset import Item, load_pairs
-from dualflow.data.raw_scans import PARALLEL
+from dualflow.data.raw_scans import preprocess_section
 from dualflow.data.side_encoder import Categorical, Continuous, SideEncoder
 from dualflow.data.study_pairs import usable_pairs
 from dualflow.data.tsv import table_text
@@ -33,7 +33,9 @@ from dualflow.imaging.volume import write_volume
 from dualflow.inference.edit import Subject, edit
 from dualflow.inference.predict import load_predictor
 from dualflow.layout import TEMPLATE_SPACE, Scan, bids_path
+from dualflow.manifest import read_manifest
 from dualflow.modalities import modality
+from dualflow.models.card import ModelCard
 from dualflow.report.edit_figure import edit_figure
 from dualflow.report.style import write_figure
 from dualflow.training.device import device_of, select_device
@@ -64,14 +66,11 @@ def edit_scan(config: Config, scan: str, column: str, values: Sequence[str], nam
     card = predictor.card
     if predictor.flow is None:
         raise CheckpointError(f"{card.label} is not a flow and has no latents to keep; choose a flow")
-    sections = [card.preprocess, config.preprocess.without_folders()]
-    trained, now = (dump_sections(section, without=PARALLEL) for section in sections)
-    if trained != now:
-        raise DataError(f"{card.label} learnt from scans that were preprocessed otherwise than these; train it again")
     pairs = usable_pairs(config)
     chosen = pairs[pairs["scan"] == key]
     if chosen.empty or not chosen["target"].iloc[0]:
         raise DataError(f"{key}: no usable scan with a measured {config.study.target}; {layout.pairs} lists the scans")
+    _require_same_preprocessing(config, card, Scan.parse(key))
     item = load_pairs(layout, chosen, config.study, card.side)[0]
     people = edited_rows(chosen, card.side, column, values)
     images, error = edited_images(predictor.flow, item, card.side.encode(people))
@@ -96,6 +95,24 @@ def edit_scan(config: Config, scan: str, column: str, values: Sequence[str], nam
     print(wide[label].round(3).to_string())
     print(f"\nwithout a change, the flow returns the measured image to {error:.1e} {row.unit}")
     print(f"images, regions.tsv and series.png are in {folder}\n{DISCLAIMER}")
+
+
+def _require_same_preprocessing(config: Config, card: ModelCard, scan: Scan) -> None:
+    """Check that a scan was preprocessed as the model's were: its intensities have no other unit.
+
+    Raises:
+        DataError: it was not.
+    """
+    study = config.study.model_copy(update=card.study.model_dump(include={"source", "extra_sources", "target"}))
+    manifest = read_manifest(config.layout.scan_manifest(scan), verify=False) or {}
+    trained = preprocess_section(study, card.preprocess)
+    for now in (manifest.get("config", {}), preprocess_section(config.study, config.preprocess)):
+        # A card names a mask of the study, and has no digest of it.
+        if other := [name for name in trained if name in now and trained[name] != now[name]]:
+            raise DataError(
+                f"{scan.key}: {', '.join(other)} of its preprocessing or of the study differs from that of "
+                f"{card.label}; train it again"
+            )
 
 
 def edit_label(column: str, value: str) -> str:

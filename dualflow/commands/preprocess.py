@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 from dualflow.config import Config, dump_sections
 from dualflow.data.index import read_pairs
 from dualflow.data.preprocessing_files import remove_preprocessed, scans_on_disk
@@ -71,3 +73,4 @@ def _remove_scan(config: Config, scan: Scan) -> None:
     remove_files(layout, scan, modality(study.source), modality(study.target))
     for file in layout.imputed_volumes(scan):
         file.unlink()
+    shutil.rmtree(layout.edits(scan), ignore_errors=True)

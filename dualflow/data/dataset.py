@@ -74,9 +74,13 @@ class PairDataset(Dataset[Item]):
         return self.subset([index * len(self) // chosen for index in range(chosen)])
 
     def with_scaled_spreads(self, factor: float | torch.Tensor) -> Self:
-        """Return a dataset whose items have their `spread`, if any, times a factor, one number or one per voxel."""
-        items = self.items
-        return type(self)([{**i, "spread": i["spread"] * factor} if "spread" in i else i for i in items])
+        """Return a dataset whose items have their `spread`, if any, times a factor, one number or one per voxel.
+
+        Items that share a spread share the result.
+        """
+        spreads = {id(item["spread"]): item["spread"] for item in self.items if "spread" in item}
+        scaled = {key: spread * factor for key, spread in spreads.items()}
+        return type(self)([{**i, "spread": scaled[id(i["spread"])]} if "spread" in i else i for i in self.items])
 
     def with_spread(self, spread: torch.Tensor) -> Self:
         """Return a dataset whose items share a `spread` `[1, D, H, W]`, which augmentation moves with each."""

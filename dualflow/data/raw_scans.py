@@ -10,13 +10,13 @@ from typing import Any
 
 from dualflow.commit import commit_json
 from dualflow.config import PreprocessConfig, StudyConfig
-from dualflow.data.preprocessing_files import remove_preprocessed
+from dualflow.data.preprocessing_files import preprocessing_files, remove_preprocessed
 from dualflow.data.quarantine import FACT, Quarantine
 from dualflow.data.scan_files import ScanFiles, input_digests
 from dualflow.digests import sha256
 from dualflow.errors import CommitError, DualflowError
 from dualflow.imaging.raw_image import check_scan
-from dualflow.layout import Layout, Scan
+from dualflow.layout import Layout, Scan, sidecar_path
 from dualflow.manifest import TRANSIENT, read_manifest, remove_outputs, write_manifest
 from dualflow.modalities import modality
 from dualflow.temporaries import sweep_temporaries
@@ -110,7 +110,10 @@ def prepare_scan(
         reason = files.without_folders(text, Path(config.reference_region))
         return _exclude(layout, scan, study, config, reason)
     facts, section = {"quality": pair.record["quality"]}, preprocess_section(study, config)
-    remove_outputs(manifest, keep=outputs.values())  # a target that is excluded now must not stay beside the others
+    # A target that is excluded now must not stay beside the others, whether or not a manifest lists it.
+    remove_outputs(manifest, keep=outputs.values())
+    for file in {*preprocessing_files(layout, scan, study)} - {*outputs.values(), *map(sidecar_path, outputs.values())}:
+        file.unlink(missing_ok=True)
     write_manifest(manifest, step=STEP, outputs=outputs, inputs=inputs, config=section, facts=facts)
     return None
 

@@ -83,7 +83,8 @@ class ProcessGroup:
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
-        distributed.all_gather_object(values, value)
+        # The main process may still be at work that it does alone.
+        distributed.all_gather_object(values, value, group=self.patient)
         return values
 
     def sums(self, values: Mapping[str, float]) -> dict[str, float]:

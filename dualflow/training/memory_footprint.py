@@ -33,7 +33,7 @@ from dualflow.training.train_flow import INITIALISATION_SCANS
 
 BYTES_PER_VOXEL = 17
 """A scan in memory: source, its detail, target and cross-fitted mean of 4 bytes each, and the mask; each extra source
-adds 8, and a spread that follows the source adds 4."""
+adds 8, and a spread map adds 4: one that follows the source is of each scan."""
 COPIES, SHARED = 5, 1
 """Copies of each trained parameter: weight, weight average, best weights, and two moments of Adam; gradients belong to
 the step. Processes that share a batch hold one more copy to reduce gradients."""

@@ -28,6 +28,9 @@ from dualflow.training.history import History
 from dualflow.training.optimiser import Optimiser
 from dualflow.training.validation import validate
 
+STATE_FORMAT = 2
+"""Raised when earlier states can no longer be resumed, or would continue another training."""
+
 
 class Trainer:
     """The training loop of one objective; every process of a training runs one.
@@ -194,7 +197,7 @@ class Trainer:
     def _resume(self) -> int:
         """Load the newest intact state of this training; return its step, 0 if there is none."""
         state = load_newest_state(self.context.folder)
-        if state is not None and state[1].get("fingerprint") != self.context.fingerprint:
+        if state is not None and any(state[1].get(key) != value for key, value in self._identity().items()):
             self.group.wait()  # until every process has read the state
             if self.group.is_main:
                 remove_states(self.context.folder)  # parts, such as the source, have removed theirs before they ran
@@ -211,6 +214,10 @@ class Trainer:
         self.best = {key.removeprefix("best."): value for key, value in tensors.items() if key.startswith("best.")}
         return int(facts["step"])
 
+    def _identity(self) -> dict[str, str | int]:
+        """Facts of a state by which a training recognises its own."""
+        return {"format": STATE_FORMAT, "fingerprint": self.context.fingerprint}
+
     def _save(self, step: int) -> None:
         """Write a state from which the training resumes exactly."""
         term_values = self.group.gathered(self.term_values)
@@ -220,7 +227,7 @@ class Trainer:
                 "step": step,
                 "skipped_in_a_row": self.skipped_in_a_row,
                 "term_values": term_values,
-                "fingerprint": self.context.fingerprint,
+                **self._identity(),
                 "history": vars(self.history),
             }
             try:

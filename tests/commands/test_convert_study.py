@@ -13,6 +13,7 @@ from dualflow.errors import DataError, IntensityError, ShapeError
 from dualflow.inference import scan_conversion
 from dualflow.inference.conversion_record import SIDE, VERDICT
 from dualflow.inference.convert import Converter
+from dualflow.layout import Scan
 from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
 
@@ -58,6 +59,10 @@ def test_a_scan_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(scan_conversion, "load_pairs", load_pairs)
     monkeypatch.setattr(module, "usable_pairs", lambda _: pairs)
     earlier = manifest_of("sub-2")
+    # Its manifest is lost.
+    unlisted = layout.synthetic(Scan("6"), *rows, "synth")
+    unlisted.parent.mkdir(parents=True)
+    unlisted.touch()
     module.convert(config, "dualflow", 0)
     rows = read_table(layout.conversions).set_index("scan")
     failed = dict.fromkeys(["sub-2", "sub-4", "sub-5"], "failed")
@@ -68,3 +73,4 @@ def test_a_scan_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, capsy
     assert rows["reason"]["sub-5"] == "source (1,) and mask (2,)"
     assert "sub-2: failed: " in capsys.readouterr().err
     assert not earlier.exists()
+    assert not unlisted.exists()

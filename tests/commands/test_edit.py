@@ -13,6 +13,7 @@ from dualflow.commands import edit as module
 from dualflow.commands.bench_edit import leverage, marginal_effect, summarise_effects
 from dualflow.commands.edit import _region_series, edit_label, edited_images, edited_rows
 from dualflow.config import parse_config
+from dualflow.data.raw_scans import preprocess_section
 from dualflow.data.side_encoder import Categorical, Continuous, SideEncoder
 from dualflow.errors import ConfigError, DataError
 from dualflow.flows.model import DualFlow
@@ -20,7 +21,9 @@ from dualflow.flows.presets import preset
 from dualflow.imaging.intensity import INSIDE
 from dualflow.imaging.meta_regions import meta_regions
 from dualflow.imaging.regions import from_labels
-from dualflow.layout import LABEL
+from dualflow.layout import LABEL, Scan
+from dualflow.manifest import write_manifest
+from dualflow.models.card import StudyRecord
 
 ENCODER = SideEncoder((Continuous("age", 70.0, 8.0, 55.0, 86.0), Categorical("diagnosis", ("AD", "CN"))))
 SCAN = pd.DataFrame({"scan": ["sub-1"], "age": [71.0], "diagnosis": ["CN"]})
@@ -121,7 +124,9 @@ def test_images_lie_in_the_space_of_the_template(tmp_path, monkeypatch, phantoms
     """Viewers take an affine of the codes 4 for that of the MNI template, and one of the codes 1 for the scanner's."""
     study = {"name": "t", "bids": str(tmp_path), "results": str(tmp_path / "results")}
     config = parse_config({"study": study, "preprocess": {"spacing_mm": 8, "shape": [16, 16, 16]}})
-    card = SimpleNamespace(side=ENCODER, label="a flow", study=config.study, preprocess=config.preprocess)
+    card = SimpleNamespace(
+        side=ENCODER, label="a flow", study=StudyRecord.of(config.study), preprocess=config.preprocess
+    )
     image = phantoms[0]["target"][0].numpy()
     table = pd.DataFrame({"region": list(meta_regions())[:1], "age": ["60"], "suvr": [1.0], "measured": [1.0]})
     stand_ins = {
@@ -139,10 +144,26 @@ def test_images_lie_in_the_space_of_the_template(tmp_path, monkeypatch, phantoms
     [path] = config.layout.root.rglob("*_desc-editage60_pet.nii.gz")
     header = nib.load(path).header
     assert (int(header["qform_code"]), int(header["sform_code"])) == (4, 4)
-    # Numbers of other units would be edited without a sign of it.
-    card.preprocess = config.preprocess.model_copy(update={"reference_region": "cerebellum"})
-    with pytest.raises(DataError, match="a flow learnt from scans that were preprocessed otherwise"):
-        module.edit_scan(config, "1", "age", ["60"])
+
+
+@pytest.mark.parametrize(
+    ("section", "change"), [("preprocess", {"reference_region": "pons"}), ("study", {"target": "AV45"})]
+)
+def test_a_scan_of_another_unit_is_refused(tmp_path, section, change):
+    """Its numbers would be edited without a sign of it; workers and a mask's digest do not matter."""
+    study = {"name": "t", "bids": str(tmp_path), "results": str(tmp_path / "results")}
+    config = parse_config({"study": study})
+    facts = preprocess_section(config.study, config.preprocess) | {"reference_mask": "0"}
+    write_manifest(config.layout.scan_manifest(Scan("1")), step="preprocess", outputs={}, inputs={}, config=facts)
+    preprocess = config.preprocess.model_copy(update={"workers": 7})
+    card = SimpleNamespace(label="a flow", study=StudyRecord.of(config.study), preprocess=preprocess)
+    module._require_same_preprocessing(config, card, Scan("1"))
+    setattr(card, section, getattr(card, section).model_copy(update=change))
+    [name] = change
+    with pytest.raises(
+        DataError, match=f"sub-1: {name} of its preprocessing or of the study differs from that of a flow"
+    ):
+        module._require_same_preprocessing(config, card, Scan("1"))
 
 
 def test_effects_are_compared_inside_and_outside_the_affected_regions():

@@ -21,6 +21,7 @@ def test_a_scan_that_left_the_index_loses_its_volumes(tmp_path):
         layout.synthetic(Scan("2"), modality("T1w"), modality("FDG"), "synth"),
         layout.on_grid(Scan("2"), modality("T1w")),
         layout.imputed_volume(Scan("2"), modality("FDG"), 1),
+        layout.edit(Scan("2"), "age") / "regions.tsv",
     ]
     listed = layout.imputed_volume(Scan("1"), modality("FDG"), 1)
     for file in (*unlisted, listed):

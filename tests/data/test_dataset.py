@@ -120,6 +120,8 @@ def test_scaled_spreads_leave_the_original_and_items_without_one():
     assert dataset.with_scaled_spreads(torch.full((1, 1, 1), 0.5))[0]["spread"].item() == 1.5
     assert dataset[0]["spread"].item() == 3
     assert "spread" not in dataset.with_scaled_spreads(2.0)[1]
+    shared = toy(2).with_spread(torch.ones(1, 1, 1, 1)).with_scaled_spreads(2.0)
+    assert shared[0]["spread"] is shared[1]["spread"]
 
 
 def test_with_means_adds_without_changing_the_original():

@@ -37,6 +37,7 @@ from dualflow.imaging.stopwatch import Stopwatch
 from dualflow.imaging.volume import write_volume
 from dualflow.layout import Layout, Scan
 from dualflow.manifest import read_manifest, verify_manifests
+from dualflow.modalities import modality
 from dualflow.temporaries import TEMP_PREFIX
 
 STUDY, PREPROCESS = StudyConfig(name="t"), PreprocessConfig()
@@ -164,10 +165,14 @@ def test_a_target_that_is_excluded_later_loses_its_volume(files, attempts, tmp_p
     layout, scan = Layout(tmp_path / "out"), Scan("1")
     attempts.target = volume_path(layout, scan).with_name("target.txt")
     assert prepare_scan(layout, scan, files, STUDY, PREPROCESS) is None
+    unlisted = layout.on_grid(scan, modality("FDG"))  # its manifest was lost
+    unlisted.parent.mkdir(parents=True, exist_ok=True)
+    unlisted.touch()
     target, attempts.target = attempts.target, None
     assert target.is_file()
     assert prepare_scan(layout, scan, ScanFiles(files.source, None, files.extra), STUDY, PREPROCESS) is None
     assert not target.exists()
+    assert not unlisted.exists()
     assert volume_path(layout, scan).is_file()
 
 

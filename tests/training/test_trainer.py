@@ -11,6 +11,7 @@ from torch import nn
 from dualflow.data.dataset import PairDataset
 from dualflow.errors import DualflowError, StoppedError
 from dualflow.flows.objective import Objective
+from dualflow.training import trainer as module
 from dualflow.training.checkpoint import forget_states, load_newest_state, states
 from dualflow.training.context import TrainingContext
 from dualflow.training.distributed import ProcessGroup
@@ -190,6 +191,16 @@ def test_states_of_another_training_are_not_resumed(train, tmp_path):
     assert [path.stem for path in states(tmp_path / "states")] == ["state-00000002"]
     train(model, fingerprint="new")
     assert model.calls == 5
+
+
+def test_states_of_an_earlier_format_are_not_resumed(train, monkeypatch):
+    """They hold other facts; a training of an earlier version starts afresh."""
+    monkeypatch.setattr(module, "STATE_FORMAT", module.STATE_FORMAT - 1)
+    train(Toy())
+    monkeypatch.undo()
+    model = Toy()
+    train(model)
+    assert model.calls == 7
 
 
 def test_skipped_steps_are_counted(train, capsys):
