@@ -156,8 +156,8 @@ class ResidualObjective(Objective):
         brain = foreground(batch.source)
         inside = brain if batch.mask is None else batch.mask & brain
         error = torch.where(inside, batch.target - start, 0.0)
-        spread = None if batch.spread is None else torch.where(inside, batch.spread, 1.0)
-        return self.terms(model.standardised(error, spread), given, self.noise_generator())
+        bands = model.standardised(error, batch.spread_or(model.spread, inside))
+        return self.terms(bands, given, self.noise_generator())
 
     @property
     def sampler(self) -> ResidualSampler:

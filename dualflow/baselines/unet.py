@@ -164,8 +164,7 @@ class VoxelLikelihood(Objective):
         target, mask = batch.target, batch.mask
         image, factor = self.model.mean_and_factor(batch.source, batch.side, batch.mean)
         inside = torch.ones_like(target) if mask is None else mask.to(target.dtype)
-        unit = self.model.law.spread if batch.spread is None else torch.where(inside > 0, batch.spread, 1.0)
-        deviation = unit * factor
+        deviation = batch.spread_or(self.model.law.spread, inside > 0) * factor
         nll = 0.5 * ((target - image) / deviation).square() + deviation.log() + 0.5 * log(2 * torch.pi)
         weight = deviation.detach() ** (2 * BETA)
         likelihood = (nll.detach() * inside).sum() / inside.sum().clamp_min(1)

@@ -33,6 +33,10 @@ class Batch(NamedTuple):
     mean: Tensor | None = None
     spread: Tensor | None = None
 
+    def spread_or(self, spread_map: Tensor, inside: Tensor) -> Tensor:
+        """Return the spread of the scans, 1 outside a mask where augmentation may have left none, or a model's map."""
+        return spread_map if self.spread is None else torch.where(inside, self.spread, 1.0)
+
 
 class Objective(nn.Module, ABC):
     """A loss together with its model, as the training loop uses it.
