@@ -1,6 +1,8 @@
 rule convert:
     input:
-        manifest(f"train/{MAIN}_seed-{SEEDS[0]}"),
+        index=manifest("index"),
+        pairs=manifest("preprocess"),
+        model=manifest(f"train/{MAIN}_seed-{SEEDS[0]}"),
     output:
         manifest("convert"),
     log:

@@ -1,7 +1,11 @@
+# A training keeps its result when only scans that it does not learn from change. Steps that read other scans therefore
+# depend on the index and the preprocessing too.
 rule evaluate:
     input:
-        manifest("train/{model}_seed-{seed}"),
         test_people,
+        index=manifest("index"),
+        pairs=manifest("preprocess"),
+        model=manifest("train/{model}_seed-{seed}"),
     output:
         manifest("evaluate/{model}_seed-{seed}"),
     log:
@@ -23,8 +27,10 @@ if CLOSED_FORM:
 
     rule evaluate_closed_form:
         input:
-            per_closed_form(manifest("train/{model}_seed-{seed}")),
             test_people,
+            index=manifest("index"),
+            pairs=manifest("preprocess"),
+            models=per_closed_form(manifest("train/{model}_seed-{seed}")),
         output:
             per_closed_form(manifest("evaluate/{model}_seed-{seed}")),
         log:

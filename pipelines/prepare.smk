@@ -80,7 +80,8 @@ rule preprocess:
 
 rule qc:
     input:
-        manifest("preprocess"),
+        index=manifest("index"),
+        pairs=manifest("preprocess"),
     output:
         manifest("qc"),
         report(str(LAYOUT.qc), caption="captions/qc.rst", category="Quality control"),

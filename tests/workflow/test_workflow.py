@@ -206,6 +206,18 @@ def test_a_changed_value_reruns_only_dependent_steps(workspace):
         write_config(workspace, TINY)
 
 
+def test_steps_that_read_other_scans_follow_a_new_index(workspace, tmp_path):
+    """They are run although the trainings, run before with the new index on their own, are the same as before."""
+    for folder in ("results", ".snakemake"):
+        shutil.copytree(workspace / folder, tmp_path / folder)
+    write_config(tmp_path, TINY)
+    index = tmp_path / "results/tiny/manifests/index.json"
+    index.write_text(index.read_text() + "\n")
+    trained = snakemake(tmp_path, "--cores", "2", "--until", "train", "fit_closed_form")
+    assert trained.returncode == 0, trained.stderr
+    assert {"qc", "convert", "evaluate", "evaluate_closed_form", "evaluate_ceilings"} <= planned(tmp_path)
+
+
 def test_an_invalid_configuration_is_an_error(workspace):
     """The error names the unknown key and suggests the closest one."""
     try:
