@@ -11,9 +11,9 @@ import numpy as np
 import scoringrules
 
 from dualflow.arrays import Bools, Floats
-from dualflow.evaluation.calibration import Ensemble
 from dualflow.evaluation.measures import Context, MetricFunction
 from dualflow.imaging.regions import mean_of_known
+from dualflow.inference.ensemble import Ensemble
 
 META_REGIONS: dict[str, tuple[str, ...]] = {
     "posterior": (

@@ -11,7 +11,6 @@ from dualflow.arrays import Bools, Floats
 from dualflow.errors import ShapeError
 from dualflow.evaluation.calibration import (
     LEVELS,
-    Ensemble,
     coverage,
     distance_from_uniform,
     mean_crps,
@@ -22,6 +21,7 @@ from dualflow.evaluation.joint_scores import AD_ROI, PERSON_VALUES, contrast_crp
 from dualflow.evaluation.measures import Context, Metric, MetricFunction
 from dualflow.imaging.geometry import FWHM
 from dualflow.imaging.regions import RegionMap, mean_of_known
+from dualflow.inference.ensemble import Ensemble
 from dualflow.modalities import Modality
 
 if TYPE_CHECKING:  # torch takes a second to import, and tables need only the names of metrics

@@ -209,7 +209,10 @@ class Converter:
                 images[desc] = image
         files["regions"] = layout.region_table(scan, self.source, self.target)
         commit_json(sidecar_path(files["regions"]), region_sidecar(card, self.target))
-        commit_text(files["regions"], table_text(region_table(prediction, mask, self.regions)))
+        commit_text(
+            files["regions"],
+            table_text(region_table(prediction, mask, self.regions, temperature=self.config.temperature)),
+        )
         return files, images
 
     def _draw(

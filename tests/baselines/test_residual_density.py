@@ -16,7 +16,8 @@ from dualflow.baselines import region_law
 from dualflow.baselines.registry import BASELINES
 from dualflow.baselines.residual_density import ClosedFormDensity
 from dualflow.data.dataset import PairDataset
-from dualflow.evaluation.calibration import Ensemble, Normal, coverage, mean_crps
+from dualflow.evaluation.calibration import Normal, coverage, mean_crps
+from dualflow.inference.ensemble import Ensemble
 
 KINDS = ("spread", "person_scale", "mixture")
 

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from dualflow.evaluation.calibration import (
     Case,
-    Ensemble,
     Normal,
     calibration_cases,
     coverage,
@@ -22,6 +21,7 @@ from dualflow.evaluation.calibration import (
 )
 from dualflow.evaluation.metrics import score
 from dualflow.imaging.regions import RegionMap
+from dualflow.inference.ensemble import Ensemble
 from dualflow.inference.predict import Prediction
 from dualflow.modalities import MODALITIES
 

@@ -66,3 +66,26 @@ def test_a_model_without_distribution_has_the_constant_spread():
     groups = table["hemisphere"] == "both"
     np.testing.assert_allclose(table.loc[~groups, "high"] - table.loc[~groups, "low"], 0.392, atol=1e-3)
     assert table.loc[groups, "low"].isna().all()
+
+
+@pytest.mark.slow
+def test_the_interval_of_a_lopsided_law_is_lopsided():
+    """A subtype of low uptake, which a symmetric interval would miss far more often than high uptake."""
+    below, above = [], []
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        shifts = rng.normal(size=65) - 4 * (rng.random(65) < 0.15)
+        samples = np.repeat(1.5 + shifts[1:, None], len(REGIONS.names), axis=1)
+        mean = np.full(MASK.shape, 1.5, np.float32)
+        table = region_table(Prediction(mean, np.ones_like(mean), region_samples=samples), MASK, REGIONS)
+        below.append(1.5 + shifts[0] < table["low"][0])
+        above.append(1.5 + shifts[0] > table["high"][0])
+    assert np.mean(below) == pytest.approx(0.025, abs=0.02)
+    assert np.mean(above) == pytest.approx(0.025, abs=0.02)
+
+
+def test_samples_at_another_temperature_have_no_interval():
+    """Narrower samples hold a new draw less often than a prediction interval says."""
+    table = region_table(prediction()[0], MASK, REGIONS, temperature=0.5)
+    assert table[["low", "high"]].isna().all(axis=None)
+    assert (table["sd"] > 0).all()
