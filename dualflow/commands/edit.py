@@ -24,7 +24,7 @@ from dualflow.digests import ascii_name
 from dualflow.errors import CheckpointError, ConfigError, DataError
 from dualflow.flows.model import DualFlow
 from dualflow.imaging.affines import MNI
-from dualflow.imaging.intensity import scored_voxels
+from dualflow.imaging.intensity import in_view
 from dualflow.imaging.meta_regions import meta_region_weights, meta_regions, with_meta_regions
 from dualflow.imaging.model_grid import model_grid
 from dualflow.imaging.regions import RegionMap, region_map
@@ -195,12 +195,12 @@ def _region_series(
     A region of which less than MINIMUM_SHOWN was measured is NaN.
     """
     target = item["target"][0].numpy()
-    unmeasured = np.flatnonzero(np.isnan(regions.measured_means(target, mask))) + 1
-    counted = scored_voxels(target, mask) & ~np.isin(regions.labels, unmeasured)
-    names, weights = meta_region_weights(regions, counted)
+    shown = in_view(target, mask)
+    seen = regions.measured(shown, mask)
+    names, weights = meta_region_weights(seen, shown)
 
     def means(image: NDArray[np.float32]) -> NDArray[np.float64]:
-        return with_meta_regions(regions.means(image, counted), weights)
+        return with_meta_regions(seen.means(image, shown), weights)
 
     measured = means(target)
     parts = [

@@ -153,15 +153,16 @@ def _score_scans(
     for index, item in enumerate(track(test.items, f"evaluate {name}, seed {seed}")):
         scan, mask, target = Scan.parse(item["scan"]), item["mask"][0].numpy(), item["target"][0].numpy()
         shown = scored_voxels(target, mask)
+        measured = regions.measured(shown, mask)
         prediction = _predict(predictor, item, config)
         density = flow_scores(predictor.flow, test, index, prediction, config)
         density |= closed_form_bits(predictor.model, item, config)
         attainable = attainable_target(config, scan, mask)
-        scores = score(prediction, target, shown, regions, row, density.get("bits_in_mask"), attainable)
+        scores = score(prediction, target, shown, measured, row, density.get("bits_in_mask"), attainable)
         if index == 0:
             picture = _picture(config, item, prediction, scores["mae"])
         rows.append({"model": name, "seed": seed, "scan": item["scan"], **scores, **density})
-        cases = calibration_cases(prediction, target, shown, regions)
+        cases = calibration_cases(prediction, target, shown, measured)
         curves.append(reliability(cases).assign(model=name, subject=scan.subject))
         histograms.append(pit_histogram(cases).assign(model=name, subject=scan.subject))
         errors.add(prediction.mean, target, shown, weight=1 / visits[scan.subject])

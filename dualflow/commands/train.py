@@ -260,10 +260,10 @@ def _constant_spread(config: Config, model: ConditionalModel, validation: PairDa
     errors = []
     for index in range(len(validation)):
         item = validation[index]
-        target = item["target"][0].numpy()
-        shown = scored_voxels(target, item["mask"][0].numpy())
+        target, mask = item["target"][0].numpy(), item["mask"][0].numpy()
+        shown = scored_voxels(target, mask)
         error = model.point_estimate(*source_and_side(item, model))[0, 0].float().cpu().numpy() - target
-        region_error = mean_of_known(np.square(regions.means(error, shown)))
+        region_error = mean_of_known(np.square(regions.measured(shown, mask).means(error, shown)))
         errors.append({"voxel": np.square(error[shown]).mean(), "region": region_error})
     # People count alike, however many visits they have.
     squares = pd.DataFrame(errors).groupby(np.array(validation.subjects)).mean().mean()

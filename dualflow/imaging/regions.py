@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from nibabel.processing import resample_from_to
@@ -75,9 +75,13 @@ class RegionMap:
         A region of which it shows less than MINIMUM_SHOWN is NaN.
         """
         shown = in_view(target, mask)
+        return self.measured(shown, mask).means(target, shown)
+
+    def measured(self, shown: Bools, mask: Bools) -> RegionMap:
+        """This map without the voxels of regions of which `shown` holds less than MINIMUM_SHOWN of those in `mask`."""
         with np.errstate(invalid="ignore"):
-            share = self.sizes(shown) / self.sizes(mask)
-        return np.where(share >= MINIMUM_SHOWN, self.means(target, shown), np.nan)
+            is_measured = self.sizes(shown) / self.sizes(mask) >= MINIMUM_SHOWN
+        return replace(self, labels=np.where(np.r_[True, is_measured][self.labels], self.labels, 0))
 
 
 def mean_of_known(values: Floats) -> float:

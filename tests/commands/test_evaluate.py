@@ -10,12 +10,16 @@ import torch
 
 from dualflow.commands import evaluate as module
 from dualflow.commands.convert_study import convert
-from dualflow.commands.evaluate import _stress, evaluate
+from dualflow.commands.evaluate import _score_scans, _stress, evaluate
 from dualflow.commit import commit_text
 from dualflow.config import parse_config
+from dualflow.data.dataset import PairDataset
 from dualflow.errors import ConfigError, DataError
 from dualflow.evaluation.mean_error import MeanError
 from dualflow.evaluation.stress import COLUMNS
+from dualflow.imaging.intensity import INSIDE
+from dualflow.imaging.regions import RegionMap
+from dualflow.inference.predict import Prediction
 from dualflow.layout import Layout
 from dualflow.manifest import manifest_outputs, read_manifest, write_manifest
 from dualflow.tracking.tracked_run import Run
@@ -78,6 +82,36 @@ def test_a_model_that_learnt_from_test_people_is_refused(scored):
         write_manifest(manifest, step="train", outputs={}, inputs=dict.fromkeys(learnt, "0"), config={})
         with nullcontext() if learnt == ["sub-99"] else pytest.raises(DataError, match=r"learnt from .* people: 01;"):
             evaluate(scored, ["dualflow"], 0)
+
+
+def test_a_region_hardly_in_view_is_not_scored(monkeypatch, held_out):
+    """A few voxels at the edge of the field of view are no region mean, for which a model could be wrong."""
+    config = parse_config({"study": {"name": "tiny"}, "preprocess": {"spacing_mm": 12.0, "shape": [16, 16, 16]}})
+    stand_ins = {"flow_scores": {}, "closed_form_bits": {}, "attainable_target": None, "_picture": b""}
+    for name, value in stand_ins.items():
+        monkeypatch.setattr(module, name, _returning(value))
+    item, labels = dict(held_out[0]), np.zeros((16, 16, 16), int)
+    brain = item["mask"][0].numpy()
+    labels[:, :8], labels[:, 8:] = 1, 2
+    target = item["target"].clone()
+    target[:, :, 9:] = float(INSIDE)
+    edge = item["mask"].clone()
+    edge[:, :, :8], edge[:, :, 9:] = False, False
+    samples = np.stack([target[0].numpy()] * 4) + np.linspace(-0.1, 0.1, 4, dtype=np.float32)[:, None, None, None]
+    samples += 5 * edge[0].numpy()
+    monkeypatch.setattr(module, "_predict", _returning(Prediction(samples.mean(0), samples.std(0), samples)))
+    predictor = SimpleNamespace(flow=None, model=None)
+    regions, test = RegionMap(labels, ("a", "b"), (12.0, 12.0, 12.0)), PairDataset([{**item, "target": target}])
+    results = _score_scans(config, "flow", 0, predictor, test, regions)
+    assert 0 < (labels == 2)[brain & edge[0].numpy()].sum() < 0.9 * ((labels == 2) & brain).sum()
+    scores = results.scores.iloc[0]
+    assert scores["mae"] > 0.1
+    assert scores["region_mae"] < 1e-3
+    assert scores["region_crps"] < 0.1
+    assert scores["energy_score"] < 0.1
+    assert scores["region_coverage_95"] == 1
+    curve = results.reliability.set_index(["kind", "level"])["coverage"]
+    assert curve["region", 0.5] == 1
 
 
 def _tables(layout: Layout) -> set:

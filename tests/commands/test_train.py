@@ -16,6 +16,7 @@ from dualflow.commands.train import Trained, _constant_spread, _selected, _train
 from dualflow.config import parse_config
 from dualflow.data.dataset import PairDataset
 from dualflow.errors import ConfigError
+from dualflow.imaging.intensity import INSIDE
 from dualflow.imaging.regions import RegionMap
 from dualflow.models.card import TrainingRecord
 from dualflow.models.store import load_card
@@ -73,6 +74,20 @@ def test_scans_that_show_no_region_leave_the_spread_of_regions_to_others(held_ou
         spread = _constant_spread(config, model, PairDataset(scans))
         assert spread.voxel > 0
         assert (spread.region > 0) == known
+
+
+def test_a_region_hardly_in_view_has_no_part_in_the_spread(held_out, monkeypatch):
+    """Its few voxels in view are no region mean."""
+    config, model = parse_config({"study": {"name": "tiny"}}), BASELINES["mean_image"]((16, 16, 16))
+    labels = np.ones((16, 16, 16), int)
+    labels[:, 8:] = 2
+    target = held_out[0]["target"].clone()
+    target[:, :, 9:] = float(INSIDE)
+    atlas = RegionMap(labels, ("a", "b"), (12.0, 12.0, 12.0))
+    monkeypatch.setattr(module, "region_map", lambda _: atlas)
+    expected = target[0, :, :8][held_out[0]["mask"][0, :, :8]].mean()
+    spread = _constant_spread(config, model, PairDataset([{**held_out[0], "target": target}]))
+    assert spread.region == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_people_with_many_visits_weigh_as_much_in_the_spread_as_others(held_out, monkeypatch):

@@ -47,6 +47,17 @@ def test_a_measured_region_outside_the_field_of_view_is_nan():
     np.testing.assert_array_equal(means, [2, 2, np.nan])
 
 
+def test_a_map_of_measured_regions_lacks_those_hardly_in_view():
+    """Their means are NaN, as are those of a region without a voxel in the mask; a meta-region has the others."""
+    labels = np.repeat([1, 2, 3, 4], 100).reshape(4, 10, 10)
+    names, mask = ("ctx-lh-cuneus", "ctx-rh-cuneus", "Left-Caudate", "Left-Putamen"), labels < 4
+    shown = mask.copy()
+    shown[0, :9], shown[1, 0, :9] = False, False
+    measured = RegionMap(labels, names, (1.0, 1.0, 1.0)).measured(shown, mask)
+    np.testing.assert_array_equal(measured.means(np.full(labels.shape, 2.0), shown), [np.nan, 2, 2, np.nan])
+    np.testing.assert_array_equal(measured.sizes(shown), [0, 91, 100, 0])
+
+
 def test_another_grid_is_refused():
     """A volume on another grid is an error, not an average over the wrong voxels."""
     regions = RegionMap(np.ones((2, 2, 2), int), ("a",), (1.0, 1.0, 1.0))
