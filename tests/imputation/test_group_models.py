@@ -123,6 +123,20 @@ def test_the_jackknife_scales_the_variances_of_a_term() -> None:
         assert one.iloc[0] != pytest.approx(ratio.iloc[0])
 
 
+def test_with_several_sessions_each_outcome_has_its_ratio() -> None:
+    """How far Rubin's rules are off depends on how alike a subject's errors are, which differs between regions."""
+    values, observed, design, subjects = study()
+    subjects[1::2] = subjects[::2]
+    left_out = 0.01 * np.random.default_rng(1).normal(size=(20, *values.shape[1:]))
+    left_out[:, :, -1] *= 100
+    changes = Replicates(np.repeat(np.arange(20), 2), np.ones(20), left_out, np.zeros((2, *values.shape[1:])))
+    together = rows(analyse_regions(values, observed, design, subjects, REGIONS, changes), MULTIPLE, "age")
+    for index, region in enumerate(REGIONS):
+        part = changes.regions(np.array([index]))
+        alone = analyse_regions(values[:, :, [index]], observed, design, subjects, [region], part)
+        assert together.loc[region, "se"] == pytest.approx(rows(alone, MULTIPLE, "age").loc[region, "se"])
+
+
 def test_derived_outcomes_do_not_change_the_intervals_of_others() -> None:
     """An asymmetry or a ratio is no linear outcome, and may be far from what all others have in common."""
     values, observed, design, subjects = study()
