@@ -136,16 +136,15 @@ def test_three_lines_of_python_convert_an_image(model, tmp_path):
     next(tmp_path.glob("bids/sub-*/anat/*_T1w.nii.gz")).rename(folder / "t1.nii.gz")
     (folder / "t2.nii.gz").write_bytes((folder / "t1.nii.gz").read_bytes()[:9000])
     script = tmp_path / "script.py"
-    call = f'dualflow.convert("Smith^John ü/t1.nii.gz", model={str(model)!r}, out="out", samples=2, age=71)'
-    script.write_text(f"import dualflow\nresult = {call}\nprint(result['scan'].tolist())\n")
+    images = ["Smith^John ü/t1.nii.gz", "Smith^John ü/t2.nii.gz"]
+    call = f'dualflow.convert({images!r}, model={str(model)!r}, out="out", samples=2, age=71, device="cpu")'
+    script.write_text(f"import dualflow\nresult = {call}\nprint(dict(zip(result['scan'], result['converted'])))\n")
     command = [sys.executable, str(script)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "['sub-t1']\n"
+    assert done.stdout == "{'sub-t2': False, 'sub-t1': True}\n"
     sidecar = json.loads(next((tmp_path / "out").glob("sub-t1/pet/*desc-synth_pet.json")).read_text())
     assert sidecar["SideInformation"] == {"age": 71.0}
-    table = dualflow.convert(folder / "t2.nii.gz", model=model, out=tmp_path / "out", device="cpu")
-    assert table["verdict"].tolist() == ["failed"]
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert {".gz", ".json", ".tsv", ".html", ".files", ".jpg", ""} <= {path.suffix for path in files}
     contents = {

@@ -25,7 +25,7 @@ from dualflow.inference.verdict import Verdict
 from dualflow.layout import Layout, Scan
 from dualflow.modalities import MODALITIES
 from dualflow.models.store import load_model, save_model
-from dualflow.training import fit_base, learning_rate
+from dualflow.training import calibrate, fit_base, learning_rate, refit_whitening
 from dualflow.training.context import TrainingContext
 from dualflow.training.device import device_of
 from dualflow.training.distributed import ProcessGroup
@@ -70,6 +70,9 @@ def train(phantoms, held_out, quick, tmp_path_factory):
         with pytest.MonkeyPatch.context() as patch:
             # The stand-in has no bfloat16, and directions rounded on the CPU alone would differ.
             patch.setattr(fit_base, "autocast", lambda *_: nullcontext())
+            # Each operation takes the time of Python: fewer samples and factors take the same ways.
+            patch.setattr(calibrate, "SAMPLES", calibrate.SAMPLES_AT_ONCE)
+            patch.setattr(refit_whitening, "FACTORS", refit_whitening.FACTORS[:2])
             return train_flow(flow, phantoms, held_out, context)
 
     return run

@@ -7,7 +7,7 @@ its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
 NAME = "stand_in"
@@ -90,17 +90,19 @@ class _Lists(TorchFunctionMode):
 
 
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    tensors = [*_tensors(args), *_tensors(kwargs.values())]
     wrapped = [tensor for tensor in tensors if isinstance(tensor, StandInTensor)]
-    plain = [tensor for tensor in tensors if not isinstance(tensor, StandInTensor)]
-    if wrapped and func not in COPIES and any(tensor.dim() for tensor in plain):
-        raise RuntimeError(f"{func}: expected all tensors on one device, found {NAME} and cpu")
     device = kwargs.get("device")
     on_device = bool(wrapped) if device is None else torch.device(device).type == NAME
+    if not wrapped and not on_device:  # of the CPU alone, the most frequent
+        return func(*args, **kwargs)
+    is_mixed = any(tensor.dim() for tensor in tensors if not isinstance(tensor, StandInTensor))
+    if wrapped and func not in COPIES and is_mixed:
+        raise RuntimeError(f"{func}: expected all tensors on one device, found {NAME} and cpu")
     if func is torch.ops.aten.copy_.default:
         on_device = isinstance(args[0], StandInTensor)
-    inner_args, inner_kwargs = tree_map(_inner, (args, kwargs))
-    out = func(*inner_args, **(inner_kwargs if device is None else {**inner_kwargs, "device": CPU}))
+    inner = {name: _inner(value) for name, value in kwargs.items()} | ({} if device is None else {"device": CPU})
+    out = func(*_inner(args), **inner)
     if not on_device:
         return out
     wrappers = {id(tensor.inner): tensor for tensor in wrapped}  # an operation in place returns its argument
@@ -110,8 +112,20 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
             return value
         return wrappers[id(value)] if id(value) in wrappers else StandInTensor(value)
 
-    return tree_map(wrap, out)
+    return wrap(out) if isinstance(out, Tensor) else tree_map(wrap, out)
+
+
+# By hand: torch's functions for nested values take most of an operation's time.
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """The tensors among values and in lists of values."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value)
 
 
 def _inner(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_inner, value))
     return value.inner if isinstance(value, StandInTensor) else value

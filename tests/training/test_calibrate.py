@@ -17,19 +17,19 @@ def of_many(pairs):
     )
 
 
-@pytest.mark.parametrize("factor", [0.5, 1.5])
-def test_calibration_undoes_a_rescaled_spread_map(train, small_default, held_out, factor, monkeypatch):
+def test_calibration_undoes_a_rescaled_spread_map(train, small_default, held_out, monkeypatch):
     """The voxel gain does not depend on the map's scale before."""
     monkeypatch.setattr("dualflow.training.calibrate.MIN_PEOPLE", 2)
     monkeypatch.setattr("dualflow.training.calibrate.LOG_BOUND", 2.0)  # six scans and six steps need a large gain
     flow, people = train(small_default).model, of_many(held_out)
     calibrate(flow, people, PairDataset([]), None, 2)
     before = flow.spread.image.clone()
-    flow.spread.rescale(factor)
-    facts = calibrate(flow, people, PairDataset([]), None, 2)
-    torch.testing.assert_close(flow.spread.image, before, rtol=0.05, atol=0)
-    assert facts["voxel_gain"] * factor == pytest.approx(1, rel=0.05)
-    assert facts["nats_after"] < facts["nats_before"]
+    for factor in (0.5, 1.5):
+        flow.spread.rescale(factor)
+        facts = calibrate(flow, people, PairDataset([]), None, 2)
+        torch.testing.assert_close(flow.spread.image, before, rtol=0.05, atol=0)
+        assert facts["voxel_gain"] * factor == pytest.approx(1, rel=0.05)
+        assert facts["nats_after"] < facts["nats_before"]
 
 
 def test_calibration_costs_hardly_any_likelihood(train, small_default, monkeypatch):

@@ -24,6 +24,20 @@ def config(*, train=None, options=OPTIONS, preset="dualflow", edge=16):
     )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _each_footprint_once():
+    """Sum the tensors of a configuration once, which takes seconds: tests differ in what this machine has."""
+    sums, footprint = {}, forecast.footprint
+
+    def remembered(config, scans):
+        key = config.model_dump_json(), scans
+        return sums[key] if key in sums else sums.setdefault(key, footprint(config, scans))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forecast, "footprint", remembered)
+        yield
+
+
 def test_the_table_has_every_mode_and_names_the_fastest_that_fits(capsys):
     """Memory, time and the largest batch of each memory mode."""
     frame = forecast.forecast_training(config())
