@@ -101,7 +101,7 @@ def convert_dicom(
 
     Returns:
         Scan -> its image relative to `target`; the exams without exactly one such series, with the reason; and a line
-        per scan on the series that was taken.
+        per exam for the console alone, with the series that was taken, or all series where none was.
 
     Raises:
         ConfigError: dcm2niix is not installed.
@@ -123,11 +123,12 @@ def convert_dicom(
                 series = choose_series(all_series, source)
             except DataError as error:
                 excluded.append(Quarantine(scan.key, STEP, str(error)))
+                notes.append(f"{scan.key} has series {_names(all_series)}")
                 continue
             path = bids_path(target, scan, modality(source))
             _copy(series, path)
             scans[scan] = path.relative_to(target)
-            notes.append(f"{scan.key} is series {series} of {series.folder}")
+            notes.append(f"{scan.key} is series {_names([series])}")
     return scans, excluded, notes
 
 
@@ -143,10 +144,17 @@ def choose_series(series: Sequence[Series], source: str) -> Series:
     matches = described or [entry for entry in originals if _named(entry) is None]
     if len(matches) == 1:
         return matches[0]
-    names = ", ".join(map(str, matches or series))
+    # The reason is written to the output, where descriptions, into which people type anything, must not come.
+    numbers = ", ".join(entry.number for entry in matches or series)
     if matches:
-        raise DataError(f"{len(matches)} series fit {source}: {names}; name the folder of one series")
-    raise DataError(f"none of {len(series)} series is a 3D {source} image: {names}; check the folder")
+        raise DataError(f"{len(matches)} series fit {source}: {numbers}; name the folder of one series")
+    raise DataError(f"none of {len(series)} series is a 3D {source} image: {numbers}; check the folder")
+
+
+def _names(series: Sequence[Series]) -> str:
+    """Numbers and descriptions of series with their folders, for the console."""
+    folders = dict.fromkeys(str(entry.folder) for entry in series)
+    return f"{', '.join(map(str, series))} of {' and '.join(folders)}"
 
 
 def _named(series: Series) -> str | None:

@@ -45,7 +45,8 @@ class ConvertInputs:
         root: folder that the paths in `rows` are relative to.
         rows: one row per scan, as `Index.pairs`: the target is '', the split `convert`.
         quarantined: the scans that are excluded already, sorted.
-        notes: lines for the console on unknown side information, and on people without scans or without a row.
+        notes: lines for the console alone: series of DICOM, unknown side information, and people without scans or
+            without a row.
         study: modalities, side columns and masks of the scans.
         name: name of the dataset in the description of the outputs.
     """

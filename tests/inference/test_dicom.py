@@ -57,7 +57,7 @@ def write_series(folder, study, number, description, shape=(24, 24, 24), sleep=0
 
 
 def test_the_source_series_of_each_exam_is_converted(dcm2niix, tmp_path):
-    """Labels come from the study UID alone; an exam without a single series is excluded with the series' names."""
+    """Labels come from the study UID alone; an exam without a single series is excluded with the series' numbers."""
     folder = tmp_path / "DOE JOHN"
     write_series(folder / "a", "1.2.3", 1, "localizer", (24, 24, 3))
     write_series(folder / "a", "1.2.3", 4, "T1 MPRAGE")
@@ -72,10 +72,15 @@ def test_the_source_series_of_each_exam_is_converted(dcm2niix, tmp_path):
     assert path.as_posix() == f"{scan.key}/anat/{scan.key}_T1w.nii.gz"
     assert nib.load(out / path).shape == (24, 24, 24)
     assert json.loads(sidecar_path(out / path).read_text()) == {"Modality": "MR"}
-    assert notes == [f"{scan.key} is series 4 'T1 MPRAGE' of {folder}"]
-    reasons = sorted(row.reason for row in excluded)
-    assert reasons[0].startswith("2 series fit T1w: 2 't1_mprage', 3 't1_mprage gd'; name the folder")
-    assert reasons[1].startswith("none of 1 series is a 3D T1w image: 7 '3D FLAIR'")
+    reasons = {row.reason: row.scan for row in excluded}
+    two, none = sorted(reasons)
+    assert two.startswith("2 series fit T1w: 2, 3; name the folder")
+    assert none.startswith("none of 1 series is a 3D T1w image: 7; check the folder")
+    assert notes == [
+        f"{scan.key} is series 4 'T1 MPRAGE' of {folder}",
+        f"{reasons[two]} has series 2 't1_mprage', 3 't1_mprage gd' of {folder}",
+        f"{reasons[none]} has series 7 '3D FLAIR' of {folder}",
+    ]
     assert not [path for path in out.rglob("*") if "DOE" in path.name]
 
     before = (out / path).stat().st_mtime_ns
@@ -92,6 +97,17 @@ def test_what_people_typed_is_not_copied(dcm2niix, tmp_path):
     assert "DOE" not in sidecar_path(image).read_text()
     loaded = nib.load(image)
     assert np.array_equal(np.asarray(loaded.dataobj).ravel(), np.arange(24**3, dtype="i2"))
+
+
+def test_reasons_hold_no_description(dcm2niix, tmp_path):
+    """Reasons are written to the tables and the page of OUT; descriptions may hold a name, and are for the console."""
+    for number in (2, 3):
+        write_series(tmp_path / "d", "1", number, f"T1 DOE^JANE {number}")
+    write_series(tmp_path / "d", "2", 4, "FLAIR DOE^JANE")
+    _, excluded, notes = convert_dicom([tmp_path / "d"], tmp_path / "out", "T1w")
+    assert len(excluded) == 2
+    assert not [row for row in excluded if "DOE" in row.reason]
+    assert sum("DOE^JANE" in note for note in notes) == 2
 
 
 def test_images_of_an_earlier_version_lose_their_texts_and_damaged_ones_are_replaced(dcm2niix, tmp_path):
