@@ -52,7 +52,7 @@ def find_scans(root: Path, study: StudyConfig, modalities: Sequence[str]) -> tup
     the scan has none, and the reason is in the last result.
 
     A file with another tracer in its name does not belong to the modality. A file without a tracer counts only if the
-    dataset has a single tracer or `study.where` selects by tracer.
+    dataset has a single tracer. If `study.where` selects by tracer, any label does, and only files with it count.
 
     Raises:
         DataError: there is no dataset at `root`.
@@ -65,8 +65,12 @@ def find_scans(root: Path, study: StudyConfig, modalities: Sequence[str]) -> tup
     for name in modalities:
         row, where = modality(name), study.where.get(name, {})
         candidates, unreadable = find_candidates(root, row)
-        tracers = [] if "trc" in where else other_tracers(candidates, row)
-        matches = {scan: [file for file in files if _has_tracer(file, row)] for scan, files in candidates.items()}
+        by_label = "trc" in where
+        tracers = [] if by_label else other_tracers(candidates, row)
+        matches = {
+            scan: [file for file in scan_files if by_label or _has_tracer(file, row)]
+            for scan, scan_files in candidates.items()
+        }
         excluded.update(unreadable)
         for scan, selected in select(matches, name, where).items():
             try:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from dualflow.commit import commit_text
 from dualflow.config import SplitConfig, StudyConfig
-from dualflow.data.bids_files import Exclusions, Files, find_scans
+from dualflow.data.bids_files import Exclusions, Files, find_candidates, find_scans, is_tracer, other_tracers
 from dualflow.data.duplicates import Entry, exclude_duplicates, find_duplicates
 from dualflow.data.exclusions import EXCLUDE, EXCLUDE_TARGET, review_reasons
 from dualflow.data.exclusions import STEP as REVIEW
@@ -114,7 +114,7 @@ def build_index(
         unused = next((f" ({scan}: {reason})" for scan, reason in index.unused_targets.items()), "")
         raise DataError(
             f"{bids}: none of {len(paired)} scans with {study.source} has {study.target} too{unused}, expected pairs "
-            "to train on; check study.target and the names of its files"
+            f"to train on; check study.target and the names of its files{_tracers(bids, study)}"
         )
     table = index.pairs[paired]
     levels = strata_table(table, split.stratify or first_categorical(table, study.side))
@@ -286,6 +286,17 @@ def _require_usable(index: Index, root: Path, study: StudyConfig, quarantine: Pa
             write_quarantine(quarantine, excluded)
         first = f" (the first of {len(excluded)} excluded: {excluded[0].reason})" if excluded else ""
         raise DataError(f"{root}: no usable {study.source} scan{first}; check the dataset and study.source")
+
+
+def _tracers(bids: Path, study: StudyConfig) -> str:
+    """The other tracers than the target's in names of PET, and how to select one that no modality has."""
+    if study.samples or "trc" in study.where.get(study.target, {}):
+        return ""
+    row = modality(study.target)
+    labels = other_tracers(find_candidates(bids, row)[0], row)
+    unknown = [label for label in labels if not any(is_tracer(label, other) for other in MODALITIES.values())]
+    example = f"; select by study.where, such as {{{study.target}: {{trc: {unknown[0]}}}}}" if unknown else ""
+    return f", which have the tracers {', '.join(labels)}{example}" if labels else ""
 
 
 def subject_of(key: str) -> str:

@@ -151,6 +151,21 @@ def test_files_without_a_tracer_can_be_selected(make_bids):
     assert pair_scans(root, chosen).pairs["target"].tolist() == ["sub-1/pet/sub-1_pet.nii"]
 
 
+def test_another_label_of_a_tracer_can_be_selected(make_bids):
+    """Datasets spell tracers differently; without study.where the error names the labels that the dataset has."""
+    labels = ["florbetapir", "florbetapir", "FDG"]
+    files = [f"sub-{number}/anat/sub-{number}_T1w.nii" for number in range(3)]
+    files += [f"sub-{number}/pet/sub-{number}_trc-{label}_pet.nii" for number, label in enumerate(labels)]
+    root = make_bids(files)
+    chosen = StudyConfig(name="t", target="AV45", where={"AV45": {"trc": "florbetapir"}})
+    index = build_index(root, chosen, TRAINING_ONLY)
+    assert index.pairs["target"].tolist() == [*files[3:5], ""]
+    with pytest.raises(DataError, match=r"none of 3 scans .* has AV45 too.*FDG, florbetapir.*{trc: florbetapir}"):
+        build_index(root, StudyConfig(name="t", target="AV45"), TRAINING_ONLY)
+    with pytest.raises(ConfigError, match="no AV45 file has trc-amyvid; choose from: trc-FDG, trc-florbetapir"):
+        build_index(root, StudyConfig(name="t", target="AV45", where={"AV45": {"trc": "amyvid"}}), TRAINING_ONLY)
+
+
 def test_further_sources_are_columns(make_bids, pair_files):
     """Source columns precede side columns; a scan without a source is excluded, and the reason names the file."""
     files = [*pair_files("1"), "sub-1/anat/sub-1_FLAIR.nii.gz", *pair_files("2"), "sub-3/anat/sub-3_FLAIR.nii.gz"]
