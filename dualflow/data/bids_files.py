@@ -182,6 +182,30 @@ def find_mask(study: StudyConfig, scan: Scan, source: Path) -> Path | None:
     return next((path for path in names if os.path.isfile(path)), None)  # noqa: PTH113
 
 
+def scans_without_mask(study: StudyConfig, root: Path, sources: Mapping[str, str]) -> list[str]:
+    """Keys of the scans without a brain mask in the study's folder of masks; none if the study has no such folder.
+
+    Args:
+        study: its masks and source modality.
+        root: folder that the paths of `sources` are relative to.
+        sources: key of each scan -> path of its source image.
+
+    Raises:
+        DataError: the folder does not exist, or has no mask of any scan.
+    """
+    if study.masks is None or not sources:
+        return []
+    lacking = [key for key, path in sources.items() if find_mask(study, Scan.parse(key), root / path) is None]
+    if len(lacking) == len(sources):
+        key, path = next(iter(sources.items()))
+        names = study_mask_paths(study.masks, Scan.parse(key), root / path, modality(study.source))
+        raise DataError(
+            f"{study.masks} has no mask of any of {len(sources)} scans, expected names such as "
+            f"{names[0].relative_to(study.masks)}; check study.masks or --masks"
+        )
+    return lacking
+
+
 def is_utf8(path: Path) -> bool:
     """Whether a path can be written to a table: Python stands for undecodable bytes by surrogates."""
     return not any("\udc80" <= char <= "\udcff" for char in path.as_posix())

@@ -11,7 +11,15 @@ import pandas as pd
 
 from dualflow.commit import commit_text
 from dualflow.config import SplitConfig, StudyConfig
-from dualflow.data.bids_files import Exclusions, Files, find_candidates, find_scans, is_tracer, other_tracers
+from dualflow.data.bids_files import (
+    Exclusions,
+    Files,
+    find_candidates,
+    find_scans,
+    is_tracer,
+    other_tracers,
+    scans_without_mask,
+)
 from dualflow.data.duplicates import Entry, exclude_duplicates, find_duplicates
 from dualflow.data.exclusions import EXCLUDE, EXCLUDE_TARGET, review_reasons
 from dualflow.data.exclusions import STEP as REVIEW
@@ -143,14 +151,19 @@ def reviewed_scans(bids: Path, study: StudyConfig, split: SplitConfig, out: Path
         out: folder of the results, as in `list_scans`.
 
     Raises:
-        DataError: a table cannot be used, a column is in no table, or a decision is on no scan of the study.
+        DataError: a table cannot be used, a column is in no table, a decision is on no scan of the study, or
+            `study.masks` fits no scan.
         ConfigError: no file matches `study.where`.
     """
     columns = tuple(dict.fromkeys([*study.side, *study.labels, *split.stratify]))
     index = list_scans(bids, study.model_copy(update={"side": columns}), study.modalities, out)
     known = {*index.pairs["scan"], *(row.scan for row in index.quarantined)}
     reasons = review_reasons(study.exclusions, known)
-    return index.without(reasons[EXCLUDE], step=REVIEW).without_targets(reasons[EXCLUDE_TARGET])
+    index = index.without(reasons[EXCLUDE], step=REVIEW).without_targets(reasons[EXCLUDE_TARGET])
+    sources = dict(zip(index.pairs["scan"], index.pairs["source"], strict=True))
+    without_mask = scans_without_mask(study, bids, sources)
+    missing = {**index.missing, "scans without a mask in study.masks, masked by deepbet": without_mask}
+    return replace(index, missing=missing)
 
 
 def pair_scans(bids: Path, study: StudyConfig, out: Path | None = None) -> Index:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from dualflow.config import StudyConfig, checked
-from dualflow.data.bids_files import EXTENSIONS, find_mask, natural_order
+from dualflow.data.bids_files import EXTENSIONS, natural_order, scans_without_mask
 from dualflow.data.index import STEP, list_scans
 from dualflow.data.output_names import scans_with_long_names
 from dualflow.data.participants import Declaration, known_columns
@@ -26,7 +26,7 @@ from dualflow.inference.image_files import check_replaced, label_images, origin_
 from dualflow.inference.output_folder import DESCRIPTION, check_files_outside, check_output, check_target
 from dualflow.inference.selection import Selection
 from dualflow.inference.side_options import side_cells, side_notes
-from dualflow.layout import Scan, study_mask_paths
+from dualflow.layout import Scan
 from dualflow.modalities import REFERENCES, modality
 from dualflow.models.card import ModelCard
 
@@ -144,21 +144,10 @@ def _mask_notes(scans: ConvertInputs) -> list[str]:
     Raises:
         DataError: it has none of any scan.
     """
-    folder, files = scans.study.masks, list(zip(scans.rows["scan"], scans.rows["source"], strict=True))
-    if folder is None or not files:
-        return []
-    lacking = [key for key, file in files if find_mask(scans.study, Scan.parse(key), scans.root / file) is None]
-    if not lacking:
-        return []
-    row, (key, file) = modality(scans.study.source), files[0]
-    path = study_mask_paths(folder, Scan.parse(key), scans.root / file, row)[0].relative_to(folder)
-    if len(lacking) == len(files):
-        raise DataError(
-            f"{folder} has no mask of any of {len(files)} scans, expected names such as {path}; check --masks"
-        )
-    return [
-        f"no mask in {folder} for {len(lacking)} of {len(files)} scans ({summarise_names(lacking)}); deepbet's are used"
-    ]
+    sources = dict(zip(scans.rows["scan"], scans.rows["source"], strict=True))
+    lacking = scans_without_mask(scans.study, scans.root, sources)
+    count = f"{len(lacking)} of {len(sources)} scans ({summarise_names(lacking)})"
+    return [f"no mask in {scans.study.masks} for {count}; deepbet's are used"] if lacking else []
 
 
 Kind = Literal["image", "dataset", "table", "DICOM folder"]

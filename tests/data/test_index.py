@@ -8,6 +8,7 @@ import pytest
 from dualflow.config import SplitConfig, StudyConfig
 from dualflow.data.index import build_index, list_scans, pair_scans, read_pairs, side_columns
 from dualflow.data.quarantine import read_quarantine
+from dualflow.data.study_summary import study_summary
 from dualflow.errors import ConfigError, DataError
 from dualflow.layout import Layout
 
@@ -322,6 +323,22 @@ def test_a_side_column_cannot_have_the_name_of_an_index_column(make_bids, pair_f
     root = make_bids(pair_files("1"), f"participant_id\t{name}\n1\tx\n")
     with pytest.raises(ConfigError, match=name):
         pair_scans(root, StudyConfig(name="t", side=(name,)))
+
+
+def test_masks_of_the_study_must_fit_a_scan(make_bids, pair_files, tmp_path):
+    """Masks that fit none are an error, as in a conversion; those that lack one are listed as missing."""
+    root = make_bids([*pair_files("1"), *pair_files("2")])
+    masks = make_bids(["sub-3/anat/sub-3_desc-brain_mask.nii.gz"], name="masks")
+    study = StudyConfig(name="t", masks=masks)
+    with pytest.raises(DataError, match=r"no mask of any of 2 scans, expected names such as sub-1/anat/sub-1_"):
+        build_index(root, study, TRAINING_ONLY)
+    mask = masks / "sub-2" / "anat" / "sub-2_desc-brain_mask.nii.gz"
+    mask.parent.mkdir(parents=True)
+    mask.touch()
+    index = build_index(root, study, TRAINING_ONLY)
+    assert index.pairs["scan"].tolist() == ["sub-1", "sub-2"]
+    assert ["sub-1"] in index.missing.values()
+    assert "without a mask in study.masks, masked by deepbet: 1 (sub-1)" in study_summary(index, study, TRAINING_ONLY)
 
 
 def test_splits_are_listed_by_subject_with_fold_and_strata(make_bids, pair_files):
