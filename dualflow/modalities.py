@@ -7,6 +7,8 @@ from typing import Literal
 
 from dualflow.errors import ConfigError
 
+NEVER_ZERO = ("pet", "perf")
+"""Datatypes of images that are nowhere exactly 0 in the brain."""
 Normaliser = Literal["robust", "white_matter", "suvr", "hounsfield"]
 
 
@@ -38,6 +40,11 @@ class Modality:
     bias_field: bool = False
     target_normaliser: Normaliser | None = None
     reference: str = "brain"
+
+    @property
+    def never_zero(self) -> bool:
+        """Whether 0 means that a voxel is outside the field of view."""
+        return self.datatype in NEVER_ZERO
 
     def as_target(self) -> Modality:
         """The row of this modality as a target."""

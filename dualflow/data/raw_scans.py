@@ -82,8 +82,9 @@ def prepare_scan(
         inputs = input_digests(images)
         if (record := current_manifest(layout, scan, inputs, study, config)) is not None:
             return Quarantine.of_manifest(scan.key, record)
-        for image in images.values():  # before any long computation
-            check_scan(image.path, image.digest)
+        rows = {"source": source_row, "target": target_row, **{name: modality(name) for name in files.extra}}
+        for role, image in images.items():  # before any long computation
+            check_scan(image.path, image.digest, skip_nan=role in rows and rows[role].never_zero)
         pair = preprocess_pair(
             images["source"],
             images.get("target"),

@@ -5,7 +5,9 @@ load -> (align frames with each other) -> mean, weighted by each frame's seconds
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +32,23 @@ LARGE_MM = 5.0
 # Smallest share of the window that frames cover, and longest excess of a static image, without a note.
 MIN_COVERED = 0.99
 MAX_EXCESS_S = 1.0
+NAN_NOTE = "some voxels are NaN and count as outside its field of view"
 
 
 def read_scan(image: RawImage, row: Modality, config: PreprocessConfig) -> tuple[Volume, Record]:
-    """Load one scan of any modality; the record of a PET scan is under the key `pet`, other modalities have none.
+    """Load one scan of any modality, and its record: of a PET under the key `pet`, of others at most `notes`.
+
+    NaN is read as 0 in images whose 0 means outside the field of view, as programs such as SPM write it there.
 
     Raises:
         DataError: as `read_volume` and `read_pet`.
     """
+    notes = [NAN_NOTE] if row.never_zero and math.isnan(image.digest.minimum) else []
     if row.datatype != "pet":
-        return read_volume(image.path, verified=True), {}
+        volume = read_volume(image.path, verified=True, nan_as_zero=row.never_zero)
+        return volume, {"notes": notes} if notes else {}
     volume, record = read_pet(image.path, image.sidecar, config)
-    return volume, {"pet": record}
+    return volume, {"pet": record | {"notes": [*record["notes"], *notes]}}
 
 
 def read_pet(path: Path, sidecar: Mapping[str, Any], config: PreprocessConfig) -> tuple[Volume, Record]:
@@ -58,7 +65,7 @@ def read_pet(path: Path, sidecar: Mapping[str, Any], config: PreprocessConfig) -
     Raises:
         HeaderError: the header is invalid, or the file ends too early.
         GeometryError: its affine is invalid or ambiguous.
-        IntensityError: its voxels are not finite, or all the same.
+        IntensityError: its voxels are infinite, or those that are not NaN are all the same.
         DataError: the frame times are missing or contradictory, no frame lies in the window, or the scanner's
             resolution is unknown or coarser than the requested one.
     """
@@ -89,7 +96,8 @@ def _static(series: Series, sidecar: Mapping[str, Any], config: PreprocessConfig
         record, (first, last) = _overlap(times, window, series.path)[1], times.span
         if window and (first < window[0] - MAX_EXCESS_S or last > window[1] + MAX_EXCESS_S):
             notes = [f"is one image of {first:g} to {last:g} s, expected {window[0]:g} to {window[1]:g} s"]
-    return read_volume(series.path, verified=True), record | {"frames": 1, "notes": [*record.get("notes", []), *notes]}
+    volume = read_volume(series.path, verified=True, nan_as_zero=True)
+    return volume, record | {"frames": 1, "notes": [*record.get("notes", []), *notes]}
 
 
 def _dynamic(series: Series, sidecar: Mapping[str, Any], config: PreprocessConfig) -> tuple[Volume, Record]:
@@ -106,7 +114,8 @@ def _dynamic(series: Series, sidecar: Mapping[str, Any], config: PreprocessConfi
         record["notes"].append("its frames are not corrected for decay, so later ones have less weight")
     motions: dict[int, Motion] = {}
     if config.pet_motion and len(seconds) > 1:
-        copies = {index: working_copy(frame) for index, frame in series.frames(seconds)}
+        frames = series.frames(seconds, skip_nan=True)
+        copies = {index: working_copy(_without_nan(frame)) for index, frame in frames}
         reference, motions = find_motion(copies, {index: float(times.duration[index]) for index in seconds})
         record["motion"] = _motion_record(reference, motions)
         record["notes"] += _motion_notes(motions)
@@ -142,12 +151,14 @@ def _average(series: Series, seconds: Mapping[int, float], motions: Mapping[int,
     """Weighted mean, in each voxel over the frames that cover it; a moved frame is interpolated once."""
     shape = series.shape
     total, weight = np.zeros(shape, np.float64), np.zeros(shape, np.float64)
-    for index, frame in series.frames(seconds):
+    for index, frame in series.frames(seconds, skip_nan=True):
         motion = motions.get(index)
-        if motion is None or motion.still:
-            array: Singles = frame.array
-        else:
-            array = resample(frame, *frame.grid, motion.to_frame, order=3, background=np.nan)
+        array: Singles = frame.array
+        if motion is not None and not motion.still:
+            array = resample(_without_nan(frame), *frame.grid, motion.to_frame, order=3, background=np.nan)
+            if (hidden := np.isnan(frame.array)).any():
+                moved = resample(replace(frame, array=hidden.astype(np.float32)), *frame.grid, motion.to_frame)
+                array[moved > 0] = np.nan
         in_view = np.isfinite(array)
         np.add(total, seconds[index] * array, out=total, where=in_view)
         np.add(weight, seconds[index], out=weight, where=in_view)
@@ -156,6 +167,11 @@ def _average(series: Series, seconds: Mapping[int, float], motions: Mapping[int,
     if low == high:
         raise IntensityError(f"{series.path}: every voxel of its mean is {low:g}, expected an image; export it again")
     return Volume(mean, series.affine, series.path)
+
+
+def _without_nan(frame: Volume) -> Volume:
+    """A frame with 0 in place of NaN."""
+    return replace(frame, array=np.where(np.isnan(frame.array), np.float32(0), frame.array))
 
 
 def _motion_record(reference: int, motions: Mapping[int, Motion]) -> Record:

@@ -45,8 +45,6 @@ from dualflow.imaging.stopwatch import Stopwatch
 from dualflow.modalities import Modality, modality
 
 WHITE_MATTER = "cerebral_white"
-NEVER_ZERO = ("pet", "perf")
-"""Datatypes of images that are nowhere exactly 0 in the brain."""
 _LIBRARIES = ("SimpleITK", "deepbet", "monai", "nibabel", "nilearn", "numpy", "scipy", "torch")
 
 
@@ -251,7 +249,7 @@ def padding(raw: Singles, row: Modality) -> Bools:
         raw: interpolated image.
         row: modality of the image.
     """
-    return np.asarray((raw == 0) & (row.datatype in NEVER_ZERO))
+    return np.asarray((raw == 0) & row.never_zero)
 
 
 def _zero_beyond_view(raw: Singles, row: Modality) -> tuple[Singles, Bools]:
@@ -265,7 +263,7 @@ def _marked_beyond_view(values: Singles, brain: Bools, in_view: Bools, row: Moda
 
     A normalisation by percentiles has turned their 0 into another value.
     """
-    return np.where(brain & ~in_view, intensity.INSIDE, values) if row.datatype in NEVER_ZERO else values
+    return np.where(brain & ~in_view, intensity.INSIDE, values) if row.never_zero else values
 
 
 def _reference_unit(row: Modality, pet_record: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,13 +7,14 @@ modification time.
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dualflow.imaging.affines import resolve_affine
 from dualflow.imaging.nifti_header import check_header
-from dualflow.imaging.volume import check_contrast, merged_range, stored_voxels, value_range
+from dualflow.imaging.volume import check_contrast, file_range, merged_range, stored_voxels, value_range
 
 
 @dataclass(frozen=True)
@@ -87,18 +88,22 @@ def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[:3] if all(size == 1 for size in shape[3:]) else shape
 
 
-def check_scan(path: Path, digest: ImageDigest) -> None:
+def check_scan(path: Path, digest: ImageDigest, *, skip_nan: bool = False) -> None:
     """Check an image's header and affine, and the value range of a single frame.
 
-    Only the header is read.
+    Only the header is read. With `skip_nan`, so are the voxels of an image with NaN, whose digest lacks the range of
+    the others.
 
     Raises:
         HeaderError: the file is not NIfTI, is cut short, claims too much memory, or has other dimensions.
         GeometryError: its affine is invalid or ambiguous.
-        IntensityError: its voxels are not finite, or all the same.
+        IntensityError: its voxels are not finite, or all the same; with `skip_nan`, those that are not NaN.
     """
     info = check_header(path, 4, series=True)
     i, j, k = info.shape[:3]
     resolve_affine(info.header, (i, j, k), info.path)
     if len(info.shape) == 3:  # frames of a series outside the time window are not checked
-        check_contrast(digest.minimum, digest.maximum, info)
+        low, high = digest.minimum, digest.maximum
+        if skip_nan and math.isnan(low):
+            low, high = file_range(info, skip_nan=True)
+        check_contrast(low, high, info, skip_nan=skip_nan)

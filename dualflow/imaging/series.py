@@ -35,16 +35,18 @@ class Series:
         i, j, k = self.info.shape[:3]
         return i, j, k
 
-    def frames(self, indices: Collection[int]) -> Iterator[tuple[int, Volume]]:
+    def frames(self, indices: Collection[int], *, skip_nan: bool = False) -> Iterator[tuple[int, Volume]]:
         """Yield the frames `indices` with their index, in the file's order; the file is read to its end.
+
+        With `skip_nan`, frames may have NaN, which stays.
 
         Raises:
             HeaderError: the file is shorter or much longer than its header says, or damaged.
-            IntensityError: a frame has voxels that are not finite.
+            IntensityError: a frame has voxels that are not finite, other than NaN with `skip_nan`, or nothing but NaN.
         """
         for index, stored in enumerate(stored_voxels(self.info, math.prod(self.shape))):
             if index in indices:
-                check_range(*value_range(stored), self.info)
+                check_range(*value_range(stored, skip_nan=skip_nan), self.info, skip_nan=skip_nan)
                 frame = real_voxels(stored, self.info).reshape(self.shape, order="F")
                 yield index, Volume(frame, self.affine, self.path)
 

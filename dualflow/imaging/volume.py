@@ -31,7 +31,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 _QUATERNION_MM = 0.005
 
 
-def read_volume(path: Path, *, dimensions: int = 3, verified: bool = False) -> Volume:
+def read_volume(path: Path, *, dimensions: int = 3, verified: bool = False, nan_as_zero: bool = False) -> Volume:
     """Read one image as float32 with its affine.
 
     Args:
@@ -39,24 +39,27 @@ def read_volume(path: Path, *, dimensions: int = 3, verified: bool = False) -> V
         dimensions: axes of the image; further axes of length 1 are dropped.
         verified: the file has passed `check_scan`, so it is read once; otherwise a first pass checks it
             before memory is allocated.
+        nan_as_zero: whether NaN is read as 0, in an image whose 0 means outside the field of view.
 
     Raises:
         HeaderError: the file is not NIfTI, is cut short, claims too much memory, or has other dimensions.
         GeometryError: its affine is invalid or ambiguous.
-        IntensityError: its voxels are not finite, or all the same.
+        IntensityError: its voxels are not finite, or all the same; with `nan_as_zero`, those that are not NaN.
     """
     info = check_header(path, dimensions)
     i, j, k = info.shape[:3]
     affine = resolve_affine(info.header, (i, j, k), info.path)
     if not verified:
-        check_contrast(*merged_range(value_range(piece) for piece in stored_voxels(info)), info)
+        check_contrast(*file_range(info, skip_nan=nan_as_zero), info, skip_nan=nan_as_zero)
     array, start, ranges = np.empty(math.prod(info.shape), dtype=np.float32), 0, []
     for piece in stored_voxels(info):
-        ranges.append(value_range(piece))
+        ranges.append(value_range(piece, skip_nan=nan_as_zero))
         array[start : start + piece.size] = real_voxels(piece, info)
         start += piece.size
     # Again for a verified file, because it can have changed since.
-    check_contrast(*merged_range(ranges), info)
+    check_contrast(*merged_range(ranges, skip_nan=nan_as_zero), info, skip_nan=nan_as_zero)
+    if nan_as_zero:
+        array[np.isnan(array)] = 0
     return Volume(array.reshape(info.shape, order="F"), affine, info.path)
 
 
@@ -101,24 +104,36 @@ def real_voxels(stored: NDArray[np.generic], info: NiftiInfo) -> Singles:
     return values
 
 
-def value_range(stored: NDArray[np.generic]) -> tuple[float, float]:
-    """Minimum and maximum of stored values; NaN if any of them is."""
+def value_range(stored: NDArray[Any], *, skip_nan: bool = False) -> tuple[float, float]:
+    """Minimum and maximum of stored values; NaN if any of them is, or all of them with `skip_nan`."""
+    low, high = (np.fmin, np.fmax) if skip_nan else (np.minimum, np.maximum)
     with np.errstate(invalid="ignore"):
-        return float(stored.min()), float(stored.max())
+        return float(low.reduce(stored, axis=None)), float(high.reduce(stored, axis=None))
 
 
-def merged_range(ranges: Iterable[tuple[float, float]]) -> tuple[float, float]:
-    """Range of the pieces of one image, from the range of each; NaN if any of them is."""
-    table = np.array(list(ranges))
-    return float(table.min()), float(table.max())
+def merged_range(ranges: Iterable[tuple[float, float]], *, skip_nan: bool = False) -> tuple[float, float]:
+    """Range of the pieces of one image, from the range of each; NaN as in `value_range`."""
+    return value_range(np.array(list(ranges)), skip_nan=skip_nan)
 
 
-def check_range(low: float, high: float, info: NiftiInfo) -> tuple[float, float]:
-    """Range of an image in its unit, from the range of its stored values.
+def file_range(info: NiftiInfo, *, skip_nan: bool = False) -> tuple[float, float]:
+    """Range of the stored values of a file, read in pieces; NaN as in `value_range`.
+
+    Raises:
+        HeaderError: as `stored_voxels`.
+    """
+    ranges = (value_range(piece, skip_nan=skip_nan) for piece in stored_voxels(info))
+    return merged_range(ranges, skip_nan=skip_nan)
+
+
+def check_range(low: float, high: float, info: NiftiInfo, *, skip_nan: bool = False) -> tuple[float, float]:
+    """Range of an image in its unit, from the range of its stored values, of those that are not NaN with `skip_nan`.
 
     Raises:
         IntensityError: a voxel is NaN or infinite, or exceeds float32.
     """
+    if skip_nan and math.isnan(low):
+        raise IntensityError(f"{info.path}: every voxel is NaN, expected an image; export the scan again")
     if not (math.isfinite(low) and math.isfinite(high)):
         defect = "NaN" if math.isnan(low) else "infinite"
         raise IntensityError(f"{info.path}: some voxels are {defect}, expected finite values; replace or mask them")
@@ -133,13 +148,13 @@ def check_range(low: float, high: float, info: NiftiInfo) -> tuple[float, float]
     return min(real), max(real)
 
 
-def check_contrast(low: float, high: float, info: NiftiInfo) -> None:
-    """Check the range of an image's stored values.
+def check_contrast(low: float, high: float, info: NiftiInfo, *, skip_nan: bool = False) -> None:
+    """Check the range of an image's stored values, with `skip_nan` of those that are not NaN.
 
     Raises:
         IntensityError: a voxel is NaN or infinite or exceeds float32, or all voxels are the same.
     """
-    low, high = (float(np.float32(end)) for end in check_range(low, high, info))
+    low, high = (float(np.float32(end)) for end in check_range(low, high, info, skip_nan=skip_nan))
     if low == high:
         raise IntensityError(f"{info.path}: every voxel is {low:g}, expected an image; export the scan again")
 

@@ -229,7 +229,8 @@ class Converter:
         Raises:
             DataError: the raw source cannot be read, or is on another grid.
         """
-        path, source = self.layout.figure(scan, "synth"), read_volume(raw, verified=True)
+        path = self.layout.figure(scan, "synth")
+        source = read_volume(raw, verified=True, nan_as_zero=self.source.never_zero)
         deviation = images.get("deviation")
         canvas = result_figure(
             source=source.array,

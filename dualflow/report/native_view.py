@@ -33,7 +33,7 @@ def native_view(config: Config, scan: str, source: str) -> tuple[Figure, tuple[i
     source_row, row = modality(config.study.source), modality(config.study.target)
     preprocessed = PreprocessedScan.from_manifest(layout, key)
     try:
-        raw = read_volume(config.bids / source)
+        raw = read_volume(config.bids / source, nan_as_zero=source_row.never_zero)
         mean, std = (read_volume(layout.synthetic(key, source_row, row, desc)).array for desc in ("synth", "synthstd"))
         real, mask = (preprocessed.volume(name).array for name in ("target_native", "mask_native"))
         to_template = np.array(preprocessed.record()["source_to_template"])

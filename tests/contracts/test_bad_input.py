@@ -315,7 +315,8 @@ def staged(tmp_path_factory):
         source, target = root / key / f"anat/{key}_T1w", root / key / f"pet/{key}_trc-FDG_pet"
         for folder in (source.parent, target.parent):
             folder.mkdir(parents=True)
-        as_target = path.stem.startswith("00") and defect.name != "frames"  # a PET image may have frames
+        # A PET image may have frames, and NaN outside its field of view.
+        as_target = path.stem.startswith("00") and defect.name not in ("frames", "nan")
         if as_target:
             source.with_name(f"{source.name}.nii.gz").symlink_to(t1w)
         image = target if as_target else source

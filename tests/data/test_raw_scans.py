@@ -134,6 +134,17 @@ def test_an_excluded_scan_is_tried_again_if_its_files_change(files, attempts, tm
     assert prepare_scan(layout, scan, files, STUDY, PREPROCESS) is None
 
 
+@pytest.mark.parametrize(("role", "usable"), [("target", True), ("source", False), ("FLAIR", False)])
+def test_only_a_pet_may_have_nan(files, attempts, tmp_path, role, usable):
+    """There it is outside the field of view; in an MR it is a defect."""
+    array = np.random.default_rng(0).random((4, 4, 4), np.float32)
+    array[0] = np.nan
+    nib.save(nib.Nifti1Image(array, np.eye(4)), files.paths[role])
+    quarantine = prepare_scan(Layout(tmp_path / "out"), Scan("1"), files, STUDY, PREPROCESS)
+    assert attempts.sources == ([files.source.name] if usable else [])
+    assert quarantine is None if usable else "NaN" in quarantine.reason
+
+
 @pytest.mark.parametrize("error", [DataError("it is bad"), ValueError("odd")])
 def test_an_excluded_scan_loses_its_earlier_volumes(files, attempts, tmp_path, error):
     """No manifest lists them any more, so they would stay beside its row in the quarantine table."""

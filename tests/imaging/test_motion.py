@@ -126,3 +126,15 @@ def test_frames_are_aligned_before_they_are_averaged(series):
     assert "moves by up to" in " ".join(corrected[1]["notes"])
     assert "motion" not in uncorrected[1]
     assert uncorrected[1]["notes"] == []
+
+
+def test_a_moved_frame_does_not_count_where_it_is_nan(tmp_path):
+    """Its voxels of NaN move with the others, and the mean there is that of the other frames."""
+    frames = [frame(motion, noise=0.0).array for motion in (STILL, LARGE, STILL)]
+    frames[1][..., : SHAPE[2] // 3] = np.nan
+    times = {"FrameTimesStart": [0, 600, 900], "FrameDuration": [600, 300, 300], "Units": "SUV"}
+    path = save_pet(tmp_path / "pet.nii", np.stack(frames), AFFINE, **times)
+    volume, record = read_pet(path, times, PreprocessConfig())
+    assert record["motion"]["frames"]["1"]["corrected"]
+    low = frames[0][..., : SHAPE[2] // 3]
+    assert np.abs(volume.array[..., : SHAPE[2] // 3] - low).max() < 0.05 * low.max()

@@ -139,6 +139,35 @@ def test_other_modalities_are_read_unchanged(tmp_path):
     assert read_scan(verify_image(path), MODALITIES["FDG"], CONFIG)[1].keys() == {"pet"}
 
 
+@pytest.mark.parametrize("name", ["FDG", "CBF"])
+def test_nan_is_outside_the_field_of_view(tmp_path, name):
+    """SPM writes it there. It is read as 0, and noted."""
+    image = FRAMES[0].copy()
+    image[..., 0] = np.nan
+    raw = verify_image(save_pet(tmp_path / "pet.nii", image, **BQ), skip_nan=True)
+    volume, record = read_scan(raw, MODALITIES[name], CONFIG)
+    np.testing.assert_array_equal(volume.array, np.nan_to_num(image))
+    (note,) = record.get("pet", record)["notes"]
+    assert "NaN" in note
+    with pytest.raises(IntensityError, match="NaN"):
+        read_scan(raw, MODALITIES["T1w"], CONFIG)
+
+
+def test_frames_do_not_count_where_they_are_nan(tmp_path):
+    """The mean of a voxel is that of the frames that show it; without one it is 0, outside the field of view."""
+    frames = FRAMES.copy()
+    frames[0, 0] = frames[:, :, 0] = np.nan
+    path = save_pet(tmp_path / "pet.nii", frames, **TIMES, **BQ)
+    volume, record = read_scan(verify_image(path), MODALITIES["FDG"], CONFIG)
+    expected = np.average(FRAMES, axis=0, weights=TIMES["FrameDuration"])
+    expected[0] = np.average(FRAMES[1:, 0], axis=0, weights=TIMES["FrameDuration"][1:])
+    expected[:, 0] = 0
+    np.testing.assert_allclose(volume.array, expected, rtol=1e-5)
+    assert "NaN" in record["pet"]["notes"][-1]
+    with pytest.raises(IntensityError, match="every voxel is NaN"):
+        read_pet(save_pet(path, np.stack([FRAMES[0], FRAMES[1] * np.nan, FRAMES[2]]), **TIMES), TIMES, CONFIG)
+
+
 def width_mm(array, axis, edge):
     """Return the full width at half maximum of a Gaussian spot along an axis, from its second moment."""
     profile = array.sum(axis=tuple({0, 1, 2} - {axis}), dtype=np.float64)

@@ -88,7 +88,7 @@ def pair(head):
 def preprocess(source, target, *settings, extra=None, mask=None):
     """Verify the files and preprocess them as a pair."""
     images = {name: verify_image(path) for name, path in (extra or {}).items()}
-    target, mask = (path and verify_image(path) for path in (target, mask))
+    target, mask = target and verify_image(target, skip_nan=True), mask and verify_image(mask)
     return pipeline.preprocess_pair(verify_image(source), target, *settings, extra=images, mask=mask)
 
 
@@ -372,8 +372,8 @@ def test_a_series_is_averaged_and_scaled_by_its_reference_region(head, pair, tmp
     assert json.loads(json.dumps(averaged.record)) == averaged.record
 
 
-def test_slices_that_are_padded_with_0_are_not_in_view(head, pair, tmp_path, monkeypatch):
-    """They do not dilute the reference region, and lower its shown share and the coverage."""
+def test_slices_that_are_padded_are_not_in_view(head, pair, tmp_path, monkeypatch):
+    """They do not dilute the reference region, and lower its shown share and the coverage; NaN is the same as 0."""
     monkeypatch.setattr(pipeline, "brain_mask", threshold_mask)
     volume = replace(pair.target_volume, array=100 + np.abs(pair.target_volume.array))
     array = volume.array.copy()
@@ -395,6 +395,11 @@ def test_slices_that_are_padded_with_0_are_not_in_view(head, pair, tmp_path, mon
     assert shares[1] < 0.95
     assert coverages[0] > 0.99
     assert coverages[1] == pytest.approx(shown.sum() / cut.mask.sum(), abs=0.01)
+    array[..., :18] = np.nan
+    nib.save(nib.Nifti1Image(array, volume.affine), tmp_path / "nan.nii.gz")
+    empty = preprocess(head / "source.nii.gz", tmp_path / "nan.nii.gz", T1W, FDG, config)
+    np.testing.assert_array_equal(empty.target, cut.target)
+    np.testing.assert_array_equal(empty.target_native, cut.target_native)
 
 
 def test_blood_flow_beyond_the_field_of_view_is_not_measured(head, pair, tmp_path, monkeypatch):

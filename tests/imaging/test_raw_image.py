@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import nibabel as nib
@@ -106,6 +107,21 @@ def test_values_are_checked_on_the_digest(tmp_path, value, error, words):
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:352]) + bytes(len(array.tobytes())))
     with pytest.raises(error, match=words):
         check_scan(path, digest)
+
+
+@pytest.mark.parametrize(
+    ("others", "words"), [((1, 2), None), ((np.inf, 2), "infinite"), ((3, 3), "is 3"), ((np.nan, np.nan), "is NaN")]
+)
+def test_nan_can_be_skipped(tmp_path, others, words):
+    """The other voxels are checked as those of an image without NaN."""
+    array = np.full((4, 5, 6), np.nan, np.float32)
+    array[0], array[1] = others
+    path = saved(tmp_path / "a.nii.gz", array, np.eye(4))
+    digest = digest_image(path)
+    with pytest.raises(IntensityError, match="NaN"):
+        check_scan(path, digest)
+    with pytest.raises(IntensityError, match=words) if words else nullcontext():
+        check_scan(path, digest, skip_nan=True)
 
 
 def test_a_series_may_have_frames_of_any_value(tmp_path):

@@ -217,6 +217,20 @@ def _rotation(x, y):
     return about_x @ about_y
 
 
+def test_nan_is_read_as_0_if_asked_for(tmp_path):
+    """It is 0 in the image's unit, whatever its intercept; the other voxels are as they were."""
+    array = ARRAY.copy()
+    array[:, 0] = np.nan
+    path = patched(saved(tmp_path / "scan.nii", array), ("2f", 112, 2.0, 3.0))
+    for verified in (False, True):
+        voxels = read_volume(path, verified=verified, nan_as_zero=True).array
+        np.testing.assert_allclose(voxels, np.where(np.isnan(array), 0, 2 * array + 3))
+    with pytest.raises(IntensityError, match="NaN"):
+        read_volume(path)
+    with pytest.raises(IntensityError, match="every voxel is NaN"):
+        read_volume(saved(tmp_path / "empty.nii", np.full_like(ARRAY, np.nan)), nan_as_zero=True)
+
+
 @pytest.mark.parametrize("voxel", [np.nan, np.inf])
 def test_a_volume_that_is_not_finite_is_not_written(tmp_path, voxel):
     """Neither the image nor its sidecar."""

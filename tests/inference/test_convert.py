@@ -175,6 +175,17 @@ def test_a_scan_whose_raw_source_is_away_is_converted_without_a_picture(convert_
     assert str(layout.root) not in warning
 
 
+def test_the_picture_shows_a_pet_with_nan(preprocessed, tmp_path):
+    """A PET that is the source is drawn as preprocessing read it."""
+    plain, _, record, brain = preprocessed
+    converter = replace(plain, source=FDG)
+    voxels = np.where(np.indices(NATIVE_SHAPE)[2] < 3, np.nan, brain + 1.0).astype(np.float32)
+    nib.save(nib.Nifti1Image(voxels, NATIVE), tmp_path / "pet.nii")
+    volumes = {name: brain.astype(np.float32) for name in ("synth", "synthstd")}
+    picture = converter._draw(Scan("01"), tmp_path / "pet.nii", Verdict(), volumes, record, brain)
+    assert picture.is_file()
+
+
 def test_a_conversion_that_fails_leaves_no_file(convert_item, monkeypatch):
     """Neither its volumes stay, which no manifest lists, nor the manifest of the conversion before."""
     run, layout = convert_item
