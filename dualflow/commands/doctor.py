@@ -205,7 +205,9 @@ def check_data(config: Config) -> Iterator[Finding]:
         yield Finding("fail", "data", str(error))
         return
     pairs = int((index.pairs["target"] != "").sum())
-    text = f"{len(index.pairs)} scans, {pairs} with {config.study.target}, {len(index.quarantined)} excluded"
+    target, lone = config.study.target, len(index.lone_targets)
+    text = f"{len(index.pairs)} scans, {pairs} with {target}, {len(index.quarantined)} excluded"
+    text += f", {lone} with {target} alone" if lone else ""
     unusable = [row for row in index.quarantined if row.step != REVIEW]
     for guess in index.guesses.values():
         yield Finding("warn", "data", guess)
@@ -214,13 +216,13 @@ def check_data(config: Config) -> Iterator[Finding]:
         count = len(index.unused_targets)
         yield Finding("warn", "targets", f"{count} not used, their scans are to convert; the first, {scan}: {reason}")
     if not pairs:
-        yield Finding("fail", "data", f"{text}; a training needs scans with {config.study.target}")
+        yield Finding("fail", "data", f"{text}; a training needs scans with {target}")
     elif unusable:
         yield Finding("warn", "data", f"{text}; the first is {unusable[0].scan}: {unusable[0].reason}")
     else:
         yield Finding("ok", "data", text)
     if pairs:
-        excluded = {subject_of(row.scan) for row in index.quarantined}
+        excluded = {subject_of(key) for key in (*(row.scan for row in index.quarantined), *index.lone_targets)}
         paired = set(index.pairs.loc[index.pairs["target"] != "", "subject"])
         yield from _check_people(config, paired, {*index.pairs["subject"], *excluded})
 

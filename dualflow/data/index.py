@@ -27,7 +27,7 @@ from dualflow.data.output_names import scans_with_long_names
 from dualflow.data.participants import UNDECLARED, Declaration, guessed_types, listed_subjects, side_values
 from dualflow.data.quarantine import Quarantine, without_folders, write_quarantine
 from dualflow.data.scan_table import find_samples, sample_values, table_subjects
-from dualflow.data.session_pairs import join_sessions
+from dualflow.data.session_pairs import join_sessions, session_partners
 from dualflow.data.split import assign_folds, assign_splits
 from dualflow.data.strata import first_categorical, first_scans, strata_of, strata_table
 from dualflow.data.tsv import all_numbers, numbers, read_table, table_text
@@ -55,6 +55,7 @@ class Index:
         splits: one row per subject with a pair: subject, fold (None without folds), split, then the strata.
         guesses: side column -> a line on its type, which no JSON sidecar declares.
         unused_targets: key of a scan -> why its target is not used; the scan is one to convert.
+        lone_targets: keys of the scans that have the target and no source, which are neither used nor excluded.
     """
 
     pairs: pd.DataFrame
@@ -64,6 +65,7 @@ class Index:
     splits: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["subject", "fold", "split"]))
     guesses: Mapping[str, str] = field(default_factory=dict)
     unused_targets: Mapping[str, str] = field(default_factory=dict)
+    lone_targets: Sequence[str] = ()
 
     def without(self, excluded: Mapping[str, object], *folders: Path, step: str = STEP) -> Index:
         """The index after excluding further scans in a step; paths in the reasons become relative to `folders`."""
@@ -120,6 +122,8 @@ def build_index(
     paired = index.pairs["target"] != ""
     if not paired.any():
         unused = next((f" ({scan}: {reason})" for scan, reason in index.unused_targets.items()), "")
+        if lone := len(index.lone_targets):
+            unused += f" ({lone} sessions have it alone: list the pairs in a table, study.samples)"
         raise DataError(
             f"{bids}: none of {len(paired)} scans with {study.source} has {study.target} too{unused}, expected pairs "
             f"to train on; check study.target and the names of its files{_tracers(bids, study)}"
@@ -127,7 +131,8 @@ def build_index(
     table = index.pairs[paired]
     levels = strata_table(table, split.stratify or first_categorical(table, study.side))
     strata = strata_of(levels)
-    labels = [*index.pairs["subject"], *(subject_of(row.scan) for row in index.quarantined)]
+    others = [*(row.scan for row in index.quarantined), *index.lone_targets]
+    labels = [*index.pairs["subject"], *map(subject_of, others)]
     folds = assign_folds(strata, split)
     splits = assign_splits(strata, split, folds, labels)
     rows = [(label, folds.get(label), splits[label]) for label in sorted(splits)]
@@ -157,7 +162,7 @@ def reviewed_scans(bids: Path, study: StudyConfig, split: SplitConfig, out: Path
     """
     columns = tuple(dict.fromkeys([*study.side, *study.labels, *split.stratify]))
     index = list_scans(bids, study.model_copy(update={"side": columns}), study.modalities, out)
-    known = {*index.pairs["scan"], *(row.scan for row in index.quarantined)}
+    known = {*index.pairs["scan"], *(row.scan for row in index.quarantined), *index.lone_targets}
     reasons = review_reasons(study.exclusions, known)
     index = index.without(reasons[EXCLUDE], step=REVIEW).without_targets(reasons[EXCLUDE_TARGET])
     sources = dict(zip(index.pairs["scan"], index.pairs["source"], strict=True))
@@ -194,7 +199,8 @@ def list_scans(
 
     A scan is excluded if it lacks a source, if several files match a source, if a file is missing or lies outside
     the dataset, if its labels are too long for names of outputs, or if its side information is invalid. If several
-    files match the target, the scan is one to convert.
+    files match the target, the scan is one to convert. A session of a BIDS dataset with the target alone is no scan,
+    but is excluded if `study.join_sessions` would pair it.
 
     Args:
         bids: root of the dataset: a BIDS dataset, or the folder of `study.samples`.
@@ -211,19 +217,24 @@ def list_scans(
         raise ConfigError(f"side column '{reserved[0]}' has the name of a column of the index; rename the column")
     table = study.samples
     ambiguous: Exclusions = {}
+    partners: dict[Scan, Scan] = {}
     if table:
         files, excluded = find_samples(table, study, modalities)
     else:
         files, excluded, ambiguous = find_scans(bids, study, modalities)
-        if study.join_sessions:  # which of the visits of a subject with an unclear one belong together is unclear too
-            unclear = {subject_of(key) for key in excluded}
-            clear = {scan: files[scan] for scan in files if scan.subject not in unclear}
-            files = {scan: files[scan] for scan in files if scan.subject in unclear} | join_sessions(clear, study)
+        # Which of the visits of a subject with an unclear one belong together is unclear too.
+        unclear = {subject_of(key) for key in excluded}
+        partners = session_partners({scan: files[scan] for scan in files if scan.subject not in unclear}, study)
+        if study.join_sessions:
+            files = join_sessions(files, partners)
     listed = table_subjects(table) if table else listed_subjects(bids)
-    incomplete, missing = _incomplete({scan: files[scan] for scan in files if scan.key not in excluded}, study)
+    clear = {scan: files[scan] for scan in files if scan.key not in excluded}
+    incomplete, missing, lone = _incomplete(clear, study, partners)
+    alone = set(lone)
+    files = {scan: files[scan] for scan in files if scan.key not in alone}
     excluded |= incomplete | scans_with_long_names(files, study, out or bids)
     scans = sorted((scan for scan in files if scan.key not in excluded and files[scan]), key=lambda scan: scan.key)
-    with_scan = {scan.subject for scan in scans} | {subject_of(key) for key in excluded}
+    with_scan = {scan.subject for scan in scans} | {subject_of(key) for key in (*excluded, *lone)}
     subject_table = table.name if table else "participants.tsv"
     scan_name = "a scan" if study.target in modalities else f"a {study.source} scan"
     missing[f"subjects in {subject_table} without {scan_name}"] = sorted(set(listed) - with_scan)
@@ -241,7 +252,8 @@ def list_scans(
     ]
     pairs = pd.DataFrame(rows, columns=[*COLUMNS, *extra], dtype=object)
     guesses = guessed_types(side, table.with_suffix(".json") if table else bids / "participants.json")
-    index = Index(pairs.join(side), [], missing, guesses=guesses).without(excluded | invalid, bids)
+    index = Index(pairs.join(side), [], missing, guesses=guesses, lone_targets=lone)
+    index = index.without(excluded | invalid, bids)
     return index.without_targets({key: str(error) for key, error in ambiguous.items() if key not in excluded})
 
 
@@ -271,25 +283,39 @@ def side_columns(pairs: pd.DataFrame) -> list[str]:
     return [str(name) for name in pairs.columns if name not in [*COLUMNS, *EXTRA]]
 
 
-def _incomplete(files: Files, study: StudyConfig) -> tuple[Exclusions, dict[str, list[str]]]:
-    """The scans that lack a source with the reason, and the scans by missing modality."""
+def _incomplete(
+    files: Files, study: StudyConfig, partners: Mapping[Scan, Scan]
+) -> tuple[Exclusions, dict[str, list[str]], list[str]]:
+    """The scans that lack a source with the reason, the scans by missing modality, and `Index.lone_targets`.
+
+    Args:
+        files: files of the scans.
+        study: modalities.
+        partners: scans with the target alone that `study.join_sessions` would pair.
+    """
     excluded: Exclusions = {}
     missing: dict[str, list[str]] = {}
+    lone: list[str] = []
     owners = {(scan.subject, name): scan for scan in reversed(files) for name in files[scan]}
     for scan in sorted(files, key=lambda scan: scan.key):
         absent = [name for name in study.sources if name not in files[scan]]
-        if files[scan] and absent:
-            images = f"{' and '.join(files[scan])} but no {' and '.join(absent)}"
-            elsewhere = owners.get((scan.subject, absent[0]))
-            can_join = set(files[scan]) == {study.target} and not study.join_sessions
+        if not files[scan] or not absent:
+            continue
+        images = f"{' and '.join(files[scan])} but no {' and '.join(absent)}"
+        elsewhere = owners.get((scan.subject, absent[0]))
+        # Sessions with the target alone are usual in longitudinal datasets. A row of a table is meant as a scan.
+        if set(files[scan]) == {study.target} and scan not in partners and study.samples is None:
+            lone.append(scan.key)
+            images += ", which another session has" if elsewhere else ""
+        else:
             remedy = (
-                _other_session(absent[0], elsewhere, can_join=can_join)
+                _other_session(absent[0], elsewhere, can_join=scan in partners)
                 if elsewhere
                 else _remedy(scan, absent[0], study.samples)
             )
             excluded[scan.key] = PairingError(f"has {images}; {remedy}")
-            missing.setdefault(f"scans with {images}", []).append(scan.key)
-    return excluded, missing
+        missing.setdefault(f"scans with {images}", []).append(scan.key)
+    return excluded, missing, lone
 
 
 def _require_usable(index: Index, root: Path, study: StudyConfig, quarantine: Path | None = None) -> None:

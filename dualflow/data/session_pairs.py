@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 
 from dualflow.config import StudyConfig
 from dualflow.data.bids_files import Files
 from dualflow.layout import Scan
 
 
-def join_sessions(files: Files, study: StudyConfig) -> Files:
-    """Move the only target that a subject has without sources to their only scan with sources and without a target.
+def session_partners(files: Files, study: StudyConfig) -> dict[Scan, Scan]:
+    """The only scan of a subject with the target alone -> their only one with the source and without a target.
 
-    A subject with several of either is left as it is: no date of BIDS is certain enough to choose by.
+    A subject with several of either has none: no date of BIDS is certain enough to choose by.
     """
     subjects: dict[str, list[Scan]] = defaultdict(list)
     for scan in files:
         subjects[scan.subject].append(scan)
-    joined = dict(files)
+    partners: dict[Scan, Scan] = {}
     for scans in subjects.values():
         alone = [scan for scan in scans if set(files[scan]) == {study.target}]
         waiting = [scan for scan in scans if study.source in files[scan] and study.target not in files[scan]]
         if len(alone) == len(waiting) == 1:
-            joined[waiting[0]] = {**files[waiting[0]], **joined.pop(alone[0])}
+            partners[alone[0]] = waiting[0]
+    return partners
+
+
+def join_sessions(files: Files, partners: Mapping[Scan, Scan]) -> Files:
+    """Move each target to the scan of its source."""
+    joined = dict(files)
+    for target, source in partners.items():
+        joined[source] = {**files[source], **joined.pop(target)}
     return joined

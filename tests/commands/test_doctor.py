@@ -146,6 +146,14 @@ def test_decisions_of_a_reviewer_count(diagnose, tmp_path):
     assert diagnose("--config", "study.yaml", study=study)[1]["data"] == ("ok", "6 scans, 6 with FDG, 1 excluded")
 
 
+def test_sessions_with_the_target_alone_are_counted(diagnose, tmp_path):
+    """They are no defect of the data."""
+    make_pairs(tmp_path / "bids", 8)
+    (tmp_path / "bids/sub-3/anat/sub-3_T1w.nii.gz").unlink()
+    level, text = diagnose("--config", "study.yaml", study={"name": "x", "bids": "bids"})[1]["data"]
+    assert (level, text) == ("ok", "7 scans, 7 with FDG, 0 excluded, 1 with FDG alone")
+
+
 def test_a_small_study_is_told_what_it_lacks(diagnose, tmp_path):
     """Seven pairs are ready to run; what their model and report will lack is known before the training."""
     make_pairs(tmp_path / "bids", 7)

@@ -200,12 +200,14 @@ def test_bad_subjects_are_excluded_and_the_others_form_pairs(study, tmp_path):
         subject.make(study, subject.label)
     for label in ("ok1", "ok2"):
         bad_studies.add(study, label, bad_studies.SOUND_NAMES[int(label[-1])], bad_studies.FDG)
+    bad_studies.add(study, "NoMr", bad_studies.FDG)  # a PET alone is usual, and no broken scan
     bad_studies.add_row(study, "\x1b[2Jgone", "70")  # an escape sequence that clears a terminal
     config = configured(tmp_path / "out", bids=str(study), side=["age"])
     assert invoke("index", config) == (0, [])
     layout = load_config(config).layout
     summary = layout.study_summary.read_text()
     assert "\\x1b[2Jgone" in summary
+    assert "scans with FDG but no T1w: 2 (sub-NoMr, " in summary
     expected = {subject.scan: subject.words for subject in bad_studies.SUBJECTS} | bad_studies.ALSO_REFUSED
     rows = read_quarantine(layout.index_quarantine)
     assert sorted(row.scan for row in rows) == sorted(expected)

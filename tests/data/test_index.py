@@ -51,12 +51,30 @@ def test_derivatives_and_other_files_are_ignored(make_bids, pair_files):
     assert index.quarantined == []
 
 
-def test_a_target_without_source_is_excluded_with_a_remedy(make_bids, pair_files):
-    """The reason names the missing source file."""
-    root = make_bids([*pair_files("1"), "sub-2/ses-p/pet/sub-2_ses-p_trc-FDG_pet.nii.gz"])
-    excluded = reasons(build_index(root, STUDY, TRAINING_ONLY))
-    assert list(excluded) == ["sub-2_ses-p"]
-    assert "sub-2/ses-p/anat/sub-2_ses-p_T1w.nii.gz" in excluded["sub-2_ses-p"]
+def test_a_session_with_the_target_alone_is_missing_a_source(make_bids, pair_files):
+    """Usual in longitudinal datasets, it is counted and not excluded; a split and a reviewer may name its subject."""
+    alone = [pair_files("2", "p")[1], pair_files("3", "c")[1], pair_files("3", "d")[1]]
+    root = make_bids([*pair_files("1"), *pair_files("3", "a"), pair_files("3", "b")[0], *alone])
+    split = SplitConfig(validation=0, test_subjects=("2", "3"))
+    table = root / "exclusions.tsv"
+    table.write_text("subject\tsession\tdecision\treason\n2\tp\tkeep\tn/a\n")
+    index = build_index(root, StudyConfig(name="t", exclusions=table), split)
+    assert index.quarantined == []
+    assert index.pairs["scan"].tolist() == ["sub-1", "sub-3_ses-a", "sub-3_ses-b"]
+    assert list(index.lone_targets) == ["sub-2_ses-p", "sub-3_ses-c", "sub-3_ses-d"]
+    assert index.missing["scans with FDG but no T1w"] == ["sub-2_ses-p"]
+    assert index.missing["scans with FDG but no T1w, which another session has"] == ["sub-3_ses-c", "sub-3_ses-d"]
+    with pytest.raises(DataError, match=r"none of 1 scans with T1w has FDG too \(3 sessions have it alone"):
+        build_index(make_bids([*alone, pair_files("1")[0]], name="b"), STUDY, TRAINING_ONLY)
+
+
+def test_a_session_whose_source_is_unusable_is_excluded(make_bids, pair_files):
+    """It has a source that somebody can repair, unlike a session with the target alone."""
+    root = make_bids([*pair_files("1"), *pair_files("2"), *pair_files("3")])
+    (root / pair_files("2")[0]).unlink()
+    (root / pair_files("2")[0]).symlink_to("gone.nii.gz")
+    (root / pair_files("3")[0]).rename(root / pair_files("3")[0].replace("T1w", "t1w"))
+    assert list(reasons(build_index(root, STUDY, TRAINING_ONLY))) == ["sub-2", "sub-3"]
 
 
 @pytest.mark.parametrize(

@@ -30,11 +30,12 @@ def test_pairs_of_one_session_stay_together(make_bids):
 
 @pytest.mark.parametrize("more", [MR.format(1, "m2"), PET.format(1, "p2")])
 def test_several_candidates_are_not_guessed(make_bids, more):
-    """With two visits of either, the sources stay without a target, and the targets are excluded."""
+    """With two visits of either, the sources stay without a target, and the targets are listed as without a source."""
     root = make_bids([MR.format(1, "m1"), PET.format(1, "p1"), more, MR.format(2, "a"), PET.format(2, "a")])
     index = build_index(root, JOINED, TRAINING_ONLY)
     assert set(index.pairs.set_index("scan")["target"]) == {"", PET.format(2, "a")}
-    assert all("another session" in row.reason for row in index.quarantined)
+    assert index.quarantined == []
+    assert list(index.lone_targets) == ["sub-1_ses-p1", "sub-1_ses-p2"][: 1 + ("pet" in more)]
 
 
 def test_without_the_option_the_reason_names_it(make_bids):

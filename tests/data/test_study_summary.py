@@ -25,6 +25,7 @@ def test_the_summary_lists_scans_splits_and_missing_data(make_bids, pair_files):
     labels = [f"{number:02d}" for number in range(8)]
     files = [file for label in labels for file in pair_files(label)]
     files += ["sub-08/anat/sub-08_T1w.nii", "sub-09/pet/sub-09_trc-FDG_pet.nii"]
+    files += ["sub-11/anat/sub-11_T1w.nii", "sub-11/anat/sub-11_T1w.nii.gz"]
     table = "participant_id\tsex\n" + "".join(f"sub-{label}\t{'FM'[int(label) % 2]}\n" for label in [*labels, "10"])
     study = StudyConfig(name="mine", side=("sex",))
     split = SplitConfig(validation=0.25, test=0.25, seed=3)
@@ -41,11 +42,11 @@ def test_the_summary_lists_scans_splits_and_missing_data(make_bids, pair_files):
         "Drawn with seed 3, stratified by sex. splits.tsv lists the split of each subject",
         "- scans with FDG but no T1w: 1 (sub-09)",
         "- subjects in participants.tsv without a scan: 1 (10)",
-        "- subjects with a scan but not in participants.tsv: 2 (08, 09)",
+        "- subjects with a scan but not in participants.tsv: 3 (08, 09, 11)",
         "- scans without FDG: 1 (sub-08)",
         "- scans with sex unknown: 1 (sub-08)",
         "- side column 'sex' is taken as categories (F, M): participants.json does not declare its type;",
-        "- sub-09: has FDG but no T1w; add sub-09/anat/sub-09_T1w.nii.gz",
+        "- sub-11: 2 files fit T1w: sub-11_T1w.nii, sub-11_T1w.nii.gz; keep one in the dataset",
     ):
         assert f"\n{line}" in text, text
     assert "## Duplicates\n\nNone.\n" in text

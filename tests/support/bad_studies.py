@@ -128,7 +128,6 @@ def with_t1w(create: Callable[[Path], object]) -> Callable[[Path, str], object]:
 
 
 SUBJECTS = [
-    BadSubject("NoMr", "FDG but no T1w", named(FDG)),
     BadSubject("NoMrThatDay", "FDG but no T1w", lambda root, label: [
         add(root, label, FDG, session="2"), add(root, label, T1W, session="1")
     ], key="sub-NoMrThatDay_ses-2"),
