@@ -29,6 +29,8 @@ _NEARLY_A_NUMBER = re.compile(
     r"[+-]?\d+(?:[.,]\d+)?\s*(?:|y|yo|yrs?|years?|mo|months?|d|days?|kg|lbs?|g|cm|mm|m)\.?", re.IGNORECASE
 )
 """A number with a decimal comma or a unit, such as `45,5`, `45 years` or `45y.`"""
+_BOUND = re.compile(r"(?:[<>]=?|[≤≥])\s*(\d+(?:\.\d+)?)|(\d+(?:\.\d+)?)\s*\+")
+"""A bound in place of a number, such as the capped ages `89+` and `>89` of shared datasets."""
 
 
 def side_values(
@@ -90,9 +92,15 @@ def typed_values(
     for name in text.columns:
         typed[name], invalid = _typed(text[name], name, declared.get(name))
         for position in invalid:
+            cell = text[name][position]
+            bound = _BOUND.fullmatch(cell)
+            remedy = (
+                f"write {bound[1] or bound[2]}, or n/a"
+                if bound
+                else "write a plain number such as 45.5, or n/a; categories need Levels in the JSON file of the table"
+            )
             excluded[scans[position].key] = DataError(
-                f"side column '{name}' is '{text[name][position]}', expected a number as in other rows; "
-                "write a plain number such as 45.5, or n/a; categories need Levels in the JSON file of the table"
+                f"side column '{name}' is '{cell}', expected a number as in other rows; {remedy}"
             )
     return pd.DataFrame(typed, index=text.index), excluded
 

@@ -53,6 +53,16 @@ def test_a_word_in_a_numeric_column_excludes_the_scan(make_bids):
     assert table["age"].dtype == float
 
 
+@pytest.mark.parametrize("cell", ["89+", ">89", ">= 89", "≥89"])
+def test_a_capped_number_names_what_to_write(make_bids, cell):
+    """Shared datasets cap ages, which the advice to write 45.5 would not settle."""
+    root = make_bids([], f"participant_id\tage\n1\t61\n2\t{cell}\n3\t70.5\n4\told\n5\t80\n")
+    table, refused = side_values(root, scans("1", "2", "3", "4", "5"), ["age"])
+    assert table["age"].isna().tolist() == [False, True, False, True, False]
+    assert "write 89, or n/a" in str(refused["sub-2"])
+    assert "write a plain number such as 45.5, or n/a" in str(refused["sub-4"])
+
+
 @pytest.mark.parametrize("cells", [("45,5", "61,0", "70"), ("45 years", "61 y", "n/a"), ("45y.", "1.234,5", "70")])
 def test_numbers_with_a_unit_or_decimal_comma_are_no_categories(make_bids, cells):
     """The column is numeric, and each such cell excludes its scan with the remedy."""
