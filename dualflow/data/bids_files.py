@@ -212,7 +212,7 @@ def is_utf8(path: Path) -> bool:
 
 
 def require_inside(root: Path, path: Path) -> None:
-    """Check that the file `path`, relative to `root`, is a regular file in the study's folder.
+    """Check that the file `path`, relative to `root`, is a regular file in the study's folder or in its annex.
 
     Raises:
         DataError: it is not; the message gives the reason.
@@ -221,7 +221,8 @@ def require_inside(root: Path, path: Path) -> None:
         raise DataError(f"{path} is not UTF-8, expected a name that a table can hold; rename the file")
     try:
         real = (root / path).resolve()
-        inside, exists, is_file = real.is_relative_to(root.resolve()), real.exists(), real.is_file()
+        inside = real.is_relative_to(root.resolve()) or _is_annexed(root, path, real)
+        exists, is_file = real.exists(), real.is_file()
     except (OSError, RuntimeError, ValueError) as error:  # a name too long, a link to itself, a null character
         reason = getattr(error, "strerror", None) or "a link to itself, or an invalid character"
         raise DataError(f"{path} cannot be looked up ({reason}); correct the name or the link") from error
@@ -231,6 +232,21 @@ def require_inside(root: Path, path: Path) -> None:
         raise DataError(f"{path} is not there, or is a broken link; fetch the file, for example with datalad get")
     if not is_file:
         raise DataError(f"{path} is a folder, pipe or device, expected a regular file; put the scan there")
+
+
+def _is_annexed(root: Path, path: Path, real: Path) -> bool:
+    """Whether `path` in `root` links to the git-annex store of the dataset that contains `root`, such as its `rawdata`.
+
+    Args:
+        root: the study's folder.
+        path: the file, relative to `root`.
+        real: the file after all links.
+    """
+    top = root.resolve()
+    base, named = (Path(os.path.abspath(file)) for file in (root, root / path))  # noqa: PTH100 - follows no links
+    dataset = next((folder for folder in (top, *top.parents) if (folder / ".git").exists()), top)
+    in_root = named.is_relative_to(base) or named.is_relative_to(top)
+    return in_root and real.is_relative_to(dataset / ".git" / "annex" / "objects")
 
 
 def is_tracer(label: str, row: Modality) -> bool:

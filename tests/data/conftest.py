@@ -27,7 +27,7 @@ def make_bids(tmp_path) -> Callable[..., Path]:
         name: str = "study",
     ) -> Path:
         root = tmp_path / name
-        root.mkdir()
+        root.mkdir(parents=True)
         (root / "dataset_description.json").write_text('{"Name": "test", "BIDSVersion": "1.10.0"}')
         for file in files:
             path = root / file

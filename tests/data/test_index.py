@@ -224,6 +224,26 @@ def test_links_out_of_the_dataset_are_excluded(make_bids, pair_files, tmp_path):
     assert "not there" in reasons(index)["sub-4"]
 
 
+def test_links_into_the_annex_of_the_dataset_above_are_followed(make_bids, pair_files):
+    """In a DataLad dataset with its BIDS data in `rawdata`; nothing else outside of it, and no other annex."""
+    root = make_bids([], name="super/rawdata")
+    targets = {
+        "1": "super/.git/annex/objects/a", "2": "super/.git/annex/objects/b", "3": "super/.git/config",
+        "4": "super/other.nii.gz", "5": ".git/annex/objects/c", "6": "super/.git/annex/objects/gone",
+    }  # fmt: skip
+    for label, target in targets.items():
+        file, place = root / pair_files(label)[0], root.parents[1] / target
+        for folder in (file.parent, place.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        if label != "6":
+            place.write_text(label)
+        file.symlink_to(place)
+    index = pair_scans(root, STUDY)
+    assert index.pairs["scan"].tolist() == ["sub-1", "sub-2"]
+    assert [scan for scan, reason in reasons(index).items() if "leads out" in reason] == ["sub-3", "sub-4", "sub-5"]
+    assert "fetch the file" in reasons(index)["sub-6"]
+
+
 def test_invalid_names_are_excluded(make_bids, pair_files):
     """A file in another subject's folder and an invalid label exclude only their scan."""
     wrong = ["sub-2/anat/sub-3_T1w.nii.gz", "sub-4-b/anat/sub-4-b_T1w.nii.gz"]

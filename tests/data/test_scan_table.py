@@ -99,6 +99,18 @@ def test_files_stay_in_the_folder_of_the_table(index, tmp_path):
         assert re.search(text, reasons(indexed)[f"sub-{number}"])
 
 
+def test_links_into_the_annex_above_the_table_are_followed(index, tmp_path):
+    """A path that names the annex itself leads out of the folder."""
+    annex = tmp_path / ".git/annex/objects/a"
+    annex.parent.mkdir(parents=True)
+    annex.touch()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/link.nii").symlink_to(annex)
+    indexed = index("subject\tT1w\tFDG\n1\tlink.nii\tn/a\n2\t../.git/annex/objects/a\tn/a\n", split=None)
+    assert indexed.pairs[["scan", "source"]].values.tolist() == [["sub-1", "link.nii"]]
+    assert "leads out" in reasons(indexed)["sub-2"]
+
+
 def test_invalid_rows_are_excluded(index):
     """An invalid label, two rows of a scan, a target without source, and a side value that is no number."""
     rows = ["1\ta.nii\tb.nii\t70", "0_S_1\ta.nii\tb.nii\t71", "2\ta.nii\tb.nii\t72", "2\tc.nii\td.nii\t72",
