@@ -47,8 +47,6 @@ def write_pair(
         "Resolution": f"Model grid, {pair.record['spacing_mm']:g} mm isotropic",
     }
     detail = on_grid | _DETAIL
-    source = layout.on_grid(scan, source_row).relative_to(layout.derivatives).as_posix()
-    mask = _MASK | {"Sources": [f"bids::{source}"]}
     files = {
         "source": layout.on_grid(scan, source_row),
         "source_detail": layout.detail(scan, source_row),
@@ -61,8 +59,9 @@ def write_pair(
         files["source"], pair.source, grid, codes=MNI, sidecar=pair.record | on_grid | {"Units": source_row.unit}
     )
     write_volume(files["source_detail"], pair.detail, grid, codes=MNI, sidecar=detail)
-    write_volume(files["mask"], pair.mask, grid, dtype=np.uint8, codes=MNI, sidecar=on_grid | mask)
-    write_volume(files["mask_native"], pair.native_mask, native, dtype=np.uint8, codes=codes, sidecar=_IN_NATIVE | mask)
+    write_volume(files["mask"], pair.mask, grid, dtype=np.uint8, codes=MNI, sidecar=on_grid | _MASK)
+    in_native = _IN_NATIVE | _MASK
+    write_volume(files["mask_native"], pair.native_mask, native, dtype=np.uint8, codes=codes, sidecar=in_native)
     if pair.target is not None and pair.target_native is not None:
         metadata = _metadata(target_row, pair.record["target"])
         files |= {

@@ -337,6 +337,10 @@ def test_outputs_of_a_pair_are_written(pair, tmp_path):
     for file in (layout.mask_native(scan, T1W), layout.target_native(scan, T1W, FDG)):
         header = nib.load(file).header
         assert (header["qform_code"], header["sform_code"]) == (2, 1)
+    for file in (layout.mask_native(scan, T1W), layout.mask_on_grid(scan, T1W)):
+        mask = json.loads(sidecar_path(file).read_text())
+        assert mask["Type"] == "Brain"
+        assert "desc-preproc" not in str(mask.get("Sources"))
     assert json.loads(layout.on_grid(scan, FDG).with_suffix("").with_suffix(".json").read_text())["TracerName"] == "FDG"
     assert files["figure"].read_bytes().startswith(b"\xff\xd8")
     before = {name: file.read_bytes() for name, file in files.items()}
