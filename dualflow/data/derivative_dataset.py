@@ -98,7 +98,8 @@ def _files(layout: Layout, study: StudyConfig, source: Modality, target: Modalit
     synthetic = {
         "synth": "Synthetic: point estimate",
         "synthmean": "Synthetic: mean of the samples",
-        "synthstd": "Synthetic: standard deviation of the samples, the uncertainty of each voxel",
+        "synthstd": "Synthetic: standard deviation of the samples, the uncertainty of each voxel (of a model without "
+        "samples, its error on the validation people, if it had any)",
         "synth01": "Synthetic: one of the samples (the others are synth02, ...)",
         "synthq05": "Synthetic: 5th percentile of the samples, if asked for (also synthq50 and synthq95)",
     }

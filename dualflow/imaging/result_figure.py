@@ -63,7 +63,7 @@ def result_figure(
     *,
     source: Singles,
     mean: Singles,
-    std: Singles,
+    std: Singles | None,
     affine: Affine,
     unit: str,
     window: tuple[float, float],
@@ -81,7 +81,7 @@ def result_figure(
     Args:
         source: source scan `[I, J, K]`, in any unit.
         mean: expected image on the same grid, in `unit`.
-        std: its standard deviation, in `unit`.
+        std: its standard deviation, in `unit`; None if it is unknown, which leaves out its row.
         affine: voxel index to the RAS+ millimetres that the planes are aligned with. The scan's affine gives the axes
             of the scanner; the scan's affine followed by its map to the template gives those of the template.
         unit: unit of `mean` and `std`.
@@ -111,7 +111,7 @@ def result_figure(
         *([] if real is None else [_Row(f"Real {target_name}", real, TARGET_MAP, window)]),
         _Row(f"Expected {target_name}", mean, TARGET_MAP, window),
         *([] if real is None else [_error_row(difference(mean, real, brain), subset)]),
-        _Row("Standard deviation", std, SPREAD_MAP, _spread_window(subset.values(std))),
+        *([] if std is None else [_Row("Standard deviation", std, SPREAD_MAP, _spread_window(subset.values(std)))]),
     ]
     lines = textwrap.wrap(title, _TITLE_CHARACTERS, max_lines=_TITLE_LINES, placeholder=" ...")
     canvas = Canvas(box[1] - box[0], len(rows), planes=PLANES, panel=PANEL, head=TITLE_LINE * len(lines))

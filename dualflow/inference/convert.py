@@ -190,11 +190,10 @@ class Converter:
         Each volume is interpolated once, from the model grid to the native grid, and masked with `brain` there.
         """
         layout, card = self.layout, self.predictor.card
+        sampling = None if prediction.samples is None else self.config
         volumes = volumes_of(prediction, self.config)
         files = {desc: layout.synthetic(scan, self.source, self.target, desc) for desc in volumes}
-        sidecars = {
-            desc: volume_sidecar(desc, card, self.target, self.config, side, verdict, record) for desc in volumes
-        }
+        sidecars = {desc: volume_sidecar(desc, card, self.target, sampling, side, verdict, record) for desc in volumes}
         if verdict.lesion_map is not None:
             volumes["deviation"] = verdict.lesion_map
             files["deviation"], sidecars["deviation"] = layout.deviation(scan, self.source), deviation_sidecar(card)
@@ -208,11 +207,9 @@ class Converter:
             if desc in DRAWN:  # memory does not grow with the number of samples
                 images[desc] = image
         files["regions"] = layout.region_table(scan, self.source, self.target)
-        commit_json(sidecar_path(files["regions"]), region_sidecar(card, self.target))
-        commit_text(
-            files["regions"],
-            table_text(region_table(prediction, mask, self.regions, temperature=self.config.temperature)),
-        )
+        commit_json(sidecar_path(files["regions"]), region_sidecar(card, self.target, sampling))
+        table = region_table(prediction, mask, self.regions, temperature=self.config.temperature)
+        commit_text(files["regions"], table_text(table))
         return files, images
 
     def _draw(
@@ -235,7 +232,7 @@ class Converter:
         canvas = result_figure(
             source=source.array,
             mean=images["synth"],
-            std=images["synthstd"],
+            std=images.get("synthstd"),
             affine=np.array(record["source_to_template"]) @ source.affine,
             unit=self.target.unit,
             window=self.target.window,
@@ -250,8 +247,10 @@ class Converter:
 
 
 def volumes_of(prediction: Prediction, config: ConvertConfig) -> dict[str, Singles]:
-    """The volumes `[D, H, W]` to write, by BIDS `desc`."""
-    volumes = {"synth": prediction.mean, "synthstd": prediction.std}
+    """The volumes `[D, H, W]` to write, by BIDS `desc`; no standard deviation where it is unknown."""
+    volumes = {"synth": prediction.mean}
+    if prediction.samples is not None or prediction.std.any():
+        volumes["synthstd"] = prediction.std
     if prediction.samples is not None and prediction.sample_mean is not None:
         volumes["synthmean"] = prediction.sample_mean
         for index, sample in enumerate(prediction.samples[: config.keep_samples], 1):

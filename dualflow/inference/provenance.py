@@ -26,6 +26,12 @@ _DESCRIPTIONS = {
     "synthq50": "Median of the samples, per voxel",
     "synthq95": "95th percentile of the samples, per voxel",
 }
+_WITHOUT_SAMPLES = {
+    "synthstd": "Root mean squared error of voxels on the validation people, the same in the whole brain",
+    "sd": "Root mean squared error of region means on the validation people, the same for all regions; n/a for "
+    "meta-regions, and without such people",
+}
+"""The spread of a model without samples, as a volume and as a column of the region table."""
 _NATIVE = {"SpatialReference": "orig", "Resolution": "The source scan's own grid"}
 
 
@@ -33,7 +39,7 @@ def volume_sidecar(
     desc: str,
     card: ModelCard,
     row: Modality,
-    config: ConvertConfig,
+    sampling: ConvertConfig | None,
     side: Mapping[str, Any],
     verdict: Verdict,
     record: Mapping[str, Any],
@@ -44,17 +50,18 @@ def volume_sidecar(
         desc: the volume's BIDS `desc`.
         card: the model's card.
         row: modality of the target.
-        config: how samples were drawn.
+        sampling: how samples were drawn; None for a model without samples.
         side: raw side values by column, in their own units; null if unknown.
         verdict: on the scan and its prediction.
         record: of the scan's preprocessing.
     """
+    texts = _DESCRIPTIONS if sampling else _DESCRIPTIONS | _WITHOUT_SAMPLES
     return {
-        "Description": f"{_DESCRIPTIONS.get(desc, 'One joint sample')}. {DISCLAIMER}",
+        "Description": f"{texts.get(desc, 'One joint sample')}. {DISCLAIMER}",
         "Synthetic": True,
         "Verdict": verdict.to_dict(),
         "SyntheticModel": _model(card),
-        "Sampling": config.model_dump(mode="json"),
+        **({"Sampling": sampling.model_dump(mode="json")} if sampling else {}),
         "SideInformation": {column.name: _value(side.get(column.name)) for column in card.side.columns},
         "Source": {key: record["source"][key] for key in ("file", "sha256")},
         "SourceToTemplate": record["source_to_template"],
@@ -77,12 +84,12 @@ def deviation_sidecar(card: ModelCard) -> dict[str, Any]:
     }
 
 
-def region_sidecar(card: ModelCard, row: Modality) -> dict[str, Any]:
-    """The sidecar of a region table: the model, description and unit of each column."""
+def region_sidecar(card: ModelCard, row: Modality, sampling: ConvertConfig | None) -> dict[str, Any]:
+    """The sidecar of a region table: the model, description and unit of each column; `sampling` as in a volume's."""
+    texts = COLUMNS if sampling else COLUMNS | {"sd": _WITHOUT_SAMPLES["sd"]}
     measured = ("mean", "sd", "low", "high")
     columns = {
-        name: {"Description": text} | ({"Units": row.unit} if name in measured else {})
-        for name, text in COLUMNS.items()
+        name: {"Description": text} | ({"Units": row.unit} if name in measured else {}) for name, text in texts.items()
     }
     return columns | {"Description": DISCLAIMER, "Synthetic": True, "SyntheticModel": _model(card)}
 

@@ -34,12 +34,14 @@ def native_view(config: Config, scan: str, source: str) -> tuple[Figure, tuple[i
     preprocessed = PreprocessedScan.from_manifest(layout, key)
     try:
         raw = read_volume(config.bids / source, nan_as_zero=source_row.never_zero)
-        mean, std = (read_volume(layout.synthetic(key, source_row, row, desc)).array for desc in ("synth", "synthstd"))
+        mean, spread = (layout.synthetic(key, source_row, row, desc) for desc in ("synth", "synthstd"))
+        std = read_volume(spread).array if spread.is_file() else None
         real, mask = (preprocessed.volume(name).array for name in ("target_native", "mask_native"))
         to_template = np.array(preprocessed.record()["source_to_template"])
         canvas = result_figure(
-            source=raw.array, mean=mean, std=std, affine=to_template @ raw.affine, unit=row.unit, window=row.window,
-            title=scan, mask=mask > 0.5, real=real, source_name=source_row.suffix, target_name=row.tracer or row.suffix,
+            source=raw.array, mean=read_volume(mean).array, std=std, affine=to_template @ raw.affine, unit=row.unit,
+            window=row.window, title=scan, mask=mask > 0.5, real=real, source_name=source_row.suffix,
+            target_name=row.tracer or row.suffix,
         )  # fmt: skip
     except DataError:
         return None

@@ -159,6 +159,14 @@ def test_a_real_image_adds_itself_and_the_difference(tmp_path):
     assert (axial[axial.shape[0] // 3, axial.shape[1] // 3] > 235).all()
 
 
+def test_an_unknown_standard_deviation_has_no_row(tmp_path):
+    """The other rows are as they were."""
+    save(tmp_path / "a.jpg", **scan())
+    save(tmp_path / "b.jpg", **scan() | {"std": None})
+    first, second = (pixels(tmp_path / f"{name}.jpg").shape[0] for name in "ab")
+    assert (second - TITLE_LINE) * 3 == pytest.approx((first - TITLE_LINE) * 2, abs=6)
+
+
 def test_values_outside_the_brain_are_hidden_in_results_only(tmp_path):
     """Values away from the mask appear in the row of the source and not in the others."""
     arguments = scan()

@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from dualflow.baselines import BASELINES
 from dualflow.commit import commit_bytes, commit_json, commit_text
 from dualflow.config import ConvertConfig
 from dualflow.imaging.regions import RegionMap
@@ -20,6 +21,8 @@ from dualflow.inference.verdict import Finding, Outcome, Verdict
 from dualflow.layout import Layout, Scan, sidecar_path
 from dualflow.manifest import read_manifest
 from dualflow.modalities import MODALITIES
+from dualflow.models.card import ConstantSpread
+from dualflow.models.store import save_model
 
 T1W, FDG = MODALITIES["T1w"], MODALITIES["FDG"]
 GRID = np.array([[4.0, 0, 0, -30], [0, 4, 0, -30], [0, 0, 4, -30], [0, 0, 0, 1]])
@@ -80,6 +83,7 @@ def test_volumes_have_the_native_grid_and_end_at_the_brain(convert):
     assert set(files) == {"synth", "synthmean", "synthstd", "synth01", "synth02", "regions"}
     regions = json.loads(sidecar_path(files.pop("regions")).read_text())
     assert regions["Synthetic"] is True
+    assert "samples" in regions["sd"]["Description"]
     for desc, path in files.items():
         assert path.name == f"sub-01_trc-FDG_space-T1w_desc-{desc}_pet.nii.gz"
         image = nib.load(path)
@@ -97,6 +101,7 @@ def test_volumes_have_the_native_grid_and_end_at_the_brain(convert):
         assert sidecar["SyntheticModel"] == regions["SyntheticModel"]
         assert sidecar["SideInformation"] == {"age": 71.0}
         assert sidecar["Verdict"]["verdict"] == "ok"
+        assert sidecar["Sampling"]["samples"] == CONFIG.samples
     volumes = {desc: read_volume(path).array for desc, path in files.items()}
     assert not np.array_equal(volumes["synth01"], volumes["synth02"])
 
@@ -118,6 +123,29 @@ def test_values_are_those_of_the_model_grid_at_the_mapped_points(convert, phanto
         for weight in weights:
             corner = (1 - weight) * corner[0] + weight * corner[1]
         assert converted[tuple(index)] == pytest.approx(corner, abs=1e-4)
+
+
+@pytest.mark.parametrize("spread", [ConstantSpread(voxel=0.25, region=0.125, regions=1), None])
+def test_the_spread_of_a_model_without_samples_is_its_error(preprocessed, tmp_path, card, phantoms, spread):
+    """Sidecars speak of no samples; an unknown spread is not written as a volume of zeros, and the picture lacks it."""
+    plain, _, record, brain = preprocessed
+    model = BASELINES["mean_image"](card.shape, 1)
+    model.fit(phantoms)
+    changes = {"kind": "mean_image", "spec": None, "constant_spread": spread}
+    save_model(tmp_path / "model", model, card.model_copy(update=changes))
+    converter, item = replace(plain, predictor=load_predictor(tmp_path / "model")), phantoms[0]
+    prediction, mask = converter._predict(item), item["mask"][0].numpy()
+    files, images = converter._write(Scan("01"), prediction, Verdict(), mask, record, brain, {"age": 71.0})
+    assert set(files) == {"synth", "regions"} | ({"synthstd"} if spread else set())
+    sidecars = {name: json.loads(sidecar_path(path).read_text()) for name, path in files.items()}
+    assert not any("Sampling" in sidecar for sidecar in sidecars.values())
+    spreads = [sidecars["regions"]["sd"], *([sidecars["synthstd"]] if spread else [])]
+    for entry in spreads:
+        assert "samples" not in entry["Description"]
+        assert "error" in entry["Description"]
+        assert entry["Units"] == "SUVR"
+    nib.save(nib.Nifti1Image(brain.astype(np.float32), NATIVE), tmp_path / "t1.nii")
+    assert converter._draw(Scan("01"), tmp_path / "t1.nii", Verdict(), images, record, brain).is_file()
 
 
 def test_the_same_scan_gives_the_same_bytes(convert):
