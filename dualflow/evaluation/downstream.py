@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dualflow.arrays import Bools, Doubles
 from dualflow.errors import ConfigError, DataError
+from dualflow.evaluation.statistics import bootstrap_interval
 
 FOLDS, INNER_FOLDS, REPEATS = 5, 3, 5
 """Outer and inner folds of the nested cross-validation, and its repetitions with other folds."""
@@ -136,7 +137,7 @@ def _row(
     names, person = np.unique(subjects, return_inverse=True)
     chances = np.full(len(names), 1 / len(names))
     counts = np.random.default_rng(seed).multinomial(len(names), chances, size=RESAMPLES)
-    low, high = np.nanpercentile([_area(pairs, drawn[person]) for drawn in counts], [2.5, 97.5])
+    low, high = bootstrap_interval(np.array([_area(pairs, drawn[person]) for drawn in counts]), len(names))
     area = _area(pairs, np.ones(len(labels)))
     return name, area, float(low), float(high), float(accuracy), len(names), len(classes)
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtr, stdtrit
 
 from dualflow.errors import DataError
 from dualflow.evaluation.metrics import METRICS
@@ -20,7 +21,7 @@ from dualflow.evaluation.study_metrics import STUDY_METRICS, Resampled, measure,
 from dualflow.layout import Scan
 
 KEYS = ("model", "seed", "scan")
-INTERVAL = (2.5, 97.5)
+CONFIDENCE = 0.95
 SIGNIFICANT = 0.05
 MIN_SUBJECTS = 6
 """Least number of people for an interval or a test: with 5 the smallest two-sided p of Wilcoxon's test is 0.0625, so no
@@ -55,7 +56,7 @@ def summarise(
     counts = _resamples(len(subjects), bootstrap, seed)
     present, means = (~np.isnan(values)).sum(axis=0), _mean(values)
     unknown = (present < MIN_SUBJECTS) | np.isinf(values).any(axis=0)
-    low, high = (np.where(unknown, np.nan, end) for end in _percentiles(_resampled(values, counts)))
+    low, high = (np.where(unknown, np.nan, end) for end in bootstrap_interval(_resampled(values, counts), present))
     seeds = table.groupby("model")["seed"].nunique()
     rows = []
     for m, model in enumerate(models):
@@ -265,10 +266,10 @@ def least_people(metric: str) -> int:
 
 
 def _interval(metric: str, draws: NDArray[np.float64], people: int) -> tuple[float, float]:
-    """Ends of the percentile interval of resamples of `people`; NaN for too few."""
+    """Ends of the interval of resamples `[bootstrap]` of `people`; NaN for too few."""
     if people < least_people(metric):
         return float("nan"), float("nan")
-    low, high = np.nanpercentile(draws, INTERVAL)
+    low, high = bootstrap_interval(draws, people)
     return float(low), float(high)
 
 
@@ -290,11 +291,31 @@ def _same(pairs: NDArray[np.float64]) -> bool:
     return bool(np.abs(pairs[:, 0] - pairs[:, 1]).max() <= EQUAL * np.abs(pairs).max())
 
 
-def _percentiles(draws: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Ends of the percentile interval along the first axis; NaN if a metric applies to no subject."""
-    empty = ~np.isfinite(draws).any(axis=0)
-    low, high = np.nanpercentile(np.where(empty, 0.0, draws), INTERVAL, axis=0)
-    return np.where(empty, np.nan, low), np.where(empty, np.nan, high)
+def bootstrap_interval(
+    draws: NDArray[np.float64], people: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Ends of the 95 % expanded percentile interval over resamples of people (Hesterberg 2015).
+
+    Plain percentiles of a few people are too narrow: resamples vary by sqrt((n - 1) / n) too little, and their spread
+    is that of a normal distribution, not of Student's t. The expanded percentiles make up for both.
+
+    Args:
+        draws: score of each resample `[bootstrap, ...]`; NaN entries are left out.
+        people: number n of resampled people, of each column `[...]` or of all.
+
+    Returns:
+        Lower and upper ends `[...]`; NaN without a finite draw, and for fewer than two people.
+    """
+    flat = draws.reshape(len(draws), -1)
+    counts = np.broadcast_to(people, draws.shape[1:]).ravel()
+    known = np.isfinite(flat).any(axis=0) & (counts > 1)
+    ends = np.full((2, flat.shape[1]), np.nan)
+    for count in np.unique(counts[known]):
+        columns = known & (counts == count)
+        tail = ndtr(np.sqrt(count / (count - 1)) * stdtrit(count - 1, (1 - CONFIDENCE) / 2))
+        ends[:, columns] = np.nanpercentile(flat[:, columns], [100 * tail, 100 * (1 - tail)], axis=0)
+    low, high = ends.reshape(2, *draws.shape[1:])
+    return low, high
 
 
 def _signed_rank(paired: Sequence[float] | NDArray[np.float64]) -> float:

@@ -34,7 +34,7 @@ COVERAGE_METRICS = (
     "voxel_coverage_50", "voxel_coverage_80", "voxel_coverage_95",
     "region_coverage_50", "region_coverage_80", "region_coverage_95",
 )  # fmt: skip
-INTERVALS = "Means over subjects; brackets are 95 % percentile bootstrap intervals over subjects."
+INTERVALS = "Means over subjects; brackets are 95 % bootstrap intervals over subjects."
 IMAGE_CAPTION = f"Image metrics on the model grid. {INTERVALS}"
 REGION_CAPTION = (
     "Scores of region means on the model grid. ICC: absolute agreement. AD signature: inferior temporal, inferior "
@@ -64,9 +64,9 @@ JOINT_CAPTION = (
 )
 BITS = ("bits_in_mask",)
 PAIRED = (
-    "Paired differences to {main} on the same subjects. Brackets: 95 % percentile intervals of a paired bootstrap over "
-    "subjects. p: Wilcoxon's signed-rank test over subjects, with Holm's adjustment over the models of a metric. A "
-    "model is called better or worse only if the interval excludes zero and p is below 0.05."
+    "Paired differences to {main} on the same subjects. Brackets: 95 % intervals of a paired bootstrap over subjects. "
+    "p: Wilcoxon's signed-rank test over subjects, with Holm's adjustment over the models of a metric. A model is "
+    "called better or worse only if the interval excludes zero and p is below 0.05."
 )
 COST_CAPTION = (
     "Cost of each training. Mean: the closed-form regression, fitted once for all models with the same mean. "

@@ -46,6 +46,8 @@ REFERENCES = (
     "Holm S (1979). A simple sequentially rejective multiple test procedure. Scandinavian Journal of Statistics 6, "
     "65-70.",
     "Efron B, Tibshirani RJ (1993). An introduction to the bootstrap. Chapman and Hall.",
+    "Hesterberg TC (2015). What teachers should know about the bootstrap: resampling in the undergraduate statistics "
+    "curriculum. The American Statistician 69, 371-386.",
     "Desikan RS et al. (2006). An automated labeling system for subdividing the human cerebral cortex on MRI scans "
     "into gyral based regions of interest. NeuroImage 31, 968-980.",
 )
@@ -134,11 +136,11 @@ def method_text(config: Config) -> list[str]:
         f"Scores are computed on the model grid unless they are said to be in native space, inside the brain mask of "
         f"held-out subjects, who contribute neither to training nor to model selection. PSNR and SSIM use the "
         f"range {low:g} to {high:g} {row.unit}. Scores of seeds and visits of one subject are averaged first, and "
-        f"scores over people, such as correlations, over seeds. Intervals are 95 % percentile intervals of "
-        f"{config.evaluate.bootstrap} bootstrap resamples of the subjects, shown from {MIN_SUBJECTS} subjects on; "
-        f"those of scores over people are shown from {MIN_CORRELATED} subjects on, shifted by their bias and cut at "
-        f"the score's range. Models are compared on the same subjects by Wilcoxon's signed-rank test, with Holm's "
-        f"adjustment over the models of a metric.",
+        f"scores over people, such as correlations, over seeds. Intervals are 95 % expanded percentile "
+        f"intervals (Hesterberg 2015) of {config.evaluate.bootstrap} bootstrap resamples of the subjects, shown from "
+        f"{MIN_SUBJECTS} subjects on; those of scores over people are shown from {MIN_CORRELATED} subjects on, shifted "
+        f"by their bias and cut at the score's range. Models are compared on the same subjects by Wilcoxon's "
+        f"signed-rank test, with Holm's adjustment over the models of a metric.",
         f"The point estimate of a flow with a mean model is the output of that mean model; the flow adds the "
         f"distribution around it. Flows are scored on {config.evaluate.samples} joint samples per scan at temperature "
         f"{config.convert.temperature:g}. Models without a distribution receive a constant spread, estimated on the "

@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import false_discovery_control, wilcoxon
+from scipy.stats import false_discovery_control, norm, wilcoxon
+from scipy.stats import t as student
 from statsmodels.stats.multitest import multipletests
 
 from dualflow.errors import DataError
 from dualflow.evaluation.statistics import (
     MIN_CORRELATED,
     MIN_SUBJECTS,
+    bootstrap_interval,
     differences,
     holm,
     is_within_slack,
@@ -52,6 +54,27 @@ def test_bootstrap_interval_covers_the_true_mean():
         row = summarise(frame.assign(mae=rng.normal(1.0, 0.3, 30)), bootstrap=500).iloc[0]
         hits += row["low"] <= 1.0 <= row["high"]
     assert 178 <= hits <= 198
+
+
+def test_intervals_of_six_people_cover_the_true_mean():
+    """About 94 % of the intervals of 600 studies contain it, and 87 % of plain percentile intervals."""
+    frame = pd.DataFrame([(f"m{study}", 0, f"sub-{i}") for study in range(600) for i in range(MIN_SUBJECTS)])
+    frame.columns = ["model", "seed", "scan"]
+    frame["mae"] = np.random.default_rng(2).normal(1.0, 0.3, len(frame))
+    low, high = summarise(frame)[["low", "high"]].to_numpy().T
+    assert 0.91 <= ((low <= 1.0) & (high >= 1.0)).mean() <= 0.97
+
+
+def test_the_percentiles_of_an_interval_depend_on_the_people_of_its_column():
+    """Those of Student's t, wider by sqrt(n / (n - 1)); NaN draws are left out, and one person has no interval."""
+    draws = np.tile(np.linspace(0.0, 1.0, 10001)[:, None], (1, 5))
+    draws[:, 3], draws[5001:, 4] = np.nan, np.nan
+    people = np.array([6, 40, 1, 6, 6])
+    low, high = bootstrap_interval(draws, people)
+    tails = [norm.cdf(-np.sqrt(n / (n - 1)) * student.ppf(0.975, n - 1)) for n in (6, 40)]
+    np.testing.assert_allclose(low, [*tails, np.nan, np.nan, tails[0] / 2], atol=1e-6)
+    np.testing.assert_allclose(high, [1 - tails[0], 1 - tails[1], np.nan, np.nan, (1 - tails[0]) / 2], atol=1e-6)
+    assert bootstrap_interval(draws[:, 0], 6) == pytest.approx((low[0], high[0]))
 
 
 def test_paired_differences_are_more_sensitive_than_separate_intervals():

@@ -8,7 +8,7 @@ import pytest
 
 from dualflow.evaluation import study_metrics
 from dualflow.evaluation.metrics import METRICS
-from dualflow.evaluation.statistics import differences, summarise
+from dualflow.evaluation.statistics import bootstrap_interval, differences, summarise
 from dualflow.evaluation.study_metrics import (
     STUDY_METRICS,
     TRUE_LAW,
@@ -120,6 +120,16 @@ def test_the_interval_of_a_distance_surrounds_it():
     row = summarise(table(contrast_pit=pit)).set_index("metric").loc["contrast_pit_distance"]
     assert row["mean"] < 0.01
     assert row["low"] < row["mean"] < row["high"]
+
+
+def test_intervals_of_scores_over_people_are_those_of_their_number():
+    """Expanded percentiles of the same resamples."""
+    frame, rng = table(noise=0.03), np.random.default_rng(0)
+    counts = pd.DataFrame(rng.multinomial(40, np.full(40, 1 / 40), size=2000), columns=[key[4:] for key in SUBJECTS])
+    draws = resample(frame, STUDY_METRICS["person_spread_r"], counts).draws
+    row = summarise(frame).set_index("metric").loc["person_spread_r"]
+    assert (row["low"], row["high"]) == pytest.approx(bootstrap_interval(draws, 40))
+    assert row["low"] < np.percentile(draws, 2.5) < np.percentile(draws, 97.5) < row["high"]
 
 
 @pytest.mark.parametrize("metric", STUDY_METRICS)

@@ -51,7 +51,7 @@ def test_a_clear_difference_is_not_printed_as_zero():
     sentences = summary_sentences(
         summarise(table), differences(table, "unet"), None, model="flow", row=ROW, mean_target=1.2
     )
-    assert "is 0.0000021 SUVR higher (paired 95 % bootstrap interval 0.0000021 to 0.0000021;" in "\n".join(sentences)
+    assert "is 0.0000021 SUVR higher (paired 95 % bootstrap interval 0.0000021 to 0.0000022;" in "\n".join(sentences)
 
 
 def test_sign_of_an_undecided_difference():
