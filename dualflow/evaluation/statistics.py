@@ -82,10 +82,10 @@ def differences(table: pd.DataFrame, reference: str, *, bootstrap: int = 2000, s
 
     `difference` is model minus reference, with its paired bootstrap interval. `gain` is positive if the model is
     better; for a metric with an ideal value, such as coverage, it is how much closer the model's mean is to that value.
-    `p` is the p-value of Wilcoxon's signed-rank test and `p_holm` its Holm adjustment over the models of one metric;
-    both are NaN for a metric with an ideal value and for STUDY_METRICS. `verdict` is `better` or `worse` only if the
-    interval of the gain excludes zero and `p_holm`, if any, is below 0.05, because bootstrap intervals of few subjects
-    are too narrow. A difference of upper bounds is `undecided` if the slack of the larger one can explain it. With
+    `p` is the p-value of Wilcoxon's signed-rank test of the paired difference and `p_holm` its Holm adjustment over the
+    models of one metric. `verdict` is `better` or `worse` only if the interval of the gain excludes zero and `p_holm`
+    is below 0.05, because bootstrap intervals of few subjects are too narrow. STUDY_METRICS have no test, so they are
+    `undecided`. A difference of upper bounds is `undecided` if the slack of the larger one can explain it. With
     fewer than MIN_SUBJECTS pairs, or with an infinite value, there is neither interval nor p-value. A model whose value
     equals that of the reference for every subject, up to rounding, is `equal`: its predictions are the same by
     construction, as those of two models with one mean, so there is nothing to test. UNRANKED metrics are `unranked`,
@@ -171,7 +171,9 @@ def _tested(
         return (change[0], *[unknown] * (len(change) - 1), "undecided", unknown, unknown, people)
     if metric in UNRANKED or _same(paired):
         return (*change, "unranked" if metric in UNRANKED else "equal", unknown, unknown, people)
-    p = unknown if METRICS[metric].better == "ideal" else _signed_rank(paired[:, 0] - paired[:, 1])
+    # Also with an ideal value: if two models are alike, their differences are symmetric about zero. Models on opposite
+    # sides of it differ, and the interval of the gain decides.
+    p = _signed_rank(paired[:, 0] - paired[:, 1])
     # An upper bound may be too high by its slack, and never too low; so may the ends of the interval.
     beyond = change[1] > slack[0] or change[2] < -slack[1]
     return (*change, "undecided" if max(slack) > 0 and not beyond else "", p, unknown, people)
@@ -327,6 +329,6 @@ def _signed_rank(paired: Sequence[float] | NDArray[np.float64]) -> float:
 
 
 def _verdict(low: float, high: float, p: float) -> str:
-    if p >= SIGNIFICANT:
+    if not p < SIGNIFICANT:  # NaN without a test
         return "undecided"
     return "better" if low > 0 else "worse" if high < 0 else "undecided"
