@@ -18,7 +18,7 @@ from dualflow.data.markdown import p_statement
 from dualflow.data.tsv import read_typed_table
 from dualflow.digests import digest_of
 from dualflow.errors import CheckpointError, DataError
-from dualflow.evaluation.statistics import MIN_SUBJECTS, differences, subject_means, summarise
+from dualflow.evaluation.statistics import differences, subject_means, summarise
 from dualflow.layout import Layout, Scan, training_key
 from dualflow.manifest import manifest_outputs, read_manifest
 from dualflow.models.card import ModelCard
@@ -74,14 +74,14 @@ class PairedComparison(BaseModel):
     high: float
     p: float
     people: int
-    verdict: Literal["better", "worse", "undecided", "equal"]
+    verdict: Literal["better", "worse", "undecided", "equal", "few"]
 
     @property
     def text(self) -> str:
         """Difference with interval and p-value, for people."""
         if self.verdict == "equal":
             basis = f"equal for each of {self.people} people"
-        elif self.people < MIN_SUBJECTS:
+        elif self.verdict == "few":
             basis = f"{self.people} people are too few for an interval"
         else:
             basis = (

@@ -85,11 +85,12 @@ def differences(table: pd.DataFrame, reference: str, *, bootstrap: int = 2000, s
     `p` is the p-value of Wilcoxon's signed-rank test of the paired difference and `p_holm` its Holm adjustment over the
     models of one metric. `verdict` is `better` or `worse` only if the interval of the gain excludes zero and `p_holm`
     is below 0.05, because bootstrap intervals of few subjects are too narrow. STUDY_METRICS have no test, so they are
-    `undecided`. A difference of upper bounds is `undecided` if the slack of the larger one can explain it. With
-    fewer than MIN_SUBJECTS pairs, or with an infinite value, there is neither interval nor p-value. A model whose value
-    equals that of the reference for every subject, up to rounding, is `equal`: its predictions are the same by
-    construction, as those of two models with one mean, so there is nothing to test. UNRANKED metrics are `unranked`,
-    without a test.
+    `undecided`. A difference of upper bounds is `undecided` if the slack of the larger one can explain it. With fewer
+    than `least_people` pairs, or with an infinite value, there is neither interval nor p-value. `few` is the verdict
+    with so few pairs, and where Holm's adjustment over the models leaves even the smallest possible p-value of that
+    many pairs at 0.05 or above. A model whose value equals that of the reference for every subject, up to rounding, is
+    `equal`: its predictions are the same by construction, as those of two models with one mean, so there is nothing to
+    test. UNRANKED metrics are `unranked`, without a test.
 
     Raises:
         DataError: the table lacks a key column, has no rows, or does not contain `reference`.
@@ -124,14 +125,17 @@ def differences(table: pd.DataFrame, reference: str, *, bootstrap: int = 2000, s
             )
             rows.append((model, reference, metric, *change, "", float("nan"), float("nan"), first.subjects))
     result = pd.DataFrame(rows, columns=list(DIFFERENCES))
-    result["p_holm"] = result.groupby("metric")["p"].transform(lambda p: pd.Series(holm(p.to_numpy()), p.index))
-    result["verdict"] = [
-        verdict or _verdict(low, high, p)
-        for verdict, low, high, p in zip(
-            result["verdict"], result["gain_low"], result["gain_high"], result["p_holm"], strict=True
-        )
-    ]
+    result["p_holm"] = _holm_by_metric(result, result["p"])
+    # The p-value of a signed-rank test if all pairs differ in one direction.
+    smallest = (2.0 ** (1 - result["subjects"])).where(result["p"].notna())
+    possible = _holm_by_metric(result, smallest)
+    result["verdict"] = [_verdict(entry, p) for entry, p in zip(result.to_dict("records"), possible, strict=True)]
     return result
+
+
+def _holm_by_metric(result: pd.DataFrame, p: pd.Series) -> pd.Series:
+    """Holm's adjustment of a p-value of each row over the rows of its metric."""
+    return p.groupby(result["metric"]).transform(lambda part: pd.Series(holm(part.to_numpy()), part.index))
 
 
 def _study_pairs(
@@ -182,7 +186,7 @@ def _tested(
 def is_within_slack(entry: Mapping[Hashable, Any]) -> bool:
     """Whether a row of `differences` is undecided only because the slack of the larger bound can explain it."""
     statistics = entry["gain_low"], entry["gain_high"], entry["p_holm"]
-    return entry["verdict"] == "undecided" and _verdict(*statistics) != "undecided"
+    return entry["verdict"] == "undecided" and _decision(*statistics) != "undecided"
 
 
 def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -328,7 +332,15 @@ def _signed_rank(paired: Sequence[float] | NDArray[np.float64]) -> float:
     return float(wilcoxon(paired).pvalue)
 
 
-def _verdict(low: float, high: float, p: float) -> str:
+def _verdict(entry: Mapping[Hashable, Any], smallest: float) -> str:
+    """The verdict on a row of `differences`, which may have one; `smallest` is the least possible `p_holm`."""
+    few = entry["subjects"] < least_people(str(entry["metric"])) or smallest >= SIGNIFICANT
+    if few and entry["verdict"] in ("", "undecided"):
+        return "few"
+    return entry["verdict"] or _decision(entry["gain_low"], entry["gain_high"], entry["p_holm"])
+
+
+def _decision(low: float, high: float, p: float) -> str:
     if not p < SIGNIFICANT:  # NaN without a test
         return "undecided"
     return "better" if low > 0 else "worse" if high < 0 else "undecided"

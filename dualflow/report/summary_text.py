@@ -26,10 +26,12 @@ COMPARISONS = {
     "({interval}; {p})",
     "equal": "and {other} have the same mean absolute error in every subject: their point estimates are equal by "
     "construction",
-    "few": "and {other}: the difference of their mean absolute errors is {signed}; {people} subjects are too few for "
-    "an interval or a test",
+    "few": "and {other}: the difference of their mean absolute errors is {signed} ({interval}; {p}); {people} subjects "
+    "are too few to call any difference between so many models clear",
+    "no interval": "and {other}: the difference of their mean absolute errors is {signed}; {people} subjects are too "
+    "few for an interval or a test",
 }
-OPPOSITE = {"better": "worse", "worse": "better", "undecided": "undecided", "equal": "equal"}
+OPPOSITE = {"better": "worse", "worse": "better"}
 GENERAL_LIMITATIONS = (
     "A synthetic scan shows the expected image of subjects with this anatomy and side information. It cannot show "
     "findings of an individual that the MR does not predict, such as a lesion visible on the real scan only.",
@@ -111,13 +113,13 @@ def _comparisons(differences: pd.DataFrame, model: str, row: Modality) -> list[s
         other_model = entry["reference"] if flip == 1 else entry["model"]
         gain = flip * entry["gain"]
         low, high = sorted((flip * entry["gain_low"], flip * entry["gain_high"]))
-        verdict = OPPOSITE[entry["verdict"]] if flip == -1 else entry["verdict"]
-        if verdict == "undecided" and entry["subjects"] < MIN_SUBJECTS:
-            verdict = "few"
+        verdict = OPPOSITE.get(entry["verdict"], entry["verdict"]) if flip == -1 else entry["verdict"]
+        if verdict == "few" and entry["subjects"] < MIN_SUBJECTS:
+            verdict = "no interval"
         small, large = sorted((abs(low), abs(high)))
         digits = difference_digits(entry, 4)
-        undecided = f"{-high:+z.{digits}f} to {-low:+z.{digits}f}"
-        ends = undecided if verdict == "undecided" else f"{small:.{digits}f} to {large:.{digits}f}"
+        clear = verdict in OPPOSITE
+        ends = f"{small:.{digits}f} to {large:.{digits}f}" if clear else f"{-high:+z.{digits}f} to {-low:+z.{digits}f}"
         text = COMPARISONS[verdict].format(
             other=other_model,
             size=f"{abs(gain):.{digits}f} {row.unit}",

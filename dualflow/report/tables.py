@@ -19,7 +19,7 @@ Entry = Mapping[Hashable, Any]
 """A row of a table of results."""
 VERDICTS = {
     "better": "better", "worse": "worse", "undecided": "no clear difference", "equal": "equal by construction",
-    "unranked": "not ranked",
+    "unranked": "not ranked", "few": "too few subjects",
 }  # fmt: skip
 WITHIN_SLACK = "within the slack"
 """Verdict on a difference that the statistics call clear, but not beyond the accuracy of the scores."""
@@ -87,7 +87,10 @@ def difference_table(differences: pd.DataFrame, row: Modality, metrics: Sequence
         }
         for entry in selected.to_dict("records")
     ]
-    return Table(with_interval_note(caption, selected), pd.DataFrame(rows))
+    caption = with_interval_note(caption, selected)
+    if any(entry["verdict"] == "few" and _has_interval(entry) for entry in selected.to_dict("records")):
+        caption += " Too few subjects: after Holm's adjustment over so many models, no p could be below 0.05."
+    return Table(caption, pd.DataFrame(rows))
 
 
 def with_interval_note(caption: str, rows: pd.DataFrame) -> str:
@@ -116,7 +119,7 @@ def difference_digits(row: Entry, digits: int) -> int:
 
 def _verdict(row: Entry) -> str:
     if row["verdict"] == "undecided" and not _has_interval(row):
-        return "not finite" if _enough_people(row) else "too few subjects"
+        return "not finite"
     return WITHIN_SLACK if is_within_slack(row) else VERDICTS[row["verdict"]]
 
 

@@ -94,7 +94,9 @@ def test_pairs_are_people_not_rows(study):
 def test_few_people_decide_nothing(study):
     """With three people no p-value is below 0.05, however large the difference is."""
     first, better = (scores_of(study, name, [value] * 3, HELD_OUT[:3]) for name, value in (("a", 0.9), ("b", 0.1)))
-    assert compare_paired(better, first).verdict == "undecided"
+    comparison = compare_paired(better, first)
+    assert comparison.verdict == "few"
+    assert "3 people are too few for an interval" in comparison.text
 
 
 @pytest.mark.parametrize("change", ["fewer people", "other preprocessing"])

@@ -108,7 +108,7 @@ def test_the_least_number_of_people_can_show_a_difference():
 
 @pytest.mark.parametrize("people", [2, MIN_SUBJECTS - 1, MIN_SUBJECTS, MIN_CORRELATED - 1, MIN_CORRELATED])
 def test_few_people_have_neither_interval_nor_test(people):
-    """Below MIN_SUBJECTS a clear difference is undecided, and its ends and p-value are NaN.
+    """Below MIN_SUBJECTS a clear difference has no verdict, and its ends and p-value are NaN.
 
     Scores over people have an interval from MIN_CORRELATED on.
     """
@@ -117,11 +117,37 @@ def test_few_people_have_neither_interval_nor_test(people):
     frame["mae"] = np.r_[np.linspace(0.1, 0.2, people), np.linspace(0.5, 0.9, people)]
     frame["contrast_pit"] = np.linspace(0, 1, 2 * people)
     enough, result = people >= MIN_SUBJECTS, differences(frame, "b").set_index("metric")
-    assert result.loc["mae", "verdict"] == ("better" if enough else "undecided")
+    assert result.loc["mae", "verdict"] == ("better" if enough else "few")
+    assert result.loc["contrast_pit_distance", "verdict"] == ("undecided" if people >= MIN_CORRELATED else "few")
     assert np.isfinite(result.loc["mae", ["low", "high", "gain_low", "p", "p_holm"]].astype(float)).all() == enough
     for metric, some in summarise(frame).groupby("metric"):
         enough = people >= (MIN_SUBJECTS if metric == "mae" else MIN_CORRELATED)
         assert np.isfinite(some[["low", "high"]].to_numpy()).all() == enough
+
+
+@pytest.mark.parametrize(("people", "models"), [(6, 1), (6, 2), (7, 3), (7, 4), (8, 6), (8, 7), (9, 12), (9, 13)])
+def test_too_few_people_for_so_many_models_decide_nothing(people, models):
+    """Differences of the same sign for everyone are clear, unless Holm's adjustment makes that impossible."""
+    rng, names = np.random.default_rng(0), ["reference", *(f"m{i}" for i in range(models))]
+    frame = pd.DataFrame([(name, 0, f"sub-{i}") for name in names for i in range(people)])
+    frame.columns = ["model", "seed", "scan"]
+    frame["mae"] = 0.1 + (frame["model"] != "reference") + 0.01 * rng.random(len(frame))
+    # A model with the same predictions is not tested, and does not count.
+    equal = frame[frame["model"] == "reference"].assign(model="equal")
+    result = differences(pd.concat([frame, equal]), "reference").set_index("model")
+    possible = models * wilcoxon(np.arange(1.0, people + 1)).pvalue < 0.05
+    assert set(result.drop("equal")["verdict"]) == {"worse" if possible else "few"}
+    assert np.isfinite(result.drop("equal")[["low", "p_holm"]].to_numpy()).all()
+    assert result.loc["equal", "verdict"] == "equal"
+
+
+def test_a_model_scored_on_more_people_leaves_the_others_their_chance():
+    """Its p-value can be the smaller one, so that the other is not multiplied by 2."""
+    people = {"a": 6, "b": 12, "reference": 12}
+    frame = pd.DataFrame([(name, 0, f"sub-{i:02d}", i) for name, count in people.items() for i in range(count)])
+    frame.columns = ["model", "seed", "scan", "mae"]
+    frame["mae"] = 0.1 + 0.01 * frame["mae"] + frame["model"].map({"a": 0.2, "b": 0.1, "reference": 0.0})
+    assert differences(frame, "reference").set_index("model")["verdict"].to_dict() == {"a": "worse", "b": "worse"}
 
 
 def test_equal_predictions_are_not_tested():

@@ -302,6 +302,11 @@ def test_differences_are_printed_with_sign_and_verdict(scores):
     assert plain_table(frame, "c").frame["a"].tolist() == ["1.235", "–", "0.000"]  # noqa: RUF001
     few = differences(scores[scores["scan"].isin(scores["scan"].unique()[:5])], "unet")
     assert difference_table(few, ROW, ["mae"], "c").frame["Verdict"].tolist() == ["too few subjects"]
+    many = scores[scores["scan"].isin(scores["scan"].unique()[:6])]
+    third = many[many["model"] == "unet"].assign(model="third", mae=many["mae"] + 0.1)
+    table = difference_table(differences(pd.concat([many, third]), "unet"), ROW, ["mae"], "c")
+    assert table.frame["Verdict"].tolist() == ["too few subjects"] * 2
+    assert table.caption == "c Too few subjects: after Holm's adjustment over so many models, no p could be below 0.05."
     bits = scores.rename(columns={"mae": "bits_in_mask"})
     for slack, verdict in ((0.0, "worse"), (0.1, "within the slack")):
         paired = differences(bits.assign(bits_slack=slack), "unet", bootstrap=200)

@@ -124,6 +124,20 @@ def test_few_people_have_no_interval():
     assert "95 %" not in text
 
 
+def test_six_people_are_too_few_for_two_comparisons():
+    """The difference has an interval and a p-value, and is not said to be unclear."""
+    table = pd.DataFrame(
+        {"model": model, "seed": 0, "scan": f"sub-{i}", "mae": extra + 0.1 * i + 0.001 * i * extra}
+        for model, extra in (("m", 0.0), ("first", 0.2), ("second", 0.4))
+        for i in range(6)
+    )
+    means, paired = summarise(table, bootstrap=100), differences(table, "m")
+    text = "\n".join(summary_sentences(means, paired, None, model="m", row=ROW, mean_target=1.0))
+    assert "m and first: the difference of their mean absolute errors is -0.2005 SUVR (paired 95 % bootstrap" in text
+    assert "6 subjects are too few to call any difference between so many models clear" in text
+    assert "do not differ clearly" not in text
+
+
 def test_a_model_without_spread_or_condition():
     """Missing uncertainty is stated, and use of the source is not claimed without evidence."""
     table = pd.DataFrame({"model": "m", "seed": 0, "scan": ["sub-1", "sub-2"], "mae": [0.1, 0.2]})
