@@ -43,10 +43,10 @@ def verdict(config_path: Path, overrides: tuple[str, ...]) -> None:
 
     The study must be preprocessed: `dualflow run -- preprocess` stops there.
 
-    The verdict is fitted on the training scans. Validation and test scans are scored as they are and with each of some
-    40 corruptions, such as noise, wrong contrast, flips, misalignment and implanted lesions. A scan is refused if it
-    does not look like a training scan, and flagged if it is refused or the lesion map has a high peak. The table is
-    printed and written to RESULTS/STUDY/metrics/verdict.tsv and verdict.md.
+    The verdict is fitted on the training scans. The first scan of each validation and test person is scored as it is
+    and with each of some 40 corruptions, such as noise, wrong contrast, flips, misalignment and implanted lesions. A
+    scan is refused if it does not look like a training scan, and flagged if it is refused or the lesion map has a high
+    peak. The table is printed and written to RESULTS/STUDY/metrics/verdict.tsv and verdict.md.
     """  # noqa: D301 - \b keeps click from rewrapping a paragraph
     from dualflow.commands.steps import require_inputs
     from dualflow.commands.study_config import load_study_config

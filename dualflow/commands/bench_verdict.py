@@ -13,6 +13,7 @@ from dualflow import cohort
 from dualflow.commands.make_cohort import subjects_of
 from dualflow.commit import commit_text
 from dualflow.config import Config
+from dualflow.data.bids_files import natural_order
 from dualflow.data.dataset import Item, PairDataset
 from dualflow.data.markdown import markdown_table
 from dualflow.data.study_pairs import learning_pairs, load_split
@@ -40,13 +41,13 @@ COLUMNS = (
 
 
 def bench_verdict(config: Config) -> None:
-    """Fit the verdict on the training scans, score corrupted held-out scans, and print and write the table.
+    """Fit the verdict on the training scans, score a corrupted scan of each held-out person, and write the table.
 
     Raises:
         DataError: there are too few training scans, or no held-out scans.
     """
     pairs, encoder, training, validation = learning_pairs(config)
-    held_out = PairDataset([*validation.items, *load_split(config, pairs, "test", encoder).items])
+    held_out = first_visits(PairDataset([*validation.items, *load_split(config, pairs, "test", encoder).items]))
     if not len(held_out):
         raise DataError("no validation or test scans to score; give split.validation or split.test a share")
     started = time.process_time()
@@ -63,10 +64,18 @@ def bench_verdict(config: Config) -> None:
     commit_text(config.layout.page(NAME), text + "\n")
     print(text)
     print(
-        f"{len(training)} training and {len(held_out)} held-out scans; share of typical scans that are refused: "
-        f"{typicality.rate:.1%} expected ({RATE:.0%} asked for)"
+        f"{len(training)} training and {len(held_out)} held-out scans, one of each person; share of typical "
+        f"scans that are refused: {typicality.rate:.1%} expected ({RATE:.0%} asked for)"
     )
     print(f"CPU seconds: {fit_seconds:.1f} for the fit, {np.mean(seconds):.3f} per scan")
+
+
+def first_visits(dataset: PairDataset) -> PairDataset:
+    """The first visit of each subject: intervals of shares count people, and visits of one are alike."""
+    first = dict[str, int]()
+    for position in sorted(range(len(dataset)), key=lambda position: natural_order(dataset.scans[position])):
+        first.setdefault(Scan.parse(dataset.scans[position]).subject, position)
+    return dataset.subset(sorted(first.values()))
 
 
 def natural_lesions(config: Config) -> dict[str, bool]:

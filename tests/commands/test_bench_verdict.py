@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from dualflow.cli import main
 from dualflow.commands import bench_verdict as module
-from dualflow.commands.bench_verdict import COLUMNS, NATURAL, bench_verdict, natural_lesions, summary
+from dualflow.commands.bench_verdict import COLUMNS, NATURAL, bench_verdict, first_visits, natural_lesions, summary
 from dualflow.config import parse_config
 from dualflow.data.dataset import PairDataset
 from dualflow.errors import DataError
@@ -50,6 +50,19 @@ def test_table_has_a_row_per_corruption(config, capsys):
     assert config.layout.page("verdict").read_text().strip() in printed
     assert "20 training and 5 held-out scans" in printed
     assert "4.8% expected" in printed
+
+
+def test_a_person_counts_once_by_the_first_visit(config, monkeypatch):
+    """Visits are neither counted in the intervals nor scored."""
+    keys = ["C0020_ses-M12", "C0020_ses-M6", "C0021_ses-M6", "C0022", "C0021_ses-M12"]
+    items = [{**item, "scan": f"sub-{key}"} for item, key in zip(dataset(range(20, 25)).items, keys, strict=True)]
+    chosen = first_visits(PairDataset(items))
+    assert chosen.scans == ["sub-C0020_ses-M6", "sub-C0021_ses-M6", "sub-C0022"]
+    monkeypatch.setattr(module, "load_split", lambda *_: PairDataset(items))
+    monkeypatch.setattr(module, "CORRUPTIONS", {"clean": CORRUPTIONS["clean"]})
+    bench_verdict(config)
+    table = pd.read_csv(config.layout.table("verdict"), sep="\t").set_index("corruption")
+    assert table.loc["clean", "n"] == 3
 
 
 def test_lesions_are_implanted_in_people_without_lesions(config):
