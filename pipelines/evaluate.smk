@@ -99,7 +99,13 @@ rule report:
                 category="Tables",
                 labels={"table": name},
             )
-            for name in ("summary", "differences", "groups", "native")
+            for name in (
+                "summary",
+                "differences",
+                "groups",
+                "native",
+                "region_agreement",
+            )
         ],
     log:
         log_of("report"),

@@ -25,6 +25,8 @@ from dualflow.layout import Layout
 from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
 from dualflow.report.likelihood_tables import check_condition
+from dualflow.report.region_agreement import NAME as AGREEMENT
+from dualflow.report.region_agreement import study_agreement
 from dualflow.report.report_figure import FILED, ReportFigure
 from dualflow.report.run_description import run_description
 from dualflow.report.study_page import ReportData, render
@@ -68,8 +70,9 @@ def report(config: Config) -> None:
     views = subject_views(config, results.scores, test_pairs, predictor, test, verdicts)
     figures = study_figures(config, results, test_pairs) | {"subjects": views.figures}
     groups, native = study_groups(config, results, pairs), native_scores(config, test.scans)
+    agreement = study_agreement(config)
     filed = _write_figures(layout, views.median, [figure for part in figures.values() for figure in part])
-    tables = results.tables | {"groups": groups, "native": native}
+    tables = results.tables | {"groups": groups, "native": native, AGREEMENT: agreement}
     for name, table in tables.items():
         commit_text(layout.table(name), table_text(table))
     excluded = read_quarantine(layout.quarantine)
@@ -92,7 +95,7 @@ def report(config: Config) -> None:
             method=method_text(config),
             limitations=limitations(simulated=config.embedded, subjects=subject_count(pairs, "test")),
             provenance=provenance(config, results.cards, datetime.now(UTC).date().isoformat()),
-            tables=section_tables(config, results, pairs, groups, native, verdicts),
+            tables=section_tables(config, results, pairs, groups, native, agreement, verdicts),
             figures=figures,
             references=REFERENCES,
             files=linked_files(config),

@@ -22,6 +22,7 @@ from dualflow.report.likelihood_tables import (
     source_table,
 )
 from dualflow.report.people_tables import demographics, group_scores, group_table, model_group_table, worst_people
+from dualflow.report.region_agreement import agreement_table
 from dualflow.report.study_results import BOUNDS, StudyResults
 from dualflow.report.tables import Table, difference_table, metric_table, plain_table
 
@@ -104,6 +105,7 @@ def section_tables(
     pairs: pd.DataFrame,
     groups: pd.DataFrame,
     native: pd.DataFrame,
+    agreement: pd.DataFrame,
     verdicts: Mapping[str, str],
 ) -> dict[str, list[Table]]:
     """Tables of each section of the report.
@@ -114,6 +116,7 @@ def section_tables(
         pairs: the index.
         groups: from `study_groups`.
         native: from `native_scores`.
+        agreement: from `study_agreement`.
         verdicts: from `read_verdicts`.
     """
     row, main = modality(config.study.target), config.model.preset
@@ -140,6 +143,7 @@ def section_tables(
     people = worst_people(main_scores(config, results), test, quality, verdicts, row, main)
     return {
         "cohort": [demographics(pairs)],
+        "regions": [agreement_table(agreement, row, main)],
         "groups": [*_group_tables(groups, row, main), people],
         "analyses": analysis_tables(config),
         "comparison": [

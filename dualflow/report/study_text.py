@@ -65,6 +65,7 @@ TABLES = {
     "likelihood": "likelihood scores of the flows",
     "groups": "scores by group of the test subjects",
     "native": "scores of the main model in native space, by scan",
+    "region_agreement": "agreement over people of the main model, by region",
     "registration": "registration errors of a simulated cohort",
     "scans_ceilings": "scores of the limits that a simulation knows, by scan",
     "scans": "scores by scan",
