@@ -152,11 +152,7 @@ def record_metrics(record: Mapping[str, Any]) -> dict[str, float]:
 def record_notes(record: Mapping[str, Any], study: StudyConfig) -> list[str]:
     """Notes that preprocessing left on a scan, as flags."""
     images = {"source": record["source"], "target": record["target"] or {}, **record["extra_sources"]}
-    notes = [
-        f"{name}: {note}"
-        for name, image in images.items()
-        for note in (*image.get("notes", []), *image.get("pet", {}).get("notes", []))
-    ]
+    notes = [f"{name}: {note}" for name, image in images.items() for note in image.get("pet", {}).get("notes", [])]
     for name, image in images.items():
         shown = image.get("intensity", {}).get("reference_shown", 1.0)
         if shown < MIN_REFERENCE_SHOWN:

@@ -32,23 +32,22 @@ LARGE_MM = 5.0
 # Smallest share of the window that frames cover, and longest excess of a static image, without a note.
 MIN_COVERED = 0.99
 MAX_EXCESS_S = 1.0
-NAN_NOTE = "some voxels are NaN and count as outside its field of view"
 
 
 def read_scan(image: RawImage, row: Modality, config: PreprocessConfig) -> tuple[Volume, Record]:
-    """Load one scan of any modality, and its record: of a PET under the key `pet`, of others at most `notes`.
+    """Load one scan of any modality, and its record: of a PET under the key `pet`, of others empty.
 
-    NaN is read as 0 in images whose 0 means outside the field of view, as programs such as SPM write it there.
+    NaN is read as 0 in images whose 0 means outside the field of view, as programs such as SPM write it there; the
+    record of such an image has `nan_as_zero`.
 
     Raises:
         DataError: as `read_volume` and `read_pet`.
     """
-    notes = [NAN_NOTE] if row.never_zero and math.isnan(image.digest.minimum) else []
+    nan = {"nan_as_zero": True} if row.never_zero and math.isnan(image.digest.minimum) else {}
     if row.datatype != "pet":
-        volume = read_volume(image.path, verified=True, nan_as_zero=row.never_zero)
-        return volume, {"notes": notes} if notes else {}
+        return read_volume(image.path, verified=True, nan_as_zero=row.never_zero), nan
     volume, record = read_pet(image.path, image.sidecar, config)
-    return volume, {"pet": record | {"notes": [*record["notes"], *notes]}}
+    return volume, {"pet": record | nan}
 
 
 def read_pet(path: Path, sidecar: Mapping[str, Any], config: PreprocessConfig) -> tuple[Volume, Record]:

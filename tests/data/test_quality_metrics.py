@@ -75,13 +75,12 @@ def test_the_table_has_a_column_for_every_metric(tmp_path):
 
 def test_notes_on_the_source_and_a_reference_out_of_view_are_flagged(tmp_path):
     """A PET may be the source, and its reference region may lie partly outside the field of view."""
-    moved, cut, flow = record(), record(), record()
+    moved, cut = record(), record()
     moved["source"]["pet"] = {"notes": ["its head moves by up to 9 mm"]}
     cut["target"]["intensity"]["reference_shown"] = 0.72
-    flow["extra_sources"]["FLAIR"]["notes"] = ["some voxels are NaN"]
-    flags = table(tmp_path, [moved, cut, flow, record()])["flags"].tolist()
+    flags = table(tmp_path, [moved, cut, record()])["flags"].tolist()
     expected = "target: its field of view holds 72% of the reference region"
-    assert flags == ["source: its head moves by up to 9 mm", expected, "FLAIR: some voxels are NaN", None]
+    assert flags == ["source: its head moves by up to 9 mm", expected, None]
 
 
 def test_seconds_are_summed_over_steps(tmp_path):

@@ -141,14 +141,14 @@ def test_other_modalities_are_read_unchanged(tmp_path):
 
 @pytest.mark.parametrize("name", ["FDG", "CBF"])
 def test_nan_is_outside_the_field_of_view(tmp_path, name):
-    """SPM writes it there. It is read as 0, and noted."""
+    """SPM writes it there. It is read as 0, which the record says; no note asks anyone to look at it."""
     image = FRAMES[0].copy()
     image[..., 0] = np.nan
     raw = verify_image(save_pet(tmp_path / "pet.nii", image, **BQ), skip_nan=True)
     volume, record = read_scan(raw, MODALITIES[name], CONFIG)
     np.testing.assert_array_equal(volume.array, np.nan_to_num(image))
-    (note,) = record.get("pet", record)["notes"]
-    assert "NaN" in note
+    assert record.get("pet", record)["nan_as_zero"]
+    assert not record.get("pet", {}).get("notes")
     with pytest.raises(IntensityError, match="NaN"):
         read_scan(raw, MODALITIES["T1w"], CONFIG)
 
@@ -163,7 +163,7 @@ def test_frames_do_not_count_where_they_are_nan(tmp_path):
     expected[0] = np.average(FRAMES[1:, 0], axis=0, weights=TIMES["FrameDuration"][1:])
     expected[:, 0] = 0
     np.testing.assert_allclose(volume.array, expected, rtol=1e-5)
-    assert "NaN" in record["pet"]["notes"][-1]
+    assert record["pet"]["nan_as_zero"]
     with pytest.raises(IntensityError, match="every voxel is NaN"):
         read_pet(save_pet(path, np.stack([FRAMES[0], FRAMES[1] * np.nan, FRAMES[2]]), **TIMES), TIMES, CONFIG)
 
