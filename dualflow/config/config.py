@@ -75,7 +75,7 @@ class Config(Section):
     def _files_exist(self) -> Self:
         # Not in the sections: a model card holds them too, and converting needs none of these files.
         study, region = self.study, self.preprocess.reference_region
-        _require(study.bids, Path.is_dir, "study.bids", "a folder", "the root of a BIDS dataset")
+        _require(study.bids, Path.is_dir, "study.bids", "a folder", "the root of a dataset")
         _require(study.samples, Path.is_file, "study.samples", "a file", "a table of scans")
         _require(study.masks, Path.is_dir, "study.masks", "a folder", "the root of a BIDS dataset of brain masks")
         if self.impute is not None:
@@ -127,7 +127,8 @@ class Config(Section):
     @property
     def bids(self) -> Path:
         """Root folder of the dataset, real or simulated; the paths in tables are relative to it."""
-        return self.study.samples.parent if self.study.samples else self.study.bids or self.layout.bids
+        study = self.study
+        return study.bids or (study.samples.parent if study.samples else self.layout.bids)
 
     @property
     def embedded(self) -> bool:

@@ -19,11 +19,12 @@ class StudyConfig(Section):
     name: str = Field(pattern=STUDY_NAME.pattern)
     """Short name of the results folder and the MLflow experiment."""
     bids: UserPath | None = None
-    """Root of the BIDS dataset; null for the embedded cohort of section `cohort`."""
+    """Root of the BIDS dataset, or with `samples` the folder of its files; without either, section `cohort` simulates
+    the embedded cohort."""
     samples: UserPath | None = None
     """A table of scans instead of a BIDS dataset: a row per scan with `subject`, `session`, a column of paths for each
-    modality (or `source` and `target`), and the side columns; files lie in the table's folder or below, and paths are
-    relative to it."""
+    modality (or `source` and `target`), and the side columns. Files lie in the folder `bids`, or else in that of the
+    table, and paths are relative to it."""
     source: str = "T1w"
     """Source modality, a row of MODALITIES. Every scan needs it; it defines the native grid and the brain mask."""
     extra_sources: tuple[str, ...] = ()
@@ -64,8 +65,6 @@ class StudyConfig(Section):
 
     @model_validator(mode="after")
     def _one_dataset(self) -> Self:
-        if self.bids and self.samples:
-            raise ConfigError("bids and samples are two datasets; keep one")
         if self.samples and (self.where or self.runs != "refuse"):
             raise ConfigError(
                 "where and runs select files of a BIDS dataset, but samples names the files itself; remove them"

@@ -22,7 +22,7 @@ def study_fingerprint(config: Config) -> str:
     takes long; so do tables that are too large to be valid.
     """
     study = config.study
-    scans = _table_files(study.samples) if study.samples else _dataset_files(config.bids)
+    scans = _table_files(study.samples, config.bids) if study.samples else _dataset_files(config.bids)
     masks = _dataset_files(study.masks) if study.masks else []
     splits = [file for file in (config.split.file, study.exclusions) if file]
     return digest_of([_states(scans), _states(masks), _states(splits)])
@@ -51,15 +51,15 @@ def _entries(folder: Path, prefix: str = "") -> list[Path]:
         return []
 
 
-def _table_files(table: Path) -> list[Path]:
-    """A table of scans, the files that its cells name, and the sidecars that may apply to them.
+def _table_files(table: Path, root: Path) -> list[Path]:
+    """A table of scans, the files in `root` that its cells name, and the sidecars that may apply to them.
 
     The index checks whether they are usable.
     """
     readable = table.is_file() and table.stat().st_size <= MAX_BYTES
     text = table.read_bytes().decode(errors="replace") if readable else ""
     cells = {cell.strip() for line in text.splitlines() for cell in line.split("\t")} - {""}
-    files = [table.parent / cell for cell in cells]
+    files = [root / cell for cell in cells]
     folders = {folder for file in files if _state(file) for folder in list(file.parents)[:SIDECAR_LEVELS]}
     sidecars = {entry for folder in folders for entry in _entries(folder) if entry.suffix == ".json"}
     return [table, table.with_suffix(".json"), *files, *sidecars]

@@ -101,7 +101,7 @@ def build_index(
     """Pair the scans of a study, exclude duplicates and assign the splits.
 
     Args:
-        bids: root of the dataset: a BIDS dataset, or the folder of `study.samples`.
+        bids: root of the dataset: a BIDS dataset, or the folder of the files in `study.samples`.
         study: modalities and side columns.
         split: how subjects are split.
         digests: table that caches voxel digests; without it, every scan is read.
@@ -150,7 +150,7 @@ def reviewed_scans(bids: Path, study: StudyConfig, split: SplitConfig, out: Path
     """List the scans of a study with all columns that its index reads, and apply the decisions of its reviewer.
 
     Args:
-        bids: root of the dataset: a BIDS dataset, or the folder of `study.samples`.
+        bids: root of the dataset: a BIDS dataset, or the folder of the files in `study.samples`.
         study: modalities, side columns, labels and exclusions.
         split: columns to stratify by.
         out: folder of the results, as in `list_scans`.
@@ -175,7 +175,7 @@ def pair_scans(bids: Path, study: StudyConfig, out: Path | None = None) -> Index
     """Pair the scans of a study by subject and session, without splits: every row is `convert`.
 
     Args:
-        bids: root of the dataset: a BIDS dataset, or the folder of `study.samples`.
+        bids: root of the dataset: a BIDS dataset, or the folder of the files in `study.samples`.
         study: modalities and side columns.
         out: folder of the results, as in `list_scans`.
 
@@ -203,7 +203,7 @@ def list_scans(
     but is excluded if `study.join_sessions` would pair it.
 
     Args:
-        bids: root of the dataset: a BIDS dataset, or the folder of `study.samples`.
+        bids: root of the dataset: a BIDS dataset, or the folder of the files in `study.samples`.
         study: modalities and side columns.
         modalities: the modalities to look for: all of the study, or its sources to ignore the targets.
         out: folder of the results, whose file system limits the length of names; None takes that of `bids`.
@@ -219,7 +219,7 @@ def list_scans(
     ambiguous: Exclusions = {}
     partners: dict[Scan, Scan] = {}
     if table:
-        files, excluded = find_samples(table, study, modalities)
+        files, excluded = find_samples(table, bids, study, modalities)
     else:
         files, excluded, ambiguous = find_scans(bids, study, modalities)
         # Which of the visits of a subject with an unclear one belong together is unclear too.

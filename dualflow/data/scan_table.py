@@ -1,7 +1,7 @@
 """A study as a table of scans, `samples.tsv`: one row per scan with the paths of its files and side information.
 
-Paths are absolute or relative to the table's folder. Every file must lie in that folder after links are resolved, so
-a table from elsewhere cannot reach other files.
+Paths are absolute or relative to a root: `study.bids`, or else the table's folder. Every file must lie in it after
+links are resolved, so a table from elsewhere cannot reach other files.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dualflow.errors import DataError, PairingError
 from dualflow.layout import Scan
 
 
-def find_samples(path: Path, study: StudyConfig, modalities: Sequence[str]) -> tuple[Files, Exclusions]:
+def find_samples(path: Path, root: Path, study: StudyConfig, modalities: Sequence[str]) -> tuple[Files, Exclusions]:
     """The files of some of a study's modalities by scan, and the invalid rows with their reason.
 
     Columns of paths have the names of modalities, or `source` and `target`. A table of scans to convert needs no
@@ -39,7 +39,7 @@ def find_samples(path: Path, study: StudyConfig, modalities: Sequence[str]) -> t
             if scan in files:
                 raise PairingError(f"{path.name} has more than one row for it; keep one, or give each a session")
             files[scan] = {name: Path(row[column]) for name, column in columns.items() if row[column] is not None}
-            files[scan] = {name: _relative(path.parent, file) for name, file in files[scan].items()}
+            files[scan] = {name: _relative(root, file) for name, file in files[scan].items()}
         except DataError as error:
             excluded[_key(row)] = error
     return files, excluded

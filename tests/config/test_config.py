@@ -37,11 +37,15 @@ def test_a_name_is_enough():
 
 
 def test_paths_are_relative_to_the_dataset(tmp_path):
-    """The root is the BIDS dataset, the folder of the table of scans, or the embedded cohort."""
+    """The root is `study.bids`, or else the folder of the table of scans, or the embedded cohort."""
     table = tmp_path / "scans.tsv"
     table.touch()
-    for key, path, root in (("bids", tmp_path, tmp_path), ("samples", table, tmp_path)):
-        config = parse_config({"study": {"name": "a", key: str(path)}})
+    dataset = tmp_path / "dataset"
+    dataset.mkdir()
+    for paths, root in (
+        ({"bids": dataset}, dataset), ({"samples": table}, tmp_path), ({"bids": dataset, "samples": table}, dataset),
+    ):  # fmt: skip
+        config = parse_config({"study": {"name": "a", **{key: str(path) for key, path in paths.items()}}})
         assert (config.bids, config.embedded) == (root, False)
     assert parse_config({"study": {"name": "a"}}).embedded
 

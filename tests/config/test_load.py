@@ -86,7 +86,6 @@ def test_an_unknown_key_is_an_error(write, text, message):
         ("study: {name: a, extra_sources: [ASL]}", ["unknown modality 'ASL'", "CBF"]),
         ("study: {name: a, extra_sources: [T1w]}", ["T1w, T1w, FDG", "name each modality once"]),
         ("study: {name: a, target: T1w}", ["T1w, T1w", "name each modality once"]),
-        ("study: {name: a, bids: x, samples: y}", ["bids and samples", "keep one"]),
         ("study: {name: a, samples: y, runs: last}", ["samples names the files itself; remove them"]),
         ("study: {name: a, samples: y, join_sessions: true}", ["samples names the pairs; remove it"]),
         (

@@ -20,7 +20,8 @@ def study(tmp_path):
     """A BIDS dataset and a table of scans with the same scan, masks and splits."""
     root = tmp_path / "derivatives" / "study"
     commit_text(root / "participants.tsv", "age 71")
-    commit_text(root / "samples.tsv", f"subject\tT1w\n1\t{SCAN}\n1\tno/file\n")
+    for table in (root / "samples.tsv", root.parent / "pairs.tsv"):
+        commit_text(table, f"subject\tT1w\n1\t{SCAN}\n1\tno/file\n")
     commit_bytes(root / SCAN, gzip.compress(b"scan"))
     return root
 
@@ -35,7 +36,13 @@ def digest(root, **study):
 
 
 @pytest.mark.parametrize(
-    "inputs", [{"bids": ""}, {"samples": "samples.tsv"}, {"bids": "", "masks": "masks", "exclusions": "out.tsv"}]
+    "inputs",
+    [
+        {"bids": ""},
+        {"samples": "samples.tsv"},
+        {"bids": "", "samples": "../pairs.tsv"},
+        {"bids": "", "masks": "masks", "exclusions": "out.tsv"},
+    ],
 )
 def test_the_fingerprint_changes_only_with_what_the_index_reads(study, inputs):
     """Edits of tables, sidecars, scans and masks change it, even at equal length; README and derivatives do not."""

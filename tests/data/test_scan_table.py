@@ -45,6 +45,24 @@ def test_rows_become_scans(index, columns):
     assert pairs["age"].tolist() == [71.5, 70]
 
 
+def test_a_table_elsewhere_pairs_the_files_of_a_dataset(tmp_path):
+    """The dataset may be read-only. Paths are relative to it or absolute; files elsewhere are not read."""
+    for name in ("bids/ses-1_T1w.nii", "bids/ses-2_FDG.nii", "own/b.nii", "own/c.nii"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    table = tmp_path / "own/samples.tsv"
+    absolute = tmp_path / "bids/ses-2_FDG.nii"
+    rows = [f"1\tses-1_T1w.nii\t{absolute}", f"2\t{tmp_path}/own/b.nii\tses-2_FDG.nii", "3\t../own/c.nii\tn/a"]
+    table.write_text("\n".join(["subject\tT1w\tFDG", *rows]) + "\n")
+    study = StudyConfig(name="t", bids=tmp_path / "bids", samples=table)
+    listed = build_index(tmp_path / "bids", study, TRAINING_ONLY)
+    assert listed.pairs[["scan", "source", "target"]].to_numpy().tolist() == [
+        ["sub-1", "ses-1_T1w.nii", "ses-2_FDG.nii"]
+    ]
+    assert reasons(listed).keys() == {"sub-2", "sub-3"}
+    assert all("leads out of the dataset" in reason for reason in reasons(listed).values())
+
+
 def test_a_side_column_may_have_any_name(index):
     """Also that of a column which dualflow's own tables have."""
     pairs = index("subject\tT1w\tFDG\tkey\n1\ta.nii\tb.nii\t7\n", study={"side": ("key",)}).pairs

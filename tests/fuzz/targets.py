@@ -116,7 +116,7 @@ def read_levels(folder: Path) -> None:
 def read_samples(folder: Path) -> None:
     """Find the scans of a table of samples and their side columns."""
     path, study = folder / "samples.tsv", StudyConfig(**STUDY)
-    files, _ = find_samples(path, study, ["T1w", "FDG"])
+    files, _ = find_samples(path, folder, study, ["T1w", "FDG"])
     sample_values(path, list(files), ["age"])
 
 
