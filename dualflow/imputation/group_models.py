@@ -56,7 +56,7 @@ def analyse_regions(
         regions: names of the R regions.
         replicates: of the outcomes, for the standard errors of MULTIPLE; without them they are those of Rubin's rules.
         derived: how many of the last outcomes are computed from others, such as ratios. The jackknife's correction of
-            Rubin's rules rests on the others, where all outcomes share it.
+            Rubin's rules that all outcomes share rests on the others.
 
     Returns:
         One row per region, term and method, columns COLUMNS. `p_holm` and `q_fdr` adjust p over the regions of a term
@@ -86,12 +86,12 @@ def analyse_regions(
             f"more subjects than coefficients (there are {len(set(subjects))} subjects); use fewer terms, or levels "
             "that scans with known regions have"
         )
-    shared = None if _repeats(model.subjects) else _mean_ratio(ratios)
+    shared = _mean_ratio(ratios)
     terms = [str(term) for term in design]
     rows = [
         _rows(names, terms, method, pooled, counts)
         for names, fit in fits
-        for method, (pooled, counts) in _with_jackknife(fit, shared).items()
+        for method, (pooled, counts) in _with_jackknife(fit, shared, model.within).items()
     ]
     return _with_gain(_adjusted(pd.concat(rows, ignore_index=True)))[list(COLUMNS)]
 
@@ -115,21 +115,21 @@ class GroupModel:
     def __init__(self, design: Doubles, subjects: NDArray[np.str_]) -> None:
         self.design, self.subjects = design, subjects
 
+    @property
+    def within(self) -> Bools:
+        """Whether a term varies between the scans of a subject `[K]`."""
+        return np.asarray((pd.DataFrame(self.design).groupby(self.subjects).nunique() > 1).any())
+
     def fit(self, values: Doubles, rows: Bools) -> Fit:
         """Fit the model to `rows` of outcomes `[..., N, R]`."""
         design, outcomes = self.design[rows], np.moveaxis(values, -2, 0)[rows]
         flat, subjects = outcomes.reshape(len(design), -1), self.subjects[rows]
-        repeated = _repeats(subjects)
+        repeated = len(set(subjects)) < len(subjects)
         fit = fit_random_intercepts(flat, design, subjects)[:2] if repeated else _least_squares(flat, design)
         coefficients, variances = fit
         freedom = float(len(set(subjects)) - design.shape[1])
         shape = (*outcomes.shape[1:], design.shape[1])
         return coefficients.reshape(shape), variances.reshape(shape), freedom
-
-
-def _repeats(subjects: NDArray[np.str_]) -> bool:
-    """Whether a subject has several scans."""
-    return len(set(subjects)) < len(subjects)
 
 
 class _Fits(NamedTuple):
@@ -175,24 +175,25 @@ def _mean_ratio(ratios: Sequence[Doubles]) -> Doubles | None:
     """Mean `[K]` over outcomes of the jackknife's ratios `[R, K]`; None if there is none.
 
     The jackknife of one outcome rests on few subjects and is noisy; what makes Rubin's rules too wide, or too narrow,
-    is alike in all outcomes if each subject has one scan. With several it depends on how alike a subject's errors are,
-    which differs between outcomes.
+    is alike in all outcomes.
     """
     finite = [one for part in ratios for one in part if np.isfinite(one).all()]
     return np.mean(finite, axis=0) if finite else None
 
 
-def _with_jackknife(fit: _Fits, shared: Doubles | None) -> dict[str, tuple[Pooled, tuple[int, int]]]:
+def _with_jackknife(fit: _Fits, shared: Doubles | None, within: Bools) -> dict[str, tuple[Pooled, tuple[int, int]]]:
     """Scale the variances of Rubin's rules, and keep theirs as a method of its own.
 
     Args:
         fit: of some outcomes.
-        shared: ratio `[K]` of all outcomes; None for that of each.
+        shared: ratio `[K]` of all outcomes.
+        within: terms `[K]` for which each outcome has its ratio: how far the rules are off depends there on how alike
+            a subject's errors are, which differs between outcomes.
     """
     pooled, counts = fit.methods[MULTIPLE]
-    ratio = fit.ratio if shared is None else shared
-    if ratio is None or counts[0] == counts[1]:
+    if fit.ratio is None or shared is None or counts[0] == counts[1]:
         return fit.methods
+    ratio = np.where(within, fit.ratio, shared)
     return fit.methods | {MULTIPLE: (pooled._replace(se=pooled.se * np.sqrt(ratio)), counts), RUBIN: (pooled, counts)}
 
 

@@ -123,18 +123,27 @@ def test_the_jackknife_scales_the_variances_of_a_term() -> None:
         assert one.iloc[0] != pytest.approx(ratio.iloc[0])
 
 
-def test_with_several_sessions_each_outcome_has_its_ratio() -> None:
-    """How far Rubin's rules are off depends on how alike a subject's errors are, which differs between regions."""
+def test_effects_within_subjects_have_the_ratio_of_their_outcome() -> None:
+    """How far Rubin's rules are off depends on how alike a subject's errors are, which differs between regions.
+
+    The ratio of an effect between subjects is that of all outcomes: few subjects may carry it.
+    """
     values, observed, design, subjects = study()
     subjects[1::2] = subjects[::2]
+    design.loc[1::2, "sex=M"] = design["sex=M"].to_numpy()[::2]
     left_out = 0.01 * np.random.default_rng(1).normal(size=(20, *values.shape[1:]))
     left_out[:, :, -1] *= 100
     changes = Replicates(np.repeat(np.arange(20), 2), np.ones(20), left_out, np.zeros((2, *values.shape[1:])))
-    together = rows(analyse_regions(values, observed, design, subjects, REGIONS, changes), MULTIPLE, "age")
+    together = analyse_regions(values, observed, design, subjects, REGIONS, changes)
     for index, region in enumerate(REGIONS):
         part = changes.regions(np.array([index]))
         alone = analyse_regions(values[:, :, [index]], observed, design, subjects, [region], part)
-        assert together.loc[region, "se"] == pytest.approx(rows(alone, MULTIPLE, "age").loc[region, "se"])
+        se = {
+            term: (rows(together, MULTIPLE, term).loc[region, "se"], rows(alone, MULTIPLE, term).loc[region, "se"])
+            for term in ("age", "sex=M")
+        }
+        assert se["age"][0] == pytest.approx(se["age"][1])
+        assert se["sex=M"][0] != pytest.approx(se["sex=M"][1], rel=0.01)
 
 
 def test_derived_outcomes_do_not_change_the_intervals_of_others() -> None:
