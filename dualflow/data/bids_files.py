@@ -246,7 +246,7 @@ def _is_annexed(root: Path, path: Path, real: Path) -> bool:
     base, named = (Path(os.path.abspath(file)) for file in (root, root / path))  # noqa: PTH100 - follows no links
     dataset = next((folder for folder in (top, *top.parents) if (folder / ".git").exists()), top)
     in_root = named.is_relative_to(base) or named.is_relative_to(top)
-    return in_root and real.is_relative_to(dataset / ".git" / "annex" / "objects")
+    return in_root and real.is_relative_to((dataset / ".git").resolve() / "annex" / "objects")
 
 
 def is_tracer(label: str, row: Modality) -> bool:

@@ -164,11 +164,13 @@ def reviewed_scans(bids: Path, study: StudyConfig, split: SplitConfig, out: Path
     index = list_scans(bids, study.model_copy(update={"side": columns}), study.modalities, out)
     known = {*index.pairs["scan"], *(row.scan for row in index.quarantined), *index.lone_targets}
     reasons = review_reasons(study.exclusions, known)
-    index = index.without(reasons[EXCLUDE], step=REVIEW).without_targets(reasons[EXCLUDE_TARGET])
+    lone = set(index.lone_targets)
+    unused = {scan: reason for scan, reason in reasons[EXCLUDE_TARGET].items() if scan not in lone}
+    index = index.without(reasons[EXCLUDE], step=REVIEW).without_targets(unused)
     sources = dict(zip(index.pairs["scan"], index.pairs["source"], strict=True))
     without_mask = scans_without_mask(study, bids, sources)
     missing = {**index.missing, "scans without a mask in study.masks, masked by deepbet": without_mask}
-    return replace(index, missing=missing)
+    return replace(index, missing=missing, lone_targets=sorted(lone - reasons[EXCLUDE].keys()))
 
 
 def pair_scans(bids: Path, study: StudyConfig, out: Path | None = None) -> Index:
@@ -199,8 +201,8 @@ def list_scans(
 
     A scan is excluded if it lacks a source, if several files match a source, if a file is missing or lies outside
     the dataset, if its labels are too long for names of outputs, or if its side information is invalid. If several
-    files match the target, the scan is one to convert. A session of a BIDS dataset with the target alone is no scan,
-    but is excluded if `study.join_sessions` would pair it.
+    files match the target, the scan is one to convert. A session of a BIDS dataset with a usable target alone is no
+    scan, but is excluded if `study.join_sessions` would pair it.
 
     Args:
         bids: root of the dataset: a BIDS dataset, or the folder of the files in `study.samples`.
@@ -324,6 +326,8 @@ def _require_usable(index: Index, root: Path, study: StudyConfig, quarantine: Pa
         if quarantine is not None:
             write_quarantine(quarantine, excluded)
         first = f" (the first of {len(excluded)} excluded: {excluded[0].reason})" if excluded else ""
+        if lone := len(index.lone_targets):
+            first += f" (sessions with {study.target} alone: {lone})"
         raise DataError(f"{root}: no usable {study.source} scan{first}; check the dataset and study.source")
 
 

@@ -68,6 +68,19 @@ def test_a_session_with_the_target_alone_is_missing_a_source(make_bids, pair_fil
         build_index(make_bids([*alone, pair_files("1")[0]], name="b"), STUDY, TRAINING_ONLY)
 
 
+def test_decisions_on_a_session_with_the_target_alone(make_bids, pair_files):
+    """An excluded one is counted once; without its target none is to convert. With no scan at all, they are named."""
+    root = make_bids([*pair_files("1"), pair_files("2", "p")[1], pair_files("3")[1]])
+    table = root / "exclusions.tsv"
+    table.write_text("subject\tsession\tdecision\treason\n2\tp\texclude\tmotion\n3\tn/a\texclude-target\tmotion\n")
+    index = build_index(root, StudyConfig(name="t", exclusions=table), TRAINING_ONLY)
+    assert [row.scan for row in index.quarantined] == ["sub-2_ses-p"]
+    assert list(index.lone_targets) == ["sub-3"]
+    assert not index.unused_targets
+    with pytest.raises(DataError, match=r"no usable T1w scan \(sessions with FDG alone: 1\)"):
+        build_index(make_bids([pair_files("1")[1]], name="b"), STUDY, TRAINING_ONLY)
+
+
 def test_a_session_whose_source_is_unusable_is_excluded(make_bids, pair_files):
     """It has a source that somebody can repair, unlike a session with the target alone."""
     root = make_bids([*pair_files("1"), *pair_files("2"), *pair_files("3")])
@@ -242,6 +255,19 @@ def test_links_into_the_annex_of_the_dataset_above_are_followed(make_bids, pair_
     assert index.pairs["scan"].tolist() == ["sub-1", "sub-2"]
     assert [scan for scan, reason in reasons(index).items() if "leads out" in reason] == ["sub-3", "sub-4", "sub-5"]
     assert "fetch the file" in reasons(index)["sub-6"]
+
+
+def test_links_into_the_annex_of_a_subdataset_are_followed(make_bids, pair_files):
+    """Its `.git` is a link into that of the dataset above."""
+    root = make_bids([], name="super/rawdata")
+    annex = root.parent / ".git/modules/rawdata/annex/objects"
+    annex.mkdir(parents=True)
+    (annex / "a").write_text("1")
+    (root / ".git").symlink_to("../.git/modules/rawdata")
+    file = root / pair_files("1")[0]
+    file.parent.mkdir(parents=True)
+    file.symlink_to(root / ".git/annex/objects/a")
+    assert pair_scans(root, STUDY).pairs["scan"].tolist() == ["sub-1"]
 
 
 def test_invalid_names_are_excluded(make_bids, pair_files):
