@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
-from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import SHAPE, SMALL
-from stand_in_device import stand_in_device
+from stand_in_device import register, stand_in_device
 
 from dualflow.baselines import BASELINES
 from dualflow.config import ConvertConfig, ModelConfig, parse_config
@@ -32,13 +31,38 @@ from dualflow.training.distributed import ProcessGroup
 from dualflow.training.train_flow import train_flow
 
 CPU = torch.device("cpu")
+FITTED = (
+    "voxelwise_linear", "stacked_mixture", "stacked_source_scale", "unet_heteroscedastic", "pix2pix", "cvae",
+    "rectified_flow", "latent_diffusion",
+)  # fmt: skip
+"""Baselines of each kind."""
 
 
 @pytest.fixture(scope="module", autouse=True)
-def device():
-    """The stand-in device."""
+def device(reference, baselines):
+    """The stand-in device; what runs on the CPU alone has run before."""
     with stand_in_device() as stand_in:
         yield stand_in
+
+
+@pytest.fixture(scope="module")
+def reference(train):
+    """A training on the CPU."""
+    register()
+    return train(CPU)
+
+
+@pytest.fixture(scope="module")
+def baselines(phantoms, card, tmp_path_factory):
+    """Folders of fitted baselines by name, with the point estimate of a scan on the CPU."""
+    fitted = {}
+    for name in FITTED:
+        model, folder = BASELINES[name](SHAPE, 1, 1), tmp_path_factory.mktemp(name)
+        model.fit(phantoms, [0, 1, 0, 1, 0, 1])
+        save_model(folder, model, card.model_copy(update={"kind": name, "spec": None}))
+        item = phantoms[1]
+        fitted[name] = folder, load_model(folder).model.point_estimate(item["source"][None], item["side"][None])
+    return fitted
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +85,6 @@ def test_devices_do_not_mix(device):
 def train(phantoms, held_out, quick, tmp_path_factory):
     """Return a function that trains a flow for two steps on a device; the default's mean is fitted as a baseline."""
 
-    @cache
     def run(device, memory="stored"):
         flow = ModelConfig(preset="dualflow", options=SMALL | {"mean": "local_linear"})
         config = quick.model_copy(update={"memory": memory, "steps": 2, "validate_every": 1})
@@ -79,9 +102,9 @@ def train(phantoms, held_out, quick, tmp_path_factory):
 
 
 @pytest.mark.parametrize("memory", ["stored", "reversible"])
-def test_a_training_gives_the_losses_of_the_cpu(train, device, memory):
+def test_a_training_gives_the_losses_of_the_cpu(train, reference, device, memory):
     """Fit, initialisation, steps, validation, states and calibration run on the device."""
-    reference, trained = train(CPU), train(device, memory)
+    trained = train(device, memory)
     assert device_of(trained.model) == device
     for entry, expected in zip(trained.history.entries, reference.history.entries, strict=True):
         assert entry == pytest.approx(expected, rel=1e-3, abs=1e-5)
@@ -113,28 +136,12 @@ def test_a_prediction_equals_that_of_the_cpu(predictors, phantoms):
         np.testing.assert_allclose(getattr(there, name), getattr(here, name), rtol=1e-3, atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "voxelwise_linear",
-        "stacked_mixture",
-        "stacked_source_scale",
-        "unet_heteroscedastic",
-        "pix2pix",
-        "cvae",
-        "rectified_flow",
-        "latent_diffusion",
-    ],
-)
-def test_a_baseline_predicts_on_the_device(name, card, phantoms, tmp_path, device):
+@pytest.mark.parametrize("name", FITTED)
+def test_a_baseline_predicts_on_the_device(name, baselines, phantoms, device):
     """Its point estimate equals that of the CPU."""
-    model = BASELINES[name](SHAPE, 1, 1)
-    model.fit(phantoms, [0, 1, 0, 1, 0, 1])
-    save_model(tmp_path, model, card.model_copy(update={"kind": name, "spec": None}))
-    item = phantoms[1]
-    source, side = item["source"][None], item["side"][None]
-    expected = load_model(tmp_path).model.point_estimate(source, side)
-    estimate = load_model(tmp_path, device).model.point_estimate(source.to(device), side.to(device))
+    (folder, expected), item = baselines[name], phantoms[1]
+    source, side = item["source"][None].to(device), item["side"][None].to(device)
+    estimate = load_model(folder, device).model.point_estimate(source, side)
     torch.testing.assert_close(estimate.cpu(), expected, rtol=1e-3, atol=1e-5)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -25,13 +26,19 @@ COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
 """Operations that move values between devices."""
 
 
-@contextmanager
-def stand_in_device() -> Iterator[torch.device]:
-    """Register the device, and run its operations inside the block."""
+@cache
+def register() -> None:
+    """Register the device, before the first gradient of any other: autograd counts devices once."""
     _setup_privateuseone_for_python_backend(NAME, backend_module=_Backend())
     _AUTOCAST.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")  # autocast changes no format
     # `module.double()` replaces parameters: assigning to `parameter.data` would not change the inner tensor.
     torch.__future__.set_overwrite_module_params_on_conversion(True)
+
+
+@contextmanager
+def stand_in_device() -> Iterator[torch.device]:
+    """Run the device's operations inside the block; those of the CPU take longer there."""
+    register()
     with _Mode(), _Lists():
         yield torch.device(NAME, 0)
 
