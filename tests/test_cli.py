@@ -97,7 +97,7 @@ QUICK = {
     "import dualflow.commands.preprocess": LARGE,
     "import dualflow.commands.make_cohort": (*LARGE, "distributed"),
     **{
-        f"import dualflow.commands.{step}": ("mlflow", "monai")
+        f"import dualflow.commands.{step}": ("mlflow", "monai", "scipy.stats")
         for step in ("train", "evaluate", "convert_study", "report")
     },
 }

@@ -10,7 +10,6 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
-from scipy.interpolate import make_interp_spline
 from scipy.spatial.transform import Rotation
 
 from dualflow.arrays import Bools, Doubles, Singles
@@ -217,6 +216,8 @@ def _fold_free(displacement: Singles) -> Singles:
 @cache
 def _spline(nodes: int, n: int, step: int = _STRIDE) -> Singles:
     """Matrix [n, nodes] of cubic spline interpolation from every `step`-th position to positions 0 .. n-1."""
+    from scipy.interpolate import make_interp_spline  # half a second to import
+
     spline = make_interp_spline(step * np.arange(nodes), np.eye(nodes), k=min(3, nodes - 1))
     return np.asarray(spline(np.arange(n)), dtype=np.float32)
 

@@ -9,7 +9,6 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, ndimage
-from scipy.stats import median_abs_deviation
 
 from dualflow.arrays import Bools, Doubles, Singles
 
@@ -139,6 +138,8 @@ def _reference(residuals: Singles, support: Bools, spacing_mm: float) -> tuple[S
 
     The variance is averaged over neighbours, because that of few people is noisy.
     """
+    from scipy.stats import median_abs_deviation  # half a second to import
+
     offset = np.median(residuals, axis=0)
     variance = median_abs_deviation(residuals, axis=0, scale="normal") ** 2
     sigma = SPREAD_MM / spacing_mm

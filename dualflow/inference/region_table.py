@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm, t
+from scipy.special import ndtri, stdtrit
 
 from dualflow.arrays import Bools, Doubles, Floats
 from dualflow.imaging.atlas import merged_name, side
@@ -50,7 +50,7 @@ def region_table(prediction: Prediction, mask: Bools, regions: RegionMap, *, tem
     else:
         known = prediction.region_std if prediction.region_std is not None else np.full(len(regions.names), np.nan)
         sd = np.concatenate([known, np.full(len(groups), np.nan)])
-        half = norm.ppf((1 + LEVEL) / 2) * sd
+        half = ndtri((1 + LEVEL) / 2) * sd
         low, high = point - half, point + half
     table = pd.DataFrame(
         {
@@ -72,5 +72,5 @@ def _interval(samples: Doubles) -> tuple[Floats, Floats]:
     if count >= FEW:
         return Ensemble(np.sort(samples, axis=0)).interval(LEVEL)
     # Student's interval for a new draw: the mean of `count` samples is itself uncertain.
-    half = t.ppf((1 + LEVEL) / 2, count - 1) * samples.std(axis=0, ddof=1) * np.sqrt(1 + 1 / count)
+    half = stdtrit(count - 1, (1 + LEVEL) / 2) * samples.std(axis=0, ddof=1) * np.sqrt(1 + 1 / count)
     return samples.mean(axis=0) - half, samples.mean(axis=0) + half

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from scipy.stats import median_abs_deviation
 
 from dualflow.arrays import Bools
 from dualflow.commit import commit_text
@@ -76,6 +75,8 @@ class FigureRanges:
             side: the figures to fit, and the side on which each is unusual.
             subjects: subject of each scan.
         """
+        from scipy.stats import median_abs_deviation  # half a second to import
+
         table = {name: np.array([row[name] for row in rows if np.isfinite(row[name])]) for name in side}
         table = {name: known for name, known in table.items() if len(known) >= MIN_PEOPLE}
         median = {name: float(np.median(values)) for name, values in table.items()}
