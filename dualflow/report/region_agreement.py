@@ -97,12 +97,19 @@ def agreement_table(rows: pd.DataFrame, row: Modality, model: str) -> Table:
     caption = (
         f"Agreement of {model} over people, visits averaged first: meta-regions, and the {len(worst)} of "
         f"{len(regions)} regions with the largest bias; metrics/{NAME}.tsv has all. Bias: synthetic minus real. "
-        "Limits: bias ± 1.96 SD over people. r and ICC (absolute agreement) show whether the model knows how people "
-        "differ in a region; region r and region ICC, over the regions of a person, do not."
+        "Limits: bias ± 1.96 SD over people."
     )
+    table = pd.DataFrame(cells)
+    if rows["r"].notna().any():
+        caption += (
+            " r and ICC (absolute agreement) show whether the model knows how people differ in a region; region r and "
+            "region ICC, over the regions of a person, do not."
+        )
+    else:
+        table = table.drop(columns=["r over people", "ICC over people"])
     if rows["people"].min() < MIN_CORRELATED:
         caption += f" Fewer than {MIN_CORRELATED} people have no r and no ICC."
-    return Table(caption, pd.DataFrame(cells))
+    return Table(caption, table)
 
 
 def _number(value: float, form: str) -> str:
