@@ -42,10 +42,10 @@ class CurrentScans:
 def current_scores(
     config: Config, scans: CurrentScans, name: str, seed: int, weights: str
 ) -> dict[str, pd.DataFrame] | None:
-    """Return the tables `scans` and `stress` of a training's scores; None if the workflow would compute other ones.
+    """Return the tables `scans` and `stress` of a training's scores; None if they are not those of today's study.
 
     They belong to the stored weights, to what the models learn from now, to the test scans and to the options of the
-    evaluation. Without a stress test its table is absent.
+    evaluation; whether an earlier build computed them is not told. Without a stress test its table is absent.
 
     Args:
         config: of the study.
