@@ -13,9 +13,9 @@ from dualflow import cohort
 from dualflow.commands.make_cohort import subjects_of
 from dualflow.commit import commit_text
 from dualflow.config import Config
-from dualflow.data.bids_files import natural_order
 from dualflow.data.dataset import Item, PairDataset
 from dualflow.data.markdown import markdown_table
+from dualflow.data.strata import first_scans
 from dualflow.data.study_pairs import learning_pairs, load_split
 from dualflow.data.tsv import table_text
 from dualflow.errors import DataError
@@ -72,10 +72,8 @@ def bench_verdict(config: Config) -> None:
 
 def first_visits(dataset: PairDataset) -> PairDataset:
     """The first visit of each subject: intervals of shares count people, and visits of one are alike."""
-    first = dict[str, int]()
-    for position in sorted(range(len(dataset)), key=lambda position: natural_order(dataset.scans[position])):
-        first.setdefault(Scan.parse(dataset.scans[position]).subject, position)
-    return dataset.subset(sorted(first.values()))
+    scans = pd.DataFrame({"scan": dataset.scans, "subject": dataset.subjects})
+    return dataset.subset(list(first_scans(scans).index))
 
 
 def natural_lesions(config: Config) -> dict[str, bool]:

@@ -86,12 +86,12 @@ def analyse_regions(
             f"more subjects than coefficients (there are {len(set(subjects))} subjects); use fewer terms, or levels "
             "that scans with known regions have"
         )
-    shared = _mean_ratio(ratios)
+    shared, within = _mean_ratio(ratios), model.within
     terms = [str(term) for term in design]
     rows = [
         _rows(names, terms, method, pooled, counts)
         for names, fit in fits
-        for method, (pooled, counts) in _with_jackknife(fit, shared, model.within).items()
+        for method, (pooled, counts) in _with_jackknife(fit, shared, within).items()
     ]
     return _with_gain(_adjusted(pd.concat(rows, ignore_index=True)))[list(COLUMNS)]
 
