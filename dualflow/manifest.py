@@ -17,6 +17,7 @@ from dualflow.commit import commit_json
 from dualflow.digests import digest_of, sha256
 from dualflow.errors import CommitError
 from dualflow.layout import sidecar_path
+from dualflow.revisions import REVISIONS
 from dualflow.temporaries import TEMP_PREFIX
 
 TRANSIENT = "may_pass"
@@ -91,6 +92,7 @@ def write_manifest(
         {
             "step": step,
             "version": __version__,
+            "revision": REVISIONS.get(step),
             "config": config,
             "inputs": dict(inputs),
             "outputs": {
@@ -121,8 +123,8 @@ def read_manifest(
 
     Args:
         path: the manifest.
-        inputs: if given, a manifest with other inputs does not count.
-        config: if given, a manifest of another configuration or another version of dualflow does not count.
+        inputs: if given, a manifest with other inputs, or of another revision of its step, does not count.
+        config: if given, a manifest of another configuration, or of another revision of its step, does not count.
         verify: hash the outputs; a manifest whose outputs are missing or changed does not count. Steps that only
             check whether earlier steps are done pass False.
         digests: cache of digests, if several manifests are verified.
@@ -135,9 +137,10 @@ def read_manifest(
             return None
         if inputs is not None and manifest["inputs"] != dict(inputs):
             return None
-        if config is not None and (
-            digest_of(manifest["config"]) != digest_of(config) or manifest["version"] != __version__
-        ):
+        if config is not None and digest_of(manifest["config"]) != digest_of(config):
+            return None
+        compared = inputs is not None or config is not None
+        if compared and manifest.get("revision", "none yet") != REVISIONS.get(manifest["step"]):
             return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

@@ -6,7 +6,6 @@ from shlex import quote
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-from dualflow import __version__
 from dualflow.commands.run_lock import join_run
 from dualflow.commands.steps import (
     CHECK,
@@ -21,6 +20,7 @@ from dualflow.data.fingerprint import study_fingerprint
 from dualflow.errors import ConfigError, DualflowError
 from dualflow.lifetime import PARENTS, parents_of_steps
 from dualflow.report.report_figure import FILED
+from dualflow.revisions import REVISIONS
 
 try:
     study = parse_study_config(config)
@@ -54,7 +54,7 @@ EMBEDDED = study.embedded
 # GPUs of a job that applies one model.
 MODEL_GPU = 0 if study.train.device == "cpu" else 1
 # Closed-form baselines take seconds, so one job fits them all and one job scores them all.
-CLOSED_FORM = closed_form_baselines(study)
+CLOSED_FORM = sorted(closed_form_baselines(study))
 ANALYSES = list(study.impute.analyses) if study.impute else []
 GRADIENT = sorted({name for name, _ in study.trainings} - set(CLOSED_FORM))
 
@@ -102,6 +102,11 @@ def section(*names, without=()):
         )
         for name in names
     }
+
+
+def revision(step):
+    """The revision of what a step computes, as a value whose change reruns its rule."""
+    return {f"revision of {step}": REVISIONS[step]}
 
 
 # Values of section train that do not change the result of one training.

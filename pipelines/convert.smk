@@ -15,7 +15,7 @@ rule convert:
         model=MAIN,
         seed=SEEDS[0],
         section=section("convert"),
-        version=__version__,
+        revision=revision("convert"),
     shell:
         "dualflow convert-study --threads {threads}"
         " --model {params.model} --seed {params.seed} 2>&1 | tee {log:q}"

@@ -17,7 +17,7 @@ rule evaluate:
     params:
         section=section("evaluate", without=("bootstrap",)),
         temperature=study.convert.temperature,
-        version=__version__,
+        revision=revision("evaluate"),
     shell:
         "dualflow evaluate --threads {threads}"
         " --model {wildcards.model} --seed {wildcards.seed} 2>&1 | tee {log:q}"
@@ -42,7 +42,7 @@ if CLOSED_FORM:
             seed=SEEDS[0],
             section=section("evaluate", without=("bootstrap",)),
             temperature=study.convert.temperature,
-            version=__version__,
+            revision=revision("evaluate"),
         shell:
             "dualflow evaluate --set train.device=cpu {params.models}"
             " --seed {params.seed} 2>&1 | tee {log:q}"
@@ -60,7 +60,7 @@ rule evaluate_ceilings:
         benchmark_of("evaluate/ceilings")
     params:
         section=section("evaluate", without=("bootstrap",)),
-        version=__version__,
+        revision=revision("evaluate"),
     shell:
         "dualflow evaluate-ceilings --threads {threads} 2>&1 | tee {log:q}"
 
@@ -113,7 +113,7 @@ rule report:
         benchmark_of("report")
     params:
         section=section("evaluate"),
-        version=__version__,
+        revision=revision("report"),
     shell:
         "dualflow report --threads {threads} 2>&1 | tee {log:q}"
 

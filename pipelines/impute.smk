@@ -16,7 +16,7 @@ if study.impute:
             gpu=MODEL_GPU,
         params:
             section=section("impute", without=("analyses",)),
-            version=__version__,
+            revision=revision("impute"),
         shell:
             "dualflow impute --threads {threads} 2>&1 | tee {log:q}"
 
@@ -35,7 +35,7 @@ if ANALYSES:
         params:
             formula=lambda wildcards: study.impute.analyses[wildcards.analysis],
             section=section("impute", without=("analyses", "draws", "seed")),
-            version=__version__,
+            revision=revision("analyse"),
         shell:
             "dualflow analyse --threads {threads}"
             " --name {wildcards.analysis} 2>&1 | tee {log:q}"

@@ -10,7 +10,7 @@ if EMBEDDED:
         params:
             section=section("cohort"),
             shards=len(SHARDS),
-            version=__version__,
+            revision=revision("cohort"),
         shell:
             "dualflow cohort-shard --shard {wildcards.shard} 2>&1 | tee {log:q}"
 
@@ -41,7 +41,7 @@ rule index:
     params:
         section=section("study", "split", without=("results",)),
         files="" if EMBEDDED else study_fingerprint(study),
-        version=__version__,
+        revision=revision("index"),
     shell:
         "dualflow index 2>&1 | tee {log:q}"
 
@@ -59,7 +59,7 @@ rule preprocess_shard:
     threads: study.preprocess.workers
     params:
         section=section("preprocess", without=("workers",)),
-        version=__version__,
+        revision=revision("preprocess"),
     shell:
         "dualflow preprocess --workers {threads}"
         " --shard {wildcards.shard} 2>&1 | tee {log:q}"
@@ -98,6 +98,6 @@ rule qc:
     priority: 3
     params:
         section=section("review"),
-        version=__version__,
+        revision=revision("qc"),
     shell:
         "dualflow qc 2>&1 | tee {log:q}"

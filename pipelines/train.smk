@@ -17,7 +17,7 @@ rule train:
         gpu=0 if study.train.device == "cpu" else study.train.processes,
     params:
         section=model_section,
-        version=__version__,
+        revision=revision("train"),
         threads=study.train.threads,
     shell:
         "dualflow train --threads {params.threads}"
@@ -42,7 +42,7 @@ if CLOSED_FORM:
         params:
             models=" ".join(f"--model {name}" for name in CLOSED_FORM),
             seed=SEEDS[0],
-            version=__version__,
+            revision=revision("train"),
         shell:
             "dualflow train --set train.device=cpu --set train.processes=1"
             " {params.models} --seed {params.seed} 2>&1 | tee {log:q}"

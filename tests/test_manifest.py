@@ -1,6 +1,7 @@
 """Manifests of finished steps: verification, invalidation and the cache of digests."""
 
 import gzip
+import json
 import os
 
 import pytest
@@ -17,6 +18,7 @@ from dualflow.manifest import (
     verify_manifests,
     write_manifest,
 )
+from dualflow.revisions import REVISIONS
 
 
 @pytest.fixture
@@ -57,10 +59,26 @@ def test_other_inputs_or_settings_invalidate_the_manifest(manifest, expected):
     assert read_manifest(manifest, **expected) is None
 
 
-def test_another_version_invalidates_the_manifest(manifest, monkeypatch):
-    """After an update of dualflow, the step has to run again."""
-    monkeypatch.setattr(module, "__version__", "0.0.0")
+@pytest.mark.parametrize("expected", [{"config": {"k": 1}}, {"inputs": {"in": "abc"}}])
+def test_another_revision_of_the_step_invalidates_the_manifest(manifest, monkeypatch, expected):
+    """After a change of what the step computes, it has to run again; its files can still be read."""
+    monkeypatch.setitem(REVISIONS, "step", 2)
+    assert read_manifest(manifest, **expected) is None
+    assert read_manifest(manifest) is not None
+
+
+def test_a_manifest_from_before_revisions_is_not_current(manifest):
+    """Versions of that time do not tell what the step computed."""
+    record = json.loads(manifest.read_text())
+    del record["revision"]
+    manifest.write_text(json.dumps(record))
     assert read_manifest(manifest, config={"k": 1}) is None
+
+
+def test_a_release_that_leaves_a_step_as_it_is_does_not_repeat_it(manifest, monkeypatch):
+    """The version is recorded, not compared."""
+    monkeypatch.setattr(module, "__version__", "99.0.0")
+    assert read_manifest(manifest, config={"k": 1}) is not None
 
 
 @pytest.mark.parametrize("damage", ["changed", "removed", "truncated", "no mapping", "nested"])

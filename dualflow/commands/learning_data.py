@@ -7,7 +7,6 @@ from functools import cached_property
 
 import pandas as pd
 
-from dualflow import __version__
 from dualflow.config import Config, dump_sections
 from dualflow.data.dataset import PairDataset
 from dualflow.data.side_encoder import SideEncoder
@@ -15,6 +14,7 @@ from dualflow.data.study_pairs import learning_pairs
 from dualflow.data.unseen_voxels import fill_unseen
 from dualflow.digests import digest_of, sha256
 from dualflow.layout import Layout, Scan
+from dualflow.revisions import REVISIONS
 from dualflow.training.closed_form import ClosedFormCache
 from dualflow.training.flow_spec import flow_spec
 
@@ -77,4 +77,4 @@ def fingerprint_of(config: Config, name: str, data: LearningData) -> str:
     sections = dump_sections(config.train, choice, *baseline, without=NO_EFFECT)
     # The options that the configuration leaves out too: a later version may have other ones.
     layers = flow_spec(choice).to_dict()
-    return digest_of({"version": __version__, "name": name, "scans": data.digest, "layers": layers, **sections})
+    return digest_of({"revision": REVISIONS["train"], "name": name, "scans": data.digest, "layers": layers, **sections})

@@ -45,7 +45,7 @@ def current_scores(
     """Return the tables `scans` and `stress` of a training's scores; None if they are not those of today's study.
 
     They belong to the stored weights, to what the models learn from now, to the test scans and to the options of the
-    evaluation; whether an earlier build computed them is not told. Without a stress test its table is absent.
+    evaluation, and no later revision of either step has replaced them. Without a stress test its table is absent.
 
     Args:
         config: of the study.

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dualflow import __version__
 from dualflow.commit import commit_json
 from dualflow.data.quarantine import Quarantine
 from dualflow.data.raw_scans import PERMANENT
+from dualflow.data.raw_scans import STEP as PREPROCESS
 from dualflow.data.scan_files import ScanFiles
 from dualflow.digests import digest_of
 from dualflow.errors import DataError
@@ -24,6 +24,7 @@ from dualflow.imaging.sidecar import read_sidecar
 from dualflow.inference.conversion_record import STEP
 from dualflow.layout import Layout, Scan
 from dualflow.manifest import manifest_outputs, read_manifest
+from dualflow.revisions import REVISIONS
 
 State = dict[str, list[int]]
 """Size and modification time in ns of each file, by its role or its path in the results: no folder of the source."""
@@ -70,8 +71,9 @@ class ScanState:
             raw = _state(files.paths)
         except OSError:
             raw = None
+        revisions = [REVISIONS[PREPROCESS], REVISIONS[STEP]]
         sidecars = {name: _sidecar(path) for name, path in files.paths.items()}
-        return cls(layout, scan, digest_of([__version__, settings, sidecars]), raw)
+        return cls(layout, scan, digest_of([revisions, settings, sidecars]), raw)
 
     @property
     def _record(self) -> Path:

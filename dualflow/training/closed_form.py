@@ -16,7 +16,6 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from dualflow import __version__
 from dualflow.data.dataset import PairDataset
 from dualflow.digests import digest_of
 from dualflow.errors import CheckpointError
@@ -24,9 +23,8 @@ from dualflow.flows.closed_form_fits import Model, Solver, fit_closed_form, fit_
 from dualflow.flows.folds import balanced_folds
 from dualflow.flows.regression_scans import RegressionScan
 from dualflow.models.tensors import read_verified, save_tensors
+from dualflow.revisions import REVISIONS
 
-REVISION = 5
-"""Number of the code of the fits; a change of their results raises it."""
 KEPT = 4
 """Fits kept in a cache folder; the oldest are removed."""
 _CHOSEN, _SECONDS, _IMAGE, _MODEL = "chosen", "seconds", "image.", "model."
@@ -69,8 +67,7 @@ class ClosedFormCache(Solver):
         sizes = {name: list(value.shape) for name, value in model.state_dict().items()}
         design = type(getattr(model, "design", None)).__name__
         identity = [
-            __version__,
-            REVISION,
+            REVISIONS["train"],
             self.data,
             type(model).__name__,
             design,

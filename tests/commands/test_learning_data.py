@@ -11,6 +11,7 @@ from dualflow.config import parse_config
 from dualflow.data.dataset import PairDataset
 from dualflow.data.unseen_voxels import mean_of_shown, unseen
 from dualflow.imaging.intensity import INSIDE
+from dualflow.revisions import REVISIONS
 
 
 @pytest.fixture
@@ -52,6 +53,13 @@ def test_unrelated_settings_do_not_change_the_fingerprint(fingerprint, values):
 def test_training_settings_change_the_fingerprint(fingerprint, values):
     """Learning rate, steps, precision, and options of the flow that change no tensor shape."""
     assert fingerprint(values) != fingerprint()
+
+
+def test_a_revision_of_trainings_changes_the_fingerprint(fingerprint, monkeypatch):
+    """A training of earlier code is neither kept nor resumed."""
+    before = fingerprint()
+    monkeypatch.setitem(REVISIONS, "train", -1)
+    assert fingerprint() != before
 
 
 def test_data_splits_and_side_values_change_the_fingerprint(fingerprint, phantoms, held_out):

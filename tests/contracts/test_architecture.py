@@ -27,7 +27,7 @@ LAYERS = [
     {"flows"},
     {"imaging", "cohort"},
     {"config", "modalities", "layout", "manifest", "commit", "progress", "workers"},
-    {"errors", "process", "lifetime", "temporaries", "digests", "arrays"},
+    {"errors", "process", "lifetime", "temporaries", "digests", "arrays", "revisions"},
 ]
 # Imports within a layer.
 SIDEWAYS = {

@@ -8,6 +8,7 @@ from dualflow.evaluation.current_scores import CurrentScans, current_scores
 from dualflow.layout import Scan
 from dualflow.manifest import write_manifest
 from dualflow.models.store import load_card
+from dualflow.revisions import REVISIONS
 
 SPLITS = {LEARNT: "train", **dict.fromkeys(SCANS, "test")}
 
@@ -36,6 +37,13 @@ def test_scores_of_other_options_are_not(config, section, values):
     """Scores of fewer samples or of another temperature do not stand beside others."""
     changed = getattr(config, section).model_copy(update=values)
     assert tables(config.model_copy(update={section: changed})) is None
+
+
+@pytest.mark.parametrize("step", ["train", "evaluate"])
+def test_scores_of_an_earlier_revision_are_not(config, step, monkeypatch):
+    """The same weights and scans have other scores by today's code, or today's training other weights."""
+    monkeypatch.setitem(REVISIONS, step, -1)
+    assert tables(config) is None
 
 
 def test_scores_of_other_test_scans_are_not(config):

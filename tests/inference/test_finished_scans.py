@@ -11,6 +11,7 @@ from dualflow.data.scan_files import ScanFiles
 from dualflow.inference.finished_scans import Finished, ScanState
 from dualflow.layout import Layout, Scan
 from dualflow.manifest import write_manifest
+from dualflow.revisions import REVISIONS
 
 SCAN = Scan("01")
 EXCLUDED = Quarantine(SCAN.key, "preprocess", "no brain")
@@ -78,6 +79,13 @@ def test_other_settings_and_sidecars_are_noticed(state, volume, files):
     assert state("others").recall() is None
     assert state(files=ScanFiles(files.source)).recall() is None
     files.source.with_name("head.json").write_text('{"EchoTime": 0.02}')
+    assert state().recall() is None
+
+
+@pytest.mark.parametrize("step", ["preprocess", "convert"])
+def test_another_revision_is_noticed(state, volume, step, monkeypatch):
+    """The scan is prepared and converted by today's code."""
+    monkeypatch.setitem(REVISIONS, step, -1)
     assert state().recall() is None
 
 

@@ -1,0 +1,21 @@
+"""Revisions of the steps: what was done at another one is done again.
+
+The version names releases. It cannot tell whether a result is current: a checkout changes between two releases, and a
+release that changes no training must not repeat any. A change of what a step computes, or of how it writes it, raises
+the number of that step in the same commit; a study then repeats the step and those that follow from it.
+"""
+
+REVISIONS = {
+    "cohort": 1,
+    "index": 1,
+    "preprocess": 1,
+    "qc": 1,
+    "train": 1,
+    "evaluate": 1,
+    "convert": 1,
+    "impute": 1,
+    "analyse": 1,
+    "report": 1,
+    "check": 1,
+}
+"""Revision by the step that a manifest names."""
