@@ -183,9 +183,7 @@ def warn_at_edge(
     Values up to `floor` are as good as 0, and those from `ceiling` on as good as infinity; they give no warning.
     """
     if len(candidates) > 1 and value in (min(candidates), max(candidates)) and floor < value < ceiling:
-        _log.warning(
-            "cross-fitting chose %s %g, at the edge of its candidates %s; widen them", name, value, list(candidates)
-        )
+        _log.warning("the fit chose %s %g, at the edge of its candidates %s; widen them", name, value, list(candidates))
 
 
 def fit_local_linear(

@@ -38,7 +38,7 @@ class PersonFeatures(nn.Module):
     def fit(self, values: Tensor) -> None:
         """Set the standardisation from the `person_values` `[N, P]` of training people."""
         self.centre.copy_(values.nanmean(0).nan_to_num())
-        spread = (values - self.centre).nan_to_num().std(0, unbiased=False)
+        spread = (values - self.centre).square().nanmean(0).sqrt().nan_to_num()
         # A value that all people share stays at 0.
         self.scale.copy_(torch.where(spread > 1e-6, spread, torch.ones_like(spread)))
 

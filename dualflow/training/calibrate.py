@@ -37,6 +37,8 @@ MAX_PEOPLE = 20
 """Maximum number of people from each of validation and training; one number needs no more."""
 LOG_BOUND = 0.7
 """Largest absolute logarithm of a gain."""
+COSTLY = 0.02
+"""Rise of the NLL, in nats per voxel, that a warning names."""
 TOLERANCE = 1e-5
 """Accuracy of the logarithm of a gain."""
 SAMPLES = 2 * SAMPLES_AT_ONCE
@@ -117,13 +119,20 @@ def warn_if_uncertain(facts: Mapping[str, float], validation: PairDataset) -> No
         )
     for part in ("voxel", "region"):
         gain = facts.get(f"{part}_gain", 1.0)
-        if (size := abs(log(gain))) > 0.9 * LOG_BOUND:
+        if abs(log(gain)) > 0.9 * LOG_BOUND:
             print(
-                f"warning: the spread of {part}s is off by a factor of {exp(size):.1f} or more, the most that "
-                f"calibration corrects: intervals of {part}s will be too {'narrow' if gain > 1 else 'wide'}; "
-                "add training people, or choose mean: stacked",
+                f"warning: calibration multiplies the spread of {part}s by {gain:.2f}, at or near its bounds of "
+                f"{exp(-LOG_BOUND):.2f} and {exp(LOG_BOUND):.2f}: intervals of {part}s may remain too "
+                f"{'narrow' if gain > 1 else 'wide'}; add training people, or train for more steps",
                 file=sys.stderr,
             )
+    if (cost := facts.get("nats_after", 0.0) - facts.get("nats_before", 0.0)) > COSTLY:
+        print(
+            f"warning: calibration raises the NLL by {cost:.2f} nats per voxel, expected at most {COSTLY}: what the "
+            "flow learnt of single voxels and of whole regions does not agree; train for more steps, or add training "
+            "people",
+            file=sys.stderr,
+        )
 
 
 def rescaled(condition: Condition, gain: float) -> Condition:
@@ -211,10 +220,12 @@ def _best_region_gain(flow: DualFlow, ends: tuple[float, float], moments: Sequen
     """Return the gain with the largest likelihood of some people's region means; moments are known at two gains."""
     low, high = (_voxel_gain(flow, each, people) ** 2 * each.variances[people] for each in moments)
     errors = moments[0].errors[people]
+    # Of a variance a + b gain^2, neither part is negative, so that it can be continued beyond both gains.
+    slope = torch.minimum(((high - low) / (ends[1] ** 2 - ends[0] ** 2)).clamp_min(0), high / ends[1] ** 2)
+    constant = high - slope * ends[1] ** 2
 
     def nats(gain: float) -> float:
-        share = (gain**2 - ends[0] ** 2) / (ends[1] ** 2 - ends[0] ** 2)
-        variance = torch.lerp(low, high, share).clamp_min(MIN_VARIANCE)
+        variance = (constant + slope * gain**2).clamp_min(MIN_VARIANCE)
         return float((variance.log() + errors / variance).mean())
 
     return _best_gain(nats)

@@ -15,6 +15,7 @@ from dualflow.data.dataset import Item, PairDataset, collate
 from dualflow.flows.condition import Condition
 from dualflow.flows.dequantization import prepare_target
 from dualflow.flows.latent_statistics import standardise
+from dualflow.flows.linalg import with_fixed_signs
 from dualflow.flows.model import DualFlow
 from dualflow.flows.multiscale import joined
 from dualflow.flows.person_features import person_values
@@ -163,9 +164,13 @@ def frozen(flow: DualFlow) -> Iterator[None]:
 
 
 def orthonormal(rows: Tensor, least: int) -> Tensor:
-    """Return an orthonormal basis `[M, R]` of the span of `rows[R, M]`, completed at random to at least `least`."""
-    missing = max(least - len(rows), 0)
+    """Return an orthonormal basis `[M, R]` of the span of `rows[R, M]`, completed at random to at least `least`.
+
+    Its vectors are the principal axes of the rows, of which those that the rows share most come first.
+    """
+    missing, count = max(least - len(rows), 0), len(rows)
     extra = torch.randn(missing, rows.shape[1], generator=torch.Generator().manual_seed(0)).to(rows)
     unit = rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
-    basis: Tensor = torch.linalg.qr(torch.cat([unit, extra]).T)[0]
-    return basis
+    basis, triangle = torch.linalg.qr(torch.cat([unit, extra]).T)
+    axes = with_fixed_signs(torch.linalg.svd(triangle[:count, :count])[0])
+    return torch.cat([basis[:, :count] @ axes, basis[:, count:]], dim=1)

@@ -8,6 +8,7 @@ from math import isfinite
 import pandas as pd
 
 from dualflow.config import Config
+from dualflow.data.augment import Augment
 from dualflow.data.dataset import Item, batches
 from dualflow.data.markdown import Column, table
 from dualflow.data.study_pairs import learning_pairs
@@ -57,7 +58,7 @@ def find_learning_rate(config: Config) -> float:
         prepared = prepare_flow(config.model, training, validation, context)
     objective, training = prepared.objective.to(context.group.device), prepared.train
     set_memory(objective, config.train.memory)
-    stream = batches(training, config.train.batch_size, STEPS, seed)
+    stream = batches(training, config.train.batch_size, STEPS, seed, augment=Augment(config.train.augment))
     with progress(label, STEPS) as bar:
         rows = []
         for row in sweep(objective, config, stream):
@@ -78,6 +79,7 @@ def sweep(objective: Objective, config: Config, stream: Iterable[Item]) -> Itera
     objective.train()
     mean = first = None
     for step, batch in enumerate(stream):
+        objective.set_progress(step / STEPS)
         rate = LOW * (HIGH / LOW) ** (step / (STEPS - 1))
         for group in optimiser.adam.param_groups:
             group["lr"] = rate

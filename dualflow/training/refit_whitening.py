@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dualflow.data.dataset import PairDataset
 from dualflow.flows.field_whitening import FieldWhitening
+from dualflow.flows.local_linear_fit import warn_at_edge
 from dualflow.flows.model import DualFlow
 from dualflow.flows.spread_map import VoxelSpread
 from dualflow.training.calibrate import rescaled
@@ -56,6 +57,7 @@ def refit_whitening(flow: DualFlow, pairs: PairDataset) -> tuple[PairDataset, di
         return total
 
     factor = max(FACTORS, key=log_prob)
+    warn_at_edge("the factor of the correlation of distant voxels", factor, FACTORS)
     gain = set_long_terms(whitening, shares, factor)
     flow.spread.rescale(gain)
     return pairs.with_scaled_spreads(gain), {"long_terms": factor}

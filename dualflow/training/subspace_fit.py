@@ -24,6 +24,8 @@ LOUD = 4.0
 EIGEN_FOLDS = 30
 """Largest number of folds of the cross-validated eigenvalues."""
 MIN_VARIANCE = 0.05
+UNSEEN = 1e-6
+"""Weight, relative to the mean eigenvalue, of the order of coordinates in directions in which nobody varies."""
 MIN_PEOPLE = 24
 """With fewer people the law is one Gaussian, the same for everyone."""
 
@@ -31,7 +33,7 @@ MIN_PEOPLE = 24
 def fit_law(
     u: Tensor, person: Tensor, folds: Sequence[int], subjects: Sequence[str], law: SubspaceLaw, seed: int
 ) -> tuple[Tensor, dict[str, float]]:
-    """Fit the law in place to coordinates `u[N, R]` with person features `[N, F]`.
+    """Fit the law in place to coordinates `u[N, R]`, the most important first, with person features `[N, F]`.
 
     The coordinates are turned to the eigenvectors of their covariance, with cross-validated eigenvalues. The spread of
     a person is fitted to the energy of the loud coordinates among those that do not follow the mixture, or of all of
@@ -54,6 +56,7 @@ def fit_law(
         energy = torch.from_numpy(spread_energy(cross_fitted[:, q:], variance[q:]))
         spread = fit_scale(law.spread, features, energy, folds).numpy()
         floor = floor_of(variance)
+        floor[:q] = 0  # all of the mixture scales
         variance = decreasing(((np.square(cross_fitted) - floor) / np.square(spread)[:, None]).mean(axis=0) + floor)
         facts["spread_gain"] = float((log_prob(cross_fitted[:, q:], variance[q:], spread) - same).sum())
     leading = values @ turn[:, :q] / spread[:, None]
@@ -74,8 +77,14 @@ def fit_law(
 
 
 def eigenvectors(u: Doubles) -> Doubles:
-    """Return the eigenvectors of the uncentred covariance of `u[N, R]` as columns, the largest eigenvalue first."""
-    vectors = np.ascontiguousarray(np.linalg.eigh(u.T @ u)[1][:, ::-1])
+    """Return the eigenvectors of the uncentred covariance of `u[N, R]` as columns, the largest eigenvalue first.
+
+    Of N < R people, R - N eigenvalues are 0, and rounding would decide their eigenvectors. A small slope on the
+    diagonal gives them the order of the coordinates.
+    """
+    products = u.T @ u
+    slope = UNSEEN * products.trace() / len(products) * np.linspace(1, 0, len(products))
+    vectors = np.ascontiguousarray(np.linalg.eigh(products + np.diag(slope))[1][:, ::-1])
     return with_fixed_signs(torch.from_numpy(vectors)).numpy()
 
 

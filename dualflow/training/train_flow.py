@@ -82,6 +82,7 @@ def train_flow(
     gains = calibrate(flow, validation, pairs, context.regions, context.config.batch_size)
     if context.group.is_main and has_gains(flow):
         warn_if_uncertain(gains, validation)
+    pairs = pairs.with_scaled_spreads(gains.get("voxel_gain", 1.0))
     record = record.model_copy(
         update={
             "spread": whitening | spread,

@@ -22,7 +22,7 @@ from dualflow.process import keep_freed_memory
 from dualflow.progress import progress
 from dualflow.training.checkpoint import load_newest_state, remove_states, save_state
 from dualflow.training.context import CURVE_POINTS, TrainingContext
-from dualflow.training.device import autocast
+from dualflow.training.device import autocast, chosen_precision
 from dualflow.training.distributed import StopRequest
 from dualflow.training.history import History
 from dualflow.training.optimiser import Optimiser
@@ -205,6 +205,12 @@ class Trainer:
         if state is None:
             return 0
         tensors, facts = state
+        if self.group.is_main and (earlier := facts.get("precision", self._precision)) != self._precision:
+            print(
+                f"warning: {self.context.label}: begun in {earlier}, continued in {self._precision}, which this device "
+                f"computes in; set train.precision: {earlier} for the same result as without the interruption",
+                file=sys.stderr,
+            )
         self.skipped_in_a_row = int(facts["skipped_in_a_row"])
         # With more processes than before, some start with the terms of the same one.
         self.term_values = facts["term_values"][self.group.rank % len(facts["term_values"])]
@@ -218,6 +224,10 @@ class Trainer:
         """Facts of a state by which a training recognises its own."""
         return {"format": STATE_FORMAT, "fingerprint": self.context.fingerprint}
 
+    @property
+    def _precision(self) -> str:
+        return chosen_precision(self.config.precision, self.group.device)
+
     def _save(self, step: int) -> None:
         """Write a state from which the training resumes exactly."""
         term_values = self.group.gathered(self.term_values)
@@ -227,6 +237,7 @@ class Trainer:
                 "step": step,
                 "skipped_in_a_row": self.skipped_in_a_row,
                 "term_values": term_values,
+                "precision": self._precision,
                 **self._identity(),
                 "history": vars(self.history),
             }

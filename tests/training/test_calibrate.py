@@ -1,12 +1,21 @@
 """Calibration of a flow that is trained on six tiny phantoms."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from dualflow.data.dataset import PairDataset
-from dualflow.training.calibrate import calibrate, one_scan_each, sampled_moments, shrunk, warn_if_uncertain
+from dualflow.training.calibrate import (
+    Moments,
+    _best_region_gain,
+    calibrate,
+    one_scan_each,
+    sampled_moments,
+    shrunk,
+    warn_if_uncertain,
+)
 from dualflow.training.fit_base import region_weights
 
 
@@ -65,6 +74,14 @@ def test_after_calibration_voxels_and_region_means_vary_as_much_as_they_err(
         shown = variances > 1e-9
         nats.append(float((variances.log() + errors / variances)[shown].mean()))
     assert nats[1] < min(nats[0], nats[2])
+
+
+def test_a_gain_far_from_those_that_were_sampled_is_found():
+    """Variances at 1.5 and 2, one of them off by a tenth, tell that errors of a variance of 0.36 need a gain of 0.6."""
+    variances = (torch.full((4, 3), value).double() for value in (0.9 * 1.5**2, 2.0**2))
+    moments = [Moments(torch.ones(4), torch.full((4, 3), 0.36).double(), each) for each in variances]
+    flow = SimpleNamespace(spread=None)
+    assert _best_region_gain(flow, (1.5, 2.0), moments, torch.arange(4)) == pytest.approx(0.6, rel=0.01)
 
 
 def gain_of(values):
@@ -137,6 +154,14 @@ def test_a_gain_at_its_bound_is_announced(capsys, gain, words):
     assert bool(warning) == bool(words)
     assert words in warning
     assert warning.count("voxels") == 2 * bool(words)
+
+
+def test_a_calibration_that_costs_likelihood_is_announced(capsys):
+    """One that costs next to nothing is not."""
+    validation = PairDataset([{"scan": f"sub-{index}"} for index in range(4)])
+    for after, words in ((-1.0, 0), (-0.99, 0), (-0.9, 1)):
+        warn_if_uncertain({"cross_fitted": 0.0, "nats_before": -1.0, "nats_after": after}, validation)
+        assert capsys.readouterr().err.count("raises the NLL by 0.10 nats per voxel") == words
 
 
 def test_a_flow_without_a_law_of_spread_is_not_told_to_add_people(train, small_flow, capsys):

@@ -110,3 +110,15 @@ def test_a_basis_is_completed_to_the_rank():
     """Fewer functionals than directions leave random orthonormal ones."""
     basis = orthonormal(torch.randn(2, 10, generator=torch.Generator().manual_seed(0)), 5)
     torch.testing.assert_close(basis.T @ basis, torch.eye(5), atol=1e-5, rtol=0)
+
+
+def test_what_functionals_share_comes_first():
+    """Three functionals that are nearly the same and one of its own have the shared direction first."""
+    generator = torch.Generator().manual_seed(0)
+    shared, own = torch.randn(2, 10, generator=generator)
+    rows = torch.stack([own, *(shared + 0.01 * torch.randn(10, generator=generator) for _ in range(3))])
+    basis = orthonormal(rows, 4)
+    torch.testing.assert_close(basis.T @ basis, torch.eye(4), atol=1e-5, rtol=0)
+    heard = (rows @ basis).square().sum(0) / rows.square().sum()
+    assert (heard.diff() < 0).all()
+    assert abs(float(basis[:, 0] @ shared / shared.norm())) > 0.9

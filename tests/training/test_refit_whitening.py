@@ -49,6 +49,13 @@ def test_long_terms_that_are_too_large_are_mended():
     assert log_prob(flow, pairs) == pytest.approx(log_prob(right, true), abs=1e-4)
 
 
+def test_a_factor_at_the_edge_of_the_table_is_announced(caplog):
+    """A better one may lie outside."""
+    flow, pairs = fitted(0.5)
+    assert refit_whitening(flow, pairs)[1] == {"long_terms": 1.4}
+    assert "the factor of the correlation of distant voxels 1.4, at the edge" in caplog.text
+
+
 def test_right_long_terms_are_kept():
     """The flow is the same, to the last digit of its density."""
     flow, pairs = fitted()

@@ -41,6 +41,38 @@ def test_held_out_variances_are_those_of_new_people():
     assert naive[0] / truth[0] > 1.8
 
 
+def test_rounding_does_not_decide_the_law_of_few_people():
+    """20 people vary in 20 of 60 directions; the law of all of them hardly feels the last digits of coordinates."""
+    u, x, folds = simulate(20, size=60)
+    noise = 1e-6 * torch.randn(u.shape, generator=torch.Generator().manual_seed(1)).double()
+    covariances = []
+    for coordinates in (u, u + noise):
+        law = SubspaceLaw(40, 1).double()
+        turn, _ = fit_law(coordinates, x, folds, [str(index) for index in range(20)], law, 0)
+        inside = torch.block_diag(law.cholesky[0] @ law.cholesky[0].T, (law.variance + law.floor).diag())
+        covariances.append(torch.eye(60) - turn @ turn.T + turn @ inside @ turn.T)
+    torch.testing.assert_close(covariances[1], covariances[0], atol=1e-3, rtol=0)
+
+
+def test_directions_in_which_nobody_varies_are_the_first_coordinates():
+    """The law holds the directions of people, then those that come first."""
+    u, x, folds = simulate(8, size=30)
+    u[:, 4:] = 0
+    turn, _ = fit_law(u, x, folds, [str(index) for index in range(8)], SubspaceLaw(12, 1).double(), 0)
+    torch.testing.assert_close(turn @ turn.T, torch.diag((torch.arange(30) < 12).double()), atol=1e-6, rtol=0)
+
+
+def test_all_of_the_leading_variance_scales_with_the_person():
+    """New people of the same law have the variances that it gives them."""
+    u, x, folds = simulate(500, spread=0.5, size=6)
+    law, t, _ = fitted(u, x, folds, rank=6)
+    new, other, _ = simulate(20_000, spread=0.5, size=6)
+    turn = torch.linalg.lstsq(u, t).solution
+    scaled = (new @ turn)[:, : law.leading] / law.spread(other.double())[:, None]
+    observed, expected = scaled.square().mean(0), (law.cholesky[0] @ law.cholesky[0].T).diagonal()
+    torch.testing.assert_close(expected, observed, rtol=0.1, atol=0)
+
+
 def test_scans_of_a_person_are_held_out_together():
     """Two equal scans of everyone have the coordinates that one scan has."""
     u, _, _ = simulate(15)

@@ -282,3 +282,25 @@ def test_the_base_is_fitted_in_orthonormal_directions(train, small_default):
     w = train(small_default).model.base.directions
     torch.testing.assert_close(w.T @ w, torch.eye(w.shape[1]), atol=1e-4, rtol=0)
     assert not torch.equal(w, torch.eye(*w.shape))
+
+
+def test_the_probe_sees_the_calibrated_flow(train, small_default, monkeypatch):
+    """Its pairs have the spreads of the flow that is saved, not those of before the calibration."""
+    monkeypatch.setattr("dualflow.training.calibrate.MIN_PEOPLE", 2)
+    seen = []
+
+    def watch(name, position):
+        function = getattr(module, name)
+
+        def call(*args):
+            seen.append(args[position])
+            return function(*args)
+
+        monkeypatch.setattr(module, name, call)
+
+    watch("calibrate", 2)
+    watch("side_probe", 1)
+    gain = train(small_default).record.calibration["voxel_gain"]
+    assert gain != 1
+    before, after = (pairs[0]["spread"] for pairs in seen)
+    torch.testing.assert_close(after, gain * before)

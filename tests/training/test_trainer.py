@@ -193,6 +193,17 @@ def test_states_of_another_training_are_not_resumed(train, tmp_path):
     assert model.calls == 5
 
 
+def test_another_precision_after_an_interruption_is_announced(train, capsys, monkeypatch):
+    """A device without bfloat16 goes on in float32, and the weights are no longer those of an unbroken training."""
+    with pytest.raises(KilledError):
+        train(Toy(kill_at=4))
+    monkeypatch.setattr(module, "chosen_precision", lambda *_: "another")
+    train(Toy())
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning:")]
+    assert len(warnings) == 1
+    assert "continued in another" in warnings[0]
+
+
 def test_states_of_an_earlier_format_are_not_resumed(train, monkeypatch):
     """They hold other facts; a training of an earlier version starts afresh."""
     monkeypatch.setattr(module, "STATE_FORMAT", module.STATE_FORMAT - 1)
