@@ -16,7 +16,7 @@ from dualflow.data.index import read_pairs
 from dualflow.data.markdown import Column
 from dualflow.data.markdown import table as markdown
 from dualflow.data.tsv import table_text
-from dualflow.digests import ascii_name, sha256
+from dualflow.digests import ascii_name, digest_of, sha256
 from dualflow.errors import ConfigError, DataError
 from dualflow.evaluation.statistics import SIGNIFICANT
 from dualflow.imaging.model_grid import model_grid
@@ -97,7 +97,11 @@ def analyse(
         replicates,
         derived=len(outcomes) - len(imputed.regions),
     )
-    _write(config, name, parsed, table, int((~complete).sum()), imputed.facts, unitless=bool(asymmetries or ratios))
+    # A repetition after a failure continues its run; another formula, other outcomes or another table start a new one.
+    inputs = [analysis_options(parsed), asymmetries, list(ratios), sha256(layout.imputed_regions), sha256(layout.pairs)]
+    tags = {"model": "all", "analysis": name, "inputs": digest_of(inputs)[:16]}
+    left_out, unitless = int((~complete).sum()), bool(asymmetries or ratios)
+    _write(config, name, parsed, table, left_out, imputed.facts, tags, unitless=unitless)
 
 
 def _require_name(options: ImputeConfig, name: str, *, configured: bool) -> None:
@@ -149,6 +153,7 @@ def _write(
     table: pd.DataFrame,
     left_out: int,
     facts: Mapping[str, Any],
+    tags: Mapping[str, str],
     *,
     unitless: bool,
 ) -> None:
@@ -168,8 +173,7 @@ def _write(
     files["text"] = folder / "analysis.md"
     commit_text(files["text"], text + "\n")
     print(text)
-    with tracked(config.tracking, config.study.name, f"analysis {name}", {"model": "all", "analysis": name},
-                 layout.pending_records) as run:  # fmt: skip
+    with tracked(config.tracking, config.study.name, f"analysis {name}", tags, layout.pending_records) as run:
         run.parameters({"formula": f"suvr ~ {formula.text}", "references": str(dict(formula.references))})
         for term in terms:
             rows = table[(table["term"] == term) & (table["method"] == MULTIPLE)]

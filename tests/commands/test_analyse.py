@@ -1,9 +1,11 @@
 """An analysis of imputed regions: its table, figures and runs, and what it refuses."""
 
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
+from mlflow import MlflowClient
 
 from dualflow.commands import analyse as module
 from dualflow.commands import impute as impute_module
@@ -13,6 +15,7 @@ from dualflow.config import parse_config
 from dualflow.data.tsv import read_typed_table
 from dualflow.errors import ConfigError, DataError
 from dualflow.imputation.group_models import METHODS, MULTIPLE, RUBIN, SINGLE
+from dualflow.tracking.tracked_run import tracked
 from tests.support.imputed_study import ImputedStudy
 
 
@@ -204,3 +207,33 @@ def test_a_ratio_that_is_given_twice_is_one_outcome(config):
     analyse(config, name="twice", formula="suvr ~ age", ratios=["ctx-lh-cuneus/Left-Caudate"] * 2)
     table = read_typed_table(config.layout.analysis("twice") / "regions.tsv")
     assert (table["region"] == "ctx-lh-cuneus/Left-Caudate").sum() == len(METHODS)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:For backward compatibility:DeprecationWarning")  # MLflow's code for tables
+def test_an_analysis_with_other_options_does_not_continue_a_failed_run(config, monkeypatch):
+    """Its run has the formula and the terms of this analysis alone; a repetition continues the run that failed."""
+
+    def fail(*_, **__):
+        raise OSError("full")
+
+    monkeypatch.setattr(module, "tracked", tracked)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_manifest", fail)
+        with pytest.raises(OSError, match="full"):
+            analyse(config, name="tried", formula="suvr ~ group + age")
+    analyse(config, name="tried", formula="suvr ~ age")
+    client = MlflowClient(config.tracking.uri)
+    experiment = client.get_experiment_by_name(config.study.name).experiment_id
+
+    def runs():
+        tried = client.search_runs([experiment], "tags.analysis = 'tried'")
+        return {run.data.params["formula"]: run.info.status for run in tried}
+
+    assert runs() == {"suvr ~ group + age": "FAILED", "suvr ~ age": "FINISHED"}
+    finished = client.search_runs([experiment], "tags.analysis = 'tried' and attributes.status = 'FINISHED'")[0]
+    assert {name.partition("/")[0] for name in finished.data.metrics} == {"age"}
+    table = client.download_artifacts(finished.info.run_id, "tried.json")
+    assert "patient" not in Path(table).read_text()
+    analyse(config, name="tried", formula="suvr ~ group + age")
+    assert runs() == {"suvr ~ group + age": "FINISHED", "suvr ~ age": "FINISHED"}
