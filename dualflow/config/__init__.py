@@ -3,7 +3,7 @@
 Each rule of the workflow depends only on the sections it uses, so a changed value reruns only what depends on it.
 """
 
-from dualflow.config.config import Config, public_values, write_resolved
+from dualflow.config.config import Config, is_private, public_values, write_resolved
 from dualflow.config.data import CohortConfig, SplitConfig, StudyConfig
 from dualflow.config.groups import ImputeConfig
 from dualflow.config.imaging import PreprocessConfig, ReviewConfig
@@ -37,6 +37,7 @@ __all__ = [
     "TrainConfig",
     "checked",
     "dump_sections",
+    "is_private",
     "load_config",
     "parse_config",
     "public_values",

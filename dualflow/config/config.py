@@ -22,7 +22,7 @@ from dualflow.config.learning import (
     TrackingConfig,
     TrainConfig,
 )
-from dualflow.config.section import Section
+from dualflow.config.section import Section, path_fields
 from dualflow.digests import digest_of
 from dualflow.errors import ConfigError
 from dualflow.layout import STUDY_NAME, Layout
@@ -179,15 +179,25 @@ def _read_json(path: Path) -> Any:
 
 def public_values(config: Config) -> dict[str, Any]:
     """Return the configuration for tracked runs and manifests, without folders: their names may identify people."""
-    private = {
-        "tracking": True,
-        "study": {"bids", "samples", "masks", "exclusions", "results"},
-        "split": {"file"},
-        "impute": {"meta_regions"},
-    }
     public = config.model_copy(update={"preprocess": config.preprocess.without_folders()})
-    values: dict[str, Any] = public.model_dump(mode="json", exclude=private)  # type: ignore[arg-type]
-    return values
+    return public.model_dump(mode="json", exclude=_private_fields())
+
+
+def is_private(key: str) -> bool:
+    """Whether the value of a key, such as `study.bids` or the whole section `study`, may identify people."""
+    fields: Any = {**_private_fields(), "preprocess": {"reference_region": True}}  # the region may be a file
+    for part in key.split("."):
+        if fields is True:
+            return True
+        if part not in fields:
+            return False
+        fields = fields[part]
+    return True
+
+
+def _private_fields() -> dict[str, Any]:
+    """Fields that may identify people: paths, and the store of tracked runs."""
+    return {**path_fields(Config), "tracking": True}
 
 
 def _require(path: Path | None, exists: Callable[[Path], bool], key: str, kind: str, remedy: str) -> None:

@@ -6,13 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
 from dualflow.config.config import Config
-from dualflow.config.section import Section
+from dualflow.config.section import Section, section_in
 from dualflow.errors import ConfigError
 
 S = TypeVar("S", bound=Section)
@@ -118,12 +118,5 @@ def _fields_at(location: Sequence[Any], section: type[Section]) -> list[str]:
     """Keys of the section at a location; names in a table of sections, such as `extra_models.NAME`, are skipped."""
     for part in location:
         if part in section.model_fields:
-            section = _section_in(section.model_fields[part].annotation) or section
+            section = section_in(section.model_fields[part].annotation) or section
     return sorted(section.model_fields)
-
-
-def _section_in(annotation: Any) -> type[Section] | None:
-    """The section in a type such as `ImputeConfig`, `ImputeConfig | None` or `dict[str, ModelConfig]`."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return annotation
-    return next(filter(None, map(_section_in, get_args(annotation))), None)

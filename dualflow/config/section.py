@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
@@ -34,6 +34,29 @@ class Section(BaseModel):
     """Base of all sections: frozen, without unknown keys and infinite or NaN numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+def section_in(annotation: Any) -> type[Section] | None:
+    """The section in a type such as `ImputeConfig`, `ImputeConfig | None` or `dict[str, ModelConfig]`."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next(filter(None, map(section_in, get_args(annotation))), None)
+
+
+def path_fields(section: type[Section]) -> dict[str, Any]:
+    """The fields of a section that are paths, nested as pydantic's `exclude` takes them."""
+    fields = dict[str, Any]()
+    for name, field in section.model_fields.items():
+        inner = section_in(field.annotation)
+        if inner is None and _holds_path(field.annotation):
+            fields[name] = True
+        elif inner is not None and (nested := path_fields(inner)):
+            fields[name] = nested
+    return fields
+
+
+def _holds_path(annotation: Any) -> bool:
+    return annotation is Path or any(map(_holds_path, get_args(annotation)))
 
 
 def dump_sections(*sections: BaseModel, without: Sequence[str] = ()) -> dict[str, Any]:
