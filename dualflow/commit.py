@@ -24,12 +24,16 @@ _CHUNK = 1 << 20
 
 
 @contextmanager
-def committing(path: Path | str) -> Iterator[Path]:
+def committing(path: Path | str, *, private: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`, with the same suffixes, and rename it over `path` on a clean exit.
 
     Before that, the file is flushed to disk and checked: it is not empty, a gzip stream is intact, JSON and safetensors
     headers parse. Its mode follows the umask, not the library that wrote it. On an error, `path` does not change and
     the temporary file is removed.
+
+    Args:
+        path: the file to write.
+        private: whether only its owner may read it.
 
     Raises:
         CommitError: the block wrote nothing, the content does not verify, or the file system refused it.
@@ -39,7 +43,7 @@ def committing(path: Path | str) -> Iterator[Path]:
     try:
         with _refused_writes(path):
             _make_folder(path.parent)
-            mode = _create(temp)
+            mode = _create(temp, 0o600 if private else 0o666)
             yield temp
             if temp.stat().st_mode != mode:  # safetensors and tempfile create files that only their owner may read
                 temp.chmod(stat.S_IMODE(mode))
@@ -96,9 +100,13 @@ def commit_text(path: Path | str, text: str) -> None:
     commit_bytes(path, text.encode())
 
 
-def commit_json(path: Path | str, value: Any) -> None:
-    """Write `value` as indented JSON with sorted keys, atomically; NaN is refused because JSON has no NaN."""
-    commit_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False, default=str) + "\n")
+def commit_json(path: Path | str, value: Any, *, private: bool = False) -> None:
+    """Write `value` as indented JSON with sorted keys, atomically; NaN is refused because JSON has no NaN.
+
+    Only the owner may read a `private` file.
+    """
+    with committing(path, private=private) as temp:
+        temp.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False, default=str) + "\n")
 
 
 @contextmanager
@@ -144,9 +152,9 @@ def _make_folder(folder: Path) -> None:
         _fsync(folder.parent)
 
 
-def _create(path: Path) -> int:
-    """Create an empty file with the mode that the umask gives, and return that mode."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+def _create(path: Path, mode: int) -> int:
+    """Create an empty file with a mode, less what the umask takes from it, and return what is left."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         return os.fstat(descriptor).st_mode
     finally:

@@ -147,6 +147,16 @@ def test_mode_follows_the_umask(tmp_path, umask, library):
     assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
 
 
+def test_a_private_file_is_for_its_owner_alone(tmp_path):
+    """Also while it is written, and in place of one that others could read."""
+    path = tmp_path / "x.json"
+    commit_json(path, {"password": "old"})
+    with committing(path, private=True) as temp:
+        assert stat.S_IMODE(temp.stat().st_mode) == 0o600
+        temp.write_text("{}")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
 def test_a_folder_appears_only_when_complete(tmp_path):
     """The folder and its parents exist after the block, and a second one replaces all its files."""
     folder = tmp_path / "a" / "model"

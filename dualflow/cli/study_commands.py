@@ -257,7 +257,7 @@ def sync(config_path: Path, overrides: tuple[str, ...]) -> None:
     comparison and the report upload it too. The exit code is 1 if records remain in the queue.
     """  # noqa: D301 - \b keeps click from rewrapping a paragraph
     from dualflow.commands.study_config import load_study_config
-    from dualflow.tracking.model_registry import public_uri
+    from dualflow.config import public_uri
     from dualflow.tracking.sync import sync_all
 
     config = load_study_config(config_path, overrides)

@@ -20,11 +20,11 @@ from dualflow import __version__
 from dualflow.commands.steps import require_test_people
 from dualflow.commands.study_config import load_study_config
 from dualflow.commands.workflow_files import find_config, workflow_root
-from dualflow.config import Config, TrackingConfig
+from dualflow.config import Config, TrackingConfig, public_uri
 from dualflow.errors import ConfigError, DualflowError
 from dualflow.process import THREAD_VARIABLES
 from dualflow.tracking.database import check_connection, is_remote_database
-from dualflow.tracking.model_registry import public_uri, reason
+from dualflow.tracking.model_registry import reason
 
 MIN_PYTHON = (3, 11)
 MIN_SNAKEMAKE = (9, 17)  # 9.10 to 9.16 start more jobs than there are cores and GPUs

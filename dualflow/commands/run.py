@@ -19,14 +19,13 @@ from dualflow.commands.run_lock import RUN, clear_study, run_lock
 from dualflow.commands.snakemake_log import LogFollower, failure_reasons
 from dualflow.commands.steps import CHECK, step_names
 from dualflow.commands.workflow_files import workflow_root
-from dualflow.config import Config, TrackingConfig, write_resolved
+from dualflow.config import Config, TrackingConfig, public_uri, write_resolved
 from dualflow.errors import InterruptedRunError
 from dualflow.lifetime import GRACE_S, PARENTS, kill_tree, parents_of_steps
 from dualflow.manifest import DigestCache, verify_manifests
 from dualflow.process import interrupt, on_sigterm
 from dualflow.progress import PROGRESS_FOLDER, read_states
 from dualflow.tracking.database import is_database
-from dualflow.tracking.model_registry import public_uri
 from dualflow.tracking.sync import sync, warn_unsent
 
 POLL_S = 0.5

@@ -18,6 +18,7 @@ from dualflow.config.learning import (
 )
 from dualflow.config.load import checked, load_config, parse_config
 from dualflow.config.section import Section, dump_sections
+from dualflow.config.tracking_uri import public_uri
 
 __all__ = [
     "AugmentConfig",
@@ -40,6 +41,7 @@ __all__ = [
     "is_private",
     "load_config",
     "parse_config",
+    "public_uri",
     "public_values",
     "write_resolved",
 ]

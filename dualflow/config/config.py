@@ -23,6 +23,7 @@ from dualflow.config.learning import (
     TrainConfig,
 )
 from dualflow.config.section import Section, path_fields
+from dualflow.config.tracking_uri import public_uri
 from dualflow.digests import digest_of
 from dualflow.errors import ConfigError
 from dualflow.layout import STUDY_NAME, Layout
@@ -161,12 +162,13 @@ class Config(Section):
 def write_resolved(config: Config) -> Path:
     """Write every value of the configuration, defaults included, beside the results; return the file.
 
-    The file name is a digest of the content, so a changed configuration does not disturb a run in progress.
+    The file name is a digest of the content, so a changed configuration does not disturb a run in progress. Only its
+    owner may read it if the tracking URI has credentials.
     """
-    values = config.model_dump(mode="json")
-    path = config.layout.resolved_config(digest_of(values)[:12])
-    if _read_json(path) != values:  # missing or damaged
-        commit_json(path, values)
+    values, uri = config.model_dump(mode="json"), config.tracking.uri
+    path, private = config.layout.resolved_config(digest_of(values)[:12]), public_uri(uri) != uri
+    if _read_json(path) != values or (private and path.stat().st_mode & 0o077):  # missing, damaged or open to others
+        commit_json(path, values, private=private)
     return path
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dualflow.commit import commit_json, committing_folder
+from dualflow.config import public_uri
 from dualflow.digests import digest_of, sha256
 from dualflow.errors import CheckpointError, ConfigError, DualflowError
 from dualflow.tracking.deadline import with_deadline
@@ -28,7 +29,6 @@ from dualflow.tracking.model_registry import (
     BUNDLE_INDEX,
     BUNDLE_TAG,
     check_name,
-    public_uri,
     reason,
     tracking_config,
 )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dualflow.commit import commit_text, committing
-from dualflow.config import TrackingConfig
+from dualflow.config import TrackingConfig, public_uri
 from dualflow.digests import sha256
 from dualflow.errors import CheckpointError, CommitError, ConfigError, DualflowError
 from dualflow.temporaries import scratch_folder
@@ -31,6 +31,8 @@ MAX_SCORES = 1 << 20
 WAIT_S = 15
 """Seconds to wait until a server has created a version, less than the deadline of a call."""
 _NAME = re.compile(r"^[A-Za-z0-9_.-]+$")
+_SECRETS = re.compile(r"(?<=//)(?:\S*|[^/@]*)@|(?<=password=)[^\s&'\"]+")
+"""Credentials in the text of an error, which may quote a URI."""
 
 
 @dataclass(frozen=True)
@@ -221,15 +223,10 @@ def check_name(name: str) -> None:
         raise ConfigError(f"registered model '{name}': expected letters, digits, '_', '-' and '.'; choose another name")
 
 
-def public_uri(uri: str) -> str:
-    """A tracking URI without user name and password."""
-    return re.sub(r"//[^/@]*@", "//", uri)
-
-
 def reason(error: Exception) -> str:
     """The first line of an error of MLflow, shortened, without credentials."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return public_uri(text)[:300]
+    return _SECRETS.sub("", text)[:300]
 
 
 def _read_scores(source: str) -> str | None:

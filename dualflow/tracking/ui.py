@@ -6,11 +6,10 @@ import os
 import sys
 from typing import NoReturn
 
-from dualflow.config import TrackingConfig
+from dualflow.config import TrackingConfig, public_uri
 from dualflow.errors import ConfigError
 from dualflow.tracking.database import is_database
 from dualflow.tracking.mlflow_store import PRIVATE, open_store
-from dualflow.tracking.model_registry import public_uri
 from dualflow.tracking.saved_view import TAG, view_link
 
 HOST = "127.0.0.1"

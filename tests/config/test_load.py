@@ -1,5 +1,7 @@
 """Configuration files: errors and overrides."""
 
+import stat
+
 import pytest
 
 from dualflow.config import Config, load_config, write_resolved
@@ -47,6 +49,20 @@ def test_paths_may_begin_in_the_home_folder(write, monkeypatch):
     """A folder named `~` would tempt its owner to remove the home folder."""
     monkeypatch.setenv("HOME", "/home/someone")
     assert str(load_config(write(MINIMAL), ["study.results=~/results"]).study.results) == "/home/someone/results"
+
+
+@pytest.mark.parametrize(
+    ("uri", "mode"),
+    [("postgresql://person:secret@host/mlflow", 0o600), ("sqlite:///results/mlflow.db", 0o666)],
+)
+def test_a_resolved_configuration_with_a_password_is_private(write, tmp_path, uri, mode):
+    """The steps need the password; a file of an earlier version that others can read is replaced."""
+    config = load_config(write(MINIMAL), [f"study.results={tmp_path}", f"tracking.uri={uri}"])
+    path = write_resolved(config)
+    path.chmod(0o666)
+    write_resolved(config)
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+    assert load_config(path).tracking.uri == uri
 
 
 def test_a_resolved_configuration_keeps_any_character(write, tmp_path):

@@ -11,7 +11,7 @@ from dualflow.config import TrackingConfig
 from dualflow.digests import sha256
 from dualflow.errors import CheckpointError, CommitError, ConfigError
 from dualflow.tracking import model_registry
-from dualflow.tracking.model_registry import BUNDLE_TAG, Champion, ModelRegistry, Signature, public_uri, tracking_config
+from dualflow.tracking.model_registry import BUNDLE_TAG, Champion, ModelRegistry, Signature, reason, tracking_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("mlflow")]
 
@@ -124,7 +124,20 @@ def test_a_file_store_is_refused(tmp_path):
 
 
 def test_artifacts_lie_beside_a_file():
-    """The default store is that of trainings, and URIs are shown without credentials."""
+    """The default store is that of trainings."""
     default = TrackingConfig()
     assert tracking_config(default.uri) == default
-    assert public_uri("http://user:pw@host:5000/x") == "http://host:5000/x"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("(postgresql://mlflow:secret/word@host/db) refuses", "(postgresql://host/db) refuses"),
+        ("'http://user:secret word@host:5000' is down", "'http://host:5000' is down"),
+        ("no route to http://host?password=secret&a=1", "no route to http://host?password=&a=1"),
+        ("models:/fdg@champion: not on http://host", "models:/fdg@champion: not on http://host"),
+    ],
+)
+def test_errors_are_reported_without_credentials(text, shown):
+    """They may quote the URI."""
+    assert reason(ValueError(text)) == shown
