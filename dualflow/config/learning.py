@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from dualflow.config.section import ONCE, Section, UserPath
+from dualflow.config.tracking_uri import usable_uri
 from dualflow.errors import ConfigError
 
 
@@ -218,3 +219,8 @@ class TrackingConfig(Section):
     """Folder of artifacts of a file or database; a server has its own."""
     group: str = Field(default="workflow", pattern=r"^[\w .,-]+$")
     """Name of the run under which the runs of the study are nested."""
+
+    @field_validator("uri")
+    @classmethod
+    def _can_be_opened(cls, uri: str) -> str:
+        return usable_uri(uri)

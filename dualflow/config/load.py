@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from dualflow.config.config import Config
 from dualflow.config.section import Section, section_in
+from dualflow.config.tracking_uri import public_uri
 from dualflow.errors import ConfigError
 
 S = TypeVar("S", bound=Section)
@@ -106,7 +107,8 @@ def _explain(entry: Any, section: type[Section]) -> str:
     key = ".".join(str(part) for part in entry["loc"])
     if entry["type"] != "extra_forbidden":
         text = str(entry["msg"]).removeprefix("Value error, ")
-        value = "" if isinstance(entry["input"], dict) else f" = {entry['input']!r}"
+        given = public_uri(entry["input"]) if isinstance(entry["input"], str) else entry["input"]
+        value = "" if isinstance(given, dict) else f" = {given!r}"
         return f"{key}{value}: {text}" if key else text
     names = _fields_at(entry["loc"][:-1], section)
     close = get_close_matches(str(entry["loc"][-1]), names, n=1)

@@ -1,9 +1,47 @@
-"""URIs of MLflow's stores, which may hold a password."""
+"""URIs of MLflow's stores: their forms, and how they are shown, for they may hold a password."""
 
 from __future__ import annotations
 
 import re
+from importlib.metadata import entry_points
 from urllib.parse import urlsplit, urlunsplit
+
+from dualflow.errors import ConfigError
+
+_FORMS = re.compile(
+    r"sqlite:///(?!:memory:)[^?]*[^?/]"  # dualflow creates the file itself, without options
+    r"|(sqlite\+\w+|(postgresql|mysql|mssql)(\+\w+)?)://.*"
+    r"|databricks(://.*)?"
+)
+"""URIs that MLflow can open, beside those of servers and of plugins."""
+
+
+def usable_uri(uri: str) -> str:
+    """Return a tracking URI whose scheme and form MLflow can open.
+
+    Raises:
+        ConfigError: MLflow cannot open it.
+    """
+    if _FORMS.fullmatch(uri) or _is_server(uri) or _is_of_plugin(uri):
+        return uri
+    raise ConfigError(
+        "expected sqlite:///FILE or a server's http(s), postgresql, mysql or mssql URL; for a file on this machine, "
+        "write sqlite:///results/mlflow.db, with three slashes and without options"
+    )
+
+
+def _is_server(uri: str) -> bool:
+    try:
+        parts = urlsplit(uri)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # the port is no number
+        return False
+
+
+def _is_of_plugin(uri: str) -> bool:
+    """Whether an installed package adds stores of this scheme to MLflow."""
+    scheme, colon, _ = uri.partition("://")
+    return bool(colon) and scheme in entry_points(group="mlflow.tracking_store").names
 
 
 def public_uri(uri: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from dualflow.config import public_uri
 from dualflow.errors import ConfigError
 from dualflow.tracking.deadline import with_deadline
 
@@ -24,11 +25,12 @@ def check_connection(uri: str) -> None:
     """Connect to a database once. MLflow retries for minutes, and creates tables that must not be interrupted.
 
     Raises:
-        ConfigError: the driver of the database is not installed.
+        ConfigError: the URI cannot be read, or the driver of the database is not installed.
         TimeoutError: the database does not answer.
         Exception: any error of the database.
     """
     from sqlalchemy import create_engine
+    from sqlalchemy.exc import ArgumentError
     from sqlalchemy.pool import NullPool
 
     try:
@@ -37,5 +39,10 @@ def check_connection(uri: str) -> None:
         raise ConfigError(
             f"tracking.uri: the database driver '{error.name}' is not installed; for PostgreSQL, "
             "`pip install psycopg2-binary`"
+        ) from error
+    except (ArgumentError, ValueError) as error:  # a driver that SQLAlchemy does not know, a port that is no number
+        raise ConfigError(
+            f"tracking.uri = {public_uri(uri)!r}: SQLAlchemy cannot read it, expected "
+            "DATABASE://USER:PASSWORD@HOST:PORT/NAME; write special characters of the password as %40 for @"
         ) from error
     with_deadline(lambda: engine.connect().close())

@@ -15,7 +15,7 @@ from typing import Any
 from filelock import FileLock
 
 from dualflow.config import TrackingConfig
-from dualflow.errors import ConfigError
+from dualflow.errors import CommitError
 from dualflow.tracking.database import check_connection, is_database, is_remote_database
 from dualflow.tracking.deadline import DeadlineClient
 from dualflow.tracking.local_store import LOCK_SECONDS, ensure_local_store
@@ -34,6 +34,10 @@ _ENVIRONMENT = {
     # A pooled connection would go on writing to a SQLite file that was removed or set aside.
     "MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NullPool",
 }
+
+
+class DeletedExperimentError(CommitError):
+    """An experiment that was deleted in MLflow, which takes no runs until it is restored."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,8 @@ def open_run(config: TrackingConfig, key: RunKey, run_id: str | None = None) -> 
     open under `key`, or that failed, is continued, or a new run is created.
 
     Raises:
-        ConfigError: the URI is that of a file store, which MLflow no longer supports, or a driver is missing.
+        ConfigError: the URI cannot be read, or the driver of the database is not installed.
+        CommitError: the SQLite file cannot be written, or the experiment was deleted.
         Exception: any error of a store or a server.
     """
     # Processes that create the tables of one database at the same time fail; a local file has a lock of its own.
@@ -159,13 +164,9 @@ def open_store(config: TrackingConfig) -> Any:
 
     Raises:
         CommitError: the SQLite file cannot be written.
-        ConfigError: the URI is that of a file store, which MLflow no longer supports, or a driver is missing.
+        ConfigError: the URI cannot be read, or the driver of the database is not installed.
         Exception: any error of a database.
     """
-    if config.uri.startswith(("file:", "./", "/")):
-        raise ConfigError(
-            f"tracking.uri = {config.uri!r}: expected sqlite:///FILE or a server's http(s) or postgresql URL"
-        )
     client_class = load_client(config.uri)
     import mlflow
 
@@ -188,12 +189,21 @@ def _store_lock(config: TrackingConfig) -> FileLock:
 
 
 def ensure_experiment(client: Any, config: TrackingConfig, name: str) -> str:
-    """Return the id of an experiment, which is created if it does not exist."""
+    """Return the id of an experiment, which is created if it does not exist.
+
+    Raises:
+        DeletedExperimentError: it was deleted in MLflow.
+    """
     location = config.artifacts.resolve().as_uri() if is_database(config.uri) else None
     with _store_lock(config):
         experiment = client.get_experiment_by_name(name)
         if experiment is not None:
             existing: str = experiment.experiment_id
+            if experiment.lifecycle_stage == "deleted":
+                raise DeletedExperimentError(
+                    f"experiment '{name}' was deleted in MLflow; "
+                    f"restore it (`mlflow experiments restore -x {existing}`) or rename study.name"
+                )
             return existing
         created: str = client.create_experiment(
             name,

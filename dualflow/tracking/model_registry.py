@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dualflow.commit import commit_text, committing
-from dualflow.config import TrackingConfig, public_uri
+from dualflow.config import TrackingConfig, checked, public_uri
 from dualflow.digests import sha256
 from dualflow.errors import CheckpointError, CommitError, ConfigError, DualflowError
 from dualflow.temporaries import scratch_folder
@@ -207,10 +207,15 @@ def _output(model_id: str) -> Any:
 
 
 def tracking_config(uri: str) -> TrackingConfig:
-    """The configuration of a store; artifacts of a SQLite file lie beside it."""
+    """The configuration of a store; artifacts of a SQLite file lie beside it.
+
+    Raises:
+        ConfigError: the URI cannot be used.
+    """
+    values: dict[str, object] = {"uri": uri}
     if uri.startswith("sqlite:///"):
-        return TrackingConfig(uri=uri, artifacts=Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts")
-    return TrackingConfig(uri=uri)
+        values["artifacts"] = Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts"
+    return checked(TrackingConfig, values, "--tracking")
 
 
 def check_name(name: str) -> None:

@@ -21,7 +21,7 @@ from dualflow.errors import ConfigError, StoppedError
 from dualflow.temporaries import scratch_folder
 from dualflow.tracking.deadline import with_deadline
 from dualflow.tracking.mlflow_calls import CALLS, is_permanent_error, logged_points
-from dualflow.tracking.mlflow_store import RunKey, group_key, open_run
+from dualflow.tracking.mlflow_store import DeletedExperimentError, RunKey, group_key, open_run
 from dualflow.tracking.model_registry import reason
 from dualflow.tracking.queue import GROUP, RecordQueue, end_now, read_record, reject
 
@@ -33,6 +33,8 @@ RETRY_S = 60.0
 """Seconds between a failed attempt and the next one."""
 FLUSH_S = 30.0
 """Seconds that a training spends at most on queued records before it continues."""
+SYNC, RESTORE = "; `dualflow sync` uploads them", " until the experiment is restored"
+"""What becomes of queued records: usually, and if the experiment was deleted in MLflow."""
 
 
 class Run:
@@ -55,7 +57,7 @@ class Run:
         # An earlier process may have opened the run; its records come first.
         self.run_id: str | None = None if queue is None else queue.run.get("run_id")
         self._client: Any = None
-        self._failed_at = -RETRY_S
+        self._failed_at, self._fate = -RETRY_S, SYNC
         self._is_finished = False
         # A resumed training repeats the steps after its state, with the same values.
         self._logged = set[tuple[str, int]]()
@@ -158,7 +160,7 @@ class Run:
         """Send the records that an earlier process queued, then open the run.
 
         Raises:
-            ConfigError: the URI is that of a file store, which MLflow no longer supports.
+            ConfigError: the URI cannot be read, or the driver of the database is not installed.
         """
         if self.queue is not None:
             self.queue.reopen()
@@ -191,8 +193,7 @@ class Run:
             self.queue.confirm_end()
         if self.queue is not None and self.key is not None and (count := len(self.queue)):
             print(
-                f"warning: MLflow: {count} records of '{self.key.name}' are queued in {self.queue.folder}; "
-                "`dualflow sync` uploads them",
+                f"warning: MLflow: {count} records of '{self.key.name}' are queued in {self.queue.folder}{self._fate}",
                 file=sys.stderr,
             )
 
@@ -289,7 +290,8 @@ class Run:
             if self._client is not None and is_permanent_error(error):
                 _warn(error, "the store rejects this record, which is kept as rejected-*.json beside the queue")
                 return None
-            _warn(error)
+            self._fate = RESTORE if isinstance(error, DeletedExperimentError) else SYNC
+            _warn(error, f"records stay queued{self._fate}")
             self._failed_at, self._client = time.monotonic(), None
             return False
         return True
@@ -327,7 +329,7 @@ def tracked(
         continues: whether a finished run of this name and these tags is continued too.
 
     Raises:
-        ConfigError: the URI is that of a file store, which MLflow no longer supports.
+        ConfigError: the URI cannot be read, or the driver of the database is not installed.
     """
     key = RunKey(experiment, name, tags, continues)
     run = Run(config, key, None if pending is None else RecordQueue.open(pending, key))

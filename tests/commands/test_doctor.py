@@ -72,6 +72,14 @@ def test_a_tracking_server_is_named_without_its_password(diagnose):
     assert "secret" not in str(findings)
 
 
+@pytest.mark.parametrize("uri", ["mlruns", "htp://127.0.0.1:5000", "sqlite://results/mlflow.db"])
+def test_a_store_that_mlflow_cannot_open_is_a_failure(diagnose, uri):
+    """A run would queue every record for good."""
+    code, findings = diagnose("--config", "study.yaml", tracking={"uri": uri})
+    assert (code, findings["configuration"][0]) == (1, "fail")
+    assert f"tracking.uri = '{uri}': expected" in findings["configuration"][1]
+
+
 def test_the_driver_of_a_database_is_checked(diagnose, monkeypatch):
     """A database whose driver is missing would end every training."""
     monkeypatch.setitem(sys.modules, "psycopg2", None)

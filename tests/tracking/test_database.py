@@ -35,6 +35,14 @@ def test_a_missing_driver_is_a_configuration_error(monkeypatch):
     assert "secret" not in str(raised.value)
 
 
+@pytest.mark.parametrize("uri", ["postgresql+other://person:secret@host/db", "postgresql://person@host:secret/db"])
+def test_a_uri_that_cannot_be_read_is_a_configuration_error(uri):
+    """No later attempt could succeed."""
+    with pytest.raises(ConfigError, match=r"tracking\.uri = .* expected DATABASE://.*; write") as raised:
+        check_connection(uri)
+    assert "secret" not in str(raised.value)
+
+
 def test_an_unreachable_database_fails_at_once():
     """It is no configuration error, because a later attempt may succeed."""
     pytest.importorskip("psycopg2")

@@ -57,16 +57,6 @@ def test_a_store_is_opened_whatever_other_work_sets(config, monkeypatch):
     assert module.open_store(config).tracking_uri == config.uri
 
 
-@pytest.mark.parametrize("uri", ["file:///somewhere", "./mlruns", "/somewhere/mlruns"])
-def test_a_file_store_is_a_configuration_error(tmp_path, uri):
-    """It ends the training, because no later attempt could succeed."""
-    with (
-        pytest.raises(ConfigError, match=r"tracking\.uri = .*expected sqlite"),
-        tracked(TrackingConfig(uri=uri, artifacts=tmp_path / "artifacts"), "study", "run", {}),
-    ):
-        pass
-
-
 @pytest.mark.parametrize(
     ("uri", "is_local"),
     [("sqlite:///store.db", True), ("postgresql://host/mlflow", True), ("http://127.0.0.1:5000", False)],

@@ -269,6 +269,25 @@ def test_a_deleted_group_does_not_reject_the_end_of_a_child(local, tmp_path):
 
 
 @pytest.mark.usefixtures("no_wait")
+def test_records_of_a_deleted_experiment_wait_until_it_is_restored(config, tmp_path, monkeypatch, capsys):
+    """The warnings say what to do first: until then `dualflow sync` uploads nothing."""
+    monkeypatch.setattr(tracked_run, "_warned", set())
+    client = MlflowClient(config.uri)
+    experiment = client.create_experiment("deleted")
+    client.delete_experiment(experiment)
+    with tracked(config, "deleted", "run", {}, tmp_path) as run:
+        run.metrics({"loss": 1.0})
+    warnings = capsys.readouterr().err.splitlines()
+    assert len(warnings) == 2
+    assert f"restore it (`mlflow experiments restore -x {experiment}`) or rename study.name" in warnings[0]
+    assert all(warning.endswith("until the experiment is restored") for warning in warnings)
+    client.restore_experiment(experiment)
+    assert sync(config, tmp_path) == (1, 0)
+    runs = client.search_runs([experiment], "attributes.run_name = 'run'")
+    assert [run.data.metrics for run in runs] == [{"loss": 1.0}]
+
+
+@pytest.mark.usefixtures("no_wait")
 @pytest.mark.parametrize("offline", [False, True], ids=["online", "training and evaluation offline"])
 def test_an_evaluation_continues_the_run_of_its_training(local, tmp_path, monkeypatch, offline):
     """Its scores are on the training's finished run; a repetition changes only other values."""
