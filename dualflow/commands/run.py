@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -224,13 +225,20 @@ def _print_results(config: Config) -> None:
     for name, path in results.items():
         if path.exists():
             print(f"{name:<21}{path}")
-    uri, default = public_uri(config.tracking.uri), TrackingConfig().uri
-    if is_database(uri):
-        uri = "dualflow ui" + ("" if uri == default else f" --set tracking.uri={uri}")
-    print(f"{'tracked runs':<21}{uri}")
+    print(f"{'tracked runs':<21}{_way_to_runs(config)}")
     if any(layout.pending_records.glob("*/*.json")):  # of steps that were killed, or of a time without the server
         sync(config.tracking, layout.pending_records)
     warn_unsent(layout.pending_records)
+
+
+def _way_to_runs(config: Config) -> str:
+    """The address of the server with the tracked runs, or the command that serves those of a database."""
+    uri = config.tracking.uri
+    if not is_database(uri):
+        return public_uri(uri)
+    # The URI may have a password, which the resolved configuration holds too.
+    options = [] if uri == TrackingConfig().uri else ["--config", str(write_resolved(config))]
+    return shlex.join(["dualflow", "ui", *options])
 
 
 def _print_failure(log_file: Path, log: LogFollower, exit_code: int) -> None:
