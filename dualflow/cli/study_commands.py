@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import click
 from dualflow.cli.options import CONFIG, OVERRIDES, THREADS, checked_cores, command_settings, config_option
 from dualflow.process import set_threads
 
-DRY_RUN = ("-n", "--dry-run", "--dryrun")
+DRY_RUN = re.compile(r"--dry.*|-[DFSafhklptv]*n.*")
+"""Options by which Snakemake runs no step: `--dry-run` and its short forms, and clusters such as `-np`, in which flags
+without values precede the `n`."""
 
 
 @click.command()
@@ -44,14 +47,13 @@ def run(
     from dualflow.commands.study_config import load_study_config
 
     config = load_study_config(config_path, overrides)
-    options = [option for option in snakemake_options if option not in DRY_RUN]
-    if dry_run or len(options) < len(snakemake_options):
+    if dry_run or any(map(DRY_RUN.fullmatch, snakemake_options)):
         from dualflow.commands.dry_run import list_steps
 
-        sys.exit(list_steps(config, options))
+        sys.exit(list_steps(config, snakemake_options))
     from dualflow.commands.run import run_workflow
 
-    sys.exit(run_workflow(config, cores, options))
+    sys.exit(run_workflow(config, cores, snakemake_options))
 
 
 @click.command()

@@ -38,7 +38,9 @@ def list_steps(config: Config, options: Sequence[str] = ()) -> int:
     # No rule makes the manifests of single scans. Those that list them are broken too.
     broken = set(verify_manifests(folder, retry=True)) & set(step_names(config))
     forced = ["--forcerun", *(str(layout.manifest(step)) for step in sorted(broken))] if broken else []
-    command = [*snakemake_command(config), "--dry-run", "--rerun-incomplete", *options, *forced]
+    # The last --quiet counts: one of the user's would hide the steps.
+    shown = ["--quiet", "host"]
+    command = [*snakemake_command(config), "--dry-run", "--rerun-incomplete", *options, *shown, *forced]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         print("\n".join(failure_reasons(done.stdout + done.stderr)), file=sys.stderr)

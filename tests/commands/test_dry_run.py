@@ -72,3 +72,12 @@ def test_an_unreadable_table_of_splits_is_one_line(tmp_path, monkeypatch, capfd)
     errors = capfd.readouterr().err
     assert "dualflow: splits.tsv: is not a table (it is empty)" in errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("options", [["-np"], ["-nq"], ["--quiet"]], ids=" ".join)
+def test_options_of_the_output_do_not_hide_the_steps(tmp_path, monkeypatch, capfd, options):
+    """Snakemake's `--quiet` would leave none to list."""
+    monkeypatch.chdir(tmp_path)
+    config = parse_config({"study": {"name": "x", "results": "results"}})
+    assert list_steps(config, ["index", *options]) == 0
+    assert capfd.readouterr().out.startswith("4 steps would run:\n")
