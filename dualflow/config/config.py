@@ -90,6 +90,26 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _paths_have_no_wildcards(self) -> Self:
+        study = self.study
+        paths = {
+            "study.results": study.results,
+            "study.bids": study.bids,
+            "study.samples": study.samples,
+            "study.exclusions": study.exclusions,
+            "split.file": self.split.file,
+            "preprocess.reference_region": self.preprocess.reference_region,
+            "impute.meta_regions": self.impute.meta_regions if self.impute else None,
+        }
+        # Inputs and outputs of the workflow's rules. Nothing escapes a brace in them.
+        if braced := [key for key, path in paths.items() if set("{}") & set(str(path))]:
+            raise ConfigError(
+                f"{braced[0]} = {paths[braced[0]]}: has a brace, which Snakemake takes for a wildcard, expected a path "
+                "without { and }; rename the file or folder"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _classifies_what_models_do_not_know(self) -> Self:
         column = self.evaluate.classify
         if column in self.study.side:

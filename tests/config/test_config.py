@@ -1,5 +1,6 @@
 """Defaults, paths, names and descriptions of the configuration, and the shipped files."""
 
+import re
 import typing
 from pathlib import Path
 
@@ -66,6 +67,31 @@ def test_a_missing_file_or_folder_is_named(tmp_path, key, kind):
         with pytest.raises(ConfigError) as caught:
             parse_config(values)
         assert f"{key} = {path}: {problem}, expected a {kind}; name " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["study.results", "study.bids", "study.samples", "study.exclusions", "split.file", "preprocess.reference_region",
+     "impute.meta_regions"],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["r{a}.nii.gz", "r}.nii.gz"])
+def test_paths_of_the_workflow_have_no_braces(tmp_path, key, name):
+    """Snakemake takes them for wildcards in inputs and outputs, and failed in its own words."""
+    path, values = tmp_path / name, {"study": {"name": "a"}}
+    path.mkdir() if key in ("study.results", "study.bids") else path.touch()
+    section, field = key.split(".")
+    values.setdefault(section, {})[field] = str(path)
+    with pytest.raises(ConfigError, match=re.escape(f"{key} = {path}: has a brace")) as caught:
+        parse_config(values)
+    assert "expected a path without { and }; rename" in str(caught.value)
+
+
+def test_masks_and_artifacts_may_have_braces(tmp_path):
+    """No rule of the workflow names them; nor do spaces and other characters matter."""
+    folder = tmp_path / "m{a}"
+    folder.mkdir()
+    values = {"study": {"name": "a", "masks": str(folder), "results": str(tmp_path / "r é")}}
+    assert parse_config(values | {"tracking": {"artifacts": str(folder)}}).study.masks == folder
 
 
 @pytest.mark.parametrize(
