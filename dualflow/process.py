@@ -1,4 +1,4 @@
-"""Settings of the running process: CPU threads, SIGTERM, and the C library's handling of freed memory."""
+"""The running process: CPU threads, SIGTERM, torchrun, and the C library's handling of freed memory."""
 
 from __future__ import annotations
 
@@ -28,6 +28,11 @@ def set_threads(count: int) -> None:
         os.environ[name] = str(count)
     if torch := sys.modules.get("torch"):  # libraries imported later read the environment
         torch.set_num_threads(count)
+
+
+def under_torchrun() -> bool:
+    """Return whether torchrun started this process."""
+    return {"RANK", "WORLD_SIZE"} <= os.environ.keys()
 
 
 @contextmanager

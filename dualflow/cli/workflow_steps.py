@@ -17,7 +17,7 @@ import click
 
 from dualflow.cli.options import CONFIG, OVERRIDES, THREADS, Decorator
 from dualflow.lifetime import end_with_parents, exclusive
-from dualflow.process import set_threads
+from dualflow.process import set_threads, under_torchrun
 
 WORKFLOW_STEPS: dict[str, click.Command] = {}
 """Step name -> command, in the order of the workflow."""
@@ -50,9 +50,10 @@ def run_locked(
     config = load_study_config(config_path, overrides)
     require_inputs(config, step)
     module, _, attribute = function.rpartition(".")
+    # The processes of one training share the locks of the first.
+    shares_locks = step == "train" and under_torchrun() and os.environ["RANK"] != "0"
     with ExitStack() as locks:
-        # The processes of one training share the locks of the first.
-        for manifest in manifests_of(step, **arguments) if os.environ.get("RANK", "0") == "0" else []:
+        for manifest in [] if shares_locks else manifests_of(step, **arguments):
             waiting = f"{manifest}: another process works on it; waiting for it to end"
             locks.enter_context(exclusive(config.layout.lock(manifest), waiting))
         command: Callable[..., None] = getattr(import_module(f"dualflow.commands.{module}"), attribute)

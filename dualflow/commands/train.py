@@ -41,7 +41,7 @@ from dualflow.manifest import manifest_outputs, read_manifest, write_manifest
 from dualflow.modalities import modality
 from dualflow.models.card import FLOW, ConstantSpread, ModelCard, StudyRecord, TrainingRecord
 from dualflow.models.store import save_model
-from dualflow.process import keep_freed_memory
+from dualflow.process import keep_freed_memory, under_torchrun
 from dualflow.tracking.metric_names import BEST, loss_term, metric_name
 from dualflow.tracking.source_version import COMMIT, source_version
 from dualflow.tracking.tracked_run import Run
@@ -49,7 +49,7 @@ from dualflow.training.build_baseline import build_baseline
 from dualflow.training.checkpoint import forget_states
 from dualflow.training.context import TrainingContext
 from dualflow.training.device import chosen_precision, source_and_side
-from dualflow.training.distributed import ProcessGroup, launch, process_group, under_torchrun
+from dualflow.training.distributed import ProcessGroup, launch, process_group
 from dualflow.training.history import History
 from dualflow.training.train_baseline import train_baseline
 from dualflow.training.train_flow import parameter_count, train_flow

@@ -21,7 +21,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from dualflow.errors import ConfigError
 from dualflow.lifetime import PARENTS, parents_of_steps
-from dualflow.process import on_sigterm
+from dualflow.process import on_sigterm, under_torchrun
 from dualflow.training.device import select_device
 
 T = TypeVar("T")
@@ -103,11 +103,6 @@ class ProcessGroup:
 
 SINGLE_PROCESS = ProcessGroup()
 """A training in one process on the CPU."""
-
-
-def under_torchrun() -> bool:
-    """Return whether torchrun started this process."""
-    return {"RANK", "WORLD_SIZE"} <= os.environ.keys()
 
 
 def launch(processes: int, arguments: Sequence[str]) -> NoReturn:

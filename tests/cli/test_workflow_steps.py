@@ -1,0 +1,57 @@
+"""Steps of the workflow as commands: their locks."""
+
+import fcntl
+
+import pytest
+from click.testing import CliRunner
+
+from dualflow.cli import main
+
+
+@pytest.fixture
+def invoke(tmp_path, monkeypatch):
+    """Return a function that runs a step in a folder with `tiny.yaml` only."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
+        monkeypatch.setenv(name, "1")  # the commands set them; monkeypatch restores them
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text("study: {name: tiny}")
+    return lambda step, *arguments: CliRunner().invoke(main, [step, "--config", "tiny.yaml", *arguments])
+
+
+def is_locked(path):
+    """Whether another open file holds the lock."""
+    if not path.exists():
+        return False
+    with path.open() as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("step", "variables", "expected"),
+    [
+        ("train", {}, True),
+        ("train", {"RANK": "1"}, True),
+        ("train", {"RANK": "0", "WORLD_SIZE": "2"}, True),
+        ("train", {"RANK": "1", "WORLD_SIZE": "2"}, False),
+        ("evaluate", {"RANK": "1", "WORLD_SIZE": "2"}, True),
+    ],
+)
+def test_only_further_processes_of_a_training_share_a_lock(invoke, monkeypatch, step, variables, expected):
+    """A scheduler may set RANK for every job; two of them must not write the same files."""
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    states = []
+
+    def command(config, names, seed):
+        states.append(is_locked(config.layout.lock(f"{step}/{names[0]}_seed-{seed}")))
+
+    monkeypatch.setattr(f"dualflow.commands.{step}.{step}", command)
+    done = invoke(step, "--model", "unet")
+    assert done.exit_code == 0, done.output
+    assert states == [expected]
