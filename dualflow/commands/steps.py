@@ -9,7 +9,7 @@ from typing import Any
 from dualflow.config import Config
 from dualflow.config.learning import SEEDED
 from dualflow.errors import ConfigError, DataError
-from dualflow.layout import training_key
+from dualflow.layout import STUDY_NAME, training_key
 
 CHECK = "check"
 """The last step."""
@@ -121,7 +121,14 @@ MANIFESTS = {
 
 
 def manifests_of(command: str, names: Sequence[str] = ("",), **arguments: Any) -> list[str]:
-    """The manifests that a command of the workflow writes with its `arguments`, sorted."""
+    """The manifests that a command of the workflow writes with its `arguments`, sorted.
+
+    Raises:
+        ConfigError: a name of a model or an analysis cannot be part of a path.
+    """
+    for name in filter(None, (*names, arguments.get("name"))):
+        if not STUDY_NAME.fullmatch(name):
+            raise ConfigError(f"{command}: '{name}' cannot name a folder; use letters, digits, _ and - only")
     template = MANIFESTS.get(command, command)
     return sorted({template.format(model=model, **arguments) for model in names})
 

@@ -1,4 +1,4 @@
-"""Steps of the workflow as commands: their locks."""
+"""Steps of the workflow as commands: their locks, and the names of these."""
 
 import fcntl
 
@@ -55,3 +55,24 @@ def test_only_further_processes_of_a_training_share_a_lock(invoke, monkeypatch, 
     done = invoke(step, "--model", "unet")
     assert done.exit_code == 0, done.output
     assert states == [expected]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "--model", "unet", "--model", "../../../../evil"),
+        ("evaluate", "--model", "../../../../evil"),
+        ("impute", "--model", "../evil"),
+        ("analyse", "--name", "../../../../evil"),
+        ("analyse", "--name", "e vil", "--formula", "suvr ~ age"),
+    ],
+    ids=" ".join,
+)
+def test_a_name_that_leads_elsewhere_is_refused_before_any_lock(invoke, tmp_path, monkeypatch, arguments):
+    """The lock of a step is named after it, and was made before the name was looked at."""
+    monkeypatch.setattr("dualflow.commands.steps.INPUTS", {})  # as if the steps before were done
+    done = invoke(*arguments)
+    assert done.exit_code == 2
+    assert "cannot name a folder; use letters, digits, _ and - only" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
