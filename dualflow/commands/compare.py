@@ -11,6 +11,7 @@ import yaml
 from dualflow.commands.fold_studies import fold_studies
 from dualflow.commands.model_runs import picture_link, score_names
 from dualflow.commands.run import run_workflow
+from dualflow.commands.run_lock import run_lock
 from dualflow.commands.steps import scoring_steps
 from dualflow.commit import commit_text
 from dualflow.config import Config, public_values
@@ -59,11 +60,13 @@ def compare(
 
     Raises:
         ConfigError: a name is not a model of the configuration, or the split cannot be divided into folds.
+        DataError: a run of another machine may still work in this folder.
     """
     names = select_models(config, names)
     studies = fold_studies(config, folds)
     config, *studies = (_grouped(study, len(studies)) for study in (config, *studies))
-    plan = make_plan(config, [name for name in names if name in budgeted(config)], seconds)
+    with run_lock():  # the steps of another run would slow those that are timed; each run below takes the lock again
+        plan = make_plan(config, [name for name in names if name in budgeted(config)], seconds)
     print(f"{seconds:g} s of optimiser steps per model, fold and seed, {config.train.threads} thread(s):")
     for name in names:
         if name in plan.models:

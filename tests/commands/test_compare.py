@@ -11,13 +11,18 @@ from comparison import TIMES, FakeTimer, study_values, train_and_score
 from dualflow.cli import main
 from dualflow.commands import compare as module
 from dualflow.commands.compare import compare, select_models
+from dualflow.commands.run_lock import LOCK, RUN
 from dualflow.config import parse_config
 from dualflow.errors import ConfigError
+from dualflow.lifetime import try_lock
 from dualflow.training.budget import make_plan
 
 
 @pytest.fixture
-def values(tmp_path):
+def values(tmp_path, monkeypatch):
+    """Values of a configuration, in a working folder of its own, where the lock of runs lies."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(RUN, raising=False)
     return study_values(tmp_path)
 
 
@@ -121,6 +126,25 @@ def test_each_person_is_tested_once_over_the_folds(config, monkeypatch, capsys):
     assert f"by `{command} dualflow mean_image unet`" in shown.out
     scores = pd.read_csv(config.layout.table("comparison_scores"), sep="\t")
     assert not scores.duplicated(["model", "seed", "scan"]).any()
+
+
+def test_steps_are_timed_while_no_run_is_active(config, monkeypatch):
+    """Its steps would slow them. The trainings are runs of their own, so the lock is free for them."""
+    states = []
+
+    def is_free():
+        LOCK.parent.mkdir(exist_ok=True)
+        with LOCK.open("a+") as stream:
+            return try_lock(stream)
+
+    def timed(*arguments):
+        states.append(("timed", is_free()))
+        return make_plan(*arguments, FakeTimer())
+
+    monkeypatch.setattr(module, "make_plan", timed)
+    monkeypatch.setattr(module, "run_workflow", lambda *_: states.append(("run", is_free())) or 1)
+    assert compare(config, seconds=1, names=["dualflow"]) == 1
+    assert states == [("timed", False), ("run", True)]
 
 
 @pytest.mark.parametrize(
