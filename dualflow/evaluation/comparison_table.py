@@ -21,6 +21,8 @@ from dualflow.manifest import read_manifest
 from dualflow.models.card import ModelCard
 from dualflow.models.store import load_card
 from dualflow.training.budget import ModelBudget, Plan, apply_plan, budgeted, step_identity
+from dualflow.training.build_baseline import build_baseline
+from dualflow.training.flow_spec import flow_spec
 
 CARD_SECONDS = ("mean_seconds", "pretrain_seconds", "initialize_seconds", "calibrate_seconds")
 """Fields of the model card with the seconds that a training spends outside its optimiser steps."""
@@ -134,7 +136,7 @@ def _finished(
 
 
 def _follows_plan(config: Config, plan: Plan, card: ModelCard) -> bool:
-    """Whether a training took the plan's optimiser steps, pre-training included, with today's options.
+    """Whether a training took the plan's optimiser steps, pre-training included, with today's layers and options.
 
     A closed form takes no steps, and depends on the side information alone.
     """
@@ -151,7 +153,20 @@ def _follows_plan(config: Config, plan: Plan, card: ModelCard) -> bool:
         return False
     planned = apply_plan(config, plan, [card.name])
     now = dump_sections(planned.train, planned.baselines.of(card.name))
-    return all(_options(manifest["config"][section]) == _options(values) for section, values in now.items())
+    if any(_options(manifest["config"][section]) != _options(values) for section, values in now.items()):
+        return False
+    return _is_built_as_now(config, card)
+
+
+def _is_built_as_now(config: Config, card: ModelCard) -> bool:
+    """Whether a model has today's layers: the spec of a flow, or the width of a network, which may follow the flow's.
+
+    The plan alone does not tell: a model whose new training failed may have as many steps as the new plan.
+    """
+    if card.name in config.flows:
+        return card.spec == flow_spec(config.flows[card.name])
+    _, options = build_baseline(config, card.name, card.shape, len(card.side.names), card.source_channels)
+    return card.options == options
 
 
 def _options(section: Mapping[str, Any]) -> dict[str, Any]:

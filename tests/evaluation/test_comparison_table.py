@@ -92,6 +92,21 @@ def test_a_training_with_other_options_is_not_listed(config, tmp_path, change):
     assert left.empty if "study" in change else list(left["model"]) == ["mean_image"]
 
 
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [({"low_rank": 3}, ["unet"]), ({"low_rank": 2, "hidden": [8, 8, 8]}, [])],
+    ids=["the flow", "the network too"],
+)
+def test_a_model_of_other_layers_is_not_listed(config, tmp_path, options, left):
+    """It has as many steps as the new plan, whose training failed. The width of a network follows the flow's size."""
+    changed = parse_config(study_values(tmp_path) | {"model": {"preset": "dualflow", "options": options}})
+    for name in ("dualflow", "unet"):
+        train_and_score(config, name, 0, round(1 / TIMES[name]))
+    for study, expected in ((config, ["dualflow", "unet"]), (changed, left)):
+        table = gather_comparison([study], make_plan(study, ["dualflow", "unet"], 1, FakeTimer())).table
+        assert ([] if table.empty else list(table["model"])) == expected
+
+
 def test_only_trainings_that_follow_the_plan_are_listed(config):
     """Other steps or scores of other weights are excluded; unmeasured memory is NaN; missing seeds are counted."""
     plan = make_plan(config, list(TIMES), 1, FakeTimer())

@@ -8,9 +8,12 @@ from dualflow.config import dump_sections, public_values
 from dualflow.digests import sha256
 from dualflow.layout import Scan
 from dualflow.manifest import write_manifest
-from dualflow.models.card import ModelCard, TrainingRecord
+from dualflow.models.card import FLOW, ModelCard, TrainingRecord
 from dualflow.models.store import load_card, save_model
+from dualflow.training.build_baseline import build_baseline
+from dualflow.training.flow_spec import flow_spec
 
+SHAPE = (16, 16, 16)
 TIMES = {"dualflow": 0.1, "dual_glow": 0.4, "wide": 0.2, "unet": 0.05}
 
 
@@ -18,7 +21,7 @@ def study_values(folder):
     """Configuration values of a study of three flows and two baselines; `wide` is a variation of the default."""
     return {
         "study": {"name": "x", "results": str(folder / "results"), "side": ["age"]},
-        "preprocess": {"shape": [16, 16, 16]},
+        "preprocess": {"shape": list(SHAPE)},
         "model": {"preset": "dualflow", "options": {"low_rank": 2}},
         "extra_models": {
             "dual_glow": {"preset": "dual_glow", "steps": 7},
@@ -42,22 +45,29 @@ class FakeTimer:
         return TIMES[name]
 
 
-def save_card(folder, name, seed, weight, record=None, commit=""):
-    """Write a model folder with a card and a single weight."""
+def save_card(folder, name, seed, weight, record=None, commit="", **built):
+    """Write a model folder with a single weight, and a card that says how the model is `built`."""
     model = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(model.weight, weight)
     card = ModelCard(
         name=name,
         seed=seed,
-        kind="mean_image",
-        shape=(16, 16, 16),
+        shape=SHAPE,
         side={"columns": []},
         study={"name": "x", "source": "T1w", "target": "FDG"},
         parameters=1000,
         commit=commit,
         training=record or TrainingRecord(),
+        **(built or {"kind": "mean_image"}),
     )
     save_model(folder, model, card)
+
+
+def built(config, name):
+    """Fields of the card of a model as the configuration builds it."""
+    if name in config.flows:
+        return {"kind": FLOW, "spec": flow_spec(config.flows[name])}
+    return {"kind": name, "options": build_baseline(config, name, SHAPE, side_features=0, source_channels=1)[1]}
 
 
 LEARNT = "sub-learnt"
@@ -87,7 +97,7 @@ def train_and_score(
         pretrain_steps=pretrain,
         pretrain_seconds=3.0 if pretrain else 0.0,
     )
-    save_card(folder, name, seed, float(len(name) + seed + steps), record, commit)
+    save_card(folder, name, seed, float(len(name) + seed + steps), record, commit, **built(config, name))
     if steps:
         commit_text(folder / "history.tsv", f"step\tloss\n1.0\t0.5\n{steps - pretrain}.0\t0.1\n")
     scores = pd.DataFrame({"model": name, "seed": seed, "scan": list(scans), "mae": mae, **columns})
