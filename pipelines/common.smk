@@ -148,3 +148,11 @@ def dataset(wildcards):
         if file and file.is_file()
     ]
     return [manifest("cohort"), *files] if EMBEDDED else files
+
+
+def dataset_fingerprint():
+    """The state of the dataset's files, for the process that decides which steps run.
+
+    It looks at every file. The jobs of a cluster read the Snakefile too, but neither decide nor record anything.
+    """
+    return study_fingerprint(study) if workflow.is_main_process and not EMBEDDED else ""

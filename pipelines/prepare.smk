@@ -40,7 +40,7 @@ rule index:
         benchmark_of("index")
     params:
         section=section("study", "split", without=("results",)),
-        files="" if EMBEDDED else study_fingerprint(study),
+        files=dataset_fingerprint(),
         revision=revision("index"),
     shell:
         "dualflow index 2>&1 | tee {log:q}"

@@ -375,3 +375,39 @@ def test_a_table_of_samples_is_a_study(tmp_path):
     assert "| pairs, with FDG" in (folder / "summary.md").read_text()
     os.utime(data / names[0])
     assert "index" in planned(tmp_path)
+
+
+FINGERPRINTED = """
+import sys
+import dualflow.data.fingerprint as module
+from snakemake.cli import main
+
+fingerprint = module.study_fingerprint
+module.study_fingerprint = lambda config: print("reads the dataset") or fingerprint(config)
+main(sys.argv[1:])
+"""
+
+
+def test_the_jobs_of_a_cluster_do_not_read_the_dataset(tmp_path):
+    """Each reads the Snakefile, and would look at every image; a run still plans the index for a changed file alone."""
+    names = write_samples(tmp_path)
+    write_config(tmp_path, {"study": {"name": "tiny", "samples": "samples.tsv"}, "split": {"folds": 3, "fold": 2}})
+    index = "results/tiny/manifests/index.json"
+    job = ["--mode", "remote", "--allowed-rules", "index", "--force", "--nolock", "--ignore-incomplete"]
+
+    def reads(*options):
+        command = [sys.executable, "-c", FINGERPRINTED, "--snakefile", str(ROOT / "Snakefile")]
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        done = subprocess.run(
+            [*command, "--configfile", "tiny.yaml", "--cores", "1", *options, "--", index], cwd=tmp_path, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | {"PATH": path}, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout
+        return done.stdout.count("reads the dataset")
+
+    assert reads() == 1
+    assert "index" not in planned(tmp_path)
+    assert reads(*job) == 0
+    assert "index" not in planned(tmp_path)
+    os.utime(tmp_path / names[0])
+    assert "index" in planned(tmp_path)
