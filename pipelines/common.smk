@@ -122,6 +122,12 @@ def model_section(wildcards):
     return {"baseline": baseline, **section("train", "model", without=WITHOUT_EFFECT)}
 
 
+def analysis_section(wildcards):
+    """The formula of one analysis, under its key."""
+    name = wildcards.analysis
+    return {"impute": {"analyses": {name: study.impute.analyses[name]}}}
+
+
 def reference_mask(wildcards):
     """The reference region, if it is a file of the user."""
     region = study.preprocess.reference_region

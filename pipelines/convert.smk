@@ -12,10 +12,10 @@ rule convert:
     resources:
         gpu=MODEL_GPU,
     params:
-        model=MAIN,
-        seed=SEEDS[0],
+        model={"model": {"preset": MAIN}},
+        seed={"train": {"seeds": SEEDS[0]}},
         section=section("convert"),
         revision=revision("convert"),
     shell:
         "dualflow convert-study --threads {threads}"
-        " --model {params.model} --seed {params.seed} 2>&1 | tee {log:q}"
+        " --model {params.model[model][preset]} --seed {params.seed[train][seeds]} 2>&1 | tee {log:q}"

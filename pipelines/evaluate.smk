@@ -16,7 +16,7 @@ rule evaluate:
         gpu=MODEL_GPU,
     params:
         section=section("evaluate", without=("bootstrap",)),
-        temperature=study.convert.temperature,
+        temperature={"convert": {"temperature": study.convert.temperature}},
         revision=revision("evaluate"),
     shell:
         "dualflow evaluate --threads {threads}"
@@ -41,7 +41,7 @@ if CLOSED_FORM:
             models=" ".join(f"--model {name}" for name in CLOSED_FORM),
             seed=SEEDS[0],
             section=section("evaluate", without=("bootstrap",)),
-            temperature=study.convert.temperature,
+            temperature={"convert": {"temperature": study.convert.temperature}},
             revision=revision("evaluate"),
         shell:
             "dualflow evaluate --set train.device=cpu {params.models}"

@@ -33,7 +33,7 @@ if ANALYSES:
         benchmark:
             benchmark_of("analyse/{analysis}")
         params:
-            formula=lambda wildcards: study.impute.analyses[wildcards.analysis],
+            formula=analysis_section,
             section=section("impute", without=("analyses", "draws", "seed")),
             revision=revision("analyse"),
         shell:

@@ -9,7 +9,7 @@ if EMBEDDED:
             benchmark_of("cohort/shard-{shard}")
         params:
             section=section("cohort"),
-            shards=len(SHARDS),
+            shards={"preprocess": {"shards": len(SHARDS)}},
             revision=revision("cohort"),
         shell:
             "dualflow cohort-shard --shard {wildcards.shard} 2>&1 | tee {log:q}"

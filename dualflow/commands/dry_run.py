@@ -17,6 +17,9 @@ from dualflow.config import Config
 from dualflow.manifest import verify_manifests
 
 _PARAMETERS = re.compile(r"before: (.*) now: (.*)$")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_UNNAMED, _FILES = "value", "files"
+"""Names of the parameters without a key, and of the digest of the dataset's files."""
 _REASONS = {
     "Forced execution": "its outputs were changed or removed",
     "Missing output files": "not done yet",
@@ -25,7 +28,7 @@ _REASONS = {
     "Input files updated by another job": "after {files}",
     "Set of input files has changed": "its set of inputs changed",
     "Code has changed": "the workflow's code changed",
-    "Params have changed": "configuration changed{values}",
+    "Params have changed": "{changes}",
     "Software environment definition has changed": "the software environment changed",
 }
 """Start of a clause of Snakemake's reason -> plain words."""
@@ -73,7 +76,7 @@ def plain_reason(reason: str, manifests: Path) -> str:
             continue
         _, _, details = clause.partition(": ")
         files = sorted(_step_name(file, manifests) for file in details.split(", "))
-        clauses.append(_REASONS[start].format(files=", ".join(files), values=_changed_values(clause)))
+        clauses.append(_REASONS[start].format(files=", ".join(files), changes=_changes(clause)))
     # A step that has never run also reports its inputs, which adds no information.
     return clauses[0] if clauses[0] == _REASONS["Missing output files"] else "; ".join(clauses)
 
@@ -83,17 +86,21 @@ def _step_name(file: str, manifests: Path) -> str:
     return str(path.relative_to(manifests).with_suffix("")) if path.is_relative_to(manifests) else file
 
 
-def _changed_values(clause: str) -> str:
-    """The changed values of the configuration, as `: section.key old -> new`; empty if they cannot be read."""
-    parameters = _PARAMETERS.search(clause)
+def _changes(clause: str) -> str:
+    """What has changed of a rule's parameters: values as `section.key old -> new`, if they can be read."""
+    parameters, changed = _PARAMETERS.search(clause), "configuration changed"
     if parameters is None:
-        return ""
+        return changed
     try:
         old, new = (dict(_leaves(ast.literal_eval(f"[{text}]"))) for text in parameters.groups())
     except (ValueError, SyntaxError):
-        return ""
-    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    return ": " + ", ".join(f"{name} {old.get(name)} -> {new.get(name)}" for name in names) if names else ""
+        return changed
+    changes = {name: (old.get(name), new.get(name)) for name in {**old, **new} if old.get(name) != new.get(name)}
+    if changes.get(_UNNAMED) in [change for name, change in changes.items() if name != _UNNAMED]:
+        del changes[_UNNAMED]  # an option of the command that is a value of its section too
+    files = ["the dataset's files changed"] if changes.pop(_FILES, None) else []
+    values = ", ".join(f"{name} {before} -> {after}" for name, (before, after) in changes.items())
+    return "; ".join([*([f"{changed}: {values}"] if values else []), *files]) or changed
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -105,4 +112,4 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         for inner in value:
             yield from _leaves(inner)
     else:
-        yield name or "value", value
+        yield name or (_FILES if _DIGEST.fullmatch(str(value)) else _UNNAMED), value

@@ -1,10 +1,13 @@
 """Snakemake's reasons in plain English."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from dualflow.commands.dry_run import list_steps, plain_reason
+from dualflow.commands.run import snakemake_command
+from dualflow.commands.steps import step_names
 from dualflow.commit import commit_text
 from dualflow.config import parse_config
 from dualflow.manifest import write_manifest
@@ -30,6 +33,11 @@ NEW = "{'flow': {'preset': 'dualflow'}, 'train': {'steps': 900, 'learning_rate':
             "before: '0.1.0' now: <nothing exclusive> ",
             "configuration changed",
         ),
+        (
+            "Params have changed since last execution: Union of exclusive params before and now across all output: "
+            f"before: {'a1' * 32!r} now: {'b2' * 32!r} ",
+            "the dataset's files changed",
+        ),
         ("Forced execution", "its outputs were changed or removed"),
         ("Code has changed since last execution", "the workflow's code changed"),
         ("Something new", "Something new"),
@@ -38,6 +46,49 @@ NEW = "{'flow': {'preset': 'dualflow'}, 'train': {'steps': 900, 'learning_rate':
 def test_reasons_are_plain(reason, expected):
     """Configuration changes have the key with both values; a step that never ran has one reason."""
     assert plain_reason(reason, MANIFESTS) == expected
+
+
+@pytest.fixture
+def finished(tmp_path, monkeypatch):
+    """Configuration values of a study whose manifests exist, and were touched by Snakemake, which records values."""
+    monkeypatch.chdir(tmp_path)
+    values = {
+        "study": {"name": "x", "results": "results", "side": ["age", "sex"]},
+        "baselines": {"models": ["mean_image"]},
+        "impute": {"analyses": {"ageing": "suvr ~ age"}},
+    }
+    config = parse_config(values)
+    manifests = [config.layout.manifest(step) for step in step_names(config)]
+    for manifest in manifests:
+        write_manifest(manifest, step=manifest.stem, outputs={}, inputs={}, config={})
+    # The other outputs of quality page and report do not exist.
+    targets = [str(path) for path in manifests if path.stem not in ("qc", "report", "check")]
+    subprocess.run(
+        [*snakemake_command(config), "--cores", "1", "--touch", "--forceall", *targets], check=True, capture_output=True
+    )
+    return values
+
+
+@pytest.mark.parametrize(
+    ("change", "step", "row"),
+    [
+        ({"convert": {"temperature": 0.9}}, "evaluate/dualflow_seed-0", "convert.temperature 1.0 -> 0.9"),
+        ({"convert": {"temperature": 0.9}}, "evaluate/mean_image_seed-0", "convert.temperature 1.0 -> 0.9"),
+        ({"train": {"threads": 2}}, "train/dualflow_seed-0", "train.threads 1 -> 2"),
+        ({"model": {"preset": "c_glow"}}, "convert", "model.preset dualflow -> c_glow"),
+        ({"preprocess": {"shards": 3}}, "cohort/shard-0", "preprocess.shards 2 -> 3"),
+        (
+            {"impute": {"analyses": {"ageing": "suvr ~ sex"}}},
+            "analyse/ageing",
+            "impute.analyses.ageing suvr ~ age -> suvr ~ sex",
+        ),
+    ],
+)  # fmt: skip
+def test_a_changed_value_has_its_key(finished, capfd, change, step, row):
+    """Also one that a rule depends on beside its sections."""
+    config = parse_config(finished | change)
+    assert list_steps(config, [str(config.layout.manifest(step))]) == 0
+    assert capfd.readouterr().out.splitlines()[-1].endswith(f"configuration changed: {row}")
 
 
 def test_a_run_without_test_people_is_refused_before_its_first_step(tmp_path, monkeypatch, capfd):

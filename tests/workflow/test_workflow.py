@@ -375,6 +375,7 @@ def test_a_table_of_samples_is_a_study(tmp_path):
     assert "| pairs, with FDG" in (folder / "summary.md").read_text()
     os.utime(data / names[0])
     assert "index" in planned(tmp_path)
+    assert re.search(r"index +the dataset's files changed\n", run(tmp_path, "--dry-run").stdout)
 
 
 FINGERPRINTED = """
