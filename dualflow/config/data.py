@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dualflow.config.section import ONCE, Section, UserPath
+from dualflow.config.section import ONCE, Section, UserPath, expected
 from dualflow.errors import ConfigError
 from dualflow.layout import STUDY_NAME
 from dualflow.modalities import modality
@@ -16,7 +16,7 @@ from dualflow.modalities import modality
 class StudyConfig(Section):
     """The study: its files, modalities and side information."""
 
-    name: str = Field(pattern=STUDY_NAME.pattern)
+    name: Annotated[str, Field(pattern=STUDY_NAME.pattern), expected("text of letters, digits, _ and - only")]
     """Short name of the results folder and the MLflow experiment."""
     bids: UserPath | None = None
     """Root of the BIDS dataset, or with `samples` the folder of its files; without either, section `cohort` simulates
@@ -118,7 +118,10 @@ class SplitConfig(Section):
     """Validation subjects by label; replaces the random validation set."""
     stratify: tuple[str, ...] = ()
     """Columns to stratify by, numbers by quartile; by default the first categorical column of `study.side`."""
-    folds: Annotated[int, Field(ge=2)] | Literal["leave-one-out"] | None = None
+    folds: Annotated[
+        Annotated[int, Field(ge=2)] | Literal["leave-one-out"] | None,
+        expected("a whole number of at least 2, or leave-one-out"),
+    ] = None
     """Number of cross-validation folds instead of the share `test`; fold `fold` is the test set."""
     fold: int = Field(default=0, ge=0)
     """The fold that is the test set, from 0."""

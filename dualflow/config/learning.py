@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from dualflow.config.section import ONCE, Section, UserPath
+from dualflow.config.section import ONCE, Section, UserPath, expected
 from dualflow.config.tracking_uri import usable_uri
 from dualflow.errors import ConfigError
 
@@ -217,7 +217,11 @@ class TrackingConfig(Section):
     """MLflow tracking URI: a local SQLite file, a server, or a PostgreSQL database."""
     artifacts: UserPath = Path("results/mlartifacts")
     """Folder of artifacts of a file or database; a server has its own."""
-    group: str = Field(default="workflow", pattern=r"^[\w .,-]+$")
+    group: Annotated[
+        str,
+        Field(pattern=r"^[\w .,-]+$"),
+        expected("text of letters, digits, spaces, full stops, commas, _ and - only"),
+    ] = "workflow"
     """Name of the run under which the runs of the study are nested."""
 
     @field_validator("uri")

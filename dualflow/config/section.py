@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, WrapValidator
 
 
 def _in_home(path: Path) -> Path:
@@ -28,6 +28,21 @@ def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 ONCE = AfterValidator(_once)
 """Of a list: its values differ."""
+
+
+def expected(words: str) -> WrapValidator:
+    """Of a value: the error of one that is not accepted says that `words` were expected, in place of pydantic's terms.
+
+    Such terms are patterns, and one error for each member of a union.
+    """
+
+    def check(value: Any, accept: Callable[[Any], Any]) -> Any:
+        try:
+            return accept(value)
+        except ValidationError:
+            raise ValueError(f"expected {words}") from None
+
+    return WrapValidator(check)
 
 
 class Section(BaseModel):

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
 from threading import Event, Thread
-from typing import Any
+from typing import Annotated, Any
 
 import dask
 import yaml
@@ -18,7 +18,7 @@ from distributed import Client
 from pydantic import Field
 
 from dualflow.config.load import checked
-from dualflow.config.section import Section
+from dualflow.config.section import Section, expected
 from dualflow.errors import ClusterError, ConfigError
 from dualflow.workers.local_cluster import MEMORY_GIB, SETTINGS
 from dualflow.workers.worker_pool import WorkerPool
@@ -40,9 +40,13 @@ class SlurmProfile(Section):
     """Number of jobs in the queue or running."""
     cores: int = Field(default=4, ge=1)
     """Cores of a job; each is one worker process."""
-    memory: str = Field(default=f"{4 * MEMORY_GIB} GiB", pattern=r"^\d+ ?[GM]i?B$")
+    memory: Annotated[str, Field(pattern=r"^\d+ ?[GM]i?B$"), expected("a size such as 16 GiB or 900 MB")] = (
+        f"{4 * MEMORY_GIB} GiB"
+    )
     """Memory of a job, which its workers share equally."""
-    walltime: str = Field(default="04:00:00", pattern=r"^(\d+-)?\d+:\d\d:\d\d$")
+    walltime: Annotated[
+        str, Field(pattern=r"^(\d+-)?\d+:\d\d:\d\d$"), expected("a time in quotes, such as '04:00:00' or '1-12:00:00'")
+    ] = "04:00:00"
     """Time limit of a job. A job that ends is replaced, and the scan that it was at is repeated."""
     directives: tuple[str, ...] = ()
     """Further options of sbatch, such as `--gres=gpu:1`."""

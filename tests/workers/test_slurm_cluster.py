@@ -46,7 +46,12 @@ def test_the_shipped_profile_is_valid():
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("jobs: 0", "jobs = 0"), ("wall_time: 1", "did you mean 'walltime'"), ("memory: lots", "memory = 'lots'")],
+    [
+        ("jobs: 0", "jobs = 0"),
+        ("wall_time: 1", "did you mean 'walltime'"),
+        ("memory: lots", "memory = 'lots': expected a size"),
+        ("walltime: 4:00:00", "walltime = 14400: expected a time in quotes"),
+    ],
 )
 def test_an_invalid_profile_is_an_error(tmp_path, text, message):
     """The error names the file, the key and the value."""
