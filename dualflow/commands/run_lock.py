@@ -58,7 +58,7 @@ def join_run(root: Path, say: Callable[[str], object]) -> bool:
 
     Args:
         root: folder of the study's results.
-        say: receives one line for each step that has to run again.
+        say: receives one line for each removed manifest.
     """
     if RUN in os.environ:
         end_with_parents()
@@ -79,16 +79,16 @@ def join_run(root: Path, say: Callable[[str], object]) -> bool:
 def clear_study(root: Path, say: Callable[[str], object], digests: DigestCache | None = None) -> None:
     """Remove temporary files of dead processes, and manifests of failed attempts and of changed outputs.
 
-    Their steps run again.
+    Their steps run again, unless the study no longer has them, such as those of a removed model.
 
     Args:
         root: folder of the study's results.
-        say: receives one line for each step that has to run again.
+        say: receives one line for each removed manifest.
         digests: cache of the outputs' digests.
     """
     sweep_temporaries(root)
     for step in forget_broken(root / "manifests", digests):
-        say(f"{step}: its outputs were changed or removed, or it may succeed now; the step runs again")
+        say(f"{step}: its outputs were changed or removed, or it may succeed now; it runs again if still needed")
 
 
 def _take_over(stream: IO[str]) -> None:
