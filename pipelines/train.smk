@@ -18,9 +18,8 @@ rule train:
     params:
         section=model_section,
         revision=revision("train"),
-        threads=study.train.threads,
     shell:
-        "dualflow train --threads {params.threads}"
+        "dualflow train --threads {params.section[train][threads]}"
         " --model {wildcards.model} --seed {wildcards.seed} 2>&1 | tee {log:q}"
 
 

@@ -18,8 +18,8 @@ from dualflow.manifest import verify_manifests
 
 _PARAMETERS = re.compile(r"before: (.*) now: (.*)$")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_UNNAMED, _FILES = "value", "files"
-"""Names of the parameters without a key, and of the digest of the dataset's files."""
+_FILES = "files"
+"""Name of the digest of the dataset's files."""
 _REASONS = {
     "Forced execution": "its outputs were changed or removed",
     "Missing output files": "not done yet",
@@ -96,8 +96,6 @@ def _changes(clause: str) -> str:
     except (ValueError, SyntaxError):
         return changed
     changes = {name: (old.get(name), new.get(name)) for name in {**old, **new} if old.get(name) != new.get(name)}
-    if changes.get(_UNNAMED) in [change for name, change in changes.items() if name != _UNNAMED]:
-        del changes[_UNNAMED]  # an option of the command that is a value of its section too
     files = ["the dataset's files changed"] if changes.pop(_FILES, None) else []
     values = ", ".join(f"{name} {before} -> {after}" for name, (before, after) in changes.items())
     return "; ".join([*([f"{changed}: {values}"] if values else []), *files]) or changed
@@ -112,4 +110,4 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         for inner in value:
             yield from _leaves(inner)
     else:
-        yield name or (_FILES if _DIGEST.fullmatch(str(value)) else _UNNAMED), value
+        yield name or (_FILES if _DIGEST.fullmatch(str(value)) else "value"), value
