@@ -12,6 +12,7 @@ from dualflow.commands.imputation_plan import analysis_options
 from dualflow.commands.imputation_terms import analysis_formula, require_congenial
 from dualflow.commit import commit_text
 from dualflow.config import Config, ImputeConfig
+from dualflow.config.section import require_folder_name
 from dualflow.data.index import read_pairs
 from dualflow.data.markdown import Column
 from dualflow.data.markdown import table as markdown
@@ -26,7 +27,7 @@ from dualflow.imputation.group_models import ANALYSIS_TABLE, MULTIPLE, RUBIN, an
 from dualflow.imputation.imputed_table import ImputedTable
 from dualflow.imputation.outcomes import add_outcomes
 from dualflow.imputation.replicates import Replicates
-from dualflow.layout import STUDY_NAME, Layout
+from dualflow.layout import Layout
 from dualflow.manifest import read_manifest, write_manifest
 from dualflow.modalities import modality
 from dualflow.report.group_figures import forest, write_brain_map
@@ -106,8 +107,7 @@ def analyse(
 
 def _require_name(options: ImputeConfig, name: str, *, configured: bool) -> None:
     """Check that a name is one of a folder, and that only the workflow's own analyses have the name of one."""
-    if not STUDY_NAME.match(name):
-        raise ConfigError(f"analysis '{name}' cannot name a folder; give --name with letters, digits, _ and - only")
+    require_folder_name("analyse --name", name)
     if name in options.analyses and not configured:
         raise ConfigError(f"analysis '{name}' is one of the configuration, which the report shows; give another --name")
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from dualflow.config import Config
 from dualflow.config.learning import SEEDED
+from dualflow.config.section import require_folder_name
 from dualflow.errors import ConfigError, DataError
-from dualflow.layout import STUDY_NAME, training_key
+from dualflow.layout import training_key
 
 CHECK = "check"
 """The last step."""
@@ -127,8 +128,7 @@ def manifests_of(command: str, names: Sequence[str] = ("",), **arguments: Any) -
         ConfigError: a name of a model or an analysis cannot be part of a path.
     """
     for name in filter(None, (*names, arguments.get("name"))):
-        if not STUDY_NAME.fullmatch(name):
-            raise ConfigError(f"{command}: '{name}' cannot name a folder; use letters, digits, _ and - only")
+        require_folder_name(command, name)
     template = MANIFESTS.get(command, command)
     return sorted({template.format(model=model, **arguments) for model in names})
 

@@ -22,11 +22,11 @@ from dualflow.config.learning import (
     TrackingConfig,
     TrainConfig,
 )
-from dualflow.config.section import Section, path_fields
+from dualflow.config.section import Section, path_fields, require_folder_name
 from dualflow.config.tracking_uri import public_uri
 from dualflow.digests import digest_of
 from dualflow.errors import ConfigError
-from dualflow.layout import STUDY_NAME, Layout
+from dualflow.layout import Layout
 from dualflow.modalities import MODALITIES, REFERENCES
 
 
@@ -134,8 +134,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _model_names_differ(self) -> Self:
         for name in self.extra_models:
-            if not STUDY_NAME.match(name):
-                raise ConfigError(f"extra_models: '{name}' cannot name a folder; use letters, digits, _ and - only")
+            require_folder_name("extra_models", name)
             if name in (self.model.preset, *self.baselines.models):
                 raise ConfigError(f"extra_models: '{name}' is the name of another model; choose another name")
         return self

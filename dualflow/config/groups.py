@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, field_validator
 
-from dualflow.config.section import Section, UserPath
-from dualflow.errors import ConfigError
-from dualflow.layout import STUDY_NAME
+from dualflow.config.section import Section, UserPath, require_folder_name
 
 
 class ImputeConfig(Section):
@@ -43,6 +41,5 @@ class ImputeConfig(Section):
     @classmethod
     def _names(cls, analyses: dict[str, str]) -> dict[str, str]:
         for name in analyses:
-            if not STUDY_NAME.match(name):
-                raise ConfigError(f"analyses: '{name}' cannot name a folder; use letters, digits, _ and - only")
+            require_folder_name("analyses", name)
         return analyses

@@ -8,6 +8,9 @@ from typing import Annotated, Any, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, WrapValidator
 
+from dualflow.errors import ConfigError
+from dualflow.layout import STUDY_NAME
+
 
 def _in_home(path: Path) -> Path:
     try:
@@ -43,6 +46,16 @@ def expected(words: str) -> WrapValidator:
             raise ValueError(f"expected {words}") from None
 
     return WrapValidator(check)
+
+
+def require_folder_name(owner: str, name: str) -> None:
+    """Check that a name can be that of a folder.
+
+    Raises:
+        ConfigError: it cannot; the error names the `owner`, an option or a command.
+    """
+    if not STUDY_NAME.fullmatch(name):
+        raise ConfigError(f"{owner}: '{name}' cannot name a folder; use letters, digits, _ and - only")
 
 
 class Section(BaseModel):
