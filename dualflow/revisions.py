@@ -10,7 +10,7 @@ REVISIONS = {
     "index": 1,
     "preprocess": 1,
     "qc": 1,
-    "train": 2,
+    "train": 3,
     "evaluate": 1,
     "convert": 1,
     "impute": 1,

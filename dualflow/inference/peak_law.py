@@ -1,24 +1,31 @@
 """Distribution of the lesion map's peaks in people without lesions, from people who may have some.
 
 Nobody labels lesions, and a threshold from everybody's peaks would miss all lesions that are as common as the rate.
-Outliers among the training people are therefore removed first, and the threshold is extrapolated from the others.
+The people without lesions are therefore found as the lower of two classes, and the threshold is extrapolated from them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
+from scipy.special import chdtri, stdtrit
 
-OUTLIER_LEVEL, OUTLIER_SHARE = 0.01, 0.5
-"""Level of the test for outliers, and the largest share of people that it can remove.
+if TYPE_CHECKING:
+    from sklearn.mixture import GaussianMixture
 
-At a higher level the test removes the largest peaks of few people without lesions, and the threshold is too low: with
-ten people, a rate of 2 % becomes 4 % at this level and 9 % at 0.05.
+LEVEL = 0.01
+"""Level of the likelihood-ratio test of two classes against one, by the chi-squared distribution of two parameters.
+
+At a higher level ten people without lesions often seem to be two classes, and the threshold is too low.
 """
+LEAST_SHARE, LEAST_GAP = 0.5, 2.0
+"""Smallest share of people without lesions, and least distance of the two means in standard deviations: two normal
+distributions that are closer have one peak together."""
+STARTS = (0.05, 0.3)
+"""Shares of people with lesions from which the fit of two classes starts."""
 _LEAST_PEAK = 0.1
 
 
@@ -26,13 +33,12 @@ _LEAST_PEAK = 0.1
 class PeakLaw:
     """A normal distribution of the negative reciprocal of each peak, in people without lesions.
 
-    The reciprocal makes the right tail of a maximum about normal. Outliers are removed on the logarithm, where
-    lesions stand out more.
+    The reciprocal makes the right tail of a maximum about normal.
 
     Attributes:
         mean: mean of the negative reciprocal of each kind of peak `[P]`.
         sd: standard deviation `[P]`.
-        people: number of people left after removal of outliers, the least over kinds.
+        people: expected number of people without lesions, the least over kinds.
     """
 
     mean: NDArray[np.float64]
@@ -42,10 +48,8 @@ class PeakLaw:
     @classmethod
     def fit(cls, peaks: NDArray[np.float64]) -> Self:
         """Fit peaks `[N, P]`, of which up to half may be of people with lesions."""
-        usual = [_usual(column) for column in np.log(np.maximum(peaks, _LEAST_PEAK)).T]
-        columns = [column[keep] for column, keep in zip(_reciprocal(peaks).T, usual, strict=True)]
-        mean, sd = ([float(part) for part in parts] for parts in zip(*map(_moments, columns), strict=True))
-        return cls(np.array(mean), np.array(sd), min(map(len, columns)))
+        mean, sd, people = zip(*map(_without_lesions, _reciprocal(peaks).T), strict=True)
+        return cls(np.array(mean), np.array(sd), round(min(people)))
 
     def standardised(self, peaks: NDArray[np.float64]) -> NDArray[np.float64]:
         """Peaks `[P]` in standard deviations from people without lesions."""
@@ -74,23 +78,38 @@ def _reciprocal(peaks: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(-1 / np.maximum(peaks, _LEAST_PEAK))
 
 
-def _moments(values: NDArray[np.float64]) -> tuple[float, float]:
-    return float(values.mean()), max(float(values.std(ddof=1)), 1e-6)
+def _without_lesions(values: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Mean, standard deviation and number of the people without lesions, from values `[N]` of all people.
+
+    They are the lower of two normal classes with one variance, or all people if there is one class.
+    """
+    from sklearn.mixture import GaussianMixture  # half a second to import
+
+    count, centre, scale = len(values), float(values.mean()), max(float(values.std(ddof=1)), 1e-6)
+    units = (np.sort(values)[:, None] - centre) / scale
+    one = GaussianMixture(1).fit(units)
+    two = max((_two_classes(units, share) for share in STARTS), key=lambda mixture: float(mixture.score(units)))
+    lower = two.means_[:, 0].argmin()
+    share, sd = float(two.weights_[lower]), float(np.sqrt(two.covariances_[0, 0] * count / (count - 2)))
+    likelihood_ratio = 2 * count * (two.score(units) - one.score(units))
+    if likelihood_ratio > chdtri(2, LEVEL) and np.ptp(two.means_) > LEAST_GAP * sd and share >= LEAST_SHARE:
+        return centre + scale * float(two.means_[lower, 0]), scale * sd, share * count
+    return centre, scale, count
 
 
-def _usual(values: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which values `[N]` are not large outliers, by the one-sided generalised ESD test (Rosner 1983)."""
-    order, count, outliers = np.argsort(values), len(values), 0
-    for removed in range(int(OUTLIER_SHARE * count)):
-        rest = values[order[: count - removed]]
-        size = len(rest)
-        if size < 4:
-            break
-        t = stdtrit(size - 2, 1 - OUTLIER_LEVEL / size)
-        critical = (size - 1) * t / np.sqrt((size - 2 + t**2) * size)
-        mean, sd = _moments(rest)
-        if rest[-1] - mean > critical * sd:
-            outliers = removed + 1
-    keep = np.zeros(count, bool)
-    keep[order[: count - outliers]] = True
-    return keep
+def _two_classes(units: NDArray[np.float64], share: float) -> GaussianMixture:
+    """Two normal classes of sorted values `[N, 1]`, fitted from the start that a share of the largest is one class."""
+    from sklearn.mixture import GaussianMixture  # half a second to import
+
+    parts = np.split(units, [-max(round(share * len(units)), 1)])
+    within = np.concatenate([part - part.mean() for part in parts]).var()
+    return GaussianMixture(
+        2,
+        covariance_type="tied",
+        weights_init=[len(part) / len(units) for part in parts],
+        means_init=[part.mean(axis=0) for part in parts],
+        precisions_init=[[1 / max(within, 1e-3)]],
+        init_params="random",  # of no effect beside the three starting values, and without the cost of k-means
+        max_iter=1000,
+        random_state=0,
+    ).fit(units)

@@ -66,3 +66,28 @@ def test_values_restore_the_law():
     restored = PeakLaw.from_values(law.values())
     assert restored.threshold(0.02) == law.threshold(0.02)
     assert np.array_equal(restored.standardised(peaks(1)[0]), law.standardised(peaks(1)[0]))
+
+
+@pytest.mark.parametrize("people", [60, 120])
+def test_common_lesions_of_all_sizes_are_found(people):
+    """A third of the people have lesions, whose peaks reach from those of people without to far beyond."""
+    rng = np.random.default_rng(0)
+    with_lesions = people // 3
+
+    def draw(count):
+        return -1 / rng.normal(-0.27, 0.03, (count, 4))
+
+    def lesions(count):
+        return -1 / np.minimum(rng.normal(-0.15, 0.04, count), -0.05)
+
+    missed, false = [], []
+    for _ in range(10):
+        values = draw(people)
+        values[:with_lesions, 1] = lesions(with_lesions)
+        law = PeakLaw.fit(values)
+        fresh, scan = draw(200), draw(200)
+        scan[:, 1] = lesions(200)
+        missed.append(np.mean(law.standardised(scan).max(axis=1) < law.threshold(0.02)))
+        false.append(np.mean(law.standardised(fresh).max(axis=1) > law.threshold(0.02)))
+    assert np.mean(missed) < 0.45
+    assert np.mean(false) < 0.03
