@@ -10,8 +10,6 @@ rule train:
         benchmark_of("train/{model}_seed-{seed}")
     # Gradient training takes longest, so it starts first.
     priority: 2
-    # A preempted or killed training resumes from its newest checkpoint.
-    retries: 3
     threads: study.train.threads * study.train.processes
     resources:
         gpu=0 if study.train.device == "cpu" else study.train.processes,
