@@ -125,6 +125,7 @@ rule check:
         manifest("check"),
     log:
         log_of("check"),
+    retries: 0  # its exit code tells of scans that were excluded
     shell:
         "dualflow check 2>&1 | tee {log:q}"
 
@@ -133,6 +134,7 @@ rule check:
 rule compare:
     log:
         log_of("compare"),
+    retries: 0  # the workflows that it runs repeat their own jobs
     localrule: True
     threads: 1024  # that is all of --cores; `snakemake --report` has none
     shell:

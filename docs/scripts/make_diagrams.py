@@ -247,7 +247,7 @@ def calibration() -> Drawing:
         y = 90 + 76 * line
         drawing.dot(430, y, True, colour)
         drawing.text(450, y, label, colour, 16)
-        shares = " / ".join(f"{share:.0%}" for share in observed)
+        shares = " / ".join(f"{share:.1%}" for share in observed)
         drawing.text(450, y + 26, f"{shares} of the region means inside 50% / 80% / 95% intervals", GREY, 14)
     drawing.text(450, 246, "the diagonal is perfect calibration", GREY, 14)
     drawing.text(left + size / 2, base + 42, "nominal coverage", GREY, 14, "middle")

@@ -60,7 +60,7 @@ def bench_verdict(config: Config) -> None:
         rows += corrupted_scores(typicality, item, config, lesions.get(scan.subject), seconds)
     table = summary(pd.DataFrame(rows))
     text = _markdown(table)
-    commit_text(config.layout.table(NAME), table_text(table))
+    commit_text(config.layout.table(NAME), table_text(table.round(1)))
     commit_text(config.layout.page(NAME), text + "\n")
     print(text)
     print(
@@ -123,7 +123,7 @@ def summary(outcomes: pd.DataFrame) -> pd.DataFrame:
         shares = [share for column in SHARES for share in _percentages(group[column])]
         located = 100 * group["located"].astype(float).mean()
         rows.append((name, kind, len(group), *shares, located))
-    return pd.DataFrame(rows, columns=list(COLUMNS)).round(1)
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def _percentages(outcomes: Sequence[bool] | pd.Series) -> tuple[float, float, float]:
