@@ -28,7 +28,7 @@ The reciprocals are not exactly normal, so the test finds two classes in some la
 standard deviations apart. Those of groups with lesions are 3 to 4 apart.
 """
 STARTS = (0.05, 0.3)
-"""Shares of people with lesions from which the fit of two classes starts."""
+"""Shares of the largest values that are the upper class at the start of a fit."""
 _LEAST_PEAK = 1.0
 """Smaller peaks count as this one, or the reciprocal of a nearly empty map would be a class of its own."""
 
@@ -88,12 +88,10 @@ def _without_lesions(values: NDArray[np.float64]) -> tuple[float, float, float]:
     They are the lower of two normal classes with one variance. All people count if the test finds one class, the two
     means are close, or the lower class is small.
     """
-    from sklearn.mixture import GaussianMixture  # half a second to import
-
     count, centre, scale = len(values), float(values.mean()), max(float(values.std(ddof=1)), 1e-6)
     units = (np.sort(values)[:, None] - centre) / scale
-    one = GaussianMixture(1).fit(units)
-    two = max((_two_classes(units, share) for share in STARTS), key=lambda mixture: float(mixture.score(units)))
+    starts = (np.split(units, [-max(round(share * count), 1)]) for share in STARTS)
+    one, two = _classes(units), max((_classes(*start) for start in starts), key=lambda fit: float(fit.score(units)))
     lower = two.means_[:, 0].argmin()
     share, sd = float(two.weights_[lower]), float(np.sqrt(two.covariances_[0, 0] * count / (count - 2)))
     likelihood_ratio = 2 * count * (two.score(units) - one.score(units))
@@ -102,19 +100,19 @@ def _without_lesions(values: NDArray[np.float64]) -> tuple[float, float, float]:
     return centre, scale, count
 
 
-def _two_classes(units: NDArray[np.float64], share: float) -> GaussianMixture:
-    """Two normal classes of sorted values `[N, 1]`, fitted from the start that a share of the largest is one class."""
+def _classes(*start: NDArray[np.float64]) -> GaussianMixture:
+    """Normal classes with one variance, fitted to values that are divided into these parts `[n, 1]` at the start."""
     from sklearn.mixture import GaussianMixture  # half a second to import
 
-    parts = np.split(units, [-max(round(share * len(units)), 1)])
-    within = np.concatenate([part - part.mean() for part in parts]).var()
+    values = np.concatenate(start)
+    within = np.concatenate([part - part.mean() for part in start]).var()
     return GaussianMixture(
-        2,
+        len(start),
         covariance_type="tied",
-        weights_init=[len(part) / len(units) for part in parts],
-        means_init=[part.mean(axis=0) for part in parts],
+        weights_init=[len(part) / len(values) for part in start],
+        means_init=[part.mean(axis=0) for part in start],
         precisions_init=[[1 / max(within, 1e-3)]],
         init_params="random",  # of no effect beside the three starting values, and without the cost of k-means
         max_iter=1000,
         random_state=0,
-    ).fit(units)
+    ).fit(values)
