@@ -15,7 +15,7 @@ REVISIONS = {
     "convert": 1,
     "impute": 1,
     "analyse": 1,
-    "report": 1,
+    "report": 2,
     "check": 1,
 }
 """Revision by the step that a manifest names."""

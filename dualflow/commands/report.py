@@ -25,6 +25,7 @@ from dualflow.layout import Layout
 from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
 from dualflow.report.likelihood_tables import check_condition
+from dualflow.report.references import study_references
 from dualflow.report.region_agreement import NAME as AGREEMENT
 from dualflow.report.region_agreement import study_agreement
 from dualflow.report.report_figure import FILED, ReportFigure
@@ -33,7 +34,6 @@ from dualflow.report.study_page import ReportData, render
 from dualflow.report.study_results import StudyResults, gather_results, read_verdicts
 from dualflow.report.study_sections import section_tables, study_groups
 from dualflow.report.study_text import (
-    REFERENCES,
     linked_files,
     method_text,
     provenance,
@@ -97,7 +97,7 @@ def report(config: Config) -> None:
             provenance=provenance(config, results.cards, datetime.now(UTC).date().isoformat()),
             tables=section_tables(config, results, pairs, groups, native, agreement, verdicts),
             figures=figures,
-            references=REFERENCES,
+            references=study_references(config),
             files=linked_files(config),
             viewers=views.viewers,
             viewer_note=views.viewer_note,

@@ -26,6 +26,8 @@ from dualflow.training.flow_spec import flow_spec
 
 CARD_SECONDS = ("mean_seconds", "pretrain_seconds", "initialize_seconds", "calibrate_seconds")
 """Fields of the model card with the seconds that a training spends outside its optimiser steps."""
+CALIBRATION = ("nats_before", "nats_after")
+"""Facts of the model card on what calibration changed."""
 NOT_COMPARED = ("steps", "seeds", "device", "processes", "threads")
 """Options that change no result of a training whose steps are those of the plan."""
 WINS = {"true_beats_wrong": ("nll_true", "nll_wrong"), "true_beats_blurred": ("nll_true", "nll_blurred")}
@@ -96,6 +98,7 @@ def gather_comparison(studies: Sequence[Config], plan: Plan) -> Comparison:
             "commits": ", ".join(dict.fromkeys(t.card.short_commit or UNKNOWN for t in finished)),
             "people": scores.loc[scores["model"] == name, "scan"].map(lambda key: Scan.parse(key).subject).nunique(),
             **_cost(finished, plan.models.get(name)),
+            **_calibration(finished),
         }
         for metric, entry in summary[summary["model"] == name].set_index("metric").iterrows():
             row |= _with_interval(str(metric), entry["mean"], entry["low"], entry["high"])
@@ -189,6 +192,12 @@ def _cost(trainings: Sequence[Training], budget: ModelBudget | None) -> dict[str
         "total_seconds": float(np.mean([t.card.training.total_seconds for t in trainings])),
         "memory_mib": float(pd.Series([t.memory_mib for t in trainings]).max()),  # unknown ones do not count
     }
+
+
+def _calibration(trainings: Sequence[Training]) -> dict[str, float]:
+    """Mean NLL before and after calibration, in nats per voxel; empty without it."""
+    facts = pd.DataFrame([t.card.training.calibration for t in trainings]).reindex(columns=list(CALIBRATION)).mean()
+    return {name: float(facts[name]) for name in CALIBRATION if np.isfinite(facts[name])}
 
 
 def _win_shares(scores: pd.DataFrame) -> dict[str, float]:

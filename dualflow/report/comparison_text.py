@@ -117,8 +117,9 @@ def _head(result: Comparison, config: Config, plan: Plan, folds: int) -> str:
         f"over people, seeds averaged first, and Wilson intervals of shares.{few} Scores are those of the grid of "
         f"{config.preprocess.spacing_mm:g} mm, inside the brain mask (docs/reference/tables.md); lines are sorted by "
         f"voxel CRPS. Bits: negative log2 density of the intensities in {unit}, for models with an exact density; a "
-        "density above 1 gives negative bits. Selected step: that of the best validation, mean over trainings. Memory: "
-        "peak of the training process."
+        "density above 1 gives negative bits. NLL before and after calibration: of validation subjects or, where they "
+        "are too few, of training subjects by cross-fitting, per voxel of the grid. Selected step: that of the best "
+        "validation. Both are means over trainings. Memory: peak of the training process."
     )
 
 
@@ -155,6 +156,7 @@ def _difference(entry: Mapping[Hashable, Any]) -> str:
 def _likelihood(source: str) -> list[Column]:
     return [
         Column("slack of the bits", ["bits_slack"]),
+        Column("NLL before / after calibration (nats)", ["nats_before", "nats_after"], 4),
         Column(f"true {source} likelier than another subject's (%)", ["true_beats_wrong"], 0, interval=True, scale=100),
         Column("than its blur (%)", ["true_beats_blurred"], 0, interval=True, scale=100),
     ]

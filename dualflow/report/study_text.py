@@ -32,26 +32,6 @@ SPLITS = {
 LIBRARIES = ("torch", "monai", "SimpleITK", "nibabel", "mlflow", "snakemake")
 
 
-REFERENCES = (
-    "Sun H, Mehta R, Zhou HH, Huang Z, Johnson SC, Prabhakaran V, Singh V (2019). DUAL-GLOW: conditional flow-based "
-    "generative model for modality transfer. ICCV, 10611-10620.",
-    "Dinh L, Sohl-Dickstein J, Bengio S (2017). Density estimation using Real NVP. ICLR.",
-    "Kingma DP, Dhariwal P (2018). Glow: generative flow with invertible 1x1 convolutions. NeurIPS 31.",
-    "Neal RM (2001). Annealed importance sampling. Statistics and Computing 11, 125-139.",
-    "Gneiting T, Raftery AE (2007). Strictly proper scoring rules, prediction, and estimation. Journal of the American "
-    "Statistical Association 102, 359-378.",
-    "Bland JM, Altman DG (1986). Statistical methods for assessing agreement between two methods of clinical "
-    "measurement. The Lancet 327, 307-310.",
-    "Wilcoxon F (1945). Individual comparisons by ranking methods. Biometrics Bulletin 1, 80-83.",
-    "Holm S (1979). A simple sequentially rejective multiple test procedure. Scandinavian Journal of Statistics 6, "
-    "65-70.",
-    "Efron B, Tibshirani RJ (1993). An introduction to the bootstrap. Chapman and Hall.",
-    "Hesterberg TC (2015). What teachers should know about the bootstrap: resampling in the undergraduate statistics "
-    "curriculum. The American Statistician 69, 371-386.",
-    "Desikan RS et al. (2006). An automated labeling system for subdividing the human cerebral cortex on MRI scans "
-    "into gyral based regions of interest. NeuroImage 31, 968-980.",
-)
-"""Publications behind the model, the scores and the statistics of the report."""
 PAGES = {
     "qc.html": "quality control of every scan",
     "quality.tsv": "quality metrics of every scan",

@@ -38,6 +38,18 @@ def test_columns_are_aligned_and_empty_ones_omitted(config):
         assert absent not in text
 
 
+def test_the_table_shows_what_calibration_changed(config):
+    """NLL before and after it, means over seeds; a model without calibration is left out."""
+    plan = make_plan(config, ["dualflow"], 1, FakeTimer())
+    for seed, after in ((0, -1.25), (1, -1.75)):
+        calibration = {"voxel_gain": 1.1, "nats_before": -1.0, "nats_after": after}
+        train_and_score(config, "dualflow", seed, 10, calibration=calibration, voxel_crps=0.05)
+    train_and_score(config, "mean_image", 0, 0, voxel_crps=0.06)
+    parts = comparison_parts(gather_comparison([config], plan), config, plan)
+    (part,) = [part for part in parts if "NLL before / after calibration (nats)" in part.splitlines()[0]]
+    assert [line.split("|")[2].strip() for line in part.splitlines()[2:]] == ["-1.0000 / -1.5000"]
+
+
 @pytest.mark.parametrize(("slack", "ending"), [(0.1, ", within the slack"), (0.0, "")])
 def test_bits_that_differ_within_their_slack_say_so(config, slack, ending):
     """A difference with a small p-value decides nothing if the bounds may be off by more."""

@@ -86,6 +86,7 @@ def train_and_score(
     scans=SCANS,
     stress=None,
     commit="abc",
+    calibration=None,
     **columns,
 ):
     """Write the results of one model and seed with the workflow's own functions, for an index with these test scans."""
@@ -96,6 +97,7 @@ def train_and_score(
         mean_seconds=2.0,
         pretrain_steps=pretrain,
         pretrain_seconds=3.0 if pretrain else 0.0,
+        calibration=calibration or {},
     )
     save_card(folder, name, seed, float(len(name) + seed + steps), record, commit, **built(config, name))
     if steps:
