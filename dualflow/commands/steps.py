@@ -38,12 +38,16 @@ def step_names(config: Config) -> list[str]:
 
 
 def scoring_steps(config: Config, names: Sequence[str]) -> list[str]:
-    """Steps that train and score the models `names` with their seeds, without conversion and report."""
+    """Steps that train and score the models `names` with their seeds, without conversion and report.
+
+    A simulated study also scores the limits that its law knows.
+    """
     models = [training_key(name, seed) for name, seed in config.trainings if name in names]
     return [
         *_preparation(config),
         *(f"train/{model}" for model in models),
         *(f"evaluate/{model}" for model in models),
+        *(["evaluate/ceilings"] if config.embedded else []),
     ]
 
 

@@ -14,8 +14,9 @@ from dualflow.data.markdown import UNKNOWN
 from dualflow.data.tsv import read_typed_table
 from dualflow.errors import CheckpointError, DataError
 from dualflow.evaluation.condition_check import subject_check
-from dualflow.evaluation.current_scores import CurrentScans, current_scores
+from dualflow.evaluation.current_scores import CurrentScans, current_ceilings, current_scores
 from dualflow.evaluation.statistics import DIFFERENCES, differences, summarise
+from dualflow.evaluation.study_metrics import TRUE_LAW, TRUE_SPREAD, with_true_spread
 from dualflow.layout import Scan, training_key
 from dualflow.manifest import read_manifest
 from dualflow.models.card import ModelCard
@@ -58,9 +59,10 @@ class Comparison:
     """The models that are trained and scored as planned.
 
     Attributes:
-        table: one row per model, the lowest voxel CRPS first; METRIC_low and METRIC_high hold a metric's interval.
+        table: one row per model, and one of the true law of a simulation, the lowest voxel CRPS first; METRIC_low and
+            METRIC_high hold a metric's interval.
         differences: paired differences to the reference, from `statistics.differences`; empty with one model.
-        scores: one row per model, seed and held-out scan, with its fold.
+        scores: one row per model or true law, seed and held-out scan, with its fold.
         reference: the model that the others are compared with; empty without models.
     """
 
@@ -75,7 +77,8 @@ def gather_comparison(studies: Sequence[Config], plan: Plan) -> Comparison:
 
     Scores average seeds first, then visits; the people of all folds form one sample. Intervals are 95 % bootstrap
     intervals over people, those of shares are Wilson intervals. Step seconds are the plan's; other costs are means over
-    trainings, and memory is their maximum. The reference is the main flow, or the first model without it.
+    trainings, and memory is their maximum. The reference is the main flow, or the first model without it. The true law
+    of a simulation takes part in no paired comparison.
     """
     names = [*studies[0].flows, *studies[0].baselines.models]
     scans = [_current_scans(study) for study in studies]
@@ -83,31 +86,41 @@ def gather_comparison(studies: Sequence[Config], plan: Plan) -> Comparison:
     trainings = {name: finished for name, finished in trainings.items() if finished}
     if not trainings:
         return Comparison(pd.DataFrame(), pd.DataFrame(columns=list(DIFFERENCES)), pd.DataFrame(), "")
-    scores = pd.concat([t.scores.assign(fold=t.fold) for finished in trainings.values() for t in finished])
-    scores = scores.reset_index(drop=True)
+    scored = [t.scores.assign(fold=t.fold) for finished in trainings.values() for t in finished]
+    scores = with_true_spread(pd.concat([*scored, *_true_law(studies, scans)], ignore_index=True))
     options = studies[0].evaluate.model_dump(include={"bootstrap", "seed"})
-    metrics = [str(name) for name in scores.select_dtypes("number") if name not in ("seed", "fold")]
+    metrics = [str(name) for name in scores.select_dtypes("number") if name not in ("seed", "fold", TRUE_SPREAD)]
     summary = summarise(scores, metrics=metrics, **options)
     rows = []
-    for name, finished in trainings.items():
-        row = {
-            "model": name,
-            "seeds": len({t.card.seed for t in finished}),
-            "folds": len({t.fold for t in finished}),
-            "trainings": len(finished),
-            "commits": ", ".join(dict.fromkeys(t.card.short_commit or UNKNOWN for t in finished)),
-            "people": scores.loc[scores["model"] == name, "scan"].map(lambda key: Scan.parse(key).subject).nunique(),
-            **_cost(finished, plan.models.get(name)),
-            **_calibration(finished),
-        }
+    for name, each in scores.groupby("model", sort=False):
+        finished = trainings.get(str(name), [])
+        row = {"model": name, "people": each["scan"].map(lambda key: Scan.parse(key).subject).nunique()}
+        if finished:
+            row |= {
+                "seeds": len({t.card.seed for t in finished}),
+                "folds": len({t.fold for t in finished}),
+                "trainings": len(finished),
+                "commits": ", ".join(dict.fromkeys(t.card.short_commit or UNKNOWN for t in finished)),
+                **_cost(finished, plan.models.get(str(name))),
+                **_calibration(finished),
+            }
         for metric, entry in summary[summary["model"] == name].set_index("metric").iterrows():
             row |= _with_interval(str(metric), entry["mean"], entry["low"], entry["high"])
-        rows.append(row | _win_shares(scores[scores["model"] == name]) | _stress_totals(finished))
+        rows.append(row | _win_shares(each) | _stress_totals(finished))
     reference = studies[0].model.preset if studies[0].model.preset in trainings else next(iter(trainings))
     table = pd.DataFrame(rows)
     if "voxel_crps" in table:
         table = table.sort_values("voxel_crps", ignore_index=True)
-    return Comparison(table, differences(scores, reference, **options), scores, reference)
+    compared = scores[scores["model"] != TRUE_LAW]
+    return Comparison(table, differences(compared, reference, **options), scores, reference)
+
+
+def _true_law(studies: Sequence[Config], scans: Sequence[CurrentScans | None]) -> Iterator[pd.DataFrame]:
+    """Scores of the true law, by fold; none for measured data."""
+    for fold, (config, current) in enumerate(zip(studies, scans, strict=True)):
+        limits = current_ceilings(config, current) if current else None
+        if limits is not None:
+            yield limits[limits["model"] == TRUE_LAW].assign(fold=fold)
 
 
 def _current_scans(config: Config) -> CurrentScans | None:

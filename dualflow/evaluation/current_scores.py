@@ -67,6 +67,26 @@ def current_scores(
     return tables if scans.test == set(tables["scans"]["scan"]) else None
 
 
+def current_ceilings(config: Config, scans: CurrentScans) -> pd.DataFrame | None:
+    """Return the scores of the limits that a simulation knows; None if they are not those of today's study.
+
+    Args:
+        config: of the study.
+        scans: of the study.
+    """
+    path = config.layout.manifest("evaluate/ceilings")
+    scored = read_manifest(path)
+    if scored is None or _of_limits(scored["config"]) != _of_limits(dump_sections(config.evaluate, config.cohort)):
+        return None
+    table = read_typed_table(manifest_outputs(path, scored)["scans"].path)
+    return table if scans.test == set(table["scan"]) else None
+
+
 def _options(sections: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
     """The options that change scores: all of the evaluation but `bootstrap`, and the temperature of the samples."""
     return {**sections["evaluate"], "bootstrap": None}, sections["convert"]["temperature"]
+
+
+def _of_limits(sections: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options that change the scores of limits."""
+    return {**sections["evaluate"], "bootstrap": None}, sections["cohort"]

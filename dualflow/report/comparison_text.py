@@ -14,7 +14,7 @@ from dualflow.data.markdown import UNKNOWN, Column, markdown_table, p_statement,
 from dualflow.evaluation.calibration import LEVELS
 from dualflow.evaluation.comparison_table import Comparison
 from dualflow.evaluation.statistics import MIN_CORRELATED, MIN_SUBJECTS, is_within_slack
-from dualflow.evaluation.study_metrics import measure
+from dualflow.evaluation.study_metrics import TRUE_LAW, measure
 from dualflow.modalities import Modality, modality
 from dualflow.report.tables import WITHIN_SLACK, difference_digits
 from dualflow.training.budget import Plan
@@ -23,7 +23,7 @@ MAIN = ("mae", "voxel_crps", "region_crps", "energy_score")
 IMAGES = ("attainable_error", "rmse", "psnr", "ssim", "ms_ssim", "pearson_r")
 REGIONS = ("region_r", "region_icc", "region_mae", "region_bias", "ad_roi_error", "ad_roi_bias", "ad_roi_r")
 SPREAD = ("voxel_sharpness", "sample_diversity", "region_pit_distance", "spread_error_r")
-JOINT = ("contrast_crps", "contrast_pit_distance", "person_spread_r")
+JOINT = ("contrast_crps", "contrast_pit_distance", "person_spread_r", "person_spread_true_r")
 DIFFERENCES = (*MAIN, "bits_in_mask")
 COUNTS = [Column("seeds", ["seeds"], 0), Column("folds", ["folds"], 0), Column("people", ["people"], 0)]
 COST = [
@@ -109,6 +109,9 @@ def _head(result: Comparison, config: Config, plan: Plan, folds: int) -> str:
         few = f" With fewer than {MIN_SUBJECTS} people there is no interval, except of shares."
     elif people < MIN_CORRELATED:
         few = f" With fewer than {MIN_CORRELATED} people scores over people have no interval."
+    law = ""
+    if TRUE_LAW in set(result.table["model"]):
+        law = f" {TRUE_LAW}: draws from the law of the simulation; no model is better on average."
     return (
         f"{config.study.name}: {plan.seconds:g} s of optimiser steps per model, {config.train.threads} thread(s) of "
         f"{plan.machine['processor']} ({plan.machine['instructions']}), torch {plan.machine['torch']}; {split}; "
@@ -116,10 +119,10 @@ def _head(result: Comparison, config: Config, plan: Plan, folds: int) -> str:
         f"{', '.join(map(str, config.train.seeds))} (closed forms: the first). Parentheses: 95 % bootstrap intervals "
         f"over people, seeds averaged first, and Wilson intervals of shares.{few} Scores are those of the grid of "
         f"{config.preprocess.spacing_mm:g} mm, inside the brain mask (docs/reference/tables.md); lines are sorted by "
-        f"voxel CRPS. Bits: negative log2 density of the intensities in {unit}, for models with an exact density; a "
-        "density above 1 gives negative bits. NLL before and after calibration: of validation subjects or, where they "
-        "are too few, of training subjects by cross-fitting, per voxel of the grid. Selected step: that of the best "
-        "validation. Both are means over trainings. Memory: peak of the training process."
+        f"voxel CRPS.{law} Bits: negative log2 density of the intensities in {unit}, for models with an exact density; "
+        "a density above 1 gives negative bits. NLL before and after calibration: of validation subjects or, where "
+        "they are too few, of training subjects by cross-fitting, per voxel of the grid. Selected step: that of the "
+        "best validation. Both are means over trainings. Memory: peak of the training process."
     )
 
 

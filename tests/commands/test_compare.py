@@ -61,7 +61,8 @@ def test_a_partial_comparison_is_published_once(config, monkeypatch, capsys):
     cores, options, steps = calls[0]
     assert (cores, options) == ("3", ["--keep-going"])
     assert [step for step in steps if step.startswith(("evaluate", "convert", "report"))] == [
-        f"evaluate/{name}_seed-{seed}" for name in ("dualflow", "wide") for seed in (0, 1)
+        *(f"evaluate/{name}_seed-{seed}" for name in ("dualflow", "wide") for seed in (0, 1)),
+        "evaluate/ceilings",
     ]
     shown = capsys.readouterr()
     assert "| dualflow |" in shown.out

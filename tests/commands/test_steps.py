@@ -1,6 +1,7 @@
 """Names of the steps of a study, and their required inputs."""
 
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 
@@ -41,9 +42,11 @@ def test_every_manifest_of_a_study_has_a_name(config):
 
 
 def test_a_comparison_needs_only_scores(config):
-    """Its flows are trained and scored; nothing is converted or reported."""
+    """Its flows are trained and scored, and so are the limits of a simulation; nothing is converted or reported."""
     names = scoring_steps(config, ["wide"])
-    assert names[-4:] == ["train/wide_seed-3", "train/wide_seed-4", "evaluate/wide_seed-3", "evaluate/wide_seed-4"]
+    models = ["train/wide_seed-3", "train/wide_seed-4", "evaluate/wide_seed-3", "evaluate/wide_seed-4"]
+    assert names[-5:] == [*models, "evaluate/ceilings"]
+    assert scoring_steps(config.with_fields("study", bids=Path("data")), ["wide"])[-4:] == models
     assert "preprocess" in names
     assert not {"convert", "report", "evaluate/dualflow_seed-3"} & set(names)
 

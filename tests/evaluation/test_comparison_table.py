@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from comparison import TIMES, FakeTimer, save_card, study_values, train_and_score
+from comparison import TIMES, FakeTimer, save_card, score_ceilings, study_values, train_and_score
 
 from dualflow.config import parse_config
 from dualflow.evaluation.comparison_table import gather_comparison
@@ -49,6 +49,50 @@ def test_a_person_without_a_finite_pair_is_not_among_the_wins(config):
     plan = make_plan(config, ["dualflow"], 1, FakeTimer())
     (row,) = gather_comparison([config], plan).table.to_dict("records")
     assert row["true_beats_wrong"] == pytest.approx(1 / 2)
+
+
+def test_the_true_law_of_a_simulation_is_a_row_without_differences(config):
+    """It has scores, and no training, steps or commit; its spread is what that of a model is correlated with."""
+    scans, spread = [f"sub-{index}" for index in range(8)], np.linspace(1, 2, 8)
+    for name, steps, crps in (("dualflow", 10, 0.05), ("dual_glow", 2, 0.06)):
+        train_and_score(config, name, 0, steps, scans=scans, voxel_crps=crps, person_spread=spread)
+    plan = make_plan(config, ["dualflow", "dual_glow"], 1, FakeTimer())
+    assert list(gather_comparison([config], plan).table["model"]) == ["dualflow", "dual_glow"]
+    score_ceilings(config, scans=scans, voxel_crps=0.04, person_spread=spread**2)
+    result = gather_comparison([config], plan)
+    assert list(result.table["model"]) == ["true_law", "dualflow", "dual_glow"]
+    law, flow, _ = result.table.to_dict("records")
+    assert law["people"] == flow["people"] == 8
+    assert np.isnan([law["steps"], law["seeds"], law["trainings"]]).all()
+    assert flow["person_spread_true_r"] == pytest.approx(np.corrcoef(spread, spread**2)[0, 1])
+    assert set(result.differences["model"]) == {"dual_glow"}
+    head = comparison_parts(result, config, plan)[0]
+    assert "trained at commit abc)" in head
+    assert "true_law: draws from the law of the simulation" in head
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"cohort": {"law": "hard"}}, {"evaluate": {"samples": 7}}, {"evaluate": {"bootstrap": 200}}],
+    ids=["law", "samples", "resamples"],
+)
+def test_limits_of_other_options_are_not_shown(config, tmp_path, change):
+    """Those of another law or number of draws are not today's; the resamples of an interval change no score."""
+    train_and_score(config, "mean_image", 0, 0, voxel_crps=0.06)
+    score_ceilings(config, voxel_crps=0.04)
+    values = study_values(tmp_path)
+    changed = parse_config(values | {key: values.get(key, {}) | part for key, part in change.items()})
+    train_and_score(changed, "mean_image", 0, 0, voxel_crps=0.06)
+    plan = make_plan(changed, [], 1, FakeTimer())
+    shown = "true_law" in set(gather_comparison([changed], plan).table["model"])
+    assert shown == ("bootstrap" in change.get("evaluate", {}))
+
+
+def test_limits_of_other_people_are_not_shown(config):
+    """The test people have changed since."""
+    score_ceilings(config, voxel_crps=0.04)
+    train_and_score(config, "mean_image", 0, 0, scans=["sub-1", "sub-4"], voxel_crps=0.06)
+    assert list(gather_comparison([config], make_plan(config, [], 1, FakeTimer())).table["model"]) == ["mean_image"]
 
 
 def test_stress_tests_are_totalled(config):

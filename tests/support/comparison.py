@@ -122,6 +122,20 @@ def train_and_score(
     )
 
 
+def score_ceilings(config, *, scans=SCANS, **columns):
+    """Write the scores of the limits of a simulated study as the workflow does."""
+    rows = [pd.DataFrame({"model": name, "seed": 0, "scan": list(scans), **columns}) for name in ("oracle", "true_law")]
+    files = {"scans": config.layout.table("scans_ceilings")}
+    commit_text(files["scans"], pd.concat(rows).to_csv(sep="\t", index=False))
+    write_manifest(
+        config.layout.manifest("evaluate/ceilings"),
+        step="evaluate",
+        outputs=files,
+        inputs={},
+        config=dump_sections(config.evaluate, config.cohort),
+    )
+
+
 def write_index(layout, splits):
     """Write an index of preprocessed scans by split; return the hash of each scan's manifest."""
     rows = [
