@@ -39,8 +39,9 @@ def side_values(
     """The side columns of `scans`, and the scans (by key) whose cells are invalid with the reason.
 
     A known cell of the sessions table precedes that of participants.tsv. All values of a subject without a row are
-    unknown. `typed_values` types the columns; participants.json declares categories by their `Levels` and numbers by
-    their `Units`. Of the `known` columns the type is given.
+    unknown, and so are the columns of a sessions table that has no row for the session: those of participants.tsv may
+    be of another one. `typed_values` types the columns; participants.json declares categories by their `Levels` and
+    numbers by their `Units`. Of the `known` columns the type is given.
 
     Returns:
         One row per scan in the order of `scans`: float64 or text columns, NaN or None if unknown.
@@ -68,6 +69,8 @@ def side_values(
             subject = _cells(subjects, scan.subject, path.name)
             table = sessions.get(scan.subject)
             session = {} if table is None else _cells(_by_label(table), scan.session, "its sessions table")
+            if table is not None and scan.session and scan.session not in table.index:
+                subject = {name: cell for name, cell in subject.items() if name not in table.columns}
         except DataError as error:
             excluded[scan.key] = error
             subject = session = {}

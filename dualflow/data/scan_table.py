@@ -105,10 +105,12 @@ def _path_column(table: pd.DataFrame, path: Path, name: str, study: StudyConfig)
 
 
 def _relative(root: Path, file: Path) -> Path:
-    """The path of `file` relative to `root`."""
+    """The path of `file` relative to `root`, also if it leads there by another link."""
     require_inside(root, file)
-    base = next((base for base in (root.absolute(), root.resolve()) if file.is_relative_to(base)), None)
-    return file.relative_to(base) if base else file
+    if not file.is_absolute():
+        return file
+    paths = [(file, root.absolute()), (file, root.resolve()), (file.parent.resolve() / file.name, root.resolve())]
+    return next((path.relative_to(base) for path, base in paths if path.is_relative_to(base)), file)
 
 
 def _key(row: Mapping[Hashable, str | None]) -> str:

@@ -28,6 +28,7 @@ from dualflow.inference.image_files import origin_of
 from dualflow.inference.inputs import ConvertInputs
 from dualflow.inference.scan_conversion import convert_scan
 from dualflow.layout import Layout, Scan
+from dualflow.lifetime import exclusive
 from dualflow.modalities import modality
 from dualflow.models.card import ModelCard
 from dualflow.models.store import load_card
@@ -220,10 +221,12 @@ def _state(
 def _convert(row: pd.DataFrame, root: Path, layout: Layout, study: StudyConfig, options: Options) -> Result:
     """Preprocess and convert a scan, and record the result."""
     converter = _load_converter(layout, study.source, study.target, options)
-    state = _state(converter.predictor.card, row, root, layout, study, options)
     deadline = options.deadline_s or converter.predictor.card.preprocess.deadline_s
-    result = _convert_scan(converter, row, root, study, deadline)
-    state.remember(result if isinstance(result, Quarantine) else None)
+    key = row["scan"].iloc[0]
+    with exclusive(layout.lock(f"{STEP}/{key}"), f"{key}: another command converts it; waiting for it"):
+        state = _state(converter.predictor.card, row, root, layout, study, options)
+        result = _convert_scan(converter, row, root, study, deadline)
+        state.remember(result if isinstance(result, Quarantine) else None)
     return result
 
 

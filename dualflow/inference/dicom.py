@@ -48,12 +48,16 @@ _WRITTEN = (
 HEADER_BYTES = 348
 _TEXTS = ((4, 10), (14, 18), (148, 80), (228, 24), (328, 16))
 """Start and length of the texts of a NIfTI-1 header: data_type, db_name, descrip, aux_file and intent_name."""
+_T2 = r"(?<![a-z0-9])(?:ax|sag|cor|tra|[23]d|[a-z])?t2(?![0-9])"
+"""T2 as a word, perhaps behind an orientation or a letter of the vendor; not that of iPAT2, an acceleration."""
 _NAMES = {
-    "T1w": r"(?!.*(flair|t2))(.*(t1|mp2?rage|bravo|spgr|tfe))",
-    "T2w": r"(?!.*(flair|t2\*|t2.?star))(.*t2)",
+    "T1w": rf"(?!.*(flair|{_T2}))(.*(t1|mp2?rage|bravo|spgr|tfe))",
+    "T2w": rf"(?!.*(flair|t2\*|t2.?star))(.*{_T2})",
     "FLAIR": r".*(flair|dark.?fluid)",
 }
 """Modality -> pattern of the descriptions of its series."""
+_CORRECTED = re.compile(r"(_(Tilt|Eq)(_\d+)?)+$")
+"""End of the name of a second image of a series, which dcm2niix resampled for a tilt or to equal spacing."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class Series:
         image: the image.
         sidecar: content of its JSON sidecar.
         folder: the DICOM folder.
+        has_gaps: whether its slices are unequally spaced, as if some were missing; the image does not show it.
     """
 
     exam: str
@@ -73,6 +78,7 @@ class Series:
     image: Path
     sidecar: dict[str, Any]
     folder: Path
+    has_gaps: bool = False
 
     @property
     def description(self) -> str:
@@ -100,25 +106,37 @@ def convert_dicom(
         source: modality of the images.
 
     Returns:
-        Scan -> its image relative to `target`; the exams without exactly one such series, with the reason; and a line
-        per exam for the console alone, with the series that was taken, or all series where none was.
+        Scan -> its image relative to `target`; the exams without exactly one such series and the folders without any,
+        with the reason; and a line each for the console alone, with the series that was taken, all series where none
+        was, or dcm2niix's message.
 
     Raises:
         ConfigError: dcm2niix is not installed.
-        DataError: dcm2niix fails, or takes longer than `DEADLINE_S`.
+        DataError: dcm2niix fails in every folder, or takes longer than `DEADLINE_S`.
         PairingError: `target` has another image of the same exam.
     """
     scans, excluded, notes = {}, [], []
+    failed: dict[Path, DataError] = {}
     with scratch_folder() as scratch:
         exams = defaultdict(list)
         for position, folder in enumerate(folders):
             images = scratch / str(position)
             images.mkdir()
-            _run_dcm2niix(folder, images)
-            for series in _read_series(images, folder):
+            try:
+                _run_dcm2niix(folder, images)
+            except DataError as error:
+                failed[folder] = error
+            for series in _read_series(images, folder) if folder not in failed else ():
                 exams[series.exam].append(series)
+        if failed and not exams:
+            raise next(iter(failed.values()))
+        for folder, failure in failed.items():
+            key = _label(str(folder.resolve())).key
+            # The message may name files, and so people.
+            excluded.append(Quarantine(key, STEP, "dcm2niix cannot convert this folder; the console has its message"))
+            notes.append(f"{key} stands for {failure}")
         for exam, all_series in sorted(exams.items()):
-            scan = Scan(f"dcm{hashlib.sha256(exam.encode()).hexdigest()[:8]}")
+            scan = _label(exam)
             try:
                 series = choose_series(all_series, source)
             except DataError as error:
@@ -142,13 +160,21 @@ def choose_series(series: Sequence[Series], source: str) -> Series:
     originals = [entry for entry in volumes if "DERIVED" not in entry.sidecar.get("ImageType", [])] or volumes
     described = [entry for entry in originals if _named(entry) == source]
     matches = described or [entry for entry in originals if _named(entry) is None]
-    if len(matches) == 1:
-        return matches[0]
+    whole = [entry for entry in matches if not entry.has_gaps]
+    if len(whole) == 1:
+        return whole[0]
     # The reason is written to the output, where descriptions, into which people type anything, must not come.
-    numbers = ", ".join(entry.number for entry in matches or series)
+    numbers = ", ".join(entry.number for entry in whole or matches or series)
+    if whole:
+        raise DataError(f"{len(whole)} series fit {source}: {numbers}; name the folder of one series")
     if matches:
-        raise DataError(f"{len(matches)} series fit {source}: {numbers}; name the folder of one series")
+        raise DataError(f"series {numbers}: slices are missing or unequally spaced; export the series again")
     raise DataError(f"none of {len(series)} series is a 3D {source} image: {numbers}; check the folder")
+
+
+def _label(identity: str) -> Scan:
+    """The scan of an exam's UID or a folder's path, which its label does not tell."""
+    return Scan(f"dcm{hashlib.sha256(identity.encode()).hexdigest()[:8]}")
 
 
 def _names(series: Sequence[Series]) -> str:
@@ -159,8 +185,10 @@ def _names(series: Sequence[Series]) -> str:
 
 def _named(series: Series) -> str | None:
     """The modality that a series' description names, or None."""
-    text = f"{series.sidecar.get('SeriesDescription', '')} {series.sidecar.get('ProtocolName', '')}"
-    return next((name for name, pattern in _NAMES.items() if re.match(pattern, text, re.IGNORECASE)), None)
+    # A protocol may be that of a whole exam, so the series' own description comes first.
+    texts = [str(series.sidecar.get(key, "")) for key in ("SeriesDescription", "ProtocolName")]
+    names = (name for text in texts for name, pattern in _NAMES.items() if re.match(pattern, text, re.IGNORECASE))
+    return next(names, None)
 
 
 def _is_volume(series: Series, image_class: str) -> bool:
@@ -204,20 +232,32 @@ def _run_dcm2niix(folder: Path, scratch: Path) -> None:
         ) from None
     except OSError as error:
         raise ConfigError(f"{program} cannot be run ({error.strerror}); install dcm2niix again") from error
-    if done.returncode not in (0, _PARTLY) or not any(scratch.glob("*.nii.gz")):
-        last = next((line for line in reversed((done.stderr + done.stdout).splitlines()) if line.strip()), "no message")
-        raise DataError(
-            f"{folder}: dcm2niix wrote no image (exit code {done.returncode}: {last.strip()[:200]}); check the files"
-        )
+    written = sum(1 for _ in scratch.glob("*.nii.gz"))
+    if done.returncode not in (0, _PARTLY) or not written:
+        lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        message = next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "no message")
+        result = "did not finish" if written else "wrote no image"
+        raise DataError(f"{folder}: dcm2niix {result} (exit code {done.returncode}: {message[:200]}); check the files")
 
 
 def _read_series(scratch: Path, folder: Path) -> list[Series]:
-    """The images that dcm2niix wrote for a DICOM folder."""
+    """The images that dcm2niix wrote for a DICOM folder.
+
+    Of a series with unequally spaced slices it writes two: all slices as if they were equally spaced, and a resampled
+    one without sidecar. For CT, whose spacing and tilt vary by intention, the resampled one is taken.
+    """
+    images = {image.name.removesuffix(".nii.gz"): image for image in sorted(scratch.glob("*.nii.gz"))}
+    resampled = {parent: name for name in images if (parent := _CORRECTED.sub("", name)) != name and parent in images}
     series = []
-    for image in sorted(scratch.glob("*.nii.gz")):
-        exam, _, number = image.name.removesuffix(".nii.gz").partition("_")
-        sidecar = sidecar_path(image)
-        series.append(Series(exam, number, image, read_object(sidecar) if sidecar.is_file() else {}, folder))
+    for name, image in images.items():
+        if name in resampled.values():
+            continue
+        exam, _, number = name.partition("_")
+        sidecar = read_object(sidecar_path(image)) if sidecar_path(image).is_file() else {}
+        is_ct = sidecar.get("Modality") == "CT"
+        if is_ct:
+            image = images[resampled.get(name, name)]
+        series.append(Series(exam, number, image, sidecar, folder, has_gaps=name in resampled and not is_ct))
     return series
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -120,10 +120,8 @@ def resolve_inputs(
         sources = ", ".join((card.study.source, *card.study.extra_sources))
         raise ConfigError(f"where names {', '.join(unused)}, expected source modalities of the model: {sources}")
     if kind in ("dataset", "table"):
-        scans = _dataset_inputs(paths[0], kind, card, out, selection)
-    else:
-        scans = _image_inputs(paths, kind, card, out, dicom, selection)
-    return replace(scans, notes=[*scans.notes, *_mask_notes(scans)])
+        return _dataset_inputs(paths[0], kind, card, out, selection)
+    return _image_inputs(paths, kind, card, out, dicom, selection)
 
 
 def _require_known_reference(card: ModelCard) -> None:
@@ -138,16 +136,20 @@ def _require_known_reference(card: ModelCard) -> None:
         )
 
 
-def _mask_notes(scans: ConvertInputs) -> list[str]:
-    """A line on the scans that the study's folder of masks has no mask of.
+def _scans_without_mask(study: StudyConfig, root: Path, rows: pd.DataFrame) -> list[str]:
+    """Keys of the scans in `rows` that the study's folder of masks has no mask of.
 
     Raises:
         DataError: it has none of any scan.
     """
-    sources = dict(zip(scans.rows["scan"], scans.rows["source"], strict=True))
-    lacking = scans_without_mask(scans.study, scans.root, sources)
-    count = f"{len(lacking)} of {len(sources)} scans ({summarise_names(lacking)})"
-    return [f"no mask in {scans.study.masks} for {count}; deepbet's are used"] if lacking else []
+    return scans_without_mask(study, root, dict(zip(rows["scan"], rows["source"], strict=True)))
+
+
+def _mask_notes(study: StudyConfig, rows: pd.DataFrame, lacking: Sequence[str]) -> list[str]:
+    """A line on the scans in `rows` that are `lacking` a mask."""
+    keys = [key for key in rows["scan"] if key in set(lacking)]
+    count = f"{len(keys)} of {len(rows)} scans ({summarise_names(keys)})"
+    return [f"no mask in {study.masks} for {count}; deepbet's are used"] if keys else []
 
 
 Kind = Literal["image", "dataset", "table", "DICOM folder"]
@@ -158,10 +160,13 @@ _ARTICLES: dict[Kind, str] = {
 
 def _kind(path: Path) -> Kind:
     if path.is_dir():
-        if any(folder.is_dir() for folder in path.glob("sub-*")):
+        has_subjects = any(folder.is_dir() for folder in path.glob("sub-*"))
+        if has_subjects and any(path.glob("sub-*/**/*.nii*")):
             return "dataset"
         if is_dicom_folder(path):
             return "DICOM folder"
+        if has_subjects:
+            return "dataset"
         images = next(path.rglob("*.nii*"), None)
         hint = f"; name its images, such as '{path}/*.nii.gz'" if images else ""
         raise DataError(f"{path}: holds no sub-* folder and no DICOM file, expected {EXPECTED}{hint or '; check it'}")
@@ -206,7 +211,8 @@ def _image_inputs(
     else:
         root = dicom
         scans, excluded, notes = convert_dicom(paths, dicom, card.study.source)
-    rows = scan_rows(scans, cells)
+    rows, study = scan_rows(scans, cells), _study(card, tuple(cells), selection)
+    lacking = _scans_without_mask(study, root, rows)
     if cells and len(rows) > 1:
         values = ", ".join(f"{name} {cell_text(cell)}" for name, cell in cells.items())
         notes.append(f"all {len(rows)} scans get the same side information: {values}")
@@ -214,8 +220,8 @@ def _image_inputs(
         root,
         rows,
         sorted(excluded),
-        [*notes, *side_notes(card.side, rows, "not given")],
-        _study(card, tuple(cells), selection),
+        [*notes, *side_notes(card.side, rows, "not given"), *_mask_notes(study, rows, lacking)],
+        study,
     )
 
 
@@ -244,7 +250,10 @@ def _dataset_inputs(path: Path, kind: Kind, card: ModelCard, out: Path, selectio
         for column in card.side.columns
         if isinstance(column, Categorical) or column.mean is not None
     }
-    index = selection.select(list_scans(root, study, study.sources, out, known), path)
+    everyone = list_scans(root, study, study.sources, out, known)
+    # Masks of other people show that the folder is the right one, such as in a command for each subject.
+    lacking = _scans_without_mask(study, root, everyone.pairs)
+    index = selection.select(everyone, path)
     if table:
         names = ["source", *(f"source_{name}" for name in study.extra_sources)]
         check_files_outside(out, [root / file for name in names for file in index.pairs[name]])
@@ -253,6 +262,7 @@ def _dataset_inputs(path: Path, kind: Kind, card: ModelCard, out: Path, selectio
     lines = [f"{name}: {len(labels)} ({summarise_names(labels)})" for name, labels in index.missing.items() if labels]
     people = [line for line in lines if line.startswith("subjects")]
     notes += [*people, *(side_notes(card.side, index.pairs, f"no column in {place}") if len(index.pairs) else [])]
+    notes += _mask_notes(study, index.pairs, lacking)
     name = UNNAMED if table else dataset_name(root)
     return ConvertInputs(root, index.pairs, index.quarantined, notes, study, name)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dualflow.config import ConvertConfig
-from dualflow.data.quarantine import Quarantine
+from dualflow.data.quarantine import Quarantine, without_folders
 from dualflow.data.raw_scans import current_manifest
 from dualflow.data.scan_files import ScanFiles, input_digests
 from dualflow.data.tsv import cell_text
@@ -82,7 +82,7 @@ class _Planner:
         except DataError as error:
             return PlannedScan(scan.key, "excluded", files.without_folders(str(error)))
         side = [f"{column.name}={cell_text(row.get(column.name))}" for column in self.card.side.columns]
-        paths = [str(path.relative_to(self.inputs.root)) for name, path in files.paths.items() if name != "mask"]
+        paths = [without_folders(str(path), self.inputs.root) for name, path in files.paths.items() if name != "mask"]
         mask = ["your own mask"] if files.mask else []
         return PlannedScan(scan.key, "done" if is_done else "new", ", ".join([*paths, *mask, *side]))
 

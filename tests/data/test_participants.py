@@ -162,12 +162,16 @@ def test_codes_with_levels_are_the_same_text_in_every_subset(make_bids):
 
 
 def test_sessions_table_precedes_participants(make_bids):
-    """Values of a session come from its row, and missing ones from participants.tsv."""
+    """Values of a session come from its row, and missing cells from participants.tsv.
+
+    Without a row they are unknown, because participants.tsv may hold those of another session; so a label that differs,
+    such as 1 for 01, gives no follow-up the age at baseline.
+    """
     root = make_bids(["sub-1/ses-a/x"], "participant_id\tage\tsex\n1\t60\tF\n")
     (root / "sub-1" / "sub-1_sessions.tsv").write_text("session_id\tage\nses-a\t61.5\nses-b\tn/a\n")
-    table, _ = side_values(root, [Scan("1", "a"), Scan("1", "b"), Scan("1", "c")], ["age", "sex"])
-    assert table["age"].tolist() == [61.5, 60, 60]
-    assert table["sex"].tolist() == ["F", "F", "F"]
+    table, _ = side_values(root, [Scan("1", "a"), Scan("1", "b"), Scan("1", "c"), Scan("1")], ["age", "sex"])
+    assert table["age"].fillna(0).tolist() == [61.5, 60, 0, 60]
+    assert table["sex"].tolist() == ["F", "F", "F", "F"]
 
 
 def test_a_column_of_another_subjects_sessions_is_unknown(make_bids):

@@ -117,6 +117,18 @@ def test_files_stay_in_the_folder_of_the_table(index, tmp_path):
         assert re.search(text, reasons(indexed)[f"sub-{number}"])
 
 
+def test_a_path_by_another_link_to_the_folder_is_relative(tmp_path):
+    """On clusters a home folder and a scratch folder often lead to one place."""
+    (tmp_path / "real/ds").mkdir(parents=True)
+    for alias in ("home", "scratch"):
+        (tmp_path / alias).symlink_to(tmp_path / "real")
+    (tmp_path / "real/ds/a.nii").touch()
+    table = tmp_path / "home/ds/samples.tsv"
+    table.write_text(f"subject\tT1w\n1\t{tmp_path}/scratch/ds/a.nii\n")
+    listed = pair_scans(table.parent, StudyConfig(name="t", samples=table))
+    assert listed.pairs["source"].tolist() == ["a.nii"]
+
+
 def test_links_into_the_annex_above_the_table_are_followed(index, tmp_path):
     """A path that names the annex itself leads out of the folder."""
     annex = tmp_path / ".git/annex/objects/a"

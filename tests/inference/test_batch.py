@@ -2,8 +2,10 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
+from threading import Event
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -27,6 +29,7 @@ from dualflow.inference import batch, convert, scan_conversion
 from dualflow.inference.batch import Compute
 from dualflow.inference.conversion import convert_inputs
 from dualflow.layout import Layout, Scan
+from dualflow.lifetime import exclusive
 from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
 
@@ -236,6 +239,28 @@ def test_a_scan_without_a_result_here_is_no_success(tmp_path):
     lost = list(batch._lost(scans, layout, [Quarantine("sub-2", "convert", "odd")]))
     assert [row.scan for row in lost] == ["sub-3"]
     assert "let the cluster's machines share it" in lost[0].reason
+
+
+def test_a_scan_waits_for_another_command_that_converts_it(tmp_path, monkeypatch):
+    """Each would remove the files of the other."""
+    layout, done = Layout(tmp_path, "."), Event()
+    converter = SimpleNamespace(predictor=SimpleNamespace(card=SimpleNamespace(preprocess=PREPROCESS)))
+    monkeypatch.setattr(batch, "_load_converter", lambda *_: converter)
+    monkeypatch.setattr(batch, "_state", lambda *_: SimpleNamespace(remember=lambda _: None))
+    monkeypatch.setattr(batch, "_convert_scan", lambda *_: done.set())
+    study, options = StudyConfig(name="t", source="T1w", target="FDG"), SimpleNamespace(deadline_s=1.0)
+    with ThreadPoolExecutor() as threads:
+        with exclusive(layout.lock("convert/sub-1"), ""):
+            waiting = threads.submit(
+                batch._convert, pd.DataFrame([{"scan": "sub-1"}]), tmp_path, layout, study, options
+            )
+            other = threads.submit(batch._convert, pd.DataFrame([{"scan": "sub-2"}]), tmp_path, layout, study, options)
+            other.result(10)
+            done.clear()
+            assert not done.wait(0.2)
+            assert not waiting.done()
+        waiting.result(10)
+    assert done.is_set()
 
 
 def test_a_conversion_that_fails_leaves_none_behind(convert_scan):

@@ -30,10 +30,14 @@ for file in files:
     voxels = numpy.arange(numpy.prod(series["shape"]), dtype="i2").reshape(series["shape"])
     image = nibabel.Nifti1Image(voxels, numpy.eye(4))
     image.header["aux_file"] = series["sidecar"]["ImageComments"]
-    nibabel.save(image, f"{{path}}.nii.gz")
+    for ending in ("", *series["endings"]):
+        nibabel.save(image, f"{{path}}{{ending}}.nii.gz")
     Path(f"{{path}}.json").write_text(json.dumps(series["sidecar"]))
+print("Chris Rorden's dcm2niiX version v1")
 print("Error: no images", file=sys.stderr)
-sys.exit(0 if files else 2)
+print("Conversion required 0.1 seconds")
+broken = sum("broken" in file.name for file in files)
+sys.exit(1 if broken else 0 if files else 2)
 '''
 
 
@@ -48,11 +52,13 @@ def dcm2niix(tmp_path, monkeypatch):
     return program
 
 
-def write_series(folder, study, number, description, shape=(24, 24, 24), sleep=0, comment=""):
-    """Write a file that the stand-in converts."""
+def write_series(
+    folder, study, number, description, shape=(24, 24, 24), sleep=0, comment="", endings=(), modality="MR"
+):
+    """Write a file that the stand-in converts; it writes the image again under names with these endings."""
     folder.mkdir(parents=True, exist_ok=True)
-    sidecar = {"Modality": "MR", "SeriesDescription": description, "ImageComments": comment}
-    content = {"study": study, "number": number, "shape": shape, "sleep": sleep, "sidecar": sidecar}
+    sidecar = {"Modality": modality, "SeriesDescription": description, "ImageComments": comment}
+    content = {"study": study, "number": number, "shape": shape, "sleep": sleep, "sidecar": sidecar, "endings": endings}
     (folder / f"{study}-{number}.dcm").write_text(json.dumps(content))
 
 
@@ -151,6 +157,60 @@ def test_series_are_chosen_by_description(tmp_path, source, number):
         nib.save(nib.Nifti1Image(np.ones((24, 24, 24), "i2"), None), path)
         series.append(Series("1", str(len(series) + 1), path, {"SeriesDescription": text, "ImageType": kind}, tmp_path))
     assert choose_series(series, source).number == number
+
+
+@pytest.mark.parametrize(
+    ("description", "protocol", "named"),
+    [
+        ("MPRAGE_iPAT2", "", "T1w"),
+        ("t1_mprage_post2", "", "T1w"),
+        ("sT1W_3D_TFE", "", "T1w"),
+        ("Sag MPRAGE", "Brain T1 T2 FLAIR", "T1w"),
+        ("sT2W_TSE", "", "T2w"),
+        ("AxT2 SPACE", "", "T2w"),
+        ("3D_T2", "", "T2w"),
+        ("T2* GRE", "", None),
+        ("AX T2 FLAIR", "t1 brain", "FLAIR"),
+        ("", "t2_space_sag", "T2w"),
+        ("sag iso", "brain", None),
+    ],
+)
+def test_words_of_a_description_name_the_modality(tmp_path, description, protocol, named):
+    """An acceleration of 2 is no T2, and the protocol counts if the description of the series names nothing."""
+    sidecar = {"SeriesDescription": description, "ProtocolName": protocol}
+    assert dicom._named(Series("1", "1", tmp_path / "1.nii.gz", sidecar, tmp_path)) == named
+
+
+@pytest.mark.parametrize("source", ["T1w", "CT"])
+def test_a_series_with_gaps_between_its_slices(dcm2niix, tmp_path, source):
+    """dcm2niix squeezes the slices of such an MR into one image; a CT with variable spacing is resampled."""
+    kind = {"T1w": "MR", "CT": "CT"}[source]
+    write_series(tmp_path / "d", "1", 3, "head", endings=["_Eq_1"], modality=kind)
+    scans, excluded, _ = convert_dicom([tmp_path / "d"], tmp_path / "out", source)
+    if source == "CT":
+        [path] = scans.values()
+        assert json.loads(sidecar_path(tmp_path / "out" / path).read_text()) == {"Modality": "CT"}
+        return
+    assert not scans
+    assert excluded[0].reason == "series 3: slices are missing or unequally spaced; export the series again"
+    write_series(tmp_path / "d", "1", 4, "head")
+    [(scan, path)] = convert_dicom([tmp_path / "d"], tmp_path / "out", source)[0].items()
+    assert (tmp_path / "out" / path).is_file(), f"{scan.key}: the whole series was not taken"
+
+
+def test_a_folder_that_cannot_be_read_does_not_stop_the_others(dcm2niix, tmp_path):
+    """It is excluded under a label that does not tell its name; the console has the message."""
+    write_series(tmp_path / "K", "1", 2, "T1")
+    (tmp_path / "DOE JOHN").mkdir()
+    write_series(tmp_path / "broken", "2-broken", 2, "T1")
+    folders = [tmp_path / name for name in ("DOE JOHN", "K", "broken")]
+    scans, excluded, notes = convert_dicom(folders, tmp_path / "out", "T1w")
+    assert len(scans) == 1
+    assert len({row.scan for row in excluded}) == 2
+    assert {row.reason for row in excluded} == {"dcm2niix cannot convert this folder; the console has its message"}
+    assert not [row for row in excluded if "DOE" in row.scan]
+    assert f"{folders[0]}: dcm2niix wrote no image (exit code 2: Error: no images)" in notes[0]
+    assert f"{folders[2]}: dcm2niix did not finish (exit code 1: Error: no images)" in notes[1]
 
 
 def test_errors_say_what_to_do(dcm2niix, tmp_path, monkeypatch):

@@ -268,6 +268,18 @@ def test_masks_that_fit_no_scan_are_an_error(resolve, bids, tmp_path):
     (masks / "sub-1" / "anat" / "sub-1_desc-brain_mask.nii.gz").touch()
     note = resolve(bids.name, masks=masks).notes[-1]
     assert note.startswith(f"no mask in {masks} for 3 of 4 scans (sub-2_ses-a, ")
+    alone = resolve(bids.name, masks=masks, participants=("3",))
+    assert alone.notes[-1].startswith(f"no mask in {masks} for 1 of 1 scans (sub-3)"), "a command for each subject"
+
+
+def test_dicom_in_folders_of_subjects_is_dicom(resolve, tmp_path, monkeypatch):
+    """`sourcedata` has sub-* folders too; without any image they make no dataset."""
+    (tmp_path / "src" / "sub-01").mkdir(parents=True)
+    (tmp_path / "src" / "sub-01" / "1.dcm").touch()
+    converted = []
+    monkeypatch.setattr(inputs_module, "convert_dicom", lambda paths, *_: converted.extend(paths) or ({}, [], []))
+    resolve("src")
+    assert [path.name for path in converted] == ["src"]
 
 
 def test_a_number_of_the_model_is_a_number_whatever_other_rows_hold(resolve, bids):
