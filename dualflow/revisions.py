@@ -14,7 +14,7 @@ REVISIONS = {
     "evaluate": 1,
     "convert": 1,
     "impute": 1,
-    "analyse": 1,
+    "analyse": 2,
     "report": 2,
     "check": 1,
 }

@@ -30,8 +30,8 @@ COLUMNS = (
     "measured", "gain",
 )  # fmt: skip
 
-Fit = tuple[Doubles, Doubles, float]
-"""Coefficients and their variances `[..., R, K]`, and residual degrees of freedom."""
+Fit = tuple[Doubles, Doubles, Doubles]
+"""Coefficients, their variances and the degrees of freedom of these, each `[..., R, K]`."""
 
 
 def analyse_regions(
@@ -125,11 +125,9 @@ class GroupModel:
         design, outcomes = self.design[rows], np.moveaxis(values, -2, 0)[rows]
         flat, subjects = outcomes.reshape(len(design), -1), self.subjects[rows]
         repeated = len(set(subjects)) < len(subjects)
-        fit = fit_random_intercepts(flat, design, subjects)[:2] if repeated else _least_squares(flat, design)
-        coefficients, variances = fit
-        freedom = float(len(set(subjects)) - design.shape[1])
-        shape = (*outcomes.shape[1:], design.shape[1])
-        return coefficients.reshape(shape), variances.reshape(shape), freedom
+        fit = fit_random_intercepts(flat, design, subjects)[:3] if repeated else _least_squares(flat, design)
+        coefficients, variances, freedom = (part.reshape(*outcomes.shape[1:], design.shape[1]) for part in fit)
+        return coefficients, variances, freedom
 
 
 class _Fits(NamedTuple):
@@ -201,18 +199,20 @@ def _alone(fit: Fit) -> Pooled:
     """The result of one analysis, of which nothing is missing."""
     coefficients, variances, freedom = fit
     nothing = np.zeros_like(variances)
-    return Pooled(coefficients, np.sqrt(variances), np.full_like(variances, freedom), nothing, nothing)
+    return Pooled(coefficients, np.sqrt(variances), freedom, nothing, nothing)
 
 
-def _least_squares(values: Doubles, design: Doubles) -> tuple[Doubles, Doubles]:
-    """Fit all outcomes `[N, R]` at once; return coefficients and variances `[R, K]`."""
+def _least_squares(values: Doubles, design: Doubles) -> Fit:
+    """Fit all outcomes `[N, R]` at once; return coefficients, variances and degrees of freedom `[R, K]`."""
     import statsmodels.api as sm
 
     fit = sm.OLS(values, design).fit()
     coefficients = np.asarray(fit.params).reshape(design.shape[1], -1)  # statsmodels drops the axis of one outcome
     residuals = values - design @ coefficients
-    scale = np.square(residuals).sum(axis=0) / (len(design) - design.shape[1])
-    return coefficients.T, scale[:, None] * np.diag(fit.normalized_cov_params)
+    freedom = float(len(design) - design.shape[1])
+    scale = np.square(residuals).sum(axis=0) / freedom
+    variances = scale[:, None] * np.diag(fit.normalized_cov_params)
+    return coefficients.T, variances, np.full_like(variances, freedom)
 
 
 def _rows(

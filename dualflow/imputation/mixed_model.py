@@ -14,6 +14,10 @@ SHARES = np.linspace(0, 1, 41)
 """Shares of the variance between subjects in the whole; the two beside the best of them enclose the optimum."""
 LARGEST_SHARE = 1 - 1e-6
 """Closer to 1, the information matrix loses too many digits."""
+LEAST_FREEDOM = 0.5
+"""With fewer degrees of freedom, intervals are thousands of standard errors wide: the scans do not tell the variance."""
+UNKNOWN = 1e-10
+"""Smallest eigenvalue of an information matrix, over the largest, that counts as information."""
 
 
 class MixedFits(NamedTuple):
@@ -21,12 +25,14 @@ class MixedFits(NamedTuple):
 
     Attributes:
         coefficients: `[R, K]`.
-        variances: of the coefficients `[R, K]`.
+        variances: of the coefficients `[R, K]`; NaN with fewer degrees of freedom than LEAST_FREEDOM.
+        freedom: degrees of freedom of the variances `[R, K]`.
         ratio: variance between subjects over that within `[R]`.
     """
 
     coefficients: Doubles
     variances: Doubles
+    freedom: Doubles
     ratio: Doubles
 
 
@@ -47,7 +53,9 @@ def fit_random_intercepts(outcomes: Doubles, design: Doubles, subjects: NDArray[
     changes, covariances, ratios = (np.array(part) for part in zip(*fits, strict=True))
     back = np.linalg.inv(triangle)
     variances = np.einsum("ki,rij,kj->rk", back, covariances, back)
-    return MixedFits(start.T + changes @ back.T, variances, ratios)
+    freedom = np.array([profile.freedom(ratio, back) for ratio in ratios])
+    variances[freedom < LEAST_FREEDOM] = np.nan
+    return MixedFits(start.T + changes @ back.T, variances, freedom, ratios)
 
 
 class _Profile(NamedTuple):
@@ -123,6 +131,40 @@ class _Profile(NamedTuple):
         coefficients = np.asarray(np.linalg.solve(information, products), np.float64)
         squares = self.outcome_squares - weights @ np.square(self.outcome_sums) - (products * coefficients).sum(axis=0)
         return information, coefficients, np.maximum(squares, np.finfo(float).tiny)
+
+    def freedom(self, ratio: float, contrasts: Doubles) -> Doubles:
+        """Satterthwaite's degrees of freedom of the variances of `contrasts` `[C, K]` of the coefficients, `[C]`.
+
+        2 v^2 / g' I^-1 g with the variance v of a contrast, its derivatives g by the two variances, and their expected
+        restricted information I (Giesbrecht & Burns, Biometrics 41, 1985). An effect that few repeated subjects carry
+        has few of them. The variance within subjects is 1; that between them is in units of 1 + ratio, so that
+        both directions of I are of one size.
+        """
+        counts, kept, unit = self.counts, 1 / (1 + self.counts * ratio), 1 + ratio
+
+        def between(weights: Doubles) -> Doubles:
+            return np.asarray((self.design_sums.T * weights) @ self.design_sums)
+
+        def within(power: int) -> Doubles:
+            return self.design_squares - between((1 - kept**power) / counts)
+
+        # With V the covariance of the scans and V_i its derivative by a variance: X' V^-1 V_i V^-1 X, then
+        # X' V^-1 V_i V^-1 V_j V^-1 X and the trace of V^-1 V_i V^-1 V_j.
+        first = np.array([within(2), unit * between(kept**2)])
+        mixed, squared = unit * between(kept**3), unit**2 * between(counts * kept**3)
+        second = np.array([[within(3), mixed], [mixed, squared]])
+        both, twice = (counts * kept**2).sum() * unit, np.square(counts * kept).sum() * unit**2
+        traces = np.array([[(counts - 1 + kept**2).sum(), both], [both, twice]])
+        covariance = np.linalg.inv(within(1))
+        products = covariance @ first
+        lost = 2 * np.trace(covariance @ second, axis1=2, axis2=3) - np.einsum("ikl,jlk->ij", products, products)
+        half = contrasts @ covariance
+        slopes = np.einsum("ck,ikl,cl->ic", half, first, half)
+        # Where a single subject is repeated, the scans may tell nothing of one variance: then I has an eigenvalue of 0.
+        values, vectors = np.linalg.eigh((traces - lost) / 2)
+        values = np.maximum(values, UNKNOWN * values.max())
+        spread = (np.square(vectors.T @ slopes) / values[:, None]).sum(axis=0)
+        return np.asarray(2 * np.square((half * contrasts).sum(axis=1)) / spread)
 
 
 def _ratio(share: float) -> float:

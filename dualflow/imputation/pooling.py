@@ -59,7 +59,7 @@ def pool(estimates: Doubles, variances: Doubles, df_complete: Doubles | float) -
     Args:
         estimates: `[M, ...]`.
         variances: squared standard errors `[M, ...]`.
-        df_complete: residual degrees of freedom of one analysis.
+        df_complete: degrees of freedom of each analysis `[M, ...]`, whose mean is v, or one number.
 
     Raises:
         DataError: there are fewer than 2 tables.
@@ -68,6 +68,7 @@ def pool(estimates: Doubles, variances: Doubles, df_complete: Doubles | float) -
     if count < 2:
         raise DataError(f"{count} completed tables; pooling needs at least 2, and 20 or more are usual")
     within, between_tables = variances.mean(axis=0), estimates.var(axis=0, ddof=1)
+    df_complete = np.broadcast_to(df_complete, variances.shape).mean(axis=0)
     between = (1 + 1 / count) * between_tables
     between = np.where(between > 1e-12 * within, between, 0.0)
     total = within + between
