@@ -134,6 +134,7 @@ def edited_rows(scan: pd.DataFrame, encoder: SideEncoder, column: str, values: S
     if column not in rows:
         raise ConfigError(f"the model has no side column '{column}'; choose from: {', '.join(rows) or 'none'}")
     row = rows[column]
+    _warn_unknown(row, scan)
     edited: list[Any]
     if isinstance(row, Categorical):
         edited = [row.level(value) for value in values]
@@ -154,6 +155,14 @@ def _number(column: str, value: str) -> float:
     if not math.isfinite(number):
         raise ConfigError(f"{column} = {value} is no number, as it was in training")
     return number
+
+
+def _warn_unknown(row: Categorical | Continuous, scan: pd.DataFrame) -> None:
+    if row.name not in scan or np.isnan(row.encode(scan[row.name])).any():
+        print(
+            f"warning: {row.name} of this scan is unknown, so each image also has the change from unknown to the "
+            "value; compare the images with each other, not with the measured one"
+        )
 
 
 def _warn_outside(row: Continuous, values: Sequence[float]) -> None:

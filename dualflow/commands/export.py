@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -49,6 +50,12 @@ def export(model: Path, folder: Path, licence: str = "") -> None:
         return
     layout = study_of(model, card)
     facts = StudyFacts({}) if layout is None else study_facts(layout, card)
+    if layout is None and any(isinstance(column, Categorical) for column in card.side.columns):
+        print(
+            f"warning: {model} is not in the folder of its study, so whether levels of its side columns are labels of "
+            f"subjects was not checked; see them in {folder}/README.md",
+            file=sys.stderr,
+        )
     write_bundle(
         model,
         folder,
@@ -63,13 +70,14 @@ def study_facts(layout: Layout, card: ModelCard) -> StudyFacts:
     Raises:
         DataError: the levels of a side column are labels of subjects.
     """
+    if layout.pairs.is_file():
+        _refuse_labels(card, read_pairs(layout))
     splits, evaluation = _learning_splits(layout, card), Evaluation.read(layout, card)
     if evaluation is not None:
         splits["held out"] = _count(evaluation.scans["scan"])
     return StudyFacts(
         splits,
         () if evaluation is None else tuple(_scores(evaluation.summary, card)),
-        simulated=layout.bids.is_dir(),
     )
 
 
@@ -83,15 +91,15 @@ def _learning_splits(layout: Layout, card: ModelCard) -> dict[str, SplitCount]:
     if weights is None or weights.sha256 != card.weights_sha256:
         return {}
     pairs = read_pairs(layout)
-    _refuse_labels(card, pairs)
     used = pairs[pairs["scan"].isin(manifest["inputs"].keys())]
     return {name: _count(used.loc[used["split"] == split, "scan"]) for split, name in SPLITS.items()}
 
 
 def _refuse_labels(card: ModelCard, pairs: pd.DataFrame) -> None:
+    """Refuse a card of which at least half of a column's levels are subjects; the others may be `none` or `n/a`."""
     labels = {*pairs["subject"].astype(str), *(f"sub-{label}" for label in pairs["subject"])}
     for column in card.side.columns:
-        if isinstance(column, Categorical) and column.levels and labels.issuperset(column.levels):
+        if isinstance(column, Categorical) and 2 * len(labels & {*column.levels}) >= len(column.levels) > 0:
             raise DataError(
                 f"side column '{column.name}' has the labels of subjects as its levels, which a bundle must not hold; "
                 "train without this column"

@@ -153,7 +153,7 @@ class Config(Section):
     @property
     def embedded(self) -> bool:
         """Whether the dataset is the embedded cohort."""
-        return self.study.bids is None and self.study.samples is None
+        return self.study.embedded
 
     @property
     def trainings(self) -> list[tuple[str, int]]:

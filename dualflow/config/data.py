@@ -54,6 +54,11 @@ class StudyConfig(Section):
     """Parent folder of the results of all studies."""
 
     @property
+    def embedded(self) -> bool:
+        """Whether the dataset is the embedded cohort."""
+        return self.bids is None and self.samples is None
+
+    @property
     def sources(self) -> tuple[str, ...]:
         """All source modalities in channel order, `source` first."""
         return (self.source, *self.extra_sources)

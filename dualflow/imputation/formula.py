@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,8 @@ OUTCOME = "suvr"
 """Left-hand side of every analysis; a formula may leave it out."""
 INTERCEPT = "Intercept"
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m|[⧛⧚]")
+_TOKEN = re.compile(r"`[^`]*`|\w+|[^\s\w`]")
+"""A name, a number or an operator of a formula."""
 _POWER = re.compile(r"(?:\w+|\(\s*\w+\s*\))\s*(?:\*\*|\^)\s*\w+")
 """A power of a single column, which a formula reads as the column itself. A power of a sum has its interactions."""
 
@@ -90,6 +92,18 @@ class Formula:
                 f"formula '{self.text}': {power[0]} is the column itself in a formula; add a column of its powers "
                 "to the table and name it"
             )
+        if twice := _repeated_name(self.text):
+            raise ConfigError(
+                f"formula '{self.text}': a product of {twice} with itself is {twice} alone in a formula; add a column "
+                "of its square to the table and name it"
+            )
+        for removed, rest in _subtractions(self.text):
+            if rest and set(map(str, Parsed(f"~ {rest}"))) != set(map(str, terms)):
+                continue
+            raise ConfigError(
+                f"formula '{self.text}': there is no {removed} to subtract; leave it out, or write a column of such a "
+                "name in backticks, `age-onset`"
+            )
         return tuple(sorted(name for name, method in factors.items() if method == "lookup"))
 
     def design(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -158,6 +172,31 @@ class Formula:
                 f"{', '.join(self.variables)}; choose from: {', '.join(used.cat.categories)}"
             )
         return used
+
+
+def _repeated_name(text: str) -> str | None:
+    """A column that a product names twice; products of sums, which may well name one twice, are left out."""
+    if "(" in text:
+        return None
+    parts: list[list[str]] = [[]]
+    for token in _TOKEN.findall(text):
+        if token in "+-":
+            parts.append([])
+        elif token not in "*:":
+            parts[-1].append(token)
+    return next((name for names in parts for name in names if names.count(name) > 1), None)
+
+
+def _subtractions(text: str) -> Iterator[tuple[str, str]]:
+    """Each subtracted term of a formula, and the formula without this subtraction."""
+    tokens, depth, start = _TOKEN.findall(text), 0, None
+    for position, token in enumerate([*tokens, "+"]):
+        depth += {"(": 1, ")": -1}.get(token, 0)
+        if depth == 0 and token in "+-":
+            if start is not None:
+                rest = [*tokens[:start], *tokens[position:]]
+                yield " ".join(tokens[start + 1 : position]), " ".join(rest)
+            start = position if token == "-" else None
 
 
 def _level(value: object) -> str:

@@ -53,6 +53,8 @@ class StudyRecord(Record):
     """Modality of the target."""
     side: tuple[str, ...] = ()
     """Side columns."""
+    simulated: bool | None = None
+    """Whether the people are those of the embedded, simulated cohort; None if unknown."""
 
     @classmethod
     def of(cls, study: StudyConfig) -> StudyRecord:
@@ -63,6 +65,7 @@ class StudyRecord(Record):
             extra_sources=study.extra_sources,
             target=study.target,
             side=study.side,
+            simulated=study.embedded,
         )
 
 

@@ -63,12 +63,10 @@ class StudyFacts:
     Attributes:
         splits: sizes of the splits that the model was trained and scored on, by name.
         scores: means on the held-out people; empty if the model was not evaluated.
-        simulated: whether the study is the embedded, simulated cohort; None if unknown.
     """
 
     splits: Mapping[str, SplitCount]
     scores: Sequence[HeldOutScore] = ()
-    simulated: bool | None = None
 
 
 def model_readme(card: ModelCard, facts: StudyFacts, hashes: Mapping[str, str], licence: str = "") -> str:

@@ -83,6 +83,15 @@ def test_a_value_beyond_the_training_range_is_a_warning(capsys):
     assert "age = 95 lies outside of the training range 55 to 86" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("cell", [None, "MCI"])
+def test_a_scan_whose_own_value_is_unknown_is_a_warning(capsys, cell):
+    """The images then also hold the step from unknown to each value."""
+    edited_rows(SCAN, ENCODER, "diagnosis", ["AD"])
+    assert not capsys.readouterr().out
+    edited_rows(SCAN.assign(diagnosis=cell), ENCODER, "diagnosis", ["AD"])
+    assert "diagnosis of this scan is unknown" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["dualflow", "dual_glow"])
 def test_an_unchanged_value_returns_the_measured_image(name, phantoms):
     """Also where side information enters the prior alone; outside the mask all is 0."""

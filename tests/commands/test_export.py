@@ -1,6 +1,7 @@
 """Export of a model of a study: its README has the study's scores, and no file names a person."""
 
 import json
+import shutil
 
 import pytest
 from evaluated_study import HELD_OUT, TRAINING, EvaluatedStudy
@@ -40,10 +41,11 @@ def test_no_file_names_a_person_or_a_path(study, tmp_path):
     assert str(tmp_path).encode() not in content
 
 
-def test_labels_as_levels_are_refused(study, tmp_path):
-    """A side column of labels would name the training people in the card."""
+@pytest.mark.parametrize("others", [(), ("none",)], ids=["labels", "labels and none"])
+def test_labels_as_levels_are_refused(study, tmp_path, others):
+    """A side column of labels, such as that of a matched subject, would name the training people in the card."""
     folder, card = study.train("first", 1.0)
-    side = SideEncoder((Categorical("participant", TRAINING[:3]),))
+    side = SideEncoder((Categorical("participant", (*TRAINING[:3], *others)),))
     model = load_model(folder).model
     labelled = card.model_copy(update={"side": side})
     save_model(folder, type(model)(card.shape, 3), labelled)
@@ -54,6 +56,17 @@ def test_labels_as_levels_are_refused(study, tmp_path):
     with pytest.raises(DataError, match="side column 'participant' has the labels of subjects as its levels"):
         export(folder, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
+
+
+def test_a_model_away_from_its_study_is_exported_with_a_warning(study, tmp_path, capsys):
+    """Nothing tells the labels of its subjects."""
+    folder, card = study.train("first", 1.0)
+    model = load_model(folder).model
+    side = SideEncoder((Categorical("group", ("a", "b")),))
+    save_model(folder, type(model)(card.shape, 2), card.model_copy(update={"side": side}))
+    shutil.copytree(folder, tmp_path / "away")
+    export(tmp_path / "away", tmp_path / "bundle")
+    assert "labels of subjects was not checked" in capsys.readouterr().err
 
 
 def test_scores_of_other_weights_are_not_shown(study, tmp_path):

@@ -45,6 +45,12 @@ def test_the_first_level_is_the_reference_unless_another_is_named() -> None:
         ("suvr ~ weight", {}, "no column weight"),
         ("suvr ~ age + age^2", {}, "age^2 is the column itself"),
         ("suvr ~ age + age**2", {}, "age**2 is the column itself"),
+        ("suvr ~ age*age", {}, "a product of age with itself is age alone"),
+        ("suvr ~ sex + age:age", {}, "a product of age with itself"),
+        ("suvr ~ `a b`:`a b`", {}, "a product of `a b` with itself"),
+        ("suvr ~ age - sex", {}, "there is no sex to subtract"),
+        ("suvr ~ age-onset", {}, "there is no onset to subtract"),
+        ("suvr ~ -age", {}, "there is no age to subtract"),
         ("suvr ~ age + (age) ** 2", {}, "(age) ** 2 is the column itself"),
         ("suvr ~ site", {}, "site is A in every scan"),
         ("suvr ~ diagnosis", {"diagnosis": "HC"}, "choose from: AD, CN, MCI"),
@@ -54,6 +60,13 @@ def test_the_first_level_is_the_reference_unless_another_is_named() -> None:
 def test_a_formula_that_cannot_be_used_is_one_line(text: str, references: dict[str, str], words: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(words)):
         Formula.parse(text, references).design(PEOPLE)
+
+
+def test_a_term_of_a_product_may_be_subtracted() -> None:
+    """And a name may come again in another term."""
+    assert Formula.parse("age*sex - sex").variables == ("age", "sex")
+    assert Formula.parse("age:sex + age").variables == ("age", "sex")
+    assert Formula.parse("age * (sex + diagnosis) - age:diagnosis").variables == ("age", "diagnosis", "sex")
 
 
 def test_code_in_a_formula_does_not_run(tmp_path) -> None:

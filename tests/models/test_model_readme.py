@@ -12,7 +12,6 @@ from dualflow.models.model_readme import HeldOutScore, SplitCount, StudyFacts, e
 FACTS = StudyFacts(
     {"training": SplitCount(25, 22), "held out": SplitCount(9, 8)},
     (HeldOutScore("MAE (SUVR)", 0.07441, 0.06699, 0.0797, people=8, digits=4),),
-    simulated=False,
 )
 HASHES = {"model.safetensors": "a" * 64, "model.json": "b" * 64}
 
@@ -46,7 +45,8 @@ def test_what_is_unknown_is_said(card):
     assert "None: the study's scores on held-out people were not available" in text
     assert "scans of" not in text
     assert "The weights: not stated; ask the study that trained the model." in text
-    assert "**not real scans**" in model_readme(card, StudyFacts({}, simulated=True), HASHES)
+    study = card.study.model_copy(update={"simulated": True})
+    assert "**not real scans**" in model_readme(card.model_copy(update={"study": study}), StudyFacts({}), HASHES)
 
 
 def test_a_score_without_an_interval_has_the_reason(card):
