@@ -50,9 +50,10 @@ def export(model: Path, folder: Path, licence: str = "") -> None:
         return
     layout = study_of(model, card)
     facts = StudyFacts({}) if layout is None else study_facts(layout, card)
-    if layout is None and any(isinstance(column, Categorical) for column in card.side.columns):
+    unchecked = layout is None or not layout.pairs.is_file()
+    if unchecked and any(isinstance(column, Categorical) for column in card.side.columns):
         print(
-            f"warning: {model} is not in the folder of its study, so whether levels of its side columns are labels of "
+            f"warning: {model} is without the index of its study, so whether levels of its side columns are labels of "
             f"subjects was not checked; see them in {folder}/README.md",
             file=sys.stderr,
         )

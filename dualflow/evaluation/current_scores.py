@@ -75,7 +75,7 @@ def current_ceilings(config: Config, scans: CurrentScans) -> pd.DataFrame | None
         scans: of the study.
     """
     path = config.layout.manifest("evaluate/ceilings")
-    scored = read_manifest(path)
+    scored = read_manifest(path, inputs={})
     if scored is None or _of_limits(scored["config"]) != _of_limits(dump_sections(config.evaluate, config.cohort)):
         return None
     table = read_typed_table(manifest_outputs(path, scored)["scans"].path)

@@ -19,8 +19,6 @@ OUTCOME = "suvr"
 """Left-hand side of every analysis; a formula may leave it out."""
 INTERCEPT = "Intercept"
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m|[⧛⧚]")
-_TOKEN = re.compile(r"`[^`]*`|\w+|[^\s\w`]")
-"""A name, a number or an operator of a formula."""
 _POWER = re.compile(r"(?:\w+|\(\s*\w+\s*\))\s*(?:\*\*|\^)\s*\w+")
 """A power of a single column, which a formula reads as the column itself. A power of a sum has its interactions."""
 
@@ -68,6 +66,7 @@ class Formula:
         try:
             terms = list(Parsed(f"~ {self.text}"))
             factors = {factor.expr: _method(factor) for term in terms for factor in term.factors}
+            operations = list(_operations(f"~ {self.text}"))
         except AttributeError:
             raise ConfigError(f"formula '{self.text}' has several parts; write it as 'diagnosis + age'") from None
         except (FormulaicError, SyntaxError, ValueError) as error:
@@ -92,18 +91,18 @@ class Formula:
                 f"formula '{self.text}': {power[0]} is the column itself in a formula; add a column of its powers "
                 "to the table and name it"
             )
-        if twice := _repeated_name(self.text):
-            raise ConfigError(
-                f"formula '{self.text}': a product of {twice} with itself is {twice} alone in a formula; add a column "
-                "of its square to the table and name it"
-            )
-        for removed, rest in _subtractions(self.text):
-            if rest and set(map(str, Parsed(f"~ {rest}"))) != set(map(str, terms)):
-                continue
-            raise ConfigError(
-                f"formula '{self.text}': there is no {removed} to subtract; leave it out, or write a column of such a "
-                "name in backticks, `age-onset`"
-            )
+        for symbol, left, right in operations:
+            if symbol == "-" and (absent := sorted(map(str, right - left))):
+                raise ConfigError(
+                    f"formula '{self.text}': there is no {absent[0]} to subtract; leave it out. A column whose name "
+                    "has a minus is written in backticks, such as `age-onset`"
+                )
+            if symbol != "-" and (twice := sorted(_columns_of(left) & _columns_of(right))):
+                name = quoted(twice[0])
+                raise ConfigError(
+                    f"formula '{self.text}': a product of {name} with itself is {name} alone in a formula; add a "
+                    "column of its square to the table and name it"
+                )
         return tuple(sorted(name for name, method in factors.items() if method == "lookup"))
 
     def design(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -174,29 +173,23 @@ class Formula:
         return used
 
 
-def _repeated_name(text: str) -> str | None:
-    """A column that a product names twice; products of sums, which may well name one twice, are left out."""
-    if "(" in text:
-        return None
-    parts: list[list[str]] = [[]]
-    for token in _TOKEN.findall(text):
-        if token in "+-":
-            parts.append([])
-        elif token not in "*:":
-            parts[-1].append(token)
-    return next((name for names in parts for name in names if names.count(name) > 1), None)
+def _operations(text: str) -> Iterator[tuple[str, set[Any], set[Any]]]:
+    """Each difference and product in a formula: `-`, `*` or `:`, and the terms on its left and right."""
+    from formulaic.parser import DefaultFormulaParser
+    from formulaic.parser.types import ASTNode
+
+    nodes: list[Any] = [DefaultFormulaParser().get_ast(text)]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ASTNode):
+            nodes += node.args
+            if node.operator.symbol in ("-", "*", ":") and len(node.args) == 2:
+                left, right = (set(part.to_terms()) for part in node.args)
+                yield node.operator.symbol, left, right
 
 
-def _subtractions(text: str) -> Iterator[tuple[str, str]]:
-    """Each subtracted term of a formula, and the formula without this subtraction."""
-    tokens, depth, start = _TOKEN.findall(text), 0, None
-    for position, token in enumerate([*tokens, "+"]):
-        depth += {"(": 1, ")": -1}.get(token, 0)
-        if depth == 0 and token in "+-":
-            if start is not None:
-                rest = [*tokens[:start], *tokens[position:]]
-                yield " ".join(tokens[start + 1 : position]), " ".join(rest)
-            start = position if token == "-" else None
+def _columns_of(terms: set[Any]) -> set[str]:
+    return {factor.expr for term in terms for factor in term.factors}
 
 
 def _level(value: object) -> str:

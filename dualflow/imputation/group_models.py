@@ -175,8 +175,10 @@ def _mean_ratio(ratios: Sequence[Doubles]) -> Doubles | None:
     The jackknife of one outcome rests on few subjects and is noisy; what makes Rubin's rules too wide, or too narrow,
     is alike in all outcomes.
     """
-    finite = [one for part in ratios for one in part if np.isfinite(one).all()]
-    return np.mean(finite, axis=0) if finite else None
+    if not ratios:
+        return None
+    finite = pd.DataFrame(np.concatenate(ratios)).replace([np.inf, -np.inf], np.nan)  # a term may have no variance
+    return finite.mean().to_numpy() if finite.notna().any(axis=None) else None
 
 
 def _with_jackknife(fit: _Fits, shared: Doubles | None, within: Bools) -> dict[str, tuple[Pooled, tuple[int, int]]]:

@@ -15,7 +15,7 @@ SHARES = np.linspace(0, 1, 41)
 LARGEST_SHARE = 1 - 1e-6
 """Closer to 1, the information matrix loses too many digits."""
 LEAST_FREEDOM = 0.5
-"""With fewer degrees of freedom, intervals are thousands of standard errors wide: the variance is not known."""
+"""With fewer degrees of freedom, half an interval is over 160 standard errors wide: the variance is not known."""
 UNKNOWN = 1e-10
 """Smallest eigenvalue of an information matrix, over the largest, that counts as information."""
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pandas as pd
 
@@ -176,15 +177,21 @@ def _results(tasks: list[Task], compute: Compute) -> Iterator[Result]:
         if isinstance(outcome, CrashedTask):
             row, _, layout, study, _ = tasks[index]
             scan = Scan.parse(row["scan"].iloc[0])
-            # Remove the temporary files of the crashed process, and volumes that no manifest lists.
-            sweep_temporaries(layout.derivatives / scan.folder)
-            if not layout.scan_manifest(scan).is_file():
-                remove_preprocessed(layout, scan, study)
-            if not layout.manifest(f"{STEP}/{scan.key}").is_file():
-                remove_files(layout, scan, modality(study.source), modality(study.target))
+            with _scan_lock(layout, scan.key):
+                # Remove the temporary files of the crashed process, and volumes that no manifest lists.
+                sweep_temporaries(layout.derivatives / scan.folder)
+                if not layout.scan_manifest(scan).is_file():
+                    remove_preprocessed(layout, scan, study)
+                if not layout.manifest(f"{STEP}/{scan.key}").is_file():
+                    remove_files(layout, scan, modality(study.source), modality(study.target))
             yield Quarantine(scan.key, STEP, f"{Path(row['source'].iloc[0]).name}: {outcome.reason}")
         else:
             yield outcome
+
+
+def _scan_lock(layout: Layout, key: str) -> AbstractContextManager[IO[str]]:
+    """The lock of a scan: two commands that convert it would remove each other's files."""
+    return exclusive(layout.lock(f"{STEP}/{key}"), f"{key}: another command converts it; waiting for it")
 
 
 @lru_cache(maxsize=1)
@@ -222,8 +229,7 @@ def _convert(row: pd.DataFrame, root: Path, layout: Layout, study: StudyConfig, 
     """Preprocess and convert a scan, and record the result."""
     converter = _load_converter(layout, study.source, study.target, options)
     deadline = options.deadline_s or converter.predictor.card.preprocess.deadline_s
-    key = row["scan"].iloc[0]
-    with exclusive(layout.lock(f"{STEP}/{key}"), f"{key}: another command converts it; waiting for it"):
+    with _scan_lock(layout, row["scan"].iloc[0]):
         state = _state(converter.predictor.card, row, root, layout, study, options)
         result = _convert_scan(converter, row, root, study, deadline)
         state.remember(result if isinstance(result, Quarantine) else None)

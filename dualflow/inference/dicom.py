@@ -48,7 +48,7 @@ _WRITTEN = (
 HEADER_BYTES = 348
 _TEXTS = ((4, 10), (14, 18), (148, 80), (228, 24), (328, 16))
 """Start and length of the texts of a NIfTI-1 header: data_type, db_name, descrip, aux_file and intent_name."""
-_T2 = r"(?<![a-z0-9])(?:ax|sag|cor|tra|[23]d|[a-z])?t2(?![0-9])"
+_T2 = r"(?<![a-z0-9])(?:ax(?:ial)?|sag(?:ittal)?|cor(?:onal)?|tra|[23]d|[a-z])?t2(?![0-9])"
 """T2 as a word, perhaps behind an orientation or a letter of the vendor; not that of iPAT2, an acceleration."""
 _NAMES = {
     "T1w": rf"(?!.*(flair|{_T2}))(.*(t1|mp2?rage|bravo|spgr|tfe))",
@@ -112,7 +112,7 @@ def convert_dicom(
 
     Raises:
         ConfigError: dcm2niix is not installed.
-        DataError: dcm2niix fails in every folder, or takes longer than `DEADLINE_S`.
+        DataError: no folder gives an image, because dcm2niix fails or takes longer than `DEADLINE_S`.
         PairingError: `target` has another image of the same exam.
     """
     scans, excluded, notes = {}, [], []
@@ -185,10 +185,8 @@ def _names(series: Sequence[Series]) -> str:
 
 def _named(series: Series) -> str | None:
     """The modality that a series' description names, or None."""
-    # A protocol may be that of a whole exam, so the series' own description comes first.
-    texts = [str(series.sidecar.get(key, "")) for key in ("SeriesDescription", "ProtocolName")]
-    names = (name for text in texts for name, pattern in _NAMES.items() if re.match(pattern, text, re.IGNORECASE))
-    return next(names, None)
+    text = series.description  # without it the protocol, which may be that of a whole exam
+    return next((name for name, pattern in _NAMES.items() if re.match(pattern, text, re.IGNORECASE)), None)
 
 
 def _is_volume(series: Series, image_class: str) -> bool:

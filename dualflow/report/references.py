@@ -34,7 +34,7 @@ COVARIANCE = (
     "Multivariate Analysis 88, 365-411."
 )
 SRFLOW = (
-    "Lugmayr A, Danelljan M et al. (2020). SRFlow: learning the super-resolution space with "
+    "Lugmayr A, Danelljan M, Van Gool L, Timofte R (2020). SRFlow: learning the super-resolution space with "
     "normalizing flow. ECCV, 715-732."
 )
 UNET = (
@@ -59,12 +59,13 @@ MODELS: dict[str, tuple[str, ...]] = {
     ),
     "srflow": (SRFLOW,),
     "puflow": (
-        "Mao A, Du Z, Hou J, Duan Y, Liu YJ, He Y (2022). PU-Flow: a point cloud upsampling network with normalizing "
-        "flows. IEEE Transactions on Visualization and Computer Graphics.",
+        "Mao A, Du Z, Hou J, Duan Y, Liu YJ, He Y (2023). PU-Flow: a point cloud upsampling network with normalizing "
+        "flows. IEEE Transactions on Visualization and Computer Graphics 29, 4964-4977.",
     ),
     "attn_flow": (
         SRFLOW,
-        "Sukthanker RS, Huang Z et al. (2022). Generative flows with invertible attentions. CVPR, 11234-11243.",
+        "Sukthanker RS, Huang Z, Kumar S, Timofte R, Van Gool L (2022). Generative flows with invertible "
+        "attentions. CVPR, 11234-11243.",
     ),
     "local_linear_spread": (COVARIANCE,),
     "local_linear_person_scale": (COVARIANCE,),
@@ -101,7 +102,7 @@ MODELS: dict[str, tuple[str, ...]] = {
 
 
 def study_references(config: Config) -> list[str]:
-    """Publications behind the models of a study, in the order of the models, then those of scores and statistics."""
+    """Publications behind every flow, the study's models in their order, and the scores and statistics."""
     names = [*(choice.preset for choice in config.flows.values()), *config.baselines.models]
     models = [reference for name in names for reference in MODELS.get(name, ())]
     return list(dict.fromkeys([*FLOWS, *models, *METHOD]))

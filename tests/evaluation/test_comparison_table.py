@@ -8,6 +8,7 @@ from comparison import TIMES, FakeTimer, save_card, score_ceilings, study_values
 from dualflow.config import parse_config
 from dualflow.evaluation.comparison_table import gather_comparison
 from dualflow.report.comparison_text import comparison_parts
+from dualflow.revisions import REVISIONS
 from dualflow.training.budget import make_plan
 
 
@@ -86,6 +87,15 @@ def test_limits_of_other_options_are_not_shown(config, tmp_path, change):
     plan = make_plan(changed, [], 1, FakeTimer())
     shown = "true_law" in set(gather_comparison([changed], plan).table["model"])
     assert shown == ("bootstrap" in change.get("evaluate", {}))
+
+
+def test_limits_of_an_earlier_revision_are_not_shown(config, monkeypatch):
+    """The workflow scores them again."""
+    train_and_score(config, "mean_image", 0, 0, voxel_crps=0.06)
+    monkeypatch.setitem(REVISIONS, "evaluate", REVISIONS["evaluate"] - 1)
+    score_ceilings(config, voxel_crps=0.04)
+    monkeypatch.undo()
+    assert list(gather_comparison([config], make_plan(config, [], 1, FakeTimer())).table["model"]) == ["mean_image"]
 
 
 def test_limits_of_other_people_are_not_shown(config):

@@ -51,6 +51,10 @@ def test_the_first_level_is_the_reference_unless_another_is_named() -> None:
         ("suvr ~ age - sex", {}, "there is no sex to subtract"),
         ("suvr ~ age-onset", {}, "there is no onset to subtract"),
         ("suvr ~ -age", {}, "there is no age to subtract"),
+        ("suvr ~ age + (sex - onset)", {}, "there is no onset to subtract"),
+        ("suvr ~ age + sex - (sex + onset)", {}, "there is no onset to subtract"),
+        ("suvr ~ (age * age)", {}, "a product of age with itself"),
+        ("suvr ~ age * sex * age", {}, "a product of age with itself"),
         ("suvr ~ age + (age) ** 2", {}, "(age) ** 2 is the column itself"),
         ("suvr ~ site", {}, "site is A in every scan"),
         ("suvr ~ diagnosis", {"diagnosis": "HC"}, "choose from: AD, CN, MCI"),
@@ -67,6 +71,8 @@ def test_a_term_of_a_product_may_be_subtracted() -> None:
     assert Formula.parse("age*sex - sex").variables == ("age", "sex")
     assert Formula.parse("age:sex + age").variables == ("age", "sex")
     assert Formula.parse("age * (sex + diagnosis) - age:diagnosis").variables == ("age", "diagnosis", "sex")
+    assert Formula.parse("diagnosis/age/sex").variables == ("age", "diagnosis", "sex")
+    assert Formula.parse("(age + sex + diagnosis)**2").variables == ("age", "diagnosis", "sex")
 
 
 def test_code_in_a_formula_does_not_run(tmp_path) -> None:

@@ -123,6 +123,19 @@ def test_the_jackknife_scales_the_variances_of_a_term() -> None:
         assert one.iloc[0] != pytest.approx(ratio.iloc[0])
 
 
+def test_a_term_without_a_variance_leaves_the_others_their_jackknife() -> None:
+    """Time varies within one subject alone, so nothing tells how much its scans vary."""
+    values, observed, design, subjects = study()
+    subjects[39] = subjects[38]
+    design["time"] = (np.arange(40) == 39).astype(float)
+    changes = Replicates(
+        np.arange(40), np.ones(40), np.zeros((40, *values.shape[1:])), np.zeros((2, *values.shape[1:]))
+    )
+    table = analyse_regions(values, observed, design, subjects, REGIONS, changes)
+    assert len(rows(table, RUBIN)) == len(rows(table, MULTIPLE)) == len(REGIONS)
+    assert rows(table, MULTIPLE, "time").empty
+
+
 def test_effects_within_subjects_have_the_ratio_of_their_outcome() -> None:
     """How far Rubin's rules are off depends on how alike a subject's errors are, which differs between regions.
 
