@@ -49,14 +49,16 @@ def export(model: Path, folder: Path, licence: str = "") -> None:
         copy_bundle(model, folder)
         return
     layout = study_of(model, card)
-    facts = StudyFacts({}) if layout is None else study_facts(layout, card)
-    unchecked = layout is None or not layout.pairs.is_file()
-    if unchecked and any(isinstance(column, Categorical) for column in card.side.columns):
+    pairs = None if layout is None or not layout.pairs.is_file() else read_pairs(layout)
+    if pairs is not None:
+        _refuse_labels(card, pairs)
+    elif any(isinstance(column, Categorical) for column in card.side.columns):
         print(
             f"warning: {model} is without the index of its study, so whether levels of its side columns are labels of "
             f"subjects was not checked; see them in {folder}/README.md",
             file=sys.stderr,
         )
+    facts = StudyFacts({}) if layout is None else _study_facts(layout, card, pairs)
     write_bundle(
         model,
         folder,
@@ -65,15 +67,9 @@ def export(model: Path, folder: Path, licence: str = "") -> None:
     )
 
 
-def study_facts(layout: Layout, card: ModelCard) -> StudyFacts:
-    """Numbers of scans, and measured scores, of the study of a model.
-
-    Raises:
-        DataError: the levels of a side column are labels of subjects.
-    """
-    if layout.pairs.is_file():
-        _refuse_labels(card, read_pairs(layout))
-    splits, evaluation = _learning_splits(layout, card), Evaluation.read(layout, card)
+def _study_facts(layout: Layout, card: ModelCard, pairs: pd.DataFrame | None) -> StudyFacts:
+    """Numbers of scans, and measured scores, of the study of a model."""
+    splits, evaluation = _learning_splits(layout, card, pairs), Evaluation.read(layout, card)
     if evaluation is not None:
         splits["held out"] = _count(evaluation.scans["scan"])
     return StudyFacts(
@@ -82,16 +78,15 @@ def study_facts(layout: Layout, card: ModelCard) -> StudyFacts:
     )
 
 
-def _learning_splits(layout: Layout, card: ModelCard) -> dict[str, SplitCount]:
+def _learning_splits(layout: Layout, card: ModelCard, pairs: pd.DataFrame | None) -> dict[str, SplitCount]:
     """Sizes of the training and validation splits; empty if the study does not say what these weights learned from."""
     path = layout.training_manifest(card.name, card.seed)
     manifest = read_manifest(path, verify=False)
-    if manifest is None or not layout.pairs.is_file():
+    if manifest is None or pairs is None:
         return {}
     weights = manifest_outputs(path, manifest).get(WEIGHTS)
     if weights is None or weights.sha256 != card.weights_sha256:
         return {}
-    pairs = read_pairs(layout)
     used = pairs[pairs["scan"].isin(manifest["inputs"].keys())]
     return {name: _count(used.loc[used["split"] == split, "scan"]) for split, name in SPLITS.items()}
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import pandas as pd
 from bids2table import parse_bids_entities
 
 from dualflow.config import StudyConfig
@@ -182,17 +183,18 @@ def find_mask(study: StudyConfig, scan: Scan, source: Path) -> Path | None:
     return next((path for path in names if os.path.isfile(path)), None)  # noqa: PTH113
 
 
-def scans_without_mask(study: StudyConfig, root: Path, sources: Mapping[str, str]) -> list[str]:
+def scans_without_mask(study: StudyConfig, root: Path, pairs: pd.DataFrame) -> list[str]:
     """Keys of the scans without a brain mask in the study's folder of masks; none if the study has no such folder.
 
     Args:
         study: its masks and source modality.
-        root: folder that the paths of `sources` are relative to.
-        sources: key of each scan -> path of its source image.
+        root: folder that the paths in `pairs` are relative to.
+        pairs: rows of the index.
 
     Raises:
         DataError: the folder does not exist, or has no mask of any scan.
     """
+    sources = dict(zip(pairs["scan"], pairs["source"], strict=True))
     if study.masks is None or not sources:
         return []
     lacking = [key for key, path in sources.items() if find_mask(study, Scan.parse(key), root / path) is None]

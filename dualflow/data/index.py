@@ -167,8 +167,7 @@ def reviewed_scans(bids: Path, study: StudyConfig, split: SplitConfig, out: Path
     lone = set(index.lone_targets)
     unused = {scan: reason for scan, reason in reasons[EXCLUDE_TARGET].items() if scan not in lone}
     index = index.without(reasons[EXCLUDE], step=REVIEW).without_targets(unused)
-    sources = dict(zip(index.pairs["scan"], index.pairs["source"], strict=True))
-    without_mask = scans_without_mask(study, bids, sources)
+    without_mask = scans_without_mask(study, bids, index.pairs)
     missing = {**index.missing, "scans without a mask in study.masks, masked by deepbet": without_mask}
     return replace(index, missing=missing, lone_targets=sorted(lone - reasons[EXCLUDE].keys()))
 

@@ -84,9 +84,14 @@ def current_ceilings(config: Config, scans: CurrentScans) -> pd.DataFrame | None
 
 def _options(sections: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
     """The options that change scores: all of the evaluation but `bootstrap`, and the temperature of the samples."""
-    return {**sections["evaluate"], "bootstrap": None}, sections["convert"]["temperature"]
+    return _evaluation(sections), sections["convert"]["temperature"]
 
 
 def _of_limits(sections: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The options that change the scores of limits."""
-    return {**sections["evaluate"], "bootstrap": None}, sections["cohort"]
+    return _evaluation(sections), sections["cohort"]
+
+
+def _evaluation(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the evaluation but the resamples of intervals, which change no score."""
+    return {**sections["evaluate"], "bootstrap": None}

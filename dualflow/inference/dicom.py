@@ -126,7 +126,8 @@ def convert_dicom(
                 _run_dcm2niix(folder, images)
             except DataError as error:
                 failed[folder] = error
-            for series in _read_series(images, folder) if folder not in failed else ():
+                continue
+            for series in _read_series(images, folder):
                 exams[series.exam].append(series)
         if failed and not exams:
             raise next(iter(failed.values()))

@@ -136,18 +136,9 @@ def _require_known_reference(card: ModelCard) -> None:
         )
 
 
-def _scans_without_mask(study: StudyConfig, root: Path, rows: pd.DataFrame) -> list[str]:
-    """Keys of the scans in `rows` that the study's folder of masks has no mask of.
-
-    Raises:
-        DataError: it has none of any scan.
-    """
-    return scans_without_mask(study, root, dict(zip(rows["scan"], rows["source"], strict=True)))
-
-
 def _mask_notes(study: StudyConfig, rows: pd.DataFrame, lacking: Sequence[str]) -> list[str]:
     """A line on the scans in `rows` that are `lacking` a mask."""
-    keys = [key for key in rows["scan"] if key in set(lacking)]
+    keys = list(rows["scan"][rows["scan"].isin(list(lacking))])
     count = f"{len(keys)} of {len(rows)} scans ({summarise_names(keys)})"
     return [f"no mask in {study.masks} for {count}; deepbet's are used"] if keys else []
 
@@ -160,13 +151,11 @@ _ARTICLES: dict[Kind, str] = {
 
 def _kind(path: Path) -> Kind:
     if path.is_dir():
-        has_subjects = any(folder.is_dir() for folder in path.glob("sub-*"))
-        if has_subjects and any(path.glob("sub-*/**/*.nii*")):
+        subjects = [folder for folder in path.glob("sub-*") if folder.is_dir()]
+        if subjects and (any(path.glob("sub-*/**/*.nii*")) or not any(map(is_dicom_folder, subjects))):
             return "dataset"
         if is_dicom_folder(path):
             return "DICOM folder"
-        if has_subjects:
-            return "dataset"
         images = next(path.rglob("*.nii*"), None)
         hint = f"; name its images, such as '{path}/*.nii.gz'" if images else ""
         raise DataError(f"{path}: holds no sub-* folder and no DICOM file, expected {EXPECTED}{hint or '; check it'}")
@@ -212,7 +201,7 @@ def _image_inputs(
         root = dicom
         scans, excluded, notes = convert_dicom(paths, dicom, card.study.source)
     rows, study = scan_rows(scans, cells), _study(card, tuple(cells), selection)
-    lacking = _scans_without_mask(study, root, rows)
+    lacking = scans_without_mask(study, root, rows)
     if cells and len(rows) > 1:
         values = ", ".join(f"{name} {cell_text(cell)}" for name, cell in cells.items())
         notes.append(f"all {len(rows)} scans get the same side information: {values}")
@@ -252,7 +241,7 @@ def _dataset_inputs(path: Path, kind: Kind, card: ModelCard, out: Path, selectio
     }
     everyone = list_scans(root, study, study.sources, out, known)
     # Masks of other people show that the folder is the right one, such as in a command for each subject.
-    lacking = _scans_without_mask(study, root, everyone.pairs)
+    lacking = scans_without_mask(study, root, everyone.pairs)
     index = selection.select(everyone, path)
     if table:
         names = ["source", *(f"source_{name}" for name in study.extra_sources)]

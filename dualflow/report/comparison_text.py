@@ -12,7 +12,7 @@ from dualflow import __version__
 from dualflow.config import Config
 from dualflow.data.markdown import UNKNOWN, Column, markdown_table, p_statement, table
 from dualflow.evaluation.calibration import LEVELS
-from dualflow.evaluation.comparison_table import Comparison
+from dualflow.evaluation.comparison_table import CALIBRATION, Comparison
 from dualflow.evaluation.statistics import MIN_CORRELATED, MIN_SUBJECTS, is_within_slack
 from dualflow.evaluation.study_metrics import TRUE_LAW, measure
 from dualflow.modalities import Modality, modality
@@ -159,7 +159,7 @@ def _difference(entry: Mapping[Hashable, Any]) -> str:
 def _likelihood(source: str) -> list[Column]:
     return [
         Column("slack of the bits", ["bits_slack"]),
-        Column("NLL before / after calibration (nats)", ["nats_before", "nats_after"], 4),
+        Column("NLL before / after calibration (nats)", list(CALIBRATION), 4),
         Column(f"true {source} likelier than another subject's (%)", ["true_beats_wrong"], 0, interval=True, scale=100),
         Column("than its blur (%)", ["true_beats_blurred"], 0, interval=True, scale=100),
     ]

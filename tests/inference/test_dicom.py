@@ -179,7 +179,7 @@ def test_series_are_chosen_by_description(tmp_path, source, number):
     ],
 )
 def test_words_of_a_description_name_the_modality(tmp_path, description, protocol, named):
-    """An acceleration of 2 is no T2, and the protocol counts if the description of the series names nothing."""
+    """An acceleration of 2 is no T2, and the protocol counts for a series without a description alone."""
     sidecar = {"SeriesDescription": description, "ProtocolName": protocol}
     assert dicom._named(Series("1", "1", tmp_path / "1.nii.gz", sidecar, tmp_path)) == named
 

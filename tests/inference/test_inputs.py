@@ -282,6 +282,14 @@ def test_dicom_in_folders_of_subjects_is_dicom(resolve, tmp_path, monkeypatch):
     assert [path.name for path in converted] == ["src"]
 
 
+def test_dicom_beside_the_folders_of_subjects_makes_no_dicom_of_a_dataset(tmp_path):
+    """A dataset may keep its raw files in `sourcedata`, and have no image yet."""
+    (tmp_path / "data" / "sub-01" / "anat").mkdir(parents=True)
+    (tmp_path / "data" / "sourcedata").mkdir()
+    (tmp_path / "data" / "sourcedata" / "1.dcm").touch()
+    assert inputs_module._kind(tmp_path / "data") == "dataset"
+
+
 def test_a_number_of_the_model_is_a_number_whatever_other_rows_hold(resolve, bids):
     """An age that is no number excludes its scan; it does not make categories of the others."""
     (bids / "participants.tsv").write_text("participant_id\tage\nsub-1\t71\nsub-2\told\nsub-3\tvery old\n")
