@@ -11,11 +11,11 @@ REVISIONS = {
     "preprocess": 1,
     "qc": 1,
     "train": 3,
-    "evaluate": 1,
+    "evaluate": 2,
     "convert": 1,
     "impute": 1,
     "analyse": 2,
-    "report": 2,
+    "report": 3,
     "check": 1,
 }
 """Revision by the step that a manifest names."""

@@ -33,7 +33,7 @@ from dualflow.evaluation.calibration import calibration_cases, over_subjects, pi
 from dualflow.evaluation.downstream import classify, feature_sets, require_no_leakage
 from dualflow.evaluation.mean_error import MeanError
 from dualflow.evaluation.metrics import score
-from dualflow.evaluation.scan_scores import closed_form_bits, flow_scores
+from dualflow.evaluation.scan_scores import closed_form_bits, flow_scores, with_exact_bits
 from dualflow.evaluation.statistics import subject_means
 from dualflow.evaluation.stress import stress
 from dualflow.evaluation.study_metrics import study_scores
@@ -149,14 +149,15 @@ def _score_scans(
     """Predict each test scan and compare it with the measured target."""
     row, visits = modality(config.study.target), Counter(test.subjects)
     rows, curves, histograms, region_means, picture = [], [], [], [], b""
-    errors = MeanError(config.preprocess.shape)
+    errors, closed_form = MeanError(config.preprocess.shape), with_exact_bits(predictor.model, test, config)
     for index, item in enumerate(track(test.items, f"evaluate {name}, seed {seed}")):
         scan, mask, target = Scan.parse(item["scan"]), item["mask"][0].numpy(), item["target"][0].numpy()
         shown = scored_voxels(target, mask)
         measured = regions.measured(shown, mask)
         prediction = _predict(predictor, item, config)
         density = flow_scores(predictor.flow, test, index, prediction, config)
-        density |= closed_form_bits(predictor.model, item, config)
+        if closed_form is not None:
+            density |= closed_form_bits(closed_form, item)
         attainable = attainable_target(config, scan, mask)
         scores = score(prediction, target, shown, measured, row, density.get("bits_in_mask"), attainable)
         if index == 0:

@@ -197,9 +197,9 @@ class EvaluateConfig(Section):
     """Annealing steps of each of these draws. Twice as many nearly halve the slack of the bits (reported beside them)
     and double their time."""
     closed_form_voxels: int = Field(default=12000, ge=0)
-    """Largest number of voxels of a brain mask for which the exact density of a closed form is computed. Time grows
-    with its third power and memory with its square: 10,000 voxels (6 mm) take 10 s and 3 GB, 30,000 (4 mm) 27 times as
-    long and 9 times as much."""
+    """Largest number of voxels of a brain mask for which the exact density of a closed form is computed. If a test scan
+    has more, no scan gets it. Time grows with the third power of the number and memory with its square: 10,000 voxels
+    (6 mm) take 10 s and 3 GB, 30,000 (4 mm) 27 times as long and 9 times as much."""
     classify: str | None = None
     """A categorical column of `study.labels` to predict from region means of the held-out people: of the real target,
     the source, and the synthetic target; null for none."""

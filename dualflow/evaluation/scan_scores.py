@@ -53,11 +53,19 @@ def _density_scores(model: DualFlow, test: PairDataset, index: int, config: Conf
     return scores
 
 
+def with_exact_bits(model: torch.nn.Module, test: PairDataset, config: Config) -> ResidualDensity | None:
+    """The model if it is a closed form and no brain of the test scans has too many voxels for its exact bits.
+
+    A mean over those with small brains could not be compared with that of other models.
+    """
+    limit = config.evaluate.closed_form_voxels
+    small = all(int(item["mask"].sum()) <= limit for item in test.items)
+    return model if small and isinstance(model, ResidualDensity) else None
+
+
 @torch.no_grad()
-def closed_form_bits(model: torch.nn.Module, item: Item, config: Config) -> dict[str, float]:
-    """Bits of a closed form, which are exact; empty for other models, and for a brain of too many voxels."""
-    if not isinstance(model, ResidualDensity) or int(item["mask"].sum()) > config.evaluate.closed_form_voxels:
-        return {}
+def closed_form_bits(model: ResidualDensity, item: Item) -> dict[str, float]:
+    """Bits of a closed form, which are exact."""
     device = device_of(model)
     target, source, side = (item[key][None].to(device) for key in ("target", "source", "side"))
     shown = scored(item)

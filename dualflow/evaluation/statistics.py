@@ -31,8 +31,11 @@ MIN_CORRELATED = 20
 narrow, and their ends touch the limits."""
 EQUAL = 1e-5
 """Largest difference, relative to the largest value, by which rounding makes equal predictions differ."""
-UNRANKED = ("voxel_sharpness",)
-"""Metrics that rank calibrated models alone: a spread that is too narrow is sharp."""
+UNRANKED = ("voxel_sharpness", "region_pit_distance")
+"""Metrics that are best for the wrong law: a spread that is too narrow is sharp, and where the errors of regions
+correlate, one that is too wide brings the distribution of a single scan's values closer to uniform."""
+OF_ONE_MEAN = ("spread_error_r",)
+"""Metrics of the spread that compare models of about the same error: that of a bad mean is easy to foresee."""
 SUMMARY = ("model", "metric", "mean", "low", "high", "sd", "subjects", "seeds")
 DIFFERENCES = (
     "model", "reference", "metric", "difference", "low", "high", "gain", "gain_low", "gain_high", "verdict",
@@ -90,7 +93,7 @@ def differences(table: pd.DataFrame, reference: str, *, bootstrap: int = 2000, s
     with so few pairs, and where Holm's adjustment over the models leaves even the smallest possible p-value of that
     many pairs at 0.05 or above. A model whose value equals that of the reference for every subject, up to rounding, is
     `equal`: its predictions are the same by construction, as those of two models with one mean, so there is nothing to
-    test. UNRANKED metrics are `unranked`, without a test.
+    test. UNRANKED metrics are `unranked`, without a test, and OF_ONE_MEAN if the MAE is clearly better or worse.
 
     Raises:
         DataError: the table lacks a key column, has no rows, or does not contain `reference`.
@@ -130,6 +133,8 @@ def differences(table: pd.DataFrame, reference: str, *, bootstrap: int = 2000, s
     smallest = (2.0 ** (1 - result["subjects"])).where(result["p"].notna())
     possible = _holm_by_metric(result, smallest)
     result["verdict"] = [_verdict(entry, p) for entry, p in zip(result.to_dict("records"), possible, strict=True)]
+    other_error = result.loc[(result["metric"] == "mae") & result["verdict"].isin(["better", "worse"]), "model"]
+    result.loc[result["metric"].isin(OF_ONE_MEAN) & result["model"].isin(other_error), "verdict"] = "unranked"
     return result
 
 

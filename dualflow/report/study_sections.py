@@ -167,7 +167,7 @@ def _likelihood_tables(config: Config, results: StudyResults, row: Modality, com
     """Densities of the models and what they explain; `compared` is the caption of their differences."""
     caption = (
         f"Negative log2 density per voxel of the mask, for intensities in {row.unit}. The background of a flow is "
-        "integrated out; the density of a closed form is exact, and takes too long in brains of more than "
+        "integrated out; the density of a closed form is exact, and takes too long if a brain has more than "
         f"{config.evaluate.closed_form_voxels:,} voxels. Other models have no density of whole images."
     )
     tables = [metric_table(results.summary, row, BITS, caption), bits_table(results.likelihood, results.cards)]

@@ -11,7 +11,14 @@ import numpy as np
 import pandas as pd
 
 from dualflow.data.markdown import p_value
-from dualflow.evaluation.statistics import MIN_CORRELATED, MIN_SUBJECTS, UNRANKED, is_within_slack, least_people
+from dualflow.evaluation.statistics import (
+    MIN_CORRELATED,
+    MIN_SUBJECTS,
+    OF_ONE_MEAN,
+    UNRANKED,
+    is_within_slack,
+    least_people,
+)
 from dualflow.evaluation.study_metrics import measure
 from dualflow.modalities import Modality
 
@@ -48,7 +55,7 @@ def metric_table(
 
     Of too few subjects there is neither interval nor bold, and the caption says so. Models without any of the metrics
     have no row. Models in `without`, such as limits that only a simulation knows, are never bold; nor is a value of
-    UNRANKED metrics.
+    UNRANKED metrics, or of those OF_ONE_MEAN.
     """
     present = [metric for metric in metrics if metric in set(summary["metric"])]
     indexed = {(entry["model"], entry["metric"]): entry for entry in summary.to_dict("records")}
@@ -151,7 +158,7 @@ def _has_interval(row: Entry) -> bool:
 
 
 def _is_ranked(row: Entry) -> bool:
-    return row["metric"] not in UNRANKED and _has_interval(row)
+    return row["metric"] not in (*UNRANKED, *OF_ONE_MEAN) and _has_interval(row)
 
 
 def _same(first: float, second: float, digits: int) -> bool:

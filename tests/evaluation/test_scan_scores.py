@@ -7,7 +7,7 @@ from scipy.stats import multivariate_normal
 
 from dualflow.baselines.residual_density import ClosedFormDensity
 from dualflow.config import parse_config
-from dualflow.evaluation.scan_scores import closed_form_bits, flow_scores, sample_scores
+from dualflow.evaluation.scan_scores import closed_form_bits, flow_scores, sample_scores, with_exact_bits
 from dualflow.flows.model import DualFlow
 from dualflow.flows.presets import preset
 from dualflow.inference.predict import Prediction
@@ -43,18 +43,24 @@ def test_other_models_have_noflow_scores(phantoms):
 
 
 def test_closed_forms_have_exact_bits(phantoms):
-    """They are those of the target's density, without slack; a brain with too many voxels has none."""
+    """They are those of the target's density, without slack."""
     item = phantoms[0]
     model = ClosedFormDensity(tuple(item["source"].shape[1:]), len(item["side"]))
     voxels = int(item["mask"].sum())
-    config = parse_config({"study": {"name": "tiny"}, "evaluate": {"closed_form_voxels": voxels}})
     error = item["target"][None] - model.point_estimate(item["source"][None], item["side"][None])
     expected = multivariate_normal(np.zeros(voxels)).logpdf(error[0][item["mask"]].double().numpy())
     model.law.kernel.weights.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0]))
     model.law.region_deviation.fill_(item["mask"].numel() ** -0.5)  # as of independent voxels
-    scores = closed_form_bits(model, item, config)
+    scores = closed_form_bits(model, item)
     assert scores.keys() == {"bits_in_mask", "bits_slack"}
     assert scores["bits_in_mask"] == pytest.approx(-expected / voxels / np.log(2), rel=0.001)
-    smaller = parse_config({"study": {"name": "tiny"}, "evaluate": {"closed_form_voxels": voxels - 1}})
-    assert closed_form_bits(model, item, smaller) == {}
-    assert closed_form_bits(torch.nn.Identity(), item, config) == {}
+
+
+def test_exact_bits_need_small_brains_of_all_scans(phantoms):
+    """A mean over the small brains alone would not compare with that of models that have all; a network has none."""
+    model = ClosedFormDensity(tuple(phantoms[0]["source"].shape[1:]), len(phantoms[0]["side"]))
+    *_, largest = sorted(int(item["mask"].sum()) for item in phantoms.items)
+    for limit, expected in ((largest, True), (largest - 1, False)):
+        config = parse_config({"study": {"name": "tiny"}, "evaluate": {"closed_form_voxels": limit}})
+        assert with_exact_bits(model, phantoms, config) is (model if expected else None)
+        assert with_exact_bits(torch.nn.Identity(), phantoms, config) is None

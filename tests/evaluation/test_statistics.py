@@ -197,12 +197,25 @@ def test_an_infinite_score_is_no_missing_one():
     assert row[["low", "high", "gain_low", "gain_high", "p", "p_holm"]].isna().all()
 
 
-def test_a_sharp_model_is_not_called_better():
-    """A spread that is too narrow is sharp."""
-    scores = table().drop(columns="ssim").rename(columns={"mae": "voxel_sharpness"})
+@pytest.mark.parametrize("metric", ["voxel_sharpness", "region_pit_distance"])
+def test_a_spread_that_is_sharp_or_wide_is_not_called_better(metric):
+    """A spread that is too narrow is sharp, and one that is too wide may have the smaller PIT distance."""
+    scores = table().drop(columns="ssim").rename(columns={"mae": metric})
     row = differences(scores, scores["model"].iloc[0]).iloc[0]
     assert row["verdict"] == "unranked"
     assert np.isnan(row["p_holm"])
+
+
+def test_a_spread_is_not_called_better_because_its_mean_is_worse():
+    """Large errors of a bad mean are easy to foresee; of models of about the same error the spread decides."""
+    scores = table(shift=0.0).drop(columns="ssim")
+    better_spread = 0.2 + 0.3 * (scores["model"] == "unet") + scores["mae"]
+    for error, verdict in ((0.0, "better"), (0.1, "unranked")):
+        worse_mean = scores["mae"] + error * (scores["model"] == "unet")
+        frame = scores.assign(mae=worse_mean, spread_error_r=better_spread)
+        rows = differences(frame, "flow").set_index("metric")
+        assert rows.loc["spread_error_r", "verdict"] == verdict
+        assert rows.loc["mae", "verdict"] == ("worse" if error else "undecided")
 
 
 def test_coverage_is_judged_by_its_distance_from_the_nominal_level():
