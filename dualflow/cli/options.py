@@ -69,8 +69,8 @@ THREADS = click.option("--threads", type=click.IntRange(1), default=1, show_defa
 def command_settings(config_path: Path, overrides: Sequence[str], default: str) -> list[str]:
     """The options that choose a configuration, with `...` for names of files and folders: they may identify people.
 
-    Configurations that come with dualflow keep their names. A resolved configuration, which the workflow passes on, has
-    no name of its own.
+    Configurations that come with dualflow keep their names. A resolved configuration, which the workflow passes on, is
+    a file like others.
     """
     from dualflow.config import is_private
 
@@ -79,7 +79,7 @@ def command_settings(config_path: Path, overrides: Sequence[str], default: str) 
         name = config_path.stem
     else:
         name = config_path.name if config_path.name in {file.name for file in packaged.values()} else "..."
-    config = [] if name == default or config_path.suffix == ".json" else ["--config", name]
+    config = [] if name == default else ["--config", name]
     keys = [one.partition("=")[0] for one in overrides]
     shown = [f"{key}=..." if is_private(key) else one for key, one in zip(keys, overrides, strict=True)]
     return [*config, *(word for override in shown for word in ("--set", override))]

@@ -38,22 +38,29 @@ def run(
                     list what would run on your own study, and why
     dualflow run --config my-study.yaml -- qc
                     stop after quality control, before training
+    dualflow run --config my-study.yaml -- train/dualflow_seed-0
+                    stop after one training
     dualflow run --config my-study.yaml -- --profile configs/profiles/slurm
                     run on a cluster; everything after -- goes to Snakemake
+
+    Steps: cohort (of a simulated study), index, preprocess, qc, train/MODEL_seed-S, evaluate/MODEL_seed-S, convert,
+    impute, report, check.
 
     Re-running is a no-op, interrupted runs resume, and an edited configuration reruns only the affected steps. Results
     go to RESULTS/STUDY below the current folder. The command succeeds only if every step is done and all files verify.
     """  # noqa: D301 - \b keeps click from rewrapping a paragraph
+    from dualflow.commands.steps import with_manifests
     from dualflow.commands.study_config import load_study_config
 
     config = load_study_config(config_path, overrides)
-    if dry_run or any(map(DRY_RUN.fullmatch, snakemake_options)):
+    options = with_manifests(config, snakemake_options)
+    if dry_run or any(map(DRY_RUN.fullmatch, options)):
         from dualflow.commands.dry_run import list_steps
 
-        sys.exit(list_steps(config, snakemake_options))
+        sys.exit(list_steps(config, options))
     from dualflow.commands.run import run_workflow
 
-    sys.exit(run_workflow(config, cores, snakemake_options))
+    sys.exit(run_workflow(config, cores, options))
 
 
 @click.command()
@@ -299,16 +306,17 @@ def ui(config_path: Path, overrides: tuple[str, ...], port: int) -> None:
 )
 @THREADS
 def cohort(out: Path, subjects: int, seed: int, law: str, threads: int) -> None:
-    """Write a simulated BIDS dataset with known ground truth to OUT.
+    """Write a simulated BIDS dataset with known ground truth to OUT, a new folder or that of an earlier cohort.
 
     \b
     dualflow cohort data/simulated --subjects 12
                     twelve subjects with T1w, FDG PET and participants.tsv
     """  # noqa: D301 - \b keeps click from rewrapping a paragraph
     set_threads(threads)
-    from dualflow.cohort import participants, write_dataset, write_subject
+    from dualflow.cohort import participants, require_own, write_dataset, write_subject
     from dualflow.progress import track
 
+    require_own(out)
     drawn = participants(subjects, seed, law)
     for subject in track(drawn, "cohort"):
         write_subject(out, subject)

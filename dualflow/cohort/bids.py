@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +23,38 @@ from dualflow.cohort.pet_scanner import Pet, acquire_pet
 from dualflow.cohort.scanner import SCANNERS, acquire_t1, deformation_field
 from dualflow.cohort.uptake import regions
 from dualflow.commit import commit_json, commit_text, committing
+from dualflow.errors import DataError
 from dualflow.imaging.sidecar import PROGRAM
 from dualflow.layout import TEMPLATE_SPACE, Scan, bids_path, sidecar_path
 from dualflow.modalities import MODALITIES
 
 BIDS_VERSION = "1.10.0"
+NAME = "dualflow embedded cohort"
+"""Name of the dataset in its description."""
 _T1W, _FDG = MODALITIES["T1w"], MODALITIES["FDG"]
 
 
 def truth_root(out: Path) -> Path:
     """Folder of the cohort's ground truth, a BIDS derivative dataset below `out`."""
     return out / "derivatives" / "truth"
+
+
+def require_own(out: Path) -> None:
+    """Check that a folder holds nothing, or a cohort: writing one replaces files such as participants.tsv.
+
+    Raises:
+        DataError: it holds something else.
+    """
+    description = out / "dataset_description.json"
+    if description.is_file():
+        with suppress(ValueError):
+            if json.loads(description.read_text()).get("Name") == NAME:
+                return
+    # A cohort that was interrupted has no description yet.
+    of_cohort = re.compile(r"sub-C\d+|derivatives|\..*")
+    others = sorted(entry.name for entry in out.glob("*") if not of_cohort.fullmatch(entry.name))
+    if others:
+        raise DataError(f"{out}: holds {', '.join(others[:5])}, and is no cohort of dualflow; choose a new folder")
 
 
 def write_subject(out: Path, person: Person) -> None:
@@ -88,12 +112,12 @@ def write_dataset(out: Path, people: Sequence[Person]) -> None:
         people: all members of the cohort, of one law.
     """
     truth = truth_root(out)
-    commit_json(out / "dataset_description.json", _description("raw", "dualflow embedded cohort"))
+    commit_json(out / "dataset_description.json", _description("raw", NAME))
     commit_text(out / "README.md", _README)
     commit_json(out / "participants.json", _COLUMNS)
     _write_table(out / "participants.tsv", pd.DataFrame([_row(person) for person in people]))
 
-    commit_json(truth / "dataset_description.json", _description("derivative", "dualflow embedded cohort: truth"))
+    commit_json(truth / "dataset_description.json", _description("derivative", f"{NAME}: truth"))
     law = LAWS[people[0].law]
     commit_text(truth / "README.md", _TRUTH_README + law.note)
     commit_text(truth / ".bidsignore", "*_xfm.nii.gz\nuptake.tsv\nexpected_uptake.tsv\neffects.tsv\npeople.tsv\n")

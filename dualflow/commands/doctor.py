@@ -10,7 +10,7 @@ from http.client import HTTPException
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
@@ -25,6 +25,9 @@ from dualflow.errors import ConfigError, DualflowError
 from dualflow.process import THREAD_VARIABLES
 from dualflow.tracking.database import check_connection, is_remote_database
 from dualflow.tracking.model_registry import reason
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MIN_PYTHON = (3, 11)
 MIN_SNAKEMAKE = (9, 17)  # 9.10 to 9.16 start more jobs than there are cores and GPUs
@@ -215,16 +218,37 @@ def check_data(config: Config) -> Iterator[Finding]:
         scan, reason = min(index.unused_targets.items())
         count = len(index.unused_targets)
         yield Finding("warn", "targets", f"{count} not used, their scans are to convert; the first, {scan}: {reason}")
+    text += f"; the first is {unusable[0].scan}: {unusable[0].reason}" if unusable else ""
     if not pairs:
         yield Finding("fail", "data", f"{text}; a training needs scans with {target}")
     elif unusable:
-        yield Finding("warn", "data", f"{text}; the first is {unusable[0].scan}: {unusable[0].reason}")
+        yield Finding("warn", "data", text)
     else:
         yield Finding("ok", "data", text)
+    table = config.study.samples or config.bids / "participants.tsv"
+    yield from _check_side(index.pairs, config.study.side, table.name)
+    if len(index.pairs):
+        from dualflow.commands.make_index import require_imputation
+
+        try:
+            require_imputation(config, index.pairs)
+        except DualflowError as error:
+            yield Finding("fail", "impute", str(error))
     if pairs:
         excluded = {subject_of(key) for key in (*(row.scan for row in index.quarantined), *index.lone_targets)}
         paired = set(index.pairs.loc[index.pairs["target"] != "", "subject"])
         yield from _check_people(config, paired, {*index.pairs["subject"], *excluded})
+
+
+def _check_side(pairs: pd.DataFrame, side: Sequence[str], table: str) -> Iterator[Finding]:
+    """Side columns that are unknown in scans: in most of them if `table` spells the labels in another way."""
+    for name in side:
+        unknown, scans = int(pairs[name].isna().sum()), len(pairs)
+        text = f"{name} is unknown in {unknown} of {scans} scans"
+        if 2 * unknown > scans:
+            yield Finding("warn", "side information", f"{text}; compare the labels in {table} with those of the files")
+        elif unknown:
+            yield Finding("ok", "side information", text)
 
 
 def _check_people(config: Config, paired: set[str], known: set[str]) -> Iterator[Finding]:
@@ -236,8 +260,9 @@ def _check_people(config: Config, paired: set[str], known: set[str]) -> Iterator
     except DualflowError as error:
         yield Finding("fail", "split", str(error))
         return
-    if config.split.file and not people["test"]:
-        yield Finding("fail", "split", f"{config.split.file}: nobody is in the split test; scores need test people")
+    if not people["test"]:
+        source = config.split.file or f"{people.total()} people with a pair"
+        yield Finding("fail", "split", f"{source}: nobody is in the split test; scores need test people")
     elif find_spec("torch") is not None:
         for warning in size_warnings(people):
             yield Finding("warn", "people", warning)

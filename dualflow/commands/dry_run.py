@@ -58,6 +58,8 @@ def list_steps(config: Config, options: Sequence[str] = ()) -> int:
     print(f"{len(rows)} steps would run:")
     for label, reason in rows:
         print(f"  {label:<{width}}  {reason}")
+    if not config.embedded and "index" in dict(rows):
+        print("the dataset is not checked yet: its index does that, or now `dualflow doctor` with the same options")
     return 0
 
 

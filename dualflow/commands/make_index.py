@@ -23,10 +23,7 @@ def make_index(config: Config) -> None:
     """List the usable scans, draw the splits, and write a summary; refuse what would fail after the training."""
     layout, digest = config.layout, study_fingerprint(config)
     index = build_index(config.bids, config.study, config.split, layout.digests, layout.index_quarantine, layout.root)
-    if config.impute is not None:
-        missing = bool((index.pairs["target"] == "").any())
-        require_columns(config.impute, config.study.side if missing else [*index.pairs])
-        require_analyses(config.impute, config.study.side if missing else None, index.pairs)
+    require_imputation(config, index.pairs)
     if config.evaluate.classify is not None:
         require_no_leakage(config.evaluate.classify, config.study.side, index.pairs)
         test = index.pairs[index.pairs["split"] == "test"]
@@ -50,6 +47,18 @@ def make_index(config: Config) -> None:
         config={name: values for name, values in public_values(config).items() if name in ("study", "split")},
         facts={"scans": len(index.pairs), "quarantined": len(index.quarantined)},
     )
+
+
+def require_imputation(config: Config, pairs: pd.DataFrame) -> None:
+    """Check that a configuration's imputation and its analyses, if it has any, can be made from the rows of the index.
+
+    Raises:
+        ConfigError: as in `require_columns` and `require_analyses`.
+    """
+    if config.impute is not None:
+        missing = bool((pairs["target"] == "").any())
+        require_columns(config.impute, config.study.side if missing else [*pairs])
+        require_analyses(config.impute, config.study.side if missing else None, pairs)
 
 
 def require_analyses(options: ImputeConfig, side: Sequence[str] | None, pairs: pd.DataFrame) -> None:

@@ -16,6 +16,9 @@ _TARGET_COUNT = re.compile(rf"^{TARGET} +1$")
 _TOTAL = re.compile(r"^total +(\d+)$")
 _FINISHED = re.compile(r"^Finished jobid: (\d+)\b")
 _ERROR = re.compile(r"^Error in rule \w+:$")
+_UNKNOWN_TARGET = re.compile(r"No rule to produce|Target rules may not contain wildcards")
+NO_STEP = "no such step of this study; `dualflow run --help` lists the steps"
+"""Line on a target that the workflow does not know."""
 _NOTHING = "Nothing to be done"
 
 
@@ -63,7 +66,8 @@ def parse_jobs(lines: Sequence[str]) -> Iterator[Job]:
 def failure_reasons(text: str) -> list[str]:
     """The lines of a log in which dualflow says why it failed, sorted, or else the last lines."""
     lines = text.splitlines()
-    return sorted({line for line in lines if line.startswith("dualflow: ")}) or lines[-5:]
+    reasons = sorted({line for line in lines if line.startswith("dualflow: ")}) or lines[-5:]
+    return [*reasons, NO_STEP] if _UNKNOWN_TARGET.search(text) else reasons
 
 
 class LogFollower:

@@ -61,7 +61,18 @@ def require_inputs(config: Config, command: str) -> None:
     missing = [step for step in inputs(config) if not config.layout.manifest(step).is_file()] if inputs else []
     if missing:
         steps = f"step {missing[0]} is" if len(missing) == 1 else f"steps {missing[0]} and {len(missing) - 1} more are"
-        raise DataError(f"{command}: {steps} not done in {config.layout.root}; `dualflow run` runs all steps in order")
+        remedy = "`dualflow run` runs all steps in order"
+        if not config.layout.root.is_dir():
+            remedy = f"there is no such folder: check study.name and --config, or start with it: {remedy}"
+        elif missing == ["impute"]:
+            remedy = "run `dualflow impute` first"
+        raise DataError(f"{command}: {steps} not done in {config.layout.root}; {remedy}")
+
+
+def with_manifests(config: Config, options: Sequence[str]) -> list[str]:
+    """Options of Snakemake in which a step with a `/` in its name, such as a training, is the file that it makes."""
+    steps = {step for step in step_names(config) if "/" in step}
+    return [str(config.layout.manifest(option)) if option in steps else option for option in options]
 
 
 def require_test_people(config: Config) -> None:

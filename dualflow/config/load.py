@@ -35,6 +35,13 @@ class UniqueKeys(yaml.SafeLoader):
         return node
 
 
+_PLAIN = {
+    **dict.fromkeys(("model_type", "dict_type"), "expected keys with values, such as {key: value}"),
+    **dict.fromkeys(("tuple_type", "list_type"), "expected a list, such as [first, second]"),
+}
+"""Type of a pydantic error -> its message, where that names types of Python."""
+
+
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file, apply `section.key=value` overrides and check every key and value.
 
@@ -56,9 +63,10 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{path}: is not YAML ({' '.join(str(error).split())}); correct that line") from error
     if not isinstance(raw, dict):
         raise ConfigError(
-            f"{path}: holds {type(raw).__name__}, expected sections such as 'study:'; see configs/study.yaml"
+            f"{path}: {'is empty' if raw is None else f'holds {raw!r:.40}'}, expected sections such as 'study:'; "
+            "see configs/study.yaml"
         )
-    return parse_config(_override(raw, overrides), str(path))
+    return parse_config(_override(raw, overrides), f"{path} with --set" if overrides else str(path))
 
 
 def parse_config(raw: Mapping[str, Any], name: str = "configuration") -> Config:
@@ -106,7 +114,7 @@ def _explain(entry: Any, section: type[Section]) -> str:
     """One readable clause of a pydantic error."""
     key = ".".join(str(part) for part in entry["loc"])
     if entry["type"] != "extra_forbidden":
-        text = str(entry["msg"]).removeprefix("Value error, ")
+        text = _PLAIN.get(entry["type"], str(entry["msg"]).removeprefix("Value error, "))
         given = public_uri(entry["input"]) if isinstance(entry["input"], str) else entry["input"]
         value = "" if isinstance(given, dict) else f" = {given!r}"
         return f"{key}{value}: {text}" if key else text

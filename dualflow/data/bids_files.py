@@ -131,9 +131,8 @@ def select(candidates: Candidates, name: str, where: Mapping[str, str]) -> Candi
         if files and label not in {file.label(entity) for file in files}:
             available = sorted({f"{key}-{value}" for file in files for key, value in file.entities.items()})
             wanted = f"has {entity}-{label}" if label else f"is without {entity}"
-            raise ConfigError(
-                f"study.where or --where: no {name} file {wanted}; choose from: {', '.join(available) or 'nothing'}"
-            )
+            remedy = f"choose from: {', '.join(available)}" if available else "their names have no labels to choose by"
+            raise ConfigError(f"study.where or --where: no {name} file {wanted}; {remedy}")
         candidates = {
             scan: [file for file in scan_files if file.label(entity) == label]
             for scan, scan_files in candidates.items()

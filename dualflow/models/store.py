@@ -62,7 +62,10 @@ def load_card(folder: Path) -> ModelCard:
         text = read_limited(path, MODEL_FILES[CARD].limit)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"{folder}: no {CARD} ({reason}); name the folder of a trained model") from error
+        remedy = "name the folder of a trained model, such as results/STUDY/models/MODEL/seed-0"
+        if below := sorted(card.parent for card in folder.glob(f"*/{CARD}")):
+            remedy = f"name one of its folders: {', '.join(map(str, below))}"
+        raise CheckpointError(f"{folder}: no {CARD} ({reason}); {remedy}") from error
     try:
         return ModelCard.model_validate_json(text, strict=True)
     except ValidationError as error:

@@ -24,7 +24,7 @@ from dualflow.commands.workflow_files import find_config
             ("study.bids=SmithJohn1950", "study.name=mine", "study.results=MuellerAnna"),
             ["--config", "...", "--set", "study.bids=...", "--set", "study.name=mine", "--set", "study.results=..."],
         ),
-        (Path("results/x/configs/0a1b2c3d4e5f.json"), (), []),
+        (Path("results/x/configs/0a1b2c3d4e5f.json"), (), ["--config", "..."]),
     ],
 )
 def test_a_command_is_stated_without_names_of_files(path, overrides, expected):

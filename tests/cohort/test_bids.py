@@ -13,9 +13,10 @@ import pandas as pd
 import pytest
 from threadpoolctl import threadpool_limits
 
-from dualflow.cohort import LAWS, participants, subject_files, write_dataset, write_subject
+from dualflow.cohort import LAWS, participants, require_own, subject_files, write_dataset, write_subject
 from dualflow.cohort.anatomy import anatomy, points_on_grid, tissue, transform
 from dualflow.cohort.bids import truth_root
+from dualflow.errors import DataError
 from dualflow.layout import Scan, bids_path
 from dualflow.modalities import MODALITIES
 
@@ -50,6 +51,19 @@ def test_same_seed_same_bytes(cohort, tmp_path):
         assert hashlib.sha256((tmp_path / file).read_bytes()).digest() == (
             hashlib.sha256((out / file).read_bytes()).digest()
         ), file
+
+
+def test_the_folder_of_another_dataset_is_refused(tmp_path):
+    """Its participants.tsv would be replaced; a cohort, whole or interrupted, is written again."""
+    require_own(tmp_path / "new")
+    (tmp_path / "sub-C0001").mkdir()
+    require_own(tmp_path)
+    write_dataset(tmp_path, participants(1, SEED))
+    require_own(tmp_path)
+    for description in ('{"Name": "a real study"}', "not JSON"):
+        (tmp_path / "dataset_description.json").write_text(description)
+        with pytest.raises(DataError, match=r"holds README.md, .*participants.tsv.*; choose a new folder"):
+            require_own(tmp_path)
 
 
 def test_headers_agree(cohort):

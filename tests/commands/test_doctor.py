@@ -146,6 +146,39 @@ def test_what_the_index_would_refuse_is_a_failure(diagnose, tmp_path, sections):
     assert any(words in findings["data"][1] for words in ("no column 'diagnosis'", "the study has no scan sub-9"))
 
 
+def test_labels_that_match_no_row_are_told(diagnose, tmp_path):
+    """A table that pads the labels of subjects in another way leaves every scan without side information."""
+    make_pairs(tmp_path / "bids", 8)
+    table = tmp_path / "bids/participants.tsv"
+    study = {"name": "x", "bids": "bids", "side": ["age"]}
+    assert "side information" not in diagnose("--config", "study.yaml", study=study)[1]
+    table.write_text(table.read_text().replace("sub-3\t", "sub-03\t"))
+    text = "age is unknown in 1 of 8 scans"
+    assert diagnose("--config", "study.yaml", study=study)[1]["side information"] == ("ok", text)
+    table.write_text(table.read_text().replace("sub-", "sub-0"))
+    level, text = diagnose("--config", "study.yaml", study=study)[1]["side information"]
+    assert level == "warn"
+    assert text.startswith("age is unknown in 8 of 8 scans; compare the labels in participants.tsv")
+
+
+def test_analyses_that_the_index_would_refuse_are_failures(diagnose, tmp_path):
+    """A formula is checked before the run, not by its second step."""
+    make_pairs(tmp_path / "bids", 8)
+    study = {"name": "x", "bids": "bids", "side": ["age"]}
+    for formula, failed in (("suvr ~ age", False), ("suvr ~ sex", True)):
+        code, findings = diagnose("--config", "study.yaml", study=study, impute={"analyses": {"main": formula}})
+        assert ("impute" in findings, code) == (failed, int(failed))
+    assert "names sex, which is no column" in findings["impute"][1]
+
+
+def test_a_study_whose_split_leaves_nobody_to_test_is_no_run(diagnose, tmp_path):
+    """The only pair is for training."""
+    make_pairs(tmp_path / "bids", 1)
+    code, findings = diagnose("--config", "study.yaml", study={"name": "x", "bids": "bids"})
+    assert (code, findings["split"][0]) == (1, "fail")
+    assert findings["split"][1].startswith("1 people with a pair: nobody is in the split test")
+
+
 def test_decisions_of_a_reviewer_count(diagnose, tmp_path):
     """They are no defect of the data."""
     make_pairs(tmp_path / "bids", 7)

@@ -132,3 +132,13 @@ def test_options_of_the_output_do_not_hide_the_steps(tmp_path, monkeypatch, capf
     config = parse_config({"study": {"name": "x", "results": "results"}})
     assert list_steps(config, ["index", *options]) == 0
     assert capfd.readouterr().out.startswith("4 steps would run:\n")
+
+
+def test_a_plan_says_that_the_dataset_is_not_checked(tmp_path, monkeypatch, capfd):
+    """A column that no table has fails in the index; of a simulated study nothing can be wrong."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bids/sub-1/anat").mkdir(parents=True)
+    (tmp_path / "bids/sub-1/anat/sub-1_T1w.nii.gz").touch()
+    for study, told in (({"name": "x"}, False), ({"name": "x", "bids": "bids", "side": ["agee"]}, True)):
+        assert list_steps(parse_config({"study": {"results": "results", **study}}), ["index"]) == 0
+        assert ("not checked yet" in capfd.readouterr().out) == told

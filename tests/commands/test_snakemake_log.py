@@ -83,3 +83,10 @@ def test_the_reason_of_a_failure_is_that_of_dualflow():
     """Each is shown once; without any, the last lines of Snakemake are."""
     assert failure_reasons("x\ndualflow: b\nTraceback:\ndualflow: a\ndualflow: b") == ["dualflow: a", "dualflow: b"]
     assert failure_reasons("\n".join("abcdefg")) == list("cdefg")
+
+
+def test_an_unknown_step_is_told_where_the_steps_are():
+    """Snakemake's own message is about rules and wildcards."""
+    for line in ("No rule to produce qcc (if you use input functions", "Target rules may not contain wildcards."):
+        *_, last = failure_reasons(f"MissingRuleException\n{line}")
+        assert last == "no such step of this study; `dualflow run --help` lists the steps"

@@ -11,6 +11,7 @@ from dualflow.commands.steps import (
     require_test_people,
     scoring_steps,
     step_names,
+    with_manifests,
 )
 from dualflow.config import parse_config
 from dualflow.errors import ConfigError, DataError
@@ -62,6 +63,23 @@ def test_a_missing_step_is_named(config):
     require_inputs(config, "preprocess-finish")
     with pytest.raises(DataError, match="lr-find: step preprocess is not done"):
         require_inputs(config, "lr-find")
+
+
+def test_the_remedy_fits_what_is_missing(config, tmp_path):
+    """A study that does not exist is a wrong name; draws come from a command of their own."""
+    config.layout.manifest("preprocess").parent.mkdir(parents=True)
+    with pytest.raises(DataError, match=r"step impute is not done .*; run `dualflow impute` first"):
+        require_inputs(config, "analyse")
+    elsewhere = config.with_fields("study", name="nosuch")
+    with pytest.raises(DataError, match=r"nosuch; there is no such folder: check study.name and --config"):
+        require_inputs(elsewhere, "edit")
+
+
+def test_a_training_can_be_asked_for_by_its_step(config):
+    """Snakemake knows it by the file that it makes; rules and other options stay as they are."""
+    file = str(config.layout.manifest("train/wide_seed-3"))
+    assert with_manifests(config, ["train/wide_seed-3", "qc", "--quiet"]) == [file, "qc", "--quiet"]
+    assert with_manifests(config, ["train/other_seed-3"]) == ["train/other_seed-3"]
 
 
 def test_a_study_without_test_people_is_refused_with_its_remedy(config):

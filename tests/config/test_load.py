@@ -235,3 +235,21 @@ def test_a_fault_of_a_whole_section_does_not_print_the_section(write):
 def test_the_main_flow_imputes_unless_a_model_is_named(write, section, name):
     """The key names any trained model."""
     assert load_config(write(MINIMAL + section)).imputing_model == name
+
+
+@pytest.mark.parametrize(
+    ("text", "override", "message"),
+    [
+        ("study: {name: x}\n", "train.steps=-5", "study.yaml with --set: train.steps = -5: "),
+        ("study: [1, 2]\n", None, r"study = \[1, 2\]: expected keys with values, such as \{key: value\}"),
+        ("study: {name: x}\n", "preprocess.pet_window_s=50", "= 50: expected a list, such as"),
+        ("", None, "is empty, expected sections such as 'study:'"),
+        ("- 1\n", None, r"holds \[1\], expected sections"),
+    ],
+)
+def test_errors_are_plain(tmp_path, text, override, message):
+    """They name neither types of Python nor a file for a value of the command line."""
+    file = tmp_path / "study.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_config(file, [override] if override else [])

@@ -8,7 +8,7 @@ import torch
 
 from dualflow.baselines import BASELINES
 from dualflow.errors import CheckpointError
-from dualflow.models.store import load_card, load_model, save_model
+from dualflow.models.store import CARD, load_card, load_model, save_model
 
 
 @pytest.fixture
@@ -121,3 +121,14 @@ def test_weights_are_not_cast_and_finite(mean_image, tmp_path, change, message):
     with pytest.raises(CheckpointError, match=message) as error:
         load_model(tmp_path / "model")
     assert "\n" not in str(error.value)
+
+
+def test_a_folder_above_models_is_told_their_folders(tmp_path):
+    """The folder of a model's seeds, or of nothing at all, is easily named by mistake."""
+    with pytest.raises(CheckpointError, match="name the folder of a trained model, such as results/STUDY/models"):
+        load_card(tmp_path)
+    for seed in (1, 0):
+        (tmp_path / f"seed-{seed}").mkdir()
+        (tmp_path / f"seed-{seed}" / CARD).touch()
+    with pytest.raises(CheckpointError, match=r"name one of its folders: .*seed-0, .*seed-1"):
+        load_card(tmp_path)
