@@ -7,14 +7,14 @@ the number of that step in the same commit; a study then repeats the step and th
 
 REVISIONS = {
     "cohort": 1,
-    "index": 1,
+    "index": 2,
     "preprocess": 1,
     "qc": 1,
-    "train": 3,
+    "train": 4,
     "evaluate": 2,
     "convert": 1,
     "impute": 1,
-    "analyse": 2,
+    "analyse": 3,
     "report": 3,
     "check": 1,
 }

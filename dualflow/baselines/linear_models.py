@@ -13,14 +13,14 @@ from dualflow.flows.closed_form_fits import Solver, fit_closed_form
 from dualflow.flows.folds import balanced_folds
 from dualflow.flows.local_linear import LocalLinear
 from dualflow.flows.local_linear_fit import RIDGES, SIGMAS
-from dualflow.flows.regression_scans import Pairs, RegressionScans
+from dualflow.flows.regression_scans import Pairs, RegressionScans, shown
 from dualflow.flows.stacked_mean import StackedMean
 from dualflow.flows.voxel_domain import extended
 from dualflow.flows.voxel_features import VoxelFeatures
 
 
 class MeanImage(Baseline):
-    """The mean of the training targets, each voxel over the scans whose mask includes it.
+    """The mean of the training targets, each voxel over the scans that show it.
 
     It continues a few voxels beyond all masks; further away it is 0.
 
@@ -48,8 +48,8 @@ class MeanImage(Baseline):
         total, count = torch.zeros_like(self.image), torch.zeros_like(self.image)
         for position in range(len(pairs)):
             pair = pairs[position]
-            total += pair["target"] * pair["mask"]
-            count += pair["mask"]
+            total += pair["target"] * shown(pair)
+            count += shown(pair)
         self.image.copy_(extended(total / count.clamp_min(1), count[0] > 0))
 
     def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:

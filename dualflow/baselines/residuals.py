@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dualflow.flows.regression_scans import Pairs
+from dualflow.flows.regression_scans import Pairs, shown
 from dualflow.flows.voxel_features import blur
 
 SMOOTHING = (0.5, 0.8, 1.2, 1.8, 2.7)
@@ -50,8 +50,9 @@ class ResidualScans:
     def __iter__(self) -> Iterator[Residual]:
         for index, (image, fold) in enumerate(zip(self.images, self.folds, strict=True)):
             pair = self.pairs[index]
-            error = torch.where(pair["mask"], pair["target"] - image, 0.0)
-            yield Residual(error, pair["mask"], pair["source"], pair["side"], fold)
+            seen = shown(pair)
+            error = torch.where(seen, pair["target"] - image, 0.0)
+            yield Residual(error, seen, pair["source"], pair["side"], fold)
 
 
 def spread_map(residuals: Iterable[Residual], scales: Tensor | None = None) -> Tensor:

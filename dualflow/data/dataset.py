@@ -24,9 +24,10 @@ class PairDataset(Dataset[Item]):
     """Scans as dicts: `source` [2C, D, H, W], `target` and bool `mask` [1, D, H, W], `side` [S], and `scan`, the key.
 
     A source has a channel per source modality, the main one first, and then the detail of each. Scans without a target
-    have no `target`; those that train a flow may also have a `mean` and a `spread` [1, D, H, W]. All scans are in
-    memory: 13 bytes per voxel and scan with one source, and 4 bytes more for each further volume. A scan takes 1.7 MB
-    on the 4 mm grid and 13 MB on the 2 mm grid.
+    have no `target`; those that train a flow may also have a `mean` and a `spread` [1, D, H, W]. A scan whose target
+    shows a part of the mask alone may have `shown`, that part. All scans are in memory: 13 bytes per voxel and scan
+    with one source, and 4 bytes more for each further volume. A scan takes 1.7 MB on the 4 mm grid and 13 MB on the 2
+    mm grid.
     """
 
     def __init__(self, items: Sequence[Item]) -> None:
@@ -142,18 +143,19 @@ def _channels(volumes: Sequence[Volume], grid: tuple[int, ...] | None) -> torch.
 
 
 def collate(items: Sequence[Item]) -> Item:
-    """Stack items to a batch: tensors [N, ...], `scan` a list of keys.
+    """Stack items to a batch: tensors [N, ...], `scan` a list of keys; what targets show is read scan by scan.
 
     Raises:
         DataError: only some of the items have a target or mean.
     """
+    items = [{key: value for key, value in item.items() if key != "shown"} for item in items]
     for item in items:
         if item.keys() != items[0].keys():
             differ = ", ".join(sorted(item.keys() ^ items[0].keys()))
             raise DataError(
                 f"{item['scan']} and {items[0]['scan']} differ in: {differ}; batch only scans with the same entries"
             )
-    batch: Item = default_collate(list(items))
+    batch: Item = default_collate(items)
     return batch
 
 

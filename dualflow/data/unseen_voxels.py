@@ -12,8 +12,9 @@ from dualflow.imaging.intensity import in_view, scored_voxels
 def fill_unseen(training: PairDataset, validation: PairDataset) -> tuple[PairDataset, PairDataset]:
     """Return training and validation scans as models learn from them.
 
-    Voxels that a target does not show hold the mean of the training targets that do. As they are they would teach an
-    uptake of 0. Measurements are taken from the scans as they are.
+    Voxels that a target does not show hold the mean of the training targets that do: as they are they would teach
+    networks an uptake of 0. Such a scan also has `shown`, by which fits in closed form leave them out. Measurements are
+    taken from the scans as they are.
     """
     mean = mean_of_shown(training)
     return with_unseen_filled(training, mean), with_unseen_filled(validation, mean)
@@ -31,7 +32,7 @@ def mean_of_shown(dataset: PairDataset) -> Tensor:
 def with_unseen_filled(dataset: PairDataset, mean: Tensor) -> PairDataset:
     """Return a dataset whose targets hold `mean` in voxels that they do not show; other targets are not copied.
 
-    Where `mean` is NaN the voxels stay.
+    Where `mean` is NaN the voxels stay. Scans with such voxels get `shown`, bool, `[1, D, H, W]`.
     """
     return PairDataset([_filled(item, mean) for item in dataset.items])
 
@@ -52,5 +53,8 @@ def _shown(item: Item) -> Tensor:
 
 
 def _filled(item: Item, mean: Tensor) -> Item:
-    missing = unseen(item) & mean.isfinite()
-    return {**item, "target": torch.where(missing, mean, item["target"])} if bool(missing.any()) else item
+    missing = unseen(item)
+    if not bool(missing.any()):
+        return item
+    target = torch.where(missing & mean.isfinite(), mean, item["target"])
+    return {**item, "target": target, "shown": item["mask"] & ~missing}

@@ -16,7 +16,7 @@ class Pairs(Protocol):
     """Training pairs by position.
 
     A pair maps `source` to `[C or 2C, D, H, W]`, `target` and bool `mask` to `[1, D, H, W]`, and `side` to `[S]`, NaN
-    where unknown.
+    where unknown. A target that does not show the whole mask comes with `shown`, `[1, D, H, W]`, bool.
     """
 
     def __len__(self) -> int:
@@ -26,6 +26,12 @@ class Pairs(Protocol):
         """Return one pair."""
 
 
+def shown(pair: Mapping[str, Any]) -> Tensor:
+    """Return the voxels of a pair's mask that its target shows, `[1, D, H, W]`, bool: `shown`, or all of them."""
+    voxels: Tensor = pair["shown"] if "shown" in pair else pair["mask"]
+    return voxels
+
+
 class RegressionScan(NamedTuple):
     """One training scan of the regression.
 
@@ -33,7 +39,7 @@ class RegressionScan(NamedTuple):
         source: `[C or 2C, D, H, W]`.
         target: `[1, D, H, W]`, in its unit.
         side: `[S]`, NaN where unknown.
-        mask: `[1, D, H, W]`, bool.
+        mask: `[1, D, H, W]`, bool: the voxels of the brain that the target shows.
         fold: index of the cross-fitting fold.
         subject: the same for all scans of a subject.
         detail: of a source that is split into images and detail, `[C, D, H, W]`.
@@ -70,7 +76,7 @@ class RegressionScans:
     def __iter__(self) -> Iterator[RegressionScan]:
         for index, (fold, subject) in enumerate(zip(self.folds, self.subjects, strict=True)):
             pair = self.pairs[index]
-            yield RegressionScan(pair["source"], pair["target"], pair["side"], pair["mask"], fold, subject)
+            yield RegressionScan(pair["source"], pair["target"], pair["side"], shown(pair), fold, subject)
 
 
 def side_mean(sides: Sequence[Tensor]) -> Tensor:

@@ -28,6 +28,7 @@ from dualflow.digests import digest_of
 from dualflow.flows.condition import Condition
 from dualflow.flows.interface import SAMPLES_AT_ONCE
 from dualflow.flows.model import DualFlow
+from dualflow.flows.regression_scans import shown
 from dualflow.flows.spread_map import VoxelSpread
 from dualflow.flows.subspace_law import SubspaceLaw
 from dualflow.training.device import device_of
@@ -154,7 +155,7 @@ class Moments(NamedTuple):
     A likelihood is flat at its optimum: in float32, rounding would change a gain by a thousandth.
 
     Attributes:
-        voxels: squared error over variance, mean over the brain's voxels, `[N]`.
+        voxels: squared error over variance, mean over the brain's voxels that the target shows, `[N]`.
         errors: squared errors of the means of R regions, `[N, R]`.
         variances: variances of sampled region means, `[N, R]`.
     """
@@ -176,7 +177,8 @@ def sampled_moments(flow: DualFlow, pairs: PairDataset, weights: Tensor) -> Mome
         samples = fixed_samples(flow, condition, seed=index).flatten(1)
         target = pairs[index]["target"].to(samples.device).flatten()
         errors, variances = _errors_and_variances(target, samples)
-        voxels = (errors / variances)[condition.inside.flatten()].mean()
+        seen = condition.inside.cpu() & shown(pairs[index])
+        voxels = (errors / variances)[seen.to(errors.device).flatten()].mean()
         rows.append(Moments(voxels, *_errors_and_variances(weights @ target, samples @ weights.T)))
     return Moments(*(torch.stack(part).cpu().double() for part in zip(*rows, strict=True)))
 

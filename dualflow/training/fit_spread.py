@@ -11,6 +11,7 @@ from dualflow.baselines.scale_fit import fit_scale, fit_voxel_scale
 from dualflow.data.dataset import Item, PairDataset
 from dualflow.flows.model import DualFlow
 from dualflow.flows.person_features import person_values
+from dualflow.flows.regression_scans import shown
 from dualflow.flows.source_spread import SourceSpread
 from dualflow.flows.spread_map import VoxelSpread
 from dualflow.flows.voxel_features import foreground, without_detail
@@ -36,7 +37,7 @@ def fit_spread(flow: DualFlow, train: PairDataset, folds: Sequence[int]) -> Pair
     squares, counts = torch.zeros(1, *flow.shape), torch.zeros(1, *flow.shape)
     for item, square in _squares(flow, train):
         squares += square
-        counts += item["mask"]
+        counts += shown(item)
     spread.fit(squares, counts)
     if not isinstance(spread, SourceSpread):
         return train.with_spread(spread.image.clone())
@@ -47,7 +48,7 @@ def fit_spread(flow: DualFlow, train: PairDataset, folds: Sequence[int]) -> Pair
 def _fit_scales(spread: SourceSpread, flow: DualFlow, train: PairDataset, folds: Sequence[int]) -> list[Tensor]:
     """Fit the scale of voxels, and that of people to what it leaves; return each scan's spread, `[1, D, H, W]`."""
     sources = [without_detail(item["source"], flow.source_channels) for item in train.items]
-    relative = (((square / spread.image.square())[0], item["mask"][0]) for item, square in _squares(flow, train))
+    relative = (((square / spread.image.square())[0], shown(item)[0]) for item, square in _squares(flow, train))
     voxel_scales, left = fit_voxel_scale(spread.voxel, sources, relative, folds, train.subjects)
     people = zip(sources, train.items, strict=True)
     values = torch.cat([person_values(source[None], item["side"][None]) for source, item in people])
@@ -59,10 +60,10 @@ def _fit_scales(spread: SourceSpread, flow: DualFlow, train: PairDataset, folds:
 
 
 def _squares(flow: DualFlow, train: PairDataset) -> Iterator[tuple[Item, Tensor]]:
-    """Yield every pair with its squared residuals in the mask, `[1, D, H, W]`."""
+    """Yield every pair with its squared residuals in the voxels that the target shows, `[1, D, H, W]`."""
     for index in range(len(train)):
         item = train[index]
-        yield item, (item["target"] - mean_of(flow, item)).square() * item["mask"]
+        yield item, (item["target"] - mean_of(flow, item)).square() * shown(item)
 
 
 def mean_of(flow: DualFlow, item: Item) -> Tensor:

@@ -12,6 +12,7 @@ from dualflow.baselines.residual_law import KERNEL_PEOPLE
 from dualflow.data.dataset import PairDataset, collate
 from dualflow.flows.dequantization import prepare_target
 from dualflow.flows.model import DualFlow
+from dualflow.flows.regression_scans import shown
 from dualflow.flows.rng import EVALUATION_SEED
 from dualflow.flows.voxel_features import without_detail
 from dualflow.training.fit_spread import mean_of
@@ -33,11 +34,11 @@ def fit_whitening(flow: DualFlow, train: PairDataset) -> None:
 
 
 def _fields(flow: DualFlow, train: PairDataset) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield residuals with the noise of training, in units of the spread, `[D, H, W]`, and their masks."""
+    """Yield residuals with the noise of training, in units of the spread, `[D, H, W]`, and what their targets show."""
     generator = torch.Generator().manual_seed(EVALUATION_SEED)
     for index in range(0, len(train), max(len(train) // KERNEL_PEOPLE, 1)):
         item = collate([train[index]])
         target = prepare_target(item["target"], item["mask"], flow.spec, generator, training=True)
         images = without_detail(item["source"], flow.source_channels)
         spread = item["spread"] if "spread" in item else flow.spread(item["mask"], images, item["side"])
-        yield ((target - mean_of(flow, train[index])) / spread)[0, 0], item["mask"][0, 0]
+        yield ((target - mean_of(flow, train[index])) / spread)[0, 0], shown(train[index])[0]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dualflow.data.dataset import PairDataset
 from dualflow.flows.model import DualFlow
+from dualflow.flows.regression_scans import shown
 from dualflow.flows.spread_map import VoxelSpread
 from dualflow.flows.voxel_features import blur
 from dualflow.training.calibrate import fixed_samples
@@ -89,9 +90,10 @@ def voxel_sums(flow: DualFlow, pairs: PairDataset, folds: Sequence[int]) -> Voxe
     stride = -(-len(pairs) // SAMPLED)
     for index, (target, condition) in enumerate(conditioned_batches(flow, pairs, 1)):
         inside, scale = condition.inside[0, 0], condition.scale[0, 0]
+        seen = inside & shown(pairs[index])[0].to(inside.device)
         residual = (target - condition.mean)[0, 0] / scale
-        squares[folds[index]] += (residual.square() * inside).cpu()
-        counts[folds[index]] += inside.cpu()
+        squares[folds[index]] += (residual.square() * seen).cpu()
+        counts[folds[index]] += seen.cpu()
         if index % stride == 0:
             samples = fixed_samples(flow, condition, seed=index)
             variances += (samples.var(0) / scale.square() * inside).cpu()
