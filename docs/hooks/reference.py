@@ -135,8 +135,7 @@ def configuration() -> str:
         section = section_of(field.annotation)
         if section is None:
             continue
-        heading = f"## {name}" if isinstance(field.annotation, type) else f"## {name}.NAME"
-        parts.append(f"{heading}\n\n{one_line(field.description)}")
+        parts.append(f"## {name}{_of_name(field.annotation)}\n\n{one_line(field.description)}")
         parts.append(table(["key", "type", "default", "description"], list(_keys(section))))
     return "\n\n".join(parts)
 
@@ -148,11 +147,16 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
     return next((found for inner in getattr(annotation, "__args__", ()) if (found := section_of(inner))), None)
 
 
+def _of_name(annotation: Any) -> str:
+    """What follows the key of a table of sections: the name of an entry."""
+    return ".NAME" if get_origin(annotation) in (dict, Mapping) else ""
+
+
 def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[list[str]]:
     for name, field in section.model_fields.items():
         inner = section_of(field.annotation)
         if inner is not None:
-            yield from _keys(inner, f"{prefix}{name}.")
+            yield from _keys(inner, f"{prefix}{name}{_of_name(field.annotation)}.")
             continue
         default = field.get_default(call_default_factory=True)
         shown = "required" if default is PydanticUndefined else code(default)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,13 +12,15 @@ from matplotlib.figure import Figure
 from dualflow.arrays import Floats
 from dualflow.evaluation.metrics import correlation
 from dualflow.evaluation.statistics import MIN_SUBJECTS
-from dualflow.evaluation.study_metrics import measure
+from dualflow.evaluation.study_metrics import TRUE_LAW, measure
 from dualflow.modalities import Modality
 from dualflow.report.style import COLOURS, GRID, INK, MUTED, palette, styled
 
 KINDS = {"voxel": "Voxels", "region": "Region means"}
 FLAT = 1e-6
 """Largest relative change of a curve that is not drawn."""
+NARROW_IN, LINE_IN = 5.0, 0.21
+"""Width in inches below which a figure is one for phones, and the height of a line of a legend."""
 HINTS = {"lower": "lower is better", "higher": "higher is better", "ideal": "dashed line is ideal"}
 
 
@@ -93,7 +95,7 @@ def model_comparison(table: pd.DataFrame, metrics: Sequence[str], row: Modality,
         for entry in table[table[metric].notna()].to_dict("records")
     ]
     colours = {model: COLOURS[0] if model == reference else MUTED for model in table["model"]}
-    return metric_comparison(pd.DataFrame(rows), metrics, row, colours=colours, columns=3)
+    return metric_comparison(pd.DataFrame(rows), metrics, row, colours=colours, bounds=[TRUE_LAW], columns=3)
 
 
 @styled
@@ -117,8 +119,7 @@ def reliability_curve(
             axes.plot(line.index, line.to_numpy(), color=colours[model], lw=1.6, marker="o", ms=2.6, label=model)
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="nominal level", ylabel="coverage", title=name)
         axes.grid(color=GRID, lw=0.6)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=7.5, loc="upper left", bbox_to_anchor=(0.0, 0.86))
+    _legend_below(figure, grid)
     return figure
 
 
@@ -143,9 +144,17 @@ def pit_histograms(
         axes.set(xlim=(0, 1), xlabel="place of the real value in the distribution", ylabel="density", title=name)
         axes.set_ylim(bottom=0)
         axes.grid(axis="y", color=GRID, lw=0.6)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=7.5, loc="lower center", ncols=2)
+    _legend_below(figure, grid)
     return figure
+
+
+def _legend_below(figure: Figure, panels: Iterable[Axes]) -> None:
+    """Name the lines of all panels once, below them: the names of many models would cover a panel."""
+    named = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    if named:
+        columns = 2 if figure.get_figwidth() < NARROW_IN else 4
+        figure.set_figheight(figure.get_figheight() + LINE_IN * -(-len(named) // columns))
+        figure.legend(named.values(), named.keys(), loc="outside lower left", ncols=columns, fontsize=7.5)
 
 
 def _lines(table: pd.DataFrame, kind: str, position: str, value: str) -> Iterator[tuple[str, pd.Series]]:
@@ -205,7 +214,7 @@ def training_curves(
             )  # fmt: skip
         axes.set(xlabel="step", title=label)
         axes.grid(color=GRID, lw=0.6)
-    grid.flat[0].legend(fontsize=7.5)
+    _legend_below(figure, grid.flat)
     return figure
 
 
@@ -238,6 +247,6 @@ def region_scatter(real: Floats, synthetic: Floats, row: Modality, *, model: str
 
 def _two_panels(*, narrow: bool) -> tuple[Figure, list[Axes]]:
     """A figure with two square panels side by side, or below each other."""
-    figure = Figure(figsize=(3.8, 7.0) if narrow else (7.2, 3.5), layout="constrained")
+    figure = Figure(figsize=(3.8, 7.0) if narrow else (7.2, 3.7), layout="constrained")
     grid = figure.subplots(2, 1) if narrow else figure.subplots(1, 2)
     return figure, list(grid)

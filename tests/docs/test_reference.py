@@ -51,6 +51,15 @@ def test_every_key_is_described():
             assert all(len(row.rsplit(" | ", 1)[1].strip(" |")) > 5 for row in rows), key
 
 
+def test_keys_have_the_names_that_a_configuration_takes():
+    """A table of sections has one per name; an optional section has none."""
+    text = reference.configuration()
+    assert "\n## extra_models.NAME\n" in text
+    assert "\n## impute\n" in text
+    assert "| `training.NAME.steps` |" in text
+    parse_config({"study": {"name": "x"}, "impute": {"draws": 5}, "baselines": {"training": {"unet": {"steps": 5}}}})
+
+
 def test_every_flow_option_is_described():
     """Each field of FlowSpec has a row with a description."""
     rows = reference.flow_options().splitlines()

@@ -22,6 +22,7 @@ from dualflow.imaging.intensity import INSIDE
 from dualflow.modalities import MODALITIES
 from dualflow.report.figures import (
     metric_comparison,
+    model_comparison,
     pit_histograms,
     region_scatter,
     reliability_curve,
@@ -372,3 +373,27 @@ def test_every_figure_renders_and_leaves_settings_unchanged(tmp_path: Path, scor
         assert 0.98 * min(PAGE_PIXELS, figure.get_figwidth() * DPI) <= shown <= PAGE_PIXELS
     assert len(figures[1].axes) == 1
     assert dict(mpl.rcParams) == before
+
+
+def test_the_names_of_many_models_cover_no_panel():
+    """They stand below the panels, once each, and make room for themselves."""
+    models = [f"model_{number}" for number in range(12)]
+    curves = pd.DataFrame({"model": models, "kind": "voxel", "level": 0.5, "coverage": 0.5})
+    histories = {model: pd.DataFrame({"step": [1, 2], "nll": [2.0, 1.0]}) for model in models}
+    for names, figure in (
+        (models[:1], reliability_curve(curves[:1])),
+        (models, reliability_curve(curves)),
+        (models, training_curves(histories, {"nll": "NLL"}, narrow=True)),
+    ):
+        assert all(axes.get_legend() is None for axes in figure.axes)
+        assert [text.get_text() for text in figure.legends[0].get_texts()] == names
+    few, many = (reliability_curve(curves[:count]).get_figheight() for count in (1, 12))
+    assert many > few
+
+
+def test_a_comparison_draws_the_true_law_as_a_limit():
+    """It is no model: a ring in place of a dot."""
+    rows = [{"model": model, "mae": 0.1, "mae_low": 0.09, "mae_high": 0.11, "people": 9} for model in ("a", "true_law")]
+    figure = model_comparison(pd.DataFrame(rows), ["mae"], ROW, "a")
+    fills = [line.get_markerfacecolor() for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert [fill == "none" for fill in fills] == [False, True]
