@@ -85,7 +85,7 @@ def open_run(config: TrackingConfig, key: RunKey, run_id: str | None = None) -> 
     """Return a client, and the id of an open run.
 
     A given `run_id` is reopened. If the store no longer has it, or none is given, the run that a killed process left
-    open under `key`, or that failed, is continued, or a new run is created.
+    open under `key` in the group of `config`, or that failed, is continued, or a new run is created.
 
     Raises:
         ConfigError: the URI cannot be read, or the driver of the database is not installed.
@@ -100,12 +100,13 @@ def open_run(config: TrackingConfig, key: RunKey, run_id: str | None = None) -> 
         return client, run_id
     # Two processes that open the group at the same time would make two of it.
     with _store_lock(config):
+        group = group_key(config, key.experiment)
+        # A closed form of the study is the same training in its comparison, which has a run of its own.
+        parent = {} if key == group else {PARENT: _group_id(client, experiment_id, group)}
         # Work that failed, such as on a full disk, goes on when it is repeated.
-        run_id = _continued(client, experiment_id, key)
+        run_id = _continued(client, experiment_id, key, parent)
         if run_id is not None and _reopen(client, run_id):
             return client, run_id
-        group = group_key(config, key.experiment)
-        parent = {} if key == group else {PARENT: _group_id(client, experiment_id, group)}
         return client, _create(client, experiment_id, key, parent)
 
 
@@ -116,17 +117,17 @@ def group_key(config: TrackingConfig, experiment: str) -> RunKey:
 
 def _group_id(client: Any, experiment_id: str, group: RunKey) -> str:
     """Id of the parent run. It never stays open, because no process owns it."""
-    if (existing := _continued(client, experiment_id, group)) is not None:
+    if (existing := _continued(client, experiment_id, group, {})) is not None:
         return existing
     run_id = _create(client, experiment_id, group, {})
     client.set_terminated(run_id)
     return run_id
 
 
-def _continued(client: Any, experiment_id: str, key: RunKey) -> str | None:
-    """Id of the newest run of a key that can be continued; None if there is none."""
+def _continued(client: Any, experiment_id: str, key: RunKey, parent: Mapping[str, str]) -> str | None:
+    """Id of the newest run of a key under its parent that can be continued; None if there is none."""
     status = () if key.continues else ("attributes.status != 'FINISHED'",)
-    return find_run(client, experiment_id, {"mlflow.runName": key.name, **key.tags}, *status)
+    return find_run(client, experiment_id, {"mlflow.runName": key.name, **key.tags, **parent}, *status)
 
 
 def find_run(client: Any, experiment_id: str, tags: Mapping[str, str], *conditions: str) -> str | None:

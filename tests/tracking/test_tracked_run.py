@@ -307,3 +307,15 @@ def test_an_evaluation_continues_the_run_of_its_training(local, tmp_path, monkey
     assert run.data.metrics == {"loss": 1.0, "test/mae_SUVR": 0.1, "test/crps_SUVR": 0.4}
     history = MlflowClient(local.uri).get_metric_history(run.info.run_id, "test/crps_SUVR")
     assert [(point.step, point.value) for point in history] == [(0, 0.3), (1, 0.4)]
+
+
+def test_the_same_training_in_two_groups_is_two_runs(local):
+    """A closed form is trained identically in a study and in its comparison; each evaluation goes to its own run."""
+    groups = [local.model_copy(update={"group": name}) for name in ("study", "its comparison")]
+    runs = {}
+    for config in groups:
+        with tracked(config, EXPERIMENT, "closed form", {"training": "1"}) as run:
+            runs[config.group] = run.run_id
+    for config in groups:
+        with tracked(config, EXPERIMENT, "closed form", {"training": "1"}, continues=True) as evaluation:
+            assert evaluation.run_id == runs[config.group]
