@@ -109,6 +109,7 @@ def _end(client: Any, run_id: str, status: str, milliseconds: int | None = None)
         return
     if status == "FINISHED":
         _mark_current(client, run, parent)
+        _end_abandoned(client, run, parent)
     # The parent lasts from its first child's start to the last one's end.
     try:
         client.set_terminated(parent)
@@ -128,6 +129,18 @@ def _mark_current(client: Any, run: Any, parent: str) -> None:
     last = max(runs, key=lambda run_id: runs[run_id])  # of equal times the run that was found first stays current
     for run_id in runs:
         client.set_tag(run_id, CURRENT, "true" if run_id == last else "false")
+
+
+def _end_abandoned(client: Any, run: Any, parent: str) -> None:
+    """End the runs of its name in its group that were open before `run` ended.
+
+    A training that is killed leaves its run open for the process that resumes it. If its inputs change, none does.
+    """
+    # Records that waited for the server may arrive while a later run is at work.
+    earlier = f"attributes.start_time < {run.info.end_time}"
+    of_name = with_tags({"mlflow.runName": run.info.run_name, PARENT: parent}, "attributes.status = 'RUNNING'", earlier)
+    for one in client.search_runs([run.info.experiment_id], of_name):
+        client.set_terminated(one.info.run_id, "KILLED")
 
 
 def with_tags(tags: Mapping[str, str], *conditions: str) -> str:

@@ -259,6 +259,33 @@ def test_another_training_replaces_the_run_of_the_earlier_one(local):
     assert current() == dict.fromkeys(runs, "true") | {second: "false"}  # the model that is evaluated is in use
 
 
+def test_a_finished_training_ends_those_that_were_killed_before_it(local):
+    """Inputs that change after a kill make another training; open runs of other names, groups and later ones stay."""
+
+    def begun(config, name, training):
+        run = Run(config, RunKey(EXPERIMENT, name, {"training": training}))
+        run.begin()
+        return run
+
+    def status(run):
+        return run_of(local, run.run_id).info.status
+
+    elsewhere = local.model_copy(update={"group": "another group"})
+    killed, other = begun(local, "killed flow", "1"), begun(local, "another flow", "1")
+    apart = begun(elsewhere, "killed flow", "1")
+    with tracked(local, EXPERIMENT, "killed flow", {"training": "2"}):
+        pass
+    assert (status(killed), status(other), status(apart)) == ("KILLED", "RUNNING", "RUNNING")
+    waited, later = begun(local, "killed flow", "3"), begun(local, "killed flow", "4")
+    begin = run_of(local, later.run_id).info.start_time
+    waited._log("end", {"status": "FINISHED", "milliseconds": begin - 1})
+    assert (status(waited), status(later)) == ("FINISHED", "RUNNING")
+    resumed = begun(local, "killed flow", "1")
+    assert (resumed.run_id, status(resumed)) == (killed.run_id, "RUNNING")
+    for run in (resumed, other, apart, later):
+        run.end("FINISHED")
+
+
 def test_a_deleted_group_does_not_reject_the_end_of_a_child(local, tmp_path):
     """Someone may delete the parent in MLflow while a child runs."""
     config = local.model_copy(update={"group": "deleted group"})
