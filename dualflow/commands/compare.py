@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import yaml
 
 from dualflow.commands.fold_studies import fold_studies
-from dualflow.commands.model_runs import picture_link, score_names
+from dualflow.commands.model_runs import TEST, picture_link, score_names
 from dualflow.commands.run import run_workflow
 from dualflow.commands.run_lock import run_lock
 from dualflow.commands.steps import scoring_steps
@@ -149,9 +149,11 @@ def _track(config: Config, plan: Plan, result: Comparison, tables: Mapping[str, 
         run.text(plan.model_dump_json(indent=2), "plan.json")
         # Grouped by score, so that a page of charts shows the models side by side.
         scores = result.table.set_index("model").reindex(columns=list(SHOWN))
+        tracked = dict[str, float]()
         for name, row in scores.iterrows():
             named = score_names({str(key): float(value) for key, value in row.dropna().items()}, config)
-            run.scores({f"{key.removeprefix('test/')}/{name}": value for key, value in named.items()})
+            tracked |= {f"{key.removeprefix(TEST)}/{name}": value for key, value in named.items()}
+        run.scores(tracked, prefix="")  # those of models that the comparison no longer has are replaced too
         for name, content in tables.items():
             run.text(content, f"metrics/{name}.tsv")
         run.text("\n\n".join(parts) + "\n", f"{NAME}.md")

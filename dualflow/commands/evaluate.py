@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dualflow.commands.model_runs import (
     PICTURE,
+    TEST,
     describe_model,
     log_datasets,
     model_parameters,
@@ -179,7 +180,7 @@ def _log(run: Run, config: Config, predictor: Predictor, pairs: pd.DataFrame, sc
     scores |= study_scores(scans)
     # For a training that was tracked elsewhere.
     run.parameters(model_parameters(config, card.name, card.seed, card.training.precision) | card.options)
-    run.scores(score_names(scores, config))
+    run.scores(score_names(scores, config), TEST)
     test = pairs.loc[pairs["split"] == "test", "scan"]
     digests = {key: sha256(config.layout.scan_manifest(Scan.parse(key))) for key in test}
     log_datasets(run, config, pairs, digests, "test")

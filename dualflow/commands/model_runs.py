@@ -35,6 +35,8 @@ TRAINING = "training"
 PICTURE = "pictures/test.png"
 """Artifact with the prediction of one test scan."""
 
+TEST = "test/"
+"""Group of the tracked scores of the test people."""
 BEST_STEP = "train/best_step"
 """Tracked name of the step whose weights are kept."""
 HEADLINES = ("region_crps", "mae", "voxel_crps", "energy_score", "bits_in_mask", "region_coverage_80")
@@ -157,7 +159,7 @@ def score_names(scores: Mapping[str, float], config: Config) -> dict[str, float]
     """Scores by their tracked names, such as `test/mae_SUVR`."""
     unit = modality(config.study.target).unit
     names = {name: measure(name).unit.replace("target", TARGET) for name in scores}
-    return {f"test/{name}{unit_suffix(names[name], unit)}": value for name, value in scores.items()}
+    return {f"{TEST}{name}{unit_suffix(names[name], unit)}": value for name, value in scores.items()}
 
 
 def study_view(config: Config) -> str:

@@ -9,6 +9,7 @@ import re
 import warnings
 from base64 import b64decode
 from collections.abc import Callable, Mapping
+from math import isnan, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,15 +71,21 @@ def _log_metrics(client: Any, run_id: str, values: Mapping[str, float], step: in
     client.log_batch(run_id, metrics=[Metric(key, value, milliseconds, step) for key, value in values.items()])
 
 
-def _log_scores(client: Any, run_id: str, values: Mapping[str, float], milliseconds: int) -> None:
+def _log_scores(
+    client: Any, run_id: str, values: Mapping[str, float], milliseconds: int, prefix: str | None = None
+) -> None:
     from mlflow.entities import Metric
 
+    logged = {metric.key: metric for metric in client.get_run(run_id).data._metric_objs}
+    # MLflow deletes no metric, so scores that are no longer computed become NaN. Records of earlier versions have no
+    # prefix, and leave other scores as they are.
+    earlier = [] if prefix is None else [key for key in logged if key.startswith(prefix) and key not in values]
+    stale = {key: nan for key in earlier if not isnan(logged[key].value)}
     # The latest value of a metric is that of its highest step, so a repeated evaluation with other values takes the
     # next step, and one with the same values leaves the run as it is.
-    logged = {metric.key: metric for metric in client.get_run(run_id).data._metric_objs}
     points = [
         Metric(key, value, milliseconds, logged[key].step + 1 if key in logged else 0)
-        for key, value in values.items()
+        for key, value in [*values.items(), *stale.items()]
         if key not in logged or logged[key].value != value
     ]
     if points:

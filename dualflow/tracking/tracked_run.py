@@ -71,10 +71,10 @@ class Run:
         finite = {key: float(value) for key, value in values.items() if abs(value) < float("inf")}
         self._log("metrics", {"values": finite, "step": step, "milliseconds": int(time.time() * 1000)})
 
-    def scores(self, values: Mapping[str, float]) -> None:
-        """Log the finite results of an evaluation; a repeated evaluation replaces other values."""
+    def scores(self, values: Mapping[str, float], prefix: str) -> None:
+        """Log the finite results of an evaluation; those of an earlier one that start with `prefix` are replaced."""
         finite = {key: float(value) for key, value in values.items() if abs(value) < float("inf")}
-        self._log("scores", {"values": finite, "milliseconds": int(time.time() * 1000)})
+        self._log("scores", {"values": finite, "milliseconds": int(time.time() * 1000), "prefix": prefix})
 
     def describe(self, markdown: str) -> None:
         """Set the description on the run's page; the placeholder RUN_ID becomes the id of the run."""

@@ -85,6 +85,25 @@ def test_a_partial_comparison_is_published_once(config, monkeypatch, capsys):
     }  # fmt: skip
 
 
+def test_a_model_that_is_removed_loses_its_scores_on_the_page(config, monkeypatch):
+    """The run of the comparison is continued, and had the scores of all models that it ever compared."""
+    from mlflow import MlflowClient
+
+    def workflow(study, cores, options, steps):
+        for name, seed in study.trainings:
+            train_and_score(study, name, seed, study.model.steps if name == "dualflow" else 0)
+        return 0
+
+    monkeypatch.setattr(module, "run_workflow", workflow)
+    make_plan(config, list(TIMES), 1, FakeTimer())
+    for baselines in (("mean_image",), ()):
+        compare(config.with_fields("baselines", models=baselines), seconds=1, names=["dualflow", *baselines])
+    client = MlflowClient(config.tracking.uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("x").experiment_id])
+    metrics = {key: run.data.metrics[f"mae_SUVR/{key}"] for key in ("dualflow", "mean_image")}
+    assert metrics == {"dualflow": pytest.approx(0.1), "mean_image": pytest.approx(float("nan"), nan_ok=True)}
+
+
 def test_each_person_is_tested_once_over_the_folds(config, monkeypatch, capsys):
     """Each fold is a study of its own with the shared scans; one table holds the people of all folds."""
     studies, shared = [], []

@@ -1,5 +1,6 @@
 """Tracking never stops a training, whatever happens to the server or the disk."""
 
+from math import nan
 from threading import Semaphore
 
 import pandas as pd
@@ -325,7 +326,7 @@ def test_an_evaluation_continues_the_run_of_its_training(local, tmp_path, monkey
         training.metrics({"loss": 1.0}, 1)
     for crps in (0.3, 0.3, 0.4):
         with tracked(config, EXPERIMENT, name, tags, tmp_path, continues=True) as evaluation:
-            evaluation.scores({"test/mae_SUVR": 0.1, "test/crps_SUVR": crps, "test/none": float("nan")})
+            evaluation.scores({"test/mae_SUVR": 0.1, "test/crps_SUVR": crps, "test/none": float("nan")}, "test/")
     if offline:
         assert sync(local.model_copy(update={"group": "another"}), tmp_path) == (1, 0)
     assert runs_named(local, name) == ["FINISHED"]
@@ -346,3 +347,20 @@ def test_the_same_training_in_two_groups_is_two_runs(local):
     for config in groups:
         with tracked(config, EXPERIMENT, "closed form", {"training": "1"}, continues=True) as evaluation:
             assert evaluation.run_id == runs[config.group]
+
+
+def test_scores_that_are_no_longer_computed_have_no_value(local):
+    """MLflow deletes no metric, so they become NaN, once; metrics of other groups stay, and a score may come back."""
+    name, run_ids = "stale scores", set()
+    evaluations = [{"test/mae": 0.1, "test/bits": 2.0}, {"test/mae": 0.1}, {"test/mae": 0.1}]
+    for scores in [*evaluations, {"test/mae": 0.2, "test/bits": 2.0}, {"test/mae": 0.2, "test/bits": float("inf")}]:
+        with tracked(local, EXPERIMENT, name, {"training": "1"}, continues=True) as run:
+            run.metrics({"train/loss": 1.0}, 1)
+            run.scores(scores, "test/")
+            run_ids.add(run.run_id)
+    (run_id,) = run_ids
+    assert run_of(local, run_id).data.metrics == {
+        "train/loss": 1.0, "test/mae": 0.2, "test/bits": pytest.approx(nan, nan_ok=True),
+    }  # fmt: skip
+    history = MlflowClient(local.uri).get_metric_history(run_id, "test/bits")
+    assert [(point.step, str(point.value)) for point in history] == [(0, "2.0"), (1, "nan"), (2, "2.0"), (3, "nan")]
