@@ -15,6 +15,7 @@ from dualflow.commands.model_runs import (
     PICTURE,
     TEST,
     describe_model,
+    evaluation_tags,
     log_datasets,
     model_parameters,
     model_run,
@@ -180,6 +181,7 @@ def _log(run: Run, config: Config, predictor: Predictor, pairs: pd.DataFrame, sc
     scores |= study_scores(scans)
     # For a training that was tracked elsewhere.
     run.parameters(model_parameters(config, card.name, card.seed, card.training.precision) | card.options)
+    run.tags(evaluation_tags(config))
     run.scores(score_names(scores, config), TEST)
     test = pairs.loc[pairs["split"] == "test", "scan"]
     digests = {key: sha256(config.layout.scan_manifest(Scan.parse(key))) for key in test}

@@ -23,6 +23,7 @@ from dualflow.modalities import modality
 from dualflow.tracking.metric_names import TARGET, metric_name, unit_suffix
 from dualflow.tracking.mlflow_calls import RUN_ID
 from dualflow.tracking.saved_view import models_view
+from dualflow.tracking.source_version import COMMIT, VERSION, source_version
 from dualflow.tracking.tracked_run import Run, tracked
 from dualflow.training.flow_spec import flow_spec
 
@@ -30,6 +31,10 @@ TRAIN_PARAMETERS = (
     "batch_size", "learning_rate", "warmup", "weight_decay", "clip_norm", "ema", "patience",
 )  # fmt: skip
 """Fields of section `train` that every gradient training depends on."""
+EVALUATE_TAGS = ("samples", "background_draws", "background_steps", "seed")
+"""Fields of section `evaluate` that the scores of a model depend on."""
+EVALUATED_AT = "evaluated_at"
+"""Tag with the commit of the evaluation, or its version without one; the run's own commit is that of the training."""
 TRAINING = "training"
 """Name of the fact in a training's manifest that identifies its run."""
 PICTURE = "pictures/test.png"
@@ -114,6 +119,13 @@ def model_parameters(config: Config, name: str, seed: int, precision: str) -> di
         rate = section.learning_rate or kind.learning_rate
         values |= optimiser | section.model_dump(exclude_none=True) | {"learning_rate": rate, "mean": CORRECTED_MEAN}
     return values
+
+
+def evaluation_tags(config: Config) -> dict[str, str]:
+    """Tags of an evaluated run: code and options of the evaluation, which may be repeated with others."""
+    source = source_version()
+    options = {f"evaluate.{name}": str(getattr(config.evaluate, name)) for name in EVALUATE_TAGS}
+    return {EVALUATED_AT: source.get(COMMIT, source[VERSION]), **options}
 
 
 def model_kind(config: Config, name: str) -> str:

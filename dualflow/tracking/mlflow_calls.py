@@ -96,6 +96,11 @@ def _describe(client: Any, run_id: str, markdown: str) -> None:
     client.set_tag(run_id, DESCRIPTION, markdown.replace(RUN_ID, run_id))
 
 
+def _tag(client: Any, run_id: str, arguments: Mapping[str, str]) -> None:
+    for key, value in arguments.items():
+        client.set_tag(run_id, key, value)
+
+
 def _view(client: Any, run_id: str, value: str) -> None:
     client.set_experiment_tag(client.get_run(run_id).info.experiment_id, TAG, value)
 
@@ -187,6 +192,7 @@ def _read_frame(text: str) -> pd.DataFrame:
 
 CALLS: dict[str, Callable[[Any, Any, dict[str, Any]], Any]] = {
     "parameters": _log_parameters,
+    "tags": _tag,
     "metrics": lambda client, run_id, arguments: _log_metrics(client, run_id, **arguments),
     "image": _log_image,
     "table": lambda client, run_id, arguments: _log_table(client, run_id, **arguments),

@@ -9,6 +9,8 @@ from pathlib import Path
 from dualflow import __version__
 
 WAIT_S = 10
+VERSION = "dualflow.version"
+"""Tag of the version of dualflow."""
 COMMIT = "mlflow.source.git.commit"
 """Tag of the commit, which MLflow shows."""
 
@@ -20,7 +22,7 @@ def source_version(package: Path = Path(__file__).parents[1]) -> dict[str, str]:
     An installed package may lie in another project's checkout, whose commit would mislead, so the commit counts only if
     the package's files are tracked.
     """
-    tags = {"dualflow.version": __version__}
+    tags = {VERSION: __version__}
     try:
         _git(package, "ls-files", "--error-unmatch", "__init__.py")
         return tags | {COMMIT: _git(package, "rev-parse", "HEAD")}

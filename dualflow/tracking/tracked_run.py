@@ -10,7 +10,7 @@ import sys
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from dualflow.tracking.mlflow_calls import CALLS, is_permanent_error, logged_poi
 from dualflow.tracking.mlflow_store import DeletedExperimentError, RunKey, group_key, open_run
 from dualflow.tracking.model_registry import reason
 from dualflow.tracking.queue import GROUP, RecordQueue, end_now, read_record, reject
+from dualflow.tracking.source_version import COMMIT, source_version
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,6 +66,10 @@ class Run:
     def parameters(self, values: Mapping[str, Any]) -> None:
         """Log configuration values; the names of nested ones are joined with dots."""
         self._log("parameters", {key: str(value)[:500] for key, value in _flatten(values)})
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Set tags, which replace those of the same names."""
+        self._log("tags", dict(values))
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Log the finite values at a step."""
@@ -346,7 +351,8 @@ def tracked(
             run.end(status)
 
 
-def group_run(config: TrackingConfig, experiment: str, pending: Path | None = None) -> AbstractContextManager[Run]:
+@contextmanager
+def group_run(config: TrackingConfig, experiment: str, pending: Path | None = None) -> Iterator[Run]:
     """Continue the parent run of a study's runs, which holds the results of all of them together.
 
     Args:
@@ -355,7 +361,10 @@ def group_run(config: TrackingConfig, experiment: str, pending: Path | None = No
         pending: folder of the queues of all runs; None to drop records that cannot be sent.
     """
     key = group_key(config, experiment)
-    return tracked(config, experiment, key.name, key.tags, pending, continues=key.continues)
+    with tracked(config, experiment, key.name, key.tags, pending, continues=key.continues) as run:
+        # The results are those of this code, whichever created the run.
+        run.tags({COMMIT: "", **source_version()})
+        yield run
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,12 +2,14 @@
 
 from contextlib import nullcontext
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from dualflow import __version__
 from dualflow.commands import evaluate as module
 from dualflow.commands.convert_study import convert
 from dualflow.commands.evaluate import _score_scans, _stress, evaluate
@@ -22,6 +24,7 @@ from dualflow.imaging.regions import RegionMap
 from dualflow.inference.predict import Prediction
 from dualflow.layout import Layout
 from dualflow.manifest import manifest_outputs, read_manifest, write_manifest
+from dualflow.tracking.source_version import COMMIT, source_version
 from dualflow.tracking.tracked_run import Run
 
 
@@ -73,6 +76,26 @@ def test_tables_of_other_options_go(scored):
     evaluate(scored, ["dualflow"], 0)
     assert not [path for path in earlier if path.exists()]
     assert set(layout.tables.glob("*.tsv")) == _tables(layout)
+
+
+@pytest.fixture
+def logged():
+    """What an evaluation of two people logs, of whom one has two visits."""
+    run = Mock(spec=Run)
+    card = SimpleNamespace(name="dualflow", seed=0, training=SimpleNamespace(precision=""), options={})
+    scores = pd.DataFrame({"model": "dualflow", "seed": 0, "scan": ["sub-1_ses-1", "sub-1_ses-2", "sub-2"]})
+    scores = scores.assign(mae=0.1, bits_in_mask=2.0, bits_slack=[0.1, 0.3, 0.4])
+    config = parse_config({"study": {"name": "tiny"}, "evaluate": {"samples": 8, "background_steps": 64}})
+    module._log(run, config, SimpleNamespace(card=card), pd.DataFrame({"split": [], "scan": []}), scores)
+    return run
+
+
+def test_an_evaluated_run_has_the_code_and_the_options_of_the_evaluation(logged):
+    """They are tags, because MLflow keeps the first value of a parameter; the run's commit is that of the training."""
+    tags = logged.tags.call_args.args[0]
+    assert tags["evaluated_at"] == (source_version().get(COMMIT) or __version__)
+    assert (tags["evaluate.samples"], tags["evaluate.background_steps"]) == ("8", "64")
+    assert COMMIT not in tags
 
 
 def test_a_model_that_learnt_from_test_people_is_refused(scored):

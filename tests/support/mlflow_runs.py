@@ -35,6 +35,7 @@ def read_records(config, name):
 def log_all(run):
     """Log a record of each kind that can be queued."""
     run.parameters({"train": {"steps": 4}})
+    run.tags({"evaluated_at": "abc"})
     for step in range(3):
         run.metrics({"loss": 1.0 / (step + 1)}, step)
         run.image(np.full((4, 6), 0.5), "validation/axial", step)

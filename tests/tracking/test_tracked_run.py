@@ -14,6 +14,7 @@ from dualflow.errors import StoppedError
 from dualflow.tracking import tracked_run
 from dualflow.tracking.mlflow_store import RunKey
 from dualflow.tracking.queue import RecordQueue
+from dualflow.tracking.source_version import COMMIT
 from dualflow.tracking.sync import sync
 from dualflow.tracking.tracked_run import Run, group_run, tracked
 
@@ -232,6 +233,17 @@ def test_runs_are_nested_under_their_group(local):
         assert group.run_id == parent
     assert run_of(local, parent).data.tags["mlflow.note.content"] == f"# Results of {parent}"
     assert "mlflow.parentRunId" not in run_of(local, parent).data.tags
+
+
+def test_a_continued_group_has_the_code_of_its_last_results(local, monkeypatch):
+    """The commit of the code that created the run would mislead, also if the later code has none."""
+    config = local.model_copy(update={"group": "renewed"})
+    for version in ({"dualflow.version": "1", COMMIT: "abc"}, {"dualflow.version": "2"}):
+        monkeypatch.setattr(tracked_run, "source_version", lambda version=version: version)
+        with group_run(config, EXPERIMENT) as run:
+            pass
+        tags = run_of(config, run.run_id).data.tags
+        assert (tags["dualflow.version"], tags[COMMIT]) == (version["dualflow.version"], version.get(COMMIT, ""))
 
 
 def test_another_training_replaces_the_run_of_the_earlier_one(local):
