@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dualflow.commands.model_runs import (
     PICTURE,
+    SLACKS,
     TEST,
     describe_model,
     evaluation_tags,
@@ -177,12 +178,15 @@ def _score_scans(
 def _log(run: Run, config: Config, predictor: Predictor, pairs: pd.DataFrame, scans: pd.DataFrame) -> None:
     """Log the scores of the test people, their scans and a description to the run of the training."""
     card = predictor.card
-    scores = {str(name): float(value) for name, value in subject_means(scans).select_dtypes("number").mean().items()}
+    scores, slacks = (
+        {str(name): float(value) for name, value in means.select_dtypes("number").mean().items()}
+        for means in (subject_means(scans), subject_means(scans, SLACKS))
+    )
     scores |= study_scores(scans)
     # For a training that was tracked elsewhere.
     run.parameters(model_parameters(config, card.name, card.seed, card.training.precision) | card.options)
     run.tags(evaluation_tags(config))
-    run.scores(score_names(scores, config), TEST)
+    run.scores(score_names(scores | slacks, config), TEST)
     test = pairs.loc[pairs["split"] == "test", "scan"]
     digests = {key: sha256(config.layout.scan_manifest(Scan.parse(key))) for key in test}
     log_datasets(run, config, pairs, digests, "test")

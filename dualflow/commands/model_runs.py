@@ -15,6 +15,7 @@ from dualflow.baselines import BASELINES
 from dualflow.baselines.correction import CORRECTED_MEAN, Correction
 from dualflow.config import Config
 from dualflow.config.learning import SEEDED
+from dualflow.evaluation.metrics import METRICS
 from dualflow.evaluation.study_metrics import measure
 from dualflow.flows.spec import FlowSpec
 from dualflow.layout import Layout
@@ -28,9 +29,9 @@ from dualflow.tracking.tracked_run import Run, tracked
 from dualflow.training.flow_spec import flow_spec
 
 TRAIN_PARAMETERS = (
-    "batch_size", "learning_rate", "warmup", "weight_decay", "clip_norm", "ema", "patience",
+    "batch_size", "learning_rate", "warmup", "weight_decay", "clip_norm", "ema", "validate_every", "patience",
 )  # fmt: skip
-"""Fields of section `train` that every gradient training depends on."""
+"""Fields of section `train` that every gradient training depends on; a validation chooses the kept weights."""
 EVALUATE_TAGS = ("samples", "background_draws", "background_steps", "seed")
 """Fields of section `evaluate` that the scores of a model depend on."""
 EVALUATED_AT = "evaluated_at"
@@ -42,6 +43,8 @@ PICTURE = "pictures/test.png"
 
 TEST = "test/"
 """Group of the tracked scores of the test people."""
+SLACKS = {metric.slack: name for name, metric in METRICS.items() if metric.slack}
+"""How much an upper bound may be too high, such as `bits_slack`, and the score that it belongs to."""
 BEST_STEP = "train/best_step"
 """Tracked name of the step whose weights are kept."""
 HEADLINES = ("region_crps", "mae", "voxel_crps", "energy_score", "bits_in_mask", "region_coverage_80")
@@ -168,9 +171,9 @@ def data_source(config: Config) -> str:
 
 
 def score_names(scores: Mapping[str, float], config: Config) -> dict[str, float]:
-    """Scores by their tracked names, such as `test/mae_SUVR`."""
+    """Scores and SLACKS by their tracked names, such as `test/mae_SUVR`."""
     unit = modality(config.study.target).unit
-    names = {name: measure(name).unit.replace("target", TARGET) for name in scores}
+    names = {name: measure(SLACKS.get(name, name)).unit.replace("target", TARGET) for name in scores}
     return {f"{TEST}{name}{unit_suffix(names[name], unit)}": value for name, value in scores.items()}
 
 

@@ -98,6 +98,13 @@ def test_an_evaluated_run_has_the_code_and_the_options_of_the_evaluation(logged)
     assert COMMIT not in tags
 
 
+def test_the_slack_of_the_bits_is_tracked_beside_them(logged):
+    """A mean over people; without it two bounds of different annealing look comparable."""
+    scores = logged.scores.call_args.args[0]
+    assert scores["test/bits_in_mask_bits_per_voxel"] == pytest.approx(2.0)
+    assert scores["test/bits_slack_bits_per_voxel"] == pytest.approx(0.3)
+
+
 def test_a_model_that_learnt_from_test_people_is_refused(scored):
     """Its scores would be too good; only steps that are run one by one can leave an earlier model."""
     for learnt in (["sub-99", "sub-01_ses-2"], ["sub-99"]):

@@ -35,6 +35,7 @@ def test_parameters_are_those_of_the_model(config):
     assert (flow["kind"], flow["preset"], flow["steps"], flow["flow"]["mean"]) == ("flow", "dual_glow", 7, "none")
     assert (variant["model"], variant["preset"], variant["flow"]["hidden"]) == ("wide", "dualflow", [8, 8, 8])
     assert (network["kind"], network["steps"], network["learning_rate"]) == ("network", 600, 0.001)
+    assert flow["validate_every"] == network["validate_every"] == 100  # a validation chooses the kept weights
     assert "flow" not in network
     assert (network["mean"], network["source"], network["side"]) == ("stacked", "T1w", "age")
     assert (flow["precision"], network["precision"]) == ("bfloat16", "bfloat16")
