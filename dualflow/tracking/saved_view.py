@@ -20,6 +20,8 @@ TAG = f"mlflow.sharedViewState.{VIEW}"
 """Tag of the experiment that holds the view."""
 CURRENT = "current"
 """Tag of finished runs: `true` on the last one of its name in a group, and `false` on those that it replaces."""
+GROUP = "group"
+"""Tag of nested runs: the name of the run above them, such as `comparison`."""
 RUNS_SHOWN = 250
 """Most runs in a chart; a comparison of all models over three folds has 72 with one seed."""
 SMOOTHING = 85
@@ -28,6 +30,10 @@ SINGLE_STEPS = "train/"
 """Group of the metrics of single steps; those of `validation/` are means over people."""
 NAME_COLUMN = "attributes.`Run Name`"
 """Column of the table with the names of the runs."""
+GROUP_COLUMN = f"tags.`{GROUP}`"
+"""Column of the table with the groups: a study and its comparison have runs of the same names."""
+GROUP_WIDTH_PX = 180
+"""Width of that column: `comparison over 3 folds`."""
 CHARACTER_PX, HEADER_PX = 8, 30
 """Width of a character in the header of a column, and that of the rest of the header."""
 
@@ -52,12 +58,15 @@ def models_view(scores: Sequence[str], curves: Sequence[str], facts: Sequence[st
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
-        "selectedColumns": columns,
+        "selectedColumns": [GROUP_COLUMN, *columns],
         # Otherwise columns are sorted by name and so narrow that names and digits are cut.
-        "columnOrder": [NAME_COLUMN, *columns],
+        "columnOrder": [NAME_COLUMN, GROUP_COLUMN, *columns],
         "columnWidths": {
-            column: CHARACTER_PX * len(name) + HEADER_PX
-            for column, name in zip(columns, [*scores, *facts], strict=True)
+            GROUP_COLUMN: GROUP_WIDTH_PX,
+            **{
+                column: CHARACTER_PX * len(name) + HEADER_PX
+                for column, name in zip(columns, [*scores, *facts], strict=True)
+            },
         },
         "compareRunCharts": [*bars, *lines],
         "compareRunSections": [

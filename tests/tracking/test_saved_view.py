@@ -20,7 +20,7 @@ def test_the_view_reads_back():
     # Group analyses are runs of all models, and have no seed.
     assert "tags.seed != ''" in state["searchFilter"]
     assert state["selectedColumns"] == [
-        "metrics.`test/crps_SUVR`", "metrics.`test/mae_SUVR`", "metrics.`train/best_step`",
+        "tags.`group`", "metrics.`test/crps_SUVR`", "metrics.`test/mae_SUVR`", "metrics.`train/best_step`",
     ]  # fmt: skip
     assert [(chart["type"], chart["metricKey"]) for chart in state["compareRunCharts"]] == [
         ("BAR", "test/crps_SUVR"), ("BAR", "test/mae_SUVR"), ("LINE", "train/loss"),

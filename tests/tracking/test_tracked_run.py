@@ -223,6 +223,7 @@ def test_runs_are_nested_under_their_group(local):
     """The parent is made once, never stays open, and lasts from the first child's start to the last one's end."""
     with tracked(local, EXPERIMENT, "child", {"seed": "1"}) as first:
         parent = run_of(local, first.run_id).data.tags["mlflow.parentRunId"]
+        assert run_of(local, first.run_id).data.tags["group"] == run_of(local, parent).info.run_name == "group"
         assert run_of(local, parent).info.status == "FINISHED"
         begun = run_of(local, parent).info.end_time
     with tracked(local, EXPERIMENT, "child", {"seed": "2"}) as second:
