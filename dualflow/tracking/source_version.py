@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -13,21 +14,23 @@ VERSION = "dualflow.version"
 """Tag of the version of dualflow."""
 COMMIT = "mlflow.source.git.commit"
 """Tag of the commit, which MLflow shows."""
+COMMIT_VARIABLE = "DUALFLOW_COMMIT"
+"""Environment variable with the commit of an installed package, which the images of docker/Dockerfile set."""
 
 
 @cache
 def source_version(package: Path = Path(__file__).parents[1]) -> dict[str, str]:
-    """Tags with the version of dualflow and, if it runs from a checkout, its git commit.
+    """Tags with the version of dualflow and its git commit: that of its checkout, or without one COMMIT_VARIABLE.
 
     An installed package may lie in another project's checkout, whose commit would mislead, so the commit counts only if
     the package's files are tracked.
     """
-    tags = {VERSION: __version__}
     try:
         _git(package, "ls-files", "--error-unmatch", "__init__.py")
-        return tags | {COMMIT: _git(package, "rev-parse", "HEAD")}
+        commit = _git(package, "rev-parse", "HEAD")
     except (OSError, subprocess.SubprocessError):
-        return tags
+        commit = os.environ.get(COMMIT_VARIABLE, "")
+    return {VERSION: __version__} | ({COMMIT: commit} if commit else {})
 
 
 def _git(folder: Path, *arguments: str) -> str:

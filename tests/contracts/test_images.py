@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dualflow.tracking.source_version import COMMIT_VARIABLE
+
 DOCKER = Path(__file__).parents[2] / "docker"
 STAGES = set(re.findall(r"^FROM \S+ AS (\S+)$", (DOCKER / "Dockerfile").read_text(), re.MULTILINE))
 
@@ -18,6 +20,16 @@ def test_services_are_built_from_stages(name):
     assert targets
     assert set(targets.values()) <= STAGES
     assert all(image == f"dualflow:{target}" for image, target in targets.items())
+
+
+def test_images_of_dualflow_have_the_commit_of_their_build():
+    """The builder gets no history. A stage sees only the arguments that it declares; compose passes it on."""
+    stages = re.split(r"^FROM ", (DOCKER / "Dockerfile").read_text(), flags=re.MULTILINE)
+    installing = [stage for stage in stages if "RUN sh docker/install.sh" in stage]
+    assert len(installing) == 2
+    assert all(f'\nARG GIT_COMMIT=""\nENV {COMMIT_VARIABLE}=${{GIT_COMMIT}}\n' in stage for stage in installing)
+    trainer = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]["trainer"]
+    assert trainer["build"]["args"] == {"GIT_COMMIT": "${GIT_COMMIT:-}"}
 
 
 def test_images_of_others_have_a_digest():

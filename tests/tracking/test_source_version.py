@@ -2,13 +2,21 @@
 
 import subprocess
 
+import pytest
+
 from dualflow import __version__
-from dualflow.tracking.source_version import source_version
+from dualflow.tracking.source_version import COMMIT, COMMIT_VARIABLE, source_version
 
 
 def git(folder, *arguments):
     command = ["git", "-C", str(folder), "-c", "user.name=x", "-c", "user.email=x@example.org", *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    """No commit is given, as outside a container."""
+    monkeypatch.delenv(COMMIT_VARIABLE, raising=False)
 
 
 def test_only_a_checkout_has_a_commit(tmp_path):
@@ -24,3 +32,16 @@ def test_only_a_checkout_has_a_commit(tmp_path):
     git(tmp_path, "commit", "-q", "-m", "the package")
     commit = git(tmp_path, "rev-parse", "HEAD")
     assert source_version.__wrapped__(package)["mlflow.source.git.commit"] == commit
+
+
+def test_an_installed_package_has_the_commit_of_its_image(tmp_path, monkeypatch):
+    """A container has no history; a checkout knows better, and an empty argument of its build is none."""
+    (tmp_path / "__init__.py").touch()
+    monkeypatch.setenv(COMMIT_VARIABLE, "")
+    assert source_version.__wrapped__(tmp_path) == {"dualflow.version": __version__}
+    monkeypatch.setenv(COMMIT_VARIABLE, "abc")
+    assert source_version.__wrapped__(tmp_path) == {"dualflow.version": __version__, COMMIT: "abc"}
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-q", "-m", "the package")
+    assert source_version.__wrapped__(tmp_path)[COMMIT] == git(tmp_path, "rev-parse", "HEAD")
