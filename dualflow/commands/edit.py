@@ -109,9 +109,10 @@ def _require_same_preprocessing(config: Config, card: ModelCard, scan: Scan) -> 
     for now in (manifest.get("config", {}), preprocess_section(config.study, config.preprocess)):
         # A card names a mask of the study, and has no digest of it.
         if other := [name for name in trained if name in now and trained[name] != now[name]]:
+            values = "; ".join(f"{now[name]} here, {trained[name]} there" for name in other)
             raise DataError(
                 f"{scan.key}: {', '.join(other)} of its preprocessing or of the study differs from that of "
-                f"{card.label}; train it again"
+                f"{card.label} ({values}); train it again"
             )
 
 

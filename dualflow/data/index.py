@@ -264,6 +264,8 @@ def read_pairs(layout: Layout) -> pd.DataFrame:
     Raises:
         DataError: the table is missing or was not written by the index.
     """
+    if not layout.pairs.is_file():
+        raise DataError(f"{layout.pairs}: the study has no index yet; make it with `dualflow run ... -- index`")
     table = read_table(layout.pairs, labels=("subject", "session"))
     if list(table.columns[: len(COLUMNS)]) != COLUMNS:
         raise DataError(f"{layout.pairs}: expected the columns {', '.join(COLUMNS)} first; build the index again")

@@ -65,7 +65,9 @@ class ModelUri:
         """
         match = re.fullmatch(r"models:/([^/@]+)(?:@([A-Za-z0-9_-]+)|/([0-9]+))", uri)
         if match is None:
-            raise ConfigError(f"'{uri}' is no registered model; expected models:/NAME@ALIAS or models:/NAME/VERSION")
+            raise ConfigError(
+                f"'{uri}' names no version of a model; expected models:/NAME@ALIAS or models:/NAME/VERSION"
+            )
         check_name(match[1])
         return cls(match[1], match[2] or "", match[3] or "")
 
