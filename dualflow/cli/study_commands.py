@@ -43,8 +43,8 @@ def run(
     dualflow run --config my-study.yaml -- --profile configs/profiles/slurm
                     run on a cluster; everything after -- goes to Snakemake
 
-    Steps: cohort (of a simulated study), index, preprocess, qc, train/MODEL_seed-S, evaluate/MODEL_seed-S, convert,
-    impute, report, check.
+    Steps: cohort (of a simulated study), index, preprocess, qc, train/MODEL_seed-S, convert, evaluate/MODEL_seed-S,
+    evaluate/ceilings, impute and analyse/NAME (with the section impute), report, check.
 
     Re-running is a no-op, interrupted runs resume, and an edited configuration reruns only the affected steps. Results
     go to RESULTS/STUDY below the current folder. The command succeeds only if every step is done and all files verify.

@@ -47,7 +47,7 @@ def require_own(out: Path) -> None:
     """
     description = out / "dataset_description.json"
     if description.is_file():
-        with suppress(ValueError):
+        with suppress(ValueError, AttributeError):  # not JSON, or no object
             if json.loads(description.read_text()).get("Name") == NAME:
                 return
     # A cohort that was interrupted has no description yet.

@@ -246,7 +246,11 @@ def _check_side(pairs: pd.DataFrame, side: Sequence[str], table: str) -> Iterato
         unknown, scans = int(pairs[name].isna().sum()), len(pairs)
         text = f"{name} is unknown in {unknown} of {scans} scans"
         if 2 * unknown > scans:
-            yield Finding("warn", "side information", f"{text}; compare the labels in {table} with those of the files")
+            yield Finding(
+                "warn",
+                "side information",
+                f"{text}; is it filled in, and does {table} spell the labels as the files do?",
+            )
         elif unknown:
             yield Finding("ok", "side information", text)
 
@@ -260,7 +264,7 @@ def _check_people(config: Config, paired: set[str], known: set[str]) -> Iterator
     except DualflowError as error:
         yield Finding("fail", "split", str(error))
         return
-    if not people["test"]:
+    if not people["test"] and (config.split.test or config.split.file):  # else `require_test_people` has said so
         source = config.split.file or f"{people.total()} people with a pair"
         yield Finding("fail", "split", f"{source}: nobody is in the split test; scores need test people")
     elif find_spec("torch") is not None:

@@ -32,8 +32,8 @@ TRAIN_PARAMETERS = (
     "batch_size", "learning_rate", "warmup", "weight_decay", "clip_norm", "ema", "validate_every", "patience",
 )  # fmt: skip
 """Fields of section `train` that every gradient training depends on; a validation chooses the kept weights."""
-EVALUATE_TAGS = ("samples", "background_draws", "background_steps", "seed")
-"""Fields of section `evaluate` that the scores of a model depend on."""
+EVALUATE_TAGS = ("samples", "background_draws", "background_steps", "closed_form_voxels", "seed")
+"""Fields of section `evaluate` that the scores of a model depend on, beside the temperature of conversion."""
 EVALUATED_AT = "evaluated_at"
 """Tag with the commit of the evaluation, or its version without one; the run's own commit is that of the training."""
 TRAINING = "training"
@@ -128,6 +128,7 @@ def evaluation_tags(config: Config) -> dict[str, str]:
     """Tags of an evaluated run: code and options of the evaluation, which may be repeated with others."""
     source = source_version()
     options = {f"evaluate.{name}": str(getattr(config.evaluate, name)) for name in EVALUATE_TAGS}
+    options["convert.temperature"] = str(config.convert.temperature)
     return {EVALUATED_AT: source.get(COMMIT, source[VERSION]), **options}
 
 

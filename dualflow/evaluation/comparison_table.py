@@ -88,6 +88,7 @@ def gather_comparison(studies: Sequence[Config], plan: Plan) -> Comparison:
         return Comparison(pd.DataFrame(), pd.DataFrame(columns=list(DIFFERENCES)), pd.DataFrame(), "")
     scored = [t.scores.assign(fold=t.fold) for finished in trainings.values() for t in finished]
     scores = with_true_spread(pd.concat([*scored, *_true_law(studies, scans)], ignore_index=True))
+    scores = with_bits_of_all(scores)
     options = studies[0].evaluate.model_dump(include={"bootstrap", "seed"})
     metrics = [str(name) for name in scores.select_dtypes("number") if name not in ("seed", "fold", TRUE_SPREAD)]
     summary = summarise(scores, metrics=metrics, **options)
@@ -113,6 +114,17 @@ def gather_comparison(studies: Sequence[Config], plan: Plan) -> Comparison:
         table = table.sort_values("voxel_crps", ignore_index=True)
     compared = scores[scores["model"] != TRUE_LAW]
     return Comparison(table, differences(compared, reference, **options), scores, reference)
+
+
+def with_bits_of_all(scores: pd.DataFrame) -> pd.DataFrame:
+    """The table of scores without the bits of models that have those of some scans alone.
+
+    The exact bits of closed forms need a fold without a large brain. A mean over the others would not compare.
+    """
+    if "bits_in_mask" not in scores:
+        return scores
+    complete = scores["bits_in_mask"].notna().groupby(scores["model"]).transform("all")
+    return scores.assign(bits_in_mask=scores["bits_in_mask"].where(complete))
 
 
 def _true_law(studies: Sequence[Config], scans: Sequence[CurrentScans | None]) -> Iterator[pd.DataFrame]:

@@ -127,15 +127,21 @@ def differences(table: pd.DataFrame, reference: str, *, bootstrap: int = 2000, s
                 first.subjects,
             )
             rows.append((model, reference, metric, *change, "", float("nan"), float("nan"), first.subjects))
-    result = pd.DataFrame(rows, columns=list(DIFFERENCES))
-    result["p_holm"] = _holm_by_metric(result, result["p"])
+    tested = pd.DataFrame(rows, columns=list(DIFFERENCES))
+    result = _judged(tested)
+    other_error = result.loc[(result["metric"] == "mae") & result["verdict"].isin(["better", "worse"]), "model"]
+    unranked = tested["metric"].isin(OF_ONE_MEAN) & tested["model"].isin(other_error)
+    return _judged(tested.assign(verdict=tested["verdict"].mask(unranked, "unranked"), p=tested["p"].mask(unranked)))
+
+
+def _judged(tested: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `differences` with Holm's adjustment over the tests of a metric, and the verdicts that follow."""
+    result = tested.assign(p_holm=_holm_by_metric(tested, tested["p"]))
     # The p-value of a signed-rank test if all pairs differ in one direction.
     smallest = (2.0 ** (1 - result["subjects"])).where(result["p"].notna())
     possible = _holm_by_metric(result, smallest)
-    result["verdict"] = [_verdict(entry, p) for entry, p in zip(result.to_dict("records"), possible, strict=True)]
-    other_error = result.loc[(result["metric"] == "mae") & result["verdict"].isin(["better", "worse"]), "model"]
-    result.loc[result["metric"].isin(OF_ONE_MEAN) & result["model"].isin(other_error), "verdict"] = "unranked"
-    return result
+    verdicts = [_verdict(entry, p) for entry, p in zip(result.to_dict("records"), possible, strict=True)]
+    return result.assign(verdict=verdicts)
 
 
 def _holm_by_metric(result: pd.DataFrame, p: pd.Series) -> pd.Series:

@@ -60,7 +60,7 @@ def test_the_folder_of_another_dataset_is_refused(tmp_path):
     require_own(tmp_path)
     write_dataset(tmp_path, participants(1, SEED))
     require_own(tmp_path)
-    for description in ('{"Name": "a real study"}', "not JSON"):
+    for description in ('{"Name": "a real study"}', "not JSON", "[]"):
         (tmp_path / "dataset_description.json").write_text(description)
         with pytest.raises(DataError, match=r"holds README.md, .*participants.tsv.*; choose a new folder"):
             require_own(tmp_path)

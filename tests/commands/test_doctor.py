@@ -158,7 +158,9 @@ def test_labels_that_match_no_row_are_told(diagnose, tmp_path):
     table.write_text(table.read_text().replace("sub-", "sub-0"))
     level, text = diagnose("--config", "study.yaml", study=study)[1]["side information"]
     assert level == "warn"
-    assert text.startswith("age is unknown in 8 of 8 scans; compare the labels in participants.tsv")
+    assert text.startswith(
+        "age is unknown in 8 of 8 scans; is it filled in, and does participants.tsv spell the labels"
+    )
 
 
 def test_analyses_that_the_index_would_refuse_are_failures(diagnose, tmp_path):

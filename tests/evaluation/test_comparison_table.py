@@ -6,7 +6,7 @@ import pytest
 from comparison import TIMES, FakeTimer, save_card, score_ceilings, study_values, train_and_score
 
 from dualflow.config import parse_config
-from dualflow.evaluation.comparison_table import gather_comparison
+from dualflow.evaluation.comparison_table import gather_comparison, with_bits_of_all
 from dualflow.report.comparison_text import comparison_parts
 from dualflow.revisions import REVISIONS
 from dualflow.training.budget import make_plan
@@ -172,3 +172,12 @@ def test_only_trainings_that_follow_the_plan_are_listed(config):
     (row,) = gather_comparison([config], plan).table.to_dict("records")
     assert (row["model"], row["seeds"]) == ("dualflow", 1)
     assert np.isnan(row["memory_mib"])
+
+
+def test_bits_of_the_small_brains_alone_are_left_out():
+    """Folds without a large brain have the exact bits of a closed form; a mean over them would not compare."""
+    bits = {"flow": [1.0, 2.0, 3.0], "closed form": [1.0, 2.0, np.nan], "network": [np.nan] * 3}
+    rows = [(model, value) for model, values in bits.items() for value in values]
+    scores = with_bits_of_all(pd.DataFrame(rows, columns=["model", "bits_in_mask"]))
+    assert scores.groupby("model")["bits_in_mask"].count().to_dict() == {"closed form": 0, "flow": 3, "network": 0}
+    assert with_bits_of_all(scores[["model"]]).columns.tolist() == ["model"]

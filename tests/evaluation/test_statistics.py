@@ -215,6 +215,7 @@ def test_a_spread_is_not_called_better_because_its_mean_is_worse():
         frame = scores.assign(mae=worse_mean, spread_error_r=better_spread)
         rows = differences(frame, "flow").set_index("metric")
         assert rows.loc["spread_error_r", "verdict"] == verdict
+        assert np.isnan(rows.loc["spread_error_r", "p_holm"]) == (verdict == "unranked")
         assert rows.loc["mae", "verdict"] == ("worse" if error else "undecided")
 
 
