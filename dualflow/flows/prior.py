@@ -70,10 +70,10 @@ class ConvMoments(nn.Module):
             assert context.coarser is not None
             inputs.append(context.coarser)
         out = to_data_format(self.conv(torch.cat([channels_last(part) for part in inputs], dim=1)), like)
-        if self.spec.prior_leaky:
-            out = F.leaky_relu(out, LEAKY_SLOPE)
         count = like.shape[1]
         mean = out[:, :count] if self.spec.prior_mean else torch.zeros_like(like)
+        if self.spec.prior_leaky:
+            mean = F.leaky_relu(mean, LEAKY_SLOPE)
         raw = out[:, -count:] if self.spec.prior_scale else torch.zeros_like(like)
         return mean, soft_bound(raw, self.spec.prior_scale_bound)
 

@@ -53,7 +53,7 @@ class FlowSpec:
         prior_scale: Learns the scale of the prior. Otherwise the scale is 1.
         prior_scale_bound: Largest absolute log-scale of a learnt prior.
         prior_kernel: Kernel size of the prior's convolution, in voxels. It must be odd.
-        prior_leaky: Applies a LeakyReLU to the prior's output, as DUAL-GLOW's reference code does. It shrinks negative
+        prior_leaky: Applies a LeakyReLU to the prior's mean, as DUAL-GLOW's reference code does. It shrinks negative
             means.
         low_rank: Number of directions of the latents with a law of their own, those of region means. With 0 the latents
             are independent.
