@@ -82,7 +82,7 @@ class TrainConfig(Section):
     memory: Literal["stored", "checkpoint", "reversible"] = "stored"
     """Activations kept for the backward pass. `stored` keeps all. `checkpoint` keeps one per flow step and recomputes
     the rest. `reversible` keeps one per level and recovers the rest by the flow's inverse, so memory does not grow
-    with depth."""
+    with depth, except with the flow option `context: step`, whose maps of the source are kept for each step."""
     validate_every: int = Field(default=100, ge=1)
     """Steps between validations, sample images and checkpoints."""
     patience: int | None = Field(default=10, ge=1)
