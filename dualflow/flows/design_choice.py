@@ -148,5 +148,5 @@ class DesignChoice:
         if not use:
             design.axis.zero_()
         abnormality.choose(rows.get(name, NO_ABNORMALITY), deviations)
-        table = {f"{block}{' and contrast' * contrast}": error for (contrast, block), error in errors.items()}
+        table = {f"{block}{' and contrast' * joined}": error for (joined, block), error in errors.items()}
         return {"contrast": use, "abnormality": name, "design_rmse": table}
