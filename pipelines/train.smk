@@ -41,5 +41,5 @@ if CLOSED_FORM:
             seed=SEEDS[0],
             revision=revision("train"),
         shell:
-            "dualflow train --set train.device=cpu --set train.processes=1"
+            "dualflow train --threads 1 --set train.device=cpu --set train.processes=1"
             " {params.models} --seed {params.seed} 2>&1 | tee {log:q}"

@@ -64,6 +64,9 @@ def checked_cores(_context: click.Context, _parameter: click.Parameter, value: s
 
 
 THREADS = click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads to use.")
+TRAINING_THREADS = click.option(
+    "--threads", type=click.IntRange(1), help="CPU threads of each training process.  [default: train.threads]"
+)
 
 
 def command_settings(config_path: Path, overrides: Sequence[str], default: str) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from dualflow.cli.options import CONFIG, OVERRIDES, THREADS, Decorator
+from dualflow.cli.options import CONFIG, OVERRIDES, THREADS, TRAINING_THREADS, Decorator
 from dualflow.lifetime import end_with_parents, exclusive
 from dualflow.process import set_threads, under_torchrun
 
@@ -39,15 +39,18 @@ SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=Tr
 
 
 def run_locked(
-    step: str, function: str, config_path: Path, overrides: tuple[str, ...], threads: int, **arguments: Any
+    step: str, function: str, config_path: Path, overrides: tuple[str, ...], threads: int | None, **arguments: Any
 ) -> None:
-    """Call `function` of `dualflow.commands` with the configuration, under the locks of `step`."""
+    """Call `function` of `dualflow.commands` with the configuration, under the locks of `step`.
+
+    `threads` None stands for the configuration's `train.threads`.
+    """
     end_with_parents()
-    set_threads(threads)
     from dualflow.commands.steps import manifests_of, require_inputs
     from dualflow.commands.study_config import load_study_config
 
     config = load_study_config(config_path, overrides)
+    set_threads(threads or config.train.threads)  # no numerical library is loaded yet
     require_inputs(config, step)
     module, _, attribute = function.rpartition(".")
     # The processes of one training share the locks of the first.
@@ -60,14 +63,16 @@ def run_locked(
         command(config, **arguments)
 
 
-def _add_step(name: str, module: str, function: str, summary: str, *options: Decorator) -> None:
+def _add_step(
+    name: str, module: str, function: str, summary: str, *options: Decorator, threads: Decorator = THREADS
+) -> None:
     """Register the step `name`, which calls `function` of `dualflow.commands.<module>` with the configuration."""
 
-    def run_step(config_path: Path, overrides: tuple[str, ...], threads: int, **arguments: Any) -> None:
+    def run_step(config_path: Path, overrides: tuple[str, ...], threads: int | None, **arguments: Any) -> None:
         run_locked(name, f"{module}.{function}", config_path, overrides, threads, **arguments)
 
     run_step.__doc__ = summary
-    for option in reversed([CONFIG, OVERRIDES, THREADS, *options]):
+    for option in reversed([CONFIG, OVERRIDES, threads, *options]):
         run_step = option(run_step)
     WORKFLOW_STEPS[name] = click.command(name)(run_step)
 
@@ -80,7 +85,7 @@ _add_step(
 )
 _add_step("preprocess-finish", "preprocess", "finish_preprocess", "Merge the shards and write quarantine.tsv.")
 _add_step("qc", "qc", "qc", "Write the quality control page, scans to review first.")
-_add_step("train", "train", "train", "Train models with one seed.", MODELS, SEED)
+_add_step("train", "train", "train", "Train models with one seed.", MODELS, SEED, threads=TRAINING_THREADS)
 _add_step(
     "convert-study",
     "convert_study",

@@ -1,6 +1,8 @@
 """Steps of the workflow as commands: their locks, and the names of these."""
 
 import fcntl
+import subprocess
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -55,6 +57,37 @@ def test_only_further_processes_of_a_training_share_a_lock(invoke, monkeypatch, 
     done = invoke(step, "--model", "unet")
     assert done.exit_code == 0, done.output
     assert states == [expected]
+
+
+@pytest.mark.parametrize(
+    ("step", "arguments", "expected"),
+    [
+        ("train", (), 3),
+        ("train", ("--threads", "2"), 2),
+        ("evaluate", (), 1),
+    ],
+)
+def test_a_training_takes_the_threads_of_the_configuration(invoke, monkeypatch, step, arguments, expected):
+    """It does without `--threads`, as when it is typed by hand or started on several machines; other steps take one."""
+    counts = []
+    monkeypatch.setattr("dualflow.cli.workflow_steps.set_threads", counts.append)
+    monkeypatch.setattr(f"dualflow.commands.{step}.{step}", lambda config, names, seed: None)
+    done = invoke(step, "--set", "train.threads=3", "--model", "unet", *arguments)
+    assert done.exit_code == 0, done.output
+    assert counts == [expected]
+
+
+def test_the_configuration_is_read_before_numerical_libraries(tmp_path):
+    """They take their threads from the environment when they are loaded."""
+    (tmp_path / "tiny.yaml").write_text("study: {name: tiny, bids: .}\nextra_models: {other: {preset: c_glow}}")
+    program = """
+import sys
+from dualflow.cli import workflow_steps
+workflow_steps.set_threads = lambda count: sys.exit(str([name for name in ("numpy", "torch") if name in sys.modules]))
+workflow_steps.WORKFLOW_STEPS["train"](["--config", "tiny.yaml"])
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stderr == "[]\n"
 
 
 @pytest.mark.parametrize(
