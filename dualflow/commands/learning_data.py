@@ -18,8 +18,8 @@ from dualflow.revisions import REVISIONS
 from dualflow.training.closed_form import ClosedFormCache
 from dualflow.training.flow_spec import flow_spec
 
-NO_EFFECT = ("seeds", "models", "processes", "device")
-"""Configuration fields that change no result of one training."""
+NO_EFFECT = ("seeds", "models", "processes", "device", "memory", "threads", "max_skipped", "max_round_trip")
+"""Configuration fields that change no result of one training, or only its rounding; the last two can only stop it."""
 
 
 @dataclass(frozen=True)

@@ -200,6 +200,11 @@ class Trainer:
         if state is not None and any(state[1].get(key) != value for key, value in self._identity().items()):
             self.group.wait()  # until every process has read the state
             if self.group.is_main:
+                print(
+                    f"warning: {self.context.label}: the states in {self.context.folder} are removed, and it begins "
+                    "at step 0: since they were written, its options, its data or the version of dualflow changed",
+                    file=sys.stderr,
+                )
                 remove_states(self.context.folder)  # parts, such as the source, have removed theirs before they ran
             state = None
         if state is None:

@@ -30,6 +30,7 @@ def fingerprint(phantoms, held_out, card):
     [
         {"study": {"name": "tiny", "results": "elsewhere"}},
         {"train": {"seeds": [0, 1]}},
+        {"train": {"memory": "reversible", "threads": 2, "max_skipped": 20, "max_round_trip": 0.1}},
         {"baselines": {"models": ["unet"]}},
         {"baselines": {"steps": 5, "training": {"unet": {"learning_rate": 0.1}}}},
         {"evaluate": {"bootstrap": 100}},
@@ -37,7 +38,7 @@ def fingerprint(phantoms, held_out, card):
     ],
 )
 def test_unrelated_settings_do_not_change_the_fingerprint(fingerprint, values):
-    """The fingerprint ignores other models, seeds, folders and evaluation settings."""
+    """The fingerprint ignores other models, seeds, folders, evaluation settings, and cures of a failed training."""
     assert fingerprint(values) == fingerprint()
 
 

@@ -182,8 +182,8 @@ def test_a_truncated_state_falls_back_to_the_previous_one(train, tmp_path, capsy
     assert_same(weights, resumed)
 
 
-def test_states_of_another_training_are_not_resumed(train, tmp_path):
-    """A training with another fingerprint starts from step 0 and removes all states, also of later steps."""
+def test_states_of_another_training_are_not_resumed(train, tmp_path, capsys):
+    """A training with another fingerprint starts from step 0 and removes all states, loudly, also of later steps."""
     train(Toy(), fingerprint="old")
     model = Toy()
     with pytest.raises(KilledError):
@@ -191,6 +191,8 @@ def test_states_of_another_training_are_not_resumed(train, tmp_path):
     assert [path.stem for path in states(tmp_path / "states")] == ["state-00000002"]
     train(model, fingerprint="new")
     assert model.calls == 5
+    (warning,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("warning:"))
+    assert f"toy: the states in {tmp_path / 'states'} are removed" in warning
 
 
 def test_another_precision_after_an_interruption_is_announced(train, capsys, monkeypatch):
