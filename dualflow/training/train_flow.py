@@ -72,6 +72,7 @@ def train_flow(
         context,
         steps=prepared.steps,
         learning_rate=context.config.learning_rate,
+        frozen=flow.spec.source_frozen,
     )
     history = trainer.fit()
     begin = perf_counter()

@@ -6,6 +6,7 @@ import sys
 import time
 from contextlib import nullcontext
 from inspect import signature
+from math import ceil
 from typing import Any
 
 import torch
@@ -47,6 +48,7 @@ class Trainer:
         steps: optimiser steps.
         learning_rate: peak learning rate.
         keep_start: whether the initial weights are validated too, and kept if no later ones are better.
+        frozen: share of the steps in which a part is frozen; patience counts from its release at the earliest.
     """
 
     def __init__(
@@ -59,11 +61,13 @@ class Trainer:
         steps: int,
         learning_rate: float,
         keep_start: bool = False,
+        frozen: float = 0.0,
     ) -> None:
         keep_freed_memory()
         self.context, self.config, self.group = context, context.config, context.group
         self.objective, self.train, self.validation = objective, train, validation
         self.steps, self.learning_rate, self.keep_start = steps, learning_rate, keep_start
+        self.release = ceil(frozen * steps)
         set_memory(objective.to(self.group.device), self.config.memory)
         torch.manual_seed(context.seed)
         self.optimiser = Optimiser(objective, self.config, steps, learning_rate)
@@ -183,10 +187,10 @@ class Trainer:
             )
 
     def _patience_exhausted(self, step: int) -> bool:
-        patience, best_step = self.config.patience, self.history.best_step
+        patience, since = self.config.patience, max(self.history.best_step, self.release)
         if patience is None or self.history.best == float("inf"):
             return False
-        return step - best_step >= patience * self.config.validate_every
+        return step - since >= patience * self.config.validate_every
 
     def _samples_per_second(self) -> float:
         """Samples per second since the last call."""

@@ -176,6 +176,15 @@ def test_a_source_is_pretrained_and_then_frozen(train, tmp_path, monkeypatch):
     assert not torch.equal(end["stem.weight"], start["stem.weight"])
 
 
+def test_patience_waits_for_the_release_of_the_source(train, quick, monkeypatch):
+    """A flow that its first validation likes best still trains its source: the last phase is not dropped."""
+    scores = iter(range(100))
+    monkeypatch.setattr(module.FlowObjective, "selection_score", lambda *_: float(next(scores)))
+    patient = quick.model_copy(update={"patience": 1, "validate_every": 1, "steps": 16})
+    choice = PRETRAINED.model_copy(update={"options": PRETRAINED.options | {"source_pretrain": 0.0}})
+    assert [entry["step"] for entry in train(choice, config=patient).history.entries] == list(range(1, 10))
+
+
 def test_the_record_counts_the_steps_that_pretraining_took(train, monkeypatch):
     """It may end early or skip steps; the flow takes the steps that were planned for it."""
     history = module.History(entries=[{"step": 2.0}], skipped=1, seconds=3.0)

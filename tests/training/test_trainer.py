@@ -81,10 +81,20 @@ class Drifting(Toy):
 def train(phantoms, held_out, quick, tmp_path):
     """Fit a toy; by default seven steps, with a validation after every second step and after the last."""
 
-    def run(model, folder="states", config=quick, validation=held_out, steps=7, seed=3, keep_start=False, **options):
+    def run(
+        model,
+        folder="states",
+        config=quick,
+        validation=held_out,
+        steps=7,
+        seed=3,
+        keep_start=False,
+        frozen=0.0,
+        **options,
+    ):
         context = TrainingContext(config, tmp_path / folder, seed, label="toy", **options)
-        trainer = Trainer(model, phantoms, validation, context, steps=steps, learning_rate=0.01, keep_start=keep_start)
-        history = trainer.fit()
+        plan = {"steps": steps, "learning_rate": 0.01, "keep_start": keep_start, "frozen": frozen}
+        history = Trainer(model, phantoms, validation, context, **plan).fit()
         return model.state_dict(), history
 
     return run
@@ -350,6 +360,15 @@ def test_patience_ends_a_training_that_no_longer_improves(train, quick):
     assert_same(weights, repeated)
     endless = quick.model_copy(update={"patience": None})
     assert train(Toy(good=2), "endless", config=endless, steps=20)[1].entries[-1]["step"] == 20
+
+
+@pytest.mark.parametrize(("frozen", "last"), [(0.0, 8), (0.1, 8), (0.25, 14), (0.26, 16)])
+def test_patience_counts_from_the_release_of_a_frozen_part(train, quick, frozen, last):
+    """The best step is 4 of 40: two validations later the training ends, or two validations after the release."""
+    patient = quick.model_copy(update={"patience": 2})
+    model = Toy(good=2)
+    _, history = train(model, config=patient, steps=40, frozen=frozen)
+    assert (history.best_step, history.entries[-1]["step"], model.calls) == (4, last, last)
 
 
 def test_a_full_disk_loses_a_state_but_not_the_training(train, tmp_path, capsys):
