@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from math import prod
+from operator import itemgetter
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._pytree import tree_map_only
 
 from dualflow.data.dataset import Item, PairDataset, collate
 from dualflow.flows.condition import Condition
@@ -32,6 +34,8 @@ MAX_BLOCKS = 96
 """Maximum number of blocks; each costs a backward pass, and a number for every latent."""
 GRADIENT_PEOPLE = 8
 """Maximum number of scans whose gradients are averaged."""
+GRADIENT_VOXELS = GRADIENT_PEOPLE * 48 * 56 * 48
+"""Voxels of the scans that are decoded at once with gradients: all of them at 4 mm, one at 2 mm."""
 
 
 def fit_base(
@@ -42,6 +46,7 @@ def fit_base(
     seed: int,
     *,
     initial: bool = False,
+    precision: str = "auto",
 ) -> dict[str, float]:
     """Set person features, directions and law of the base in place, from training pairs.
 
@@ -56,6 +61,7 @@ def fit_base(
         folds: cross-fitting fold of each pair.
         seed: seed of the mixture's starts.
         initial: before training; the flow is nearly linear then, and the gradients of one scan serve for all.
+        precision: `train.precision`, of the convolutions while gradients are computed.
 
     Returns:
         Choices of the fit, for the model card; empty for a flow without such a base.
@@ -68,7 +74,7 @@ def fit_base(
     values = torch.cat([person_values(without_detail(source, flow.source_channels), side) for source, side in people])
     flow.person.fit(values)
     weights = region_weights(pairs, regions, 2**flow.spec.levels).to(device_of(flow))
-    rows = mean_gradients(flow, pairs, weights, people=1 if initial else GRADIENT_PEOPLE)
+    rows = mean_gradients(flow, pairs, weights, 1 if initial else GRADIENT_PEOPLE, precision)
     basis = orthonormal(rows, base.law.rank)
     coordinates = torch.cat([joined_latents(flow, *batch) @ basis for batch in conditioned_batches(flow, pairs, BATCH)])
     subjects = [Scan.parse(key).subject for key in pairs.scans]
@@ -132,7 +138,9 @@ def blocks_per_axis(shape: Sequence[int], block: int) -> list[int]:
     return next(numbers for numbers in grids if prod(numbers) <= MAX_BLOCKS)
 
 
-def mean_gradients(flow: DualFlow, pairs: PairDataset, weights: Tensor, people: int = GRADIENT_PEOPLE) -> Tensor:
+def mean_gradients(
+    flow: DualFlow, pairs: PairDataset, weights: Tensor, people: int = GRADIENT_PEOPLE, precision: str = "auto"
+) -> Tensor:
     """Return the gradients `[R, M]` of weighted means of the target with respect to the standardised latents.
 
     They are averages over up to `people` scans, each at its own latents. At latents of 0 a mean may change twice as
@@ -142,13 +150,30 @@ def mean_gradients(flow: DualFlow, pairs: PairDataset, weights: Tensor, people: 
     ((target, condition),) = conditioned_batches(flow, chosen, len(chosen))
     with torch.no_grad():
         points = standardise(flow, flow.encoding(target, condition), condition)
-    points = [point.requires_grad_() for point in points]
-    # Directions need no precision: the density is exact for any.
-    with frozen(flow), torch.enable_grad(), autocast("auto", weights.device):
-        image = flow.decode_standardised(points, condition)[:, 0]
-        # The scans are decoded once; each mean takes a backward pass of its own.
-        rows = [joined(torch.autograd.grad((image * row).sum(), points, retain_graph=True)).mean(0) for row in weights]
-    return torch.stack(rows).float()
+    rows = weights.new_zeros(len(weights), flow.latent_count)
+    size = decoded_at_once(flow)
+    for start in range(0, len(chosen), size):
+        part = itemgetter(slice(start, start + size))
+        some = [part(point).detach().requires_grad_() for point in points]
+        share = len(some[0]) / len(chosen)
+        with frozen(flow), torch.enable_grad(), autocast(precision, weights.device):
+            _add_gradients(rows, share, flow, some, tree_map_only(Tensor, part, condition), weights)
+    return rows.float()
+
+
+def decoded_at_once(flow: DualFlow) -> int:
+    """Return the largest number of scans that are decoded together while gradients are computed."""
+    return min(GRADIENT_PEOPLE, max(1, GRADIENT_VOXELS // prod(flow.shape)))
+
+
+def _add_gradients(
+    rows: Tensor, share: float, flow: DualFlow, points: list[Tensor], condition: Condition, weights: Tensor
+) -> None:
+    """Add `share` times the gradients of each weighted mean, averaged over scans that are decoded together."""
+    image = flow.decode_standardised(points, condition)[:, 0]
+    # The scans are decoded once; each mean takes a backward pass of its own.
+    for row, weight in zip(rows, weights, strict=True):
+        row += share * joined(torch.autograd.grad((image * weight).sum(), points, retain_graph=True)).mean(0)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dualflow.config import Config
+from dualflow.data.dataset import PairDataset
 from dualflow.flows.field_whitening import AT_ONCE, LATTICES, NEIGHBOURS, PARITIES, REMEMBERED
 from dualflow.flows.folds import FOLDS
 from dualflow.flows.initialization import INITIALISATION_VOXELS
@@ -27,7 +28,7 @@ from dualflow.flows.objective import Batch
 from dualflow.flows.spread_map import VoxelSpread
 from dualflow.imaging.regions import region_map
 from dualflow.training.device import autocast
-from dualflow.training.fit_base import GRADIENT_PEOPLE, blocks_per_axis
+from dualflow.training.fit_base import GRADIENT_PEOPLE, blocks_per_axis, decoded_at_once, mean_gradients
 from dualflow.training.step_time import random_batch, untrained
 from dualflow.training.train_flow import INITIALISATION_SCANS
 
@@ -68,7 +69,7 @@ class Footprint:
         step: peak that a step adds.
         mean: peak of the closed-form fit of the mean, before the flow exists.
         start: peak that the initialisation adds to the model, including its scans.
-        end: peak that the fit of the base's directions adds, after the last step.
+        end: peak that the fit of the base's directions adds to the model, after the last step.
         whitening: weights that a whitening keeps, and what it needs to solve for them.
     """
 
@@ -90,7 +91,7 @@ class Footprint:
     @property
     def on_device(self) -> int:
         """Peak on a GPU; scans and the closed-form fit stay in CPU memory."""
-        return self.whitening + max(self.weights + max(self.step, self.end), self.model + self.start)
+        return self.whitening + max(self.weights + self.step, self.model + max(self.start, self.end))
 
 
 def footprint(config: Config, scans: int) -> Footprint:
@@ -109,6 +110,7 @@ def footprint(config: Config, scans: int) -> Footprint:
         start = _peak_bytes(model, Batch(**random_batch(config, model.flow, count)), _initialise)
         # Its scans are in memory twice, the second time with noise.
         start += 2 * min(INITIALISATION_SCANS, scans) * scan
+        end = _directions(config, model.flow.eval(), len(region_map(config.preprocess).names))
     mean = 0
     # A stacked mean holds two regressions, fitted one after the other.
     if counts := [part.count for part in model.flow.mean_model.modules() if isinstance(part, LocalLinear)]:
@@ -123,19 +125,32 @@ def footprint(config: Config, scans: int) -> Footprint:
         step=step,
         mean=mean,
         start=start,
-        end=_directions(model.flow, len(region_map(config.preprocess).names)),
+        end=end,
         whitening=_whitening(model.flow, scans),
     )
 
 
-def _directions(flow: DualFlow, regions: int) -> int:
-    """Memory of the fit of the base's directions in bytes: gradients of all means, and the conditions of some scans."""
+def _directions(config: Config, flow: DualFlow, regions: int) -> int:
+    """Memory of the fit of the base's directions in bytes: gradients of all means and the conditions of some scans.
+
+    In a large flow, the activations of the scans that are decoded at once need more than a basis of the gradients.
+    """
     if flow.base is None:
         return 0
     voxels = prod(flow.shape)
+    means = 4 * voxels * (prod(blocks_per_axis(flow.shape, 2**flow.spec.levels)) + regions)
     condition = voxels * (CONDITION + (flow.whitening is not None) * 4 * (NEIGHBOURS + 1))
-    means = prod(blocks_per_axis(flow.shape, 2**flow.spec.levels)) + regions
-    return GRADIENTS * 4 * means * voxels + GRADIENT_PEOPLE * condition
+    some = Batch(**random_batch(config, flow, decoded_at_once(flow)))
+    decoding = _peak_bytes(flow, some, partial(_one_gradient, config))
+    return GRADIENT_PEOPLE * condition + max(GRADIENTS * means, 2 * means + decoding)
+
+
+def _one_gradient(config: Config, flow: nn.Module, batch: Batch) -> None:
+    """Compute the gradient of one mean as the fit of the directions does; each further one needs no more memory."""
+    assert isinstance(flow, DualFlow)
+    volumes = {name: tensor for name, tensor in batch._asdict().items() if tensor is not None}
+    pairs = PairDataset([{name: part[index] for name, part in volumes.items()} for index in range(len(batch.target))])
+    mean_gradients(flow, pairs, batch.target.new_ones(1, *flow.shape), precision=config.train.precision)
 
 
 def _whitening(flow: DualFlow, scans: int) -> int:

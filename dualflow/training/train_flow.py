@@ -65,7 +65,8 @@ def train_flow(
     """
     prepared = prepare_flow(choice, train, validation, context)
     record, flow = prepared.record, prepared.objective.flow
-    trainer = Trainer(
+    # The trainer and its copies of the weights are gone before the fits.
+    history = Trainer(
         prepared.objective,
         prepared.train,
         validation,
@@ -73,13 +74,13 @@ def train_flow(
         steps=prepared.steps,
         learning_rate=context.config.learning_rate,
         frozen=flow.spec.source_frozen,
-    )
-    history = trainer.fit()
+    ).fit()
     begin = perf_counter()
     folds = subject_folds(train)
     pairs, whitening = refit_whitening(flow, prepared.train)
     pairs, spread = refit_spread(flow, pairs, folds)
-    base = fit_base(flow, pairs, context.regions, folds, context.seed)
+    precision = context.config.precision
+    base = fit_base(flow, pairs, context.regions, folds, context.seed, precision=precision)
     gains = calibrate(flow, validation, pairs, context.regions, context.config.batch_size)
     if context.group.is_main and has_gains(flow):
         warn_if_uncertain(gains, validation)
@@ -132,7 +133,8 @@ def prepare_flow(
     scans = collate([train[index] for index in order[:INITIALISATION_SCANS].tolist()])
     initialize_flow(flow.to(device), to_batch(scans, device))
     few = train.subset(order[:INITIALISATION_SCANS].tolist())
-    fit_base(flow, few, context.regions, subject_folds(few), context.seed, initial=True)
+    precision = context.config.precision
+    fit_base(flow, few, context.regions, subject_folds(few), context.seed, initial=True, precision=precision)
     record = TrainingRecord(
         precision=chosen_precision(context.config.precision, device),
         mean=mean.facts,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from dualflow.data.dataset import PairDataset
+from dualflow.data.dataset import Item, PairDataset
 from dualflow.flows.initialization import initialize_flow
 from dualflow.flows.latent_statistics import standardise
 from dualflow.flows.model import DualFlow
@@ -49,6 +50,19 @@ def flow_of(pairs: PairDataset) -> DualFlow:
     return flow.eval()
 
 
+def unsettled(flow: DualFlow) -> DualFlow:
+    """Change the parameters of a new flow, which is linear: all scans have the same gradients."""
+    torch.manual_seed(1)
+    for parameter in flow.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return flow
+
+
+def doubled(item: Item) -> Item:
+    """Return a scan in float64."""
+    return {**item, **{name: item[name].double() for name in ("source", "side", "target")}}
+
+
 def test_region_weights_are_means_of_regions_and_blocks():
     """One row per label and per block of the coarsest level; each sums to 1."""
     labels = torch.zeros(SHAPE, dtype=torch.int32)
@@ -67,17 +81,32 @@ def test_a_fine_grid_has_larger_blocks(monkeypatch):
     assert ((weights > 0).sum(0) == 1).all()
 
 
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_gradients_are_the_same_however_many_scans_are_decoded_at_once(monkeypatch, at_once):
+    """On a fine grid the activations of all would not fit; three scans are decoded by one, or as two and one."""
+    pairs = scans(3)
+    flow, weights = unsettled(flow_of(pairs).double()), region_weights(pairs, None, 4).double()
+    pairs = PairDataset([doubled(item) for item in pairs.items])
+    together = mean_gradients(flow, pairs, weights, precision="float32")
+    counts, decode = [], flow.decode_standardised
+
+    def counted(latents, condition):
+        counts.append((len(latents[0]), len(condition.mean)))
+        return decode(latents, condition)
+
+    monkeypatch.setattr(flow, "decode_standardised", counted)
+    monkeypatch.setattr("dualflow.training.fit_base.GRADIENT_VOXELS", at_once * 8**3)
+    torch.testing.assert_close(
+        mean_gradients(flow, pairs, weights, precision="float32"), together, rtol=1e-5, atol=1e-9
+    )
+    assert counts == {1: [(1, 1)] * 3, 2: [(2, 2), (1, 1)]}[at_once]
+
+
 def test_gradients_predict_the_change_of_a_mean():
     """A small step of the scans' latents changes the mean of a region by gradient times step, averaged over scans."""
     pairs = scans(2)
-    flow = flow_of(pairs).double()
-    torch.manual_seed(1)
-    for parameter in flow.parameters():  # a new flow is linear: all scans have the same gradients
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    items = [
-        {**item, **{name: item[name].double() for name in ("source", "side", "target")}}
-        for item in (pairs[index] for index in range(2))
-    ]
+    flow = unsettled(flow_of(pairs).double())
+    items = [doubled(pairs[index]) for index in range(2)]
     weights = region_weights(pairs, None, 4).double()
     rows = mean_gradients(flow, PairDataset(items), weights)
     assert rows.shape == (8, 8 * 8 * 8)

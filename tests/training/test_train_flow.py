@@ -1,6 +1,8 @@
 """Training of a flow on six tiny phantoms: mean, source and flow."""
 
 import math
+import weakref
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -291,6 +293,38 @@ def test_the_base_is_fitted_in_orthonormal_directions(train, small_default):
     w = train(small_default).model.base.directions
     torch.testing.assert_close(w.T @ w, torch.eye(w.shape[1]), atol=1e-4, rtol=0)
     assert not torch.equal(w, torch.eye(*w.shape))
+
+
+def test_the_fits_after_the_last_step_have_the_memory_of_the_trainer(train, small_default, monkeypatch):
+    """Adam's moments, averaged and best weights are freed before the base is fitted."""
+    trainers, alive, fit, fit_base = [], [], module.Trainer.fit, module.fit_base
+
+    def fitted(trainer):
+        trainers.append(weakref.ref(trainer.optimiser))
+        return fit(trainer)
+
+    def spy(*args, initial=False, **options):
+        if not initial:
+            alive.extend(reference() for reference in trainers)
+        return fit_base(*args, initial=initial, **options)
+
+    monkeypatch.setattr(module.Trainer, "fit", fitted)
+    monkeypatch.setattr(module, "fit_base", spy)
+    train(small_default)
+    assert alive == [None]
+
+
+def test_the_base_is_fitted_in_the_precision_of_the_training(train, small_default, quick, monkeypatch):
+    """Before the first step and after the last one."""
+    chosen = []
+
+    def spy(precision, device):
+        chosen.append(precision)
+        return nullcontext()
+
+    monkeypatch.setattr("dualflow.training.fit_base.autocast", spy)
+    train(small_default, config=quick.model_copy(update={"precision": "bfloat16"}))
+    assert chosen == ["bfloat16"] * 2
 
 
 def test_the_probe_sees_the_calibrated_flow(train, small_default, monkeypatch):
