@@ -48,8 +48,9 @@ class MeanImage(Baseline):
         total, count = torch.zeros_like(self.image), torch.zeros_like(self.image)
         for position in range(len(pairs)):
             pair = pairs[position]
-            total += pair["target"] * shown(pair)
-            count += shown(pair)
+            seen = shown(pair)
+            total += pair["target"] * seen
+            count += seen
         self.image.copy_(extended(total / count.clamp_min(1), count[0] > 0))
 
     def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:

@@ -20,7 +20,7 @@ from dualflow.tracking.database import check_connection, is_database, is_remote_
 from dualflow.tracking.deadline import DeadlineClient
 from dualflow.tracking.local_store import LOCK_SECONDS, ensure_local_store
 from dualflow.tracking.mlflow_calls import PARENT, is_permanent_error, with_tags
-from dualflow.tracking.saved_view import GROUP
+from dualflow.tracking.saved_view import GROUP_TAG
 from dualflow.tracking.source_version import source_version
 
 PRIVATE = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
@@ -108,7 +108,7 @@ def open_run(config: TrackingConfig, key: RunKey, run_id: str | None = None) -> 
         run_id = _continued(client, experiment_id, key, parent)
         if run_id is not None and _reopen(client, run_id):
             return client, run_id
-        return client, _create(client, experiment_id, key, {**parent, GROUP: group.name} if parent else {})
+        return client, _create(client, experiment_id, key, {**parent, GROUP_TAG: group.name} if parent else {})
 
 
 def group_key(config: TrackingConfig, experiment: str) -> RunKey:
