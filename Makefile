@@ -4,6 +4,8 @@ BIN    := $(VENV)/bin
 CONFIG ?= configs/quickstart.yaml
 CORES  ?= all
 READY  := $(VENV)/.ready
+# Modules are compiled once, also where the environment turns that off: otherwise every process spends seconds on it.
+export PYTHONDONTWRITEBYTECODE :=
 # MLflow's telemetry is off.
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
