@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dualflow.arrays import Singles
+from dualflow.arrays import Bools, Singles
 from dualflow.config import PreprocessConfig
 from dualflow.errors import DataError, IntensityError
 from dualflow.imaging.frame_times import FrameTimes, Window, frame_times
@@ -78,7 +78,10 @@ def read_pet(path: Path, sidecar: Mapping[str, Any], config: PreprocessConfig) -
     record["notes"] += unit_warnings(unit, stated_unit, volume.array)
     if blur is None:
         return volume, record
-    return smooth(volume, blur["added_fwhm_mm"]), record | {"resolution": blur}
+    smoothed = smooth(volume, blur["added_fwhm_mm"])
+    # What is outside the field of view stays there.
+    in_view = np.where(volume.array == 0, np.float32(0), smoothed.array)
+    return replace(smoothed, array=in_view), record | {"resolution": blur}
 
 
 def _static(series: Series, sidecar: Mapping[str, Any], config: PreprocessConfig) -> tuple[Volume, Record]:
@@ -112,13 +115,16 @@ def _dynamic(series: Series, sidecar: Mapping[str, Any], config: PreprocessConfi
     if sidecar.get("ImageDecayCorrected") is False:
         record["notes"].append("its frames are not corrected for decay, so later ones have less weight")
     motions: dict[int, Motion] = {}
+    padded: Bools = np.zeros(series.shape, dtype=bool)
     if config.pet_motion and len(seconds) > 1:
-        frames = series.frames(seconds, skip_nan=True)
-        copies = {index: working_copy(_without_nan(frame)) for index, frame in frames}
+        copies, padded = {}, np.ones(series.shape, dtype=bool)
+        for index, frame in series.frames(seconds, skip_nan=True):
+            padded &= frame.array == 0  # a single short frame may have zeros in view
+            copies[index] = working_copy(_without_nan(frame))
         reference, motions = find_motion(copies, {index: float(times.duration[index]) for index in seconds})
         record["motion"] = _motion_record(reference, motions)
         record["notes"] += _motion_notes(motions)
-    return _average(series, seconds, motions), record
+    return _average(series, seconds, motions, padded), record
 
 
 def _overlap(times: FrameTimes, window: Window | None, path: Path) -> tuple[dict[int, float], Record]:
@@ -146,12 +152,20 @@ def _overlap(times: FrameTimes, window: Window | None, path: Path) -> tuple[dict
     return seconds, record | {"window_covered": round(covered, 4)}
 
 
-def _average(series: Series, seconds: Mapping[int, float], motions: Mapping[int, Motion]) -> Volume:
-    """Weighted mean, in each voxel over the frames that cover it; a moved frame is interpolated once."""
+def _average(series: Series, seconds: Mapping[int, float], motions: Mapping[int, Motion], padded: Bools) -> Volume:
+    """Weighted mean, in each voxel over the frames that cover it; a moved frame is interpolated once.
+
+    Args:
+        series: the frames.
+        seconds: weight of each frame.
+        motions: motion of each frame, if it is known.
+        padded: voxels that hold 0 in all frames, which are outside the field of view.
+    """
     shape = series.shape
     total, weight = np.zeros(shape, np.float64), np.zeros(shape, np.float64)
-    for index, frame in series.frames(seconds, skip_nan=True):
+    for index, whole in series.frames(seconds, skip_nan=True):
         motion = motions.get(index)
+        frame = replace(whole, array=np.where(padded, np.float32(np.nan), whole.array))
         array: Singles = frame.array
         if motion is not None and not motion.still:
             array = resample(_without_nan(frame), *frame.grid, motion.to_frame, order=3, background=np.nan)

@@ -96,11 +96,17 @@ def stored_voxels(
 
 
 def real_voxels(stored: NDArray[np.generic], info: NiftiInfo) -> Singles:
-    """Stored values in the image's unit, by the header's slope and intercept."""
+    """Stored values in the image's unit, by the header's slope and intercept.
+
+    The integer that stands for 0 gives exactly 0, which means outside the field of view: rounding to integers would
+    leave it up to half a step away.
+    """
     values = stored.astype(np.float32)
     if (info.slope, info.intercept) != (1.0, 0.0):
         values *= np.float32(info.slope)
         values += np.float32(info.intercept)
+        if np.issubdtype(info.dtype, np.integer):
+            values[stored == round(-info.intercept / info.slope)] = 0
     return values
 
 

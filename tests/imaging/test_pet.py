@@ -12,6 +12,7 @@ from raw_images import verify_image
 from dualflow.config import PreprocessConfig
 from dualflow.errors import DataError, GeometryError, IntensityError
 from dualflow.imaging.geometry import FWHM
+from dualflow.imaging.motion import Motion
 from dualflow.imaging.pet import read_pet, read_scan
 from dualflow.imaging.sidecar import read_sidecar
 from dualflow.modalities import MODALITIES
@@ -166,6 +167,31 @@ def test_frames_do_not_count_where_they_are_nan(tmp_path):
     assert record["pet"]["nan_as_zero"]
     with pytest.raises(IntensityError, match="every voxel is NaN"):
         read_pet(save_pet(path, np.stack([FRAMES[0], FRAMES[1] * np.nan, FRAMES[2]]), **TIMES), TIMES, CONFIG)
+
+
+def test_padding_of_moved_frames_stays_outside_the_field_of_view(tmp_path, monkeypatch):
+    """Interpolation rings around the edge of the view; a zero of a single frame is a measured value."""
+    frames = FRAMES.copy()
+    frames[..., -2:], frames[0, 4, 4, 1] = 0, 0
+    turned = np.eye(4)
+    turned[:2, :2] = [[np.cos(0.1), -np.sin(0.1)], [np.sin(0.1), np.cos(0.1)]]
+    motions = {0: Motion(turned, 3.0, 4.0, 0), 1: Motion(np.eye(4), 0.0, 0.0, 1), 2: Motion(turned, 3.0, 4.0, 2)}
+    monkeypatch.setattr("dualflow.imaging.pet.find_motion", lambda *_: (1, motions))
+    path = save_pet(tmp_path / "pet.nii", frames, **TIMES, **BQ)
+    volume, _ = read_pet(path, read_sidecar(path), config_with(pet_motion=True))
+    assert (volume.array[..., -2:] == 0).all()
+    assert (volume.array[..., :-2] != 0).all()
+
+
+def test_smoothing_does_not_fill_what_is_outside_the_field_of_view(tmp_path):
+    """Zeros stay zeros at a common resolution."""
+    image = FRAMES[0].copy()
+    image[..., -2:] = 0
+    path = save_pet(tmp_path / "pet.nii", image, ManufacturersModelName="HR+")
+    config = config_with(pet_resolution_mm=8.0, scanner_resolution_mm={"HR+": 5.0})
+    volume, _ = read_pet(path, read_sidecar(path), config)
+    assert (volume.array[..., -2:] == 0).all()
+    assert (volume.array[..., :-2] > 0).all()
 
 
 def width_mm(array, axis, edge):

@@ -85,6 +85,19 @@ def test_scaling_versions_and_byte_orders(tmp_path, kind, order):
     np.testing.assert_allclose(volume.affine, AFFINE)
 
 
+def test_the_integer_of_zero_is_exactly_zero(tmp_path):
+    """Integers with an intercept round every value; 0 means outside the field of view and stays 0."""
+    values = np.random.default_rng(0).normal(5, 3, SHAPE).astype(np.float32)
+    values[:3] = 0
+    header = nib.Nifti1Header()
+    header.set_data_dtype(np.int16)
+    nib.save(nib.Nifti1Image(values, AFFINE, header), tmp_path / "scan.nii")
+    assert nib.load(tmp_path / "scan.nii").header["scl_inter"] != 0
+    array = read_volume(tmp_path / "scan.nii").array
+    assert (array[:3] == 0).all()
+    np.testing.assert_allclose(array, values, atol=1e-3)
+
+
 def test_a_single_frame_is_a_volume(tmp_path):
     """A fourth axis of length 1 is dropped, and four dimensions are read on request."""
     path = saved(tmp_path / "scan.nii.gz", ARRAY[..., None])
