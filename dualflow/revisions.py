@@ -11,11 +11,11 @@ REVISIONS = {
     "preprocess": 2,
     "qc": 1,
     "train": 4,
-    "evaluate": 2,
+    "evaluate": 3,
     "convert": 1,
     "impute": 1,
     "analyse": 3,
-    "report": 3,
+    "report": 4,
     "check": 1,
 }
 """Revision by the step that a manifest names."""

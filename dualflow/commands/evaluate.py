@@ -64,7 +64,8 @@ class _ScoredScans(NamedTuple):
         scores: one row per scan.
         reliability: coverage at each nominal level, mean over people.
         pit: histogram of the probability integral transforms, mean over people.
-        region_means: real and estimated region means of each scan, `[2, R]`.
+        region_means: region means of each scan `[3, R]`: real, estimated over the same voxels, and estimated over all
+            voxels of the region.
         errors: maps of the errors, mean over people.
         picture: the first scan as PNG.
     """
@@ -170,7 +171,8 @@ def _score_scans(
         curves.append(reliability(cases).assign(model=name, subject=scan.subject))
         histograms.append(pit_histogram(cases).assign(model=name, subject=scan.subject))
         errors.add(prediction.mean, target, shown, weight=1 / visits[scan.subject])
-        region_means.append(np.stack([regions.measured_means(target, mask), regions.means(prediction.mean, mask)]))
+        real, whole = regions.measured_means(target, mask), regions.means(prediction.mean, mask)
+        region_means.append(np.stack([real, measured.means(prediction.mean, shown), whole]))
     calibration = over_subjects(curves, "level"), over_subjects(histograms, "pit")
     return _ScoredScans(pd.DataFrame(rows), *calibration, region_means, errors, picture)
 
@@ -255,7 +257,7 @@ def _downstream(
     require_no_leakage(column, side, pairs)
     images = slice(predictor.card.source_channels)
     sources = [regions.means(item["source"][images].numpy(), item["mask"][0].numpy()).ravel() for item in test.items]
-    real, synthetic = (np.stack([means[index] for means in region_means]) for index in (0, 1))
+    real, synthetic = (np.stack([means[index] for means in region_means]) for index in (0, 2))
     labels = pairs.set_index("scan").loc[test.scans, column]
     known = labels.notna().to_numpy()
     features = feature_sets(real, np.stack(sources), synthetic)

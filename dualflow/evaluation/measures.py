@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
@@ -10,7 +11,7 @@ import numpy as np
 
 from dualflow.arrays import Bools, Floats
 from dualflow.evaluation.calibration import PredictiveDistribution
-from dualflow.imaging.meta_regions import meta_region_weights
+from dualflow.imaging.meta_regions import meta_region_members, meta_region_weights, meta_regions
 from dualflow.imaging.regions import RegionMap
 from dualflow.modalities import Modality
 
@@ -44,10 +45,15 @@ class Context:
     attainable: Floats | None = None
 
     def meta_region_mean(self, name: str, image: Floats, mask: Bools) -> float | None:
-        """Mean of an image `[D, H, W]` over the voxels of a meta-region in the mask; None without any."""
+        """Mean of an image `[D, H, W]` over the voxels of a meta-region in the mask.
+
+        None if the mask lacks one of its regions: the level of the others alone would say which one it lacks.
+        """
         names, weights = meta_region_weights(self.regions, mask)
         row, means = weights[names.index(name)], self.regions.means(image, mask)
-        return float((row[row > 0] * means[row > 0]).sum()) if np.nansum(row) > 0 else None
+        members = meta_region_members(self.regions.names, meta_regions())[names.index(name)] > 0
+        mean = float((row * means)[members].sum()) if members.any() else math.nan
+        return None if math.isnan(mean) else mean
 
     @property
     def data_range(self) -> float:

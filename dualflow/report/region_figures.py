@@ -136,11 +136,11 @@ def _levels(axes: Axes, column: pd.Series, values: Floats, colour: str, label: s
     """Scans as dots by category, with the mean of each category."""
     levels = _known_levels(column)
     for position, level in enumerate(levels):
-        inside = values[(column == level).to_numpy()]
+        inside = values[(column == level).to_numpy() & np.isfinite(values)]
         axes.plot(np.full(len(inside), position + shift), inside, "o", color=colour, ms=3.5, alpha=0.45, mew=0,
                   label=label if position == 0 else None)  # fmt: skip
         if len(inside):
-            axes.plot(position + shift, np.nanmean(inside), "_", color=colour, ms=12, mew=2.2)
+            axes.plot(position + shift, inside.mean(), "_", color=colour, ms=12, mew=2.2)
     axes.set_xticks(range(len(levels)), levels)
     axes.set_xlim(-0.5, max(len(levels), 1) - 0.5)
 

@@ -51,7 +51,10 @@ class RegionMeans:
         return [int(index) for index in order if sizes[index] >= 0]
 
     def meta_regions(self, atlas: RegionMap) -> dict[str, tuple[Floats, Floats]]:
-        """Real and synthetic mean `[N]` over the voxels of each meta-region that has a region in the atlas."""
+        """Real and synthetic mean `[N]` over the voxels of each meta-region that has a region in the atlas.
+
+        NaN for a scan that lacks one of its regions, unless all scans do.
+        """
         names, weights = meta_region_weights(atlas, atlas.labels > 0)
         columns = [atlas.names.index(region) for region in self.regions]
         return {
@@ -62,8 +65,14 @@ class RegionMeans:
 
 
 def _weighted_mean(values: Floats, weights: Floats) -> Floats:
-    """Weighted mean `[N]` of values `[N, R]`, of the known ones alone."""
-    return np.ma.filled(np.ma.average(np.ma.masked_invalid(values), axis=1, weights=weights), np.nan)
+    """Weighted mean `[N]` of values `[N, R]`; NaN where one is unknown that others have.
+
+    The level of the other regions alone would say which people lack one.
+    """
+    members = (weights > 0) & np.isfinite(values).any(axis=0)
+    if not members.any():
+        return np.full(len(values), np.nan)
+    return np.asarray(np.average(values[:, members], axis=1, weights=weights[members]))
 
 
 _SPACED = ("inferior", "superior", "middle", "posterior", "anterior", "rostral", "caudal", "lateral", "medial",

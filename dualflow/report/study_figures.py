@@ -14,7 +14,7 @@ from dualflow.evaluation.calibration import PIT_BINS
 from dualflow.evaluation.metrics import correlation
 from dualflow.evaluation.statistics import MIN_SUBJECTS
 from dualflow.evaluation.study_metrics import measure
-from dualflow.imaging.regions import region_map
+from dualflow.imaging.regions import mean_of_known, region_map
 from dualflow.layout import training_key
 from dualflow.modalities import Modality, modality
 from dualflow.report.analysis_section import analysis_figures
@@ -163,7 +163,7 @@ def _effects(means: RegionMeans, test: pd.DataFrame, config: Config, row: Modali
 
 
 def _mean_gaps(groups: dict[str, tuple[np.ndarray, np.ndarray]], row: Modality) -> str:
-    gaps = [f"{name} {np.nanmean(synthetic - real):+z.3f}" for name, (real, synthetic) in groups.items()]
+    gaps = [f"{name} {mean_of_known(synthetic - real):+z.3f}" for name, (real, synthetic) in groups.items()]
     return f"Mean of synthetic minus real, in {row.unit}: {', '.join(gaps)}."
 
 

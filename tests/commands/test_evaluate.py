@@ -140,6 +140,10 @@ def test_a_region_hardly_in_view_is_not_scored(monkeypatch, held_out):
     assert scores["region_crps"] < 0.1
     assert scores["energy_score"] < 0.1
     assert scores["region_coverage_95"] == 1
+    real, estimate, whole = results.region_means[0]
+    np.testing.assert_allclose(estimate[0], real[0], rtol=1e-3)
+    assert np.isnan([real[1], estimate[1]]).all()
+    assert np.isfinite(whole).all()
     curve = results.reliability.set_index(["kind", "level"])["coverage"]
     assert curve["region", 0.5] == 1
 

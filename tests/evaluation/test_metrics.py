@@ -205,6 +205,10 @@ def test_the_ad_signature_is_a_mean_over_voxels():
     scores = score_prediction(Prediction(estimate, 0 * estimate), target, labels > 0, regions, ROW)
     assert (scores["ad_roi_real"], scores["ad_roi_estimate"]) == pytest.approx((4 / 3, 4.3 / 3))
     assert scores["ad_roi_bias"] == scores["ad_roi_error"] == pytest.approx(100 * 0.3 / 4)
+    # Without one of its regions its level would say who lacks it.
+    for mask, atlas in ((labels > 1, regions), (labels > 0, replace(regions, labels=np.where(labels == 1, 0, labels)))):
+        scores = score_prediction(Prediction(estimate, 0 * estimate), target, mask, atlas, ROW)
+        assert "ad_roi_real" not in scores
 
 
 def test_diversity_and_pit_agree_with_their_definitions(scene):
