@@ -7,7 +7,7 @@ the number of that step in the same commit; a study then repeats the step and th
 
 REVISIONS = {
     "cohort": 1,
-    "index": 2,
+    "index": 3,
     "preprocess": 2,
     "qc": 1,
     "train": 4,

@@ -87,11 +87,11 @@ def write_study_config(bids: Path, out: Path | None = None, *, force: bool = Fal
     commit_text(out, study_yaml(bids, name, overview))
     study = load_study_config(out).study
     pairs = overview.pairs(study.source, study.target)
-    guesses = "".join(f"  {line}\n" for line in _guesses(bids, study))
+    notes = "".join(f"  {line}\n" for line in _notes(bids, study, pairs))
     return (
         f"{overview.summary()}\n\n"
         f"wrote {out}: {study.source} to {study.target} ({pairs} {_have_both(study.join_sessions)}), side information: "
-        f"{', '.join(study.side) or 'none'}\n{guesses}"
+        f"{', '.join(study.side) or 'none'}\n{notes}"
         "read and edit the file, then check it and list the steps:\n"
         f"  dualflow doctor --config {out}\n  dualflow run --config {out} --dry-run"
     )
@@ -101,10 +101,16 @@ def _have_both(joined: bool) -> str:
     return "subjects have both, in different sessions" if joined else "scans have both"
 
 
-def _guesses(bids: Path, study: StudyConfig) -> Sequence[str]:
-    """Lines on side columns whose type is a guess; none if the study has errors, which `dualflow doctor` lists."""
+def _notes(bids: Path, study: StudyConfig, pairs: int) -> Sequence[str]:
+    """Lines on pairs that `where` leaves out of `pairs`, and on side columns whose type is a guess.
+
+    There are none if the study has errors, which `dualflow doctor` lists.
+    """
     with suppress(DualflowError):
-        return list(pair_scans(bids, study).guesses.values())
+        index = pair_scans(bids, study)
+        usable = int((index.pairs["target"] != "").sum())
+        left_out = [f"study.where keeps {usable} of the {pairs} pairs"] if study.where and usable < pairs else []
+        return [*left_out, *index.guesses.values()]
     return ()
 
 
@@ -156,7 +162,7 @@ def _choices(overview: DatasetOverview, modalities: tuple[str, str]) -> str:
 
 
 def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{label or 'none'} ({count} files)" for label, count in counts.items())
+    return ", ".join(f"{label or 'none'} ({count} scans)" for label, count in counts.items())
 
 
 def _comment(text: str, value: str, items: list[str]) -> str:

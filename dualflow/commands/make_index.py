@@ -30,6 +30,7 @@ def make_index(config: Config) -> None:
         if len(test):  # without test people no model is scored
             known = test[test[config.evaluate.classify].notna()]
             require_classes(known[config.evaluate.classify].astype(str).tolist(), known["subject"].tolist())
+    require_test_scans(config, index.pairs)
     index.write(layout)
     text = study_summary(index, config.study, config.split)
     commit_text(layout.study_summary, text)
@@ -47,6 +48,27 @@ def make_index(config: Config) -> None:
         config={name: values for name, values in public_values(config).items() if name in ("study", "split")},
         facts={"scans": len(index.pairs), "quarantined": len(index.quarantined)},
     )
+
+
+def require_test_scans(config: Config, pairs: pd.DataFrame) -> None:
+    """Check that the splits have test people if the configuration asks for any.
+
+    Raises:
+        ConfigError: nobody is left for it: those that are named have no usable pair, or there are too few people.
+    """
+    split = config.split
+    wanted = split.test or split.test_subjects or split.file or split.folds
+    if wanted and not (pairs["split"] == "test").any():
+        named = ", ".join(split.test_subjects)
+        reason = (
+            f"no usable pair of {named}"
+            if named
+            else f"{pairs.loc[pairs['target'] != '', 'subject'].nunique()} people have a pair"
+        )
+        raise ConfigError(
+            f"split: nobody is left to score the models on ({reason}); name or draw people with a pair, or set "
+            "split.test to 0 to train only"
+        )
 
 
 def require_imputation(config: Config, pairs: pd.DataFrame) -> None:

@@ -36,8 +36,8 @@ class StudyConfig(Section):
     labels: Annotated[tuple[str, ...], ONCE] = ()
     """Further columns that no model sees, such as a diagnosis that is to be predicted."""
     where: dict[str, dict[str, str]] = Field(default_factory=dict)
-    """Selects among several files by BIDS entities of each modality, such as `{T1w: {acq: mprage}}`; an empty label
-    selects names without the entity."""
+    """Selects files by BIDS entities of each modality, such as `{T1w: {acq: mprage}}`; an empty label selects names
+    without the entity. A scan of which no source file fits is excluded."""
     runs: Literal["refuse", "first", "last"] = "refuse"
     """Selects among files that differ only in their run. `refuse` excludes a scan with several sources, and leaves the
     target of a scan with several targets unused."""

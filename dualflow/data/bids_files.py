@@ -46,11 +46,25 @@ class Candidate:
         return self.entities.get(entity, "")
 
 
-def find_scans(root: Path, study: StudyConfig, modalities: Sequence[str]) -> tuple[Files, Exclusions, Exclusions]:
-    """The files of some of a study's modalities in a BIDS dataset, the excluded scans, and those without their target.
+@dataclass(frozen=True)
+class ScanFiles:
+    """The files of the scans of a BIDS dataset.
 
-    A scan is excluded, with the reason, if the files of a source cannot be told apart. If those of the target cannot,
-    the scan has none, and the reason is in the last result.
+    Attributes:
+        files: scan -> modality -> file.
+        excluded: the scans with a file that cannot be used, and those whose files of a source cannot be told apart.
+        unfit: the scans of which no file of a source fits `study.where`.
+        unused_targets: the scans with a source whose files of the target fit neither or cannot be told apart.
+    """
+
+    files: Files
+    excluded: Exclusions
+    unfit: Mapping[Scan, DataError]
+    unused_targets: Exclusions
+
+
+def find_scans(root: Path, study: StudyConfig, modalities: Sequence[str]) -> ScanFiles:
+    """Find the files of some of a study's modalities in a BIDS dataset.
 
     A file with another tracer in its name does not belong to the modality. A file without a tracer counts only if the
     dataset has a single tracer. If `study.where` selects by tracer, any label does, and only files with it count.
@@ -62,11 +76,12 @@ def find_scans(root: Path, study: StudyConfig, modalities: Sequence[str]) -> tup
     _require_dataset(root)
     files: Files = defaultdict(dict)
     excluded: Exclusions = {}
-    ambiguous: Exclusions = {}
+    unfit: dict[Scan, DataError] = {}
+    unused_targets: Exclusions = {}
     for name in modalities:
         row, where = modality(name), study.where.get(name, {})
         candidates, unreadable = find_candidates(root, row)
-        by_label = "trc" in where
+        by_label, is_target = "trc" in where, name == study.target
         tracers = [] if by_label else other_tracers(candidates, row)
         matches = {
             scan: [file for file in scan_files if by_label or _has_tracer(file, row)]
@@ -74,16 +89,22 @@ def find_scans(root: Path, study: StudyConfig, modalities: Sequence[str]) -> tup
         }
         excluded.update(unreadable)
         for scan, selected in select(matches, name, where).items():
+            if not selected and (others := select_tracer(matches[scan], where)):
+                if not is_target:
+                    unfit[scan] = _misfit(others, name, where)
+                elif files.get(scan):
+                    unused_targets[scan.key] = _misfit(others, name, where)
+                continue
             try:
                 path = choose(selected, name, study.runs, tracers)
                 if path is not None:
                     require_inside(root, path)
                     files[scan][name] = path
             except PairingError as error:
-                (ambiguous if name == study.target and files.get(scan) else excluded)[scan.key] = error
+                (unused_targets if is_target and files.get(scan) else excluded)[scan.key] = error
             except DataError as error:
                 excluded[scan.key] = error
-    return files, excluded, ambiguous
+    return ScanFiles(files, excluded, unfit, unused_targets)
 
 
 def find_candidates(root: Path, row: Modality) -> tuple[Candidates, Exclusions]:
@@ -138,6 +159,11 @@ def select(candidates: Candidates, name: str, where: Mapping[str, str]) -> Candi
             for scan, scan_files in candidates.items()
         }
     return candidates
+
+
+def select_tracer(candidates: list[Candidate], where: Mapping[str, str]) -> list[Candidate]:
+    """The candidates with the tracer that `where` names, if it does."""
+    return [file for file in candidates if file.label("trc") == where.get("trc", file.label("trc"))]
 
 
 def choose(
@@ -273,6 +299,15 @@ def _remedy(candidates: list[Candidate], name: str, differing: list[str]) -> str
     keys, options = ("study.runs or ", "--runs or ") if differing == ["run"] else ("", "")
     by_key = f"{keys}study.where, such as {{{name}: {{{entity}: '{example}'}}}}"
     return f"choose with {by_key}, or with {options}--where {name}.{entity}={example}"
+
+
+def _misfit(candidates: list[Candidate], name: str, where: Mapping[str, str]) -> DataError:
+    wanted = ", ".join(f"{entity}: {label or 'none'}" for entity, label in where.items())
+    names = ", ".join(file.path.name for file in candidates)
+    return PairingError(
+        f"no {name} file fits study.where or --where ({wanted}): {names}; change it, or list the images in a table, "
+        "study.samples"
+    )
 
 
 def _require_dataset(root: Path) -> None:

@@ -24,8 +24,8 @@ class DatasetOverview:
 
     Attributes:
         scans: modality -> subject and session of the scans that have it.
-        entities: modality -> entity -> count of each label, for entities that differ within a scan; '' counts the
-            names without the entity.
+        entities: modality -> entity -> scans that have each label, for entities that differ within a scan; '' stands
+            for names without the entity.
         unnamed_pet: number of PET files whose names give no tracer of MODALITIES.
         columns: columns of participants.tsv and the sessions tables.
     """
@@ -136,7 +136,7 @@ def _fits(entities: dict[str, str], row: Modality) -> bool:
 
 
 def _differing(scans: list[list[dict[str, str]]]) -> dict[str, Counter[str]]:
-    """The entities that distinguish several files of one scan, with the count of each label over all scans."""
+    """The entities that distinguish several files of one scan, with the number of scans that have each label."""
     names = {
         entity
         for files in scans
@@ -144,4 +144,7 @@ def _differing(scans: list[list[dict[str, str]]]) -> dict[str, Counter[str]]:
         for entity in file
         if entity not in (*FIXED_ENTITIES, "trc") and len({entry.get(entity, "") for entry in files}) > 1
     }
-    return {name: Counter(file.get(name, "") for files in scans for file in files) for name in sorted(names)}
+    return {
+        name: Counter(sorted(label for files in scans for label in {file.get(name, "") for file in files}))
+        for name in sorted(names)
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from dualflow.data.bids_files import Exclusions, natural_order
@@ -37,18 +37,24 @@ def find_duplicates(root: Path, entries: Sequence[Entry], digests: Path | None =
     return [group for group in groups.values() if len(group) > 1]
 
 
-def exclude_duplicates(groups: Iterable[Sequence[Entry]]) -> Exclusions:
-    """The scans to exclude from each group: all if it spans subjects, otherwise all but the first.
+def exclude_duplicates(groups: Iterable[Sequence[Entry]], paired: Collection[Scan] = ()) -> Exclusions:
+    """The scans to exclude from each group: all if it spans subjects, otherwise all but one.
 
     The true subject of a group that spans subjects is unknown. A scan is always excluded if two of its own files are
     identical.
+
+    Args:
+        groups: the duplicates.
+        paired: scans with a target; the first of them is kept, or else the first scan. The MR of an earlier visit is
+            often copied into the session of the PET.
     """
     excluded: Exclusions = {}
     for group in groups:
         scans = list(dict.fromkeys(scan for scan, _ in group))
         one_subject = len({scan.subject for scan in scans}) == 1
-        once = [scan for scan, _ in group].count(scans[0]) == 1
-        kept_scan = scans[0] if one_subject and once else None
+        first = next((scan for scan in scans if scan in paired), scans[0])
+        once = [scan for scan, _ in group].count(first) == 1
+        kept_scan = first if one_subject and once else None
         for scan, path in group:
             copies = [entry_name(*entry) for entry in group if entry != (scan, path)]
             error = PairingError(

@@ -116,19 +116,23 @@ def build_index(
     _require_usable(index, bids, study, quarantine)
     groups = find_duplicates(bids, _files(index.pairs), digests)
     duplicates = [group for group in groups if not _shares_a_source(group, index.pairs)]
-    index = replace(index.without(exclude_duplicates(duplicates), bids), duplicates=duplicates)
+    paired = {Scan.parse(key) for key in index.pairs.loc[index.pairs["target"] != "", "scan"]}
+    index = replace(index.without(exclude_duplicates(duplicates, paired), bids), duplicates=duplicates)
     _require_usable(index, bids, study, quarantine)
 
-    paired = index.pairs["target"] != ""
-    if not paired.any():
-        unused = next((f" ({scan}: {reason})" for scan, reason in index.unused_targets.items()), "")
+    has_target = index.pairs["target"] != ""
+    if not has_target.any():
+        if quarantine is not None:
+            write_quarantine(quarantine, index.quarantined)
+        why = next((f" ({scan}: {reason})" for scan, reason in index.unused_targets.items()), "")
         if lone := len(index.lone_targets):
-            unused += f" ({lone} sessions have it alone: list the pairs in a table, study.samples)"
+            why += f" ({lone} sessions have it alone: list the pairs in a table, study.samples)"
         raise DataError(
-            f"{bids}: none of {len(paired)} scans with {study.source} has {study.target} too{unused}, expected pairs "
-            f"to train on; check study.target and the names of its files{_tracers(bids, study)}"
+            f"{bids}: none of {len(has_target)} scans with {study.source} has {study.target} too"
+            f"{why}{_first_excluded(index)}, expected pairs to train on; check study.target and the names of its files"
+            f"{_tracers(bids, study)}"
         )
-    table = index.pairs[paired]
+    table = index.pairs[has_target]
     levels = strata_table(table, split.stratify or first_categorical(table, study.side))
     strata = strata_of(levels)
     others = [*(row.scan for row in index.quarantined), *index.lone_targets]
@@ -137,10 +141,12 @@ def build_index(
     splits = assign_splits(strata, split, folds, labels)
     rows = [(label, folds.get(label), splits[label]) for label in sorted(splits)]
     subjects = pd.DataFrame(rows, columns=["subject", "fold", "split"], dtype=object)
-    column = index.pairs["subject"].map(splits).where(paired, "convert")
+    column = index.pairs["subject"].map(splits).where(has_target, "convert")
     kept = (*study.side, *study.labels)
+    named = {label.removeprefix("sub-") for label in (*split.test_subjects, *split.validation_subjects)}
     return replace(
         index,
+        missing={**index.missing, "subjects that section split names, without a pair": sorted(named - splits.keys())},
         pairs=index.pairs.assign(split=column).drop(columns=[name for name in split.stratify if name not in kept]),
         splits=subjects.join(levels, on="subject"),
     )
@@ -198,10 +204,10 @@ def list_scans(
 ) -> Index:
     """List the scans that have all sources of a study, without splits; the list may be empty.
 
-    A scan is excluded if it lacks a source, if several files match a source, if a file is missing or lies outside
-    the dataset, if its labels are too long for names of outputs, or if its side information is invalid. If several
-    files match the target, the scan is one to convert. A session of a BIDS dataset with a usable target alone is no
-    scan, but is excluded if `study.join_sessions` would pair it.
+    A scan is excluded if it lacks a source, if several files match a source or none fits `study.where`, if a file is
+    missing or lies outside the dataset, if its labels are too long for names of outputs, or if its side information is
+    invalid. If several files match the target or none fits `study.where`, the scan is one to convert. A session of
+    a BIDS dataset with a usable target alone is no scan, but is excluded if `study.join_sessions` would pair it.
 
     Args:
         bids: root of the dataset: a BIDS dataset, or the folder of the files in `study.samples`.
@@ -217,17 +223,19 @@ def list_scans(
     if reserved := [name for name in study.side if name in [*COLUMNS, *EXTRA, "fold"]]:
         raise ConfigError(f"side column '{reserved[0]}' has the name of a column of the index; rename the column")
     table = study.samples
-    ambiguous: Exclusions = {}
+    unused_targets: Exclusions = {}
     partners: dict[Scan, Scan] = {}
     if table:
         files, excluded = find_samples(table, bids, study, modalities)
     else:
-        files, excluded, ambiguous = find_scans(bids, study, modalities)
+        listing = find_scans(bids, study, modalities)
+        files, excluded, unused_targets = listing.files, listing.excluded, listing.unused_targets
         # Which of the visits of a subject with an unclear one belong together is unclear too.
         unclear = {subject_of(key) for key in excluded}
         partners = session_partners({scan: files[scan] for scan in files if scan.subject not in unclear}, study)
-        if study.join_sessions:
-            files = join_sessions(files, partners)
+        joined = partners if study.join_sessions else {}
+        files = join_sessions(files, joined)
+        excluded = {scan.key: error for scan, error in listing.unfit.items() if scan not in joined} | excluded
     listed = table_subjects(table) if table else listed_subjects(bids)
     clear = {scan: files[scan] for scan in files if scan.key not in excluded}
     incomplete, missing, lone = _incomplete(clear, study, partners)
@@ -255,7 +263,7 @@ def list_scans(
     guesses = guessed_types(side, table.with_suffix(".json") if table else bids / "participants.json")
     index = Index(pairs.join(side), [], missing, guesses=guesses, lone_targets=lone)
     index = index.without(excluded | invalid, bids)
-    return index.without_targets({key: str(error) for key, error in ambiguous.items() if key not in excluded})
+    return index.without_targets({key: str(error) for key, error in unused_targets.items() if key not in excluded})
 
 
 def read_pairs(layout: Layout) -> pd.DataFrame:
@@ -323,13 +331,17 @@ def _incomplete(
 
 def _require_usable(index: Index, root: Path, study: StudyConfig, quarantine: Path | None = None) -> None:
     if index.pairs.empty:
-        excluded = index.quarantined
         if quarantine is not None:
-            write_quarantine(quarantine, excluded)
-        first = f" (the first of {len(excluded)} excluded: {excluded[0].reason})" if excluded else ""
+            write_quarantine(quarantine, index.quarantined)
+        first = _first_excluded(index)
         if lone := len(index.lone_targets):
             first += f" (sessions with {study.target} alone: {lone})"
         raise DataError(f"{root}: no usable {study.source} scan{first}; check the dataset and study.source")
+
+
+def _first_excluded(index: Index) -> str:
+    excluded = index.quarantined
+    return f" (the first of {len(excluded)} excluded: {excluded[0].reason})" if excluded else ""
 
 
 def _tracers(bids: Path, study: StudyConfig) -> str:

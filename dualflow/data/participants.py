@@ -170,7 +170,7 @@ def _typed(column: pd.Series, name: str, declaration: Declaration | None) -> tup
 
 def _rows(path: Path, key: str, prefix: str) -> pd.DataFrame:
     """A table indexed by the BIDS label in its column `key`."""
-    table = read_table(path)
+    table = read_table(path, labels=(key,))
     if key not in table.columns:
         raise DataError(f"{path} has no column '{key}' (found: {', '.join(table.columns)}); add it as the first column")
     labels = [(label or "").removeprefix(prefix) for label in table[key]]

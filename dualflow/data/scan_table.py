@@ -73,7 +73,7 @@ def _read(path: Path) -> pd.DataFrame:
     """The table with labels without `sub-` and `ses-`, and with a column `session`."""
     if not path.is_file():
         raise DataError(f"{path}: no such file, expected a table of scans; check the path")
-    table = read_table(path)
+    table = read_table(path, labels=("subject",))
     if "subject" not in table or table.empty:
         content = ", ".join(table.columns) if "subject" not in table else "no rows"
         raise DataError(f"{path}: expected a column 'subject' and a row per scan (found: {content}); add them")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from dualflow.data.bids_files import natural_order
+from dualflow.data.levels import number_level
 from dualflow.data.tsv import all_numbers, numbers
 
 QUANTILES = 4
@@ -47,6 +48,13 @@ def _levels(column: pd.Series) -> list[str | None]:
         return [None if pd.isna(value) else str(value) for value in column]
     values = numbers(column)
     if values.nunique() <= QUANTILES:
-        return [None if pd.isna(value) else f"{value:g}" for value in values]
+        return [None if pd.isna(value) else number_level(value) for value in values]
     ranges, edges = pd.qcut(values, QUANTILES, labels=False, retbins=True, duplicates="drop")
-    return [None if pd.isna(index) else f"{edges[int(index)]:g} to {edges[int(index) + 1]:g}" for index in ranges]
+    names = _distinct_texts(edges.tolist())
+    return [None if pd.isna(index) else f"{names[int(index)]} to {names[int(index) + 1]}" for index in ranges]
+
+
+def _distinct_texts(values: Sequence[float]) -> list[str]:
+    """The shortest texts of different numbers that are all different, such as those of dates."""
+    texts = ([f"{value:.{digits}g}" for value in values] for digits in range(6, 18))
+    return next(names for names in texts if len(set(names)) == len(values))

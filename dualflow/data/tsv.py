@@ -158,6 +158,8 @@ def cell_text(cell: object, unknown: str = MISSING[0]) -> str:
     """A number in its shortest form, or a level, as text; `unknown` for None and NaN."""
     if cell is None or cell != cell:
         return unknown
+    if isinstance(cell, float) and cell.is_integer() and abs(cell) < 1e15:
+        return str(int(cell))
     return f"{cell:g}" if isinstance(cell, float) else str(cell)
 
 

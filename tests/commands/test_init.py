@@ -105,6 +105,21 @@ def test_modalities_in_different_sessions_are_joined(dataset, tmp_path):
     assert (study.source, study.target) == ("T1w", "FDG")
 
 
+def test_files_are_chosen_by_the_label_of_most_scans(dataset, tmp_path):
+    """The labels are those of the scans, and the summary says how many pairs the choice keeps."""
+    dataset(["anat/{}_T1w.nii.gz", "pet/{}_trc-FDG_pet.nii.gz"])
+    for label in ("mprage", "spgr"):
+        (tmp_path / f"my study/sub-3/anat/sub-3_acq-{label}_T1w.nii.gz").touch()
+    (tmp_path / "my study/sub-3/anat/sub-3_T1w.nii.gz").unlink()
+    done = init("my study")
+    assert "study.where keeps 2 of the 3 pairs" in done.output
+    assert (
+        "labels are T1w acq: none (2 scans), mprage (1 scans), spgr (1 scans)"
+        in (tmp_path / "my-study.yaml").read_text()
+    )
+    assert load_config(tmp_path / "my-study.yaml").study.where == {"T1w": {"acq": ""}}
+
+
 def test_a_file_is_overwritten_only_with_force(dataset, tmp_path):
     """Without --force, an existing file is unchanged."""
     dataset(["anat/{}_T1w.nii.gz", "pet/{}_trc-FDG_pet.nii.gz"])

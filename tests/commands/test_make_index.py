@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from dualflow.commands import make_index as module
-from dualflow.commands.make_index import make_index, require_analyses, require_columns
+from dualflow.commands.make_index import make_index, require_analyses, require_columns, require_test_scans
 from dualflow.config import ImputeConfig, parse_config
 from dualflow.errors import ConfigError, DataError
 
@@ -52,6 +52,23 @@ def test_the_index_checks_its_own_columns(monkeypatch, sections: dict, words: st
     with pytest.raises(ConfigError) as caught:
         make_index(parse_config({"study": study, **sections}))
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("split", "words"),
+    [({"test_subjects": ["1"]}, "no usable pair of 1"), ({"test": 0.2}, "2 people have a pair"), ({"test": 0}, None)],
+)
+def test_a_split_without_test_people_ends_the_run_before_the_training(monkeypatch, split, words) -> None:
+    """All scores are those of test people; without a share for them, trainings alone are wanted."""
+    table = {"subject": ["1", "2", "3"], "target": ["", "a", "b"], "split": ["convert", "train", "train"]}
+    monkeypatch.setattr(module, "study_fingerprint", lambda _: "digest")
+    monkeypatch.setattr(module, "build_index", lambda *_: SimpleNamespace(pairs=pd.DataFrame(table)))
+    config = parse_config({"study": {"name": "t"}, "split": split})
+    if words is None:
+        require_test_scans(config, pd.DataFrame(table))
+    else:
+        with pytest.raises(ConfigError, match=f"nobody is left to score the models on .*{words}"):
+            make_index(config)
 
 
 @pytest.mark.parametrize(("patients", "words"), [(4, "4 held-out people are 'AD'"), (0, "20 held-out people are 'CN'")])

@@ -60,6 +60,15 @@ def test_the_later_of_two_equal_sessions_is_excluded(study, pair_files):
     assert [row.scan for row in result.quarantined] == ["sub-1_ses-M12"]
 
 
+def test_a_copy_of_the_mr_in_the_session_of_the_pet_is_kept(study, pair_files):
+    """The measured PET of the subject is not lost, though the original MR is in an earlier session."""
+    earlier = pair_files("1", "M0")[0]
+    files = [earlier, *pair_files("1", "M6"), *pair_files("2")]
+    result = index(study(dict(zip(files, [1, 1, 4, 5, 6], strict=True))))
+    assert result.pairs["scan"].tolist() == ["sub-1_ses-M6", "sub-2"]
+    assert [row.scan for row in result.quarantined] == ["sub-1_ses-M0"]
+
+
 def test_a_copy_in_another_session_does_not_keep_a_scan_with_equal_files(study, pair_files):
     """Its own files are equal, so it is unknown which of them is real."""
     files = [*pair_files("1", "M6"), *pair_files("1", "M12"), *pair_files("2")]

@@ -158,6 +158,46 @@ def test_files_are_chosen_by_entities_and_runs(make_bids, choice, expected):
     assert ("sub-1" in reasons(index)) == (expected is None)
 
 
+def test_scans_without_a_fitting_file_are_not_dropped_silently(make_bids, pair_files):
+    """Without a fitting source a scan is excluded, without a fitting target it is one to convert; both say why."""
+    files = ["sub-2/anat/sub-2_acq-a_T1w.nii.gz", "sub-2/pet/sub-2_trc-FDG_rec-x_pet.nii.gz", *pair_files("3")]
+    files += ["sub-1/anat/sub-1_acq-a_T1w.nii.gz", "sub-1/pet/sub-1_trc-FDG_pet.nii.gz"]
+    chosen = StudyConfig(name="t", where={"T1w": {"acq": "a"}, "FDG": {"rec": ""}})
+    index = build_index(make_bids(files), chosen, TRAINING_ONLY)
+    assert index.pairs[["scan", "split"]].to_numpy().tolist() == [["sub-1", "train"], ["sub-2", "convert"]]
+    assert "no T1w file fits study.where or --where (acq: a): sub-3_T1w.nii.gz" in reasons(index)["sub-3"]
+    assert "no FDG file fits study.where or --where (rec: none)" in index.unused_targets["sub-2"]
+    assert index.lone_targets == []
+
+
+def test_an_unfit_visit_does_not_prevent_joined_sessions(make_bids):
+    """The PET of a visit whose own MR does not fit belongs to the MR that does."""
+    files = ["anat/sub-1_ses-a_acq-a_T1w.nii.gz", "anat/sub-1_ses-b_T1w.nii.gz", "pet/sub-1_ses-b_trc-FDG_pet.nii.gz"]
+    root = make_bids([f"sub-1/ses-{name.split('ses-')[1][0]}/{name}" for name in files])
+    chosen = StudyConfig(name="t", where={"T1w": {"acq": "a"}}, join_sessions=True)
+    index = build_index(root, chosen, TRAINING_ONLY)
+    assert index.pairs[["scan", "split"]].to_numpy().tolist() == [["sub-1_ses-a", "train"]]
+    assert not index.quarantined
+
+
+def test_a_study_without_pairs_says_how_to_join_sessions(make_bids):
+    """The reasons of excluded PET sessions are in the error and in the table of excluded scans."""
+    files = [f"sub-{label}/ses-mr/anat/sub-{label}_ses-mr_T1w.nii.gz" for label in "123"]
+    files += [f"sub-{label}/ses-pet/pet/sub-{label}_ses-pet_trc-FDG_pet.nii.gz" for label in "123"]
+    root = make_bids(files)
+    with pytest.raises(DataError, match=r"has FDG too \(the first of 3 excluded: .*study\.join_sessions: true"):
+        build_index(root, STUDY, TRAINING_ONLY, quarantine=root / "quarantine.tsv")
+    assert len(read_quarantine(root / "quarantine.tsv")) == 3
+
+
+def test_people_who_are_named_for_a_split_and_have_no_pair_are_listed(make_bids, pair_files):
+    """They would drop out of the test set without a word."""
+    root = make_bids([*pair_files("1"), *pair_files("2"), "sub-3/anat/sub-3_T1w.nii.gz"])
+    index = build_index(root, STUDY, SplitConfig(validation=0, test_subjects=("2", "sub-3")))
+    assert index.missing["subjects that section split names, without a pair"] == ["3"]
+    assert "subjects that section split names, without a pair: 1" in study_summary(index, STUDY, SplitConfig())
+
+
 @pytest.mark.parametrize(
     ("where", "message"),
     [

@@ -34,6 +34,14 @@ def test_unknown_values_are_supported(make_bids):
     assert refused == {}
 
 
+def test_na_is_a_label(make_bids):
+    """Initials may be NA, also without the prefix; in other columns it is an unknown value."""
+    root = make_bids([], "participant_id\tage\tsex\nNA\t60\tNA\n")
+    table, _ = side_values(root, scans("NA"), ["age", "sex"])
+    assert table["age"].tolist() == [60]
+    assert table["sex"].isna().all()
+
+
 def test_known_columns_are_those_of_both_tables(make_bids):
     """Columns of participants and sessions tables are known; a damaged sessions table does not matter."""
     root = make_bids(["sub-1/x", "sub-2/x"], "participant_id\tsex\n1\tF\n2\tM\n")

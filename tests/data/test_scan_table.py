@@ -32,6 +32,12 @@ def reasons(index) -> dict[str, str]:
     return {row.scan: row.reason for row in index.quarantined}
 
 
+def test_na_is_a_label_and_no_session(index):
+    """Initials may be NA, and programs write it for no session."""
+    pairs = index("subject\tsession\tT1w\tFDG\nNA\tNA\ta.nii\tb.nii\n").pairs
+    assert pairs["scan"].tolist() == ["sub-NA"]
+
+
 @pytest.mark.parametrize("columns", ["T1w\tFDG", "source\ttarget"])
 def test_rows_become_scans(index, columns):
     """Columns are named by modality or role, labels have a prefix or not, and n/a marks missing files."""

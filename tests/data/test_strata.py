@@ -25,6 +25,16 @@ def test_numbers_are_stratified_by_quartile():
     assert first_categorical(frame, ["age"]) == ()
 
 
+def test_long_numbers_are_different_levels():
+    """Serial numbers of scanners and dates differ in their last digits."""
+    frame = pd.DataFrame({"scan": [f"sub-{label}" for label in "abcdefgh"], "subject": [*"abcdefgh"]})
+    frame["scanner"] = [1000041.0, 1000042.0] * 4
+    frame["date"] = 20230100.0 + np.arange(8)
+    table = strata_table(frame, ["scanner", "date"])
+    assert table["scanner"].value_counts().to_dict() == {"1000041": 4, "1000042": 4}
+    assert table["date"].value_counts().tolist() == [2, 2, 2, 2]
+
+
 def test_the_first_visit_is_that_of_the_smallest_number():
     """The index sorts visits as text, by which M12 precedes M6."""
     scans = ["sub-1_ses-M12", "sub-1_ses-M6", "sub-10_ses-M6", "sub-2_ses-M0", "sub-2_ses-M100"]
