@@ -41,7 +41,7 @@ def committing(path: Path | str, *, private: bool = False) -> Iterator[Path]:
     path = Path(path)
     temp = temporary_path(path)
     try:
-        with _refused_writes(path):
+        with refused_writes(path):
             _make_folder(path.parent)
             mode = _create(temp, 0o600 if private else 0o666)
             yield temp
@@ -73,12 +73,12 @@ def committing_folder(folder: Path | str, *, keep_hidden: bool = False) -> Itera
     folder = Path(folder)
     temp, old = temporary_path(folder), temporary_path(folder)
     try:
-        with _refused_writes(folder):
+        with refused_writes(folder):
             _make_folder(folder.parent)
             sweep_beside(folder)
             temp.mkdir()
         yield temp
-        with _refused_writes(folder):
+        with refused_writes(folder):
             if keep_hidden and folder.is_dir():
                 _copy_hidden(folder, temp)
             _fsync(temp)
@@ -110,8 +110,12 @@ def commit_json(path: Path | str, value: Any, *, private: bool = False) -> None:
 
 
 @contextmanager
-def _refused_writes(path: Path) -> Iterator[None]:
-    """Report an error of the file system as a CommitError about `path`."""
+def refused_writes(path: Path) -> Iterator[None]:
+    """Report an error of the file system as a CommitError about `path`.
+
+    Raises:
+        CommitError: the block raised an OSError.
+    """
     try:
         yield
     except OSError as error:

@@ -32,7 +32,6 @@ from dualflow.progress import track
 
 VOLUMES = {"attainable": EXPECTED, "oracle": "noisefree"}
 """Row of the table -> `desc` of the true volume that is scored as its prediction."""
-CEILINGS = (*VOLUMES, TRUE_LAW)
 STRIDE = 50
 """Registration error is measured at every STRIDE-th voxel of the brain."""
 

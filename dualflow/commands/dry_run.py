@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import re
 import subprocess
@@ -40,7 +41,10 @@ def list_steps(config: Config, options: Sequence[str] = ()) -> int:
     folder = layout.root / "manifests"
     # No rule makes the manifests of single scans. Those that list them are broken too.
     broken = set(verify_manifests(folder, retry=True)) & set(step_names(config))
-    forced = ["--forcerun", *(str(layout.manifest(step)) for step in sorted(broken))] if broken else []
+    wanted, options = _split_forcerun(options)
+    # Of several such options Snakemake takes the last.
+    targets = [*wanted, *(str(layout.manifest(step)) for step in sorted(broken))]
+    forced = ["--forcerun", *targets] if targets else []
     # The last --quiet counts: one of the user's would hide the steps.
     shown = ["--quiet", "host"]
     command = [*snakemake_command(config), "--dry-run", "--rerun-incomplete", *options, *shown, *forced]
@@ -49,7 +53,8 @@ def list_steps(config: Config, options: Sequence[str] = ()) -> int:
         print("\n".join(failure_reasons(done.stdout + done.stderr)), file=sys.stderr)
         return done.returncode
     rows = [
-        (job.label, plain_reason(job.reason, layout.root / "manifests")) for job in parse_jobs(done.stdout.splitlines())
+        (job.label, plain_reason(job.reason, folder, asked=bool(wanted)))
+        for job in parse_jobs(done.stdout.splitlines())
     ]
     if not rows:
         print("nothing to do: all steps are done")
@@ -63,12 +68,21 @@ def list_steps(config: Config, options: Sequence[str] = ()) -> int:
     return 0
 
 
-def plain_reason(reason: str, manifests: Path) -> str:
+def _split_forcerun(options: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The targets of Snakemake's option `--forcerun`, and the other options."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--forcerun", "-R", nargs="*", default=[])
+    known, others = parser.parse_known_args(list(options))
+    return known.forcerun, others
+
+
+def plain_reason(reason: str, manifests: Path, *, asked: bool = False) -> str:
     """Snakemake's reason in plain words.
 
     Args:
         reason: clauses that are separated by semicolons.
         manifests: folder of the manifests; files below it are named as steps.
+        asked: whether the user forces steps too.
     """
     clauses = []
     for clause in reason.split("; "):
@@ -78,7 +92,8 @@ def plain_reason(reason: str, manifests: Path) -> str:
             continue
         _, _, details = clause.partition(": ")
         files = sorted(_step_name(file, manifests) for file in details.split(", "))
-        clauses.append(_REASONS[start].format(files=", ".join(files), changes=_changes(clause)))
+        words = _REASONS[start].format(files=", ".join(files), changes=_changes(clause))
+        clauses.append(f"asked for, or {words}" if asked and start == "Forced execution" else words)
     # A step that has never run also reports its inputs, which adds no information.
     return clauses[0] if clauses[0] == _REASONS["Missing output files"] else "; ".join(clauses)
 

@@ -13,6 +13,7 @@ from dualflow.arrays import Doubles
 from dualflow.commands.imputation_plan import STEP, imputation_options, imputing_weights
 from dualflow.commands.imputation_terms import imputation_terms
 from dualflow.commands.learning_data import LearningData
+from dualflow.commands.make_index import require_analyses
 from dualflow.commit import commit_json, commit_text
 from dualflow.config import Config, ImputeConfig
 from dualflow.data.dataset import Item
@@ -64,7 +65,10 @@ def impute(config: Config, name: str = "") -> None:
             f"{card.label} learnt from other scans, splits or side values than this study's, so it cannot be told "
             "which scans it has not seen; train it again"
         )
-    formula = imputation_terms(options, [column.name for column in card.side.columns], data.pairs)
+    side = [column.name for column in card.side.columns]
+    formula = imputation_terms(options, side, data.pairs)
+    if options.analyses:  # they may have been added since the index, which checks them too
+        require_analyses(options, side if (data.pairs["target"] == "").any() else None, data.pairs)
     if not isinstance(model, ConditionalSampler):
         raise ConfigError(f"model {card.label} has no distribution; choose a flow, or a baseline with a spread")
     scans = _StudyScans(config, options, model, card, data, regions)

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import yaml
 
-from dualflow.commands.ceilings import CEILINGS
 from dualflow.commands.model_runs import picture_link
 from dualflow.commit import commit_text
-from dualflow.config import Config, dump_sections, public_values
+from dualflow.config import CEILINGS, Config, dump_sections, public_values
 from dualflow.data.dataset import PairDataset
 from dualflow.data.quarantine import read_quarantine
 from dualflow.data.study_pairs import load_split, usable_pairs

@@ -20,6 +20,7 @@ from dualflow.commands.run_lock import RUN, clear_study, run_lock
 from dualflow.commands.snakemake_log import LogFollower, failure_reasons
 from dualflow.commands.steps import CHECK, step_names
 from dualflow.commands.workflow_files import workflow_root
+from dualflow.commit import refused_writes
 from dualflow.config import Config, TrackingConfig, public_uri, write_resolved
 from dualflow.errors import InterruptedRunError
 from dualflow.lifetime import GRACE_S, PARENTS, kill_tree, parents_of_steps
@@ -55,14 +56,16 @@ def run_workflow(config: Config, cores: str, options: Sequence[str] = (), steps:
         ConfigError: this installation has no workflow.
         DataError: a run of another machine may still work in this folder.
         InterruptedRunError: Ctrl-C or SIGTERM ended the run.
+        CommitError: the file system refused a file, as on a full disk.
     """
     layout, digests = config.layout, DigestCache()
     with run_lock() as lock:
         command = snakemake_command(config)
         clear_study(layout.root, print, digests)
         log_file = layout.log("snakemake")
-        log_file.parent.mkdir(parents=True, exist_ok=True)
-        progress_folder = _empty_folder(layout.log("progress").with_suffix(""))
+        with refused_writes(log_file.parent):
+            log_file.parent.mkdir(parents=True, exist_ok=True)
+            progress_folder = _empty_folder(layout.log("progress").with_suffix(""))
         with log_file.open("ab") as stream:
             log = LogFollower(log_file, stream.tell())
             targets = [str(layout.manifest(step)) for step in steps or ()]

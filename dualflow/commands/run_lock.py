@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from dualflow.commit import refused_writes
 from dualflow.errors import DataError
 from dualflow.lifetime import ProcessMark, end_with_parents, exclusive, try_lock
 from dualflow.manifest import DigestCache, forget_broken
@@ -37,6 +38,7 @@ def run_lock() -> Iterator[IO[str]]:
 
     Raises:
         DataError: a run of another machine may still work in this folder.
+        CommitError: the file system refused the lock, as on a full disk.
     """
     if RUN in os.environ:
         with LOCK.open() as stream:
@@ -110,9 +112,10 @@ def _take_over(stream: IO[str]) -> None:
 
 
 def _sign(stream: IO[str]) -> None:
-    stream.truncate(0)
-    stream.write(str(ProcessMark.current()))
-    stream.flush()
+    with refused_writes(LOCK):
+        stream.truncate(0)
+        # Past the buffer of the stream, which would fail once more when it is closed.
+        os.write(stream.fileno(), str(ProcessMark.current()).encode())
 
 
 def _sign_off(stream: IO[str]) -> None:

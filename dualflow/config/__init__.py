@@ -3,7 +3,7 @@
 Each rule of the workflow depends only on the sections it uses, so a changed value reruns only what depends on it.
 """
 
-from dualflow.config.config import Config, is_private, public_values, write_resolved
+from dualflow.config.config import CEILINGS, Config, is_private, public_values, write_resolved
 from dualflow.config.data import CohortConfig, SplitConfig, StudyConfig
 from dualflow.config.groups import ImputeConfig
 from dualflow.config.imaging import PreprocessConfig, ReviewConfig
@@ -21,6 +21,7 @@ from dualflow.config.section import Section, dump_sections
 from dualflow.config.tracking_uri import public_uri
 
 __all__ = [
+    "CEILINGS",
     "AugmentConfig",
     "BaselineConfig",
     "CohortConfig",

@@ -29,6 +29,9 @@ from dualflow.errors import ConfigError
 from dualflow.layout import Layout
 from dualflow.modalities import MODALITIES, REFERENCES
 
+CEILINGS = ("attainable", "oracle", "true_law")
+"""Rows of the tables of a simulated study beside its models: what its law allows."""
+
 
 class Config(Section):
     """The configuration of a study, one field per section."""
@@ -137,6 +140,8 @@ class Config(Section):
             require_folder_name("extra_models", name)
             if name in (self.model.preset, *self.baselines.models):
                 raise ConfigError(f"extra_models: '{name}' is the name of another model; choose another name")
+            if name in CEILINGS:
+                raise ConfigError(f"extra_models: '{name}' is the name of a limit in the tables; choose another name")
         return self
 
     @property

@@ -98,11 +98,12 @@ def _override(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
         *sections, last = key.split(".")
         node = raw
         for section in sections:
-            if node.get(section) is None:  # left out, or left empty
-                node[section] = {}
-            node = node[section]
-            if not isinstance(node, dict):
+            inner = node.get(section)
+            if inner is not None and not isinstance(inner, dict):
                 raise ConfigError(f"override '{override}': '{section}' is a value, expected a section; check the key")
+            # A copy: sections that share an anchor of YAML are one object. None is left out, or left empty.
+            node[section] = dict(inner or {})
+            node = node[section]
         try:
             node[last] = yaml.safe_load(value)
         except (yaml.YAMLError, ValueError, RecursionError):

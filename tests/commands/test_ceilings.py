@@ -10,9 +10,9 @@ from dualflow import cohort
 from dualflow.cohort.anatomy import best_affine
 from dualflow.cohort.pet_scanner import PET_VOXEL, acquire_pet
 from dualflow.commands import ceilings as module
-from dualflow.commands.ceilings import CEILINGS, TRUE_LAW, _ceilings, _table
+from dualflow.commands.ceilings import TRUE_LAW, _ceilings, _table
 from dualflow.commands.true_law import attainable_target, people_of, target_on_grid
-from dualflow.config import parse_config
+from dualflow.config import CEILINGS, parse_config
 from dualflow.evaluation.metrics import score
 from dualflow.imaging.geometry import FWHM, Volume
 from dualflow.imaging.model_grid import model_grid

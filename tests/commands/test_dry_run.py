@@ -48,6 +48,11 @@ def test_reasons_are_plain(reason, expected):
     assert plain_reason(reason, MANIFESTS) == expected
 
 
+def test_forced_steps_are_asked_for():
+    """Snakemake forces those of the user and damaged ones alike."""
+    assert plain_reason("Forced execution", MANIFESTS, asked=True).startswith("asked for, or its outputs were")
+
+
 @pytest.fixture
 def finished(tmp_path, monkeypatch):
     """Configuration values of a study whose manifests exist, and were touched by Snakemake, which records values."""
@@ -89,6 +94,15 @@ def test_a_changed_value_has_its_key(finished, capfd, change, step, row):
     config = parse_config(finished | change)
     assert list_steps(config, [str(config.layout.manifest(step))]) == 0
     assert capfd.readouterr().out.splitlines()[-1].endswith(f"configuration changed: {row}")
+
+
+def test_steps_that_the_user_forces_stay_beside_damaged_ones(finished, capfd):
+    """Snakemake takes the last of several `--forcerun`."""
+    config = parse_config(finished)
+    config.layout.manifest("index").write_text("damaged")
+    assert list_steps(config, ["--forcerun", str(config.layout.manifest("cohort"))]) == 0
+    rows = capfd.readouterr().out.splitlines()
+    assert {"cohort", "index"} <= {row.split()[0] for row in rows}
 
 
 def test_a_run_without_test_people_is_refused_before_its_first_step(tmp_path, monkeypatch, capfd):

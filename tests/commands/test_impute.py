@@ -130,6 +130,14 @@ def test_terms_must_be_side_information_of_the_model(study, config, monkeypatch)
         impute(config.model_copy(update={"impute": section}))
 
 
+def test_analyses_that_were_added_later_are_checked_first(study, config, monkeypatch):
+    """The index, which checks them, may be older; draws and replicates take minutes."""
+    monkeypatch.setattr(study.model, "stream", None)
+    section = config.impute.model_copy(update={"analyses": {"main": "suvr ~ nosuch"}})
+    with pytest.raises(ConfigError, match=r"impute\.analyses\.main: .*nosuch"):
+        impute(config.model_copy(update={"impute": section}))
+
+
 def test_a_study_without_holes_is_its_measured_values(study, config, monkeypatch):
     kept = study.pairs[study.pairs["split"] != "convert"].reset_index(drop=True)
     empty = type(study.splits["train"])([])

@@ -1,5 +1,6 @@
 """One run at a time in a folder; locks of Snakemake are removed only if their run has certainly ended."""
 
+import errno
 import shutil
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import pytest
 
 from dualflow.commands.run_lock import LOCK, RUN, STATE, clear_study, join_run, run_lock
 from dualflow.commit import commit_text
-from dualflow.errors import DataError
+from dualflow.errors import CommitError, DataError
 from dualflow.lifetime import HOST, ProcessMark, exclusive
 from dualflow.manifest import TRANSIENT, write_manifest
 
@@ -45,6 +46,20 @@ def test_locks_of_a_dead_run_are_removed(capsys):
         assert LOCK.read_text() == str(ProcessMark.current())
     assert "has ended without finishing" in capsys.readouterr().out
     assert LOCK.read_text() == ""
+
+
+def test_a_full_disk_is_one_error(monkeypatch):
+    """A repeated run on a full disk ends with the file and the remedy."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("dualflow.commands.run_lock.os.write", full)
+    with (
+        pytest.raises(CommitError, match=rf"{LOCK}: cannot be written \(No space left on device\); free space"),
+        run_lock(),
+    ):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,12 @@ def test_masks_and_artifacts_may_have_braces(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "problem"),
-    [("a b", "cannot name a folder"), ("unet", "name of another model"), ("dualflow", "name of another model")],
+    [
+        ("a b", "cannot name a folder"),
+        ("unet", "name of another model"),
+        ("dualflow", "name of another model"),
+        ("oracle", "name of a limit"),
+    ],
 )
 def test_model_names_are_unique_folder_names(name, problem):
     """Two models with the same name would share a folder."""

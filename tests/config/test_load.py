@@ -183,6 +183,13 @@ def test_overrides_replace_values_and_are_validated(write):
         load_config(path, ["train.steps"])
 
 
+def test_an_override_changes_one_section_alone(write):
+    """Sections that share an anchor of YAML, or are merged from it, keep their values."""
+    text = "extra_models:\n  a: &x {preset: c_glow, options: {levels: 2}}\n  b: *x\n  c: {<<: *x, steps: 5}\n"
+    models = load_config(write(MINIMAL + text), ["extra_models.a.options.levels=3"]).extra_models
+    assert {name: model.options["levels"] for name, model in models.items()} == {"a": 3, "b": 2, "c": 2}
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
