@@ -143,6 +143,11 @@ def edited_rows(scan: pd.DataFrame, encoder: SideEncoder, column: str, values: S
             unknown = values[edited.index(None)]
             raise ConfigError(f"{column} = {unknown} is unknown to the model; choose from: {', '.join(row.levels)}")
     else:
+        if row.mean is None or not row.sd:
+            seen = "no values" if row.mean is None else "one value alone"
+            raise ConfigError(
+                f"the model saw {seen} of '{column}' in training and learnt nothing from it; edit another"
+            )
         edited = [_number(column, value) for value in values]
         _warn_outside(row, edited)
     return pd.concat([scan] * len(edited), ignore_index=True).assign(**{column: edited})

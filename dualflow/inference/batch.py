@@ -20,7 +20,7 @@ from dualflow.data.raw_scans import is_excluded_for_good, prepare_scan
 from dualflow.data.scan_files import ScanFiles
 from dualflow.errors import DataError
 from dualflow.inference.conversion_files import remove_files
-from dualflow.inference.conversion_record import STEP, verdict_of
+from dualflow.inference.conversion_record import STEP, card_digest, verdict_of
 from dualflow.inference.conversion_table import FAILED, count_verdicts
 from dualflow.inference.convert import Converter
 from dualflow.inference.finished_scans import ScanState
@@ -206,7 +206,7 @@ def _load_converter(layout: Layout, source: str, target: str, options: Options) 
 
 def model_digests(card: ModelCard) -> tuple[str | None, ...]:
     """Digests of the files of a model."""
-    return card.weights_sha256, card.reference_sha256
+    return card.weights_sha256, card.reference_sha256, card_digest(card)
 
 
 def _raw_files(row: pd.DataFrame, root: Path, study: StudyConfig) -> tuple[dict[Any, Any], ScanFiles]:

@@ -26,10 +26,16 @@ def conversion_inputs(card: ModelCard, layout: Layout, scan: Scan, side: Mapping
     """Inputs in the manifest of a conversion; `side` has the raw side values."""
     return {
         "model": card.weights_sha256,
+        "card": card_digest(card),
         "reference": card.reference_sha256,
         "scan": sha256(layout.scan_manifest(scan)),
         "side": digest_of({name: str(value) for name, value in side.items()}),
     }
+
+
+def card_digest(card: ModelCard) -> str:
+    """Digest of what a card tells beside the weights, such as the constant spread and the levels of side columns."""
+    return digest_of(card.model_dump(mode="json", exclude={"training", "dualflow", "commit", "torch", "device"}))
 
 
 def is_converted(manifest: Path, inputs: Mapping[str, str], config: ConvertConfig, *, force: bool) -> bool:

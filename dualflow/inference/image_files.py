@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -17,7 +18,8 @@ from dualflow.data.index import COLUMNS
 from dualflow.data.quarantine import Quarantine
 from dualflow.digests import digest_of, sha256
 from dualflow.errors import DataError, PairingError
-from dualflow.inference.conversion_record import ORIGIN, STEP
+from dualflow.inference.conversion_record import ORIGIN, STEP, VERDICT
+from dualflow.inference.verdict import Outcome
 from dualflow.layout import Layout, Scan
 from dualflow.manifest import read_manifest
 from dualflow.modalities import MODALITIES, modality
@@ -88,7 +90,10 @@ def check_replaced(out: Path, root: Path, scans: Mapping[Scan, Path], origin: st
         manifest = read_manifest(layout.scan_manifest(scan), verify=False)
         if manifest is None or Quarantine.of_manifest(scan.key, manifest) is not None:
             continue
-        if origin is not None and _origin(layout, scan) in (None, origin):
+        converted = read_manifest(layout.manifest(f"{STEP}/{scan.key}"), verify=False)
+        if _is_refused(converted):  # there are no results to replace
+            continue
+        if origin is not None and _origin(converted) in (None, origin):
             continue
         if (root / path).is_file() and manifest["inputs"].get("source") != sha256(root / path):
             raise PairingError(
@@ -97,10 +102,15 @@ def check_replaced(out: Path, root: Path, scans: Mapping[Scan, Path], origin: st
             )
 
 
-def _origin(layout: Layout, scan: Scan) -> str | None:
-    """Where the scan of an earlier conversion is from; None if that is not recorded."""
-    record = read_manifest(layout.manifest(f"{STEP}/{scan.key}"), verify=False) or {}
-    origin = record.get("facts", {}).get(ORIGIN)
+def _is_refused(converted: dict[str, Any] | None) -> bool:
+    """Whether a scan was refused, from the manifest of its conversion; with `--force` it has volumes all the same."""
+    verdict = (converted or {}).get("facts", {}).get(VERDICT, {}).get("verdict")
+    return verdict == Outcome.REFUSED and not (converted or {})["outputs"]
+
+
+def _origin(converted: dict[str, Any] | None) -> str | None:
+    """Where the scan of an earlier conversion is from, from its manifest; None if that is not recorded."""
+    origin = (converted or {}).get("facts", {}).get(ORIGIN)
     return None if origin is None else str(origin)
 
 

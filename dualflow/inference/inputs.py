@@ -156,8 +156,10 @@ def _kind(path: Path) -> Kind:
             return "dataset"
         if is_dicom_folder(path):
             return "DICOM folder"
-        images = next(path.rglob("*.nii*"), None)
-        hint = f"; name its images, such as '{path}/*.nii.gz'" if images else ""
+        image = next(path.rglob("*.nii*"), None)
+        hint = f"; name its images, such as '{image.parent}/*.nii.gz'" if image else ""
+        if path.name.startswith("sub-"):
+            hint = f"; for a subject of a dataset, name the dataset and --participant-label {path.name[4:]}"
         raise DataError(f"{path}: holds no sub-* folder and no DICOM file, expected {EXPECTED}{hint or '; check it'}")
     if path.name.endswith(EXTENSIONS):
         return "image"

@@ -6,16 +6,19 @@ The card is written last and holds the hash of the weights; weights that do not 
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from pydantic import ValidationError
 
+from dualflow import __version__
 from dualflow.baselines import BASELINES
 from dualflow.commit import commit_text
 from dualflow.digests import sha256
-from dualflow.errors import CheckpointError, DualflowError
+from dualflow.errors import CheckpointError, DualflowError, printable
 from dualflow.flows.interface import ConditionalModel
 from dualflow.flows.model import DualFlow
 from dualflow.models.bundle import is_bundle, verify_bundle
@@ -71,12 +74,22 @@ def load_card(folder: Path) -> ModelCard:
     except ValidationError as error:
         entry = error.errors()[0]
         field = ".".join(map(str, entry["loc"]))
+        remedy = "train the model again"
+        if (version := _version(text)) not in (None, __version__):
+            remedy = f"it is of dualflow {version}, and this is {__version__}: use that version, or {remedy}"
         raise CheckpointError(
-            f"{path}: is not a model card of this version ({f'{field}: ' if field else ''}{entry['msg']}); "
-            "train the model again"
+            f"{path}: is not a model card of this version ({f'{field}: ' if field else ''}{entry['msg']}); {remedy}"
         ) from None
     except DualflowError as error:
         raise CheckpointError(f"{path}: {error}; train the model again") from error
+
+
+def _version(text: str) -> str | None:
+    """The version of dualflow that a card names; None without one."""
+    with suppress(ValueError, AttributeError, RecursionError):
+        version = json.loads(text).get("dualflow")
+        return printable(version)[:40] if isinstance(version, str) else None
+    return None
 
 
 def load_model(folder: Path, device: torch.device | str = "cpu") -> TrainedModel:

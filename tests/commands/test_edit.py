@@ -54,6 +54,19 @@ def test_what_the_model_does_not_know_is_refused(column, value, words):
         edited_rows(SCAN, ENCODER, column, [value])
 
 
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        (Continuous("age", None, 0.0), "saw no values of 'age'"),
+        (Continuous("age", 70.0, 0.0, 70.0, 70.0), "saw one value alone"),
+    ],
+)
+def test_a_column_of_which_nothing_was_learnt_is_refused(column, words):
+    """All images would be equal."""
+    with pytest.raises(ConfigError, match=words):
+        edited_rows(SCAN, SideEncoder((column,)), "age", ["60", "80"])
+
+
 @pytest.mark.parametrize("name", ["region", "suvr", "measured"])
 def test_a_column_with_the_name_of_one_of_the_table_is_refused(name):
     with pytest.raises(ConfigError, match=f"'{name}' have a column of that name in regions.tsv"):

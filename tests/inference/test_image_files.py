@@ -74,6 +74,15 @@ def test_results_of_another_image_are_not_replaced(tmp_path):
     (tmp_path / "t1.nii").write_bytes(b"second")
     with pytest.raises(PairingError, match=r"holds sub-t1 of another image than t1\.nii"):
         check_replaced(layout.root, tmp_path, {scan: Path("t1.nii")})
+    # A refused scan has no volumes, and its image may be corrected.
+    refusal = layout.manifest(f"convert/{scan.key}")
+    refused = {"verdict": {"verdict": "refused"}}
+    write_manifest(refusal, step="convert", outputs={}, inputs={}, config={}, facts=refused)
+    check_replaced(layout.root, tmp_path, {scan: Path("t1.nii")})
+    outputs = {"synth": tmp_path / "t1.nii"}
+    write_manifest(refusal, step="convert", outputs=outputs, inputs={}, config={}, facts=refused)
+    with pytest.raises(PairingError, match="holds sub-t1 of another image"):
+        check_replaced(layout.root, tmp_path, {scan: Path("t1.nii")})
     facts = {FACT: Quarantine(scan.key, "preprocess", "bad").fact()}
     write_manifest(layout.scan_manifest(scan), step="preprocess", outputs={}, inputs=inputs, config={}, facts=facts)
     check_replaced(layout.root, tmp_path, {scan: Path("t1.nii")})

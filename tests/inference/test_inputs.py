@@ -212,6 +212,9 @@ def test_a_flat_folder_of_images_is_no_dataset(resolve, tmp_path):
     image(tmp_path / "flat", "sub-1_T1w.nii.gz")
     with pytest.raises(DataError, match=r"no sub-\* folder .*; name its images, such as '.*/flat/\*\.nii\.gz'"):
         resolve("flat")
+    image(tmp_path / "bids" / "sub-x" / "anat", "sub-x_T1w.nii.gz")
+    with pytest.raises(DataError, match=r"name the dataset and --participant-label x$"):
+        resolve("bids/sub-x")
 
 
 def test_another_target_needs_another_output(resolve, model_card, tmp_path):

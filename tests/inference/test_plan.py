@@ -13,6 +13,7 @@ from dualflow.inference.inputs import expand_inputs, resolve_inputs
 from dualflow.inference.plan import plan_scans, plan_text
 from dualflow.layout import Layout, Scan
 from dualflow.manifest import write_manifest
+from dualflow.models.card import ConstantSpread
 
 CONFIG = ConvertConfig(samples=2)
 
@@ -79,6 +80,10 @@ def test_finished_scans_are_done_until_something_changes(inputs, card, tmp_path)
     inputs.rows.loc[0, "age"] = 72.0
     assert status()[0] == "new"
     inputs.rows.loc[0, "age"] = 71.0
+    assert status()[0] == "done"
+    # The spread of a model without samples is in its card alone.
+    wider = card.model_copy(update={"constant_spread": ConstantSpread(voxel=0.5, region=0.3, regions=3)})
+    assert plan_scans(inputs, wider, out, CONFIG)[0].status == "new"
     assert status()[0] == "done"
     for name in "ab":
         nib.save(nib.Nifti1Image(np.ones((4, 4, 4), "i2"), np.eye(4)), tmp_path / f"{name}.nii")

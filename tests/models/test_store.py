@@ -80,6 +80,7 @@ def test_a_folder_without_a_card_is_no_model(tmp_path, text):
         ({"side": {"columns": [{"kind": "nonsense"}]}}, "side encoder does not read back"),
         ({"weights_sha256": "0"}, "does not match the hash"),
         ({"extra": 1}, "extra: Extra inputs are not permitted"),
+        ({"extra": 1, "dualflow": "99.0.0"}, "it is of dualflow 99.0.0, and this is .*: use that version, or train"),
     ],
 )
 def test_a_card_that_does_not_fit_is_refused(model_folder, tmp_path, change, message):
