@@ -47,14 +47,14 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class ScanFiles:
+class BidsFiles:
     """The files of the scans of a BIDS dataset.
 
     Attributes:
         files: scan -> modality -> file.
         excluded: the scans with a file that cannot be used, and those whose files of a source cannot be told apart.
         unfit: the scans of which no file of a source fits `study.where`.
-        unused_targets: the scans with a source whose files of the target fit neither or cannot be told apart.
+        unused_targets: the scans with a source of whose files of the target none fits, or several do.
     """
 
     files: Files
@@ -63,7 +63,7 @@ class ScanFiles:
     unused_targets: Exclusions
 
 
-def find_scans(root: Path, study: StudyConfig, modalities: Sequence[str]) -> ScanFiles:
+def find_scans(root: Path, study: StudyConfig, modalities: Sequence[str]) -> BidsFiles:
     """Find the files of some of a study's modalities in a BIDS dataset.
 
     A file with another tracer in its name does not belong to the modality. A file without a tracer counts only if the
@@ -104,7 +104,7 @@ def find_scans(root: Path, study: StudyConfig, modalities: Sequence[str]) -> Sca
                 (unused_targets if is_target and files.get(scan) else excluded)[scan.key] = error
             except DataError as error:
                 excluded[scan.key] = error
-    return ScanFiles(files, excluded, unfit, unused_targets)
+    return BidsFiles(files, excluded, unfit, unused_targets)
 
 
 def find_candidates(root: Path, row: Modality) -> tuple[Candidates, Exclusions]:
